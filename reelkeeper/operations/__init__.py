@@ -1,6 +1,6 @@
-"""Safe units of work: the only code that changes a customer's data, each killable anywhere and safe to repeat.
+"""Safe units of work: the only code that changes customers' data. Each may be killed at any point and repeated.
 
-Here stands what those who compose them name of the store, which they do not import themselves.
+This module exports the store's types that callers need, as they do not import the store themselves.
 """
 
 from reelkeeper.store import Engine

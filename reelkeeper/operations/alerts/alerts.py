@@ -1,7 +1,7 @@
-"""Alerts: what was found, compared with what people know, and the messages that follow from it. One transaction.
+"""Alerts: compare findings with what people were told, and queue the resulting messages, in one transaction.
 
-Whatever kills a process, an alert is either not noted yet, and the next run finds it again, or its message waits in the
-outbox. Frozen or not makes no difference: people must hear of what froze.
+If a process is killed, an alert is either not recorded yet, and the next run finds it again, or its message waits in
+the outbox. It works while changes are frozen: people must hear why.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -24,7 +24,7 @@ from reelkeeper.store.core.engine import now, transaction
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """How many alerts were told, told again, said to be over, and kept quiet by a snooze."""
+    """The number of alerts sent, repeated, reported as resolved, and silenced by a snooze."""
 
     opened: int
     repeated: int
@@ -41,11 +41,11 @@ def observe(
     scope: str | None = None,
     policy: AlertPolicy | None = None,
 ) -> Observed:
-    """Note what was found, and put what is news into the outbox.
+    """Record findings, and put the news among them into the outbox.
 
-    `rules` are those that were looked at: what they do not find any more is over, of `scope` alone if one is given.
-    Leave out a rule that could not be judged, as when its figures are missing, and its alerts stay as they are.
-    `policy` is an exception of this run to the policy in force.
+    `rules` are those that were evaluated: their alerts without a finding are resolved, only of `scope` if one is given.
+    Leave out a rule that could not be evaluated, for lack of figures, and its alerts stay as they are. `policy` is an
+    exception of this run to the policy in force.
     """
     with transaction(engine, "alerts.observe") as session:
         return observe_within(session, findings, rules=rules, run_id=run_id, scope=scope, policy=policy)
@@ -88,7 +88,7 @@ def observe_within(
 
 
 def forget(session: Session, rule: str, scope: str) -> None:
-    """Close the open alerts of a rule and scope, and tell nobody: something newer is told in their place."""
+    """Close the open alerts of a rule and scope silently: a newer message replaces them."""
     alerts.one_at_a_time(session)
     open_ids = [row.id for row in alerts.related(session, {rule}, ()) if row.scope == scope]
     alerts.close(session, open_ids, now(session))
@@ -104,9 +104,9 @@ def acknowledge(engine: Engine, alert_id: str, *, author: str) -> None:
 
 
 def snooze(engine: Engine, rule: str, *, scope: str | None, seconds: float, author: str, reason: str) -> str:
-    """Keep a rule quiet, of one scope or of all, for so long; returns the id of the snooze.
+    """Silence a rule, for one scope or all, for a while; return the id of the snooze.
 
-    What still fires when it ends is told then.
+    Alerts that still fire when it ends are sent then.
     """
     with transaction(engine, "alerts.snooze") as session:
         at = now(session)
@@ -122,7 +122,7 @@ def end_snooze(engine: Engine, snooze_id: str) -> None:
 
 
 def post(engine: Engine, title: str, text: str = "") -> int:
-    """Put a message that is no alert into the outbox; returns its id."""
+    """Put a message that is not an alert into the outbox; return its id."""
     with transaction(engine, "alerts.post") as session:
         return post_within(session, title, text)
 
@@ -141,9 +141,9 @@ def post_picture(
     name: str = "chart.png",
     figures: Sequence[tuple[str, str]] = (),
 ) -> int:
-    """Put a picture into the outbox, with the words that go with it; returns the message's id.
+    """Put a picture with its text into the outbox; return the message's id.
 
-    A sink that takes no pictures gets the words and the figures.
+    A sink that takes no pictures gets the text and the figures.
     """
     with transaction(engine, "alerts.post") as session:
         return _post(session, MessageKind.CHART, title, text, figures, Picture(name, png))

@@ -1,8 +1,8 @@
-"""Empty the outbox: hand each message to the first sink, at its pace, until it is sent; what it refuses, to the second.
+"""Empty the outbox: send each message to the first sink, at its pace; refused ones to the second.
 
-A turn at a sink is a lease of its name, so all processes together keep its pace: it is taken for one message, and ends
-a pace after the answer, or when the sink said to come back. A message counts as sent once the sink's answer is
-recorded: a process that dies in between, or whose answer is lost, sends it once more, and never not at all.
+A lease of the sink's name keeps its pace over all processes: it is taken for one message, and ends one pace after the
+answer, or when the sink's Retry-After ends. A message counts as sent once the sink's answer is recorded: after a crash
+in between, or a lost answer, it is sent again, so that none is missing.
 """
 
 import logging
@@ -39,7 +39,7 @@ _log = logging.getLogger(__name__)
 
 
 class Sinks(NamedTuple):
-    """Where messages go, and where those go that the first does not take."""
+    """The first sink for messages, and the second for those that the first refuses."""
 
     first: Sink
     second: Sink
@@ -55,7 +55,7 @@ class Sinks(NamedTuple):
 
 
 def configured_sinks(settings: Settings) -> Sinks:
-    """Slack first, by its bot or its webhook, then the second sink; whatever is not configured is the console."""
+    """Give Slack, by its bot or its webhook, and the second sink; the console in place of one not configured."""
     console = second_sink.Console(logged=settings.log_format == "json")
     found: list[Sink] = []
     has_buttons = settings.slack_signing_secret is not None
@@ -72,7 +72,7 @@ def configured_sinks(settings: Settings) -> Sinks:
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """What became of the outbox. `waiting` is what is left in it, `error` the last one met."""
+    """The outcome of a delivery. `waiting` counts the messages left, `error` is the last one."""
 
     sent: int
     diverted: int
@@ -84,7 +84,7 @@ class Delivered:
 
 
 def preview(engine: Engine, *, limit: int) -> tuple[int, tuple[str, ...]]:
-    """Count what waits, and give the titles of the first; nothing is sent."""
+    """Count the waiting messages, and give the titles of the first; nothing is sent."""
     with reading(engine) as session:
         titles = tuple(waiting.title for waiting in outbox.listed(session, everything=False, limit=limit))
         return outbox.count_waiting(session)[0], titles
@@ -93,10 +93,10 @@ def preview(engine: Engine, *, limit: int) -> tuple[int, tuple[str, ...]]:
 def deliver(
     engine: Engine, sinks: Sinks, *, seconds: float = 60.0, sleep: Callable[[float], None] = time.sleep
 ) -> Delivered:
-    """Send what is due, oldest first, for at most so many seconds; never sleeps longer than the first sink's pace.
+    """Send due messages, oldest first, for at most `seconds`; never sleep longer than the first sink's pace.
 
-    Stops when the sink does not answer three times in a row, or asks to wait. What has waited for 15 minutes by then is
-    copied to the second sink, once, and goes on waiting for the first.
+    Stops when the sink does not answer three times in a row, or asks to wait. Messages that have waited for 15 minutes
+    by then are copied to the second sink, once, and keep waiting for the first.
     """
     delivery = _Delivery(engine, sinks, sleep)
     ends = time.monotonic() + seconds
@@ -121,7 +121,7 @@ class _Delivery:
         self._is_shut = False  # the sink takes nothing at the moment, from anybody
 
     def step(self) -> bool:
-        """Hand over one message; False if there is none, or no turn to be had."""
+        """Send one message; False if there is none, or another process has the sink."""
         with reading(self._engine) as session:
             if not outbox.has_due(session):
                 return False
@@ -144,7 +144,7 @@ class _Delivery:
         return taken is not None
 
     def copy_overdue(self) -> None:
-        """Tell the second sink what the first has not taken for too long."""
+        """Copy messages to the second sink that the first has not taken for too long."""
         while True:
             with reading(self._engine) as session:
                 tried = not (self._is_shut or self.in_a_row)
@@ -168,7 +168,7 @@ class _Delivery:
             self.copied += len(late)
 
     def _hand_over(self, message_id: int, outgoing: OutboxMessage, attempts: int, *, asked: float) -> float:
-        """Offer a message to the first sink and record its answer; returns how long the sink is to be left alone."""
+        """Send a message to the first sink and record its answer; return the seconds until the sink is free again."""
         pace = self._sinks.first.pace_seconds
         try:
             # guard outbox.stale_turn: a process that slept sends what another has sent
@@ -231,7 +231,7 @@ def _backoff_seconds(attempts: int) -> float:
 
 
 def _copies(waiting: Sequence[OutboxMessage], sink: str, error: str) -> OutboxMessage:
-    """Put what the first sink has not taken into one message for the second."""
+    """Join the messages that the first sink has not taken into one for the second."""
     message = Message(
         kind=MessageKind.DIGEST,
         severity=Severity.WARNING,

@@ -1,8 +1,8 @@
-"""Endpoints of webhooks, and the delivery of what waits for each.
+"""Webhook endpoints, and the delivery of their events.
 
-Each endpoint has a thread and a lease of its own, so one that is slow or dead delays no other. An event counts as
-delivered once that is recorded: a process that dies in between, or whose answer is lost, sends it once more under the
-same id, and never not at all.
+Each endpoint has its own thread and lease, so a slow or dead one delays no other. An event counts as delivered once
+that is recorded: after a crash in between, or a lost answer, it is sent again under the same id, so that none is
+missing.
 """
 
 import base64
@@ -45,9 +45,9 @@ _log = logging.getLogger(__name__)
 def add(
     engine: Engine, url: str, events: Sequence[EventType] = (), *, allow_private: bool, author: str, key: str = ""
 ) -> tuple[str, str]:
-    """Add an endpoint that is told of these events, or of all; returns its id, and its secret for the only time.
+    """Add an endpoint for these events, or for all; return its id, and its secret for the only time.
 
-    With a `key` of the caller's, the same again is the same endpoint, with a new secret: an answer may have been lost.
+    A repetition with the same `key` returns the same endpoint, with a new secret: the answer may have been lost.
     Raises AddressRefused unless the URL is https and of a public address, InputRefused for one endpoint too many,
     KeyReused where the key came with another address.
     """
@@ -80,7 +80,7 @@ def rotate(engine: Engine, endpoint_id: str, *, author: str) -> str:
 
 
 def choose(engine: Engine, endpoint_id: str, events: Sequence[EventType], *, author: str) -> None:
-    """Tell an endpoint of these events from now on, or of all. What waits for it is sent all the same."""
+    """Subscribe an endpoint to these events from now on, or to all. Waiting messages are still sent."""
     with transaction(engine, "webhooks.choose") as session:
         chosen = sorted(set(events))
         _require(webhooks.choose(session, endpoint_id, chosen), endpoint_id)
@@ -88,14 +88,14 @@ def choose(engine: Engine, endpoint_id: str, events: Sequence[EventType], *, aut
 
 
 def disable(engine: Engine, endpoint_id: str, *, author: str) -> None:
-    """Send nothing to an endpoint until it is enabled; what happens meanwhile waits for it."""
+    """Stop sending to an endpoint until it is enabled; events in the meantime wait for it."""
     with transaction(engine, "webhooks.disable") as session:
         _require(webhooks.disable(session, endpoint_id, f"by {author}"), endpoint_id)
         _audit(session, "webhook_disable", endpoint_id, author)
 
 
 def enable(engine: Engine, endpoint_id: str, *, author: str) -> None:
-    """Send to an endpoint again, all that has waited first; the alert about it is over."""
+    """Resume sending to an endpoint, waiting messages first, and resolve its alert."""
     with transaction(engine, "webhooks.enable") as session:
         _require(webhooks.enable(session, endpoint_id), endpoint_id)
         alerts.observe_within(session, [], rules=[rules.DISABLED], scope=rules.scope(endpoint_id), run_id=_RUN)
@@ -103,7 +103,7 @@ def enable(engine: Engine, endpoint_id: str, *, author: str) -> None:
 
 
 def remove(engine: Engine, endpoint_id: str, *, author: str) -> None:
-    """Forget an endpoint, and what waits for it."""
+    """Delete an endpoint, and its waiting messages."""
     with transaction(engine, "webhooks.remove") as session:
         _require(webhooks.remove(session, endpoint_id), endpoint_id)
         notices.forget_endpoint(session, endpoint_id)
@@ -114,7 +114,7 @@ def remove(engine: Engine, endpoint_id: str, *, author: str) -> None:
 
 
 def replay(engine: Engine, endpoint_id: str, *, since: datetime | None, author: str) -> int:
-    """Send once more what was given up and, of `since`, what was delivered; returns how many. The ids are the same."""
+    """Send messages again: those given up and, from `since` on, those delivered; return how many. Ids stay the same."""
     with transaction(engine, "webhooks.replay") as session:
         _require(webhooks.exists(session, endpoint_id), endpoint_id)
         count = webhooks.replay(session, endpoint_id, since)
@@ -124,9 +124,9 @@ def replay(engine: Engine, endpoint_id: str, *, since: datetime | None, author: 
 
 
 def release(engine: Engine, endpoint_id: str | None, *, author: str, reason: str) -> int:
-    """Let the notices that an endpoint has not taken count as given from now on; returns how many. None: any endpoint.
+    """Count the notices that an endpoint has not accepted as given now; return how many. None: any endpoint.
 
-    An operator's word that users were told otherwise. The days of notice run from now: it stands for a delivery.
+    The operator confirms that users were told otherwise. The days of notice run from now, as from a delivery.
     """
     with transaction(engine, "webhooks.release") as session:
         if endpoint_id is not None:
@@ -147,7 +147,7 @@ def listed(engine: Engine) -> list[Endpoint]:
 
 @dataclass(slots=True)
 class Told:
-    """How many events endpoints took, and how many attempts were in vain."""
+    """The number of events accepted by endpoints, and of failed attempts."""
 
     sent: int = 0
     failed: int = 0
@@ -172,7 +172,7 @@ def deliver(
     follow: bool = False,
     timeout_seconds: float = sender.TIMEOUT_SECONDS,
 ) -> Told:
-    """Send what is due to each endpoint, for at most so many seconds; with `follow`, also what comes meanwhile."""
+    """Send due messages to each endpoint, for at most `seconds`; with `follow`, also those that come meanwhile."""
     with reading(engine) as session:
         if not webhooks.is_anybody_told(session):
             return Told()
@@ -199,7 +199,7 @@ def deliver(
 
 
 def _serve(run: _Run, endpoint_id: str) -> None:
-    """Send to one endpoint what is due, in order, until nothing is, or it is to be left alone."""
+    """Send due messages to one endpoint, in order, until there are none, or it is paused."""
     taken = run.manager.take([f"webhook/{endpoint_id}"])
     # guard webhooks.one_sender: two processes send the same event at once
     if not taken:

@@ -1,15 +1,15 @@
-"""Credits: granted, held for a piece of work, captured when it is done, given back when it is not.
+"""Credits: granted, held for a piece of work, captured when it is done, released when it is not.
 
     grant --> [available] --hold--> [held] --capture--> spent, the rest of the hold available again
                   ^                   |                   |
                   '---release, expire-'                   |
                   '----------------------------refund-----'
 
-Each function works in the caller's transaction, so that a job and its hold, or a result and its capture, stand or fall
-together. Each takes an idempotency key: the same request again gives the first one's answer and moves nothing, so a
-caller keeps the key before it asks and asks again after a crash. Amounts are integer micro-dollars. No balance goes
-below zero, by a condition in the UPDATE itself. A refusal leaves nothing changed; all raise Frozen when changes are
-stopped. An open hold can be captured until `expire` ends it, even when it is overdue: whichever comes first.
+Each function works in the caller's transaction, so that a job and its hold, or a result and its capture, are committed
+together. Each takes an idempotency key: the same request again returns the first answer and moves nothing, so a caller
+stores the key before the request and repeats it after a crash. Amounts are integer micro-dollars. A condition in the
+UPDATE itself keeps every balance from going below zero. A refusal changes nothing; all raise Frozen while changes are
+frozen. An open hold can be captured until `expire` ends it, even when it is overdue.
 """
 
 from collections.abc import Mapping
@@ -59,9 +59,9 @@ def hold(
     lasting_seconds: int,
     price_book: str | None = None,
 ) -> Moved:
-    """Set credits aside; the answer's `hold_id` is what capture and release take.
+    """Set credits aside; capture and release take the answer's `hold_id`.
 
-    After `lasting_seconds` the hold is overdue and `expire` gives it back. Raises InsufficientCredits with the figures.
+    After `lasting_seconds` the hold is overdue and `expire` releases it. Raises InsufficientCredits with the figures.
     """
     require_amount(amount_microusd, least=1)
     require_lasting(lasting_seconds)
@@ -87,9 +87,9 @@ def hold(
 
 
 def capture(session: Session, hold_id: str, amount_microusd: int, key: str, *, run_id: str) -> Moved:
-    """Spend at most what is held; the rest of the hold is the user's again in the same transfer.
+    """Spend at most the held amount; the same transfer returns the rest to the user.
 
-    Raises AmountRefused for more than the hold, HoldClosed for one that is no longer open, NotFound for none.
+    Raises AmountRefused for more than the hold, HoldClosed for one that is no longer open, NotFound without one.
     """
     require_amount(amount_microusd, least=0)
     asked = _request(TransferKind.CAPTURE, key, hold=hold_id, amount=amount_microusd)
@@ -102,7 +102,7 @@ def capture(session: Session, hold_id: str, amount_microusd: int, key: str, *, r
 
 
 def release(session: Session, hold_id: str, key: str, *, run_id: str) -> Moved:
-    """Give back a whole hold: its work will not be done. Raises HoldClosed when it is no longer open, NotFound."""
+    """Release a whole hold: its work will not be done. Raises HoldClosed when it is no longer open, NotFound."""
     asked = _request(TransferKind.RELEASE, key, hold=hold_id)
     if before := _before(session, asked):
         return before
@@ -113,7 +113,7 @@ def release(session: Session, hold_id: str, key: str, *, run_id: str) -> Moved:
 
 
 def refund(session: Session, hold_id: str, amount_microusd: int, key: str, *, run_id: str, reason: str = "") -> Moved:
-    """Give back of what was captured, at most what was not refunded yet.
+    """Refund a part of the captured amount, at most what was not refunded yet.
 
     Raises AmountRefused for more than that, also when nothing was captured, and NotFound.
     """
@@ -130,7 +130,7 @@ def refund(session: Session, hold_id: str, amount_microusd: int, key: str, *, ru
 
 
 def expire(session: Session, *, run_id: str, limit: int = 200) -> list[Moved]:
-    """Give back at most `limit` open holds whose time is over by the database's clock, the oldest first."""
+    """Release at most `limit` open holds that are overdue by the database's clock, the oldest first."""
     require_permission(session)
     moved = []
     for item in credit_holds.close_overdue(session, limit):
@@ -144,7 +144,7 @@ def deduct_user_credits(
 ) -> bool:
     """Take `cost_microusd` from a user: hold and capture in one transaction. False, and nothing taken, if short.
 
-    The same key again takes nothing more and is True; after a False it may be tried again.
+    The same key again takes nothing more and returns True; after False it may be tried again.
     """
     with transaction(engine, "ledger.deduct") as session:
         try:
@@ -181,7 +181,7 @@ def _why_not(session: Session, hold_id: str, what: str, closed: type[ReelkeeperE
 
 
 def _settle(session: Session, asked: Request, closed: Held, captured_microusd: int, run_id: str) -> Moved:
-    """Empty a hold: what is captured goes to the house, the rest to the user."""
+    """Empty a hold: the captured amount goes to the house, the rest to the user."""
     rest = closed.amount_microusd - captured_microusd
     parts = {held(closed.user_id): -closed.amount_microusd, REVENUE: captured_microusd, spendable(closed.user_id): rest}
     amounts = {account: amount for account, amount in parts.items() if amount}

@@ -1,7 +1,7 @@
-"""Keep hard budgets by provider, model, tier and user: refuse what would pass one, and count what jobs come to.
+"""Enforce hard budgets by provider, model, tier and user: refuse jobs that would exceed one, and total their costs.
 
-A job that leads is in flight from its admission, redrive or promotion to its end, at its expected cost. Who admits or
-ends one holds the deployment row, so that nothing is added between the check and the count.
+A leading job is in flight from its admission, redrive or promotion to its end, at its expected cost. Transactions that
+admit or end one hold the deployment row, so that nothing is added between the check and the count.
 """
 
 import math
@@ -27,14 +27,14 @@ def scopes_of(job: AdmittedJob) -> tuple[str, ...]:
 
 
 def expected_cost(job: AdmittedJob) -> int:
-    """Give a job's micro-dollars while it is in flight; its price, where it was admitted before costs were noted."""
+    """Give a job's micro-dollars while it is in flight; its price, where it was admitted before costs were recorded."""
     return job.price_microusd if job.quoted_cost_microusd is None else job.quoted_cost_microusd
 
 
 def refuse(
     session: Session, policy: Sequence[SpendLimit], job_scopes: Sequence[str], cost_microusd: int
 ) -> Declined | None:
-    """Decline a job of this cost that would pass a limit of one of its scopes, and count that; None: there is room."""
+    """Decline a job whose cost would exceed a limit of one of its scopes, and count that; None: there is room."""
     kept = limits.applying(policy, job_scopes)
     if not kept:
         return None
@@ -48,7 +48,7 @@ def refuse(
 
 
 def has_room(session: Session, policy: Sequence[SpendLimit], job_scopes: Sequence[str], cost_microusd: int) -> bool:
-    """Whether a job of this cost passes no limit of its scopes; nobody is refused, and nothing counted."""
+    """Whether a job of this cost exceeds no limit of its scopes; no refusal is counted."""
     kept, as_of = limits.applying(policy, job_scopes), now(session)
     found = _totals(session, {scope for scope, _ in kept}, as_of)
     return limits.refusal(kept, found, cost_microusd, as_of) is None
@@ -72,12 +72,12 @@ def end(session: Session, job: AdmittedJob, spent_microusd: int, at: datetime | 
 
 
 def spend(session: Session, job_scopes: Sequence[str], spent_microusd: int) -> None:
-    """Count what an attempt has cost whose job goes on."""
+    """Count the cost of an attempt whose job goes on."""
     job_totals.add(session, job_scopes, _spent(session, spent_microusd))
 
 
 def move(session: Session, job: AdmittedJob, lane_before: str | None, lane: str) -> None:
-    """Count a job in flight at the provider that makes it, in place of the one that it was admitted for."""
+    """Move a job in flight to the provider that makes it, from the one that it was admitted for."""
     cost = expected_cost(job)
     for provider, microusd in ((lane_before, -cost), (lane, cost)):
         if provider:
@@ -85,7 +85,7 @@ def move(session: Session, job: AdmittedJob, lane_before: str | None, lane: str)
 
 
 def uses(session: Session, policy: Sequence[SpendLimit], as_of: datetime) -> list[LimitUse]:
-    """Give how much of each limit is used, the fullest first; of limits by `*`, only those nearly full."""
+    """List how much of each limit is used, the fullest first; of limits for `*`, only those nearly full."""
     named, each = set[str](), dict[str, int]()
     for limit in policy:
         kind, _, name = limit.scope.partition(":")
@@ -100,7 +100,7 @@ def uses(session: Session, policy: Sequence[SpendLimit], as_of: datetime) -> lis
 
 
 def compressing(session: Session, usd_per_day: Decimal, at: datetime) -> LimitUse:
-    """Give what compressing has cost on the day of `at`, what is reserved for searches under way counted in."""
+    """Give the cost of compressing on the day of `at`, including reservations of searches under way."""
     day = limits.names(at)[Period.DAY]
     spent = sum(total.microusd for total in job_totals.of_scopes(session, [job_totals.COMPRESSING], [day]))
     return LimitUse(job_totals.COMPRESSING, Period.DAY, day, int(usd_per_day * 10**6), spent, 0, 0)

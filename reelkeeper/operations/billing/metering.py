@@ -1,7 +1,7 @@
-"""Find out what is used, and charge it: our own count always, Cloudflare's beside it where there is a token.
+"""Collect usage and charge it: our own count always, and Cloudflare's where there is a token.
 
-`collect` may run as often as it likes: a peak only grows, a day is read again until it can no longer change.
-`charge` puts right whatever the charges are not, so what was killed between the two mends itself.
+`collect` may run any number of times: a peak only grows, and a day is read again until it can no longer change.
+`charge` corrects charges that do not match the usage, so a kill between the two needs no repair.
 """
 
 from collections.abc import Iterable, Sequence
@@ -34,9 +34,9 @@ _NANO_IN_MICRO = 1_000
 
 
 class Collected(NamedTuple):
-    """What is known after a collection. `missing` are days of this month of which nobody knows how much was stored.
+    """The result of a collection. `missing` are days of this month without a figure for the stored bytes.
 
-    `trouble` is why Cloudflare, which was asked, did not answer; then our own count stands in.
+    `trouble` says why Cloudflare did not answer; then our own count is used.
     """
 
     day: date
@@ -45,7 +45,7 @@ class Collected(NamedTuple):
 
 
 def sample_storage(engine: Engine) -> None:
-    """Note what is stored now, by the database's clock, and what came and went on this day and those before it."""
+    """Record the bytes stored now, by the database's clock, and those added and removed on this and earlier days."""
     with transaction(engine, "usage.sample") as session:
         day = now(session).date()
         note_stored(session, day)
@@ -83,7 +83,7 @@ def charge(engine: Engine, book: PriceBook, as_of: datetime) -> int:
 def charge_month(engine: Engine, book: PriceBook, month: date, today: date) -> int:
     """Charge each day of a month up to `today` whose charges are missing or stale; returns how many days.
 
-    The last two days are always charged anew: how users share them may change where their sums do not.
+    The last two days are always charged again: the users' shares may change while the sums stay.
     """
     end = (month + 31 * _ONE_DAY).replace(day=1) - _ONE_DAY
     with reading(engine) as session:
@@ -106,7 +106,7 @@ def charge_month(engine: Engine, book: PriceBook, month: date, today: date) -> i
 
 
 def spent(engine: Engine, as_of: datetime, *, first: date, users: Sequence[str], trouble: str = "") -> Spent:
-    """Read the charges since `first`, those of `users` apart, the last forecast, and the days that are missing.
+    """Read the charges since `first`, separately for `users`, the last forecast, and the days that are missing.
 
     Today is missing only once it is over.
     """
@@ -138,7 +138,7 @@ def _stale(computed: Iterable[ComputedCharge], settled: Iterable[charges.Settled
 
 
 def _first_to_ask(session: Session, day: date) -> date:
-    """Find the first day to ask Cloudflare of: one it never answered for, or one that was not over when it did."""
+    """Find the first day to ask Cloudflare for: one without an answer, or one that was not over at the answer."""
     oldest = day - (KEPT_DAYS - 1) * _ONE_DAY
     theirs = UsageSource.CLOUDFLARE
     known = {
@@ -150,7 +150,7 @@ def _first_to_ask(session: Session, day: date) -> date:
 
 
 class Reconciled(NamedTuple):
-    """A comparison of usage, and of the R2 lines of the bill so far. None: not known, `trouble` says why."""
+    """A comparison of usage, and of the R2 lines of the bill so far. None: unknown, `trouble` says why."""
 
     usage: Comparison
     charged_usd: Decimal
@@ -159,7 +159,7 @@ class Reconciled(NamedTuple):
 
 
 def reconcile(engine: Engine, client: Client | None, first: date, last: date) -> Reconciled:
-    """Compare the days from `first` to `last`: the usage on record, and the bill that Cloudflare is asked for."""
+    """Compare the days from `first` to `last`: the recorded usage, and Cloudflare's bill."""
     with reading(engine) as session:
         ours, theirs = (
             list(usage.days(session, first, last, metrics=COMPARED, source=source, of_users=False))

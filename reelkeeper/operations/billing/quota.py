@@ -1,12 +1,12 @@
-"""Quotas: whether more bytes fit, and bytes promised to an upload or a job before they arrive.
+"""Quotas: check whether more bytes fit, and reserve bytes for an upload or a job before they arrive.
 
     reserve --> settle    the bytes have arrived, and the change that published them counted them as used
         |---> release   they will not come
-        '---> expire    nobody said anything in time
+        '---> expire    neither came in time
 
-A check alone is an opinion of a moment: two uploads that were both told "yes" can exceed a quota together. A
-reservation is a promise, made by one conditional UPDATE. Its key is the caller's idempotency key. Stored bytes are
-counted elsewhere: every change to a video adds its net difference (`store/quotas.counted`).
+A check alone is soon out of date: two uploads that both passed it can exceed a quota together. A reservation is a
+promise, made by one conditional UPDATE. Its key is the caller's idempotency key. Stored bytes are counted elsewhere:
+every change to a video adds its net difference (`store/billing/quotas.counted`).
 """
 
 from reelkeeper.errors import HoldClosed, IntegrityDoubt, KeyReused, NotFound, QuotaExceeded
@@ -23,14 +23,14 @@ from reelkeeper.store.core.engine import reading
 
 
 def check_user_storage_quota(engine: Engine, user_id: str, incoming_bytes: int) -> QuotaAnswer:
-    """Tell whether `incoming_bytes` more would fit at this moment. Raises NotFound for a user who is unknown."""
+    """Tell whether `incoming_bytes` more would fit at this moment. Raises NotFound for an unknown user."""
     require_bytes(incoming_bytes)
     with reading(engine) as session:
         return judge(_standing(session, user_id), incoming_bytes, in_force(session).policies.tiers)
 
 
 def reserve(session: Session, user_id: str, size_bytes: int, key: str, *, lasting_seconds: int) -> Reserved:
-    """Promise bytes until they are settled or released, or the time is over. Asked again, it says how it stands now.
+    """Reserve bytes until they are settled, released or expire. Repeated, it returns the present state.
 
     Raises QuotaExceeded with the figures, also where the tier is unknown; KeyReused; NotFound; Frozen.
     """
@@ -55,7 +55,7 @@ def reserve(session: Session, user_id: str, size_bytes: int, key: str, *, lastin
 
 
 def release(session: Session, key: str) -> None:
-    """Give a promise back: the bytes will not come. Safe to repeat.
+    """Release a reservation: the bytes will not come. Safe to repeat.
 
     Raises HoldClosed when they have come, or an upload under way counts on them; NotFound; Frozen.
     """
@@ -70,7 +70,7 @@ def release(session: Session, key: str) -> None:
 
 
 def settle(session: Session, key: str) -> None:
-    """End a promise whose bytes have arrived, in the transaction that counts them as used. Safe to repeat.
+    """End a reservation whose bytes have arrived, in the transaction that counts them as used. Safe to repeat.
 
     Raises HoldClosed when it was released or has expired; NotFound; Frozen.
     """
@@ -84,7 +84,7 @@ def settle(session: Session, key: str) -> None:
 
 
 def require_room(session: Session, key: str, user_id: str, size_bytes: int) -> None:
-    """Let an upload count on an open reservation of its user's that is large enough, and that no other counts on.
+    """Bind an open reservation of the user's to an upload: it must be large enough and not bound to another.
 
     From then on, until the upload's intent is settled, it neither expires nor can be released. Raises QuotaExceeded,
     HoldClosed, NotFound.
@@ -106,7 +106,7 @@ def require_room(session: Session, key: str, user_id: str, size_bytes: int) -> N
 
 
 def expire(session: Session, *, limit: int = 200) -> list[Reserved]:
-    """End at most `limit` open reservations whose time is over by the database's clock and that no upload counts on."""
+    """End at most `limit` open reservations that are expired by the database's clock and not bound to an upload."""
     require_permission(session)
     return [
         reservation._replace(state=ReservationState.EXPIRED)
@@ -116,7 +116,7 @@ def expire(session: Session, *, limit: int = 200) -> list[Reserved]:
 
 
 def set_quota(session: Session, user_id: str, quota_bytes: int | None, *, author: str) -> None:
-    """Let a user store so many bytes, whatever the tier grants; None: what the tier grants. Raises NotFound, Frozen."""
+    """Set the bytes that a user may store, instead of the tier's; None: the tier's. Raises NotFound, Frozen."""
     if quota_bytes is not None:
         require_bytes(quota_bytes)
     require_permission(session)

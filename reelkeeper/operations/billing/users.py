@@ -1,4 +1,4 @@
-"""Users as the service makes and pays them: tiers and credits, each with its line in the record."""
+"""Users, tiers and credits as the service sets them, each change with its audit event."""
 
 from collections.abc import Iterable
 
@@ -19,7 +19,7 @@ from reelkeeper.store.videos.videos import set_tier
 
 
 def put(engine: Engine, user_id: str, tier: str, *, by: str) -> None:
-    """Make a user, or set the tier of one who is there. Raises TierRefused for one that is not in force, Frozen."""
+    """Insert a user, or set the tier of an existing one. Raises TierRefused for a tier that is not in force, Frozen."""
     with transaction(engine, "users.put") as session:
         require_permission(session)  # whose lock holds off policies in which this tier is no more
         in_force(session).policies.tiers.require_known(tier)
@@ -49,9 +49,9 @@ def give(
     reason: str = "",
     hold_id: str | None = None,
 ) -> tuple[Moved, Balance]:
-    """Give a user credits, or back what was captured of the hold `hold_id`; `key` is one of the user's own.
+    """Grant a user credits, or refund the captured hold `hold_id`; `key` is unique to the user.
 
-    Raises NotFound for a user or a hold that is not there, AmountRefused for more than was captured, KeyReused, Frozen.
+    Raises NotFound for an unknown user or hold, AmountRefused for more than was captured, KeyReused, Frozen.
     """
     own = f"credits/{own_key(user_id, key)}"
     with transaction(engine, "users.give") as session:

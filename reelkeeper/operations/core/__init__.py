@@ -1,1 +1,1 @@
-"""The workspace, leases, the freeze, tokens and the bucket's contract: what each capability stands on."""
+"""The workspace, leases, the freeze, tokens and the bucket's contract, which all capabilities use."""

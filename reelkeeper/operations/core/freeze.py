@@ -1,7 +1,7 @@
-"""Stop every change, let it go on, and answer what each changing transaction asks first.
+"""Freeze and thaw all changes, and check permission at the beginning of each changing transaction.
 
-The question locks the deployment row until the transaction ends. So a freeze or a hold that has been confirmed is seen
-by every change that commits after it, on PostgreSQL too; the audit chain needs the same order anyway.
+The check locks the deployment row until the transaction ends. So a confirmed freeze or hold is seen by every change
+that commits after it, on PostgreSQL too; the audit chain needs the same order anyway.
 """
 
 from typing import Final
@@ -24,7 +24,7 @@ def require_permission(session: Session, lease: Lease | None = None, *, despite_
     Raises SchemaError where the policies in force cannot be read: no work is done then. `despite_freeze` is for a
     takedown, and for taking back a swap in place.
 
-    A transaction asks once: the row that it has locked says the same until it ends, and which policies are in force.
+    A transaction checks once: the locked row, and the policies in force with it, cannot change until it ends.
     """
     if session.info.get(_PERMITTED) is not session.get_transaction() or not session.in_transaction():
         # guard freeze.ordered: a freeze that was confirmed is not seen by a change that commits after it
@@ -49,7 +49,7 @@ def freeze(engine: Engine, *, by: str, reason: str) -> None:
 
 
 def thaw(engine: Engine, *, by: str) -> str | None:
-    """Let changes go on; returns the reason that had stopped them, or None if nothing had."""
+    """Allow changes again; return the reason why they were frozen, or None if they were not."""
     with transaction(engine, "thaw") as session:
         reason = deployment.let_go_on(session)
         if reason is not None:
@@ -58,16 +58,16 @@ def thaw(engine: Engine, *, by: str) -> str | None:
 
 
 def why_frozen(engine: Engine) -> str | None:
-    """Who stopped changes, when and why, with the way out; or None."""
+    """Say who froze changes, when and why, and how to thaw them; None while they are allowed."""
     with reading(engine) as session:
         stopped = deployment.stopped(session)
         return _explained(stopped) if stopped else None
 
 
 def why_stopped(session: Session) -> str | None:
-    """Do what `why_frozen` does in a transaction that begins work and changes nothing yet: it waits for no lock.
+    """Do as `why_frozen`, without waiting for a lock, in a transaction that begins work and changes nothing yet.
 
-    It has read then which policies are in force. Raises SchemaError where they cannot be read.
+    It also reads which policies are in force. Raises SchemaError where they cannot be read.
     """
     stopped = deployment.stopped(session)
     in_force(session)

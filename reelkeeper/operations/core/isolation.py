@@ -1,4 +1,4 @@
-"""Do something with many items at once, and let one that breaks it stop no other."""
+"""Process many items at once, so that one that fails stops no other."""
 
 from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
@@ -16,11 +16,11 @@ def each_apart(
     act: Callable[[Sequence[Item]], object],
     failed: Callable[[Sequence[Item], Exception], object],
 ) -> None:
-    """Do `act` with all of `items`; where that raises, with each half, down to the items that break it.
+    """Call `act` with all of `items`; where that raises, with each half, down to the failing items.
 
-    `act` is safe to repeat, and changes nothing where it raises, or finishes later what it has begun. `failed` hears of
-    each item that breaks it; of all at once where the bucket itself fails. Raises Frozen, LeaseLost, and what says that
-    the store or a disk is away or full.
+    `act` must be safe to repeat, and change nothing where it raises, or be able to finish later. `failed` is called
+    with each failing item, or with all where the bucket itself fails. Raises Frozen, LeaseLost, and errors of an
+    unreachable store or a full disk.
     """
     try:
         act(items)

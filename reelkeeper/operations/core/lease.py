@@ -1,8 +1,8 @@
-"""Hold leases for the length of a piece of work, and know at any moment whether they still hold.
+"""Hold leases for the duration of a piece of work, and check at any moment whether they are still valid.
 
 with LeaseManager(engine) as manager:
     for lease in manager.take(names):
-        manager.check(lease)           # before each effect; each transaction asks the store again
+        manager.check(lease)           # before each effect; each transaction checks the store again
 """
 
 import logging
@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 
 def new_holder() -> str:
-    """Name a new holder of leases or claims, like no other: machine, process, and eight random characters."""
+    """Make a unique name for a holder of leases or claims: machine, process, and eight random characters."""
     return f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
 
 
@@ -60,13 +60,13 @@ class LeaseManager:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop the heartbeat and give back what is still held."""
+        """Stop the heartbeat and release the leases still held."""
         self._leaving.set()
         self._heart.join()
         self.release(list(self._renewed))
 
     def take(self, names: Sequence[str]) -> list[Lease]:
-        """Take those of `names` that nobody holds; the others are left out."""
+        """Take those of `names` that are free; the others are left out."""
         asked = time.monotonic()
         taken = leases.acquire(self._engine, names, self.holder)
         with self._lock:
@@ -89,7 +89,7 @@ class LeaseManager:
             )
 
     def release(self, taken: Sequence[Lease]) -> None:
-        """Give `taken` back before leaving."""
+        """Release `taken` before leaving."""
         with self._lock:
             for lease in taken:
                 self._renewed.pop(lease, None)
@@ -116,19 +116,19 @@ class LeaseManager:
 
 
 class HeldLease(NamedTuple):
-    """The lease that a run works under, and the manager that renews it and takes more."""
+    """The lease of a run, and the manager that renews it and takes more."""
 
     manager: LeaseManager
     lease: Lease
 
     def check(self) -> None:
-        """Raise LeaseLost unless it still holds."""
+        """Raise LeaseLost unless the lease is still valid."""
         self.manager.check(self.lease)
 
 
 @contextmanager
 def alone(engine: Engine, name: str) -> Iterator[HeldLease]:
-    """Hold the lease `name`. Raises LeaseLost, naming the holder, when another has it."""
+    """Hold the lease `name`. Raises LeaseLost, with the holder's name, when another has it."""
     with LeaseManager(engine) as manager:
         taken = manager.take([name])
         if not taken:

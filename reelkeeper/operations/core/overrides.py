@@ -1,7 +1,7 @@
 """Exceptions of one run to the policies in force: `policy: Annotated[LifecyclePolicy | None, Override()] = None`.
 
-Only the fields that are set count; all others are as the policies in force say. Prefect's forms write null for a field
-that was left alone, so null means the same, and `never` switches a rule off.
+Only the fields that are set count; all others follow the policies in force. Prefect's forms write null for an untouched
+field, so null means unset, and `never` switches a rule off.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ from reelkeeper.store import Engine
 
 
 def followed(engine: Engine, **exceptions: BaseModel | None) -> Policies:
-    """Give the policies that a run which begins now follows, with its exceptions by section.
+    """Give the policies for a run that begins now, with its exceptions by section.
 
     Raises PolicyRefused where an exception contradicts the rest, SchemaError where the policies cannot be read.
     """
@@ -35,7 +35,7 @@ class Override:
     """An exception of one run to a policy: each field may be left out, null, or `never` where its rule can be off."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:  # noqa: ANN401  a type
-        """Read what is given in a document's words; a policy made in Python is taken as it is."""
+        """Validate values as in a policy document; a policy object is accepted as it is."""
         (policy,) = (get_arg for get_arg in get_args(source) if get_arg is not type(None))
         self._policy: type[BaseModel] = policy
 
@@ -47,7 +47,7 @@ class Override:
         return core_schema.no_info_wrap_validator_function(read, handler(source))
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        """Say what is in force, and show no default: a form would send it back, when it may be another by then."""
+        """Describe the value in force, and set no default: a form would send it back when it may have changed."""
         made = handler(schema)
         for option in made.get("anyOf", ()):
             if "$ref" in option:
@@ -56,7 +56,7 @@ class Override:
 
 
 def show_in_force(policies: Policies) -> None:
-    """Show the values of these policies in forms that are made from now on, instead of the shipped defaults."""
+    """Show the values of these policies, not the shipped defaults, in forms that are generated from now on."""
     _SHOWN.append(policies)
 
 
@@ -64,7 +64,7 @@ _SHOWN: Final = [DEFAULTS]
 
 
 def _open_tiers(section: dict[str, Any], tiers: Tiers, handler: GetJsonSchemaHandler) -> None:
-    """Give each tier fields of its own, with what is in force; one that comes later has them too."""
+    """Give each tier its own fields, with the values in force; a later tier has them too."""
     each = handler.resolve_ref_schema(section["additionalProperties"])
     section["properties"] = {}
     for name, tier in tiers.items():

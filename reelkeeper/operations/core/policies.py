@@ -1,4 +1,4 @@
-"""The policies in force. A process parses each document once, and asks for its version at each piece of work."""
+"""The policies in force. A process parses each document once, and checks its version at each piece of work."""
 
 import hashlib
 import json
@@ -40,7 +40,7 @@ def current(engine: Engine) -> InForce:
 
 
 def at(session: Session, version: int) -> Policies:
-    """Give the policies of a version, such as that which a job was admitted under. Raises NotFound, SchemaError."""
+    """Give the policies of a version, such as that of a job's admission. Raises NotFound, SchemaError."""
     present = in_force(session)
     if version == present.version:
         return present.policies
@@ -48,9 +48,9 @@ def at(session: Session, version: int) -> Policies:
 
 
 def put_in_force(session: Session, policies: Policies, *, after: int, author: str, reason: str) -> int | None:
-    """Write a version and put it in force, unless another has come since version `after`: then give None.
+    """Write a version and put it in force; None, and nothing written, where another came since version `after`.
 
-    It is written whole, so that what Reelkeeper ships later changes nothing that is in force.
+    It is written with all fields, so that later defaults of Reelkeeper change nothing in force.
     """
     digest = hashlib.sha256(policies.model_dump_json().encode()).hexdigest()
     written = policies.model_dump(mode="json")

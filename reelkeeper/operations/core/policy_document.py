@@ -1,4 +1,4 @@
-"""policies.yaml: read from text with every fault named, and written with what each field says of itself."""
+"""Read policies.yaml and name every error, and write it with each field's description."""
 
 import inspect
 import json
@@ -21,7 +21,7 @@ _HEAD: Final = """\
 
 
 def read(text: str, name: str) -> Policies:
-    """Read a document. Raises PolicyRefused with every fault: `name` says where it comes from."""
+    """Read a document. Raises PolicyRefused with every error; `name` is the file's name for them."""
     try:
         found = yaml.load(text, _Strict)  # noqa: S506  a SafeLoader that refuses a name given twice
     except yaml.YAMLError as error:
@@ -41,7 +41,7 @@ def read(text: str, name: str) -> Policies:
 
 
 def write(policies: Policies, *, only_changed: bool = False) -> str:
-    """Write a document that `read` gives back as it was, each field with its description."""
+    """Write a document that `read` returns unchanged, each field with its description."""
     lines = [_HEAD]
     for section in type(policies).model_fields:
         model, shipped = getattr(policies, section), getattr(DEFAULTS, section)
@@ -58,7 +58,7 @@ def write(policies: Policies, *, only_changed: bool = False) -> str:
 
 
 def shown(name: str, value: object) -> str:
-    """Put the value of the field `name` as the document has it."""
+    """Format the value of the field `name` as in the document."""
     if value is ABSENT:
         return str(value)
     if value is None:
@@ -70,7 +70,7 @@ def shown(name: str, value: object) -> str:
 
 
 def _tiers(tiers: Tiers, shipped: Tiers, *, only_changed: bool) -> Iterator[str]:
-    """Write all of them, as a document that names some names all, with what each field says where it stands first."""
+    """Write all tiers, since a document that has any must have all; descriptions stand at the first of each field."""
     if only_changed and list(tiers.items()) == list(shipped.items()):
         return
     said = set[str]()
@@ -108,10 +108,10 @@ def _fault(fault: dict[str, Any]) -> str:
 
 
 class _Strict(yaml.SafeLoader):
-    """YAML as it is written: a name that stands twice is a mistake, and not the last of the two."""
+    """A YAML loader that refuses duplicate keys instead of taking the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        """Refuse a name that stands twice."""
+        """Refuse duplicate keys."""
         names = [self.construct_object(key, deep=deep) for key, _ in node.value]
         if twice := {str(name) for name in names if names.count(name) > 1}:
             raise yaml.constructor.ConstructorError(

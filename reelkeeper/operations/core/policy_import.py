@@ -1,4 +1,4 @@
-"""Policies of 0.1.0, which stood as parameters in prefect.yaml and on the API's command line, as one document."""
+"""Import the policies of 0.1.0, parameters in prefect.yaml and on the API's command line, as one document."""
 
 import json
 from collections.abc import Mapping, Sequence

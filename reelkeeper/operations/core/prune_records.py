@@ -1,6 +1,6 @@
-"""Forget records that are old and that nothing refers to, so that the store does not grow without end.
+"""Delete old records that nothing refers to, so that the store does not grow without end.
 
-The audit, the ledger, charges and whatever says what became of a customer's bytes stay for good.
+The audit record, the ledger, charges and all records of what happened to customers' bytes are never deleted.
 """
 
 import time
@@ -19,7 +19,7 @@ SECONDS: Final = 120.0  # for all of it; the rest goes on the next day
 
 
 def overdue(engine: Engine, policy: RecordRetentionPolicy) -> dict[str, int]:
-    """Count what would go, by table; nothing is changed. What goes only after something else is counted a day later."""
+    """Count the rows that would be deleted, by table. Rows that depend on others are counted a day later."""
     with reading(engine) as session:
         at = now(session)
         counts = {
@@ -31,7 +31,7 @@ def overdue(engine: Engine, policy: RecordRetentionPolicy) -> dict[str, int]:
 
 
 def forget(engine: Engine, policy: RecordRetentionPolicy, *, lease: Lease, seconds: float = SECONDS) -> dict[str, int]:
-    """Delete what is old, in small batches; returns how many rows, by table. Raises Frozen, LeaseLost."""
+    """Delete old rows in small batches; return how many, by table. Raises Frozen, LeaseLost."""
     until, gone = time.monotonic() + seconds, dict[str, int]()
     with reading(engine) as session:
         at = now(session)

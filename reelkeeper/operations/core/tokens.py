@@ -1,7 +1,6 @@
-"""Tokens of the HTTP API: made once and shown once, kept as their SHA-256, with scopes, an end, and a last use.
+"""Tokens of the HTTP API: shown once, stored as their SHA-256, with scopes, an expiry, and a last use.
 
-A token has 256 random bits, so a fast hash is enough: there is nothing to guess. Whoever reads the store cannot use
-what is in it.
+A token has 256 random bits, so a fast hash is enough: it cannot be guessed. Access to the store does not reveal it.
 """
 
 import hashlib
@@ -25,7 +24,7 @@ _MAX_NAME: Final = 100
 def create(
     engine: Engine, name: str, scopes: Collection[Scope], *, author: str, expires_at: datetime | None = None
 ) -> tuple[TokenLine, str]:
-    """Make a token; the text is given here and never again. Raises InputRefused for no name or no scope."""
+    """Make a token; its text is returned here and never again. Raises InputRefused without a name or a scope."""
     if not 0 < len(name) <= _MAX_NAME or not name.isprintable():
         raise InputRefused(f"a token's name has 1 to {_MAX_NAME} printable characters; nothing was made")
     if not scopes:
@@ -54,7 +53,7 @@ def listed(engine: Engine) -> list[TokenLine]:
 
 
 def authenticate(engine: Engine, text: str) -> Caller | None:
-    """Find whose token this is; None for one that is unknown, over or revoked, by the database's clock."""
+    """Find the token; None if it is unknown, or expired or revoked by the database's clock."""
     if not text.isascii() or len(text) != _CHARACTERS or not text.startswith(PREFIX):
         return None
     with reading(engine) as session:

@@ -1,4 +1,4 @@
-"""The workspace: a store and the bucket that belongs to it. Nothing changes a bucket that is not this store's."""
+"""The workspace: a store and its bucket. Nothing changes a bucket that does not belong to this store."""
 
 import json
 from collections.abc import Iterator
@@ -32,11 +32,11 @@ MAX_SKEW_FROM_BUCKET = timedelta(seconds=300)
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
-    """A store and its bucket, whose identity object was read and agrees. `layout` reads the keys of the service's.
+    """A store and its bucket, whose identity object was checked. `layout` parses the service's keys.
 
-    `in_force` is of the moment when it was opened: for a run or a command. Who serves for longer asks the store.
+    `in_force` is that of the moment of opening, for a run or a command. A longer-lived process asks the store.
 
-    `keeps_contract`: the bucket has shown that it does what their purge, and what is put over them, rests on.
+    `keeps_contract`: the bucket has passed the checks that purges of, and puts over, the service's keys rely on.
     """
 
     engine: Engine
@@ -51,8 +51,8 @@ class Workspace:
 def open_workspace(settings: Settings) -> Iterator[Workspace]:
     """Open store and bucket as configured; the embedded store is made and upgraded on the way.
 
-    Raises IdentityMismatch when the bucket is not this store's, SchemaError when the store is of another version,
-    IntegrityDoubt when the clocks are too far apart to judge ages by.
+    Raises IdentityMismatch when the bucket is not this store's, SchemaError when the store has another version,
+    IntegrityDoubt when the clocks differ too much to judge ages.
     """
     with open_store(settings) as engine, open_bucket(settings) as bucket:
         try:
@@ -64,7 +64,7 @@ def open_workspace(settings: Settings) -> Iterator[Workspace]:
 
 
 def flush_operations(engine: Engine, bucket: Bucket) -> int:
-    """Record the operations that `bucket` has counted; returns how many. What cannot be recorded stays counted."""
+    """Record the operations that `bucket` has counted; return how many. On a failure they stay counted."""
     counts = bucket.meter.take()
     if not counts:
         return 0
@@ -80,7 +80,7 @@ def flush_operations(engine: Engine, bucket: Bucket) -> int:
 
 @contextmanager
 def open_bucket(settings: Settings) -> Iterator[Bucket]:
-    """Open the configured bucket, or the embedded one, which runs for as long as this lasts.
+    """Open the configured bucket, or run the embedded one within the block.
 
     Raises Misconfigured where it refuses bucket or keys, StorageError where nothing answers, within 40 s;
     DiskFull, now or from any request later, where the disk of the embedded one is full.
@@ -116,7 +116,7 @@ def join(
 ) -> Workspace:
     """Check that store and bucket belong together and that their clocks agree.
 
-    `keeps_contract` says so of a bucket that `reelkeeper doctor --contract` need not try.
+    `keeps_contract` skips the check for a bucket that needs no `reelkeeper doctor --contract`.
     """
     with reading(engine) as session:
         deployment_id, knows_objects = deployment.identity(session), deployment.knows_objects(session)
@@ -172,7 +172,7 @@ def _check_clocks(store_time: datetime, bucket_time: datetime) -> None:
 
 
 def try_contract(engine: Engine, bucket: Bucket, settings: Settings, *, run_id: str) -> Iterator[Result]:
-    """Run every check in scratch prefixes of the bucket's, and record what came of it once the last one is done."""
+    """Run every check in scratch prefixes of the bucket, and record the results after the last one."""
     results = []
     for result in contract.run(_contract_target(bucket, settings)):
         results.append(result)
@@ -184,7 +184,7 @@ def try_contract(engine: Engine, bucket: Bucket, settings: Settings, *, run_id: 
 
 
 def contract_passed(engine: Engine, bucket: Bucket) -> bool:
-    """Whether this bucket has passed every check that there is, at the last try."""
+    """Whether this bucket passed every check in the last run."""
     with reading(engine) as session:
         return deployment.contract_passed(session, bucket.endpoint_url, bucket.name, CHECKS)
 

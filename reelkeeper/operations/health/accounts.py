@@ -1,4 +1,4 @@
-"""Accounts: what nobody settled in time is given back, everything is counted anew, and a mismatch stops all changes.
+"""Accounts: release what was not settled in time, recount everything, and freeze all changes on a mismatch.
 
 A mismatch means that something wrote to the store past Reelkeeper, or that Reelkeeper is wrong. The same transactions
 keep the credits, the bytes and the catalogue that a purge trusts, so it freezes all of them, not spending alone.
@@ -23,7 +23,7 @@ from reelkeeper.store.videos import uploads
 
 
 def void_holds(engine: Engine, *, lease: Lease, run_id: str) -> list[Moved]:
-    """Give back every hold on credits whose time is over, some at a time. Raises Frozen or LeaseLost."""
+    """Release every overdue hold on credits, in batches. Raises Frozen or LeaseLost."""
     voided: list[Moved] = []
     while True:
         with transaction(engine, "accounts.void_holds") as session:
@@ -35,7 +35,7 @@ def void_holds(engine: Engine, *, lease: Lease, run_id: str) -> list[Moved]:
 
 
 def void_reservations(engine: Engine, *, lease: Lease) -> list[Reserved]:
-    """End every reservation whose time is over and that no upload counts on. Raises Frozen or LeaseLost."""
+    """End every expired reservation that is not bound to an upload. Raises Frozen or LeaseLost."""
     voided: list[Reserved] = []
     while True:
         with transaction(engine, "accounts.void_reservations") as session:
@@ -54,7 +54,7 @@ def overdue(engine: Engine) -> tuple[tuple[int, int], tuple[int, int]]:
 
 
 def recount(engine: Engine) -> list[Mismatch]:
-    """Count everything anew from one snapshot; returns what does not add up."""
+    """Recount everything from one snapshot; return the mismatches."""
     with reading(engine) as session:
         return counting.mismatches(session)
 
@@ -65,10 +65,10 @@ def stop(engine: Engine, mismatches: Sequence[Mismatch], *, run_id: str) -> None
 
 
 def correct(engine: Engine, *, author: str) -> tuple[list[Mismatch], list[Mismatch]]:
-    """Write the figures that are copies anew from their record; returns what was corrected, and what is left.
+    """Correct totals that are derived from their records; return those corrected, and the mismatches left.
 
-    Balances come from the entries, used and reserved bytes from videos and reservations. Works while changes are
-    frozen, and does not thaw. A record that contradicts itself is left for a person.
+    Balances come from the entries, used and reserved bytes from videos and reservations. It works while changes are
+    frozen, and does not thaw. Records that contradict each other are left for an operator.
     """
     with transaction(engine, "accounts.correct") as session:
         deployment.lock(session)

@@ -1,9 +1,9 @@
-"""Check every part that Reelkeeper depends on, and say what to do about each that is not well.
+"""Check every part that Reelkeeper depends on, and say how to repair each that fails.
 
-Each check stands alone: a part that is missing is reported, and the next one is looked at. Nothing is changed, but for
-one object of a few bytes, `{prefix}.reelkeeper-probe`: it is written once and left there, since only a purge may
-delete, and at each visit another content is offered for it, which a bucket fit for Reelkeeper refuses (412). It is
-not a video: listings leave it out. `--contract` puts and deletes more, in scratch prefixes of its own.
+Each check is independent: a missing part is reported, and the next one is checked. Nothing is changed, except for one
+object of a few bytes, `{prefix}.reelkeeper-probe`: it is written once and left there, since only a purge may delete,
+and each run tries to put other bytes there, which a bucket fit for Reelkeeper refuses (412). It is not a video:
+listings leave it out. `--contract` puts and deletes more, in scratch prefixes of its own.
 """
 
 import hashlib
@@ -51,7 +51,7 @@ _PROBE, _OTHER = b"Written once by reelkeeper doctor.\n", b"If you read this, th
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What was found of one part. `remedy` says what to do, and is empty where nothing is."""
+    """The result for one part. `remedy` says what to do, and is empty where nothing is needed."""
 
     part: str
     state: str  # ok, warn, fail
@@ -200,7 +200,7 @@ def _ages(engine: Engine) -> Finding:
 
 
 def _events(engine: Engine) -> Finding:
-    """Look at how R2's event notifications are followed; the queue itself is not asked, since a pull takes messages."""
+    """Check how R2's event notifications are followed; the queue itself is not read, since a pull takes messages."""
     with reading(engine) as session:
         kept, at = following.kept(session), now(session)
     if kept is None or at - kept.updated_at > _FOLLOWED_WITHIN:
@@ -230,7 +230,7 @@ def _bucket_details(settings: Settings, engine: Engine | None, bucket: Bucket, *
 
 
 def _lifecycle(settings: Settings, bucket: Bucket) -> Finding:
-    """Warn of rules that delete or move objects behind our back; of two ways to read them the first that may."""
+    """Warn of lifecycle rules that delete or move objects, read by the first of two APIs that the token permits."""
     part = "lifecycle rules"
     try:
         rules = bucket.expiries()

@@ -1,6 +1,6 @@
-"""Where the whole service stands, in one snapshot: what a person looks at first, and what Prometheus collects.
+"""The state of the whole service, in one snapshot, for the status page and for Prometheus.
 
-How it did over time is worked out by quarters of an hour, and kept.
+Performance over time is computed by quarters of an hour, and recorded.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -52,7 +52,7 @@ class FlowState:
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """The jobs in each state, how long the first has waited, and how many may run at once; None: nobody has said.
+    """The jobs in each state, how long the first has waited, and how many may run at once; None: not known.
 
     By provider too, where several have jobs.
     """
@@ -75,7 +75,7 @@ class Queue:
 
 @dataclass(frozen=True, slots=True)
 class Outbox:
-    """The messages that nobody has got yet."""
+    """The messages that are not delivered yet."""
 
     waiting: int
     oldest_seconds: float
@@ -83,7 +83,7 @@ class Outbox:
 
 @dataclass(frozen=True, slots=True)
 class Cache:
-    """What can be given again, and how often that was done with what is there."""
+    """The entries of the cache, and their hits."""
 
     entries: int
     hits: int
@@ -91,7 +91,7 @@ class Cache:
 
 @dataclass(frozen=True, slots=True)
 class Money:
-    """What was spent against what may be, and what freed bytes have saved since the first purge, at list price."""
+    """The spend against its limits, and the savings from freed bytes since the first purge, at list price."""
 
     today_nanousd: int
     month_nanousd: int
@@ -144,7 +144,7 @@ def gather(
 ) -> Status:
     """Read everything from one snapshot. `budget` is an exception to the policy in force.
 
-    `money`, where it was asked a moment ago, is not asked again: it adds up much.
+    `money` may be given where it was read a moment ago, since it is expensive to sum.
     """
     with reading(engine) as session:
         at = now(session)
@@ -180,7 +180,7 @@ def _providers(session: Session, at: datetime) -> Iterator[ProviderHealth]:
 
 
 def flow_states(session: Session, flows: Collection[str]) -> list[FlowState]:
-    """Say of each flow when it last succeeded, and whether it should have again: since the store was made, if never."""
+    """Tell for each flow when it last succeeded, and whether it is overdue; at first since the store was made."""
     at, made_at, beats = now(session), deployment.made_at(session), deployment.beats(session)
     found = []
     for flow in sorted(flows):
@@ -224,7 +224,7 @@ def read_performance(engine: Engine, policy: PerformancePolicy, tiers: Tiers, as
 
 
 def work_out_windows(engine: Engine, seen: ServiceState, as_of: datetime) -> list[Window]:
-    """Compute each whole quarter of an hour that is not recorded yet, the last one with the present queue."""
+    """Compute each complete quarter of an hour that is not recorded yet, the last one with the present queue."""
     with reading(engine) as session:
         last = performance.last_window(session)
         ended = performance.ended(session, first_window(last, as_of), as_of)
@@ -232,6 +232,6 @@ def work_out_windows(engine: Engine, seen: ServiceState, as_of: datetime) -> lis
 
 
 def record_windows(engine: Engine, found: Sequence[Window]) -> None:
-    """Record these windows."""
+    """Record windows of performance."""
     with transaction(engine, "performance.record") as session:
         performance.record(session, found)

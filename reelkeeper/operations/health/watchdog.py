@@ -1,8 +1,8 @@
-"""The watchdog: from outside of Prefect, it hears which flow has gone silent, and whether messages get out.
+"""The watchdog: detect, from outside Prefect, which flow has gone silent, and whether messages get out.
 
-It is run by cron or a systemd timer, and needs nothing that it watches: it reads the store, tells people itself,
-through the outbox and at once through the second sink, and calls an address outside when all is well. Whoever watches
-over that address hears when this machine, or the watchdog itself, is dead.
+It is run by cron or a systemd timer, and does not depend on what it watches: it reads the store, alerts people itself,
+through the outbox and at once through the second sink, and pings an external address when all is well. A monitor of
+that address notices when this machine, or the watchdog itself, is dead.
 """
 
 import time
@@ -34,7 +34,7 @@ RULES = (cadence.RULE, _STUCK)
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """What was found, what became of the messages, and what the second sink could not be told."""
+    """The findings, the outcome of the messages, and the second sink's failures."""
 
     findings: tuple[Finding, ...]
     delivered: Delivered
@@ -49,7 +49,7 @@ def watch(
     run_id: str,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Watched:
-    """Look at `flows` and at the outbox, and tell people what is news."""
+    """Check `flows` and the outbox, and alert people of news."""
     with reading(engine) as session:
         findings = [*_silent(session, flows), *_stuck(session)]
     observe(engine, findings, rules=RULES, run_id=run_id)
@@ -58,7 +58,7 @@ def watch(
 
 
 def tell_unreachable(sink: Sink, error: ReelkeeperError, marker: Path, *, at: float) -> None:
-    """Tell the second sink that the store cannot be opened; `marker` keeps it from being told at each run.
+    """Tell the second sink that the store cannot be opened; the file `marker` prevents repeating this at each run.
 
     `at` is in seconds since 1970. Raises SinkError.
     """
@@ -116,7 +116,7 @@ def _stuck(session: Session) -> list[Finding]:
 
 
 def _tell_second(engine: Engine, sinks: Sinks) -> str:
-    """Give the second sink what was found, once, even where the first has it: Slack may be what nobody reads."""
+    """Send the findings to the second sink, once, even where the first has them: Slack may be what failed."""
     if sinks.second is sinks.first:
         return ""
     with reading(engine) as session:
@@ -142,6 +142,6 @@ def beat(
     grace_seconds: int,
     run_seconds: float | None = None,
 ) -> None:
-    """Note that `flow` has succeeded, how long it took, and that it will again within its period and grace."""
+    """Record that `flow` has succeeded, how long it took, and its period and grace until the next success."""
     with transaction(engine, "heartbeat") as session:
         deployment.record_beat(session, flow, run_id, period_seconds, grace_seconds, run_seconds)

@@ -1,11 +1,11 @@
-"""Answer a request for a video in one transaction: it is there, it is being made, it will be made, or why it will not.
+"""Answer a request for a video in one transaction: from the cache, by joining a job, with a new job, or a refusal.
 
     cache hit --> Cached          the entry's video, now
     in flight --> Joined          waits for the job that is at it
     new -------> Queued           bytes reserved, credits held, a job in the queue
     otherwise -> Declined         nothing is changed
 
-Idempotent by the client's key: the same request again gives the same job, whatever has become of it.
+Idempotent by the client's key: the same request again returns the same job, whatever its state.
 """
 
 from collections.abc import Mapping
@@ -63,9 +63,9 @@ def offered(
     policies: Policies,
     tag: str | None,
 ) -> Offer:
-    """Make the offer, as the queue stands at this moment; nothing is promised, and nobody waits for it.
+    """Compute an offer for the present queue; it promises nothing, and locks nothing.
 
-    Raises ModelRefused for what no model here makes.
+    Raises ModelRefused where no model can make it.
     """
     price = price_of(request, tier, policies, tag=tag)
     units = complexity(request)
@@ -96,11 +96,11 @@ def admit(
     provider: str = "local",
     tag: str | None = None,
 ) -> Admission:
-    """Answer a request of a user's. `provider` makes what the catalogue names none for, `tag` is for a new video.
+    """Answer a user's request. `provider` is for models without one in the catalogue, `tag` is for a new video.
 
-    A video that is there is given while changes are frozen too, unless it is charged for. Raises NotFound for a user
-    whom the catalogue does not know, KeyReused when the client's key came with another request, and SchemaError where
-    the policies in force cannot be read. What is promised follows the policies in force now, whatever comes later.
+    An existing video is returned also while changes are frozen, unless it is charged for. Raises NotFound for an
+    unknown user, KeyReused when the client's key came with another request, and SchemaError where the policies in force
+    cannot be read. Promises follow the policies in force now, also if these change later.
     """
     try:
         require_key(client_key)

@@ -1,7 +1,6 @@
-"""Watch the health of providers: one that is unwell gets no new job, people are told once, and it is tried again.
+"""A circuit breaker for each provider: an unwell one gets no new job, an alert is raised once, and it is tried again.
 
-All workers share what is remembered, so that it outlives each. What a provider has already is looked after all the
-same.
+All workers share its state, which outlives each of them. Jobs that a provider has already are followed all the same.
 """
 
 from datetime import datetime
@@ -16,7 +15,7 @@ from reelkeeper.store.jobs import breakers
 
 
 class Resting(NamedTuple):
-    """A provider that gets no job, or only as many as its trial has room for."""
+    """A provider that gets no job, or only those of its trial."""
 
     breaker: Breaker
     phase: Phase
@@ -26,14 +25,14 @@ class Resting(NamedTuple):
 def note_made(
     engine: Engine, provider: str, job_id: str, seconds: float | None, estimate_seconds: float, *, run_id: str
 ) -> None:
-    """Note a video that a provider has made, and how long it took, where that is known."""
+    """Record a video that a provider has made, and the seconds that it took, where these are known."""
     with transaction(engine, "breaker.made") as session:
         outcome = judge(seconds, estimate_seconds, in_force(session).policies.breaker)
         _note(session, provider, outcome, job_id, "", run_id)
 
 
 def note_failed(engine: Engine, provider: str, job_id: str, said: str, *, is_locked: bool, run_id: str) -> None:
-    """Note an attempt that failed by a provider's fault, or because it has locked our account."""
+    """Record an attempt that failed by a provider's fault, or because it has locked our account."""
     with transaction(engine, "breaker.failed") as session:
         _note(session, provider, Outcome.LOCKED if is_locked else Outcome.FAILED, job_id, said, run_id)
 
@@ -58,13 +57,13 @@ def _tell_over(session: Session, provider: str, run_id: str = "claim") -> None:
 
 
 def resting(session: Session, as_of: datetime) -> dict[str, Breaker]:
-    """Give the providers that get no job or few, without a lock."""
+    """Read the breakers that are not closed, without a lock."""
     known = {name: Breaker.model_validate(state) for name, state in breakers.known(session).items()}
     return {name: breaker for name, breaker in known.items() if breaker.phase(as_of) is not Phase.CLOSED}
 
 
 def for_claims(session: Session, as_of: datetime, policy: BreakerPolicy) -> dict[str, Resting]:
-    """Give the providers that get no job or few, and how many, locked until the transaction ends."""
+    """Read and lock the breakers that are not closed, with the number of jobs that each may get."""
     found, locked = {}, {name: breakers.locked(session, name)[0] for name in resting(session, as_of)}
     for provider, state in locked.items():
         breaker = Breaker.model_validate(state)
@@ -83,13 +82,13 @@ def for_claims(session: Session, as_of: datetime, policy: BreakerPolicy) -> dict
 
 
 def try_with(session: Session, provider: str, breaker: Breaker, job_ids: list[str]) -> None:
-    """Note the trial jobs of a provider, which the caller hands out."""
+    """Record the trial jobs of a provider, which the caller gives out."""
     if job_ids:
         breakers.write(session, provider, breaker.trying(job_ids).model_dump(mode="json"))
 
 
 def takes_no_more(session: Session, policy: BreakerPolicy) -> set[str]:
-    """Name the providers for which a new job would wait: those that get none, and those with enough for their trial."""
+    """Name the providers for which a new job would wait: those without any, and those with enough trial jobs."""
     as_of = now(session)
     return {
         name
@@ -99,7 +98,7 @@ def takes_no_more(session: Session, policy: BreakerPolicy) -> set[str]:
 
 
 def wait_seconds(session: Session, provider: str, job_id: str) -> float | None:
-    """Give the seconds for which a job is not to be sent to a provider; None: it may be sent."""
+    """Give the seconds until a job may be sent to a provider; None: it may be sent now."""
     as_of = now(session)
     breaker = resting(session, as_of).get(provider)
     if breaker is None or breaker.until is None or job_id in breaker.trials:

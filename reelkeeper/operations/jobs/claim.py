@@ -4,9 +4,9 @@
                         |  ^--park------ parked, while its provider is not known to have it or not
                         '--settle_job--> succeeded, dead, cancelled
 
-A claim is a lease of 60 seconds, renewed every 15. Its token fences off whoever held the job before: what they still
-say changes nothing, and they are told so with LeaseLost. The work itself is done at least once, its effect on money and
-videos exactly once. What is sent to a provider is announced first and named after, so it is looked up and not repeated.
+A claim is a lease of 60 seconds, renewed every 15. Its token fences off earlier workers: their calls change nothing,
+and raise LeaseLost. The work itself is done at least once, its effect on money and videos exactly once. A job is
+announced before it is sent to a provider and named afterwards, so that it is looked up and not sent twice.
 """
 
 import random
@@ -50,14 +50,14 @@ def claim(
     tiers: Tiers | None = None,
     provider: str | None = None,
 ) -> list[Claim]:
-    """Give a worker a job for each of its free slots; `warm_models` are the models that these have loaded.
+    """Claim a job for each free slot of a worker; `warm_models` are the models that the slots have loaded.
 
-    None is begun that waits for another provider of its model than the worker's, nor looked at that another was sent,
-    until it is given up. `order` and `tiers` are exceptions of this run to the policies in force. Never more than
-    `limit` jobs run at once, whoever runs them, nor more of a provider, model, tier or user than its cap says, nor of a
-    provider than its lane's tuned limit, nor any of a provider that is unwell, but to try it: those behind them go on.
-    Jobs of dead workers, and those to be looked up, go first; the rest as `rules/jobs/dispatch` has it. Gives
-    nothing while changes are frozen. All claims take turns.
+    Jobs that wait for another provider than the worker's are left out, and so are those that another provider was sent,
+    until they are given up. `order` and `tiers` are exceptions of this run to the policies in force. At most `limit`
+    jobs run at once over all workers, at most its cap of a provider, model, tier or user, at most its tuned limit of a
+    provider, and of an unwell provider only trial jobs; jobs behind these go on. Jobs of dead workers, and those to be
+    looked up, go first; the others in the order of `rules/jobs/dispatch`. Returns nothing while changes are frozen.
+    Claims are serialised.
     """
     if not warm_models:
         return []
@@ -108,9 +108,9 @@ def _pick(
     read: Callable[..., tuple[list[WaitingJob], float]],
     rank: Callable[..., RankedQueue],
 ) -> tuple[list[WaitingJob], float]:
-    """Choose jobs for the free slots, best first; returns them with the credit in seconds that is left.
+    """Choose jobs for the free slots, best first; return them with the remaining credit in seconds.
 
-    `read` gives those that wait, but for the full and the taken ones; `rank` puts them in order.
+    `read` gives the waiting jobs without those of full scopes and taken ones; `rank` orders them.
     """
     picked = list[WaitingJob]()
     while len(picked) < len(slots):
@@ -131,7 +131,7 @@ def _pick(
 
 
 def _with_bounds(session: Session, memory: dict[str, Any], policy: DispatchPolicy, as_of: datetime) -> dict[str, Any]:
-    """Make the size classes anew from the jobs asked for lately, from time to time, where the rule has any."""
+    """Recompute the size classes from recent jobs every 15 minutes, where the rule uses them."""
     if policy.rule != "levels":
         return memory
     made_at = memory.get("bounds_at")
@@ -143,18 +143,18 @@ def _with_bounds(session: Session, memory: dict[str, Any], policy: DispatchPolic
 
 
 def renew(engine: Engine, held: Iterable[tuple[Claim, float]]) -> dict[str, bool]:
-    """Extend claims, each with the job's progress from 0 to 1; those not named in the answer are another's by now.
+    """Extend claims, each with the job's progress from 0 to 1; a claim missing in the answer was lost to another.
 
-    The answer says of each job whether its user has asked to cancel it.
+    The answer tells for each job whether its user has asked to cancel it.
     """
     with transaction(engine, "jobs.renew") as session:
         return claims.renew(session, [(*job.fence, progress) for job, progress in held])
 
 
 def announce(engine: Engine, job: Claim, provider: str) -> Claim:
-    """Write down under which key a job is about to be sent to a provider.
+    """Record the key under which a job is about to be sent to a provider.
 
-    Raises LeaseLost, Frozen; ProviderBusy for a new one where the provider has fallen ill since the job was claimed.
+    Raises LeaseLost, Frozen; ProviderBusy for a new job where the provider became unwell since the claim.
     """
     # guard claims.one_key: a job that was sent already is sent again under another key, and paid twice
     key = job.provider_key or f"{job.id}-{job.lease_token}"
@@ -171,7 +171,7 @@ def announce(engine: Engine, job: Claim, provider: str) -> Claim:
 
 
 def note_sent(engine: Engine, job: Claim, provider_job_id: str) -> Claim:
-    """Write down the provider's own name of a job. Raises LeaseLost."""
+    """Record the provider's own name of a job. Raises LeaseLost."""
     with transaction(engine, "jobs.sent") as session:
         _require(claims.note(session, job, provider_job_id=provider_job_id), job)
     return job._replace(provider_job_id=provider_job_id)
@@ -186,10 +186,10 @@ def retry(
     cost_microusd: int | None = None,
     refused_for_seconds: float | None = None,
 ) -> float:
-    """Let a job whose attempt has failed wait, and return for how many seconds. Raises LeaseLost.
+    """Requeue a job whose attempt has failed, and return its pause in seconds. Raises LeaseLost.
 
-    The provider is known to have failed it or never to have had it: the next attempt sends it under a new key. What it
-    took for this one is ours, and counts as spent. One that took nothing, for `refused_for_seconds`, was no attempt.
+    The provider certainly failed it or never had it: the next attempt sends it under a new key. The cost of this one
+    is ours, and counts as spent. With `refused_for_seconds` the provider did not accept it, and no attempt is counted.
     """
     pause = pause_seconds(job.attempts, random.random(), policy)  # noqa: S311  it spreads attempts, and guards nothing
     gone: dict[str, Any] = {"provider_key": None, "provider_job_id": None, "progress": 0.0}
@@ -209,13 +209,13 @@ def retry(
 
 
 def forget_sent(engine: Engine, job: Claim) -> None:
-    """Forget what a provider made of a job that is given up because it failed there. Raises LeaseLost."""
+    """Clear the key and the provider's name of a job that is given up because it failed there. Raises LeaseLost."""
     with transaction(engine, "jobs.forget_sent") as session:
         _require(claims.note(session, job, provider_key=None, provider_job_id=None), job)
 
 
 def wait(engine: Engine, job: Claim, error: str, policy: AttemptPolicy) -> float:
-    """Let a job wait like `retry`, and keep what is known of it at its provider, who still has it."""
+    """Requeue a job like `retry`, but keep its key and name at the provider, which still has it."""
     pause = pause_seconds(job.attempts, random.random(), policy)  # noqa: S311  as above
     with transaction(engine, "jobs.wait") as session:
         _require(claims.release_job(session, job, JobState.QUEUED, pause, error), job)
@@ -223,21 +223,21 @@ def wait(engine: Engine, job: Claim, error: str, policy: AttemptPolicy) -> float
 
 
 def park(engine: Engine, job: Claim, error: str, policy: AttemptPolicy) -> None:
-    """Put a job aside of which nobody knows whether its provider has it; it is looked up later. Raises LeaseLost."""
+    """Park a job that its provider may or may not have; it is looked up later. Raises LeaseLost."""
     with transaction(engine, "jobs.park") as session:
         _require(claims.release_job(session, job, JobState.PARKED, policy.quiet_seconds, error), job)
 
 
 def poll_now(engine: Engine, provider_job_id: str) -> bool:
-    """Have a job that waits or is parked looked at now, as its provider says that something came of it."""
+    """End the pause of a waiting or parked job, as its provider reports news of it."""
     with transaction(engine, "jobs.look_soon") as session:
         return claims.poll_now(session, provider_job_id=provider_job_id)
 
 
 def name_sent(engine: Engine, provider_key: str, name: Callable[[str], str]) -> bool:
-    """Note what a provider's call says about a job whose answer was lost, and have it looked at now, if it rests.
+    """Record the provider's name of a job whose answer was lost, from a provider's call, and end its pause.
 
-    `name` gives the provider's name of the job for its model. A job that has its name already is only looked at.
+    `name` gives the provider's name of the job for its model. A job that has a name keeps it.
     """
     with transaction(engine, "jobs.name_sent") as session:
         claims.name_sent(session, provider_key, name)
@@ -245,14 +245,14 @@ def name_sent(engine: Engine, provider_key: str, name: Callable[[str], str]) -> 
 
 
 def hand_back(engine: Engine, held: Sequence[Claim]) -> None:
-    """Let others have jobs that were claimed and not begun, as a worker does that is told to end."""
+    """Release jobs that were claimed and not begun, when a worker is told to end."""
     if held:
         with transaction(engine, "jobs.hand_back") as session:
             claims.hand_back(session, held)
 
 
 def redrive(engine: Engine, job_id: str, *, author: str) -> None:
-    """Try a dead job once more, from its first attempt; its price is held and its bytes are promised anew.
+    """Requeue a dead job from its first attempt; its price is held and its bytes are reserved again.
 
     The price is the one that it was admitted with; how long it is held, and whether the bytes fit, follows the
     policies in force, as for a new job.

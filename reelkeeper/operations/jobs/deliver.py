@@ -1,7 +1,7 @@
-"""Deliver the file that a job made: stored as its video, verified there, and the job succeeds.
+"""Deliver the file that a job made: store it as the job's video, verify it, and end the job as succeeded.
 
-The video has the job's id, so whoever takes over a job that was killed half way finds what is there and goes on: a
-video that is live already is not stored again.
+The video has the job's id, so a worker that takes over a half-delivered job finds its state and continues: a video that
+is already live is not stored again.
 """
 
 from pathlib import Path
@@ -35,9 +35,9 @@ def deliver(
 ) -> Settled:
     """Store `source` as the job's video and end the job; safe to repeat. The caller holds the lease `video/<job_id>`.
 
-    A file larger than what was reserved is stored all the same: its user was promised the video. Raises NotAVideo for a
-    file that is none, LeaseLost, Frozen, and IntegrityDoubt when what is stored is not what was sent, or its user is
-    held; the job is at work then as before.
+    A file larger than the reservation is stored all the same: its user was promised the video. Raises NotAVideo,
+    LeaseLost, Frozen, and IntegrityDoubt when the stored bytes are not those that were sent, or the user is held; the
+    job then stays running.
     """
     job_id = attempt.job_id
     with reading(workspace.engine) as session:
@@ -65,7 +65,7 @@ def deliver(
 
 
 def _require(session: Session, job_id: str, lease_token: int) -> tuple[AdmittedJob, str | None, int]:
-    """Give the job, its open reservation and the bytes of that. Raises LeaseLost where it was taken over."""
+    """Read the job, its open reservation and the reserved bytes. Raises LeaseLost where another worker has the job."""
     job = queue.find(session, job_id)
     if job is None:
         raise NotFound(f"no job {job_id!r}")

@@ -1,7 +1,7 @@
 """Send a job to another provider of its model while the first is unwell: never to both, and at the price it was sold.
 
-Only a job that nobody can have goes elsewhere: it was never sent, or its provider has certainly refused or failed it.
-The user's price and hold stay. What it costs us follows the provider, and so do the budgets that it has to keep.
+A job is moved only if no provider can have it: it was never sent, or its provider has certainly refused or failed it.
+The user's price and hold stay. Our cost is that of the new provider, and so are the budgets that apply.
 """
 
 from collections.abc import Collection
@@ -25,7 +25,7 @@ _MOST: Final = 50  # jobs that one claim sends elsewhere, so that admissions do 
 
 
 class Destination(NamedTuple):
-    """The provider that a new job is for, and what it is expected to cost us there."""
+    """The provider for a new job, and its expected cost to us there."""
 
     lane: str
     cost_microusd: int
@@ -34,7 +34,7 @@ class Destination(NamedTuple):
 def choose(
     session: Session, request: GenerationRequest, tier: str | None, tag: str | None, user_id: str, first: Destination
 ) -> Destination:
-    """Choose the first provider of a model that takes new jobs and has room in the budgets; else `first`, to wait.
+    """Choose the first provider of a model that accepts new jobs and has room in its budgets; else wait for `first`.
 
     The caller holds the deployment row.
     """
@@ -56,9 +56,9 @@ def choose(
 
 
 def move_waiting(session: Session, unwell: Collection[str]) -> None:
-    """Send jobs that wait for these providers, and that were never sent, to other providers of their models.
+    """Move unsent jobs that wait for these providers to other providers of their models.
 
-    Nothing is done while changes are frozen. A job that fits no other provider's budget waits for its own.
+    Does nothing while changes are frozen. A job that fits no other provider's budget waits for its own.
     """
     policies = in_force(session).policies
     shut = breaker.takes_no_more(session, policies.breaker)
@@ -95,7 +95,7 @@ def _move(session: Session, job: AdmittedJob, shut: Collection[str]) -> None:
 def _has_room(
     session: Session, policies: Policies, job_scopes: tuple[str, ...], cost_microusd: int, more_microusd: int
 ) -> bool:
-    """Whether budgets have room for a job: those of its scopes for its cost, those of all for what is more."""
+    """Whether budgets have room for a job: those of its scopes for its cost, the overall ones for the difference."""
     admission = policies.admission
     return limits.has_room(session, admission.spend_limits, job_scopes, cost_microusd) and (
         more_microusd <= 0 or beyond_budget(session, admission, more_microusd) is None

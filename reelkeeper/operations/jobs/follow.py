@@ -1,4 +1,4 @@
-"""Where a job stands, as whoever waits for its video is told: its place and wait, how far it is, or how it ended."""
+"""The state of a job for its user: its place and wait, its progress, or how it ended."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -16,10 +16,10 @@ from reelkeeper.store.jobs.queue import AdmittedJob
 
 
 class Followed(NamedTuple):
-    """A job at this moment. A job that joined another is told as that one stands.
+    """The present state of a job. For a job that joined another, it is that of the other.
 
-    `place` counts from 1 among the jobs that wait, None for one that does not. The seconds are estimates from now on,
-    None once it has ended; a job that takes longer than estimated has 0 left.
+    `place` counts from 1 among the waiting jobs, None if it does not wait. Seconds are estimates from now on, None
+    once it has ended; a job that takes longer than estimated has 0 left.
     """
 
     job_id: str
@@ -42,7 +42,7 @@ class Followed(NamedTuple):
 
 
 def follow(engine: Engine, job_id: str) -> Followed:
-    """Read where the job stands, from one snapshot. Raises NotFound, SchemaError."""
+    """Read the state of a job from one snapshot. Raises NotFound, SchemaError."""
     with reading(engine) as session:
         row = queue.find(session, job_id)
         if row is None:
@@ -72,7 +72,7 @@ def follow(engine: Engine, job_id: str) -> Followed:
 
 
 def marks(engine: Engine, job_ids: Sequence[str]) -> dict[str, object]:
-    """Give, for each job that exists, a value that differs whenever the job has changed."""
+    """Give, for each existing job, a value that changes with the job."""
     with reading(engine) as session:
         return queue.marks(session, job_ids)
 

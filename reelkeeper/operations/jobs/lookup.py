@@ -16,7 +16,7 @@ from reelkeeper.store.jobs.queue import AdmittedJob, Waiting
 
 
 class AdmissionRequest(NamedTuple):
-    """A request and who asks, under which key of theirs."""
+    """A request, its user and the client's key."""
 
     user_id: str
     client_key: str
@@ -28,7 +28,7 @@ class AdmissionRequest(NamedTuple):
 
 
 class ExistingState(NamedTuple):
-    """What is there already for a request, at one moment."""
+    """What exists already for a request, at one moment."""
 
     in_force: InForce
     tier: str | None  # of the user

@@ -1,4 +1,4 @@
-"""Price a request at each provider of its model, and decline what the budgets have no room for."""
+"""Price a request at each provider of its model, and decline it where the budgets have no room."""
 
 import math
 
@@ -22,10 +22,10 @@ def price_of(
     *,
     tag: str | None = None,
 ) -> Quote:
-    """Price a request of a user of this tier, whose videos are kept so long, and say what it costs us at `provider`.
+    """Price a request for a user of this tier, and compute its cost to us at `provider`.
 
-    Unset, that is the first provider of its model. How long it is kept is as of a video of the size that is expected;
-    its key is not known yet. Raises ModelRefused.
+    Unset, that is the first provider of its model. The price covers the tier's retention for a video of the expected
+    size; its key is not known yet. Raises ModelRefused.
     """
     policies.book.require_sold(request)
     size_bytes = expected_bytes(request, policies.admission.bits_per_pixel)
@@ -45,10 +45,10 @@ def price_of(
 
 
 def beyond_budget(session: Session, policy: AdmissionPolicy, cost_microusd: int) -> Declined | None:
-    """Decline a job of this cost if it would take the day or the month beyond its limit; None: there is room for it.
+    """Decline a job whose cost would exceed the limit of the day or the month; None: there is room for it.
 
-    Whatever is admitted or ends holds the deployment row, as the caller does, so nothing is added meanwhile. What a
-    failed attempt has cost comes as its provider says so.
+    Admissions and endings hold the deployment row, as the caller does, so nothing is added in between. The cost of a
+    failed attempt is added when its provider reports it.
     """
     if policy.daily_limit_usd is None and policy.monthly_limit_usd is None:
         return None

@@ -1,4 +1,4 @@
-"""Drop entries of the cache as a plan says, unless they were used since. The videos themselves stay."""
+"""Drop the cache entries that a plan names, unless they were used since. The videos themselves stay."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -17,7 +17,7 @@ BATCH = 500
 
 
 class Done(NamedTuple):
-    """How many entries went, how many bytes their videos have, and how many stayed since they were used meanwhile."""
+    """The number of dropped entries, the bytes of their videos, and the number of entries kept since they were used."""
 
     dropped: int
     size_bytes: int
@@ -37,7 +37,7 @@ def draw(engine: Engine, policy: PrunePolicy, as_of: datetime) -> PrunePlan:
 
 
 def carry_out(engine: Engine, leaving: Sequence[Leaving], *, lease: Lease, run_id: str) -> Done:
-    """Drop one batch of a plan's entries, of those that nobody used since. Raises Frozen, LeaseLost."""
+    """Drop one batch of a plan's entries, unless they were used since. Raises Frozen, LeaseLost."""
     with transaction(engine, "prune") as session:
         require_permission(session, lease)
         gone = cache.drop_unused(session, [each.item for each in leaving])

@@ -1,4 +1,4 @@
-"""The queue as a whole: what waits and in which order, how many run at once, and a run of `dispatch_jobs` for it."""
+"""The queue as a whole: which jobs wait, in which order, how many run at once, and runs of `dispatch_jobs`."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -41,7 +41,7 @@ FIELDS: Final = {  # of the report, by how a job ended
 
 
 def preview(engine: Engine, policies: Policies, run_id: str) -> DispatchReport:
-    """Say how many jobs wait, and why which come first; nothing is changed."""
+    """Report how many jobs wait, and which come first and why; nothing is changed."""
     order, tiers = policies.order, policies.tiers
     with reading(engine) as session:
         states, as_of = claims.count_states(session), now(session)
@@ -54,7 +54,7 @@ def preview(engine: Engine, policies: Policies, run_id: str) -> DispatchReport:
 
 
 def report(engine: Engine, run_id: str, ends: Mapping[End, int]) -> DispatchReport:
-    """Report how jobs ended in a run, beside the jobs in each state that it leaves."""
+    """Report how jobs ended in a run, and the number of jobs in each state after it."""
     counts = dict.fromkeys(FIELDS.values(), 0)
     for end, count in ends.items():
         counts[FIELDS[end]] += count
@@ -63,7 +63,7 @@ def report(engine: Engine, run_id: str, ends: Mapping[End, int]) -> DispatchRepo
 
 
 def jobs_at_once(engine: Engine) -> int | None:
-    """Give the limit that `tune_concurrency` set last; None before its first run."""
+    """Read the limit that `tune_concurrency` set last; None before its first run."""
     with reading(engine) as session:
         return controls.jobs_at_once(session)
 
@@ -71,7 +71,7 @@ def jobs_at_once(engine: Engine) -> int | None:
 def steered(
     engine: Engine, policy: ConcurrencyPolicy, as_of: datetime
 ) -> tuple[Kept, Lanes, list[FinishedJob], list[JobAtWork]]:
-    """Read the memory of the rule, the jobs that ended since each lane's last step, and those at work."""
+    """Read the state of the rule, the jobs that ended since each lane's last step, and the running ones."""
     with reading(engine) as session:
         kept = controls.kept(session)
         remembered = Lanes.model_validate({"limit": policy.first_limit, **kept.state})
@@ -81,7 +81,7 @@ def steered(
 
 
 def remember(engine: Engine, before: Kept, after: Lanes) -> None:
-    """Save the memory for the next step. Raises LeaseLost where another run has stepped meanwhile."""
+    """Save the state for the next step. Raises LeaseLost where another run has stepped in the meantime."""
     with transaction(engine, "limits.remember") as session:
         if not controls.keep(session, after.model_dump(mode="json"), before):
             raise LeaseLost("another run of tune_concurrency has stepped meanwhile; nothing was changed")
@@ -90,8 +90,8 @@ def remember(engine: Engine, before: Kept, after: Lanes) -> None:
 def start_dispatch(engine: Engine, orchestrator: Orchestrator) -> str | None:
     """Start a run whose window ends before the next scheduled run begins; returns the run's id.
 
-    None where a worker is there, or the next scheduled run is about to begin: two would stand in each other's way.
-    However many processes ask within some seconds, one run is started. Raises OrchestratorError.
+    None where a worker runs, or the next scheduled run is about to begin: two runs would block each other. If several
+    processes call this within some seconds, one run is started. Raises OrchestratorError.
     """
     with reading(engine) as session:
         is_there, at = controls.is_there(session), now(session)

@@ -1,7 +1,7 @@
-"""Run one claimed job: made, delivered and settled; or tried again later, put aside, given up or handed to another.
+"""Run one claimed job: make, deliver and settle it; or requeue it, park it, give it up or hand it to another worker.
 
-A job that fails is its own affair: whatever is raised here becomes an outcome of that job and stops no other. What has
-been lost to another worker is left alone.
+Any error raised here becomes an outcome of that job and stops no other. A job that was lost to another worker is left
+alone.
 """
 
 import logging
@@ -58,7 +58,7 @@ _OTHERS_SECONDS: Final = 30.0  # that a job waits for a worker whose provider ma
 
 
 class End(StrEnum):
-    """What became of a job in the hands of one worker."""
+    """The outcome of a job with one worker."""
 
     SUCCEEDED = "succeeded"
     RETRIED = "to be tried again"
@@ -77,9 +77,9 @@ class HandedOver(Exception):  # noqa: N818  no error: the worker ends, and the j
 
 @dataclass(frozen=True, slots=True)
 class WorkerContext:
-    """What all jobs of a worker share. `closing`: hand over jobs that go on at a provider; `ending`: all jobs.
+    """Shared by all jobs of a worker. `closing`: hand over jobs that go on at a provider; `ending`: all jobs.
 
-    `no_room` holds what a full disk said, which ends the worker.
+    `no_room` has the message of a full disk, which ends the worker.
     """
 
     workspace: Workspace
@@ -98,7 +98,7 @@ class WorkerContext:
 
 
 class JobRun:
-    """A job that this worker has: what a generator writes down of it, and whether it may go on."""
+    """A job of this worker: what a generator records of it, and whether it may continue."""
 
     def __init__(self, context: WorkerContext, claim: Claim, attempts: AttemptPolicy) -> None:
         self.claim, self.fraction = claim, 0.0
@@ -168,7 +168,7 @@ def _run(context: WorkerContext, job: JobRun) -> End:
 
 
 def _end(context: WorkerContext, job: JobRun, error: Exception) -> End:
-    """Do what follows from an error."""
+    """Settle a job after an error."""
     if _is_providers_fault(job.claim, context.generator.name, error):
         with _of_no_matter(job.claim):
             breaker.note_failed(
@@ -197,7 +197,7 @@ def _end(context: WorkerContext, job: JobRun, error: Exception) -> End:
 
 
 def _is_providers_fault(job: Claim, here: str, error: Exception) -> bool:
-    """Whether an error tells that a provider is unwell: not what it says of a job, nor what was in doubt before."""
+    """Whether an error shows that a provider is unwell: not one about the job itself, nor of a job in doubt before."""
     if isinstance(error, GenerationUnknown | GenerationLost):
         return not job.was_parked and job.provider in {None, here}
     return isinstance(error, AccountLocked | ProviderDown | GenerationFailed | NotAVideo)
@@ -205,7 +205,7 @@ def _is_providers_fault(job: Claim, here: str, error: Exception) -> bool:
 
 @contextmanager
 def _of_no_matter(job: Claim) -> Iterator[None]:
-    """Go on where the store does not take what is only a sign of health."""
+    """Continue where the store fails to record a mere sign of health."""
     try:
         yield
     except SQLAlchemyError:
@@ -217,7 +217,7 @@ def _is_given_up(job: JobRun) -> bool:
 
 
 def _in_doubt(context: WorkerContext, job: JobRun, error: GenerationUnknown) -> End:
-    """Put a job aside until it is looked up once more; one that was in doubt for too long is dead."""
+    """Park a job until it is looked up again; one that was in doubt for too long is dead."""
     if _is_given_up(job):
         told = f"in doubt for {job.attempts.give_up_hours} hours: {error}"
         return _give_up(context, job, told, may_be_paid=True)
@@ -226,7 +226,7 @@ def _in_doubt(context: WorkerContext, job: JobRun, error: GenerationUnknown) -> 
 
 
 def _not_taken(context: WorkerContext, job: JobRun, error: ProviderBusy) -> End:
-    """Let a job wait that its provider did not take, for as long as it may be in doubt."""
+    """Requeue a job that its provider did not accept, for at most as long as a job may be in doubt."""
     if _is_given_up(job):
         claiming.forget_sent(context.engine, job.claim)
         return _give_up(context, job, not_taken_error(job.attempts, str(error)))
@@ -277,16 +277,16 @@ def _make_and_deliver(context: WorkerContext, job: JobRun) -> End:
 
 
 def _seconds(job: JobRun, took: float | None) -> float | None:
-    """Give how long a provider took for a video, also where another worker had it sent; None: nobody knows."""
+    """Give the seconds that a provider took for a video, also where another worker had sent it; None: unknown."""
     if took is None and job.claim.attempts == 1 and not job.claim.was_parked:
         return (datetime.now(UTC) - job.claim.started_at).total_seconds()
     return took
 
 
 def _order(context: WorkerContext, job: Claim) -> Order:
-    """Make the order of a job, as the model was when its price was quoted.
+    """Make the order of a job, with the model as it was when its price was quoted.
 
-    Raises ProviderBusy where another provider makes that model, whose worker is to have it.
+    Raises ProviderBusy where another provider makes that model, whose worker shall take it.
     """
     with reading(context.engine) as session:
         entry = at_version(session, job.policy_version).book.entry(job.model, job.lane)
@@ -307,7 +307,7 @@ def _order(context: WorkerContext, job: Claim) -> Order:
 
 
 def _again(context: WorkerContext, job: JobRun, error: Exception) -> End:
-    """Let it be tried again, if it may; what goes on or lies at a provider is kept, unless the attempt has failed."""
+    """Requeue it, if attempts are left; keep its key and name at the provider, unless the attempt has failed."""
     told = str(error) if isinstance(error, ReelkeeperError) else f"unexpected {type(error).__name__}"
     most, is_over = job.attempts.most_attempts, isinstance(error, GenerationFailed | NotAVideo)
     if job.claim.attempts >= most:
@@ -333,7 +333,7 @@ def _give_up(
     *,
     may_be_paid: bool = False,
 ) -> End:
-    """End a job without a video. One that is in doubt keeps its key: if a person redrives it, it is looked up."""
+    """End a job without a video. A job in doubt keeps its key: if somebody redrives it, it is looked up."""
     attempt = Attempt(*job.claim.fence, job.paid_microusd, may_be_paid, concurrency=job.concurrency)
     settle.fail(context.engine, attempt, error, run_id=context.run_id, state=state)
     return end

@@ -1,12 +1,12 @@
-"""End a job: it succeeds, fails for good or is cancelled, once, by the worker whose claim on it is the last.
+"""End a job: succeeded, failed for good or cancelled, once, by the worker with the last claim on it.
 
-    succeed   captures the price of what came, gives the video to those who joined, and to the cache
-    fail      gives credits and bytes back; who joined takes over
-    cancel    the same for a job that nobody works at; one at work is asked to stop
+    succeed   captures the price of the delivered video, gives it to the followers and to the cache
+    fail      releases credits and bytes; the first follower takes over
+    cancel    the same for a waiting job; a running one is asked to stop
 
-Who joined has credits held and no bytes reserved, as the video is the leader's; who takes over reserves them then.
-What was promised at admission holds, whatever policies are in force by now. Nobody is charged for a failure.
-`lease_token` fences: of a claim that was lost, LeaseLost, and nothing is changed.
+A follower has credits held and no bytes reserved, as the video is the leader's; it reserves them when it takes over.
+Promises made at admission hold, whatever policies are in force by now. Nobody is charged for a failure. `lease_token`
+fences: a lost claim raises LeaseLost, and nothing is changed.
 """
 
 from collections.abc import Mapping
@@ -39,7 +39,7 @@ from reelkeeper.store.videos.videos import is_live, live_seconds
 
 
 class Attempt(NamedTuple):
-    """A worker's attempt at a job under one claim: what it cost and took, as far as it is known."""
+    """A worker's attempt at a job under one claim: its cost and duration, as far as they are known."""
 
     job_id: str
     lease_token: int  # of the claim
@@ -50,7 +50,7 @@ class Attempt(NamedTuple):
 
 
 class Settled(NamedTuple):
-    """How a job ended. `promoted` is the id of the job that is to be run in its place, if one had joined it."""
+    """How a job ended. `promoted` is the id of the follower that is run in its place, if it had any."""
 
     job_id: str
     state: JobState
@@ -61,10 +61,10 @@ class Settled(NamedTuple):
 
 
 def succeed(engine: Engine, attempt: Attempt, *, run_id: str) -> Settled:
-    """End a job whose video is live: charge it, and give the video to those who joined and to the cache.
+    """End a job whose video is live: charge it, and give the video to its followers and to the cache.
 
-    The video's id is the job's. Said again by the same claim, it answers the same and changes nothing. Raises
-    LeaseLost, Frozen, and IntegrityDoubt when there is no such video.
+    The video's id is the job's. Repeated by the same claim, it returns the same and changes nothing. Raises LeaseLost,
+    Frozen, and IntegrityDoubt when there is no such video.
     """
     job_id, cost_microusd = attempt.job_id, attempt.cost_microusd
     with transaction(engine, "job.succeed") as session:
@@ -130,11 +130,11 @@ def fail(
     run_id: str,
     state: JobState = JobState.DEAD,
 ) -> Settled:
-    """End a job without a video, DEAD or CANCELLED: what it held goes back, and the first who joined takes over.
+    """End a job without a video, DEAD or CANCELLED: release its holds; its first follower takes over.
 
-    What its provider took all the same is ours and not the user's; where it did not say and the attempt `may_be_paid`,
-    what was quoted counts as spent. Not for an attempt that will be made again. Said again by the same claim, it
-    changes nothing. Raises LeaseLost, Frozen.
+    A provider's charge is ours and not the user's; where it is unknown and the attempt `may_be_paid`, the quoted cost
+    counts as spent. Not for an attempt that will be repeated. Repeated by the same claim, it changes nothing. Raises
+    LeaseLost, Frozen.
     """
     with transaction(engine, "job.fail") as session:
         require_permission(session)
@@ -166,7 +166,7 @@ def cancel(
     run_id: str,
     user_id: str | None = None,
 ) -> JobState:
-    """End a job that waits; ask one at work to stop. Returns its state after that: what has ended stays as it is.
+    """Cancel a waiting job; ask a running one to stop. Return its state after that: an ended job stays as it is.
 
     Raises NotFound, also for a job of another user than `user_id` if that is given, and Frozen.
     """
@@ -183,7 +183,7 @@ def cancel(
 
 
 def _as_it_ended(session: Session, attempt: Attempt, wanted: JobState) -> Settled:
-    """Give the answer again that this claim got before; LeaseLost where another has taken over, or ended it."""
+    """Repeat the answer that this claim got before. Raises LeaseLost where another claim has the job, or ended it."""
     job_id, lease_token = attempt.job_id, attempt.lease_token
     job = queue.find(session, job_id)
     if job is None:
@@ -208,9 +208,9 @@ def _give_up(session: Session, ended: AdmittedJob, state: JobState, run_id: str,
 
 
 def owed(session: Session, job: AdmittedJob, video_id: str) -> int:
-    """Compute the price of the delivered clip, at most the amount held: its vendor may have made a shorter one.
+    """Compute the price of the delivered clip, at most the amount held: it may be shorter than ordered.
 
-    Of a model that is not sold by its clips, it is the price that was quoted.
+    For a model that is not priced by its clips, it is the quoted price.
     """
     policies, made = at_version(session, job.policy_version), live_seconds(session, video_id)
     entry = policies.book.entry(job.model, job.lane)
@@ -226,7 +226,7 @@ def owed(session: Session, job: AdmittedJob, video_id: str) -> int:
 
 
 def _charge(session: Session, ended: AdmittedJob, price_microusd: int, run_id: str) -> int:
-    """Capture the price. A hold that has run out is taken anew; a user who has spent it since gets the video free."""
+    """Capture the price. An expired hold is renewed; a user who has spent the credits since gets the video free."""
     if ended.hold_id is None:
         return 0
     key = f"job/{ended.id}"
@@ -243,7 +243,7 @@ def _charge(session: Session, ended: AdmittedJob, price_microusd: int, run_id: s
 
 
 def _give(session: Session, leader_id: str, *, run_id: str) -> list[str]:
-    """End everybody who follows `leader_id` with its video, at the charge promised for a hit; returns their jobs."""
+    """End all followers of `leader_id` with its video, at the charge promised for a hit; return their jobs."""
     followers = endings.give(session, leader_id)
     for job in followers:
         # guard settle.promised_charge: who joined pays another share of the price than was promised
@@ -257,9 +257,9 @@ def _give(session: Session, leader_id: str, *, run_id: str) -> list[str]:
 
 
 def _promote(session: Session, leader_id: str, *, run_id: str) -> str | None:
-    """Let the oldest follower of a job that ended without a video be run in its place; returns its id, if there is one.
+    """Promote the oldest follower of a job that ended without a video; return its id, if there is one.
 
-    One whose user has no room left for the bytes, or whose budget has none for the cost, ends, with the reason.
+    A follower whose user's quota or whose budget has no room ends, with the reason.
     """
     for job in endings.following(session, leader_id):
         policy, cost = in_force(session).policies.admission.spend_limits, limits.expected_cost(job)
@@ -286,14 +286,14 @@ def _drop(session: Session, follower: AdmittedJob, reason: str, run_id: str) -> 
 
 
 def _give_credits_back(session: Session, job: AdmittedJob, run_id: str) -> None:
-    """Release what a job held, if it is held still."""
+    """Release a job's credits, if they are still held."""
     held = credit_holds.find(session, job.hold_id) if job.hold_id is not None else None
     if held is not None and held.state == HoldState.OPEN:
         ledger.release(session, held.id, f"job/{job.id}/release/{held.id}", run_id=run_id)
 
 
 def _give_bytes_back(session: Session, reservation_id: str | None) -> None:
-    """Release the bytes that a job reserved, unless they came, or an upload under way will settle them itself."""
+    """Release the bytes that a job reserved, unless they have arrived, or an upload under way will settle them."""
     reserved = quotas.find(session, reservation_id) if reservation_id is not None else None
     if reserved is not None and reserved.state == ReservationState.OPEN:
         with suppress(HoldClosed):
@@ -303,9 +303,9 @@ def _give_bytes_back(session: Session, reservation_id: str | None) -> None:
 def count(
     session: Session, ended: AdmittedJob, at: datetime, took_seconds: float | None, cost_microusd: int | None
 ) -> None:
-    """Count the job, its seconds, and what its clip cost if its vendor bills by that, of the account and of its user.
+    """Record the job, its seconds, and its clip's cost if the vendor bills by clip, for the account and its user.
 
-    What the vendor took beyond the expected cost is the account's alone.
+    A vendor's charge beyond the expected cost is recorded for the account alone.
     """
     day, seconds = at.date(), round(took_seconds or 0)
     used = [
@@ -327,7 +327,7 @@ def count(
 
 
 def count_lost(session: Session, model: str, lane: str | None, policy_version: int, cost_microusd: int) -> None:
-    """Count what a vendor that bills by the clip took for nothing: of the account, and of no user."""
+    """Record the charge of a vendor that bills by clip for an attempt without a video: for the account, and no user."""
     entry = at_version(session, policy_version).book.entry(model, lane)
     if entry is not None and isinstance(entry.price, VendorPrice):
         # guard charges.lost: what vendors take for nothing is in no bill
@@ -335,7 +335,7 @@ def count_lost(session: Session, model: str, lane: str | None, policy_version: i
 
 
 def learn(session: Session, ended: AdmittedJob, load: float, took_seconds: float) -> None:
-    """Remember by which factor the prior was wrong. The caller holds the deployment row: nobody else learns now."""
+    """Record by which factor the prior estimate was wrong. The caller holds the deployment row, so no other does so."""
     state: Mapping[str, list[float]] = controls.remembered(session, [ESTIMATES]).get(ESTIMATES, {})
     factors = estimate.learned(state.get(ended.model, ()), estimate.factor(ended.complexity, load, took_seconds))
     controls.write(session, ESTIMATES, {**state, ended.model: factors})

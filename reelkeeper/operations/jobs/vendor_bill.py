@@ -1,4 +1,4 @@
-"""Set a vendor's account of the jobs that it was sent against ours."""
+"""Compare a vendor's account of the jobs that it received with ours."""
 
 from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta
@@ -25,7 +25,7 @@ _MAX_KEYS: Final = 1_000  # of one job
 
 
 def reconcile(engine: Engine, billing: Billing, first: date, last: date) -> VendorComparison:
-    """Compare the days from `first` to `last`, in UTC. Raises UsageUnknown where the vendor does not tell."""
+    """Compare the days from `first` to `last`, in UTC. Raises UsageUnknown where the vendor gives no account."""
     begin, end = (datetime.combine(day, time(), UTC) for day in (first, last + _ONE_DAY))
     try:
         theirs = billing.billed(begin, end)
@@ -45,7 +45,7 @@ def reconcile(engine: Engine, billing: Billing, first: date, last: date) -> Vend
 
 
 def _cost(row: SentRow, provider: str, policies: Callable[[int], Policies]) -> int | None:
-    """Give what a job cost as its provider told; else as was expected, if it was made or its provider may have it."""
+    """Give a job's cost as its provider reported it; else the expected one, if the provider made or may have it."""
     if row.cost_microusd is not None or (row.state != JobState.SUCCEEDED and row.provider_key is None):
         return row.cost_microusd
     admitted = policies(row.policy_version)

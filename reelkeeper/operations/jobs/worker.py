@@ -1,7 +1,7 @@
-"""Keep the slots full: a worker claims a job for each slot that is free, runs it, and takes the next at once.
+"""Keep the slots full: a worker claims a job for each free slot, runs it, and claims the next at once.
 
-No slot waits for another. A heartbeat renews all claims every 15 seconds. At the end of its window a worker takes
-nothing more: what goes on at a provider is handed over, to the worker that looks next, and the rest is finished.
+No slot waits for another. A heartbeat renews all claims every 15 seconds. At the end of its window a worker claims no
+more jobs: those that go on at a provider are handed over to the next worker, and the others are finished.
 """
 
 import logging
@@ -36,7 +36,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Shift:
-    """How a run of a worker goes: how many jobs at once, for how long, and what it does otherwise than the policies."""
+    """The terms of a worker's run: how many jobs at once, for how long, and its exceptions to the policies."""
 
     slots: int
     seconds: float  # in which it takes new jobs
@@ -56,12 +56,12 @@ def work(
     limit: Callable[[], int],
     heartbeat_seconds: float = HEARTBEAT_SECONDS,
 ) -> Counter[End]:
-    """Run jobs in a thread for each slot until the shift is over; returns how many ended how.
+    """Run jobs in a thread for each slot until the shift is over; return the number of jobs by outcome.
 
-    Each claim and each job follows the policies in force by then, with the shift's exceptions. `limit` says how many
-    may run at once, in all workers together; it is asked before each claim. A full disk ends it with DiskFull, and no
-    job is blamed for it. A store that answers again before its claims are given up costs nothing. Whatever is raised in
-    here, or in this thread, hands over every job at once.
+    Each claim and each job follows the policies in force at that time, with the shift's exceptions. `limit` gives how
+    many may run at once in all workers together; it is called before each claim. A full disk ends the shift with
+    DiskFull, and no job fails for it. If the store answers again before its claims are given up, nothing is lost. Any
+    error in here, or in this thread, hands over every job at once.
     """
     make_folder(scratch)
     with LeaseManager(workspace.engine) as manager:
@@ -73,7 +73,7 @@ def work(
 
 
 class _Worker:
-    """The slots of one run: which job is in which, and what the free ones have loaded."""
+    """The slots of one run: the job in each, and the models that the free ones have loaded."""
 
     def __init__(self, context: WorkerContext, shift: Shift, limit: Callable[[], int]) -> None:
         self.ends: Counter[End] = Counter()
@@ -84,7 +84,7 @@ class _Worker:
         self._silent_since: float | None = None  # when the store first did not answer
 
     def at_work(self) -> list[JobRun]:
-        """Give the jobs that this worker has now; for the heartbeat's thread."""
+        """List the jobs that this worker has now, for the heartbeat's thread."""
         return list(self._busy.values())
 
     def run(self) -> None:
@@ -104,7 +104,7 @@ class _Worker:
                 raise
 
     def _fill(self, pool: ThreadPoolExecutor) -> int | None:
-        """Claim a job for each free slot; gives how many there were, or None where the store did not answer."""
+        """Claim a job for each free slot; return how many there were, or None where the store did not answer."""
         if self._context.no_room:
             raise self._context.no_room[0]
         if not self._warm:
@@ -155,7 +155,7 @@ class _Worker:
 
 @contextmanager
 def _beating(context: WorkerContext, at_work: Callable[[], list[JobRun]], seconds: float) -> Iterator[None]:
-    """Renew the claims of all jobs at work, from a thread of its own, and tell them what came of it."""
+    """Renew the claims of all running jobs, in a thread of its own, and tell the jobs the result."""
     leaving = threading.Event()
 
     def beat() -> None:
@@ -180,7 +180,7 @@ def _beating(context: WorkerContext, at_work: Callable[[], list[JobRun]], second
 
 
 def _give_sign(context: WorkerContext) -> None:
-    """Say that somebody takes what waits, as long as that is so."""
+    """Record that a worker claims waiting jobs, for as long as it does."""
     if not (context.closing.is_set() or context.ending.is_set()):
         with transaction(context.engine, "worker.sign") as session:
             controls.give(session)

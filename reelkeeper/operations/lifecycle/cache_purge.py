@@ -1,7 +1,7 @@
-"""Have the CDN forget what was deleted or put over: its cache would show it for as long as Cache-Control says.
+"""Purge deleted or overwritten objects from the CDN, whose cache would serve them for as long as Cache-Control says.
 
-The audit record is the list of what is to be forgotten, and a position in it says how far that was done. A process that
-dies has some forgotten once more; none is left out.
+The audit record lists the objects to purge, and a stored position in it marks the progress. After a crash some are
+purged again; none is left out.
 """
 
 import logging
@@ -27,9 +27,9 @@ _log = logging.getLogger(__name__)
 
 
 def catch_up(engine: Engine, settings: Settings, run_id: str) -> int | None:
-    """Have forgotten what was deleted since the last time; returns how many objects, 0 where there is no cache.
+    """Purge the objects deleted since the last call from the cache; return how many, 0 where there is no cache.
 
-    None where it cannot be done now: an alert says so, and the next time does it. The deletion itself stands.
+    None where that fails now: an alert is raised, and the next call repeats it. The deletion itself is done.
     """
     zone = connect_zone(settings)
     if zone is None:

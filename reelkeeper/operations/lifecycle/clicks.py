@@ -1,7 +1,7 @@
-"""An operator's word in Slack: a press on a button beside an alert, carried out once, and told in the channel.
+"""Carry out an operator's press on a button of a Slack alert, once, and report it in the channel.
 
-A press repeated, by an impatient finger or by somebody who has heard it, has no second effect: it names the alert as it
-stood in the message, and itself by Slack's time of it.
+A repeated or replayed press has no second effect: it names the alert in the state of the message, and itself by Slack's
+timestamp.
 """
 
 import hashlib
@@ -27,14 +27,14 @@ _log = logging.getLogger(__name__)
 
 
 class Heard(NamedTuple):
-    """What is answered to the person who pressed, and the plan that was approved, if one was."""
+    """The answer to the person who pressed, and the approved plan, if any."""
 
     answer: str
     approved: Approved | None = None
 
 
 def carry_out(engine: Engine, click: Click, operators: Collection[str]) -> Heard:
-    """Carry out a pressed button, if this person may; a refusal is said in the answer."""
+    """Carry out a press, if this person is permitted; the answer contains any refusal."""
     # guard slack.operators: everybody in the channel approves plans
     if click.user_id not in operators:
         _log.warning("%s pressed %s in Slack, and is not among REELKEEPER_SLACK_OPERATORS", click.user_id, click.verb)
@@ -46,7 +46,7 @@ def carry_out(engine: Engine, click: Click, operators: Collection[str]) -> Heard
 
 
 def why(engine: Engine, alert_id: str) -> str:
-    """Say all that is known of an alert; of a refused plan, also what it holds. Raises NotFound."""
+    """Describe an alert in full, with the contents of a refused plan. Raises NotFound."""
     with reading(engine) as session:
         alert = _find(session, alert_id)
     text = _explain(alert)

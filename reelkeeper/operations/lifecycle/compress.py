@@ -1,9 +1,9 @@
-"""Compress what a plan says, a batch at a time, beside any number of others who work on the same plan.
+"""Compress the videos of a plan, a batch at a time, together with any number of workers on the same plan.
 
     while batch := claim(engine, manager, plan_id):     # the leases of a few videos: they are ours alone
         for item, lease in batch.items: ...             # each settled, recorded, and its lease given back
 
-A worker that is killed settles nothing more; its leases run out within a minute, and then the others take its videos.
+The leases of a killed worker expire within a minute, and then the others take its videos.
 """
 
 from datetime import datetime
@@ -42,7 +42,7 @@ _MICRO: Final = 10**6
 
 
 class CompressionJob(NamedTuple):
-    """What all transcodes of a plan have in common, whoever does them."""
+    """The parameters that all transcodes of a plan share, on every worker."""
 
     plan_id: str
     run_id: str  # of the run that carries the plan out: one command takes all of it back
@@ -61,10 +61,10 @@ class Batch(NamedTuple):
 
 
 class Cost:
-    """What a search takes of the dollars that compressing may cost on a day.
+    """The part of a day's dollars for compressing that a search takes.
 
-    What is expected of it is reserved before it begins, more before each encode that makes it dearer, and all of it
-    replaced by what it was. A worker that dies, or a search that fails, leaves the reservation: so much CPU was spent.
+    The expected cost is reserved before it begins, more before each encode that exceeds it, and at the end replaced by
+    the actual cost. If a worker dies or a search fails, the reservation stays: the CPU was spent.
     """
 
     def __init__(self, engine: Engine, day: str, usd_per_day: Decimal | None) -> None:
@@ -73,13 +73,13 @@ class Cost:
 
     @classmethod
     def reserve(cls, engine: Engine, microusd: int, usd_per_day: Decimal | None) -> Self | None:
-        """Take so much of today's dollars; None: they are used up."""
+        """Reserve a part of today's dollars; None: they are used up."""
         with reading(engine) as session:
             cost = cls(engine, f"{now(session):%Y-%m-%d}", usd_per_day)
         return cost if cost._raise_to(microusd) else None
 
     def affords(self, microusd: int) -> bool:
-        """Take what is missing for a search that will have cost so much after its next encode; False: it has to end."""
+        """Reserve the rest of a search's cost after its next encode; False: the search has to end."""
         affordable = self._raise_to(microusd)
         self._begun |= affordable
         return affordable
@@ -96,19 +96,19 @@ class Cost:
         return True
 
     def settle(self, session: Session, microusd: int) -> None:
-        """Replace what was expected by what it was."""
+        """Replace the reservation with the actual cost."""
         job_totals.add(session, [job_totals.COMPRESSING], {self._day: microusd - self._reserved})
         self._reserved = 0
 
     def give_back(self) -> None:
-        """Give back what was reserved for a search that made no encode."""
+        """Release the reservation of a search without an encode."""
         if self._reserved and not self._begun:
             with transaction(self._engine, "compressing.give_back") as session:
                 self.settle(session, 0)
 
 
 def load_job(engine: Engine, plan_id: str) -> CompressionJob:
-    """Read what a plan was made under."""
+    """Read the terms that a plan was made under."""
     with reading(engine) as session:
         run_id, as_of, terms = plan_progress.undertaking(session, plan_id)
     return CompressionJob(
@@ -122,7 +122,7 @@ def load_job(engine: Engine, plan_id: str) -> CompressionJob:
 
 
 def may_go_on(engine: Engine, plan_id: str, lease: Lease) -> bool:
-    """Whether the plan is still under way. Raises Frozen, and LeaseLost when the run that we work for is gone."""
+    """Whether the plan is still under way. Raises Frozen, and LeaseLost when its run is dead."""
     with reading(engine) as session:
         if reason := why_stopped(session):
             # guard freeze.helpers: helpers go on while changes are frozen
@@ -136,7 +136,7 @@ def may_go_on(engine: Engine, plan_id: str, lease: Lease) -> bool:
 
 
 def claim(engine: Engine, manager: LeaseManager, plan_id: str) -> Batch | None:
-    """Take the leases of the next videos of a plan, the largest first; None when all are settled or at work."""
+    """Take the leases of the next videos of a plan, the largest first; None when all are settled or taken."""
     while True:
         with reading(engine) as session:
             items, last_try = plan_progress.waiting(session, plan_id, _LOOKED_AT)
@@ -206,7 +206,7 @@ def compress(
 
 
 def _remaining_days(session: Session, job: CompressionJob, video_id: str) -> int | None:
-    """Tell what is left of the video's life by its user's tier; None for ever, or unknown."""
+    """Give the days left of the video's life by its user's tier; None: for ever, or unknown."""
     found = list_videos(session, video_id=video_id)
     if not found:
         return None

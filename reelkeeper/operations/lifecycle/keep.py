@@ -1,6 +1,6 @@
-"""Keep a video on its user's request: its life is prolonged by the days that the policy gives its tier.
+"""Keep a video on its user's request: it is prolonged by the days that the policy grants its tier.
 
-Weaker than a hold: it ends by itself, the user may still delete the video, and so may a takedown. A freeze does not
+It is weaker than a hold: it ends by itself, and the user or a takedown may still delete the video. A freeze does not
 stop it, as it deletes nothing.
 """
 
@@ -24,11 +24,11 @@ from reelkeeper.store.videos.videos import Listed, list_videos
 
 
 def keep(engine: Engine, video_id: str, *, by: str, key: str, user_id: str | None = None) -> Kept:
-    """Prolong a video's life, from when it would go, or from now where nothing would take it. Once for each `key`.
+    """Prolong a video's life, from its due date, or from now where it has none. Once for each `key`.
 
-    A notice that it will be retired stands no more. `user_id`: only if it is this user's. Raises NotFound for a video
-    that is not there, gone, or another user's; KeepRefused where its tier is not offered that, where it was used up,
-    or where the video is not live.
+    It ends a notice of retirement. `user_id`: only if it is this user's. Raises NotFound for a video that is unknown,
+    gone, or another user's; KeepRefused where its tier does not offer that, where it was used up, or where the video is
+    not live.
     """
     keep_id = fingerprint(key=key, video=video_id)[:32]
     with transaction(engine, "keep") as session:

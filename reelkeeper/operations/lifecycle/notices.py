@@ -1,7 +1,7 @@
-"""Notices: the service is told, days ahead, which videos a plan will retire; and people, of those that cannot be told.
+"""Notices: tell the service, days ahead, which videos a plan will retire, and raise alerts where that fails.
 
-A notice, its messages in the outbox and its audit row are one transaction, and of a video one stands at a time, so a
-run that is killed or repeated tells of none twice. What a plan says is asked again, as in every change.
+A notice, its messages in the outbox and its audit row are one transaction, and a video has one in force at a time, so a
+killed or repeated run sends none twice. The plan's verdicts are checked again, as in every change.
 """
 
 import logging
@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 
 
 def given(engine: Engine) -> Given:
-    """Read which notices stand, and whether any endpoint hears of new ones."""
+    """Read the notices in force, and whether any endpoint subscribes to new ones."""
     with reading(engine) as session:
         return _given(session)
 
@@ -43,10 +43,10 @@ def given(engine: Engine) -> Given:
 def carry_out(
     engine: Engine, plan_id: str, video_ids: Sequence[str], policies: Policies, *, lease: Lease, run_id: str
 ) -> list[Outcome]:
-    """Give, or end, the notices of `video_ids` where the plan still holds; the others are skipped.
+    """Give, or end, the notices of `video_ids` where the plan still applies; the others are skipped.
 
-    One transaction for the batch (of at most some hundred videos); where one video breaks it, each half is tried, down
-    to that one. Raises Frozen or LeaseLost before the first change.
+    One transaction for the batch (of at most some hundred videos); where one video makes it fail, each half is tried,
+    down to that one. Raises Frozen or LeaseLost before the first change.
     """
     outcomes: list[Outcome] = []
 
@@ -96,7 +96,7 @@ def _judge_again(session: Session, video_ids: Sequence[str], policies: Policies)
 
 
 def _give(session: Session, due: Sequence[Verdict], tiers: Tiers, run_id: str) -> Collection[str]:
-    """Write the notices of these verdicts and their messages; return the videos of which none stood."""
+    """Write the notices of these verdicts and their messages; return the videos that had none in force."""
     wanted = [(verdict, expiry) for verdict in due for expiry in verdict.figures if isinstance(expiry, Expiry)]
     new = notices.give(
         session,
@@ -123,7 +123,7 @@ def _give(session: Session, due: Sequence[Verdict], tiers: Tiers, run_id: str) -
 
 
 def tell_of_waiting(engine: Engine, plan: PlanSummary, run_id: str) -> None:
-    """Raise alerts, or end them, for due videos that nobody can be told of, and for endpoints that take no notice."""
+    """Raise or resolve alerts for due videos that no endpoint hears of, and for endpoints that accept no notice."""
     with transaction(engine, "notices.waiting") as session:
         unheard = plan.kept.get(rules.NO_ENDPOINT, 0)
         found = [rules.unheard(plan.flow, unheard)] if unheard else []

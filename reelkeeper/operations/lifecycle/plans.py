@@ -1,4 +1,4 @@
-"""Plans: made and saved before anything is done, judged by the guard, and claimed by the run that carries them out.
+"""Plans: made and saved before anything is done, checked by the guard, and claimed by the run that carries them out.
 
 plan_id = make(engine, "tier_storage", terms(policy=policy), judged, limits=limits, as_of=as_of, run_id=run_id)
 figures = load(engine, plan_id, items=500)
@@ -72,9 +72,9 @@ def stream_live(engine: Engine, as_of: datetime, policy: LifecyclePolicy) -> Ite
 
 
 def appraise(engine: Engine, recipe: Recipe, encoder: str | None = None) -> Appraise:
-    """Make the function that says what an encode is worth in dollars, by what earlier ones kept and cost.
+    """Make the function that values an encode in dollars, by the results and costs of earlier ones.
 
-    By those of an encoder, or all there are.
+    It uses those of an encoder, or all.
     """
     with reading(engine) as session:
         before = crf_searches.totals(session, encoder=encoder)
@@ -91,7 +91,7 @@ def make(
     as_of: datetime,
     run_id: str,
 ) -> str:
-    """Save a stream of verdicts as a plan, in flat memory, spread over the nights where one user would lose much."""
+    """Save a stream of verdicts as a plan, in flat memory, spread over nights where one user would lose much."""
     plan_id = begin_plan(engine, flow, under, as_of, run_id)
     (policy, tiers), payback = terms_of(under), current(engine).policies.recipe.payback
     saving = partial(savings.of_verdict, policy=policy, tiers=tiers, as_of=as_of, payback=payback)
@@ -110,7 +110,7 @@ def make_purge(
     max_videos: int,
     service_keys: bool,
 ) -> str:
-    """Save the blobs that have waited out their grace as a plan; returns its id."""
+    """Save the blobs whose grace is over as a plan; return its id."""
     plan_id = begin_plan(engine, "purge_retired", under, as_of, run_id)
     purge_plan.add_due(
         engine,
@@ -135,7 +135,7 @@ def load(engine: Engine, plan_id: str, *, items: int) -> Figures:
 
 
 def preview(engine: Engine, plan: PlanSummary, run_id: str, judge: Judge) -> Report:
-    """Report what a run would do, and what the guard would say of it."""
+    """Report what a run would do, and the guard's verdict on it."""
     with reading(engine) as session:
         planned = tuple(plan_results.by_rule(session, plan.id))
         before = plan_results.retired_in_24h(session), plan_results.last_population(session)
@@ -148,9 +148,9 @@ def preview(engine: Engine, plan: PlanSummary, run_id: str, judge: Judge) -> Rep
 
 
 def claim(engine: Engine, plan: PlanSummary, under: Mapping[str, Any], judge: Judge, run_id: str) -> None:
-    """Take the right to carry `plan` out, once, if the guard agrees; it is asked under the flow's lease.
+    """Claim the right to carry `plan` out, once, if the guard agrees, which is checked under the flow's lease.
 
-    Raises PlanRefused, and GuardRefused, which is noted beside the plan and told. Nothing has been changed then.
+    Raises PlanRefused, and GuardRefused, which is recorded with the plan and sent as an alert; nothing is changed.
     """
     try:
         with transaction(engine, "plan.claim") as session:
@@ -173,7 +173,7 @@ def claim(engine: Engine, plan: PlanSummary, under: Mapping[str, Any], judge: Ju
 
 
 def refusal(engine: Engine, plan_id: str) -> str:
-    """Say what the guard said of a plan; empty if it was not refused. Raises NotFound."""
+    """Read the guard's refusal of a plan; empty if it was not refused. Raises NotFound."""
     with reading(engine) as session:
         return refusal_of(session, plan_id)
 
@@ -181,7 +181,7 @@ def refusal(engine: Engine, plan_id: str) -> str:
 def approve(engine: Engine, plan_id: str, *, author: str, reason: str) -> Approved:
     """Allow a plan that the guard refused to be carried out once, up to the figures that it was refused with.
 
-    If its figures have grown by the time, it is refused again. Raises PlanRefused, NotFound.
+    If its figures have grown by then, it is refused again. Raises PlanRefused, NotFound.
     """
     with transaction(engine, "plan.approve") as session:
         approved = approve_plan(session, plan_id, author=author, reason=reason)
@@ -193,7 +193,7 @@ def approve(engine: Engine, plan_id: str, *, author: str, reason: str) -> Approv
 
 
 def start_approved(approved: Approved, orchestrator: Orchestrator) -> str:
-    """Have Prefect carry an approved plan out now; returns the run's id. Asked again, it is the same run.
+    """Have Prefect carry an approved plan out now; return the run's id. A repetition returns the same run.
 
     Raises OrchestratorError.
     """
@@ -209,7 +209,7 @@ def start_approved(approved: Approved, orchestrator: Orchestrator) -> str:
 
 
 def begin(engine: Engine, held: HeldLease, plan: PlanSummary) -> HeldLease:
-    """Take the plan's own lease: others may help now, and what dead runs of the flow left under way is over."""
+    """Take the plan's own lease, so that others may help, and end plans that dead runs of the flow left under way."""
     with transaction(engine, "plan.begin") as session:
         plan_progress.close_others(session, plan.flow, plan.id)
     (lease,) = held.manager.take([plan_progress.plan_lease(plan.id)])
@@ -217,13 +217,13 @@ def begin(engine: Engine, held: HeldLease, plan: PlanSummary) -> HeldLease:
 
 
 def under_way(engine: Engine) -> str | None:
-    """Name the plan of `tier_storage` whose work is not over, or None."""
+    """Find the plan of `tier_storage` whose work is not over; None without one."""
     with reading(engine) as session:
         return plan_progress.under_way(session, "tier_storage")
 
 
 def inherit(engine: Engine, held: HeldLease, plan_id: str) -> tuple[PlanSummary, str] | None:
-    """Take over a plan with nothing left to compress, and its run's id, if that run is dead; else None."""
+    """Take over a dead run's plan with nothing left to compress, and that run's id; else None."""
     with reading(engine) as session:
         if plan_progress.left(session, plan_id)[0].objects or not plan_progress.is_under_way(session, plan_id):
             return None

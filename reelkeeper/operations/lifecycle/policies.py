@@ -1,4 +1,4 @@
-"""Put policies in force: what they would do is worked out first, held to the blast radius, written once, audited."""
+"""Put policies in force: compute their effect, check it against the blast radius, write them once, and audit it."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -26,7 +26,7 @@ _SAMPLES = 3
 
 @dataclass(slots=True)
 class Effect:
-    """What other policies would change, as of one moment. Money is micro-dollars a month of storage, at list price."""
+    """The effect of other policies, as of one moment. Money is micro-dollars a month of storage, at list price."""
 
     as_of: datetime
     before: InForce
@@ -46,18 +46,18 @@ class Effect:
 
     @property
     def changes(self) -> dict[str, tuple[object, object]]:
-        """Each field that changes: its dotted name, its value now and then."""
+        """List each field that changes: its dotted name, its value now and then."""
         return self.before.policies.changes(self.after)
 
     @property
     def saved_microusd_a_month(self) -> int:
-        """What storage would cost less, negative where it would cost more, once every grace is over."""
+        """Compute the saved storage cost a month once every grace is over; negative: additional cost."""
         return storage_microusd_per_month(self.newly_retired.size_bytes) - storage_microusd_per_month(
             self.newly_kept.size_bytes
         )
 
     def broken_promises(self) -> Iterator[str]:
-        """Say what users of each tier would have less of than they have now."""
+        """List the promises that would get worse for users of each tier."""
         old, new = self.before.policies, self.after
         for name, was in old.tiers.items():
             then = new.tiers.get(name)
@@ -100,17 +100,17 @@ class Effect:
 
     @property
     def removed_tiers(self) -> tuple[str, ...]:
-        """The tiers in force that there would be no more."""
+        """List the tiers in force that would be removed."""
         return tuple(name for name in self.before.policies.tiers.names if self.after.tiers.get(name) is None)
 
     def require_no_users_left(self) -> None:
-        """Raise TierRefused where a tier would be removed that users had when this was worked out."""
+        """Raise TierRefused where a tier with users, at the time of computing, would be removed."""
         _require_no_users(self.removed_tiers, self.users_by_tier)
 
     def require_within_limits(self) -> None:
-        """Raise GuardRefused where more would be newly retired than the limits in force let one run retire.
+        """Raise GuardRefused where more would be newly retired than the limits in force allow one run to retire.
 
-        The limits are those of before: a document cannot raise the limit that it is judged by. Apply that first.
+        The limits are the present ones: a document cannot raise the limit that it is checked by. Apply that first.
         """
         plan = PlanSummary(
             id="of this document",
@@ -148,10 +148,10 @@ def effect_of(engine: Engine, after: Policies) -> Effect:
 
 
 def apply(engine: Engine, effect: Effect, *, author: str, reason: str) -> int:
-    """Put the policies of `effect` in force; returns their version. Not possible while changes are frozen.
+    """Put the policies of `effect` in force; return their version. Raises Frozen.
 
-    Raises GuardRefused, TierRefused where a tier would be removed that users have, and PlanRefused where somebody has
-    applied others since the effect was worked out.
+    Raises GuardRefused, TierRefused where a tier with users would be removed, and PlanRefused where others were applied
+    since the effect was computed.
     """
     # guard policy.blast_radius: one wrong number in a document retires most videos the next night
     effect.require_within_limits()

@@ -1,4 +1,4 @@
-"""Plan the work of a flow as its dry run does: gather, decide, save, and ask the guard. The store alone is needed.
+"""Plan the work of a flow as its dry run does: gather, decide, save, and check the guard. It needs only the store.
 
 report = tier_storage(Planning(engine, as_of, run_id), policy=exception)
 """
@@ -28,7 +28,7 @@ Days = Annotated[int, Field(ge=1, le=365)]
 
 
 class Planning(NamedTuple):
-    """Where a plan is made, as of when, and for which run."""
+    """The store for a plan, its time, and its run."""
 
     engine: Engine
     as_of: datetime
@@ -73,7 +73,7 @@ def expire_videos(
     tiers: Annotated[Tiers | None, Override()] = None,
     limits: Annotated[BlastRadius | None, Override()] = None,
 ) -> Report:
-    """Plan which videos are retired for their age."""
+    """Plan which videos are retired because of their age."""
     rules = followed(work.engine, lifecycle=policy, tiers=tiers, limits=limits)
     rules.lifecycle.require_retention(rules.tiers, "expire_videos")
     live = plans.stream_live(work.engine, work.as_of, rules.lifecycle)
@@ -90,7 +90,7 @@ def purge_retired(
     grace_days: Days | None = None,
     grace_days_service_keys: Days | None = None,
 ) -> Report:
-    """Plan which bytes are deleted, their grace being over."""
+    """Plan which bytes are deleted because their grace is over."""
     rules = followed(work.engine, limits=limits)
     grace = rules.lifecycle.grace.overridden(grace_days, grace_days_service_keys)
     plan_id = plans.make_purge(

@@ -1,8 +1,8 @@
-"""Restore: take back a retirement or a swap, until the purge has passed the point of no return.
+"""Restore: undo a retirement or a swap, until a purge has begun to delete the bytes.
 
 A restored video is held for a while, or the next run would retire it again by the same rule. Restoring works while
-changes are frozen: it only brings back what people lost. A swap in place is taken back as it was made: its result is
-copied aside, and the original put over it, for as long as nobody else has stored anything there.
+changes are frozen: it only brings videos back. A swap in place is undone as it was made: its result is copied aside,
+and the original put over it, unless the service has stored something else there.
 """
 
 import tempfile
@@ -35,10 +35,10 @@ from reelkeeper.store.videos.intents import Intent, announce
 def find_restorable(
     workspace: Workspace, *, run_id: str | None = None, video_id: str | None = None, user_id: str | None = None
 ) -> list[Restorable]:
-    """Find what can be brought back of one run, one video or one user.
+    """Find what can be restored of one run, one video or one user.
 
-    A run brings back what it retired and takes back its swaps; so does a single video. A user gets back what was
-    retired or lost, and not what they have deleted themselves; their swaps stay. Raises NotFound when there is nothing.
+    For a run, its retirements and its swaps; likewise for a single video. For a user, retired or lost videos, but not
+    those that they have deleted themselves; their swaps stay. Raises NotFound when there is nothing.
     """
     with reading(workspace.engine) as session:
         found = restorable.find(session, run_id=run_id, video_id=video_id, user_id=user_id)
@@ -51,7 +51,7 @@ def find_restorable(
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """Who wants videos back, and for how long they are held then. `run_id` is of the command."""
+    """Who restores videos, and for how long they are held then. `run_id` is that of the command."""
 
     run_id: str
     author: str
@@ -69,9 +69,9 @@ def restore(
     hold_days: int,
     scratch: Path | None = None,
 ) -> list[Outcome]:
-    """Bring back those of `batch` whose bytes are stored as recorded: in one transaction, but for swaps in place.
+    """Restore those of `batch` whose bytes are stored as recorded, in one transaction except for swaps in place.
 
-    Those are taken back one by one, through `scratch`; where it is None, through the system's folder for such files.
+    Those are undone one by one, using the folder `scratch`; None: the system's folder for temporary files.
     """
     order, folder = Order(run_id, author, grace, hold_days), scratch or Path(tempfile.gettempdir())
     outcomes = _bring_back(workspace, [blob for blob in batch if not blob.is_in_place], order)
@@ -128,7 +128,7 @@ def _bring_back(workspace: Workspace, batch: Sequence[Restorable], order: Order)
 
 
 def _exchange(workspace: Workspace, blob: Restorable, order: Order, scratch: Path) -> Outcome:
-    """Take a swap in place back: put the original over its result."""
+    """Undo a swap in place: put the original over its result."""
     with LeaseManager(workspace.engine) as manager:
         taken = manager.take([f"video/{blob.video_id}"])
         if not taken:

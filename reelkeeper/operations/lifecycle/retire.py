@@ -27,8 +27,8 @@ def retire(
 ) -> list[Outcome]:
     """Retire those of `video_ids` that are still as the plan saw them; the others are skipped, with the reason.
 
-    One transaction for the batch (of at most some hundred videos). Safe to repeat: what is retired stays retired. A
-    video whose row cannot be true has failed; where another breaks the batch, each half is tried, down to that one.
+    One transaction for the batch (of at most some hundred videos). Safe to repeat: a retired video stays retired. A
+    video with an inconsistent row has failed; where another makes the batch fail, each half is tried, down to that one.
     Raises Frozen or LeaseLost before the first change.
     """
     outcomes: list[Outcome] = []

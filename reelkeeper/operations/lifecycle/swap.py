@@ -38,7 +38,7 @@ _COPIES_AT_WORK = 5  # the source and the encodes of a search, each no larger th
 
 
 class Order(NamedTuple):
-    """A video that a plan has made smaller: which bytes of it, how, and where the result is put."""
+    """The order to make a video smaller: from which bytes, how, and where the result is put."""
 
     video_id: str
     blob_id: int  # that the plan saw
@@ -47,13 +47,12 @@ class Order(NamedTuple):
 
 
 def swap(workspace: Workspace, order: Order, *, scratch: Path, lease: Lease, run_id: str, grace: Grace) -> Outcome:
-    """Replace the video's blob by a smaller one of the same quality, if there is one; an outcome either way.
+    """Replace the video's blob with a smaller one of the same quality, if there is one; return an outcome either way.
 
-    What a killed run left open on the video is settled first. A video that does not shrink, or not well enough, is
-    remembered with the reason and the recipe, and not tried again until the recipe changes. Raises Frozen or LeaseLost
-    before the first change, DiskFull when scratch has no room for it, IntegrityDoubt when the stored source is not what
-    the catalogue says, and MediaTimeout, StorageError and the like, with the video untouched, for what another try may
-    mend.
+    An open intent of a killed run is settled first. A video that does not shrink, or not well enough, is recorded with
+    the reason and the recipe, and not tried again until the recipe changes. Raises Frozen or LeaseLost before the first
+    change, DiskFull when the scratch folder has no room for it, IntegrityDoubt when the stored source differs from the
+    catalogue, and MediaTimeout, StorageError and the like, with the video untouched, where another try may succeed.
     """
     video_id, planned_blob_id = order.video_id, order.blob_id
     for left_open in intents.open_intents(workspace, video_id):
@@ -111,7 +110,7 @@ def _remember(workspace: Workspace, source: Source, refusal: Refusal, *, lease: 
 
 
 def _refuse_in_place(original: Path, source: Source) -> Refusal | None:
-    """Refuse what nothing is put over. ffprobe takes QuickTime for MP4, and its files begin otherwise."""
+    """Refuse files that must not be replaced in place. ffprobe takes QuickTime for MP4, but its first bytes differ."""
     media = ffmpeg.inspect(original)
     with original.open("rb") as file:
         start = file.read(12)
@@ -122,7 +121,7 @@ def _refuse_in_place(original: Path, source: Source) -> Refusal | None:
 
 
 def _put_in_place(workspace: Workspace, intent: Intent, result: Transcode, place: Path, lease: Lease) -> Refusal | None:
-    """Put the result over the original; refuse, for this month, what a bucket lock keeps."""
+    """Put the result over the original; where a bucket lock keeps it, refuse for this month."""
     try:
         in_place.put(workspace, intent, Path(result.path), place, lease)
     except ObjectLocked as locked:

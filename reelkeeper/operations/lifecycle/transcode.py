@@ -22,7 +22,7 @@ _MAX_TIMEOUTS = 3  # runs in which a video took too long: a busy machine may be 
 
 @dataclass(frozen=True, slots=True)
 class Circumstances:
-    """What a search is told of its video, and whom it asks and tells while it runs. By default, nothing and nobody."""
+    """Facts about the video of a search, and its callbacks. By default there are none."""
 
     remaining_days: int | None = None  # of the video's life: an encode must be worth its CPU by then
     model: str | None = None  # that made the clip
@@ -41,8 +41,8 @@ def shrink(
 ) -> Transcode | Refusal:
     """Search the smallest encode of `source` that passes `acceptance`; leave it in the folder `scratch`.
 
-    The same source, tools and lessons give the same bytes. Raises ToolMissing, and MediaTimeout or MediaError for what
-    another try may mend, the third MediaTimeout apart; all else is a Refusal with its reason.
+    The same source, tools and lessons give the same bytes. Raises ToolMissing, and MediaTimeout or MediaError where
+    another try may succeed, except for the third MediaTimeout; all else is a Refusal with its reason.
     """
     mark = transcode.fingerprint(recipe, acceptance, ffmpeg.tools().encoder(recipe.codec))
     try:
@@ -143,8 +143,8 @@ class _Search:
     def run(self, first: first_crf.FirstCrf, expected: Worth) -> None:
         """Encode and measure until the rule has seen enough. Raises NotAVideo when either end does not decode.
 
-        What the search was content with by some of its frames is compared anew by all that acceptance asks for; where
-        it falls short then, the search goes on.
+        A result chosen by a sample of its frames is compared again by all frames that acceptance asks for; if it fails
+        then, the search goes on.
         """
         size, left = self.media.size_bytes, self.media.size_bytes - expected.saved_bytes
         start = self.recipe.crf_start or crf.careful(first.crf, first.sd_crf, left, self._stakes(expected), self.recipe)

@@ -1,4 +1,4 @@
-"""Why a video is as it is, in one place: its key, the rules, holds and views, and when it will be touched next."""
+"""Explain a video in one place: its key, the rules, holds and views, and when a run may touch it next."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
@@ -52,9 +52,9 @@ def explain(
     keeps_contract: Callable[[], bool],
     layout: Sequence[KeyPattern] = DEFAULT_LAYOUT,
 ) -> Explained:
-    """Say what decides about a video under the policies in force, as of the store's clock. Raises NotFound.
+    """Explain what decides about a video under the policies in force, as of the store's clock. Raises NotFound.
 
-    `keeps_contract` tells of the bucket, where results are put in place.
+    `keeps_contract`: whether the bucket has passed the contract, for results put in place.
     """
     with reading(engine) as session:
         found, as_of, rules = list_videos(session, video_id=video_id), now(session), in_force(session)
@@ -84,7 +84,7 @@ def explain(
 
 
 class Outlook(NamedTuple):
-    """A video, when its bytes may go at the earliest, and what will take them; None: nothing will."""
+    """A video, the earliest moment at which its bytes may be deleted, and by what; None: by nothing."""
 
     video: Listed
     expires_at: datetime | None
@@ -92,7 +92,7 @@ class Outlook(NamedTuple):
 
 
 def outlooks(session: Session, listed: Sequence[Listed]) -> list[Outlook]:
-    """Say for each video when it may be retired, or purged, if its views and holds stay as they are."""
+    """Give for each video when it may be retired, or purged, if its views and holds stay as they are."""
     as_of, policies = now(session), in_force(session).policies
     wanted = [item.id for item in listed]
     live = {video.id: video for video in live_videos(session, as_of, only=wanted)}

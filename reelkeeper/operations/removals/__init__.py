@@ -1,1 +1,1 @@
-"""Remove what people ask to be removed: a video by its user, a takedown, all of a user."""
+"""Remove data on request: a video by its user, a takedown, or all data of a user."""

@@ -1,7 +1,7 @@
-"""Delete a video at its user's wish: nobody is given it from now on, and its bytes wait out a grace.
+"""Delete a video for its user: it is no longer served, and its bytes wait out a grace.
 
-It is a retirement like every other, so quota, purge, sync and audit know it; only views do not put its purge off, and
-it is brought back by its own id alone. A hold stands above it, and a freeze stops it.
+It is a retirement like every other for quota, purge, sync and audit; but views do not delay its purge, and it is
+restored only by its own id. A hold prevents it, and so does a freeze.
 """
 
 from datetime import datetime
@@ -22,7 +22,7 @@ from reelkeeper.store.videos.conditions import BY_ITS_USER, TAKEN_DOWN
 
 
 class Deleted(NamedTuple):
-    """A video that its user has deleted. Support can bring it back for as long as its bytes are there."""
+    """A video that its user has deleted. Support can restore it while its bytes exist."""
 
     video_id: str
     user_id: str
@@ -30,10 +30,10 @@ class Deleted(NamedTuple):
 
 
 def delete(engine: Engine, video_id: str, *, by: str, run_id: str, user_id: str | None = None) -> Deleted:
-    """Delete a video. The same again gives the same, and no new grace begins. `user_id`: only if it is this user's.
+    """Delete a video. A repetition returns the same, and starts no new grace. `user_id`: only if it is this user's.
 
-    Raises NotFound for a video that is not there, gone, or another user's; VideoHeld where it is held, or its bytes
-    are missing; LeaseLost while its first bytes are on their way; Frozen.
+    Raises NotFound for a video that is unknown, gone, or another user's; VideoHeld where it is held, or its bytes are
+    missing; LeaseLost while its first bytes are being uploaded; Frozen.
     """
     with transaction(engine, "delete") as session:
         # guard delete.permission: a video is deleted while changes are frozen

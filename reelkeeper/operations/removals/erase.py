@@ -1,11 +1,11 @@
-"""Erase a user: nothing that names them is left but in the books and the record, under a pseudonym.
+"""Erase a user: all data is deleted, except in the books and the audit record, which keep a pseudonym.
 
     begin (commit) --> jobs end --> promises end --> videos, loose objects and images go
                                                         '--> the record is emptied --> the rows (commit): it is over
 
-Killed anywhere, the same again goes on; the row of the user says that it is under way, and nothing new is taken. What
-a legal hold or the bucket keeps delays the rows, too: they say what is kept, and why. What is destroyed at the end is
-the only thing that led from the pseudonym to the user.
+If it is killed, a repetition continues; the user's row says that it is under way, and nothing new is accepted. Objects
+kept by a legal hold or the bucket delay the rows, too, which record what is kept, and why. The last step destroys the
+only link from the pseudonym to the user.
 """
 
 import time
@@ -46,7 +46,7 @@ _MAX_SHOWN: Final = 1_000
 
 
 class Left(NamedTuple):
-    """What an erasure waits for. `until`: when that is over, where it is known; `key` where it is an object."""
+    """Something that an erasure waits for. `until`: when that ends, where it is known; `key` where it is an object."""
 
     why: str
     until: datetime | None = None
@@ -54,7 +54,7 @@ class Left(NamedTuple):
 
 
 class Erasure(NamedTuple):
-    """How an erasure stands: over, unless something is `left`. `rows` are those that went, by table."""
+    """The state of an erasure: complete, unless something is `left`. `rows` are the deleted ones, by table."""
 
     pseudonym: str
     since: datetime
@@ -64,7 +64,7 @@ class Erasure(NamedTuple):
 
     @property
     def until(self) -> datetime | None:
-        """Say when all that it waits for is over; None where that is not known, or nothing is left."""
+        """Give the time when nothing is left to wait for; None where that is not known, or nothing is left."""
         ends = [item.until for item in self.left]
         return max(end for end in ends if end) if ends and all(ends) else None
 
@@ -86,10 +86,10 @@ def erase(
     settings: Settings,
     wait_seconds: float = WAIT_SECONDS,
 ) -> Erasure:
-    """Erase a user, as far as it goes now. Safe to repeat: the same again goes on, and says what it waits for.
+    """Erase a user, as far as possible now. Safe to repeat: each call continues, and says what it waits for.
 
-    `cancel` ends a job, or asks it to stop; `settings` say where Cloudflare's cache and lock rules are. Raises NotFound
-    for a user who is not there, or not any more; Frozen; LeaseLost where another is at it.
+    `cancel` ends a job, or asks it to stop; `settings` name Cloudflare's zone and account. Raises NotFound for a user
+    who is unknown or already erased; Frozen; LeaseLost where another process is erasing the user.
     """
     with transaction(workspace.engine, "erase.begin") as session:
         require_permission(session)
@@ -119,7 +119,7 @@ def erase(
 
 
 def _end_jobs(run: _Run, cancel: Cancel, wait_seconds: float) -> None:
-    """Cancel the user's jobs, and wait a while for those at work: their workers settle what a provider has."""
+    """Cancel the user's jobs, and wait a while for running ones: their workers settle those that a provider has."""
     until = time.monotonic() + wait_seconds
     while in_flight := _in_flight(run):
         for job_id in in_flight:
@@ -135,7 +135,7 @@ def _in_flight(run: _Run) -> list[str]:
 
 
 def _end_promises(run: _Run) -> None:
-    """Give back what was promised to uploads; a URL that was given works until its end, and is waited for."""
+    """Release the reservations of uploads; a presigned URL works until it expires, and is waited for."""
     with transaction(run.workspace.engine, "erase.promises") as session:
         require_permission(session, run.lease)
         promised = erasures.open_reservations(session, run.erasing.user_id)
@@ -146,7 +146,7 @@ def _end_promises(run: _Run) -> None:
 
 
 def _delete_videos(run: _Run) -> dict[int, str]:
-    """Delete the bytes of all videos of the user, as a takedown does; return what keeps each blob still stored."""
+    """Delete the bytes of all the user's videos, as a takedown does; return the reason for each blob still stored."""
     kept: dict[int, str] = {}
     grace = run.workspace.in_force.policies.lifecycle.grace
     for some in _stored_videos(run):
@@ -171,7 +171,7 @@ def _stored_videos(run: _Run) -> Iterator[list[str]]:
 
 
 def _delete_loose(run: _Run) -> dict[str, str]:
-    """Delete what else is stored of the user: uploads, orphans, and images that nobody else uses."""
+    """Delete the user's other objects: uploads, orphans, and images that nobody else uses."""
     bucket, user_id = run.workspace.bucket, run.erasing.user_id
     with reading(run.workspace.engine) as session:
         known = [key for key in erasures.loose_keys(session, user_id) if _is_within(bucket, key)]
@@ -194,7 +194,7 @@ def _delete_loose(run: _Run) -> dict[str, str]:
 
 
 def _is_within(bucket: Bucket, key: str) -> bool:
-    """Say whether a key, as the service may have named it, is of an object that Reelkeeper may touch."""
+    """Check that a key, which the service may have imported, is one that Reelkeeper may touch."""
     try:
         return not bucket.is_hidden(bucket.check(key))
     except KeyRefused:
@@ -213,7 +213,7 @@ def _listed(run: _Run) -> list[str]:
 
 
 def _left(run: _Run, kept: dict[int, str], refused: dict[str, str]) -> tuple[Left, ...]:
-    """Say what the erasure waits for: with anything of it left, no row goes."""
+    """List what the erasure waits for: while anything is left, no row is deleted."""
     with reading(run.workspace.engine) as session:
         return _left_within(session, run, kept, refused)
 
@@ -234,7 +234,7 @@ def _left_within(session: Session, run: _Run, kept: dict[int, str], refused: dic
 
 
 def _with_lock_ends(run: _Run, left: tuple[Left, ...], settings: Settings) -> tuple[Left, ...]:
-    """Say until when a bucket lock keeps each object that the bucket refused to delete for one."""
+    """Add the end of the bucket lock to each object that the bucket refused to delete for one."""
     kept = ((item.key, item.why) for item in left if item.key)
     until = lock_ends.ends(run.workspace, kept, lock_ends.reader(settings))
     known = {key: None if end == NEVER else end for key, end in until.items()}
@@ -244,7 +244,7 @@ def _with_lock_ends(run: _Run, left: tuple[Left, ...], settings: Settings) -> tu
 
 
 def _finish(run: _Run, by: str) -> Erasure:
-    """Empty the record of the user, and erase the rows."""
+    """Erase the user's part of the audit record, and the rows."""
     engine, erasing = run.workspace.engine, run.erasing
     with reading(engine) as session:
         ids = Identifiers(erasing.user_id, erasures.all_videos(session, erasing.user_id), erasing.pseudonym)
@@ -274,7 +274,7 @@ def _read_events(run: _Run, ids: Identifiers, last: int) -> tuple[list[int], int
 
 
 def _events(session: Session, run: _Run, ids: Identifiers, last: int) -> tuple[list[int], int] | None:
-    """Look at the next events behind `last`: gives those that are of the user, or name them, and the last one."""
+    """Read the next events after number `last`; return those of the user or that name them, and the last number."""
     some = erasures.told_of(session, run.erasing.user_id, last, _BATCH)
     if not some:
         return None

@@ -1,4 +1,4 @@
-"""Until when a bucket lock keeps bytes that were to go: of each, by the rules that Cloudflare's API tells."""
+"""Find until when bucket locks keep objects that were to be deleted, by the rules from Cloudflare's API."""
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing, suppress
@@ -18,7 +18,7 @@ _UNKNOWN: Final = "a bucket lock keeps it; REELKEEPER_CLOUDFLARE_API_TOKEN would
 
 
 def reader(settings: Settings) -> ReadLocks:
-    """Make what reads the bucket's locks; it gives none where no token is set. Raises TokenRefused, UsageUnknown."""
+    """Make a reader of the bucket's locks; without a token it finds none. Raises TokenRefused, UsageUnknown."""
 
     def read() -> Sequence[Lock]:
         client = cloudflare.connect(settings)
@@ -31,7 +31,7 @@ def reader(settings: Settings) -> ReadLocks:
 
 
 def explain(workspace: Workspace, found: Certificate, read: ReadLocks) -> Certificate:
-    """Say in `why` until when a lock keeps each object that the bucket refused to delete for one."""
+    """Add to `why` until when a lock keeps each object that the bucket refused to delete for one."""
     until = ends(workspace, ((item.key, item.why) for item in found.left), read)
     return found._replace(
         objects=tuple(
@@ -42,9 +42,9 @@ def explain(workspace: Workspace, found: Certificate, read: ReadLocks) -> Certif
 
 
 def ends(workspace: Workspace, kept: Iterable[tuple[str, str]], read: ReadLocks) -> dict[str, datetime | None]:
-    """Give when the last lock ends of each key that is kept for one: NEVER without end, None where nobody knows.
+    """Give the end of the last lock on each key that is kept by one: NEVER without end, None where it is unknown.
 
-    `kept` are keys and what the bucket said of them.
+    `kept` are keys with the bucket's refusals.
     """
     until = dict[str, datetime | None].fromkeys(key for key, why in kept if LOCKED in why)
     if until:

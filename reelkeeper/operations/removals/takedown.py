@@ -1,9 +1,9 @@
-"""Take a video down: nobody is given it from now on, its bytes go at once, and are never published again.
+"""Take a video down: it is no longer served, its bytes are deleted at once, and are never published again.
 
     mark (commit) --> read what has no SHA-256 --> block --> delete, by the purge --> certificate, from the audit
 
-Killed anywhere, the same again goes on. No grace, no freeze, no view and no ordinary hold stops it: only a legal hold
-keeps bytes, and even those nobody is given.
+If it is killed, a repetition continues. No grace, freeze, view or ordinary hold stops it: only a legal hold keeps
+bytes, and those are not served either.
 """
 
 import time
@@ -38,7 +38,7 @@ _BUSY: Final = "another run is at work on its video: repeat the takedown in a mi
 
 
 class Order(NamedTuple):
-    """Who wants a video taken down, and why. `run_id` is of the command or request."""
+    """Who orders a takedown, and why. `run_id` is that of the command or request."""
 
     by: str
     reason: str
@@ -46,7 +46,7 @@ class Order(NamedTuple):
 
 
 class Removed(NamedTuple):
-    """An object of a video that was taken down. `purged_at` is None while it is stored; `why` says what keeps it."""
+    """An object of a video that was taken down. `purged_at` is None while it is stored; `why` is the reason."""
 
     video_id: str
     key: str
@@ -58,7 +58,7 @@ class Removed(NamedTuple):
 
 
 class Certificate(NamedTuple):
-    """What was taken down, when, by whom and why, as the audit record has it."""
+    """What was taken down, when, by whom and why, according to the audit record."""
 
     video_id: str
     video_ids: tuple[str, ...]
@@ -85,8 +85,8 @@ def take_down(
 ) -> Certificate:
     """Take a video down and, with `same_bytes`, all other videos that store the same bytes.
 
-    Safe to repeat: what is left goes then. Raises NotFound for a video that is not in the catalogue; GuardRefused, once
-    the video itself is down, where more than `max_videos` others have its bytes.
+    Safe to repeat, which deletes what is left. Raises NotFound for a video that is not in the catalogue; GuardRefused,
+    after the video itself is down, where more than `max_videos` others have its bytes.
     """
     kept = _take_down_all(workspace, [video_id], video_id, order, scratch)
     if same_bytes:
@@ -104,7 +104,7 @@ def take_down(
 def certificate(engine: Engine, video_id: str, kept: Mapping[int, str] | None = None) -> Certificate:
     """Read from the audit record what was taken down with a video. Raises NotFound where it never was.
 
-    `kept` says of blobs what has just kept them.
+    `kept` has the reasons of blobs that could not be deleted just now.
     """
     with reading(engine) as session:
         orders = list(audit.events(session, event="takedown", video_id=video_id))
@@ -122,7 +122,7 @@ def certificate(engine: Engine, video_id: str, kept: Mapping[int, str] | None = 
 def _take_down_all(
     workspace: Workspace, video_ids: Sequence[str], because_of: str, order: Order, scratch: Path
 ) -> dict[int, str]:
-    """Take these videos down; return what keeps each blob that is still stored."""
+    """Take these videos down; return the reason for each blob that is still stored."""
     kept: dict[int, str] = {}
     for start in range(0, len(video_ids), _BATCH):
         some = video_ids[start : start + _BATCH]
@@ -155,7 +155,7 @@ def _mark(engine: Engine, video_ids: Sequence[str], because_of: str, order: Orde
 
 
 def _block(workspace: Workspace, video_ids: Sequence[str], scratch: Path, run_id: str) -> None:
-    """Write down which bytes these are, so that nobody publishes them again; what has no SHA-256 is read for it."""
+    """Record the digests of these bytes, so that they are not published again; without a SHA-256 they are read."""
     with reading(workspace.engine) as session:
         found = takedowns.targets(session, video_ids)
     unread = [target for target in found if target.sha256 is None and target.state == BlobState.RETIRED]
@@ -182,7 +182,7 @@ def _block(workspace: Workspace, video_ids: Sequence[str], scratch: Path, run_id
 
 
 def _read(workspace: Workspace, target: Target, scratch: Path) -> str | None:
-    """Read an object for its SHA-256; None where it cannot be read: its ETag and size are blocked then."""
+    """Read an object for its SHA-256; None where it cannot be read: then its ETag and size are blocked."""
     try:
         with intents.workplace(scratch, target.size_bytes) as place, effect("takedown.read"):
             return workspace.bucket.download(target.key, place / "bytes", etag=target.etag)
@@ -191,7 +191,7 @@ def _read(workspace: Workspace, target: Target, scratch: Path) -> str | None:
 
 
 def delete_marked(workspace: Workspace, video_ids: Sequence[str], run_id: str) -> dict[int, str]:
-    """Delete the bytes of videos that are marked as taken down; return, by blob, what keeps those still stored."""
+    """Delete the bytes of videos that are marked as taken down; return the reasons of blobs that are still stored."""
     grace = workspace.in_force.policies.lifecycle.grace  # of what the service has stored at a key meanwhile
     with LeaseManager(workspace.engine) as manager:
         taken = _wait_for(manager, [f"video/{video_id}" for video_id in video_ids])
@@ -214,7 +214,7 @@ def delete_marked(workspace: Workspace, video_ids: Sequence[str], run_id: str) -
 
 
 def _give_up_in_place(workspace: Workspace, leases: Sequence[Lease], grace: Grace) -> None:
-    """End what was being put in place: both what stood at the key and what was put there goes."""
+    """End a swap in place that is under way: both the old bytes and the new ones at the key will be deleted."""
     by_video = {lease.name.removeprefix("video/"): lease for lease in leases}
     for intent in intents.open_intents(workspace):
         if intent.aside_blob_id is not None and intent.video_id in by_video:
@@ -224,7 +224,7 @@ def _give_up_in_place(workspace: Workspace, leases: Sequence[Lease], grace: Grac
 
 
 def _wait_for(manager: LeaseManager, names: Sequence[str]) -> list[Lease]:
-    """Take the leases `names`, waiting a while for whoever is at work on some: with the video marked, none begins."""
+    """Take the leases `names`, waiting a while for their holders: once a video is marked, no new work on it begins."""
     taken = manager.take(names)
     until = time.monotonic() + _WAIT_SECONDS
     while len(taken) < len(names) and time.monotonic() < until:

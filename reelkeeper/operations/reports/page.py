@@ -1,4 +1,4 @@
-"""A month as one page that loads nothing: pictures for each width and theme, and beside each its words and a table."""
+"""A month as one self-contained page: pictures for each width and theme, each with its text and a table."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -17,7 +17,7 @@ _DARK = "(prefers-color-scheme: dark)"  # on a screen: paper is white
 
 
 class Figure(NamedTuple):
-    """A picture, and what it says in words and figures. `sources` are (media query, data URI): the first that fits."""
+    """A picture with its text and table. `sources` are (media query, data URI): the first that fits is shown."""
 
     id: str
     heading: str
@@ -28,7 +28,7 @@ class Figure(NamedTuple):
 
 
 def page(report: MonthReport) -> str:
-    """Give the page as HTML, which names no address and runs no script."""
+    """Render the page as HTML, which loads nothing and runs no script."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("reelkeeper"),
         autoescape=True,

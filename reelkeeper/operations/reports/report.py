@@ -1,4 +1,4 @@
-"""A month in figures, gathered from the store in one snapshot: what it cost, will cost, stores, saved, and alarmed."""
+"""Gather a month's figures from the store in one snapshot: cost, forecast, storage, savings and alerts."""
 
 from calendar import monthrange
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ TOTAL = ""  # the service of a forecast that is of all
 
 @dataclass(frozen=True, slots=True)
 class MonthReport:
-    """What the pages and pictures of a month show. Amounts are integers, in the unit of their name."""
+    """The figures of a month for pages and pictures. Amounts are integers, in the unit of their name."""
 
     month: date  # its first day
     as_of: datetime
@@ -64,9 +64,9 @@ class MonthReport:
 
     @property
     def unknown_days(self) -> list[date]:
-        """The days that are over and have no charge at all: nobody knows what they cost.
+        """The days that are over and have no charge at all: their cost is unknown.
 
-        Those before the very first charge are none of them: nothing was installed then.
+        Days before the very first charge do not count: nothing was installed then.
         """
         known = {spending.day for spending in self.spent}
         ended = self.last_day if self.is_over else self.last_day - _ONE_DAY
@@ -76,18 +76,18 @@ class MonthReport:
 
     @property
     def this_month(self) -> CostForecast | None:
-        """What this month is expected to cost in all, unless it is over or nobody has said."""
+        """The expected total cost of this month, unless it is over or there is no forecast."""
         totals = (forecast for forecast in self.expected if forecast.service == TOTAL and forecast.month == self.month)
         return None if self.is_over else next(totals, None)
 
     @property
     def stored_bytes(self) -> int:
-        """What is stored at this moment and live."""
+        """The bytes of live videos now."""
         return sum(item.size_bytes for item in self.stock)
 
 
 def gather(engine: Engine, month: date, as_of: datetime, budgets: BudgetPolicy | None = None) -> MonthReport:
-    """Read everything that there is to show of the month that begins on day `month`, as of a moment in or after it.
+    """Read all figures of the month that begins on day `month`, as of a moment in or after it.
 
     `budgets` is an exception to the policy in force.
     """

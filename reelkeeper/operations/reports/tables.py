@@ -1,4 +1,4 @@
-"""A month's figures in tables: the bill, who it goes to, and what each picture shows."""
+"""A month's figures in tables: the bill, its allocation to users, and the data of each picture."""
 
 from calendar import monthrange
 from collections import Counter
@@ -18,7 +18,7 @@ _HOUR_SECONDS = 3600
 
 
 class Table(NamedTuple):
-    """Rows of words. The first column names, and a second line in it says more; the last `figures` are amounts."""
+    """Rows of text. The first column is a name, with details in a second line; the last `figures` are amounts."""
 
     caption: str
     headings: Sequence[str]
@@ -28,7 +28,7 @@ class Table(NamedTuple):
 
 
 def bill(report: MonthReport) -> Table:
-    """List what was charged for."""
+    """Tabulate the bill by item."""
     rows = [
         [
             f"{line.sku}\n{'about ' if line.estimated else ''}{_consumed(line, report.month)}",
@@ -42,7 +42,7 @@ def bill(report: MonthReport) -> Table:
 
 
 def payers(report: MonthReport) -> Table:
-    """List whose use it was, at list price, and what no user answers for."""
+    """Tabulate usage by user, at list price, and the part without a user."""
     users = [payer for payer in report.payers if payer.key]
     shown, others = users[:_MAX_PAYERS], users[_MAX_PAYERS:]
     rows = [
@@ -62,7 +62,7 @@ def payers(report: MonthReport) -> Table:
 
 
 def makers(report: MonthReport) -> Table:
-    """List what the jobs of each provider and of each model took, and what the forecast says of their month."""
+    """Tabulate the cost of jobs by provider and model, and its forecast for the month."""
     expected = {item.service: usd(item.mean_microusd * 1000) for item in report.expected if item.month == report.month}
     rows = [
         [total.scope.replace(":", " ", 1), usd(total.microusd * 1000), expected.get(total.scope, "")]
@@ -72,7 +72,7 @@ def makers(report: MonthReport) -> Table:
 
 
 def daily(report: MonthReport) -> Table:
-    """List what each day was billed."""
+    """Tabulate the bill by day."""
     sums: Counter[str] = Counter()
     for spending in report.spent:
         sums[spending.service] += spending.billed_nanousd
@@ -88,7 +88,7 @@ def daily(report: MonthReport) -> Table:
 
 
 def months(report: MonthReport) -> Table:
-    """List the bills of the months before, and those that are expected."""
+    """Tabulate the bills of earlier months, and the expected ones."""
     expected = {forecast.month: forecast for forecast in report.expected if forecast.service == TOTAL}
     past = {day: amount for day, amount in report.months.items() if day not in expected}
     rows = [
@@ -108,13 +108,13 @@ def months(report: MonthReport) -> Table:
 
 
 def stock(report: MonthReport) -> Table:
-    """List what is stored."""
+    """Tabulate the stored bytes."""
     rows = [[item.age, item.tier, f"{item.objects:,}", size(item.size_bytes)] for item in report.stock]
     return Table("Live videos by age and tier", ["Age", "Tier", "Videos", "Size"], rows, figures=2)
 
 
 def savings(report: MonthReport) -> Table:
-    """List what was saved, by what saved it."""
+    """Tabulate the savings by kind."""
     rows = []
     for kind in KINDS:
         amount = sum(saving.nanousd for saving in report.saved if saving.kind == kind)
@@ -125,7 +125,7 @@ def savings(report: MonthReport) -> Table:
 
 
 def smaller(report: MonthReport) -> Table:
-    """List what making files smaller took and brought, by the model that made the clips and the size of picture."""
+    """Tabulate the cost and savings of compression, by the model that made the clips and the frame size."""
     rows = [
         [
             f"{item.model or 'model unknown'}\n{item.frame}",

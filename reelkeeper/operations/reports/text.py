@@ -1,4 +1,4 @@
-"""A month's figures in sentences: what a page says beside its pictures, and to who does not see them."""
+"""A month's figures in sentences, which accompany the pictures of a page, also as alternative text."""
 
 from decimal import Decimal
 from typing import NamedTuple
@@ -11,7 +11,7 @@ FULL = 100  # percent
 
 
 class Tile(NamedTuple):
-    """One figure that is read first. `share_percent` is drawn as a bar; `tone` is "", "good" or "bad"."""
+    """One key figure. `share_percent` is drawn as a bar; `tone` is "", "good" or "bad"."""
 
     label: str
     value: str
@@ -21,7 +21,7 @@ class Tile(NamedTuple):
 
 
 def tiles(report: MonthReport) -> list[Tile]:
-    """Give the figures that are read first."""
+    """Give the key figures."""
     found = [_spent(report)]
     if (expected := report.this_month) is not None:
         between = f"{usd(expected.lower80_microusd * 1000)} to {usd(expected.upper80_microusd * 1000)}, in 4 of 5 cases"
@@ -38,7 +38,7 @@ def tiles(report: MonthReport) -> list[Tile]:
 
 
 def spend(report: MonthReport) -> str:
-    """Say what the days cost."""
+    """Describe what the days cost."""
     days: dict[str, int] = {}
     for spending in report.spent:
         days[f"{spending.day:%-d %B}"] = days.get(f"{spending.day:%-d %B}", 0) + spending.billed_nanousd
@@ -57,7 +57,7 @@ def spend(report: MonthReport) -> str:
 
 
 def month(report: MonthReport) -> str:
-    """Say where the month's bill stands and where it is going."""
+    """Describe the month's bill so far and its forecast."""
     said = f"So far the month has cost {usd(report.billed_nanousd)}."
     if report.is_over:
         said = f"The month cost {usd(report.billed_nanousd)}."
@@ -75,7 +75,7 @@ def month(report: MonthReport) -> str:
 
 
 def months(report: MonthReport) -> str:
-    """Say what the months before cost and the next are expected to."""
+    """Describe the cost of earlier months and the forecast of the next."""
     later = [forecast for forecast in report.expected if forecast.service == TOTAL and forecast.month > report.month]
     said = "What each month cost."
     if later:
@@ -85,7 +85,7 @@ def months(report: MonthReport) -> str:
 
 
 def storage(report: MonthReport) -> str:
-    """Say what is stored."""
+    """Describe the stored bytes."""
     if not report.stock:
         return "No live video is stored."
     objects = sum(stock.objects for stock in report.stock)
@@ -97,7 +97,7 @@ def storage(report: MonthReport) -> str:
 
 
 def savings(report: MonthReport) -> str:
-    """Say what was saved."""
+    """Describe the savings."""
     searches = f" {searched(report.searches)}" if report.searches.searches else ""
     if not report.saved:
         freed = sum(freed_bytes.size_bytes for freed_bytes in report.freed)

@@ -1,6 +1,6 @@
-"""Objects without a row: note what each key says, and judge which a scan adopts.
+"""Objects without a row: note the parts of each key, and decide which ones a scan adopts.
 
-Nothing but the notes is written, so a dry run does it as well, and a run that acts does what the dry run has said.
+Only the notes are written, so a dry run does it as well, and a real run does what the dry run has predicted.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ _NOTHING_BEFORE: Mapping[str, int] = MappingProxyType({})
 
 
 def note(workspace: Workspace, scan_id: str, unexplained: Sequence[StoredObject]) -> None:
-    """Note a page of objects that no row explains."""
+    """Note a page of objects without a row."""
     with transaction(workspace.engine, "sync.note") as session:
         at = now(session)
         said = noted.owners(session, [stored.key for stored in unexplained])
@@ -46,9 +46,9 @@ def note(workspace: Workspace, scan_id: str, unexplained: Sequence[StoredObject]
 def judge(
     workspace: Workspace, scan_id: str, limits: AdoptionLimits, before: Mapping[str, int] = _NOTHING_BEFORE
 ) -> Adoption:
-    """Say what the scan adopts, by which pattern, and what stays out and why; `orphans.adopt` does it.
+    """Decide which objects the scan adopts, by which pattern, and which stay out and why; `orphans.adopt` acts.
 
-    `before` says how many files the videos have that other scans, judged together with this one, have adopted.
+    `before` counts, by video, the files that other scans adopted, which are judged together with this one's.
     """
     for step in noted.STEPS:
         with transaction(workspace.engine, "sync.judge") as session:
@@ -72,7 +72,7 @@ def judge(
 
 
 def _read(workspace: Workspace, stored: StoredObject, said: Owner) -> dict[str, Any]:
-    """Read a key: ours, then by CSV, then by the first pattern that matches. Every row has the same fields."""
+    """Parse a key: as ours, by CSV, or by the first pattern that matches. Every row has the same fields."""
     prefix, key = workspace.bucket.prefix, stored.key
     parsed = parse_key(prefix, key, workspace.layout)
     if parsed and parsed.generation is not None:
@@ -98,7 +98,7 @@ def _read(workspace: Workspace, stored: StoredObject, said: Owner) -> dict[str, 
 
 
 def _judged(stored: StoredObject, verdict: AdoptionVerdict) -> dict[str, Any]:
-    """Give the fields of a note that says nothing of whose it is. An object of 0 bytes is no video's."""
+    """Give the fields of a note without an owner. An object of 0 bytes is not a video."""
     names = ("user_id", "name_id", "unique_id", "video_id", "generation", "pattern", "created_at")
     # guard adopt.empty: an object of 0 bytes becomes a video
     empty = verdict == AdoptionVerdict.ADOPT and not stored.size_bytes
@@ -117,7 +117,7 @@ def _ids(user: str | None, name: str) -> dict[str, str]:
 
 
 def _why_not(stored: StoredObject, *, named: bool) -> AdoptionVerdict | None:
-    """Say why an object is none that a pattern or a CSV could make a video of; None if it may be one."""
+    """Say why neither a pattern nor a CSV can make a video of an object; None if they may."""
     if stored.key.endswith("/") and not stored.size_bytes:
         return AdoptionVerdict.FOLDER
     if flaw(stored.key):

@@ -1,7 +1,7 @@
-"""Follow the bucket by R2's event notifications: each batch of messages is a reason to look at some keys.
+"""Follow the bucket by R2's event notifications: each batch of messages prompts a look at some keys.
 
-Nothing that a message says is believed, so messages that come twice, late or in another order do no harm. What a look
-at the key finds goes the way of the listing: the same notes, judgement, limits and changes.
+The contents of a message are not trusted, so messages that come twice, late or out of order do no harm. The object at
+the key is then treated as in the listing: the same notes, decisions, limits and changes.
 """
 
 import logging
@@ -41,17 +41,17 @@ class Batch:
 
 @dataclass(slots=True)
 class Handled:
-    """Which messages are done, by the ids of their leases, and after how many seconds others are tried again."""
+    """The handled messages, by the ids of their leases, and the seconds until others are tried again."""
 
     acks: list[str] = field(default_factory=list)
     retries: dict[str, int] = field(default_factory=dict)
 
 
 def handle(batch: Batch, messages: Sequence[Message], *, account_id: str | None) -> Handled:
-    """Bring the catalogue in line at the keys that `messages` name; returns what to tell the queue.
+    """Update the catalogue at the keys that `messages` name; return the answer to the queue.
 
-    A message that cannot be read or handled stops no other. Raises Frozen, LeaseLost, and what says that the store is
-    away: then no message is done, and all come again.
+    A message that cannot be read or handled stops no other. Raises Frozen, LeaseLost, and errors of an unreachable
+    store: then no message is acknowledged, and all come again.
     """
     handled, by_key = Handled(), defaultdict[str, list[tuple[Message, BucketEvent]]](list)
     batch.counts["messages"] += len(messages)
@@ -84,7 +84,7 @@ def handle(batch: Batch, messages: Sequence[Message], *, account_id: str | None)
 
 
 def _is_looked_at(batch: Batch, key: str) -> bool:
-    """Say whether a key is one that may hold a video: the prefix is the limit here too."""
+    """Check whether a key may hold a video: it must be under the prefix."""
     bucket = batch.workspace.bucket
     # guard events.prefix: what lies beside the prefix is looked at, and becomes a video
     if not key.startswith(bucket.prefix) or bucket.is_hidden(key):
@@ -97,7 +97,7 @@ def _is_looked_at(batch: Batch, key: str) -> bool:
 
 
 def _follow(batch: Batch, events: Mapping[str, Sequence[BucketEvent]]) -> None:
-    """Look at the keys whose rows do not say already what has happened, and act on what stands there."""
+    """Look at the keys whose rows are not up to date yet, and act on the objects there."""
     if not events:
         return
     with reading(batch.workspace.engine) as session:
@@ -148,7 +148,7 @@ def _forget(batch: Batch, keys: Sequence[str]) -> None:
 
 
 def _delete(batch: Batch, found: Survey, keys: Sequence[str]) -> None:
-    """Record deletions by the service: of rows whose object is asked for once more, and within the blast radius."""
+    """Record deletions by the service, after another HEAD for each object, and within the blast radius."""
     if not keys:
         return
     with reading(batch.workspace.engine) as session:
@@ -176,7 +176,7 @@ def _delete(batch: Batch, found: Survey, keys: Sequence[str]) -> None:
 
 
 def _is_within(limits: BlastRadius, deleted: int, *, expected: int, before: int) -> bool:
-    """Judge what the service has deleted in 24 hours as a listing that misses all of it would be."""
+    """Judge the service's deletions of 24 hours like a listing that misses all of these objects."""
     try:
         listing_within(limits, expected - deleted, expected + before)
     except GuardRefused as error:
@@ -186,7 +186,7 @@ def _is_within(limits: BlastRadius, deleted: int, *, expected: int, before: int)
 
 
 def _mend(batch: Batch, found: Survey) -> None:
-    """Record uploads and what came back; what is in doubt is for the listing, which tells of it."""
+    """Record uploads and objects that came back; doubtful ones are left to the listing, which reports them."""
     in_doubt = len(found.doubtful) + len(found.claimed)
     batch.counts["left_to_listing"] += in_doubt
     found.doubtful, found.claimed = [], []

@@ -1,7 +1,7 @@
-"""`follow_bucket`: the loop in which a worker pulls R2's events, and what the listing proves of them.
+"""`follow_bucket`: the loop in which a worker pulls R2's events, and checks of them against the listing.
 
-One worker follows at a time, by a lease; the others wait until it leaves. A message is acknowledged only after what it
-has changed is committed. Whatever fails is tried again, after a pause that grows to a minute.
+One worker follows at a time, by a lease; the others wait until it leaves. A message is acknowledged only after its
+changes are committed. Failures are retried after a pause that grows to a minute.
 """
 
 import logging
@@ -66,9 +66,9 @@ def follow_bucket(settings: Settings, stop: threading.Event) -> None:
 
 
 def follow(workspace: Workspace, queue: Queue, stop: threading.Event, *, pause_seconds: float = PAUSE_SECONDS) -> None:
-    """Handle what the queue holds, batch by batch, and look again each `pause_seconds` once it is empty.
+    """Handle the queue's messages, batch by batch, and poll every `pause_seconds` once it is empty.
 
-    Raises LeaseLost where another worker follows, and whatever ends all work, such as a store that is away.
+    Raises LeaseLost where another worker follows, and errors that end all work, such as an unreachable store.
     """
     with alone(workspace.engine, LEASE) as held:
         follower = Follower(workspace, queue, held)
@@ -107,11 +107,11 @@ class Follower:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Give how many messages and objects there were since events were first followed, by what became of them."""
+        """Count the messages and objects since events were first followed, by outcome."""
         return dict(self._state["counts"])
 
     def write(self) -> None:
-        """Record how far it has come."""
+        """Record the progress."""
         with transaction(self._workspace.engine, "events.write") as session:
             rows.write(session, self._state)
         self._written = time.monotonic()
@@ -130,12 +130,12 @@ class Follower:
         self._state["counts"] = dict(+counts)
 
     def _adopted_before(self) -> Counter[str]:
-        """Count the files by video that were adopted by events in 24 hours: objects of a day are judged together."""
+        """Count the files, by video, that events adopted in 24 hours: objects of a day are judged together."""
         with reading(self._workspace.engine) as session:
             return Counter(rows.adopted_files(session, _RUNS))
 
     def _may_follow(self) -> bool:
-        """Say whether events may change anything now; what waits in the queue costs no attempt then."""
+        """Whether events may change anything now; otherwise the queued messages lose no attempt."""
         with reading(self._workspace.engine) as session:
             # guard events.after_listing: objects are adopted one by one that no listing has judged together
             waits = "" if scans.has_finished(session) else "the first listing: reelkeeper run sync_catalog --apply"
@@ -155,7 +155,7 @@ class Follower:
 
 
 class Followed(NamedTuple):
-    """How far the events were followed, as of the last note."""
+    """How far the events were followed, as last recorded."""
 
     since: datetime  # from when on each stored object has had its event handled, but for gaps
     caught_up_at: datetime | None  # when the queue was last seen empty
@@ -165,12 +165,12 @@ class Followed(NamedTuple):
 
     @property
     def is_fresh(self) -> bool:
-        """Say that somebody follows now, as far as one can tell."""
+        """Whether a worker seems to follow now."""
         return self.age_seconds < FRESH_SECONDS
 
 
 def look(engine: Engine) -> Followed | None:
-    """Say how far the events were followed; None where they never were."""
+    """Read how far the events were followed; None where they never were."""
     with reading(engine) as session:
         kept, at = rows.kept(session), now(session)
     if kept is None:
@@ -187,9 +187,9 @@ def look(engine: Engine) -> Followed | None:
 
 
 def let_settle(workspace: Workspace, found: Survey, *, seconds: float = SETTLE_SECONDS) -> None:
-    """Give the events of what a listing misses the time to come: a deletion by the service is no loss.
+    """Wait for the events of objects that a listing misses: a deletion by the service is not a loss.
 
-    Waits at most `seconds`, where events are followed at all, and asks then once more for what is still missing.
+    Waits at most `seconds`, where events are followed at all, and then checks the missing objects again.
     """
     if not found.missing:
         return
@@ -207,9 +207,9 @@ def let_settle(workspace: Workspace, found: Survey, *, seconds: float = SETTLE_S
 
 
 def count_gaps(workspace: Workspace, found: Survey) -> int | None:
-    """Count the differences that a listing has found and events should have told of; None where none are followed.
+    """Count the differences that a listing found and events should have reported; None where none are followed.
 
-    Asked before the listing adopts. What was stored in the last minutes, or before events were followed, is no gap.
+    Called before the listing adopts. Objects stored in the last minutes, or before events were followed, are no gaps.
     """
     followed_now = look(workspace.engine)
     if followed_now is None or not followed_now.is_fresh or followed_now.caught_up_at is None:
@@ -225,7 +225,7 @@ def count_gaps(workspace: Workspace, found: Survey) -> int | None:
 
 
 def _begin(engine: Engine) -> dict[str, Any]:
-    """Go on from what was last written, unless the queue may have dropped messages since."""
+    """Continue from the recorded state, unless the queue may have dropped messages since."""
     with reading(engine) as session:
         kept, at = rows.kept(session), now(session)
     if kept and (at - kept.updated_at).total_seconds() < rows.RETAINED_SECONDS:

@@ -1,6 +1,6 @@
-"""Objects that no row explains: adopt what the scan has judged so, sweep what is our own debris.
+"""Objects without a row: adopt those that the scan has chosen, and sweep our own leftovers.
 
-No byte is changed here. Each batch is a transaction of its own and can be repeated.
+No object is changed here. Each batch is a transaction of its own and can be repeated.
 """
 
 from collections.abc import Iterator, Sequence
@@ -31,8 +31,8 @@ _BATCH = 500
 def adopt(workspace: Workspace, survey: Survey, *, lease: Lease, run_id: str) -> tuple[int, int]:
     """Make videos of the objects that the scan adopts; returns how many, and how many lost videos were taken back.
 
-    Everything is asked once more in the transaction: what another has taken meanwhile stays noted. An adopted video's
-    tier and views are unknown, and unknown keeps.
+    Everything is checked again in the transaction: an object that got a row in the meantime is skipped. An adopted
+    video's tier and views are unknown, and unknown keeps.
     """
     adopted = taken_back = 0
     for batch in _batches(workspace, survey, AdoptionVerdict.ADOPT, AdoptionVerdict.TAKE_BACK):
@@ -64,8 +64,8 @@ def adopt(workspace: Workspace, survey: Survey, *, lease: Lease, run_id: str) ->
 def sweep(workspace: Workspace, survey: Survey, *, lease: Lease, run_id: str, grace: Grace) -> int:
     """Retire orphans of our own making; returns how many.
 
-    Only keys of our own shape, of no newer generation than their user's live video stands on, older than 48 h, and seen
-    in scans at least 24 h apart. A newer generation than the catalogue knows means that it is old: never swept.
+    Only keys in our own format, of no newer generation than the live video's, older than 48 h, and seen in scans at
+    least 24 h apart. A newer generation than the catalogue's means that the catalogue is old: never swept.
     """
     swept = 0
     old = survey.started_at - ORPHAN_MIN_AGE
@@ -93,7 +93,7 @@ def sweep(workspace: Workspace, survey: Survey, *, lease: Lease, run_id: str, gr
 
 
 def tell(workspace: Workspace, survey: Survey) -> tuple[int, tuple[str, ...]]:
-    """Count objects in doubt that no earlier run has reported, and name the first few with the reason."""
+    """Count doubtful objects that no earlier run has reported, and name the first few with the reason."""
     with transaction(workspace.engine, "sync.tell") as session:
         count, first = noted.tell(session, survey.scan_id, now(session))
     return count, tuple(f"{key}: {REASONS[verdict]}" for key, verdict in first)
@@ -113,7 +113,7 @@ def _batches(
 
 
 def _first_of_each(new: Sequence[Noted]) -> list[Noted]:
-    """Leave out a second note of one video, which another scan's judgement at the same time may have made."""
+    """Leave out a second note of one video, which a concurrent scan may have made."""
     return list({alert.video_id: alert for alert in reversed(new)}.values())
 
 

@@ -1,8 +1,8 @@
-"""Compare the bucket with the catalogue, a page at a time: the looking half of `sync`.
+"""Compare the bucket with the catalogue, a page at a time: the reading half of `sync`.
 
 Memory stays flat: one page, one bit for each blob seen, and the differences, of which a healthy deployment has few.
-What no row explains is noted in the table `orphans`, since on the first day that is everything. The listing may come in
-any order, and what is written or deleted while it runs is not mistaken for a difference.
+Objects without a row are noted in the table `orphans`, since on the first day these are all. The listing may come in
+any order, and objects written or deleted while it runs are not mistaken for differences.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,7 +22,7 @@ _PRESENT = frozenset({str(BlobState.LIVE), str(BlobState.RETIRED)})
 
 @dataclass(slots=True)
 class Survey:
-    """What one complete listing showed, against the catalogue."""
+    """The differences between one complete listing and the catalogue."""
 
     scan_id: str
     started_at: datetime
@@ -39,9 +39,9 @@ class Survey:
 
 
 def survey(workspace: Workspace, *, run_id: str, note: bool, shards: int = 1) -> Survey:
-    """List everything under the prefix and compare. Writes only a scan and, if `note`, what no row explains.
+    """List everything under the prefix and compare. Writes only a scan and, if `note`, objects without a row.
 
-    `shards` parts of it are listed at the same time, each with about as many of the keys that the catalogue knows.
+    `shards` ranges are listed at the same time, each with about as many of the catalogue's keys.
     Raises TruncatedListing, and StorageError when the bucket does not answer: half a listing is no listing.
     """
     with transaction(workspace.engine, "sync.begin") as session:
@@ -63,7 +63,7 @@ def survey(workspace: Workspace, *, run_id: str, note: bool, shards: int = 1) ->
 
 
 def confirm_missing(workspace: Workspace, result: Survey) -> None:
-    """Ask for each missing object by itself: some will have been deleted or replaced while the listing ran."""
+    """Send a HEAD for each missing object: some will have been deleted or replaced while the listing ran."""
     confirmed = []
     for start in range(0, len(result.missing), _BATCH):
         with reading(workspace.engine) as session:
@@ -75,7 +75,7 @@ def confirm_missing(workspace: Workspace, result: Survey) -> None:
 
 
 def compare(workspace: Workspace, page: Sequence[StoredObject], result: Survey, bits: bytearray) -> list[StoredObject]:
-    """Put into `result` how stored objects differ from their rows, and into `bits` the rows; return those without."""
+    """Add differences between objects and rows to `result`, and the rows to `bits`; return objects without a row."""
     with reading(workspace.engine) as session:
         known = scans.known_objects(session, [stored.key for stored in page])
     unexplained = []

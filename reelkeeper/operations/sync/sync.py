@@ -1,10 +1,10 @@
-"""Bring the catalogue in line with the bucket: the acting half, after `survey` has looked and the guard has judged.
+"""Bring the catalogue in line with the bucket: the writing half, after `survey` has compared and the guard has agreed.
 
     lose      rows whose objects are missing are marked, never deleted
     mend      objects that the service has overwritten, or that came back, are recorded as they are now
     finish    close the scan
 
-`orphans` has the steps for objects that no row explains. No byte is changed in either; each step can be repeated.
+`orphans` has the steps for objects without a row. No object is changed in either; each step can be repeated.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ _BATCH = 500
 
 
 def lose(workspace: Workspace, survey: Survey, *, lease: Lease, run_id: str) -> int:
-    """Mark the missing blobs, and the videos that stand on them, as lost; returns how many videos."""
+    """Mark the missing blobs, and their videos, as lost; return how many videos."""
     lost_videos = 0
     for start in range(0, len(survey.missing), _BATCH):
         with transaction(workspace.engine, "sync.lose") as session:
@@ -43,7 +43,7 @@ def lose(workspace: Workspace, survey: Survey, *, lease: Lease, run_id: str) -> 
 
 
 def record_deletions(workspace: Workspace, blob_ids: Sequence[int], *, lease: Lease, run_id: str) -> set[int]:
-    """Record that the service has deleted the objects of these blobs; returns the blobs, without what a hold keeps."""
+    """Record that the service has deleted the objects of these blobs; return the blobs, without held ones."""
     with transaction(workspace.engine, "sync.record_deletions") as session:
         # guard events.delete_permission: while frozen, or with its lease lost, a worker marks videos as deleted
         require_permission(session, lease)
@@ -59,7 +59,7 @@ def record_deletions(workspace: Workspace, blob_ids: Sequence[int], *, lease: Le
 
 
 def name_lost(workspace: Workspace, run_id: str, limit: int) -> tuple[str, ...]:
-    """Name the first videos that a run has marked as lost."""
+    """List the first videos that a run has marked as lost."""
     with reading(workspace.engine) as session:
         return tuple(lost.videos_of_run(session, run_id, limit))
 
@@ -68,8 +68,9 @@ def mend(workspace: Workspace, survey: Survey, *, lease: Lease, run_id: str, gra
     """Record the objects that are stored now under known keys; return the keys that are in doubt.
 
     Other bytes at a key of the service's are an upload: they become their video's. Where a purge has claimed the blob
-    meanwhile they are in doubt until its claim ends. A key of ours is written once: other bytes there are a doubt, left
-    as they are. An object that is there after its purge is retired again; that of a lost video makes it live again.
+    in the meantime they are in doubt until its claim ends. A key of ours is written once: other bytes there are in
+    doubt, and left as they are. An object that exists after its purge is retired again; that of a lost video makes it
+    live again.
     """
     for start in range(0, len(survey.overwritten), _BATCH):
         with transaction(workspace.engine, "sync.take_uploads") as session:
@@ -94,6 +95,6 @@ def mend(workspace: Workspace, survey: Survey, *, lease: Lease, run_id: str, gra
 
 
 def finish(workspace: Workspace, survey: Survey, outcome: str) -> tuple[int, list[str]]:
-    """Close the scan, and drop notes of objects that are no longer there; returns what stays noted, and five keys."""
+    """Close the scan, and drop notes of objects that no longer exist; return the count of notes left, and five keys."""
     with transaction(workspace.engine, "sync.finish") as session:
         return scans.finish(session, survey.scan_id, survey.started_at, survey.listed, outcome)

@@ -1,7 +1,7 @@
-"""Publish a video that somebody put by a presigned URL (`operations/receive`), once it is verified as stored.
+"""Publish a video that was uploaded by a presigned URL (`operations/videos/receive`), once it is verified as stored.
 
-What is stored is read back and inspected, and goes the way of every upload from there (`operations/intents`): an
-intent, read back and decoded to its end, one transaction. Killed anywhere, completing it again finishes.
+The object is read back and inspected, and then published like every upload (`operations/videos/intents`): an intent,
+read back and decoded to its end, one transaction. If it is killed, completing it again finishes.
 """
 
 from pathlib import Path
@@ -27,9 +27,9 @@ from reelkeeper.store.videos.intents import adopt
 
 
 def complete(workspace: Workspace, upload_id: str, *, scratch: Path, run_id: str, grace: Grace) -> Upload:
-    """Publish an upload once it is verified as stored. Safe to repeat: a settled one is given as it stands.
+    """Publish an upload once it is verified as stored. Safe to repeat: a settled one is returned as it is.
 
-    Raises ObjectMissing when nothing was put yet, NotAVideo when it is none, HoldClosed when the upload is over,
+    Raises ObjectMissing when nothing was put yet, NotAVideo for other bytes, HoldClosed when the upload is over,
     LeaseLost when another run is at work on the video, Frozen.
     """
     upload = find(workspace, upload_id)
@@ -89,7 +89,7 @@ def _publish(workspace: Workspace, upload: Upload, *, scratch: Path, lease: Leas
 
 
 def _make_pending(session: Session, upload: Upload) -> None:
-    """Make the video's row. Raises KeyReused when its id was taken since the upload began."""
+    """Insert the video's row. Raises KeyReused when its id was taken since the upload began."""
     known = uploads.current(session, upload.video_id, locked=True)
     if known is None:
         video = Incoming(upload.user_id, upload.video_id, upload.video_created_at, upload.tag)

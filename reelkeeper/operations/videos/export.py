@@ -1,4 +1,4 @@
-"""Give a user's data as one ZIP: what the store holds of the user, and the videos and images themselves."""
+"""Export a user's data as one ZIP: the store's rows, and the videos and images themselves."""
 
 import json
 import tempfile
@@ -25,7 +25,7 @@ _REMEDY: Final = "Export to a folder with more room"
 
 
 class Exported(NamedTuple):
-    """What an export holds. `missing` names what could not be read, with the reason."""
+    """The contents of an export. `missing` names the objects that could not be read, with the reason."""
 
     path: str
     rows: dict[str, int]
@@ -36,10 +36,10 @@ class Exported(NamedTuple):
 
 
 def export(workspace: Workspace, user_id: str, target: Path) -> Exported:
-    """Write all data of a user to `target`, a ZIP that none but its owner can read; it appears when it is whole.
+    """Write all data of a user to `target`, a ZIP that only its owner can read; it appears when it is complete.
 
-    `data/TABLE.jsonl` has a row a line, `videos/ID.EXT` and `images/SHA256` are as stored. What was taken down is left
-    out; what cannot be read is named in `missing` and in `missing.txt`. Raises NotFound for a user who is not there,
+    `data/TABLE.jsonl` has a row on each line, `videos/ID.EXT` and `images/SHA256` are as stored. Videos taken down are
+    left out; unreadable objects are named in `missing` and in `missing.txt`. Raises NotFound for an unknown user,
     UserErased; FileExistsError, so that no earlier export is lost; DiskFull.
     """
     with reading(workspace.engine) as session:
@@ -96,7 +96,7 @@ def _images(workspace: Workspace, user_id: str) -> list[str]:
 
 @contextmanager
 def _beside(archive: zipfile.ZipFile) -> Iterator[Path]:
-    """Give a place for one object beside the archive, on a disk that has room for both."""
+    """Make a temporary file for one object beside the archive, on a disk that has room for both."""
     with tempfile.TemporaryDirectory(dir=Path(str(archive.filename)).parent, prefix=".export-") as folder:
         yield Path(folder) / "object"
 

@@ -1,4 +1,4 @@
-"""Holds: a person's word that a video, or all videos of a user, stay. A hold beats every rule."""
+"""Holds: an order to keep a video, or all videos of a user. A hold beats every rule."""
 
 from dataclasses import dataclass
 from uuid import uuid4
@@ -15,14 +15,14 @@ from reelkeeper.store.videos.holds import HoldTerms
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """A hold as placed. `too_late` counts blobs that were already past the point of no return."""
+    """A hold as placed. `too_late` counts blobs that were already being deleted."""
 
     id: str
     too_late: int
 
 
 def hold(engine: Engine, terms: HoldTerms, *, key: str | None = None) -> Placed:
-    """Hold a user's videos or one video. The same under one `key` is one hold.
+    """Hold a user's videos or one video. Requests with the same `key` are one hold.
 
     Raises NotFound when there is no such user or video.
     """
@@ -41,8 +41,8 @@ def hold(engine: Engine, terms: HoldTerms, *, key: str | None = None) -> Placed:
 def place(session: Session, terms: HoldTerms, hold_id: str | None = None) -> Placed:
     """`hold`, inside a transaction that is already open; writes its audit row, so it comes last.
 
-    Locks the deployment row first, as every change does: a purge claimed before this is seen and counted, one that
-    comes after sees the hold.
+    It locks the deployment row first, as every change does: an earlier claim of a purge is seen and counted, and a
+    later one sees the hold.
     """
     # guard holds.ordered: a hold that was confirmed is not seen by a purge that claims at the same time
     deployment.lock(session)

@@ -1,7 +1,7 @@
 """Input images: kept by their digest where the API and every worker find them, in the bucket beside the videos.
 
-An image is written once, under the SHA-256 of its bytes, so that the same one again changes nothing. It is no video: it
-is not listed, adopted, counted against a quota or purged.
+An image is written once, under the SHA-256 of its bytes, so a repetition changes nothing. It is not a video: it is not
+listed, adopted, counted against a quota or purged.
 """
 
 import hashlib
@@ -29,9 +29,9 @@ class Image(NamedTuple):
 
 
 def keep(workspace: Workspace, data: bytes) -> Image:
-    """Keep an image. Raises NotAVideo for what is no PNG or JPEG by its first bytes, or too large; Frozen.
+    """Keep an image. Raises NotAVideo where its first bytes are not those of a PNG or JPEG, or it is too large; Frozen.
 
-    Whoever uses it decodes it in the sandbox: what is behind those bytes is believed nowhere.
+    The rest of its bytes is not checked here: they are decoded only in the sandbox.
     """
     if not 0 < len(data) <= MAX_BYTES:
         raise NotAVideo(f"the image has {len(data):,} bytes, the limits are 1 and {MAX_BYTES:,}")
@@ -48,12 +48,12 @@ def keep(workspace: Workspace, data: bytes) -> Image:
 
 
 def source(bucket: Bucket, url_seconds: int) -> ImageSource:
-    """Give generators access to the kept images, as files or as presigned URLs of so many seconds."""
+    """Give generators access to the kept images, as files or as presigned URLs that expire after `seconds`."""
     return ImageSource(partial(fetch, bucket), partial(url_of, bucket, seconds=url_seconds))
 
 
 def fetch(bucket: Bucket, sha256: str, target: Path) -> bool:
-    """Write a kept image to `target`; False where there is none, or where what is stored is another."""
+    """Write a kept image to `target`; False where there is none, or other bytes are stored."""
     try:
         with effect("image.get"):
             found = bucket.download(bucket.image_key(sha256), target)

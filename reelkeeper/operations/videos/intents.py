@@ -2,9 +2,9 @@
 
     announce (commit) --put--> --read back and verify--> publish (commit)
 
-`swap`, `upload` and `restore` share this; `in_place` says what is put over a key of the service's. Killed anywhere,
-`settle` finishes or abandons the intent with the same code: what is stored as announced is published, anything else
-becomes a retired blob and waits for the purge like every other.
+`swap`, `upload` and `restore` share this; `in_place` handles puts over a key of the service's. After a kill at any
+point, `settle` finishes or abandons the intent with the same code: bytes that are stored as announced are published,
+anything else becomes a retired blob and waits for the purge like every other.
 """
 
 from collections.abc import Iterator
@@ -48,7 +48,7 @@ _DECODED_TOLERANCE_SECONDS: Final = 0.1
 
 @contextmanager
 def workplace(scratch: Path, needed_bytes: int) -> Iterator[Path]:
-    """Give a private folder for one video at work, gone afterwards. Raises DiskFull without room for `needed_bytes`."""
+    """Hold a private folder for work on one video. Raises DiskFull without room for `needed_bytes`."""
     require_room(scratch, needed_bytes)
     with disk.watched(scratch, SCRATCH, SCRATCH_REMEDY):
         make_folder(scratch)
@@ -57,12 +57,12 @@ def workplace(scratch: Path, needed_bytes: int) -> Iterator[Path]:
 
 
 def require_room(scratch: Path, needed_bytes: int) -> None:
-    """Raise DiskFull where scratch has no room for a video at work that takes `needed_bytes` there."""
+    """Raise DiskFull where the scratch folder has no room for `needed_bytes`."""
     disk.require(scratch, SCRATCH, SCRATCH_REMEDY, disk.FLOOR_BYTES + needed_bytes)
 
 
 def open_intents(workspace: Workspace, video_id: str | None = None) -> list[Intent]:
-    """List the open intents, of one video or of all: of killed runs, and of those at work now."""
+    """List the open intents of one video or of all: those of killed runs, and of present ones."""
     with reading(workspace.engine) as session:
         return rows.open_intents(session, video_id)
 
@@ -76,8 +76,8 @@ def put(workspace: Workspace, intent: Intent, source: Path, headers: Headers = M
 def settle(workspace: Workspace, intent: Intent, *, scratch: Path, lease: Lease, grace: Grace) -> Outcome:
     """Verify what is stored at the announced key, then publish it or abandon the intent.
 
-    What was put in place and is not published is put back first. The caller holds the video's lease. Raises Frozen or
-    LeaseLost, and leaves the intent open for a later run; StorageError, too, while what was put may come yet.
+    A put in place that is not published is undone first. The caller holds the video's lease. Raises Frozen or
+    LeaseLost, and leaves the intent open for a later run; StorageError, too, while a put may still take effect.
     """
     sight = None if intent.aside_blob_id is None else in_place.look(workspace, intent)
     # guard publish.verified: a video stands on bytes that were not read back whole
@@ -112,7 +112,7 @@ def settle(workspace: Workspace, intent: Intent, *, scratch: Path, lease: Lease,
 
 
 def _close(session: Session, intent: Intent, sight: Sight | None, *, moved: bool, outcome: str, grace: Grace) -> bool:
-    """End the intent and write that down; False when another run has already ended it."""
+    """End the intent and record that; False when another run has already ended it."""
     if sight is not None and moved and sight.found is not None:
         in_place_rows.publish(session, intent, sight.found, grace)
     if not rows.close(session, intent, published=moved, outcome=outcome, grace=grace):
@@ -147,7 +147,7 @@ def _events(intent: Intent, sight: Sight | None, *, moved: bool, outcome: str) -
 
 
 def _hold_restored(session: Session, intent: Intent, sight: Sight) -> None:
-    """Remember that a swap in place was taken back, and hold the video for as many days as its author wants."""
+    """Record that a swap in place was taken back, and hold the video for as many days as its author asked for."""
     in_place_rows.note_taken_back(session, intent)
     notices.end(session, [intent.video_id], "restored")
     # guard in_place.held_after: the next run retires a video whose swap was taken back
@@ -157,7 +157,7 @@ def _hold_restored(session: Session, intent: Intent, sight: Sight) -> None:
 
 
 def _verify(workspace: Workspace, intent: Intent, scratch: Path) -> str | None:
-    """Why what is stored may not be published, or None if it may."""
+    """Say why the stored bytes must not be published; None if they may be."""
     with workplace(scratch, intent.size_bytes) as place:
         back = place / f"back{Path(intent.key).suffix}"
         try:
@@ -171,7 +171,7 @@ def _verify(workspace: Workspace, intent: Intent, scratch: Path) -> str | None:
 
 
 def _overwritten_source(workspace: Workspace, intent: Intent) -> str | None:
-    """Say that the service has overwritten the bytes that a swap was made of; None where it has not, or cannot."""
+    """Report that the service has overwritten the bytes that a swap was made from; None where it has not, or cannot."""
     if intent.kind != "swap" or intent.aside_blob_id is not None:
         return None
     with reading(workspace.engine) as session:
@@ -185,7 +185,7 @@ def _overwritten_source(workspace: Workspace, intent: Intent) -> str | None:
 
 
 class Expected(Protocol):
-    """What was announced of an object before it was put: an intent or a transcode says it alike."""
+    """The announced properties of an object before its put, of an intent or of a transcode."""
 
     @property
     def sha256(self) -> str: ...  # noqa: D102  the bytes
@@ -200,7 +200,7 @@ class Expected(Protocol):
 
 
 def verify_stored(path: Path, expected: Expected, limits: MediaLimits | None = None) -> None:
-    """Check a file read back from the bucket against what was announced, down to its last frame.
+    """Compare a file read back from the bucket with the announced properties, down to its last frame.
 
     Raises IntegrityDoubt where bytes, codec, frames or duration differ, NotAVideo where it does not decode to its end.
     """

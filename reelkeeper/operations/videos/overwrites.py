@@ -1,7 +1,7 @@
-"""Uploads by the service at keys of its own that the catalogue knows already.
+"""Uploads by the service at its own keys, which the catalogue knows already.
 
-The service may overwrite such a key whenever it likes. Other bytes there, or the same bytes stored again, are a new
-video's: they get a row of their own and become the video's present bytes, whatever state the old row is in.
+The service may overwrite such a key at any time. Other bytes there, or the same bytes stored again, are a new video:
+they get a row of their own and become the video's present bytes, whatever state the old row is in.
 """
 
 from collections.abc import Sequence
@@ -26,10 +26,10 @@ def take_uploads(
 ) -> None:
     """Make the objects `found` at the keys of blobs their videos' present bytes.
 
-    `found` holds the id of each blob and what stands at its key. Rows that are as recorded by now, that Reelkeeper
-    made, or that another purge than that of `claim_token` has claimed are left alone. A video begins its life anew:
-    its age is the new object's. What it stood on before is retired, if it is ours. The caller's transaction holds the
-    deployment row.
+    `found` has the id of each blob and the object at its key. Rows that are as recorded by now, that Reelkeeper made,
+    or that another purge than that of `claim_token` has claimed are left alone. A video's age is then that of the new
+    object. Its earlier bytes are retired, if they are at a key of ours. The caller's transaction holds the deployment
+    row.
     """
     overwritten = overwrites.find_overwritten(session, dict(found), claim_token)
     if not overwritten:
@@ -61,6 +61,6 @@ def take_uploads(
 
 
 def taken_down_again(video_id: str, blob_id: int, run_id: str) -> Event:
-    """Say for the record that a video is down since it shows bytes that were taken down before."""
+    """Make the audit event for a video that is taken down because it shows bytes that were taken down before."""
     detail = {"by": run_id, "reason": "the service stored again what was taken down", "because_of": video_id}
     return Event("takedown", run_id, video_id, blob_id, None, detail)

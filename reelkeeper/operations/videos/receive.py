@@ -1,11 +1,11 @@
-"""Take in a video that somebody puts into the bucket by a presigned URL: promise, put, and publish once verified.
+"""Receive a video that a client puts into the bucket by a presigned URL: reserve, put, and publish once verified.
 
     begin --> the caller's PUT --> complete --> live
-      |                              '-------> refused: its bytes wait out a grace, its promise is given back
-      '---> expired: so does whatever was put
+      |                              '-------> refused: its bytes wait out a grace, its reservation is released
+      '---> expired: any bytes that were put wait out a grace, too
 
 `begin` reserves the bytes and writes a pending blob with its size and MD5. Both are signed into the URL, and so is
-If-None-Match, so what can come to stand at that key is those bytes, once, or nothing. `operations/complete` goes on.
+If-None-Match, so only those bytes can be stored at that key, once. `operations/videos/complete` continues.
 """
 
 from base64 import b64encode
@@ -30,7 +30,7 @@ PATIENCE_SECONDS: Final = 3_600  # for completing after the URL has ended
 
 
 class Announced(NamedTuple):
-    """What somebody wants to put. `md5` is its MD5 in hex."""
+    """A file to be put. `md5` is its MD5 in hex."""
 
     user_id: str
     video_id: str
@@ -49,9 +49,9 @@ class Ticket(NamedTuple):
 
 
 def begin(workspace: Workspace, wanted: Announced, key: str, *, url_seconds: int) -> tuple[Upload, Ticket | None]:
-    """Reserve the bytes and sign a URL to put them. The same `key` again gives the same upload, with a URL while open.
+    """Reserve the bytes and sign a URL to put them. The same `key` returns the same upload, with a URL while open.
 
-    Raises QuotaExceeded, KeyReused, InputRefused for a video that is there already, NotFound for a user who is not,
+    Raises QuotaExceeded, KeyReused, InputRefused for a video that exists already, NotFound for an unknown user,
     KeyRefused, Frozen.
     """
     require_key(key)
@@ -77,7 +77,7 @@ def begin(workspace: Workspace, wanted: Announced, key: str, *, url_seconds: int
 
 
 def find(workspace: Workspace, upload_id: str) -> Upload:
-    """Say how an upload stands. Raises NotFound."""
+    """Read the state of an upload. Raises NotFound."""
     with reading(workspace.engine) as session:
         return _require(session, upload_id)
 

@@ -1,4 +1,4 @@
-"""Take in a video: a new one, or new bytes for one that is there. Published once verified as stored."""
+"""Store a new video, or new bytes for an existing one, and publish it once it is verified as stored."""
 
 from hashlib import file_digest
 from pathlib import Path
@@ -41,12 +41,11 @@ def upload(
 ) -> Outcome:
     """Store `source` as the video's bytes. An existing live video of the user gets them as its next generation.
 
-    What a killed run left open on the video is settled first. The caller holds the lease `video/<id>`. The reservation
-    is the key of a promise made by `quota.reserve`, settled as the video is published and released if it is not;
-    without one the bytes are counted and no quota is asked. A video that is there keeps its tag, model and creation
-    time. Raises NotAVideo for a file that is none, NotFound when the video is another user's or no longer live,
-    QuotaExceeded or HoldClosed when the promise is too small or over, and Frozen, LeaseLost or DiskFull before the
-    first change.
+    An open intent of a killed run is settled first. The caller holds the lease `video/<id>`. `reservation` is the key
+    given to `quota.reserve`, settled when the video is published and released if it is not; without one the bytes are
+    counted and no quota is checked. An existing video keeps its tag, model and creation time. Raises NotAVideo,
+    NotFound when the video is another user's or no longer live, QuotaExceeded or HoldClosed when the reservation is
+    too small or over, and Frozen, LeaseLost or DiskFull before the first change.
     """
     for intent in intents.open_intents(workspace, video.video_id):
         intents.settle(workspace, intent, scratch=scratch, lease=lease, grace=grace)
@@ -89,7 +88,7 @@ def upload(
 
 
 def _current(session: Session, video: Incoming) -> tuple[int, int | None]:
-    """Find the video's generation and blob; make it `pending` if it is new, or if its first upload never came to be."""
+    """Find the video's generation and blob; make it `pending` if it is new, or if its first upload failed."""
     known = uploads.current(session, video.video_id, locked=True)
     if known is None:
         if not is_user(session, video.user_id, even_erased=True):  # whose job was at work: it goes with the others

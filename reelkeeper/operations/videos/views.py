@@ -1,4 +1,4 @@
-"""Views: the signal that keeps a video. A view of a retired video delays its purge by a grace.
+"""Views, which keep a video. A view of a retired video delays its purge by a grace.
 
 They come from the service (`record_views`, or CSV by `store/imports`), or from Cloudflare's count of how often each
 object was read. A read is not quite a view: a player that fetches a video in pieces makes several, and Reelkeeper's own
@@ -24,7 +24,7 @@ _ONE_DAY = timedelta(days=1)
 
 
 class ReadsOfDay(NamedTuple):
-    """What came of a day's reads. `doubt` says why a video not named may have been viewed; empty: it was not."""
+    """The result of importing a day's reads. `doubt`: why an unlisted video may have been viewed; empty: none was."""
 
     day: date
     videos: int
@@ -34,7 +34,7 @@ class ReadsOfDay(NamedTuple):
 
 
 def record_views(engine: Engine, views: Mapping[str, int], *, at: datetime) -> list[str]:
-    """Add `views` (video id -> how many) seen at `at`; returns the ids that nobody knows, which are left out."""
+    """Add `views` (video id -> count) seen at `at`; return the unknown ids, which are left out."""
     with transaction(engine, "views") as session:
         known = sorted(rows.known_videos(session, views))
         if known:
@@ -53,10 +53,10 @@ def days_to_import(engine: Engine) -> list[date]:
 
 
 def import_reads(engine: Engine, client: Client, bucket: str, day: date, *, complete: bool = False) -> ReadsOfDay:
-    """Take the reads of each object on `day` as views of its video, whichever generation of it was read.
+    """Record the reads of each object on `day` as views of its video, of whichever generation.
 
-    A count that is known already stays if it is higher, so a day may be imported again. With `complete`, the day is
-    marked as wholly recorded, unless it is not over and settled, is known from a sample, or has hours without any
+    A known count stays if it is higher, so a day may be imported again. With `complete`, the day is marked as
+    completely recorded, unless it is not over and settled, is estimated from a sample, or has hours without any
     operation, in which data must be missing. Raises TokenRefused and UsageUnknown.
     """
     reads = client.object_reads(day, bucket=bucket)
@@ -95,11 +95,11 @@ class Shown(NamedTuple):
 
 
 def show(workspace: Workspace, video_id: str, *, url_seconds: int, plays: Collection[str] = ()) -> Shown:
-    """Sign a URL to read the live video's bytes, and count a view: the present ones, if they are in a codec of `plays`.
+    """Sign a URL to read a live video's bytes, and count a view: the present bytes, if they are in a codec of `plays`.
 
-    Else those that they were made of, while they outlast the URL. No codec named: whatever there is; bytes of an
-    unknown codec, which were adopted and never opened, are taken to play. A swap while the URL lives leaves the old
-    bytes for a grace of days, so it keeps working. Raises NotFound for a video that is not there, or not live, and
+    Otherwise the bytes that these were made from, if they outlast the URL. With `plays` empty, any codec; bytes of an
+    unknown codec, which were adopted and never opened, count as playable. A swap while the URL is valid leaves the old
+    bytes for a grace of days, so the URL keeps working. Raises NotFound for a video that is unknown or not live, and
     NotPlayable.
     """
     at = datetime.now(UTC)
