@@ -12,7 +12,7 @@ from reelkeeper.operations.core import policies
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.rules.billing.pricing import storage_microusd_per_month
 from reelkeeper.rules.core.wording import many
-from reelkeeper.rules.lifecycle import guard, lifecycle, segments, worth
+from reelkeeper.rules.lifecycle import guard, lifecycle, segments, selection, worth
 from reelkeeper.rules.policies import InForce, Policies
 from reelkeeper.store import Engine, Session
 from reelkeeper.store.core import policies as versions
@@ -210,7 +210,7 @@ def _compare(session: Session, found: Effect, as_of: datetime) -> None:
         was, then = judge[0](video), judge[1](video)
         count("live", then)
         lives[video.user_id] += 1
-        found.newly_compressed += then.action is Action.COMPRESS and was.action is not Action.COMPRESS
+        found.newly_compressed += _is_compressed(then, found.after) and not _is_compressed(was, found.before.policies)
         if then.action is Action.RETIRE and was.action is not Action.RETIRE:
             count("retired", then)
             mine = by_user[video.user_id]
@@ -227,3 +227,8 @@ def _compare(session: Session, found: Effect, as_of: datetime) -> None:
     found.retired_by_user = {user: Counts(*both) for user, both in by_user.items()}
     found.live_by_user = {user: lives[user] for user in by_user}
     found.samples = tuple(samples)
+
+
+def _is_compressed(verdict: Verdict, policies: Policies) -> bool:
+    """Whether a plan would compress it, in a bucket that is fit for results in place."""
+    return selection.fit(verdict, policies.recipe.placement, keeps_contract=True).action is Action.COMPRESS

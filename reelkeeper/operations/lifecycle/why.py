@@ -16,7 +16,7 @@ from reelkeeper.rules.core.wording import many
 from reelkeeper.rules.lifecycle import lifecycle
 from reelkeeper.rules.lifecycle.lifecycle import VIEW_WINDOW_DAYS, Appraise, LifecyclePolicy
 from reelkeeper.rules.lifecycle.notices import goes_after
-from reelkeeper.rules.lifecycle.selection import fitting
+from reelkeeper.rules.lifecycle.selection import fit
 from reelkeeper.rules.lifecycle.transcode import IN_PLACE
 from reelkeeper.rules.lifecycle.worth import unopened
 from reelkeeper.rules.policies import Policies
@@ -160,7 +160,7 @@ def _original(session: Session, listed: Listed, as_of: datetime) -> Iterator[str
 
 def _judge(policies: Policies, worth: Appraise | None, keeps_contract: bool, live: Video, as_of: datetime) -> Verdict:
     verdict = lifecycle.judge(live, policies.lifecycle, policies.tiers, as_of, "", worth)
-    return next(fitting([verdict], policies.recipe.placement, keeps_contract=keeps_contract))
+    return fit(verdict, policies.recipe.placement, keeps_contract=keeps_contract)
 
 
 def _after_retirement(listed: Listed) -> tuple[datetime | None, str]:

@@ -76,12 +76,13 @@ def fitting(judged: Iterable[Verdict], placement: Placement, *, keeps_contract: 
     """Keep what would be compressed in place and may not be; what stands at keys of ours gets a new key anyway."""
     if placement == NEW_KEY:
         return iter(judged)
-    return (_fitting(verdict, keeps_contract=keeps_contract) for verdict in judged)
+    return (fit(verdict, placement, keeps_contract=keeps_contract) for verdict in judged)
 
 
-def _fitting(verdict: Verdict, *, keeps_contract: bool) -> Verdict:
+def fit(verdict: Verdict, placement: Placement, *, keeps_contract: bool) -> Verdict:
+    """Say the same of one video."""
     video = verdict.video
-    if verdict.action is not Action.COMPRESS or video.is_ours:
+    if placement == NEW_KEY or verdict.action is not Action.COMPRESS or video.is_ours:
         return verdict
     # guard rules.in_place: a plan promises what no run will do, and leaves out what it could have done
     rule = "in_place_not_tried" if not keeps_contract else _unfit(video, verdict.figures[0])

@@ -25,13 +25,15 @@ from reelkeeper.rules.core.tiers import GIB, SHIPPED, TierPolicy, Tiers
 from reelkeeper.rules.jobs.admission import AdmissionPolicy
 from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
+from reelkeeper.rules.lifecycle.transcode import Recipe
 from reelkeeper.rules.policies import ABSENT, DEFAULTS, Policies, earlier, moved, terms_of
 from reelkeeper.store.core import audit
 from reelkeeper.store.core.engine import reading, transaction
-from reelkeeper.store.tables import deployment, jobs, policy_versions, users, videos
+from reelkeeper.store.tables import blobs, deployment, jobs, policy_versions, users, videos, view_days
 from tests.faults.world import World
 from tests.operations.asking import ask, claim, fox, make
 from tests.operations.books import DOLLAR, balances, make_user
+from tests.operations.changes import change
 from tests.policies import different, put_in_force
 from tests.tiers import any_tiers, tiers
 
@@ -63,6 +65,26 @@ def test_fewer_days_of_notice_are_a_promise_that_gets_smaller(aged: World) -> No
     put_in_force(aged.workspace.engine, tiers=tiers(free={"notice_days": 14}))
     effect = effect_of(aged.workspace.engine, DEFAULTS)
     assert list(effect.broken_promises()) == ["videos of 1 free users would be told of 0 days before they go, not 14"]
+
+
+@pytest.mark.parametrize(("placement", "compressed"), [("new_key", 2), ("in_place", 1)])
+def test_what_may_not_be_put_in_place_does_not_count_as_compressed(
+    world: World, placement: str, compressed: int
+) -> None:
+    today = datetime.now(UTC)
+    for video_id, codec in {"fits": "h264", "does-not": "mpeg4"}.items():
+        blob = world.video(video_id, key=f"{world.address.prefix}ann/{video_id}.mp4")
+        with transaction(world.workspace.engine, "test") as session:
+            session.execute(sa.update(blobs).where(blobs.c.id == blob).values(codec=codec))
+    change(world, videos, created_at=today - timedelta(days=20))
+    with transaction(world.workspace.engine, "test") as session:
+        session.execute(sa.insert(view_days), [{"day": (today - timedelta(days=n)).date()} for n in range(32)])
+    smaller = DEFAULTS.overridden(
+        lifecycle=LifecyclePolicy.model_validate({"retire_below_views": None}),
+        recipe=Recipe.model_validate({"placement": placement, "payback": {"cpu_usd_per_hour": None}}),
+    )
+    put_in_force(world.workspace.engine, lifecycle=LifecyclePolicy.model_validate({"compress_below_views": None}))
+    assert effect_of(world.workspace.engine, smaller).newly_compressed == compressed
 
 
 GOLD = TierPolicy(retention_days=400, quota_bytes=20 * GIB)
