@@ -1,1 +1,1 @@
-"""The judgement: pure functions from values to values, and the policies that hold their thresholds."""
+"""Decisions: pure functions from values to values, and the policies with their thresholds."""

@@ -1,8 +1,8 @@
 """Every threshold, tier, price, budget and limit of a deployment, as one document. Pure.
 
-A run's own parameters are exceptions: `overridden` puts the fields that somebody set over those in force. In a document
-and in an exception, `never` (or `none`) stands for a rule that is off or a limit that is not there; null and a field
-that is not named both mean "as it is".
+A run's own parameters are exceptions: `overridden` puts the set fields over those in force. In a document and in an
+exception, `never` (or `none`) means that a rule is off or has no limit; null and an unnamed field both mean
+"unchanged".
 """
 
 import json
@@ -69,7 +69,7 @@ ABSENT: Final = _Absent()
 
 
 class Policies(BaseModel):
-    """All policies. Each section is described beside its rule."""
+    """All policies. Each section is defined beside its rule."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -108,16 +108,16 @@ class Policies(BaseModel):
         return (*self.concurrency.caps, *of_models)
 
     def attempts_of(self, model: str) -> AttemptPolicy:
-        """Say how often and how patiently a job of a model is tried."""
+        """Give the attempt policy for jobs of a model."""
         entry = self.book.entry(model)
         most = entry.most_attempts if entry else None
         return self.attempts.model_copy(update={"most_attempts": most}) if most else self.attempts
 
     def overridden(self, **exceptions: BaseModel | None) -> Self:
-        """Put the fields that each section's exception sets over those here. Raises ValidationError where they clash.
+        """Apply the fields that each section's exception sets. Raises ValidationError where they clash.
 
-        Which fields an exception sets is what pydantic calls `model_fields_set`; None sets none. Raises PolicyRefused
-        for a tier that is not there, and for segments that the tiers do not fit.
+        An exception sets the fields in pydantic's `model_fields_set`; None sets none. Raises PolicyRefused for an
+        unknown tier, and for segments that contradict the tiers.
         """
         update = {name: _over(getattr(self, name), model) for name, model in exceptions.items() if model is not None}
         changed = self.model_copy(update=update)
@@ -127,9 +127,9 @@ class Policies(BaseModel):
         return changed
 
     def changes(self, other: "Policies") -> dict[str, tuple[object, object]]:
-        """Give the fields that `other` has otherwise: dotted name -> (value here, value there).
+        """Give the fields that differ in `other`: dotted name -> (value here, value there).
 
-        `tiers` itself is their names in their order; of a tier that is on one side alone, the other is ABSENT.
+        `tiers` itself stands for their names in order; for a tier on one side only, the other value is ABSENT.
         """
         mine, theirs = dict(_leaves("", self)), dict(_leaves("", other))
         both = ((name, mine.get(name, ABSENT), theirs.get(name, ABSENT)) for name in mine | theirs)
@@ -148,15 +148,14 @@ SHIPPED: Final = InForce(0, DEFAULTS)
 
 
 def section_of(policy: type[BaseModel]) -> str:
-    """Name the section that a policy is, such as `limits` for BlastRadius."""
+    """Name the section of a policy, such as `limits` for BlastRadius."""
     return next(name for name in Policies.model_fields if type(getattr(DEFAULTS, name)) is policy)
 
 
 def exception(policy: type[BaseModel], fields: Mapping[str, Any]) -> BaseModel:
-    """Read the fields of an exception, each by itself: what they contradict is known once they meet those in force.
+    """Validate the fields of an exception, each by itself: contradictions are found when they meet those in force.
 
-    Raises ValidationError for a field that is not there, or a value that it does not take; PolicyRefused for one that
-    stands with the tiers now.
+    Raises ValidationError for an unknown field or an invalid value; PolicyRefused for one that has moved to the tiers.
     """
     for name in fields:
         if place := moved(section_of(policy), name):
@@ -189,7 +188,7 @@ def _optional(field: FieldInfo) -> FieldInfo:
 
 
 def as_written(value: Any) -> Any:  # noqa: ANN401  a document, or a part of it
-    """Give a document, or a part of one, as its fields take it: without what is null, and `never` as None."""
+    """Convert a document, or a part of one, for validation: without nulls, and with None for `never`."""
     if isinstance(value, Mapping):
         return {name: _plain(item) for name, item in value.items() if item is not None}
     return value
@@ -202,14 +201,14 @@ def _plain(value: Any) -> Any:  # noqa: ANN401  the same
 
 
 def earlier(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Give a document that an earlier version wrote in the form of today, meaning the same."""
+    """Convert a document of an earlier version to the present form, with the same meaning."""
     return with_tiers(without_dropped(document))
 
 
 def with_tiers(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Give a document in which the values of three tiers stood in three sections with `tiers`, meaning the same.
+    """Convert a document with the values of three tiers in three sections to one with `tiers`, with the same meaning.
 
-    One that has `tiers` stays as it is.
+    One that has `tiers` is unchanged.
     """
     if "tiers" in document:
         return dict(document)
@@ -228,19 +227,19 @@ def with_tiers(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def moved(section: str, field: str) -> str | None:
-    """Say where a field of a section stands now that a tier's values stand together; None for any other."""
+    """Say where a field has moved now that a tier's values are together; None for any other."""
     place = _MOVED.get(section, {}).get(field)
     return ".".join(("tiers", *place)) if place else None
 
 
 def terms_of(under: Mapping[str, Any]) -> tuple[LifecyclePolicy, Tiers]:
-    """Read the lifecycle and the tiers that a plan was made under, whichever version of Reelkeeper has saved it."""
+    """Read the lifecycle and the tiers of a saved plan, of any version of Reelkeeper."""
     said = earlier({"lifecycle": under["policy"], **({"tiers": under["tiers"]} if "tiers" in under else {})})
     return LifecyclePolicy.model_validate(said["lifecycle"]), Tiers.model_validate(said.get("tiers", SHIPPED_TIERS))
 
 
 def without_dropped(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Give a document that an earlier version wrote without the fields that no rule reads any more."""
+    """Remove the fields that no rule reads any more from a document of an earlier version."""
     return {
         section: {name: value for name, value in fields.items() if name not in _DROPPED[section]}
         if section in _DROPPED and isinstance(fields, Mapping)
@@ -250,9 +249,9 @@ def without_dropped(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def parse(document: Mapping[str, Any]) -> Policies:
-    """Read a document; what it does not name is as shipped. Raises ValidationError with every fault.
+    """Read a document; unnamed fields are as shipped. Raises ValidationError with every error.
 
-    Where it names tiers, these are all there are.
+    If it names tiers, there are no others.
     """
     tiers = document.get("tiers")
     if isinstance(tiers, Mapping):  # a tier of which nothing is said is there all the same
@@ -292,7 +291,7 @@ def _leaves(prefix: str, model: BaseModel) -> Iterator[tuple[str, object]]:
 
 
 def described(model: BaseModel) -> Iterator[tuple[str, object, str]]:
-    """Give name, value and description of each field of a section, in order; a nested section is a value itself."""
+    """Give name, value and description of each field of a section, in order; a nested section is a single value."""
     if isinstance(model, Tiers):
         yield from ((name, tier, "") for name, tier in model.items())
         return

@@ -1,7 +1,7 @@
-"""Which finding is news, which only repeats what people know, and which alert is over.
+"""Decide which findings are news, which repeat known alerts, and which alerts are resolved.
 
-Rule, scope and period name an incident; its level says how far it has gone. Each level is told once a period: a higher
-one is news, a lower one is not. What has no period is told again when it comes back after it was said to be over.
+Rule, scope and period identify an incident; its level is its severity. Each level is reported once a period: a higher
+one is news, a lower one is not. An incident without a period is reported again when it returns after being resolved.
 """
 
 import re
@@ -32,7 +32,7 @@ class AlertPolicy(BaseModel):
 
 
 class Known(NamedTuple):
-    """An alert as it stands in the store."""
+    """An alert in the store."""
 
     id: str
     rule: str
@@ -49,7 +49,7 @@ class Known(NamedTuple):
 
     @property
     def is_open(self) -> bool:
-        """Say whether it still fires, acknowledged or not."""
+        """Whether it still fires, acknowledged or not."""
         return self.state != AlertState.RESOLVED
 
 
@@ -61,7 +61,7 @@ class Quiet(NamedTuple):
 
 
 class FindingState(NamedTuple):
-    """A finding, and the alert of the same level that is known already."""
+    """A finding, and the known alert of the same level."""
 
     finding: Finding
     known: Known | None
@@ -70,7 +70,7 @@ class FindingState(NamedTuple):
 
 @dataclass(slots=True)
 class Decision:
-    """What is to be written and told."""
+    """What is to be written and sent."""
 
     opened: list[FindingState] = field(default_factory=list)  # news
     repeated: list[FindingState] = field(default_factory=list)  # critical, and nobody has acknowledged it
@@ -91,7 +91,7 @@ def decide(
     policy: AlertPolicy,
     as_of: datetime,
 ) -> Decision:
-    """Compare what was found with what is known. An alert of `rules` that was not found again is over.
+    """Compare findings with known alerts. An alert of `rules` without a finding is resolved.
 
     `known` holds every open alert of `rules`, and every alert of the incidents found, whatever its state.
     """
@@ -173,7 +173,7 @@ def _highest(findings: Iterable[Finding]) -> dict[tuple[str, str, str], Finding]
 
 
 def _tamed(finding: Finding) -> Finding:
-    """Take out what neither a database nor a screen should meet. A scope may hold a user's own name for themselves."""
+    """Remove control characters, and cut long texts. A scope may contain text that a user chose."""
     return replace(
         finding,
         rule=one_line(finding.rule),
@@ -192,12 +192,12 @@ def _is_quiet(quiet: Collection[Quiet], rule: str, scope: str) -> bool:
 
 
 def _is_past(period: str, as_of: datetime) -> bool:
-    """Say whether a day or month is over; that its alerts end with it is no news."""
+    """Tell whether a day or month is over; that its alerts end then is not news."""
     return bool(_DAY_OR_MONTH.fullmatch(period)) and period < f"{as_of:%Y-%m-%d}"[: len(period)]
 
 
 class Trouble(StrEnum):
-    """What went wrong with a run."""
+    """The kind of failure of a run."""
 
     FAILED = "failed"
     CRASHED = "crashed"
@@ -218,7 +218,7 @@ _ADVICE: Final = {
 
 
 def finding(trouble: Trouble, flow: str, *, run_name: str, message: str = "", url: str = "") -> Finding:
-    """Say what went wrong with a run of `flow`. It is told once, until the flow has succeeded again."""
+    """Make the finding for a failed run of `flow`. It is reported once, until the flow succeeds again."""
     name = flow.replace("-", "_")  # Prefect writes it with dashes
     figures = (("Run", run_name), *((("Look", url),) if url else ()))
     return Finding(

@@ -46,7 +46,7 @@ CADENCES: Final = {
 
 
 def is_overdue(since: datetime, cadence: Cadence, as_of: datetime) -> bool:
-    """Say whether a flow should have succeeded again by now."""
+    """Tell whether a flow should have succeeded again by now."""
     return as_of - since > timedelta(seconds=cadence.period_seconds + cadence.grace_seconds)
 
 
@@ -61,7 +61,7 @@ def seconds_until_next(at: datetime, cadence: Cadence) -> float:
 
 
 def silent(flow: str, since: datetime, cadence: Cadence, *, has_succeeded: bool, as_of: datetime) -> Finding | None:
-    """Say that a flow is overdue, or None. `since` is its last success, or when the store was made if it had none."""
+    """Make the finding that a flow is overdue, or None. `since` is its last success, or the store's creation."""
     if not is_overdue(since, cadence, as_of):
         return None
     quiet_for = as_of - since

@@ -1,4 +1,4 @@
-"""What people are told, in words: of one alert, of many at once, and of what is over."""
+"""The messages to people: about one alert, about many at once, and about resolved ones."""
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -12,7 +12,7 @@ _MAX_TITLE = 150
 
 
 def alert(alert_id: str, finding: Finding, *, fired_at: datetime, is_repeated: bool = False) -> Message:
-    """Tell of one finding, that fires since `fired_at`; tell again of what has gone on unacknowledged."""
+    """Write the message for one finding that fires since `fired_at`, or its repetition while unacknowledged."""
     text = finding.text
     if is_repeated:
         text = f"Nobody has acknowledged this since {fired_at:%Y-%m-%d %H:%M} UTC.\n{text}"
@@ -31,7 +31,7 @@ def alert(alert_id: str, finding: Finding, *, fired_at: datetime, is_repeated: b
 
 
 def digests(news: Sequence[tuple[str, Finding]]) -> Iterator[tuple[list[str], Message]]:
-    """Tell of many findings (alert id, finding) in as few messages as hold them all; gives the ids in each."""
+    """Write as few messages as possible for many findings (alert id, finding), with the ids in each."""
     for start in range(0, len(news), _MAX_LINES):
         part = news[start : start + _MAX_LINES]
         order = list(Severity)
@@ -50,7 +50,7 @@ def digests(news: Sequence[tuple[str, Finding]]) -> Iterator[tuple[list[str], Me
 
 
 def resolved(alerts: Sequence[Known], as_of: datetime) -> Iterator[tuple[list[str], Message]]:
-    """Tell that alerts are over, in as few messages as hold them all; gives the ids in each."""
+    """Write as few messages as possible for resolved alerts, with the ids in each."""
     for start in range(0, len(alerts), _MAX_LINES):
         part = alerts[start : start + _MAX_LINES]
         ids = [known_alert.id for known_alert in part]

@@ -1,4 +1,4 @@
-"""Outgoing webhooks: which change is which event, when a message is tried again, and when an endpoint is dead."""
+"""Outgoing webhooks: the event of each change, when a message is retried, and when an endpoint is given up."""
 
 from collections.abc import Mapping
 from datetime import timedelta
@@ -33,9 +33,9 @@ MEANS: Final = {
 
 
 def of_audit(event: str, detail: Mapping[str, Any], state: str, *, is_present: bool) -> EventType | None:
-    """Say what the service is told of an audited change; None: nothing.
+    """Give the event that the service gets for an audited change; None: none.
 
-    `state` is the video's after the change; `is_present`: the change was to the bytes that it stands on.
+    `state` is the video's after the change; `is_present`: the change was to its present bytes.
     """
     # guard webhooks.present: that a video is purged is told when the old bytes of a swap go, and it is live
     if event == "purge":
@@ -79,7 +79,7 @@ def scope(endpoint_id: str) -> str:
 
 
 def disabled(endpoint_id: str, reason: str) -> Finding:
-    """Tell that nothing is sent to an endpoint any more; what happens meanwhile waits for it."""
+    """Make the finding that an endpoint was disabled; later events wait for it."""
     return Finding(
         rule=DISABLED,
         scope=scope(endpoint_id),
@@ -93,7 +93,7 @@ def disabled(endpoint_id: str, reason: str) -> Finding:
 
 
 def given_up(endpoint_id: str, day: str, message_id: str, error: str) -> Finding:
-    """Tell that an endpoint takes others, and has not taken this message for three days."""
+    """Make the finding that an endpoint has refused this message for three days, while it accepts others."""
     return Finding(
         rule=GIVEN_UP,
         scope=scope(endpoint_id),

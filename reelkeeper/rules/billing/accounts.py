@@ -1,4 +1,4 @@
-"""What a recount of all accounts says, to people and to the run that made it. Pure."""
+"""Report the result of a recount of all accounts, to people and to its run. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ _WAY_OUT: Final = "See `reelkeeper credits recount`, find what wrote past Reelke
 
 @dataclass(frozen=True, slots=True)
 class AccountsReport:
-    """What is overdue, and which figures do not add up. A run gives back what is overdue if all adds up."""
+    """The overdue holds and reservations, and the mismatches. Overdue ones are released if there is no mismatch."""
 
     flow: str
     run_id: str
@@ -28,9 +28,9 @@ class AccountsReport:
     mismatches: tuple[Mismatch, ...] = ()
 
     def require_sound(self) -> Self:
-        """Raise IntegrityDoubt where figures do not add up; everything is frozen then.
+        """Raise IntegrityDoubt for a mismatch; everything is frozen then.
 
-        It names no account: the state of a run, where this stands, is reached by no erasure.
+        It names no account: an erasure does not reach the state of a run, where this message is stored.
         """
         if self.mismatches:
             kinds = ", ".join(sorted({mismatch.what for mismatch in self.mismatches}))
@@ -40,7 +40,7 @@ class AccountsReport:
 
 
 def summary(mismatches: Sequence[Mismatch]) -> str:
-    """Say how many figures do not add up, and the first of them."""
+    """Say how many totals do not match, and the first of them."""
     named = "; ".join(
         f"{mismatch.what} of {mismatch.subject} is {mismatch.recorded:,}, counted {mismatch.counted:,}"
         for mismatch in mismatches[:_NAMED]
@@ -50,7 +50,7 @@ def summary(mismatches: Sequence[Mismatch]) -> str:
 
 
 def findings(mismatches: Sequence[Mismatch]) -> list[Finding]:
-    """Tell people of a mismatch, once until it is gone."""
+    """Report a mismatch, once until it is gone."""
     if not mismatches:
         return []
     by_kind = {

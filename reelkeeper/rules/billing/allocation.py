@@ -1,9 +1,9 @@
-"""Who a month's bill goes to: charges by day, service and user, with a residual that makes them sum to the bill.
+"""Allocate a month's bill: charges by day, service and user, with a residual that makes them sum to the bill.
 
-What a day is billed is the bill of the month up to it less the bill up to the day before, so allowances are used up
-and units rounded up on the days on which that happens. A user's row is what the user used at list price. The residual,
-the row of user "", takes what is left: the allowances, the rounding, what no user is known to have used,
-and what a vendor took beyond the expected cost of a job.
+A day's bill is the bill of the month up to that day less the bill up to the day before, so allowances and rounding
+count on the days on which they occur. A user's row is the user's usage at list price. The residual, the row of user "",
+is the rest: the allowances, the rounding, usage without a known user, and a vendor's charge beyond the expected cost of
+a job.
 
 Months are calendar months in UTC, and a GB-month is a GB for all days of one: Cloudflare speaks of periods of 30 days.
 """
@@ -39,7 +39,7 @@ _ONE_DAY: Final = timedelta(days=1)
 
 
 class LineItem(NamedTuple):
-    """Something that is charged for. `nanousd` is the list price of one `unit`."""
+    """A billed item. `nanousd` is the list price of one `unit`."""
 
     sku: str
     service: str
@@ -49,7 +49,7 @@ class LineItem(NamedTuple):
 
 
 class ComputedCharge(NamedTuple):
-    """What the account used of one thing on one day, at list price, and what that added to the month's bill."""
+    """The account's usage of one item on one day, at list price, and what it added to the month's bill."""
 
     day: date
     item: LineItem
@@ -60,11 +60,11 @@ class ComputedCharge(NamedTuple):
 
 
 def compute_charges(account: Iterable[Used], book: PriceBook, month: date, today: date) -> list[ComputedCharge]:
-    """Price what the account used on each day of `month` up to `today`, the last of which are still estimates.
+    """Price the account's usage on each day of `month` up to `today`; the last days are still estimates.
 
-    `account` may hold earlier days: the last known amount of stored bytes stands in for a day on which nobody looked,
-    as an estimate. Where Cloudflare has counted, its figures count, else the store's own, whose operations are an
-    estimate too: it cannot see what others ask of the bucket.
+    `account` may hold earlier days: the last known stored bytes are the estimate for a day without a figure. Where
+    Cloudflare has counted, its figures count, else the store's own, whose operations are an estimate too: it cannot see
+    the requests of others.
     """
     days_in_month = monthrange(month.year, month.month)[1]
     last = min(today, month.replace(day=days_in_month))
@@ -100,8 +100,8 @@ def share(
 ) -> Iterator[Charge]:
     """Split each day's charges by user, at list price; the rest of the day's bill goes to user "".
 
-    `users` is what users used on the days of `computed`, any other days left out. The charges of a day and thing sum to
-    what was computed for it: in quantity, list price and bill.
+    `users` is the users' usage on the days of `computed`; other days are ignored. The charges of a day and item sum to
+    those computed for it: in quantity, list price and bill.
     """
     pricing_of = cache(partial(line_items_of, book=book))
     parts: defaultdict[tuple[date, str], defaultdict[str, int]] = defaultdict(lambda: defaultdict(int))
@@ -133,7 +133,7 @@ def share(
 
 
 def _by_day(account: Iterable[Used], month: date, last: date) -> Iterator[tuple[date, list[Used]]]:
-    """Give the rows that count for each day: of one source, and the last known stored bytes where the day has none."""
+    """Give the rows that count for each day: those of one source, and the last known stored bytes if it has none."""
     sources: defaultdict[tuple[date, Metric], dict[UsageSource, list[Used]]] = defaultdict(dict)
     for usage in account:
         sources[usage.day, usage.metric].setdefault(usage.source, []).append(usage)
@@ -170,7 +170,7 @@ def line_items_of(days_in_month: int, book: PriceBook) -> Callable[[Used], tuple
 
 
 def _line_items(usage: Used, days_in_month: int, book: PriceBook) -> tuple[LineItem, ...]:
-    """Name what is charged for this use: nothing, one thing, or of a job at a flat price its compute and its API."""
+    """Give the billed items of a use: none, one, or for a job at a flat price its compute and its API."""
     kind = StorageClass(usage.storage_class or StorageClass.STANDARD)
     rates = RATES[kind]
     if usage.metric == Metric.STORED_BYTES:
@@ -195,7 +195,7 @@ def _r2(service: str, kind: StorageClass, unit: str, usd: Decimal, units: int) -
 
 
 def _bills(used: Mapping[LineItem, int], days_in_month: int) -> dict[str, int]:
-    """Price what R2 was used for since the month began, as Cloudflare would: nano-dollars of each SKU."""
+    """Price the month's usage of R2 so far, as Cloudflare would: nano-dollars of each SKU."""
     by_sku = {item.sku: quantity for item, quantity in used.items()}
 
     def so_far(service: str, kind: StorageClass) -> int:

@@ -1,7 +1,7 @@
-"""The models that are sold: who makes their videos, what each can make, and what its vendor takes for it. Pure.
+"""The models that are sold: their providers, what each can make, and its vendor's prices. Pure.
 
-A price is exact: whatever the vendor bills by, the quote is worked out from the clip that was asked for, and never
-below it. Where two rates fit, the dearer counts.
+Prices are exact: whatever unit the vendor bills by, the quote is computed from the requested clip, and never below the
+vendor's price. Where two rates fit, the dearer counts.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -38,7 +38,7 @@ class Clip(NamedTuple):
 
     @property
     def resolution(self) -> str:
-        """The shorter side, as vendors name it."""
+        """The shorter side in pixels, as vendors name the resolution."""
         return f"{min(self.width, self.height)}p"
 
 
@@ -58,7 +58,7 @@ class Unit(StrEnum):
 
 
 class Rate(BaseModel):
-    """What one unit costs, of all clips or of some."""
+    """The price of one unit, for all clips or for some."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -78,14 +78,14 @@ class Rate(BaseModel):
         return self
 
     def fits(self, clip: Clip) -> bool:
-        """Whether it may be what such a clip is billed at."""
+        """Whether such a clip may be billed at this rate."""
         return self.resolution in (None, clip.resolution) and (
             None in (self.audio, clip.audio) or self.audio == clip.audio
         )
 
 
 class VendorPrice(BaseModel):
-    """What a vendor takes for a clip, and what is asked for it."""
+    """A vendor's price for a clip, and the price that users pay."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -107,7 +107,7 @@ class VendorPrice(BaseModel):
         return self
 
     def amounts(self, clip: Clip, margin_percent: Decimal) -> tuple[Decimal, Decimal] | None:
-        """Give what the vendor takes for a clip and what is asked, in dollars; None: no rate is for such a clip."""
+        """Give the vendor's price and the user's price of a clip, in dollars; None: no rate fits such a clip."""
         fitting = [(self._units(clip, rate), rate) for rate in self.rates if rate.fits(clip)]
         if not fitting:
             return None
@@ -129,7 +129,7 @@ class VendorPrice(BaseModel):
 
 
 class ModelLimits(BaseModel):
-    """What a model can make. A list that is empty limits nothing."""
+    """What a model can make. An empty list limits nothing."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -149,7 +149,7 @@ class ModelLimits(BaseModel):
     )
 
     def heard(self, clip: Clip) -> Clip:
-        """Say whether a clip will have sound."""
+        """Tell whether a clip will have sound."""
         match self.audio:
             case "choice":
                 return clip._replace(audio=clip.audio is not False)
@@ -157,20 +157,20 @@ class ModelLimits(BaseModel):
                 return clip._replace(audio=fixed == "always")
 
     def charged_seconds(self, asked: Decimal, made: float) -> Decimal:
-        """Give the length that a clip is charged at: as asked, or the nearest of its lengths if it came shorter.
+        """Give the charged seconds of a clip: as requested, or the nearest possible length if it is shorter.
 
-        Where any length can be made, a second that was begun counts whole: vendors cut at a frame.
+        Where any length can be made, it is rounded up to a second: vendors cut at a frame.
         """
         lengths = self.seconds or (Decimal(ceil(made)),)
         return min(asked, min(lengths, key=lambda length: abs(float(length) - made)))
 
     def ordered(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Set the sound of an order as it was quoted; leave it out for a vendor without such an option."""
+        """Set the sound of an order as quoted; leave it out for a vendor without such an option."""
         audio = request.get("audio") is not False if self.audio == "choice" else None
         return {**request, "audio": audio}
 
     def faults(self, request: GenerationRequest, *, is_flat: bool = False) -> Iterator[str]:
-        """List what a request asks for that the model cannot make, each with what is possible."""
+        """List the parts of a request that the model cannot make, each with what is possible."""
         clip = clip_of(request)
         if self.seconds and clip.seconds not in self.seconds:
             yield f"{_plain(clip.seconds)} seconds were asked for, and it makes {_either(map(_plain, self.seconds))}"
@@ -193,7 +193,7 @@ class ModelLimits(BaseModel):
 
 
 class JobPrice(BaseModel):
-    """What a job is sold for, and what it costs, whatever its length and size."""
+    """The flat price and cost of a job, whatever its length and size."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -204,7 +204,7 @@ class JobPrice(BaseModel):
 
     @property
     def cost_usd(self) -> Decimal:
-        """What a job costs before its video is stored."""
+        """The cost of a job before its video is stored."""
         return self.compute_usd + self.api_usd
 
 
@@ -271,18 +271,18 @@ class ModelEntry(BaseModel):
 
     @property
     def providers(self) -> tuple[str, ...]:
-        """The providers that it names, in order."""
+        """The model's providers, in order."""
         first = (self.provider,) if self.provider else ()
         return first + tuple(other.provider for other in self.fallbacks)
 
     @property
     def is_billed_by_clip(self) -> bool:
-        """Whether what it costs has nothing to do with how long it takes, whoever makes it."""
+        """Whether its cost does not depend on how long it takes, at any provider."""
         prices = (self.price, *(other.price for other in self.fallbacks))
         return all(isinstance(price, VendorPrice) and price.unit is not Unit.GPU_SECOND for price in prices)
 
     def at(self, provider: str | None) -> Self:
-        """Give the entry with the limits and price of a fallback; for any other provider, with its own."""
+        """Give the entry with the limits and price of a fallback provider; for any other, with its own."""
         for other in self.fallbacks:
             if other.provider == provider:
                 limits = other.limits or self.limits
@@ -296,12 +296,12 @@ class ModelEntry(BaseModel):
         return self
 
     def able(self, request: GenerationRequest) -> tuple[str, ...]:
-        """Name its providers that can make what a request asks for, in order."""
+        """List the providers that can make a request, in order."""
         # guard catalogue.able: a job goes to a provider that makes another clip of it, or refuses it
         return tuple(name for name in self.providers if self.at(name).refusal(request) is None)
 
     def refusal(self, request: GenerationRequest) -> str | None:
-        """Say why it cannot make what a request asks for; None: it can."""
+        """Say why the model cannot make a request; None: it can."""
         faults = list(self.limits.faults(request, is_flat=not isinstance(self.price, VendorPrice)))
         if not faults and isinstance(self.price, VendorPrice):
             clip = self.limits.heard(clip_of(request))

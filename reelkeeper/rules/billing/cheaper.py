@@ -1,4 +1,4 @@
-"""Where what users asked for would have cost less: at another provider of its model, or without sound. Pure."""
+"""Find where users' requests would have cost less: at another provider of the model, or without sound. Pure."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -19,7 +19,7 @@ class Asked(NamedTuple):
 
 
 class Cheaper(NamedTuple):
-    """A way to have the clips of a model for less, and how much less those of a month would have cost."""
+    """A cheaper way to make the clips of a model, and how much less those of a month would have cost."""
 
     model: str
     provider: str | None  # None: where they are made now, without the sound of which their requests said nothing
@@ -28,10 +28,10 @@ class Cheaper(NamedTuple):
 
 
 def cheaper(asked: Iterable[Asked], book: PriceBook) -> list[Cheaper]:
-    """Compare what clips cost where they were made with each other way that the catalogue has, the best first.
+    """Compare the cost of clips as made with each other way in the catalogue, the cheapest first.
 
-    A way counts for all clips that it can make, those too that would cost more by it. Flat prices are left out: they
-    say nothing of a clip.
+    A way counts for all clips that it can make, including those that would cost more. Flat prices are left out: they
+    do not depend on the clip.
     """
     jobs, saved = defaultdict[tuple[str, str | None], int](int), defaultdict[tuple[str, str | None], Decimal](Decimal)
     for request, provider, count in asked:
@@ -54,7 +54,7 @@ def cheaper(asked: Iterable[Asked], book: PriceBook) -> list[Cheaper]:
 
 
 def _cost_usd(entry: ModelEntry, clip: Clip) -> Decimal | None:
-    """Give what its vendor takes for a clip; None where no rate is for such a clip, or its price is flat."""
+    """Give the vendor's price of a clip; None where no rate fits, or the price is flat."""
     amounts = (
         entry.price.amounts(entry.limits.heard(clip), Decimal(0)) if isinstance(entry.price, VendorPrice) else None
     )

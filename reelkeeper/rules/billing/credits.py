@@ -1,4 +1,4 @@
-"""What a move of credits may say, and when two requests are the same one. Pure."""
+"""Validate the parameters of credit transfers, and tell when two requests are the same. Pure."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ OURS: Final = "expire:"  # begins the keys that Reelkeeper gives itself
 
 
 def require_amount(amount_microusd: int, *, least: int) -> None:
-    """Raise AmountRefused unless it is an integer from `least` to a million dollars. A float or a bool is none."""
+    """Raise AmountRefused unless it is an integer from `least` to a million dollars. Floats and bools are refused."""
     # guard ledger.amount: a negative amount, or a misplaced comma, moves a user's credits the wrong way
     if type(amount_microusd) is not int or not least <= amount_microusd <= MAX_MICROUSD:
         raise AmountRefused(
@@ -23,13 +23,13 @@ def require_amount(amount_microusd: int, *, least: int) -> None:
 
 
 def require_lasting(seconds: int) -> None:
-    """Raise AmountRefused unless a hold may last so long."""
+    """Raise AmountRefused unless the seconds are a valid duration of a hold."""
     if type(seconds) is not int or not 1 <= seconds <= MAX_SECONDS:
         raise AmountRefused(f"{seconds!r} s: what is held lasts 1 to {MAX_SECONDS:,} s; nothing was changed")
 
 
 def require_key(key: str) -> None:
-    """Raise AmountRefused unless `key` can be an idempotency key of a caller's."""
+    """Raise AmountRefused unless `key` is a valid idempotency key."""
     # guard ledger.own_keys: a caller's key is taken for the expiry of a hold, which then never ends
     if not 0 < len(key) <= MAX_KEY_CHARACTERS or not key.isprintable() or key.startswith(OURS):
         raise AmountRefused(
@@ -39,10 +39,10 @@ def require_key(key: str) -> None:
 
 
 def own_key(user_id: str, key: str) -> str:
-    """Return 32 hex digits for an idempotency key of a user: other users may choose the same key."""
+    """Return 32 hex digits for a user's idempotency key, as other users may choose the same key."""
     return hashlib.sha256(f"{user_id}\n{key}".encode()).hexdigest()[:32]
 
 
 def fingerprint(**parameters: str | int | None) -> str:
-    """Give the SHA-256 of the parameters as canonical JSON: equal for the same request, and for no other."""
+    """Give the SHA-256 of the parameters as canonical JSON: equal only for the same request."""
     return hashlib.sha256(json.dumps(parameters, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -1,6 +1,6 @@
 """Charges under the column names of FOCUS 1.3 (focus.finops.org), as Cloudflare's billing API and cost tools use them.
 
-Aligned, not conformant: what is not known of a charge is left out. Our own columns begin with x_. Money is text, exact.
+Aligned, not conformant: unknown columns are left out. Our own columns begin with x_. Money is exact, as text.
 """
 
 from datetime import date, timedelta

@@ -1,6 +1,6 @@
-"""What a month's usage costs at R2, as billed and to the last digit; what one object costs, and what its removal saves.
+"""Price a month's usage of R2, as billed and unrounded; price one object, and the saving from its removal.
 
-Money is Decimal dollars in prices, integer micro-dollars in rows. The prices themselves stand in `tariff`.
+Money is Decimal dollars in prices, integer micro-dollars in rows. The prices themselves are in `tariff`.
 """
 
 from collections.abc import Iterable, Iterator
@@ -48,7 +48,7 @@ class InfrequentAccessUsage(StandardUsage):
 
 
 class Usage(BaseModel):
-    """What an account used in a month. What is left out was not used; a field that is not known is refused."""
+    """An account's usage in a month. Fields left out are zero; unknown fields are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -77,14 +77,14 @@ class Bill(NamedTuple):
 
 
 class Saving(NamedTuple):
-    """What less usage takes off a month's bill: off what Cloudflare bills, and off the same without rounding."""
+    """The saving from less usage in a month: of Cloudflare's bill, and of the same without rounding."""
 
     billed_usd: Decimal
     exact_usd: Decimal
 
 
 def sku(service: str, storage_class: StorageClass) -> str:
-    """Name what is charged for: a service of R2's in one storage class, such as `r2-class-a-standard`."""
+    """Name a billed item: a service of R2 in one storage class, such as `r2-class-a-standard`."""
     return f"{service}-{storage_class.replace('_', '-')}"
 
 
@@ -136,9 +136,9 @@ def cost_until(
     *,
     reads: int = 0,
 ) -> Decimal:
-    """Give the dollars that an object costs from now until `days` are over, its writing left out: what is avoidable.
+    """Give the dollars that an object costs over the next `days`, without writing it: the avoidable cost.
 
-    Marginal, so beyond the free allowances and before the rounding of the bill: `days` of storage, at least the class's
+    It is the marginal cost, beyond the free allowances and before rounding: `days` of storage, at least the class's
     minimum, and `reads` of the whole object.
     """
     rates = RATES[storage_class]
@@ -149,7 +149,7 @@ def cost_until(
 
 
 def saving_this_month(usage: Usage, size_bytes: int, days_left: int) -> Saving:
-    """Say what removing `size_bytes` of Standard storage now takes off this month's bill, `days_left` before its end.
+    """Compute what removing `size_bytes` of Standard storage saves on this month's bill, `days_left` before its end.
 
     `usage` is what the whole month will be if nothing is removed. Where all of it is free, or the rounding up to a
     whole GB-month stays the same, nothing is saved.

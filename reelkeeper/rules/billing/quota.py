@@ -1,7 +1,7 @@
-"""How many bytes a user may store, and whether so many more fit. Pure.
+"""How many bytes a user may store, and whether more would fit. Pure.
 
-A quota counts the live videos' bytes, and those promised to uploads under way. It blocks what is new and deletes
-nothing: after a downgrade a user keeps what is stored, and stores no more until it fits.
+A quota counts the live videos' bytes, and those reserved by uploads under way. It blocks new bytes and deletes nothing:
+after a downgrade a user keeps the stored videos, and can store more only once they fit.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from reelkeeper.rules.core.tiers import MAX_BYTES, Tiers
 
 @dataclass(frozen=True, slots=True)
 class QuotaAnswer:
-    """Whether so many more bytes fit, and why. `quota_bytes` is None where the tier is unknown."""
+    """Whether the bytes fit, and why. `quota_bytes` is None where the tier is unknown."""
 
     can_upload: bool
     usage_bytes: int
@@ -48,7 +48,7 @@ def _reason(user: Standing, incoming_bytes: int, quota: int | None, tiers: Tiers
 
 
 def require_bytes(size_bytes: int, *, least: int = 0) -> None:
-    """Raise AmountRefused unless it is an integer from `least` to a petabyte. A float or a bool is none."""
+    """Raise AmountRefused unless it is an integer from `least` to a petabyte. Floats and bools are refused."""
     # guard quota.amount: a negative number of bytes makes room in a full quota
     if type(size_bytes) is not int or not least <= size_bytes <= MAX_BYTES:
         raise AmountRefused(

@@ -1,7 +1,7 @@
-"""What a generation job is sold for and what it costs us, by a price book whose versions can be told apart.
+"""The price of a generation job and its cost to us, by a price book with distinguishable versions.
 
-Prices of the first sketch: $0.01 a job, with complexity and storage on top; $0.01 of compute and $0.005 of API are what
-one costs. Its estimate of the time, 120 s and 30 s more for each unit of complexity, makes a unit worth a quarter more.
+Prices of the source document: a job is sold at $0.01, plus complexity and storage, and costs $0.01 of compute and
+$0.005 of API. A unit of complexity adds a quarter, as in its estimate of the time, 120 s and 30 s more for each unit.
 """
 
 import hashlib
@@ -44,7 +44,7 @@ class PriceBook(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _with_flat_prices(cls, book: Any) -> Any:  # noqa: ANN401  what a document says
-        """Read the models of 0.1.0, whose flat prices stood beside their names, and of which others were sold too."""
+        """Read the models of 0.1.0, which had flat prices beside their names, and also sold other models."""
         models = book.get("models") if isinstance(book, Mapping) else None
         if not isinstance(models, list | tuple):
             return book
@@ -77,7 +77,7 @@ class PriceBook(BaseModel):
 
     @cached_property
     def mark(self) -> str:
-        """The version and eight hex digits of all prices: two books that differ never look the same on a quote."""
+        """The version, and eight hex digits over all prices: different books have different marks on a quote."""
         return f"{self.version}-{hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:8]}"
 
     def entry(self, model: str, provider: str | None = None) -> ModelEntry | None:
@@ -126,7 +126,7 @@ class JobSpec(BaseModel):
 
 
 class Quote(NamedTuple):
-    """The price of one job in micro-dollars, and what it is made of. Locked: it names its book and stays.
+    """The price of one job in micro-dollars, and its parts. It is fixed: it names its price book and does not change.
 
     The four parts sum to `total_microusd`, which is rounded up. `cost_microusd` is what the job costs us.
     """
@@ -142,11 +142,11 @@ class Quote(NamedTuple):
 
 
 def quote(job: JobSpec, book: PriceBook = PriceBook(), provider: str | None = None) -> Quote:
-    """Price a job: what its vendor takes or its base and complexity, and its storage, with the margin on all of it.
+    """Price a job: the vendor's price, or base and complexity, plus storage, with the margin on the sum.
 
-    What is asked is the price of the model's own provider, or what the dearest fallback that can make it costs if that
-    is more: it stays the same wherever the job goes. What it costs us is by `provider`, one of the fallbacks, or else
-    the model's own. Raises ModelRefused where no rate is for such a clip, which `require_sold` says before.
+    The user's price is that of the model's own provider, or the cost of the dearest fallback that can make it if that
+    is more: it does not depend on the provider used. Our cost is that of `provider`, a fallback or the model's own.
+    Raises ModelRefused where no rate fits such a clip, which `require_sold` checks before.
     """
     days = book.endless_days if job.retention_days is None else job.retention_days
     storage, first = cost_until(job.size_bytes, days), book.entry(job.model)
@@ -165,7 +165,7 @@ def quote(job: JobSpec, book: PriceBook = PriceBook(), provider: str | None = No
 def _amounts(
     job: JobSpec, book: PriceBook, entry: ModelEntry | None, storage: Decimal
 ) -> tuple[tuple[Decimal, Decimal, Decimal], Decimal, Decimal]:
-    """Give the parts of a price at one provider, what the job costs there, and what is asked by it, in dollars."""
+    """Give the parts of a price at one provider, our cost there, and the user's price, in dollars."""
     more = 1 + book.margin_percent / 100
     if entry and isinstance(entry.price, VendorPrice):
         found = entry.price.amounts(entry.limits.heard(job.clip), book.margin_percent)

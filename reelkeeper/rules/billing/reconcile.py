@@ -1,4 +1,4 @@
-"""Two counts of the same days side by side: the store's own and Cloudflare's. They are compared, never added."""
+"""Compare two counts of the same days, the store's own and Cloudflare's. They are never added."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,7 @@ COMPARED: Final = (Metric.STORED_BYTES, Metric.OPERATIONS, Metric.RETRIEVED_BYTE
 
 
 class Difference(NamedTuple):
-    """What both say of one thing on the days that both know. `difference` is theirs less ours, at list price too."""
+    """Both counts of one item on the days that both know. `difference` is theirs less ours, at list price too."""
 
     sku: str
     unit: str
@@ -25,7 +25,7 @@ class Difference(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """The differences, and which days they are of: known to both, to us alone, to Cloudflare alone."""
+    """The differences, and the days known to both, to us alone, and to Cloudflare alone."""
 
     differences: tuple[Difference, ...]
     both: tuple[date, ...]
@@ -34,7 +34,7 @@ class Comparison(NamedTuple):
 
 
 def compare(ours: Sequence[Used], theirs: Sequence[Used]) -> Comparison:
-    """Compare what the account used by each count, on the days of which each has said how much was stored.
+    """Compare the account's usage by both counts, on the days for which both have the stored bytes.
 
     Ours is lower where others use the account too: other buckets, uploads by the service, reads by its users.
     """
@@ -62,7 +62,7 @@ def compare(ours: Sequence[Used], theirs: Sequence[Used]) -> Comparison:
 
 
 def _count(rows: Iterable[Used]) -> Counter[LineItem]:
-    """Add up what is charged for, by a month of 30 days; what is free is not compared."""
+    """Sum billed usage, by a month of 30 days; free usage is not compared."""
     line_items, counts = line_items_of(DAYS_A_MONTH, PriceBook()), Counter[LineItem]()
     for usage in rows:
         for item in line_items(usage):

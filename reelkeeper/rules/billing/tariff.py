@@ -1,7 +1,7 @@
-"""What Cloudflare R2 charges, and for what. A change of price is a change here, with a new PRICE_BOOK.
+"""Cloudflare R2's prices. A change of price is a change here, with a new PRICE_BOOK.
 
 Source: Cloudflare's R2 pricing page (cloudflare/cloudflare-docs, src/content/docs/r2/pricing.mdx, commit 07ec87d4, read
-2026-11-24). Prices are dollars, allowances a calendar month's. Egress is free. No other R2 product is in here.
+2026-11-24). Prices are in dollars, allowances for a calendar month. Egress is free. Other products are not included.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ DAYS_A_MONTH: Final = 30  # "averaging the peak storage per day over a billing p
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """What one storage class costs. A price is for a whole unit: what is not free is rounded up to units."""
+    """The prices of one storage class. A price is for a whole unit: paid usage is rounded up to units."""
 
     storage_usd_per_gb_month: Decimal
     class_a_usd_per_million: Decimal  # writes and listings
@@ -68,9 +68,9 @@ FREE: Final = frozenset({"DeleteObject", "DeleteBucket", "AbortMultipartUpload"}
 
 
 def class_of(action: str) -> Literal["A", "B"] | None:
-    """Say in which class an operation of R2's, or S3's, is billed; None where it is free.
+    """Give the class in which an operation of R2 or S3 is billed; None where it is free.
 
-    What is in no list counts as A, so that an unknown cost shows early: DeleteObjects is one. S3's ListObjectsV2 is
+    Operations in no list, such as DeleteObjects, count as A, so that an unknown cost shows early. S3's ListObjectsV2 is
     R2's ListObjects.
     """
     if action in FREE:

@@ -1,4 +1,4 @@
-"""A vendor's account of the jobs that it was sent beside our own. Pure."""
+"""Compare a vendor's account of its jobs with our own. Pure."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ _NANO_IN_MICRO: Final = 1_000
 
 
 class JobBill(NamedTuple):
-    """A job that both know, by what each says it cost; None: not known. A job has several names for its attempts."""
+    """A job known to both, with each side's cost; None: unknown. A job has several names for its attempts."""
 
     job_id: str
     vendor_ids: tuple[str, ...]
@@ -20,14 +20,14 @@ class JobBill(NamedTuple):
 
     @property
     def difference_nanousd(self) -> int | None:
-        """Theirs less ours, with 0 for an unknown cost of ours; None where the vendor names no costs."""
+        """Their cost less ours, with 0 for an unknown cost of ours; None where the vendor gives no costs."""
         return None if self.theirs_nanousd is None else self.theirs_nanousd - (self.ours_nanousd or 0)
 
 
 class VendorComparison(NamedTuple):
-    """The jobs of both, those of ours that the vendor does not have, and those of the vendor's that are not ours.
+    """The jobs known to both, those missing at the vendor, and the vendor's that are not ours.
 
-    A vendor that names no jobs has `sums`, beside all of ours that ended in that time.
+    A vendor that lists no single jobs has `sums`, compared with all of ours that ended in that period.
     """
 
     both: tuple[JobBill, ...]
@@ -43,13 +43,13 @@ class VendorComparison(NamedTuple):
 
     @property
     def ours_nanousd(self) -> int:
-        """What all of ours cost, as far as we know."""
+        """The known cost of all our jobs."""
         alone = sum((job.cost_microusd or 0) * _NANO_IN_MICRO for job in (*self.only_ours, *self.summed))
         return alone + sum(bill.ours_nanousd or 0 for bill in self.both)
 
     @property
     def theirs_nanousd(self) -> int | None:
-        """What the vendor bills for all that it lists; None where it does not say so of each job."""
+        """The vendor's charge for all listed jobs; None where it is not given for each."""
         unnamed = [job.cost_nanousd for job in (*self.only_theirs, *self.sums)]
         return _total([*(bill.theirs_nanousd for bill in self.both), *unnamed])
 
@@ -57,10 +57,10 @@ class VendorComparison(NamedTuple):
 def compare(
     ours: Sequence[SentJob], theirs: Sequence[VendorJob], marks: Mapping[str, str], first: datetime, end: datetime
 ) -> VendorComparison:
-    """Match what a vendor lists from `first` on and before `end` with our jobs; `marks` gives the job of each.
+    """Match a vendor's list from `first` on and before `end` with our jobs; `marks` maps its entries to jobs.
 
-    `ours` may have jobs from around that time, too: a job counts where its vendor lists it, and is missing there only
-    if it was begun and ended within.
+    `ours` may include jobs from around that period: a job counts if its vendor lists it, and is missing only if it
+    began and ended within the period.
     """
     if sums := [entry for entry in theirs if entry.id is None]:
         ended = [job for job in ours if job.finished_at is not None and first <= job.finished_at < end]

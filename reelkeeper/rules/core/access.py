@@ -1,4 +1,4 @@
-"""How much callers of the HTTP API may ask, and for how long they may keep it waiting. Pure."""
+"""Limit how often callers may use the HTTP API, and how slowly they may send. Pure."""
 
 from typing import NamedTuple
 
@@ -65,14 +65,14 @@ class AccessPolicy(BaseModel):
 
 
 class Allowance(NamedTuple):
-    """How many requests a caller still had at a moment, by a clock that only grows."""
+    """The number of requests that a caller had left at a moment of a monotonic clock."""
 
     requests: float
     at_seconds: float
 
 
 def body_deadline(policy: AccessPolicy, taken_bytes: int) -> float:
-    """Give the seconds, from its first on, by which the rest of a body must have come.
+    """Give the seconds, from its first byte, within which a body must be complete.
 
     >>> body_deadline(AccessPolicy(body_seconds=20, body_bytes_a_second=100_000), 1_000_000)
     30.0
@@ -81,7 +81,7 @@ def body_deadline(policy: AccessPolicy, taken_bytes: int) -> float:
 
 
 def take(before: Allowance | None, policy: AccessPolicy, at_seconds: float) -> tuple[Allowance, float]:
-    """Take one request off; the second value is for how many seconds to wait, and 0 if the request may pass.
+    """Count one request; the second value is the number of seconds to wait, 0 if the request is allowed.
 
     >>> policy = AccessPolicy(requests_a_second=2, burst=1)
     >>> left, wait = take(None, policy, 100.0)

@@ -1,4 +1,4 @@
-"""Models that remember what they have made of their fields, and send and copy the fields alone."""
+"""Models with cached properties, of which only the fields are pickled and copied."""
 
 from typing import Any, Self
 
@@ -6,15 +6,15 @@ from pydantic import BaseModel
 
 
 class FieldsOnly(BaseModel):
-    """A frozen model with cached properties: each is made again in another process, and in a copy with other fields."""
+    """A frozen model with cached properties, which are computed again in another process, and in a copy."""
 
     def __getstate__(self) -> dict[Any, Any]:
-        """Leave out what is made of the fields: a function cannot be sent."""
+        """Leave out cached properties: functions cannot be pickled."""
         state = super().__getstate__()
         return {**state, "__dict__": {name: state["__dict__"][name] for name in type(self).model_fields}}
 
     def __copy__(self) -> Self:
-        """Leave out the same: it would be of the fields before."""
+        """Leave out cached properties: they would belong to the earlier fields."""
         copied = super().__copy__()
         for made in copied.__dict__.keys() - type(self).model_fields.keys():
             del copied.__dict__[made]

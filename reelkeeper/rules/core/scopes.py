@@ -1,4 +1,4 @@
-"""Whom a limit is for: a provider, model, tier or user, by name, or `*` for each that has none of its own. Pure."""
+"""Scopes of limits: a provider, model, tier or user, by name, or `*` for each without a limit of its own. Pure."""
 
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Final, TypeVar
@@ -11,13 +11,13 @@ _Limit = TypeVar("_Limit")
 
 
 def of_job(provider: str | None, model: str, tier: str | None, user_id: str) -> tuple[str, ...]:
-    """Name the scopes that a job belongs to; a provider or tier that is not known is none."""
+    """Name the scopes that a job belongs to; an unknown provider or tier is left out."""
     known = (("provider", provider), ("model", model), ("tier", tier), ("user", user_id))
     return tuple(f"{kind}:{name}" for kind, name in known if name)
 
 
 def limits_of(scopes: Iterable[str], limits: Mapping[str, _Limit]) -> dict[str, _Limit]:
-    """Give the limit of each of these scopes that has one: its own, or that of each of its kind."""
+    """Give the limit of each of these scopes that has one: its own, or that of `*` for its kind."""
     found = {}
     for scope in scopes:
         limit = limits.get(scope, limits.get(f"{scope.partition(':')[0]}:{EACH}"))

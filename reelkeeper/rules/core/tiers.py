@@ -1,7 +1,7 @@
-"""The tiers of users: what each may store, how long its videos stay, and where its jobs stand in the queue. Pure.
+"""The tiers of users: their quotas, how long their videos are kept, and their place in the queue. Pure.
 
-A tier is a name and its values; the code knows no name but those that are shipped. A user whose tier is none of them
-keeps all videos, and may store nothing new: unknown is not allowed.
+A tier is a name and its values; only the shipped names appear in the code. A user with an unknown tier keeps all
+videos, and may store nothing new: unknown is not allowed.
 """
 
 import re
@@ -99,7 +99,7 @@ class Tiers(RootModel[dict[str, TierPolicy]]):
         return tuple(self.root)
 
     def get(self, name: str | None) -> TierPolicy | None:
-        """Give a tier; None where there is none of that name, or the name is not known."""
+        """Give a tier; None where there is none of that name, or no name is given."""
         return self.root.get(name) if name is not None else None
 
     def items(self) -> Iterator[tuple[str, TierPolicy]]:
@@ -111,7 +111,7 @@ class Tiers(RootModel[dict[str, TierPolicy]]):
         return {name: tier.retention_days for name, tier in self.root.items()}
 
     def notice_days(self) -> dict[str, int]:
-        """How many days ahead the service is told of a retirement, by tier; 0: it is not."""
+        """How many days ahead the service gets notice of a retirement, by tier; 0: none."""
         return {name: tier.notice_days for name, tier in self.root.items()}
 
     def quota_bytes(self) -> dict[str, int]:
@@ -131,7 +131,7 @@ class Tiers(RootModel[dict[str, TierPolicy]]):
         return self.kept_alike[days]
 
     def remaining_days(self, tier: str | None, created_at: datetime | None, as_of: datetime) -> int | None:
-        """Tell how much is left of the life of a user's video; None for ever, or where it is not known."""
+        """Give the days left of a video's life by its user's tier; None: for ever, or unknown."""
         known = self.get(tier)
         kept = known.retention_days if known else None
         return None if kept is None or created_at is None else max(0, kept - (as_of - created_at).days)
@@ -145,7 +145,7 @@ class Tiers(RootModel[dict[str, TierPolicy]]):
             )
 
     def require_known(self, name: str) -> None:
-        """Raise TierRefused, which says which there are, for a name that is none of them."""
+        """Raise TierRefused, with the existing names, for an unknown tier."""
         # guard tiers.known: a user is put in a tier that promises nothing, and can store nothing
         if name not in self.root:
             raise TierRefused(f"tier {name!r} is none of {', '.join(self.root)}; nothing was changed")

@@ -1,4 +1,4 @@
-"""The words in which a lifecycle verdict explains itself, and how amounts are put. The rules stand in `lifecycle`."""
+"""The sentences that explain lifecycle verdicts, and the format of amounts. The rules are in `lifecycle`."""
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
@@ -44,7 +44,7 @@ SENTENCES: Final = {
 
 
 class Terms(NamedTuple):
-    """What a policy says at one moment, in words: worked out once and shared by all verdicts."""
+    """The terms of a policy at one moment, in words: computed once and shared by all verdicts."""
 
     as_of: datetime
     window: str
@@ -66,7 +66,7 @@ class Terms(NamedTuple):
     ) -> Self:
         """Put limits into words. `compress` and `retire` are (below this many views, after this many days).
 
-        `segment` names the one that they hold for.
+        `segment` names the segment that they are for.
         """
         first = min((days for views, days in (compress, retire) if views), default=0)
         return cls(
@@ -101,7 +101,7 @@ def many(count: int, noun: str) -> str:
 
 
 def dollars(microusd: Decimal | float) -> str:
-    """Put micro-dollars into dollars; a small amount keeps two digits that say something."""
+    """Format micro-dollars as dollars; a small amount keeps two significant digits."""
     amount = Decimal(microusd) / 10**6
     sign, amount = "-" if amount < 0 else "", abs(amount)
     if amount == 0 or amount >= Decimal("0.01"):
@@ -110,12 +110,12 @@ def dollars(microusd: Decimal | float) -> str:
 
 
 def usd(nanousd: int) -> str:
-    """Put nano-dollars into dollars, as `dollars` does micro-dollars."""
+    """Format nano-dollars as dollars, as `dollars` does micro-dollars."""
     return dollars(Decimal(nanousd) / 1000)
 
 
 def searched(searches: SearchTotals) -> str:
-    """Say in one sentence what compressing took, in CPU and dollars, and what it saved."""
+    """Say in one sentence what compressing cost, in CPU and dollars, and what it saved."""
     return (
         f"{searches.accepted:,} of {many(searches.searches, 'attempt')} shrank a file: "
         f"{size(searches.source_bytes - searches.kept_bytes)} less in {searches.cpu_seconds:,.0f} CPU s, "
@@ -125,7 +125,7 @@ def searched(searches: SearchTotals) -> str:
 
 
 def size(size_bytes: int) -> str:
-    """Put bytes into a unit that people read, by powers of 1000 and with one decimal: 999,950 bytes are 1.0 MB."""
+    """Format bytes in a decimal unit with one decimal: 999,950 bytes are 1.0 MB."""
     if abs(size_bytes) < _STEP:
         return f"{size_bytes} B"
     amount = Decimal(size_bytes) / _STEP
@@ -141,13 +141,13 @@ def _below_after(views: int | None, days: int) -> str:
 
 
 def _age(age: timedelta) -> str:
-    """Say days and hours: a daily run meets most videos within hours of their limit."""
+    """Format an age as days and hours: a daily run meets most videos within hours of their limit."""
     hours = age.seconds // 3600
     return f"{many(age.days, 'day')}{' and ' + many(hours, 'hour') if hours else ''} old"
 
 
 def span(time: timedelta) -> str:
-    """Put a stretch of time into words, in days or hours where there are two of them: 2 hours, 90 minutes, 1 minute."""
+    """Format a duration in days or hours where there are at least two: 2 hours, 90 minutes, 1 minute."""
     for name, unit in (("day", timedelta(days=1)), ("hour", timedelta(hours=1))):
         if time >= 2 * unit or time == unit:
             return many(round(time / unit), name)

@@ -1,7 +1,7 @@
-"""What the figures of performance say that a person should know: the limit, by how much, and what would help. Pure.
+"""Report performance figures beyond their limits: which limit, by how much, and what would help. Pure.
 
-A mean over few jobs says nothing: its rule is then not judged, and what is known of it stays as it is. The source
-document answered slow jobs with more of them at once; where they are slow because of each other, that makes it worse.
+A mean over few jobs means little: its rule is then not evaluated, and its alerts stay as they are. The source document
+answered slow jobs with more of them at once; where they slow each other down, that makes it worse.
 """
 
 from collections import Counter, defaultdict
@@ -28,7 +28,7 @@ _Rule = Callable[[str, Sequence[FinishedJob], PerformancePolicy, Mapping[str, Se
 
 
 class ServiceState(NamedTuple):
-    """What is judged: the jobs that ended lately, those in flight, and what is stored; None: not known."""
+    """The input: the jobs that ended recently, those in flight, and the stored bytes; None: not known."""
 
     ended: Sequence[FinishedJob]
     in_flight: Sequence[InFlight]
@@ -37,14 +37,14 @@ class ServiceState(NamedTuple):
 
 
 class Judged(NamedTuple):
-    """What was found, and the rules that could be judged."""
+    """The findings, and the rules that could be evaluated."""
 
     findings: list[Finding]
     rules: list[str]
 
 
 def judge(seen: ServiceState, policy: PerformancePolicy, as_of: datetime) -> Judged:
-    """Judge by every rule that has enough figures."""
+    """Evaluate every rule that has enough figures."""
     run = [job for job in seen.ended if job.started_at is not None and not job.is_follower]
     timed = [job for job in run if job.is_made and job.processing_seconds]
     priced = [job for job in run if job.cost_microusd is not None]
@@ -61,7 +61,7 @@ def judge(seen: ServiceState, policy: PerformancePolicy, as_of: datetime) -> Jud
 
 
 def _by_model(jobs: Sequence[FinishedJob], policy: PerformancePolicy, rule: _Rule) -> list[Finding] | None:
-    """Ask of each model that has jobs enough, and of all together where that finds nothing."""
+    """Evaluate each model with enough jobs, and all together where that finds nothing."""
     if len(jobs) < policy.fewest_jobs:
         return None
     models: dict[str, list[FinishedJob]] = defaultdict(list)
@@ -204,7 +204,7 @@ def _better(
     measure: Callable[[Sequence[FinishedJob]], float],
     in_words: Callable[[float], str],
 ) -> str:
-    """Name the model that does best, if it is another one and does better."""
+    """Name the best model, if it is another and better."""
     if model not in models or len(models) == 1:
         return ""
     best = min(models, key=lambda name: measure(models[name]))

@@ -1,8 +1,8 @@
-"""How is the service doing? Figures of the jobs that ended in a window of time, and of those that wait. Pure.
+"""Performance figures of the jobs that ended in a window of time, and of those that wait. Pure.
 
-Averages hide tails, so there are percentiles beside each mean: the nearest rank, a value that occurred. A job counts
-where it ended. Waits and processing are those of jobs that were run; what the cache answered, and what got the video of
-another job, would flatter them, and counts only where it is asked how often that happens. Unknown is None, not zero.
+Means hide tails, so each has percentiles beside it: by the nearest rank, a value that occurred. A job counts in the
+window in which it ended. Waits and processing are those of jobs that were run; hits of the cache and followers would
+lower them, and count only in their own rates. Unknown is None, not zero.
 """
 
 import math
@@ -45,7 +45,7 @@ class PerformancePolicy(BaseModel):
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """Give a percentile: the smallest value that so many percent do not exceed. `values` holds at least one.
+    """Give a percentile: the smallest value that `percent` of the values do not exceed. `values` holds at least one.
 
     >>> percentile([4, 1, 3, 2], 50), percentile([4, 1, 3, 2], 95)
     (2, 4)
@@ -120,7 +120,7 @@ def windows(ended: Sequence[FinishedJob], last: datetime | None, as_of: datetime
 def with_present(
     found: Sequence[Window], in_flight: Sequence[InFlight], filled: Filled | None, as_of: datetime
 ) -> list[Window]:
-    """Add to the last of the windows what is known of this moment: the queue of each group, and what is stored."""
+    """Add the present figures to the last window: the queue of each group, and the stored bytes."""
     if not found:
         return []
     last = max(window.start_at for window in found)

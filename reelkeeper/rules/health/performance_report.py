@@ -1,4 +1,4 @@
-"""Figures of performance, as people read them. Pure."""
+"""Format performance figures for people. Pure."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ _MINUTES_FROM: Final = 600  # seconds
 
 
 class PerformanceLine(NamedTuple):
-    """Figures as people read them, of all jobs, of a tier or of a model."""
+    """Formatted figures of all jobs, a tier or a model."""
 
     of: str
     ended: str
@@ -26,7 +26,7 @@ class PerformanceLine(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class PerformanceReport:
-    """What a run of `monitor_performance` found. `found` are the findings in a line each, the worst first."""
+    """The result of a run of `monitor_performance`. `found` are the findings in a line each, the worst first."""
 
     flow: str
     run_id: str
@@ -47,7 +47,7 @@ class PerformanceReport:
 
 
 def lines(ended: Sequence[FinishedJob]) -> list[PerformanceLine]:
-    """Lay out the figures: of all jobs, then by model and by tier."""
+    """List the figures: of all jobs, then by model and by tier."""
     return [
         line(f"tier {tier}" if tier else f"model {model}" if model else "all", figures(jobs))
         for (tier, model), jobs in sorted(by_group(ended).items())
@@ -55,7 +55,7 @@ def lines(ended: Sequence[FinishedJob]) -> list[PerformanceLine]:
 
 
 def line(of: str, found: Mapping[str, float | None]) -> PerformanceLine:
-    """Put the figures of a group into words."""
+    """Format the figures of a group."""
     wait, processing = (
         " / ".join(seconds(found.get(f"{name}_{kind}_seconds")) for kind in ("mean", "p95"))
         for name in ("wait", "processing")
@@ -72,7 +72,7 @@ def line(of: str, found: Mapping[str, float | None]) -> PerformanceLine:
 
 
 def seconds(value: float | None) -> str:
-    """Put a time into words: seconds, or minutes where these are many."""
+    """Format a duration: seconds, or minutes if there are many."""
     if value is None:
         return "-"
     return (
@@ -85,10 +85,10 @@ def seconds(value: float | None) -> str:
 
 
 def percent(value: float | None) -> str:
-    """Put a share into words."""
+    """Format a share."""
     return "-" if value is None else f"{value:.0f} %"
 
 
 def money(microusd: float | None) -> str:
-    """Put what a job costs into dollars, to a hundredth of a cent."""
+    """Format the cost of a job in dollars, to a hundredth of a cent."""
     return "-" if microusd is None else f"${microusd / 10**6:,.4f}"

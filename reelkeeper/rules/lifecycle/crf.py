@@ -1,7 +1,7 @@
-"""Which CRF next? A search of few full encodes for the smallest file above the quality floors. Pure.
+"""Choose the next CRF: a search with few full encodes for the smallest file above the quality floors. Pure.
 
-Two lines carry it, both found on natural clips at presets 8 and 10 (see `first_crf`): the logarithm of the quality that
-is missing to VMAF's top grows evenly with the CRF, and so does that of the size shrink.
+It rests on two linear models, both found on natural clips at presets 8 and 10 (see `first_crf`): the logarithm of the
+quality missing to VMAF's maximum grows linearly with the CRF, and the logarithm of the size falls linearly.
 """
 
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ _MIN_SAMPLES: Final = 40  # frames; the 5th percentile of fewer is off by up to 
 class Probe(NamedTuple):
     """One encode of the search. `mean` and `p5` are VMAF points, None where it was ended for being too large.
 
-    They are of every `frame_step`-th frame.
+    They are measured on every `frame_step`-th frame.
     """
 
     crf: float
@@ -45,7 +45,7 @@ class Probe(NamedTuple):
     frame_step: int = 1
 
     def margin(self, acceptance: Acceptance) -> float | None:
-        """VMAF points above the floor, by the mean or the 5th percentile, whichever has less to give; NaN if one is."""
+        """VMAF points above the floor, by the mean or the 5th percentile, whichever is less; NaN if one is."""
         if self.mean is None or self.p5 is None:
             return None
         if isnan(self.mean) or isnan(self.p5):  # min() would give either, by their order
@@ -54,7 +54,7 @@ class Probe(NamedTuple):
 
 
 class Stakes(NamedTuple):
-    """What a byte less is worth over the rest of the video's life, and what one more probe costs, in dollars."""
+    """The value of a saved byte over the rest of the video's life, and the cost of another probe, in dollars."""
 
     usd_per_byte: float
     usd_per_probe: float
@@ -79,8 +79,8 @@ def next_crf(
 ) -> float | None:
     """Choose the CRF of the next encode, or None when another would not pay. It begins at `first`.
 
-    It ends after the last probe allowed, at one whose quality is no number, where no new CRF is closer to the aim, and
-    where what one more can be expected to take off is worth less than its CPU. A near miss gets another.
+    It ends after the last probe allowed, at a probe without a quality, where no new CRF is closer to the aim, and where
+    the expected saving of another probe is worth less than its CPU. A near miss gets another.
     """
     lowest, highest = recipe.crf_range
     if not probes:
@@ -100,9 +100,9 @@ def next_crf(
 
 
 def careful(first: float, sd_crf: float, kept_bytes: int, stakes: Stakes, recipe: Recipe) -> float:
-    """Move a first CRF away from the floor as far as leaves most over: a miss costs an encode, a low CRF bytes.
+    """Move a first CRF away from the floor to the best expected net: a miss costs an encode, a low CRF costs bytes.
 
-    `sd_crf` is how far it may be off, `kept_bytes` what a result is expected to have. The CRF is on the codec's grid.
+    `sd_crf` is its standard deviation, `kept_bytes` the expected size of a result. The CRF is on the codec's grid.
     """
     steps, grid = CRF_STEPS[recipe.codec], CRF_GRID[recipe.codec]
     missing = _TOP - _USUAL_FLOOR
@@ -122,11 +122,11 @@ def careful(first: float, sd_crf: float, kept_bytes: int, stakes: Stakes, recipe
 
 
 def frame_step(probes: Sequence[Probe], frames: int, sd_crf: float, recipe: Recipe, acceptance: Acceptance) -> int:
-    """Choose which frames of the next probe are compared: all that acceptance asks for where it may be the result.
+    """Choose the step of the frames that are compared in the next probe: acceptance's own where it may be the result.
 
-    Comparing a result twice costs more than every third frame saves, so only a probe that will likely be followed by
-    another is looked at lightly: the first one while little is known (`sd_crf` is how far it may be off), and one that
-    is beyond all the others.
+    To compare a result twice costs more than sampling every third frame saves, so only a probe that will probably be
+    followed by another is sampled: the first one while little is known (`sd_crf` is its standard deviation), and one
+    that is beyond all the others.
     """
     margins = [margin for probe in probes if (margin := probe.margin(acceptance)) is not None]
     between = any(margin >= 0 for margin in margins) and any(margin < 0 for margin in margins)
@@ -143,13 +143,13 @@ def floor_crf(probes: Sequence[Probe], recipe: Recipe, acceptance: Acceptance) -
 
 
 def bytes_at(probes: Sequence[Probe], crf: float, codec: str, shrink: float = _SHRINK) -> float:
-    """Estimate the size of an encode at `crf` by those that were made; there must be one."""
+    """Estimate the size of an encode at `crf` from those that were made, at least one."""
     sizes = [(float(probe.crf), log2(max(1, probe.size_bytes))) for probe in probes]
     return exp2(min(62.0, _at(sizes, crf, -shrink * CRF_STEPS[codec])))
 
 
 def _expected_bytes(probes: Sequence[Probe], crf: float, most_bytes: int, codec: str, shrink: float) -> float:
-    """Expect a size at `crf`. One that was ended for being too large is taken for as large as is allowed."""
+    """Expect a size at `crf`. A probe that was stopped for being too large counts with the largest allowed size."""
     whole = [p if p.mean is not None else p._replace(size_bytes=max(p.size_bytes, most_bytes)) for p in probes]
     return bytes_at(whole, crf, codec, shrink)
 
@@ -183,7 +183,7 @@ def _logarithm(margin: float, acceptance: Acceptance) -> float:
 
 
 def _at(points: Sequence[tuple[float, float]], x: float, slope: float) -> float:
-    """Read y at `x`: between the points on both sides, else from the nearest, by `slope` or what two points say."""
+    """Interpolate y at `x` between its neighbours, or extrapolate from the nearest, by `slope` or two points."""
     known = sorted(points)
     for (left, low), (right, high) in pairwise(known):
         if left <= x <= right and left < right:

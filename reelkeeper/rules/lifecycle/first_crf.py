@@ -1,14 +1,14 @@
-"""Where to begin a search for a CRF: by what earlier searches with the same encoder and preset have found. Pure.
+"""Choose the first CRF of a search, from the results of earlier searches with the same encoder and preset. Pure.
 
 The CRF at which clips of one generator meet the floor differs little from clip to clip, and much from that of others:
 of three natural videos, cut twice and coded as x264 CRF 18 and 23, preset 10 met it at 33 to 35, 37 to 39 and 46 to 47.
-So one ridge regression over all of them says what bits per pixel and size have to do with it, and the mean residual of
-the same model's clips, shrunk towards none, says the rest.
+So one ridge regression over all of them models the effect of bits per pixel and size, and the mean residual of the same
+model's clips, shrunk towards zero, is added.
 
 The CRF of the source itself, which x264 writes into its SEI, was tried and is left out. On 18 scenes of five videos,
 each coded in 7 ways, it predicts the CRF at the floor of a video left out with an error of 3.02 (3.06 without it, root
-mean square), and of another scene of a known video coded in the same way with 2.04 (2.04); it helps where the very same
-scene was learnt in another CRF (.78 for 1.00), and no service makes such.
+mean square), and of another scene of a known video coded in the same way with 2.04 (2.04); it helps where the same
+scene was learnt at another CRF (.78 instead of 1.00), which no service produces.
 """
 
 from collections.abc import Sequence
@@ -50,7 +50,7 @@ _LEAST_SHARE, _MOST_SHARE = 0.01, 2.0  # of a source: an encode beyond these was
 
 
 class Lesson(NamedTuple):
-    """What one earlier search has found: of which model's clip, and at which CRF and size it met the floor."""
+    """The result of one earlier search: the clip's model, and the CRF and size at which it met the floor."""
 
     model: str | None  # that made the clip
     preset: int
@@ -61,14 +61,14 @@ class Lesson(NamedTuple):
 
 
 class FirstCrf(NamedTuple):
-    """A CRF to begin with, and how far it may be off: a standard deviation."""
+    """A first CRF, and its standard deviation."""
 
     crf: float
     sd_crf: float
 
 
 def lesson(search: CrfSearch, model: str | None, recipe: Recipe, acceptance: Acceptance) -> Lesson | None:
-    """Learn from one search where it met the floor; None where nothing was measured."""
+    """Extract where a search met the floor; None where nothing was measured."""
     probes = [Probe(*probe) for probe in search.probes]
     crf = floor_crf(probes, recipe, acceptance)
     if crf is None:
@@ -79,16 +79,16 @@ def lesson(search: CrfSearch, model: str | None, recipe: Recipe, acceptance: Acc
 
 
 class KeptShare(NamedTuple):
-    """Which part of its picture's bytes a clip is expected to keep, and by which factor that may be off: one sigma."""
+    """The expected share of a clip's picture bytes that is kept, and its uncertainty as a factor: one sigma."""
 
     share: float
     factor: float
 
 
 def kept_share(lessons: Sequence[Lesson], model: str | None, codec: str, prior: float, density: float) -> KeptShare:
-    """Expect what a clip of `model` with `density` bits per pixel keeps at the usual preset.
+    """Expect the share of bytes that a clip of `model` with `density` bits per pixel keeps at the usual preset.
 
-    `prior` is what one of the usual density keeps until earlier ones tell.
+    `prior` is the share at the usual density while there are no earlier results.
     """
     off = [
         log2(max(_LEAST_SHARE, min(_MOST_SHARE, item.kept_share)) / effort(codec, item.preset).relative_bytes)
@@ -105,7 +105,7 @@ def _by_density(prior: float, density: float) -> float:
 
 
 def first_crf(lessons: Sequence[Lesson], media: Media, model: str | None, codec: str, preset: int) -> FirstCrf:
-    """Choose where to begin with a clip of `model`. `lessons` are of the same codec and version of the encoder."""
+    """Choose the first CRF for a clip of `model`. `lessons` are from the same codec and version of the encoder."""
     step = CRF_STEPS[codec]
     rows = [
         (item.model, _features(item.bits_per_pixel, item.pixels), step * (item.floor_crf - _prior(codec, item.preset)))
@@ -132,7 +132,7 @@ def _features(density: float, pixels: int) -> tuple[float, ...]:
 
 
 def _ridge(rows: Sequence[tuple[tuple[float, ...], float]]) -> list[float]:
-    """Fit a line by least squares, each coefficient held to zero as tightly as its prior says."""
+    """Fit a linear model by least squares, each coefficient shrunk towards zero by its prior."""
     size, noise = len(_PRIOR_SD), _BETWEEN_SD**2
     left = [[noise / _PRIOR_SD[i] ** 2 if i == j else 0.0 for j in range(size)] for i in range(size)]
     right = [0.0] * size
@@ -145,7 +145,7 @@ def _ridge(rows: Sequence[tuple[tuple[float, ...], float]]) -> list[float]:
 
 
 def _solve(left: list[list[float]], right: list[float]) -> list[float]:
-    """Solve a positive definite system by elimination; what is held by a prior needs no pivots."""
+    """Solve a positive definite system by elimination; with the priors it needs no pivoting."""
     size = len(right)
     for i in range(size):
         for j in range(i + 1, size):

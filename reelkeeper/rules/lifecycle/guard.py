@@ -1,9 +1,9 @@
-"""How much one run may retire. Asked before the first change; every limit must hold, and 0 allows nothing.
+"""Limit how much one run may retire. Checked before the first change; every limit must hold, and 0 allows nothing.
 
-Retiring is what is judged: a compressed video stays, and `compress_limit` of the policy bounds that work.
-`always_allowed` spares a few objects from the percentages, which say little about a small catalogue, and never
-from `max_objects` or `max_bytes`. In the 24 hours it counts everything retired in them, so that hourly runs of a
-few objects each cannot drain the bucket.
+Only retirements are limited here: a compressed video stays, and `compress_limit` of the policy bounds that work.
+`always_allowed` exempts a few objects from the percentages, which mean little for a small catalogue, but never from
+`max_objects` or `max_bytes`. Over 24 hours it counts all retirements, so that hourly runs of a few objects each cannot
+drain the bucket.
 """
 
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ def _percent(default: float, what: str, least: float = 0) -> float:
 
 
 class BlastRadius(BaseModel):
-    """The most that one run may retire. 0 allows nothing; there is no value that means "no limit"."""
+    """The most that one run may retire. 0 allows nothing; no value means "no limit"."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -49,7 +49,7 @@ class BlastRadius(BaseModel):
 
 
 class _Breach(NamedTuple):
-    """One limit that is broken. `enough` is the least value that would allow it; None where no value would."""
+    """One exceeded limit. `enough` is the least value that would allow the plan; None where no value would."""
 
     field: str
     text: str
@@ -57,13 +57,13 @@ class _Breach(NamedTuple):
 
 
 def within(limits: BlastRadius, plan: PlanSummary, retired_in_24h: int, last_population: int | None) -> None:
-    """Raise GuardRefused, naming every limit that `plan` breaks, the figures and the override.
+    """Raise GuardRefused, with every limit that `plan` exceeds, the figures and the override.
 
     Args:
         limits: what is allowed.
         plan: the saved plan.
         retired_in_24h: videos that all runs retired in the 24 hours before.
-        last_population: live videos that the last good run left behind; None before the first.
+        last_population: live videos after the last successful run; None before the first.
 
     """
     limits = _as_approved(limits, plan)
@@ -77,8 +77,8 @@ def within(limits: BlastRadius, plan: PlanSummary, retired_in_24h: int, last_pop
 def purge_within(limits: BlastRadius, plan: PlanSummary, last_population: int | None) -> None:
     """Raise GuardRefused when `plan`, of blobs whose grace is over, may not be carried out.
 
-    What goes was judged when it was retired, and how many videos go in one run is bounded as the plan is drawn; so what
-    is asked here is whether anything may go at all, and whether the catalogue is whole.
+    Retirements were limited when they were made, and the plan itself bounds how many videos one run purges; so this
+    only checks whether anything may be purged at all, and whether the catalogue is complete.
     """
     limits = _as_approved(limits, plan)
     breaches = list(_shrunken(limits, plan, last_population))
@@ -114,7 +114,7 @@ def listing_within(limits: BlastRadius, listed: int, expected: int) -> None:
 
 
 def told(plan: PlanSummary, refusal: str) -> Finding:
-    """Say that a plan was refused, with what the guard said of it. Each plan is told once."""
+    """Make the finding for a refused plan, with the guard's message. Each plan is reported once."""
     return Finding(
         rule=alerting.PLAN_REFUSED,
         scope=alerting.scope(plan.flow),
@@ -130,7 +130,7 @@ def told(plan: PlanSummary, refusal: str) -> Finding:
 
 
 def _as_approved(limits: BlastRadius, plan: PlanSummary) -> BlastRadius:
-    """Widen the limits to the figures that a person has approved for this plan, and no further."""
+    """Widen the limits to the figures that an operator has approved for this plan, and no further."""
     wider = {
         # guard guard.approved: a word for one plan's figures allows larger ones
         name: (min if name == "min_population_percent" else max)(getattr(limits, name), figure)
@@ -140,7 +140,7 @@ def _as_approved(limits: BlastRadius, plan: PlanSummary) -> BlastRadius:
 
 
 def _doubts(limits: BlastRadius, plan: PlanSummary, last_population: int | None) -> Iterator[_Breach]:
-    """Find figures that cannot be right: a percentage of them would mean nothing."""
+    """Find inconsistent figures, of which a percentage would be meaningless."""
     population, by_user = plan.population.objects, sum(counts.objects for counts in plan.retire_by_user.values())
     if plan.retire.objects + plan.compress.objects > population:
         text = f"{plan.retire.objects + plan.compress.objects:,} selected of a population of {population:,}"
@@ -224,7 +224,7 @@ def _share(part: int, whole: int, of_what: str, limit: float) -> tuple[str, floa
 
 
 def _possible(share: Fraction) -> float | None:
-    """Round a share up to what a percentage field takes, or None where it is no share at all."""
+    """Round a share up to the precision of a percentage field; None where it is above 100 %."""
     return ceil(share * 100) / 100 if share <= 100 else None  # noqa: PLR2004  percent
 
 

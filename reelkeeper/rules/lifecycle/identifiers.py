@@ -1,8 +1,8 @@
-"""Where a text, or a document, names a user who is to be erased, or a video of theirs. Pure.
+"""Find and replace the ids of a user to be erased, and of their videos, in texts and JSON. Pure.
 
-An id may be a common word, or a number. So in texts it is one only where the words around it say so (`user ann`,
-`user:ann`, `videos/ann/…`), or in a sentence, if it is longer than two characters and no number; and in documents
-also as the whole value of a field that holds ids.
+An id may be a common word, or a number. So in texts it counts only in certain contexts (`user ann`, `user:ann`,
+`videos/ann/…`), or anywhere in a sentence if it is longer than two characters and not a number; and in JSON also as the
+whole value of a field that holds ids.
 """
 
 import re
@@ -26,7 +26,7 @@ class Identifiers:
     pseudonym: str
 
     def cleaned(self, value: Any, field: str = "") -> Any:  # noqa: ANN401  what JSON holds
-        """Give a value of JSON with each of the ids replaced; one that names none is equal to what was given."""
+        """Replace each of the ids in a JSON value; a value without any stays equal."""
         if isinstance(value, Mapping):
             return {self._text(name, ""): self.cleaned(item, name) for name, item in value.items()}
         if isinstance(value, list):
@@ -34,7 +34,7 @@ class Identifiers:
         return self._text(value, field) if isinstance(value, str) else value
 
     def are_in(self, value: Any) -> bool:  # noqa: ANN401  the same
-        """Say whether a value of JSON names one of them."""
+        """Tell whether a JSON value contains one of the ids."""
         return bool(self.cleaned(value) != value)
 
     def _text(self, text: str, field: str) -> str:

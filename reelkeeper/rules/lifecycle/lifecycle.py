@@ -2,18 +2,18 @@
 
 The first rule that matches decides, and they stand in this order:
 
-    held                a person said that it stays
-    unknown_age         no creation time: nothing can be said about its age
+    held                a hold is in force
+    unknown_age         no creation time, so its age is unknown
     future_created      created after `as_of`: a clock is wrong
-    unknown_tier        nothing can be said about what its user was promised
+    unknown_tier        what its user was promised is unknown
     past_retention      RETIRE    older than the user's tier keeps videos; views do not count
     cold_rules_off      neither rule for cold videos is switched on
-    kept_on_request     past its retention or cold, but its user asked to keep it, and it is not over yet
+    kept_on_request     past its retention or cold, but its user's request to keep it is still in force
     too_young           for every rule that is switched on
     unknown_views       unknown is not zero
     cold_retire         RETIRE    hardly viewed, and old
     still_watched       viewed often enough
-    compressed_before   cold, but these bytes are a result already: another lossy pass would take from it again
+    compressed_before   cold, but these bytes are a result already: another lossy pass would degrade it again
     already_efficient   cold, but its codec leaves little to gain
     refused_before      cold, but this recipe has already failed on it
     does_not_pay        cold, but an encode would cost more than it saves over the rest of its life
@@ -23,9 +23,9 @@ Where results are put in place, `selection` keeps some of the last: `in_place_no
 `not_in_place`, `locked_in_place`.
 
 "Above 7 days" is an age of more than 7 x 24 hours; "below 5 views" is 4 or fewer in the trailing 30 days.
-The first of the policy's `segments` that matches a video says what these limits are for it: see `segments`.
-`tier_storage` acts on the cold rules and `expire_videos` on `past_retention`: see `selection`. What
-they retire of users who were promised notice waits for that notice: see `notices`.
+The first of the policy's `segments` that matches a video sets these limits for it: see `segments`.
+`tier_storage` acts on the cold rules and `expire_videos` on `past_retention`: see `selection`. Retirements for
+users who were promised notice wait for that notice: see `notices`.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -116,14 +116,14 @@ class LifecyclePolicy(FieldsOnly):
         return self
 
     def contradiction(self, tiers: Tiers) -> str:
-        """Say what of its segments cannot be meant with these tiers, and the way out; empty where nothing is."""
+        """Say how its segments contradict these tiers, and how to correct that; empty where they do not."""
         if not self.segments:
             return ""
         kept = [*(segment.tiers_of(tiers).retention_days() for segment in self.segments), tiers.retention_days()]
         return rules.contradiction(self.segments, {name: [days[name] for days in kept] for name in tiers.names})
 
     def require_sense(self) -> None:
-        """Raise ValueError where its fields contradict one another, whatever its segments say."""
+        """Raise ValueError where its fields contradict one another, segments aside."""
         if (
             self.compress_below_views is not None
             and self.retire_below_views is not None
@@ -139,13 +139,13 @@ class LifecyclePolicy(FieldsOnly):
 
     @cached_property
     def by_segment(self) -> tuple["LifecyclePolicy", ...]:
-        """Give the policy as it is for the videos of each segment."""
+        """Give the effective policy for the videos of each segment."""
         mine = {name: self.__dict__[name] for name in type(self).model_fields}
         return tuple(LifecyclePolicy.model_construct(**mine | segment.overrides()) for segment in self.segments)
 
     @cached_property
     def choose(self) -> Callable[[Classified], int]:
-        """Give the function that finds the place of a video's segment, or NO_SEGMENT."""
+        """Give the function that finds the index of a video's segment, or NO_SEGMENT."""
         return rules.chooser(self.segments) if self.segments else lambda _video: NO_SEGMENT
 
     def segment_of(self, video: Classified) -> str | None:
@@ -154,22 +154,22 @@ class LifecyclePolicy(FieldsOnly):
         return None if place == NO_SEGMENT else self.segments[place].name
 
     def for_video(self, video: Classified) -> "LifecyclePolicy":
-        """Give the policy as it is for a video, by the segment that decides about it."""
+        """Give the effective policy for a video, by the segment that decides about it."""
         place = self.choose(video)
         return self if place == NO_SEGMENT else self.by_segment[place]
 
     def tiers_for(self, video: Classified, tiers: Tiers) -> Tiers:
-        """Give the tiers as they are for a video: all keep it as long as its segment says, where that says so."""
+        """Give the effective tiers for a video: with its segment's retention, where it sets one."""
         place = self.choose(video)
         return tiers if place == NO_SEGMENT else self.segments[place].tiers_of(tiers)
 
     def tiers_within(self, segment: str | None, tiers: Tiers) -> Tiers:
-        """Give the tiers as they are for the videos of the segment of this name; None: for those of none."""
+        """Give the effective tiers for the videos of the segment of this name; None: for those without a segment."""
         return next((named.tiers_of(tiers) for named in self.segments if named.name == segment), tiers)
 
     @property
     def grace(self) -> Grace:
-        """How long what is retired waits, by whose key it is at."""
+        """How long retired bytes wait, by whose key they have."""
         return Grace(self.grace_days, self.grace_days_service_keys)
 
     def require_active(self, flow: str) -> None:
@@ -208,10 +208,10 @@ def verdicts(
     efficient_codecs: Collection[str] = EFFICIENT_CODECS,
     worth: Appraise | None = None,
 ) -> Iterator[Verdict]:
-    """Judge a stream of videos: as `judge` for each, with what the policy says worked out once.
+    """Judge a stream of videos, each as `judge` does, with the policy's limits computed once.
 
-    `efficient_codecs` are those that the recipe leaves alone, `worth` says what an encode of so many bytes with so many
-    days to live is worth; without it every encode pays.
+    `efficient_codecs` are those that the recipe leaves alone, `worth` values an encode by its bytes and the days left;
+    without it every encode pays.
     """
     return map(judging(policy, tiers, as_of, recipe_fingerprint, frozenset(efficient_codecs), worth), videos)
 
@@ -253,7 +253,7 @@ def judging_alike(
 
 
 class _Judges(dict[int, Callable[[Video], Verdict]]):
-    """What judges the videos of each segment, by its place: made for the first video of one."""
+    """The judging function of each segment, by its index: made for the first video of the segment."""
 
     def __init__(
         self,
@@ -282,7 +282,7 @@ def _judging(  # noqa: C901  a flat list of cases, counted as deep
     worth: Appraise | None,
     segment: str | None = None,
 ) -> Callable[[Video], Verdict]:
-    """Make the function that judges one video, with every limit turned into a moment to compare `created_at` with."""
+    """Make the function that judges one video, with every limit converted to a cutoff for `created_at`."""
     compress_views, retire_views = policy.compress_below_views or 0, policy.retire_below_views or 0
     compress_cutoff = _before(as_of, policy.compress_after_days) if compress_views else _EARLIEST
     retire_cutoff = _before(as_of, policy.retire_after_days) if retire_views else _EARLIEST
@@ -359,7 +359,7 @@ def _terms(policy: LifecyclePolicy, tiers: Tiers, as_of: datetime, segment: str 
 
 
 def _before(as_of: datetime, days: int | None) -> datetime:
-    """Give the moment that what is older than `days` was created before."""
+    """Give the cutoff: videos created before it are older than `days`."""
     if days is None:
         return _EARLIEST
     try:

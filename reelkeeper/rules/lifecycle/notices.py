@@ -1,15 +1,15 @@
-"""Notice ahead: what users were promised notice of is not retired until the service was told, days before. Pure.
+"""Notice before retirement: a video with promised notice is retired only after the service had it for days. Pure.
 
-`foretold` stands between the judgement and the flows. Of a video whose user's tier has `notice_days`:
+`foretold` comes between the verdicts and the flows. For a video whose user's tier has `notice_days`:
 
-    notice_lapsed         WITHDRAW  told of, but no longer due within those days, or its user has another tier
-    past_retention_soon   NOTIFY    due within those days, and not told of
+    notice_lapsed         WITHDRAW  has notice, but is no longer due within those days, or its user has another tier
+    past_retention_soon   NOTIFY    due within those days, and without notice
     cold_retire_soon      NOTIFY    the same, of a cold one
-    notice_no_endpoint    due, and no endpoint of a webhook hears of it
-    notice_not_delivered  due, and the notice is under way
-    notice_running        due, and the notice has been given, but so many days are not over
+    notice_no_endpoint    due, but no webhook endpoint subscribes to notices
+    notice_not_delivered  due, but the notice is not delivered yet
+    notice_running        due, and the notice has been given, but its days are not over
 
-What is unknown about a video ends no notice: a night without figures would have the service told of it all again.
+Unknown figures do not end a notice: otherwise a night without figures would send all notices again.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -34,7 +34,7 @@ _RELEASE: Final = "reelkeeper webhooks release"
 
 
 class Given(NamedTuple):
-    """The notices that stand, and whether any endpoint hears of new ones."""
+    """The notices in force, and whether any endpoint subscribes to new ones."""
 
     standing: Mapping[str, Notice]
     is_heard: bool
@@ -50,9 +50,9 @@ class Expiry(NamedTuple):
 def foretold(
     judged: Iterable[Verdict], policy: LifecyclePolicy, tiers: Tiers, as_of: datetime, given: Given
 ) -> Iterable[Verdict]:
-    """Let retirements wait for their notice, and say of which videos it is to be given, or lapses.
+    """Make retirements wait for their notice, and decide for which videos it is given, or lapses.
 
-    Where no tier is promised notice and none stands, all passes as it is.
+    Where no tier is promised notice and none is in force, the verdicts pass unchanged.
     """
     if not given.standing and not any(tiers.notice_days().values()):
         return judged
@@ -104,7 +104,7 @@ def _noticed(  # noqa: PLR0911  one return for each line of the table above
 
 
 def goes_after(expires_at: datetime, told_at: datetime, days: int) -> datetime:
-    """Say from when on a video may go whose notice said `expires_at`, and was given to all at `told_at`."""
+    """Give the time from which a video may be retired whose notice said `expires_at`, and was given at `told_at`."""
     return max(expires_at, told_at + timedelta(days=days))
 
 
@@ -113,7 +113,7 @@ def _lapsed(video: Video) -> Verdict:
 
 
 def reason(verdict: Verdict) -> str:
-    """Say in one sentence why a video waits, is told of or is told of no more; else as `lifecycle.reason` does."""
+    """Say in one sentence why a video waits, gets notice or loses it; otherwise as `lifecycle.reason` does."""
     match verdict.rule, verdict.figures:
         case str(rule), (Verdict() as due, Expiry() as expiry):
             why, when = lifecycle.reason(due), f"{expiry.at:%Y-%m-%d}"
@@ -129,7 +129,7 @@ def reason(verdict: Verdict) -> str:
 
 
 def unheard(flow: str, videos: int) -> Finding:
-    """Tell that nothing is retired as no endpoint hears of it."""
+    """Make the finding that nothing is retired since no endpoint subscribes to notices."""
     return Finding(
         rule=NO_ENDPOINT,
         scope=flow,
@@ -144,7 +144,7 @@ def unheard(flow: str, videos: int) -> Finding:
 
 
 def late(endpoint_id: str, notices: int, since: datetime) -> Finding:
-    """Tell that an endpoint has not taken notices for over a day, so that their videos stay."""
+    """Make the finding that an endpoint has not accepted notices for over a day, so that their videos stay."""
     return Finding(
         rule=NOT_DELIVERED,
         scope=scope(endpoint_id),

@@ -1,8 +1,8 @@
-"""How long the store keeps records that nothing refers to any more. What concerns a customer's bytes or money it keeps.
+"""How long the store keeps records without references. Records of customers' bytes or money are never deleted.
 
-For good: the audit, the ledger (transfers, entries, holds on credits), charges, each day's spend, videos, blobs,
-requests to keep them, what purges freed, webhooks' endpoints, and leases, whose tokens never come twice. A least
-stands at each field: no rule looks back further.
+It always keeps: the audit record, the ledger (transfers, entries, holds on credits), charges, each day's spend, videos,
+blobs, requests to keep them, what purges freed, webhook endpoints, and leases, whose tokens are never reused. Each
+field has a minimum: no rule looks back further.
 """
 
 from pydantic import BaseModel, ConfigDict, Field

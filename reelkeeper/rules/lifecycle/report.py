@@ -1,4 +1,4 @@
-"""What a run says of itself: before, what it would do; afterwards, what it did, what failed, and the way back. Pure."""
+"""Reports of runs: before, what a run would do; afterwards, what it did, what failed, and how to undo it. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ _NAMED = 3  # failures, in an error
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A run on a saved plan. A dry run has no `done`; `refusal` is what the guard would say, or said."""
+    """A run on a saved plan. A dry run has no `done`; `refusal` is the guard's message."""
 
     flow: str
     run_id: str
@@ -52,7 +52,7 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class HelpReport:
-    """What a run has done for another's plan. Without `plan_id` there was none to help with."""
+    """The work of a run for another run's plan. Without `plan_id` there was none to help with."""
 
     flow: str
     run_id: str
@@ -71,9 +71,9 @@ class HelpReport:
 
 @dataclass(frozen=True, slots=True)
 class SyncReport:
-    """What a comparison of bucket and catalogue found, and what came of it.
+    """The result of comparing bucket and catalogue, and the changes made.
 
-    A dry run only looks, and says in `adopted`, `taken_back` and `adoption` what would be done.
+    A dry run only compares; `adopted`, `taken_back` and `adoption` then say what would be done.
     """
 
     flow: str
@@ -103,10 +103,10 @@ class SyncReport:
     event_gaps: int | None = None  # differences that R2's events should have told of; None where none are followed
 
     def require_whole(self) -> Self:
-        """Raise IntegrityDoubt for lost videos and for keys that hold what nobody could have put there.
+        """Raise IntegrityDoubt for lost videos and for keys with bytes that nobody could have put there.
 
         Raises GuardRefused where the patterns do not fit the bucket, and PartialFailure for operations that could not
-        be settled and for objects that nobody was told of before. All else is done.
+        be settled and for doubtful objects that were not reported before. All else is done.
         """
         doubts = []
         if self.lost_videos:
@@ -140,7 +140,7 @@ def _require_whole(report: Report | HelpReport) -> None:
 
 
 def count(outcomes: Sequence[Outcome]) -> tuple[Done, ...]:
-    """Add up what became of each, by what it was."""
+    """Sum the outcomes by action."""
     kinds = sorted({outcome.action for outcome in outcomes})
     groups = [(kind, [outcome for outcome in outcomes if outcome.action == kind]) for kind in kinds]
     return tuple(
@@ -156,7 +156,7 @@ def count(outcomes: Sequence[Outcome]) -> tuple[Done, ...]:
 
 @dataclass(frozen=True, slots=True)
 class DeliveryReport:
-    """What became of the messages in the outbox. `titles` are of some that wait, the newest first."""
+    """The outcome of the messages in the outbox. `titles` are those of some waiting ones, the newest first."""
 
     flow: str
     run_id: str
@@ -170,7 +170,7 @@ class DeliveryReport:
     titles: tuple[str, ...] = ()
 
     def require_whole(self) -> Self:
-        """Raise PartialFailure if the first sink did not take everything that it was offered."""
+        """Raise PartialFailure if the first sink did not accept every message."""
         if self.failed or self.diverted:
             raise PartialFailure(
                 f"{many(self.sent, 'message')} sent, {self.diverted} refused and diverted to the second sink, "

@@ -1,6 +1,6 @@
-"""What would make the bill smaller, with the dollars a month, the largest first. Suggestions: nothing acts on them.
+"""Suggest what would make the bill smaller, in dollars a month, the largest first. Nothing acts on suggestions.
 
-Each is priced beyond the free allowance, before rounding: what a month costs as things are, less what it would cost.
+Each is priced beyond the free allowance, before rounding: the present cost of a month less the new one.
 """
 
 from collections import Counter, defaultdict
@@ -57,7 +57,7 @@ class SavingsPolicy(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Idle:
-    """What lies there unused, in bytes. A video of unknown age or views, or one that is held, counts nowhere."""
+    """Unused stored bytes. Videos of unknown age or views, and held ones, are not counted."""
 
     backlog_bytes: int = 0  # cold, and not compressed yet
     cold_bytes: int = 0  # idle, and with more than a month to live: what a cheaper class could hold
@@ -76,9 +76,9 @@ class Saving(NamedTuple):
 
 
 def of_verdict(verdict: Verdict, policy: LifecyclePolicy, tiers: Tiers, as_of: datetime, payback: Payback) -> Saving:
-    """Say what a verdict is expected to save: all of a video, or what compressing it takes off.
+    """Compute the expected saving of a verdict: the whole video, or the bytes that compressing saves.
 
-    What is past its retention would have stayed for nobody knows how long.
+    How long a video past its retention would have stayed is unknown.
     """
     video = verdict.video
     if verdict.action in {Action.NOTIFY, Action.WITHDRAW}:
@@ -94,7 +94,7 @@ def of_verdict(verdict: Verdict, policy: LifecyclePolicy, tiers: Tiers, as_of: d
 
 
 class SmallerBy(NamedTuple):
-    """What making files smaller took and brought, of the clips of one model and size of picture."""
+    """The costs and savings of compression for the clips of one model and frame size."""
 
     model: str | None  # None: not known
     frame: str
@@ -109,7 +109,7 @@ def smaller_by_model(
     grace_days: int,
     until: date,
 ) -> list[SmallerBy]:
-    """Sum up by model and size of picture, what cost most CPU first.
+    """Sum by model and frame size, those with most CPU first.
 
     A byte less saves from the end of its original's grace until `until`, or until its video went, at the list price.
     """
@@ -126,14 +126,14 @@ def smaller_by_model(
 
 
 def frame_class(pixels: int) -> str:
-    """Name the size of a picture by the pixels of a frame, as people name sizes."""
+    """Name the frame size by its pixels, such as 720p."""
     return next((name for name, most in _FRAMES.items() if pixels <= most), "above 1080p")
 
 
 def survey(
     videos: Iterable[Video], policy: LifecyclePolicy, tiers: Tiers, as_of: datetime, worth: Appraise | None = None
 ) -> Idle:
-    """Add up what is idle among the live videos. `worth` says what an encode is worth; without it, each pays."""
+    """Sum the unused bytes of live videos. `worth` values an encode; without it, each pays."""
     backlog = net = unpaid = cold = objects = 0
     late, by_user = Counter[str](), Counter[str]()
     kept_days: dict[int, dict[str, int | None]] = {}  # by the tiers of each segment
@@ -179,11 +179,10 @@ def findings(
     ways: Iterable[Cheaper] = (),
     codec: str = "h264",
 ) -> list[Finding]:
-    """Suggest what saves at least `policy.min_usd` a month, the largest first.
+    """Suggest savings of at least `policy.min_usd` a month, the largest first.
 
-    `codec` is that of results.
-    `usage` is what the month uses as things are; `repeated_jobs` how many jobs of a month asked for what had been made
-    before, and `job_usd` what one costs; `ways` are those to have clips for less.
+    `codec` is that of results. `usage` is the month's present usage; `repeated_jobs` is the number of jobs a month that
+    repeated an earlier one, and `job_usd` the cost of one; `ways` are cheaper ways to make clips.
     """
 
     def off(size_bytes: int) -> Decimal:
@@ -277,7 +276,7 @@ def _way(way: Cheaper) -> Finding:
 
 
 def _class_saving(idle: Idle, usage: Usage, months: int) -> Decimal:
-    """Give what a month of the cheaper class saves, its move spread over the months that it stays, as billed."""
+    """Compute the monthly saving of the cheaper class as billed, with the move spread over the months that follow."""
     moved = min(Decimal(idle.cold_bytes) / GB, usage.standard.gb_month)
     before, infrequent = bill(usage).billed_usd, usage.infrequent_access
     less = usage.standard.model_copy(update={"gb_month": usage.standard.gb_month - moved})
@@ -313,7 +312,7 @@ def _size(size_bytes: int) -> str:
 
 
 def per_day(freed: Iterable[Freed], last: date) -> Iterator[Saved]:
-    """Give what each day up to `last` saved, by kind: from the day after, as a day is billed at its peak."""
+    """Give each day's saving up to `last`, by kind, from the day after a purge, as a day is billed at its peak."""
     by_day: dict[date, Counter[str]] = {}
     for freed_bytes in freed:
         by_day.setdefault(freed_bytes.day, Counter())[kind_of(freed_bytes.rule)] += freed_bytes.size_bytes
@@ -330,10 +329,10 @@ def per_day(freed: Iterable[Freed], last: date) -> Iterator[Saved]:
 
 
 def kind_of(rule: str) -> str:
-    """Say in words what the rule of a purge saved by."""
+    """Name in words the kind of saving of a purge's rule."""
     return _KIND_OF.get(rule, GONE)
 
 
 def a_day(size_bytes: int) -> int:
-    """Give what one day of storing `size_bytes` costs at list price, in nano-dollars."""
+    """Give the nano-dollars that storing `size_bytes` for one day costs at list price."""
     return round(size_bytes * STANDARD.storage_usd_per_gb_month * _NANO / (GB * DAYS_A_MONTH))

@@ -1,12 +1,12 @@
-"""Segments: kinds of videos for which a lifecycle rule says something else than the policy does. Pure.
+"""Segments: kinds of videos with other lifecycle limits than the policy's own. Pure.
 
     segments:
       - {name: drafts, tags: [draft], retention_days: 3}
       - {name: masters, key_globs: ["masters/*"], min_bytes: 50000000, retention_days: never, retire_below_views: never}
 
-The first segment that matches decides, with the policy's own fields for what it leaves open; no match, and the policy
-decides alone. What a segment asks (model, key, tag, size, tier) does not change as a video grows older or is viewed
-less, so neither ever moves it to another segment. What is unknown of a video matches no condition.
+The first segment that matches decides, with the policy's own values for its unset fields; without a match the policy
+decides alone. The conditions (model, key, tag, size, tier) do not change as a video gets older or is viewed less, so
+neither moves it to another segment. An unknown property matches no condition.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -48,7 +48,7 @@ Bytes = Annotated[int, Field(ge=0, le=_MOST)]
 
 
 class Classified(Protocol):
-    """What segments ask of a video. None is unknown, and matches no condition."""
+    """The properties of a video that segments use. None is unknown, and matches no condition."""
 
     @property
     def tier(self) -> str | None:
@@ -68,11 +68,11 @@ class Classified(Protocol):
 
     @property
     def size_bytes(self) -> int | None:
-        """Bytes that it has now."""
+        """Its present bytes."""
 
 
 class Expected(NamedTuple):
-    """A video that is still to be made: its key is not known yet."""
+    """A video that is not made yet: its key is not known."""
 
     tier: str | None
     model: str | None
@@ -82,7 +82,7 @@ class Expected(NamedTuple):
 
 
 class Segment(BaseModel):
-    """Videos that meet each condition given, and what holds for them. A field that is unset is as the policy says."""
+    """Conditions for videos, all of which must hold, and their limits. An unset limit is as in the policy."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -126,7 +126,7 @@ class Segment(BaseModel):
         return self
 
     def tiers_of(self, tiers: Tiers) -> Tiers:
-        """Give the tiers as they are for its videos: where it says how long, all keep them that long."""
+        """Give the effective tiers for its videos: with its retention, where it sets one."""
         return tiers if self.retention_days is None else tiers.keeping(_value(self.retention_days))
 
     def overrides(self) -> dict[str, int | None]:
@@ -148,7 +148,7 @@ _Names = tuple[str | None, str | None, str | None]  # of a model, a tag and a ti
 
 
 class _Rest(NamedTuple):
-    """What is left to compare of a segment that is open for videos of one model, tag and tier."""
+    """The remaining conditions of a segment for videos of one model, tag and tier."""
 
     low: int
     high: int
@@ -157,7 +157,7 @@ class _Rest(NamedTuple):
 
 
 class _Open(NamedTuple):
-    """The segments that are open for such videos. No key but one with such a beginning and end matches any of them."""
+    """The segments that such videos may match. Only keys with these beginnings and ends match any of them."""
 
     every: tuple[_Rest, ...]
     without_keys: tuple[_Rest, ...]
@@ -166,9 +166,9 @@ class _Open(NamedTuple):
 
 
 def chooser(segments: Sequence[Segment]) -> Callable[[Classified], int]:
-    """Make the function that gives the place of the first segment that matches a video, or NO_SEGMENT.
+    """Make the function that gives the index of the first segment that matches a video, or NO_SEGMENT.
 
-    Model, tag and tier leave few segments open, and are looked up together; of those, sizes and keys are compared.
+    Model, tag and tier are looked up together and leave few segments, whose sizes and keys are then compared.
     """
     whole = [_Rest(*_sizes(segment), _keys(segment), place) for place, segment in enumerate(segments)]
     models, tags = ({name for one in segments for name in getattr(one, of) or ()} for of in ("models", "tags"))
@@ -215,7 +215,7 @@ def chooser(segments: Sequence[Segment]) -> Callable[[Classified], int]:
 
 
 def _sizes(segment: Segment) -> tuple[int, int]:
-    """Give the least and the most bytes; of a segment that asks for none, an unknown size lies between."""
+    """Give the minimum and maximum bytes; without such conditions, an unknown size is within."""
     low = segment.min_bytes or 0 if _asks_size(segment) else _UNKNOWN_SIZE
     return low, _MOST if segment.max_bytes is None else segment.max_bytes
 
@@ -225,10 +225,10 @@ def _keys(segment: Segment) -> Callable[[str], object] | None:
 
 
 def contradiction(segments: Sequence[Segment], retention: Mapping[str, Sequence[int | None]]) -> str:
-    """Say what cannot be meant, and the way out; empty where nothing is.
+    """Describe contradictions, and how to correct them; empty where there are none.
 
-    `retention` says of each tier, from the least to the most paid, how long it keeps the videos of each segment, and at
-    last those of none.
+    `retention` has for each tier, from the least to the most paid, the retention of each segment, and last of videos
+    without a segment.
     """
     names = [segment.name for segment in segments]
     if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
@@ -248,7 +248,7 @@ def contradiction(segments: Sequence[Segment], retention: Mapping[str, Sequence[
 
 
 def _worse_for_the_better(segments: Sequence[Segment], retention: Mapping[str, Sequence[int | None]]) -> str:
-    """Find videos that users of a better tier would lose sooner, among those that one or two segments match."""
+    """Find videos that users of a higher tier would lose sooner, among those that one or two segments match."""
     for place, one in enumerate(segments):
         for other in segments[place:]:
             if (one.tiers is None and other.tiers is None) or _never_meet(one, other):
@@ -274,13 +274,13 @@ def _named(segments: Sequence[Segment], place: int) -> str:
 
 
 def _first(segments: Sequence[Segment], asked: Sequence[Segment], tier: str) -> int:
-    """Find the first segment that certainly matches what all of `asked` do but for the tier, of a user of `tier`."""
+    """Find the first segment that certainly matches, for `tier`, all videos that all of `asked` match, tiers aside."""
     certain = (place for place, segment in enumerate(segments) if _implies(asked, segment, (tier,)))
     return next(certain, NO_SEGMENT)
 
 
 def _implies(asked: Sequence[Segment], wider: Segment, tiers: Iterable[str]) -> bool:
-    """Whether each video that all of `asked` match, of a user of one of `tiers`, certainly meets `wider`."""
+    """Whether each video of users of `tiers` that all of `asked` match certainly matches `wider`."""
     if wider.tiers is not None and not set(tiers) <= set(wider.tiers):
         return False
     sizes = [(one.min_bytes, one.max_bytes) for one in asked]
@@ -310,7 +310,7 @@ def _covered(narrow: tuple[str, ...] | None, wider: tuple[str, ...]) -> bool:
 
 
 def _never_meet(one: Segment, other: Segment) -> bool:
-    """Whether no video can match both, but for their tiers."""
+    """Whether no video can match both, tiers aside."""
     if one is other:
         return False
     for name in ("models", "tags"):
@@ -329,7 +329,7 @@ def _never_meet(one: Segment, other: Segment) -> bool:
 
 
 def of_verdict(verdict: Verdict) -> str | None:
-    """Name the segment that decided; None: the policy itself did, or it is not known any more."""
+    """Name the segment that decided; None: the policy itself did, or it is no longer known."""
     figure = verdict.figures[0] if verdict.figures else None
     if isinstance(figure, Terms):
         return figure.segment

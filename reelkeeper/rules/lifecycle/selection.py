@@ -1,6 +1,6 @@
-"""Which verdicts a flow acts on: its own rules, what may be put in place, and no more than one run may do.
+"""Select the verdicts that a flow acts on: by its own rules, by what may be put in place, and by the limits of a run.
 
-The others are kept, and say why.
+The others become "keep", with a reason.
 """
 
 import heapq
@@ -20,12 +20,12 @@ from reelkeeper.rules.lifecycle.worth import Worth
 
 
 def for_tiering(judged: Iterable[Verdict]) -> Iterator[Verdict]:
-    """Leave to `expire_videos` what is past its retention, so that nothing is compressed that is about to go."""
+    """Leave videos past their retention to `expire_videos`, so that none is compressed that is about to be retired."""
     return _leaving(judged, frozenset({"past_retention"}), "left_to_expire_videos")
 
 
 def for_expiry(judged: Iterable[Verdict]) -> Iterator[Verdict]:
-    """Leave to `tier_storage` what is merely cold."""
+    """Leave cold videos to `tier_storage`."""
     return _leaving(judged, frozenset({"cold_retire", "cold_compress"}), "left_to_tier_storage")
 
 
@@ -37,15 +37,15 @@ def _leaving(judged: Iterable[Verdict], rules: frozenset[str], left: str) -> Ite
 
 
 def _waits_by(figure: object) -> str:
-    """Name the rule that would retire a video of which notice is given, or that waits for its notice."""
+    """Name the rule that would retire a video that gets notice, or waits for it."""
     return figure.rule if isinstance(figure, Verdict) else ""
 
 
 def largest_first(judged: Iterable[Verdict], limit: int, left_microusd: int | None = None) -> Iterator[Verdict]:
-    """Leave to the next run all but the `limit` largest videos that are to be compressed; keeps `limit` in memory.
+    """Leave all but the `limit` largest videos to be compressed to the next run; `limit` of them are in memory.
 
-    Of these, leave to another day those whose encodes are expected to cost more than is left of `left_microusd`, which
-    compressing may still cost today; None: any amount.
+    Of these, leave those to another day whose expected cost exceeds the rest of `left_microusd`, the amount left for
+    compressing today; None: any amount.
     """
     heap: list[tuple[int, int, Verdict]] = []
     for order, verdict in enumerate(judged):
@@ -73,7 +73,7 @@ def _affordable(compressed: Iterable[Verdict], left_microusd: int | None) -> Ite
 
 
 def fitting(judged: Iterable[Verdict], placement: Placement, *, keeps_contract: bool) -> Iterator[Verdict]:
-    """Keep what would be compressed in place and may not be; what stands at keys of ours gets a new key anyway."""
+    """Keep videos that would be compressed in place and must not be; those at keys of ours get a new key anyway."""
     if placement == NEW_KEY:
         return iter(judged)
     return (fit(verdict, placement, keeps_contract=keeps_contract) for verdict in judged)

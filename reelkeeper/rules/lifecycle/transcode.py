@@ -1,4 +1,4 @@
-"""Can this video be transcoded, and is its result good enough to take its place? Pure: facts in, reasons out."""
+"""Decide whether a video can be transcoded, and whether its result may replace it. Pure."""
 
 import hashlib
 import json
@@ -143,7 +143,7 @@ class Acceptance(BaseModel):
 
 
 def why_not_in_place(codec: str, container: str, size_bytes: int) -> str | None:
-    """Say why bytes are not put over these, or None: links, and what plays them, must meet what they met before."""
+    """Say why these bytes are not overwritten, or None: links and their players must find the same format as before."""
     if size_bytes > MAX_BYTES_IN_PLACE:
         return f"{size_bytes:,} bytes, and a single put takes {MAX_BYTES_IN_PLACE:,}: it cannot be put back at its key"
     if (codec, container) != (IN_PLACE_CODEC, "mp4"):
@@ -159,7 +159,7 @@ def locked_mark(at: datetime) -> str:
 def fingerprint(recipe: Recipe, acceptance: Acceptance, encoder: str) -> str:
     """Identify everything a refusal depends on; `encoder` carries its version. 16 hex digits.
 
-    Where a result is put is no part of it: what is refused for that has a mark of its own.
+    The placement of the result is not part of it: refusals for that have their own mark.
     """
     whole = [recipe.model_dump(mode="json", exclude={"placement"}), acceptance.model_dump(mode="json"), encoder]
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16]
@@ -301,9 +301,10 @@ def _worth(source: Media, result: Media, quality: Quality, acceptance: Acceptanc
 
 
 def first_batch(sizes: Sequence[int], left_bytes: int, all_bytes: int) -> int:
-    """Say how many of the next videos, of these sizes, make a batch that is worth a task run.
+    """Choose how many of the next videos, of these sizes, make a batch that is worth a task run.
 
-    Ever fewer to the end, so that all workers end together. `left_bytes` of the plan's `all_bytes` are not begun.
+    Batches get smaller towards the end, so that all workers finish together. `left_bytes` of the plan's `all_bytes` are
+    not begun.
     """
     least = max(LEAST_BYTES, all_bytes // MAX_BATCHES)
     enough = min(max(left_bytes // SHARES, least), max(ENOUGH_BYTES, least))

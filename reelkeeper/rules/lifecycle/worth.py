@@ -1,7 +1,7 @@
-"""What an encode is worth: bytes off over the rest of a video's life at R2's price, less CPU and requests. Pure.
+"""Value an encode: the saved bytes over the rest of a video's life at R2's price, less CPU and requests. Pure.
 
-Before a video is opened only its size is known, and what earlier encodes have kept and cost of theirs says the rest;
-once it is open, its pixels and bits do.
+Before a video is opened only its size is known, and the results and costs of earlier encodes are used; once it is open,
+its pixels and bits are.
 """
 
 from collections.abc import Collection, Mapping
@@ -23,7 +23,7 @@ _MICRO: Final = 10**6
 
 
 class Effort(NamedTuple):
-    """What a preset makes of a clip: bytes, of those at the usual preset, and CPU seconds a million pixels."""
+    """The effect of a preset: bytes, relative to the usual preset, and CPU seconds for each million pixels."""
 
     relative_bytes: float
     encode_cpu_seconds: float
@@ -50,7 +50,7 @@ _MAY_BE: Final = ((0.3, 2.0, 0.72), (0.4, 0.8, 1.04), (0.3, 0.33, 1.22))
 
 
 class Payback(BaseModel):
-    """What CPU costs, and what an encode may be expected to save before it is tried."""
+    """The price of CPU, and the expected saving of an encode before it is tried."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -67,16 +67,16 @@ class Payback(BaseModel):
     horizon_days: int = Field(365, ge=1, description="Life counted for a video without an end")
 
     def days(self, remaining_days: int | None) -> int:
-        """Count the days for which a byte less is worth something. None is for ever."""
+        """Count the days for which a saved byte counts. None is for ever."""
         return self.horizon_days if remaining_days is None else max(0, min(remaining_days, self.horizon_days))
 
     def cpu_usd(self, cpu_seconds: float) -> float:
-        """Price CPU seconds; nothing where no price is set."""
+        """Price CPU seconds in dollars; 0 where no price is set."""
         return cpu_seconds / _HOUR_SECONDS * float(self.cpu_usd_per_hour or 0)
 
 
 class Worth(NamedTuple):
-    """What one encode is expected to save and to cost. Without a price for CPU everything pays."""
+    """The expected saving and cost of one encode. Without a price for CPU everything pays."""
 
     saved_bytes: int
     days: int
@@ -110,7 +110,7 @@ class Worth(NamedTuple):
 
     @property
     def pays(self) -> bool:
-        """Whether more is saved than spent, or nobody has said what CPU costs."""
+        """Whether more is saved than spent, or CPU has no price."""
         return self.payback.cpu_usd_per_hour is None or self.gain_usd > self.cost_usd
 
     def sentence(self) -> str:
@@ -125,10 +125,10 @@ class Worth(NamedTuple):
 
 
 def unopened(codec: str, payback: Payback, before: SearchTotals, size_bytes: int, remaining_days: int | None) -> Worth:
-    """Expect what an encode of `size_bytes` is worth by what earlier ones have kept and cost.
+    """Expect the worth of an encode of `size_bytes` from the results and costs of earlier ones.
 
-    Its pixels are counted once it is open, and what does not pay then is left alone: so where CPU has a price, only
-    what is saved and spent where it turns out to pay is expected.
+    Its pixels are counted once it is open, and it is left alone if it then does not pay: so where CPU has a price, only
+    the saving and cost of the cases that turn out to pay are expected.
     """
     usual = EFFORTS[codec][USUAL_PRESET[codec]]
     prior_cpu = 8 / USUAL_BITS_PER_PIXEL / _MICRO * _search_seconds(usual, payback)
@@ -149,7 +149,7 @@ def unopened(codec: str, payback: Payback, before: SearchTotals, size_bytes: int
 
 
 def effort(codec: str, preset: int) -> Effort:
-    """Give what is known of a preset, or of the nearest one."""
+    """Give the effort of a preset, or of the nearest known one."""
     known = EFFORTS[codec]
     return known[min(known, key=lambda other: abs(other - preset))]
 
@@ -157,7 +157,7 @@ def effort(codec: str, preset: int) -> Effort:
 def at_presets(
     media: Media, codec: str, presets: Collection[int], kept: float, payback: Payback, remaining_days: int | None
 ) -> dict[int, Worth]:
-    """Expect what an encode is worth at each preset. `kept` is the part of the picture left at the usual one."""
+    """Expect the worth of an encode at each preset. `kept` is the share of picture bytes left at the usual one."""
     megapixels = media.width * media.height * media.frames / _MICRO
     found = {}
     for preset in presets:
@@ -169,7 +169,7 @@ def at_presets(
 
 
 def choose(worths: Mapping[int, Worth], codec: str) -> int:
-    """Choose the preset that leaves most over; the usual one where CPU has no price."""
+    """Choose the preset with the largest net; the usual one where CPU has no price."""
     if all(worth.payback.cpu_usd_per_hour is None for worth in worths.values()) and USUAL_PRESET[codec] in worths:
         return USUAL_PRESET[codec]
     return max(worths, key=lambda preset: worths[preset].gain_usd - worths[preset].cost_usd)

@@ -1,9 +1,9 @@
-"""Which days cost oddly much or little: in all, of a service, a tier, a provider or a model.
+"""Find days with unusually high or low cost: in total, or of a service, tier, provider or model.
 
-A day is odd when it is beyond what is usual (see `residuals`) by so many spreads, and by so many percent, and by so
-many dollars. Today is judged too, though it is not over: it can only be too much. After an odd day its series is quiet
-for some days. What is odd of the whole is told of the whole alone, with the parts that made it so. Before a series is
-two weeks old, odd is what costs several times what the day before did.
+A day is odd when it exceeds the usual range (see `residuals`) by a number of spreads, by a percentage, and by an amount
+of dollars. Today is judged too, though it is not over: it can only be too high. After an odd day its series is silent
+for some days. An odd total is reported once, with the parts that caused it. Before a series is two weeks old, a day is
+odd that costs several times as much as the day before.
 """
 
 import re
@@ -83,7 +83,7 @@ class AnomalyPolicy(BaseModel):
 
 
 class Odd(NamedTuple):
-    """An odd day, and the nano-dollars beyond what was expected on it and on the odd days after it."""
+    """An odd day, and the nano-dollars beyond the expectation on it and on the odd days after it."""
 
     day: Judged
     excess: int
@@ -91,20 +91,20 @@ class Odd(NamedTuple):
 
     @property
     def began(self) -> tuple[date, bool]:
-        """Give the day, and whether it was too much."""
+        """Give the first day, and whether it was too high."""
         return self.day.day, self.excess > 0
 
 
 def findings(
     charges: Iterable[Charge], policy: AnomalyPolicy, as_of: datetime, jobs: Iterable[JobTotal] = ()
 ) -> list[Finding]:
-    """Say what is odd about today, about yesterday, or about a day before from which on it has been so.
+    """Report what is odd about today, yesterday, or a run of days up to yesterday.
 
     Args:
         charges: of the last `policy.history_days` days, in any order; sums of several will do.
-        policy: what is odd.
+        policy: the thresholds.
         as_of: now; its UTC day is not over yet.
-        jobs: what those days' jobs have cost, by provider and model.
+        jobs: the cost of those days' jobs, by provider and model.
 
     """
     spending = by_scope(charges, as_of.date(), jobs)
@@ -119,7 +119,7 @@ def findings(
 
 
 def judge_all(spending: Spending, policy: AnomalyPolicy) -> dict[str, Days]:
-    """Judge each day of each scope, a part beside the rest of the whole."""
+    """Judge each day of each scope, parts compared with the rest of the total."""
     first, series = spending
     calendar = days(policy.calendar, first, spending.day(len(series.get(TOTAL, ()))))
     whole = series.get(TOTAL, ())
@@ -140,7 +140,7 @@ def _less(whole: int | None, part: int | None) -> int | None:
 
 
 def odd_days(days: Days, policy: AnomalyPolicy) -> list[int]:
-    """Give the places of the odd days that are news: each more than `policy.quiet_days` after the one before."""
+    """Give the indices of the odd days that are news: each more than `policy.quiet_days` after the one before."""
     found: list[int] = []
     for n, verdict in enumerate(days):
         if _direction(verdict, policy) and (not found or n - found[-1] > policy.quiet_days):
@@ -167,14 +167,14 @@ def _direction(verdict: Judged | None, policy: AnomalyPolicy) -> int:
 
 
 def _not_over(days: Days) -> Days:
-    """Take it back where today is oddly low: it is not over."""
+    """Drop a low finding for today, which is not over."""
     if days and days[-1] and days[-1].direction < 0:
         return [*days[:-1], days[-1]._replace(direction=0)]
     return days
 
 
 def _early(spending: Spending, scope: str, days: Days, policy: AnomalyPolicy) -> Odd | None:
-    """Compare today, and yesterday, with the day before it, where there is too little to judge by."""
+    """Compare today, and yesterday, with the day before, where the history is too short."""
     values = spending.series.get(scope, ())
     for n in range(len(values) - 1, max(len(values) - 3, 0), -1):
         actual, before = values[n], values[n - 1]
@@ -214,7 +214,7 @@ def _finding(scope: str, odd: Odd, judged: Mapping[str, Days], today: date) -> F
 
 
 def _parts(judged: Mapping[str, Days], day: date, sign: int) -> Iterator[tuple[str, str]]:
-    """Give the services that differ most as the whole does on that day, and by how much."""
+    """Give the services that differ most, in the direction of the total on that day, and by how much."""
     services = (
         (scope.partition(":")[2], sign * (verdict.actual - verdict.expected))
         for scope, days in judged.items()
@@ -227,7 +227,7 @@ def _parts(judged: Mapping[str, Days], day: date, sign: int) -> Iterator[tuple[s
 
 
 def check(entry: str) -> None:
-    """Raise ValueError for what is no `12-25`, `2027-03-28` or `2026-12-20/2026-12-31`."""
+    """Raise ValueError unless it has the form `12-25`, `2027-03-28` or `2026-12-20/2026-12-31`."""
     spans = _spans(entry, [_LEAP_YEAR])
     if not spans or spans[0][1] < spans[0][0]:
         raise ValueError(f"{entry!r} is no day: write 12-25, 2027-03-28 or 2026-12-20/2026-12-31")

@@ -1,6 +1,6 @@
-"""Whether a month will end over its budget, asked before it does.
+"""Predict whether a month will end over its budget.
 
-The forecast answers where there is a fresh one; else the run rate, which needs three whole days (as OCI's budgets do).
+It uses a fresh forecast, or else the run rate, which needs three complete days (as OCI's budgets do).
 """
 
 from collections import Counter
@@ -23,13 +23,13 @@ _WORDS: Final = {10: "may", 50: "is expected to", 90: "will almost surely"}
 def findings(
     charges: Iterable[Charge], policy: BudgetPolicy, as_of: datetime, forecasts: Iterable[CostForecast] = ()
 ) -> list[Finding]:
-    """Say which budgets of this month will be exceeded; the level is how probable that is, in percent: 10, 50 or 90.
+    """Report the budgets of this month that will be exceeded; the level is the probability in percent: 10, 50 or 90.
 
     Args:
         charges: of this month and of the last `RATE_DAYS` days, in any order.
         policy: the budgets.
         as_of: now; its UTC day is not over yet.
-        forecasts: of this month, in any order; those older than a week are not believed.
+        forecasts: of this month, in any order; those older than a week are ignored.
 
     """
     forecasts, today = list(forecasts), as_of.date()
@@ -72,7 +72,7 @@ def _breach(span: Span, as_of: datetime, forecasts: Sequence[CostForecast]) -> I
 
 
 def _believed(span: Span, as_of: datetime, forecasts: Sequence[CostForecast]) -> CostForecast | None:
-    """Give the latest forecast of the span, unless it is old, or what is spent already proves it wrong."""
+    """Give the latest forecast of the span, unless it is old, or the present spend already proves it wrong."""
     kind, _, name = span.budget.scope.partition(":")
     fits = [
         forecast
@@ -86,7 +86,7 @@ def _believed(span: Span, as_of: datetime, forecasts: Sequence[CostForecast]) ->
 
 
 def _run_rate(span: Span, today: date) -> tuple[int, int] | None:
-    """Give what the month costs if the last days go on, and how many whole days those are; None of too few."""
+    """Give the month's cost if the last days continue, and how many complete days these are; None if too few."""
     by_day = Counter[date]()
     for charge in span.charges:
         by_day[charge.day] += nanousd(charge, span.budget.scope)

@@ -1,10 +1,9 @@
-"""What is spent against what may be: budgets of a day or a month, for all, a service, a tier or one user.
+"""Compare spend with budgets of a day or a month, in total, or for a service, a tier or one user.
 
-Of the levels that a budget has crossed only the highest is news. Yesterday is judged too, as the last usage of a day is
-known only after its end; of what is over only an excess is news. Whether a month will end over its budget is asked in
-`breach`.
+Only the highest crossed level of a budget is news. Yesterday is judged too, as the last usage of a day is known only
+after its end; of past periods only an excess is news. `breach` predicts whether a month will end over its budget.
 
-A user's and a tier's share is list cost: what their use would cost beyond every free allowance. The rest is as billed.
+A user's and a tier's spend is list cost: the cost of their usage beyond every free allowance. All else is as billed.
 """
 
 from calendar import monthrange
@@ -44,7 +43,7 @@ _Usd = Annotated[Decimal, Field(gt=0, le=10**9, decimal_places=6)]
 
 
 class Budget(BaseModel):
-    """So many dollars for one scope and period."""
+    """A number of dollars for one scope and period."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -115,7 +114,7 @@ class Span(NamedTuple):
 
 
 def findings(charges: Iterable[Charge], policy: BudgetPolicy, as_of: datetime) -> list[Finding]:
-    """Say which budgets are crossed, each at its highest level.
+    """Report the crossed budgets, each at its highest level.
 
     Args:
         charges: of today, of this month, and of yesterday and its month, in any order.
@@ -133,7 +132,7 @@ def findings(charges: Iterable[Charge], policy: BudgetPolicy, as_of: datetime) -
 
 
 def spans(charges: Iterable[Charge], policy: BudgetPolicy, as_of: datetime) -> Iterator[Span]:
-    """Give each budget with what is spent of it: in the period of yesterday, if that is another, and in today's."""
+    """Give each budget with its spend: in yesterday's period, if that is another, and in today's."""
     charges, today = list(charges), as_of.date()
     for budget in policy.all_budgets():
         own = [charge for charge in charges if _belongs(charge, budget.scope)]
@@ -146,7 +145,7 @@ def _belongs(charge: Charge, scope: str) -> bool:
 
 
 def nanousd(charge: Charge, scope: str) -> int:
-    """Give what a charge counts for in a scope: list cost in a user's and a tier's, the bill's in the others."""
+    """Give the amount of a charge for a scope: list cost for users and tiers, the billed cost for the others."""
     return charge.list_nanousd if scope.startswith(("user:", "tier:")) else charge.billed_nanousd
 
 
@@ -193,21 +192,21 @@ def _severity(level: int) -> Severity:
 
 
 class Spending(NamedTuple):
-    """Nano-dollars a day from `first` on: of all, of each service and of each tier. None is unknown."""
+    """Nano-dollars a day from `first` on: total, by service and by tier. None is unknown."""
 
     first: date
     series: Mapping[str, Sequence[int | None]]
 
     def day(self, n: int) -> date:
-        """Give the day of a place in the series."""
+        """Give the day of an index in the series."""
         return self.first + n * _DAY
 
 
 def by_scope(charges: Iterable[Charge], today: date, jobs: Iterable[JobTotal] = ()) -> Spending:
-    """Lay charges, or sums of them, out from the first of their days to today, and beside them what `jobs` have cost.
+    """Arrange charges, or sums of them, by day from their first day to today, with the cost of `jobs`.
 
-    A day without any charge is unknown; a service or tier that has none beside others cost nothing on it. Providers and
-    models are told apart where there are several of them.
+    A day without any charge is unknown; a service or tier without a charge on a day with others cost nothing. Providers
+    and models are separate where there are several of them.
     """
     sums: defaultdict[str, defaultdict[date, int]] = defaultdict(lambda: defaultdict(int))
     for charge in charges:

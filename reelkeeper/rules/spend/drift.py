@@ -1,4 +1,4 @@
-"""What grows, week by week, without one odd day: a leak. Told once a week, and no alarm.
+"""Find growth from week to week without an odd day, such as a leak. Reported once a week, not as an alarm.
 
 The mean day of the last two whole weeks is compared with that of the two weeks four weeks before. Growth beyond what
 is usual in four weeks, the median of the last half year, is news; of the whole only where no service shows it.
@@ -27,11 +27,11 @@ _FULL: Final = 100  # percent
 
 
 def findings(charges: Iterable[Charge], policy: AnomalyPolicy, as_of: datetime) -> list[Finding]:
-    """Say what has grown beyond its trend, as of the last whole week.
+    """Report what has grown beyond its trend, as of the last complete week.
 
     Args:
         charges: of the last `policy.history_days` days, in any order; sums of several will do.
-        policy: how much growth is news, and how many dollars a day are.
+        policy: the thresholds, in percent and in dollars a day.
         as_of: now; its UTC week is not over yet.
 
     """
@@ -60,7 +60,7 @@ class Drift(NamedTuple):
 
 
 def drift(days: Sequence[float | None]) -> Drift | None:
-    """Say what became of the mean day in four weeks, up to the last of `days`; None where too little is known."""
+    """Compare the mean day over four weeks, up to the last of `days`; None where the history is too short."""
     weeks = [_mean(days[end - _WEEK : end]) for end in range(len(days), _WEEK - 1, -_WEEK)][: _HALF_A_YEAR + _APART]
     pairs = [_mean(weeks[n : n + 2], least=2) for n in range(len(weeks) - 1)]  # the latest first
     changes = [

@@ -1,7 +1,7 @@
-"""Hard budgets of jobs by provider, model, tier and user: what is left of one, and who is told when little is. Pure.
+"""Hard budgets of jobs by provider, model, tier and user: what is left of each, and findings for low ones. Pure.
 
-A budget's use is what its scope's jobs of the period have cost, and what those in flight are expected to cost: nobody
-stops these, whichever period they began in. All amounts are micro-dollars.
+A budget's use is the cost of its scope's jobs in the period, plus the expected cost of those in flight: these are not
+stopped, whichever period they began in. All amounts are micro-dollars.
 """
 
 from collections import Counter
@@ -55,7 +55,7 @@ class LimitUse(NamedTuple):
 
     @property
     def used_microusd(self) -> int:
-        """What no other job can be paid from."""
+        """The amount that is spent or in flight."""
         return self.spent_microusd + self.in_flight_microusd
 
     @property
@@ -65,7 +65,7 @@ class LimitUse(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    """Which limit is in the way of a job, in a sentence, and from when on it may be asked for again; None: never."""
+    """The limit that prevents a job, in a sentence, and when it may be requested again; None: never."""
 
     scope: str
     period_name: str
@@ -81,12 +81,12 @@ def check_each_once(limits: Iterable[SpendLimit]) -> None:
 
 
 def names(as_of: datetime) -> dict[Period, str]:
-    """Name the day and the month of a moment, as their totals are kept."""
+    """Name the day and the month of a moment, as in the keys of their totals."""
     return {Period.DAY: f"{as_of:%Y-%m-%d}", Period.MONTH: f"{as_of:%Y-%m}"}
 
 
 def applying(limits: Iterable[SpendLimit], job_scopes: Sequence[str]) -> dict[tuple[str, Period], int]:
-    """Give the limits that a job has to keep, in micro-dollars, by scope and period."""
+    """Give the limits that apply to a job, in micro-dollars, by scope and period."""
     by_period: dict[Period, dict[str, int]] = {period: {} for period in Period}
     for limit in limits:
         by_period[limit.period][limit.scope] = limit.microusd
@@ -100,7 +100,7 @@ def applying(limits: Iterable[SpendLimit], job_scopes: Sequence[str]) -> dict[tu
 def refusal(
     limits: Mapping[tuple[str, Period], int], totals: Iterable[JobTotal], cost_microusd: int, as_of: datetime
 ) -> Refusal | None:
-    """Say which limit a job of this cost would pass; None: there is room. Of several, the one that lasts longest."""
+    """Say which limit a job of this cost would exceed; None: there is room. Of several, the one that lasts longest."""
     beyond = [use for use in _uses(limits, totals, as_of) if use.used_microusd + cost_microusd > use.limit_microusd]
     if not beyond:
         return None
@@ -117,7 +117,7 @@ def refusal(
 
 
 def uses(limits: Sequence[SpendLimit], totals: Iterable[JobTotal], as_of: datetime) -> list[LimitUse]:
-    """Give how much of each limit is used, the fullest first: each that is named, and of `*` whoever has a total."""
+    """List how much of each limit is used, the fullest first: each named scope, and for `*` each scope with a total."""
     totals = list(totals)
     known = [limit.scope for limit in limits if not limit.scope.endswith(f":{scopes.EACH}")]
     wanted = list(dict.fromkeys([*known, *(total.scope for total in totals)]))
@@ -142,7 +142,7 @@ def _uses(limits: Mapping[tuple[str, Period], int], totals: Iterable[JobTotal], 
 
 
 def findings(found: Iterable[LimitUse]) -> list[Finding]:
-    """Say which limits are nearly used up, at 80 percent, and which are: at 100, or where a job was refused."""
+    """Report limits that are nearly used up, at 80 percent, or used up: at 100, or where a job was refused."""
     return [_finding(use) for use in found if use.percent >= NEARLY or use.refusals]
 
 
@@ -172,6 +172,6 @@ def _end(period: Period, as_of: datetime) -> datetime:
 
 
 def _usd(microusd: int) -> str:
-    """Give dollars to the cent, and to the micro-dollar where there is less than a cent in it."""
+    """Format dollars to the cent, or to the micro-dollar below one cent."""
     dollars = Decimal(microusd) / _MICROUSD
     return f"${dollars:,.2f}" if microusd % 10_000 == 0 else f"${dollars:,.6f}".rstrip("0")

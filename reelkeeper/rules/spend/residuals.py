@@ -1,16 +1,16 @@
-"""How far each day of a series is from what the days before it let one expect.
+"""Measure how far each day of a series is from the expectation of the days before it.
 
-Expected is the level of the last 14 days, their median, times the weekday's profile of the last 8 weeks; the residual
-is the logarithm of actual to expected. The spread is what residuals usually are: the median of their sizes in the last
-8 weeks, or 0.8 times that of the same weekday's in the last 16 weeks where that is more, since weekends may be
-unsteadier. Every day is judged by the days before it alone.
+The expectation is the level of the last 14 days, their median, times the weekday's profile of the last 8 weeks; the
+residual is the logarithm of actual to expected. The spread is the usual size of residuals: the median of their absolute
+values in the last 8 weeks, or 0.8 times that of the same weekday in the last 16 weeks if that is more, since weekends
+may vary more. Every day is judged only by the days before it.
 
-What is known to recur widens what a day may be. It may be at a level that the last days had, so that the end of what
-was odd is not odd in turn; it may do again what its date, its weekday and their neighbours did one and two years
-before; it may do again what the same place of the month (its number, the last day, the last working day) did in two of
-the last three months; on a day of the calendar it may be as low as on the quietest weekday; and a part may do what the
-rest of the whole does. A day that is only as it is because of its date, its weekday, its place in the month or the
-calendar says nothing of the level.
+Known recurrences widen the allowed range. A day may return to a level of the last days, so that the end of an odd
+period is not odd in turn; it may repeat what its date, its weekday and their neighbours did one and two years before;
+it may repeat what the same place of the month (its number, the last day, the last working day) did in two of the last
+three months; on a day of the calendar it may be as low as on the quietest weekday; and a part may follow the rest of
+the total. A day that is explained by its date, its weekday, its place in the month or the calendar does not count for
+the level.
 """
 
 from calendar import monthrange
@@ -43,7 +43,7 @@ _NOTHING: Final = 1e-6  # what a day of nothing counts as
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What is odd: more than `spreads` of them, and more than `rise` or less than `fall`, in logarithms."""
+    """Thresholds: more than `spreads` spreads, and more than `rise` or less than `fall`, in logarithms."""
 
     spreads: float
     rise: float
@@ -57,7 +57,7 @@ class Bounds:
 
 
 class Judged(NamedTuple):
-    """One day, as the days before it let one see it. `residual` and `spread` are logarithms to base e."""
+    """One day, judged by the days before it. `residual` and `spread` are natural logarithms."""
 
     day: date
     actual: float
@@ -67,7 +67,7 @@ class Judged(NamedTuple):
 
     @property
     def expected(self) -> float:
-        """What the days before let one expect, in the unit of `actual`."""
+        """The expected value, in the unit of `actual`."""
         return max(self.actual, _NOTHING) / exp(self.residual)
 
 
@@ -84,9 +84,9 @@ def judge(
     Args:
         values: one a day, not negative; None is unknown, which is not zero.
         first: the day of the first value.
-        bounds: what is odd.
-        calendar: days that are known to be unlike others.
-        rest: of what the series is a part of, the rest, judged, on the same days.
+        bounds: the thresholds.
+        calendar: days that are known to be unusual.
+        rest: the judged days of the total without this series, if it is a part.
 
     """
     judging = _Judging(values, bounds)
@@ -139,7 +139,7 @@ class _Judging:
         return Judged(day, self.values[n] or 0.0, residual, spread, self.bounds.direction(is_shared, spread))
 
     def _take_up(self, n: int) -> None:
-        """Take day `n` into the profile, now that the week around it is known."""
+        """Add day `n` to the profile, now that the week around it is known."""
         if n < 0:
             return
         value = self.logs[n]
@@ -147,7 +147,7 @@ class _Judging:
         self.from_week.append(None if value is None else value - median(around))
 
     def _profile(self, n: int) -> list[float]:
-        """Give what each weekday, counted from the first day's, usually adds to the level."""
+        """Give the usual deviation of each weekday, counted from the first day's, from the level."""
         weekdays: list[list[float]] = [[] for _ in range(_WEEK)]
         for past in range(max(0, n - _PROFILE_DAYS), len(self.from_week)):
             distance = self.from_week[past]
@@ -177,13 +177,13 @@ class _Judging:
         return [abs(residual) for residual in known if residual is not None]
 
     def _years_ago(self, n: int, spread: float) -> list[float]:
-        """Give the residuals of the same days in other years that were nearly odd, or more."""
+        """Give the residuals of the same days in earlier years that were at least nearly odd."""
         days = (n - ago + beside for ago in _YEARS_AGO for beside in (-1, 0, 1))
         found = [past for day in days if day >= 0 and (past := self.residuals[day]) is not None]
         return [past for past in found if self._is_nearly_odd(past, spread)]
 
     def _recurred(self, past: Sequence[float], spread: float) -> list[float]:
-        """Give the residuals of a place in the last months, where enough of them were nearly odd in one direction."""
+        """Give the residuals of a place of the month, if enough of the last months were nearly odd in one direction."""
         odd = [residual for residual in past if self._is_nearly_odd(residual, spread)]
         ways = ([each for each in odd if each > 0], [each for each in odd if each < 0])
         return [each for way in ways if len(way) >= RECURRED for each in way]
@@ -198,7 +198,7 @@ def _beyond(residual: float, usual: Sequence[float]) -> float:
 
 
 def places(day: date) -> tuple[str, ...]:
-    """Name where a day stands in its month: its number, the last day, the last day from Monday to Friday."""
+    """Name the places of a day in its month: its number, the last day, the last day from Monday to Friday."""
     last = day.replace(day=monthrange(day.year, day.month)[1])
     working = last - timedelta(days=max(0, last.weekday() - _SATURDAY + 1))
     names = (("last day", last), ("last working day", working))

@@ -1,4 +1,4 @@
-"""Is spend over its limits, or odd? Every rule that watches it, over one reading of what was charged."""
+"""Check spend against limits and for anomalies: every rule on one reading of the charges."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ LEAST_DAYS: Final = 62  # that budgets look back: yesterday's month, and the run
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """What is known of the spend: charges, or sums of them, the last forecasts, and the days that are missing."""
+    """The known spend: charges, or sums of them, the last forecasts, and the missing days."""
 
     charges: Sequence[Charge]
     forecasts: Sequence[CostForecast] = ()
@@ -35,7 +35,7 @@ class Spent:
 
 
 class CostLine(NamedTuple):
-    """What one service, or all of them, cost; in dollars."""
+    """The cost of one service, or of all, in dollars."""
 
     service: str
     today: str
@@ -45,7 +45,7 @@ class CostLine(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class CostsReport:
-    """What a run of `monitor_costs` found. `found` are the findings in a line each, the worst first."""
+    """The result of a run of `monitor_costs`. `found` are the findings in a line each, the worst first."""
 
     flow: str
     run_id: str
@@ -61,7 +61,7 @@ class CostsReport:
 
 
 def judge(spent: Spent, budgets: BudgetPolicy, oddness: AnomalyPolicy, as_of: datetime) -> list[Finding]:
-    """Give what every rule finds."""
+    """Evaluate every rule."""
     return [
         *budget.findings(spent.charges, budgets, as_of),
         *limits.findings(spent.limits),
@@ -73,12 +73,12 @@ def judge(spent: Spent, budgets: BudgetPolicy, oddness: AnomalyPolicy, as_of: da
 
 
 def first_day(oddness: AnomalyPolicy, as_of: datetime) -> date:
-    """Give the first day whose charges the rules ask for."""
+    """Give the first day whose charges the rules need."""
     return as_of.date() - timedelta(days=max(oddness.history_days, LEAST_DAYS))
 
 
 def lines(charges: Sequence[Charge], as_of: datetime) -> list[CostLine]:
-    """Lay out what this month's services cost, the dearest first, and at the end all of them."""
+    """List the cost of this month's services, the dearest first, and last the total."""
     day, month = as_of.date(), as_of.date().replace(day=1)
     sums = {name: Counter[str]() for name in ("today", "month", "list")}
     for charge in charges:
@@ -97,11 +97,11 @@ def lines(charges: Sequence[Charge], as_of: datetime) -> list[CostLine]:
 
 
 def findings(missing: Sequence[date], trouble: str = "") -> list[Finding]:
-    """Say which days are missing, and why a source that was asked did not answer.
+    """Report the missing days, and why a source did not answer.
 
     Args:
-        missing: days of which nobody knows how much was stored, in order.
-        trouble: what Cloudflare answered instead of figures; "" where it did not fail, or was not asked.
+        missing: days without a figure for the stored bytes, in order.
+        trouble: Cloudflare's error; "" where it did not fail, or was not asked.
 
     """
     found = []

@@ -1,6 +1,6 @@
-"""Whether the patterns of keys fit the bucket, and how what they make of it is told. Pure.
+"""Check whether the key patterns fit the bucket, and report what they would adopt. Pure.
 
-A pattern that does not fit makes few videos of many objects, or gives nearly all of them to one user.
+A wrong pattern makes few videos of many objects, or gives nearly all of them to one user.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,7 +36,7 @@ REASONS: Final = {
 
 
 class AdoptionLimits(BaseModel):
-    """How far the objects that patterns make videos of may crowd together. What a CSV names is not counted."""
+    """Limits on how many adopted objects may belong to one video or user. Objects named in a CSV are not counted."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -60,7 +60,7 @@ class AdoptionLimits(BaseModel):
 
 
 def refusal(limits: AdoptionLimits, found: Crowding) -> str | None:
-    """Say why nothing may be adopted by a pattern, with all figures and overrides; None where it may."""
+    """Say why nothing may be adopted by patterns, with all figures and overrides; None where it may."""
     broken = list(_broken(limits, found))
     if not broken:
         return None
@@ -73,9 +73,9 @@ def refusal(limits: AdoptionLimits, found: Crowding) -> str | None:
 
 
 def together(found: Crowding, before: Mapping[str, int]) -> Crowding:
-    """Add to what one look has found how many files each video has that earlier looks of the same day have adopted.
+    """Add the files of each video that earlier looks of the same day adopted to those of this look.
 
-    Objects that come one by one crowd together as those of one listing do.
+    So objects that arrive one by one are limited like those of one listing.
     """
     if not before or not found.objects:
         return found
@@ -92,7 +92,7 @@ def together(found: Crowding, before: Mapping[str, int]) -> Crowding:
 
 
 def _broken(limits: AdoptionLimits, found: Crowding) -> Iterator[tuple[str, str]]:
-    """Give each limit that does not hold, in figures, and how it is lifted."""
+    """List each exceeded limit, with figures, and how to raise it."""
     if found.files > limits.max_files_of_a_video:
         figures = f"{many(found.files, 'file')} would be one video, {found.video!r}"
         yield f"{figures}, where at most {limits.max_files_of_a_video:,} may", f"max_files_of_a_video={found.files}"
@@ -113,7 +113,7 @@ def _percent(part: int, whole: int) -> float:
 
 
 def one_day_warning(found: OneDay | None) -> str | None:
-    """Say that most objects are of one day, as after a copy of the bucket, and where true ages come from."""
+    """Warn that most objects are from one day, as after a copy of the bucket, and say how to import true ages."""
     if found is None or found.objects < MIN_ONE_DAY or 2 * found.objects <= found.of:
         return None
     return (
@@ -124,7 +124,7 @@ def one_day_warning(found: OneDay | None) -> str | None:
 
 
 class Sheet(NamedTuple):
-    """A table to be shown. A heading that begins with > is of figures, one with ! is not folded."""
+    """A table to be shown. A heading that begins with > is for figures, one with ! is not wrapped."""
 
     title: str
     headings: Sequence[str]
@@ -132,7 +132,7 @@ class Sheet(NamedTuple):
 
 
 def sheets(adoption: Adoption, *, dry_run: bool) -> Iterator[Sheet]:
-    """Lay out what is adopted, examples of it, and what stays out, alike for terminal and artifact."""
+    """Tabulate what is adopted, examples, and what stays out, for the terminal and for artifacts."""
     if adoption.patterns:
         rows = [(count.pattern, f"{count.objects:,}", size(count.size_bytes)) for count in adoption.patterns]
         yield Sheet("Would be adopted" if dry_run else "Adopted", ("!by", ">objects", ">bytes"), rows)
@@ -147,7 +147,7 @@ def sheets(adoption: Adoption, *, dry_run: bool) -> Iterator[Sheet]:
 
 
 def remarks(adoption: Adoption, *, dry_run: bool) -> Iterator[str]:
-    """Say what is to be known beside the tables."""
+    """Give remarks on the tables."""
     if adoption.refusal:
         told = "With --apply, nothing would be" if dry_run else "Nothing was"
         yield f"{told} adopted by a pattern: {adoption.refusal}."

@@ -1,6 +1,6 @@
-"""How R2's event notifications are read, and which of them ask for a look at the bucket. Pure.
+"""Parse R2's event notifications, and decide which of them need a look at the bucket. Pure.
 
-Notifications come at least once and in any order, so none is believed: each is a reason to look at one key.
+Notifications come at least once and in any order, so none is trusted: each prompts a look at one key.
 """
 
 from collections.abc import Mapping
@@ -19,14 +19,14 @@ _SHOWN: Final = 100  # characters of what a message says, in a log
 
 
 class Unread(NamedTuple):
-    """Why a message is none of ours: it is acknowledged, counted and told, and changes nothing."""
+    """Why a message is not usable: it is acknowledged, counted and reported, and changes nothing."""
 
     kind: str  # foreign or malformed
     why: str
 
 
 def read(body: Any, *, account_id: str | None, bucket: str) -> BucketEvent | Unread:  # noqa: ANN401  any JSON
-    """Read the body of a message; it may be of another bucket, or anything at all."""
+    """Parse the body of a message, which may be from another bucket, or anything."""
     if not isinstance(body, Mapping):
         return Unread("malformed", f"no JSON object, but {type(body).__name__}")
     action, told = body.get("action"), body.get("object")
@@ -51,9 +51,9 @@ def read(body: Any, *, account_id: str | None, bucket: str) -> BucketEvent | Unr
 
 
 def is_explained(event: BucketEvent, state: str, recorded: Recorded) -> bool:
-    """Say that the row of an event's key says already what has happened, as after what Reelkeeper does itself.
+    """Whether the row of an event's key already shows the change, as after Reelkeeper's own changes.
 
-    A key of the service's may be stored again with the same ETag: only a look tells.
+    A key of the service's may be stored again with the same ETag, which only a look can tell.
     """
     if state == BlobState.PENDING:
         return True  # its intent says what becomes of it
@@ -67,7 +67,7 @@ def is_explained(event: BucketEvent, state: str, recorded: Recorded) -> bool:
 
 
 def retry_seconds(attempts: int) -> int:
-    """Say after how long a message is delivered again whose handling failed so often.
+    """Give the seconds until a message is delivered again, by how often its handling failed.
 
     >>> [retry_seconds(attempts) for attempts in (1, 2, 3, 50)]
     [30, 60, 120, 3600]
@@ -76,9 +76,9 @@ def retry_seconds(attempts: int) -> int:
 
 
 def gap_window(since: datetime, caught_up_at: datetime, listed_at: datetime) -> tuple[datetime, datetime] | None:
-    """Give the time in which each stored object must have become known by its event; None where there is none.
+    """Give the period in which each stored object must be known by its event; None where there is none.
 
-    Events were followed from `since` on, and all that the queue held was handled at `caught_up_at`.
+    Events were followed from `since` on, and the queue was empty at `caught_up_at`.
     """
     until = min(caught_up_at, listed_at) - SETTLING
     return (since, until) if since < until else None
