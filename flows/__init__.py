@@ -1,1 +1,1 @@
-"""The story: one file, one flow. Gather, decide, act."""
+"""The flows, one in each file: gather, decide, act."""

@@ -1,4 +1,4 @@
-"""The hands: what flows do, as Prefect tasks by noun."""
+"""The steps of flows, as Prefect tasks, by noun."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -23,7 +23,7 @@ RETRIES: dict[str, Any] = {
 
 
 def _runs() -> Mapping[str, object]:
-    """Give the ids of the runs that this thread works for: the library's own loggers do not know them."""
+    """Give the ids of this thread's runs, which the library's own loggers do not know."""
     flow, task = FlowRunContext.get(), TaskRunContext.get()
     ids: dict[str, object] = {}
     if flow and flow.flow_run:

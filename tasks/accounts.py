@@ -1,4 +1,4 @@
-"""Accounts: everything counted anew, changes stopped on a mismatch, overdue holds and reservations given back."""
+"""Accounts: recount everything, freeze changes on a mismatch, and release overdue holds and reservations."""
 
 from dataclasses import asdict
 
@@ -15,7 +15,7 @@ from reelkeeper.rules.billing.accounts import AccountsReport
 
 @task(task_run_name="count everything anew", cache_policy=NO_CACHE)
 def look(workspace: Workspace, run_id: str, *, dry_run: bool) -> AccountsReport:
-    """Count what is overdue and what does not add up; nothing is changed."""
+    """Count what is overdue, and the mismatches; nothing is changed."""
     (holds, microusd), (reserved, size_bytes) = accounts.overdue(workspace.engine)
     wrong = tuple(accounts.recount(workspace.engine))
     return AccountsReport("settle_accounts", run_id, dry_run, holds, microusd, reserved, size_bytes, wrong)
@@ -23,13 +23,13 @@ def look(workspace: Workspace, run_id: str, *, dry_run: bool) -> AccountsReport:
 
 @task(task_run_name="freeze all changes", cache_policy=NO_CACHE)
 def stop(workspace: Workspace, report: AccountsReport) -> None:
-    """Stop every change because of a mismatch; a reason that stands there already stays."""
+    """Freeze all changes because of a mismatch; an earlier reason stays."""
     accounts.stop(workspace.engine, report.mismatches, run_id=report.run_id)
 
 
 @task(task_run_name="give back what is overdue", cache_policy=NO_CACHE)
 def give_back(workspace: Workspace, held: HeldLease, run_id: str) -> None:
-    """Void the holds and reservations whose time is over."""
+    """Release overdue holds and reservations."""
     held.check()
     holds = accounts.void_holds(workspace.engine, lease=held.lease, run_id=run_id)
     reserved = accounts.void_reservations(workspace.engine, lease=held.lease)
@@ -38,7 +38,7 @@ def give_back(workspace: Workspace, held: HeldLease, run_id: str) -> None:
 
 @task(task_run_name="report on the accounts", cache_policy=NO_CACHE)
 def publish(report: AccountsReport) -> AccountsReport:
-    """Show what is overdue, and what does not add up."""
+    """Show what is overdue, and the mismatches."""
     figures = {name: value for name, value in asdict(report).items() if name.startswith("overdue_")}
     dry = " (dry run)" if report.dry_run else ""
     lines = [f"## {report.flow}, run {report.run_id[:8]}{dry}", "", "| | |", "|---|--:|"]

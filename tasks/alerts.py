@@ -1,4 +1,4 @@
-"""Alerts: what a monitoring flow found, and the messages that follow from it."""
+"""Alerts: the findings of a monitoring flow, and the resulting messages."""
 
 from collections.abc import Collection, Sequence
 
@@ -26,7 +26,7 @@ def observe(
     run_id: str,
     policy: AlertPolicy,
 ) -> Observed:
-    """Note what the rules that were looked at have found; what is news goes into the outbox."""
+    """Record the findings of the evaluated rules; news goes into the outbox."""
     observed = alerts.observe(engine, findings, rules=rules, run_id=run_id, policy=policy)
     get_run_logger().info("%d found: %s", len(findings), observed)
     return observed
@@ -34,7 +34,7 @@ def observe(
 
 @task(task_run_name="deliver what waits", cache_policy=NO_CACHE)
 def deliver(engine: Engine, *, seconds: float = 60) -> Delivered:
-    """Send what waits in the outbox. What cannot be sent now goes on waiting, and fails no flow that found it."""
+    """Send the messages in the outbox. A failure leaves them waiting, and does not fail the flow that found them."""
     delivered = outbox.deliver(engine, configured_sinks(settings()), seconds=seconds)
     level = "warning" if delivered.error else "info"
     getattr(get_run_logger(), level)("%s", delivered)
@@ -43,14 +43,14 @@ def deliver(engine: Engine, *, seconds: float = 60) -> Delivered:
 
 @task(task_run_name="tell the webhooks", cache_policy=NO_CACHE)
 def tell_webhooks(engine: Engine, *, seconds: float, follow: bool) -> None:
-    """Send what waits for the webhooks' endpoints. What one does not take waits, and fails no run."""
+    """Send the events for webhook endpoints. Those that fail wait, and do not fail the run."""
     allow = settings().allow_private_addresses
     told = webhooks.deliver(engine, allow_private=allow, seconds=seconds, follow=follow)
     get_run_logger().info("%s", told)
 
 
 def purge_cache(engine: Engine, run_id: str) -> None:
-    """Have the CDN's cache forget what was deleted, where the bucket is public through one."""
+    """Purge deleted objects from the CDN's cache, where the bucket is public through one."""
     if settings().cache_zone_id:
         _purge_cache(engine, run_id)
 
@@ -64,13 +64,13 @@ def _purge_cache(engine: Engine, run_id: str) -> None:
 
 @task(task_run_name="look into the outbox", cache_policy=NO_CACHE)
 def preview(engine: Engine, run_id: str) -> DeliveryReport:
-    """Say what waits, and send nothing."""
+    """Report the waiting messages, and send nothing."""
     count, titles = outbox.preview(engine, limit=20)
     return DeliveryReport("deliver_alerts", run_id, dry_run=True, waiting=count, titles=titles)
 
 
 def report(run_id: str, delivered: Delivered) -> DeliveryReport:
-    """Say what became of the messages."""
+    """Report the outcome of the messages."""
     return DeliveryReport(
         "deliver_alerts",
         run_id,

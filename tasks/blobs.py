@@ -1,4 +1,4 @@
-"""Blobs: bytes that have waited out their grace, deleted a thousand keys at a time."""
+"""Blobs: delete bytes whose grace is over, a thousand keys at a time."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -23,9 +23,9 @@ PARALLEL_BATCHES = 4  # while the bucket deletes one batch, the store claims and
 
 
 def purge_planned(workspace: Workspace, held: HeldLease, plan_id: str, *, run_id: str, grace: Grace) -> None:
-    """Delete what a plan says, some batches at a time; a batch or blob that fails is noted, and the others follow.
+    """Delete a plan's blobs, some batches at a time; a failed batch or blob is recorded, and the others follow.
 
-    Raises LeaseLost, Frozen, DiskFull and Unavailable, and begins nothing more then.
+    Raises LeaseLost, Frozen, DiskFull and Unavailable, and then begins no further batch.
     """
     batches = list(outcomes.planned(workspace.engine, plan_id, "purge", KEYS_PER_DELETE))
     whose: dict[str, Any] = {
@@ -71,7 +71,7 @@ def _note_failed(workspace: Workspace, plan_id: str, items: Sequence[Item], erro
 def purge_batch(
     workspace: Workspace, held: HeldLease, plan_id: str, items: list[Item], *, run_id: str, grace: Grace
 ) -> None:
-    """Delete one batch. Safe to repeat: what an earlier try had begun is finished."""
+    """Delete one batch. Safe to repeat: it finishes what an earlier try began."""
     held.check()
     blob_ids = [item.blob_id for item in items]
     purge.purge(workspace, plan_id, blob_ids, lease=held.lease, run_id=run_id, grace=grace)

@@ -1,4 +1,4 @@
-"""The cache: judged, shown, and pruned a batch at a time."""
+"""The cache: decide on its entries, show the plan, and prune a batch at a time."""
 
 from dataclasses import replace
 from datetime import datetime
@@ -29,7 +29,7 @@ def judge(workspace: Workspace, policy: PrunePolicy, as_of: datetime, run_id: st
 
 @task(task_run_name="prune the cache", cache_policy=NO_CACHE)
 def carry_out(workspace: Workspace, held: HeldLease, plan: PrunePlan, run_id: str) -> Done:
-    """Drop what the plan says."""
+    """Drop the entries that the plan names."""
     leaving, done = iter(plan.leaving), Done(0, 0, 0)
     while batch := list(islice(leaving, prune_cache.BATCH)):
         held.check()
@@ -40,13 +40,13 @@ def carry_out(workspace: Workspace, held: HeldLease, plan: PrunePlan, run_id: st
 
 @task(task_run_name="count old records", cache_policy=NO_CACHE)
 def preview(workspace: Workspace, report: PruneReport, record_retention: RecordRetentionPolicy) -> PruneReport:
-    """Say how many old records would go; nothing is changed."""
+    """Report how many old records would be deleted; nothing is changed."""
     return replace(report, forgotten=prune_records.overdue(workspace.engine, record_retention))
 
 
 @task(task_run_name="forget old records", cache_policy=NO_CACHE)
 def forget(workspace: Workspace, held: HeldLease, record_retention: RecordRetentionPolicy) -> dict[str, int]:
-    """Delete the records that are old and that nothing refers to."""
+    """Delete old records that nothing refers to."""
     held.check()
     gone = prune_records.forget(workspace.engine, record_retention, lease=held.lease)
     told = ", ".join(f"{count:,} of {name}" for name, count in gone.items()) or "none is old"

@@ -1,4 +1,4 @@
-"""The catalogue against the bucket: settle what killed runs left open, look, and bring the two in line."""
+"""The catalogue and the bucket: settle what killed runs left open, compare, and bring the two in line."""
 
 from datetime import datetime
 from typing import Any
@@ -27,7 +27,7 @@ _NAMED = 10  # lost videos, in a report
 
 @task(task_run_name="settle what killed runs left open", cache_policy=NO_CACHE)
 def settle_left_open(workspace: Workspace, held: HeldLease, *, run_id: str, grace: Grace) -> tuple[Done, ...]:
-    """Publish or abandon every open intent whose video nobody is at work on; one that cannot be read stays open.
+    """Publish or abandon every open intent whose video no run works on; one that cannot be read stays open.
 
     Blobs that a killed purge had claimed are settled first.
     """
@@ -57,13 +57,13 @@ def settle_left_open(workspace: Workspace, held: HeldLease, *, run_id: str, grac
     **RETRIES,
 )
 def look(workspace: Workspace, run_id: str, *, shards: int) -> Survey:
-    """List everything under the prefix and compare it with the catalogue; note what no row explains."""
+    """List everything under the prefix and compare it with the catalogue; note objects without a row."""
     return surveying.survey(workspace, run_id=run_id, note=True, shards=shards)
 
 
 @task(task_run_name="preview the comparison", cache_policy=NO_CACHE)
 def preview(workspace: Workspace, found: Survey, adopting: AdoptionLimits, run_id: str, as_of: datetime) -> SyncReport:
-    """Ask once more for what is missing, and sum up what was found and what would be adopted."""
+    """Check the missing objects again, and sum up the differences and what would be adopted."""
     surveying.confirm_missing(workspace, found)
     judged = adoption.judge(workspace, found.scan_id, adopting)
     return SyncReport(
@@ -87,7 +87,7 @@ def reconcile(
     as_of: datetime,
     grace: Grace,
 ) -> SyncReport:
-    """Adopt, mark as lost, mend and sweep, as the comparison found; no byte is changed."""
+    """Adopt, mark as lost, mend and sweep by the comparison; no object is changed."""
     surveying.confirm_missing(workspace, found)
     following.let_settle(workspace, found)
     held.check()

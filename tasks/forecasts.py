@@ -1,4 +1,4 @@
-"""Forecasts: costs predicted, kept and shown, and what would make them smaller."""
+"""Forecasts: predict costs, record and show them, and suggest savings."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -31,7 +31,7 @@ FLOW = "forecast_costs"
 
 @task(task_run_name="forecast the bill", cache_policy=NO_CACHE)
 def predict(workspace: Workspace, as_of: datetime, months: int, policies: Policies) -> list[Cost]:
-    """Forecast the bill of this month and those after it; nothing of a store in which no day's usage is known yet."""
+    """Forecast the bill of this month and those after it; empty where no day's usage is known yet."""
     try:
         return forecast.predict_costs(workspace.engine, as_of, months=months, policies=policies)
     except UsageUnknown as error:
@@ -47,7 +47,7 @@ def stored_now(workspace: Workspace, as_of: datetime, policies: Policies) -> Usa
 
 @task(task_run_name="survey what is idle", cache_policy=NO_CACHE)
 def survey(workspace: Workspace, as_of: datetime, policies: Policies) -> Idle:
-    """Add up what lies in the catalogue unused."""
+    """Sum the unused bytes in the catalogue."""
     policy = policies.lifecycle
     worth = appraise(workspace.engine, policies.recipe)
     return savings.survey(stream_live(workspace.engine, as_of, policy), policy, policies.tiers, as_of, worth)
@@ -67,7 +67,7 @@ def cheaper_ways(workspace: Workspace, as_of: datetime, policies: Policies) -> l
 
 @task(task_run_name="keep the forecast", cache_policy=NO_CACHE)
 def record(workspace: Workspace, costs: Sequence[Cost], *, run_id: str, as_of: datetime) -> None:
-    """Keep the forecast in the store, for budgets and reports."""
+    """Record the forecast in the store, for budgets and reports."""
     forecast.record(workspace.engine, costs, run_id=run_id, as_of=as_of)
 
 
@@ -88,7 +88,7 @@ def post(
 def publish(
     costs: Sequence[Cost], found: Sequence[Finding], *, run_id: str, as_of: datetime, dry_run: bool
 ) -> ForecastReport:
-    """Show the forecast by service with its bands, how each was found, and the savings."""
+    """Show the forecast by service with its bands, the methods, and the savings."""
     head = ["| month | service | expected | 80 % | 95 % | how |", "|---|---|--:|--:|--:|---|"]
     rows = [
         f"| {cost.month:%Y-%m} | {cost.service or 'total'} | {in_dollars(cost.mean_usd)} | {_between(cost, 80)} "

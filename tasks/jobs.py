@@ -1,4 +1,4 @@
-"""Jobs: the slots kept full, and what a run of the queue did."""
+"""Jobs: keep the slots full, and report a run of the queue."""
 
 import time
 from collections.abc import Callable
@@ -38,7 +38,7 @@ def keep_slots_full(
     shift: Shift,
     run_id: str,
 ) -> DispatchReport:
-    """Run jobs until the shift is over. To be told to end hands over what is at work."""
+    """Run jobs until the shift is over. When told to end, hand over running jobs."""
     scratch = make_folder(settings().scratch)
     sweep_scratch_dirs(scratch)
     generator = providers.connect(settings(), images.source(workspace.bucket, _IMAGE_URL_SECONDS))
@@ -56,7 +56,7 @@ def keep_slots_full(
 
 
 def _limit(workspace: Workspace, slots: int) -> Callable[[], int]:
-    """Give how many jobs may run at once, everywhere: Prefect's limit, or what was steered last, or the slots."""
+    """Give how many jobs may run at once over all workers: Prefect's limit, or the one tuned last, or the slots."""
     known, looked_at = slots, -_LIMIT_SECONDS
 
     def limit() -> int:

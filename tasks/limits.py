@@ -1,4 +1,4 @@
-"""How many jobs run at once: read what it stands on, remembered, and set where Prefect keeps it."""
+"""The number of jobs at once: read its inputs, save its state, and set Prefect's limit."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -22,19 +22,19 @@ FLOW = "tune_concurrency"
 def read(
     engine: Engine, policy: ConcurrencyPolicy, as_of: datetime
 ) -> tuple[Kept, Lanes, list[FinishedJob], list[JobAtWork]]:
-    """Read the memory of the rule, the jobs that ended since each lane's last step, and those at work."""
+    """Read the state of the rule, the jobs that ended since each lane's last step, and the running ones."""
     return queue.steered(engine, policy, as_of)
 
 
 @task(task_run_name="remember the limits", cache_policy=NO_CACHE)
 def remember(engine: Engine, before: Kept, after: Lanes) -> None:
-    """Save the memory for the next step. Raises LeaseLost where another run has stepped meanwhile."""
+    """Save the state for the next step. Raises LeaseLost where another run has stepped in the meantime."""
     queue.remember(engine, before, after)
 
 
 @task(task_run_name="set the limit to {limit}", cache_policy=NO_CACHE, retries=2, retry_delay_seconds=5)
 def set_limit(limit: int) -> None:
-    """Set Prefect's global concurrency limit, and make it where there is none. One that is disabled stays so."""
+    """Set Prefect's global concurrency limit, or create it. A disabled one stays disabled."""
     with get_client(sync_client=True) as client:
         client.upsert_global_concurrency_limit_by_name(GLOBAL_LIMIT, limit)
 
@@ -43,7 +43,7 @@ def set_limit(limit: int) -> None:
 def publish(
     before: Lanes, tuned: Sequence[Tuned], policy: ConcurrencyPolicy, *, run_id: str, as_of: datetime, dry_run: bool
 ) -> TuningReport:
-    """Show each lane's step, and what it stands on."""
+    """Show each lane's step, and its evidence."""
     lanes = tuple(
         LaneReport(of.lane, of.before, of.step.limit, of.step.reason, len(of.finished), explain(of, policy))
         for of in tuned

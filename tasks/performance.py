@@ -1,4 +1,4 @@
-"""Performance: read for the rules that judge it, recorded, and shown with what they found."""
+"""Performance: read figures for the rules, record them, and show them with the findings."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -23,13 +23,13 @@ FLOW = "monitor_performance"
 
 @task(task_run_name="read how it went", cache_policy=NO_CACHE)
 def read(engine: Engine, policy: PerformancePolicy, tiers: Tiers, as_of: datetime) -> ServiceState:
-    """Read the jobs that ended lately, those in flight at this moment, and how much is stored."""
+    """Read the jobs that ended recently, those in flight now, and the stored bytes."""
     return status.read_performance(engine, policy, tiers, as_of)
 
 
 @task(task_run_name="work out the windows", cache_policy=NO_CACHE)
 def work_out(engine: Engine, seen: ServiceState, as_of: datetime) -> list[Window]:
-    """Compute each whole quarter of an hour that is not recorded yet, the last one with the present queue."""
+    """Compute each complete quarter of an hour that is not recorded yet, the last one with the present queue."""
     return status.work_out_windows(engine, seen, as_of)
 
 
@@ -49,7 +49,7 @@ def publish(
     recorded: int,
     observed: Observed | None,
 ) -> PerformanceReport:
-    """Show how it went by tier and model, and what was found. `observed` is None in a dry run, which tells nobody."""
+    """Show performance by tier and model, and the findings. `observed` is None in a dry run, which sends no alerts."""
     worst = list(reversed(Severity))
     found = sorted(found, key=lambda finding: (worst.index(finding.severity), -(finding.impact_microusd or 0)))
     all_of_it, queue = figures(seen.ended), waiting(seen.in_flight, as_of)

@@ -44,7 +44,7 @@ def draw(
 def draw_purge(
     workspace: Workspace, under: Mapping[str, Any], *, as_of: datetime, run_id: str, grace: Grace, max_videos: int
 ) -> str:
-    """Save the blobs that have waited out their grace as a plan; returns its id."""
+    """Save the blobs whose grace is over as a plan; return its id."""
     return plans.make_purge(
         workspace.engine,
         under,
@@ -75,7 +75,7 @@ def show(workspace: Workspace, plan_id: str) -> PlanSummary:
 
 @task(task_run_name="preview plan {plan.id}", cache_policy=NO_CACHE)
 def preview(workspace: Workspace, plan: PlanSummary, run_id: str, judge: plans.Judge) -> Report:
-    """Report what a run would do, and what the guard would say of it."""
+    """Report what a run would do, and the guard's verdict on it."""
     report = plans.preview(workspace.engine, plan, run_id, judge)
     if report.refusal:
         get_run_logger().warning("the guard would refuse: %s", report.refusal)
@@ -84,7 +84,7 @@ def preview(workspace: Workspace, plan: PlanSummary, run_id: str, judge: plans.J
 
 @task(task_run_name="claim plan {plan.id}", cache_policy=NO_CACHE)
 def claim(workspace: Workspace, plan: PlanSummary, under: Mapping[str, Any], judge: plans.Judge, run_id: str) -> None:
-    """Take the right to carry `plan` out, once, if the guard agrees. Raises PlanRefused and GuardRefused."""
+    """Claim the right to carry `plan` out, once, if the guard agrees. Raises PlanRefused and GuardRefused."""
     plans.claim(workspace.engine, plan, under, judge, run_id)
 
 
@@ -95,7 +95,7 @@ def begin(workspace: Workspace, held: HeldLease, plan: PlanSummary) -> HeldLease
 
 @task(task_run_name="ask {helpers} other workers for help", cache_policy=NO_CACHE)
 def ask_for_help(plan: PlanSummary, helpers: int) -> None:
-    """Start so many runs of `transcode_videos` through Prefect. Where that cannot be, the work is done without."""
+    """Start a number of runs of `transcode_videos` through Prefect. Where that fails, the work is done without them."""
     try:
         for number in range(min(helpers, plan.compress.objects - 1)):
             key = f"help/{plan.id}/{number}"
@@ -105,13 +105,13 @@ def ask_for_help(plan: PlanSummary, helpers: int) -> None:
 
 
 def under_way(workspace: Workspace) -> str | None:
-    """Name the plan of `tier_storage` whose work is not over, or None."""
+    """Find the plan of `tier_storage` whose work is not over; None without one."""
     return plans.under_way(workspace.engine)
 
 
 @task(task_run_name="see who ends plan {plan_id}", cache_policy=NO_CACHE)
 def inherit(workspace: Workspace, held: HeldLease, plan_id: str) -> tuple[PlanSummary, str] | None:
-    """Take over a plan with nothing left to compress, and its run's id, if that run is dead; else None."""
+    """Take over a dead run's plan with nothing left to compress, and that run's id; else None."""
     return plans.inherit(workspace.engine, held, plan_id)
 
 
@@ -120,7 +120,7 @@ def _counts(plan: PlanSummary) -> tuple[int, int]:
 
 
 def _rows(figures: plans.Figures) -> list[dict[str, str | float]]:
-    """Lay the items out flat: the artifact's table shows no nested value."""
+    """Flatten the items: the artifact's table cannot show nested values."""
     has_segments = any(item.segment for item in figures.items)
     return [
         {
@@ -146,7 +146,7 @@ def _what(video_id: str | None, blob_id: int) -> str:
 
 
 def _plain(text: str) -> str:
-    """Keep somebody's text from being Markdown or HTML."""
+    """Escape users' text for Markdown and HTML."""
     return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", text).replace("\n", " ")
 
 

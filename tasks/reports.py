@@ -1,4 +1,4 @@
-"""Reports: what a run did, from the store's own record, and pictures of the month, as artifacts for a person."""
+"""Reports: what a run did, from the store's own records, and pictures of the month, as artifacts."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -26,7 +26,7 @@ from reelkeeper.rules.sync import adoption as adopting
 
 @task(task_run_name="report on plan {plan.id}", cache_policy=NO_CACHE)
 def publish(workspace: Workspace, plan: PlanSummary, run_id: str) -> Report:
-    """Sum up what became of a plan, whether or not the run came to its end."""
+    """Sum up the outcomes of a plan, whether or not the run finished."""
     report = carried_out.report(workspace.engine, plan, run_id)
     name = plan.flow.replace("_", "-")
     create_markdown_artifact(_markdown(report), key=f"{name}-report", description=f"What came of plan {plan.id}")
@@ -43,7 +43,7 @@ def publish(workspace: Workspace, plan: PlanSummary, run_id: str) -> Report:
 
 @task(task_run_name="report on the comparison", cache_policy=NO_CACHE)
 def publish_sync(report: SyncReport) -> SyncReport:
-    """Show what a comparison of bucket and catalogue found, and what came of it."""
+    """Show the differences between bucket and catalogue, and the changes made."""
     found = {name: value for name, value in asdict(report).items() if isinstance(value, int) and name != "dry_run"}
     dry = " (dry run)" if report.dry_run else ""
     lines = [f"## {report.flow}, run {report.run_id[:8]}{dry}", "", "| | |", "|---|--:|"]
@@ -63,7 +63,7 @@ def publish_sync(report: SyncReport) -> SyncReport:
 
 
 def _sheet(sheet: adopting.Sheet) -> list[str]:
-    """Give a table in Markdown, in which keys and names are somebody's text."""
+    """Format a table in Markdown; keys and names are escaped as users' text."""
     shown = [
         [SHOWN if heading == "user" else unnamed(cell) for heading, cell in zip(sheet.headings, row, strict=True)]
         for row in sheet.rows
@@ -80,7 +80,7 @@ def _sheet(sheet: adopting.Sheet) -> list[str]:
 def publish_help(
     workspace: Workspace, run_id: str, plan_id: str | None, outcomes: Sequence[Outcome] | None
 ) -> HelpReport:
-    """Say what this run has done for a plan, and what is left of it. Without `outcomes` it was a dry run."""
+    """Report what this run has done for a plan, and what is left of it. Without `outcomes` it was a dry run."""
     left = everything = Counts()
     if plan_id is not None:
         left, everything = carried_out.left(workspace.engine, plan_id)
@@ -158,6 +158,6 @@ def _table(table: tables.Table) -> list[str]:
 
 
 def _row(cells: Sequence[str]) -> str:
-    """Write one row; what has a sign of Markdown's is not taken for one."""
+    """Write one row, with Markdown's characters escaped."""
     tame = (cell.replace("\n", ", ").replace("\\", r"\\").replace("|", r"\|").replace("`", r"\`") for cell in cells)
     return f"| {' | '.join(tame)} |"

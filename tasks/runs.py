@@ -1,4 +1,4 @@
-"""What every flow run has: parameters, an id and a name, a workspace and the right to change it, a sign of life."""
+"""What every flow run has: parameters, an id and a name, a workspace and its lease, and a heartbeat."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,13 +28,13 @@ _MOMENT = TypeAdapter[datetime](AwareDatetime)  # a parameter may still be text
 
 
 class FieldHelp:
-    """What a form says of a parameter. Prefect reads docstrings alone, and drops the description of a `Field`."""
+    """The description of a parameter in a form. Prefect reads only docstrings, and drops a `Field`'s description."""
 
     def __init__(self, text: str) -> None:
         self._text = text
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        """Add it to the schema that the form is made of."""
+        """Add it to the schema of the form."""
         return {**handler(schema), "description": self._text}
 
 
@@ -59,12 +59,12 @@ def run_id() -> str:
 
 
 def scheduled_time() -> datetime:
-    """When this run was due, in aware UTC: a run that starts late judges as it would have done in time."""
+    """Give the time when this run was due, in aware UTC: a run that starts late decides as it would have on time."""
     return datetime.fromtimestamp(runtime.flow_run.scheduled_start_time.timestamp(), UTC)
 
 
 def run_name() -> str:
-    """Say what a run is, and as of when, in UTC: "tier-storage dry run 2026-11-24 02:00"."""
+    """Name a run by flow, kind and time in UTC: "tier-storage dry run 2026-11-24 02:00"."""
     asked = runtime.flow_run.parameters
     at = _MOMENT.validate_python(asked.get("as_of") or scheduled_time()).astimezone(UTC)
     kind = " dry run" if asked.get("dry_run", True) else ""
@@ -80,14 +80,14 @@ def workspace() -> Iterator[Workspace]:
 
 @contextmanager
 def store() -> Iterator[Engine]:
-    """Open the store alone, for a flow that has nothing to do with videos."""
+    """Open the store alone, for a flow that needs no bucket."""
     with _naming_nobody(), open_store(settings()) as engine:
         yield engine
 
 
 @contextmanager
 def _naming_nobody() -> Iterator[None]:
-    """Leave the ids of users out of an error: Prefect writes it into its database as the state of the run."""
+    """Remove the ids of users from an error: Prefect writes it into its database as the state of the run."""
     try:
         yield
     except ReelkeeperError as error:
@@ -98,7 +98,7 @@ def _naming_nobody() -> Iterator[None]:
 
 @contextmanager
 def lease(workspace: Workspace, flow: str) -> Iterator[HeldLease]:
-    """Be the only run of `flow` that changes anything. Raises LeaseLost naming the other, Frozen with the reason."""
+    """Hold the lease of `flow`, so that no other run of it changes anything. Raises LeaseLost, naming it; Frozen."""
     if reason := why_frozen(workspace.engine):
         raise Frozen(reason)
     with alone(workspace.engine, f"flow/{flow}") as held:
@@ -106,9 +106,9 @@ def lease(workspace: Workspace, flow: str) -> Iterator[HeldLease]:
 
 
 def beat(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
-    """Note the success of a run that may change things, for the watchdog: a hook of every flow. Dry runs prove nothing.
+    """Record the success of a run that may change things, for the watchdog. A hook of all flows; dry runs do not count.
 
-    What was told of earlier runs that went wrong is over with it.
+    It resolves the alerts about earlier failed runs.
     """
     if flow_run.parameters.get("dry_run", True):
         return

@@ -1,4 +1,4 @@
-"""Spending: usage is collected and charged, read for the rules that watch it, and shown with what they found."""
+"""Spending: collect and charge usage, read it for the rules, and show it with their findings."""
 
 import re
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ FLOW = "monitor_costs"
 
 @task(task_run_name="collect what was used", cache_policy=NO_CACHE)
 def collect(workspace: Workspace, as_of: datetime) -> Collected:
-    """Sample the catalogue and ask Cloudflare, if there is a token; where it does not answer our count stands in."""
+    """Sample the catalogue, and ask Cloudflare if there is a token; where it does not answer our count is used."""
     flush_operations(workspace.engine, workspace.bucket)
     client = cloudflare.connect(settings())
     if client is None:
@@ -40,13 +40,13 @@ def collect(workspace: Workspace, as_of: datetime) -> Collected:
 
 @task(task_run_name="charge what was used", cache_policy=NO_CACHE)
 def charge(workspace: Workspace, book: PriceBook, as_of: datetime) -> int:
-    """Charge each day of this month whose charges are not what its usage makes them; returns how many."""
+    """Charge each day of this month whose charges do not match its usage; return how many."""
     return metering.charge(workspace.engine, book, as_of)
 
 
 @task(task_run_name="read what was spent", cache_policy=NO_CACHE)
 def read(workspace: Workspace, as_of: datetime, *, first: date, users: Sequence[str], trouble: str = "") -> Spent:
-    """Read the charges since `first`, those of `users` apart, the last forecast, and the days that are missing.
+    """Read the charges since `first`, separately for `users`, the last forecast, and the missing days.
 
     Today is missing only once it is over.
     """
@@ -57,7 +57,7 @@ def read(workspace: Workspace, as_of: datetime, *, first: date, users: Sequence[
 def publish(
     spent: Spent, found: Sequence[Finding], *, run_id: str, as_of: datetime, charged: int, observed: Observed | None
 ) -> CostsReport:
-    """Show the month's bill so far, and what was found. `observed` is None in a dry run, which tells nobody."""
+    """Show the month's bill so far, and the findings. `observed` is None in a dry run, which sends no alerts."""
     worst = list(reversed(Severity))
     found = sorted(found, key=lambda finding: (worst.index(finding.severity), -(finding.impact_microusd or 0)))
     bill = lines(spent.charges, as_of)
@@ -90,6 +90,6 @@ def publish(
 
 
 def _said(finding: Finding, text: str) -> str:
-    """Leave the user out whom a finding is about: nothing of Prefect's names one."""
+    """Remove the user from a finding: nothing in Prefect names one."""
     kind, _, user = finding.scope.partition(":")
     return re.sub(rf"(?<![\w-]){re.escape(user)}(?![\w-])", SHOWN, text) if kind == "user" and user else unnamed(text)

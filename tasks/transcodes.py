@@ -1,4 +1,4 @@
-"""Transcodes: the videos of a plan made smaller, by as many workers as there are, each apart from the others."""
+"""Transcodes: compress the videos of a plan on any number of workers, each independent of the others."""
 
 import time
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ _PROGRESS_PERCENT, _PROGRESS_SECONDS = 5, 3
 
 
 class Order(NamedTuple):
-    """What a worker is told, also one in another process: which plan, and the lease of the run that it works for."""
+    """The order to a worker, also one in another process: the plan, and the lease of its run."""
 
     plan_id: str
     lease: Lease
@@ -43,12 +43,12 @@ class Order(NamedTuple):
 
 @task(task_run_name="identify the recipe", cache_policy=NO_CACHE)
 def recipe_mark(recipe: Recipe, acceptance: Acceptance) -> str:
-    """Identify recipe, acceptance and encoder: what was refused under the same mark is not tried again."""
+    """Identify recipe, acceptance and encoder: a video refused under the same mark is not tried again."""
     return transcode.fingerprint(recipe, acceptance, ffmpeg.tools().encoder(recipe.codec))
 
 
 def appraise(workspace: Workspace, recipe: Recipe) -> Appraise:
-    """Make the function that says what an encode is worth in dollars, by what earlier ones kept and cost."""
+    """Make the function that values an encode in dollars, by the results and costs of earlier ones."""
     return plans.appraise(workspace.engine, recipe, ffmpeg.tools().encoder(recipe.codec))
 
 
@@ -58,10 +58,10 @@ def left_today(workspace: Workspace, policy: LifecyclePolicy) -> int | None:
 
 
 def compress_planned(workspace: Workspace, held: HeldLease, plan_id: str) -> list[Outcome]:
-    """Compress what a plan says, the largest first, `workers` at a time, until all is settled, here or by others.
+    """Compress a plan's videos, the largest first, `workers` at a time, until all are settled, here or by others.
 
-    What failed and may pass is tried again at the end. Raises LeaseLost, Frozen, and DiskFull, which is recorded
-    against no video; any other failure is the video's own. Left in whatever way, nothing more is begun under `lease`.
+    Passing failures are tried again at the end. Raises LeaseLost, Frozen, and DiskFull, which is not recorded for a
+    video; any other failure is the video's own. However it ends, nothing more is begun under `lease`.
     """
     if not carried_out.left(workspace.engine, plan_id)[0].objects:
         return []
@@ -84,14 +84,14 @@ def compress_planned(workspace: Workspace, held: HeldLease, plan_id: str) -> lis
 
 
 def require_workers() -> None:
-    """Raise Misconfigured unless those who are to transcode can be reached: a run asks before its first change."""
+    """Raise Misconfigured unless the transcoding workers can be reached; called before a run's first change."""
     with _runner(1):
         pass
 
 
 @contextmanager
 def _runner(width: int) -> Iterator[TaskRunner[Any]]:
-    """Choose who works: threads of this process, or the Dask cluster that is configured."""
+    """Choose the workers: threads of this process, or the configured Dask cluster."""
     address = settings().dask_address
     if address is None:
         with ThreadPoolTaskRunner[Any](max_workers=width) as threads:
@@ -117,7 +117,7 @@ def _runner(width: int) -> Iterator[TaskRunner[Any]]:
 
 @task(task_run_name="worker {number}", cache_policy=NO_CACHE)
 def work(order: Order, number: int, workspace: Workspace | None) -> list[Outcome]:  # noqa: ARG001  the number is in its name
-    """Take one batch of a plan after the other until nothing is left; says what became of each video."""
+    """Take one batch of a plan after the other until nothing is left; return the outcome of each video."""
     if swept := sweep_scratch_dirs(settings().scratch):
         get_run_logger().info("%s folders that killed runs left at work are removed", f"{swept:,}")
     outcomes: list[Outcome] = []
@@ -140,7 +140,7 @@ def work(order: Order, number: int, workspace: Workspace | None) -> list[Outcome
 def compress_batch(
     workspace: Workspace, manager: LeaseManager, order: Order, job: CompressionJob, batch: Batch
 ) -> list[Outcome]:
-    """Compress a few videos one after the other; what another try may mend is left to the end, unless this is it."""
+    """Compress a few videos one after the other; those worth another try are left for the end, unless this is it."""
     outcomes = []
     try:
         for item, lease in batch.items:
@@ -173,7 +173,7 @@ def _settle(
 
 
 class _Progress:
-    """Tells Prefect how far the plan is, whoever works on it, and seldom: each update is a request and an event."""
+    """Reports the plan's progress on all workers to Prefect, rarely: each update is a request and an event."""
 
     def __init__(self, workspace: Workspace, plan_id: str) -> None:
         self._workspace, self._plan_id, self._shown, self._at = workspace, plan_id, 0.0, time.monotonic()
@@ -182,7 +182,7 @@ class _Progress:
         self._artifact = cast("UUID", made)  # a coroutine only where an event loop runs
 
     def show(self) -> None:
-        """Look at the store, and say what is settled by now."""
+        """Read the store, and report what is settled by now."""
         left, everything = carried_out.left(self._workspace.engine, self._plan_id)
         percent = 100 * (1 - left.objects / everything.objects)
         overdue = time.monotonic() - self._at >= _PROGRESS_SECONDS

@@ -1,4 +1,4 @@
-"""Videos: streamed to the rules, told of and retired in batches; and their views, by Cloudflare's count of reads."""
+"""Videos: give notice and retire in batches, and import views from Cloudflare's count of reads."""
 
 from contextlib import closing
 
@@ -24,7 +24,7 @@ notices_given = notices.given
 def notify_planned(
     workspace: Workspace, held: HeldLease, plan: PlanSummary, policies: Policies, *, run_id: str
 ) -> None:
-    """Tell the service of what will be retired, and end notices that have lapsed, as a plan says, batch by batch."""
+    """Give the notices of a plan, and end lapsed ones, batch by batch."""
     for action in ("withdraw", "notify"):
         with closing(outcomes.planned(workspace.engine, plan.id, action, RETIRED_AT_ONCE)) as batches:
             for batch in batches:
@@ -37,13 +37,13 @@ def notify_planned(
 def notify_batch(
     workspace: Workspace, held: HeldLease, plan_id: str, video_ids: list[str], policies: Policies, *, run_id: str
 ) -> None:
-    """Give, or end, the notices of one batch; its outcomes are recorded beside the plan."""
+    """Give, or end, the notices of one batch; its outcomes are recorded in the plan."""
     held.check()
     notices.carry_out(workspace.engine, plan_id, video_ids, policies, lease=held.lease, run_id=run_id)
 
 
 def retire_planned(workspace: Workspace, held: HeldLease, plan_id: str, *, run_id: str, grace: Grace) -> None:
-    """Retire what a plan says, batch by batch."""
+    """Retire a plan's videos, batch by batch."""
     with closing(outcomes.planned(workspace.engine, plan_id, "retire", RETIRED_AT_ONCE)) as batches:
         for batch in batches:
             video_ids = [item.video_id for item in batch if item.video_id is not None]
@@ -54,14 +54,14 @@ def retire_planned(workspace: Workspace, held: HeldLease, plan_id: str, *, run_i
 def retire_batch(
     workspace: Workspace, held: HeldLease, plan_id: str, video_ids: list[str], *, run_id: str, grace: Grace
 ) -> None:
-    """Retire one batch; its outcomes are recorded beside the plan."""
+    """Retire one batch; its outcomes are recorded in the plan."""
     held.check()
     retire.retire(workspace, plan_id, video_ids, lease=held.lease, run_id=run_id, grace=grace)
 
 
 @task(task_run_name="bring in the reads of past days", cache_policy=NO_CACHE)
 def bring_in_reads(workspace: Workspace) -> list[ReadsOfDay]:
-    """Import each past day that is not complete. What Cloudflare does not say stays unknown, and keeps videos."""
+    """Import each past day that is not complete. Days without data stay unknown, and keep videos."""
     client = cloudflare.connect(settings())
     if client is None:
         raise Misconfigured("reads_are_views needs REELKEEPER_CLOUDFLARE_API_TOKEN, whose account counts the reads")

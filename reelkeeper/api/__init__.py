@@ -1,1 +1,1 @@
-"""The HTTP API: what the video service asks while a user waits. Thin over operations."""
+"""The HTTP API for requests of the video service while a user waits. Thin over operations."""

@@ -1,4 +1,4 @@
-"""The app: routes, the gate before them, and the schema that says what each may answer."""
+"""The app: routes, the middleware before them, and the schema of their answers."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""What the routes stand on: one store, one bucket, the policies, and who is calling."""
+"""The state that routes share: one store, one bucket, the policies, and the caller."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -30,7 +30,7 @@ _BEARER: Final = HTTPBearer(auto_error=False, description="A token of `reelkeepe
 
 @dataclass(frozen=True)
 class AppState:
-    """A workspace, where to work, and what this process has under way, within the limits in force."""
+    """A workspace, a scratch folder, and the requests under way in this process, within the limits in force."""
 
     workspace: Workspace
     scratch: Path
@@ -45,7 +45,7 @@ class AppState:
 
 
 async def app_state(request: Request) -> AppState:
-    """Give what the app was made with. Not in a thread, as all that does not wait."""
+    """Give the state of the app. It is async, so that no thread is used for it."""
     found: AppState = request.app.state.app_state
     return found
 
@@ -54,7 +54,7 @@ CurrentState = Annotated[AppState, Depends(app_state)]
 
 
 def needs(scope: Scope) -> Any:  # noqa: ANN401  what FastAPI's Security gives
-    """Let in only callers whose token has `scope`; the gate has asked for the token already."""
+    """Admit only callers whose token has `scope`; the middleware has checked the token already."""
 
     async def check(request: Request, _shown: Annotated[object, Security(_BEARER)]) -> Caller:
         caller: Caller = request.state.caller

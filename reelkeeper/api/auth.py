@@ -1,8 +1,8 @@
-"""Before any route: whose token is it, does the caller ask too much, is the body too large or too slow.
+"""Check each request before its route: the token, the caller's rate, and the size and pace of the body.
 
-It stands before routing, so a path that is not there looks the same to somebody without a token as one that is.
-A token that was found is trusted for a few seconds, so that a request does not cost a look-up; so long does one that
-was revoked still work. What a caller has left is known to this process alone.
+It runs before routing, so that an unknown path looks like a known one to somebody without a token. A valid token is
+cached for a few seconds, so that not every request costs a look-up; a revoked one still works for that long. Each
+process counts a caller's rate by itself.
 """
 
 import asyncio
@@ -73,7 +73,7 @@ class AuthMiddleware:
             await answer(scope, receive, send)
 
     async def _admitted(self, headers: Headers) -> Caller:
-        """Give who asks. Raises Shed for nobody that is known, and for one who asks too often."""
+        """Identify the caller. Raises Shed for an unknown one, and for one with too many requests."""
         try:
             caller = await self._caller(headers)
         except SQLAlchemyError:
@@ -117,7 +117,7 @@ class AuthMiddleware:
         return wait
 
     def _limited(self, receive: Receive, most_bytes: int) -> Receive:
-        """Raise Shed, within the app, for a body that is too large or too slow. What comes after it is waited for."""
+        """Raise Shed, within the app, for a body that is too large or too slow. The rest of it is still read."""
         taken, began, is_whole = 0, self._clock(), False
 
         async def limited() -> Message:

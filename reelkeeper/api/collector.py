@@ -1,7 +1,7 @@
-"""Where the whole service stands, as Prometheus collects it: the same questions that `reelkeeper status` asks.
+"""Collect the state of the whole service for Prometheus, from the same queries as `reelkeeper status`.
 
-Names and units follow Prometheus's conventions: seconds, bytes, dollars; `_total` only grows. A test holds the table
-of docs/monitoring.md to what is given here.
+Names and units follow Prometheus's conventions: seconds, bytes, dollars; `_total` only grows. A test compares the table
+of docs/monitoring.md with these metrics.
 """
 
 import threading
@@ -32,7 +32,7 @@ _Values = Iterable[tuple[Sequence[str], float]]
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    """What is not asked anew at each scrape."""
+    """Figures that are not read at each scrape."""
 
     until: float
     money: Money
@@ -41,7 +41,7 @@ class _Kept:
 
 
 class Service(Collector):
-    """Reads from one snapshot of the store, when Prometheus asks."""
+    """Reads one snapshot of the store at each scrape."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -49,11 +49,11 @@ class Service(Collector):
         self._kept: _Kept | None = None
 
     def describe(self) -> list[Metric]:
-        """Name nothing beforehand: the store is not asked before Prometheus asks."""
+        """Name no metrics beforehand: the store is not read before the first scrape."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """Give the figures."""
+        """Yield the metrics."""
         with self._lock:
             kept = self._kept if self._kept and time.monotonic() < self._kept.until else None
             found = gather(self._engine, money=kept.money if kept else None)

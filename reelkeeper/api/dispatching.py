@@ -1,4 +1,4 @@
-"""Has the queue worked at as soon as a job waits: off the request's path, and never to its harm."""
+"""Start work on the queue as soon as a job waits, in a thread, so that no request waits for it or fails by it."""
 
 import logging
 import threading
@@ -19,7 +19,7 @@ _log = logging.getLogger(__name__)
 
 
 class Dispatching:
-    """A thread that starts a run of `dispatch_jobs` when it is told that a job waits; none where no server is named."""
+    """A thread that starts a run of `dispatch_jobs` when a job waits; none where no server is configured."""
 
     def __init__(self, engine: Engine, orchestrator: Orchestrator | None, registry: CollectorRegistry) -> None:
         self._engine, self._orchestrator = engine, orchestrator
@@ -35,7 +35,7 @@ class Dispatching:
             self._starts.labels(outcome)  # told as 0 from the beginning
 
     def wake(self) -> None:
-        """Say that a job waits. Returns at once."""
+        """Signal that a job waits. Returns at once."""
         self._asked.set()
 
     def start(self) -> None:
@@ -44,7 +44,7 @@ class Dispatching:
             self._thread.start()
 
     def stop(self) -> None:
-        """End; a call to Prefect that is under way is not waited for."""
+        """Stop, without waiting for a call to Prefect that is under way."""
         self._leaving.set()
         self._asked.set()
 
@@ -56,7 +56,7 @@ class Dispatching:
                 return
 
     def _tried(self) -> bool:
-        """Look, and start a run if nobody is at work; whether Prefect was asked for one."""
+        """Start a run if no worker is there; return whether Prefect was asked for one."""
         if self._orchestrator is None or self._leaving.is_set():
             return False
         try:

@@ -1,4 +1,4 @@
-"""Figures for Prometheus: what was asked of this process. Where the whole service stands is in `collector`."""
+"""Metrics of this process's requests for Prometheus. Those of the whole service are in `collector`."""
 
 import re
 import time
@@ -16,7 +16,7 @@ _SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 
 class Requests:
-    """The outermost middleware: counts and times every answer, by the route's pattern and never by the path asked."""
+    """The outermost middleware: counts and times every answer, by the route's pattern and not the requested path."""
 
     def __init__(self, app: ASGIApp, registry: CollectorRegistry) -> None:
         self._app = app
@@ -56,7 +56,7 @@ class Requests:
 
 
 def _request_id(scope: Scope) -> str:
-    """Give the caller's own name of a request, where it is one that a log can bear, or a new one."""
+    """Give the caller's own id of a request, where it is safe in a log, or a new one."""
     given = Headers(scope=scope).get(REQUEST_ID, "")
     return given if re.fullmatch(r"[\w.:/+=-]{1,128}", given, re.ASCII) else uuid4().hex
 

@@ -1,4 +1,4 @@
-"""Follows jobs for all event streams together: one query says which have changed, and those are looked at once."""
+"""Follow jobs for all event streams together: one query finds the changed ones, and each of them is read once."""
 
 import asyncio
 import logging
@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 
 class Following:
-    """The jobs that streams listen to, and a task that looks at them while there are any."""
+    """The jobs that streams listen to, and a task that polls them while there are any."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -36,13 +36,13 @@ class Following:
         self._is_over = False
 
     def stop(self) -> None:
-        """End all streams; whoever listens comes back to the server that is there then."""
+        """End all streams; their clients reconnect, to the next server."""
         self._is_over = True
         for listeners in self._listeners.values():
             _wake(listeners)
 
     async def changes(self, first: Followed) -> AsyncIterator[Followed | None]:
-        """Give the job and, until it has ended, each change; None is a sign of life."""
+        """Yield the job and, until it has ended, each change; None is a heartbeat."""
         told, began, changed = first, monotonic(), asyncio.Event()
         listeners = self._listeners.setdefault(first.job_id, set())
         listeners.add(changed)
@@ -92,7 +92,7 @@ class Following:
             await asyncio.sleep(max(LOOK_SECONDS, _PAUSE * (monotonic() - began)))
 
     def _look(self, due: set[str], before: dict[str, object]) -> tuple[list[Followed], dict[str, object]]:
-        """Look at the jobs that are `due` and those that have changed since the marks `before`."""
+        """Read the jobs that are `due` and those that have changed since the marks `before`."""
         marked = marks(self._engine, list(before))
         changed = {job_id for job_id, mark in marked.items() if mark != before[job_id]}
         found = []
@@ -104,7 +104,7 @@ class Following:
         return found, marked
 
     def _note(self, follower: Followed) -> None:
-        """Keep how a job stands, and wake those who listen to it."""
+        """Store a job's state, and wake its listeners."""
         if follower.job_id in self._listeners:
             self._seen.pop(follower.job_id, None)
             self._seen[follower.job_id] = follower
@@ -117,5 +117,5 @@ def _wake(listeners: Iterable[asyncio.Event]) -> None:
 
 
 def _lasting(follower: Followed) -> Followed:
-    """Leave out what changes by itself from one second to the next."""
+    """Leave out fields that change by themselves from one second to the next."""
     return follower._replace(wait_seconds=None, finish_seconds=None)

@@ -1,6 +1,6 @@
-"""How much is under way at once: counted for each token and in all, and what is too much is refused at once.
+"""Limit the requests under way, for each token and in all; excess ones are refused at once.
 
-Work with the store waits for its turn, for a bounded time. Health checks stand outside of all this.
+Work with the store waits for its turn, for a bounded time. Health checks are exempt.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ _RETRY_SECONDS: Final = range(2, 9)  # not the same for all, who would come back
 
 
 class Shed(HTTPException):
-    """The request is refused before a route works on it. `kind` is the problem's; 429 and 503 say when to return."""
+    """The request is refused before its route runs. `kind` is the problem's; 429 and 503 say when to return."""
 
     def __init__(self, status: int, kind: str, detail: str, headers: Mapping[str, str] | None = None) -> None:
         if headers is None and status in (429, 503):
@@ -56,7 +56,7 @@ class Cap:
 
     @contextmanager
     def taken(self, token_id: str) -> Iterator[None]:
-        """Count one while it lasts. Raises Shed: 429 where the token has its share, 503 where all have too many."""
+        """Count one within the block. Raises Shed: 429 where the token has its share, 503 where all have too many."""
         # guard load.of_token: one token takes all places of the API
         if self._taken[token_id] >= self._of_token:
             detail = f"token {token_id} has {self._of_token} {self._noun}, as many as one token may have"
@@ -84,12 +84,12 @@ class Turns:
         self._waited_seconds = 0.0  # by the last who had a turn
 
     def is_long(self) -> bool:
-        """Say whether a new request would wait for most of the allowed time."""
+        """Tell whether a new request would wait for most of the allowed time."""
         return self._places.locked() and self._waited_seconds > self.wait_seconds / 2
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
-        """Hold a place, the first come first. Raises Shed, 503, for one that has waited too long."""
+        """Hold a place, in the order of arrival. Raises Shed, 503, after waiting too long."""
         came = monotonic()
         try:
             # guard load.turn: requests wait for a store that hangs until nobody is answered
@@ -133,7 +133,7 @@ class Load:
                 self.limit(policy)
 
     def limit(self, policy: AccessPolicy) -> None:
-        """Hold what comes from now on to these limits; what is under way stays."""
+        """Apply these limits from now on; requests under way stay."""
         self.policy = policy
         self.requests.limit(policy.requests_of_token, policy.requests_at_once)
         self.streams.limit(policy.streams_of_token, policy.streams_at_once)
@@ -142,14 +142,14 @@ class Load:
             turns.wait_seconds = policy.wait_seconds
 
     async def keep_time(self) -> None:
-        """Measure in a loop how late this process runs what is due."""
+        """Measure in a loop how late this process runs due callbacks."""
         while True:
             due = monotonic() + _TICK_SECONDS
             await asyncio.sleep(_TICK_SECONDS)
             self._late_seconds = monotonic() - due
 
     def check(self) -> None:
-        """Raise Shed, 503, where a request has waited long already, or would: to refuse it here costs least."""
+        """Raise Shed, 503, where a request has waited for long, or would: to refuse it here costs least."""
         if self._late_seconds > self.policy.wait_seconds / 2:
             raise Shed(503, "overload", f"this process is {self._late_seconds:.1f} s behind")
         if self.work.is_long():
@@ -178,7 +178,7 @@ async def _stream(request: Request) -> AsyncIterator[None]:
 
 
 async def of(request: Request) -> Load:
-    """Give the load of the app that is asked."""
+    """Give the load of the request's app."""
     load: Load = request.app.state.load
     return load
 

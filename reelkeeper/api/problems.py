@@ -1,6 +1,6 @@
-"""What an error looks like over HTTP: problem+json (RFC 9457), with the sentence that the command would print.
+"""Errors over HTTP: problem+json (RFC 9457), with the sentence that the command would print.
 
-What went wrong on our side is logged and not told: its words may name a host or a table.
+Our own failures are logged and not sent: their texts may name a host or a table.
 """
 
 import logging
@@ -126,7 +126,7 @@ def problem(
 
 
 def documented(*statuses: int, words: Mapping[int, str] | None = None) -> dict[int | str, dict[str, Any]]:
-    """Give FastAPI's `responses` for these statuses and those that every route of /v1 may give, in other `words`."""
+    """Give FastAPI's `responses` for these statuses and those of every route of /v1, with other `words`."""
     schema, words = {"$ref": "#/components/schemas/Problem"}, words or {}
     return {
         status: {"description": words.get(status, _TITLES[status]), "content": {MEDIA_TYPE: {"schema": schema}}}
@@ -135,7 +135,7 @@ def documented(*statuses: int, words: Mapping[int, str] | None = None) -> dict[i
 
 
 def answer_errors(app: FastAPI) -> None:
-    """Let every error of the app become a problem."""
+    """Turn every error of the app into a problem."""
     app.add_exception_handler(ReelkeeperError, _ours)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(RequestValidationError, _invalid)

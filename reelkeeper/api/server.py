@@ -1,10 +1,10 @@
-"""Serve the app on connections that nobody can hold for nothing.
+"""Serve the app on connections with deadlines, so that idle callers cannot occupy them.
 
-uvicorn has no time-out before the first byte, for headers or for a caller who reads nothing, and its
-`limit_concurrency` answers 503 to everybody, health checks too. Here a connection has a deadline whenever no request is
-under way on it, and when there are too many, the one that has been without a request for longest is closed: idle
-callers make room for those who ask. Only asyncio's methods of a protocol, and those that uvicorn's server calls, are
-extended; `tests/api/test_doors.py` says what breaks if uvicorn changes.
+uvicorn has no timeout before the first byte, for headers or for a client that reads nothing, and its
+`limit_concurrency` answers 503 to all, health checks too. Here a connection has a deadline whenever no request is under
+way on it, and when there are too many, the one that has been idle for longest is closed. Only asyncio's methods of a
+protocol, and those that uvicorn's server calls, are extended; `tests/api/test_doors.py` shows what breaks if uvicorn
+changes.
 """
 
 import asyncio
@@ -53,7 +53,7 @@ class Connections(ServerState):
 
 
 class Connection(H11Protocol):
-    """One connection, which is cut when its caller is too slow to ask, or to take the answer."""
+    """One connection, which is closed when its client is too slow to send a request, or to read the answer."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class Connection(H11Protocol):
         self._stuck: asyncio.TimerHandle | None = None  # to take what is sent
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
-        """Wait for a request, and let the connection that waits for longest go where there are too many."""
+        """Wait for a request, and close the longest idle connection where there are too many."""
         super().connection_made(transport)
         self._wait()
         # guard load.connections: a crowd of idle callers takes all open files of the process
@@ -76,13 +76,13 @@ class Connection(H11Protocol):
             next(iter(self._all.idle)).cut()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget it."""
+        """Forget the connection."""
         super().connection_lost(exc)
         self._stop_waiting()
         self._unstick()
 
     def data_received(self, data: bytes) -> None:
-        """Take what came; from a whole head on, a request is under way."""
+        """Process received data; once the headers are complete, a request is under way."""
         super().data_received(data)
         if self._is_at_work():
             self._stop_waiting()
@@ -94,24 +94,24 @@ class Connection(H11Protocol):
             self._wait()
 
     def pause_writing(self) -> None:
-        """Bound how long a caller takes nothing."""
+        """Start a deadline for a client that reads nothing."""
         super().pause_writing()
         # guard load.stuck: callers who take no answer hold connections for ever
         self._stuck = self.loop.call_later(self._all.policy.send_seconds, self.cut)
 
     def resume_writing(self) -> None:
-        """Let it go on."""
+        """End that deadline."""
         super().resume_writing()
         self._unstick()
 
     def shutdown(self) -> None:
-        """End when the answer is sent; a body that has not come by then is given up."""
+        """Close after the answer is sent; an incomplete body is given up."""
         super().shutdown()
         if self._is_at_work() and self.conn.their_state is h11.SEND_BODY:
             self.loop.call_later(_LAST_SECONDS, self._give_body_up)
 
     def cut(self) -> None:
-        """Close it now, whatever is left to send."""
+        """Close at once, whatever is left to send."""
         self._stop_waiting()
         self.transport.abort()
 
@@ -141,7 +141,7 @@ class Connection(H11Protocol):
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server with connections of ours; `on_stop` is called when it is told to stop."""
+    """uvicorn's server with our connections; `on_stop` is called when it is told to stop."""
 
     def __init__(self, config: uvicorn.Config, load: Load, on_stop: Callable[[], None]) -> None:
         super().__init__(config)
@@ -149,22 +149,22 @@ class Server(uvicorn.Server):
         self._on_stop = on_stop
 
     async def startup(self, sockets: list[socket] | None = None) -> None:
-        """Begin to listen; many may wait to be let in, and few are at a time, so that others are served meanwhile."""
+        """Listen with a long backlog, and accept a few connections at a time, so that the others are served."""
         await super().startup(sockets)
         for sock in (listening for server in self.servers for listening in server.sockets):
             with fromfd(sock.fileno(), sock.family, sock.type) as queue:
                 queue.listen(_QUEUE)
 
     async def shutdown(self, sockets: list[socket] | None = None) -> None:
-        """End what would go on by itself, then wait for what is under way."""
+        """End what would run on by itself, then wait for requests under way."""
         self._on_stop()
         await super().shutdown(sockets)
 
 
 def limit_arenas() -> None:
-    """Let all threads allocate from a few arenas; to be called before there are threads.
+    """Make all threads allocate from a few malloc arenas; call it before there are threads.
 
-    Leaves it as it is where the environment says how many (MALLOC_ARENA_MAX), and without glibc, which alone has them.
+    Changes nothing where MALLOC_ARENA_MAX is set, and without glibc, which alone has arenas.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     # guard load.arenas: the memory of the API grows for as long as it is asked
@@ -173,7 +173,7 @@ def limit_arenas() -> None:
 
 
 def with_files(policy: AccessPolicy) -> AccessPolicy:
-    """Let this process open as many files as its connections need, or lower their number to what it may open."""
+    """Raise this process's limit of open files to what its connections need, or lower their number to the limit."""
     wanted = policy.connections + _OTHER_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < wanted:

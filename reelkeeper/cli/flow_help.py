@@ -1,4 +1,4 @@
-"""`run --help` lists the flows, and `run FLOW --help` what can be set for one."""
+"""`run --help` lists the flows, and `run FLOW --help` the parameters of one."""
 
 import ast
 import importlib

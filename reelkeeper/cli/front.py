@@ -1,4 +1,4 @@
-"""The front door: the app, its exit codes, and what becomes of an error."""
+"""The command's app, its exit codes, and the handling of errors."""
 
 import os
 import sys
@@ -24,7 +24,7 @@ _EPILOG = (
 
 
 class Front(TyperGroup):
-    """Turns errors into one clear line and an exit code. Anything not foreseen is 1; `--debug` shows where."""
+    """Turns errors into one clear line and an exit code. An unexpected error is 1; `--debug` shows where."""
 
     def invoke(self, ctx: Any) -> Any:  # noqa: ANN401  click's signature, of a click that typer brings itself
         """Run the command."""
@@ -41,9 +41,9 @@ class Front(TyperGroup):
 
 
 def _ours(error: Exception) -> ReelkeeperError | None:
-    """Find what lies behind an error of a library: a full disk, the store, or Prefect's server; None if none does.
+    """Find the cause of a library's error: a full disk, the store, or Prefect's server; None for another.
 
-    Only of a library that is loaded can an error be, so nothing is loaded for it.
+    Only a loaded library can raise, so nothing is loaded for this.
     """
     if isinstance(error, ReelkeeperError) and not isinstance(error, StorageError | LeaseLost):
         return None  # these two may follow from a full disk: under the embedded S3 server, or the store's heartbeat

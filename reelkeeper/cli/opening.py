@@ -1,4 +1,4 @@
-"""How a command comes by its settings, its store and its bucket, and what it says when they are wrong."""
+"""Open a command's settings, store and bucket, and report what is wrong with them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,7 +39,7 @@ def configured() -> "Settings":
 
 @contextmanager
 def store() -> Iterator["Engine"]:
-    """Open the store alone: what only looks things up needs no bucket."""
+    """Open the store alone, for commands that need no bucket."""
     from reelkeeper.store.core.engine import open_store
 
     with open_store(configured()) as engine:
@@ -56,7 +56,7 @@ def workspace() -> Iterator["Workspace"]:
 
 
 def keeps_contract(engine: "Engine", settings: "Settings") -> bool:
-    """Whether the bucket keeps the contract on which some of a plan rests: the embedded one does, others show it."""
+    """Whether the bucket keeps the contract that parts of a plan need: the embedded one does, others must pass it."""
     if settings.endpoint_url is None:
         return True
     from reelkeeper.adapters.contract import CHECKS

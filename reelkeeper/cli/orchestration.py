@@ -1,4 +1,4 @@
-"""What Prefect is told before it is imported, where no server is set: a home of ours, and room on a slow machine.
+"""Configure Prefect before it is imported, where no server is set: our own home, and timeouts for a slow machine.
 
 Figures measured with Prefect 3.9.1: a first start with a fresh home takes 12 to 23 s on two busy cores, where its own
 limit is 20 s; a recorder that writes 100 task runs at once needs a third of the CPU, and loses none at the exit.
@@ -40,7 +40,7 @@ _STAYING = {
 
 
 def prepare(state_dir: Path) -> bool:
-    """Set what is not set already. Call it before anything imports Prefect. True: it starts a server of its own."""
+    """Set what is not set already. Call it before anything imports Prefect. True: Prefect will start its own server."""
     disk.require(state_dir, "the disk of the state folder", STATE_REMEDY)
     wanted = dict(_ALWAYS)
     alone = not os.environ.get("PREFECT_API_URL")
@@ -58,7 +58,7 @@ def prepare(state_dir: Path) -> bool:
 
 
 def require_server() -> None:
-    """Raise Unavailable or Misconfigured unless the server that PREFECT_API_URL names, if it does, is there."""
+    """Raise Unavailable or Misconfigured where PREFECT_API_URL names a server that does not answer."""
     if url := os.environ.get("PREFECT_API_URL"):
         from reelkeeper.adapters import orchestrator
 
@@ -66,7 +66,7 @@ def require_server() -> None:
 
 
 def _logging() -> dict[str, str]:
-    """Say how Prefect logs, here and in the processes that it starts: as this process is told to."""
+    """Configure Prefect's logs, here and in the processes that it starts, like those of this process."""
     from reelkeeper.settings import settings
 
     told = settings()
@@ -81,7 +81,7 @@ def _logging() -> dict[str, str]:
 
 
 def stay(state_dir: Path) -> bool:
-    """Prepare a process that stays, and says on its console what it does."""
+    """Prepare a long-lived process that logs to its console."""
     from reelkeeper.settings import settings
 
     for name, value in (_STAYING | {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": settings().log_level}).items():

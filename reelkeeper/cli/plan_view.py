@@ -1,4 +1,4 @@
-"""A saved plan as a person reads it: what, why, bytes and dollars; what was kept, and what became of each item."""
+"""Show a saved plan: what, why, bytes and dollars; what was kept, and the outcome of each item."""
 
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ _SAY_WHY = {"refused", "skipped", "failed"}  # otherwise the plan's own reason s
 
 
 def load(engine: "Engine", plan_id: str, *, most: int = _ALL) -> dict[str, Any]:
-    """Read a plan for `--json`: its summary, what it comes to, its items and their outcomes. Raises NotFound."""
+    """Read a plan for `--json`: its summary, totals, items and outcomes. Raises NotFound."""
     from reelkeeper.store.core.engine import reading
     from reelkeeper.store.lifecycle import plan_results
     from reelkeeper.store.lifecycle.plans import load_summary

@@ -1,4 +1,4 @@
-"""What `bill --reconcile` shows: our own count of a month beside Cloudflare's, or beside a provider's of its jobs."""
+"""Show `bill --reconcile`: our own count of a month against Cloudflare's, or against a provider's of its jobs."""
 
 from contextlib import closing, nullcontext
 from datetime import date

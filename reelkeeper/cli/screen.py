@@ -1,4 +1,4 @@
-"""What a person sees, and what a script reads: tables and figures, JSON, one line for an error."""
+"""Output for people and for scripts: tables and figures, JSON, one line for an error."""
 
 import json
 import os
@@ -37,7 +37,7 @@ def complain(text: str) -> None:
 
 
 def say(text: str) -> None:
-    """Print a sentence that may hold somebody's text, so without markup."""
+    """Print a sentence without markup, since it may contain users' text."""
     out.print(text, markup=False, soft_wrap=True)
 
 
@@ -47,7 +47,7 @@ def emit(value: object) -> None:
 
 
 def plain(value: Any) -> Any:  # noqa: ANN401, PLR0911  any value in, what JSON can say out; one return for each kind
-    """Turn our values into what JSON can say: times in ISO 8601, money that is no integer as text."""
+    """Convert values to JSON: times in ISO 8601, money that is not an integer as text."""
     if isinstance(value, Enum):
         return value.value
     if value is None or isinstance(value, bool | int | float | str):
@@ -64,7 +64,7 @@ def plain(value: Any) -> Any:  # noqa: ANN401, PLR0911  any value in, what JSON 
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = "") -> None:
-    """Print a table. A heading that begins with > is of a column of figures; one with ! may not be folded.
+    """Print a table. A heading that begins with > is for a column of figures; one with ! must not be wrapped.
 
     Nothing is cut off: a table that takes more columns than the screen has is as wide as it must be.
     """
@@ -98,10 +98,10 @@ def _cell(value: object) -> str:
 
 
 def size(size_bytes: int | None) -> str:
-    """Put bytes into a unit that people read, and what is not known into a dash."""
+    """Format bytes in a readable unit, and unknown ones as a dash."""
     return "-" if size_bytes is None else wording.size(size_bytes)
 
 
 def dollars(microusd: Decimal | float | None) -> str:
-    """Put micro-dollars into dollars, and what is not known into a dash."""
+    """Format micro-dollars as dollars, and unknown ones as a dash."""
     return "-" if microusd is None else wording.dollars(microusd)

@@ -29,7 +29,7 @@ _MAX_LIMITS = 8
 
 
 def document(found: Status) -> dict[str, Any]:
-    """Give the status as a script reads it: the snapshot, and what it comes down to."""
+    """Give the status for scripts: the snapshot, and its summary."""
     flows = [
         {name: value for name, value in asdict(flow).items() if name != "cadence"} | flow.cadence._asdict()
         for flow in found.flows

@@ -1,4 +1,4 @@
-"""What `bill --usage` reads and shows: a usage document, priced."""
+"""Price a usage document for `bill --usage`."""
 
 import json
 import sys

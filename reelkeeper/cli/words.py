@@ -1,4 +1,4 @@
-"""What commands read alike: a moment, a month, and who is asking."""
+"""Parse arguments that commands share: a moment, a month, amounts, and the operator's name."""
 
 import getpass
 import re
@@ -38,7 +38,7 @@ def moment(text: str | None) -> datetime | None:
 
 
 def microusd(text: str) -> int:
-    """Read dollars, such as 10 or 0.25, into micro-dollars, exactly or not at all."""
+    """Convert dollars, such as 10 or 0.25, to micro-dollars; refuse fractions of a micro-dollar."""
     try:
         amount = Decimal(text) * 10**6
     except ArithmeticError:

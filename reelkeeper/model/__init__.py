@@ -44,7 +44,7 @@ class BlobState(StrEnum):
 
 
 class Action(StrEnum):
-    """What a verdict says to do with a video."""
+    """The action of a verdict on a video."""
 
     KEEP = "keep"
     COMPRESS = "compress"
@@ -76,7 +76,7 @@ class Video(NamedTuple):
 
 
 class Notice(NamedTuple):
-    """A word to the service that a video will be retired, as long as it stands. One of each video at a time."""
+    """A notice in force to the service that a video will be retired. A video has one at a time."""
 
     video_id: str
     tier: str  # its user's, as the notice was given
@@ -86,7 +86,7 @@ class Notice(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What is to happen to one video, and why. `figures` are the values that `rule` judged by."""
+    """The decision on one video, and why. `figures` are the values that `rule` used."""
 
     video: Video
     action: Action
@@ -128,7 +128,7 @@ class Grace(NamedTuple):
     service_days: int = 14
 
     def overridden(self, days: int | None, service_days: int | None) -> "Grace":
-        """Put in what is given; None leaves it as it is."""
+        """Replace the given values; None leaves one as it is."""
         return Grace(self.days if days is None else days, self.service_days if service_days is None else service_days)
 
 
@@ -146,7 +146,7 @@ class Stream:
 
 @dataclass(frozen=True, slots=True)
 class Media:
-    """What ffprobe says of a file, counted rather than taken from its header where that can lie."""
+    """A file as described by ffprobe, counted rather than read from its header where that can be wrong."""
 
     container: str
     codec: str
@@ -187,7 +187,7 @@ COPIED_SOUND: Final = {"mp4": ("aac", "mp3", "opus"), "webm": ("opus",)}
 
 
 class MediaLimits(BaseModel):
-    """What a file may ask of us before it is refused unopened. Hostile and broken files ask for more."""
+    """Limits beyond which a file is refused unopened. Hostile and broken files exceed them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -220,7 +220,7 @@ class Quality:
 
 @dataclass(frozen=True, slots=True)
 class Transcode:
-    """An accepted result of the CRF search: the file on disk and what is to be remembered of it."""
+    """An accepted result of the CRF search: the file on disk, and the properties to record."""
 
     path: str
     size_bytes: int
@@ -237,7 +237,7 @@ class Transcode:
 
 @dataclass(frozen=True, slots=True)
 class CrfSearch:
-    """What one search for a CRF had before it, met and cost, whatever came of it: later ones learn from it."""
+    """The input, results and cost of one CRF search, whatever its outcome: later ones learn from it."""
 
     encoder: str
     preset: int
@@ -256,7 +256,7 @@ class CrfSearch:
 
 @dataclass(frozen=True, slots=True)
 class SearchTotals:
-    """What searches for a CRF had to work on, kept and cost, all in all; also those that kept everything."""
+    """Totals of CRF searches: source bytes, kept bytes and cost, including those that kept everything."""
 
     searches: int = 0
     accepted: int = 0
@@ -268,12 +268,12 @@ class SearchTotals:
 
     @property
     def net_microusd(self) -> int:
-        """What is left over."""
+        """The gain less the cost."""
         return self.gain_microusd - self.cost_microusd
 
 
 class LessByDay(NamedTuple):
-    """Bytes that videos became smaller by on a UTC day, and the day when those videos went (None: not yet)."""
+    """Bytes saved by compression on a UTC day, and the day on which those videos were deleted (None: not yet)."""
 
     model: str | None  # that made them
     pixels: int  # of a frame
@@ -295,7 +295,7 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How many, and how many bytes."""
+    """A number of objects, and their bytes."""
 
     objects: int = 0
     size_bytes: int = 0
@@ -303,7 +303,7 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class PlanSummary:
-    """A saved plan in figures: what the guard judges, and what a person reads first."""
+    """A saved plan in figures, for the guard and for people."""
 
     id: str
     flow: str
@@ -320,7 +320,7 @@ class PlanSummary:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one item of a plan."""
+    """The outcome of one item of a plan."""
 
     video_id: str
     action: str  # compressed, retired, purged, restored, refused, skipped, failed
@@ -332,7 +332,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class PlannedRule:
-    """What a plan says by one rule. `saving_microusd` is per month, None where it is not known before."""
+    """A plan's items by one rule. `saving_microusd` is per month, None where it is not known before."""
 
     action: str
     rule: str
@@ -344,13 +344,13 @@ class PlannedRule:
 
     @property
     def title(self) -> str:
-        """Name the rule, and the segment that it stands in."""
+        """Name the rule, and its segment."""
         return f"segment `{self.segment}`: {self.rule}" if self.segment else self.rule
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """How many items of a plan met one outcome, and their bytes. `not_done`: the run ended before them."""
+    """The number of a plan's items with one outcome, and their bytes. `not_done`: the run ended before them."""
 
     outcome: str
     objects: int

@@ -26,7 +26,7 @@ class Scope(StrEnum):
 
 
 class Caller(NamedTuple):
-    """Whom a token belongs to."""
+    """The owner of a token."""
 
     token_id: str
     name: str
@@ -34,7 +34,7 @@ class Caller(NamedTuple):
 
 
 class TokenLine(NamedTuple):
-    """A token as a person sees it in a list. The token itself is not known any more."""
+    """A token in a list. The token itself is no longer known."""
 
     id: str
     name: str

@@ -1,4 +1,4 @@
-"""What a scan would make of the objects that no row explains."""
+"""A scan's verdicts on objects without a row."""
 
 from dataclasses import dataclass
 from datetime import date
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class AdoptionVerdict(StrEnum):
-    """What becomes of an object that no row explains. All but the first two stay noted, and are kept."""
+    """The verdict on an object without a row. All but the first two stay noted, and are kept."""
 
     ADOPT = "adopt"
     TAKE_BACK = "take_back"
@@ -28,7 +28,7 @@ BY_CSV = -1  # the place, among the patterns, of what `videos import --keys` say
 
 @dataclass(frozen=True, slots=True)
 class PatternCount:
-    """What is adopted by one pattern."""
+    """The objects adopted by one pattern."""
 
     pattern: str
     objects: int
@@ -37,7 +37,7 @@ class PatternCount:
 
 @dataclass(frozen=True, slots=True)
 class AdoptedExample:
-    """One key, and the user and video that it is read as."""
+    """One key, with the user and video parsed from it."""
 
     key: str
     user_id: str
@@ -55,7 +55,7 @@ class LeftOut:
 
 @dataclass(frozen=True, slots=True)
 class Crowding:
-    """How what the patterns would adopt crowds together: in one video, in the largest, and in one user."""
+    """How the objects that patterns would adopt concentrate: on one video, on the largest, and on one user."""
 
     objects: int = 0  # that patterns alone would make videos of, or further files of those
     further_files: int = 0  # of them, those that are one more file of a video
@@ -69,7 +69,7 @@ class Crowding:
 
 @dataclass(frozen=True, slots=True)
 class OneDay:
-    """The day on which the most of some objects were stored."""
+    """The day on which most of some objects were stored."""
 
     day: date
     objects: int
@@ -78,7 +78,7 @@ class OneDay:
 
 @dataclass(frozen=True, slots=True)
 class Adoption:
-    """What a scan adopts, by which pattern, and what stays out. `refusal` says why nothing is adopted by a pattern."""
+    """The objects that a scan adopts, by pattern, and those left out. `refusal` says why patterns adopt nothing."""
 
     patterns: tuple[PatternCount, ...] = ()
     taken_back: int = 0

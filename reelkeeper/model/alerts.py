@@ -1,4 +1,4 @@
-"""Nouns of what people are told, and of what a service's own server is told by webhooks."""
+"""Alerts and messages to people, and events for the service's own servers."""
 
 import re
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ _HARMFUL = re.compile(
 
 
 class Severity(StrEnum):
-    """How soon somebody should look."""
+    """How urgent a finding is."""
 
     NOTICE = "notice"
     WARNING = "warning"
@@ -44,7 +44,7 @@ class MessageState(StrEnum):
 
 
 class Verb(StrEnum):
-    """What a button beside an alert does."""
+    """The action of a button beside an alert."""
 
     ACKNOWLEDGE = "acknowledge"
     SNOOZE = "snooze"
@@ -53,7 +53,7 @@ class Verb(StrEnum):
 
 
 class Click(NamedTuple):
-    """A person's press on a button in Slack. `alert_id` and `fired_at` name the alert as it stood in the message."""
+    """A person's press on a button in Slack. `alert_id` and `fired_at` name the alert in the state of the message."""
 
     user_id: str
     user_name: str
@@ -78,9 +78,9 @@ class MessageKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that a person should know: what, how bad, what it costs, and what to do about it.
+    """Something that people should know: what, how bad, what it costs, and what to do about it.
 
-    `rule`, `scope`, `period` and `level` together are told once. All text is plain: a sink escapes it.
+    `rule`, `scope`, `period` and `level` together are reported once. All text is plain: a sink escapes it.
     """
 
     rule: str  # budget, forecast_breach, anomaly, drift, missing_usage, ledger_mismatch, silent_flow, saving, ...
@@ -96,7 +96,7 @@ class Finding:
 
 
 class Message(BaseModel):
-    """What is to be said, and nothing of how: each sink lays it out, and escapes it, in its own way."""
+    """The content of a message: each sink lays it out, and escapes it, in its own way."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -125,7 +125,7 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class OutboxMessage:
-    """A message as it is handed to a sink. `id` is the same at every attempt, so that a repetition can be known."""
+    """A message as given to a sink. `id` is the same at every attempt, so that repetitions can be recognised."""
 
     id: str
     message: Message
@@ -139,7 +139,7 @@ class Sink(Protocol):
     pace_seconds: float  # from the end of one message to the start of the next, by all processes together
 
     def send(self, outgoing: OutboxMessage) -> str:
-        """Hand one message over; returns a receipt. Raises SinkBusy, SinkDown or SinkRefused."""
+        """Send one message; return a receipt. Raises SinkBusy, SinkDown or SinkRefused."""
         ...
 
 
@@ -153,12 +153,12 @@ def tame(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """Make one line of `text`, tamed, without space at its ends."""
+    """Make one line of `text`, tamed, without whitespace at its ends."""
     return " ".join(tame(text).split())
 
 
 class EventType(StrEnum):
-    """What happened. Each value stands in the `type` of a message's body."""
+    """The type of an event: the `type` in a message's body."""
 
     JOB_ENDED = "job.ended"
     VIDEO_PUBLISHED = "video.published"
@@ -172,7 +172,7 @@ class EventType(StrEnum):
 
 
 class Happened(NamedTuple):
-    """Something that endpoints are told of. Of one `subject`, a later event never arrives before an earlier one."""
+    """An event for endpoints. For one `subject`, a later event never arrives before an earlier one."""
 
     type: EventType
     subject: str  # a video's id; a job's is its video's
@@ -194,7 +194,7 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """An endpoint and how it does: all but its secrets."""
+    """An endpoint and its state: all but its secrets."""
 
     id: str
     url: str

@@ -1,4 +1,4 @@
-"""What a bucket does by itself, refuse deletes or delete, and what it tells of objects by its queue of events."""
+"""A bucket's own locks and lifecycle rules, and its event messages."""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
@@ -8,7 +8,7 @@ NEVER: Final = datetime.max.replace(tzinfo=UTC)
 
 
 class Lock(NamedTuple):
-    """A rule that refuses to delete or overwrite what lies under `prefix`: by age, until a date, or else for ever."""
+    """A rule that refuses to delete or overwrite objects under `prefix`: by age, until a date, or for ever."""
 
     id: str
     prefix: str
@@ -24,7 +24,7 @@ class Lock(NamedTuple):
 
     @property
     def ends(self) -> bool:
-        """Whether it ends for each object by itself, some time after its upload."""
+        """Whether it ends for each object separately, some time after its upload."""
         return self.age is not None
 
     def ends_at(self, stored_at: datetime) -> datetime:
@@ -33,7 +33,7 @@ class Lock(NamedTuple):
 
 
 class Expiry(NamedTuple):
-    """A rule that deletes what lies under `prefix`, or moves it to another storage class: `does`, in words."""
+    """A rule that deletes objects under `prefix`, or moves them to another storage class: `does`, in words."""
 
     id: str
     prefix: str
@@ -59,14 +59,14 @@ class Message(NamedTuple):
 
 
 class Pulled(NamedTuple):
-    """A batch of messages, and how many more the queue says that it holds; None where it does not say."""
+    """A batch of messages, and the number of messages left in the queue; None where it is not given."""
 
     messages: list[Message]
     backlog: int | None
 
 
 class BucketEvent(NamedTuple):
-    """Something was done to an object, at some time: no more than a reason to look at its key.
+    """A change of an object, at some time: it only prompts a look at its key.
 
     `is_deletion`: the service has deleted it. `size_bytes` and `etag` are of the object then; None if it was deleted.
     """

@@ -32,9 +32,9 @@ class Occupied(NamedTuple):
 
 
 class SizeAndAge(NamedTuple):
-    """What ranks a waiting job: when it was asked for, and so many seconds for each that it is estimated to take.
+    """The rank of a waiting job: its request time, plus a number of seconds for each estimated second.
 
-    A user's first `burst` waiting jobs count once, the next as many twice, and so on.
+    The size of a user's first `burst` waiting jobs counts once, of the next `burst` twice, and so on.
     """
 
     seconds_by_tier: tuple[tuple[str, float], ...]
@@ -60,7 +60,7 @@ IN_FLIGHT = (JobState.QUEUED, JobState.RUNNING, JobState.PARKED)
 
 
 class CacheItem(NamedTuple):
-    """An entry of the cache as the rule of what to leave out sees it."""
+    """An entry of the cache as the pruning rule sees it."""
 
     key: str
     video_id: str
@@ -75,14 +75,14 @@ class CacheItem(NamedTuple):
 
 
 class RequestTime(NamedTuple):
-    """When a request came that got a video."""
+    """The time of a request that got a video."""
 
     key: str
     at: datetime
 
 
 class RecordedJob(NamedTuple):
-    """A job that made its video, as a simulation plays it again. Users are numbered, so that it can be handed on."""
+    """A job that made its video, for replay in a simulation. Users are numbered, so that it can be shared."""
 
     submitted_at: datetime
     user: str
@@ -95,7 +95,7 @@ class RecordedJob(NamedTuple):
 
 
 class RecordedRequest(NamedTuple):
-    """A request for a video that was made, or was there. The key says which are the same, and nothing else."""
+    """A request that got a new or cached video. The key only tells which requests are the same."""
 
     at: datetime
     key: str

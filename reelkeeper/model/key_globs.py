@@ -2,8 +2,8 @@
 
     drafts/*        *.webm        videos/ann/*/g1-*.mp4
 
-A glob is held against the whole key, as the bucket lists it. Matching takes time in proportion to the key, whatever the
-glob: each text after a `*` is taken where it first stands, and nothing is tried again.
+A glob is compared with the whole key, as the bucket lists it. Matching takes time in proportion to the key, whatever
+the glob: each text after a `*` is matched at its first occurrence, without backtracking.
 """
 
 import re
@@ -15,7 +15,7 @@ _ANY_TEXT, _ANY_ONE = "\0", "\1"  # what stands for `*` and `?` of another glob;
 
 
 def require_glob(glob: str) -> str:
-    """Give a glob back. Raises ValueError for one that is empty, too long, or that no key could match."""
+    """Return a valid glob. Raises ValueError for one that is empty, too long, or that no key could match."""
     if not 0 < len(glob) <= MAX_CHARACTERS:
         raise ValueError(f"a glob of keys has 1 to {MAX_CHARACTERS} characters, and this has {len(glob)}")
     if not glob.isprintable() or "\\" in glob or "//" in glob or glob.startswith("/"):
@@ -28,7 +28,7 @@ def require_glob(glob: str) -> str:
 
 
 def matcher(globs: Sequence[str]) -> Callable[[str], object]:
-    """Give the function that says whether a key matches one of the globs, by a true value."""
+    """Make a function that returns a true value for a key that matches one of the globs."""
     if len(globs) == 1 and "?" not in globs[0] and globs[0].count("*") <= 1:
         return _plain(*globs[0].split("*"))
     alternatives = "|".join(f"(?:{_expression(*glob.split('*'), one='.')})" for glob in globs)
@@ -36,7 +36,7 @@ def matcher(globs: Sequence[str]) -> Callable[[str], object]:
 
 
 def covers(wide: str, narrow: str) -> bool:
-    """Whether it is certain that each key which matches `narrow` matches `wide`."""
+    """Whether each key that matches `narrow` certainly matches `wide`."""
     written = narrow.replace("*", _ANY_TEXT).replace("?", _ANY_ONE)
     return (
         wide == narrow
@@ -45,7 +45,7 @@ def covers(wide: str, narrow: str) -> bool:
 
 
 def never_meet(one: str, other: str) -> bool:
-    """Whether it is certain that no key matches both: they begin, or end, with other letters."""
+    """Whether certainly no key matches both: they begin, or end, differently."""
     (head, tail), (other_head, other_tail) = ends(one), ends(other)
     if not (head.startswith(other_head) or other_head.startswith(head)):
         return True
@@ -53,7 +53,7 @@ def never_meet(one: str, other: str) -> bool:
 
 
 def ends(glob: str) -> tuple[str, str]:
-    """Give the letters that each key which matches begins with, and those that it ends with."""
+    """Give the fixed beginning and end of all keys that match."""
     return re.split(r"[*?]", glob, maxsplit=1)[0], re.split(r"[*?]", glob)[-1]
 
 
@@ -70,7 +70,7 @@ def _plain(head: str, *rest: str) -> Callable[[str], object]:
 
 
 def _expression(head: str, *rest: str, one: str) -> str:
-    """Write an expression that never goes back: a text after a `*` is found once, the last one at the key's end."""
+    """Build a regular expression without backtracking: text after a `*` matches once, the last one at the key's end."""
 
     def literal(text: str) -> str:
         return one.join(map(re.escape, text.split("?")))

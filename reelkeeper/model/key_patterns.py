@@ -1,4 +1,4 @@
-"""Patterns of keys: how a bucket that a service has filled says whose a video is, which one, and of when.
+"""Patterns of keys: how the keys of a service's bucket contain the user, the video, and its date.
 
     {user}/{video}.{ext}    generations/{year}/{month}/{video}.{ext}    users/{user}/outputs/{video}.{ext}
 
@@ -8,10 +8,10 @@ A part stands for text within one segment of the key, except for the slash:
     {ext}                   1 to 8 letters and digits; each pattern ends in .{ext}
     {user}                  whose it is; a pattern without it needs `videos import --keys`
     {year} {month} {day}    when it was made: 2026, 01 or 1, 31; {month} needs {year}, {day} needs {month}
-    {any}                   whatever stands there; the one part that may come twice
+    {any}                   any text; the only part that may occur twice
 
-A part that is followed by text ends where that text first stands, so `{user}-{video}.{ext}` takes `a` of `a-b-c.mp4` as
-the user. {video} before `.{ext}` ends at the last dot. Names of users and videos never begin with a dot.
+A part that is followed by text ends at the first occurrence of that text, so `{user}-{video}.{ext}` takes `a` of
+`a-b-c.mp4` as the user. {video} before `.{ext}` ends at the last dot. Names of users and videos never begin with a dot.
 """
 
 import re
@@ -35,7 +35,7 @@ _LATEST_ZONE: Final = timedelta(hours=12)  # behind UTC: the last place on Earth
 
 
 class KeyParts(NamedTuple):
-    """What a pattern reads from a key. `made_before`: by the date in the key, it was made before that moment."""
+    """The parts parsed from a key. `made_before`: by the date in the key, it was made before that moment."""
 
     user: str | None
     video: str
@@ -44,21 +44,21 @@ class KeyParts(NamedTuple):
 
 
 class KeyPattern(NamedTuple):
-    """A pattern as it was written, and what matches a key under the prefix."""
+    """A pattern as written, and its expression for keys under the prefix."""
 
     text: str
     regex: re.Pattern[str]
 
     @classmethod
     def of(cls, text: str) -> Self:
-        """Read a pattern. Raises ValueError that names it and says what is wrong with it."""
+        """Parse a pattern. Raises ValueError that names it and says what is wrong with it."""
         try:
             return cls(text, _compiled(text))
         except ValueError as error:
             raise ValueError(f"pattern {text!r} {error}") from None
 
     def read(self, rest: str) -> KeyParts | None:
-        """Read a key without its prefix; None if the pattern does not match all of it."""
+        """Parse a key without its prefix; None if the pattern does not match all of it."""
         found = self.regex.fullmatch(rest)
         if found is None:
             return None
@@ -68,7 +68,7 @@ class KeyPattern(NamedTuple):
 
 
 def compiled(patterns: Sequence[str]) -> tuple[KeyPattern, ...]:
-    """Read patterns, of which the first that matches a key wins. Raises ValueError for a malformed or repeated one."""
+    """Parse patterns, of which the first that matches a key wins. Raises ValueError for a malformed or repeated one."""
     if not patterns:
         raise ValueError("there must be at least one pattern")
     if len(set(patterns)) < len(patterns):

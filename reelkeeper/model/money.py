@@ -13,7 +13,7 @@ class StorageClass(StrEnum):
 
 
 class Metric(StrEnum):
-    """What is counted each UTC day. The unit stands in the name; what has none is a count."""
+    """A metric counted each UTC day. The unit is in the name; a metric without one is a count."""
 
     STORED_BYTES = "stored_bytes"  # the day's peak
     OPERATIONS = "operations"  # by R2's name of the action, in `resource`
@@ -27,14 +27,14 @@ class Metric(StrEnum):
 
 
 class UsageSource(StrEnum):
-    """Who counted. Two sources of the same day are compared, never added."""
+    """The source of a count. Two sources of the same day are compared, never added."""
 
     STORE = "store"
     CLOUDFLARE = "cloudflare"
 
 
 class Used(NamedTuple):
-    """So much of a metric on a UTC day, by one user or, with `user_id` "", by the account as a whole."""
+    """The usage of a metric on a UTC day, by one user or, with `user_id` "", by the account as a whole."""
 
     day: date
     metric: Metric
@@ -63,7 +63,7 @@ class Charge(NamedTuple):
 
 
 class VendorJob(NamedTuple):
-    """One job as its vendor's list or bill has it; without an id it is all of a day and model, which are not named."""
+    """One job in its vendor's list or bill; without an id, the sum of a day and model."""
 
     id: str | None  # the vendor's
     model: str
@@ -73,7 +73,7 @@ class VendorJob(NamedTuple):
 
 
 class SentJob(NamedTuple):
-    """A job of ours that a vendor has made, or may have, with its present names there."""
+    """A job of ours that a vendor has made, or may have made, with its names there."""
 
     id: str
     claims: int  # how often it was claimed; the keys that it was sent under have numbers up to this
@@ -85,7 +85,7 @@ class SentJob(NamedTuple):
 
 
 class SoFar(NamedTuple):
-    """What a day, and its month up to it, have cost so far, and what the jobs in flight will cost by their quotes."""
+    """The cost so far of a day and of its month, and the quoted cost of the jobs in flight."""
 
     today_microusd: int
     month_microusd: int
@@ -102,9 +102,9 @@ class JobTotal(NamedTuple):
 
 
 class CostForecast(NamedTuple):
-    """What one service, or with `service` "" all of them, will cost in a month, as a run of `forecast_costs` said.
+    """The forecast of one service's cost in a month, or with `service` "" of all, by a run of `forecast_costs`.
 
-    Of ten months, eight end between `lower80` and `upper80`, and one above.
+    Eight of ten months end between `lower80` and `upper80`, and one above.
     """
 
     month: date  # its first day
@@ -119,7 +119,7 @@ class CostForecast(NamedTuple):
 
 
 class AccountKind(StrEnum):
-    """Whose account: what a user may spend, what is held of it, or the house's."""
+    """The kind of an account: a user's spendable credits, the user's held ones, or the house's."""
 
     USER = "user"
     HELD = "held"
@@ -138,7 +138,7 @@ class TransferKind(StrEnum):
 
 
 class Moved(NamedTuple):
-    """One move of credits as the ledger has it. The same request again gives the same."""
+    """One transfer of credits in the ledger. The same request again returns the same one."""
 
     id: str
     kind: TransferKind
@@ -149,7 +149,7 @@ class Moved(NamedTuple):
 
 
 class Balance(NamedTuple):
-    """What a user's credits come to."""
+    """A user's balance of credits."""
 
     available_microusd: int  # what can be spent
     held_microusd: int  # what is set aside for work under way
@@ -166,7 +166,7 @@ class HoldState(StrEnum):
 
 
 class Mismatch(NamedTuple):
-    """A figure that is kept, and what counting it anew gives."""
+    """A stored total, and its recount."""
 
     what: str  # balance, held, spent, transfer: micro-dollars; used_bytes, reserved_bytes: bytes
     subject: str  # an account, a user or a transfer
@@ -175,7 +175,7 @@ class Mismatch(NamedTuple):
 
 
 class Standing(NamedTuple):
-    """What a user stores and was promised. `override_bytes` stands in place of what the tier grants."""
+    """A user's stored and reserved bytes. `override_bytes` replaces the tier's quota."""
 
     user_id: str
     tier: str | None
@@ -194,7 +194,7 @@ class ReservationState(StrEnum):
 
 
 class Freed(NamedTuple):
-    """Bytes that purges freed on a UTC day, by the rule of the plan that let them go."""
+    """Bytes that purges freed on a UTC day, by the rule that retired them."""
 
     day: date
     rule: str  # replaced, grace_over, orphan, unfinished
@@ -202,7 +202,7 @@ class Freed(NamedTuple):
 
 
 class Saved(NamedTuple):
-    """What was not paid on a UTC day because of what had been freed before it. `kind` is in words."""
+    """The saving on a UTC day from bytes freed before it. `kind` is in words."""
 
     day: date
     kind: str

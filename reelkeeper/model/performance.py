@@ -1,4 +1,4 @@
-"""Nouns of how the service does."""
+"""Figures of the service's performance."""
 
 from datetime import datetime
 from typing import NamedTuple
@@ -7,7 +7,7 @@ from reelkeeper.model.jobs import JobState
 
 
 class FinishedJob(NamedTuple):
-    """A job that is over, as far as it tells how the service does."""
+    """A finished job, with the properties that matter for performance."""
 
     tier: str | None
     model: str
@@ -45,7 +45,7 @@ class JobAtWork(NamedTuple):
 
 
 class InFlight(NamedTuple):
-    """Jobs of one tier and model that stand in one state. `oldest_at` is when the first of them was asked for."""
+    """Jobs of one tier and model in one state. `oldest_at` is when the first of them was requested."""
 
     tier: str | None
     model: str
@@ -56,7 +56,7 @@ class InFlight(NamedTuple):
 
 
 class Filled(NamedTuple):
-    """How much is stored of what may be. `full_users` have more of their own quota in use than the limit."""
+    """The stored share of all quotas. `full_users` use more of their own quota than the limit."""
 
     used_bytes: int
     limit_bytes: int
@@ -64,7 +64,7 @@ class Filled(NamedTuple):
 
 
 class Window(NamedTuple):
-    """How the service did for `seconds` from `start_at`, all in all or for one tier or model ("" is all of them)."""
+    """The service's performance for `seconds` from `start_at`, overall or for one tier or model ("" is all)."""
 
     start_at: datetime
     seconds: int

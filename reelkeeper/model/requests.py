@@ -1,4 +1,4 @@
-"""What somebody asks to be generated, bounded and in one form, and what they are answered."""
+"""Requests for generation, validated and canonical, and their answers."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -46,7 +46,7 @@ class GenerationRequest(BaseModel):
         return self
 
     def canonical(self) -> dict[str, Any]:
-        """Give all that shapes the video, in JSON's values: numbers that are equal look the same."""
+        """Give all that shapes the video, as JSON values: equal numbers look the same."""
         unsaid = {"audio"} if self.audio is None else set()  # what was made before it could be said is still the same
         return {name: _plain(value) for name, value in self.model_dump(exclude={"shared", *unsaid}).items()}
 
@@ -78,7 +78,7 @@ class RefusedFor(StrEnum):
 
 
 class Cached(NamedTuple):
-    """The video is there, now. `job_id` is of the row that remembers this answer."""
+    """The video exists already. `job_id` is that of the row that records this answer."""
 
     job_id: str
     video_id: str
@@ -105,7 +105,7 @@ class Queued(NamedTuple):
 
 
 class Unfulfilled(NamedTuple):
-    """What was asked for by this key has failed for good or was cancelled, and nothing was charged for it."""
+    """The request with this key has failed for good or was cancelled, and nothing was charged for it."""
 
     job_id: str
     state: JobState
@@ -124,7 +124,7 @@ Admission = Cached | Joined | Queued | Unfulfilled | Declined
 
 
 class Incoming(NamedTuple):
-    """A video on its way in: whose it is, and what the catalogue notes of a new one."""
+    """A video to be uploaded: its user, and what the catalogue records of a new one."""
 
     user_id: str
     video_id: str
@@ -135,7 +135,7 @@ class Incoming(NamedTuple):
 
 
 class Upload(NamedTuple):
-    """An upload as it stands. `state` is its reservation's: open, settled (the video is live), released, expired."""
+    """An upload. `state` is its reservation's: open, settled (the video is live), released, expired."""
 
     id: str
     request_sha256: str

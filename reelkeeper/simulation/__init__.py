@@ -1,6 +1,6 @@
-"""The rules at work on generated load, by a virtual clock: what an operator looks at before changing a policy.
+"""Simulate the rules on generated load, with a virtual clock, for operators to try a policy before changing it.
 
-Everything here is deterministic by its seed, and its figures are models: they compare policies, they predict nothing.
+All results are determined by the seed, and come from models: they compare policies, and predict nothing.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ MAX_SEEDS: Final = len(_STUDENT) + 1
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Give the mean of what at most 12 seeds gave, and the half width of its 95 % interval: NaN of a single one."""
+    """Give the mean of at most 12 seeds' results, and the half width of its 95 % interval: NaN for a single one."""
     if len(values) == 1:
         return values[0], float("nan")
     return fmean(values), _STUDENT[len(values) - 2] * stdev(values) / sqrt(len(values))

@@ -1,6 +1,6 @@
 """Requests for videos, some of them made before, against caches of several kinds: ours, published ones and the bound.
 
-Ours judges as `prune_cache` does, but whenever the budget is full, not once a day: it never takes more than the others.
+Ours decides as `prune_cache` does, but whenever the budget is full, not once a day: it never uses more than the others.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -22,7 +22,7 @@ _GROWTH, _FIRST_LEARNT = 1.1, 200  # habits are learnt anew each day and, while 
 
 
 class Cache(Protocol):
-    """What a simulated cache does: count a request, and take in what was made."""
+    """A simulated cache: it counts requests, and takes in new entries."""
 
     @property
     def size_bytes(self) -> int: ...  # noqa: D102  its name says it
@@ -32,7 +32,7 @@ class Cache(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What a cache was worth: shares of requests and of generation dollars that it saved, and the bytes it took."""
+    """The worth of a cache: shares of requests and of generation dollars that it saved, and its bytes."""
 
     cache: str
     hits: float
@@ -42,7 +42,7 @@ class Served:
 
 
 def recorded(answered: Sequence[RecordedRequest]) -> list[Request]:
-    """Give requests that were answered once, in the order of time, as they can be sent again."""
+    """Convert recorded requests for replay, in the order of time."""
     first = answered[0].at
     return [
         Request((request.at - first) / timedelta(days=1), request.key, request.size_bytes, request.cost_microusd)
@@ -124,7 +124,7 @@ def _spells(videos: np.ndarray, day: float) -> np.ndarray:
 
 
 class Unlimited:
-    """The bound: what no cache of any size can better."""
+    """The bound that no cache of any size can exceed."""
 
     def __init__(self, _: int) -> None:
         self.size_bytes, self._keys = 0, set[str]()
@@ -149,7 +149,7 @@ class Seed:
         self._entries: dict[str, list[float]] = {}  # bytes, written, hits, last used
 
     def hit(self, request: Request) -> bool:
-        """Count a request, and let go of what is due."""
+        """Count a request, and drop due entries."""
         if request.day >= self._pruned + 1:
             self._pruned = int(request.day)
             for key, (_, written, hits, used) in list(self._entries.items()):
@@ -186,7 +186,7 @@ CACHES: Final[dict[str, Callable[[int], Cache]]] = {
 
 
 def serve(name: str, cache: Cache, coming: Iterable[Request]) -> Served:
-    """Send every request to `cache`, which takes in what it had not."""
+    """Send every request to `cache`, which takes in the missing ones."""
     total = hits = cost = saved = stored = 0
     for request in coming:
         total, cost, stored = total + 1, cost + request.cost_microusd, stored + cache.size_bytes

@@ -1,8 +1,8 @@
-"""A server that many jobs share, and a controller that says how many at once.
+"""Simulate a server that many jobs share, and a controller that limits how many run at once.
 
-All running jobs progress alike (processor sharing), each at `speedup(n) / n` of an idle server's pace where n run. A
-lowered limit lets running jobs finish. An attempt that fails takes as long as one that does not, and is made again at
-once, up to five times. The controller is asked every 15 minutes, as `tune_concurrency` runs.
+All running jobs progress equally (processor sharing), each at `speedup(n) / n` of an idle server's pace where n run. A
+lowered limit lets running jobs finish. A failed attempt takes as long as a successful one, and is repeated at once, up
+to five times. The controller is called every 15 minutes, as `tune_concurrency` runs.
 """
 
 import heapq
@@ -25,7 +25,7 @@ _SIZE_CV, _ESTIMATE_SIGMA = 0.5, 0.2
 
 @dataclass(frozen=True, slots=True)
 class Steering:
-    """What a controller made of a scenario. Regret is useful work lost against the best limit at each time, of 1."""
+    """A controller's result on a scenario. Regret is the share of useful work lost against the best limit each time."""
 
     scenario: str
     regret: float
@@ -36,7 +36,7 @@ class Steering:
 
 
 def steer(scenario: Scenario, controller: Controller, *, seed: int) -> Steering:
-    """Let `controller` choose the limit, from what ended since it was last asked and what runs, for 40 hours."""
+    """Have `controller` choose the limit for 40 hours, from running jobs and those that ended since its last call."""
     server = _Server(scenario, random.Random(seed))  # noqa: S311  a simulation is repeated by its seed
     limits = [scenario.start_limit]
     total = HOURS * 3600.0
@@ -66,7 +66,7 @@ class _Job(NamedTuple):
 
 
 class _Server:
-    """Jobs that share a server, by a clock of work: each ends when so much has been done for every running job."""
+    """Jobs that share a server, by a clock of work done for each running job: a job ends at its own amount of work."""
 
     def __init__(self, scenario: Scenario, draw: random.Random) -> None:
         self.scenario, self.draw, self.speedup = scenario, draw, scenario.speedup

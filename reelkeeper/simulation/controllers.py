@@ -35,7 +35,7 @@ Rule = Callable[[int, Sequence[Finished]], int]
 
 
 def _by_window(rule: Rule) -> Controller:
-    """Ask a rule only where enough jobs have ended."""
+    """Call a rule only where enough jobs have ended."""
     return lambda limit, finished, _: rule(limit, finished) if len(finished) >= STEP_JOBS else limit
 
 

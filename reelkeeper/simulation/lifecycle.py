@@ -1,14 +1,14 @@
-"""Policies tried on paper: the real catalogue and its recorded views, from a past day on and then into the future.
+"""Simulate policies on the real catalogue and its recorded views, from a past day on and into the future.
 
-Each night, at 00:00 UTC, the rule judges every video, and what is due is done at once: no limit of a single run holds
-it back. From today on it is assumed that
+Each night, at 00:00 UTC, the rule judges every video, and due actions are taken at once, without the limits of a single
+run. From today on it is assumed that
 
     views     of a video in any 30 days stay those of its last 30, and are unknown where those are
     uploads   of the last 30 days come again each 30 days, as they are and with their views, or none come
     encodes   keep and cost what they are expected to when they are planned
     reads     each view reads the whole object from R2 once: no cache of a CDN stands before it
 
-Regret is no assumption: views that were recorded, of videos that the policy would have retired by then.
+Regret rests on no assumption: it counts recorded views of videos that the policy would have retired by then.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -36,27 +36,27 @@ class Past(Protocol):
 
     @property
     def video(self) -> Video:
-        """Give what the rules ask of it; its views are not read here."""
+        """Convert it for the rules; its views are not read here."""
 
     @property
     def is_ours(self) -> bool:
-        """Whether its key is."""
+        """Whether its key is ours."""
 
     @property
     def stored_at(self) -> datetime | None:
-        """Say since when its bytes are stored."""
+        """Give the time since which its bytes are stored."""
 
     @property
     def held_until(self) -> datetime | None:
-        """Say until when it is held."""
+        """Give the time until which it is held."""
 
     @property
     def removed_at(self) -> datetime | None:
-        """Say when it was removed in fact."""
+        """Give the time when it was actually removed."""
 
     @property
     def removal(self) -> str | None:
-        """Say by whom: rule, user or takedown."""
+        """Give the cause of its removal: rule, user or takedown."""
 
 
 class Views(NamedTuple):
@@ -68,7 +68,7 @@ class Views(NamedTuple):
 
 
 class Span(NamedTuple):
-    """From when a simulation begins until the day on which it ends; `today` is the first day that is not over."""
+    """The first and the last day of a simulation; `today` is the first day that is not over."""
 
     start: date
     today: date
@@ -76,7 +76,7 @@ class Span(NamedTuple):
 
 
 class Record(NamedTuple):
-    """What the store knows beside the videos."""
+    """The store's other records that a simulation needs."""
 
     recorded: AbstractSet[date]  # the days whose views are complete
     oldest: date  # before which no video was created
@@ -85,7 +85,7 @@ class Record(NamedTuple):
 
 
 class Month(NamedTuple):
-    """A month of a course. Money is dollars; `net_usd` is what it leaves over against keeping everything."""
+    """A month of a course. Money is dollars; `net_usd` is the net against keeping everything."""
 
     month: date
     days: int  # that are simulated
@@ -102,7 +102,7 @@ class Month(NamedTuple):
 
 
 class Regret(NamedTuple):
-    """Recorded views that would have met a video that was retired by then."""
+    """Recorded views of videos that would have been retired by then."""
 
     views: int
     videos: int
@@ -111,7 +111,7 @@ class Regret(NamedTuple):
 
 
 class Course(NamedTuple):
-    """What one policy would bring."""
+    """The result of one policy."""
 
     policy: str
     months: tuple[Month, ...]
@@ -120,7 +120,7 @@ class Course(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What each policy would bring, keeping everything first. `unseen`: of them nobody knows who would view them."""
+    """The results of all policies, keeping everything first. `unseen`: videos whose future views are unknown."""
 
     span: Span
     videos: int  # that there are today, or would be had no rule retired them since the start
@@ -142,7 +142,7 @@ class _Tally:
         self._last_user = ""
 
     def add(self, group: Group, reads: Reads, *, regret: bool) -> None:
-        """Follow a group of videos, and add up what becomes of them."""
+        """Follow a group of videos, and sum their fates."""
         fates, trial = self.judgement.of(group), self.judgement.trial
         for account in self.accounts:
             _store(account, group, reads, fates, trial)
@@ -158,7 +158,7 @@ class _Tally:
             self._regret(group, reads, fates)
 
     def shift_in(self, other: "_Tally", by: int) -> None:
-        """Add the sums of another, so many days later."""
+        """Add the sums of another, shifted by a number of days."""
         for account, more in zip(self.accounts, other.accounts, strict=True):
             account.shift_in(more, by)
         pairs = [(other.cpu_ms, self.cpu_ms), (other.compressed, self.compressed)]
@@ -194,7 +194,7 @@ def simulate(
     *,
     uploads: bool = True,
 ) -> Outcome:
-    """Try policies in one pass over the videos, those of one user in a row; with `uploads`, as many go on coming."""
+    """Simulate policies in one pass over the videos, grouped by user; with `uploads`, new ones keep coming."""
     every = [Trial(KEEP, keep_everything), *trials]
     as_of = datetime.combine(span.today, time(), UTC)
     nights, today = (span.end - span.start).days, (span.today - span.start).days
@@ -230,7 +230,7 @@ def simulate(
 
 
 def _settle(tallies: Sequence[_Tally], repeats: Sequence[_Tally], clock: Clock) -> None:
-    """Let the uploads come again, each period from today on."""
+    """Repeat the uploads, each period from today on."""
     for tally, repeat in zip(tallies, repeats, strict=True):
         for account in (*tally.accounts, *repeat.accounts):
             account.settle()
@@ -263,7 +263,7 @@ def _chosen(pasts: Sequence[Past], reads: Reads, chosen: Sequence[bool]) -> tupl
 
 
 def _group(pasts: Sequence[Past], reads: Reads, start: date, clock: Clock, complete: Ints) -> tuple[Group, Reads]:
-    """Lay videos out as columns, in nights from `start`."""
+    """Arrange videos as columns, in nights from `start`."""
     zero = _micros(datetime.combine(start, time(), UTC))
 
     def days_of(moments: Iterable[datetime | None], unknown: int = UNBORN) -> tuple[Ints, Ints]:
@@ -307,7 +307,7 @@ def _group(pasts: Sequence[Past], reads: Reads, start: date, clock: Clock, compl
 
 
 def _windows(count: int, reads: Reads, today: int) -> Ints:
-    """Add up the views of each video in the 30 days before each night up to `today`."""
+    """Sum the views of each video in the 30 days before each night up to `today`."""
     places, days, counts = reads
     within = (days >= -_WINDOW) & (days < today)
     daily = np.zeros((count, today + _WINDOW + 1), dtype=np.int64)
@@ -329,7 +329,7 @@ def _complete_since(recorded: AbstractSet[date], start: date, today: int) -> Int
 
 
 def _store(account: Account, group: Group, reads: Reads, fates: Fates, trial: Trial) -> None:
-    """Put the bytes of a group into an account: of each video its own, and those of its result."""
+    """Add the bytes of a group to an account: each video's own, and those of its result."""
     born = np.where(group.born >= account.today, -1, np.maximum(group.born, -1))  # a wrong clock: there all the time
     grace = np.where(group.is_ours, trial.grace.days, trial.grace.service_days)
     removed = np.where(group.by_rule, NEVER, group.removed)

@@ -1,7 +1,7 @@
-"""What is stored, read and written on each day of a simulation, and what R2 takes for it, by the month.
+"""Account for the bytes stored, read and written on each day of a simulation, and R2's monthly price for them.
 
-Days count from the start. A day's peak is the most of what is stored at its beginning and at its end, its bill that of
-`reelkeeper bill`: `compute_charges` prices both.
+Days count from the start. A day's peak is the larger of the bytes stored at its beginning and at its end; its bill is
+that of `reelkeeper bill`: `compute_charges` prices both.
 """
 
 from calendar import monthrange
@@ -50,9 +50,9 @@ class Reads(NamedTuple):
 
 @dataclass(slots=True)
 class Account:
-    """A bucket's bytes and operations on each day; everything is a sum, so the parts may come in any order.
+    """A bucket's bytes and operations on each day; all are sums, so the parts may be added in any order.
 
-    `infrequent_after_days`: a rule of R2's moves objects that are so many days old to Infrequent Access.
+    `infrequent_after_days`: a lifecycle rule of R2 moves objects of that age to Infrequent Access.
     """
 
     days: int
@@ -66,7 +66,7 @@ class Account:
     retrieved: Ints = field(init=False)
 
     def __post_init__(self) -> None:
-        """Begin with nothing."""
+        """Start empty."""
         repeats = (PERIOD_DAYS, self.days // PERIOD_DAYS + 4)
         for kind in _KINDS:
             self.stored[kind] = np.zeros(self.days + 2, dtype=np.int64)
@@ -76,11 +76,11 @@ class Account:
         self.again_bytes, self.retrieved = np.zeros(repeats, dtype=np.int64), np.zeros(self.days, dtype=np.int64)
 
     def keep(self, size_bytes: int, until: int | None = None) -> None:
-        """Store what was there before the start, until a day or for good."""
+        """Add objects stored before the start, until a day or for good."""
         self._store(StorageClass.STANDARD, *(np.array([value]) for value in (-1, self._end(until), size_bytes)))
 
     def add(self, objects: Bytes, reads: Reads) -> None:
-        """Store objects, and serve each of their views by one read of the whole object."""
+        """Add objects, and count one read of the whole object for each of their views."""
         end = np.minimum(objects.until, self.days)
         _count(self.writes[StorageClass.STANDARD], objects.since)
         moved = self.moved(objects)
@@ -95,7 +95,7 @@ class Account:
         self._serve(StorageClass.STANDARD, objects, reads, objects.served_from, np.minimum(objects.served_until, moved))
 
     def encode(self, objects: Bytes, on: Ints) -> None:
-        """Read objects whose result is stored on a day; the result itself is added as an object."""
+        """Count the reads of objects that are encoded on a day; the result itself is added as an object."""
         cold = self.moved(objects) <= on
         for kind, chosen in ((StorageClass.STANDARD, ~cold), (StorageClass.INFREQUENT_ACCESS, cold)):
             _count(self.reads[kind], np.repeat(on[chosen], ENCODE_READS))
@@ -103,20 +103,20 @@ class Account:
         _count(self.reads[StorageClass.STANDARD], on)
 
     def moved(self, objects: Bytes) -> Ints:
-        """Say on which day each object is moved to Infrequent Access; after the last day where none is."""
+        """Give the day on which each object moves to Infrequent Access; after the last day if it does not."""
         if self.infrequent_after_days is None:
             return np.full(len(objects.sizes), self.days + 1)
         at: Ints = np.maximum(np.maximum(objects.written + self.infrequent_after_days, objects.since), 0)
         return at
 
     def settle(self) -> None:
-        """Put the reads that come again on their days."""
+        """Add the repeated reads to their days."""
         for kind in _KINDS:
             _spread(self.again[kind], self.reads[kind], self.today)
         _spread(self.again_bytes, self.retrieved, self.today)
 
     def shift_in(self, other: "Account", by: int) -> None:
-        """Add all of another account, settled, so many days later; none of it was there before its start."""
+        """Add another settled account, shifted by a number of days; nothing of it was stored before its start."""
         for kind in _KINDS:
             _shift(other.stored[kind], self.stored[kind], by)
             _shift(other.writes[kind], self.writes[kind], by)
@@ -124,25 +124,25 @@ class Account:
         _shift(other.retrieved, self.retrieved, by)
 
     def peaks(self, kind: StorageClass) -> Ints:
-        """Give the most that is stored on each day."""
+        """Give the peak of stored bytes on each day."""
         ends = np.cumsum(self.stored[kind])[: self.days + 1]
         most: Ints = np.maximum(ends[:-1], ends[1:])
         return most
 
     def ends(self) -> Ints:
-        """Give all that is stored at the end of each day."""
+        """Give the bytes stored at the end of each day."""
         both: Ints = sum((np.cumsum(self.stored[kind]) for kind in _KINDS), start=np.zeros(self.days + 2, np.int64))
         return both[1 : self.days + 1]
 
     def operations(self, first: int, end: int) -> tuple[int, int, int]:
-        """Add up the writes, the reads and the bytes retrieved from Infrequent Access of some days."""
+        """Sum the writes, the reads and the bytes retrieved from Infrequent Access of some days."""
         writes, reads = (
             sum(int(counts[first:end].sum()) for counts in by.values()) for by in (self.writes, self.reads)
         )
         return writes, reads, int(self.retrieved[first:end].sum())
 
     def used(self, start: date) -> Iterator[Used]:
-        """Give what the bucket uses on each day, as it is metered."""
+        """Give the bucket's metered usage on each day."""
         peaks = {kind: self.peaks(kind) for kind in _KINDS}
         for place in range(self.days):
             day = start + timedelta(days=place)
@@ -158,7 +158,7 @@ class Account:
                 yield Used(day, Metric.RETRIEVED_BYTES, int(self.retrieved[place]), storage_class=kind)
 
     def bills(self, start: date) -> dict[date, Decimal]:
-        """Give R2's bill of each month, by its first day; days before the start count as nothing stored."""
+        """Give R2's bill of each month, by its first day; days before the start count as empty."""
         by_month: dict[date, list[Used]] = {}
         for usage in self.used(start):
             by_month.setdefault(usage.day.replace(day=1), []).append(usage)
@@ -178,7 +178,7 @@ class Account:
         np.subtract.at(self.stored[kind], until[some] + 1, sizes[some])
 
     def _serve(self, kind: StorageClass, objects: Bytes, reads: Reads, since: Ints, until: Ints) -> None:
-        """Read objects where they are viewed from one day until another, as recorded and, from today on, as assumed."""
+        """Count the reads of objects by views from one day until another: as recorded, and from today on as assumed."""
         first, end = np.maximum(since, objects.served_from)[reads.places], until[reads.places]
         end = np.minimum(end, self.days)
         cold = kind is StorageClass.INFREQUENT_ACCESS
@@ -206,7 +206,7 @@ def _count(into: Ints, days: Ints) -> None:
 
 
 def _spread(again: Ints, into: Ints, today: int) -> None:
-    """Turn changes by day of the period and period into amounts on days."""
+    """Convert changes by day of the period and period to amounts on days."""
     amounts = np.cumsum(again, axis=1)
     for period in range(1, again.shape[1]):
         first = today + (period - 1) * PERIOD_DAYS

@@ -1,4 +1,4 @@
-"""When each video is compressed and retired under a policy: night by night where views are recorded, then by its age.
+"""Find when each video is compressed and retired under a policy: night by night while views are recorded, then by age.
 
 A night is a midnight, counted from the start; a video is judged from the first midnight after its upload on.
 """
@@ -19,7 +19,7 @@ UNBORN: Final = -(2**24)  # the day of a video of unknown age
 
 
 def plain_kind(video: Video) -> Hashable:
-    """Tell apart what the rules ask of a video beside its age, views and bytes."""
+    """Give the properties of a video that the rules use, other than age, views and bytes."""
     return video.tier, video.codec, video.refused_recipe, video.compressed
 
 
@@ -31,8 +31,8 @@ def keep_everything(video: Video) -> Verdict:
 class Trial(NamedTuple):
     """A policy to be tried. `judge` judges as of the midnight on which the future begins.
 
-    `kind` must tell videos apart that `judge` treats otherwise, whatever their age, views and bytes; where bytes decide
-    about a video's segment, `alike` gives the judge of videos of one kind, whatever bytes it is asked about.
+    `kind` must distinguish videos that `judge` treats differently at equal age, views and bytes; where bytes decide
+    about a video's segment, `alike` gives the judge of videos of one kind, for any bytes.
     """
 
     name: str
@@ -66,7 +66,7 @@ def try_policies(
 
 
 class Group(NamedTuple):
-    """Some videos as columns, in nights from the start; what is not known or never comes is NEVER."""
+    """Some videos as columns, in nights from the start; NEVER for unknown nights and those that never come."""
 
     videos: list[Video]
     at_midnight: Flags  # created at 00:00
@@ -82,13 +82,13 @@ class Group(NamedTuple):
     views: Ints  # in the 30 days before each night up to the one on which the future begins; video, night
 
     def take(self, chosen: Ints) -> "Group":
-        """Give some of the videos, by their places."""
+        """Select some of the videos, by their indices."""
         columns: list[Any] = [column[chosen] for column in self[1:]]
         return Group([self.videos[place] for place in chosen], *columns)
 
 
 class Fates(NamedTuple):
-    """What becomes of each video: the night of its retirement and of its encode, NEVER if none comes."""
+    """The fate of each video: the night of its retirement and of its encode, NEVER if none comes."""
 
     retired: Ints
     compressed: Ints
@@ -106,9 +106,9 @@ class Clock(NamedTuple):
 
 
 class Judgement:
-    """A policy at work on any number of groups; what its rule says of a kind is asked once.
+    """A policy applied to any number of groups; its rule is evaluated once for each kind.
 
-    `like` is one of the same policy by a clock of the same ages, which may know already.
+    `like` is a judgement of the same policy by a clock of the same ages, whose results are reused.
     """
 
     def __init__(self, trial: Trial, clock: Clock, like: "Judgement | None" = None) -> None:
@@ -177,7 +177,7 @@ class Judgement:
             yield np.array(places, dtype=np.int64), self.known[kind]
 
     def _nights(self, group: Group, first: Ints, limits: Limits, coming: Coming) -> tuple[Ints, Ints]:
-        """Look at each night whose views are recorded, and from then on at each age."""
+        """Evaluate each night whose views are recorded, and from then on each age."""
         today = self._clock.today
         nights = np.arange(today + 1, dtype=np.int64)
         ages = np.clip(nights - group.born[:, None], 0, self._clock.ages)
@@ -214,7 +214,7 @@ class Judgement:
         return found
 
     def _asked(self, group: Group, place: int, first: int) -> tuple[int, int]:
-        """Ask the rule itself about each night of one video."""
+        """Evaluate the rule itself for each night of one video."""
         compressed = NEVER
         for night in range(first, self._clock.nights):
             action = self._judge(group, place, night).action

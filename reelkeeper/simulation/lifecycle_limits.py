@@ -1,8 +1,8 @@
-"""At which ages, views and sizes a verdict changes: found by asking the rule itself, so that no rule is written twice.
+"""Find the ages, views and sizes at which a verdict changes, by calling the rule, so that no rule is written twice.
 
-The rule is asked for each whole day of age of each kind of video; of what fewer views and more bytes do it is taken for
-granted that they never turn a retirement, or an encode, into less. Where the bytes are within rounding of what an
-encode needs to pay, `Limits.is_close` says so, and the rule is asked for that very video.
+The rule is called for each whole day of age of each kind of video; it is assumed that fewer views and more bytes never
+turn a retirement, or an encode, into less. Where the bytes are within rounding of the least that pays for an encode,
+`Limits.is_close` says so, and the rule is called for that video itself.
 """
 
 from collections.abc import Callable
@@ -35,7 +35,7 @@ class Limits(NamedTuple):
     least_bytes: Ints
 
     def is_close(self, sizes: Ints) -> Flags:
-        """Tell for which sizes rounding may decide whether an encode pays."""
+        """Tell for which sizes rounding may decide whether an encode pays off."""
         asked = np.unique(self.least_bytes[self.compress_below > self.retire_below])
         asked = asked[asked > 0]
         if not len(asked):
@@ -47,9 +47,9 @@ class Limits(NamedTuple):
 
 
 def find(judge: Judge, video: Video, as_of: datetime, ages: int, *, at_midnight: bool) -> Limits:
-    """Ask the rule about videos of the kind of `video` of 0 to `ages` days, all judged at the midnight `as_of`.
+    """Call the rule for videos of the kind of `video` of 0 to `ages` days, all judged at the midnight `as_of`.
 
-    An age is counted up to whole days; `at_midnight` are videos whose age is just that.
+    Ages are rounded up to whole days; `at_midnight` are videos of exactly that age.
     """
     found = np.zeros((3, ages + 1), dtype=np.int64)
     below, encoded, least = 0, 0, 0
@@ -78,7 +78,7 @@ def find(judge: Judge, video: Video, as_of: datetime, ages: int, *, at_midnight:
 
 
 def _first_without(test: Callable[[int], bool], least: int, most: int, guess: int) -> int:
-    """Find the first number from `least` on, `most` at the latest, that fails a test which all before it pass."""
+    """Find the first number from `least` on, at most `most`, that fails a test which all before it pass."""
     guess = max(guess, least)
     if guess < most and not test(guess):
         if guess == least or test(guess - 1):
@@ -98,7 +98,7 @@ def _first_without(test: Callable[[int], bool], least: int, most: int, guess: in
 
 
 class Coming(NamedTuple):
-    """For views in one class and each age: the next age at which a video is retired, or would be if it paid encoded."""
+    """By class of views and age: the next age at which a video is retired, or, if an encode pays, compressed."""
 
     bounds: Ints  # views of each class are below its bound, and not below the one before
     retired_at: Ints  # class, age
@@ -107,7 +107,7 @@ class Coming(NamedTuple):
 
 
 def look_ahead(limits: Limits) -> Coming:
-    """Sum up for each class of views, and each age, what the ages from there on bring."""
+    """Find for each class of views, and each age, what the ages from there on bring."""
     bounds = np.unique(np.concatenate([limits.retire_below, limits.compress_below]))
     classes = np.concatenate([[-1], bounds])  # the fewest views of each class
     ages = np.arange(len(limits.retire_below), dtype=np.int64)
@@ -124,6 +124,6 @@ def look_ahead(limits: Limits) -> Coming:
 
 
 def _from_here(values: Ints) -> Ints:
-    """Give for each place the smallest value from there on."""
+    """Give for each index the smallest value from there on."""
     found: Ints = np.minimum.accumulate(values[::-1])[::-1]
     return found

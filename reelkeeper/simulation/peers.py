@@ -1,4 +1,4 @@
-"""Caches that others have published, to compare with: each at most `budget_bytes`, and blind to what a video costs."""
+"""Published caches for comparison: each holds at most `budget_bytes`, and ignores what a video costs."""
 
 from collections import OrderedDict
 from typing import Final
@@ -15,7 +15,7 @@ _STEP, _SHRINK, _RESTART, _MAX_WINDOW = 0.0625, 0.98, 0.05, 0.8  # of Caffeine's
 
 
 class Lru:
-    """The cache that lets go of what was not asked for the longest."""
+    """The cache that evicts the least recently used entry."""
 
     def __init__(self, budget_bytes: int) -> None:
         self.budget_bytes, self.size_bytes = budget_bytes, 0
@@ -37,7 +37,7 @@ class Lru:
 
 
 class S3Fifo:
-    """Let what is asked for once leave soon.
+    """Evict entries that are requested once early.
 
     Yang, Zhang, Qiu, Yue and Rashmi, "FIFO queues are all you need for cache eviction", SOSP 2023. New entries pass
     through a small queue; those that are hit twice there, or come back soon after they left it, enter the main one,
@@ -54,7 +54,7 @@ class S3Fifo:
 
     @property
     def size_bytes(self) -> int:
-        """What the entries take."""
+        """The bytes of all entries."""
         return self._small_bytes + self._main_bytes
 
     def hit(self, request: Request) -> bool:
@@ -108,7 +108,7 @@ class S3Fifo:
 
 
 class WTinyLfu:
-    """Let a newcomer in only where it was asked for more often than what would leave for it.
+    """Admit a new entry only where it was requested more often than the entry that it would evict.
 
     Einziger, Friedman and Manes, "TinyLFU: a highly efficient cache admission policy", 2017: a small LRU window, then a
     main part of which four fifths are protected, with frequencies that are halved at times. They are exact here, where
@@ -125,7 +125,7 @@ class WTinyLfu:
 
     @property
     def size_bytes(self) -> int:
-        """What the entries take."""
+        """The bytes of all entries."""
         return sum(self._bytes)
 
     def hit(self, request: Request) -> bool:

@@ -1,8 +1,8 @@
-"""A queue with a few slots, under one dispatch policy and another, on the same arrivals.
+"""Simulate a queue with a few slots, under several dispatch policies, on the same arrivals.
 
-Arrivals come in bursts (a tenth of the time at three times the rate, 20 minutes at a stretch). A job takes what the
-source document says, 120 s, 30 s per unit of complexity, and up to 60 s by how busy the slots are; or, of sizes that
-are `wide`, ten seconds and a minute per unit.
+Arrivals come in bursts (a tenth of the time at three times the rate, for 20 minutes at a time). A job takes the seconds
+of the source document: 120, 30 per unit of complexity, and up to 60 by how busy the slots are; or, with `wide` sizes,
+ten seconds and a minute per unit.
 """
 
 import heapq
@@ -75,7 +75,7 @@ BLIND: Final = ("fifo", "seed", "clairvoyant")  # that play alike however wrong 
 
 
 class Arrival(NamedTuple):
-    """A job, and what it takes beside what the load adds."""
+    """A job, and its seconds without those that the load adds."""
 
     job: WaitingJob
     work_seconds: float
@@ -83,7 +83,7 @@ class Arrival(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Waits:
-    """What jobs waited under one policy, in seconds; `by_tier` holds means."""
+    """The waits of jobs under one policy, in seconds; `by_tier` has means."""
 
     policy: str
     mean_seconds: float
@@ -142,7 +142,7 @@ def _bursts(draw: random.Random, rate: float) -> Iterator[float]:
 
 
 def recorded(jobs: Sequence[RecordedJob]) -> list[Arrival]:
-    """Give jobs that were made once, in the order of time, as they can be played again."""
+    """Convert recorded jobs for replay, in the order of time."""
     made = []
     for number, recorded_job in enumerate(jobs):
         at = EPOCH + (recorded_job.submitted_at - jobs[0].submitted_at)
@@ -160,7 +160,7 @@ def recorded(jobs: Sequence[RecordedJob]) -> list[Arrival]:
 
 
 def clairvoyant(coming: Sequence[Arrival]) -> list[Arrival]:
-    """Give the same jobs with true estimates: no order of jobs that are not paused waits less than their `shortest`."""
+    """Give the same jobs with true estimates: without preemption, no order waits less than `shortest` on them."""
     return [arrival._replace(job=arrival.job._replace(estimate_seconds=arrival.work_seconds)) for arrival in coming]
 
 
@@ -175,7 +175,7 @@ def run(
     """Play `coming`, in order of arrival, through `slots` that never idle while a job waits.
 
     A slot that changes its model first takes `setup_seconds`. A full system adds `loaded_seconds` to each job: 0 for
-    what was recorded, of which the load is a part already.
+    recorded jobs, which include the load already.
     """
     queue = _Queue(coming, rules, slots, setup_seconds, loaded_seconds)
     queue.play()
@@ -203,7 +203,7 @@ def compare(
     loaded_seconds: float,
     known: Mapping[str, Waits] = MappingProxyType({}),
 ) -> dict[str, Waits]:
-    """Play the same jobs under `POLICIES`, under `ours`, and as the bound, `clairvoyant`; returns the waits by name.
+    """Play the same jobs under `POLICIES`, under `ours`, and as the bound, `clairvoyant`; return the waits by name.
 
     Those that are `known` are not played again.
     """

@@ -1,4 +1,4 @@
-"""Kinds of server that generate videos: how much they get done by how many jobs they run, when, and what fails."""
+"""Models of servers that generate videos: their throughput by concurrency and time, and their failures."""
 
 import math
 from collections.abc import Callable
@@ -35,7 +35,7 @@ def choke(most: int) -> Speedup:
 
 @lru_cache(maxsize=1000)
 def scaled(speedup: Speedup, share: float) -> Speedup:
-    """Give what a share of the machines gets done: 10 jobs crowd half of them as 20 do the whole."""
+    """Scale a model to a share of the machines: 10 jobs load half of them as 20 load all."""
     return lambda n: min(float(n), share * speedup(n / share))
 
 
@@ -58,13 +58,13 @@ class Scenario:
     slot_microusd: float = SLOT_MICROUSD_PER_SECOND
 
     def speedup_at(self, hour: float, hours: float) -> Speedup:
-        """Give what it gets done at an hour of so many."""
+        """Give the throughput at `hour` where `n` jobs run."""
         if self.machines:
             return scaled(self.speedup, round(self.machines(hour), 2))
         return self.later if self.later and hour >= hours / 2 else self.speedup
 
     def cost_microusd(self, n: int, speedup: Speedup) -> float:
-        """Give what a mean job costs where `n` run: its fixed part, and its slot for as long as it takes."""
+        """Give the mean cost of a job where `n` run: its fixed part, and its slot for as long as it takes."""
         return self.fixed_microusd + self.slot_microusd * self.alone_seconds * n / speedup(n)
 
     def allows(self, n: int, speedup: Speedup) -> bool:
@@ -72,11 +72,11 @@ class Scenario:
         return not self.cost_microusd(1, speedup) <= self.ceiling_microusd < self.cost_microusd(n, speedup)
 
     def good(self, n: int, speedup: Speedup) -> float:
-        """Give the work that is of use: done within the ceiling, for attempts that succeed."""
+        """Give the useful work: within the cost ceiling, for attempts that succeed."""
         return speedup(n) * (1 - self.fails(n)) if self.allows(n, speedup) else 0.0
 
     def best(self, speedup: Speedup) -> int:
-        """Give the concurrency at which most is done that is of use."""
+        """Give the concurrency with the most useful work."""
         return max(range(1, MAX_LIMIT + 1), key=lambda n: self.good(n, speedup))
 
 

@@ -1,6 +1,7 @@
-"""Requests for videos, of several kinds, drawn by seed: who asks again, after how long, and how often.
+"""Generated requests for videos, of several kinds: which are repeated, after how long, and how often.
 
-    templates  half never come back; the rest ask for templates, 40 new a day, that lose half their fame in ten days
+    templates  half never come back; the rest ask for templates, 40 new a day, that lose half their popularity in ten
+    days
     scans      a steady crowd, and batches that ask for a catalogue once, or all of it again weeks later
     bursts     seven in ten never come back; topics flare up for a day or so, a few of them enormously
     loops      lists that a schedule asks for in order, each day, every second day or week, and a steady crowd
@@ -34,7 +35,7 @@ class Request(NamedTuple):
 
 
 class _Crowd:
-    """Templates that are asked for by Zipf's law."""
+    """Templates that are requested by Zipf's law."""
 
     def __init__(self, draw: random.Random, name: str, count: int, alpha: float) -> None:
         self._draw = draw
@@ -85,7 +86,7 @@ def scans(*, seed: int, days: int = 60, a_day: int = 3000) -> Iterator[Request]:
 
 
 def bursts(*, seed: int, days: int = 60, a_day: int = 3000) -> Iterator[Request]:
-    """Draw topics, of which a new one begins every forty minutes and is asked for less and less."""
+    """Draw topics: a new one begins every forty minutes and is requested less and less."""
     draw = random.Random(seed)  # noqa: S311  the same
     alive, begun = list[tuple[Request, float, float]](), itertools.count()
     for number in range(days * a_day):
@@ -106,7 +107,7 @@ def bursts(*, seed: int, days: int = 60, a_day: int = 3000) -> Iterator[Request]
 
 
 def loops(*, seed: int, days: int = 60, a_day: int = 3000) -> Iterator[Request]:
-    """Draw lists of 50 to 1,500 that are asked for in order, a crowd of 3,000, and a fifth that never comes back."""
+    """Draw lists of 50 to 1,500 that are requested in order, a crowd of 3,000, and a fifth that never comes back."""
     draw = random.Random(seed)  # noqa: S311  the same
     crowd, due, asked = _Crowd(draw, "t", 3000, 0.8), list[tuple[float, int]](), list[Request]()
     lists = [
@@ -130,7 +131,7 @@ def loops(*, seed: int, days: int = 60, a_day: int = 3000) -> Iterator[Request]:
 
 
 def sessions(*, seed: int, days: int = 60, a_day: int = 3000) -> Iterator[Request]:
-    """Draw requests of which two in three repeat one of lately: the median is 300 requests ago, with a long tail."""
+    """Draw requests of which two in three repeat a recent one: the median is 300 requests ago, with a long tail."""
     draw = random.Random(seed)  # noqa: S311  the same
     past = list[Request]()
     for number in range(days * a_day):
@@ -143,7 +144,7 @@ def sessions(*, seed: int, days: int = 60, a_day: int = 3000) -> Iterator[Reques
 
 
 def fashions(*, seed: int, days: int = 60, a_day: int = 3000) -> Iterator[Request]:
-    """Draw a crowd of 5,000 that is another one every twelve days, and a third that never comes back."""
+    """Draw a crowd of 5,000 that is replaced every twelve days, and a third that never comes back."""
     draw = random.Random(seed)  # noqa: S311  the same
     for number in range(days * a_day):
         at = number / a_day

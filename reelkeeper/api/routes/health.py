@@ -41,14 +41,14 @@ class Readiness(BaseModel):
 
 
 class Asking:
-    """Asks the store in one thread, however many want to know: a store that hangs holds no more than that."""
+    """Queries the store in one thread for all callers: a store that hangs blocks no more than that."""
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
         self._asked: asyncio.Task[Readiness] | None = None
 
     async def answer(self) -> Readiness:
-        """Give the store's answer. Raises SQLAlchemyError, or TimeoutError where it takes too long."""
+        """Return the store's answer. Raises SQLAlchemyError, or TimeoutError where it takes too long."""
         if self._asked is None or self._asked.done():
             self._asked = asyncio.create_task(run_sync(_look, self._engine))
         async with asyncio.timeout(_READY_SECONDS):

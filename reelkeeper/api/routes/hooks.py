@@ -1,6 +1,6 @@
-"""What other systems call: a provider when a job is over, Prefect when a flow run went wrong, Slack for a button.
+"""Hooks for other systems: a provider when a job is over, Prefect when a flow run failed, Slack for a button.
 
-The signatures of providers and Slack stand for a token, so the gate lets them through. Prefect shows a token.
+Providers and Slack sign their calls, so the middleware lets them through without a token. Prefect has a token.
 """
 
 import logging
