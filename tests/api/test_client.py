@@ -1,17 +1,24 @@
 """The client against a real server: the command in a process of its own, on a port of its own."""
 
+import ast
 from collections.abc import Iterator
+from hashlib import sha256
+from inspect import isfunction
 from pathlib import Path
+from zipfile import ZipFile
 
 import httpx
 import pytest
 
 from reelkeeper.client import Client, RequestRefused
 from reelkeeper.model.access import Scope
+from reelkeeper.operations.alerts import webhooks
 from reelkeeper.operations.core import tokens
 from reelkeeper.operations.jobs import settle
 from reelkeeper.operations.jobs.settle import Attempt
+from tests.api.crowd import PNG
 from tests.api.served import served
+from tests.doubles.receiver import Receiver
 from tests.faults.world import World
 from tests.operations.asking import claim, make
 from tests.policies import put_in_force
@@ -19,16 +26,23 @@ from tests.tiers import tiers
 
 
 @pytest.fixture
-def base_url(sqlite_world: World, tmp_path: Path) -> Iterator[str]:
+def base_url(sqlite_world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.setenv("REELKEEPER_ALLOW_PRIVATE_ADDRESSES", "true")  # webhooks of a receiver on this machine
     with served(sqlite_world, tmp_path) as server:
         yield server.url
 
 
-@pytest.mark.long
-def test_a_service_does_its_whole_work_through_it(sqlite_world: World, base_url: str) -> None:
-    engine = sqlite_world.workspace.engine
-    _, token = tokens.create(engine, "front", tuple(Scope), author="test")
+@pytest.fixture
+def client(sqlite_world: World, base_url: str) -> Iterator[Client]:
+    _, token = tokens.create(sqlite_world.workspace.engine, "front", tuple(Scope), author="test")
     with Client(base_url, token) as reelkeeper:
+        yield reelkeeper
+
+
+@pytest.mark.long
+def test_a_service_does_its_whole_work_through_it(sqlite_world: World, client: Client, base_url: str) -> None:
+    engine = sqlite_world.workspace.engine
+    with client as reelkeeper:
         assert reelkeeper.check_quota("ann", 1000)["can_upload"]
         queued = reelkeeper.ask("ann", {"model": "m", "prompt": "a fox"}, key="k1")
         lease_token = claim(engine, queued["job_id"])
@@ -65,3 +79,65 @@ def test_a_service_does_its_whole_work_through_it(sqlite_world: World, base_url:
         assert (refused.value.status, refused.value.kind) == (404, "urn:reelkeeper:not-found")
     with Client(base_url, "rk_wrong") as nobody, pytest.raises(RequestRefused, match="401"):
         nobody.user("ann")
+
+
+@pytest.mark.long
+def test_a_user_comes_and_goes_with_all_that_is_theirs(sqlite_world: World, client: Client, tmp_path: Path) -> None:
+    assert client.put_user("bob", "premium")["tier"] == "premium"
+    for _ in range(2):  # once for each key
+        assert client.give_credits("bob", 2_000_000, key="k1", reason="a gift")["available_microusd"] == 2_000_000
+    picture = tmp_path / "fox.png"
+    picture.write_bytes(PNG)
+    assert client.keep_image(picture) == sha256(PNG).hexdigest()
+
+    for video_id in ("gone", "held", "wrong"):
+        client.upload(sqlite_world.clip, user_id="bob", video_id=video_id, key=video_id)
+    assert client.delete_video("gone", user_id="bob")["restorable_until"]
+    hold_id = client.hold("video", "held", "a dispute", key="k2")
+    client.release(hold_id)
+    with pytest.raises(RequestRefused) as refused:
+        client.release(hold_id)
+    assert refused.value.status == 404
+
+    client.export_user("bob", tmp_path / "bob.zip")
+    with ZipFile(tmp_path / "bob.zip") as copy:
+        assert sum(name.endswith(".mp4") for name in copy.namelist()) == 3
+    assert not (tmp_path / "bob.zip.partial").exists()
+    certificate = client.take_down("wrong", "a court says so")
+    assert (certificate["left"], len(certificate["objects"])) == (0, 1)
+    under_way = client.erase_user("bob")
+    assert under_way["state"] == "under way"
+    assert {left["why"] for left in under_way["left"]} == {
+        "a URL to put an upload works still: repeat when it has ended"
+    }
+    client.put_user("eve", "free")
+    assert client.erase_user("eve")["state"] == "erased"
+    for ask in (client.erase_user, client.user, lambda user: client.export_user(user, tmp_path / "none.zip")):
+        with pytest.raises(RequestRefused) as refused:
+            ask("eve")
+        assert refused.value.status == 404
+    assert not list(tmp_path.glob("none.zip*"))
+
+
+@pytest.mark.long
+def test_a_service_is_told_what_it_asks_to_be_told(sqlite_world: World, client: Client) -> None:
+    with Receiver().serving() as receiver:
+        added = client.add_webhook(receiver.url("/hook"), ["job.ended"], key="k1")
+        receiver.secrets["/hook"].append(added["secret"])
+        assert [found["id"] for found in client.webhooks()] == [added["id"]]
+        assert client.choose_events(added["id"], ["video.published"])["events"] == ["video.published"]
+        receiver.secrets["/hook"].append(client.rotate_webhook(added["id"]))
+        client.upload(sqlite_world.clip, user_id="ann", video_id="mine", key="k2")
+        for expected in (1, 2):
+            webhooks.deliver(sqlite_world.workspace.engine, allow_private=True, seconds=10)
+            assert [each.type for each in receiver.taken("/hook")] == ["video.published"] * expected
+            assert client.replay_webhook(added["id"], since="2026-01-01T00:00:00Z") == 1
+        assert client.choose_events(added["id"], [], enabled=False)["disabled_at"]
+        client.remove_webhook(added["id"])
+        assert client.webhooks() == []
+
+
+def test_each_method_of_it_is_used_against_a_server() -> None:
+    methods = {name for name, value in vars(Client).items() if isfunction(value) and not name.startswith("_")}
+    used = {node.attr for node in ast.walk(ast.parse(Path(__file__).read_text())) if isinstance(node, ast.Attribute)}
+    assert methods - used == {"close"}  # which leaving the client calls
