@@ -1,4 +1,4 @@
-"""What a series will do next, with intervals that cover as they say.
+"""Forecast a series, with intervals whose coverage is calibrated.
 
     >>> forecast(daily_bytes, horizon=30).interval(80)
 
@@ -23,9 +23,9 @@ LEVELS: Final = (80, 95)  # percent
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """The steps that follow a history: `mean` is what is expected of each, `method` says how it was found.
+    """The forecast steps after a history: `mean` is the expectation of each, `method` names how it was made.
 
-    `intervals` has a frame for each level asked for: columns lower and upper, a row a step.
+    `intervals` has a frame for each requested level: columns lower and upper, a row for each step.
     """
 
     mean: "pd.Series[float]"
@@ -33,18 +33,17 @@ class Forecast:
     intervals: dict[float, pd.DataFrame]
 
     def interval(self, level: float) -> pd.DataFrame:
-        """Give the bounds between which `level` percent of what comes is to fall. KeyError: it was not asked for."""
+        """Give the bounds between which `level` percent of outcomes fall. Raises KeyError for a level not requested."""
         return self.intervals[level]
 
 
 def forecast(history: "pd.Series[float]", horizon: int, levels: Sequence[float] = LEVELS) -> Forecast:
-    """Give the `horizon` steps that follow `history`: a daily, weekly, monthly, quarterly or yearly series.
+    """Forecast the `horizon` steps that follow `history`: a daily, weekly, monthly, quarterly or yearly series.
 
-    Its index is a DatetimeIndex or a PeriodIndex; without a calendar, steps have no season. Missing steps and values
-    that are no number are gaps, and filled. A series that is never negative is not forecast to be. However short or
-    constant a history is, there is an answer, and its method says what it could not tell; of no values at all, that is
-    NaN: unknown, not zero. Raises ValueError for a horizon below 1, a level that is no percentage, or a step with two
-    values.
+    Its index is a DatetimeIndex or a PeriodIndex; without a calendar, steps have no season. Missing steps and NaN are
+    gaps, and filled. A series that is never negative is not forecast to be negative. Any history has an answer, however
+    short or constant, and its method names what could not be used; without any values, it is NaN: unknown, not zero.
+    Raises ValueError for a horizon below 1, a level that is not a percentage, or a step with two values.
     """
     if horizon < 1:
         raise ValueError(f"a horizon of {horizon} steps: at least 1 is needed")

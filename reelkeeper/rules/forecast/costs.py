@@ -1,7 +1,7 @@
-"""What months will cost: usage is forecast, then priced with the tariff itself, with its allowances and rounding.
+"""Forecast the cost of months: usage is forecast, then priced with the tariff itself, with allowances and rounding.
 
 Near an allowance the price of the expected usage is not the expected price, so whole distributions are priced. The
-lines of one account grow together, though not in step: their bands are joined with a correlation of a half.
+lines of one account grow together, but not exactly: their bands are combined with a correlation of 0.5.
 """
 
 import math
@@ -36,9 +36,9 @@ _MICRO: Final = 10**6
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What is stored, and how that will change. `peaks` are bytes of Standard storage on this month's days so far.
+    """The stored bytes, and how they will change. `peaks` are bytes of Standard storage on this month's days so far.
 
-    What lies in Infrequent Access is taken to stay as it is. Without `uploads`, nothing new is expected.
+    The bytes in Infrequent Access are assumed to stay the same. Without `uploads`, no new ones are expected.
     """
 
     stock: Stock
@@ -49,7 +49,7 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What one service, or with `service` "" all of them, costs in a month, in dollars. `bounds` are by level.
+    """The cost of one service in a month, or with `service` "" of all, in dollars. `bounds` are by level.
 
     A `service` such as `model:veo` or `provider:fal` is a part of the services compute and api.
     """
@@ -62,7 +62,7 @@ class Cost:
 
     @property
     def is_service(self) -> bool:
-        """Whether it is one of those that sum to the total: neither that itself nor a part of them."""
+        """Whether it is one of the services that sum to the total: neither the total nor a part of a service."""
         return self.service != TOTAL and ":" not in self.service
 
 
@@ -73,11 +73,12 @@ def predict(
     months: int = 2,
     growth_percent_per_month: float | None = None,
 ) -> list[Cost]:
-    """Give the cost of the month of `as_of` and of those that follow, `months` in all: of each, the total first.
+    """Forecast the cost of the month of `as_of` and of those that follow, `months` in all: for each, the total first.
 
-    Then come the services, which sum to it, and what of them each model and provider takes.
+    Then come the services, which sum to it, and the parts of each model and provider.
 
-    Histories are daily, up to the day before `as_of`; a line without any is left out. Growth is as in `month.outlook`.
+    Histories are daily, up to the day before `as_of`; a line without a history is left out. Growth is as in
+    `month.outlook`.
     """
     firsts = [as_of.replace(day=1)]
     while len(firsts) < months:
@@ -114,7 +115,7 @@ def predict(
 def look(
     history: "pd.Series[float] | None", as_of: date, months: int, growth_percent_per_month: float | None
 ) -> Outlook | None:
-    """Give the outlook of one line; None where nothing is known of it."""
+    """Give the outlook of one line; None without a history."""
     if history is None or not any(stamp.date() < as_of for stamp in history.dropna().index):
         return None
     return outlook(history, as_of, months, growth_percent_per_month)
@@ -134,7 +135,7 @@ def rows(costs: Sequence[Cost], as_of: datetime) -> list[CostForecast]:
 def expected_peaks(
     stored: Stored, uploads: Outlook | None, as_of: date, last: date, probability: float
 ) -> dict[date, int]:
-    """Give peaks of stored bytes up to `last`, known ones too: uploads stay below these with this probability."""
+    """Give peaks of stored bytes up to `last`, known ones too, with uploads at this quantile."""
     days = [as_of + timedelta(days=number) for number in range((last - as_of).days + 1)]
     arriving = np.zeros(len(days))
     if uploads is not None:
@@ -160,7 +161,7 @@ def _storage_prices(stored: Stored, uploads: Outlook | None, as_of: date, first:
 
 
 def _joined(month: date, service: str, parts: Sequence[Values], method: str) -> Cost:
-    """Join what each part costs at each probability into one distribution: expected value and bounds."""
+    """Combine the parts' costs at each probability into one distribution: expected value and bounds."""
     means = [float(part[1:-1].mean()) for part in parts]
     whole, bounds = sum(means), {}
     for level in (80, 95):
@@ -172,7 +173,7 @@ def _joined(month: date, service: str, parts: Sequence[Values], method: str) -> 
 
 
 def _together(reaches: Sequence[float]) -> float:
-    """Give how far the sum reaches, of parts that reach so far and err with a common correlation."""
+    """Give the half-width of a sum, from those of its parts and their common correlation."""
     apart = sum(max(0.0, reach) ** 2 for reach in reaches)
     alike = sum(max(0.0, reach) for reach in reaches) ** 2
     return math.sqrt((1 - _TOGETHER) * apart + _TOGETHER * alike)
@@ -180,7 +181,7 @@ def _together(reaches: Sequence[float]) -> float:
 
 @dataclass(frozen=True, slots=True)
 class ForecastReport:
-    """The totals of the months, and what would make them smaller, in a line each."""
+    """The totals of the months, and suggested savings, in a line each."""
 
     flow: str
     run_id: str
@@ -191,7 +192,7 @@ class ForecastReport:
 
 
 def totals(costs: Sequence[Cost]) -> tuple[str, ...]:
-    """Say what each month will cost, and between which amounts four of five such months end."""
+    """Say what each month will cost, and the range of four of five such months."""
     return tuple(
         f"{cost.month:%Y-%m}: {in_dollars(cost.mean_usd)}, in 4 of 5 cases {in_dollars(low)} to {in_dollars(high)}"
         for cost in costs
@@ -201,5 +202,5 @@ def totals(costs: Sequence[Cost]) -> tuple[str, ...]:
 
 
 def in_dollars(amount: float) -> str:
-    """Put dollars into words."""
+    """Format dollars."""
     return dollars(amount * _MICRO_USD)

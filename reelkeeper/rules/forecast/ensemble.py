@@ -1,7 +1,7 @@
-"""Several forecasts of one series, and their median: what no single one of them gets wrong by itself.
+"""Several forecasts of one series, and their median, which no single wrong one can spoil.
 
 Daily: ETS, STL-ETS, Theta, and the weekday profile on a level and on a trend. Monthly, quarterly, yearly: ETS, STL-ETS,
-Theta, damped trend. A short history is not asked for more than it can tell; `Fan.method` says what was used.
+Theta, damped trend. A short history has only the members that it can support; `Fan.method` says what was used.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ Member = Callable[[Values, int, int], Values]
 
 
 class Choice(NamedTuple):
-    """One member; `sees_all`: outliers too, where it is a mean that they belong to."""
+    """One member; `sees_all`: it also gets outliers, since they belong to its mean."""
 
     name: str
     member: Member
@@ -32,7 +32,7 @@ class Choice(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Fan:
-    """What each member says, a row each, in the order of `names`; `middle` is their median."""
+    """The members' forecasts, a row each, in the order of `names`; `middle` is their median."""
 
     paths: Values  # members x horizon
     names: tuple[str, ...]
@@ -45,7 +45,7 @@ class Fan:
 
 
 def fan(values: Values, season: int, horizon: int) -> Fan:
-    """Ask every member that the length of the history allows. `values` are without gaps and not empty."""
+    """Run every member that the length of the history allows. `values` have no gaps and are not empty."""
     values = values[-_MAX_SEASONS * max(season, 2) :]
     if np.ptp(values) == 0:
         return Fan(np.full((1, horizon), values[-1]), ("constant",), "constant")
@@ -68,7 +68,7 @@ def fan(values: Values, season: int, horizon: int) -> Fan:
 
 
 def _choose(length: int, season: int) -> tuple[list[Choice], str]:
-    """Give the members, and how the choice is called."""
+    """Give the members, and the name of the choice."""
     ets, theta, damped = (
         _smooth("ETS", members.ets),
         _smooth("Theta", members.theta),

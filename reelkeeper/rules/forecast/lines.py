@@ -1,4 +1,4 @@
-"""The lines of usage that a bill is made of, each with the price of so much of it in a month."""
+"""The usage lines of a bill, each with its monthly price function."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,10 +22,10 @@ _INFREQUENT = StorageClass.INFREQUENT_ACCESS
 
 @dataclass(frozen=True, slots=True)
 class UsageLine:
-    """One line of daily usage: `prices` gives what so much of it in a month costs, by service.
+    """One line of daily usage: `prices` gives the cost of a month's amount, by service.
 
-    `part` is what it tells of the bill beside its services, such as `model:veo`. A line without a service is of what
-    others charge already, and tells its part alone.
+    `part` is a further part of the bill that it gives, such as `model:veo`. A line without a service is included in
+    other lines already, and gives only its part.
     """
 
     name: str
@@ -62,17 +62,17 @@ def jobs(model: str, history: "pd.Series[float]", book: PriceBook) -> UsageLine:
 
 
 def clips(model: str, history: "pd.Series[float]") -> UsageLine:
-    """Give the line of what a vendor takes for the clips of one model, in micro-dollars."""
+    """Give the line of a vendor's charges for the clips of one model, in micro-dollars."""
     return UsageLine(f"clips {model}", history, {API: lambda used: used / _MICROUSD}, f"model:{model}")
 
 
 def provider(scope: str, history: "pd.Series[float]") -> UsageLine:
-    """Give the line of what all jobs of a provider cost, in micro-dollars; `scope` is such as `provider:fal`."""
+    """Give the line of the cost of all jobs of a provider, in micro-dollars; `scope` is such as `provider:fal`."""
     return UsageLine(scope, history, {PART: lambda used: used / _MICROUSD}, scope)
 
 
 def storage_usd(standard_gb_months: Decimal, infrequent_gb_months: Decimal) -> float:
-    """Price what is stored in a month in both classes."""
+    """Price a month's stored bytes in both classes."""
     usage = Usage(
         standard=StandardUsage(gb_month=standard_gb_months),
         infrequent_access=InfrequentAccessUsage(gb_month=infrequent_gb_months),

@@ -2,8 +2,8 @@
 
 ETS and STL-ETS choose their form by AICc among few (Hyndman and others, 2002), from heuristic starting values: five
 times as fast as estimated ones and, in an ensemble, as good. Theta: Assimakopoulos and Nikolopoulos, 2000. Damped
-trend: Gardner and McKenzie, 1985. The two that need no model, `profile_level` and `profile_trend`, are for daily usage:
-the profile of a week, times a level that stands or that grows and tires.
+trend: Gardner and McKenzie, 1985. Two need no model, `profile_level` and `profile_trend`, for daily usage: the profile
+of a week, times a constant level or one with a damped trend.
 """
 
 import math
@@ -28,7 +28,7 @@ _LEVEL_ONLY: Final[tuple[dict[str, Any], ...]] = ({}, {"trend": "add", "damped_t
 
 
 def ets(values: Values, season: int, horizon: int) -> Values:
-    """Smooth exponentially: level, trend or damped trend, with or without a season, the one of least AICc."""
+    """Smooth exponentially: level, trend or damped trend, with or without a season, whichever has the least AICc."""
     forms: list[dict[str, Any]] = [{"error": "add", **form} for form in _LEVEL_ONLY]
     if season > 1 and len(values) >= 2 * season + 2:
         kinds = ("add", "mul") if values.min() > 0 else ("add",)
@@ -41,14 +41,14 @@ def ets(values: Values, season: int, horizon: int) -> Values:
 
 
 def stl_ets(values: Values, season: int, horizon: int) -> Values:
-    """Take the season off by loess (STL), smooth what is left, and put the last season back."""
+    """Remove the season by loess (STL), smooth the rest, and add the last season back."""
     seasonal = STL(values, period=season).fit().seasonal
     forms = [{"error": "add", **form} for form in _LEVEL_ONLY]
     return _least_aicc(values - seasonal, forms, horizon) + _repeated(seasonal[-season:], horizon)
 
 
 def theta(values: Values, season: int, horizon: int) -> Values:
-    """Take half the linear trend beside simple smoothing, after the season is taken off where a test finds one."""
+    """Combine half the linear trend with simple smoothing, after removing the season where a test finds one."""
     seasonal = season > 1 and len(values) >= 2 * season + 1
     with _quiet():
         model = ThetaModel(values, period=season if seasonal else 1, deseasonalize=seasonal)
@@ -56,7 +56,7 @@ def theta(values: Values, season: int, horizon: int) -> Values:
 
 
 def damped(values: Values, season: int, horizon: int) -> Values:
-    """Follow Holt's damped trend, after the season is taken off by classical decomposition."""
+    """Use Holt's damped trend, after removing the season by classical decomposition."""
     adjusted, pattern, multiplicative = _adjusted(values, season)
     form = {"error": "add", "trend": "add", "damped_trend": True}
     forecast = _least_aicc(adjusted, [form], horizon)
@@ -65,14 +65,14 @@ def damped(values: Values, season: int, horizon: int) -> Values:
 
 
 def profile_level(values: Values, season: int, horizon: int) -> Values:
-    """Take the mean of the last four seasons, shaped by the profile of the last eight: a weekday keeps its share."""
+    """Use the mean of the last four seasons, with the profile of the last eight: a weekday keeps its share."""
     profile = _Profile(values, season)
     level = values[-_LEVEL_CYCLES * season :].mean()
     return profile.shape(np.full(horizon, level))
 
 
 def profile_trend(values: Values, season: int, horizon: int) -> Values:
-    """Take the same profile, on a median trend (Theil-Sen) through the means of the last ten seasons, which tires."""
+    """Use the same profile, on a damped median trend (Theil-Sen) through the means of the last ten seasons."""
     cycles = min(len(values) // season, _TREND_CYCLES)
     recent = values[-cycles * season :]
     profile = _Profile(values, season)
@@ -125,7 +125,7 @@ def _is_seasonal(values: Values, season: int) -> bool:
 
 
 class _Profile:
-    """What each place of the season is, of the level or beside it."""
+    """The deviation of each place of the season from the level, as a factor or a difference."""
 
     def __init__(self, values: Values, season: int) -> None:
         cycles = min(len(values) // season, _PROFILE_CYCLES)
@@ -145,7 +145,7 @@ def _repeated(pattern: Values, length: int) -> Values:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep what statsmodels and numpy say of a fit that did not converge to ourselves: it is one of several."""
+    """Suppress warnings of statsmodels and numpy about a fit that did not converge: it is one of several."""
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         yield

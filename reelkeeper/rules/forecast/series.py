@@ -1,7 +1,7 @@
-"""A history made regular: sorted, one value a step, gaps filled, outliers set aside, and the steps that follow.
+"""Make a history regular: sorted, one value a step, gaps filled, outliers replaced; and give the steps that follow.
 
-A step that is missing, or whose value is no number, is a gap; it is filled between its neighbours of the same season
-place, since a Sunday says more of a Sunday than a Saturday does.
+A missing step or value is a gap; it is interpolated between its neighbours at the same place of the season, since a
+Sunday is more like a Sunday than a Saturday.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ _ODD_LEAST: Final = 0.15  # and at least so far off, as a log ratio
 
 @dataclass(frozen=True, slots=True)
 class Regular:
-    """Amounts without gaps, one a step. `season` is the steps of a season, 1 without; `gaps` how many were filled."""
+    """Values without gaps, one a step. `season` is the number of steps in a season, 1 without; `gaps` those filled."""
 
     amounts: Values
     season: int
@@ -32,7 +32,7 @@ class Regular:
     index: "pd.Index[Any]"
 
     def ahead(self, horizon: int) -> "pd.Index[Any]":
-        """Give the `horizon` steps that follow, in the kind of index that the history has."""
+        """Give the `horizon` steps that follow, in the history's kind of index."""
         if not len(self.index):
             return pd.RangeIndex(horizon)
         last = self.index[-1]
@@ -44,7 +44,7 @@ class Regular:
 
 
 def regular(history: "pd.Series[float]") -> Regular:
-    """Make a history regular. What is no number at either end is dropped. Raises ValueError for a repeated step."""
+    """Make a history regular. NaN at either end is dropped. Raises ValueError for a repeated step."""
     dated = history.loc[history.index.notna()]
     series = dated.sort_index().astype("float64").replace([np.inf, -np.inf], np.nan)
     if series.index.has_duplicates:
@@ -67,7 +67,7 @@ def regular(history: "pd.Series[float]") -> Regular:
 
 @dataclass(frozen=True, slots=True)
 class Departures:
-    """How far each value is off what its neighbours and its season let expect, in logs where no value is negative."""
+    """How far each value is off the expectation of its neighbours and season, in logs where no value is negative."""
 
     expected: Values
     residual: Values
@@ -75,9 +75,9 @@ class Departures:
 
 
 def departures(values: Values, season: int) -> Departures | None:
-    """Compare values with the local level times the local profile; None where there are too few for a profile.
+    """Compare values with the local level times the local profile; None where they are too few for a profile.
 
-    A shift that lasts is no departure: the local level is a median of a fortnight, and follows it.
+    A lasting shift is not a departure: the local level is a median of two weeks, and follows it.
     """
     if season == 1 or len(values) < 3 * season:
         return None
@@ -95,9 +95,9 @@ def departures(values: Values, season: int) -> Departures | None:
 
 
 def cleaned(values: Values, season: int) -> Values:
-    """Set aside what is odd: values far off what is expected of them are replaced by it.
+    """Replace outliers: values far off their expectation are replaced by it.
 
-    A holiday or an outage of the last days would else be taken for a new level.
+    Otherwise a holiday or an outage in the last days would count as a new level.
     """
     found = departures(values, season)
     if found is None or found.bound == 0:
@@ -106,7 +106,7 @@ def cleaned(values: Values, season: int) -> Values:
 
 
 def _medians(values: Values, reach: int, stride: int) -> Values:
-    """Give for each value the median of those up to `reach` strides before and after it, as far as there are any."""
+    """Give for each value the median of those up to `reach` strides before and after it, as far as they exist."""
     margin = np.full(reach * stride, np.nan)
     padded = np.concatenate([margin, values, margin])
     shifts = [padded[shift * stride : shift * stride + len(values)] for shift in range(2 * reach + 1)]
@@ -141,7 +141,7 @@ def _step(index: "pd.Index[Any]") -> str:
 
 
 def _on_calendar(series: "pd.Series[float]", step: str) -> "pd.Series[float]":
-    """Put each value on its step of the calendar; a step without one is a gap."""
+    """Put each value on its step of the calendar; a step without a value is a gap."""
     first = cast("pd.Timestamp", series.index[0])
     if step in "DW":
         count = round((series.index[-1] - first) / pd.Timedelta(days=_SEASONS["D"] if step == "W" else 1)) + 1

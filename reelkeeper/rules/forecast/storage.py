@@ -1,6 +1,6 @@
-"""How much will be stored: what is alive, and what will be uploaded, less what will expire.
+"""Forecast the stored bytes: the live ones, plus uploads, less those that will expire.
 
-Retention makes most of the next month certain, so the level itself is not forecast; only uploads are.
+Retention makes most of the next month certain, so only uploads are forecast, and not the level itself.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,10 +16,10 @@ from reelkeeper.rules.forecast.series import Values
 
 @dataclass(frozen=True, slots=True)
 class Stock:
-    """What is stored at the end of the day before the first one that is forecast, and what is known to leave.
+    """The bytes stored at the end of the day before the first forecast day, and those known to be deleted.
 
-    `expiries` are bytes that leave on a day, of what is alive. `kept` says what share of new uploads leaves after how
-    many days; what it does not name is kept throughout.
+    `expiries` are live bytes that are deleted on a day. `kept` has the share of new uploads that is deleted after a
+    number of days; the rest is kept throughout.
     """
 
     alive_bytes: int
@@ -28,9 +28,9 @@ class Stock:
 
 
 def daily_peaks(stock: Stock, first: date, uploads: Sequence[float] | Values) -> Values:
-    """Give the peak of each day from `first` on: what was there in the morning, or is in the evening if that is more.
+    """Give the peak of each day from `first` on: the bytes at its beginning, or at its end if that is more.
 
-    Bytes leave on their day of expiry, and what expired earlier and is still alive leaves on the first day.
+    Bytes are deleted on their day of expiry; those that expired earlier and are still live, on the first day.
     """
     days = len(uploads)
     leaving = np.zeros(days)
@@ -46,7 +46,7 @@ def daily_peaks(stock: Stock, first: date, uploads: Sequence[float] | Values) ->
 
 
 class Cohort(NamedTuple):
-    """Live bytes of one tier, of videos created on one day. None is unknown, and keeps them.
+    """Live bytes of one tier, of videos created on one day. A day of None is unknown, and keeps them.
 
     Where the lifecycle has segments, a tier is that of one segment: "drafts/free".
     """
@@ -59,9 +59,9 @@ class Cohort(NamedTuple):
 def known_expiries(
     cohorts: Iterable[Cohort], purging: Mapping[date, int], retention_days: Mapping[str, int | None], grace_days: int
 ) -> dict[date, int]:
-    """Say how many of the bytes that are alive leave on which day: retired the day after their retention, then purged.
+    """Give the live bytes that are deleted on each day: retired the day after their retention, then purged.
 
-    `purging` are those that are retired already. What merely is cold may go sooner; that is not known, nor counted.
+    `purging` are those already retired. Cold videos may be deleted earlier; that is not known, and not counted.
     """
     leaving = dict(purging)
     for created, tier, size_bytes in cohorts:
@@ -75,7 +75,7 @@ def known_expiries(
 def shares_by_life(
     uploaded: Mapping[str | None, int], retention_days: Mapping[str, int | None], grace_days: int
 ) -> dict[int, float]:
-    """Say which share of uploads leaves after how many days, if tiers go on uploading as they did."""
+    """Give the share of uploads that is deleted after a number of days, if tiers go on uploading as before."""
     whole, shares = sum(uploaded.values()), dict[int, float]()
     for tier, size_bytes in uploaded.items():
         kept = retention_days.get(tier or "")

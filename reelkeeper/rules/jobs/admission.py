@@ -1,4 +1,4 @@
-"""On what terms a request is admitted, and which requests have the same answer. Pure."""
+"""The terms on which a request is admitted, and the key by which requests share an answer. Pure."""
 
 import hashlib
 import json
@@ -66,22 +66,22 @@ class AdmissionPolicy(BaseModel):
         return self
 
     def hit_charge(self, price_microusd: int) -> int:
-        """Give what a user pays for a video that need not be made: a share of the price, rounded down."""
+        """Give the charge for a video from the cache: a share of the price, rounded down."""
         return price_microusd * self.hit_charge_percent // 100
 
     @property
     def hold_seconds(self) -> int:
-        """How long credits and bytes are held at most."""
+        """The seconds for which credits and bytes are held at most."""
         return self.hold_days * _DAY_SECONDS
 
     @property
     def ttl_seconds(self) -> int | None:
-        """How long a video is given again, from the last time on."""
+        """The seconds for which a cached video is used, from its last use on."""
         return None if self.cache_ttl_days is None else self.cache_ttl_days * _DAY_SECONDS
 
 
 def wait_seconds(ahead_seconds: float, running: int, mean_seconds: float, slots: int) -> float:
-    """Estimate the wait behind jobs that take so long together, while each running one is half done on average."""
+    """Estimate the wait in seconds behind queued and running jobs; a running one is half done on average."""
     if ahead_seconds == 0 and running < slots:
         return 0.0
     return round((ahead_seconds + min(running, slots) * mean_seconds / 2) / slots, 1)
@@ -90,10 +90,10 @@ def wait_seconds(ahead_seconds: float, running: int, mean_seconds: float, slots:
 def over_budget(
     policy: AdmissionPolicy, spent: SoFar, cost_microusd: int, as_of: datetime
 ) -> tuple[str, datetime] | None:
-    """Say why a job of this cost is too much for a limit, and from when on it may be asked for again; None: it is not.
+    """Say why a job of this cost exceeds a limit, and when it may be requested again; None: it does not.
 
-    A limit is a limit: what is in flight counts as if it were spent, since nobody stops it. The month's comes first, as
-    it lasts longer. The sentence is for a user to read, and does not tell what the service spends.
+    Costs in flight count as spent, since these jobs are not stopped. The month's limit comes first, as it lasts longer.
+    The sentence is for a user to read, and does not reveal the service's spend.
     """
     tomorrow = as_of.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
     next_month = (tomorrow.replace(day=1) + timedelta(days=31)).replace(day=1)
@@ -110,10 +110,10 @@ def over_budget(
 
 
 def cache_key(request: Mapping[str, object], user_id: str | None) -> str:
-    """Give the key of a request in the cache, of everything that shapes its video: the SHA-256 of canonical JSON.
+    """Give a request's key in the cache, the SHA-256 of the canonical JSON of everything that shapes its video.
 
     That is model, version, prompts, image hash, size, duration, frame rate, seed and parameters. `user_id` None shares
-    the answer with everybody. ValueError if `request` holds what JSON cannot say exactly.
+    the answer with all users. Raises ValueError if `request` has values that JSON cannot represent exactly.
 
     >>> same = cache_key({"prompt": "a fox", "seed": 7}, "ana") == cache_key({"seed": 7, "prompt": "a fox"}, "ana")
     >>> same, cache_key({"prompt": "a fox"}, "ana") == cache_key({"prompt": "a fox"}, "ben")

@@ -1,4 +1,4 @@
-"""How often a job is tried, when it is given up, whose fault that was, and what a run made of its jobs."""
+"""How often a job is tried, when it is given up, whose fault that was, and the report of a run."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -48,21 +48,21 @@ def pause_seconds(attempts: int, jitter: float, policy: AttemptPolicy) -> float:
 
 
 def give_up_error(attempts: int, last: str, *, by_generator: bool) -> str:
-    """Say why a job is dead that was tried as often as it may be: by its generator's failures, or by ours."""
+    """Give the error of a job that has used up its attempts, by its generator's failures or by ours."""
     given_up = _GIVEN_UP if by_generator else f"no success here, {_GIVEN_UP}"
     return f"{given_up} {many(attempts, 'attempt')}; the last: {last}"
 
 
 def not_taken_error(policy: AttemptPolicy, last: str) -> str:
-    """Say why a job is dead that its provider never took."""
+    """Give the error of a dead job that its provider never accepted."""
     return f"{_GIVEN_UP} {policy.give_up_hours} hours in which the provider took nothing; the last: {last}"
 
 
 def is_generators_fault(error: str | None) -> bool:
-    """Whether a dead job tells of a crowded or broken generator.
+    """Whether a dead job shows that its generator is overloaded or broken.
 
-    One that was refused for its input or its content, cancelled or given up by a person does not, nor one that our
-    storage or tools failed, or of which nothing was known for a day.
+    A job that was refused for its input or its content, cancelled or given up by somebody does not, nor one that our
+    storage or tools failed, or whose state was unknown for a day.
 
     >>> is_generators_fault(give_up_error(5, "at the provider it is failed: out of memory", by_generator=True))
     True
@@ -78,7 +78,7 @@ def is_given_up(started_at: datetime, as_of: datetime, policy: AttemptPolicy) ->
 
 
 def cost_above_quote(model: str, day: str, quoted_microusd: int, cost_microusd: int) -> Finding:
-    """Tell that a vendor took more for a job than was expected: what is beyond is our loss, and no user's."""
+    """Make the finding that a vendor charged more for a job than expected: our loss, and not the user's."""
     quoted, cost, lost = (
         f"${Decimal(amount) / _MICROUSD:,.4f}"
         for amount in (quoted_microusd, cost_microusd, cost_microusd - quoted_microusd)
@@ -98,7 +98,7 @@ def cost_above_quote(model: str, day: str, quoted_microusd: int, cost_microusd: 
 
 @dataclass(frozen=True, slots=True)
 class DispatchReport:
-    """The jobs that a run brought to an end, how many wait, run and are dead at its end, and who comes next."""
+    """The jobs that a run ended, how many wait, run and are dead after it, and which come next."""
 
     flow: str
     run_id: str
@@ -124,7 +124,7 @@ class DispatchReport:
         return cls("dispatch_jobs", run_id, waiting=states.get("queued", 0), **what)
 
     def require_whole(self) -> Self:
-        """Raise PartialFailure for jobs that used up their attempts, or failed in a way that nobody has foreseen."""
+        """Raise PartialFailure for jobs that used up their attempts, or failed unexpectedly."""
         if self.given_up or self.failed_here:
             raise PartialFailure(
                 f"{many(self.succeeded, 'job')} succeeded; {self.given_up} used up their attempts and are dead, "

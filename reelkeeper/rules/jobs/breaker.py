@@ -1,10 +1,10 @@
-"""When a provider gets no new job because it is unwell, and when it is tried again. Pure.
+"""Decide when an unwell provider gets no new job, and when it is tried again. Pure.
 
     closed --attempts fail, or the account is locked--> open --after a wait--> on trial --its jobs are made--> closed
                                                           ^---one of them fails, and the wait doubles---'
 
-It is told of attempts at a provider by what came of them. What was refused for its content or its input, cancelled, not
-taken for now, or failed here says nothing about a provider's health, and is not told.
+Its input are the outcomes of attempts at a provider. Attempts that were refused for content or input, cancelled, not
+accepted for the moment, or failed on our side say nothing about the provider's health, and do not count.
 """
 
 from collections.abc import Collection
@@ -60,7 +60,7 @@ class BreakerPolicy(BaseModel):
 
 
 class Outcome(StrEnum):
-    """What came of an attempt, as far as it tells of its provider's health."""
+    """The outcome of an attempt, as far as it matters for its provider's health."""
 
     MADE = "made"
     SLOW = "slow"  # made, and far too late
@@ -69,7 +69,7 @@ class Outcome(StrEnum):
 
 
 class Phase(StrEnum):
-    """What a provider gets."""
+    """Which jobs a provider gets."""
 
     CLOSED = "closed"  # all jobs
     OPEN = "open"  # none
@@ -77,14 +77,14 @@ class Phase(StrEnum):
 
 
 class Attempt(NamedTuple):
-    """An attempt that is over."""
+    """A finished attempt."""
 
     at: AwareDatetime
     outcome: Outcome
 
 
 class Breaker(BaseModel):
-    """What is remembered of a provider, as the store keeps it."""
+    """The state of a provider's breaker, as stored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -97,26 +97,26 @@ class Breaker(BaseModel):
     made: int = 0  # of them
 
     def phase(self, as_of: datetime) -> Phase:
-        """Say what the provider gets at a moment."""
+        """Give the phase at a moment."""
         if self.until is None:
             return Phase.CLOSED
         return Phase.OPEN if as_of < self.until else Phase.TRIAL
 
     def is_forgotten(self, as_of: datetime) -> bool:
-        """Whether it could be tried for a day, and no job came for it: nobody uses it any more, or little."""
+        """Whether it could have been tried for a day, and no job came for it: it is hardly used any more."""
         return self.until is not None and as_of - self.until > _UNTRIED
 
     def room(self, at_work: Collection[str], policy: BreakerPolicy) -> int:
-        """Say how many trial jobs may be begun, where the jobs `at_work` have neither ended nor failed."""
+        """Give how many trial jobs may be begun, while the jobs `at_work` have neither ended nor failed."""
         return max(policy.trial_jobs - self.made - len({*self.trials} & {*at_work}), 0)
 
     def trying(self, job_ids: Collection[str]) -> Self:
-        """Note the jobs that it is tried with."""
+        """Record the trial jobs."""
         return self.model_copy(update={"trials": (*self.trials, *job_ids)})
 
 
 def judge(seconds: float | None, estimate_seconds: float, policy: BreakerPolicy) -> Outcome:
-    """Say of a video that was made whether it came in time; it did where nobody knows how long it took."""
+    """Decide whether a video was made in time; it was where its duration is unknown."""
     is_slow = policy.slow_times and seconds is not None and seconds > policy.slow_times * estimate_seconds
     return Outcome.SLOW if is_slow else Outcome.MADE
 
@@ -124,9 +124,9 @@ def judge(seconds: float | None, estimate_seconds: float, policy: BreakerPolicy)
 def after(
     breaker: Breaker, outcome: Outcome, job_id: str, said: str, as_of: datetime, policy: BreakerPolicy
 ) -> Breaker:
-    """Give what follows from the end of an attempt, of which was `said` why it failed.
+    """Give the state after the end of an attempt; `said` is the reason of its failure.
 
-    While a provider gets no job, or a few, only the jobs that it is tried with count: the others were sent before.
+    While a provider gets no job, or only trial jobs, only its trial jobs count: the others were sent before.
     """
     if breaker.until is None:
         return _closed(breaker, outcome, said, as_of, policy)
@@ -169,7 +169,7 @@ def _why(outcome: Outcome, said: str) -> str:
 
 
 def news(provider: str, before: Breaker, outcome: Outcome, now: Breaker) -> list[Finding]:
-    """Say what people are to hear: that it gets no new job, once until it is well, and that the account is locked."""
+    """Make the findings: that a provider gets no new job, once until it is well, and that our account is locked."""
     if now.until is None or now is before:
         return []
     if outcome is Outcome.LOCKED:

@@ -1,7 +1,7 @@
-"""How many jobs of one provider, model, tier or user are made at once, and of a provider that is unwell. Pure.
+"""Limit the jobs made at once of one provider, model, tier or user, and of an unwell provider. Pure.
 
-A job has its place from its claim until it has ended or waits to be sent anew: also while nobody here looks at it, as
-its provider may be at it.
+A job has its place from its claim until it has ended or waits to be sent again: also while no worker has it, as its
+provider may be working on it.
 """
 
 from collections import Counter
@@ -15,7 +15,7 @@ from reelkeeper.rules.core.scopes import Scope
 
 
 class Cap(BaseModel):
-    """So many jobs of one scope at once."""
+    """A number of jobs of one scope at once."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -26,8 +26,8 @@ class Cap(BaseModel):
 class Room:
     """The places that caps leave, while jobs are chosen one after the other.
 
-    `lanes`: how many jobs of each provider may be made at once, as tuned. `trials`: how many jobs a provider that is
-    unwell may be tried with; 0: none.
+    `lanes`: how many jobs of each provider may be made at once, as tuned. `trials`: how many trial jobs an unwell
+    provider may get; 0: none.
     """
 
     def __init__(
@@ -52,12 +52,12 @@ class Room:
                 self._taken[scope] += some.jobs
 
     def full(self) -> dict[str, tuple[int, int]]:
-        """Give each scope that has no place left: how many it has taken, and how many it may."""
+        """Give each scope without a place left: how many it has taken, and its limit."""
         limits = scopes.limits_of(self._taken, self._caps)
         return {scope: (self._taken[scope], cap) for scope, cap in limits.items() if self._taken[scope] >= cap}
 
     def shut(self) -> set[str]:
-        """Name the scopes of which no job is to be begun: they are full, or of a provider that is unwell."""
+        """Name the scopes of which no job may be begun: full ones, and unwell providers without trials left."""
         # guard claims.breaker: jobs go on being sent to a provider that fails them
         return {*self.full(), *(scope for scope, left in self._trials.items() if left < 1)}
 
@@ -71,7 +71,7 @@ class Room:
         return not is_tried and all(self._taken[scope] < cap for scope, cap in limits.items())
 
     def take(self, job: WaitingJob) -> bool:
-        """Give a job its place; says whether one of its scopes is full now."""
+        """Give a job its place; return whether one of its scopes is full now."""
         if not self._caps and not self._trials:
             return False
         job_scopes = _scopes(job)

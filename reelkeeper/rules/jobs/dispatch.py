@@ -80,7 +80,7 @@ class DispatchPolicy(BaseModel):
 
 
 class Term(NamedTuple):
-    """One reason for a job's place. `value`: levels under "levels", points under "seed", else seconds."""
+    """One reason for a job's place. `value` is levels under "levels", points under "seed", else seconds."""
 
     name: str
     value: float
@@ -108,9 +108,9 @@ def order(
     slots: int = 1,
     more_seconds: float = 0.0,
 ) -> list[WaitingJob]:
-    """Put waiting jobs in the order in which `slots` that fell free one after the other, now, would start them.
+    """Put waiting jobs in the order in which `slots` that became free one after the other, now, would start them.
 
-    `credit_seconds` is what earlier starts left; `more_seconds` is what the waiting jobs that are not in `jobs` take.
+    `credit_seconds` is the credit left by earlier starts; `more_seconds` are the seconds of waiting jobs not in `jobs`.
     """
     line, placed = RankedQueue(jobs, policy, tiers, as_of, slots=slots, more_seconds=more_seconds), list[WaitingJob]()
     as_told = {job.id: job for job in jobs}
@@ -173,7 +173,7 @@ class RankedQueue:
         return len(self._jobs)
 
     def keep(self, fits: Callable[[WaitingJob], bool]) -> None:
-        """Leave out all that may not start now."""
+        """Leave out all jobs that may not start now."""
         self._seconds -= sum(job.estimate_seconds for job in self._jobs.values() if not fits(job))
         self._jobs = OrderedDict((job.id, job) for job in self._jobs.values() if fits(job))
         self._rank()
@@ -225,7 +225,7 @@ class RankedQueue:
         self._ranks |= {job.id: self._ranking(job) for job in theirs}
 
     def _is_due(self, oldest: WaitingJob, credit_seconds: float) -> bool:
-        """Whether the oldest has earned its place, and waited so long that it takes it."""
+        """Whether the oldest has earned its place, and waited long enough to take it."""
         if self._policy.rule not in _SIZED or not 0 < oldest.estimate_seconds <= credit_seconds:
             return False
         waited = (self._as_of - oldest.submitted_at).total_seconds()
@@ -296,7 +296,7 @@ def explain(
 
 
 def window(policy: DispatchPolicy, tiers: Tiers) -> SizeAndAge | None:
-    """Give what the store ranks waiting jobs by to find the first; None where the shortest and oldest will do."""
+    """Give the rank by which the store finds the first waiting jobs; None where the shortest and oldest suffice."""
     if policy.rule not in {"aging", "fifo"}:
         return None
     weight = policy.size_weight if policy.rule == "aging" else 0.0
@@ -342,7 +342,7 @@ class _Ranking:
 
 
 def _backlogs(jobs: Sequence[WaitingJob], user_burst: int) -> dict[str, int]:
-    """How often a burst of the user's own waits before each job of those with a long backlog; others are left out."""
+    """Count the user's own bursts ahead of each job, for users with a long backlog; others are left out."""
     waiting = Counter(job.user_id for job in jobs)
     long = {job.user_id for job in jobs if waiting[job.user_id] > user_burst or job.ahead >= user_burst}
     seen, behind = Counter[str](), {}

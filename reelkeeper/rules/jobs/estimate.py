@@ -1,8 +1,8 @@
-r"""How large is a job, and how long will it take? From a prior, and from how long the same model took lately.
+r"""Estimate a job's size and duration, from a prior and from recent durations of the same model.
 
-The first sketch's 120 s, 30 s more for each unit of complexity and 60 s for a full system is what is said of a model
-that nobody has seen at work. Each job that ends tells by which factor that was wrong; the median of the last factors
-takes over from the prior as they become many.
+The source document's 120 s, plus 30 s for each unit of complexity and 60 s for a full system, is the prior for an
+unknown model. Each job that ends gives the factor by which the prior was wrong; the median of the last factors gains
+weight over the prior as they become more.
 
 >>> request = GenerationRequest(model="slow", prompt="a fox " * 100)
 >>> complexity(request)
@@ -36,9 +36,9 @@ _BITS_PER_BYTE: Final = 8
 
 
 class Estimate(NamedTuple):
-    """How long a job will take. Of ten jobs eight take between `low_seconds` and `high_seconds`.
+    """The duration of a job. Eight of ten jobs take between `low_seconds` and `high_seconds`.
 
-    `error_percent` is by how much half of the last `jobs` were off, each by the other ones; None before there are some.
+    `error_percent` is the median error of the last `jobs`, each estimated from the others; None before there are some.
     """
 
     seconds: float
@@ -49,7 +49,7 @@ class Estimate(NamedTuple):
 
 
 def complexity(request: GenerationRequest) -> Decimal:
-    """Give the units beyond a plain job: pixels of all frames beyond its own, and the length of both prompts."""
+    """Give a job's units of complexity: pixels of all frames beyond a plain job's, and the length of both prompts."""
     pixels = Decimal(request.width * request.height) * request.fps * Decimal(str(request.duration_seconds))
     words = Decimal(len(request.prompt) + len(request.negative_prompt)) / _PROMPT_CHARACTERS
     units = max(Decimal(0), pixels / _PLAIN_PIXELS - 1) + words
@@ -57,35 +57,35 @@ def complexity(request: GenerationRequest) -> Decimal:
 
 
 def expected_bytes(request: GenerationRequest, bits_per_pixel: float) -> int:
-    """Say how many bytes to reserve for a video, at so many bits for each pixel of each frame."""
+    """Give the bytes to reserve for a video, at a number of bits for each pixel of each frame."""
     pixels = request.width * request.height * request.fps * request.duration_seconds
     return max(1, math.ceil(pixels * bits_per_pixel / _BITS_PER_BYTE))
 
 
 def prior_seconds(units: Decimal | float, load: float) -> float:
-    """Give the first sketch's estimate. `load` is the share of the slots that are taken, from 0 to 1."""
+    """Give the source document's estimate in seconds. `load` is the share of the slots that are taken, from 0 to 1."""
     return BASE_SECONDS + COMPLEXITY_SECONDS * float(units) + LOAD_SECONDS * min(max(load, 0.0), 1.0)
 
 
 def factor(units: Decimal | float, load: float, took_seconds: float) -> float | None:
-    """Tell by which factor the prior was wrong of a job that has ended; None for a time that cannot be."""
+    """Give the factor by which the prior was wrong for a job that has ended; None for an impossible time."""
     if not 0 < took_seconds < math.inf:
         return None
     return round(min(max(took_seconds / prior_seconds(units, load), _FACTORS[0]), _FACTORS[1]), 4)
 
 
 def learned(factors: Sequence[float], new: float | None) -> list[float]:
-    """Add what the last job told to what those before it told."""
+    """Add the factor of the last job to the earlier ones."""
     return [*factors, *([] if new is None else [new])][-KEPT_FACTORS:]
 
 
 def expected_seconds(units: Decimal | float, load: float, factors: Sequence[float] = ()) -> float:
-    """Give the seconds of `estimate_processing_time` alone, which asks for far less work than its error."""
+    """Give only the seconds of `estimate_processing_time`, which cost far less to compute than its error."""
     return round(prior_seconds(units, load) * _shrunk(factors), 1)
 
 
 def estimate_processing_time(units: Decimal | float, load: float, factors: Sequence[float] = ()) -> Estimate:
-    """Estimate how long a job will take: the prior, times what was learned of its model, shrunk towards one."""
+    """Estimate how long a job will take: the prior, times the learned factor of its model, shrunk towards one."""
     prior, jobs = prior_seconds(units, load), len(factors)
     middle = _shrunk(factors)
     if jobs < _LEAST_JOBS:

@@ -1,14 +1,14 @@
-"""Which entries of the cache earn their keep? By age first, then by a budget of bytes.
+"""Choose the cache entries to drop: by age first, then by a budget of bytes.
 
-    gone       its video cannot be given any more          the first that matches decides
-    expired    nobody has asked for it in its time
+    gone       its video cannot be used any more           the first that matches decides
+    expired    it was not requested within its time to live
     rent       storing its video since it was last used cost more than making it again would
-    unused     the first sketch's: hit less than twice, and not for three days; asked for by `rule="seed"`
-    budget     while the videos take more bytes than the budget, what saves the least: how likely and how soon it is
-               asked for again, as `reuse` learns it from recorded requests, times its cost, by its bytes
+    unused     the source document's: hit less than twice, and not for three days; enabled by `rule="seed"`
+    budget     while the videos take more bytes than the budget, the entry that saves the least: how likely and how
+    soon it is requested again, as `reuse` learns from recorded requests, times its cost, by its bytes
 
-Making a video again costs hundreds of times what keeping it for a month does, so "unused" is off unless somebody asks,
-and "rent" takes years to match. A plan says of each rule what it saves and what it loses.
+To make a video again costs hundreds of times as much as to keep it for a month, so "unused" is off by default, and
+"rent" takes years to match. A plan reports for each rule what it saves and what it loses.
 """
 
 import heapq
@@ -47,7 +47,7 @@ class PrunePolicy(BaseModel):
 
 
 class Leaving(NamedTuple):
-    """An entry that goes, and by which rule."""
+    """An entry to be dropped, and its rule."""
 
     item: CacheItem
     rule: str
@@ -55,7 +55,7 @@ class Leaving(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """What goes by one rule: what its storage costs a month, and what making all of it once more would cost."""
+    """The entries dropped by one rule: the monthly cost of their storage, and the cost of making them again."""
 
     rule: str
     entries: int = 0
@@ -66,14 +66,14 @@ class Pruned:
 
 @dataclass(frozen=True, slots=True)
 class PrunePlan:
-    """Which entries go, of how many."""
+    """The entries to be dropped, of how many."""
 
     entries: int
     size_bytes: int
     leaving: list[Leaving] = field(repr=False)
 
     def by_rule(self) -> tuple[Pruned, ...]:
-        """Sum up what goes, by rule; rules that nothing goes by are left out."""
+        """Sum up dropped entries by rule; rules without any are left out."""
         sums: dict[str, list[CacheItem]] = {}
         for item, rule in self.leaving:
             sums.setdefault(rule, []).append(item)
@@ -92,7 +92,7 @@ class PrunePlan:
 
 @dataclass(frozen=True, slots=True)
 class PruneReport:
-    """What a run of `prune_cache` found and did. `stayed` were used while it was at work."""
+    """The result of a run of `prune_cache`. `stayed` were used while it ran."""
 
     flow: str
     run_id: str
@@ -105,12 +105,12 @@ class PruneReport:
     forgotten: Mapping[str, int] = field(default_factory=dict)  # old records by table; of a dry run, what would go
 
     def after(self, dropped: int, stayed: int, forgotten: Mapping[str, int]) -> "PruneReport":
-        """Say what was done."""
+        """Give the report with what was done."""
         return replace(self, dropped=dropped, stayed=stayed, forgotten=forgotten)
 
 
 def by_age(item: CacheItem, policy: PrunePolicy, as_of: datetime) -> str | None:
-    """Name the rule by which an entry goes whatever the budget is, or None."""
+    """Name the rule that drops an entry regardless of the budget, or None."""
     idle_seconds = (as_of - item.used_at).total_seconds()
     if not item.live:
         return "gone"
@@ -124,7 +124,7 @@ def by_age(item: CacheItem, policy: PrunePolicy, as_of: datetime) -> str | None:
 
 
 def rent_microusd(size_bytes: int, seconds: float) -> float:
-    """Give what storing so many bytes for so long costs, in micro-dollars."""
+    """Give the micro-dollars that it costs to store these bytes for this time."""
     return size_bytes / _GB * _MICROUSD_PER_GB_MONTH * seconds / (DAYS_A_MONTH * _DAY_SECONDS)
 
 
@@ -134,10 +134,9 @@ def plan(
     policy: PrunePolicy,
     as_of: datetime,
 ) -> PrunePlan:
-    """Decide on each entry; `entries` is asked twice at most, and `requests`, as `learn` takes them, once at most.
+    """Decide on each entry; `entries` is called at most twice, and `requests`, as `learn` takes them, at most once.
 
-    Of more than `max_entries` that could go, those that are gone, expired and so on come first. Memory holds what goes,
-    and not what stays.
+    Of more than `max_entries` candidates, those gone, expired and so on come first. Only dropped entries are in memory.
     """
     count = sum_bytes = young = young_bytes = 0
     aged = list[Leaving]()
@@ -158,14 +157,14 @@ def plan(
 
 
 def saves(item: CacheItem, worth: Counts, as_of: datetime) -> float:
-    """Give what a byte of an entry is expected to save, in micro-dollars."""
+    """Give the expected saving of a byte of an entry, in micro-dollars."""
     times, idle_days = max(item.requests, item.hits + 1), (as_of - item.used_at) / DAY
     expected = worth[kind(times, (item.used_at - item.first_at) / DAY)][spell(idle_days)]
     return expected * item.cost_microusd / max(item.size_bytes, 1)
 
 
 def _least(items: Iterable[CacheItem], worth: Counts, as_of: datetime, excess_bytes: int, most: int) -> list[CacheItem]:
-    """Give those that save the least and have `excess_bytes` together, the least first, and at most so many."""
+    """Give the entries that save the least and have `excess_bytes` together, the least first, up to a number."""
     heap, sum_bytes = list[tuple[float, float, str, CacheItem]](), 0  # what saves most is first, to make place
     for item in items:
         # of equals the one that was used longest ago goes

@@ -1,13 +1,13 @@
-"""How likely, and how soon, is a video asked for again? Learnt from the requests that were recorded.
+"""Estimate how likely, and how soon, a video is requested again, from recorded requests.
 
-Videos are of one kind when they were asked for about as often, at about the same mean interval. A life table of each
-kind says which share of those that nobody asked for in so long was asked for before half as long again had passed;
-those that still wait count for as long as they have. Where a kind has few, it borrows from all kinds; where all have
-few, from a rate that does not depend on how long a video has waited. So nothing is assumed: fashions show as videos
-that are forgotten in days, weekly lists as videos that come back after six days of silence.
+Videos are of one kind when they were requested about as often, at about the same mean interval. For each kind, a life
+table gives the share of videos without a request for a given time that was requested before half of that time again had
+passed; those still waiting count for the time until now. A kind with few videos borrows from all kinds, and where all
+have few, a rate is used that does not depend on the waiting time. So nothing is assumed: fashions appear as videos that
+are forgotten in days, weekly lists as videos that return after six days of silence.
 
-The worth of keeping a video is 1 if it is asked for at once, and less the later that is: by e for each horizon, the
-time in which requests come for one and a half times as many videos as there is room for.
+The worth of keeping a video is 1 if it is requested at once, and falls by a factor of e for each horizon: the time in
+which requests come for one and a half times as many videos as there is room for.
 """
 
 from bisect import bisect
@@ -34,27 +34,27 @@ Counts = list[list[float]]  # by kind and spell
 
 
 def kind(times: int, known_days: float) -> int:
-    """Name the kind of a video that was asked for so often, the last time so long after the first."""
+    """Name the kind of a video by its number of requests, and the time from the first to the last."""
     if times <= 1:
         return 0
     return 1 + bisect(_TIMES, times) * (len(_INTERVALS) + 1) + bisect(_INTERVALS, known_days / (times - 1))
 
 
 def spell(idle_days: float) -> int:
-    """Give the row of the life tables for a video that nobody asked for in so long."""
+    """Give the row of the life tables for a video, by the time since its last request."""
     return bisect(EDGES, idle_days)
 
 
 def no_counts() -> Counts:
-    """Begin to count spells, by kind and length."""
+    """Make empty counts of spells, by kind and length."""
     return [[0.0] * _SPELLS for _ in range(KINDS)]
 
 
 class Habits:
-    """What the requests so far say about the next ones."""
+    """What past requests say about the next ones."""
 
     def __init__(self, ended: Counts, waiting: Counts, requests_a_day: float) -> None:
-        """Take the spells that a request ended, and those that go on."""
+        """Take the spells ended by a request, and those that go on."""
         self._ended, self._waiting, self._requests_a_day = ended, waiting, requests_a_day
 
     def worth(self, room_for_videos: float) -> Counts:
@@ -77,7 +77,7 @@ class Habits:
 
 
 def learn(requests: Iterable[RequestTime], as_of: datetime) -> Habits:
-    """Count the spells between requests; those for the same key stand together, in the order of time."""
+    """Count the spells between requests, which are grouped by key, in the order of time."""
     ended, waiting, count, first_of_all = no_counts(), no_counts(), 0, as_of
     for _, of_one in groupby(requests, key=attrgetter("key")):
         times = [request.at for request in of_one if request.at <= as_of]
@@ -103,6 +103,6 @@ def _worth(
 
 
 def _at_risk(ended: Sequence[float], waiting: Sequence[float]) -> list[float]:
-    """Count the spells that got so far; of those that go on, half are taken to be in the middle of it."""
+    """Count the spells that reached each row; those that go on count half in their last one."""
     later = accumulate(reversed([*map(add, ended[1:], waiting[1:]), 0.0]))
     return [more + over + goes_on / 2 for more, over, goes_on in zip(reversed([*later]), ended, waiting, strict=True)]
