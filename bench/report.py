@@ -2,9 +2,24 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
 
 from rich import box
 from rich.table import Table
+
+_PEERS: Final = Path(__file__).parents[1] / ".venv-peers" / "bin" / "python"
+
+
+class MissingPeersError(Exception):
+    """The environment with the public series and the peers is not there."""
+
+
+def peers_python() -> Path:
+    """Give the Python that has the public series and the peers. Raises MissingPeersError."""
+    if not _PEERS.exists():
+        raise MissingPeersError(".venv-peers is missing: `make .venv-peers/.installed` makes it, as `make bench` does")
+    return _PEERS
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,14 +10,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from math import exp, sqrt
-from pathlib import Path
 from random import Random
 from statistics import median
 from typing import Any
 
+from bench.report import peers_python
 from reelkeeper.rules.spend.residuals import places
 
-PEERS = Path(".venv-peers/bin/python")
 USD_A_DAY = 50.0  # what the median day of a real series is made to cost
 HISTORY_DAYS = 120  # at least, before a series is watched
 YEARS_BEFORE = 3 * 366 + 60  # days, at most
@@ -84,8 +83,8 @@ def _with_job(rng: Random, values: Values, start: date) -> Values:
 
 
 def exported() -> dict[str, dict[str, Any]]:
-    """Read the real series from the packages in .venv-peers."""
-    command = [str(PEERS), "-m", "bench.anomaly.backgrounds"]
+    """Read the real series from the packages in .venv-peers. Raises MissingPeersError."""
+    command = [str(peers_python()), "-m", "bench.anomaly.backgrounds"]
     found: dict[str, dict[str, Any]] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
     return found
 

@@ -10,7 +10,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from bench.series.load import KEPT, PEERS, ROOT
+from bench.report import peers_python
+from bench.series.load import KEPT, ROOT
 from reelkeeper.rules.forecast.ensemble import Fan, fan
 from reelkeeper.rules.forecast.series import Values
 
@@ -41,13 +42,13 @@ def ours(asked: Sequence[ForecastRequest]) -> list[tuple[Fan, float]]:
 
 
 def auto_ets(asked: Sequence[ForecastRequest]) -> list[tuple[Values, float]]:
-    """Give statsforecast's AutoETS of each series, and the CPU seconds that it took when it was made."""
+    """Give statsforecast's AutoETS of each series, and the CPU seconds it took when made. Raises MissingPeersError."""
     text = json.dumps([{"history": y.tolist(), "season": season, "horizon": h} for y, season, h in asked])
     name = KEPT / f"autoets-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
     question, answer = name.with_suffix(".asked.json"), name.with_suffix(".json")
     if not answer.exists():
         question.write_text(text)
-        command = [PEERS, Path(__file__).with_name("autoets.py"), question, answer]
+        command = [peers_python(), Path(__file__).with_name("autoets.py"), question, answer]
         subprocess.run(command, check=True, timeout=3600)
         question.unlink()
     rows: list[dict[str, Any]] = json.loads(answer.read_text())

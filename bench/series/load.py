@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from bench.report import peers_python
+
 ROOT: Final = Path(__file__).parents[2]
-PEERS: Final = ROOT / ".venv-peers" / "bin" / "python"
 _EXPORT: Final = Path(__file__).with_name("export.py")
 KEPT: Final = Path(tempfile.gettempdir()) / f"reelkeeper-bench-{zlib.crc32(_EXPORT.read_bytes()):08x}"
 HORIZON: Final = 62  # days: what is left of this month and all of the next
@@ -49,10 +50,10 @@ class Task:
 
 @cache
 def exported(name: str) -> Any:  # noqa: ANN401  what the JSON holds
-    """Give the daily series or the competitions' ones as the export wrote them."""
+    """Give the daily series or the competitions' ones as the export wrote them. Raises MissingPeersError."""
     KEPT.mkdir(exist_ok=True)
     if not (KEPT / name).exists():
-        command = [PEERS, _EXPORT, KEPT / "daily.json", KEPT / "competitions.json"]
+        command = [peers_python(), _EXPORT, KEPT / "daily.json", KEPT / "competitions.json"]
         subprocess.run(command, check=True, timeout=600)
     return json.loads((KEPT / name).read_text())
 
