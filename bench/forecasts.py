@@ -90,7 +90,7 @@ def _covered(made: Sequence[Made]) -> Iterator[Row]:
     for task, found in made:
         actual, expected = (float(path[: task.rest].sum()) for path in (task.actual, found.middle))
         if actual > 0 and expected > 0:
-            scale = bands.sum_scale(task.history, 7, found.paths[:, : task.rest].sum(axis=1), task.rest)
+            scale = bands.sum_scale(task.history, 7, found.paths[:, : task.rest].sum(axis=1), (0, task.rest))
             scored.append((task, abs(float(np.log(actual / expected))) / scale))
     for kind in (*LIMITS, "all"):
         for level, tolerance in ((80, 4.0), (95, 2.5)):

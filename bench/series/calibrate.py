@@ -3,7 +3,8 @@
     .venv/bin/python -m bench.series.calibrate
 
 Monthly, quarterly and yearly ones come from M1 and Tourism, so that M3 is left to test them on. Daily ones come from
-every family; `python -m bench forecasts` measures what they cover family by family, with that family left out.
+every family; `python -m bench forecasts` measures what they cover family by family, with that family left out. What
+is left of a month is calibrated on months as the bench draws them, with a job and without, from a seed of their own.
 """
 
 import math
@@ -13,9 +14,10 @@ from typing import Final
 
 import numpy as np
 
+from bench.series import monthly
 from bench.series.forecasters import ours
 from bench.series.load import HORIZON, ROOT, Task, exported, tasks
-from reelkeeper.rules.forecast import bands
+from reelkeeper.rules.forecast import bands, recurring
 from reelkeeper.rules.forecast.ensemble import Fan
 from reelkeeper.rules.forecast.series import Values
 
@@ -25,12 +27,14 @@ DAY_STEPS: Final = (1, 2, 3, 5, 7, 10, 14, 21, 28, 35, 45, HORIZON)
 SUM_STEPS: Final = (6, 11, 16, 21, 26, 31, 46, 58)  # where a sum ends: what is left of the month, or the month after
 SUM_REACH: Final = 5  # days: a sum that ends so near counts for a step too
 SHORT: Final = 28
+OF_A_KIND: Final = 15
 HISTORIES: Final = (10, 20, 28, 60, 180, 730)
 DAYS: Final = (0, 10, 20)
 HEAD: Final = '''"""Quantiles of forecasts' errors on public series, in units of their scale: bench/series/calibrate.py.
 
 Season 12, 4 and 1: the M1 and Tourism competitions, official splits. Season 7: daily births, rides, flights, sales,
-walkers, electricity, bikes, visits and stops, half of them with growth laid over; "short": of less than 28 days.
+walkers, electricity, bikes, visits and stops, half of them with growth laid over; "short": of less than 28 days. What
+is left of a month: bench/series/monthly.py, seed CALIBRATION, half of it with a job a month.
 """
 
 from typing import Final, TypeAlias
@@ -48,14 +52,34 @@ def step_scores(made: Fan, history: Values, actual: Values, season: int) -> Valu
 
 
 def month_scores(made: Fan, task: Task) -> list[tuple[int, float]]:
-    """Give the scores of what is left of the month and of the month after: where each sum ends, and its score."""
+    """Give ends and scores of the month after, and where the history is short of what is left of this one."""
     found = []
-    for start, stop in ((0, task.rest), (task.rest, task.rest + 30)):
+    own = [(0, task.rest)] if len(task.history) < SHORT else []
+    for start, stop in (*own, (task.rest, task.rest + 30)):
         sums, actual = made.paths[:, start:stop].sum(axis=1), float(task.actual[start:stop].sum())
         expected = float(made.middle[start:stop].sum())
         if stop <= HORIZON and actual > 0 and expected > 0:
-            scale = bands.sum_scale(task.history, 7, sums, stop - start)
+            scale = bands.sum_scale(task.history, 7, sums, (start, stop))
             found.append((stop, abs(math.log(actual / expected)) / scale))
+    return found
+
+
+def drawn_scores() -> list[tuple[int, float]]:
+    """Give the scores of what is left of the months that the bench draws with the calibration's seed."""
+    asked = []
+    for month in monthly.months(monthly.CALIBRATION, OF_A_KIND):
+        days = [stamp.date() for stamp in month.series.index]
+        whole: Values = np.array(month.series, dtype=np.float64)
+        for at in (month.first + day for day in monthly.DAYS):
+            learnt = recurring.learn(whole[:at], days[:at], 7)
+            asked.append((learnt, learnt.factors(days[at:]), whole[at:]))
+    found = []
+    made = ours([(learnt.values, 7, len(actual)) for learnt, _, actual in asked])
+    for (learnt, factors, actual), (each, _) in zip(asked, made, strict=True):
+        expected, stop = float((each.middle * factors).sum()), len(actual)
+        share = 1 - float(each.middle.sum()) / expected
+        scale = bands.sum_scale(learnt.values, 7, (each.paths * factors).sum(axis=1), (0, stop), share)
+        found.append((stop, abs(math.log(float(actual.sum()) / expected)) / scale))
     return found
 
 
@@ -98,6 +122,7 @@ def main() -> None:
         scores = [step_scores(each, task.history, task.actual, 7) for each, task in zip(made, chosen, strict=True)]
         daily_steps[key] = shown(DAY_STEPS, [row(each[step - 1] for each in scores) for step in DAY_STEPS])
         sums = [pair for each, task in zip(made, chosen, strict=True) for pair in month_scores(each, task)]
+        sums += drawn_scores() if key == "7" else []
         near = [[score for stop, score in sums if abs(stop - step) <= SUM_REACH] for step in SUM_STEPS]
         daily_sums[key] = shown(SUM_STEPS, [row(each) for each in near])
     seasons = {12: (1, 2, 3, 4, 6, 8, 12, 15, 18, 24), 4: tuple(range(1, 9)), 1: tuple(range(1, 7))}

@@ -27,7 +27,6 @@ _ORIGINS: Final = 8  # sixteen weeks of them: five more said nothing more and to
 _LEAST_ORIGINS: Final = 4  # below these nothing can be said of which is better
 _LEAST_HISTORY_DAYS: Final = 14  # before an origin
 _BETTER_BY: Final = 0.7  # the run rate must err less than so much of the ensemble's error
-_LATE: Final = 0.3  # that a band is wider where nothing is left: most errors of its own were of longer rests
 _DAYS_A_MONTH: Final = 365.25 / 12
 
 
@@ -70,12 +69,11 @@ class Outlook:
 
 @dataclass(frozen=True, slots=True)
 class _Tried:
-    """How each did at earlier origins: mean relative error of the month's total, and the scores of the winner."""
+    """How each did at earlier origins: mean relative error of the month's total."""
 
     ensemble: float
     run_rate: float
     origins: int
-    scores: tuple[float, ...]
 
     @property
     def rate_wins(self) -> bool:
@@ -98,7 +96,8 @@ def outlook(
     ahead = known.ahead(horizon)
     monthly = _learn(known.amounts, known.index)
     paths, path, method = _forecast(monthly, ahead)
-    tried = _try_out(known) if growth_percent_per_month is None else _Tried(0.0, 0.0, 0, ())
+    middle, plain = path, path / monthly.factors(stamp.date() for stamp in ahead)
+    tried = _try_out(known) if growth_percent_per_month is None else _Tried(0.0, 0.0, 0)
     if growth_percent_per_month is not None:
         if len(known.amounts) >= _WEEK:
             path = profile_level(monthly.values, _WEEK, horizon) * monthly.factors(stamp.date() for stamp in ahead)
@@ -112,11 +111,10 @@ def outlook(
 
     totals = []
     for month, start, stop in spans:
-        scale = bands.sum_scale(monthly.values, _WEEK, paths[:, start:stop].sum(axis=1), stop - start)
-        own = tried.scores if month == spans[0][0] else ()
-        if own:
-            scale *= 1 + _LATE * max(0.0, 1 - (stop - start) / _DAYS_A_MONTH)
-        reach = [scale * bands.sum_quantile(len(known.amounts), _WEEK, stop, level, own) for level in LEVELS[1:]]
+        sums = paths[:, start:stop].sum(axis=1)
+        share = 1 - float(plain[start:stop].sum()) / max(float(middle[start:stop].sum()), 1e-12)
+        scale = bands.sum_scale(monthly.values, _WEEK, sums, (start, stop), share)
+        reach = [scale * bands.sum_quantile(len(known.amounts), _WEEK, stop, level) for level in LEVELS[1:]]
         so_far = _sum_from(known, month) if month == spans[0][0] else 0.0
         totals.append(
             MonthTotal(
@@ -166,25 +164,20 @@ def _try_out(known: Regular) -> _Tried:
     """Forecast the rest of the month at earlier days, as it would have been done then."""
     values, days = known.amounts, [stamp.date() for stamp in known.index]
     errors: list[tuple[float, float]] = []
-    scores: list[tuple[float, float]] = []
     for origin in range(len(values) - _ORIGIN_STEP_DAYS, _LEAST_HISTORY_DAYS - 1, -_ORIGIN_STEP_DAYS)[:_ORIGINS]:
         day = days[origin]
         steps = min(monthrange(day.year, day.month)[1] - day.day + 1, len(values) - origin)
         before, actual = values[:origin], float(values[origin : origin + steps].sum())
-        monthly = _learn(before, known.index[:origin])
-        paths, path, _ = _forecast(monthly, known.index[origin : origin + steps])
+        _, path, _ = _forecast(_learn(before, known.index[:origin]), known.index[origin : origin + steps])
         said = (float(path.sum()), float(before[-_RATE_DAYS:].mean()) * steps)
         whole = actual + float(before[len(before) - min(day.day - 1, origin) :].sum())
         if min(*said, actual, whole) <= 0:
             continue
-        scale = bands.sum_scale(monthly.values, _WEEK, paths.sum(axis=1), steps)
         errors.append((abs(said[0] - actual) / whole, abs(said[1] - actual) / whole))
-        scores.append((abs(math.log(actual / said[0])) / scale, abs(math.log(actual / said[1])) / scale))
     if not errors:
-        return _Tried(0.0, 0.0, 0, ())
+        return _Tried(0.0, 0.0, 0)
     ensemble, rate = (float(each) for each in np.mean(errors, axis=0))
-    won = int(len(errors) >= _LEAST_ORIGINS and rate < _BETTER_BY * ensemble)
-    return _Tried(ensemble, rate, len(errors), tuple(pair[won] for pair in scores))
+    return _Tried(ensemble, rate, len(errors))
 
 
 def _sum_from(known: Regular, month: date) -> float:

@@ -2,7 +2,8 @@
 
 A job on the last day of the month is an outlier to what looks at weeks: set aside by it, and missing in the total.
 A place of the month (its number, the last day, the last working day) recurs when at least two of its last three days
-were odd in one direction, and is forgotten when they were not.
+were odd in one direction and about as much: two holidays that fall on one number are no job. It is forgotten when they
+were not.
 """
 
 import math
@@ -10,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -20,6 +22,7 @@ from reelkeeper.rules.spend.residuals import MONTHS, RECURRED, places
 _LEAST_DAYS: Final = 35  # of history: two of some place of the month
 _REMEMBERED: Final = 6  # months that a factor is the median of
 _ODD: Final = 0.75  # of the bound of an outlier
+_ALIKE: Final = 0.5  # of a log ratio, that the one nearest to it reaches
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,7 @@ def learn(values: Values, days: Sequence[date], season: int) -> Recurring:
             at_place[place].append(at)
     odd = np.where(np.abs(left.residual) > _ODD * left.bound, np.sign(left.residual), 0.0)
     plain, logs = values.copy(), dict[str, float]()
-    while found := [entry for place, at in at_place.items() if (entry := _recurs(place, at, odd))]:
+    while found := [entry for place, at in at_place.items() if (entry := _recurs(place, at, odd, left.residual))]:
         _, place, way = max(found)
         explained = [at for at in at_place[place] if odd[at] == way]
         logs[place] = float(np.median(left.residual[explained[-_REMEMBERED:]]))
@@ -55,9 +58,11 @@ def learn(values: Values, days: Sequence[date], season: int) -> Recurring:
     return Recurring(plain, logs)
 
 
-def _recurs(place: str, at: Sequence[int], odd: Values) -> tuple[float, str, float] | None:
+def _recurs(place: str, at: Sequence[int], odd: Values, residual: Values) -> tuple[float, str, float] | None:
     """Give how sure it is that a place recurs, the place, and whether upwards; None if it does not."""
     way = float(np.sign(odd[at[-MONTHS:]].sum()))
-    if not way or np.count_nonzero(odd[at[-MONTHS:]] == way) < RECURRED:
+    sizes = sorted(abs(residual[each]) for each in at[-MONTHS:] if odd[each] == way)
+    is_alike = any(less >= _ALIKE * more for less, more in pairwise(sizes))
+    if not way or len(sizes) < RECURRED or not is_alike:
         return None
     return float(np.mean(odd[at[-_REMEMBERED:]] == way)), place, way

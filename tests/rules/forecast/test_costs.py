@@ -30,8 +30,8 @@ def costs(
 
 def test_jobs_cost_what_the_price_book_says_of_compute_and_api() -> None:
     found = costs(lines.jobs("", daily(100), BOOK))
-    assert found["compute"].mean_usd == pytest.approx(3000 * 0.01, rel=0.03)
-    assert found["api"].mean_usd == pytest.approx(3000 * 0.005, rel=0.03)
+    assert found["compute"].mean_usd == pytest.approx(3000 * 0.01, rel=0.04)
+    assert found["api"].mean_usd == pytest.approx(3000 * 0.005, rel=0.04)
     assert found[TOTAL].mean_usd == pytest.approx(found["compute"].mean_usd + found["api"].mean_usd)
     low, high = found[TOTAL].bounds[80]
     assert low < found[TOTAL].mean_usd < high

@@ -53,3 +53,13 @@ def test_what_has_stopped_for_two_months_is_forgotten() -> None:
     one, two = (DAYS.index(date(2026, month, 9)) for month in (7, 8))
     assert learn(values[:one], DAYS[:one], 7).logs.keys() == {"day 1"}
     assert learn(values[:two], DAYS[:two], 7).logs == {}
+
+
+def test_two_holidays_that_fall_on_one_number_are_no_job() -> None:
+    values = PLAIN.copy()
+    values[DAYS.index(date(2026, 4, 17))] *= 0.2
+    values[DAYS.index(date(2026, 5, 17))] *= 0.7
+    seen = DAYS.index(date(2026, 6, 9))
+    assert learn(values[:seen], DAYS[:seen], 7).logs == {}
+    values[DAYS.index(date(2026, 5, 17))] *= 0.4
+    assert learn(values[:seen], DAYS[:seen], 7).logs.keys() == {"day 17"}
