@@ -10,19 +10,19 @@ from reelkeeper.cli.opening import store
 from reelkeeper.cli.screen import dollars, emit, say, table
 from reelkeeper.cli.words import AsJson, byte_count, microusd, who
 
-group = typer.Typer(help="Grant, show and refund users' credits, and count them anew.", no_args_is_help=True)
+group = typer.Typer(help="Grant, show and refund users' credits, and recount them.", no_args_is_help=True)
 quota_group = typer.Typer(help="Show and set how many bytes a user may store.", no_args_is_help=True)
 _BY_TIER = "tier"
 Key = Annotated[
-    str | None, typer.Option(help="Idempotency key: the same again moves nothing. A new one each time if left out.")
+    str | None, typer.Option(help="Idempotency key: a repetition moves nothing. By default a new one each time.")
 ]
 
 
 @group.command()
 def grant(
-    user: Annotated[str, typer.Argument(help="Who gets them.")],
-    amount: Annotated[str, typer.Argument(metavar="DOLLARS", help="How much, to six digits.")],
-    reason: Annotated[str, typer.Option(help="Why; it stands in the audit.")],
+    user: Annotated[str, typer.Argument(help="The user's id.")],
+    amount: Annotated[str, typer.Argument(metavar="DOLLARS", help="The amount, with up to six decimals.")],
+    reason: Annotated[str, typer.Option(help="The reason, for the audit record.")],
     key: Key = None,
     as_json: AsJson = False,
 ) -> None:
@@ -39,9 +39,9 @@ def grant(
 
 @group.command()
 def refund(
-    hold: Annotated[str, typer.Argument(help="The hold whose capture is given back, in part or whole.")],
-    amount: Annotated[str, typer.Argument(metavar="DOLLARS", help="How much of what was captured.")],
-    reason: Annotated[str, typer.Option(help="Why; it stands in the audit.")],
+    hold: Annotated[str, typer.Argument(help="The hold whose capture is refunded, in part or in full.")],
+    amount: Annotated[str, typer.Argument(metavar="DOLLARS", help="The amount to refund.")],
+    reason: Annotated[str, typer.Option(help="The reason, for the audit record.")],
     key: Key = None,
     as_json: AsJson = False,
 ) -> None:
@@ -58,7 +58,7 @@ def refund(
 
 @group.command()
 def show(
-    user: Annotated[str, typer.Argument(help="Whose.")],
+    user: Annotated[str, typer.Argument(help="The user's id.")],
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="Moves to show, the newest first.")] = 20,
     as_json: AsJson = False,
 ) -> None:
@@ -82,7 +82,7 @@ def show(
 
 @group.command()
 def recount(
-    apply: Annotated[bool, typer.Option("--apply", help="Write balances and bytes anew from their record.")] = False,
+    apply: Annotated[bool, typer.Option("--apply", help="Correct balances and bytes from their records.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Count all balances and stored bytes anew, and say what does not add up (exit code 5).
@@ -135,8 +135,8 @@ def _new_key() -> str:
 
 @quota_group.command("show")
 def show_quota(
-    user: Annotated[str, typer.Argument(help="Whose.")],
-    incoming: Annotated[str, typer.Option(metavar="SIZE", help="Would so many more bytes fit?")] = "0",
+    user: Annotated[str, typer.Argument(help="The user's id.")],
+    incoming: Annotated[str, typer.Option(metavar="SIZE", help="Check whether this many more bytes would fit.")] = "0",
     as_json: AsJson = False,
 ) -> None:
     """Show what a user stores, has reserved and may store."""
@@ -153,8 +153,8 @@ def show_quota(
 
 @quota_group.command("set")
 def put_quota(
-    user: Annotated[str, typer.Argument(help="Whose.")],
-    size: Annotated[str, typer.Argument(metavar="SIZE|tier", help="5GiB, 500MB, or `tier`: what the tier grants.")],
+    user: Annotated[str, typer.Argument(help="The user's id.")],
+    size: Annotated[str, typer.Argument(metavar="SIZE|tier", help="5GiB, 500MB, or `tier` for the tier's own quota.")],
     as_json: AsJson = False,
 ) -> None:
     """Let a user store so many bytes, whatever the tier grants. Nothing is deleted."""

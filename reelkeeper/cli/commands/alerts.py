@@ -10,10 +10,10 @@ from reelkeeper.cli.screen import dollars, emit, say, table
 from reelkeeper.cli.words import AsJson, who
 from reelkeeper.errors import PartialFailure
 
-group = typer.Typer(no_args_is_help=True, help="What people are told, and what they say to it.")
+group = typer.Typer(no_args_is_help=True, help="List, acknowledge and snooze alerts, and test the channels.")
 
-Everything = Annotated[bool, typer.Option("--all", help="Those that are over, too.")]
-Limit = Annotated[int, typer.Option(min=1, max=100_000, help="At most so many.")]
+Everything = Annotated[bool, typer.Option("--all", help="Resolved ones, too.")]
+Limit = Annotated[int, typer.Option(min=1, max=100_000, help="Show at most this many.")]
 _UNITS = {"m": 60, "h": 3600, "d": 86_400}
 
 
@@ -53,7 +53,7 @@ def listing(everything: Everything = False, limit: Limit = 100, as_json: AsJson 
 
 @group.command()
 def ack(
-    alert: Annotated[str, typer.Argument(metavar="ID", help="Which, as `alerts list` names it.")],
+    alert: Annotated[str, typer.Argument(metavar="ID", help="The alert's id, as `alerts list` shows it.")],
     as_json: AsJson = False,
 ) -> None:
     """Say that you are on it: a critical alert is not repeated any more."""
@@ -66,7 +66,7 @@ def ack(
 
 @group.command()
 def why(
-    alert: Annotated[str, typer.Argument(metavar="ID", help="Which, as `alerts list` names it.")],
+    alert: Annotated[str, typer.Argument(metavar="ID", help="The alert's id, as `alerts list` shows it.")],
     as_json: AsJson = False,
 ) -> None:
     """Say all that is known of an alert; of a refused plan, also what it holds."""
@@ -79,10 +79,10 @@ def why(
 
 @group.command()
 def snooze(
-    rule: Annotated[str, typer.Argument(help="The rule to keep quiet, e.g. budget or silent_flow.")],
+    rule: Annotated[str, typer.Argument(help="The rule to silence, e.g. budget or silent_flow.")],
     duration: Annotated[str, typer.Option("--for", metavar="TIME", help="For how long: 30m, 8h or 7d.")],
-    reason: Annotated[str, typer.Option(help="Why.")],
-    scope: Annotated[str | None, typer.Option(help="Of this alone, e.g. flow:tier_storage.")] = None,
+    reason: Annotated[str, typer.Option(help="The reason.")],
+    scope: Annotated[str | None, typer.Option(help="Only this scope, e.g. flow:tier_storage.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Keep a rule quiet for a while. What still fires when it ends is told then."""
@@ -97,7 +97,7 @@ def snooze(
 
 @group.command()
 def unsnooze(
-    snooze: Annotated[str, typer.Argument(metavar="ID", help="Which, as `alerts list` names it.")],
+    snooze: Annotated[str, typer.Argument(metavar="ID", help="The snooze's id, as `alerts list` shows it.")],
     as_json: AsJson = False,
 ) -> None:
     """End a snooze before its time."""

@@ -8,15 +8,15 @@ from reelkeeper.cli.opening import store
 from reelkeeper.cli.screen import emit, say, table
 from reelkeeper.cli.words import AsJson
 
-group = typer.Typer(help="Read the record of everything that was done, or verify it.", invoke_without_command=True)
+group = typer.Typer(help="Read the audit record, or verify it.", invoke_without_command=True)
 
 
 @group.callback()
 def audit(
     ctx: typer.Context,
-    video: Annotated[str | None, typer.Option(help="Only what was done to this video.")] = None,
-    run: Annotated[str | None, typer.Option(help="Only what this run did.")] = None,
-    user: Annotated[str | None, typer.Option(help="Only what was done to this user's videos.")] = None,
+    video: Annotated[str | None, typer.Option(help="Only events of this video.")] = None,
+    run: Annotated[str | None, typer.Option(help="Only events of this run.")] = None,
+    user: Annotated[str | None, typer.Option(help="Only events of this user's videos.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="Rows to show, newest first.")] = 50,
     as_json: AsJson = False,
 ) -> None:

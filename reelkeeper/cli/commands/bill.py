@@ -36,13 +36,13 @@ def bill(
     usage: Annotated[
         str | None, typer.Option(metavar="FILE", help="Price this usage document, JSON; - is standard input.")
     ] = None,
-    month: Annotated[str | None, typer.Option(metavar="YYYY-MM", help="This month, and not the present one.")] = None,
-    by: Annotated[By | None, typer.Option(help="Add up by this; without, services or all charges.")] = None,
+    month: Annotated[str | None, typer.Option(metavar="YYYY-MM", help="This month instead of the present one.")] = None,
+    by: Annotated[By | None, typer.Option(help="Sum by this; by default services or all charges.")] = None,
     form: Annotated[
         Literal["table", "json", "csv"], typer.Option("--format", help="json and csv name columns as FOCUS does.")
     ] = "table",
     reconcile: Annotated[
-        Account | None, typer.Option(help="Compare our own account with Cloudflare's, or a provider's of videos.")
+        Account | None, typer.Option(help="Compare our own account with Cloudflare's, or a video provider's.")
     ] = None,
     limit: Annotated[int, typer.Option(min=1, help="Rows of a table to show.")] = 100,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for a script.")] = False,
@@ -147,7 +147,7 @@ def forecast(
     growth: Annotated[
         float | None,
         typer.Option(
-            min=-90, max=900, metavar="PERCENT", help="What if: usage grows so many percent a month from now on."
+            min=-90, max=900, metavar="PERCENT", help="What if: usage grows by this many percent a month from now on."
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for a script.")] = False,
@@ -190,15 +190,15 @@ def forecast(
 
 def report(
     output: Annotated[
-        Path, typer.Option("--output", "-o", dir_okay=False, help="The file to write; one that is there is replaced.")
+        Path, typer.Option("--output", "-o", dir_okay=False, help="The file to write; an existing one is replaced.")
     ] = Path("report.html"),
     month: Annotated[
-        str | None, typer.Option(metavar="YYYY-MM", help="Which month; the one that has begun, if not given.")
+        str | None, typer.Option(metavar="YYYY-MM", help="The month, YYYY-MM; the present one by default.")
     ] = None,
     daily_budget: DailyBudget = None,
     monthly_budget: MonthlyBudget = None,
     as_of: Annotated[
-        str | None, typer.Option("--as-of", metavar="TIME", help="Look at it as of this moment; UTC if no zone.")
+        str | None, typer.Option("--as-of", metavar="TIME", help="Look at it as of this moment; UTC without a zone.")
     ] = None,
 ) -> None:
     """Write a month as one page: spend, bill, forecast, storage, savings, alerts.

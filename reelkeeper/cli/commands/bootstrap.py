@@ -20,9 +20,7 @@ def bootstrap(
         str | None,
         typer.Option(metavar="URL", help="Where Prefect's server reaches our API; else REELKEEPER_API_URL."),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Set limits that were moved back to their first values.")] = (
-        False
-    ),
+    force: Annotated[bool, typer.Option("--force", help="Reset changed limits to their initial values.")] = (False),
 ) -> None:
     """Make work pools, the limit of jobs at once and automations at the Prefect server that PREFECT_API_URL names.
 

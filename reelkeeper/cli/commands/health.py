@@ -46,12 +46,12 @@ def status(
         raise Silence(f"overdue: {', '.join(found.overdue)}")
 
 
-Hours = Annotated[float, typer.Option(min=0.25, max=24 * 31, help="Of the jobs that ended in so many hours.")]
+Hours = Annotated[float, typer.Option(min=0.25, max=24 * 31, help="Use jobs that ended in the last this many hours.")]
 ByWindow = Annotated[
     bool, typer.Option("--windows", help="Each quarter of an hour, as monitor_performance recorded it.")
 ]
-Tier = Annotated[str, typer.Option(help="With --windows: of this tier.")]
-Model = Annotated[str, typer.Option(help="With --windows: of this model.")]
+Tier = Annotated[str, typer.Option(help="With --windows: only this tier.")]
+Model = Annotated[str, typer.Option(help="With --windows: only this model.")]
 
 
 def performance(

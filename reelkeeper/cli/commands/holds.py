@@ -12,9 +12,13 @@ from reelkeeper.cli.words import AsJson, moment, who
 def hold(
     user: Annotated[str | None, typer.Option(help="Keep all videos of this user.")] = None,
     video: Annotated[str | None, typer.Option(help="Keep this video.")] = None,
-    reason: Annotated[str | None, typer.Option(help="Why; it stands in the audit.")] = None,
-    until: Annotated[str | None, typer.Option(metavar="TIME", help="When it ends by itself; UTC if no zone.")] = None,
-    legal: Annotated[bool, typer.Option("--legal", help="Keep the bytes of what is taken down, too.")] = False,
+    reason: Annotated[str | None, typer.Option(help="The reason, for the audit record.")] = None,
+    until: Annotated[
+        str | None, typer.Option(metavar="TIME", help="When it ends by itself; UTC without a zone.")
+    ] = None,
+    legal: Annotated[
+        bool, typer.Option("--legal", help="A legal hold: also keep the bytes of videos that are taken down.")
+    ] = False,
     listing: Annotated[bool, typer.Option("--list", help="List the holds in force.")] = False,
     release: Annotated[str | None, typer.Option(metavar="ID", help="End this hold.")] = None,
     as_json: AsJson = False,
@@ -46,7 +50,8 @@ def hold(
 
 
 def freeze(
-    reason: Annotated[str, typer.Option(help="Why; everybody who is stopped reads it.")], as_json: AsJson = False
+    reason: Annotated[str, typer.Option(help="The reason; it is shown to everybody whose change is refused.")],
+    as_json: AsJson = False,
 ) -> None:
     """Stop every change, within one batch of whatever is running."""
     from reelkeeper.operations.core import freeze as operation

@@ -10,9 +10,7 @@ from reelkeeper.cli.opening import store
 from reelkeeper.cli.screen import dollars, emit, say, table
 from reelkeeper.cli.words import AsJson, who
 
-group = typer.Typer(
-    help="Look at dead jobs, try them again, cancel those in flight, export what was made.", no_args_is_help=True
-)
+group = typer.Typer(help="List dead jobs, try them again, cancel jobs, and export recorded ones.", no_args_is_help=True)
 
 
 class Recorded(StrEnum):
@@ -27,7 +25,7 @@ Named = Annotated[list[str], typer.Argument(metavar="JOB...", help="Their ids.")
 
 @group.command()
 def dead(
-    most: Annotated[int, typer.Option(min=1, help="How many, the last first.")] = 20, as_json: AsJson = False
+    most: Annotated[int, typer.Option(min=1, help="How many, the latest first.")] = 20, as_json: AsJson = False
 ) -> None:
     """List the jobs that were given up, and why. Nobody was charged for them."""
     from reelkeeper.store.core.engine import reading
@@ -85,10 +83,8 @@ def cancel(jobs: Named, as_json: AsJson = False) -> None:
 
 @group.command()
 def export(
-    what: Annotated[
-        Recorded, typer.Argument(help="jobs that were made, or requests that got a video.")
-    ] = Recorded.JOBS,
-    last: Annotated[int, typer.Option(min=1, max=1_000_000, help="How many, the last ones.")] = 100_000,
+    what: Annotated[Recorded, typer.Argument(help="jobs that made a video, or requests that got one.")] = Recorded.JOBS,
+    last: Annotated[int, typer.Option(min=1, max=1_000_000, help="How many of the last ones.")] = 100_000,
 ) -> None:
     """Write what was recorded as CSV, for `reelkeeper simulate --recorded`. Prompts, ids and names stay here."""
     from reelkeeper.model.jobs import RecordedJob, RecordedRequest

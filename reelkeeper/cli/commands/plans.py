@@ -21,7 +21,7 @@ def plan(
     flow: Annotated[str | None, typer.Argument(help="Plan this flow's work, and change nothing.")] = None,
     param: run.Param = None,
     as_of: run.AsOf = None,
-    show: Annotated[str | None, typer.Option("--show", help="Show a saved plan, and what became of it.")] = None,
+    show: Annotated[str | None, typer.Option("--show", help="Show a saved plan, and its outcome.")] = None,
     listing: Annotated[bool, typer.Option("--list", help="List saved plans, newest first (the default).")] = False,
     limit: Annotated[int, typer.Option(min=1, help="Rows to show.")] = 20,
     as_json: AsJson = False,

@@ -17,24 +17,28 @@ if TYPE_CHECKING:
     from reelkeeper.store import Engine
 
 group = typer.Typer(
-    help="Show, check, apply and take back the policies: thresholds, tiers, prices, budgets, limits.",
+    help="Show, check, apply and roll back the policies: thresholds, tiers, prices, budgets, limits.",
     no_args_is_help=True,
 )
 File = Annotated[Path, typer.Argument(metavar="FILE", help="The document, such as policies.yaml; - is standard input.")]
-Reason = Annotated[str, typer.Option("--reason", help="Why; it stands in the history and in the audit.")]
+Reason = Annotated[str, typer.Option("--reason", help="The reason, for the history and the audit record.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-OldFile = Annotated[Path, typer.Argument(metavar="PREFECT.YAML", help="The one that 0.1.0 ran with.")]
+OldFile = Annotated[Path, typer.Argument(metavar="PREFECT.YAML", help="The file that 0.1.0 ran with.")]
 OldParams = Annotated[
     list[str] | None,
-    typer.Option("--param", metavar="NAME=VALUE", help="As `reelkeeper api` of 0.1.0 was given. May be repeated."),
+    typer.Option("--param", metavar="NAME=VALUE", help="As given to `reelkeeper api` of 0.1.0. May be repeated."),
 ]
-Version = Annotated[int | None, typer.Option("--version", min=0, help="One of the history; else what is in force.")]
+Version = Annotated[
+    int | None, typer.Option("--version", min=0, help="A version of the history; by default the one in force.")
+]
 
 
 @group.command()
 def show(
     version: Version = None,
-    changed: Annotated[bool, typer.Option("--changed", help="Only what is not as Reelkeeper ships it.")] = False,
+    changed: Annotated[
+        bool, typer.Option("--changed", help="Only values that differ from those that Reelkeeper ships.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Print the policies in force as a document, each field with what it does. Version 0 is what Reelkeeper ships."""
@@ -71,7 +75,7 @@ def apply(file: File, reason: Reason, yes: Yes = False) -> None:
 
 @group.command()
 def diff(
-    file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="A document; else give --version.")] = None,
+    file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="A document, or give --version.")] = None,
     version: Version = None,
 ) -> None:
     """List the fields that a document, or an earlier version, has otherwise than what is in force."""
@@ -106,7 +110,7 @@ def history(as_json: AsJson = False) -> None:
 
 @group.command()
 def rollback(
-    version: Annotated[int, typer.Argument(min=0, help="One of the history; 0 is what Reelkeeper ships.")],
+    version: Annotated[int, typer.Argument(min=0, help="A version of the history; 0 is what Reelkeeper ships.")],
     reason: Reason,
     yes: Yes = False,
 ) -> None:

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from reelkeeper.rules.jobs.dispatch import DispatchPolicy
     from reelkeeper.store.jobs.queue import JobLine
 
-Limit = Annotated[int, typer.Option(min=1, max=10_000, help="At most so many of each.")]
-Explain = Annotated[str | None, typer.Option("--explain", metavar="JOB", help="Say why this job stands where it does.")]
+Limit = Annotated[int, typer.Option(min=1, max=10_000, help="Show at most this many of each.")]
+Explain = Annotated[str | None, typer.Option("--explain", metavar="JOB", help="Explain this job's place in the queue.")]
 Dead = Annotated[
-    bool, typer.Option("--dead", help="Only those that failed for good, the last first, with their errors.")
+    bool, typer.Option("--dead", help="Only messages that failed for good, the last first, with their errors.")
 ]
 
 

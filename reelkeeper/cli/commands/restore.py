@@ -18,14 +18,16 @@ _NAMED = 5  # runs, where several begin alike
 
 def restore(
     run: Annotated[
-        str | None, typer.Option(help="Everything that this run retired or swapped; the first characters will do.")
+        str | None,
+        typer.Option(help="Everything that this run retired or swapped; the first characters of its id suffice."),
     ] = None,
     video: Annotated[str | None, typer.Option(help="One video: its retirement, or its last swap.")] = None,
     user: Annotated[str | None, typer.Option(help="All retired or lost videos of a user.")] = None,
     hold_days: Annotated[
-        int, typer.Option(min=0, help="Hold what comes back for so long, or the next run would retire it again.")
+        int,
+        typer.Option(min=0, help="How long restored videos are held; without, the next run would retire them again."),
     ] = 30,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would come back.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be restored.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for a script.")] = False,
 ) -> None:
     """Bring videos back, at once, until their bytes are purged. Works while changes are frozen."""

@@ -24,7 +24,8 @@ Param = Annotated[
     ),
 ]
 AsOf = Annotated[
-    str | None, typer.Option("--as-of", metavar="TIME", help="Judge ages and views as of this moment; UTC if no zone.")
+    str | None,
+    typer.Option("--as-of", metavar="TIME", help="Judge ages and views as of this moment; UTC without a zone."),
 ]
 
 

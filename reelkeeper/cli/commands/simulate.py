@@ -35,18 +35,20 @@ Seeds = Annotated[
     typer.Option(
         min=1,
         max=MAX_SEEDS,
-        help="Draw so many times, each with the next seed, and show means with 95 % intervals. JSON is a list of them.",
+        help="Repeat with this many seeds, and show means with 95 % intervals. JSON has a list of results.",
     ),
 ]
 Param = Annotated[
     list[str] | None,
-    typer.Option("--param", metavar="NAME=VALUE", help="Change ours, e.g. policy.oldest_share=0.2. May be repeated."),
+    typer.Option(
+        "--param", metavar="NAME=VALUE", help="Change our rule, e.g. policy.oldest_share=0.2. May be repeated."
+    ),
 ]
 Recorded = Annotated[
     str | None,
     typer.Option(
         metavar="FILE|store",
-        help="Play what was recorded: `store`, or a CSV file of `reelkeeper jobs export`. Nothing is drawn then.",
+        help="Play recorded load instead of drawing it: `store`, or a CSV file of `reelkeeper jobs export`.",
     ),
 ]
 _NOTE = "A model, the same for every row: it compares policies, and predicts nothing."
@@ -56,9 +58,11 @@ _LEAST = 10  # jobs or requests that say anything
 @group.command()
 def queue(
     distribution: Annotated[
-        str, typer.Option(help="Of complexity: uniform, exponential, lognormal, bimodal or pareto.")
+        str, typer.Option(help="Distribution of complexity: uniform, exponential, lognormal, bimodal or pareto.")
     ] = ("lognormal"),
-    jobs: Annotated[int, typer.Option(min=100, max=100_000, help="Jobs to draw, or the last that were made.")] = 4000,
+    jobs: Annotated[
+        int, typer.Option(min=100, max=100_000, help="Jobs to draw, or the number of last recorded ones.")
+    ] = 4000,
     slots: Annotated[int, typer.Option(min=1, max=1000, help="Jobs that run at once.")] = 8,
     load: Annotated[float, typer.Option(min=0.05, max=2, help="Share of the slots' time that the jobs take.")] = 0.85,
     error: Annotated[float, typer.Option(min=0, max=3, help="Deviation of ln(estimate / truth).")] = 0.3,
@@ -144,9 +148,11 @@ def queue(
 
 @group.command()
 def cache(
-    budget_gb: Annotated[float, typer.Option(min=0.1, max=10_000, help="GB that each but the last two may take.")] = 10,
+    budget_gb: Annotated[
+        float, typer.Option(min=0.1, max=10_000, help="GB that each cache but the last two may use.")
+    ] = 10,
     trace: Annotated[
-        str, typer.Option(help="What is asked for: templates, scans, bursts, loops, sessions, fashions or studios.")
+        str, typer.Option(help="The kind of requests: templates, scans, bursts, loops, sessions, fashions or studios.")
     ] = "templates",
     days: Annotated[int, typer.Option(min=1, max=365, help="Days of requests.")] = 30,
     requests_a_day: Annotated[int, typer.Option(min=10, max=100_000, help="Requests on each.")] = 3000,

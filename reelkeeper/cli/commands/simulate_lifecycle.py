@@ -46,7 +46,7 @@ def lifecycle(
     since: Annotated[
         str | None,
         typer.Option(
-            "--from", metavar="DAY", help="Begin on this past day, and count the views since that would have been lost."
+            "--from", metavar="DAY", help="Begin on this past day, and count the later views that would have been lost."
         ),
     ] = None,
     infrequent_after: Annotated[
@@ -55,12 +55,10 @@ def lifecycle(
             min=1,
             max=3650,
             metavar="DAYS",
-            help="Try each policy with a rule of R2's too, that moves objects so old to Infrequent Access.",
+            help="Also try each policy with an R2 rule that moves objects this many days old to Infrequent Access.",
         ),
     ] = None,
-    uploads: Annotated[
-        bool, typer.Option(help="Let the uploads of the last 30 days come again, or nothing more.")
-    ] = True,
+    uploads: Annotated[bool, typer.Option(help="Repeat the uploads of the last 30 days, or assume none.")] = True,
     picture: Annotated[
         Path | None, typer.Option(metavar="FILE", dir_okay=False, help="Draw the months as well: .svg or .png.")
     ] = None,

@@ -15,12 +15,13 @@ if TYPE_CHECKING:
 
 def takedown(
     video_id: Annotated[str, typer.Argument(metavar="ID", help="The video.")],
-    reason: Annotated[str | None, typer.Option(help="Why; it stands in the audit.")] = None,
+    reason: Annotated[str | None, typer.Option(help="The reason, for the audit record.")] = None,
     same_bytes: Annotated[
         bool, typer.Option("--same-bytes", help="Every other video that stores the same bytes, too.")
     ] = False,
     max_videos: Annotated[
-        int | None, typer.Option(min=0, help="With the same bytes; 500 if not given, and more are refused.")
+        int | None,
+        typer.Option(min=0, help="At most this many videos with the same bytes, 500 by default; more are refused."),
     ] = None,
     show: Annotated[bool, typer.Option("--certificate", help="Only show what was taken down, and when.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,

@@ -13,14 +13,16 @@ group = typer.Typer(no_args_is_help=True, help="Make, list and revoke tokens of 
 
 @group.command()
 def create(
-    name: Annotated[str, typer.Argument(help="Who will use it.")],
+    name: Annotated[str, typer.Argument(help="A name for whoever will use it.")],
     scope: Annotated[
         list[str],
         typer.Option(
             help="May be repeated: jobs, videos, views, uploads, deletions, holds, users, accounts, metrics, runs."
         ),
     ],
-    expires: Annotated[str | None, typer.Option(metavar="TIME", help="When it ends by itself; UTC if no zone.")] = None,
+    expires: Annotated[
+        str | None, typer.Option(metavar="TIME", help="When it ends by itself; UTC without a zone.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a token. It is shown once; the store keeps its hash."""

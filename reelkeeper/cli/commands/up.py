@@ -23,13 +23,16 @@ def up(
     ] = None,
     api_port: Annotated[int | None, typer.Option(min=1, max=65_535, help="Port of the API: 8787 unless taken.")] = None,
     patience: Annotated[
-        float, typer.Option(min=0, metavar="SECONDS", help="How long it waits for runs at work when told to stop.")
+        float, typer.Option(min=0, metavar="SECONDS", help="How long it waits for running work when told to stop.")
     ] = 30,
     live: Annotated[
         bool,
-        typer.Option("--live", help="Let schedules act on a bucket that it did not make, from now on; else dry runs."),
+        typer.Option(
+            "--live",
+            help="From now on, let schedules act on a bucket that it did not make; otherwise they are dry runs.",
+        ),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON for each thing that happens.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON for each event.")] = False,
 ) -> None:
     """Run everything on this machine: objects, store, Prefect with its schedules, a worker, the API, the watchdog.
 
@@ -62,7 +65,7 @@ def s3() -> None:
 
 @s3_group.command()
 def start(
-    for_seconds: Annotated[float | None, typer.Option("--for", min=0, help="Stop after so many seconds.")] = None,
+    for_seconds: Annotated[float | None, typer.Option("--for", min=0, help="Stop after this many seconds.")] = None,
 ) -> None:
     """Run the embedded S3 server until Ctrl-C. Commands in the same state folder share it, and start faster."""
     settings = configured()
@@ -86,10 +89,10 @@ def start(
 
 def demo(
     folder: Annotated[
-        Path, typer.Option("--dir", file_okay=False, help="Where its state goes, and stays to be looked at.")
+        Path, typer.Option("--dir", file_okay=False, help="The folder for its state, which stays for inspection.")
     ] = Path(".reelkeeper/demo"),
     fresh: Annotated[
-        bool, typer.Option("--fresh/--keep", help="Make the clips and Prefect's records anew too, or keep them.")
+        bool, typer.Option("--fresh/--keep", help="Also make the clips and Prefect's records anew, or keep them.")
     ] = False,
 ) -> None:
     """See the main job on real videos: sync, plan, shrink, expire, restore, purge, and what is refused.

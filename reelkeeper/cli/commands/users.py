@@ -10,12 +10,12 @@ from reelkeeper.cli.screen import emit, say, size, table
 from reelkeeper.cli.words import AsJson, new_run_id, who
 from reelkeeper.errors import Misconfigured, PartialFailure
 
-group = typer.Typer(help="Give users what they may ask for.", no_args_is_help=True)
+group = typer.Typer(help="Export or erase a user's data on request.", no_args_is_help=True)
 
 
 @group.command()
 def export(
-    user: Annotated[str, typer.Argument(metavar="USER", help="Whose data.")],
+    user: Annotated[str, typer.Argument(metavar="USER", help="The user's id.")],
     to: Annotated[Path, typer.Option(metavar="FILE", help="The ZIP to write; it must not exist.")],
     as_json: AsJson = False,
 ) -> None:
@@ -38,7 +38,7 @@ def export(
 
 @group.command()
 def erase(
-    user: Annotated[str, typer.Argument(metavar="USER", help="Who is erased.")],
+    user: Annotated[str, typer.Argument(metavar="USER", help="The user's id.")],
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     as_json: AsJson = False,
 ) -> None:

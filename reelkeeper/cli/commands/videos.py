@@ -12,17 +12,17 @@ from reelkeeper.cli.words import AsJson, moment, new_run_id, who
 from reelkeeper.errors import KeyRefused, LeaseLost, Misconfigured, NotFound, PartialFailure
 from reelkeeper.rules.core.wording import many
 
-group = typer.Typer(
-    help="List videos, follow one, import what the service knows, add one.", invoke_without_command=True
-)
+group = typer.Typer(help="List videos, show one, import the service's data, add one.", invoke_without_command=True)
 
 
 @group.callback()
 def videos(
     ctx: typer.Context,
     user: Annotated[str | None, typer.Option(help="Only this user's.")] = None,
-    state: Annotated[str | None, typer.Option(help="Only those pending, live, retired, gone or lost.")] = None,
-    run: Annotated[str | None, typer.Option(help="Only those whose state this run changed last.")] = None,
+    state: Annotated[
+        str | None, typer.Option(help="Only videos in this state: pending, live, retired, gone or lost.")
+    ] = None,
+    run: Annotated[str | None, typer.Option(help="Only videos whose state was last changed by this run.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="Rows to show.")] = 100,
     as_json: AsJson = False,
 ) -> None:
@@ -168,7 +168,7 @@ def bring_in(
         Path | None, typer.Option(exists=True, dir_okay=False, help="CSV: key,video_id,user_id,created_at")
     ] = None,
     complete_days: Annotated[
-        bool, typer.Option("--complete-days", help="The views file holds every view of the days that it names.")
+        bool, typer.Option("--complete-days", help="The views file contains all views of the days that it names.")
     ] = False,
     skip_unknown: Annotated[
         bool, typer.Option("--skip-unknown", help="Leave out videos that the catalogue does not have.")
@@ -217,11 +217,14 @@ def _key(prefix: str, text: str) -> str:
 @group.command("import-reads")
 def bring_in_reads(
     day: Annotated[
-        str | None, typer.Option(metavar="DAY", help="Only this UTC day; each past day not yet complete, if not given.")
+        str | None,
+        typer.Option(metavar="DAY", help="Only this UTC day; by default each past day that is not complete yet."),
     ] = None,
     complete_days: Annotated[
         bool,
-        typer.Option("--complete-days", help="No CDN stands before the bucket: what was not read then was not viewed."),
+        typer.Option(
+            "--complete-days", help="No CDN is in front of the bucket, so an object without reads was not viewed."
+        ),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -267,9 +270,9 @@ def _whole(marked: bool) -> str:
 @group.command()
 def add(
     file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="The video file.")],
-    user: Annotated[str, typer.Option(help="Whose it is.")],
+    user: Annotated[str, typer.Option(help="Its user's id.")],
     video: Annotated[str, typer.Option(help="Its id; a live video of the user gets new bytes.")],
-    created_at: Annotated[str | None, typer.Option(metavar="TIME", help="When it was made; now, if not given.")] = None,
+    created_at: Annotated[str | None, typer.Option(metavar="TIME", help="When it was made; now by default.")] = None,
     tag: Annotated[str | None, typer.Option(help="Of a new video, for segments of the lifecycle.")] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -108,7 +108,7 @@ def remove(endpoint_id: Id, as_json: AsJson = False) -> None:
 def replay(
     endpoint_id: Id,
     since: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Also what was delivered and happened since; UTC if no zone.")
+        str | None, typer.Option(metavar="TIME", help="Also messages delivered since then; UTC without a zone.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -128,7 +128,7 @@ def release(
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Of all endpoints.")] = False,
     reason: Annotated[
-        str | None, typer.Option(help="Why, such as how users were told; it stands in the audit.")
+        str | None, typer.Option(help="The reason, such as how users were told; for the audit record.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
