@@ -236,7 +236,7 @@ def tune(workspace: Workspace) -> None:
 
     from flows.tune_concurrency import tune_concurrency  # noqa: PLC0415  as above
     from reelkeeper.model.jobs import GLOBAL_LIMIT  # noqa: PLC0415  used here alone
-    from reelkeeper.store.jobs.controls import jobs_at_once  # noqa: PLC0415  the same
+    from reelkeeper.store.jobs.slots import jobs_at_once  # noqa: PLC0415  the same
 
     say(f"It began at {_SLOTS} on this machine: `--param concurrency.first_limit={_SLOTS}`; the default is 8.")
     report = tune_concurrency(ConcurrencyPolicy(first_limit=_SLOTS), dry_run=False)

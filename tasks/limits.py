@@ -21,13 +21,13 @@ FLOW = "tune_concurrency"
 @task(task_run_name="read what is remembered", cache_policy=NO_CACHE)
 def read(
     engine: Engine, policy: ConcurrencyPolicy, as_of: datetime
-) -> tuple[Kept, Lanes, list[FinishedJob], list[JobAtWork]]:
+) -> tuple[Kept | None, Lanes, list[FinishedJob], list[JobAtWork]]:
     """Read the state of the rule, the jobs that ended since each lane's last step, and the running ones."""
     return queue.steered(engine, policy, as_of)
 
 
 @task(task_run_name="remember the limits", cache_policy=NO_CACHE)
-def remember(engine: Engine, before: Kept, after: Lanes) -> None:
+def remember(engine: Engine, before: Kept | None, after: Lanes) -> None:
     """Save the state for the next step. Raises LeaseLost where another run has stepped in the meantime."""
     queue.remember(engine, before, after)
 

@@ -4,9 +4,9 @@ This module exports the store's types that callers need, as they do not import t
 """
 
 from reelkeeper.store import Engine
+from reelkeeper.store.core.controls import Kept
 from reelkeeper.store.core.engine import open_store
 from reelkeeper.store.core.leases import Lease
-from reelkeeper.store.jobs.controls import Kept
 from reelkeeper.store.lifecycle.plans import Item
 
 __all__ = ["Engine", "Item", "Kept", "Lease", "open_store"]

@@ -14,9 +14,10 @@ from reelkeeper.operations.jobs.breaker import note_failed
 from reelkeeper.rules.jobs.caps import Cap
 from reelkeeper.rules.jobs.concurrency import ConcurrencyPolicy
 from reelkeeper.settings import Settings
+from reelkeeper.store.core import controls
 from reelkeeper.store.core.engine import open_store, transaction
 from reelkeeper.store.health import performance
-from reelkeeper.store.jobs import controls
+from reelkeeper.store.jobs.slots import CONCURRENCY
 from reelkeeper.store.tables import jobs, users
 from tests.cli.conftest import Run
 from tests.jobs import dead, hit, made, put, waiting
@@ -90,7 +91,7 @@ def test_a_job_that_waits_for_the_tuned_limit_of_its_provider_is_told_so(
 ) -> None:
     kept = {"limit": 9, "lanes": {"fal": {"limit": 1}, "ltx": {"limit": 8}}}
     with transaction(engine_of_the_command, "test") as session:
-        controls.write(session, controls.CONCURRENCY, kept)
+        controls.write(session, CONCURRENCY, kept)
         session.execute(sa.update(jobs).where(jobs.c.id.in_(["long", "running"])).values(lane="fal"))
     said = reelkeeper("queue", "--explain", "long").stdout
     assert "Job long waits: provider fal has 1 job at once, and may have 1. Those behind it go on." in said

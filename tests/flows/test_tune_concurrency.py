@@ -12,8 +12,9 @@ from reelkeeper.model.jobs import GLOBAL_LIMIT, JobState
 from reelkeeper.rules.jobs.attempts import give_up_error
 from reelkeeper.rules.jobs.concurrency import ConcurrencyPolicy
 from reelkeeper.rules.jobs.steering import Lanes
+from reelkeeper.store.core.controls import keep, kept
 from reelkeeper.store.core.engine import reading, transaction
-from reelkeeper.store.jobs.controls import Kept, jobs_at_once, keep, kept, lane_limits
+from reelkeeper.store.jobs.slots import CONCURRENCY, jobs_at_once, lane_limits
 from tasks import limits
 from tests.flows.scenes import Scene
 from tests.jobs import dead, made, put, waiting
@@ -114,8 +115,8 @@ def test_attempts_that_the_generator_failed_count(finished: Scene) -> None:
 
 def test_of_two_runs_at_once_the_second_changes_nothing(finished: Scene) -> None:
     with transaction(finished.engine, "test") as session:
-        before = kept(session)
-        assert keep(session, {"limit": 5}, before)
+        before = kept(session, CONCURRENCY)
+        assert keep(session, CONCURRENCY, {"limit": 5}, before)
     with pytest.raises(LeaseLost, match="another run"):
-        limits.remember.fn(finished.engine, Kept({}, None), Lanes(limit=9))
+        limits.remember.fn(finished.engine, None, Lanes(limit=9))
     assert limit_kept(finished) == 5

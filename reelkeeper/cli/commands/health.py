@@ -74,7 +74,7 @@ def _lately(hours: float, *, as_json: bool) -> None:
     from reelkeeper.rules.health.performance_report import lines, seconds
     from reelkeeper.store.core.engine import now, reading
     from reelkeeper.store.health import performance as read
-    from reelkeeper.store.jobs.controls import jobs_at_once
+    from reelkeeper.store.jobs.slots import jobs_at_once
 
     with store() as engine, reading(engine) as session:
         as_of = now(session)

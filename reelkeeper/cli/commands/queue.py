@@ -44,7 +44,7 @@ def queue(explain: Explain = None, dead: Dead = False, limit: Limit = 20, as_jso
 def _show(session: "Session", as_of: datetime, limit: int, *, only_dead: bool, as_json: bool) -> None:
     from reelkeeper.model.jobs import JobState
     from reelkeeper.store.jobs import queue as jobs
-    from reelkeeper.store.jobs.controls import jobs_at_once, lane_limits
+    from reelkeeper.store.jobs.slots import jobs_at_once, lane_limits
 
     counts, at_once, by_provider = jobs.counted(session), jobs_at_once(session), lane_limits(session)
     found = {JobState.DEAD: jobs.listed(session, JobState.DEAD, limit)}
@@ -167,7 +167,7 @@ def _full(session: "Session", line: "JobLine") -> list[str]:
     from reelkeeper.rules.core.wording import many
     from reelkeeper.rules.jobs.caps import Room
     from reelkeeper.store.jobs.claims import occupied
-    from reelkeeper.store.jobs.controls import lane_limits
+    from reelkeeper.store.jobs.slots import lane_limits
 
     caps, lanes = in_force(session).policies.caps, lane_limits(session)
     full = Room(caps, occupied(session), lanes).full() if caps or lanes else {}
@@ -210,8 +210,9 @@ class _Length(TypedDict):
 def _considered(session: "Session") -> _Line:
     from reelkeeper.operations.core.policies import in_force
     from reelkeeper.rules.jobs.dispatch import window
+    from reelkeeper.store.core.controls import remembered
     from reelkeeper.store.jobs.claims import DISPATCH, waiting_jobs
-    from reelkeeper.store.jobs.controls import jobs_at_once, remembered
+    from reelkeeper.store.jobs.slots import jobs_at_once
 
     memory, policies = remembered(session, [DISPATCH]).get(DISPATCH, {}), in_force(session).policies
     policy, tiers = policies.order, policies.tiers

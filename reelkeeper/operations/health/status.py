@@ -29,7 +29,7 @@ from reelkeeper.store.core.deployment import Stopped
 from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.health import performance
 from reelkeeper.store.jobs import breakers, queue
-from reelkeeper.store.jobs.controls import jobs_at_once, lane_limits
+from reelkeeper.store.jobs.slots import jobs_at_once, lane_limits
 from reelkeeper.store.lifecycle import backlog, crf_searches
 from reelkeeper.store.lifecycle.backlog import Backlog
 from reelkeeper.store.videos import cache, stock

@@ -38,9 +38,11 @@ from reelkeeper.rules.jobs.admission import cache_key as key_of
 from reelkeeper.rules.jobs.estimate import complexity, expected_bytes, expected_seconds
 from reelkeeper.rules.policies import Policies
 from reelkeeper.store import Engine, IntegrityError, Session
+from reelkeeper.store.core.controls import remembered
 from reelkeeper.store.core.engine import async_commit, group_commit, transaction
-from reelkeeper.store.jobs.controls import CONCURRENCY, ESTIMATES, remembered, slots_of
+from reelkeeper.store.jobs.endings import ESTIMATES
 from reelkeeper.store.jobs.queue import Waiting, add, waiting
+from reelkeeper.store.jobs.slots import CONCURRENCY, slots_of
 from reelkeeper.store.videos import cache
 
 

@@ -31,10 +31,12 @@ from reelkeeper.rules.jobs.caps import Room
 from reelkeeper.rules.jobs.dispatch import DispatchPolicy, RankedQueue
 from reelkeeper.store import Engine, Session
 from reelkeeper.store.billing import spend_counters
+from reelkeeper.store.core import controls
 from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import now, transaction
-from reelkeeper.store.jobs import claims, controls, endings, queue
+from reelkeeper.store.jobs import claims, endings, queue
 from reelkeeper.store.jobs.claims import Claim
+from reelkeeper.store.jobs.slots import lane_limits
 
 _BOUNDS_LAST = timedelta(minutes=15)
 _FEWEST_FOR_BOUNDS = 100  # jobs; below, the classes are made of those that wait
@@ -82,7 +84,7 @@ def claim(
             memory = _with_bounds(session, memory, policy, as_of)
             if policy.class_bounds_seconds is None and memory.get("bounds"):
                 policy = policy.model_copy(update={"class_bounds_seconds": tuple(memory["bounds"])})
-            caps, lanes = policies.caps, controls.lane_limits(session)
+            caps, lanes = policies.caps, lane_limits(session)
             trials = {name: rest.room for name, rest in resting.items()}
             room = Room(caps, claims.occupied(session) if caps or lanes else (), lanes, trials)
             named = ((entry.model, name) for entry in policies.book.models for name in entry.providers)

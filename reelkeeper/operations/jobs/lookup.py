@@ -11,8 +11,8 @@ from reelkeeper.rules.policies import InForce
 from reelkeeper.store import Session
 from reelkeeper.store.billing.credit_holds import captured
 from reelkeeper.store.jobs import queue
-from reelkeeper.store.jobs.controls import slots_now
 from reelkeeper.store.jobs.queue import AdmittedJob, Waiting
+from reelkeeper.store.jobs.slots import slots_now
 
 
 class AdmissionRequest(NamedTuple):

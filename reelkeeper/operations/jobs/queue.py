@@ -16,10 +16,11 @@ from reelkeeper.rules.jobs.concurrency import ConcurrencyPolicy
 from reelkeeper.rules.jobs.steering import Lanes, since_by_lane
 from reelkeeper.rules.policies import Policies
 from reelkeeper.store import Engine
+from reelkeeper.store.core import controls
+from reelkeeper.store.core.controls import Kept
 from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.health import performance
-from reelkeeper.store.jobs import claims, controls
-from reelkeeper.store.jobs.controls import Kept
+from reelkeeper.store.jobs import claims, slots
 
 _FLOW: Final = "dispatch_jobs"
 _START_SECONDS: Final = 30  # that a run may take until it begins, and be over before the scheduled one begins
@@ -46,9 +47,9 @@ def preview(engine: Engine, policies: Policies, run_id: str) -> DispatchReport:
     with reading(engine) as session:
         states, as_of = claims.count_states(session), now(session)
         waiting, more = claims.waiting_jobs(session, dispatch.window(order, tiers), tiers.names)
-        slots = controls.jobs_at_once(session) or 1
-    first = dispatch.order(waiting, order, tiers, as_of, slots=slots, more_seconds=more)[:_NAMED]
-    told = (dispatch.explain(job, waiting, order, tiers, as_of, slots=slots, more_seconds=more) for job in first)
+        at_once = slots.jobs_at_once(session) or 1
+    first = dispatch.order(waiting, order, tiers, as_of, slots=at_once, more_seconds=more)[:_NAMED]
+    told = (dispatch.explain(job, waiting, order, tiers, as_of, slots=at_once, more_seconds=more) for job in first)
     lines = tuple(f"{job.id}: {'; '.join(map(str, terms))}" for job, terms in zip(first, told, strict=True))
     return DispatchReport.of(run_id, states, dry_run=True, next_jobs=lines)
 
@@ -65,25 +66,25 @@ def report(engine: Engine, run_id: str, ends: Mapping[End, int]) -> DispatchRepo
 def jobs_at_once(engine: Engine) -> int | None:
     """Read the limit that `tune_concurrency` set last; None before its first run."""
     with reading(engine) as session:
-        return controls.jobs_at_once(session)
+        return slots.jobs_at_once(session)
 
 
 def steered(
     engine: Engine, policy: ConcurrencyPolicy, as_of: datetime
-) -> tuple[Kept, Lanes, list[FinishedJob], list[JobAtWork]]:
+) -> tuple[Kept | None, Lanes, list[FinishedJob], list[JobAtWork]]:
     """Read the state of the rule, the jobs that ended since each lane's last step, and the running ones."""
     with reading(engine) as session:
-        kept = controls.kept(session)
-        remembered = Lanes.model_validate({"limit": policy.first_limit, **kept.state})
+        kept = controls.kept(session, slots.CONCURRENCY)
+        remembered = Lanes.model_validate({"limit": policy.first_limit, **(kept.state if kept else {})})
         by_lane, otherwise = since_by_lane(remembered, as_of)
         ended = performance.ended(session, otherwise, as_of, by_lane)
         return kept, remembered, ended, performance.at_work(session)
 
 
-def remember(engine: Engine, before: Kept, after: Lanes) -> None:
+def remember(engine: Engine, before: Kept | None, after: Lanes) -> None:
     """Save the state for the next step. Raises LeaseLost where another run has stepped in the meantime."""
     with transaction(engine, "limits.remember") as session:
-        if not controls.keep(session, after.model_dump(mode="json"), before):
+        if not controls.keep(session, slots.CONCURRENCY, after.model_dump(mode="json"), before):
             raise LeaseLost("another run of tune_concurrency has stepped meanwhile; nothing was changed")
 
 
@@ -94,7 +95,7 @@ def start_dispatch(engine: Engine, orchestrator: Orchestrator) -> str | None:
     processes call this within some seconds, one run is started. Raises OrchestratorError.
     """
     with reading(engine) as session:
-        is_there, at = controls.is_there(session), now(session)
+        is_there, at = slots.is_there(session), now(session)
     seconds = int(seconds_until_next(at, CADENCES[_FLOW])) - _START_SECONDS
     if is_there or seconds < _SHORTEST_SECONDS:
         return None

@@ -29,11 +29,13 @@ from reelkeeper.rules.jobs import estimate
 from reelkeeper.rules.jobs.attempts import cost_above_quote
 from reelkeeper.store import Engine, Session
 from reelkeeper.store.billing import credit_holds, quotas, spend_counters, usage
+from reelkeeper.store.core import controls
 from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import now, transaction
-from reelkeeper.store.jobs import claims, controls, endings, queue
-from reelkeeper.store.jobs.controls import ESTIMATES
+from reelkeeper.store.jobs import claims, endings, queue
+from reelkeeper.store.jobs.endings import ESTIMATES
 from reelkeeper.store.jobs.queue import AdmittedJob
+from reelkeeper.store.jobs.slots import load_now
 from reelkeeper.store.videos import cache
 from reelkeeper.store.videos.videos import is_live, live_seconds
 
@@ -73,7 +75,7 @@ def succeed(engine: Engine, attempt: Attempt, *, run_id: str) -> Settled:
         if not is_live(session, job_id) and claims.current(session, job_id, attempt.lease_token):
             raise IntegrityDoubt(f"job {job_id}: no live video to end it with; it stays at work")
         at = now(session)
-        load, slots = controls.load_now(session, in_force(session).policies.admission.slots)
+        load, slots = load_now(session, in_force(session).policies.admission.slots)
         ended = endings.end(
             session,
             job_id,

@@ -28,7 +28,7 @@ from reelkeeper.rules.jobs.dispatch import DispatchPolicy
 from reelkeeper.rules.policies import Policies
 from reelkeeper.store import DBAPIError, SQLAlchemyError
 from reelkeeper.store.core.engine import reading, transaction
-from reelkeeper.store.jobs import claims, controls
+from reelkeeper.store.jobs import claims, slots
 
 LOOK_SECONDS = 2.0  # between two looks for jobs, where a slot is free: far below the 15 that a dead worker's may wait
 _log = logging.getLogger(__name__)
@@ -183,12 +183,12 @@ def _give_sign(context: WorkerContext) -> None:
     """Record that a worker claims waiting jobs, for as long as it does."""
     if not (context.closing.is_set() or context.ending.is_set()):
         with transaction(context.engine, "worker.sign") as session:
-            controls.give(session)
+            slots.give(session)
 
 
 def _end_sign(context: WorkerContext) -> None:
     with transaction(context.engine, "worker.leave") as session:
-        controls.end(session)
+        slots.end(session)
 
 
 def _renew(context: WorkerContext, held: list[JobRun]) -> None:

@@ -15,9 +15,8 @@ from reelkeeper.model.alerts import Finding, Severity
 from reelkeeper.operations.alerts import alerts
 from reelkeeper.settings import Settings
 from reelkeeper.store import Engine
-from reelkeeper.store.core import audit
+from reelkeeper.store.core import audit, controls
 from reelkeeper.store.core.engine import reading, transaction
-from reelkeeper.store.jobs import controls
 
 RULE: Final = "cache_not_purged"
 _NAME: Final = "cache_purge"  # of the row of `controls` with the last event that was dealt with

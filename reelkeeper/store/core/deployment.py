@@ -11,10 +11,10 @@ from typing import Final, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from reelkeeper.store.core import policies
+from reelkeeper.store.core import controls, policies
 from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import Clock, changed, insert_into, now
-from reelkeeper.store.tables import blobs, controls, deployment, heartbeats
+from reelkeeper.store.tables import blobs, deployment, heartbeats
 
 _STATE = sa.select(deployment.c.frozen_at, deployment.c.frozen_by, deployment.c.frozen_reason, *policies.VERSION)
 _LOCKED = _STATE.with_for_update()
@@ -93,12 +93,7 @@ def record_contract(
 ) -> None:
     """Record the outcome of the contract's checks, in place of the last one and in the audit record."""
     state = {"endpoint": endpoint_url, "bucket": bucket, "passed": sorted(passed), "failed": sorted(failed)}
-    new = {"state": state, "updated_at": Clock()}
-    session.execute(
-        insert_into(session, controls)
-        .values(name=_CONTRACT, **new)
-        .on_conflict_do_update(index_elements=["name"], set_=new)
-    )
+    controls.write(session, _CONTRACT, state)
     append(session, [Event("contract", run_id, detail=state)])
 
 
@@ -112,15 +107,11 @@ def contract_passed(session: Session, endpoint_url: str, bucket: str, checks: Co
 
 def last_contract(session: Session) -> Tried | None:
     """Read the outcome of the last run; None if there was none."""
-    row = session.execute(
-        sa.select(controls.c.state, controls.c.updated_at).where(controls.c.name == _CONTRACT)
-    ).one_or_none()
-    if row is None:
+    kept = controls.kept(session, _CONTRACT)
+    if kept is None:
         return None
-    state = row.state
-    return Tried(
-        row.updated_at, state["endpoint"], state["bucket"], frozenset(state["passed"]), frozenset(state["failed"])
-    )
+    state, at = kept
+    return Tried(at, state["endpoint"], state["bucket"], frozenset(state["passed"]), frozenset(state["failed"]))
 
 
 class Beat(NamedTuple):

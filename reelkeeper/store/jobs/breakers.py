@@ -11,9 +11,9 @@ import sqlalchemy as sa
 from sqlmodel import Session
 
 from reelkeeper.model.jobs import JobState
+from reelkeeper.store.core import controls as states
 from reelkeeper.store.core.engine import Clock, changed
 from reelkeeper.store.jobs import claims
-from reelkeeper.store.jobs import controls as remembering
 from reelkeeper.store.jobs.queue import ADMITTED, AdmittedJob
 from reelkeeper.store.tables import controls, jobs
 
@@ -35,7 +35,7 @@ def locked(session: Session, provider: str) -> tuple[dict[str, Any], datetime]:
 
 def write(session: Session, provider: str, state: dict[str, Any]) -> None:
     """Write the breaker of a provider."""
-    remembering.write(session, f"{_PREFIX}{provider}", state)
+    states.write(session, f"{_PREFIX}{provider}", state)
 
 
 def at_work(session: Session, job_ids: Collection[str]) -> list[str]:

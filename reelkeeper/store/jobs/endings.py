@@ -4,7 +4,7 @@ Each change checks in its own WHERE whether it is still allowed, and returns the
 """
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlmodel import Session
@@ -14,6 +14,8 @@ from reelkeeper.store.core.engine import Clock
 from reelkeeper.store.jobs.claims import AT_WORK, at_work, with_cost
 from reelkeeper.store.jobs.queue import ADMITTED, AdmittedJob
 from reelkeeper.store.tables import jobs
+
+ESTIMATES: Final = "estimates"  # the row of `controls` {model: by which factors the prior was wrong, the last ones}
 
 
 def end(

@@ -1,14 +1,15 @@
 """How far the bucket's events have been followed: one row of `controls`, and figures from the audit record."""
 
 from collections.abc import Mapping
-from datetime import datetime
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from reelkeeper.model.adoption import BY_CSV, AdoptionVerdict
-from reelkeeper.store.core.engine import Clock, insert_into
+from reelkeeper.store.core import controls as states
+from reelkeeper.store.core.controls import Kept
+from reelkeeper.store.core.engine import Clock
 from reelkeeper.store.tables import audit_events, controls, orphans
 
 SERVICE_DELETE: Final = "service_delete"  # of the audit: the service has deleted an object itself
@@ -17,19 +18,9 @@ _NAME: Final = "bucket_events"
 _DAY_SECONDS: Final = 86_400.0
 
 
-class Kept(NamedTuple):
-    """The state of following as last written, and when."""
-
-    state: dict[str, Any]
-    updated_at: datetime
-
-
 def kept(session: Session) -> Kept | None:
     """Read the state as last written; None where no events were ever followed."""
-    row = session.execute(
-        sa.select(controls.c.state, controls.c.updated_at).where(controls.c.name == _NAME)
-    ).one_or_none()
-    return Kept(row.state, row.updated_at) if row else None
+    return states.kept(session, _NAME)
 
 
 def recent(session: Session) -> dict[str, Any] | None:
@@ -40,9 +31,7 @@ def recent(session: Session) -> dict[str, Any] | None:
 
 def write(session: Session, state: Mapping[str, Any]) -> None:
     """Write how far events have been followed, as of now."""
-    new = {"state": dict(state), "updated_at": Clock()}
-    insert = insert_into(session, controls).values(name=_NAME, **new)
-    session.execute(insert.on_conflict_do_update(index_elements=["name"], set_=new))
+    states.write(session, _NAME, state)
 
 
 def count_deleted(session: Session) -> int:

@@ -26,7 +26,7 @@ from reelkeeper.rules.jobs.estimate import expected_bytes
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.rules.policies import DEFAULTS
 from reelkeeper.store.core.engine import Clock, open_engine, reading, transaction
-from reelkeeper.store.jobs.controls import ESTIMATES
+from reelkeeper.store.jobs.endings import ESTIMATES
 from reelkeeper.store.jobs.queue import leads
 from reelkeeper.store.tables import cache_entries, controls, credit_holds, jobs, reservations, users, videos
 from tests.children import FORKED

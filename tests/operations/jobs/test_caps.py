@@ -16,8 +16,10 @@ from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.jobs.attempts import AttemptPolicy
 from reelkeeper.rules.jobs.caps import Cap
 from reelkeeper.rules.jobs.concurrency import ConcurrencyPolicy
+from reelkeeper.store.core import controls
 from reelkeeper.store.core.engine import open_engine, reading, transaction
-from reelkeeper.store.jobs import claims, controls, endings
+from reelkeeper.store.jobs import claims, endings
+from reelkeeper.store.jobs.slots import CONCURRENCY
 from reelkeeper.store.tables import jobs
 from tests.children import FORKED
 from tests.operations.books import make_user
@@ -102,7 +104,7 @@ def test_a_provider_gets_the_places_that_were_tuned_for_it_where_several_share_t
 ) -> None:
     with transaction(ann, "test") as session:
         kept = {"limit": 9, "lanes": {name: {"limit": limit} for name, limit in lanes.items()}}
-        controls.write(session, controls.CONCURRENCY, kept)
+        controls.write(session, CONCURRENCY, kept)
     enqueue(ann, *(row(f"{lane}{n}", lane=lane) for n in range(4) for lane in ("fal", "ltx", "new")))
     got = Counter(name[:3] for name in [*names(ann, 7), *names(ann, 5, "other")])
     assert got == ({"fal": 2, "ltx": 1, "new": 4} if len(lanes) > 1 else {"fal": 4, "ltx": 4, "new": 4})

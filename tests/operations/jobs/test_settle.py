@@ -24,7 +24,7 @@ from reelkeeper.rules.jobs.admission import AdmissionPolicy
 from reelkeeper.store.alerts import webhooks
 from reelkeeper.store.core.engine import Clock, reading, transaction
 from reelkeeper.store.core.leases import Lease
-from reelkeeper.store.jobs.controls import ESTIMATES
+from reelkeeper.store.jobs.endings import ESTIMATES
 from reelkeeper.store.tables import cache_entries, controls, credit_holds, jobs, outbox, usage_days, videos
 from reelkeeper.store.videos.videos import is_live
 from tests.children import FORKED

@@ -13,8 +13,8 @@ from reelkeeper.operations.jobs import queue as module
 from reelkeeper.operations.jobs.queue import start_dispatch
 from reelkeeper.operations.jobs.worker import Shift, work
 from reelkeeper.store.core.engine import Clock, reading, transaction
-from reelkeeper.store.jobs.controls import give
-from reelkeeper.store.jobs.controls import is_there as is_worker_there
+from reelkeeper.store.jobs.slots import give
+from reelkeeper.store.jobs.slots import is_there as is_worker_there
 from reelkeeper.store.tables import controls
 from tests.doubles.prefect_api import PrefectDouble
 from tests.faults.world import World

@@ -5,9 +5,10 @@ import sqlalchemy as sa
 from reelkeeper.model.jobs import JobState
 from reelkeeper.model.performance import Filled, InFlight, Window
 from reelkeeper.rules.core.tiers import GIB, MIB, SHIPPED
+from reelkeeper.store.core import controls
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.health import performance
-from reelkeeper.store.jobs import controls
+from reelkeeper.store.jobs.slots import CONCURRENCY, jobs_at_once
 from reelkeeper.store.tables import storage_accounts, users
 from tests.jobs import NOON, at, dead, hit, made, put, waiting
 
@@ -82,14 +83,14 @@ def test_windows_are_kept_once_and_read_in_order(engine: sa.Engine) -> None:
 
 def test_a_limit_is_not_written_over_one_that_another_run_has_written(engine: sa.Engine) -> None:
     with transaction(engine, "test") as session:
-        never = controls.kept(session)
-        assert controls.jobs_at_once(session) is None
-        assert controls.keep(session, {"limit": 4}, never)
-        assert not controls.keep(session, {"limit": 5}, never)
+        never = controls.kept(session, CONCURRENCY)
+        assert jobs_at_once(session) is None
+        assert controls.keep(session, CONCURRENCY, {"limit": 4}, never)
+        assert not controls.keep(session, CONCURRENCY, {"limit": 5}, never)
     with transaction(engine, "test") as session:
-        first = controls.kept(session)
+        first = controls.kept(session, CONCURRENCY)
     with transaction(engine, "test") as session:
-        assert controls.keep(session, {"limit": 6}, first)
+        assert controls.keep(session, CONCURRENCY, {"limit": 6}, first)
     with transaction(engine, "test") as session:
-        assert not controls.keep(session, {"limit": 7}, first)
-        assert controls.jobs_at_once(session) == 6
+        assert not controls.keep(session, CONCURRENCY, {"limit": 7}, first)
+        assert jobs_at_once(session) == 6

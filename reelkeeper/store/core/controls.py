@@ -1,0 +1,57 @@
+"""The stored state of rules and control loops: one row of `controls` for each, by name."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from reelkeeper.store.core.engine import Clock, changed, insert_into
+from reelkeeper.store.tables import controls
+
+_REMEMBERED = sa.select(controls.c.name, controls.c.state).where(
+    controls.c.name.in_(sa.bindparam("names", expanding=True))
+)
+
+
+class Kept(NamedTuple):
+    """A state as last written, and when."""
+
+    state: dict[str, Any]
+    updated_at: datetime
+
+
+def remembered(session: Session, names: Sequence[str]) -> dict[str, Any]:
+    """Read the states of `names`; a name without a state is left out."""
+    return dict(session.execute(_REMEMBERED, {"names": names}).all())
+
+
+def kept(session: Session, name: str) -> Kept | None:
+    """Read the state of `name`; None before the first time."""
+    row = session.execute(
+        sa.select(controls.c.state, controls.c.updated_at).where(controls.c.name == name)
+    ).one_or_none()
+    return Kept(row.state, row.updated_at) if row else None
+
+
+def keep(session: Session, name: str, state: Mapping[str, Any], before: Kept | None) -> bool:
+    """Write the state of `name`, unless it was written since `before` was read; return whether it did."""
+    if before is None:
+        insert = insert_into(session, controls).values(name=name, state=state, updated_at=Clock())
+        return session.execute(insert.on_conflict_do_nothing().returning(controls.c.name)).scalar() is not None
+    unchanged = sa.and_(controls.c.name == name, controls.c.updated_at == before.updated_at)
+    return changed(session, sa.update(controls).where(unchanged).values(state=state, updated_at=Clock())) == 1
+
+
+def write(session: Session, name: str, state: Mapping[str, Any], seconds: float = 0) -> None:
+    """Write or replace the state of `name`, dated `seconds` from now."""
+    new = {"state": dict(state), "updated_at": Clock(seconds)}
+    insert = insert_into(session, controls).values(name=name, **new)
+    session.execute(insert.on_conflict_do_update(index_elements=["name"], set_=new))
+
+
+def is_fresh(session: Session, name: str, seconds: float) -> bool:
+    """Whether the state of `name` was written in the last `seconds`."""
+    fresh = sa.and_(controls.c.name == name, controls.c.updated_at > Clock(-seconds))
+    return bool(session.execute(sa.select(sa.exists().where(fresh))).scalar_one())

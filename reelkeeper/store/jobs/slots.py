@@ -1,0 +1,66 @@
+"""The slots: how many jobs may run at once, how many of them are taken, and whether a worker is there."""
+
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from reelkeeper.model.jobs import JobState
+from reelkeeper.store.core import controls
+from reelkeeper.store.tables import jobs
+
+CONCURRENCY: Final = "concurrency"  # {"limit": jobs at once, "lanes": {provider: {"limit": ...}}}
+LASTS_SECONDS: Final = 45.0  # three heartbeats
+_WORKERS: Final = "workers"
+
+
+def slots_of(memory: dict[str, Any], otherwise: int) -> int:
+    """Read how many jobs may run at once, as last tuned, or `otherwise` where nothing was tuned yet."""
+    limit = memory.get(CONCURRENCY, {}).get("limit")
+    return limit if isinstance(limit, int) and limit > 0 else otherwise
+
+
+def slots_now(session: Session, otherwise: int) -> int:
+    """Give the same as `slots_of`, from the store."""
+    return slots_of(controls.remembered(session, [CONCURRENCY]), otherwise)
+
+
+def load_now(session: Session, slots: int) -> tuple[float, int]:
+    """Measure the share of slots that are taken now, 0 to 1, and how many slots there are."""
+    slots = slots_now(session, slots)
+    running = session.execute(
+        sa.select(sa.func.count()).where(jobs.c.state == JobState.RUNNING, jobs.c.leader_id.is_(None))
+    ).scalar_one()
+    return min(running / slots, 1.0), slots
+
+
+def jobs_at_once(session: Session) -> int | None:
+    """Read the limit as last tuned; None before the first time."""
+    limit = _tuned(session).get("limit")
+    return limit if isinstance(limit, int) else None
+
+
+def lane_limits(session: Session) -> dict[str, int]:
+    """Read how many jobs of each provider may run at once, as last tuned; empty unless several share the limit."""
+    limits = {name: lane["limit"] for name, lane in _tuned(session).get("lanes", {}).items()}
+    return {name: limit for name, limit in limits.items() if name} if len(limits) > 1 else {}
+
+
+def _tuned(session: Session) -> dict[str, Any]:
+    kept = controls.kept(session, CONCURRENCY)
+    return kept.state if kept else {}
+
+
+def give(session: Session) -> None:
+    """Note that a worker is there and takes waiting jobs."""
+    controls.write(session, _WORKERS, {})
+
+
+def end(session: Session) -> None:
+    """Note that a worker has left. Another one notes itself at its next heartbeat."""
+    controls.write(session, _WORKERS, {}, -LASTS_SECONDS)
+
+
+def is_there(session: Session) -> bool:
+    """Whether a worker has noted itself lately."""
+    return controls.is_fresh(session, _WORKERS, LASTS_SECONDS)
