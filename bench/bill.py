@@ -25,6 +25,10 @@ from reelkeeper.store.core.schema import upgrade
 FIRST, LAST = date(2026, 11, 1), date(2026, 11, 30)
 ROWS, USERS, SERVICES = 1_000_000, 8_334, ("r2-storage", "r2-class-b", "compute", "api")  # 30 days of each
 ROUNDS = 3
+_COLUMNS = (
+    "day, sku, user_id, service, tier, consumed_quantity, consumed_unit, list_nanousd, billed_nanousd, price_book, "
+    "estimated"
+)
 _BARE = """
 SELECT user_id, max(tier), sum(list_nanousd), sum(billed_nanousd) FROM charges
 WHERE day BETWEEN ? AND ? GROUP BY user_id ORDER BY sum(list_nanousd) DESC
@@ -50,7 +54,8 @@ def fill(path: Path) -> None:
     upgrade(engine)
     engine.dispose()
     connection = sqlite3.connect(path)
-    connection.executemany("INSERT INTO charges VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", _charges())
+    insert = f"INSERT INTO charges ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608  constants of ours
+    connection.executemany(insert, _charges())
     connection.commit()
     connection.close()
 
