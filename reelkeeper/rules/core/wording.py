@@ -21,7 +21,7 @@ SENTENCES: Final = {
     "held": "held: a person said that it stays",
     "unknown_age": "creation time unknown: kept until the catalogue has it",
     "future_created": "created {video.created_at}, which is after {terms.as_of}: kept, as a clock is wrong",
-    "unknown_tier": "tier {video.tier!r} is none of {tiers}: kept until it is known",
+    "unknown_tier": "tier {video.tier!r} is none of {terms.tiers}: kept until it is known",
     "past_retention": "{age}: {retention}",
     "kept_on_request": "{age}, and kept on request until {video.kept_until:%Y-%m-%d %H:%M} UTC",
     "cold_rules_off": "{age}: {retention}, and no rule for cold videos is switched on",
@@ -82,6 +82,11 @@ class Terms(NamedTuple):
             segment,
         )
 
+    @property
+    def tiers(self) -> str:
+        """List the names of all tiers."""
+        return ", ".join(self.retention)
+
     def sentence(self, rule: str, video: Video) -> str:
         """Say why `rule` decided about `video`. A rule that has no sentence says its name."""
         sentence = SENTENCES.get(rule, rule).format(
@@ -90,7 +95,6 @@ class Terms(NamedTuple):
             age=_age(self.as_of - (video.created_at or self.as_of)),
             views="unknown views" if video.views is None else many(video.views, "view"),
             retention=self.retention.get(video.tier or ""),
-            tiers=", ".join(self.retention),
         )
         return f"segment {self.segment}: {sentence}" if self.segment else sentence
 
