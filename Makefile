@@ -59,7 +59,7 @@ fmt: $(STAMP)           ## write the format and the safe fixes
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(STAMP) $(PEERS) ## ratios against named peers and floors
+bench: $(STAMP) $(PEERS) ## ratios against named peers and floors; .venv-peers is for forecasts and anomalies
 	$(BIN)/python -m bench
 
 $(PEERS): bench/forecast-peers.lock
