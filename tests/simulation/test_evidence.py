@@ -116,8 +116,8 @@ def test_concurrency_is_near_its_best_on_every_kind_of_steady_server() -> None:
         assert max(steering.late_regret for steering in found) <= 0.15, (
             scenario.name
         )  # it has converged, from every start
-    assert fmean(regrets) <= 0.06
-    assert max(regrets) <= 0.14  # one that collapses and begins at five times its best
+    assert fmean(regrets) <= 0.05
+    assert max(regrets) <= 0.11  # one that collapses and begins at five times its best
 
 
 @pytest.mark.long
@@ -145,7 +145,7 @@ def test_concurrency_follows_servers_that_change_better_than_vegas() -> None:
         )
         for make in (ours, vegas)
     }
-    assert mean[ours] <= 0.2
+    assert mean[ours] <= 0.14
     assert mean[ours] < mean[vegas]
 
 

@@ -21,13 +21,14 @@ long ones, however often it is asked. Three things bear on a step:
 
 import math
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from statistics import fmean, pstdev
 from typing import Final, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from reelkeeper.rules.jobs import curve
 from reelkeeper.rules.jobs.caps import Cap
 
 Reason = Literal[
@@ -36,25 +37,27 @@ Reason = Literal[
     "over the cost ceiling",
     "too dear at any limit",
     "less done than at a lower limit",
+    "less done than before",
+    "a lower limit is hardly known",
     "nothing ends",
     "too few jobs finished",
     "at the bound",
     "not used up",
 ]
-_PRIOR_JOBS: Final = 2.0  # what is assumed before anything is known weighs as much as so many jobs at n = 20
-_PRIOR_CONTENTION, _PRIOR_COHERENCE = 0.02, 0.0005  # of a server that profits from some 40 at a time
-_PRIOR_AT: Final = 20
 _PRIOR_SPREAD: Final = 0.1  # of the seconds, from which on their part in the cost is told apart from the rest
 _UNSEEN: Final = 2  # times what ran at once, beyond which a limit would be a guess (Netflix concurrency-limits)
-_SINGULAR: Final = 1e-9
-_LONG: Final = 9  # steps' worth of jobs at one limit, after which a lower one that nobody has seen is looked at
+_LONG: Final = 5  # steps' worth of jobs at one limit, after which a lower one is looked at
+_HARDLY: Final = 0.5  # if less than half a step's worth is left of what was seen there
 _TURNS: Final = 2  # of the slots, that a step stands on
-_STUCK_TURNS: Final = 6  # that the slots could have made on an idle server while not even one was
+_STUCK_TURNS: Final = 4  # that the slots could have made on an idle server while not even one was
 _FADE: Final = 0.97  # what a throughput seen earlier weighs after a step
 _FADE_STUCK: Final = 0.99  # and a limit at which nothing ended: to try it again takes an hour of everybody's
 _REMEMBERED: Final = 0.01  # jobs; below one, a bad limit is tried again, but with care
 _BUCKETS_PER_DOUBLING: Final = 5  # how finely throughput is remembered over the limit
 _SETTLED: Final = 0.15  # deviation of the concurrency, of 1, up to which jobs tell of one limit
+_FADE_AGAIN: Final = 0.8  # and a limit that was bad, where more was done still further up in better times
+_BETTER: Final = 1.25  # times the throughput, from which on times were better
+_FELL: Final = 0.7  # in ln(throughput) at the same limit, from which on there is less to share: half as much, or less
 _CHANGED: Final = 0.25  # in ln(throughput) at the same limit, from which on the server is another one
 _DOUBTFUL: Final = 0.15  # what is left of the weight of evidence then
 _FEW: Final = 10  # jobs that a throughput was seen of at least, however little it weighs by now
@@ -173,12 +176,14 @@ def next_limit(limit: int, finished: Sequence[Finished], memory: Memory, policy:
         return Step(bounded, "too few jobs finished", memory)
     if not any(job.made for job in finished):
         return _let_go(bounded, round(fmean(job.concurrency for job in finished)), memory, policy)
-    memory = _learn(memory, finished, policy.forget)
-    a, b = _fit(memory.slowdown)
+    memory, change = _learn(memory, finished, policy.forget)
+    a, b = curve.fit(memory.slowdown)
     ceiling = policy.cost_ceiling_microusd or math.inf
     is_dear = _cost(a, b, 1, memory) > ceiling  # whatever the limit
     target, reason = _target(a, b, memory, policy, ceiling, is_dear=is_dear)
     target, reason = _guarded(target, reason, limit, finished, memory, policy, math.inf if is_dear else ceiling)
+    if change < -_FELL and target > (fallen := round(limit * math.exp(change / 2))):
+        target, reason = fallen, "less done than before"
     if target > limit:
         grown = max(math.floor(limit * policy.growth), limit + 2)
         ran = max(job.concurrency for job in finished)
@@ -195,7 +200,7 @@ def next_limit(limit: int, finished: Sequence[Finished], memory: Memory, policy:
         memory,
         a,
         b,
-        wanted / _slowdown(a, b, wanted),
+        wanted / curve.slowdown(a, b, wanted),
         _cost(a, b, wanted, memory),
     )
 
@@ -213,41 +218,49 @@ def _was_held_up(job: Finished, limit: int) -> bool:
 
 
 def _let_go(limit: int, running: int, memory: Memory, policy: ConcurrencyPolicy) -> Step:
-    """Leave a limit at which nothing gets done for where most was done, or for half of what runs, and remember it."""
+    """Leave a limit at which nothing gets done for where most was done, or for half of what runs, and remember it.
+
+    For half as well where jobs did end at that limit: then the server has changed since lower ones were seen.
+    """
     if running > limit:  # it was left already, and not all have ended yet
         return Step(min(max(limit, policy.min_limit), policy.max_limit), "nothing ends", memory)
     bad = RateSample(_bucket(running), 0.0, float(max(running, 1)), 0.0)
     others = [sample for sample in memory.seen if sample.bucket != bad.bucket]
     best = _best_below(bad, _sure(others))
-    lower = running // _LET_GO if best is bad else _middle(best.bucket)
+    is_another = any(sample.bucket == bad.bucket and sample.rate for sample in memory.seen)  # than when all was well
+    lower = running // _LET_GO if best is bad or is_another else _middle(best.bucket)
     lower = min(max(lower, policy.min_limit), limit, policy.max_limit)
     return Step(lower, "nothing ends", memory._replace(seen=tuple(sorted([bad, *others]))))
 
 
-def _learn(memory: Memory, finished: Sequence[Finished], keep: float) -> Memory:
-    """Add the jobs to the sums, whose old part fades, and the more so where the server has changed."""
-    seen, is_changed = _look(memory.seen, finished, keep)
-    keep *= _DOUBTFUL if is_changed else 1
+def _learn(memory: Memory, finished: Sequence[Finished], keep: float) -> tuple[Memory, float]:
+    """Add the jobs to the sums, whose old part fades, and the more so where the server has changed; see `_look`."""
+    seen, change = _look(memory.seen, finished, keep)
+    keep *= _DOUBTFUL if change else 1
     slowdown, cost, totals = ([keep * value for value in sums] for sums in memory[:3])
     made = [job for job in finished if job.made]
     for job in made:
         n, slower = job.concurrency, job.seconds / job.estimate_seconds
-        slowdown = _sum(slowdown, _products(n - 1, n * (n - 1), slower - 1, slower**-2))  # errors are relative
-        totals = _sum(totals, (1, job.estimate_seconds, job.seconds, job.cost_microusd))
+        slowdown = curve.add(
+            slowdown, curve.products(n - 1, n * (n - 1), slower - 1, slower**-2)
+        )  # errors are relative
+        totals = curve.add(totals, (1, job.estimate_seconds, job.seconds, job.cost_microusd))
     for model in {job.model for job in made}:  # a dear model that is slow as well is no reason to slow down
         of = [job for job in made if job.model == model]
         took, size, price = (fmean(values) for values in zip(*(job[1:4] for job in of), strict=True))
         for job in of:
-            products = _products(job.seconds - took, job.estimate_seconds - size, job.cost_microusd - price, 1.0)
-            cost = _sum(cost, products)
-    return Memory(tuple(slowdown), tuple(cost), tuple(totals), seen)
+            products = curve.products(job.seconds - took, job.estimate_seconds - size, job.cost_microusd - price, 1.0)
+            cost = curve.add(cost, products)
+    return Memory(tuple(slowdown), tuple(cost), tuple(totals), seen), change
 
 
-def _look(seen: Sequence[RateSample], finished: Sequence[Finished], keep: float) -> tuple[tuple[RateSample, ...], bool]:
-    """Add what succeeded to what was seen; also says whether the server did much more or less here before.
+def _look(
+    seen: Sequence[RateSample], finished: Sequence[Finished], keep: float
+) -> tuple[tuple[RateSample, ...], float]:
+    """Add what succeeded to what was seen; also gives the change in ln(throughput) at the same limit, 0 if it is small.
 
     A limit above was bad when there was less to share, if more is done here now. A lower one was good in better times,
-    if less is.
+    if less is. Where more was done further up than is here, those times may come again: what was bad is soon tried.
     """
     at_once, made = fmean(job.concurrency for job in finished), [job for job in finished if job.made]
     share = len(made) / sum(max(job.attempts, 1) for job in finished)
@@ -261,10 +274,13 @@ def _look(seen: Sequence[RateSample], finished: Sequence[Finished], keep: float)
         if abs(change) <= _CHANGED + _error(before) + _error(fresh):
             change = 0.0
     known = dict[int, RateSample]()
+    good = _BETTER * fresh.rate
+    was_better = any(sample.bucket > fresh.bucket and sample.rate > good for sample in seen)
     for sample in seen:
         fade = _DOUBTFUL if change < 0 else _FADE
         if sample.bucket > fresh.bucket:
-            fade = 0.0 if change > 0 else _FADE if sample.rate else _FADE_STUCK
+            bad = _FADE_AGAIN if was_better else _FADE if sample.rate else _FADE_STUCK
+            fade = 0.0 if change > 0 else _FADE if sample.rate > good else bad
         if fade * sample.weight >= _REMEMBERED:
             known[sample.bucket] = sample._replace(weight=fade * sample.weight)
     if is_settled:
@@ -276,7 +292,7 @@ def _look(seen: Sequence[RateSample], finished: Sequence[Finished], keep: float)
             kept + fresh.weight,
             old.succeeded + mix * (fresh.succeeded - old.succeeded),
         )
-    return tuple(known[bucket] for bucket in sorted(known)), bool(change)
+    return tuple(known[bucket] for bucket in sorted(known)), change
 
 
 def _guarded(
@@ -297,12 +313,27 @@ def _guarded(
             return min(within, limit), "over the cost ceiling"
     worse = _worse(sure := _sure(memory.seen), policy)
     if worse and target > (edge := _middle(worse.bucket - 1)):
-        back = edge if limit <= edge else _middle(_best_below(worse, sure).bucket)
-        below, jobs = _bucket(limit) - 1, {sample.bucket: sample.weight for sample in memory.seen}
-        if limit == edge and below not in jobs and jobs.get(below + 1, 0) > _LONG * len(finished):
-            back = _middle(below)
-        return back, "less done than at a lower limit"
+        target = edge if limit <= edge else _middle(_best_below(worse, sure).bucket)
+        reason = "less done than at a lower limit"
+    lower = _hardly_known(limit, finished, memory.seen)
+    if lower and target > lower and reason != "over the cost ceiling":
+        return lower, "a lower limit is hardly known"
     return target, reason
+
+
+def _hardly_known(limit: int, finished: Sequence[Finished], seen: Sequence[RateSample]) -> int | None:
+    """Give the next lower limit where this one stood for long, that one was hardly seen, and could get more done.
+
+    It can get no more done than so many idle servers, and is past the peak where more was seen one further up.
+    """
+    bucket, known = _bucket(limit), {sample.bucket: sample for sample in seen}
+    here, lower = known.get(bucket), _middle(bucket - 1)
+    if bucket != _bucket(fmean(job.concurrency for job in finished)) or here is None or not here.rate < lower < limit:
+        return None
+    nothing = RateSample(bucket, 0.0, 0.0)
+    below, above = known.get(bucket - 1, nothing), known.get(bucket + 1, nothing)
+    is_long, is_past = here.weight > _LONG * len(finished), above.weight >= 1 and above.rate > here.rate
+    return lower if is_long and not is_past and below.weight < _HARDLY * len(finished) else None
 
 
 def _worse(seen: Sequence[RateSample], policy: ConcurrencyPolicy, above: int = -1) -> RateSample | None:
@@ -338,9 +369,7 @@ def _target(
     Where a job alone is over the ceiling already, what it costs more where others run is to be within it.
     """
     limits = range(policy.min_limit, policy.max_limit + 1)
-    rates = [n / _slowdown(a, b, n) for n in limits]
-    enough = policy.near_peak * max(rates)
-    target = next(n for n, rate in zip(limits, rates, strict=True) if rate >= enough)
+    target = curve.near_peak(a, b, limits, policy.near_peak)
     assumed = 0.0 if is_dear else 1.0
     most = policy.cost_setpoint * ceiling + (_cost(a, b, 1, memory, assumed) if is_dear else 0.0)
     affordable = max((n for n in limits if _cost(a, b, n, memory, assumed) <= most), default=policy.min_limit)
@@ -349,42 +378,15 @@ def _target(
     return target, "too dear at any limit" if is_dear else "near the peak"
 
 
-def _fit(sums: Sequence[float]) -> tuple[float, float]:
-    """Fit the slowdown, with the prior as a job or two at n = 20."""
-    x1, x2 = _PRIOR_AT - 1, _PRIOR_AT * (_PRIOR_AT - 1)
-    y = _PRIOR_CONTENTION * x1 + _PRIOR_COHERENCE * x2
-    return _least_squares(sums, _products(x1, x2, y, _PRIOR_JOBS * (1 + y) ** -2))
-
-
-def _least_squares(sums: Sequence[float], prior: Sequence[float]) -> tuple[float, float]:
-    """Solve the least squares of two terms, neither below zero."""
-    s11, s12, s22, s1y, s2y = map(operator.add, sums, prior)
-    flat = s11 * s22 - s12 * s12
-    if flat > _SINGULAR * s11 * s22:
-        a, b = (s1y * s22 - s2y * s12) / flat, (s2y * s11 - s1y * s12) / flat
-        if a >= 0 and b >= 0:
-            return a, b
-    alone_a, alone_b = max(s1y / s11, 0.0) if s11 else 0.0, max(s2y / s22, 0.0) if s22 else 0.0
-    return (alone_a, 0.0) if s1y * alone_a >= s2y * alone_b else (0.0, alone_b)
-
-
-def _slowdown(a: float, b: float, n: float) -> float:
-    return 1 + a * (n - 1) + b * n * (n - 1)
-
-
 def _cost(a: float, b: float, n: float, memory: Memory, assumed: float = 1.0) -> float:
     """Give the mean cost of a job where `n` run: its part for each second grows, as fitted, and the rest does not.
 
     Before the two can be told apart, `assumed` is the share of it that is for the seconds.
     """
     jobs, estimates, seconds, cost = memory.totals
-    prior = _products(_PRIOR_SPREAD * seconds / jobs, 0.0, assumed * _PRIOR_SPREAD * cost / jobs, 1.0)
-    per_second, _ = _least_squares(memory.cost, prior)
-    return max((cost + per_second * (estimates * _slowdown(a, b, n) - seconds)) / jobs, 0.0)
-
-
-def _products(x1: float, x2: float, y: float, weight: float) -> tuple[float, float, float, float, float]:
-    return weight * x1 * x1, weight * x1 * x2, weight * x2 * x2, weight * x1 * y, weight * x2 * y
+    prior = curve.products(_PRIOR_SPREAD * seconds / jobs, 0.0, assumed * _PRIOR_SPREAD * cost / jobs, 1.0)
+    per_second, _ = curve.least_squares(memory.cost, prior)
+    return max((cost + per_second * (estimates * curve.slowdown(a, b, n) - seconds)) / jobs, 0.0)
 
 
 def _bucket(n: float) -> int:
@@ -393,7 +395,3 @@ def _bucket(n: float) -> int:
 
 def _middle(bucket: int) -> int:
     return round(math.pow(2, bucket / _BUCKETS_PER_DOUBLING))
-
-
-def _sum(sums: Iterable[float], more: Iterable[float]) -> list[float]:
-    return list(map(operator.add, sums, more))

@@ -41,6 +41,8 @@ _SENTENCES: Final[dict[Reason, str]] = {
     "over the cost ceiling": "More at once would cost more than a job may on average",
     "too dear at any limit": "A job costs more than it may whatever the limit, so it goes by what gets done",
     "less done than at a lower limit": "Fewer at once were seen to get more done",
+    "less done than before": "Much less gets done with as many at once than before, so fewer are tried",
+    "a lower limit is hardly known": "What fewer at once would get done is hardly known, so they are looked at",
     "nothing ends": "With so many at once hardly any job ends with a video, so fewer are tried",
     TOO_FEW: "Too few jobs ended to go by",
     "not used up": "Fewer ran at once than may: what more would do is not known",

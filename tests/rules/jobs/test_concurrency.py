@@ -71,18 +71,45 @@ def test_it_leaves_a_limit_at_which_less_was_done_than_at_a_lower_one() -> None:
     assert (step.limit, step.reason) == (16, "less done than at a lower limit")
 
 
-def test_it_looks_below_a_limit_that_stood_for_long_if_nobody_has() -> None:
-    memory = next_limit(18, jobs(18), Memory(), POLICY).memory
+def test_it_looks_below_a_limit_that_stood_for_long_if_that_is_hardly_known() -> None:
+    memory = next_limit(18, jobs(18, slowdown=1.2), Memory(), POLICY).memory
     memory = next_limit(21, jobs(21, slowdown=1.6), memory, POLICY).memory
-    stays = next_limit(18, jobs(18), memory, POLICY)
-    assert (stays.limit, stays.reason) == (18, "less done than at a lower limit")
-    below = stays
+    below = next_limit(18, jobs(18, slowdown=1.2), memory, POLICY)
+    assert (below.limit, below.reason) == (18, "less done than at a lower limit")
     while below.limit == 18:
-        below = next_limit(18, jobs(18), below.memory, POLICY)
-    assert (below.limit, below.reason) == (16, "less done than at a lower limit")
-    fewer = next_limit(16, jobs(16), below.memory, POLICY)
-    back = next_limit(fewer.limit, jobs(fewer.limit), fewer.memory, POLICY)
-    assert back.limit == 18
+        below = next_limit(18, jobs(18, slowdown=1.2), below.memory, POLICY)
+    assert (below.limit, below.reason) == (16, "a lower limit is hardly known")
+    fewer = next_limit(16, jobs(16, slowdown=1.2), below.memory, POLICY)
+    assert fewer.limit == 18
+    better = next_limit(16, jobs(16), below.memory, POLICY)
+    assert (better.limit, better.reason) == (16, "less done than at a lower limit")
+
+
+def test_it_does_not_look_where_no_more_can_be_done() -> None:
+    """Where 18 get the work of 18 idle servers done, 16 cannot do as much."""
+    step = next_limit(21, jobs(21, slowdown=1.6), next_limit(18, jobs(18), Memory(), POLICY).memory, POLICY)
+    for _ in range(50):
+        step = next_limit(18, jobs(18), step.memory, POLICY)
+        assert step.limit >= 18
+
+
+def test_where_much_less_is_done_than_before_there_is_less_to_share() -> None:
+    before = next_limit(28, jobs(28), Memory(), POLICY)
+    step = next_limit(28, jobs(28, slowdown=4), before.memory, POLICY)
+    assert (step.limit, step.reason) == (14, "less done than before")  # half, for a quarter
+    slower = next_limit(28, jobs(28, slowdown=1.5), before.memory, POLICY)
+    assert slower.reason != "less done than before"
+
+
+def test_a_bad_limit_is_tried_sooner_where_times_were_better() -> None:
+    def bad_weight(slowdown_above: float) -> float:
+        memory = next_limit(28, jobs(28, slowdown=slowdown_above), Memory(), POLICY).memory
+        memory = next_limit(16, jobs(16, slowdown=2), memory, POLICY).memory
+        for _ in range(5):
+            memory = next_limit(12, jobs(12), memory, POLICY).memory
+        return next(sample.weight for sample in memory.seen if sample.rate == pytest.approx(8))
+
+    assert bad_weight(slowdown_above=1) < 0.5 * bad_weight(slowdown_above=4)
 
 
 def stuck(running: int) -> list[Running]:
@@ -95,6 +122,11 @@ def test_it_goes_back_from_where_nothing_ends_to_where_most_was_done() -> None:
     assert (step.limit, step.reason) == (28, "nothing ends")
     unknown = follow(36, [], Memory(), POLICY, stuck(36))
     assert (unknown.limit, unknown.reason) == (18, "nothing ends")
+
+
+def test_it_goes_to_half_where_jobs_ended_at_that_limit_before_for_the_server_has_changed() -> None:
+    memory = next_limit(36, jobs(36), next_limit(28, jobs(28), Memory(), POLICY).memory, POLICY).memory
+    assert follow(36, [], memory, POLICY, stuck(36)).limit == 18
 
 
 def test_a_limit_that_was_left_is_not_lowered_again_while_its_jobs_end() -> None:
