@@ -27,6 +27,12 @@ def remembered(session: Session, names: Sequence[str]) -> dict[str, Any]:
     return dict(session.execute(_REMEMBERED, {"names": names}).all())
 
 
+def of_each(session: Session, prefix: str) -> dict[str, dict[str, Any]]:
+    """Read the states of all names that begin with `prefix`, by the rest of the name, in its order."""
+    chosen = sa.select(controls.c.name, controls.c.state).where(controls.c.name.startswith(prefix, autoescape=True))
+    return {row.name.removeprefix(prefix): row.state for row in session.execute(chosen.order_by(controls.c.name))}
+
+
 def kept(session: Session, name: str) -> Kept | None:
     """Read the state of `name`; None before the first time."""
     row = session.execute(

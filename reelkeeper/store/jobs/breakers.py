@@ -11,11 +11,11 @@ import sqlalchemy as sa
 from sqlmodel import Session
 
 from reelkeeper.model.jobs import JobState
-from reelkeeper.store.core import controls as states
+from reelkeeper.store.core import controls
 from reelkeeper.store.core.engine import Clock, changed
 from reelkeeper.store.jobs import claims
 from reelkeeper.store.jobs.queue import ADMITTED, AdmittedJob
-from reelkeeper.store.tables import controls, jobs
+from reelkeeper.store.tables import jobs
 
 _PREFIX: Final = "breaker:"
 # guard fallback.never_both: a job that one provider has, or may have, is sent to another, and paid twice
@@ -24,8 +24,7 @@ UNSENT: Final = sa.and_(jobs.c.leader_id.is_(None), jobs.c.state == JobState.QUE
 
 def known(session: Session) -> dict[str, dict[str, Any]]:
     """Read the breaker of each provider, without a lock."""
-    chosen = sa.select(controls.c.name, controls.c.state).where(controls.c.name.startswith(_PREFIX, autoescape=True))
-    return {row.name.removeprefix(_PREFIX): row.state for row in session.execute(chosen.order_by(controls.c.name))}
+    return controls.of_each(session, _PREFIX)
 
 
 def locked(session: Session, provider: str) -> tuple[dict[str, Any], datetime]:
@@ -35,7 +34,7 @@ def locked(session: Session, provider: str) -> tuple[dict[str, Any], datetime]:
 
 def write(session: Session, provider: str, state: dict[str, Any]) -> None:
     """Write the breaker of a provider."""
-    states.write(session, f"{_PREFIX}{provider}", state)
+    controls.write(session, f"{_PREFIX}{provider}", state)
 
 
 def at_work(session: Session, job_ids: Collection[str]) -> list[str]:
