@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from sqlmodel import Session
 
 from reelkeeper.model import BlobState, Grace, Recorded, VideoState
-from reelkeeper.store.core.engine import changed, now, one_of
+from reelkeeper.store.core.engine import changed, checked, now, one_of
 from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.tables import blobs, verdicts, videos
 from reelkeeper.store.videos import conditions
@@ -65,12 +65,7 @@ def claim(
 def claimed_by(lease: Lease) -> Condition:
     """Say in SQL that the blob is claimed under this lease."""
     # guard purge.own_claim: a run deletes and settles what another has claimed
-    return sa.and_(_of_row(blobs.c.state) == BlobState.DELETING, blobs.c.claim_token == lease.token)
-
-
-def _of_row(state: sa.Column[str]) -> sa.ColumnElement[str]:
-    """Read the state of rows that are found by id: by its index, SQLite goes through all that wait, for each batch."""
-    return state.concat("")
+    return sa.and_(checked(blobs.c.state == BlobState.DELETING), blobs.c.claim_token == lease.token)
 
 
 def claimed(session: Session, blob_ids: Sequence[int], lease: Lease) -> list[Doomed]:
@@ -111,7 +106,7 @@ def timed_out(session: Session, video_ids: Sequence[str] | None, limit: int) -> 
 def counted_until_purged(session: Session, blob_ids: Sequence[int]) -> list[str]:
     """List the videos on these blobs that their users have deleted, and that count towards a quota until now."""
     mine = sa.select(blobs.c.video_id).where(one_of(session, blobs.c.id, blob_ids))
-    is_retired = _of_row(videos.c.state) == VideoState.RETIRED
+    is_retired = checked(videos.c.state == VideoState.RETIRED)
     counted = sa.and_(is_retired, videos.c.retire_reason == conditions.DELETED_COUNTED)
     return list(
         session.execute(
@@ -136,7 +131,7 @@ def mark_gone(session: Session, blob_ids: Sequence[int], still: Condition, run_i
     session.execute(
         sa.update(videos)
         # guard purge.gone_video: a video that lives is marked as gone
-        .where(on_them, _of_row(videos.c.state) == VideoState.RETIRED)
+        .where(on_them, checked(videos.c.state == VideoState.RETIRED))
         .values(state=VideoState.GONE, run_id=run_id)
     )
     return [(row.id, row.video_id) for row in settled]
