@@ -104,7 +104,7 @@ def test_the_help_of_run_lists_every_flow_and_says_what_each_takes(reelkeeper: R
     flows = {path.stem for path in (Path(__file__).parents[2] / "flows").glob("[a-z]*.py")}
     assert [flow for flow in flows if f"{flow}  " not in said] == []
     said = " ".join(reelkeeper("run", "purge_retired", "--help").output.split())
-    assert "limits.max_objects 500 Videos that one run may retire" in said
+    assert "limits.max_objects 500 Maximum number of videos that one run may retire" in said
     assert "grace_days as the policy says Days in which" in said
     assert "--as-of" in reelkeeper("run", "--help").output
 

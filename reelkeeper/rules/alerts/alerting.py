@@ -26,9 +26,11 @@ class AlertPolicy(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     repeat_critical_after_hours: float = Field(
-        4, gt=0, le=168, description="A critical alert that nobody acknowledges is told again after so many hours"
+        4, gt=0, le=168, description="Hours after which an unacknowledged critical alert is sent again"
     )
-    digest_above: int = Field(5, ge=1, le=100, description="More news than this at once is told in one message")
+    digest_above: int = Field(
+        5, ge=1, le=100, description="Number of new alerts above which they are sent as one message"
+    )
 
 
 class Known(NamedTuple):

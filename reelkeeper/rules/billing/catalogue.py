@@ -62,12 +62,22 @@ class Rate(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    resolution: Resolution | None = Field(None, description="Shorter side that it is for; unset: each")
-    audio: bool | None = Field(None, description="Whether it is for clips with sound; unset: with and without")
-    usd: Usd = Field(description="Dollars that the vendor takes for a unit")
-    sold_usd: Usd | None = Field(None, description="Dollars asked for a unit; unset: what it costs, and the margin")
+    resolution: Resolution | None = Field(
+        None, description="Resolution (shorter side) that the rate applies to; unset: any"
+    )
+    audio: bool | None = Field(
+        None, description="true: the rate applies to clips with sound; false: to clips without; unset: to both"
+    )
+    usd: Usd = Field(description="Vendor's price per unit, in dollars")
+    sold_usd: Usd | None = Field(
+        None, description="User's price per unit, in dollars; unset: the vendor's price plus the margin"
+    )
     gpu_seconds: Decimal | None = Field(
-        None, gt=0, le=100_000, decimal_places=6, description="GPU-seconds that a second of video takes, for that unit"
+        None,
+        gt=0,
+        le=100_000,
+        decimal_places=6,
+        description="GPU-seconds needed per second of video, for the unit gpu_second",
     )
 
     @model_validator(mode="after")
@@ -89,13 +99,15 @@ class VendorPrice(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    unit: Unit = Field(description="What the vendor bills by")
-    rates: tuple[Rate, ...] = Field(min_length=1, max_length=_MAX_LISTED, description="What a unit costs")
-    minimum_usd: Usd = Field(Decimal(0), description="Dollars that the vendor takes at least for a clip")
-    image_usd: Usd = Field(Decimal(0), description="Dollars that an input image adds")
-    margin_percent: Percent | None = Field(None, description="Margin of this model; unset: that of the book")
-    source: str = Field(min_length=1, max_length=500, description="Where the price was read")
-    read_on: date = Field(description="When it was read there")
+    unit: Unit = Field(description="The vendor's billing unit")
+    rates: tuple[Rate, ...] = Field(min_length=1, max_length=_MAX_LISTED, description="Prices per unit")
+    minimum_usd: Usd = Field(Decimal(0), description="Vendor's minimum charge per clip, in dollars")
+    image_usd: Usd = Field(Decimal(0), description="Surcharge for an input image, in dollars")
+    margin_percent: Percent | None = Field(
+        None, description="Margin of this model, in percent; unset: the price book's margin"
+    )
+    source: str = Field(min_length=1, max_length=500, description="Where the price was published")
+    read_on: date = Field(description="Date on which the price was read there")
 
     @model_validator(mode="after")
     def _rates_say_what_they_are(self) -> Self:
@@ -133,19 +145,25 @@ class ModelLimits(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    seconds: tuple[Seconds, ...] = Field((), max_length=_MAX_LISTED, description="Lengths that it makes")
-    most_seconds: Seconds | None = Field(None, description="Longest that it makes; unset: no limit")
+    seconds: tuple[Seconds, ...] = Field((), max_length=_MAX_LISTED, description="Supported clip lengths, in seconds")
+    most_seconds: Seconds | None = Field(None, description="Maximum clip length, in seconds; unset: no limit")
     resolutions: tuple[Resolution, ...] = Field(
-        (), max_length=_MAX_LISTED, description="Shorter sides that it makes, such as 720p"
+        (), max_length=_MAX_LISTED, description="Supported resolutions (shorter side), such as 720p"
     )
-    aspects: tuple[Aspect, ...] = Field((), max_length=_MAX_LISTED, description="Width to height, such as 16:9")
-    audio: Choice = Field("never", description="Sound; with `choice`, a clip of which nobody says so has it")
-    image: Choice = Field("choice", description="An image to start from")
+    aspects: tuple[Aspect, ...] = Field(
+        (), max_length=_MAX_LISTED, description="Supported aspect ratios (width:height), such as 16:9"
+    )
+    audio: Choice = Field(
+        "never", description="Whether clips have sound; choice: the request decides, and the default is with sound"
+    )
+    image: Choice = Field(
+        "choice", description="Whether a clip starts from an input image; choice: the request decides"
+    )
     parameters: tuple[str, ...] | None = Field(
         None,
         max_length=_MAX_LISTED,
-        description="Names of a request's parameters that it takes, of which none may move the price; unset: none, "
-        "and any at a flat price",
+        description="Names of the supported request parameters, none of which may affect the price; unset: none, or "
+        "any if the price is flat",
     )
 
     def heard(self, clip: Clip) -> Clip:
@@ -197,10 +215,10 @@ class JobPrice(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    base_usd: Usd = Field(Decimal("0.01"), description="Dollars asked for a job")
-    complexity_usd: Usd = Field(Decimal("0.0025"), description="Dollars asked for each unit of complexity")
-    compute_usd: Usd = Field(Decimal("0.01"), description="Dollars that a job costs in compute")
-    api_usd: Usd = Field(Decimal("0.005"), description="Dollars that a job costs in calls of an API")
+    base_usd: Usd = Field(Decimal("0.01"), description="Base price of a job, in dollars")
+    complexity_usd: Usd = Field(Decimal("0.0025"), description="Price per unit of complexity, in dollars")
+    compute_usd: Usd = Field(Decimal("0.01"), description="Compute cost of a job, in dollars")
+    api_usd: Usd = Field(Decimal("0.005"), description="Cost of the API calls of a job, in dollars")
 
     @property
     def cost_usd(self) -> Decimal:
@@ -224,12 +242,12 @@ class FallBack(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    provider: ProviderName = Field(description="Who makes its videos then")
+    provider: ProviderName = Field(description="Provider that makes the videos in this case")
     vendor_model: str | None = Field(
-        None, min_length=1, max_length=200, description="That vendor's name of it; unset: the same"
+        None, min_length=1, max_length=200, description="Name of the model at that vendor; unset: the same"
     )
-    limits: ModelLimits | None = Field(None, description="What it can make there; unset: the same")
-    price: AnyPrice = Field(description="What that vendor takes; what is asked is the model's own price")
+    limits: ModelLimits | None = Field(None, description="Limits of the model at that provider; unset: the same")
+    price: AnyPrice = Field(description="Price of that vendor; the user's price does not depend on the provider used")
 
 
 class ModelEntry(BaseModel):
@@ -238,27 +256,30 @@ class ModelEntry(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str = Field(min_length=1, max_length=200, description="Name of the model in requests")
-    provider: ProviderName | None = Field(
-        None, description="Who makes its videos; unset: the provider that is configured"
-    )
+    provider: ProviderName | None = Field(None, description="Provider of the model; unset: the configured provider")
     vendor_model: str | None = Field(
-        None, min_length=1, max_length=200, description="The vendor's name of it; unset: the same"
+        None, min_length=1, max_length=200, description="Name of the model at the vendor; unset: the same"
     )
-    limits: ModelLimits = Field(ModelLimits(), description="What it can make")
+    limits: ModelLimits = Field(ModelLimits(), description="What the model can make")
     price: AnyPrice | None = Field(
-        None, description="By what its vendor takes, or flat; unset: not sold, but for `unpriced: sell`"
+        None, description="The vendor's price, or a flat price; unset: not sold, unless `unpriced` is sell"
     )
     fallbacks: tuple[FallBack, ...] = Field(
-        (), max_length=5, description="Other providers of it, in order, for when those before are unwell"
+        (),
+        max_length=5,
+        description="Other providers of the model, in order, used while those before them are unhealthy",
     )
     most_at_once: int | None = Field(
         None,
         ge=1,
         le=10_000,
-        description="Most jobs of it at once, at all its providers; unset: as `concurrency` says",
+        description="Maximum concurrent jobs of the model, over all its providers; unset: as in `concurrency`",
     )
     most_attempts: int | None = Field(
-        None, ge=1, le=100, description="Times that a job of it is begun until it is dead; unset: as `attempts` says"
+        None,
+        ge=1,
+        le=100,
+        description="Maximum attempts per job of the model, after which the job is dead; unset: as in `attempts`",
     )
 
     @model_validator(mode="after")

@@ -28,17 +28,22 @@ class PriceBook(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    version: str = Field("2026-11", pattern=r"^[\w.-]{1,40}$", description="Name of these prices, on every quote")
+    version: str = Field(
+        "2026-11", pattern=r"^[\w.-]{1,40}$", description="Version name of these prices, recorded in every quote"
+    )
     margin_percent: Percent = Field(
-        Decimal(50), description="Added to all that is asked; 50 is what covers the costs of `prices`"
+        Decimal(50),
+        description="Margin added to the whole price, in percent; 50 is needed to cover the costs in `prices`",
     )
-    endless_days: int = Field(365, ge=1, le=36_500, description="Days of storage asked for a video kept for ever")
-    prices: JobPrice = Field(JobPrice(), description="What holds for each model that is not named")
-    models: tuple[ModelEntry, ...] = Field(
-        (), max_length=1000, description="The models that are sold, each by its name"
+    endless_days: int = Field(
+        365, ge=1, le=36_500, description="Days of storage charged for a video without an end of retention"
     )
+    prices: JobPrice = Field(JobPrice(), description="Default prices, for every model not listed in `models`")
+    models: tuple[ModelEntry, ...] = Field((), max_length=1000, description="The models that are sold, by name")
     unpriced: Literal["refuse", "sell"] = Field(
-        "refuse", description="Of a model without a price, or not named while others are; sell: at `prices`"
+        "refuse",
+        description="Requests for a model without a price, or missing from a non-empty `models`: refuse them, or sell "
+        "at `prices`",
     )
 
     @model_validator(mode="before")
@@ -116,12 +121,17 @@ class JobSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str = Field("", max_length=200, description="Name of the model")
-    complexity: Decimal = Field(Decimal(0), ge=0, le=1000, decimal_places=6, description="Units beyond a plain job")
-    size_bytes: int = Field(0, ge=0, le=_LARGEST_OBJECT, description="Size that the video is expected to have")
-    retention_days: int | None = Field(None, ge=0, le=36_500, description="Days that it will be kept; never: for ever")
-    clip: Clip = Field(Clip(), description="Its length, size and sound")
+    complexity: Decimal = Field(
+        Decimal(0), ge=0, le=1000, decimal_places=6, description="Units of complexity beyond a plain job"
+    )
+    size_bytes: int = Field(0, ge=0, le=_LARGEST_OBJECT, description="Expected size of the video, in bytes")
+    retention_days: int | None = Field(
+        None, ge=0, le=36_500, description="Days that the video will be kept; never: for ever"
+    )
+    clip: Clip = Field(Clip(), description="Length, size and sound of the video")
     fallbacks: tuple[str, ...] | None = Field(
-        None, description="Those of the model's fallbacks that can make it; unset: each with a price for such a clip"
+        None,
+        description="The model's fallback providers that can make the video; unset: every fallback with a price for it",
     )
 
 

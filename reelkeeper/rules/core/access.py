@@ -10,57 +10,79 @@ class AccessPolicy(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    requests_a_second: float = Field(50, gt=0, le=100_000, description="Requests of one token, a second, for long")
-    burst: int = Field(200, ge=1, le=1_000_000, description="Requests of one token at once, after a pause")
-    body_bytes: int = Field(262_144, ge=1_024, le=10_000_000, description="Largest body of a request")
-    url_seconds: int = Field(3_600, ge=60, le=604_800, description="Life of a presigned URL; R2's limit is 7 days")
+    requests_a_second: float = Field(
+        50, gt=0, le=100_000, description="Sustained request rate per token, in requests per second"
+    )
+    burst: int = Field(
+        200, ge=1, le=1_000_000, description="Burst size per token: requests allowed at once after a pause"
+    )
+    body_bytes: int = Field(262_144, ge=1_024, le=10_000_000, description="Maximum size of a request body, in bytes")
+    url_seconds: int = Field(
+        3_600, ge=60, le=604_800, description="Validity of a presigned URL, in seconds; the limit of R2 is 7 days"
+    )
 
     requests_of_token: int = Field(
-        250, ge=1, le=100_000, description="Requests of one token under way, streams apart; more get 429"
+        250, ge=1, le=100_000, description="Concurrent requests per token, without event streams; more get 429"
     )
     requests_at_once: int = Field(
         1_000,
         ge=1,
         le=100_000,
-        description="Requests under way in all, streams apart; more get 503. Bounds memory: each may hold a body",
+        description="Concurrent requests in total, without event streams; more get 503. Limits memory: each may hold a "
+        "body",
     )
-    streams_of_token: int = Field(200, ge=1, le=100_000, description="Event streams of one token; more get 429")
+    streams_of_token: int = Field(200, ge=1, le=100_000, description="Concurrent event streams per token; more get 429")
     streams_at_once: int = Field(
         1_000,
         ge=1,
         le=20_000,
-        description="Event streams in all; more get 503. 600 of them were measured in one process",
+        description="Concurrent event streams in total; more get 503. 600 were measured in one process",
     )
     uploads_of_token: int = Field(
-        8, ge=1, le=1_000, description="Images of one token on their way in, and uploads being verified; more get 429"
+        8, ge=1, le=1_000, description="Concurrent image uploads and upload verifications per token; more get 429"
     )
     uploads_at_once: int = Field(
-        64, ge=1, le=10_000, description="The same in all; more get 503. Images lie in the scratch folder, 10 MB each"
+        64,
+        ge=1,
+        le=10_000,
+        description="Concurrent image uploads and upload verifications in total; more get 503. An image takes up to 10 "
+        "MB of the scratch folder",
     )
-    wait_seconds: float = Field(
-        2.0, gt=0, le=60, description="Longest wait for a thread that works with the store; then 503"
-    )
+    wait_seconds: float = Field(2.0, gt=0, le=60, description="Maximum wait for a store thread, in seconds; then 503")
 
     connections: int = Field(
         4_000,
         ge=10,
         le=100_000,
-        description="Open connections; beyond, the one without a request for longest is closed. Each needs a file",
+        description="Maximum open connections; above it, the connection that has been idle longest is closed. Each "
+        "needs a file descriptor",
     )
     head_seconds: float = Field(
         10.0,
         gt=0,
         le=600,
-        description="From the connection, or the last answer, until a request's last header; nginx's default is 60",
+        description="Time limit for a request's headers, in seconds, from the connection or the last response; nginx's "
+        "default is 60",
     )
     body_seconds: float = Field(
-        20.0, gt=0, le=3_600, description="For a body to arrive, then 408; Apache's default is 20 too"
+        20.0,
+        gt=0,
+        le=3_600,
+        description="Time limit for a request's body, in seconds; then 408; Apache's default is also 20",
     )
     body_bytes_a_second: int = Field(
-        100_000, ge=1, le=10**9, description="Each so many bytes of a body that come give it a second more"
+        100_000,
+        ge=1,
+        le=10**9,
+        description="Minimum upload rate, in bytes per second: each such number of bytes received extends the time "
+        "limit by one second",
     )
     send_seconds: float = Field(
-        30.0, gt=0, le=3_600, description="Longest that a caller takes nothing of its answer; then the line is cut"
+        30.0,
+        gt=0,
+        le=3_600,
+        description="Maximum time in which a client reads nothing of its response, in seconds; then the connection is "
+        "closed",
     )
 
 

@@ -35,27 +35,31 @@ class TierPolicy(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     retention_days: int | None = Field(
-        ge=1, le=MAX_DAYS, description="Retire its users' videos older than this, viewed or not; never: for ever"
+        ge=1,
+        le=MAX_DAYS,
+        description="Retire the tier's videos when older than this number of days, viewed or not; never: for ever",
     )
     notice_days: int = Field(
         0,
         ge=0,
         le=_MAX_IF_ANY_DAYS,
-        description="Retire none of its users' videos by a rule unless the service was told by video.expiring this "
-        "number of days ahead; 0: without notice",
+        description="Days of notice: no rule retires a video of the tier unless the service received video.expiring at "
+        "least this number of days before; 0: no notice",
     )
     keep_days: int = Field(
         0,
         ge=0,
         le=_MAX_IF_ANY_DAYS,
-        description="Days by which a request to keep it prolongs a video's life; 0: not offered",
+        description="Days by which a user's request to keep a video extends its retention; 0: not offered",
     )
-    quota_bytes: int = Field(ge=0, le=MAX_BYTES, description="Bytes that each of its users may store")
+    quota_bytes: int = Field(ge=0, le=MAX_BYTES, description="Storage quota of each user, in bytes")
     queue_weight: float = Field(
-        1, ge=1, le=1000, description="order.rule aging: the factor by which a job counts as shorter than it is"
+        1, ge=1, le=1000, description="For order.rule aging: factor by which a job counts as shorter than it is"
     )
-    queue_levels: int = Field(0, ge=0, le=50, description="order.rule levels: classes that a job moves up")
-    queue_points: int = Field(0, ge=0, le=10**6, description="order.rule seed: points that a job has at once")
+    queue_levels: int = Field(
+        0, ge=0, le=50, description="For order.rule levels: number of levels by which a job moves up"
+    )
+    queue_points: int = Field(0, ge=0, le=10**6, description="For order.rule seed: points that a job starts with")
 
 
 class Tiers(RootModel[dict[str, TierPolicy]]):

@@ -30,18 +30,20 @@ class PerformancePolicy(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    max_processing_seconds: float | None = Field(300, gt=0, description="Mean seconds that a job may take once begun")
-    max_cost_microusd: int | None = Field(20_000, gt=0, description="Mean micro-dollars that a job may cost")
-    max_storage_percent: float | None = Field(80, gt=0, description="Share of what may be stored that may be in use")
+    max_processing_seconds: float | None = Field(
+        300, gt=0, description="Maximum mean processing time of a job, in seconds, without waiting"
+    )
+    max_cost_microusd: int | None = Field(20_000, gt=0, description="Maximum mean cost of a job, in micro-dollars")
+    max_storage_percent: float | None = Field(80, gt=0, description="Maximum use of the storage budget, in percent")
     storage_budget_bytes: int | None = Field(
-        None, gt=0, description="Bytes that may be stored in all; unset: what the users' quotas sum to"
+        None, gt=0, description="Storage budget of all users, in bytes; unset: the sum of the users' quotas"
     )
-    min_success_percent: float | None = Field(90, gt=0, le=100, description="Share of the jobs run that must succeed")
-    max_wait_seconds: float | None = Field(
-        3600, gt=0, description="Seconds that the oldest waiting job may have waited"
+    min_success_percent: float | None = Field(
+        90, gt=0, le=100, description="Minimum success rate of the jobs that ran, in percent"
     )
-    judged_minutes: int = Field(60, ge=15, le=1440, description="Minutes whose jobs are judged together")
-    fewest_jobs: int = Field(10, ge=1, description="Jobs without which nothing is said of a mean or a share")
+    max_wait_seconds: float | None = Field(3600, gt=0, description="Maximum wait of the oldest waiting job, in seconds")
+    judged_minutes: int = Field(60, ge=15, le=1440, description="Length of the evaluation window, in minutes")
+    fewest_jobs: int = Field(10, ge=1, description="Minimum number of jobs for which a mean or a rate is evaluated")
 
 
 def percentile(values: Sequence[float], percent: float) -> float:

@@ -23,41 +23,53 @@ class AdmissionPolicy(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     hit_charge_percent: int = Field(
-        0, ge=0, le=100, description="Share of the price asked for a video from the cache, or from a job that is joined"
+        0,
+        ge=0,
+        le=100,
+        description="Share of the price, in percent, charged for a cached video or for joining a job in progress",
     )
     low_credits_usd: Decimal | None = Field(
         None,
         gt=0,
         le=10**6,
         decimal_places=6,
-        description="Dollars of credits below which the service is told, by the event `credits.low`, that a user has "
-        "few left; never: it is not told",
+        description="Credit balance of a user, in dollars, below which the event `credits.low` is sent; never: not "
+        "sent",
     )
     cache_ttl_days: int | None = Field(
         7,
         ge=1,
         le=36_500,
-        description="Days that a video is given again, from the last time on; never: as long as it lives",
+        description="Days since its last use for which a cached video can be reused; never: as long as the video "
+        "exists",
     )
     hold_days: int = Field(
-        7, ge=1, le=30, description="Days until credits and bytes of a job that nobody ended are given back"
+        7,
+        ge=1,
+        le=30,
+        description="Days after which the credits and bytes reserved for a job that never ended are released",
     )
     bits_per_pixel: float = Field(
-        0.5, gt=0, le=24, description="Bytes reserved for a video, in bits for each pixel of each frame"
+        0.5, gt=0, le=24, description="Size reserved for a video, in bits per pixel of each frame"
     )
     slots: int = Field(
-        8, ge=1, le=10_000, description="Jobs at once, for estimates of waits until the limit was steered first"
+        8,
+        ge=1,
+        le=10_000,
+        description="Assumed number of concurrent jobs for wait estimates, until the concurrency limit is first "
+        "adjusted",
     )
     daily_limit_usd: _Usd | None = Field(
         None,
-        description="No new job that would take a UTC day beyond so many dollars, jobs in flight counted; never: any",
+        description="Spending limit per UTC day, in dollars, including jobs in progress: a job that would exceed it is "
+        "refused; never: no limit",
     )
-    monthly_limit_usd: _Usd | None = Field(None, description="The same for a month")
+    monthly_limit_usd: _Usd | None = Field(None, description="The same limit per UTC month")
     spend_limits: tuple[SpendLimit, ...] = Field(
         (),
         max_length=1000,
-        description="The same by provider, model, tier and user: "
-        '`[{"scope": "user:*", "period": "day", "usd": 5}]`; * is each that is not named',
+        description='The same limit per provider, model, tier or user: `[{"scope": "user:*", "period": "day", "usd": '
+        "5}]`; * stands for each one not listed",
     )
 
     @model_validator(mode="after")

@@ -23,13 +23,15 @@ class AttemptPolicy(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    most_attempts: int = Field(5, ge=1, le=100, description="Times that a job is begun until it is dead")
-    longest_pause_seconds: int = Field(600, ge=1, le=86_400, description="Longest pause between two attempts")
+    most_attempts: int = Field(5, ge=1, le=100, description="Maximum attempts per job, after which the job is dead")
+    longest_pause_seconds: int = Field(
+        600, ge=1, le=86_400, description="Maximum pause between two attempts, in seconds"
+    )
     quiet_seconds: int = Field(
-        120, ge=0, le=86_400, description="Pause before a job whose provider does not know it is asked after once more"
+        120, ge=0, le=86_400, description="Seconds before the provider is asked again about a job that it does not know"
     )
     give_up_hours: int = Field(
-        24, ge=1, le=720, description="Hours after its start at which a job is dead whose outcome is still not known"
+        24, ge=1, le=720, description="Hours after its start at which a job with a still unknown outcome is dead"
     )
 
 

@@ -32,21 +32,32 @@ class BreakerPolicy(BaseModel):
         50,
         ge=1,
         le=100,
-        description="Share of a provider's last attempts, failed or slow, from which on it gets no new job; "
-        "never: only where it locks the account",
+        description="Percentage of a provider's recent attempts, failed or slow, from which it gets no new jobs; "
+        "never: only if it locks the account",
     )
-    attempts: int = Field(20, ge=1, le=200, description="Last attempts that are looked at")
-    fewest_attempts: int = Field(10, ge=1, le=200, description="Attempts that it takes to judge a provider")
-    window_minutes: int = Field(30, ge=1, le=1440, description="Age from which on an attempt says nothing any more")
+    attempts: int = Field(20, ge=1, le=200, description="Number of most recent attempts that are evaluated")
+    fewest_attempts: int = Field(10, ge=1, le=200, description="Minimum number of attempts needed to judge a provider")
+    window_minutes: int = Field(30, ge=1, le=1440, description="Age in minutes from which an attempt is ignored")
     slow_times: float | None = Field(
         10.0,
         gt=1,
         le=1000,
-        description="A video that took so many times as long as estimated counts as failed here; never: none",
+        description="A video that took more than this many times its estimate counts as a failed attempt here; never: "
+        "none does",
     )
-    wait_seconds: int = Field(60, ge=1, le=86_400, description="Wait before it is tried again; each failure doubles it")
-    longest_wait_seconds: int = Field(1800, ge=1, le=86_400, description="Longest such wait")
-    trial_jobs: int = Field(2, ge=1, le=100, description="Jobs that it is tried with, all of which must be made")
+    wait_seconds: int = Field(
+        60,
+        ge=1,
+        le=86_400,
+        description="Seconds without jobs before the provider is tried again; doubled after each failure",
+    )
+    longest_wait_seconds: int = Field(1800, ge=1, le=86_400, description="Maximum of this wait, in seconds")
+    trial_jobs: int = Field(
+        2,
+        ge=1,
+        le=100,
+        description="Number of trial jobs, all of which must succeed before the provider gets all jobs again",
+    )
 
     @model_validator(mode="after")
     def _whole(self) -> Self:

@@ -19,8 +19,10 @@ class Cap(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    scope: Scope = Field(description="provider:X, model:X, tier:X or user:X; X is * for each that is not named")
-    jobs: int = Field(ge=1, le=10_000, description="Most jobs of it at once")
+    scope: Scope = Field(
+        description="provider:X, model:X, tier:X or user:X; with * as X, the cap applies to each one not listed"
+    )
+    jobs: int = Field(ge=1, le=10_000, description="Maximum concurrent jobs")
 
 
 class Room:

@@ -72,27 +72,27 @@ class ConcurrencyPolicy(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    min_limit: int = Field(1, ge=1, description="Fewest jobs at once at a provider")
+    min_limit: int = Field(1, ge=1, description="Minimum concurrency limit of a provider, in jobs")
     first_limit: int = Field(
-        8, ge=1, le=10_000, description="Jobs at once before the first step, in all, and of a provider that is new"
+        8, ge=1, le=10_000, description="Initial concurrency limit, in jobs: in total, and of a new provider"
     )
-    max_limit: int = Field(100, ge=1, le=10_000, description="Most jobs at once at a provider")
+    max_limit: int = Field(100, ge=1, le=10_000, description="Maximum concurrency limit of a provider, in jobs")
     cost_ceiling_microusd: int | None = Field(
         20_000,
         gt=0,
-        description="Most that a job may cost on average, models billed by the clip left out; unset: no ceiling",
+        description="Maximum mean cost of a job, in micro-dollars, without models billed per clip; unset: no ceiling",
     )
-    cost_setpoint: float = Field(0.95, gt=0, le=1, description="Share of the ceiling that is aimed at")
-    near_peak: float = Field(0.99, gt=0, le=1, description="Share of the modelled peak throughput that is enough")
-    growth: float = Field(1.12, gt=1, le=2, description="Most that the limit grows in one step, as a factor")
-    forget: float = Field(0.93, gt=0, lt=1, description="Weight that what is known keeps from step to step")
-    worse: float = Field(0.97, gt=0, lt=1, description="Share of an earlier throughput below which a limit is left")
-    fewest_jobs: int = Field(10, ge=1, description="Finished jobs that a step needs")
+    cost_setpoint: float = Field(0.95, gt=0, le=1, description="Target for the mean cost, as a fraction of the ceiling")
+    near_peak: float = Field(0.99, gt=0, le=1, description="Sufficient fraction of the modelled peak throughput")
+    growth: float = Field(1.12, gt=1, le=2, description="Maximum growth of the limit per step, as a factor")
+    forget: float = Field(0.93, gt=0, lt=1, description="Decay factor of the weight of earlier observations, per step")
+    worse: float = Field(0.97, gt=0, lt=1, description="A limit below this share of a lower one's throughput is left")
+    fewest_jobs: int = Field(10, ge=1, description="Minimum number of finished jobs per step")
     caps: tuple[Cap, ...] = Field(
         (),
         max_length=1000,
-        description="Most jobs at once by provider, model, tier and user, for every worker: "
-        '`[{"scope": "provider:fal", "jobs": 5}]`; * is each that is not named',
+        description='Maximum concurrent jobs per provider, model, tier or user, over all workers: `[{"scope": '
+        '"provider:fal", "jobs": 5}]`; * stands for each one not listed',
     )
 
     @model_validator(mode="after")

@@ -44,39 +44,60 @@ class DispatchPolicy(BaseModel):
 
     rule: Literal["aging", "levels", "seed", "fifo"] = Field(
         "aging",
-        description="aging: by wait, size and tier; levels: by size class and tier; seed: by points for tier, wait and "
-        "prompt; fifo",
+        description="Order of the queue. aging: by wait, size and tier; levels: by size class and tier; seed: by "
+        "points for tier, wait and prompt; fifo: by age",
     )
     size_weight: float = Field(
-        48, ge=0, le=10**9, description="aging: seconds of waiting that each estimated second counts as"
+        48,
+        ge=0,
+        le=10**9,
+        description="For aging: seconds of waiting that one second of estimated processing time counts as",
     )
-    size_classes: int = Field(16, ge=1, le=50, description="levels: classes of equally many jobs, by estimated seconds")
+    size_classes: int = Field(
+        16,
+        ge=1,
+        le=50,
+        description="For levels: number of size classes, with equally many jobs in each, by estimated seconds",
+    )
     class_bounds_seconds: tuple[float, ...] | None = Field(
         None,
-        description="levels: upper ends, inclusive, of all classes but the last; unset: quantiles of the jobs at hand",
+        description="For levels: inclusive upper bounds of all classes but the last, in estimated seconds; unset: "
+        "quantiles of the waiting jobs",
     )
     user_burst: int = Field(
         8,
         ge=1,
-        description="Waiting jobs of one user that count once; the next as many count as twice as long (aging), or go "
-        "a level down (levels), and so on",
+        description="Waiting jobs per user that count at their own size; the next as many count as twice as long "
+        "(aging) or move down one level (levels), and so on",
     )
     oldest_share: float = Field(
-        1, ge=0, le=1, description="Slot time that the oldest job of all earns for each second given to others"
+        1, ge=0, le=1, description="Seconds of slot time that the oldest job earns for each second given to other jobs"
     )
     oldest_patience: float = Field(
-        1.2, ge=0, le=10**9, description="It uses it once it has waited so many times what all that wait take"
+        1.2,
+        ge=0,
+        le=10**9,
+        description="The oldest job uses the earned time once it has waited this many times the time that the whole "
+        "queue takes",
     )
     affinity_seconds: float = Field(
-        1200, ge=0, description="A slot stays with its model unless the oldest job is so much older; 0: never"
+        1200,
+        ge=0,
+        description="A slot prefers jobs of its loaded model, unless the oldest job of all is older than these by more "
+        "than this number of seconds; 0: never",
     )
     affinity_size_seconds: float = Field(
-        60, ge=0, description="aging: estimated seconds that a job may be behind and still go first for its model"
+        60,
+        ge=0,
+        description="For aging: estimated seconds by which a job may rank lower and still go first because its model "
+        "is loaded",
     )
     affinity_levels: int = Field(
-        3, ge=0, description="levels: levels that a job may be behind and still go first for its model"
+        3,
+        ge=0,
+        description="For levels: levels by which a job may rank lower and still go first because its model is loaded",
     )
-    prompt_points: int = Field(10, ge=0, description="Most points that a long prompt gives under the seed's rule")
+    prompt_points: int = Field(10, ge=0, description="For seed: maximum points for a long prompt")
 
 
 class Term(NamedTuple):

@@ -36,14 +36,16 @@ class PrunePolicy(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     budget_bytes: int | None = Field(
-        100_000_000_000, ge=1, description="Bytes of all videos that the cache may give again; never: any"
+        100_000_000_000, ge=1, description="Maximum size of all reusable videos in the cache, in bytes; never: no limit"
     )
     rule: Literal["rent", "seed"] = Field(
-        "rent", description="rent: by age only what cost more to keep than to make; seed: also what is hardly used"
+        "rent",
+        description="rent: drop entries by age once keeping them costs more than making them again; seed: also drop "
+        "rarely used entries",
     )
-    min_hits: int = Field(2, ge=1, description="Under the seed's rule, entries with fewer hits go")
-    idle_days: int = Field(3, ge=1, description="Under the seed's rule, only entries unused for so long")
-    max_entries: int = Field(20_000, ge=1, description="Entries that one run drops at most")
+    min_hits: int = Field(2, ge=1, description="For seed: entries with fewer hits are dropped")
+    idle_days: int = Field(3, ge=1, description="For seed: only entries unused for this number of days are dropped")
+    max_entries: int = Field(20_000, ge=1, description="Maximum number of entries that one run drops")
 
 
 class Leaving(NamedTuple):

@@ -33,17 +33,22 @@ class BlastRadius(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    max_objects: int = Field(500, ge=0, le=10**9, description="Videos that one run may retire")
-    max_percent: float = _percent(5, "Share of all live videos that one run may retire")
-    max_bytes: int = Field(50 * 10**9, ge=0, le=10**18, description="Bytes that one run may retire")
+    max_objects: int = Field(500, ge=0, le=10**9, description="Maximum number of videos that one run may retire")
+    max_percent: float = _percent(5, "Maximum percentage of all live videos that one run may retire")
+    max_bytes: int = Field(50 * 10**9, ge=0, le=10**18, description="Maximum number of bytes that one run may retire")
     max_user_percent: float = _percent(
-        20, "Share of one user's live videos that one run retires; more wait for the next"
+        20, "Maximum percentage of one user's live videos that one run retires; the rest wait for the next"
     )
-    max_percent_in_24h: float = _percent(10, "Share of all live videos that may be retired in 24 hours, by all runs")
-    always_allowed: int = Field(3, ge=0, le=100, description="So many videos may go whatever the percentages say")
+    max_percent_in_24h: float = _percent(
+        10, "Maximum percentage of all live videos that may be retired in 24 hours, by all runs"
+    )
+    always_allowed: int = Field(
+        3, ge=0, le=100, description="Number of videos that is allowed whatever the percentage limits say"
+    )
     min_population_percent: float = _percent(
         80,
-        "Of the live videos that the last good run left, or of the objects that a listing should show, so many must be",
+        "Minimum percentage of the live videos that the last good run left, or of the objects that a listing "
+        "should show, that must be found",
         1,
     )
 

@@ -73,19 +73,28 @@ class LifecyclePolicy(FieldsOnly):
     )
     retire_after_days: int = _days(30, "Retire as cold only videos older than this")
     grace_days: int = Field(
-        7, ge=1, le=365, description="A retired video can be restored for this long before its bytes are purged"
+        7, ge=1, le=365, description="Days for which a retired video can be restored before its bytes are purged"
     )
     grace_days_service_keys: int = Field(
-        14, ge=1, le=365, description="The same for bytes at keys of the service's, which it may overwrite meanwhile"
+        14,
+        ge=1,
+        le=365,
+        description="The same for bytes at the service's own keys, which the service may overwrite in the meantime",
     )
-    keep_times: int = Field(3, ge=1, le=1_000, description="So often a video's life is prolonged at most")
+    keep_times: int = Field(
+        3, ge=1, le=1_000, description="Maximum number of times that a video's retention can be extended"
+    )
     count_deleted_until_purged: bool = Field(
         False,
-        description="Count a video that its user deleted towards the quota until its bytes are purged; false: it is "
-        "free at once",
+        description="Count a video that its user deleted towards the quota until its bytes are purged; false: its "
+        "bytes are free at once",
     )
     compress_limit: int = Field(
-        500, ge=1, le=10**6, description="Videos that one run compresses at most, the largest first; the rest next run"
+        500,
+        ge=1,
+        le=10**6,
+        description="Maximum number of videos that one run compresses, the largest first; the rest wait for the next "
+        "run",
     )
     compress_usd_per_day: Decimal | None = Field(
         Decimal(5),
@@ -93,16 +102,16 @@ class LifecyclePolicy(FieldsOnly):
         le=10**6,
         decimal_places=6,
         strict=False,  # a saved plan holds it as text
-        description="Dollars of CPU and requests that compressing may cost a UTC day, by all workers; "
-        "the rest is left for a later plan. Never: no cap",
+        description="Maximum cost of compression per UTC day, in dollars of CPU and requests, over all workers; the "
+        "rest is left for a later plan. Never: no cap",
     )
     segments: tuple[Segment, ...] = Field(
         (),
         max_length=MAX_SEGMENTS,
         strict=False,  # a saved plan holds a list
-        description="Kinds of videos for which other limits hold, in order: the first that matches decides, and the "
-        "plan names it. Each has a name, conditions (models, key_globs, tags, tiers, min_bytes, max_bytes) and what it "
-        "overrides (retention_days, compress_below_views, compress_after_days, retire_below_views, retire_after_days)",
+        description="Groups of videos with limits of their own, in order: the first that matches decides, and the plan "
+        "names it. Each has a name, conditions (models, key_globs, tags, tiers, min_bytes, max_bytes) and overrides "
+        "(retention_days, compress_below_views, compress_after_days, retire_below_views, retire_after_days)",
     )
 
     @model_validator(mode="after")

@@ -16,25 +16,30 @@ class RecordRetentionPolicy(BaseModel):
     messages_days: int | None = Field(
         90,
         ge=7,
-        description="Messages that were sent, diverted, withdrawn or given up, or wait for a webhook that is disabled; "
-        "notices that are over",
+        description="Messages that were sent, diverted, withdrawn or given up, or that wait for a disabled webhook; "
+        "completed notices",
     )
-    plans_days: int | None = Field(90, ge=7, description="Plans with their verdicts, but for those of purged bytes")
+    plans_days: int | None = Field(90, ge=7, description="Plans with their verdicts, except those of purged bytes")
     jobs_days: int | None = Field(
         90,
         ge=62,
-        description="Jobs that are over, uploads, reservations: so long the same key gives the same answer",
+        description="Finished jobs, uploads and reservations: while they are kept, the same idempotency key gives the "
+        "same answer",
     )
-    intents_days: int | None = Field(90, ge=7, description="Intents of swaps and restores that are done or given up")
+    intents_days: int | None = Field(
+        90, ge=7, description="Intents of swaps and restores that are completed or abandoned"
+    )
     searches_days: int | None = Field(
-        400, ge=7, description="What searches for a CRF have found and cost, which later ones learn from"
+        400, ge=7, description="Results and costs of CRF searches, which later searches learn from"
     )
-    scans_days: int | None = Field(30, ge=7, description="Comparisons of bucket and catalogue")
-    alerts_days: int | None = Field(400, ge=62, description="Alerts that are over, and snoozes")
-    windows_days: int | None = Field(400, ge=31, description="Quarters of an hour of the service's performance")
-    views_days: int | None = Field(400, ge=62, description="Views of a video on a day")
-    usage_days: int | None = Field(1_100, ge=800, description="Usage by day, which charges and forecasts were made of")
+    scans_days: int | None = Field(30, ge=7, description="Comparisons of the bucket with the catalogue")
+    alerts_days: int | None = Field(400, ge=62, description="Resolved alerts, and snoozes")
+    windows_days: int | None = Field(
+        400, ge=31, description="Performance figures of the service per quarter of an hour"
+    )
+    views_days: int | None = Field(400, ge=62, description="Views per video and day")
+    usage_days: int | None = Field(1_100, ge=800, description="Usage per day, the basis of charges and forecasts")
     totals_days: int | None = Field(
-        400, ge=62, description="What the jobs of a provider, model, tier or user came to in a day or a month"
+        400, ge=62, description="Totals of jobs per provider, model, tier or user, by day and month"
     )
     forecasts_days: int | None = Field(1_100, ge=62, description="Forecasts of the bill")

@@ -49,10 +49,14 @@ class SavingsPolicy(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    min_usd: Decimal = Field(Decimal(1), ge=0, description="Dollars a month below which a saving is not told")
-    expected_size_percent: int = Field(50, gt=0, lt=100, description="Size of a compressed video, of its source")
-    cold_months: int = Field(3, ge=1, le=120, description="Months that videos moved to the cheaper class stay there")
-    max_users: int = Field(3, ge=0, le=100, description="Users with idle videos that are named")
+    min_usd: Decimal = Field(Decimal(1), ge=0, description="Minimum saving that is reported, in dollars a month")
+    expected_size_percent: int = Field(
+        50, gt=0, lt=100, description="Expected size of a compressed video, in percent of its source"
+    )
+    cold_months: int = Field(
+        3, ge=1, le=120, description="Months that videos are expected to stay in the cheaper storage class"
+    )
+    max_users: int = Field(3, ge=0, le=100, description="Maximum number of users with idle videos that are listed")
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,24 +86,31 @@ class Segment(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    name: Slug = Field(description="Its name, which plans, reasons and the record give")
+    name: Slug = Field(description="Name of the segment, shown in plans, reasons and the audit record")
     models: tuple[Name, ...] | None = Field(
-        None, min_length=1, max_length=100, description="Made by one of these models, as their jobs named them"
+        None,
+        min_length=1,
+        max_length=100,
+        description="Matches videos made by one of these models, as named in their jobs",
     )
     key_globs: tuple[Glob, ...] | None = Field(
         None,
         min_length=1,
         max_length=20,
-        description="Its key matches one of these: `*` is any text, `?` a letter",
+        description="Matches videos whose key matches one of these patterns: `*` is any text, `?` any one character",
     )
     tags: tuple[Tag, ...] | None = Field(
-        None, min_length=1, max_length=100, description="Tagged with one of these by the job or upload"
+        None, min_length=1, max_length=100, description="Matches videos tagged with one of these by their job or upload"
     )
-    tiers: tuple[str, ...] | None = Field(None, min_length=1, max_length=100, description="Of a user of these tiers")
-    min_bytes: Bytes | None = Field(None, strict=True, description="Of at least this number of bytes")
-    max_bytes: Bytes | None = Field(None, strict=True, description="Of at most this number of bytes")
+    tiers: tuple[str, ...] | None = Field(
+        None, min_length=1, max_length=100, description="Matches videos of users in these tiers"
+    )
+    min_bytes: Bytes | None = Field(None, strict=True, description="Matches videos of at least this size, in bytes")
+    max_bytes: Bytes | None = Field(None, strict=True, description="Matches videos of at most this size, in bytes")
     retention_days: Days | OrNever | None = Field(
-        None, description="Retire them when older than this, viewed or not, whatever the tier; never: for ever"
+        None,
+        description="Retire the videos when older than this number of days, viewed or not, whatever the tier; never: "
+        "for ever",
     )
     compress_below_views: Views | OrNever | None = Field(None, description="As in the policy; never: compress none")
     compress_after_days: Days | None = Field(None, description="As in the policy")

@@ -59,42 +59,49 @@ class Recipe(BaseModel):
 
     codec: Literal["h264", "hevc", "av1", "vp9"] = Field(
         "h264",
-        description="h264 plays everywhere; hevc on Apple's devices and where hardware decodes it; av1 is the "
-        "smallest, on Apple's devices since 2023 alone; vp9 plays on older ones",
+        description="h264 plays everywhere; hevc on Apple's devices and where hardware decodes it; av1 gives the "
+        "smallest files, but plays only on Apple's devices since 2023; vp9 also plays on older ones",
     )
-    container: Literal["mp4", "webm"] = Field("mp4", description="mp4 plays everywhere; webm holds av1 and vp9 alone")
+    container: Literal["mp4", "webm"] = Field("mp4", description="mp4 plays everywhere; webm holds only av1 and vp9")
     placement: Placement = Field(
         NEW_KEY,
-        description="new_key: a result gets a key of its own, and links to the old one end with its grace; in_place: "
-        "it is put over the old bytes at the service's key, h264 in mp4 over the same alone, and the old ones are kept "
-        "aside for their grace",
+        description="new_key: the result gets a key of its own, and links to the old key end with its grace; in_place: "
+        "the result replaces the old bytes at the service's key, only for h264 in mp4 over h264 in mp4, and the old "
+        "bytes are kept aside for their grace",
     )
     preset: int | None = Field(
         None,
         ge=0,
         le=13,
-        description="Effort, of 0 (fast) to 9 for h264 and hevc, 13 (fast) to 0 for av1, 5 (fast) to 0 for vp9; unset: "
-        "the one that pays best",
+        description="Encoder effort: 0 (fast) to 9 for h264 and hevc, 13 (fast) to 0 for av1, 5 (fast) to 0 for vp9; "
+        "unset: the preset that pays best",
     )
-    crf_start: int | None = Field(None, ge=1, le=63, description="First CRF; unset: as earlier searches have found")
+    crf_start: int | None = Field(
+        None, ge=1, le=63, description="First CRF to try; unset: predicted from earlier searches"
+    )
     crf_min: int | None = Field(
-        None, ge=1, le=63, description="Lowest CRF, the best quality tried; unset: 16 for h264 and hevc, else 20"
+        None, ge=1, le=63, description="Lowest CRF to try (the best quality); unset: 16 for h264 and hevc, else 20"
     )
     crf_max: int | None = Field(
         None,
         ge=1,
         le=63,
-        description="Highest CRF, beyond which VMAF flatters smooth pans; unset: 40 for h264, 42 for hevc, else 55",
+        description="Highest CRF to try; above it, VMAF is too favourable to smooth pans; unset: 40 for h264, 42 for "
+        "hevc, else 55",
     )
-    max_probes: int = Field(4, ge=1, le=8, description="Encodes per video at most")
-    aim_points: float = Field(0.5, ge=0, le=3, description="VMAF points above both floors that the search aims at")
+    max_probes: int = Field(4, ge=1, le=8, description="Maximum number of encodes per video")
+    aim_points: float = Field(
+        0.5, ge=0, le=3, description="Margin above both VMAF minimums that the search aims for, in VMAF points"
+    )
     search_frame_step: Literal[1, 3, 5, 7] = Field(
         3,
-        description="Frames from one compared to the next while the search goes on; odd, as an even step meets the "
-        "better frames of SVT-AV1's pyramid alone",
+        description="Compare every n-th frame during the search; odd, as an even step meets only the better frames of "
+        "SVT-AV1's pyramid",
     )
-    skip_codecs: tuple[str, ...] = Field(EFFICIENT_CODECS, description="Already efficient: left alone")
-    payback: Payback = Field(Payback(), description="Whether an encode must pay for itself")
+    skip_codecs: tuple[str, ...] = Field(
+        EFFICIENT_CODECS, description="Codecs that are already efficient: videos in them are not compressed"
+    )
+    payback: Payback = Field(Payback(), description="Whether an encode must save more than it costs")
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -124,18 +131,25 @@ class Acceptance(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    min_vmaf_mean: float = Field(93, ge=0, le=97, description="Mean over all frames; 97.4 is what a still can reach")
-    min_vmaf_p5: float = Field(88, ge=0, le=97, description="5th percentile over all frames")
+    min_vmaf_mean: float = Field(
+        93, ge=0, le=97, description="Minimum VMAF, mean of all frames; a still image reaches at most 97.4"
+    )
+    min_vmaf_p5: float = Field(88, ge=0, le=97, description="Minimum VMAF, 5th percentile of all frames")
     # Results at the floor have 39 to 48 dB on three natural clips, and 32 to 35 drawn in glaring colours. A hue turned
     # by 20 degrees has 28 to 45, U and V swapped 18 to 32.
     min_chroma_db: float = Field(
-        32, ge=0, le=60, description="Mean PSNR of the worse of both colour planes, in dB; VMAF sees luma alone"
+        32,
+        ge=0,
+        le=60,
+        description="Minimum mean PSNR of the worse of the two colour planes, in dB; VMAF sees only luma",
     )
     frame_step: Literal[1, 3, 5, 7] = Field(
-        1, description="1: every frame of a result is compared; 3: every third, for half of the CPU"
+        1, description="Compare every n-th frame of a result: 1 is every frame; 3 is every third, for half of the CPU"
     )
-    max_size_percent: float = Field(90, gt=0, lt=100, description="Size of the result, of its source")
-    min_saved_bytes: int = Field(0, ge=0, description="Bytes that must be saved")
+    max_size_percent: float = Field(
+        90, gt=0, lt=100, description="Maximum size of the result, in percent of its source"
+    )
+    min_saved_bytes: int = Field(0, ge=0, description="Minimum reduction in size, in bytes")
 
     def most_bytes(self, source_bytes: int) -> int:
         """Size of the largest result that is small enough for a source of `source_bytes`."""

@@ -57,14 +57,19 @@ class Payback(BaseModel):
     cpu_usd_per_hour: Decimal | None = Field(
         Decimal("0.04"),
         ge=0,
-        description="Price of a CPU core for an hour; AWS Fargate asks 0.04048 (us-east-1, x86). Never: no video is "
-        "kept large because its encode does not pay",
+        description="Price of a CPU core per hour, in dollars; AWS Fargate charges 0.04048 (us-east-1, x86). Never: an "
+        "encode is not skipped because it costs more than it saves",
     )
     expected_size_percent: int = Field(
-        35, gt=0, lt=100, description="Size of a result, of its source, until earlier results tell"
+        35,
+        gt=0,
+        lt=100,
+        description="Expected size of a result, in percent of its source, until earlier results are known",
     )
-    expected_probes: Decimal = Field(Decimal("1.5"), ge=1, le=8, description="Encodes until the CRF is found")
-    horizon_days: int = Field(365, ge=1, description="Life counted for a video without an end")
+    expected_probes: Decimal = Field(
+        Decimal("1.5"), ge=1, le=8, description="Expected number of encodes until the CRF is found"
+    )
+    horizon_days: int = Field(365, ge=1, description="Days of storage counted for a video without an end of retention")
 
     def days(self, remaining_days: int | None) -> int:
         """Count the days for which a saved byte counts. None is for ever."""

@@ -42,30 +42,51 @@ class AnomalyPolicy(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     spreads: float = Field(
-        4.2, gt=0, le=1000, allow_inf_nan=False, description="Odd: further from what is usual than so many spreads"
+        4.2,
+        gt=0,
+        le=1000,
+        allow_inf_nan=False,
+        description="A day is an anomaly if its cost differs from the usual cost by more than this number of spreads, "
+        "and by `change_percent` and `floor_usd`",
     )
     change_percent: float = Field(
-        25, gt=0, lt=100, allow_inf_nan=False, description="and by more than this, of what is usual"
+        25,
+        gt=0,
+        lt=100,
+        allow_inf_nan=False,
+        description="Difference from the usual cost that an anomaly must exceed, in percent",
     )
     floor_usd: Decimal = Field(
-        Decimal(1), ge=0, le=10**9, allow_inf_nan=False, description="and by at least so many dollars a day"
+        Decimal(1),
+        ge=0,
+        le=10**9,
+        allow_inf_nan=False,
+        description="Minimum difference from the usual cost for an anomaly, in dollars a day",
     )
-    quiet_days: int = Field(3, ge=0, le=60, description="Days after an odd day on which its series is not news again")
+    quiet_days: int = Field(
+        3, ge=0, le=60, description="Days after a reported anomaly in which the same series is not reported again"
+    )
     early_factor: float = Field(
-        3, gt=1, le=1000, allow_inf_nan=False, description="In the first two weeks: odd is so many times the day before"
+        3,
+        gt=1,
+        le=1000,
+        allow_inf_nan=False,
+        description="In the first two weeks, a day is an anomaly if it costs more than this many times the day before",
     )
     drift_percent: float = Field(
         35,
         gt=0,
         le=1000,
         allow_inf_nan=False,
-        description="Growth in four weeks, beyond the trend, that is news weekly",
+        description="Growth in four weeks, beyond the trend, that is reported weekly, in percent",
     )
     history_days: int = Field(
-        800, ge=60, le=4000, description="Days looked back on: what recurs yearly is learnt from two years"
+        800, ge=60, le=4000, description="Days of history that are used; yearly patterns are learnt from two years"
     )
     calendar: tuple[str, ...] = Field(
-        (), max_length=1000, description="Days unlike others: `12-25`, `2027-03-28`, `2026-12-20/2026-12-31`"
+        (),
+        max_length=1000,
+        description="Unusual days, such as holidays: `12-25`, `2027-03-28`, `2026-12-20/2026-12-31`",
     )
 
     @field_validator("calendar")

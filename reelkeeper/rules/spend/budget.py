@@ -51,7 +51,7 @@ class Budget(BaseModel):
         TOTAL, pattern=r"^(total|service:\S+|tier:\S+|user:\S+)$", description="total, service:X, tier:X or user:X"
     )
     period: Period = Field(Period.MONTH, description="day or month")
-    usd: _Usd = Field(description="Dollars that the period may cost")
+    usd: _Usd = Field(description="Budget of the period, in dollars")
 
 
 class BudgetPolicy(BaseModel):
@@ -59,13 +59,13 @@ class BudgetPolicy(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    daily_usd: _Usd | None = Field(Decimal(10), description="Dollars that a day may cost, all in all; never: any")
-    monthly_usd: _Usd | None = Field(Decimal(200), description="Dollars that a month may cost, all in all; never: any")
+    daily_usd: _Usd | None = Field(Decimal(10), description="Total budget per day, in dollars; never: no limit")
+    monthly_usd: _Usd | None = Field(Decimal(200), description="Total budget per month, in dollars; never: no limit")
     budgets: tuple[Budget, ...] = Field(
-        (), max_length=1000, description='More of them: `[{"scope": "service:compute", "period": "day", "usd": 5}]`'
+        (), max_length=1000, description='Further budgets: `[{"scope": "service:compute", "period": "day", "usd": 5}]`'
     )
     levels_percent: tuple[int, ...] = Field(
-        (50, 80, 100, 150), min_length=1, description="Shares of a budget that are news, in percent"
+        (50, 80, 100, 150), min_length=1, description="Percentages of a budget that are reported when reached"
     )
 
     @field_validator("levels_percent")

@@ -30,10 +30,12 @@ class SpendLimit(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    scope: Scope = Field(description="provider:X, model:X, tier:X or user:X; X is * for each that is not named")
+    scope: Scope = Field(
+        description="provider:X, model:X, tier:X or user:X; with * as X, the limit applies to each one not listed"
+    )
     period: Period = Field(Period.MONTH, description="day or month, in UTC")
     usd: Annotated[Decimal, Field(ge=0, le=10**9, decimal_places=6)] = Field(
-        description="Dollars that its jobs may cost in it"
+        description="Maximum cost of its jobs in the period, in dollars"
     )
 
     @property

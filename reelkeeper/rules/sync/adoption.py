@@ -41,21 +41,25 @@ class AdoptionLimits(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     max_files_of_a_video: int = Field(
-        20, ge=1, le=10**9, description="Files that one new video may have; more, and {video} is no video's name"
+        20,
+        ge=1,
+        le=10**9,
+        description="Maximum number of files of one new video; with more, {video} does not identify a video",
     )
     max_further_files_percent: float = Field(
         50,
         ge=0,
         le=100,
         allow_inf_nan=False,
-        description="Share of the objects that may be further files of new videos",
+        description="Maximum share of the objects that are further files of new videos, in percent",
     )
     max_user_percent: float = Field(
         90,
         ge=0,
         le=100,
         allow_inf_nan=False,
-        description=f"Share of all videos that one user may have, once {MIN_VIDEOS:,} or more are adopted at once",
+        description=f"Maximum share of all videos that one user may have, in percent, once {MIN_VIDEOS:,} or more are "
+        "adopted at once",
     )
 
 
