@@ -50,126 +50,138 @@ class Settings(BaseSettings):
         hide_input_in_errors=True,  # a wrong value is often a secret in the wrong place
     )
 
-    state_dir: Path = Field(Path(".reelkeeper"), description="Folder for everything that is not configured elsewhere")
+    state_dir: Path = Field(Path(".reelkeeper"), description="Folder for all data without a location of its own")
     secrets_dir: DirectoryPath | None = Field(
-        None, description="Folder with a file per secret, each named as its setting: /run/secrets in a container"
+        None, description="Folder with one file per secret, named like the setting: /run/secrets in a container"
     )
     database_url: SecretStr | None = Field(
         None,
         description="SQLAlchemy URL of the store, e.g. postgresql+psycopg://host/db; SQLite under state_dir if unset",
     )
-    r2_account_id: str | None = Field(None, description="Cloudflare account id; gives the R2 endpoint")
-    s3_endpoint_url: str | None = Field(None, description="Any S3 endpoint, in place of r2_account_id")
+    r2_account_id: str | None = Field(None, description="Cloudflare account id, which determines the R2 endpoint")
+    s3_endpoint_url: str | None = Field(None, description="URL of any S3 endpoint, instead of r2_account_id")
     s3_access_key_id: SecretStr | None = Field(None, description="Access key of an R2 API token")
-    s3_secret_access_key: SecretStr | None = Field(None, description="Secret of the same token")
-    s3_region: str = Field("auto", description="Region; R2 knows only auto")
+    s3_secret_access_key: SecretStr | None = Field(None, description="Secret access key of the same token")
+    s3_region: str = Field("auto", description="Region; R2 accepts only auto")
     bucket: str = Field("reelkeeper", description="Bucket that holds the videos")
     prefix: str = Field("videos/", description="Nothing outside this prefix is ever read, written or deleted")
     key_pattern: Annotated[tuple[str, ...], NoDecode] = Field(
         DEFAULT_PATTERNS,
-        description="Patterns of the service's keys, without the prefix, of {user}, {video}, {ext}, {year}, {month}, "
-        "{day} and {any}: between commas, a line each, or a JSON list; the first that matches a key says whose it is",
+        description="Patterns of the service's keys, without the prefix, made of {user}, {video}, {ext}, {year}, "
+        "{month}, {day} and {any}: separated by commas or lines, or a JSON list; the first that matches a key gives "
+        "its user and video",
     )
-    ffmpeg: Path | None = Field(None, description="ffmpeg to use; the wheel's if unset")
-    ffprobe: Path | None = Field(None, description="ffprobe to use; the wheel's if unset")
+    ffmpeg: Path | None = Field(None, description="Path of ffmpeg; the one in the wheel if unset")
+    ffprobe: Path | None = Field(None, description="Path of ffprobe; the one in the wheel if unset")
     require_network_isolation: bool = Field(
-        False, description="Refuse to open media where the kernel grants neither network namespace nor seccomp filter"
+        False, description="Refuse to open media if the kernel offers neither network namespaces nor seccomp filters"
     )
     require_file_isolation: bool = Field(
-        False, description="Refuse to open media where the kernel grants no Landlock, so that decoders see other files"
+        False,
+        description="Refuse to open media if the kernel does not offer Landlock, without which decoders see other "
+        "files",
     )
-    scratch_dir: Path | None = Field(None, description="Folder for videos at work; state_dir/scratch if unset")
-    workers: int = Field(2, ge=1, le=64, description="Videos transcoded at the same time, one thread each")
+    scratch_dir: Path | None = Field(None, description="Folder for videos being processed; state_dir/scratch if unset")
+    workers: int = Field(
+        2, ge=1, le=64, description="Number of videos transcoded at the same time, with one thread each"
+    )
     dask_address: str | None = Field(
         None,
-        description="Dask scheduler whose workers transcode, e.g. tcp://10.0.0.5:8786; threads of the run if unset",
+        description="Address of a Dask scheduler whose workers transcode, e.g. tcp://10.0.0.5:8786; threads of the run "
+        "if unset",
     )
 
     cloudflare_api_token: SecretStr | None = Field(
-        None, description="Cloudflare API token for usage and reads; the store's own count if unset"
+        None, description="Cloudflare API token for usage and object reads; the store's own counts if unset"
     )
     cloudflare_account_id: str | None = Field(
-        None, description="Account whose usage is read, where s3_endpoint_url is set; else r2_account_id"
+        None, description="Cloudflare account whose usage is read, if s3_endpoint_url is set; else r2_account_id"
     )
-    cloudflare_api_url: str = Field("https://api.cloudflare.com/client/v4", description="Cloudflare's API")
+    cloudflare_api_url: str = Field("https://api.cloudflare.com/client/v4", description="Base URL of Cloudflare's API")
     event_queue_id: str | None = Field(
         None,
-        description="Id of the Cloudflare queue that R2's event notifications of the bucket go to; none are followed "
-        "if unset",
+        description="Id of the Cloudflare queue that receives R2's event notifications of the bucket; if unset, none "
+        "are read",
     )
     event_queue_token: SecretStr | None = Field(
-        None, description="Cloudflare API token with Queues: Edit, to pull and acknowledge those notifications"
+        None, description="Cloudflare API token with Queues: Edit, to pull and acknowledge these notifications"
     )
     public_url: str | None = Field(
         None,
-        description="Address under which the bucket's keys are public through Cloudflare's cache, e.g. "
-        "https://videos.example.com: what is purged is forgotten there, too",
+        description="Public URL of the bucket behind Cloudflare's cache, e.g. https://videos.example.com: purged "
+        "objects are also purged from this cache",
     )
     cache_zone_id: str | None = Field(None, description="Id of the Cloudflare zone of public_url")
     cache_purge_token: SecretStr | None = Field(
-        None, description="Cloudflare API token with Cache Purge: Purge on that zone"
+        None, description="Cloudflare API token with Cache Purge: Purge for that zone"
     )
-    slack_bot_token: SecretStr | None = Field(None, description="Slack bot token, for messages and pictures")
+    slack_bot_token: SecretStr | None = Field(None, description="Slack bot token, for messages with pictures")
     slack_channel: str | None = Field(None, description="Channel id that the bot posts to, e.g. C0123456789")
-    slack_webhook_url: SecretStr | None = Field(None, description="Incoming webhook, in place of a bot: no pictures")
-    slack_api_url: str = Field("https://slack.com/api/", description="Slack's API")
+    slack_webhook_url: SecretStr | None = Field(
+        None, description="Slack incoming webhook, instead of a bot: without pictures"
+    )
+    slack_api_url: str = Field("https://slack.com/api/", description="Base URL of Slack's API")
     slack_signing_secret: SecretStr | None = Field(
-        None, description="Signing secret of the Slack app: messages get buttons, whose presses come to /hooks/slack"
+        None, description="Signing secret of the Slack app: messages get buttons, whose clicks are sent to /hooks/slack"
     )
     slack_operators: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="Slack member ids of those whose presses count, between commas, e.g. U012AB3CD"
+        (), description="Slack member ids of the people who may use the buttons, separated by commas, e.g. U012AB3CD"
     )
     second_sink_url: SecretStr | None = Field(
         None,
-        description="Webhook for what Slack refuses for good, or has not taken for 15 minutes; the console if unset",
+        description="Webhook for messages that Slack rejects for good or has not accepted for 15 minutes; the console "
+        "if unset",
     )
     watchdog_ping_url: SecretStr | None = Field(
-        None, description="Address that `reelkeeper watchdog` calls when all is well, such as a dead man's switch"
+        None, description="URL that `reelkeeper watchdog` calls when all is well, such as a dead man's switch"
     )
 
     log_format: Literal["text", "json"] = Field(
         "text",
-        description="json: logs are lines of JSON on stderr, each with the ids of its run, job, video or request",
+        description="json: one JSON object per line on stderr, with the ids of the run, job, video or request",
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        "INFO", description="The least that is logged by workers, the API, and, as json, by commands"
+        "INFO", description="Minimum log level of workers, the API and, with json, commands"
     )
     ui_url: str | None = Field(
         None,
         validation_alias=AliasChoices("REELKEEPER_UI_URL", "PREFECT_UI_URL"),
-        description="Prefect's UI, that messages link to; PREFECT_UI_URL if unset",
+        description="URL of Prefect's UI, for links in messages; PREFECT_UI_URL if unset",
     )
     api_url: str | None = Field(
         None,
-        description="Where Prefect's server reaches `reelkeeper api`, to have failed, crashed and late runs told",
+        description="URL at which Prefect's server reaches `reelkeeper api`, to report failed, crashed and late runs",
     )
 
     prefect_api_url: str | None = Field(
         None,
-        description="Prefect's API, e.g. http://HOST:4200/api, for `reelkeeper api` to have a queued job begun at once",
+        description="URL of Prefect's API, e.g. http://HOST:4200/api, with which `reelkeeper api` has a queued job "
+        "started at once",
     )
-    prefect_api_auth: SecretStr | None = Field(None, description="USER:PASSWORD of Prefect's API, where it wants one")
+    prefect_api_auth: SecretStr | None = Field(None, description="USER:PASSWORD for Prefect's API, if it requires one")
     generator: Literal["local", "http", "fal", "replicate", "runway", "openai", "comfyui"] | None = Field(
-        None, description="Who makes videos; http where generator_url is set, else local: ffmpeg on this machine"
+        None,
+        description="Provider that makes videos; if unset, http with a generator_url, else local: ffmpeg on this "
+        "machine",
     )
     generator_url: str | None = Field(
-        None, description="Address of the provider's API; of fal, replicate and runway their own if unset"
+        None, description="URL of the provider's API; fal, replicate and runway have a default"
     )
-    generator_token: SecretStr | None = Field(None, description="Key of the provider's API, or its bearer token")
+    generator_token: SecretStr | None = Field(None, description="API key or bearer token for the provider's API")
     generator_model: str | None = Field(
-        None, description="Model that makes all videos, by the provider's name for it; the one asked for if unset"
+        None, description="Model that makes all videos, as the provider names it; the requested model if unset"
     )
     generator_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
-        description="More hosts that a provider's videos may be fetched from, between commas, subdomains included; "
-        "unset, http takes any, the others their vendor's own",
+        description="Additional hosts, and their subdomains, that a provider's videos may be fetched from, separated "
+        "by commas; if unset, any host for http, and the vendor's own for the others",
     )
-    generator_webhook_url: str | None = Field(None, description="Address that the provider calls when a job is over")
+    generator_webhook_url: str | None = Field(None, description="URL that the provider calls when a job ends")
     generator_webhook_secret: SecretStr | None = Field(
-        None, description="Secret that the provider signs its calls with"
+        None, description="Secret with which the provider signs its calls"
     )
     allow_private_addresses: bool = Field(
-        False, description="Let the provider, and what it names, be on addresses that are not public, and on http"
+        False, description="Allow the provider, and the URLs that it returns, to use non-public addresses and http"
     )
     images_dir: Path | None = Field(
         None, description="Folder of input images, each named by its SHA-256; state_dir/images if unset"
