@@ -95,19 +95,19 @@ _RETRY: Final = {409: "5", 503: "30"}  # seconds; a 409 that repeats is for good
 class Fault(BaseModel):
     """One thing that is wrong with a request."""
 
-    where: str = Field(description="The field, such as body.user_id")
-    what: str = Field(description="What is wrong with it")
+    where: str = Field(description="The invalid field, such as body.user_id")
+    what: str = Field(description="The error")
 
 
 class Problem(BaseModel):
     """What went wrong."""
 
-    type: str = Field(description="A name for programs, such as urn:reelkeeper:quota")
-    title: str = Field(description="The kind of problem, for people")
-    status: int = Field(description="The status of the answer")
-    detail: str = Field(description="This case, with its figures")
-    operator: str | None = Field(None, description="What the operator of the service can do; not for its users")
-    faults: list[Fault] | None = Field(None, description="What is wrong with the request, field by field")
+    type: str = Field(description="Machine-readable identifier of the problem, such as urn:reelkeeper:quota")
+    title: str = Field(description="Human-readable summary of the problem type")
+    status: int = Field(description="HTTP status code")
+    detail: str = Field(description="Explanation of this occurrence, with its figures")
+    operator: str | None = Field(None, description="What the operator of the service can do; not meant for its users")
+    faults: list[Fault] | None = Field(None, description="Validation errors, one per field")
 
 
 def problem(

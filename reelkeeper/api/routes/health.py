@@ -37,7 +37,7 @@ class Readiness(BaseModel):
     """A process whose store answers."""
 
     status: Literal["ready"] = "ready"
-    frozen: bool = Field(description="Changes are stopped: what is read works, what changes anything gives 503")
+    frozen: bool = Field(description="Changes are stopped: reads work, and everything that changes data gives 503")
 
 
 class Asking:
@@ -79,7 +79,7 @@ async def readyz(request: Request) -> Readiness | JSONResponse:
 
 @router.get(
     "/v1/metrics",
-    summary="Figures for Prometheus",
+    summary="Metrics for Prometheus",
     dependencies=[needs(Scope.METRICS), WORK],
     responses=documented(),
     response_class=PlainTextResponse,

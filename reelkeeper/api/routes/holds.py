@@ -26,17 +26,17 @@ class NewHold(BaseModel):
     )
 
     scope: Literal["video", "user"]
-    subject: Id = Field(description="The id of the video or user")
-    reason: Note = Field(min_length=1, description="For the record")
-    until: AwareDatetime | None = Field(None, description="When it ends by itself; null: when it is released")
-    legal: bool = Field(False, description="Keep the bytes of what is taken down, too")
+    subject: Id = Field(description="Id of the video or user")
+    reason: Note = Field(min_length=1, description="Reason, kept in the audit record")
+    until: AwareDatetime | None = Field(None, description="When the hold ends; null: when it is released")
+    legal: bool = Field(False, description="Also keep the bytes of videos that are taken down")
 
 
 class Placed(BaseModel):
     """A hold as placed."""
 
     id: str
-    too_late: int = Field(description="Objects that a purge is deleting already")
+    too_late: int = Field(description="Number of objects that a purge is already deleting")
 
 
 class Holds(BaseModel):
@@ -52,7 +52,11 @@ class Released(BaseModel):
 
 
 @router.post(
-    "", summary="Keep a video, or all of a user's", status_code=201, dependencies=[WRITE], responses=documented(404)
+    "",
+    summary="Place a hold on a video, or on all videos of a user",
+    status_code=201,
+    dependencies=[WRITE],
+    responses=documented(404),
 )
 def place(
     asked: NewHold, key: IdempotencyKey, app_state: CurrentState, caller: Annotated[Caller, needs(Scope.HOLDS)]
@@ -73,14 +77,14 @@ def place(
     return Placed(id=placed.id, too_late=placed.too_late)
 
 
-@router.get("", summary="The holds in force", dependencies=[needs(Scope.HOLDS), WORK], responses=documented())
+@router.get("", summary="List the holds in force", dependencies=[needs(Scope.HOLDS), WORK], responses=documented())
 def listed(app_state: CurrentState) -> Holds:
     """List the holds in force, the oldest first."""
     with reading(app_state.workspace.engine) as session:
         return Holds(holds=rows.in_force(session))
 
 
-@router.delete("/{hold_id}", summary="End a hold", dependencies=[WRITE], responses=documented(404))
+@router.delete("/{hold_id}", summary="Release a hold", dependencies=[WRITE], responses=documented(404))
 def release(
     hold_id: Annotated[str, Path(pattern="^[0-9a-f]{12}$", examples=["0123456789ab"])],
     app_state: CurrentState,

@@ -29,14 +29,14 @@ _BODY: Final[dict[str, Any]] = {
 class Image(BaseModel):
     """An image that is kept."""
 
-    sha256: str = Field(description="`image_sha256` of a request")
+    sha256: str = Field(description="SHA-256 of the image, for `image_sha256` of a request")
     size_bytes: int
     content_type: str
 
 
 @router.post(
     "",
-    summary="Keep an image for jobs to start from",
+    summary="Upload an input image for jobs",
     dependencies=[needs(Scope.JOBS), UPLOAD],
     responses=documented(),
     openapi_extra=_BODY,

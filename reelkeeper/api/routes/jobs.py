@@ -54,8 +54,8 @@ class NewJob(BaseModel):
     request: GenerationRequest
     tag: Tag | None = Field(
         None,
-        description="For segments of the lifecycle, and no part of the request: a video that is there already, or "
-        "being made, keeps the tag that it has",
+        description="Tag for lifecycle segments, not part of the request: a video that exists already, or is being "
+        "made, keeps its own tag",
     )
 
 
@@ -63,18 +63,18 @@ class Admitted(BaseModel):
     """What a request is answered. `status` says which of the fields there are."""
 
     status: Literal["cached", "joined", "queued", "dead", "cancelled"] = Field(
-        description="cached: the video is there. joined: it is being made already. queued: it will be made. "
-        "dead, cancelled: what this key asked for has ended without a video, and nothing was charged"
+        description="cached: the video exists. joined: it is already being made. queued: it will be made. dead, "
+        "cancelled: the job of this key ended without a video, and nothing was charged"
     )
     job_id: str
     video_id: str | None = None
-    leader_id: str | None = Field(None, description="The job that this one waits for")
+    leader_id: str | None = Field(None, description="Id of the job that this one waits for")
     charged_microusd: int | None = None
-    price_microusd: int | None = Field(None, description="Held until the job ends")
+    price_microusd: int | None = Field(None, description="Price in micro-dollars, held until the job ends")
     price_book: str | None = None
-    place: int | None = Field(None, description="From 1, among the jobs that wait")
-    wait_seconds: float | None = Field(None, description="Estimate until it begins")
-    finish_seconds: float | None = Field(None, description="Estimate until the video is there")
+    place: int | None = Field(None, description="Position among the waiting jobs, from 1")
+    wait_seconds: float | None = Field(None, description="Estimated time until the job starts, in seconds")
+    finish_seconds: float | None = Field(None, description="Estimated time until the video is ready, in seconds")
     error: str | None = None
 
 
@@ -86,7 +86,7 @@ class Job(BaseModel):
     state: Literal["queued", "running", "parked", "succeeded", "dead", "cancelled"]
     leader_id: str | None
     model: str
-    progress: float = Field(description="From 0 to 1")
+    progress: float = Field(description="Progress, from 0 to 1")
     place: int | None
     wait_seconds: float | None
     finish_seconds: float | None
@@ -94,7 +94,7 @@ class Job(BaseModel):
     charged_microusd: int
     video_id: str | None
     error: str | None
-    cancelling: bool = Field(description="It was asked to stop")
+    cancelling: bool = Field(description="Whether cancellation was requested")
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
@@ -120,7 +120,7 @@ _NOT_NOW: Final = (
 
 @router.post(
     "",
-    summary="Ask for a video",
+    summary="Request a video",
     response_model=Admitted,
     response_model_exclude_none=True,
     dependencies=[needs(Scope.JOBS), WRITE],
@@ -155,7 +155,7 @@ def ask(
 
 @router.get(
     "/{job_id}",
-    summary="Where a job stands",
+    summary="Get the status of a job",
     dependencies=[needs(Scope.JOBS), WORK],
     responses=documented(404),
 )
@@ -166,7 +166,7 @@ def job(job_id: JobId, app_state: CurrentState) -> Job:
 
 @router.get(
     "/{job_id}" + EVENTS,
-    summary="Follow a job by server-sent events",
+    summary="Follow a job with server-sent events",
     response_class=EventStream,
     dependencies=[needs(Scope.JOBS), STREAM, WORK],
     responses=documented(404),
@@ -180,7 +180,7 @@ async def events(job_id: JobId, app_state: CurrentState, request: Request) -> Ev
 
 @router.delete(
     "/{job_id}",
-    summary="Give a job up",
+    summary="Cancel a job",
     dependencies=[needs(Scope.JOBS), WRITE],
     responses=documented(404),
 )

@@ -30,20 +30,22 @@ _ZIP: Final[dict[str, Any]] = {"schema": {"type": "string", "format": "binary"}}
 class Left(BaseModel):
     """What an erasure waits for."""
 
-    why: str = Field(description="What keeps it")
-    until: datetime | None = Field(description="When that is over; null: not known")
-    key: str | None = Field(description="Of an object that is still stored")
+    why: str = Field(description="Why the data is kept")
+    until: datetime | None = Field(description="When this reason ends; null: unknown")
+    key: str | None = Field(description="Key of an object that is still stored")
 
 
 class Erasure(BaseModel):
     """How the erasure of a user stands."""
 
-    state: str = Field(description="erased, or under way: ask again later, as `left` says")
-    pseudonym: str = Field(description="What the books and the record name the user by; nothing leads back")
+    state: str = Field(description="erased, or under way: check again later, see `left`")
+    pseudonym: str = Field(
+        description="Pseudonym of the user in the ledger and the audit record; it cannot be traced back"
+    )
     since: datetime
-    until: datetime | None = Field(description="When all that it waits for is over, where that is known")
+    until: datetime | None = Field(description="When everything that the erasure waits for has ended, if known")
     left: list[Left]
-    rows: dict[str, int] = Field(description="The rows that went, by table")
+    rows: dict[str, int] = Field(description="Number of rows erased, by table")
 
     @classmethod
     def of(cls, found: operation.Erasure) -> "Erasure":
@@ -83,7 +85,7 @@ def erase(
 
 @router.get(
     "/export",
-    summary="All data of a user, as one ZIP",
+    summary="Export all data of a user as a ZIP file",
     dependencies=[needs(Scope.EXPORT), WORK],
     response_class=StreamingResponse,
     responses={200: {"content": {"application/zip": _ZIP}}, **documented(404, 410, 502)},

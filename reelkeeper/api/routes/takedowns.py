@@ -27,10 +27,13 @@ class NewTakedown(BaseModel):
     )
 
     video_id: Id
-    reason: Note = Field(min_length=1, description="For the record")
-    same_bytes: bool = Field(False, description="All other videos that store the same bytes, too")
+    reason: Note = Field(min_length=1, description="Reason, kept in the audit record")
+    same_bytes: bool = Field(False, description="Also take down all other videos with the same bytes")
     max_videos: int = Field(
-        operation.MAX_VIDEOS, ge=0, le=1_000_000, description="With the same bytes; more are refused"
+        operation.MAX_VIDEOS,
+        ge=0,
+        le=1_000_000,
+        description="Maximum number of videos with the same bytes; with more, the request is refused",
     )
 
 
@@ -40,10 +43,10 @@ class Removed(BaseModel):
     video_id: str
     key: str
     size_bytes: int
-    sha256: str | None = Field(description="null: nobody could read it")
-    purged_at: datetime | None = Field(description="null: it is still stored")
-    event: int | None = Field(description="The number of its deletion in the audit record")
-    why: str = Field(description="What keeps it, while it is stored")
+    sha256: str | None = Field(description="SHA-256 of the object; null: it could not be read")
+    purged_at: datetime | None = Field(description="When the object was purged; null: it is still stored")
+    event: int | None = Field(description="Number of the deletion in the audit record")
+    why: str = Field(description="Why the object is kept, while it is stored")
 
 
 class Certificate(BaseModel):
@@ -54,9 +57,9 @@ class Certificate(BaseModel):
     at: datetime
     by: str
     reason: str
-    event: int = Field(description="The number of the takedown in the audit record")
+    event: int = Field(description="Number of the takedown in the audit record")
     objects: list[Removed]
-    left: int = Field(description="Objects that are still stored; nobody is given them")
+    left: int = Field(description="Number of objects that are still stored; they are not served to anyone")
 
     @classmethod
     def of(cls, found: operation.Certificate) -> "Certificate":
@@ -65,7 +68,7 @@ class Certificate(BaseModel):
         return cls(**{**found._asdict(), "objects": objects, "left": len(found.left)})
 
 
-@router.post("", summary="Take a video down", dependencies=[WRITE], responses=documented(404, 409))
+@router.post("", summary="Take down a video", dependencies=[WRITE], responses=documented(404, 409))
 def take_down(
     asked: NewTakedown,
     app_state: CurrentState,
@@ -90,7 +93,7 @@ def take_down(
 
 @router.get(
     "/{video_id}",
-    summary="The certificate of a takedown",
+    summary="Get the certificate of a takedown",
     dependencies=[needs(Scope.TAKEDOWNS), WORK],
     responses=documented(404),
 )

@@ -50,12 +50,12 @@ class NewUpload(BaseModel):
     )
 
     user_id: Id
-    video_id: Id = Field(description="A new one")
-    size_bytes: int = Field(ge=1, le=MediaLimits().max_size_bytes, strict=True, description="Its exact size")
-    md5: Annotated[str, StringConstraints(pattern="^[0-9a-f]{32}$")] = Field(description="MD5 of its bytes, in hex")
+    video_id: Id = Field(description="Id of the new video")
+    size_bytes: int = Field(ge=1, le=MediaLimits().max_size_bytes, strict=True, description="Exact size in bytes")
+    md5: Annotated[str, StringConstraints(pattern="^[0-9a-f]{32}$")] = Field(description="MD5 of the bytes, in hex")
     extension: Literal["mp4", "webm", "mov", "mkv", "m4v"] = "mp4"
-    created_at: AwareDatetime | None = Field(None, description="When it was made; now, if not given")
-    tag: Tag | None = Field(None, description="For segments of the lifecycle; the video keeps the first one given")
+    created_at: AwareDatetime | None = Field(None, description="When the video was made; default: now")
+    tag: Tag | None = Field(None, description="Tag for lifecycle segments; the video keeps its first tag")
 
 
 class Upload(BaseModel):
@@ -66,15 +66,15 @@ class Upload(BaseModel):
     video_id: str
     size_bytes: int
     state: Literal["open", "stored", "refused", "expired"]
-    reason: str | None = Field(None, description="Why it was refused")
-    url: str | None = Field(None, description="PUT the bytes here, with exactly these headers")
+    reason: str | None = Field(None, description="Why the upload was refused")
+    url: str | None = Field(None, description="URL for the PUT of the bytes, with exactly these headers")
     headers: dict[str, str] | None = None
     url_until: datetime
 
 
 @router.post(
     "",
-    summary="Reserve room for a video and get a URL to put it",
+    summary="Reserve space for a video and get an upload URL",
     status_code=201,
     dependencies=[needs(Scope.UPLOADS), WRITE],
     responses=documented(404, 409, 410),
@@ -91,7 +91,7 @@ def begin(asked: NewUpload, key: IdempotencyKey, app_state: CurrentState) -> Upl
 
 @router.get(
     "/{upload_id}",
-    summary="How an upload stands",
+    summary="Get the status of an upload",
     dependencies=[needs(Scope.UPLOADS), WORK],
     responses=documented(404),
 )
@@ -102,7 +102,7 @@ def upload(upload_id: UploadId, app_state: CurrentState) -> Upload:
 
 @router.post(
     "/{upload_id}/complete",
-    summary="Verify what was put, and publish it",
+    summary="Verify an upload, and publish the video",
     dependencies=[needs(Scope.UPLOADS), UPLOAD, WORK],
     responses=documented(404, 409),
 )

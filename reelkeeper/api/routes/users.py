@@ -29,12 +29,12 @@ class User(BaseModel):
     """A user as the catalogue knows them."""
 
     id: str
-    tier: str | None = Field(description="null: unknown; nothing new can be stored then")
+    tier: str | None = Field(description="Tier of the user; null: unknown, and nothing new can be stored")
     used_bytes: int
-    reserved_bytes: int = Field(description="Promised to uploads and jobs under way")
-    quota_bytes: int | None = Field(description="null where the tier is unknown")
-    available_microusd: int = Field(description="Credits to spend, in millionths of a dollar")
-    held_microusd: int = Field(description="Credits set aside for jobs under way")
+    reserved_bytes: int = Field(description="Bytes reserved for uploads and jobs in progress")
+    quota_bytes: int | None = Field(description="Storage quota in bytes; null if the tier is unknown")
+    available_microusd: int = Field(description="Available credits, in micro-dollars")
+    held_microusd: int = Field(description="Credits held for jobs in progress, in micro-dollars")
     spent_microusd: int
 
 
@@ -56,12 +56,12 @@ class Answer(BaseModel):
     usage_bytes: int
     reserved_bytes: int
     quota_bytes: int | None
-    reason: str = Field(description="For the user to read")
+    reason: str = Field(description="Explanation for the user")
 
 
 @router.get(
     "/users/{user_id}",
-    summary="What a user stores and may spend",
+    summary="Get a user's storage and credits",
     dependencies=[needs(Scope.USERS), WORK],
     responses=documented(404),
 )
@@ -88,12 +88,12 @@ class Tiered(BaseModel):
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"tier": "premium"}]})
 
-    tier: str = Field(max_length=100, description="One of `tiers` of the policies in force")
+    tier: str = Field(max_length=100, description="One of the `tiers` in the policies in force")
 
 
 @router.put(
     "/users/{user_id}",
-    summary="Make a user, or set a user's tier",
+    summary="Create a user, or set a user's tier",
     dependencies=[WRITE],
     responses=documented(410),
 )
@@ -118,12 +118,12 @@ class Credits(BaseModel):
         extra="forbid", json_schema_extra={"examples": [{"amount_microusd": 5_000_000, "reason": "order 1234"}]}
     )
 
-    amount_microusd: int = Field(ge=1, le=10**12, strict=True, description="In millionths of a dollar")
-    reason: Note = Field("", description="For the record")
+    amount_microusd: int = Field(ge=1, le=10**12, strict=True, description="Amount in micro-dollars")
+    reason: Note = Field("", description="Reason, kept in the record")
     hold_id: str | None = Field(
         None,
         pattern="^[0-9a-f]{32}$",
-        description="Give back what was captured of this hold; without, new credits are granted",
+        description="Refund from what was captured of this hold; unset: grant new credits",
     )
 
 
@@ -141,7 +141,7 @@ class Given(BaseModel):
 
 @router.post(
     "/users/{user_id}/credits",
-    summary="Grant credits, or refund a job's",
+    summary="Grant credits, or refund a job",
     status_code=201,
     dependencies=[WRITE],
     responses=documented(404, 410),
@@ -173,12 +173,13 @@ class OwnVideo(BaseModel):
     state: str = Field(description="pending, live, retired, gone or lost")
     size_bytes: int | None
     created_at: datetime | None
-    views: int | None = Field(description="All that were ever recorded; null: unknown")
+    views: int | None = Field(description="Number of all recorded views; null: unknown")
     expires_at: datetime | None = Field(
-        description="When it may be retired, or purged where it is retired, if views and holds stay as they are"
+        description="When the video may be retired or, if it is retired, purged, as long as views and holds do not "
+        "change"
     )
-    why: str = Field(description="What will retire or purge it, or why nothing will")
-    tag: str | None = Field(description="Given with its job or upload, for segments of the lifecycle")
+    why: str = Field(description="Why the video will be retired or purged, or why not")
+    tag: str | None = Field(description="Tag given with the job or upload, for lifecycle segments")
 
 
 class Page(BaseModel):
@@ -186,7 +187,7 @@ class Page(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    after: Id | None = Field(None, description="What the page before has said")
+    after: Id | None = Field(None, description="Value of `after` in the previous page")
     limit: int = Field(100, ge=1, le=500)
 
 
@@ -194,12 +195,12 @@ class OwnVideos(BaseModel):
     """A page of a user's videos, by id."""
 
     videos: list[OwnVideo]
-    after: str | None = Field(description="Ask with this for the next page; null: it is the last")
+    after: str | None = Field(description="Value of `after` for the next page; null: this is the last page")
 
 
 @router.get(
     "/users/{user_id}/videos",
-    summary="A user's videos, and when each will go",
+    summary="List a user's videos with their expiry",
     dependencies=[needs(Scope.USERS), WORK],
     responses=documented(404, 410),
 )
@@ -222,7 +223,7 @@ def own_videos(
 
 @router.post(
     "/quota/check",
-    summary="Would so many more bytes fit?",
+    summary="Check whether a number of bytes fits a user's quota",
     dependencies=[needs(Scope.USERS), WORK],
     responses=documented(404),
 )

@@ -45,19 +45,19 @@ class Views(BaseModel):
     )
 
     views: list[View] = Field(min_length=1, max_length=1_000)
-    at: AwareDatetime | None = Field(None, description="When; now, if not given. At most 30 days ago")
+    at: AwareDatetime | None = Field(None, description="Time of the views, at most 30 days ago; default: now")
 
 
 class Counted(BaseModel):
     """What was counted."""
 
-    counted: int = Field(description="So many of the ids are known")
-    unknown: list[str] = Field(description="These are not, and were left out")
+    counted: int = Field(description="Number of ids that are known")
+    unknown: list[str] = Field(description="Unknown ids, which were ignored")
 
 
 @router.get(
     "/videos/{video_id}",
-    summary="Be sent to a video's bytes; counts a view",
+    summary="Redirect to a video's bytes, and count a view",
     status_code=307,
     response_class=RedirectResponse,
     dependencies=[needs(Scope.VIDEOS), WRITE],
@@ -70,8 +70,8 @@ def video(
         str | None,
         Query(
             pattern=r"^[a-z0-9]{2,16}(,[a-z0-9]{2,16}){0,15}$",
-            description="Codecs that the client plays. Where the present bytes are in another, it is sent to those "
-            "that they were made of, as long as these are kept; 406 where they are gone",
+            description="Codecs that the client can play. If the present bytes have another codec, the client is "
+            "redirected to those that they were made from, as long as these are kept; 406 if they are gone",
             examples=["h264,vp9"],
         ),
     ] = None,
@@ -87,7 +87,7 @@ class Whose(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    user_id: Id | None = Field(None, description="Only if it is this user's", examples=["ann"])
+    user_id: Id | None = Field(None, description="Only if the video belongs to this user", examples=["ann"])
 
 
 class Deleted(BaseModel):
@@ -95,12 +95,12 @@ class Deleted(BaseModel):
 
     video_id: str
     user_id: str
-    restorable_until: datetime = Field(description="Until then its bytes are kept, and support can bring it back")
+    restorable_until: datetime = Field(description="Until then the bytes are kept, and support can restore the video")
 
 
 @router.delete(
     "/videos/{video_id}",
-    summary="Delete a video that its user does not want",
+    summary="Delete a video for its user",
     dependencies=[WRITE],
     responses=documented(404, 409),
 )
@@ -121,13 +121,13 @@ class Kept(BaseModel):
     """A video that stays on request."""
 
     video_id: str
-    until: datetime = Field(description="No rule retires it before")
-    times: int = Field(description="How often its life was prolonged, this time included")
+    until: datetime = Field(description="No rule retires the video before this time")
+    times: int = Field(description="How often its retention has been extended, including this time")
 
 
 @router.post(
     "/videos/{video_id}/keep",
-    summary="Keep a video for longer, as its user asks",
+    summary="Extend a video's retention at its user's request",
     status_code=201,
     dependencies=[WRITE],
     responses=documented(404, 409),

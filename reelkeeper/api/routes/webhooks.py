@@ -15,7 +15,7 @@ from reelkeeper.operations.alerts import webhooks as operation
 
 router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"])
 Id = Annotated[str, Path(pattern="^[0-9a-f]{12}$", examples=["0123456789ab"])]
-Events = Annotated[list[EventType], Field(max_length=len(EventType), description="Empty: all of them")]
+Events = Annotated[list[EventType], Field(max_length=len(EventType), description="Event types to send; empty: all")]
 
 
 class NewEndpoint(BaseModel):
@@ -26,7 +26,7 @@ class NewEndpoint(BaseModel):
         json_schema_extra={"examples": [{"url": "https://video.example.com/hooks", "events": ["video.changed"]}]},
     )
 
-    url: str = Field(min_length=1, max_length=2_000, description="https, at a public address")
+    url: str = Field(min_length=1, max_length=2_000, description="https URL at a public address")
     events: Events = []
 
 
@@ -38,7 +38,7 @@ class Choice(BaseModel):
     )
 
     events: Events
-    enabled: bool = Field(True, description="false: what happens meanwhile waits for it")
+    enabled: bool = Field(True, description="false: messages are kept until the webhook is enabled again")
 
 
 class Secret(BaseModel):
@@ -65,7 +65,9 @@ class Again(BaseModel):
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"since": "2026-11-26T00:00:00Z"}]})
 
-    since: AwareDatetime | None = Field(None, description="Also what was delivered and happened since")
+    since: AwareDatetime | None = Field(
+        None, description="Also resend messages that were delivered, of events since this time"
+    )
 
 
 class Replayed(BaseModel):
@@ -74,7 +76,7 @@ class Replayed(BaseModel):
     replayed: int
 
 
-@router.get("", summary="All webhooks", dependencies=[needs(Scope.WEBHOOKS), WORK], responses=documented())
+@router.get("", summary="List all webhooks", dependencies=[needs(Scope.WEBHOOKS), WORK], responses=documented())
 def listed(app_state: CurrentState) -> Endpoints:
     """List the endpoints, how they do, and what waits for them; no secret."""
     return Endpoints(webhooks=operation.listed(app_state.workspace.engine))
@@ -96,7 +98,7 @@ def add(
     return Secret(id=made[0], secret=made[1])
 
 
-@router.put("/{webhook_id}", summary="Choose a webhook's events", dependencies=[WRITE], responses=documented(404))
+@router.put("/{webhook_id}", summary="Set a webhook's events", dependencies=[WRITE], responses=documented(404))
 def choose(
     webhook_id: Id, asked: Choice, app_state: CurrentState, caller: Annotated[Caller, needs(Scope.WEBHOOKS)]
 ) -> Endpoint:
@@ -115,7 +117,7 @@ def rotate(webhook_id: Id, app_state: CurrentState, caller: Annotated[Caller, ne
     return Secret(id=webhook_id, secret=operation.rotate(app_state.workspace.engine, webhook_id, author=caller.name))
 
 
-@router.post("/{webhook_id}/replay", summary="Send messages once more", dependencies=[WRITE], responses=documented(404))
+@router.post("/{webhook_id}/replay", summary="Resend messages", dependencies=[WRITE], responses=documented(404))
 def replay(
     webhook_id: Id, asked: Again, app_state: CurrentState, caller: Annotated[Caller, needs(Scope.WEBHOOKS)]
 ) -> Replayed:
@@ -124,7 +126,7 @@ def replay(
     return Replayed(replayed=operation.replay(app_state.workspace.engine, webhook_id, since=since, author=caller.name))
 
 
-@router.delete("/{webhook_id}", summary="Remove a webhook", dependencies=[WRITE], responses=documented(404))
+@router.delete("/{webhook_id}", summary="Delete a webhook", dependencies=[WRITE], responses=documented(404))
 def remove(webhook_id: Id, app_state: CurrentState, caller: Annotated[Caller, needs(Scope.WEBHOOKS)]) -> Removed:
     """Forget the endpoint, and what waits for it."""
     operation.remove(app_state.workspace.engine, webhook_id, author=caller.name)
