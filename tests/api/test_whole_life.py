@@ -35,7 +35,7 @@ from tests.policies import put_in_force
 from tests.tiers import tiers
 
 PAGE = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
-(SECTION,) = re.findall(r"^## A customer's life\n(.*?)^## ", PAGE, re.MULTILINE | re.DOTALL)
+(SECTION,) = re.findall(r"^## Complete example\n(.*?)^## ", PAGE, re.MULTILINE | re.DOTALL)
 SETTINGS, *STEPS = re.findall(r"^```sh\n(.*?)^```", SECTION, re.MULTILINE | re.DOTALL)
 POLICIES = DEFAULTS.overridden(
     tiers=tiers(free={"retention_days": 1, "notice_days": 1, "keep_days": 30}),
