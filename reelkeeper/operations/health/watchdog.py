@@ -110,7 +110,7 @@ def _stuck(session: Session) -> list[Finding]:
             severity=Severity.CRITICAL,
             title=f"{many(count, 'message')} in the outbox, the oldest for {minutes:,.0f} minutes",
             text=f"Last error: {errors[-1] if errors else 'none: nobody has tried to send them'}.",
-            suggestion="See reelkeeper alerts messages. Here and now: reelkeeper run deliver_alerts --apply",
+            suggestion="See reelkeeper alerts messages. To send them now: reelkeeper run deliver_alerts --apply",
         )
     ]
 

@@ -73,7 +73,7 @@ def _finding(said: str) -> Finding:
         period="",
         level="",
         severity=Severity.WARNING,
-        title="Deleted videos may be shown from Cloudflare's cache",
-        text=f"The cache could not be told to forget them: {said}",
-        suggestion="Look at REELKEEPER_CACHE_PURGE_TOKEN and REELKEEPER_CACHE_ZONE_ID. The next run tells it all",
+        title="Deleted videos may still be served from Cloudflare's cache",
+        text=f"The cache could not be purged: {said}",
+        suggestion="Check REELKEEPER_CACHE_PURGE_TOKEN and REELKEEPER_CACHE_ZONE_ID. The next run tries again",
     )

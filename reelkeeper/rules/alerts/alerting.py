@@ -213,9 +213,9 @@ _HAPPENED: Final = {
     Trouble.LATE: "has not begun in time",
 }
 _ADVICE: Final = {
-    Trouble.FAILED: "Its logs say why. What is done stays done; the next run does the rest.",
-    Trouble.CRASHED: "The next run finishes what it has begun. If it goes on: memory, disk and log of the worker.",
-    Trouble.LATE: "See whether a worker of its work pool is up, and not paused.",
+    Trouble.FAILED: "Its logs say why. What was done is kept, and the next run does the rest.",
+    Trouble.CRASHED: "The next run finishes its work. If it happens again, check the worker's memory, disk and log.",
+    Trouble.LATE: "Check that its work pool is not paused and has a running worker.",
 }
 
 
@@ -231,7 +231,7 @@ def finding(trouble: Trouble, flow: str, *, run_name: str, message: str = "", ur
         severity=Severity.WARNING,
         title=f"A run of {name} {_HAPPENED[trouble]}",
         text=message,
-        suggestion=f"{_ADVICE[trouble]} Here and now: reelkeeper run {name} --apply",
+        suggestion=f"{_ADVICE[trouble]} To run it now: reelkeeper run {name} --apply",
         figures=figures,
     )
 

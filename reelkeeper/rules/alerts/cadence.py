@@ -75,6 +75,6 @@ def silent(flow: str, since: datetime, cadence: Cadence, *, has_succeeded: bool,
         title=f"{flow} has not succeeded for {span(quiet_for)}",
         text=f"{last}; it should every {span(timedelta(seconds=cadence.period_seconds))}, and at the latest "
         f"{span(timedelta(seconds=cadence.grace_seconds))} after that.",
-        suggestion=f"See whether Prefect's server and a worker are up, and how the runs of {flow} ended. "
-        f"Here and now: reelkeeper run {flow} --apply",
+        suggestion=f"Check that Prefect's server and a worker are running, and how the runs of {flow} ended. "
+        f"To run it now: reelkeeper run {flow} --apply",
     )

@@ -23,7 +23,7 @@ def alert(alert_id: str, finding: Finding, *, fired_at: datetime, is_repeated: b
         text=text,
         suggestion=finding.suggestion,
         figures=(*finding.figures, *_impact(finding)),
-        footer=f"{_where(finding)}. Somebody is on it: reelkeeper alerts ack {alert_id}",
+        footer=f"{_where(finding)}. To acknowledge: reelkeeper alerts ack {alert_id}",
         alert_id=alert_id,
         fired_at=fired_at,
         plan_id=finding.period if finding.rule == PLAN_REFUSED else "",
@@ -44,7 +44,7 @@ def digests(news: Sequence[tuple[str, Finding]]) -> Iterator[tuple[list[str], Me
                 severity=worst,
                 title=f"{len(news)} alerts at once{which}",
                 lines=tuple(_line(alert_id, finding) for alert_id, finding in part),
-                footer="All of each: reelkeeper alerts list. Somebody is on it: reelkeeper alerts ack ID",
+                footer="Details: reelkeeper alerts list. To acknowledge: reelkeeper alerts ack ID",
             ),
         )
 

@@ -87,8 +87,8 @@ def disabled(endpoint_id: str, reason: str) -> Finding:
         level="",
         severity=Severity.CRITICAL,
         title=f"The webhook {endpoint_id} is disabled",
-        text=f"{reason}. The service hears of nothing through it; what happens waits, in order.",
-        suggestion=f"Mend the endpoint, then: reelkeeper webhooks enable {endpoint_id}",
+        text=f"{reason}. The service gets no events through it; they wait, in order.",
+        suggestion=f"Fix the endpoint, then run: reelkeeper webhooks enable {endpoint_id}",
     )
 
 
@@ -100,7 +100,7 @@ def given_up(endpoint_id: str, day: str, message_id: str, error: str) -> Finding
         period=day,
         level="",
         severity=Severity.WARNING,
-        title=f"The webhook {endpoint_id} has not taken a message for three days",
-        text=f"{message_id} is given up: {error}. Later events of its video go on without it.",
-        suggestion=f"Mend the endpoint, then: reelkeeper webhooks replay {endpoint_id}",
+        title=f"The webhook {endpoint_id} has not accepted a message for three days",
+        text=f"{message_id} was given up: {error}. Later events of its video are sent without it.",
+        suggestion=f"Fix the endpoint, then run: reelkeeper webhooks replay {endpoint_id}",
     )

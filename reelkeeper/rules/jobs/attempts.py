@@ -91,7 +91,7 @@ def cost_above_quote(model: str, day: str, quoted_microusd: int, cost_microusd: 
         period=day,
         level="",
         severity=Severity.WARNING,
-        title=f"The vendor of {model} takes more than its price says",
+        title=f"The vendor of {model} charges more than its listed price",
         text=f"{cost} for a job that was expected to cost {quoted}: {lost} are lost, and the next job loses as much. "
         "The user pays what was quoted.",
         suggestion="Compare its price under `book.models` of the policies with the vendor's price list.",

@@ -136,9 +136,9 @@ def unheard(flow: str, videos: int) -> Finding:
         period="",
         level="",
         severity=Severity.WARNING,
-        title="Videos are due and stay: nobody hears of video.expiring",
+        title="Videos due for retirement are kept: no endpoint receives video.expiring",
         text=f"{many(videos, 'video')} would be retired by {flow}. Their users were promised notice, and there is no "
-        "endpoint to give it to.",
+        "endpoint to send it to.",
         suggestion="Add one: reelkeeper webhooks add URL --event video.expiring; or set the notice_days of tiers to 0",
     )
 
@@ -151,8 +151,8 @@ def late(endpoint_id: str, notices: int, since: datetime) -> Finding:
         period="",
         level="",
         severity=Severity.WARNING,
-        title=f"The webhook {endpoint_id} has not taken {many(notices, 'notice')}, so their videos stay",
-        text=f"The oldest was given on {since:%Y-%m-%d %H:%M} UTC. No video goes before its notice was delivered.",
-        suggestion=f"Mend it, then: reelkeeper webhooks enable {endpoint_id}. Where users were told otherwise: "
-        f"{_RELEASE} {endpoint_id} --reason WHY",
+        title=f"The webhook {endpoint_id} has not accepted {many(notices, 'notice')}: their videos are kept",
+        text=f"The oldest was given on {since:%Y-%m-%d %H:%M} UTC. No video is retired before its notice is delivered.",
+        suggestion=f"Fix the endpoint, then run: reelkeeper webhooks enable {endpoint_id}. If users were informed "
+        f"in another way: {_RELEASE} {endpoint_id} --reason WHY",
     )
