@@ -16,7 +16,7 @@ class MissingPeersError(Exception):
 
 
 def peers_python() -> Path:
-    """Give the Python that has the public series and the peers. Raises MissingPeersError."""
+    """Return the Python interpreter with the public series and the peer libraries. Raises MissingPeersError."""
     if not _PEERS.exists():
         raise MissingPeersError(".venv-peers is missing: `make .venv-peers/.installed` makes it, as `make bench` does")
     return _PEERS

@@ -52,7 +52,7 @@ def step_scores(made: Fan, history: Values, actual: Values, season: int) -> Valu
 
 
 def month_scores(made: Fan, task: Task) -> list[tuple[int, float]]:
-    """Give ends and scores of the month after, and where the history is short of what is left of this one."""
+    """Score the sum of the next month and, for a short history, of the rest of this one: (last step, score)."""
     found = []
     own = [(0, task.rest)] if len(task.history) < SHORT else []
     for start, stop in (*own, (task.rest, task.rest + 30)):
@@ -65,7 +65,7 @@ def month_scores(made: Fan, task: Task) -> list[tuple[int, float]]:
 
 
 def drawn_scores() -> list[tuple[int, float]]:
-    """Give the scores of what is left of the months that the bench draws with the calibration's seed."""
+    """Score the rest of each month drawn with the calibration seed: (last step, score)."""
     asked = []
     for month in monthly.months(monthly.CALIBRATION, OF_A_KIND):
         days = [stamp.date() for stamp in month.series.index]

@@ -42,7 +42,7 @@ def ours(asked: Sequence[ForecastRequest]) -> list[tuple[Fan, float]]:
 
 
 def auto_ets(asked: Sequence[ForecastRequest]) -> list[tuple[Values, float]]:
-    """Give statsforecast's AutoETS of each series, and the CPU seconds it took when made. Raises MissingPeersError."""
+    """Forecast each series with statsforecast's AutoETS: (path, CPU seconds). Raises MissingPeersError."""
     text = json.dumps([{"history": y.tolist(), "season": season, "horizon": h} for y, season, h in asked])
     name = KEPT / f"autoets-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
     question, answer = name.with_suffix(".asked.json"), name.with_suffix(".json")

@@ -50,7 +50,7 @@ class Task:
 
 @cache
 def exported(name: str) -> Any:  # noqa: ANN401  what the JSON holds
-    """Give the daily series or the competitions' ones as the export wrote them. Raises MissingPeersError."""
+    """Load the exported daily or competition series, and export them first if needed. Raises MissingPeersError."""
     KEPT.mkdir(exist_ok=True)
     if not (KEPT / name).exists():
         command = [peers_python(), _EXPORT, KEPT / "daily.json", KEPT / "competitions.json"]

@@ -37,11 +37,6 @@ class Month(NamedTuple):
     series: "pd.Series[float]"
     first: int
 
-    @property
-    def size(self) -> int:
-        """Give the days of the month."""
-        return len(self.series) - self.first
-
 
 class Found(NamedTuple):
     """One month's forecast: its error, as a share of what the month became, and whether the band held it."""

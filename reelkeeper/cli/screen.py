@@ -17,6 +17,7 @@ from rich.table import Table
 
 from reelkeeper.rules.core import wording
 
+_GAP = 2  # columns, between two of a table
 _LEAST_FOLDED = 16  # columns, of one that may be folded
 _PIPED_WIDTH = 100  # columns, where there is no terminal to ask
 
@@ -69,21 +70,19 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[object]], *, title: s
     Nothing is cut off: a table that takes more columns than the screen has is as wide as it must be.
     """
     grid = Table(title=title or None, title_justify="left", header_style="bold", pad_edge=False, box=None)
-    cells = [[_cell(value) for value in row] for row in rows]
+    cells, widths = [[_cell(value) for value in row] for row in rows], list[int]()
     for place, heading in enumerate(headings):
         right, text = heading.startswith(">"), heading.lstrip(">!")
         widest = max(cell_len(line) for cell in (text, *(row[place] for row in cells)) for line in cell.split("\n"))
         whole = right or heading[:1] == "!"
-        least = widest if whole else min(widest, _LEAST_FOLDED)
-        grid.add_column(text, justify="right" if right else "left", no_wrap=whole, min_width=least, overflow="fold")
+        widths.append(widest if whole else min(widest, _LEAST_FOLDED))
+        grid.add_column(
+            text, justify="right" if right else "left", no_wrap=whole, min_width=widths[-1], overflow="fold"
+        )
     for row in cells:
         grid.add_row(*row)
-    grid.width = max(Measurement.get(out, out.options, grid).maximum, _least_width(grid))
+    grid.width = max(Measurement.get(out, out.options, grid).maximum, sum(widths) + _GAP * (len(widths) - 1))
     out.print(grid, crop=False)
-
-
-def _least_width(grid: Table) -> int:
-    return sum((column.min_width or 0) + 2 for column in grid.columns) - 2
 
 
 def _cell(value: object) -> str:

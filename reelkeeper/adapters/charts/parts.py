@@ -44,7 +44,7 @@ def as_days(days: Iterable[object]) -> list[str]:
 
 
 def money_format(most: float) -> str:
-    """Give d3's format of dollars for an axis up to `most`, with enough digits to tell its ticks apart."""
+    """Return the d3 format of dollars for an axis up to `most`, with enough digits to distinguish its ticks."""
     if most >= 5:  # noqa: PLR2004  ticks of whole dollars
         return "$,.0f"
     digits = 2

@@ -55,7 +55,7 @@ class Reads(NamedTuple):
 
     @property
     def whole(self) -> bool:
-        """Whether a key that is not listed was certainly not read."""
+        """Whether an unlisted key is certain to have had no reads."""
         return not self.sampled and not self.quiet_hours
 
 

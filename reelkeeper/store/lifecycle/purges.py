@@ -105,13 +105,10 @@ def timed_out(session: Session, video_ids: Sequence[str] | None, limit: int) -> 
 
 def counted_until_purged(session: Session, blob_ids: Sequence[int]) -> list[str]:
     """List the videos on these blobs that their users have deleted, and that count towards a quota until now."""
-    mine = sa.select(blobs.c.video_id).where(one_of(session, blobs.c.id, blob_ids))
     is_retired = checked(videos.c.state == VideoState.RETIRED)
     counted = sa.and_(is_retired, videos.c.retire_reason == conditions.DELETED_COUNTED)
     return list(
-        session.execute(
-            sa.select(videos.c.id).where(videos.c.id.in_(mine), one_of(session, videos.c.blob_id, blob_ids), counted)
-        ).scalars()
+        session.execute(sa.select(videos.c.id).where(conditions.stands_on(session, blob_ids), counted)).scalars()
     )
 
 
