@@ -1,61 +1,63 @@
-"""Every error that Reelkeeper raises on purpose. A message carries the values, the limit and the way out.
+"""All errors that Reelkeeper raises on purpose. A message states what happened, the values, the limit and the way out.
 
 ReelkeeperError
-├── Refused                     exit 9   nothing was changed, and on purpose
-│   ├── GuardRefused                     the blast radius is too large, or patterns of keys do not fit the bucket
-│   ├── PlanRefused                      the plan is stale, used, or made under another policy
+├── Refused                     exit 9   refused on purpose; nothing was changed
+│   ├── GuardRefused                     the blast radius is too large, or key patterns do not fit the bucket
+│   ├── PlanRefused                      the plan is stale, used, or was made under another policy
 │   ├── PolicyRefused                    the policy contradicts itself or has no rule switched on
-│   ├── TierRefused                      a tier that there is not, or that is to go while users have it
-│   ├── UserErased                       a user who is being erased, and gets nothing new
-│   ├── InputRefused                     a file to import has bad lines
-│   ├── VideoHeld                        a video that is to be deleted is held, or its bytes are missing
-│   ├── KeyRefused                       a key outside the prefix, or one that is not well formed
-│   ├── KeyReused                        an idempotency key came again with other parameters
-│   ├── AmountRefused                    an amount that is none, or more than is held or was captured
-│   ├── InsufficientCredits              the user has fewer credits than that
-│   ├── HoldClosed                       held credits, or reserved bytes, that were settled or given back already
-│   ├── QuotaExceeded                    the user's quota has no room for so many bytes, or is unknown
-│   ├── ModelRefused                     a model that is not sold, or cannot make what was asked for
-│   ├── AddressRefused                   an address that is not public, or not https
-│   ├── SignatureRefused                 a call that is not signed as it should be, or too old
-│   └── IdentityMismatch                 this store does not belong to this bucket
-├── Frozen                      exit 3   somebody, or a failed check, stopped all changes
+│   ├── TierRefused                      the tier does not exist, or cannot be removed while users have it
+│   ├── KeepRefused                      the video's life cannot be extended: not offered, used up, or not live
+│   ├── UserErased                       the user was or is being erased: nothing new is accepted for them
+│   ├── InputRefused                     an input file has invalid lines
+│   ├── VideoHeld                        the video cannot be deleted: it is held, or its bytes are missing
+│   ├── KeyRefused                       the key is outside the prefix, or not well formed
+│   ├── KeyReused                        an idempotency key was used again with other parameters
+│   ├── AmountRefused                    the amount is invalid, or more than is held or was captured
+│   ├── InsufficientCredits              the user does not have enough credits
+│   ├── HoldClosed                       the held credits or reserved bytes were already settled or released
+│   ├── QuotaExceeded                    the user's quota is too small for these bytes, or unknown
+│   ├── ModelRefused                     the model is not offered, or cannot make this video
+│   ├── AddressRefused                   the address is not public, or not https
+│   ├── SignatureRefused                 the signature of a call is missing, wrong or too old
+│   ├── NotPlayable                      no stored version of the video has a codec that the client plays
+│   └── IdentityMismatch                 the store does not belong to this bucket
+├── Frozen                      exit 3   a person or a failed check has stopped all changes
 ├── LeaseLost                   exit 4   another run has taken over
-├── IntegrityDoubt              exit 5   what is stored is not what the catalogue says
+├── IntegrityDoubt              exit 5   the stored object differs from the catalogue's record
 ├── PartialFailure              exit 6   some items failed; the rest is done
 ├── Misconfigured               exit 2   a setting is missing or wrong
 │   └── TokenRefused                     a token is expired, mistyped or lacks a permission
-├── DiskFull                    exit 1   a disk has no room for the work: which one, and how much is free
+├── DiskFull                    exit 1   a disk has too little free space: names the disk and its free space
 ├── Unavailable                 exit 1   PostgreSQL, SQLite's file or Prefect's server does not answer: host and port
-├── SchemaError                 exit 7   the store's schema is not the one this version knows
+├── SchemaError                 exit 7   the store's schema does not match this version of Reelkeeper
 ├── NotFound                    exit 8   no such user, video, run or plan
-├── StorageError                exit 1   R2 did not do what was asked
-│   ├── ObjectMissing
-│   ├── ObjectChanged
-│   ├── ObjectLocked
-│   ├── KeyTaken
-│   └── TruncatedListing
-├── UsageUnknown                exit 1   nobody has said what was used, or Cloudflare not all of it
-├── SinkError                   exit 1   a message could not be handed over
-│   ├── SinkBusy                         the sink says for how long to wait
-│   ├── SinkDown                         no answer, or an error that may pass
-│   └── SinkRefused                      the sink will not take this message, however often it is tried
-├── GenerationError             exit 1   a generator made no video
-│   ├── GenerationRefused                it never will, however often it is asked
-│   │   └── ContentRefused               for what the video would show: its message is for the user
-│   ├── GenerationFailed                 not this time; it is known that nothing more will come of it
-│   ├── ProviderBusy                     the provider did not take it, says for how long to wait, and it is no attempt
-│   │   ├── ProviderDown                 as it was not reached
-│   │   └── AccountLocked                nor any other of this account: a key, a balance or a lock, for a person to mend
-│   ├── GenerationLost                   it was made, and its video is gone: it is not made and paid once more
-│   ├── GenerationUnknown                nobody knows what its provider makes of it: to be looked up, never sent again
-│   └── GenerationCancelled              its user does not want it any more
-├── OrchestratorError           exit 1   Prefect did not do what was asked
-├── Silence                     exit 10  a flow has not succeeded in time, or messages do not get out
+├── StorageError                exit 1   an operation on R2 failed
+│   ├── ObjectMissing                    no object has this key
+│   ├── ObjectChanged                    the stored object is not the expected one
+│   ├── ObjectLocked                     a bucket lock protects the object
+│   ├── KeyTaken                         a key that is written only once already has an object
+│   └── TruncatedListing                 a listing is incomplete, and cannot be continued
+├── UsageUnknown                exit 1   usage was not reported, or Cloudflare reported only part of it
+├── SinkError                   exit 1   a message could not be delivered
+│   ├── SinkBusy                         the sink asks to wait for a number of seconds
+│   ├── SinkDown                         no answer, or an error that may be temporary
+│   └── SinkRefused                      the sink rejects this message for good
+├── GenerationError             exit 1   a generator did not make the video
+│   ├── GenerationRefused                for good: another attempt cannot succeed
+│   │   └── ContentRefused               because of its content; the message is for the user
+│   ├── GenerationFailed                 the attempt failed, and will certainly make no video
+│   ├── ProviderBusy                     the provider did not take the job: wait; this does not count as an attempt
+│   │   ├── ProviderDown                 because it could not be reached
+│   │   └── AccountLocked                because of the account (key, balance or lock), until a person resolves it
+│   ├── GenerationLost                   made and paid for, but the video is gone; another attempt would cost again
+│   ├── GenerationUnknown                the provider's result is unknown: it is looked up later, and never sent again
+│   └── GenerationCancelled              cancelled by its user
+├── OrchestratorError           exit 1   a call to Prefect failed
+├── Silence                     exit 10  a flow has not succeeded in time, or messages are not delivered
 └── MediaError                  exit 1   a media file or tool failed
     ├── NotAVideo                        hostile, broken or not a video: permanent
-    ├── MediaTimeout
-    └── ToolMissing
+    ├── MediaTimeout                     a tool exceeded its time limit
+    └── ToolMissing                      ffmpeg, ffprobe or an encoder is not installed
 """
 
 from collections.abc import Mapping
@@ -69,16 +71,19 @@ class ReelkeeperError(Exception):
 
 
 class Refused(ReelkeeperError):
-    """Nothing was changed, and on purpose. `operator_remedy`: beside a message that users read, the operator's part."""
+    """Refused on purpose; nothing was changed.
+
+    `operator_remedy`: what the operator can do, shown beside a message that users read.
+    """
 
     exit_code = 9
     operator_remedy: ClassVar[str] = ""
 
 
 class GuardRefused(Refused):
-    """The blast radius is too large, or patterns of keys do not fit the bucket.
+    """The blast radius is too large, or key patterns do not fit the bucket.
 
-    `widening` holds the limits that would allow it, by name; empty where none would.
+    `widening` holds the limits that would allow it, by name; empty if none would.
     """
 
     def __init__(self, message: str, widening: Mapping[str, float] | None = None) -> None:
@@ -95,51 +100,51 @@ class PolicyRefused(Refused):
 
 
 class TierRefused(Refused):
-    """A tier that there is not, or that is to go while users have it."""
+    """The tier does not exist, or cannot be removed while users have it."""
 
-    operator_remedy = "Which tiers there are is `tiers` of the policies: reelkeeper policy show"
+    operator_remedy = "To list the tiers (`tiers` in the policies): reelkeeper policy show"
 
 
 class VideoHeld(Refused):
-    """A video that is to be deleted is held, or its bytes are missing: it stays for now."""
+    """The video cannot be deleted for now: it is held, or its bytes are missing."""
 
 
 class KeepRefused(Refused):
-    """A video whose life is not prolonged on request: not offered, used up, or it is not live."""
+    """The video's life cannot be extended: the tier does not offer it, it is used up, or the video is not live."""
 
 
 class UserErased(Refused):
-    """A user who is being erased, or was: nothing new is made, stored or granted for them."""
+    """The user was or is being erased: nothing new is made, stored or granted for them."""
 
 
 class InputRefused(Refused):
-    """A file to import has bad lines."""
+    """An input file has invalid lines."""
 
 
 class KeyRefused(Refused):
-    """A key outside the prefix, or one that is not well formed."""
+    """The key is outside the prefix, or not well formed."""
 
 
 class KeyReused(Refused):
-    """An idempotency key came again with other parameters."""
+    """An idempotency key was used again with other parameters."""
 
 
 class AmountRefused(Refused):
-    """An amount that is none, or more than is held or was captured."""
+    """The amount is invalid, or more than is held or was captured."""
 
 
 class InsufficientCredits(Refused):
-    """The user has fewer credits than that."""
+    """The user does not have enough credits."""
 
     operator_remedy = "To add credits: reelkeeper credits grant USER DOLLARS --reason WHY"
 
 
 class HoldClosed(Refused):
-    """Held credits, or reserved bytes, that were settled or given back already."""
+    """The held credits or reserved bytes were already settled or released."""
 
 
 class QuotaExceeded(Refused):
-    """The user's quota has no room for so many bytes, or is unknown."""
+    """The user's quota is too small for these bytes, or unknown."""
 
     operator_remedy = (
         "To allow more: reelkeeper quota set USER SIZE; to set a tier: reelkeeper videos import --users FILE"
@@ -147,21 +152,23 @@ class QuotaExceeded(Refused):
 
 
 class ModelRefused(Refused):
-    """A model that is not sold here, or cannot make what was asked for."""
+    """The model is not offered here, or cannot make this video."""
 
-    operator_remedy = "What each model makes and costs is `book.models` of the policies: reelkeeper policy show"
+    operator_remedy = (
+        "To see what each model can make and costs (`book.models` in the policies): reelkeeper policy show"
+    )
 
 
 class AddressRefused(Refused):
-    """An address that is not public, or not https."""
+    """The address is not public, or not https."""
 
 
 class SignatureRefused(Refused):
-    """A call that is not signed as it should be, or too old."""
+    """The signature of a call is missing, wrong or too old."""
 
 
 class NotPlayable(Refused):
-    """No bytes of the video are in a codec that the client plays."""
+    """No stored version of the video has a codec that the client plays."""
 
 
 class IdentityMismatch(Refused):
@@ -169,7 +176,7 @@ class IdentityMismatch(Refused):
 
 
 class Frozen(ReelkeeperError):
-    """Somebody, or a failed check, stopped all changes."""
+    """A person or a failed check has stopped all changes."""
 
     exit_code = 3
 
@@ -181,7 +188,7 @@ class LeaseLost(ReelkeeperError):
 
 
 class IntegrityDoubt(ReelkeeperError):
-    """What is stored is not what the catalogue says."""
+    """The stored object differs from the catalogue's record."""
 
     exit_code = 5
 
@@ -203,7 +210,7 @@ class TokenRefused(Misconfigured):
 
 
 class DiskFull(ReelkeeperError):
-    """A disk has no room for the work. It says nothing about a video: no outcome of one is recorded."""
+    """A disk has too little free space. This says nothing about a video: no outcome of one is recorded."""
 
 
 class Unavailable(ReelkeeperError):
@@ -211,7 +218,7 @@ class Unavailable(ReelkeeperError):
 
 
 class SchemaError(ReelkeeperError):
-    """The store's schema is not the one that this version knows."""
+    """The store's schema does not match this version of Reelkeeper."""
 
     exit_code = 7
 
@@ -223,35 +230,35 @@ class NotFound(ReelkeeperError):
 
 
 class StorageError(ReelkeeperError):
-    """R2 did not do what was asked."""
+    """An operation on R2 failed."""
 
 
 class ObjectMissing(StorageError):
-    """No object at this key."""
+    """No object has this key."""
 
 
 class ObjectChanged(StorageError):
-    """The object is not the one that was asked for."""
+    """The stored object is not the expected one."""
 
 
 class ObjectLocked(StorageError):
-    """A bucket lock keeps the object as it is."""
+    """A bucket lock protects the object."""
 
 
 class KeyTaken(StorageError):
-    """An object already stands at a key that is written once."""
+    """A key that is written only once already has an object."""
 
 
 class TruncatedListing(StorageError):
-    """A page of a listing said that more follows and did not say where."""
+    """A page of a listing said that more follows, but not where to continue."""
 
 
 class UsageUnknown(ReelkeeperError):
-    """Nobody has said what was used, or Cloudflare not all of it."""
+    """Usage was not reported, or Cloudflare reported only part of it."""
 
 
 class SinkError(ReelkeeperError):
-    """A message could not be handed over."""
+    """A message could not be delivered."""
 
 
 class SinkBusy(SinkError):
@@ -263,31 +270,31 @@ class SinkBusy(SinkError):
 
 
 class SinkDown(SinkError):
-    """The sink gave no answer, or an error that may pass."""
+    """The sink gave no answer, or an error that may be temporary."""
 
 
 class SinkRefused(SinkError):
-    """The sink will not take this message, however often it is tried."""
+    """The sink rejects this message for good."""
 
 
 class GenerationError(ReelkeeperError):
-    """A generator made no video."""
+    """A generator did not make the video."""
 
 
 class GenerationRefused(GenerationError):
-    """It never will, however often it is asked."""
+    """The generator rejects this request for good: another attempt cannot succeed."""
 
 
 class ContentRefused(GenerationRefused):
-    """It never will, for what the video would show. The message is for the user to read."""
+    """The generator rejects the content of the video. The message is for the user."""
 
 
 class GenerationFailed(GenerationError):
-    """Not this time; it is known that nothing more will come of this attempt."""
+    """The attempt failed, and will certainly make no video."""
 
 
 class ProviderBusy(GenerationError):
-    """The provider certainly did not take it, and is to be asked again after `seconds`."""
+    """The provider certainly did not take the job; ask again after `seconds`."""
 
     def __init__(self, message: str, seconds: float) -> None:
         super().__init__(message)
@@ -295,31 +302,31 @@ class ProviderBusy(GenerationError):
 
 
 class ProviderDown(ProviderBusy):
-    """The provider was not reached, so that it has certainly not taken it."""
+    """The provider could not be reached, so it certainly did not take the job."""
 
 
 class AccountLocked(ProviderBusy):
-    """The provider takes nothing of this account until a person mends it: a wrong key, no balance, a lock."""
+    """The provider takes no jobs of this account until a person resolves it: a wrong key, no balance, a lock."""
 
 
 class GenerationLost(GenerationError):
-    """It was made, and paid, and its video cannot be had any more: to make it again would be paid again."""
+    """The video was made and paid for, but can no longer be fetched; another attempt would cost again."""
 
 
 class GenerationUnknown(GenerationError):
-    """Nobody knows what the provider makes of it: it is looked up later, and never sent again."""
+    """The provider's result is unknown: it is looked up later, and never sent again."""
 
 
 class GenerationCancelled(GenerationError):
-    """Its user does not want it any more."""
+    """The job was cancelled by its user."""
 
 
 class OrchestratorError(ReelkeeperError):
-    """Prefect did not do what was asked."""
+    """A call to Prefect failed."""
 
 
 class Silence(ReelkeeperError):
-    """A flow has not succeeded in time, or messages do not get out."""
+    """A flow has not succeeded in time, or messages are not delivered."""
 
     exit_code = 10
 
@@ -333,8 +340,8 @@ class NotAVideo(MediaError):
 
 
 class MediaTimeout(MediaError):
-    """The tool took longer than its limit and was ended."""
+    """A tool exceeded its time limit and was ended."""
 
 
 class ToolMissing(MediaError):
-    """ffmpeg, ffprobe or an encoder is not there."""
+    """ffmpeg, ffprobe or an encoder is not installed."""

@@ -14,7 +14,7 @@ _MEANS: Final = {  # where the first error of a code says too little
     4: "Another run is at work.",
     7: "The store has another schema: `reelkeeper db upgrade`, or a newer Reelkeeper.",
     9: "Refused, and nothing was changed.",
-    10: "A flow has not succeeded in time, or messages do not get out: `reelkeeper watchdog`, `status --check`.",
+    10: "A flow has not succeeded in time, or messages are not delivered: `reelkeeper watchdog`, `status --check`.",
 }
 
 

@@ -15,7 +15,7 @@ _ONE_SECOND = timedelta(seconds=1)
 
 
 class VideoState(StrEnum):
-    """Where a video stands: pending -> live -> retired -> gone (or lost).
+    """The state of a video: pending -> live -> retired -> gone (or lost).
 
     `pending`: its first bytes are not verified yet. `retired`: restorable until its bytes are purged. `lost`: they are
     missing although nobody deleted them.
@@ -29,9 +29,9 @@ class VideoState(StrEnum):
 
 
 class BlobState(StrEnum):
-    """Where one stored object stands: pending -> live -> retired -> deleting -> gone (or lost).
+    """The state of one stored object: pending -> live -> retired -> deleting -> gone (or lost).
 
-    `pending`: an intent, the object may not be there yet. `retired`: waits out its grace, restorable.
+    `pending`: an intent, the object may not exist yet. `retired`: restorable until its grace is over.
     `deleting`: the point of no return. `lost`: the object is missing although nobody deleted it.
     """
 
@@ -49,8 +49,8 @@ class Action(StrEnum):
     KEEP = "keep"
     COMPRESS = "compress"
     RETIRE = "retire"
-    NOTIFY = "notify"  # tell the service that it will be retired
-    WITHDRAW = "withdraw"  # let such a notice lapse
+    NOTIFY = "notify"  # tell the service that the video will be retired
+    WITHDRAW = "withdraw"  # end such a notice
 
 
 class Video(NamedTuple):
@@ -58,7 +58,7 @@ class Video(NamedTuple):
 
     id: str
     user_id: str
-    tier: str | None  # whatever the catalogue holds: the rules act on no tier that the policies do not name
+    tier: str | None  # as in the catalogue: the rules do nothing to a tier that the policies do not name
     created_at: datetime | None
     views: int | None  # in the trailing 30 days
     held: bool
@@ -67,22 +67,22 @@ class Video(NamedTuple):
     refused_recipe: str | None  # the recipe that last failed on this video
     blob_id: int
     generation: int
-    compressed: bool = False  # by us: its bytes are the result of a swap
-    kept_until: datetime | None = None  # its user asked that it stays so long
-    model: str | None = None  # that made it
+    compressed: bool = False  # by Reelkeeper: its bytes are the result of a swap
+    kept_until: datetime | None = None  # its user asked to keep it until then
+    model: str | None = None  # the model that generated it
     tag: str | None = None  # given with its job or upload
-    key: str | None = None  # of its bytes, whole
+    key: str | None = None  # full key of its object
     is_ours: bool = True  # Reelkeeper made the key
 
 
 class Notice(NamedTuple):
-    """A notice in force to the service that a video will be retired. A video has one at a time."""
+    """A notice in force, which tells the service that a video will be retired. A video has one at a time."""
 
     video_id: str
-    tier: str  # its user's, as the notice was given
-    expires_at: datetime  # not retired before this, it says
-    told_at: datetime | None  # since when every endpoint has it, or an operator's word for it; None: not yet
-    is_lost: bool  # an endpoint's message is gone, and will never arrive
+    tier: str  # its user's, when the notice was given
+    expires_at: datetime  # the video is not retired before this time
+    told_at: datetime | None  # when every endpoint had it, or an operator confirmed it; None: not yet
+    is_lost: bool  # a message to an endpoint is gone, and will never arrive
 
 
 class Verdict(NamedTuple):
@@ -108,13 +108,14 @@ class Recorded(NamedTuple):
 
     size_bytes: int
     etag: str | None
-    is_ours: bool  # Reelkeeper made the key and wrote it once; else the service may overwrite it at any time
+    is_ours: bool  # Reelkeeper made the key and wrote it once; otherwise the service may overwrite it at any time
     stored_at: datetime | None  # LastModified, at keys of the service's
 
     def matches(self, found: StoredObject) -> bool:
         """Compare with a stored object: size and ETag, and LastModified where the service may overwrite the key.
 
-        The same bytes uploaded again keep their ETag; only LastModified tells. A HEAD gives it in whole seconds.
+        If the same bytes are uploaded again, the ETag stays, and only LastModified differs. A HEAD gives it in whole
+        seconds.
         """
         if (found.size_bytes, found.etag) != (self.size_bytes, self.etag):
             return False
@@ -128,7 +129,7 @@ class Grace(NamedTuple):
     service_days: int = 14
 
     def overridden(self, days: int | None, service_days: int | None) -> "Grace":
-        """Replace the given values; None leaves one as it is."""
+        """Replace the given values; None keeps the present one."""
         return Grace(self.days if days is None else days, self.service_days if service_days is None else service_days)
 
 
@@ -146,7 +147,7 @@ class Stream:
 
 @dataclass(frozen=True, slots=True)
 class Media:
-    """A file as described by ffprobe, counted rather than read from its header where that can be wrong."""
+    """A file as ffprobe describes it. Frames and durations are measured where the header can be wrong."""
 
     container: str
     codec: str
@@ -175,31 +176,31 @@ class Media:
     video_streams: int = 1  # cover pictures not counted
     chroma: str = "4:2:0"  # 4:2:2, 4:4:4, rgb, gray and so on; unknown
     field_order: str = "progressive"  # tt, bb, tb, bt where frames are interlaced; unknown
-    shown_at_ms: tuple[int, ...] = ()  # of each frame, after the first; empty where the file leaves some out
-    tags: tuple[tuple[str, str], ...] = ()  # of the file: names in small letters, without those of its container
-    codec_tag: str = ""  # by which MP4 names the codec: avc1, hvc1, hev1, av01, vp09
-    index_first: bool = False  # of an MP4: it plays before all of it is there
-    side_data: tuple[str, ...] = ()  # more that the picture needs, by ffprobe's names: Stereo 3D, Spherical Mapping
+    shown_at_ms: tuple[int, ...] = ()  # of each frame, after the first; empty if some are missing in the file
+    tags: tuple[tuple[str, str], ...] = ()  # of the file: names in lower case, without the container's own
+    codec_tag: str = ""  # of the codec in MP4: avc1, hvc1, hev1, av01, vp09
+    index_first: bool = False  # of an MP4: playback can start before the file is complete
+    side_data: tuple[str, ...] = ()  # other data needed for display, by ffprobe's names: Stereo 3D, Spherical Mapping
 
 
-# Codecs of sound that a transcode copies, as Chromium and Safari play them in that container; others become Opus.
+# Audio codecs that a transcode copies, because Chromium and Safari play them in that container; others become Opus.
 COPIED_SOUND: Final = {"mp4": ("aac", "mp3", "opus"), "webm": ("opus",)}
 
 
 class MediaLimits(BaseModel):
-    """Limits beyond which a file is refused unopened. Hostile and broken files exceed them."""
+    """Limits of a video file; a file beyond one of them, as hostile and broken ones often are, is not decoded."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    max_size_bytes: int = Field(500_000_000, gt=0, description="Largest file")
-    max_pixels: int = Field(4096 * 4096, gt=0, description="Largest frame, width times height")
-    min_side: int = Field(16, gt=0, description="Smallest width or height")
-    max_side: int = Field(8192, gt=0, description="Largest width or height")
-    min_duration_seconds: float = Field(0.1, ge=0, description="Shortest clip")
-    max_duration_seconds: float = Field(600, gt=0, description="Longest clip")
-    max_frames: int = Field(40_000, gt=0, description="Most video frames")
-    max_frame_rate: float = Field(240, gt=0, description="Most frames per second, on average")
-    max_streams: int = Field(8, gt=0, description="Most streams of every kind")
+    max_size_bytes: int = Field(500_000_000, gt=0, description="Maximum file size, in bytes")
+    max_pixels: int = Field(4096 * 4096, gt=0, description="Maximum frame size (width times height), in pixels")
+    min_side: int = Field(16, gt=0, description="Minimum width and height, in pixels")
+    max_side: int = Field(8192, gt=0, description="Maximum width and height, in pixels")
+    min_duration_seconds: float = Field(0.1, ge=0, description="Minimum length, in seconds")
+    max_duration_seconds: float = Field(600, gt=0, description="Maximum length, in seconds")
+    max_frames: int = Field(40_000, gt=0, description="Maximum number of video frames")
+    max_frame_rate: float = Field(240, gt=0, description="Maximum average frame rate, in frames per second")
+    max_streams: int = Field(8, gt=0, description="Maximum number of streams of all kinds")
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,25 +246,25 @@ class CrfSearch:
     frames: int
     video_bits: int
     source_bytes: int
-    kept_bytes: int  # those of the source where it was refused
+    kept_bytes: int  # size of the file that is kept: the source if the search was refused
     outcome: str  # accepted, or the rule of the refusal
     probes: tuple[tuple[float, int, float | None, float | None, int], ...]  # crf, bytes, VMAF mean, p5, frame step
     cpu_seconds: float
-    days: int  # of life for which the bytes less count
-    gain_microusd: int  # what those bytes cost in that time
+    days: int  # remaining life for which the saving counts
+    gain_microusd: int  # storage cost of the saved bytes in that time
     cost_microusd: int  # of its CPU and requests
 
 
 @dataclass(frozen=True, slots=True)
 class SearchTotals:
-    """Totals of CRF searches: source bytes, kept bytes and cost, including those that kept everything."""
+    """Totals of CRF searches: source bytes, kept bytes and cost, including those that saved nothing."""
 
     searches: int = 0
     accepted: int = 0
     source_bytes: int = 0
     kept_bytes: int = 0
     cpu_seconds: float = 0.0
-    gain_microusd: int = 0  # what the bytes less cost over the rest of the videos' lives
+    gain_microusd: int = 0  # storage cost of the saved bytes over the rest of the videos' lives
     cost_microusd: int = 0  # of CPU and requests
 
     @property
@@ -275,7 +276,7 @@ class SearchTotals:
 class LessByDay(NamedTuple):
     """Bytes saved by compression on a UTC day, and the day on which those videos were deleted (None: not yet)."""
 
-    model: str | None  # that made them
+    model: str | None  # the model that generated the videos
     pixels: int  # of a frame
     day: date
     went: date | None
@@ -284,18 +285,18 @@ class LessByDay(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a video is not transcoded, with the figures. `permanent` ones hold until the recipe changes."""
+    """The reason why a video is not transcoded, with figures. A `permanent` one holds until the recipe changes."""
 
     rule: str
     reason: str
     recipe: str
     permanent: bool = True
-    codec: str | None = None  # of the file, where it could be read
+    codec: str | None = None  # of the file, if it could be read
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """A number of objects, and their bytes."""
+    """The number of objects, and their total size."""
 
     objects: int = 0
     size_bytes: int = 0
@@ -303,7 +304,7 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class PlanSummary:
-    """A saved plan in figures, for the guard and for people."""
+    """The totals of a saved plan, for the guard and for reports."""
 
     id: str
     flow: str
@@ -315,7 +316,7 @@ class PlanSummary:
     live_by_user: dict[str, int] = field(default_factory=dict)  # only users named in retire_by_user
     kept: dict[str, int] = field(default_factory=dict)  # rule -> videos
     samples: tuple[str, ...] = ()  # a few video ids to show in a refusal
-    approved: dict[str, float] = field(default_factory=dict)  # limits that a person widened for this plan alone
+    approved: dict[str, float] = field(default_factory=dict)  # limits that a person raised for this plan only
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,7 +333,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class PlannedRule:
-    """A plan's items by one rule. `saving_microusd` is per month, None where it is not known before."""
+    """The totals of a plan's items by one rule. `saving_microusd` is per month; None if it cannot be known yet."""
 
     action: str
     rule: str
@@ -340,11 +341,11 @@ class PlannedRule:
     size_bytes: int
     saving_microusd: int | None
     net_microusd: int | None = None  # over the rest of the videos' lives, less CPU and requests
-    segment: str | None = None  # of the policy, that decided by this rule
+    segment: str | None = None  # of the policy whose rule this is
 
     @property
     def title(self) -> str:
-        """Name the rule, and its segment."""
+        """The rule's name, with its segment."""
         return f"segment `{self.segment}`: {self.rule}" if self.segment else self.rule
 
 

@@ -1,4 +1,4 @@
-"""Alerts and messages to people, and events for the service's own servers."""
+"""Alerts and messages for people, and events for the service's own servers."""
 
 import re
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ class Severity(StrEnum):
 
 
 class AlertState(StrEnum):
-    """Where an alert stands: firing -> acknowledged -> resolved, or firing -> resolved."""
+    """The state of an alert: firing -> acknowledged -> resolved, or firing -> resolved."""
 
     FIRING = "firing"
     ACKNOWLEDGED = "acknowledged"
@@ -31,9 +31,9 @@ class AlertState(StrEnum):
 
 
 class MessageState(StrEnum):
-    """The state of a message: waiting -> sent, diverted (to the second sink) or withdrawn (over before it was told).
+    """The state of a message: waiting -> sent, diverted (to the second sink) or withdrawn (its alert ended before).
 
-    An event for a webhook is given up when its endpoint has not taken it for three days.
+    An event for a webhook is given up if its endpoint has not accepted it within three days.
     """
 
     WAITING = "waiting"
@@ -49,11 +49,11 @@ class Verb(StrEnum):
     ACKNOWLEDGE = "acknowledge"
     SNOOZE = "snooze"
     WHY = "why"
-    APPROVE = "approve"  # a plan that was refused, once
+    APPROVE = "approve"  # a refused plan, for one run
 
 
 class Click(NamedTuple):
-    """A person's press on a button in Slack. `alert_id` and `fired_at` name the alert in the state of the message."""
+    """A click on a button in Slack. `alert_id` and `fired_at` identify the alert that the message was about."""
 
     user_id: str
     user_name: str
@@ -61,7 +61,7 @@ class Click(NamedTuple):
     alert_id: str
     fired_at: str  # ISO 8601
     plan_id: str
-    at: str  # Slack's time of this press, as text: no other press has it
+    at: str  # Slack's time of this click, as text: unique for each click
     answer_url: str
 
 
@@ -73,30 +73,30 @@ class MessageKind(StrEnum):
     DIGEST = "digest"
     CHART = "chart"
     NOTE = "note"
-    EVENT = "event"  # for a webhook's endpoint, and for no person
+    EVENT = "event"  # for a webhook's endpoint, not for people
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that people should know: what, how bad, what it costs, and what to do about it.
+    """Something that people should know: what happened, its severity, its cost, and what to do about it.
 
-    `rule`, `scope`, `period` and `level` together are reported once. All text is plain: a sink escapes it.
+    Each combination of `rule`, `scope`, `period` and `level` is reported once. Text is plain: sinks escape it.
     """
 
     rule: str  # budget, forecast_breach, anomaly, drift, missing_usage, ledger_mismatch, silent_flow, saving, ...
     scope: str  # total, service:r2-storage, tier:free, user:ID, flow:tier_storage
-    period: str  # 2026-11, 2026-11-24, or "" for what has none
+    period: str  # 2026-11, 2026-11-24, or "" if it has none
     level: str  # "80", "100", or ""
     severity: Severity
     title: str  # one line
     text: str  # sentences, with the figures
     suggestion: str = ""
-    impact_microusd: int | None = None  # what it costs, or would save, a month
+    impact_microusd: int | None = None  # cost, or possible saving, per month
     figures: tuple[tuple[str, str], ...] = ()  # label and value, shown side by side
 
 
 class Message(BaseModel):
-    """The content of a message: each sink lays it out, and escapes it, in its own way."""
+    """The content of a message: each sink formats and escapes it in its own way."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -108,16 +108,16 @@ class Message(BaseModel):
     figures: tuple[tuple[str, str], ...] = ()
     lines: tuple[str, ...] = ()  # one for each alert of a digest
     footer: str = ""
-    run_id: str = ""  # of the run that found it
-    link: str = ""  # where that run can be looked at, as who sends the message knows
-    alert_id: str = ""  # of the one alert that it tells of, for buttons beside it
-    fired_at: datetime | None = None  # since when that alert fires
-    plan_id: str = ""  # of a plan that was refused, and may be approved
+    run_id: str = ""  # the run that found it
+    link: str = ""  # URL of that run, set by the process that sends the message
+    alert_id: str = ""  # the one alert that the message is about, for buttons beside it
+    fired_at: datetime | None = None  # when that alert began to fire
+    plan_id: str = ""  # a refused plan that can be approved
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A PNG that goes with a message."""
+    """A PNG image sent with a message."""
 
     name: str
     png: bytes
@@ -125,7 +125,7 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class OutboxMessage:
-    """A message as given to a sink. `id` is the same at every attempt, so that repetitions can be recognised."""
+    """A message as passed to a sink. `id` is the same at every attempt, so that duplicates can be recognised."""
 
     id: str
     message: Message
@@ -133,27 +133,27 @@ class OutboxMessage:
 
 
 class Sink(Protocol):
-    """A place that messages go to: Slack's bot, its webhook, another webhook, the console."""
+    """A destination of messages: Slack's bot, Slack's webhook, another webhook, the console."""
 
     name: str
-    pace_seconds: float  # from the end of one message to the start of the next, by all processes together
+    pace_seconds: float  # from the end of one message to the start of the next, across all processes
 
     def send(self, outgoing: OutboxMessage) -> str:
         """Send one message; return a receipt. Raises SinkBusy, SinkDown or SinkRefused."""
         ...
 
 
-# Control characters but for line ends and tabs (a terminal obeys them, PostgreSQL refuses NUL), halves of surrogate
-# pairs (no encoding takes them), and what turns the direction of text or hides it (Unicode TR 36, section 3.1.1).
+# `_HARMFUL`: control characters except line ends and tabs (a terminal executes them, PostgreSQL refuses NUL), halves of
+# surrogate pairs (they cannot be encoded), and characters that reverse or hide text (Unicode TR 36, section 3.1.1).
 
 
 def tame(text: str) -> str:
-    """Drop control characters, direction marks and invisible characters; keep line ends and tabs."""
+    """Remove control characters, direction marks and invisible characters; keep line ends and tabs."""
     return _HARMFUL.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
 
 
 def one_line(text: str) -> str:
-    """Make one line of `text`, tamed, without whitespace at its ends."""
+    """Put `text` on one line, tamed, without whitespace at its ends."""
     return " ".join(tame(text).split())
 
 
@@ -172,10 +172,10 @@ class EventType(StrEnum):
 
 
 class Happened(NamedTuple):
-    """An event for endpoints. For one `subject`, a later event never arrives before an earlier one."""
+    """An event for endpoints. Events of one `subject` never arrive out of order."""
 
     type: EventType
-    subject: str  # a video's id; a job's is its video's
+    subject: str  # id of the video; for a job, of its video
     data: Mapping[str, Any]
 
 
@@ -188,25 +188,23 @@ class Delivery:
     body: Mapping[str, Any]
     attempts: int  # before this one
     url: str
-    secrets: tuple[str, ...]  # each signs: the present one, and for a day the one before it
-    at: datetime  # now, by the database's clock
+    secrets: tuple[str, ...]  # each signs: the present one and, for a day, the previous one
+    at: datetime  # current time of the database
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """An endpoint and its state: all but its secrets."""
+    """An endpoint and its state, without its secrets."""
 
     id: str
     url: str
-    events: Annotated[list[str], Field(description="Empty: all of them")]
+    events: Annotated[list[str], Field(description="Event types to send; empty: all")]
     created_at: datetime
     last_ok_at: datetime | None
     failing_since: datetime | None
     last_error: str | None
     disabled_at: datetime | None
     disabled_reason: str | None
-    old_secret_until: Annotated[
-        datetime | None, Field(description="Until when the secret before the present one signs, too")
-    ]
+    old_secret_until: Annotated[datetime | None, Field(description="When the previous secret stops signing messages")]
     waiting: int
     given_up: int

@@ -30,7 +30,7 @@ def test_a_user_signs_up_and_changes_tier(client: TestClient, world: World) -> N
     assert (told["tier"], told["used_bytes"], told["available_microusd"]) == ("pro", 0, 0)
     refused = problem(client.put("/v1/users/bob", json={"tier": "gold"}), 422)
     assert refused["type"] == "urn:reelkeeper:tier"
-    assert refused["detail"] == "tier 'gold' is none of free, premium, pro; nothing was changed"
+    assert refused["detail"] == "tier 'gold' is not one of free, premium, pro; nothing was changed"
     problem(client.put("/v1/users/bob", json={"tier": None}), 422)
     with reading(world.workspace.engine) as session:
         changes = (

@@ -54,7 +54,7 @@ def test_all_of_a_large_plan_is_counted_and_priced(reelkeeper: Run, ask: Callabl
     said = " ".join(reelkeeper("plan", "--show", plan_id, "--limit", 3).output.split())
     assert f"and 1,197 more: reelkeeper plan --show {plan_id} --limit 1200" in said
     assert "In all: 100 to compress, 1,100 to retire; 1.2 GB, $1.20 a month, $2.40 net." in said
-    assert "Expected until it is done; net is over the rest of" in said
+    assert "Savings are estimates until the work is done; net covers" in said
     assert len(ask("plan", "--show", plan_id)["items"]) == ITEMS
 
 

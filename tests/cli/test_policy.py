@@ -58,7 +58,7 @@ def test_tiers_come_by_a_document_and_go_only_when_nobody_has_them(tmp_path: Pat
     reelkeeper("videos", "import", "--users", users)
     assert "Version 2 is in force" in reelkeeper("policy", "apply", document, "--reason", "gone", "--yes").stdout
     users.write_text("id,tier,created_at\nann,studio,\n")
-    assert "is none of free, nor empty" in reelkeeper("videos", "import", "--users", users, exit_code=9).output
+    assert "is not one of free, and not empty" in reelkeeper("videos", "import", "--users", users, exit_code=9).output
 
 
 def test_a_document_of_segments_is_refused_with_the_way_out_or_shown_as_it_was_given(

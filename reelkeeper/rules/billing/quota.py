@@ -35,16 +35,18 @@ def judge(user: Standing, incoming_bytes: int, tiers: Tiers) -> QuotaAnswer:
 def _reason(user: Standing, incoming_bytes: int, quota: int | None, tiers: Tiers) -> str:
     if quota is None:
         return (
-            f"tier {user.tier!r} of user {user.user_id!r} is none of {', '.join(tiers.names)}, so nothing new can be "
-            "stored. Nothing is wrong with what was asked: ask the service's support to set the tier"
+            f"tier {user.tier!r} of user {user.user_id!r} is not one of {', '.join(tiers.names)}, so nothing new can "
+            "be stored. The request itself is fine: ask the service's support to set the tier"
         )
     taken = user.used_bytes + user.reserved_bytes
     figures = f"{user.used_bytes:,} bytes used and {user.reserved_bytes:,} reserved of {quota:,}"
     if taken + incoming_bytes <= quota:
         return f"{figures}; {incoming_bytes:,} more leave {quota - taken - incoming_bytes:,}"
     if taken > quota:
-        return f"{figures}: {taken - quota:,} over it. Nothing is deleted; delete videos, or take a larger tier"
-    return f"{figures}; {incoming_bytes:,} more do not fit. Delete videos, or take a larger tier"
+        return (
+            f"{figures}: {taken - quota:,} over the quota. Nothing is deleted; delete videos, or choose a larger tier"
+        )
+    return f"{figures}; {incoming_bytes:,} more do not fit. Delete videos, or choose a larger tier"
 
 
 def require_bytes(size_bytes: int, *, least: int = 0) -> None:

@@ -79,7 +79,7 @@ class Tiers(RootModel[dict[str, TierPolicy]]):
             if not _NAME.match(name) or len(name) > _MAX_NAME or name in _TAKEN:
                 raise ValueError(
                     f"{name!r} is no name of a tier: one has at most {_MAX_NAME} lower-case letters, digits, - and _, "
-                    f"begins with a letter, and is none of {', '.join(sorted(_TAKEN))}"
+                    f"begins with a letter, and is not one of {', '.join(sorted(_TAKEN))}"
                 )
         for (lesser, worse), (better, best) in pairwise(self.root.items()):
             shorter, longer = worse.retention_days, best.retention_days
@@ -103,7 +103,7 @@ class Tiers(RootModel[dict[str, TierPolicy]]):
         return tuple(self.root)
 
     def get(self, name: str | None) -> TierPolicy | None:
-        """Give a tier; None where there is none of that name, or no name is given."""
+        """Give a tier; None if no tier has this name, or no name is given."""
         return self.root.get(name) if name is not None else None
 
     def items(self) -> Iterator[tuple[str, TierPolicy]]:
@@ -152,7 +152,7 @@ class Tiers(RootModel[dict[str, TierPolicy]]):
         """Raise TierRefused, with the existing names, for an unknown tier."""
         # guard tiers.known: a user is put in a tier that promises nothing, and can store nothing
         if name not in self.root:
-            raise TierRefused(f"tier {name!r} is none of {', '.join(self.root)}; nothing was changed")
+            raise TierRefused(f"tier {name!r} is not one of {', '.join(self.root)}; nothing was changed")
 
 
 SHIPPED: Final = Tiers(

@@ -7,44 +7,45 @@ from typing import Final, NamedTuple, Self
 
 from reelkeeper.model import SearchTotals, Video
 
-_DOLLAR_DIGITS: Final = 6  # what is summed is micro-dollars
+_DOLLAR_DIGITS: Final = 6  # sums are in micro-dollars
 _UNITS: Final = ("kB", "MB", "GB", "TB")  # powers of 1000, as R2 bills them
 _STEP: Final = 1000
 CONTRACT_NOT_TRIED: Final = (
-    "What is due at keys of the service's stays until this bucket has shown that it keeps what their purge rests on: "
+    "Objects at the service's own keys are not purged until this bucket has passed the contract test: "
     "reelkeeper doctor --contract"
 )
-TRY_ANOTHER: Final = "reelkeeper simulate lifecycle --policy FILE"  # what other policies would bring
-EXPECTED_SAVING: Final = "Expected until it is done; net is over the rest of a video's life, less CPU and requests."
+TRY_ANOTHER: Final = "reelkeeper simulate lifecycle --policy FILE"  # shows the effect of another policy
+EXPECTED_SAVING: Final = (
+    "Savings are estimates until the work is done; net covers the rest of a video's life, minus CPU and requests."
+)
 
 SENTENCES: Final = {
-    "held": "held: a person said that it stays",
-    "unknown_age": "creation time unknown: kept until the catalogue has it",
-    "future_created": "created {video.created_at}, which is after {terms.as_of}: kept, as a clock is wrong",
-    "unknown_tier": "tier {video.tier!r} is none of {terms.tiers}: kept until it is known",
+    "held": "held: kept until the hold is released or expires",
+    "unknown_age": "creation time unknown: kept until the catalogue records it",
+    "future_created": "created {video.created_at}, which is after {terms.as_of}: kept, because a clock is wrong",
+    "unknown_tier": "tier {video.tier!r} is not one of {terms.tiers}: kept until the tier is known",
     "past_retention": "{age}: {retention}",
     "kept_on_request": "{age}, and kept on request until {video.kept_until:%Y-%m-%d %H:%M} UTC",
     "cold_rules_off": "{age}: {retention}, and no rule for cold videos is switched on",
-    "too_young": "{age}: nothing happens up to {terms.first_step}",
-    "unknown_views": "views of the last {terms.window} are not all recorded: kept until they are",
+    "too_young": "{age}: nothing changes until it is older than {terms.first_step}",
+    "unknown_views": "some views of the last {terms.window} are not recorded: kept until all are",
     "cold_retire": "{views} in {terms.window}, {age}: {terms.retiring}",
     "still_watched": "{views} in {terms.window}, {age}: {terms.compressing}, {terms.retiring}",
-    "compressed_before": "{views} in {terms.window}, {age}, but compressed already",
-    "already_efficient": "{views} in {terms.window}, {age}, but {video.codec} already",
-    "refused_before": "{views} in {terms.window}, {age}, but this recipe was refused on it before",
-    "in_place_not_tried": "{views} in {terms.window}, {age}, but this bucket has not shown what putting in place rests "
-    "on: reelkeeper doctor --contract",
-    "too_large_in_place": "{views} in {terms.window}, {age}, but larger than the 5 GiB that one put in place takes",
-    "not_in_place": "{views} in {terms.window}, {age}, but not H.264 in MP4, which alone is put over in place",
-    "locked_in_place": "{views} in {terms.window}, {age}, but a bucket lock keeps what stands at its key: "
-    "tried again next month",
-    "does_not_pay": "{views} in {terms.window}, {age}, but an encode would not pay",
+    "compressed_before": "{views} in {terms.window}, {age}, but already compressed",
+    "already_efficient": "{views} in {terms.window}, {age}, but already encoded as {video.codec}",
+    "refused_before": "{views} in {terms.window}, {age}, but this recipe has already failed on it",
+    "in_place_not_tried": "{views} in {terms.window}, {age}, but this bucket has not passed the contract test "
+    "that replacing in place requires: reelkeeper doctor --contract",
+    "too_large_in_place": "{views} in {terms.window}, {age}, but larger than 5 GiB, the limit for replacing in place",
+    "not_in_place": "{views} in {terms.window}, {age}, but not H.264 in MP4, the only format that is replaced in place",
+    "locked_in_place": "{views} in {terms.window}, {age}, but a bucket lock protects its key: tried again next month",
+    "does_not_pay": "{views} in {terms.window}, {age}, but an encode would cost more than it saves",
     "cold_compress": "{views} in {terms.window}, {age}: {terms.compressing}",
 }
 
 
 class Terms(NamedTuple):
-    """The terms of a policy at one moment, in words: computed once and shared by all verdicts."""
+    """The terms of a policy at one moment, as text: computed once and shared by all verdicts."""
 
     as_of: datetime
     window: str
@@ -66,14 +67,14 @@ class Terms(NamedTuple):
     ) -> Self:
         """Put limits into words. `compress` and `retire` are (below this many views, after this many days).
 
-        `segment` names the segment that they are for.
+        `segment` is the name of the segment that they apply to.
         """
         first = min((days for views, days in (compress, retire) if views), default=0)
         return cls(
             as_of,
             many(window_days, "day"),
-            f"compressed {_below_after(*compress)}",
-            f"retired {_below_after(*retire)}",
+            _below_after("compressed", *compress),
+            _below_after("retired", *retire),
             many(first, "day"),
             {
                 tier: f"{tier} users' videos are kept for {many(days, 'day') if days else 'ever'}"
@@ -88,7 +89,7 @@ class Terms(NamedTuple):
         return ", ".join(self.retention)
 
     def sentence(self, rule: str, video: Video) -> str:
-        """Say why `rule` decided about `video`. A rule that has no sentence says its name."""
+        """Say why `rule` decided about `video`. For a rule without a sentence, return its name."""
         sentence = SENTENCES.get(rule, rule).format(
             terms=self,
             video=video,
@@ -100,7 +101,7 @@ class Terms(NamedTuple):
 
 
 def many(count: int, noun: str) -> str:
-    """Give "1 day" or "1,000 days"."""
+    """Format a count with its noun: "1 day", "1,000 days"."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
@@ -119,11 +120,11 @@ def usd(nanousd: int) -> str:
 
 
 def searched(searches: SearchTotals) -> str:
-    """Say in one sentence what compressing cost, in CPU and dollars, and what it saved."""
+    """Summarise the CRF searches in one sentence: results, CPU, savings and cost."""
     return (
-        f"{searches.accepted:,} of {many(searches.searches, 'attempt')} shrank a file: "
-        f"{size(searches.source_bytes - searches.kept_bytes)} less in {searches.cpu_seconds:,.0f} CPU s, "
-        f"{dollars(searches.gain_microusd)} saved while they live, {dollars(searches.cost_microusd)} spent, "
+        f"{searches.accepted:,} of {many(searches.searches, 'attempt')} made a file smaller: "
+        f"{size(searches.source_bytes - searches.kept_bytes)} saved in {searches.cpu_seconds:,.0f} CPU s, "
+        f"{dollars(searches.gain_microusd)} saved over the videos' lives, {dollars(searches.cost_microusd)} spent, "
         f"{dollars(searches.net_microusd)} net."
     )
 
@@ -140,18 +141,18 @@ def size(size_bytes: int) -> str:
     return f"{amount:,.1f} {_UNITS[-1]}"
 
 
-def _below_after(views: int | None, days: int) -> str:
-    return f"below {many(views, 'view')} after {many(days, 'day')}" if views else "never as cold"
+def _below_after(action: str, views: int | None, days: int) -> str:
+    return f"{action} below {many(views, 'view')} after {many(days, 'day')}" if views else f"never {action} as cold"
 
 
 def _age(age: timedelta) -> str:
-    """Format an age as days and hours: a daily run meets most videos within hours of their limit."""
+    """Format an age as days and hours: most videos are within hours of a limit when a daily run judges them."""
     hours = age.seconds // 3600
     return f"{many(age.days, 'day')}{' and ' + many(hours, 'hour') if hours else ''} old"
 
 
 def span(time: timedelta) -> str:
-    """Format a duration in days or hours where there are at least two: 2 hours, 90 minutes, 1 minute."""
+    """Format a duration in the largest unit that suits it: 1 day, 30 hours, 90 minutes."""
     for name, unit in (("day", timedelta(days=1)), ("hour", timedelta(hours=1))):
         if time >= 2 * unit or time == unit:
             return many(round(time / unit), name)

@@ -129,7 +129,7 @@ def test_the_same_promise_again_is_made_once(store: sa.Engine) -> None:
 def test_an_unknown_tier_is_promised_nothing(store: sa.Engine, tier: str | None) -> None:
     make_user(store, "bob", tier=tier)
     assert not check_user_storage_quota(store, "bob", 0).can_upload
-    with pytest.raises(QuotaExceeded, match="is none of free, premium, pro"):
+    with pytest.raises(QuotaExceeded, match="is not one of free, premium, pro"):
         reserve(store, 1, user="bob")
     with transaction(store, "test") as session:
         quota.set_quota(session, "bob", 5, author="eve")
@@ -184,7 +184,7 @@ def test_each_of_twenty_tiers_is_granted_its_own_and_others_that_come_theirs(eng
                 reserve(engine, 101 + number, key=user, user=user)
             assert reserve(engine, 100 + number, key=user, user=user)
     make_user(engine, "left", tier="t0")
-    with pytest.raises(QuotaExceeded, match="tier 't0' of user 'left' is none of t10, t11"):
+    with pytest.raises(QuotaExceeded, match="tier 't0' of user 'left' is not one of t10, t11"):
         reserve(engine, 1, key="left", user="left")
 
 

@@ -57,9 +57,9 @@ def test_a_user_is_put_in_any_tier_that_is_in_force_and_in_no_other(store: sa.En
     put_in(store)
     put(store, "ben", "free", by="test")
     assert everyone(store) == {"gold": 1, "free": 1}
-    with pytest.raises(TierRefused, match=r"tier 'silver' is none of free, premium, pro, gold; nothing was changed"):
+    with pytest.raises(TierRefused, match=r"tier 'silver' is not one of free, premium, pro, gold; nothing was changed"):
         put(store, "ann", "silver", by="test")
-    with pytest.raises(InputRefused, match=r"line 3, column tier: 'silver' is none of free, premium, pro, gold"):
+    with pytest.raises(InputRefused, match=r"line 3, column tier: 'silver' is not one of free, premium, pro, gold"):
         import_users(store, ["id,tier,created_at", "ben,gold,", "ann,silver,"])
     assert everyone(store) == {"gold": 1, "free": 1}
 

@@ -40,7 +40,7 @@ def test_each_tier_may_fill_its_quota_to_the_last_byte(tier: str, quota: int) ->
 def test_an_unknown_tier_may_store_nothing_new_unless_a_person_says_how_much(tier: str | None) -> None:
     answer = judge(Standing("ann", tier, 0, 0), 0, SHIPPED)
     assert (answer.can_upload, answer.quota_bytes) == (False, None)
-    assert "is none of free, premium, pro, so nothing new can be stored" in answer.reason
+    assert "is not one of free, premium, pro, so nothing new can be stored" in answer.reason
     assert judge(Standing("ann", tier, 0, 0, 5), 5, SHIPPED).can_upload
 
 
@@ -74,7 +74,7 @@ def test_each_of_any_tiers_may_fill_its_own_quota_and_an_unknown_one_none(
     answer = judge(Standing("ann", name, taken, 0), 0, tiers)
     assert answer.quota_bytes == tiers.quota_bytes().get(name or "")
     assert answer.can_upload == (answer.quota_bytes is not None and taken <= answer.quota_bytes)
-    assert answer.quota_bytes is not None or f"is none of {', '.join(tiers.names)}, so" in answer.reason
+    assert answer.quota_bytes is not None or f"is not one of {', '.join(tiers.names)}, so" in answer.reason
 
 
 @given(STANDINGS, BYTES, BYTES)

@@ -48,7 +48,7 @@ def test_a_tier_that_is_not_known_has_nothing(name: str | None) -> None:
     assert SHIPPED.get(name) is None
     assert SHIPPED.remaining_days(name, AS_OF, AS_OF) is None
     if name is not None:
-        with pytest.raises(TierRefused, match="is none of free, premium, pro; nothing was changed"):
+        with pytest.raises(TierRefused, match="is not one of free, premium, pro; nothing was changed"):
             SHIPPED.require_known(name)
 
 

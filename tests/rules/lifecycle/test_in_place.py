@@ -34,7 +34,7 @@ def planned(judged: Video, placement: Placement = "in_place", *, keeps_contract:
         ({"codec": "vp8"}, "not_in_place", "not H.264 in MP4"),
         ({"refused_recipe": "not_in_place"}, "not_in_place", "not H.264 in MP4"),  # as a run has found
         ({"refused_recipe": locked_mark(AS_OF)}, "locked_in_place", "a bucket lock"),
-        ({"size_bytes": MAX_BYTES_IN_PLACE + 1}, "too_large_in_place", "larger than the 5 GiB"),
+        ({"size_bytes": MAX_BYTES_IN_PLACE + 1}, "too_large_in_place", "larger than 5 GiB"),
     ],
 )
 def test_what_is_not_put_in_place_is_kept_with_the_reason(columns: dict[str, Any], rule: str, said: str) -> None:

@@ -69,7 +69,7 @@ def test_what_does_not_pay_is_kept_with_the_arithmetic() -> None:
     short, long = (video(10, 2, tier)._replace(size_bytes=20_000_000) for tier in ("free", "pro"))
     kept = judge(short, DEFAULT, SHIPPED, AS_OF, RECIPE, appraise)
     assert (kept.action, kept.rule) == (Action.KEEP, "does_not_pay")
-    assert "an encode would not pay; it is expected to save 0.000130 USD and to cost 0.0007" in reason(kept)
+    assert "would cost more than it saves; it is expected to save 0.000130 USD and to cost 0.0007" in reason(kept)
     assert "13.00 MB less for 20 days at 0.015 USD a GB-month" in reason(kept)
     done = judge(long, DEFAULT, SHIPPED, AS_OF, RECIPE, appraise)
     assert (done.action, done.rule) == (Action.COMPRESS, "cold_compress")
@@ -205,9 +205,9 @@ def test_an_empty_policy_is_refused_for_acting() -> None:
         (video(45, 0), "0 views in 30 days, 45 days old: retired below 1 view after 30 days"),
         (video(10.5, 1), "1 view in 30 days, 10 days and 12 hours old: compressed below 5 views after 7 days"),
         (video(31, 9, "free"), "31 days old: free users' videos are kept for 30 days"),
-        (video(1, 9), "1 day old: nothing happens up to 7 days"),
-        (video(9, 1, codec="av1"), "1 view in 30 days, 9 days old, but av1 already"),
-        (video(9, 1, "{x}"), "tier '{x}' is none of free, premium, pro: kept until it is known"),
+        (video(1, 9), "1 day old: nothing changes until it is older than 7 days"),
+        (video(9, 1, codec="av1"), "1 view in 30 days, 9 days old, but already encoded as av1"),
+        (video(9, 1, "{x}"), "tier '{x}' is not one of free, premium, pro: kept until the tier is known"),
     ],
 )
 def test_the_sentence_a_person_reads(judged: Video, sentence: str) -> None:

@@ -90,7 +90,11 @@ def test_days_are_complete_only_when_said_so_and_over(engine: sa.Engine) -> None
 @pytest.mark.parametrize(
     ("load", "lines", "complaint"),
     [
-        (load_users, ["id,tier,created_at", "cyd,free,", "dan,gold,"], "line 3, column tier: 'gold' is none of free"),
+        (
+            load_users,
+            ["id,tier,created_at", "cyd,free,", "dan,gold,"],
+            "line 3, column tier: 'gold' is not one of free",
+        ),
         (load_users, ["id,tier,created_at", "../x,free,"], "line 2, column id: '../x' is no id"),
         (load_users, ["id,tier,created_at", "cyd,free,2026-01-01T00:00:00"], "has no time zone"),
         (load_users, ["id,tier,created_at", "cyd,free,soon"], "'soon' is no ISO 8601 time"),
