@@ -1,1 +1,1 @@
-"""The flows, one in each file: gather, decide, act."""
+"""Prefect flows, one per file: gather, decide, act."""

@@ -1,4 +1,4 @@
-"""What Slack has not heard yet."""
+"""Deliver the messages that wait in the outbox."""
 
 import time
 from typing import Annotated, Final
@@ -10,20 +10,20 @@ from reelkeeper.rules.lifecycle.report import DeliveryReport
 from tasks import alerts, runs
 from tasks.runs import DryRun, FieldHelp
 
-_LEAST_SECONDS: Final = 30.0  # for the webhooks, however long Slack takes
+_LEAST_SECONDS: Final = 30.0  # reserved for webhooks, however long Slack takes
 
 
 @flow(flow_run_name=runs.run_name, on_completion=[runs.beat])
 def deliver_alerts(
-    seconds: Annotated[int, Field(ge=1, le=3600), FieldHelp("How long it sends at most")] = 240,
-    follow: Annotated[bool, FieldHelp("Go on telling webhooks what happens until then")] = False,
+    seconds: Annotated[int, Field(ge=1, le=3600), FieldHelp("Seconds to send for, at most")] = 240,
+    follow: Annotated[bool, FieldHelp("Keep sending new events to webhooks until then")] = False,
     dry_run: DryRun = True,
 ) -> DeliveryReport:
-    """Send the messages that wait in the outbox, for at most so many seconds; a dry run only says which.
+    """Send the messages that wait in the outbox, for at most `seconds`. A dry run only lists them.
 
-    What Slack refuses goes to the second sink, and so does what it has not taken for 15 minutes. The run fails then,
-    with the counts, and what waits is tried again by the next one. Then the webhooks' endpoints are told what happened.
-    Where the bucket is public through Cloudflare's cache, that is told what was deleted.
+    A message that Slack refuses, or has not accepted for 15 minutes, goes to the second sink; the run then fails with
+    the counts. Messages that still wait are tried again by the next run. Afterwards, events are sent to the webhook
+    endpoints. If the bucket is public through Cloudflare's cache, deleted objects are purged from that cache.
     """
     run_id = runs.run_id()
 

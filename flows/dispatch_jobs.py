@@ -1,4 +1,4 @@
-"""Which job next, which together: slots that are never idle while a job waits."""
+"""Run the jobs of the queue, and keep every slot busy while jobs wait."""
 
 from typing import Annotated
 
@@ -19,15 +19,16 @@ def dispatch_jobs(
     order: Annotated[DispatchPolicy | None, Override()] = None,
     tiers: Annotated[Tiers | None, Override()] = None,
     attempts: Annotated[AttemptPolicy | None, Override()] = None,
-    slots: Annotated[int, Field(ge=1, le=1000), FieldHelp("Jobs that this run keeps going at once, at most")] = 8,
-    seconds: Annotated[int, Field(ge=1, le=3600), FieldHelp("How long it takes on new jobs")] = 285,
-    until_idle: Annotated[bool, FieldHelp("End as soon as nothing is due")] = False,
+    slots: Annotated[int, Field(ge=1, le=1000), FieldHelp("Jobs that this run works on at once, at most")] = 8,
+    seconds: Annotated[int, Field(ge=1, le=3600), FieldHelp("Seconds during which it starts new jobs")] = 285,
+    until_idle: Annotated[bool, FieldHelp("End as soon as no job is due")] = False,
     dry_run: DryRun = True,
 ) -> DispatchReport:
-    """Keep at most `slots` jobs running for so many seconds, or until nothing is due; a dry run says which come first.
+    """Run up to `slots` jobs at once, for `seconds` or until no job is due. A dry run lists the jobs that come first.
 
-    In all workers together no more run than Prefect's global concurrency limit "generation" says, or, without one, than
-    was steered last. The run fails, with the counts, when jobs used up their attempts; everything else is done then.
+    All workers together run at most as many jobs as Prefect's global concurrency limit "generation" allows, or without
+    one, as many as tune_concurrency last set. The run fails, with the counts, if a job used up its attempts; the other
+    jobs are done by then.
     """
     run_id = runs.run_id()
 

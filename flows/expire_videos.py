@@ -1,4 +1,4 @@
-"""Which videos have outlived their retention, and go."""
+"""Retire the videos that are past their tier's retention."""
 
 from functools import partial
 from typing import Annotated
@@ -24,11 +24,11 @@ def expire_videos(
     as_of: AsOf = None,
     plan_id: PlanId = None,
 ) -> Report:
-    """Retire the videos that are older than their user's tier keeps them, viewed or not.
+    """Retire the videos that are older than the retention of their user's tier, viewed or not.
 
-    A dry run saves and shows the plan, and changes nothing. `plan_id` names a saved plan of at most 24 hours to carry
-    out as it stands. What is retired can be brought back for `lifecycle.grace_days`. Where users were promised notice
-    (`notice_days` of their tier), the service is told that many days ahead.
+    A dry run saves and shows the plan, and changes nothing. `plan_id` names a saved plan, at most 24 hours old, to
+    carry out unchanged. Retired videos can be restored for `lifecycle.grace_days`. If a tier promises notice
+    (`notice_days`), the service is notified that many days ahead.
     """
     as_of, run_id = as_of or runs.scheduled_time(), runs.run_id()
 

@@ -1,4 +1,4 @@
-"""What this month and the next will cost."""
+"""Forecast the bill of this month and the next."""
 
 from typing import Annotated
 
@@ -26,13 +26,13 @@ def forecast_costs(
     budget: Annotated[BudgetPolicy | None, Override()] = None,
     saving: Annotated[SavingsPolicy | None, Override()] = None,
     alerting: Annotated[AlertPolicy | None, Override()] = None,
-    months: Annotated[int, Field(ge=1, le=12), FieldHelp("Months to forecast, this one included")] = 3,
+    months: Annotated[int, Field(ge=1, le=12), FieldHelp("Months to forecast, including this one")] = 3,
     dry_run: DryRun = True,
     as_of: AsOf = None,
 ) -> ForecastReport:
-    """Forecast the bill of this month and those after it, keep it, post its chart, and suggest what would save.
+    """Forecast the bill of this month and the following ones, save it, post its chart, and suggest savings.
 
-    `tiers` says when videos leave, so it is that of expire_videos. A dry run shows the forecast and keeps nothing.
+    `tiers` sets when videos expire, as in expire_videos. A dry run shows the forecast and saves nothing.
     """
     as_of, run_id = as_of or runs.scheduled_time(), runs.run_id()
 

@@ -1,4 +1,4 @@
-"""Whether spend is over its limits, or odd."""
+"""Check spend against budgets and for anomalies."""
 
 from typing import Annotated
 
@@ -24,10 +24,10 @@ def monitor_costs(
     dry_run: DryRun = True,
     as_of: AsOf = None,
 ) -> CostsReport:
-    """Collect what was used, charge it, and tell of budgets that are crossed or will be, and of odd days.
+    """Collect usage, charge it, and alert on budgets that are or will be exceeded, and on anomalous days.
 
-    A dry run judges what was charged before, and neither counts nor tells. What is used is counted as of now, whatever
-    `as_of` says.
+    A dry run judges earlier charges; it collects nothing and sends no alerts. Usage is always collected as of now,
+    whatever `as_of` says.
     """
     now, run_id = runs.scheduled_time(), runs.run_id()
     as_of, charged, trouble = as_of or now, 0, ""

@@ -1,4 +1,4 @@
-"""How the service is doing: how long jobs wait and take, what they cost, how many fail, how full the storage is."""
+"""Check how long jobs wait and take, what they cost, how many fail, and how full the storage is."""
 
 from typing import Annotated
 
@@ -22,9 +22,9 @@ def monitor_performance(
     dry_run: DryRun = True,
     as_of: AsOf = None,
 ) -> PerformanceReport:
-    """Judge the jobs that ended lately, record each quarter of an hour, and tell of what is over its limit.
+    """Judge the recently ended jobs, record figures per quarter of an hour, and alert on exceeded limits.
 
-    A dry run neither records nor tells. The queue and the storage are those of this moment, whatever `as_of` says.
+    A dry run records nothing and sends no alerts. Queue and storage are read as of now, whatever `as_of` says.
     """
     as_of, run_id = as_of or runs.scheduled_time(), runs.run_id()
 

@@ -1,4 +1,4 @@
-"""Which cache entries earn their keep."""
+"""Drop cache entries that are not worth keeping, and old records."""
 
 from typing import Annotated
 
@@ -18,11 +18,11 @@ def prune_cache(
     dry_run: DryRun = True,
     as_of: AsOf = None,
 ) -> PruneReport:
-    """Drop the entries that are gone, expired, dearer to keep than to make, or over the budget of bytes.
+    """Drop entries whose video is gone, that are expired, cost more to keep than to remake, or exceed the byte budget.
 
-    A dry run shows what would go by which rule, what that saves in storage and what it loses. Videos stay their users',
-    and an entry that is used while the run is at work stays. Old records that nothing refers to go with them, by
-    `record_retention` and the store's own clock, so that the store does not grow without end.
+    A dry run shows how many entries each rule would drop, the storage saved, and the cost of making them again. Users
+    keep their videos, and an entry that is used during the run stays. To keep the store from growing without end, old
+    records that nothing refers to are deleted too, by `record_retention` and the store's clock.
     """
     as_of, run_id = as_of or runs.scheduled_time(), runs.run_id()
 

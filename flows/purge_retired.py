@@ -1,4 +1,4 @@
-"""Which retired blobs have waited out their grace: the only flow that deletes bytes."""
+"""Delete retired blobs whose grace is over: the only flow that deletes bytes."""
 
 from typing import Annotated
 
@@ -21,10 +21,10 @@ def purge_retired(
     as_of: AsOf = None,
     plan_id: PlanId = None,
 ) -> Report:
-    """Delete the bytes whose grace is over. They cannot be brought back.
+    """Delete the bytes of retired blobs whose grace is over. This cannot be undone.
 
-    A dry run saves and shows the plan, and changes nothing. `plan_id` names a saved plan of at most 24 hours to carry
-    out as it stands. At most `limits.max_objects` videos go in one run, those that have waited longest.
+    A dry run saves and shows the plan, and changes nothing. `plan_id` names a saved plan, at most 24 hours old, to
+    carry out unchanged. One run deletes at most `limits.max_objects` videos, those retired longest ago first.
     """
     as_of, run_id = as_of or runs.scheduled_time(), runs.run_id()
 

@@ -1,4 +1,4 @@
-"""Whether holds, balances and bytes add up, and what nobody settled in time."""
+"""Check that holds, balances and bytes add up, and release overdue holds and reservations."""
 
 from typing import Annotated
 
@@ -15,10 +15,10 @@ from tasks.runs import DryRun
 def settle_accounts(
     alerting: Annotated[AlertPolicy | None, Override()] = None, dry_run: DryRun = True
 ) -> AccountsReport:
-    """Count every balance and every user's bytes anew, then give back overdue holds and reservations.
+    """Recount every balance and every user's bytes, then release overdue holds and reservations.
 
-    A figure that does not add up freezes all changes, is told until it does, and nothing is given back meanwhile. A dry
-    run only looks.
+    On a mismatch, all changes are frozen, an alert fires until it is resolved, and nothing is released. A dry run
+    changes nothing.
     """
     run_id = runs.run_id()
 

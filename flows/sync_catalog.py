@@ -1,4 +1,4 @@
-"""Whether the bucket and the catalogue agree, and what to do where they do not."""
+"""Compare the bucket with the catalogue, and update the catalogue."""
 
 from dataclasses import replace
 from typing import Annotated
@@ -22,19 +22,19 @@ def sync_catalog(
     grace_days: GraceDays = None,
     grace_days_service_keys: ServiceGraceDays = None,
     reads_are_views: Annotated[
-        bool, FieldHelp("Cloudflare's count of reads becomes the views: without a CDN before the bucket")
+        bool, FieldHelp("Import Cloudflare's count of reads as views; only if no CDN is in front of the bucket")
     ] = False,
-    shards: Annotated[int, Field(ge=1, le=32), FieldHelp("Parts of the bucket that are listed at once")] = 1,
+    shards: Annotated[int, Field(ge=1, le=32), FieldHelp("Parts of the bucket to list in parallel")] = 1,
     dry_run: DryRun = True,
     as_of: AsOf = None,
 ) -> SyncReport:
-    """Adopt new objects, mark videos whose bytes are missing as lost, and note what no row explains.
+    """Adopt new objects, mark videos whose bytes are missing as lost, and note objects without a row.
 
-    A dry run says what would be adopted, and what stays out and why; it writes notes of that alone. No byte is changed:
-    what is left over from killed runs is retired, and purged after a grace. Patterns of keys that do not fit the bucket
-    by the limits of `adoption` adopt nothing; all else is done, and the run fails with the figures.
-    With `reads_are_views`, Cloudflare's count of each object's reads becomes the views of past days: only for a bucket
-    that no CDN stands before. With `shards`, so many parts of the bucket are listed at the same time.
+    A dry run shows what would be adopted, and what would not and why; it writes only notes of unknown objects. No bytes
+    are changed: leftovers of killed runs are retired, and purged after a grace. If the key patterns do not fit the
+    bucket by the limits of `adoption`, nothing is adopted; everything else is done, and the run fails with the figures.
+    With `reads_are_views`, Cloudflare's count of each object's reads becomes the views of past days: use it only
+    without a CDN in front of the bucket. `shards` parts of the bucket are listed in parallel.
     """
     as_of, run_id = as_of or runs.scheduled_time(), runs.run_id()
 

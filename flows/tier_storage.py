@@ -1,4 +1,4 @@
-"""Which cold videos should be smaller, and which should go."""
+"""Compress cold videos, and retire those that nobody watches."""
 
 from functools import partial
 from typing import Annotated
@@ -24,17 +24,17 @@ def tier_storage(
     limits: Annotated[BlastRadius | None, Override()] = None,
     recipe: Annotated[Recipe | None, Override()] = None,
     acceptance: Annotated[Acceptance | None, Override()] = None,
-    helpers: Annotated[int, Field(ge=0, le=100), FieldHelp("Runs of transcode_videos that help, on other workers")] = 0,
+    helpers: Annotated[int, Field(ge=0, le=100), FieldHelp("Runs of transcode_videos to start on other workers")] = 0,
     dry_run: DryRun = True,
     as_of: AsOf = None,
     plan_id: PlanId = None,
 ) -> Report:
     """Compress the videos that are seldom watched, and retire those that nobody watches.
 
-    A dry run saves and shows the plan, and changes nothing. `plan_id` names a saved plan of at most 24 hours to carry
-    out as it stands. What is compressed or retired can be brought back for `lifecycle.grace_days`. So many `helpers`,
-    runs of `transcode_videos` on other workers, are asked to compress too. Before a video of a user who was promised
-    notice (`notice_days` of their tier) is retired, the service is told that many days ahead.
+    A dry run saves and shows the plan, and changes nothing. `plan_id` names a saved plan, at most 24 hours old, to
+    carry out unchanged. Compressed and retired videos can be restored for `lifecycle.grace_days`. `helpers` is the
+    number of `transcode_videos` runs to start, which compress on other workers. If a user's tier promises notice
+    (`notice_days`), the service is notified that many days before a video is retired.
     """
     as_of, run_id = as_of or runs.scheduled_time(), runs.run_id()
 

@@ -1,4 +1,4 @@
-"""What is left of a plan for one more worker."""
+"""Help a run of tier_storage to compress."""
 
 from uuid import uuid4
 
@@ -11,10 +11,10 @@ from tasks.runs import DryRun
 
 @flow(flow_run_name=runs.run_name)
 def transcode_videos(dry_run: DryRun = True) -> HelpReport:
-    """Help to compress what the plan says that a run of `tier_storage` is carrying out. Any number of runs may help.
+    """Compress videos of the plan that a run of `tier_storage` is carrying out. Any number of runs may help.
 
-    Nothing is planned, judged or retired here. A run ends when nothing is left; if the run that it helps is dead by
-    then, it writes the report in its place. Without such a plan there is nothing to do. A dry run says what is left.
+    Nothing is planned, judged or retired here. A run ends when no video is left; if the `tier_storage` run has died by
+    then, this run writes its report. Without such a plan there is nothing to do. A dry run shows what is left.
     """
     run_id = runs.run_id()
 

@@ -1,4 +1,4 @@
-"""Set how many jobs run at once at each provider: the controller steps as often as ended jobs give it evidence."""
+"""Tune how many jobs run at once at each provider, from the jobs that ended."""
 
 from typing import Annotated
 
@@ -20,9 +20,9 @@ def tune_concurrency(
     dry_run: DryRun = True,
     as_of: AsOf = None,
 ) -> TuningReport:
-    """Look at the jobs that ended since the last step, and set how many run at once: at each provider, and in all.
+    """Set how many jobs run at once, at each provider and in total, from the jobs that ended since the last step.
 
-    A dry run says what the limits would be. They are set in each run, so that one which was lost comes back.
+    A dry run shows the limits that would be set. Each run sets all limits again, so that a deleted one is recreated.
     """
     as_of, run_id = as_of or runs.scheduled_time(), runs.run_id()
 

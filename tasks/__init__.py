@@ -1,4 +1,4 @@
-"""The steps of flows, as Prefect tasks, by noun."""
+"""The steps of flows, as Prefect tasks; one module per noun."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +13,7 @@ def _may_pass(_task: object, _run: object, state: Any) -> bool:  # noqa: ANN401 
     return isinstance(state.result(raise_on_failure=False), StorageError)
 
 
-# How a task that talks to the bucket, and is safe to repeat, outlasts a spell of trouble there.
+# Retries of idempotent tasks that access the bucket, for its transient failures.
 RETRIES: dict[str, Any] = {
     "retries": 2,
     "retry_delay_seconds": [5, 30],
@@ -23,7 +23,7 @@ RETRIES: dict[str, Any] = {
 
 
 def _runs() -> Mapping[str, object]:
-    """Give the ids of this thread's runs, which the library's own loggers do not know."""
+    """Return the ids of this thread's runs, for the log lines of the library, which does not know them."""
     flow, task = FlowRunContext.get(), TaskRunContext.get()
     ids: dict[str, object] = {}
     if flow and flow.flow_run:

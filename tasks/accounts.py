@@ -13,9 +13,9 @@ from reelkeeper.operations.health import accounts
 from reelkeeper.rules.billing.accounts import AccountsReport
 
 
-@task(task_run_name="count everything anew", cache_policy=NO_CACHE)
+@task(task_run_name="recount balances and bytes", cache_policy=NO_CACHE)
 def look(workspace: Workspace, run_id: str, *, dry_run: bool) -> AccountsReport:
-    """Count what is overdue, and the mismatches; nothing is changed."""
+    """Count overdue holds and reservations, and the mismatches; nothing is changed."""
     (holds, microusd), (reserved, size_bytes) = accounts.overdue(workspace.engine)
     wrong = tuple(accounts.recount(workspace.engine))
     return AccountsReport("settle_accounts", run_id, dry_run, holds, microusd, reserved, size_bytes, wrong)
@@ -27,18 +27,18 @@ def stop(workspace: Workspace, report: AccountsReport) -> None:
     accounts.stop(workspace.engine, report.mismatches, run_id=report.run_id)
 
 
-@task(task_run_name="give back what is overdue", cache_policy=NO_CACHE)
+@task(task_run_name="release overdue holds and reservations", cache_policy=NO_CACHE)
 def give_back(workspace: Workspace, held: HeldLease, run_id: str) -> None:
     """Release overdue holds and reservations."""
     held.check()
     holds = accounts.void_holds(workspace.engine, lease=held.lease, run_id=run_id)
     reserved = accounts.void_reservations(workspace.engine, lease=held.lease)
-    get_run_logger().info("%d holds and %d reservations were overdue and are given back", len(holds), len(reserved))
+    get_run_logger().info("released %d overdue holds and %d overdue reservations", len(holds), len(reserved))
 
 
 @task(task_run_name="report on the accounts", cache_policy=NO_CACHE)
 def publish(report: AccountsReport) -> AccountsReport:
-    """Show what is overdue, and the mismatches."""
+    """Show the overdue holds and reservations, and the mismatches."""
     figures = {name: value for name, value in asdict(report).items() if name.startswith("overdue_")}
     dry = " (dry run)" if report.dry_run else ""
     lines = [f"## {report.flow}, run {report.run_id[:8]}{dry}", "", "| | |", "|---|--:|"]
@@ -47,7 +47,9 @@ def publish(report: AccountsReport) -> AccountsReport:
     create_markdown_artifact("\n".join(lines), key="settle-accounts-report")
     if report.mismatches:
         rows = [mismatch._asdict() | {"subject": "see reelkeeper credits recount"} for mismatch in report.mismatches]
-        create_table_artifact(rows, key="settle-accounts-mismatches", description="Kept, and counted anew")
+        create_table_artifact(
+            rows, key="settle-accounts-mismatches", description="Stored and recounted values that differ"
+        )
     told = ", ".join(f"{name.replace('_', ' ')} {value:,}" for name, value in figures.items())
-    get_run_logger().info("%s: %s; %s do not add up", report.flow, told, f"{len(report.mismatches):,}")
+    get_run_logger().info("%s: %s; %s mismatches", report.flow, told, f"{len(report.mismatches):,}")
     return report

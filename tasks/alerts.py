@@ -17,7 +17,7 @@ from reelkeeper.rules.lifecycle.report import DeliveryReport
 from reelkeeper.settings import settings
 
 
-@task(task_run_name="note what was found", cache_policy=NO_CACHE)
+@task(task_run_name="record findings", cache_policy=NO_CACHE)
 def observe(
     engine: Engine,
     findings: Sequence[Finding],
@@ -26,51 +26,51 @@ def observe(
     run_id: str,
     policy: AlertPolicy,
 ) -> Observed:
-    """Record the findings of the evaluated rules; news goes into the outbox."""
+    """Record the findings of the evaluated rules; new and resolved alerts go into the outbox."""
     observed = alerts.observe(engine, findings, rules=rules, run_id=run_id, policy=policy)
-    get_run_logger().info("%d found: %s", len(findings), observed)
+    get_run_logger().info("%d findings: %s", len(findings), observed)
     return observed
 
 
-@task(task_run_name="deliver what waits", cache_policy=NO_CACHE)
+@task(task_run_name="deliver the outbox", cache_policy=NO_CACHE)
 def deliver(engine: Engine, *, seconds: float = 60) -> Delivered:
-    """Send the messages in the outbox. A failure leaves them waiting, and does not fail the flow that found them."""
+    """Send the messages in the outbox. Messages that fail stay there, and the calling flow does not fail."""
     delivered = outbox.deliver(engine, configured_sinks(settings()), seconds=seconds)
     level = "warning" if delivered.error else "info"
     getattr(get_run_logger(), level)("%s", delivered)
     return delivered
 
 
-@task(task_run_name="tell the webhooks", cache_policy=NO_CACHE)
+@task(task_run_name="send events to webhooks", cache_policy=NO_CACHE)
 def tell_webhooks(engine: Engine, *, seconds: float, follow: bool) -> None:
-    """Send the events for webhook endpoints. Those that fail wait, and do not fail the run."""
+    """Send events to webhook endpoints. Events that fail are retried later, and do not fail the run."""
     allow = settings().allow_private_addresses
     told = webhooks.deliver(engine, allow_private=allow, seconds=seconds, follow=follow)
     get_run_logger().info("%s", told)
 
 
 def purge_cache(engine: Engine, run_id: str) -> None:
-    """Purge deleted objects from the CDN's cache, where the bucket is public through one."""
+    """Purge deleted objects from the CDN's cache, if the bucket is public through one."""
     if settings().cache_zone_id:
         _purge_cache(engine, run_id)
 
 
-@task(task_run_name="purge the cache", cache_policy=NO_CACHE)
+@task(task_run_name="purge the CDN's cache", cache_policy=NO_CACHE)
 def _purge_cache(engine: Engine, run_id: str) -> None:
     count = cache_purge.catch_up(engine, settings(), run_id)
     if count is not None:
-        get_run_logger().info("the cache has forgotten %d deleted objects", count)
+        get_run_logger().info("purged %d deleted objects from the CDN's cache", count)
 
 
-@task(task_run_name="look into the outbox", cache_policy=NO_CACHE)
+@task(task_run_name="preview the outbox", cache_policy=NO_CACHE)
 def preview(engine: Engine, run_id: str) -> DeliveryReport:
-    """Report the waiting messages, and send nothing."""
+    """Report the waiting messages, without sending them."""
     count, titles = outbox.preview(engine, limit=20)
     return DeliveryReport("deliver_alerts", run_id, dry_run=True, waiting=count, titles=titles)
 
 
 def report(run_id: str, delivered: Delivered) -> DeliveryReport:
-    """Report the outcome of the messages."""
+    """Report how many messages were sent, diverted, failed, or still wait."""
     return DeliveryReport(
         "deliver_alerts",
         run_id,

@@ -18,14 +18,14 @@ from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.lifecycle import outcomes, purge
 from tasks import RETRIES
 
-KEYS_PER_DELETE = 1_000  # S3 API: the most that one DeleteObjects takes
+KEYS_PER_DELETE = 1_000  # S3 API: the maximum of one DeleteObjects request
 PARALLEL_BATCHES = 4  # while the bucket deletes one batch, the store claims and settles others
 
 
 def purge_planned(workspace: Workspace, held: HeldLease, plan_id: str, *, run_id: str, grace: Grace) -> None:
-    """Delete a plan's blobs, some batches at a time; a failed batch or blob is recorded, and the others follow.
+    """Delete a plan's blobs, several batches at a time; a failed batch or blob is recorded, and the others go on.
 
-    Raises LeaseLost, Frozen, DiskFull and Unavailable, and then begins no further batch.
+    Raises LeaseLost, Frozen, DiskFull and Unavailable; then no further batch begins.
     """
     batches = list(outcomes.planned(workspace.engine, plan_id, "purge", KEYS_PER_DELETE))
     whose: dict[str, Any] = {
@@ -39,7 +39,7 @@ def purge_planned(workspace: Workspace, held: HeldLease, plan_id: str, *, run_id
     with runner:
         futures = [runner.submit(purge_batch, {**whose, "items": batch}) for batch in batches]
         for future, batch in zip(futures, batches, strict=True):
-            tried = iter([future.result])  # the batch as it was begun; after that, halves of it
+            tried = iter([future.result])  # first the whole batch that was submitted, then halves of it
 
             def act(items: Sequence[Item], tried: Iterator[Callable[[], None]] = tried) -> None:
                 next(tried, partial(purge_batch, **whose, items=list(items)))()
@@ -47,15 +47,15 @@ def purge_planned(workspace: Workspace, held: HeldLease, plan_id: str, *, run_id
             each_apart(batch, act, partial(_note_failed, workspace, plan_id))
 
 
-@task(task_run_name="settle what killed purges had claimed", cache_policy=NO_CACHE, **RETRIES)
+@task(task_run_name="settle claims of killed purges", cache_policy=NO_CACHE, **RETRIES)
 def settle_claims(workspace: Workspace, held: HeldLease, *, run_id: str, grace: Grace) -> int:
-    """Look at the blobs whose claims have timed out, and settle each; return how many."""
+    """Settle the blobs whose claims have timed out; return how many."""
     held.check()
     return purge.settle_claims(workspace, run_id=run_id, grace=grace, lease=held.lease)
 
 
 def _note_failed(workspace: Workspace, plan_id: str, items: Sequence[Item], error: Exception) -> None:
-    get_run_logger().warning("%s blobs were not purged, the others are: %s", f"{len(items):,}", error)
+    get_run_logger().warning("%s blobs could not be purged, the others were: %s", f"{len(items):,}", error)
     why = str(error) if isinstance(error, ReelkeeperError) else f"{type(error).__name__}: {error}"
     failed = [
         Outcome(item.video_id or "", "failed", why, item.size_bytes, item.size_bytes, item.blob_id) for item in items
@@ -64,14 +64,14 @@ def _note_failed(workspace: Workspace, plan_id: str, items: Sequence[Item], erro
 
 
 @task(
-    task_run_name="purge {items[0].video_id} and what follows",
+    task_run_name="purge the batch from {items[0].video_id}",
     cache_policy=NO_CACHE,
     **RETRIES,
 )
 def purge_batch(
     workspace: Workspace, held: HeldLease, plan_id: str, items: list[Item], *, run_id: str, grace: Grace
 ) -> None:
-    """Delete one batch. Safe to repeat: it finishes what an earlier try began."""
+    """Delete one batch. Safe to repeat: it finishes what an earlier attempt began."""
     held.check()
     blob_ids = [item.blob_id for item in items]
     purge.purge(workspace, plan_id, blob_ids, lease=held.lease, run_id=run_id, grace=grace)

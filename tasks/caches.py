@@ -21,7 +21,7 @@ from reelkeeper.rules.lifecycle.record_retention import RecordRetentionPolicy
 
 @task(task_run_name="judge the cache", cache_policy=NO_CACHE)
 def judge(workspace: Workspace, policy: PrunePolicy, as_of: datetime, run_id: str, *, dry_run: bool) -> PrunePlan:
-    """Decide on each entry, and show by which rules how many go, what that saves and what it loses."""
+    """Decide on each entry, and show for each rule the entries to drop, the savings, and the cost to remake them."""
     plan = prune_cache.draw(workspace.engine, policy, as_of)
     publish(PruneReport("prune_cache", run_id, dry_run, plan.entries, plan.size_bytes, plan.by_rule()))
     return plan
@@ -34,7 +34,7 @@ def carry_out(workspace: Workspace, held: HeldLease, plan: PrunePlan, run_id: st
     while batch := list(islice(leaving, prune_cache.BATCH)):
         held.check()
         done += prune_cache.carry_out(workspace.engine, batch, lease=held.lease, run_id=run_id)
-    get_run_logger().info("%d entries left the cache; %d were used meanwhile and stay", done.dropped, done.stayed)
+    get_run_logger().info("dropped %d entries; %d were used meanwhile and stay", done.dropped, done.stayed)
     return done
 
 
@@ -44,24 +44,24 @@ def preview(workspace: Workspace, report: PruneReport, record_retention: RecordR
     return replace(report, forgotten=prune_records.overdue(workspace.engine, record_retention))
 
 
-@task(task_run_name="forget old records", cache_policy=NO_CACHE)
+@task(task_run_name="delete old records", cache_policy=NO_CACHE)
 def forget(workspace: Workspace, held: HeldLease, record_retention: RecordRetentionPolicy) -> dict[str, int]:
     """Delete old records that nothing refers to."""
     held.check()
     gone = prune_records.forget(workspace.engine, record_retention, lease=held.lease)
-    told = ", ".join(f"{count:,} of {name}" for name, count in gone.items()) or "none is old"
-    get_run_logger().info("old records forgotten: %s", told)
+    told = ", ".join(f"{count:,} of {name}" for name, count in gone.items()) or "none"
+    get_run_logger().info("old records deleted: %s", told)
     return gone
 
 
 def publish(report: PruneReport) -> None:
-    """Show what goes, by rule."""
+    """Show the entries to drop, by rule."""
     lines = [
         f"## {report.flow}, run {report.run_id[:8]}{' (dry run)' if report.dry_run else ''}",
         "",
-        f"{report.entries:,} entries, whose videos have {size(report.size_bytes)}.",
+        f"The cache has {report.entries:,} entries; their videos have {size(report.size_bytes)}.",
         "",
-        "| goes by | entries | bytes | storage, a month | making them once more |",
+        "| dropped by | entries | bytes | storage saved per month | cost to remake |",
         "|---|--:|--:|--:|--:|",
     ]
     lines += [

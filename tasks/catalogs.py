@@ -1,4 +1,4 @@
-"""The catalogue and the bucket: settle what killed runs left open, compare, and bring the two in line."""
+"""Catalogue and bucket: settle the open work of killed runs, compare the two, and reconcile them."""
 
 from datetime import datetime
 from typing import Any
@@ -22,14 +22,14 @@ from reelkeeper.rules.sync.adoption import AdoptionLimits
 from reelkeeper.settings import settings
 from tasks import RETRIES
 
-_NAMED = 10  # lost videos, in a report
+_NAMED = 10  # lost videos that a report names
 
 
-@task(task_run_name="settle what killed runs left open", cache_policy=NO_CACHE)
+@task(task_run_name="settle open work of killed runs", cache_policy=NO_CACHE)
 def settle_left_open(workspace: Workspace, held: HeldLease, *, run_id: str, grace: Grace) -> tuple[Done, ...]:
-    """Publish or abandon every open intent whose video no run works on; one that cannot be read stays open.
+    """Publish or abandon every open intent whose video no run works on; an unreadable one stays open.
 
-    Blobs that a killed purge had claimed are settled first.
+    Blobs claimed by a killed purge are settled first.
     """
     outcomes = []
     purge.settle_claims(workspace, run_id=run_id, grace=grace, lease=held.lease)
@@ -57,13 +57,13 @@ def settle_left_open(workspace: Workspace, held: HeldLease, *, run_id: str, grac
     **RETRIES,
 )
 def look(workspace: Workspace, run_id: str, *, shards: int) -> Survey:
-    """List everything under the prefix and compare it with the catalogue; note objects without a row."""
+    """List all objects under the prefix and compare them with the catalogue; note objects without a row."""
     return surveying.survey(workspace, run_id=run_id, note=True, shards=shards)
 
 
 @task(task_run_name="preview the comparison", cache_policy=NO_CACHE)
 def preview(workspace: Workspace, found: Survey, adopting: AdoptionLimits, run_id: str, as_of: datetime) -> SyncReport:
-    """Check the missing objects again, and sum up the differences and what would be adopted."""
+    """Check the missing objects again, and summarize the differences and the objects that would be adopted."""
     surveying.confirm_missing(workspace, found)
     judged = adoption.judge(workspace, found.scan_id, adopting)
     return SyncReport(
@@ -76,7 +76,7 @@ def preview(workspace: Workspace, found: Survey, adopting: AdoptionLimits, run_i
     )
 
 
-@task(task_run_name="bring the catalogue in line", cache_policy=NO_CACHE)
+@task(task_run_name="reconcile the catalogue", cache_policy=NO_CACHE)
 def reconcile(
     workspace: Workspace,
     held: HeldLease,
@@ -87,7 +87,7 @@ def reconcile(
     as_of: datetime,
     grace: Grace,
 ) -> SyncReport:
-    """Adopt, mark as lost, mend and sweep by the comparison; no object is changed."""
+    """Adopt new objects, mark lost videos, repair rows and retire leftovers; no object is changed."""
     surveying.confirm_missing(workspace, found)
     following.let_settle(workspace, found)
     held.check()
@@ -100,7 +100,7 @@ def reconcile(
     swept = orphans.sweep(workspace, found, lease=lease, run_id=run_id, grace=grace)
     doubts = f"{lost_videos} lost, {len(doubtful)} in doubt" if lost_videos or doubtful else "good"
     left, keys = sync.finish(workspace, found, doubts)
-    worse = lost_videos or doubtful or judged.refusal  # is told first, and what is in doubt by a run without it
+    worse = lost_videos or doubtful or judged.refusal  # reported first; unclear objects only by a run without these
     in_doubt, in_doubt_keys = (0, ()) if worse else orphans.tell(workspace, found)
     return SyncReport(
         dry_run=False,

@@ -31,7 +31,7 @@ FLOW = "forecast_costs"
 
 @task(task_run_name="forecast the bill", cache_policy=NO_CACHE)
 def predict(workspace: Workspace, as_of: datetime, months: int, policies: Policies) -> list[Cost]:
-    """Forecast the bill of this month and those after it; empty where no day's usage is known yet."""
+    """Forecast the bill of this month and the following ones; empty if no day's usage is known yet."""
     try:
         return forecast.predict_costs(workspace.engine, as_of, months=months, policies=policies)
     except UsageUnknown as error:
@@ -39,13 +39,13 @@ def predict(workspace: Workspace, as_of: datetime, months: int, policies: Polici
         return []
 
 
-@task(task_run_name="read what is stored", cache_policy=NO_CACHE)
+@task(task_run_name="read stored bytes", cache_policy=NO_CACHE)
 def stored_now(workspace: Workspace, as_of: datetime, policies: Policies) -> Usage:
-    """Give the usage of a month that stores what is stored now, as a base to measure savings by."""
+    """Compute the usage of a month with the bytes stored now, as the base for savings."""
     return forecast.stored_now(workspace.engine, as_of, policies)
 
 
-@task(task_run_name="survey what is idle", cache_policy=NO_CACHE)
+@task(task_run_name="sum up unused bytes", cache_policy=NO_CACHE)
 def survey(workspace: Workspace, as_of: datetime, policies: Policies) -> Idle:
     """Sum the unused bytes in the catalogue."""
     policy = policies.lifecycle
@@ -55,17 +55,17 @@ def survey(workspace: Workspace, as_of: datetime, policies: Policies) -> Idle:
 
 @task(task_run_name="count repeated jobs", cache_policy=NO_CACHE)
 def repeats(workspace: Workspace, as_of: datetime) -> tuple[int, Decimal]:
-    """Count the jobs of the last 30 days that repeated an earlier request, with the mean dollars of one."""
+    """Count the jobs of the last 30 days that repeated an earlier request, with their mean cost in dollars."""
     return forecast.repeats(workspace.engine, as_of)
 
 
 @task(task_run_name="compare the providers of a model", cache_policy=NO_CACHE)
 def cheaper_ways(workspace: Workspace, as_of: datetime, policies: Policies) -> list[Cheaper]:
-    """Find where the clips of the last 30 days would have cost less."""
+    """Find providers at which the clips of the last 30 days would have cost less."""
     return forecast.cheaper_ways(workspace.engine, as_of, policies.book)
 
 
-@task(task_run_name="keep the forecast", cache_policy=NO_CACHE)
+@task(task_run_name="save the forecast", cache_policy=NO_CACHE)
 def record(workspace: Workspace, costs: Sequence[Cost], *, run_id: str, as_of: datetime) -> None:
     """Record the forecast in the store, for budgets and reports."""
     forecast.record(workspace.engine, costs, run_id=run_id, as_of=as_of)
@@ -75,7 +75,7 @@ def record(workspace: Workspace, costs: Sequence[Cost], *, run_id: str, as_of: d
 def post(
     workspace: Workspace, costs: Sequence[Cost], found: Sequence[Finding], as_of: datetime, budget: BudgetPolicy
 ) -> None:
-    """Put the chart of the month into the outbox, with the totals and the largest savings."""
+    """Put the month's chart into the outbox, with the totals and the largest savings."""
     report = gather(workspace.engine, as_of.date().replace(day=1), as_of, budget)
     lines = [*totals(costs), *(finding.title for finding in found[:3])]
     title = f"Forecast of {as_of:%B %Y}: {in_dollars(costs[0].mean_usd)}"
@@ -89,19 +89,17 @@ def publish(
     costs: Sequence[Cost], found: Sequence[Finding], *, run_id: str, as_of: datetime, dry_run: bool
 ) -> ForecastReport:
     """Show the forecast by service with its bands, the methods, and the savings."""
-    head = ["| month | service | expected | 80 % | 95 % | how |", "|---|---|--:|--:|--:|---|"]
+    head = ["| month | service | expected | 80 % band | 95 % band | method |", "|---|---|--:|--:|--:|---|"]
     rows = [
         f"| {cost.month:%Y-%m} | {cost.service or 'total'} | {in_dollars(cost.mean_usd)} | {_between(cost, 80)} "
         f"| {_between(cost, 95)} | {cost.method} |"
         for cost in costs
     ]
-    suggested = [f"- {finding.title}. {finding.text} {finding.suggestion}" for finding in found] or [
-        "- nothing worth a word"
-    ]
+    suggested = [f"- {finding.title}. {finding.text} {finding.suggestion}" for finding in found] or ["- nothing found"]
     text = [f"## Costs forecast on {as_of:%Y-%m-%d}{' (dry run)' if dry_run else ''}", "", *head, *rows, ""]
-    create_markdown_artifact("\n".join([*text, "### What would save", "", *suggested]), key="forecast-costs-report")
+    create_markdown_artifact("\n".join([*text, "### Possible savings", "", *suggested]), key="forecast-costs-report")
     report = ForecastReport(FLOW, run_id, dry_run, as_of, totals(costs), tuple(finding.title for finding in found))
-    get_run_logger().info("%s", "; ".join(report.months) or "no usage is known yet")
+    get_run_logger().info("%s", "; ".join(report.months) or "no forecast: no usage is known yet")
     return report
 
 

@@ -22,13 +22,13 @@ from reelkeeper.rules.jobs.attempts import DispatchReport
 from reelkeeper.rules.policies import Policies
 from reelkeeper.settings import settings
 
-_LIMIT_SECONDS = 15.0  # between two looks at it
-_IMAGE_URL_SECONDS = 86_400  # for a provider to read an input image
+_LIMIT_SECONDS = 15.0  # between two reads of the limit
+_IMAGE_URL_SECONDS = 86_400  # validity of the URL by which a provider reads an input image
 
 
-@task(task_run_name="look at the queue", cache_policy=NO_CACHE)
+@task(task_run_name="preview the queue", cache_policy=NO_CACHE)
 def preview(workspace: Workspace, policies: Policies, run_id: str) -> DispatchReport:
-    """Say how many jobs wait, and why which come first; nothing is changed."""
+    """Report how many jobs wait, which come first, and why; nothing is changed."""
     return queue.preview(workspace.engine, policies, run_id)
 
 
@@ -38,7 +38,7 @@ def keep_slots_full(
     shift: Shift,
     run_id: str,
 ) -> DispatchReport:
-    """Run jobs until the shift is over. When told to end, hand over running jobs."""
+    """Run jobs until the shift is over. On a signal to stop, hand over the running jobs."""
     scratch = make_folder(settings().scratch)
     sweep_scratch_dirs(scratch)
     generator = providers.connect(settings(), images.source(workspace.bucket, _IMAGE_URL_SECONDS))
@@ -56,7 +56,7 @@ def keep_slots_full(
 
 
 def _limit(workspace: Workspace, slots: int) -> Callable[[], int]:
-    """Give how many jobs may run at once over all workers: Prefect's limit, or the one tuned last, or the slots."""
+    """Return a function for the limit of jobs at once on all workers: Prefect's, else the last tuned, else `slots`."""
     known, looked_at = slots, -_LIMIT_SECONDS
 
     def limit() -> int:
@@ -70,13 +70,13 @@ def _limit(workspace: Workspace, slots: int) -> Callable[[], int]:
 
 
 def _from_prefect() -> int | None:
-    """Read Prefect's limit; None where there is none, or where it is switched off."""
+    """Read Prefect's limit; None if there is none, or if it is disabled."""
     try:
         with get_client(sync_client=True) as client:
             found = client.read_global_concurrency_limit_by_name(GLOBAL_LIMIT)
     except ObjectNotFound:
         return None
-    except Exception as error:  # noqa: BLE001  a server that is away must not stop the jobs
+    except Exception as error:  # noqa: BLE001  an unreachable server must not stop the jobs
         get_run_logger().warning("Prefect's limit %r cannot be read: %s", GLOBAL_LIMIT, type(error).__name__)
         return None
     return found.limit if found.active and found.limit > 0 else None

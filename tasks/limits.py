@@ -1,4 +1,4 @@
-"""The number of jobs at once: read its inputs, save its state, and set Prefect's limit."""
+"""The limit of concurrent jobs: read its inputs, save its state, and set Prefect's limit."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -18,17 +18,17 @@ from reelkeeper.rules.jobs.steering import LaneReport, Lanes, Tuned, TuningRepor
 FLOW = "tune_concurrency"
 
 
-@task(task_run_name="read what is remembered", cache_policy=NO_CACHE)
+@task(task_run_name="read state and ended jobs", cache_policy=NO_CACHE)
 def read(
     engine: Engine, policy: ConcurrencyPolicy, as_of: datetime
 ) -> tuple[Kept | None, Lanes, list[FinishedJob], list[JobAtWork]]:
-    """Read the state of the rule, the jobs that ended since each lane's last step, and the running ones."""
+    """Read the saved state, the jobs that ended since each lane's last step, and the running jobs."""
     return queue.steered(engine, policy, as_of)
 
 
-@task(task_run_name="remember the limits", cache_policy=NO_CACHE)
+@task(task_run_name="save the limits", cache_policy=NO_CACHE)
 def remember(engine: Engine, before: Kept | None, after: Lanes) -> None:
-    """Save the state for the next step. Raises LeaseLost where another run has stepped in the meantime."""
+    """Save the state for the next step. Raises LeaseLost if another run has stepped in the meantime."""
     queue.remember(engine, before, after)
 
 
@@ -43,7 +43,7 @@ def set_limit(limit: int) -> None:
 def publish(
     before: Lanes, tuned: Sequence[Tuned], policy: ConcurrencyPolicy, *, run_id: str, as_of: datetime, dry_run: bool
 ) -> TuningReport:
-    """Show each lane's step, and its evidence."""
+    """Show each lane's new limit, and the evidence for it."""
     lanes = tuple(
         LaneReport(of.lane, of.before, of.step.limit, of.step.reason, len(of.finished), explain(of, policy))
         for of in tuned
@@ -56,7 +56,7 @@ def publish(
     for of, lane in zip(tuned, lanes, strict=True):
         lines += ["", *([f"### {lane.lane}", ""] if lane.lane else []), lane.explained, ""]
         if seen := of.steered.known.seen:
-            lines += ["| jobs at once | work of idle servers, as seen | jobs |", "|--:|--:|--:|"]
+            lines += ["| jobs at once | throughput, in idle servers | jobs |", "|--:|--:|--:|"]
             lines += [
                 f"| {2 ** (sample.bucket / 5):.0f} | {sample.rate:.2f} | {sample.weight:.0f} |" for sample in seen
             ]

@@ -21,21 +21,21 @@ from reelkeeper.rules.health.performance_report import PerformanceReport, line, 
 FLOW = "monitor_performance"
 
 
-@task(task_run_name="read how it went", cache_policy=NO_CACHE)
+@task(task_run_name="read performance figures", cache_policy=NO_CACHE)
 def read(engine: Engine, policy: PerformancePolicy, tiers: Tiers, as_of: datetime) -> ServiceState:
     """Read the jobs that ended recently, those in flight now, and the stored bytes."""
     return status.read_performance(engine, policy, tiers, as_of)
 
 
-@task(task_run_name="work out the windows", cache_policy=NO_CACHE)
+@task(task_run_name="compute the windows", cache_policy=NO_CACHE)
 def work_out(engine: Engine, seen: ServiceState, as_of: datetime) -> list[Window]:
-    """Compute each complete quarter of an hour that is not recorded yet, the last one with the present queue."""
+    """Compute the complete quarter-hours that are not recorded yet, the last one with the current queue."""
     return status.work_out_windows(engine, seen, as_of)
 
 
 @task(task_run_name="record the windows", cache_policy=NO_CACHE)
 def record(engine: Engine, found: Sequence[Window]) -> None:
-    """Record these windows."""
+    """Record the windows in the store."""
     status.record_windows(engine, found)
 
 
@@ -73,7 +73,7 @@ def publish(
         observed.resolved if observed else 0,
     )
     dry = " (dry run)" if report.dry_run else ""
-    waits = f"{report.queued} wait, the oldest for {report.oldest_wait}; storage is {report.storage} full{dry}"
+    waits = f"{report.queued} jobs wait, the oldest for {report.oldest_wait}; storage is {report.storage} full{dry}"
     headings = ("of", "ended", "succeeded", "wait, mean / p95", "processing, mean / p95", "cost", "cache hits")
     table = [dict(zip(headings, performance_line, strict=True)) for performance_line in lines(seen.ended)]
     create_table_artifact(
@@ -82,6 +82,6 @@ def publish(
     if found:
         kept = ("rule", "scope", "severity", "title", "text", "suggestion")
         named = [{name: str(getattr(finding, name)) for name in kept} for finding in found]
-        create_table_artifact(named, key="monitor-performance-findings", description=f"What run {run_id} found")
-    get_run_logger().info("%d jobs ended; %s; %d found", report.ended, waits, len(found))
+        create_table_artifact(named, key="monitor-performance-findings", description=f"Findings of run {run_id}")
+    get_run_logger().info("%d jobs ended; %s; %d findings", report.ended, waits, len(found))
     return report

@@ -1,4 +1,4 @@
-"""Plans as Prefect shows them: tasks and artifacts around `reelkeeper.operations.lifecycle.plans`."""
+"""Plans: Prefect tasks and artifacts around `reelkeeper.operations.lifecycle.plans`."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -19,13 +19,13 @@ from reelkeeper.rules.core.wording import CONTRACT_NOT_TRIED, EXPECTED_SAVING, T
 from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.rules.lifecycle.report import Report
 
-HELPERS = "transcode-videos/on-demand"  # the deployment whose runs help
-MAX_ROWS = 500  # of a table that a person reads
+HELPERS = "transcode-videos/on-demand"  # the deployment of the helpers
+MAX_ROWS = 500  # in the table artifact
 MAX_READ = 50  # in the summary, whose lines wrap
 terms = plans.terms
 
 
-@task(task_run_name="draw the plan of {flow}", cache_policy=NO_CACHE)
+@task(task_run_name="make the plan of {flow}", cache_policy=NO_CACHE)
 def draw(
     workspace: Workspace,
     flow: str,
@@ -36,11 +36,11 @@ def draw(
     as_of: datetime,
     run_id: str,
 ) -> str:
-    """Save a stream of verdicts as a plan; returns its id."""
+    """Save a stream of verdicts as a plan; return its id."""
     return plans.make(workspace.engine, flow, under, judged, limits=limits, as_of=as_of, run_id=run_id)
 
 
-@task(task_run_name="draw the plan of purge_retired", cache_policy=NO_CACHE)
+@task(task_run_name="make the plan of purge_retired", cache_policy=NO_CACHE)
 def draw_purge(
     workspace: Workspace, under: Mapping[str, Any], *, as_of: datetime, run_id: str, grace: Grace, max_videos: int
 ) -> str:
@@ -58,7 +58,7 @@ def draw_purge(
 
 @task(task_run_name="show plan {plan_id}", cache_policy=NO_CACHE)
 def show(workspace: Workspace, plan_id: str) -> PlanSummary:
-    """Publish a saved plan as artifacts, a summary and a table of its largest items, and return it in figures."""
+    """Publish a saved plan as artifacts, a summary and a table of its largest items; return its summary."""
     figures = plans.load(workspace.engine, plan_id, items=MAX_ROWS)
     plan, planned, items = figures
     name = plan.flow.replace("_", "-")
@@ -68,7 +68,7 @@ def show(workspace: Workspace, plan_id: str) -> PlanSummary:
     shown = f"{title}: {total:,} items" + (f", the {len(items)} largest" if total > len(items) else "")
     create_table_artifact(_rows(figures), key=f"{name}-plan", description=shown)
     get_run_logger().info(
-        "%s: of %s live videos, %s to compress, %s to go", title, plan.population.objects, *_counts(plan)
+        "%s: of %s live videos, %s to compress, %s to retire", title, plan.population.objects, *_counts(plan)
     )
     return plan
 
@@ -84,34 +84,36 @@ def preview(workspace: Workspace, plan: PlanSummary, run_id: str, judge: plans.J
 
 @task(task_run_name="claim plan {plan.id}", cache_policy=NO_CACHE)
 def claim(workspace: Workspace, plan: PlanSummary, under: Mapping[str, Any], judge: plans.Judge, run_id: str) -> None:
-    """Claim the right to carry `plan` out, once, if the guard agrees. Raises PlanRefused and GuardRefused."""
+    """Claim `plan`, so that only this run carries it out, if the guard allows it. Raises PlanRefused, GuardRefused."""
     plans.claim(workspace.engine, plan, under, judge, run_id)
 
 
 def begin(workspace: Workspace, held: HeldLease, plan: PlanSummary) -> HeldLease:
-    """Take the plan's own lease: others may help now."""
+    """Take the plan's own lease, so that helpers may begin."""
     return plans.begin(workspace.engine, held, plan)
 
 
-@task(task_run_name="ask {helpers} other workers for help", cache_policy=NO_CACHE)
+@task(task_run_name="start {helpers} helpers", cache_policy=NO_CACHE)
 def ask_for_help(plan: PlanSummary, helpers: int) -> None:
-    """Start a number of runs of `transcode_videos` through Prefect. Where that fails, the work is done without them."""
+    """Start `helpers` runs of `transcode_videos` through Prefect. If that fails, this run works without them."""
     try:
         for number in range(min(helpers, plan.compress.objects - 1)):
             key = f"help/{plan.id}/{number}"
             run_deployment(HELPERS, timeout=0, idempotency_key=key, as_subflow=False)
-    except Exception as error:  # noqa: BLE001  whatever keeps helpers away, the run does the work alone
-        get_run_logger().warning("nobody helps with plan %s, as no run of %s was made: %s", plan.id, HELPERS, error)
+    except Exception as error:  # noqa: BLE001  without helpers, this run does the work alone
+        get_run_logger().warning(
+            "plan %s is carried out without helpers, as no run of %s could be started: %s", plan.id, HELPERS, error
+        )
 
 
 def under_way(workspace: Workspace) -> str | None:
-    """Find the plan of `tier_storage` whose work is not over; None without one."""
+    """Find the plan that `tier_storage` is carrying out; None without one."""
     return plans.under_way(workspace.engine)
 
 
-@task(task_run_name="see who ends plan {plan_id}", cache_policy=NO_CACHE)
+@task(task_run_name="take over plan {plan_id} if its run has died", cache_policy=NO_CACHE)
 def inherit(workspace: Workspace, held: HeldLease, plan_id: str) -> tuple[PlanSummary, str] | None:
-    """Take over a dead run's plan with nothing left to compress, and that run's id; else None."""
+    """Take over the plan of a dead run once nothing is left to compress; return it and the run's id, else None."""
     return plans.inherit(workspace.engine, held, plan_id)
 
 
@@ -124,11 +126,11 @@ def _rows(figures: plans.Figures) -> list[dict[str, str | float]]:
     has_segments = any(item.segment for item in figures.items)
     return [
         {
-            "what": _what(item.video_id, item.blob_id),
-            "why": item.reason,  # a window of 1,400 px ends after this: the rest is scrolled to
-            "USD a month": _dollars(item.saving_microusd),
+            "item": _what(item.video_id, item.blob_id),
+            "reason": item.reason,  # a window 1,400 px wide ends after this column
+            "USD per month": _dollars(item.saving_microusd),
             "USD net": _dollars(item.net_microusd),
-            "do": item.action,
+            "action": item.action,
             "MB": round(item.size_bytes / 10**6, 3),
             "rule": item.rule,
             **({"segment": item.segment or ""} if has_segments else {}),
@@ -152,7 +154,12 @@ def _plain(text: str) -> str:
 
 def _markdown(title: str, figures: plans.Figures) -> str:
     plan, planned, items = figures
-    lines = [f"## {title}", "", "| do | rule | items | MB | USD a month saved | USD net |", "|---|---|--:|--:|--:|--:|"]
+    lines = [
+        f"## {title}",
+        "",
+        "| action | rule | items | MB | USD saved per month | USD net |",
+        "|---|---|--:|--:|--:|--:|",
+    ]
     lines += [
         f"| {rule.action} | {rule.title} | {rule.objects:,} | {rule.size_bytes / 10**6:,.1f} | "
         f"{_dollars(rule.saving_microusd)} | {_dollars(rule.net_microusd)} |"
@@ -161,7 +168,7 @@ def _markdown(title: str, figures: plans.Figures) -> str:
     if not planned:
         lines.append("| nothing | | 0 | 0.0 | | |")
     if items:
-        lines += ["", "| the largest | do | USD a month | USD net | why |", "|---|---|--:|--:|---|"]
+        lines += ["", "| largest items | action | USD per month | USD net | reason |", "|---|---|--:|--:|---|"]
     lines += [
         f"| {_plain(_what(item.video_id, item.blob_id))} | {item.action} | {_dollars(item.saving_microusd)} "
         f"| {_dollars(item.net_microusd)} | {_plain(item.reason)} |"
@@ -180,7 +187,7 @@ def _markdown(title: str, figures: plans.Figures) -> str:
         f"Live videos: {plan.population.objects:,}, {size}.",
     ]
     if planned:
-        lines.append(f"Apply it: `reelkeeper run {plan.flow} --apply --plan {plan.id}`.")
+        lines.append(f"To apply it: `reelkeeper run {plan.flow} --apply --plan {plan.id}`.")
     if plan.flow != "purge_retired":
-        lines.append(f"What another policy would bring, by the month: `{TRY_ANOTHER}`.")
+        lines.append(f"To try another policy: `{TRY_ANOTHER}`.")
     return "\n".join(lines)

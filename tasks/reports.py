@@ -1,4 +1,4 @@
-"""Reports: what a run did, from the store's own records, and pictures of the month, as artifacts."""
+"""Reports of what a run did, from the store's records, and charts of the month, as artifacts."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -26,18 +26,18 @@ from reelkeeper.rules.sync import adoption as adopting
 
 @task(task_run_name="report on plan {plan.id}", cache_policy=NO_CACHE)
 def publish(workspace: Workspace, plan: PlanSummary, run_id: str) -> Report:
-    """Sum up the outcomes of a plan, whether or not the run finished."""
+    """Publish the outcomes of a plan, whether or not the run finished."""
     report = carried_out.report(workspace.engine, plan, run_id)
     name = plan.flow.replace("_", "-")
-    create_markdown_artifact(_markdown(report), key=f"{name}-report", description=f"What came of plan {plan.id}")
+    create_markdown_artifact(_markdown(report), key=f"{name}-report", description=f"Outcome of plan {plan.id}")
     if report.failures:
         rows = [
-            {"what": outcome.video_id, "why": unnamed(outcome.reason), "bytes": outcome.before_bytes}
+            {"item": outcome.video_id, "reason": unnamed(outcome.reason), "bytes": outcome.before_bytes}
             for outcome in report.failures
         ]
         create_table_artifact(rows, key=f"{name}-failures", description=f"{report.failed:,} items failed")
     counts = ", ".join(f"{done.objects:,} {done.outcome}" for done in report.done) or "nothing to do"
-    get_run_logger().info("%s: %s; %s bytes less", plan.flow, counts, f"{report.saved_bytes:,}")
+    get_run_logger().info("%s: %s; %s bytes saved", plan.flow, counts, f"{report.saved_bytes:,}")
     return report
 
 
@@ -63,7 +63,7 @@ def publish_sync(report: SyncReport) -> SyncReport:
 
 
 def _sheet(sheet: adopting.Sheet) -> list[str]:
-    """Format a table in Markdown; keys and names are escaped as users' text."""
+    """Format a table in Markdown, with keys and names escaped, since users may choose them."""
     shown = [
         [SHOWN if heading == "user" else unnamed(cell) for heading, cell in zip(sheet.headings, row, strict=True)]
         for row in sheet.rows
@@ -76,11 +76,11 @@ def _sheet(sheet: adopting.Sheet) -> list[str]:
     return [f"| {' | '.join(line)} |" for line in lines]
 
 
-@task(task_run_name="report on the help", cache_policy=NO_CACHE)
+@task(task_run_name="report the helper's work", cache_policy=NO_CACHE)
 def publish_help(
     workspace: Workspace, run_id: str, plan_id: str | None, outcomes: Sequence[Outcome] | None
 ) -> HelpReport:
-    """Report what this run has done for a plan, and what is left of it. Without `outcomes` it was a dry run."""
+    """Report what this run compressed of a plan, and what is left. `outcomes` is None in a dry run."""
     left = everything = Counts()
     if plan_id is not None:
         left, everything = carried_out.left(workspace.engine, plan_id)
@@ -95,14 +95,14 @@ def publish_help(
         failures=tuple(outcome for outcome in outcomes or () if outcome.action == "failed")[:MAX_FAILURES],
     )
     if plan_id is None:
-        get_run_logger().info("no plan is under way: there is nothing to help with")
+        get_run_logger().info("no run of tier_storage is carrying out a plan: nothing to do")
         return report
     lines = [f"## Help with plan {plan_id}, run {run_id[:8]}", "", "| outcome | items | before | after |"]
     lines += [
         "|---|--:|--:|--:|",
         *_done(report.done),
         "",
-        f"Of {everything.objects:,} videos {left.objects:,} are left.",
+        f"{left.objects:,} of {everything.objects:,} videos are left.",
     ]
     create_markdown_artifact("\n".join(lines), key="transcode-videos-report")
     return report
@@ -116,32 +116,30 @@ def _done(done: Sequence[Done]) -> list[str]:
 
 
 def _markdown(report: Report) -> str:
-    shown = (
-        f"[all that the run shows](/v2/runs/flow-run/{report.run_id}?tab=Artifacts)"  # a path of Prefect's UI itself
-    )
+    shown = f"[all artifacts of the run](/v2/runs/flow-run/{report.run_id}?tab=Artifacts)"  # a path in Prefect's UI
     lines = [f"## What {report.flow} did", "", f"It carried out plan {report.plan.id}; see {shown}.", ""]
     lines += ["| outcome | items | before | after |", "|---|--:|--:|--:|"]
     lines += _done(report.done)
     saved = f"{size(report.saved_bytes)}, {dollars(report.saved_microusd_per_month)} a month"
-    lines += ["", f"Less to store, once the grace is over: {saved}."]
+    lines += ["", f"Saved once the grace is over: {saved}."]
     if report.searches.searches:
         lines += ["", searched(report.searches)]
     if report.plan.flow != "purge_retired":
-        lines.append(f"Take it all back: `reelkeeper restore --run {report.run_id}`.")
-        lines.append(f"What another policy would bring, by the month: `{TRY_ANOTHER}`.")
+        lines.append(f"To undo all of it: `reelkeeper restore --run {report.run_id}`.")
+        lines.append(f"To try another policy: `{TRY_ANOTHER}`.")
     return "\n".join(lines)
 
 
-# What each picture says, draws and lists.
+# Heading, text, chart and table of each picture.
 _PICTURES = {
     "spend": ("Spend by service and day", text.spend, figures.spend, tables.bill),
-    "forecast": ("Where the month is going", text.month, figures.month, tables.months),
+    "forecast": ("Forecast of the month", text.month, figures.month, tables.months),
 }
 
 
 @task(task_run_name="draw the {name}", cache_policy=NO_CACHE)
 def show_picture(engine: Engine, name: str, as_of: datetime, budgets: BudgetPolicy) -> None:
-    """Publish the picture `name` (spend, forecast) of the month of `as_of` as an artifact of that name."""
+    """Publish the chart `name` (spend or forecast) of the month of `as_of` as an artifact of that name."""
     heading, say, draw, listed = _PICTURES[name]
     report = gather(engine, as_of.date().replace(day=1), as_of, budgets)
     picture = f"![{heading}]({charts.data_uri(charts.svg(draw(report)))})"

@@ -1,4 +1,4 @@
-"""What every flow run has: parameters, an id and a name, a workspace and its lease, and a heartbeat."""
+"""Parts shared by all flows: parameters, run id and name, workspace, lease, and the heartbeat of a success."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,38 +28,40 @@ _MOMENT = TypeAdapter[datetime](AwareDatetime)  # a parameter may still be text
 
 
 class FieldHelp:
-    """The description of a parameter in a form. Prefect reads only docstrings, and drops a `Field`'s description."""
+    """Describes a parameter in Prefect's form. Prefect reads only docstrings, and drops a `Field`'s description."""
 
     def __init__(self, text: str) -> None:
         self._text = text
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        """Add it to the schema of the form."""
+        """Add the description to the schema of the form."""
         return {**handler(schema), "description": self._text}
 
 
-DryRun = Annotated[bool, FieldHelp("Only say what would be done; switched off, it is done")]
+DryRun = Annotated[bool, FieldHelp("Show what would be done, without doing it; switch it off to apply the changes")]
 AsOf = Annotated[
-    AwareDatetime | None, FieldHelp("Judge ages, views and days as of this moment; else as of its due time")
+    AwareDatetime | None, FieldHelp("Judge ages, views and days as of this time; default: when the run was due")
 ]
-PlanId = Annotated[str | None, FieldHelp("Carry out this saved plan, of at most 24 hours, as it stands")]
+PlanId = Annotated[
+    str | None, FieldHelp("Saved plan, at most 24 hours old, to carry out unchanged; default: a new one")
+]
 GraceDays = Annotated[
     Annotated[int, Field(ge=1, le=365)] | None,
-    FieldHelp("Days in which what is retired can be restored, before its bytes are purged; else as the policy says"),
+    FieldHelp("Days in which a retired video can be restored, before its bytes are purged; default: the policy's"),
 ]
 ServiceGraceDays = Annotated[
     Annotated[int, Field(ge=1, le=365)] | None,
-    FieldHelp("The same for keys of the service's, which it may overwrite meanwhile"),
+    FieldHelp("The same for keys that the service chose and may overwrite"),
 ]
 
 
 def run_id() -> str:
-    """Name this run in the catalogue and in the audit record: Prefect's id of the flow run, or a new one."""
+    """Return the id of this run for catalogue and audit: Prefect's id of the flow run, else a new one."""
     return str(runtime.flow_run.id or uuid4().hex)
 
 
 def scheduled_time() -> datetime:
-    """Give the time when this run was due, in aware UTC: a run that starts late decides as it would have on time."""
+    """Return the time when this run was due, in UTC: a run that starts late decides as it would have on time."""
     return datetime.fromtimestamp(runtime.flow_run.scheduled_start_time.timestamp(), UTC)
 
 
@@ -73,7 +75,7 @@ def run_name() -> str:
 
 @contextmanager
 def workspace() -> Iterator[Workspace]:
-    """Open store and bucket as this process is configured, and check that they belong together."""
+    """Open the configured store and bucket, and check that they belong together."""
     with _naming_nobody(), open_workspace(settings()) as workspace:
         yield workspace
 
@@ -87,7 +89,7 @@ def store() -> Iterator[Engine]:
 
 @contextmanager
 def _naming_nobody() -> Iterator[None]:
-    """Remove the ids of users from an error: Prefect writes it into its database as the state of the run."""
+    """Remove users' ids from an error, since Prefect writes it into its database as the state of the run."""
     try:
         yield
     except ReelkeeperError as error:
@@ -98,7 +100,7 @@ def _naming_nobody() -> Iterator[None]:
 
 @contextmanager
 def lease(workspace: Workspace, flow: str) -> Iterator[HeldLease]:
-    """Hold the lease of `flow`, so that no other run of it changes anything. Raises LeaseLost, naming it; Frozen."""
+    """Hold the lease of `flow`, so that no other run of it changes anything. Raises Frozen, LeaseLost if it is held."""
     if reason := why_frozen(workspace.engine):
         raise Frozen(reason)
     with alone(workspace.engine, f"flow/{flow}") as held:
@@ -106,9 +108,9 @@ def lease(workspace: Workspace, flow: str) -> Iterator[HeldLease]:
 
 
 def beat(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
-    """Record the success of a run that may change things, for the watchdog. A hook of all flows; dry runs do not count.
+    """Record the success of a run for the watchdog, and resolve alerts about failed runs; dry runs do not count.
 
-    It resolves the alerts about earlier failed runs.
+    Prefect calls this hook of each flow on completion.
     """
     if flow_run.parameters.get("dry_run", True):
         return

@@ -24,9 +24,9 @@ from reelkeeper.settings import settings
 FLOW = "monitor_costs"
 
 
-@task(task_run_name="collect what was used", cache_policy=NO_CACHE)
+@task(task_run_name="collect usage", cache_policy=NO_CACHE)
 def collect(workspace: Workspace, as_of: datetime) -> Collected:
-    """Sample the catalogue, and ask Cloudflare if there is a token; where it does not answer our count is used."""
+    """Sample the catalogue, and query Cloudflare if a token is set; if it does not answer, use our own count."""
     flush_operations(workspace.engine, workspace.bucket)
     client = cloudflare.connect(settings())
     if client is None:
@@ -34,21 +34,21 @@ def collect(workspace: Workspace, as_of: datetime) -> Collected:
     with closing(client):
         found = metering.collect(workspace.engine, client, as_of)
     if found.trouble:
-        get_run_logger().warning("usage is our own count alone: %s", found.trouble)
+        get_run_logger().warning("Cloudflare's usage is not available, so our own count is used: %s", found.trouble)
     return found
 
 
-@task(task_run_name="charge what was used", cache_policy=NO_CACHE)
+@task(task_run_name="charge usage", cache_policy=NO_CACHE)
 def charge(workspace: Workspace, book: PriceBook, as_of: datetime) -> int:
     """Charge each day of this month whose charges do not match its usage; return how many."""
     return metering.charge(workspace.engine, book, as_of)
 
 
-@task(task_run_name="read what was spent", cache_policy=NO_CACHE)
+@task(task_run_name="read spend", cache_policy=NO_CACHE)
 def read(workspace: Workspace, as_of: datetime, *, first: date, users: Sequence[str], trouble: str = "") -> Spent:
-    """Read the charges since `first`, separately for `users`, the last forecast, and the missing days.
+    """Read the charges since `first`, also by each of `users`, the last forecast, and the days without charges.
 
-    Today is missing only once it is over.
+    Today does not count as a day without charges.
     """
     return metering.spent(workspace.engine, as_of, first=first, users=users, trouble=trouble)
 
@@ -77,19 +77,21 @@ def publish(
     title = f"## The bill of {as_of:%Y-%m}, as of {as_of:%Y-%m-%d %H:%M} UTC{' (dry run)' if report.dry_run else ''}"
     rows = ["| service | today | this month | at list price |", "|---|--:|--:|--:|"]
     rows += [f"| {line.service} | {line.today} | {line.month} | {line.month_at_list_price} |" for line in bill]
-    rows += ["", "What users used is at list price; free allowances and rounding up make the difference."]
+    rows += ["", "Users' charges are at list price; free allowances and rounding make the difference."]
     create_markdown_artifact(
-        "\n".join([title, "", *rows]), key="monitor-costs-bill", description="What the month costs"
+        "\n".join([title, "", *rows]), key="monitor-costs-bill", description="The bill of the month so far"
     )
     if found:
         kept = ("rule", "scope", "period", "level", "severity", "title", "text", "suggestion")
         table = [{name: _said(finding, str(getattr(finding, name))) for name in kept} for finding in found]
-        create_table_artifact(table, key="monitor-costs-findings", description=f"What run {run_id} found")
-    get_run_logger().info("%s today, %s this month; %d found", report.spent_today, report.spent_this_month, len(found))
+        create_table_artifact(table, key="monitor-costs-findings", description=f"Findings of run {run_id}")
+    get_run_logger().info(
+        "%s today, %s this month; %d findings", report.spent_today, report.spent_this_month, len(found)
+    )
     return report
 
 
 def _said(finding: Finding, text: str) -> str:
-    """Remove the user from a finding: nothing in Prefect names one."""
+    """Remove the user's id from a finding, since Prefect must not store one."""
     kind, _, user = finding.scope.partition(":")
     return re.sub(rf"(?<![\w-]){re.escape(user)}(?![\w-])", SHOWN, text) if kind == "user" and user else unnamed(text)

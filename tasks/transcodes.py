@@ -29,13 +29,13 @@ from reelkeeper.rules.lifecycle.lifecycle import Appraise, LifecyclePolicy
 from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe
 from reelkeeper.settings import settings
 
-_LOOK_AGAIN_SECONDS = 2.0  # where others are at work on all that is left: one of them may fail, or die
-_DASK_SECONDS = 10  # until a scheduler that does not answer is given up
+_LOOK_AGAIN_SECONDS = 2.0  # while other workers hold all remaining videos, one of which may fail or die
+_DASK_SECONDS = 10  # timeout for a scheduler that does not answer
 _PROGRESS_PERCENT, _PROGRESS_SECONDS = 5, 3
 
 
 class Order(NamedTuple):
-    """The order to a worker, also one in another process: the plan, and the lease of its run."""
+    """An order to a worker, possibly in another process: the plan, and the lease of its run."""
 
     plan_id: str
     lease: Lease
@@ -48,20 +48,20 @@ def recipe_mark(recipe: Recipe, acceptance: Acceptance) -> str:
 
 
 def appraise(workspace: Workspace, recipe: Recipe) -> Appraise:
-    """Make the function that values an encode in dollars, by the results and costs of earlier ones."""
+    """Return a function that values an encode in dollars, from the results and costs of earlier ones."""
     return plans.appraise(workspace.engine, recipe, ffmpeg.tools().encoder(recipe.codec))
 
 
 def left_today(workspace: Workspace, policy: LifecyclePolicy) -> int | None:
-    """Give the micro-dollars that compressing may still cost today; None: any amount."""
+    """Return the micro-dollars that compressing may still cost today; None without a limit."""
     return limits.left_for_compressing(workspace.engine, policy.compress_usd_per_day)
 
 
 def compress_planned(workspace: Workspace, held: HeldLease, plan_id: str) -> list[Outcome]:
-    """Compress a plan's videos, the largest first, `workers` at a time, until all are settled, here or by others.
+    """Compress a plan's videos, the largest first, `workers` at a time, until all are settled, here or by helpers.
 
-    Passing failures are tried again at the end. Raises LeaseLost, Frozen, and DiskFull, which is not recorded for a
-    video; any other failure is the video's own. However it ends, nothing more is begun under `lease`.
+    Transient failures are tried again at the end. Raises LeaseLost, Frozen and DiskFull; any other failure is recorded
+    for its video. However this ends, nothing more begins under the lease of `held`.
     """
     if not carried_out.left(workspace.engine, plan_id)[0].objects:
         return []
@@ -70,7 +70,7 @@ def compress_planned(workspace: Workspace, held: HeldLease, plan_id: str) -> lis
     order = Order(plan_id, held.lease)
     with _runner(width) as runner:
         try:
-            here = workspace if isinstance(runner, ThreadPoolTaskRunner) else None  # elsewhere it is opened anew
+            here = workspace if isinstance(runner, ThreadPoolTaskRunner) else None  # other processes open their own
             futures = [
                 runner.submit(work, {"order": order, "number": n, "workspace": here}) for n in range(1, width + 1)
             ]
@@ -79,7 +79,7 @@ def compress_planned(workspace: Workspace, held: HeldLease, plan_id: str) -> lis
                 progress.show()
             return [outcome for future in futures for outcome in future.result()]
         except BaseException:
-            held.manager.release([held.lease])  # the others stop before their next video
+            held.manager.release([held.lease])  # so that the helpers stop before their next video
             raise
 
 
@@ -116,10 +116,10 @@ def _runner(width: int) -> Iterator[TaskRunner[Any]]:
 
 
 @task(task_run_name="worker {number}", cache_policy=NO_CACHE)
-def work(order: Order, number: int, workspace: Workspace | None) -> list[Outcome]:  # noqa: ARG001  the number is in its name
-    """Take one batch of a plan after the other until nothing is left; return the outcome of each video."""
+def work(order: Order, number: int, workspace: Workspace | None) -> list[Outcome]:  # noqa: ARG001  the run name has the number
+    """Compress the batches of a plan one by one until none is left; return the outcome of each video."""
     if swept := sweep_scratch_dirs(settings().scratch):
-        get_run_logger().info("%s folders that killed runs left at work are removed", f"{swept:,}")
+        get_run_logger().info("removed %s scratch folders of killed runs", f"{swept:,}")
     outcomes: list[Outcome] = []
     with (
         nullcontext(workspace) if workspace else open_workspace(settings()) as place,
@@ -136,11 +136,11 @@ def work(order: Order, number: int, workspace: Workspace | None) -> list[Outcome
     return outcomes
 
 
-@task(task_run_name="compress {batch.items[0][0].video_id} and what follows", cache_policy=NO_CACHE)
+@task(task_run_name="compress the batch from {batch.items[0][0].video_id}", cache_policy=NO_CACHE)
 def compress_batch(
     workspace: Workspace, manager: LeaseManager, order: Order, job: CompressionJob, batch: Batch
 ) -> list[Outcome]:
-    """Compress a few videos one after the other; those worth another try are left for the end, unless this is it."""
+    """Compress a batch of videos one by one; those worth a retry are left for the end, unless it is their last try."""
     outcomes = []
     try:
         for item, lease in batch.items:
@@ -161,7 +161,7 @@ def _settle(
 ) -> Outcome:
     try:
         return compress(workspace, manager, job, item, lease, scratch=settings().scratch)
-    except ENDS_ALL:  # a full disk, for one, is no fault of the video's
+    except ENDS_ALL:  # such as a full disk, which is not the video's fault
         raise
     except (MediaTimeout, StorageError) as error:
         if not last_try:
@@ -173,22 +173,22 @@ def _settle(
 
 
 class _Progress:
-    """Reports the plan's progress on all workers to Prefect, rarely: each update is a request and an event."""
+    """Reports the plan's progress on all workers to Prefect; rarely, since each update is a request and an event."""
 
     def __init__(self, workspace: Workspace, plan_id: str) -> None:
         self._workspace, self._plan_id, self._shown, self._at = workspace, plan_id, 0.0, time.monotonic()
         videos = carried_out.left(workspace.engine, plan_id)[1].objects
         made = create_progress_artifact(0.0, key="tier-storage-progress", description=f"{videos:,} videos")
-        self._artifact = cast("UUID", made)  # a coroutine only where an event loop runs
+        self._artifact = cast("UUID", made)  # a coroutine only inside an event loop
 
     def show(self) -> None:
-        """Read the store, and report what is settled by now."""
+        """Report the share of videos that are settled by now."""
         left, everything = carried_out.left(self._workspace.engine, self._plan_id)
         percent = 100 * (1 - left.objects / everything.objects)
         overdue = time.monotonic() - self._at >= _PROGRESS_SECONDS
         if percent > self._shown and (not left.objects or (overdue and percent - self._shown >= _PROGRESS_PERCENT)):
             update_progress_artifact(self._artifact, percent)
             get_run_logger().info(
-                "%s of %s videos", f"{everything.objects - left.objects:,}", f"{everything.objects:,}"
+                "%s of %s videos are settled", f"{everything.objects - left.objects:,}", f"{everything.objects:,}"
             )
             self._shown, self._at = percent, time.monotonic()

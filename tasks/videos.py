@@ -17,14 +17,14 @@ from reelkeeper.rules.policies import Policies
 from reelkeeper.settings import settings
 
 RETIRED_AT_ONCE = 500
-stream_live = plans.stream_live  # not a task: Prefect would gather it whole
+stream_live = plans.stream_live  # not a task: Prefect would read the whole stream into memory
 notices_given = notices.given
 
 
 def notify_planned(
     workspace: Workspace, held: HeldLease, plan: PlanSummary, policies: Policies, *, run_id: str
 ) -> None:
-    """Give the notices of a plan, and end lapsed ones, batch by batch."""
+    """Give the notices of a plan, and withdraw those that no longer apply, batch by batch."""
     for action in ("withdraw", "notify"):
         with closing(outcomes.planned(workspace.engine, plan.id, action, RETIRED_AT_ONCE)) as batches:
             for batch in batches:
@@ -33,11 +33,11 @@ def notify_planned(
     notices.tell_of_waiting(workspace.engine, plan, run_id)
 
 
-@task(task_run_name="give notice of a batch from {video_ids[0]}", cache_policy=NO_CACHE)
+@task(task_run_name="give notice of the batch from {video_ids[0]}", cache_policy=NO_CACHE)
 def notify_batch(
     workspace: Workspace, held: HeldLease, plan_id: str, video_ids: list[str], policies: Policies, *, run_id: str
 ) -> None:
-    """Give, or end, the notices of one batch; its outcomes are recorded in the plan."""
+    """Give or withdraw the notices of one batch; the outcomes are recorded in the plan."""
     held.check()
     notices.carry_out(workspace.engine, plan_id, video_ids, policies, lease=held.lease, run_id=run_id)
 
@@ -50,30 +50,30 @@ def retire_planned(workspace: Workspace, held: HeldLease, plan_id: str, *, run_i
             retire_batch(workspace, held, plan_id, video_ids, run_id=run_id, grace=grace)
 
 
-@task(task_run_name="retire a batch from {video_ids[0]}", cache_policy=NO_CACHE)
+@task(task_run_name="retire the batch from {video_ids[0]}", cache_policy=NO_CACHE)
 def retire_batch(
     workspace: Workspace, held: HeldLease, plan_id: str, video_ids: list[str], *, run_id: str, grace: Grace
 ) -> None:
-    """Retire one batch; its outcomes are recorded in the plan."""
+    """Retire one batch; the outcomes are recorded in the plan."""
     held.check()
     retire.retire(workspace, plan_id, video_ids, lease=held.lease, run_id=run_id, grace=grace)
 
 
-@task(task_run_name="bring in the reads of past days", cache_policy=NO_CACHE)
+@task(task_run_name="import reads of past days as views", cache_policy=NO_CACHE)
 def bring_in_reads(workspace: Workspace) -> list[ReadsOfDay]:
-    """Import each past day that is not complete. Days without data stay unknown, and keep videos."""
+    """Import the reads of each incomplete past day. Days without data stay unknown, so their videos are kept."""
     client = cloudflare.connect(settings())
     if client is None:
-        raise Misconfigured("reads_are_views needs REELKEEPER_CLOUDFLARE_API_TOKEN, whose account counts the reads")
+        raise Misconfigured("reads_are_views needs REELKEEPER_CLOUDFLARE_API_TOKEN, to read Cloudflare's counts")
     log, found = get_run_logger(), []
     with closing(client):
         for day in days_to_import(workspace.engine):
             try:
                 found.append(import_reads(workspace.engine, client, settings().analytics_bucket, day, complete=True))
             except (TokenRefused, UsageUnknown) as error:
-                log.warning("the reads of %s and later stay unknown: %s", day, error)
+                log.warning("the views of %s and later stay unknown: %s", day, error)
                 break
             if found[-1].doubt:
                 log.warning("the views of %s are not complete: %s", day, found[-1].doubt)
-    log.info("the reads of %d days are in", len(found))
+    log.info("imported the reads of %d days", len(found))
     return found

@@ -1,4 +1,4 @@
-"""The flows: what their docstrings, their parameters and prefect.yaml say."""
+"""Document the flows from their docstrings, their parameters and prefect.yaml."""
 
 import inspect
 import re
@@ -17,9 +17,9 @@ from reelkeeper.rules.policies import section_of
 
 ROOT: Final = Path(__file__).parents[2]
 _SAID: Final = {  # the same in every flow that has them
-    "dry_run": "Say what would be done, and do nothing",
-    "as_of": "The moment to judge by; unset: when the run was due",
-    "plan_id": "A saved plan to carry out as it stands; unset: a new one is drawn",
+    "dry_run": "Show what would be done, without doing it",
+    "as_of": "The time to judge by; default: when the run was due",
+    "plan_id": "A saved plan to carry out unchanged; default: make a new one",
 }
 
 
@@ -50,12 +50,12 @@ def schedule(_argument: str = "") -> str:
         (
             f"[`{_name(deployment)}`](#{_name(deployment)})",
             deployment.get("description", ""),
-            _cron(deployment) or "when asked",
+            _cron(deployment) or "on demand",
             f"`{deployment['work_pool']['name']}`",
         )
         for deployment in deployments()
     ]
-    return table(("flow", "asks, and does", "cron (UTC)", "work pool"), rows)
+    return table(("flow", "what it does", "cron (UTC)", "work pool"), rows)
 
 
 def facts(name: str) -> str:
@@ -72,8 +72,8 @@ def facts(name: str) -> str:
             *([rest] if rest else []),
             f"Runs at {' and '.join(planned)} (cron, UTC). It is `flows/{name}.py`."
             if any(planned)
-            else f"It has no schedule: somebody or something starts it. It is `flows/{name}.py`.",
-            table(("parameter", "default", "what it is"), rows),
+            else f"It has no schedule and is started on demand. It is `flows/{name}.py`.",
+            table(("parameter", "default", "meaning"), rows),
         ]
     )
 
@@ -81,7 +81,7 @@ def facts(name: str) -> str:
 def _told(name: str, hint: Any, default: Any) -> tuple[str, str]:  # noqa: ANN401  an annotation and a value of it
     if (policy := policy_of(hint)) is not None:
         anchor = titled(section_of(policy), policy).replace(": ", "-").replace(" ", "-")
-        return "in force", f"An exception to [{spelt(policy.__name__)}](policies.md#{anchor}): {_first_line(policy)}"
+        return "in force", f"Overrides of [{spelt(policy.__name__)}](policies.md#{anchor}): {_first_line(policy)}"
     schema = TypeAdapter(hint).json_schema()
     said = _SAID.get(name, "")
     return code(default), f"{said}: {kind(schema, {})}" if said else kind(schema, {})

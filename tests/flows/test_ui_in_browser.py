@@ -133,7 +133,7 @@ def run_id(ui: str, tab: Page) -> str:
     visible(tab, "Compress Below Views")
     for said in (
         "Compress videos with fewer views than this in 30 days",  # of a policy's field
-        "Only say what would be done; switched off, it is done",  # of a parameter
+        "Show what would be done, without doing it; switch it off to apply the changes",  # of a parameter
     ):
         visible(tab, re.compile(said))
     keep(tab, "form", full_page=True)
@@ -201,7 +201,7 @@ def test_the_plan_can_be_read(ui: str, tab: Page, run_id: str) -> None:
     _open(ui, tab, run_id, "tier-storage-plan")
     visible(tab, re.compile("0 views in 30 days, 20 days"))
     headings = [locator.inner_text() for locator in tab.get_by_role("columnheader").all()]
-    assert headings == ["what", "why", "USD a month", "USD net", "do", "MB", "rule"]
+    assert headings == ["item", "reason", "USD per month", "USD net", "action", "MB", "rule"]
     assert {f"v{n}" for n in range(3)} <= {locator.inner_text() for locator in tab.get_by_role("cell").all()}
     assert is_whole(tab.get_by_role("cell", name=re.compile("0 views in 30 days")).first)
     keep(tab, "plan")
@@ -219,7 +219,7 @@ def test_the_report_can_be_read_and_leads_back_to_its_run(ui: str, tab: Page, ru
     tab.get_by_role("cell", name=re.compile("^(compressed|refused)$")).first.wait_for()
     visible(tab, re.compile("reelkeeper restore --run"))
     keep(tab, "report")
-    tab.get_by_role("link", name="all that the run shows").click()
+    tab.get_by_role("link", name="all artifacts of the run").click()
     tab.wait_for_url(re.compile(run_id))
     visible(tab, re.compile("^tier-storage-report$"))
 
