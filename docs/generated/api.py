@@ -18,44 +18,44 @@ from reelkeeper.operations.core.workspace import Workspace
 
 _METHODS: Final = ("get", "post", "put", "delete")
 _OTHERS: Final = (
-    (401, "token", "No token, or one that is wrong, revoked or expired: the answer is the same"),
-    (408, "too-slow", "The body did not arrive within `access.body_seconds`, prolonged by what had come"),
+    (401, "token", "The token is missing, wrong, revoked or expired; the answer does not say which"),
+    (408, "too-slow", "The body did not arrive within `access.body_seconds`, plus time for the bytes that had arrived"),
     (413, "too-large", "The body is larger than `access.body_bytes`"),
-    (422, "invalid", "The request is not as the schema says; `faults` names the fields"),
-    (422, "input", "The video that is asked for cannot be made as it is described"),
+    (422, "invalid", "The request does not match the schema; `faults` lists the invalid fields"),
+    (422, "input", "The requested video cannot be made from this input"),
     (
         429,
         "spend-limit",
-        "A budget of `admission.spend_limits` has no room for the video; `Retry-After` says when it has, if ever",
+        "A spend limit of `admission.spend_limits` has no room for the video; `Retry-After` says when it may have",
     ),
-    (429, "rate", "More than `access.requests_a_second`; `Retry-After` says for how long to wait"),
+    (429, "rate", "The token exceeds `access.requests_a_second`; `Retry-After` says how long to wait"),
     (
         429,
         "too-many",
-        "The token has `access.requests_of_token`, `streams_of_token` or `uploads_of_token` under way; `Retry-After`",
+        "The token has reached `access.requests_of_token`, `streams_of_token` or `uploads_of_token`; see `Retry-After`",
     ),
-    (500, "unforeseen", "An error of ours, logged and not told"),
-    (503, "budget", "Spend has reached its hard limit; `detail` says from when on to ask again"),
+    (500, "unforeseen", "An internal error, which is logged; the answer has no details"),
+    (503, "budget", "Spend has reached its hard limit; `detail` says when to ask again"),
     (
         503,
         "overload",
-        "More is asked than this process can do: an `_at_once`, or no turn in `access.wait_seconds`; `Retry-After`",
+        "This process is overloaded: an `_at_once` limit or `access.wait_seconds` is exceeded; see `Retry-After`",
     ),
-    (503, "store", "The store does not answer, or is busy; `Retry-After` says for how long to wait"),
+    (503, "store", "The store does not answer, or is busy; `Retry-After` says how long to wait"),
 )
 _BY_ALL: Final = {"400", "401", "403", "408", "413", "422", "429", "500", "503"}  # said once for all routes
 
 
 @cache
 def schema() -> dict[str, Any]:
-    """Give the schema. No store and no bucket is opened for it."""
+    """Return the OpenAPI schema, without opening a store or a bucket."""
     nowhere = Workspace(sa.create_engine("sqlite://"), bucket=None, deployment_id="docs")  # type: ignore[arg-type]  # nothing is asked of it
     found: dict[str, Any] = create_app(AppState(nowhere, Path("scratch"))).openapi()
     return found
 
 
 def routes() -> list[tuple[str, str, dict[str, Any]]]:
-    """Give method, path and what the schema says of every route."""
+    """List every route: method, path and its part of the schema."""
     return [
         (method.upper(), path, said)
         for path, methods in schema()["paths"].items()
@@ -65,7 +65,7 @@ def routes() -> list[tuple[str, str, dict[str, Any]]]:
 
 
 def problems(_argument: str = "") -> str:
-    """Give every kind of problem by its status."""
+    """Return the table of all problem types, by status."""
     raised = [(status, kind, inspect.cleandoc(error.__doc__ or "").splitlines()[0]) for error, status, kind in STATUSES]
     known = {kind for _, kind, _ in (*raised, *_OTHERS)}
     declined = [(status, str(why), "The request was declined") for why, status in REFUSED.items() if why not in known]
@@ -74,7 +74,7 @@ def problems(_argument: str = "") -> str:
 
 
 def overview(_argument: str = "") -> str:
-    """Give a row for each route: where its section is, the scope that it needs, and what it does."""
+    """Return the table of all routes: a link to the section, the scope, and a summary."""
     rows = [
         (
             f"[`{method} {path}`](#{_anchor(method, path)})",
@@ -87,12 +87,12 @@ def overview(_argument: str = "") -> str:
 
 
 def sections(_argument: str = "") -> str:
-    """Give a section for each route."""
+    """Return a section for each route."""
     return "\n\n".join(_section(*route) for route in routes())
 
 
 def schemas(_argument: str = "") -> str:
-    """Give a section for each kind of body."""
+    """Return a section for each schema of a body."""
     found = schema()["components"]["schemas"]
     return "\n\n".join(_body(name, found[name]) for name in sorted(found) if "properties" in found[name])
 
@@ -111,12 +111,12 @@ def _section(method: str, path: str, said: dict[str, Any]) -> str:
             (
                 f"`{item['name']}`",
                 item["in"],
-                kind(item["schema"], _definitions()) + ("" if item.get("required") else ", may be left out"),
+                kind(item["schema"], _definitions()) + ("" if item.get("required") else ", optional"),
                 item.get("description", ""),
             )
             for item in asked
         ]
-        parts.append(table(("parameter", "in", "what it is", "what it says"), rows))
+        parts.append(table(("parameter", "in", "type", "description"), rows))
     if content := said.get("requestBody", {}).get("content", {}).get("application/json"):
         parts.append(f"The body is {_named(content['schema'])}.")
         if example := _example(content["schema"]):
@@ -143,12 +143,12 @@ def _body(name: str, said: dict[str, Any]) -> str:
     rows = [
         (
             f"`{field}`",
-            kind(prop, _definitions()) + ("" if field in needed else ", may be left out"),
+            kind(prop, _definitions()) + ("" if field in needed else ", optional"),
             prop.get("description", ""),
         )
         for field, prop in said["properties"].items()
     ]
-    return f"### {name}\n\n{said.get('description', '')}\n\n{table(('field', 'what it is', 'what it says'), rows)}"
+    return f"### {name}\n\n{said.get('description', '')}\n\n{table(('field', 'type', 'description'), rows)}"
 
 
 def _answered(answer: dict[str, Any]) -> str:

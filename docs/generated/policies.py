@@ -46,13 +46,13 @@ def catalogue(_argument: str = "") -> str:
     parts: list[tuple[str, type[BaseModel]]] = [("", ModelEntry), ("limits.", ModelLimits), ("price.", VendorPrice)]
     parts += [("price.rates[].", Rate), ("fallbacks[].", FallBack)]
     rows = ((f"`{before}{name}`", *said) for before, part in parts for name, *said in _listed(part))
-    return table(("field", "what it is", "unset", "what it says"), rows)
+    return table(("field", "type", "unset", "description"), rows)
 
 
 def segments(_argument: str = "") -> str:
     """List every field of a segment of the lifecycle as a table."""
     rows = ((f"`{name}`", said, told) for name, said, _, told in _listed(Segment))
-    return table(("field", "what it is", "what it says"), rows)
+    return table(("field", "type", "description"), rows)
 
 
 def _listed(part: type[BaseModel]) -> Iterator[tuple[str, str, str, str]]:
@@ -103,6 +103,6 @@ def _section(name: str, policy: type[BaseModel], takers: list[str]) -> str:
             f"## {flows.titled(name, policy)}",
             said,
             f"Followed by {', '.join(takers)}. It is `{policy.__module__.replace('.', '/')}.py`.",
-            table(("parameter", "what it is", "default", "what it says"), fields(name, policy)),
+            table(("parameter", "type", "default", "description"), fields(name, policy)),
         ]
     )

@@ -19,7 +19,7 @@ def table(_argument: str = "") -> str:
         )
         for name, field in Settings.model_fields.items()
     ]
-    return tables.table(("variable", "what it is", "default", "what it says"), rows)
+    return tables.table(("variable", "type", "default", "description"), rows)
 
 
 def _shown(default: object) -> str:

@@ -1,4 +1,4 @@
-"""The app: routes, the middleware before them, and the schema of their answers."""
+"""The FastAPI app: routes, middleware and the OpenAPI schema."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -33,12 +33,12 @@ from reelkeeper.api.routes import (
 
 
 def create_app(app_state: AppState) -> FastAPI:
-    """Make the app on an open workspace, which the caller closes after it."""
+    """Create the app on an open workspace, which the caller closes afterwards."""
     app = FastAPI(
         title="Reelkeeper",
         version=version("reelkeeper"),
-        summary="What a video service asks while a user waits.",
-        docs_url=None,  # their pages load scripts from elsewhere
+        summary="The API that a video service calls at request time.",
+        docs_url=None,  # these pages load scripts from other hosts
         redoc_url=None,
         lifespan=_lifespan,
     )

@@ -1,8 +1,8 @@
-"""Check each request before its route: the token, the caller's rate, and the size and pace of the body.
+"""Check each request before routing: its token, the caller's rate, and the size and speed of its body.
 
-It runs before routing, so that an unknown path looks like a known one to somebody without a token. A valid token is
-cached for a few seconds, so that not every request costs a look-up; a revoked one still works for that long. Each
-process counts a caller's rate by itself.
+Because this runs before routing, callers without a token cannot tell known paths from unknown ones. A valid token is
+cached for a few seconds to save look-ups, so a revoked token still works for that long. Each process counts the
+callers' rates separately.
 """
 
 import asyncio
@@ -28,11 +28,11 @@ from reelkeeper.rules.core.access import Allowance, body_deadline, take
 HEALTH: Final = frozenset({"/healthz", "/readyz"})
 OPEN: Final = HEALTH | {"/openapi.json", hooks.PATH, hooks.SLACK_PATH}
 TRUSTED_SECONDS: Final = 5.0
-_MAX_TRUSTED: Final = 10_000  # tokens; all are forgotten beyond it
+_MAX_TRUSTED: Final = 10_000  # cached tokens; when it is reached, the cache is emptied
 
 
 class AuthMiddleware:
-    """Checks token, rate and body of each request before its route is called."""
+    """Checks the token, rate and body of each request before its route is called."""
 
     def __init__(
         self,
@@ -45,11 +45,11 @@ class AuthMiddleware:
         self._engine = engine
         self._load = load
         self._clock = clock
-        self._trusted: dict[str, tuple[Caller, float]] = {}  # token -> its caller, and until when
+        self._trusted: dict[str, tuple[Caller, float]] = {}  # token -> its caller, and when the entry expires
         self._left: dict[str, Allowance] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let the request through, or answer it."""
+        """Pass the request on, or answer it with a problem."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -57,7 +57,7 @@ class AuthMiddleware:
         try:
             if path not in HEALTH:
                 self._load.check()
-            # guard auth.every_path: a caller without a token is let in
+            # guard auth.every_path: callers without a token are admitted
             if path not in OPEN:
                 caller = await self._admitted(headers)
                 scope.setdefault("state", {})["caller"] = caller
@@ -68,24 +68,26 @@ class AuthMiddleware:
             counted = path not in HEALTH and not path.endswith(jobs.EVENTS)
             with self._load.requests.taken(token_id) if counted else nullcontext():
                 await self._app(scope, self._limited(receive, most_bytes), send)
-        except Shed as refused:  # before the app: it answers its own
+        except Shed as refused:  # raised before the app, which answers its own errors
             answer = problem(refused.status_code, refused.kind, refused.detail, headers=refused.headers)
             await answer(scope, receive, send)
 
     async def _admitted(self, headers: Headers) -> Caller:
-        """Identify the caller. Raises Shed for an unknown one, and for one with too many requests."""
+        """Identify the caller. Raises Shed for an unknown caller, or one that exceeds its rate."""
         try:
             caller = await self._caller(headers)
         except SQLAlchemyError:
-            raise Shed(503, "store", "The store does not answer.") from None
-        # guard auth.known: a caller with an unknown token is let in
+            raise Shed(503, "store", "The store does not answer; try again.") from None
+        # guard auth.known: callers with an unknown token are admitted
         if caller is None:
-            detail = "Send Authorization: Bearer TOKEN, of a token that is known, not over and not revoked."
+            detail = "Send `Authorization: Bearer TOKEN`, with a token that is known, not expired and not revoked."
             raise Shed(401, "token", detail, {"WWW-Authenticate": "Bearer"})
         wait = self._wait(caller)
-        # guard auth.rate: one caller takes the API from all others
+        # guard auth.rate: one caller's requests block all others
         if wait:
-            detail = f"token {caller.token_id} may ask {self._load.policy.requests_a_second:g} times a second"
+            detail = (
+                f"token {caller.token_id} is limited to {self._load.policy.requests_a_second:g} requests per second"
+            )
             raise Shed(429, "rate", detail, {"Retry-After": str(int(wait) + 1)})
         return caller
 
@@ -96,10 +98,10 @@ class AuthMiddleware:
         text = text.strip()
         at = self._clock()
         found = self._trusted.get(text)
-        # guard auth.trusted_for_seconds: a token that was revoked works as long as the process lives
+        # guard auth.trusted_for_seconds: a revoked token works until the process ends
         if found and found[1] > at:
             return found[0]
-        if found:  # one request looks it up again, and the others go on meanwhile
+        if found:  # this request looks it up again; others use the cached entry meanwhile
             self._trusted[text] = found[0], at + self._load.policy.wait_seconds
         async with (self._load.known if found else self._load.unknown).turn():
             caller = await run_sync(authenticate, self._engine, text)
@@ -117,7 +119,7 @@ class AuthMiddleware:
         return wait
 
     def _limited(self, receive: Receive, most_bytes: int) -> Receive:
-        """Raise Shed, within the app, for a body that is too large or too slow. The rest of it is still read."""
+        """Wrap `receive`: a body that is too large or too slow raises Shed in the app. The rest of it is still read."""
         taken, began, is_whole = 0, self._clock(), False
 
         async def limited() -> Message:
@@ -126,14 +128,14 @@ class AuthMiddleware:
                 return await receive()
             left = began + body_deadline(self._load.policy, taken) - self._clock()
             try:
-                # guard auth.slow_body: bodies that dribble hold every place of the API
+                # guard auth.slow_body: slow bodies occupy all places of the API
                 async with asyncio.timeout(left):
                     message = await receive()
             except TimeoutError:
-                raise Shed(408, "too-slow", f"{taken:,} bytes of the body came in time") from None
+                raise Shed(408, "too-slow", f"only {taken:,} bytes of the body arrived in time") from None
             taken += len(message.get("body", b""))
             is_whole = not message.get("more_body", False)
-            # guard auth.body: a body that does not say its size fills the memory
+            # guard auth.body: a body without a declared size fills the memory
             if taken > most_bytes:
                 raise Shed(413, "too-large", _limit(most_bytes))
             return message
@@ -147,4 +149,4 @@ def _check_length(text: str, most_bytes: int) -> None:
 
 
 def _limit(most_bytes: int) -> str:
-    return f"a body has at most {most_bytes:,} bytes"
+    return f"the body may have at most {most_bytes:,} bytes"

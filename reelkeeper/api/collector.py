@@ -24,7 +24,7 @@ from reelkeeper.store.core import schema
 from reelkeeper.store.core.engine import now, reading
 from reelkeeper.store.sync import following
 
-KEPT_SECONDS: Final = 300.0  # figures that add much up are asked so seldom; they change with the hourly flows
+KEPT_SECONDS: Final = 300.0  # cache time of expensive sums, which change only with the hourly flows
 _NANO: Final = Decimal(10**9)
 _MICRO: Final = 10**6
 _Values = Iterable[tuple[Sequence[str], float]]
@@ -32,7 +32,7 @@ _Values = Iterable[tuple[Sequence[str], float]]
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    """Figures that are not read at each scrape."""
+    """Expensive figures, cached between scrapes."""
 
     until: float
     money: Money
@@ -41,7 +41,7 @@ class _Kept:
 
 
 class Service(Collector):
-    """Reads one snapshot of the store at each scrape."""
+    """Collects the metrics from one snapshot of the store at each scrape."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -49,7 +49,7 @@ class Service(Collector):
         self._kept: _Kept | None = None
 
     def describe(self) -> list[Metric]:
-        """Name no metrics beforehand: the store is not read before the first scrape."""
+        """Announce no metrics, so that the store is not read before the first scrape."""
         return []
 
     def collect(self) -> Iterator[Metric]:
@@ -73,7 +73,7 @@ class Service(Collector):
         yield _gauge("reelkeeper_store_rows", "Rows by table", ("table",), [((n,), c) for n, c in kept.rows.items()])
         yield _one("reelkeeper_store_bytes", "Bytes of the store on disk", size_bytes)
         operations = CounterMetricFamily(
-            "reelkeeper_r2_operations", "Operations that we caused in the bucket this month", labels=("action", "class")
+            "reelkeeper_r2_operations", "Operations on the bucket by Reelkeeper this month", labels=("action", "class")
         )
         for action, count in kept.operations.items():
             operations.add_metric((action, class_of(action) or "free"), count)
@@ -81,17 +81,17 @@ class Service(Collector):
 
 
 def _events(state: Mapping[str, Any]) -> Iterator[Metric]:
-    """Report how far R2's event notifications were followed."""
+    """Report how far R2's event notifications have been processed."""
     handled = CounterMetricFamily(
         "reelkeeper_events_handled",
-        "Messages of R2's event queue, and the objects they named, by what became of them",
+        "Messages of R2's event queue, and the objects that they named, by outcome",
         labels=("outcome",),
     )
     for outcome, count in state["counts"].items():
         handled.add_metric((outcome,), count)
     yield handled
     if state["backlog"] is not None:
-        yield _one("reelkeeper_events_waiting", "Messages that the event queue still held", state["backlog"])
+        yield _one("reelkeeper_events_waiting", "Messages still in the event queue", state["backlog"])
     if state["caught_up_at"]:
         at = datetime.fromisoformat(state["caught_up_at"]).timestamp()
         yield _one("reelkeeper_events_caught_up_timestamp_seconds", "When the event queue was last seen empty", at)
@@ -107,55 +107,61 @@ def _flows(found: Status) -> Iterator[Metric]:
     )
     yield _gauge(
         "reelkeeper_flow_last_duration_seconds",
-        "How long that run took",
+        "Duration of that run",
         ("flow",),
         [((flow.flow,), flow.run_seconds) for flow in beaten if flow.run_seconds is not None],
     )
     late = [((flow.flow,), float(flow.is_overdue)) for flow in found.flows]
-    yield _gauge("reelkeeper_flow_overdue", "1 while a flow should have succeeded again", ("flow",), late)
+    yield _gauge("reelkeeper_flow_overdue", "1 while a flow has not succeeded in time", ("flow",), late)
 
 
 def _videos(found: Status) -> Iterator[Metric]:
     by_state = found.videos.items()
     yield _gauge("reelkeeper_videos", "Videos by state", ("state",), [((name,), c) for name, (c, _) in by_state])
-    yield _gauge("reelkeeper_videos_bytes", "Their bytes", ("state",), [((name,), s) for name, (_, s) in by_state])
+    yield _gauge(
+        "reelkeeper_videos_bytes", "Bytes of videos by state", ("state",), [((name,), s) for name, (_, s) in by_state]
+    )
     yield _gauge(
         "reelkeeper_backlog_videos",
-        "What the last plan of a flow has left to do",
+        "Videos of a flow's last plan that are not done yet",
         ("flow", "action"),
         [((backlog.flow, backlog.action), backlog.objects + backlog.left_to_next_run) for backlog in found.backlog],
     )
-    yield _one("reelkeeper_retired_blobs", "Blobs that wait to be purged", found.grace.objects)
-    yield _one("reelkeeper_retired_bytes", "Their bytes", found.grace.size_bytes)
+    yield _one("reelkeeper_retired_blobs", "Blobs waiting to be purged", found.grace.objects)
+    yield _one("reelkeeper_retired_bytes", "Bytes waiting to be purged", found.grace.size_bytes)
     if found.grace.next_at:
         first = found.grace.next_at.timestamp()
-        yield _one("reelkeeper_next_purge_timestamp_seconds", "When the first of them may be purged", first)
+        yield _one("reelkeeper_next_purge_timestamp_seconds", "When the first of them can be purged", first)
 
 
 def _work(found: Status) -> Iterator[Metric]:
     queue, box, cache = found.queue, found.outbox, found.cache
     yield _gauge("reelkeeper_jobs", "Jobs by state", ("state",), [((name,), c) for name, c in queue.jobs.items()])
-    yield _one("reelkeeper_oldest_wait_seconds", "How long the oldest waiting job waits", queue.oldest_wait_seconds)
+    yield _one(
+        "reelkeeper_oldest_wait_seconds", "How long the oldest waiting job has waited", queue.oldest_wait_seconds
+    )
     if queue.jobs_at_once is not None:
-        yield _one("reelkeeper_jobs_limit", "How many jobs may run at once", queue.jobs_at_once)
+        yield _one("reelkeeper_jobs_limit", "Maximum number of jobs at once", queue.jobs_at_once)
     yield _gauge(
         "reelkeeper_provider_jobs_limit",
-        "How many jobs of a provider may run at once, where several have jobs",
+        "Maximum number of jobs at once for a provider, if several have jobs",
         ("provider",),
         [((provider,), float(limit)) for provider, limit in queue.jobs_at_once_by_provider.items()],
     )
     yield _gauge(
         "reelkeeper_provider_unwell",
-        "1 while a provider gets no new job, or a few to try it",
+        "1 while a provider gets no new jobs, or only a few to test it",
         ("provider",),
         [((health.provider,), 1.0) for health in found.providers],
     )
-    yield _one("reelkeeper_cache_entries", "Videos that can be given again", cache.entries)
-    yield _one("reelkeeper_cache_entries_hits", "Hits of the entries that are there", cache.hits)
-    yield _one("reelkeeper_messages_waiting", "Messages that were not handed over yet", box.waiting)
-    yield _one("reelkeeper_messages_oldest_seconds", "How long the oldest of them waits", box.oldest_seconds)
+    yield _one("reelkeeper_cache_entries", "Videos in the cache of results", cache.entries)
+    yield _one("reelkeeper_cache_entries_hits", "Hits of the current entries", cache.hits)
+    yield _one("reelkeeper_messages_waiting", "Messages not delivered yet", box.waiting)
+    yield _one("reelkeeper_messages_oldest_seconds", "How long the oldest of them has waited", box.oldest_seconds)
     firing = Counter(str(alert.severity) for alert in found.alerts)
-    yield _gauge("reelkeeper_alerts", "Alerts that fire", ("severity",), [((name,), c) for name, c in firing.items()])
+    yield _gauge(
+        "reelkeeper_alerts", "Firing alerts by severity", ("severity",), [((name,), c) for name, c in firing.items()]
+    )
     yield _one("reelkeeper_frozen", "1 while changes are stopped", float(found.frozen is not None))
 
 
@@ -164,32 +170,34 @@ def _money(money: Money) -> Iterator[Metric]:
     may = (("day", money.budget.daily_usd), ("month", money.budget.monthly_usd))
     yield _gauge(
         "reelkeeper_spend_dollars",
-        "Billed on this day, in this month",
+        "Spend of the day and of the month",
         ("period",),
         [((period,), float(nanousd / _NANO)) for period, nanousd in spent],
     )
     yield _gauge(
         "reelkeeper_budget_dollars",
-        "What it may be",
+        "Budget of the day and of the month",
         ("period",),
         [((period,), float(usd)) for period, usd in may if usd is not None],
     )
     named = [(use, (use.scope, str(use.period))) for use in money.limits]
     yield _gauge(
         "reelkeeper_spend_limit_dollars",
-        "What the jobs of a provider, model, tier or user may cost",
+        "Spend limit of a provider, model, tier or user",
         ("scope", "period"),
         [(labels, use.limit_microusd / _MICRO) for use, labels in named],
     )
     yield _gauge(
         "reelkeeper_spend_limit_used_dollars",
-        "What they have cost and, in flight, will cost",
+        "Used part of that limit, including jobs in flight at their price",
         ("scope", "period"),
         [(labels, use.used_microusd / _MICRO) for use, labels in named],
     )
-    yield CounterMetricFamily("reelkeeper_freed_bytes", "Bytes that purges have freed", money.freed_bytes)
+    yield CounterMetricFamily("reelkeeper_freed_bytes", "Bytes deleted by purges", money.freed_bytes)
     saved = float(money.saved_nanousd / _NANO)
-    yield CounterMetricFamily("reelkeeper_saved_dollars", "What they would have cost since, at list price", saved)
+    yield CounterMetricFamily(
+        "reelkeeper_saved_dollars", "What those bytes would have cost since then, at list price", saved
+    )
 
 
 def _one(name: str, what: str, value: float) -> Metric:

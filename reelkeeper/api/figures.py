@@ -1,4 +1,4 @@
-"""Metrics of this process's requests for Prometheus. Those of the whole service are in `collector`."""
+"""Prometheus metrics of this process's requests. Metrics of the whole service are in `collector`."""
 
 import re
 import time
@@ -11,12 +11,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from reelkeeper.logs import bound
 
-REQUEST_ID: Final = "x-request-id"  # the header that an answer says it by
+REQUEST_ID: Final = "x-request-id"  # header of requests and answers
 _SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 
 class Requests:
-    """The outermost middleware: counts and times every answer, by the route's pattern and not the requested path."""
+    """The outermost middleware: counts and times every answer, labelled by route pattern instead of path."""
 
     def __init__(self, app: ASGIApp, registry: CollectorRegistry) -> None:
         self._app = app
@@ -56,7 +56,7 @@ class Requests:
 
 
 def _request_id(scope: Scope) -> str:
-    """Give the caller's own id of a request, where it is safe in a log, or a new one."""
+    """Return the request id sent by the caller, if it is safe to log, or else a new one."""
     given = Headers(scope=scope).get(REQUEST_ID, "")
     return given if re.fullmatch(r"[\w.:/+=-]{1,128}", given, re.ASCII) else uuid4().hex
 

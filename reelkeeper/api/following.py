@@ -1,4 +1,4 @@
-"""Follow jobs for all event streams together: one query finds the changed ones, and each of them is read once."""
+"""Follow jobs for all event streams together: one query finds the changed jobs, and each is read once."""
 
 import asyncio
 import logging
@@ -15,28 +15,28 @@ from reelkeeper.errors import NotFound
 from reelkeeper.model.jobs import IN_FLIGHT, JobState
 from reelkeeper.operations.jobs.follow import Followed, follow, marks
 
-LOOK_SECONDS = 1.0  # between two looks at the jobs that are followed
-_PLACES: Final = 20  # jobs that wait, whose places in the queue are looked at each time, in turn
-_PAUSE: Final = 3.0  # times as long as a look took, at least: looking takes no more than a quarter of a core
-_SIGN_OF_LIFE_SECONDS: Final = 15.0  # without an event, so that no proxy cuts the line
-_MAX_SECONDS: Final = 3_600.0  # of one stream; an EventSource opens another by itself
+LOOK_SECONDS = 1.0  # between two polls
+_PLACES: Final = 20  # waiting jobs whose queue position is read at each poll, in turn
+_PAUSE: Final = 3.0  # minimum pause, in durations of the last poll: polling takes at most a quarter of a core
+_SIGN_OF_LIFE_SECONDS: Final = 15.0  # without an event until a heartbeat, so that no proxy closes the connection
+_MAX_SECONDS: Final = 3_600.0  # of one stream; an EventSource reconnects by itself
 _log = logging.getLogger(__name__)
 
 
 class Following:
-    """The jobs that streams listen to, and a task that polls them while there are any."""
+    """The jobs that event streams listen to, and a task that polls them while there are any."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._listeners: dict[str, set[asyncio.Event]] = {}
-        self._seen: dict[str, Followed] = {}  # the one looked at longest ago is the first
+        self._seen: dict[str, Followed] = {}  # the least recently read job first
         self._marks: dict[str, object] = {}
-        self._due: set[str] = set()  # to be looked at whether they have changed or not
+        self._due: set[str] = set()  # to be read even if unchanged
         self._task: asyncio.Task[None] | None = None
         self._is_over = False
 
     def stop(self) -> None:
-        """End all streams; their clients reconnect, to the next server."""
+        """End all streams; clients then reconnect to another server."""
         self._is_over = True
         for listeners in self._listeners.values():
             _wake(listeners)
@@ -46,7 +46,7 @@ class Following:
         told, began, changed = first, monotonic(), asyncio.Event()
         listeners = self._listeners.setdefault(first.job_id, set())
         listeners.add(changed)
-        self._due.add(first.job_id)  # `first` was seen before this stream listened
+        self._due.add(first.job_id)  # it may have changed since `first` was read
         try:
             yield first
             while told.state in IN_FLIGHT and not self._is_over and monotonic() - began < _MAX_SECONDS:
@@ -84,7 +84,7 @@ class Following:
                 found, marked = await run_sync(self._look, due.union(islice(queued, _PLACES)), before)
             except SQLAlchemyError as error:
                 self._due |= due & self._listeners.keys()
-                _log.warning("the jobs that are followed could not be looked at: %s", type(error).__name__)
+                _log.warning("the followed jobs could not be read: %s", type(error).__name__)
             else:
                 for follower in found:
                     self._note(follower)
@@ -92,7 +92,7 @@ class Following:
             await asyncio.sleep(max(LOOK_SECONDS, _PAUSE * (monotonic() - began)))
 
     def _look(self, due: set[str], before: dict[str, object]) -> tuple[list[Followed], dict[str, object]]:
-        """Read the jobs that are `due` and those that have changed since the marks `before`."""
+        """Read the `due` jobs and those that have changed since the marks `before`."""
         marked = marks(self._engine, list(before))
         changed = {job_id for job_id, mark in marked.items() if mark != before[job_id]}
         found = []
@@ -117,5 +117,5 @@ def _wake(listeners: Iterable[asyncio.Event]) -> None:
 
 
 def _lasting(follower: Followed) -> Followed:
-    """Leave out fields that change by themselves from one second to the next."""
+    """Leave out the estimates, which change every second."""
     return follower._replace(wait_seconds=None, finish_seconds=None)

@@ -1,6 +1,6 @@
-"""Limit the requests under way, for each token and in all; excess ones are refused at once.
+"""Limit the requests in progress, per token and in total; requests beyond a limit are refused at once.
 
-Work with the store waits for its turn, for a bounded time. Health checks are exempt.
+Requests that use the store wait for a place, for a limited time. Health checks are exempt.
 """
 
 import asyncio
@@ -22,17 +22,17 @@ from reelkeeper.errors import SchemaError
 from reelkeeper.operations.core.policies import current
 from reelkeeper.rules.core.access import AccessPolicy
 
-# With tokens, streams, health checks and dispatching, they need no more than the 15 connections of SQLAlchemy's pool.
+# Together with tokens, streams, health checks and dispatching, within the 15 connections of SQLAlchemy's pool.
 _PLACES: Final = 10
-_SQLITE_PLACES: Final = 4  # it answers within the process: more threads than cores only take the loop's time
+_SQLITE_PLACES: Final = 4  # it runs in this process: more threads than cores only slow down the event loop
 _TICK_SECONDS: Final = 0.1
 _LIMITS_SECONDS: Final = 1.0
 _log = logging.getLogger(__name__)
-_RETRY_SECONDS: Final = range(2, 9)  # not the same for all, who would come back together
+_RETRY_SECONDS: Final = range(2, 9)  # random, so that callers do not all return at once
 
 
 class Shed(HTTPException):
-    """The request is refused before its route runs. `kind` is the problem's; 429 and 503 say when to return."""
+    """A request is refused before its route runs. `kind` ends the problem's type; 429 and 503 get a `Retry-After`."""
 
     def __init__(self, status: int, kind: str, detail: str, headers: Mapping[str, str] | None = None) -> None:
         if headers is None and status in (429, 503):
@@ -42,7 +42,7 @@ class Shed(HTTPException):
 
 
 class Cap:
-    """A limit on how many of something are under way at once, for one token and in all."""
+    """A limit on concurrent items of one kind, per token and in total."""
 
     def __init__(self, noun: str, of_token: int, at_once: int) -> None:
         self._noun = noun
@@ -56,14 +56,14 @@ class Cap:
 
     @contextmanager
     def taken(self, token_id: str) -> Iterator[None]:
-        """Count one within the block. Raises Shed: 429 where the token has its share, 503 where all have too many."""
-        # guard load.of_token: one token takes all places of the API
+        """Count one item within the block. Raises Shed: 429 at the token's limit, 503 at the total limit."""
+        # guard load.of_token: one token occupies all places of the API
         if self._taken[token_id] >= self._of_token:
-            detail = f"token {token_id} has {self._of_token} {self._noun}, as many as one token may have"
+            detail = f"token {token_id} has {self._of_token} {self._noun}, the limit for one token"
             raise Shed(429, "too-many", detail)
-        # guard load.at_once: more is taken on than fits into memory, and the process dies
+        # guard load.at_once: more is accepted than fits into memory, and the process is killed
         if self._total >= self._at_once:
-            raise Shed(503, "overload", f"{self._total} {self._noun}, as many as this process takes")
+            raise Shed(503, "overload", f"{self._total} {self._noun}, the limit of this process")
         self._taken[token_id] += 1
         self._total += 1
         try:
@@ -76,12 +76,12 @@ class Cap:
 
 
 class Turns:
-    """A number of places, and a bounded wait for one."""
+    """A fixed number of places, and a limited wait for one."""
 
     def __init__(self, places: int, wait_seconds: float) -> None:
         self._places = asyncio.Semaphore(places)
         self.wait_seconds = wait_seconds
-        self._waited_seconds = 0.0  # by the last who had a turn
+        self._waited_seconds = 0.0  # by the last one that got a place
 
     def is_long(self) -> bool:
         """Tell whether a new request would wait for most of the allowed time."""
@@ -89,14 +89,14 @@ class Turns:
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
-        """Hold a place, in the order of arrival. Raises Shed, 503, after waiting too long."""
+        """Hold a place within the block, in order of arrival. Raises Shed (503) after waiting too long."""
         came = monotonic()
         try:
-            # guard load.turn: requests wait for a store that hangs until nobody is answered
+            # guard load.turn: requests wait for a hanging store until no request is answered
             async with asyncio.timeout(self.wait_seconds if self._places.locked() else None):
                 await self._places.acquire()
         except TimeoutError:
-            raise Shed(503, "overload", f"this request had no turn within {self.wait_seconds:g} s") from None
+            raise Shed(503, "overload", f"no place became free within {self.wait_seconds:g} s") from None
         self._waited_seconds = monotonic() - came
         try:
             yield
@@ -105,35 +105,37 @@ class Turns:
 
 
 class Load:
-    """What one process has under way."""
+    """The current load of one process, and its limits."""
 
     def __init__(self, engine: Engine, policy: AccessPolicy) -> None:
         self._engine, self._late_seconds = engine, 0.0
         self.policy = policy
-        self.requests = Cap("requests under way", policy.requests_of_token, policy.requests_at_once)
+        self.requests = Cap("requests in progress", policy.requests_of_token, policy.requests_at_once)
         self.streams = Cap("event streams", policy.streams_of_token, policy.streams_at_once)
-        self.uploads = Cap("uploads on their way in", policy.uploads_of_token, policy.uploads_at_once)
+        self.uploads = Cap("uploads in progress", policy.uploads_of_token, policy.uploads_at_once)
         is_sqlite = engine.dialect.name == "sqlite"
         self.work = Turns(_SQLITE_PLACES if is_sqlite else _PLACES, policy.wait_seconds)
-        # SQLite takes one writer at a time, and who waits for it there looks again only now and then
+        # SQLite allows one writer at a time, and a waiting writer polls only now and then
         self.writing = Turns(1 if is_sqlite else _PLACES, policy.wait_seconds)
-        self.images = Turns(4, policy.wait_seconds)  # whose bytes are in memory
-        self.known, self.unknown = (Turns(1, policy.wait_seconds) for _ in range(2))  # who guesses delays no others
+        self.images = Turns(4, policy.wait_seconds)  # held in memory
+        self.known, self.unknown = (
+            Turns(1, policy.wait_seconds) for _ in range(2)
+        )  # guessed tokens delay no known caller
 
     async def keep_limits(self) -> None:
-        """Follow the limits in force in a loop, within a second. A failed read is tried again with the next."""
+        """Read the limits in force each second, in a loop. A failed read is repeated a second later."""
         while True:
             await asyncio.sleep(_LIMITS_SECONDS)
             try:
                 policy = (await run_sync(current, self._engine)).policies.access
             except (SQLAlchemyError, SchemaError) as error:
-                _log.warning("the limits in force were not read: %s", type(error).__name__)
+                _log.warning("the limits in force could not be read: %s", type(error).__name__)
                 continue
             if policy is not self.policy:
                 self.limit(policy)
 
     def limit(self, policy: AccessPolicy) -> None:
-        """Apply these limits from now on; requests under way stay."""
+        """Apply these limits from now on; running requests are not affected."""
         self.policy = policy
         self.requests.limit(policy.requests_of_token, policy.requests_at_once)
         self.streams.limit(policy.streams_of_token, policy.streams_at_once)
@@ -142,18 +144,18 @@ class Load:
             turns.wait_seconds = policy.wait_seconds
 
     async def keep_time(self) -> None:
-        """Measure in a loop how late this process runs due callbacks."""
+        """Measure in a loop how late the event loop runs its callbacks."""
         while True:
             due = monotonic() + _TICK_SECONDS
             await asyncio.sleep(_TICK_SECONDS)
             self._late_seconds = monotonic() - due
 
     def check(self) -> None:
-        """Raise Shed, 503, where a request has waited for long, or would: to refuse it here costs least."""
+        """Raise Shed (503) if requests wait too long already: refusing one here costs least."""
         if self._late_seconds > self.policy.wait_seconds / 2:
             raise Shed(503, "overload", f"this process is {self._late_seconds:.1f} s behind")
         if self.work.is_long():
-            raise Shed(503, "overload", "too many requests wait for a turn")
+            raise Shed(503, "overload", "too many requests are waiting for a place")
 
 
 async def _work(request: Request) -> AsyncIterator[None]:
@@ -178,14 +180,14 @@ async def _stream(request: Request) -> AsyncIterator[None]:
 
 
 async def of(request: Request) -> Load:
-    """Give the load of the request's app."""
+    """Return the load of the request's app."""
     load: Load = request.app.state.load
     return load
 
 
 Loaded = Annotated[Load, Depends(of)]
-# FastAPI reads a body before it looks at these, so a body that dribbles holds no place.
-WORK: Final[Any] = Depends(_work, scope="function")  # ends before the answer is sent, which may take long
-WRITE: Final[Any] = Depends(_write, scope="function")  # for what writes and is quick
+# FastAPI reads the body before it resolves these, so a slow body holds no place.
+WORK: Final[Any] = Depends(_work, scope="function")  # released before the answer is sent, which may take long
+WRITE: Final[Any] = Depends(_write, scope="function")  # for short writes
 UPLOAD: Final[Any] = Depends(_upload)
 STREAM: Final[Any] = Depends(_stream)

@@ -1,6 +1,6 @@
-"""Errors over HTTP: problem+json (RFC 9457), with the sentence that the command would print.
+"""Errors over HTTP as problem+json (RFC 9457), with the sentence that the command would print.
 
-Our own failures are logged and not sent: their texts may name a host or a table.
+Internal errors are logged and not sent, because their texts may name a host or a table.
 """
 
 import logging
@@ -11,7 +11,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
-from sqlalchemy.exc import OperationalError, TimeoutError  # noqa: A004  SQLAlchemy's name for a pool that is empty
+from sqlalchemy.exc import OperationalError, TimeoutError  # noqa: A004  SQLAlchemy's error for an empty pool
 from starlette.exceptions import HTTPException
 
 from reelkeeper.errors import (
@@ -44,7 +44,7 @@ from reelkeeper.redaction import redacted
 
 MEDIA_TYPE: Final = "application/problem+json"
 _log = logging.getLogger(__name__)
-STATUSES: Final[tuple[tuple[type[ReelkeeperError], int, str], ...]] = (  # the first that fits
+STATUSES: Final[tuple[tuple[type[ReelkeeperError], int, str], ...]] = (  # the first match applies
     (NotFound, 404, "not-found"),
     (NotPlayable, 406, "not-playable"),
     (SignatureRefused, 401, "signature"),
@@ -71,36 +71,36 @@ STATUSES: Final[tuple[tuple[type[ReelkeeperError], int, str], ...]] = (  # the f
 )
 _REMEDIES: Final = {kind: error.operator_remedy for error, _, kind in STATUSES if issubclass(error, Refused)}
 _TITLES: Final = {
-    400: "The body cannot be read",
-    401: "A token is needed",
+    400: "The request cannot be parsed",
+    401: "Authentication required",
     402: "Not enough credits",
     403: "Not allowed",
     404: "Not found",
-    405: "No such method here",
-    406: "It does not play there",
-    408: "It took too long to arrive",
-    409: "Not now",
-    410: "It is over",
-    413: "The body is too large",
-    422: "It cannot be done as it was asked",
+    405: "Method not allowed",
+    406: "Not playable by the client",
+    408: "The request arrived too slowly",
+    409: "Conflict with the current state",
+    410: "The user was erased",
+    413: "The request body is too large",
+    422: "The request cannot be carried out",
     429: "Too many requests",
-    500: "An error of ours",
-    502: "The storage did not answer as it should",
-    503: "Not available",
+    500: "Internal error",
+    502: "The object storage failed",
+    503: "Temporarily unavailable",
 }
-_OURS: Final = 500  # and above: told in general words only
-_RETRY: Final = {409: "5", 503: "30"}  # seconds; a 409 that repeats is for good
+_OURS: Final = 500  # and above: the answer has no details
+_RETRY: Final = {409: "5", 503: "30"}  # seconds; a 409 that stays after this is permanent
 
 
 class Fault(BaseModel):
-    """One thing that is wrong with a request."""
+    """One validation error of a request."""
 
     where: str = Field(description="The invalid field, such as body.user_id")
     what: str = Field(description="The error")
 
 
 class Problem(BaseModel):
-    """What went wrong."""
+    """The description of an error (RFC 9457)."""
 
     type: str = Field(description="Machine-readable identifier of the problem, such as urn:reelkeeper:quota")
     title: str = Field(description="Human-readable summary of the problem type")
@@ -113,10 +113,10 @@ class Problem(BaseModel):
 def problem(
     status: int, kind: str, detail: str, *, faults: Sequence[Fault] = (), headers: Mapping[str, str] | None = None
 ) -> JSONResponse:
-    """Make the answer."""
+    """Build the answer to a failed request."""
     told = Problem(
         type=f"urn:reelkeeper:{kind}",
-        title=_TITLES.get(status, "It failed"),
+        title=_TITLES.get(status, "The request failed"),
         status=status,
         detail=detail,
         operator=_REMEDIES.get(kind) or None,
@@ -126,7 +126,7 @@ def problem(
 
 
 def documented(*statuses: int, words: Mapping[int, str] | None = None) -> dict[int | str, dict[str, Any]]:
-    """Give FastAPI's `responses` for these statuses and those of every route of /v1, with other `words`."""
+    """Return FastAPI's `responses` for these statuses and those common to all routes; `words` replaces descriptions."""
     schema, words = {"$ref": "#/components/schemas/Problem"}, words or {}
     return {
         status: {"description": words.get(status, _TITLES[status]), "content": {MEDIA_TYPE: {"schema": schema}}}
@@ -135,7 +135,7 @@ def documented(*statuses: int, words: Mapping[int, str] | None = None) -> dict[i
 
 
 def answer_errors(app: FastAPI) -> None:
-    """Turn every error of the app into a problem."""
+    """Answer every error of the app with a problem."""
     app.add_exception_handler(ReelkeeperError, _ours)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(RequestValidationError, _invalid)
@@ -148,10 +148,10 @@ def _ours(_request: Request, error: Exception) -> JSONResponse:
     status, kind = next(((s, k) for cls, s, k in STATUSES if isinstance(error, cls)), (500, "failed"))
     if status >= _OURS and not isinstance(error, Frozen):
         _log.error("%s", redacted(str(error)), exc_info=error)
-        # guard secrets.errors: an error of ours tells callers of hosts and tables
-        return problem(status, kind, "It was logged.")
+        # guard secrets.errors: an internal error shows callers the names of hosts and tables
+        return problem(status, kind, "An internal error occurred, and was logged.")
     headers = {"Retry-After": _RETRY[status]} if status in _RETRY else None
-    # guard secrets.refusals: a refusal tells a caller a secret that its sentence names
+    # guard secrets.refusals: a refusal shows callers a secret that its text contains
     return problem(status, kind, redacted(str(error)), headers=headers)
 
 
@@ -164,11 +164,11 @@ def _invalid(_request: Request, error: Exception) -> JSONResponse:
     found = error.errors() if isinstance(error, RequestValidationError) else []
     faults = [Fault(where=".".join(map(str, item["loc"])), what=_printable(str(item["msg"]))) for item in found]
     wrong = "a field is" if len(faults) == 1 else f"{len(faults)} fields are"
-    return problem(422, "invalid", f"{wrong} wrong; nothing was changed", faults=faults)
+    return problem(422, "invalid", f"{wrong} invalid; nothing was changed", faults=faults)
 
 
 def _printable(text: str) -> str:
-    return text.encode("utf-8", "replace").decode()  # JSON can hold half of a character, UTF-8 cannot
+    return text.encode("utf-8", "replace").decode()  # JSON can contain half of a surrogate pair, UTF-8 cannot
 
 
 def _store_away(_request: Request, error: Exception) -> JSONResponse:
@@ -177,4 +177,6 @@ def _store_away(_request: Request, error: Exception) -> JSONResponse:
 
 
 def _unforeseen(_request: Request, _error: Exception) -> JSONResponse:
-    return problem(500, "unforeseen", "It was logged.")  # by the server, which gets the error after this
+    return problem(
+        500, "unforeseen", "An internal error occurred, and was logged."
+    )  # by the server, which raises it again

@@ -1,10 +1,9 @@
 """Serve the app on connections with deadlines, so that idle callers cannot occupy them.
 
-uvicorn has no timeout before the first byte, for headers or for a client that reads nothing, and its
-`limit_concurrency` answers 503 to all, health checks too. Here a connection has a deadline whenever no request is under
-way on it, and when there are too many, the one that has been idle for longest is closed. Only asyncio's methods of a
-protocol, and those that uvicorn's server calls, are extended; `tests/api/test_doors.py` shows what breaks if uvicorn
-changes.
+uvicorn has no timeout for the first byte, for headers or for a client that reads nothing, and its `limit_concurrency`
+answers 503 to all, even to health checks. Here a connection without a request has a deadline, and when there are too
+many connections, the one that has been idle longest is closed. Only methods of asyncio's protocol, and those that
+uvicorn's server calls, are extended; `tests/api/test_doors.py` shows what breaks if uvicorn changes.
 """
 
 import asyncio
@@ -25,16 +24,16 @@ from reelkeeper.api.load import Load
 from reelkeeper.rules.core.access import AccessPolicy
 
 _OTHER_FILES: Final = 200  # the store's, the bucket's and logs; the API itself opens about 60
-LET_IN: Final = 64  # connections in one turn of the loop; asyncio has one number for this and for the queue
-_QUEUE: Final = 4_096  # connections that wait to be let in; Linux allows no more by default
-_LAST_SECONDS: Final = 3.0  # for a body that is still arriving when the server is told to stop
+LET_IN: Final = 64  # connections accepted per turn of the event loop; asyncio uses it as the backlog as well
+_QUEUE: Final = 4_096  # backlog: connections that wait to be accepted; Linux's default maximum
+_LAST_SECONDS: Final = 3.0  # for a body that is still arriving when the server stops
 _M_ARENA_MAX: Final = -8  # mallopt(3)
-_ARENAS: Final = 2  # where glibc makes eight a core, in which free pieces add up for hours: 40 MB more, and no faster
+_ARENAS: Final = 2  # glibc's default is eight per core, whose fragmentation grows for hours: 40 MB more, and no faster
 _log = logging.getLogger(__name__)
 
 
 class Connections(ServerState):
-    """All connections of a server, and those without a request under way, the longest first."""
+    """All connections of a server, and the idle ones, longest idle first."""
 
     def __init__(self, load: Load) -> None:
         super().__init__()
@@ -45,7 +44,7 @@ class Connections(ServerState):
 
     @property
     def policy(self) -> AccessPolicy:
-        """The limits in force, as far as this process may open files."""
+        """The limits in force, reduced to the files that this process may open."""
         if self._load.policy is not self._asked:
             self._asked = self._load.policy
             self._policy = with_files(self._asked)
@@ -53,7 +52,7 @@ class Connections(ServerState):
 
 
 class Connection(H11Protocol):
-    """One connection, which is closed when its client is too slow to send a request, or to read the answer."""
+    """One connection, closed if its client is too slow to send a request or to read the answer."""
 
     def __init__(
         self,
@@ -64,14 +63,14 @@ class Connection(H11Protocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._all = server_state
-        self._deadline: asyncio.TimerHandle | None = None  # to ask
-        self._stuck: asyncio.TimerHandle | None = None  # to take what is sent
+        self._deadline: asyncio.TimerHandle | None = None  # to send a request
+        self._stuck: asyncio.TimerHandle | None = None  # to read the answer
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
-        """Wait for a request, and close the longest idle connection where there are too many."""
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn's signature
+        """Wait for a request, and close the longest idle connection if there are too many."""
         super().connection_made(transport)
         self._wait()
-        # guard load.connections: a crowd of idle callers takes all open files of the process
+        # guard load.connections: many idle callers use up all open files of the process
         if len(self.connections) > self._all.policy.connections:
             next(iter(self._all.idle)).cut()
 
@@ -82,21 +81,21 @@ class Connection(H11Protocol):
         self._unstick()
 
     def data_received(self, data: bytes) -> None:
-        """Process received data; once the headers are complete, a request is under way."""
+        """Process received data; the deadline ends once the headers are complete."""
         super().data_received(data)
         if self._is_at_work():
             self._stop_waiting()
 
     def on_response_complete(self) -> None:
-        """Wait for the next request, unless it has come already."""
+        """Wait for the next request, unless it has already arrived."""
         super().on_response_complete()
         if not self._is_at_work():
             self._wait()
 
     def pause_writing(self) -> None:
-        """Start a deadline for a client that reads nothing."""
+        """Start a deadline for a client that does not read."""
         super().pause_writing()
-        # guard load.stuck: callers who take no answer hold connections for ever
+        # guard load.stuck: callers that do not read their answer hold connections for ever
         self._stuck = self.loop.call_later(self._all.policy.send_seconds, self.cut)
 
     def resume_writing(self) -> None:
@@ -105,13 +104,13 @@ class Connection(H11Protocol):
         self._unstick()
 
     def shutdown(self) -> None:
-        """Close after the answer is sent; an incomplete body is given up."""
+        """Close once the answer is sent; an incomplete body is abandoned after some seconds."""
         super().shutdown()
         if self._is_at_work() and self.conn.their_state is h11.SEND_BODY:
             self.loop.call_later(_LAST_SECONDS, self._give_body_up)
 
     def cut(self) -> None:
-        """Close at once, whatever is left to send."""
+        """Close at once, even if data is left to send."""
         self._stop_waiting()
         self.transport.abort()
 
@@ -120,7 +119,7 @@ class Connection(H11Protocol):
 
     def _wait(self) -> None:
         self._stop_waiting()
-        # guard load.silent: callers who never ask hold every connection
+        # guard load.silent: callers that send no request hold all connections
         self._deadline = self.loop.call_later(self._all.policy.head_seconds, self.cut)
         self._all.idle[self] = None
 
@@ -141,7 +140,7 @@ class Connection(H11Protocol):
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server with our connections; `on_stop` is called when it is told to stop."""
+    """uvicorn's server with these connections; it calls `on_stop` when it begins to stop."""
 
     def __init__(self, config: uvicorn.Config, load: Load, on_stop: Callable[[], None]) -> None:
         super().__init__(config)
@@ -149,31 +148,31 @@ class Server(uvicorn.Server):
         self._on_stop = on_stop
 
     async def startup(self, sockets: list[socket] | None = None) -> None:
-        """Listen with a long backlog, and accept a few connections at a time, so that the others are served."""
+        """Listen with a long backlog, and accept few connections at a time, so that open ones are served meanwhile."""
         await super().startup(sockets)
         for sock in (listening for server in self.servers for listening in server.sockets):
             with fromfd(sock.fileno(), sock.family, sock.type) as queue:
                 queue.listen(_QUEUE)
 
     async def shutdown(self, sockets: list[socket] | None = None) -> None:
-        """End what would run on by itself, then wait for requests under way."""
+        """Call `on_stop`, then wait for running requests."""
         self._on_stop()
         await super().shutdown(sockets)
 
 
 def limit_arenas() -> None:
-    """Make all threads allocate from a few malloc arenas; call it before there are threads.
+    """Limit the malloc arenas that threads allocate from; call it before any thread starts.
 
-    Changes nothing where MALLOC_ARENA_MAX is set, and without glibc, which alone has arenas.
+    Changes nothing if MALLOC_ARENA_MAX is set, or on a libc other than glibc.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    # guard load.arenas: the memory of the API grows for as long as it is asked
+    # guard load.arenas: the memory of the API grows as long as it serves requests
     if mallopt is not None and "MALLOC_ARENA_MAX" not in os.environ:
         mallopt(_M_ARENA_MAX, _ARENAS)
 
 
 def with_files(policy: AccessPolicy) -> AccessPolicy:
-    """Raise this process's limit of open files to what its connections need, or lower their number to the limit."""
+    """Raise this process's limit of open files to suit its connections, or else reduce their number."""
     wanted = policy.connections + _OTHER_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -183,8 +182,8 @@ def with_files(policy: AccessPolicy) -> AccessPolicy:
         if soft < wanted:
             fewer = max(10, soft - _OTHER_FILES)
             _log.warning(
-                "access.connections is %d, and this process may open %d files: at most %d connections. Raise the hard "
-                "limit (ulimit -Hn, LimitNOFILE=)",
+                "access.connections is %d, but this process may open only %d files: it accepts %d connections. To "
+                "allow more, raise the hard limit (ulimit -Hn, LimitNOFILE=)",
                 policy.connections,
                 soft,
                 fewer,

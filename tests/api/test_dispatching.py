@@ -73,7 +73,7 @@ def test_a_server_that_is_away_is_logged_and_counted_and_no_matter_to_the_caller
     server.status = 503
     ask(client, "k1")
     assert eventually(lambda: counted(client, "failed"))
-    assert "the scheduled one will be: Prefect answered 503" in caplog.text
+    assert "the scheduled run will do the work: Prefect answered 503" in caplog.text
     assert "secret-word" not in caplog.text
     server.status = 201
     ask(client, "k2")  # the thread has outlived it

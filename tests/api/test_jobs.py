@@ -220,6 +220,6 @@ def test_under_policies_of_a_later_version_nothing_is_admitted(world: World, cli
     with transaction(world.workspace.engine, "test") as session:
         policies.put_in_force(session, {"later": 1}, "later", after=0, author="test", reason="a test")
     told = problem(ask(client, "k1"), 503)
-    assert (told["type"], told["detail"]) == ("urn:reelkeeper:schema", "It was logged.")
+    assert (told["type"], told["detail"]) == ("urn:reelkeeper:schema", "An internal error occurred, and was logged.")
     with transaction(world.workspace.engine, "test") as session:
         assert session.execute(sa.select(sa.func.count()).select_from(jobs)).scalar_one() == 0

@@ -157,7 +157,7 @@ def test_every_threshold_of_every_policy_of_the_rules_is_there_with_its_default(
     rows = {
         (cells[0].rpartition(".")[2], cells[2], cells[3])
         for cells in pages["policies.html"].rows
-        if len(cells) == len(("parameter", "what it is", "default", "what it says"))
+        if len(cells) == len(("parameter", "type", "default", "description"))
     }
     wanted = {
         (
