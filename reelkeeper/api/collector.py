@@ -20,9 +20,9 @@ from sqlalchemy.engine import Engine
 from reelkeeper.operations.health.status import Money, Status, gather
 from reelkeeper.rules.billing.tariff import class_of
 from reelkeeper.store.billing import usage
-from reelkeeper.store.core import schema
+from reelkeeper.store.core import controls, schema
 from reelkeeper.store.core.engine import now, reading
-from reelkeeper.store.sync import following
+from reelkeeper.store.sync import scans
 
 KEPT_SECONDS: Final = 300.0  # cache time of expensive sums, which change only with the hourly flows
 _NANO: Final = Decimal(10**9)
@@ -59,7 +59,7 @@ class Service(Collector):
             found = gather(self._engine, money=kept.money if kept else None)
             with reading(self._engine) as session:
                 size_bytes = schema.size_bytes(session)
-                events = following.recent(session)
+                events = controls.fresh(session, scans.BUCKET_EVENTS, scans.RETAINED_SECONDS)
                 if kept is None:
                     day = now(session).date()
                     asked = schema.rows(session), usage.operations(session, day.replace(day=1), day)

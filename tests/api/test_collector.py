@@ -24,8 +24,9 @@ from reelkeeper.rules.alerts.cadence import CADENCES
 from reelkeeper.rules.jobs.admission import AdmissionPolicy
 from reelkeeper.rules.spend.limits import SpendLimit
 from reelkeeper.store.billing import charges
+from reelkeeper.store.core import controls as states
 from reelkeeper.store.core.engine import now, reading, transaction
-from reelkeeper.store.sync import following
+from reelkeeper.store.sync.scans import BUCKET_EVENTS
 from reelkeeper.store.tables import alerts, controls, operations, plans, users, verdicts
 from tests.faults.world import World
 from tests.jobs import put, waiting
@@ -62,7 +63,7 @@ def full(world: World) -> World:
         steered = {"limit": 4, "lanes": {"fal": {"limit": 3}, "ltx": {"limit": 1}}}
         session.execute(sa.insert(controls).values(name="concurrency", state=steered, updated_at=at))
         followed = {"since": at.isoformat(), "caught_up_at": at.isoformat(), "backlog": 7, "counts": {"adopted": 3}}
-        following.write(session, followed)
+        states.write(session, BUCKET_EVENTS, followed)
         session.execute(
             sa.insert(plans).values(
                 id="p", flow="tier_storage", state="ready", as_of=at, created_at=at, run_id="r", policy={},

@@ -10,8 +10,9 @@ import pytest
 from reelkeeper.adapters import contract
 from reelkeeper.adapters.contract import CHECKS
 from reelkeeper.adapters.s3.r2 import Bucket
+from reelkeeper.store.core import controls
 from reelkeeper.store.core.engine import open_engine, transaction
-from reelkeeper.store.sync import following
+from reelkeeper.store.sync.scans import BUCKET_EVENTS
 from tests.cli.conftest import Run
 from tests.doubles.r2 import R2Double
 
@@ -115,7 +116,7 @@ def test_events_that_nobody_follows_are_a_warning_where_they_are_set_up(
     for empty_at, state in ((datetime.now(UTC), "ok"), (datetime.now(UTC) - timedelta(hours=1), "warn")):
         followed = {"since": empty_at.isoformat(), "caught_up_at": empty_at.isoformat(), "backlog": 0, "counts": {}}
         with transaction(engine, "test") as session:
-            following.write(session, followed)
+            controls.write(session, BUCKET_EVENTS, followed)
         assert by_part(ask("doctor"))["events"]["state"] == state
     engine.dispose()
     assert one_video

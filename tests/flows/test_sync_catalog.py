@@ -12,8 +12,9 @@ from reelkeeper.errors import GuardRefused, IntegrityDoubt, LeaseLost, PartialFa
 from reelkeeper.operations.core.lease import alone
 from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.settings import settings
+from reelkeeper.store.core import controls
 from reelkeeper.store.core.engine import now, reading, transaction
-from reelkeeper.store.sync import following
+from reelkeeper.store.sync.scans import BUCKET_EVENTS
 from reelkeeper.store.tables import audit_events, blobs, daily_views, orphans, view_days
 from tests.doubles.analytics import Operation
 from tests.doubles.cloudflare import ACCOUNT, TOKEN, CloudflareDouble
@@ -55,7 +56,9 @@ def test_where_events_are_followed_a_listing_says_what_none_of_them_told(
     with transaction(uploaded.engine, "test") as session:
         at = now(session)
         since, caught_up_at = (at - timedelta(days=1)).isoformat(), (at + timedelta(hours=1)).isoformat()
-        following.write(session, {"since": since, "caught_up_at": caught_up_at, "backlog": 0, "counts": {}})
+        controls.write(
+            session, BUCKET_EVENTS, {"since": since, "caught_up_at": caught_up_at, "backlog": 0, "counts": {}}
+        )
     assert sync_catalog(dry_run=False).event_gaps == 1
 
 

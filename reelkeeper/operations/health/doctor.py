@@ -36,10 +36,10 @@ from reelkeeper.redaction import redacted
 from reelkeeper.rules.sync.adoption import one_day_warning
 from reelkeeper.settings import Settings
 from reelkeeper.store import Engine
-from reelkeeper.store.core import deployment, schema
+from reelkeeper.store.core import controls, deployment, schema
 from reelkeeper.store.core.engine import now, open_store, reading
-from reelkeeper.store.sync import following
 from reelkeeper.store.sync.noted_counts import one_day_of_catalogue
+from reelkeeper.store.sync.scans import BUCKET_EVENTS
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 LITTLE_SPACE_BYTES = 5 * 10**9  # ten videos of the largest size that is taken, at work at the same time
@@ -202,7 +202,7 @@ def _ages(engine: Engine) -> Finding:
 def _events(engine: Engine) -> Finding:
     """Check how R2's event notifications are followed; the queue itself is not read, since a pull takes messages."""
     with reading(engine) as session:
-        kept, at = following.kept(session), now(session)
+        kept, at = controls.kept(session, BUCKET_EVENTS), now(session)
     if kept is None or at - kept.updated_at > _FOLLOWED_WITHIN:
         last = f"since {kept.updated_at:%Y-%m-%d %H:%M}" if kept else "yet"
         remedy = "see whether a worker of the pool default runs with REELKEEPER_EVENT_QUEUE_ID, and its log"

@@ -64,7 +64,7 @@ def claim(
     if not warm_models:
         return []
     with transaction(engine, "jobs.claim") as session:
-        memory, as_of = claims.remembered(session, claims.DISPATCH)
+        memory, as_of = controls.locked(session, claims.DISPATCH)
         if why_stopped(session):
             return []
         policies = in_force(session).policies.overridden(order=order, tiers=tiers)

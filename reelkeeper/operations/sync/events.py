@@ -22,7 +22,7 @@ from reelkeeper.rules.policies import Policies
 from reelkeeper.rules.sync.events import Unread, is_explained, read, retry_seconds
 from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.core.leases import Lease
-from reelkeeper.store.sync import following, noted, noted_counts, scans
+from reelkeeper.store.sync import noted, noted_counts, scans
 
 _log = logging.getLogger(__name__)
 
@@ -153,7 +153,7 @@ def _delete(batch: Batch, found: Survey, keys: Sequence[str]) -> None:
         return
     with reading(batch.workspace.engine) as session:
         gone = scans.stored_rows(session, keys, found.started_at)
-        expected, before = scans.count_expected(session, found.started_at), following.count_deleted(session)
+        expected, before = scans.count_expected(session, found.started_at), scans.count_deleted(session)
     if not gone:
         return
     again = batch.workspace.bucket.stored(list(gone.values()))

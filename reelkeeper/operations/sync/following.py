@@ -26,8 +26,8 @@ from reelkeeper.operations.sync.survey import Survey, confirm_missing
 from reelkeeper.rules.sync.events import SETTLING, gap_window
 from reelkeeper.settings import Settings
 from reelkeeper.store import Engine
+from reelkeeper.store.core import controls
 from reelkeeper.store.core.engine import now, reading, transaction
-from reelkeeper.store.sync import following as rows
 from reelkeeper.store.sync import noted_counts, scans
 
 LEASE: Final = "flow/follow_bucket"
@@ -113,7 +113,7 @@ class Follower:
     def write(self) -> None:
         """Record the progress."""
         with transaction(self._workspace.engine, "events.write") as session:
-            rows.write(session, self._state)
+            controls.write(session, scans.BUCKET_EVENTS, self._state)
         self._written = time.monotonic()
 
     def _handle(self, messages: Sequence[Message]) -> None:
@@ -132,7 +132,7 @@ class Follower:
     def _adopted_before(self) -> Counter[str]:
         """Count the files, by video, that events adopted in 24 hours: objects of a day are judged together."""
         with reading(self._workspace.engine) as session:
-            return Counter(rows.adopted_files(session, _RUNS))
+            return Counter(noted_counts.adopted_files(session, _RUNS))
 
     def _may_follow(self) -> bool:
         """Whether events may change anything now; otherwise the queued messages lose no attempt."""
@@ -172,7 +172,7 @@ class Followed(NamedTuple):
 def look(engine: Engine) -> Followed | None:
     """Read how far the events were followed; None where they never were."""
     with reading(engine) as session:
-        kept, at = rows.kept(session), now(session)
+        kept, at = controls.kept(session, scans.BUCKET_EVENTS), now(session)
     if kept is None:
         return None
     state = kept.state
@@ -227,8 +227,8 @@ def count_gaps(workspace: Workspace, found: Survey) -> int | None:
 def _begin(engine: Engine) -> dict[str, Any]:
     """Continue from the recorded state, unless the queue may have dropped messages since."""
     with reading(engine) as session:
-        kept, at = rows.kept(session), now(session)
-    if kept and (at - kept.updated_at).total_seconds() < rows.RETAINED_SECONDS:
+        kept, at = controls.kept(session, scans.BUCKET_EVENTS), now(session)
+    if kept and (at - kept.updated_at).total_seconds() < scans.RETAINED_SECONDS:
         return dict(kept.state)
     counts = kept.state.get("counts", {}) if kept else {}
     return {"since": (at + SETTLING).isoformat(), "caught_up_at": None, "backlog": None, "counts": counts}

@@ -19,7 +19,7 @@ from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.sync import lost, scans
-from reelkeeper.store.sync.following import SERVICE_DELETE
+from reelkeeper.store.sync.scans import SERVICE_DELETE
 from reelkeeper.store.videos import cache
 
 _BATCH = 500

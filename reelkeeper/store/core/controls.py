@@ -13,6 +13,7 @@ from reelkeeper.store.tables import controls
 _REMEMBERED = sa.select(controls.c.name, controls.c.state).where(
     controls.c.name.in_(sa.bindparam("names", expanding=True))
 )
+_WAKE = sa.text("SET LOCAL idle_in_transaction_session_timeout = '20s'")
 
 
 class Kept(NamedTuple):
@@ -57,7 +58,25 @@ def write(session: Session, name: str, state: Mapping[str, Any], seconds: float 
     session.execute(insert.on_conflict_do_update(index_elements=["name"], set_=new))
 
 
-def is_fresh(session: Session, name: str, seconds: float) -> bool:
-    """Whether the state of `name` was written in the last `seconds`."""
-    fresh = sa.and_(controls.c.name == name, controls.c.updated_at > Clock(-seconds))
-    return bool(session.execute(sa.select(sa.exists().where(fresh))).scalar_one())
+def fresh(session: Session, name: str, seconds: float) -> dict[str, Any] | None:
+    """Read the state of `name` if it was written in the last `seconds`, else None."""
+    lately = sa.and_(controls.c.name == name, controls.c.updated_at > Clock(-seconds))
+    return session.execute(sa.select(controls.c.state).where(lately)).scalar_one_or_none()
+
+
+def locked(session: Session, name: str) -> tuple[dict[str, Any], datetime]:
+    """Read and lock the state of `name` until the transaction ends; gives the time, too.
+
+    PostgreSQL ends the transaction of a process that is suspended within it; on SQLite all writers wait until it
+    resumes.
+    """
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(_WAKE)
+    # guard claims.turns: two who claim at once pass the limit of what runs at once
+    asked = sa.select(controls.c.state, Clock()).where(controls.c.name == name).with_for_update()
+    row = session.execute(asked).one_or_none()
+    if row is None:
+        new = insert_into(session, controls).values(name=name, state={}, updated_at=Clock())
+        session.execute(new.on_conflict_do_nothing())
+        row = session.execute(asked).one()
+    return row[0], row[1]

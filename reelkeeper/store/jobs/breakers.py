@@ -29,7 +29,7 @@ def known(session: Session) -> dict[str, dict[str, Any]]:
 
 def locked(session: Session, provider: str) -> tuple[dict[str, Any], datetime]:
     """Read and lock the breaker of one provider until the transaction ends; gives the time, too."""
-    return claims.remembered(session, f"{_PREFIX}{provider}")
+    return controls.locked(session, f"{_PREFIX}{provider}")
 
 
 def write(session: Session, provider: str, state: dict[str, Any]) -> None:

@@ -12,15 +12,14 @@ import sqlalchemy as sa
 from sqlmodel import Session
 
 from reelkeeper.model.jobs import JobState, Occupied, SizeAndAge, WaitingJob
-from reelkeeper.store.core.engine import Clock, changed, checked, insert_into, one_of
-from reelkeeper.store.tables import controls, jobs
+from reelkeeper.store.core.engine import Clock, changed, checked, one_of
+from reelkeeper.store.tables import jobs
 
 LEASE_SECONDS = 60.0
 AT_WORK = (JobState.RUNNING, JobState.PARKED)
 DISPATCH = "dispatch"  # the row of `controls` with what ordering remembers
 _OLDEST, _SHORTEST = 100, 100  # waiting jobs that a choice is made from: of all, and of each tier
 _FIRST = 200  # by size and age
-_WAKE = sa.text("SET LOCAL idle_in_transaction_session_timeout = '20s'")
 _REMEMBERED = 2_000  # jobs of which the size classes are made
 
 
@@ -86,24 +85,6 @@ def _waits() -> sa.ColumnElement[bool]:
     # guard claims.follower: a job that waits for another's video is made too, and paid
     # guard claims.due: a job that failed is tried again at once, until its attempts are used up
     return sa.and_(jobs.c.state == JobState.QUEUED, _IS_LEADER, jobs.c.due_at <= Clock())
-
-
-def remembered(session: Session, name: str) -> tuple[dict[str, Any], datetime]:
-    """Read and lock a steering rule's memory until the transaction ends; gives the time, too.
-
-    PostgreSQL ends the transaction of a process that is suspended within it; on SQLite all writers wait until it
-    resumes.
-    """
-    if session.get_bind().dialect.name == "postgresql":
-        session.execute(_WAKE)
-    # guard claims.turns: two who claim at once pass the limit of what runs at once
-    asked = sa.select(controls.c.state, Clock()).where(controls.c.name == name).with_for_update()
-    row = session.execute(asked).one_or_none()
-    if row is None:
-        new = insert_into(session, controls).values(name=name, state={}, updated_at=Clock())
-        session.execute(new.on_conflict_do_nothing())
-        row = session.execute(asked).one()
-    return row[0], row[1]
 
 
 def count_running(session: Session, provider: str | None = None) -> int:

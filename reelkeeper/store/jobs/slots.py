@@ -63,4 +63,4 @@ def end(session: Session) -> None:
 
 def is_there(session: Session) -> bool:
     """Whether a worker has noted itself lately."""
-    return controls.is_fresh(session, _WORKERS, LASTS_SECONDS)
+    return controls.fresh(session, _WORKERS, LASTS_SECONDS) is not None

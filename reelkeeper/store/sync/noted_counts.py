@@ -17,8 +17,10 @@ from reelkeeper.model.adoption import (
     OneDay,
     PatternCount,
 )
+from reelkeeper.store.core.engine import Clock
 from reelkeeper.store.sync.noted import judged
-from reelkeeper.store.tables import blobs, orphans, videos
+from reelkeeper.store.sync.scans import DAY_SECONDS
+from reelkeeper.store.tables import audit_events, blobs, orphans, videos
 
 _EXAMPLES = 10
 _KEYS_OF_A_REASON = 3
@@ -165,3 +167,23 @@ def taken_back(session: Session, scan_id: str) -> int:
 
 def _count(session: Session, wanted: sa.ColumnElement[bool]) -> int:
     return int(session.execute(sa.select(sa.func.count()).select_from(orphans).where(wanted)).scalar_one())
+
+
+def adopted_files(session: Session, runs: str) -> dict[str, int]:
+    """Count the files of each video that runs with this id prefix adopted in the last 24 hours, noted ones included."""
+    recent = sa.and_(
+        audit_events.c.event == "adopt",
+        audit_events.c.at > Clock(-DAY_SECONDS),
+        audit_events.c.run_id.startswith(runs, autoescape=True),
+    )
+    adopted = dict.fromkeys(session.execute(sa.select(audit_events.c.video_id).where(recent)).scalars(), 1)
+    further = session.execute(
+        sa.select(orphans.c.video_id, sa.func.count())
+        .where(
+            orphans.c.verdict.in_([AdoptionVerdict.ANOTHER_FILE, AdoptionVerdict.REFUSED]),
+            orphans.c.pattern > BY_CSV,
+            orphans.c.video_id.in_(sa.select(audit_events.c.video_id).where(recent)),
+        )
+        .group_by(orphans.c.video_id)
+    )
+    return adopted | {row.video_id: 1 + row[1] for row in further}

@@ -2,15 +2,20 @@
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
+from typing import Final
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from reelkeeper.model import BlobState, Counts, Recorded
-from reelkeeper.store.core.engine import now, one_of
-from reelkeeper.store.tables import blobs, orphans, scans
+from reelkeeper.store.core.engine import Clock, now, one_of
+from reelkeeper.store.tables import audit_events, blobs, orphans, scans
 from reelkeeper.store.videos import conditions
 
+BUCKET_EVENTS: Final = "bucket_events"  # the row of `controls` with how far events have been followed
+RETAINED_SECONDS: Final = 4 * 86_400.0  # for which the queue keeps messages: after a longer pause, some are lost
+SERVICE_DELETE: Final = "service_delete"  # of the audit: the service has deleted an object itself
+DAY_SECONDS: Final = 86_400.0
 _EXPECTED = (BlobState.LIVE, BlobState.RETIRED)
 _SAMPLES_A_SHARD = 100  # keys: shards are then within some ten percent of the same size
 
@@ -40,6 +45,12 @@ def highest_blob_id(session: Session) -> int:
 def count_expected(session: Session, started_at: datetime) -> int:
     """Count the live and retired blobs that were stored before a scan began."""
     return int(session.execute(sa.select(sa.func.count()).where(*_expected(started_at))).scalar_one())
+
+
+def count_deleted(session: Session) -> int:
+    """Count the objects that the service was seen to delete in the last 24 hours."""
+    recent = sa.and_(audit_events.c.event == SERVICE_DELETE, audit_events.c.at > Clock(-DAY_SECONDS))
+    return int(session.execute(sa.select(sa.func.count()).where(recent)).scalar_one())
 
 
 def expected_ids(session: Session, started_at: datetime) -> Iterator[Sequence[int]]:

@@ -13,8 +13,9 @@ from reelkeeper.operations.sync.following import LEASE, count_gaps, follow, foll
 from reelkeeper.operations.sync.survey import Survey, survey
 from reelkeeper.rules.sync.adoption import AdoptionLimits
 from reelkeeper.settings import Settings
+from reelkeeper.store.core import controls as states
 from reelkeeper.store.core.engine import now, reading, transaction
-from reelkeeper.store.sync import following as rows
+from reelkeeper.store.sync import scans
 from reelkeeper.store.tables import controls
 from tests.doubles.cloudflare import ACCOUNT
 from tests.doubles.queue import QUEUE, TOKEN, QueueDouble
@@ -32,8 +33,9 @@ def followed_for_a_day(service: Service) -> None:
     """Let events be followed since yesterday, and be all handled in an hour from now."""
     with transaction(service.world.workspace.engine, "test") as session:
         at = now(session)
-        rows.write(
+        states.write(
             session,
+            scans.BUCKET_EVENTS,
             {
                 "since": (at - timedelta(days=1)).isoformat(),
                 "caught_up_at": (at + timedelta(hours=1)).isoformat(),
@@ -173,4 +175,4 @@ def test_what_stays_missing_is_lost(service: Service) -> None:
     let_settle(service.world.workspace, found, seconds=0.1)
     assert len(found.missing) == 1
     with reading(service.world.workspace.engine) as session:
-        assert rows.count_deleted(session) == 0
+        assert scans.count_deleted(session) == 0
