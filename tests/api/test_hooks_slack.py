@@ -160,7 +160,7 @@ def test_a_refused_plan_is_approved_once_by_a_press_and_prefect_carries_it_out(
     channel.deliver()
     said = channel.press("why")
     assert f"Plan {plan_id}:\n8 retire old, 8,000 bytes\nThe largest:" in said
-    assert channel.press("approve") == f"Plan {plan_id} is approved once; run run-0 carries it out."
+    assert channel.press("approve") == f"Plan {plan_id} is approved for one run, and run run-0 was started."
     assert channel.press("approve").startswith(f"plan {plan_id} cannot be approved, and nothing was changed: it was")
     (run,) = prefect.runs.values()
     assert run["parameters"] == {"plan_id": plan_id, "dry_run": False}

@@ -1,1 +1,1 @@
-"""The routes, one file for each noun."""
+"""The routes, one file per resource."""

@@ -1,4 +1,4 @@
-"""Is it alive, can it work, and how does it do."""
+"""Health checks and metrics."""
 
 import asyncio
 from typing import Any, Final, Literal
@@ -18,7 +18,7 @@ from reelkeeper.operations.core.freeze import why_frozen
 from reelkeeper.store.core.engine import reading
 
 router = APIRouter(tags=["health"])
-_READY_SECONDS: Final = 4.0  # for the store to answer; probes commonly wait 5
+_READY_SECONDS: Final = 4.0  # for the store to answer; probes commonly time out after 5
 _AWAY: dict[int | str, dict[str, Any]] = {
     503: {
         "description": "The store does not answer",
@@ -28,27 +28,27 @@ _AWAY: dict[int | str, dict[str, Any]] = {
 
 
 class Health(BaseModel):
-    """A process that answers."""
+    """The process is alive."""
 
     status: Literal["ok"] = "ok"
 
 
 class Readiness(BaseModel):
-    """A process whose store answers."""
+    """The process is alive, and its store answers."""
 
     status: Literal["ready"] = "ready"
-    frozen: bool = Field(description="Changes are stopped: reads work, and everything that changes data gives 503")
+    frozen: bool = Field(description="Whether changes are stopped: reads work, and requests that change data get 503")
 
 
 class Asking:
-    """Queries the store in one thread for all callers: a store that hangs blocks no more than that."""
+    """Queries the store for all callers together, so that a hanging store blocks only one thread."""
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
         self._asked: asyncio.Task[Readiness] | None = None
 
     async def answer(self) -> Readiness:
-        """Return the store's answer. Raises SQLAlchemyError, or TimeoutError where it takes too long."""
+        """Return the store's answer. Raises SQLAlchemyError, or TimeoutError if it takes too long."""
         if self._asked is None or self._asked.done():
             self._asked = asyncio.create_task(run_sync(_look, self._engine))
         async with asyncio.timeout(_READY_SECONDS):
@@ -63,13 +63,13 @@ def _look(engine: sa.Engine) -> Readiness:
 
 @router.get("/healthz", summary="Is the process alive?")
 async def healthz() -> Health:
-    """Answer; nothing else is asked, and no thread is waited for."""
+    """Answer at once, without a query or a thread."""
     return Health()
 
 
 @router.get("/readyz", summary="Does the store answer?", responses=_AWAY, response_model=Readiness)
 async def readyz(request: Request) -> Readiness | JSONResponse:
-    """Ask the store; no turn is waited for."""
+    """Query the store, without waiting for a place among other requests."""
     try:
         asking: Asking = request.app.state.readiness
         return await asking.answer()
@@ -85,5 +85,5 @@ async def readyz(request: Request) -> Readiness | JSONResponse:
     response_class=PlainTextResponse,
 )
 def metrics(request: Request) -> Response:
-    """Give the figures of this process and of the whole service, in Prometheus's text."""
+    """Return metrics of this process and of the whole service in Prometheus's text format."""
     return Response(generate_latest(request.app.state.registry), media_type=CONTENT_TYPE_LATEST)

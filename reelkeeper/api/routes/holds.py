@@ -1,4 +1,4 @@
-"""Holds: a video, or all of a user's, stay whatever the rules say, and whatever their user asks."""
+"""Holds: keep a video, or all videos of a user, regardless of all rules and of the user's own requests."""
 
 from datetime import UTC
 from typing import Annotated, Literal
@@ -18,7 +18,7 @@ router = APIRouter(prefix="/v1/holds", tags=["holds"])
 
 
 class NewHold(BaseModel):
-    """A hold to place on a video or a user, and why."""
+    """A hold to place on a video or a user."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -29,24 +29,24 @@ class NewHold(BaseModel):
     subject: Id = Field(description="Id of the video or user")
     reason: Note = Field(min_length=1, description="Reason, kept in the audit record")
     until: AwareDatetime | None = Field(None, description="When the hold ends; null: when it is released")
-    legal: bool = Field(False, description="Also keep the bytes of videos that are taken down")
+    legal: bool = Field(False, description="Whether the hold also keeps the bytes of videos that are taken down")
 
 
 class Placed(BaseModel):
-    """A hold as placed."""
+    """A hold that was placed."""
 
     id: str
     too_late: int = Field(description="Number of objects that a purge is already deleting")
 
 
 class Holds(BaseModel):
-    """All holds in force, the oldest first."""
+    """All holds in force, oldest first."""
 
     holds: list[rows.Hold]
 
 
 class Released(BaseModel):
-    """A hold that is over."""
+    """A hold that was released."""
 
     released: str
 
@@ -61,7 +61,7 @@ class Released(BaseModel):
 def place(
     asked: NewHold, key: IdempotencyKey, app_state: CurrentState, caller: Annotated[Caller, needs(Scope.HOLDS)]
 ) -> Placed:
-    """Hold it until it is released. The same again under the same key is one hold."""
+    """Keep the video or user until the hold is released or expires. Safe to repeat with the same idempotency key."""
     placed = operation.hold(
         app_state.workspace.engine,
         rows.HoldTerms(
@@ -79,7 +79,7 @@ def place(
 
 @router.get("", summary="List the holds in force", dependencies=[needs(Scope.HOLDS), WORK], responses=documented())
 def listed(app_state: CurrentState) -> Holds:
-    """List the holds in force, the oldest first."""
+    """List the holds in force, oldest first."""
     with reading(app_state.workspace.engine) as session:
         return Holds(holds=rows.in_force(session))
 
@@ -90,6 +90,6 @@ def release(
     app_state: CurrentState,
     caller: Annotated[Caller, needs(Scope.HOLDS)],
 ) -> Released:
-    """End the hold: the rules apply again."""
+    """Release the hold: the rules apply again."""
     operation.release(app_state.workspace.engine, hold_id, author=caller.name)
     return Released(released=hold_id)

@@ -1,6 +1,6 @@
-"""Hooks for other systems: a provider when a job is over, Prefect when a flow run failed, Slack for a button.
+"""Hooks for other systems: providers (a job ended), Prefect (a flow run failed), Slack (a button was clicked).
 
-Providers and Slack sign their calls, so the middleware lets them through without a token. Prefect has a token.
+Providers and Slack sign their calls, so the middleware admits them without a token. Prefect sends a token.
 """
 
 import logging
@@ -37,7 +37,7 @@ _log = logging.getLogger(__name__)
 
 
 class TroubledRun(BaseModel):
-    """A flow run that went wrong, as an automation of Prefect's tells it."""
+    """A flow run that went wrong, as reported by a Prefect automation."""
 
     trouble: Trouble
     flow: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,99}$")]
@@ -47,18 +47,18 @@ class TroubledRun(BaseModel):
     url: Annotated[str, StringConstraints(pattern=r"^https?://\S+$", max_length=1_000)] | None = None
 
 
-@router.post(PATH, include_in_schema=False)  # a provider's, not a client's
+@router.post(PATH, include_in_schema=False)  # called by providers, not by clients
 async def generator_called(request: Request, app_state: CurrentState, load: Loaded) -> Response:
-    """Have the job that the call is about looked at soon. Says the same of a job that is not known."""
+    """Poll the job that the call is about soon. The answer is the same for an unknown job."""
     given = settings()
     secret = given.generator_webhook_secret
-    # guard webhook.secret: a call is believed though no secret is set
+    # guard webhook.secret: calls are accepted although no secret is set
     if secret is None:
-        raise HTTPException(404, "no provider is expected to call: REELKEEPER_GENERATOR_WEBHOOK_SECRET is not set")
+        raise HTTPException(404, "calls of providers are not accepted: REELKEEPER_GENERATOR_WEBHOOK_SECRET is not set")
     shown = request.headers.get(webhook.HEADER, "")
     if given.generator in providers.VENDORS:
         return await _vendor_called(given, secret.get_secret_value(), request, app_state, load)
-    # guard webhook.verified: anybody makes us ask the provider about any job, without end
+    # guard webhook.verified: anybody can trigger any number of calls to the provider about any job
     job_id = webhook.verify(secret.get_secret_value(), await request.body(), shown, time.time())
     async with load.writing.turn(), load.work.turn():
         await run_in_threadpool(poll_now, app_state.workspace.engine, job_id)
@@ -68,12 +68,12 @@ async def generator_called(request: Request, app_state: CurrentState, load: Load
 async def _vendor_called(
     given: Settings, secret: str, request: Request, app_state: CurrentState, load: Loaded
 ) -> Response:
-    """Note the vendor's name of the job, where its answer was lost, and have it looked at."""
+    """Record the vendor's id of the job, in case its answer was lost, and poll the job soon."""
     vendor, body = str(given.generator), await request.body()
     verify = partial(
         vendor_calls.verify, url=given.generator_url, allow_private=given.allow_private_addresses
-    )  # which may have to fetch fal's keys
-    # guard vendor_call.verified: anybody names the job that a lost answer was about
+    )  # may fetch fal's keys
+    # guard vendor_call.verified: anybody can set the vendor's id of a job whose answer was lost
     call = await run_in_threadpool(verify, vendor, secret, request.query_params, request.headers, body, time.time())
 
     def name(model: str) -> str:
@@ -84,20 +84,20 @@ async def _vendor_called(
     return Response(status_code=204)
 
 
-@router.post(SLACK_PATH, include_in_schema=False)  # Slack's, not a client's
+@router.post(SLACK_PATH, include_in_schema=False)  # called by Slack, not by clients
 async def button_pressed(
     request: Request, app_state: CurrentState, load: Loaded, background: BackgroundTasks
 ) -> Response:
-    """Do what an operator pressed beside an alert; what came of it is answered to that person alone."""
+    """Carry out the button that an operator clicked beside an alert; only that person sees the answer."""
     given = settings()
-    # guard slack.secret: a press is believed though no secret is set
+    # guard slack.secret: clicks are accepted although no secret is set
     if given.slack_signing_secret is None:
-        raise HTTPException(404, "no buttons are expected: REELKEEPER_SLACK_SIGNING_SECRET is not set")
+        raise HTTPException(404, "buttons are not accepted: REELKEEPER_SLACK_SIGNING_SECRET is not set")
     click = slack.read(given.slack_signing_secret.get_secret_value(), await request.body(), request.headers)
     if click:
         async with load.writing.turn(), load.work.turn():
             heard = await run_in_threadpool(carry_out, app_state.workspace.engine, click, given.slack_operators)
-        # Slack waits for 3 s, so whatever may take longer comes after the answer.
+        # Slack waits for 3 s, so everything that may take longer runs after the answer.
         background.add_task(_tell, heard, click.answer_url, given.slack_api_url, app_state.orchestrator)
     return Response(status_code=200, background=background)
 
@@ -107,19 +107,19 @@ def _tell(heard: Heard, url: str, api_url: str, orchestrator: Orchestrator | Non
     if heard.approved and orchestrator:
         try:
             run_id = start_approved(heard.approved, orchestrator)
-            text = f"Plan {heard.approved.plan_id} is approved once; run {run_id} carries it out."
+            text = f"Plan {heard.approved.plan_id} is approved for one run, and run {run_id} was started."
         except OrchestratorError as error:
             text = str(error)
             _log.warning("%s", redacted(text))
     try:
         slack.answer(url, text, api_url=api_url)
-    except SinkError as error:  # whatever was done is told in the channel, too
-        _log.warning("the person who pressed a button was not answered: %s", error)
+    except SinkError as error:  # the channel also shows what was done
+        _log.warning("the answer to a click on a button could not be sent: %s", error)
 
 
 @router.post(RUNS_PATH, include_in_schema=False, dependencies=[needs(Scope.RUNS), WRITE])
 def run_in_trouble(run: TroubledRun, app_state: CurrentState) -> Response:
-    """Tell people. The same call again tells nothing new, and neither does the next run that fails the same way."""
+    """Raise an alert. A repeated call, or another run that fails in the same way, raises no second one."""
     found = alerting.finding(run.trouble, run.flow, run_name=run.run_name, message=run.message or "", url=run.url or "")
     observe(app_state.workspace.engine, [found], rules=(), run_id=run.run_id)
     return Response(status_code=204)

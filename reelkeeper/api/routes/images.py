@@ -1,4 +1,4 @@
-"""Images that videos begin with, sent before the job that names one."""
+"""Input images of jobs, uploaded before the job that uses them."""
 
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -18,8 +18,8 @@ from reelkeeper.operations.videos import images
 
 PATH: Final = "/v1/images"
 router = APIRouter(prefix=PATH, tags=["jobs"])
-_CHUNK_BYTES: Final = 1 << 18  # that come before they are written
-_DISK: Final = CapacityLimiter(2)  # threads that write what comes: routes need none for it
+_CHUNK_BYTES: Final = 1 << 18  # received before they are written
+_DISK: Final = CapacityLimiter(2)  # threads that write the received bytes, apart from those of the routes
 _BINARY: Final[dict[str, Any]] = {"schema": {"type": "string", "format": "binary"}}
 _BODY: Final[dict[str, Any]] = {
     "requestBody": {"required": True, "content": {"image/png": _BINARY, "image/jpeg": _BINARY}}
@@ -27,9 +27,9 @@ _BODY: Final[dict[str, Any]] = {
 
 
 class Image(BaseModel):
-    """An image that is kept."""
+    """A stored image."""
 
-    sha256: str = Field(description="SHA-256 of the image, for `image_sha256` of a request")
+    sha256: str = Field(description="SHA-256 of the image, to be used as `image_sha256` of a request")
     size_bytes: int
     content_type: str
 
@@ -42,8 +42,8 @@ class Image(BaseModel):
     openapi_extra=_BODY,
 )
 async def keep(request: Request, app_state: CurrentState, load: Loaded) -> Image:
-    """Take a PNG or JPEG of at most 10 MB, and give its SHA-256. The same again changes nothing."""
-    with await run_sync(_file, app_state.scratch, limiter=_DISK) as file:  # one that dribbles costs disk, not memory
+    """Store a PNG or JPEG of at most 10 MB, and return its SHA-256. Safe to repeat."""
+    with await run_sync(_file, app_state.scratch, limiter=_DISK) as file:  # a slow body takes disk, not memory
         await _receive(request, file)
         async with load.images.turn(), load.work.turn():
             data = await run_sync(_whole, file)

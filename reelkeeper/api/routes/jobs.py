@@ -1,4 +1,4 @@
-"""Jobs: a video asked for, followed, and given up."""
+"""Jobs: request a video, follow its job, and cancel it."""
 
 from collections.abc import AsyncIterator
 from datetime import datetime
@@ -21,7 +21,7 @@ from reelkeeper.operations.jobs.admit import admit
 from reelkeeper.operations.jobs.follow import Followed, follow
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
-EVENTS: Final = "/events"  # how the path of an event stream ends
+EVENTS: Final = "/events"  # last part of the path of an event stream
 REFUSED: Final = {
     RefusedFor.QUOTA: 403,
     RefusedFor.CREDITS: 402,
@@ -35,13 +35,13 @@ JobId = Annotated[str, Path(pattern="^[0-9a-f]{32}$", examples=["0123456789abcde
 
 
 class EventStream(StreamingResponse):
-    """Server-sent events. Not by fastapi.sse, whose routes answer 200 before they know whether there is such a job."""
+    """Server-sent events, without fastapi.sse, whose routes answer 200 before they know whether the job exists."""
 
     media_type = "text/event-stream"
 
 
 class NewJob(BaseModel):
-    """A video that a user wants."""
+    """A user's request for a video."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -54,17 +54,17 @@ class NewJob(BaseModel):
     request: GenerationRequest
     tag: Tag | None = Field(
         None,
-        description="Tag for lifecycle segments, not part of the request: a video that exists already, or is being "
-        "made, keeps its own tag",
+        description="Tag for lifecycle segments. It is not part of the request: a video that already exists or is "
+        "being made keeps its own tag",
     )
 
 
 class Admitted(BaseModel):
-    """What a request is answered. `status` says which of the fields there are."""
+    """The answer to a request. `status` determines which fields are present."""
 
     status: Literal["cached", "joined", "queued", "dead", "cancelled"] = Field(
         description="cached: the video exists. joined: it is already being made. queued: it will be made. dead, "
-        "cancelled: the job of this key ended without a video, and nothing was charged"
+        "cancelled: the job with this idempotency key ended without a video, at no charge"
     )
     job_id: str
     video_id: str | None = None
@@ -79,7 +79,7 @@ class Admitted(BaseModel):
 
 
 class Job(BaseModel):
-    """A job at this moment."""
+    """The current state of a job."""
 
     job_id: str
     user_id: str
@@ -101,7 +101,7 @@ class Job(BaseModel):
 
 
 class Cancelled(BaseModel):
-    """The state after a cancellation: a job at work is stopped by its worker, what has ended stays as it is."""
+    """The state after a cancellation: a running job is stopped by its worker; a job that has ended stays unchanged."""
 
     job_id: str
     state: Literal["queued", "running", "parked", "succeeded", "dead", "cancelled"]
@@ -109,12 +109,13 @@ class Cancelled(BaseModel):
 
 _TAKEN: Final[dict[int | str, dict[str, Any]]] = {202: {"model": Admitted, "description": "Joined or queued"}}
 _TOO_MUCH: Final = (
-    "Too many requests; or urn:reelkeeper:spend-limit, the budget of a provider, model, tier or user has no room "
+    "Too many requests; or urn:reelkeeper:spend-limit: the spend limit of a provider, model, tier or user has no room "
     "for this video, with Retry-After unless it never will"
 )
 _NOT_NOW: Final = (
-    "Not available: urn:reelkeeper:budget, the day or the month has cost what it may, or urn:reelkeeper:frozen; both "
-    "with Retry-After, in seconds. What is cached or in flight is given in spite of the budget"
+    "Temporarily unavailable: urn:reelkeeper:budget, the budget of the day or month is used up, or "
+    "urn:reelkeeper:frozen; both with Retry-After, in seconds. The budget does not stop answers from the cache or jobs "
+    "that join one in progress"
 )
 
 
@@ -129,7 +130,7 @@ _NOT_NOW: Final = (
 def ask(
     asked: NewJob, key: IdempotencyKey, app_state: CurrentState, request: Request, response: Response
 ) -> Admitted | JSONResponse:
-    """Answer at once: the video, a place in the queue, or why not. What is held stands or falls with the job."""
+    """Answer at once: the video, a place in the queue, or a refusal. Credits and bytes are held until the job ends."""
     answer = admit(
         app_state.workspace.engine,
         asked.request,
@@ -160,7 +161,7 @@ def ask(
     responses=documented(404),
 )
 def job(job_id: JobId, app_state: CurrentState) -> Job:
-    """Tell its place and wait, how far it is, or how it ended."""
+    """Return the job's place in the queue and estimated wait, its progress, or its result."""
     return _told(follow(app_state.workspace.engine, job_id))
 
 
@@ -172,8 +173,8 @@ def job(job_id: JobId, app_state: CurrentState) -> Job:
     responses=documented(404),
 )
 async def events(job_id: JobId, app_state: CurrentState, request: Request) -> EventStream:
-    """Send the job, as `GET /v1/jobs/{id}` gives it, whenever it has changed; the last one is how it ended."""
-    first = await run_sync(lambda: follow(app_state.workspace.engine, job_id))  # or 404
+    """Send the job, as `GET /v1/jobs/{id}` returns it, whenever it changes; the last event has the result."""
+    first = await run_sync(lambda: follow(app_state.workspace.engine, job_id))  # raises NotFound, a 404
     changes: AsyncIterator[Followed | None] = request.app.state.following.changes(first)
     return EventStream(_sent(changes), headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
 
@@ -185,14 +186,14 @@ async def events(job_id: JobId, app_state: CurrentState, request: Request) -> Ev
     responses=documented(404),
 )
 def cancel(job_id: JobId, app_state: CurrentState) -> Cancelled:
-    """End a job that waits, at no charge; ask one at work to stop. Safe to repeat."""
+    """Cancel a waiting job at no charge, or ask a running one to stop. Safe to repeat."""
     state = settle.cancel(app_state.workspace.engine, job_id, run_id=f"api-{uuid4().hex[:12]}")
     return Cancelled(job_id=job_id, state=state.value)
 
 
 async def _sent(changes: AsyncIterator[Followed | None]) -> AsyncIterator[str]:
     async for seen in changes:
-        yield _event(seen) if seen else ": still at it\n\n"
+        yield _event(seen) if seen else ": heartbeat\n\n"
 
 
 def _event(follower: Followed) -> str:

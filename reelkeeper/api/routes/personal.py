@@ -1,4 +1,4 @@
-"""What a user may ask of the service: a copy of all their data, and that nothing of it is left."""
+"""A user's rights to their data: export a copy, and erase everything."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -22,13 +22,13 @@ from reelkeeper.operations.videos.export import export as write_export
 from reelkeeper.settings import settings
 
 router = APIRouter(prefix="/v1/users/{user_id}", tags=["users"])
-_WAIT_SECONDS: Final = 5.0  # for jobs at work, while the caller waits
+_WAIT_SECONDS: Final = 5.0  # for running jobs to end, while the caller waits
 _CHUNK_BYTES: Final = 1 << 18
 _ZIP: Final[dict[str, Any]] = {"schema": {"type": "string", "format": "binary"}}
 
 
 class Left(BaseModel):
-    """What an erasure waits for."""
+    """Data that an erasure cannot delete yet."""
 
     why: str = Field(description="Why the data is kept")
     until: datetime | None = Field(description="When this reason ends; null: unknown")
@@ -36,20 +36,20 @@ class Left(BaseModel):
 
 
 class Erasure(BaseModel):
-    """How the erasure of a user stands."""
+    """The state of a user's erasure."""
 
-    state: str = Field(description="erased, or under way: check again later, see `left`")
+    state: str = Field(description="`erased`, or `under way`: check again later, see `left`")
     pseudonym: str = Field(
         description="Pseudonym of the user in the ledger and the audit record; it cannot be traced back"
     )
     since: datetime
-    until: datetime | None = Field(description="When everything that the erasure waits for has ended, if known")
+    until: datetime | None = Field(description="When the erasure can be completed, if known")
     left: list[Left]
     rows: dict[str, int] = Field(description="Number of rows erased, by table")
 
     @classmethod
     def of(cls, found: operation.Erasure) -> "Erasure":
-        """Lay out how an erasure stands."""
+        """Build the answer from the state of an erasure."""
         return cls(
             state="under way" if found.left else "erased",
             pseudonym=found.pseudonym,
@@ -66,10 +66,10 @@ def erase(
     app_state: CurrentState,
     caller: Annotated[Caller, needs(Scope.ERASE)],
 ) -> Erasure:
-    """Delete the user's videos, images, prompts and names now, for good. Safe to repeat until it says erased.
+    """Delete the user's videos, images, prompts and names now and for good. Repeat until `state` is `erased`.
 
-    Nothing new is taken of the user from the first call on. Once it is over, the user is not found, and may sign up
-    anew under the same id.
+    From the first call on, nothing new is accepted for the user. After the erasure, the user is not found, and can sign
+    up again with the same id.
     """
     found = operation.erase(
         app_state.workspace,
@@ -91,7 +91,7 @@ def erase(
     responses={200: {"content": {"application/zip": _ZIP}}, **documented(404, 410, 502)},
 )
 def export(user_id: Annotated[Id, Path(examples=["ann"])], app_state: CurrentState) -> StreamingResponse:
-    """Give rows, videos and images. What was taken down is left out, and `missing.txt` names what cannot be read."""
+    """Return all rows, videos and images, except what was taken down. `missing.txt` lists unreadable objects."""
     with ExitStack() as kept:
         app_state.scratch.mkdir(parents=True, exist_ok=True)
         folder = File(kept.enter_context(TemporaryDirectory(dir=app_state.scratch, prefix="export-")))
@@ -107,6 +107,6 @@ def export(user_id: Annotated[Id, Path(examples=["ann"])], app_state: CurrentSta
 
 
 def _chunks(path: File, kept: ExitStack) -> Iterator[bytes]:
-    """Read a file in pieces, and delete it when it was sent, or its caller is gone."""
+    """Yield a file in chunks; delete it when it was sent or the caller disconnected."""
     with kept, path.open("rb") as file:
         yield from iter(lambda: file.read(_CHUNK_BYTES), b"")

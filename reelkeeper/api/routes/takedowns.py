@@ -1,4 +1,4 @@
-"""Takedowns: videos whose bytes go at once, with a certificate from the audit record."""
+"""Takedowns: delete the bytes of videos at once, with a certificate from the audit record."""
 
 from datetime import datetime
 from typing import Annotated
@@ -20,7 +20,7 @@ router = APIRouter(prefix="/v1/takedowns", tags=["takedowns"])
 
 
 class NewTakedown(BaseModel):
-    """A video to take down, and why."""
+    """A video to take down, and the reason."""
 
     model_config = ConfigDict(
         extra="forbid", json_schema_extra={"examples": [{"video_id": "v1", "reason": "court order 17"}]}
@@ -28,7 +28,7 @@ class NewTakedown(BaseModel):
 
     video_id: Id
     reason: Note = Field(min_length=1, description="Reason, kept in the audit record")
-    same_bytes: bool = Field(False, description="Also take down all other videos with the same bytes")
+    same_bytes: bool = Field(False, description="Whether to take down all other videos with the same bytes, too")
     max_videos: int = Field(
         operation.MAX_VIDEOS,
         ge=0,
@@ -50,7 +50,7 @@ class Removed(BaseModel):
 
 
 class Certificate(BaseModel):
-    """What was taken down, when, by whom and why, as the audit record has it."""
+    """What was taken down, when, by whom and why, according to the audit record."""
 
     video_id: str
     video_ids: list[str]
@@ -63,7 +63,7 @@ class Certificate(BaseModel):
 
     @classmethod
     def of(cls, found: operation.Certificate) -> "Certificate":
-        """Lay out a certificate."""
+        """Build the answer from a certificate."""
         objects = [Removed(**item._asdict()) for item in found.objects]
         return cls(**{**found._asdict(), "objects": objects, "left": len(found.left)})
 
@@ -75,9 +75,9 @@ def take_down(
     caller: Annotated[Caller, needs(Scope.TAKEDOWNS)],
     background: BackgroundTasks,
 ) -> Certificate:
-    """Give it to nobody from now on, delete its bytes at once, and never publish them again. Safe to repeat.
+    """Stop serving the video, delete its bytes at once, and never publish them again. Safe to repeat.
 
-    No grace, no freeze and no hold but a legal one stops it.
+    Only a legal hold stops a takedown; a grace period, a freeze or another hold does not.
     """
     found = operation.take_down(
         app_state.workspace,
@@ -98,5 +98,5 @@ def take_down(
     responses=documented(404),
 )
 def certificate(video_id: Annotated[Id, Path(examples=["v1"])], app_state: CurrentState) -> Certificate:
-    """Say what was taken down with a video, and what is still stored."""
+    """Return what was taken down with a video, and what is still stored."""
     return Certificate.of(operation.certificate(app_state.workspace.engine, video_id))

@@ -1,4 +1,4 @@
-"""Uploads: videos that were made elsewhere, put by the caller straight into the bucket."""
+"""Uploads: videos made elsewhere, which the caller puts directly into the bucket."""
 
 from datetime import UTC, datetime
 from threading import BoundedSemaphore
@@ -22,7 +22,7 @@ from reelkeeper.operations.videos import receive
 from reelkeeper.operations.videos.complete import complete
 
 router = APIRouter(prefix="/v1/uploads", tags=["uploads"])
-_AT_ONCE: Final = BoundedSemaphore(2)  # videos that are decoded; each takes a core
+_AT_ONCE: Final = BoundedSemaphore(2)  # videos decoded at once; each takes a core
 _STATES: Final = {
     ReservationState.OPEN: "open",
     ReservationState.SETTLED: "stored",
@@ -32,7 +32,7 @@ UploadId = Annotated[str, Path(pattern="^[0-9a-f]{32}$", examples=["0123456789ab
 
 
 class NewUpload(BaseModel):
-    """A video that is to be stored."""
+    """A video to be stored."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -54,12 +54,12 @@ class NewUpload(BaseModel):
     size_bytes: int = Field(ge=1, le=MediaLimits().max_size_bytes, strict=True, description="Exact size in bytes")
     md5: Annotated[str, StringConstraints(pattern="^[0-9a-f]{32}$")] = Field(description="MD5 of the bytes, in hex")
     extension: Literal["mp4", "webm", "mov", "mkv", "m4v"] = "mp4"
-    created_at: AwareDatetime | None = Field(None, description="When the video was made; default: now")
+    created_at: AwareDatetime | None = Field(None, description="When the video was made; unset: now")
     tag: Tag | None = Field(None, description="Tag for lifecycle segments; the video keeps its first tag")
 
 
 class Upload(BaseModel):
-    """An upload as it stands."""
+    """The current state of an upload."""
 
     id: str
     user_id: str
@@ -80,7 +80,7 @@ class Upload(BaseModel):
     responses=documented(404, 409, 410),
 )
 def begin(asked: NewUpload, key: IdempotencyKey, app_state: CurrentState) -> Upload:
-    """Reserve its bytes, and sign a URL by which exactly these bytes can be put, once."""
+    """Reserve space for the bytes, and sign a URL that accepts exactly these bytes, once."""
     wanted = receive.Announced(**asked.model_dump())
     if wanted.created_at:
         wanted = wanted._replace(created_at=min(wanted.created_at, datetime.now(UTC)).astimezone(UTC))
@@ -96,7 +96,7 @@ def begin(asked: NewUpload, key: IdempotencyKey, app_state: CurrentState) -> Upl
     responses=documented(404),
 )
 def upload(upload_id: UploadId, app_state: CurrentState) -> Upload:
-    """Say whether it is open, stored, refused or expired."""
+    """Return the upload with its state: open, stored, refused or expired."""
     return _told(receive.find(app_state.workspace, upload_id))
 
 
@@ -107,9 +107,9 @@ def upload(upload_id: UploadId, app_state: CurrentState) -> Upload:
     responses=documented(404, 409),
 )
 def finish(upload_id: UploadId, app_state: CurrentState) -> Upload:
-    """Read back what is stored, decode it to its end, and make it the video. Safe to repeat."""
+    """Read back the stored bytes, decode all of them, and publish the video. Safe to repeat."""
     if not _AT_ONCE.acquire(blocking=False):
-        raise LeaseLost("other uploads are being verified; try again in some seconds")
+        raise LeaseLost("other uploads are being verified; try again in a few seconds")
     try:
         done = complete(
             app_state.workspace,

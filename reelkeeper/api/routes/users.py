@@ -1,4 +1,4 @@
-"""Users: who they are, what they store and may spend, which videos they have, and whether more would fit."""
+"""Users: tier, storage, credits and videos, and whether more bytes fit the quota."""
 
 from dataclasses import asdict
 from datetime import datetime
@@ -26,10 +26,10 @@ router = APIRouter(prefix="/v1", tags=["users"])
 
 
 class User(BaseModel):
-    """A user as the catalogue knows them."""
+    """A user in the catalogue."""
 
     id: str
-    tier: str | None = Field(description="Tier of the user; null: unknown, and nothing new can be stored")
+    tier: str | None = Field(description="Tier of the user; null: unknown, so nothing new can be stored")
     used_bytes: int
     reserved_bytes: int = Field(description="Bytes reserved for uploads and jobs in progress")
     quota_bytes: int | None = Field(description="Storage quota in bytes; null if the tier is unknown")
@@ -39,7 +39,7 @@ class User(BaseModel):
 
 
 class Question(BaseModel):
-    """So many more bytes, which may fit or not."""
+    """A number of bytes to check against a user's quota."""
 
     model_config = ConfigDict(
         extra="forbid", json_schema_extra={"examples": [{"user_id": "ann", "incoming_bytes": 30_000_000}]}
@@ -50,7 +50,7 @@ class Question(BaseModel):
 
 
 class Answer(BaseModel):
-    """Whether they would, at this moment. Reserve bytes by beginning an upload."""
+    """Whether the bytes fit at this moment. To reserve bytes, begin an upload."""
 
     can_upload: bool
     usage_bytes: int
@@ -66,7 +66,7 @@ class Answer(BaseModel):
     responses=documented(404),
 )
 def user(user_id: Annotated[Id, Path(examples=["ann"])], app_state: CurrentState) -> User:
-    """Read tier, bytes and credits from one snapshot."""
+    """Return the user's tier, bytes and credits, read from one snapshot."""
     with reading(app_state.workspace.engine) as session:
         standing = quotas.standing(session, user_id)
         if standing is None:
@@ -84,7 +84,7 @@ def user(user_id: Annotated[Id, Path(examples=["ann"])], app_state: CurrentState
 
 
 class Tiered(BaseModel):
-    """A user's tier."""
+    """The tier to set for a user."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"tier": "premium"}]})
 
@@ -103,32 +103,32 @@ def put(
     app_state: CurrentState,
     caller: Annotated[Caller, needs(Scope.ACCOUNTS)],
 ) -> User:
-    """Make the user at sign-up, or change the tier: retention and quota follow it from now on. Safe to repeat.
+    """Create the user, or change the tier: its retention and quota apply from now on. Safe to repeat.
 
-    A tier that is not in force is refused, and the answer names those that are.
+    A tier that is not in force is refused, and the answer lists those that are.
     """
     accounts.put(app_state.workspace.engine, user_id, asked.tier, by=caller.name)
     return user(user_id, app_state)
 
 
 class Credits(BaseModel):
-    """Credits to give."""
+    """Credits to grant or refund."""
 
     model_config = ConfigDict(
         extra="forbid", json_schema_extra={"examples": [{"amount_microusd": 5_000_000, "reason": "order 1234"}]}
     )
 
     amount_microusd: int = Field(ge=1, le=10**12, strict=True, description="Amount in micro-dollars")
-    reason: Note = Field("", description="Reason, kept in the record")
+    reason: Note = Field("", description="Reason, kept in the ledger")
     hold_id: str | None = Field(
         None,
         pattern="^[0-9a-f]{32}$",
-        description="Refund from what was captured of this hold; unset: grant new credits",
+        description="Id of a hold: refund from the credits that were captured of it; unset: grant new credits",
     )
 
 
 class Given(BaseModel):
-    """A move of credits, and what the user has now."""
+    """A credit transaction, and the user's balance after it."""
 
     id: str
     kind: str = Field(description="grant or refund")
@@ -153,7 +153,7 @@ def give(
     app_state: CurrentState,
     caller: Annotated[Caller, needs(Scope.ACCOUNTS)],
 ) -> Given:
-    """Add them to what the user may spend, once for each key."""
+    """Add credits to the user's balance, once per idempotency key."""
     moved, balance = accounts.give(
         app_state.workspace.engine,
         user_id,
@@ -167,7 +167,7 @@ def give(
 
 
 class OwnVideo(BaseModel):
-    """A video of a user's."""
+    """One of a user's videos."""
 
     id: str
     state: str = Field(description="pending, live, retired, gone or lost")
@@ -175,27 +175,27 @@ class OwnVideo(BaseModel):
     created_at: datetime | None
     views: int | None = Field(description="Number of all recorded views; null: unknown")
     expires_at: datetime | None = Field(
-        description="When the video may be retired or, if it is retired, purged, as long as views and holds do not "
-        "change"
+        description="When the video may be retired or, if it is already retired, purged, if views and holds do not "
+        "change until then"
     )
     why: str = Field(description="Why the video will be retired or purged, or why not")
     tag: str | None = Field(description="Tag given with the job or upload, for lifecycle segments")
 
 
 class Page(BaseModel):
-    """Which page of a list to return."""
+    """The page of a list to return."""
 
     model_config = ConfigDict(extra="forbid")
 
-    after: Id | None = Field(None, description="Value of `after` in the previous page")
+    after: Id | None = Field(None, description="`after` of the previous page; unset: first page")
     limit: int = Field(100, ge=1, le=500)
 
 
 class OwnVideos(BaseModel):
-    """A page of a user's videos, by id."""
+    """A page of a user's videos, in order of their ids."""
 
     videos: list[OwnVideo]
-    after: str | None = Field(description="Value of `after` for the next page; null: this is the last page")
+    after: str | None = Field(description="Value of `after` for the next page; null: last page")
 
 
 @router.get(
@@ -209,7 +209,7 @@ def own_videos(
     app_state: CurrentState,
     page: Annotated[Page, Query()],
 ) -> OwnVideos:
-    """List them from one snapshot, each with what the policies in force will do."""
+    """List the user's videos from one snapshot, each with what the policies in force will do to it, and when."""
     with reading(app_state.workspace.engine) as session:
         found = list_videos(session, user_id=user_id, after=page.after or "", limit=page.limit + 1)
         if not found and not is_user(session, user_id):
@@ -228,6 +228,6 @@ def own_videos(
     responses=documented(404),
 )
 def check(asked: Question, app_state: CurrentState) -> Answer:
-    """Tell whether they would fit at this moment; nothing is reserved."""
+    """Check whether the bytes fit at this moment; nothing is reserved."""
     answer = check_user_storage_quota(app_state.workspace.engine, asked.user_id, asked.incoming_bytes)
     return Answer(**asdict(answer))

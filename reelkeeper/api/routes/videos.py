@@ -1,4 +1,4 @@
-"""Videos: where their bytes are now, and how often they were viewed."""
+"""Videos: redirect to their bytes, count views, extend retention and delete."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Final
@@ -19,17 +19,17 @@ from reelkeeper.operations.removals import delete as lifecycle
 from reelkeeper.operations.videos.views import record_views, show
 
 router = APIRouter(prefix="/v1", tags=["videos"])
-_AHEAD: Final = timedelta(minutes=5)  # that a caller's clock may be
+_AHEAD: Final = timedelta(minutes=5)  # allowed difference of a caller's clock
 _SENT: Final[dict[int | str, dict[str, Any]]] = {
     307: {
-        "description": "The bytes are at Location, for a while",
+        "description": "Location has a URL of the bytes, valid for a limited time",
         "headers": {"Location": {"description": "A presigned URL", "schema": {"type": "string", "format": "uri"}}},
     }
 }
 
 
 class View(BaseModel):
-    """How often a video was viewed."""
+    """A number of views of a video."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -38,20 +38,20 @@ class View(BaseModel):
 
 
 class Views(BaseModel):
-    """Views of some videos, at about one moment."""
+    """Views of several videos at about the same time."""
 
     model_config = ConfigDict(
         extra="forbid", json_schema_extra={"examples": [{"views": [{"video_id": "v1", "views": 12}]}]}
     )
 
     views: list[View] = Field(min_length=1, max_length=1_000)
-    at: AwareDatetime | None = Field(None, description="Time of the views, at most 30 days ago; default: now")
+    at: AwareDatetime | None = Field(None, description="Time of the views, at most 30 days ago; unset: now")
 
 
 class Counted(BaseModel):
-    """What was counted."""
+    """The result of a report of views."""
 
-    counted: int = Field(description="Number of ids that are known")
+    counted: int = Field(description="Number of videos whose views were counted")
     unknown: list[str] = Field(description="Unknown ids, which were ignored")
 
 
@@ -70,20 +70,20 @@ def video(
         str | None,
         Query(
             pattern=r"^[a-z0-9]{2,16}(,[a-z0-9]{2,16}){0,15}$",
-            description="Codecs that the client can play. If the present bytes have another codec, the client is "
-            "redirected to those that they were made from, as long as these are kept; 406 if they are gone",
+            description="Codecs that the client can play. If the current bytes have another codec, the client is "
+            "redirected to the original bytes while these are kept; 406 if they are gone",
             examples=["h264,vp9"],
         ),
     ] = None,
 ) -> RedirectResponse:
-    """Redirect to a presigned URL of the blob that the video stands on now, or stood on before it was made smaller."""
+    """Redirect to a presigned URL of the video's current bytes, or of those before it was compressed: see `plays`."""
     codecs = plays.split(",") if plays else ()
     shown = show(app_state.workspace, video_id, url_seconds=app_state.load.policy.url_seconds, plays=codecs)
     return RedirectResponse(shown.url, 307, {"Cache-Control": "no-store"})  # the next view is counted too
 
 
 class Whose(BaseModel):
-    """A condition: no other parameter is taken, so that one which is misspelt changes nothing."""
+    """An optional condition. Other parameters are refused, so that a misspelt condition is not ignored."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -91,11 +91,13 @@ class Whose(BaseModel):
 
 
 class Deleted(BaseModel):
-    """A video that its user has deleted."""
+    """A video that was deleted for its user."""
 
     video_id: str
     user_id: str
-    restorable_until: datetime = Field(description="Until then the bytes are kept, and support can restore the video")
+    restorable_until: datetime = Field(
+        description="Until then, the bytes are kept, and an operator can restore the video"
+    )
 
 
 @router.delete(
@@ -110,7 +112,7 @@ def delete(
     caller: Annotated[Caller, needs(Scope.DELETIONS)],
     whose: Annotated[Whose, Query()],
 ) -> Deleted:
-    """Stop serving the video now, and purge it after its grace. Safe to repeat. A video that is held stays."""
+    """Stop serving the video now, and purge its bytes after the grace. A held video is refused. Safe to repeat."""
     gone = lifecycle.delete(
         app_state.workspace.engine, video_id, by=caller.name, run_id=f"delete-{uuid4().hex[:12]}", user_id=whose.user_id
     )
@@ -118,11 +120,11 @@ def delete(
 
 
 class Kept(BaseModel):
-    """A video that stays on request."""
+    """A video whose retention was extended."""
 
     video_id: str
     until: datetime = Field(description="No rule retires the video before this time")
-    times: int = Field(description="How often its retention has been extended, including this time")
+    times: int = Field(description="Number of extensions so far, including this one")
 
 
 @router.post(
@@ -139,7 +141,7 @@ def keep(
     caller: Annotated[Caller, needs(Scope.KEEPS)],
     whose: Annotated[Whose, Query()],
 ) -> Kept:
-    """Prolong its life by the `keep_days` of its user's tier, `lifecycle.keep_times` at most. Once for each key."""
+    """Extend retention by the tier's `keep_days`, up to `lifecycle.keep_times` times; once per idempotency key."""
     kept = prolong.keep(app_state.workspace.engine, video_id, by=caller.name, key=key, user_id=whose.user_id)
     return Kept(**kept._asdict())
 
@@ -151,7 +153,7 @@ def keep(
     responses=documented(),
 )
 def views(asked: Views, app_state: CurrentState) -> Counted:
-    """Add views. A report that is sent twice is counted twice, which only ever keeps a video longer."""
+    """Add views. A report sent twice counts twice, which can only keep a video longer."""
     now = datetime.now(UTC)
     at = asked.at or now
     if not now - timedelta(days=KEPT_DAYS) <= at <= now + _AHEAD:

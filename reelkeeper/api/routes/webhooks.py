@@ -1,4 +1,4 @@
-"""Webhooks: which servers of the service are told what happens, as `reelkeeper webhooks` does it."""
+"""Webhooks: endpoints of the service that receive events; as `reelkeeper webhooks`."""
 
 from datetime import UTC
 from typing import Annotated
@@ -19,7 +19,7 @@ Events = Annotated[list[EventType], Field(max_length=len(EventType), description
 
 
 class NewEndpoint(BaseModel):
-    """A server that is to be told."""
+    """A webhook to add."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -31,54 +31,54 @@ class NewEndpoint(BaseModel):
 
 
 class Choice(BaseModel):
-    """What an endpoint is told from now on, and whether anything is sent to it."""
+    """The event types to send to an endpoint, and whether it is enabled."""
 
     model_config = ConfigDict(
         extra="forbid", json_schema_extra={"examples": [{"events": ["video.changed", "video.purged"], "enabled": True}]}
     )
 
     events: Events
-    enabled: bool = Field(True, description="false: messages are kept until the webhook is enabled again")
+    enabled: bool = Field(
+        True, description="Whether messages are sent; false: they wait until the webhook is enabled again"
+    )
 
 
 class Secret(BaseModel):
-    """An endpoint and the secret that its messages are signed with, which is shown this once."""
+    """A webhook and the secret that signs its messages, which is shown only once."""
 
     id: str
     secret: str
 
 
 class Endpoints(BaseModel):
-    """All endpoints, the oldest first."""
+    """All webhooks, oldest first."""
 
     webhooks: list[Endpoint]
 
 
 class Removed(BaseModel):
-    """An endpoint that is no more."""
+    """A webhook that was deleted."""
 
     removed: str
 
 
 class Again(BaseModel):
-    """What is sent once more."""
+    """The messages to send again."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"since": "2026-11-26T00:00:00Z"}]})
 
-    since: AwareDatetime | None = Field(
-        None, description="Also resend messages that were delivered, of events since this time"
-    )
+    since: AwareDatetime | None = Field(None, description="Also resend delivered messages of events since this time")
 
 
 class Replayed(BaseModel):
-    """How many messages are sent once more."""
+    """The number of messages that are sent again."""
 
     replayed: int
 
 
 @router.get("", summary="List all webhooks", dependencies=[needs(Scope.WEBHOOKS), WORK], responses=documented())
 def listed(app_state: CurrentState) -> Endpoints:
-    """List the endpoints, how they do, and what waits for them; no secret."""
+    """List all webhooks with their state and waiting messages, without secrets."""
     return Endpoints(webhooks=operation.listed(app_state.workspace.engine))
 
 
@@ -86,7 +86,7 @@ def listed(app_state: CurrentState) -> Endpoints:
 def add(
     asked: NewEndpoint, key: IdempotencyKey, app_state: CurrentState, caller: Annotated[Caller, needs(Scope.WEBHOOKS)]
 ) -> Secret:
-    """Add an endpoint, and give its secret for the only time. The same again is the same one, with a new secret."""
+    """Add a webhook, and show its secret once. A repetition with the same key returns it with a new secret."""
     made = operation.add(
         app_state.workspace.engine,
         asked.url,
@@ -102,7 +102,7 @@ def add(
 def choose(
     webhook_id: Id, asked: Choice, app_state: CurrentState, caller: Annotated[Caller, needs(Scope.WEBHOOKS)]
 ) -> Endpoint:
-    """Tell it of these events from now on, or send it nothing for a while. What waits for it already is sent."""
+    """Set the event types to send from now on, and enable or disable the webhook. Waiting messages are still sent."""
     engine = app_state.workspace.engine
     operation.choose(engine, webhook_id, asked.events, author=caller.name)
     (operation.enable if asked.enabled else operation.disable)(engine, webhook_id, author=caller.name)
@@ -113,7 +113,7 @@ def choose(
     "/{webhook_id}/secret", summary="Replace a webhook's secret", dependencies=[WRITE], responses=documented(404)
 )
 def rotate(webhook_id: Id, app_state: CurrentState, caller: Annotated[Caller, needs(Scope.WEBHOOKS)]) -> Secret:
-    """Give a new secret, for the only time; for a day the one before it signs beside it."""
+    """Create a new secret, and show it once. For a day, the previous secret also signs messages."""
     return Secret(id=webhook_id, secret=operation.rotate(app_state.workspace.engine, webhook_id, author=caller.name))
 
 
@@ -121,13 +121,13 @@ def rotate(webhook_id: Id, app_state: CurrentState, caller: Annotated[Caller, ne
 def replay(
     webhook_id: Id, asked: Again, app_state: CurrentState, caller: Annotated[Caller, needs(Scope.WEBHOOKS)]
 ) -> Replayed:
-    """Send what was given up and, of `since`, what was delivered. Each message keeps its id."""
+    """Resend messages that were given up and, with `since`, delivered ones. Each message keeps its id."""
     since = asked.since and asked.since.astimezone(UTC)
     return Replayed(replayed=operation.replay(app_state.workspace.engine, webhook_id, since=since, author=caller.name))
 
 
 @router.delete("/{webhook_id}", summary="Delete a webhook", dependencies=[WRITE], responses=documented(404))
 def remove(webhook_id: Id, app_state: CurrentState, caller: Annotated[Caller, needs(Scope.WEBHOOKS)]) -> Removed:
-    """Forget the endpoint, and what waits for it."""
+    """Delete the webhook and its waiting messages."""
     operation.remove(app_state.workspace.engine, webhook_id, author=caller.name)
     return Removed(removed=webhook_id)
