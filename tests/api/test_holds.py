@@ -32,6 +32,19 @@ def test_a_hold_of_a_user_ends_by_itself(client: TestClient) -> None:
     assert datetime.fromisoformat(hold["expires_at"]) == datetime.fromisoformat(until)
 
 
+def test_a_hold_that_would_be_over_already_is_refused(client: TestClient, world: World) -> None:
+    """A mistyped year must not answer that the video is held."""
+    world.video("v1")
+    past = (datetime.now(UTC) - timedelta(seconds=1)).isoformat()
+    asked = {"scope": "video", "subject": "v1", "reason": "a dispute", "until": past}
+    refused = problem(client.post("/v1/holds", json=asked, headers=KEY), 422)
+    assert refused["type"] == "urn:reelkeeper:refused"
+    assert "nothing is held" in str(refused["detail"])
+    asked["until"] = (datetime.now(UTC) + timedelta(days=1)).isoformat()
+    assert client.post("/v1/holds", json=asked, headers=KEY).status_code == 201  # its key is not used up
+    world.check()
+
+
 def test_what_is_not_there_or_has_no_reason_is_not_held(client: TestClient) -> None:
     problem(client.post("/v1/holds", json={"scope": "video", "subject": "none", "reason": "r"}, headers=KEY), 404)
     for wrong in (

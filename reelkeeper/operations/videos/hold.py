@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from uuid import uuid4
 
-from reelkeeper.errors import NotFound
+from reelkeeper.errors import NotFound, Refused
 from reelkeeper.rules.billing.credits import fingerprint
 from reelkeeper.store import Engine, Session
 from reelkeeper.store.core import deployment
 from reelkeeper.store.core.audit import Event, append
-from reelkeeper.store.core.engine import transaction
+from reelkeeper.store.core.engine import now, transaction
 from reelkeeper.store.videos import holds
 from reelkeeper.store.videos.holds import HoldTerms
 
@@ -24,7 +24,7 @@ class Placed:
 def hold(engine: Engine, terms: HoldTerms, *, key: str | None = None) -> Placed:
     """Hold a user's videos or one video. Requests with the same `key` are one hold.
 
-    Raises NotFound when there is no such user or video.
+    Raises NotFound when there is no such user or video, Refused when a new hold would be over already.
     """
     asked = fingerprint(
         key=key,
@@ -51,6 +51,9 @@ def place(session: Session, terms: HoldTerms, hold_id: str | None = None) -> Pla
         raise NotFound(f"no {scope} {subject!r} in the catalogue")
     hold_id = hold_id or uuid4().hex[:12]
     is_new, too_late = holds.place(session, hold_id, terms)
+    # guard holds.future: a mistyped year confirms a hold that protects nothing
+    if is_new and terms.expires_at is not None and terms.expires_at <= now(session):
+        raise Refused(f"a hold until {terms.expires_at:%Y-%m-%d %H:%M} UTC would be over already; nothing is held")
     detail = {"hold": hold_id, "scope": scope, "reason": terms.reason} | ({"legal": True} if terms.is_legal else {})
     video_id, user_id = (subject, None) if scope == "video" else (None, subject)
     if is_new:
