@@ -76,6 +76,22 @@ def test_one_bad_line_and_nothing_is_imported(reelkeeper: Run, ask: Ask, one_vid
     assert one_video
 
 
+def test_a_file_from_excel_is_taken_and_of_several_the_bad_one_is_named(
+    reelkeeper: Run, one_video: str, tmp_path: Path
+) -> None:
+    users, videos = tmp_path / "users.csv", tmp_path / "videos.csv"
+    users.write_text("id,tier,created_at\r\nann,pro,\r\n", encoding="utf-8-sig")
+    videos.write_text(f"id,user_id,created_at,tag\n{one_video},ann,,entwürfe\n", encoding="latin-1")
+    answer = reelkeeper("videos", "import", "--users", users, "--videos", videos, exit_code=9)
+    assert "users: 1 line taken" in answer.stdout
+    assert f"{videos}: nothing of it was taken, as it is not in UTF-8" in answer.stderr
+    videos.write_text("id,user_id,created_at\nnobody,ann,\n")
+    assert (
+        f"{videos}: nothing of it was taken" in reelkeeper("videos", "import", "--videos", videos, exit_code=9).stderr
+    )
+    reelkeeper("videos", "import", "--users", users, "--complete-days", exit_code=2)  # of no views
+
+
 def test_names_are_shown_as_they_are_and_not_as_markup(reelkeeper: Run, one_video: str) -> None:
     reelkeeper("hold", "--video", one_video, "--reason", "[red]court[/red]")
     assert "[red]court[/red]" in reelkeeper("hold", "--list").stdout

@@ -1,15 +1,17 @@
 """`videos`: what the catalogue holds, and how it comes to hold it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 
 from reelkeeper.cli.opening import configured, keeps_contract, store, workspace
 from reelkeeper.cli.screen import emit, say, size, table
 from reelkeeper.cli.words import AsJson, moment, new_run_id, who
-from reelkeeper.errors import KeyRefused, LeaseLost, Misconfigured, NotFound, PartialFailure
+from reelkeeper.errors import InputRefused, KeyRefused, LeaseLost, Misconfigured, NotFound, PartialFailure
 from reelkeeper.rules.core.wording import many
 
 group = typer.Typer(help="List videos, show one, import the service's data, add one.", invoke_without_command=True)
@@ -182,27 +184,46 @@ def bring_in(
     """
     if not (users or videos or views or keys):
         raise typer.BadParameter("give at least one of --users, --videos, --views and --keys")
+    if complete_days and not views:
+        raise typer.BadParameter("--complete-days says something of the file of --views; give both")
     from reelkeeper.operations.billing.users import import_users
     from reelkeeper.store.videos import imports, key_owners
 
     taken: dict[str, imports.Imported] = {}
-    with store() as engine:
-        if users:
-            with users.open(newline="") as lines:
-                taken["users"] = import_users(engine, lines)
-        if videos:
-            with videos.open(newline="") as lines:
-                taken["videos"] = imports.import_videos(engine, lines, skip_unknown=skip_unknown)
-        if views:
-            with views.open(newline="") as lines:
-                taken["views"] = imports.import_views(engine, lines, complete=complete_days, skip_unknown=skip_unknown)
-        if keys:
-            with keys.open(newline="") as lines:
-                taken["keys"] = key_owners.import_keys(engine, lines, partial(_key, configured().prefix))
+    try:
+        with store() as engine:
+            if users:
+                with _csv(users) as lines:
+                    taken["users"] = import_users(engine, lines)
+            if videos:
+                with _csv(videos) as lines:
+                    taken["videos"] = imports.import_videos(engine, lines, skip_unknown=skip_unknown)
+            if views:
+                with _csv(views) as lines:
+                    taken["views"] = imports.import_views(
+                        engine, lines, complete=complete_days, skip_unknown=skip_unknown
+                    )
+            if keys:
+                with _csv(keys) as lines:
+                    taken["keys"] = key_owners.import_keys(engine, lines, partial(_key, configured().prefix))
+    finally:  # the files before a bad one are taken
+        for name, count in taken.items() if not as_json else ():
+            skipped = f", {count.skipped:,} skipped" if count.skipped else ""
+            say(f"{name}: {many(count.lines, 'line')} taken{skipped}")
     if as_json:
         emit(taken)
-    for name, count in taken.items() if not as_json else ():
-        say(f"{name}: {many(count.lines, 'line')} taken" + (f", {count.skipped:,} skipped" if count.skipped else ""))
+
+
+@contextmanager
+def _csv(file: Path) -> Iterator[TextIO]:
+    """Open a CSV file in UTF-8, with or without the mark that Excel puts first; errors name the file."""
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as lines:
+            yield lines
+    except UnicodeDecodeError as error:
+        raise InputRefused(f"{file}: nothing of it was taken, as it is not in UTF-8: {error}") from None
+    except InputRefused as error:
+        raise InputRefused(f"{file}: {error}") from None
 
 
 def _key(prefix: str, text: str) -> str:

@@ -2,8 +2,8 @@
 
 import csv
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from datetime import UTC, date, datetime
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, NamedTuple
 
 from reelkeeper.model.requests import TAG_PATTERN
@@ -36,8 +36,14 @@ class Problem(NamedTuple):
         return f"{where}: {self.value[:100]!r} {self.why}"
 
 
-def whole_lines(lines: Iterable[str], columns: Columns, optional: Columns | None = None) -> Iterator[CsvLine | Problem]:
-    """Read `lines` field by field; the first names the columns. Unknown columns are ignored."""
+def whole_lines(
+    lines: Iterable[str], columns: Columns, once: Sequence[str] = (), optional: Columns | None = None
+) -> Iterator[CsvLine | Problem]:
+    """Read `lines` field by field; the first names the columns. Unknown columns are ignored.
+
+    The values of the columns `once`, taken together, may be in one line only: of two that differ, neither is right.
+    """
+    seen: set[int] = set()
     reader = csv.DictReader(lines, strict=True)
     try:
         found = reader.fieldnames or ()
@@ -46,13 +52,25 @@ def whole_lines(lines: Iterable[str], columns: Columns, optional: Columns | None
             return
         wanted = {**columns, **{name: parse for name, parse in (optional or {}).items() if name in found}}
         for row in reader:
-            yield from _fields(reader.line_num, row, wanted)
+            for item in _fields(reader.line_num, row, wanted):
+                if once and isinstance(item, CsvLine):
+                    fingerprint = hash(tuple(item.values[name] for name in once))
+                    # guard imports.once: of two lines that contradict each other, as on a user's tier, the last decides
+                    if fingerprint in seen:
+                        why = "is named twice" + "".join(f" on this {name}" for name in once[1:])
+                        yield Problem(reader.line_num, once[0], row[once[0]], why)
+                        continue
+                    seen.add(fingerprint)
+                yield item
     except csv.Error as error:
         yield Problem(reader.line_num, "all", "", f"is not CSV: {error}")
 
 
-def _fields(number: int, row: Mapping[str, str | None], wanted: Columns) -> Iterator[CsvLine | Problem]:
-    values, problems = {}, []
+def _fields(number: int, row: Mapping[str | None, Any], wanted: Columns) -> Iterator[CsvLine | Problem]:
+    values: dict[str, Any] = {}
+    problems: list[Problem] = []
+    if None in row:
+        problems.append(Problem(number, "all", "", "has more fields than the first line: is a comma not quoted?"))
     for name, parse in wanted.items():
         text = (row[name] or "").strip()
         try:
@@ -78,18 +96,20 @@ def moment(text: str) -> datetime | None:
         return None
     try:
         at = datetime.fromisoformat(text)
-    except ValueError:
+        in_utc = at.astimezone(UTC)
+    except (ValueError, OverflowError):
         raise ValueError("is no ISO 8601 time") from None
     if at.tzinfo is None:
         raise ValueError("has no time zone; write 2026-01-31T12:00:00Z")
-    return at.astimezone(UTC)
+    return in_utc
 
 
 def day(text: str) -> date:
     """Read a day."""
     try:
+        date.fromisoformat(text) + timedelta(days=1)  # when it ends
         return date.fromisoformat(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise ValueError("is no date; write 2026-01-31") from None
 
 

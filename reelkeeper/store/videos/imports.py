@@ -4,7 +4,8 @@
     id,user_id,created_at,tag      videos  (those that `sync_catalog` has found; tag may be missing)
     video_id,day,views,viewed_at   views   (viewed_at may be missing)
 
-Times are ISO 8601 with a zone. Every line is checked before the transaction ends: one bad line, and nothing changes.
+Times are ISO 8601 with a zone. Every line is checked before the transaction ends: one bad line, or two for one user,
+one video or one day of a video, and nothing changes.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from reelkeeper.errors import InputRefused
+from reelkeeper.rules.core.wording import many
 from reelkeeper.store.core.engine import insert_into, now, transaction
 from reelkeeper.store.tables import daily_views, users, videos, view_days
 from reelkeeper.store.videos.csv_columns import (
@@ -75,7 +77,7 @@ def import_users(engine: sa.Engine, lines: Iterable[str], known_tiers: Callable[
         )
         return 0
 
-    return import_lines(engine, "import.users", whole_lines(lines, _USERS), take)
+    return import_lines(engine, "import.users", whole_lines(lines, _USERS, ["id"]), take)
 
 
 def import_videos(engine: sa.Engine, lines: Iterable[str], *, skip_unknown: bool = False) -> Imported:
@@ -103,7 +105,7 @@ def import_videos(engine: sa.Engine, lines: Iterable[str], *, skip_unknown: bool
             session.connection().execute(named, tagged)
         return len(batch) - len(known)
 
-    return import_lines(engine, "import.videos", whole_lines(lines, _VIDEOS, optional={"tag": tag}), take)
+    return import_lines(engine, "import.videos", whole_lines(lines, _VIDEOS, ["id"], {"tag": tag}), take)
 
 
 def import_views(
@@ -116,18 +118,12 @@ def import_views(
     would be lost), and for a day marked complete that is not over.
     """
     days: set[date] = set()
-    seen: set[int] = set()
 
     def take(session: Session, batch: Sequence[CsvLine], problems: list[Problem]) -> int:
         owners = _owners(session, [line.values["video_id"] for line in batch])
         known = [line for line in batch if line.values["video_id"] in owners]
         if not skip_unknown:
             problems += [_unknown(line, "video_id") for line in batch if line.values["video_id"] not in owners]
-        for line in batch:
-            fingerprint = hash((line.values["video_id"], line.values["day"]))
-            if fingerprint in seen:
-                problems.append(Problem(line.number, "video_id", line.values["video_id"], "is named twice on this day"))
-            seen.add(fingerprint)
         days.update(line.values["day"] for line in batch)
         if known and not problems:
             insert = insert_into(session, daily_views)
@@ -144,7 +140,7 @@ def import_views(
             problems += [Problem(0, "day", str(item), "is not over, so not complete") for item in days if item >= today]
             set_complete(session, days)
 
-    parsed = whole_lines(lines, _VIEWS, optional={"viewed_at": moment})
+    parsed = whole_lines(lines, _VIEWS, ["video_id", "day"], {"viewed_at": moment})
     return import_lines(engine, "import.views", parsed, take, finish)
 
 
@@ -180,7 +176,8 @@ def import_lines(
         if problems:
             shown = "; ".join(str(problem) for problem in problems[:_SHOWN])
             more = f"; and {len(problems) - _SHOWN:,} more" if len(problems) > _SHOWN else ""
-            raise InputRefused(f"nothing was changed, as {len(problems):,} fields are wrong: {shown}{more}")
+            wrong = f"{many(len(problems), 'field')} {'is' if len(problems) == 1 else 'are'} wrong"
+            raise InputRefused(f"nothing of it was taken, as {wrong}: {shown}{more}")
     return Imported(taken - skipped, skipped)
 
 

@@ -100,6 +100,19 @@ def test_days_are_complete_only_when_said_so_and_over(engine: sa.Engine) -> None
         (load_users, ["id,tier,created_at", "cyd,free,soon"], "'soon' is no ISO 8601 time"),
         (load_users, ["id,tier", "cyd,free"], "column created_at: 'id,tier' lacks this column"),
         (load_users, ["id,tier,created_at", 'cyd,"free,'], "is not CSV"),
+        (
+            load_users,
+            ["id,tier,created_at", "cyd,pro,", "cyd,free,"],
+            "1 field is wrong: line 3, column id: 'cyd' is named",
+        ),
+        (
+            load_users,
+            ["id,tier,created_at", "cyd,pro,,x"],
+            "line 2, column all: '' has more fields than the first line",
+        ),
+        (load_users, ["id,tier,created_at", "cyd,pro,0001-01-01T00:00:00+14:00"], "is no ISO 8601 time"),
+        (import_videos, ["id,user_id,created_at", "v1,ada,", "v1,ada,"], "line 3, column id: 'v1' is named twice"),
+        (import_views, ["video_id,day,views", "v1,9999-12-31,1"], "column day: '9999-12-31' is no date"),
         (load_users, [], "lacks this column"),
         (import_videos, ["id,user_id,created_at", "v1,bob,"], "column user_id: 'bob' is not its owner 'ada'"),
         (import_videos, ["id,user_id,created_at", "v9,ada,"], "column id: 'v9' is not in the catalogue"),
@@ -117,7 +130,7 @@ def test_a_bad_field_is_named_and_nothing_changes(
     before = rows(engine, *users.c), rows(engine, *videos.c)
     with pytest.raises(InputRefused, match=complaint) as refused:
         load(engine, lines)
-    assert "nothing was changed" in str(refused.value)
+    assert "nothing of it was taken" in str(refused.value)
     assert (rows(engine, *users.c), rows(engine, *videos.c), rows(engine, *daily_views.c)) == (*before, [])
 
 

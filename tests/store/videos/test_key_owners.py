@@ -73,7 +73,7 @@ def test_what_is_adopted_gets_its_age_and_stays_whose_it_is(engine: sa.Engine) -
     ],
 )
 def test_a_bad_line_is_named_and_nothing_is_taken(engine: sa.Engine, lines: list[str], complaint: str) -> None:
-    with pytest.raises(InputRefused, match="nothing was changed") as refused:
+    with pytest.raises(InputRefused, match="nothing of it was taken") as refused:
         import_keys(engine, lines, check)
     assert complaint in str(refused.value)
     with reading(engine) as session:
