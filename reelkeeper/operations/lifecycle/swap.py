@@ -23,6 +23,7 @@ from reelkeeper.rules.lifecycle.transcode import (
     NEW_KEY,
     NOT_IN_PLACE,
     NOT_TRIED,
+    OWN_RESULT,
     Placement,
     locked_mark,
     why_not_in_place,
@@ -35,6 +36,7 @@ from reelkeeper.store.lifecycle.swaps import Source
 from reelkeeper.store.videos.intents import Intent, announce
 
 _COPIES_AT_WORK = 5  # the source and the encodes of a search, each no larger than the source
+_OWN_RESULT = "it is a result that was put in place, of a swap that the store does not know: it stays as it is"
 
 
 class Order(NamedTuple):
@@ -78,8 +80,11 @@ def swap(workspace: Workspace, order: Order, *, scratch: Path, lease: Lease, run
         # guard swap.digest: bytes that have changed in the bucket replace the ones that were checked
         if source.sha256 not in (None, digest):
             raise IntegrityDoubt(f"{source.key}: stored sha256 {digest}, recorded {source.sha256}; left as it is")
+        # guard swap.own_result: a result that a store from a backup does not know of is made smaller again, and worse
+        refusal = None if source.is_ours else _refuse_result(workspace, source)
         # guard swap.in_place_alike: a link shows another format under the old type
-        result = (_refuse_in_place(original, source) if is_in_place else None) or order.shrink(original, place)
+        refusal = refusal or (_refuse_in_place(original, source) if is_in_place else None)
+        result = refusal or order.shrink(original, place)
         if isinstance(result, Refusal):
             return _remember(workspace, source, result, lease=lease, run_id=run_id)
         aside = _aside(workspace, source, digest, original, result) if is_in_place else None
@@ -107,6 +112,12 @@ def _remember(workspace: Workspace, source: Source, refusal: Refusal, *, lease: 
                 detail = {"rule": refusal.rule, "why": refusal.reason, "recipe": refusal.recipe}
                 append(session, [Event("refuse", run_id, source.video_id, source.blob_id, source.user_id, detail)])
     return Outcome(source.video_id, "refused", refusal.reason, source.size_bytes, source.size_bytes, source.blob_id)
+
+
+def _refuse_result(workspace: Workspace, source: Source) -> Refusal | None:
+    """Refuse what a swap has put in place that the catalogue does not know of."""
+    is_result = in_place.is_result(workspace.bucket.headers(source.key))
+    return Refusal(OWN_RESULT, _OWN_RESULT, OWN_RESULT) if is_result else None
 
 
 def _refuse_in_place(original: Path, source: Source) -> Refusal | None:

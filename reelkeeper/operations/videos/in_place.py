@@ -11,7 +11,7 @@ that the key gets, by which a put is known as our own after a crash.
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from reelkeeper.adapters.s3.r2 import Headers
 from reelkeeper.errors import IntegrityDoubt, LeaseLost, ObjectChanged, ObjectLocked, ObjectMissing, StorageError
@@ -24,6 +24,8 @@ from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.lifecycle import in_place as rows
 from reelkeeper.store.lifecycle.in_place import InPlace
 from reelkeeper.store.videos.intents import Intent, close
+
+_RESULT: Final = "reelkeeper"  # a name in the metadata of what a swap has put over the service's bytes
 
 
 class Shows(StrEnum):
@@ -70,6 +72,19 @@ def look(workspace: Workspace, intent: Intent) -> Sight:
     return Sight(known, Shows.OLD if etag in (known.old.etag, known.old_md5) else Shows.OTHER, found)
 
 
+def is_result(headers: Headers) -> bool:
+    """Whether an object with these headers is the result of a swap in place, or the service's copy of one."""
+    return _RESULT in headers.get("Metadata", {})
+
+
+def _marked(headers: Headers, intent: Intent) -> Headers:
+    """Mark a result as such, and its original as none: a store restored from a backup does not know of the swap."""
+    metadata = {name: value for name, value in headers.get("Metadata", {}).items() if name != _RESULT}
+    if intent.kind == "swap":
+        metadata[_RESULT] = "compressed"
+    return {**headers, "Metadata": metadata}
+
+
 def put(workspace: Workspace, intent: Intent, source: Path, place: Path, lease: Lease) -> None:
     """Copy the old bytes aside, and put `source` over them. What became of it, `look` says.
 
@@ -84,7 +99,7 @@ def put(workspace: Workspace, intent: Intent, source: Path, place: Path, lease: 
     try:
         with effect("in_place.copy"):
             bucket.copy(intent.key, known.aside_key, etag)
-        headers = bucket.headers(intent.key, etag)
+        headers = _marked(bucket.headers(intent.key, etag), intent)
     except (ObjectChanged, ObjectMissing):
         return
     _require_whole(workspace, intent, known, place)

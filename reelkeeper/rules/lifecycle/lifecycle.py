@@ -43,7 +43,7 @@ from reelkeeper.rules.core.tiers import MAX_DAYS, Tiers
 from reelkeeper.rules.core.wording import Terms, dollars
 from reelkeeper.rules.lifecycle import segments as rules
 from reelkeeper.rules.lifecycle.segments import MAX_SEGMENTS, NO_SEGMENT, Classified, Segment
-from reelkeeper.rules.lifecycle.transcode import EFFICIENT_CODECS
+from reelkeeper.rules.lifecycle.transcode import EFFICIENT_CODECS, OWN_RESULT
 from reelkeeper.rules.lifecycle.worth import Worth
 
 Appraise = Callable[[int, int | None], Worth]
@@ -341,7 +341,7 @@ def _judging(  # noqa: C901  a flat list of cases, counted as deep
             return Verdict(video, keep, "compressed_before", figures)
         if video.codec in efficient:
             return Verdict(video, keep, "already_efficient", figures)
-        if video.refused_recipe == recipe:
+        if video.refused_recipe in (recipe, OWN_RESULT):
             return Verdict(video, keep, "refused_before", figures)
         if worth is None:
             return Verdict(video, compress, "cold_compress", figures)

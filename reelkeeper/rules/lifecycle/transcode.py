@@ -22,6 +22,7 @@ Placement = Literal["new_key", "in_place"]
 NEW_KEY: Final = "new_key"
 IN_PLACE: Final = "in_place"
 NOT_IN_PLACE: Final = "not_in_place"  # the rule, and the mark of those refused by it: under any recipe in place
+OWN_RESULT: Final = "own_result"  # likewise, of our own results that the catalogue does not know: under any recipe
 MAX_BYTES_IN_PLACE: Final = 5 * 1024**3  # Cloudflare R2 "Limits" page: what a single put takes, and a copy
 IN_PLACE_CODEC: Final = "h264"
 NOT_TRIED: Final = "this bucket has not shown that it does what putting in place rests on: reelkeeper doctor --contract"

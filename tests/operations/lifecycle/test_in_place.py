@@ -26,7 +26,7 @@ from reelkeeper.operations.removals import takedown
 from reelkeeper.operations.videos import intents
 from reelkeeper.operations.videos.hold import hold
 from reelkeeper.operations.videos.views import show
-from reelkeeper.rules.lifecycle.transcode import locked_mark
+from reelkeeper.rules.lifecycle.transcode import OWN_RESULT, locked_mark
 from reelkeeper.store.core.audit import purged_after
 from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.core.leases import Lease, acquire
@@ -142,7 +142,7 @@ def test_the_link_shows_the_smaller_bytes_as_it_showed_the_original(linked: Link
     assert (outcome.action, outcome.before_bytes, outcome.after_bytes) == (
         "compressed", len(linked.original), len(linked.smaller))  # fmt: skip
     assert linked.shows() == linked.smaller
-    assert linked.served() == SERVED
+    assert linked.served() == SERVED | {"Metadata": {"prompt-id": "p-17", "reelkeeper": "compressed"}}
     (copied,) = linked.world.double.sent("CopyObject")
     assert copied.key == linked.asides()[0].key
     assert copied.key not in [request.key for request in linked.world.double.sent("GetObject")]  # no bytes through us
@@ -156,6 +156,23 @@ def test_the_link_shows_the_smaller_bytes_as_it_showed_the_original(linked: Link
 def test_a_run_that_was_killed_before_it_wrote_the_outcome_down_gives_the_same_once_more(linked: Linked) -> None:
     assert linked.swap() == linked.swap()
     linked.world.check()
+
+
+def test_a_result_that_the_store_does_not_know_is_not_compressed_once_more(linked: Linked) -> None:
+    """As after the store was restored from a backup, or where the service copies its objects."""
+    linked.swap()
+    copy, bucket = f"{linked.world.address.prefix}ann/v2.mp4", linked.world.double.client
+    bucket.copy_object(Bucket=BUCKET, Key=copy, CopySource={"Bucket": BUCKET, "Key": linked.key})
+    blob = linked.world.video("v2", key=copy, clip=Path(linked.result.path), stored=False)
+
+    def shrink(_: Path, __: Path) -> Transcode:
+        pytest.fail("a result was encoded once more")
+
+    how: dict[str, Any] = {"scratch": linked.scratch, "lease": linked.lease, "run_id": "run", "grace": Grace()}
+    assert swap(linked.workspace, Order("v2", blob, shrink), **how).action == "refused"
+    with reading(linked.workspace.engine) as session:
+        found = sa.select(videos.c.refused_recipe).where(videos.c.id == "v2")
+        assert session.execute(found).scalar_one() == OWN_RESULT
 
 
 def test_the_original_is_put_back_as_it_was_and_stays(linked: Linked) -> None:
