@@ -99,15 +99,11 @@ def _took(flow: FlowState) -> Text:
 
 def _videos(found: Status) -> Panel:
     rows = [(state, f"{count:,}", size(size_bytes)) for state, (count, size_bytes) in _stored(found)]
-    rows += [
-        (
-            f"to {backlog.action}, {backlog.flow}",
-            f"{backlog.objects + backlog.left_to_next_run:,}",
-            size(backlog.size_bytes),
-        )
-        for backlog in found.backlog
-        if backlog.objects + backlog.left_to_next_run
-    ]
+    for backlog in found.backlog:
+        if backlog.objects:
+            rows.append((f"to {backlog.action}, {backlog.flow}", f"{backlog.objects:,}", size(backlog.size_bytes)))
+        if backlog.left_to_next_run:
+            rows.append((f"to {backlog.action} later, {backlog.flow}", f"{backlog.left_to_next_run:,}", ""))
     if found.grace.objects:
         when = f"{found.grace.next_at:%m-%d %H:%M}" if found.grace.next_at else "now"
         rows.append((f"waits to be purged, from {when}", f"{found.grace.objects:,}", size(found.grace.size_bytes)))
@@ -134,7 +130,7 @@ def _spend(money: Money) -> Panel:
         table.add_row(name, spent, _bar(share), f"{share:.0%} of ${limit:,f}")
     for use in money.limits[:_MAX_LIMITS]:
         refused = f", {use.refusals} refused" if use.refusals else ""
-        of_limit = f"{use.percent} % of {dollars(use.limit_microusd)}{refused}"
+        of_limit = f"{use.percent}% of {dollars(use.limit_microusd)}{refused}"
         table.add_row(
             f"{in_words(use.scope)}, {use.period}", dollars(use.used_microusd), _bar(use.percent / 100), of_limit
         )

@@ -67,7 +67,8 @@ def full(world: World) -> World:
         session.execute(
             sa.insert(plans).values(
                 id="p", flow="tier_storage", state="ready", as_of=at, created_at=at, run_id="r", policy={},
-                policy_hash="", population=2, population_bytes=2, kept={"left_to_next_run": 3},
+                policy_hash="", population=2, population_bytes=2,
+                kept={"beyond_compress_limit": 3, "left_to_next_run": 4},
             )
         )  # fmt: skip
         verdict = {"generation": 1, "rule": "cold_compress", "reason": "cold", "size_bytes": 10}
@@ -134,6 +135,7 @@ def test_the_figures_are_those_of_the_store(client: TestClient, full: World) -> 
     ) < 600  # fmt: skip
     assert found["reelkeeper_flow_overdue", (("flow", "tier_storage"),)] == 0
     assert found["reelkeeper_backlog_videos", (("action", "compress"), ("flow", "tier_storage"))] == 2 + 3
+    assert found["reelkeeper_backlog_videos", (("action", "retire"), ("flow", "tier_storage"))] == 4
     assert found["reelkeeper_retired_blobs", ()] == 1
     assert found["reelkeeper_retired_bytes", ()] > 0
     assert found["reelkeeper_jobs_limit", ()] == 4

@@ -13,7 +13,7 @@ from reelkeeper.operations.health.watchdog import beat
 from reelkeeper.rules.alerts.cadence import CADENCES
 from reelkeeper.settings import Settings
 from reelkeeper.store.core.engine import now, open_store, reading, transaction
-from reelkeeper.store.tables import deployment, heartbeats, users
+from reelkeeper.store.tables import deployment, heartbeats, plans, users
 from tests.cli.conftest import Run
 from tests.jobs import put, waiting
 
@@ -59,7 +59,7 @@ def test_a_freeze_is_the_first_that_is_said_and_ends_with_3(opened: sa.Engine, r
     freeze(opened, by="ben", reason="[bold]an audit")
     said = reelkeeper("status", "--check", exit_code=3)
     assert "by ben: [bold]an audit" in said.stdout
-    assert "[bold]an audit" in said.stderr
+    assert "all changes are frozen: [bold]an audit" in said.stderr
 
 
 @pytest.mark.long
@@ -95,6 +95,21 @@ def test_the_queue_and_the_budgets_are_those_of_this_moment(
     assert "0% of $12.5" in said
     assert "no budget" in said
     assert "dollars, such as 200" in reelkeeper("status", "--daily-budget", "much", exit_code=2).output
+
+
+def test_what_a_limit_left_to_later_runs_is_counted_once_and_by_action(opened: sa.Engine, reelkeeper: Run) -> None:
+    plan = {"id": "p", "flow": "tier_storage", "state": "ready", "run_id": "r", "policy": {}, "policy_hash": ""}
+    kept = {"beyond_compress_limit": 631, "left_to_another_day": 2, "left_to_next_run": 48, "too_young": 9}
+    with transaction(opened, "test") as session:
+        times = {"as_of": now(session), "created_at": now(session)}
+        row = {**plan, **times, "population": 700, "population_bytes": 700, "kept": kept}
+        session.execute(sa.insert(plans).values(row))
+    lines = reelkeeper("status").stdout.splitlines()
+    assert {
+        line.strip("│ ").rsplit(maxsplit=1)[0].strip(): line.strip("│ ").rsplit(maxsplit=1)[1]
+        for line in lines
+        if "tier_storage" in line and "to " in line
+    } == {"to compress later, tier_storage": "633", "to retire later, tier_storage": "48"}
 
 
 @pytest.mark.usefixtures("opened")

@@ -41,7 +41,7 @@ def status(
     if not check:
         return
     if found.frozen:
-        raise Frozen(found.frozen.reason)
+        raise Frozen(f"all changes are frozen: {found.frozen.reason}")
     if found.overdue:
         raise Silence(f"overdue: {', '.join(found.overdue)}")
 

@@ -57,7 +57,7 @@ def largest_first(judged: Iterable[Verdict], limit: int, left_microusd: int | No
             heapq.heappush(heap, entry)
         else:
             *_, smallest = heapq.heappushpop(heap, entry)
-            yield Verdict(smallest.video, Action.KEEP, "left_to_next_run", (smallest, limit))
+            yield Verdict(smallest.video, Action.KEEP, "beyond_compress_limit", (smallest, limit))
     yield from _affordable((verdict for _, _, verdict in sorted(heap, reverse=True)), left_microusd)
 
 

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, time
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -17,6 +17,8 @@ from reelkeeper.store.videos.conditions import held
 
 _AT_ONCE = 2_000  # rows
 _WAIT = (AGAIN, "failed", "skipped")  # outcomes after which the next run tries again
+# The rules by which a plan leaves videos of an action to a later run.
+_LATER: Final = {"compress": ("beyond_compress_limit", "left_to_another_day"), "retire": (LEFT,)}
 
 
 class Backlog(NamedTuple):
@@ -47,7 +49,7 @@ def left_of_last_plan(session: Session, flow: str, action: str) -> Backlog | Non
             verdicts.c.plan_id == plan.id, verdicts.c.action == action, waits
         )
     ).one()
-    left = int(plan.kept.get(LEFT, 0)) + int(plan.kept.get("left_to_another_day", 0))
+    left = sum(int(plan.kept.get(rule, 0)) for rule in _LATER[action])
     return Backlog(flow, plan.id, plan.as_of, action, int(count), int(size), left)
 
 
