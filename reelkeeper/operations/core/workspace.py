@@ -121,10 +121,11 @@ def join(
     with reading(engine) as session:
         deployment_id, knows_objects = deployment.identity(session), deployment.knows_objects(session)
         store_time, found = now(session), in_force(session)
+        # guard identity.contract: keys of the service's are purged in a bucket that has not shown what that rests on
+        passed = keeps_contract or deployment.contract_passed(session, bucket.endpoint_url, bucket.name, CHECKS)
     check_identity(bucket, deployment_id, may_claim=not knows_objects)
     _check_clocks(store_time, bucket.server_time())
-    # guard identity.contract: keys of the service's are purged in a bucket that has not shown what that rests on
-    return Workspace(engine, bucket, deployment_id, found, layout, keeps_contract or contract_passed(engine, bucket))
+    return Workspace(engine, bucket, deployment_id, found, layout, passed)
 
 
 def check_identity(bucket: Bucket, deployment_id: str, *, may_claim: bool) -> None:
@@ -181,12 +182,6 @@ def try_contract(engine: Engine, bucket: Bucket, settings: Settings, *, run_id: 
     failed = [result.check for result in results if not result.passed]
     with transaction(engine, "contract.record") as session:
         deployment.record_contract(session, bucket.endpoint_url, bucket.name, passed, failed, run_id=run_id)
-
-
-def contract_passed(engine: Engine, bucket: Bucket) -> bool:
-    """Whether this bucket passed every check in the last run."""
-    with reading(engine) as session:
-        return deployment.contract_passed(session, bucket.endpoint_url, bucket.name, CHECKS)
 
 
 def describe_contract(engine: Engine, bucket: Bucket) -> tuple[bool, str]:

@@ -19,6 +19,7 @@ from reelkeeper.store.videos.csv_columns import Columns, Problem, moment, whole_
 _SHOWN: Final = 10
 _BATCH: Final = 1_000  # rows read at once
 _MAX_VALUE: Final = 10**15  # of anything: what is beyond is a mistake
+_MADE: Final = sa.and_(jobs.c.state == JobState.SUCCEEDED, jobs.c.processing_seconds > 0, jobs.c.leader_id.is_(None))
 _Row = TypeVar("_Row", RecordedJob, RecordedRequest)
 
 
@@ -34,8 +35,7 @@ def jobs_made(session: Session, limit: int) -> list[RecordedJob]:
         jobs.c.processing_seconds,
         sa.func.coalesce(sa.func.length(jobs.c.request["prompt"].as_string()), 0),
     )
-    made = sa.and_(jobs.c.state == JobState.SUCCEEDED, jobs.c.processing_seconds > 0, jobs.c.leader_id.is_(None))
-    rows = session.execute(sa.select(*columns).where(made).order_by(jobs.c.created_at.desc(), jobs.c.id).limit(limit))
+    rows = session.execute(sa.select(*columns).where(_MADE).order_by(jobs.c.created_at.desc(), jobs.c.id).limit(limit))
     names = _Numbers("u")
     return [RecordedJob(*row)._replace(user=names[row.user_id]) for row in reversed(rows.all())]
 
@@ -63,8 +63,7 @@ def repeats(session: Session, since: datetime) -> tuple[int, int]:
 
 def requests_made(session: Session, since: datetime) -> Iterator[tuple[dict[str, Any], str | None]]:
     """Stream the requests that became a video since then, each with the provider that made it."""
-    made = sa.and_(jobs.c.state == JobState.SUCCEEDED, jobs.c.processing_seconds > 0, jobs.c.leader_id.is_(None))
-    query = sa.select(jobs.c.request, jobs.c.provider).where(made, jobs.c.finished_at >= since)
+    query = sa.select(jobs.c.request, jobs.c.provider).where(_MADE, jobs.c.finished_at >= since)
     yield from (tuple(row) for row in session.execute(query.execution_options(yield_per=_BATCH)))
 
 

@@ -20,7 +20,6 @@ from reelkeeper.store.core.engine import Clock, changed, now
 from reelkeeper.store.tables import plans, verdicts, videos
 
 MAX_AGE_HOURS = 24  # views, holds and uploads of a day may have made an older plan wrong
-_BATCH = 5_000
 _SAMPLES = 10
 _OPEN = ("ready", "refused")
 _GOING = (Action.RETIRE.value, "purge")

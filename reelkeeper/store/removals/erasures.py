@@ -48,12 +48,12 @@ class LeftObject(NamedTuple):
     until: datetime | None
 
 
-def find(session: Session, user_id: str, *, locked: bool = False) -> Erasing | None:
+def find(session: Session, user_id: str) -> Erasing | None:
     """Find a user who is being erased; None for any other, and for one who was erased."""
     wanted = sa.select(users.c.pseudonym, users.c.erasing_at).where(
         users.c.id == user_id, users.c.erasing_at.is_not(None), users.c.pseudonym != user_id
     )
-    row = session.execute(wanted.with_for_update() if locked else wanted).one_or_none()
+    row = session.execute(wanted).one_or_none()
     return Erasing(user_id, row.pseudonym, row.erasing_at) if row else None
 
 

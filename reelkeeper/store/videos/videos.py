@@ -17,25 +17,21 @@ from reelkeeper.store.tables import blobs, daily_views, holds, keeps, users, vid
 _log = logging.getLogger(__name__)
 _BATCH = 2_000
 _ONE_DAY = timedelta(days=1)
+_WINDOW = timedelta(days=30)  # in which views are counted
 
 
 def live_videos(
-    session: Session,
-    as_of: datetime,
-    window_days: int = 30,
-    *,
-    only: Sequence[str] | None = None,
-    classified: bool = True,
+    session: Session, as_of: datetime, *, only: Sequence[str] | None = None, classified: bool = True
 ) -> Iterator[Video]:
     """Stream every live video as the rules see it, in flat memory. Read it inside `engine.reading`.
 
-    `views` sums the `window_days` whole UTC days before `as_of`'s day, and whatever is recorded since. It is None
+    `views` sums the 30 whole UTC days before `as_of`'s day, and whatever is recorded since. It is None
     (unknown) unless each of those days, or those since the video was created, is in `view_days`. A hold counts when it
     is not released and does not expire by `as_of`, a request to keep when it lasts longer. `only` are the ids of the
     videos to read. Without `classified`, model, tag and key are left out, as only segments need them.
     """
-    first_day = (as_of - window_days * _ONE_DAY).astimezone(UTC).date()
-    complete_since = _complete_since(session, as_of, window_days)
+    first_day = (as_of - _WINDOW).astimezone(UTC).date()
+    complete_since = _complete_since(session, as_of)
     known_always = complete_since.date() <= first_day
     held_videos, held_users = _held(session, "video", as_of), _held(session, "user", as_of)
     kept_until = _kept_until(session, as_of).get
@@ -120,12 +116,12 @@ def users_by_tier(session: Session) -> dict[str, int]:
     return {str(tier): int(count) for tier, count in session.execute(counted)}
 
 
-def _complete_since(session: Session, as_of: datetime, window_days: int) -> datetime:
+def _complete_since(session: Session, as_of: datetime) -> datetime:
     """Find the first moment since which the views of each whole day before `as_of`'s day are completely recorded."""
     today = as_of.astimezone(UTC).date()
     recorded = set(session.scalars(sa.select(view_days.c.day).where(view_days.c.day < today)))
     day = today
-    while (today - day).days < window_days and day - _ONE_DAY in recorded:
+    while today - day < _WINDOW and day - _ONE_DAY in recorded:
         day -= _ONE_DAY
     return datetime.combine(day, time(), UTC)
 
