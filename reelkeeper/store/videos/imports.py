@@ -17,7 +17,6 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from reelkeeper.errors import InputRefused
-from reelkeeper.rules.core.wording import many
 from reelkeeper.store.core.engine import insert_into, now, transaction
 from reelkeeper.store.tables import daily_views, users, videos, view_days
 from reelkeeper.store.videos.csv_columns import (
@@ -176,7 +175,7 @@ def import_lines(
         if problems:
             shown = "; ".join(str(problem) for problem in problems[:_SHOWN])
             more = f"; and {len(problems) - _SHOWN:,} more" if len(problems) > _SHOWN else ""
-            wrong = f"{many(len(problems), 'field')} {'is' if len(problems) == 1 else 'are'} wrong"
+            wrong = f"{len(problems):,} {'field is' if len(problems) == 1 else 'fields are'} wrong"
             raise InputRefused(f"nothing of it was taken, as {wrong}: {shown}{more}")
     return Imported(taken - skipped, skipped)
 
