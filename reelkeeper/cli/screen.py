@@ -47,6 +47,14 @@ def emit(value: object) -> None:
     sys.stdout.write(json.dumps(plain(value), indent=2, ensure_ascii=False) + "\n")
 
 
+def respond(text: str, value: object, *, as_json: bool) -> None:
+    """Print a sentence, or for scripts the same as JSON."""
+    if as_json:
+        emit(value)
+    else:
+        say(text)
+
+
 def plain(value: Any) -> Any:  # noqa: ANN401, PLR0911  any value in, what JSON can say out; one return for each kind
     """Convert values to JSON: times in ISO 8601, money that is not an integer as text."""
     if isinstance(value, Enum):

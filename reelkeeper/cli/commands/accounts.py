@@ -7,7 +7,7 @@ from uuid import uuid4
 import typer
 
 from reelkeeper.cli.opening import store
-from reelkeeper.cli.screen import dollars, emit, say, table
+from reelkeeper.cli.screen import dollars, emit, respond, say, table
 from reelkeeper.cli.words import AsJson, byte_count, microusd, who
 
 group = typer.Typer(help="Grant, show and refund users' credits, and recount them.", no_args_is_help=True)
@@ -112,10 +112,7 @@ def _list(title: str, mismatches: list[Any]) -> None:
 
 
 def _tell(moved: Any, text: str, *, as_json: bool) -> None:  # noqa: ANN401  a Moved, which is not loaded yet
-    if as_json:
-        emit(moved)
-    else:
-        say(f"{moved.kind} of {dollars(moved.amount_microusd)}, transfer {moved.id}. {text}")
+    respond(f"{moved.kind} of {dollars(moved.amount_microusd)}, transfer {moved.id}. {text}", moved, as_json=as_json)
 
 
 def _has(session: Any, user: str) -> str:  # noqa: ANN401  a session, which is not loaded yet
@@ -145,10 +142,8 @@ def show_quota(
 
     with store() as engine:
         answer = check_user_storage_quota(engine, user, size_bytes)
-    if as_json:
-        emit({"user_id": user, **asdict(answer)})
-    else:
-        say(f"{'Yes' if answer.can_upload else 'No'}: {answer.reason}.")
+    text = f"{'Yes' if answer.can_upload else 'No'}: {answer.reason}."
+    respond(text, {"user_id": user, **asdict(answer)}, as_json=as_json)
 
 
 @quota_group.command("set")
@@ -166,7 +161,4 @@ def put_quota(
         with transaction(engine, "quota.set") as session:
             set_quota(session, user, size_bytes, author=who())
         answer = check_user_storage_quota(engine, user, 0)
-    if as_json:
-        emit({"user_id": user, **asdict(answer)})
-    else:
-        say(f"{user}: {answer.reason}.")
+    respond(f"{user}: {answer.reason}.", {"user_id": user, **asdict(answer)}, as_json=as_json)

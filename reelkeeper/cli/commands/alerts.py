@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from reelkeeper.cli.opening import configured, store
-from reelkeeper.cli.screen import dollars, emit, say, table
+from reelkeeper.cli.screen import dollars, emit, respond, say, table
 from reelkeeper.cli.words import AsJson, who
 from reelkeeper.errors import PartialFailure
 
@@ -61,7 +61,7 @@ def ack(
 
     with store() as engine:
         alerts.acknowledge(engine, alert, author=who())
-    _answer(f"Alert {alert} is acknowledged.", {"acknowledged": alert}, as_json=as_json)
+    respond(f"Alert {alert} is acknowledged.", {"acknowledged": alert}, as_json=as_json)
 
 
 @group.command()
@@ -74,7 +74,7 @@ def why(
 
     with store() as engine:
         text = clicks.why(engine, alert)
-    _answer(text, {"alert": alert, "text": text}, as_json=as_json)
+    respond(text, {"alert": alert, "text": text}, as_json=as_json)
 
 
 @group.command()
@@ -92,7 +92,7 @@ def snooze(
     with store() as engine:
         snooze_id = alerts.snooze(engine, rule, scope=scope, seconds=seconds, author=who(), reason=reason)
     text = f"{rule} is quiet for {duration}. Sooner: reelkeeper alerts unsnooze {snooze_id}"
-    _answer(text, {"snooze": snooze_id}, as_json=as_json)
+    respond(text, {"snooze": snooze_id}, as_json=as_json)
 
 
 @group.command()
@@ -105,7 +105,7 @@ def unsnooze(
 
     with store() as engine:
         alerts.end_snooze(engine, snooze)
-    _answer(f"Snooze {snooze} is over.", {"unsnoozed": snooze}, as_json=as_json)
+    respond(f"Snooze {snooze} is over.", {"unsnoozed": snooze}, as_json=as_json)
 
 
 @group.command()
@@ -170,10 +170,3 @@ def _seconds(text: str) -> float:
     if not found or int(found[1]) == 0:
         raise typer.BadParameter(f"{text!r} is no time to be quiet; write e.g. 30m, 8h or 7d")
     return int(found[1]) * _UNITS[found[2]]
-
-
-def _answer(text: str, value: object, *, as_json: bool) -> None:
-    if as_json:
-        emit(value)
-    else:
-        say(text)

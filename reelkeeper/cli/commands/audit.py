@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from reelkeeper.cli.opening import store
-from reelkeeper.cli.screen import emit, say, table
+from reelkeeper.cli.screen import emit, respond, table
 from reelkeeper.cli.words import AsJson
 
 group = typer.Typer(help="Read the audit record, or verify it.", invoke_without_command=True)
@@ -54,7 +54,5 @@ def verify(as_json: AsJson = False) -> None:
 
     with store() as engine, reading(engine) as session:
         count, head = verify_chain(session), deployment(session).audit_head
-    if as_json:
-        emit({"events": count, "head": head})
-    else:
-        say(f"{count:,} events, all as they were written. Keep this elsewhere, to compare with: {head or 'nothing'}")
+    text = f"{count:,} events, all as they were written. Keep this elsewhere, to compare with: {head or 'nothing'}"
+    respond(text, {"events": count, "head": head}, as_json=as_json)

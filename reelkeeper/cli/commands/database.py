@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from reelkeeper.cli.opening import configured, store
-from reelkeeper.cli.screen import emit, say
+from reelkeeper.cli.screen import emit, respond, say
 from reelkeeper.cli.words import AsJson
 
 group = typer.Typer(help="Upgrade, back up and restore the store.", no_args_is_help=True)
@@ -23,10 +23,8 @@ def upgrade(as_json: AsJson = False) -> None:
         applied = schema.upgrade(engine)
     finally:
         engine.dispose()
-    if as_json:
-        emit({"applied": applied, "schema": schema.head()})
-    else:
-        say("\n".join(f"Applied {text}" for text in applied) or f"The store is at {schema.head()} already.")
+    text = "\n".join(f"Applied {name}" for name in applied) or f"The store is at {schema.head()} already."
+    respond(text, {"applied": applied, "schema": schema.head()}, as_json=as_json)
 
 
 @group.command()
@@ -38,10 +36,8 @@ def backup(
 
     with store() as engine:
         made = copy(engine, target)
-    if as_json:
-        emit({"backup": made, "size_bytes": made.stat().st_size})
-    else:
-        say(f"The store was copied to {made}, {made.stat().st_size:,} bytes, and its checksum beside it.")
+    text = f"The store was copied to {made}, {made.stat().st_size:,} bytes, and its checksum beside it."
+    respond(text, {"backup": made, "size_bytes": made.stat().st_size}, as_json=as_json)
 
 
 @group.command()
@@ -54,13 +50,12 @@ def restore(
 
     settings = configured()
     fill(settings.store_url, source)
-    if as_json:
-        emit({"restored": source, "frozen": True})
-    else:
-        say(
-            f"The store holds what {source} held. It does not know what was done since, so changes are frozen. Next:\n"
-            "  reelkeeper run sync_catalog    compares it with the bucket and changes nothing; then reelkeeper thaw"
-        )
+    respond(
+        f"The store holds what {source} held. It does not know what was done since, so changes are frozen. Next:\n"
+        "  reelkeeper run sync_catalog    compares it with the bucket and changes nothing; then reelkeeper thaw",
+        {"restored": source, "frozen": True},
+        as_json=as_json,
+    )
 
 
 @group.command()

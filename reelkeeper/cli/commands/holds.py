@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from reelkeeper.cli.opening import store
-from reelkeeper.cli.screen import emit, say, table
+from reelkeeper.cli.screen import emit, respond, say, table
 from reelkeeper.cli.words import AsJson, moment, who
 
 
@@ -34,7 +34,7 @@ def hold(
     if release:
         with store() as engine:
             operation.release(engine, release, author=who())
-        _answer(f"Hold {release} is over.", {"released": release}, as_json=as_json)
+        respond(f"Hold {release} is over.", {"released": release}, as_json=as_json)
         return
     if not reason:
         raise typer.BadParameter("a hold needs --reason")
@@ -46,7 +46,7 @@ def hold(
     text = f"{scope} {subject} is held by {placed.id}" + (f" until {until}." if until else " until it is released.")
     if placed.too_late:
         text += f" Too late for {placed.too_late:,} of its objects, which are being purged."
-    _answer(text, placed, as_json=as_json)
+    respond(text, placed, as_json=as_json)
 
 
 def freeze(
@@ -59,7 +59,7 @@ def freeze(
     with store() as engine:
         operation.freeze(engine, by=who(), reason=reason)
         why = operation.why_frozen(engine)
-    _answer(f"Changes are stopped: {why}", {"frozen": why}, as_json=as_json)
+    respond(f"Changes are stopped: {why}", {"frozen": why}, as_json=as_json)
 
 
 def thaw(as_json: AsJson = False) -> None:
@@ -69,7 +69,7 @@ def thaw(as_json: AsJson = False) -> None:
     with store() as engine:
         was = operation.thaw(engine, by=who())
     text = "Nothing was frozen." if was is None else f"Changes may go on. They were stopped because: {was}"
-    _answer(text, {"was": was}, as_json=as_json)
+    respond(text, {"was": was}, as_json=as_json)
 
 
 def _list(*, as_json: bool) -> None:
@@ -98,10 +98,3 @@ def _list(*, as_json: bool) -> None:
         table(headings, rows)
     else:
         say("No hold is in force.")
-
-
-def _answer(text: str, value: object, *, as_json: bool) -> None:
-    if as_json:
-        emit(value)
-    else:
-        say(text)

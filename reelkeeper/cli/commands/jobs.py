@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from reelkeeper.cli.opening import store
-from reelkeeper.cli.screen import dollars, emit, say, table
+from reelkeeper.cli.screen import dollars, emit, respond, say, table
 from reelkeeper.cli.words import AsJson, who
 
 group = typer.Typer(help="List dead jobs, try them again, cancel jobs, and export recorded ones.", no_args_is_help=True)
@@ -61,10 +61,7 @@ def redrive(jobs: Named, as_json: AsJson = False) -> None:
     with store() as engine:
         for job_id in jobs:
             operation(engine, job_id, author=who())
-    if as_json:
-        emit({"redriven": jobs})
-    else:
-        say(f"{', '.join(jobs)}: waiting again.")
+    respond(f"{', '.join(jobs)}: waiting again.", {"redriven": jobs}, as_json=as_json)
 
 
 @group.command()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple, TypedDict
 import typer
 
 from reelkeeper.cli.opening import store
-from reelkeeper.cli.screen import dollars, emit, say, table
+from reelkeeper.cli.screen import dollars, emit, respond, say, table
 from reelkeeper.cli.words import AsJson
 from reelkeeper.errors import NotFound
 
@@ -128,15 +128,13 @@ def _explain(session: "Session", job_id: str, as_of: datetime, *, as_json: bool)
     if line is None:
         raise NotFound(f"no job {job_id!r}")
     if line.state != JobState.QUEUED or line.leader_id:
-        text = (
+        why = (
             f"It waits for the video of job {line.leader_id}, which is the same."
             if line.leader_id
             else line.error or ""
         )
-        if as_json:
-            emit({"job": line, "place": None, "terms": [], "why": text})
-        else:
-            say(f"Job {job_id} is {line.state}. {text}".strip())
+        text = f"Job {job_id} is {line.state}. {why}".strip()
+        respond(text, {"job": line, "place": None, "terms": [], "why": why}, as_json=as_json)
         return
     waiting, policy, tiers, credit, length = _considered(session)
     job = next((waiting_job for waiting_job in waiting if waiting_job.id == job_id), None)

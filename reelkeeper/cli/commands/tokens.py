@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from reelkeeper.cli.opening import store
-from reelkeeper.cli.screen import emit, say, table
+from reelkeeper.cli.screen import emit, respond, table
 from reelkeeper.cli.words import AsJson, moment, who
 
 group = typer.Typer(no_args_is_help=True, help="Make, list and revoke tokens of the HTTP API.")
@@ -33,11 +33,9 @@ def create(
         raise typer.BadParameter(f"no scope {', '.join(unknown)}; there are {', '.join(Scope)}")
     scopes = {Scope(item) for item in scope}
     with store() as engine:
-        line, text = tokens.create(engine, name, scopes, author=who(), expires_at=moment(expires))
-    if as_json:
-        emit({**line._asdict(), "token": text})
-    else:
-        say(f"Token {line.id} of {name}, for {', '.join(line.scopes)}. It is not shown again:\n{text}")
+        line, token = tokens.create(engine, name, scopes, author=who(), expires_at=moment(expires))
+    text = f"Token {line.id} of {name}, for {', '.join(line.scopes)}. It is not shown again:\n{token}"
+    respond(text, {**line._asdict(), "token": token}, as_json=as_json)
 
 
 @group.command("list")
@@ -65,7 +63,5 @@ def revoke(
 
     with store() as engine:
         tokens.revoke(engine, token_id, author=who())
-    if as_json:
-        emit({"revoked": token_id})
-    else:
-        say(f"Token {token_id} is over; a server that runs refuses it within seconds.")
+    text = f"Token {token_id} is over; a server that runs refuses it within seconds."
+    respond(text, {"revoked": token_id}, as_json=as_json)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, TextIO
 import typer
 
 from reelkeeper.cli.opening import configured, keeps_contract, store, workspace
-from reelkeeper.cli.screen import emit, say, size, table
+from reelkeeper.cli.screen import emit, respond, say, size, table
 from reelkeeper.cli.words import AsJson, moment, new_run_id, who
 from reelkeeper.errors import InputRefused, KeyRefused, LeaseLost, Misconfigured, NotFound, PartialFailure
 from reelkeeper.rules.core.wording import many
@@ -150,11 +150,9 @@ def delete(
 
     with store() as engine:
         deleted = delete_video(engine, video_id, by=who(), run_id=new_run_id("delete"), user_id=user)
-    if as_json:
-        emit(deleted)
-        return
     until = f"{deleted.restorable_until:%Y-%m-%d %H:%M} UTC"
-    say(f"{video_id} of {deleted.user_id} is deleted. Until {until}: reelkeeper restore --video {video_id}")
+    text = f"{video_id} of {deleted.user_id} is deleted. Until {until}: reelkeeper restore --video {video_id}"
+    respond(text, deleted, as_json=as_json)
 
 
 @group.command("import")

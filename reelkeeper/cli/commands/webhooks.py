@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from reelkeeper.cli.opening import configured, store
-from reelkeeper.cli.screen import emit, say, table
+from reelkeeper.cli.screen import emit, respond, table
 from reelkeeper.cli.words import AsJson, moment, who
 
 group = typer.Typer(no_args_is_help=True, help="Tell the service's own servers what happens to jobs and videos.")
@@ -33,7 +33,7 @@ def add(
         endpoint_id, secret = webhooks.add(engine, url, events, allow_private=allow, author=who())
     of = ", ".join(events) or "all events"
     told = f"Webhook {endpoint_id} is told of {of}. Its secret is not shown again:\n{secret}"
-    _answer(told, {"id": endpoint_id, "secret": secret}, as_json=as_json)
+    respond(told, {"id": endpoint_id, "secret": secret}, as_json=as_json)
 
 
 @group.command("list")
@@ -71,7 +71,7 @@ def rotate(endpoint_id: Id, as_json: AsJson = False) -> None:
     with store() as engine:
         secret = webhooks.rotate(engine, endpoint_id, author=who())
     told = f"The new secret of webhook {endpoint_id}; the one before it signs beside it for a day:\n{secret}"
-    _answer(told, {"id": endpoint_id, "secret": secret}, as_json=as_json)
+    respond(told, {"id": endpoint_id, "secret": secret}, as_json=as_json)
 
 
 @group.command()
@@ -81,7 +81,7 @@ def disable(endpoint_id: Id, as_json: AsJson = False) -> None:
 
     with store() as engine:
         webhooks.disable(engine, endpoint_id, author=who())
-    _answer(f"Webhook {endpoint_id} is disabled; events wait for it.", {"disabled": endpoint_id}, as_json=as_json)
+    respond(f"Webhook {endpoint_id} is disabled; events wait for it.", {"disabled": endpoint_id}, as_json=as_json)
 
 
 @group.command()
@@ -91,7 +91,7 @@ def enable(endpoint_id: Id, as_json: AsJson = False) -> None:
 
     with store() as engine:
         webhooks.enable(engine, endpoint_id, author=who())
-    _answer(f"Webhook {endpoint_id} is enabled.", {"enabled": endpoint_id}, as_json=as_json)
+    respond(f"Webhook {endpoint_id} is enabled.", {"enabled": endpoint_id}, as_json=as_json)
 
 
 @group.command()
@@ -101,7 +101,7 @@ def remove(endpoint_id: Id, as_json: AsJson = False) -> None:
 
     with store() as engine:
         webhooks.remove(engine, endpoint_id, author=who())
-    _answer(f"Webhook {endpoint_id} is gone.", {"removed": endpoint_id}, as_json=as_json)
+    respond(f"Webhook {endpoint_id} is gone.", {"removed": endpoint_id}, as_json=as_json)
 
 
 @group.command()
@@ -118,7 +118,7 @@ def replay(
     from_: datetime | None = moment(since)
     with store() as engine:
         count = webhooks.replay(engine, endpoint_id, since=from_, author=who())
-    _answer(f"{count:,} messages are sent to webhook {endpoint_id} once more.", {"replayed": count}, as_json=as_json)
+    respond(f"{count:,} messages are sent to webhook {endpoint_id} once more.", {"replayed": count}, as_json=as_json)
 
 
 @group.command()
@@ -142,11 +142,4 @@ def release(
     with store() as engine:
         count = webhooks.release(engine, endpoint_id, author=who(), reason=reason)
     told = f"{count:,} notices count as given from now on; their days of notice begin."
-    _answer(told, {"released": count}, as_json=as_json)
-
-
-def _answer(text: str, answer: object, *, as_json: bool) -> None:
-    if as_json:
-        emit(answer)
-    else:
-        say(text)
+    respond(told, {"released": count}, as_json=as_json)
