@@ -84,9 +84,8 @@ class Supervisor:
                 part.pause = FIRST_PAUSE_SECONDS if lived > GOOD_LIFE_SECONDS or not part.pause else part.pause * 2
                 part.pause = min(part.pause, MAX_PAUSE_SECONDS)
                 part.due = now + part.pause
-                self._tell(
-                    f"{part.title} ended {_how(code)}; it is started again in {part.pause:.0f} s. See {part.log}"
-                )
+                how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
+                self._tell(f"{part.title} ended {how}; it is started again in {part.pause:.0f} s. See {part.log}")
             elif now >= part.due:
                 self._spawn(part)
         for part in self.parts:
@@ -127,10 +126,6 @@ def _wait(part: Part, seconds: float, hurried: Callable[[], bool]) -> None:
     ends = time.monotonic() + seconds
     while part.is_alive and time.monotonic() < ends and not hurried():
         time.sleep(0.1)
-
-
-def _how(code: int) -> str:
-    return f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
 
 
 def _rotate(log: Path) -> None:

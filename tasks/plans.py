@@ -67,9 +67,8 @@ def show(workspace: Workspace, plan_id: str) -> PlanSummary:
     create_markdown_artifact(_markdown(title, figures), key=f"{name}-plan-summary", description=title)
     shown = f"{title}: {total:,} items" + (f", the {len(items)} largest" if total > len(items) else "")
     create_table_artifact(_rows(figures), key=f"{name}-plan", description=shown)
-    get_run_logger().info(
-        "%s: of %s live videos, %s to compress, %s to retire", title, plan.population.objects, *_counts(plan)
-    )
+    counts = plan.population.objects, plan.compress.objects, plan.retire.objects
+    get_run_logger().info("%s: of %s live videos, %s to compress, %s to retire", title, *counts)
     return plan
 
 
@@ -115,10 +114,6 @@ def under_way(workspace: Workspace) -> str | None:
 def inherit(workspace: Workspace, held: HeldLease, plan_id: str) -> tuple[PlanSummary, str] | None:
     """Take over the plan of a dead run once nothing is left to compress; return it and the run's id, else None."""
     return plans.inherit(workspace.engine, held, plan_id)
-
-
-def _counts(plan: PlanSummary) -> tuple[int, int]:
-    return plan.compress.objects, plan.retire.objects
 
 
 def _rows(figures: plans.Figures) -> list[dict[str, str | float]]:

@@ -177,6 +177,5 @@ def _store_away(_request: Request, error: Exception) -> JSONResponse:
 
 
 def _unforeseen(_request: Request, _error: Exception) -> JSONResponse:
-    return problem(
-        500, "unforeseen", "An internal error occurred, and was logged."
-    )  # by the server, which raises it again
+    # the server logs it, which raises it again
+    return problem(500, "unforeseen", "An internal error occurred, and was logged.")

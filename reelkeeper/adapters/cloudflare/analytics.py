@@ -146,7 +146,8 @@ class Analytics:
                 f"Cloudflare has more than {self._page_rows:,} rows for the minute of {start:%Y-%m-%d %H:%M} UTC, and "
                 "shows no more at once; a part is not taken for the whole"
             )
-        middle = start + _whole_minutes((end - start) / 2)
+        half = (end - start) / 2
+        middle = start + max(_NARROWEST, half - half % _NARROWEST)
         return [
             *self._split(dataset, fields, order, start, middle, bucket),
             *self._split(dataset, fields, order, middle, end, bucket),
@@ -191,10 +192,6 @@ def _span(first: date, last: date) -> tuple[datetime, datetime]:
 
 def _within(start: datetime, end: datetime) -> dict[str, object]:
     return {"datetime_geq": f"{start:%Y-%m-%dT%H:%M:%SZ}", "datetime_lt": f"{end:%Y-%m-%dT%H:%M:%SZ}"}
-
-
-def _whole_minutes(length: timedelta) -> timedelta:
-    return max(_NARROWEST, length - length % _NARROWEST)
 
 
 def _class(row: Row) -> StorageClass:

@@ -1,6 +1,6 @@
 """Ask Cloudflare for the usage of days, reads of objects and the bill, and purge objects from its cache."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final
 from urllib.parse import quote
@@ -52,7 +52,7 @@ class Client:
             Metric.OPERATIONS: {usage.day for usage in operations},
             Metric.STORED_BYTES: {usage.day for usage in stored},
         }
-        wanted = list(_days(first, last))
+        wanted = [first + n * _ONE_DAY for n in range((last - first).days + 1)]
         missing = {metric: [day for day in wanted if day not in days] for metric, days in there.items()}
         return Collected([*operations, *stored], missing)
 
@@ -93,10 +93,6 @@ class Client:
             else:
                 found[name] = None
         return found
-
-
-def _days(first: date, last: date) -> Iterator[date]:
-    return (first + n * _ONE_DAY for n in range((last - first).days + 1))
 
 
 def locks(api: Api, bucket: str, jurisdiction: str | None) -> list[Lock]:

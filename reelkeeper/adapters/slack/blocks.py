@@ -45,7 +45,7 @@ def lay_out(message: Message, *, has_buttons: bool = False) -> Layout:
     notified = escape(room.take(one_line(headline(message)), _MAX_NOTIFIED), _MAX_NOTIFIED)
     header = room.take(one_line(headline(message)), MAX_HEADER)
     footer = room.take(tame(message.footer), _MAX_FOOTER)
-    figures = [_figure(label, value) for label, value in message.figures[:_MAX_FIGURES]]
+    figures = [f"{one_line(label)}\n{one_line(value)}".strip() for label, value in message.figures[:_MAX_FIGURES]]
     fields = [room.take(figure, _MAX_FIGURE) for figure in figures]
     advice = f"What to do: {message.suggestion}" if message.suggestion else ""
     suggestion = room.take(tame(advice), _MAX_SUGGESTION)
@@ -124,10 +124,6 @@ def _confirm(message: Message) -> Block:
     asked = {"title": "Approve this plan, once?", "confirm": "Approve", "deny": "Cancel"}
     text = _plain(_first(one_line(message.title), _MAX_CONFIRMED))
     return {name: _plain(words) for name, words in asked.items()} | {"text": text}
-
-
-def _figure(label: str, value: str) -> str:
-    return f"{one_line(label)}\n{one_line(value)}".strip()
 
 
 def _lines(lines: Iterable[str], room: _Room) -> str:

@@ -112,12 +112,8 @@ def _list(limit: int, *, as_json: bool) -> None:
                 plan_line.created_at,
                 plan_line.items,
                 size(plan_line.size_bytes),
-                _first(plan_line.refusal),
+                next(iter((plan_line.refusal or "").splitlines()), ""),
             )
             for plan_line in lines
         ]
         table(headings, rows)
-
-
-def _first(text: str | None) -> str:
-    return text.splitlines()[0] if text else ""

@@ -89,14 +89,10 @@ def show(report: Any, params: list[str], *, most: int, as_json: bool) -> None:  
         say(f"Run {report.run_id}.{recorded}")
     elif getattr(report, "refusal", None):
         say("Nothing was changed.")
-    elif _plan_id(report) and not _has_items(report):
+    elif _plan_id(report) and not any(rule.objects for rule in report.planned):
         say("Nothing was changed, and nothing is to be done.")
     else:
         say(f"Nothing was changed. To do it: {_next_step(report.flow, params, report)}")
-
-
-def _has_items(report: Any) -> bool:  # noqa: ANN401  a Report, which is not loaded yet
-    return bool(sum(rule.objects for rule in report.planned))
 
 
 def _is_recorded(run_id: str) -> bool:

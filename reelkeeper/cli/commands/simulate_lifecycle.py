@@ -182,7 +182,7 @@ def _show(outcome: "Outcome", limits: dict[str, tuple[int, int]]) -> None:
                 course.regret.views,
                 course.regret.videos,
                 course.regret.users,
-                _by_tier(course.regret.by_tier),
+                ", ".join(f"{tier} {count:,}" for tier, count in course.regret.by_tier.items() if count) or "-",
             )
             for course in tried
         ]
@@ -246,10 +246,6 @@ def _warn(course: "Course", limits: dict[str, tuple[int, int]]) -> None:
             f"{course.policy}: the first night has {compressed:,} videos to compress and {retired:,} to retire. A run "
             f"compresses {most[0]:,} at most and is refused above {most[1]:,} retirements: it takes longer than shown."
         )
-
-
-def _by_tier(counts: Any) -> str:  # noqa: ANN401  a mapping, which is not loaded yet
-    return ", ".join(f"{tier} {count:,}" for tier, count in counts.items() if count) or "-"
 
 
 def _draw(outcome: "Outcome", file: Path) -> None:

@@ -50,8 +50,9 @@ def videos(
             video.tier,
             video.state,
             _day(video.created_at),
-            _views(video),
-            *_stored(video),
+            "unknown" if video.views is None else f"{video.views:,}",
+            size(video.size_bytes),
+            video.codec,
             video.reason or "",
         )
         for video in found
@@ -63,14 +64,6 @@ def videos(
 
 def _day(at: Any) -> str:  # noqa: ANN401  a time or none
     return f"{at:%Y-%m-%d}" if at else "unknown"
-
-
-def _views(item: Any) -> str:  # noqa: ANN401  a Listed, which is not loaded yet
-    return "unknown" if item.views is None else f"{item.views:,}"
-
-
-def _stored(item: Any) -> tuple[str, str | None]:  # noqa: ANN401  a Listed, which is not loaded yet
-    return size(item.size_bytes), item.codec
 
 
 @group.command()
@@ -267,23 +260,20 @@ def bring_in_reads(
         emit(taken)
         return
     headings = ("!day", ">videos", ">reads", ">unknown objects", "complete")
+    whole = "yes" if complete_days else "could be, with --complete-days"
     rows = [
         (
             reads.day,
             reads.videos,
             reads.reads,
             reads.unknown_keys,
-            f"no: {reads.doubt}" if reads.doubt else _whole(complete_days),
+            f"no: {reads.doubt}" if reads.doubt else whole,
         )
         for reads in taken
     ]
     table(headings, rows)
     if not taken:
         say("Every past day that Cloudflare keeps is complete already.")
-
-
-def _whole(marked: bool) -> str:
-    return "yes" if marked else "could be, with --complete-days"
 
 
 @group.command()

@@ -99,10 +99,6 @@ def _snooze(engine: Engine, click: Click) -> Heard:
     return Heard("Quiet for 8 hours. What still fires then is told.")
 
 
-def _why(engine: Engine, click: Click) -> Heard:
-    return Heard(why(engine, click.alert_id))
-
-
 def _approve(engine: Engine, click: Click) -> Heard:
     approved = plans.approve(engine, click.plan_id, author=_author(click), reason="approved in Slack")
     return Heard(f"Plan {approved.plan_id} is approved once. To carry it out: {approved.command}", approved)
@@ -111,7 +107,7 @@ def _approve(engine: Engine, click: Click) -> Heard:
 _HANDLERS: Final[dict[Verb, Callable[[Engine, Click], Heard]]] = {
     Verb.ACKNOWLEDGE: _acknowledge,
     Verb.SNOOZE: _snooze,
-    Verb.WHY: _why,
+    Verb.WHY: lambda engine, click: Heard(why(engine, click.alert_id)),
     Verb.APPROVE: _approve,
 }
 

@@ -16,6 +16,7 @@ def alert(alert_id: str, finding: Finding, *, fired_at: datetime, is_repeated: b
     text = finding.text
     if is_repeated:
         text = f"Nobody has acknowledged this since {fired_at:%Y-%m-%d %H:%M} UTC.\n{text}"
+    where = ", ".join(filter(None, (finding.rule, finding.scope, finding.period)))
     return Message(
         kind=MessageKind.ALERT,
         severity=finding.severity,
@@ -23,7 +24,7 @@ def alert(alert_id: str, finding: Finding, *, fired_at: datetime, is_repeated: b
         text=text,
         suggestion=finding.suggestion,
         figures=(*finding.figures, *_impact(finding)),
-        footer=f"{_where(finding)}. To acknowledge: reelkeeper alerts ack {alert_id}",
+        footer=f"{where}. To acknowledge: reelkeeper alerts ack {alert_id}",
         alert_id=alert_id,
         fired_at=fired_at,
         plan_id=finding.period if finding.rule == PLAN_REFUSED else "",
@@ -74,7 +75,3 @@ def _shortened(title: str) -> str:
 def _impact(finding: Finding) -> Iterator[tuple[str, str]]:
     if finding.impact_microusd is not None:
         yield "Impact", f"${Decimal(finding.impact_microusd) / 10**6:,.2f} a month"
-
-
-def _where(finding: Finding) -> str:
-    return ", ".join(filter(None, (finding.rule, finding.scope, finding.period)))

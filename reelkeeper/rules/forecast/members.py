@@ -44,7 +44,7 @@ def stl_ets(values: Values, season: int, horizon: int) -> Values:
     """Remove the season by loess (STL), smooth the rest, and add the last season back."""
     seasonal = STL(values, period=season).fit().seasonal
     forms = [{"error": "add", **form} for form in _LEVEL_ONLY]
-    return _least_aicc(values - seasonal, forms, horizon) + _repeated(seasonal[-season:], horizon)
+    return _least_aicc(values - seasonal, forms, horizon) + np.resize(seasonal[-season:], horizon)
 
 
 def theta(values: Values, season: int, horizon: int) -> Values:
@@ -60,7 +60,7 @@ def damped(values: Values, season: int, horizon: int) -> Values:
     adjusted, pattern, multiplicative = _adjusted(values, season)
     form = {"error": "add", "trend": "add", "damped_trend": True}
     forecast = _least_aicc(adjusted, [form], horizon)
-    ahead = _repeated(np.roll(pattern, -(len(values) % season)), horizon)
+    ahead = np.resize(np.roll(pattern, -(len(values) % season)), horizon)
     return forecast * ahead if multiplicative else forecast + ahead
 
 
@@ -110,7 +110,7 @@ def _adjusted(values: Values, season: int) -> tuple[Values, Values, bool]:
         return values, np.zeros(season), False
     multiplicative = bool(values.min() > 0)
     pattern = seasonal_decompose(values, model="mul" if multiplicative else "add", period=season).seasonal[:season]
-    whole = _repeated(pattern, len(values))
+    whole = np.resize(pattern, len(values))
     return (values / whole if multiplicative else values - whole), pattern, multiplicative
 
 
@@ -135,12 +135,8 @@ class _Profile:
         self.places = np.mean(recent / means if self.multiplicative else recent - means, axis=0)
 
     def shape(self, levels: Values) -> Values:
-        places = _repeated(self.places, len(levels))
+        places: Values = np.resize(self.places, len(levels))
         return levels * places if self.multiplicative else levels + places
-
-
-def _repeated(pattern: Values, length: int) -> Values:
-    return np.resize(pattern, length)
 
 
 @contextmanager

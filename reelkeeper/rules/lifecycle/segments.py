@@ -12,7 +12,7 @@ neither moves it to another segment. An unknown property matches no condition.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import pairwise
-from typing import Annotated, Any, Final, Literal, NamedTuple, Protocol, Self
+from typing import Annotated, Final, Literal, NamedTuple, Protocol, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
@@ -31,19 +31,11 @@ _UNKNOWN_SIZE = -1
 _MAX_KNOWN = 10_000  # combinations of model, tag and tier that one process remembers
 
 
-def _never(value: Any) -> Any:  # noqa: ANN401  what a document says
-    return NEVER if value == "none" else value
-
-
-def _glob(value: str) -> str:
-    return globs.require_glob(value)
-
-
 Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
-Glob = Annotated[str, BeforeValidator(_glob)]
+Glob = Annotated[str, BeforeValidator(globs.require_glob)]
 Views = Annotated[int, Field(ge=1, le=10**9)]
 Days = Annotated[int, Field(ge=1, le=MAX_DAYS)]
-OrNever = Annotated[Literal["never"], BeforeValidator(_never)]
+OrNever = Annotated[Literal["never"], BeforeValidator(lambda value: NEVER if value == "none" else value)]
 Bytes = Annotated[int, Field(ge=0, le=_MOST)]
 
 

@@ -174,9 +174,10 @@ def _window(
     waits = sa.select(*wanted, _ahead(jobs).label("ahead")).where(chosen).cte("waits")
     age, all_of_them = (waits.c.created_at, waits.c.id), sa.select(waits.c.id, waits.c.ahead)
     if rank is None:
+        of_no_tier = sa.or_(waits.c.tier.is_(None), waits.c.tier.not_in(tiers))
         firsts = [
             all_of_them.where(theirs).order_by(waits.c.estimate_seconds, *age).limit(_SHORTEST)
-            for theirs in (*(waits.c.tier == tier for tier in tiers), _of_no_tier(waits.c.tier, tiers))
+            for theirs in (*(waits.c.tier == tier for tier in tiers), of_no_tier)
         ]
     else:
         each = sa.case(dict(rank.seconds_by_tier), value=waits.c.tier, else_=rank.other_seconds)
@@ -204,10 +205,6 @@ def _window(
 def _ahead(of: sa.FromClause) -> sa.ColumnElement[int]:
     """Count the jobs of the same user that were asked for earlier, among those selected."""
     return sa.func.row_number().over(partition_by=of.c.user_id, order_by=(of.c.created_at, of.c.id)) - 1
-
-
-def _of_no_tier(tier: sa.ColumnElement[str | None], tiers: Collection[str]) -> sa.ColumnElement[bool]:
-    return sa.or_(tier.is_(None), tier.not_in(tiers))
 
 
 class DeadJob(NamedTuple):

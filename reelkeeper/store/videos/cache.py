@@ -69,7 +69,7 @@ def insert(
         "cost_microusd": cost_microusd,
         "created_at": Clock(),
         "last_hit_at": None,
-        "expires_at": _ends(ttl_seconds),
+        "expires_at": None if ttl_seconds is None else Clock(ttl_seconds),
     }
     session.execute(
         insert_into(session, cache_entries)
@@ -118,7 +118,3 @@ def count(session: Session) -> tuple[int, int]:
     hits = sa.func.coalesce(sa.func.sum(cache_entries.c.hits), 0)
     entries, total = session.execute(sa.select(sa.func.count(), hits).select_from(cache_entries)).one()
     return int(entries), int(total)
-
-
-def _ends(ttl_seconds: int | None) -> Clock | None:
-    return None if ttl_seconds is None else Clock(ttl_seconds)

@@ -36,11 +36,7 @@ _SHOWN = 10
 _ONE_DAY = timedelta(days=1)
 
 
-def _tier(text: str) -> str | None:
-    return text or None
-
-
-_USERS: Columns = {"id": identifier, "tier": _tier, "created_at": moment}
+_USERS: Columns = {"id": identifier, "tier": lambda text: text or None, "created_at": moment}
 _VIDEOS: Columns = {"id": identifier, "user_id": identifier, "created_at": moment}
 _VIEWS: Columns = {"video_id": identifier, "day": day, "views": views}
 
