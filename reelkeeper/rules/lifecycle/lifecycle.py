@@ -38,11 +38,10 @@ from pydantic import ConfigDict, Field, model_validator
 
 from reelkeeper.errors import PolicyRefused
 from reelkeeper.model import Action, Grace, Verdict, Video
-from reelkeeper.rules.core.fields_only import FieldsOnly
 from reelkeeper.rules.core.tiers import MAX_DAYS, Tiers
 from reelkeeper.rules.core.wording import Terms, dollars
 from reelkeeper.rules.lifecycle import segments as rules
-from reelkeeper.rules.lifecycle.segments import MAX_SEGMENTS, NO_SEGMENT, Classified, Segment
+from reelkeeper.rules.lifecycle.segments import MAX_SEGMENTS, NO_SEGMENT, Classified, FieldsOnly, Segment
 from reelkeeper.rules.lifecycle.transcode import EFFICIENT_CODECS, OWN_RESULT
 from reelkeeper.rules.lifecycle.worth import Worth
 

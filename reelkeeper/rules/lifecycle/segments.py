@@ -12,7 +12,7 @@ neither moves it to another segment. An unknown property matches no condition.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import pairwise
-from typing import Annotated, Final, Literal, NamedTuple, Protocol, Self
+from typing import Annotated, Any, Final, Literal, NamedTuple, Protocol, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
@@ -30,13 +30,28 @@ _MOST = 10**15  # bytes
 _UNKNOWN_SIZE = -1
 _MAX_KNOWN = 10_000  # combinations of model, tag and tier that one process remembers
 
-
 Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 Glob = Annotated[str, BeforeValidator(globs.require_glob)]
 Views = Annotated[int, Field(ge=1, le=10**9)]
 Days = Annotated[int, Field(ge=1, le=MAX_DAYS)]
 OrNever = Annotated[Literal["never"], BeforeValidator(lambda value: NEVER if value == "none" else value)]
 Bytes = Annotated[int, Field(ge=0, le=_MOST)]
+
+
+class FieldsOnly(BaseModel):
+    """A frozen model with cached properties, which are computed again in another process, and in a copy."""
+
+    def __getstate__(self) -> dict[Any, Any]:
+        """Leave out cached properties: functions cannot be pickled."""
+        state = super().__getstate__()
+        return {**state, "__dict__": {name: state["__dict__"][name] for name in type(self).model_fields}}
+
+    def __copy__(self) -> Self:
+        """Leave out cached properties: they would belong to the earlier fields."""
+        copied = super().__copy__()
+        for made in copied.__dict__.keys() - type(self).model_fields.keys():
+            del copied.__dict__[made]
+        return copied
 
 
 class Classified(Protocol):
