@@ -1,1 +1,1 @@
-"""The demo that `reelkeeper demo` and `make demo` play."""
+"""The demo of `reelkeeper demo` and `make demo`."""

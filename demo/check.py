@@ -1,4 +1,4 @@
-"""The last word of the demo: what the bucket holds of each video, read back, compared and decoded."""
+"""Verify the demo's result: read each video back from the bucket, compare it and decode it."""
 
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
@@ -19,7 +19,7 @@ from reelkeeper.store.tables import blobs, jobs, videos
 
 
 def require_same(workspace: Workspace, video_id: str, original: Path) -> None:
-    """Raise IntegrityDoubt unless the video is live and what is stored of it is `original`, byte for byte."""
+    """Raise IntegrityDoubt unless the video is live and its stored bytes are those of `original`."""
     with reading(workspace.engine) as session:
         key = session.execute(_stored(videos.c.id == video_id, videos.c.state == "live")).one().key
     with tempfile.TemporaryDirectory() as place:
@@ -29,9 +29,9 @@ def require_same(workspace: Workspace, video_id: str, original: Path) -> None:
 
 
 def every_video(workspace: Workspace, originals: Mapping[str, Path]) -> Iterator[tuple[object, ...]]:
-    """Give a row for each video: id, state, bytes, codec, and what reading it back showed.
+    """Return a row for each video: id, state, bytes, codec, and the result of reading it back.
 
-    Raises IntegrityDoubt where a live video's bytes are not those recorded, or uploaded, or do not decode although the
+    Raises IntegrityDoubt if a live video's bytes are not the recorded or uploaded ones, or do not decode although the
     upload did.
     """
     with reading(workspace.engine) as session:
@@ -39,7 +39,9 @@ def every_video(workspace: Workspace, originals: Mapping[str, Path]) -> Iterator
     for row in rows:
         if row.state != "live":
             gone = (
-                "its bytes are deleted" if workspace.bucket.head(row.key) is None else "its bytes wait out their grace"
+                "its bytes are deleted"
+                if workspace.bucket.head(row.key) is None
+                else "its bytes are kept during the grace"
             )
             yield row.id, row.state, size(row.size_bytes), row.codec, gone
             continue
@@ -48,10 +50,10 @@ def every_video(workspace: Workspace, originals: Mapping[str, Path]) -> Iterator
 
 
 def every_job(workspace: Workspace, job_ids: Collection[str]) -> int:
-    """Read the video of each of these jobs back; returns the frames that decoded.
+    """Read the video of each of these jobs back; return the number of decoded frames.
 
-    Raises IntegrityDoubt where a job did not succeed, where its video is not what was recorded or not as large and long
-    as it was asked for, where credits are still held, or where others were spent than for what was made.
+    Raises IntegrityDoubt if a job did not succeed, its video differs from the record or from the requested size and
+    length, credits are still held, or the credits spent are not the price of the videos made.
     """
     names = ("id", "user_id", "state", "leader_id", "video_id", "request", "price_microusd")
     with reading(workspace.engine) as session:
@@ -62,7 +64,7 @@ def every_job(workspace: Workspace, job_ids: Collection[str]) -> int:
     frames = 0
     for row in rows:
         require(row.state == JobState.SUCCEEDED, f"job {row.id} is {row.state}")
-        require(row.video_id == made[row.leader_id or row.id], f"job {row.id} has another video than its leader")
+        require(row.video_id == made[row.leader_id or row.id], f"job {row.id} has another video than the job it joined")
         frames += 0 if row.leader_id else _as_asked(workspace, row.video_id, row.request)
     for user, balance in balances.items():
         price = sum(row.price_microusd for row in rows if row.user_id == user and row.leader_id is None)
@@ -72,14 +74,14 @@ def every_job(workspace: Workspace, job_ids: Collection[str]) -> int:
 
 
 def require_bytes(workspace: Workspace, video_id: str, got: bytes) -> None:
-    """Raise IntegrityDoubt unless these bytes are what is recorded of the video."""
+    """Raise IntegrityDoubt unless these bytes are the recorded ones of the video."""
     with reading(workspace.engine) as session:
         recorded = session.execute(_stored(videos.c.id == video_id)).one().sha256
-    require(sha256(got).hexdigest() == recorded, f"{video_id}: other bytes came than were recorded")
+    require(sha256(got).hexdigest() == recorded, f"{video_id}: the bytes received are not those recorded")
 
 
 def require(holds: bool, otherwise: str) -> None:
-    """Raise IntegrityDoubt, which says what is the case `otherwise`."""
+    """Raise IntegrityDoubt with the message `otherwise` unless the condition holds."""
     if not holds:
         raise IntegrityDoubt(otherwise)
 
@@ -111,7 +113,7 @@ def _read_back(workspace: Workspace, row: sa.Row[tuple[str, ...]], original: Pat
         except NotAVideo:
             if not same:
                 raise
-            return "broken", "as uploaded, and broken before it came: left alone"
+            return "broken", "as uploaded: the upload itself is broken, so it was left alone"
     quality = f", VMAF {row.quality_mean:.1f} of 100" if row.quality_mean else ""
     return media.codec, f"{'as uploaded' if same else 'shrunk'}, all {frames} frames decode{quality}"
 

@@ -1,7 +1,7 @@
-"""`reelkeeper demo`: the main job on real videos, in one process, told step by step.
+"""`reelkeeper demo`: the main job on real videos, in one process, explained step by step.
 
-Everything goes through the doors that production uses: flows, operations, the bucket. Only two things are staged: the
-videos are put as the service would put them, and a week passes by moving the stamps of what was retired.
+Everything uses the code of production: flows, operations, the bucket. Only two things are simulated: the service's
+uploads, and a week, which passes by moving back the timestamps of retired objects.
 """
 
 import os
@@ -34,14 +34,14 @@ from reelkeeper.store.videos import imports
 from reelkeeper.store.videos.holds import HoldTerms
 
 _GRACE_DAYS = Grace().service_days  # the videos' keys are the service's
-_VIEWED_DAYS_AGO = 16  # longer than the grace: what was viewed since is kept
+_VIEWED_DAYS_AGO = 16  # longer than the grace: videos viewed since are kept
 _WINDOW_DAYS = 30
 _AT_ANY_PRICE = Recipe(payback=Payback(cpu_usd_per_hour=None))
 
 
 @dataclass(slots=True)
 class Scene:
-    """What the steps share: store and bucket, the files as uploaded, and what the bucket held at each step."""
+    """State shared by the steps: store and bucket, the uploaded files, and the bucket's contents at each step."""
 
     workspace: Workspace
     files: dict[str, Path]
@@ -49,18 +49,18 @@ class Scene:
     request_log: requests.RequestLog = field(default_factory=requests.RequestLog)
 
     def count(self, step: str) -> None:
-        """Note what the bucket holds now."""
+        """Record the number of objects and bytes in the bucket."""
         sizes = [stored.size_bytes for page in self.workspace.bucket.pages() for stored in page]
         self.held_bytes[step] = len(sizes), sum(sizes)
 
 
 def play(folder: Path, *, fresh: bool = False) -> None:
-    """Play the whole demo in `folder`, which it empties first if an earlier demo made it."""
+    """Run the whole demo in `folder`, which is emptied first if an earlier demo made it."""
     began = time.monotonic()
     folder = stage.prepare(folder, fresh=fresh)
-    out.print(Rule("[bold]Reelkeeper: cold videos shrink, expired videos go, nothing is lost[/]"))
-    say(f"{len(clips.CAST)} short videos of four users, on this machine alone. State: {folder}")
-    say("Starting an S3 server and Prefect, and encoding the videos meanwhile ...")
+    out.print(Rule("[bold]Reelkeeper: cold videos shrink, expired videos are deleted, nothing is lost[/]"))
+    say(f"{len(clips.CAST)} short videos of four users, all on this machine. State: {folder}")
+    say("Starting an S3 server and Prefect, and encoding the videos ...")
     with stage.orchestrated() as prefect, open_workspace(settings()) as workspace:
         scene = Scene(workspace, clips.encode(clips.CAST, folder / "clips"), {})
         prefect.join()
@@ -78,15 +78,15 @@ def _upload(scene: Scene) -> None:
     scene.count("as uploaded")
     objects, size_bytes = scene.held_bytes["as uploaded"]
     say(f"{objects} objects, {size(size_bytes)}, under keys such as {bucket.prefix}ana/ana-bunny.mp4.")
-    say("One upload broke off (ben-cut), one is AV1 already (chloe-av1), one was squeezed before (chloe-small),")
-    say("and one is full of grain, which no encoder can both keep and shrink (chloe-grain).")
+    say("One upload was interrupted (ben-cut), one is AV1 already (chloe-av1), one is small already (chloe-small),")
+    say("and one is so grainy that it cannot be smaller at the same quality (chloe-grain).")
 
 
 def _adopt(scene: Scene) -> None:
     from flows.sync_catalog import sync_catalog  # noqa: PLC0415  Prefect reads the demo's environment, set before
 
     report = sync_catalog(dry_run=False)
-    say(f"sync_catalog listed {report.listed_objects} objects, and adopted {report.adopted}.")
+    say(f"sync_catalog listed {report.listed_objects} objects and adopted {report.adopted}.")
     now = datetime.now(UTC)
     days = [(now - timedelta(days=ago)).date() for ago in range(1, _WINDOW_DAYS + 1)]
     cast, engine = clips.CAST, scene.workspace.engine
@@ -100,17 +100,17 @@ def _adopt(scene: Scene) -> None:
     imports.import_views(engine, ["video_id,day,views", *viewed])
     imports.mark_complete(engine, days)
     hold(engine, HoldTerms("video", "chloe-held", "a court asked for it", "demo"))
-    say("Their owners' tiers, ages and views came from CSV, as `reelkeeper videos import` does it;")
+    say("Tiers, ages and views were imported from CSV, as `reelkeeper videos import` does;")
     say("dan's tier is in no file. chloe-held is held: `reelkeeper hold --video chloe-held --reason ...`.")
 
 
 def _plan(scene: Scene) -> None:
     from flows.tier_storage import tier_storage  # noqa: PLC0415  as above
 
-    say("Clips so short and small do not pay for their CPU and requests at R2's price, and would be kept with that")
-    say("arithmetic as the reason; so the demo says --param recipe.payback.cpu_usd_per_hour=never.")
+    say("Compressing clips so short costs more than it saves at R2's price, so they would be kept as they are. For")
+    say("this reason the demo sets --param recipe.payback.cpu_usd_per_hour=never.")
     _shown(scene, tier_storage(recipe=_AT_ANY_PRICE))
-    say("Nothing was changed: every changing flow is a dry run until somebody says --apply.")
+    say("Nothing was changed: every flow makes a dry run unless --apply is given.")
 
 
 def _try(_scene: Scene) -> None:
@@ -120,52 +120,52 @@ def _try(_scene: Scene) -> None:
     document.write_text(
         "tiers: {free: {retention_days: 10}, premium: {}, pro: {}}\nlifecycle: {retire_after_days: 20}\n"
     )
-    say(f"Before a policy is applied, it is tried on paper: reelkeeper simulate lifecycle --policy {document.name}")
+    say(f"Before a policy is applied, it can be simulated: reelkeeper simulate lifecycle --policy {document.name}")
     lifecycle(policy=[document], months=3)
 
 
 def _refuse(_scene: Scene) -> None:
     from flows.tier_storage import tier_storage  # noqa: PLC0415  as above
 
-    say("The limits of one run are its blast radius. With a limit of no video at all:")
+    say("The blast radius limits what one run may change. With a limit of 0 videos:")
     try:
         tier_storage(limits=BlastRadius(max_objects=0), recipe=_AT_ANY_PRICE, dry_run=False)
     except GuardRefused as refusal:
         out.print(f"[yellow]{str(refusal).replace('[', chr(92) + '[')}[/]", soft_wrap=True)
-        say(f"As a command this ends with exit code {refusal.exit_code}. Nothing was changed.")
+        say(f"The command ends with exit code {refusal.exit_code}. Nothing was changed.")
         return
-    raise AssertionError("the guard let a plan pass that retires a video under a limit of none")
+    raise AssertionError("the guard allowed a plan that retires a video under a limit of 0")
 
 
 def _tier(scene: Scene) -> None:
     from flows.tier_storage import tier_storage  # noqa: PLC0415  as above
 
-    say("The default limits always allow three videos, since percentages say little about so few.")
+    say("The default limits always allow three videos, since percentages mean little for so few.")
     report = tier_storage(recipe=_AT_ANY_PRICE, dry_run=False)
     _shown(scene, report)
     say(searched(report.searches))
     shrunk = next(done for done in report.done if done.outcome == "compressed")
     saved = 1 - shrunk.after_bytes / shrunk.before_bytes
     say(
-        f"The {shrunk.objects} that shrank had {size(shrunk.before_bytes)} and have {size(shrunk.after_bytes)}: "
+        f"{shrunk.objects} videos shrank from {size(shrunk.before_bytes)} to {size(shrunk.after_bytes)}: "
         f"{saved:.0%} less, at a mean VMAF of 93 of 100 or better."
     )
-    say("Each result was read back from the bucket, and decoded to its last frame, before it took its video's place.")
-    scene.count("old and new, during the grace")
+    say("Each result was read back from the bucket and decoded to its last frame before it replaced the original.")
+    scene.count("old and new files, during the grace")
 
 
 def _expire(scene: Scene) -> None:
     from flows.expire_videos import expire_videos  # noqa: PLC0415  as above
 
     _shown(scene, expire_videos(dry_run=False))
-    say(f"Retired is not deleted: for {_GRACE_DAYS} days it can be brought back.")
+    say(f"Retired is not deleted: a retired video can be restored for {_GRACE_DAYS} days.")
 
 
 def _restore(scene: Scene) -> None:
     found = find_restorable(scene.workspace, video_id="ben-cold")
     restore(scene.workspace, found, run_id="demo-restore", author="demo", grace=Grace(), hold_days=30)
     check.require_same(scene.workspace, "ben-cold", scene.files["ben-cold"])
-    say("ben-cold is back, byte for byte, and held for 30 days, or the next run would retire it again.")
+    say("ben-cold is restored, byte for byte, and held for 30 days, so that the next run does not retire it again.")
     say("As a command: `reelkeeper restore --video ben-cold`.")
 
 
@@ -173,7 +173,7 @@ def _purge(scene: Scene) -> None:
     from flows.purge_retired import purge_retired  # noqa: PLC0415  as above
 
     moved = _let_time_pass(scene.workspace, timedelta(days=_GRACE_DAYS + 1))
-    say(f"The demo moves the stamps of {moved} retired objects {_GRACE_DAYS + 1} days back. No other code does that.")
+    say(f"The demo moves the timestamps of {moved} retired objects back by {_GRACE_DAYS + 1} days; only a demo does.")
     _shown(scene, purge_retired(dry_run=False))
     scene.count("after the purge")
 
@@ -197,7 +197,7 @@ def _let_time_pass(workspace: Workspace, time_passed: timedelta) -> int:
 
 
 def _check(scene: Scene) -> None:
-    table(("!video", "state", ">bytes", "codec", "what was read back"), check.every_video(scene.workspace, scene.files))
+    table(("!video", "state", ">bytes", "codec", "when read back"), check.every_video(scene.workspace, scene.files))
 
 
 def _sum_up(scene: Scene) -> None:
@@ -211,8 +211,8 @@ def _sum_up(scene: Scene) -> None:
         at_scale = dollars(storage_microusd_per_month(round(terabyte * share)))
         a_month = dollars(storage_microusd_per_month(size_bytes))
         rows.append((step, objects, size(size_bytes), f"{share:.0%}", a_month, at_scale))
-    table(("bucket", ">objects", ">bytes", ">of it", ">a month", ">a month at 1 TB of the like"), rows)
-    say("R2 charges $0.015 for a GB and month; what is read costs nothing extra there.")
+    table(("bucket", ">objects", ">bytes", ">of it", ">a month", ">per month for 1 TB of such videos"), rows)
+    say("R2 charges $0.015 per GB and month, and nothing for egress.")
 
 
 def _shown(scene: Scene, report: Report) -> None:
@@ -221,25 +221,25 @@ def _shown(scene: Scene, report: Report) -> None:
 
 _STEPS = (
     ("The service stores videos", _upload),
-    ("sync_catalog: the catalogue learns of them", _adopt),
+    ("sync_catalog: adopt them into the catalogue", _adopt),
     ("tier_storage, dry run: what would happen, and why", _plan),
-    ("Another policy, tried on paper", _try),
-    ("A run that would do too much is refused", _refuse),
-    ("tier_storage --apply: cold videos shrink, the coldest retire", _tier),
+    ("simulate lifecycle: try another policy", _try),
+    ("A run that would change too much is refused", _refuse),
+    ("tier_storage --apply: compress cold videos, retire the coldest", _tier),
     ("A player without AV1", lambda scene: requests.without_av1(scene.workspace)),
-    ("expire_videos --apply: what its tier no longer keeps", _expire),
-    ("Somebody wants a video back", _restore),
-    ("A week later, purge_retired --apply: only now bytes go", _purge),
-    ("Every video, read back and decoded", _check),
+    ("expire_videos --apply: retire videos past their retention", _expire),
+    ("restore: bring a video back", _restore),
+    ("A week later, purge_retired --apply: only now bytes are deleted", _purge),
+    ("Check: every video is read back and decoded", _check),
     ("What it saves", _sum_up),
-    ("monitor_costs --apply: what a month costs", lambda scene: money.spend(scene.workspace)),
-    ("What Slack would show", lambda scene: money.alert(scene.workspace)),
-    ("forecast_costs --apply: where the month is going", lambda scene: money.forecast(scene.workspace)),
+    ("monitor_costs --apply: the bill of the month", lambda scene: money.spend(scene.workspace)),
+    ("Alerts, as in Slack", lambda scene: money.alert(scene.workspace)),
+    ("forecast_costs --apply: this month and the next", lambda scene: money.forecast(scene.workspace)),
     ("The report", lambda scene: money.look(scene.workspace)),
-    ("The HTTP API: everybody asks at once", lambda scene: requests.burst(scene.workspace, scene.request_log)),
-    ("dispatch_jobs --apply: the videos are made", lambda scene: requests.make(scene.workspace, scene.request_log)),
-    ("The same again: from the cache", lambda scene: requests.again(scene.workspace, scene.request_log)),
-    ("tune_concurrency --apply: how many at once", lambda scene: requests.tune(scene.workspace)),
+    ("The HTTP API: all users send requests at once", lambda scene: requests.burst(scene.workspace, scene.request_log)),
+    ("dispatch_jobs --apply: generate the videos", lambda scene: requests.make(scene.workspace, scene.request_log)),
+    ("The same requests again: from the cache", lambda scene: requests.again(scene.workspace, scene.request_log)),
+    ("tune_concurrency --apply: how many jobs at once", lambda scene: requests.tune(scene.workspace)),
 )
 
 
@@ -251,12 +251,12 @@ def _close(folder: Path, seconds: float) -> None:
     say(f"  export REELKEEPER_STATE_DIR={folder} PREFECT_HOME={folder / 'prefect'}")
     for words, why in (
         ("videos", "what the catalogue holds"),
-        ("videos show ana-bunny", "one video, and all that was done to it"),
-        ("plan --list", "what was planned, and what became of it"),
-        ("audit verify", "that the record of it is whole"),
-        ("bill --by user", "whose use it was"),
-        ("alerts list", "what people were told"),
-        ("performance", "how long jobs waited and took"),
+        ("videos show ana-bunny", "one video and its history"),
+        ("plan --list", "saved plans and their outcomes"),
+        ("audit verify", "check that the audit record is complete"),
+        ("bill --by user", "charges by user"),
+        ("alerts list", "alerts that fire"),
+        ("performance", "waiting and processing times of jobs"),
     ):
         say(f"  {command} {words:<24}{why}")
-    say(f"  {prefect} server start            the runs with their plans and reports, in a browser")
+    say(f"  {prefect} server start            Prefect's UI: runs, plans and reports")

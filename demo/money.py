@@ -1,7 +1,7 @@
-"""The demo's second half: what the service costs, what is odd about it, what it will cost, and who is told.
+"""The demo's part on money: the bill, anomalies, alerts, the forecast and the report.
 
-Only what was used is staged: months of it, as a service of hundreds of generations a day may have left them, with a
-spike. The bill, the alerts, the forecast and the report are made by what production runs.
+Only the usage is simulated: months of a service with hundreds of generations a day, and a spike. The bill, the alerts,
+the forecast and the report come from the code of production.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ SPIKE_DAYS_AGO: Final = 1
 SPIKE_TIMES: Final = 3
 _TODAY_SO_FAR: Final = 0.4  # of a day's jobs
 _GB: Final = 10**9
-_SHARES: Final = {"ana": 0.18, "ben": 0.31, "chloe": 0.43}  # of the jobs; the rest is nobody's whom we know
+_SHARES: Final = {"ana": 0.18, "ben": 0.31, "chloe": 0.43}  # shares of the jobs; the rest has no known user
 _ONE_DAY: Final = timedelta(days=1)
 _EIGHTHS = " ▁▂▃▄▅▆▇█"
 _EXPECTED = " ░"
@@ -49,37 +49,37 @@ _WIDTH = 88
 
 
 def spend(workspace: Workspace) -> None:
-    """Stage some months of usage with a spike yesterday, and show the bill of this one."""
+    """Simulate some months of usage with a spike yesterday, and show the bill of this month."""
     from flows.monitor_costs import monitor_costs  # noqa: PLC0415  Prefect reads the demo's environment, set before
 
     today = datetime.now(UTC).date()
     jobs = stage(workspace, today)
     spiked = today - timedelta(days=SPIKE_DAYS_AGO)
-    say(f"The demo writes what {DAYS} days of a busier service would have counted: some 400 generations a")
-    say(f"day, and {jobs:,} of them on {spiked:%-d %B}: somebody's script ran wild.")
+    say(f"The demo records the usage of {DAYS} days of a busier service: some 400 generations a")
+    say(f"day, and {jobs:,} on {spiked:%-d %B}, as by a runaway script.")
     with _quiet():
         report = monitor_costs(dry_run=False)
-    say(f"monitor_costs counted, charged {report.days_charged} days anew, and judged. The days, and the daily budget:")
+    say(f"monitor_costs charged {report.days_charged} days and checked them. The days, and the daily budget:")
     for line in bars(_daily(_gathered(workspace)), _DAILY_BUDGET_USD):
         say(line)
     say("This month's bill so far:")
     bill_command.bill(usage=None, month=None, by="service", form="table", reconcile=None, limit=100, as_json=False)
-    say("By user, by day, or as CSV with FOCUS's names: `reelkeeper bill --by user`, `--format csv`.")
+    say("By user, by day, or as CSV with the column names of FOCUS: `reelkeeper bill --by user`, `--format csv`.")
 
 
 def alert(workspace: Workspace) -> None:
-    """Show what people were told, as Slack would show it."""
+    """Show the alerts as Slack would show them."""
     with reading(workspace.engine) as session:
         rows = session.execute(sa.select(outbox.c.payload).order_by(outbox.c.id)).scalars().all()
     for payload in rows[:_MAX_MESSAGES]:
         out.print(drawn(Message.model_validate(payload)))
-    more = f" The first {_MAX_MESSAGES} of {len(rows)}." if len(rows) > _MAX_MESSAGES else ""
-    say(f"Each is told once, and its end once; it was written with what it tells of, in one transaction.{more}")
-    say("No Slack is configured here, so they went to the console. `reelkeeper alerts list` has them all.")
+    more = f" These are the first {_MAX_MESSAGES} of {len(rows)}." if len(rows) > _MAX_MESSAGES else ""
+    say(f"Each alert is sent once when it fires and once when it is resolved.{more}")
+    say("No Slack is configured here, so they went to the console. `reelkeeper alerts list` shows all of them.")
 
 
 def forecast(workspace: Workspace) -> None:
-    """Forecast this month and the next, and draw where this one is going."""
+    """Forecast this month and the next, and draw this month's chart."""
     from flows.forecast_costs import forecast_costs  # noqa: PLC0415  as above
     from reelkeeper.adapters import charts  # noqa: PLC0415  half a second that only this and the report need
     from reelkeeper.operations.reports import figures  # noqa: PLC0415  the same
@@ -92,9 +92,9 @@ def forecast(workspace: Workspace) -> None:
     for line in bars(_daily(report), _DAILY_BUDGET_USD, _to_come(report)):
         say(line)
     drawn = Path("forecast.png").absolute()
-    drawn.write_bytes(charts.png(figures.month(report, title=f"{report.month:%B}: where it is going")))
-    say(f"{drawn}: the picture that Slack gets, with the bands.")
-    say("With more users, `reelkeeper forecast --growth 20`.")
+    drawn.write_bytes(charts.png(figures.month(report, title=f"{report.month:%B}: spend and forecast")))
+    say(f"{drawn}: the chart for Slack, with the bands.")
+    say("To assume growth: `reelkeeper forecast --growth 20`.")
 
 
 def look(workspace: Workspace) -> None:
@@ -106,8 +106,8 @@ def look(workspace: Workspace) -> None:
     report = _gathered(workspace)
     Path("report.html").write_text(page(report), encoding="utf-8")
     Path("spend.png").write_bytes(charts.png(figures.spend(report, title=f"{report.month:%B}, by service and day")))
-    say(f"{Path('report.html').absolute()}: the month as one page that loads nothing, for people.")
-    say(f"{Path('spend.png').absolute()}: its first picture, as Slack would get it.")
+    say(f"{Path('report.html').absolute()}: the month's report as one self-contained page.")
+    say(f"{Path('spend.png').absolute()}: its first chart, as in Slack.")
     say("As a command: `reelkeeper report -o report.html`.")
 
 
@@ -119,7 +119,7 @@ def _daily(report: MonthReport) -> dict[date, float]:
 
 
 def _to_come(report: MonthReport) -> dict[date, float]:
-    """Spread what is expected of the rest of the month over its days."""
+    """Spread the forecast for the rest of the month over its days."""
     days = (end_of(report.month) - report.last_day).days
     if report.this_month is None or not days:
         return {}
@@ -134,13 +134,13 @@ def _gathered(workspace: Workspace) -> MonthReport:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the console, which is the sink of the alerts here, from showing them twice."""
+    """Silence the console sink, so that alerts are not shown twice."""
     with contextlib.redirect_stderr(io.StringIO()):
         yield
 
 
 def stage(workspace: Workspace, today: date) -> int:
-    """Record what was used on each of the last `DAYS` days and today, and charge it; returns the jobs of the spike."""
+    """Record the usage of the last `DAYS` days and today, and charge it; return the number of jobs of the spike."""
     days = [today - n * _ONE_DAY for n in range(DAYS, -1, -1)]
     with transaction(workspace.engine, "demo.usage") as session:
         usage.record(session, [item for day in days for item in _used(day, today)])
@@ -150,7 +150,7 @@ def stage(workspace: Workspace, today: date) -> int:
 
 
 def jobs_on(day: date, today: date) -> int:
-    """Return a day's number of generations: growing, fewer at weekends, with some noise and one spike."""
+    """Return a day's number of generations: growing, fewer at weekends, with noise and one spike."""
     ago = (today - day).days
     grown = 300 + 110 * (DAYS - ago) / DAYS
     week = 0.82 if day.weekday() >= 5 else 1.06  # noqa: PLR2004  Saturday and Sunday
@@ -177,13 +177,13 @@ def _count(day: date, metric: Metric, quantity: int, user: str = "", resource: s
 def bars(
     daily: Mapping[date, float], limit: float | None = None, expected: Mapping[date, float] | None = None
 ) -> list[str]:
-    """Draw dollars of days in a row, with a line at `limit` where no bar is in its way, and the days below.
+    """Draw the dollars of each day as bars, with a line at `limit` behind them, and the days below.
 
-    Days of `expected` follow those of `daily`, and are drawn lighter.
+    The days of `expected` follow those of `daily`, and are drawn lighter.
     """
     days = {**(expected or {}), **daily}
     if not days:
-        return ["no day is known"]
+        return ["no day with known spend"]
     most = max(*days.values(), limit or 0.0, 0.01)
     heights = {day: round(max(days[day], 0.0) / most * _ROWS * 8) for day in sorted(days)}
     at = None if limit is None else min(round(limit / most * _ROWS * 8 + 3) // 8, _ROWS - 1)
@@ -204,7 +204,7 @@ def _cell(eighths: int, *, known: bool) -> str:
 
 
 def drawn(message: Message) -> RenderableType:
-    """Draw the message as a panel. Markup in its text is shown, not followed."""
+    """Draw the message as a panel, with markup in its text shown literally."""
     parts = [part for block in lay_out(message).blocks for part in _block(block)]
     colour = _COLOURS[message.severity] if message.severity else "blue"
     return Panel(

@@ -1,7 +1,7 @@
-"""The demo's last part: users ask for videos over HTTP, and the queue has a vendor make them.
+"""The demo's part on jobs: users request videos over HTTP, and the queue has a vendor generate them.
 
-The API listens on a free port of this machine for as long as a page needs it. Clients, jobs, videos, credits and the
-limit are real: only the credits that the users begin with are the demo's gift, and the vendor is `vendor`.
+The API listens on a free port of this machine while a step needs it. Clients, jobs, videos, credits and the limit are
+real; only the users' first credits are granted by the demo, and the vendor is simulated by `vendor`.
 """
 
 import os
@@ -39,8 +39,8 @@ from reelkeeper.store.health import performance
 from reelkeeper.store.tables import jobs
 
 _SLOTS: Final = 2  # jobs at once, on a machine of two cores
-_EXPLAINED: Final = 2  # jobs of which their places are explained
-_AGAIN: Final = 100  # where the numbers of a user's later keys begin
+_EXPLAINED: Final = 2  # jobs whose place in the queue is explained
+_AGAIN: Final = 100  # first number of a user's later keys
 _PATIENCE_SECONDS: Final = 20.0
 _WIDTH: Final = 100  # of a line, in characters
 _SMALL: Final = {"model": "sketch", "width": 480, "height": 270, "duration_seconds": 2.0, "fps": 24}
@@ -56,11 +56,11 @@ _HUGE: Final = {"prompt": "A fox, huge", "width": 4096, "height": 4096, "duratio
 
 
 def _takes(what: str, count: int) -> list[dict[str, Any]]:
-    """Give requests for videos of one size, so that little but the tier tells the users' jobs apart."""
+    """Return requests for videos of one size, so that the users' jobs differ in little but the tier."""
     return [{"prompt": f"{what}, take {take}"} for take in range(1, count + 1)]
 
 
-_BURST: Final = {  # the users ask at the same time, each for one thing after another
+_BURST: Final = {  # the users send at the same time, each user one request after the other
     "ana": [*_takes("A fox", 7), _HUGE],
     "ben": [*_takes("A jet", 3), *_takes("A jet", 1), _CITY],
     "chloe": [_CITY, *_takes("A bay", 3)],
@@ -69,7 +69,7 @@ _BURST: Final = {  # the users ask at the same time, each for one thing after an
 
 
 class Answer(NamedTuple):
-    """What a user asked, and what the API said: a job, or why there is none."""
+    """A user's request and the API's answer: a job, or the reason of the refusal."""
 
     user_id: str
     request: Mapping[str, Any]
@@ -78,38 +78,38 @@ class Answer(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """Queued, joined or cached; or refused, in one word for whatever the reason."""
+        """Return queued, joined, cached or refused."""
         return "refused" if self.refusal else str(self.said["status"])
 
 
 @dataclass(slots=True)
 class RequestLog:
-    """What the pages share: when the users began to ask, and what they were answered."""
+    """State shared by the steps: when the users began, and the answers they got."""
 
     began: datetime | None = None
     answers: list[Answer] = field(default_factory=list)
 
     def jobs(self) -> list[str]:
-        """Give the jobs that were taken, each once."""
+        """Return the ids of the accepted jobs, each once."""
         return list(dict.fromkeys(str(answer.said["job_id"]) for answer in self.answers if answer.kind != "refused"))
 
 
 def without_av1(workspace: Workspace) -> None:
-    """Fetch a video that was made smaller, for a player that knows H.264 alone."""
+    """Fetch a compressed video for a player that supports only H.264."""
     with _client(workspace) as client:
         got = httpx.get(client.video_url("ana-bunny", plays=["h264"]), timeout=_PATIENCE_SECONDS, trust_env=False)
         check.require_bytes(workspace, "ana-bunny", got.raise_for_status().content)
-    say("Results are H.264 in MP4, which every player takes; one says what it takes, and gets what it can play:")
-    say(f"GET /v1/videos/ana-bunny?plays=h264: {size(len(got.content))} of H.264, the smaller ones, as recorded.")
+    say("Compressed videos are H.264 in MP4, which every player supports. A player may name its codecs:")
+    say(f"GET /v1/videos/ana-bunny?plays=h264: {size(len(got.content))} of H.264, the compressed file's, as recorded.")
 
 
 def burst(workspace: Workspace, request_log: RequestLog) -> None:
-    """Let all users ask at once, and show who got what."""
+    """Send the requests of all users at once, and show the answers."""
     _sell(workspace)
     with transaction(workspace.engine, "demo.credits") as session:
         request_log.began = now(session)
         for user, amount in _CREDITS_MICROUSD.items():
-            ledger.grant(session, user, amount, f"demo/{user}", run_id="demo", reason="the demo's gift")
+            ledger.grant(session, user, amount, f"demo/{user}", run_id="demo", reason="for the demo")
     with _client(workspace) as client, ThreadPoolExecutor(len(_BURST)) as pool:
         began = time.monotonic()
         asked = pool.map(lambda user: [_ask(client, user, n, entry) for n, entry in enumerate(_BURST[user])], _BURST)
@@ -117,7 +117,7 @@ def burst(workspace: Workspace, request_log: RequestLog) -> None:
         took = time.monotonic() - began
         repeated = _ask(client, "ben", 0, _BURST["ben"][0])
         users = {user: client.user(user) for user in _BURST}
-    say(f"{len(request_log.answers)} requests of {len(_BURST)} users at once, all answered within {took:.2f} s:")
+    say(f"{len(request_log.answers)} requests of {len(_BURST)} users at once, all answered in {took:.2f} s:")
     rows = []
     for user, told in users.items():
         kinds = Counter(answer.kind for answer in request_log.answers if answer.user_id == user)
@@ -125,21 +125,21 @@ def burst(workspace: Workspace, request_log: RequestLog) -> None:
         money = dollars(told["held_microusd"]), dollars(told["available_microusd"])
         rows.append((user, told["tier"] or "unknown", *counts, size(told["reserved_bytes"]), *money))
     table(("user", "tier", ">queued", ">joined", ">refused", ">bytes reserved", ">credits held", ">left"), rows)
-    say("Who asks for what is about to be made joins that job. What was refused, and what its user reads:")
+    say("A request for a video that is already queued joins that job. Refused requests, with their message:")
     refused = [(answer.user_id, answer.refusal) for answer in request_log.answers if answer.refusal]
     table(("user", ">HTTP", "why"), [(user, why.status, why.detail) for user, why in refused])
     first = next(answer for answer in request_log.answers if answer.user_id == "ben")
     check.require(repeated.said["job_id"] == first.said["job_id"], "the same key again gave another job")
-    say("ben's client asked once more under its first key, as after a lost answer: the same job, held for once.")
+    say("ben's client repeated a request under its first key, as after a lost answer: same job, credits held once.")
 
 
 def make(workspace: Workspace, request_log: RequestLog) -> None:
-    """Make what waits, look at each result, and show who waited how long."""
+    """Run the waiting jobs, check each result, and show the waiting times."""
     from flows.dispatch_jobs import dispatch_jobs  # noqa: PLC0415  Prefect reads the demo's environment, set before
 
-    say("The dry run says what comes first, and why:")
+    say("The dry run shows which jobs come first, and why:")
     told = (line.partition(": ") for line in dispatch_jobs().next_jobs[:_EXPLAINED])
-    table(("!job", "why it comes here"), [(job_id[:8], why) for job_id, _, why in told])
+    table(("!job", "reason of its place"), [(job_id[:8], why) for job_id, _, why in told])
     began = time.monotonic()
     with vendor.serving(settings().scratch / "vendor") as seller, _generator(seller):
         report = dispatch_jobs(dry_run=False, until_idle=True, slots=_SLOTS)
@@ -155,14 +155,14 @@ def make(workspace: Workspace, request_log: RequestLog) -> None:
         rows.append(
             (tier or "all", seen["made"], seen["joined"], *(_seconds(seen[f"{name}_seconds"]) for name in names))
         )
-    table(("tier", ">made", ">joined", ">mean wait", ">half wait at most", ">95 of 100", ">making it took"), rows)
+    table(("tier", ">made", ">joined", ">mean wait", ">median wait", ">p95 wait", ">processing time"), rows)
     frames = check.every_job(workspace, request_log.jobs())
-    say(f"Each was read back from the bucket: as large and as long as asked, and all {frames} frames decode.")
-    say("Whoever joined another's job has its video for nothing, and nobody's credits are held any more.")
+    say(f"Each was read back from the bucket: size and length are as requested, and all {frames} frames decode.")
+    say("Users who joined another user's job got the video for free, and no credits are held any more.")
 
 
 def _sell(workspace: Workspace) -> None:
-    """Put the one model that the users ask for into the price book, with what its vendor takes."""
+    """Put the one model that the users request into the price book, with its vendor's cost."""
     rate = {"usd": Decimal(vendor.CLIP_NANOUSD).scaleb(-9)}
     price = {"unit": Unit.CLIP, "rates": [rate], "source": "demo/vendor.py", "read_on": date(2026, 11, 26)}
     entry = {"model": _SMALL["model"], "provider": "fal", "vendor_model": vendor.MODEL, "price": price}
@@ -174,7 +174,7 @@ def _sell(workspace: Workspace) -> None:
 
 @contextmanager
 def _generator(seller: vendor.Vendor) -> Iterator[None]:
-    """Let this process have its videos made by the demo's vendor."""
+    """Let this process use the demo's vendor as its provider."""
     named = {"": "fal", "_URL": seller.url, "_TOKEN": vendor.KEY}
     told = {f"REELKEEPER_GENERATOR{name}": value for name, value in named.items()}
     told["REELKEEPER_ALLOW_PRIVATE_ADDRESSES"] = "true"  # it is on this machine
@@ -189,7 +189,7 @@ def _generator(seller: vendor.Vendor) -> Iterator[None]:
 
 
 def _paid_once(workspace: Workspace, seller: vendor.Vendor, made: int) -> None:
-    """Show what the vendor was sent and takes, and what became of the request whose answer was lost."""
+    """Compare the vendor's requests and bill with ours, and show what became of the request whose answer was lost."""
     (lost,) = [entry for entry in seller.book if entry.was_lost]
     with reading(workspace.engine) as session:
         is_it = jobs.c.provider_job_id == lost.path
@@ -199,17 +199,17 @@ def _paid_once(workspace: Workspace, seller: vendor.Vendor, made: int) -> None:
         (job.state, len(seller.book), max(sent.values())) == ("succeeded", made, 1),
         f"job {job.id} is {job.state}, {len(seller.book)} requests were sent for {made} videos",
     )
-    say("The vendor speaks fal's format, on this machine. ffmpeg makes its clips, and each request costs a cent,")
-    say(f"each time. It took request {lost.id}, of job {job.id[:8]}, and its answer was lost, on purpose.")
-    say(f"The job was not sent again: the vendor's list had the seed {lost.input['seed']}, which is made of the")
-    say("job's key, so that it was found there and waited for.")
-    say(f"The vendor's book: {len(seller.book)} requests for {made} videos, each paid once. Its bill beside ours:")
+    say("The vendor on this machine speaks fal's format. ffmpeg makes its clips, and each request costs a cent,")
+    say(f"even a repeated one. Its answer to request {lost.id}, of job {job.id[:8]}, was lost on purpose.")
+    say(f"The job was not sent again: the vendor's list had its seed {lost.input['seed']}, which is derived from the")
+    say("job's key, so that the request was found there and awaited.")
+    say(f"The vendor received {len(seller.book)} requests for {made} videos, each paid once. Its bill and ours:")
     today = datetime.now(UTC).date()
     reconciliation_view.show_provider("fal", today.replace(day=1), today, as_json=False)
 
 
 def again(workspace: Workspace, request_log: RequestLog) -> None:
-    """Ask for the same videos anew: they are there; and fetch one as a browser would."""
+    """Request the same videos again, get them from the cache, and fetch one as a browser would."""
     wanted = {str(answer.request): answer for answer in request_log.answers if not answer.refusal}.values()
     with _client(workspace) as client:
         began = time.monotonic()
@@ -222,27 +222,27 @@ def again(workspace: Workspace, request_log: RequestLog) -> None:
         got = httpx.get(client.video_url(first), timeout=_PATIENCE_SECONDS, trust_env=False)
         check.require_bytes(workspace, first, got.raise_for_status().content)
         users = {user: client.user(user) for user in _BURST}
-    say(f"The same {len(answers)} videos were asked for under new keys: {hits} came from the cache, in {took:.2f} s")
-    say("together, at no charge. One was fetched as a browser does it: the API sends on to a presigned URL of the")
-    say(f"bucket, and the {size(len(got.content))} that came are those recorded. What it cost everybody:")
+    say(f"The same {len(answers)} videos were requested under new keys: {hits} came from the cache, in {took:.2f} s")
+    say("in total, at no charge. One was fetched as a browser does: the API redirects to a presigned URL of the")
+    say(f"bucket, and the {size(len(got.content))} received are those recorded. What each user paid:")
     money = ("spent_microusd", "held_microusd", "available_microusd")
     rows = [(user, *(dollars(told[name]) for name in money), size(told["used_bytes"])) for user, told in users.items()]
     table(("user", ">spent", ">held", ">left", ">stored"), rows)
 
 
 def tune(workspace: Workspace) -> None:
-    """Take one step of the limit, and show that Prefect has it."""
+    """Tune the limit once, and check that Prefect has the new one."""
     from prefect.client.orchestration import get_client  # noqa: PLC0415  as above
 
     from flows.tune_concurrency import tune_concurrency  # noqa: PLC0415  as above
     from reelkeeper.model.jobs import GLOBAL_LIMIT  # noqa: PLC0415  used here alone
     from reelkeeper.store.jobs.slots import jobs_at_once  # noqa: PLC0415  the same
 
-    say(f"It began at {_SLOTS} on this machine: `--param concurrency.first_limit={_SLOTS}`; the default is 8.")
+    say(f"The first limit here is {_SLOTS}, by `--param concurrency.first_limit={_SLOTS}`; the default is 8.")
     report = tune_concurrency(ConcurrencyPolicy(first_limit=_SLOTS), dry_run=False)
     for line in textwrap.wrap(report.explained, _WIDTH):
         say(line)
-    say("(A job of a model that is not known yet is taken for 120 s of work; the demo's vendor takes far less.)")
+    say("(A job of an unknown model is estimated at 120 s; the demo's vendor takes far less.)")
     with get_client(sync_client=True) as client:
         prefects = client.read_global_concurrency_limit_by_name(GLOBAL_LIMIT).limit
     with reading(workspace.engine) as session:
@@ -260,13 +260,13 @@ def _ask(client: Client, user: str, number: int, wanted: Mapping[str, Any]) -> A
         return Answer(user, wanted, client.ask(user, {**_SMALL, **wanted}, key=f"{user}-{number}"))
     except RequestRefused as refused:
         if refused.kind.rpartition(":")[2] not in set(RefusedFor):
-            raise  # it is no answer to this user, but something gone wrong
+            raise  # not an answer to this user, but a failure of the demo
         return Answer(user, wanted, {}, refused)
 
 
 @contextmanager
 def _client(workspace: Workspace) -> Iterator[Client]:
-    """Serve the API on loopback, and give a client with a token for it."""
+    """Serve the API on loopback, and return a client with a token."""
     import uvicorn  # noqa: PLC0415  it and FastAPI take most of a second, which no other page needs
 
     from reelkeeper.api.app import create_app  # noqa: PLC0415  the same

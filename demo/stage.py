@@ -1,7 +1,7 @@
-"""The stage of the demo: a folder of its own, settings of its own, a Prefect of its own, and nothing of anybody else's.
+"""Isolate the demo: its own folder, its own settings, its own Prefect, and nothing else of this machine.
 
 It must never reach a real bucket, store or Prefect server, whatever is set in the environment, in `.env` or in a
-Prefect profile: so it drops all of that from this process, and works in its folder, where none of those files is.
+Prefect profile: so it drops all settings from this process, and works in its folder, which has none of those files.
 """
 
 import os
@@ -17,11 +17,11 @@ from reelkeeper.settings import settings
 
 MARK = ".reelkeeper-demo"  # a folder that holds it may be emptied
 _KEPT_ALWAYS = {"REELKEEPER_FFMPEG", "REELKEEPER_FFPROBE"}  # programs of this machine
-_SLOW = {MARK, "clips", "prefect"}  # slow to make anew, and the same each time
+_SLOW = {MARK, "clips", "prefect"}  # slow to make again, and the same each time
 
 
 def prepare(folder: Path, *, fresh: bool) -> Path:
-    """Empty the demo's folder, or make it, and point this process at it. Returns it, absolute.
+    """Empty or create the demo's folder, and point this process at it. Return its absolute path.
 
     Raises Misconfigured for a folder that holds anything and was not made by a demo.
     """
@@ -51,7 +51,7 @@ def _isolate(folder: Path) -> None:
 
 @contextmanager
 def orchestrated() -> Iterator[threading.Thread]:
-    """Start Prefect's ephemeral server in a thread, to be joined before the first flow runs."""
+    """Start Prefect's ephemeral server in a thread; join it before the first flow runs."""
     from prefect.client.orchestration import get_client  # noqa: PLC0415  reads the environment that was just set
     from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings  # noqa: PLC0415  the same
 
@@ -60,7 +60,7 @@ def orchestrated() -> Iterator[threading.Thread]:
             client.hello()
 
     starter = threading.Thread(target=start, name="prefect-start", daemon=True)
-    # A heartbeat finds dead workers; here it would only round each flow up to a whole second.
+    # Heartbeats serve to find dead workers; here they would only make each flow take whole seconds.
     with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
         starter.start()
         yield starter

@@ -1,7 +1,6 @@
-"""A vendor for the demo: fal's queue, in fal's format, on this machine, with ffmpeg as its model.
+"""A vendor for the demo: a queue in fal's format, on this machine, with ffmpeg as its model.
 
-Each request is a job that is paid for, however often it is sent, as at the real one. It takes the second
-request and lets its answer get lost.
+As at fal, every request is a paid job, even a repeated one. The answer to the second request is lost on purpose.
 """
 
 import json
@@ -18,19 +17,19 @@ from urllib.parse import parse_qs, urlsplit
 
 from reelkeeper.adapters import ffmpeg
 
-MODEL: Final = "fal-ai/wan/v2.7/text-to-video"  # a model that takes a seed, by which a request is found again
+MODEL: Final = "fal-ai/wan/v2.7/text-to-video"  # a model with a seed parameter, by which a request is found again
 KEY: Final = "the-demo's:key"
 CLIP_NANOUSD: Final = 10_000_000  # one cent for each, whatever its length
 _LOST: Final = 2  # of all requests, counted from 1
 _AT_ONCE: Final = 2
 _FPS: Final = 24
-_HELD_SECONDS: Final = 10.0  # that an answer waits for a video, so that the next look need not
+_HELD_SECONDS: Final = 10.0  # for which an answer waits for the video, to save a further poll
 _FILES: Final = "/files/"
 
 
 @dataclass(slots=True)
 class Request:
-    """One line of the vendor's book."""
+    """A request in the vendor's book."""
 
     id: str
     endpoint: str
@@ -41,12 +40,12 @@ class Request:
 
     @property
     def path(self) -> str:
-        """The path of its status, which is also our name of it: an endpoint's owner and alias, and its id."""
+        """The path of its status, which is also our name for it: the endpoint's owner and alias, and its id."""
         return f"{'/'.join(self.endpoint.split('/')[:2])}/requests/{self.id}"
 
 
 class Vendor(ThreadingHTTPServer):
-    """Its server, and its book of what it was sent."""
+    """The vendor's server, and its book of received requests."""
 
     daemon_threads = True
 
@@ -57,7 +56,7 @@ class Vendor(ThreadingHTTPServer):
         self._lock, self._pool = threading.Lock(), ThreadPoolExecutor(_AT_ONCE)
 
     def take(self, endpoint: str, asked: dict[str, Any]) -> Request:
-        """Write down a request, and begin with it."""
+        """Record a request, and start it."""
         with self._lock:
             number = len(self.book) + 1
             made = self._pool.submit(self._make, f"r{number}", asked)
@@ -65,7 +64,7 @@ class Vendor(ThreadingHTTPServer):
             return self.book[-1]
 
     def file(self, request_id: str) -> Path:
-        """Give the path of a request's video."""
+        """Return the path of a request's video."""
         return self.folder / f"{request_id}.mp4"
 
     def _make(self, request_id: str, asked: dict[str, Any]) -> None:
@@ -130,7 +129,7 @@ class _Handler(BaseHTTPRequestHandler):
         query = {name: values[0] for name, values in parse_qs(split.query).items()}
         status, said = self.server.answer(self.command, split.path.strip("/"), query, body)
         if not status:
-            self.close_connection = True  # it was taken, and the caller never hears of it
+            self.close_connection = True  # accepted, but the caller gets no answer
             return None
         return self._send(status, json.dumps(said).encode())
 
@@ -148,7 +147,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def serving(folder: Path) -> Iterator[Vendor]:
-    """Serve a vendor that makes its videos in `folder`."""
+    """Run a vendor that writes its videos into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     with Vendor(folder) as vendor:
         thread = threading.Thread(target=vendor.serve_forever, args=(0.05,), name="demo-vendor", daemon=True)

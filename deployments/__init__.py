@@ -1,1 +1,1 @@
-"""What sets Reelkeeper up and shows it: the demo, and what reads the schedule."""
+"""Set up a Prefect server for Reelkeeper, deploy its flows, and run workers and `reelkeeper up`."""

@@ -1,4 +1,4 @@
-"""What Prefect's server does by itself: it ends dead runs, runs daily work again, and tells us what went wrong."""
+"""Automations of Prefect's server: mark dead runs as crashed, rerun crashed daily work, and report failed runs."""
 
 import json
 from collections.abc import Iterator
@@ -15,17 +15,17 @@ from reelkeeper.cli.orchestration import HEARTBEAT_SECONDS
 from reelkeeper.rules.alerts.alerting import Trouble
 
 SILENT_FOR: Final = timedelta(seconds=3 * HEARTBEAT_SECONDS)
-NEVER_BEGAN_AFTER: Final = timedelta(minutes=5)  # from Pending; a cluster may have to fetch an image first
+NEVER_BEGAN_AFTER: Final = timedelta(minutes=5)  # in Pending; a cluster may have to pull an image first
 LATE_AFTER: Final = timedelta(minutes=10)
-AGAIN_AFTER: Final = timedelta(minutes=2)  # the dead run's leases in the store have ended by then
-AGAIN: Final = "restart-after-crash"  # the tag, in prefect.yaml, of what would else wait for a day or more
+AGAIN_AFTER: Final = timedelta(minutes=2)  # by then the dead run's leases in the store have expired
+AGAIN: Final = "restart-after-crash"  # a tag in prefect.yaml, for flows whose next run is a day or more away
 _ANY: Final = {"prefect.flow-run.*"}
 _RUNS: Final = {"prefect.resource.id": ["prefect.flow-run.*"]}
 _EVENTS: Final = {
     Trouble.FAILED: {"prefect.flow-run.Failed", "prefect.flow-run.TimedOut"},
     Trouble.CRASHED: {"prefect.flow-run.Crashed"},
 }
-_PAYLOAD: Final = {  # Jinja, by Prefect's server: each value becomes JSON there
+_PAYLOAD: Final = {  # Jinja templates that Prefect's server renders; each value becomes JSON
     "flow": "flow.name",
     "run_id": "flow_run.id | string",
     "run_name": "flow_run.name",
@@ -35,25 +35,23 @@ _PAYLOAD: Final = {  # Jinja, by Prefect's server: each value becomes JSON there
 
 
 def inner() -> Iterator[AutomationCore]:
-    """Give those that need nothing but Prefect's server."""
+    """Return the automations that need only Prefect's server."""
     yield AutomationCore(
         name="Reelkeeper: a silent run has crashed",
-        description="A run that gave no sign of life for three heartbeats: its process is gone, its slot is freed.",
+        description="Frees the slot of a run that missed three heartbeats: its process is gone.",
         trigger=_silence({"prefect.flow-run.Running", "prefect.flow-run.heartbeat"}, SILENT_FOR),
-        actions=[
-            ChangeFlowRunState(state=StateType.CRASHED, message="No sign of life: the process that ran it is gone")
-        ],
+        actions=[ChangeFlowRunState(state=StateType.CRASHED, message="No heartbeat: the process that ran it is gone")],
     )
     yield AutomationCore(
         name="Reelkeeper: a run that never began has crashed",
-        description="A run that a worker took and did not start.",
+        description="A run that a worker accepted and did not start.",
         trigger=_silence({"prefect.flow-run.Pending"}, NEVER_BEGAN_AFTER),
-        actions=[ChangeFlowRunState(state=StateType.CRASHED, message="A worker took it, and never started it")],
+        actions=[ChangeFlowRunState(state=StateType.CRASHED, message="A worker accepted it, and never started it")],
     )
     tags = [{"prefect.resource.role": "tag", "prefect.resource.id": f"prefect.tag.{tag}"} for tag in _SCHEDULED_AGAIN]
     yield AutomationCore(
         name="Reelkeeper: crashed daily work runs again",
-        description="Once, after two minutes, with the deployment's own parameters; only what a schedule had started.",
+        description="Once, after two minutes, with the deployment's parameters; only runs that a schedule had started.",
         trigger=EventTrigger(
             expect=_EVENTS[Trouble.CRASHED], match=_RUNS, match_related=[*tags], posture=Posture.Reactive
         ),
@@ -62,7 +60,7 @@ def inner() -> Iterator[AutomationCore]:
 
 
 def telling(webhook_id: UUID) -> Iterator[AutomationCore]:
-    """Give those that call our API, through the Webhook block of this id."""
+    """Return the automations that call Reelkeeper's API, through the Webhook block of this id."""
     for trouble, events in _EVENTS.items():
         yield AutomationCore(
             name=f"Reelkeeper: tell of {trouble} runs",
@@ -72,17 +70,17 @@ def telling(webhook_id: UUID) -> Iterator[AutomationCore]:
         )
     yield AutomationCore(
         name="Reelkeeper: tell of late runs",
-        description="Puts an alert into Reelkeeper's outbox when a run has not begun 10 minutes after it was late.",
+        description="Puts an alert into Reelkeeper's outbox when a run has been late for 10 minutes.",
         trigger=_silence({"prefect.flow-run.Late"}, LATE_AFTER),
         actions=[CallWebhook(block_document_id=webhook_id, payload=_payload(Trouble.LATE))],
     )
 
 
 def put(client: SyncPrefectClient, wanted: AutomationCore) -> bool:
-    """Make an automation, or bring it up to date; says whether there was anything to do.
+    """Create or update an automation; return whether anything changed.
 
-    One that is as it should be is not touched: an update would make it forget the runs that it waits for. One that a
-    person has disabled stays so.
+    One that is up to date is not touched: an update would make it forget the runs that it waits for. One that a person
+    has disabled stays disabled.
     """
     found = client.read_automations_by_name(wanted.name)
     if not found:
@@ -92,7 +90,7 @@ def put(client: SyncPrefectClient, wanted: AutomationCore) -> bool:
     wanted = wanted.model_copy(update={"enabled": present.enabled})
     if _essence(present) == _essence(wanted):
         return False
-    written = wanted.model_dump(exclude={"owner_resource"})  # which the server takes from nobody
+    written = wanted.model_dump(exclude={"owner_resource"})  # set by the server, not accepted from clients
     client.update_automation(found[0].id, AutomationCore.model_validate(written))
     return True
 
@@ -118,4 +116,6 @@ def _payload(trouble: Trouble) -> str:
 
 
 def _essence(automation: AutomationCore) -> object:
-    return automation.model_dump(include={"description", "trigger", "actions"})  # not as JSON: sets have no order
+    return automation.model_dump(
+        include={"description", "trigger", "actions"}
+    )  # not compared as JSON, since sets have no order

@@ -1,7 +1,7 @@
-"""Bring a server of `reelkeeper up` to work: set it up, end dead runs, deploy prefect.yaml, begin a first run.
+"""Prepare the Prefect server of `reelkeeper up`: set it up, end dead runs, deploy prefect.yaml, start first runs.
 
-`python -m deployments.deploy PREFECT_YAML MOMENT [--looks-only]`: what was at work before this moment died with the
-last `up`, since all its processes end with it. Their slots are free then, and the next runs go on.
+`python -m deployments.deploy PREFECT_YAML TIME [--looks-only]`: runs that were active before TIME died with the last
+`up`, whose processes all end with it. Marking them as crashed frees their slots for the next runs.
 """
 
 import runpy
@@ -29,20 +29,17 @@ from reelkeeper.operations.core.policies import current
 from reelkeeper.settings import settings
 from reelkeeper.store.core.engine import open_store
 
-FIRST: Final = (
-    "sync-catalog/hourly",
-    "deliver-alerts/every-5-minutes",
-)  # what a new server runs at once, to see it work
-STORAGE: Final = "storage"  # the tag, in prefect.yaml, of what works on stored videos
+FIRST: Final = ("sync-catalog/hourly", "deliver-alerts/every-5-minutes")  # run at once, to show that a new server works
+STORAGE: Final = "storage"  # a tag in prefect.yaml, of flows that work on stored videos
 _AT_WORK: Final = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
 _DIED: Final = "It died with the `reelkeeper up` that ran it"
 _PAGE: Final = 200
 _AS_WRITTEN: Final = ("name", "description", "tags", "parameters", "enforce_parameter_schema")
-READY_SECONDS: Final = 240.0  # a first start makes Prefect's database: 10 s alone, a minute on a busy machine
+READY_SECONDS: Final = 240.0  # a first start creates Prefect's database: 10 s, or a minute on a busy machine
 
 
 def wait_for_server(client: SyncPrefectClient) -> None:
-    """Wait until the server answers. Raises what it last said when it takes too long."""
+    """Wait until the server answers. Raises the last error when it takes too long."""
     ends = time.monotonic() + READY_SECONDS
     while error := client.api_healthcheck():
         if time.monotonic() > ends:
@@ -51,7 +48,7 @@ def wait_for_server(client: SyncPrefectClient) -> None:
 
 
 def end_dead_runs(client: SyncPrefectClient, before: datetime) -> int:
-    """Mark as crashed what was at work before that moment; returns how many there were."""
+    """Mark the runs that were active before `moment` as crashed; return how many."""
     at_work = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=_AT_WORK)))
     found = client.read_flow_runs(flow_run_filter=at_work, limit=_PAGE)
     dead = [run for run in found if run.state and run.state.timestamp < before]
@@ -61,22 +58,22 @@ def end_dead_runs(client: SyncPrefectClient, before: datetime) -> int:
 
 
 def begin_first(client: SyncPrefectClient) -> None:
-    """Start what shows that all is well, once in the life of a server: the same key again is the same run."""
+    """Start the first runs, once in a server's life: the same idempotency key again gives the same run."""
     for name in FIRST:
         deployment = client.read_deployment_by_name(name)
         client.create_flow_run_from_deployment(deployment.id, idempotency_key=f"first of {name}", tags=["first-run"])
 
 
 def deploy(client: SyncPrefectClient, written: Path, folder: Path, *, looks_only: bool = False) -> None:
-    """Do what `prefect deploy --all` does, except that what a person has paused stays paused: that would begin it.
+    """Do what `prefect deploy --all` does, but leave paused deployments paused, which that would resume.
 
-    With `looks_only`, whatever is done to stored videos is a dry run. Raises SystemExit where deploying fails,
-    and Misconfigured for the file of 0.1.0.
+    With `looks_only`, all flows that change stored videos make dry runs. Raises SystemExit if deploying fails, and
+    Misconfigured for a prefect.yaml of 0.1.0.
     """
     said = yaml.safe_load(written.read_text())
     if OLD_NAME in [deployment["name"] for deployment in said["deployments"]]:
         raise Misconfigured(
-            f"{written} is that of 0.1.0, whose deployments are named {OLD_NAME!r}: take this release's"
+            f"{written} is that of release 0.1.0, whose deployments are named {OLD_NAME!r}: use this release's file"
         )
     if looks_only:
         only_look(said)
@@ -101,20 +98,20 @@ def deploy(client: SyncPrefectClient, written: Path, folder: Path, *, looks_only
 
 
 def redeploy(folder: Path) -> None:
-    """Deploy the prefect.yaml of this release to the server that is configured, as `deploy` does."""
+    """Deploy this release's prefect.yaml to the configured server, as `deploy` does."""
     with get_client(sync_client=True) as client:
         deploy(client, find_prefect_yaml(), folder)
 
 
 def only_look(said: dict[str, Any]) -> None:
-    """Make dry runs of all that changes stored videos, or takes them into the catalogue."""
+    """Set all deployments that change or adopt stored videos to dry runs."""
     for deployment in said["deployments"]:
         if STORAGE in deployment["tags"]:
             deployment["parameters"] = deployment.get("parameters", {}) | {"dry_run": True}
 
 
 def declared_deployments(path: Path) -> list[runner.RunnerDeployment]:
-    """Read prefect.yaml for Prefect's `serve`: names, schedules, parameters and limits, no pools nor pull steps."""
+    """Read prefect.yaml for Prefect's `serve`: names, schedules, parameters and limits, no pools or pull steps."""
     return [_deployment(deployment) for deployment in yaml.safe_load(path.read_text())["deployments"]]
 
 
@@ -129,11 +126,11 @@ def _deployment(entry: dict[str, Any]) -> runner.RunnerDeployment:
 
 
 def main(written: str, moment: str, *options: str) -> None:
-    """Set the server up, end dead runs, deploy, and begin the first runs."""
+    """Set up the server, end dead runs, deploy, and start the first runs."""
     with get_client(sync_client=True) as client, open_store(settings()) as engine:
         wait_for_server(client)
         print(*bootstrap(engine=engine, api_url=settings().api_url), sep="\n", flush=True)
-        print(f"{end_dead_runs(client, datetime.fromisoformat(moment))} dead runs ended.", flush=True)
+        print(f"{end_dead_runs(client, datetime.fromisoformat(moment))} dead runs marked as crashed.", flush=True)
         show_in_force(current(engine).policies)
         deploy(client, Path(written), settings().state_dir, looks_only=LOOKS_ONLY in options)
         begin_first(client)

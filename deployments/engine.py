@@ -1,7 +1,8 @@
-"""What a worker of ours runs for each flow run: Prefect's engine, which ends with its worker, whatever ends that one.
+"""Run Prefect's engine for one flow run of our worker, in a process that ends whenever its worker does.
 
-In a session of its own: a Ctrl-C in the worker's terminal is for the worker, which then drains. SIGUSR1 hands the run
-over: it ends in order, as by SIGTERM, and says nothing of how it ended; the worker has it begun again elsewhere.
+The process has its own session, so that a Ctrl-C in the worker's terminal reaches only the worker, which then drains.
+SIGUSR1 hands the run over: it stops cleanly, as by SIGTERM, without reporting a final state; the worker then has it
+started again elsewhere.
 """
 
 import os
@@ -26,10 +27,10 @@ def _hand_over(*_: object) -> None:
 
 
 def send_lost_signals_again() -> None:
-    """Have a run end by SIGTERM wherever it is when that comes.
+    """Make sure that SIGTERM ends a run, whatever code it interrupts.
 
-    Prefect's handler raises in the main thread. Where that is in the callback of a weak reference (SQLAlchemy keeps its
-    sessions by such) or in a `__del__`, Python drops what is raised, and the run would go on as if nobody had asked.
+    Prefect's handler raises in the main thread. If that is inside the callback of a weak reference (SQLAlchemy uses
+    them for its sessions) or a `__del__`, Python drops the exception, and the run would go on. So it is sent again.
     """
 
     def dropped(what: "sys.UnraisableHookArgs") -> None:

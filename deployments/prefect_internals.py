@@ -1,8 +1,8 @@
 """Wrap the private parts of Prefect that Reelkeeper uses, all in this one module.
 
-`USED` says of each name what breaks here without it. A new version of Prefect may take one away in silence:
-`tests/deployments/test_prefect_internals.py` fails then, with that text. What only one process needs is imported there:
-each run of a flow imports this module before it begins.
+`USED` says for each name what would break without it. A new version of Prefect may remove one without notice:
+`tests/deployments/test_prefect_internals.py` then fails with that text. Names that only one process needs are imported
+inside the functions, since each flow run imports this module before it begins.
 """
 
 from collections.abc import Callable
@@ -16,31 +16,31 @@ if TYPE_CHECKING:
     from prefect.server.database.configurations import AioSqliteConfiguration
 
 __all__ = ["USED", "is_sigterm_handler_installed", "note_hand_over", "run_healthcheck_server", "schedule", "sqlite"]
-USED: Final = {  # module:name, and after it what it takes; without parentheses, an attribute that Prefect's code sets
-    "prefect._internal.control_listener:_set_intent(value)": "runs of a drained worker crash, and do not move on",
-    "prefect.utilities.engine:is_prefect_sigterm_handler_installed()": "a SIGTERM that was lost is not sent again",
+USED: Final = {  # module:name, with its parameters; without parentheses, an attribute that Prefect's code sets
+    "prefect._internal.control_listener:_set_intent(value)": "runs of a drained worker crash, and are not handed over",
+    "prefect.utilities.engine:is_prefect_sigterm_handler_installed()": "a lost SIGTERM is not sent again",
     "prefect.cli.deploy._schedules:_schedule_config_to_deployment_schedule(schedule_config)": "`up` has no schedules",
     "prefect.server.database.configurations:AioSqliteConfiguration.begin_transaction(self, session, with_for_update)": (
         "Prefect's API under `up` answers 503 while runs write"
     ),
-    "prefect.workers.server:_run_healthcheck_server(is_healthy, log_level)": "a worker's health cannot be asked for",
-    "prefect.workers.base:BaseWorker._sync_and_initialize(self)": "a worker ends where the server is away at its start",
-    "prefect.workers.base:BaseWorker._get_scheduled_flow_runs(self)": "after an outage, each missed run runs",
-    "prefect.workers.base:BaseWorker._has_successfully_synced": "a pool that is made later is not found",
-    "prefect.workers.base:BaseWorker._submitting_flow_run_ids": "a worker that drains may end beside its next run",
+    "prefect.workers.server:_run_healthcheck_server(is_healthy, log_level)": "a worker has no health check",
+    "prefect.workers.base:BaseWorker._sync_and_initialize(self)": "a worker ends if its server is down at its start",
+    "prefect.workers.base:BaseWorker._get_scheduled_flow_runs(self)": "after an outage, every missed run is run",
+    "prefect.workers.base:BaseWorker._has_successfully_synced": "a pool that is created later is not found",
+    "prefect.workers.base:BaseWorker._submitting_flow_run_ids": "a draining worker may end while its next run starts",
     "prefect.workers.process:ProcessWorker.run(self, flow_run, configuration, task_status)": (
-        "a worker that drains does not know its runs"
+        "a draining worker does not know its runs"
     ),
 }
 
 
 def note_hand_over() -> None:
-    """Have the run of this process end at SIGTERM without a word of how it ended, as one that is begun again."""
+    """Let the run of this process end at SIGTERM without a final state, since it will be started again."""
     control_listener._set_intent("reschedule")  # noqa: SLF001  as `prefect flow-run execute` asks by its own channel
 
 
 def run_healthcheck_server(is_healthy: Callable[[], bool]) -> AbstractContextManager[None]:
-    """Answer for a worker's health, as `prefect worker start --with-healthcheck` does."""
+    """Serve a worker's health check, as `prefect worker start --with-healthcheck` does."""
     from prefect.workers.server import _run_healthcheck_server  # noqa: PLC0415  for workers alone
 
     return _run_healthcheck_server(is_healthy)

@@ -1,4 +1,4 @@
-"""All flows of prefect.yaml in one process, without pools and workers: `python -m deployments.serve`."""
+"""Serve all flows of prefect.yaml in one process, without pools and workers: `python -m deployments.serve`."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from reelkeeper.cli.opening import configured
 
 
 def main() -> None:
-    """Serve the prefect.yaml of this folder until Ctrl-C."""
+    """Serve the flows of this folder's prefect.yaml until Ctrl-C."""
     orchestration.join_server(configured().state_dir)
     from prefect import serve  # noqa: PLC0415  reads the environment that was just set
 

@@ -1,4 +1,4 @@
-"""Prefect's server on SQLite, with transactions that wait for one another: `python -m deployments.server --port PORT`.
+"""Run Prefect's server on SQLite with IMMEDIATE transactions: `python -m deployments.server --port PORT`.
 
 Prefect begins most of its transactions as DEFERRED. One that reads first, and finds when it writes that another has
 written meanwhile, cannot wait: SQLite refuses it at once whatever its busy timeout, and the API answers 503. Begun as
@@ -28,7 +28,7 @@ async def begin_immediate(
     session: AsyncSession,
     with_for_update: bool = False,  # noqa: ARG001  Prefect asks for it here and there: it is always so
 ) -> AsyncGenerator[AsyncSessionTransaction, None]:
-    """Begin a transaction that has the right to write from its first statement on."""
+    """Begin a transaction that holds the write lock from its first statement on."""
     async with _begin(configuration, session, with_for_update=True) as transaction:
         yield transaction
 

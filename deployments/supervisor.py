@@ -1,7 +1,7 @@
-"""Child processes that are kept alive: started again when they die, and never left behind.
+"""Keep child processes alive: restart them when they die, and never leave one behind.
 
-Each child dies with this process, by the kernel's word, however this one ends. It has a session of its own, so a Ctrl-C
-in the terminal is for this process alone, which stops its children in order.
+The kernel kills each child when this process ends, however it ends. Each child has its own session, so a Ctrl-C in the
+terminal reaches only this process, which stops its children in order.
 """
 
 import contextlib
@@ -19,14 +19,14 @@ from reelkeeper.adapters.parent import before_exec
 from reelkeeper.disk import make_folder
 
 FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 1.0, 60.0
-GOOD_LIFE_SECONDS: Final = 60.0  # after so long, a death is a new story
-MAX_LOG_BYTES: Final = 20_000_000  # then it becomes NAME.log.1, in place of the one before
+GOOD_LIFE_SECONDS: Final = 60.0  # after this time alive, the pause before a restart is short again
+MAX_LOG_BYTES: Final = 20_000_000  # then it replaces NAME.log.1
 _TAIL_BYTES: Final = 2_000
 
 
 @dataclass
 class Part:
-    """A program that is to run, and how long it may take to stop. `title` is what a person calls it."""
+    """A program to keep running, and how long it may take to stop. `title` is its name in messages."""
 
     name: str
     title: str
@@ -36,15 +36,15 @@ class Part:
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
     pause: float = 0.0
-    due: float = 0.0  # when it is started again; monotonic
+    due: float = 0.0  # when to restart it; monotonic
 
     @property
     def is_alive(self) -> bool:
-        """Say whether it runs."""
+        """Check whether it runs."""
         return self.process is not None and self.process.poll() is None
 
     def last_words(self) -> str:
-        """Give the end of its log."""
+        """Return the end of its log."""
         with contextlib.suppress(OSError):
             data = self.log.read_bytes()[-_TAIL_BYTES:]
             return data.decode(errors="replace").strip()
@@ -52,7 +52,7 @@ class Part:
 
 
 class Supervisor:
-    """The parts, in the order in which they were started. `tell` hears what happens to them, in plain words."""
+    """The parts, in the order in which they were started. `tell` receives a sentence about each event."""
 
     def __init__(self, environment: Mapping[str, str], tell: Callable[[str], None]) -> None:
         self.parts: list[Part] = []
@@ -64,7 +64,7 @@ class Supervisor:
         self._spawn(part)
 
     def run(self, part: Part, *, until: Callable[[], bool], tick: Callable[[], None]) -> int | None:
-        """Run a part once; None where `until` said to end it before its time. `tick` is called meanwhile."""
+        """Run a part once; return its exit code, or None if `until` stopped it early. `tick` is called meanwhile."""
         self._spawn(part)
         while part.is_alive and not until():
             tick()
@@ -73,7 +73,7 @@ class Supervisor:
         return None if was_left or part.process is None else part.process.returncode
 
     def look(self) -> None:
-        """Start again what has died, after a pause that grows while it goes on dying, and keep the logs small."""
+        """Restart parts that have died, after a pause that grows while they keep dying, and rotate large logs."""
         now = time.monotonic()
         for part in self.parts:
             if part.is_alive:
@@ -85,14 +85,14 @@ class Supervisor:
                 part.pause = min(part.pause, MAX_PAUSE_SECONDS)
                 part.due = now + part.pause
                 how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
-                self._tell(f"{part.title} ended {how}; it is started again in {part.pause:.0f} s. See {part.log}")
+                self._tell(f"{part.title} ended {how}; it restarts in {part.pause:.0f} s. See {part.log}")
             elif now >= part.due:
                 self._spawn(part)
         for part in self.parts:
             _rotate(part.log)
 
     def stop(self, names: Sequence[str] = (), *, hurried: Callable[[], bool] = lambda: False) -> None:
-        """Stop these parts, or all, the last started first; `hurried` is asked whether to kill them at once instead."""
+        """Stop these parts, or all, the last started first; if `hurried` becomes true, kill them at once."""
         for part in [item for item in reversed(self.parts) if not names or item.name in names]:
             self.parts.remove(part)
             if part.is_alive and part.process:
@@ -129,7 +129,7 @@ def _wait(part: Part, seconds: float, hurried: Callable[[], bool]) -> None:
 
 
 def _rotate(log: Path) -> None:
-    """Keep a log from growing without end. Its writer appends, so it goes on at the new end."""
+    """Copy a log aside and truncate it. Its writer appends, so it continues at the new end."""
     if log.exists() and log.stat().st_size > MAX_LOG_BYTES:
         shutil.copyfile(log, log.with_name(log.name + ".1"))
         os.truncate(log, 0)

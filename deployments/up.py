@@ -1,4 +1,4 @@
-"""`reelkeeper up`: everything on one machine, by one command. What each part is stands in `_live`."""
+"""`reelkeeper up`: everything on one machine, by one command. `_live` lists the parts."""
 
 import fcntl
 import json
@@ -25,22 +25,22 @@ from reelkeeper.store.core import schema
 from reelkeeper.store.core.engine import open_engine
 
 UI_PORT, API_PORT = 4200, 8787
-WATCHDOG_SECONDS, FIRST_WATCHDOG_SECONDS = 300.0, 600.0  # the first late: what was missed is being caught up
-DRAIN_MARGIN_SECONDS: Final = 45.0  # beyond its patience: a worker hands over, and ends
+WATCHDOG_SECONDS, FIRST_WATCHDOG_SECONDS = 300.0, 600.0  # longer at first, while missed runs are caught up
+DRAIN_MARGIN_SECONDS: Final = 45.0  # beyond its patience, for a worker to hand over its runs and end
 TICK_SECONDS: Final = 0.25
-ROOM_SECONDS: Final = 10.0  # between two looks at the disks
+ROOM_SECONDS: Final = 10.0  # between two checks of the disks
 _LOCAL: Final = "127.0.0.1"
 LOOKS_ONLY: Final = "--looks-only"  # to `deployments.deploy`
 _ONLY_LOOKS: Final = (
-    "Looks only: it did not make this bucket, so every run that would change a stored video is a dry run.\n"
-    "  To see what it would do, take the videos into the catalogue, which changes no byte:\n"
+    "Dry runs only: it did not create this bucket, so every run that would change a stored video is a dry run.\n"
+    "  To see what it would do, adopt the videos into the catalogue, which changes no bytes:\n"
     "    reelkeeper run sync_catalog --apply, then reelkeeper plan tier_storage\n"
-    "  To go live, stop this and start it once as: reelkeeper up --live\n"
+    "  To go live, stop this and start it once with: reelkeeper up --live\n"
 )
 
 
 class Up:
-    """One `reelkeeper up`. `tell` hears what happens: a word for programs, a sentence for people."""
+    """One `reelkeeper up`. `tell` receives each event: a word for programs, a sentence for people."""
 
     def __init__(
         self,
@@ -56,22 +56,22 @@ class Up:
         self.state = settings.state_dir.absolute()
         self.logs = self.state / "logs"
         self.written = find_prefect_yaml()
-        self.asked = 0  # how often it was told to stop
+        self.asked = 0  # signals to stop that it received
         self.began = self.room_due = time.monotonic()
-        self.without_room: set[str] = set()  # the disks that were told of as full
+        self.without_room: set[str] = set()  # the disks that were reported as full
         self.moment = datetime.now(UTC)
         kept = self.state / "up.json"
         last = json.loads(kept.read_text()) if kept.exists() else {}
         self.port, self.api_port = _ports(last, port, api_port)
         here = f"{settings.endpoint_url}/{settings.bucket}/{settings.prefix}"
         live_at = here if live else last.get("live_at")
-        self.looks_only = settings.endpoint_url is not None and live_at != here  # a bucket that it did not make
+        self.looks_only = settings.endpoint_url is not None and live_at != here  # a bucket that it did not create
         kept.write_text(json.dumps({"port": self.port, "api_port": self.api_port, "live_at": live_at}))
         self.ui_url, self.api_url = f"http://{_LOCAL}:{self.port}", f"http://{_LOCAL}:{self.api_port}"
         self.supervisor = Supervisor(self._environment(), lambda text: tell("part", text))
 
     def run(self) -> None:
-        """Start everything, keep it alive until told to stop, and stop it in order."""
+        """Start everything, keep it alive until a signal to stop, and stop it in order."""
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, self._told)
         self.tell("starting", f"Starting in {self.state}; a first start takes a minute.")
@@ -81,7 +81,7 @@ class Up:
             start(self._part("server", "Prefect's server", server, 10))
             if self.settings.database_url:
                 _upgrade(self.settings)
-            # It makes the store, and starts the embedded objects, which the parts share.
+            # This creates the store, and starts the embedded S3 server, which the parts share.
             with open_workspace(self.settings):
                 worker = [*_ours("worker"), "default", "transcode", "--patience", patience]
                 start(self._part("worker", "The worker", worker, self.patience + DRAIN_MARGIN_SECONDS))
@@ -91,14 +91,14 @@ class Up:
                 self._drain()
         finally:
             self.supervisor.stop(hurried=lambda: self.asked > 1)
-        self.tell("stopped", "Stopped. Everything is kept; reelkeeper up goes on from here.")
+        self.tell("stopped", "Stopped. All data is kept; reelkeeper up continues from here.")
 
     def _deploy(self) -> None:
         words = [sys.executable, "-m", "deployments.deploy", str(self.written), self.moment.isoformat()]
         words += [LOOKS_ONLY] if self.looks_only else []
         part = self._part("deploy", "The deployment", words, 5)
         if self.supervisor.run(part, until=lambda: bool(self.asked), tick=self._tick):
-            raise ReelkeeperError(f"prefect.yaml could not be deployed, see {part.log}; its end: {part.last_words()}")
+            raise ReelkeeperError(f"prefect.yaml could not be deployed: {part.last_words()} See {part.log}")
         if not self.asked:
             self._say_ready()
 
@@ -110,7 +110,7 @@ class Up:
             if time.monotonic() >= due:
                 due = time.monotonic() + WATCHDOG_SECONDS
                 if self.supervisor.run(watchdog, until=lambda: bool(self.asked), tick=self._tick):
-                    self.tell("watchdog", f"The watchdog has found something: see {watchdog.log}")
+                    self.tell("watchdog", f"The watchdog found a problem: see {watchdog.log}")
 
     def _tick(self) -> None:
         self.supervisor.look()
@@ -120,7 +120,7 @@ class Up:
         time.sleep(TICK_SECONDS)
 
     def _tell_of_full_disks(self) -> None:
-        """Say once which disk is full, and once that it has room again; the parts go on as soon as it has."""
+        """Report once which disk is full, and once that it has room again, when the parts go on by themselves."""
         for path, role, remedy in (
             (self.state, "the disk of the state folder", disk.STATE_REMEDY),
             (self.settings.scratch, SCRATCH, SCRATCH_REMEDY),
@@ -139,15 +139,15 @@ class Up:
     def _drain(self) -> None:
         self.tell(
             "stopping",
-            f"Stopping: waits up to {self.patience:.0f} s for runs at work, and hands over what is left. "
-            "Ctrl-C again stops at once.",
+            f"Stopping: waits up to {self.patience:.0f} s for active runs, and hands over those that are left. "
+            "Press Ctrl-C again to stop at once.",
         )
         self.supervisor.stop(["worker"], hurried=lambda: self.asked > 1)
 
     def _say_ready(self) -> None:
         self.tell(
             "ready",
-            f"Up after {time.monotonic() - self.began:.0f} s.\n"
+            f"Ready after {time.monotonic() - self.began:.0f} s.\n"
             f"  Prefect  {self.ui_url}/v2   what runs, and when\n"
             f"  API      {self.api_url}   tokens: reelkeeper tokens create NAME --scope jobs\n"
             f"  State    {self.state}   store, objects, Prefect's database\n"
@@ -174,8 +174,8 @@ class Up:
             **os.environ,
             "PREFECT_API_URL": f"{self.ui_url}/api",
             "PREFECT_UI_URL": self.ui_url,
-            "PREFECT_SERVER_UI_API_URL": "/api",  # or the page asks at port 4200
-            "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"{self.ui_url},{local}",  # no other page of a browser here
+            "PREFECT_SERVER_UI_API_URL": "/api",  # else the page queries port 4200
+            "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"{self.ui_url},{local}",  # no page of another origin in a browser
             "REELKEEPER_STATE_DIR": str(self.state),
             "REELKEEPER_API_URL": self.api_url,
         }
@@ -183,14 +183,16 @@ class Up:
 
 @contextmanager
 def alone(state: Path) -> Iterator[None]:
-    """Hold the state folder. Raises LeaseLost while another `up` holds it."""
+    """Lock the state folder. Raises LeaseLost while another `up` holds it."""
     tighten(make_folder(state))
     with (state / "up.lock").open("a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.seek(0)
-            raise LeaseLost(f"reelkeeper up is at work in {state} already, as process {lock.read().strip()}") from None
+            raise LeaseLost(
+                f"reelkeeper up already runs in {state}, as process {lock.read().strip()}: stop that one first"
+            ) from None
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
@@ -198,7 +200,7 @@ def alone(state: Path) -> Iterator[None]:
 
 
 def _ports(last: dict[str, Any], port: int | None, api_port: int | None) -> tuple[int, int]:
-    """Choose ports: those asked for, those of the last time, the usual ones, or free ones, in this order."""
+    """Choose ports: those given, those of the last time, the defaults, or free ones, in this order."""
     return (
         _free("--port", port, last.get("port", UI_PORT)),
         _free("--api-port", api_port, last.get("api_port", API_PORT)),
@@ -215,15 +217,15 @@ def _free(option: str, asked: int | None, usual: int) -> int:
                 continue
             found: int = probe.getsockname()[1]
             return found
-    raise Misconfigured(f"port {asked} is taken; give another {option}, or none for a free one")
+    raise Misconfigured(f"port {asked} is taken; give another {option}, or leave it out for a free one")
 
 
 def find_prefect_yaml() -> Path:
-    """Find prefect.yaml: of this folder, or of the checkout that this is part of."""
+    """Find prefect.yaml in this folder, or in the checkout that contains this file."""
     for folder in (Path.cwd(), Path(__file__).parent.parent):
         if (folder / "prefect.yaml").exists():
             return folder / "prefect.yaml"
-    raise Misconfigured("no prefect.yaml here: it says what runs when; take the one of Reelkeeper's repository")
+    raise Misconfigured("no prefect.yaml, the schedule, in this folder: copy the one from Reelkeeper's repository")
 
 
 def _upgrade(settings: Settings) -> None:

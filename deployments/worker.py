@@ -1,8 +1,8 @@
-"""A worker: Prefect's process worker, which drains when it is told to stop, and catches up once on what it missed.
+"""A process worker of Prefect that drains on a signal to stop, and runs missed schedules once.
 
-Prefect's own one leaves its run Running when it is told to stop, with the run's slot held; it leaves it to itself when
-it is killed, and to Prefect's automations when its machine or container is; it gives up when the server is away; and
-after an hour without a worker it runs all that was due then.
+Prefect's own worker leaves its runs in state Running when it is stopped, with their slots held; when it is killed, its
+runs go on without it; when its machine or container is, only automations end them; it gives up when the server is
+unreachable; and after an hour without a worker it runs everything that was due meanwhile.
 """
 
 import asyncio
@@ -42,31 +42,31 @@ from deployments.folder import HOME
 from deployments.prefect_internals import run_healthcheck_server
 from reelkeeper.store.core.leases import LEASE_SECONDS
 
-TERMINATE_TIMEOUT_SECONDS: Final = 15.0  # for a run that is handed over to end in order; then it is killed
-_HANDED_OVER: Final = "Its worker was stopped, and handed it over"
-_MISSED: Final = "It was missed: no worker was there, and a later run of the same schedule does its work"
+TERMINATE_TIMEOUT_SECONDS: Final = 15.0  # for a run that is handed over to stop cleanly; then it is killed
+_HANDED_OVER: Final = "Its worker was stopped and handed it over"
+_MISSED: Final = "Missed: no worker was running, and a later run of the same schedule does its work"
 _AT_WORK: Final = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
 _PAGE: Final = 200
 _DIED: Final = "Its process died with the worker that ran it"
 _TICK_SECONDS: Final = 0.2
-# Of the namespaces that a machine begins with, from include/linux/proc_ns.h.
+# Inodes of the initial namespaces of a machine, from include/linux/proc_ns.h.
 _MACHINES_NAMES, _MACHINES_PROCESSES = 4026531838, 4026531836
 
 
 class Configuration(ProcessJobConfiguration):
-    """Runs deployments/engine.py in place of Prefect's engine, by the Python that the worker runs in."""
+    """Runs deployments/engine.py instead of Prefect's engine, with the Python that runs the worker."""
 
     def prepare_for_flow_run(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401  as Prefect calls it
-        """Fill in the command."""
+        """Set the command."""
         self.command = self.command or shlex.join([sys.executable, "-m", "deployments.engine"])
         super().prepare_for_flow_run(*args, **kwargs)
 
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore", UserWarning)  # in this process, it takes the place of Prefect's own for its type
+    warnings.simplefilter("ignore", UserWarning)  # in this process, it replaces Prefect's worker of the same type
 
     class Worker(ProcessWorker):
-        """One pool's worker in this process. `at_work` are the names of its runs, by id."""
+        """The worker of one pool in this process. `at_work` maps the ids of its runs to their names."""
 
         job_configuration = Configuration
 
@@ -78,24 +78,24 @@ with warnings.catch_warnings():
             self.is_draining = False
             self._pids: dict[UUID, int] = {}
             self._handed_over = set[UUID]()
-            # By then the leases of what died have ended, and what is begun in its place is not refused.
+            # By then the leases of dead runs have expired, so that the runs which replace them are not refused.
             self._dead_looked_for_at = time.monotonic() + LEASE_SECONDS
 
         @property
         def is_idle(self) -> bool:
-            """Say whether it has neither a run at work nor one that it is about to start."""
+            """Check that it has no active run and none that it is about to start."""
             return not self.at_work and not self._submitting_flow_run_ids
 
         async def get_and_submit_flow_runs(self) -> list[FlowRun]:
-            """Take what is due, unless it drains. A server that is away is asked again, for as long as it takes."""
+            """Start due runs, unless it drains. An unreachable server is queried again, without a time limit."""
             if self.is_draining:
                 return []
             try:
-                if not self._has_successfully_synced:  # its pool may have been made since
+                if not self._has_successfully_synced:  # its pool may have been created since
                     await super()._sync_and_initialize()
                 if self._dead_looked_for_at <= time.monotonic():
                     await self._end_dead_runs()
-                    self._dead_looked_for_at = math.inf  # only now: a server that was away is asked again
+                    self._dead_looked_for_at = math.inf  # only now: until here an unreachable server is queried again
                 return await super().get_and_submit_flow_runs()
             except httpx.HTTPError as error:
                 self._logger.warning("Prefect's server does not answer: %r", error)
@@ -108,7 +108,7 @@ with warnings.catch_warnings():
                 self._logger.warning("Prefect's server does not answer: %r", error)
 
         async def _end_dead_runs(self) -> None:
-            """Mark what ran here and is gone as crashed: Prefect may find it a quarter of an hour later, or never."""
+            """Mark runs whose process here is gone as crashed: Prefect may notice 15 minutes later, or never."""
             at_work = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=_AT_WORK)))
             pool = WorkPoolFilter(name=WorkPoolFilterName(any_=[self._work_pool_name]))
             for run in await self.client.read_flow_runs(flow_run_filter=at_work, work_pool_filter=pool, limit=_PAGE):
@@ -129,7 +129,7 @@ with warnings.catch_warnings():
             configuration: ProcessJobConfiguration,
             task_status: TaskStatus[int] | None = None,
         ) -> ProcessWorkerResult:
-            """Run one, and know of it; put it back where it was handed over."""
+            """Run a flow run and track it; reschedule it if it was handed over."""
             self.at_work[flow_run.id] = configuration.labels.get("prefect.io/flow-name", flow_run.name)
             try:
                 noting = _Noting(self._pids, flow_run.id, task_status)
@@ -137,19 +137,19 @@ with warnings.catch_warnings():
                 if flow_run.id not in self._handed_over:
                     return result
                 await self._put_back(flow_run.id)
-                return ProcessWorkerResult(identifier=result.identifier, status_code=0)  # any other: it has crashed
+                return ProcessWorkerResult(identifier=result.identifier, status_code=0)  # others mean that it crashed
             finally:
                 self.at_work.pop(flow_run.id, None)
                 self._pids.pop(flow_run.id, None)
 
         async def _put_back(self, run_id: UUID) -> None:
             state = (await self.client.read_flow_run(run_id)).state
-            # What fails while it is ended fails of that, as a rule; what does not will fail where it is begun again.
+            # A failure while it is being stopped is usually caused by that; any other will recur when it runs again.
             if state is None or state.is_crashed() or state.is_failed() or not state.is_final():
                 await self.client.set_flow_run_state(run_id, AwaitingRetry(message=_HANDED_OVER))
 
         def hand_over(self, number: signal.Signals) -> None:
-            """Signal each run at work, so that it ends; the next worker begins it again."""
+            """Signal each active run to stop; the next worker starts it again."""
             self._handed_over.update(self._pids)
             for pid in list(self._pids.values()):
                 with suppress(ProcessLookupError):
@@ -157,7 +157,7 @@ with warnings.catch_warnings():
 
 
 class _Noting:
-    """Notes the process id that a started run reports, and tells Prefect the machine or container beside it."""
+    """Notes the process id of a started run, and reports it to Prefect together with the machine or container."""
 
     def __init__(self, pids: dict[UUID, int], run_id: UUID, status: TaskStatus[int] | None) -> None:
         self._pids, self._run_id, self._status = pids, run_id, status
@@ -170,7 +170,7 @@ class _Noting:
 
 @cache
 def here() -> str | None:
-    """Name the machine or container whose processes these are; None where its name may be that of others, too."""
+    """Identify the machine or container of this process; None if others may have the same name."""
     own_processes, own_name = (Path(f"/proc/self/ns/{kind}").stat().st_ino for kind in ("pid", "uts"))
     return None if own_name == _MACHINES_NAMES and own_processes != _MACHINES_PROCESSES else socket.gethostname()
 
@@ -184,20 +184,20 @@ def died_here(run: FlowRun) -> bool:
         environment = Path(f"/proc/{pid}/environ").read_bytes()
     except FileNotFoundError:
         return True
-    except OSError:  # somebody else's process, so not one of a worker like this
+    except OSError:  # a process of another user, so not one of our worker's
         return False
     return f"PREFECT__FLOW_RUN_ID={run.id}".encode() not in environment.split(b"\0")
 
 
 def superseded(runs: Iterable[FlowRun]) -> set[UUID]:
-    """Give the runs whose work a later one does: scheduled by the same deployment, with the same parameters."""
+    """Return the runs that a later one makes unnecessary: one of the same deployment, with the same parameters."""
     newest: dict[tuple[UUID | None, str], FlowRun] = {}
     over = set[UUID]()
     for run in sorted(
         runs, key=lambda flow_run: (flow_run.expected_start_time is not None, flow_run.expected_start_time)
     ):
         if not run.auto_scheduled:
-            continue  # somebody asked for this one
+            continue  # started by a person
         key = run.deployment_id, repr(sorted(run.parameters.items()))
         if key in newest:
             over.add(newest[key].id)
@@ -214,9 +214,9 @@ async def work(
     say: Callable[[str], None],
     beside: Callable[[threading.Event], None] | None = None,
 ) -> None:
-    """Work for these pools until SIGTERM or SIGINT, then drain; the second signal hands over at once.
+    """Work for these pools until SIGTERM or SIGINT, then drain; a second signal hands over at once.
 
-    `beside` goes on in a thread until it is told to stop, when the draining begins.
+    `beside` runs in a thread until draining begins.
     """
     os.environ.setdefault(HOME, os.getcwd())  # noqa: PTH109  as it is written, links and all
     workers = [Worker(pool, limit) for pool in pools]
@@ -249,7 +249,7 @@ async def work(
 
 @contextmanager
 def running_beside(act: Callable[[threading.Event], None]) -> Iterator[threading.Event]:
-    """Do something in a thread of its own until left; a batch at work has time to end."""
+    """Run a function in its own thread while the context is open; on leaving, its current batch has time to end."""
     stop = threading.Event()
     thread = threading.Thread(target=act, args=(stop,), name="follow-bucket", daemon=True)
     thread.start()
@@ -267,12 +267,12 @@ async def _drain(
         worker.is_draining = True
     names = [name for worker in workers for name in worker.at_work.values()]
     if names:
-        say(f"Takes no more runs, and waits up to {patience:.0f} s for {', '.join(names)}; once more hands them over.")
+        say(f"Takes no more runs, waits up to {patience:.0f} s for {', '.join(names)}; once more hands them over.")
     if await _idle(workers, patience, hurried):
         return
     for number in (HAND_OVER, signal.SIGKILL):
         names = [name for worker in workers for name in worker.at_work.values()]
-        say(f"Hands over {', '.join(names) or 'what was about to begin'}: the next worker begins it again.")
+        say(f"Hands over {', '.join(names) or 'the run that was about to begin'}: the next worker starts it again.")
         for worker in workers:
             worker.hand_over(number)
         if await _idle(workers, TERMINATE_TIMEOUT_SECONDS):

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""Does an address answer with 2xx? The healthcheck of what serves HTTP: exit code 0, or 1 and what it said.
+"""Check that a URL answers with 2xx, as the healthcheck of an HTTP service: exit code 0, or 1 with the answer.
 
-A program with an address, and not a line of Python in compose.yaml: podman splits a healthcheck at each space.
+This is a program, and not a line of Python in compose.yaml, because podman splits a healthcheck at each space.
 """
 
 import sys

@@ -1,7 +1,6 @@
 #!/bin/sh
-# Prefect takes its secrets from the environment alone: give each file prefect_* under REELKEEPER_SECRETS_DIR to what
-# is run here, under its name. So a secret stands neither in argv nor in what `docker inspect` shows. Reelkeeper reads
-# its own files itself.
+# Prefect reads secrets only from the environment: export each file prefect_* in REELKEEPER_SECRETS_DIR under its name
+# and run the given command. So no secret shows in argv or in `docker inspect`. Reelkeeper reads its own secret files.
 set -eu
 for file in "$REELKEEPER_SECRETS_DIR"/prefect_*; do
   [ -e "$file" ] || continue

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Make the files that compose.yaml reads secrets from, beside it, with random passwords. What is there is left alone, so it
-# may be run again. Containers read the files as users of their own, hence a folder that is closed and files that are not.
+# Create the secret files that compose.yaml reads, beside it, with random passwords. Existing files are kept, so it is safe
+# to run again. Containers read the files as users of their own, hence a closed folder with readable files.
 set -eu
 umask 022
 folder=$(cd "$(dirname "$0")" && pwd)/secrets
@@ -16,7 +16,7 @@ keep reelkeeper_database_password "$(random)"
 keep prefect_auth "admin:$(random)"
 keep reelkeeper_database_url "postgresql+psycopg://reelkeeper:$(cat "$folder/reelkeeper_database_password")@postgres:5432/reelkeeper"
 
-# Only you know these. The first two are needed; an empty file is a secret that is not set.
+# Secrets that only you know. The first two are required; an empty file means that a secret is not set.
 for name in s3_access_key_id s3_secret_access_key slack_bot_token slack_webhook_url slack_signing_secret second_sink_url \
   watchdog_ping_url cloudflare_api_token event_queue_token cache_purge_token generator_token generator_webhook_secret; do
   keep "reelkeeper_$name" ""

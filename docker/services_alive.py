@@ -1,8 +1,8 @@
 #!/usr/bin/env python
-"""Are Prefect's services at work? They have no address to ask, but Redis knows when each last came for more.
+"""Check that Prefect's background services are active. They serve no HTTP, but Redis knows when each was last active.
 
-Exit code 0 if within the last minute the recorder of task runs asked its stream for messages, and the worker of the
-services that run by the clock (schedules, late runs, vacuum) gave a sign of life; else 1, and what is missing.
+Exit code 0 if within the last minute the recorder of task runs read its stream, and the worker of the scheduled
+services (schedules, late runs, vacuum) gave a sign of life; else 1, with the silent ones.
 """
 
 import os
@@ -16,11 +16,11 @@ NEVER = float("inf")
 
 
 def seconds_since(url: dict[str, str]) -> dict[str, float]:
-    """Say how long ago each was last heard of."""
+    """Return the seconds since each service was last active."""
     with redis.from_url(url["messages"]) as messages, redis.from_url(url["docket"]) as docket:
         try:
             readers = messages.xinfo_consumers("events", "task-run-recorder")
-        except redis.ResponseError:  # there is no such stream or group yet
+        except redis.ResponseError:  # the stream or group does not exist yet
             readers = []
         beats = docket.zrevrange("prefect:workers", 0, 0, withscores=True)
         return {

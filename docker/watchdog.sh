@@ -1,6 +1,6 @@
 #!/bin/sh
-# What cron would do on a machine: `reelkeeper watchdog` every five minutes. /tmp/watchdog-looked is as old as the last
-# time it could look (exit 0), or could look and had something to tell (exit 10); the healthcheck asks its age.
+# Run `reelkeeper watchdog` every five minutes, as cron would. /tmp/watchdog-looked has the time of the last check that
+# could be made, with exit code 0 (all is well) or 10 (something was reported); the healthcheck tests its age.
 set -eu
 trap 'kill "${resting:-}" 2>/dev/null || :; exit 0' TERM INT
 while :; do

@@ -1,4 +1,4 @@
-"""Print transcode.yaml as the JSON that Prefect reads."""
+"""Print transcode.yaml as JSON for Prefect."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
--- Run once, on an empty volume: one server, two databases, two users, and neither gets into the other's.
+-- Run once, on an empty volume: one server, two databases and two users, neither of which can access the other's database.
 \set ON_ERROR_STOP on
 SET log_min_error_statement = panic;  -- a statement that fails is not logged, since it holds a password
 \set prefect_password `cat /run/secrets/prefect_database_password`

@@ -1,4 +1,4 @@
-"""The `reelkeeper` command: thin over operations, and the starter of flows. Each file here is a group of commands."""
+"""The `reelkeeper` command: a thin layer over operations that can also start flows; one file per group of commands."""
 
 from reelkeeper.cli.commands import (
     accounts,
@@ -27,8 +27,8 @@ from reelkeeper.cli.commands import (
 from reelkeeper.cli.flow_help import FlowCommand
 from reelkeeper.cli.front import app
 
-FLOWS, PEOPLE, LOOK = "Flows", "Undo and stop", "Look and bring in"
-SERVE, LAW = "Serve", "What the law asks for"
+FLOWS, PEOPLE, LOOK = "Flows", "Undo, hold and stop", "Show and import"
+SERVE, LAW = "Serve", "Legal requests"
 MONEY, TELL, SETUP = "Money", "Tell people", "Set up"
 
 app.command(cls=FlowCommand, rich_help_panel=FLOWS)(run.run)

@@ -1,4 +1,4 @@
-"""`run --help` lists the flows, and `run FLOW --help` the parameters of one."""
+"""Help of `run`: `run --help` lists the flows, and `run FLOW --help` the parameters of one."""
 
 import ast
 import importlib
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
 
 class FlowCommand(TyperCommand):
-    """A command whose first argument is a flow."""
+    """A command whose first argument is the name of a flow."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401  of a click that typer brings itself
-        """Show the help of a flow that is named beside --help; else add the list of flows to the command's own."""
+        """Show a flow's help if a flow is given with --help; else add the list of flows to the command's help."""
         if {"--help", "-h"} & set(args):
             known = known_flows()
             if flow := next((word for word in args if word in known), None):
                 _show(flow)
                 raise typer.Exit
             listed = "\n\n".join(f"[bold]{name}[/]  {_asks(name)}" for name in known)
-            self.epilog = f"Flows; reelkeeper run FLOW --help shows what can be set:\n\n{listed}"
+            self.epilog = f"Flows; reelkeeper run FLOW --help shows a flow's parameters:\n\n{listed}"
         return super().parse_args(ctx, args)
 
 
@@ -44,17 +44,17 @@ def _folder() -> list[str]:
 
 
 def _asks(flow: str) -> str:
-    """Give the first line of a flow's module, without importing it: Prefect takes seconds."""
+    """Return the first line of a flow's docstring, without importing it, since Prefect takes seconds to load."""
     text = (Path(_folder()[0]) / f"{flow}.py").read_text()
     return (ast.get_docstring(ast.parse(text)) or "").splitlines()[0]
 
 
 def _show(flow: str) -> None:
-    orchestration.prepare(configured().state_dir)  # or Prefect makes a folder in the user's home
+    orchestration.prepare(configured().state_dir)  # else Prefect creates a folder in the user's home
     function = getattr(importlib.import_module(f"flows.{flow}"), flow).fn
     say(inspect.getdoc(function) or "")
     table(("!--param", "in force", "what it is"), list(_rows(function)))
-    say("A dry run, unless you say --apply; --as-of and --plan are options of their own.")
+    say("A dry run unless --apply is given; --as-of and --plan are separate options.")
 
 
 def _rows(function: Any) -> Iterator[tuple[str, object, str]]:  # noqa: ANN401  a flow's function
@@ -74,11 +74,11 @@ def _rows(function: Any) -> Iterator[tuple[str, object, str]]:  # noqa: ANN401  
             yield from _fields(name, getattr(policies, section_of(policy)))
         else:
             said = str(TypeAdapter(hints[name]).json_schema().get("description", ""))
-            yield name, "as the policy says" if parameter.default is None else str(parameter.default), said
+            yield name, "from the policy" if parameter.default is None else str(parameter.default), said
 
 
 def _fields(name: str, policy: "BaseModel") -> Iterator[tuple[str, object, str]]:
-    """Give a row for each field of a policy, also of one within it."""
+    """Return a row for each field of a policy, including nested policies."""
     from pydantic import BaseModel
 
     from reelkeeper.operations.core.policy_document import shown

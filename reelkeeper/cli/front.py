@@ -18,13 +18,13 @@ from reelkeeper.redaction import redacted
 
 _EPILOG = (
     "Exit codes: 0 done · 1 failed · 2 misconfigured, or bad arguments · 3 frozen · 4 locked by another run · "
-    "5 integrity in doubt · 6 some items failed, the rest is done · 7 another schema · 8 not found · "
-    "9 refused, and nothing was changed · 10 a flow has been silent for too long"
+    "5 integrity in doubt · 6 some items failed, the rest is done · 7 schema version differs · 8 not found · "
+    "9 refused, nothing was changed · 10 a flow is overdue"
 )
 
 
 class Front(TyperGroup):
-    """Turns errors into one clear line and an exit code. An unexpected error is 1; `--debug` shows where."""
+    """Turns errors into one clear line and an exit code. An unexpected error is 1; `--debug` shows its traceback."""
 
     def invoke(self, ctx: Any) -> Any:  # noqa: ANN401  click's signature, of a click that typer brings itself
         """Run the command."""
@@ -41,14 +41,14 @@ class Front(TyperGroup):
 
 
 def _ours(error: Exception) -> ReelkeeperError | None:
-    """Find the cause of a library's error: a full disk, the store, or Prefect's server; None for another.
+    """Find the cause of a library's error: a full disk, the store, or Prefect's server; else None.
 
-    Only a loaded library can raise, so nothing is loaded for this.
+    Only a loaded library can have raised it, so nothing is imported for this.
     """
     if isinstance(error, ReelkeeperError) and not isinstance(error, StorageError | LeaseLost):
         return None  # these two may follow from a full disk: under the embedded S3 server, or the store's heartbeat
     if full := _full_disk(getattr(error, "filename", None) if disk.is_full(error) else None):
-        return full  # whatever went wrong then, such as Prefect's own server, did so for that
+        return full  # any other failure, such as of Prefect's own server, follows from that
     if "sqlalchemy" in sys.modules:
         import sqlalchemy as sa
 
@@ -69,9 +69,9 @@ def _ours(error: Exception) -> ReelkeeperError | None:
 
 
 def _full_disk(named: str | None) -> ReelkeeperError | None:
-    """Say which disk is full, where the library did not: that of the file it names, else the first of ours that is."""
+    """Name the full disk where the library did not: that of the file in the error, else our first full one."""
     if named:
-        return disk.full(Path(str(named)), "the disk of a file that was written", "Free some space")
+        return disk.full(Path(str(named)), "the disk of the file that was being written", "Free some space")
     from pydantic import ValidationError
 
     from reelkeeper.settings import settings
@@ -93,7 +93,7 @@ def _in_words(error: Exception) -> str:
     if isinstance(error, ReelkeeperError | OSError):
         return "\n  ".join(filter(None, (str(error), getattr(error, "operator_remedy", ""))))
     first = next(iter(str(error).splitlines()), "")
-    return f"unexpected {type(error).__name__}: {first}\n  reelkeeper --debug COMMAND shows where it came from"
+    return f"unexpected {type(error).__name__}: {first}\n  for the traceback: reelkeeper --debug COMMAND"
 
 
 app = typer.Typer(
@@ -119,11 +119,11 @@ def front(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show where an error came from.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Keep an AI-video service on Cloudflare R2 affordable, and never lose a video.
 
-    Cold videos shrink, expired videos go, and both can be taken back for a week. Nothing is changed unless a command
-    says [bold]--apply[/]; `restore`, `hold`, `freeze` and `thaw` act at once, since they only keep things; `takedown`
-    asks.
+    Cold videos are compressed, expired videos are deleted, and both can be undone for a week. Flows change nothing
+    without [bold]--apply[/]; `restore`, `hold`, `freeze` and `thaw` act at once, since they delete nothing; `takedown`
+    asks first.
     """

@@ -1,4 +1,4 @@
-"""Open a command's settings, store and bucket, and report what is wrong with them."""
+"""Open a command's settings, store and bucket, and report errors in them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def configured() -> "Settings":
-    """Read the settings. Raises Misconfigured, naming each variable that is wrong, never its value."""
+    """Read the settings. Raises Misconfigured, which names each invalid variable but never its value."""
     from pydantic import ValidationError
     from pydantic_settings import SettingsError
 
@@ -39,7 +39,7 @@ def configured() -> "Settings":
 
 @contextmanager
 def store() -> Iterator["Engine"]:
-    """Open the store alone, for commands that need no bucket."""
+    """Open only the store, for commands that need no bucket."""
     from reelkeeper.store.core.engine import open_store
 
     with open_store(configured()) as engine:
@@ -48,7 +48,7 @@ def store() -> Iterator["Engine"]:
 
 @contextmanager
 def workspace() -> Iterator["Workspace"]:
-    """Open the store and its bucket, whose identity was checked."""
+    """Open the store and its bucket, and check the bucket's identity."""
     from reelkeeper.operations.core.workspace import open_workspace
 
     with open_workspace(configured()) as opened:
@@ -56,7 +56,7 @@ def workspace() -> Iterator["Workspace"]:
 
 
 def keeps_contract(engine: "Engine", settings: "Settings") -> bool:
-    """Whether the bucket keeps the contract that parts of a plan need: the embedded one does, others must pass it."""
+    """Check whether the bucket keeps the contract that some actions need: the embedded one does, others are tested."""
     if settings.endpoint_url is None:
         return True
     from reelkeeper.adapters.contract import CHECKS

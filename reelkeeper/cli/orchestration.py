@@ -1,7 +1,7 @@
-"""Configure Prefect before it is imported, where no server is set: our own home, and timeouts for a slow machine.
+"""Configure Prefect before it is imported: without a configured server, our own home and longer timeouts.
 
-Figures measured with Prefect 3.9.1: a first start with a fresh home takes 12 to 23 s on two busy cores, where its own
-limit is 20 s; a recorder that writes 100 task runs at once needs a third of the CPU, and loses none at the exit.
+Measured with Prefect 3.9.1: a first start with a fresh home takes 12 to 23 s on two busy cores, while Prefect's limit
+is 20 s; a recorder that writes 100 task runs at once needs a third of the CPU, and loses none at exit.
 """
 
 import os
@@ -11,12 +11,12 @@ from reelkeeper import disk
 from reelkeeper.disk import STATE_REMEDY, make_folder, tighten
 from reelkeeper.errors import Misconfigured
 
-HEARTBEAT_SECONDS = 30  # Prefect's shortest; a run that is silent for three of them is dead: deployments/automations.py
+HEARTBEAT_SECONDS = 30  # Prefect's minimum; a run that misses three is marked as crashed by deployments/automations.py
 RUN_DAYS, EVENT_DAYS = 30, 3
 
-# What every Prefect server of ours is told, wherever it is started, so that its database does not grow without end. By
-# itself Prefect keeps every flow run for ever, and every event, most of what it writes, for a week. What happened to a
-# customer's video stands in our own audit for good. The one period is read as seconds alone, the other as ISO 8601.
+# Settings of every Prefect server of ours, so that its database does not grow without end. By default Prefect keeps
+# flow runs forever, and events, most of what it writes, for a week. What happened to a customer's video stays in our
+# own audit. One of the two periods must be given in seconds, the other in ISO 8601.
 SERVER = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",  # telemetry
     "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",  # runs with their logs and artifacts
@@ -26,31 +26,31 @@ SERVER = {
 }
 _ALWAYS = SERVER | {
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
-    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the UI has the logs; an error is said once, by us
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the UI has the logs; the command prints errors
 }
 _IN_PROCESS = {
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "100",
-    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",  # seconds; cut to whole ones, and 0 never rests
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",  # seconds; cut to whole ones, and 0 never pauses
 }
 _STAYING = {
-    "PREFECT_WORKER_QUERY_SECONDS": "3",  # between two looks for runs that are due; Prefect's default is 10
+    "PREFECT_WORKER_QUERY_SECONDS": "3",  # between two queries for due runs; Prefect's default is 10
 }
 
 
 def prepare(state_dir: Path) -> bool:
-    """Set what is not set already. Call it before anything imports Prefect. True: Prefect will start its own server."""
+    """Set unset variables, before anything imports Prefect; return whether Prefect will start its own server."""
     disk.require(state_dir, "the disk of the state folder", STATE_REMEDY)
     wanted = dict(_ALWAYS)
     alone = not os.environ.get("PREFECT_API_URL")
     if alone:
         wanted |= _IN_PROCESS
-        if secret := os.environ.get("PREFECT_SERVER_API_AUTH_STRING"):  # which the server that is started here asks for
+        if secret := os.environ.get("PREFECT_SERVER_API_AUTH_STRING"):  # required by the server that is started here
             wanted["PREFECT_API_AUTH_STRING"] = secret
         if not os.environ.get("PREFECT_PROFILE"):  # a profile names a server of its own
             home = (state_dir / "prefect").absolute()
-            tighten(make_folder(home), state_dir)  # Prefect makes one folder, and not those above it
+            tighten(make_folder(home), state_dir)  # Prefect creates the folder, but not its parents
             wanted["PREFECT_HOME"] = str(home)
     for name, value in (wanted | _logging()).items():
         os.environ.setdefault(name, value)
@@ -58,7 +58,7 @@ def prepare(state_dir: Path) -> bool:
 
 
 def require_server() -> None:
-    """Raise Unavailable or Misconfigured where PREFECT_API_URL names a server that does not answer."""
+    """Raise Unavailable or Misconfigured if the server at PREFECT_API_URL does not answer."""
     if url := os.environ.get("PREFECT_API_URL"):
         from reelkeeper.adapters import orchestrator
 
@@ -66,7 +66,7 @@ def require_server() -> None:
 
 
 def _logging() -> dict[str, str]:
-    """Configure Prefect's logs, here and in the processes that it starts, like those of this process."""
+    """Configure Prefect's logs like ours, in this process and in those that it starts."""
     from reelkeeper.settings import settings
 
     told = settings()
@@ -81,7 +81,7 @@ def _logging() -> dict[str, str]:
 
 
 def stay(state_dir: Path) -> bool:
-    """Prepare a long-lived process that logs to its console."""
+    """Prepare a long-running process that logs to its console."""
     from reelkeeper.settings import settings
 
     for name, value in (_STAYING | {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": settings().log_level}).items():
@@ -90,6 +90,6 @@ def stay(state_dir: Path) -> bool:
 
 
 def join_server(state_dir: Path) -> None:
-    """Prepare a process that works for a server. Raises Misconfigured where none is named."""
+    """Prepare a process that works for a Prefect server. Raises Misconfigured if none is configured."""
     if stay(state_dir):
-        raise Misconfigured("PREFECT_API_URL is not set: it says where Prefect's server is, e.g. http://HOST:4200/api")
+        raise Misconfigured("PREFECT_API_URL is not set: it is the URL of Prefect's server, e.g. http://HOST:4200/api")

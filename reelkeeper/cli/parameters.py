@@ -1,4 +1,4 @@
-"""`--param limits.max_objects=10`: text from the command line into the typed parameters of a flow, or a refusal."""
+"""Parse `--param limits.max_objects=10` into the typed parameters of a flow."""
 
 import inspect
 import json
@@ -9,15 +9,15 @@ from reelkeeper.errors import Misconfigured, PolicyRefused
 from reelkeeper.rules.core.tiers import TierPolicy, Tiers
 from reelkeeper.rules.policies import DEFAULTS, Policies, moved
 
-OURS = {"dry_run": "--apply", "as_of": "--as-of", "plan_id": "--plan"}  # each has an option of its own
-_CONTEXT = "work"  # what a preview is given beside its parameters
+OURS = {"dry_run": "--apply", "as_of": "--as-of", "plan_id": "--plan"}  # each has its own option
+_CONTEXT = "work"  # arguments of a preview besides its parameters
 
 
 def read(flow: str, function: Callable[..., Any], params: Sequence[str]) -> dict[str, Any]:
-    """Give the validated parameters that `params` set. A value is JSON, or else text.
+    """Return the validated parameters that `params` set. A value is parsed as JSON, else taken as text.
 
     Raises Misconfigured for a name that the flow does not have, and PolicyRefused, naming field, value and limit, for
-    a value that its policy does not take.
+    a value that its policy does not allow.
     """
     hints = get_type_hints(function, include_extras=True)
     known = [name for name in inspect.signature(function).parameters if name not in OURS and name != _CONTEXT]
@@ -25,10 +25,10 @@ def read(flow: str, function: Callable[..., Any], params: Sequence[str]) -> dict
     for param in params:
         name, equals, text = param.partition("=")
         if not equals:
-            raise Misconfigured(f"--param {param!r} wants NAME=VALUE, e.g. --param limits.max_objects=10")
+            raise Misconfigured(f"--param {param!r} must be NAME=VALUE, e.g. --param limits.max_objects=10")
         first, *rest = name.split(".")
         if first in OURS:
-            raise Misconfigured(f"--param {name}: say {OURS[first]}")
+            raise Misconfigured(f"--param {name}: use {OURS[first]} instead")
         if first not in known:
             raise Misconfigured(f"{flow} has no parameter {first!r}; it has {', '.join(known) or 'none'}")
         _check_path(hints.get(first), name, rest)
@@ -48,20 +48,20 @@ def _put(into: dict[str, Any], path: list[str], value: Any) -> None:  # noqa: AN
     for parent in parents:
         nested = into.setdefault(parent, {})
         if not isinstance(nested, dict):
-            raise Misconfigured(f"--param sets {'.'.join(path)} and all of {parent!r}: give one of them")
+            raise Misconfigured(f"--param sets both {'.'.join(path)} and all of {parent!r}: give only one of them")
         into = nested
     into[last] = value
 
 
 def _check_path(hint: Any, name: str, rest: list[str]) -> None:  # noqa: ANN401  an annotation
     if policy_of(hint) is Tiers and rest:
-        hint, rest = TierPolicy, rest[1:]  # the first is the name of a tier, and which there are is in force
+        hint, rest = TierPolicy, rest[1:]  # the first part is a tier's name; the policy in force has the tiers
     for part in rest:
         fields: Mapping[str, Any] = getattr(policy_of(hint), "model_fields", {})
         if part not in fields:
             if place := _moved(hint, part):
-                raise Misconfigured(f"--param {name}: that is {place} now")
-            listed = f"; it has {', '.join(fields)}" if fields else "; it takes one value"
+                raise Misconfigured(f"--param {name}: it has moved to {place}")
+            listed = f"; it has {', '.join(fields)}" if fields else "; it takes a single value"
             raise Misconfigured(f"--param {name}: no field {part!r}{listed}")
         hint = fields[part].annotation
 
@@ -73,7 +73,7 @@ def _moved(hint: Any, field: str) -> str | None:  # noqa: ANN401  an annotation
 
 
 def policy_of(hint: Any) -> Any:  # noqa: ANN401  an annotation
-    """Give the policy of a parameter, also of one that may be left out; None for any other parameter."""
+    """Return the policy class of a parameter, also of an optional one; None if it is not a policy."""
     parts = (hint, *(inner for part in get_args(hint) for inner in (part, *get_args(part))))
     return next((part for part in parts if hasattr(part, "model_fields")), None)
 
@@ -90,6 +90,6 @@ def _validated(name: str, hint: Any, value: Any) -> Any:  # noqa: ANN401  an ann
 
 def _fault(name: str, fault: dict[str, Any]) -> str:
     if not fault["loc"] and isinstance(fault["input"], dict):
-        return f"{name}: {fault['msg'].removeprefix('Value error, ')}"  # a contradiction, which names its fields
+        return f"{name}: {fault['msg'].removeprefix('Value error, ')}"  # fields that contradict each other
     where = ".".join([name, *map(str, fault["loc"])])
     return f"{where}={fault['input']!r}: {fault['msg'][:1].lower()}{fault['msg'][1:]}"

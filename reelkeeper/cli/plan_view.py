@@ -1,4 +1,4 @@
-"""Show a saved plan: what, why, bytes and dollars; what was kept, and the outcome of each item."""
+"""Show a saved plan: items with reasons, bytes and dollars, the videos kept, and the outcome of each item."""
 
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 _SHOWN = 20
 _ALL = 10**9
-_MAX_REASON = 200  # characters of a reason in a table; `--json` has it whole
-_SAY_WHY = {"refused", "skipped", "failed"}  # otherwise the plan's own reason says it
+_MAX_REASON = 200  # characters of a reason in a table; `--json` has the whole text
+_SAY_WHY = {"refused", "skipped", "failed"}  # for others the plan's reason suffices
 
 
 def load(engine: "Engine", plan_id: str, *, most: int = _ALL) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def show(engine: "Engine", plan_id: str, *, most: int = _SHOWN) -> None:
         if count > len(items):
             say(f"... and {count - len(items):,} more: reelkeeper plan --show {plan_id} --limit {count}")
     else:
-        say("Nothing is to be done.")
+        say("The plan has nothing to do.")
     if summary.kept:
         kept = sorted(summary.kept.items(), key=lambda item: (-item[1], item[0]))
         if "contract_not_tried" in summary.kept:
@@ -91,7 +91,7 @@ def _to_do(planned: "list[PlannedRule]") -> str:
     months, nets = [rule.saving_microusd for rule in planned], [rule.net_microusd for rule in planned]
     saved = None if None in months else sum(filter(None, months))
     net = "" if None in nets else f", {dollars(sum(filter(None, nets)))} net"
-    return f"In all: {doing}; {size(size_bytes)}, {dollars(saved)} a month{net}."
+    return f"In total: {doing}; {size(size_bytes)}, {dollars(saved)} a month{net}."
 
 
 def _done(became: "list[Done]") -> str:
@@ -101,4 +101,4 @@ def _done(became: "list[Done]") -> str:
     freed = sum(outcome.before_bytes - outcome.after_bytes for outcome in became if outcome.outcome in SMALLER)
     done = ", ".join(f"{outcome.objects:,} {outcome.outcome.replace('_', ' ')}" for outcome in became)
     a_month = dollars(storage_microusd_per_month(freed))
-    return f"In all: {done}; {size(freed)} less, {a_month} a month at R2's price for stored bytes."
+    return f"In total: {done}; {size(freed)} less, {a_month} a month at R2's price for stored bytes."

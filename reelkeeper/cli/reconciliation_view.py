@@ -1,4 +1,4 @@
-"""Show `bill --reconcile`: our own count of a month against Cloudflare's, or against a provider's of its jobs."""
+"""Show `bill --reconcile`: our account of a month against Cloudflare's, or against a provider's account of its jobs."""
 
 from contextlib import closing, nullcontext
 from datetime import date
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def show_cloudflare(first: date, last: date, *, as_json: bool) -> None:
-    """Compare the days from `first` to `last`, and print the differences."""
+    """Compare the days from `first` to `last` with Cloudflare's, and print the differences."""
     from reelkeeper.adapters import cloudflare
     from reelkeeper.operations.billing.metering import reconcile
 
@@ -54,11 +54,11 @@ def _print_usage(found: "Reconciled", month: str) -> None:
         ]
         table(("!sku", "unit", ">ours", ">Cloudflare's", ">difference", ">$ list"), rows)
     say(
-        f"{month}: {len(days.both)} days are known to both, {len(days.only_ours)} to us alone, "
-        f"{len(days.only_theirs)} to Cloudflare alone."
+        f"{month}: {len(days.both)} days are known to both, {len(days.only_ours)} only to us, "
+        f"{len(days.only_theirs)} only to Cloudflare."
     )
     if found.billed_by_cloudflare_usd is None:
-        say(f"Charged for R2: ${written(found.charged_usd)}. What Cloudflare bills is not known: {found.trouble}.")
+        say(f"Charged for R2: ${written(found.charged_usd)}. Cloudflare's bill is unknown: {found.trouble}.")
         return
     difference = found.billed_by_cloudflare_usd - found.charged_usd
     say(
@@ -71,7 +71,7 @@ _NANO_IN_MICRO = 1_000
 
 
 def show_provider(provider: str, first: date, last: date, *, as_json: bool) -> None:
-    """Compare the days from `first` to `last`, and print what differs."""
+    """Compare the days from `first` to `last` with the provider's, and print the differences."""
     from reelkeeper.adapters import providers
     from reelkeeper.operations.jobs.vendor_bill import reconcile
 
@@ -126,7 +126,7 @@ def _jobs_json(found: "VendorComparison") -> dict[str, object]:
 
 def _print_jobs(found: "VendorComparison", provider: str, month: str) -> None:
     if found.sums:
-        say(f"{month} at {provider}: {len(found.summed):,} jobs of ours ended, and it tells what a day and model cost:")
+        say(f"{month} at {provider}: {len(found.summed):,} of our jobs ended; it reports costs per day and model:")
         table(
             ("day", "model", ">$ theirs"),
             [(f"{job.at:%Y-%m-%d}", job.model, _usd(job.cost_nanousd)) for job in found.sums],
@@ -134,15 +134,15 @@ def _print_jobs(found: "VendorComparison", provider: str, month: str) -> None:
         _sum_up(found, provider)
         return
     say(
-        f"{month} at {provider}: {len(found.both):,} jobs are known to both, {len(found.only_ours):,} to us alone, "
-        f"{len(found.only_theirs):,} to {provider} alone."
+        f"{month} at {provider}: {len(found.both):,} jobs are known to both, {len(found.only_ours):,} only to us, "
+        f"{len(found.only_theirs):,} only to {provider}."
     )
     for job in found.only_ours:
         at_vendor = job.vendor_id or "no name there"
-        say(f"To us alone: job {job.id}, {at_vendor}, ${_of_micro(job.cost_microusd) or ' not known'}.")
+        say(f"Only known to us: job {job.id}, {at_vendor}, ${_of_micro(job.cost_microusd) or ' not known'}.")
     for entry in found.only_theirs:
-        cost = "at a cost that it does not say" if entry.cost_nanousd is None else f"${exact_usd(entry.cost_nanousd)}"
-        say(f"To {provider} alone: {entry.id}, {entry.model}, {entry.at:%Y-%m-%d %H:%M}, {cost}.")
+        cost = "at an unknown cost" if entry.cost_nanousd is None else f"${exact_usd(entry.cost_nanousd)}"
+        say(f"Only known to {provider}: {entry.id}, {entry.model}, {entry.at:%Y-%m-%d %H:%M}, {cost}.")
     if found.differing:
         rows = [
             (bill.job_id, ", ".join(bill.vendor_ids), *(_usd(nanousd) or "not known" for nanousd in amounts))
@@ -155,7 +155,7 @@ def _print_jobs(found: "VendorComparison", provider: str, month: str) -> None:
 
 def _sum_up(found: "VendorComparison", provider: str) -> None:
     if found.theirs_nanousd is None:
-        say(f"Ours: ${exact_usd(found.ours_nanousd)}. {provider} does not say what a job cost: compare its invoice.")
+        say(f"Ours: ${exact_usd(found.ours_nanousd)}. {provider} does not report what a job cost: compare its invoice.")
         return
     say(
         f"Ours: ${exact_usd(found.ours_nanousd)}. {provider} bills ${exact_usd(found.theirs_nanousd)}: "

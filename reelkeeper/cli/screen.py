@@ -1,4 +1,4 @@
-"""Output for people and for scripts: tables and figures, JSON, one line for an error."""
+"""Print output for people and scripts: tables and figures, JSON, and errors on one line."""
 
 import json
 import os
@@ -17,9 +17,9 @@ from rich.table import Table
 
 from reelkeeper.rules.core import wording
 
-_GAP = 2  # columns, between two of a table
-_LEAST_FOLDED = 16  # columns, of one that may be folded
-_PIPED_WIDTH = 100  # columns, where there is no terminal to ask
+_GAP = 2  # characters between two columns
+_LEAST_FOLDED = 16  # characters, of a column that may be wrapped
+_PIPED_WIDTH = 100  # characters, without a terminal
 
 
 def _console(*, stderr: bool = False) -> Console:
@@ -32,18 +32,18 @@ _errors = _console(stderr=True)
 
 
 def complain(text: str) -> None:
-    """Print an error as it is, on stderr. Its first line says what is wrong."""
+    """Print an error unchanged, on stderr. Its first line says what is wrong."""
     _errors.print("[bold red]error:[/]", end=" ")
     _errors.print(text, markup=False, soft_wrap=True)
 
 
 def say(text: str) -> None:
-    """Print a sentence without markup, since it may contain users' text."""
+    """Print a sentence without interpreting markup, since it may contain users' text."""
     out.print(text, markup=False, soft_wrap=True)
 
 
 def emit(value: object) -> None:
-    """Print `value` as JSON, alone on stdout."""
+    """Print `value` as JSON, as the only output on stdout."""
     sys.stdout.write(json.dumps(plain(value), indent=2, ensure_ascii=False) + "\n")
 
 
@@ -73,9 +73,9 @@ def plain(value: Any) -> Any:  # noqa: ANN401, PLR0911  any value in, what JSON 
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = "") -> None:
-    """Print a table. A heading that begins with > is for a column of figures; one with ! must not be wrapped.
+    """Print a table. A heading that begins with > marks a column of figures; one with ! must not be wrapped.
 
-    Nothing is cut off: a table that takes more columns than the screen has is as wide as it must be.
+    Nothing is cut off: a table may become wider than the screen.
     """
     grid = Table(title=title or None, title_justify="left", header_style="bold", pad_edge=False, box=None)
     cells, widths = [[_cell(value) for value in row] for row in rows], list[int]()
@@ -105,10 +105,10 @@ def _cell(value: object) -> str:
 
 
 def size(size_bytes: int | None) -> str:
-    """Format bytes in a readable unit, and unknown ones as a dash."""
+    """Format bytes in a readable unit, or unknown bytes as a dash."""
     return "-" if size_bytes is None else wording.size(size_bytes)
 
 
 def dollars(microusd: Decimal | float | None) -> str:
-    """Format micro-dollars as dollars, and unknown ones as a dash."""
+    """Format micro-dollars as dollars, or an unknown amount as a dash."""
     return "-" if microusd is None else wording.dollars(microusd)

@@ -1,4 +1,4 @@
-"""The screen of `status`: a panel for each question, two beside each other where the terminal is wide."""
+"""Show `status` as panels, two side by side on a wide terminal."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -21,7 +21,7 @@ from reelkeeper.rules.core.wording import many, span
 from reelkeeper.rules.health.performance_report import seconds
 from reelkeeper.rules.jobs.breaker import Phase
 
-_WIDE = 108  # columns, from which on two panels stand beside each other
+_WIDE = 108  # characters, from which on two panels fit side by side
 _NANO_IN_MICRO = 1000
 _STYLES = {Severity.CRITICAL: "red", Severity.WARNING: "yellow", Severity.NOTICE: "blue"}
 _FULL, _NEARLY = 1.0, 0.8  # of a budget
@@ -29,7 +29,7 @@ _MAX_LIMITS = 8
 
 
 def document(found: Status) -> dict[str, Any]:
-    """Give the status for scripts: the snapshot, and its summary."""
+    """Return the status for scripts: the snapshot, and its summary."""
     flows = [
         {name: value for name, value in asdict(flow).items() if name != "cadence"} | flow.cadence._asdict()
         for flow in found.flows
@@ -44,7 +44,7 @@ def document(found: Status) -> dict[str, Any]:
 
 
 def show(found: Status) -> None:
-    """Print the screen."""
+    """Print the status as panels."""
     left: list[RenderableType] = [_flows(found), _alerts(found)]
     right: list[RenderableType] = [_videos(found), _spend(found.money), _queue(found)]
     out.print(_headline(found))
@@ -64,8 +64,8 @@ def _headline(found: Status) -> Text:
         since = f"{found.frozen.at:%Y-%m-%d %H:%M}"
         parts.append((f"all changes frozen since {since} by {found.frozen.by}: {found.frozen.reason}", "bold red"))
         return Text.assemble(*parts)
-    late = f"{many(len(found.overdue), 'flow')} overdue" if found.overdue else "every flow in time"
-    firing = f"{many(len(found.alerts), 'alert')} firing" if found.alerts else "no alert fires"
+    late = f"{many(len(found.overdue), 'flow')} overdue" if found.overdue else "all flows on time"
+    firing = f"{many(len(found.alerts), 'alert')} firing" if found.alerts else "no alert firing"
     parts += [(late, "yellow" if found.overdue else "green"), (", ", "")]
     parts += [(firing, "yellow" if found.alerts else "green")]
     return Text.assemble(*parts)
@@ -163,7 +163,7 @@ def _queue(found: Status) -> Panel:
 
 
 def _tried(health: ProviderHealth) -> str:
-    return "is tried with a few jobs" if health.phase is Phase.TRIAL else f"no job until {health.until:%H:%M:%S}"
+    return "gets a few trial jobs" if health.phase is Phase.TRIAL else f"no job until {health.until:%H:%M:%S}"
 
 
 def _alerts(found: Status) -> Panel:

@@ -14,11 +14,11 @@ from reelkeeper.rules.billing.focus import written
 if TYPE_CHECKING:
     from reelkeeper.rules.billing.pricing import Bill, BillLine, Usage
 
-_SHOWN_PLACES = 6  # of a figure on the screen; a script gets all
+_SHOWN_PLACES = 6  # of a figure on the screen; JSON has all
 
 
 def price_document(name: str, *, as_json: bool) -> None:
-    """Price the document in the file `name`, or on standard input if that is -, and print its bill."""
+    """Price the document in the file `name`, or on standard input for -, and print its bill."""
     from reelkeeper.rules.billing.pricing import bill
 
     priced = bill(_read(name))
@@ -35,7 +35,7 @@ def price_document(name: str, *, as_json: bool) -> None:
 
 
 def _read(name: str) -> "Usage":
-    """Read a usage document. A typer.BadParameter names each field that is wrong, with its value and the limit."""
+    """Read a usage document. Raises typer.BadParameter, which names each invalid field with its value and limit."""
     from pydantic import ValidationError
 
     from reelkeeper.rules.billing.pricing import Usage
@@ -50,14 +50,14 @@ def _read(name: str) -> "Usage":
             for entry in error.errors()
         )
         raise typer.BadParameter(f"{name}: {'; '.join(wrong)}") from None
-    except (OSError, ValueError, RecursionError) as error:  # not there, not JSON, not UTF-8, endless
-        raise typer.BadParameter(f"{name} is no usage document: {error}") from None
+    except (OSError, ValueError, RecursionError) as error:  # missing, not JSON, not UTF-8, or too deeply nested
+        raise typer.BadParameter(f"{name} is not a usage document: {error}") from None
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     fields = dict(pairs)
     if len(fields) < len(pairs):
-        raise ValueError(f"a field is given twice among {', '.join(name for name, _ in pairs)}")
+        raise ValueError(f"a field occurs twice among {', '.join(name for name, _ in pairs)}")
     return fields
 
 

@@ -98,5 +98,5 @@ def test_bytes_are_read_with_and_without_a_unit(text: str, size_bytes: int) -> N
 
 @pytest.mark.parametrize("text", ["", "-5", "1.5GB", "5kbit", "5 parsecs"])
 def test_what_is_no_number_of_bytes_is_refused(text: str) -> None:
-    with pytest.raises(typer.BadParameter, match="no number of bytes"):
+    with pytest.raises(typer.BadParameter, match="not a number of bytes"):
         byte_count(text)

@@ -77,7 +77,7 @@ def test_what_waits_is_listed(reelkeeper: Run, ask: Ask, store: sa.Engine) -> No
 
 
 def test_a_test_message_goes_to_every_sink(reelkeeper: Run, at_slack: SlackDouble) -> None:
-    assert "taken" in reelkeeper("alerts", "test").stdout
+    assert "accepted" in reelkeeper("alerts", "test").stdout
     assert at_slack.titles() == ["A test of Reelkeeper's alerts"]
     assert len(at_slack.second) == 1
     at_slack.queue = [Answer(200, {"ok": False, "error": "invalid_auth"})]

@@ -167,9 +167,9 @@ def test_every_charge_is_a_row_under_focus_names_in_json_and_csv(reelkeeper: Run
 def test_people_get_sums_and_hear_of_days_on_which_nobody_looked(reelkeeper: Run) -> None:
     said = reelkeeper("bill", "--month", "2026-06").stdout
     assert [line.split()[0] for line in said.splitlines()[1:5]] == ["r2-storage", "compute", "api", "total"]
-    assert "On 10 of its days nobody looked how much was stored: 2026-06-21, " in said
+    assert "On 10 of its days the stored bytes were not measured: 2026-06-21, " in said
     assert "nobody: free allowances" in reelkeeper("bill", "--month", "2026-06", "--by", "user").stdout
-    assert "The first 5 of 20" in reelkeeper("bill", "--month", "2026-06", "--by", "day", "--limit", "5").stdout
+    assert "the first 5 of 20" in reelkeeper("bill", "--month", "2026-06", "--by", "day", "--limit", "5").stdout
 
 
 @pytest.mark.usefixtures("june")
@@ -181,7 +181,7 @@ def test_our_count_stands_beside_cloudflares(reelkeeper: Run, ask: Ask) -> None:
     assert (len(found["days_of_both"]), len(found["days_of_ours_alone"])) == (2, 18)
     assert found["billed_by_cloudflare_usd"] is None
     said = reelkeeper("bill", "--reconcile", "cloudflare", "--month", "2026-06").stdout
-    assert "2 days are known to both, 18 to us alone" in said
+    assert "2 days are known to both, 18 only to us" in said
 
 
 def test_a_job_that_only_the_provider_knows_is_named_with_its_cost(
@@ -198,7 +198,7 @@ def test_a_job_that_only_the_provider_knows_is_named_with_its_cost(
         assert (found["ours_usd"], found["theirs_usd"], found["difference_usd"]) == ("0.00", "0.50", "0.50")
         assert (found["jobs_of_both"], found["only_ours"], found["differences"]) == (0, [], [])
         said = reelkeeper("bill", "--reconcile", "fal").stdout
-    assert "To fal alone: fal-ai/veo3.1/requests/p1" in said
+    assert "Only known to fal: fal-ai/veo3.1/requests/p1" in said
     assert "a difference of $0.50" in said
 
 

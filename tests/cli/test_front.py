@@ -105,13 +105,13 @@ def test_the_help_of_run_lists_every_flow_and_says_what_each_takes(reelkeeper: R
     assert [flow for flow in flows if f"{flow}  " not in said] == []
     said = " ".join(reelkeeper("run", "purge_retired", "--help").output.split())
     assert "limits.max_objects 500 Maximum number of videos that one run may retire" in said
-    assert "grace_days as the policy says Days in which" in said
+    assert "grace_days from the policy Days in which" in said
     assert "--as-of" in reelkeeper("run", "--help").output
 
 
 def test_undoing_and_stopping_is_all_that_stands_under_that_heading(reelkeeper: Run) -> None:
     said = reelkeeper("--help").output
-    panel = said[said.index("Undo and stop") :].split("╰")[0]
+    panel = said[said.index("Undo, hold and stop") :].split("╰")[0]
     assert [line.split()[1] for line in panel.splitlines() if line.startswith("│ ") and line[2] != " "] == [
         *("restore", "hold", "freeze", "thaw"),
     ]
@@ -192,7 +192,7 @@ def test_a_disk_that_the_kernel_calls_full_is_named(reelkeeper: Run, monkeypatch
 
     monkeypatch.setattr("reelkeeper.cli.commands.audit.store", full)
     said = " ".join(reelkeeper("audit", exit_code=1).stderr.split())
-    assert "the disk of a file that was written is full: " in said
+    assert "the disk of the file that was being written is full: " in said
     assert "report.html" in said
     assert "unexpected" not in said
 

@@ -122,13 +122,13 @@ def test_a_value_that_no_policy_takes_is_refused_with_field_value_and_limit(para
     [
         (["limts.max_objects=1"], "it has policy, tiers, limits, recipe, grace_days"),
         (["limits.max_objets=1"], "it has max_objects,"),
-        (["limits.max_objects.more=1"], "it takes one value"),
+        (["limits.max_objects.more=1"], "it takes a single value"),
         (["limits"], "NAME=VALUE"),
         (["tiers.free.retentoin_days=1"], "it has retention_days,"),
-        (["policy.retention_free_days=60"], "that is tiers.free.retention_days now"),
-        (["dry_run=false"], "say --apply"),
-        (["plan_id=x"], "say --plan"),
-        (["limits=5", "limits.max_objects=1"], "give one of them"),
+        (["policy.retention_free_days=60"], "it has moved to tiers.free.retention_days"),
+        (["dry_run=false"], "use --apply instead"),
+        (["plan_id=x"], "use --plan instead"),
+        (["limits=5", "limits.max_objects=1"], "give only one of them"),
     ],
 )
 def test_a_name_that_the_flow_does_not_have_lists_those_it_has(params: list[str], said: str) -> None:

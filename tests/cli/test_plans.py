@@ -53,7 +53,7 @@ def test_what_a_segment_decides_is_told_apart_with_its_dollars(
 def test_all_of_a_large_plan_is_counted_and_priced(reelkeeper: Run, ask: Callable[..., Any], plan_id: str) -> None:
     said = " ".join(reelkeeper("plan", "--show", plan_id, "--limit", 3).output.split())
     assert f"and 1,197 more: reelkeeper plan --show {plan_id} --limit 1200" in said
-    assert "In all: 100 to compress, 1,100 to retire; 1.2 GB, $1.20 a month, $2.40 net." in said
+    assert "In total: 100 to compress, 1,100 to retire; 1.2 GB, $1.20 a month, $2.40 net." in said
     assert "Savings are estimates until the work is done; net covers" in said
     assert len(ask("plan", "--show", plan_id)["items"]) == ITEMS
 
@@ -63,7 +63,7 @@ def test_what_became_of_all_of_it_is_said(reelkeeper: Run, configured: Settings,
         done = [Outcome(f"v{n}", "retired", "", 1_000_000, 0, n + 1) for n in range(100, ITEMS)]
         record_outcomes(session, plan_id, [*done, Outcome("v0", "compressed", "", 1_000_000, 400_000, 1)])
     said = " ".join(reelkeeper("plan", "--show", plan_id, "--limit", 3).output.split())
-    assert "In all: 1 compressed, 99 not done, 1,100 retired; 1.1 GB less" in said
+    assert "In total: 1 compressed, 99 not done, 1,100 retired; 1.1 GB less" in said
     assert "Expected until" not in said
 
 

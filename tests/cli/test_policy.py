@@ -22,7 +22,7 @@ def document(tmp_path: Path, reelkeeper: Run) -> Path:
 def test_a_document_is_applied_listed_compared_and_taken_back(document: Path, reelkeeper: Run) -> None:
     assert "tiers.free.retention_days" in reelkeeper("policy", "check", document).stdout
     assert "Version 1 is in force" in reelkeeper("policy", "apply", document, "--reason", "trial", "--yes").stdout
-    assert "Nothing is applied" in reelkeeper("policy", "apply", document, "--reason", "again", "--yes").stdout
+    assert "Nothing to apply" in reelkeeper("policy", "apply", document, "--reason", "again", "--yes").stdout
     assert "trial" in reelkeeper("policy", "history").stdout
     assert "retention_days: 20" in reelkeeper("policy", "show", "--changed").stdout
     assert "tiers.free.retention_days" in reelkeeper("policy", "diff", "--version", "0").stdout

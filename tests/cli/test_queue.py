@@ -82,7 +82,7 @@ def test_a_job_that_waits_for_a_cap_is_told_so(reelkeeper: Run, engine_of_the_co
     caps = (Cap(scope="user:*", jobs=1), Cap(scope="tier:free", jobs=9))
     put_in_force(engine_of_the_command, concurrency=ConcurrencyPolicy(caps=caps))
     said = reelkeeper("queue", "--explain", "long").stdout
-    assert "Job long waits: user ann has 1 job at once, and may have 1. Those behind it go on." in said
+    assert "Job long waits: user ann has 1 job running, and may have 1. The jobs behind it go on." in said
 
 
 @pytest.mark.usefixtures("busy")
@@ -94,8 +94,8 @@ def test_a_job_that_waits_for_the_tuned_limit_of_its_provider_is_told_so(
         controls.write(session, CONCURRENCY, kept)
         session.execute(sa.update(jobs).where(jobs.c.id.in_(["long", "running"])).values(lane="fal"))
     said = reelkeeper("queue", "--explain", "long").stdout
-    assert "Job long waits: provider fal has 1 job at once, and may have 1. Those behind it go on." in said
-    assert "At most 9 at once, 1 of fal, 8 of ltx, as tune_concurrency has it." in reelkeeper("queue").stdout
+    assert "Job long waits: provider fal has 1 job running, and may have 1. The jobs behind it go on." in said
+    assert "At most 9 at once, 1 of fal, 8 of ltx, as set by tune_concurrency." in reelkeeper("queue").stdout
 
 
 @pytest.mark.usefixtures("busy")
@@ -106,7 +106,7 @@ def test_a_job_that_waits_for_a_provider_that_is_unwell_is_told_so(
         session.execute(sa.update(jobs).where(jobs.c.id == "long").values(lane="fal"))
     note_failed(engine_of_the_command, "fal", "j", "402, no balance", is_locked=True, run_id="test")
     said = reelkeeper("queue", "--explain", "long").stdout
-    assert re.search(r"long waits: provider fal is unwell and gets no job until [\d:]+ UTC: 402, no balance\.", said)
+    assert re.search(r"long waits: provider fal is failing and gets no job until [\d:]+ UTC: 402, no balance\.", said)
     shown = reelkeeper("status").stdout
     assert re.search(r"provider fal +unwell +no job until [\d:]{8}", shown)
 
@@ -120,15 +120,15 @@ def test_a_place_is_explained_by_its_terms(reelkeeper: Run, ask: Callable[..., A
     assert "Job long is 2 of the 2 that are considered next." in said
     assert "400 s estimated" in said
     assert "It is due in 30 min, after: busy." in reelkeeper("queue", "--explain", "put-off").stdout
-    assert "waits for the video of job long" in reelkeeper("queue", "--explain", "follower").stdout
+    assert "It joined job long" in reelkeeper("queue", "--explain", "follower").stdout
     assert "Job died is dead. [red]out of memory" in reelkeeper("queue", "--explain", "died").stdout
     reelkeeper("queue", "--explain", "nobody", exit_code=8)
 
 
 @pytest.mark.usefixtures("engine_of_the_command")
 def test_an_empty_queue_says_so(reelkeeper: Run) -> None:
-    assert "Nothing waits, nothing runs, and nothing has died." in reelkeeper("queue").stdout
-    assert "No job has died." in reelkeeper("queue", "--dead").stdout
+    assert "No job is waiting, running or dead." in reelkeeper("queue").stdout
+    assert "No job is dead." in reelkeeper("queue", "--dead").stdout
     assert "0 wait; 0 run." in reelkeeper("performance").stdout
     assert "Nothing is recorded" in reelkeeper("performance", "--windows").stdout
 

@@ -73,7 +73,7 @@ HEADER = "submitted_at,user,tier,model,complexity,estimate_seconds,seconds,promp
             "column estimate_seconds: 'nan'.*column seconds: '-3'",
         ),
         ("submitted_at,user\n", 9, "column model: .* lacks this column"),
-        (HEADER + "2026-11-24T12:00:00Z,u1,free,m,1,100,90,5\n", 9, "1 recorded, and fewer than 10 say nothing"),
+        (HEADER + "2026-11-24T12:00:00Z,u1,free,m,1,100,90,5\n", 9, "only 1 recorded; at least 10 are needed"),
         (None, 2, "No such file"),
     ],
 )
@@ -89,4 +89,4 @@ def test_a_bad_file_is_refused_with_the_place(
 
 def test_a_store_without_jobs_says_so(reelkeeper: Run) -> None:
     done = reelkeeper("simulate", "queue", "--recorded", "store", exit_code=9)
-    assert "--recorded store: 0 recorded" in done.output
+    assert "--recorded store: only 0 recorded" in done.output

@@ -19,7 +19,7 @@ def test_it_compares_ours_with_others_and_says_it_is_a_model(what: str) -> None:
     assert done.exit_code == 0, done.output
     assert "ours" in done.output
     assert "seed" in done.output
-    assert "A model" in done.output
+    assert "This is a model" in done.output
 
 
 @pytest.mark.long
@@ -40,7 +40,7 @@ def test_a_policy_is_tried_by_its_parameters() -> None:
 @pytest.mark.parametrize(
     ("asked", "code", "said"),
     [
-        (["queue", "--distribution", "normal"], 2, "there are uniform, exponential, lognormal, bimodal"),
+        (["queue", "--distribution", "normal"], 2, "choose one of uniform, exponential, lognormal, bimodal"),
         (["queue", "--param", "policy.nope=3"], 2, "no field 'nope'"),
         (["concurrency", "--param", "policy.growth=9"], 9, "policy.growth"),
         (["queue", "--jobs", "0"], 2, "--jobs"),

@@ -233,7 +233,7 @@ def test_a_person_sees_the_policies_side_by_side_and_what_is_assumed(reelkeeper:
     said = reelkeeper(
         *("simulate", "lifecycle", "--policy", document, "--months", 1, "--from", START, "--picture", picture)
     ).stdout
-    for text in ("keep everything", "in force (version 0)", "strict", "Regret", "It is assumed", "not known"):
+    for text in ("keep everything", "in force (version 0)", "strict", "Regret", "Assumptions", "are unknown"):
         assert text in said
     assert f"{TODAY:%Y-%m}" in said
     assert re.search(r"strict: \$[0-9.,]+, \d+ views lost", picture.read_text())
@@ -259,7 +259,7 @@ def test_an_empty_catalogue_has_nothing_to_tell_apart(ask: Ask) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (["--from", "soon"], 2, "is no day"),
+        (["--from", "soon"], 2, "is not a day"),
         (["--from", "2999-01-01"], 2, "a day before"),
         (["--picture", "months.gif"], 2, ".svg or .png"),
         (["--policy", "nowhere.yaml"], 9, "nowhere.yaml cannot be read"),

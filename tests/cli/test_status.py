@@ -36,7 +36,7 @@ def let_pass(engine: sa.Engine, flow: str, hours: float) -> None:
 
 @pytest.mark.usefixtures("opened")
 def test_a_service_in_order_says_so_and_ends_with_0(reelkeeper: Run, ask: Callable[..., Any]) -> None:
-    assert "every flow in time, no alert fires" in reelkeeper("status", "--check").stdout
+    assert "all flows on time, no alert firing" in reelkeeper("status", "--check").stdout
     found = ask("status", "--check")
     assert (found["overdue"], found["frozen"], found["alerts"]) == ([], None, [])
     assert {flow["flow"] for flow in found["flows"]} == set(CADENCES)
@@ -65,7 +65,7 @@ def test_a_freeze_is_the_first_that_is_said_and_ends_with_3(opened: sa.Engine, r
 @pytest.mark.long
 def test_a_store_that_is_new_waits_for_its_flows(configured: Settings, reelkeeper: Run) -> None:
     reelkeeper("db", "upgrade")
-    assert "every flow in time" in reelkeeper("status", "--check").stdout
+    assert "all flows on time" in reelkeeper("status", "--check").stdout
     with open_store(configured) as engine, transaction(engine, "test") as session:
         session.execute(sa.update(deployment).values(created_at=now(session) - timedelta(days=30)))
     said = reelkeeper("status", "--check", exit_code=10)

@@ -34,7 +34,7 @@ def test_what_is_expected_follows_and_is_lighter() -> None:
 
 
 def test_no_day_is_said_in_words() -> None:
-    assert bars({}) == ["no day is known"]
+    assert bars({}) == ["no day with known spend"]
     assert len(bars(month(0, 0), 0)) == 9
 
 

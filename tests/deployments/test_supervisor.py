@@ -56,7 +56,7 @@ def test_what_dies_is_said_and_started_again(kept: Supervisor, told: list[str], 
     first = server.process.pid
     os.kill(first, signal.SIGKILL)
     until(lambda: kept.look() or (server.is_alive and server.process and server.process.pid != first))  # type: ignore[func-returns-value]  # nothing, and then the question
-    assert told == [f"The server ended by SIGKILL; it is started again in 1 s. See {server.log}"]
+    assert told == [f"The server ended by SIGKILL; it restarts in 1 s. See {server.log}"]
 
 
 @pytest.mark.long
@@ -150,7 +150,7 @@ def test_ports_are_those_asked_for_those_of_the_last_time_or_free_ones() -> None
 def test_one_state_folder_has_one_up(tmp_path: Path) -> None:
     with (
         alone(tmp_path),
-        pytest.raises(LeaseLost, match=f"at work in {tmp_path} already, as process {os.getpid()}"),
+        pytest.raises(LeaseLost, match=f"already runs in {tmp_path}, as process {os.getpid()}"),
         alone(tmp_path),
     ):
         pass

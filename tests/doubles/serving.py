@@ -1,4 +1,4 @@
-"""A double's HTTP server, at work in a thread of its own."""
+"""An HTTP server for a double, in a thread of its own."""
 
 import threading
 from collections.abc import Iterator

@@ -151,7 +151,7 @@ def test_a_run_that_nobody_takes_is_told_of_and_one_that_never_begins_has_crashe
 
     until(told, 180, "Slack hears of both")
     assert installation.run(late)["state"]["name"] == "Late"
-    assert installation.run(dead)["state"]["message"] == "A worker took it, and never started it"
+    assert installation.run(dead)["state"]["message"] == "A worker accepted it, and never started it"
     installation.ask("PATCH", "/work_pools/transcode", {"is_paused": False})
     until(lambda: _is_over(installation, late), 120, "with the pool at work again it runs")
     _end_schedules(installation)

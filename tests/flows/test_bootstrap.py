@@ -204,6 +204,6 @@ def deploy_all(client: SyncPrefectClient, folder: Path, *, looks_only: bool = Fa
 
 @pytest.mark.parametrize("wrong", ["127.0.0.1:8787", "ftp://host", "http://", "http://user:secret@host"])
 def test_what_is_no_address_is_refused(client: SyncPrefectClient, sqlite_engine: sa.Engine, wrong: str) -> None:
-    with pytest.raises(Misconfigured, match="no address of an API"):
+    with pytest.raises(Misconfigured, match="not the URL of an API"):
         list(bootstrap(engine=sqlite_engine, api_url=wrong))
     assert kept(client) is None

@@ -77,10 +77,10 @@ def test_a_plan_is_the_one_that_the_flows_dry_run_makes(scene: Scene, flow: str,
 
 
 def test_a_plan_of_nothing_and_a_refused_one_do_not_say_how_to_do_it(old: Scene) -> None:
-    assert "nothing is to be done" in run("plan", "purge_retired").stdout
+    assert "there is nothing to do" in run("plan", "purge_retired").stdout
     refused = run("plan", "expire_videos", "--param", "limits.max_objects=0").stdout
     assert "the guard would refuse" in refused
-    assert "To do it" not in refused
+    assert "To apply it" not in refused
     assert set(old.states().values()) == {"live"}
 
 
@@ -92,13 +92,13 @@ def test_a_plan_is_applied_once_and_can_be_looked_at_and_taken_back(old: Scene) 
     run_id = ask("run", "expire_videos", "--apply", "--plan", plan_id)["run_id"]
     assert old.states() == {"v0": "retired", "v1": "retired", "v2": "live"}
     assert {item["outcome"] for item in ask("plan", "--show", plan_id)["items"]} == {"retired"}
-    assert "In all: 2 retired" in run("plan", "--show", plan_id).stdout
+    assert "In total: 2 retired" in run("plan", "--show", plan_id).stdout
     said = run("run", "expire_videos", "--apply", "--plan", plan_id, exit_code=9).stderr
     assert "already" in said
 
-    assert "2 would come back" in run("restore", "--run", run_id[:8], "--dry-run").stdout
-    assert "no such run: 'zzz'" in run("restore", "--run", "zzz", exit_code=8).stderr
-    assert "2 of 2 are back" in run("restore", "--run", run_id).stdout
+    assert "2 would be restored" in run("restore", "--run", run_id[:8], "--dry-run").stdout
+    assert "no run 'zzz'" in run("restore", "--run", "zzz", exit_code=8).stderr
+    assert "2 of 2 are restored" in run("restore", "--run", run_id).stdout
     assert set(old.states().values()) == {"live"}
     assert {hold["subject"] for hold in ask("hold", "--list")} == {"v0", "v1"}
 
@@ -159,7 +159,7 @@ def test_sync_says_what_it_found_and_takes_no_plan(scene: Scene) -> None:
     scene.video("v1", age_days=1)
     assert "listed objects" in run("run", "sync_catalog").stdout
     assert ask("run", "sync_catalog", "--apply")["lost_videos"] == 0
-    assert "takes no --plan" in run("run", "sync_catalog", "--plan", "x", exit_code=2).stderr
+    assert "has no option --plan" in run("run", "sync_catalog", "--plan", "x", exit_code=2).stderr
 
 
 @pytest.mark.long
@@ -175,7 +175,7 @@ def test_a_layout_of_the_services_own_is_read_shown_and_taken_in(
     patterns = "users/{user}/outputs/{video}.{ext}, {year}/{month}/{video}.{ext}, {user}/{video}.{ext}"
     monkeypatch.setenv("REELKEEPER_KEY_PATTERN", patterns)
     (tmp_path / "keys.csv").write_text(f"key,user_id\n{prefix}2024/01/a.mp4,bob\n")
-    assert run("videos", "import", "--keys", str(tmp_path / "keys.csv")).stdout == "keys: 1 line taken\n"
+    assert run("videos", "import", "--keys", str(tmp_path / "keys.csv")).stdout == "keys: 1 line imported\n"
     said = " ".join(run("run", "sync_catalog").stdout.split())
     assert "Would be adopted by objects bytes users/{user}/outputs/{video}.{ext} 1 3 B" in said
     assert "videos import --keys 1 3 B" in said
@@ -187,7 +187,7 @@ def test_a_layout_of_the_services_own_is_read_shown_and_taken_in(
     made = ask("videos", "show", f"{prefix}2024/01/a.mp4")["video"]
     assert (made["user_id"], made["created_at"][:10]) == ("bob", "2024-02-01")
     refused = run("videos", "show", f"{prefix}2024/01/b.mp4", exit_code=8).stderr
-    assert "stays out of it: nothing says whose it is" in refused
+    assert "was not adopted: nothing says whose it is" in refused
 
 
 @pytest.mark.long

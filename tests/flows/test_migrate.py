@@ -103,7 +103,7 @@ def test_store_policies_and_deployments_of_0_1_0_come_over(earlier: Path, server
     assert len(after) == len(written["deployments"])
     assert OLD_NAME not in {name.partition("/")[2] for name in after}
     assert [name for name, paused in after.items() if paused] == ["purge-retired/daily"]
-    assert "Nothing is applied" in reelkeeper(ROOT, state, *words, PREFECT_API_URL=server)  # again, and nothing changes
+    assert "Nothing to apply" in reelkeeper(ROOT, state, *words, PREFECT_API_URL=server)  # again, and nothing changes
     assert deployed() == after
 
 

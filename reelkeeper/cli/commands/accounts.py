@@ -1,4 +1,4 @@
-"""What users have: `credits`, given, looked at and given back by hand, and `quota`, the bytes that they may store."""
+"""`credits`: grant, show and refund users' credits; `quota`: show and set the bytes that they may store."""
 
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -13,9 +13,7 @@ from reelkeeper.cli.words import AsJson, byte_count, microusd, who
 group = typer.Typer(help="Grant, show and refund users' credits, and recount them.", no_args_is_help=True)
 quota_group = typer.Typer(help="Show and set how many bytes a user may store.", no_args_is_help=True)
 _BY_TIER = "tier"
-Key = Annotated[
-    str | None, typer.Option(help="Idempotency key: a repetition moves nothing. By default a new one each time.")
-]
+Key = Annotated[str | None, typer.Option(help="Idempotency key: repeating it has no effect. Default: a new key.")]
 
 
 @group.command()
@@ -45,7 +43,7 @@ def refund(
     key: Key = None,
     as_json: AsJson = False,
 ) -> None:
-    """Give back what was captured of a hold, at most what was not refunded yet."""
+    """Refund captured credits of a hold, at most what was not refunded yet."""
     wanted = microusd(amount)
     from reelkeeper.operations.billing import ledger
     from reelkeeper.store.core.engine import transaction
@@ -59,10 +57,10 @@ def refund(
 @group.command()
 def show(
     user: Annotated[str, typer.Argument(help="The user's id.")],
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Moves to show, the newest first.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Number of transfers to show, newest first.")] = 20,
     as_json: AsJson = False,
 ) -> None:
-    """Show what a user may spend, what is held, and the last moves."""
+    """Show a user's available and held credits, and the last transfers."""
     from reelkeeper.errors import NotFound
     from reelkeeper.store.billing import ledger, quotas
     from reelkeeper.store.core.engine import reading
@@ -82,12 +80,12 @@ def show(
 
 @group.command()
 def recount(
-    apply: Annotated[bool, typer.Option("--apply", help="Correct balances and bytes from their records.")] = False,
+    apply: Annotated[bool, typer.Option("--apply", help="Correct balances and bytes from the records.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Count all balances and stored bytes anew, and say what does not add up (exit code 5).
+    """Recount all balances and stored bytes, and show mismatches (exit code 5).
 
-    With --apply, figures that are copies are written anew from their record, while changes are frozen too.
+    With --apply, derived figures are corrected from the records, also while changes are frozen.
     """
     from reelkeeper.errors import IntegrityDoubt
     from reelkeeper.operations.health import accounts
@@ -99,7 +97,7 @@ def recount(
         emit({"corrected": corrected, "mismatches": left})
     else:
         _list("corrected", corrected)
-        _list("does not add up", left)
+        _list("mismatch", left)
         if not left:
             say("Everything adds up.")
     if left:
@@ -133,10 +131,12 @@ def _new_key() -> str:
 @quota_group.command("show")
 def show_quota(
     user: Annotated[str, typer.Argument(help="The user's id.")],
-    incoming: Annotated[str, typer.Option(metavar="SIZE", help="Check whether this many more bytes would fit.")] = "0",
+    incoming: Annotated[
+        str, typer.Option(metavar="SIZE", help="Check whether an upload of this size would fit.")
+    ] = "0",
     as_json: AsJson = False,
 ) -> None:
-    """Show what a user stores, has reserved and may store."""
+    """Show the bytes that a user stores, has reserved and may store."""
     size_bytes = byte_count(incoming)
     from reelkeeper.operations.billing.quota import check_user_storage_quota
 
@@ -149,10 +149,12 @@ def show_quota(
 @quota_group.command("set")
 def put_quota(
     user: Annotated[str, typer.Argument(help="The user's id.")],
-    size: Annotated[str, typer.Argument(metavar="SIZE|tier", help="5GiB, 500MB, or `tier` for the tier's own quota.")],
+    size: Annotated[
+        str, typer.Argument(metavar="SIZE|tier", help="Such as 5GiB or 500MB, or `tier` for the tier's quota.")
+    ],
     as_json: AsJson = False,
 ) -> None:
-    """Let a user store so many bytes, whatever the tier grants. Nothing is deleted."""
+    """Set a user's quota in bytes, instead of the tier's. Nothing is deleted."""
     size_bytes = None if size == _BY_TIER else byte_count(size)
     from reelkeeper.operations.billing.quota import check_user_storage_quota, set_quota
     from reelkeeper.store.core.engine import transaction

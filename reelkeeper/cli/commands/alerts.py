@@ -1,4 +1,4 @@
-"""`alerts`: what fires, who is on it, what is kept quiet, and what waits to be sent."""
+"""`alerts`: list, acknowledge and snooze alerts, and show the messages that wait to be sent."""
 
 import re
 from typing import Annotated
@@ -12,14 +12,14 @@ from reelkeeper.errors import PartialFailure
 
 group = typer.Typer(no_args_is_help=True, help="List, acknowledge and snooze alerts, and test the channels.")
 
-Everything = Annotated[bool, typer.Option("--all", help="Resolved ones, too.")]
+Everything = Annotated[bool, typer.Option("--all", help="Include resolved alerts.")]
 Limit = Annotated[int, typer.Option(min=1, max=100_000, help="Show at most this many.")]
 _UNITS = {"m": 60, "h": 3600, "d": 86_400}
 
 
 @group.command("list")
 def listing(everything: Everything = False, limit: Limit = 100, as_json: AsJson = False) -> None:
-    """List what fires, and the snoozes in force."""
+    """List firing alerts and active snoozes."""
     from reelkeeper.store.alerts import alerts
     from reelkeeper.store.core.engine import reading
 
@@ -30,7 +30,7 @@ def listing(everything: Everything = False, limit: Limit = 100, as_json: AsJson 
         emit({"alerts": lines, "snoozes": snoozed})
         return
     if lines:
-        headings = ("!alert", "!state", "!severity", "what", "of", "!since", ">impact a month")
+        headings = ("!alert", "!state", "!severity", "what", "of", "!since", ">impact per month")
         rows = [
             (
                 alert.id,
@@ -53,10 +53,10 @@ def listing(everything: Everything = False, limit: Limit = 100, as_json: AsJson 
 
 @group.command()
 def ack(
-    alert: Annotated[str, typer.Argument(metavar="ID", help="The alert's id, as `alerts list` shows it.")],
+    alert: Annotated[str, typer.Argument(metavar="ID", help="The alert's id, from `alerts list`.")],
     as_json: AsJson = False,
 ) -> None:
-    """Say that you are on it: a critical alert is not repeated any more."""
+    """Acknowledge an alert: a critical one is no longer repeated."""
     from reelkeeper.operations.alerts import alerts
 
     with store() as engine:
@@ -66,10 +66,10 @@ def ack(
 
 @group.command()
 def why(
-    alert: Annotated[str, typer.Argument(metavar="ID", help="The alert's id, as `alerts list` shows it.")],
+    alert: Annotated[str, typer.Argument(metavar="ID", help="The alert's id, from `alerts list`.")],
     as_json: AsJson = False,
 ) -> None:
-    """Say all that is known of an alert; of a refused plan, also what it holds."""
+    """Show everything known about an alert; for a refused plan, also its contents."""
     from reelkeeper.operations.lifecycle import clicks
 
     with store() as engine:
@@ -80,37 +80,37 @@ def why(
 @group.command()
 def snooze(
     rule: Annotated[str, typer.Argument(help="The rule to silence, e.g. budget or silent_flow.")],
-    duration: Annotated[str, typer.Option("--for", metavar="TIME", help="For how long: 30m, 8h or 7d.")],
+    duration: Annotated[str, typer.Option("--for", metavar="TIME", help="Duration, such as 30m, 8h or 7d.")],
     reason: Annotated[str, typer.Option(help="The reason.")],
     scope: Annotated[str | None, typer.Option(help="Only this scope, e.g. flow:tier_storage.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Keep a rule quiet for a while. What still fires when it ends is told then."""
+    """Silence a rule for a while. Alerts that still fire when it ends are sent then."""
     from reelkeeper.operations.alerts import alerts
 
     seconds = _seconds(duration)
     with store() as engine:
         snooze_id = alerts.snooze(engine, rule, scope=scope, seconds=seconds, author=who(), reason=reason)
-    text = f"{rule} is quiet for {duration}. Sooner: reelkeeper alerts unsnooze {snooze_id}"
+    text = f"{rule} is silenced for {duration}. To end it sooner: reelkeeper alerts unsnooze {snooze_id}"
     respond(text, {"snooze": snooze_id}, as_json=as_json)
 
 
 @group.command()
 def unsnooze(
-    snooze: Annotated[str, typer.Argument(metavar="ID", help="The snooze's id, as `alerts list` shows it.")],
+    snooze: Annotated[str, typer.Argument(metavar="ID", help="The snooze's id, from `alerts list`.")],
     as_json: AsJson = False,
 ) -> None:
-    """End a snooze before its time."""
+    """End a snooze early."""
     from reelkeeper.operations.alerts import alerts
 
     with store() as engine:
         alerts.end_snooze(engine, snooze)
-    respond(f"Snooze {snooze} is over.", {"unsnoozed": snooze}, as_json=as_json)
+    respond(f"Snooze {snooze} has ended.", {"unsnoozed": snooze}, as_json=as_json)
 
 
 @group.command()
 def messages(everything: Everything = False, limit: Limit = 100, as_json: AsJson = False) -> None:
-    """List the messages that wait to be sent, with what went wrong; --all lists those that are out, too."""
+    """List the messages that wait to be sent, with their last error; --all includes sent ones."""
     from reelkeeper.store.alerts import outbox
     from reelkeeper.store.core.engine import reading
 
@@ -139,7 +139,7 @@ def messages(everything: Everything = False, limit: Limit = 100, as_json: AsJson
 
 @group.command("test")
 def send_test(as_json: AsJson = False) -> None:
-    """Send a message, to see whether Slack and the second sink take it. Exit code 6 if one does not."""
+    """Send a test message to Slack and the second sink. Exit code 6 if one of them fails."""
     from reelkeeper.errors import ReelkeeperError
     from reelkeeper.model.alerts import Message, MessageKind, OutboxMessage
     from reelkeeper.operations.alerts.outbox import configured_sinks
@@ -147,14 +147,14 @@ def send_test(as_json: AsJson = False) -> None:
     message = Message(
         kind=MessageKind.NOTE,
         title="A test of Reelkeeper's alerts",
-        text=f"{who()} asked for it. Nothing is wrong.",
+        text=f"Sent by {who()}. Nothing is wrong.",
         footer="reelkeeper alerts test",
     )
     answers, failed = {}, False
     sinks = configured_sinks(configured())
     for sink in dict.fromkeys((sinks.first, sinks.second)):
         try:
-            answers[sink.name] = f"taken: {sink.send(OutboxMessage('test', message))}"
+            answers[sink.name] = f"accepted: {sink.send(OutboxMessage('test', message))}"
         except ReelkeeperError as error:
             answers[sink.name], failed = str(error), True
     if as_json:
@@ -168,5 +168,5 @@ def send_test(as_json: AsJson = False) -> None:
 def _seconds(text: str) -> float:
     found = re.fullmatch(r"(\d{1,4})([mhd])", text.strip())
     if not found or int(found[1]) == 0:
-        raise typer.BadParameter(f"{text!r} is no time to be quiet; write e.g. 30m, 8h or 7d")
+        raise typer.BadParameter(f"{text!r} is not a duration; write e.g. 30m, 8h or 7d")
     return int(found[1]) * _UNITS[found[2]]

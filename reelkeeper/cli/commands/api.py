@@ -8,19 +8,19 @@ import typer
 from reelkeeper.cli.opening import configured, workspace
 from reelkeeper.cli.screen import emit
 
-_PATIENCE_SECONDS = 20  # for requests under way when it is told to stop
+_PATIENCE_SECONDS = 20  # for open requests when it is stopped
 
 
 def api(
-    host: Annotated[str, typer.Option(help="Address to listen on. Any other than loopback belongs behind TLS.")] = (
+    host: Annotated[str, typer.Option(help="Address to listen on. Put any but loopback behind a TLS proxy.")] = (
         "127.0.0.1"
     ),
     port: Annotated[int, typer.Option(min=0, max=65_535, help="Port to listen on; 0 for a free one.")] = 8787,
     schema: Annotated[bool, typer.Option("--schema", help="Print the OpenAPI schema and exit.")] = False,
 ) -> None:
-    """Serve the HTTP API until Ctrl-C. Callers need a token of `reelkeeper tokens create`.
+    """Serve the HTTP API until Ctrl-C. Callers need a token from `reelkeeper tokens create`.
 
-    Its limits and prices are the policies in force (`reelkeeper policy show`); it follows those that are applied.
+    It uses the limits and prices of the policies in force (`reelkeeper policy show`), and picks up new versions.
     """
     import uvicorn
 

@@ -1,4 +1,4 @@
-"""`audit`: what was done to whose data, by which run; and whether that record is whole."""
+"""`audit`: show what was done to whose data and by which run, and verify that record."""
 
 from typing import Annotated
 
@@ -20,7 +20,7 @@ def audit(
     limit: Annotated[int, typer.Option(min=1, help="Rows to show, newest first.")] = 50,
     as_json: AsJson = False,
 ) -> None:
-    """Read the record of everything that was done to customers' data, newest first."""
+    """Show the record of all changes to customers' data, newest first."""
     if ctx.invoked_subcommand:
         return
     from reelkeeper.store.core.audit import events
@@ -47,12 +47,12 @@ def audit(
 
 @group.command()
 def verify(as_json: AsJson = False) -> None:
-    """Check that no event was changed, removed or added. Exit code 5, naming the first bad one, if one was."""
+    """Check that no event was changed, removed or added. Otherwise exit with 5, and name the first bad event."""
     from reelkeeper.store.core.audit import verify as verify_chain
     from reelkeeper.store.core.engine import reading
     from reelkeeper.store.core.schema import deployment
 
     with store() as engine, reading(engine) as session:
         count, head = verify_chain(session), deployment(session).audit_head
-    text = f"{count:,} events, all as they were written. Keep this elsewhere, to compare with: {head or 'nothing'}"
+    text = f"{count:,} events, all unchanged. Keep this hash elsewhere for later comparison: {head or 'none'}"
     respond(text, {"events": count, "head": head}, as_json=as_json)

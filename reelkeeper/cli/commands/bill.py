@@ -1,6 +1,6 @@
-"""What a month costs: `bill`, and who or what it goes to; `forecast`, what it will come to; `report`, all on one page.
+"""`bill`: show a month's costs and their allocation; `forecast`: its expected total; `report`: all on one page.
 
-`bill` also prices a usage document, and compares our count with a vendor's.
+`bill` also prices a usage document, and compares our account with a vendor's.
 """
 
 import csv
@@ -29,32 +29,36 @@ _KEYS: Mapping[By, tuple[str, ...]] = {
 }
 _SUMS = ("ListCost", "BilledCost", "x_Estimated")
 _BILLING = ("BillingPeriodStart", "BillingPeriodEnd", "BillingCurrency")
-_NAMED_DAYS = 5  # of those that are missing
+_NAMED_DAYS = 5  # missing days to list
 
 
 def bill(
     usage: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Price this usage document, JSON; - is standard input.")
+        str | None, typer.Option(metavar="FILE", help="Price this usage document in JSON; - reads standard input.")
     ] = None,
-    month: Annotated[str | None, typer.Option(metavar="YYYY-MM", help="This month instead of the present one.")] = None,
-    by: Annotated[By | None, typer.Option(help="Sum by this; by default services or all charges.")] = None,
+    month: Annotated[
+        str | None, typer.Option(metavar="YYYY-MM", help="The month, YYYY-MM; default: the current one.")
+    ] = None,
+    by: Annotated[
+        By | None, typer.Option(help="Sum by this; default: by service on screen, single charges in json and csv.")
+    ] = None,
     form: Annotated[
-        Literal["table", "json", "csv"], typer.Option("--format", help="json and csv name columns as FOCUS does.")
+        Literal["table", "json", "csv"], typer.Option("--format", help="json and csv use the column names of FOCUS.")
     ] = "table",
     reconcile: Annotated[
-        Account | None, typer.Option(help="Compare our own account with Cloudflare's, or a video provider's.")
+        Account | None, typer.Option(help="Compare our account with Cloudflare's, or a video provider's.")
     ] = None,
     limit: Annotated[int, typer.Option(min=1, help="Rows of a table to show.")] = 100,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for a script.")] = False,
 ) -> None:
-    """Show what a month costs so far, as R2 bills it: rounded up to whole units, free allowances taken off."""
+    """Show a month's costs so far, as R2 bills them: rounded up to whole units, free allowances deducted."""
     if as_json:
         if form == "csv":
             raise typer.BadParameter("give one of --format csv and --json")
         form = "json"
     if usage is not None:
         if month or by or reconcile or form == "csv":
-            raise typer.BadParameter("--usage goes with --json and nothing else")
+            raise typer.BadParameter("--usage can be combined only with --json")
         from reelkeeper.cli.usage_document import price_document
 
         price_document(usage, as_json=form == "json")
@@ -62,7 +66,7 @@ def bill(
     first, last = _month(month)
     if reconcile:
         if by or form == "csv":
-            raise typer.BadParameter("--reconcile goes with --month and --json")
+            raise typer.BadParameter("--reconcile can be combined only with --month and --json")
         from reelkeeper.cli import reconciliation_view
 
         if reconcile == "cloudflare":
@@ -103,7 +107,7 @@ def _rows(session: "Session", by: By | None, first: date, last: date) -> Iterato
 
 
 def write_charges(session: "Session", form: str, by: By | None, first: date, last: date) -> None:
-    """Print the charges of these days, or with `by` their sums, as json or csv under FOCUS's names."""
+    """Print the charges of these days, or with `by` their sums, as JSON or CSV with the column names of FOCUS."""
     rows = _rows(session, by, first, last)
     if form == "json":
         emit(list(rows))
@@ -121,7 +125,7 @@ def _show(session: "Session", by: By, first: date, last: date, limit: int) -> No
 
     found = charges.sums(session, by, first, last)
     if not found:
-        say(f"Nothing is charged for {first:%Y-%m}. The flow monitor_costs collects what was used and charges it.")
+        say(f"Nothing is charged for {first:%Y-%m}. The flow monitor_costs collects and charges usage.")
         return
     rows: list[tuple[object, ...]] = [
         (total.key or f"nobody: {RESIDUAL}", *([total.tier] if by == "user" else []), *_sums(total))
@@ -131,11 +135,11 @@ def _show(session: "Session", by: By, first: date, last: date, limit: int) -> No
     rows.append(("total", *([""] if by == "user" else []), *map(exact_usd, whole), ""))
     table((f"{'!' if by != 'user' else ''}{by}", *(["tier"] if by == "user" else []), ">$ list", ">$ billed", ""), rows)
     if len(found) > limit:
-        say(f"The first {limit:,} of {len(found):,}; --limit shows more.")
+        say(f"These are the first {limit:,} of {len(found):,}; --limit shows more.")
     until = min(last, datetime.now(UTC).date())
     if missing := missing_days(session, Metric.STORED_BYTES, first, until):
         named = ", ".join(map(str, missing[:_NAMED_DAYS])) + (" ..." if len(missing) > _NAMED_DAYS else "")
-        say(f"On {len(missing)} of its days nobody looked how much was stored: {named}.")
+        say(f"On {len(missing)} of its days the stored bytes were not measured: {named}.")
 
 
 def _sums(item: Any) -> tuple[str, str, str]:  # noqa: ANN401  a Sum, which is not loaded yet
@@ -143,20 +147,20 @@ def _sums(item: Any) -> tuple[str, str, str]:  # noqa: ANN401  a Sum, which is n
 
 
 def forecast(
-    months: Annotated[int, typer.Option(min=1, max=12, help="Months to show, this one included.")] = 3,
+    months: Annotated[int, typer.Option(min=1, max=12, help="Number of months, including this one.")] = 3,
     growth: Annotated[
         float | None,
         typer.Option(
-            min=-90, max=900, metavar="PERCENT", help="What if: usage grows by this many percent a month from now on."
+            min=-90, max=900, metavar="PERCENT", help="Assume that usage grows by this many percent per month."
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for a script.")] = False,
 ) -> None:
     """Forecast the bill by service, model and provider, with bands that hold 80 and 95 of 100 such months.
 
-    Nothing of it is kept.
+    The forecast is not saved.
 
-    Retention and prices are those of the policies in force; what users used is what was counted up to yesterday.
+    Retention and prices are those of the policies in force; usage is counted up to yesterday.
     """
     from reelkeeper.operations.core.policies import current
     from reelkeeper.operations.forecast.forecast import predict_costs, predict_resource_needs
@@ -193,17 +197,17 @@ def report(
         Path, typer.Option("--output", "-o", dir_okay=False, help="The file to write; an existing one is replaced.")
     ] = Path("report.html"),
     month: Annotated[
-        str | None, typer.Option(metavar="YYYY-MM", help="The month, YYYY-MM; the present one by default.")
+        str | None, typer.Option(metavar="YYYY-MM", help="The month, YYYY-MM; default: the current one.")
     ] = None,
     daily_budget: DailyBudget = None,
     monthly_budget: MonthlyBudget = None,
     as_of: Annotated[
-        str | None, typer.Option("--as-of", metavar="TIME", help="Look at it as of this moment; UTC without a zone.")
+        str | None, typer.Option("--as-of", metavar="TIME", help="Report as of this time; UTC without a time zone.")
     ] = None,
 ) -> None:
-    """Write a month as one page: spend, bill, forecast, storage, savings, alerts.
+    """Write a month's report as one page: spend, bill, forecast, storage, savings, alerts.
 
-    The page holds everything that it shows. It loads nothing, so it can be mailed, archived and printed.
+    The page is self-contained, so it can be mailed, archived and printed.
     """
     from datetime import UTC, datetime
 
@@ -216,4 +220,4 @@ def report(
     with store() as engine:
         written = page(gather(engine, which, at, budget))
     output.write_text(written, encoding="utf-8")
-    say(f"{output}: {which:%B %Y}, {len(written.encode()) / 1000:,.0f} kB. It loads nothing: open it anywhere.")
+    say(f"{output}: {which:%B %Y}, {len(written.encode()) / 1000:,.0f} kB. The page is self-contained.")

@@ -1,6 +1,6 @@
-"""For a Prefect server of one's own: `bootstrap`, what it needs before prefect.yaml is deployed to it, and `worker`.
+"""Commands for your own Prefect server: `bootstrap` prepares it for prefect.yaml, and `worker` runs its flows.
 
-`migrate` brings over all that 0.1.0 left.
+`migrate` upgrades a deployment of 0.1.0.
 """
 
 import os
@@ -18,13 +18,13 @@ from reelkeeper.cli.screen import say
 def bootstrap(
     api_url: Annotated[
         str | None,
-        typer.Option(metavar="URL", help="Where Prefect's server reaches our API; else REELKEEPER_API_URL."),
+        typer.Option(metavar="URL", help="Where Prefect's server reaches our API; default: REELKEEPER_API_URL."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Reset changed limits to their initial values.")] = (False),
 ) -> None:
-    """Make work pools, the limit of jobs at once and automations at the Prefect server that PREFECT_API_URL names.
+    """Create work pools, the limit of concurrent jobs and automations at the Prefect server of PREFECT_API_URL.
 
-    It may be run again at any time: what is there stays as people and tune_concurrency have set it.
+    It is safe to repeat: existing limits stay as people and tune_concurrency have set them.
     """
     settings = configured()
     orchestration.join_server(settings.state_dir)
@@ -38,9 +38,9 @@ def bootstrap(
 
 
 def migrate(file: policy.OldFile, param: policy.OldParams = None, yes: policy.Yes = False) -> None:
-    """Bring a deployment of 0.1.0 over: the store's schema, the policies in its prefect.yaml, and its deployments.
+    """Upgrade a deployment of 0.1.0: the store's schema, the policies in its prefect.yaml, and its deployments.
 
-    Stop its workers first, and stand in the folder of this release's prefect.yaml. It may be run again at any time.
+    Stop its workers first, and run this in the folder of this release's prefect.yaml. It is safe to repeat.
     """
     before = policy.collected(file, param)
     database.upgrade()
@@ -57,19 +57,19 @@ def migrate(file: policy.OldFile, param: policy.OldParams = None, yes: policy.Ye
 
 def worker(
     pools: Annotated[list[str], typer.Argument(metavar="POOL...", help="default, transcode, or both.")],
-    limit: Annotated[int, typer.Option(min=1, max=100, help="Runs at once, for each pool.")] = 4,
+    limit: Annotated[int, typer.Option(min=1, max=100, help="Concurrent runs, for each pool.")] = 4,
     patience: Annotated[
-        float, typer.Option(min=0, metavar="SECONDS", help="How long it waits for its runs when told to stop.")
+        float, typer.Option(min=0, metavar="SECONDS", help="Seconds to wait for active runs on a signal to stop.")
     ] = 60,
     healthcheck: Annotated[
-        bool, typer.Option("--healthcheck", help="Answer GET /health at PREFECT_WORKER_WEBSERVER_PORT (8080).")
+        bool, typer.Option("--healthcheck", help="Serve GET /health at PREFECT_WORKER_WEBSERVER_PORT (8080).")
     ] = False,
 ) -> None:
-    """Run flows of these work pools until Ctrl-C or SIGTERM; then it takes no more runs, and waits for its own.
+    """Run flows of these work pools until Ctrl-C or SIGTERM; then take no more runs, and wait for the active ones.
 
-    What it cannot wait for ends in order and is handed over: the next worker begins it again, with the same parameters.
-    Where R2's event notifications are set up, a worker of the pool default follows them beside its runs.
-    It takes nothing, and ends with exit code 7, where it does not know the store's schema or policies.
+    Runs that last longer than its patience are stopped and handed over: the next worker starts them again, with the
+    same parameters. If R2's event notifications are set up, a worker of the pool default also follows them.
+    It takes no runs, and ends with exit code 7, if it does not know the store's schema or policies.
     """
     settings = configured()
     from reelkeeper.operations.core.policies import current

@@ -1,4 +1,4 @@
-"""`db`: the store's schema, its backups, and where it stands."""
+"""`db`: upgrade the store's schema, back up and restore the store, and show its state."""
 
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +14,7 @@ group = typer.Typer(help="Upgrade, back up and restore the store.", no_args_is_h
 
 @group.command()
 def upgrade(as_json: AsJson = False) -> None:
-    """Bring the store's schema up to this version. A SQLite file is copied beside itself first."""
+    """Upgrade the store's schema to this version. A SQLite file is first copied to a file beside it."""
     from reelkeeper.store.core import schema
     from reelkeeper.store.core.engine import open_engine
 
@@ -23,20 +23,20 @@ def upgrade(as_json: AsJson = False) -> None:
         applied = schema.upgrade(engine)
     finally:
         engine.dispose()
-    text = "\n".join(f"Applied {name}" for name in applied) or f"The store is at {schema.head()} already."
+    text = "\n".join(f"Applied {name}" for name in applied) or f"The store is already at {schema.head()}."
     respond(text, {"applied": applied, "schema": schema.head()}, as_json=as_json)
 
 
 @group.command()
 def backup(
-    target: Annotated[Path, typer.Argument(help="A new file, or a folder to make one in.")], as_json: AsJson = False
+    target: Annotated[Path, typer.Argument(help="The file to create, or a folder for it.")], as_json: AsJson = False
 ) -> None:
-    """Copy the store as it is at this moment, while it is in use."""
+    """Back up the store, which may be in use."""
     from reelkeeper.store.core.backup import backup as copy
 
     with store() as engine:
         made = copy(engine, target)
-    text = f"The store was copied to {made}, {made.stat().st_size:,} bytes, and its checksum beside it."
+    text = f"The store was backed up to {made}, {made.stat().st_size:,} bytes; its checksum is beside it."
     respond(text, {"backup": made, "size_bytes": made.stat().st_size}, as_json=as_json)
 
 
@@ -45,13 +45,13 @@ def restore(
     source: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A file that `db backup` made.")],
     as_json: AsJson = False,
 ) -> None:
-    """Fill an empty store from a backup, verified first. Changes are frozen until the bucket was compared with it."""
+    """Restore a verified backup into an empty store. Changes stay frozen until it was compared with the bucket."""
     from reelkeeper.store.core.backup import restore as fill
 
     settings = configured()
     fill(settings.store_url, source)
     respond(
-        f"The store holds what {source} held. It does not know what was done since, so changes are frozen. Next:\n"
+        f"The store is restored from {source}. It does not know later changes, so changes are frozen. Next:\n"
         "  reelkeeper run sync_catalog    compares it with the bucket and changes nothing; then reelkeeper thaw",
         {"restored": source, "frozen": True},
         as_json=as_json,
@@ -60,7 +60,7 @@ def restore(
 
 @group.command()
 def status(as_json: AsJson = False) -> None:
-    """Say which store this is, its schema, what it holds and whether changes are frozen."""
+    """Show the store's location, schema and contents, and whether changes are frozen."""
     from reelkeeper.operations.core.freeze import why_frozen
     from reelkeeper.store.core import schema
     from reelkeeper.store.core.engine import reading

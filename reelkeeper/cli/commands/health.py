@@ -1,4 +1,4 @@
-"""How it stands: `status`, `performance`, `doctor`, and the `watchdog` that cron runs outside of Prefect."""
+"""Show health: `status`, `performance`, `doctor`, and the `watchdog` that cron runs outside of Prefect."""
 
 import time
 from contextlib import suppress
@@ -20,13 +20,13 @@ def status(
     daily_budget: DailyBudget = None,
     monthly_budget: MonthlyBudget = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Exit with 3 if all changes are frozen, with 10 if a flow is overdue.")
+        bool, typer.Option("--check", help="Exit with 3 if changes are frozen, with 10 if a flow is overdue.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Look at everything: flows, backlog, videos, queue, spend, savings, alerts. Nothing is changed.
+    """Show an overview: flows, backlog, videos, queue, spend, savings, alerts. Nothing is changed.
 
-    The exit code is 0 however it stands, unless --check asks.
+    The exit code is always 0, except with --check.
     """
     from reelkeeper.cli import status_view
     from reelkeeper.operations.health.status import gather
@@ -46,9 +46,9 @@ def status(
         raise Silence(f"overdue: {', '.join(found.overdue)}")
 
 
-Hours = Annotated[float, typer.Option(min=0.25, max=24 * 31, help="Use jobs that ended in the last this many hours.")]
+Hours = Annotated[float, typer.Option(min=0.25, max=24 * 31, help="Show jobs that ended in the last N hours.")]
 ByWindow = Annotated[
-    bool, typer.Option("--windows", help="Each quarter of an hour, as monitor_performance recorded it.")
+    bool, typer.Option("--windows", help="Show each quarter of an hour, as recorded by monitor_performance.")
 ]
 Tier = Annotated[str, typer.Option(help="With --windows: only this tier.")]
 Model = Annotated[str, typer.Option(help="With --windows: only this model.")]
@@ -57,11 +57,11 @@ Model = Annotated[str, typer.Option(help="With --windows: only this model.")]
 def performance(
     hours: Hours = 1, windows: ByWindow = False, tier: Tier = "", model: Model = "", as_json: AsJson = False
 ) -> None:
-    """Show how the service does: the jobs that ended lately, by model and tier, and what waits at this moment."""
+    """Show the service's performance: recently ended jobs by model and tier, and the jobs waiting now."""
     if windows:
         _windows(hours, tier, model, as_json=as_json)
     elif tier or model:
-        raise typer.BadParameter("--tier and --model are for --windows; without it, all of them are shown")
+        raise typer.BadParameter("--tier and --model need --windows; without it, all tiers and models are shown")
     else:
         _lately(hours, as_json=as_json)
 
@@ -102,7 +102,7 @@ def _windows(hours: float, tier: str, model: str, *, as_json: bool) -> None:
     elif found:
         table(("!from", *_HEADINGS), [line(f"{window.start_at:%Y-%m-%d %H:%M}", window.figures) for window in found])
     else:
-        say("Nothing is recorded of that time: monitor_performance does so every 15 minutes.")
+        say("Nothing is recorded for that time: the flow monitor_performance records every 15 minutes.")
 
 
 _COLOURS = {"ok": "green", "warn": "yellow", "fail": "bold red"}
@@ -115,12 +115,13 @@ def doctor(
     contract: Annotated[
         bool,
         typer.Option(
-            "--contract", help="Try all that Reelkeeper relies on in the bucket, in a scratch prefix: 1 minute."
+            "--contract",
+            help="Test all bucket behaviour that Reelkeeper relies on, in a scratch prefix; takes 1 minute.",
         ),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Look at every part, and say what to do about each that is not well. Exit code 0 if nothing fails."""
+    """Check every part, and say how to fix each problem. Exit code 0 if nothing fails."""
     from reelkeeper.operations.health.doctor import FAIL, Finding, examine
 
     findings: list[Finding] = []
@@ -154,13 +155,13 @@ def _show(finding: "Finding") -> None:
 
 def watchdog(
     leave_out: Annotated[
-        list[str] | None, typer.Option("--except", metavar="FLOW", help="Do not wait for this flow. May be repeated.")
+        list[str] | None, typer.Option("--except", metavar="FLOW", help="Ignore this flow. May be repeated.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Tell people which flow has not succeeded in time, and whether alerts get out. Exit code 10 if one is silent.
+    """Alert if a flow has not succeeded in time, or alerts are not delivered. Exit code 10 if a flow is silent.
 
-    For cron, every five minutes. It needs no Prefect, and calls REELKEEPER_WATCHDOG_PING_URL when all is well.
+    Run it by cron every five minutes. It works without Prefect, and calls REELKEEPER_WATCHDOG_PING_URL if all is well.
     """
     from reelkeeper.adapters.second_sink import ping
     from reelkeeper.cli.flow_help import known_flows
@@ -191,7 +192,7 @@ def watchdog(
             say(f"{finding.title}. {finding.text} {finding.suggestion}")
     if watched.findings:
         named = "; ".join(finding.title for finding in watched.findings)
-        raise Silence(f"{named}{f'. Not told to the second sink: {watched.error}' if watched.error else ''}")
+        raise Silence(f"{named}{f'. Sending to the second sink failed: {watched.error}' if watched.error else ''}")
     if settings.watchdog_ping_url:
         ping(settings.watchdog_ping_url.get_secret_value())
     if not as_json:

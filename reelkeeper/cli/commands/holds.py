@@ -1,4 +1,4 @@
-"""`hold`, `freeze`, `thaw`: a person's word against every rule."""
+"""`hold`, `freeze`, `thaw`: override all rules by hand, to keep videos or stop changes."""
 
 from typing import Annotated
 
@@ -13,17 +13,16 @@ def hold(
     user: Annotated[str | None, typer.Option(help="Keep all videos of this user.")] = None,
     video: Annotated[str | None, typer.Option(help="Keep this video.")] = None,
     reason: Annotated[str | None, typer.Option(help="The reason, for the audit record.")] = None,
-    until: Annotated[
-        str | None, typer.Option(metavar="TIME", help="When it ends by itself; UTC without a zone.")
-    ] = None,
+    until: Annotated[str | None, typer.Option(metavar="TIME", help="When it expires; UTC without a time zone.")] = None,
     legal: Annotated[
-        bool, typer.Option("--legal", help="A legal hold: also keep the bytes of videos that are taken down.")
+        bool,
+        typer.Option("--legal", help="Place a legal hold, which also keeps the bytes of videos that are taken down."),
     ] = False,
     listing: Annotated[bool, typer.Option("--list", help="List the holds in force.")] = False,
     release: Annotated[str | None, typer.Option(metavar="ID", help="End this hold.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Keep a user's videos, or one video, whatever the rules say."""
+    """Keep one video or all videos of a user, whatever the rules say."""
     if sum(map(bool, (user, video, listing, release))) != 1:
         raise typer.BadParameter("give one of --user, --video, --list and --release")
     if listing:
@@ -34,7 +33,7 @@ def hold(
     if release:
         with store() as engine:
             operation.release(engine, release, author=who())
-        respond(f"Hold {release} is over.", {"released": release}, as_json=as_json)
+        respond(f"Hold {release} is released.", {"released": release}, as_json=as_json)
         return
     if not reason:
         raise typer.BadParameter("a hold needs --reason")
@@ -50,25 +49,25 @@ def hold(
 
 
 def freeze(
-    reason: Annotated[str, typer.Option(help="The reason; it is shown to everybody whose change is refused.")],
+    reason: Annotated[str, typer.Option(help="The reason, shown to everybody whose change is refused.")],
     as_json: AsJson = False,
 ) -> None:
-    """Stop every change, within one batch of whatever is running."""
+    """Freeze all changes; running flows stop within one batch."""
     from reelkeeper.operations.core import freeze as operation
 
     with store() as engine:
         operation.freeze(engine, by=who(), reason=reason)
         why = operation.why_frozen(engine)
-    respond(f"Changes are stopped: {why}", {"frozen": why}, as_json=as_json)
+    respond(f"Changes are frozen: {why}", {"frozen": why}, as_json=as_json)
 
 
 def thaw(as_json: AsJson = False) -> None:
-    """Let changes go on."""
+    """Allow changes again."""
     from reelkeeper.operations.core import freeze as operation
 
     with store() as engine:
         was = operation.thaw(engine, by=who())
-    text = "Nothing was frozen." if was is None else f"Changes may go on. They were stopped because: {was}"
+    text = "Nothing was frozen." if was is None else f"Changes are allowed again. They were frozen because: {was}"
     respond(text, {"was": was}, as_json=as_json)
 
 

@@ -1,4 +1,4 @@
-"""`jobs`: dead letters looked at and tried again, jobs cancelled, and what was made written out."""
+"""`jobs`: list dead jobs and try them again, cancel jobs, and export recorded ones."""
 
 import sys
 from enum import StrEnum
@@ -25,9 +25,9 @@ Named = Annotated[list[str], typer.Argument(metavar="JOB...", help="Their ids.")
 
 @group.command()
 def dead(
-    most: Annotated[int, typer.Option(min=1, help="How many, the latest first.")] = 20, as_json: AsJson = False
+    most: Annotated[int, typer.Option(min=1, help="Number of jobs, latest first.")] = 20, as_json: AsJson = False
 ) -> None:
-    """List the jobs that were given up, and why. Nobody was charged for them."""
+    """List the jobs that failed for good, with their errors. Users were not charged for them."""
     from reelkeeper.store.core.engine import reading
     from reelkeeper.store.jobs import claims
 
@@ -55,18 +55,18 @@ def dead(
 
 @group.command()
 def redrive(jobs: Named, as_json: AsJson = False) -> None:
-    """Try dead jobs once more; their prices are held and their bytes reserved anew."""
+    """Queue dead jobs again; their credits are held and their bytes reserved again."""
     from reelkeeper.operations.jobs.claim import redrive as operation
 
     with store() as engine:
         for job_id in jobs:
             operation(engine, job_id, author=who())
-    respond(f"{', '.join(jobs)}: waiting again.", {"redriven": jobs}, as_json=as_json)
+    respond(f"{', '.join(jobs)}: queued again.", {"redriven": jobs}, as_json=as_json)
 
 
 @group.command()
 def cancel(jobs: Named, as_json: AsJson = False) -> None:
-    """End jobs that wait, and ask those at work to stop; what they hold is given back."""
+    """Cancel waiting jobs, and ask running ones to stop; their held credits are released."""
     from reelkeeper.operations.jobs.settle import cancel as operation
 
     with store() as engine:
@@ -80,10 +80,12 @@ def cancel(jobs: Named, as_json: AsJson = False) -> None:
 
 @group.command()
 def export(
-    what: Annotated[Recorded, typer.Argument(help="jobs that made a video, or requests that got one.")] = Recorded.JOBS,
-    last: Annotated[int, typer.Option(min=1, max=1_000_000, help="How many of the last ones.")] = 100_000,
+    what: Annotated[
+        Recorded, typer.Argument(help="`jobs` that made a video, or `requests` that got one.")
+    ] = Recorded.JOBS,
+    last: Annotated[int, typer.Option(min=1, max=1_000_000, help="Number of rows, the latest.")] = 100_000,
 ) -> None:
-    """Write what was recorded as CSV, for `reelkeeper simulate --recorded`. Prompts, ids and names stay here."""
+    """Write recorded jobs or requests as CSV for `reelkeeper simulate --recorded`, without prompts, ids and names."""
     from reelkeeper.model.jobs import RecordedJob, RecordedRequest
     from reelkeeper.store.core.engine import reading
     from reelkeeper.store.jobs import replay

@@ -1,4 +1,4 @@
-"""`plan`: what a flow would do, and what was planned before."""
+"""`plan`: plan a flow's work and show saved plans; `approve`: allow a refused plan."""
 
 from datetime import UTC, datetime
 from functools import partial
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def plan(
-    flow: Annotated[str | None, typer.Argument(help="Plan this flow's work, and change nothing.")] = None,
+    flow: Annotated[str | None, typer.Argument(help="Plan this flow's work, without changing anything.")] = None,
     param: run.Param = None,
     as_of: run.AsOf = None,
     show: Annotated[str | None, typer.Option("--show", help="Show a saved plan, and its outcome.")] = None,
@@ -26,7 +26,7 @@ def plan(
     limit: Annotated[int, typer.Option(min=1, help="Rows to show.")] = 20,
     as_json: AsJson = False,
 ) -> None:
-    """Say what a flow would do, and why; or look at earlier plans.
+    """Show what a flow would do, and why; or show saved plans.
 
     A plan is saved, and can be applied once within 24 hours: [bold]reelkeeper run FLOW --apply --plan ID[/].
     """
@@ -47,15 +47,15 @@ def plan(
 
 
 def approve(
-    plan_id: Annotated[str, typer.Argument(metavar="PLAN", help="A plan that was refused, as `plan --list` names it.")],
-    reason: Annotated[str, typer.Option(help="Why, for the audit record.")],
+    plan_id: Annotated[str, typer.Argument(metavar="PLAN", help="Id of a refused plan, from `plan --list`.")],
+    reason: Annotated[str, typer.Option(help="The reason, for the audit record.")],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Allow a plan that the blast radius stopped to be carried out once, as it is, and have Prefect do so.
+    """Approve a plan that the blast radius refused, and have Prefect carry it out once, unchanged.
 
-    It holds for this plan and for the figures that it was refused with: if they have grown, it is refused again.
-    Where Reelkeeper knows no server of Prefect's, it says the command that carries it out.
+    The approval covers this plan with the figures of its refusal: if they have grown, it is refused again.
+    If no Prefect server is configured, the command that carries the plan out is shown.
     """
     from reelkeeper.adapters import orchestrator
     from reelkeeper.operations.lifecycle import plans
@@ -63,23 +63,23 @@ def approve(
     with store() as engine:
         if not yes:
             say(plans.refusal(engine, plan_id))
-            typer.confirm("Have this done once, as it is?", abort=True, err=True)
+            typer.confirm("Carry out this plan once, unchanged?", abort=True, err=True)
         approved = plans.approve(engine, plan_id, author=who(), reason=reason)
     server = orchestrator.connect(configured())
     run_id = plans.start_approved(approved, server) if server else None
     if as_json:
         emit(approved._asdict() | {"run_id": run_id})
     elif run_id:
-        say(f"Plan {plan_id} is approved once; run {run_id} of {approved.flow} carries it out.")
+        say(f"Plan {plan_id} is approved for one run; run {run_id} of {approved.flow} carries it out.")
     else:
-        say(f"Plan {plan_id} is approved once: {approved.command}")
+        say(f"Plan {plan_id} is approved for one run. To carry it out: {approved.command}")
 
 
-_WITHOUT_PREFECT = ("tier_storage", "expire_videos", "purge_retired")  # what saves a plan needs the store alone
+_WITHOUT_PREFECT = ("tier_storage", "expire_videos", "purge_retired")  # saving a plan needs only the store
 
 
 def _preview(flow: str, params: list[str], as_of: str | None) -> "Report":
-    """Make the plan that the flow's dry run would make, without starting Prefect, which takes seconds."""
+    """Make the plan of the flow's dry run, without starting Prefect, which takes seconds."""
     from reelkeeper.operations.lifecycle import previews
 
     at, settings = moment(as_of), configured()
@@ -101,7 +101,7 @@ def _list(limit: int, *, as_json: bool) -> None:
     if as_json:
         emit(lines)
     elif not lines:
-        say("No plan was made yet: reelkeeper plan tier_storage")
+        say("No plan is saved yet. To make one: reelkeeper plan tier_storage")
     else:
         headings = ("!plan", "!flow", "state", "!made", ">items", ">bytes", "refused because")
         rows = [

@@ -1,4 +1,4 @@
-"""`policy`: every threshold, tier, price, budget and limit, as one document that is checked, tried and applied."""
+"""`policy`: show, check, apply and roll back all thresholds, tiers, prices, budgets and limits, in one document."""
 
 import sys
 from pathlib import Path
@@ -20,16 +20,18 @@ group = typer.Typer(
     help="Show, check, apply and roll back the policies: thresholds, tiers, prices, budgets, limits.",
     no_args_is_help=True,
 )
-File = Annotated[Path, typer.Argument(metavar="FILE", help="The document, such as policies.yaml; - is standard input.")]
+File = Annotated[
+    Path, typer.Argument(metavar="FILE", help="The document, such as policies.yaml; - reads standard input.")
+]
 Reason = Annotated[str, typer.Option("--reason", help="The reason, for the history and the audit record.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-OldFile = Annotated[Path, typer.Argument(metavar="PREFECT.YAML", help="The file that 0.1.0 ran with.")]
+OldFile = Annotated[Path, typer.Argument(metavar="PREFECT.YAML", help="The prefect.yaml of 0.1.0.")]
 OldParams = Annotated[
     list[str] | None,
     typer.Option("--param", metavar="NAME=VALUE", help="As given to `reelkeeper api` of 0.1.0. May be repeated."),
 ]
 Version = Annotated[
-    int | None, typer.Option("--version", min=0, help="A version of the history; by default the one in force.")
+    int | None, typer.Option("--version", min=0, help="A version from the history; default: the one in force.")
 ]
 
 
@@ -37,11 +39,11 @@ Version = Annotated[
 def show(
     version: Version = None,
     changed: Annotated[
-        bool, typer.Option("--changed", help="Only values that differ from those that Reelkeeper ships.")
+        bool, typer.Option("--changed", help="Only values that differ from the shipped defaults.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Print the policies in force as a document, each field with what it does. Version 0 is what Reelkeeper ships."""
+    """Print the policies in force as a document, with a description of each field. Version 0 has the defaults."""
     from reelkeeper.operations.core.policy_document import write
 
     with store() as engine:
@@ -54,7 +56,7 @@ def show(
 
 @group.command()
 def check(file: File) -> None:
-    """Check a document whole, and say what it would change and do. Changes nothing."""
+    """Check a whole document, and show its differences and effects. Changes nothing."""
     after = _read(file)
     with store() as engine:
         effect = _effect(engine, after)
@@ -64,9 +66,9 @@ def check(file: File) -> None:
 
 @group.command()
 def apply(file: File, reason: Reason, yes: Yes = False) -> None:
-    """Put a document in force, for every process, from its next piece of work on; first it shows what that will do.
+    """Apply a document after showing its effects. Every process uses it from its next piece of work on.
 
-    What is newly retired is held to the blast radius in force. Promises on jobs that were admitted stay as they were.
+    The number of newly retired videos must be within the blast radius in force. Admitted jobs keep their old terms.
     """
     after = _read(file)
     with store() as engine:
@@ -78,7 +80,7 @@ def diff(
     file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="A document, or give --version.")] = None,
     version: Version = None,
 ) -> None:
-    """List the fields that a document, or an earlier version, has otherwise than what is in force."""
+    """List the fields in which a document, or an earlier version, differs from the policies in force."""
     if (file is None) == (version is None):
         raise typer.BadParameter("give a document or --version")
     after = _read(file) if file else None
@@ -90,7 +92,7 @@ def diff(
 
 @group.command()
 def history(as_json: AsJson = False) -> None:
-    """List who applied which version, when and why, the newest first."""
+    """List who applied which version, when and why, newest first."""
     from reelkeeper.store.core import policies
     from reelkeeper.store.core.engine import reading
 
@@ -99,7 +101,7 @@ def history(as_json: AsJson = False) -> None:
     if as_json:
         emit([version._asdict() for version in found])
     elif not found:
-        say("Version 0: what Reelkeeper ships. Nothing was applied yet.")
+        say("Version 0, the shipped defaults, is in force. Nothing was applied yet.")
     else:
         rows = [
             (version.version, f"{version.created_at:%Y-%m-%d %H:%M}", version.author, version.reason)
@@ -110,11 +112,11 @@ def history(as_json: AsJson = False) -> None:
 
 @group.command()
 def rollback(
-    version: Annotated[int, typer.Argument(min=0, help="A version of the history; 0 is what Reelkeeper ships.")],
+    version: Annotated[int, typer.Argument(min=0, help="A version from the history; 0 has the shipped defaults.")],
     reason: Reason,
     yes: Yes = False,
 ) -> None:
-    """Put an earlier version in force again, as a new version; held to the same checks as any document."""
+    """Apply an earlier version again, as a new version, after the same checks as any document."""
     with store() as engine:
         _, after = _version(engine, version)
         put_in_force(engine, after, f"back to version {version}: {reason}", yes=yes)
@@ -125,14 +127,14 @@ def import_(
     file: OldFile,
     param: OldParams = None,
 ) -> None:
-    """Print the document of a deployment of 0.1.0, whose policies stood in prefect.yaml and in `api --param`."""
+    """Print the policies of a deployment of 0.1.0, from its prefect.yaml and its `api --param`, as a document."""
     from reelkeeper.operations.core.policy_document import write
 
     sys.stdout.write(write(collected(file, param), only_changed=True) + "\n")
 
 
 def collected(file: Path, param: list[str] | None) -> "Policies":
-    """Gather the policies of a deployment of 0.1.0. Raises InputRefused, PolicyRefused."""
+    """Collect the policies of a deployment of 0.1.0. Raises InputRefused, PolicyRefused."""
     from reelkeeper.operations.core.policy_import import collect
 
     return collect(_text(file), param or [])
@@ -182,24 +184,24 @@ def _effect(engine: "Engine", after: "Policies") -> "Effect":
     )
     say(f"Storage costs {dollars(abs(saved))} a month {'less' if saved >= 0 else 'more'}, once the grace is over.")
     for promise in effect.broken_promises():
-        say(f"A promise gets smaller: {promise}.")
+        say(f"Reduced promise to users: {promise}.")
     return effect
 
 
 def put_in_force(engine: "Engine", after: "Policies", reason: str, *, yes: bool) -> None:
-    """Show what a document will do, hold it to the limits, ask, and apply it."""
+    """Show a document's effects, check it against the limits, ask for confirmation, and apply it."""
     from reelkeeper.operations.lifecycle.policies import apply as operation
 
     effect = _effect(engine, after)
     if not effect.changes:
-        say("Nothing is applied: this is what is in force.")
+        say("Nothing to apply: these policies are in force already.")
         return
     effect.require_no_users_left()
     effect.require_within_limits()
     if not yes:
-        typer.confirm("Put this in force?", abort=True)
+        typer.confirm("Apply these policies?", abort=True)
     version = operation(engine, effect, author=who(), reason=reason)
-    say(f"Version {version} is in force. Back: reelkeeper policy rollback {version - 1} --reason ...")
+    say(f"Version {version} is in force. To undo: reelkeeper policy rollback {version - 1} --reason ...")
 
 
 def _show_changes(changes: dict[str, tuple[object, object]], before: str, after: str) -> None:

@@ -1,4 +1,4 @@
-"""`queue`: what waits, in the order in which it will start, what runs, what died, and why a job is where it is."""
+"""`queue`: show waiting jobs in starting order, running and dead ones, and explain a job's place."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -19,17 +19,15 @@ if TYPE_CHECKING:
     from reelkeeper.rules.jobs.dispatch import DispatchPolicy
     from reelkeeper.store.jobs.queue import JobLine
 
-Limit = Annotated[int, typer.Option(min=1, max=10_000, help="Show at most this many of each.")]
+Limit = Annotated[int, typer.Option(min=1, max=10_000, help="Show at most this many of each kind.")]
 Explain = Annotated[str | None, typer.Option("--explain", metavar="JOB", help="Explain this job's place in the queue.")]
-Dead = Annotated[
-    bool, typer.Option("--dead", help="Only messages that failed for good, the last first, with their errors.")
-]
+Dead = Annotated[bool, typer.Option("--dead", help="Only jobs that failed for good, latest first, with their errors.")]
 
 
 def queue(explain: Explain = None, dead: Dead = False, limit: Limit = 20, as_json: AsJson = False) -> None:
-    """Look at the queue: what waits, in the order in which it will start, what runs, and what died.
+    """Show the queue: waiting jobs in starting order, running jobs, and dead jobs.
 
-    The order is that of the policy in force; jobs that are not due yet, after a failed attempt, stand at its end.
+    The order follows the policy in force; jobs that are not due yet, after a failed attempt, come last.
     """
     from reelkeeper.store.core.engine import now, reading
 
@@ -56,7 +54,7 @@ def _show(session: "Session", as_of: datetime, limit: int, *, only_dead: bool, a
         emit({**limits, "counts": counts, **{state.value: lines for state, lines in found.items()}})
         return
     if not any(found.values()):
-        say("No job has died." if only_dead else "Nothing waits, nothing runs, and nothing has died.")
+        say("No job is dead." if only_dead else "No job is waiting, running or dead.")
         return
     for state, lines in found.items():
         if lines:
@@ -66,7 +64,7 @@ def _show(session: "Session", as_of: datetime, limit: int, *, only_dead: bool, a
             _table(state, lines, title, as_of)
     if at_once is not None and not only_dead:
         each = "".join(f", {limit} of {provider}" for provider, limit in by_provider.items())
-        say(f"At most {at_once} at once{each}, as tune_concurrency has it.")
+        say(f"At most {at_once} at once{each}, as set by tune_concurrency.")
 
 
 def _table(state: str, lines: "Sequence[JobLine]", title: str, as_of: datetime) -> None:
@@ -105,7 +103,7 @@ def _table(state: str, lines: "Sequence[JobLine]", title: str, as_of: datetime) 
 
 
 def _in_order(session: "Session", as_of: datetime, limit: int) -> "list[JobLine]":
-    """Give those that wait: the due ones as they will start, then those that are not due, and those that follow."""
+    """Return the waiting jobs: due ones in starting order, then those not due yet, then those that joined another."""
     from reelkeeper.model.jobs import JobState
     from reelkeeper.rules.jobs.dispatch import order
     from reelkeeper.store.jobs import queue as jobs
@@ -129,7 +127,7 @@ def _explain(session: "Session", job_id: str, as_of: datetime, *, as_json: bool)
         raise NotFound(f"no job {job_id!r}")
     if line.state != JobState.QUEUED or line.leader_id:
         why = (
-            f"It waits for the video of job {line.leader_id}, which is the same."
+            f"It joined job {line.leader_id}, which makes the same video, and waits for that."
             if line.leader_id
             else line.error or ""
         )
@@ -147,15 +145,15 @@ def _explain(session: "Session", job_id: str, as_of: datetime, *, as_json: bool)
         emit({"job": line, "full": full, "place": place, "of": len(waiting), "credit_seconds": credit, "terms": terms})
         return
     if full:
-        say(f"Job {job_id} waits: {'; '.join(full)}. Those behind it go on.")
+        say(f"Job {job_id} waits: {'; '.join(full)}. The jobs behind it go on.")
         return
     due = "" if line.due_at <= as_of else f" It is due in {_ago(line.due_at, as_of)}, after: {line.error or 'a pause'}."
     say(f"Job {job_id} is {place} of the {len(waiting)} that are considered next.{due}")
     table(("!term", ">counts", "why"), [(term.name, f"{round(term.value, 1):g}", term.sentence) for term in terms])
     summed = {"aging": "Seconds", "levels": "Levels"}.get(policy.rule)
     if summed:
-        say(f"{summed} are added up, and the lowest goes first; of equals, the oldest.")
-        say(f"The others have earned {credit:.0f} s for the oldest of all so far.")
+        say(f"{summed} are added up, and the lowest sum goes first; of equal sums, the oldest job.")
+        say(f"By going first, other jobs have earned the oldest job {credit:.0f} s of credit so far.")
 
 
 def _full(session: "Session", line: "JobLine") -> list[str]:
@@ -170,14 +168,14 @@ def _full(session: "Session", line: "JobLine") -> list[str]:
     caps, lanes = in_force(session).policies.caps, lane_limits(session)
     full = Room(caps, occupied(session), lanes).full() if caps or lanes else {}
     return [
-        f"{in_words(scope)} has {many(full[scope][0], 'job')} at once, and may have {full[scope][1]}"
+        f"{in_words(scope)} has {many(full[scope][0], 'job')} running, and may have {full[scope][1]}"
         for scope in of_job(line.lane, line.model, line.tier, line.user_id)
         if scope in full
     ]
 
 
 def _unwell(session: "Session", line: "JobLine", as_of: datetime) -> list[str]:
-    """Say whether a job waits for a provider that is unwell, and for what."""
+    """Say whether a job waits because of its provider's open circuit breaker, and until when."""
     from reelkeeper.operations.jobs.breaker import resting
     from reelkeeper.rules.jobs.breaker import Phase
 
@@ -185,13 +183,15 @@ def _unwell(session: "Session", line: "JobLine", as_of: datetime) -> list[str]:
     if found is None or found.until is None:
         return []
     until = (
-        f"gets no job until {found.until:%H:%M:%S} UTC" if found.phase(as_of) is Phase.OPEN else "is tried with a few"
+        f"gets no job until {found.until:%H:%M:%S} UTC"
+        if found.phase(as_of) is Phase.OPEN
+        else "gets only a few trial jobs"
     )
-    return [f"provider {line.lane} is unwell and {until}: {found.why}"]
+    return [f"provider {line.lane} is failing and {until}: {found.why}"]
 
 
 class _Line(NamedTuple):
-    """The jobs that the next choice is made from, and what it goes by."""
+    """The jobs from which the next one is chosen, and the inputs of that choice."""
 
     jobs: "list[WaitingJob]"
     policy: "DispatchPolicy"  # with the size classes in force

@@ -1,4 +1,4 @@
-"""`restore`: bring back what was retired, and take back swaps."""
+"""`restore`: bring back retired videos, and undo swaps."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,24 +13,24 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
 _BATCH = 500
-_NAMED = 5  # runs, where several begin alike
+_NAMED = 5  # runs to list if an id is ambiguous
 
 
 def restore(
     run: Annotated[
         str | None,
-        typer.Option(help="Everything that this run retired or swapped; the first characters of its id suffice."),
+        typer.Option(help="Everything that this run retired or swapped; the first characters of its id are enough."),
     ] = None,
     video: Annotated[str | None, typer.Option(help="One video: its retirement, or its last swap.")] = None,
     user: Annotated[str | None, typer.Option(help="All retired or lost videos of a user.")] = None,
     hold_days: Annotated[
         int,
-        typer.Option(min=0, help="How long restored videos are held; without, the next run would retire them again."),
+        typer.Option(min=0, help="Days to hold restored videos, so that the next run does not retire them again."),
     ] = 30,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be restored.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for a script.")] = False,
 ) -> None:
-    """Bring videos back, at once, until their bytes are purged. Works while changes are frozen."""
+    """Restore videos at once, as long as their bytes are not purged. Works while changes are frozen."""
     if sum(map(bool, (run, video, user))) != 1:
         raise typer.BadParameter("give one of --run, --video and --user")
     from reelkeeper.operations.lifecycle import restore as operation
@@ -41,7 +41,7 @@ def restore(
         grace = opened.in_force.policies.lifecycle.grace
         run = _whole(opened.engine, run) if run else None
         if not dry_run:
-            settle_claims(opened, run_id=run_id, grace=grace)  # what a killed purge had claimed and not deleted
+            settle_claims(opened, run_id=run_id, grace=grace)  # of blobs that a killed purge claimed but did not delete
         found = operation.find_restorable(opened, run_id=run, video_id=video, user_id=user)
         if dry_run:
             if as_json:
@@ -51,7 +51,7 @@ def restore(
                     ("!video", "!user", "state", ">bytes", "!key"),
                     [(blob.video_id, blob.user_id, blob.state, size(blob.size_bytes), blob.key) for blob in found],
                 )
-                say(f"{len(found):,} would come back; nothing was changed.")
+                say(f"{len(found):,} would be restored; nothing was changed.")
             return
         outcomes = [
             outcome
@@ -76,20 +76,20 @@ def restore(
         ]
         table(("!video", "became", ">bytes", "why"), rows)
         held = f", held for {hold_days} days" if hold_days else ""
-        say(f"{len(restored):,} of {len(outcomes):,} are back{held}.")
+        say(f"{len(restored):,} of {len(outcomes):,} are restored{held}.")
     if len(restored) < len(outcomes):
         raise PartialFailure(f"{len(outcomes) - len(restored):,} of {len(outcomes):,} videos were not restored")
 
 
 def _whole(engine: "Engine", run: str) -> str:
-    """Give the id of the one run that begins like this. Raises NotFound where there is none."""
+    """Return the id of the only run that begins with this text. Raises NotFound if there is none."""
     from reelkeeper.store.core.audit import runs_beginning_with
     from reelkeeper.store.core.engine import reading
 
     with reading(engine) as session:
         found = runs_beginning_with(session, run, limit=_NAMED)
     if not found:
-        raise NotFound(f"no such run: {run!r} has changed nothing, ever. What runs did: reelkeeper audit")
+        raise NotFound(f"no run {run!r} has changed anything. To list changes by run: reelkeeper audit")
     if len(found) > 1:
-        raise typer.BadParameter(f"{run!r} begins several runs: {', '.join(found)}", param_hint="--run")
+        raise typer.BadParameter(f"{run!r} is ambiguous: it is the beginning of {', '.join(found)}", param_hint="--run")
     return found[0]

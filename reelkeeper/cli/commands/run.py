@@ -25,21 +25,21 @@ Param = Annotated[
 ]
 AsOf = Annotated[
     str | None,
-    typer.Option("--as-of", metavar="TIME", help="Judge ages and views as of this moment; UTC without a zone."),
+    typer.Option("--as-of", metavar="TIME", help="Judge ages and views as of this time; UTC without a time zone."),
 ]
 
 
 def run(
-    flow: Annotated[str, typer.Argument(help="Its name, e.g. tier_storage; --help lists them.")],
+    flow: Annotated[str, typer.Argument(help="The flow, e.g. tier_storage; --help lists all.")],
     param: Param = None,
-    apply: Annotated[bool, typer.Option("--apply", help="Do it. Without this, only the plan is made.")] = False,
+    apply: Annotated[bool, typer.Option("--apply", help="Apply the changes. Without it, only a plan is made.")] = False,
     as_of: AsOf = None,
     plan_id: Annotated[
         str | None, typer.Option("--plan", metavar="ID", help="Apply this saved plan: once, within 24 hours.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run a flow here and now. A dry run, unless you say --apply.
+    """Run a flow now, in this process. It is a dry run unless --apply is given.
 
     The plan is saved and shown before anything is done. The blast radius is checked before the first change, and a
     refusal (exit code 9) names the limit, the figures and the override.
@@ -57,7 +57,7 @@ def start(
     as_json: bool,
     most: int = 20,
 ) -> None:
-    """Validate everything, then start the flow and show what it reports."""
+    """Validate all arguments, then run the flow and show its report."""
     at = moment(as_of)
     settings = configured()
     if flow not in (known := known_flows()):
@@ -70,29 +70,29 @@ def start(
     for name, option, value in (("as_of", "--as-of", at), ("plan_id", "--plan", plan_id)):
         if value is not None:
             if name not in takes:
-                raise Misconfigured(f"{flow} takes no {option}")
+                raise Misconfigured(f"{flow} has no option {option}")
             arguments[name] = value
-    first = ", once Prefect has started a server for it: 5 to 20 s, none where PREFECT_API_URL names one"
-    with out.status(f"{flow} is at work{first if alone else ''}", spinner="dots"):
+    first = ", after Prefect has started a server for it, which takes 5 to 20 s; not if PREFECT_API_URL is set"
+    with out.status(f"running {flow}{first if alone else ''}", spinner="dots"):
         report = function(**arguments)
     show(report, params, most=most, as_json=as_json)
 
 
 def show(report: Any, params: list[str], *, most: int, as_json: bool) -> None:  # noqa: ANN401  of whatever flow
-    """Print what a run reports, and what can be done next."""
+    """Print a run's report, and the possible next step."""
     if as_json:
         emit(report)
         return
     _show(report, most)
     if not report.dry_run:
-        recorded = f" What it did: reelkeeper audit --run {report.run_id}" if _is_recorded(report.run_id) else ""
+        recorded = f" To see its changes: reelkeeper audit --run {report.run_id}" if _is_recorded(report.run_id) else ""
         say(f"Run {report.run_id}.{recorded}")
     elif getattr(report, "refusal", None):
         say("Nothing was changed.")
     elif _plan_id(report) and not any(rule.objects for rule in report.planned):
-        say("Nothing was changed, and nothing is to be done.")
+        say("Nothing was changed, and there is nothing to do.")
     else:
-        say(f"Nothing was changed. To do it: {_next_step(report.flow, params, report)}")
+        say(f"Nothing was changed. To apply it: {_next_step(report.flow, params, report)}")
 
 
 def _is_recorded(run_id: str) -> bool:
@@ -114,7 +114,7 @@ def _show(report: Any, most: int) -> None:  # noqa: ANN401  a Report or a SyncRe
     if adoption := getattr(report, "adoption", None):
         _show_adoption(adoption, dry_run=report.dry_run)
     if refusal := getattr(report, "refusal", None):
-        say(f"With --apply the guard would refuse: {refusal}")
+        say(f"With --apply, the guard would refuse: {refusal}")
 
 
 def _show_adoption(adoption: Any, *, dry_run: bool) -> None:  # noqa: ANN401  an Adoption, which is not loaded yet
@@ -127,11 +127,11 @@ def _show_adoption(adoption: Any, *, dry_run: bool) -> None:  # noqa: ANN401  an
 
 
 _TOLD = {"flow", "dry run", "refusal", "adoption"}
-_WORD = 40  # characters; what is longer is a sentence
+_WORD = 40  # characters; longer values are sentences
 
 
 def _rows(name: str, value: Any) -> Iterator[tuple[str, object]]:  # noqa: ANN401  a field of a report
-    """Give the rows of a field: sentences get one each, names share one."""
+    """Return the rows of a field: one for each sentence, one for all names."""
     words = [str(item) for item in value] if isinstance(value, list) else []
     if any(len(word) > _WORD for word in words):
         yield from ((name if number == 0 else "", word) for number, word in enumerate(words))

@@ -1,4 +1,4 @@
-"""`simulate`: the rules on drawn or recorded load, by a virtual clock, beside others: try a policy before using it."""
+"""`simulate`: try policies on generated or recorded load, by a virtual clock, and compare them with others."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -24,35 +24,37 @@ if TYPE_CHECKING:
 
 group = typer.Typer(
     no_args_is_help=True,
-    help="Try a policy on drawn or recorded load, or on the catalogue, before using it. Changes nothing.",
+    help="Try a policy on generated or recorded load, or on the catalogue. Changes nothing.",
 )
 
 group.command()(lifecycle)
 
-Seed = Annotated[int, typer.Option(help="The same seed draws the same load.")]
+Seed = Annotated[int, typer.Option(help="Seed of the generated load.")]
 Seeds = Annotated[
     int,
     typer.Option(
         min=1,
         max=MAX_SEEDS,
-        help="Repeat with this many seeds, and show means with 95 % intervals. JSON has a list of results.",
+        help="Repeat with this many seeds, and show means with 95 % intervals; JSON has all results.",
     ),
 ]
 Param = Annotated[
     list[str] | None,
     typer.Option(
-        "--param", metavar="NAME=VALUE", help="Change our rule, e.g. policy.oldest_share=0.2. May be repeated."
+        "--param",
+        metavar="NAME=VALUE",
+        help="Set a field of our policy, e.g. policy.oldest_share=0.2. May be repeated.",
     ),
 ]
 Recorded = Annotated[
     str | None,
     typer.Option(
         metavar="FILE|store",
-        help="Play recorded load instead of drawing it: `store`, or a CSV file of `reelkeeper jobs export`.",
+        help="Replay recorded load: `store`, or a CSV file from `reelkeeper jobs export`.",
     ),
 ]
-_NOTE = "A model, the same for every row: it compares policies, and predicts nothing."
-_LEAST = 10  # jobs or requests that say anything
+_NOTE = "This is a model with the same load for every row: it compares policies, and predicts nothing."
+_LEAST = 10  # jobs or requests that are needed for a result
 
 
 @group.command()
@@ -61,13 +63,13 @@ def queue(
         str, typer.Option(help="Distribution of complexity: uniform, exponential, lognormal, bimodal or pareto.")
     ] = ("lognormal"),
     jobs: Annotated[
-        int, typer.Option(min=100, max=100_000, help="Jobs to draw, or the number of last recorded ones.")
+        int, typer.Option(min=100, max=100_000, help="Number of jobs to generate, or of the latest recorded ones.")
     ] = 4000,
-    slots: Annotated[int, typer.Option(min=1, max=1000, help="Jobs that run at once.")] = 8,
-    load: Annotated[float, typer.Option(min=0.05, max=2, help="Share of the slots' time that the jobs take.")] = 0.85,
-    error: Annotated[float, typer.Option(min=0, max=3, help="Deviation of ln(estimate / truth).")] = 0.3,
+    slots: Annotated[int, typer.Option(min=1, max=1000, help="Number of jobs that run at once.")] = 8,
+    load: Annotated[float, typer.Option(min=0.05, max=2, help="Utilization of the slots, from 0 to 1.")] = 0.85,
+    error: Annotated[float, typer.Option(min=0, max=3, help="Standard deviation of ln(estimate / truth).")] = 0.3,
     sizes: Annotated[
-        str, typer.Option(help="narrow: a job takes two minutes and more; wide: from ten seconds on.")
+        str, typer.Option(help="narrow: jobs take two minutes or more; wide: from ten seconds.")
     ] = "narrow",
     recorded: Recorded = None,
     seed: Seed = 1,
@@ -75,9 +77,9 @@ def queue(
     param: Param = None,
     as_json: AsJson = False,
 ) -> None:
-    """Play one stream of jobs through the queue, under our rule and others.
+    """Simulate the queue with one stream of jobs, under our rule and others.
 
-    `clairvoyant` is the bound: the shortest first, by what jobs will really take.
+    `clairvoyant` is the bound: shortest job first, by the true durations.
     """
     from reelkeeper.operations.core.overrides import Override
     from reelkeeper.rules.core.tiers import Tiers
@@ -86,9 +88,9 @@ def queue(
     from reelkeeper.simulation import queue as simulation
 
     if distribution not in simulation.COMPLEXITY:
-        raise Misconfigured(f"no distribution {distribution!r}; there are {', '.join(simulation.COMPLEXITY)}")
+        raise Misconfigured(f"no distribution {distribution!r}; choose one of {', '.join(simulation.COMPLEXITY)}")
     if sizes not in simulation.SIZES:
-        raise Misconfigured(f"no sizes {sizes!r}; there are {', '.join(simulation.SIZES)}")
+        raise Misconfigured(f"no sizes {sizes!r}; choose one of {', '.join(simulation.SIZES)}")
 
     def taken(policy: DispatchPolicy, tiers: Annotated[Tiers | None, Override()]) -> None: ...
 
@@ -140,7 +142,7 @@ def queue(
             )
             for name in found[0]
         ]
-        shown = f"waits, of first come first served's{_seeds_named(seed, len(found))}"
+        shown = f"waits relative to first come, first served{_seeds_named(seed, len(found))}"
     title = f"{len(draws[0]):,} jobs of {what}, {slots} slots: {shown}"
     table(headings, rows, title=title)
     say(_NOTE)
@@ -149,19 +151,19 @@ def queue(
 @group.command()
 def cache(
     budget_gb: Annotated[
-        float, typer.Option(min=0.1, max=10_000, help="GB that each cache but the last two may use.")
+        float, typer.Option(min=0.1, max=10_000, help="Size of each cache in GB, except the last two.")
     ] = 10,
     trace: Annotated[
-        str, typer.Option(help="The kind of requests: templates, scans, bursts, loops, sessions, fashions or studios.")
+        str, typer.Option(help="Kind of requests: templates, scans, bursts, loops, sessions, fashions or studios.")
     ] = "templates",
-    days: Annotated[int, typer.Option(min=1, max=365, help="Days of requests.")] = 30,
-    requests_a_day: Annotated[int, typer.Option(min=10, max=100_000, help="Requests on each.")] = 3000,
+    days: Annotated[int, typer.Option(min=1, max=365, help="Number of days.")] = 30,
+    requests_a_day: Annotated[int, typer.Option(min=10, max=100_000, help="Requests per day.")] = 3000,
     recorded: Recorded = None,
     seed: Seed = 1,
     seeds: Seeds = 1,
     as_json: AsJson = False,
 ) -> None:
-    """Send one stream of requests to several caches: ours, S3-FIFO, W-TinyLFU, the least recently used, and others.
+    """Simulate several caches with one stream of requests: ours, S3-FIFO, W-TinyLFU, LRU, and others.
 
     `unlimited` is the bound: it keeps everything.
     """
@@ -170,7 +172,7 @@ def cache(
     from reelkeeper.simulation.traces import TRACES
 
     if trace not in TRACES:
-        raise Misconfigured(f"no trace {trace!r}; there are {', '.join(TRACES)}")
+        raise Misconfigured(f"no trace {trace!r}; choose one of {', '.join(TRACES)}")
     if recorded is None:
         draws = [
             list(TRACES[trace](seed=drawn, days=days, a_day=requests_a_day)) for drawn in range(seed, seed + seeds)
@@ -193,7 +195,7 @@ def cache(
         for name, mine in zip(CACHES, zip(*found, strict=True), strict=True)
     ]
     asked = f"{len(draws[0]):,} requests of {trace} over {days} days{_seeds_named(seed, len(found))}"
-    title = f"{asked}; within {budget_gb:g} GB, but for seed and unlimited"
+    title = f"{asked}; within {budget_gb:g} GB, except seed and unlimited"
     table(("!cache", ">hits", ">of the cost", ">takes", ">spent on generating"), rows, title=title)
     say(_NOTE)
 
@@ -205,9 +207,9 @@ def concurrency(
     param: Param = None,
     as_json: AsJson = False,
 ) -> None:
-    """Let five controllers steer 28 kinds of server: the share of useful work that each loses.
+    """Simulate five controllers on 28 kinds of server, and show the share of useful work that each loses.
 
-    The bound, of which it is the share, is the best limit at each time, known beforehand.
+    The share is of the bound: the best limit at each time, known in advance.
     """
     from reelkeeper.rules.jobs.concurrency import ConcurrencyPolicy
     from reelkeeper.simulation.concurrency import HOURS, steer
@@ -274,7 +276,7 @@ def _recorded_requests(source: str) -> "list[RecordedRequest]":
 def _recorded(
     source: str, ask: "Callable[[Session], list[_Row]]", read: Callable[[Iterable[str]], list[_Row]]
 ) -> list[_Row]:
-    """Give what was recorded, from the store or from a file."""
+    """Read recorded load from the store or from a file."""
     from reelkeeper.store.core.engine import reading
 
     if source == "store":
@@ -287,7 +289,7 @@ def _recorded(
         except (OSError, UnicodeDecodeError) as error:
             raise Misconfigured(f"--recorded {source}: {error}") from None
     if len(found) < _LEAST:
-        raise InputRefused(f"--recorded {source}: {len(found)} recorded, and fewer than {_LEAST} say nothing")
+        raise InputRefused(f"--recorded {source}: only {len(found)} recorded; at least {_LEAST} are needed")
     return found
 
 
@@ -297,7 +299,7 @@ def _against_fifo(waits: "dict[str, Waits]", name: str, figure: str) -> float:
 
 
 def _spread(values: Sequence[float], shown: Callable[[float], str]) -> str:
-    """Show a mean, and of several values the half width of its interval."""
+    """Format a mean, and for several values the half width of its 95 % interval."""
     mean, half = interval(values)
     return shown(mean) if math.isnan(half) else f"{shown(mean)} ± {shown(half).lstrip('+$')}"
 

@@ -1,4 +1,4 @@
-"""`simulate lifecycle`: policies side by side on the real catalogue, before any of them is in force."""
+"""`simulate lifecycle`: compare policies on the real catalogue before applying one."""
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, time, timedelta
@@ -19,34 +19,34 @@ if TYPE_CHECKING:
     from reelkeeper.store import Engine, Session
 
 _DAY = timedelta(days=1)
-_REPEATED = timedelta(days=30)  # views and uploads of so many days come again
+_REPEATED = timedelta(days=30)  # days whose views and uploads are repeated
 _MAX_BACK = 730
-_LEAST_DAYS = 28  # of a month that is whole
-_CELLS = 400_000  # of videos times nights, at once
+_LEAST_DAYS = 28  # days of a full month
+_CELLS = 400_000  # videos times nights that are held in memory at once
 _ASSUMED = (
-    "each night at 00:00 UTC all that is due is done: no limit of a run holds it back, notices are given in time",
-    "tiers, holds and requests to keep are those of now; a user's deletion happens when it did",
-    "from today on a video's views in any 30 days stay those of its last 30; where these are unknown they stay so",
-    "an encode keeps and costs what earlier ones did, or the policy's expectation; refusals to come are not foreseen",
-    "each view reads the whole object from R2 once, as without a CDN; listings are left out, the same for all",
-    "views by clients that could not play a codec are not known: nothing records what a client plays",
+    "each night at 00:00 UTC everything due is done: no limit of a run delays it, and notices are given in time",
+    "tiers, holds and requests to keep are as of now; users' deletions happen when they did",
+    "from today on, a video's views in any 30 days are those of its last 30 days; unknown views stay unknown",
+    "an encode saves and costs as much as earlier ones, or as the policy expects; future refusals are not predicted",
+    "each view reads the whole object from R2 once, as without a CDN; listings cost the same for all and are left out",
+    "views by clients that could not play a codec are unknown: clients' codecs are not recorded",
 )
 _UPLOADS = {
-    True: "the uploads of the last 30 days, as they are stored and with their views, come again each 30 days",
-    False: "nothing more is uploaded",
+    True: "the uploads of the last 30 days, as stored and with their views, are repeated every 30 days",
+    False: "no further uploads",
 }
 
 
 def lifecycle(
     policy: Annotated[
         list[Path] | None,
-        typer.Option(metavar="FILE", help="A document to try beside the policy in force. May be repeated."),
+        typer.Option(metavar="FILE", help="A document to compare with the policy in force. May be repeated."),
     ] = None,
-    months: Annotated[int, typer.Option(min=0, max=60, help="Whole months to look ahead, after this one.")] = 12,
+    months: Annotated[int, typer.Option(min=0, max=60, help="Full months to simulate, after this one.")] = 12,
     since: Annotated[
         str | None,
         typer.Option(
-            "--from", metavar="DAY", help="Begin on this past day, and count the later views that would have been lost."
+            "--from", metavar="DAY", help="Start on this past day, and count the later views that would have been lost."
         ),
     ] = None,
     infrequent_after: Annotated[
@@ -55,24 +55,23 @@ def lifecycle(
             min=1,
             max=3650,
             metavar="DAYS",
-            help="Also try each policy with an R2 rule that moves objects this many days old to Infrequent Access.",
+            help="Also try each policy with an R2 rule that moves objects to Infrequent Access at this age in days.",
         ),
     ] = None,
     uploads: Annotated[bool, typer.Option(help="Repeat the uploads of the last 30 days, or assume none.")] = True,
     picture: Annotated[
-        Path | None, typer.Option(metavar="FILE", dir_okay=False, help="Draw the months as well: .svg or .png.")
+        Path | None, typer.Option(metavar="FILE", dir_okay=False, help="Also draw a chart of the months: .svg or .png.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Try lifecycle policies on the real catalogue: bytes, R2's bill, CPU, videos gone, and views that would be lost.
+    """Simulate lifecycle policies on the real catalogue: bytes, R2's bill, CPU, deleted videos and lost views.
 
-    The policy in force and each document are played night by night, and set against keeping everything. With --from it
-    begins on a past day: views that were recorded since, of videos that a policy would have retired by then, are its
-    regret.
+    The policy in force and each document are simulated night by night, and compared with keeping everything. With
+    --from it starts on a past day: a policy's regret is the recorded views of videos that it would have retired before.
     """
     if picture is not None and picture.suffix not in {".svg", ".png"}:
-        raise typer.BadParameter(f"--picture {picture}: it is drawn as .svg or .png")
-    with store() as engine, out.status("playing the nights", spinner="dots"):
+        raise typer.BadParameter(f"--picture {picture}: the file must end in .svg or .png")
+    with store() as engine, out.status("simulating", spinner="dots"):
         outcome, limits = _play(engine, policy or [], months, since, infrequent_after, uploads=uploads)
     assumed = (*_ASSUMED, _UPLOADS[uploads])
     if picture is not None:
@@ -81,7 +80,7 @@ def lifecycle(
         emit({**outcome._asdict(), "unplayable_views": None, "assumptions": assumed})
         return
     _show(outcome, limits)
-    say("It is assumed:")
+    say("Assumptions:")
     for line in assumed:
         say(f"- {line}.")
 
@@ -89,7 +88,7 @@ def lifecycle(
 def _play(
     engine: "Engine", files: Sequence[Path], months: int, since: str | None, infrequent: int | None, *, uploads: bool
 ) -> "tuple[Outcome, dict[str, tuple[int, int]]]":
-    """Try the policies; returns also how many videos one run of each compresses and retires at most."""
+    """Simulate the policies; also return how many videos one run of each compresses and retires at most."""
     from reelkeeper.operations.core.policies import in_force
     from reelkeeper.operations.core.policy_document import read
     from reelkeeper.simulation.lifecycle import Record, simulate
@@ -160,9 +159,9 @@ def _span(today: date, months: int, since: str | None) -> "Span":
     try:
         start = date.fromisoformat(since)
     except ValueError:
-        raise typer.BadParameter(f"--from {since!r} is no day; write e.g. 2026-09-01") from None
+        raise typer.BadParameter(f"--from {since!r} is not a day; write e.g. 2026-09-01") from None
     if not today - _MAX_BACK * _DAY <= start < today:
-        raise typer.BadParameter(f"--from {since}: a day before {today}, at most {_MAX_BACK} days ago")
+        raise typer.BadParameter(f"--from {since}: give a day before {today}, at most {_MAX_BACK} days ago")
     return Span(start, today, end)
 
 
@@ -174,7 +173,7 @@ def _show(outcome: "Outcome", limits: dict[str, tuple[int, int]]) -> None:
     rows = [_total(course) for course in outcome.courses]
     title = f"{many(outcome.videos, 'video')}, from {span.start} to {span.end - _DAY}"
     table(("policy", ">stored at the end", ">R2 $", ">CPU $", ">net $", ">compressed", ">gone"), rows, title=title)
-    say("net: what it leaves over against keeping everything, CPU paid.\n")
+    say("net: the saving against keeping everything, after CPU costs.\n")
     if span.start < span.today:
         regrets = [
             (
@@ -195,11 +194,11 @@ def _show(outcome: "Outcome", limits: dict[str, tuple[int, int]]) -> None:
     for course in tried:
         _warn(course, limits)
     if outcome.unknown_views:
-        say(f"Of {many(outcome.unknown_views, 'video')} the views are unknown: the rules for cold videos keep them.")
+        say(f"The views of {many(outcome.unknown_views, 'video')} are unknown: the rules for cold videos keep them.")
     if outcome.unseen:
         say(
-            f"{many(outcome.unseen, 'video')} were retired by a rule since {span.start}: nobody could view them "
-            "afterwards, so a policy that keeps them longer has no views to judge by, and one that does not no regret."
+            f"{many(outcome.unseen, 'video')} were retired by a rule since {span.start} and could not be viewed "
+            "afterwards, so no policy's regret counts them."
         )
 
 
@@ -243,8 +242,8 @@ def _warn(course: "Course", limits: dict[str, tuple[int, int]]) -> None:
     compressed, retired = course.due_at_once
     if most is not None and (compressed > most[0] or retired > most[1]):
         say(
-            f"{course.policy}: the first night has {compressed:,} videos to compress and {retired:,} to retire. A run "
-            f"compresses {most[0]:,} at most and is refused above {most[1]:,} retirements: it takes longer than shown."
+            f"{course.policy}: the first night would compress {compressed:,} videos and retire {retired:,}. A run "
+            f"compresses at most {most[0]:,} and is refused above {most[1]:,} retirements: it takes longer than shown."
         )
 
 

@@ -1,4 +1,4 @@
-"""`takedown`: a video's bytes go at once, whatever the rules say."""
+"""`takedown`: delete a video's bytes at once, whatever the rules say."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,20 +17,20 @@ def takedown(
     video_id: Annotated[str, typer.Argument(metavar="ID", help="The video.")],
     reason: Annotated[str | None, typer.Option(help="The reason, for the audit record.")] = None,
     same_bytes: Annotated[
-        bool, typer.Option("--same-bytes", help="Every other video that stores the same bytes, too.")
+        bool, typer.Option("--same-bytes", help="Also every other video with the same bytes.")
     ] = False,
     max_videos: Annotated[
         int | None,
-        typer.Option(min=0, help="At most this many videos with the same bytes, 500 by default; more are refused."),
+        typer.Option(min=0, help="Maximum number of videos with the same bytes, 500 by default; more are refused."),
     ] = None,
-    show: Annotated[bool, typer.Option("--certificate", help="Only show what was taken down, and when.")] = False,
+    show: Annotated[bool, typer.Option("--certificate", help="Only show whether and when it was taken down.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Take a video down: its bytes go at once, and are never published again.
+    """Take a video down: its bytes are deleted at once, and never published again.
 
-    No grace, no freeze and no hold but a legal one stops it, and nothing brings it back. Ends with 6 while an object is
-    still stored, and says what keeps it.
+    Neither grace nor freeze nor any hold but a legal one stops it, and it cannot be undone. Exit code 6 while an object
+    is still stored, with the reason.
     """
     from reelkeeper.operations.lifecycle import cache_purge
     from reelkeeper.operations.removals import lock_ends
@@ -43,7 +43,7 @@ def takedown(
         if not reason:
             raise typer.BadParameter("a takedown needs --reason")
         if not yes:
-            typer.confirm(f"Delete the bytes of {video_id} now, for good?", abort=True, err=True)
+            typer.confirm(f"Permanently delete the bytes of {video_id} now?", abort=True, err=True)
         with workspace() as opened:
             found = operation.take_down(
                 opened,
@@ -60,7 +60,7 @@ def takedown(
     else:
         _show(found)
     if found.left and not show:
-        raise PartialFailure(f"{len(found.left):,} objects are still stored; nobody is given them")
+        raise PartialFailure(f"{len(found.left):,} objects are still stored, but no longer served")
 
 
 def _show(found: "Certificate") -> None:

@@ -1,4 +1,4 @@
-"""`tokens`: who may use the HTTP API, and for what."""
+"""`tokens`: create, list and revoke the tokens of the HTTP API."""
 
 from typing import Annotated
 
@@ -8,12 +8,12 @@ from reelkeeper.cli.opening import store
 from reelkeeper.cli.screen import emit, respond, table
 from reelkeeper.cli.words import AsJson, moment, who
 
-group = typer.Typer(no_args_is_help=True, help="Make, list and revoke tokens of the HTTP API.")
+group = typer.Typer(no_args_is_help=True, help="Create, list and revoke tokens of the HTTP API.")
 
 
 @group.command()
 def create(
-    name: Annotated[str, typer.Argument(help="A name for whoever will use it.")],
+    name: Annotated[str, typer.Argument(help="A name for its user.")],
     scope: Annotated[
         list[str],
         typer.Option(
@@ -21,26 +21,26 @@ def create(
         ),
     ],
     expires: Annotated[
-        str | None, typer.Option(metavar="TIME", help="When it ends by itself; UTC without a zone.")
+        str | None, typer.Option(metavar="TIME", help="When it expires; UTC without a time zone.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a token. It is shown once; the store keeps its hash."""
+    """Create a token. It is shown only once; the store keeps its hash."""
     from reelkeeper.model.access import Scope
     from reelkeeper.operations.core import tokens
 
     if unknown := sorted(set(scope) - set(Scope)):
-        raise typer.BadParameter(f"no scope {', '.join(unknown)}; there are {', '.join(Scope)}")
+        raise typer.BadParameter(f"no scope {', '.join(unknown)}; choose from {', '.join(Scope)}")
     scopes = {Scope(item) for item in scope}
     with store() as engine:
         line, token = tokens.create(engine, name, scopes, author=who(), expires_at=moment(expires))
-    text = f"Token {line.id} of {name}, for {', '.join(line.scopes)}. It is not shown again:\n{token}"
+    text = f"Token {line.id} of {name}, for {', '.join(line.scopes)}. It will not be shown again:\n{token}"
     respond(text, {**line._asdict(), "token": token}, as_json=as_json)
 
 
 @group.command("list")
 def listing(as_json: AsJson = False) -> None:
-    """List the tokens, the newest first."""
+    """List the tokens, newest first."""
     from reelkeeper.operations.core import tokens
 
     with store() as engine:
@@ -55,13 +55,13 @@ def listing(as_json: AsJson = False) -> None:
 
 @group.command()
 def revoke(
-    token_id: Annotated[str, typer.Argument(metavar="ID", help="The token, as `list` shows it.")],
+    token_id: Annotated[str, typer.Argument(metavar="ID", help="The token's id, from `list`.")],
     as_json: AsJson = False,
 ) -> None:
-    """End a token. Servers that run notice within seconds."""
+    """Revoke a token. Running servers refuse it within seconds."""
     from reelkeeper.operations.core import tokens
 
     with store() as engine:
         tokens.revoke(engine, token_id, author=who())
-    text = f"Token {token_id} is over; a server that runs refuses it within seconds."
+    text = f"Token {token_id} is revoked; running servers refuse it within seconds."
     respond(text, {"revoked": token_id}, as_json=as_json)

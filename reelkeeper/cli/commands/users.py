@@ -1,4 +1,4 @@
-"""`users`: what a user may ask of a service: a copy of all their data, and that nothing of it is left."""
+"""`users`: export or erase all data of a user on request."""
 
 from pathlib import Path
 from typing import Annotated
@@ -16,10 +16,10 @@ group = typer.Typer(help="Export or erase a user's data on request.", no_args_is
 @group.command()
 def export(
     user: Annotated[str, typer.Argument(metavar="USER", help="The user's id.")],
-    to: Annotated[Path, typer.Option(metavar="FILE", help="The ZIP to write; it must not exist.")],
+    to: Annotated[Path, typer.Option(metavar="FILE", help="The ZIP file to create; it must not exist.")],
     as_json: AsJson = False,
 ) -> None:
-    """Write all data of a user to one ZIP: rows, videos and images. What was taken down is left out."""
+    """Write all data of a user to a ZIP file: rows, videos and images, without videos that were taken down."""
     from reelkeeper.operations.videos.export import export as operation
 
     with workspace() as opened:
@@ -33,7 +33,7 @@ def export(
         table(("!data", ">rows"), [(name, f"{count:,}") for name, count in done.rows.items() if count])
         say(f"{done.path}: {size(done.size_bytes)}, {done.videos:,} videos, {done.images:,} images.")
     if done.missing:
-        raise PartialFailure(f"left out, since they could not be read: {'; '.join(done.missing)}")
+        raise PartialFailure(f"left out, as they could not be read: {'; '.join(done.missing)}")
 
 
 @group.command()
@@ -42,16 +42,16 @@ def erase(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Erase a user: videos, images, prompts and names go now, for good.
+    """Erase a user: permanently delete videos, images, prompts and names now.
 
-    The books and the audit keep amounts, under a pseudonym that nothing leads back from. Safe to repeat: ends with 6
-    while something is left, and says what keeps it and until when. Backups are yours to delete: see docs/erasure.md.
+    Ledger and audit keep amounts under a pseudonym that cannot be traced back. Safe to repeat: exit code 6 while
+    something is left, with what keeps it and until when. Deleting backups is up to you: see docs/erasure.md.
     """
     from reelkeeper.operations.jobs.settle import cancel
     from reelkeeper.operations.removals.erase import erase as operation
 
     if not yes:
-        typer.confirm(f"Delete all that is stored of {user} now, for good?", abort=True, err=True)
+        typer.confirm(f"Permanently delete all data of {user} now?", abort=True, err=True)
     with workspace() as opened:
         done = operation(opened, user, by=who(), run_id=new_run_id("erase"), cancel=cancel, settings=configured())
     if as_json:
@@ -60,14 +60,14 @@ def erase(
         table(("key", "!until", "still there, because"), [(item.key, item.until, item.why) for item in done.left])
     else:
         table(("!data", ">rows"), [(name, f"{count:,}") for name, count in done.rows.items()])
-        say(f"Erased. The books and {done.events:,} events of the audit name {done.pseudonym}: reelkeeper audit verify")
+        say(f"Erased. The ledger and {done.events:,} audit events now name {done.pseudonym}: reelkeeper audit verify")
     if done.left:
-        raise PartialFailure(f"{len(done.left):,} things are left; repeat the command when they are over")
+        raise PartialFailure(f"{len(done.left):,} items are left; repeat the command when nothing keeps them any more")
 
 
 @group.command()
 def erasing(as_json: AsJson = False) -> None:
-    """List the users whose erasure is under way, the longest first: `users erase` goes on with each."""
+    """List the users whose erasure is not complete, the oldest first: `users erase` continues it."""
     from reelkeeper.store.core.engine import reading
     from reelkeeper.store.removals.erasures import unfinished
 

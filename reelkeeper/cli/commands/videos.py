@@ -1,4 +1,4 @@
-"""`videos`: what the catalogue holds, and how it comes to hold it."""
+"""`videos`: list, show, delete, import and add videos of the catalogue."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -71,7 +71,7 @@ def show(
     video_id: Annotated[str, typer.Argument(metavar="ID|KEY", help="The video, or the key of one of its objects.")],
     as_json: AsJson = False,
 ) -> None:
-    """Show one video: where it stands, every object that it ever was, and all that was done to it."""
+    """Show one video: its state, all objects that it ever had, and its history."""
     from reelkeeper.rules.sync.adoption import REASONS
     from reelkeeper.store.core.audit import events
     from reelkeeper.store.core.engine import reading
@@ -85,7 +85,7 @@ def show(
             video_id, found = at_key, list_videos(session, video_id=at_key)
         if not found:
             verdict = noted_at(session, video_id)
-            why = f"; the object at this key stays out of it: {REASONS[verdict]}" if verdict in REASONS else ""
+            why = f"; the object at this key was not adopted: {REASONS[verdict]}" if verdict in REASONS else ""
             raise NotFound(f"no video {video_id!r} in the catalogue{why}")
         objects, history = blobs_of_video(session, video_id), list(events(session, video_id=video_id))
     if as_json:
@@ -97,7 +97,7 @@ def show(
     made = f" by {video.model}" if video.model else ""
     tag = f", tagged {video.tag}" if video.tag else ""
     say(f"Created {_day(video.created_at)}{made}{tag}." + (f" Why: {video.reason}." if video.reason else ""))
-    headings = (">gen.", "state", ">bytes", "codec", ">VMAF", "!purge after", "key, and why it went")
+    headings = (">gen.", "state", ">bytes", "codec", ">VMAF", "!purge after", "key, and why it was retired")
     rows = [
         (
             blob_line.generation,
@@ -116,7 +116,7 @@ def show(
 
 @group.command()
 def why(video_id: Annotated[str, typer.Argument(metavar="ID", help="The video.")], as_json: AsJson = False) -> None:
-    """Say what decides about a video: its key, policy, views and holds, and when it will be touched next."""
+    """Explain what decides about a video: its key, policy, views and holds, and when it may change next."""
     from reelkeeper.model.key_patterns import compiled
     from reelkeeper.operations.lifecycle.why import explain
 
@@ -135,16 +135,16 @@ def why(video_id: Annotated[str, typer.Argument(metavar="ID", help="The video.")
 @group.command()
 def delete(
     video_id: Annotated[str, typer.Argument(metavar="ID", help="The video.")],
-    user: Annotated[str | None, typer.Option(help="Only if it is this user's.")] = None,
+    user: Annotated[str | None, typer.Option(help="Only if it belongs to this user.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Delete a video that its user does not want: given to nobody from now on, purged after its grace."""
+    """Delete a video for its user: it is no longer served, and is purged after its grace."""
     from reelkeeper.operations.removals.delete import delete as delete_video
 
     with store() as engine:
         deleted = delete_video(engine, video_id, by=who(), run_id=new_run_id("delete"), user_id=user)
     until = f"{deleted.restorable_until:%Y-%m-%d %H:%M} UTC"
-    text = f"{video_id} of {deleted.user_id} is deleted. Until {until}: reelkeeper restore --video {video_id}"
+    text = f"{video_id} of {deleted.user_id} is deleted. To undo until {until}: reelkeeper restore --video {video_id}"
     respond(text, deleted, as_json=as_json)
 
 
@@ -161,17 +161,17 @@ def bring_in(
         Path | None, typer.Option(exists=True, dir_okay=False, help="CSV: key,video_id,user_id,created_at")
     ] = None,
     complete_days: Annotated[
-        bool, typer.Option("--complete-days", help="The views file contains all views of the days that it names.")
+        bool, typer.Option("--complete-days", help="The views file has all views of the days in it.")
     ] = False,
     skip_unknown: Annotated[
-        bool, typer.Option("--skip-unknown", help="Leave out videos that the catalogue does not have.")
+        bool, typer.Option("--skip-unknown", help="Skip videos that are not in the catalogue.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Import tiers, ages, daily views, and whose keys are. One bad line, and nothing of its file is taken.
+    """Import tiers, ages, daily views and the owners of keys. A file with one bad line is rejected as a whole.
 
-    --keys says whose a key is where it does not say so itself, for the next sync_catalog. What is adopted stays whose
-    it is: of it the creation time is taken, and a line that names another user is skipped.
+    --keys names the owners of keys that do not contain them, for the next sync_catalog. Adopted videos keep their
+    owner: only the creation time is imported, and a line that names another user is skipped.
     """
     if not (users or videos or views or keys):
         raise typer.BadParameter("give at least one of --users, --videos, --views and --keys")
@@ -197,10 +197,10 @@ def bring_in(
             if keys:
                 with _csv(keys) as lines:
                     taken["keys"] = key_owners.import_keys(engine, lines, partial(_key, configured().prefix))
-    finally:  # the files before a bad one are taken
+    finally:  # the files before a bad one stay imported
         for name, count in taken.items() if not as_json else ():
             skipped = f", {count.skipped:,} skipped" if count.skipped else ""
-            say(f"{name}: {many(count.lines, 'line')} taken{skipped}")
+            say(f"{name}: {many(count.lines, 'line')} imported{skipped}")
     if as_json:
         emit(taken)
 
@@ -223,24 +223,24 @@ def _key(prefix: str, text: str) -> str:
     try:
         return confined(prefix, text)
     except KeyRefused as error:
-        raise ValueError(f"is no key of a video: {error}") from None
+        raise ValueError(f"is not the key of a video: {error}") from None
 
 
 @group.command("import-reads")
 def bring_in_reads(
     day: Annotated[
         str | None,
-        typer.Option(metavar="DAY", help="Only this UTC day; by default each past day that is not complete yet."),
+        typer.Option(metavar="DAY", help="Only this UTC day; default: all past days that are not complete yet."),
     ] = None,
     complete_days: Annotated[
         bool,
         typer.Option(
-            "--complete-days", help="No CDN is in front of the bucket, so an object without reads was not viewed."
+            "--complete-days", help="No CDN is in front of the bucket, so an object without reads had no views."
         ),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Take Cloudflare's count of each object's reads as views. A day may be imported again."""
+    """Import Cloudflare's count of each object's reads as views. A day may be imported again."""
     from contextlib import closing
 
     from reelkeeper.adapters import cloudflare
@@ -250,7 +250,7 @@ def bring_in_reads(
     client = cloudflare.connect(settings)
     if client is None:
         raise Misconfigured(
-            "set REELKEEPER_R2_ACCOUNT_ID and REELKEEPER_CLOUDFLARE_API_TOKEN, to read Cloudflare's count"
+            "set REELKEEPER_R2_ACCOUNT_ID and REELKEEPER_CLOUDFLARE_API_TOKEN to read Cloudflare's counts"
         )
     at = moment(day)
     with closing(client), store() as engine:
@@ -273,19 +273,19 @@ def bring_in_reads(
     ]
     table(headings, rows)
     if not taken:
-        say("Every past day that Cloudflare keeps is complete already.")
+        say("All past days for which Cloudflare has counts are complete already.")
 
 
 @group.command()
 def add(
     file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="The video file.")],
-    user: Annotated[str, typer.Option(help="Its user's id.")],
-    video: Annotated[str, typer.Option(help="Its id; a live video of the user gets new bytes.")],
-    created_at: Annotated[str | None, typer.Option(metavar="TIME", help="When it was made; now by default.")] = None,
-    tag: Annotated[str | None, typer.Option(help="Of a new video, for segments of the lifecycle.")] = None,
+    user: Annotated[str, typer.Option(help="The id of its user.")],
+    video: Annotated[str, typer.Option(help="Its id; a live video of the user with this id gets the new bytes.")],
+    created_at: Annotated[str | None, typer.Option(metavar="TIME", help="When it was created; default: now.")] = None,
+    tag: Annotated[str | None, typer.Option(help="Tag of a new video, for segments of the lifecycle policy.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Store a video: put once, read back, decoded to its end, and only then published."""
+    """Store a video: upload it, read it back, decode it to its end, and only then publish it."""
     from datetime import UTC, datetime
 
     from reelkeeper.model.requests import Incoming
@@ -298,7 +298,7 @@ def add(
     with workspace() as opened, LeaseManager(opened.engine) as manager:
         taken = manager.take([f"video/{video}"])
         if not taken:
-            raise LeaseLost(f"another run is at work on video {video!r}; try again in a minute")
+            raise LeaseLost(f"another run is working on video {video!r}; try again in a minute")
         outcome = upload(
             opened,
             file,

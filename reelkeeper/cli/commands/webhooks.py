@@ -1,4 +1,4 @@
-"""`webhooks`: which servers of the service are told what happens."""
+"""`webhooks`: manage the service's endpoints that receive events."""
 
 from datetime import datetime
 from typing import Annotated
@@ -9,36 +9,37 @@ from reelkeeper.cli.opening import configured, store
 from reelkeeper.cli.screen import emit, respond, table
 from reelkeeper.cli.words import AsJson, moment, who
 
-group = typer.Typer(no_args_is_help=True, help="Tell the service's own servers what happens to jobs and videos.")
+group = typer.Typer(no_args_is_help=True, help="Send events of jobs and videos to the service's servers.")
 
-Id = Annotated[str, typer.Argument(metavar="ID", help="The endpoint, as `list` shows it.")]
+Id = Annotated[str, typer.Argument(metavar="ID", help="The endpoint's id, from `list`.")]
 
 
 @group.command()
 def add(
-    url: Annotated[str, typer.Argument(help="Where events are posted: https, at a public address.")],
+    url: Annotated[str, typer.Argument(help="URL to post events to: https, at a public address.")],
     event: Annotated[
-        list[str] | None, typer.Option(help="May be repeated, e.g. video.changed; all events where none is named.")
+        list[str] | None,
+        typer.Option(help="An event to send, e.g. video.changed; may be repeated. Default: all events."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Add an endpoint. Its secret is shown once; each message is signed with it."""
+    """Add an endpoint. Its secret, which signs each message, is shown only once."""
     from reelkeeper.model.alerts import EventType
     from reelkeeper.operations.alerts import webhooks
 
     if unknown := sorted(set(event or ()) - set(EventType)):
-        raise typer.BadParameter(f"no event {', '.join(unknown)}; there are {', '.join(EventType)}")
+        raise typer.BadParameter(f"no event {', '.join(unknown)}; choose from {', '.join(EventType)}")
     allow, events = configured().allow_private_addresses, [EventType(item) for item in event or ()]
     with store() as engine:
         endpoint_id, secret = webhooks.add(engine, url, events, allow_private=allow, author=who())
     of = ", ".join(events) or "all events"
-    told = f"Webhook {endpoint_id} is told of {of}. Its secret is not shown again:\n{secret}"
+    told = f"Webhook {endpoint_id} receives {of}. Its secret will not be shown again:\n{secret}"
     respond(told, {"id": endpoint_id, "secret": secret}, as_json=as_json)
 
 
 @group.command("list")
 def listing(as_json: AsJson = False) -> None:
-    """List the endpoints, how they do, and what waits for them."""
+    """List the endpoints, with their health and waiting messages."""
     from reelkeeper.operations.alerts import webhooks
 
     with store() as engine:
@@ -65,18 +66,18 @@ def listing(as_json: AsJson = False) -> None:
 
 @group.command()
 def rotate(endpoint_id: Id, as_json: AsJson = False) -> None:
-    """Replace an endpoint's secret; for a day the old one signs beside the new one."""
+    """Replace an endpoint's secret; for a day, messages are signed with both the old and the new one."""
     from reelkeeper.operations.alerts import webhooks
 
     with store() as engine:
         secret = webhooks.rotate(engine, endpoint_id, author=who())
-    told = f"The new secret of webhook {endpoint_id}; the one before it signs beside it for a day:\n{secret}"
+    told = f"The new secret of webhook {endpoint_id}; for a day, messages are also signed with the old one:\n{secret}"
     respond(told, {"id": endpoint_id, "secret": secret}, as_json=as_json)
 
 
 @group.command()
 def disable(endpoint_id: Id, as_json: AsJson = False) -> None:
-    """Send an endpoint nothing until it is enabled; what happens meanwhile waits for it."""
+    """Disable an endpoint; events wait for it until it is enabled."""
     from reelkeeper.operations.alerts import webhooks
 
     with store() as engine:
@@ -86,7 +87,7 @@ def disable(endpoint_id: Id, as_json: AsJson = False) -> None:
 
 @group.command()
 def enable(endpoint_id: Id, as_json: AsJson = False) -> None:
-    """Send to an endpoint again: first, in order, what has waited for it."""
+    """Enable an endpoint; waiting events are sent first, in order."""
     from reelkeeper.operations.alerts import webhooks
 
     with store() as engine:
@@ -96,43 +97,44 @@ def enable(endpoint_id: Id, as_json: AsJson = False) -> None:
 
 @group.command()
 def remove(endpoint_id: Id, as_json: AsJson = False) -> None:
-    """Forget an endpoint, and what waits for it."""
+    """Remove an endpoint and its waiting events."""
     from reelkeeper.operations.alerts import webhooks
 
     with store() as engine:
         webhooks.remove(engine, endpoint_id, author=who())
-    respond(f"Webhook {endpoint_id} is gone.", {"removed": endpoint_id}, as_json=as_json)
+    respond(f"Webhook {endpoint_id} is removed.", {"removed": endpoint_id}, as_json=as_json)
 
 
 @group.command()
 def replay(
     endpoint_id: Id,
     since: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Also messages delivered since then; UTC without a zone.")
+        str | None,
+        typer.Option(metavar="TIME", help="Also messages delivered since this time; UTC without a time zone."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Send an endpoint once more what was given up. Each message keeps its id."""
+    """Send the failed messages of an endpoint again. Each message keeps its id."""
     from reelkeeper.operations.alerts import webhooks
 
     from_: datetime | None = moment(since)
     with store() as engine:
         count = webhooks.replay(engine, endpoint_id, since=from_, author=who())
-    respond(f"{count:,} messages are sent to webhook {endpoint_id} once more.", {"replayed": count}, as_json=as_json)
+    respond(f"{count:,} messages will be sent to webhook {endpoint_id} again.", {"replayed": count}, as_json=as_json)
 
 
 @group.command()
 def release(
     endpoint_id: Annotated[
-        str | None, typer.Argument(metavar="[ID]", help="The endpoint, as `list` shows it.", show_default=False)
+        str | None, typer.Argument(metavar="[ID]", help="The endpoint's id, from `list`.", show_default=False)
     ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Of all endpoints.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Notices of all endpoints.")] = False,
     reason: Annotated[
-        str | None, typer.Option(help="The reason, such as how users were told; for the audit record.")
+        str | None, typer.Option(help="The reason, such as how users were notified; for the audit record.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Let notices count as given, from now, that an endpoint has not taken: users were told otherwise."""
+    """Count undelivered notices as given from now on, because users were notified in another way."""
     from reelkeeper.operations.alerts import webhooks
 
     if (endpoint_id is None) != everything:
