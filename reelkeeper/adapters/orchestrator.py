@@ -1,9 +1,9 @@
 """Start runs through Prefect's HTTP API, so that the library does not import Prefect.
 
-GET  /admin/version                          whether it answers, and lets us in
+GET  /admin/version                          checks that it answers and accepts our credentials
 GET  /deployments/name/FLOW/DEPLOYMENT       its id
-GET  /csrf-token?client=NAME                 where the server wants one; 422 where it does not
-POST /deployments/ID/create_flow_run         idempotency_key: the same one again gives the same run
+GET  /csrf-token?client=NAME                 if the server requires one; 422 if it does not
+POST /deployments/ID/create_flow_run         idempotency_key: repeating one returns the same run
 """
 
 import time
@@ -20,7 +20,7 @@ from reelkeeper.settings import Settings
 
 TIMEOUT_SECONDS: Final = 10.0
 OPENING_ATTEMPTS: Final = 3  # with a wait of 1 and 2 s between them: 33 s at most until a command gives up
-_SETTING: Final = "PREFECT_API_URL says where it is"
+_SETTING: Final = "PREFECT_API_URL is its address"
 
 
 class Orchestrator:
@@ -31,9 +31,9 @@ class Orchestrator:
         self._auth = httpx.BasicAuth(*auth.partition(":")[::2]) if auth else None
 
     def start(self, flow: str, deployment: str, parameters: Mapping[str, Any], *, key: str) -> str:
-        """Start a run of a deployment with these `parameters` over its own; returns the run's id.
+        """Start a run of a deployment with these `parameters` overriding its own; return the run's id.
 
-        Raises OrchestratorError, which names no address.
+        Raises OrchestratorError, which never contains an address.
         """
         with httpx.Client(
             base_url=self._url, auth=self._auth, timeout=TIMEOUT_SECONDS, follow_redirects=False
@@ -51,12 +51,12 @@ class Orchestrator:
             answer = client.get("/csrf-token", params={"client": self._client_id})
             token = answer.json().get("token") if answer.is_success else None
         except (httpx.HTTPError, ValueError, AttributeError):
-            token = None  # what comes next says what is wrong
+            token = None  # the next request shows what is wrong
         return {"Prefect-Csrf-Token": str(token), "Prefect-Csrf-Client": self._client_id} if token else {}
 
 
 def require_answer(url: str, auth: str | None = None, key: str | None = None) -> None:
-    """Ask Prefect's API whether it is there: Unavailable if not, Misconfigured where it does not let us in.
+    """Check that Prefect's API answers. Raises Unavailable, or Misconfigured if it refuses our credentials.
 
     `auth` is USER:PASSWORD, `key` a bearer token; neither is ever shown.
     """
@@ -70,29 +70,29 @@ def require_answer(url: str, auth: str | None = None, key: str | None = None) ->
         else:
             if answer.status_code in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
                 raise Misconfigured(
-                    f"Prefect's API at {_place(url)} does not let us in ({answer.status_code}): look at "
+                    f"Prefect's API at {_place(url)} refuses our credentials ({answer.status_code}): check "
                     "PREFECT_API_AUTH_STRING (USER:PASSWORD) or PREFECT_API_KEY"
                 )
             if answer.status_code < HTTPStatus.INTERNAL_SERVER_ERROR:
-                return  # also 404, of a server that knows no such route
+                return  # also 404, from a server without this route
             said = f"Prefect's API at {_place(url)} answers {answer.status_code}"
-            problem = Unavailable(f"{said}: look at its log and its database. {_SETTING}")
+            problem = Unavailable(f"{said}: check its log and its database. {_SETTING}")
         if attempt < OPENING_ATTEMPTS:
             time.sleep(attempt)
     raise problem
 
 
 def unanswered(url: str, error: Exception) -> Unavailable:
-    """Say why Prefect's API gave no answer, at which address, and which setting names it."""
+    """Return an error that says why Prefect's API gave no answer, at which address, and which setting has it."""
     said = str(error) or type(error).__name__
     if isinstance(error, httpx.TimeoutException):
-        cause = "no answer within the time: a firewall, a wrong port, or a server that is overloaded"
+        cause = "no answer in time: a firewall, a wrong port, or an overloaded server"
     elif "CERTIFICATE" in said.upper() or "SSL" in said.upper():
-        cause = "the two do not agree on TLS: look at http or https, and at PREFECT_API_SSL_CERT_FILE"
+        cause = "the TLS handshake failed: check http or https, and PREFECT_API_SSL_CERT_FILE"
     elif any(word in said for word in ("Name or service", "name resolution", "No address", "nodename")):
         cause = "no address is known for that name"
     elif "refused" in said:
-        cause = "nothing listens there, so look whether its server runs (prefect server start)"
+        cause = "nothing listens there: check that its server runs (prefect server start)"
     else:
         cause = "no answer"
     return Unavailable(f"Prefect's API at {_place(url)}: {cause}. {_SETTING}. It said: {said[:200]}")
@@ -104,7 +104,7 @@ def _place(url: str) -> str:
 
 
 def connect(settings: Settings) -> Orchestrator | None:
-    """Connect to the configured server; None where there is none."""
+    """Connect to the configured server; None if there is none."""
     if settings.prefect_api_url is None:
         return None
     auth = settings.prefect_api_auth

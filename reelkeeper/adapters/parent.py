@@ -1,4 +1,4 @@
-"""End a child process with its parent, however that ended: Linux's parent-death signal."""
+"""End a child process when its parent ends, in whatever way, by Linux's parent-death signal."""
 
 import ctypes
 import os
@@ -8,13 +8,13 @@ from collections.abc import Callable
 from typing import Final
 
 PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
-_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None  # loaded before a fork: afterwards nothing may be
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None  # loaded before a fork: after it, nothing may be
 
 
 def die_with_parent(parent: int | None = None) -> None:
     """Have this process killed when the thread that started it ends; at once if its parent is no longer `parent`.
 
-    Elsewhere than on Linux it does nothing.
+    It does nothing on systems other than Linux.
     """
     if _LIBC:
         _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -23,6 +23,6 @@ def die_with_parent(parent: int | None = None) -> None:
 
 
 def before_exec() -> Callable[[], None]:
-    """Give the `preexec_fn` of a child that is to end with this process; it loads nothing after the fork."""
+    """Return the `preexec_fn` for a child that shall end with this process; it loads nothing after the fork."""
     parent = os.getpid()
     return lambda: die_with_parent(parent)

@@ -1,7 +1,7 @@
-"""Connect to public addresses only: a URL that others choose must not reach our own network.
+"""Connect only to public addresses: a URL that others choose must not reach our own network.
 
-A name is resolved once, all of its addresses are checked, and the connection goes to a checked address, so a name that
-changes its address in between gains nothing. Redirects are not followed and proxies not used.
+A name is resolved once, all its addresses are checked, and the connection goes to a checked address, so that a name
+which changes its address in between gains nothing. Redirects are not followed, and proxies are not used.
 """
 
 import ipaddress
@@ -20,14 +20,14 @@ from reelkeeper.errors import AddressRefused
 TIMEOUT_SECONDS = 10.0
 MAX_BYTES = 64 * 1024
 _GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
-# Routed to elsewhere than they say, or to an IPv4 address that they carry (RFC 6890, 7526, 8215).
+# Routed elsewhere, or to an IPv4 address that they contain (RFC 6890, 7526, 8215).
 _CARRIERS = tuple(
     map(ipaddress.ip_network, ("2001::/23", "2002::/16", "64:ff9b::/96", "64:ff9b:1::/48", "192.88.99.0/24"))
 )
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address is public and names a single machine.
+    """Check that an IP address is public and identifies a single machine.
 
     >>> [is_public(one) for one in ("1.1.1.1", "10.0.0.1", "100.64.0.1", "169.254.169.254", "::ffff:127.0.0.1")]
     [True, False, False, False, False]
@@ -44,7 +44,7 @@ def is_public(address: str) -> bool:
 
 
 def resolve(url: str, *, allow_private: bool = False) -> tuple[httpx.URL, dict[str, Any]]:
-    """Return the URL with a checked address in place of its host, and what a request to it needs besides.
+    """Return the URL with a checked address instead of its host, and the further arguments of a request to it.
 
     Raises AddressRefused unless it is https without a user, and every address of its host is public.
     """
@@ -52,23 +52,23 @@ def resolve(url: str, *, allow_private: bool = False) -> tuple[httpx.URL, dict[s
         parts, whole = urlsplit(url), httpx.URL(url)
         port = parts.port or (443 if parts.scheme == "https" else 80)
     except (ValueError, httpx.InvalidURL):
-        raise AddressRefused("no address: it cannot be read") from None
+        raise AddressRefused("not a valid URL") from None
     host = whole.host
     # guard public.https: what comes from a provider can be read and changed on its way
     if parts.scheme not in (("https", "http") if allow_private else ("https",)):
-        raise AddressRefused(f"{parts.scheme or 'no scheme'}: an address must begin with https://")
+        raise AddressRefused(f"{parts.scheme or 'no scheme'}: a URL must begin with https://")
     # guard public.no_user: an address says one host to a reader and another to a program
     if not host or parts.username is not None or parts.password is not None:
-        raise AddressRefused("an address must name a host, and no user")
+        raise AddressRefused("a URL must have a host, and no user")
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
-        raise AddressRefused(f"{host[:100]!r} has no address") from None
+        raise AddressRefused(f"{host[:100]!r} cannot be resolved") from None
     addresses = list(dict.fromkeys(str(item[4][0]) for item in found))
     # guard public.every_address: a name with one public address leads into our network
     if not allow_private and (hidden := [text for text in addresses if not is_public(text)]):
         raise AddressRefused(
-            f"{host[:100]!r} is {hidden[0]}, which is not public. To allow addresses of one's own network: "
+            f"{host[:100]!r} is {hidden[0]}, which is not public. To allow addresses of your own network: "
             "REELKEEPER_ALLOW_PRIVATE_ADDRESSES=true"
         )
     address = addresses[0].partition("%")[0]
@@ -81,7 +81,7 @@ def resolve(url: str, *, allow_private: bool = False) -> tuple[httpx.URL, dict[s
 
 @cache
 def _tls() -> ssl.SSLContext:
-    """Load the certificate authorities once: it takes longer than most requests."""
+    """Load the certificate authorities once, which takes longer than most requests."""
     return httpx.create_ssl_context(trust_env=False)
 
 
@@ -95,7 +95,7 @@ def streamed(
     content: bytes | None = None,
     timeout_seconds: float = TIMEOUT_SECONDS,
 ) -> Iterator[httpx.Response]:
-    """Send a request and give the answer before its body is read. Raises AddressRefused and httpx's errors."""
+    """Send a request and yield the response before its body is read. Raises AddressRefused and httpx's errors."""
     at, needed = resolve(url, allow_private=allow_private)
     with (
         # guard public.redirects: a provider's redirect leads into our network
@@ -113,16 +113,16 @@ def streamed(
 
 
 def read(answer: httpx.Response, most_bytes: int = MAX_BYTES) -> bytes:
-    """Read the body of an answer as it was sent. Raises httpx.RemoteProtocolError for a larger one."""
+    """Read the body of a response, at most `most_bytes`. Raises httpx.RemoteProtocolError for a larger one."""
     return b"".join(chunks(answer, most_bytes))
 
 
 def chunks(answer: httpx.Response, most_bytes: int) -> Iterator[bytes]:
-    """Give the body of an answer piece by piece. Raises httpx.RemoteProtocolError where it is larger."""
+    """Yield the body of a response in chunks. Raises httpx.RemoteProtocolError if it is too large."""
     size = 0
     for chunk in answer.iter_raw():
         size += len(chunk)
         # guard public.size: an answer without an end fills memory or disk
         if size > most_bytes:
-            raise httpx.RemoteProtocolError(f"the answer is longer than {most_bytes:,} bytes")
+            raise httpx.RemoteProtocolError(f"the answer is larger than {most_bytes:,} bytes")
         yield chunk

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from math import isfinite
 
-MAX_SECONDS = 6 * 3600.0  # what is longer is a mistake, and would silence us for good
+MAX_SECONDS = 6 * 3600.0  # a longer time is a mistake, and would stop us for good
 
 
 def retry_after_seconds(headers: Mapping[str, str], default: float) -> float:
-    """Read Retry-After: seconds, whole or not, or a date (RFC 9110, section 10.2.3); `default` if it says nothing."""
+    """Parse Retry-After: seconds, whole or not, or a date (RFC 9110, section 10.2.3); `default` if there is none."""
     named = {name.lower(): value for name, value in headers.items()}
     text = named.get("retry-after", "")
     try:

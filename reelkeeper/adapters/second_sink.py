@@ -1,4 +1,4 @@
-"""Send messages to a webhook or the console, where Slack is not configured or fails; and ping an address."""
+"""Send messages to a webhook or the console, if Slack is not configured or fails; and ping a URL."""
 
 import logging
 import sys
@@ -17,7 +17,7 @@ _log = logging.getLogger(__name__)
 
 
 class Webhook:
-    """POSTs JSON: `text` is all of it in words, and the other fields are its parts."""
+    """POSTs JSON: `text` has the whole message, the other fields its parts."""
 
     name = "second sink"
     pace_seconds = 1.0
@@ -26,7 +26,7 @@ class Webhook:
         self._url = url
 
     def send(self, outgoing: OutboxMessage) -> str:
-        """Post a message; any answer but 2xx is SinkDown. Redirects are not followed."""
+        """Post a message. Raises SinkDown for any answer but 2xx. Redirects are not followed."""
         body = {"id": outgoing.id, **outgoing.message.model_dump(mode="json")}
         body["text"] = as_text(outgoing.message)
         try:
@@ -39,13 +39,13 @@ class Webhook:
 
 
 class Console:
-    """Writes to stderr, where a scheduler's log or cron's mail keeps it."""
+    """Writes to stderr, which a scheduler's log or cron's mail keeps."""
 
     name = "console"
     pace_seconds = 0.0
 
     def __init__(self, *, logged: bool = False) -> None:
-        self._logged = logged  # as a line of the log, where this is what stderr is for
+        self._logged = logged  # as a line of the log, if stderr has the log
 
     def send(self, outgoing: OutboxMessage) -> str:
         """Print a message."""
@@ -58,7 +58,7 @@ class Console:
 
 
 def headline(message: Message) -> str:
-    """Give the title, with a mark for its urgency."""
+    """Return the title, with a mark for its urgency."""
     title = one_line(message.title) or "Untitled"
     if message.kind == MessageKind.RESOLVE:
         return f"🟢 {title}"
@@ -66,7 +66,7 @@ def headline(message: Message) -> str:
 
 
 def as_text(message: Message) -> str:
-    """Give a message as plain text, without control characters, which a terminal would act on."""
+    """Return a message as plain text, without control characters, which a terminal would interpret."""
     parts = [
         headline(message),
         message.text,
@@ -80,7 +80,7 @@ def as_text(message: Message) -> str:
 
 
 def ping(url: str) -> None:
-    """GET the address. Raises SinkDown, without naming it, unless it answers 2xx."""
+    """GET the URL. Raises SinkDown, without the URL, unless it answers 2xx."""
     try:
         answer = httpx.get(url, timeout=PING_SECONDS, follow_redirects=False)
     except (httpx.HTTPError, httpx.InvalidURL) as error:

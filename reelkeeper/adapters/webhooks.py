@@ -1,4 +1,4 @@
-"""Send events to a service's own server as Standard Webhooks describes: one signed POST, one attempt a call."""
+"""Send events to a service's own server as specified by Standard Webhooks: one signed POST, one attempt per call."""
 
 import json
 from collections.abc import Callable
@@ -21,10 +21,10 @@ _UNSAID_SECONDS: Final = 60.0
 
 
 def send(delivery: Delivery, *, allow_private: bool, timeout_seconds: float = TIMEOUT_SECONDS) -> str:
-    """Post an event; returns a receipt, for any answer of 2xx.
+    """Post an event; return a receipt for any 2xx answer.
 
-    Raises SinkRefused for 410, by which an endpoint says that it is gone for good; SinkBusy where it asks to wait;
-    SinkDown for everything else; AddressRefused. Redirects are not followed, and no body of an answer is read.
+    Raises SinkRefused for 410, which means that the endpoint is gone for good; SinkBusy if it asks to wait; SinkDown
+    for everything else; AddressRefused. Redirects are not followed, and the body of an answer is not read.
     """
     body = json.dumps(delivery.body, separators=(",", ":"), ensure_ascii=False)
     signatures = (Webhook(secret).sign(delivery.id, delivery.at, body) for secret in delivery.secrets)
@@ -57,16 +57,16 @@ def send(delivery: Delivery, *, allow_private: bool, timeout_seconds: float = TI
     if HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
         return f"answered {status}"
     if status == HTTPStatus.GONE:
-        raise SinkRefused("it answered 410: it wants no more")
+        raise SinkRefused("it answered 410: it accepts no more events")
     if status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}:
         raise SinkBusy(f"it answered {status}, and asks to wait for {wait_seconds:g} s", wait_seconds)
     raise SinkDown(f"it answered {status}")
 
 
 def _within(seconds: float, act: Callable[[], tuple[int, float]]) -> tuple[int, float]:
-    """Run this in a thread of its own; where it takes longer, raise TimeoutError and abandon the thread.
+    """Run a function in its own thread; if it takes too long, raise TimeoutError and abandon the thread.
 
-    httpx limits each wait for a byte: a server that sends one every few seconds holds up a request for days.
+    httpx limits only the wait for each byte: a server that sends one every few seconds could block for days.
     """
     future: Future[tuple[int, float]] = Future()
 

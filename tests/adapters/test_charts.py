@@ -157,8 +157,8 @@ def test_nothing_to_draw_is_said_in_words() -> None:
     ]
     none = pd.DataFrame({"day": [], "kind": [], "usd": []})
     assert words(charts.savings(none)) == ["Nothing has been saved yet"]
-    assert words(charts.policies(tried().head(0))) == ["No whole month was looked at"]
-    assert words(charts.savings(none, has_freed=True)) == ["What was freed saves from the next day on"]
+    assert words(charts.policies(tried().head(0))) == ["No full month was simulated"]
+    assert words(charts.savings(none, has_freed=True)) == ["Bytes were freed; savings count from the next day on"]
 
 
 def test_a_name_from_outside_is_text_and_never_markup() -> None:

@@ -139,7 +139,7 @@ def test_a_refusal_may_come_in_a_200(cloudflare: CloudflareDouble, client: Clien
 
 
 def test_another_account_is_said(cloudflare: CloudflareDouble) -> None:
-    with pytest.raises(TokenRefused, match="shows this token nothing of account feed"):
+    with pytest.raises(TokenRefused, match="gives this token no data of account feed"):
         ask(Client(Api(cloudflare.url, "feed", TOKEN)))
 
 
@@ -156,7 +156,7 @@ def test_an_error_in_a_200_is_an_error_even_beside_data(cloudflare: CloudflareDo
 def test_a_part_of_a_list_is_not_taken_for_the_whole(cloudflare: CloudflareDouble, client: Client) -> None:
     result = {"success": True, "result": [billable_row("2026-11-01", "R2 Data Storage", 1, "GB-months", 0)]}
     cloudflare.queue = [(200, {}, result | {"result_info": {"count": 1, "total_count": 300}})]
-    with pytest.raises(UsageUnknown, match="1 of 300 rows came"):
+    with pytest.raises(UsageUnknown, match="1 of 300 rows were received"):
         client.billed(YESTERDAY, YESTERDAY)
 
 

@@ -58,21 +58,21 @@ def test_a_password_that_is_missing_or_wrong_is_a_setting_and_never_shown() -> N
     with PrefectDouble("admin:right").serving() as double:
         port = double.url.split(":")[2].partition("/")[0]
         said = refusal(double.url, Misconfigured, "admin:a-wrong-one")
-        assert f"Prefect's API at 127.0.0.1, port {port} does not let us in (401)" in said
+        assert f"Prefect's API at 127.0.0.1, port {port} refuses our credentials (401)" in said
         assert "PREFECT_API_AUTH_STRING" in said
         assert "a-wrong-one" not in said
 
 
 def test_a_server_that_fails_is_asked_again_and_then_told(serve: Serve) -> None:
     said = refusal(serve(503), Unavailable)
-    assert "answers 503: look at its log and its database. PREFECT_API_URL says where it is" in said
+    assert "answers 503: check its log and its database. PREFECT_API_URL is its address" in said
 
 
 def test_nothing_listens_and_a_name_that_is_not_known() -> None:
     port = free_port()
     said = refusal(f"http://127.0.0.1:{port}/api", Unavailable)
     assert f"127.0.0.1, port {port}: nothing listens there" in said
-    assert "PREFECT_API_URL says where it is" in said
+    assert "PREFECT_API_URL is its address" in said
     assert "no address is known" in refusal("https://prefect.invalid/api", Unavailable)
 
 
@@ -83,8 +83,8 @@ def test_a_server_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch
         silent.bind(("127.0.0.1", 0))
         silent.listen(16)
         said = refusal(f"http://127.0.0.1:{silent.getsockname()[1]}/api", Unavailable)
-        assert "no answer within the time" in said
+        assert "no answer in time" in said
 
 
 def test_tls_where_none_is_spoken(serve: Serve) -> None:
-    assert "look at http or https" in refusal(serve(200).replace("http:", "https:"), Unavailable)
+    assert "check http or https" in refusal(serve(200).replace("http:", "https:"), Unavailable)

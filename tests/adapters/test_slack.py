@@ -168,7 +168,7 @@ def test_a_message_is_laid_out_in_full() -> None:
         "Budget\n$10.00",
         "What to do: Look at compute.",
         "budget, total",
-        "Look at the run",
+        "Show the run",
     ]
     assert layout.blocks[-1]["elements"][0]["url"] == said.link
     assert as_text(said).splitlines()[-1] == f"The run: {said.link}"
@@ -287,7 +287,7 @@ def test_a_webhook_that_is_gone_is_a_refusal(double: SlackDouble, webhook: Webho
 
 def test_somebody_else_at_the_address_is_not_slack(double: SlackDouble, webhook: Webhook) -> None:
     double.queue = [Answer(200, "<html>Sign in to the guest network</html>")]
-    with pytest.raises(SinkDown, match="something else than Slack"):
+    with pytest.raises(SinkDown, match="not from Slack"):
         webhook.send(outgoing())
 
 

@@ -249,7 +249,7 @@ def test_an_answer_goes_to_slack_alone(channel: Channel, caplog: pytest.LogCaptu
     for url in ("http://127.0.0.2:1/answer", "https://127.0.0.1.evil.example/x", "", "file:///etc/passwd"):
         assert channel.send(*press(channel.double.button("why"), answer_url=url)) == 200
     assert channel.double.answered == []
-    assert caplog.text.count("the address to answer at is not Slack's") == 4
+    assert caplog.text.count("the URL for the answer is not Slack's") == 4
 
 
 def test_without_a_secret_no_press_is_believed_and_messages_have_no_buttons(

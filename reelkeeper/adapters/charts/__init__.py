@@ -1,7 +1,7 @@
-"""Pictures: one definition of each chart, drawn as PNG or SVG, light or dark, wide or for a phone, without a browser.
+"""Charts: one definition each, rendered as PNG or SVG, light or dark, wide or for a phone, without a browser.
 
-A chart takes a DataFrame and knows no colour: the theme gives them when it is drawn. Dollars are floats here and only
-here, since a pixel is one.
+A chart takes a DataFrame and contains no colours: the theme adds them when it is rendered. Only here are dollars
+floats, since the precision of a pixel suffices.
 """
 
 from reelkeeper.adapters.charts.forecast import forecast_fan

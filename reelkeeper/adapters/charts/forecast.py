@@ -1,4 +1,4 @@
-"""Draw what was spent and what is expected: history, the mean, and the bands of outcomes."""
+"""Chart past and forecast spend: history, the mean, and prediction bands."""
 
 from collections.abc import Mapping
 
@@ -27,15 +27,15 @@ def forecast_fan(
     *,
     title: str = "",
 ) -> Picture:
-    """Draw dollars over time: `history` as a line, `mean` dotted after it, and around it the bands of outcomes.
+    """Draw dollars over time: `history` as a line, `mean` dotted after it, and the prediction bands around it.
 
-    The index of each is days, or the first days of months. `bands` holds for a level in percent the columns lower and
-    upper, over the days of `mean`. The last known and the last expected amount are written at their points; the legend
-    gives each band's amounts on the last day.
+    Each is indexed by days, or by the first days of months. `bands` maps a level in percent to the columns lower and
+    upper, over the days of `mean`. The last known and the last forecast amount are labelled; the legend gives each
+    band's amounts on the last day.
     """
     past, future = _points(history), _points(mean)
     if past.empty and future.empty:
-        return nothing("No forecast yet: it needs some days of charges", title)
+        return nothing("No forecast yet: it needs several days of charges", title)
     spans = _spans(bands, past.tail(1))
     every = [*past["usd"], *future["usd"], *spans["upper"], *spans["lower"], budget_usd or 0.0]
     most = max(*every, 0.0) * ROOM or 1.0
@@ -58,7 +58,7 @@ def _points(series: "pd.Series[float]") -> pd.DataFrame:
 
 
 def _spans(bands: Mapping[int, pd.DataFrame], last: pd.DataFrame) -> pd.DataFrame:
-    """Lay the bands out as rows, the widest first, each starting with no width at the last known day."""
+    """Convert the bands to rows, the widest first, each starting with zero width at the last known day."""
     found = []
     for level in sorted((level for level, band in bands.items() if len(band)), reverse=True):
         lower, upper = _points(bands[level]["lower"]), _points(bands[level]["upper"])

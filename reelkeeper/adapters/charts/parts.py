@@ -14,9 +14,9 @@ import vl_convert
 from reelkeeper.adapters.charts.theme import LIGHT, TIERS, Theme
 
 WIDE: Final = 760  # pixels, of a page or a message
-NARROW: Final = 360  # of a phone held upright: the text stays as large
+NARROW: Final = 360  # of a phone held upright; the text keeps its size
 _HEIGHTS: Final = {WIDE: 360, NARROW: 360}
-_PIXELS_PER_POINT: Final = 2.0  # sharp on the screens that people have
+_PIXELS_PER_POINT: Final = 2.0  # pixels per point, sharp on common screens
 
 _UNITS: Final = ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (1000, "kB"), (1, "B"))
 _MONTHLY: Final = pd.Timedelta(days=20)  # points further apart than this are months
@@ -27,19 +27,19 @@ _MONTH_LABEL: Final = (
 ON_A_PHONE: Final = "width < 500"  # an expression of Vega's: the inner width of the picture, in pixels
 ROOM: Final = 1.12  # of an axis above its highest value, for what is written there
 
-Picture = alt.Chart | alt.LayerChart | alt.FacetChart  # what Altair says that a layer may become
+Picture = alt.Chart | alt.LayerChart | alt.FacetChart  # the type that Altair declares for a layer
 Align = Literal["left", "center", "right"]
 
 
 def nothing(text: str, title: str = "") -> Picture:
-    """Draw a picture that says in words why it is empty."""
+    """Draw an empty chart with a text that says why."""
     blank = alt.Chart(pd.DataFrame({"text": [text]})).mark_text(style="note", fontSize=16)
     drawn: Picture = blank.encode(text="text:N").properties(height=140, title=title)
     return drawn
 
 
 def as_days(days: Iterable[object]) -> list[str]:
-    """Write days as YYYY-MM-DD, which Vega reads as UTC whatever this machine's zone is."""
+    """Format days as YYYY-MM-DD, which Vega reads as UTC in any time zone of this machine."""
     return [f"{pd.Timestamp(day):%Y-%m-%d}" for day in days]  # type: ignore[arg-type]  # whatever pandas takes
 
 
@@ -54,7 +54,7 @@ def money_format(most: float) -> str:
 
 
 def money(usd: float) -> str:
-    """Write an amount for a label: cents where they matter."""
+    """Format an amount for a label, with cents only for small amounts."""
     if abs(usd) >= 100 or usd == round(usd):  # noqa: PLR2004  three digits say enough
         return f"${usd:,.0f}"
     digits = 2
@@ -64,14 +64,14 @@ def money(usd: float) -> str:
 
 
 def unit(most_bytes: float) -> tuple[int, str]:
-    """Choose the unit of an axis up to `most_bytes`: its bytes and its name."""
+    """Choose the unit of an axis up to `most_bytes`; return its bytes and its name."""
     return next((scale, name) for scale, name in _UNITS if most_bytes >= scale or scale == 1)
 
 
 def written(
     points: pd.DataFrame, style: str, x: alt.X | None = None, *, align: Align = "center", dx: int = 0, dy: int = -9
 ) -> Picture:
-    """Write the column `text` at `usd`, with a halo that sets it off. Without `x`: at the left."""
+    """Write the column `text` at `usd`, with a halo for contrast. Without `x`, it is at the left."""
     at = alt.value(4) if x is None else x
     marks = alt.Chart(points).encode(x=at, y="usd:Q", text="text:N")
     return alt.layer(
@@ -81,13 +81,13 @@ def written(
 
 
 def limit_line(usd: float, text: str) -> Picture:
-    """Draw a dashed line at `usd`, with its name on it at the left."""
+    """Draw a dashed line at `usd`, labelled at the left."""
     line = alt.Chart(pd.DataFrame({"usd": [usd]})).mark_rule(style="limit").encode(y="usd:Q")
     return alt.layer(line, written(pd.DataFrame({"usd": [usd], "text": [text]}), "limit-label", align="left"))
 
 
 def usd_axis(most: float, least: float = 0.0, *, stacked: bool = False) -> alt.Y:
-    """Give the axis of dollars from zero, or from below it, to `most`."""
+    """Return the axis of dollars from zero, or a negative amount, to `most`."""
     axis = alt.Axis(format=money_format(most), title=None, tickCount=5)
     return (
         alt.Y("usd:Q", stack="zero" if stacked else None).scale(domain=[min(least, 0.0), most], nice=False).axis(axis)
@@ -95,7 +95,7 @@ def usd_axis(most: float, least: float = 0.0, *, stacked: bool = False) -> alt.Y
 
 
 def time_axis(days: Iterable[str]) -> alt.X:
-    """Give a continuous axis of days, or of months where the days lie that far apart."""
+    """Return a continuous axis of days, or of months if the points are months apart."""
     stamps = pd.Series(pd.to_datetime(sorted(set(days))))
     axis = alt.Axis(format="%-d %b", title=None, tickCount=alt.ExprRef(f"{ON_A_PHONE} ? 4 : 8"))
     if len(stamps) > 1 and stamps.diff().median() > _MONTHLY:
@@ -104,7 +104,7 @@ def time_axis(days: Iterable[str]) -> alt.X:
 
 
 def svg(chart: Picture, theme: Theme = LIGHT, width: int = WIDE) -> str:
-    """Draw `chart` as an SVG document of `width` pixels that loads nothing."""
+    """Render `chart` as a self-contained SVG document of `width` pixels."""
     drawn: str = vl_convert.vegalite_to_svg(_spec(chart, theme, width), allowed_base_urls=[])
     return drawn
 
@@ -115,7 +115,7 @@ def data_uri(svg: str) -> str:
 
 
 def png(chart: Picture, theme: Theme = LIGHT, width: int = WIDE) -> bytes:
-    """Draw `chart` as a PNG, two pixels for each of `width`."""
+    """Render `chart` as a PNG of twice `width` pixels."""
     drawn: bytes = vl_convert.vegalite_to_png(_spec(chart, theme, width), scale=_PIXELS_PER_POINT, allowed_base_urls=[])
     return drawn
 

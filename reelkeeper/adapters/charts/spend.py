@@ -19,13 +19,13 @@ from reelkeeper.adapters.charts.parts import (
 )
 from reelkeeper.adapters.charts.theme import SERVICES
 
-_MAX_NAMED: Final = 3  # days over the budget whose amount is written
+_MAX_NAMED: Final = 3  # days over the budget that are labelled with their amount
 
 
 def spend(daily: pd.DataFrame, budget_usd: float | None = None, *, title: str = "") -> Picture:
     """Stack each day's dollars by service: `daily` has columns day, service and usd, one row for each pair.
 
-    A day in between without a row is unknown, not free: it is marked "?". The highest days over the budget are named.
+    A day in between without a row is unknown, not free, and marked "?". The highest days over the budget are labelled.
     """
     if daily.empty:
         return nothing("No spend is recorded yet", title)
@@ -66,19 +66,19 @@ def _stacks(rows: pd.DataFrame, days: list[str], most: float) -> Picture:
 
 
 def _days(days: list[str]) -> alt.X:
-    """Give an axis with a place for each day, unknown ones too, and as many labels as fit."""
+    """Return an axis with a place for each day, including unknown ones, and as many labels as fit."""
     label = "utcFormat(toDate(datum.value), '%-d %b')"
     axis = alt.Axis(labelExpr=label, labelOverlap="parity", labelAngle=0, title=None, ticks=False)
     return alt.X("day:O").scale(domain=days, paddingInner=0.22, paddingOuter=0.15).axis(axis)
 
 
 def policies(monthly: pd.DataFrame, notes: dict[str, str] | None = None, *, title: str = "") -> Picture:
-    """Draw a line of dollars for each policy: `monthly` has columns month, policy and usd, of whole months alone.
+    """Draw a line of dollars for each policy: `monthly` has columns month, policy and usd, for full months only.
 
     The legend gives each policy's sum over all months, and its note in `notes`.
     """
     if monthly.empty:
-        return nothing("No whole month was looked at", title)
+        return nothing("No full month was simulated", title)
     totals = monthly.groupby("policy", sort=False)["usd"].sum().astype(float)
     names = {
         policy: ", ".join(filter(None, (f"{policy}: {money(total)}", (notes or {}).get(str(policy), ""))))

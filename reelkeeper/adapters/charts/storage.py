@@ -27,8 +27,8 @@ _ROW_PIXELS: Final = 46
 def storage(stock: pd.DataFrame, tiers: Sequence[str], *, title: str = "") -> Picture:
     """Draw a bar for each age, in the order of the rows: `stock` has columns age, tier and size_bytes.
 
-    `tiers` are in force, from the least to the most paid; any other is drawn as unknown.
-    `age` is a label such as "8-30 days". The sum of each is written at its end.
+    `tiers` are those in force, from the cheapest to the most expensive; any other is drawn as unknown.
+    `age` is a label such as "8-30 days". Each bar is labelled with its sum.
     """
     if stock.empty or not stock["size_bytes"].sum():
         return nothing("Nothing is stored yet", title)
@@ -68,14 +68,14 @@ def storage(stock: pd.DataFrame, tiers: Sequence[str], *, title: str = "") -> Pi
 
 
 def savings(daily: pd.DataFrame, *, title: str = "", has_freed: bool = False) -> Picture:
-    """Stack the dollars saved up to each day: `daily` has columns day, kind and usd, what was saved on that day alone.
+    """Stack the cumulative dollars saved: `daily` has columns day, kind and usd, the saving of that day.
 
-    `kind` is a label such as "smaller files". The total is written at the end. `has_freed`: bytes were freed less than
-    a whole day ago, so nothing is drawn of them yet.
+    `kind` is a label such as "smaller files". The total is labelled at the end. `has_freed`: bytes were freed less than
+    a full day ago, so they are not drawn yet.
     """
     if daily.empty:
         return nothing(
-            "What was freed saves from the next day on" if has_freed else "Nothing has been saved yet", title
+            "Bytes were freed; savings count from the next day on" if has_freed else "Nothing has been saved yet", title
         )
     kinds = list(dict.fromkeys(daily["kind"]))
     saved = (

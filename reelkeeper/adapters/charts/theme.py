@@ -1,4 +1,4 @@
-"""Colours and fonts, light and dark, as a Vega-Lite configuration: a chart names styles, which are defined here.
+"""Colours and fonts, light and dark, as a Vega-Lite configuration: charts use styles that are defined here.
 
 The six colours of services stay apart by 12 or more (100 x Delta-E in OKLab) for every pair, as seen with full colour
 vision and with protanopia, deuteranopia and tritanopia (Machado, Oliveira and Fernandes 2009). A test counts it anew.
@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-FONT: Final = "Liberation Sans, Arial, Helvetica, sans-serif"  # vl-convert brings the first, a browser has one of them
-TIERS: Final = "tiers"  # in a chart's usermeta: how many it has colours of
+FONT: Final = "Liberation Sans, Arial, Helvetica, sans-serif"  # vl-convert has the first, a browser one of them
+TIERS: Final = "tiers"  # key in a chart's usermeta: the number of tiers that it has colours for
 SERVICES: Final = (
     "compute",
     "api",
@@ -29,12 +29,12 @@ class Theme:
     ink: str
     soft_ink: str  # axes and notes
     grid: str
-    limit: str  # budgets, and what is over them
+    limit: str  # budgets, and amounts over them
     line: str
-    services: tuple[str, ...]  # of SERVICES, one each; the last for any other
-    tiers: tuple[str, ...]  # three, from the least paid; others lie between them; then that of none
+    services: tuple[str, ...]  # one for each of SERVICES, the last for any other
+    tiers: tuple[str, ...]  # three, from the cheapest tier, others are interpolated; then that of no tier
     bands: tuple[str, ...]  # 95 %, 80 %
-    savings: tuple[str, ...]  # by what saved
+    savings: tuple[str, ...]  # by kind of saving
 
     def config(self, tiers: int | None = None) -> dict[str, Any]:
         """Build Vega-Lite's configuration, with a colour for each of `tiers` tiers; None: the three shipped."""
@@ -51,7 +51,7 @@ class Theme:
         return {
             "background": self.surface,
             "font": FONT,
-            "aria": False,  # who shows a picture gives it one text; Vega would write one for each mark, in local time
+            "aria": False,  # the page adds one text for the picture; Vega would add one per mark, in local time
             "padding": 14,
             "view": {"stroke": None},
             "axis": axis,
@@ -78,7 +78,7 @@ class Theme:
                 "rowPadding": 4,
                 "offset": 14,
             },
-            "range": {  # Vega-Lite knows these names alone
+            "range": {  # the only names that Vega-Lite knows
                 "category": [*self.services],
                 "ordinal": [*_shades(self.tiers[:-1], tiers or len(self.tiers) - 1), self.tiers[-1]],
                 "ramp": [*self.bands],
@@ -88,10 +88,10 @@ class Theme:
         }
 
     def _styles(self) -> dict[str, dict[str, Any]]:
-        """Define the styles that the charts name, so that marks of one meaning look alike everywhere."""
+        """Define the styles of the charts, so that marks with the same meaning look alike."""
         text = {"fontSize": 13, "fontWeight": "bold"}
         return {
-            "piece": {"stroke": self.surface, "strokeWidth": 0.8},  # of a stack: a gap parts it from the next
+            "piece": {"stroke": self.surface, "strokeWidth": 0.8},  # of a stack: a gap separates the parts
             "limit": {"color": self.limit, "strokeWidth": 1.5, "strokeDash": [6, 4]},
             "limit-label": {**text, "color": self.limit},
             "label": {**text, "color": self.ink},

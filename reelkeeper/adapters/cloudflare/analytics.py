@@ -1,7 +1,7 @@
 """R2's analytics by GraphQL: operations, peaks of storage, and how often each object was read.
 
 A page has at most 10,000 rows and there are no cursors. Sums and peaks may be taken in parts, so a full page of them is
-asked for again in two halves of its time; reads of objects go on after the last name. "Adaptive" data may be estimated
+requested again in halves of its time; reads of objects continue after the last name. "Adaptive" data may be estimated
 from a sample: where Cloudflare's confidence interval has a width, or none is given, the figure is marked as sampled.
 """
 
@@ -16,11 +16,11 @@ from reelkeeper.model.money import Metric, StorageClass, UsageSource, Used
 
 PAGE_ROWS = 10_000  # settings node, maxPageSize
 RETAINED_DAYS = 31  # settings node, notOlderThan: 2,678,400 s; the 31st day back is cut, so 30 whole ones remain
-KEPT_DAYS = RETAINED_DAYS - 1  # of which nothing is cut
+KEPT_DAYS = RETAINED_DAYS - 1  # complete days
 _NARROWEST = timedelta(minutes=1)
 _ONE_DAY = timedelta(days=1)
 _CLASSES = {"Standard": StorageClass.STANDARD, "InfrequentAccess": StorageClass.INFREQUENT_ACCESS}
-# What is billed: everything but 401 and 403 ("R2: Pricing"), and what R2 itself failed to do.
+# Billed requests: all but 401 and 403 ("R2: Pricing"), and failures of R2 itself.
 _BILLED: dict[str, object] = {
     "actionStatus_in": ["success", "userError"],
     "AND": [{"responseStatusCode_neq": 401}, {"responseStatusCode_neq": 403}],
@@ -36,7 +36,7 @@ Row = Mapping[str, Any]
 
 
 class Collected(NamedTuple):
-    """The usage of some days, and the days of which Cloudflare has no data: unknown, which is not zero."""
+    """The usage of some days, and the days for which Cloudflare has no data: unknown, which is not zero."""
 
     used: list[Used]
     missing: dict[Metric, list[date]]
@@ -45,7 +45,7 @@ class Collected(NamedTuple):
 class Reads(NamedTuple):
     """How often each object of a bucket was read on a UTC day, by key.
 
-    `quiet_hours` are those without any operation at all: where the bucket is listed each hour, data is missing there.
+    `quiet_hours` had no operation at all: in a bucket that is listed each hour, their data is missing.
     """
 
     day: date
@@ -55,12 +55,12 @@ class Reads(NamedTuple):
 
     @property
     def whole(self) -> bool:
-        """Whether an unlisted key is certain to have had no reads."""
+        """Whether a key that is not listed certainly had no reads."""
         return not self.sampled and not self.quiet_hours
 
 
 class Analytics:
-    """Questions to the two datasets of R2."""
+    """Queries of R2's two datasets."""
 
     def __init__(self, api: Api, *, page_rows: int = PAGE_ROWS) -> None:
         self._api, self._page_rows = api, page_rows
@@ -89,9 +89,9 @@ class Analytics:
 
     @documented("peak of storage")
     def storage(self, first: date, last: date, bucket: str | None = None) -> list[Used]:
-        """Give each day's peak of stored bytes, metadata included, by bucket and class.
+        """Return each day's peak of stored bytes, including metadata, by bucket and class.
 
-        A bucket in which nothing was written may have no row; `Client.stored_now` counts it all the same.
+        A bucket without writes may have no row; `Client.stored_now` includes it.
         """
         peaks: dict[tuple[date, str, str], int] = {}
         fields = "dimensions { date bucketName storageClass } max { payloadSize metadataSize }"
@@ -107,7 +107,7 @@ class Analytics:
 
     @documented("count of reads")
     def object_reads(self, day: date, bucket: str) -> Reads:
-        """Count the successful GetObject of each object: of a video that is played in pieces, each piece is one."""
+        """Count the successful GetObject requests of each object; each part of a video that is read in parts counts."""
         start, end = _span(day, day)
         chosen = {"bucketName": bucket, "actionType": "GetObject", "actionStatus": "success"}
         reads: dict[str, int] = {}
@@ -127,7 +127,7 @@ class Analytics:
         return Reads(day, reads, sampled or of_a_sample, quiet_hours)
 
     def _quiet_hours(self, day: date, bucket: str) -> tuple[tuple[int, ...], bool]:
-        """Name the hours without data, and say whether any other hour is estimated from a sample."""
+        """Return the hours without data, and whether any other hour is estimated from a sample."""
         start, end = _span(day, day)
         fields = "dimensions { datetimeHour } sum { requests }"
         page = self._page("r2Operations", fields, "datetimeHour_ASC", _within(start, end) | {"bucketName": bucket}, 24)
@@ -144,7 +144,7 @@ class Analytics:
         if end - start <= _NARROWEST:
             raise UsageUnknown(
                 f"Cloudflare has more than {self._page_rows:,} rows for the minute of {start:%Y-%m-%d %H:%M} UTC, and "
-                "shows no more at once; a part is not taken for the whole"
+                "returns no more at once, so the result is incomplete and is not used"
             )
         half = (end - start) / 2
         middle = start + max(_NARROWEST, half - half % _NARROWEST)
@@ -175,7 +175,7 @@ class Analytics:
         return _checked(whole, self._with_confidence(ask, fields) if operations else ask(fields))
 
     def _with_confidence(self, ask: Callable[[str], Sequence[Row]], fields: str) -> Sequence[Row]:
-        """Ask for the confidence of the sums; where the dataset has none, every row counts as sampled."""
+        """Query the confidence of the sums as well; if the dataset has none, every row counts as sampled."""
         if self._knows_confidence:
             try:
                 return ask(f"{fields} {_CONFIDENCE}")
@@ -195,12 +195,12 @@ def _within(start: datetime, end: datetime) -> dict[str, object]:
 
 
 def _class(row: Row) -> StorageClass:
-    """Name the storage class; an unknown one counts as standard, as all data before 2024 does."""
+    """Return the storage class; an unknown one counts as standard, like all data before 2024."""
     return _CLASSES.get(str(row["dimensions"].get("storageClass")), StorageClass.STANDARD)
 
 
 def _retrieved(action: str, amounts: Row) -> int:
-    """Say how many bytes an action read of the storage class that charges for it ("R2: Pricing", data retrieval)."""
+    """Return the bytes that an action read from a storage class that charges for it ("R2: Pricing", data retrieval)."""
     if action == "GetObject":
         return int(amounts["responseBytes"])
     return int(amounts["responseObjectSize"]) if action in {"CopyObject", "UploadPartCopy"} else 0
@@ -214,7 +214,7 @@ def _is_sampled(row: Row) -> bool:
 
 
 def _checked(dataset: str, rows: Sequence[Any]) -> Sequence[Row]:
-    """Return rows whose amounts are whole numbers of at least zero. ValueError for others: none may be read as zero."""
+    """Return the rows if all amounts are whole and not negative, else raise ValueError: none may be read as zero."""
     for row in rows:
         amounts = row.get("sum") or row["max"]
         if not amounts or any(type(amount) is not int or amount < 0 for amount in amounts.values()):

@@ -1,6 +1,6 @@
-"""Call Cloudflare's API within its rate limit, retry passing errors, and put every refusal into plain words.
+"""Call Cloudflare's API within its rate limit, retry transient errors, and explain every refusal.
 
-The token goes into one header and nowhere else: not into an address, an error or a log.
+The token is sent in one header and appears nowhere else: not in a URL, an error or a log.
 """
 
 import json
@@ -24,16 +24,16 @@ ANALYTICS, BILLING, R2 = "Account Analytics: Read", "Billing: Read", "Workers R2
 QUEUES = "Queues: Edit"
 CACHE_PURGE = "Cache Purge: Purge"  # of a zone
 
-WINDOW_SECONDS = 300  # "Rate limits": GraphQL takes 300 queries in 5 minutes; REST 1,200, so one limit serves both
-QUERIES_PER_WINDOW = 280  # the dashboard and other tools of the same user draw on the same 300
-ATTEMPTS = 4  # of one request that the server could not serve; the waits add up to some 7 s
-MAX_WAIT_SECONDS = 330  # for one request, if Cloudflare asks for it: its window, and a little
+WINDOW_SECONDS = 300  # "Rate limits": GraphQL allows 300 queries in 5 minutes, REST 1,200; one limit serves both
+QUERIES_PER_WINDOW = 280  # the dashboard and other tools of the same user share the 300
+ATTEMPTS = 4  # of one request that the server could not serve; the waits add up to about 7 s
+MAX_WAIT_SECONDS = 330  # for one request, if Cloudflare asks for it: its window and a margin
 SILENCE_SECONDS = 60
-_SHOWN = 300  # characters of what Cloudflare said
+_SHOWN = 300  # characters of Cloudflare's message
 _PASSING = frozenset({500, 502, 503, 504, 520, 522, 524})  # 52x: of Cloudflare's edge
 _NOT_OFFERED = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED})
 _BAD_TOKEN = frozenset({1000, 6003, 6103, 6111, 9109})  # codes: invalid, or malformed
-_NO_PERMISSION = 10000  # code: "Authentication error", of a token that is well and may not do this
+_NO_PERMISSION = 10000  # code: "Authentication error", of a valid token without the permission
 _TOKEN_WORDS = ("not authorized", "does not have access", "authentication error")
 _BUSY_WORDS = ("rate limiter budget depleted", "too many queries in progress", "please try again later")
 
@@ -42,8 +42,8 @@ class Api:
     """An account, and the token that may read it. Safe to share between threads.
 
     `setting` names the token in an error. Without `has_limit`, requests are not subject to the API's rate limit. Raises
-    TokenRefused where the token is expired, mistyped or lacks a permission, which the message names; UsageUnknown where
-    Cloudflare gave no complete answer: a part of one is never taken for the whole.
+    TokenRefused if the token is expired, mistyped or lacks a permission, which the message names; UsageUnknown if
+    Cloudflare gave no complete answer, since an incomplete one is never used.
     """
 
     def __init__(
@@ -62,7 +62,8 @@ class Api:
             base_url=url.rstrip("/"),
             headers={"Authorization": f"Bearer {token}", "User-Agent": "reelkeeper"},
             timeout=SILENCE_SECONDS,
-            trust_env=urlsplit(url).hostname not in {"127.0.0.1", "localhost", "::1"},  # no proxy reaches our loopback
+            trust_env=urlsplit(url).hostname
+            not in {"127.0.0.1", "localhost", "::1"},  # a proxy cannot reach our loopback
         )
         self._clock, self._sleep = clock, sleep
         self._setting, self._has_limit = setting, has_limit
@@ -74,21 +75,21 @@ class Api:
         self._http.close()
 
     def graphql(self, query: str, variables: Mapping[str, object]) -> dict[str, Any]:
-        """Answer a query of the account's data: its `viewer.accounts[0]`. Anything less than all of it is an error."""
+        """Query the account's data, its `viewer.accounts[0]`. An incomplete answer is an error."""
         body = {"query": query, "variables": {"account": self.account_id, **variables}}
         answer = self._ask("POST", "/graphql", ANALYTICS, json=body)
         with documented("answer"):
             accounts = ((answer.get("data") or {}).get("viewer") or {}).get("accounts")
         if not accounts:
             raise TokenRefused(
-                f"Cloudflare shows this token nothing of account {self.account_id}: check REELKEEPER_R2_ACCOUNT_ID, "
+                f"Cloudflare gives this token no data of account {self.account_id}: check REELKEEPER_R2_ACCOUNT_ID, "
                 f"and that the token has {ANALYTICS!r} on this account"
             )
         with documented("answer"):
             return dict(accounts[0])
 
     def get(self, path: str, permission: str, *, jurisdiction: str | None = None, **params: str) -> Any:  # noqa: ANN401  the `result` of any resource
-        """Read a resource of the account: its `result`, with decimals as Decimal. None if the account has no such."""
+        """Read a resource of the account: its `result`, with decimals as Decimal. None if it does not exist."""
         headers = {"cf-r2-jurisdiction": jurisdiction} if jurisdiction else {}
         answer = self._ask("GET", f"/accounts/{self.account_id}{path}", permission, params=params, headers=headers)
         found = answer.get("result")
@@ -96,16 +97,16 @@ class Api:
             rows = int((answer.get("result_info") or {}).get("total_count") or 0)
         if isinstance(found, list) and rows > len(found):
             raise UsageUnknown(
-                f"Cloudflare {path}: {len(found):,} of {rows:,} rows came, and a part is not taken for the whole"
+                f"Cloudflare {path}: only {len(found):,} of {rows:,} rows were received, so they are not used"
             )
         return found
 
     def post(self, path: str, permission: str, body: Mapping[str, object]) -> Any:  # noqa: ANN401  any `result`
-        """Have the account do something that may be repeated; returns the `result`, with decimals as Decimal."""
+        """POST a repeatable request to the account; return the `result`, with decimals as Decimal."""
         return self._ask("POST", f"/accounts/{self.account_id}{path}", permission, json=body).get("result")
 
     def post_to_zone(self, zone_id: str, path: str, permission: str, body: Mapping[str, object]) -> None:
-        """Have a zone do something that may be repeated."""
+        """POST a repeatable request to a zone."""
         self._ask("POST", f"/zones/{zone_id}{path}", permission, json=body)
 
     def _ask(self, method: str, path: str, permission: str, **content: Any) -> dict[str, Any]:  # noqa: ANN401  httpx's
@@ -124,7 +125,7 @@ class Api:
                 problem, wait = self._problem(response, answer, permission)
                 if problem is None:
                     return answer
-            if wait is None:  # nobody said how long
+            if wait is None:  # without a given time
                 if attempt == ATTEMPTS:
                     raise UsageUnknown(f"Cloudflare {path}: {problem}, {ATTEMPTS} times; try again later")
                 wait = random.uniform(0.5, 1) * (1 << attempt)  # noqa: S311  jitter, not a secret
@@ -133,14 +134,14 @@ class Api:
             if waited > MAX_WAIT_SECONDS:
                 raise UsageUnknown(
                     f"Cloudflare {path}: {problem}; it asks to wait {waited:,.0f} s, and at most "
-                    f"{MAX_WAIT_SECONDS} s are waited here. The next run asks again"
+                    f"{MAX_WAIT_SECONDS} s are allowed here. The next run tries again"
                 )
             self._sleep(wait)
 
     def _problem(
         self, response: httpx.Response, answer: Mapping[str, Any], permission: str
     ) -> tuple[str | None, float | None]:
-        """Say why Cloudflare did not answer, and how long to wait; None if it answered. Raises final refusals."""
+        """Return why Cloudflare did not answer, and how long to wait; None if it answered. Raises final refusals."""
         errors = _errors(answer)
         said = _said(errors) or f"HTTP {response.status_code}"
         if response.status_code == HTTPStatus.OK and not errors and answer.get("success", True):
@@ -186,7 +187,7 @@ class Api:
 
 @contextmanager
 def documented(what: str) -> Iterator[None]:
-    """Read an answer of the documented shape; any other is UsageUnknown, since it must not be read as zero."""
+    """Parse an answer of the documented shape; raise UsageUnknown for any other, which must not be read as zero."""
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
@@ -201,7 +202,7 @@ def _parsed(response: httpx.Response) -> dict[str, Any]:
     if isinstance(answer, dict):
         return answer
     if response.status_code == HTTPStatus.OK:
-        raise httpx.DecodingError("200, and the body is no JSON object", request=response.request)
+        raise httpx.DecodingError("status 200, but the body is not a JSON object", request=response.request)
     return {}
 
 

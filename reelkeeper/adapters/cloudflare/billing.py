@@ -18,7 +18,7 @@ _CLASSES = {"standard": StorageClass.STANDARD, "infrequentAccess": StorageClass.
 
 
 class BilledLine(NamedTuple):
-    """One service on one UTC day, as Cloudflare counts it. The amount is None where it gives none."""
+    """One service on one UTC day, as Cloudflare counts it. The amount is None if it gives none."""
 
     day: date
     service: str
@@ -29,7 +29,7 @@ class BilledLine(NamedTuple):
 
 @documented("billable usage")
 def billed(api: Api, first: date, last: date) -> list[BilledLine]:
-    """Read R2's lines of these days, in order; none: nothing was counted yet. UsageUnknown if there is no version."""
+    """Read R2's lines of these days, in order; none if nothing was counted yet. UsageUnknown without either version."""
     lines = []
     for start, end in _months(first, last):
         span = {"from": start.isoformat(), "to": end.isoformat()}
@@ -50,7 +50,7 @@ def stored_now(api: Api) -> dict[StorageClass, int]:
     """Read the bytes that the account stores in each class, over all buckets; the latest writes may be missing."""
     found = api.get("/r2/metrics", R2)
     if not isinstance(found, dict):
-        raise TypeError("it is no object")
+        raise TypeError("not an object")
     return {kind: sum(map(_whole, _parts(found.get(name) or {}))) for name, kind in _CLASSES.items()}
 
 
@@ -62,7 +62,7 @@ def _parts(of_class: dict[str, dict[str, int]]) -> list[int]:
 def _whole(value: Decimal | int) -> int:
     amount = _amount(value)
     if amount < 0 or amount != int(amount):
-        raise ValueError(f"{value} is no number of bytes")
+        raise ValueError(f"{value} is not a number of bytes")
     return int(amount)
 
 
@@ -92,5 +92,5 @@ def _line(row: dict[str, Any]) -> BilledLine:
 
 def _amount(value: Decimal | int) -> Decimal:
     if not isinstance(value, Decimal | int) or isinstance(value, bool) or not Decimal(value).is_finite():
-        raise TypeError(f"{value!r} is no amount")
+        raise TypeError(f"{value!r} is not an amount")
     return Decimal(value)

@@ -1,4 +1,4 @@
-"""Ask Cloudflare for the usage of days, reads of objects and the bill, and purge objects from its cache."""
+"""Read usage, object reads and the bill from Cloudflare, and purge objects from its cache."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
@@ -57,7 +57,7 @@ class Client:
         return Collected([*operations, *stored], missing)
 
     def object_reads(self, day: date, *, bucket: str) -> Reads:
-        """Read how often each object of a bucket was read on a UTC day that is over and at most 30 days past."""
+        """Read how often each object of a bucket was read on a past UTC day, at most 30 days ago."""
         return self._analytics.object_reads(day, bucket)
 
     def billed(self, first: date, last: date) -> list[BilledLine]:
@@ -65,7 +65,7 @@ class Client:
         return billing.billed(self._api, first, last)
 
     def stored_now(self) -> dict[StorageClass, int]:
-        """Read how many bytes the account stores in each class, about now."""
+        """Read the bytes that the account stores in each class, as of about now."""
         return billing.stored_now(self._api)
 
     def locks(self, bucket: str, jurisdiction: str | None) -> list[Lock]:
@@ -77,7 +77,7 @@ class Client:
         return expiries(self._api, bucket, jurisdiction)
 
     def permissions(self) -> dict[str, ReelkeeperError | None]:
-        """Try each permission that Reelkeeper needs: None if the token has it, else Cloudflare's answer."""
+        """Test each permission that Reelkeeper needs: None if the token has it, else Cloudflare's answer."""
         today = datetime.now(UTC).date()
         tries = {
             ANALYTICS: lambda: self._analytics.storage(today, today),
@@ -132,14 +132,14 @@ def _lasts(condition: Mapping[str, Any]) -> tuple[timedelta | None, datetime | N
 
 def _rules(api: Api, bucket: str, kind: str, jurisdiction: str | None) -> list[dict[str, Any]]:
     answer = api.get(f"/r2/buckets/{bucket}/{kind}", R2, jurisdiction=jurisdiction)
-    if answer is None:  # no rules are an empty list
-        raise UsageUnknown(f"Cloudflare knows no {kind} rules of a bucket {bucket!r} in this account")
+    if answer is None:  # a bucket without rules has an empty list
+        raise UsageUnknown(f"Cloudflare has no {kind} rules of a bucket {bucket!r} in this account")
     with documented(f"{kind} rules"):
         return list(answer.get("rules") or [])
 
 
 def connect_zone(settings: Settings) -> "Zone | None":
-    """Return the configured zone, or None where the bucket is not public through one."""
+    """Return the configured zone, or None if the bucket is not public through one."""
     if not (settings.public_url and settings.cache_zone_id and settings.cache_purge_token):
         return None
     token = settings.cache_purge_token.get_secret_value()
@@ -157,7 +157,7 @@ class Zone:
     """The zone whose cache serves the bucket publicly, and from which deleted objects are purged.
 
     Cloudflare's documentation, "Purge cache by single-file", read 2026-11: only the copy of a URL that was requested
-    without headers in the cache key is purged. Raises TokenRefused, and UsageUnknown where nothing answers.
+    without headers in the cache key is purged. Raises TokenRefused, and UsageUnknown if there is no answer.
     """
 
     def __init__(self, api: Api, zone_id: str, public_url: str) -> None:

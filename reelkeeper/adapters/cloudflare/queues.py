@@ -1,8 +1,8 @@
 """The queue of R2's event notifications, pulled over HTTP.
 
 Read 2026-11 from Cloudflare's documentation: "Queues: Pull consumers", "Queues: Limits" and the API reference of
-messages/pull and messages/ack. Messages come at least once, in any order; one that is neither acknowledged nor marked
-for a retry comes again when its lease ends. Pulls and acknowledgements are not subject to the API's rate limit.
+messages/pull and messages/ack. Messages are delivered at least once, in any order; one that is neither acknowledged nor
+marked for a retry is delivered again when its lease ends. Pulls and acknowledgements have no rate limit.
 """
 
 import base64
@@ -16,13 +16,13 @@ from reelkeeper.adapters.cloudflare.api import QUEUES, Api, documented
 from reelkeeper.model.buckets import Message, Pulled
 from reelkeeper.settings import Settings
 
-BATCH: Final = 100  # messages: the most that one pull gives
-LEASE_MILLISECONDS: Final = 60_000  # far longer than a batch takes; what is acknowledged later is accepted all the same
-_ENCODED: Final = frozenset({"json", "bytes"})  # content types whose bodies come in base64
+BATCH: Final = 100  # messages: the maximum of one pull
+LEASE_MILLISECONDS: Final = 60_000  # far longer than a batch takes; later acknowledgements are still accepted
+_ENCODED: Final = frozenset({"json", "bytes"})  # content types whose bodies are base64
 
 
 def connect(settings: Settings, sleep: Callable[[float], object] = time.sleep) -> "Queue | None":
-    """Return the configured queue, or None where there is none: the listing alone follows the bucket then."""
+    """Return the configured queue, or None if there is none: then only listings follow the bucket."""
     if not (settings.event_queue_id and settings.event_queue_token and settings.account_id):
         return None
     token = settings.event_queue_token.get_secret_value()
@@ -38,7 +38,7 @@ def connect(settings: Settings, sleep: Callable[[float], object] = time.sleep) -
 
 
 class Queue:
-    """A queue with a pull consumer. Raises TokenRefused, and UsageUnknown where Cloudflare does not answer."""
+    """A queue with a pull consumer. Raises TokenRefused, and UsageUnknown if Cloudflare does not answer."""
 
     def __init__(self, api: Api, queue_id: str) -> None:
         self.account_id = api.account_id
@@ -50,7 +50,7 @@ class Queue:
         self._api.close()
 
     def pull(self, limit: int = BATCH) -> Pulled:
-        """Take up to `limit` messages, each under a lease; the rest comes with the next pull."""
+        """Pull up to `limit` messages, each under a lease; the rest comes with the next pull."""
         asked = {"batch_size": limit, "visibility_timeout_ms": LEASE_MILLISECONDS}
         result = self._api.post(f"{self._path}/pull", QUEUES, asked)
         with documented("messages"):
@@ -59,7 +59,7 @@ class Queue:
             return Pulled(messages, None if backlog is None else int(backlog))
 
     def settle(self, acks: Sequence[str], retries: Mapping[str, int]) -> None:
-        """Acknowledge messages by lease id, and have others delivered again after the seconds given for theirs."""
+        """Acknowledge messages by lease id, and have others delivered again after the given seconds."""
         if acks or retries:
             delayed = [{"lease_id": lease_id, "delay_seconds": seconds} for lease_id, seconds in retries.items()]
             done = {"acks": [{"lease_id": lease_id} for lease_id in acks], "retries": delayed}
@@ -72,11 +72,11 @@ def _message(entry: Mapping[str, Any]) -> Message:
 
 
 def _decoded(body: Any, kind: str) -> Any:  # noqa: ANN401  any JSON
-    """Decode a body; None where it is not JSON, so that one message does not stop the others."""
+    """Decode a body; None if it is not JSON, so that one message does not stop the others."""
     if not isinstance(body, str):
         return body
     try:
-        # An object's text is never base64, since that has no brace: so both ways of sending JSON are read.
+        # JSON objects are sent as text or base64, and the latter has no brace: so both can be told apart.
         encoded = kind in _ENCODED and not body.lstrip().startswith("{")
         return json.loads(base64.b64decode(body, validate=True) if encoded else body)
     except (binascii.Error, ValueError, RecursionError):

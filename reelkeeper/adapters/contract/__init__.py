@@ -1,10 +1,10 @@
 """Define the contract between Reelkeeper and a bucket, as checks that run against any bucket.
 
-Each check works in a scratch prefix of its own, `{prefix}.contract-<16 hex digits>/`, through a `Bucket` that can reach
-nothing else, so it is safe on a bucket in production: nothing of anybody else's is read, written or deleted, and the
-catalogue's listings leave it out. `reelkeeper doctor --contract` runs them, and so do the tests.
+Each check works in its own scratch prefix, `{prefix}.contract-<16 hex digits>/`, through a `Bucket` that cannot access
+anything else, so it is safe on a bucket in production: no other object is read, written or deleted, and the catalogue's
+listings leave it out. `reelkeeper doctor --contract` runs them, and so do the tests.
 
-A check returns what was seen, or raises `Broken` with what was seen instead.
+A check returns a description of what it observed, or raises `Broken` with the deviation.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,11 +22,11 @@ from reelkeeper.errors import ReelkeeperError
 
 __all__ = ["CHECKS", "Broken", "Result", "Scratch", "Target", "check_one", "run", "scratch"]
 
-ABANDONED_AFTER: Final = timedelta(hours=1)  # a scratch prefix that old belongs to a run that was killed
+ABANDONED_AFTER: Final = timedelta(hours=1)  # an older scratch prefix belongs to a killed run
 
 
 class Result(NamedTuple):
-    """Hold the result of one check: whether it passed, and what was seen."""
+    """The result of one check: whether it passed, and what was observed."""
 
     check: str
     passed: bool
@@ -34,7 +34,7 @@ class Result(NamedTuple):
 
 
 def run(target: Target) -> Iterator[Result]:
-    """Run each check in a scratch prefix of its own, gone afterwards; first remove what killed runs have left."""
+    """Remove leftovers of killed runs, then run each check in its own scratch prefix, which is removed afterwards."""
     start = target.bucket.prefix + CONTRACT
     with translate_errors(f"LIST {start}"):
         answer = target.client().list_objects_v2(Bucket=target.bucket.name, Prefix=start, Delimiter="/")
@@ -47,7 +47,7 @@ def run(target: Target) -> Iterator[Result]:
 
 
 def check_one(target: Target, name: str, check: Callable[["Scratch"], str]) -> Result:
-    """Run one check, and say what came of it."""
+    """Run one check, and return its result."""
     try:
         with scratch(target) as place:
             return Result(name, True, check(place))

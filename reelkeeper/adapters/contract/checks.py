@@ -1,4 +1,4 @@
-"""The checks. Each returns what was seen, or raises `Broken` with what was seen instead."""
+"""The checks. Each returns a description of what it observed, or raises `Broken` with the deviation."""
 
 import hashlib
 import re
@@ -18,8 +18,8 @@ from reelkeeper.errors import KeyTaken, ObjectChanged, ObjectMissing, Reelkeeper
 ODD_NAMES: Final = ("a b", "ä", "日本", "🎬", "a+b", "100%", "%20", "a&b<c>", "'quotes\"", "q?x=1#y", "~!*();:@$,=[]{}")
 _TYPE: Final = "text/plain"
 _CLOCKS: Final = timedelta(minutes=5)  # S3 refuses requests whose date is 15 min off; operations/workspace.py allows 5
-_BETWEEN_WRITES: Final = 2.1  # seconds: R2 takes one write a second to one key, and tells times to the second
-_EXPIRES: Final = 2  # seconds, of a URL that is used when it is over
+_BETWEEN_WRITES: Final = 2.1  # seconds: R2 accepts one write a second to one key, and reports times to the second
+_EXPIRES: Final = 2  # seconds, of a URL that is used after it has expired
 _AFTERWARDS: Final = 2  # seconds later
 _STALE: Final = timedelta(minutes=20)  # S3: a request that was signed more than 15 min ago is refused
 
@@ -43,7 +43,7 @@ def _written_once(place: Scratch) -> str:
             continue
         raise Broken("If-None-Match: * is ignored: a second put replaced the object")
     _same("after three refused puts", place.bucket.read_bytes(key), b"first")
-    return "a put with If-None-Match: * to a key that is taken is refused (412), three times of three"
+    return "a put with If-None-Match: * to an existing key is refused (412), three times of three"
 
 
 def _lost_reply(place: Scratch) -> str:
@@ -51,7 +51,7 @@ def _lost_reply(place: Scratch) -> str:
     first = place.bucket.put_bytes_once(key, b"first", _TYPE)
     again = place.bucket.put_bytes_once(key, b"first", _TYPE)
     _same("the same put again", (again.size_bytes, again.etag), (first.size_bytes, first.etag))
-    return "the same conditional put again is refused, and what stands there is known as our own"
+    return "the same conditional put again is refused, and the stored object is recognised as our own"
 
 
 def _if_match(place: Scratch) -> str:
@@ -63,15 +63,15 @@ def _if_match(place: Scratch) -> str:
     except ObjectChanged:
         _same("after a refused put", place.bucket.read_bytes(key), b"first")
     else:
-        raise Broken("If-Match is ignored: a put that named another ETag replaced the object")
+        raise Broken("If-Match is ignored: a put with another ETag replaced the object")
     time.sleep(_BETWEEN_WRITES)
     place.put(key, b"second", IfMatch=f'"{etag}"')
-    _same("after a put that named the right ETag", place.bucket.read_bytes(key), b"second")
+    _same("after a put with the right ETag", place.bucket.read_bytes(key), b"second")
     try:
         place.put(place.key("nothing.mp4"), b"x", IfMatch=f'"{etag}"')
     except (ObjectChanged, ObjectMissing):
-        return "a put with If-Match replaces that object, no other (412), and makes none where nothing is"
-    raise Broken("If-Match is ignored where no object is: one was made")
+        return "a put with If-Match replaces only the object with that ETag (412 otherwise), and creates none"
+    raise Broken("If-Match is ignored if no object exists: one was created")
 
 
 def _if_match_at_once(place: Scratch) -> str:
@@ -88,9 +88,9 @@ def _if_match_at_once(place: Scratch) -> str:
 
     with ThreadPoolExecutor(writers) as pool:
         done = [number for number, is_done in enumerate(pool.map(put, range(writers))) if is_done]
-    _same("how many of several puts at once replaced the same object", len(done), 1)
+    _same("how many of several simultaneous puts replaced the same object", len(done), 1)
     _same("after them", place.bucket.read_bytes(key), f"writer {done[0]}".encode())
-    return f"of {writers} puts at once that name the same ETag, one replaces the object"
+    return f"of {writers} simultaneous puts with the same ETag, one replaces the object"
 
 
 def _copy(place: Scratch) -> str:
@@ -122,13 +122,13 @@ def _read_conditions(place: Scratch) -> str:
     except ObjectMissing:
         pass
     else:
-        raise Broken("a GET of a key where nothing is does not answer 404")
-    _same("a HEAD where nothing is", place.bucket.head(place.key("nothing.mp4")), None)
+        raise Broken("a GET of a key without an object does not answer 404")
+    _same("a HEAD of a key without an object", place.bucket.head(place.key("nothing.mp4")), None)
     _same("a GET with the right If-Match", place.read_if(key, etag), b"first")
     try:
         place.read_if(key, _md5(b"something else"))
     except ObjectChanged:
-        return "a GET with If-Match gives that object and no other (412); where nothing is, it is 404"
+        return "a GET with If-Match returns only the object with that ETag (412 otherwise), or 404 if there is none"
     raise Broken("If-Match is ignored by a GET")
 
 
@@ -141,7 +141,7 @@ def _listing(place: Scratch) -> str:
     for index in (0, 4, len(keys) - 1):
         _same(f"a listing after key {index}", place.keys_after(keys[index]), keys[index + 1 :])
     _same("pages of two keys", place.keys_after(keys[0], page_keys=2), keys[1:])
-    return "listings are whole, in the order of the keys' bytes, and go on right after the key that StartAfter names"
+    return "listings are complete, in the byte order of the keys, and continue right after the key in StartAfter"
 
 
 def _times(place: Scratch) -> str:
@@ -149,18 +149,18 @@ def _times(place: Scratch) -> str:
     place.put(key, b"x")
     head, listed = place.bucket.head(key), place.listed()[key]
     if head is None:
-        raise Broken("an object that was put is not there")
+        raise Broken("an object that was put does not exist")
     heads, lists = (at.replace(microsecond=0) for at in (head.last_modified, listed.last_modified))
     _same("LastModified of a listing, to the second, against a HEAD's", lists, heads)
     if (away := abs(head.last_modified - datetime.now(UTC))) > _CLOCKS:
-        raise Broken(f"LastModified of what was just put is {away} from this machine's clock")
+        raise Broken(f"LastModified of an object that was just put is {away} from this machine's clock")
     return f"LastModified of a listing and a HEAD agree to the second, {away.total_seconds():.0f} s from our clock"
 
 
 def _clock(place: Scratch) -> str:
     if (away := abs(place.bucket.server_time() - datetime.now(UTC))) > _CLOCKS:
         raise Broken(f"the bucket's clock, in the Date header of its answers, is {away} from this machine's")
-    return f"its answers tell its time, {away.total_seconds():.0f} s from ours"
+    return f"its answers have its time, {away.total_seconds():.0f} s from ours"
 
 
 def _same_bytes_again(place: Scratch) -> str:
@@ -170,13 +170,13 @@ def _same_bytes_again(place: Scratch) -> str:
     _same("the ETag of the same bytes put again", place.put(key, b"same"), etag)
     after, listed = place.bucket.head(key), place.listed()[key]
     if before is None or after is None or not after.last_modified > before.last_modified:
-        raise Broken(f"the same bytes put again do not move LastModified: {before}, then {after}")
+        raise Broken(f"the same bytes put again do not change LastModified: {before}, then {after}")
     if listed.last_modified <= before.last_modified:
         raise Broken(
-            f"a listing still shows the old LastModified {listed.last_modified} after the same bytes came again"
+            f"a listing still shows the old LastModified {listed.last_modified} after the same bytes were put again"
         )
     moved = (after.last_modified - before.last_modified).total_seconds()
-    return f"the same bytes put again keep the ETag and move LastModified, by {moved:.0f} s here"
+    return f"the same bytes put again keep the ETag and change LastModified, by {moved:.0f} s here"
 
 
 def _expired_delete(place: Scratch) -> str:
@@ -187,11 +187,11 @@ def _expired_delete(place: Scratch) -> str:
     status = place.send(httpx.Request("DELETE", url)).status_code
     if status != httpx.codes.FORBIDDEN or place.bucket.head(key) is None:
         left = "stands" if place.bucket.head(key) else "is gone"
-        raise Broken(f"a presigned DELETE that had expired was answered {status}, and the object {left}")
+        raise Broken(f"an expired presigned DELETE was answered {status}, and the object {left}")
     in_time = place.send(httpx.Request("DELETE", place.bucket.presigned("delete_object", key, 60))).status_code
     if in_time != httpx.codes.NO_CONTENT or place.bucket.head(key):
-        raise Broken(f"a presigned DELETE within its time was answered {in_time}")
-    return f"a presigned DELETE is refused ({status}) {_AFTERWARDS} s after its {_EXPIRES} s are over, and done in time"
+        raise Broken(f"a presigned DELETE that had not expired was answered {in_time}")
+    return f"a presigned DELETE works within its {_EXPIRES} s, and is refused ({status}) {_AFTERWARDS} s later"
 
 
 def _stale_delete(place: Scratch) -> str:
@@ -205,7 +205,7 @@ def _stale_delete(place: Scratch) -> str:
     fresh = place.send(place.sign_delete(key, now)).status_code
     if fresh != httpx.codes.NO_CONTENT or place.bucket.head(key):
         raise Broken(f"a DELETE signed now was answered {fresh}")
-    return f"a DELETE signed 20 min ago is refused ({code[1] if code else answer.status_code}), one signed now is done"
+    return f"a DELETE signed 20 min ago is refused ({code[1] if code else answer.status_code}), one signed now works"
 
 
 def _batch_delete(place: Scratch) -> str:
@@ -213,11 +213,13 @@ def _batch_delete(place: Scratch) -> str:
     for key in keys:
         place.put(key, b"x")
     _same(
-        "failures of a batch, one of whose keys is not there", place.bucket.delete([*keys[:3], place.key("no.mp4")]), {}
+        "failures of a batch with one key that does not exist",
+        place.bucket.delete([*keys[:3], place.key("no.mp4")]),
+        {},
     )
     _same("the same batch again", place.bucket.delete(keys[:3]), {})
     _same("what is left", list(place.listed()), keys[3:])
-    return "a batch delete says of each key that it is gone, also of one that never was, and can be repeated"
+    return "a batch delete confirms each key, also one that never existed, and can be repeated"
 
 
 def _odd_names(place: Scratch) -> str:
@@ -225,11 +227,11 @@ def _odd_names(place: Scratch) -> str:
     keys[place.key("x" * (1024 - len(place.bucket.prefix.encode())))] = b"1,024 bytes"
     for key, data in keys.items():
         place.put(key, data)
-        _same(f"what stands at {key!r}", place.bucket.read_bytes(key), data)
+        _same(f"the object at {key!r}", place.bucket.read_bytes(key), data)
     _same("a listing of odd keys", set(place.listed()), set(keys))
     _same("failures to delete odd keys", place.bucket.delete(list(keys)), {})
-    _same("what is left of odd keys", place.listed(), {})
-    return f"{len(keys)} keys with spaces, signs, other scripts and 1,024 bytes go there and back"
+    _same("remaining odd keys", place.listed(), {})
+    return f"{len(keys)} keys with spaces, signs, other scripts and 1,024 bytes are stored and listed unchanged"
 
 
 def _consistency(place: Scratch) -> str:
@@ -245,7 +247,7 @@ def _consistency(place: Scratch) -> str:
         _same("failures of a delete", place.bucket.delete([key]), {})
         if place.bucket.head(key) or key in place.listed():
             raise Broken(f"{key} is still there right after its delete")
-    return f"what was put is read and listed at once, and what was deleted is not, {rounds} times of {rounds}"
+    return f"new objects are read and listed at once, and deleted ones no longer, {rounds} times of {rounds}"
 
 
 def _checksums(place: Scratch) -> str:
@@ -257,11 +259,11 @@ def _checksums(place: Scratch) -> str:
         if "Digest" not in str(error):
             raise
     else:
-        raise Broken("a put whose Content-MD5 is not that of its bytes was taken")
+        raise Broken("a put with a wrong Content-MD5 was accepted")
     _same("after a refused put", place.bucket.head(key), None)
     place.put(key, data)
     _same("1,000,000 bytes read back", place.bucket.read_bytes(key, len(data)), data)
-    return "a put whose bytes are not those of its Content-MD5 is refused, and bytes come back as they went"
+    return "a put with a wrong Content-MD5 is refused, and bytes are read back unchanged"
 
 
 def _private(place: Scratch) -> str:

@@ -1,4 +1,4 @@
-"""A scratch prefix in a bucket for the contract's checks: it reaches nothing else, and is left empty."""
+"""A scratch prefix in a bucket for the contract's checks: nothing outside is accessed, and it is left empty."""
 
 import hashlib
 import hmac
@@ -25,11 +25,11 @@ _TYPE: Final = "text/plain"
 
 
 class Broken(Exception):  # noqa: N818  it is the contract that is broken
-    """The bucket does not behave as Reelkeeper relies on; the message says what was seen."""
+    """The bucket does not behave as Reelkeeper requires; the message says what was observed."""
 
 
 class Target(NamedTuple):
-    """A bucket and the keys to it: some checks sign requests by themselves."""
+    """A bucket and its credentials: some checks sign requests by themselves."""
 
     bucket: Bucket
     access_key_id: str
@@ -37,24 +37,24 @@ class Target(NamedTuple):
     region: str
 
     def client(self) -> "S3Client":
-        """Open a client for the contract alone: it puts without conditions, which no other code of ours may."""
+        """Open a client for the contract only: it puts without conditions, which no other code may."""
         return open_client(self.bucket.endpoint_url, self.access_key_id, self.secret_access_key, self.region)
 
 
 class Scratch:
-    """A scratch prefix in a bucket. Nothing outside of it can be named through it."""
+    """A scratch prefix in a bucket; no key outside of it can be formed."""
 
     def __init__(self, target: Target, prefix: str) -> None:
         if not _SCRATCH.fullmatch(prefix):
-            raise KeyRefused(f"{prefix!r} is no scratch prefix of the contract's: nothing was done")
+            raise KeyRefused(f"{prefix!r} is not a scratch prefix of the contract: nothing was done")
         self.bucket, self._target, self._client = target.bucket.under(prefix), target, target.client()
 
     def key(self, name: str) -> str:
-        """Give a key here."""
+        """Return a key in the scratch prefix."""
         return self.bucket.check(self.bucket.prefix + name)
 
     def put(self, key: str, data: bytes, **conditions: Any) -> str:  # noqa: ANN401  boto3's parameters
-        """Put as a service does, over whatever is there; returns the ETag. ObjectChanged where a condition fails."""
+        """Put as a service does, replacing any object; return the ETag. Raises ObjectChanged if a condition fails."""
         with translate_errors(f"PUT {key}"):
             answer = self._client.put_object(
                 Bucket=self.bucket.name, Key=self.bucket.check(key), Body=data, ContentType=_TYPE, **conditions
@@ -79,7 +79,7 @@ class Scratch:
             return [entry["Key"] for page in pages for entry in page.get("Contents", [])]
 
     def sign_delete(self, key: str, at: datetime) -> httpx.Request:
-        """Make a DELETE that is signed in its headers as of `at` (AWS Signature Version 4)."""
+        """Create a DELETE request that is signed in its headers as of `at` (AWS Signature Version 4)."""
         endpoint = urlsplit(self.bucket.endpoint_url)
         path = f"{endpoint.path.rstrip('/')}/{self.bucket.name}/{quote(self.bucket.check(key), safe='/-_.~')}"
         stamp, nothing = at.strftime("%Y%m%dT%H%M%SZ"), hashlib.sha256(b"").hexdigest()
@@ -99,7 +99,7 @@ class Scratch:
         return httpx.Request("DELETE", f"{endpoint.scheme}://{endpoint.netloc}{path}", headers=headers)
 
     def send(self, request: httpx.Request) -> httpx.Response:
-        """Send a request that was signed elsewhere, once."""
+        """Send an already signed request, once."""
         loopback = urlsplit(self.bucket.endpoint_url).hostname in {"127.0.0.1", "localhost", "::1"}
         with httpx.Client(timeout=30, trust_env=not loopback) as client:
             return client.send(request)
@@ -109,7 +109,7 @@ class Scratch:
         return {stored.key: stored for page in self.bucket.pages() for stored in page}
 
     def clear(self) -> None:
-        """Delete everything here: beside the purge, the only code that deletes, and only what the contract made."""
+        """Delete everything here: besides the purge the only code that deletes, and only objects of the contract."""
         if left := self.bucket.delete(list(self.listed())):
             first = next(iter(left.items()))
             raise Broken(f"{len(left)} objects under {self.bucket.prefix} could not be deleted: {first}")
@@ -117,7 +117,7 @@ class Scratch:
 
 @contextmanager
 def scratch(target: Target) -> Iterator[Scratch]:
-    """Hold a scratch prefix that is new, and leave nothing in it."""
+    """Provide a new scratch prefix, and empty it afterwards."""
     made = Scratch(target, f"{target.bucket.prefix}{CONTRACT}{secrets.token_hex(8)}/")
     try:
         yield made

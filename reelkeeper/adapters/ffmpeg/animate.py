@@ -16,29 +16,29 @@ _MAX_IMAGE_BYTES = 50 << 20
 _MAX_PIXELS = 8192 * 8192
 _CLOSER = 0.3  # by the end, the camera shows 1 / 1.3 of the picture
 _DEMUXERS = {b"\x89PNG\r\n\x1a\n": ("png_pipe", "png"), b"\xff\xd8\xff": ("jpeg_pipe", "mjpeg")}
-_FASTEST_PIXELS = 1e6  # a second, on a very busy core; ten times slower than was measured on one that is not
+_FASTEST_PIXELS = 1e6  # a second, on a very busy core; ten times slower than measured on an idle one
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What to make. With the same ffmpeg, equal scenes give equal bytes."""
+    """A video to make. With the same ffmpeg, equal scenes give equal bytes."""
 
     width: int  # pixels, even
     height: int
     seconds: float
     fps: int
-    seed: str  # of the drawn picture and of the way that the camera takes
+    seed: str  # of the generated picture and the camera's path
 
     @property
     def frames(self) -> int:
-        """How many frames it has."""
+        """The number of frames."""
         return max(1, round(self.seconds * self.fps))
 
 
 def animate(scene: Scene, output: Path, *, image: Path | None = None, watch: Watch | None = None) -> None:
     """Write `scene` to `output` as H.264 in MP4, over a PNG or JPEG `image` or, without one, over colours.
 
-    Raises NotAVideo for an image that is none, MediaTimeout, MediaError; whatever `watch` raises ends it.
+    Raises NotAVideo for an invalid image, MediaTimeout, MediaError; whatever `watch` raises ends it.
     """
     chance = hashlib.sha256(scene.seed.encode()).digest()
     with scratch_dir(output.parent) as work:
@@ -82,9 +82,9 @@ def _colours(scene: Scene, chance: bytes) -> str:
 
 
 def _admitted(image: Path, work: Path) -> Any:  # noqa: ANN401  ffmpeg-python has no types
-    """Copy a stranger's picture to `work`; open it with the one demuxer and decoder that its first bytes name."""
+    """Copy an untrusted picture to `work`; open it only with the demuxer and decoder for its first bytes."""
     if not 0 < (size := image.stat().st_size) <= _MAX_IMAGE_BYTES:
-        raise NotAVideo(f"the image has {size} bytes, the limits are 1 and {_MAX_IMAGE_BYTES}")
+        raise NotAVideo(f"the image has {size} bytes, allowed are 1 to {_MAX_IMAGE_BYTES}")
     with image.open("rb") as file:
         head = file.read(8)
     known = next((how for start, how in _DEMUXERS.items() if head.startswith(start)), None)

@@ -18,7 +18,7 @@ _ALWAYS = (
 
 
 def wall_seconds(media: Media) -> float:
-    """Limit one pass over `media`, in seconds: 60, plus 40 for each second of video and megapixel of a frame.
+    """Return the time limit in seconds of one pass over `media`: 60, plus 40 per second of video and megapixel.
 
     Ten times what SVT-AV1 preset 6 took per second of 720p and 1080p video on one busy core.
     """

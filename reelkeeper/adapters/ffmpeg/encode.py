@@ -1,4 +1,4 @@
-"""One encode of a clip to MP4 or WebM: H.264 by x264, HEVC by x265, AV1 by SVT-AV1, or VP9 in two passes.
+"""Encode a clip to MP4 or WebM: H.264 by x264, HEVC by x265, AV1 by SVT-AV1, or VP9 in two passes.
 
 Audio in a codec that players of the container support is copied, all other becomes Opus. No scaling, no change of frame
 rate, no denoising and no downmix. Every audio and subtitle stream and the tags are kept; data and timecode streams,
@@ -27,14 +27,14 @@ OPUS_LAYOUTS = {
     8: "7.1",
 }  # RFC 7845, 5.1.1.2
 _OPUS_KBPS = {1: 64, 2: 96}  # and 48 more for each further channel: 288 for 5.1
-_KEYFRAME_EVERY = 240  # frames; SVT-AV1's own default of 161 costs bytes in clips of 5-30 s
+_KEYFRAME_EVERY = 240  # frames; SVT-AV1's default of 161 costs bytes in clips of 5-30 s
 _SUBTITLES = {"mp4": "mov_text", "webm": "webvtt"}
 _TICKS_A_SECOND = 90_000  # of the clock of a stream in MP4: the time of a frame of 24, 25, 30 and 29.97 fps is exact
 _ITUNES_TAGS = {  # of those that ffmpeg 9 writes into MP4 by itself, what clips have; any other goes with all of them
     *("title", "artist", "album_artist", "album", "composer", "date", "comment", "genre", "copyright"),
     *("grouping", "description", "synopsis", "keywords"),
 }
-# Tags that speak of the MP4 container only.
+# Tags that describe only the MP4 container.
 _BLANKED = {"major_brand": "", "minor_version": "", "compatible_brands": ""}
 
 
@@ -86,7 +86,7 @@ def encode(
         whole, draft = ffmpeg.input(clip.url, threads=1, **clip.options(limits)), work / f"out.{how.container}"
         picture = whole["V:0"]
         pixels = "yuv420p10le" if media.bit_depth > 8 else "yuv420p"  # noqa: PLR2004  bits
-        # Left alone, ffmpeg rounds the time of each frame to the average rate.
+        # By default, ffmpeg rounds the time of each frame to the average rate.
         look: dict[str, Any] = {"fps_mode": "passthrough", "enc_time_base": "1:90000", "pix_fmt": pixels}
         look |= _SETTINGS[how.codec](how.preset, how.crf)
         spent, ceiling = 0.0, max(64 << 20, 2 * media.size_bytes)
@@ -114,7 +114,7 @@ def _h264(preset: int, crf: float) -> dict[str, Any]:
 
 
 def _hevc(preset: int, crf: float) -> dict[str, Any]:
-    # hvc1: Apple's players take parameter sets in the header alone. One thread gives the same bytes each time.
+    # hvc1: Apple's players accept parameter sets only in the header. One thread gives the same bytes each time.
     quiet = "pools=none:frame-threads=1:log-level=error"
     return {
         "c:v": "libx265",
@@ -150,7 +150,7 @@ _SETTINGS = {"h264": _h264, "hevc": _hevc, "av1": _av1, "vp9": _vp9}
 
 
 def _beside(media: Media, container: str) -> dict[str, Any]:
-    """Choose to copy audio that players support, else Opus at a rate by its channels; subtitles become text."""
+    """Copy audio that players support, else encode Opus at a bitrate by its channels; convert subtitles to text."""
     options: dict[str, Any] = {"c:s": _SUBTITLES[container]} if media.subtitles else {}
     for index, stream in enumerate(media.audio):
         if stream.codec in COPIED_SOUND[container]:
@@ -159,7 +159,7 @@ def _beside(media: Media, container: str) -> dict[str, Any]:
         channels = stream.channels or 2
         options[f"c:a:{index}"] = "libopus"
         options[f"b:a:{index}"] = f"{_OPUS_KBPS.get(channels, 48 * channels)}k"
-        # libopus takes 5.1 but not 5.1(side), and so on: name the layout it knows for that many channels.
+        # libopus accepts 5.1 but not 5.1(side), and so on: name the layout that it knows for that many channels.
         options[f"filter:a:{index}"] = f"aformat=channel_layouts={OPUS_LAYOUTS[channels]}"
     return options
 
@@ -174,8 +174,8 @@ def _tags(media: Media) -> dict[str, Any]:
 def _movflags(media: Media) -> str:
     """Put the index first, so that a player can begin before the whole file has arrived.
 
-    iTunes' list of tags is what most players read. A name that it lacks, as ComfyUI's `prompt` and `workflow`, is kept
-    in QuickTime's list alone, and a file has one of the two.
+    Most players read iTunes' list of tags. Names that it lacks, such as ComfyUI's `prompt` and `workflow`, are kept
+    only in QuickTime's list, and a file has one of the two.
     """
     other = {name.casefold() for name, _ in media.tags} - _ITUNES_TAGS
     return "+faststart+use_metadata_tags" if other else "+faststart"

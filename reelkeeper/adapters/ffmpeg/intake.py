@@ -1,8 +1,8 @@
-"""Look at a stranger's file before any decoder does: is it a container we take, and how may ffmpeg open it.
+"""Check an untrusted file before any decoder sees it: whether its container is accepted, and how ffmpeg may open it.
 
-A playlist or concat script named .mp4 makes ffmpeg read other files; a whitelist of protocols does not stop a
-sibling by a relative path. So the file is recognised here by its first bytes, ffmpeg may use that one demuxer and no
-other, and it sees the file under a fixed name in a private folder.
+A playlist or concat script named .mp4 makes ffmpeg read other files; a whitelist of protocols does not stop it from
+opening a sibling by a relative path. So the file is identified here by its first bytes, ffmpeg may use only that one
+demuxer, and it sees the file under a fixed name in a private folder.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ _DEMUXERS = {
     "webm": ("matroska", "matroska,webm"),
     "mpeg": ("mpeg", "mpeg"),
 }
-# The decoders that a video of a generation service can need. Rare ones are where decoders break.
+# The decoders that videos of a generation service need. Rare decoders are the ones with the most faults.
 _DECODERS = (
     "h264,hevc,mpeg4,mpeg1video,mpeg2video,vp8,vp9,libdav1d,av1,libvpx,libvpx-vp9,prores,mjpeg,png,"
     "aac,mp3,mp3float,mp2,mp2float,opus,libopus,vorbis,flac,alac,ac3,ac3_fixed,eac3,"
@@ -44,7 +44,7 @@ _DECODERS = (
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """A file that may be handed to ffmpeg, by a fixed name in a scratch folder; `container` is mov, webm or mpeg."""
+    """A file that ffmpeg may open, by a fixed name in a scratch folder; `container` is mov, webm or mpeg."""
 
     path: Path
     container: str
@@ -68,16 +68,16 @@ class Clip:
 
     @property
     def url(self) -> str:
-        """The only form in which ffmpeg takes any name literally."""
+        """The only form in which ffmpeg takes every file name literally."""
         return f"file:{self.path}"
 
 
 @contextlib.contextmanager
 def scratch_dir(folder: Path | None = None) -> Iterator[Path]:
-    """Make a private folder for one job, under `folder` or the system's, and remove it afterwards.
+    """Create a private folder for one job, under `folder` or the system's, and remove it afterwards.
 
-    It is locked while its owner lives, so `sweep_scratch_dirs` can tell the folders of killed processes. Raises
-    DiskFull before the work, and from within it, where the disk is full.
+    It is locked while its owner lives, so that `sweep_scratch_dirs` recognises folders of killed processes. Raises
+    DiskFull, before the work or from within it, if the disk is full.
     """
     place = folder or Path(tempfile.gettempdir())
     role, remedy = (SCRATCH, SCRATCH_REMEDY) if folder else ("the disk of temporary files", _TEMPORARY_REMEDY)
@@ -92,7 +92,7 @@ def scratch_dir(folder: Path | None = None) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[bool]:
-    """Lock a folder and yield True; False where another process holds the lock, which the kernel frees when it ends."""
+    """Lock a folder and yield True, or False if another process holds the lock, which ends with that process."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -104,9 +104,9 @@ def _locked(folder: Path) -> Iterator[bool]:
 
 
 def sweep_scratch_dirs(scratch: Path, older_than_seconds: float = 3600) -> int:
-    """Remove the folders that killed processes have left in `scratch` and in the system's folder; returns how many.
+    """Remove the folders of killed processes in `scratch` and in the system's folder; return how many.
 
-    A locked folder is in use; a young one may be about to be locked. Folders of other users are left alone.
+    A locked folder is in use; a new one may be about to be locked. Folders of other users are not touched.
     """
     swept = 0
     for folder in {scratch, Path(tempfile.gettempdir())}:
@@ -124,13 +124,13 @@ def sweep_scratch_dirs(scratch: Path, older_than_seconds: float = 3600) -> int:
 
 
 def admit(source: Path, work: Path, limits: MediaLimits, name: str = "in") -> Clip:
-    """Place `source` in the folder `work` under a safe name. Raises NotAVideo for its first bytes."""
+    """Link `source` into the folder `work` under a safe name. Raises NotAVideo if its first bytes are of no video."""
     status = source.stat()
     if not stat.S_ISREG(status.st_mode):
         raise NotAVideo("not a regular file")
     # guard intake.size: a file of a terabyte is read to its end
     if not 0 < status.st_size <= limits.max_size_bytes:
-        raise NotAVideo(f"{status.st_size} bytes, the limits are 1 and {limits.max_size_bytes}")
+        raise NotAVideo(f"{status.st_size} bytes, allowed are 1 to {limits.max_size_bytes}")
     with source.open("rb") as file:
         container = _container(file.read(16))
     clip = Clip(work / f"{name}.{container}", container, status.st_size)
@@ -150,7 +150,7 @@ def _container(head: bytes) -> str:
 
 
 def has_content_credentials(clip: Clip) -> bool:
-    """Whether an MP4 carries a C2PA manifest, which any transcode would lose."""
+    """Check whether an MP4 contains a C2PA manifest, which any transcode would lose."""
     if clip.container != "mov":
         return False
     with clip.path.open("rb") as file:
@@ -166,7 +166,7 @@ def has_index_first(clip: Clip) -> bool:
 
 
 def _top_level_boxes(file: BinaryIO, size: int) -> Iterator[bytes]:
-    """Yield the kind of each box with the file placed at its content (ISO/IEC 14496-12, 4.2)."""
+    """Yield the type of each box, with the file positioned at its content (ISO/IEC 14496-12, 4.2)."""
     at = 0
     for _ in range(_MAX_BOXES):
         file.seek(at)
@@ -174,7 +174,7 @@ def _top_level_boxes(file: BinaryIO, size: int) -> Iterator[bytes]:
         if len(header) < 8:  # noqa: PLR2004  a box header is 8 bytes
             return
         length = int.from_bytes(header[:4], "big")
-        if length == 1:  # the size follows in 64 bits
+        if length == 1:  # a 64-bit size follows
             length = int.from_bytes(file.read(8), "big")
         yield header[4:]
         if length == 0:  # up to the end of the file

@@ -1,8 +1,8 @@
 """Confine a process to the files it works on with Landlock, which needs no privileges (Linux 5.13).
 
-A decoder that a file has taken over can then read neither our settings nor another customer's video. It can open no TCP
-connection since Linux 6.7, and reach no process outside by a signal or an abstract socket since 6.12. Ruleset and paths
-are prepared here; launcher.py makes the two system calls that put a tool under them.
+A decoder that a file exploits can then read neither our settings nor another customer's video. It cannot open TCP
+connections since Linux 6.7, nor reach processes outside by a signal or an abstract socket since 6.12. Ruleset and paths
+are prepared here; launcher.py makes the two system calls that apply them to a tool.
 Source of the numbers: linux/landlock.h; the system calls have the same numbers on every architecture.
 """
 
@@ -37,13 +37,13 @@ class _Beneath(ctypes.Structure):
 
 
 def version() -> int:
-    """Read the version of Landlock in this kernel; 0 where it is missing or switched off."""
+    """Return the version of Landlock in this kernel; 0 if it is missing or disabled."""
     return max(0, int(_LIBC.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), _VERSION_FLAG)))
 
 
 @contextmanager
 def ruleset(program: Path, work: Path, readable: Iterable[Path]) -> Iterator[int]:
-    """Make a ruleset: run `program`, read and write in the folder `work`, read `readable`, and nothing else."""
+    """Create a ruleset that allows only to run `program`, read and write in the folder `work`, and read `readable`."""
     known = version()
     every = _BASIC_RIGHTS | _REFER * (known >= _REFER_SINCE) | _TRUNCATE * (known >= _TRUNCATE_SINCE)
     # guard sandbox.tcp: a decoder reaches servers where there is no network namespace
@@ -53,7 +53,7 @@ def ruleset(program: Path, work: Path, readable: Iterable[Path]) -> Iterator[int
     descriptor = _checked(_LIBC.syscall(_CREATE_RULESET, ctypes.byref(attributes), ctypes.c_size_t(size), 0))
     try:
         _allow(descriptor, program, _EXECUTE | _READ_FILE)
-        for loader in Path("/").glob("lib*/ld-*.so.*"):  # of programs; mapping a library is no execution
+        for loader in Path("/").glob("lib*/ld-*.so.*"):  # of programs; mapping a library does not count
             _allow(descriptor, loader, _EXECUTE | _READ_FILE)
         for path in (*map(Path, (*_LIBRARIES, *_FACTS)), *readable):
             _allow(descriptor, path, _READ_FILE | _READ_DIR)
@@ -69,7 +69,7 @@ def _allow(ruleset_descriptor: int, path: Path, rights: int) -> None:
     try:
         place = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except FileNotFoundError:
-        return  # not on this machine, so there is nothing to allow
+        return  # does not exist on this machine
     try:
         if not path.is_dir():
             rights &= _EXECUTE | _WRITE_FILE | _READ_FILE

@@ -1,8 +1,8 @@
-"""The small program that starts the media tools: run by itself, with nothing of ours in its memory.
+"""Start the media tools from a small separate program, with nothing of Reelkeeper in its memory.
 
-To fork a grown process, with Prefect and SQLAlchemy in it, costs 10 to 20 ms of CPU for each tool, most of it for
-page tables that exec throws away; to fork this one costs 1 ms. It confines each tool between fork and exec, and ends
-them all when the process that asked for them is gone. process.py is its only caller and knows the messages.
+Forking a large process, with Prefect and SQLAlchemy loaded, costs 10 to 20 ms of CPU for each tool, most of it for page
+tables that exec discards; forking this one costs 1 ms. It confines each tool between fork and exec, and ends all tools
+when the process that ordered them is gone. process.py is its only caller and defines the messages.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ _LANDLOCK_RESTRICT_SELF = 446  # linux/landlock.h
 
 
 class Launcher:
-    """Starts the tools ordered on `control`, and reports how each ended on the line that came with its order."""
+    """Starts the tools ordered on `control`, and reports how each ended on the socket that came with its order."""
 
     def __init__(self, control: socket.socket) -> None:
         self.control = control
@@ -39,7 +39,7 @@ class Launcher:
         self.selector = selectors.DefaultSelector()
 
     def serve(self) -> None:
-        """Work until the other end of `control` is closed, then end whatever still runs."""
+        """Serve orders until the other end of `control` is closed, then end the tools that still run."""
         bell, rope = socket.socketpair()
         rope.setblocking(False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -61,7 +61,7 @@ class Launcher:
             self._count_threads()
 
     def _start(self) -> bool:
-        """Start a tool; False when there will be no more orders."""
+        """Start a tool; return False when there are no more orders."""
         order, descriptors, *_ = socket.recv_fds(self.control, MAX_BYTES, 4, socket.MSG_CMSG_CLOEXEC)
         if not order:
             return False
@@ -80,7 +80,7 @@ class Launcher:
         return True
 
     def _count_threads(self) -> None:
-        """End a tool with too many threads: no limit of the kernel's holds for root."""
+        """End a tool with too many threads, as the kernel's limit does not apply to root."""
         if time.monotonic() < self.next_look:
             return
         self.next_look = time.monotonic() + _LOOK_SECONDS
@@ -93,7 +93,7 @@ class Launcher:
                     _end(pid, signal.SIGKILL)
 
     def _signal(self, pid: int) -> None:
-        """Pass on a signal that the caller sends; a caller that has left ends its tool."""
+        """Forward a signal from the caller; if the caller is gone, end its tool."""
         if line := self.lines.get(pid):
             if name := line.recv(64):
                 _end(pid, signal.Signals[name.decode()])
@@ -107,7 +107,7 @@ class Launcher:
             if ended is None:
                 return
             # guard sandbox.group: what a tool has started goes on when it has ended
-            _end(ended.si_pid, signal.SIGKILL)  # whatever it has started; not reaped yet, its id is still its own
+            _end(ended.si_pid, signal.SIGKILL)  # and its children; it is not reaped yet, so its id cannot be reused
             pid, status, usage = os.wait4(ended.si_pid, 0)
             line = self.lines.pop(pid)
             del self.most_threads[pid]
@@ -118,7 +118,7 @@ class Launcher:
 
 
 def _fork(order: dict[str, Any], descriptors: list[int]) -> int:
-    """Start a tool and return its process id once it runs. Raises OSError where the kernel refuses."""
+    """Start a tool and return its process id once it runs. Raises OSError if the kernel refuses."""
     told, tell = os.pipe()  # exec closes it
     with open(told, "rb") as said:  # noqa: PTH123  a descriptor has no path
         try:
@@ -139,7 +139,7 @@ def _fork(order: dict[str, Any], descriptors: list[int]) -> int:
 
 
 def _become(order: dict[str, Any], descriptors: list[int], launcher: int) -> None:
-    """Confine this process as ordered and run the tool in it. Raises what the kernel refused."""
+    """Confine this process as ordered and run the tool in it. Raises OSError for what the kernel refused."""
     _, output, errors, *rules = descriptors
     os.setsid()
     os.dup2(output, 1)
@@ -195,5 +195,5 @@ def _tell(line: socket.socket, what: dict[str, object]) -> None:
 
 
 if __name__ == "__main__":
-    gc.disable()  # nothing here goes in circles, and a collection in a child would copy its parent's pages
+    gc.disable()  # no cyclic garbage here, and a collection in a child would copy its parent's pages
     Launcher(socket.socket(fileno=int(sys.argv[1]))).serve()

@@ -24,20 +24,20 @@ _ENTRIES = (
 _ALPHA = re.compile(r"^(yuva|rgba|bgra|argb|abgr|gbrap|ya\d)")
 _FRAME = "frame=interlaced_frame,top_field_first"
 _SAMPLED = re.compile(r"4[0-4][0-4]")
-_NO_MATTER = {"CPB properties"}  # how fast the source may be read: nothing of the picture
+_NO_MATTER = {"CPB properties"}  # concern the reading speed, not the picture
 _OF_THE_CONTAINER = {"major_brand", "minor_version", "compatible_brands", "encoder", "creation_time", "duration"}
 _RIGHT_ANGLE = 90
 _DEPTH = re.compile(r"p?(9|10|12|14|16)(le|be)$")
 
 
 def inspect(path: Path, limits: MediaLimits | None = None) -> Media:
-    """Describe `path`. Raises NotAVideo where it is not a video, or exceeds `limits`."""
+    """Describe `path`. Raises NotAVideo if it is not a video, or exceeds `limits`."""
     limits = limits or MediaLimits()
     with scratch_dir() as work:
         clip = admit(path, work, limits)
         said = _ask(clip, work, limits, "-show_packets", "-show_entries", _ENTRIES)
         media = _within(_media(said, clip), limits)
-        if media.field_order == "unknown":  # MPEG-4 part 2 says it only with its frames
+        if media.field_order == "unknown":  # MPEG-4 part 2 has it only in its frames
             first = ("-select_streams", "V:0", "-read_intervals", "%+#1", "-show_entries", _FRAME)
             media = replace(media, field_order=_fields(_ask(clip, work, limits, *first)))
         return media
@@ -104,13 +104,13 @@ def _media(said: Mapping[str, Any], clip: Clip) -> Media:
 
 
 def _tags(said: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    """List the tags of the file by name, in small letters: Matroska writes them in capitals."""
+    """Return the tags of the file by lower-case name, since Matroska writes them in capitals."""
     lowered = {name.lower(): value for name, value in said.items()}
     return tuple(sorted((name, value) for name, value in lowered.items() if name not in _OF_THE_CONTAINER))
 
 
 def _chroma(pixel_format: str) -> str:
-    """Name the chroma subsampling, such as 4:2:0, or the whole pixel format where it has no such name."""
+    """Return the chroma subsampling, such as 4:2:0, or the pixel format if it has no such name."""
     if pixel_format.startswith(("gray", "mono")):
         return "gray"
     if pixel_format.startswith(("nv12", "nv21", "p01")):
@@ -120,13 +120,13 @@ def _chroma(pixel_format: str) -> str:
 
 
 def _times(packets: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
-    """List when each frame is shown, in milliseconds after the first: packets come in the order of decoding."""
+    """List each frame's presentation time, in milliseconds after the first; packets come in decoding order."""
     seconds = sorted(at for packet in packets if (at := _number(packet.get("pts_time"))) is not None)
     return tuple(round(1000 * (at - seconds[0])) for at in seconds) if len(seconds) == len(packets) else ()
 
 
 def _fields(said: Mapping[str, Any]) -> str:
-    """Tell from a frame how it is interlaced."""
+    """Return how a frame is interlaced."""
     for frame in said.get("frames", []):
         if frame.get("interlaced_frame") == 1:
             return "tt" if frame.get("top_field_first") else "bb"
@@ -136,7 +136,7 @@ def _fields(said: Mapping[str, Any]) -> str:
 
 
 def _side_data(video: Mapping[str, Any]) -> tuple[str, ...]:
-    """Name what goes with the picture. A turn by right angles is left out: it is applied to the result."""
+    """List the picture's side data, except a rotation by right angles, which is applied to the result."""
     applied = {"Display Matrix"} if _rotation(video) % _RIGHT_ANGLE == 0 else set[str]()
     kinds = {str(part.get("side_data_type")) for part in video.get("side_data_list", [])}
     return tuple(sorted(kinds - applied - _NO_MATTER))
@@ -156,7 +156,7 @@ def _within(media: Media, limits: MediaLimits) -> Media:
     for what, value, least, most in figures:
         # guard intake.limits: a file of a million frames keeps a worker for days
         if not least <= value <= most:  # NaN is refused as well
-            raise NotAVideo(f"{value:g} {what}; the limits are {least:g} and {most:g}")
+            raise NotAVideo(f"{value:g} {what}; allowed are {least:g} to {most:g}")
     return media
 
 
@@ -172,7 +172,7 @@ def _stream(said: Mapping[str, Any]) -> Stream:
 
 
 def _seconds(stream: Mapping[str, Any]) -> float | None:
-    """Read a stream's duration in seconds. Matroska keeps it in a tag, as hours:minutes:seconds."""
+    """Return a stream's duration in seconds. Matroska has it in a tag, as hours:minutes:seconds."""
     if (plain := _number(stream.get("duration"))) is not None:
         return plain
     parts = stream.get("tags", {}).get("DURATION", "").split(":")

@@ -1,4 +1,4 @@
-"""A media tool at work: started by the launcher, heard on a pipe, and ended when it is no longer wanted."""
+"""Run a media tool through the launcher: read its output from a pipe, and end it when it is no longer wanted."""
 
 import atexit
 import json
@@ -20,14 +20,14 @@ _TERMINATE_TIMEOUT_SECONDS = 3.0  # between SIGTERM and SIGKILL
 
 
 class Tool:
-    """A tool that runs, or has ended. `output` is the pipe with its stdout."""
+    """A running or ended tool. `output` is the pipe with its stdout."""
 
     def __init__(self, name: str, output: IO[bytes], line: socket.socket) -> None:
         self.name, self.output = name, output
         self._line = line
 
     def wait(self, seconds: float = _TERMINATE_TIMEOUT_SECONDS) -> tuple[int, float] | None:
-        """Return the exit code (negative: the signal that ended it) and CPU seconds; None where it still runs."""
+        """Return the exit code (negative: the signal that ended it) and CPU seconds; None if it still runs."""
         self._line.settimeout(seconds)
         try:
             said = self._hear()
@@ -43,9 +43,9 @@ class Tool:
         return how["returncode"], how["cpu_seconds"]
 
     def end(self) -> tuple[int, float]:
-        """End it and whatever it started: SIGTERM to its group, then SIGKILL. Return what `wait` does.
+        """End it and its children: SIGTERM to its group, then SIGKILL. Return what `wait` does.
 
-        SVT-AV1 takes longer to flush at slow presets than it is given, so the second signal is needed.
+        At slow presets SVT-AV1 takes longer to flush than the time allowed, so the second signal is needed.
         """
         self._send("SIGTERM")
         while (how := self.wait()) is None:
@@ -55,19 +55,19 @@ class Tool:
     def _hear(self) -> bytes:
         try:
             return self._line.recv(4096)
-        except ConnectionResetError:  # a signal sent too late was left unread; what was said before it still is there
+        except ConnectionResetError:  # the launcher is gone; its earlier reports can still be read
             return self._line.recv(4096)
 
     def _send(self, signal_name: str) -> None:
-        with suppress(BrokenPipeError, ConnectionResetError):  # it has ended; how is still to be read
+        with suppress(BrokenPipeError, ConnectionResetError):  # it has ended; its exit code is still to be read
             self._line.send(signal_name.encode())
 
 
 @contextmanager
 def launched(argv: Sequence[str], work: Path, bounds: Bounds, walls: Walls, errors: IO[bytes]) -> Iterator[Tool]:
-    """Start `argv` in the folder `work`, with its stderr in the file `errors`; whoever leaves before its end kills it.
+    """Start `argv` in the folder `work`, with its stderr in the file `errors`; leaving the context kills it.
 
-    Outside `work` it may read only the files that links in `work` point at. Raises MediaError, from `wait`, where the
+    Outside `work` it may read only the files that links in `work` point to. Raises MediaError, from `wait`, if the
     kernel does not grant the sandbox.
     """
     order = {
@@ -97,7 +97,7 @@ def launched(argv: Sequence[str], work: Path, bounds: Bounds, walls: Walls, erro
 
 
 class _Launcher:
-    """The launcher of this process, started when it is first needed, and again after it was killed."""
+    """The launcher of this process, started on first use, and restarted after it was killed."""
 
     def __init__(self) -> None:
         self._reset()
@@ -108,7 +108,7 @@ class _Launcher:
         self._process: subprocess.Popen[bytes] | None = None
 
     def order(self, message: bytes, descriptors: Sequence[int]) -> None:
-        """Have a tool started."""
+        """Order the start of a tool."""
         with self._lock:
             try:
                 self._send(message, descriptors)
@@ -134,12 +134,12 @@ class _Launcher:
                 # guard sandbox.launcher_environment: a decoder reads our secrets from the process that starts it
                 env=ENVIRONMENT | library,  # some Pythons find their own library by it
                 pass_fds=[theirs.fileno()],
-                start_new_session=True,  # a Ctrl-C is for us to handle
+                start_new_session=True,  # Ctrl-C is handled by this process
             )
         return control
 
     def leave(self) -> None:
-        """Stop the launcher, which ends the tools that still run."""
+        """Stop the launcher, which ends all running tools."""
         with self._lock:
             self._leave()
 
@@ -150,7 +150,7 @@ class _Launcher:
             self._control = self._process = None
 
     def forget(self) -> None:
-        """Start over in a forked child: the launcher is its parent's."""
+        """Forget the launcher in a forked child, since it belongs to the parent."""
         if self._control:
             self._control.close()
         self._reset()

@@ -18,7 +18,7 @@ from reelkeeper.model import Media, MediaLimits, Quality
 
 _MODEL, _MODEL_4K = "vmaf_v0.6.1", "vmaf_4k_v0.6.1"
 _ABOVE_1440P = 2560 * 1440
-_TICKS = 40_000  # between two frames, in microseconds: any constant would do, if the muxer counts in them as well
+_TICKS = 40_000  # between two frames, in microseconds: any constant that the muxer uses as well
 
 
 def measure(
@@ -33,8 +33,8 @@ def measure(
 
     Frames are paired by their index: WebM rounds timestamps to milliseconds, and pairing by time then compares
     neighbours (measured: 95.0 becomes 79.4 at 24 fps). Both must therefore have `media.frames` frames.
-    Raises ToolMissing without libvmaf, NotAVideo where either file fails to decode, a frame went uncompared or libvmaf
-    crashed, which it does on some input. None of these is ever a pass.
+    Raises ToolMissing without libvmaf, NotAVideo if either file fails to decode, a frame was not compared or libvmaf
+    crashed, as it does on some input. None of these ever counts as a pass.
     """
     if not tools().measures_quality:
         raise ToolMissing(
@@ -54,7 +54,7 @@ def measure(
             sides,
             "libvmaf",
             model=f"version={model}",
-            feature="name=psnr",  # of U and V too, at which VMAF does not look
+            feature="name=psnr",  # of U and V too, which VMAF ignores
             n_threads=1,
             n_subsample=subsample,
             log_fmt="json",
@@ -75,7 +75,7 @@ def measure(
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """What came out of a complete decode: video frames, and how long each stream really lasts."""
+    """The result of a complete decode: the number of video frames, and the actual duration of each stream."""
 
     frames: int
     duration_seconds: float

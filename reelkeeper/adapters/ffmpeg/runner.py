@@ -1,4 +1,4 @@
-"""Run one media tool to its end, or end it: with a wall limit, a stall limit, and its output kept small."""
+"""Run one media tool with a wall-clock limit, a stall limit, and bounded output."""
 
 import os
 import re
@@ -22,27 +22,25 @@ _TICK_SECONDS = 0.5
 _TAIL_BYTES = 4096
 _OUTPUT_BYTES = 16 << 20
 _FROM_OUTSIDE = {"SIGKILL", "SIGTERM", "SIGINT", "SIGHUP"}  # also the kernel's, when memory runs out
-# What the machine could not give, as opposed to what is wrong with the file: trying again may help.
+# Errors of the machine, and not of the file: trying again may help.
 _TRANSIENT = ("Resource temporarily unavailable",)
 _FULL = ("No space left on device", "Disk quota exceeded")
-_RESERVED_BYTES = 1 << 14  # of stderr: on a full disk, the complaint that it is full would be the first to be lost
+_RESERVED_BYTES = 1 << 14  # of stderr: on a full disk, the message that it is full would be lost first
 
-# What is most often wrong, for a reader who does not know ffmpeg's words.
+# The most common errors, for readers who do not know ffmpeg's messages.
 _PLAINLY = (
-    (re.compile("moov atom not found"), "it holds no index: it is cut short, or no video at all"),
-    (re.compile("Invalid data|[Cc]orrupt|[Tt]runcat|partial file|decod"), "it is cut short or damaged"),
+    (re.compile("moov atom not found"), "it has no index: it is truncated, or not a video"),
+    (re.compile("Invalid data|[Cc]orrupt|[Tt]runcat|partial file|decod"), "it is truncated or damaged"),
 )
-_PUZZLING = "ffmpeg cannot take it"
+_PUZZLING = "ffmpeg cannot process it"
 _ORIGIN = re.compile(r"^(\[[^\]]*\]\s*)+|file:/\S+: ")  # [vist#0:0/h264 @ 0x55...] [dec:h264 @ 0x55...]
-_ECHO = re.compile(
-    r"Task finished|Terminating thread|Conversion failed|Error while filtering"
-)  # of what was said before
+_ECHO = re.compile(r"Task finished|Terminating thread|Conversion failed|Error while filtering")  # of earlier messages
 _MAX_WORDS = 200  # characters
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far ffmpeg is. `size_bytes` is None until the muxer has reported it."""
+    """ffmpeg's progress. `size_bytes` is None until the muxer has reported it."""
 
     frames: int = 0
     size_bytes: int | None = None
@@ -51,7 +49,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """How a tool ended. `stopped` says that the watcher ended it early."""
+    """The result of a tool. `stopped` is True if the watcher ended it early."""
 
     returncode: int
     output: bytes
@@ -64,8 +62,8 @@ class Finished:
     def check(self, what: str, *, complaints: bool = False) -> "Finished":
         """Return self if the tool succeeded and, unless `complaints` are allowed, wrote nothing to stderr.
 
-        Raises NotAVideo where the file is to blame, also for a crash of the tool; MediaError where the machine is, and
-        DiskFull where its disk is.
+        Raises NotAVideo if the file is the cause, also of a crash of the tool; MediaError if the machine is, and
+        DiskFull if its disk is full.
         """
         words = _digest(self.complaints) or "nothing on stderr"
         if self.returncode or self.complaints.strip():
@@ -82,7 +80,7 @@ class Finished:
         return self
 
     def _blame_the_disk(self) -> None:
-        """Raise DiskFull where the tool reports a full disk, or the disk is full: that says nothing about the file."""
+        """Raise DiskFull if the tool reports a full disk, or the disk is full: the file is not the cause then."""
         role, remedy = "the disk that media tools write to", SCRATCH_REMEDY
         if any(word in self.complaints for word in _FULL):
             raise disk.full(self.scratch_dir, role, remedy)
@@ -90,7 +88,7 @@ class Finished:
 
 
 def _digest(complaints: str) -> str:
-    """Keep the first two different messages of ffmpeg, without the names and addresses of its components."""
+    """Return the first two different messages of ffmpeg, without the names and addresses of its components."""
     lines = [_ORIGIN.sub("", line).strip() for line in complaints.splitlines()]
     said = [line for line in dict.fromkeys(lines) if line and not _ECHO.match(line)]
     return shorten("; ".join(said[:2]), _MAX_WORDS, placeholder=" ...")
@@ -102,9 +100,9 @@ Watch = Callable[[Progress], bool]
 def run(
     argv: Sequence[str], *, scratch_dir: Path, bounds: Bounds, walls: Walls, watch: Watch | None = None
 ) -> Finished:
-    """Run `argv` in the folder `scratch_dir`. `watch` hears of progress twice a second; True from it ends the tool.
+    """Run `argv` in the folder `scratch_dir`. `watch` gets the progress twice a second; if it returns True, stop.
 
-    Whatever `watch` raises ends the tool as well and is passed on. Raises MediaTimeout at the wall or stall limit.
+    Whatever `watch` raises also ends the tool and is passed on. Raises MediaTimeout at the wall or stall limit.
     """
     with _reserved(scratch_dir) as errors, launched(argv, scratch_dir, bounds, walls, errors) as tool:
         reading = _Reading(tool.output, bounds, tool.name, watch)
@@ -123,7 +121,7 @@ def run(
 
 
 def _reserved(scratch_dir: Path) -> IO[bytes]:
-    """Open a file without a name whose first bytes are already allocated on the disk."""
+    """Open an unnamed file whose first bytes are already allocated on the disk."""
     file = tempfile.TemporaryFile(dir=scratch_dir)  # noqa: SIM115  the caller closes it
     try:
         os.posix_fallocate(file.fileno(), 0, _RESERVED_BYTES)
@@ -134,14 +132,14 @@ def _reserved(scratch_dir: Path) -> IO[bytes]:
 
 
 def _tail(errors: IO[bytes]) -> str:
-    """Read the end of what was written to a reserved file, without the zeros of its unused space."""
+    """Return the end of a reserved file's content, without the zeros of its unused space."""
     size = errors.seek(0, os.SEEK_END)
     errors.seek(max(0, size - max(_TAIL_BYTES, _RESERVED_BYTES)))
     return errors.read().rstrip(b"\0")[-_TAIL_BYTES:].decode(errors="replace")
 
 
 class _Reading:
-    """Drains a tool's stdout until it closes: progress lines where somebody watches, else the output itself."""
+    """Reads a tool's stdout until it closes: progress lines if there is a watcher, else the output itself."""
 
     def __init__(self, pipe: IO[bytes], bounds: Bounds, name: str, watch: Watch | None) -> None:
         self.pipe, self.bounds, self.name, self.watch = pipe, bounds, name, watch
@@ -151,7 +149,7 @@ class _Reading:
         self._fields: dict[str, str] = {}
 
     def to_the_end(self) -> bool:
-        """Read until the end, or until the watcher wants no more: then return True."""
+        """Read until the end, or return True if the watcher stops it."""
         with selectors.DefaultSelector() as selector:
             selector.register(self.pipe, selectors.EVENT_READ)
             while True:

@@ -1,10 +1,9 @@
-"""What a media tool may not do: reach the network or other files, outlive us, or take more than its share.
+"""Limit a media tool: no network or other files, no life beyond its caller, and bounded resources.
 
-Media is written by strangers and its decoders are old C, so each call runs in a session of its own with resource
-limits, an environment without secrets, and, where the kernel grants it, no network, no file but those it works on,
-no socket, and no other process, neither one of ours nor one of its own. launcher.py puts these around a tool between
-fork and exec: prlimit, setpriv or unshare are not on every machine, and a wrapper program in Python would cost 14 ms a
-call.
+Media files are untrusted and their decoders are old C code, so each call runs in its own session with resource limits
+and an environment without secrets. Where the kernel supports it, it also has no network, no other files, no sockets,
+no access to other processes, and no children. launcher.py applies all this between fork and exec: prlimit, setpriv and
+unshare are not on every machine, and a wrapper program in Python would cost 14 ms a call.
 """
 
 import resource
@@ -14,7 +13,7 @@ ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "SVT_LOG": "1"}  # SVT_LO
 
 
 class Bounds(NamedTuple):
-    """What one call may take. The runner keeps wall and stall, the launcher threads, the kernel the rest."""
+    """The limits of one call. The runner enforces wall and stall, the launcher threads, the kernel the rest."""
 
     wall_seconds: float = 60
     stall_seconds: float = 120
@@ -25,14 +24,14 @@ class Bounds(NamedTuple):
 
 
 class Walls(NamedTuple):
-    """Which walls this kernel grants around a tool."""
+    """The kinds of isolation that this kernel supports."""
 
     network: bool  # an empty network namespace
     files: bool  # Landlock
     calls: bool  # a seccomp filter: no socket of any kind, no signal to others, no new process
 
     def reached(self) -> dict[str, str]:
-        """Say what a tool can reach nevertheless, each with what the kernel would have to grant."""
+        """Return what a tool can still reach, each with the kernel feature that would prevent it."""
         ways = {
             "the network": (self.network or self.calls, "user namespaces or seccomp"),
             "other files": (self.files, "Landlock (Linux 5.13)"),
@@ -43,7 +42,7 @@ class Walls(NamedTuple):
 
 
 def ceilings(bounds: Bounds) -> list[tuple[int, int]]:
-    """List the kernel's resource limits for a call, soft and hard alike."""
+    """List the kernel's resource limits for a call; soft and hard limits are equal."""
     return [
         # guard sandbox.memory: a file takes all memory, and the kernel kills the worker
         (resource.RLIMIT_AS, bounds.memory_bytes),

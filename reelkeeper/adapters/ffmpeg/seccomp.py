@@ -1,9 +1,8 @@
 """Deny a media tool the system calls that reach outside its own process, with a seccomp filter.
 
-Landlock and an empty network namespace leave ways out: sockets with a path, shared memory, signals to other processes
-and their limits, the rights of any file, a fork without end (root has no limit of processes), and for root whatever
-root may do. A decoder needs none of these calls. Linux takes such a filter from everybody since 3.5; launcher.py
-installs it.
+Landlock and an empty network namespace leave gaps: sockets with a path, shared memory, signals to other processes and
+their limits, the permissions of any file, endless forks (root has no process limit), and for root all of root's rights.
+A decoder needs none of these calls. Since Linux 3.5, any user may install such a filter; launcher.py does.
 
 Source of the numbers: arch/x86/entry/syscalls/syscall_64.tbl and include/uapi/asm-generic/unistd.h of Linux 6.18; of
 the instructions: linux/bpf_common.h, linux/seccomp.h and linux/audit.h.
@@ -14,9 +13,9 @@ import platform
 import struct
 from collections.abc import Iterable, Mapping
 
-# Each call with its number on x86-64 and on 64-bit ARM, which lacks some that others have replaced.
+# Each call with its number on x86-64 and on 64-bit ARM, which lacks some older calls.
 _REFUSED: Mapping[str, tuple[int | None, int | None]] = {
-    # Sockets and what else two processes share
+    # Sockets and other means of sharing between processes
     "socket": (41, 198),
     "socketpair": (53, 199),
     "shmget": (29, 194),
@@ -24,7 +23,7 @@ _REFUSED: Mapping[str, tuple[int | None, int | None]] = {
     "semget": (64, 190),
     "msgget": (68, 186),
     "mq_open": (240, 180),
-    # More processes
+    # New processes
     "fork": (57, None),
     "vfork": (58, None),
     # Other processes
@@ -45,7 +44,7 @@ _REFUSED: Mapping[str, tuple[int | None, int | None]] = {
     "ioprio_set": (251, 30),
     "migrate_pages": (256, 238),
     "move_pages": (279, 239),
-    # What Landlock does not keep from files
+    # File operations that Landlock does not restrict
     "chmod": (90, None),
     "fchmod": (91, 52),
     "fchmodat": (268, 53),
@@ -104,9 +103,9 @@ _REFUSED: Mapping[str, tuple[int | None, int | None]] = {
 }
 _CLONE, _FCNTL, _PRLIMIT = (56, 220), (72, 25), (302, 261)
 _CLONE_THREAD = 0x10000
-_F_SETOWN, _F_SETOWN_EX = 8, 15  # whom the kernel signals when a descriptor is ready
-# Everything since Linux 5.1, alike on every processor, among it clone3, io_uring, pidfds and the new mounts. libc falls
-# back to older calls where the kernel says that it has none, and what a later kernel adds is refused with it.
+_F_SETOWN, _F_SETOWN_EX = 8, 15  # the process that the kernel signals when a descriptor is ready
+# All calls since Linux 5.1, with the same numbers on every processor, such as clone3, io_uring, pidfds and new mounts.
+# libc falls back to older calls if the kernel lacks one, and calls of later kernels are refused as well.
 _FIRST_NEW, _CLOSE_RANGE = 424, 436
 
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
@@ -116,12 +115,12 @@ _PROCESSORS = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 
 
 def compiled(refused: Iterable[int], column: int, architecture: int) -> bytes:
-    """Write the filter as an array of struct sock_filter: code, jump if true, jump if false, operand."""
+    """Compile the filter to an array of struct sock_filter: code, jump if true, jump if false, operand."""
     no = _ERROR | errno.EPERM
     program = [
         (_LOAD, 0, 0, _ARCHITECTURE),
         (_EQUAL, 1, 0, architecture),
-        (_RETURN, 0, 0, _KILL),  # 32-bit calls, whose numbers mean others
+        (_RETURN, 0, 0, _KILL),  # 32-bit calls, which have other numbers
         (_LOAD, 0, 0, _NUMBER),
         # guard sandbox.new_calls: a decoder reaches beyond itself by a call that is newer than this list
         (_AT_LEAST, 0, 3, _FIRST_NEW),  # and all x32 calls of x86-64
@@ -163,4 +162,4 @@ def _for_this_processor() -> bytes | None:
     return compiled((number for number in numbers if number is not None), column, architecture)
 
 
-FILTER = _for_this_processor()  # None: no numbers are known for this kind of processor
+FILTER = _for_this_processor()  # None: the numbers of this processor are unknown

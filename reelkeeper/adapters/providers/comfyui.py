@@ -1,15 +1,15 @@
-"""ComfyUI: a server of our own that runs workflows, each under an identifier that we choose.
+"""ComfyUI: your own server that runs workflows, each under an identifier that we choose.
 
     GET  /userdata/reelkeeper%2FMODEL.json    a model's workflow, as "Export (API)" of the editor writes it
     POST /upload/image                        the image to start from
-    POST /prompt       {"prompt": workflow, "prompt_id"}; an identifier that comes twice is run twice
+    POST /prompt       {"prompt": workflow, "prompt_id"}; an identifier that is sent twice runs twice
     GET  /queue        which run and which wait
     GET  /history/ID   how one ended; {} until it has
     POST /queue        {"delete": [ID]}; POST /interrupt {"prompt_id": ID}
-    GET  /view         a file that was made
+    GET  /view         an output file
 
-Queue and history are in the server's memory: an identifier in neither never came, or was lost by a restart before
-anything was made. Without a key of a Comfy account, which is never sent, nodes that spend its credits do not run.
+Queue and history are in the server's memory: an identifier in neither was never received, or was lost by a restart
+before anything was made. Nodes that spend credits of a Comfy account do not run, since its key is never sent.
 """
 
 import re
@@ -33,7 +33,7 @@ _ALWAYS_SAID: Final = {"width", "height", "seconds", "fps", "frames", "seed", "k
 
 
 class ComfyUIProvider(OverHttp):
-    """A ComfyUI server at `url`, of 2025 or later; `key` is for a proxy that guards it, as it knows none itself."""
+    """A ComfyUI server at `url`, of 2025 or later; `key` is for a proxy in front, as it has no authentication."""
 
     name = "comfyui"
     takes_image_bytes = True
@@ -53,27 +53,27 @@ class ComfyUIProvider(OverHttp):
         return job_name(self._calls.submit("/prompt", sent).fields.get("prompt_id"))
 
     def find(self, order: Order) -> Standing | None:
-        """Look for the identifier that the job has by its key."""
+        """Look for the identifier that is derived from the job's key."""
         return self.look(_identifier(str(order.provider_key)))
 
     def look(self, job_id: str) -> Standing | None:
-        """Ask for the queue, then for the history: a run that is in neither is not on the server."""
+        """Read the queue, then the history: a run that is in neither is not on the server."""
         queue = self._said("/queue")
         for name, status in (("queue_running", Status.RUNNING), ("queue_pending", Status.QUEUED)):
             runs = queue.get(name, [])
             # guard provider.comfy_queue: what a gateway answers is taken for an empty queue, and a run is made anew
             if name not in queue or not isinstance(runs, list):
-                raise GenerationUnknown("the provider's answer shows no queue")
+                raise GenerationUnknown("the provider's answer has no queue")
             if any(isinstance(run, list) and job_id in run[1:2] for run in runs):
                 return Standing(job_id, status)
         history = self._said(f"/history/{quote(job_id, safe='')}")
         # guard provider.comfy_history: an answer of a gateway says that a run is not known, and it is made once more
         if history and job_id not in history:
-            raise GenerationUnknown("the provider's answer is no history")
+            raise GenerationUnknown("the provider's answer is not a history")
         return self._ended(job_id, history[job_id]) if job_id in history else None
 
     def cancel(self, job_id: str) -> None:
-        """Take it out of the queue, and stop it if it is the one that runs."""
+        """Remove it from the queue, and interrupt it if it is running."""
         for path, body in (("/queue", {"delete": [job_id]}), ("/interrupt", {"prompt_id": job_id})):
             try:
                 self._calls.ask("POST", path, body)
@@ -84,16 +84,16 @@ class ComfyUIProvider(OverHttp):
         answer = self._calls.get(path, "a run")
         # guard provider.comfy_answer: a page that is not there says that a run is not known, and it is made once more
         if answer is None or not isinstance(answer.body, dict):
-            raise GenerationUnknown("the provider gave no whole answer about a run")
+            raise GenerationUnknown("the provider gave no complete answer about a run")
         return answer.fields
 
     def _workflow(self, model: str) -> dict[str, Any]:
         if not _MODEL.fullmatch(model):
-            raise GenerationRefused(f"{model!r} names no workflow: letters, digits, '.', '_' and '-'")
+            raise GenerationRefused(f"{model!r} is not the name of a workflow: use letters, digits, '.', '_' and '-'")
         answer = self._calls.get(f"/userdata/reelkeeper%2F{model}.json", "a workflow")
         nodes = answer.fields if answer else {}
         if not nodes or not all(isinstance(node, dict) and "class_type" in node for node in nodes.values()):
-            raise GenerationRefused(f"the server has no workflow reelkeeper/{model}.json as Export (API) writes it")
+            raise GenerationRefused(f"the server has no workflow reelkeeper/{model}.json in the format of Export (API)")
         return nodes
 
     def _upload(self, submission: Submission) -> str:
@@ -120,7 +120,7 @@ class ComfyUIProvider(OverHttp):
         return Standing(job_id, Status.MODERATED if is_about_content({"error": told}) else Status.FAILED, error=told)
 
     def _video_url(self, outputs: object) -> str | None:
-        """Find the address of the first video, or of a preview where no video is kept."""
+        """Return the URL of the first video, or of a preview if no video is kept."""
         files = sorted(_files(outputs), key=lambda file: file.get("type") != "output")
         places = [{name: str(file.get(name, "")) for name in ("filename", "subfolder", "type")} for file in files]
         return f"{self._calls.url}/view?{urlencode(places[0])}" if places else None
@@ -139,12 +139,12 @@ def _files(outputs: object) -> Iterator[dict[str, Any]]:
 
 
 def _fill(workflow: dict[str, Any], submission: Submission, image: str | None) -> dict[str, Any]:
-    """Fill the request into the workflow. Raises GenerationRefused where either lacks a field that the other needs."""
+    """Fill the request into the workflow. Raises GenerationRefused if either lacks a field that the other needs."""
     request, seconds = submission.order.request, seconds_of(submission.order.request)
     shape = {name: request.get(name) for name in ("prompt", "width", "height", "fps", "audio")} | {
         "negative_prompt": request.get("negative_prompt") or "",
         "seconds": seconds,
-        "frames": int(seconds * request["fps"]) + 1,  # the one that it starts from, and those after it
+        "frames": int(seconds * request["fps"]) + 1,  # the first image, and further ones
         "seed": seed_of(submission.key) if request.get("seed") is None else request["seed"],
         "image": image,
         "key": submission.key,
@@ -167,7 +167,7 @@ def _filled(part: Any, values: Mapping[str, Any], used: set[str]) -> Any:  # noq
         return part
     names = _PLACE.findall(part)
     if missing := {*names} - {*values}:
-        raise GenerationRefused(f"its workflow wants {', '.join(sorted(missing))}, of which the request says nothing")
+        raise GenerationRefused(f"its workflow needs {', '.join(sorted(missing))}, which the request does not have")
     used.update(names)
-    # A number stays one where it stands alone.
+    # A placeholder that is a whole value keeps its type, such as a number.
     return values[names[0]] if _PLACE.fullmatch(part) else _PLACE.sub(lambda place: str(values[place[1]]), part)

@@ -1,6 +1,6 @@
-"""The contract of a provider of videos: an order, how a job stands there, and which guarantee the provider gives.
+"""The contract of a provider of videos: orders, job states at the provider, and its guarantees.
 
-A provider speaks one vendor's format and holds no policy: `remote` decides when to send, look, wait, fetch and give up.
+A provider implements one vendor's format and no policy: `remote` decides when to send, look, wait, fetch and give up.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,7 +16,7 @@ from reelkeeper.model.money import VendorJob
 class Way(StrEnum):
     """A way to find a job whose submit response was lost."""
 
-    KEY = "it is asked for by our key"
+    KEY = "it is looked up by our key"
     LISTING = "its list of jobs carries our mark"
 
 
@@ -33,23 +33,23 @@ class Guarantee:
 
 
 class Order(NamedTuple):
-    """One video to be made. The four before the last are what an earlier worker has written down of it."""
+    """One video to be made. The four fields before the last were recorded by an earlier worker."""
 
     job_id: str
     model: str
     request: Mapping[str, Any]  # a GenerationRequest in JSON's values
     provider_key: str | None = None
     provider_job_id: str | None = None
-    was_parked: bool = False  # it has been asked after once already, a while ago
+    was_parked: bool = False  # it was already looked up once, some time ago
     started_at: datetime | None = None  # nothing was sent before
-    is_priced: bool = False  # for this very model of the vendor's
+    is_priced: bool = False  # for exactly this model of the vendor
 
 
 class ImageSource(NamedTuple):
-    """Where generators read input images, each named by its SHA-256 in hex."""
+    """The source of input images for generators, each named by its SHA-256 in hex."""
 
-    fetch: Callable[[str, Path], bool]  # writes one to a path; False where there is none
-    url: Callable[[str], str | None]  # where one can be read for a while; None where there is none
+    fetch: Callable[[str, Path], bool]  # writes one to a path; False if it does not exist
+    url: Callable[[str], str | None]  # a temporary URL of one; None if it does not exist
 
 
 NO_IMAGES: Final = ImageSource(lambda _digest, _path: False, lambda _digest: None)
@@ -65,7 +65,7 @@ class Submission(NamedTuple):
 
 
 class Made(NamedTuple):
-    """A video, and what the provider says that it cost; None if it says nothing."""
+    """A video, and its cost according to the provider; None if not reported."""
 
     path: Path
     cost_microusd: int | None = None
@@ -77,9 +77,9 @@ class Status(StrEnum):
     QUEUED = "queued"
     RUNNING = "running"
     SUCCEEDED = "succeeded"
-    FAILED = "failed"  # it may work another time
-    REFUSED = "refused"  # it never will
-    MODERATED = "moderated"  # nor will it, for what it shows
+    FAILED = "failed"  # may succeed if tried again
+    REFUSED = "refused"  # never succeeds
+    MODERATED = "moderated"  # never succeeds, because of its content
     CANCELLED = "cancelled"
 
 
@@ -99,7 +99,7 @@ class Standing:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing more will come of it."""
+        """Whether the job has ended."""
         return self.status not in _UNDER_WAY
 
 
@@ -107,68 +107,68 @@ class Log(Protocol):
     """Records what must outlive a generator. Each call may raise an error that ends the work, such as LeaseLost."""
 
     def announce(self) -> str:
-        """Note that the job is about to be sent; gives the key that it is to be sent under."""
+        """Record that the job is about to be sent; return the key to send it under."""
 
     def sent(self, provider_job_id: str) -> None:
-        """Note the provider's name of the job."""
+        """Record the provider's id of the job."""
 
     def progress(self, fraction: float) -> None:
         """Report the progress, from 0 to 1; call it at least every few seconds."""
 
     def paid(self, cost_microusd: int) -> None:
-        """Note what the provider charged for an attempt that made no video."""
+        """Record what the provider charged for an attempt that made no video."""
 
 
 class Generator(Protocol):
     """Makes a video from an order."""
 
     name: str
-    outlives_us: bool  # what was sent goes on without its worker
+    outlives_us: bool  # a sent job continues without its worker
 
     def make(self, order: Order, target: Path, log: Log) -> Made:
-        """Have the video made, and store it in `target`. Raises a GenerationError, or what `log` raises."""
+        """Make the video, and store it in `target`. Raises a GenerationError, or what `log` raises."""
 
 
 class Provider(Protocol):
-    """One vendor's format. Each call but `submit` may be repeated at will; none repeats itself."""
+    """One vendor's format. All calls but `submit` may be repeated; none retries by itself."""
 
     name: str
     guarantee: Guarantee
     takes_image_bytes: bool
 
     def submit(self, submission: Submission) -> str:
-        """Send one request, once, and give the provider's name of the job.
+        """Send one request, once, and return the provider's id of the job.
 
-        Raises GenerationRefused, ContentRefused, ProviderBusy or AccountLocked where the provider certainly did not
-        accept it, and GenerationUnknown where that is not certain.
+        Raises GenerationRefused, ContentRefused, ProviderBusy or AccountLocked if the provider certainly did not
+        accept it, and GenerationUnknown if that is not certain.
         """
 
     def find(self, order: Order) -> Standing | None:
         """Find the job that was sent under the order's key; None if the provider does not list it.
 
-        Raises GenerationUnknown. Called only where the guarantee names a way.
+        Raises GenerationUnknown. Called only if the guarantee names a way.
         """
 
     def look(self, job_id: str) -> Standing | None:
-        """Ask how a job stands; None if the provider does not know it. Raises GenerationUnknown."""
+        """Read a job's state; None if the provider does not know it. Raises GenerationUnknown."""
 
     def cancel(self, job_id: str) -> None:
         """Tell the provider that a job is no longer wanted. A missing answer does not matter."""
 
     def fetch(self, video_url: str, target: Path, most_bytes: int) -> None:
-        """Store the video in `target`. Raises GenerationLost where it no longer exists, GenerationUnknown."""
+        """Store the video in `target`. Raises GenerationLost if it no longer exists, GenerationUnknown."""
 
 
 class Billing(Protocol):
-    """A vendor's own list of the jobs that it received, with each one's cost where it is given."""
+    """A vendor's list of the jobs that it received, with their costs if it has them."""
 
     name: str
 
     def billed(self, first: datetime, end: datetime) -> list[VendorJob]:
         """List the jobs from `first` on and before `end`, or their sums by day and model.
 
-        Raises GenerationUnknown where not all could be read.
+        Raises GenerationUnknown if not all could be read.
         """
 
     def mark_of(self, key: str) -> str:
-        """Give the mark by which that list names the job that was sent under `key`."""
+        """Return the mark by which that list identifies the job that was sent under `key`."""

@@ -1,13 +1,13 @@
 """fal: requests of its queue, found again in the list of an endpoint's requests by the seed that we sent.
 
     POST https://queue.fal.run/MODEL?fal_webhook=URL      the model's input -> {"request_id", "response_url", ...}
-    GET  .../OWNER/ALIAS/requests/ID/status               IN_QUEUE, IN_PROGRESS, COMPLETED, also where it failed
+    GET  .../OWNER/ALIAS/requests/ID/status               IN_QUEUE, IN_PROGRESS, COMPLETED, also if it failed
     GET  .../OWNER/ALIAS/requests/ID                      its output, or why it failed
     PUT  .../OWNER/ALIAS/requests/ID/cancel
     GET  https://api.fal.ai/v1/models/requests/by-endpoint
     GET  https://api.fal.ai/v1/models/billing-events      with an admin key: what each request cost
 
-The list has the requests that are over; whether it has those that wait is not known.
+The list has the requests that have ended; whether it has waiting ones is not known.
 """
 
 import re
@@ -41,23 +41,23 @@ from reelkeeper.model.money import VendorJob
 
 _MODEL: Final = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)+")
 _JOB: Final = re.compile(r"([\w-][\w.-]*/){2,3}requests/[\w-]+")
-_SPACES: Final = {"workflows", "comfy"}  # namespaces that stand before owner and alias
+_SPACES: Final = {"workflows", "comfy"}  # namespaces that precede owner and alias
 _PAGES: Final = 100
 _INPUT_REFUSED: Final = {400, 413, 422}
 
 
 class Fields(NamedTuple):
-    """The names and formats of a model's inputs. `seed`: it takes one, which identifies our request."""
+    """The names and formats of a model's inputs. `seed`: whether it accepts one, which identifies our request."""
 
     image: str = "image_url"
-    duration: str = "{}"  # of the seconds; "" for a number
-    resolution: str = "{}p"  # of the shorter side; "" where the model has one alone
-    named: Mapping[int, str] = MappingProxyType({})  # resolutions that have a name instead
+    duration: str = "{}"  # format of the seconds; "" for a number
+    resolution: str = "{}p"  # format of the shorter side; "" if the model has only one
+    named: Mapping[int, str] = MappingProxyType({})  # resolutions with a name instead
     seed: bool = False
 
 
 _BY_WIDTH: Final = MappingProxyType({1440: "2K", 2160: "4K"})
-# As the pages https://fal.ai/models/MODEL/llms.txt had it in November 2026. The first that fits counts.
+# From the pages https://fal.ai/models/MODEL/llms.txt, November 2026. The first match counts.
 _FIELDS: Final = {
     "fal-ai/veo3.1": Fields(duration="{}s", named={2160: "4k"}, seed=True),
     "bytedance/seedance-": Fields(named={2160: "4k"}),
@@ -72,7 +72,7 @@ _FIELDS: Final = {
 
 
 class FalProvider(OverHttp):
-    """queue.fal.run and api.fal.ai, or `url` in the place of both."""
+    """queue.fal.run and api.fal.ai, or `url` instead of both."""
 
     name = "fal"
     takes_image_bytes = False
@@ -97,7 +97,7 @@ class FalProvider(OverHttp):
         """Put a request into the queue of its model."""
         model, key = submission.order.model, submission.key
         if not _MODEL.fullmatch(model):
-            raise GenerationRefused(f"{model!r} names no model of fal: OWNER/ALIAS, and a path")
+            raise GenerationRefused(f"{model!r} is not a model of fal: OWNER/ALIAS, optionally with a path")
         path = f"/{model}"
         if self._webhook_url:
             path += f"?{urlencode({'fal_webhook': marked_url(self._webhook_url, key, self._webhook_secret)})}"
@@ -108,7 +108,7 @@ class FalProvider(OverHttp):
         """Look for our seed among the requests of the job's model. A request that is missing may still appear."""
         key = str(order.provider_key)
         if not _is_marked(order):
-            raise GenerationUnknown("the provider's list is searched by a seed of ours, and this job was sent without")
+            raise GenerationUnknown("the provider's list is searched by our seed, and this job was sent without one")
         for listed in self._requests(order.model, order.started_at):
             sent = listed.get("json_input")
             # guard provider.fal_mark: a job in doubt takes another's request for its own, and its user gets that video
@@ -121,7 +121,7 @@ class FalProvider(OverHttp):
         return None
 
     def look(self, job_id: str) -> Standing | None:
-        """Ask for the request, and for its output once it is over."""
+        """Read the request's state, and its output once it has ended."""
         answer = self._calls.get(f"/{job_id}/status", "a request")
         if answer is None:
             return None
@@ -135,11 +135,11 @@ class FalProvider(OverHttp):
         raise no_status(answer.fields.get("status"))
 
     def cancel(self, job_id: str) -> None:
-        """Take the request from the queue; a model at work may go on."""
+        """Remove the request from the queue; a running model may go on."""
         self._calls.tell("PUT", f"/{job_id}/cancel")
 
     def billed(self, first: datetime, end: datetime) -> list[VendorJob]:
-        """List the billing events. Their requests show the seed that each was sent with, for thirty days."""
+        """List the billing events. For thirty days, their requests include the seed that was sent."""
         between = {"start": first.isoformat(), "end": end.isoformat()}
         events = list(self._listed("billing-events", "billing_events", between | {"limit": "1000"}))
         seeds: dict[object, str] = {}
@@ -151,7 +151,7 @@ class FalProvider(OverHttp):
         return [_billed(event, seeds.get(event.get("request_id"))) for event in events]
 
     def mark_of(self, key: str) -> str:
-        """Give the seed."""
+        """Return the seed."""
         return str(seed_of(key))
 
     def _requests(self, model: str, first: datetime | None, end: datetime | None = None) -> Iterator[dict[str, Any]]:
@@ -186,7 +186,7 @@ def _billed(event: dict[str, Any], seed: str | None) -> VendorJob:
 
 
 def job_path(model: str, request_id: str, response_url: object = None) -> str:
-    """Give the path of a request, from the answer or from its model; the URLs of all later calls begin with it."""
+    """Return the path of a request, from the answer or from its model; the URLs of all later calls begin with it."""
     told = urlsplit(response_url).path.strip("/") if isinstance(response_url, str) else ""
     if _JOB.fullmatch(told) and told.endswith(f"/{request_id}"):
         return told
@@ -232,7 +232,7 @@ def _ended(job_id: str, status: Answer, result: Answer) -> Standing:
         return Standing(job_id, Status.FAILED, error=words(result.body or status.body))
     if result.status in GONE:
         return Standing(job_id, Status.SUCCEEDED, 1.0)
-    raise GenerationUnknown(f"the provider answered {result.status} when asked for what it made")
+    raise GenerationUnknown(f"the provider answered {result.status} when asked for the output")
 
 
 def _video_url(output: dict[str, Any]) -> str | None:

@@ -1,9 +1,9 @@
-"""Our own format for a provider of videos, one call for each step. What is unknown is not guessed.
+"""Our own format for a provider of videos, one call for each step.
 
     POST   /jobs            Idempotency-Key: KEY    {"key", "model", "request", "webhook_url"?, "image_url"?} -> {"id"}
-    GET    /jobs?key=KEY                            {"jobs": [{"id", ...}]}: none, if it never came
+    GET    /jobs?key=KEY                            {"jobs": [{"id", ...}]}: empty if it was never received
     GET    /jobs/ID                                 {"id", "status", "progress"?, "cost_usd"?, "video_url"?, "error"?}
-    DELETE /jobs/ID                                 it is wanted no more
+    DELETE /jobs/ID                                 the job is no longer wanted
 
 `status` is a word of `Status`.
 """
@@ -36,7 +36,7 @@ class HttpProvider(OverHttp):
         self._webhook_url = webhook_url
 
     def submit(self, submission: Submission) -> str:
-        """Send a job with its key, by which the provider recognises a repeated one."""
+        """Send a job with its key, by which the provider recognises a repetition."""
         key, order = submission.key, submission.order
         body = {"key": key, "model": order.model, "request": dict(order.request)}
         if self._webhook_url:
@@ -46,7 +46,7 @@ class HttpProvider(OverHttp):
         return _standing(self._calls.submit("/jobs", body, {"Idempotency-Key": key}).body).id
 
     def find(self, order: Order) -> Standing | None:
-        """Ask for the job of a key."""
+        """Look up the job of a key."""
         answer = self._calls.get(f"/jobs?key={quote(str(order.provider_key), safe='')}", "jobs by their key")
         found = answer.fields.get("jobs") if answer else None
         if not isinstance(found, list):

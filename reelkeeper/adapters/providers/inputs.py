@@ -9,18 +9,18 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 from reelkeeper.errors import GenerationRefused
 
 _RATIOS: Final = {"16:9": 16 / 9, "9:16": 9 / 16, "1:1": 1.0, "4:3": 4 / 3, "3:4": 3 / 4, "21:9": 21 / 9}
-KEY: Final = "key"  # of our job, in the query of a webhook's address
-CODE: Final = "code"  # that shows that the address is ours
+KEY: Final = "key"  # our key of the job, in the query of a webhook's URL
+CODE: Final = "code"  # shows that the URL is ours
 
 
 def seconds_of(request: Mapping[str, Any]) -> int | float:
-    """Give the length in seconds, as an integer where it is whole: most models accept only a few lengths."""
+    """Return the length in seconds, as an integer if it is whole, since most models accept only a few lengths."""
     seconds = float(request["duration_seconds"])
     return int(seconds) if seconds.is_integer() else seconds
 
 
 def aspect_ratio(request: Mapping[str, Any]) -> str:
-    """Name the nearest of the aspect ratios that most models know.
+    """Return the nearest aspect ratio that most models support.
 
     >>> [aspect_ratio({"width": width, "height": height}) for width, height in ((1280, 720), (480, 854), (64, 64))]
     ['16:9', '9:16', '1:1']
@@ -38,13 +38,13 @@ def options_of(request: Mapping[str, Any]) -> dict[str, Any]:
 def with_parameters(shape: Mapping[str, Any], request: Mapping[str, Any]) -> dict[str, Any]:
     """Add the request's own parameters; null removes a field that its model does not know.
 
-    Raises GenerationRefused for one that changes the shape (size or length) that the price was quoted for.
+    Raises GenerationRefused for one that changes the size or length for which the price was quoted.
     """
     whole = dict(shape)
     for name, value in (request.get("parameters") or {}).items():
         # guard provider.quoted_shape: a parameter asks for a longer or larger video than was quoted and held
         if name in shape and value not in (None, shape[name]):
-            raise GenerationRefused(f"parameter {name!r} is {value!r}, and the request's own is {shape[name]!r}")
+            raise GenerationRefused(f"parameter {name!r} is {value!r}, but the request has {shape[name]!r}")
         if value is None:
             whole.pop(name, None)
         else:
@@ -58,7 +58,7 @@ def seed_of(key: str) -> int:
 
 
 def marked_url(webhook_url: str, key: str, secret: str | None = None) -> str:
-    """Build the webhook URL for a job, with its key and, where there is a secret, a code over the key."""
+    """Build the webhook URL for a job, with its key and, if there is a secret, a code over the key."""
     mark = {KEY: key} | ({CODE: code_of(key, secret)} if secret else {})
     return f"{webhook_url}{'&' if urlsplit(webhook_url).query else '?'}{urlencode(mark)}"
 
@@ -69,6 +69,6 @@ def code_of(key: str, secret: str) -> str:
 
 
 def key_of(url: object) -> str | None:
-    """Read the key from such an address; None where it has none."""
+    """Read the key from such a URL; None if it has none."""
     found = parse_qs(urlsplit(url).query).get(KEY) if isinstance(url, str) else None
     return found[0] if found else None

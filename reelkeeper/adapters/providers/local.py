@@ -1,6 +1,6 @@
 """Make a video on this machine: ffmpeg, in its sandbox, pans over a picture.
 
-It stands in for a provider where none is configured: the output is a real video of the requested size and length.
+It replaces a provider if none is configured: the output is a real video of the requested size and length.
 """
 
 from pathlib import Path
@@ -11,10 +11,10 @@ from reelkeeper.errors import GenerationFailed, GenerationRefused, MediaError, N
 
 
 class LocalGenerator:
-    """Pans over the input image, or over one drawn from the prompt and the seed."""
+    """Pans over the input image, or over one generated from the prompt and the seed."""
 
     name = "local"
-    outlives_us = False  # what it does ends with its worker
+    outlives_us = False  # its work ends with its worker
 
     def __init__(self, images: Path, kept: ImageSource = NO_IMAGES) -> None:
         self._images, self._kept = images, kept
@@ -26,7 +26,7 @@ class LocalGenerator:
         if digest := asked.get("image_sha256"):
             image = self._found(str(digest), target.parent)
             if image is None:
-                raise GenerationRefused(f"there is no image {str(digest)[:64]!r} among the input images")
+                raise GenerationRefused(f"no input image {str(digest)[:64]!r}")
         scene = ffmpeg.Scene(
             width=int(asked["width"]),
             height=int(asked["height"]),
@@ -50,7 +50,7 @@ class LocalGenerator:
         return Made(target, cost_microusd=0)
 
     def _found(self, digest: str, work: Path) -> Path | None:
-        """Find an input image in its folder, or have it fetched from where the API keeps it."""
+        """Find an input image in its folder, or fetch it from the bucket."""
         if not digest.isalnum():
             return None
         image, fetched = self._images / digest, work / "image"

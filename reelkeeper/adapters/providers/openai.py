@@ -1,11 +1,11 @@
-"""The format of OpenAI's /v1/videos, which gateways and engines serve; OpenAI itself ended its own in September 2026.
+"""OpenAI's /v1/videos format, which gateways and engines serve; OpenAI ended its own service in September 2026.
 
     POST   /videos             a form: prompt, model, seconds, size, input_reference? -> {"id", "status", ...}
-    GET    /videos/ID          how it stands; of an engine's failed job with that failure's HTTP status
+    GET    /videos/ID          its state; for a failed job, engines use the failure's HTTP status
     GET    /videos/ID/content  its bytes
     DELETE /videos/ID
 
-Its list cannot tell our job from another with the same prompt, so a lost answer stays in doubt.
+Its list does not distinguish our job from another with the same prompt, so a lost answer stays in doubt.
 """
 
 from datetime import UTC, datetime
@@ -73,7 +73,7 @@ class OpenAIProvider(OverHttp):
         return self._standing(self._calls.submit("/videos", encoded.read(), headers).body).id
 
     def look(self, job_id: str) -> Standing | None:
-        """Ask for the job. An answer that describes this job gives its state, whatever the HTTP status."""
+        """Read the job. An answer that describes this job has its state, whatever the HTTP status."""
         answer = self._calls.ask("GET", f"/videos/{quote(job_id, safe='')}")
         if answer.fields.get("id") == job_id:
             return self._standing(answer.body)
@@ -102,7 +102,7 @@ class OpenAIProvider(OverHttp):
         raise GenerationUnknown(f"the provider has more than {_PAGES} pages since then")
 
     def mark_of(self, key: str) -> str:
-        """Give the key: nothing in the list carries it."""
+        """Return the key, which nothing in the list contains."""
         return key
 
     def _standing(self, body: object) -> Standing:
@@ -126,5 +126,5 @@ def _listed(entry: object) -> VendorJob:
     said = entry if isinstance(entry, dict) else {}
     created = said.get("created_at")
     if not isinstance(created, int | float):
-        raise GenerationUnknown("the provider's answer does not say when a video was asked for")
+        raise GenerationUnknown("the provider's answer has no creation time of a video")
     return VendorJob(job_name(said.get("id")), str(said.get("model")), datetime.fromtimestamp(created, UTC))

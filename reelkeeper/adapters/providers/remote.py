@@ -1,8 +1,8 @@
-"""Have a provider make a video, and pay for it once, whatever answers are lost.
+"""Have a provider make a video, and pay for it only once, whichever answers are lost.
 
-The key is recorded before a job is sent, and the provider's name for it right after. A job that has a key is looked
-up, and never sent again because an answer was lost. A job that cannot be found stays parked. Only a provider that knows
-our keys can prove that a job never arrived: where it says so twice, some time apart, the job is sent again under the
+The key is recorded before a job is sent, and the provider's id right after. A job that has a key is looked up, and
+never sent again because an answer was lost. A job that cannot be found stays parked. Only a provider that looks jobs up
+by our keys can prove that a job never arrived: if it says so twice, some time apart, the job is sent again under the
 same key.
 """
 
@@ -32,8 +32,8 @@ from reelkeeper.errors import (
 from reelkeeper.failpoints import effect
 from reelkeeper.model import MediaLimits
 
-_TICK_SECONDS = 1.0  # between two signs of life to the log
-_FETCHES = 3  # times that a video is asked for, each after another look at its job, until it is given up as gone
+_TICK_SECONDS = 1.0  # between two progress reports to the log
+_FETCHES = 3  # attempts to fetch a video, each after another look at its job, before it counts as lost
 
 
 class RemoteGenerator:
@@ -59,8 +59,9 @@ class RemoteGenerator:
     def make(self, order: Order, target: Path, log: Log) -> Made:
         """Have the video made, and store it in `target`.
 
-        Raises GenerationRefused (never), GenerationFailed (not this time), GenerationUnknown (to be looked up later),
-        GenerationLost (made, and gone), or what `log` raises; the provider is told of a cancelled job.
+        Raises GenerationRefused (will never work), GenerationFailed (may work next time), GenerationUnknown (must be
+        looked up later), GenerationLost (made, but no longer available), or what `log` raises. A cancelled job is also
+        cancelled at the provider.
         """
         # guard provider.priced_model: a job is sent to another model than its price was quoted for
         order = order if order.is_priced else order._replace(model=self._model or order.model)
@@ -81,7 +82,7 @@ class RemoteGenerator:
         guarantee = self._provider.guarantee
         # guard provider.no_way: a job in doubt is sent again to a provider that cannot be asked for it, and paid twice
         if not guarantee.ways:
-            raise GenerationUnknown("whether the provider has it cannot be asked: it lists no jobs by anything of ours")
+            raise GenerationUnknown("the provider may have it, but cannot look it up: it lists no jobs by our key")
         standing = self._provider.find(order)
         if standing is not None:
             log.sent(standing.id)
@@ -96,7 +97,7 @@ class RemoteGenerator:
         image_url, image = self._image(order, folder)
         key = log.announce()
         # guard provider.slept: a worker that slept sends a job that another has sent meanwhile
-        log.progress(0.0)  # a worker that slept meanwhile must not send what another has looked up
+        log.progress(0.0)  # a worker that was suspended must not send a job that another has looked up
         try:
             with effect("provider.submit"):
                 job_id = self._provider.submit(Submission(key, order, image_url, image))
@@ -111,7 +112,7 @@ class RemoteGenerator:
         return job_id
 
     def _image(self, order: Order, folder: Path) -> tuple[str | None, bytes | None]:
-        """Give the input image as the provider takes it. Raises GenerationRefused where there is none."""
+        """Return the input image in the form that the provider accepts. Raises GenerationRefused if there is none."""
         digest = order.request.get("image_sha256")
         if not digest:
             return None, None
@@ -119,11 +120,11 @@ class RemoteGenerator:
             return self._images.url(str(digest)), None
         file = folder / "image"
         if not self._images.fetch(str(digest), file):
-            raise GenerationRefused(f"there is no image {str(digest)[:64]!r} among the input images")
+            raise GenerationRefused(f"no input image {str(digest)[:64]!r}")
         return None, file.read_bytes()
 
     def _followed(self, job_id: str, order: Order, log: Log) -> Standing:
-        """Poll until the job is over. If the provider does not answer for too long, the job stays in doubt."""
+        """Poll until the job has ended. If the provider does not answer for too long, the job stays in doubt."""
         heard, progress = time.monotonic(), 0.0
         while True:
             try:
@@ -145,7 +146,7 @@ class RemoteGenerator:
             return GenerationUnknown(f"the provider does not know its job {job_id!r}")
         # guard provider.forgotten: a job that was paid for and forgotten is made, and paid, once more
         kind = GenerationFailed if self._provider.guarantee.absence_is_proof else GenerationLost
-        return kind(f"the provider does not know its job {job_id!r} any more")
+        return kind(f"the provider no longer knows its job {job_id!r}")
 
     @staticmethod
     def _require_made(standing: Standing, log: Log) -> None:
@@ -154,13 +155,13 @@ class RemoteGenerator:
         if standing.cost_microusd:
             log.paid(standing.cost_microusd)
         if standing.status == Status.MODERATED:
-            raise ContentRefused(f"the provider refuses what it shows: {standing.error}")
+            raise ContentRefused(f"the provider refuses its content: {standing.error}")
         if standing.status == Status.REFUSED:
             raise GenerationRefused(f"the provider refuses it: {standing.error}")
-        raise GenerationFailed(f"at the provider it is {standing.status}: {standing.error}")
+        raise GenerationFailed(f"the provider reports it as {standing.status}: {standing.error}")
 
     def _fetched(self, standing: Standing, order: Order, target: Path, log: Log) -> Made:
-        """Store the video. Where its address has expired, look at the job again for a new one."""
+        """Store the video. If its URL has expired, read the job again for a new one."""
         for left in reversed(range(_FETCHES)):
             try:
                 self._fetch_video(standing.video_url, target)
@@ -176,7 +177,7 @@ class RemoteGenerator:
 
     def _fetch_video(self, video_url: str | None, target: Path) -> None:
         if not video_url:
-            raise GenerationLost("the provider has made it, and has no video of it any more")
+            raise GenerationLost("the provider made the video, but no longer has it")
         self._provider.fetch(video_url, target, self._most_bytes)
 
     def _wait(self, log: Log, progress: float) -> None:

@@ -1,9 +1,9 @@
-"""Replicate: predictions, found again by the webhook URL in each, which holds our key.
+"""Replicate: predictions, found again by the webhook URL in each, which contains our key.
 
     POST /v1/models/OWNER/NAME/predictions     {"input", "webhook"?} -> {"id", "status", ...}
     POST /v1/predictions                       the same, with "version"
     POST /v1/deployments/OWNER/NAME/predictions
-    GET  /v1/predictions                       newest first, a page, and the address of the next
+    GET  /v1/predictions                       a page, newest first, and the URL of the next
     GET  /v1/predictions/ID, POST /v1/predictions/ID/cancel
 
 Its outputs are deleted one hour after the prediction ends.
@@ -38,12 +38,12 @@ _STATUSES: Final = {
     "succeeded": Status.SUCCEEDED,
     "failed": Status.FAILED,
     "canceled": Status.CANCELLED,
-    "aborted": Status.FAILED,  # its deadline came before its start
+    "aborted": Status.FAILED,  # its deadline passed before its start
 }
 
 
 class ReplicateProvider(OverHttp):
-    """api.replicate.com, or `url` in its place."""
+    """api.replicate.com, or `url` instead."""
 
     name = "replicate"
     takes_image_bytes = False
@@ -66,7 +66,7 @@ class ReplicateProvider(OverHttp):
         self.guarantee = Guarantee((Way.LISTING,) if webhook_url else ())
 
     def submit(self, submission: Submission) -> str:
-        """Create a prediction of a model, a deployment or a version, as the model is named."""
+        """Create a prediction of a model, a deployment or a version, depending on the model's name."""
         order, request = submission.order, submission.order.request
         sent: dict[str, Any] = {
             "prompt": request["prompt"],
@@ -86,11 +86,13 @@ class ReplicateProvider(OverHttp):
         elif model := _MODEL.fullmatch(order.model):
             path = f"/v1/{'deployments' if model[1] else 'models'}/{model[2]}/{model[3]}/predictions"
         else:
-            raise GenerationRefused(f"{order.model!r} names no model of Replicate: OWNER/NAME, or with its version")
+            raise GenerationRefused(
+                f"{order.model!r} is not a model of Replicate: OWNER/NAME, optionally with a version"
+            )
         return _standing(self._calls.submit(path, body).body).id
 
     def find(self, order: Order) -> Standing | None:
-        """Read the list back to the job's start. A missing prediction may still appear: the list's lag is not known."""
+        """Search the list back to the job's start. A missing prediction may still appear: the list's lag is unknown."""
         for prediction in self._predictions(order.started_at):
             # guard provider.replicate_mark: a job in doubt takes another's prediction for its own, and its video
             if key_of(prediction.get("webhook")) == order.provider_key:
@@ -98,7 +100,7 @@ class ReplicateProvider(OverHttp):
         return None
 
     def look(self, job_id: str) -> Standing | None:
-        """Ask for the prediction."""
+        """Read the prediction."""
         answer = self._calls.get(f"/v1/predictions/{quote(job_id, safe='')}", "a prediction")
         return _standing(answer.body) if answer else None
 
@@ -113,7 +115,7 @@ class ReplicateProvider(OverHttp):
             try:
                 at = datetime.fromisoformat(str(prediction.get("created_at")))
             except ValueError:
-                raise GenerationUnknown("the provider's answer does not say when a prediction was made") from None
+                raise GenerationUnknown("the provider's answer has no creation time of a prediction") from None
             if first <= at < end:
                 model = str(prediction.get("model") or prediction.get("version"))
                 mark = key_of(prediction.get("webhook"))
@@ -121,11 +123,11 @@ class ReplicateProvider(OverHttp):
         return found
 
     def mark_of(self, key: str) -> str:
-        """Give the key, as it stands in the webhook's address."""
+        """Return the key, as in the webhook's URL."""
         return key
 
     def _predictions(self, since: datetime | None) -> Iterator[dict[str, Any]]:
-        """Read the list, the newest first, page by page until one reaches back to `since`."""
+        """Read the list, newest first, page by page until one reaches back to `since`."""
         path = "/v1/predictions"
         for _ in range(_PAGES):
             page = self._calls.get(path, "its predictions")
@@ -137,7 +139,7 @@ class ReplicateProvider(OverHttp):
             following = page.fields.get("next")
             if not isinstance(following, str) or (since and any(_is_before(entry, since) for entry in predictions)):
                 return
-            parts = urlsplit(following)  # the host is ours to choose, whatever the answer says
+            parts = urlsplit(following)  # always our host, whatever the answer says
             path = f"{parts.path}?{parts.query}"
         raise GenerationUnknown(f"the provider has more than {_PAGES} pages since then")
 

@@ -1,11 +1,11 @@
 """Runway: tasks, each with its exact cost in credits; there is no list of them.
 
     POST   /v1/text_to_video, /v1/image_to_video     {"model", "promptText", "ratio", "duration", ...} -> {"id"}
-    GET    /v1/tasks/ID                              how it stands; the address of its video is made anew each time
+    GET    /v1/tasks/ID                              its state; the URL of its video is new each time
     DELETE /v1/tasks/ID
     POST   /v1/organization/usage                    {"startDate", "beforeDate"} -> credits by day and model
 
-It sends no webhooks and takes no key, so a lost answer stays in doubt.
+It sends no webhooks and accepts no key, so a lost answer stays in doubt.
 """
 
 from datetime import UTC, datetime
@@ -31,7 +31,7 @@ _STATUSES: Final = {
 
 
 class RunwayProvider(OverHttp):
-    """api.dev.runwayml.com, or `url` in its place. The hosts of its videos are not documented: `hosts` names them."""
+    """api.dev.runwayml.com, or `url` instead. The hosts of its videos are not documented: `hosts` names them."""
 
     name = "runway"
     takes_image_bytes = False
@@ -42,7 +42,7 @@ class RunwayProvider(OverHttp):
         self._calls = Transport(url or "https://api.dev.runwayml.com", headers, hosts=hosts, **how)
 
     def submit(self, submission: Submission) -> str:
-        """Create a task. A field that its model does not know is refused."""
+        """Create a task. Runway refuses fields that the model does not have."""
         request = submission.order.request
         sent: dict[str, Any] = {
             "model": submission.order.model,
@@ -67,7 +67,7 @@ class RunwayProvider(OverHttp):
         return _standing(answer.fields) if answer else None
 
     def billed(self, first: datetime, end: datetime) -> list[VendorJob]:
-        """Give the credits of each day and model, net of refunds: no task is named."""
+        """Return the credits of each day and model, net of refunds; single tasks are not listed."""
         asked = {"startDate": f"{first:%Y-%m-%d}", "beforeDate": f"{end:%Y-%m-%d}"}
         answer = self._calls.ask("POST", "/v1/organization/usage", asked)
         try:
@@ -82,14 +82,14 @@ class RunwayProvider(OverHttp):
                 for used in result["usedCredits"]
             ]
         except (KeyError, TypeError, ValueError):
-            raise GenerationUnknown(f"the provider answered {answer.status} when asked for what was used") from None
+            raise GenerationUnknown(f"the provider answered {answer.status} when asked for the usage") from None
 
     def mark_of(self, key: str) -> str:
-        """Give the key: nothing there carries it."""
+        """Return the key, which nothing there contains."""
         return key
 
     def cancel(self, job_id: str) -> None:
-        """Delete the task: one that runs may go on, and is charged."""
+        """Delete the task; a running one may go on, and is charged."""
         self._calls.tell("DELETE", f"/v1/tasks/{quote(job_id, safe='')}")
 
 

@@ -1,8 +1,8 @@
-"""Call a provider: one request without retries, and what each outcome says about a new job.
+"""Call a provider: one request without retries, and the meaning of each outcome for a new job.
 
-not connected, 425, 429      it was certainly not taken, and may be sent again
-another 4xx, not 408, 409    it was certainly not taken, and never will be
-everything else              it may have been taken: to send it again may mean to pay twice
+not connected, 425, 429      certainly not accepted, may be sent again
+another 4xx, not 408, 409    certainly not accepted, and never will be
+everything else              possibly accepted: sending it again may mean paying twice
 """
 
 import json
@@ -32,13 +32,13 @@ from reelkeeper.errors import (
 )
 
 GONE: Final = {404, 410}
-_NOT_TAKEN: Final = {425, 429}  # said before anything is done with a request
-_NOT_LET_IN: Final = {401, 402}  # it is the account's affair, whatever the job
-_BUSY_SECONDS: Final = 30.0  # until the next attempt, where the provider does not say
+_NOT_TAKEN: Final = {425, 429}  # sent before a request is processed
+_NOT_LET_IN: Final = {401, 402}  # concerns the account, not the job
+_BUSY_SECONDS: Final = 30.0  # until the next attempt, if the provider gives no time
 _MICROUSD: Final = 10**6
 _MAX_USD: Final = 10_000
-_MAX_NAME: Final = 300  # characters of a provider's name for a job
-_MAX_WORDS: Final = 300  # characters of what a provider says is wrong
+_MAX_NAME: Final = 300  # characters of a provider's id of a job
+_MAX_WORDS: Final = 300  # characters of a provider's error message
 _MAX_ANSWER: Final = 8 * 1024 * 1024  # bytes: a page of a list holds a hundred prompts and more
 _ABOUT_CONTENT: Final = re.compile(
     r"content.?policy|policy.violation|moderat|safety|nsfw|sensitive|prohibited|not.allowed.content", re.IGNORECASE
@@ -47,7 +47,7 @@ _ABOUT_MONEY: Final = re.compile(r"locked|balance|billing|credit|quota|suspended
 
 
 class Answer(NamedTuple):
-    """What a provider answered: `body` is its JSON, None where it is none."""
+    """A provider's answer: `body` is its JSON, or None if it is not JSON."""
 
     status: int
     headers: Mapping[str, str]
@@ -60,15 +60,15 @@ class Answer(NamedTuple):
 
     @property
     def fields(self) -> dict[str, Any]:
-        """The body's fields; none where it is no object."""
+        """The body's fields; empty if it is not an object."""
         return self.body if isinstance(self.body, dict) else {}
 
 
 class Transport:
     """Calls of one provider, to public addresses only, unless `allow_private`.
 
-    A video is fetched from the provider's own address and from `hosts`, with their subdomains; None: from any host.
-    `headers` hold the key, and go to the provider's own address alone.
+    A video is fetched from the provider's own host and from `hosts`, with their subdomains; None: from any host.
+    `headers` contain the key, and are sent only to the provider's own host.
     """
 
     def __init__(
@@ -86,40 +86,40 @@ class Transport:
         self._download_seconds = download_seconds
 
     def submit(self, path: str, body: Mapping[str, Any] | bytes, headers: Mapping[str, str] | None = None) -> Answer:
-        """Send a new job, once. Raises as the table above says."""
+        """Send a new job, once. Raises errors by the table above."""
         try:
             answer = self._call("POST", path, body, headers)
         # guard provider.not_reached: a job whose answer was lost is taken for one that never came, and paid twice
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, AddressRefused) as error:
-            raise ProviderDown(f"the provider was not reached: {_named(error)}", _BUSY_SECONDS) from None
+            raise ProviderDown(f"the provider could not be reached: {_named(error)}", _BUSY_SECONDS) from None
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise GenerationUnknown(f"the provider gave no whole answer: {type(error).__name__}") from None
+            raise GenerationUnknown(f"the provider gave no complete answer: {type(error).__name__}") from None
         status, said = answer.status, words(answer.body)
         if status in _NOT_TAKEN:
             seconds = retry_after_seconds(answer.headers, _BUSY_SECONDS)
-            raise ProviderBusy(f"the provider takes nothing at the moment: it answered {status}", seconds)
+            raise ProviderBusy(f"the provider accepts no jobs at the moment: it answered {status}", seconds)
         if status in _NOT_LET_IN or (status == httpx.codes.FORBIDDEN and _ABOUT_MONEY.search(said)):
-            raise AccountLocked(f"the provider lets this account in no more: {status}, {said}", _BUSY_SECONDS)
+            raise AccountLocked(f"the provider refuses this account: {status}, {said}", _BUSY_SECONDS)
         # guard provider.conflict: a job that came twice is taken for refused, though it is made and paid for
         if 400 <= status < 500 and status not in (408, 409):  # noqa: PLR2004  "client error", but for a timeout and a conflict
             kind = ContentRefused if is_about_content(answer.body) else GenerationRefused
             raise kind(f"the provider answered {status}: {said}")
         if not answer.is_success:
             # guard provider.in_doubt: an error of the provider's is taken for a refusal, and the job is paid twice
-            raise GenerationUnknown(f"the provider answered {status} to a new job; whether it has it is not known")
+            raise GenerationUnknown(f"the provider answered {status} to a new job, and may or may not have it")
         return answer
 
     def ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Answer:
-        """Send a request that may be repeated. Raises GenerationUnknown where there was no answer."""
+        """Send a repeatable request. Raises GenerationUnknown if there was no answer."""
         try:
             return self._call(method, path, body)
         except AddressRefused as refused:
-            raise GenerationUnknown(f"an address of the provider's is refused: {refused}") from refused
+            raise GenerationUnknown(f"a URL of the provider is refused: {refused}") from refused
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise GenerationUnknown(f"the provider gave no whole answer: {type(error).__name__}") from None
+            raise GenerationUnknown(f"the provider gave no complete answer: {type(error).__name__}") from None
 
     def get(self, path: str, what: str) -> Answer | None:
-        """Read something; None if the provider does not know it. Raises GenerationUnknown for every other failure."""
+        """GET a resource; None if the provider does not have it. Raises GenerationUnknown for every other failure."""
         answer = self.ask("GET", path)
         if answer.status in GONE:
             return None
@@ -135,30 +135,30 @@ class Transport:
             return
 
     def fetch(self, video_url: str, target: Path, most_bytes: int) -> None:
-        """Store a video. Raises GenerationLost where it no longer exists, GenerationUnknown if there was no answer."""
+        """Store a video. Raises GenerationLost if it no longer exists, GenerationUnknown if there was no answer."""
         url = urljoin(f"{self.url}/", video_url)
         ours = urlsplit(url)[:2] == urlsplit(self.url)[:2]
         # guard provider.hosts: an answer that somebody has forged names the video of anybody
         if not ours and not self._is_listed(url):
             host = (urlsplit(url).hostname or "")[:100]
             raise GenerationUnknown(
-                f"the video is at {host!r}, which is no host of the provider's. To allow it: REELKEEPER_GENERATOR_HOSTS"
+                f"the video is at {host!r}, not a host of the provider. To allow it: REELKEEPER_GENERATOR_HOSTS"
             )
         ends = time.monotonic() + self._download_seconds
         try:
             # guard provider.token_at_home: our token is sent to whatever address an answer names
             with self._streamed("GET", url, self._headers if ours else {}) as answer, target.open("wb") as file:
                 if answer.status_code in GONE or (answer.status_code == httpx.codes.FORBIDDEN and not ours):
-                    raise GenerationLost(f"the provider has the video no more: it answered {answer.status_code}")
+                    raise GenerationLost(f"the provider no longer has the video: it answered {answer.status_code}")
                 if not answer.is_success:
                     raise GenerationUnknown(f"the provider answered {answer.status_code} when asked for a video")
                 # guard provider.video_size: a video without an end fills the disk
                 for chunk in public.chunks(answer, most_bytes):
                     file.write(chunk)
                     if time.monotonic() > ends:
-                        raise GenerationUnknown(f"the video did not come within {self._download_seconds:.0f} s")
+                        raise GenerationUnknown(f"the video was not received within {self._download_seconds:.0f} s")
         except (httpx.HTTPError, httpx.InvalidURL, AddressRefused) as error:
-            raise GenerationUnknown(f"the video did not come: {_named(error)}") from None
+            raise GenerationUnknown(f"the video was not received: {_named(error)}") from None
 
     def _is_listed(self, url: str) -> bool:
         host = urlsplit(url).hostname or ""
@@ -199,38 +199,38 @@ class Transport:
 
 
 class OverHttp:
-    """What providers that are called over HTTP have in common. `_calls` is set by each."""
+    """The common part of providers that are called over HTTP. Each sets `_calls`."""
 
     _calls: Transport
 
     def find(self, order: Order) -> Standing | None:
-        """Find nothing: the provider guarantees no way."""
-        raise GenerationUnknown(f"whether the provider has {order.provider_key!r} cannot be asked")
+        """Raise GenerationUnknown, since the provider guarantees no way."""
+        raise GenerationUnknown(f"the provider cannot look up {order.provider_key!r}")
 
     def fetch(self, video_url: str, target: Path, most_bytes: int) -> None:
-        """Store the video; its address may be relative to the provider's."""
+        """Store the video; its URL may be relative to the provider's."""
         self._calls.fetch(video_url, target, most_bytes)
 
 
 def no_status(said: object) -> GenerationUnknown:
-    """Return the error for a state that is not part of the format: it says nothing about the job."""
-    return GenerationUnknown(f"the provider says that a job is {str(said)[:50]!r}, which is no status")
+    """Return the error for an undocumented state, which says nothing about the job."""
+    return GenerationUnknown(f"the provider reports a job as {str(said)[:50]!r}, which is not a known status")
 
 
 def job_name(said: object) -> str:
-    """Read a provider's name for a job. Raises GenerationUnknown where it is malformed: that is no refusal."""
+    """Return a provider's id of a job. Raises GenerationUnknown if it is malformed, which is not a refusal."""
     if not isinstance(said, str) or not 0 < len(said) <= _MAX_NAME:
-        raise GenerationUnknown("the provider's answer names no job")
+        raise GenerationUnknown("the provider's answer has no id of a job")
     return said
 
 
 def fraction(said: object) -> float:
-    """Read a job's progress, from 0 to 1; 0 where it is missing."""
+    """Return a job's progress, from 0 to 1; 0 if it is missing."""
     return min(max(float(said), 0.0), 1.0) if isinstance(said, int | float) else 0.0
 
 
 def cost_microusd(said: object) -> int | None:
-    """Read dollars as micro-dollars, rounded up; None where it is not an amount of money."""
+    """Convert dollars to micro-dollars, rounded up; None if it is not an amount of money."""
     if said is None or isinstance(said, bool):
         return None
     try:
@@ -244,7 +244,7 @@ def cost_microusd(said: object) -> int | None:
 
 
 def words(body: object) -> str:
-    """Find a provider's error message anywhere in its answer, and give it in one line."""
+    """Find a provider's error message anywhere in its answer, and return it in one line."""
     said = body
     for name in ("error", "detail", "message", "msg", "title"):
         if isinstance(said, dict) and said.get(name):
@@ -255,7 +255,7 @@ def words(body: object) -> str:
 
 
 def is_about_content(body: object) -> bool:
-    """Whether a refusal is about what the video would show, by its words or its code: never by an echo of the input."""
+    """Check whether a refusal concerns the content, by its words or code, and never by an echo of the input."""
     return bool(_ABOUT_CONTENT.search(" ".join([words(body), *_codes(body)])))
 
 

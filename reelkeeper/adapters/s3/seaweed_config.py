@@ -1,7 +1,7 @@
 """Configure the embedded S3 server: ports, credentials and files, kept in its folder.
 
 Flags and files are of SeaweedFS 4.48 (`weed help mini`, `weed scaffold`). Each flag is given at every start, since
-`weed mini` otherwise goes back to those of an earlier one.
+`weed mini` otherwise uses those of an earlier start.
 """
 
 import json
@@ -30,7 +30,7 @@ class Kept(TypedDict):
 
 
 def kept(folder: Path) -> Kept:
-    """Return the settings kept in the folder; make them at the first start, and new ports if one was taken."""
+    """Return the settings kept in the folder; create them at the first start, with new ports if one is taken."""
     place = folder / "endpoint.json"
     if place.exists():
         settings: Kept = json.loads(place.read_text())
@@ -57,34 +57,34 @@ def flags(folder: Path, sockets: Path) -> list[str]:
     actions = ["Admin", "Read", "List", "Tagging", "Write"]
     identities = [{"name": "reelkeeper", "credentials": [credentials], "actions": actions}]
     _write(config / "s3.json", json.dumps({"identities": identities}))
-    # Without these keys, the ports behind the S3 one would serve and take objects without any credentials.
+    # Without these keys, the ports behind the S3 port would serve and accept objects without credentials.
     pairs = zip(JWT_SECTIONS, settings["jwt_keys"], strict=True)
     _write(config / "security.toml", "".join(f'[{section}]\nkey = "{key}"\n' for section, key in pairs))
     _write(
         config / "filer.toml",
         "[filer.options]\n"
-        "max_file_name_length = 1024\n"  # as R2; the default is 255 for each segment of a key
+        "max_file_name_length = 1024\n"  # like R2; the default is 255 for each segment of a key
         's3.empty_folder_cleanup_delay = "1s"\n'
         f"[leveldb2]\nenabled = true\ndir = {json.dumps(str(data / 'filerldb2'))}\n",
     )
     (data / "mini.options").unlink(missing_ok=True)
     return [
         *(f"-config_dir={config}", f"-logdir={log}", "-logtostderr=false", "-alsologtostderr=false", "mini"),
-        *(f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),  # else it answers on every network
+        *(f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),  # else it listens on every network
         *(f"-{name}={port}" for name, port in settings["ports"].items()),
         *("-s3.port.iceberg=0", "-s3.port.lance=0", "-admin.ui=false", "-webdav=false"),
         *(f"-s3.config={config / 's3.json'}", "-s3.iam=false"),
-        *("-s3.autoCreateBucket=false", "-s3.allowDeleteBucketNotEmpty=false"),  # as R2
-        "-master.telemetry=false",  # on by default, to the vendor
+        *("-s3.autoCreateBucket=false", "-s3.allowDeleteBucketNotEmpty=false"),  # like R2
+        "-master.telemetry=false",  # telemetry to the vendor, on by default
         "-master.resumeState=false",  # else one start in three takes 5 to 20 s
-        "-volume.max=2000",  # else about as many buckets as there are GB free
-        "-master.vacuumIntervalSeconds=60",  # give the space of deleted objects back within a minute or two
+        "-volume.max=2000",  # else only about as many buckets as there are free GB
+        "-master.vacuumIntervalSeconds=60",  # free the space of deleted objects within a minute or two
         *(f"-filer.localSocket={sockets / 'filer.sock'}", f"-s3.localSocket={sockets / 's3.sock'}"),
     ]
 
 
 def _write(place: Path, text: str) -> None:
-    """Replace a file whole, readable by its owner alone."""
+    """Replace a file atomically, readable only by its owner."""
     partial = place.with_name(place.name + ".partial")
     partial.unlink(missing_ok=True)
     with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:  # noqa: PTH123  needs a mode

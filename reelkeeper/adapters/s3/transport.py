@@ -1,4 +1,4 @@
-"""A boto3 client as R2 wants it, its errors in our words, and the wait between two attempts."""
+"""A boto3 client configured for R2, the translation of its errors, and the waits between attempts."""
 
 import random
 import threading
@@ -31,21 +31,21 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import ResponseMetadataTypeDef
 
-ATTEMPTS = 7  # of one request; the waits between them add up to 29 s on average: a server's restart is outlasted
+ATTEMPTS = 7  # of one request; the waits between them add up to 29 s on average, longer than a server's restart
 MAX_WAIT_SECONDS = 16
 LOCKED = "ObjectLockedByBucketPolicy"  # R2's bucket locks (error 10069)
 SILENCE_SECONDS = 60  # between two bytes, not for a whole video
-PASSING_STATUSES = frozenset({429, 500, 502, 503, 504})  # R2's "Error codes": the first, second and fourth may pass
-_SESSION = boto3.Session()  # one for all clients: it reads S3's model once, which takes 130 ms
-_OPENING = threading.Lock()  # clients may be shared between threads, the making of them may not
+PASSING_STATUSES = frozenset({429, 500, 502, 503, 504})  # R2's "Error codes": the 1st, 2nd and 4th may be transient
+_SESSION = boto3.Session()  # one for all clients, as reading S3's model takes 130 ms
+_OPENING = threading.Lock()  # clients may be shared between threads, but not created in parallel
 
 
 class Patience(NamedTuple):
-    """How long a client waits for its server, in seconds, and how often it tries."""
+    """A client's timeouts in seconds, and its number of attempts."""
 
     attempts: int = ATTEMPTS  # of one request, at most
     silence_seconds: float = SILENCE_SECONDS  # between two bytes
-    before_retry: Callable[[], None] | None = None  # called after a failure that may pass; what it raises ends it
+    before_retry: Callable[[], None] | None = None  # called after a transient failure; what it raises ends the request
 
 
 OUTLAST_RESTART: Final = Patience()
@@ -61,11 +61,11 @@ def open_client(
     """Return a client for the S3 endpoint. Sends nothing."""
     loopback = urlsplit(endpoint_url).hostname in {"127.0.0.1", "localhost", "::1"}
     config = Config(
-        signature_version="s3v4",  # the only one that R2 checks
-        s3={"addressing_style": "path"},  # R2's endpoint is one host for all buckets of an account
+        signature_version="s3v4",  # the only checksum that R2 checks
+        s3={"addressing_style": "path"},  # R2 has one host for all buckets of an account
         request_checksum_calculation="when_required",  # R2 refuses the trailing checksums that boto3 adds
-        response_checksum_validation="when_required",  # we compare whole-object digests of our own
-        retries={"total_max_attempts": 1},  # the attempts are ours: botocore's wait 50 ms after a 500
+        response_checksum_validation="when_required",  # we compare our own digests of whole objects
+        retries={"total_max_attempts": 1},  # we retry ourselves: botocore waits only 50 ms after a 500
         connect_timeout=5,
         read_timeout=patience.silence_seconds,
         max_pool_connections=32,  # more than all our threads together
@@ -92,7 +92,7 @@ def open_client(
 
 @contextmanager
 def translate_errors(request: str) -> Iterator[None]:
-    """Turn boto3's errors into ours, saying which request they answer."""
+    """Translate boto3's errors into ours, naming the request."""
     try:
         yield
     except ClientError as error:
@@ -101,7 +101,7 @@ def translate_errors(request: str) -> Iterator[None]:
         if status == 404 and code != "NoSuchBucket":  # noqa: PLR2004  HTTP's not found
             raise ObjectMissing(f"{request}: no such object") from error
         if status == 412:  # noqa: PLR2004  HTTP's precondition failed
-            raise ObjectChanged(f"{request}: what stands there is not what the condition asked for") from error
+            raise ObjectChanged(f"{request}: the stored object does not match the condition") from error
         if code == LOCKED:
             raise ObjectLocked(f"{request}: {cause(error)}") from error
         raise StorageError(f"{request}: {cause(error)}") from error
@@ -125,23 +125,23 @@ def place_of(endpoint_url: str) -> str:
 
 
 def _whom_to_ask(error: Exception) -> str:
-    """Say where a request went that got no answer, and what to check."""
+    """Return the address of a request that got no answer, and what to check."""
     facts = getattr(error, "kwargs", {})
     address = facts.get("endpoint_url")
     if not address:
         return ""
-    sign = next((said for kind, said in _NO_ANSWER if isinstance(error, kind)), "it gave no whole answer")
+    sign = next((said for kind, said in _NO_ANSWER if isinstance(error, kind)), "its answer was incomplete")
     if "resolve" in str(facts.get("error")):  # urllib3's NameResolutionError
         sign = "no address is known for that name"
     setting = "REELKEEPER_R2_ACCOUNT_ID or REELKEEPER_S3_ENDPOINT_URL"
-    return f" ({place_of(str(address))}: {sign}; {setting} says where the bucket is)"
+    return f" ({place_of(str(address))}: {sign}; {setting} has the address of the bucket)"
 
 
 _NO_ANSWER: tuple[tuple[type[Exception], str], ...] = (
-    (SSLError, "no TLS as it should be, or none: look at http or https, and at the certificate"),
-    (ConnectTimeoutError, "nothing answers there: a firewall, or a wrong address"),
-    (ReadTimeoutError, "it takes requests and answers none: look at the server, or a proxy before it"),
-    (EndpointConnectionError, "nothing listens there: look whether the server runs"),
+    (SSLError, "the TLS handshake failed: check http or https, and the certificate"),
+    (ConnectTimeoutError, "no connection in time: a firewall, or a wrong address"),
+    (ReadTimeoutError, "it accepts requests but does not answer: check the server, or a proxy in front of it"),
+    (EndpointConnectionError, "nothing listens there: check that the server runs"),
 )
 
 
@@ -155,7 +155,7 @@ _WAY_OUT = {
 
 
 def is_refusal(error: BaseException | None) -> bool:
-    """Tell whether the server refused bucket or keys, as they are configured, and would again."""
+    """Check whether the server refused the configured bucket or keys, and would do so again."""
     return isinstance(error, ClientError) and error.response["Error"].get("Code") in _REFUSALS
 
 
@@ -177,7 +177,7 @@ def _again(
     caught_exception: Exception | None,
     **_: object,
 ) -> float | None:
-    """Tell botocore in how many seconds to repeat a request; None: not at all."""
+    """Return the seconds after which botocore shall repeat a request; None: not at all."""
     passing = (
         response[0].status_code in PASSING_STATUSES
         if response
@@ -194,5 +194,5 @@ def seconds_before(attempt: int) -> float:
 
 
 def wait_before(attempt: int) -> None:
-    """Wait as `seconds_before` says."""
+    """Wait the time of `seconds_before`."""
     time.sleep(seconds_before(attempt))

@@ -1,4 +1,4 @@
-"""Slack, through slack-sdk: a bot or an incoming webhook posts messages, and people press buttons beside them."""
+"""Slack, through slack-sdk: a bot or an incoming webhook posts messages, with buttons for people."""
 
 from reelkeeper.adapters.slack.blocks import lay_out
 from reelkeeper.adapters.slack.clicks import answer, read

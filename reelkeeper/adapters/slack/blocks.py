@@ -1,9 +1,9 @@
-"""A message as Slack's Block Kit, within its limits, and with nothing in it that Slack would take for markup.
+"""Lay out a message in Slack's Block Kit, within its limits, and without anything that Slack would read as markup.
 
 Text that a user could have written goes into `plain_text` objects, which Slack shows as they are; text that must be
 mrkdwn (the notification, a picture's comment) is escaped: & < > (Slack, "Formatting text for app surfaces").
-Limits: 50 blocks, header 150, section 3,000, field 2,000 and ten of them, and about 13,200 characters in all, which is
-not documented (bolt-js issue 2509). Characters are counted as UTF-16 does, where an emoji has two.
+Limits: 50 blocks, header 150, section 3,000, ten fields of 2,000, and about 13,200 characters in total, which is not
+documented (bolt-js issue 2509). Characters are counted in UTF-16, where an emoji has two.
 """
 
 from collections.abc import Iterable, Iterator
@@ -23,21 +23,21 @@ LABELS: Final = {
     Verb.WHY: "Why?",
     Verb.APPROVE: "Approve once",
 }
-_ROOM_FOR_NOTE = 1_000  # shorter text is cut by an ellipsis
+_ROOM_FOR_NOTE = 1_000  # shorter cuts have only an ellipsis
 _CUT = " … {} characters more: reelkeeper alerts list --json"
 
 Block = dict[str, Any]
 
 
 class Layout(NamedTuple):
-    """What to post: `text` is what a notification shows, escaped mrkdwn."""
+    """A post: `text` is for the notification, in escaped mrkdwn."""
 
     text: str
     blocks: list[Block]
 
 
 def lay_out(message: Message, *, has_buttons: bool = False) -> Layout:
-    """Lay a message out as blocks; what does not fit is cut, with a count of the rest.
+    """Lay out a message as blocks; text that does not fit is cut, with a count of the rest.
 
     `has_buttons`: presses reach us, so buttons are added.
     """
@@ -58,14 +58,14 @@ def lay_out(message: Message, *, has_buttons: bool = False) -> Layout:
     buttons = [*_links(message), *(_buttons(message) if has_buttons else ())]
     if buttons:
         blocks.append({"type": "actions", "elements": buttons})
-    ending = sum(block["type"] in ("context", "actions") for block in blocks)  # what stays of too many
+    ending = sum(block["type"] in ("context", "actions") for block in blocks)  # the blocks that are kept of too many
     return Layout(notified, [*blocks[: MAX_BLOCKS - ending], *blocks[max(MAX_BLOCKS, len(blocks)) - ending :]])
 
 
 def escape(text: str, most: int) -> str:
-    """Make text inert in mrkdwn, in at most so many characters."""
+    """Escape text for mrkdwn, in at most `most` characters."""
     safe = "".join(_ESCAPES.get(character, character) for character in text)
-    while length(safe) > most:  # rare: only text that is mostly & < > grows by so much
+    while length(safe) > most:  # rare: only for text that is mostly & < >
         text = text[: len(text) * 9 // 10]
         safe = "".join(_ESCAPES.get(character, character) for character in text)
     return safe
@@ -76,18 +76,18 @@ _ESCAPES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 
 
 def length(text: str) -> int:
-    """Count characters as Slack may: in UTF-16."""
+    """Count characters in UTF-16, as Slack may do."""
     return len(text) + sum(character > "\uffff" for character in text)
 
 
 class _Room:
-    """The characters that are left in a message."""
+    """The number of characters left in a message."""
 
     def __init__(self) -> None:
         self.left = MAX_CHARACTERS
 
     def take(self, text: str, most: int) -> str:
-        """Give `text`, cut to `most` and to what is left, and count it."""
+        """Return `text`, cut to `most` and to the characters left, and deduct it."""
         most = min(most, self.left)
         if length(text) > most:
             note = _CUT.format(f"{len(text):,}") if most >= _ROOM_FOR_NOTE else "…"
@@ -106,11 +106,11 @@ def _first(text: str, most: int) -> str:
 
 def _links(message: Message) -> Iterator[Block]:
     if message.link:
-        yield {"type": "button", "text": _plain("Look at the run"), "url": message.link}
+        yield {"type": "button", "text": _plain("Show the run"), "url": message.link}
 
 
 def _buttons(message: Message) -> Iterator[Block]:
-    """Make the buttons of an alert; their values name the alert in the state that the message shows."""
+    """Return the buttons of an alert; their values identify the alert in the state that the message shows."""
     if not message.alert_id or message.fired_at is None:
         return
     value = f"{message.alert_id} {message.fired_at.isoformat()} {message.plan_id}".strip()
@@ -121,16 +121,16 @@ def _buttons(message: Message) -> Iterator[Block]:
 
 
 def _confirm(message: Message) -> Block:
-    asked = {"title": "Approve this plan, once?", "confirm": "Approve", "deny": "Cancel"}
+    asked = {"title": "Approve this plan for one run?", "confirm": "Approve", "deny": "Cancel"}
     text = _plain(_first(one_line(message.title), _MAX_CONFIRMED))
     return {name: _plain(words) for name, words in asked.items()} | {"text": text}
 
 
 def _lines(lines: Iterable[str], room: _Room) -> str:
-    """Join the lines of a digest; those without room are counted."""
+    """Join the lines of a digest; those that do not fit are counted."""
     kept: list[str] = []
     waiting = [f"• {one_line(line)}" for line in lines]
-    reserve = 100  # for the sentence that says how many are left out
+    reserve = 100  # for the sentence with the number of lines left out
     for number, line in enumerate(waiting):
         if length(line) + 1 > room.left - reserve:
             kept.append(f"… {len(waiting) - number:,} more: reelkeeper alerts list")
@@ -141,7 +141,7 @@ def _lines(lines: Iterable[str], room: _Room) -> str:
 
 
 def _sections(text: str) -> Iterator[Block]:
-    """Split text into sections, at line ends where there are some."""
+    """Split text into sections, at line ends if possible."""
     while text.strip():
         piece = _first(text, MAX_SECTION)
         if len(piece) < len(text) and "\n" in piece.strip():

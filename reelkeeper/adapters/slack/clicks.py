@@ -39,13 +39,13 @@ class _Payload(BaseModel):
 
 
 def read(secret: str, body: bytes, headers: Mapping[str, str]) -> Click | None:
-    """Say which button was pressed, and by whom; None where it is not one of ours, such as a link.
+    """Return which button was pressed, and by whom; None if it is not one of ours, such as a link.
 
-    Raises SignatureRefused where it is not signed with the secret or more than 5 minutes old; InputRefused.
+    Raises SignatureRefused if it is not signed with the secret or more than 5 minutes old; InputRefused.
     """
     try:
         is_signed = SignatureVerifier(secret).is_valid_request(body, headers)
-    except ValueError:  # a time that is no number, a body that is no text
+    except ValueError:  # a time that is not a number, or a body that is not text
         is_signed = False
     # guard slack.signed: anybody who finds the address approves plans
     if not is_signed:
@@ -53,7 +53,7 @@ def read(secret: str, body: bytes, headers: Mapping[str, str]) -> Click | None:
     try:
         payload = _Payload.model_validate(json.loads(parse_qs(body.decode(), strict_parsing=True)["payload"][0]))
     except (ValueError, KeyError, ValidationError) as error:
-        raise InputRefused(f"the call is no press on a button as Slack tells it: {type(error).__name__}") from None
+        raise InputRefused(f"the call is not a press of a button in Slack's format: {type(error).__name__}") from None
     if payload.type != "block_actions" or not payload.actions or payload.actions[0].action_id not in set(Verb):
         return None
     action = payload.actions[0]
@@ -64,15 +64,15 @@ def read(secret: str, body: bytes, headers: Mapping[str, str]) -> Click | None:
 
 
 def answer(url: str, text: str, *, api_url: str) -> None:
-    """Answer the person who pressed the button, and nobody else. `url` came with the press.
+    """Answer only the person who pressed the button. `url` came with the press.
 
-    Raises SinkRefused for an address that is not Slack's, SinkDown where it does not answer.
+    Raises SinkRefused for a URL that is not Slack's, SinkDown if it does not answer.
     """
     at, slack = urlsplit(url), urlsplit(api_url)
     host = at.hostname or ""
     # guard slack.answer_url: an answer goes wherever a call says
     if at.scheme != slack.scheme or not (host == slack.hostname or host.endswith(f".{slack.hostname}")):
-        raise SinkRefused("the address to answer at is not Slack's")
+        raise SinkRefused("the URL for the answer is not Slack's")
     client = WebhookClient(url, timeout=TIMEOUT_SECONDS, retry_handlers=[], logger=quiet_log)
     with understood():
         said = client.send(text=escape(text, MAX_SECTION), response_type="ephemeral", replace_original=False)

@@ -1,10 +1,10 @@
-"""Post to Slack: one attempt a call.
+"""Post to Slack, with one attempt per call.
 
-The outbox decides when to try again, as slack-sdk's own retries post twice when a reply is lost, leave out 502 and 504,
-and fail on a Retry-After of "1.5".
+The outbox decides when to retry, as slack-sdk's own retries post twice when a reply is lost, leave out 502 and 504, and
+fail on a Retry-After of "1.5".
 
-slack-sdk's log is switched off, since at level DEBUG it contains addresses and bodies; our own errors report failures,
-and never contain an address.
+slack-sdk's log is switched off, since at level DEBUG it contains URLs and bodies; our own errors report failures, and
+never contain a URL.
 """
 
 import logging
@@ -25,8 +25,8 @@ from reelkeeper.adapters.slack.blocks import MAX_SECTION, escape, lay_out
 from reelkeeper.errors import SinkBusy, SinkDown, SinkError, SinkRefused
 from reelkeeper.model.alerts import OutboxMessage, one_line
 
-# Errors that no repetition mends, by the tables of https://docs.slack.dev/reference/methods (of messages and
-# files) and "Handling errors" of incoming webhooks. Others are tried again, and the second sink gets a copy in time.
+# Permanent errors, from the tables of https://docs.slack.dev/reference/methods (of messages and files) and "Handling
+# errors" of incoming webhooks. Others are retried, and the second sink gets a copy in time.
 _WORDS = """
 access_denied account_inactive action_prohibited as_user_not_supported blocked cannot_reply_to_message
 channel_is_archived channel_not_found channel_type_not_supported deprecated_endpoint ekm_access_denied
@@ -45,8 +45,8 @@ two_factor_setup_required unknown_method user_not_found user_not_in_channel
 FOR_GOOD: Final = frozenset(_WORDS.split())
 
 TIMEOUT_SECONDS = 10
-PACE_SECONDS = 1.0  # Slack takes about one message a second and channel ("Rate limits", Posting messages)
-UNSAID_SECONDS = 60.0  # to wait after a 429 that does not say for how long
+PACE_SECONDS = 1.0  # Slack accepts about one message per second and channel ("Rate limits", Posting messages)
+UNSAID_SECONDS = 60.0  # to wait after a 429 without a time
 quiet_log = logging.getLogger(f"{__name__}.sdk")
 quiet_log.setLevel(logging.CRITICAL + 1)
 
@@ -77,12 +77,12 @@ class Bot:
         )
 
     def send(self, outgoing: OutboxMessage) -> str:
-        """Post a message, with its picture if it has one; returns Slack's timestamp or the file's id."""
+        """Post a message, with its picture if it has one; return Slack's timestamp or the file's id."""
         if outgoing.picture is None:
             return self._post(outgoing)
         try:
             return self._upload(outgoing)
-        except SinkRefused as error:  # the words are still worth saying
+        except SinkRefused as error:  # the text is still worth posting
             told = f"{outgoing.message.text}\n(No picture: {error})".strip()
             return self._post(OutboxMessage(outgoing.id, outgoing.message.model_copy(update={"text": told})))
 
@@ -129,27 +129,27 @@ class Webhook:
         self._client = WebhookClient(url, timeout=timeout_seconds, retry_handlers=[], logger=quiet_log)
 
     def send(self, outgoing: OutboxMessage) -> str:
-        """Post a message; the receipt says only that it went through."""
+        """Post a message; the receipt says only that it was accepted."""
         layout = lay_out(outgoing.message, has_buttons=self._has_buttons)
         with understood():
             answer = self._client.send(text=layout.text, blocks=layout.blocks, unfurl_links=False, unfurl_media=False)
         if answer.status_code != HTTPStatus.OK:
             raise _meaning(answer.status_code, answer.headers, answer.body)
         if answer.body.strip() != "ok":
-            raise SinkDown("something else than Slack answered at the webhook's address")
+            raise SinkDown("the answer at the webhook's URL was not from Slack")
         return "ok"
 
 
 @contextmanager
 def understood() -> Iterator[None]:
-    """Turn slack-sdk's errors into ours, without their texts, which may contain an address."""
+    """Translate slack-sdk's errors into ours, without their texts, which may contain a URL."""
     try:
         yield
     except SlackApiError as error:
         answer = error.response
         data = answer.data if isinstance(answer.data, dict) else {}
         raise _meaning(answer.status_code, answer.headers, str(data.get("error", ""))) from None
-    except HTTPError as error:  # of the upload itself, which slack-sdk lets through
+    except HTTPError as error:  # of the upload itself, which slack-sdk passes on
         raise _meaning(error.code, dict(error.headers.items()), "") from None
     except SlackClientError as error:
         raise SinkDown(f"slack-sdk gave up: {type(error).__name__}") from None

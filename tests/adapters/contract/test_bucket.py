@@ -74,7 +74,7 @@ def test_a_download_of_another_object_than_expected_leaves_no_file(bucket: Bucke
 def test_a_small_object_is_read_whole_or_not_at_all(bucket: Bucket) -> None:
     bucket.put_bytes_once(bucket.identity_key, b"{}", "application/json")
     assert bucket.read_bytes(bucket.identity_key) == b"{}"
-    with pytest.raises(StorageError, match="larger than the 1 bytes"):
+    with pytest.raises(StorageError, match="larger than the expected 1 bytes"):
         bucket.read_bytes(bucket.identity_key, limit_bytes=1)
     with pytest.raises(ObjectMissing):
         bucket.read_bytes(bucket.prefix + "nothing.mp4")

@@ -277,7 +277,7 @@ def test_other_files_are_out_of_reach(tmp_path: Path) -> None:
         (
             "[mov,mp4,m4a,3gp,3g2,mj2 @ 0x55d1] moov atom not found\nfile:/tmp/x/in.mov: Invalid data found",
             (
-                "it holds no index: it is cut short, or no video at all "
+                "it has no index: it is truncated, or not a video "
                 "(encode, exit 183: moov atom not found; Invalid data found)"
             ),
         ),
@@ -286,10 +286,10 @@ def test_other_files_are_out_of_reach(tmp_path: Path) -> None:
                 "[in#0/mov @ 0x1] corrupt input packet in stream 0\n[vist#0:0/h264 @ 0x2] [dec:h264 @ 0x3] Error\n"
                 "[in#0/mov @ 0x1] Terminating thread with return code -1094995529 (Invalid data found)"
             ),
-            "it is cut short or damaged (encode, exit 183: corrupt input packet in stream 0; Error)",
+            "it is truncated or damaged (encode, exit 183: corrupt input packet in stream 0; Error)",
         ),
-        ("Unknown encoder", "ffmpeg cannot take it (encode, exit 183: Unknown encoder)"),
-        ("", "ffmpeg cannot take it (encode, exit 183: nothing on stderr)"),
+        ("Unknown encoder", "ffmpeg cannot process it (encode, exit 183: Unknown encoder)"),
+        ("", "ffmpeg cannot process it (encode, exit 183: nothing on stderr)"),
     ],
 )
 def test_a_refusal_says_plainly_what_is_wrong_and_then_what_ffmpeg_said(complaints: str, said: str) -> None:
@@ -304,7 +304,7 @@ def test_a_full_disk_is_blamed_where_the_tool_says_so() -> None:
 
 
 def test_a_long_complaint_is_cut_between_words() -> None:
-    with pytest.raises(NotAVideo, match=r"^ffmpeg cannot take it \(encode, exit 1: (word )+\.\.\.\)$") as raised:
+    with pytest.raises(NotAVideo, match=r"^ffmpeg cannot process it \(encode, exit 1: (word )+\.\.\.\)$") as raised:
         Finished(1, b"", "word " * 200, 0, 0, Path()).check("encode")
     assert len(str(raised.value)) < 260
 

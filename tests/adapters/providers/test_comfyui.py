@@ -56,8 +56,8 @@ def test_the_image_is_put_on_the_server_and_named(comfy: ComfyUIDouble, provider
     [
         (WAN._replace(model="another"), "has no workflow"),
         (WAN._replace(model="of-the-editor"), "Export"),
-        (WAN._replace(model="../../secrets"), "names no workflow"),
-        (WAN._replace(model="stepped"), "wants steps"),
+        (WAN._replace(model="../../secrets"), "is not the name of a workflow"),
+        (WAN._replace(model="stepped"), "needs steps"),
         (asked(parameters={"steps": 4}), "no place for steps"),
         (asked(negative_prompt="a dog"), "no place for negative_prompt"),
         (asked(parameters={"image": "of-another.png"}), "'image'"),
@@ -117,5 +117,5 @@ def test_after_a_restart_a_run_is_lost_and_made_again_under_its_key(comfy: Comfy
     comfy.restart()
     comfy.hides_jobs, comfy.queue, notes.key = False, [], "j1-1"
     assert generator.make(order._replace(was_parked=True), tmp_path / "made.mp4", notes).path.exists()
-    with pytest.raises(GenerationFailed, match="any more"):  # one whose name was known is tried anew
+    with pytest.raises(GenerationFailed, match="no longer knows"):  # one whose id was known is tried again
         generator.make(order._replace(provider_job_id="gone", was_parked=True), tmp_path / "made.mp4", Notes())

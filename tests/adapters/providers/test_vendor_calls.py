@@ -57,7 +57,7 @@ def test_a_signed_call_names_our_key_and_the_vendors_job(vendor: Vendor, job: Jo
 
 def test_a_call_at_an_address_that_we_did_not_give_is_refused(vendor: Vendor, job: Job, verify: Verify) -> None:
     for changes in ({KEY: "j2-1"}, {CODE: ""}, {CODE: code_of("j1-1", "another secret")}, {KEY: ""}):
-        with pytest.raises(SignatureRefused, match="address"):
+        with pytest.raises(SignatureRefused, match="not at a URL"):
             verify(vendor.call(job), **changes)
 
 

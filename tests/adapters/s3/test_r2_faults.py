@@ -110,7 +110,7 @@ def test_an_upload_whose_reply_was_lost_and_whose_key_another_then_took_is_refus
 
 def test_a_key_that_was_taken_and_freed_in_between_is_still_refused(bucket: Bucket, double: R2Double, key: str) -> None:
     double.faults.fail("PutObject", 412, code="PreconditionFailed")
-    with pytest.raises(KeyTaken, match="there stands None"):
+    with pytest.raises(KeyTaken, match="stored is None"):
         bucket.put_bytes_once(key, b"ours", "video/mp4")
 
 
@@ -182,7 +182,11 @@ def test_every_page_of_a_listing_is_read(bucket: Bucket, many: list[str]) -> Non
 
 @pytest.mark.parametrize(
     ("fault", "message"),
-    [("no_token", "not where"), ("repeated_token", "came back"), ("foreign_entry", "elsewhere/of-somebody-else")],
+    [
+        ("no_token", "not where"),
+        ("repeated_token", "returned to the token"),
+        ("foreign_entry", "elsewhere/of-somebody-else"),
+    ],
 )
 def test_a_listing_that_cannot_be_whole_is_refused(
     bucket: Bucket, double: R2Double, many: list[str], fault: str, message: str

@@ -80,12 +80,12 @@ def test_a_server_that_never_answers_is_given_up(refused: Refused, monkeypatch: 
         silent.listen(16)
         port = silent.getsockname()[1]
         said = refused(StorageError, 20, s3_endpoint_url=f"http://127.0.0.1:{port}")
-        assert f"127.0.0.1, port {port}: it takes requests and answers none" in said
+        assert f"127.0.0.1, port {port}: it accepts requests but does not answer" in said
 
 
 def test_tls_where_none_is_spoken(refused: Refused, double: R2Double) -> None:
     said = refused(StorageError, 20, s3_endpoint_url=double.endpoint.endpoint_url.replace("http:", "https:"))
-    assert "look at http or https" in said
+    assert "check http or https" in said
 
 
 def test_a_server_that_fails_for_long_and_one_that_fails_for_a_moment(refused: Refused, double: R2Double) -> None:
