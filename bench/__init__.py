@@ -1,1 +1,1 @@
-"""Side by side: ours, a floor, and named peers, in one run on one machine."""
+"""Benchmarks: our code against floors and named peers, in one run on one machine."""

@@ -1,7 +1,7 @@
-"""`python -m bench [--strict] [NAME ...]`: run the benchmarks named, or all, and print what they found.
+"""`python -m bench [--strict] [NAME ...]`: run the named benchmarks, or all, and print their results.
 
-The exit code is 1 when a benchmark failed, and with --strict also when a ratio is over its limit: by itself that is 0,
-since a busy machine is no defect.
+The exit code is 1 if a benchmark failed, and with --strict also if a ratio is over its limit; without it, that is 0,
+since a busy machine is not a defect.
 """
 
 import argparse
@@ -21,13 +21,13 @@ NAMES = sorted(
 
 
 def main() -> int:
-    """Run, print, and tell whether all is well."""
+    """Run and print the benchmarks; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m bench", description="Ratios against named peers and floors")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"one or more of {', '.join(NAMES)}; all by default")
     parser.add_argument("--strict", action="store_true", help="exit 1 when a ratio is over its limit")
     asked = parser.parse_args()
     if unknown := set(asked.names) - set(NAMES):
-        parser.error(f"no benchmark named {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
+        parser.error(f"no benchmark {', '.join(sorted(unknown))}; choose from {', '.join(NAMES)}")
 
     console, found, failed = Console(), list[Row](), list[str]()
     for name in asked.names or NAMES:
@@ -36,7 +36,7 @@ def main() -> int:
         rows = list[Row]()
         try:
             for row in importlib.import_module(f"bench.{name}").measure():
-                rows.append(row)  # what came before a failure counts
+                rows.append(row)  # rows before a failure count
         except MissingPeersError as missing:
             failed.append(f"{name}, after {len(rows)} rows: {missing}")
         except Exception:  # noqa: BLE001  one benchmark that fails must not hide what the others find

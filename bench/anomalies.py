@@ -1,11 +1,11 @@
-"""How well odd days are found: on series made up as costs are, and on real ones with their holidays and storms.
+"""Benchmark the anomaly detection on synthetic cost series, and on real series with their holidays and storms.
 
-Those made up come twice: as they are, and with a job that runs on one day of every month.
+Synthetic series come in two forms: plain, and with a job that runs on one day of every month.
 
-Only what we put in counts as odd, so on real series what truly happened counts as a false alert. The rule was made on
-other draws of the first two sets; its last step, spreads of 4.2 in place of 4.5, followed a look at the third, held out
-until then. Beside it a static threshold and a rolling 3 sigma see the same series. A share that should be small is
-given, and its limit is the floor.
+Only the events that we insert count as anomalies, so real events in real series count as false alerts. The rule was
+developed on other draws of the first two sets; its last change, spreads of 4.2 instead of 4.5, followed a look at the
+third set, held out until then. A static threshold and a rolling 3 sigma see the same series. Each figure is a share
+that should be small, and its limit is the floor.
 """
 
 import time

@@ -1,4 +1,4 @@
-"""Admission over HTTP on PostgreSQL, 16 clients: a hit, a new job, a refusal, beside a bare route with one SELECT."""
+"""Benchmark admission over HTTP on PostgreSQL, 16 clients: hits, new jobs, refusals, against a route with a SELECT."""
 
 import subprocess
 import sys
@@ -26,15 +26,15 @@ from tests.operations.asking import ask, claim, fox, make
 from tests.operations.books import store_video
 
 REQUESTS = 600  # of each kind
-CACHED = 200  # videos that are there
+CACHED = 200  # videos in the cache
 ROUNDS = 2
-HIT, ADMISSION = 3.0, 8.0  # what each may cost, in bare requests
+HIT, ADMISSION = 3.0, 8.0  # limit of each, in bare requests
 
 Kinds = dict[str, tuple[str, Any, int]]
 
 
 def measure() -> list[Row]:
-    """Time a request in milliseconds of wall time, all clients together; the better of two rounds, bare beside each."""
+    """Time a request in milliseconds of wall time, all clients together; the better of two rounds, bare and ours."""
     with tempfile.TemporaryDirectory() as folder:
         server = get_server(folder, cleanup_mode="stop")
         try:
@@ -61,7 +61,7 @@ def measure() -> list[Row]:
 
 
 def _prepare(engine: sa.Engine) -> str:
-    """Make a user with credits and room, one with none, and the videos that are there."""
+    """Create a user with credits and quota, one without, and the cached videos."""
     upgrade(engine)
     with transaction(engine, "bench") as session:
         session.execute(sa.insert(users), [{"id": "ann", "tier": "pro"}, {"id": "bob", "tier": "pro"}])

@@ -1,7 +1,7 @@
 """A bill by user of 1,000,000 daily charges against the same aggregation in bare SQL, each in a fresh process.
 
-Ours opens the store, adds up in the database, and writes every user's row as the command does with --format csv. Both
-work inside their process, so what is compared is its CPU time, which a busy machine leaves as it is.
+Ours opens the store, adds up in the database, and writes every user's row like the command with --format csv. Both work
+inside their process, so CPU time is compared, which does not depend on the machine's load.
 """
 
 import contextlib
@@ -49,7 +49,7 @@ def measure() -> list[Row]:
 
 
 def fill(path: Path) -> None:
-    """Make a store with a month of charges."""
+    """Create a store with a month of charges."""
     engine = open_engine(f"sqlite:///{path}")
     upgrade(engine)
     engine.dispose()

@@ -1,8 +1,8 @@
-"""A lookup in a cache of a million entries, beside one indexed SELECT in the same store; and what pruning it takes.
+"""Benchmark lookups in a cache of a million entries, against one indexed SELECT in the same store; and its pruning.
 
-The lookup counts its hit and begins the entry's time anew. Its commit waits for the disk on SQLite, and not on
-PostgreSQL. On a busy machine the tail is what the kernel lets us wait for a core, and PostgreSQL's process too: it says
-for how long, and the limit is on what is left. Both are shown.
+The lookup counts its hit and renews the entry's expiry. Its commit waits for the disk on SQLite, but not on PostgreSQL.
+On a busy machine the tail is the time that we and PostgreSQL's process wait for a core: the kernel reports it, and the
+limit applies to the rest. Both are shown.
 """
 
 import random
@@ -47,7 +47,7 @@ def measure() -> list[Row]:
 
 
 def stores(folder: Path) -> Iterator[str]:
-    """Give an empty store of each kind, in turn."""
+    """Yield an empty store of each database."""
     yield f"sqlite:///{folder / 'store.sqlite3'}"
     with _server(folder) as url:
         yield url
@@ -61,7 +61,7 @@ def _server(folder: Path) -> Iterator[str]:
 
 
 def fill(engine: sa.Engine) -> None:
-    """Make the entries inside the database."""
+    """Create the entries inside the database."""
     kind = engine.dialect.name
     with transaction(engine, "bench") as session:
         session.execute(sa.insert(users).values(id="ann", tier="pro"))
@@ -78,7 +78,7 @@ def fill(engine: sa.Engine) -> None:
     with engine.connect() as connection:
         alone = connection.execution_options(isolation_level="AUTOCOMMIT")
         for rest in ("VACUUM ANALYZE", "CHECKPOINT") if kind == "postgresql" else ("ANALYZE",):
-            alone.execute(sa.text(rest))  # what the server would do by itself while we measure
+            alone.execute(sa.text(rest))  # else the server would do it during the measurement
 
 
 def _measure(engine: sa.Engine) -> list[Row]:
@@ -131,7 +131,7 @@ def _measure(engine: sa.Engine) -> list[Row]:
 
 
 def _waited_for_a_core(server: int | None) -> float:
-    """Give the seconds for which this thread, and PostgreSQL's process, were ready to run so far and did not."""
+    """Return the seconds for which this thread and PostgreSQL's process were runnable but did not run."""
     stats = [Path("/proc/thread-self/schedstat")] + ([Path(f"/proc/{server}/schedstat")] if server else [])
     return sum(int(path.read_text().split()[1]) for path in stats) / 1e9
 

@@ -1,6 +1,6 @@
-"""Claims a second on PostgreSQL, from a queue of 10,000, beside what was promised: 500, and beside bare SKIP LOCKED.
+"""Benchmark claims on PostgreSQL, from a queue of 10,000, against the promised 500 a second and bare SKIP LOCKED.
 
-The bare peer takes the oldest jobs, as many at once, and knows no tiers, sizes, backlogs, limit or freeze.
+The bare peer takes the oldest jobs, in equal batches, without tiers, sizes, backlogs, limit or freeze.
 """
 
 import random
@@ -26,7 +26,7 @@ NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
 
 
 def measure() -> list[Row]:
-    """Seconds for 1,000 claims, the best of three rounds of each, taken in turn."""
+    """Measure the seconds for 1,000 claims, the best of three alternating rounds of each."""
     with tempfile.TemporaryDirectory(prefix="reelkeeper-bench-") as folder:
         server = get_server(Path(folder) / "data", cleanup_mode="stop")
         url = sa.make_url(server.get_uri()).set(drivername="postgresql+psycopg")

@@ -1,7 +1,7 @@
-"""The limit of jobs at once beside AIMD, Gradient2 and Vegas, on 28 kinds of server, asked every 15 minutes.
+"""Compare our concurrency limit with AIMD, Gradient2 and Vegas, on 28 kinds of server, with a step every 15 minutes.
 
-Regret is the useful work that is lost against the bound: the best limit at each time, known beforehand. The intervals
-are over the seeds, 95 %.
+Regret is the useful work that is lost against the bound: the best limit at each time, known in advance. Intervals are
+95 %, over the seeds.
 """
 
 from statistics import fmean
@@ -18,7 +18,7 @@ MEAN, WORST = 0.08, 0.25  # of the useful work, that may be lost
 
 
 def measure() -> list[Row]:
-    """Return what each controller loses by kind of server, ours beside the public one that loses the least there."""
+    """Return each controller's loss by kind of server: ours and the best public one."""
     lost = {
         scenario.name: {
             name: [100 * steer(scenario, make(scenario), seed=seed).regret for seed in SEEDS]

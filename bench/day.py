@@ -1,8 +1,8 @@
-"""A day of the default schedules against a real Prefect server, without the waiting: what both databases grow by.
+"""Measure the growth of both databases in a day of the default schedules, on a real Prefect server without waiting.
 
-Each run of prefect.yaml's day is made as the scheduler and a worker make it (Scheduled, Pending, Running, Completed,
-with its deployment, its logs sent), and runs in one process. A run that is due at 02:00 judges as of 02:00. Left out is
-what a clock alone brings: heartbeats of long runs, and polling.
+Each run of prefect.yaml's day passes the same states as with a scheduler and a worker (Scheduled, Pending, Running,
+Completed, with its deployment and logs), and runs in one process. A run that is due at 02:00 judges as of 02:00.
+Heartbeats of long runs and polling are left out, as they depend on real time.
 """
 
 import json
@@ -32,13 +32,13 @@ ROOT = Path(__file__).parents[1]
 HOURS = 24
 _EVENTS = ("events", "event_resources")
 _MB = 10**6
-MAX_PREFECT_MB = 2_000.0  # with runs and events forgotten as we tell Prefect to: what a small disk bears
+MAX_PREFECT_MB = 2_000.0  # with runs and events deleted as we configure Prefect: acceptable for a small disk
 MAX_STORE_MB = 1.0  # a day, of a service in which nothing happens but the schedules and a job each hour
-_FIRST_HOUR = 2  # of a part of a day: the daily flows come from 02:00 on
+_FIRST_HOUR = 2  # of a part of a day: the daily flows run from 02:00 on
 
 
 class Day(NamedTuple):
-    """What a day, or a part of one, came to. Growth is in bytes, by table with its indexes."""
+    """The result of a day, or a part of one. Growth is in bytes, by table with its indexes."""
 
     hours: float
     runs: Counter[str]
@@ -46,21 +46,21 @@ class Day(NamedTuple):
     prefect: Counter[str]
     store: Counter[str]
     failed: dict[str, str]
-    left: dict[str, int]  # rows of Prefect's, once all that was a day's was as old as it may become
+    left: dict[str, int]  # Prefect's rows that are left after everything has reached its maximum age
 
     @property
     def prefect_events(self) -> int:
-        """What of Prefect's growth are events."""
+        """The part of Prefect's growth that is events."""
         return sum(size for name, size in self.prefect.items() if name in _EVENTS)
 
     @property
     def prefect_runs(self) -> int:
-        """What of Prefect's growth are runs, their states, logs and artifacts."""
+        """The part of Prefect's growth that is runs, their states, logs and artifacts."""
         return self.prefect.total() - self.prefect_events
 
     @property
     def prefect_at_most(self) -> float:
-        """What Prefect's database grows to in the end, in bytes: what is kept of so many days like this one."""
+        """The final size of Prefect's database in bytes, if all retained days are like this one."""
         days = self.hours / HOURS
         kept = self.prefect_events * orchestration.EVENT_DAYS + self.prefect_runs * orchestration.RUN_DAYS
         return kept / days
@@ -72,7 +72,7 @@ def measure() -> list[Row]:
     if day.failed:
         raise RuntimeError(f"{len(day.failed)} runs failed: {next(iter(day.failed.items()))}")
     if any(day.left.values()):
-        raise RuntimeError(f"Prefect has not forgotten what is old: {day.left}")
+        raise RuntimeError(f"Prefect has not deleted old rows: {day.left}")
     for name, growth in (("Prefect", day.prefect), ("store", day.store)):
         print(f"{name}, kB by table: {', '.join(f'{table} {size / 1000:,.0f}' for table, size in _largest(growth))}")
     seconds = day.seconds / day.runs.total()
@@ -89,7 +89,7 @@ def measure() -> list[Row]:
 
 
 def live(hours: float) -> Day:
-    """Run so many hours of the day, in a process of its own, against a server of its own."""
+    """Run some hours of the day, in a separate process, against its own server."""
     with tempfile.TemporaryDirectory(prefix="reelkeeper-day-") as folder, prefect_server(Path(folder)) as environment:
         told = subprocess.run(
             [sys.executable, "-m", "tests.bench.day_runs", str(hours), folder],
@@ -109,14 +109,14 @@ def _largest(growth: Counter[str]) -> list[tuple[str, int]]:
 
 @contextmanager
 def prefect_server(folder: Path) -> Iterator[dict[str, str]]:
-    """Start a Prefect server as we tell every server of ours to be; gives the environment of its clients."""
+    """Start a Prefect server with our usual settings; yield the environment of its clients."""
     port = _free_port()
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "REELKEEPER_"))}
     environment = clean | orchestration.SERVER | {
         "PREFECT_HOME": str(folder / "prefect"),
         "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
-        "PREFECT_SERVER_SERVICES_DB_VACUUM_LOOP_SECONDS": "5",  # by itself it looks each hour
+        "PREFECT_SERVER_SERVICES_DB_VACUUM_LOOP_SECONDS": "5",  # by default it looks each hour
         "PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED": "false",  # the day below is the schedule
         "PREFECT_SERVER_SERVICES_LATE_RUNS_ENABLED": "false",
         "REELKEEPER_STATE_DIR": str(folder / "state"),

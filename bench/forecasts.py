@@ -1,8 +1,8 @@
-"""Forecasts on public series: month totals, bands, the storage bill, M3, and statsforecast's AutoETS in the same run.
+"""Benchmark forecasts on public series: month totals, bands, the storage bill, M3, and statsforecast's AutoETS.
 
-Month totals: daily series, histories of 28 to 730 days, rolling origins at day 0, 10 and 20; once as they are, and once
-with growth of 0.1 to 1.2 % a day laid over, and in half of these a level shift; `monthly` has those with a job a month.
-What bands cover is measured family by family, with quantiles of the other families.
+Month totals: daily series, histories of 28 to 730 days, rolling origins at day 0, 10 and 20; once unchanged, and once
+with added growth of 0.1 to 1.2 % a day, and in half of these a level shift; `monthly` has those with a monthly job.
+The coverage of bands is measured family by family, with quantiles of the other families.
 """
 
 import time
@@ -76,7 +76,7 @@ def _profile(task: Task, _found: Fan) -> float:
 
 
 def _error(made: Sequence[Made], rest: Callable[[Task, Fan], float]) -> float:
-    """Give the mean error of the month's total, in percent of what it became."""
+    """Return the mean error of the month's total, in percent of the actual total."""
     errors = []
     for task, found in made:
         actual = float(task.actual[: task.rest].sum())
@@ -85,7 +85,7 @@ def _error(made: Sequence[Made], rest: Callable[[Task, Fan], float]) -> float:
 
 
 def _covered(made: Sequence[Made]) -> Iterator[Row]:
-    """Calibrate on all families but one, and see what the bands cover in that one."""
+    """Calibrate on all families but one, and measure the bands' coverage on that one."""
     scored = []
     for task, found in made:
         actual, expected = (float(path[: task.rest].sum()) for path in (task.actual, found.middle))
@@ -107,7 +107,7 @@ def _covered(made: Sequence[Made]) -> Iterator[Row]:
 
 
 def _storage(made: Sequence[Made]) -> Iterator[Row]:
-    """Take the series for uploads that are kept for 30 days, and price what is stored in the month."""
+    """Treat the series as uploads that are kept for 30 days, and price the bytes stored in the month."""
     able = [(task, found) for task, found in made if len(task.history) >= RETENTION_DAYS + task.day]
     for day, limit in zip(DAYS, STORAGE_LIMITS, strict=True):
         wrong, whole = 0.0, 0.0

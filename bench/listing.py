@@ -1,6 +1,6 @@
-"""Listing 100,000 objects, and comparing them with the catalogue, against a bare boto3 pagination of the same.
+"""Benchmark listing 100,000 objects and comparing them with the catalogue, against a bare boto3 pagination.
 
-And the same as from far away, where a page takes 100 ms on its way: in one pass, and in shards beside one another.
+The same with a distant server, where a page takes 100 ms: in one pass, and in parallel shards.
 """
 
 import tempfile
@@ -41,7 +41,7 @@ AWAY_SECONDS, SHARDS = 0.1, 8
 
 
 def measure() -> list[Row]:
-    """CPU and wall time of each, the better of two rounds taken in turn; the floor is a bare default boto3."""
+    """Measure CPU and wall time of each, the better of two alternating rounds; the floor is a default boto3."""
     with shelf.server() as at, tempfile.TemporaryDirectory() as folder:
         shelf.fill(at, PREFIX, SIZE)
         workspace = catalogue(at, Path(folder) / "store.sqlite3")
@@ -81,7 +81,7 @@ def measure() -> list[Row]:
 
 @contextmanager
 def far_away(workspace: Workspace) -> Iterator[None]:
-    """Answer every page of the listing 100 ms later, from memory: what a distant server gives, and costs us no CPU."""
+    """Answer every page of the listing 100 ms later, from memory, like a distant server and without using CPU."""
     distant: Any = _Distant([stored for page in workspace.bucket.pages() for stored in page])
     events = workspace.bucket._client.meta.events  # noqa: SLF001  no setting makes a network slow
     events.register_first("before-send.s3.ListObjectsV2", distant)
@@ -90,7 +90,7 @@ def far_away(workspace: Workspace) -> Iterator[None]:
 
 
 class _Distant:
-    """A server's pages, in the order of the keys, where the token of a page is the last key of the one before it."""
+    """A server's pages, in the order of the keys; the token of a page is the last key of the previous one."""
 
     def __init__(self, stored: list[StoredObject]) -> None:
         self._stored = sorted(stored, key=attrgetter("key"))
@@ -116,18 +116,18 @@ class _Distant:
 
 class _Body(BytesIO):
     def stream(self) -> Iterator[bytes]:
-        """Give the whole, as urllib3 does."""
+        """Yield the whole body, as urllib3 does."""
         yield self.read()
 
 
 def bare(at: Endpoint) -> int:
-    """Page through the prefix as boto3's manual says."""
+    """Page through the prefix as in boto3's manual."""
     pages = bare_boto3(at).get_paginator("list_objects_v2").paginate(Bucket=shelf.BUCKET, Prefix=PREFIX)
     return sum(len(page.get("Contents", ())) for page in pages)
 
 
 def reconcile(workspace: Workspace, shards: int = 1) -> int:
-    """Look as `sync_catalog` does; every object is in the catalogue, so none may stand out."""
+    """Compare as `sync_catalog` does; every object is in the catalogue, so there may be no difference."""
     seen = survey(workspace, run_id="bench", note=True, shards=shards)
     if seen.unexplained or seen.missing or seen.overwritten or seen.doubtful:
         others = len(seen.overwritten) + len(seen.doubtful)
@@ -136,7 +136,7 @@ def reconcile(workspace: Workspace, shards: int = 1) -> int:
 
 
 def catalogue(at: Endpoint, path: Path) -> Workspace:
-    """Make a store that knows every object on the shelf."""
+    """Create a store with every object of the shelf."""
     engine = open_engine(f"sqlite:///{path}")
     upgrade(engine)
     bucket = shelf.open_prefix(at, PREFIX)

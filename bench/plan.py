@@ -1,8 +1,8 @@
-"""Planning a whole catalogue against a bare SELECT of the same rows, each in a fresh process.
+"""Benchmark planning a whole catalogue against a bare SELECT of the same rows, each in a fresh process.
 
-The floor is the very statement that planning sends, fetched whole by the driver; planning also makes videos of the
-rows, judges each, and saves the tenth of them that is to be acted on, with reasons. Segments of the policy are measured
-beside it, in pairs: the same catalogue by a policy with some of every kind, and by one with none.
+The floor is the statement that planning sends, fetched completely by the driver; planning also builds videos from the
+rows, judges each, and saves the tenth of them that needs an action, with reasons. Policy segments are measured in
+pairs: the same catalogue with a policy that has segments of every kind, and with one that has none.
 """
 
 import json
@@ -74,7 +74,7 @@ def measure() -> list[Row]:
 
 
 def fill(path: Path, size: int) -> None:
-    """Make a store of `size` live videos: three tiers, ages up to 400 days, most watched; a tenth is to be acted on."""
+    """Create a store of `size` live videos: three tiers, ages up to 400 days, most watched; a tenth needs an action."""
     engine = open_engine(f"sqlite:///{path}")
     upgrade(engine)
     engine.dispose()
@@ -128,7 +128,7 @@ def _views(rng: Random, size: int) -> Iterator[tuple[str, str, int]]:
 
 
 def segmented(count: int) -> LifecyclePolicy:
-    """Make a policy of `count` segments by tag, model, key, and size and tier in turn, each for some of the videos."""
+    """Create a policy of `count` segments, by tag, model, key, and size and tier in turn, each for some videos."""
 
     def conditions(n: int) -> tuple[dict[str, Any], ...]:
         sizes = {"min_bytes": n * 10**6, "max_bytes": (n + 1) * 10**6, "tiers": ("free", "premium")}

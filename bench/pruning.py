@@ -1,7 +1,7 @@
 """Compare the cache with S3-FIFO and W-TinyLFU of the same size, on seven kinds of requests.
 
-The share of the cost that is spent all the same. W-TinyLFU is there twice, with the window of the paper and with one
-that climbs. The interval is of the difference over the seeds, 95 %. `unlimited` keeps everything.
+The figure is the share of the cost that is still spent. W-TinyLFU has two variants, with the paper's window and with an
+adaptive one. The interval is of the difference, 95 %, over the seeds. `unlimited` keeps everything.
 """
 
 from itertools import product
@@ -14,11 +14,11 @@ from reelkeeper.simulation.traces import TRACES
 
 SEEDS, DAYS, SIZES_GB = (11, 12, 13), 30, (10, 50, 200)
 SHOWN = ("ours", "S3-FIFO", "W-TinyLFU", "W-TinyLFU, climbing", "unlimited")
-LEAD = 0.005  # by which a public one may be ahead
+LEAD = 0.005  # by which a public cache may be better
 
 
 def measure() -> list[Row]:
-    """Return what is spent, of what would be without a cache, by trace and size."""
+    """Return the share of the cost without a cache that is still spent, by trace and size."""
     return [row for trace, size_gb in product(TRACES, SIZES_GB) for row in _rows(trace, size_gb)]
 
 

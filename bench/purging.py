@@ -1,4 +1,4 @@
-"""Purging 10,000 blobs with every check, against a serial bare boto3 that deletes as many and checks nothing."""
+"""Benchmark purging 10,000 blobs with all checks, against a serial boto3 that deletes as many without checks."""
 
 import tempfile
 from collections.abc import Callable
@@ -30,13 +30,13 @@ SIZE = 10_000
 ROUNDS = 2
 FLOOR = "bare boto3, serial"
 PREFIX = "purging/videos/"
-SUCCESSORS = "purging/videos/successors/"  # the present bytes of the videos whose old bytes go
+SUCCESSORS = "purging/videos/successors/"  # the current bytes of the videos whose old bytes are purged
 
 Work = Callable[[], object]
 
 
 def measure() -> list[Row]:
-    """CPU and wall time of each, the better of two rounds, of one for the peers; store and objects are made before."""
+    """Measure CPU and wall time of each, the better of two rounds, one for peers; store and objects exist already."""
     ways: dict[str, Callable[[Endpoint, Path], Work]] = {
         FLOOR: lambda at, _: partial(bare, at),
         "bytes of retired videos": partial(ours, replaced=False),
@@ -70,7 +70,7 @@ def measure() -> list[Row]:
 
 
 def bare(at: Endpoint) -> None:
-    """Delete a thousand at a time, one after the other."""
+    """Delete a thousand at a time, in sequence."""
     client, doomed = bare_boto3(at), shelf.keys(PREFIX, SIZE)
     for start in range(0, SIZE, 1000):
         batch = [{"Key": key} for key in doomed[start : start + 1000]]
@@ -78,7 +78,7 @@ def bare(at: Endpoint) -> None:
 
 
 def ours(at: Endpoint, path: Path, *, replaced: bool) -> Work:
-    """Make a store whose blobs are due, and a plan of their purge; return the work of carrying it out."""
+    """Create a store whose blobs are due, and a plan to purge them; return a function that carries it out."""
     workspace = catalogue(at, path, replaced=replaced)
     plan_id = begin_plan(workspace.engine, "purge_retired", {}, datetime.now(UTC), "bench")
     add_due(
@@ -107,7 +107,7 @@ def carry_out(workspace: Workspace, plan_id: str, lease: Lease) -> None:
 
 
 def catalogue(at: Endpoint, path: Path, *, replaced: bool) -> Workspace:
-    """Make a store of SIZE videos: retired, with their bytes due, or live by other bytes than those that are due."""
+    """Create a store of SIZE videos: retired, with bytes that are due, or live, with earlier bytes that are due."""
     engine = open_engine(f"sqlite:///{path}")
     upgrade(engine)
     bucket = shelf.open_prefix(at, PREFIX)

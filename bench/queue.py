@@ -1,8 +1,8 @@
-"""The queue beside other orders and the bound: five size distributions, two errors of estimates, a virtual clock.
+"""Compare the queue with other orders and the bound: five size distributions, two estimation errors, a virtual clock.
 
-The bound is shortest job first by what jobs will really take: no order of jobs that are not paused waits less. Sizes
-are `wide` (ten seconds to hours) or `narrow` (two minutes and more). All orders play the same jobs; figures are means
-over the distributions and errors of shares of first come first served's, and the intervals over the seeds, 95 %.
+The bound is shortest job first by the true durations: without pausing jobs, no order waits less. Sizes are `wide` (ten
+seconds to hours) or `narrow` (two minutes or more). All orders get the same jobs; figures are relative to first come,
+first served, as means over the distributions and errors; intervals are 95 %, over the seeds.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ from reelkeeper.simulation import interval
 from reelkeeper.simulation.queue import BLIND, COMPLEXITY, POLICIES, SIZES, Rules, Waits, arrivals, compare
 
 SEEDS: Final = (1, 2, 3, 4)
-JOBS_BY_SLOTS: Final = {8: 2_500, 32: 4_000}  # of which a few bursts are a part
+JOBS_BY_SLOTS: Final = {8: 2_500, 32: 4_000}  # enough to contain several bursts
 LOADS, ERRORS = (0.7, 0.85, 0.95), (0.3, 0.6)
 BOUND: Final = "clairvoyant"
 FIGURES: Final[dict[str, Callable[[Waits], float]]] = {
@@ -36,7 +36,7 @@ Played = dict[str, list[list[Waits]]]  # by policy and seed: of every distributi
 
 
 def measure() -> list[Row]:
-    """Return each figure of ours, in shares of first come first served's, with those of the other orders beside it."""
+    """Return each of our figures relative to first come, first served, with those of the other orders."""
     return [row for setting in product(SIZES, JOBS_BY_SLOTS, LOADS) for row in _rows(*setting)]
 
 

@@ -1,4 +1,4 @@
-"""What a benchmark found, as rows that a person can read at a glance."""
+"""The results of a benchmark, as rows of a table."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ _PEERS: Final = Path(__file__).parents[1] / ".venv-peers" / "bin" / "python"
 
 
 class MissingPeersError(Exception):
-    """The environment with the public series and the peers is not there."""
+    """The environment with the public series and the peers is missing."""
 
 
 def peers_python() -> Path:
     """Return the Python interpreter with the public series and the peer libraries. Raises MissingPeersError."""
     if not _PEERS.exists():
-        raise MissingPeersError(".venv-peers is missing: `make .venv-peers/.installed` makes it, as `make bench` does")
+        raise MissingPeersError(".venv-peers is missing: run `make .venv-peers/.installed` or `make bench`")
     return _PEERS
 
 
@@ -26,8 +26,8 @@ def peers_python() -> Path:
 class Row:
     """One comparison in one run on one machine. `floor` is a bare implementation, a peer, or the limit itself.
 
-    `ratio` is ours to the floor, smaller is better; `limit` is the ratio that was promised, None for a figure that
-    stands there only to be seen.
+    `ratio` is ours to the floor, smaller is better; `limit` is the promised ratio, None for a figure that is only
+    informative.
     """
 
     what: str
@@ -39,14 +39,14 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """Say "ok", "over", or nothing where nothing was promised. A ratio that is no number is over."""
+        """Return "ok", "over", or an empty text without a limit. A ratio that is not a number is over."""
         if self.limit is None:
             return ""
         return "ok" if self.ratio <= self.limit else "over"
 
 
 def table(title: str, rows: Iterable[Row]) -> Table:
-    """Lay the rows of one benchmark out."""
+    """Format the rows of one benchmark as a table."""
     laid = Table("what", title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for heading in ("ours", "floor", "ratio", "limit"):
         laid.add_column(heading, justify="right")

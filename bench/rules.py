@@ -1,4 +1,4 @@
-"""The rules: what a verdict costs beside merely making one, and how long their tests take beside what was promised."""
+"""Benchmark the rules: the time of a verdict against merely creating one, and of their tests against the promise."""
 
 import re
 import resource
@@ -56,7 +56,7 @@ def measure() -> list[Row]:
 
 
 def _best(made: Callable[[], Iterable[object]]) -> float:
-    """Exhaust what is made, several times; the best in microseconds an item."""
+    """Consume an iterable several times; return the best time in microseconds per item."""
     times = []
     for _ in range(ROUNDS):
         started = time.perf_counter()
@@ -66,7 +66,7 @@ def _best(made: Callable[[], Iterable[object]]) -> float:
 
 
 def _tests() -> tuple[float, float]:
-    """Run the tests of the rules; gives pytest's own figure, and the CPU of the whole command."""
+    """Run the tests of the rules; return pytest's own figure, and the CPU time of the whole command."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     command = [sys.executable, "-m", "pytest", "-q", "--color=no", "tests/rules"]
     said = subprocess.run(command, check=True, capture_output=True, text=True).stdout

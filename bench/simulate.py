@@ -1,6 +1,6 @@
-"""`simulate lifecycle` on catalogues as `bench.plan` makes them: CPU for 1,000,000 videos, and memory that stays flat.
+"""Benchmark `simulate lifecycle` on catalogues of `bench.plan`: CPU for 1,000,000 videos, and constant memory.
 
-Two policies and keeping everything, a year ahead. The command as it is typed, each in a process of its own.
+It simulates two policies and keeping everything, for a year. Each command runs in its own process.
 """
 
 import os
@@ -19,10 +19,10 @@ OTHER = "lifecycle: {retire_below_views: 3, compress_below_views: 10}\n"
 
 
 def measure() -> list[Row]:
-    """Time the command's CPU at two sizes, as of a million videos; compare its peak memory at both."""
+    """Measure the command's CPU at two sizes, scaled to a million videos; compare its peak memory at both."""
     found: dict[int, tuple[float, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        plan.AS_OF = datetime.now(UTC)  # the command has no other time
+        plan.AS_OF = datetime.now(UTC)  # the command's reference time
         document = Path(folder) / "other.yaml"
         document.write_text(OTHER)
         for size in SIZES:
@@ -46,7 +46,7 @@ def measure() -> list[Row]:
 
 
 def _run(state: Path, document: Path) -> tuple[float, float]:
-    """Run the command; returns its CPU seconds and its peak bytes."""
+    """Run the command; return its CPU seconds and peak memory in bytes."""
     command = [sys.executable, str(Path(sys.executable).with_name("reelkeeper"))]
     command += ["simulate", "lifecycle", "--policy", str(document), "--json"]
     child = subprocess.Popen(

@@ -1,8 +1,8 @@
-"""A tiering run on real clips, two at a time, against the very same ffmpeg and ffprobe commands run by hand.
+"""Benchmark a tiering run on real clips, two at a time, against the same ffmpeg and ffprobe commands run directly.
 
-The floor is not a lesser job: each command of the pipeline (probe, encode, quality pass, full decode of the result)
-is noted with its arguments while the pipeline runs, and then run again bare, from a plain pool of threads. What is
-left between the two is what the sandbox, the checks and the bookkeeping cost.
+The floor does the same work: each command of the pipeline (probe, encode, quality pass, full decode of the result) is
+recorded with its arguments while the pipeline runs, and then run again directly, from a plain thread pool. The
+difference is the cost of the sandbox, the checks and the bookkeeping.
 """
 
 import os
@@ -42,21 +42,21 @@ from tests.policies import put_in_force
 from tests.shrinking import AT_ANY_PRICE
 
 PARALLEL = 2  # with one thread each
-ORCHESTRATION = 0.05  # of the CPU of a run: the flow, its tasks, and what the Prefect server spends on them
+ORCHESTRATION = 0.05  # of a run's CPU: the flow, its tasks, and the Prefect server's share
 LIMIT = 1.1  # of the CPU and the wall time of the commands run by hand
 _SIZES = ("426:240", "640:360", "854:480")
 _CUTS = 11  # of each size; with the three clips this makes 33
 
 
 class Spent(NamedTuple):
-    """What a piece of work took: CPU seconds of this process and its children, and wall seconds."""
+    """The cost of some work: CPU seconds of this process and its children, and wall seconds."""
 
     cpu_seconds: float
     wall_seconds: float
 
 
 class Commands(NamedTuple):
-    """Commands that one after another worked in one folder, with their inputs kept for a second run."""
+    """Commands that ran in sequence in one folder, with their inputs kept for a second run."""
 
     scratch_dir: Path
     commands: list[list[str]]
@@ -81,14 +81,14 @@ def clips() -> list[Path]:
 
 
 def spend(work: Callable[[], object]) -> Spent:
-    """Run `work` and see what it took."""
+    """Run `work` and measure its cost."""
     started, before = time.perf_counter(), _cpu_seconds()
     work()
     return Spent(_cpu_seconds() - before, time.perf_counter() - started)
 
 
 def _cpu_seconds() -> float:
-    """CPU of this process, of its children that have ended, and of the launcher with the media tools it started."""
+    """Return the CPU seconds of this process, its ended children, and the launcher with its media tools."""
     ours, theirs = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
     launched = sum(sum(child.cpu_times()[:4]) for child in _children("launcher.py"))
     return ours.ru_utime + ours.ru_stime + theirs.ru_utime + theirs.ru_stime + launched
@@ -100,7 +100,7 @@ def _children(word: str) -> list[psutil.Process]:
 
 @contextmanager
 def recording(keep: Path) -> Iterator[list[Commands]]:
-    """Note each command that this process gives to a media tool, and keep in the folder `keep` what it read."""
+    """Record each command that this process gives to a media tool, and keep its inputs in the folder `keep`."""
     jobs: dict[Path, Commands] = {}
     lock = threading.Lock()
 
@@ -108,7 +108,7 @@ def recording(keep: Path) -> Iterator[list[Commands]]:
         links = {path: path.resolve() for path in scratch_dir.iterdir() if path.is_symlink()}
         kept = {path: _keep(target, keep) for path, target in links.items()}
         ended = run(argv, scratch_dir=scratch_dir, **options)
-        if not ended.stopped:  # by hand it would run to its end: leaving it out favours the floor
+        if not ended.stopped:  # run directly, it would run to its end: leaving it out favours the floor
             with lock:
                 jobs.setdefault(scratch_dir, Commands(scratch_dir, [])).commands.append(
                     [_with(kept, part) for part in argv]
@@ -135,7 +135,7 @@ def _with(kept: dict[Path, Path], part: str) -> str:
 
 
 def by_hand(jobs: list[Commands], parallel: int = PARALLEL) -> Spent:
-    """Run the noted commands bare, `parallel` at a time. A command that fails raises CalledProcessError."""
+    """Run the recorded commands directly, `parallel` at a time. Raises CalledProcessError if one fails."""
 
     def work(job: Commands) -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -156,7 +156,7 @@ def by_hand(jobs: list[Commands], parallel: int = PARALLEL) -> Spent:
 
 @contextmanager
 def deployed(folder: Path, sources: Sequence[Path]) -> Iterator[None]:
-    """Configure this process for an embedded deployment in `folder` that holds `sources`, all cold."""
+    """Configure this process for an embedded deployment in `folder` with `sources`, all cold."""
     told = {"REELKEEPER_STATE_DIR": str(folder), "REELKEEPER_WORKERS": str(PARALLEL)}
     with mock.patch.dict(os.environ, told):
         settings.cache_clear()
@@ -186,7 +186,7 @@ def deployed(folder: Path, sources: Sequence[Path]) -> Iterator[None]:
 
 @contextmanager
 def timing_swaps() -> Iterator[list[float]]:
-    """Note the CPU seconds that this process spends on each video, tools not counted; all else is orchestration."""
+    """Record this process's CPU seconds for each video, without tools; everything else is orchestration."""
     noted: list[float] = []
     work = swap.swap
 
@@ -202,7 +202,7 @@ def timing_swaps() -> Iterator[list[float]]:
 
 
 def _server_seconds() -> float:
-    """CPU of the Prefect server that this process started; it is not reaped while it runs."""
+    """Return the CPU seconds of the Prefect server that this process started and that still runs."""
     return sum(sum(child.cpu_times()[:2]) for child in _children("prefect"))
 
 
@@ -214,7 +214,7 @@ def _own_seconds() -> float:
 def measure() -> list[Row]:
     """Run tier_storage on every clip, two at a time, then the same commands by hand.
 
-    The Prefect server stands before the run begins, as for a schedule; what it spends during the run is counted.
+    The Prefect server is started before the run, as with a schedule; its CPU during the run is counted.
     """
     sources = clips()
     with tempfile.TemporaryDirectory() as place:

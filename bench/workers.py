@@ -1,6 +1,6 @@
-"""Four workers, a process each, on one plan of 33 cold clips, against one worker alone: what their sharing gives.
+"""Benchmark four workers, one process each, on one plan of 33 cold clips, against one worker alone.
 
-Each process compresses one video at a time. Two times as fast is what two cores can give, and four what four can.
+Each process compresses one video at a time. The best speed-up is two on two cores, and four on four.
 """
 
 import os
@@ -18,7 +18,7 @@ WORKERS = 4
 
 
 def measure() -> list[Row]:
-    """Tier the same clips with four workers and with one, each time in a bucket and a store of their own."""
+    """Tier the same clips with four workers and with one, each with its own bucket and store."""
     with tempfile.TemporaryDirectory() as folder, prefect_server(Path(folder)) as environment:
         address = {name: environment[name] for name in ("PREFECT_API_URL", "PREFECT_HOME")}
         four, one = _seconds(WORKERS, address), _seconds(1, address)
@@ -26,7 +26,7 @@ def measure() -> list[Row]:
 
 
 def _seconds(count: int, address: dict[str, str]) -> float:
-    """Wall time from the start of all, with everything imported, until the last has ended."""
+    """Return the wall time from the common start, after all imports, until the last worker has ended."""
     flows = ["tier_storage", *["transcode_videos"] * (count - 1)]
     with (
         tempfile.TemporaryDirectory() as place,

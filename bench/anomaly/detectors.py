@@ -1,4 +1,4 @@
-"""Who finds the odd days: our rule, alone and as one of an account's, and two that everybody knows."""
+"""Anomaly detectors: our rule, for single series and for accounts, and two common methods."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -32,9 +32,9 @@ def ours(series: Sequence[Series], policy: AnomalyPolicy = POLICY, *, with_holid
 def accounts(
     series: Sequence[Series], policy: AnomalyPolicy = POLICY, *, with_holidays: bool = False
 ) -> tuple[Alerts, list[tuple[str, date]]]:
-    """Judge each family of three or more as the services of an account; what is odd of the whole is told of it alone.
+    """Judge each family of three or more as the services of an account; an anomaly of the total is reported only once.
 
-    Returns the alerts of the series, and those of the wholes: (family, day).
+    Return the alerts of the series, and those of the totals: (family, day).
     """
     families: defaultdict[str, list[int]] = defaultdict(list)
     for n, item in enumerate(series):
@@ -72,7 +72,7 @@ def three_sigma(series: Sequence[Series]) -> Alerts:
 
 
 def static(series: Sequence[Series]) -> Alerts:
-    """Judge by twice the mean of the first weeks, as a threshold that somebody once set does."""
+    """Judge by twice the mean of the first weeks, like a threshold that was set once."""
     found = []
     for item in series:
         known = [value for value in item.values[item.watched - HISTORY_DAYS : item.watched] if value is not None]

@@ -1,6 +1,6 @@
-"""The public holidays of the places that the real series come from, with the days beside them that people take off.
+"""Public holidays of the places of the real series, with the days next to them that people take off.
 
-They stand in for what an operator writes into `anomaly.calendar`: known before, and by rule.
+They replace what an operator writes into `anomaly.calendar`: days known in advance, by rule.
 """
 
 from collections.abc import Iterator

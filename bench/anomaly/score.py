@@ -1,4 +1,4 @@
-"""How well alerts meet events. An alert inside an event, or on the day after it, is about it; every other is false."""
+"""Score alerts against events. An alert within an event, or on the day after it, is correct; every other is false."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -12,7 +12,7 @@ _DAYS_A_MONTH = 30
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """What was found, and what was not there."""
+    """The numbers of events, found events and false alerts."""
 
     events: int
     found: int
@@ -47,7 +47,7 @@ def pooled(scores: Sequence[Score]) -> Score:
 
 
 def score(series: Sequence[Series], alerts: Iterable[Sequence[int]], wholes: Iterable[tuple[str, date]] = ()) -> Score:
-    """Count. `wholes` are alerts of a whole family, each about every event of it that it meets, or false once."""
+    """Score alerts. `wholes` are alerts of a family's total: each is correct for all events that it meets, or false."""
     of_family: defaultdict[str, set[date]] = defaultdict(set)
     for family, day in wholes:
         of_family[family].add(day)

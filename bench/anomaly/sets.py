@@ -1,7 +1,7 @@
-"""Series with events put into them: sixty made up as costs are, and real ones, in which only what we put in counts.
+"""Series with inserted events: sixty synthetic cost series, and real ones, in which only inserted events count.
 
-An event is a spike (times 1.5 to 3, a day), a drop (times 0.3 to 0.6, a day or two), a new level (times 1.35 to 2, for
-good) or a leak (14 days up to times 1.5 to 2.2, then over). Events lie two weeks apart.
+An event is a spike (times 1.5 to 3, a day), a drop (times 0.3 to 0.6, a day or two), a new level (times 1.35 to 2,
+permanent) or a leak (rising for 14 days to times 1.5 to 2.2, then over). Events are two weeks apart.
 """
 
 import json
@@ -17,21 +17,21 @@ from typing import Any
 from bench.report import peers_python
 from reelkeeper.rules.spend.residuals import places
 
-USD_A_DAY = 50.0  # what the median day of a real series is made to cost
+USD_A_DAY = 50.0  # cost to which the median day of a real series is scaled
 HISTORY_DAYS = 120  # at least, before a series is watched
 YEARS_BEFORE = 3 * 366 + 60  # days, at most
 APART_DAYS = 14
 KINDS = ("spike", "drop", "shift", "leak")
-JOB_NOISE = 0.1  # of what a monthly job costs
+JOB_NOISE = 0.1  # of a monthly job's cost
 LEAK_DAYS = 14
-SHIFT_DAYS = 7  # a new level that nobody noticed by then was not noticed
+SHIFT_DAYS = 7  # a new level that was not detected by then counts as missed
 
 Values = list[float | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """What was put in, on the days from `first` to `last`, counted from the series' first."""
+    """An inserted event, on the days from `first` to `last`, counted from the series' first."""
 
     kind: str
     first: int
@@ -52,9 +52,9 @@ class Series:
 
 
 def synthetic(rng: Random, count: int = 60, watched_days: int = 180, *, monthly: bool = False) -> Iterator[Series]:
-    """Make series as costs are: growth up to 0.6 % a day, weekdays, autocorrelated noise of 5 to 9 %.
+    """Generate cost series: growth up to 0.6 % a day, weekdays, autocorrelated noise of 5 to 9 %.
 
-    With `monthly`, each has a job that runs on one day of every month and makes it 1.5 to 3 times as dear.
+    With `monthly`, each has a job on one day of every month, which makes that day 1.5 to 3 times as expensive.
     """
     for n in range(count):
         base, growth = exp(rng.uniform(2.3, 5)), rng.uniform(0, 0.006)
@@ -71,7 +71,7 @@ def synthetic(rng: Random, count: int = 60, watched_days: int = 180, *, monthly:
 
 
 def _with_job(rng: Random, values: Values, start: date) -> Values:
-    """Add a job that takes about as much each month: on the first, the last, a fixed or the last working day."""
+    """Add a job that costs about the same each month: on the first, the last, a fixed or the last working day."""
     place = rng.choice(("day 1", "last day", f"day {rng.randint(2, 28)}", "last working day"))
     factor = rng.uniform(1.5, 3)
     return [
@@ -90,9 +90,9 @@ def exported() -> dict[str, dict[str, Any]]:
 
 
 def real(rng: Random, exports: dict[str, dict[str, Any]], watched_days: int = 240) -> Iterator[Series]:
-    """Put events into real series: those of a family, as the services of an account, are watched on the same days.
+    """Insert events into real series; a family's series, like services of an account, are watched on the same days.
 
-    The days lie anywhere, after at least one year where a family has more.
+    The days are drawn at random, after at least one year if a family has more.
     """
     begins: dict[str, date] = {}
     for n, (name, export) in enumerate(exports.items()):

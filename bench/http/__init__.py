@@ -1,1 +1,1 @@
-"""A server to ask, a bare one beside it, and clients that ask both alike."""
+"""Reelkeeper's server, a bare one to compare with, and clients for both."""

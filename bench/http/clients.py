@@ -1,4 +1,4 @@
-"""Sixteen clients with a connection each, asking as fast as they are answered."""
+"""Sixteen clients with one connection each, which send the next request after each answer."""
 
 import json
 import threading
@@ -20,7 +20,7 @@ class Sent(NamedTuple):
 
 
 class Rush(NamedTuple):
-    """How it went: requests a second, and the seconds that half of them and 99 of 100 took at most."""
+    """The result: requests a second, and the median and 99th percentile in seconds."""
 
     a_second: float
     p50_seconds: float

@@ -1,4 +1,4 @@
-"""`python -m bench.http.served bare|ours STORE_URL`: serve on a free port of loopback, and say which on stdout."""
+"""`python -m bench.http.served bare|ours STORE_URL`: serve on a free port of loopback, and print the port."""
 
 import socket
 import sys
@@ -45,7 +45,7 @@ def ours(engine: sa.Engine, folder: Path) -> FastAPI:
 
 
 def main() -> None:
-    """Serve until told to stop."""
+    """Serve until a signal to stop."""
     which, url = sys.argv[1:]
     engine = open_engine(url)
     with TemporaryDirectory() as folder, socket.create_server(("127.0.0.1", 0)) as listening:

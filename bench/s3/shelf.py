@@ -20,33 +20,33 @@ ETAG = hashlib.md5(CONTENT, usedforsecurity=False).hexdigest()
 
 @contextmanager
 def server() -> Iterator[Endpoint]:
-    """Hold the server of all benchmarks."""
+    """Run the S3 server of all benchmarks."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     with seaweed.running(cache / "reelkeeper-bench" / "s3", BUCKET) as endpoint:
         yield endpoint
 
 
 def open_prefix(at: Endpoint, prefix: str) -> Bucket:
-    """Our own door to a prefix."""
+    """Open our bucket at a prefix."""
     return r2.connect(at.endpoint_url, at.access_key_id, at.secret_access_key, BUCKET, prefix)
 
 
 def keys(prefix: str, size: int) -> list[str]:
-    """Name `size` videos, in byte order.
+    """Yield the keys of `size` videos, in byte order.
 
-    In the shape that is adopted, since SeaweedFS takes 0.2 s for a page of our own, with its folder for each video,
-    and that would hide what the client takes.
+    They have the format of adopted keys: with our own format, which has a folder for each video, SeaweedFS takes 0.2 s
+    a page, which would hide the client's time.
     """
     return [f"{prefix}u{n // VIDEOS_PER_USER:06}/v{n:07}.mp4" for n in range(size)]
 
 
 def count(at: Endpoint, prefix: str) -> int:
-    """Count what lies under a prefix."""
+    """Count the objects under a prefix."""
     return sum(len(page) for page in open_prefix(at, prefix).pages())
 
 
 def fill(at: Endpoint, prefix: str, size: int, beside: str | None = None) -> None:
-    """Put them there, unless they stand there: s5cmd stores some 2,000 a second. `beside` lies there anyway."""
+    """Store the objects unless they exist; s5cmd stores some 2,000 a second. `beside` objects exist already."""
     wanted = keys(prefix, size)
     if count(at, prefix) - (count(at, beside) if beside else 0) == size:
         return

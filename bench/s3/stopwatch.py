@@ -1,4 +1,4 @@
-"""CPU and wall seconds of a call: of this process and all its threads, and of the programs that it ran to their end."""
+"""Measure CPU and wall seconds of a call: of this process, all its threads, and the programs that it ran."""
 
 import resource
 import time
@@ -16,7 +16,7 @@ class Spent(NamedTuple):
 
 
 def spent(work: Callable[[], T]) -> tuple[T, Spent]:
-    """Return what `work` returns, and what it took."""
+    """Return the result of `work`, and the time that it took."""
     cpu, wall = _cpu(), time.perf_counter()
     result = work()
     return result, Spent(_cpu() - cpu, time.perf_counter() - wall)

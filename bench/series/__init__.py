@@ -1,1 +1,1 @@
-"""Public series that forecasts are measured and calibrated on. They come from packages of the peers' environment."""
+"""Public series for measuring and calibrating forecasts, from packages in the peers' environment."""

@@ -1,4 +1,4 @@
-"""Forecast with statsforecast's AutoETS. It runs in the peers' environment, which alone has it.
+"""Forecast with statsforecast's AutoETS, in the peers' environment, which contains it.
 
 .venv-peers/bin/python bench/series/autoets.py asked.json answered.json
 """
@@ -13,7 +13,7 @@ from statsforecast.models import AutoETS
 
 
 def main() -> None:
-    """Read series, write for each the path and the CPU seconds that it took; what compiles or loads is warmed up."""
+    """Read series, and write the path and CPU seconds of each, after a warm-up for compiling and loading."""
     AutoETS(season_length=7).forecast(y=np.arange(30, dtype=float) % 7 + 1, h=7)
     answers = []
     for each in json.loads(Path(sys.argv[1]).read_text()):

@@ -2,9 +2,9 @@
 
     .venv/bin/python -m bench.series.calibrate
 
-Monthly, quarterly and yearly ones come from M1 and Tourism, so that M3 is left to test them on. Daily ones come from
-every family; `python -m bench forecasts` measures what they cover family by family, with that family left out. What
-is left of a month is calibrated on months as the bench draws them, with a job and without, from a seed of their own.
+Monthly, quarterly and yearly quantiles come from M1 and Tourism, so that M3 remains for testing. Daily ones come from
+all families; `python -m bench forecasts` measures their coverage family by family, with that family left out. The rest
+of a month is calibrated on months drawn as in the benchmark, with a job and without, with a separate seed.
 """
 
 import math
@@ -24,8 +24,8 @@ from reelkeeper.rules.forecast.series import Values
 TARGET: Final = ROOT / "reelkeeper" / "rules" / "forecast" / "quantiles.py"
 LEVELS: Final = (0, 10, 20, 30, 40, 50, 60, 70, 80, 85, 90, 95, 98, 99)
 DAY_STEPS: Final = (1, 2, 3, 5, 7, 10, 14, 21, 28, 35, 45, HORIZON)
-SUM_STEPS: Final = (6, 11, 16, 21, 26, 31, 46, 58)  # where a sum ends: what is left of the month, or the month after
-SUM_REACH: Final = 5  # days: a sum that ends so near counts for a step too
+SUM_STEPS: Final = (6, 11, 16, 21, 26, 31, 46, 58)  # days to a sum's end: in this month or the next
+SUM_REACH: Final = 5  # days: a sum that ends this close also counts for a step
 SHORT: Final = 28
 OF_A_KIND: Final = 15
 HISTORIES: Final = (10, 20, 28, 60, 180, 730)
@@ -45,7 +45,7 @@ Table: TypeAlias = tuple[tuple[int, ...], tuple[tuple[float, ...], ...]]  # step
 
 
 def step_scores(made: Fan, history: Values, actual: Values, season: int) -> Values:
-    """Give the error of each step in units of its scale."""
+    """Return the error of each step in units of its scale."""
     unit = bands.step_scale(history, season, made.paths) * bands.own_factor(history, season)
     scale = np.maximum(unit, 1e-9)
     return np.asarray(np.abs(actual - made.middle) / scale, dtype=np.float64)
@@ -84,7 +84,7 @@ def drawn_scores() -> list[tuple[int, float]]:
 
 
 def row(scores: Iterable[float]) -> tuple[float, ...]:
-    """Give the quantiles at the levels, corrected for how few the scores are."""
+    """Return the quantiles at the levels, corrected for the small number of scores."""
     ranked = np.sort(np.fromiter(scores, dtype=np.float64))
     return tuple(
         round(float(q), 3) for q in np.quantile(ranked, [min(1, v / 100 * (1 + 1 / len(ranked))) for v in LEVELS])
@@ -92,7 +92,7 @@ def row(scores: Iterable[float]) -> tuple[float, ...]:
 
 
 def competition_table(season: int, steps: Sequence[int]) -> str:
-    """Give the table of one season, from all competitions but M3."""
+    """Return the table of one season, from all competitions but M3."""
     pairs = [
         (np.array(each["train"]), np.array(each["test"]))
         for each in exported("competitions.json")
@@ -106,7 +106,7 @@ def competition_table(season: int, steps: Sequence[int]) -> str:
 
 
 def shown(steps: Sequence[int], rows: Sequence[tuple[float, ...]]) -> str:
-    """Give a table as source."""
+    """Format a table as source code."""
     return f"({tuple(steps)}, ({', '.join(str(each) for each in rows)},))"
 
 

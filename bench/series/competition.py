@@ -1,4 +1,4 @@
-"""The M3 competition's monthly series: accuracy beside the competition's own benchmark, and what the bands cover."""
+"""Benchmark the M3 competition's monthly series: accuracy against the competition's benchmark, and band coverage."""
 
 import math
 from collections.abc import Iterator
@@ -14,9 +14,9 @@ from reelkeeper.rules.forecast import bands, forecast
 from reelkeeper.rules.forecast.series import Values
 
 SEASON: Final = 12
-PEER_EVERY: Final = 6  # the peer takes every sixth series, and ours are compared on the same
+PEER_EVERY: Final = 6  # the peer forecasts every sixth series, and ours are compared on the same
 SMOOTH, SMOOTH_SEED, HORIZON = 60, 9301, 18
-BANDS_EVERY: Final = 3  # bands ask for three forecasts more
+BANDS_EVERY: Final = 3  # bands need three more forecasts
 
 
 def rows() -> Iterator[Row]:
@@ -47,7 +47,7 @@ def rows() -> Iterator[Row]:
 
 
 def smooth() -> Row:
-    """Draw series of 4 to 11 years with growth, a season and noise of .3 to 2 %, and see what 80 % bands cover."""
+    """Draw series of 4 to 11 years with growth, season and noise of 0.3 to 2 %; measure coverage of 80 % bands."""
     rng, inside = np.random.default_rng(SMOOTH_SEED), []
     for _ in range(SMOOTH):
         length = int(rng.integers(4 * SEASON, 11 * SEASON))
@@ -65,7 +65,7 @@ def smooth() -> Row:
 
 
 def owa(pairs: list[tuple[Values, Values]], paths: list[Values]) -> float:
-    """Give the overall weighted average of the M4 competition: sMAPE and MASE, each relative to Naive 2."""
+    """Return the overall weighted average of the M4 competition: sMAPE and MASE, each relative to Naive 2."""
     naive = [_naive2(train, len(test)) for train, test in pairs]
     theirs, mine = (
         [_errors(train, test, path) for (train, test), path in zip(pairs, some, strict=True)] for some in (naive, paths)
@@ -80,7 +80,7 @@ def _errors(train: Values, test: Values, path: Values) -> tuple[float, float]:
 
 
 def _naive2(train: Values, horizon: int) -> Values:
-    """Repeat the last value, with the season where the competition's test finds one."""
+    """Repeat the last value, with a season if the competition's test finds one."""
     if not _is_seasonal(train):
         return np.full(horizon, train[-1])
     weights = np.array([0.5, *np.ones(SEASON - 1), 0.5]) / SEASON

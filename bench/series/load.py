@@ -1,4 +1,4 @@
-"""The public series, exported once by the peers' environment and kept in the system's folder for temporary files."""
+"""Load the public series, exported once by the peers' environment and kept in the system's temporary folder."""
 
 import json
 import subprocess
@@ -19,7 +19,7 @@ from bench.report import peers_python
 ROOT: Final = Path(__file__).parents[2]
 _EXPORT: Final = Path(__file__).with_name("export.py")
 KEPT: Final = Path(tempfile.gettempdir()) / f"reelkeeper-bench-{zlib.crc32(_EXPORT.read_bytes()):08x}"
-HORIZON: Final = 62  # days: what is left of this month and all of the next
+HORIZON: Final = 62  # days: the rest of this month and all of the next
 GROWTH_A_DAY: Final = (0.001, 0.012)
 SHIFT: Final = (0.15, 0.45)  # log of a level shift, up or down, that half of the growing series have in their history
 
@@ -30,7 +30,7 @@ class Task:
 
     family: str
     name: str
-    kind: str  # flat: as it is; growth: with growth, and in half of them a level shift, laid over it
+    kind: str  # flat: unchanged; growth: with added growth, and in half of them a level shift
     day: int  # days of the month that are known
     rest: int  # days of the month that are not
     first: pd.Timestamp
@@ -39,12 +39,12 @@ class Task:
 
     @property
     def so_far(self) -> float:
-        """Give the sum of the month's known days."""
+        """The sum of the month's known days."""
         return float(self.history[len(self.history) - self.day :].sum())
 
     @property
     def series(self) -> "pd.Series[float]":
-        """Give the history with its dates."""
+        """Return the history with its dates."""
         return pd.Series(self.history, pd.date_range(self.first, periods=len(self.history)))
 
 

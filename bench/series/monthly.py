@@ -1,7 +1,7 @@
-"""Month totals of daily series, with a job on one day of each month and without, as the bill is forecast.
+"""Benchmark month totals of daily series, with and without a job on one day of each month, as for the bill.
 
-Real series, and six kinds made up of a weekday profile and noise: steady, with level shifts, growing, noisy, with heavy
-tails, and wandering. What bands are calibrated on is other draws of these: CALIBRATION is the seed of them.
+The series are real, or of six synthetic kinds with a weekday profile and noise: steady, with level shifts, growing,
+noisy, with heavy tails, and wandering. Bands are calibrated on other draws of these, with the seed CALIBRATION.
 """
 
 import zlib
@@ -19,18 +19,18 @@ from reelkeeper.rules.forecast.series import Values
 
 SEED: Final = 9701
 CALIBRATION: Final = 9601
-LIMITS: Final = {10: 4.6, 15: 3.2, 20: 1.8}  # percent of the month's total, by the days that are known of it
+LIMITS: Final = {10: 4.6, 15: 3.2, 20: 1.8}  # percent of the month's total, by its number of known days
 DAYS: Final = (0, *LIMITS)
 LEAST_DAYS, MOST_DAYS, AHEAD = 120, 365, 31  # of history, and of the month
-FACTOR: Final = (1.5, 4.0)  # of the job's days; each differs from it by some 10 %
+FACTOR: Final = (1.5, 4.0)  # by which the job multiplies its days; each differs by about 10 %
 LEVEL, TOLERANCE = 80, 5.0
 WITH, WITHOUT = "with a job a month", "without one"
 KINDS: Final = ("weekly", "shift", "growth", "noisy", "heavy", "wander")
-OF_A_KIND: Final = 5  # series that are made up
+OF_A_KIND: Final = 5  # synthetic series
 
 
 class Month(NamedTuple):
-    """A series that ends with a month, whose first day is at `first`."""
+    """A series that ends with a month, whose first day is at index `first`."""
 
     kind: str
     form: str
@@ -39,7 +39,7 @@ class Month(NamedTuple):
 
 
 class Found(NamedTuple):
-    """One month's forecast: its error, as a share of what the month became, and whether the band held it."""
+    """One month's forecast: its error, as a share of the actual total, and whether the band contained it."""
 
     kind: str
     form: str
@@ -49,7 +49,7 @@ class Found(NamedTuple):
 
 
 def rows() -> Iterator[Row]:
-    """Forecast each month at each of the days. Coverage of so few is known to 5 to 10 %: it stands there to be seen."""
+    """Forecast each month at each of the days. Coverage is known only to 5 to 10 %, so it is informative only."""
     found = [_forecast(month, day) for month in months(SEED) for day in DAYS]
     sets = {"real": [each for each in found if each.kind == "real"], "made up": [e for e in found if e.kind != "real"]}
     for what, some in sets.items():
@@ -68,7 +68,7 @@ def rows() -> Iterator[Row]:
 
 
 def months(seed: int, of_a_kind: int = OF_A_KIND) -> Iterator[Month]:
-    """Draw a month of each real series with a year of history at most, and of series made up, each in both forms."""
+    """Draw a month of each real series, with at most a year of history, and of synthetic ones, each in both forms."""
     for each in exported("daily.json"):
         dates = pd.date_range(each["start"], periods=len(each["values"]))
         values = pd.Series(each["values"], dates)
@@ -112,7 +112,7 @@ def _made_up(kind: str, rng: np.random.Generator) -> Iterator[Month]:
 
 
 def _job(days: pd.DatetimeIndex, rng: np.random.Generator) -> "pd.Series[float]":
-    """Draw a job on the first day of the month, its last, its last from Monday to Friday, or one of its numbers."""
+    """Draw a job on the first, the last, the last working day, or a fixed day of the month."""
     number, factor, working = int(rng.integers(2, 28)), rng.uniform(*FACTOR), pd.offsets.BMonthEnd()
     kinds = {
         "first": days.is_month_start,
