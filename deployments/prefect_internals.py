@@ -5,8 +5,10 @@
 inside the functions, since each flow run imports this module before it begins.
 """
 
+import signal
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from threading import Thread
 from typing import TYPE_CHECKING, Any, Final
 
 from prefect._internal import control_listener
@@ -15,7 +17,15 @@ from prefect.utilities.engine import is_prefect_sigterm_handler_installed as is_
 if TYPE_CHECKING:
     from prefect.server.database.configurations import AioSqliteConfiguration
 
-__all__ = ["USED", "is_sigterm_handler_installed", "note_hand_over", "run_healthcheck_server", "schedule", "sqlite"]
+__all__ = [
+    "USED",
+    "is_sigterm_handler_installed",
+    "note_hand_over",
+    "run_healthcheck_server",
+    "schedule",
+    "sqlite",
+    "start_temporary_server",
+]
 USED: Final = {  # module:name, with its parameters; without parentheses, an attribute that Prefect's code sets
     "prefect._internal.control_listener:_set_intent(value)": "runs of a drained worker crash, and are not handed over",
     "prefect.utilities.engine:is_prefect_sigterm_handler_installed()": "a lost SIGTERM is not sent again",
@@ -23,6 +33,7 @@ USED: Final = {  # module:name, with its parameters; without parentheses, an att
     "prefect.server.database.configurations:AioSqliteConfiguration.begin_transaction(self, session, with_for_update)": (
         "Prefect's API under `up` answers 503 while runs write"
     ),
+    "prefect.server.api.server:SubprocessASGIServer.start(self, timeout)": "Ctrl-C ends a run's server before the run",
     "prefect.workers.server:_run_healthcheck_server(is_healthy, log_level)": "a worker has no health check",
     "prefect.workers.base:BaseWorker._sync_and_initialize(self)": "a worker ends if its server is down at its start",
     "prefect.workers.base:BaseWorker._get_scheduled_flow_runs(self)": "after an outage, every missed run is run",
@@ -51,6 +62,34 @@ def schedule(written: dict[str, Any]) -> dict[str, Any]:
     from prefect.cli.deploy._schedules import _schedule_config_to_deployment_schedule  # noqa: PLC0415  for `up` alone
 
     return _schedule_config_to_deployment_schedule(written)
+
+
+def start_temporary_server() -> None:
+    """Start the server that Prefect starts for a run where none is named, deaf to the Ctrl-C of the terminal.
+
+    A terminal interrupts the run and its server at once. The run then has its end to tell, and waits for minutes for a
+    server that is gone. A process inherits the signals that are blocked in the thread that starts it.
+    """
+    from prefect.settings import PREFECT_API_URL, PREFECT_SERVER_EPHEMERAL_ENABLED  # noqa: PLC0415  for commands
+
+    if PREFECT_API_URL.value() or not PREFECT_SERVER_EPHEMERAL_ENABLED.value():
+        return
+    from prefect.server.api.server import SubprocessASGIServer  # noqa: PLC0415  as above
+
+    failures: list[Exception] = []
+
+    def start() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            SubprocessASGIServer().start()  # one for the process: Prefect finds it running
+        except Exception as error:  # noqa: BLE001  raised below
+            failures.append(error)
+
+    thread = Thread(target=start, name="temporary-server", daemon=True)
+    thread.start()
+    thread.join()
+    if failures:
+        raise failures[0]
 
 
 def sqlite() -> "type[AioSqliteConfiguration]":

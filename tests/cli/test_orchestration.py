@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -46,3 +47,33 @@ def test_a_server_of_our_own_is_shown_the_secret_that_it_asks_for(
     monkeypatch.setattr(os, "environ", environment)
     assert prepare(tmp_path) is (not url)
     assert environment.get("PREFECT_API_AUTH_STRING") == shown
+
+
+INTERRUPTED = """
+import os, signal
+from deployments.prefect_internals import start_temporary_server
+start_temporary_server()
+try:
+    os.killpg(0, signal.SIGINT)
+    signal.pause()
+except KeyboardInterrupt:
+    from prefect.client.orchestration import get_client
+    print(get_client(sync_client=True).hello().json())
+"""
+
+
+@pytest.mark.long
+def test_a_run_that_ctrl_c_interrupts_still_has_its_server_to_tell_its_end(tmp_path: Path) -> None:
+    """A terminal sends SIGINT to all processes of a command: without its server, the run did not end for minutes."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    told = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED],
+        env=environment | SERVER | {"PREFECT_HOME": str(tmp_path), "PREFECT_LOGGING_LEVEL": "ERROR"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=280,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert (told.returncode, told.stdout.strip()) == (0, "👋"), told.stderr

@@ -74,6 +74,7 @@ def start(
             arguments[name] = value
     first = ", after Prefect has started a server for it, which takes 5 to 20 s; not if PREFECT_API_URL is set"
     with out.status(f"running {flow}{first if alone else ''}", spinner="dots"):
+        importlib.import_module("deployments.prefect_internals").start_temporary_server()
         report = function(**arguments)
     show(report, params, most=most, as_json=as_json)
 
