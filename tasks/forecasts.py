@@ -11,7 +11,7 @@ from prefect.logging import get_run_logger
 
 from reelkeeper.adapters import charts
 from reelkeeper.errors import UsageUnknown
-from reelkeeper.model.alerts import Finding
+from reelkeeper.model.alerts import Finding, Picture
 from reelkeeper.operations.alerts import alerts
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.forecast import forecast
@@ -79,9 +79,8 @@ def post(
     report = gather(workspace.engine, as_of.date().replace(day=1), as_of, budget)
     lines = [*totals(costs), *(finding.title for finding in found[:3])]
     title = f"Forecast of {as_of:%B %Y}: {in_dollars(costs[0].mean_usd)}"
-    alerts.post_picture(
-        workspace.engine, title, "\n".join(lines), charts.png(figures.month(report)), name="forecast.png"
-    )
+    picture = Picture("forecast.png", charts.png(figures.month(report)))
+    alerts.post_picture(workspace.engine, title, "\n".join(lines), picture)
 
 
 @task(task_run_name="report on the forecast", cache_policy=NO_CACHE)

@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from reelkeeper.model.alerts import Finding, Severity
-from reelkeeper.operations.alerts.alerts import observe, post
+from reelkeeper.operations.alerts.alerts import observe
 from reelkeeper.operations.health.watchdog import beat
 from reelkeeper.rules.alerts.cadence import CADENCES
 from reelkeeper.settings import Settings
@@ -19,6 +19,7 @@ from tests.cli.conftest import Run
 from tests.doubles import slack
 from tests.doubles.slack import Answer, SlackDouble
 from tests.faults.world import LONG_AGO
+from tests.posts import post
 
 Ask = Callable[..., Any]
 

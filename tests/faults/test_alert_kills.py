@@ -11,7 +11,6 @@ import pytest
 import sqlalchemy as sa
 
 from reelkeeper.model.alerts import MessageState
-from reelkeeper.operations.alerts.alerts import post
 from reelkeeper.store.core.engine import open_engine, reading, transaction
 from reelkeeper.store.tables import leases, outbox
 from tests.children import FORKED
@@ -19,6 +18,7 @@ from tests.doubles.slack import SlackDouble
 from tests.faults import alerting
 from tests.faults.conftest import EVERY, first_of, wait_for_end
 from tests.faults.world import LONG_AGO
+from tests.posts import post
 
 
 @pytest.fixture(scope="module")

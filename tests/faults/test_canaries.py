@@ -17,7 +17,6 @@ import sqlalchemy as sa
 from typer.testing import CliRunner
 
 from reelkeeper.cli import app
-from reelkeeper.operations.alerts.alerts import post
 from reelkeeper.operations.alerts.outbox import configured_sinks, deliver
 from reelkeeper.settings import Settings, settings
 from reelkeeper.store.core.engine import open_store
@@ -26,6 +25,7 @@ from tests.canaries import CANARIES, QUOTED_PASSWORD, Evidence, environment
 from tests.doubles.cloudflare import ACCOUNT, CloudflareDouble
 from tests.doubles.r2 import R2Double
 from tests.doubles.slack import SlackDouble
+from tests.posts import post
 
 _listeners: list[Evidence] = []
 

@@ -19,13 +19,13 @@ from flows.monitor_costs import monitor_costs
 from flows.sync_catalog import sync_catalog
 from flows.tier_storage import tier_storage
 from reelkeeper.errors import PartialFailure, ReelkeeperError
-from reelkeeper.operations.alerts.alerts import post
 from reelkeeper.settings import settings
 from reelkeeper.store.core.engine import transaction
 from reelkeeper.store.tables import view_days
 from tests.canaries import CANARIES, QUOTED_PASSWORD, Evidence, environment
 from tests.doubles.cloudflare import ACCOUNT, CloudflareDouble
 from tests.flows.scenes import Scene
+from tests.posts import post
 
 LIBRARIES = ("botocore", "urllib3", "sqlalchemy.engine")  # not httpx, by which Prefect sends what it logs
 

@@ -9,7 +9,6 @@ from flows.deliver_alerts import deliver_alerts
 from reelkeeper.errors import PartialFailure
 from reelkeeper.model.alerts import EventType, Happened
 from reelkeeper.operations.alerts import webhooks
-from reelkeeper.operations.alerts.alerts import post
 from reelkeeper.settings import settings
 from reelkeeper.store.alerts.webhooks import put
 from reelkeeper.store.core.audit import Event, append
@@ -20,6 +19,7 @@ from tests.doubles import slack
 from tests.doubles.cloudflare import TOKEN, ZONE, CloudflareDouble
 from tests.doubles.receiver import Receiver
 from tests.doubles.slack import Answer, SlackDouble
+from tests.posts import post
 
 
 @pytest.fixture

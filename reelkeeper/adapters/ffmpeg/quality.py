@@ -75,11 +75,10 @@ def measure(
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """The result of a complete decode: the number of video frames, and the actual duration of each stream."""
+    """The result of a complete decode: the number of video frames, and their actual duration."""
 
     frames: int
     duration_seconds: float
-    audio_seconds: tuple[float, ...]
     cpu_seconds: float
 
 
@@ -99,16 +98,13 @@ def decode(path: Path, media: Media | None = None, limits: MediaLimits | None = 
 
 def _decoded(log: str, cpu_seconds: float) -> Decoded:
     """Parse ffmpeg's framecrc format: `#tb 0: 1/1000`, then `stream, dts, pts, duration, size, crc` for each frame."""
-    ticks: dict[int, float] = {}
-    ends: dict[int, float] = {}
+    tick = end = 0.0
     frames = 0
     for line in log.splitlines():
-        if line.startswith("#tb "):
-            stream, _, base = line[4:].partition(": ")
-            ticks[int(stream)] = float(Fraction(base))
+        if line.startswith("#tb 0: "):
+            tick = float(Fraction(line[7:]))
         elif not line.startswith("#"):
-            index, _, start, lasts, *_ = (part.strip() for part in line.split(","))
-            stream_index = int(index)
-            frames += stream_index == 0
-            ends[stream_index] = max(ends.get(stream_index, 0.0), (int(start) + int(lasts)) * ticks[stream_index])
-    return Decoded(frames, ends.pop(0, 0.0), tuple(ends[stream] for stream in sorted(ends)), cpu_seconds)
+            stream, _, start, lasts, *_ = (part.strip() for part in line.split(","))
+            if stream == "0":
+                frames, end = frames + 1, max(end, (int(start) + int(lasts)) * tick)
+    return Decoded(frames, end, cpu_seconds)

@@ -121,45 +121,28 @@ def end_snooze(engine: Engine, snooze_id: str) -> None:
             raise NotFound(f"no snooze {snooze_id!r} in force; reelkeeper alerts list shows those that are")
 
 
-def post(engine: Engine, title: str, text: str = "") -> int:
-    """Put a message that is not an alert into the outbox; return its id."""
-    with transaction(engine, "alerts.post") as session:
-        return post_within(session, title, text)
-
-
-def post_within(session: Session, title: str, text: str = "", *, figures: Sequence[tuple[str, str]] = ()) -> int:
-    """Do what `post` does inside the caller's transaction: both are committed, or neither."""
-    return _post(session, MessageKind.NOTE, title, text, figures, None)
-
-
-def post_picture(
-    engine: Engine,
+def post(
+    session: Session,
     title: str,
-    text: str,
-    png: bytes,
+    text: str = "",
     *,
-    name: str = "chart.png",
     figures: Sequence[tuple[str, str]] = (),
+    picture: Picture | None = None,
 ) -> int:
-    """Put a picture with its text into the outbox; return the message's id.
+    """Put a message that is not an alert into the outbox, in the caller's transaction; return its id.
 
     A sink that takes no pictures gets the text and the figures.
     """
-    with transaction(engine, "alerts.post") as session:
-        return _post(session, MessageKind.CHART, title, text, figures, Picture(name, png))
-
-
-def _post(
-    session: Session,
-    kind: MessageKind,
-    title: str,
-    text: str,
-    figures: Sequence[tuple[str, str]],
-    picture: Picture | None,
-) -> int:
+    kind = MessageKind.CHART if picture else MessageKind.NOTE
     shown = tuple((one_line(label), one_line(value)) for label, value in figures)
     message = Message(kind=kind, title=one_line(title), text=tame(text), figures=shown)
     return outbox.put(session, message, picture=picture)
+
+
+def post_picture(engine: Engine, title: str, text: str, picture: Picture) -> None:
+    """Put a picture with its text into the outbox."""
+    with transaction(engine, "alerts.post") as session:
+        post(session, title, text, picture=picture)
 
 
 def _write(session: Session, decision: Decision, run_id: str, at: datetime, policy: AlertPolicy) -> None:

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from reelkeeper.errors import NotFound, PlanRefused
 from reelkeeper.model.alerts import AlertState, Click, Verb
-from reelkeeper.operations.alerts.alerts import post_within
+from reelkeeper.operations.alerts.alerts import post
 from reelkeeper.operations.lifecycle import plans
 from reelkeeper.rules.alerts import alerting
 from reelkeeper.store import Engine, Session
@@ -77,7 +77,7 @@ def _acknowledge(engine: Engine, click: Click) -> Heard:
             return Heard("That is over. If it came again, a newer message says so.")
         if not alerts.acknowledge(session, alert.id, author, now(session)):
             return Heard(f"{alert.acknowledged_by} is on it already.")
-        post_within(session, f"{author} is on it: {alert.title}")
+        post(session, f"{author} is on it: {alert.title}")
     return Heard("You are on it. It is not told again while it goes on.")
 
 
@@ -95,7 +95,7 @@ def _snooze(engine: Engine, click: Click) -> Heard:
             return Heard("That was quiet by this press once, and somebody has ended it.")
         values = {"id": _press_id(click), "rule": alert.rule, "scope": alert.scope, "author": author, "reason": reason}
         alerts.add_snooze(session, values | {"created_at": at, "until": at + SNOOZE})
-        post_within(session, f"{author} keeps {alert.rule} of {alert.scope} quiet for 8 hours")
+        post(session, f"{author} keeps {alert.rule} of {alert.scope} quiet for 8 hours")
     return Heard("Quiet for 8 hours. What still fires then is told.")
 
 

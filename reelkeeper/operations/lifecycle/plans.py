@@ -186,7 +186,7 @@ def approve(engine: Engine, plan_id: str, *, author: str, reason: str) -> Approv
     with transaction(engine, "plan.approve") as session:
         approved = approve_plan(session, plan_id, author=author, reason=reason)
         title = f"{author} approved a plan of {approved.flow} that was refused"
-        alerts.post_within(session, title, f"{reason}\n{approved.refusal}", figures=[("Plan", plan_id)])
+        alerts.post(session, title, f"{reason}\n{approved.refusal}", figures=[("Plan", plan_id)])
         detail = {"plan": plan_id, "flow": approved.flow, "by": author, "why": reason, "limits": approved.widening}
         append(session, [Event("approve", f"approve-{plan_id}", detail=detail)])
     return approved

@@ -51,13 +51,6 @@ RATES: Final[Mapping[StorageClass, Rates]] = {
     StorageClass.INFREQUENT_ACCESS: INFREQUENT_ACCESS,
 }
 
-CLASS_A: Final = frozenset(
-    {
-        *("ListBuckets", "PutBucket", "ListObjects", "PutObject", "CopyObject", "CompleteMultipartUpload"),
-        *("CreateMultipartUpload", "LifecycleStorageTierTransition", "ListMultipartUploads", "UploadPart"),
-        *("UploadPartCopy", "ListParts", "PutBucketEncryption", "PutBucketCors", "PutBucketLifecycleConfiguration"),
-    }
-)
 CLASS_B: Final = frozenset(
     {
         *("HeadBucket", "HeadObject", "GetObject", "UsageSummary", "GetBucketEncryption", "GetBucketLocation"),

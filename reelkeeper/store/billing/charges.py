@@ -43,8 +43,8 @@ class Settled(NamedTuple):
     estimated: bool
 
 
-def replace(session: Session, days: Iterable[date], new: Iterable[Charge]) -> int:
-    """Replace all charges of `days` with `new`; return how many there are now. It may be repeated.
+def replace(session: Session, days: Iterable[date], new: Iterable[Charge]) -> None:
+    """Replace all charges of `days` with `new`. It may be repeated.
 
     Two replacements wait for each other, and nothing else waits for them; readers see the old charges until the commit.
     """
@@ -54,11 +54,9 @@ def replace(session: Session, days: Iterable[date], new: Iterable[Charge]) -> in
     # guard charges.replaced: a day that is charged twice is charged double
     session.execute(sa.delete(charges).where(charges.c.day.in_(list(days))))
     version = in_force(session).version
-    rows, count = ({**charge._asdict(), "policy_version": version} for charge in new), 0
+    rows = ({**charge._asdict(), "policy_version": version} for charge in new)
     while batch := list(islice(rows, _BATCH)):
         session.execute(sa.insert(charges), batch)
-        count += len(batch)
-    return count
 
 
 def between(session: Session, first: date, last: date) -> Iterator[Charge]:

@@ -105,9 +105,8 @@ def forget_endpoint(session: Session, endpoint_id: str) -> None:
     session.execute(sa.update(notices).where(notices.c.ended_at.is_(None), has_none).values(values))
 
 
-def end(session: Session, video_ids: Sequence[str], why: str) -> int:
-    """End the notices of these videos, and withdraw their unsent messages; return how many."""
-    ended = 0
+def end(session: Session, video_ids: Sequence[str], why: str) -> None:
+    """End the notices of these videos, and withdraw their unsent messages."""
     for first in range(0, len(video_ids), _AT_ONCE):
         some = video_ids[first : first + _AT_ONCE]
         stand = sa.and_(notices.c.video_id.in_(some), notices.c.ended_at.is_(None))
@@ -119,8 +118,7 @@ def end(session: Session, video_ids: Sequence[str], why: str) -> int:
         unsent = outbox.c.id.in_(messages), outbox.c.state.in_([MessageState.WAITING, MessageState.GIVEN_UP])
         # guard notices.withdrawn: a service hears that a video will go which stays
         session.execute(sa.update(outbox).where(*unsent).values(state=MessageState.WITHDRAWN))
-        ended += changed(session, sa.update(notices).where(stand).values(ended_at=Clock(), end=why))
-    return ended
+        session.execute(sa.update(notices).where(stand).values(ended_at=Clock(), end=why))
 
 
 def untold(session: Session) -> list[Untold]:

@@ -8,13 +8,14 @@ import pytest
 import sqlalchemy as sa
 
 from reelkeeper.errors import NotFound
-from reelkeeper.model.alerts import Finding, Severity
+from reelkeeper.model.alerts import Finding, Picture, Severity
 from reelkeeper.operations.alerts import alerts as operation
 from reelkeeper.operations.alerts.alerts import Observed, observe
 from reelkeeper.operations.core.freeze import freeze
 from reelkeeper.store.alerts import alerts as stored
 from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.tables import alerts, outbox, snoozes
+from tests.posts import post
 
 
 def finding(scope: str = "total", **other: Any) -> Finding:  # noqa: ANN401  any field of a finding
@@ -164,8 +165,8 @@ def test_text_of_others_is_stored_without_harm(engine: sa.Engine) -> None:
 
 
 def test_a_picture_waits_with_its_words(engine: sa.Engine) -> None:
-    operation.post_picture(engine, "Forecast", "November", b"\x89PNG", figures=[("This month", "$12.34")])
-    operation.post(engine, "A note")
+    operation.post_picture(engine, "Forecast", "November", Picture("chart.png", b"\x89PNG"))
+    post(engine, "A note")
     with reading(engine) as session:
         row = session.execute(sa.select(outbox).order_by(outbox.c.id).limit(1)).one()
     assert (row.kind, row.attachment, row.attachment_name) == ("chart", b"\x89PNG", "chart.png")

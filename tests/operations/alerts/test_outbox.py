@@ -10,8 +10,8 @@ import sqlalchemy as sa
 
 from reelkeeper.adapters import second_sink
 from reelkeeper.adapters.slack import Bot
-from reelkeeper.model.alerts import Finding, MessageState, OutboxMessage, Severity
-from reelkeeper.operations.alerts.alerts import observe, post, post_picture
+from reelkeeper.model.alerts import Finding, MessageState, OutboxMessage, Picture, Severity
+from reelkeeper.operations.alerts.alerts import observe, post_picture
 from reelkeeper.operations.alerts.outbox import COPY_AFTER_SECONDS, Delivered, Sinks, deliver
 from reelkeeper.store.alerts import outbox as queue
 from reelkeeper.store.core.engine import reading, transaction
@@ -20,6 +20,7 @@ from tests.databases import until_waiting
 from tests.doubles import slack
 from tests.doubles.slack import Answer, SlackDouble
 from tests.operations.clocks import MovedClock
+from tests.posts import post
 
 DAY_SECONDS = 24 * 3600
 
@@ -74,7 +75,7 @@ def mail(engine: sa.Engine, double: SlackDouble, sinks: Sinks, monkeypatch: pyte
 
 def test_what_is_due_is_sent_once_and_the_oldest_first(mail: Post) -> None:
     mail.write("a", "b")
-    post_picture(mail.engine, "c", "words", b"PNG")
+    post_picture(mail.engine, "c", "words", Picture("chart.png", b"PNG"))
     assert mail.deliver().sent == 3
     assert mail.deliver() == mail.deliver()
     assert mail.double.titles() == ["a", "b"]

@@ -12,7 +12,6 @@ from reelkeeper.adapters import second_sink
 from reelkeeper.adapters.slack import Bot
 from reelkeeper.errors import SinkDown, StorageError
 from reelkeeper.model.alerts import OutboxMessage
-from reelkeeper.operations.alerts.alerts import post
 from reelkeeper.operations.alerts.outbox import Sinks
 from reelkeeper.operations.health.watchdog import REPEAT_SECONDS, Watched, beat, tell_unreachable, watch
 from reelkeeper.rules.alerts.cadence import CADENCES
@@ -21,6 +20,7 @@ from reelkeeper.store.tables import deployment
 from tests.doubles import slack
 from tests.doubles.slack import Answer, SlackDouble
 from tests.operations.clocks import MovedClock
+from tests.posts import post
 
 
 @pytest.fixture(scope="module")

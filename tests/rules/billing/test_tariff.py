@@ -3,7 +3,7 @@
 import pytest
 
 from reelkeeper.model.money import StorageClass
-from reelkeeper.rules.billing.tariff import CLASS_A, CLASS_B, FREE, RATES, class_of
+from reelkeeper.rules.billing.tariff import CLASS_B, FREE, RATES, class_of
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ def test_what_is_in_no_list_counts_as_the_dearer_class(action: str) -> None:
 
 
 def test_no_operation_is_in_two_lists() -> None:
-    assert len(CLASS_A | CLASS_B | FREE) == len(CLASS_A) + len(CLASS_B) + len(FREE) == 15 + 8 + 3
+    assert len(CLASS_B | FREE) == len(CLASS_B) + len(FREE) == 8 + 3
 
 
 def test_each_storage_class_has_a_price_and_only_standard_an_allowance() -> None:
