@@ -22,7 +22,6 @@ from reelkeeper.errors import DiskFull, LeaseLost, Misconfigured, ReelkeeperErro
 from reelkeeper.operations.core.workspace import open_workspace
 from reelkeeper.settings import Settings
 from reelkeeper.store.core import schema
-from reelkeeper.store.core.engine import open_engine
 
 UI_PORT, API_PORT = 4200, 8787
 WATCHDOG_SECONDS, FIRST_WATCHDOG_SECONDS = 300.0, 600.0  # longer at first, while missed runs are caught up
@@ -80,7 +79,7 @@ class Up:
             server = [sys.executable, "-m", "deployments.server", "--host", _LOCAL, "--port", str(self.port)]
             start(self._part("server", "Prefect's server", server, 10))
             if self.settings.database_url:
-                _upgrade(self.settings)
+                schema.upgrade_at(self.settings.store_url)
             # This creates the store, and starts the embedded S3 server, which the parts share.
             with open_workspace(self.settings):
                 worker = [*_ours("worker"), "default", "transcode", "--patience", patience]
@@ -226,14 +225,6 @@ def find_prefect_yaml() -> Path:
         if (folder / "prefect.yaml").exists():
             return folder / "prefect.yaml"
     raise Misconfigured("no prefect.yaml, the schedule, in this folder: copy the one from Reelkeeper's repository")
-
-
-def _upgrade(settings: Settings) -> None:
-    engine = open_engine(settings.store_url)
-    try:
-        schema.upgrade(engine)
-    finally:
-        engine.dispose()
 
 
 def _ours(command: str) -> list[str]:

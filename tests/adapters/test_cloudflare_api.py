@@ -13,8 +13,9 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from reelkeeper.adapters.cloudflare import BilledLine, Client, connect
+from reelkeeper.adapters.cloudflare import Client, connect
 from reelkeeper.adapters.cloudflare.api import QUERIES_PER_WINDOW, WINDOW_SECONDS, Api
+from reelkeeper.adapters.cloudflare.billing import BilledLine
 from reelkeeper.errors import Misconfigured, TokenRefused, UsageUnknown
 from reelkeeper.model.money import StorageClass
 from reelkeeper.settings import Settings

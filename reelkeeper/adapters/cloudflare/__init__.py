@@ -4,8 +4,7 @@ Read 2026-11 from Cloudflare's documentation: "R2: Metrics and analytics", "Grap
 pagination, filtering, confidence intervals), "Rate limits", and the API reference of R2 metrics and of billable usage.
 """
 
-from reelkeeper.adapters.cloudflare.analytics import KEPT_DAYS, Collected, Reads
-from reelkeeper.adapters.cloudflare.billing import BilledLine
+from reelkeeper.adapters.cloudflare.analytics import KEPT_DAYS
 from reelkeeper.adapters.cloudflare.client import Client, connect
 
-__all__ = ["KEPT_DAYS", "BilledLine", "Client", "Collected", "Reads", "connect"]
+__all__ = ["KEPT_DAYS", "Client", "connect"]

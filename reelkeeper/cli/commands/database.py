@@ -16,13 +16,8 @@ group = typer.Typer(help="Upgrade, back up and restore the store.", no_args_is_h
 def upgrade(as_json: AsJson = False) -> None:
     """Upgrade the store's schema to this version. A SQLite file is first copied to a file beside it."""
     from reelkeeper.store.core import schema
-    from reelkeeper.store.core.engine import open_engine
 
-    engine = open_engine(configured().store_url)
-    try:
-        applied = schema.upgrade(engine)
-    finally:
-        engine.dispose()
+    applied = schema.upgrade_at(configured().store_url)
     text = "\n".join(f"Applied {name}" for name in applied) or f"The store is already at {schema.head()}."
     respond(text, {"applied": applied, "schema": schema.head()}, as_json=as_json)
 

@@ -175,8 +175,8 @@ def _beating(context: WorkerContext, at_work: Callable[[], list[JobRun]], second
     finally:
         leaving.set()
         heart.join()
-        with suppress(SQLAlchemyError):  # the sign ends by itself
-            _end_sign(context)
+        with suppress(SQLAlchemyError), transaction(context.engine, "worker.leave") as session:
+            slots.end(session)  # by itself it ends later
 
 
 def _give_sign(context: WorkerContext) -> None:
@@ -184,11 +184,6 @@ def _give_sign(context: WorkerContext) -> None:
     if not (context.closing.is_set() or context.ending.is_set()):
         with transaction(context.engine, "worker.sign") as session:
             slots.give(session)
-
-
-def _end_sign(context: WorkerContext) -> None:
-    with transaction(context.engine, "worker.leave") as session:
-        slots.end(session)
 
 
 def _renew(context: WorkerContext, held: list[JobRun]) -> None:

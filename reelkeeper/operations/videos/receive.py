@@ -79,11 +79,7 @@ def begin(workspace: Workspace, wanted: Announced, key: str, *, url_seconds: int
 def find(workspace: Workspace, upload_id: str) -> Upload:
     """Read the state of an upload. Raises NotFound."""
     with reading(workspace.engine) as session:
-        return _require(session, upload_id)
-
-
-def _require(session: Session, upload_id: str) -> Upload:
-    upload = uploads.find(session, upload_id)
+        upload = uploads.find(session, upload_id)
     if upload is None:
         raise NotFound(f"no upload {upload_id!r}")
     return upload

@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 from sqlmodel import SQLModel
 
 from reelkeeper.errors import SchemaError
-from reelkeeper.store.core.engine import Clock, reading
+from reelkeeper.store.core.engine import Clock, open_engine, reading
 from reelkeeper.store.core.snapshots import Contents, changes, contents, copy_sqlite
 from reelkeeper.store.tables.work import Deployment
 
@@ -54,6 +54,15 @@ def upgrade(engine: sa.Engine, versions: Sequence[Path] = (VERSIONS,)) -> list[s
             row = {"id": uuid4().hex, "created_at": Clock(), "audit_events": 0, "audit_head": ""}
             connection.execute(sa.insert(Deployment).values(row))
     return [f"{script.revision} {script.doc}" for script in pending]
+
+
+def upgrade_at(url: str) -> list[str]:
+    """Open the store at `url` as it is, and upgrade it."""
+    engine = open_engine(url)
+    try:
+        return upgrade(engine)
+    finally:
+        engine.dispose()
 
 
 def require_current(engine: sa.Engine) -> None:
