@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from reelkeeper.errors import UsageUnknown
 from reelkeeper.model.money import CostForecast, JobTotal, Metric, StorageClass, UsageSource, Used
 from reelkeeper.model.requests import GenerationRequest
-from reelkeeper.operations.core.policies import in_force
+from reelkeeper.operations.core.policies import current
 from reelkeeper.rules.billing.allocation import API, COMPUTE, STORAGE
 from reelkeeper.rules.billing.cheaper import Asked, Cheaper, cheaper
 from reelkeeper.rules.billing.pricing import InfrequentAccessUsage, StandardUsage, Usage, gb_months
@@ -200,7 +200,7 @@ def predict_monthly_cost(
 
     Raises UsageUnknown where nothing was counted before today.
     """
-    policies = _in_force(engine)
+    policies = current(engine).policies
     costs = predict_costs(engine, as_of, policies=policies, growth_percent_per_month=growth_percent_per_month)
     month = max(cost.month for cost in costs)
     by_service = {cost.service: cost for cost in costs if cost.month == month}
@@ -219,7 +219,7 @@ def predict_resource_needs(
     growth_percent_per_month: float | None = None,
 ) -> ResourceNeeds:
     """Say what next month will need: bytes, jobs, seconds of generation, users, and dollars. Raises as above."""
-    known, today = _required(gather(engine, as_of, _in_force(engine)), as_of), as_of.date()
+    known, today = _required(gather(engine, as_of, current(engine).policies), as_of), as_of.date()
     costs = predict(known.lines, known.stored, today, 2, growth_percent_per_month)
     month = max(cost.month for cost in costs)
     seen = {metric: outlook(series, today, 2, growth_percent_per_month) for metric, series in known.others.items()}
@@ -238,11 +238,6 @@ def predict_resource_needs(
         round(float(seen[Metric.USERS].path.iloc[-1])) if Metric.USERS in seen else None,
         next(cost.mean_usd for cost in costs if (cost.month, cost.service) == (month, TOTAL)),
     )
-
-
-def _in_force(engine: Engine) -> Policies:
-    with reading(engine) as session:
-        return in_force(session).policies
 
 
 def _required(known: Known, as_of: datetime) -> Known:
