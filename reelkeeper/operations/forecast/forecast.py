@@ -13,10 +13,10 @@ import pandas as pd
 from pydantic import ValidationError
 
 from reelkeeper.errors import UsageUnknown
-from reelkeeper.model.money import CostForecast, JobTotal, Metric, StorageClass, UsageSource, Used
+from reelkeeper.model.money import CostForecast, JobTotal, Metric, StorageClass, Used
 from reelkeeper.model.requests import GenerationRequest
 from reelkeeper.operations.core.policies import current
-from reelkeeper.rules.billing.allocation import API, COMPUTE, STORAGE
+from reelkeeper.rules.billing.allocation import API, COMPUTE, STORAGE, believed
 from reelkeeper.rules.billing.cheaper import Asked, Cheaper, cheaper
 from reelkeeper.rules.billing.pricing import InfrequentAccessUsage, StandardUsage, Usage, gb_months
 from reelkeeper.rules.billing.quote import PriceBook
@@ -250,17 +250,15 @@ def _required(known: Known, as_of: datetime) -> Known:
 
 
 def _by_line(used: Iterable[Used]) -> dict[tuple[str, str], dict[date, float]]:
-    """Sum usage by line and day. Of two who counted the same day Cloudflare is believed, as it is where it charges."""
-    sources: dict[tuple[date, Metric], dict[UsageSource, list[Used]]] = defaultdict(dict)
-    for item in used:
-        sources[item.day, item.metric].setdefault(item.source, []).append(item)
+    """Sum usage by line and day."""
+    counted = believed(used)
     found: dict[tuple[str, str], dict[date, float]] = defaultdict(dict)
-    for (day, metric), by in sources.items():
-        for item in by.get(UsageSource.CLOUDFLARE) or by[UsageSource.STORE]:
+    for (day, metric), items in counted.items():
+        for item in items:
             for key in _keys(metric, item):
                 found[key][day] = found[key].get(day, 0.0) + item.quantity
     for key in [key for key in found if key[0] in "AB"]:  # a day that was counted and names none of this class had none
-        for day in (day for day, metric in sources if metric is Metric.OPERATIONS):
+        for day in (day for day, metric in counted if metric is Metric.OPERATIONS):
             found[key].setdefault(day, 0.0)
     return found
 

@@ -134,10 +134,7 @@ def share(
 
 def _by_day(account: Iterable[Used], month: date, last: date) -> Iterator[tuple[date, list[Used]]]:
     """Give the rows that count for each day: those of one source, and the last known stored bytes if it has none."""
-    sources: defaultdict[tuple[date, Metric], dict[UsageSource, list[Used]]] = defaultdict(dict)
-    for usage in account:
-        sources[usage.day, usage.metric].setdefault(usage.source, []).append(usage)
-    counted = {key: by.get(UsageSource.CLOUDFLARE) or by[UsageSource.STORE] for key, by in sources.items()}
+    counted = believed(account)
     earlier = [day for day, metric in counted if metric == Metric.STORED_BYTES and day < month]
     stored = counted[max(earlier), Metric.STORED_BYTES] if earlier else []
     day = month
@@ -154,6 +151,14 @@ def _by_day(account: Iterable[Used], month: date, last: date) -> Iterator[tuple[
         ]
         yield day, [*stored, *used]
         day += _ONE_DAY
+
+
+def believed(used: Iterable[Used]) -> dict[tuple[date, Metric], list[Used]]:
+    """Group usage by day and metric. Of two who counted the same, Cloudflare is believed: it charges by its count."""
+    sources: defaultdict[tuple[date, Metric], dict[UsageSource, list[Used]]] = defaultdict(dict)
+    for usage in used:
+        sources[usage.day, usage.metric].setdefault(usage.source, []).append(usage)
+    return {key: by.get(UsageSource.CLOUDFLARE) or by[UsageSource.STORE] for key, by in sources.items()}
 
 
 def line_items_of(days_in_month: int, book: PriceBook) -> Callable[[Used], tuple[LineItem, ...]]:

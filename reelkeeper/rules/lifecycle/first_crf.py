@@ -134,14 +134,10 @@ def _features(density: float, pixels: int) -> tuple[float, ...]:
 def _ridge(rows: Sequence[tuple[tuple[float, ...], float]]) -> list[float]:
     """Fit a linear model by least squares, each coefficient shrunk towards zero by its prior."""
     size, noise = len(_PRIOR_SD), _BETWEEN_SD**2
-    left = [[noise / _PRIOR_SD[i] ** 2 if i == j else 0.0 for j in range(size)] for i in range(size)]
-    right = [0.0] * size
-    for features, target in rows:
-        for i in range(size):
-            right[i] += features[i] * target
-            for j in range(size):
-                left[i][j] += features[i] * features[j]
-    return _solve(left, right)
+    left = [[sum(features[i] * features[j] for features, _ in rows) for j in range(size)] for i in range(size)]
+    for i in range(size):
+        left[i][i] += noise / _PRIOR_SD[i] ** 2
+    return _solve(left, [sum(features[i] * target for features, target in rows) for i in range(size)])
 
 
 def _solve(left: list[list[float]], right: list[float]) -> list[float]:
