@@ -47,10 +47,8 @@ def forecast_costs(
             alerting=alerting,
         )
         costs = forecasts.predict(workspace, as_of, months, rules)
-        stored, idle = (
-            forecasts.stored_now(workspace, as_of, rules),
-            forecasts.survey(workspace, as_of, rules),
-        )
+        stored = forecasts.stored_now(workspace, as_of, rules)
+        idle = forecasts.survey(workspace, as_of, rules)
 
         repeated, job_usd = forecasts.repeats(workspace, as_of)
         ways = forecasts.cheaper_ways(workspace, as_of, rules)

@@ -165,10 +165,8 @@ def studios(*, seed: int, days: int = 60, a_day: int = 3000) -> Iterator[Request
 
 
 def _made(draw: random.Random, key: str, day: float) -> Request:
-    size, cost = (
-        _MEDIAN_BYTES * math.exp(draw.gauss(0, _SIZE_SIGMA)),
-        _MEDIAN_MICROUSD * math.exp(draw.gauss(0, _COST_SIGMA)),
-    )
+    size = _MEDIAN_BYTES * math.exp(draw.gauss(0, _SIZE_SIGMA))
+    cost = _MEDIAN_MICROUSD * math.exp(draw.gauss(0, _COST_SIGMA))
     return Request(day, key, round(size), round(cost))
 
 

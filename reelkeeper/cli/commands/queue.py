@@ -126,11 +126,8 @@ def _explain(session: "Session", job_id: str, as_of: datetime, *, as_json: bool)
     if line is None:
         raise NotFound(f"no job {job_id!r}")
     if line.state != JobState.QUEUED or line.leader_id:
-        why = (
-            f"It joined job {line.leader_id}, which makes the same video, and waits for that."
-            if line.leader_id
-            else line.error or ""
-        )
+        waits = f"It joined job {line.leader_id}, which makes the same video, and waits for that."
+        why = waits if line.leader_id else line.error or ""
         text = f"Job {job_id} is {line.state}. {why}".strip()
         respond(text, {"job": line, "place": None, "terms": [], "why": why}, as_json=as_json)
         return

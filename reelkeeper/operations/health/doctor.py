@@ -186,11 +186,9 @@ def _alerts(settings: Settings) -> Finding:
 
 def _frozen(engine: Engine) -> Finding:
     reason = why_frozen(engine)
-    return (
-        Finding("changes", WARN, reason, "settle it, then: reelkeeper thaw")
-        if reason
-        else Finding("changes", OK, "allowed")
-    )
+    if reason:
+        return Finding("changes", WARN, reason, "settle it, then: reelkeeper thaw")
+    return Finding("changes", OK, "allowed")
 
 
 def _ages(engine: Engine) -> Finding:

@@ -9,7 +9,7 @@ Months are calendar months in UTC, and a GB-month is a GB for all days of one: C
 """
 
 from calendar import monthrange
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import date, timedelta
 from decimal import Decimal
@@ -70,11 +70,7 @@ def compute_charges(account: Iterable[Used], book: PriceBook, month: date, today
     last = min(today, month.replace(day=days_in_month))
     line_items = line_items_of(days_in_month, book)
     found: list[ComputedCharge] = []
-    used, listed, billed = (
-        defaultdict[LineItem, int](int),
-        defaultdict[LineItem, int](int),
-        defaultdict[LineItem, int](int),
-    )
+    used, listed, billed = (Counter[LineItem]() for _ in range(3))
     for day, rows in _by_day(account, month, last):
         amounts, estimates = defaultdict[LineItem, int](int), set[LineItem]()
         for usage in rows:
@@ -83,8 +79,7 @@ def compute_charges(account: Iterable[Used], book: PriceBook, month: date, today
                 guessed = usage.day < day or (usage.metric, usage.source) == (Metric.OPERATIONS, UsageSource.STORE)
                 if usage.sampled or guessed or day >= today:
                     estimates.add(item)
-        for item, quantity in amounts.items():
-            used[item] += quantity
+        used.update(amounts)
         bills = _bills(used, days_in_month)
         for item in amounts:
             at_list = round(used[item] * item.nanousd)

@@ -69,11 +69,8 @@ def fan(values: Values, season: int, horizon: int) -> Fan:
 
 def _choose(length: int, season: int) -> tuple[list[Choice], str]:
     """Give the members, and the name of the choice."""
-    ets, theta, damped = (
-        _smooth("ETS", members.ets),
-        _smooth("Theta", members.theta),
-        _smooth("damped trend", members.damped),
-    )
+    ets, theta = _smooth("ETS", members.ets), _smooth("Theta", members.theta)
+    damped = _smooth("damped trend", members.damped)
     stl = _smooth("STL-ETS", members.stl_ets)
     if season == _WEEK:
         return _choose_daily(length, [ets, theta, stl])

@@ -75,13 +75,9 @@ def seconds(value: float | None) -> str:
     """Format a duration: seconds, or minutes if there are many."""
     if value is None:
         return "-"
-    return (
-        f"{value:.1f} s"
-        if value < _TENTHS_BELOW
-        else f"{value:.0f} s"
-        if value < _MINUTES_FROM
-        else f"{value / 60:.0f} min"
-    )
+    if value < _TENTHS_BELOW:
+        return f"{value:.1f} s"
+    return f"{value:.0f} s" if value < _MINUTES_FROM else f"{value / 60:.0f} min"
 
 
 def percent(value: float | None) -> str:

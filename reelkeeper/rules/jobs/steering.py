@@ -260,10 +260,8 @@ def explain(tuned: Tuned, policy: ConcurrencyPolicy) -> str:
     ceiling, mean = policy.cost_ceiling_microusd, fmean(job.cost_microusd for job in made)
     at_most = f", of {money(ceiling)} that it may" if ceiling else ""
     cost, at_a_cost = (f", and cost {money(mean)}{at_most}", f", at {money(step.cost_microusd)} a job")
-    slowdown, at_once = (
-        fmean(job.seconds / job.estimate_seconds for job in made),
-        fmean(job.concurrency for job in jobs),
-    )
+    slowdown = fmean(job.seconds / job.estimate_seconds for job in made)
+    at_once = fmean(job.concurrency for job in jobs)
     return (
         f"{told}, with {at_once:.1f} at once; each took {slowdown:.2f} times as long as alone{cost if mean else ''}"
         f". At {step.limit} at once the model expects the work of {step.throughput:.1f} idle servers"

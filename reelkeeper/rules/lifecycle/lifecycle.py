@@ -346,11 +346,8 @@ def _judging(  # noqa: C901  a flat list of cases, counted as deep
             return Verdict(video, compress, "cold_compress", figures)
         expected = worth(video.size_bytes, tiers.remaining_days(video.tier, created_at, as_of))
         shown = (*figures, expected)
-        return (
-            Verdict(video, compress, "cold_compress", shown)
-            if expected.pays
-            else Verdict(video, keep, "does_not_pay", shown)
-        )
+        action, rule = (compress, "cold_compress") if expected.pays else (keep, "does_not_pay")
+        return Verdict(video, action, rule, shown)
 
     return judge_one
 
