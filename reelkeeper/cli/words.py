@@ -4,6 +4,7 @@ import getpass
 import re
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 from uuid import uuid4
 
@@ -35,6 +36,16 @@ def moment(text: str | None) -> datetime | None:
     except ValueError:
         raise typer.BadParameter(f"{text!r} is not a time; write e.g. 2026-11-24 or 2026-11-24T06:00:00Z") from None
     return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+
+
+def text_of(file: Path) -> str:
+    """Read a file of text. Raises InputRefused."""
+    from reelkeeper.errors import InputRefused
+
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputRefused(f"{file} cannot be read: {error}") from None
 
 
 def microusd(text: str) -> int:

@@ -45,7 +45,7 @@ class GenerationRequest(BaseModel):
                 )
         texts = [text for text in (*self.parameters, *self.parameters.values()) if isinstance(text, str)]
         for text in (self.prompt, self.negative_prompt, self.model_version, *texts):
-            if "\0" in text or not _is_text(text):
+            if "\0" in text or not is_text(text):
                 raise ValueError("a text contains a NUL character or half of a surrogate pair")
         return self
 
@@ -55,10 +55,11 @@ class GenerationRequest(BaseModel):
         return {name: _plain(value) for name, value in self.model_dump(exclude={"shared", *unsaid}).items()}
 
 
-def _is_text(text: str) -> bool:
+def is_text(text: str) -> bool:
+    """Whether a text can be written in UTF-8."""
     try:
         text.encode()
-    except UnicodeEncodeError:
+    except UnicodeEncodeError:  # half a surrogate pair
         return False
     return True
 

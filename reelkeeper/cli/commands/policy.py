@@ -8,8 +8,7 @@ import typer
 
 from reelkeeper.cli.opening import store
 from reelkeeper.cli.screen import dollars, emit, say, size, table
-from reelkeeper.cli.words import AsJson, who
-from reelkeeper.errors import InputRefused
+from reelkeeper.cli.words import AsJson, text_of, who
 
 if TYPE_CHECKING:
     from reelkeeper.operations.lifecycle.policies import Effect
@@ -137,7 +136,7 @@ def collected(file: Path, param: list[str] | None) -> "Policies":
     """Collect the policies of a deployment of 0.1.0. Raises InputRefused, PolicyRefused."""
     from reelkeeper.operations.core.policy_import import collect
 
-    return collect(_text(file), param or [])
+    return collect(text_of(file), param or [])
 
 
 def _read(file: Path) -> "Policies":
@@ -145,14 +144,7 @@ def _read(file: Path) -> "Policies":
 
     if str(file) == "-":
         return read(sys.stdin.read(), "standard input")
-    return read(_text(file), str(file))
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputRefused(f"{file} cannot be read: {error}") from None
+    return read(text_of(file), str(file))
 
 
 def _version(engine: "Engine", version: int | None) -> "tuple[int, Policies]":

@@ -10,7 +10,7 @@ import typer
 
 from reelkeeper.cli.opening import store
 from reelkeeper.cli.screen import emit, out, say, size, table
-from reelkeeper.cli.words import AsJson
+from reelkeeper.cli.words import AsJson, text_of
 
 if TYPE_CHECKING:
     from reelkeeper.rules.policies import Policies
@@ -96,7 +96,7 @@ def _play(
     from reelkeeper.store.videos import history
     from reelkeeper.store.videos.views import recorded_days
 
-    documents = [(file.stem, read(_text(file), str(file))) for file in files]
+    documents = [(file.stem, read(text_of(file), str(file))) for file in files]
     with reading(engine) as session:
         version, policies = in_force(session)
         at = now(session)
@@ -268,15 +268,6 @@ def _draw(outcome: "Outcome", file: Path) -> None:
         file.write_text(charts.svg(chart), encoding="utf-8")
     else:
         file.write_bytes(charts.png(chart))
-
-
-def _text(file: Path) -> str:
-    from reelkeeper.errors import InputRefused
-
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputRefused(f"{file} cannot be read: {error}") from None
 
 
 def _midnight(day: date) -> datetime:

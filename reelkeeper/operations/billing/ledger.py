@@ -13,7 +13,6 @@ frozen. An open hold can be captured until `expire` ends it, even when it is ove
 """
 
 from collections.abc import Mapping
-from decimal import Decimal
 from typing import Any
 
 from reelkeeper.errors import (
@@ -27,6 +26,7 @@ from reelkeeper.errors import (
 from reelkeeper.model.money import HoldState, Moved, TransferKind
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.rules.billing.credits import OURS, fingerprint, require_amount, require_key, require_lasting
+from reelkeeper.rules.core.wording import exact
 from reelkeeper.store import Engine, Session
 from reelkeeper.store.billing import credit_holds, ledger
 from reelkeeper.store.billing.credit_holds import Held
@@ -76,8 +76,8 @@ def hold(
         _require_user(session, user_id)
         has = ledger.balance(session, user_id)
         raise InsufficientCredits(
-            f"this takes {_exact(amount_microusd)}, and user {user_id!r} has {_exact(has.available_microusd)} to "
-            f"spend; {_exact(has.held_microusd)} more are held for what is under way. Nothing was charged. "
+            f"this takes {exact(amount_microusd)}, and user {user_id!r} has {exact(has.available_microusd)} to "
+            f"spend; {exact(has.held_microusd)} more are held for what is under way. Nothing was charged. "
             "Add credits, or wait until that has ended: what it does not need is given back"
         )
     hold_id = credit_holds.begin(
@@ -212,8 +212,3 @@ def _record(
     told = {name: value for name, value in told.items() if value not in (None, "")}
     append(session, [Event(f"credits_{asked.kind}", run_id, user_id=user_id, detail=told)])
     return moved
-
-
-def _exact(microusd: int) -> str:
-    """Put micro-dollars into dollars without rounding: a refusal compares amounts that may differ by one."""
-    return f"${Decimal(microusd) / 10**6:,.2f}" if microusd % 10_000 == 0 else f"${Decimal(microusd) / 10**6:,f}"

@@ -114,6 +114,11 @@ def dollars(microusd: Decimal | float) -> str:
     return f"{sign}${amount:.{min(1 - amount.adjusted(), _DOLLAR_DIGITS)}f}"
 
 
+def exact(microusd: int) -> str:
+    """Format micro-dollars as dollars without rounding: amounts that are compared may differ by one."""
+    return f"${Decimal(microusd) / 10**6:,.2f}" if microusd % 10_000 == 0 else f"${Decimal(microusd) / 10**6:,f}"
+
+
 def usd(nanousd: int) -> str:
     """Format nano-dollars as dollars, as `dollars` does micro-dollars."""
     return dollars(Decimal(nanousd) / 1000)

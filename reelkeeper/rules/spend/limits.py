@@ -16,7 +16,7 @@ from reelkeeper.model.alerts import Finding, Severity
 from reelkeeper.model.money import JobTotal
 from reelkeeper.rules.core import scopes
 from reelkeeper.rules.core.scopes import Scope
-from reelkeeper.rules.core.wording import many
+from reelkeeper.rules.core.wording import exact, many
 from reelkeeper.rules.spend.budget import FULL, Period
 
 RULE: Final = "spend_limit"
@@ -112,8 +112,8 @@ def refusal(
     again = f"it can be asked for again from {until:%Y-%m-%d %H:%M} UTC on" if until else "a cheaper one may fit"
     sentence = (
         f"over the {'daily' if use.period is Period.DAY else 'monthly'} budget of {scopes.in_words(use.scope)}: "
-        f"this video is expected to cost {_usd(cost_microusd)}, and {_usd(left)} of {_usd(use.limit_microusd)} is left "
-        f"for {use.period_name}; {again}. Nothing was held"
+        f"this video is expected to cost {exact(cost_microusd)}, and {exact(left)} of {exact(use.limit_microusd)} is "
+        f"left for {use.period_name}; {again}. Nothing was held"
     )
     return Refusal(use.scope, use.period_name, sentence, until)
 
@@ -150,7 +150,7 @@ def findings(found: Iterable[LimitUse]) -> list[Finding]:
 
 def _finding(use: LimitUse) -> Finding:
     full = use.percent >= FULL or use.refusals > 0
-    whose, limit, used = scopes.in_words(use.scope), _usd(use.limit_microusd), _usd(use.used_microusd)
+    whose, limit, used = scopes.in_words(use.scope), exact(use.limit_microusd), exact(use.used_microusd)
     refused = f" {many(use.refusals, 'request')} beyond it {'was' if use.refusals == 1 else 'were'} refused."
     return Finding(
         RULE,
@@ -159,7 +159,7 @@ def _finding(use: LimitUse) -> Finding:
         str(FULL if full else NEARLY),
         Severity.CRITICAL if full else Severity.WARNING,
         f"Limit of {whose} for {use.period_name} {'used up' if full else f'at {use.percent} %'}: {used} of {limit}",
-        f"{_usd(use.spent_microusd)} spent and {_usd(use.in_flight_microusd)} in flight." + refused * full,
+        f"{exact(use.spent_microusd)} spent and {exact(use.in_flight_microusd)} in flight." + refused * full,
         "New jobs that do not fit are refused until it ends. To allow more: admission.spend_limits in the policies.",
         None,
         (("Used", used), ("Limit", limit), ("Period", use.period_name)),
@@ -171,9 +171,3 @@ def _end(period: Period, as_of: datetime) -> datetime:
     if period is Period.DAY:
         return midnight + timedelta(days=1)
     return (midnight.replace(day=1) + timedelta(days=31)).replace(day=1)
-
-
-def _usd(microusd: int) -> str:
-    """Format dollars to the cent, or to the micro-dollar below one cent."""
-    dollars = Decimal(microusd) / _MICROUSD
-    return f"${dollars:,.2f}" if microusd % 10_000 == 0 else f"${dollars:,.6f}".rstrip("0")

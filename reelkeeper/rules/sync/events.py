@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 
 from reelkeeper.model import BlobState, Recorded
 from reelkeeper.model.buckets import BucketEvent
+from reelkeeper.model.requests import is_text
 
 # By the service. What a lifecycle rule of the bucket deletes, nobody has asked for: the listing tells of it as lost.
 DELETION: Final = "DeleteObject"
@@ -34,7 +35,7 @@ def read(body: Any, *, account_id: str | None, bucket: str) -> BucketEvent | Unr
     key = subject.get("key")
     if not isinstance(action, str) or not isinstance(key, str) or not key or not isinstance(body.get("bucket"), str):
         return Unread("malformed", "no action, bucket or object.key")
-    if not _is_text(key):
+    if not is_text(key):
         return Unread("malformed", "object.key is no text")
     # guard events.this_bucket: what happens in another bucket moves videos of this one
     if body["bucket"] != bucket:
@@ -82,11 +83,3 @@ def gap_window(since: datetime, caught_up_at: datetime, listed_at: datetime) -> 
     """
     until = min(caught_up_at, listed_at) - SETTLING
     return (since, until) if since < until else None
-
-
-def _is_text(key: str) -> bool:
-    try:
-        key.encode()
-    except UnicodeEncodeError:  # half a surrogate pair
-        return False
-    return True
