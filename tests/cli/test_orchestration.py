@@ -66,9 +66,10 @@ except KeyboardInterrupt:
 def test_a_run_that_ctrl_c_interrupts_still_has_its_server_to_tell_its_end(tmp_path: Path) -> None:
     """A terminal sends SIGINT to all processes of a command: without its server, the run did not end for minutes."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    environment |= SERVER | {"PREFECT_HOME": str(tmp_path), "PREFECT_LOGGING_LEVEL": "ERROR"}
     told = subprocess.run(
         [sys.executable, "-c", INTERRUPTED],
-        env=environment | SERVER | {"PREFECT_HOME": str(tmp_path), "PREFECT_LOGGING_LEVEL": "ERROR"},
+        env=environment | {"PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180"},  # as the command has it
         capture_output=True,
         text=True,
         check=False,
