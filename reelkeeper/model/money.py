@@ -76,7 +76,6 @@ class SentJob(NamedTuple):
     """A job of ours that a vendor has made, or may have made, with its names there."""
 
     id: str
-    claims: int  # how often it was claimed; the keys that it was sent under have numbers up to this
     vendor_key: str | None
     vendor_id: str | None
     started_at: datetime

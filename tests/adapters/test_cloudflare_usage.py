@@ -160,13 +160,14 @@ def test_reads_are_whole_only_where_each_hour_was_heard_of_and_nothing_is_a_samp
 ) -> None:
     cloudflare.operations = [Operation(at(YESTERDAY, hour), "ListObjects") for hour in range(24)]
     cloudflare.operations.append(Operation(at(YESTERDAY, 5), "GetObject", "k"))
-    assert client.object_reads(YESTERDAY, bucket="reelkeeper").whole
+    reads = client.object_reads(YESTERDAY, bucket="reelkeeper")
+    assert (reads.sampled, reads.quiet_hours) == (False, ())
     cloudflare.sampled = True
-    assert not client.object_reads(YESTERDAY, bucket="reelkeeper").whole
+    assert client.object_reads(YESTERDAY, bucket="reelkeeper").sampled
     cloudflare.sampled = False
     cloudflare.operations = [operation for operation in cloudflare.operations if operation.at.hour not in {0, 17}]
     reads = client.object_reads(YESTERDAY, bucket="reelkeeper")
-    assert (reads.whole, reads.quiet_hours) == (False, (0, 17))
+    assert (reads.sampled, reads.quiet_hours) == (False, (0, 17))
 
 
 def test_pages_out_of_order_are_refused(cloudflare: CloudflareDouble, client: Client) -> None:

@@ -53,11 +53,6 @@ class Reads(NamedTuple):
     sampled: bool
     quiet_hours: tuple[int, ...]
 
-    @property
-    def whole(self) -> bool:
-        """Whether a key that is not listed certainly had no reads."""
-        return not self.sampled and not self.quiet_hours
-
 
 class Analytics:
     """Queries of R2's two datasets."""

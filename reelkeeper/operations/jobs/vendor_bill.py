@@ -34,7 +34,7 @@ def reconcile(engine: Engine, billing: Billing, first: date, last: date) -> Vend
     with reading(engine) as session:
         rows = sent_between(session, billing.name, begin - _LASTS, end + _LASTS)
         policies = cache(partial(at_version, session))
-        ours = [SentJob(*row[:6], _cost(row, billing.name, policies)) for row in rows]
+        ours = [SentJob(row.id, *row[2:6], _cost(row, billing.name, policies)) for row in rows]
     # An attempt that failed has left its name with the vendor alone; its key can be made again.
     marks = {
         billing.mark_of(f"{row.id}-{number}"): row.id

@@ -145,8 +145,6 @@ class Step(NamedTuple):
     limit: int
     reason: Reason
     memory: Memory
-    contention: float = 0.0
-    coherence: float = 0.0
     throughput: float = 0.0  # in idle servers
     cost_microusd: float = 0.0  # modelled, of a mean job at the new limit
 
@@ -198,8 +196,6 @@ def next_limit(limit: int, finished: Sequence[Finished], memory: Memory, policy:
         wanted,
         reason if wanted == target else "at the bound",
         memory,
-        a,
-        b,
         wanted / curve.slowdown(a, b, wanted),
         _cost(a, b, wanted, memory),
     )

@@ -202,7 +202,7 @@ def _early(spending: Spending, scope: str, days: Days, policy: AnomalyPolicy) ->
         if days[n] is not None or actual is None or not before:
             continue
         if actual > before * policy.early_factor and actual - before >= policy.floor_usd * _NANO:
-            return Odd(Judged(spending.day(n), actual, log(actual / before), 0.0, 1), actual - before, goes_on=False)
+            return Odd(Judged(spending.day(n), actual, log(actual / before), 1), actual - before, goes_on=False)
     return None
 
 

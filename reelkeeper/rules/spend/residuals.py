@@ -57,12 +57,11 @@ class Bounds:
 
 
 class Judged(NamedTuple):
-    """One day, judged by the days before it. `residual` and `spread` are natural logarithms."""
+    """One day, judged by the days before it. `residual` is a natural logarithm."""
 
     day: date
     actual: float
     residual: float
-    spread: float
     direction: int  # 1 and -1: oddly high, oddly low; 0: not odd
 
     @property
@@ -136,7 +135,7 @@ class _Judging:
         shared = recurring if rest is None else [*recurring, rest]
         is_odd, recurs, is_shared = (_beyond(residual, usual) for usual in (lately, recurring, shared))
         self.left_out[n] = bool(self.bounds.direction(is_odd, spread)) and not self.bounds.direction(recurs, spread)
-        return Judged(day, self.values[n] or 0.0, residual, spread, self.bounds.direction(is_shared, spread))
+        return Judged(day, self.values[n] or 0.0, residual, self.bounds.direction(is_shared, spread))
 
     def _take_up(self, n: int) -> None:
         """Add day `n` to the profile, now that the week around it is known."""

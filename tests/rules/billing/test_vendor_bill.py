@@ -9,7 +9,7 @@ from reelkeeper.rules.billing.vendor_bill import compare
 
 FIRST, END = datetime(2026, 11, 1, tzinfo=UTC), datetime(2026, 12, 1, tzinfo=UTC)
 NOON = datetime(2026, 11, 15, 12, tzinfo=UTC)
-JOB = SentJob("j1", 2, "j1-2", "v1", NOON, NOON + timedelta(minutes=5), 40)
+JOB = SentJob("j1", "j1-2", "v1", NOON, NOON + timedelta(minutes=5), 40)
 ENTRY = VendorJob("v1", "veo", NOON, 40_000)
 
 
