@@ -1,4 +1,4 @@
-"""A real Chromium, the windows that pages are looked at in, and an eye for what is too pale to be read."""
+"""Provide a real Chromium, its windows, and a check for text with too little contrast."""
 
 import os
 import shutil

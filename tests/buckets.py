@@ -1,4 +1,4 @@
-"""Fixtures: a real S3 server for the session, R2's rules in front of it, and a bucket with a prefix of its own."""
+"""Fixtures: a real S3 server for the session, R2's rules in front of it, and a separate prefix in a bucket."""
 
 import secrets
 from collections.abc import Iterator

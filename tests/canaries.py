@@ -1,4 +1,4 @@
-"""Ten secrets that nobody may ever see, the environment that holds them, and a search of all that was left behind."""
+"""Ten secrets that must never leak, the environment that contains them, and a search of everything left behind."""
 
 import re
 import zipfile

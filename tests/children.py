@@ -1,4 +1,4 @@
-"""Children that are forked from one clean process, which has imported all that any of them needs.
+"""Fork children from one clean process that has imported everything they need.
 
 There is one such process for a session, and whoever asks first decides what it imports: so it is said here, for all.
 """

@@ -1,4 +1,4 @@
-"""Fixtures: Cloudflare's API on a local port, and a client whose clock the test holds."""
+"""Fixtures: Cloudflare's API on a local port, and a client whose clock the test controls."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field

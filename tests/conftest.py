@@ -1,4 +1,4 @@
-"""Fixtures of the whole suite, by what they stand on."""
+"""Fixtures of the whole suite."""
 
 import os
 from typing import Any, Final

@@ -1,4 +1,4 @@
-"""How much processor time a test takes: unlike that of a clock, it hardly depends on what else the machine does."""
+"""Measure the CPU time of a test, which hardly depends on the machine's load."""
 
 import psutil
 

@@ -1,4 +1,4 @@
-"""Rows of jobs, as admission and workers leave them: waiting, running, made, answered from the cache, dead."""
+"""Create rows of jobs in each state: waiting, running, made, answered from the cache, dead."""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta

@@ -1,4 +1,4 @@
-"""Policies put in force by tests, without the checks that an operator's document passes."""
+"""Apply policies in tests, without the checks of an operator's document."""
 
 from collections.abc import Iterator
 from decimal import Decimal

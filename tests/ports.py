@@ -1,4 +1,4 @@
-"""Ports for servers of the tests' own: many tests run at the same time on one machine."""
+"""Ports for the tests' own servers, as many tests run in parallel on one machine."""
 
 import socket
 

@@ -1,4 +1,4 @@
-"""`shrink` by the recipe that is shipped, whatever it costs: a test's clips are too small to pay for their requests."""
+"""Run `shrink` with the shipped recipe at any cost, as the tests' clips are too small to pay."""
 
 from pathlib import Path
 from typing import Any, Final

@@ -1,4 +1,4 @@
-"""PostgreSQL databases that tests hand on, emptied in between: to make and to drop one costs five times the CPU.
+"""Reuse PostgreSQL databases between tests, emptied: creating and dropping one costs five times the CPU.
 
 Each test gets a name of its own, so that a thread which another left behind finds no database. One whose tables,
 functions or triggers a test has changed is dropped, and so is one that cannot be emptied.

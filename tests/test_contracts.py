@@ -1,4 +1,4 @@
-"""The rooms and the arrows between them. What the contracts are stands in pyproject.toml, [tool.importlinter]."""
+"""The rooms and their allowed imports. The contracts are in pyproject.toml, [tool.importlinter]."""
 
 import ast
 import subprocess

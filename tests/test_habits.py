@@ -1,4 +1,4 @@
-"""What helps others to take part says what the project does: hooks and make check, forms and files."""
+"""Files for contributors match the project: hooks and make check, forms and files."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Logs as lines of JSON: each can be read, says which run, job, video or request it is of, and holds no secret."""
+"""Logs as JSON lines: parseable, naming run, job, video or request, and without secrets."""
 
 import io
 import json

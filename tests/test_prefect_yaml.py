@@ -1,4 +1,4 @@
-"""prefect.yaml is the only schedule: it names every flow, and says nothing that Prefect or a flow would not take."""
+"""prefect.yaml is the only schedule: it has every flow, and only keys that Prefect and the flows accept."""
 
 import ast
 import copy

@@ -1,4 +1,4 @@
-"""What Reelkeeper keeps on this machine is for its own user alone, whatever the umask and whatever made it."""
+"""Reelkeeper's files on this machine are readable only by its own user, whatever the umask."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""The README fits two screens, and what it says is so: files, pictures, flows, commands and links are there."""
+"""The README fits two screens, and its files, pictures, flows, commands and links exist."""
 
 import re
 import xml.etree.ElementTree as ET

@@ -1,4 +1,4 @@
-"""No log record holds a secret, whoever wrote it, and settings refuse what would carry one into an error."""
+"""No log record contains a secret, and settings refuse values that would put one into an error."""
 
 import logging
 

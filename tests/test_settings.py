@@ -1,4 +1,4 @@
-"""Which account and bucket Cloudflare is asked about."""
+"""The account and bucket for queries to Cloudflare."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Secrets from files, as Docker and Kubernetes hand them over."""
+"""Secrets from files, as Docker and Kubernetes provide them."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A setting that does not exist is refused, and the one that was meant is named."""
+"""An unknown setting is refused, with the name that was probably meant."""
 
 from collections.abc import Iterator
 from pathlib import Path

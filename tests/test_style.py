@@ -1,4 +1,4 @@
-"""Promises about the source itself that no linter makes."""
+"""Rules about the source that no linter checks."""
 
 import ast
 import re

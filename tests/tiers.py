@@ -1,4 +1,4 @@
-"""Tiers as tests want them: those that are shipped with other values, and any that may be."""
+"""Tiers for tests: the shipped ones with other values, and generated ones."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Fixtures: a small deployment to work on."""
+"""Fixtures: a small deployment for tests."""
 
 import secrets
 from pathlib import Path

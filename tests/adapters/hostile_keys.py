@@ -1,4 +1,4 @@
-"""Keys made of valid and hostile pieces, and then mutated."""
+"""Generate keys from valid and hostile parts, and mutate them."""
 
 import random
 from collections.abc import Iterator

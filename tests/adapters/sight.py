@@ -1,4 +1,4 @@
-"""How people see colours: contrast as WCAG 2.2 counts it, and distance with full and with dichromatic colour vision."""
+"""Models of human vision: contrast by WCAG 2.2, and colour distance with full and dichromatic vision."""
 
 import math
 from typing import Final

@@ -1,4 +1,4 @@
-"""The pictures: whatever the data are, they draw it or say in words that they cannot, and everybody can read them."""
+"""Charts draw any data, or say why they cannot, and everybody can read them."""
 
 import itertools
 import os

@@ -1,4 +1,4 @@
-"""The line to Cloudflare: limits kept, waits as asked, what may pass tried again, and refusals that say what to do."""
+"""Calls of Cloudflare's API: rate limits, requested waits, retries of transient errors, and helpful refusals."""
 
 import contextlib
 import logging

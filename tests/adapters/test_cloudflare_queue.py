@@ -1,4 +1,4 @@
-"""The queue of R2's events: pulled under a lease, acknowledged or tried again, in the words of Cloudflare's API."""
+"""The queue of R2's events: pulled under a lease, then acknowledged or retried, by Cloudflare's API."""
 
 import base64
 import json

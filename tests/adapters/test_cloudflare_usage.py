@@ -1,4 +1,4 @@
-"""What Cloudflare says was used: added up over pages, with what it does not know left unknown."""
+"""Usage from Cloudflare: summed over pages, with missing data left unknown."""
 
 from datetime import UTC, date, datetime, time, timedelta
 

@@ -1,4 +1,4 @@
-"""A full disk is told as one: which, where, how much is free, and never as a fault of the file at work."""
+"""A full disk is reported as such: which disk, where, how much is free, and never as a fault of the file."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""A run is started by Prefect's API, once for each key, past password and CSRF; what goes wrong names no secret."""
+"""A run is started through Prefect's API, once per key, with password and CSRF; errors contain no secret."""
 
 from collections.abc import Iterator
 

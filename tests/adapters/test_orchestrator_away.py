@@ -1,4 +1,4 @@
-"""Prefect's server being away, closed to us or unwell: named with host, port and setting, in a bounded time."""
+"""A Prefect server that is unreachable, refuses us or fails: reported with host, port and setting, in bounded time."""
 
 import socket
 import time

@@ -1,4 +1,4 @@
-"""An address that somebody else may choose leads to the public Internet, or nowhere."""
+"""A URL that others may choose connects only to public addresses."""
 
 import socket
 import sys

@@ -1,4 +1,4 @@
-"""Slack: what is posted fits its limits and holds nothing active; what it answers is understood."""
+"""Posts to Slack fit its limits and contain no active markup; its answers are understood."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime

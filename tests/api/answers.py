@@ -1,4 +1,4 @@
-"""What a problem must look like."""
+"""Check the form of problem responses."""
 
 from httpx import Response
 

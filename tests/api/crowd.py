@@ -1,4 +1,4 @@
-"""A crowd before the API's door: who says nothing, who dribbles, who listens for ever, and who just asks."""
+"""Simulate clients of the API: silent, slow, listening forever, and well-behaved ones."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""`reelkeeper api` in a process of its own, on a free port, over a test's world."""
+"""Run `reelkeeper api` in a separate process, on a free port, on a test's world."""
 
 import os
 import re

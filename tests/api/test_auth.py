@@ -1,4 +1,4 @@
-"""Before any route: tokens, scopes, how often and how much; and what an error looks like."""
+"""Checks before all routes: tokens, scopes, rate and size limits, and the form of errors."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""The client against a real server: the command in a process of its own, on a port of its own."""
+"""The Python client against a real server: the command in its own process and port."""
 
 import ast
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What Prometheus collects: parsed as it does, named by its conventions, listed in docs/, true to the store."""
+"""The metrics for Prometheus: parseable, named by its conventions, listed in docs/, and true to the store."""
 
 import re
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""A job that is queued is begun at once, and the request neither waits for that nor hears when it fails."""
+"""A run is started at once for a queued job, and the request neither waits for it nor fails with it."""
 
 import time
 from collections.abc import Callable, Iterator

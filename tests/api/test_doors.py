@@ -1,4 +1,4 @@
-"""Each limit of the API on real sockets: who is slow is cut, who takes too much is told when to come back."""
+"""The API's connection limits on real sockets: slow clients are disconnected, excess ones told when to retry."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""Streams share their looks at the store, and none misses how its job ends."""
+"""Event streams share their reads of the store, and each reports how its job ends."""
 
 import asyncio
 from collections.abc import AsyncIterator

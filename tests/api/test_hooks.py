@@ -1,4 +1,4 @@
-"""A provider that says that a job is over is believed when its call is signed, and then only to look."""
+"""A provider's webhook must be signed, and only prompts a look at the job."""
 
 import time
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Prefect's automations tell of runs that went wrong: with a token for nothing else, once, and as plain text."""
+"""Prefect's automations report failed runs: with a dedicated token, once, and as plain text."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""An operator presses a button in Slack: it is done once, for those who may, and told; all else changes nothing."""
+"""Buttons in Slack: each press by an authorized operator acts once and is confirmed; all others change nothing."""
 
 import time
 from collections.abc import Iterator

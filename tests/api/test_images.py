@@ -1,4 +1,4 @@
-"""An image is sent before the job that begins with it; the worker finds it wherever it runs."""
+"""An input image is uploaded before its job, and found by the worker on any machine."""
 
 import hashlib
 

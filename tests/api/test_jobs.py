@@ -1,4 +1,4 @@
-"""Jobs over HTTP: answered at once, followed to their end, given up, and asked for once per key."""
+"""Jobs over HTTP: answered at once, followed to their end, cancelled, and idempotent by key."""
 
 import json
 import threading

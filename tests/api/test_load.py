@@ -1,4 +1,4 @@
-"""The door under load: who is silent, dribbles, listens or asks too much takes nothing from those who ask well."""
+"""The API under load: silent, slow, listening or greedy clients do not harm the others."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""A user's own data over HTTP: a copy of all of it, and the end of it."""
+"""A user's own data over HTTP: export and erasure."""
 
 import io
 import tracemalloc

@@ -1,4 +1,4 @@
-"""Whatever the OpenAPI schema allows, and what it forbids, is answered, never with a 5xx and as the schema says.
+"""Requests that the OpenAPI schema allows or forbids are answered as it says, never with a 5xx.
 
 What is well formed may still be refused for what it says, so `positive_data_acceptance` is not asked.
 """

@@ -1,4 +1,4 @@
-"""Takedowns over HTTP: the bytes go at once, and the certificate says what went and what is still stored."""
+"""Takedowns over HTTP: bytes are deleted at once, and the certificate lists deleted and remaining objects."""
 
 from datetime import datetime
 

@@ -1,4 +1,4 @@
-"""Uploads by presigned URL: exactly the bytes that were announced, once, and published only when verified."""
+"""Uploads by presigned URL: exactly the announced bytes, once, published only when verified."""
 
 import hashlib
 from base64 import b64encode

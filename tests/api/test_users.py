@@ -1,4 +1,4 @@
-"""Users over HTTP: made at sign-up, paid, and shown what they have and when it goes."""
+"""Users over HTTP: created at sign-up, paid, and shown what they have and when it expires."""
 
 from datetime import UTC, datetime, timedelta
 

@@ -1,4 +1,4 @@
-"""Videos, views, users: what a service asks for while somebody waits."""
+"""Requests for videos, views and users, which a service makes while a person waits."""
 
 from datetime import UTC, datetime, timedelta
 

@@ -1,4 +1,4 @@
-"""Webhooks over HTTP: an endpoint's life, and its secret is shown when it is made and never again."""
+"""Webhooks over HTTP: the life of an endpoint, whose secret is shown only once."""
 
 from fastapi.testclient import TestClient
 

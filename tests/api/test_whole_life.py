@@ -1,4 +1,4 @@
-"""A customer's whole life by HTTP alone: the lines of docs/api.md, run as they stand, while flows go on."""
+"""A customer's life by HTTP only: the commands of docs/api.md, run as they are, while flows run."""
 
 import os
 import re

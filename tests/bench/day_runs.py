@@ -1,4 +1,4 @@
-"""The runs of a day, each made as the scheduler and a worker make it. `bench.day` starts this process."""
+"""Make the runs of a day as the scheduler and a worker would. `bench.day` starts this process."""
 
 import importlib
 import json

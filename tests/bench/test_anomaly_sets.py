@@ -1,4 +1,4 @@
-"""How well odd days are found on series made up as costs are; the benchmark does it on real ones too."""
+"""The quality of anomaly detection on synthetic cost series; the benchmark also uses real ones."""
 
 from dataclasses import replace
 from random import Random

@@ -1,4 +1,4 @@
-"""A tenth of a day of the default schedules against a real Prefect server: both databases stay small."""
+"""A tenth of a day of the default schedules on a real Prefect server: both databases stay small."""
 
 from datetime import UTC, datetime
 

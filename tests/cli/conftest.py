@@ -1,4 +1,4 @@
-"""Fixtures of the command's tests: the command itself, on a store and a bucket prefix of each test's own."""
+"""Fixtures of the command's tests: the command, with a separate store and bucket prefix for each test."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""`credits` and `quota`: what a person gives, takes back and looks at, with exit codes."""
+"""`credits` and `quota`: granting, refunding and showing, with exit codes."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`alerts` and `watchdog` from the command line, with their exit codes, and without Prefect."""
+"""`alerts` and `watchdog`, with their exit codes, and without Prefect."""
 
 import subprocess
 import sys

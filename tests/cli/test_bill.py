@@ -1,4 +1,4 @@
-"""`bill`: a usage document priced, a month's charges added up and listed, and our count beside Cloudflare's."""
+"""`bill`: a priced usage document, a month's charges, summed and listed, and our account against Cloudflare's."""
 
 import csv
 import io

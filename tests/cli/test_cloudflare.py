@@ -1,4 +1,4 @@
-"""What the command asks of Cloudflare: reads as views, and whether the token will do."""
+"""Commands that use Cloudflare: import of reads as views, and the check of the token."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, time, timedelta

@@ -1,4 +1,4 @@
-"""`doctor`: every part is looked at, a broken one is named with what to do, and the others are still looked at."""
+"""`doctor`: all parts are checked, and broken ones reported with a remedy."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta

@@ -1,4 +1,4 @@
-"""`forecast`: months and services with their bands, a what-if, JSON for a script."""
+"""`forecast`: months and services with bands, assumed growth, and JSON."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta

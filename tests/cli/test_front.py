@@ -1,4 +1,4 @@
-"""The front door: help for everything, exit codes, one clear line for an error, and a quick start."""
+"""The command's front: help, exit codes, one clear line for an error, and a quick start."""
 
 import errno
 import json

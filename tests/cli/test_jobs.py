@@ -1,4 +1,4 @@
-"""`jobs`: a dead job says why, and is tried again when a person says so."""
+"""`jobs`: a dead job shows its error, and can be queued again."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""What Prefect is told: read by Prefect itself, in a process of its own."""
+"""Our settings for Prefect, read by Prefect itself in a separate process."""
 
 import json
 import os

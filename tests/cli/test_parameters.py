@@ -1,4 +1,4 @@
-"""`--param`: what the command line says becomes a flow's parameters, or is refused with field, value and limit."""
+"""`--param`: text becomes a flow's parameters, or is refused with field, value and limit."""
 
 import json
 import math

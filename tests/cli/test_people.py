@@ -1,4 +1,4 @@
-"""`hold`, `freeze`, `thaw`, `restore`: what a person says stands at once, and is in the audit."""
+"""`hold`, `freeze`, `thaw`, `restore`: they take effect at once, and are in the audit."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`plan --show`: what a large plan comes to is said of all of it, however few items are listed."""
+"""`plan --show`: totals cover a whole large plan, however few items are listed."""
 
 import shutil
 from collections.abc import Callable, Iterator

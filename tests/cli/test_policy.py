@@ -1,4 +1,4 @@
-"""`reelkeeper policy`: shown, checked, applied after a question, listed, compared and taken back."""
+"""`reelkeeper policy`: show, check, apply after a question, list, compare and roll back."""
 
 from collections.abc import Callable
 from pathlib import Path

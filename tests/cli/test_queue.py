@@ -1,4 +1,4 @@
-"""`queue` and `performance`: what waits and in which order, why, what died, and how the service does."""
+"""`queue` and `performance`: waiting jobs in order with explanations, dead jobs, and performance figures."""
 
 import re
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""What was made is played again: from the store or from the file that is exported of it, the same each time."""
+"""Recorded load is replayed from the store or an exported file, with the same result each time."""
 
 import re
 from collections.abc import Callable

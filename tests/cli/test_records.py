@@ -1,4 +1,4 @@
-"""`audit` and `db`: the record can be read and verified, the store copied and brought back."""
+"""`audit` and `db`: the record is shown and verified, the store backed up and restored."""
 
 import sqlite3
 from collections.abc import Callable

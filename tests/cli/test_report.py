@@ -1,4 +1,4 @@
-"""`report`: one page of a month, written where one asks."""
+"""`report`: one page for a month, written to the given file."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""`s3 start`: the embedded server in the foreground, which other commands in the same folder share."""
+"""`s3 start`: the embedded server in the foreground, shared by commands with the same folder."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""`simulate`: a table for a person, JSON for a script, the same again by the same seed, and clear refusals."""
+"""`simulate`: a table, JSON, the same result for the same seed, and clear refusals."""
 
 import json
 

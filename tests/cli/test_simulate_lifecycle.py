@@ -1,4 +1,4 @@
-"""`simulate lifecycle`: its bills are those of `bill`, and its regret that of a store in which every night was run."""
+"""`simulate lifecycle`: its bills equal those of `bill`, and its regret that of a store run night by night."""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""`status`: everything on one screen, as JSON, and as an exit code for a script."""
+"""`status`: everything on one screen, as JSON, and as an exit code."""
 
 from collections.abc import Callable, Iterator
 from datetime import timedelta

@@ -1,4 +1,4 @@
-"""`tokens`: made and shown once, listed without their text, revoked."""
+"""`tokens`: created and shown once, listed without their text, revoked."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""`videos`: stored, listed, followed, and told of what only the service knows."""
+"""`videos`: stored, listed, shown, and imported from the service's data."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta

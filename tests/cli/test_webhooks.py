@@ -1,4 +1,4 @@
-"""`webhooks`: an endpoint's life by command, and its secret is shown when it is made and never again."""
+"""`webhooks`: the life of an endpoint, whose secret is shown only once."""
 
 from collections.abc import Callable
 from typing import Any

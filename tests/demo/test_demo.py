@@ -1,4 +1,4 @@
-"""The demo, as a newcomer runs it: an empty home, the main job on real videos, and every failure case in it."""
+"""The demo as a newcomer runs it, in an empty home, with every refusal and failure in it."""
 
 import os
 import re

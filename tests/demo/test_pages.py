@@ -1,4 +1,4 @@
-"""What the demo draws in a terminal: bars of a month, and a message as Slack would show it."""
+"""The demo's drawings in a terminal: bars of a month, and a message as in Slack."""
 
 from datetime import date, timedelta
 

@@ -1,4 +1,4 @@
-"""What `deployments.serve` serves is what prefect.yaml says."""
+"""`deployments.serve` serves the deployments of prefect.yaml."""
 
 from pathlib import Path
 from typing import Any

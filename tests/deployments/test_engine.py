@@ -1,4 +1,4 @@
-"""The process of a flow run ends when it is told to, wherever its main thread is at that moment."""
+"""The process of a flow run ends on SIGTERM, whatever its main thread is doing."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What is private in Prefect: all of it is there, takes what it is given, and is asked for in one module."""
+"""Private parts of Prefect that are used: they exist, accept our arguments, and are used in only one module."""
 
 import ast
 import importlib

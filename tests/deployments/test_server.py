@@ -1,4 +1,4 @@
-"""Prefect's API on SQLite takes what is asked of it, one after the other, while others write as well."""
+"""Prefect's API on SQLite accepts concurrent writes, one after the other."""
 
 import asyncio
 import os

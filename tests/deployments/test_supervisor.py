@@ -1,4 +1,4 @@
-"""Children that are kept alive, stopped in order, and never left behind."""
+"""Child processes are restarted, stopped in order, and never left behind."""
 
 import os
 import signal

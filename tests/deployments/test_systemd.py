@@ -1,4 +1,4 @@
-"""The units that an operator copies: they start our commands, and stop them so that runs are drained."""
+"""The systemd units start our commands, and stop them so that runs are drained."""
 
 import configparser
 import shutil

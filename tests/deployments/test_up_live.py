@@ -1,4 +1,4 @@
-"""`up` only looks at a bucket that it did not make, until it is told to go live there."""
+"""`up` makes only dry runs on a bucket that it did not create, until it is started with --live."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Of several missed runs, the worker takes the newest."""
+"""Of several missed runs, the worker runs only the latest."""
 
 import threading
 from datetime import UTC, datetime, timedelta

@@ -1,4 +1,4 @@
-"""The template of docker/kubernetes, filled in as Prefect's worker does."""
+"""Fill in the template of docker/kubernetes as Prefect's worker does."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""podman with a storage of its own, which Debian's docker-compose takes for Docker's engine.
+"""podman with its own storage, used by Debian's docker-compose as Docker's engine.
 
 Images stay in FOLDER between runs, as a cache. Containers, networks and volumes are those of one test, and go with it.
 """

@@ -1,4 +1,4 @@
-"""What Dockerfile and compose.yaml say, read as Docker reads them."""
+"""Read Dockerfile and compose.yaml as Docker does."""
 
 import re
 import shlex

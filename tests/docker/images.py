@@ -1,4 +1,4 @@
-"""Images, built as a user builds them: ours by docker/Dockerfile, over bases made here of Debian's packages."""
+"""Build images as a user does: ours from docker/Dockerfile, on bases made here of Debian's packages."""
 
 import shutil
 import subprocess

@@ -1,4 +1,4 @@
-"""compose.yaml at work: a project of its own for each test, with secrets.sh run first and an S3 server outside."""
+"""Run compose.yaml: one project for each test, after secrets.sh, with an S3 server outside."""
 
 import json
 import os

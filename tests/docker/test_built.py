@@ -1,4 +1,4 @@
-"""The image as it is built: small, labelled, under two versions of Python; what must fail to build or start does."""
+"""The built image: small, labelled, with two versions of Python; invalid builds and starts fail."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""compose.yaml: what every container must be, whatever it runs."""
+"""compose.yaml: requirements for every container."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""The image: pinned, built from hashes, of nobody, and without what it does not need."""
+"""The image: pinned, built from hashes, unprivileged, and without unneeded parts."""
 
 import re
 import subprocess

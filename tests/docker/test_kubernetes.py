@@ -1,4 +1,4 @@
-"""The work pool of a cluster: its template as Prefect fills it, and the job as Kubernetes takes it."""
+"""The Kubernetes work pool: its template as Prefect fills it in, and the job as Kubernetes accepts it."""
 
 import copy
 import json

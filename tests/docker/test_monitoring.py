@@ -1,4 +1,4 @@
-"""The dashboard and the alert rules ask for figures that Prometheus collects from us, and for labels that they have."""
+"""Dashboard and alert rules use only metrics and labels that our API exports."""
 
 import json
 import re

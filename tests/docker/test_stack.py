@@ -1,4 +1,4 @@
-"""compose.yaml whole, in containers: healthy, closed, at work on real clips, and whole again after every kill."""
+"""All of compose.yaml in containers: healthy, isolated, processing real clips, and recovering from every kill."""
 
 import json
 import re

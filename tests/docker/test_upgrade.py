@@ -1,4 +1,4 @@
-"""An update as a user makes it: the containers of an earlier release, with their data, under the new image."""
+"""An upgrade as a user makes it: the containers of an earlier release, with their data, under the new image."""
 
 import json
 import re

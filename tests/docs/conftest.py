@@ -1,4 +1,4 @@
-"""The documentation, built once as `make docs` builds it, strictly."""
+"""The documentation, built once as by `make docs`, in strict mode."""
 
 import os
 import subprocess

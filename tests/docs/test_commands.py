@@ -1,4 +1,4 @@
-"""Every command in the pages and in the README could be typed: its words, options and parameters exist."""
+"""Every command in the pages and the README is valid: its words, options and parameters exist."""
 
 import re
 import shlex

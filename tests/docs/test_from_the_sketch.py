@@ -1,4 +1,4 @@
-"""What docs/from-the-sketch.md names is there, and each number that it gives is the default in force."""
+"""The names in docs/from-the-sketch.md exist, and each number in it is the default."""
 
 import ast
 import re

@@ -1,4 +1,4 @@
-"""The example of segments in the pages is a document that is read, and decides as the page says."""
+"""The pages' example of segments is a valid document, and decides as the page says."""
 
 import re
 

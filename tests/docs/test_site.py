@@ -1,4 +1,4 @@
-"""The built pages hold together, and load nothing from elsewhere."""
+"""The built pages are consistent, and load nothing from elsewhere."""
 
 import json
 import pkgutil

@@ -1,4 +1,4 @@
-"""The bad weather of the storms: what a vendor in trouble does to requests, by chance."""
+"""Random faults of a vendor in trouble, for the storm tests."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""What the kill tests of alerts do in a child process: two things are found, told, gone, and said to be over."""
+"""The child process of the alerts' kill tests: two alerts fire, are sent, and are resolved."""
 
 import os
 import time

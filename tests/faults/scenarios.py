@@ -1,4 +1,4 @@
-"""What the fault suites do in child processes: each scenario is a run of one flow's work, and also its own recovery."""
+"""Scenarios for child processes of the fault suites: each runs one flow's work, and is also its own recovery."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""What the kill tests of webhooks do in a child process: videos change, and their service is told of it."""
+"""The child process of the webhooks' kill tests: videos change, and events are sent."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""SIGKILL at every failpoint of observing and delivering: every alert is told, and at most one message twice."""
+"""SIGKILL at every failpoint of observing and delivering: every alert is sent, at most one of them twice."""
 
 import shutil
 import signal

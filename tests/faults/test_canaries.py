@@ -1,4 +1,4 @@
-"""Ten secrets go in, and none comes out: not in what is printed, logged, raised, stored, or given to a child.
+"""None of ten secrets is ever printed, logged, raised, stored, or given to a child process.
 
 A deployment is taken through its commands while all is well and while everything fails, with every library's logs at
 DEBUG. Then all that is left is searched. What Prefect keeps is searched in tests/flows/test_canaries.py.

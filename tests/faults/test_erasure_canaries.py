@@ -1,4 +1,4 @@
-"""Ten things that only one user has ever said or owned go in; once the user is erased, none is found anywhere.
+"""Ten texts that only one user has written or owned are nowhere to be found after the user's erasure.
 
 Searched are the whole store (each table as text, the database's file and a backup), the bucket (keys, metadata and
 bytes), what was logged, the files that the server has left, and the exports of another user.

@@ -1,4 +1,4 @@
-"""Workers are killed, or sleep past their claims, anywhere in a job: it is made, paid and charged once all the same."""
+"""Workers are killed or suspended anywhere in a job: it is still made, paid and charged exactly once."""
 
 import contextlib
 import os

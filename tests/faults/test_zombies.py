@@ -1,4 +1,4 @@
-"""A run that sleeps between its plan and its deed while the world goes on, and then wakes: it must change its mind.
+"""A run that is suspended between plan and action must notice what has changed when it continues.
 
 SIGSTOP at a failpoint, something happens to the video, SIGCONT. No object that somebody wants may have been deleted.
 """

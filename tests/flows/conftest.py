@@ -1,4 +1,4 @@
-"""Fixtures of the flows' tests: a Prefect server of the session, and a small deployment that settings point at."""
+"""Fixtures of the flows' tests: a Prefect server for the session, and a small configured deployment."""
 
 import os
 import secrets

@@ -1,4 +1,4 @@
-"""A scene: a small deployment as a test of a flow arranges it, and all of it that a run must not change unasked."""
+"""A small deployment that a flow's test arranges, with a check for unintended changes."""
 
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta

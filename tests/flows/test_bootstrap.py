@@ -1,4 +1,4 @@
-"""`bootstrap` on a real server: what is missing is made, what people have set is left, the token is shown to nobody."""
+"""`bootstrap` on a real server: missing parts are created, people's settings kept, the token never shown."""
 
 import os
 import subprocess

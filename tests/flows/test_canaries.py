@@ -1,4 +1,4 @@
-"""What Prefect keeps of runs that go well and of runs that fail: logs, states, parameters, artifacts, and no secret."""
+"""Prefect's logs, states, parameters and artifacts contain no secret, of good runs and of failed ones."""
 
 import logging
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""`reelkeeper run` and `plan`: flows from the command line, with their plans, refusals and exit codes."""
+"""`reelkeeper run` and `plan`: flows from the command line, with plans, refusals and exit codes."""
 
 import json
 from datetime import UTC, datetime

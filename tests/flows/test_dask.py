@@ -1,4 +1,4 @@
-"""A wide run over a Dask cluster gives what the threads of one process give."""
+"""A run on a Dask cluster gives the same result as threads of one process."""
 
 import os
 import signal

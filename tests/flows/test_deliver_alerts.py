@@ -1,4 +1,4 @@
-"""`deliver_alerts`: what waits goes out, and the run says so; and the sign of life that every flow gives."""
+"""`deliver_alerts`: waiting messages are sent, and the run reports it; and the heartbeat of every flow."""
 
 from collections.abc import Iterator
 

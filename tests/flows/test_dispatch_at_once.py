@@ -1,4 +1,4 @@
-"""A run of `dispatch_jobs` that is started through Prefect's API stands at a real server, with its window, once."""
+"""A run of `dispatch_jobs` started through Prefect's API is on a real server, with its window, once."""
 
 import time
 from datetime import UTC, datetime

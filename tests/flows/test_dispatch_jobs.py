@@ -1,4 +1,4 @@
-"""`dispatch_jobs`: jobs are really made, no more at once than Prefect's limit says, and the run says what it did."""
+"""`dispatch_jobs`: jobs are really run, no more at once than Prefect's limit, and reported."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`expire_videos`: only what has outlived its retention goes, and only as a retirement."""
+"""`expire_videos`: only videos past their retention are affected, and only retired."""
 
 import pytest
 

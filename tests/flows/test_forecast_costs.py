@@ -1,4 +1,4 @@
-"""`forecast_costs`: a dry run shows; a run keeps the forecast, posts its chart and tells what would save."""
+"""`forecast_costs`: a dry run only shows; a run saves the forecast, posts its chart and suggests savings."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any

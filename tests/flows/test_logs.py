@@ -1,4 +1,4 @@
-"""A real flow run's output as lines of JSON: every one of them, of whoever wrote it, names the run."""
+"""The output of a real flow run as JSON lines: every line names the run."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Four workers, each a process of its own, on one plan: every video once, whoever is killed."""
+"""Four worker processes on one plan: every video is done once, even if workers are killed."""
 
 import json
 import signal

@@ -1,4 +1,4 @@
-"""Coming from 0.1.0: a store that it filled, its prefect.yaml and its deployments, by one command."""
+"""The upgrade from 0.1.0 by one command: its filled store, its prefect.yaml and its deployments."""
 
 import json
 import os

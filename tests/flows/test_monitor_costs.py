@@ -1,4 +1,4 @@
-"""`monitor_costs`: counts, charges, judges, and tells once; a dry run only judges what was charged before."""
+"""`monitor_costs`: collects, charges, judges, and alerts once; a dry run only judges earlier charges."""
 
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal

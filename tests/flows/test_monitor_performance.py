@@ -1,4 +1,4 @@
-"""`monitor_performance`: records each quarter of an hour, judges the last hour, and tells once; a dry run looks."""
+"""`monitor_performance`: records each quarter of an hour, judges the last hour, and alerts once."""
 
 from datetime import UTC, datetime, timedelta
 

@@ -1,4 +1,4 @@
-"""One item that is broken, or vanishes, stops no other: it is named in the report, the run ends with 6."""
+"""One broken or vanished item does not stop the others: it is reported, and the run ends with 6."""
 
 from datetime import UTC, datetime
 from pathlib import Path

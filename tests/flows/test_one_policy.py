@@ -1,4 +1,4 @@
-"""One policy document: whatever is in force reaches every process that it concerns, and nothing else does.
+"""The policies in force reach every process that they concern.
 
 Each process works under policies of which no field is as shipped. What it reads of them is written down: a field with
 the shipped value was taken from somewhere else. A section is one object: where one of its fields is the one in force,

@@ -1,4 +1,4 @@
-"""Pictures as artifacts: drawn into Markdown, with the words and the figures that they show."""
+"""Charts as artifacts: embedded in Markdown, with text and figures."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""`prune_cache`: a dry run only looks; a run drops what does not earn its keep, and videos stay."""
+"""`prune_cache`: a dry run changes nothing; a run drops entries that are not worth keeping, and videos stay."""
 
 import pytest
 import sqlalchemy as sa

@@ -1,4 +1,4 @@
-"""`purge_retired`: the only flow that deletes, and only what has waited out its grace."""
+"""`purge_retired`: the only flow that deletes, and only blobs whose grace is over."""
 
 from datetime import UTC, datetime, timedelta
 

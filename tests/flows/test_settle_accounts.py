@@ -1,4 +1,4 @@
-"""`settle_accounts`: a dry run only looks; a run gives back what is overdue, and stops everything on a mismatch."""
+"""`settle_accounts`: a dry run changes nothing; a run releases overdue holds, and freezes on a mismatch."""
 
 import pytest
 import sqlalchemy as sa

@@ -1,4 +1,4 @@
-"""`sync_catalog`: the catalogue follows the bucket, and half a listing changes nothing."""
+"""`sync_catalog`: the catalogue follows the bucket, and an incomplete listing changes nothing."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any

@@ -1,4 +1,4 @@
-"""`tier_storage`: plans first, refuses before the first change, then does what the plan says and says what it did."""
+"""`tier_storage`: plans first, refuses before the first change, carries the plan out, and reports it."""
 
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal

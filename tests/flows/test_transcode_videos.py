@@ -1,4 +1,4 @@
-"""`transcode_videos`: helps with the plan of another run, never does a video twice, and ends what a dead run began."""
+"""`transcode_videos`: helps with another run's plan, never does a video twice, and finishes for a dead run."""
 
 from threading import Thread
 from uuid import UUID

@@ -1,4 +1,4 @@
-"""`tune_concurrency`: its steps, remembered, set where Prefect keeps it, and explained; a dry run changes nothing."""
+"""`tune_concurrency`: its limits are saved, set in Prefect, and explained; a dry run changes nothing."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta

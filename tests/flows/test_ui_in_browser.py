@@ -1,4 +1,4 @@
-"""Prefect's UI in a real Chromium, on `reelkeeper up`: a run started from its form, its plan and its report read.
+"""Prefect's UI in a real Chromium, on `reelkeeper up`: starting a run from its form, reading its plan and report.
 
 See build/screenshots, or the folder that SCREENSHOTS names.
 """

@@ -1,4 +1,4 @@
-"""A worker that starts ends what died with an earlier one here; what lives, or is elsewhere, it leaves alone."""
+"""A starting worker ends runs whose process here has died, and leaves those that live or are elsewhere."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""A worker as a process of its own: `python -m tests.flows.worker_process tier_storage|transcode_videos`.
+"""Run a worker in its own process: `python -m tests.flows.worker_process tier_storage|transcode_videos`.
 
 It says "ready" when everything is imported, begins at the first line on its input, and a helper waits for a plan.
 """

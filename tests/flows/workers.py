@@ -1,4 +1,4 @@
-"""Workers as processes of their own, which begin together: for the tests and the benchmark of several on one plan."""
+"""Start worker processes that begin together, for tests and the benchmark of several workers on one plan."""
 
 import os
 import subprocess

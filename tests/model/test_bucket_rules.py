@@ -1,4 +1,4 @@
-"""What a bucket's own rules mean for one object."""
+"""The effect of a bucket's own rules on one object."""
 
 from datetime import UTC, datetime, timedelta
 

@@ -1,4 +1,4 @@
-"""Globs of keys: what they match, what is refused, and what is certain of two of them."""
+"""Globs of keys: what they match, what is refused, and how two of them relate."""
 
 import time
 from fnmatch import fnmatchcase

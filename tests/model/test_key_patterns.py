@@ -1,4 +1,4 @@
-"""Patterns of keys: what they read, and what is refused before anything is looked at."""
+"""Patterns of keys: what they parse, and what is refused beforehand."""
 
 import time
 from datetime import UTC, datetime

@@ -1,4 +1,4 @@
-"""A request is bounded, and two that ask for the same look the same."""
+"""Requests are bounded, and equal ones have the same canonical form."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Requests of users for tests, and workers who claim a job and make its video without a provider."""
+"""Make requests of users for tests, and workers that claim a job and make its video without a provider."""
 
 from typing import Any
 

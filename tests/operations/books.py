@@ -1,4 +1,4 @@
-"""What must be true of the books after every step, and users with credits to try it on."""
+"""Invariants of the ledger, and users with credits."""
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session

@@ -1,4 +1,4 @@
-"""What others change in the store while an operation is at work, and all that is written there."""
+"""Changes of the store by others while an operation runs, and a record of all writes."""
 
 from typing import Any
 

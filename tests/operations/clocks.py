@@ -1,4 +1,4 @@
-"""A clock that tests move: the database's as our statements read it, and the sleeps of this process."""
+"""A clock that tests control: the database's as our statements read it, and the sleeps of this process."""
 
 import time
 

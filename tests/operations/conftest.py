@@ -1,4 +1,4 @@
-"""Fixtures of the operations' tests: a world on each database, and the right to work on it."""
+"""Fixtures of the operations' tests: a world on each database, and a lease to work on it."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path

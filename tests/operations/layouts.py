@@ -1,4 +1,4 @@
-"""Buckets that services have filled in their own ways, and what must become of each of their keys."""
+"""Buckets with various services' key layouts, and the expected result for each key."""
 
 import unicodedata
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""A month as a store may hold it: a spike, a day that nobody counted, a forecast, videos, purges and alerts."""
+"""A month in the store: a spike, a day without data, a forecast, videos, purges and alerts."""
 
 from datetime import UTC, date, datetime, timedelta
 

@@ -1,4 +1,4 @@
-"""Jobs that wait, as an admission leaves them."""
+"""Create waiting jobs, as admission leaves them."""
 
 from datetime import timedelta
 from typing import Any

@@ -1,4 +1,4 @@
-"""Plans that the blast radius stops, of one user with twenty live videos."""
+"""Create plans that the blast radius refuses, for one user with twenty live videos."""
 
 from datetime import UTC, datetime
 from functools import partial

@@ -1,4 +1,4 @@
-"""A service whose user asks for small videos, and a worker that makes them."""
+"""A service whose user requests small videos, and a worker that makes them."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""Charges as the rules of money see them."""
+"""Charges for the tests of the rules."""
 
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal

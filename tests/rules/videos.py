@@ -1,4 +1,4 @@
-"""Videos as the rules see them."""
+"""Videos for the tests of the rules."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any

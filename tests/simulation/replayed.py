@@ -1,4 +1,4 @@
-"""A replay that needs no skill: each night each video is put before the rule, and each day all bytes are counted."""
+"""A simple replay: the rule judges every video each night, and all bytes are counted each day."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence

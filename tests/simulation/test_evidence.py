@@ -1,4 +1,4 @@
-"""What the rules are worth, on fixed seeds: the project's evidence. The figures are of models, and compare policies."""
+"""Evidence for the rules, on fixed seeds. The figures are of models, and compare policies."""
 
 from itertools import product
 from statistics import fmean

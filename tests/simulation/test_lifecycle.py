@@ -1,4 +1,4 @@
-"""Policies tried on paper: what they would bring equals a replay that puts every video before the rule every night."""
+"""Simulated policies give the same result as a replay that judges every video every night."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta

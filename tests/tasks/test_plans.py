@@ -1,4 +1,4 @@
-"""Plans as artifacts: what is somebody's text stays text."""
+"""Plans as artifacts: users' text is shown literally."""
 
 from datetime import UTC, datetime
 

@@ -1,4 +1,4 @@
-"""What a run is called, where 288 of a day stand in one list."""
+"""Names of runs, in a list with 288 a day."""
 
 from datetime import UTC, datetime
 from typing import Any

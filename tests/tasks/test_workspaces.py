@@ -1,4 +1,4 @@
-"""What a flow stands on, and what of it Prefect gets to see."""
+"""The workspace of a flow, and what Prefect sees of it."""
 
 import pytest
 import sqlalchemy as sa

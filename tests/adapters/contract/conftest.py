@@ -1,4 +1,4 @@
-"""What the contract is held against: the double, Cloudflare's simulator, and R2 itself if the environment says so."""
+"""Fixtures of the contract's tests: the double, Cloudflare's simulator, and R2 itself if the environment names it."""
 
 import os
 import secrets

@@ -1,4 +1,4 @@
-"""What Reelkeeper relies on in a bucket, whoever serves it."""
+"""What Reelkeeper requires of a bucket, tested on each kind of server."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""The contract's own checks, against whatever is here: they are what `reelkeeper doctor --contract` runs elsewhere."""
+"""The checks of the contract, which `reelkeeper doctor --contract` runs, on the servers that are available here."""
 
 from datetime import UTC, datetime, timedelta
 

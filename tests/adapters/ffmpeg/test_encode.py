@@ -1,4 +1,4 @@
-"""Odd clips come through an encode with all their frames, streams, colours and tags, or with a reason why not."""
+"""Encodes of unusual clips keep all frames, streams, colours and tags, or are refused with a reason."""
 
 from dataclasses import replace
 from itertools import pairwise

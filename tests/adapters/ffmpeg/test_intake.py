@@ -1,4 +1,4 @@
-"""Each option that a stranger's file is opened with holds by itself: no wall of the kernel stands around it here."""
+"""Each option for opening untrusted files works by itself, without the isolation by the kernel."""
 
 import socket
 import subprocess

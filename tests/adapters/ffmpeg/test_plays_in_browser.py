@@ -1,4 +1,4 @@
-"""Results in a real Chromium: a picture is there before all of the bytes are, and they play to their end."""
+"""Results in a real Chromium: playback starts before the download ends, and reaches the end."""
 
 import threading
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What is said of a file is what it holds, and what it holds is counted."""
+"""The description of a file matches its contents, which are counted."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Quality is measured frame against the same frame, over all of them, and a doubt is never a pass."""
+"""Quality is measured between corresponding frames, for all of them, and a doubt never counts as a pass."""
 
 import json
 from dataclasses import replace

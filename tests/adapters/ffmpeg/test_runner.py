@@ -1,4 +1,4 @@
-"""A tool gets what it needs and no more: not our secrets, not the network, not the machine, not another file."""
+"""A tool gets only what it needs: no secrets, no network, no other files, and bounded resources."""
 
 import multiprocessing
 import os

@@ -1,4 +1,4 @@
-"""What a killed process leaves at work is removed later; what is in use, young or somebody else's stays."""
+"""Scratch folders of killed processes are removed; those in use, new, or of other users stay."""
 
 import os
 import signal

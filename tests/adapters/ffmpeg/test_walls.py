@@ -1,4 +1,4 @@
-"""A program in the sandbox really tries what a decoder that a file has taken over could try, and is refused.
+"""A program in the sandbox tries what an exploited decoder could try, and is refused.
 
 Each attempt is also made without the wall, where it must succeed: a refusal for another reason would prove nothing.
 """

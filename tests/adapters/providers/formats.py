@@ -1,4 +1,4 @@
-"""Each format of a provider, with its double and what it promises there."""
+"""The providers' formats, each with its double and its guarantees."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -1,4 +1,4 @@
-"""What a worker writes down of a job, in memory."""
+"""The log of a job's worker, kept in memory."""
 
 from reelkeeper.adapters.providers.contract import Order
 

@@ -1,4 +1,4 @@
-"""What ComfyUI alone has: workflows with places, identifiers of our own, a memory that a restart empties."""
+"""Features of ComfyUI only: workflows with placeholders, identifiers that we choose, and memory lost by a restart."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What every provider must keep: paid once whatever it answers, in doubt until it is known, trusted no further."""
+"""Requirements for every provider: a job is paid once, lost answers stay in doubt, and answers are not trusted."""
 
 import time
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""The settings say who makes videos, and refuse what says it twice or by halves."""
+"""The settings choose the provider; contradictory or incomplete ones are refused."""
 
 from typing import Any
 

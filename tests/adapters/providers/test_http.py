@@ -1,4 +1,4 @@
-"""A provider is paid once for a video, whatever becomes of its answers."""
+"""A provider is paid once for a video, whichever of its answers are lost."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What is sent is what was quoted, and carries our mark."""
+"""The request sent has the quoted size and length, and our mark."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The local generator makes what was asked for: a real video that moves, of that size and length."""
+"""The local generator makes a real, moving video of the requested size and length."""
 
 import shutil
 import subprocess

@@ -1,4 +1,4 @@
-"""A vendor's call counts when the vendor signed it, lately, and it came to the address that we gave for that job."""
+"""A vendor's webhook is accepted if it is signed, recent, and at the URL that we gave for the job."""
 
 import time
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""The vendors' own clients take the doubles for the vendor: from .venv-vendors, which `make test-long` makes.
+"""The vendors' own clients work with the doubles; they are in .venv-vendors, which `make test-long` makes.
 
 It also shows why the product sends its requests itself.
 """

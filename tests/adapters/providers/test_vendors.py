@@ -1,4 +1,4 @@
-"""What one vendor alone has: names of models and fields, lists, and ways to fail."""
+"""Features of single vendors: names of models and fields, lists, and kinds of failure."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta

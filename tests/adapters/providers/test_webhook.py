@@ -1,4 +1,4 @@
-"""A call counts when it is signed with the secret, and not long ago."""
+"""A webhook is accepted if it is signed with the secret and recent."""
 
 import pytest
 from hypothesis import given

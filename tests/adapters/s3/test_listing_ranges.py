@@ -1,4 +1,4 @@
-"""A bucket listed in several ranges of keys at the same time: the same objects, each once, or an error."""
+"""Listing a bucket in parallel ranges of keys yields each object once, or an error."""
 
 import threading
 import time

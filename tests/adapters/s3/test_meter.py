@@ -1,4 +1,4 @@
-"""Each attempt that R2 may bill is counted by its name in R2's price list, whoever sent it."""
+"""Each billable attempt is counted under its name in R2's price list, whichever client sent it."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""What the bucket makes of a server, or a line, that does not do what was asked."""
+"""The bucket adapter with servers and connections that fail."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""The jail, measured on the wire: which keys the bucket's requests name."""
+"""The prefix jail, measured on the wire: the keys in the bucket's requests."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What stands at many keys, asked with few requests, and right in whatever order the server lists."""
+"""The objects at many keys are read with few requests, correctly in any order of listing."""
 
 import random
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The outbox against a server that answers as Slack does: nothing is lost, and nothing is said twice without need."""
+"""The outbox against a server that answers like Slack: no message is lost, and none repeated without need."""
 
 import time
 from collections import Counter

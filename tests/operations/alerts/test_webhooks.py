@@ -1,4 +1,4 @@
-"""Outgoing webhooks against a server that verifies each: none lost, repetitions known, order kept, the dead apart."""
+"""Outgoing webhooks against a verifying server: none lost, repetitions recognisable, order kept, failures isolated."""
 
 import time
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""Credits: what each move does to the books, once, and what is refused with the figures."""
+"""Credits: the effect of each transfer on the ledger, once, and refusals with figures."""
 
 from collections.abc import Callable, Iterator
 

@@ -1,4 +1,4 @@
-"""The ledger against a plain dictionary: 10,000 random steps, and the books balance after each.
+"""The ledger against a plain dictionary: 10,000 random steps, with balanced books after each.
 
 A failing run prints the steps that led there, and the seed of pytest-randomly replays them.
 """

@@ -1,4 +1,4 @@
-"""From what is stored and asked to what it costs: counted by the store, corrected by Cloudflare, charged day by day."""
+"""From usage to costs: counted by the store, corrected by Cloudflare, charged day by day."""
 
 from datetime import UTC, date, datetime, time, timedelta
 

@@ -1,4 +1,4 @@
-"""Quotas: bytes are promised once, counted once, and never more of them than a user may store."""
+"""Quotas: bytes are reserved and counted once, and never exceed what a user may store."""
 
 from collections.abc import Callable, Iterator
 

@@ -1,4 +1,4 @@
-"""What was charged beside what Cloudflare bills, which may not be known."""
+"""Charges compared with Cloudflare's bill, which may be unknown."""
 
 from datetime import date
 from decimal import Decimal

@@ -1,4 +1,4 @@
-"""Who is put in which tier: one that is in force, and never one that is removed at the same moment."""
+"""Assigning tiers to users: only tiers in force, never one that is being removed."""
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor

@@ -1,4 +1,4 @@
-"""Every effect on the outside world and every commit in `operations/` stands between two failpoints.
+"""Every external effect and every commit in `operations/` is between two failpoints.
 
 The fault suites kill at failpoints, so an effect without one would be an effect that no suite has ever interrupted.
 """

@@ -1,4 +1,4 @@
-"""A manager of leases renews what it holds, gives it back, and knows when it no longer holds it."""
+"""A lease manager renews its leases, releases them, and notices when it has lost one."""
 
 import time
 

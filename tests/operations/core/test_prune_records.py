@@ -1,4 +1,4 @@
-"""What the store forgets: rows that are old and that nothing refers to; never what is young, open, or for good."""
+"""Pruning of records: old rows without references are deleted; new, open and permanent ones stay."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta

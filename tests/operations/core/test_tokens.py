@@ -1,4 +1,4 @@
-"""Tokens: shown once, kept as a hash, over when they are revoked or their time is up."""
+"""Tokens: shown once, stored as a hash, invalid when revoked or expired."""
 
 from datetime import UTC, datetime, timedelta
 

@@ -1,4 +1,4 @@
-"""A store and a bucket are opened together only where they belong together and their clocks agree."""
+"""Store and bucket are opened only if they belong together and their clocks agree."""
 
 import pytest
 

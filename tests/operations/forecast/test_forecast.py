@@ -1,4 +1,4 @@
-"""From usage in the store to what months will cost: on both databases, with gaps, two counters and retention."""
+"""From usage in the store to forecast costs: on both databases, with gaps, two counters and retention."""
 
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal

@@ -1,4 +1,4 @@
-"""Accounts: what is overdue is given back, what does not add up is found, and all stops until somebody looked."""
+"""Accounts: overdue holds are released, mismatches found, and all changes frozen until somebody looks."""
 
 from collections.abc import Iterator
 

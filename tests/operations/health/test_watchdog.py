@@ -1,4 +1,4 @@
-"""The watchdog: a flow that goes silent is told within its period and grace, once, to both sinks."""
+"""The watchdog: a silent flow is reported after its period and grace, once, to both sinks."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Whatever users and workers do, in whatever order: what is held belongs to work under way, and everything adds up."""
+"""Random actions of users and workers: held credits belong to active work, and everything adds up."""
 
 import random
 import secrets

@@ -1,4 +1,4 @@
-"""What a request is answered: the video, a job that is at it, a new job, or why not; once per client's key."""
+"""Answers to a request: the video, a job that makes it, a new job, or a refusal; once per client's key."""
 
 import multiprocessing
 import secrets

@@ -1,4 +1,4 @@
-"""A provider that is unwell gets no new job, is told of once, and is tried again, whichever worker claims."""
+"""A failing provider gets no new jobs, is reported once, and is tried again, by any worker."""
 
 from datetime import timedelta
 from typing import Any

@@ -1,4 +1,4 @@
-"""A hard budget: exactly as many jobs as it pays for, however many ask at once, and what is there costs nothing."""
+"""A hard budget admits exactly the jobs that it pays for, under concurrency, and cached videos cost nothing."""
 
 import multiprocessing
 from collections.abc import Iterator

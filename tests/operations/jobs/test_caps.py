@@ -1,4 +1,4 @@
-"""Caps on jobs at once, in the claim: never passed, whoever claims, and the jobs behind a capped one go on."""
+"""Caps on concurrent jobs are never exceeded, and jobs behind a capped one go on."""
 
 import random
 import time

@@ -1,4 +1,4 @@
-"""Requests of models whose vendors bill by the clip: what is refused, held and sent, and to whom."""
+"""Requests for models that vendors bill per clip: what is refused, held, sent, and to which vendor."""
 
 from decimal import Decimal
 

@@ -1,4 +1,4 @@
-"""A job is one worker's at a time, and none is forgotten."""
+"""A job belongs to one worker at a time, and none is forgotten."""
 
 from concurrent.futures import ThreadPoolExecutor
 from random import Random

@@ -1,4 +1,4 @@
-"""Many workers share one queue, and some are killed or sleep too long: each job is run to its end exactly once.
+"""Many workers share one queue, and some are killed or suspended: each job is completed exactly once.
 
 Quick here, and in the long suite at full size: 4,000 jobs, 8 processes, on each database.
 """

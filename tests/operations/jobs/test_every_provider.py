@@ -1,4 +1,4 @@
-"""A worker with each provider: the bytes are in the bucket, each job is paid once, what is refused is given back."""
+"""A worker with each provider: videos are stored, each job is paid once, refused ones are refunded."""
 
 import hashlib
 from collections.abc import Iterator

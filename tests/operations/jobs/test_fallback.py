@@ -1,4 +1,4 @@
-"""A job of a model with two providers: where it goes, what it costs us there, and that only one of them ever has it."""
+"""A job of a model with two providers: where it is sent, its cost there, and that only one ever has it."""
 
 import random
 import time

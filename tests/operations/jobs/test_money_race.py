@@ -1,4 +1,4 @@
-"""Many processes spend, store and settle for the same users at once: nobody overdraws, pays twice or exceeds a quota.
+"""Many processes spend, store and settle for the same users: nobody overdraws, pays twice or exceeds a quota.
 
 Quick here, in the long suite with 8 processes of 500 operations each, and ten times that in make test-soak.
 """

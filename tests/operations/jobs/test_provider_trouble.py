@@ -1,4 +1,4 @@
-"""What a provider refuses, loses or cannot be asked for: who pays, who is told, and that nothing is sent twice."""
+"""Jobs that a provider refuses, loses or cannot look up: who pays, who is notified, and nothing is sent twice."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Budgets of a provider, model, tier and user: exactly as many jobs as they pay for, and what each counts for."""
+"""Budgets of a provider, model, tier and user admit exactly the jobs that they pay for."""
 
 from collections import Counter
 from collections.abc import Iterator

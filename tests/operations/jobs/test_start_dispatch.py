@@ -1,4 +1,4 @@
-"""A run is started where a job waits and nobody is at work, and only where its window ends before the next one's."""
+"""A run is started if a job waits without an active worker, and its window ends before the next run's."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta

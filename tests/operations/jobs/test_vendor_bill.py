@@ -1,4 +1,4 @@
-"""A vendor's account beside ours, after answers were lost: the same to the micro-dollar, and each stranger named."""
+"""A vendor's account against ours, after lost answers: equal to the micro-dollar, unknown jobs named."""
 
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta

@@ -1,4 +1,4 @@
-"""A worker keeps its slots full, and what becomes of one job is no matter to the others."""
+"""A worker keeps its slots full, and one job's failure does not affect the others."""
 
 import time
 from datetime import UTC, datetime, timedelta

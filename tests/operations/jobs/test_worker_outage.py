@@ -1,4 +1,4 @@
-"""A worker whose store goes away for a while: it tries again, and neither it nor a job is lost."""
+"""A worker whose store is temporarily unreachable retries, and no job is lost."""
 
 import pytest
 import sqlalchemy as sa

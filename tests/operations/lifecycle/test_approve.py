@@ -1,4 +1,4 @@
-"""A plan that the blast radius stopped is told, and carried out once by a person's word, up to the figures told."""
+"""A refused plan is reported, and carried out once after approval, up to the reported figures."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The CDN's cache forgets what was deleted: all of it, after any outage, and nothing else."""
+"""Deleted objects are purged from the CDN's cache: all of them, after any outage, and nothing else."""
 
 from pathlib import Path
 

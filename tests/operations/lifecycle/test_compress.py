@@ -1,4 +1,4 @@
-"""Whoever works on a plan asks before each video whether to go on, and whether the day has dollars left for it."""
+"""Before each video of a plan, workers check whether to go on, and whether the daily budget allows it."""
 
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal

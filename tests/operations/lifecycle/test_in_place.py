@@ -1,4 +1,4 @@
-"""A result put over the original at the service's own key: links go on to work, and the original can be put back."""
+"""Replacing an original at the service's own key: links keep working, and the original can be restored."""
 
 import hashlib
 import os

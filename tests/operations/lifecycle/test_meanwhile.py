@@ -1,4 +1,4 @@
-"""What happens to a video between a plan and the change: each by itself keeps the video as it is, and says so."""
+"""Changes between plan and action: each one keeps the video unchanged, with a reason."""
 
 import hashlib
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Notice ahead: nothing goes that was promised notice until every endpoint has it, and it is given once."""
+"""Advance notice: no video with promised notice is retired before every endpoint has it, and it is given once."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence

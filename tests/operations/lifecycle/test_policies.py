@@ -1,4 +1,4 @@
-"""One document, tried on paper before it is in force: its effect, its limits, two people at once, and the way back."""
+"""Policy documents: simulated effect, limits, concurrent changes, and rollback."""
 
 import json
 from datetime import UTC, datetime, timedelta

@@ -1,4 +1,4 @@
-"""Retire, purge, restore: two steps to a deletion, and the way back until the second."""
+"""Retire, purge, restore: deletion takes two steps, and can be undone until the second."""
 
 import pytest
 import sqlalchemy as sa

@@ -1,4 +1,4 @@
-"""Segments of the lifecycle: whatever asks what becomes of a video answers by the segment that decides about it."""
+"""Segments of the lifecycle: every query about a video uses the segment that applies to it."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any

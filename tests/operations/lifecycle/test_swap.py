@@ -1,4 +1,4 @@
-"""Swapping a video's bytes, and taking new ones in: published only if what is stored is what was announced."""
+"""Swaps and uploads of a video's bytes are published only if the stored object is the announced one."""
 
 import shutil
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What happens to a video is told to the service's servers, with the change, and nothing else is."""
+"""Events of videos are written with the change, and nothing else is sent."""
 
 import ast
 from pathlib import Path

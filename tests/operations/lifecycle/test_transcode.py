@@ -1,4 +1,4 @@
-"""A video shrinks only into what is provably the same video, and what was stored is checked to its last frame."""
+"""A video is replaced only by a provably equal, smaller one, and the stored result is checked to its last frame."""
 
 import random
 from dataclasses import dataclass, replace

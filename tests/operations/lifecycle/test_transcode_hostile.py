@@ -1,4 +1,4 @@
-"""Strangers' files: none reaches the network or another file, none takes more than its limits, each gets a reason."""
+"""Hostile files cannot reach the network or other files, stay within limits, and get a reason."""
 
 import os
 import random

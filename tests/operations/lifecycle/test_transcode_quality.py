@@ -1,4 +1,4 @@
-"""The promise, on whole natural clips: dense ones lose at least 60 % of their bytes, lean ones never grow."""
+"""The promise on whole natural clips: dense ones lose at least 60 % of their bytes, lean ones never grow."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""One answer to "why": key, views, policy and holds of a video, and when a run may touch it next."""
+"""The explanation of a video: key, views, policy and holds, and when a run may change it next."""
 
 from datetime import UTC, datetime, timedelta
 

@@ -1,4 +1,4 @@
-"""A user deletes a video: given to nobody from then on, purged after its grace, brought back by its own id alone."""
+"""A user deletes a video: no longer served, purged after its grace, restored only by its own id."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path

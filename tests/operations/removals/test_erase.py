@@ -1,4 +1,4 @@
-"""A user is erased: nothing names them any more, the books balance and the record verifies."""
+"""A user is erased: nothing names them any more, the ledger balances and the audit verifies."""
 
 from datetime import timedelta
 from typing import Any

@@ -1,4 +1,4 @@
-"""Until when a bucket lock keeps the bytes of what was taken down."""
+"""The end of a bucket lock that keeps the bytes of a takedown."""
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta

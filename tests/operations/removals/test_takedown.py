@@ -1,4 +1,4 @@
-"""A video is taken down: given to nobody, deleted at once, never published again, and certified from the audit."""
+"""A video is taken down: not served, deleted at once, never published again, and certified by the audit."""
 
 import hashlib
 from datetime import UTC, datetime

@@ -1,4 +1,4 @@
-"""The report in a real Chromium: quiet, whole on a phone, readable in the dark and on paper. See build/screenshots."""
+"""The report in a real Chromium: no errors, complete on a phone, readable in dark mode and on paper."""
 
 import shutil
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The report of a month: every figure from the store, what is unknown said to be so, and text from outside inert."""
+"""A month's report: all figures from the store, unknown ones marked, and external text inert."""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""The video service beside its bucket, and R2's queue, which tells of each thing that it does there."""
+"""The video service with its bucket, and R2's event queue."""
 
 import hashlib
 from collections import Counter

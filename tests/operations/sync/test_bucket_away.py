@@ -1,4 +1,4 @@
-"""A bucket that does not answer, or refuses: named with host, port and setting, in a bounded time, without a secret."""
+"""A bucket that is unreachable or refuses us: reported with host, port and setting, in time, without secrets."""
 
 import socket
 import time

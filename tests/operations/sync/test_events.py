@@ -1,4 +1,4 @@
-"""R2's events: each is a reason to look at a key, and never more; what is found goes the way of the listing."""
+"""R2's events only prompt a look at a key; changes are made in the same way as by a listing."""
 
 import random
 from collections.abc import Mapping

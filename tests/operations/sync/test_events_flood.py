@@ -1,4 +1,4 @@
-"""A flood of events, some twice, some never, in any order: the catalogue is as the bucket, and a listing proves it."""
+"""Many events, some repeated, some lost, in any order: catalogue and bucket agree, as a listing proves."""
 
 import hashlib
 import random

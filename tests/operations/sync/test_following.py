@@ -1,4 +1,4 @@
-"""`follow_bucket`: one worker at a time follows, goes on from where it was, and a listing proves what it did."""
+"""`follow_bucket`: one worker at a time follows, continues after a restart, and a listing confirms its work."""
 
 import threading
 from datetime import timedelta

@@ -1,4 +1,4 @@
-"""Buckets of any layout: what can be adopted is, and a dry run foretells all of it."""
+"""Buckets of any layout: everything adoptable is adopted, as the dry run predicts."""
 
 import pytest
 import sqlalchemy as sa

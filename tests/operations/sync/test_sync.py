@@ -1,4 +1,4 @@
-"""The catalogue follows the bucket: it adopts, marks lost, takes back, and never deletes."""
+"""The catalogue follows the bucket: it adopts, marks lost, recovers, and never deletes."""
 
 import pytest
 import sqlalchemy as sa

@@ -1,4 +1,4 @@
-"""What happens between the look of a sync and its acts: what has changed meanwhile is left as it is."""
+"""Changes between the listing and the actions of a sync are respected."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta

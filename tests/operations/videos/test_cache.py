@@ -1,4 +1,4 @@
-"""The cache in the store: entries go with their videos, come back trusted, and are pruned unless they are used."""
+"""The cache in the store: entries are dropped with their videos, restored with them, and pruned unless used."""
 
 from datetime import datetime, timedelta
 

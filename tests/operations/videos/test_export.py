@@ -1,4 +1,4 @@
-"""A user takes all their data away, as one ZIP: rows, videos and images, and nothing of anybody else's."""
+"""A user's export: one ZIP with all their rows, videos and images, and no others."""
 
 import json
 import stat

@@ -1,4 +1,4 @@
-"""Input images are kept once under their digest, found by workers elsewhere, and are no videos to anybody."""
+"""Input images are stored once by digest, found by other workers, and never treated as videos."""
 
 import hashlib
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The service overwrites keys of its own, in any state of their rows: the new bytes are live, and never purged."""
+"""The service overwrites its own keys, in any state of their rows: the new bytes are live, and never purged."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta

@@ -1,4 +1,4 @@
-"""An upload that counts on a reservation: its bytes are settled with the video, or given back with the intent."""
+"""An upload with a reservation: its bytes are settled with the video, or released with the intent."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Reads that Cloudflare counted become views; a day counts as complete only where nothing is in doubt."""
+"""Cloudflare's reads become views; a day is complete only if nothing is in doubt."""
 
 from datetime import UTC, date, datetime, time, timedelta
 

@@ -1,4 +1,4 @@
-"""What is news, what repeats, what is over: `rules/alerting`."""
+"""New, repeated and resolved alerts: `rules/alerting`."""
 
 from datetime import UTC, datetime, timedelta
 from itertools import count

@@ -1,4 +1,4 @@
-"""What people are told of a flow run that went wrong."""
+"""The alert about a failed flow run."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What a recount says: nothing when all adds up, one critical finding and an error with the figures when not."""
+"""Findings of a recount: none if all adds up, else one critical finding and an error with the figures."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Who the bill goes to: users at list price, the rest to nobody, and together what Cloudflare bills."""
+"""Allocation of the bill: users at list price, the rest to nobody, in total what Cloudflare bills."""
 
 from collections import Counter
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""What a model can make, what its vendor takes, and what is asked: by its rates, never below them."""
+"""What a model can make, its vendor's cost, and our price: by its rates, never below cost."""
 
 from datetime import date
 from decimal import Decimal

@@ -1,4 +1,4 @@
-"""Other ways to have the clips that users asked for, for less."""
+"""Cheaper providers for the clips that users requested."""
 
 from datetime import date
 from decimal import Decimal

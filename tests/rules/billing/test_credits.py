@@ -1,4 +1,4 @@
-"""What may be asked of the ledger, and when two requests are the same one."""
+"""Valid requests to the ledger, and when two are the same."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""Charges under FOCUS's names: exact text for money, periods that end where the next begins."""
+"""Charges with FOCUS's column names: exact text for money, contiguous periods."""
 
 from datetime import date
 from decimal import Decimal

@@ -1,4 +1,4 @@
-"""What a month costs, as billed and exactly; what one object costs, and what removing bytes saves."""
+"""The cost of a month, as billed and exactly; the cost of one object, and the savings of removing bytes."""
 
 from decimal import Decimal
 from fractions import Fraction

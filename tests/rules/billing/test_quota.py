@@ -1,4 +1,4 @@
-"""Whether more bytes fit: used + reserved + incoming against the quota, and never where something is unknown."""
+"""The quota check: used + reserved + incoming bytes against the quota, refused if anything is unknown."""
 
 import pytest
 from hypothesis import given

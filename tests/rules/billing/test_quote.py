@@ -1,4 +1,4 @@
-"""The price of a job: what is asked, what it costs, and a book that cannot sell below cost unnoticed."""
+"""The price of a job: the request, its cost, and a price book that cannot sell below cost unnoticed."""
 
 from decimal import Decimal
 from fractions import Fraction

@@ -1,4 +1,4 @@
-"""Our own count beside Cloudflare's, on the days that both know."""
+"""Our account against Cloudflare's, on the days that both know."""
 
 from datetime import date
 

@@ -1,4 +1,4 @@
-"""Which jobs of a vendor's account are ours, which of ours it lacks, and when that says nothing."""
+"""Jobs of a vendor's account matched with ours, the missing ones, and when that is not conclusive."""
 
 from datetime import UTC, datetime, timedelta
 

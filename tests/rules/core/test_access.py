@@ -1,4 +1,4 @@
-"""The token bucket: nobody gets more than the burst and the rate allow, and whoever waits as told gets through."""
+"""The token bucket: nobody exceeds burst and rate, and waiting the stated time suffices."""
 
 import doctest
 

@@ -1,4 +1,4 @@
-"""The places of a day in its month."""
+"""The position of a day in its month."""
 
 from datetime import date
 

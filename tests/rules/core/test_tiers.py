@@ -1,4 +1,4 @@
-"""Any number of tiers, from the least to the most paid, that contradict nothing, and what is unknown of them."""
+"""Any number of tiers, from the cheapest to the most expensive, without contradictions; unknown values."""
 
 from datetime import timedelta
 from typing import Any

@@ -1,4 +1,4 @@
-"""How amounts are put into words."""
+"""Amounts in words."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What a series does once a month: learnt from two months on, taken off and put back, and forgotten when it stops."""
+"""Monthly patterns of a series: learnt from two months on, removed and added back, forgotten when they stop."""
 
 from datetime import date, timedelta
 

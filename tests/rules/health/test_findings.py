@@ -1,4 +1,4 @@
-"""What is told of performance: which goal is missed, by how much, and advice that carries figures."""
+"""Findings about performance: the missed goal, by how much, and advice with figures."""
 
 from datetime import timedelta
 from typing import Any

@@ -1,4 +1,4 @@
-"""The figures of performance: of which jobs, over which time, and what is not known."""
+"""Performance figures: of which jobs, over which time, and what is unknown."""
 
 from datetime import timedelta
 from statistics import fmean

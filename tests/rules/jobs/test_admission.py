@@ -1,4 +1,4 @@
-"""A limit in dollars is a limit: what is in flight counts, the cent that fits is spent, and a user reads until when."""
+"""Limits in dollars: jobs in flight count, the last cent can be spent, and refusals say until when."""
 
 from datetime import UTC, datetime
 from decimal import Decimal

@@ -1,4 +1,4 @@
-"""When a provider gets no new job, when it is tried again, and what people hear of it."""
+"""The circuit breaker: when a provider gets no new jobs, when it is tried again, and its alerts."""
 
 from datetime import timedelta
 

@@ -1,4 +1,4 @@
-"""Keys that tell requests apart."""
+"""Cache keys that distinguish requests."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The controller of concurrency: bounded, damped, and quick to leave what is too dear or does less."""
+"""The concurrency controller: bounded, damped, and quick to leave limits that cost more or do less."""
 
 import pytest
 from hypothesis import given

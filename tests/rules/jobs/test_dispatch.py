@@ -1,4 +1,4 @@
-"""The order of the queue: short and paid first, nobody starves, nobody fills it, and every place can be explained."""
+"""The order of the queue: short and paid jobs first, no starvation, no monopoly, and explainable places."""
 
 import math
 from datetime import UTC, datetime, timedelta

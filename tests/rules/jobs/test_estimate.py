@@ -1,4 +1,4 @@
-"""How large a job is and how long it takes: the prior, and what was learned."""
+"""The size and duration of a job: prior and learnt estimates."""
 
 import doctest
 import random

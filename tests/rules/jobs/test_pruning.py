@@ -1,4 +1,4 @@
-"""What leaves the cache: by age, by rent, and what saves the least when there is a budget to keep."""
+"""Pruning of the cache: by age, by storage cost, and the least valuable entries over the budget."""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta

@@ -1,4 +1,4 @@
-"""What `tune_concurrency` makes of jobs: which count, what an idle server is, what is kept, and how it is explained."""
+"""How `tune_concurrency` uses jobs: which count, the idle server's time, the saved state, and the explanation."""
 
 import random
 from datetime import timedelta

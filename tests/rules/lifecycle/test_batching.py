@@ -1,4 +1,4 @@
-"""Batches of transcodes: worth a task run each, few enough for Prefect, and nothing is left out."""
+"""Batches of transcodes: large enough for a task run, few enough for Prefect, and complete."""
 
 from hypothesis import given
 from hypothesis import strategies as st

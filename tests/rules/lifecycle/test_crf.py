@@ -1,4 +1,4 @@
-"""Which CRF comes next: a few encodes find the smallest result above the floors, or that none is worth it."""
+"""The search for a CRF: a few encodes find the smallest result above the floors, or that none pays."""
 
 from math import exp, nan
 

@@ -1,4 +1,4 @@
-"""Where a search begins: at a prior while nothing is known, and where its model's clips met the floor once they are."""
+"""The first CRF of a search: a prior, or learnt from clips of the same model."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""How much one run may retire, and what a refusal says."""
+"""Limits on the retirements of one run, and the text of a refusal."""
 
 import re
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What may be put over the original at the service's key, and what a plan says of the rest."""
+"""Which originals at the service's keys may be replaced in place, and the reasons against the others."""
 
 from datetime import timedelta
 from typing import Any

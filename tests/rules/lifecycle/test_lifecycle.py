@@ -1,4 +1,4 @@
-"""Which cold videos become smaller, which go, and which stay."""
+"""Which cold videos are compressed, retired or kept."""
 
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal

@@ -1,4 +1,4 @@
-"""What waits for notice, what is told of, and which notices lapse."""
+"""Videos that wait for notice, notices to give, and notices that lapse."""
 
 from collections.abc import Iterable
 from datetime import timedelta

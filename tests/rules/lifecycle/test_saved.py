@@ -1,4 +1,4 @@
-"""What freed bytes have saved: nothing on their own day, then the price of a day of storing them, for ever."""
+"""Savings from freed bytes: none on the same day, then the daily price of storing them."""
 
 from datetime import date, timedelta
 

@@ -1,4 +1,4 @@
-"""Segments: other limits for some videos. The first that matches decides, and what cannot be meant is refused."""
+"""Segments: other limits for some videos. The first match decides, and contradictory ones are refused."""
 
 import pickle
 import time

@@ -1,4 +1,4 @@
-"""What an encode is worth: bytes off over the rest of a life, less CPU and requests; which effort leaves most over."""
+"""The value of an encode: bytes saved over the video's remaining life, minus CPU and requests; the best preset."""
 
 from dataclasses import replace
 from decimal import Decimal

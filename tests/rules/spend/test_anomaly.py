@@ -1,4 +1,4 @@
-"""Odd days in the spend, and what people read of them."""
+"""Anomalous days in the spend, and the texts about them."""
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta

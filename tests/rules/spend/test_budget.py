@@ -1,4 +1,4 @@
-"""Budgets: which are crossed, at which level, and what people read of it."""
+"""Budgets: which are exceeded, at which level, and the texts about them."""
 
 from decimal import Decimal
 from typing import Any

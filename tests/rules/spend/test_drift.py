@@ -1,4 +1,4 @@
-"""What leaks: growth beyond the trend, without one odd day."""
+"""Slow leaks: growth beyond the trend, without an anomalous day."""
 
 from datetime import timedelta
 from decimal import Decimal

@@ -1,4 +1,4 @@
-"""Days that are unlike others, as a person writes them."""
+"""Exceptional days, as an operator writes them."""
 
 from datetime import date
 

@@ -1,4 +1,4 @@
-"""Hard budgets of a scope: what fits, the sentence of a refusal, and who is told at 80 and at 100 percent."""
+"""Hard budgets of a scope: what fits, the text of a refusal, and alerts at 80 and 100 percent."""
 
 from datetime import UTC, datetime
 from decimal import Decimal

@@ -1,4 +1,4 @@
-"""What is odd in a series: each day judged by the days before it, and by what is known to recur."""
+"""Anomalies in a series: each day judged by earlier days and known patterns."""
 
 from collections.abc import Sequence
 from datetime import date, timedelta

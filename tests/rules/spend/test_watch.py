@@ -1,4 +1,4 @@
-"""All that watches the spend, and what a person reads of it at a glance."""
+"""All checks of the spend, and their summary."""
 
 from reelkeeper.model.alerts import Severity
 from reelkeeper.rules.spend import watch

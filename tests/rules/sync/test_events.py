@@ -1,4 +1,4 @@
-"""What a message of R2's queue is read as, and which need no look at the bucket."""
+"""Parsing messages of R2's queue, and which need no look at the bucket."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any

@@ -1,4 +1,4 @@
-"""Charges: replaced by day as a whole, and added up in the database."""
+"""Charges: replaced as a whole per day, and summed in the database."""
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date

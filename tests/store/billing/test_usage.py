@@ -1,4 +1,4 @@
-"""Usage by UTC day: peaks keep the larger, sums are replaced or joined, and a day without a row stays unknown."""
+"""Usage by UTC day: peaks keep the maximum, sums are replaced or added, and a day without a row is unknown."""
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date

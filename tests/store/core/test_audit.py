@@ -1,4 +1,4 @@
-"""The record: append-only, and every change to it shows."""
+"""The audit record: append-only, and every change to it is detected."""
 
 import random
 import threading

@@ -1,4 +1,4 @@
-"""A store that does not answer: named with host, port and setting, in a bounded time, and never with its password."""
+"""An unreachable store: reported with host, port and setting, in bounded time, never with its password."""
 
 import os
 import pwd

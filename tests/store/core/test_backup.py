@@ -1,4 +1,4 @@
-"""A backup is whole and private; a restore is checked first and ends frozen."""
+"""A backup is complete and private; a restore is verified first and ends frozen."""
 
 import threading
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""One meaning of a transaction on both databases."""
+"""Transactions have the same meaning on both databases."""
 
 import threading
 from datetime import UTC, datetime, timedelta

@@ -1,4 +1,4 @@
-"""On SQLite, rows that are named by id are looked up by id, whatever state is asked of them, and with no statistics."""
+"""On SQLite, rows named by id are looked up by id, whatever else is asked, and without statistics."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime

@@ -1,4 +1,4 @@
-"""Migrations give exactly the models, lose nothing, and refuse what they do not know."""
+"""Migrations produce exactly the models, lose nothing, and refuse unknown versions."""
 
 import threading
 from collections.abc import Callable

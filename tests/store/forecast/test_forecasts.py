@@ -1,4 +1,4 @@
-"""What a month was said to cost, as the store remembers it."""
+"""Saved forecasts of a month."""
 
 from datetime import UTC, date, datetime, timedelta
 

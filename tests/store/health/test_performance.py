@@ -1,4 +1,4 @@
-"""What the store says of performance, on both databases, and the limit that two runs may not write at once."""
+"""Performance figures from the store, on both databases, and the limit that only one run may write at a time."""
 
 import sqlalchemy as sa
 

@@ -1,4 +1,4 @@
-"""What searches for a CRF have met is told to later ones, and what they cost and gave is added up."""
+"""Results of CRF searches are given to later ones, and their costs and savings are summed."""
 
 from dataclasses import replace
 from datetime import UTC, datetime

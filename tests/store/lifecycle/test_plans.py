@@ -1,4 +1,4 @@
-"""A plan is saved whole, and applied at most once, soon, by its own flow under its own policy."""
+"""A plan is saved as a whole, and applied at most once, in time, by its own flow under its own policy."""
 
 import contextlib
 import threading

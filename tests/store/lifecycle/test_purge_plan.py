@@ -1,4 +1,4 @@
-"""The plan of a purge holds what has waited out its grace, by rule, and counts what it leaves; on both databases."""
+"""A purge plan has the blobs whose grace is over, by rule, and counts the rest; on both databases."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta

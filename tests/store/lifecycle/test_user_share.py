@@ -1,4 +1,4 @@
-"""No run takes more than a share of one user's videos; the rest is left to the next runs, and a run is not refused."""
+"""A run affects at most a share of one user's videos; the rest is left to later runs, without a refusal."""
 
 from datetime import UTC, datetime, timedelta
 

@@ -1,4 +1,4 @@
-"""The catalogue as it was on a past day: what was retired, deleted, replaced or uploaded since is told apart."""
+"""The catalogue as of a past day: later retirements, deletions, replacements and uploads are told apart."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any

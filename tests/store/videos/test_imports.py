@@ -1,4 +1,4 @@
-"""Imports take a whole file or nothing, and say which field was wrong."""
+"""Imports accept a whole file or nothing, and name the wrong field."""
 
 from collections.abc import Callable, Iterable
 from datetime import UTC, date, datetime, timedelta

@@ -1,4 +1,4 @@
-"""Whose a key is, from CSV: a whole file or nothing, and what is adopted stays whose it is."""
+"""Owners of keys from CSV: a whole file or nothing, and adopted videos keep their owner."""
 
 from datetime import UTC, datetime
 

@@ -1,4 +1,4 @@
-"""The stream that the rules judge: unknown is not zero, and holds are seen."""
+"""The stream of videos for the rules: unknown is not zero, and holds are included."""
 
 from datetime import UTC, date, datetime, timedelta
 from typing import Any

@@ -1,4 +1,4 @@
-"""A later version, known to the tests alone: it makes the users' table anew while videos refer to it."""
+"""A later schema version for tests: it recreates the users' table while videos refer to it."""
 
 import sqlalchemy as sa
 from alembic import op
