@@ -57,7 +57,7 @@ class Evidence:
 
 
 def environment(origin: str = "https://hooks.example", **more: str) -> Iterator[tuple[str, str]]:
-    """Give the variables that hold the canaries of a deployment with a bot, whose webhooks are all at `origin`."""
+    """Return the variables that hold the canaries of a deployment with a bot, whose webhooks are all at `origin`."""
     given = {
         "CLOUDFLARE_API_TOKEN": CANARIES["Cloudflare token"],
         "SLACK_BOT_TOKEN": CANARIES["Slack bot token"],

@@ -86,7 +86,7 @@ def tiny_clip(make_clip: MakeClip) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_transcode(tiny_clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Transcode:
-    """The tiny clip made smaller, for real and once: what the tests of swaps and kills are about comes after it."""
+    """The tiny clip, really compressed once, for tests of swaps and kills, which begin after that."""
     result = shrink(tiny_clip, tmp_path_factory.mktemp("transcode"))
     assert isinstance(result, Transcode), result
     return result

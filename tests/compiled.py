@@ -16,7 +16,7 @@ _ALIKE: Final = (PGDialect_psycopg, SQLiteDialect_pysqlite)
 
 
 class _Compiled(LRUCache[Any, Any]):
-    """SQLAlchemy's own cache; its keys begin with the dialect, for which its kind stands in."""
+    """SQLAlchemy's cache; its keys begin with the dialect, which is replaced by its kind."""
 
     def get(self, key: Any, default: Any = None) -> Any:  # noqa: ANN401  as SQLAlchemy has it
         return super().get(_general(key), default)

@@ -36,7 +36,7 @@ class _Together(LoadFileScheduling):  # type: ignore[misc]  # its package ships 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling | None:
-    """Have `--dist loadfile`, as in `make test`, keep together what shares fixtures."""
+    """Make `--dist loadfile`, as in `make test`, keep tests that share fixtures together."""
     return _Together(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
@@ -46,7 +46,7 @@ QUICK_ON_POSTGRESQL: Final = ("tests/store/", "tests/operations/billing/", "test
 
 @pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Take what is marked soak for long, and give what is long its time, where it does not say how much."""
+    """Mark soak tests as long, and set a timeout for long tests without one."""
     for item in items:
         store = item.callspec.params.get("engine") if hasattr(item, "callspec") else None
         if item.get_closest_marker("soak") or (

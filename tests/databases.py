@@ -75,7 +75,7 @@ def empty_database(postgresql: sa.URL) -> Iterator[str]:
 
 @pytest.fixture
 def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[str], str]]:
-    """Give the URL of a new database without any table; say "sqlite" or "postgresql"."""
+    """Return the URL of a new empty database, "sqlite" or "postgresql"."""
     made: list[str] = []
 
     def make(backend: str) -> str:
@@ -125,7 +125,7 @@ def engine(request: pytest.FixtureRequest) -> sa.Engine:
 
 
 def until_waiting(engine: sa.Engine, count: int) -> None:
-    """Wait until so many sessions of this PostgreSQL database wait for a row that another has locked."""
+    """Wait until `count` sessions of this PostgreSQL database wait for a locked row."""
     waits = sa.text(
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     )
@@ -142,13 +142,13 @@ def _administer(url: sa.URL) -> sa.Connection:
 
 
 def create_database(server: sa.URL, name: str, template: str, more: str = "") -> str:
-    """Make a database on this server, as a copy of another, with `more` options; returns its URL."""
+    """Make a database on this server, as a copy of another, with `more` options; return its URL."""
     with _administer(server) as connection:
         connection.execute(sa.text(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY {more}"))
     return server.set(database=name).render_as_string(hide_password=False)
 
 
 def drop_database(server: sa.URL, name: str) -> None:
-    """Drop a database of this server, whoever is connected to it."""
+    """Drop a database of this server, with all its connections."""
     with _administer(server) as connection:
         connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))

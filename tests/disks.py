@@ -33,7 +33,7 @@ def _program(name: str) -> str:
 
 
 def fill(folder: Path, leave_bytes: int = 0) -> Path:
-    """Fill the disk but for `leave_bytes`; returns the file that takes the room."""
+    """Fill the disk except `leave_bytes`; return the file that takes the space."""
     filler = folder / "filler"
     with filler.open("ab", buffering=0) as file:
         for _ in range(_TRIES):  # none of it is taken where somebody else has just taken a part
@@ -50,7 +50,7 @@ def fill(folder: Path, leave_bytes: int = 0) -> Path:
 
 @contextmanager
 def kept_full(folder: Path) -> Iterator[Path]:
-    """Fill the disk, and take at once what others give back, such as a journal; gives the file that takes the room."""
+    """Fill the disk, also with space that others free, such as a journal; yield the file that takes the space."""
     filler, over = fill(folder), threading.Event()
 
     def refill() -> None:

@@ -14,12 +14,12 @@ NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
 
 
 def at(minutes: float) -> datetime:
-    """Give a time so many minutes after noon."""
+    """Return a time so many minutes after noon."""
     return NOON + timedelta(minutes=minutes)
 
 
 def waiting(job_id: str, created_at: datetime = NOON, **values: object) -> dict[str, Any]:
-    """Give the row of a job that waits."""
+    """Return the row of a job that waits."""
     return {
         "id": job_id,
         "user_id": "ann",
@@ -57,7 +57,7 @@ def waiting(job_id: str, created_at: datetime = NOON, **values: object) -> dict[
 def made(
     job_id: str, finished_at: datetime, *, wait: float = 60, took: float = 150, **values: object
 ) -> dict[str, Any]:
-    """Give the row of a job whose video was made for it, after so many seconds of waiting and of work."""
+    """Return the row of a job whose video was made for it, after so many seconds of waiting and of work."""
     started_at = finished_at - timedelta(seconds=took)
     run = {
         "state": JobState.SUCCEEDED,
@@ -71,12 +71,12 @@ def made(
 
 
 def dead(job_id: str, finished_at: datetime, error: str = "out of memory", **values: Any) -> dict[str, Any]:  # noqa: ANN401  columns
-    """Give the row of a job that failed for good."""
+    """Return the row of a job that failed for good."""
     return made(job_id, finished_at, state=JobState.DEAD, error=error, processing_seconds=None, **values)
 
 
 def hit(job_id: str, finished_at: datetime, **values: object) -> dict[str, Any]:
-    """Give the row of a job that the cache answered."""
+    """Return the row of a job that the cache answered."""
     return waiting(job_id, finished_at, state=JobState.SUCCEEDED, finished_at=finished_at, **values)
 
 

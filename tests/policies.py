@@ -14,7 +14,7 @@ from reelkeeper.store.core.engine import reading, transaction
 
 
 def put_in_force(engine: sa.Engine, **sections: BaseModel) -> int:
-    """Put what is shipped in force but for the fields that `sections` set; returns the version."""
+    """Apply the shipped policies with the fields that `sections` set; return the version."""
     with reading(engine) as session:
         before = policies.in_force(session).version
     with transaction(engine, "test.policies") as session:

@@ -34,7 +34,7 @@ class Stock:
         self._kept: dict[str, bytes] = {}  # what the template holds: rows of a table as COPY writes them
 
     def lend(self) -> str:
-        """Give the name of a database as the template is."""
+        """Return the name of a database as the template is."""
         name = f"store_{uuid4().hex}"
         if self._free:
             self._tell("ALTER DATABASE {} RENAME TO {}", self._free.pop(), name)
@@ -46,7 +46,7 @@ class Stock:
         return name
 
     def take_back(self, name: str) -> None:
-        """End whoever is still connected, and make it as the template is, or drop it."""
+        """End all connections, and restore the template's state, or drop it."""
         self._admin.execute("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s", [name])
         try:
             with closing(self._open(name)) as database:
@@ -72,7 +72,7 @@ class Stock:
         self._admin.execute(sql.SQL(words).format(*(sql.Identifier(name) for name in names)))
 
     def _look(self, database: psycopg.Connection) -> None:
-        """Learn what the template's schema and rows are."""
+        """Read the template's schema and rows."""
         self._schema = _text(database, _SCHEMA)
         names = [row[0] for row in database.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")]
         self._empty = sql.SQL("; ").join(sql.SQL("DELETE FROM {}").format(sql.Identifier(name)) for name in names)

@@ -28,7 +28,7 @@ FORECASTING = ALLOWED | {"contextlib", "numpy", "pandas", "statsmodels", "warnin
 
 
 def imports(path: Path) -> Iterator[str]:
-    """Give the first name of each import, or the first two of our own."""
+    """Yield the first name of each import, or the first two of our own."""
     for node in ast.walk(ast.parse(path.read_text())):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         names += [f"{node.module}"] if isinstance(node, ast.ImportFrom) else []

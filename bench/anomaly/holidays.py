@@ -12,7 +12,7 @@ _GRAND_FINAL_SINCE = 2015
 
 
 def holidays(place: str, first: date, last: date) -> frozenset[date]:
-    """Give the days off in "us" or "victoria" from `first` to `last`; a place that is not known has none."""
+    """Return the days off in "us" or "victoria" from `first` to `last`; a place that is not known has none."""
     of_year = {"us": _us, "victoria": _victoria}.get(place)
     years = range(first.year, last.year + 1) if of_year else ()
     return frozenset(day for year in years for day in of_year(year) if first <= day <= last) if of_year else frozenset()
@@ -49,7 +49,7 @@ def _around(day: date, before: int, after: int) -> Iterator[date]:
 
 
 def _nth(year: int, month: int, weekday: int, nth: int) -> date:
-    """Give the nth such weekday of a month, -1 for the last."""
+    """Return the nth such weekday of a month, -1 for the last."""
     first = date(year, month, 1)
     day = first + ((weekday - first.weekday()) % 7) * _A_DAY
     if nth > 0:
@@ -59,7 +59,7 @@ def _nth(year: int, month: int, weekday: int, nth: int) -> date:
 
 
 def _easter(year: int) -> date:
-    """Give Easter Sunday, by the Gregorian computus."""
+    """Return Easter Sunday, by the Gregorian computus."""
     a, (b, c) = year % 19, divmod(year, 100)
     (d, e), g = divmod(b, 4), (8 * b + 13) // 25
     h = (19 * a + b - d - g + 15) % 30

@@ -12,7 +12,7 @@ from reelkeeper.cli import app
 
 
 def walk() -> Iterator[tuple[str, Any]]:
-    """Give every command and group with all its words, depth first."""
+    """Yield every command and group with all its words, depth first."""
     yield from _below("reelkeeper", typer.main.get_command(app))
 
 
@@ -24,7 +24,7 @@ def _below(path: str, command: Any) -> Iterator[tuple[str, Any]]:  # noqa: ANN40
 
 
 def sections(_argument: str = "") -> str:
-    """Give a section for each command, and a smaller one for each below a group."""
+    """Return a section for each command, and a smaller one for each below a group."""
     return "\n\n".join(_section(path, command) for path, command in walk())
 
 
@@ -45,7 +45,7 @@ def _section(path: str, command: Any) -> str:  # noqa: ANN401  as above
 
 
 def _prose(text: str) -> str:
-    """Give a docstring as Markdown."""
+    """Return a docstring as Markdown."""
     return re.sub(r"\[(?:/|/?[a-z]+)\]", "", inspect.cleandoc(text))  # without rich's marks: [bold]...[/]
 
 

@@ -19,7 +19,7 @@ _MEANS: Final = {  # where the first error of a code says too little
 
 
 def kinds() -> Iterator[type[ReelkeeperError]]:
-    """Give every kind of error, the root first."""
+    """Yield every kind of error, the root first."""
     waiting = [ReelkeeperError]
     while waiting:
         item = waiting.pop(0)
@@ -28,7 +28,7 @@ def kinds() -> Iterator[type[ReelkeeperError]]:
 
 
 def codes() -> dict[int, list[type[ReelkeeperError]]]:
-    """Give the kinds of error by exit code."""
+    """Return the kinds of error by exit code."""
     found: dict[int, list[type[ReelkeeperError]]] = {}
     for kind in kinds():
         found.setdefault(kind.exit_code, []).append(kind)
@@ -36,7 +36,7 @@ def codes() -> dict[int, list[type[ReelkeeperError]]]:
 
 
 def table(_argument: str = "") -> str:
-    """Give each exit code with the errors that end a command with it."""
+    """Return each exit code with the errors that end a command with it."""
     rows = [("0", "-", "Done.")]
     for code, found in codes().items():
         said = _MEANS.get(code) or inspect.cleandoc(found[0].__doc__ or "").splitlines()[0]
@@ -45,6 +45,6 @@ def table(_argument: str = "") -> str:
 
 
 def tree(_argument: str = "") -> str:
-    """Give the tree that the errors form, as it is drawn in the code."""
+    """Return the tree that the errors form, as it is drawn in the code."""
     drawn = inspect.cleandoc(errors.__doc__ or "").partition("\n\n")[2].strip()
     return f"```text\n{drawn}\n```"

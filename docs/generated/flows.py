@@ -24,20 +24,20 @@ _SAID: Final = {  # the same in every flow that has them
 
 
 def names() -> list[str]:
-    """Give every flow, in the order of the schedule and then by name."""
+    """Return every flow, in the order of the schedule and then by name."""
     found = sorted(path.stem for path in (ROOT / "flows").glob("[a-z]*.py"))
     scheduled = [deployment["entrypoint"].rpartition(".")[2] for deployment in deployments()]
     return sorted(found, key=lambda name: scheduled.index(name) if name in scheduled else len(scheduled))
 
 
 def deployments() -> list[dict[str, Any]]:
-    """Give what prefect.yaml deploys."""
+    """Return the deployments in prefect.yaml."""
     found: list[dict[str, Any]] = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
     return found
 
 
 def parameters(name: str) -> Iterator[tuple[str, Any, Any]]:
-    """Give each parameter of a flow: its name, its annotation and its default."""
+    """Yield each parameter of a flow: its name, its annotation and its default."""
     found = flow(name)
     hints = get_type_hints(found.fn, include_extras=True)
     for parameter in inspect.signature(found.fn).parameters.values():
@@ -45,7 +45,7 @@ def parameters(name: str) -> Iterator[tuple[str, Any, Any]]:
 
 
 def schedule(_argument: str = "") -> str:
-    """Give a table of what runs when."""
+    """Return a table of the schedule."""
     rows = [
         (
             f"[`{_name(deployment)}`](#{_name(deployment)})",
@@ -59,7 +59,7 @@ def schedule(_argument: str = "") -> str:
 
 
 def facts(name: str) -> str:
-    """Give what the code says of one flow."""
+    """Return the documentation of one flow, from its code."""
     found = flow(name)
     first, _, rest = inspect.cleandoc(found.fn.__doc__ or "").partition("\n\n")
     asks = inspect.cleandoc(inspect.getmodule(found.fn).__doc__ or "").splitlines()[0]
@@ -88,12 +88,12 @@ def _told(name: str, hint: Any, default: Any) -> tuple[str, str]:  # noqa: ANN40
 
 
 def spelt(name: str) -> str:
-    """Give the name of a class in words: BlastRadius is blast radius."""
+    """Return the name of a class in words: BlastRadius is blast radius."""
     return re.sub(r"(?<!^)(?=[A-Z])", " ", name).lower()
 
 
 def titled(name: str, policy: type[BaseModel]) -> str:
-    """Give the heading of a policy: what `--param` calls it, and what it is."""
+    """Return the heading of a policy: what `--param` calls it, and what it is."""
     return name if name == spelt(policy.__name__) else f"{name}: {spelt(policy.__name__)}"
 
 
@@ -102,7 +102,7 @@ def _first_line(policy: type[BaseModel]) -> str:
 
 
 def flow(name: str) -> Flow[..., Any]:
-    """Give a flow by its name."""
+    """Return a flow by its name."""
     made: Flow[..., Any] = getattr(import_module(f"flows.{name}"), name)
     return made
 

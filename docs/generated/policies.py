@@ -22,7 +22,7 @@ _API: Final = "[`reelkeeper api`](commands.md#reelkeeper-api)"
 
 
 def used() -> dict[tuple[str, type[BaseModel]], list[str]]:
-    """Give each section with links to the flows that take an exception to it, and to what else follows it."""
+    """Return each section with links to the flows that take an exception to it, and to what else follows it."""
     found: dict[tuple[str, type[BaseModel]], list[str]] = {
         (name, type(getattr(DEFAULTS, name))): [] for name in Policies.model_fields
     }
@@ -37,7 +37,7 @@ def used() -> dict[tuple[str, type[BaseModel]], list[str]]:
 
 
 def sections(_argument: str = "") -> str:
-    """Give a section for each policy."""
+    """Return a section for each policy."""
     return "\n\n".join(_section(name, policy, takers) for (name, policy), takers in sorted(used().items(), key=str))
 
 
@@ -65,7 +65,7 @@ def _listed(part: type[BaseModel]) -> Iterator[tuple[str, str, str, str]]:
 
 
 def fields(prefix: str, policy: type[BaseModel]) -> Iterator[tuple[str, str, str, str]]:
-    """Give name, kind, default and description of each field, and of those of the policies inside it."""
+    """Yield name, kind, default and description of each field, and of those of the policies inside it."""
     if policy is Tiers:
         yield from _fields_of_a_tier(prefix)
         return

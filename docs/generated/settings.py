@@ -8,7 +8,7 @@ from reelkeeper.settings import Settings
 
 
 def table(_argument: str = "") -> str:
-    """Give a row for each."""
+    """Return a row for each item."""
     schema = Settings.model_json_schema(by_alias=False)
     rows = [
         (

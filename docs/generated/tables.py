@@ -33,7 +33,7 @@ _TEXTS: Final = {  # by JSON schema's format
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Give a table; a bar or a line end inside a cell does no harm."""
+    """Return a table; a bar or a line end inside a cell does no harm."""
     lines = [headings, ["---"] * len(headings), *rows]
     return "\n".join("| " + " | ".join(_cell(text) for text in line) + " |" for line in lines)
 
@@ -43,7 +43,7 @@ def _cell(text: str) -> str:
 
 
 def code(value: object) -> str:
-    """Give a value as it is written in JSON, or text as it is."""
+    """Return a value as it is written in JSON, or text as it is."""
     if isinstance(value, str):
         return f"`{value}`" if value else "empty"
     if isinstance(value, int | float) and not isinstance(value, bool):

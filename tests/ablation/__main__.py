@@ -10,7 +10,7 @@ from tests.ablation.guards import faults, guards, with_what_masks_it, witnesses
 
 
 def main() -> int:
-    """Check, list or find, and tell whether all is well."""
+    """Run check, list or find; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.ablation", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("check", help="compare markers and entries; exit 1 where one lacks the other")

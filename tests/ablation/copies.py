@@ -28,7 +28,7 @@ class Ran(NamedTuple):
 
 
 class Copy:
-    """A tree of its own, whose code is what its tests import."""
+    """A copy of the tree, whose tests import its own code."""
 
     def __init__(self, root: Path) -> None:
         self.root = root

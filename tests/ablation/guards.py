@@ -38,7 +38,7 @@ class Witness:
 
 @cache
 def guards() -> dict[str, Guard]:
-    """Read what is marked, by path and line. Raises ValueError for an unreadable marker, or a name used twice."""
+    """Read the markers, by path and line. Raises ValueError for an unreadable marker, or a name used twice."""
     found: dict[str, Guard] = {}
     for path in sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py")):
         where = path.relative_to(ROOT).as_posix()
@@ -57,7 +57,7 @@ def guards() -> dict[str, Guard]:
 
 @cache
 def witnesses() -> dict[str, Witness]:
-    """Read all entries by name. Raises ValueError for one that is not whole, or stands in two files."""
+    """Read all entries by name. Raises ValueError for one that is incomplete, or in two files."""
     found: dict[str, Witness] = {}
     for path in sorted((Path(__file__).parent / "witnesses").glob("*.toml")):
         for name, entry in tomllib.loads(path.read_text()).items():
@@ -75,7 +75,7 @@ def witnesses() -> dict[str, Witness]:
 
 
 def with_what_masks_it(name: str) -> list[tuple[Guard, Witness]]:
-    """Give a guard, and those that stand before it, with their entries: what is switched off at the same time."""
+    """Return a guard and the guards that mask it, with their entries: all are switched off together."""
     return [(guards()[other], witnesses()[other]) for other in (name, *witnesses()[name].masked_by)]
 
 
@@ -94,7 +94,7 @@ def without(source: str, guard: Guard, witness: Witness) -> str:
 
 
 def faults(named: Mapping[str, Guard], entries: Mapping[str, Witness]) -> Iterator[str]:
-    """Say what is wrong: a guard without a witness, a witness without a guard, a clause or a test that is not there."""
+    """Return the faults: guards without a witness, witnesses without a guard, missing clauses or tests."""
     for guard in named.values():
         if guard.name not in entries:
             yield f"{guard.path}:{guard.line}: {guard.name}: no test is named that notices its absence"

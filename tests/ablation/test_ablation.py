@@ -23,7 +23,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Copy:
 
 
 def changed_files() -> set[str]:
-    """Name the files that the last commit and the working tree have changed; none where this is no clone."""
+    """Return the files changed by the last commit and the working tree; none if this is not a clone."""
     said = subprocess.run(
         [shutil.which("git") or "git", "diff", "--name-only", "HEAD~1"],
         cwd=ROOT,

@@ -13,7 +13,7 @@ PREFIXES = ("videos/",) * 8 + ("videos", "/videos/", "Videos/", "videos//", "vid
 
 
 def hostile_keys(count: int, seed: int, prefix: str = "videos/") -> Iterator[str]:
-    """Give `count` keys, the same for the same seed, about one in five of them harmless."""
+    """Yield `count` keys, the same for the same seed, about one in five of them harmless."""
     chance = random.Random(seed)
     for _ in range(count):
         pool = VALID if chance.random() < 0.4 else VALID + HOSTILE

@@ -27,7 +27,7 @@ _LAB: Final[Matrix] = (
 
 
 def contrast(text: str, other: str) -> float:
-    """Give WCAG's contrast ratio of two colours, #rrggbb: 4.5 for text, 3 for what is drawn."""
+    """Return WCAG's contrast ratio of two colours, #rrggbb: 4.5 for text, 3 for what is drawn."""
     dark, light = sorted(
         0.2126 * red + 0.7152 * green + 0.0722 * blue for red, green, blue in map(_linear, (text, other))
     )
@@ -35,7 +35,7 @@ def contrast(text: str, other: str) -> float:
 
 
 def apart(text: str, other: str, sight: str) -> float:
-    """Give the distance of two colours in OKLab, times 100, as somebody with that sight sees them."""
+    """Return the distance of two colours in OKLab, times 100, as somebody with that sight sees them."""
     first, second = (_oklab(_times(SIGHTS[sight], _linear(colour))) for colour in (text, other))
     return 100 * math.dist(first, second)
 

@@ -39,7 +39,7 @@ Names = Callable[[dict[str, list[str]]], None]
 
 @pytest.fixture
 def names(monkeypatch: pytest.MonkeyPatch) -> Names:
-    """Let names have these addresses; each time one is asked for, the next of a list of lists."""
+    """Resolve names to these addresses; each lookup takes the next item of a list of lists."""
     real = socket.getaddrinfo
 
     def name(known: dict[str, list[str]]) -> None:

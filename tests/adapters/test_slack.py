@@ -57,7 +57,7 @@ def outgoing(**fields: Any) -> OutboxMessage:  # noqa: ANN401  any field of a me
 
 
 def everywhere(text: str) -> Message:
-    """Put a text wherever text can stand."""
+    """Put a text into every field that can contain text."""
     return Message(
         kind=MessageKind.DIGEST,
         severity=Severity.CRITICAL,

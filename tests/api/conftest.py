@@ -24,7 +24,7 @@ NewClient = Callable[..., TestClient]
 
 @pytest.fixture(autouse=True)
 def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have no request refused because this machine was busy for a second: the tests of load alone are about that."""
+    """Prevent refusals because this machine was busy for a second, which only the load tests are about."""
     monkeypatch.setattr(Load, "check", lambda _: None)
     monkeypatch.setattr(Turns, "wait_seconds", property(lambda _: 60.0, lambda *_: None), raising=False)
 

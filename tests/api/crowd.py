@@ -62,7 +62,7 @@ class Size(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """A status, 0 where the line was cut before one, and the headers beside it."""
+    """A status, 0 if the connection was cut before, and the headers."""
 
     status: int
     headers: dict[str, str]
@@ -158,7 +158,7 @@ class Crowd:
     listening: int = 0  # streams that are open now
 
     async def stay(self, sample: Callable[[], None]) -> dict[str, list[tuple[float, int | str]]]:
-        """Stand before the door for as long as `size` says; returns how the health routes answered meanwhile.
+        """Stand before the door for as long as `size` says; return how the health routes answered meanwhile.
 
         Beside them stands `bare`, a server that does nothing else: how slow the machine was.
         """
@@ -239,7 +239,7 @@ class Crowd:
         await asyncio.sleep(0.5)
 
     async def _client(self, number: int) -> None:
-        """Ask what a service asks, as fast as it is answered, on one line."""
+        """Send a service's requests on one connection, each after the previous answer."""
         token, mine = self._token(number), count()
         async with self._line() as line:
             while True:

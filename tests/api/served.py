@@ -28,7 +28,7 @@ class Served(NamedTuple):
         return f"http://{self.host}:{self.port}"
 
     def megabytes(self) -> float:
-        """Give its resident memory."""
+        """Return its resident memory."""
         return float(self.process.memory_info().rss / 1e6)
 
 

@@ -49,7 +49,7 @@ def server(sqlite_world: World, tmp_path: Path) -> Iterator[Served]:
 
 @pytest.fixture
 def patient_server(sqlite_world: World, tmp_path: Path) -> Iterator[Served]:
-    """The same, but that nobody is cut for being slow to ask: what cuts a line here is something else."""
+    """The same, without the limit for slow requests, so that another limit must close a connection."""
     put_in_force(sqlite_world.workspace.engine, access=AccessPolicy.model_validate(QUICK | {"head_seconds": 600.0}))
     with served(sqlite_world, tmp_path) as running:
         yield running
@@ -78,7 +78,7 @@ def lines(server: Served) -> list[Any]:
 
 
 async def answer_of(server: Served, method: str, path: str, key: str, body: bytes = b"", **headers: str) -> Answer:
-    """Ask on a line of its own; again where this machine was too busy to send the head in time."""
+    """Send a request on its own connection; retry if this machine was too busy to send the head in time."""
     async with asyncio.timeout(LATE):
         while True:
             async with Connection(server.host, server.port) as line:

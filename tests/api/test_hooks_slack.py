@@ -31,13 +31,13 @@ BUDGET = Finding("budget", "total", "2999-11", "80", Severity.WARNING, "total at
 
 
 class Channel:
-    """The channel of the operators, whose app has buttons."""
+    """The operators' channel, with an app that has buttons."""
 
     def __init__(self, world: World, double: SlackDouble, caller: TestClient) -> None:
         self.engine, self.double, self.caller = world.workspace.engine, double, caller
 
     def tell(self, *findings: Finding) -> None:
-        """Find these, and post what is news."""
+        """Observe these findings, and post the news."""
         operation.observe(self.engine, findings, rules={"budget"}, run_id="run")
         self.deliver()
 
@@ -47,7 +47,7 @@ class Channel:
         assert not deliver(self.engine, Sinks(bot, bot)).error
 
     def press(self, verb: str, **more: Any) -> str:  # noqa: ANN401  as `press` has them
-        """Press the newest button of this verb; give what the person is told."""
+        """Press the newest button of this verb; return the answer to the person."""
         answer = self.send(*press(self.double.button(verb), answer_url=self.double.answer_url, **more))
         assert answer == 200
         return self.double.answered[-1]

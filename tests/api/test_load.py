@@ -150,12 +150,12 @@ def test_a_crowd_takes_nothing_from_who_asks_well(sqlite_world: World, tmp_path:
 
 
 def _cpu_seconds(server: Served) -> float:
-    """Give what the test, its children and the server have used."""
+    """Return the CPU seconds of the test, its children and the server."""
     return sum(os.times()[:4]) + float(sum(server.process.cpu_times()[:2]))
 
 
 def _others(before: Any, ours: float) -> float:  # noqa: ANN401  psutil's, which has no types
-    """Give the share of the machine's time since `before` that went to anybody else."""
+    """Return the share of the machine's time since `before` that other processes used."""
     after = psutil.cpu_times()
     whole, idle = sum(after[:8]) - sum(before[:8]), after.idle + after.iowait - before.idle - before.iowait
     return float(max(0.0, whole - idle - ours) / whole)

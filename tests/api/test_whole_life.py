@@ -59,7 +59,7 @@ class Shell:
         self.run(SETTINGS.replace("http://127.0.0.1:8787", server.url))
 
     def run(self, lines: str) -> str:
-        """Run lines; give what they said. Each must succeed."""
+        """Run command lines, each of which must succeed; return their output."""
         assert self.process.stdin
         assert self.process.stdout
         checked = "".join(f"{line}\necho STATUS $?\n" for line in lines.splitlines() if line)
@@ -104,12 +104,12 @@ class Life:
                 working.result()
 
     def told(self) -> list[str]:
-        """Deliver what waits; give the types of the events that came."""
+        """Deliver the waiting events; return the types of those received."""
         webhooks.deliver(self.engine, allow_private=True, seconds=30)
         return [each.type for each in self.receiver.taken("/live")]
 
     def night(self) -> dict[str, int]:
-        """Plan and give notices, as `expire_videos` does; give what became of the plan's videos."""
+        """Plan and give notices, as `expire_videos` does; return the outcomes of the plan's videos."""
         with reading(self.engine) as session:
             as_of = now(session)
         report = previews.expire_videos(Planning(self.engine, as_of, "night"))

@@ -34,7 +34,7 @@ _OURS = {"dispatch_jobs": {"until_idle": True, "seconds": 60}}  # does not wait 
 
 
 class Runs:
-    """Deploys every flow, and runs one when it is told to. What failed is in `failed`, by flow and time."""
+    """Deploys every flow, and runs one on demand. Failures are in `failed`, by flow and time."""
 
     def __init__(self) -> None:
         self.failed: dict[str, str] = {}
@@ -78,7 +78,7 @@ class Runs:
         sys.stderr.write(f"\r{at:%H:%M} {name:20}")
 
     def settle(self) -> None:
-        """Wait until Prefect has recorded everything: what the server writes late is this day's, too."""
+        """Wait until Prefect has recorded everything, since late writes belong to this day, too."""
         with get_client(sync_client=True) as client:
             before, until = -1, time.monotonic() + 120
             while time.monotonic() < until:
@@ -97,7 +97,7 @@ class Runs:
 
 
 def main(hours: float, folder: Path) -> Day:
-    """Run so many hours of last Monday, on which every flow is due."""
+    """Run some hours of last Monday, on which every flow is due."""
     monday = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     monday -= timedelta(days=monday.weekday() or 7)
     plan = due(monday, hours)
@@ -118,7 +118,7 @@ def main(hours: float, folder: Path) -> Day:
 
 
 def _grow_old(file: Path) -> dict[str, int]:
-    """Make all runs and events older than Prefect is told to keep them, and see what it leaves within two minutes."""
+    """Make all runs and events older than Prefect's retention, and return the rows left within two minutes."""
     columns = {"flow_run": ("end_time", RUN_DAYS), "events": ("occurred", EVENT_DAYS)}
     columns["event_resources"] = columns["events"]
     with closing(sqlite3.connect(file, timeout=60)) as connection, connection:

@@ -36,7 +36,7 @@ def configured(double: R2Double, prefix: str, tmp_path: Path, monkeypatch: pytes
 
 @pytest.fixture
 def reelkeeper(configured: Settings) -> Iterator[Run]:  # noqa: ARG001  it sets the environment
-    """The command: `reelkeeper("videos", "--json")`. Settings are read anew each time, as by a process."""
+    """The command: `reelkeeper("videos", "--json")`. Settings are read again each time, as by a process."""
 
     def run(*words: object, exit_code: int = 0) -> Result:
         settings.cache_clear()
@@ -57,7 +57,7 @@ def ask(reelkeeper: Run) -> Callable[..., Any]:
 
 @pytest.fixture
 def one_video(reelkeeper: Run, configured: Settings, migrated_file: Path, tiny_clip: Path) -> str:
-    """A video of ann's, stored by the command itself; returns its id."""
+    """A video of ann's, stored by the command itself; return its id."""
     configured.state_dir.mkdir(parents=True)
     shutil.copyfile(migrated_file, configured.state_dir / "store.sqlite3")
     reelkeeper("videos", "add", tiny_clip, "--user", "ann", "--video", "v1", "--created-at", "2026-01-01")

@@ -33,7 +33,7 @@ DOCUMENT = {
 
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[[object], Path]:
-    """Write a usage document, as an object or as text; returns its path."""
+    """Write a usage document, as an object or as text; return its path."""
 
     def document(what: object) -> Path:
         path = tmp_path / "usage.json"

@@ -72,7 +72,7 @@ def history() -> list[Clip]:
 
 
 def prepare(engine: Engine) -> None:
-    """Write the users, a hold on one of them, and the days whose views are complete: one is not."""
+    """Write the users, a hold on one of them, and the days with complete views, all but one."""
     with transaction(engine, "test") as session:
         tiers = ["free", "premium", "pro", None, "free"]
         session.execute(sa.insert(users), [{"id": f"u{n}", "tier": tier} for n, tier in enumerate(tiers)])
@@ -107,7 +107,7 @@ def view(session: Session, clips: list[Clip], day: date) -> None:
 
 
 class Nights:
-    """A store in which each night what a policy says is done, and each day is metered."""
+    """A store to which a policy is applied each night, and which is metered each day."""
 
     def __init__(self, engine: Engine, policies: Policies, clips: list[Clip]) -> None:
         self.engine, self.policies, self.clips = engine, policies, clips

@@ -37,7 +37,7 @@ def test_no_other_module_imports_what_is_private_in_prefect() -> None:
 
 
 def private(path: Path) -> Iterator[str]:
-    """Give the names a module imports of Prefect that begin with an underscore, or are within one that does."""
+    """Yield the names a module imports of Prefect that begin with an underscore, or are within one that does."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and str(node.module).startswith("prefect"):
             names = [f"{node.module}.{alias.name}" for alias in node.names]

@@ -43,7 +43,7 @@ def _answers(client: httpx.Client, url: str) -> bool:
 
 
 async def trigger(url: str) -> tuple[Counter[int], Counter[int]]:
-    """Start a deployment many times while others write; gives the statuses of the ones and of the others."""
+    """Start a deployment many times while others write; return the statuses of the ones and of the others."""
     async with httpx.AsyncClient(base_url=url, timeout=300) as client:
         flow = (await client.post("/flows/", json={"name": "flow"})).json()["id"]
         deployment = (await client.post("/deployments/", json={"flow_id": flow, "name": "d"})).json()["id"]

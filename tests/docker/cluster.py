@@ -16,7 +16,7 @@ from tests.docker.image import FOLDER
 
 
 def template() -> dict[str, Any]:
-    """Give the template as the command in its comments gives it to Prefect."""
+    """Return the template as the command in its comments passes it to Prefect."""
     said = subprocess.run(
         [sys.executable, str(FOLDER / "kubernetes" / "template.py")], capture_output=True, text=True, check=True
     )
@@ -27,7 +27,7 @@ def template() -> dict[str, Any]:
 def job(
     variables: dict[str, object], run_id: str = "", url: str = "http://prefect:4200/api", auth: str = "admin:secret"
 ) -> dict[str, Any]:
-    """Give the job of a flow run, as the worker asks the cluster for it."""
+    """Return the Kubernetes job that the worker would create for a flow run."""
     with temporary_settings({PREFECT_API_URL: url, PREFECT_API_AUTH_STRING: auth}):
         made = asyncio.run(KubernetesWorkerJobConfiguration.from_template_and_values(template(), variables))
         made.prepare_for_flow_run(

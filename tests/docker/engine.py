@@ -36,7 +36,7 @@ class EngineError(Exception):
 
 
 def environment() -> dict[str, str]:
-    """Give what podman is run with: storage, networks, limits and runtime of the suite's own."""
+    """Return podman's arguments: the suite's own storage, networks, limits and runtime."""
     FOLDER.mkdir(mode=0o700, exist_ok=True)
     _RUN.mkdir(mode=0o700, exist_ok=True)
     for name in ("tmp", "networks", "volumes"):
@@ -108,7 +108,7 @@ def require_containers() -> None:
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Let one process at a time make images: each would make the same."""
+    """Let only one process at a time build images, since all would build the same."""
     environment()
     with (FOLDER / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -116,13 +116,13 @@ def alone() -> Iterator[None]:
 
 
 def inspect(kind: str, name: str) -> Any:  # noqa: ANN401  JSON
-    """Give what podman knows of a container, image, network or volume."""
+    """Inspect a container, image, network or volume."""
     return json.loads(podman(kind, "inspect", name))[0]
 
 
 @contextmanager
 def serving() -> Iterator[str]:
-    """Run the service that docker-compose speaks to; give its address, and ask healthchecks as their time comes."""
+    """Run the service that docker-compose speaks to; yield its address, and ask healthchecks as their time comes."""
     with tempfile.TemporaryDirectory(prefix="reelkeeper-podman-") as folder:
         socket = Path(folder) / "podman.sock"
         with (Path(folder) / "log").open("wb") as log:

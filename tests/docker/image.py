@@ -22,7 +22,7 @@ OURS: Final = {name for name, service in SERVICES.items() if service["image"].st
 
 
 def instructions(stage: int = -1) -> list[tuple[str, str]]:
-    """Give the instructions of a stage of the Dockerfile, each with its argument on one line."""
+    """Return the instructions of a stage of the Dockerfile, each with its argument on one line."""
     text = re.sub(r"^\s*#.*\n", "", DOCKERFILE, flags=re.MULTILINE).replace("\\\n", " ")
     stages = re.split(r"^(?=FROM )", text, flags=re.MULTILINE)
     lines = [line for line in stages[stage].splitlines() if line.strip()]
@@ -30,13 +30,13 @@ def instructions(stage: int = -1) -> list[tuple[str, str]]:
 
 
 def image_environment() -> dict[str, str]:
-    """Give what ENV sets in the image that is shipped."""
+    """Return the variables that ENV sets in the shipped image."""
     pairs = [pair for word, rest in instructions() if word == "ENV" for pair in shlex.split(rest)]
     return dict(pair.split("=", 1) for pair in pairs)
 
 
 def secrets_of(service: str) -> dict[str, str]:
-    """Give the secrets of a service: file name under /run/secrets, and name in compose.yaml."""
+    """Return the secrets of a service: file name under /run/secrets, and name in compose.yaml."""
     granted = SERVICES[service].get("secrets", [])
     return {
         item["target"]: item["source"] if isinstance(item, dict) else item for item in granted if isinstance(item, dict)

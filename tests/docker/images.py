@@ -27,7 +27,7 @@ BASES: Final = {
 
 
 def build(name: str, tree: Path = ROOT, **arguments: str) -> str:
-    """Build our image from a tree, by its Dockerfile and build arguments; give what the build said."""
+    """Build our image from a tree, with its Dockerfile and build arguments; return the build's output."""
     require_containers()
     given = [f"--build-arg={key}={value}" for key, value in arguments.items()]
     with alone():
@@ -44,7 +44,7 @@ def built() -> str:
 
 
 def commit() -> str:
-    """Give the commit of this tree."""
+    """Return the commit of this tree."""
     return run("git", "-C", str(ROOT), "rev-parse", "HEAD").stdout.strip()
 
 
@@ -72,7 +72,7 @@ def _import_debian() -> None:
 
 
 def _sources() -> Iterator[Path]:
-    """Give this machine's lists of packages that are Debian's own, as a container can reach and check them."""
+    """Yield this machine's lists of packages that are Debian's own, as a container can reach and check them."""
     etc = Path("/etc/apt")
     for path in [etc / "sources.list", *sorted((etc / "sources.list.d").glob("*"))]:
         text = path.read_text() if path.is_file() else ""
@@ -82,7 +82,7 @@ def _sources() -> Iterator[Path]:
 
 @contextmanager
 def _interpreter() -> Iterator[Path]:
-    """Hold a folder with the Python that runs the tests, without what was installed into it."""
+    """Return a folder with the Python that runs the tests, without installed packages."""
     home = Path(sys.base_prefix)
     if sys.version_info[:2] != (3, 11) or home == Path("/usr"):
         raise EngineError(
@@ -102,7 +102,7 @@ def _interpreter() -> Iterator[Path]:
 
 
 def _as_pip_is_set() -> list[str]:
-    """Let a build reach the index of packages as this machine's pip does; the image does not keep how."""
+    """Let a build use the package index of this machine's pip, without keeping that in the image."""
     said = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True)
     lines = [line.partition("=") for line in said.stdout.splitlines()]
     found = {name.rpartition(".")[2]: value.strip("'") for name, _, value in lines}
@@ -112,7 +112,7 @@ def _as_pip_is_set() -> list[str]:
 
 
 def _as_apt_is_set() -> list[str]:
-    """Let a build reach Debian's packages as this machine's apt does."""
+    """Let a build use the Debian mirror of this machine's apt."""
     lists = FOLDER / "sources"
     shutil.rmtree(lists, ignore_errors=True)
     lists.mkdir()

@@ -79,7 +79,7 @@ class Stack:
             raise AssertionError(f"{error}: {self.ill()}") from error
 
     def ill(self) -> dict[str, str]:
-        """Give the state of each container that is not as it should be."""
+        """Return the state of each container that is not healthy or done."""
         found = {}
         for service, containers in self.containers().items():
             for container in containers:
@@ -90,7 +90,7 @@ class Stack:
         return found
 
     def containers(self) -> dict[str, list[Any]]:
-        """Give what podman knows of each container, by service."""
+        """Inspect each container, by service."""
         names = podman("ps", "--all", "--quiet", f"--filter=label={_LABEL}.project={self.project}").split()
         found: dict[str, list[Any]] = {}
         for item in json.loads(podman("container", "inspect", *names)) if names else []:
@@ -104,16 +104,16 @@ class Stack:
         return done.stdout if check else done.stdout + done.stderr
 
     def secret(self, name: str) -> str:
-        """Give what stands in a secret's file."""
+        """Return the contents of a secret's file."""
         return (self.folder / "secrets" / name).read_text().strip()
 
     def secrets(self) -> set[str]:
-        """Give every secret that is set, and the password within Prefect's."""
+        """Return every secret that is set, and the password in Prefect's."""
         found = {path.read_text().strip() for path in (self.folder / "secrets").iterdir()} - {""}
         return found | {text.partition(":")[2] for text in found if text.startswith("admin:")}
 
     def url(self, port: str) -> str:
-        """Give where a published port is."""
+        """Return the address of a published port."""
         return f"http://127.0.0.1:{self.ports[port]}"
 
     def down(self) -> None:
@@ -136,7 +136,7 @@ def kill(container: dict[str, Any]) -> None:
 
 
 def faults(container: dict[str, Any]) -> list[str]:
-    """Say what a container may that it must not."""
+    """Return the forbidden rights that a container has."""
     host, ports = container["HostConfig"], container["HostConfig"]["PortBindings"] or {}
     checks = {
         "its root can be written": host["ReadonlyRootfs"],
@@ -176,7 +176,7 @@ def outside(folder: Path) -> Iterator[seaweed.Endpoint]:
 
 
 def _pass_on(door: socket.socket, port: int) -> None:
-    """Connect whoever comes with the port of loopback."""
+    """Forward connections to the loopback port."""
     with suppress(OSError):  # the door was closed
         while True:
             caller, _ = door.accept()
@@ -223,12 +223,12 @@ class Prefect:
         return self.client.post(path, json=body).raise_for_status().json()
 
     def hold_schedules(self) -> None:
-        """Let nothing run but what is asked for: a run that meets the schedule's own is cancelled."""
+        """Pause all schedules, since a run that is due while another is active is cancelled."""
         for deployment in self.ask("deployments/filter", limit=200):
             self.client.post(f"deployments/{deployment['id']}/pause_deployment").raise_for_status()
 
     def begin(self, flow: str, parameters: dict[str, object] | None = None, state: str = "SCHEDULED") -> str:
-        """Have a run of a deployment made; give its id."""
+        """Create a run of a deployment; return its id."""
         found = self.ask("deployments/filter", limit=200)
         (deployment,) = (item["id"] for item in found if item["entrypoint"].endswith(f".{flow.replace('-', '_')}"))
         ask = f"deployments/{deployment}/create_flow_run"
@@ -236,7 +236,7 @@ class Prefect:
         return made
 
     def state(self, run_id: str) -> str:
-        """Give the type of a run's state; an empty text while the server is away."""
+        """Return the type of a run's state, or an empty text while the server is unreachable."""
         try:
             found: str = self.client.get(f"flow_runs/{run_id}").raise_for_status().json()["state"]["type"]
         except httpx.HTTPError:
@@ -244,7 +244,7 @@ class Prefect:
         return found
 
     def finish(self, flow: str, seconds: float, **parameters: object) -> None:
-        """Have a run of a deployment made and wait until it is completed; once more where it met the schedule's own."""
+        """Create a run of a deployment and wait for its completion; repeat if it collided with a scheduled run."""
         for _ in range(2):
             made = self.begin(flow, parameters)
             if self.end(made, seconds) != "CANCELLED":
@@ -252,11 +252,11 @@ class Prefect:
         assert self.state(made) == "COMPLETED", self.logs(made)
 
     def end(self, run_id: str, seconds: float) -> str:
-        """Wait until a run is over; give the type of its last state."""
+        """Wait until a run is over; return the type of its last state."""
         until(lambda: self.state(run_id) in OVER, seconds, f"run {run_id} ends")
         return self.state(run_id)
 
     def logs(self, run_id: str) -> str:
-        """Give what a run said."""
+        """Return a run's log messages."""
         found = self.ask("logs/filter", logs={"flow_run_id": {"any_": [run_id]}}, limit=200)
         return "\n".join(item["message"] for item in found)[-3000:]

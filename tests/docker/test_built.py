@@ -65,7 +65,7 @@ def test_a_lock_that_lacks_a_wheel_builds_no_image(tmp_path: Path) -> None:
 
 
 def planted(folder: Path) -> Path:
-    """Copy what a build sees, for a test to spoil."""
+    """Copy the build context, for a test to break."""
     tree = folder / "tree"
     for line in (ROOT / ".dockerignore").read_text().splitlines():
         for source in ROOT.glob(line.removeprefix("!")) if line.startswith("!") else ():

@@ -52,7 +52,7 @@ def test_everything_works_together_is_killed_and_works_again(objects: Endpoint, 
 
 
 def every_container_is_closed(made: Stack) -> None:
-    """Root read-only, no capability, nobody's user, no more memory or processes than its share."""
+    """Read-only root, no capabilities, an unprivileged user, limited memory and processes."""
     found = made.containers()
     assert {name: len(ones) for name, ones in found.items()} == {
         name: 2 if name in {"worker", "transcoder"} else 1 for name in SERVICES
@@ -98,7 +98,7 @@ def nobody_gets_in(made: Stack) -> None:
 
 
 def clips_are_adopted(made: Stack, prefect: Prefect, folder: Path) -> None:
-    """A run of the pool `default` adopts what a service has stored; then the service's own knowledge is imported."""
+    """A run of the pool `default` adopts a service's videos; then the service's data is imported."""
     s3 = bucket(made.objects)
     for name in CLIPS:
         clip = cut(name, folder / f"{name}.mp4", start=1, seconds=2, encoder="-preset veryfast -crf 12")
@@ -127,7 +127,7 @@ def videos(made: Stack) -> list[dict[str, Any]]:
 
 
 def every_container_is_killed(made: Stack) -> None:
-    """Each is killed as by a crash, and comes back by itself; what runs once is killed at work, and runs again."""
+    """Each service is killed, and restarts by itself; one-off services are killed while active, and run again."""
     for name in IN_ORDER:
         kill(made.containers()[name][-1])
         made.wait()

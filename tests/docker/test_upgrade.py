@@ -90,7 +90,7 @@ def install_earlier(made: Stack, tree: Path) -> None:
 
 
 def catalogue(made: Stack, folder: Path) -> list[dict[str, object]]:
-    """Let the old worker adopt a clip; give what the old program says of it."""
+    """Let the old worker adopt a clip; return what the old program shows of it."""
     clip = cut("bikes", folder / "bikes.mp4", start=1, seconds=1, encoder="-preset veryfast -crf 20")
     bucket(made.objects).upload_file(str(clip), BUCKET, "videos/ann/bikes.mp4")
     with Prefect(made) as prefect:  # held, its deployments would be left beside the new ones
@@ -101,7 +101,7 @@ def catalogue(made: Stack, folder: Path) -> list[dict[str, object]]:
 
 
 def schema(made: Stack) -> str:
-    """Give the revision of the store's schema, which is one row."""
+    """Return the revision of the store's schema, which is one row."""
     ask = ("psql", "--username=postgres", "--dbname=reelkeeper", "--tuples-only", "--no-align", "--no-psqlrc")
     rows = made.execute("postgres", *ask, "--command=SELECT version_num FROM alembic_version").split()
     assert len(rows) == 1

@@ -24,7 +24,7 @@ ENDS = re.compile(r"[;|&>]")
 
 
 def lines(path: Path) -> Iterator[str]:
-    """Give every command line of a page that begins with `reelkeeper` in a block of code."""
+    """Yield every command line of a page that begins with `reelkeeper` in a block of code."""
     for block in FENCE.finditer(path.read_text()):
         for line in block[2].replace("\\\n", " ").splitlines():
             found = re.match(r"\s*(?:\*/5 \* \* \* \* |\$ |(?:sudo )?(?:\.venv/bin/))?(reelkeeper(?: .*)?)$", line)
@@ -33,12 +33,12 @@ def lines(path: Path) -> Iterator[str]:
 
 
 def mentions(path: Path) -> Iterator[str]:
-    """Give every command that a sentence speaks of, which may leave out what a command needs."""
+    """Yield every command that a sentence mentions, which may lack required arguments."""
     yield from INLINE.findall(FENCE.sub("", path.read_text()))
 
 
 def words(line: str) -> list[str]:
-    """Split a line as a shell does, up to a comment or to what the shell itself would take."""
+    """Split a line as a shell does, up to a comment or a shell operator."""
     lexer = shlex.shlex(line, posix=True, punctuation_chars=";|&>")
     lexer.whitespace_split = True
     found = []
@@ -51,12 +51,12 @@ def words(line: str) -> list[str]:
 
 @cache
 def whole() -> Any:  # noqa: ANN401  typer's own kind of command
-    """Give the whole command, made once."""
+    """Return the whole command, made once."""
     return typer.main.get_command(app)
 
 
 def parse(line: str) -> dict[str, Any]:
-    """Let typer parse a line as far as it can without running it. Raises what typer raises."""
+    """Parse a line with typer, without running it. Raises typer's errors."""
     _, *rest = words(line)
     command = whole()
     context = command.make_context("reelkeeper", rest or ["--help"], resilient_parsing=not rest)
@@ -115,7 +115,7 @@ def test_what_does_not_exist_is_found() -> None:
 
 
 def checked(line: str) -> int:
-    """Read the --param of a line that runs a flow as the command would; returns how many there were."""
+    """Read the --param of a line that runs a flow as the command would; return how many there were."""
     given = parse(line)
     flow, params = given.get("flow"), given.get("param") or []
     if flow not in flows.names():

@@ -34,13 +34,13 @@ METHODS = (  # that the document writes out, or calls by a name that says what i
 
 
 def place(path: str) -> Path:
-    """Give a file: of the library, unless it names another room."""
+    """Return the path of a file, in the library unless it names another room."""
     return ROOT / path if path.startswith(("flows/", "tasks/")) else ROOT / "reelkeeper" / path
 
 
 @cache
 def defined(path: str) -> set[str]:
-    """Give all that a file defines: functions, classes, fields and constants."""
+    """Return all that a file defines: functions, classes, fields and constants."""
     found = set[str]()
     for node in ast.walk(ast.parse(place(path).read_text())):
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
@@ -53,7 +53,7 @@ def defined(path: str) -> set[str]:
 
 
 def values(path: str, name: str) -> Iterator[Any]:
-    """Give what a name stands for in a module: a constant, an attribute of one, or the default of a policy's field."""
+    """Return the value of a name in a module: a constant, its attribute, or the default of a policy's field."""
     module = import_module(".".join(place(path).relative_to(ROOT).with_suffix("").parts))
     first, _, rest = name.partition(".")
     if hasattr(module, first):

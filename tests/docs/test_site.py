@@ -180,7 +180,7 @@ def test_every_threshold_of_every_policy_of_the_rules_is_there_with_its_default(
 
 
 def shown(default: object) -> list[str]:
-    """Give a default as a reader sees it, in words."""
+    """Return a default as a reader sees it, in words."""
     value = "none" if default is None else list(default) if isinstance(default, tuple) else default
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return (f"{value:,}" if number else value if isinstance(value, str) else json.dumps(value, default=str)).split()

@@ -171,5 +171,5 @@ def _moments(at: datetime) -> dict[str, str]:
 
 
 def spread(operation: Operation, hours: Iterable[int]) -> Iterator[Operation]:
-    """Give the operation again at each of these hours of its day."""
+    """Return the operation again at each of these hours of its day."""
     return (replace(operation, at=operation.at.replace(hour=hour)) for hour in hours)

@@ -114,7 +114,7 @@ class CloudflareDouble:
 
 
 def billable_row(day: str, service: str, quantity: float, unit: str, cost: float) -> dict[str, Any]:
-    """Give a row of version 1, with the columns that its schema demands."""
+    """Return a row of version 1, with the columns that its schema demands."""
     return {
         "BilledCost": cost,
         "BillingAccountId": ACCOUNT,
@@ -178,6 +178,6 @@ def handler(double: Double) -> type[BaseHTTPRequestHandler]:
             self.wfile.write(data)
 
         def log_message(self, *_: object) -> None:
-            """Say nothing: the test asks what was sent."""
+            """Log nothing: tests check the requests."""
 
     return Handler

@@ -36,7 +36,7 @@ class ComfyUIDouble(Vendor):
         self.jobs.clear()
 
     def answer(self, request: Request) -> Next:
-        """Serve workflows and files apart from what is asked about runs: `reads` are of these."""
+        """Serve workflows and files separately from queries about runs, to which `reads` apply."""
         if self.is_down or request.path in ("/queue", "/prompt") or request.path.startswith("/history/"):
             return super().answer(request)
         with self.lock:

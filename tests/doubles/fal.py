@@ -20,7 +20,7 @@ _REFUSAL = {
 
 
 class FalDouble(Vendor):
-    """Its calls are signed with a key of its own, which it serves as fal does."""
+    """Its webhooks are signed with its own key, which it serves as fal does."""
 
     def __init__(self, video: bytes = b"a video") -> None:
         super().__init__(video)
@@ -113,7 +113,7 @@ class FalDouble(Vendor):
         return self.refusal(400, "Request is still in progress")
 
     def _list(self, query: dict[str, str]) -> Next:
-        """Give the requests of an endpoint."""
+        """Return the requests of an endpoint."""
         over: list[dict[str, Any]] = [
             {"request_id": job["id"], "endpoint_id": job["endpoint"], "json_input": job["input"], "status_code": 200}
             for job in self.jobs.values()
@@ -122,7 +122,7 @@ class FalDouble(Vendor):
         return 200, _page("items", over, query)
 
     def _billed(self, query: dict[str, str]) -> Next:
-        """Give what was made between, the latest first, at the price of its seconds."""
+        """Return the requests in between, latest first, at the price of their seconds."""
         events: list[dict[str, Any]] = [
             {
                 "request_id": job["id"],
@@ -142,7 +142,7 @@ class FalDouble(Vendor):
         return float(str(job["input"].get("duration", 5)).removesuffix("s"))
 
     def cost_nanousd(self, job: Job) -> int:
-        """Give what a request costs, unless a test says otherwise."""
+        """Return the cost of a request, unless a test sets another."""
         return int(job.get("cost_nanousd", self._seconds(job) * self.second_nanousd))
 
     @property
@@ -152,7 +152,7 @@ class FalDouble(Vendor):
 
 
 def _page(name: str, whole: list[dict[str, Any]], query: dict[str, str]) -> dict[str, Any]:
-    """Give half of what is asked for, so that more is read."""
+    """Return half of the requested page, so that more pages are read."""
     start, size = int(query.get("cursor", 0)), int(query["limit"]) // 2
     has_more = len(whole) > start + size
     return {

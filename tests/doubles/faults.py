@@ -42,11 +42,11 @@ class Faults:
         self._add(Fault("drop_request", operation, times))
 
     def drop_reply(self, operation: str, times: int = 1) -> None:
-        """Do what was asked, then close the connection without an answer."""
+        """Carry out the request, then close the connection without an answer."""
         self._add(Fault("drop_reply", operation, times))
 
     def cut_reply(self, operation: str, times: int = 1) -> None:
-        """Do what was asked, then close the connection in the middle of the body of the answer."""
+        """Carry out the request, then close the connection in the middle of the answer's body."""
         self._add(Fault("cut_reply", operation, times))
 
     def before(self, operation: str, action: Callable[[Request], object], times: int = 1) -> None:
@@ -58,7 +58,7 @@ class Faults:
         self._add(Fault("after", operation, times, action=action))
 
     def delay(self, operation: str, seconds: float, times: int = 1) -> None:
-        """Wait before doing what was asked."""
+        """Wait before carrying out the request."""
         self.before(operation, lambda _: time.sleep(seconds), times)
 
     def spoil_listing(self, what: str, times: int = 1) -> None:

@@ -50,7 +50,7 @@ class OpenAIDouble(Vendor):
         return (500 if self.fails_by_status and shown["status"] == "failed" else 200), shown
 
     def _list(self, query: dict[str, str]) -> dict[str, Any]:
-        """Give a page, the newest first, after the job that is named."""
+        """Return a page, the newest first, after the job that is named."""
         newest = [self._video(job) for job in reversed(self.jobs.values())]
         start = [video["id"] for video in newest].index(query["after"]) + 1 if "after" in query else 0
         shown = newest[start : start + int(query.get("limit", 20))]

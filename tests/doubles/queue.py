@@ -133,7 +133,7 @@ class QueueDouble:
 
 
 def event(action: str, bucket: str, key: str, *, size: int | None = None, etag: str | None = None) -> dict[str, Any]:
-    """Give an event as R2 sends it: a deletion has neither size nor ETag."""
+    """Return an event as R2 sends it: a deletion has neither size nor ETag."""
     told: dict[str, Any] = {"key": key}
     if size is not None:
         told |= {"size": size, "eTag": etag}

@@ -51,7 +51,7 @@ class Receiver:
             self.stop.set()
 
     def taken(self, path: str) -> list[Received]:
-        """Give what this path has answered with 200."""
+        """Return the events that this path has accepted with 200."""
         return [each for each in self.got[path] if each.answer == 200]
 
 

@@ -32,7 +32,7 @@ R2_COPY_CONDITIONS = ("cf-copy-destination-if-",)
 
 
 class Answer(NamedTuple):
-    """An error that is answered in place of doing what was asked."""
+    """An error answer instead of carrying out the request."""
 
     status: int
     code: str

@@ -57,7 +57,7 @@ class RunwayDouble(Vendor):
 
     @staticmethod
     def credits_of(job: Job) -> int:
-        """Give what a task costs that has ended."""
+        """Return what a task costs that has ended."""
         return CREDITS if job["status"] != "failed" else 0
 
     def _task(self, job: Job) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from socketserver import BaseServer
 
 @contextmanager
 def answering(server: BaseServer) -> Iterator[None]:
-    """Let a server answer requests until left, and close it then."""
+    """Run a server while the context is open, and close it afterwards."""
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:

@@ -86,7 +86,7 @@ class SlackDouble:
         return f"{self.origin}/answer"
 
     def button(self, action: str) -> dict[str, Any]:
-        """Give the newest button of this action that was posted."""
+        """Return the newest button of this action that was posted."""
         blocks = [block for post in self.posted for block in post.body.get("blocks", []) if block["type"] == "actions"]
         found: list[dict[str, Any]] = [
             item for block in blocks for item in block["elements"] if item.get("action_id") == action
@@ -100,16 +100,16 @@ class SlackDouble:
             yield self
 
     def asked_at(self) -> list[float]:
-        """Give when each request for a message came."""
+        """Return the time of each request for a message."""
         return [at for at, path in self.asked if path.endswith(("chat.postMessage", HOOK))]
 
     def gaps(self) -> list[float]:
-        """Give the seconds between one request for a message and the next."""
+        """Return the seconds between one request for a message and the next."""
         times = self.asked_at()
         return [later - sooner for sooner, later in pairwise(times)]
 
     def titles(self) -> list[str]:
-        """Give the headers of what was taken, in order."""
+        """Return the headers of accepted messages, in order."""
         return [
             block["text"]["text"]
             for post in self.posted
@@ -118,7 +118,7 @@ class SlackDouble:
         ]
 
     def answer(self, path: str, token: str, body: dict[str, Any]) -> Answer:
-        """Give the true answer."""
+        """Return the true answer."""
         if path == HOOK:
             wrong = wrong_blocks(body)
             if not wrong:
@@ -165,7 +165,7 @@ def _no(error: str) -> Answer:
 
 
 def wrong_blocks(body: dict[str, Any]) -> str:
-    """Say what Slack would say of a message's blocks; "" if nothing. Limits of docs.slack.dev/reference/block-kit."""
+    """Return Slack's error for a message's blocks; "" if none. Limits of docs.slack.dev/reference/block-kit."""
     blocks = body.get("blocks", [])
     if not body.get("text") and not blocks:
         return "no_text"
@@ -217,7 +217,7 @@ def press(  # as Slack tells it: docs.slack.dev, "block_actions payload", "Verif
     answer_url: str,
     secret: str = SIGNING_SECRET,
 ) -> tuple[bytes, dict[str, str]]:
-    """Give body and headers of the call that a press on a button makes."""
+    """Return body and headers of the call that a press on a button makes."""
     pressed_at = time.time() if at is None else at
     payload = {
         "type": "block_actions",
@@ -233,7 +233,7 @@ def press(  # as Slack tells it: docs.slack.dev, "block_actions payload", "Verif
 
 
 def texts(blocks: list[dict[str, Any]]) -> list[str]:
-    """Give every text in these blocks."""
+    """Return every text in these blocks."""
     found = []
     for block in blocks:
         parts = [block.get("text"), *block.get("fields", []), *_elements(block)]
@@ -246,7 +246,7 @@ def _elements(block: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def active_markup(body: dict[str, Any]) -> list[str]:
-    """Give every text of a message in which Slack would see a mention, a link or formatting of others."""
+    """Return every text of a message in which Slack would see a mention, a link or formatting of others."""
     blocks = body.get("blocks", [])
     parts = [part for block in blocks for part in (block.get("text"), *block.get("fields", []), *_elements(block))]
     active = [part["text"] for part in parts if part and (part["type"] != "plain_text" or part.get("emoji", True))]

@@ -93,19 +93,19 @@ class Vendor:
                 self.left.set()
 
     def end_as(self, how: str) -> None:
-        """Let jobs end so: succeeded, failed or moderated."""
+        """Set how jobs end: succeeded, failed or moderated."""
         self.ends_as = how
 
     def refusal(self, status: int, told: str) -> Next:
-        """Give a refusal as this vendor words it."""
+        """Return a refusal in this vendor's format."""
         raise NotImplementedError
 
     def route(self, request: Request) -> Next:
-        """Give the true answer."""
+        """Return the true answer."""
         raise NotImplementedError
 
     def call(self, job: Job, at: float | None = None) -> Call:
-        """Give the call about a job, as the vendor signs and sends it."""
+        """Return the call about a job, as the vendor signs and sends it."""
         raise NotImplementedError
 
     def sent_twice(self) -> list[str]:
@@ -143,7 +143,7 @@ class Vendor:
         return status, json.dumps(body)[:-5].encode() if planned == CUT else body, *headers
 
     def look(self, job: Job) -> Job:
-        """Let a job go on, as somebody asks after it."""
+        """Advance a job by one step, as its state is read."""
         job["looks"] += 1
         if job["looks"] >= self.looks and job["status"] == "running":
             job["status"] = self.fate(job)

@@ -15,7 +15,7 @@ _BAD_READS = 0.05
 
 
 def draw(chance: random.Random, what: str) -> Next | None:
-    """Give what becomes of a request, a "submit" or a "read"; None: it is answered."""
+    """Return the fault of a request, a "submit" or a "read"; None: it is answered."""
     drawn = chance.random()
     if what == "read":
         return (502, b"<html>") if drawn < _BAD_READS else None

@@ -43,7 +43,7 @@ def install(
     at_slack: SlackDouble,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Install]:
-    """Make an installation around a clip: store and Prefect's server each on a database of its own, nothing running."""
+    """Create an installation around a clip: separate databases for store and Prefect's server, nothing running."""
     with ExitStack() as stack:
 
         def make(clip: Path) -> tuple[Installation, World]:

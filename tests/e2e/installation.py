@@ -36,7 +36,7 @@ def until(holds: Callable[[], T], seconds: float, what: str, pause: float = 0.25
 
 
 def bare_environment() -> dict[str, str]:
-    """Give the environment without anything that is meant for Prefect or for us."""
+    """Return the environment without anything that is meant for Prefect or for us."""
     return {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "REELKEEPER_"))}
 
 
@@ -83,7 +83,7 @@ class Installation:
         )
 
     def start(self, name: str, *words: str) -> subprocess.Popen[bytes]:
-        """Start a command of the environment's, in a session of its own."""
+        """Start a command of the environment, in its own session."""
         with (self.folder / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
                 [BIN / words[0], *words[1:]],
@@ -113,7 +113,7 @@ class Installation:
         return self.start("worker", "reelkeeper", "worker", "default", "transcode", *options)
 
     def set_up(self) -> None:
-        """Do what the README says that people do first."""
+        """Follow the first steps of the README."""
         self.command("reelkeeper", "bootstrap", "--api-url", self.api_url)
         self.command("prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(ROOT / "prefect.yaml"))
 
@@ -133,7 +133,7 @@ class Installation:
         return done.stdout
 
     def kill(self, name: str) -> list[psutil.Process]:
-        """Kill a process as the kernel does where memory runs out; returns what it had started."""
+        """Kill a process as the kernel does where memory runs out; return what it had started."""
         process = self.processes.pop(name)
         started = [] if process.poll() is not None else psutil.Process(process.pid).children(recursive=True)
         process.kill()
@@ -141,7 +141,7 @@ class Installation:
         return started
 
     def stop(self, name: str, number: signal.Signals = signal.SIGTERM, seconds: float = 120) -> int:
-        """Stop a process in order; returns its exit code."""
+        """Stop a process in order; return its exit code."""
         process = self.processes.pop(name)
         process.send_signal(number)
         return process.wait(seconds)
@@ -173,18 +173,18 @@ class Installation:
         raise AssertionError(f"{method} {path} is not answered")
 
     def deployment(self, flow: str) -> str:
-        """Find a deployment by its name, as a client does; returns its id."""
+        """Find a deployment by its name, as a client does; return its id."""
         found: str = self.ask("GET", f"/deployments/name/{flow}/{NAMES[flow]}")["id"]
         return found
 
     def begin(self, flow: str, key: str, **parameters: Any) -> str:  # noqa: ANN401  a flow's own
-        """Create a run of a deployment through Prefect's REST API; returns its id."""
+        """Create a run of a deployment through Prefect's REST API; return its id."""
         body = {"parameters": parameters, "idempotency_key": key}
         run: str = self.ask("POST", f"/deployments/{self.deployment(flow)}/create_flow_run", body)["id"]
         return run
 
     def repeat(self, flow: str, seconds: int) -> None:
-        """Give a deployment one more schedule, so that a test need not wait for the true one."""
+        """Add a schedule to a deployment, so that a test need not wait for the real one."""
         schedule = {"interval": seconds, "timezone": "UTC", "anchor_date": "2026-01-01T00:00:00Z"}
         self.ask("POST", f"/deployments/{self.deployment(flow)}/schedules", [{"schedule": schedule, "active": True}])
 
@@ -200,7 +200,7 @@ class Installation:
         return found
 
     def runs(self, flow: str = "", *types: str) -> list[dict[str, Any]]:
-        """Give the runs of a flow, or of all, that are in one of these types of state, the first due first."""
+        """Return the runs of a flow, or of all, that are in one of these types of state, the first due first."""
         body: dict[str, Any] = {"sort": "EXPECTED_START_TIME_ASC", "limit": 200}
         if types:
             body["flow_runs"] = {"state": {"type": {"any_": types}}}

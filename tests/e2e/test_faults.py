@@ -47,7 +47,7 @@ SHORT = {"dispatch-jobs": {"until_idle": True}}
 
 @pytest.fixture(scope="module")
 def shaken(install: Install, make_clip: MakeClip) -> tuple[Installation, World]:
-    """Cold videos to make smaller, one to retire, one whose bytes are due to go, and a job that waits."""
+    """Cold videos to compress, one to retire, one whose bytes are due to be purged, and a waiting job."""
     installation, world = install(make_clip(size="320x240", seconds=3.0))
     with transaction(world.workspace.engine, "test") as session:
         session.execute(sa.update(users).values(tier="pro"))

@@ -21,7 +21,7 @@ _CLEAN = {name: value for name, value in os.environ.items() if not name.startswi
 
 
 class Deployment:
-    """The command, with state and scratch each on a small disk of its own."""
+    """The command, with state and scratch on separate small disks."""
 
     def __init__(self, folder: Path) -> None:
         self.state, self.scratch, self.home = folder / "state", folder / "scratch", folder / "home"

@@ -49,13 +49,13 @@ def shell(installation: Installation, text: str, **more: str) -> subprocess.Comp
 
 
 def runs(installation: Installation) -> dict[str, str]:
-    """Give the state of each run of the flows that the page starts, by its id."""
+    """Return the state of each run of the flows that the page starts, by its id."""
     found = [*installation.runs("sync-catalog"), *installation.runs("expire-videos")]
     return {each["id"]: each["state"]["type"] for each in found}
 
 
 def begun(installation: Installation, before: dict[str, str]) -> list[str]:
-    """Give the states of the runs that were not there before."""
+    """Return the states of the runs that were not there before."""
     return [state for run_id, state in runs(installation).items() if run_id not in before]
 
 

@@ -140,7 +140,7 @@ def test_killed_and_started_again_it_goes_on(folder: Path) -> None:
 
 
 def at_work(ready: dict[str, Any]) -> str:
-    """Give a run of the queue that is at work: the one that was asked for, or the schedule's, which goes first."""
+    """Return an active run of the queue: the requested one, or the scheduled one, which goes first."""
     body = {"flows": {"name": {"any_": ["dispatch-jobs"]}}, "flow_runs": {"state": {"type": {"any_": ["RUNNING"]}}}}
     found = httpx.post(f"{ready['ui_url']}/api/flow_runs/filter", json=body, timeout=60).json()
     return found[0]["id"] if found else ""

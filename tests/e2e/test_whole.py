@@ -45,7 +45,7 @@ ROUTES = [
 
 @pytest.fixture(scope="module")
 def whole(install: Install, tiny_clip: Path) -> tuple[Installation, World]:
-    """Everything runs: one live video, one whose bytes are due to go, and what people do first is done."""
+    """Everything runs: one live video, one whose bytes are due to be purged, and the first steps are done."""
     installation, world = install(tiny_clip)
     world.video("live")
     world.video("gone", state=VideoState.RETIRED, blob_state=BlobState.RETIRED, due=True)
@@ -96,7 +96,7 @@ def test_a_schedule_fires_by_itself_and_an_alert_reaches_slack(
 
 
 def _end_schedules(installation: Installation) -> None:
-    """Leave no schedule that a test has added, and no run of it, beside another test's."""
+    """Remove schedules that a test has added, and their runs, before the next test."""
     installation.hold_schedules()
     until(lambda: not installation.runs("", "PENDING", "RUNNING"), 120, "what schedules began is over")
 
@@ -126,7 +126,7 @@ def test_crashed_daily_work_runs_again_once_and_nothing_that_a_person_began(whol
 
 
 def _due_in_2099(installation: Installation, flow: str, *tags: str) -> str:
-    """Create a run that no worker takes, for a test to say what became of it; returns its id."""
+    """Create a run that no worker takes, whose state the test sets; return its id."""
     state = {"type": "SCHEDULED", "state_details": {"scheduled_time": "2099-01-01T00:00:00Z"}}
     create = f"/deployments/{installation.deployment(flow)}/create_flow_run"
     run: str = installation.ask("POST", create, {"state": state, "tags": tags})["id"]
@@ -158,7 +158,7 @@ def test_a_run_that_nobody_takes_is_told_of_and_one_that_never_begins_has_crashe
 
 
 def _make_impatient(installation: Installation, name: str) -> None:
-    """Have an automation that waits for silence wait for Prefect's least time, which is ten seconds."""
+    """Set an automation's waiting time to Prefect's minimum of ten seconds."""
     (found,) = [item for item in installation.ask("POST", "/automations/filter", {}) if item["name"] == name]
     fields = ("name", "description", "enabled", "actions", "actions_on_trigger", "actions_on_resolve")
     trigger = found["trigger"] | {"within": 10}

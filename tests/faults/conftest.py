@@ -22,7 +22,7 @@ Child = Callable[[str, Address, str, dict[str, object]], BaseProcess]
 
 @pytest.fixture
 def make_world(tmp_path: Path, migrated_file: Path, endpoint: Endpoint, double: R2Double, tiny_clip: Path) -> MakeWorld:
-    """Give fresh worlds, each under a prefix of its own."""
+    """Return fresh worlds, each under a prefix of its own."""
 
     def make() -> World:
         folder = tmp_path / secrets.token_hex(6)
@@ -53,7 +53,7 @@ def first_of(every: int) -> int:
 
 
 def wait_for_end(process: BaseProcess, seconds: float = 240) -> int:
-    """Wait until the child has ended; returns its exit code, which is -9 if it was killed."""
+    """Wait until the child has ended; return its exit code, which is -9 if it was killed."""
     process.join(seconds)
     if process.exitcode is None:
         raise TimeoutError(f"child {process.pid} has not ended after {seconds:.0f} s")

@@ -83,7 +83,7 @@ def run_swap_in_place(workspace: Workspace, address: Address, arguments: dict[st
 
 
 def run_undo_in_place(workspace: Workspace, address: Address, arguments: dict[str, object]) -> None:
-    """Put what is not as announced in place, or settle what a run that was killed has left of that."""
+    """Replace in place with unexpected bytes, or settle what a killed run has left of that."""
     with LeaseManager(workspace.engine) as manager:
         (lease,) = manager.take(["video/v1"])
         left = intents.open_intents(workspace, "v1")
@@ -121,7 +121,7 @@ def run_api(workspace: Workspace, address: Address, arguments: dict[str, object]
 
 
 def ready(result: object, place: Path) -> Transcode | Refusal:
-    """Give the transcode made beforehand, as if it had just been made here."""
+    """Return the transcode made beforehand, as if it had just been made here."""
     assert isinstance(result, Transcode)
     copy = place / Path(result.path).name
     shutil.copyfile(result.path, copy)

@@ -198,7 +198,7 @@ def _listening(found: Evidence) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _logging_to(place: Path) -> Iterator[None]:
-    """Let every library say all that it can, with traces."""
+    """Set all libraries' logs to the most verbose level, with tracebacks."""
     root, handler = logging.getLogger(), logging.FileHandler(place)
     handler.setFormatter(logging.Formatter("%(name)s %(levelname)s %(message)s"))
     before = root.level

@@ -68,7 +68,7 @@ def ask(world: World, prompt: str, key: str, **more: object) -> str:
 
 
 def live(world: World) -> None:
-    """Let the user do all that a user does, and let others speak of the user."""
+    """Let the user do everything that users can do, and let others mention the user."""
     engine, bucket = world.workspace.engine, world.workspace.bucket
     webhooks.add(engine, "https://127.0.0.1/hook", allow_private=True, author="test")
     users.put(engine, USER, "free", by="front")
@@ -197,7 +197,7 @@ def test_of_ten_canaries_none_is_found_once_their_user_is_erased(
 
 
 def settle_what_is_at_work(world: World) -> None:
-    """End, as its worker does, what was claimed and is to be cancelled."""
+    """End claimed jobs that are to be cancelled, as their worker does."""
     with reading(world.workspace.engine) as session:
         rows = session.execute(sa.text("SELECT id, lease_token FROM jobs WHERE state = 'running'")).all()
     for job_id, token in rows:

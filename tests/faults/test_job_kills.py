@@ -74,7 +74,7 @@ class Shop:
         make_due(self.world.workspace.engine)
 
     def recover(self) -> None:
-        """Let workers run, with time in between, until the job is over: at most the five times that it is tried."""
+        """Run workers, with time in between, until the job has ended, at most for its five attempts."""
         for _ in range(5):
             self.let_time_pass()
             assert wait_for_end(self.start()) == 0
@@ -82,7 +82,7 @@ class Shop:
                 return
 
     def is_locked(self) -> bool:
-        """Whether somebody is within a transaction that others wait for."""
+        """Check whether a transaction is open that others wait for."""
         file = sqlite3.connect(str(self.world.workspace.engine.url.database), timeout=0.5, isolation_level=None)
         with contextlib.closing(file):
             try:

@@ -58,7 +58,7 @@ OPERATIONS = {
 
 
 class Prepared(NamedTuple):
-    """A world in which an operation has something to do, and what it is told."""
+    """A world with work for an operation, and the operation's arguments."""
 
     world: World
     arguments: dict[str, object]
@@ -187,7 +187,7 @@ def _for_settle_accounts(world: World, _: Transcode) -> dict[str, object]:
 
 
 def _shown_and_kept(session: Session) -> tuple[str, set[str]]:
-    """The SHA-256 of what the service's key shows, and of what waits out its grace."""
+    """The SHA-256 of the object at the service's key, and of objects in their grace."""
     shown = sa.select(blobs.c.sha256).join(videos, videos.c.blob_id == blobs.c.id).where(videos.c.id == "v1")
     kept = sa.select(blobs.c.sha256).where(blobs.c.video_id == "v1", blobs.c.state == BlobState.RETIRED)
     return session.execute(shown).scalar_one(), set(session.execute(kept).scalars())
@@ -251,7 +251,7 @@ class Runner:
         self.kills = 0
 
     def check(self) -> None:
-        """Ask for the master property, and for what this operation promises besides."""
+        """Check the master property, and this operation's own guarantees."""
         self.prepared.world.check()
         if and_more := globals().get(f"_check_{self.operation}"):
             with reading(self.prepared.world.workspace.engine) as session:

@@ -78,7 +78,7 @@ MakeAny = Callable[[], AbstractContextManager[World]]
 
 
 class Case(NamedTuple):
-    """What is tried: in which state, while which step runs, what the service does, at which of its failpoints."""
+    """A case: the row's state, the running step, the service's action, and the failpoint at which it happens."""
 
     state: str
     step: str
@@ -123,7 +123,7 @@ class Scene:
         self.world.double.client.put_object(Bucket=BUCKET, Key=self.key, Body=data)
 
     def _begin(self, step: str, until: str) -> None:
-        """Have a swap killed on its way, or do all of it."""
+        """Kill a swap on its way, or complete it."""
 
         def die(name: str) -> None:
             if name == until:
@@ -136,7 +136,7 @@ class Scene:
         failpoints.observe(None)
 
     def do(self, deed: str) -> None:
-        """Do what the service does."""
+        """Carry out the service's action."""
         if deed == "put the same":
             sleep(1.1)  # LastModified goes by the second
             self.last = self.world.clip.read_bytes()
@@ -233,7 +233,7 @@ class Scene:
 
 
 def play(make: MakeAny, case: Case, transcode: Transcode) -> str:
-    """Play a case and say what came of it: past the last failpoint, in the window, or well. A fault is an assertion."""
+    """Run a case and return its result: past the last failpoint, in the window, or well. Faults fail an assertion."""
     with make() as world:
         return _play(Scene(world, case.state, transcode), case)
 
@@ -302,7 +302,7 @@ def _begins_with_bytes(state: str) -> bool:
 def make_any(
     request: pytest.FixtureRequest, endpoint: Endpoint, double: R2Double, tiny_clip: Path, tmp_path: Path
 ) -> MakeAny:
-    """Make worlds, each in a store of its own; leaving one drops it."""
+    """Create worlds with separate stores; leaving one drops its store."""
 
     @contextmanager
     def make() -> Iterator[World]:
@@ -328,7 +328,7 @@ def make_any(
 
 @contextmanager
 def sampled(capsys: pytest.CaptureFixture[str], what: str) -> Iterator[tuple[random.Random, Counter[str]]]:
-    """Give chance and a count of results; print the seed, and the results at the end."""
+    """Provide a random generator and a count of results; print the seed, and the results at the end."""
     seed, results = random.randrange(10**6), Counter[str]()
     print(f"seed {seed}")  # noqa: T201  a failure is played again by it
     yield random.Random(seed), results

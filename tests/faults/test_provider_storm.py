@@ -91,7 +91,7 @@ class Storm:
 
     @contextmanager
     def deaths(self) -> Iterator[None]:
-        """Let the vendor die and come back again and again, with all that it had."""
+        """Kill and restart the vendor repeatedly, with its state kept."""
         over, chance = threading.Event(), random.Random(self.chance.random())
 
         def die() -> None:
@@ -110,7 +110,7 @@ class Storm:
             thread.join()
 
     def call_twice(self) -> None:
-        """Let the vendor call about some of its jobs, each time twice, and others who forge and repeat its calls."""
+        """Send the vendor's webhooks about some of its jobs, each twice, and forged and repeated ones."""
         name = self.format.double.__name__
         if name not in ("FalDouble", "ReplicateDouble"):
             return
@@ -150,7 +150,7 @@ class Storm:
         make_due(self.engine)
 
     def weather_it(self, patience: AttemptPolicy) -> None:
-        """Let workers run, with time in between, until nothing but jobs in doubt is left; those find no more rest."""
+        """Run workers, with time in between, until only jobs in doubt are left, which are then polled without pause."""
         generator = RemoteGenerator(self.format.connect(self.vendor), model=self.format.model, poll_seconds=0.02)
         for _ in range(ROUNDS):
             self.let_time_pass()
@@ -164,7 +164,7 @@ class Storm:
             self.call_twice()
 
     def check(self) -> Counter[str]:
-        """Compare our books with the vendor's, and say what became of the jobs."""
+        """Compare our ledger with the vendor's book, and return the jobs' outcomes."""
         with reading(self.engine) as session:
             rows = session.execute(sa.select(jobs)).all()
             budget = spend_counters.so_far(session, now(session)).today_microusd
@@ -188,7 +188,7 @@ def prompt_of(job: Job) -> str:
 
 
 def spent_on(row: sa.Row[Any]) -> int:
-    """Give what counts as spent: the cost that was told, else the quote of what is made, or may be."""
+    """Return the amount that counts as spent: the reported cost, else the quote of a made or possibly made video."""
     cost = int(row.cost_microusd or 0)
     if end_of(row) == "made":
         return max(cost, int(row.quoted_cost_microusd))

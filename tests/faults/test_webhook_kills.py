@@ -39,7 +39,7 @@ def test_killed_anywhere_nothing_is_lost_and_order_is_kept(migrated_file: Path, 
 
 
 def storm(migrated_file: Path, store: Path, rounds: int, chance: random.Random) -> tuple[int, int]:
-    """Kill children at any failpoint that they reach; returns how many events were told, and how many were killed."""
+    """Kill children at any failpoint that they reach; return the numbers of sent events and of kills."""
     shutil.copyfile(migrated_file, store)
     url = f"sqlite:///{store}"
     engine, killed = open_engine(url), 0

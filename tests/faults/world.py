@@ -102,7 +102,7 @@ class World:
         run_id: str | None = None,
         recipe: str | None = None,
     ) -> int:
-        """Add a video (or, if not `current`, one more blob of it) whose object is stored; returns the blob's id."""
+        """Add a video (or, if not `current`, one more blob of it) whose object is stored; return the blob's id."""
         clip = clip or self.clip
         data = clip.read_bytes()
         key = key or blob_key(self.address.prefix, "ann", video_id, generation, clip.suffix[1:])
@@ -213,7 +213,7 @@ class World:
         return plan_id
 
     def expire_leases(self) -> None:
-        """Let the time pass after which a dead run's leases are free, and its claims have timed out."""
+        """Advance time until a dead run's leases and claims have expired."""
         with transaction(self.workspace.engine, "test") as session:
             session.execute(sa.update(leases).values(expires_at=LONG_AGO))
             session.execute(sa.update(blobs).where(blobs.c.claimed_at.is_not(None)).values(claimed_at=LONG_AGO))

@@ -38,7 +38,7 @@ MakeScene = Callable[[], Scene]
 
 @pytest.fixture(scope="session")
 def prefect_server() -> Iterator[None]:
-    """A Prefect server on SQLite in a folder of its own; no heartbeats, since a flow's end waits for the next one."""
+    """A Prefect server on SQLite in its own folder; without heartbeats, since a flow's end waits for the next one."""
     with (
         prefect_test_harness(server_startup_timeout=600),
         temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}),

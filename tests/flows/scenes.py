@@ -28,7 +28,7 @@ KEPT_TABLES = (audit_events, blobs, deployment, operations, users, videos)
 
 
 def recorded_days() -> list[dict[str, date]]:
-    """Give the rows that say of the last days that all their views are known."""
+    """Return the rows that mark the views of the last days as complete."""
     today = datetime.now(UTC).date()
     return [{"day": today - timedelta(days=n)} for n in range(1, 40)]
 
@@ -47,7 +47,7 @@ class Scene:
             session.execute(sa.insert(view_days), recorded_days())
 
     def video(self, video_id: str, *, age_days: float, **options: Any) -> int:  # noqa: ANN401  as World.video takes them
-        """Add a live video of that age; returns its blob's id."""
+        """Add a live video of that age; return its blob's id."""
         blob_id = self.world.video(video_id, **options)
         with transaction(self.engine, "test") as session:
             created_at = datetime.now(UTC) - timedelta(days=age_days)
@@ -55,7 +55,7 @@ class Scene:
         return blob_id
 
     def lose_rows(self, prefix: str) -> None:
-        """Let the rows of these live videos vanish from view, as a wrong restore of the store would."""
+        """Hide the rows of these live videos, as a wrong restore of the store would."""
         with transaction(self.engine, "test") as session:
             session.execute(sa.update(videos).where(videos.c.id.startswith(prefix)).values(state=VideoState.LOST))
 
@@ -82,7 +82,7 @@ class Scene:
             return {row.id: row.state for row in session.execute(sa.select(videos.c.id, videos.c.state))}
 
     def everything(self) -> tuple[object, ...]:
-        """Dump what a run must not change unasked: rows, and what is stored."""
+        """Dump the rows and objects that a run must not change by itself."""
         with reading(self.engine) as session:
             rows = tuple(tuple(session.execute(sa.select(table)).all()) for table in KEPT_TABLES)
         stored = sorted(
@@ -93,7 +93,7 @@ class Scene:
         return *rows, tuple(stored)
 
     def outcomes(self, plan_id: str) -> dict[str | None, str | None]:
-        """Say what became of each item of a plan, by its video."""
+        """Return the outcome of each item of a plan, by its video."""
         with reading(self.engine) as session:
             chosen = sa.select(verdicts.c.video_id, verdicts.c.outcome).where(verdicts.c.plan_id == plan_id)
             return {row.video_id: row.outcome for row in session.execute(chosen)}

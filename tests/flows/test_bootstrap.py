@@ -30,7 +30,7 @@ API = "http://127.0.0.1:8787"
 
 @pytest.fixture
 def client(prefect_server: None) -> Iterator[SyncPrefectClient]:  # noqa: ARG001  it must be up
-    """A server that holds nothing of ours before, and nothing after."""
+    """A server without any of our objects, before and after the test."""
     with get_client(sync_client=True) as client:
         _clear(client)
         yield client
@@ -61,7 +61,7 @@ def kept(client: SyncPrefectClient) -> tuple[str, str, UUID] | None:
 
 
 def names(client: SyncPrefectClient) -> set[str]:
-    """Give every deployment as FLOW/NAME."""
+    """Return every deployment as FLOW/NAME."""
     flows = {flow.id: flow.name for flow in client.read_flows(limit=200)}
     return {f"{flows[deployment.flow_id]}/{deployment.name}" for deployment in client.read_deployments(limit=200)}
 

@@ -32,7 +32,7 @@ LIBRARIES = ("botocore", "urllib3", "sqlalchemy.engine")  # not httpx, by which 
 
 @pytest.fixture
 def log() -> Iterator[APILogHandler]:
-    """Send what libraries say at DEBUG to Prefect's server, as PREFECT_LOGGING_EXTRA_LOGGERS does."""
+    """Send the libraries' DEBUG logs to Prefect's server, as PREFECT_LOGGING_EXTRA_LOGGERS does."""
     handler = APILogHandler()
     before = {name: logging.getLogger(name).level for name in LIBRARIES}
     for name in LIBRARIES:

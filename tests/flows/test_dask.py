@@ -53,7 +53,7 @@ def cluster() -> Iterator[Any]:
 
 
 def results(scene: Scene, report: Report) -> tuple[object, ...]:
-    """Say what a run came to, apart from ids and times."""
+    """Return a run's result, without ids and times."""
     with reading(scene.engine) as session:
         now = session.execute(
             sa.select(

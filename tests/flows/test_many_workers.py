@@ -62,7 +62,7 @@ def running(*flows: str) -> AbstractContextManager[list[subprocess.Popen[str]]]:
 
 
 def ended(process: subprocess.Popen[str]) -> dict[str, Any]:
-    """Wait until a worker ends well; gives what it says of itself."""
+    """Wait until a worker ends well; return what it says of itself."""
     said, _ = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 0, said
     told: dict[str, Any] = json.loads(said)
@@ -82,7 +82,7 @@ def wait_until(true: Callable[[], bool]) -> None:
 
 
 def kill(scene: Scene, process: subprocess.Popen[str]) -> None:
-    """Kill a worker with SIGKILL, and let the minute pass after which its leases are free."""
+    """Kill a worker with SIGKILL, and advance time until its leases have expired."""
     process.kill()
     process.wait()
     with transaction(scene.engine, "test") as session:

@@ -64,7 +64,7 @@ def server(prefect_server: None) -> Iterator[str]:  # noqa: ARG001  it must be u
 
 
 def deployed() -> dict[str, bool]:
-    """Give the deployments on the server, and which of them a person has paused."""
+    """Return the deployments on the server, and which of them a person has paused."""
     with get_client(sync_client=True) as client:
         flows = {flow.id: flow.name for flow in client.read_flows(limit=200)}
         return {f"{flows[found.flow_id]}/{found.name}": found.paused for found in client.read_deployments(limit=200)}

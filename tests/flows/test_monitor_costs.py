@@ -32,7 +32,7 @@ def ago(days: int) -> date:
 
 
 def jobs(engine: sa.Engine, count: int, *days: date) -> None:
-    """Let ann have run so many jobs on each of these days."""
+    """Record the numbers of ann's jobs on these days."""
     with transaction(engine, "test") as session:
         record(session, [Used(day, Metric.JOBS, count, user_id=user) for day in days for user in ("", "ann")])
 

@@ -71,7 +71,7 @@ BY_SEGMENT: Final = {"api", "tier_storage", "expire_videos", "forecast_costs"}
 
 
 def tree(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
-    """Give a policy and those inside it: what stands in the list of tiers is the policy of each."""
+    """Yield a policy and those inside it: what stands in the list of tiers is the policy of each."""
     if model is Tiers:
         yield TierPolicy
         return
@@ -86,7 +86,7 @@ CLASSES: Final = [item for section in SECTIONS for item in tree(section)]
 
 @contextmanager
 def written_down(monkeypatch: pytest.MonkeyPatch) -> Iterator[Reads]:
-    """Write down each field of a policy that is read, but by what reads and merges whole documents."""
+    """Record each field of a policy that is read, except by code that reads and merges whole documents."""
     reads: Reads = defaultdict(set)
     merging = {"reelkeeper.rules.policies", "reelkeeper.operations.core.policy_document", "tests.policies"}
 
@@ -106,7 +106,7 @@ def written_down(monkeypatch: pytest.MonkeyPatch) -> Iterator[Reads]:
 
 
 def values(policies: Policies) -> dict[str, set[object]]:
-    """Give each field's values by class and name: of a tier's field, one for each tier."""
+    """Return each field's values by class and name: of a tier's field, one for each tier."""
     found: dict[str, set[object]] = defaultdict(set)
     for section in Policies.model_fields:
         for model, instance in _instances(getattr(policies, section)):

@@ -40,7 +40,7 @@ def cold(scene: Scene) -> Scene:
 
 
 def begun(scene: Scene) -> str:
-    """Let a run claim a plan, and be killed before it has done anything; names the plan."""
+    """Let a run claim a plan, and be killed before it has done anything; return the plan's id."""
     plan_id = tier_storage().plan.id
     terms = plans.terms(policy=LifecyclePolicy(), tiers=SHIPPED, recipe=AT_ANY_PRICE, acceptance=Acceptance())
     with transaction(scene.engine, "test") as session:
@@ -50,7 +50,7 @@ def begun(scene: Scene) -> str:
 
 
 def swapped_by(scene: Scene) -> dict[str, str]:
-    """Say in whose name each video was swapped."""
+    """Return the run in whose name each video was swapped."""
     with reading(scene.engine) as session:
         chosen = sa.select(audit_events.c.video_id, audit_events.c.run_id).where(audit_events.c.event == "swap")
         return {row.video_id: row.run_id for row in session.execute(chosen)}

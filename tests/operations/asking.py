@@ -27,7 +27,7 @@ def ask(
     user: str = "ann",
     **policies: BaseModel,
 ) -> Admission:
-    """Ask for a video, under what is shipped but for `policies`, if any: they stay in force."""
+    """Request a video, under the shipped policies or `policies`, which stay in force."""
     if policies:
         put_in_force(engine, **policies)
     return admit(engine, request or fox(), user_id=user, client_key=client_key)
@@ -42,7 +42,7 @@ def quoted_cost(engine: sa.Engine) -> int:
 
 
 def claim(engine: sa.Engine, job_id: str) -> int:
-    """Take a job as a worker does; returns the lease token."""
+    """Take a job as a worker does; return the lease token."""
     with transaction(engine, "test") as session:
         token: int = session.execute(
             sa.update(jobs)

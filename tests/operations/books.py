@@ -24,7 +24,7 @@ DOLLAR = 10**6
 
 
 def make_user(engine: sa.Engine, user_id: str, microusd: int = 0, *, tier: str | None = "free") -> None:
-    """Add a user who has so many credits."""
+    """Add a user with these credits."""
     with transaction(engine, "test") as session:
         session.execute(sa.insert(users).values(id=user_id, tier=tier))
         if microusd:
@@ -32,7 +32,7 @@ def make_user(engine: sa.Engine, user_id: str, microusd: int = 0, *, tier: str |
 
 
 def balances(engine: sa.Engine, user_id: str) -> tuple[int, int]:
-    """Give what a user may spend, and what is held."""
+    """Return what a user may spend, and what is held."""
     with reading(engine) as session:
         found = {
             row.kind: row.balance_microusd
@@ -42,7 +42,7 @@ def balances(engine: sa.Engine, user_id: str) -> tuple[int, int]:
 
 
 def assert_books_balance(session: Session) -> None:
-    """Check that all entries sum to zero, each balance to its entries, what is held to the open holds; no debts."""
+    """Check that entries sum to zero, balances match entries, held credits match open holds, and there are no debts."""
     total = session.execute(sa.select(sa.func.coalesce(sa.func.sum(entries.c.amount_microusd), 0))).scalar_one()
     assert total == 0
     of_entries = {
@@ -71,7 +71,7 @@ def assert_books_balance(session: Session) -> None:
 
 
 def store_video(session: Session, user_id: str, video_id: str, size_bytes: int) -> None:
-    """Publish a video of so many bytes, as an upload does at its end; no object is behind it."""
+    """Publish a video of `size_bytes`, as an upload does at its end, without an object."""
     with quotas.counted(session, [video_id]):
         session.execute(sa.insert(videos).values(id=video_id, user_id=user_id, generation=1, state=VideoState.LIVE))
         blob = sa.insert(blobs).values(video_id=video_id, key=video_id, state=BlobState.LIVE, size_bytes=size_bytes)
@@ -80,7 +80,7 @@ def store_video(session: Session, user_id: str, video_id: str, size_bytes: int) 
 
 
 def storage(engine: sa.Engine, user_id: str) -> tuple[int, int]:
-    """Give what a user is said to store, and to have reserved."""
+    """Return what a user is said to store, and to have reserved."""
     with reading(engine) as session:
         row = session.execute(sa.select(storage_accounts).where(storage_accounts.c.user_id == user_id)).one()
     return row.used_bytes, row.reserved_bytes

@@ -16,7 +16,7 @@ from tests.faults.world import World
 
 
 def change(world: World, table: sa.Table, **values: object) -> None:
-    """Write what another run, or a person, has written meanwhile."""
+    """Write a change that another run, or a person, has made meanwhile."""
     with transaction(world.workspace.engine, "test") as session:
         session.execute(sa.update(table).values(**values))
 
@@ -31,7 +31,7 @@ def rows(world: World) -> list[Any]:
 
 
 def sync_once(world: World, lease: Lease) -> list[str]:
-    """Compare bucket and catalogue as `sync_catalog` does; returns the keys in doubt."""
+    """Compare bucket and catalogue as `sync_catalog` does; return the keys in doubt."""
     purge.settle_claims(world.workspace, run_id="sync", grace=Grace(), lease=lease)
     found = survey(world.workspace, run_id="sync", note=True)
     confirm_missing(world.workspace, found)

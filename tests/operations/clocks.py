@@ -9,7 +9,7 @@ from reelkeeper.store.core.engine import Clock
 
 
 class MovedClock:
-    """Time goes on as ever, and jumps when told to. `sleep` jumps at once."""
+    """Time passes normally, and jumps on demand. `sleep` jumps at once."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.ahead_seconds = 0.0

@@ -41,7 +41,7 @@ def provider(tiny_clip: Path) -> Iterator[ProviderDouble]:
 
 @pytest.fixture
 def at_failpoint() -> Iterator[Callable[[str, Callable[[], object]], None]]:
-    """Have something done once, when the process passes a failpoint."""
+    """Run a function once, when the process passes a failpoint."""
 
     def arrange(point: str, act: Callable[[], object]) -> None:
         def observer(name: str) -> None:

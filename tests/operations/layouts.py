@@ -187,7 +187,7 @@ def dry(workspace: Workspace, limits: AdoptionLimits = AdoptionLimits()) -> Adop
 def act(
     workspace: Workspace, lease: Lease, limits: AdoptionLimits = AdoptionLimits()
 ) -> tuple[Adoption, int, int, int]:
-    """Do as `sync_catalog` does; returns what was judged, adopted, left, and told of as in doubt."""
+    """Sync as `sync_catalog` does; return what was judged, adopted, left, and reported as in doubt."""
     found = survey(workspace, run_id="run", note=True)
     judged = adoption.judge(workspace, found.scan_id, limits)
     adopted, _ = orphans.adopt(workspace, found, lease=lease, run_id="run")

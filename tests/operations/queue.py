@@ -15,7 +15,7 @@ from tests.jobs import waiting
 
 
 def row(job_id: str, user_id: str = "ann", **values: object) -> dict[str, Any]:
-    """Give the row of a waiting job."""
+    """Return the row of a waiting job."""
     request = {"prompt": "a cat walks over a bridge", "seconds": 1, "width": 64, "height": 48, "fps": 8}
     return waiting(job_id, user_id=user_id, model="local", request=request) | values
 
@@ -36,7 +36,7 @@ def _held(session: Session, entry: dict[str, Any]) -> str:
 
 
 def find(engine: sa.Engine, job_id: str) -> sa.Row[Any]:
-    """Give a job as it stands."""
+    """Return a job as it stands."""
     with reading(engine) as session:
         return session.execute(sa.select(jobs).where(jobs.c.id == job_id)).one()
 
@@ -48,7 +48,7 @@ def expire_claims(engine: sa.Engine) -> None:
 
 
 def make_due(engine: sa.Engine, in_seconds: float = -1) -> None:
-    """Let every pause be over, or so many seconds away."""
+    """End every pause, or set it to end in some seconds."""
     with transaction(engine, "test") as session:
         session.execute(sa.update(jobs).values(due_at=Clock(in_seconds)))
 

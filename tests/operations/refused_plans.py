@@ -49,7 +49,7 @@ def carry_out(engine: Engine, plan_id: str, limits: BlastRadius = TIGHT) -> None
 
 
 def refuse(engine: Engine, plan_id: str) -> str:
-    """Have the guard refuse it; returns what it said."""
+    """Let the guard refuse it; return its message."""
     with pytest.raises(GuardRefused) as refused:
         carry_out(engine, plan_id)
     return str(refused.value)

@@ -24,12 +24,12 @@ SMALL: Final = {"model": "a", "width": 64, "height": 64, "duration_seconds": 0.5
 
 
 def key_of(prompt: str) -> str:
-    """Give the key that a prompt is asked for with."""
+    """Return the key that a prompt is asked for with."""
     return prompt.replace(" ", "-")
 
 
 def ask(world: World, *prompts: str) -> list[str]:
-    """Let ann ask for small videos; returns the ids of the jobs."""
+    """Let ann ask for small videos; return the ids of the jobs."""
     answers = [
         admit(
             world.workspace.engine,

@@ -70,7 +70,7 @@ class Replay:
         return every - reads, reads, sum(usage.quantity for usage in used if usage.metric == Metric.RETRIEVED_BYTES)
 
     def bills(self) -> dict[date, Decimal]:
-        """Give the bill of each month."""
+        """Return the bill of each month."""
         found = {}
         for month in dict.fromkeys(usage.day.replace(day=1) for usage in self.used):
             charges = compute_charges(
@@ -81,7 +81,7 @@ class Replay:
 
 
 def midnight(day: date) -> datetime:
-    """Give the moment on which a day begins."""
+    """Return the moment on which a day begins."""
     return datetime.combine(day, time(), UTC)
 
 
@@ -122,7 +122,7 @@ def replay(
 
 
 def _copies(seen: Seen, span: Span) -> Iterator[tuple[Seen, timedelta]]:
-    """Give a video of the last 30 days as often as it is uploaded again, each 30 days later than the last."""
+    """Yield a video of the last 30 days as often as it is uploaded again, each 30 days later than the last."""
     born = seen.video.created_at
     if born is not None and midnight(span.today - 30 * DAY) <= born < midnight(span.today):
         young = seen._replace(viewed={day: count for day, count in seen.viewed.items() if day >= born.date()})

@@ -39,7 +39,7 @@ def trial(policies: Policies, payback: Payback = USUAL, *, days: tuple[int | Non
 
 
 def at(policies: Policies, payback: Payback) -> Policies:
-    """Give policies that leave some codecs alone and take this payback."""
+    """Return policies that leave some codecs alone and take this payback."""
     recipe = Recipe(skip_codecs=("av1", "vp9"), payback=payback)
     return policies.model_copy(update={"recipe": recipe})
 

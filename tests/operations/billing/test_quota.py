@@ -41,7 +41,7 @@ def reserve(engine: sa.Engine, size: int, key: str = "upload 1", user: str = "an
 
 
 def settle(engine: sa.Engine, key: str, *, video: str, size: int) -> None:
-    """Let the promised bytes arrive: published and settled in one transaction."""
+    """Complete an upload of the reserved bytes: published and settled in one transaction."""
     with transaction(engine, "test") as session:
         store_video(session, "ann", video, size)
         quota.settle(session, key)

@@ -49,7 +49,7 @@ FOREVER = {
 
 
 def clean(engine: sa.Engine) -> datetime:
-    """Empty what the examples fill; gives the time."""
+    """Empty what the examples fill; return the time."""
     with transaction(engine, "test") as session:
         for table in (verdicts, plans, outbox, alerts, jobs, uploads, reservations, scans, performance_windows):
             session.execute(sa.delete(table))

@@ -30,7 +30,7 @@ def server() -> Iterator[SlackDouble]:
 
 
 class Post:
-    """The watchdog, and what it stands on."""
+    """The watchdog, with its store and sinks."""
 
     def __init__(self, engine: sa.Engine, double: SlackDouble, clock: MovedClock) -> None:
         self.engine, self.double, self.clock = engine, double, clock

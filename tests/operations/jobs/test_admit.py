@@ -51,7 +51,7 @@ def funded(engine: sa.Engine) -> Iterator[sa.Engine]:
 
 
 def made(engine: sa.Engine, client_key: str, **options: object) -> str:
-    """Ask for a video and let it be made; returns the job's id, which is the video's."""
+    """Ask for a video and let it be made; return the job's id, which is the video's."""
     job = ask(engine, client_key, fox(**options))
     assert isinstance(job, Queued)
     make(engine, job.job_id)

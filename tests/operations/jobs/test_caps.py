@@ -111,7 +111,7 @@ def test_a_provider_gets_the_places_that_were_tuned_for_it_where_several_share_t
 
 
 def work(url: str, name: str, jobs_in_all: int) -> Counter[str]:
-    """Claim jobs and end them, or let them wait, in any order, until all have ended; gives the most that was seen."""
+    """Claim jobs and end them, or let them wait, in any order, until all have ended; return the most that was seen."""
     engine, chance, most = open_engine(url), random.Random(name), Counter[str]()
     held: list[claims.Claim] = []
     while True:
@@ -152,7 +152,7 @@ def check(engine: sa.Engine) -> Counter[str]:
 
 
 def drawn(number: int, chance: random.Random) -> dict[str, Any]:
-    """Give a waiting job of some provider, model, tier and user."""
+    """Return a waiting job of some provider, model, tier and user."""
     return row(
         f"j{number}",
         chance.choice(["ann", "ben", "eve"]),

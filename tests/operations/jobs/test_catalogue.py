@@ -210,7 +210,7 @@ def test_what_a_vendor_takes_for_nothing_is_in_the_bill_and_no_users(shop: World
 
 
 def counted(engine: sa.Engine, told: int | None) -> dict[str, int]:
-    """Let a clip of eight seconds be made, whose vendor says what it took, and read what was counted for whom."""
+    """Make a clip of eight seconds, whose vendor reports its cost, and return what was counted for whom."""
     job = ask(engine, "k", fox(model="veo", duration_seconds=8.0))
     assert isinstance(job, Queued)
     make(engine, job.job_id)

@@ -189,7 +189,7 @@ class Walk:
         self.mine: list[Claim] = []
 
     def claim(self, provider: str) -> None:
-        """Take what there is, and send what was never sent."""
+        """Claim the available jobs, and send those that were never sent."""
         for job in taken(self.engine, provider):
             if not job.provider_key and job.lane == provider:
                 assert job.id not in self.at, f"{self.at[job.id]} may have it"

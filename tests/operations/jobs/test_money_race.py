@@ -95,7 +95,7 @@ def _store(engine: sa.Engine, job: RacedJob, *, arrives: bool) -> bool:
 
 
 def race(engine: sa.Engine, label: str, processes: int, operations: int) -> tuple[int, int, float]:
-    """Let processes loose on the same users; returns what was done and refused, and the seconds it took."""
+    """Run processes on the same users; return the numbers done and refused, and the seconds taken."""
     results: multiprocessing.SimpleQueue[tuple[int, int]] = FORKED.SimpleQueue()
     url, seed = engine.url.render_as_string(hide_password=False), secrets.randbelow(10**6)
     print(f"seed {seed}")  # noqa: T201  shown where it fails

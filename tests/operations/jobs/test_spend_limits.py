@@ -58,7 +58,7 @@ def limits(microusd: int, *scopes: str, period: Period = Period.DAY) -> Admissio
 
 
 def totals(engine: sa.Engine, scope: str) -> tuple[int, int, int]:
-    """Give what a scope has in flight, and spent today and this month."""
+    """Return what a scope has in flight, and spent today and this month."""
     with reading(engine) as session:
         rows = session.execute(sa.select(job_totals).where(job_totals.c.scope == scope)).all()
     by_length = {len(row.period): row.microusd for row in rows}
@@ -200,7 +200,7 @@ def apply(url: str, keys: list[int]) -> list[tuple[str, str]]:
 
 
 def race(engine: sa.Engine, pool: Executor, scope: str, *, requests: int, at_once: int, fits: int) -> None:
-    """Let several ask for videos, of which half belong to the scope: as many of these as fit are admitted."""
+    """Request videos in parallel, half of them in the scope: as many of these as fit are admitted."""
     make_user(engine, "ann", 100 * DOLLAR, tier="pro")
     make_user(engine, "ben", 100 * DOLLAR, tier="pro")
     probe = ask(engine, "probe", fox(seed=10**6))

@@ -17,7 +17,7 @@ def engine(postgresql_engine: sa.Engine) -> sa.Engine:
 
 
 def cut_while_claiming(engine: sa.Engine, times: int) -> list[int]:
-    """Have PostgreSQL end the session of whoever claims, as it does where a worker falls asleep; gives how often."""
+    """Let PostgreSQL end the sessions of claiming workers, as for a suspended worker; yield how often."""
     cut: list[int] = []
     outside = sa.create_engine(engine.url, poolclass=sa.NullPool)
 

@@ -107,7 +107,7 @@ class Linked:
             return list(session.execute(query.order_by(blobs.c.id)))
 
     def is_kept(self, data: bytes) -> bool:
-        """Whether these bytes wait out their grace at a key of ours."""
+        """Check whether these bytes are in their grace at one of our keys."""
         tomorrow = datetime.now(UTC) + timedelta(days=1)
         kept = [row for row in self.asides() if row.state == BlobState.RETIRED and row.purge_after > tomorrow]
         return any(self.workspace.bucket.read_bytes(row.key, 10**7) == data for row in kept)

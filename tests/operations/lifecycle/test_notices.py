@@ -99,7 +99,7 @@ class Service:
         return previews.expire_videos(Planning(self.engine, as_of, f"night-{self._nights}"), tiers=exception)
 
     def carry_out(self, report: Report) -> dict[str, int]:
-        """Do what the flow does with its plan; returns what became of its videos."""
+        """Carry out a plan as the flow does; return the outcomes of its videos."""
         done = Counter[str]()
         for action in ("withdraw", "notify", "retire"):
             with closing(outcomes.planned(self.engine, report.plan.id, action, 500)) as batches:

@@ -259,7 +259,7 @@ MEANT: Final[dict[str, dict[str, Any]]] = {
 
 
 def flat(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Give the document of an earlier version: whole, with these fields where they stood."""
+    """Return the document of an earlier version: whole, with these fields where they stood."""
     document = DEFAULTS.model_dump(mode="json") | {"quota": {}}
     del document["tiers"]
     for name, value in values.items():

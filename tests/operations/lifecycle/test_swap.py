@@ -27,7 +27,7 @@ from tests.faults.world import World
 
 
 def shrinker(result: Transcode | Refusal, *, tamper: bool = False) -> Shrinker:
-    """Give what was made beforehand, as if it had been made here; with `tamper`, not the bytes that were judged."""
+    """Return what was made beforehand, as if it had been made here; with `tamper`, not the bytes that were judged."""
 
     def shrink(_: Path, place: Path) -> Transcode | Refusal:
         if isinstance(result, Refusal):

@@ -52,7 +52,7 @@ def stored(world: World) -> set[str]:
 
 
 def put_in_parts(world: World, key: str) -> str:
-    """Store the clip as a service's client stores large files; returns its ETag, which is no MD5 of it."""
+    """Store the clip in parts, as a service's client stores large files; return its ETag, which is not its MD5."""
     client = world.double.client
     upload_id = client.create_multipart_upload(Bucket=BUCKET, Key=key)["UploadId"]
     part = client.upload_part(Bucket=BUCKET, Key=key, UploadId=upload_id, PartNumber=1, Body=world.clip.read_bytes())

@@ -57,7 +57,7 @@ class Service:
         return connect(self.double)
 
     def follow(self) -> Counter[str]:
-        """Follow until the queue gives nothing more; returns what became of the messages."""
+        """Follow until the queue gives nothing more; return what became of the messages."""
         with alone(self.world.workspace.engine, LEASE) as held:
             follower = Follower(self.world.workspace, self.queue(), held)
             before = Counter(follower.counts)
@@ -67,7 +67,7 @@ class Service:
             return Counter(follower.counts) - before
 
     def state(self, name: str) -> tuple[str, str]:
-        """Give the states of the video that stands on a key's newest row, and of that row."""
+        """Return the states of the video that stands on a key's newest row, and of that row."""
         newest = sa.select(sa.func.max(blobs.c.id)).where(blobs.c.key == self.key(name)).scalar_subquery()
         with reading(self.world.workspace.engine) as session:
             row = session.execute(
@@ -78,7 +78,7 @@ class Service:
         return str(row[0]), str(row[1])
 
     def catalogue(self) -> dict[str, str | None]:
-        """Give the key and ETag of each live video's bytes."""
+        """Return the key and ETag of each live video's bytes."""
         with reading(self.world.workspace.engine) as session:
             live = sa.select(blobs.c.key, blobs.c.etag).join(videos, videos.c.blob_id == blobs.c.id)
             rows = session.execute(live.where(videos.c.state == "live", blobs.c.state == "live")).all()
@@ -86,5 +86,5 @@ class Service:
 
 
 def connect(double: QueueDouble) -> Queue:
-    """Give the client of a queue, which waits for nothing."""
+    """Return the client of a queue, which waits for nothing."""
     return Queue(Api(double.url, ACCOUNT, TOKEN, has_limit=False, sleep=lambda _: None), QUEUE)

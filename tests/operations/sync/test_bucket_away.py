@@ -23,7 +23,7 @@ Refused = Callable[..., str]
 
 @pytest.fixture
 def refused(double: R2Double, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Refused:
-    """Open the bucket as a command does, with other settings than the right ones; give what it says."""
+    """Open the bucket as a command does, with other settings than the right ones; return what it says."""
     monkeypatch.chdir(tmp_path)
     at = double.endpoint
 

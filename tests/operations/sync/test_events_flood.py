@@ -88,7 +88,7 @@ class _Flood:
         self._changes = events * 7 // 10 // _ROUNDS
 
     def rise(self) -> None:
-        """Change so many objects, no key twice at the same time, and tell of it in any order."""
+        """Change many objects, no key twice at the same time, and send their events in any order."""
         changes = [self._chance.choice(self._names) for _ in range(self._changes)]
         told = list[dict[str, Any]]()
         for start in range(0, len(changes), 200):

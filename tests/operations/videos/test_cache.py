@@ -44,7 +44,7 @@ def hit(engine: sa.Engine, number: int, times: int = 1) -> None:
 
 
 def entries(engine: sa.Engine) -> dict[str, int]:
-    """Give hits by key."""
+    """Return hits by key."""
     with reading(engine) as session:
         rows = session.execute(sa.select(cache_entries.c.key, cache_entries.c.hits).order_by(cache_entries.c.key))
         return {row.key: row.hits for row in rows}

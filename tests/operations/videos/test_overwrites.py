@@ -67,7 +67,7 @@ def make(
     due: bool = False,
     current: bool = True,
 ) -> int:
-    """Store an old video at the service's key and adopt it, in the state wanted; returns its blob."""
+    """Store an old video at the service's key and adopt it, in the state wanted; return its blob."""
     service.put(service.world.clip.read_bytes())
     return service.world.video(
         "v1", key=service.key, stored=False, state=state, blob_state=blob_state, due=due, current=current
@@ -75,7 +75,7 @@ def make(
 
 
 def purge_all(world: World, lease: Lease) -> list[Outcome]:
-    """Let every grace pass, and purge whatever is retired."""
+    """End every grace, and purge all retired blobs."""
     with transaction(world.workspace.engine, "test") as session:
         session.execute(sa.update(blobs).where(blobs.c.state == BlobState.RETIRED).values(purge_after=LONG_AGO))
         chosen = list(session.execute(sa.select(blobs.c.id).where(blobs.c.state == BlobState.RETIRED)).scalars())

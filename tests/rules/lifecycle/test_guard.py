@@ -43,7 +43,7 @@ def plan(
 
 
 def broken(limits: BlastRadius, judged: PlanSummary, retired_in_24h: int = 0, last: int | None = None) -> set[str]:
-    """Give the names of the limits that a plan is refused by."""
+    """Return the names of the limits that a plan is refused by."""
     try:
         within(limits, judged, retired_in_24h, last)
     except GuardRefused as refused:

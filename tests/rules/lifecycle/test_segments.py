@@ -26,7 +26,7 @@ def policy(*written: dict[str, Any], **fields: Any) -> LifecyclePolicy:  # noqa:
 
 
 def whole(*written: dict[str, Any]) -> Policies:
-    """Give all policies, with the tiers that are shipped."""
+    """Return all policies, with the tiers that are shipped."""
     return Policies(lifecycle=policy(*written))
 
 

@@ -83,7 +83,7 @@ def document(rng: Random) -> Document:
 
 @cache
 def bits(column: int, value: object) -> int:
-    """Give the kinds of which the model, tag, key or size, by its place in KINDS, is `value`, or is within it."""
+    """Return the kinds of which the model, tag, key or size, by its place in KINDS, is `value`, or is within it."""
 
     def meets(kind: tuple[Any, ...]) -> bool:
         if isinstance(value, tuple):
@@ -94,7 +94,7 @@ def bits(column: int, value: object) -> int:
 
 
 def matched(of: Document, tier: str) -> int:
-    """Give the kinds of videos of users of `tier` that a segment matches."""
+    """Return the kinds of videos of users of `tier` that a segment matches."""
     found = bits(SIZE, (of.get("min_bytes", 0), of.get("max_bytes", 10**9)))
     for column, name in enumerate(("models", "tags", "key_globs")):
         if name in of:
@@ -106,7 +106,7 @@ def matched(of: Document, tier: str) -> int:
 
 
 def decided(written: Document, tier: str) -> list[int]:
-    """Give the kinds that each segment decides about, and at last those that none does."""
+    """Return the kinds that each segment decides about, and at last those that none does."""
     left, found = ALL, []
     for of in written["segments"]:
         found.append(matched(of, tier) & left)
@@ -124,7 +124,7 @@ def flat(written: Document, place: int) -> Document:
 
 
 def faults(written: Document) -> Iterator[str]:
-    """Say what a document contradicts itself in, of all kinds of videos."""
+    """Return a document's contradictions, over all kinds of videos."""
     of, count = written["segments"], len(written["segments"])
     if any(one.get("min_bytes", 0) > one.get("max_bytes", 10**9) for one in of):
         yield "swapped"
@@ -139,7 +139,7 @@ def faults(written: Document) -> Iterator[str]:
 
 
 def sooner(written: Document, found: Callable[[Document, str], list[int]]) -> Iterator[tuple[int, int]]:
-    """Give what is `found` of two segments by which users of a better tier would lose their videos sooner."""
+    """Yield what is `found` of two segments by which users of a better tier would lose their videos sooner."""
     kept = [flat(written, place) for place in range(len(written["segments"]) + 1)]
     for (lesser, shorter), (better, longer) in pairwise(zip(TIERS, RETENTION, strict=True)):
         for (one, mine), (other, theirs) in product(
@@ -182,7 +182,7 @@ def stands(written: Document) -> bool:
 
 
 def kind_of(rng: Random) -> tuple[int, Video]:
-    """Give a video, and the place of its kind."""
+    """Return a video, and the place of its kind."""
     place = rng.randrange(len(KINDS))
     model, tag, key, size = KINDS[place]
     age, views = rng.choice([2, 8, 15, 25, 35, 55, 80, 390, 500]), rng.randint(0, 10)

@@ -296,7 +296,7 @@ def test_a_migration_that_leaves_a_dangling_reference_is_rolled_back(sqlite_engi
 
 
 def recorded_before_seals(engine: sa.Engine, count: int = 5) -> str:
-    """Give a store a record as it was before revision 0017; returns the head of its chain."""
+    """Give a store a record as it was before revision 0017; return the head of its chain."""
     with transaction(engine, "test") as session:
         append(session, [Event("tier", "ada", None, n, f"user{n}", {"was": "free", "n": n}) for n in range(count)])
     downgrade(engine, "0016")
