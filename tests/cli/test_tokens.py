@@ -1,10 +1,13 @@
 """`tokens`: created and shown once, listed without their text, revoked."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from typer.testing import Result
+
+from reelkeeper.model.access import Scope
 
 
 @pytest.mark.long
@@ -20,6 +23,8 @@ def test_a_token_is_shown_once_and_then_only_listed(reelkeeper: Callable[..., Re
 
 def test_a_scope_that_is_none_is_refused(reelkeeper: Callable[..., Result]) -> None:
     assert "no scope money" in reelkeeper("tokens", "create", "front", "--scope", "money", exit_code=2).output
+    offered = set(re.findall(r"[a-z]+", reelkeeper("tokens", "create", "--help").output))
+    assert set(Scope) <= offered
     reelkeeper("tokens", "revoke", "none", exit_code=8)
 
 

@@ -92,6 +92,12 @@ def test_a_file_from_excel_is_taken_and_of_several_the_bad_one_is_named(
     reelkeeper("videos", "import", "--users", users, "--complete-days", exit_code=2)  # of no views
 
 
+def test_why_takes_a_key_as_show_does(ask: Ask, reelkeeper: Run, one_video: str) -> None:
+    (shown,) = ask("videos", "show", one_video)["objects"]
+    assert ask("videos", "why", shown["key"])["video_id"] == one_video
+    assert "no video 'videos/none.mp4'" in reelkeeper("videos", "why", "videos/none.mp4", exit_code=8).stderr
+
+
 def test_names_are_shown_as_they_are_and_not_as_markup(reelkeeper: Run, one_video: str) -> None:
     reelkeeper("hold", "--video", one_video, "--reason", "[red]court[/red]")
     assert "[red]court[/red]" in reelkeeper("hold", "--list").stdout

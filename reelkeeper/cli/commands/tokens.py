@@ -7,6 +7,7 @@ import typer
 from reelkeeper.cli.opening import store
 from reelkeeper.cli.screen import emit, respond, table
 from reelkeeper.cli.words import AsJson, moment, who
+from reelkeeper.model.access import Scope
 
 group = typer.Typer(no_args_is_help=True, help="Create, list and revoke tokens of the HTTP API.")
 
@@ -16,9 +17,7 @@ def create(
     name: Annotated[str, typer.Argument(help="A name for its user.")],
     scope: Annotated[
         list[str],
-        typer.Option(
-            help="May be repeated: jobs, videos, views, uploads, deletions, holds, users, accounts, metrics, runs."
-        ),
+        typer.Option(help=f"May be repeated: {', '.join(Scope)}."),
     ],
     expires: Annotated[
         str | None, typer.Option(metavar="TIME", help="When it expires; UTC without a time zone.")
@@ -26,7 +25,6 @@ def create(
     as_json: AsJson = False,
 ) -> None:
     """Create a token. It is shown only once; the store keeps its hash."""
-    from reelkeeper.model.access import Scope
     from reelkeeper.operations.core import tokens
 
     if unknown := sorted(set(scope) - set(Scope)):

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
@@ -13,6 +13,9 @@ from reelkeeper.cli.screen import emit, respond, say, size, table
 from reelkeeper.cli.words import AsJson, moment, new_run_id, who
 from reelkeeper.errors import InputRefused, KeyRefused, LeaseLost, Misconfigured, NotFound, PartialFailure
 from reelkeeper.rules.core.wording import many
+
+if TYPE_CHECKING:
+    from reelkeeper.store import Session
 
 group = typer.Typer(help="List videos, show one, import the service's data, add one.", invoke_without_command=True)
 
@@ -72,21 +75,14 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show one video: its state, all objects that it ever had, and its history."""
-    from reelkeeper.rules.sync.adoption import REASONS
     from reelkeeper.store.core.audit import events
     from reelkeeper.store.core.engine import reading
-    from reelkeeper.store.videos.key_owners import noted_at, video_at
     from reelkeeper.store.videos.video_pages import blobs_of_video
     from reelkeeper.store.videos.videos import list_videos
 
     with store() as engine, reading(engine) as session:
+        video_id = _named(session, video_id)
         found = list_videos(session, video_id=video_id)
-        if not found and (at_key := video_at(session, video_id)):
-            video_id, found = at_key, list_videos(session, video_id=at_key)
-        if not found:
-            verdict = noted_at(session, video_id)
-            why = f"; the object at this key was not adopted: {REASONS[verdict]}" if verdict in REASONS else ""
-            raise NotFound(f"no video {video_id!r} in the catalogue{why}")
         objects, history = blobs_of_video(session, video_id), list(events(session, video_id=video_id))
     if as_json:
         emit({"video": found[0], "objects": objects, "history": history})
@@ -115,14 +111,20 @@ def show(
 
 
 @group.command()
-def why(video_id: Annotated[str, typer.Argument(metavar="ID", help="The video.")], as_json: AsJson = False) -> None:
+def why(
+    video_id: Annotated[str, typer.Argument(metavar="ID|KEY", help="The video, or the key of one of its objects.")],
+    as_json: AsJson = False,
+) -> None:
     """Explain what decides about a video: its key, policy, views and holds, and when it may change next."""
     from reelkeeper.model.key_patterns import compiled
     from reelkeeper.operations.lifecycle.why import explain
+    from reelkeeper.store.core.engine import reading
 
     settings = configured()
     with store() as engine:
         may = partial(keeps_contract, engine, settings)
+        with reading(engine) as session:
+            video_id = _named(session, video_id)
         found = explain(engine, video_id, settings.prefix, may, compiled(settings.key_pattern))
     if as_json:
         emit(found)
@@ -130,6 +132,21 @@ def why(video_id: Annotated[str, typer.Argument(metavar="ID", help="The video.")
     table(("!what", "says"), found.reasons)
     when = f"not before {found.next_at:%Y-%m-%d %H:%M} UTC, by " if found.next_at else ""
     say(f"Next: {when}{found.next_step}.")
+
+
+def _named(session: "Session", name: str) -> str:
+    """Find a video by its id or the key of one of its objects. Raises NotFound, with the reason if sync left it out."""
+    from reelkeeper.rules.sync.adoption import REASONS
+    from reelkeeper.store.videos.key_owners import noted_at, video_at
+    from reelkeeper.store.videos.videos import list_videos
+
+    if list_videos(session, video_id=name):
+        return name
+    if at_key := video_at(session, name):
+        return at_key
+    verdict = noted_at(session, name)
+    left_out = f"; the object at this key was not adopted: {REASONS[verdict]}" if verdict in REASONS else ""
+    raise NotFound(f"no video {name!r} in the catalogue{left_out}")
 
 
 @group.command()

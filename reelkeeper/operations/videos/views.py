@@ -113,7 +113,7 @@ def show(workspace: Workspace, video_id: str, *, url_seconds: int, plays: Collec
     copies = [copy for copy in (found.present, found.original) if copy]
     shown = next((copy for copy in copies if not plays or copy.codec is None or copy.codec in plays), None)
     if shown is None:
-        there = " and ".join(str(copy.codec) for copy in copies)
+        there = " and ".join(dict.fromkeys(str(copy.codec) for copy in copies))
         raise NotPlayable(f"video {video_id!r} is there as {there}, and the client plays {', '.join(plays)}")
     record_views(workspace.engine, {video_id: 1}, at=at)
     return Shown(workspace.bucket.presigned("get_object", shown.key, url_seconds), until)
