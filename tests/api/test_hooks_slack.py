@@ -100,13 +100,13 @@ def channel(
 
 def test_who_is_on_it_is_said_once_however_often_it_is_pressed(channel: Channel) -> None:
     channel.tell(BUDGET)
-    assert channel.press("acknowledge").startswith("You are on it.")
+    assert channel.press("acknowledge").startswith("Acknowledged.")
     after = channel.state()
-    assert channel.press("acknowledge") == f"ada (Slack {OPERATOR}) is on it already."
-    assert channel.press("acknowledge", user="U0OTHER") == f"ada (Slack {OPERATOR}) is on it already."
+    assert channel.press("acknowledge") == f"ada (Slack {OPERATOR}) has already acknowledged it."
+    assert channel.press("acknowledge", user="U0OTHER") == f"ada (Slack {OPERATOR}) has already acknowledged it."
     assert channel.state() == after
     assert after[0][0].acknowledged_by == f"ada (Slack {OPERATOR})"
-    assert channel.told() == [f"ada (Slack {OPERATOR}) is on it: total at 80 %", "total at 80 %"]
+    assert channel.told() == [f"ada (Slack {OPERATOR}) acknowledged: total at 80 %", "total at 80 %"]
 
 
 def test_a_press_counts_for_the_incident_that_it_stood_beside(channel: Channel) -> None:
@@ -116,18 +116,18 @@ def test_a_press_counts_for_the_incident_that_it_stood_beside(channel: Channel) 
     channel.tell(replace(BUDGET, period=""))
     before = channel.state()
     assert channel.send(*press(old, answer_url=channel.double.answer_url)) == 200
-    assert channel.double.answered[-1].startswith("That is over.")
+    assert channel.double.answered[-1].startswith("This alert has ended.")
     assert channel.state() == before
-    assert channel.press("acknowledge").startswith("You are on it.")
+    assert channel.press("acknowledge").startswith("Acknowledged.")
 
 
 def test_a_snooze_is_one_and_a_press_played_again_does_not_bring_it_back(channel: Channel) -> None:
     channel.tell(BUDGET)
     call = press(channel.double.button("snooze"), answer_url=channel.double.answer_url)
     assert channel.send(*call) == 200
-    assert channel.double.answered[-1].startswith("Quiet for 8 hours.")
+    assert channel.double.answered[-1].startswith("Snoozed for 8 hours.")
     after = channel.state()
-    assert channel.press("snooze", at=time.time() + 1) == "That is quiet already."
+    assert channel.press("snooze", at=time.time() + 1) == "It is already snoozed."
     assert channel.state() == after
     (snoozed,) = after[1]
     assert (snoozed.rule, snoozed.scope, snoozed.author) == ("budget", "total", f"ada (Slack {OPERATOR})")
@@ -167,7 +167,7 @@ def test_a_refused_plan_is_approved_once_by_a_press_and_prefect_carries_it_out(
     carry_out(channel.engine, plan_id)
     assert len(prefect.runs) == 1
     assert channel.told() == [
-        f"ada (Slack {OPERATOR}) approved a plan of expire_videos that was refused",
+        f"ada (Slack {OPERATOR}) approved a refused plan of expire_videos",
         "expire_videos was refused: 8 of 8 live videos, 8,000 bytes",
     ]
 

@@ -106,7 +106,7 @@ def test_what_cannot_be_is_refused_with_a_reason_that_a_user_reads(client: TestC
         headers={"Idempotency-Key": "k"},
     )
     assert problem(poor, 402)["type"] == "urn:reelkeeper:credits"
-    assert "has $0.000001 to spend" in str(problem(poor, 402)["detail"])
+    assert "has only $0.000001 available" in str(problem(poor, 402)["detail"])
     assert "Add credits, or wait" in str(problem(poor, 402)["detail"])
     assert "reelkeeper credits grant" in str(problem(poor, 402)["operator"])
     told = problem(ask(client, "k2", "x" * 10_001), 422)

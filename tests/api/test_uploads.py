@@ -130,14 +130,14 @@ def test_a_video_that_came_to_be_meanwhile_is_not_replaced(client: TestClient, w
     world.video("new")
     with reading(world.workspace.engine) as session:
         before = session.execute(sa.select(videos.c.blob_id, videos.c.state)).one()
-    assert "came to be since" in str(problem(complete(client, upload), 422)["detail"])
+    assert "was created after" in str(problem(complete(client, upload), 422)["detail"])
     with reading(world.workspace.engine) as session:
         assert session.execute(sa.select(videos.c.blob_id, videos.c.state)).one() == before
 
 
 def test_nothing_is_published_before_it_was_put(client: TestClient, world: World) -> None:
     upload = begin(client, world.clip.read_bytes())
-    assert "nothing was put yet" in str(problem(complete(client, upload), 409)["detail"])
+    assert "no bytes are stored yet" in str(problem(complete(client, upload), 409)["detail"])
     assert client.get(f"/v1/uploads/{upload['id']}").json()["state"] == "open"
 
 

@@ -65,7 +65,7 @@ def test_a_client_that_plays_nothing_of_what_there_is_is_told(client: TestClient
     codecs(world, g1="hevc", g2="av1")
     said = problem(client.get("/v1/videos/v1?plays=h264,vp9"), 406)
     assert said["type"] == "urn:reelkeeper:not-playable"
-    assert said["detail"] == "video 'v1' is there as av1 and hevc, and the client plays h264, vp9"
+    assert said["detail"] == "video 'v1' is stored as av1 and hevc, but the client plays only h264, vp9"
     assert views_of(world, "v1") == 0
     problem(client.get("/v1/videos/v1?plays=H.264"), 422)
     codecs(world, g1="h264", g2="h264")
@@ -78,7 +78,7 @@ def test_an_original_that_is_purged_before_the_url_ends_is_not_given(client: Tes
     soon = datetime.now(UTC) + timedelta(minutes=1)
     with transaction(world.workspace.engine, "test") as session:
         session.execute(sa.update(blobs).where(blobs.c.generation == 1).values(purge_after=soon))
-    assert "there as av1, and" in str(problem(client.get("/v1/videos/v1?plays=h264"), 406)["detail"])
+    assert "stored as av1, but" in str(problem(client.get("/v1/videos/v1?plays=h264"), 406)["detail"])
 
 
 def test_what_an_upload_has_replaced_is_another_video_and_not_given(client: TestClient, world: World) -> None:
@@ -187,7 +187,7 @@ def test_a_video_is_kept_once_for_each_key_and_shown_with_its_new_end(client: Te
     world.video("v1")
     refused = problem(client.post("/v1/videos/v1/keep", headers={"Idempotency-Key": "a"}), 409)
     assert refused["type"] == "urn:reelkeeper:not-kept"
-    assert "free users are not kept longer" in str(refused["detail"])
+    assert "the tier free does not keep videos longer" in str(refused["detail"])
     put_in_force(world.workspace.engine, lifecycle=LifecyclePolicy(keep_times=1), tiers=tiers(free={"keep_days": 30}))
     path = "/v1/videos/v1/keep?user_id=ann"
     kept = [client.post(path, headers={"Idempotency-Key": "a"}).json() for _ in range(2)]

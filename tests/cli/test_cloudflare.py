@@ -94,12 +94,12 @@ def test_a_lock_that_covers_the_prefix_says_where_it_helps_and_where_it_is_in_th
         "locks 'every prefix' for 30 days from their upload: until then nobody can delete or overwrite"
         in found["found"]
     )
-    assert "a purge of it is refused until then, and so is every overwrite by your service" in found["found"]
+    assert "purges and overwrites by your service are refused until then" in found["found"]
     assert "elsewhere" not in found["found"]
     rules.append(lock(f"{prefix}ann/", {"type": "Indefinite"}))
     found = findings()["lock rules"]
     assert (found["state"], "for ever" in found["found"]) == ("warn", True)
-    assert "can ever be purged" in found["remedy"]
+    assert "can never be purged" in found["remedy"]
     assert account.asked[-1][0] == "GET"
 
 
@@ -107,7 +107,7 @@ def test_a_lock_that_covers_the_prefix_says_where_it_helps_and_where_it_is_in_th
 def test_a_lifecycle_rule_that_deletes_is_a_warning(
     account: CloudflareDouble, double: R2Double, findings: Callable[[], dict[str, dict[str, str]]], prefix: str
 ) -> None:
-    assert "none deletes or moves" in findings()["lifecycle rules"]["found"]
+    assert "no rule deletes or moves" in findings()["lifecycle rules"]["found"]
     expire = {"Status": "Enabled", "Expiration": {"Days": 90}}
     rules = [
         {"ID": "ours", "Filter": {"Prefix": prefix}, **expire},
@@ -146,11 +146,11 @@ def test_where_the_keys_may_not_read_them_cloudflares_api_is_asked_and_else_it_i
     for part in ("lifecycle rules", "lock rules"):
         found = findings()[part]
         assert found["state"] == "ok"
-        assert found["found"].startswith("not known: ")
+        assert found["found"].startswith("unknown: ")
         assert "Workers R2 Storage: Read" in found["remedy"]
 
 
 def test_without_a_token_locks_are_not_known(ask: Ask, configured: Settings) -> None:
     assert configured.cloudflare_api_token is None
     found = {item["part"]: item for item in ask("doctor")}["lock rules"]
-    assert (found["state"], found["found"][:9]) == ("ok", "not known")
+    assert (found["state"], found["found"][:7]) == ("ok", "unknown")

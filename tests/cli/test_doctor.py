@@ -131,7 +131,7 @@ def test_the_contract_is_off_until_it_was_tried_and_then_remembered(
     before = by_part(ask("doctor"))["contract"]
     assert before["state"] == "warn"
     assert before["remedy"].endswith("reelkeeper doctor --contract")
-    assert "never tried" in before["found"]
+    assert "has not run" in before["found"]
     found = by_part(ask("doctor", "--contract"))
     tried = {part.removeprefix("contract: ") for part in found if part.startswith("contract: ")}
     assert tried == set(CHECKS)

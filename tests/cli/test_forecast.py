@@ -50,4 +50,4 @@ def test_growth_can_be_asked_for_and_json_holds_every_figure(ask: Callable[..., 
 
 def test_an_empty_store_is_told_what_it_lacks(reelkeeper: Run) -> None:
     reelkeeper("db", "upgrade")
-    assert "no usage is known of any day before" in reelkeeper("forecast", exit_code=1).output
+    assert "no usage is recorded for any day before" in reelkeeper("forecast", exit_code=1).output

@@ -232,4 +232,4 @@ def test_a_worker_takes_nothing_from_a_store_that_it_does_not_know(
             policies.put_in_force(session, {"later": 1}, "later", after=0, author="test", reason="a test")
         engine.dispose()
     said = reelkeeper("worker", "default", exit_code=7).output
-    assert ("db upgrade" if sees == "no schema" else "policy version 1 holds") in said
+    assert ("db upgrade" if sees == "no schema" else "policy version 1 has fields") in said

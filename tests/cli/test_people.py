@@ -62,7 +62,7 @@ def test_frozen_changes_end_with_3_until_thawed(reelkeeper: Run, one_video: str,
 
 
 def test_a_replaced_video_is_not_restored_by_mistake(reelkeeper: Run, one_video: str) -> None:
-    assert "nothing to restore of video v1" in reelkeeper("restore", "--video", one_video, exit_code=8).stderr
+    assert "nothing to restore for video v1" in reelkeeper("restore", "--video", one_video, exit_code=8).stderr
 
 
 @pytest.mark.long

@@ -71,7 +71,7 @@ def test_it_plays_the_whole_job_on_an_empty_home_and_again(tmp_path: Path) -> No
     assert re.search(r"^ana +free +6 +0 +2 ", said, re.MULTILINE), said  # queued, joined, refused
     assert re.search(r"^all +13 +2 ", said, re.MULTILINE), said  # made, joined
     for refusal in (
-        r"^ana +402 +this takes \$\d",
+        r"^ana +402 +this costs \$\d",
         r"^ana +403 +nothing was reserved",
         r"^dan +403 +nothing was reserved",
     ):

@@ -106,7 +106,7 @@ def test_a_saved_plan_is_applied_as_it_stands_and_only_once(cold: Scene) -> None
     assert report.plan.id == plan_id
     assert cold.states()["later"] == "live"
     before = cold.everything()
-    with pytest.raises(PlanRefused, match="was applied"):
+    with pytest.raises(PlanRefused, match="was already applied"):
         tier_storage(dry_run=False, plan_id=plan_id)
     with pytest.raises(PlanRefused, match="another policy"):
         tier_storage(LifecyclePolicy(retire_after_days=90), dry_run=False, plan_id=tier_storage().plan.id)

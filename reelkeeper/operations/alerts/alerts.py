@@ -99,7 +99,7 @@ def acknowledge(engine: Engine, alert_id: str, *, author: str) -> None:
     with transaction(engine, "alerts.acknowledge") as session:
         if not alerts.acknowledge(session, alert_id, author, now(session)):
             raise NotFound(
-                f"no alert {alert_id!r} fires unacknowledged; reelkeeper alerts list shows those that are open"
+                f"no firing alert {alert_id!r} without an acknowledgement. To see the open ones: reelkeeper alerts list"
             )
 
 
@@ -118,7 +118,7 @@ def end_snooze(engine: Engine, snooze_id: str) -> None:
     """End a snooze before its time. Raises NotFound if none of this id is in force."""
     with transaction(engine, "alerts.unsnooze") as session:
         if not alerts.end_snooze(session, snooze_id, now(session)):
-            raise NotFound(f"no snooze {snooze_id!r} in force; reelkeeper alerts list shows those that are")
+            raise NotFound(f"no snooze {snooze_id!r} in force. To see the snoozes: reelkeeper alerts list")
 
 
 def post(

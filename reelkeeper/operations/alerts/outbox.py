@@ -173,7 +173,7 @@ class _Delivery:
         try:
             # guard outbox.stale_turn: a process that slept sends what another has sent
             if time.monotonic() - asked > STALE_SECONDS:
-                raise SinkDown("this process was stopped for too long to know whose turn it is")  # noqa: TRY301  recorded below
+                raise SinkDown("this process was paused for so long that another may be sending; tried again later")  # noqa: TRY301  recorded below
             with effect("outbox.send"):
                 receipt = self._sinks.first.send(outgoing)
         except SinkBusy as busy:
@@ -238,6 +238,6 @@ def _copies(waiting: Sequence[OutboxMessage], sink: str, error: str) -> OutboxMe
         title=f"{len(waiting)} messages have waited for {sink} for over {COPY_AFTER_SECONDS / 60:.0f} minutes",
         text=error,
         lines=tuple(as_text(outgoing.message) for outgoing in waiting),
-        footer="They go on waiting for it: reelkeeper alerts messages",
+        footer="They are still waiting to be sent. To see them: reelkeeper alerts messages",
     )
     return OutboxMessage(f"copy-{waiting[0].id}", message)

@@ -59,12 +59,16 @@ def add(
         if named and (before := webhooks.url_of(session, named)) is not None:
             # guard webhooks.key_reused: a key that comes again with another address gives out the secret of the first
             if before != url:
-                raise KeyReused(f"idempotency key {key!r} has added another address; nothing was changed")
+                raise KeyReused(
+                    f"idempotency key {key!r} was used to add another URL; nothing was changed. Use a new key"
+                )
             webhooks.rotate(session, named, secret, rules.OLD_SECRET_SECONDS)
             _audit(session, "webhook_rotate", named, author)
             return named, secret
         if webhooks.count(session) >= MAX_ENDPOINTS:
-            raise InputRefused(f"there are {MAX_ENDPOINTS} endpoints, and no more are served; nothing was added")
+            raise InputRefused(
+                f"there are {MAX_ENDPOINTS} webhooks, which is the limit; nothing was added. Delete one first"
+            )
         endpoint_id = webhooks.add(session, url, sorted(set(events)), secret, named)
         _audit(session, "webhook_add", endpoint_id, author, host=urlsplit(url).hostname, events=sorted(set(events)))
     return endpoint_id, secret
@@ -255,7 +259,7 @@ def _note_failure(session: Session, endpoint_id: str, delivery: Delivery, said: 
     retry = rules.retry_seconds(delivery.attempts + 1)
     is_gone = isinstance(error, SinkRefused)
     if is_gone or failing_for >= rules.DEAD_AFTER:
-        reason = said if is_gone else f"It has taken nothing for {failing_for.days} days: {said}"
+        reason = said if is_gone else f"It has accepted nothing for {failing_for.days} days: {said}"
         webhooks.disable(session, endpoint_id, reason)
         # guard webhooks.waits_for_the_dead: what an endpoint missed while it was dead is given up, and lost to it
         webhooks.put_off(session, delivery.message_id, 0.0, said)
@@ -273,7 +277,7 @@ def _note_failure(session: Session, endpoint_id: str, delivery: Delivery, said: 
 def _require_lease(session: Session, lease: Lease) -> None:
     # guard webhooks.marked_by_sender: a process that slept counts an event as failed that another is delivering
     if not leases.current(session, lease):
-        raise LeaseLost(f"lease {lease.name!r} is another process's; nothing was marked")
+        raise LeaseLost(f"another process holds lease {lease.name!r} now; nothing was recorded")
 
 
 def _require(found: bool, endpoint_id: str) -> None:

@@ -76,9 +76,9 @@ def hold(
         _require_user(session, user_id)
         has = ledger.balance(session, user_id)
         raise InsufficientCredits(
-            f"this takes {exact(amount_microusd)}, and user {user_id!r} has {exact(has.available_microusd)} to "
-            f"spend; {exact(has.held_microusd)} more are held for what is under way. Nothing was charged. "
-            "Add credits, or wait until that has ended: what it does not need is given back"
+            f"this costs {exact(amount_microusd)}, but user {user_id!r} has only {exact(has.available_microusd)} "
+            f"available; {exact(has.held_microusd)} more are held for jobs in progress. Nothing was charged. Add "
+            "credits, or wait until those jobs have ended: credits that they do not need are released"
         )
     hold_id = credit_holds.begin(
         session, user_id, amount_microusd, lasting_seconds=lasting_seconds, price_book=price_book
@@ -168,15 +168,15 @@ def _before(session: Session, asked: Request) -> Moved | None:
 def _require_user(session: Session, user_id: str) -> None:
     # guard ledger.known_user: credits are granted to a misspelt user
     if not is_user(session, user_id):
-        raise NotFound(f"no user {user_id!r} in the catalogue; nothing was moved")
+        raise NotFound(f"no user {user_id!r} in the catalogue; no credits were moved")
 
 
 def _why_not(session: Session, hold_id: str, what: str, closed: type[ReelkeeperError] = HoldClosed) -> ReelkeeperError:
     item = credit_holds.find(session, hold_id)
     if item is None:
-        return NotFound(f"no hold {hold_id!r}; nothing was moved")
+        return NotFound(f"no hold {hold_id!r}; no credits were moved")
     figures = f"{item.amount_microusd:,} held, {item.captured_microusd:,} captured, {item.refunded_microusd:,} refunded"
-    why = f"cannot {what} hold {hold_id}, which is {item.state}: {figures}; nothing was moved"
+    why = f"cannot {what} hold {hold_id}, which is {item.state}: {figures}; no credits were moved"
     return closed(why) if item.state != HoldState.OPEN else AmountRefused(why)
 
 
@@ -188,8 +188,8 @@ def _settle(session: Session, asked: Request, closed: Held, captured_microusd: i
     # guard ledger.covered: a hold that the books do not cover is paid out
     if not ledger.move(session, amounts):
         raise IntegrityDoubt(
-            f"hold {closed.id} is of {closed.amount_microusd:,} micro-dollars, and fewer are held of user "
-            f"{closed.user_id!r}; nothing was moved. To see what does not add up: reelkeeper run settle_accounts"
+            f"hold {closed.id} is of {closed.amount_microusd:,} micro-dollars, but fewer are held for user "
+            f"{closed.user_id!r}; no credits were moved. To find the mismatch: reelkeeper run settle_accounts"
         )
     amount = captured_microusd if asked.kind == TransferKind.CAPTURE else rest
     return _record(session, asked, amounts, closed.user_id, closed.id, amount, run_id, held=closed.amount_microusd)

@@ -173,12 +173,12 @@ def reconcile(engine: Engine, client: Client | None, first: date, last: date) ->
 
 def _billed(client: Client | None, first: date, last: date) -> tuple[Decimal | None, str]:
     if client is None:
-        return None, "no REELKEEPER_CLOUDFLARE_API_TOKEN is set, so Cloudflare was not asked"
+        return None, "REELKEEPER_CLOUDFLARE_API_TOKEN is not set, so Cloudflare was not asked"
     try:
         amounts = [line.billed_usd for line in client.billed(first, last)]
     except (TokenRefused, UsageUnknown) as error:
         return None, str(error)
     known = [amount for amount in amounts if amount is not None]
     if len(known) < len(amounts) or not amounts:
-        return None, "Cloudflare gives no amounts of money for these days"
+        return None, "Cloudflare reports no charges for these days"
     return sum(known, Decimal(0)), ""

@@ -48,8 +48,8 @@ def reserve(session: Session, user_id: str, size_bytes: int, key: str, *, lastin
     # guard quota.key_reused: one user's upload counts on another's reservation
     if (before.user_id, before.size_bytes) != (user_id, size_bytes):
         raise KeyReused(
-            f"reservation {key!r} is of {before.size_bytes:,} bytes for user {before.user_id!r}, not of "
-            f"{size_bytes:,} for {user_id!r}; nothing was reserved. Use a new key for a new request"
+            f"reservation {key!r} is for {before.size_bytes:,} bytes of user {before.user_id!r}, not for "
+            f"{size_bytes:,} of {user_id!r}; nothing was reserved. Use a new key for a new request"
         )
     return before
 
@@ -64,9 +64,11 @@ def release(session: Session, key: str) -> None:
         reservation = _require(session, key)
         if reservation.state in (ReservationState.OPEN, ReservationState.SETTLED):
             under_way = (
-                "an upload under way counts on it" if reservation.state == ReservationState.OPEN else "its bytes came"
+                "an upload in progress uses it"
+                if reservation.state == ReservationState.OPEN
+                else "its bytes are stored"
             )
-            raise HoldClosed(f"reservation {key!r} of {reservation.size_bytes:,} bytes stays: {under_way}")
+            raise HoldClosed(f"reservation {key!r} of {reservation.size_bytes:,} bytes cannot be released: {under_way}")
 
 
 def settle(session: Session, key: str) -> None:
@@ -79,7 +81,7 @@ def settle(session: Session, key: str) -> None:
         reservation = _require(session, key)
         if reservation.state != ReservationState.SETTLED:
             raise HoldClosed(
-                f"reservation {key!r} of {reservation.size_bytes:,} bytes is {reservation.state}: reserve anew"
+                f"reservation {key!r} of {reservation.size_bytes:,} bytes is {reservation.state}. Make a new one"
             )
 
 
@@ -95,14 +97,14 @@ def require_room(session: Session, key: str, user_id: str, size_bytes: int) -> N
         raise NotFound(f"no reservation {key!r} of user {user_id!r}")
     # guard quota.upload_open: an upload counts on a reservation that is over, beyond the quota
     if reservation.state != ReservationState.OPEN:
-        raise HoldClosed(f"reservation {key!r} is {reservation.state}; nothing was stored. Reserve anew")
+        raise HoldClosed(f"reservation {key!r} is {reservation.state}; nothing was stored. Make a new one")
     # guard quota.upload_size: more bytes are stored than were reserved
     if reservation.size_bytes < size_bytes:
         most = f"the {reservation.size_bytes:,} of reservation {key!r}"
         raise QuotaExceeded(f"{size_bytes:,} bytes are more than {most}; nothing was stored")
     # guard quota.upload_alone: two uploads are stored on one reservation
     if quotas.is_in_use(session, key):
-        raise HoldClosed(f"another upload counts on reservation {key!r}; nothing was stored")
+        raise HoldClosed(f"another upload uses reservation {key!r}; nothing was stored. Make a new one")
 
 
 def expire(session: Session, *, limit: int = 200) -> list[Reserved]:
@@ -130,8 +132,9 @@ def _end(session: Session, key: str, state: ReservationState, *, even_in_use: bo
     ended = quotas.end(session, key, state, even_in_use=even_in_use)
     if ended is not None and not quotas.take_back(session, ended.user_id, ended.size_bytes):
         raise IntegrityDoubt(
-            f"reservation {key!r} is of {ended.size_bytes:,} bytes, and fewer are reserved for user {ended.user_id!r}; "
-            "nothing was changed. To see what does not add up: reelkeeper run settle_accounts"
+            f"reservation {key!r} is for {ended.size_bytes:,} bytes, but fewer are reserved for user "
+            f"{ended.user_id!r}; "
+            "nothing was changed. To find the mismatch: reelkeeper run settle_accounts"
         )
     return ended is not None
 

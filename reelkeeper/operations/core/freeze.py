@@ -77,5 +77,5 @@ def why_stopped(session: Session) -> str | None:
 def _explained(stopped: Stopped) -> str:
     return (
         f"frozen since {stopped.at:%Y-%m-%d %H:%M} by {stopped.by}: {stopped.reason}. "
-        "Once that is settled: reelkeeper thaw"
+        "When the cause is resolved: reelkeeper thaw"
     )

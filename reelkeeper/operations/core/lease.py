@@ -79,13 +79,17 @@ class LeaseManager:
             renewed = self._renewed.get(lease)
         # guard leases.taken_over: a run goes on that was told that its lease is another's
         if renewed is None:
-            raise LeaseLost(f"lease {lease.name!r} (token {lease.token}) is no longer ours: another run took it over")
+            raise LeaseLost(
+                f"lease {lease.name!r} (token {lease.token}) was taken over by another run. Run again; finished "
+                "items stay done"
+            )
         age = time.monotonic() - renewed
         # guard leases.silent: a run that could not renew for 40 s goes on
         if age > self._give_up_seconds:
             raise LeaseLost(
                 f"lease {lease.name!r} (token {lease.token}) was last renewed {age:.0f} s ago, limit "
-                f"{self._give_up_seconds:.0f} s: another run may have taken it over. Run again; finished items stay so"
+                f"{self._give_up_seconds:.0f} s: another run may have taken it over. Run again; "
+                "finished items stay done"
             )
 
     def release(self, taken: Sequence[Lease]) -> None:
@@ -135,6 +139,6 @@ def alone(engine: Engine, name: str) -> Iterator[HeldLease]:
             holder = leases.holder(engine, name)
             raise LeaseLost(
                 f"lease {name!r} is held by {holder or 'a run that has just ended'}; nothing was changed. If that run "
-                f"is dead, its lease ends {leases.LEASE_SECONDS:.0f} s after its last sign of life: run again then"
+                f"is dead, its lease ends {leases.LEASE_SECONDS:.0f} s after its last renewal: run again then"
             )
         yield HeldLease(manager, taken[0])

@@ -60,7 +60,7 @@ def put_in_force(session: Session, policies: Policies, *, after: int, author: st
 def _read(session: Session, version: int) -> Policies:
     document = versions.document(session, version)
     if document is None:
-        raise NotFound(f"no policy version {version}; reelkeeper policy history lists them")
+        raise NotFound(f"no policy version {version}. To see the versions: reelkeeper policy history")
     return _parsed(version, document)
 
 
@@ -71,6 +71,7 @@ def _parsed(version: int, document: Mapping[str, Any]) -> Policies:
         fields = ", ".join(".".join(map(str, entry["loc"])) for entry in error.errors())
         # guard policy.unreadable: work is done under other policies than those that were applied
         raise SchemaError(
-            f"policy version {version} holds what this version of Reelkeeper does not take ({fields}); no work is done "
-            "under policies that cannot be read. Run the version of Reelkeeper that applied them"
+            f"policy version {version} has fields that this version of Reelkeeper does not accept ({fields}); no "
+            "work is "
+            "done under policies that cannot be read. Run the version of Reelkeeper that applied them"
         ) from None

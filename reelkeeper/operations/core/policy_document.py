@@ -25,14 +25,16 @@ def read(text: str, name: str) -> Policies:
     try:
         found = yaml.load(text, _Strict)  # noqa: S506  a SafeLoader that refuses a name given twice
     except yaml.YAMLError as error:
-        raise PolicyRefused(f"{name} is no YAML: {' '.join(str(error).split())}") from None
+        raise PolicyRefused(f"{name} is not valid YAML: {' '.join(str(error).split())}") from None
     if found is None:
         found = {}
     if not isinstance(found, dict):
-        raise PolicyRefused(f"{name} must hold sections, such as `quota:`, and holds a {type(found).__name__}")
+        raise PolicyRefused(f"{name} must contain sections, such as `quota:`, but contains a {type(found).__name__}")
     for section, fields in found.items():
         if fields is not None and not isinstance(fields, dict):
-            raise PolicyRefused(f"{name}: {section} must hold fields, such as `grace_days: 7`, and holds {fields!r}")
+            raise PolicyRefused(
+                f"{name}: {section} must contain fields, such as `grace_days: 7`, but contains {fields!r}"
+            )
     try:
         return parse(found)
     except ValidationError as error:
@@ -100,8 +102,8 @@ def _fault(fault: dict[str, Any]) -> str:
     where = ".".join(map(str, fault["loc"])) or "the document"
     if fault["type"] == "extra_forbidden":
         if place := moved(*where.partition(".")[::2]):
-            return f"{where}: that is {place} now"
-        return f"{where}: there is no such field; reelkeeper policy show lists them"
+            return f"{where}: this field is {place} now"
+        return f"{where}: no such field. To see all fields: reelkeeper policy show"
     said = str(fault["msg"]).removeprefix("Value error, ")
     value = "" if isinstance(fault["input"], dict) else f"={fault['input']!r}"
     return f"{where}{value}: {said[:1].lower()}{said[1:]}"

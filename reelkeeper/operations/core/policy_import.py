@@ -41,7 +41,7 @@ def collect(prefect_yaml: str, params: Sequence[str]) -> Policies:
         return parse(found)
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, entry['loc']))}: {entry['msg']}" for entry in error.errors())
-        raise PolicyRefused(f"these parameters make no document: {wrong}") from None
+        raise PolicyRefused(f"these parameters do not make a valid document: {wrong}") from None
 
 
 def _add(
@@ -57,6 +57,6 @@ def _add(
         if into.setdefault(name, plain) != plain:
             raise PolicyRefused(
                 f"{section}.{name} is {into[name]!r} for {origin[section, name]} and {plain!r} for {where}; a document "
-                "holds one value. Decide which, and leave the other as an exception of that deployment"
+                "can contain only one value. Choose one, and keep the other as an exception of that deployment"
             )
         origin[section, name] = where

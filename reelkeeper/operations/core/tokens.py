@@ -26,9 +26,9 @@ def create(
 ) -> tuple[TokenLine, str]:
     """Make a token; its text is returned here and never again. Raises InputRefused without a name or a scope."""
     if not 0 < len(name) <= _MAX_NAME or not name.isprintable():
-        raise InputRefused(f"a token's name has 1 to {_MAX_NAME} printable characters; nothing was made")
+        raise InputRefused(f"a token's name must have 1 to {_MAX_NAME} printable characters; no token was made")
     if not scopes:
-        raise InputRefused(f"a token needs a scope: {', '.join(Scope)}; nothing was made")
+        raise InputRefused(f"a token needs at least one scope of {', '.join(Scope)}; no token was made")
     text = PREFIX + secrets.token_urlsafe(32)
     with transaction(engine, "tokens.create") as session:
         # guard tokens.hashed: whoever reads the store, or a backup of it, has every token

@@ -140,8 +140,9 @@ def check_identity(bucket: Bucket, deployment_id: str, *, may_claim: bool) -> No
         # guard identity.empty_bucket: a store takes an empty bucket for its own, and loses every video
         if not may_claim:
             raise IdentityMismatch(
-                f"bucket {bucket.name!r} holds no identity object {key!r}, but this store already knows objects: it is "
-                f"probably another bucket. If it is the right one: reelkeeper doctor --claim writes it anew"
+                f"bucket {bucket.name!r} has no identity object {key!r}, but this store has records of objects: this "
+                "is "
+                f"probably the wrong bucket. If it is the right one, write the object again: reelkeeper doctor --claim"
             ) from None
         try:
             with effect("identity.put"):
@@ -152,7 +153,7 @@ def check_identity(bucket: Bucket, deployment_id: str, *, may_claim: bool) -> No
     # guard identity.other_bucket: a store deletes in the bucket of another
     if found != deployment_id:
         raise IdentityMismatch(
-            f"bucket {bucket.name!r} under {bucket.prefix!r} belongs to deployment {found}, this store is "
+            f"bucket {bucket.name!r} under {bucket.prefix!r} belongs to deployment {found}, but this store to "
             f"{deployment_id}. Nothing was changed. Check REELKEEPER_BUCKET, _PREFIX and _DATABASE_URL"
         )
     return None
@@ -189,10 +190,13 @@ def describe_contract(engine: Engine, bucket: Bucket) -> tuple[bool, str]:
     with reading(engine) as session:
         tried = deployment.last_contract(session)
     if tried is None or (tried.endpoint_url, tried.bucket) != (bucket.endpoint_url, bucket.name):
-        return False, "the contract was never tried on this bucket: what rests on it is off"
+        return False, "the contract test has not run on this bucket, so features that depend on it are off"
     if missing := [name for name in CHECKS if name not in tried.passed]:
-        return False, f"of the contract, tried {tried.at:%Y-%m-%d %H:%M}, {', '.join(missing)} did not pass"
-    return True, f"the contract has passed, {len(CHECKS)} checks, {tried.at:%Y-%m-%d %H:%M} UTC"
+        return (
+            False,
+            f"in the contract test of {tried.at:%Y-%m-%d %H:%M}, {', '.join(missing)} did not pass",
+        )
+    return True, f"the contract test passed, {len(CHECKS)} checks, {tried.at:%Y-%m-%d %H:%M} UTC"
 
 
 def _contract_target(bucket: Bucket, settings: Settings) -> Target:

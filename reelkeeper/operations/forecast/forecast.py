@@ -243,8 +243,8 @@ def predict_resource_needs(
 def _required(known: Known, as_of: datetime) -> Known:
     if known.first is None:
         raise UsageUnknown(
-            f"no usage is known of any day before {as_of:%Y-%m-%d}: monitor_costs counts it each hour, and a forecast "
-            "needs a day of it"
+            f"no usage is recorded for any day before {as_of:%Y-%m-%d}. A forecast needs at least one whole day: "
+            "monitor_costs records usage every hour"
         )
     return known
 

@@ -150,7 +150,7 @@ def _space(settings: Settings) -> Finding:
     place = next(folder for folder in (settings.scratch, *settings.scratch.parents) if folder.is_dir())
     free = shutil.disk_usage(place).free
     state = FAIL if free < NO_SPACE_BYTES else WARN if free < LITTLE_SPACE_BYTES else OK
-    remedy = "" if state == OK else "free some, or set REELKEEPER_SCRATCH_DIR to a larger disk"
+    remedy = "" if state == OK else "free some space, or set REELKEEPER_SCRATCH_DIR to a folder on a larger disk"
     return Finding("scratch space", state, f"{free / 10**9:.1f} GB free for {settings.scratch}", remedy)
 
 
@@ -178,7 +178,7 @@ def _alerts(settings: Settings) -> Finding:
     sinks = configured_sinks(settings)
     if sinks.first is sinks.second:
         remedy = "set REELKEEPER_SLACK_BOT_TOKEN and _SLACK_CHANNEL, or REELKEEPER_SLACK_WEBHOOK_URL"
-        return Finding("alerts", WARN, "alerts go to the console, where nobody may look", remedy)
+        return Finding("alerts", WARN, "alerts go to the console only, where nobody may see them", remedy)
     return Finding(
         "alerts", OK, f"to {sinks.first.name}, else to {sinks.second.name}; reelkeeper alerts test tries both"
     )
@@ -187,7 +187,7 @@ def _alerts(settings: Settings) -> Finding:
 def _frozen(engine: Engine) -> Finding:
     reason = why_frozen(engine)
     if reason:
-        return Finding("changes", WARN, reason, "settle it, then: reelkeeper thaw")
+        return Finding("changes", WARN, reason, "resolve the cause, then: reelkeeper thaw")
     return Finding("changes", OK, "allowed")
 
 
@@ -203,11 +203,11 @@ def _events(engine: Engine) -> Finding:
         kept, at = controls.kept(session, BUCKET_EVENTS), now(session)
     if kept is None or at - kept.updated_at > _FOLLOWED_WITHIN:
         last = f"since {kept.updated_at:%Y-%m-%d %H:%M}" if kept else "yet"
-        remedy = "see whether a worker of the pool default runs with REELKEEPER_EVENT_QUEUE_ID, and its log"
+        remedy = "check that a worker of the pool default runs with REELKEEPER_EVENT_QUEUE_ID, and see its log"
         return Finding("events", WARN, f"no worker has followed R2's events {last}", remedy)
     empty_at = kept.state["caught_up_at"]
     if empty_at is None or at - datetime.fromisoformat(empty_at) > _FOLLOWED_WITHIN:
-        return Finding("events", WARN, "the event queue was not seen empty lately", "see the log of the workers")
+        return Finding("events", WARN, "the event queue has not been empty recently", "see the log of the workers")
     return Finding("events", OK, f"followed: {kept.state['counts'].get('messages', 0):,} messages so far")
 
 
@@ -235,37 +235,41 @@ def _lifecycle(settings: Settings, bucket: Bucket) -> Finding:
     except StorageError as error:
         client = cloudflare.connect(settings)
         if client is None:
-            return Finding(part, OK, f"not known: these keys may not read them ({_in_short(error)})", _MAY_READ)
+            return Finding(
+                part, OK, f"unknown: these keys are not permitted to read them ({_in_short(error)})", _MAY_READ
+            )
         with closing(client):
             try:
                 rules = client.expiries(settings.bucket, settings.jurisdiction)
             except ReelkeeperError as refused:
-                return Finding(part, OK, f"not known: {_in_short(refused)}", _MAY_READ)
+                return Finding(part, OK, f"unknown: {_in_short(refused)}", _MAY_READ)
     ours = [rule for rule in rules if touches(rule, bucket.prefix)]
     if not ours:
-        return Finding(part, OK, f"none deletes or moves anything under {bucket.prefix!r}")
+        return Finding(part, OK, f"no rule deletes or moves objects under {bucket.prefix!r}")
     found = "; ".join(f"rule {rule.id!r} {rule.does} under {rule.prefix or 'every prefix'!r}" for rule in ours)
-    remedy = "remove it: it acts behind Reelkeeper's back, and what it deletes is lost without a grace"
+    remedy = "remove it: it deletes or moves objects without Reelkeeper, and with no grace period"
     return Finding(part, WARN, found, remedy)
 
 
 def _locks(settings: Settings, bucket: Bucket) -> Finding:
     part, client = "lock rules", cloudflare.connect(settings)
     if client is None:
-        return Finding(part, OK, "not known: only Cloudflare's API tells them, and it wants an API token", _MAY_READ)
+        return Finding(part, OK, "unknown: they can only be read from Cloudflare's API, with an API token", _MAY_READ)
     with closing(client):
         try:
             rules = client.locks(settings.bucket, settings.jurisdiction)
         except ReelkeeperError as refused:
-            return Finding(part, OK, f"not known: {_in_short(refused)}", _MAY_READ)
+            return Finding(part, OK, f"unknown: {_in_short(refused)}", _MAY_READ)
     ours = [rule for rule in rules if touches(rule, bucket.prefix)]
     if not ours:
-        return Finding(part, OK, f"none covers {bucket.prefix!r}: what may write there may also delete and overwrite")
+        return Finding(
+            part, OK, f"no rule covers {bucket.prefix!r}: everything with write access can also delete and overwrite"
+        )
     which = "; ".join(f"rule {rule.id!r} locks {rule.prefix or 'every prefix'!r} {rule.lasts}" for rule in ours)
-    helps = "until then nobody can delete or overwrite an object there, by mistake or on purpose"
-    hinders = "a purge of it is refused until then, and so is every overwrite by your service"
+    helps = "until then, nobody can delete or overwrite an object there, by mistake or on purpose"
+    hinders = "purges and overwrites by your service are refused until then"
     ends = all(rule.ends for rule in ours)
-    remedy = "" if ends else "nothing there can ever be purged: lock by age, no longer than retention and grace"
+    remedy = "" if ends else "objects there can never be purged: lock by age, for no longer than retention and grace"
     return Finding(part, OK if ends else WARN, f"{which}: {helps}; {hinders}", remedy)
 
 
@@ -277,15 +281,15 @@ def _contract(settings: Settings, engine: Engine, bucket: Bucket, *, wanted: boo
     if wanted:
         try:
             for result in try_contract(engine, bucket, settings, run_id=f"doctor/{uuid4().hex[:12]}"):
-                remedy = "" if result.passed else "what rests on it stays off; see docs/r2.md"
+                remedy = "" if result.passed else "features that depend on it stay off; see docs/r2.md"
                 yield Finding(f"contract: {result.check}", OK if result.passed else FAIL, result.seen, remedy)
         except Exception as error:  # noqa: BLE001  whatever is wrong is what was asked for
             yield _failure("contract", error)
             return
     passed, said = describe_contract(engine, bucket)
     if settings.endpoint_url is None and not passed:
-        passed, said = True, "the tests of Reelkeeper hold the embedded server to it: what rests on it is on"
-    remedy = "" if passed else "try it, in a scratch prefix of its own: reelkeeper doctor --contract"
+        passed, said = True, "Reelkeeper's own tests check the embedded server: features that depend on it are on"
+    remedy = "" if passed else "run the test, in its own scratch prefix: reelkeeper doctor --contract"
     yield Finding("contract", OK if passed else WARN, said, remedy)
 
 
@@ -295,14 +299,19 @@ def _identity(engine: Engine, bucket: Bucket, *, claim: bool) -> Finding:
         knows_objects = deployment.knows_objects(session)
     if bucket.head(bucket.identity_key) is None and not claim:
         if knows_objects:
-            remedy = "probably another bucket; if it is the right one: reelkeeper doctor --claim"
-            return Finding("identity", FAIL, "the store knows objects, and this bucket has no identity object", remedy)
-        return Finding("identity", OK, "the bucket belongs to nobody yet: the first run that opens it claims it")
+            remedy = "probably the wrong bucket; if it is the right one: reelkeeper doctor --claim"
+            return Finding(
+                "identity", FAIL, "the store has records of objects, but this bucket has no identity object", remedy
+            )
+        return Finding("identity", OK, "the bucket has no owner yet: the first run that opens it claims it")
     try:
         check_identity(bucket, deployment_id, may_claim=claim)
     except IdentityMismatch as error:
         return Finding(
-            "identity", FAIL, str(error), "point bucket and store at each other; --claim never takes one over"
+            "identity",
+            FAIL,
+            str(error),
+            "use the bucket and store that belong together; --claim never takes over a bucket",
         )
     return Finding("identity", OK, f"the bucket belongs to this store, {deployment_id}")
 
@@ -313,19 +322,19 @@ def _put_once(bucket: Bucket) -> Finding:
         bucket.put_bytes_once(bucket.probe_key, _OTHER, "text/plain")
     except KeyTaken:
         return Finding("put once", OK, "a second write to a key is refused (412)")
-    remedy = "do not use this server: a write that comes late could replace a customer's video"
+    remedy = "do not use this server: a delayed write could replace a customer's video"
     return Finding("put once", FAIL, f"If-None-Match is ignored: {bucket.probe_key} was overwritten", remedy)
 
 
 def _etag(bucket: Bucket) -> Finding:
     stored = bucket.head(bucket.probe_key)
     if stored is None:
-        raise StorageError(f"{bucket.probe_key} was written, and is not there")
+        raise StorageError(f"{bucket.probe_key} was written, but is missing")
     digests = {hashlib.md5(data, usedforsecurity=False).hexdigest() for data in (_PROBE, _OTHER)}
     if stored.etag in digests:
-        return Finding("ETag", OK, "of a single put it is the MD5 of the bytes")
-    remedy = "use a bucket without server-side keys: purge compares ETags with what was announced"
-    return Finding("ETag", FAIL, f"{stored.etag} is not the MD5 of what was put", remedy)
+        return Finding("ETag", OK, "the ETag of a single PUT is the MD5 of its bytes")
+    remedy = "use a bucket without server-side encryption keys: purges compare ETags with the recorded MD5"
+    return Finding("ETag", FAIL, f"{stored.etag} is not the MD5 of the bytes that were put", remedy)
 
 
 def _clocks(engine: Engine | None, bucket: Bucket) -> Finding:

@@ -109,7 +109,7 @@ def _stuck(session: Session) -> list[Finding]:
             level="",
             severity=Severity.CRITICAL,
             title=f"{many(count, 'message')} in the outbox, the oldest for {minutes:,.0f} minutes",
-            text=f"Last error: {errors[-1] if errors else 'none: nobody has tried to send them'}.",
+            text=f"Last error: {errors[-1] if errors else 'none; no attempt was made to send them'}.",
             suggestion="See reelkeeper alerts messages. To send them now: reelkeeper run deliver_alerts --apply",
         )
     ]

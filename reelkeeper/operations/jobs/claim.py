@@ -165,7 +165,7 @@ def announce(engine: Engine, job: Claim, provider: str) -> Claim:
         # guard breaker.announce: jobs that were claimed a moment ago are sent to a provider that fails them
         seconds = None if job.provider_key else breaker.wait_seconds(session, provider, job.id)
         if seconds is not None:
-            raise ProviderBusy(f"the provider {provider!r} is unwell, and gets no new job", seconds)
+            raise ProviderBusy(f"provider {provider!r} is failing, and gets no new jobs for now", seconds)
         _require(claims.note(session, job, provider=provider, provider_key=key, lane=provider), job)
         if job.lane != provider and (before := queue.find(session, job.id)):
             limits.move(session, before, job.lane, provider)
@@ -268,10 +268,10 @@ def redrive(engine: Engine, job_id: str, *, author: str) -> None:
             raise NotFound(f"no job {job_id!r}")
         # guard claims.redrive_dead: a job that is at work is made and charged once more
         if job.state != JobState.DEAD:
-            raise Refused(f"job {job_id!r} is {job.state}; only a dead one is tried again. Nothing was changed")
+            raise Refused(f"job {job_id!r} is {job.state}; only a dead job can be tried again. Nothing was changed")
         # guard claims.redrive_alone: what is being made already is made and paid a second time
         if other := queue.leader_of(session, job.cache_key):
-            raise Refused(f"job {other!r} is making what job {job_id!r} asked for; nothing was changed")
+            raise Refused(f"job {other!r} is already making the video of job {job_id!r}; nothing was changed")
         values: dict[str, str | None] = {}
         lasting_seconds = in_force(session).policies.admission.hold_seconds
         key = f"job/{job_id}/redrive/{job.lease_token}"
@@ -297,5 +297,5 @@ def redrive(engine: Engine, job_id: str, *, author: str) -> None:
 def _require(is_ours: bool, job: Claim) -> None:
     if not is_ours:
         raise LeaseLost(
-            f"job {job.id!r} (token {job.lease_token}) is over, or another worker has it; nothing was changed"
+            f"job {job.id!r} (token {job.lease_token}) has ended, or another worker has claimed it; nothing was changed"
         )

@@ -72,7 +72,8 @@ def _require(session: Session, job_id: str, lease_token: int) -> tuple[AdmittedJ
     # guard settle.delivery_fenced: a worker that slept stores a video over that of another
     if job.lease_token != lease_token:
         raise LeaseLost(
-            f"job {job_id} is under claim {job.lease_token}, and this is claim {lease_token}; nothing was stored"
+            f"job {job_id} has claim {job.lease_token} now, not {lease_token}: another worker has it; nothing was "
+            "stored"
         )
     reserved = quotas.find(session, job.reservation_id) if job.reservation_id else None
     if reserved is None or reserved.state != ReservationState.OPEN:

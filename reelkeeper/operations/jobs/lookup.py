@@ -51,12 +51,14 @@ def _before(session: Session, asked: AdmissionRequest, job: AdmittedJob, slots: 
     # guard admission.key_reused: a request is answered with another's video, and paid for
     if job.request_sha256 != asked.sha256:
         raise KeyReused(
-            f"client key {asked.client_key!r} of user {asked.user_id!r} came with another request at "
+            f"idempotency key {asked.client_key!r} of user {asked.user_id!r} was used for another request at "
             f"{job.created_at:%Y-%m-%d %H:%M:%S}, job {job.id}; nothing was admitted. Use a new key for a new request"
         )
     if job.state == JobState.SUCCEEDED and job.video_id is None:
         return Unfulfilled(
-            job.id, JobState.DEAD, "its video was its maker's, who was erased; use a new key to ask again"
+            job.id,
+            JobState.DEAD,
+            "its video belonged to another user, who was erased; use a new key to request it again",
         )
     if job.state == JobState.SUCCEEDED:
         return Cached(job.id, str(job.video_id), captured(session, job.hold_id))

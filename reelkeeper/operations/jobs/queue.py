@@ -85,7 +85,7 @@ def remember(engine: Engine, before: Kept | None, after: Lanes) -> None:
     """Save the state for the next step. Raises LeaseLost where another run has stepped in the meantime."""
     with transaction(engine, "limits.remember") as session:
         if not controls.keep(session, slots.CONCURRENCY, after.model_dump(mode="json"), before):
-            raise LeaseLost("another run of tune_concurrency has stepped meanwhile; nothing was changed")
+            raise LeaseLost("another run of tune_concurrency has changed the limits meanwhile; nothing was changed")
 
 
 def start_dispatch(engine: Engine, orchestrator: Orchestrator) -> str | None:

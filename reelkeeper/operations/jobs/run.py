@@ -133,7 +133,9 @@ class JobRun:
         age = time.monotonic() - self.renewed
         # guard claims.given_up: a worker goes on with a job that another has by now
         if self.is_lost or age > GIVE_UP_SECONDS:
-            raise LeaseLost(f"job {self.claim.id!r}: its claim is lost, or was last renewed {age:.0f} s ago")
+            raise LeaseLost(
+                f"job {self.claim.id!r}: another worker has its claim, or it was last renewed {age:.0f} s ago"
+            )
         if self.is_cancelled:
             raise GenerationCancelled("cancelled by its user")
         if self._context.ending.is_set() or (self._context.closing.is_set() and self._context.generator.outlives_us):
@@ -219,7 +221,7 @@ def _is_given_up(job: JobRun) -> bool:
 def _in_doubt(context: WorkerContext, job: JobRun, error: GenerationUnknown) -> End:
     """Park a job until it is looked up again; one that was in doubt for too long is dead."""
     if _is_given_up(job):
-        told = f"in doubt for {job.attempts.give_up_hours} hours: {error}"
+        told = f"result unknown for {job.attempts.give_up_hours} hours: {error}"
         return _give_up(context, job, told, may_be_paid=True)
     claiming.park(context.engine, job.claim, str(error), job.attempts)
     return End.PARKED
@@ -238,13 +240,13 @@ def _make_and_deliver(context: WorkerContext, job: JobRun) -> End:
     item = job.claim
     # guard claims.attempts: a job that kills its worker is made for ever, and paid each time
     if item.attempts > job.attempts.most_attempts:
-        raise ReelkeeperError(item.error or "its worker gave no sign of life")  # what it sent may go on
+        raise ReelkeeperError(item.error or "its worker stopped responding")  # what it sent may go on
     with reading(context.engine) as session:
         is_there = is_live(session, item.id)  # an earlier worker has delivered it, and died before it was settled
     # guard provider.same: a job that one provider has, or may have, is sent to another, and paid twice
     if item.provider_key and item.provider != context.generator.name and not is_there:
         raise GenerationUnknown(
-            f"it was sent to {item.provider!r}, and the provider here is {context.generator.name!r}"
+            f"it was sent to provider {item.provider!r}, but this worker's provider is {context.generator.name!r}"
         )
     with scratch_dir(context.scratch) as folder:
         # guard claims.delivered: a job whose video is there is made, and paid, once more
@@ -255,7 +257,7 @@ def _make_and_deliver(context: WorkerContext, job: JobRun) -> End:
         taken = context.manager.take([f"video/{item.id}"])
         # guard claims.delivers_alone: two workers store the video of one job at the same time
         if not taken:
-            raise LeaseLost(f"job {item.id!r}: another worker delivers it")
+            raise LeaseLost(f"job {item.id!r}: another worker is delivering it")
         try:
             deliver(
                 context.workspace,
@@ -297,7 +299,8 @@ def _order(context: WorkerContext, job: Claim) -> Order:
     # guard catalogue.provider: a job is sent to a provider that takes another price for it
     if job.provider_key is None and entry.provider not in {None, here}:
         raise ProviderBusy(
-            f"model {job.model!r} is made by {entry.provider!r}, and the provider here is {here!r}", _OTHERS_SECONDS
+            f"model {job.model!r} is made by {entry.provider!r}, but this worker's provider is {here!r}",
+            _OTHERS_SECONDS,
         )
     return order._replace(
         model=entry.vendor_model or job.model,

@@ -73,7 +73,7 @@ def succeed(engine: Engine, attempt: Attempt, *, run_id: str) -> Settled:
         require_permission(session)
         # guard settle.video: a user is charged for a video that is not there
         if not is_live(session, job_id) and claims.current(session, job_id, attempt.lease_token):
-            raise IntegrityDoubt(f"job {job_id}: no live video to end it with; it stays at work")
+            raise IntegrityDoubt(f"job {job_id} cannot succeed without a live video; it stays running")
         at = now(session)
         load, slots = load_now(session, in_force(session).policies.admission.slots)
         ended = endings.end(
@@ -193,7 +193,7 @@ def _as_it_ended(session: Session, attempt: Attempt, wanted: JobState) -> Settle
     # guard settle.same_claim: a worker is told that its job is done, though another has it
     if (job.lease_token, job.state) != (lease_token, wanted):
         raise LeaseLost(
-            f"job {job_id} is {job.state} under claim {job.lease_token}, and this is claim {lease_token}: "
+            f"job {job_id} is {job.state} with claim {job.lease_token}, not {lease_token}: another worker has it; "
             "nothing was changed"
         )
     charged = credit_holds.captured(session, job.hold_id)

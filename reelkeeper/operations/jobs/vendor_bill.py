@@ -30,7 +30,7 @@ def reconcile(engine: Engine, billing: Billing, first: date, last: date) -> Vend
     try:
         theirs = billing.billed(begin, end)
     except GenerationUnknown as error:
-        raise UsageUnknown(f"{billing.name} does not say what it made: {error}") from None
+        raise UsageUnknown(f"{billing.name} did not report what it made: {error}") from None
     with reading(engine) as session:
         rows = sent_between(session, billing.name, begin - _LASTS, end + _LASTS)
         policies = cache(partial(at_version, session))

@@ -27,17 +27,17 @@ _log = logging.getLogger(__name__)
 
 
 class Heard(NamedTuple):
-    """The answer to the person who pressed, and the approved plan, if any."""
+    """The answer to the person who clicked, and the approved plan, if any."""
 
     answer: str
     approved: Approved | None = None
 
 
 def carry_out(engine: Engine, click: Click, operators: Collection[str]) -> Heard:
-    """Carry out a press, if this person is permitted; the answer contains any refusal."""
+    """Carry out a click, if this person is permitted; the answer contains any refusal."""
     # guard slack.operators: everybody in the channel approves plans
     if click.user_id not in operators:
-        _log.warning("%s pressed %s in Slack, and is not among REELKEEPER_SLACK_OPERATORS", click.user_id, click.verb)
+        _log.warning("%s clicked %s in Slack, but is not in REELKEEPER_SLACK_OPERATORS", click.user_id, click.verb)
         return Heard(f"Nothing was done: {click.user_id} is not in REELKEEPER_SLACK_OPERATORS.")
     try:
         return _HANDLERS[click.verb](engine, click)
@@ -54,7 +54,7 @@ def why(engine: Engine, alert_id: str) -> str:
 
 
 def _explain(alert: ListedAlert) -> str:
-    by = f", {alert.acknowledged_by} is on it" if alert.acknowledged_by else ""
+    by = f", acknowledged by {alert.acknowledged_by}" if alert.acknowledged_by else ""
     seen = f"first {alert.first_at:%Y-%m-%d %H:%M}, last {alert.last_at:%Y-%m-%d %H:%M} UTC"
     figures = [f"{label}: {value}" for label, value in alert.figures]
     advice = [f"What to do: {alert.suggestion}"] if alert.suggestion else []
@@ -74,34 +74,34 @@ def _acknowledge(engine: Engine, click: Click) -> Heard:
         alert = _find(session, click.alert_id)
         # guard slack.same_incident: a press of before keeps quiet what has come again since
         if alert.state == AlertState.RESOLVED or alert.first_at != _moment(click.fired_at):
-            return Heard("That is over. If it came again, a newer message says so.")
+            return Heard("This alert has ended. If it fires again, there is a newer message.")
         if not alerts.acknowledge(session, alert.id, author, now(session)):
-            return Heard(f"{alert.acknowledged_by} is on it already.")
-        post(session, f"{author} is on it: {alert.title}")
-    return Heard("You are on it. It is not told again while it goes on.")
+            return Heard(f"{alert.acknowledged_by} has already acknowledged it.")
+        post(session, f"{author} acknowledged: {alert.title}")
+    return Heard("Acknowledged. There are no further messages while the alert lasts.")
 
 
 def _snooze(engine: Engine, click: Click) -> Heard:
-    author, reason = _author(click), "quiet by a button in Slack"
+    author, reason = _author(click), "snoozed by a button in Slack"
     with transaction(engine, "alerts.snooze") as session:
         alerts.one_at_a_time(session)
         alert, at = _find(session, click.alert_id), now(session)
         standing = [item for item in alerts.snoozes_in_force(session) if item.rule == alert.rule]
         # guard slack.one_snooze: two presses make two snoozes, and to end one leaves the other
         if any(item.scope in (None, alert.scope) for item in standing):
-            return Heard("That is quiet already.")
+            return Heard("It is already snoozed.")
         # guard slack.replayed_snooze: a press that is played again snoozes what a person had ended
         if alerts.was_snoozed(session, _press_id(click)):
-            return Heard("That was quiet by this press once, and somebody has ended it.")
+            return Heard("This click snoozed it before, and somebody has ended that snooze.")
         values = {"id": _press_id(click), "rule": alert.rule, "scope": alert.scope, "author": author, "reason": reason}
         alerts.add_snooze(session, values | {"created_at": at, "until": at + SNOOZE})
-        post(session, f"{author} keeps {alert.rule} of {alert.scope} quiet for 8 hours")
-    return Heard("Quiet for 8 hours. What still fires then is told.")
+        post(session, f"{author} snoozed {alert.rule} of {alert.scope} for 8 hours")
+    return Heard("Snoozed for 8 hours. If the alert still fires then, there is a new message.")
 
 
 def _approve(engine: Engine, click: Click) -> Heard:
     approved = plans.approve(engine, click.plan_id, author=_author(click), reason="approved in Slack")
-    return Heard(f"Plan {approved.plan_id} is approved once. To carry it out: {approved.command}", approved)
+    return Heard(f"Plan {approved.plan_id} is approved for one run. To run it: {approved.command}", approved)
 
 
 _HANDLERS: Final[dict[Verb, Callable[[Engine, Click], Heard]]] = {
@@ -115,7 +115,7 @@ _HANDLERS: Final[dict[Verb, Callable[[Engine, Click], Heard]]] = {
 def _find(session: Session, alert_id: str) -> ListedAlert:
     alert = alerts.find(session, alert_id)
     if alert is None:
-        raise NotFound(f"no alert {alert_id!r}; reelkeeper alerts list --all shows them")
+        raise NotFound(f"no alert {alert_id!r}. To see all alerts: reelkeeper alerts list --all")
     return alert
 
 

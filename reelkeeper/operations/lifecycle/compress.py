@@ -130,7 +130,7 @@ def may_go_on(engine: Engine, plan_id: str, lease: Lease) -> bool:
         # guard freeze.helped_run: helpers work on for a run that is gone
         if not leases.standing(session, lease):
             raise LeaseLost(
-                f"lease {lease.name!r} (token {lease.token}) is no longer held: its run has ended, or sleeps"
+                f"lease {lease.name!r} (token {lease.token}) is no longer held: its run has ended, or is paused"
             )
         return plan_progress.is_under_way(session, plan_id)
 
@@ -170,8 +170,10 @@ def compress(
     expected = appraise(workspace.engine, job.recipe, encoder)(item.size_bytes, remaining_days)
     cost = Cost.reserve(workspace.engine, expected.cost_microusd, job.policy.compress_usd_per_day)
     if cost is None:
-        why = f"compressing may cost {job.policy.compress_usd_per_day:f} USD a day, and today has no room for "
-        why += f"{dollars(expected.cost_microusd)} more: a later plan takes it, or a higher compress_usd_per_day"
+        why = (
+            f"today's limit for compression, compress_usd_per_day={job.policy.compress_usd_per_day:f}, has no room for "
+        )
+        why += f"{dollars(expected.cost_microusd)} more: a later plan tries it again"
         return Outcome(video_id, "skipped", why, item.size_bytes, item.size_bytes, item.blob_id)
     try:
         with bound(video_id=video_id):

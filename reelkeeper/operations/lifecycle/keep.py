@@ -56,12 +56,15 @@ def keep(engine: Engine, video_id: str, *, by: str, key: str, user_id: str | Non
 
 def _days(video: Listed, policies: Policies, times: int) -> int:
     if video.state != VideoState.LIVE:
-        raise KeepRefused(f"video {video.id!r} is {video.state}: only a live one is kept; support may restore it")
+        raise KeepRefused(
+            f"video {video.id!r} is {video.state}: only a live video can be kept longer. An operator may be able to "
+            "restore it"
+        )
     tier = policies.tiers.get(video.tier)
     days = tier.keep_days if tier else 0
     if not days:
-        raise KeepRefused(f"videos of {video.tier or 'unknown'} users are not kept longer on request")
+        raise KeepRefused(f"the tier {video.tier or 'unknown'} does not keep videos longer on request")
     # guard keep.times: a video is kept for ever, a request at a time
     if times >= policies.lifecycle.keep_times:
-        raise KeepRefused(f"video {video.id!r} was kept {many(times, 'time')} already, and that is the most")
+        raise KeepRefused(f"video {video.id!r} was already kept longer {many(times, 'time')}, which is the limit")
     return days

@@ -30,7 +30,7 @@ from reelkeeper.store.lifecycle.retirements import Planned
 from reelkeeper.store.videos.videos import live_videos
 
 _ACTIONS = (Action.NOTIFY, Action.WITHDRAW)
-_NOT_SO = "not so any more: told of, kept, viewed or held since the plan"
+_NOT_SO = "no longer due: announced, kept, viewed or held since the plan"
 _log = logging.getLogger(__name__)
 
 

@@ -163,7 +163,7 @@ def claim(engine: Engine, plan: PlanSummary, under: Mapping[str, Any], judge: Ju
     except GuardRefused as refused:
         said = str(refused)
         if refused.widening:
-            said += f"\n  or approve this plan once, as it is: reelkeeper approve {plan.id} --reason WHY"
+            said += f"\n  or approve this plan for one run: reelkeeper approve {plan.id} --reason WHY"
         with transaction(engine, "plan.refuse") as session:
             if refuse_plan(session, plan.id, said, refused.widening):
                 alerts.forget(session, alerting.PLAN_REFUSED, alerting.scope(plan.flow))
@@ -185,7 +185,7 @@ def approve(engine: Engine, plan_id: str, *, author: str, reason: str) -> Approv
     """
     with transaction(engine, "plan.approve") as session:
         approved = approve_plan(session, plan_id, author=author, reason=reason)
-        title = f"{author} approved a plan of {approved.flow} that was refused"
+        title = f"{author} approved a refused plan of {approved.flow}"
         alerts.post(session, title, f"{reason}\n{approved.refusal}", figures=[("Plan", plan_id)])
         detail = {"plan": plan_id, "flow": approved.flow, "by": author, "why": reason, "limits": approved.widening}
         append(session, [Event("approve", f"approve-{plan_id}", detail=detail)])

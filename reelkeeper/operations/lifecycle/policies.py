@@ -63,21 +63,21 @@ class Effect:
             then = new.tiers.get(name)
             users = self._users(name)
             if then is None:
-                yield f"{users} would be of no tier: their videos would be kept, and nothing new of theirs stored"
+                yield f"{users} would have no tier: their videos would be kept, and they could store nothing new"
                 continue
             days = then.retention_days
             if days is not None and (was.retention_days is None or days < was.retention_days):
                 kept = "for ever" if was.retention_days is None else many(was.retention_days, "day")
                 yield f"{users} would keep videos {many(days, 'day')}, not {kept}"
             if then.notice_days < was.notice_days:
-                told = f"{then.notice_days} days before they go, not {was.notice_days}"
-                yield f"videos of {users} would be told of {told}"
+                told = f"{then.notice_days} days before retirement, not {was.notice_days}"
+                yield f"videos of {users} would be announced {told}"
             if then.quota_bytes < was.quota_bytes:
                 yield f"{users} could store {then.quota_bytes:,} bytes, not {was.quota_bytes:,}"
         yield from self._shorter_by_segment()
         if new.lifecycle.grace.days < old.lifecycle.grace.days:
             yield (
-                f"what is retired from now on could be restored for {new.lifecycle.grace.days} days, "
+                f"videos retired from now on could be restored for {new.lifecycle.grace.days} days, "
                 f"not {old.lifecycle.grace.days}"
             )
 
@@ -163,7 +163,9 @@ def apply(engine: Engine, effect: Effect, *, author: str, reason: str) -> int:
             other = versions.history(session)[0]
             raise PlanRefused(
                 f"nothing was applied: {other.author} applied version {other.version} at {other.created_at:%H:%M:%S} "
-                f"UTC ({other.reason}), and this was made on version {before}. See reelkeeper policy diff; apply again"
+                f"UTC ({other.reason}), but this document was compared with version {before}. See reelkeeper policy "
+                "diff, "
+                "and apply again"
             )
         if effect.removed_tiers:
             # guard policy.tier_in_use: users are left in a tier that promises nothing, and can store nothing
@@ -176,7 +178,8 @@ def apply(engine: Engine, effect: Effect, *, author: str, reason: str) -> int:
 def _require_no_users(tiers: Iterable[str], users: Mapping[str, int]) -> None:
     if taken := [f"{many(users[name], 'user')} of {name}" for name in tiers if users.get(name)]:
         raise TierRefused(
-            f"nothing was applied: there are still {', '.join(taken)}, which these policies do not have. Give them "
+            f"nothing was applied: there are still {', '.join(taken)}, but these policies do not have that tier. "
+            "Give them "
             "another tier first: PUT /v1/users/{id}, or reelkeeper videos import --users FILE"
         )
 

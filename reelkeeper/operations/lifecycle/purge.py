@@ -102,7 +102,7 @@ def purge(
     """
     doomed = _claim(workspace, plan_id, blob_ids, lease=lease, run_id=run_id, grace=grace)
     claimed = {blob.blob_id for blob in doomed}
-    why = "since the plan it was viewed, held or restored, or another run has claimed it"
+    why = "viewed, held or restored since the plan, or claimed by another run"
     skipped = [Outcome("", "skipped", why, blob_id=blob_id) for blob_id in blob_ids if blob_id not in claimed]
     return _carry_out(_Batch(workspace, lease, doomed), plan_id, skipped, run_id=run_id, grace=grace)
 
@@ -250,7 +250,7 @@ def _delete_ours(batch: _Batch, doomed: Sequence[Doomed]) -> None:
             _delete_ours(batch, going[:middle])
             return _delete_ours(batch, going[middle:])
         failures = dict.fromkeys(
-            (blob.key for blob in going), f"looked at over {LOOK_SECONDS} s ago: not deleted again"
+            (blob.key for blob in going), f"last checked over {LOOK_SECONDS} s ago: not deleted without a new check"
         )
     for blob in going:
         why = failures.get(blob.key, "")
@@ -301,7 +301,7 @@ def _judge(blob: Doomed, found: StoredObject | None, successor: StoredObject | N
     """Compare what is stored with what is recorded: UNTOUCHED means that the bytes may go."""
     # guard purge.successor: a video's old bytes go while its present ones are not stored
     if blob.successor_key and not (successor and blob.successor.matches(successor)):
-        why = f"the video's present bytes, {blob.successor_key}, are not stored as recorded"
+        why = f"the video's current bytes, {blob.successor_key}, are not stored as recorded"
         return (Fate.DOUBTFUL, why) if blob.successor.is_ours else (Fate.KEPT, f"{why}: run sync_catalog")
     if found is None:
         return Fate.ALREADY_GONE, ""
@@ -323,7 +323,7 @@ def _require_claim(batch: _Batch, doomed: Sequence[Doomed]) -> None:
         require_permission(session, batch.lease, despite_freeze=batch.is_takedown)
         # guard purge.last_claim: a run that woke up deletes what another has settled, given back or restored
         if purges.count_claimed(session, [blob.blob_id for blob in doomed], batch.lease) != len(doomed):
-            raise LeaseLost("another run has settled what this one had claimed: nothing more is deleted")
+            raise LeaseLost("another run has taken over the objects that this run had claimed: nothing more is deleted")
 
 
 def _settle(batch: _Batch, plan_id: str | None, skipped: list[Outcome], *, run_id: str, grace: Grace) -> list[Outcome]:
@@ -333,14 +333,14 @@ def _settle(batch: _Batch, plan_id: str | None, skipped: list[Outcome], *, run_i
     doubtful, overwritten = found[Fate.DOUBTFUL], found[Fate.OVERWRITTEN]
     back = found[Fate.UNTOUCHED] + found[Fate.KEPT] + found[Fate.REFUSED]
     said = {
-        Fate.UNTOUCHED: ("skipped", "not reached in time: the next run takes it"),
+        Fate.UNTOUCHED: ("skipped", "not reached in time: left to the next run"),
         Fate.KEPT: ("skipped", ""),
-        Fate.SENT: ("failed", "its delete was not answered"),
+        Fate.SENT: ("failed", "no answer to its delete request"),
         Fate.REFUSED: ("failed", ""),
         Fate.FAILED: ("failed", ""),
         Fate.DELETED: ("purged", "its grace is over"),
         Fate.ALREADY_GONE: ("purged", "its object was already gone"),
-        Fate.OVERWRITTEN: ("skipped", "the service has stored another video at its key, which is live now"),
+        Fate.OVERWRITTEN: ("skipped", "the service has stored another video at its key, which is now live"),
         Fate.DOUBTFUL: ("failed", ""),
     }
     outcomes = [

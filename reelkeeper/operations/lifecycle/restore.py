@@ -45,7 +45,7 @@ def find_restorable(
     latest = {blob.video_id: blob for blob in found}  # ordered by generation: the last one of a video is its latest
     if not latest:
         subject = f"run {run_id}" if run_id else f"video {video_id}" if video_id else f"user {user_id}"
-        raise NotFound(f"nothing to restore of {subject}: nothing of it is retired, or its bytes are already purged")
+        raise NotFound(f"nothing to restore for {subject}: no video is retired, or its bytes are already purged")
     return list(latest.values())
 
 
@@ -91,8 +91,8 @@ def _bring_back(workspace: Workspace, batch: Sequence[Restorable], order: Order)
                 # guard restore.as_recorded: a video is restored to bytes that are not there, or are not its own
                 # guard restore.stored: a video is restored to bytes that are not there
                 if found is None or not blob.recorded.matches(found):
-                    there = "nothing is" if found is None else f"{found.size_bytes} bytes, ETag {found.etag}, are"
-                    why = f"{there} stored at {blob.key}; recorded were {blob.size_bytes} bytes, ETag {blob.etag}"
+                    there = "nothing is" if found is None else f"{found.size_bytes} bytes with ETag {found.etag} are"
+                    why = f"{there} stored at {blob.key}; recorded: {blob.size_bytes} bytes, ETag {blob.etag}"
                     outcomes.append(Outcome(blob.video_id, "failed", why, blob_id=blob.wanted_blob_id))
                 elif restorable.bring_back(session, blob, order.run_id, order.grace):
                     outcomes.append(
@@ -101,7 +101,7 @@ def _bring_back(workspace: Workspace, batch: Sequence[Restorable], order: Order)
                         )
                     )
                 else:
-                    why = "meanwhile it was purged, replaced or restored"
+                    why = "purged, replaced or restored meanwhile"
                     outcomes.append(Outcome(blob.video_id, "skipped", why, blob_id=blob.wanted_blob_id))
         restored = {outcome.video_id for outcome in outcomes if outcome.action == "restored"}
         record(
@@ -132,7 +132,7 @@ def _exchange(workspace: Workspace, blob: Restorable, order: Order, scratch: Pat
     with LeaseManager(workspace.engine) as manager:
         taken = manager.take([f"video/{blob.video_id}"])
         if not taken:
-            why = "another run is at work on it: try again in a minute"
+            why = "another run is working on it: try again in a minute"
             return Outcome(blob.video_id, "skipped", why, blob_id=blob.wanted_blob_id)
         try:
             outcome = _put_back(workspace, blob, order, taken[0], scratch)
@@ -154,7 +154,7 @@ def _put_back(workspace: Workspace, blob: Restorable, order: Order, lease: Lease
             digest = workspace.bucket.download(blob.key, original, etag=blob.etag)
         intent = _announce(workspace, blob, order, lease, original, digest)
         if intent is None:
-            return Outcome(blob.video_id, "skipped", "meanwhile it was purged, replaced or restored")
+            return Outcome(blob.video_id, "skipped", "purged, replaced or restored meanwhile")
         in_place.put(workspace, intent, original, folder, lease)
     return intents.settle(workspace, intent, scratch=scratch, lease=lease, grace=order.grace)
 
@@ -172,7 +172,7 @@ def _announce(
         # guard restore.in_place_whole: bytes that changed in their copy are put back for the ones that were there
         if known.original["sha256"] != digest:
             raise IntegrityDoubt(
-                f"{blob.key}: stored sha256 {digest}, recorded {known.original['sha256']}: not put back"
+                f"{blob.key}: stored sha256 {digest}, recorded {known.original['sha256']}: not restored"
             )
         new = known.original | {"generation": blob.generation + 1, "key": known.key, "is_ours": False, "etag": md5}
         aside_key = blob_key(workspace.bucket.prefix, blob.user_id, blob.video_id, blob.generation, "mp4")

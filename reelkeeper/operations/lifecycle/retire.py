@@ -69,7 +69,7 @@ def _retire_batch(
         # guard retire.whole: a video is retired whose bytes are not live, and its row says nothing of why
         if blobs_retired != len(gone):
             raise IntegrityDoubt(
-                f"{len(gone)} live videos point to {blobs_retired} live blobs; nothing of this batch changed"
+                f"{len(gone)} live videos have only {blobs_retired} live blobs; nothing in this batch was changed"
             )
         planned = retirements.planned(session, plan_id, video_ids)
         broken = retirements.broken(session, video_ids)
@@ -91,5 +91,5 @@ def _outcome(row: Planned, done: bool, broken: str | None) -> Outcome:
         return Outcome(row.video_id, "failed", broken, row.size_bytes, row.size_bytes, row.blob_id)
     if done:
         return Outcome(row.video_id, "retired", row.reason, row.size_bytes, 0, row.blob_id)
-    why = "since the plan it was viewed, held, kept, replaced or retired, or its notice does not stand"
+    why = "viewed, held, kept, replaced or retired since the plan, or its notice is no longer in force"
     return Outcome(row.video_id, "skipped", why, row.size_bytes, row.size_bytes, row.blob_id)

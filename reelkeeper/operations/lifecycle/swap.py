@@ -67,7 +67,7 @@ def swap(workspace: Workspace, order: Order, *, scratch: Path, lease: Lease, run
             before = swaps.done_before(session, planned_blob_id, run_id)
         if before:
             return before
-        return Outcome(video_id, "skipped", "since the plan it was retired or replaced", blob_id=planned_blob_id)
+        return Outcome(video_id, "skipped", "retired or replaced since the plan", blob_id=planned_blob_id)
     is_in_place = order.placement == IN_PLACE and not source.is_ours
     # guard swap.contract: bytes are put over the service's in a bucket that may take no notice of If-Match
     if is_in_place and not workspace.keeps_contract:
@@ -79,7 +79,7 @@ def swap(workspace: Workspace, order: Order, *, scratch: Path, lease: Lease, run
             digest = workspace.bucket.download(source.key, original, etag=source.etag)
         # guard swap.digest: bytes that have changed in the bucket replace the ones that were checked
         if source.sha256 not in (None, digest):
-            raise IntegrityDoubt(f"{source.key}: stored sha256 {digest}, recorded {source.sha256}; left as it is")
+            raise IntegrityDoubt(f"{source.key}: stored sha256 {digest}, recorded {source.sha256}; not changed")
         # guard swap.own_result: a result that a store from a backup does not know of is made smaller again, and worse
         refusal = None if source.is_ours else _refuse_result(workspace, source)
         # guard swap.in_place_alike: a link shows another format under the old type
@@ -90,7 +90,7 @@ def swap(workspace: Workspace, order: Order, *, scratch: Path, lease: Lease, run
         aside = _aside(workspace, source, digest, original, result) if is_in_place else None
         intent = _announce(workspace, source, digest, result, aside, lease=lease, run_id=run_id)
         if intent is None:
-            why = "while it was encoded it was held, replaced or retired"
+            why = "held, replaced or retired while it was encoded"
             return Outcome(video_id, "skipped", why, source.size_bytes, source.size_bytes, source.blob_id)
         locked = None
         if is_in_place:
@@ -138,7 +138,7 @@ def _put_in_place(workspace: Workspace, intent: Intent, result: Transcode, place
     except ObjectLocked as locked:
         with reading(workspace.engine) as session:
             mark = locked_mark(now(session))
-        return Refusal("locked", f"{locked}. It is tried again next month", mark)
+        return Refusal("locked", f"{locked}. Tried again next month", mark)
     return None
 
 

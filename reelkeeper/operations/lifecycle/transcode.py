@@ -112,9 +112,11 @@ def _found(search: "_Search", first: first_crf.FirstCrf, expected: Worth, mark: 
         runs = 1 + search.known.timed_out()
         if runs < _MAX_TIMEOUTS:
             raise
-        return Refusal("too_slow", f"{slow}, as in {runs - 1} runs before", mark)
+        return Refusal("too_slow", f"{slow}, as in {runs - 1} earlier runs", mark)
     if search.chosen is None and search.cut_short:
-        why = f"its search may cost no more today (compress_usd_per_day); a later plan tries it again. {_why(search)}"
+        why = (
+            f"today's limit for compression (compress_usd_per_day) is used up; a later plan tries again. {_why(search)}"
+        )
         return Refusal("day_is_spent", why, mark, permanent=False)
     return search.chosen or Refusal("no_good_result", _why(search), mark)
 

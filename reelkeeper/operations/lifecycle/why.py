@@ -112,11 +112,11 @@ def outlooks(session: Session, listed: Sequence[Listed]) -> list[Outlook]:
 
 def _key(listed: Listed, prefix: str, layout: Sequence[KeyPattern]) -> str:
     if listed.key is None:
-        return "no bytes are known"
+        return "none recorded"
     found = parse_key(prefix, listed.key, layout)
     if found is not None and found.generation is not None:
-        return f"{listed.key}: made by Reelkeeper, and written once"
-    pattern = f"read by the pattern {layout[found.pattern].text}" if found and found.pattern is not None else "from CSV"
+        return f"{listed.key}: made by Reelkeeper, written once"
+    pattern = f"read with pattern {layout[found.pattern].text}" if found and found.pattern is not None else "from CSV"
     return f"{listed.key}: the service's, which may overwrite it at any time; {pattern}"
 
 
@@ -139,16 +139,18 @@ def _notice(live: Video, notice: Notice | None, tiers: Tiers) -> Iterator[str]:
     days = tier.notice_days if tier else 0
     if notice is None:
         if days:
-            yield f"{many(days, 'day')} promised, and none was given so far"
+            yield f"{many(days, 'day')} promised, none given so far"
     elif notice.told_at is None:
-        yield "given, and not every endpoint has taken it: reelkeeper webhooks list"
+        yield "given, but not every endpoint has accepted it: reelkeeper webhooks list"
     else:
-        yield f"given to all on {notice.told_at:%Y-%m-%d %H:%M}, {many(days, 'day')} ahead"
+        yield f"delivered to all endpoints on {notice.told_at:%Y-%m-%d %H:%M}, {many(days, 'day')} ahead"
 
 
 def _views(live: Video) -> str:
     if live.views is None:
-        return f"unknown: not every one of the last {VIEW_WINDOW_DAYS} days is complete, so no rule on views acts"
+        return (
+            f"unknown: some of the last {VIEW_WINDOW_DAYS} days are incomplete, so no rule that depends on views acts"
+        )
     return f"{live.views:,} in {VIEW_WINDOW_DAYS} days"
 
 
@@ -183,7 +185,7 @@ def _next(
         return None, "no run touches it while it is held"
     tier = policies.tiers.get(live.tier)
     if live.created_at is None or tier is None:
-        return None, "no run touches it while its age or its tier is unknown"
+        return None, "no run touches it while its age or tier is unknown"
     moments = []
     judge = judge or partial(_judge, policies, None, True)
     kept_by = policies.lifecycle.tiers_for(live, policies.tiers).get(live.tier) or tier
@@ -195,7 +197,7 @@ def _next(
             due = _after_notice(moment, waits, notice, as_of)
             flow = "expire_videos" if verdict.rule == "past_retention" else "tier_storage"
             moments.append((due, f"{flow}: {verdict.action.value}, {lifecycle.reason(verdict)}"))
-    return min(moments, default=(None, "no run touches it, as its views are"))
+    return min(moments, default=(None, "no run touches it at its current views"))
 
 
 def _moments(

@@ -46,9 +46,12 @@ def delete(engine: Engine, video_id: str, *, by: str, run_id: str, user_id: str 
         if (reason := retirements.reason(session, video_id)) == TAKEN_DOWN:
             raise NotFound(f"video {video_id!r} was taken down")
         if known.state == VideoState.PENDING:
-            raise LeaseLost(f"video {video_id!r} is being stored; try again in a minute")
+            raise LeaseLost(f"video {video_id!r} is still being stored; try again in a minute")
         if known.state == VideoState.LOST:
-            raise VideoHeld(f"the bytes of video {video_id!r} are missing from the bucket: the operator looks first")
+            raise VideoHeld(
+                f"the bytes of video {video_id!r} are missing from the bucket; an operator must check this first. "
+                "Nothing was deleted"
+            )
         if known.blob_id and reason in BY_ITS_USER:
             return Deleted(video_id, known.user_id, retirements.purge_after(session, known.blob_id))
         policies = in_force(session).policies
@@ -56,7 +59,7 @@ def delete(engine: Engine, video_id: str, *, by: str, run_id: str, user_id: str 
         with quotas.counted(session, [video_id]):
             blob_id = retirements.delete_video(session, video_id, run_id, is_counted=is_counted)
         if blob_id is None:
-            raise VideoHeld(f"video {video_id!r} is held, so it stays for now; nothing was deleted")
+            raise VideoHeld(f"video {video_id!r} is held, so it is kept for now; nothing was deleted")
         grace = policies.lifecycle.grace
         retirements.retire_blobs(session, [blob_id], now(session), run_id=run_id, grace=grace)
         # guard delete.cache: a deleted video is given to whoever asks for the same again

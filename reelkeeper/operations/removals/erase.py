@@ -96,14 +96,16 @@ def erase(
         is_new = erasures.find(session, user_id) is None
         erasing = erasures.begin(session, user_id)
         if erasing is None:
-            raise NotFound(f"no user {user_id!r} in the catalogue: erased already, or never there")
+            raise NotFound(f"no user {user_id!r} in the catalogue: already erased, or never existed")
         if is_new:
             append(session, [Event("erase_begin", run_id, user_id=user_id, detail={"by": by})])
     with LeaseManager(workspace.engine) as manager:
         taken = manager.take([f"erase/{erasing.pseudonym}"])
         # guard erase.alone: two erase the same user at once, and one writes down what the other has emptied
         if not taken:
-            raise LeaseLost(f"user {user_id!r} is being erased by another at this moment; nothing was changed here")
+            raise LeaseLost(
+                f"user {user_id!r} is being erased by another process; nothing was changed here. Try again in a minute"
+            )
         run = _Run(workspace, erasing, taken[0], run_id)
         _end_jobs(run, cancel, wait_seconds)
         _end_promises(run)
@@ -112,7 +114,10 @@ def erase(
         left = _with_lock_ends(run, _left(run, kept, refused), settings)
         # guard erase.cache: an erased user's videos are shown from the cache, and nothing says any more which they were
         if cache_purge.catch_up(workspace.engine, settings, run_id) is None:
-            left = (*left, Left("Cloudflare's cache was not told to forget the objects: repeat when it answers"))
+            left = (
+                *left,
+                Left("Cloudflare's cache could not be purged of the objects: repeat when Cloudflare answers"),
+            )
         if left:
             return Erasure(erasing.pseudonym, erasing.since, left, {}, 0)
         return _finish(run, by)
@@ -223,10 +228,10 @@ def _left_within(session: Session, run: _Run, kept: dict[int, str], refused: dic
     if at_work := erasures.jobs_in_flight(session, user_id):
         found.append(Left(f"{len(at_work):,} jobs are at work, and are asked to stop: repeat in a minute"))
     if until := erasures.urls_until(session, user_id):
-        found.append(Left("a URL to put an upload works still: repeat when it has ended", until))
+        found.append(Left("an upload URL is still valid: repeat when it has expired", until))
     is_held, until = erasures.legal_hold(session, user_id)
     if is_held:
-        found.append(Left("a legal hold is on the user: repeat when it is over", until))
+        found.append(Left("the user is under a legal hold: repeat when it has ended", until))
     for item in erasures.left(session, user_id, _MAX_SHOWN):
         why = "a legal hold keeps it" if item.is_held else kept.get(item.blob_id, "not deleted yet: repeat in a minute")
         found.append(Left(why, item.until, item.key))

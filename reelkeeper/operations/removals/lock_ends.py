@@ -14,7 +14,7 @@ from reelkeeper.operations.removals.takedown import Certificate
 from reelkeeper.settings import Settings
 
 ReadLocks = Callable[[], Sequence[Lock]]
-_UNKNOWN: Final = "a bucket lock keeps it; REELKEEPER_CLOUDFLARE_API_TOKEN would let this say until when"
+_UNKNOWN: Final = "a bucket lock keeps it; set REELKEEPER_CLOUDFLARE_API_TOKEN to see until when"
 
 
 def reader(settings: Settings) -> ReadLocks:

@@ -94,8 +94,8 @@ def take_down(
             others = takedowns.videos_with_same_bytes(session, video_id)
         if len(others) > max_videos:
             raise GuardRefused(
-                f"video {video_id!r} is taken down; {len(others):,} other videos have its bytes, more than "
-                f"max_videos={max_videos:,}: nothing was done to them. Repeat with {len(others)} if all are to go"
+                f"video {video_id!r} is taken down; {len(others):,} other videos have the same bytes, more than "
+                f"max_videos={max_videos:,}: they were not changed. To take down all, repeat with {len(others)}"
             )
         kept |= _take_down_all(workspace, others, video_id, order, scratch)
     return certificate(workspace.engine, video_id, kept)
@@ -254,7 +254,7 @@ def _objects(session: Session, video_id: str, kept: Mapping[int, str]) -> list[R
 
 def _why(state: str, *, held: bool) -> str:
     if held:
-        return "a legal hold keeps it; nobody is given it. Repeat the takedown when the hold is over"
+        return "a legal hold keeps it; it is not served to anyone. Repeat the takedown when the hold has ended"
     if state == BlobState.DELETING:
         return "a purge has claimed it, and is deleting it"
     return "not deleted yet: repeat the takedown"

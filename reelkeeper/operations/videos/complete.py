@@ -38,7 +38,7 @@ def complete(workspace: Workspace, upload_id: str, *, scratch: Path, run_id: str
     with LeaseManager(workspace.engine) as manager:
         taken = manager.take([f"video/{upload.video_id}"])
         if not taken:
-            raise LeaseLost(f"another run is at work on video {upload.video_id!r}; try again in a minute")
+            raise LeaseLost(f"another run is working on video {upload.video_id!r}; try again in a minute")
         for intent in intents.open_intents(workspace, upload.video_id):  # a completion that was killed
             intents.settle(workspace, intent, scratch=scratch, lease=taken[0], grace=grace)
         upload = find(workspace, upload_id)
@@ -47,7 +47,7 @@ def complete(workspace: Workspace, upload_id: str, *, scratch: Path, run_id: str
             upload = find(workspace, upload_id)
     if upload.state != ReservationState.SETTLED:
         why = f": {upload.refusal}" if upload.refusal else ""
-        raise HoldClosed(f"upload {upload_id} of video {upload.video_id!r} is {upload.state}{why}; begin another")
+        raise HoldClosed(f"upload {upload_id} of video {upload.video_id!r} is {upload.state}{why}. Begin a new upload")
     return upload
 
 
@@ -59,7 +59,9 @@ def _publish(workspace: Workspace, upload: Upload, *, scratch: Path, lease: Leas
                 # guard upload_url.as_announced: other bytes than those announced are published
                 sha256 = workspace.bucket.download(upload.key, back, etag=upload.md5)
         except ObjectMissing:
-            raise ObjectMissing(f"nothing was put yet for upload {upload.id}; put it, then complete") from None
+            raise ObjectMissing(
+                f"no bytes are stored yet for upload {upload.id}. Put them at its URL, then complete it"
+            ) from None
         try:
             media = ffmpeg.inspect(back)
         except NotAVideo as wrong:
@@ -98,7 +100,7 @@ def _make_pending(session: Session, upload: Upload) -> None:
         uploads.make_pending(session, upload.video_id, created_at=upload.video_created_at, tag=upload.tag)
     else:
         # guard upload_url.meanwhile: an upload takes over a video that came to be since it began
-        raise KeyReused(f"video {upload.video_id!r} came to be since upload {upload.id} began; begin another")
+        raise KeyReused(f"video {upload.video_id!r} was created after upload {upload.id} began; use another id")
 
 
 def _refuse(workspace: Workspace, upload: Upload, why: str, *, lease: Lease, run_id: str, grace: Grace) -> None:

@@ -46,7 +46,7 @@ def export(workspace: Workspace, user_id: str, target: Path) -> Exported:
         if not is_user(session, user_id):
             raise NotFound(f"no user {user_id!r} in the catalogue")
     if target.exists():
-        raise FileExistsError(f"{target} is there already; name another file")
+        raise FileExistsError(f"{target} already exists; choose another file")
     missing: list[str] = []
     partial = target.with_name(f"{target.name}.partial")
     partial.unlink(missing_ok=True)

@@ -34,11 +34,11 @@ def keep(workspace: Workspace, data: bytes) -> Image:
     The rest of its bytes is not checked here: they are decoded only in the sandbox.
     """
     if not 0 < len(data) <= MAX_BYTES:
-        raise NotAVideo(f"the image has {len(data):,} bytes, the limits are 1 and {MAX_BYTES:,}")
+        raise NotAVideo(f"the image has {len(data):,} bytes; 1 to {MAX_BYTES:,} are allowed")
     kind = next((kind for start, kind in _KINDS.items() if data.startswith(start)), None)
     # guard images.kind: a page with a script is kept where providers and browsers expect an image
     if kind is None:
-        raise NotAVideo(f"the first bytes {data[:8].hex(' ')} of the image are not those of PNG or JPEG")
+        raise NotAVideo(f"the first bytes {data[:8].hex(' ')} of the image are not those of a PNG or JPEG")
     if reason := why_frozen(workspace.engine):
         raise Frozen(reason)
     image = Image(hashlib.sha256(data).hexdigest(), len(data), kind)

@@ -49,8 +49,8 @@ class Sight(NamedTuple):
         if self.known.undoing or self.shows is Shows.NEW:
             return self.known.undoing
         if self.shows is Shows.OLD:
-            return "it was not put in place"
-        return "meanwhile the service has overwritten or deleted it, which stays so"
+            return "the result was not put in place"
+        return "the service has overwritten or deleted it meanwhile, and that stays"
 
     @property
     def put_back(self) -> StoredObject | None:
@@ -68,7 +68,7 @@ def look(workspace: Workspace, intent: Intent) -> Sight:
         return Sight(known, Shows.NEW, found)
     # guard in_place.may_come: an intent is ended, and its put comes later and is nobody's
     if rows.may_come(known.sent_at, at):
-        raise StorageError(f"{intent.key}: a put of {known.sent_at:%H:%M:%S} was not answered: settled 25 min later")
+        raise StorageError(f"{intent.key}: a PUT of {known.sent_at:%H:%M:%S} got no answer: resolved 25 min later")
     return Sight(known, Shows.OLD if etag in (known.old.etag, known.old_md5) else Shows.OTHER, found)
 
 
@@ -119,7 +119,7 @@ def put_back(workspace: Workspace, intent: Intent, known: InPlace, place: Path, 
         digest = workspace.bucket.download(known.aside_key, original, etag=known.aside_etag)
     # guard in_place.back_whole: bytes that changed in their copy are put back for the ones that were there
     if digest != known.aside_sha256:
-        raise IntegrityDoubt(f"{known.aside_key}: stored sha256 {digest}, recorded {known.aside_sha256}: not put back")
+        raise IntegrityDoubt(f"{known.aside_key}: stored sha256 {digest}, recorded {known.aside_sha256}: not restored")
     headers = workspace.bucket.headers(known.aside_key, known.aside_etag)
     _send(workspace, intent, original, known.new_etag, headers, lease, lambda: True)
 
@@ -152,7 +152,7 @@ def _require_whole(workspace: Workspace, intent: Intent, known: InPlace, place: 
             rows.note_aside(session, intent, copied)
     # guard in_place.copied_whole: the original is overwritten, and its copy is not what it was
     if copied is None or not same:
-        raise IntegrityDoubt(f"{known.aside_key}: copied from {intent.key}, and there stands {copied}")
+        raise IntegrityDoubt(f"{known.aside_key}: the copy of {intent.key} does not match it: {copied or 'missing'}")
 
 
 def _send(
@@ -169,9 +169,9 @@ def _send(
             # guard in_place.permission: while frozen, or with its lease lost, a run puts bytes over the service's
             require_permission(session, lease, despite_freeze=intent.kind == "restore")
             if not rows.note_sending(session, intent):
-                raise LeaseLost(f"another run has settled what was to be put at {intent.key}: nothing was put")
+                raise LeaseLost(f"another run has settled the result for {intent.key}: nothing was put")
         if not is_unchanged():
-            raise ObjectChanged(f"{intent.key}: the service has stored something since it was read")
+            raise ObjectChanged(f"{intent.key}: the service has stored another object since it was read")
 
     locked = None
     try:

@@ -88,10 +88,10 @@ def settle(workspace: Workspace, intent: Intent, *, scratch: Path, lease: Lease,
         require_permission(session, lease, despite_freeze=intent.kind == "restore")
         # guard takedown.published: bytes that were taken down are uploaded or made again
         if wrong is None and takedowns.find_blocked(session, [intent.new_blob_id]):
-            wrong = "these bytes were taken down, and are not published again"
+            wrong = "these bytes were taken down, so they are not published"
         with quotas.counted(session, [intent.video_id]):
             moved = wrong is None and rows.move_pointer(session, intent)
-        outcome = wrong or ("published" if moved else "meanwhile the video was held, replaced or retired")
+        outcome = wrong or ("published" if moved else "the video was held, replaced or retired meanwhile")
         # guard in_place.put_back: bytes stay at the service's key that are not as announced, or of a held video
         is_to_undo = sight is not None and sight.shows is Shows.NEW and not moved
         if not (
@@ -117,7 +117,7 @@ def _close(session: Session, intent: Intent, sight: Sight | None, *, moved: bool
         in_place_rows.publish(session, intent, sight.found, grace)
     if not rows.close(session, intent, published=moved, outcome=outcome, grace=grace):
         if moved:
-            raise LeaseLost(f"another run has abandoned what was put at {intent.key}: nothing was changed")
+            raise LeaseLost(f"another run has abandoned the object at {intent.key}: nothing was changed")
         return False
     if sight is not None and not moved:
         in_place_rows.abandon(session, intent, sight.put_back, grace, outcome)
@@ -181,7 +181,7 @@ def _overwritten_source(workspace: Workspace, intent: Intent) -> str | None:
     found = workspace.bucket.head(key)
     if found is not None and recorded.matches(found):
         return None
-    return f"meanwhile the service has overwritten or deleted {key}"
+    return f"the service has overwritten or deleted {key} meanwhile"
 
 
 class Expected(Protocol):

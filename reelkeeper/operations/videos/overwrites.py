@@ -62,5 +62,5 @@ def take_uploads(
 
 def taken_down_again(video_id: str, blob_id: int, run_id: str) -> Event:
     """Make the audit event for a video that is taken down because it shows bytes that were taken down before."""
-    detail = {"by": run_id, "reason": "the service stored again what was taken down", "because_of": video_id}
+    detail = {"by": run_id, "reason": "the service stored bytes again that were taken down", "because_of": video_id}
     return Event("takedown", run_id, video_id, blob_id, None, detail)

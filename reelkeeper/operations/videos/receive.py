@@ -69,8 +69,8 @@ def begin(workspace: Workspace, wanted: Announced, key: str, *, url_seconds: int
     # guard upload_url.key_reused: an upload is answered with the URL of another
     if before.request_sha256 != sha256:
         raise KeyReused(
-            f"idempotency key {key!r} of user {wanted.user_id!r} began the upload of video {before.video_id!r} "
-            "with other parameters; nothing was reserved. Use a new key for a new upload"
+            f"idempotency key {key!r} of user {wanted.user_id!r} was used for the upload of video "
+            f"{before.video_id!r} with other parameters; nothing was reserved. Use a new key for a new upload"
         )
     left = int((before.url_until - at).total_seconds())
     return before, _ticket(workspace, before, left) if before.state == ReservationState.OPEN and left > 0 else None
@@ -128,7 +128,7 @@ def _require_new(session: Session, wanted: Announced) -> None:
     # guard upload_url.new_video: an upload replaces the video of another user
     if known and not (known.never_came and known.user_id == wanted.user_id):
         raise InputRefused(
-            f"video {wanted.video_id!r} is in the catalogue already; nothing was reserved. Give a new video a new id"
+            f"video {wanted.video_id!r} is already in the catalogue; nothing was reserved. Use a new id for a new video"
         )
 
 

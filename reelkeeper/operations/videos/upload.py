@@ -98,7 +98,9 @@ def _current(session: Session, video: Incoming) -> tuple[int, int | None]:
     # guard uploads.own_video: a user replaces the video of another
     # guard uploads.live_video: an upload brings back what was retired, beside its old bytes
     if known.user_id != video.user_id or not (known.state == VideoState.LIVE or known.never_came):
-        raise NotFound(f"video {video.video_id!r} is {known.state} and of user {known.user_id!r}; nothing was stored")
+        raise NotFound(
+            f"video {video.video_id!r} is {known.state} and belongs to user {known.user_id!r}; nothing was stored"
+        )
     if known.never_came:
         uploads.make_pending(session, video.video_id, tag=video.tag, model=video.model)
     return known.generation, known.blob_id

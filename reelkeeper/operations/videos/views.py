@@ -78,12 +78,14 @@ def import_reads(engine: Engine, client: Client, bucket: str, day: date, *, comp
 
 def _doubt(*, sampled: bool, quiet_hours: tuple[int, ...], settled: bool) -> str:
     if not settled:
-        return "the day is not over, or only just"
+        return "the day has not ended, or ended only recently"
     if sampled:
         return "Cloudflare estimates the day's reads from a sample"
     if quiet_hours:
         hours = ", ".join(f"{hour:02}" for hour in quiet_hours)
-        return f"Cloudflare has nothing at all of the hours {hours} (UTC), in which sync_catalog should have listed"
+        return (
+            f"Cloudflare reports no requests at all in the hours {hours} (UTC), not even the listings of sync_catalog"
+        )
     return ""
 
 
@@ -114,6 +116,6 @@ def show(workspace: Workspace, video_id: str, *, url_seconds: int, plays: Collec
     shown = next((copy for copy in copies if not plays or copy.codec is None or copy.codec in plays), None)
     if shown is None:
         there = " and ".join(dict.fromkeys(str(copy.codec) for copy in copies))
-        raise NotPlayable(f"video {video_id!r} is there as {there}, and the client plays {', '.join(plays)}")
+        raise NotPlayable(f"video {video_id!r} is stored as {there}, but the client plays only {', '.join(plays)}")
     record_views(workspace.engine, {video_id: 1}, at=at)
     return Shown(workspace.bucket.presigned("get_object", shown.key, url_seconds), until)

@@ -89,7 +89,7 @@ def first(session: Session, request: Request) -> Moved | None:
         raise KeyReused(
             f"idempotency key {request.key!r} was used at {row.at:%Y-%m-%d %H:%M:%S} for a {row.kind} of "
             f"{row.amount_microusd:,} micro-dollars with other parameters than this {request.kind}; "
-            "nothing was moved. Use a new key for a new request"
+            "no credits were moved. Use a new key for a new request"
         )
     return _moved(row[1:])
 
@@ -101,12 +101,12 @@ def move(session: Session, amounts: Mapping[str, int], key: str = "") -> bool:
     """
     (payer,) = (account for account, amount in amounts.items() if amount < 0)
     if sum(amounts.values()):
-        raise IntegrityDoubt(f"a transfer that does not sum to zero: {dict(amounts)}; nothing was moved")
+        raise IntegrityDoubt(f"the amounts of a transfer do not sum to zero: {dict(amounts)}; no credits were moved")
     if not changed(session, _TAKE, account=payer, amount=amounts[payer], key=key):
         return False
     for account, amount in amounts.items():
         if amount > 0 and not changed(session, _ADD, account=account, amount=amount):
-            raise IntegrityDoubt(f"the account {account!r} is missing; nothing was moved")
+            raise IntegrityDoubt(f"the account {account!r} is missing; no credits were moved")
     return True
 
 

@@ -98,7 +98,7 @@ def verify(session: Session) -> int:
                 _digest(previous, place, recorded.at, recorded.event, row.seal),
                 row.seal if row.salt is None else _seal(row.salt, recorded.event),
             ):
-                raise IntegrityDoubt(f"audit event {place} is not what was written: it, or one before it, was changed")
+                raise IntegrityDoubt(f"audit event {place} does not match its hash: it, or one before it, was changed")
             previous = row.digest
             if row.salt is None:
                 _require_erased(recorded)
@@ -107,16 +107,16 @@ def verify(session: Session) -> int:
                 for number in row.detail["events"]:
                     # guard audit.erased_as: what one erased user did stands under the pseudonym of another
                     if erased.pop(number, None) != row.user_id:
-                        raise IntegrityDoubt(f"audit event {number} was not erased as event {place} says")
+                        raise IntegrityDoubt(f"audit event {number} was not erased, although event {place} says so")
     except (ValueError, TypeError) as error:
-        raise IntegrityDoubt(f"audit event {place + 1} or one soon after it cannot be read: {error}") from error
+        raise IntegrityDoubt(f"audit event {place + 1}, or one shortly after it, cannot be read: {error}") from error
     # guard audit.erased: somebody takes out of an event what it says, and it passes for a user's erasure
     if erased:
-        raise IntegrityDoubt(f"audit event {min(erased)} has lost what it says, and nothing records its erasure")
+        raise IntegrityDoubt(f"audit event {min(erased)} has lost its details, and no event records their erasure")
     # guard audit.end: the last events are cut off the record
     if (place, previous) != (length, head):
         raise IntegrityDoubt(
-            f"the audit record has {place} events ending in {previous[:12] or 'nothing'}, the deployment row says "
+            f"the audit record has {place} events ending in {previous[:12] or 'nothing'}, but the deployment row says "
             f"{length} ending in {head[:12] or 'nothing'}: events were removed or added at the end"
         )
     return place
@@ -205,7 +205,7 @@ def _require_erased(recorded: Recorded) -> None:
     event = recorded.event
     # guard audit.erased_empty: words are put into an event that was erased, and nobody sees that they are not its own
     if event.video_id is not None or event.detail != _figures(event.detail):
-        raise IntegrityDoubt(f"audit event {recorded.id} was erased, and says more than its figures")
+        raise IntegrityDoubt(f"audit event {recorded.id} was erased, but contains more than figures")
 
 
 def _figures(detail: Mapping[str, Any]) -> dict[str, Any]:

@@ -87,8 +87,8 @@ def _require_empty(session: Session, url: str) -> None:
             continue
         if session.execute(sa.select(sa.literal(1)).select_from(table).limit(1)).first():
             raise Refused(
-                f"the store at {sa.make_url(url)!r} holds {table.name}; a restore never overwrites. Nothing was "
-                "changed: move that store away, or name an empty one in REELKEEPER_DATABASE_URL"
+                f"the store at {sa.make_url(url)!r} already has {table.name}; a restore never overwrites. Nothing was "
+                "changed. Move that store away, or set an empty one in REELKEEPER_DATABASE_URL"
             )
 
 
@@ -151,7 +151,7 @@ def read_dump(session: Session, path: Path, revision: str) -> None:
         manifest: dict[str, Any] = json.loads(archive.read(_MANIFEST))
         if manifest["revision"] != revision:
             raise SchemaError(
-                f"{path} holds schema {manifest['revision']}, this version knows {revision}: restore it with the "
+                f"{path} has schema {manifest['revision']}, but this version needs {revision}. Restore it with the "
                 "version that made it, then run `reelkeeper db upgrade`"
             )
         # Videos and blobs point at each other: one of the two references is laid down when both are full.
@@ -162,7 +162,8 @@ def read_dump(session: Session, path: Path, revision: str) -> None:
             found = session.scalar(sa.select(sa.func.count()).select_from(table))
             if found != manifest["rows"][table.name]:
                 raise IntegrityDoubt(
-                    f"{path}: {found} rows of {table.name} came, {manifest['rows'][table.name]} were there"
+                    f"{path}: {found} rows of {table.name} were restored, but {manifest['rows'][table.name]} were "
+                    "backed up"
                 )
         session.execute(
             sa.text("ALTER TABLE videos ADD CONSTRAINT fk_videos_blob FOREIGN KEY (blob_id) REFERENCES blobs (id)")

@@ -51,7 +51,8 @@ def open_engine(url: str) -> sa.Engine:
         parsed = sa.make_url(url)
     except (sa.exc.ArgumentError, ValueError):  # its message may hold the password, where that is not quoted
         raise Misconfigured(
-            "database_url is no address; write sqlite:///FILE or postgresql+psycopg://USER:PASSWORD@HOST/DATABASE, and "
+            "database_url is not a valid URL; write sqlite:///FILE or "
+            "postgresql+psycopg://USER:PASSWORD@HOST/DATABASE, and "
             "%40 for an @ in a password"
         ) from None
     _spare_what_is_loaded()
@@ -67,7 +68,8 @@ def open_engine(url: str) -> sa.Engine:
         raise Misconfigured(f"database_url names {backend!r}; use sqlite:///FILE or postgresql+psycopg://HOST/DATABASE")
     if not parsed.database or parsed.database == ":memory:":
         raise Misconfigured(
-            f"database_url {parsed.render_as_string()!r} names no file; a store in memory is lost with its process"
+            f"database_url {parsed.render_as_string()!r} names no file; an in-memory store is lost when the process "
+            "ends"
         )
     file = Path(parsed.database)
     make_folder(file.parent)

@@ -57,9 +57,7 @@ def _postgresql(error: sa.exc.DBAPIError, url: sa.URL) -> ReelkeeperError:
         ((kind, cause) for sign, kind, cause in _CAUSES if re.search(sign, said)), (Unavailable, "it gave no answer")
     )
     whose = f"database {url.database or url.username!r}, user {url.username!r}"
-    return kind(
-        f"PostgreSQL at {host}, port {port}, {whose}: {cause}. {_SETTING} says where it is. The driver said: {said}"
-    )
+    return kind(f"PostgreSQL at {host}, port {port}, {whose}: {cause}. Check {_SETTING}. The driver said: {said}")
 
 
 def _sqlite(error: sqlite3.Error, file: Path) -> ReelkeeperError | None:

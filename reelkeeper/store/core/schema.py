@@ -144,8 +144,9 @@ def _require_utf8(connection: sa.Connection) -> None:
         return
     if (encoding := connection.exec_driver_sql("SHOW server_encoding").scalar()) != "UTF8":
         raise SchemaError(
-            f"the database {connection.engine.url.database!r} is in {encoding}, which cannot hold text in any script: "
-            "make it with CREATE DATABASE … TEMPLATE template0 ENCODING 'UTF8'"
+            f"the database {connection.engine.url.database!r} has the encoding {encoding}, which cannot store all "
+            "characters: "
+            "create it with CREATE DATABASE … TEMPLATE template0 ENCODING 'UTF8'"
         )
 
 
@@ -159,16 +160,16 @@ def _check_rows(before: dict[str, Contents], after: dict[str, Contents], applied
     meant: set[str] = set().union(*(getattr(script.module, "changes_rows", ()) for script in applied))
     if unmeant := [what for name, what in changes(before, after).items() if name not in meant]:
         listed = ", ".join(unmeant)
-        raise SchemaError(f"migration rolled back: {listed}, which no revision declares in changes_rows")
+        raise SchemaError(f"migration rolled back: {listed}, but no revision declares that in changes_rows")
 
 
 def _check_file(connection: sa.Connection) -> None:
     if connection.dialect.name != "sqlite":
         return
     if broken := connection.exec_driver_sql("PRAGMA foreign_key_check").fetchall():
-        raise SchemaError(f"migration rolled back: {len(broken)} rows refer to none, first {tuple(broken[0])}")
+        raise SchemaError(f"migration rolled back: {len(broken)} rows refer to missing rows, first {tuple(broken[0])}")
     if (verdict := connection.exec_driver_sql("PRAGMA integrity_check").scalar()) != "ok":
-        raise SchemaError(f"migration rolled back: the integrity check says {verdict!r}")
+        raise SchemaError(f"migration rolled back: the integrity check reports {verdict!r}")
 
 
 def rows(session: Session) -> dict[str, int]:

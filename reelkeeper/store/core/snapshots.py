@@ -26,7 +26,7 @@ def new_file(target: Path) -> Iterator[Path]:
     A killed process leaves a file that ends in .partial. Raises FileExistsError: a backup never replaces a file.
     """
     if target.exists():
-        raise FileExistsError(f"{target} exists; a backup never replaces a file")
+        raise FileExistsError(f"{target} already exists; a backup never replaces a file")
     partial = target.with_name(f"{target.name}.partial")
     partial.unlink(missing_ok=True)
     os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))

@@ -116,7 +116,7 @@ def _number(least: float) -> Callable[[str], float]:
         except ValueError:
             value = math.nan
         if not least <= value <= _MAX_VALUE:  # a NaN is neither
-            raise ValueError(f"is no number from {least:g} to {_MAX_VALUE:g}")
+            raise ValueError(f"is not a number from {least:g} to {_MAX_VALUE:g}")
         return value
 
     return take
@@ -125,7 +125,7 @@ def _number(least: float) -> Callable[[str], float]:
 def _whole(least: int) -> Callable[[str], int]:
     def take(text: str) -> int:
         if not (text.isascii() and text.isdigit() and least <= int(text) <= _MAX_VALUE):
-            raise ValueError(f"is no whole number from {least} to {_MAX_VALUE:g}")
+            raise ValueError(f"is not a whole number from {least} to {_MAX_VALUE:g}")
         return int(text)
 
     return take
@@ -134,7 +134,7 @@ def _whole(least: int) -> Callable[[str], int]:
 def _at(text: str) -> datetime:
     at = moment(text)
     if at is None:
-        raise ValueError("is no ISO 8601 time")
+        raise ValueError("is not an ISO 8601 time")
     return at
 
 
@@ -173,5 +173,5 @@ def _read(lines: Iterable[str], columns: Columns) -> Iterator[dict[str, Any]]:
     problems = [item for item in read if isinstance(item, Problem)]
     if problems:
         more = f"; and {len(problems) - _SHOWN:,} more" if len(problems) > _SHOWN else ""
-        raise InputRefused(f"{'; '.join(map(str, problems[:_SHOWN]))}{more}. Nothing was played")
+        raise InputRefused(f"{'; '.join(map(str, problems[:_SHOWN]))}{more}. Nothing was simulated")
     return (item.values for item in read if not isinstance(item, Problem))

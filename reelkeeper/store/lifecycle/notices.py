@@ -101,7 +101,7 @@ def forget_endpoint(session: Session, endpoint_id: str) -> None:
     waits = deliveries.c.delivered_at.is_(None), deliveries.c.released_at.is_(None)
     session.execute(sa.delete(deliveries).where(deliveries.c.endpoint_id == endpoint_id, *waits))
     has_none = ~sa.exists().where(deliveries.c.notice_id == notices.c.id)
-    values = {"ended_at": Clock(), "end": "its endpoint was removed before it took it"}
+    values = {"ended_at": Clock(), "end": "its endpoint was removed before it accepted the notice"}
     session.execute(sa.update(notices).where(notices.c.ended_at.is_(None), has_none).values(values))
 
 

@@ -94,7 +94,7 @@ def add_items(
 def _require_drawing(session: Session, plan_id: str) -> None:
     state = session.execute(sa.select(plans.c.state).where(plans.c.id == plan_id).with_for_update()).scalar()
     if state != "drawing":
-        raise PlanRefused(f"plan {plan_id} is {state or 'not there'}, not being drawn; begin another")
+        raise PlanRefused(f"plan {plan_id} is {state or 'missing'}, and cannot be extended; make a new plan")
 
 
 class _Tally:

@@ -161,7 +161,9 @@ def begin_applying(session: Session, plan_id: str, flow: str, policy: Mapping[st
         .returning(plans.c.id)
     )
     if claimed.one_or_none() is None:
-        raise PlanRefused(f"plan {plan_id} {_why_not(session, plan_id, flow, policy)}. Nothing was changed; plan again")
+        raise PlanRefused(
+            f"plan {plan_id} {_why_not(session, plan_id, flow, policy)}. Nothing was changed. Make a new plan"
+        )
 
 
 def refuse_plan(session: Session, plan_id: str, refusal: str, widening: Mapping[str, float] | None = None) -> bool:
@@ -202,7 +204,7 @@ def approve_plan(session: Session, plan_id: str, *, author: str, reason: str) ->
         raise PlanRefused(f"{refused} is more than {MAX_AGE_HOURS} h old")
     # guard plans.approve_possible: figures that cannot be right are carried out by a person's word
     if not plan.widening:
-        raise PlanRefused(f"{refused} has figures that cannot be right: plan anew after sync_catalog")
+        raise PlanRefused(f"{refused} has impossible figures. Make a new plan after sync_catalog")
     values = {"approved_at": at, "approved_by": author, "approval_reason": reason}
     session.execute(sa.update(plans).where(plans.c.id == plan_id).values(values))
     return Approved(plan.id, plan.flow, at, plan.refusal or "", dict(plan.widening))
@@ -218,7 +220,7 @@ def _why_not(session: Session, plan_id: str, flow: str, policy: Mapping[str, Any
     if plan.flow != flow:
         return f"was made by {plan.flow}, not by {flow}"
     if plan.state == "applied":
-        return f"was applied on {plan.applied_at:%Y-%m-%d %H:%M:%S} UTC already"
+        return f"was already applied on {plan.applied_at:%Y-%m-%d %H:%M:%S} UTC"
     if plan.state not in _OPEN:
         return f"is {plan.state}, not ready"
     if plan.policy_hash != policy_hash(policy):
@@ -233,7 +235,7 @@ def _why_not(session: Session, plan_id: str, flow: str, policy: Mapping[str, Any
 def _plan(session: Session, plan_id: str) -> sa.Row[Any]:
     plan = session.execute(sa.select(plans).where(plans.c.id == plan_id)).one_or_none()
     if plan is None:
-        raise NotFound(f"no plan {plan_id!r}: `reelkeeper plan` lists them")
+        raise NotFound(f"no plan {plan_id!r}. To see the plans: reelkeeper plan")
     return plan
 
 

@@ -86,7 +86,7 @@ def _rule() -> sa.ColumnElement[str]:
 
 def _reason() -> sa.ColumnElement[str]:
     return sa.case(
-        (blobs.c.state == BlobState.DELETING, "a run that was killed had claimed it"),
+        (blobs.c.state == BlobState.DELETING, "claimed by a run that was killed"),
         else_=sa.literal("its grace is over; retired because: ").concat(
             sa.func.coalesce(blobs.c.retire_reason, "not recorded")
         ),

@@ -150,5 +150,6 @@ def broken(session: Session, video_ids: Sequence[str]) -> dict[str, str]:
         )
     )
     return {
-        row.id: f"it is live, and its bytes {row.key} are {row.state}: reelkeeper videos show {row.id}" for row in rows
+        row.id: f"the video is live, but its bytes {row.key} are {row.state}: reelkeeper videos show {row.id}"
+        for row in rows
     }

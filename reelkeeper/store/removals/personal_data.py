@@ -10,12 +10,12 @@ class Fate(StrEnum):
     """What becomes of a column, or of a user's rows."""
 
     ROWS_GO = "the user's rows are deleted"
-    KEPT = "kept: it says nothing of a person"
-    RENAMED = "the pseudonym takes the place of the user's id"
+    KEPT = "kept: contains no personal data"
+    RENAMED = "the user's id is replaced by the pseudonym"
     EMPTIED = "emptied in the user's rows"
-    FIGURES = "of the user's rows, only the figures stay"
-    SEARCHED = "the user's ids are replaced wherever a text names them"
-    SEALED = "destroyed with the salt, but for figures; the user is a pseudonym"
+    FIGURES = "only figures are kept of the user's rows"
+    SEARCHED = "the user's ids are replaced in all texts"
+    SEALED = "destroyed with the salt, except figures; the user is a pseudonym"
 
 
 def _columns(kept: str, **others: str) -> Mapping[str, Fate]:

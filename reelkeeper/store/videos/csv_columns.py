@@ -31,7 +31,7 @@ class Problem(NamedTuple):
     why: str
 
     def __str__(self) -> str:
-        """Say where and why, as `line 7, column day: '2026-13-01' is no date`."""
+        """Say where and why, as `line 7, column day: '2026-13-01' is not a date`."""
         where = f"line {self.line}, column {self.column}" if self.line else f"column {self.column}"
         return f"{where}: {self.value[:100]!r} {self.why}"
 
@@ -86,7 +86,9 @@ def _fields(number: int, row: Mapping[str | None, Any], wanted: Columns) -> Iter
 def identifier(text: str) -> str:
     """Read the id of a user or a video, which must be valid in a key."""
     if not _ID.fullmatch(text):
-        raise ValueError("is no id: up to 128 letters, digits, dots, dashes and underscores, not beginning with a dot")
+        raise ValueError(
+            "is not a valid id: up to 128 letters, digits, dots, dashes and underscores, not beginning with a dot"
+        )
     return text
 
 
@@ -98,7 +100,7 @@ def moment(text: str) -> datetime | None:
         at = datetime.fromisoformat(text)
         in_utc = at.astimezone(UTC)
     except (ValueError, OverflowError):
-        raise ValueError("is no ISO 8601 time") from None
+        raise ValueError("is not an ISO 8601 time") from None
     if at.tzinfo is None:
         raise ValueError("has no time zone; write 2026-01-31T12:00:00Z")
     return in_utc
@@ -110,18 +112,20 @@ def day(text: str) -> date:
         date.fromisoformat(text) + timedelta(days=1)  # when it ends
         return date.fromisoformat(text)
     except (ValueError, OverflowError):
-        raise ValueError("is no date; write 2026-01-31") from None
+        raise ValueError("is not a date; write 2026-01-31") from None
 
 
 def tag(text: str) -> str | None:
     """Read a video's tag, or none."""
     if text and not _TAG.fullmatch(text):
-        raise ValueError("is no tag: up to 64 letters, digits, dots, dashes and underscores, a letter or digit first")
+        raise ValueError(
+            "is not a valid tag: up to 64 letters, digits, dots, dashes and underscores, a letter or digit first"
+        )
     return text or None
 
 
 def views(text: str) -> int:
     """Read a number of views."""
     if not re.fullmatch(r"[0-9]{1,10}", text, re.ASCII) or int(text) > _MAX_VIEWS:
-        raise ValueError(f"is no number of views from 0 to {_MAX_VIEWS:,}")
+        raise ValueError(f"is not a number of views from 0 to {_MAX_VIEWS:,}")
     return int(text)

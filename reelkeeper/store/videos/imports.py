@@ -132,7 +132,7 @@ def import_views(
     def finish(session: Session, problems: list[Problem]) -> None:
         if complete:
             today = now(session).date()
-            problems += [Problem(0, "day", str(item), "is not over, so not complete") for item in days if item >= today]
+            problems += [Problem(0, "day", str(item), "has not ended yet") for item in days if item >= today]
             set_complete(session, days)
 
     parsed = whole_lines(lines, _VIEWS, ["video_id", "day"], {"viewed_at": moment})
@@ -145,7 +145,7 @@ def mark_complete(engine: sa.Engine, days: Iterable[date]) -> None:
     with transaction(engine, "import.days") as session:
         today = now(session).date()
         if early := sorted(item for item in wanted if item >= today):
-            raise InputRefused(f"{early[0]} is not over, so its views cannot be complete; nothing was changed")
+            raise InputRefused(f"{early[0]} has not ended, so its views cannot be complete; nothing was changed")
         set_complete(session, wanted)
 
 
@@ -171,8 +171,8 @@ def import_lines(
         if problems:
             shown = "; ".join(str(problem) for problem in problems[:_SHOWN])
             more = f"; and {len(problems) - _SHOWN:,} more" if len(problems) > _SHOWN else ""
-            wrong = f"{len(problems):,} {'field is' if len(problems) == 1 else 'fields are'} wrong"
-            raise InputRefused(f"nothing of it was taken, as {wrong}: {shown}{more}")
+            wrong = f"{len(problems):,} {'field is' if len(problems) == 1 else 'fields are'} invalid"
+            raise InputRefused(f"nothing of it was taken, because {wrong}: {shown}{more}")
     return Imported(taken - skipped, skipped)
 
 
@@ -182,7 +182,9 @@ def _owners(session: Session, video_ids: Sequence[str]) -> dict[str, str]:
 
 
 def _unknown(line: CsvLine, column: str) -> Problem:
-    return Problem(line.number, column, line.values[column], "is not in the catalogue; run sync_catalog, or skip these")
+    return Problem(
+        line.number, column, line.values[column], "is not in the catalogue; run sync_catalog, or use --skip-unknown"
+    )
 
 
 def set_created(session: Session, times: Mapping[str, datetime]) -> None:

@@ -120,7 +120,7 @@ def begin(session: Session, upload: Upload) -> Upload:
 
 def refuse(session: Session, upload: Upload, why: str, grace: Grace) -> None:
     """Retire the uploaded bytes, and record why they are not a video."""
-    gone = retired(now(session), grace, "an upload that was refused")
+    gone = retired(now(session), grace, "a refused upload")
     pending = sa.and_(blobs.c.id == upload.blob_id, blobs.c.state == BlobState.PENDING)
     session.execute(sa.update(blobs).where(pending).values(**gone))
     session.execute(sa.update(uploads).where(uploads.c.id == upload.id).values(refusal=why))

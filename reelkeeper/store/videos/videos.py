@@ -149,7 +149,7 @@ def datetime_reader(session: Session) -> Callable[[str, Any], datetime | None]:
         try:
             return datetime.fromisoformat(text + "+00:00")
         except (TypeError, ValueError):
-            _log.error("video %s: created_at %r is no time, so its age is unknown and it is kept", video_id, text)
+            _log.error("video %s: created_at %r is not a time, so its age is unknown and it is kept", video_id, text)
             return None
 
     return read
@@ -176,7 +176,7 @@ def is_user(session: Session, user_id: str, *, even_erased: bool = False) -> boo
 
 def erased(user_id: str) -> str:
     """Make the error for a user who is being erased."""
-    return f"user {user_id!r} is being erased: nothing new is taken, made or granted. Nothing was changed"
+    return f"user {user_id!r} is being erased: nothing new is stored, made or granted. Nothing was changed"
 
 
 def set_tier(session: Session, user_id: str, tier: str, at: datetime) -> tuple[bool, str | None]:

@@ -119,7 +119,7 @@ def test_critical_repeats_until_somebody_acknowledges_it(engine: sa.Engine) -> N
     assert [(listed_alert.state, listed_alert.acknowledged_by) for listed_alert in _listed(engine)] == [
         ("acknowledged", "ann")
     ]
-    with pytest.raises(NotFound, match="fires unacknowledged"):
+    with pytest.raises(NotFound, match="without an acknowledgement"):
         operation.acknowledge(engine, alert.id, author="ann")
 
 

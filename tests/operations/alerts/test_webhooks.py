@@ -283,7 +283,7 @@ def test_an_address_within_our_network_is_refused_when_added_and_when_sent_to(se
 def test_no_more_endpoints_are_added_than_are_served_at_once(service: Service) -> None:
     for number in range(MAX_ENDPOINTS):
         service.add(f"/{number}")
-    with pytest.raises(InputRefused, match="no more are served"):
+    with pytest.raises(InputRefused, match="which is the limit"):
         service.add("/more")
 
 

@@ -74,7 +74,7 @@ def test_what_is_held_cannot_be_spent_elsewhere(books: sa.Engine) -> None:
     hold(books, 700_000)
     assert balances(books, "ann") == (300_000, 700_000)
     with pytest.raises(
-        InsufficientCredits, match=r"this takes \$0.300001, and user 'ann' has \$0.30 to spend; \$0.70 more are held"
+        InsufficientCredits, match=r"this costs \$0.300001, but user 'ann' has only \$0.30 available; \$0.70 more"
     ):
         hold(books, 300_001, "job 2")
     assert balances(books, "ann") == (300_000, 700_000)
@@ -225,7 +225,7 @@ def test_all_of_a_transaction_stands_or_falls_together(books: sa.Engine) -> None
 
 def test_nobody_who_is_unknown_has_credits(books: sa.Engine) -> None:
     make_user(books, "bob")
-    with pytest.raises(InsufficientCredits, match=r"has \$0.00 to spend"):
+    with pytest.raises(InsufficientCredits, match=r"has only \$0.00 available"):
         hold(books, 1, user="bob")
     asks: list[Callable[[Session], Moved]] = [
         lambda session: ledger.grant(session, "eve", 1, "k", run_id=RUN),
@@ -235,7 +235,7 @@ def test_nobody_who_is_unknown_has_credits(books: sa.Engine) -> None:
         lambda session: ledger.refund(session, "h", 1, "k", run_id=RUN),
     ]
     for ask in asks:
-        with pytest.raises(NotFound, match="nothing was moved"), transaction(books, "test") as session:
+        with pytest.raises(NotFound, match="no credits were moved"), transaction(books, "test") as session:
             ask(session)
 
 

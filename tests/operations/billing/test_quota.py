@@ -93,11 +93,11 @@ def test_a_released_promise_makes_room(store: sa.Engine) -> None:
 def test_a_promise_ends_once(store: sa.Engine) -> None:
     reserve(store, 1)
     settle(store, "upload 1", video="v2", size=1)
-    with pytest.raises(HoldClosed, match="its bytes came"):
+    with pytest.raises(HoldClosed, match="its bytes are stored"):
         release(store, "upload 1")
     reserve(store, 1, "upload 2")
     release(store, "upload 2")
-    with pytest.raises(HoldClosed, match="is released: reserve anew"):
+    with pytest.raises(HoldClosed, match=r"is released\. Make a new one"):
         settle(store, "upload 2", video="v3", size=1)
     assert storage(store, "ann") == (60 * MIB + 1, 0)
 

@@ -164,7 +164,7 @@ def test_the_two_questions_of_the_first_sketch_are_answered(store: sa.Engine) ->
 
 def test_of_an_empty_store_nothing_is_known_which_is_not_zero(engine: sa.Engine) -> None:
     for ask in (partial(predict_costs, policies=DEFAULTS), predict_monthly_cost, predict_resource_needs):
-        with pytest.raises(UsageUnknown, match="no usage is known of any day before 2026-11-21"):
+        with pytest.raises(UsageUnknown, match="no usage is recorded for any day before 2026-11-21"):
             ask(engine, NOW)
 
 

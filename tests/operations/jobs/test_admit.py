@@ -161,7 +161,7 @@ def test_too_few_credits_no_room_and_an_unknown_tier_are_refused_and_leave_nothi
     poor = ask(funded, "k", user="poor")
     assert isinstance(poor, Declined)
     assert poor.code == RefusedFor.CREDITS
-    assert "$0.0001 to spend" in poor.reason
+    assert "only $0.0001 available" in poor.reason
     assert balances(funded, "poor") == (100, 0)
     full = ask(funded, "k", user="ben", tiers=tiers(free={"quota_bytes": SIZE - 1}))
     assert isinstance(full, Declined)

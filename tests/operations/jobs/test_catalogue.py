@@ -116,7 +116,7 @@ def test_a_job_waits_for_the_provider_that_makes_its_model(shop: World, provider
     assert run(shop, http(provider)) == {End.RETRIED: 1}
     job = find(shop.workspace.engine, job_id)
     assert (job.state, job.attempts, len(provider.submitted)) == (JobState.QUEUED, 0, 0)
-    assert "made by 'fal', and the provider here is 'http'" in job.error
+    assert "made by 'fal', but this worker's provider is 'http'" in job.error
 
 
 def test_a_vendor_is_sent_its_own_name_of_the_model_and_what_was_quoted_of_sound(

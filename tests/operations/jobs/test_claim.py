@@ -232,7 +232,7 @@ def test_a_dead_job_is_tried_again_when_a_person_says_so_and_its_price_is_held_a
 def test_a_dead_job_stays_dead_without_credits_or_while_the_same_is_being_made(ann: sa.Engine) -> None:
     dead = {**row("j"), "state": JobState.DEAD}
     enqueue(ann, dead, row("same", cache_key="j"))
-    with pytest.raises(Refused, match="'same' is making"):
+    with pytest.raises(Refused, match="'same' is already making"):
         claiming.redrive(ann, "j", author="bea")
     with transaction(ann, "test") as session:
         session.execute(sa.update(jobs).values(price_microusd=2 * DOLLAR, cache_key=jobs.c.id))

@@ -128,7 +128,7 @@ def test_what_one_provider_may_have_is_sent_to_no_other(shop: World, provider: P
     assert run(shop, LocalGenerator(tmp_path)) == {}  # it could not ask, and its doubt is no answer
     a_day_later(shop)
     assert run(shop, LocalGenerator(tmp_path)) == {End.DEAD: 1}
-    assert "sent to 'http'" in find(shop.workspace.engine, job_id).error
+    assert "sent to provider 'http'" in find(shop.workspace.engine, job_id).error
 
 
 @pytest.mark.parametrize("answer", [(400, {"error": {"code": "content_policy_violation", "message": "no weapons"}})])

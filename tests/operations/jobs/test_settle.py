@@ -84,7 +84,7 @@ def test_success_charges_once_gives_bytes_and_enters_the_cache_and_the_usage(fun
 
 def test_a_job_does_not_succeed_without_its_video(funded: sa.Engine) -> None:
     job = queue(funded)
-    with pytest.raises(IntegrityDoubt, match="no live video"):
+    with pytest.raises(IntegrityDoubt, match="without a live video"):
         succeed(funded, Attempt(job.job_id, claim(funded, job.job_id)), run_id="test")
     assert row(funded, job.job_id).state == JobState.RUNNING
     assert balances(funded, "ann")[1] == job.price_microusd

@@ -219,7 +219,7 @@ def test_a_job_whose_workers_all_died_is_dead_after_its_attempts(shop: World, pr
         died = {"state": JobState.RUNNING, "attempts": AttemptPolicy().most_attempts, "lease_until": Clock(-1)}
         session.execute(sa.update(jobs).values(died))
     assert run(shop, http(provider)) == {End.DEAD: 1}
-    assert "no sign of life" in find(shop.workspace.engine, text).error
+    assert "its worker stopped responding" in find(shop.workspace.engine, text).error
     assert provider.submitted == []
 
 

@@ -29,7 +29,7 @@ def told(engine: Engine) -> list[str]:
 def test_a_refusal_is_told_with_its_figures_and_the_way_to_approve_it(engine: Engine) -> None:
     plan_id = planned(engine)
     said = refuse(engine, plan_id)
-    assert said.endswith(f"or approve this plan once, as it is: reelkeeper approve {plan_id} --reason WHY")
+    assert said.endswith(f"or approve this plan for one run: reelkeeper approve {plan_id} --reason WHY")
     assert firing(engine) == [("plan_refused", plan_id)]
     assert told(engine) == ["expire_videos was refused: 8 of 8 live videos, 8,000 bytes"]
     assert plans.refusal(engine, plan_id) == said
@@ -54,7 +54,7 @@ def test_an_approved_plan_is_carried_out_once_and_no_other_by_its_approval(engin
     refuse(engine, other)
     refuse(engine, planned(engine))
     carry_out(engine, plan_id)
-    with pytest.raises(PlanRefused, match="was applied"):
+    with pytest.raises(PlanRefused, match="was already applied"):
         carry_out(engine, plan_id)
 
 
@@ -62,7 +62,7 @@ def test_an_approval_is_told_and_in_the_audit_record(engine: Engine) -> None:
     plan_id = planned(engine)
     refuse(engine, plan_id)
     plans.approve(engine, plan_id, author="ops", reason="they are meant to go")
-    assert "ops approved a plan of expire_videos that was refused" in told(engine)
+    assert "ops approved a refused plan of expire_videos" in told(engine)
     with reading(engine) as session:
         (recorded,) = audit.events(session, event="approve")
         detail = {"plan": plan_id, "flow": "expire_videos", "by": "ops", "limits": {"max_objects": 8}}

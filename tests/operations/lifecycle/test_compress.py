@@ -20,7 +20,7 @@ from tests.faults.world import World
 def test_nobody_goes_on_for_a_plan_that_is_over_a_run_that_is_gone_or_while_frozen(world: World, lease: Lease) -> None:
     assert not may_go_on(world.workspace.engine, "over", lease)
     world.expire_leases()
-    with pytest.raises(LeaseLost, match="its run has ended, or sleeps"):
+    with pytest.raises(LeaseLost, match="its run has ended, or is paused"):
         may_go_on(world.workspace.engine, "any", lease)
     freeze(world.workspace.engine, by="test", reason="an alarm")
     with pytest.raises(Frozen, match="an alarm"):

@@ -376,9 +376,9 @@ def test_a_put_that_may_come_yet_keeps_its_intent_open(linked: Linked, at_failpo
     at_failpoint("in_place.sending.after_commit", die)
     with pytest.raises(KeyboardInterrupt):
         linked.swap()
-    with pytest.raises(StorageError, match="settled 25 min later"):
+    with pytest.raises(StorageError, match="resolved 25 min later"):
         linked.settle()
-    with pytest.raises(StorageError, match="settled 25 min later"):
+    with pytest.raises(StorageError, match="resolved 25 min later"):
         linked.swap()
     change(linked.world, operations, sent_at=LONG_AGO)
     assert [outcome.action for outcome in linked.settle()] == ["failed"]
@@ -440,7 +440,7 @@ def test_nothing_is_put_over_an_original_whose_copy_is_not_whole(linked: Linked,
             client.put_object(Bucket=BUCKET, Key=request.key, Body=damage)
 
     linked.world.double.faults.after("CopyObject", spoil)
-    with pytest.raises(IntegrityDoubt, match="copied from"):
+    with pytest.raises(IntegrityDoubt, match="does not match it"):
         linked.swap()
     assert linked.shows() == linked.original
     assert [outcome.action for outcome in linked.settle()] == ["failed"]
@@ -455,7 +455,7 @@ def test_a_copy_that_changed_is_not_put_back(linked: Linked) -> None:
     assert linked.restore().action == "failed"
     change(linked.world, blobs, etag=hashlib.md5(other, usedforsecurity=False).hexdigest())
     outcome = linked.restore()
-    assert (outcome.action, "not put back" in outcome.reason) == ("failed", True)
+    assert (outcome.action, "not restored" in outcome.reason) == ("failed", True)
     assert linked.shows() == linked.smaller
 
 
@@ -473,7 +473,7 @@ def test_a_copy_that_changed_before_the_result_is_undone_is_not_put_back(
     at_failpoint("swap.readback.before", spoil)
     with pytest.raises(StorageError):
         linked.swap(shrinker(linked.result, tamper=True))
-    with pytest.raises(IntegrityDoubt, match="not put back"):
+    with pytest.raises(IntegrityDoubt, match="not restored"):
         linked.settle()
     assert linked.shows() != NEWER
 

@@ -428,7 +428,7 @@ def test_a_video_that_is_kept_stays_so_long_and_is_told_of_anew(service: Service
     assert again.until - kept.until == timedelta(days=30)  # from when it would go
     explained = explain(service.engine, "v1", "", lambda: True)
     assert explained.next_at == again.until
-    with pytest.raises(KeepRefused, match="kept 2 times already"):
+    with pytest.raises(KeepRefused, match="already kept longer 2 times"):
         keep(service.engine, "v1", by="shop", key="k3")
     with transaction(service.engine, "test") as session:
         session.execute(sa.text("UPDATE keeps SET until = at"))
@@ -442,7 +442,7 @@ def test_what_is_not_offered_not_theirs_or_not_live_is_not_kept(service: Service
             keep(service.engine, video_id, by="shop", key="k", user_id=user_id)
     with transaction(service.engine, "test") as session:
         session.execute(sa.update(users).values(tier="pro"))
-    with pytest.raises(KeepRefused, match="videos of pro users are not kept longer"):
+    with pytest.raises(KeepRefused, match="the tier pro does not keep videos longer"):
         keep(service.engine, "v1", by="shop", key="k")
     with transaction(service.engine, "test") as session:
         session.execute(sa.update(videos).values(state=VideoState.RETIRED))

@@ -64,7 +64,9 @@ def test_the_effect_names_what_is_newly_retired_and_whose_promise_gets_smaller(a
 def test_fewer_days_of_notice_are_a_promise_that_gets_smaller(aged: World) -> None:
     put_in_force(aged.workspace.engine, tiers=tiers(free={"notice_days": 14}))
     effect = effect_of(aged.workspace.engine, DEFAULTS)
-    assert list(effect.broken_promises()) == ["videos of 1 free users would be told of 0 days before they go, not 14"]
+    assert list(effect.broken_promises()) == [
+        "videos of 1 free users would be announced 0 days before retirement, not 14"
+    ]
 
 
 @pytest.mark.parametrize(("placement", "compressed"), [("new_key", 2), ("in_place", 1)])
@@ -113,7 +115,7 @@ def test_a_tier_that_users_still_have_is_not_removed(aged: World) -> None:
     wanted = DEFAULTS.model_copy(update={"tiers": Tiers({"pro": SHIPPED.root["pro"]})})
     effect = effect_of(engine, wanted)
     assert list(effect.broken_promises())[:1] == [
-        "1 free users would be of no tier: their videos would be kept, and nothing new of theirs stored"
+        "1 free users would have no tier: their videos would be kept, and they could store nothing new"
     ]
     with pytest.raises(TierRefused, match=r"there are still 1 user of free, 1 user of premium, .*Give them another"):
         effect.require_no_users_left()
@@ -206,7 +208,7 @@ def test_no_work_is_done_under_policies_that_cannot_be_read(engine: sa.Engine) -
         newer = DEFAULTS.model_dump(mode="json") | {"of_a_later_version": {"x": 1}}
         session.execute(sa.update(policy_versions).values(document=newer))
         session.execute(sa.update(deployment).values(policy_digest="another"))
-    with pytest.raises(SchemaError, match=rf"policy version {version} holds .*of_a_later_version") as refused:
+    with pytest.raises(SchemaError, match=rf"policy version {version} has fields .*of_a_later_version") as refused:
         ask(engine, "k")
     assert refused.value.exit_code == 7
     with reading(engine) as session:
@@ -351,12 +353,12 @@ def test_what_is_off_is_a_word_and_not_null(days: int | None, usd: object) -> No
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("order: {slot: 1, user_burst: 0}", ["order.user_burst=0", "order.slot: there is no such field"]),
-        ("nope: {a: 1}", ["nope: there is no such field"]),
-        ("limits: 3", ["limits must hold fields"]),
-        ("- a\n- b", ["must hold sections"]),
+        ("order: {slot: 1, user_burst: 0}", ["order.user_burst=0", "order.slot: no such field"]),
+        ("nope: {a: 1}", ["nope: no such field"]),
+        ("limits: 3", ["limits must contain fields"]),
+        ("- a\n- b", ["must contain sections"]),
         ("order: {user_burst: 1, user_burst: 2}", ["user_burst is named twice"]),
-        ("order: {user_burst: [", ["is no YAML"]),
+        ("order: {user_burst: [", ["is not valid YAML"]),
         (
             "tiers: {free: {retention_days: 100}, premium: {}}",
             ["premium users would lose videos sooner than free users"],
@@ -370,11 +372,11 @@ def test_what_is_off_is_a_word_and_not_null(days: int | None, usd: object) -> No
         ("tiers: {gold: }", ["tiers.gold.quota_bytes: field required", "tiers.gold.retention_days: field required"]),
         ("tiers: {pro: never}", ["tiers.pro=None"]),
         ("tiers: {}", ["0 tiers: there must be 1 to 20"]),
-        ("tiers: [free]", ["tiers must hold fields"]),
-        ("{tiers: {free: {}}, quota: {free_bytes: 1}}", ["quota: there is no such field"]),
+        ("tiers: [free]", ["tiers must contain fields"]),
+        ("{tiers: {free: {}}, quota: {free_bytes: 1}}", ["quota: no such field"]),
         (
             "{tiers: {free: {}}, lifecycle: {retention_free_days: 1}}",
-            ["lifecycle.retention_free_days: that is tiers.free.retention_days now"],
+            ["lifecycle.retention_free_days: this field is tiers.free.retention_days now"],
         ),
     ],
 )

@@ -90,7 +90,7 @@ def test_what_is_held_stays(world: World) -> None:
     world.video("v1")
     hold(world.workspace.engine, HoldTerms("user", "ann", "a dispute", "test"))
     before = rows(world)
-    with pytest.raises(VideoHeld, match="stays for now"):
+    with pytest.raises(VideoHeld, match="is kept for now"):
         ask(world)
     assert rows(world) == before
 

@@ -42,7 +42,7 @@ def test_a_lock_without_end_and_one_that_nobody_may_read_are_told_as_they_are(wo
         raise TokenRefused("no")
 
     found = taken_down(world, refused)
-    assert found.objects[0].why.startswith("a bucket lock keeps it; REELKEEPER_CLOUDFLARE_API_TOKEN would")
+    assert found.objects[0].why.startswith("a bucket lock keeps it; set REELKEEPER_CLOUDFLARE_API_TOKEN to")
     again = found._replace(objects=tuple(item._replace(why=f"{LOCKED}: locked") for item in found.objects))
     explained = lock_ends.explain(world.workspace, again, lambda: [Lock("l", "")])
     assert explained.objects[0].why == "a bucket lock keeps it for ever"

@@ -81,7 +81,7 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_there(ann: World, tmp_path
 def test_no_earlier_export_is_lost_and_nobody_is_made_up(ann: World, tmp_path: Path) -> None:
     target = tmp_path / "ann.zip"
     target.write_bytes(b"an earlier export")
-    with pytest.raises(FileExistsError, match="name another file"):
+    with pytest.raises(FileExistsError, match="choose another file"):
         export(ann.workspace, "ann", target)
     assert target.read_bytes() == b"an earlier export"
     with pytest.raises(NotFound):

@@ -325,7 +325,7 @@ def test_a_claim_that_another_run_has_settled_stops_the_delete(
         restore(world.workspace, found, run_id="person", author="p", grace=GRACE, hold_days=0)
 
     at_failpoint("purge.claim.after_commit", restore_meanwhile)
-    with pytest.raises(LeaseLost, match="has settled"):
+    with pytest.raises(LeaseLost, match="has taken over"):
         purge_all(world, lease)
     assert not world.double.deleted()
     assert_recorded_live(service)

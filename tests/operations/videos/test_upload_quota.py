@@ -87,9 +87,9 @@ def test_an_upload_under_way_keeps_its_promise_and_gives_it_back_when_it_fails(w
     with transaction(world.workspace.engine, "test") as session:
         session.execute(sa.update(reservations).values(expires_at=Clock(-1)))
         assert not quota.expire(session)
-        with pytest.raises(HoldClosed, match="an upload under way counts on it"):
+        with pytest.raises(HoldClosed, match="an upload in progress uses it"):
             quota.release(session, "upload 1")
-        with pytest.raises(HoldClosed, match="another upload counts on"):
+        with pytest.raises(HoldClosed, match="another upload uses"):
             quota.require_room(session, "upload 1", "ann", 1)
     (intent,) = intents.open_intents(world.workspace)
     intents.settle(world.workspace, intent, scratch=Path(world.address.folder), lease=lease, grace=Grace())

@@ -200,10 +200,10 @@ def test_what_is_erased_keeps_its_figures_under_a_pseudonym_and_the_record_verif
 @pytest.mark.parametrize(
     ("values", "complaint"),
     [
-        ({"user_id": "erased-2"}, "event 1 was not erased as event 4 says"),
-        ({"video_id": "another"}, "event 1 was erased, and says more than its figures"),
-        ({"detail": {"bytes": 0, "p": 0.1, "why": "0 views"}}, "event 1 was erased, and says more than its figures"),
-        ({"detail": {"bytes": 1, "p": 0.1}}, "event 1 is not what was written"),
+        ({"user_id": "erased-2"}, "event 1 was not erased, although event 4 says so"),
+        ({"video_id": "another"}, "event 1 was erased, but contains more than figures"),
+        ({"detail": {"bytes": 0, "p": 0.1, "why": "0 views"}}, "event 1 was erased, but contains more than figures"),
+        ({"detail": {"bytes": 1, "p": 0.1}}, "event 1 does not match its hash"),
     ],
 )
 def test_what_is_left_of_an_erased_event_cannot_be_changed(
@@ -224,7 +224,7 @@ def test_an_event_that_says_nothing_any_more_must_have_been_erased(engine: sa.En
     emptied = {"salt": None, "video_id": None, "detail": {"bytes": 1, "p": 0.1}}
     with transaction(engine, "test.tamper") as session:
         session.execute(sa.update(audit_events).where(audit_events.c.id == 2).values(emptied))
-    with reading(engine) as session, pytest.raises(IntegrityDoubt, match="event 2 has lost what it says"):
+    with reading(engine) as session, pytest.raises(IntegrityDoubt, match="event 2 has lost its details"):
         verify(session)
 
 

@@ -156,7 +156,7 @@ def test_a_database_that_cannot_hold_any_script_is_refused_with_the_way_out(post
     url = create_database(postgresql, "another", "template0", f"ENCODING '{encoding}' LOCALE 'C'")
     engine = open_engine(url)
     with pytest.raises(
-        SchemaError, match=f"'another' is in {encoding}.*make it with CREATE DATABASE .* ENCODING 'UTF8'"
+        SchemaError, match=f"'another' has the encoding {encoding}.*create it with CREATE DATABASE .* ENCODING 'UTF8'"
     ):
         upgrade(engine)
     assert sa.inspect(engine).get_table_names() == []
@@ -247,16 +247,16 @@ def upgrade():
 @pytest.mark.parametrize(
     ("statements", "complaint"),
     [
-        (["DELETE FROM videos WHERE id = 'v7'"], "videos had 100 rows and has 99, which no revision declares"),
+        (["DELETE FROM videos WHERE id = 'v7'"], "videos had 100 rows and has 99, but no revision declares"),
         (["INSERT INTO users (id) VALUES ('new')"], "users had 100 rows and has 101"),
         (["DROP TABLE daily_views", "DELETE FROM videos", "DROP TABLE scans"], "videos had 100 rows and has 0"),
-        (["UPDATE users SET tier = 'pro' WHERE id = 'u7'"], "users has other values than before, which no"),
+        (["UPDATE users SET tier = 'pro' WHERE id = 'u7'"], "users has other values than before, but no"),
         (
             [
                 "UPDATE videos SET user_id = CASE id WHEN 'v7' THEN 'u8' ELSE 'u7' END WHERE id IN ('v7', 'v8')",
                 "ALTER TABLE users ADD COLUMN country VARCHAR",
             ],
-            "videos has other values than before, which no revision",
+            "videos has other values than before, but no revision",
         ),
         (["ALTER TABLE videos DROP COLUMN refused_reason"], "videos has no refused_reason any more"),
     ],
@@ -288,7 +288,7 @@ def test_a_migration_that_leaves_a_dangling_reference_is_rolled_back(sqlite_engi
     (tmp_path / "bad.py").write_text(
         BAD_REVISION.format(latest=LATEST, declared="changes_rows = {'videos'}", statements=statements)
     )
-    with pytest.raises(SchemaError, match="1 rows refer to none"):
+    with pytest.raises(SchemaError, match="1 rows refer to missing rows"):
         upgrade(sqlite_engine, (VERSIONS, tmp_path))
     require_current(sqlite_engine)
     with reading(sqlite_engine) as session:

@@ -54,7 +54,7 @@ def test_videos_are_tagged_and_an_empty_tag_leaves_what_is_there(engine: sa.Engi
     import_videos(engine, ["id,user_id,created_at,tag", "v1,ada,,", "v2,ada,2026-01-02T00:00:00Z,final"])
     import_videos(engine, ["id,user_id,created_at", "v1,ada,"])
     assert rows(engine, videos.c.id, videos.c.tag) == [("v1", "draft"), ("v2", "final")]
-    with pytest.raises(InputRefused, match="column tag: 'a b' is no tag"):
+    with pytest.raises(InputRefused, match="column tag: 'a b' is not a valid tag"):
         import_videos(engine, ["id,user_id,created_at,tag", "v1,ada,,a b"])
 
 
@@ -80,9 +80,9 @@ def test_days_are_complete_only_when_said_so_and_over(engine: sa.Engine) -> None
     with reading(engine) as session:
         today = now(session).date()
     for late in (today, today + timedelta(days=1)):
-        with pytest.raises(InputRefused, match="is not over"):
+        with pytest.raises(InputRefused, match="has not ended"):
             import_views(engine, ["video_id,day,views", f"v1,{late},5"], complete=True)
-        with pytest.raises(InputRefused, match="is not over"):
+        with pytest.raises(InputRefused, match="has not ended"):
             mark_complete(engine, [late])
     assert len(rows(engine, view_days.c.day)) == 3
 
@@ -95,31 +95,31 @@ def test_days_are_complete_only_when_said_so_and_over(engine: sa.Engine) -> None
             ["id,tier,created_at", "cyd,free,", "dan,gold,"],
             "line 3, column tier: 'gold' is not one of free",
         ),
-        (load_users, ["id,tier,created_at", "../x,free,"], "line 2, column id: '../x' is no id"),
+        (load_users, ["id,tier,created_at", "../x,free,"], "line 2, column id: '../x' is not a valid id"),
         (load_users, ["id,tier,created_at", "cyd,free,2026-01-01T00:00:00"], "has no time zone"),
-        (load_users, ["id,tier,created_at", "cyd,free,soon"], "'soon' is no ISO 8601 time"),
+        (load_users, ["id,tier,created_at", "cyd,free,soon"], "'soon' is not an ISO 8601 time"),
         (load_users, ["id,tier", "cyd,free"], "column created_at: 'id,tier' lacks this column"),
         (load_users, ["id,tier,created_at", 'cyd,"free,'], "is not CSV"),
         (
             load_users,
             ["id,tier,created_at", "cyd,pro,", "cyd,free,"],
-            "1 field is wrong: line 3, column id: 'cyd' is named",
+            "1 field is invalid: line 3, column id: 'cyd' is named",
         ),
         (
             load_users,
             ["id,tier,created_at", "cyd,pro,,x"],
             "line 2, column all: '' has more fields than the first line",
         ),
-        (load_users, ["id,tier,created_at", "cyd,pro,0001-01-01T00:00:00+14:00"], "is no ISO 8601 time"),
+        (load_users, ["id,tier,created_at", "cyd,pro,0001-01-01T00:00:00+14:00"], "is not an ISO 8601 time"),
         (import_videos, ["id,user_id,created_at", "v1,ada,", "v1,ada,"], "line 3, column id: 'v1' is named twice"),
-        (import_views, ["video_id,day,views", "v1,9999-12-31,1"], "column day: '9999-12-31' is no date"),
+        (import_views, ["video_id,day,views", "v1,9999-12-31,1"], "column day: '9999-12-31' is not a date"),
         (load_users, [], "lacks this column"),
         (import_videos, ["id,user_id,created_at", "v1,bob,"], "column user_id: 'bob' is not its owner 'ada'"),
         (import_videos, ["id,user_id,created_at", "v9,ada,"], "column id: 'v9' is not in the catalogue"),
-        (import_views, ["video_id,day,views", "v1,2026-13-01,1"], "column day: '2026-13-01' is no date"),
-        (import_views, ["video_id,day,views", "v1,2026-01-01,-1"], "column views: '-1' is no number of views"),
-        (import_views, ["video_id,day,views", "v1,2026-01-01,1e3"], "is no number of views"),
-        (import_views, ["video_id,day,views", "v1,2026-01-01,9999999999"], "is no number of views"),
+        (import_views, ["video_id,day,views", "v1,2026-13-01,1"], "column day: '2026-13-01' is not a date"),
+        (import_views, ["video_id,day,views", "v1,2026-01-01,-1"], "column views: '-1' is not a number of views"),
+        (import_views, ["video_id,day,views", "v1,2026-01-01,1e3"], "is not a number of views"),
+        (import_views, ["video_id,day,views", "v1,2026-01-01,9999999999"], "is not a number of views"),
         (import_views, ["video_id,day,views", "v1,2026-01-01,1", "v1,2026-01-01,2"], "line 3.*named twice"),
         (import_views, ["video_id,day,views", "v1,2026-01-01,1", "v9,2026-01-01,2"], "'v9' is not in the catalogue"),
     ],
@@ -135,7 +135,7 @@ def test_a_bad_field_is_named_and_nothing_changes(
 
 
 def test_every_bad_field_is_counted_and_the_first_ten_are_shown(engine: sa.Engine) -> None:
-    with pytest.raises(InputRefused, match=r"5,000 fields are wrong.*line 11,.*; and 4,990 more"):
+    with pytest.raises(InputRefused, match=r"5,000 fields are invalid.*line 11,.*; and 4,990 more"):
         import_views(engine, ["video_id,day,views", *(["v1,2026-01-01,x"] * 5_000)])
 
 
