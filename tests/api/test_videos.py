@@ -69,7 +69,7 @@ def test_a_client_that_plays_nothing_of_what_there_is_is_told(client: TestClient
     assert views_of(world, "v1") == 0
     problem(client.get("/v1/videos/v1?plays=H.264"), 422)
     codecs(world, g1="h264", g2="h264")
-    assert "is there as h264, and" in str(problem(client.get("/v1/videos/v1?plays=av1"), 406)["detail"])
+    assert "is stored as h264, but" in str(problem(client.get("/v1/videos/v1?plays=av1"), 406)["detail"])
 
 
 def test_an_original_that_is_purged_before_the_url_ends_is_not_given(client: TestClient, world: World) -> None:
