@@ -97,7 +97,7 @@ def test_a_time_that_is_none_keeps_its_video_and_the_plan_is_made(old: Scene, ca
     report = expire_videos(limits=WIDE, dry_run=False)
     assert old.states() == dict.fromkeys(["v0", "v2", "v3", "v4"], "retired") | {"v1": "live"}
     assert report.plan.kept["unknown_age"] == 1
-    assert "video v1: created_at 'last summer' is no time" in caplog.text
+    assert "video v1: created_at 'last summer' is not a time" in caplog.text
 
 
 @pytest.mark.long
