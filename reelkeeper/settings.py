@@ -64,7 +64,9 @@ class Settings(BaseSettings):
     s3_secret_access_key: SecretStr | None = Field(None, description="Secret access key of the same token")
     s3_region: str = Field("auto", description="Region; R2 accepts only auto")
     bucket: str = Field("reelkeeper", description="Bucket that holds the videos")
-    prefix: str = Field("videos/", description="Nothing outside this prefix is ever read, written or deleted")
+    prefix: str = Field(
+        "videos/", description="Nothing outside this prefix is ever read, written or deleted; / alone: the whole bucket"
+    )
     key_pattern: Annotated[tuple[str, ...], NoDecode] = Field(
         DEFAULT_PATTERNS,
         description="Patterns of the service's keys, without the prefix, made of {user}, {video}, {ext}, {year}, "
@@ -266,9 +268,17 @@ class Settings(BaseSettings):
             raise ValueError("prefect_api_auth is USER:PASSWORD, with a colon between them")
         if self.cloudflare_api_token and not self.account_id:
             raise ValueError("cloudflare_api_token needs r2_account_id or cloudflare_account_id, whose usage it reads")
-        if not self.prefix.endswith("/") or self.prefix.startswith("/"):
-            raise ValueError(f"prefix {self.prefix!r} must end with / and not begin with it")
         return self
+
+    @field_validator("prefix")
+    @classmethod
+    def _prefix_of_keys(cls, prefix: str) -> str:
+        """Take / alone for the whole bucket, whose keys have no prefix. An empty value is more likely a mistake."""
+        if prefix == "/":
+            return ""
+        if not prefix.endswith("/") or prefix.startswith("/"):
+            raise ValueError(f"prefix {prefix!r} must end with / and not begin with it; / alone is the whole bucket")
+        return prefix
 
     @model_validator(mode="after")
     def _whole_queue(self) -> Self:

@@ -34,6 +34,16 @@ def test_analytics_name_a_bucket_with_its_jurisdiction(
     assert Settings().analytics_bucket == name
 
 
+def test_a_slash_alone_is_the_whole_bucket_and_nothing_at_all_is_a_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REELKEEPER_S3_ENDPOINT_URL", "http://127.0.0.1:9000")
+    monkeypatch.setenv("REELKEEPER_PREFIX", "/")
+    assert not Settings().prefix
+    for wrong in ("", "films", "/films/"):
+        monkeypatch.setenv("REELKEEPER_PREFIX", wrong)
+        with pytest.raises(ValidationError, match="/ alone is the whole bucket"):
+            Settings()
+
+
 def test_the_account_is_that_of_r2_unless_another_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REELKEEPER_R2_ACCOUNT_ID", ACCOUNT)
     monkeypatch.setenv("REELKEEPER_CLOUDFLARE_API_TOKEN", "a-token")

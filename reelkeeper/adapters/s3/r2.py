@@ -90,18 +90,24 @@ def connect(
 
 
 class Bucket:
-    """The objects under one prefix of one bucket. Every method that takes a key refuses any other with KeyRefused.
+    """The objects under one prefix of a bucket, or all of it where that is empty. Every method refuses other keys.
 
-    Raises StorageError if a request failed after `ATTEMPTS` attempts. Safe to share between threads.
+    Raises KeyRefused for those, and StorageError if a request failed after `ATTEMPTS` attempts. Safe to share between
+    threads.
     """
 
     def __init__(self, client: "S3Client", name: str, prefix: str, meter: Meter) -> None:
-        if not prefix.endswith("/") or flaw(prefix[:-1]):
+        if prefix and (not prefix.endswith("/") or flaw(prefix[:-1])):
             raise Misconfigured(f"prefix {prefix!r} {flaw(prefix[:-1]) or 'does not end with /'}")
         self._client = client
         self.name = name
         self.prefix = prefix
         self.meter = meter
+
+    @property
+    def scope(self) -> str:
+        """The prefix as it is configured: / alone for the whole bucket."""
+        return self.prefix or "/"
 
     @property
     def endpoint_url(self) -> str:

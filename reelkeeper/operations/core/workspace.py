@@ -153,7 +153,7 @@ def check_identity(bucket: Bucket, deployment_id: str, *, may_claim: bool) -> No
     # guard identity.other_bucket: a store deletes in the bucket of another
     if found != deployment_id:
         raise IdentityMismatch(
-            f"bucket {bucket.name!r} under {bucket.prefix!r} belongs to deployment {found}, but this store to "
+            f"bucket {bucket.name!r} under {bucket.scope!r} belongs to deployment {found}, but this store to "
             f"{deployment_id}. Nothing was changed. Check REELKEEPER_BUCKET, _PREFIX and _DATABASE_URL"
         )
     return None

@@ -91,7 +91,7 @@ def examine(settings: Settings, *, claim: bool = False, contract: bool = False) 
             yield _failure("bucket", error, "check REELKEEPER_R2_ACCOUNT_ID or _S3_ENDPOINT_URL, the keys and _BUCKET")
             return
         where = settings.endpoint_url or f"the embedded server in {settings.state_dir / 's3'}"
-        yield Finding("bucket", OK, f"{bucket.name!r} at {where} answers, prefix {bucket.prefix!r}")
+        yield Finding("bucket", OK, f"{bucket.name!r} at {where} answers, prefix {bucket.scope!r}")
         yield from _bucket_details(settings, engine, bucket, claim=claim)
         if engine is not None:
             yield from _contract(settings, engine, bucket, wanted=contract)
@@ -245,7 +245,7 @@ def _lifecycle(settings: Settings, bucket: Bucket) -> Finding:
                 return Finding(part, OK, f"unknown: {_in_short(refused)}", _MAY_READ)
     ours = [rule for rule in rules if touches(rule, bucket.prefix)]
     if not ours:
-        return Finding(part, OK, f"no rule deletes or moves objects under {bucket.prefix!r}")
+        return Finding(part, OK, f"no rule deletes or moves objects under {bucket.scope!r}")
     found = "; ".join(f"rule {rule.id!r} {rule.does} under {rule.prefix or 'every prefix'!r}" for rule in ours)
     remedy = "remove it: it deletes or moves objects without Reelkeeper, and with no grace period"
     return Finding(part, WARN, found, remedy)
@@ -263,7 +263,7 @@ def _locks(settings: Settings, bucket: Bucket) -> Finding:
     ours = [rule for rule in rules if touches(rule, bucket.prefix)]
     if not ours:
         return Finding(
-            part, OK, f"no rule covers {bucket.prefix!r}: everything with write access can also delete and overwrite"
+            part, OK, f"no rule covers {bucket.scope!r}: everything with write access can also delete and overwrite"
         )
     which = "; ".join(f"rule {rule.id!r} locks {rule.prefix or 'every prefix'!r} {rule.lasts}" for rule in ours)
     helps = "until then, nobody can delete or overwrite an object there, by mistake or on purpose"

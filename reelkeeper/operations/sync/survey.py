@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import uuid4
 
+from reelkeeper.adapters.s3.keys import IDENTITY
 from reelkeeper.model import BlobState, Counts, StoredObject
-from reelkeeper.operations.core.workspace import Workspace
+from reelkeeper.operations.core.workspace import Workspace, check_identity
 from reelkeeper.operations.sync import adoption
 from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.sync import scans
@@ -42,7 +43,8 @@ def survey(workspace: Workspace, *, run_id: str, note: bool, shards: int = 1) ->
     """List everything under the prefix and compare. Writes only a scan and, if `note`, objects without a row.
 
     `shards` ranges are listed at the same time, each with about as many of the catalogue's keys.
-    Raises TruncatedListing, and StorageError when the bucket does not answer: half a listing is no listing.
+    Raises TruncatedListing, and StorageError when the bucket does not answer: half a listing is no listing;
+    IdentityMismatch when another store works on a part of the prefix.
     """
     with transaction(workspace.engine, "sync.begin") as session:
         result = Survey(uuid4().hex, now(session))
@@ -53,6 +55,8 @@ def survey(workspace: Workspace, *, run_id: str, note: bool, shards: int = 1) ->
     bits = bytearray(highest // 8 + 1)
     for page in workspace.bucket.pages(boundaries):
         unexplained = compare(workspace, page, result, bits)
+        # guard sync.nested: two stores retire and purge the same videos, each by its own views and holds
+        _require_alone(workspace, unexplained)
         result.unexplained += len(unexplained)
         if note and unexplained:
             adoption.note(workspace, result.scan_id, unexplained)
@@ -60,6 +64,13 @@ def survey(workspace: Workspace, *, run_id: str, note: bool, shards: int = 1) ->
         result.missing += blob_ids
     result.seen = result.expected - len(result.missing)
     return result
+
+
+def _require_alone(workspace: Workspace, unexplained: Sequence[StoredObject]) -> None:
+    for stored in unexplained:
+        if stored.key.endswith("/" + IDENTITY):
+            nested = workspace.bucket.under(stored.key.removesuffix(IDENTITY))
+            check_identity(nested, workspace.deployment_id, may_claim=False)
 
 
 def confirm_missing(workspace: Workspace, result: Survey) -> None:

@@ -1,15 +1,22 @@
 """Buckets of any layout: everything adoptable is adopted, as the dry run predicts."""
 
+import json
+import secrets
+
 import pytest
 import sqlalchemy as sa
 
-from reelkeeper.adapters.s3.keys import unique_id
+from reelkeeper.adapters.s3 import r2
+from reelkeeper.adapters.s3.keys import IDENTITY, unique_id
 from reelkeeper.adapters.s3.seaweed import Endpoint
+from reelkeeper.errors import IdentityMismatch
+from reelkeeper.operations.core.workspace import join
 from reelkeeper.operations.sync import orphans
 from reelkeeper.rules.sync.adoption import AdoptionLimits
 from reelkeeper.store.core.engine import reading
 from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.tables import blobs
+from tests.buckets import BUCKET, bare_boto3
 from tests.faults.world import World
 from tests.operations.layouts import LAYOUTS, act, catalogue, dry, hold, out_of, put, stored
 
@@ -38,6 +45,35 @@ def test_ids_stay_whichever_name_comes_later(world: World, endpoint: Endpoint, l
         "u0/intro.mp4": ("u0", unique_id("intro", "u0", "intro")),
     }
     assert out_of(world.workspace) == {"u2/intro/other.mp4": "another_file", "u1/intro/other.mp4": "another_file"}
+
+
+def test_a_bucket_whose_keys_have_no_common_folder_is_adopted_whole(
+    world: World, endpoint: Endpoint, lease: Lease
+) -> None:
+    client, name = bare_boto3(endpoint), f"films-{secrets.token_hex(4)}"
+    client.create_bucket(Bucket=name)
+    for key in ("ann/one.mp4", "bob/two.mp4", "logo.png"):
+        client.put_object(Bucket=name, Key=key, Body=b"abc")
+    bucket = r2.connect(endpoint.endpoint_url, endpoint.access_key_id, endpoint.secret_access_key, name, "")
+    whole = join(world.workspace.engine, bucket)
+    act(whole, lease)
+    assert catalogue(whole) == {"ann/one.mp4": ("ann", "one"), "bob/two.mp4": ("bob", "two")}
+    assert out_of(whole) == {"logo.png": "not_a_video"}
+
+
+def test_where_another_store_works_on_a_folder_of_the_prefix_nothing_is_adopted(
+    world: World, endpoint: Endpoint, lease: Lease
+) -> None:
+    put(endpoint, world.address.prefix, stored("ann/one.mp4", "bob/two.mp4"))
+    identity = {"Bucket": BUCKET, "Key": f"{world.address.prefix}bob/{IDENTITY}"}
+    bare_boto3(endpoint).put_object(**identity, Body=json.dumps({"deployment": "another"}))
+    with pytest.raises(IdentityMismatch, match="belongs to deployment another"):
+        act(world.workspace, lease)
+    assert catalogue(world.workspace) == {}
+    ours = json.dumps({"deployment": world.workspace.deployment_id})  # as after a narrower prefix was given up
+    bare_boto3(endpoint).put_object(**identity, Body=ours)
+    act(world.workspace, lease)
+    assert len(catalogue(world.workspace)) == 2
 
 
 def test_debris_under_the_name_of_another_users_video_is_never_swept(
