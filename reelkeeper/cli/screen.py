@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
@@ -17,6 +18,8 @@ from rich.table import Table
 
 from reelkeeper.rules.core import wording
 
+# Control characters but the line feed, and those that turn the direction of text (Unicode UAX 9).
+_OBEYED = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _GAP = 2  # characters between two columns
 _LEAST_FOLDED = 16  # characters, of a column that may be wrapped
 _PIPED_WIDTH = 100  # characters, without a terminal
@@ -34,12 +37,12 @@ _errors = _console(stderr=True)
 def complain(text: str) -> None:
     """Print an error unchanged, on stderr. Its first line says what is wrong."""
     _errors.print("[bold red]error:[/]", end=" ")
-    _errors.print(text, markup=False, soft_wrap=True)
+    _errors.print(_visible(text), markup=False, soft_wrap=True)
 
 
 def say(text: str) -> None:
     """Print a sentence without interpreting markup, since it may contain users' text."""
-    out.print(text, markup=False, soft_wrap=True)
+    out.print(_visible(text), markup=False, soft_wrap=True)
 
 
 def emit(value: object) -> None:
@@ -101,7 +104,12 @@ def _cell(value: object) -> str:
             return f"{value:%Y-%m-%d %H:%M}"
         case int() if not isinstance(value, bool):
             return f"{value:,}"
-    return str(value).replace("[", r"\[")
+    return _visible(str(value)).replace("[", r"\[")
+
+
+def _visible(text: str) -> str:
+    """Spell out the characters that a terminal obeys: a key of the bucket may clear the screen or hide a line."""
+    return _OBEYED.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def size(size_bytes: int | None) -> str:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from reelkeeper.rules.spend.budget import BudgetPolicy
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
+Limit = Annotated[int, typer.Option(min=1, max=1_000_000, help="Rows to show, at most.")]
 DailyBudget = Annotated[
     str | None, typer.Option(metavar="USD", help="Compare days with this budget in dollars, or `none`.")
 ]

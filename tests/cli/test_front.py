@@ -36,6 +36,11 @@ def test_every_command_and_option_says_what_it_is(path: str) -> None:
     assert [param.name for param in ALL[path].params if not getattr(param, "help", None)] == []
 
 
+@pytest.mark.parametrize("path", [path for path, command in ALL.items() if "limit" in {p.name for p in command.params}])
+def test_a_limit_that_no_database_takes_is_refused(reelkeeper: Run, path: str) -> None:
+    assert "--limit" in reelkeeper(*path.split()[1:], "--limit", str(2**63), exit_code=2).output
+
+
 def test_help_lists_the_commands_and_every_exit_code_there_is(reelkeeper: Run) -> None:
     said = reelkeeper("--help").output
     for word in ("run", "plan", "restore", "hold", "freeze", "thaw", "videos", "audit", "db", "doctor", "demo", "s3"):

@@ -8,7 +8,7 @@ import typer
 
 from reelkeeper.cli.opening import store
 from reelkeeper.cli.screen import dollars, emit, respond, say, table
-from reelkeeper.cli.words import AsJson, byte_count, microusd, who
+from reelkeeper.cli.words import AsJson, Limit, byte_count, microusd, who
 
 group = typer.Typer(help="Grant, show and refund users' credits, and recount them.", no_args_is_help=True)
 quota_group = typer.Typer(help="Show and set how many bytes a user may store.", no_args_is_help=True)
@@ -57,7 +57,7 @@ def refund(
 @group.command()
 def show(
     user: Annotated[str, typer.Argument(help="The user's id.")],
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Number of transfers to show, newest first.")] = 20,
+    limit: Limit = 20,
     as_json: AsJson = False,
 ) -> None:
     """Show a user's available and held credits, and the last transfers."""

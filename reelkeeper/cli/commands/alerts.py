@@ -7,13 +7,12 @@ import typer
 
 from reelkeeper.cli.opening import configured, store
 from reelkeeper.cli.screen import dollars, emit, respond, say, table
-from reelkeeper.cli.words import AsJson, who
+from reelkeeper.cli.words import AsJson, Limit, who
 from reelkeeper.errors import PartialFailure
 
 group = typer.Typer(no_args_is_help=True, help="List, acknowledge and snooze alerts, and test the channels.")
 
 Everything = Annotated[bool, typer.Option("--all", help="Include resolved alerts.")]
-Limit = Annotated[int, typer.Option(min=1, max=100_000, help="Show at most this many.")]
 _UNITS = {"m": 60, "h": 3600, "d": 86_400}
 
 

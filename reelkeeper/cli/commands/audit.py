@@ -6,7 +6,7 @@ import typer
 
 from reelkeeper.cli.opening import store
 from reelkeeper.cli.screen import emit, respond, table
-from reelkeeper.cli.words import AsJson
+from reelkeeper.cli.words import AsJson, Limit
 
 group = typer.Typer(help="Read the audit record, or verify it.", invoke_without_command=True)
 
@@ -17,7 +17,7 @@ def audit(
     video: Annotated[str | None, typer.Option(help="Only events of this video.")] = None,
     run: Annotated[str | None, typer.Option(help="Only events of this run.")] = None,
     user: Annotated[str | None, typer.Option(help="Only events of this user's videos.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Rows to show, newest first.")] = 50,
+    limit: Limit = 50,
     as_json: AsJson = False,
 ) -> None:
     """Show the record of all changes to customers' data, newest first."""

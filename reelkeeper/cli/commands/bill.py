@@ -14,7 +14,7 @@ import typer
 
 from reelkeeper.cli.opening import store
 from reelkeeper.cli.screen import emit, out, say, table
-from reelkeeper.cli.words import DailyBudget, MonthlyBudget, budgets, moment, month_of
+from reelkeeper.cli.words import DailyBudget, Limit, MonthlyBudget, budgets, moment, month_of
 from reelkeeper.rules.billing.focus import DETAIL, RESIDUAL, detail, exact_usd, next_month, period
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def bill(
     reconcile: Annotated[
         Account | None, typer.Option(help="Compare our account with Cloudflare's, or a video provider's.")
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Rows of a table to show.")] = 100,
+    limit: Limit = 100,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for a script.")] = False,
 ) -> None:
     """Show a month's costs so far, as R2 bills them: rounded up to whole units, free allowances deducted."""

@@ -11,7 +11,7 @@ from reelkeeper.cli import parameters, plan_view
 from reelkeeper.cli.commands import run
 from reelkeeper.cli.opening import configured, keeps_contract, store
 from reelkeeper.cli.screen import emit, say, size, table
-from reelkeeper.cli.words import AsJson, moment, who
+from reelkeeper.cli.words import AsJson, Limit, moment, who
 
 if TYPE_CHECKING:
     from reelkeeper.rules.lifecycle.report import Report
@@ -23,7 +23,7 @@ def plan(
     as_of: run.AsOf = None,
     show: Annotated[str | None, typer.Option("--show", help="Show a saved plan, and its outcome.")] = None,
     listing: Annotated[bool, typer.Option("--list", help="List saved plans, newest first (the default).")] = False,
-    limit: Annotated[int, typer.Option(min=1, help="Rows to show.")] = 20,
+    limit: Limit = 20,
     as_json: AsJson = False,
 ) -> None:
     """Show what a flow would do, and why; or show saved plans.

@@ -8,7 +8,7 @@ import typer
 
 from reelkeeper.cli.opening import store
 from reelkeeper.cli.screen import dollars, emit, respond, say, table
-from reelkeeper.cli.words import AsJson
+from reelkeeper.cli.words import AsJson, Limit
 from reelkeeper.errors import NotFound
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from reelkeeper.rules.jobs.dispatch import DispatchPolicy
     from reelkeeper.store.jobs.queue import JobLine
 
-Limit = Annotated[int, typer.Option(min=1, max=10_000, help="Show at most this many of each kind.")]
 Explain = Annotated[str | None, typer.Option("--explain", metavar="JOB", help="Explain this job's place in the queue.")]
 Dead = Annotated[bool, typer.Option("--dead", help="Only jobs that failed for good, latest first, with their errors.")]
 

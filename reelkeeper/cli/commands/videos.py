@@ -10,7 +10,7 @@ import typer
 
 from reelkeeper.cli.opening import configured, keeps_contract, store, workspace
 from reelkeeper.cli.screen import emit, respond, say, size, table
-from reelkeeper.cli.words import AsJson, moment, new_run_id, who
+from reelkeeper.cli.words import AsJson, Limit, moment, new_run_id, who
 from reelkeeper.errors import InputRefused, KeyRefused, LeaseLost, Misconfigured, NotFound, PartialFailure
 from reelkeeper.rules.core.wording import many
 
@@ -28,7 +28,7 @@ def videos(
         str | None, typer.Option(help="Only videos in this state: pending, live, retired, gone or lost.")
     ] = None,
     run: Annotated[str | None, typer.Option(help="Only videos whose state was last changed by this run.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Rows to show.")] = 100,
+    limit: Limit = 100,
     as_json: AsJson = False,
 ) -> None:
     """List videos by user and id."""
