@@ -38,7 +38,7 @@ def _section(path: str, command: Any) -> str:  # noqa: ANN401  as above
         usage.append("[COMMAND]" if command.invoke_without_command else "COMMAND")
     parts.append(f"```text\n{' '.join(usage)}\n```")
     if rows := [(f"`{_metavar(argument)}`", argument.help or "", _default(argument)) for argument in arguments]:
-        parts.append(table(("argument", "what it is", "default"), rows))
+        parts.append(table(("argument", "meaning", "default"), rows))
     if rows := [(_names(option), option.help or "", _default(option)) for option in options]:
         parts.append(table(("option", "what it does", "default"), rows))
     return "\n\n".join(parts)

@@ -81,6 +81,11 @@ def test_every_answer_is_one_that_the_schema_knows(
     assert asked > 50
 
 
+def test_no_two_models_share_a_name(served: tuple[FastAPI, str]) -> None:
+    """Else clients that are generated get names such as `reelkeeper__api__routes__webhooks__Removed`."""
+    assert [name for name in served[0].openapi()["components"]["schemas"] if "__" in name] == []
+
+
 def test_every_route_has_a_summary_and_every_body_an_example(served: tuple[FastAPI, str]) -> None:
     made = served[0].openapi()
     for path, methods in made["paths"].items():

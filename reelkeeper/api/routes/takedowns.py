@@ -37,7 +37,7 @@ class NewTakedown(BaseModel):
     )
 
 
-class Removed(BaseModel):
+class RemovedObject(BaseModel):
     """An object of a video that was taken down."""
 
     video_id: str
@@ -58,13 +58,13 @@ class Certificate(BaseModel):
     by: str
     reason: str
     event: int = Field(description="Number of the takedown in the audit record")
-    objects: list[Removed]
+    objects: list[RemovedObject]
     left: int = Field(description="Number of objects that are still stored; they are not served to anyone")
 
     @classmethod
     def of(cls, found: operation.Certificate) -> "Certificate":
         """Build the answer from a certificate."""
-        objects = [Removed(**item._asdict()) for item in found.objects]
+        objects = [RemovedObject(**item._asdict()) for item in found.objects]
         return cls(**{**found._asdict(), "objects": objects, "left": len(found.left)})
 
 

@@ -56,7 +56,7 @@ class Endpoints(BaseModel):
     webhooks: list[Endpoint]
 
 
-class Removed(BaseModel):
+class RemovedWebhook(BaseModel):
     """A webhook that was deleted."""
 
     removed: str
@@ -127,7 +127,7 @@ def replay(
 
 
 @router.delete("/{webhook_id}", summary="Delete a webhook", dependencies=[WRITE], responses=documented(404))
-def remove(webhook_id: Id, app_state: CurrentState, caller: Annotated[Caller, needs(Scope.WEBHOOKS)]) -> Removed:
+def remove(webhook_id: Id, app_state: CurrentState, caller: Annotated[Caller, needs(Scope.WEBHOOKS)]) -> RemovedWebhook:
     """Delete the webhook and its waiting messages."""
     operation.remove(app_state.workspace.engine, webhook_id, author=caller.name)
-    return Removed(removed=webhook_id)
+    return RemovedWebhook(removed=webhook_id)

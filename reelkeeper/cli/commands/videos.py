@@ -229,7 +229,7 @@ def _csv(file: Path) -> Iterator[TextIO]:
         with file.open(encoding="utf-8-sig", newline="") as lines:
             yield lines
     except UnicodeDecodeError as error:
-        raise InputRefused(f"{file}: nothing of it was taken, as it is not in UTF-8: {error}") from None
+        raise InputRefused(f"{file}: nothing of it was taken, because it is not in UTF-8: {error}") from None
     except InputRefused as error:
         raise InputRefused(f"{file}: {error}") from None
 

@@ -96,7 +96,7 @@ class Effect:
                 yield f"by {by}, {many(videos, 'video')} of {tier} users would be kept {many(days, 'day')}, not {kept}"
 
     def _users(self, tier: str) -> str:
-        return f"{self.users_by_tier.get(tier, 0):,} {tier} users"
+        return many(self.users_by_tier.get(tier, 0), f"{tier} user")
 
     @property
     def removed_tiers(self) -> tuple[str, ...]:

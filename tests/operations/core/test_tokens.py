@@ -9,7 +9,7 @@ from reelkeeper.errors import InputRefused, NotFound
 from reelkeeper.model.access import Scope
 from reelkeeper.operations.core import tokens
 from reelkeeper.store.core import audit
-from reelkeeper.store.core.engine import reading
+from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.tables import api_tokens
 
 
@@ -28,7 +28,11 @@ def test_one_is_known_by_its_text_and_the_store_has_only_its_hash(engine: sa.Eng
 
 def test_one_that_is_revoked_or_over_or_mistyped_is_nobodys(engine: sa.Engine) -> None:
     line, text = tokens.create(engine, "front", [Scope.JOBS], author="ann")
-    _, over = tokens.create(engine, "old", [Scope.JOBS], author="ann", expires_at=datetime.now(UTC) - timedelta(1))
+    tomorrow = datetime.now(UTC) + timedelta(1)
+    old, over = tokens.create(engine, "old", [Scope.JOBS], author="ann", expires_at=tomorrow)
+    with transaction(engine, "test") as session:
+        passed = sa.update(api_tokens).where(api_tokens.c.id == old.id)
+        session.execute(passed.values(expires_at=tomorrow - timedelta(2)))
     for _ in range(2):
         tokens.revoke(engine, line.id, author="ann")
     wrong = (text, over, text[:-1], text + "x", "", "rk_" + "é" * 43, "rk_" + "A" * 43)
@@ -39,5 +43,8 @@ def test_one_without_a_name_or_a_scope_is_refused(engine: sa.Engine) -> None:
     for name, scopes in (("", [Scope.JOBS]), ("a\nb", [Scope.JOBS]), ("front", [])):
         with pytest.raises(InputRefused):
             tokens.create(engine, name, scopes, author="ann")
+    with pytest.raises(InputRefused, match="would have expired"):  # a mistyped year gives out a token that never works
+        tokens.create(engine, "front", [Scope.JOBS], author="ann", expires_at=datetime.now(UTC) - timedelta(1))
+    assert tokens.listed(engine) == []
     with pytest.raises(NotFound):
         tokens.revoke(engine, "none", author="ann")

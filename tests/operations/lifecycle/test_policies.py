@@ -58,14 +58,14 @@ def test_the_effect_names_what_is_newly_retired_and_whose_promise_gets_smaller(a
     assert effect.changes == {"tiers.free.retention_days": (30, 7)}
     assert (effect.live.objects, effect.newly_retired.objects, effect.newly_kept.objects) == (10, 3, 0)
     assert effect.saved_microusd_a_month >= 0
-    assert list(effect.broken_promises()) == ["1 free users would keep videos 7 days, not 30 days"]
+    assert list(effect.broken_promises()) == ["1 free user would keep videos 7 days, not 30 days"]
 
 
 def test_fewer_days_of_notice_are_a_promise_that_gets_smaller(aged: World) -> None:
     put_in_force(aged.workspace.engine, tiers=tiers(free={"notice_days": 14}))
     effect = effect_of(aged.workspace.engine, DEFAULTS)
     assert list(effect.broken_promises()) == [
-        "videos of 1 free users would be announced 0 days before retirement, not 14"
+        "videos of 1 free user would be announced 0 days before retirement, not 14"
     ]
 
 
@@ -115,7 +115,7 @@ def test_a_tier_that_users_still_have_is_not_removed(aged: World) -> None:
     wanted = DEFAULTS.model_copy(update={"tiers": Tiers({"pro": SHIPPED.root["pro"]})})
     effect = effect_of(engine, wanted)
     assert list(effect.broken_promises())[:1] == [
-        "1 free users would have no tier: their videos would be kept, and they could store nothing new"
+        "1 free user would have no tier: their videos would be kept, and they could store nothing new"
     ]
     with pytest.raises(TierRefused, match=r"there are still 1 user of free, 1 user of premium, .*Give them another"):
         effect.require_no_users_left()
