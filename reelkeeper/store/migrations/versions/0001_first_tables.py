@@ -236,7 +236,6 @@ def upgrade() -> None:
             op.execute(_SQLITE_APPEND_ONLY.format(verb=verb))
     else:
         op.create_foreign_key("fk_videos_blob", "videos", "blobs", ["blob_id"], ["id"])  # the two point at each other
-        # guard audit.append_only_postgresql: a mistaken statement rewrites the record of what was done
         op.execute(_POSTGRESQL_APPEND_ONLY)
 
 

@@ -105,6 +105,7 @@ def _allow_updates(table: str) -> None:
     else:
         op.execute(f"DROP TRIGGER IF EXISTS {table}_only_erased ON {table}")
         op.execute(f"DROP TRIGGER IF EXISTS {table}_append_only ON {table}")
+        # guard audit.append_only_postgresql: a mistaken statement deletes from the record of what was done
         op.execute(_POSTGRESQL_APPEND_ONLY.format(table=table, what=_REFUSES[table], verbs="DELETE OR TRUNCATE"))
 
 
