@@ -133,8 +133,7 @@ def _end(session: Session, key: str, state: ReservationState, *, even_in_use: bo
     if ended is not None and not quotas.take_back(session, ended.user_id, ended.size_bytes):
         raise IntegrityDoubt(
             f"reservation {key!r} is for {ended.size_bytes:,} bytes, but fewer are reserved for user "
-            f"{ended.user_id!r}; "
-            "nothing was changed. To find the mismatch: reelkeeper run settle_accounts"
+            f"{ended.user_id!r}; nothing was changed. To find the mismatch: reelkeeper run settle_accounts"
         )
     return ended is not None
 

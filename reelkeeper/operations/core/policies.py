@@ -71,7 +71,6 @@ def _parsed(version: int, document: Mapping[str, Any]) -> Policies:
         fields = ", ".join(".".join(map(str, entry["loc"])) for entry in error.errors())
         # guard policy.unreadable: work is done under other policies than those that were applied
         raise SchemaError(
-            f"policy version {version} has fields that this version of Reelkeeper does not accept ({fields}); no "
-            "work is "
-            "done under policies that cannot be read. Run the version of Reelkeeper that applied them"
+            f"policy version {version} has fields that this version of Reelkeeper does not accept ({fields}); no work "
+            "is done under policies that cannot be read. Run the version of Reelkeeper that applied them"
         ) from None

@@ -141,8 +141,8 @@ def check_identity(bucket: Bucket, deployment_id: str, *, may_claim: bool) -> No
         if not may_claim:
             raise IdentityMismatch(
                 f"bucket {bucket.name!r} has no identity object {key!r}, but this store has records of objects: this "
-                "is "
-                f"probably the wrong bucket. If it is the right one, write the object again: reelkeeper doctor --claim"
+                "is probably the wrong bucket. If it is the right one, write the object again: reelkeeper doctor "
+                "--claim"
             ) from None
         try:
             with effect("identity.put"):

@@ -164,8 +164,7 @@ def apply(engine: Engine, effect: Effect, *, author: str, reason: str) -> int:
             raise PlanRefused(
                 f"nothing was applied: {other.author} applied version {other.version} at {other.created_at:%H:%M:%S} "
                 f"UTC ({other.reason}), but this document was compared with version {before}. See reelkeeper policy "
-                "diff, "
-                "and apply again"
+                "diff, and apply again"
             )
         if effect.removed_tiers:
             # guard policy.tier_in_use: users are left in a tier that promises nothing, and can store nothing
@@ -178,9 +177,8 @@ def apply(engine: Engine, effect: Effect, *, author: str, reason: str) -> int:
 def _require_no_users(tiers: Iterable[str], users: Mapping[str, int]) -> None:
     if taken := [f"{many(users[name], 'user')} of {name}" for name in tiers if users.get(name)]:
         raise TierRefused(
-            f"nothing was applied: there are still {', '.join(taken)}, but these policies do not have that tier. "
-            "Give them "
-            "another tier first: PUT /v1/users/{id}, or reelkeeper videos import --users FILE"
+            f"nothing was applied: there are still {', '.join(taken)}, but these policies do not have that tier. Give "
+            "them another tier first: PUT /v1/users/{id}, or reelkeeper videos import --users FILE"
         )
 
 

@@ -52,8 +52,7 @@ def open_engine(url: str) -> sa.Engine:
     except (sa.exc.ArgumentError, ValueError):  # its message may hold the password, where that is not quoted
         raise Misconfigured(
             "database_url is not a valid URL; write sqlite:///FILE or "
-            "postgresql+psycopg://USER:PASSWORD@HOST/DATABASE, and "
-            "%40 for an @ in a password"
+            "postgresql+psycopg://USER:PASSWORD@HOST/DATABASE, and %40 for an @ in a password"
         ) from None
     _spare_what_is_loaded()
     backend = parsed.get_backend_name()

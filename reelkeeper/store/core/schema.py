@@ -145,8 +145,7 @@ def _require_utf8(connection: sa.Connection) -> None:
     if (encoding := connection.exec_driver_sql("SHOW server_encoding").scalar()) != "UTF8":
         raise SchemaError(
             f"the database {connection.engine.url.database!r} has the encoding {encoding}, which cannot store all "
-            "characters: "
-            "create it with CREATE DATABASE … TEMPLATE template0 ENCODING 'UTF8'"
+            "characters: create it with CREATE DATABASE … TEMPLATE template0 ENCODING 'UTF8'"
         )
 
 
