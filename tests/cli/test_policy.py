@@ -50,10 +50,8 @@ def test_tiers_come_by_a_document_and_go_only_when_nobody_has_them(tmp_path: Pat
     reelkeeper("videos", "import", "--users", users)
     document.write_text("tiers: {free: {}}")
     for words in (("check", document), ("apply", document, "--reason", "nobody buys it", "--yes")):
-        assert "there are still 1 user of studio" in reelkeeper("policy", *words, exit_code=9).output
-    assert (
-        "there are still 1 user of studio" in reelkeeper("policy", "rollback", "0", "--reason", "x", exit_code=9).output
-    )
+        assert "studio (1 user)" in reelkeeper("policy", *words, exit_code=9).output
+    assert "studio (1 user)" in reelkeeper("policy", "rollback", "0", "--reason", "x", exit_code=9).output
     users.write_text("id,tier,created_at\nann,free,\n")
     reelkeeper("videos", "import", "--users", users)
     assert "Version 2 is in force" in reelkeeper("policy", "apply", document, "--reason", "gone", "--yes").stdout

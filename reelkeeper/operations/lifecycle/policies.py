@@ -175,10 +175,10 @@ def apply(engine: Engine, effect: Effect, *, author: str, reason: str) -> int:
 
 
 def _require_no_users(tiers: Iterable[str], users: Mapping[str, int]) -> None:
-    if taken := [f"{many(users[name], 'user')} of {name}" for name in tiers if users.get(name)]:
+    if taken := [f"{name} ({many(users[name], 'user')})" for name in tiers if users.get(name)]:
         raise TierRefused(
-            f"nothing was applied: there are still {', '.join(taken)}, but these policies do not have that tier. Give "
-            "them another tier first: PUT /v1/users/{id}, or reelkeeper videos import --users FILE"
+            f"nothing was applied: these policies lack tiers that users have: {', '.join(taken)}. Give them another "
+            "tier first: PUT /v1/users/{id}, or reelkeeper videos import --users FILE"
         )
 
 
