@@ -198,7 +198,7 @@ def spent_on(row: sa.Row[Any]) -> int:
 def end_of(row: sa.Row[Any]) -> str:
     if row.state == JobState.SUCCEEDED:
         return "made"
-    words = {"in doubt": "in doubt", "refuses its content": "moderated", "no longer has": "expired"}
+    words = {"result unknown": "in doubt", "refuses its content": "moderated", "no longer has": "expired"}
     words["no success here"] = "given up"  # its workers were killed again and again
     return next((end for word, end in words.items() if row.state == JobState.DEAD and word in row.error), "another")
 

@@ -91,7 +91,7 @@ def test_a_limit_at_which_nothing_ends_is_left(scene: Scene) -> None:
 def test_each_provider_gets_a_limit_and_prefect_their_sum(scene: Scene) -> None:
     scene.video("v1", age_days=1)
     ends = [NOW - timedelta(minutes=n + 1) for n in range(20)]
-    error = give_up_error(5, "at the provider it is failed: out of memory", by_generator=True)
+    error = give_up_error(5, "the provider reports it as failed: out of memory", by_generator=True)
     put(scene.engine, [dead(f"f{n}", end, error, concurrency=8.0, lane="fal") for n, end in enumerate(ends)])
     put(scene.engine, [made(f"l{n}", end, concurrency=8.0, lane="ltx") for n, end in enumerate(ends)])
     report = tune_concurrency(dry_run=False, as_of=NOW)
@@ -106,7 +106,7 @@ def test_each_provider_gets_a_limit_and_prefect_their_sum(scene: Scene) -> None:
 
 
 def test_attempts_that_the_generator_failed_count(finished: Scene) -> None:
-    error = give_up_error(5, "at the provider it is failed: out of memory", by_generator=True)
+    error = give_up_error(5, "the provider reports it as failed: out of memory", by_generator=True)
     put(finished.engine, [dead(f"d{n}", NOW - timedelta(minutes=n + 1), error, attempts=5) for n in range(8)])
     report = tune_concurrency(as_of=NOW)
     assert report.jobs == 20

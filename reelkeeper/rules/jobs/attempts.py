@@ -66,10 +66,10 @@ def is_generators_fault(error: str | None) -> bool:
     A job that was refused for its input or its content, cancelled or given up by somebody does not, nor one that our
     storage or tools failed, or whose state was unknown for a day.
 
-    >>> is_generators_fault(give_up_error(5, "at the provider it is failed: out of memory", by_generator=True))
+    >>> is_generators_fault(give_up_error(5, "the provider reports it as failed: out of memory", by_generator=True))
     True
-    >>> is_generators_fault("the provider refuses it: a face"), is_generators_fault("in doubt for 24 hours: no answer")
-    (False, False)
+    >>> [is_generators_fault(error) for error in ("the provider refuses it: a face", "result unknown for 24 hours")]
+    [False, False]
     """
     return bool(error and error.startswith(_GIVEN_UP))
 

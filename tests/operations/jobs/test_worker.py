@@ -81,7 +81,7 @@ def test_a_job_that_fails_stops_no_other_and_is_dead_after_its_attempts_at_no_ch
     make_due(shop.workspace.engine)
     assert run(shop, http(provider)) == {End.DEAD: 1}
     dead = find(shop.workspace.engine, bad)
-    assert dead.error == "given up after 2 attempts; the last: at the provider it is failed: bad"
+    assert dead.error == "given up after 2 attempts; the last: the provider reports it as failed: bad"
     assert is_generators_fault(dead.error)
     assert (dead.attempts, dead.concurrency) == (2, 1.0)  # what the limit's rule asks of it
     assert spent(shop) == find(shop.workspace.engine, good).price_microusd

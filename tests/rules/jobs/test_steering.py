@@ -54,7 +54,7 @@ def test_only_jobs_whose_video_was_made_beside_a_known_number_count() -> None:
     assert len(step([job()] * 12 + left_out).finished) == 12
 
 
-CROWDED = give_up_error(5, "at the provider it is failed: out of memory", by_generator=True)
+CROWDED = give_up_error(5, "the provider reports it as failed: out of memory", by_generator=True)
 
 
 def dead(error: str = CROWDED, **values: Any) -> FinishedJob:  # noqa: ANN401  fields of FinishedJob
@@ -89,7 +89,7 @@ def test_a_server_that_fails_at_random_is_not_slowed_down(share: float) -> None:
         "the provider refuses it: content policy",
         "the provider answered 422: a face",
         "no input image 'abc'",
-        "in doubt for 24 hours: the provider gave no complete answer",
+        "result unknown for 24 hours: the provider gave no complete answer",
         give_up_error(5, "the bucket answered 503", by_generator=False),
         None,
     ],
