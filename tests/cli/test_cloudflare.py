@@ -85,13 +85,13 @@ AGE = {"type": "Age", "maxAgeSeconds": 30 * 86_400}
 def test_a_lock_that_covers_the_prefix_says_where_it_helps_and_where_it_is_in_the_way(
     account: CloudflareDouble, findings: Callable[[], dict[str, dict[str, str]]], prefix: str
 ) -> None:
-    assert findings()["lock rules"]["found"].startswith(f"none covers '{prefix}'")
+    assert findings()["lock rules"]["found"].startswith(f"no rule covers '{prefix}'")
     rules = account.bucket_rules["/r2/buckets/reelkeeper/lock"]
     rules += [lock("elsewhere/", AGE), lock(prefix, {"type": "Indefinite"}, enabled=False), lock("", AGE)]
     found = findings()["lock rules"]
     assert found["state"] == "ok"
     assert (
-        "locks 'every prefix' for 30 days from their upload: until then nobody can delete or overwrite"
+        "locks 'every prefix' for 30 days from their upload: until then, nobody can delete or overwrite"
         in found["found"]
     )
     assert "purges and overwrites by your service are refused until then" in found["found"]

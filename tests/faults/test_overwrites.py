@@ -351,11 +351,12 @@ def test_a_sample_of_states_steps_deeds_and_failpoints(
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
+@pytest.mark.parametrize("least", [60, pytest.param(IN_PLACE_SAMPLE, marks=pytest.mark.soak)])
 def test_a_sample_of_what_is_put_in_place(
-    make_any: MakeAny, tiny_transcode: Transcode, capsys: pytest.CaptureFixture[str]
+    make_any: MakeAny, tiny_transcode: Transcode, least: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with sampled(capsys, "overwrites in place") as (chance, results):
-        while results.total() - results["past the end"] < IN_PLACE_SAMPLE:
+        while results.total() - results["past the end"] < least:
             state = chance.choice(["live", *IN_PLACE])
             step = "swap_in_place" if state == "live" else chance.choice(STEPS)
             deed = chance.choice([text for text in DEEDS if text not in ("put the same", "delete")])

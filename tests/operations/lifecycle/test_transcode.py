@@ -206,7 +206,7 @@ def test_a_time_limit_is_no_lasting_refusal(
     assert isinstance(outcome, Refusal)
     assert (outcome.rule, outcome.permanent) == ("too_slow", True)
     assert "ran longer than its limit" in outcome.reason
-    assert outcome.reason.endswith("as in 2 runs before")
+    assert outcome.reason.endswith("as in 2 earlier runs")
 
 
 def test_what_is_stored_as_announced_passes(result: Transcode) -> None:
