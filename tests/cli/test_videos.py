@@ -84,7 +84,7 @@ def test_a_file_from_excel_is_taken_and_of_several_the_bad_one_is_named(
     videos.write_text(f"id,user_id,created_at,tag\n{one_video},ann,,entwürfe\n", encoding="latin-1")
     answer = reelkeeper("videos", "import", "--users", users, "--videos", videos, exit_code=9)
     assert "users: 1 line imported" in answer.stdout
-    assert f"{videos}: nothing of it was taken, as it is not in UTF-8" in answer.stderr
+    assert f"{videos}: nothing of it was taken, because it is not in UTF-8" in answer.stderr
     videos.write_text("id,user_id,created_at\nnobody,ann,\n")
     assert (
         f"{videos}: nothing of it was taken" in reelkeeper("videos", "import", "--videos", videos, exit_code=9).stderr
