@@ -56,7 +56,7 @@ class GenerationRequest(BaseModel):
 
 
 def is_text(text: str) -> bool:
-    """Whether a text can be written in UTF-8."""
+    """Check whether a text can be encoded in UTF-8."""
     try:
         text.encode()
     except UnicodeEncodeError:  # half a surrogate pair

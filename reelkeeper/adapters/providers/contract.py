@@ -99,7 +99,7 @@ class Standing:
 
     @property
     def is_over(self) -> bool:
-        """Whether the job has ended."""
+        """Check whether the job has ended."""
         return self.status not in _UNDER_WAY
 
 

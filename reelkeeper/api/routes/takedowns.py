@@ -50,7 +50,7 @@ class RemovedObject(BaseModel):
 
 
 class Certificate(BaseModel):
-    """What was taken down, when, by whom and why, according to the audit record."""
+    """The record of a takedown: its objects, its time, its author and the reason, from the audit record."""
 
     video_id: str
     video_ids: list[str]

@@ -50,7 +50,7 @@ class Question(BaseModel):
 
 
 class Answer(BaseModel):
-    """Whether the bytes fit at this moment. To reserve bytes, begin an upload."""
+    """The result of checking whether bytes fit into a quota now. To reserve bytes, begin an upload."""
 
     can_upload: bool
     usage_bytes: int

@@ -171,7 +171,7 @@ def _full(session: "Session", line: "JobLine") -> list[str]:
 
 
 def _unwell(session: "Session", line: "JobLine", as_of: datetime) -> list[str]:
-    """Say whether a job waits because of its provider's open circuit breaker, and until when."""
+    """Explain whether a job waits for its provider's open circuit breaker, and until when."""
     from reelkeeper.operations.jobs.breaker import resting
     from reelkeeper.rules.jobs.breaker import Phase
 

@@ -58,7 +58,7 @@ class Removed(NamedTuple):
 
 
 class Certificate(NamedTuple):
-    """What was taken down, when, by whom and why, according to the audit record."""
+    """The record of a takedown: its objects, its time, its author and the reason, from the audit record."""
 
     video_id: str
     video_ids: tuple[str, ...]

@@ -73,7 +73,7 @@ def look(workspace: Workspace, intent: Intent) -> Sight:
 
 
 def is_result(headers: Headers) -> bool:
-    """Whether an object with these headers is the result of a swap in place, or the service's copy of one."""
+    """Check whether an object with these headers is the result of a swap in place, or a copy of one."""
     return _RESULT in headers.get("Metadata", {})
 
 

@@ -103,7 +103,7 @@ class Tiers(RootModel[dict[str, TierPolicy]]):
         return tuple(self.root)
 
     def get(self, name: str | None) -> TierPolicy | None:
-        """Give a tier; None if no tier has this name, or no name is given."""
+        """Return the tier of this name; None if there is none, or no name is given."""
         return self.root.get(name) if name is not None else None
 
     def items(self) -> Iterator[tuple[str, TierPolicy]]:

@@ -89,7 +89,7 @@ class Terms(NamedTuple):
         return ", ".join(self.retention)
 
     def sentence(self, rule: str, video: Video) -> str:
-        """Say why `rule` decided about `video`. For a rule without a sentence, return its name."""
+        """Explain why `rule` decided about `video`; return the name of a rule that has no sentence."""
         sentence = SENTENCES.get(rule, rule).format(
             terms=self,
             video=video,

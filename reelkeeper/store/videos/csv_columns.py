@@ -109,10 +109,11 @@ def moment(text: str) -> datetime | None:
 def day(text: str) -> date:
     """Read a day."""
     try:
-        date.fromisoformat(text) + timedelta(days=1)  # when it ends
-        return date.fromisoformat(text)
+        found = date.fromisoformat(text)
+        found + timedelta(days=1)  # its end must be a date, too
     except (ValueError, OverflowError):
         raise ValueError("is not a date; write 2026-01-31") from None
+    return found
 
 
 def tag(text: str) -> str | None:
