@@ -192,10 +192,7 @@ def describe_contract(engine: Engine, bucket: Bucket) -> tuple[bool, str]:
     if tried is None or (tried.endpoint_url, tried.bucket) != (bucket.endpoint_url, bucket.name):
         return False, "the contract test has not run on this bucket, so features that depend on it are off"
     if missing := [name for name in CHECKS if name not in tried.passed]:
-        return (
-            False,
-            f"in the contract test of {tried.at:%Y-%m-%d %H:%M}, {', '.join(missing)} did not pass",
-        )
+        return False, f"in the contract test of {tried.at:%Y-%m-%d %H:%M}, {', '.join(missing)} did not pass"
     return True, f"the contract test passed, {len(CHECKS)} checks, {tried.at:%Y-%m-%d %H:%M} UTC"
 
 
