@@ -197,7 +197,7 @@ def _window(
         sa.func.coalesce(sa.func.length(jobs.c.request["prompt"].as_string()), 0),
         found.c[1],
         jobs.c.lane,
-        sa.select(sa.func.sum(jobs.c.estimate_seconds)).where(chosen).scalar_subquery(),
+        sa.select(sa.func.sum(waits.c.estimate_seconds)).scalar_subquery(),
     )
     return sa.select(*columns).join_from(found, jobs, jobs.c.id == found.c[0])
 

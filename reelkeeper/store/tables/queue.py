@@ -28,7 +28,6 @@ class JobRow(SQLModel, table=True):
         ),
         sa.Index("ix_jobs_due", "state", "due_at"),
         sa.Index("ix_jobs_age", "state", "created_at"),
-        sa.Index("ix_jobs_size", "state", "tier", "estimate_seconds"),
         sa.Index("ix_jobs_finished", "finished_at"),
     )
     id: str = Field(primary_key=True)

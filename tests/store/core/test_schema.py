@@ -46,6 +46,7 @@ REVISIONS = [
     "0017 What the record says of persons is sealed apart, so that it can be destroyed and the chain still verifies.",
     "0018 Segments: the tag and the model of a video, and which segment of the policy decided about it.",
     "0019 Swaps in place: the copy of the old bytes, a PUT that may come yet, and a row for what is about to be put.",
+    "0020 An index of jobs by size that no statement uses since jobs are ranked by size and age.",
 ]
 LATEST = REVISIONS[-1][:4]
 
