@@ -108,7 +108,7 @@ class Policies(BaseModel):
         return (*self.concurrency.caps, *of_models)
 
     def attempts_of(self, model: str) -> AttemptPolicy:
-        """Give the attempt policy for jobs of a model."""
+        """Return the attempt policy for jobs of a model."""
         entry = self.book.entry(model)
         most = entry.most_attempts if entry else None
         return self.attempts.model_copy(update={"most_attempts": most}) if most else self.attempts
@@ -127,7 +127,7 @@ class Policies(BaseModel):
         return changed
 
     def changes(self, other: "Policies") -> dict[str, tuple[object, object]]:
-        """Give the fields that differ in `other`: dotted name -> (value here, value there).
+        """Return the fields that differ in `other`: dotted name -> (value here, value there).
 
         `tiers` itself stands for their names in order; for a tier on one side only, the other value is ABSENT.
         """
@@ -291,7 +291,7 @@ def _leaves(prefix: str, model: BaseModel) -> Iterator[tuple[str, object]]:
 
 
 def described(model: BaseModel) -> Iterator[tuple[str, object, str]]:
-    """Give name, value and description of each field of a section, in order; a nested section is a single value."""
+    """Return name, value and description of each field of a section, in order; a nested section is a single value."""
     if isinstance(model, Tiers):
         yield from ((name, tier, "") for name, tier in model.items())
         return

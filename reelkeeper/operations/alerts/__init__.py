@@ -1,1 +1,1 @@
-"""Raise alerts, and deliver what the outbox holds."""
+"""Raise alerts, and deliver the messages in the outbox."""

@@ -1,7 +1,7 @@
-"""Alerts: compare findings with what people were told, and queue the resulting messages, in one transaction.
+"""Compare findings with the alerts that were sent, and queue new messages, in one transaction.
 
-If a process is killed, an alert is either not recorded yet, and the next run finds it again, or its message waits in
-the outbox. It works while changes are frozen: people must hear why.
+If a process is killed, either the alert is not recorded, and the next run finds it again, or its message waits in
+the outbox. This works while changes are frozen, as people must be told why.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -41,10 +41,10 @@ def observe(
     scope: str | None = None,
     policy: AlertPolicy | None = None,
 ) -> Observed:
-    """Record findings, and put the news among them into the outbox.
+    """Record findings, and put messages about new ones into the outbox.
 
-    `rules` are those that were evaluated: their alerts without a finding are resolved, only of `scope` if one is given.
-    Leave out a rule that could not be evaluated, for lack of figures, and its alerts stay as they are. `policy` is an
+    `rules` were evaluated: their alerts without a finding are resolved, only those of `scope` if one is given.
+    Leave out a rule that could not be evaluated for lack of figures, and its alerts stay as they are. `policy` is an
     exception of this run to the policy in force.
     """
     with transaction(engine, "alerts.observe") as session:
@@ -63,7 +63,7 @@ def observe_within(
     """Do what `observe` does inside the caller's transaction: both are committed, or neither."""
     found = list(findings)
     judged = {*rules, *(one_line(finding.rule) for finding in found)}
-    # guard alerts.turns: two runs at once tell the same news twice, or fail
+    # guard alerts.turns: two concurrent runs report the same alert twice, or fail
     alerts.one_at_a_time(session)
     at = now(session)
     rows = alerts.related(session, judged, {one_line(finding.period) for finding in found})
@@ -95,7 +95,7 @@ def forget(session: Session, rule: str, scope: str) -> None:
 
 
 def acknowledge(engine: Engine, alert_id: str, *, author: str) -> None:
-    """Acknowledge an alert: a critical one is not repeated then. Raises NotFound if none of this id fires."""
+    """Acknowledge an alert, so that a critical one is not repeated. Raises NotFound if none of this id is firing."""
     with transaction(engine, "alerts.acknowledge") as session:
         if not alerts.acknowledge(session, alert_id, author, now(session)):
             raise NotFound(
@@ -186,11 +186,11 @@ def _resolve(session: Session, decision: Decision, run_id: str, at: datetime, po
     unheard = [
         known_alert.message_id
         for known_alert in decision.resolved
-        # guard alerts.critical: nobody ever hears of a critical incident that was short
+        # guard alerts.critical: a short critical incident is never reported
         if known_alert.message_id and known_alert.severity != Severity.CRITICAL
     ]
-    untold = set(outbox.withdraw(session, unheard))  # what was critical is told even when it is over
-    # guard alerts.untold: what was taken back counts as told, and nobody hears of it when it comes again
+    untold = set(outbox.withdraw(session, unheard))  # a critical alert is sent even after it is resolved
+    # guard alerts.untold: a withdrawn alert counts as sent, and is not sent when the incident returns
     alerts.mark_untold(session, untold)
     told = [known_alert for known_alert in decision.resolved if known_alert.id not in untold]
     groups = [told] if len(told) > policy.digest_above else [[known_alert] for known_alert in told]

@@ -1,6 +1,6 @@
-"""Send events to the service's own servers: an event is in the outbox as soon as the change is in the store.
+"""Queue webhook events for the service's servers, in the same transaction as the change that they report.
 
-These functions take the transaction of the change, so a crash loses neither or both, and no network call delays it.
+So a crash loses neither or both, and no network call delays the change.
 `operations/alerts/webhooks` delivers.
 """
 
@@ -20,7 +20,7 @@ _MICRO: Final = 10**6
 
 
 def record(session: Session, events: Sequence[Event]) -> None:
-    """Write changes of videos to the audit record, and send their events. Last in a transaction, like `append`."""
+    """Write changes of videos to the audit record, and queue their events. Last in a transaction, like `append`."""
     named = {event.video_id for event in events if event.video_id is not None}
     if named and webhooks.is_anybody_told(session):
         standing = webhooks.standing(session, named)
@@ -30,7 +30,7 @@ def record(session: Session, events: Sequence[Event]) -> None:
 
 
 def jobs_ended(session: Session, job_ids: Sequence[str]) -> None:
-    """Send events for jobs that have ended."""
+    """Queue events for jobs that have ended."""
     if not webhooks.is_anybody_told(session):
         return
     happened = [
@@ -45,7 +45,7 @@ def jobs_ended(session: Session, job_ids: Sequence[str]) -> None:
 
 
 def expiring(session: Session, found: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str, int]]:
-    """Send events for videos that will be retired, with `found` of each; return video, endpoint and message."""
+    """Queue events for videos that will be retired, with the data `found` by video; return video, endpoint, message."""
     happened = [
         Happened(EventType.VIDEO_EXPIRING, video_id, {**_data(video), **found[video_id]})
         for video_id, video in webhooks.standing(session, found).items()
@@ -54,7 +54,7 @@ def expiring(session: Session, found: Mapping[str, Mapping[str, Any]]) -> list[t
 
 
 def budgets_crossed(session: Session, opened: Iterable[Finding]) -> None:
-    """Send an event for each new alert about a budget that has crossed a level."""
+    """Queue an event for each new alert about a budget that has crossed a level."""
     happened = [
         Happened(
             EventType.BUDGET_CROSSED,
@@ -75,7 +75,7 @@ def budgets_crossed(session: Session, opened: Iterable[Finding]) -> None:
 
 
 def credits_taken(session: Session, user_id: str, taken_microusd: int, low_usd: Decimal | None) -> None:
-    """Send an event when the credits just taken brought a user below `low_usd`: once, until they are above again."""
+    """Queue an event when taking these credits brought a user below `low_usd`: once, until they are above it again."""
     if low_usd is None:
         return
     left, low = ledger.balance(session, user_id).available_microusd, int(low_usd * _MICRO)

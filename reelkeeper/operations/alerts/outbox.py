@@ -1,6 +1,6 @@
-"""Empty the outbox: send each message to the first sink, at its pace; refused ones to the second.
+"""Send the outbox's messages to the first sink, at its pace, and refused ones to the second sink.
 
-A lease of the sink's name keeps its pace over all processes: it is taken for one message, and ends one pace after the
+A lease named for the sink keeps its pace over all processes: it is taken for one message, and ends one pace after the
 answer, or when the sink's Retry-After ends. A message counts as sent once the sink's answer is recorded: after a crash
 in between, or a lost answer, it is sent again, so that none is missing.
 """
@@ -26,14 +26,14 @@ from reelkeeper.store.alerts import outbox
 from reelkeeper.store.core import leases
 from reelkeeper.store.core.engine import reading, transaction
 
-_FLOW_RUN: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")  # Prefect's ids; a command's are others
+_FLOW_RUN: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")  # Prefect's ids, unlike a command's
 
-TURN_SECONDS = 120.0  # for one message: three requests of a picture, each with its timeout, and room to spare
-STALE_SECONDS = 30.0  # a turn this old is not used any more: the process was stopped, and another may have it
+TURN_SECONDS = 120.0  # for one message: a picture takes three requests, each with its timeout
+STALE_SECONDS = 30.0  # an older turn is not used: the process was suspended, and another may have taken over
 COPY_AFTER_SECONDS = 15 * 60.0
 FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 5.0, 300.0
-_MAX_FAILURES = 3  # in a row, until this run leaves it to the next
-_MAX_COPIED = 50  # messages in one to the second sink
+_MAX_FAILURES = 3  # in a row, after which this run stops
+_MAX_COPIED = 50  # messages joined into one for the second sink
 _SHORTEST_SLEEP_SECONDS = 0.01
 _log = logging.getLogger(__name__)
 
@@ -46,16 +46,16 @@ class Sinks(NamedTuple):
     ui_url: str = ""
 
     def linked(self, outgoing: OutboxMessage) -> OutboxMessage:
-        """Give the message with a link to its run, where that is a flow run and Prefect's UI is known."""
+        """Return the message with a link to its run, where that is a flow run and Prefect's UI is known."""
         run_id = outgoing.message.run_id
         if not self.ui_url or not _FLOW_RUN.fullmatch(run_id):
             return outgoing
-        link = f"{self.ui_url.rstrip('/')}/v2/runs/flow-run/{run_id}"  # the UI of before is at /runs
+        link = f"{self.ui_url.rstrip('/')}/v2/runs/flow-run/{run_id}"  # the earlier UI is at /runs
         return replace(outgoing, message=outgoing.message.model_copy(update={"link": link}))
 
 
 def configured_sinks(settings: Settings) -> Sinks:
-    """Give Slack, by its bot or its webhook, and the second sink; the console in place of one not configured."""
+    """Return Slack, by bot or webhook, and the second sink; the console replaces one that is not configured."""
     console = second_sink.Console(logged=settings.log_format == "json")
     found: list[Sink] = []
     has_buttons = settings.slack_signing_secret is not None
@@ -84,7 +84,7 @@ class Delivered:
 
 
 def preview(engine: Engine, *, limit: int) -> tuple[int, tuple[str, ...]]:
-    """Count the waiting messages, and give the titles of the first; nothing is sent."""
+    """Count the waiting messages, and return the titles of the first; nothing is sent."""
     with reading(engine) as session:
         titles = tuple(waiting.title for waiting in outbox.listed(session, everything=False, limit=limit))
         return outbox.count_waiting(session)[0], titles
@@ -118,7 +118,7 @@ class _Delivery:
         self.error = ""
         self._engine, self._sinks, self._sleep = engine, sinks, sleep
         self._holder = new_holder()
-        self._is_shut = False  # the sink takes nothing at the moment, from anybody
+        self._is_shut = False  # the sink accepts nothing at the moment, from any process
 
     def step(self) -> bool:
         """Send one message; False if there is none, or another process has the sink."""
@@ -130,7 +130,7 @@ class _Delivery:
             with reading(self._engine) as session:
                 opens_in = outbox.opens_in(session, self._sinks.first.name).total_seconds()
             if opens_in > self._sinks.first.pace_seconds:
-                self._is_shut = True  # or another process is sending: then that one goes on
+                self._is_shut = True  # or another process is sending, and continues
                 return False
             self._sleep(max(opens_in, _SHORTEST_SLEEP_SECONDS))
             asked = time.monotonic()
@@ -148,7 +148,7 @@ class _Delivery:
         while True:
             with reading(self._engine) as session:
                 tried = not (self._is_shut or self.in_a_row)
-                # guard outbox.copied_in_time: an alert waits unseen for as long as Slack is away
+                # guard outbox.copied_in_time: an alert is not seen while Slack is down
                 late = outbox.overdue(session, COPY_AFTER_SECONDS, tried=tried, limit=_MAX_COPIED)
             if not late:
                 return
@@ -163,7 +163,7 @@ class _Delivery:
                 self._fail(error)
                 return
             with transaction(self._engine, "outbox.copied") as session:
-                # guard outbox.copied_once: the second sink hears the same every few minutes
+                # guard outbox.copied_once: the second sink gets the same message every few minutes
                 outbox.mark_copied(session, [message_id for message_id, _ in late])
             self.copied += len(late)
 
@@ -171,7 +171,7 @@ class _Delivery:
         """Send a message to the first sink and record its answer; return the seconds until the sink is free again."""
         pace = self._sinks.first.pace_seconds
         try:
-            # guard outbox.stale_turn: a process that slept sends what another has sent
+            # guard outbox.stale_turn: a process that was suspended sends a message that another has sent
             if time.monotonic() - asked > STALE_SECONDS:
                 raise SinkDown("this process was paused for so long that another may be sending; tried again later")  # noqa: TRY301  recorded below
             with effect("outbox.send"):
@@ -180,15 +180,15 @@ class _Delivery:
             self._is_shut = True
             self._fail(busy)
             self._put_off(message_id, busy.seconds)
-            # guard outbox.shut: a sink that asked to wait is asked by the next process
+            # guard outbox.shut: another process sends to a sink that asked for a pause
             return max(busy.seconds, pace)
         except SinkRefused as refusal:
-            # guard outbox.diverted: an alert that Slack refuses is told to nobody
+            # guard outbox.diverted: an alert that Slack refuses reaches nobody
             self._divert(message_id, outgoing, attempts, refusal)
             return pace
-        # guard outbox.any_error: one odd message holds up all others
+        # guard outbox.any_error: one bad message blocks all others
         except Exception as error:  # noqa: BLE001  whatever it is, the message must wait and not be lost
-            # guard outbox.three_failures: a sink that is down is asked for a minute by each run, message after message
+            # guard outbox.three_failures: each run tries every message with a sink that is down, a minute for each
             self.in_a_row += 1
             self._fail(error)
             self._put_off(message_id, _backoff_seconds(attempts))
@@ -220,9 +220,9 @@ class _Delivery:
             outbox.put_off(session, message_id, seconds, self.error)
 
     def _fail(self, error: Exception) -> None:
-        self.failed += 1  # only our own errors are known to hold no secret
+        self.failed += 1  # only our own errors are known to contain no secret
         self.error = str(error) if isinstance(error, ReelkeeperError) else f"unexpected {type(error).__name__}"
-        _log.warning("a message was not taken: %s", self.error)
+        _log.warning("a message was not sent: %s", self.error)
 
 
 def _backoff_seconds(attempts: int) -> float:

@@ -35,9 +35,9 @@ from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.lifecycle import notices
 
-MAX_ENDPOINTS: Final = 20  # each has a thread while something waits for it
+MAX_ENDPOINTS: Final = 20  # each has a thread while it has waiting messages
 LOOK_SECONDS: Final = 1.0
-_BATCH: Final = 200  # messages that are looked for at once
+_BATCH: Final = 200  # messages read at once
 _RUN: Final = "webhooks"
 _log = logging.getLogger(__name__)
 
@@ -45,19 +45,19 @@ _log = logging.getLogger(__name__)
 def add(
     engine: Engine, url: str, events: Sequence[EventType] = (), *, allow_private: bool, author: str, key: str = ""
 ) -> tuple[str, str]:
-    """Add an endpoint for these events, or for all; return its id, and its secret for the only time.
+    """Add an endpoint for these events, or for all; return its id and its secret, which is not shown again.
 
     A repetition with the same `key` returns the same endpoint, with a new secret: the answer may have been lost.
-    Raises AddressRefused unless the URL is https and of a public address, InputRefused for one endpoint too many,
-    KeyReused where the key came with another address.
+    Raises AddressRefused unless the URL is https with a public address, InputRefused for more than 20 endpoints,
+    KeyReused where the key was used with another address.
     """
-    # guard webhooks.address: an endpoint within our network is added
+    # guard webhooks.address: an endpoint inside our network is added
     public.resolve(url, allow_private=allow_private)
     secret = _new_secret()
     named = hashlib.sha256(key.encode()).hexdigest()[:12] if key else None
     with transaction(engine, "webhooks.add") as session:
         if named and (before := webhooks.url_of(session, named)) is not None:
-            # guard webhooks.key_reused: a key that comes again with another address gives out the secret of the first
+            # guard webhooks.key_reused: a key reused with another address returns the first endpoint's secret
             if before != url:
                 raise KeyReused(
                     f"idempotency key {key!r} was used to add another URL; nothing was changed. Use a new key"
@@ -75,7 +75,7 @@ def add(
 
 
 def rotate(engine: Engine, endpoint_id: str, *, author: str) -> str:
-    """Replace an endpoint's secret and return the new one; for a day the old one signs beside it."""
+    """Replace an endpoint's secret and return the new one; for a day, messages are also signed with the old one."""
     secret = _new_secret()
     with transaction(engine, "webhooks.rotate") as session:
         _require(webhooks.rotate(session, endpoint_id, secret, rules.OLD_SECRET_SECONDS), endpoint_id)
@@ -92,7 +92,7 @@ def choose(engine: Engine, endpoint_id: str, events: Sequence[EventType], *, aut
 
 
 def disable(engine: Engine, endpoint_id: str, *, author: str) -> None:
-    """Stop sending to an endpoint until it is enabled; events in the meantime wait for it."""
+    """Stop sending to an endpoint until it is enabled; events wait for it."""
     with transaction(engine, "webhooks.disable") as session:
         _require(webhooks.disable(session, endpoint_id, f"by {author}"), endpoint_id)
         _audit(session, "webhook_disable", endpoint_id, author)
@@ -130,7 +130,7 @@ def replay(engine: Engine, endpoint_id: str, *, since: datetime | None, author: 
 def release(engine: Engine, endpoint_id: str | None, *, author: str, reason: str) -> int:
     """Count the notices that an endpoint has not accepted as given now; return how many. None: any endpoint.
 
-    The operator confirms that users were told otherwise. The days of notice run from now, as from a delivery.
+    The operator confirms that users were told in another way. The days of notice run from now, as from a delivery.
     """
     with transaction(engine, "webhooks.release") as session:
         if endpoint_id is not None:
@@ -176,7 +176,7 @@ def deliver(
     follow: bool = False,
     timeout_seconds: float = sender.TIMEOUT_SECONDS,
 ) -> Told:
-    """Send due messages to each endpoint, for at most `seconds`; with `follow`, also those that come meanwhile."""
+    """Send due messages to each endpoint, for at most `seconds`; with `follow`, also those that arrive meanwhile."""
     with reading(engine) as session:
         if not webhooks.is_anybody_told(session):
             return Told()
@@ -189,7 +189,7 @@ def deliver(
                 due = webhooks.due_endpoints(session)
             for endpoint_id in due:
                 if endpoint_id not in busy:
-                    # guard webhooks.apart: an endpoint that is dead delays those that are not
+                    # guard webhooks.apart: a dead endpoint delays the others
                     busy[endpoint_id] = pool.submit(copy_context().run, _serve, run, endpoint_id)
             if not busy and not follow:
                 break
@@ -205,9 +205,9 @@ def deliver(
 def _serve(run: _Run, endpoint_id: str) -> None:
     """Send due messages to one endpoint, in order, until there are none, or it is paused."""
     taken = run.manager.take([f"webhook/{endpoint_id}"])
-    # guard webhooks.one_sender: two processes send the same event at once
+    # guard webhooks.one_sender: two processes send the same event at the same time
     if not taken:
-        time.sleep(min(LOOK_SECONDS, max(0.0, run.ends - time.monotonic())))  # another process is at it
+        time.sleep(min(LOOK_SECONDS, max(0.0, run.ends - time.monotonic())))  # another process serves it
         return
     told = run.told.setdefault(endpoint_id, Told())
     try:
@@ -218,13 +218,13 @@ def _serve(run: _Run, endpoint_id: str) -> None:
                 break
             for message_id in due:
                 with reading(run.engine) as session:
-                    delivery = webhooks.find_due(session, message_id)  # as it is now, and signed with the present time
+                    delivery = webhooks.find_due(session, message_id)  # read again, and signed with the present time
                 if delivery is None or time.monotonic() > run.ends:
                     break
                 run.manager.check(taken[0])
                 _hand_over(run, taken[0], endpoint_id, delivery, told)
     except LeaseLost:
-        _log.warning("the webhook %s is another process's now", endpoint_id)
+        _log.warning("another process serves webhook %s now", endpoint_id)
     finally:
         run.manager.release(taken)
 
@@ -233,11 +233,11 @@ def _hand_over(run: _Run, lease: Lease, endpoint_id: str, delivery: Delivery, to
     try:
         with effect("webhook.send"):
             receipt = run.send(delivery)
-    # guard webhooks.any_error: one odd message holds up all others of its endpoint
+    # guard webhooks.any_error: one bad message blocks all others of its endpoint
     except Exception as error:  # noqa: BLE001  whatever it is, the event must wait and not be lost
         told.failed += 1
         said = str(error) if isinstance(error, ReelkeeperError) else f"unexpected {type(error).__name__}"
-        _log.warning("the webhook %s has not taken a message: %s", endpoint_id, said)
+        _log.warning("webhook %s did not accept a message: %s", endpoint_id, said)
         with transaction(run.engine, "webhook.failed") as session:
             _require_lease(session, lease)
             _note_failure(session, endpoint_id, delivery, said, error)
@@ -252,7 +252,7 @@ def _hand_over(run: _Run, lease: Lease, endpoint_id: str, delivery: Delivery, to
 def _note_failure(session: Session, endpoint_id: str, delivery: Delivery, said: str, error: Exception) -> None:
     failing = webhooks.note_failure(session, endpoint_id, said)
     if failing is None:
-        return  # it was removed meanwhile
+        return  # it was removed
     asked = error.seconds if isinstance(error, SinkBusy) else 0.0
     webhooks.close(session, endpoint_id, max(asked, rules.pause_seconds(failing.failures)))
     failing_for = failing.at - failing.failing_since
@@ -261,13 +261,13 @@ def _note_failure(session: Session, endpoint_id: str, delivery: Delivery, said: 
     if is_gone or failing_for >= rules.DEAD_AFTER:
         reason = said if is_gone else f"It has accepted nothing for {failing_for.days} days: {said}"
         webhooks.disable(session, endpoint_id, reason)
-        # guard webhooks.waits_for_the_dead: what an endpoint missed while it was dead is given up, and lost to it
+        # guard webhooks.waits_for_the_dead: a message that a dead endpoint missed is given up, and lost
         webhooks.put_off(session, delivery.message_id, 0.0, said)
-        # guard webhooks.dead_told: a service hears nothing any more, and nobody knows
+        # guard webhooks.dead_told: a service gets no more events, and nobody knows
         alerts.observe_within(session, [rules.disabled(endpoint_id, reason)], run_id=_RUN)
     elif retry is None:
         webhooks.give_up(session, delivery.message_id, said)
-        # guard webhooks.given_up_told: an event is lost to the service, and nobody knows
+        # guard webhooks.given_up_told: the service misses an event, and nobody knows
         told = rules.given_up(endpoint_id, f"{failing.at:%Y-%m-%d}", delivery.id, said)
         alerts.observe_within(session, [told], run_id=_RUN)
     else:
@@ -275,7 +275,7 @@ def _note_failure(session: Session, endpoint_id: str, delivery: Delivery, said: 
 
 
 def _require_lease(session: Session, lease: Lease) -> None:
-    # guard webhooks.marked_by_sender: a process that slept counts an event as failed that another is delivering
+    # guard webhooks.marked_by_sender: a process that was suspended marks an event as failed that another is delivering
     if not leases.current(session, lease):
         raise LeaseLost(f"another process holds lease {lease.name!r} now; nothing was recorded")
 

@@ -1,4 +1,4 @@
-"""Credits: granted, held for a piece of work, captured when it is done, released when it is not.
+"""Grant credits, hold them for a piece of work, capture them when it is done, release them when it is not.
 
     grant --> [available] --hold--> [held] --capture--> spent, the rest of the hold available again
                   ^                   |                   |
@@ -37,7 +37,7 @@ from reelkeeper.store.videos.videos import is_user
 
 
 def grant(session: Session, user_id: str, amount_microusd: int, key: str, *, run_id: str, reason: str = "") -> Moved:
-    """Give a user credits. Raises NotFound for a user whom the catalogue does not know."""
+    """Grant a user credits. Raises NotFound for an unknown user."""
     require_amount(amount_microusd, least=1)
     asked = _request(TransferKind.GRANT, key, user=user_id, amount=amount_microusd, reason=reason)
     if before := _before(session, asked):
@@ -59,7 +59,7 @@ def hold(
     lasting_seconds: int,
     price_book: str | None = None,
 ) -> Moved:
-    """Set credits aside; capture and release take the answer's `hold_id`.
+    """Set credits aside; pass the answer's `hold_id` to `capture` or `release`.
 
     After `lasting_seconds` the hold is overdue and `expire` releases it. Raises InsufficientCredits with the figures.
     """
@@ -113,7 +113,7 @@ def release(session: Session, hold_id: str, key: str, *, run_id: str) -> Moved:
 
 
 def refund(session: Session, hold_id: str, amount_microusd: int, key: str, *, run_id: str, reason: str = "") -> Moved:
-    """Refund a part of the captured amount, at most what was not refunded yet.
+    """Refund part of the captured amount, at most the part that was not refunded yet.
 
     Raises AmountRefused for more than that, also when nothing was captured, and NotFound.
     """
@@ -142,7 +142,7 @@ def expire(session: Session, *, run_id: str, limit: int = 200) -> list[Moved]:
 def deduct_user_credits(
     engine: Engine, user_id: str, cost_microusd: int, key: str, *, run_id: str = "deduct_user_credits"
 ) -> bool:
-    """Take `cost_microusd` from a user: hold and capture in one transaction. False, and nothing taken, if short.
+    """Take `cost_microusd` from a user: hold and capture in one transaction. False, and nothing taken, if too few.
 
     The same key again takes nothing more and returns True; after False it may be tried again.
     """
@@ -185,7 +185,7 @@ def _settle(session: Session, asked: Request, closed: Held, captured_microusd: i
     rest = closed.amount_microusd - captured_microusd
     parts = {held(closed.user_id): -closed.amount_microusd, REVENUE: captured_microusd, spendable(closed.user_id): rest}
     amounts = {account: amount for account, amount in parts.items() if amount}
-    # guard ledger.covered: a hold that the books do not cover is paid out
+    # guard ledger.covered: more is paid out of a hold than the account holds
     if not ledger.move(session, amounts):
         raise IntegrityDoubt(
             f"hold {closed.id} is of {closed.amount_microusd:,} micro-dollars, but fewer are held for user "

@@ -27,7 +27,7 @@ def scopes_of(job: AdmittedJob) -> tuple[str, ...]:
 
 
 def expected_cost(job: AdmittedJob) -> int:
-    """Give a job's micro-dollars while it is in flight; its price, where it was admitted before costs were recorded."""
+    """Return a job's expected cost in micro-dollars; its price, if it was admitted before costs were recorded."""
     return job.price_microusd if job.quoted_cost_microusd is None else job.quoted_cost_microusd
 
 
@@ -48,14 +48,14 @@ def refuse(
 
 
 def has_room(session: Session, policy: Sequence[SpendLimit], job_scopes: Sequence[str], cost_microusd: int) -> bool:
-    """Whether a job of this cost exceeds no limit of its scopes; no refusal is counted."""
+    """Whether a job of this cost stays within every limit of its scopes; no refusal is counted."""
     kept, as_of = limits.applying(policy, job_scopes), now(session)
     found = _totals(session, {scope for scope, _ in kept}, as_of)
     return limits.refusal(kept, found, cost_microusd, as_of) is None
 
 
 def take_in(session: Session, job_scopes: Sequence[str], cost_microusd: int) -> None:
-    """Count a job that is admitted, at its expected cost."""
+    """Count an admitted job as in flight, at its expected cost."""
     job_totals.add(session, job_scopes, {limits.IN_FLIGHT: cost_microusd})
 
 
@@ -66,18 +66,18 @@ def leave(session: Session, job: AdmittedJob) -> None:
 
 def end(session: Session, job: AdmittedJob, spent_microusd: int, at: datetime | None = None) -> None:
     """Stop counting an ended job as in flight, if it led, and count its cost as spent at `at`, or now."""
-    # guard spend.limit_ended: a budget is used up by jobs that have ended, and nobody is admitted any more
+    # guard spend.limit_ended: ended jobs still count as in flight, until the budget admits no job
     flying = {} if job.leader_id else {limits.IN_FLIGHT: -expected_cost(job)}
     job_totals.add(session, scopes_of(job), flying | _spent(session, spent_microusd, at))
 
 
 def spend(session: Session, job_scopes: Sequence[str], spent_microusd: int) -> None:
-    """Count the cost of an attempt whose job goes on."""
+    """Count the cost of an attempt whose job continues."""
     job_totals.add(session, job_scopes, _spent(session, spent_microusd))
 
 
 def move(session: Session, job: AdmittedJob, lane_before: str | None, lane: str) -> None:
-    """Move a job in flight to the provider that makes it, from the one that it was admitted for."""
+    """Move the cost of a job in flight from the provider that it was admitted for to the one that makes it."""
     cost = expected_cost(job)
     for provider, microusd in ((lane_before, -cost), (lane, cost)):
         if provider:
@@ -100,14 +100,14 @@ def uses(session: Session, policy: Sequence[SpendLimit], as_of: datetime) -> lis
 
 
 def compressing(session: Session, usd_per_day: Decimal, at: datetime) -> LimitUse:
-    """Give the cost of compressing on the day of `at`, including reservations of searches under way."""
+    """Return the cost of compressing on the day of `at`, including reservations of searches under way."""
     day = limits.names(at)[Period.DAY]
     spent = sum(total.microusd for total in job_totals.of_scopes(session, [job_totals.COMPRESSING], [day]))
     return LimitUse(job_totals.COMPRESSING, Period.DAY, day, int(usd_per_day * 10**6), spent, 0, 0)
 
 
 def left_for_compressing(engine: Engine, usd_per_day: Decimal | None) -> int | None:
-    """Give the micro-dollars that compressing may still cost today; None: any amount."""
+    """Return the micro-dollars that compressing may still cost today; None: any amount."""
     if usd_per_day is None:
         return None
     with reading(engine) as session:

@@ -27,8 +27,8 @@ from reelkeeper.store.forecast.sampling import note_moved, note_stored
 
 _R2 = "r2-"
 
-CHANGES_FOR = timedelta(days=2)  # how long the usage of a day that is over may still become known better
-_LOOKED_BACK = timedelta(days=7)  # for the last known stored bytes before a month
+CHANGES_FOR = timedelta(days=2)  # how long after a day its usage may still be corrected
+_LOOKED_BACK = timedelta(days=7)  # before a month, for the last known stored bytes
 _ONE_DAY = timedelta(days=1)
 _NANO_IN_MICRO = 1_000
 
@@ -36,7 +36,7 @@ _NANO_IN_MICRO = 1_000
 class Collected(NamedTuple):
     """The result of a collection. `missing` are days of this month without a figure for the stored bytes.
 
-    `trouble` says why Cloudflare did not answer; then our own count is used.
+    `trouble` is the reason why Cloudflare did not answer; then our own count is used.
     """
 
     day: date
@@ -91,7 +91,7 @@ def charge_month(engine: Engine, book: PriceBook, month: date, today: date) -> i
         computed = compute_charges(account, book, month, today)
         stale = _stale(computed, charges.settled(session, month, end), today)
         tiers = quotas.tiers(session)
-    for day in stale:  # each for itself, since others wait for a transaction of SQLite's
+    for day in stale:  # one transaction each, as on SQLite others wait for it
         with transaction(engine, "charges.replace") as session:
             of_users = usage.days(session, day, day, metrics=CHARGED, of_users=True)
             of_day = [computed_charge for computed_charge in computed if computed_charge.day == day]
@@ -138,7 +138,7 @@ def _stale(computed: Iterable[ComputedCharge], settled: Iterable[charges.Settled
 
 
 def _first_to_ask(session: Session, day: date) -> date:
-    """Find the first day to ask Cloudflare for: one without an answer, or one that was not over at the answer."""
+    """Find the first day to ask Cloudflare for: one without an answer, or one that was not over when it answered."""
     oldest = day - (KEPT_DAYS - 1) * _ONE_DAY
     theirs = UsageSource.CLOUDFLARE
     known = {

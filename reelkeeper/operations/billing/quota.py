@@ -1,10 +1,10 @@
-"""Quotas: check whether more bytes fit, and reserve bytes for an upload or a job before they arrive.
+"""Check whether more bytes fit into a quota, and reserve bytes for an upload or a job before they arrive.
 
-    reserve --> settle    the bytes have arrived, and the change that published them counted them as used
+    reserve --> settle    the bytes have arrived, and were counted as used when they were published
         |---> release   they will not come
-        '---> expire    neither came in time
+        '---> expire    neither happened in time
 
-A check alone is soon out of date: two uploads that both passed it can exceed a quota together. A reservation is a
+A check alone is soon out of date: two uploads that both passed it can together exceed a quota. A reservation is a
 promise, made by one conditional UPDATE. Its key is the caller's idempotency key. Stored bytes are counted elsewhere:
 every change to a video adds its net difference (`store/billing/quotas.counted`).
 """
@@ -23,7 +23,7 @@ from reelkeeper.store.core.engine import reading
 
 
 def check_user_storage_quota(engine: Engine, user_id: str, incoming_bytes: int) -> QuotaAnswer:
-    """Tell whether `incoming_bytes` more would fit at this moment. Raises NotFound for an unknown user."""
+    """Return whether `incoming_bytes` more would fit at this moment. Raises NotFound for an unknown user."""
     require_bytes(incoming_bytes)
     with reading(engine) as session:
         return judge(_standing(session, user_id), incoming_bytes, in_force(session).policies.tiers)
@@ -45,7 +45,7 @@ def reserve(session: Session, user_id: str, size_bytes: int, key: str, *, lastin
     if before is None:
         answer = judge(_standing(session, user_id), size_bytes, tiers)
         raise QuotaExceeded(f"nothing was reserved for user {user_id!r}: {answer.reason}")
-    # guard quota.key_reused: one user's upload counts on another's reservation
+    # guard quota.key_reused: one user's upload uses another's reservation
     if (before.user_id, before.size_bytes) != (user_id, size_bytes):
         raise KeyReused(
             f"reservation {key!r} is for {before.size_bytes:,} bytes of user {before.user_id!r}, not for "
@@ -57,7 +57,7 @@ def reserve(session: Session, user_id: str, size_bytes: int, key: str, *, lastin
 def release(session: Session, key: str) -> None:
     """Release a reservation: the bytes will not come. Safe to repeat.
 
-    Raises HoldClosed when they have come, or an upload under way counts on them; NotFound; Frozen.
+    Raises HoldClosed when they have arrived, or an upload under way uses them; NotFound; Frozen.
     """
     require_permission(session)
     if not _end(session, key, ReservationState.RELEASED, even_in_use=False):
@@ -92,17 +92,17 @@ def require_room(session: Session, key: str, user_id: str, size_bytes: int) -> N
     HoldClosed, NotFound.
     """
     reservation = _require(session, key)
-    # guard quota.upload_owner: an upload counts on the room of another user
+    # guard quota.upload_owner: an upload uses the quota of another user
     if reservation.user_id != user_id:
         raise NotFound(f"no reservation {key!r} of user {user_id!r}")
-    # guard quota.upload_open: an upload counts on a reservation that is over, beyond the quota
+    # guard quota.upload_open: an upload uses a closed reservation, and exceeds the quota
     if reservation.state != ReservationState.OPEN:
         raise HoldClosed(f"reservation {key!r} is {reservation.state}; nothing was stored. Make a new one")
     # guard quota.upload_size: more bytes are stored than were reserved
     if reservation.size_bytes < size_bytes:
         most = f"the {reservation.size_bytes:,} of reservation {key!r}"
         raise QuotaExceeded(f"{size_bytes:,} bytes are more than {most}; nothing was stored")
-    # guard quota.upload_alone: two uploads are stored on one reservation
+    # guard quota.upload_alone: two uploads use one reservation
     if quotas.is_in_use(session, key):
         raise HoldClosed(f"another upload uses reservation {key!r}; nothing was stored. Make a new one")
 
@@ -118,7 +118,7 @@ def expire(session: Session, *, limit: int = 200) -> list[Reserved]:
 
 
 def set_quota(session: Session, user_id: str, quota_bytes: int | None, *, author: str) -> None:
-    """Set the bytes that a user may store, instead of the tier's; None: the tier's. Raises NotFound, Frozen."""
+    """Set the bytes that a user may store, instead of the tier's; None: as the tier. Raises NotFound, Frozen."""
     if quota_bytes is not None:
         require_bytes(quota_bytes)
     require_permission(session)

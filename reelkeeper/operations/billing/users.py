@@ -21,7 +21,7 @@ from reelkeeper.store.videos.videos import set_tier
 def put(engine: Engine, user_id: str, tier: str, *, by: str) -> None:
     """Insert a user, or set the tier of an existing one. Raises TierRefused for a tier that is not in force, Frozen."""
     with transaction(engine, "users.put") as session:
-        require_permission(session)  # whose lock holds off policies in which this tier is no more
+        require_permission(session)  # its lock keeps policies without this tier from being applied meanwhile
         in_force(session).policies.tiers.require_known(tier)
         known, before = set_tier(session, user_id, tier, now(session))
         if not known or before != tier:
@@ -34,7 +34,7 @@ def import_users(engine: Engine, lines: Iterable[str]) -> Imported:
 
 
 def _known_tiers(session: Session) -> tuple[str, ...]:
-    # guard tiers.import_locked: a tier is removed while a file puts users in it
+    # guard tiers.import_locked: a tier is removed while a file adds users to it
     deployment.stopped(session, locked=True)
     return in_force(session).policies.tiers.names
 
@@ -59,7 +59,7 @@ def give(
             moved = ledger.grant(session, user_id, amount_microusd, own, run_id=by, reason=reason)
         else:
             moved = ledger.refund(session, hold_id, amount_microusd, own, run_id=by, reason=reason)
-        # guard accounts.own_hold: what one user paid is given back to another
+        # guard accounts.own_hold: one user's payment is refunded to another
         if moved.user_id != user_id:
             raise NotFound(f"no hold {hold_id!r} of user {user_id!r}")
         return moved, balance(session, user_id)

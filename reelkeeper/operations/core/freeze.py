@@ -27,22 +27,22 @@ def require_permission(session: Session, lease: Lease | None = None, *, despite_
     A transaction checks once: the locked row, and the policies in force with it, cannot change until it ends.
     """
     if session.info.get(_PERMITTED) is not session.get_transaction() or not session.in_transaction():
-        # guard freeze.ordered: a freeze that was confirmed is not seen by a change that commits after it
+        # guard freeze.ordered: a change that commits after a confirmed freeze does not see it
         stopped = deployment.stopped(session, locked=True)
-        # guard policy.asked_first: credits and videos change under policies that this version cannot read
+        # guard policy.asked_first: credits and videos are changed under policies that this version cannot read
         in_force(session)
-        # guard freeze.stopped: changes go on while they are frozen
+        # guard freeze.stopped: changes continue during a freeze
         if stopped and not despite_freeze:
             raise Frozen(_explained(stopped))
-        if not session.in_nested_transaction():  # whose end would let go of the row
+        if not session.in_nested_transaction():  # its end would release the row
             session.info[_PERMITTED] = session.get_transaction()
-    # guard freeze.lease: a run acts after another has taken its lease
+    # guard freeze.lease: a run changes data after another has taken its lease
     if lease and not leases.current(session, lease):
         raise LeaseLost(f"lease {lease.name!r}, token {lease.token}, has passed to another run; nothing was changed")
 
 
 def freeze(engine: Engine, *, by: str, reason: str) -> None:
-    """Stop every effect within one batch. Frozen already: the first reason stays."""
+    """Stop every effect within one batch. If changes are frozen already, the first reason stays."""
     with transaction(engine, "freeze") as session:
         if deployment.stop(session, by=by, reason=reason):
             append(session, [Event("freeze", by, detail={"reason": reason})])
@@ -58,14 +58,14 @@ def thaw(engine: Engine, *, by: str) -> str | None:
 
 
 def why_frozen(engine: Engine) -> str | None:
-    """Say who froze changes, when and why, and how to thaw them; None while they are allowed."""
+    """Explain who froze changes, when and why, and how to thaw them; None while they are allowed."""
     with reading(engine) as session:
         stopped = deployment.stopped(session)
         return _explained(stopped) if stopped else None
 
 
 def why_stopped(session: Session) -> str | None:
-    """Do as `why_frozen`, without waiting for a lock, in a transaction that begins work and changes nothing yet.
+    """Return what `why_frozen` does, without a lock, in a transaction that begins work and has changed nothing yet.
 
     It also reads which policies are in force. Raises SchemaError where they cannot be read.
     """

@@ -7,7 +7,7 @@ from reelkeeper.errors import DiskFull, Frozen, LeaseLost, StorageError, Unavail
 from reelkeeper.store import OperationalError
 
 Item = TypeVar("Item")
-# What is no fault of an item's: nothing more is tried.
+# Errors that are not an item's fault: nothing more is tried.
 ENDS_ALL: Final = (Frozen, LeaseLost, DiskFull, Unavailable, OperationalError)
 
 

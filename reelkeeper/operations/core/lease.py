@@ -49,7 +49,7 @@ class LeaseManager:
         self._renewed: dict[Lease, float] = {}  # lease -> monotonic time just before its last renewal was asked for
         self._lock = threading.Lock()
         self._leaving = threading.Event()
-        within = copy_context().run  # what the heart logs belongs to the same run
+        within = copy_context().run  # log lines of the heartbeat belong to the same run
         self._heart = threading.Thread(target=within, args=(self._beat,), name="lease-heartbeat", daemon=True)
 
     def __enter__(self) -> Self:
@@ -66,7 +66,7 @@ class LeaseManager:
         self.release(list(self._renewed))
 
     def take(self, names: Sequence[str]) -> list[Lease]:
-        """Take those of `names` that are free; the others are left out."""
+        """Take those of `names` that are free; leave out the others."""
         asked = time.monotonic()
         taken = leases.acquire(self._engine, names, self.holder)
         with self._lock:
@@ -77,14 +77,14 @@ class LeaseManager:
         """Raise LeaseLost when another run took over, or when that could have happened unnoticed."""
         with self._lock:
             renewed = self._renewed.get(lease)
-        # guard leases.taken_over: a run goes on that was told that its lease is another's
+        # guard leases.taken_over: a run continues although it learned that another has its lease
         if renewed is None:
             raise LeaseLost(
                 f"lease {lease.name!r} (token {lease.token}) was taken over by another run. Run again; finished "
                 "items stay done"
             )
         age = time.monotonic() - renewed
-        # guard leases.silent: a run that could not renew for 40 s goes on
+        # guard leases.silent: a run continues that could not renew its lease for 40 s
         if age > self._give_up_seconds:
             raise LeaseLost(
                 f"lease {lease.name!r} (token {lease.token}) was last renewed {age:.0f} s ago, limit "
@@ -109,7 +109,7 @@ class LeaseManager:
             try:
                 ours = set(leases.renew(self._engine, held))
             except SQLAlchemyError:
-                _log.warning("%d leases not renewed; trying again", len(held), exc_info=True)
+                _log.warning("%d leases could not be renewed; trying again", len(held), exc_info=True)
                 continue
             with self._lock:
                 for lease in held:

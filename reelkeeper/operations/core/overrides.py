@@ -20,7 +20,7 @@ from reelkeeper.store import Engine
 
 
 def followed(engine: Engine, **exceptions: BaseModel | None) -> Policies:
-    """Give the policies for a run that begins now, with its exceptions by section.
+    """Return the policies for a run that begins now, with its exceptions by section.
 
     Raises PolicyRefused where an exception contradicts the rest, SchemaError where the policies cannot be read.
     """
@@ -79,7 +79,7 @@ def _open(section: dict[str, Any], policy: BaseModel | None, handler: GetJsonSch
     if isinstance(policy, Tiers):
         _open_tiers(section, policy, handler)
         return
-    section.pop("required", None)  # an exception says what it likes
+    section.pop("required", None)  # an exception may set any fields
     for name, field in section["properties"].items():
         value, said = getattr(policy, name, None), {key: field[key] for key in ("title", "description") if key in field}
         options = field.get("anyOf") or [{key: field[key] for key in field if key not in {*said, "default"}}]

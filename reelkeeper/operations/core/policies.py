@@ -18,7 +18,7 @@ _MAX_PARSED: Final = 64
 
 
 def in_force(session: Session) -> InForce:
-    """Give the policies in force; without a query where this transaction has read the deployment row already.
+    """Return the policies in force; without a query where this transaction has read the deployment row already.
 
     Raises SchemaError where this version of Reelkeeper cannot read them.
     """
@@ -34,13 +34,13 @@ def in_force(session: Session) -> InForce:
 
 
 def current(engine: Engine) -> InForce:
-    """Give the policies in force at this moment, for work that has no transaction. Raises SchemaError."""
+    """Return the policies in force at this moment, for work that has no transaction. Raises SchemaError."""
     with reading(engine) as session:
         return in_force(session)
 
 
 def at(session: Session, version: int) -> Policies:
-    """Give the policies of a version, such as that of a job's admission. Raises NotFound, SchemaError."""
+    """Return the policies of a version, such as that of a job's admission. Raises NotFound, SchemaError."""
     present = in_force(session)
     if version == present.version:
         return present.policies
@@ -48,7 +48,7 @@ def at(session: Session, version: int) -> Policies:
 
 
 def put_in_force(session: Session, policies: Policies, *, after: int, author: str, reason: str) -> int | None:
-    """Write a version and put it in force; None, and nothing written, where another came since version `after`.
+    """Write a version and put it in force; None, and nothing written, where another was applied since version `after`.
 
     It is written with all fields, so that later defaults of Reelkeeper change nothing in force.
     """
@@ -69,7 +69,7 @@ def _parsed(version: int, document: Mapping[str, Any]) -> Policies:
         return Policies.model_validate_json(json.dumps(earlier(document)))
     except ValidationError as error:
         fields = ", ".join(".".join(map(str, entry["loc"])) for entry in error.errors())
-        # guard policy.unreadable: work is done under other policies than those that were applied
+        # guard policy.unreadable: work is done under policies other than the applied ones
         raise SchemaError(
             f"policy version {version} has fields that this version of Reelkeeper does not accept ({fields}); no work "
             "is done under policies that cannot be read. Run the version of Reelkeeper that applied them"

@@ -64,7 +64,7 @@ def shown(name: str, value: object) -> str:
     if value is ABSENT:
         return str(value)
     if value is None:
-        return NOTHING[not name.endswith(("_days", "_views"))]  # never, where it says when; else none
+        return NOTHING[not name.endswith(("_days", "_views"))]  # "never" for a time or number of views, else "none"
     if isinstance(value, tuple):
         plain = [item.model_dump(mode="json") if isinstance(item, BaseModel) else item for item in value]
         return json.dumps(plain, default=str)
@@ -72,7 +72,7 @@ def shown(name: str, value: object) -> str:
 
 
 def _tiers(tiers: Tiers, shipped: Tiers, *, only_changed: bool) -> Iterator[str]:
-    """Write all tiers, since a document that has any must have all; descriptions stand at the first of each field."""
+    """Write all tiers, as a document that has any must have all; each field's description is at its first use."""
     if only_changed and list(tiers.items()) == list(shipped.items()):
         return
     said = set[str]()

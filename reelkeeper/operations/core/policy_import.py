@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from reelkeeper.errors import PolicyRefused
 from reelkeeper.rules.policies import Policies, parse
 
-_SECTIONS: Final = {"policy": "lifecycle", "keeping": "record_retention"}  # what 0.1.0 called otherwise
+_SECTIONS: Final = {"policy": "lifecycle", "keeping": "record_retention"}  # names in 0.1.0
 _GRACE: Final = ("grace_days", "grace_days_service_keys")  # parameters of purge_retired and sync_catalog
 _NULL: Final = "never"  # in 0.1.0 null switched a rule off
 

@@ -14,8 +14,8 @@ from reelkeeper.store.core import prune_records
 from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.core.leases import Lease
 
-BATCH: Final = 1_000  # rows in one transaction: others wait for it on SQLite
-SECONDS: Final = 120.0  # for all of it; the rest goes on the next day
+BATCH: Final = 1_000  # rows in one transaction; on SQLite other writers wait for it
+SECONDS: Final = 120.0  # in all; the rest is deleted the next day
 
 
 def overdue(engine: Engine, policy: RecordRetentionPolicy) -> dict[str, int]:

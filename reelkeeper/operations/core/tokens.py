@@ -16,7 +16,7 @@ from reelkeeper.store.core import tokens
 from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import now, reading, transaction
 
-PREFIX: Final = "rk_"  # so that a scanner for leaked secrets knows one
+PREFIX: Final = "rk_"  # lets scanners for leaked secrets recognise a token
 _CHARACTERS: Final = len(PREFIX) + 43  # 32 bytes in base64url
 _MAX_NAME: Final = 100
 
@@ -24,9 +24,9 @@ _MAX_NAME: Final = 100
 def create(
     engine: Engine, name: str, scopes: Collection[Scope], *, author: str, expires_at: datetime | None = None
 ) -> tuple[TokenLine, str]:
-    """Make a token; its text is returned here and never again.
+    """Create a token; its text is returned here and never again.
 
-    Raises InputRefused without a name or a scope, or where it would have expired.
+    Raises InputRefused without a name or a scope, or for an expiry in the past.
     """
     if not 0 < len(name) <= _MAX_NAME or not name.isprintable():
         raise InputRefused(f"a token's name must have 1 to {_MAX_NAME} printable characters; no token was made")
@@ -36,7 +36,7 @@ def create(
     with transaction(engine, "tokens.create") as session:
         if expires_at is not None and expires_at <= now(session):
             raise InputRefused(f"a token until {expires_at:%Y-%m-%d %H:%M} UTC would have expired; no token was made")
-        # guard tokens.hashed: whoever reads the store, or a backup of it, has every token
+        # guard tokens.hashed: a reader of the store, or of a backup, gets every token
         line = tokens.insert(session, name, _sha256(text), sorted(scopes), expires_at)
         append(session, [Event("token_create", author, detail={"token": line.id, "scopes": list(line.scopes)})])
     return line, text

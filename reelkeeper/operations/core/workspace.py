@@ -49,17 +49,17 @@ class Workspace:
 
 @contextmanager
 def open_workspace(settings: Settings) -> Iterator[Workspace]:
-    """Open store and bucket as configured; the embedded store is made and upgraded on the way.
+    """Open store and bucket as configured; create and upgrade the embedded store first.
 
     Raises IdentityMismatch when the bucket is not this store's, SchemaError when the store has another version,
     IntegrityDoubt when the clocks differ too much to judge ages.
     """
     with open_store(settings) as engine, open_bucket(settings) as bucket:
         try:
-            embedded = settings.endpoint_url is None  # our own tests hold it to the contract
+            embedded = settings.endpoint_url is None  # the tests check its contract
             yield join(engine, bucket, compiled(settings.key_pattern), keeps_contract=embedded)
         finally:
-            with suppress(SQLAlchemyError):  # a count that is lost must not hide what came of the work
+            with suppress(SQLAlchemyError):  # a lost count must not hide the outcome of the work
                 flush_operations(engine, bucket)
 
 
@@ -80,7 +80,7 @@ def flush_operations(engine: Engine, bucket: Bucket) -> int:
 
 @contextmanager
 def open_bucket(settings: Settings) -> Iterator[Bucket]:
-    """Open the configured bucket, or run the embedded one within the block.
+    """Open the configured bucket, or run the embedded server within the block.
 
     Raises Misconfigured where it refuses bucket or keys, StorageError where nothing answers, within 40 s;
     DiskFull, now or from any request later, where the disk of the embedded one is full.
@@ -106,7 +106,7 @@ def open_bucket(settings: Settings) -> Iterator[Bucket]:
                 endpoint.secret_access_key,
                 settings.bucket,
                 settings.prefix,
-                # it answers 500 to every put then
+                # a full disk makes it answer 500 to every put
                 patience=Patience(before_retry=partial(seaweed.require_room, folder, has_refused=True)),
             )
 
@@ -121,7 +121,7 @@ def join(
     with reading(engine) as session:
         deployment_id, knows_objects = deployment.identity(session), deployment.knows_objects(session)
         store_time, found = now(session), in_force(session)
-        # guard identity.contract: keys of the service's are purged in a bucket that has not shown what that rests on
+        # guard identity.contract: the service's keys are purged in a bucket that has not passed the contract
         passed = keeps_contract or deployment.contract_passed(session, bucket.endpoint_url, bucket.name, CHECKS)
     check_identity(bucket, deployment_id, may_claim=not knows_objects)
     _check_clocks(store_time, bucket.server_time())
@@ -131,13 +131,13 @@ def join(
 def check_identity(bucket: Bucket, deployment_id: str, *, may_claim: bool) -> None:
     """Compare the bucket's identity object with the store's deployment id.
 
-    A bucket without one is claimed if `may_claim`; two stores claiming at once: the first wins.
+    A bucket without one is claimed if `may_claim`; of two stores that claim it at once, the first wins.
     """
     key = bucket.identity_key
     try:
         found = json.loads(bucket.read_bytes(key)).get("deployment")
     except ObjectMissing:
-        # guard identity.empty_bucket: a store takes an empty bucket for its own, and loses every video
+        # guard identity.empty_bucket: a store claims an empty bucket, and marks every video as lost
         if not may_claim:
             raise IdentityMismatch(
                 f"bucket {bucket.name!r} has no identity object {key!r}, but this store has records of objects: this "
@@ -150,7 +150,7 @@ def check_identity(bucket: Bucket, deployment_id: str, *, may_claim: bool) -> No
         except KeyTaken:
             return check_identity(bucket, deployment_id, may_claim=False)
         return None
-    # guard identity.other_bucket: a store deletes in the bucket of another
+    # guard identity.other_bucket: a store deletes in another store's bucket
     if found != deployment_id:
         raise IdentityMismatch(
             f"bucket {bucket.name!r} under {bucket.scope!r} belongs to deployment {found}, but this store to "
@@ -165,7 +165,7 @@ def _check_clocks(store_time: datetime, bucket_time: datetime) -> None:
         ("the store's", store_time, MAX_SKEW_FROM_STORE),
         ("the bucket's", bucket_time, MAX_SKEW_FROM_BUCKET),
     ):
-        # guard identity.clocks: ages are judged by a clock that is wrong
+        # guard identity.clocks: ages are judged by a wrong clock
         if abs(here - there) > limit:
             raise IntegrityDoubt(
                 f"this machine's clock says {here:%Y-%m-%d %H:%M:%S}, {whose} {there:%Y-%m-%d %H:%M:%S}: more than "
@@ -186,7 +186,7 @@ def try_contract(engine: Engine, bucket: Bucket, settings: Settings, *, run_id: 
 
 
 def describe_contract(engine: Engine, bucket: Bucket) -> tuple[bool, str]:
-    """Say whether the contract has passed, and when, or what is missing."""
+    """Return whether the contract has passed, with its time or what is missing."""
     with reading(engine) as session:
         tried = deployment.last_contract(session)
     if tried is None or (tried.endpoint_url, tried.bucket) != (bucket.endpoint_url, bucket.name):

@@ -1,4 +1,4 @@
-"""What this month and the next will cost: usage read from the store, forecast, priced and recorded."""
+"""Forecast what this month and the next will cost: read usage from the store, forecast, price and record it."""
 
 import json
 from collections import Counter, defaultdict
@@ -36,7 +36,7 @@ from reelkeeper.store.lifecycle import backlog
 from reelkeeper.store.videos.videos import live_videos
 
 _HISTORY_DAYS: Final = 730
-_TIERS_OVER_DAYS: Final = 60  # whose uploads say which tiers go on uploading
+_TIERS_OVER_DAYS: Final = 60  # their uploads show which tiers continue to upload
 _ONE_DAY: Final = timedelta(days=1)
 _MICRO: Final = 10**6
 _COLD: Final = StorageClass.INFREQUENT_ACCESS
@@ -46,7 +46,7 @@ Days = Mapping[date, float]
 
 @dataclass(frozen=True, slots=True)
 class MonthlyCost:
-    """What a month will cost, in dollars. `total_usd` is the sum, operations and retrieval included."""
+    """The forecast cost of a month, in dollars. `total_usd` also includes operations and retrieval."""
 
     month: date
     storage_usd: float
@@ -59,7 +59,7 @@ class MonthlyCost:
 
 @dataclass(frozen=True, slots=True)
 class ResourceNeeds:
-    """What a month will need. None is unknown: nobody has counted it yet."""
+    """The forecast needs of a month. None is unknown: it was never counted."""
 
     month: date
     stored_bytes: int | None  # at its end
@@ -71,16 +71,16 @@ class ResourceNeeds:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What the store knows of usage, as the forecast takes it."""
+    """The recorded usage, in the form that the forecast takes."""
 
     lines: tuple[UsageLine, ...]
     stored: Stored
     others: Mapping[Metric, "pd.Series[float]"]
-    first: date | None  # of which something is known
+    first: date | None  # the first with any usage
 
 
 def gather(engine: Engine, as_of: datetime, policies: Policies) -> Known:
-    """Read two years of usage up to yesterday, what is stored, and what of it is known to leave."""
+    """Read two years of usage up to yesterday, the stored bytes, and those known to be deleted."""
     today = as_of.date()
     with reading(engine) as session:
         used = list(usage.days(session, today - _HISTORY_DAYS * _ONE_DAY, today - _ONE_DAY, of_users=False))
@@ -107,7 +107,7 @@ def gather(engine: Engine, as_of: datetime, policies: Policies) -> Known:
 def _kept(
     session: Session, as_of: datetime, policies: Policies
 ) -> tuple[list[Cohort], dict[str | None, int], dict[str, int | None]]:
-    """Read what is stored and what was uploaded, by tier, and how long each tier keeps it; of each segment apart."""
+    """Read the stored and the uploaded bytes, and the retention in days, by tier, or by segment and tier."""
     since = as_of.date() - _TIERS_OVER_DAYS * _ONE_DAY
     policy = policies.lifecycle
     names = (*(segment.name for segment in policy.segments), None)
@@ -162,7 +162,7 @@ def record(engine: Engine, costs: Sequence[Cost], *, run_id: str, as_of: datetim
 
 
 def stored_now(engine: Engine, as_of: datetime, policies: Policies) -> Usage:
-    """Give the usage of a month that stores what is stored now, as a base to measure savings by."""
+    """Return the usage of a month with the bytes stored now, as a base to measure savings by."""
     stored = gather(engine, as_of, policies).stored
     return Usage(
         standard=StandardUsage(gb_month=gb_months([stored.stock.alive_bytes])),
@@ -171,14 +171,14 @@ def stored_now(engine: Engine, as_of: datetime, policies: Policies) -> Usage:
 
 
 def repeats(engine: Engine, as_of: datetime) -> tuple[int, Decimal]:
-    """Count the jobs of the last 30 days that repeated an earlier request, with the mean dollars of one."""
+    """Count the jobs of the last 30 days that repeated an earlier request; return also the mean dollars of one."""
     with reading(engine) as session:
         count, microusd = replay.repeats(session, as_of - DAYS_A_MONTH * _ONE_DAY)
     return count, Decimal(microusd) / max(count, 1) / _MICRO
 
 
 def cheaper_ways(engine: Engine, as_of: datetime, book: PriceBook) -> list[Cheaper]:
-    """Say at which provider, or without which sound, the clips of the last 30 days would have cost less."""
+    """Find where the clips of the last 30 days would have cost less: at another provider, or without sound."""
     alike = Counter[tuple[str, str | None]]()
     with reading(engine) as session:
         for request, provider in replay.requests_made(session, as_of - DAYS_A_MONTH * _ONE_DAY):
@@ -189,14 +189,14 @@ def cheaper_ways(engine: Engine, as_of: datetime, book: PriceBook) -> list[Cheap
 
 def _asked(alike: Mapping[tuple[str, str | None], int]) -> Iterable[Asked]:
     for (text, provider), count in alike.items():
-        with suppress(ValidationError):  # of an earlier version, with what no request may have today
+        with suppress(ValidationError):  # of an earlier version, with fields that are invalid today
             yield Asked(GenerationRequest.model_validate_json(text), provider, count)
 
 
 def predict_monthly_cost(
     engine: Engine, as_of: datetime, *, growth_percent_per_month: float | None = None
 ) -> MonthlyCost:
-    """Say what next month will cost, in parts and in all; with growth, if users grew so many percent a month.
+    """Forecast the cost of next month, by part and in total; with growth, if users grew by that percentage a month.
 
     Raises UsageUnknown where nothing was counted before today.
     """
@@ -218,7 +218,7 @@ def predict_resource_needs(
     *,
     growth_percent_per_month: float | None = None,
 ) -> ResourceNeeds:
-    """Say what next month will need: bytes, jobs, seconds of generation, users, and dollars. Raises as above."""
+    """Forecast next month's bytes, jobs, seconds of generation, users and dollars. Raises as above."""
     known, today = _required(gather(engine, as_of, current(engine).policies), as_of), as_of.date()
     costs = predict(known.lines, known.stored, today, 2, growth_percent_per_month)
     month = max(cost.month for cost in costs)
@@ -257,7 +257,7 @@ def _by_line(used: Iterable[Used]) -> dict[tuple[str, str], dict[date, float]]:
         for item in items:
             for key in _keys(metric, item):
                 found[key][day] = found[key].get(day, 0.0) + item.quantity
-    for key in [key for key in found if key[0] in "AB"]:  # a day that was counted and names none of this class had none
+    for key in [key for key in found if key[0] in "AB"]:  # a counted day without any of this class had none
         for day in (day for day, metric in counted if metric is Metric.OPERATIONS):
             found[key].setdefault(day, 0.0)
     return found
@@ -293,7 +293,7 @@ def _lines(series: Mapping[tuple[str, str], Days], book: PriceBook) -> Iterable[
 
 
 def _providers(totals: Iterable[JobTotal]) -> Iterable[UsageLine]:
-    """Give the line of each provider. A day since its first on which it has no total cost nothing."""
+    """Return the line of each provider. After its first day, a day without a total cost nothing."""
     by_scope: dict[str, dict[date, float]] = defaultdict(dict)
     for total in totals:
         by_scope[total.scope][date.fromisoformat(total.period)] = float(total.microusd)
@@ -304,7 +304,7 @@ def _providers(totals: Iterable[JobTotal]) -> Iterable[UsageLine]:
 
 
 def _this_month(peaks: Days, today: date) -> dict[date, int]:
-    """Give the peaks of this month's days so far; the last known one stands in for a day on which nobody looked."""
+    """Return the peaks of this month's days so far; a day without a figure gets the last known one."""
     found, day = dict[date, int](), today.replace(day=1)
     last = max((peak for peak in peaks if peak < day), default=None)
     while day < today:

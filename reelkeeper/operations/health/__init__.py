@@ -1,1 +1,1 @@
-"""Diagnose the installation, and notice what has fallen silent."""
+"""Diagnose the installation, and detect flows that no longer run."""

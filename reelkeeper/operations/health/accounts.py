@@ -1,7 +1,7 @@
-"""Accounts: release what was not settled in time, recount everything, and freeze all changes on a mismatch.
+"""Release overdue holds and reservations, recount all accounts, and freeze all changes on a mismatch.
 
-A mismatch means that something wrote to the store past Reelkeeper, or that Reelkeeper is wrong. The same transactions
-keep the credits, the bytes and the catalogue that a purge trusts, so it freezes all of them, not spending alone.
+A mismatch means that something else wrote to the store, or that Reelkeeper has a bug. The same transactions
+keep the credits, the bytes and the catalogue that a purge trusts, so all of them are frozen, not spending alone.
 Waiting loses nothing.
 """
 
@@ -48,7 +48,7 @@ def void_reservations(engine: Engine, *, lease: Lease) -> list[Reserved]:
 
 
 def overdue(engine: Engine) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Count what is overdue: holds and their micro-dollars, reservations and their bytes."""
+    """Count the overdue holds with their micro-dollars, and the overdue reservations with their bytes."""
     with reading(engine) as session:
         return credit_holds.overdue(session), quotas.overdue(session)
 
@@ -65,7 +65,7 @@ def stop(engine: Engine, mismatches: Sequence[Mismatch], *, run_id: str) -> None
 
 
 def correct(engine: Engine, *, author: str) -> tuple[list[Mismatch], list[Mismatch]]:
-    """Correct totals that are derived from their records; return those corrected, and the mismatches left.
+    """Correct totals that are derived from records; return the mismatches corrected, and those left.
 
     Balances come from the entries, used and reserved bytes from videos and reservations. It works while changes are
     frozen, and does not thaw. Records that contradict each other are left for an operator.

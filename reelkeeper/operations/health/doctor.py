@@ -1,4 +1,4 @@
-"""Check every part that Reelkeeper depends on, and say how to repair each that fails.
+"""Check every part that Reelkeeper depends on, and explain how to repair each that fails.
 
 Each check is independent: a missing part is reported, and the next one is checked. Nothing is changed, except for one
 object of a few bytes, `{prefix}.reelkeeper-probe`: it is written once and left there, since only a purge may delete,
@@ -42,7 +42,7 @@ from reelkeeper.store.sync.noted_counts import one_day_of_catalogue
 from reelkeeper.store.sync.scans import BUCKET_EVENTS
 
 OK, WARN, FAIL = "ok", "warn", "fail"
-LITTLE_SPACE_BYTES = 5 * 10**9  # ten videos of the largest size that is taken, at work at the same time
+LITTLE_SPACE_BYTES = 5 * 10**9  # ten videos of the largest accepted size at the same time
 NO_SPACE_BYTES = 10**9
 _FOLLOWED_WITHIN = timedelta(minutes=15)
 _MAY_READ = "allow REELKEEPER_CLOUDFLARE_API_TOKEN Workers R2 Storage: Read, or look in the dashboard"
@@ -51,7 +51,7 @@ _PROBE, _OTHER = b"Written once by reelkeeper doctor.\n", b"If you read this, th
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The result for one part. `remedy` says what to do, and is empty where nothing is needed."""
+    """The result for one part. `remedy` is empty where nothing needs to be done."""
 
     part: str
     state: str  # ok, warn, fail

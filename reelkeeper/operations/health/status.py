@@ -1,6 +1,6 @@
-"""The state of the whole service, in one snapshot, for the status page and for Prometheus.
+"""Read the state of the whole service from one snapshot, for the status page and for Prometheus.
 
-Performance over time is computed by quarters of an hour, and recorded.
+Performance is computed for each quarter of an hour, and recorded.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -40,7 +40,7 @@ _MAX_ALERTS = 50
 
 @dataclass(frozen=True, slots=True)
 class FlowState:
-    """When a flow last succeeded, and whether it should have since."""
+    """When a flow last succeeded, and whether it is overdue."""
 
     flow: str
     last_ok_at: datetime | None
@@ -52,9 +52,9 @@ class FlowState:
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """The jobs in each state, how long the first has waited, and how many may run at once; None: not known.
+    """The jobs in each state, the wait of the oldest, and how many may run at once; None: not known.
 
-    By provider too, where several have jobs.
+    Also by provider, where several have jobs.
     """
 
     jobs: dict[str, int]
@@ -64,12 +64,12 @@ class Queue:
 
     @property
     def waiting(self) -> int:
-        """How many wait."""
+        """The number of waiting jobs."""
         return self.jobs.get(JobState.QUEUED, 0)
 
     @property
     def running(self) -> int:
-        """How many run."""
+        """The number of running jobs."""
         return self.jobs.get(JobState.RUNNING, 0)
 
 
@@ -98,13 +98,13 @@ class Money:
     budget: BudgetPolicy
     freed_bytes: int
     saved_nanousd: int
-    searches: SearchTotals = field(default_factory=SearchTotals)  # for smaller files
-    limits: tuple[LimitUse, ...] = ()  # of new jobs and of compressing, the fullest first
+    searches: SearchTotals = field(default_factory=SearchTotals)  # the CRF searches of compression
+    limits: tuple[LimitUse, ...] = ()  # for new jobs and compression, the fullest first
 
 
 @dataclass(frozen=True, slots=True)
 class ProviderHealth:
-    """A provider that gets no new job, or a few to try it: since when, until when, and why."""
+    """A provider that gets no new job, or only trial jobs: since when, until when, and why."""
 
     provider: str
     phase: Phase
@@ -119,7 +119,7 @@ class Status:
 
     as_of: datetime
     flows: tuple[FlowState, ...]
-    videos: dict[str, tuple[int, int]]  # by state: how many, and their bytes
+    videos: dict[str, tuple[int, int]]  # by state: count and bytes
     backlog: tuple[Backlog, ...]
     grace: InGrace
     queue: Queue
@@ -128,7 +128,7 @@ class Status:
     alerts: tuple[alerts.ListedAlert, ...]
     frozen: Stopped | None
     money: Money
-    providers: tuple[ProviderHealth, ...] = ()  # that are unwell
+    providers: tuple[ProviderHealth, ...] = ()  # those that are unwell
 
     @property
     def overdue(self) -> tuple[str, ...]:
@@ -180,7 +180,7 @@ def _providers(session: Session, at: datetime) -> Iterator[ProviderHealth]:
 
 
 def flow_states(session: Session, flows: Collection[str]) -> list[FlowState]:
-    """Tell for each flow when it last succeeded, and whether it is overdue; at first since the store was made."""
+    """Return each flow's last success, and whether it is overdue: before its first, since the store was created."""
     at, made_at, beats = now(session), deployment.made_at(session), deployment.beats(session)
     found = []
     for flow in sorted(flows):
@@ -211,7 +211,7 @@ def _money(session: Session, at: datetime, policies: Policies) -> Money:
 
 
 def read_performance(engine: Engine, policy: PerformancePolicy, tiers: Tiers, as_of: datetime) -> ServiceState:
-    """Read the jobs that ended lately, those in flight at this moment, and how much is stored, in one snapshot."""
+    """Read the jobs that ended recently, those in flight now, and the stored bytes, from one snapshot."""
     with reading(engine) as session:
         return ServiceState(
             performance.ended(session, as_of - timedelta(minutes=policy.judged_minutes), as_of),

@@ -1,8 +1,8 @@
-"""The watchdog: detect, from outside Prefect, which flow has gone silent, and whether messages get out.
+"""Detect, from outside Prefect, flows that no longer run and messages that are not sent.
 
-It is run by cron or a systemd timer, and does not depend on what it watches: it reads the store, alerts people itself,
+Cron or a systemd timer runs it. It does not depend on what it watches: it reads the store, alerts people itself,
 through the outbox and at once through the second sink, and pings an external address when all is well. A monitor of
-that address notices when this machine, or the watchdog itself, is dead.
+that address notices when this machine or the watchdog is dead.
 """
 
 import time
@@ -26,7 +26,7 @@ from reelkeeper.store.core import deployment
 from reelkeeper.store.core.engine import now, reading, transaction
 
 STUCK_AFTER = timedelta(minutes=15)
-REPEAT_SECONDS = 4 * 3600.0  # of the news that the store is out of reach, which no store can keep count of
+REPEAT_SECONDS = 4 * 3600.0  # for the alert that the store cannot be reached, which the store cannot record
 _SEND_SECONDS = 30.0
 _STUCK = "stuck_outbox"
 RULES = (cadence.RULE, _STUCK)
@@ -49,7 +49,7 @@ def watch(
     run_id: str,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Watched:
-    """Check `flows` and the outbox, and alert people of news."""
+    """Check `flows` and the outbox, and alert people."""
     with reading(engine) as session:
         findings = [*_silent(session, flows), *_stuck(session)]
     observe(engine, findings, rules=RULES, run_id=run_id)
@@ -58,7 +58,7 @@ def watch(
 
 
 def tell_unreachable(sink: Sink, error: ReelkeeperError, marker: Path, *, at: float) -> None:
-    """Tell the second sink that the store cannot be opened; the file `marker` prevents repeating this at each run.
+    """Send the second sink an alert that the store cannot be opened; the file `marker` prevents one at each run.
 
     `at` is in seconds since 1970. Raises SinkError.
     """
@@ -80,7 +80,7 @@ def _silent(session: Session, flows: Collection[str]) -> list[Finding]:
     at, made_at = now(session), deployment.made_at(session)
     found = (
         cadence.silent(
-            # guard watchdog.never_ran: a flow that has never run is missed by nobody
+            # guard watchdog.never_ran: nobody learns that a flow has never run
             flow.flow,
             flow.last_ok_at or made_at,
             flow.cadence,
@@ -94,7 +94,7 @@ def _silent(session: Session, flows: Collection[str]) -> list[Finding]:
 
 def _stuck(session: Session) -> list[Finding]:
     count, oldest = outbox.count_waiting(session)
-    # guard watchdog.stuck: nobody hears that nothing is heard any more
+    # guard watchdog.stuck: nobody learns that no message is sent any more
     if oldest <= STUCK_AFTER:
         return []
     minutes = oldest.total_seconds() / 60
@@ -125,10 +125,10 @@ def _tell_second(engine: Engine, sinks: Sinks) -> str:
         try:
             with effect("watchdog.tell"):
                 sinks.second.send(sinks.linked(outgoing))
-        except Exception as error:  # noqa: BLE001  the next run tells it
+        except Exception as error:  # noqa: BLE001  the next run sends it
             return str(error) if isinstance(error, ReelkeeperError) else f"unexpected {type(error).__name__}"
         with transaction(engine, "watchdog.told") as session:
-            # guard watchdog.told_once: the second sink hears the same at each run
+            # guard watchdog.told_once: the second sink gets the same alert at each run
             outbox.mark_copied(session, [message_id])
     return ""
 

@@ -1,7 +1,7 @@
 """Answer a request for a video in one transaction: from the cache, by joining a job, with a new job, or a refusal.
 
     cache hit --> Cached          the entry's video, now
-    in flight --> Joined          waits for the job that is at it
+    in flight --> Joined          waits for the job that makes the same
     new -------> Queued           bytes reserved, credits held, a job in the queue
     otherwise -> Declined         nothing is changed
 
@@ -65,9 +65,9 @@ def offered(
     policies: Policies,
     tag: str | None,
 ) -> Offer:
-    """Compute an offer for the present queue; it promises nothing, and locks nothing.
+    """Compute an offer for the present queue, without a promise or a lock.
 
-    Raises ModelRefused where no model can make it.
+    Raises ModelRefused where no model can make the request.
     """
     price = price_of(request, tier, policies, tag=tag)
     units = complexity(request)
@@ -79,7 +79,7 @@ def offered(
     return Offer(tier, units, expected_bytes(request, policy.bits_per_pixel), price, ahead, slots, estimate)
 
 
-_RUN: Final = "admit"  # the run that the ledger names for it
+_RUN: Final = "admit"  # the run id in the ledger
 _CODES = {
     QuotaExceeded: RefusedFor.QUOTA,
     InsufficientCredits: RefusedFor.CREDITS,
@@ -124,8 +124,8 @@ def admit(
     )
     try:
         return _answer(engine, asked)
-    # guard admission.asks_again: a request that came twice at once fails, though its video is there
-    except IntegrityError:  # the same key was answered from the cache at this moment, which takes no lock
+    # guard admission.asks_again: of two concurrent equal requests one fails, although the video exists
+    except IntegrityError:  # a concurrent answer from the cache, which takes no lock, used the same key
         return _answer(engine, asked)
 
 
@@ -141,23 +141,23 @@ def _decide(session: Session, asked: AdmissionRequest) -> Admission:
     seen = look(session, asked)
     if seen.known is not None:
         if isinstance(seen.known, Queued | Joined):
-            group_commit(session)  # who asked first may be waiting for the disk still
+            group_commit(session)  # the first request's commit may not be on disk yet
         return seen.known
     is_free = not seen.in_force.policies.admission.hit_charge_percent
     if seen.is_cached and is_free and (hit := _from_cache(session, asked, seen)):
         return hit
-    # Before the lock that all wait for.
+    # Computed before the lock, as others wait for it.
     offer = offered(session, asked.request, seen.tier, seen.in_force.policies, asked.tag)
     group_commit(session)
     require_permission(session)
-    # guard admission.looks_again: a request that came twice at once is charged twice, or made twice
+    # guard admission.looks_again: of two concurrent equal requests, both are charged or made
     before, seen = seen, look(session, asked)
     if seen.known is not None:
         return seen.known
     if seen.is_cached and (hit := _from_cache(session, asked, seen)):
         return hit
-    # guard admission.new_prices: a job is sold at prices that were changed a moment ago
-    if seen.in_force.version != before.in_force.version:  # applied at this moment
+    # guard admission.new_prices: a job is sold at prices that have just been replaced
+    if seen.in_force.version != before.in_force.version:  # other policies were just applied
         offer = offered(session, asked.request, seen.tier, seen.in_force.policies, asked.tag)
     return _enqueue(session, asked, offer, seen)
 
@@ -179,7 +179,7 @@ def _from_cache(session: Session, asked: AdmissionRequest, seen: ExistingState) 
         ledger.capture(session, str(hold_id), charge, f"job/{job_id}/capture", run_id=_RUN)
         events.credits_taken(session, asked.user_id, charge, admission.low_credits_usd)
     else:
-        async_commit(session)  # a count and an answer: whoever asks again after a crash gets the same video
+        async_commit(session)  # only a count and an answer: after a crash, the same request gets the same video
     _write(
         session,
         asked,
@@ -210,16 +210,16 @@ def _enqueue(
             session, asked.request, offer.tier, asked.tag, asked.user_id, fallback.Destination(lane, cost)
         )
         job_scopes = of_job(lane, asked.request.model, offer.tier, asked.user_id)
-        # guard admission.budget: jobs are made beyond the budget of the day
+        # guard admission.budget: jobs exceed the budget of the day or the month
         if declined := beyond_budget(session, admission, cost):
             return declined
-        # guard admission.spend_limits: jobs of a provider, a model, a tier or a user are made beyond their budget
+        # guard admission.spend_limits: jobs exceed the budget of their provider, model, tier or user
         if declined := limits.refuse(session, admission.spend_limits, job_scopes, cost):
             return declined
         reservation_id = quota.reserve(
             session, asked.user_id, offer.size_bytes, f"job/{job_id}", lasting_seconds=lasting
         ).id
-        # guard admission.counted: jobs in flight pass the budget of their provider, model, tier or user
+        # guard admission.counted: jobs in flight exceed the budget of their provider, model, tier or user
         limits.take_in(session, job_scopes, cost)
     if price.total_microusd:
         hold_id = ledger.hold(

@@ -1,6 +1,6 @@
-"""A circuit breaker for each provider: an unwell one gets no new job, an alert is raised once, and it is tried again.
+"""Keep a circuit breaker for each provider: a failing one gets no new jobs, raises one alert, and is tried again.
 
-All workers share its state, which outlives each of them. Jobs that a provider has already are followed all the same.
+Its state is in the store, so all workers share it. Jobs that a provider already has are still followed.
 """
 
 from datetime import datetime
@@ -32,7 +32,7 @@ def note_made(
 
 
 def note_failed(engine: Engine, provider: str, job_id: str, said: str, *, is_locked: bool, run_id: str) -> None:
-    """Record an attempt that failed by a provider's fault, or because it has locked our account."""
+    """Record an attempt that failed through the provider's fault, or because it has locked our account."""
     with transaction(engine, "breaker.failed") as session:
         _note(session, provider, Outcome.LOCKED if is_locked else Outcome.FAILED, job_id, said, run_id)
 
@@ -45,7 +45,7 @@ def _note(session: Session, provider: str, outcome: Outcome, job_id: str, said: 
         return
     breakers.write(session, provider, following.model_dump(mode="json"))
     found = news(provider, before, outcome, following)
-    # guard breaker.told: a provider gets no job any more, and nobody hears of it
+    # guard breaker.told: a provider gets no more jobs, and nobody learns of it
     if found:
         alerts.observe_within(session, found, run_id=run_id)
     if before.until is not None and following.until is None:
@@ -82,13 +82,13 @@ def for_claims(session: Session, as_of: datetime, policy: BreakerPolicy) -> dict
 
 
 def try_with(session: Session, provider: str, breaker: Breaker, job_ids: list[str]) -> None:
-    """Record the trial jobs of a provider, which the caller gives out."""
+    """Record the trial jobs that the caller gives to a provider."""
     if job_ids:
         breakers.write(session, provider, breaker.trying(job_ids).model_dump(mode="json"))
 
 
 def takes_no_more(session: Session, policy: BreakerPolicy) -> set[str]:
-    """Name the providers for which a new job would wait: those without any, and those with enough trial jobs."""
+    """Name the providers for which a new job would wait: those that get none, and those with enough trial jobs."""
     as_of = now(session)
     return {
         name
@@ -98,7 +98,7 @@ def takes_no_more(session: Session, policy: BreakerPolicy) -> set[str]:
 
 
 def wait_seconds(session: Session, provider: str, job_id: str) -> float | None:
-    """Give the seconds until a job may be sent to a provider; None: it may be sent now."""
+    """Return the seconds until a job may be sent to a provider; None: it may be sent now."""
     as_of = now(session)
     breaker = resting(session, as_of).get(provider)
     if breaker is None or breaker.until is None or job_id in breaker.trials:

@@ -1,7 +1,7 @@
-"""Claim jobs, renew claims, and release them: each job is run once, also when a worker dies.
+"""Claim jobs, renew claims, and release them, so that each job takes effect once, even when workers die.
 
     queued --claim--> running --retry--> queued, after a pause
-                        |  ^--park------ parked, while its provider is not known to have it or not
+                        |  ^--park------ parked, while it is unknown whether its provider has it
                         '--settle_job--> succeeded, dead, cancelled
 
 A claim is a lease of 60 seconds, renewed every 15. Its token fences off earlier workers: their calls change nothing,
@@ -39,7 +39,7 @@ from reelkeeper.store.jobs.claims import Claim
 from reelkeeper.store.jobs.slots import lane_limits
 
 _BOUNDS_LAST = timedelta(minutes=15)
-_FEWEST_FOR_BOUNDS = 100  # jobs; below, the classes are made of those that wait
+_FEWEST_FOR_BOUNDS = 100  # jobs; with fewer, the classes are computed from the waiting jobs
 
 
 def claim(
@@ -54,11 +54,11 @@ def claim(
 ) -> list[Claim]:
     """Claim a job for each free slot of a worker; `warm_models` are the models that the slots have loaded.
 
-    Jobs that wait for another provider than the worker's are left out, and so are those that another provider was sent,
+    Jobs that wait for another provider than the worker's are left out, and so are those that were sent to another one,
     until they are given up. `order` and `tiers` are exceptions of this run to the policies in force. At most `limit`
-    jobs run at once over all workers, at most its cap of a provider, model, tier or user, at most its tuned limit of a
-    provider, and of an unwell provider only trial jobs; jobs behind these go on. Jobs of dead workers, and those to be
-    looked up, go first; the others in the order of `rules/jobs/dispatch`. Returns nothing while changes are frozen.
+    jobs run at once over all workers, of a provider, model, tier or user at most its cap, of a provider at most its
+    tuned limit, and of an unwell provider only trial jobs; these limits do not hold up other jobs. Jobs of dead workers
+    and jobs to be looked up come first, the others in the order of `rules/jobs/dispatch`. Frozen, it claims nothing.
     Claims are serialised.
     """
     if not warm_models:
@@ -69,16 +69,16 @@ def claim(
             return []
         policies = in_force(session).policies.overridden(order=order, tiers=tiers)
         policy = policies.order
-        # guard claims.limit: more jobs run at once than the limit says, each of which costs
+        # guard claims.limit: more jobs run at once than the limit allows, and each costs money
         slots = list(warm_models[: max(0, limit - claims.count_running(session))])
         if not slots:
             return []
         resting = breaker.for_claims(session, as_of, policies.breaker)
         if unwell := [name for name, rest in resting.items() if rest.phase is Phase.OPEN]:
             fallback.move_waiting(session, unwell)
-        # guard claims.theirs: what one provider has is looked at by another's worker, who takes it for asked after
+        # guard claims.theirs: a worker takes a job that another provider has, and looks it up in vain
         chosen = claims.left_behind(session, len(slots), provider, policies.attempts.give_up_hours)
-        # guard claims.own_breaker: jobs that no provider is named for are sent to one that fails them
+        # guard claims.own_breaker: jobs without a named provider are sent to one that fails them
         most = resting[provider].room if provider in resting else len(slots)
         if slots := slots[len(chosen) :][:most]:
             memory = _with_bounds(session, memory, policy, as_of)
@@ -88,7 +88,7 @@ def claim(
             trials = {name: rest.room for name, rest in resting.items()}
             room = Room(caps, claims.occupied(session) if caps or lanes else (), lanes, trials)
             named = ((entry.model, name) for entry in policies.book.models for name in entry.providers)
-            # guard claims.others: a worker takes the jobs of another provider again and again, and they wait
+            # guard claims.others: a worker keeps claiming jobs of another provider, which stay waiting
             others = [pair for pair in named if provider and pair[1] != provider]
             tiers = policies.tiers
             read = partial(claims.waiting_jobs, session, dispatch.window(policy, tiers), tiers.names, others=others)
@@ -112,7 +112,7 @@ def _pick(
 ) -> tuple[list[WaitingJob], float]:
     """Choose jobs for the free slots, best first; return them with the remaining credit in seconds.
 
-    `read` gives the waiting jobs without those of full scopes and taken ones; `rank` orders them.
+    `read` returns the waiting jobs without those of full scopes and taken ones; `rank` orders them.
     """
     picked = list[WaitingJob]()
     while len(picked) < len(slots):
@@ -123,11 +123,11 @@ def _pick(
             job, credit = line.first(credit, slots[len(picked)])
             line.start(job)
             picked.append(job)
-            # guard claims.caps: more jobs of a provider, a model, a tier or a user run at once than their cap says
+            # guard claims.caps: more jobs of a provider, model, tier or user run at once than the cap allows
             if room.take(job):
                 line.keep(room.fits)
                 some_full = True
-        if not some_full:  # that was all there is
+        if not some_full:  # no other jobs could be claimed
             break
     return picked, credit
 
@@ -145,9 +145,9 @@ def _with_bounds(session: Session, memory: dict[str, Any], policy: DispatchPolic
 
 
 def renew(engine: Engine, held: Iterable[tuple[Claim, float]]) -> dict[str, bool]:
-    """Extend claims, each with the job's progress from 0 to 1; a claim missing in the answer was lost to another.
+    """Extend claims, each with the job's progress from 0 to 1; a claim missing from the result was lost.
 
-    The answer tells for each job whether its user has asked to cancel it.
+    The result says for each job whether its user has asked to cancel it.
     """
     with transaction(engine, "jobs.renew") as session:
         return claims.renew(session, [(*job.fence, progress) for job, progress in held])
@@ -158,11 +158,11 @@ def announce(engine: Engine, job: Claim, provider: str) -> Claim:
 
     Raises LeaseLost, Frozen; ProviderBusy for a new job where the provider became unwell since the claim.
     """
-    # guard claims.one_key: a job that was sent already is sent again under another key, and paid twice
+    # guard claims.one_key: a job that was already sent is sent again under another key, and paid twice
     key = job.provider_key or f"{job.id}-{job.lease_token}"
     with transaction(engine, "jobs.announce") as session:
         require_permission(session)
-        # guard breaker.announce: jobs that were claimed a moment ago are sent to a provider that fails them
+        # guard breaker.announce: jobs claimed before a breaker opened are sent to a provider that fails them
         seconds = None if job.provider_key else breaker.wait_seconds(session, provider, job.id)
         if seconds is not None:
             raise ProviderBusy(f"provider {provider!r} is failing, and gets no new jobs for now", seconds)
@@ -173,7 +173,7 @@ def announce(engine: Engine, job: Claim, provider: str) -> Claim:
 
 
 def note_sent(engine: Engine, job: Claim, provider_job_id: str) -> Claim:
-    """Record the provider's own name of a job. Raises LeaseLost."""
+    """Record the provider's id of a job. Raises LeaseLost."""
     with transaction(engine, "jobs.sent") as session:
         _require(claims.note(session, job, provider_job_id=provider_job_id), job)
     return job._replace(provider_job_id=provider_job_id)
@@ -190,8 +190,8 @@ def retry(
 ) -> float:
     """Requeue a job whose attempt has failed, and return its pause in seconds. Raises LeaseLost.
 
-    The provider certainly failed it or never had it: the next attempt sends it under a new key. The cost of this one
-    is ours, and counts as spent. With `refused_for_seconds` the provider did not accept it, and no attempt is counted.
+    The provider certainly failed it or never had it: the next attempt sends it under a new key. This attempt's cost
+    is ours, and counts as spent. With `refused_for_seconds`, the provider did not accept it, and no attempt is counted.
     """
     pause = pause_seconds(job.attempts, random.random(), policy)  # noqa: S311  it spreads attempts, and guards nothing
     gone: dict[str, Any] = {"provider_key": None, "provider_job_id": None, "progress": 0.0}
@@ -202,22 +202,22 @@ def retry(
             claims.release_job(session, job, JobState.QUEUED, pause, error, cost_microusd=cost_microusd, **gone), job
         )
         if cost_microusd:
-            # guard spend.failed_attempts: what failed attempts cost passes every budget
+            # guard spend.failed_attempts: the cost of failed attempts counts in no budget
             spend_counters.add_generated(session, now(session).date(), cost_microusd)
             count_lost(session, job.model, job.lane, job.policy_version, cost_microusd)
-            # guard spend.limit_attempts: what failed attempts cost passes the budget of their provider or user
+            # guard spend.limit_attempts: the cost of failed attempts counts in no budget of a provider or user
             limits.spend(session, of_job(job.lane, job.model, job.tier, job.user_id), cost_microusd)
     return pause
 
 
 def forget_sent(engine: Engine, job: Claim) -> None:
-    """Clear the key and the provider's name of a job that is given up because it failed there. Raises LeaseLost."""
+    """Clear the key and the provider's id of a job that failed there and is given up. Raises LeaseLost."""
     with transaction(engine, "jobs.forget_sent") as session:
         _require(claims.note(session, job, provider_key=None, provider_job_id=None), job)
 
 
 def wait(engine: Engine, job: Claim, error: str, policy: AttemptPolicy) -> float:
-    """Requeue a job like `retry`, but keep its key and name at the provider, which still has it."""
+    """Requeue a job like `retry`, but keep its key and the provider's id: the provider still has it."""
     pause = pause_seconds(job.attempts, random.random(), policy)  # noqa: S311  as above
     with transaction(engine, "jobs.wait") as session:
         _require(claims.release_job(session, job, JobState.QUEUED, pause, error), job)
@@ -225,21 +225,21 @@ def wait(engine: Engine, job: Claim, error: str, policy: AttemptPolicy) -> float
 
 
 def park(engine: Engine, job: Claim, error: str, policy: AttemptPolicy) -> None:
-    """Park a job that its provider may or may not have; it is looked up later. Raises LeaseLost."""
+    """Park a job that its provider may have, to be looked up later. Raises LeaseLost."""
     with transaction(engine, "jobs.park") as session:
         _require(claims.release_job(session, job, JobState.PARKED, policy.quiet_seconds, error), job)
 
 
 def poll_now(engine: Engine, provider_job_id: str) -> bool:
-    """End the pause of a waiting or parked job, as its provider reports news of it."""
+    """End the pause of a waiting or parked job, since its provider has reported a change."""
     with transaction(engine, "jobs.look_soon") as session:
         return claims.poll_now(session, provider_job_id=provider_job_id)
 
 
 def name_sent(engine: Engine, provider_key: str, name: Callable[[str], str]) -> bool:
-    """Record the provider's name of a job whose answer was lost, from a provider's call, and end its pause.
+    """Record the provider's id of a job whose answer was lost, from a provider's callback, and end its pause.
 
-    `name` gives the provider's name of the job for its model. A job that has a name keeps it.
+    `name` returns the provider's id of the job for its model. A job that has one keeps it.
     """
     with transaction(engine, "jobs.name_sent") as session:
         claims.name_sent(session, provider_key, name)
@@ -247,7 +247,7 @@ def name_sent(engine: Engine, provider_key: str, name: Callable[[str], str]) -> 
 
 
 def hand_back(engine: Engine, held: Sequence[Claim]) -> None:
-    """Release jobs that were claimed and not begun, when a worker is told to end."""
+    """Release jobs that were claimed and not begun, when a worker has to stop."""
     if held:
         with transaction(engine, "jobs.hand_back") as session:
             claims.hand_back(session, held)
@@ -256,20 +256,20 @@ def hand_back(engine: Engine, held: Sequence[Claim]) -> None:
 def redrive(engine: Engine, job_id: str, *, author: str) -> None:
     """Requeue a dead job from its first attempt; its price is held and its bytes are reserved again.
 
-    The price is the one that it was admitted with; how long it is held, and whether the bytes fit, follows the
+    The price is that of its admission; the duration of the hold, and whether the bytes fit, follow the
     policies in force, as for a new job.
 
-    Raises NotFound; Refused when it is not dead or the same is being made already; InsufficientCredits, QuotaExceeded.
+    Raises NotFound; Refused when it is not dead, or another job makes the same; InsufficientCredits, QuotaExceeded.
     """
     with transaction(engine, "jobs.redrive") as session:
         require_permission(session)
         job = queue.find(session, job_id, locked=True)
         if job is None:
             raise NotFound(f"no job {job_id!r}")
-        # guard claims.redrive_dead: a job that is at work is made and charged once more
+        # guard claims.redrive_dead: a running job is made and charged again
         if job.state != JobState.DEAD:
             raise Refused(f"job {job_id!r} is {job.state}; only a dead job can be tried again. Nothing was changed")
-        # guard claims.redrive_alone: what is being made already is made and paid a second time
+        # guard claims.redrive_alone: a video that another job is making is made and paid again
         if other := queue.leader_of(session, job.cache_key):
             raise Refused(f"job {other!r} is already making the video of job {job_id!r}; nothing was changed")
         values: dict[str, str | None] = {}

@@ -1,4 +1,4 @@
-"""Deliver the file that a job made: store it as the job's video, verify it, and end the job as succeeded.
+"""Store the file that a job made as its video, verify it, and end the job as succeeded.
 
 The video has the job's id, so a worker that takes over a half-delivered job finds its state and continues: a video that
 is already live is not stored again.
@@ -35,8 +35,8 @@ def deliver(
 ) -> Settled:
     """Store `source` as the job's video and end the job; safe to repeat. The caller holds the lease `video/<job_id>`.
 
-    A file larger than the reservation is stored all the same: its user was promised the video. Raises NotAVideo,
-    LeaseLost, Frozen, and IntegrityDoubt when the stored bytes are not those that were sent, or the user is held; the
+    A file larger than the reservation is stored anyway: its user was promised the video. Raises NotAVideo,
+    LeaseLost, Frozen, and IntegrityDoubt when the stored bytes differ from those sent, or the user is held; the
     job then stays running.
     """
     job_id = attempt.job_id
@@ -69,7 +69,7 @@ def _require(session: Session, job_id: str, lease_token: int) -> tuple[AdmittedJ
     job = queue.find(session, job_id)
     if job is None:
         raise NotFound(f"no job {job_id!r}")
-    # guard settle.delivery_fenced: a worker that slept stores a video over that of another
+    # guard settle.delivery_fenced: a worker that was suspended stores a video over another worker's
     if job.lease_token != lease_token:
         raise LeaseLost(
             f"job {job_id} has claim {job.lease_token} now, not {lease_token}: another worker has it; nothing was "

@@ -1,4 +1,4 @@
-"""Send a job to another provider of its model while the first is unwell: never to both, and at the price it was sold.
+"""Send a job to another provider of its model while the first is unwell: never to both, and at the same price.
 
 A job is moved only if no provider can have it: it was never sent, or its provider has certainly refused or failed it.
 The user's price and hold stay. Our cost is that of the new provider, and so are the budgets that apply.
@@ -21,7 +21,7 @@ from reelkeeper.store import Session
 from reelkeeper.store.jobs import breakers
 from reelkeeper.store.jobs.queue import AdmittedJob
 
-_MOST: Final = 50  # jobs that one claim sends elsewhere, so that admissions do not wait for it
+_MOST: Final = 50  # jobs that one claim moves, so that admissions do not wait long
 
 
 class Destination(NamedTuple):
@@ -49,7 +49,7 @@ def choose(
         if lane in shut:
             continue
         cost = price_of(request, tier, policies, lane, tag=tag).cost_microusd
-        # guard fallback.room: a new job is refused for the budget of another provider, though it could wait for its own
+        # guard fallback.room: another provider's full budget refuses a job that could wait for its own provider
         if _has_room(session, policies, of_job(lane, request.model, tier, user_id), cost, cost):
             return Destination(lane, cost)
     return first
@@ -74,7 +74,7 @@ def move_waiting(session: Session, unwell: Collection[str]) -> None:
 
 
 def _move(session: Session, job: AdmittedJob, shut: Collection[str]) -> None:
-    # guard fallback.known_price: a job goes to a provider that its price was not made for, and is sold at a loss
+    # guard fallback.known_price: a job goes to a provider that its price does not cover, and is sold at a loss
     policies = at_version(session, job.policy_version)
     entry, request = policies.book.entry(job.model), GenerationRequest.model_validate(job.request)
     before = limits.expected_cost(job)
@@ -84,7 +84,7 @@ def _move(session: Session, job: AdmittedJob, shut: Collection[str]) -> None:
         cost = price_of(request, job.tier, policies, lane, tag=job.tag).cost_microusd
         job_scopes = of_job(lane, job.model, job.tier, job.user_id)
         limits.leave(session, job)
-        # guard fallback.budgets: a job that goes elsewhere passes the budget of that provider, or of its user
+        # guard fallback.budgets: a moved job exceeds the budget of its new provider, or of its user
         fits = _has_room(session, in_force(session).policies, job_scopes, cost, cost - before)
         if fits and breakers.move(session, job, lane, cost):
             limits.take_in(session, job_scopes, cost)
@@ -95,7 +95,7 @@ def _move(session: Session, job: AdmittedJob, shut: Collection[str]) -> None:
 def _has_room(
     session: Session, policies: Policies, job_scopes: tuple[str, ...], cost_microusd: int, more_microusd: int
 ) -> bool:
-    """Whether budgets have room for a job: those of its scopes for its cost, the overall ones for the difference."""
+    """Whether the budgets of a job's scopes have room for its cost, and the overall ones for the additional cost."""
     admission = policies.admission
     return limits.has_room(session, admission.spend_limits, job_scopes, cost_microusd) and (
         more_microusd <= 0 or beyond_budget(session, admission, more_microusd) is None

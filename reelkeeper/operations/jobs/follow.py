@@ -1,4 +1,4 @@
-"""The state of a job for its user: its place and wait, its progress, or how it ended."""
+"""Report a job's state to its user: its place and wait, its progress, or how it ended."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -72,7 +72,7 @@ def follow(engine: Engine, job_id: str) -> Followed:
 
 
 def marks(engine: Engine, job_ids: Sequence[str]) -> dict[str, object]:
-    """Give, for each existing job, a value that changes with the job."""
+    """Return, for each existing job, a value that changes with the job."""
     with reading(engine) as session:
         return queue.marks(session, job_ids)
 

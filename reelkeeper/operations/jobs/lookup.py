@@ -21,10 +21,10 @@ class AdmissionRequest(NamedTuple):
     user_id: str
     client_key: str
     request: GenerationRequest
-    sha256: str  # of the request, whoever asks
+    sha256: str  # of the request, the same for all users
     cache_key: str
-    provider: str  # who makes what no provider is named for
-    tag: str | None  # for the video, and no part of the request: the same one is answered with the video that is there
+    provider: str  # for models without one in the catalogue
+    tag: str | None  # for a new video; not part of the request, so an existing video answers any tag
 
 
 class ExistingState(NamedTuple):
@@ -32,7 +32,7 @@ class ExistingState(NamedTuple):
 
     in_force: InForce
     tier: str | None  # of the user
-    known: Admission | None  # what this key was answered before
+    known: Admission | None  # the earlier answer to this key
     is_cached: bool
     leader_id: str | None  # the job that is making the same
 
@@ -48,7 +48,7 @@ def look(session: Session, asked: AdmissionRequest) -> ExistingState:
 
 
 def _before(session: Session, asked: AdmissionRequest, job: AdmittedJob, slots: int) -> Admission:
-    # guard admission.key_reused: a request is answered with another's video, and paid for
+    # guard admission.key_reused: a reused key is answered with, and charged for, the video of an earlier request
     if job.request_sha256 != asked.sha256:
         raise KeyReused(
             f"idempotency key {asked.client_key!r} of user {asked.user_id!r} was used for another request at "

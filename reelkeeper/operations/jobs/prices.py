@@ -24,7 +24,7 @@ def price_of(
 ) -> Quote:
     """Price a request for a user of this tier, and compute its cost to us at `provider`.
 
-    Unset, that is the first provider of its model. The price covers the tier's retention for a video of the expected
+    Unset, it is the first provider of its model. The price covers the tier's retention for a video of the expected
     size; its key is not known yet. Raises ModelRefused.
     """
     policies.book.require_sold(request)
@@ -47,7 +47,7 @@ def price_of(
 def beyond_budget(session: Session, policy: AdmissionPolicy, cost_microusd: int) -> Declined | None:
     """Decline a job whose cost would exceed the limit of the day or the month; None: there is room for it.
 
-    Admissions and endings hold the deployment row, as the caller does, so nothing is added in between. The cost of a
+    Admissions and endings hold the deployment row, as the caller does, so nothing changes in between. The cost of a
     failed attempt is added when its provider reports it.
     """
     if policy.daily_limit_usd is None and policy.monthly_limit_usd is None:

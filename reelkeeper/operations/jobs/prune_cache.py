@@ -1,4 +1,4 @@
-"""Drop the cache entries that a plan names, unless they were used since. The videos themselves stay."""
+"""Drop the cache entries of a plan, unless they were used since. The videos stay."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -31,7 +31,7 @@ class Done(NamedTuple):
 
 
 def draw(engine: Engine, policy: PrunePolicy, as_of: datetime) -> PrunePlan:
-    """Judge every entry, in one snapshot; nothing is changed."""
+    """Plan which entries to drop, from one snapshot; nothing is changed."""
     with reading(engine) as session:
         return pruning.plan(lambda: cache.stream(session), lambda: cache.requests(session), policy, as_of)
 

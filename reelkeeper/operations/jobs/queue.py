@@ -1,4 +1,4 @@
-"""The queue as a whole: which jobs wait, in which order, how many run at once, and runs of `dispatch_jobs`."""
+"""Report on the queue, keep the limits of jobs at once, and start runs of `dispatch_jobs`."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -23,12 +23,12 @@ from reelkeeper.store.health import performance
 from reelkeeper.store.jobs import claims, slots
 
 _FLOW: Final = "dispatch_jobs"
-_START_SECONDS: Final = 30  # that a run may take until it begins, and be over before the scheduled one begins
-_SHORTEST_SECONDS: Final = 10  # of a window that is worth a run
-_TOGETHER_SECONDS: Final = 30  # in which whoever asks gets the same run
+_START_SECONDS: Final = 30  # for its start, so that it ends before the next scheduled run
+_SHORTEST_SECONDS: Final = 10  # the shortest window that is worth a run
+_TOGETHER_SECONDS: Final = 30  # in which all callers get the same run
 
-_NAMED = 10  # jobs that come next
-FIELDS: Final = {  # of the report, by how a job ended
+_NAMED = 10  # the next jobs, in a report
+FIELDS: Final = {  # of the report, by outcome
     End.SUCCEEDED: "succeeded",
     End.REFUSED: "refused",
     End.CANCELLED: "cancelled",

@@ -54,7 +54,7 @@ from reelkeeper.store.jobs.claims import Claim
 from reelkeeper.store.videos.videos import is_live
 
 _log = logging.getLogger(__name__)
-_OTHERS_SECONDS: Final = 30.0  # that a job waits for a worker whose provider makes it
+_OTHERS_SECONDS: Final = 30.0  # before a job is offered again, to a worker of its provider
 
 
 class End(StrEnum):
@@ -63,21 +63,21 @@ class End(StrEnum):
     SUCCEEDED = "succeeded"
     RETRIED = "to be tried again"
     PARKED = "parked"
-    REFUSED = "refused"  # it never will be made, and is dead
+    REFUSED = "refused"  # it cannot be made, and is dead
     DEAD = "dead"
     CANCELLED = "cancelled"
     HANDED_OVER = "handed over"
     LOST = "lost to another worker"
-    FAILED = "failed here"  # its claim runs out, and another worker has it
+    FAILED = "failed here"  # its claim expires, and another worker takes it
 
 
-class HandedOver(Exception):  # noqa: N818  no error: the worker ends, and the job goes on
-    """The worker is told to end."""
+class HandedOver(Exception):  # noqa: N818  no error: the worker ends, and the job continues
+    """The worker has to stop."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerContext:
-    """Shared by all jobs of a worker. `closing`: hand over jobs that go on at a provider; `ending`: all jobs.
+    """Shared by all jobs of a worker. `closing`: hand over jobs that continue at a provider; `ending`: all jobs.
 
     `no_room` has the message of a full disk, which ends the worker.
     """
@@ -104,34 +104,34 @@ class JobRun:
         self.claim, self.fraction = claim, 0.0
         self.is_lost, self.is_cancelled = False, claim.cancel_asked_at is not None
         self.renewed = self.began = time.monotonic()
-        self.paid_microusd: int | None = None  # what the provider took for nothing
+        self.paid_microusd: int | None = None  # what the provider charged for failed attempts
         self.attempts = attempts
-        self.ran_beside: list[int] = []  # how many of its provider ran, each time that somebody looked
+        self.ran_beside: list[int] = []  # jobs of the same provider that ran, at each count
         self._context = context
 
     def announce(self) -> str:
-        """Note that the job is about to be sent; gives its key."""
+        """Record that the job is about to be sent; return its key."""
         self.check()
         self.claim = claiming.announce(self._context.engine, self.claim, self._context.generator.name)
         return str(self.claim.provider_key)
 
     def sent(self, provider_job_id: str) -> None:
-        """Note the provider's name of the job."""
+        """Record the provider's id of the job."""
         self.claim = claiming.note_sent(self._context.engine, self.claim, provider_job_id)
 
     def progress(self, fraction: float) -> None:
-        """Note how far it is."""
+        """Record the progress, from 0 to 1."""
         self.fraction = fraction
         self.check()
 
     def paid(self, cost_microusd: int) -> None:
-        """Note what the provider took for an attempt that made nothing."""
+        """Record what the provider charged for an attempt without a video."""
         self.paid_microusd = cost_microusd
 
     def check(self) -> None:
-        """Raise what ends the work on it: LeaseLost, GenerationCancelled or HandedOver."""
+        """Raise LeaseLost, GenerationCancelled or HandedOver if the work has to stop."""
         age = time.monotonic() - self.renewed
-        # guard claims.given_up: a worker goes on with a job that another has by now
+        # guard claims.given_up: a worker continues a job that another has taken over
         if self.is_lost or age > GIVE_UP_SECONDS:
             raise LeaseLost(
                 f"job {self.claim.id!r}: another worker has its claim, or it was last renewed {age:.0f} s ago"
@@ -143,7 +143,7 @@ class JobRun:
 
     @property
     def concurrency(self) -> float | None:
-        """How many jobs ran while it did, on average."""
+        """The mean number of jobs that ran at the same time; None: never counted."""
         return sum(self.ran_beside) / len(self.ran_beside) if self.ran_beside else None
 
 
@@ -155,8 +155,8 @@ def run_job(context: WorkerContext, job: JobRun) -> End:
         except LeaseLost as lost:
             _log.warning("%s", lost)
             return End.LOST
-        except Exception:  # noqa: BLE001  the store itself, for one: the other jobs go on
-            _log.exception("job %s failed here; its claim runs out, and another worker has it", job.claim.id)
+        except Exception:  # noqa: BLE001  such as one of the store: the other jobs continue
+            _log.exception("job %s failed on this worker; another worker takes it once its claim expires", job.claim.id)
             return End.FAILED
 
 
@@ -181,7 +181,7 @@ def _end(context: WorkerContext, job: JobRun, error: Exception) -> End:
                 is_locked=isinstance(error, AccountLocked),
                 run_id=context.run_id,
             )
-    if isinstance(error, DiskFull):  # no fault of the job's: another worker may have room
+    if isinstance(error, DiskFull):  # not the job's fault: another worker may have room
         context.no_room.append(error)
     if isinstance(error, HandedOver | Frozen | DiskFull):
         claiming.hand_back(context.engine, [job.claim])
@@ -199,7 +199,7 @@ def _end(context: WorkerContext, job: JobRun, error: Exception) -> End:
 
 
 def _is_providers_fault(job: Claim, here: str, error: Exception) -> bool:
-    """Whether an error shows that a provider is unwell: not one about the job itself, nor of a job in doubt before."""
+    """Whether an error shows that a provider is unwell: not one about the job itself, nor about a job parked before."""
     if isinstance(error, GenerationUnknown | GenerationLost):
         return not job.was_parked and job.provider in {None, here}
     return isinstance(error, AccountLocked | ProviderDown | GenerationFailed | NotAVideo)
@@ -207,11 +207,11 @@ def _is_providers_fault(job: Claim, here: str, error: Exception) -> bool:
 
 @contextmanager
 def _of_no_matter(job: Claim) -> Iterator[None]:
-    """Continue where the store fails to record a mere sign of health."""
+    """Continue where the store fails to record an outcome for the breaker."""
     try:
         yield
     except SQLAlchemyError:
-        _log.warning("what job %s tells of its provider's health was not noted", job.id, exc_info=True)
+        _log.warning("the outcome of job %s could not be recorded for its provider's breaker", job.id, exc_info=True)
 
 
 def _is_given_up(job: JobRun) -> bool:
@@ -238,24 +238,24 @@ def _not_taken(context: WorkerContext, job: JobRun, error: ProviderBusy) -> End:
 
 def _make_and_deliver(context: WorkerContext, job: JobRun) -> End:
     item = job.claim
-    # guard claims.attempts: a job that kills its worker is made for ever, and paid each time
+    # guard claims.attempts: a job that kills its worker is retried for ever, and paid each time
     if item.attempts > job.attempts.most_attempts:
-        raise ReelkeeperError(item.error or "its worker stopped responding")  # what it sent may go on
+        raise ReelkeeperError(item.error or "its worker stopped responding")  # its request may continue at the provider
     with reading(context.engine) as session:
-        is_there = is_live(session, item.id)  # an earlier worker has delivered it, and died before it was settled
+        is_there = is_live(session, item.id)  # an earlier worker delivered it, and died before settling it
     # guard provider.same: a job that one provider has, or may have, is sent to another, and paid twice
     if item.provider_key and item.provider != context.generator.name and not is_there:
         raise GenerationUnknown(
             f"it was sent to provider {item.provider!r}, but this worker's provider is {context.generator.name!r}"
         )
     with scratch_dir(context.scratch) as folder:
-        # guard claims.delivered: a job whose video is there is made, and paid, once more
+        # guard claims.delivered: a job whose video exists is made, and paid, again
         made = Made(folder) if is_there else context.generator.make(_order(context, item), folder / "made.mp4", job)
-        # Of a job that another worker began, only the store knows how long it took.
+        # The duration of a job that another worker began is known only to the store.
         took = None if item.provider_key else time.monotonic() - job.began
         job.check()
         taken = context.manager.take([f"video/{item.id}"])
-        # guard claims.delivers_alone: two workers store the video of one job at the same time
+        # guard claims.delivers_alone: two workers store one job's video at the same time
         if not taken:
             raise LeaseLost(f"job {item.id!r}: another worker is delivering it")
         try:
@@ -279,7 +279,7 @@ def _make_and_deliver(context: WorkerContext, job: JobRun) -> End:
 
 
 def _seconds(job: JobRun, took: float | None) -> float | None:
-    """Give the seconds that a provider took for a video, also where another worker had sent it; None: unknown."""
+    """Return the seconds that a provider took for a video, also where another worker had sent it; None: unknown."""
     if took is None and job.claim.attempts == 1 and not job.claim.was_parked:
         return (datetime.now(UTC) - job.claim.started_at).total_seconds()
     return took
@@ -288,7 +288,7 @@ def _seconds(job: JobRun, took: float | None) -> float | None:
 def _order(context: WorkerContext, job: Claim) -> Order:
     """Make the order of a job, with the model as it was when its price was quoted.
 
-    Raises ProviderBusy where another provider makes that model, whose worker shall take it.
+    Raises ProviderBusy where another provider makes that model, so that a worker of that provider takes the job.
     """
     with reading(context.engine) as session:
         entry = at_version(session, job.policy_version).book.entry(job.model, job.lane)
@@ -296,7 +296,7 @@ def _order(context: WorkerContext, job: Claim) -> Order:
     if entry is None:
         return order
     here = context.generator.name
-    # guard catalogue.provider: a job is sent to a provider that takes another price for it
+    # guard catalogue.provider: a job is sent to a provider with another price
     if job.provider_key is None and entry.provider not in {None, here}:
         raise ProviderBusy(
             f"model {job.model!r} is made by {entry.provider!r}, but this worker's provider is {here!r}",
@@ -310,13 +310,13 @@ def _order(context: WorkerContext, job: Claim) -> Order:
 
 
 def _again(context: WorkerContext, job: JobRun, error: Exception) -> End:
-    """Requeue it, if attempts are left; keep its key and name at the provider, unless the attempt has failed."""
+    """Requeue a job with attempts left; keep its key and the provider's id, unless the attempt failed there."""
     told = str(error) if isinstance(error, ReelkeeperError) else f"unexpected {type(error).__name__}"
     most, is_over = job.attempts.most_attempts, isinstance(error, GenerationFailed | NotAVideo)
     if job.claim.attempts >= most:
         if is_over:
             claiming.forget_sent(context.engine, job.claim)
-        # guard spend.given_up_here: what a provider may have made, and we gave up, passes every budget
+        # guard spend.given_up_here: a job that we give up, and the provider may have made, counts in no budget
         may_be_paid = not is_over and job.claim.provider_key is not None
         return _give_up(context, job, give_up_error(most, told, by_generator=is_over), may_be_paid=may_be_paid)
     if is_over:
@@ -336,7 +336,7 @@ def _give_up(
     *,
     may_be_paid: bool = False,
 ) -> End:
-    """End a job without a video. A job in doubt keeps its key: if somebody redrives it, it is looked up."""
+    """End a job without a video. A job in doubt keeps its key, so that a redrive looks it up."""
     attempt = Attempt(*job.claim.fence, job.paid_microusd, may_be_paid, concurrency=job.concurrency)
     settle.fail(context.engine, attempt, error, run_id=context.run_id, state=state)
     return end

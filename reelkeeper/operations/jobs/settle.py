@@ -4,9 +4,9 @@
     fail      releases credits and bytes; the first follower takes over
     cancel    the same for a waiting job; a running one is asked to stop
 
-A follower has credits held and no bytes reserved, as the video is the leader's; it reserves them when it takes over.
-Promises made at admission hold, whatever policies are in force by now. Nobody is charged for a failure. `lease_token`
-fences: a lost claim raises LeaseLost, and nothing is changed.
+A follower holds credits but no bytes, as the video is the leader's; it reserves bytes when it takes over.
+Promises made at admission hold under any later policies. Users are not charged for a failure. `lease_token`
+is the fence: a lost claim raises LeaseLost, and nothing is changed.
 """
 
 from collections.abc import Mapping
@@ -45,20 +45,20 @@ class Attempt(NamedTuple):
 
     job_id: str
     lease_token: int  # of the claim
-    cost_microusd: int | None = None  # what its provider took; None: it did not say
-    may_be_paid: bool = False  # whether a provider that did not say may have taken something
+    cost_microusd: int | None = None  # what its provider charged; None: it did not report it
+    may_be_paid: bool = False  # whether a provider that did not report a charge may have charged
     processing_seconds: float | None = None  # None: counted from the claim
-    concurrency: float | None = None  # how many jobs ran beside it, itself included, on average
+    concurrency: float | None = None  # the mean number of jobs that ran, this one included
 
 
 class Settled(NamedTuple):
-    """How a job ended. `promoted` is the id of the follower that is run in its place, if it had any."""
+    """How a job ended. `promoted` is the id of the follower that takes its place, if it had any."""
 
     job_id: str
     state: JobState
     video_id: str | None
     charged_microusd: int
-    followers: int  # that got the same video
+    followers: int  # jobs that got the same video
     promoted: str | None = None
 
 
@@ -71,7 +71,7 @@ def succeed(engine: Engine, attempt: Attempt, *, run_id: str) -> Settled:
     job_id, cost_microusd = attempt.job_id, attempt.cost_microusd
     with transaction(engine, "job.succeed") as session:
         require_permission(session)
-        # guard settle.video: a user is charged for a video that is not there
+        # guard settle.video: a user is charged for a video that does not exist
         if not is_live(session, job_id) and claims.current(session, job_id, attempt.lease_token):
             raise IntegrityDoubt(f"job {job_id} cannot succeed without a live video; it stays running")
         at = now(session)
@@ -97,9 +97,9 @@ def succeed(engine: Engine, attempt: Attempt, *, run_id: str) -> Settled:
             endings.note(session, job_id, processing_seconds=took)
         count(session, ended, at, took, cost_microusd)
         quoted = limits.expected_cost(ended)
-        # guard spend.succeeded: what jobs cost passes every budget
+        # guard spend.succeeded: the cost of jobs counts in no budget
         spend_counters.add_generated(session, at.date(), max(quoted, cost_microusd or 0))
-        # guard spend.limit_succeeded: what jobs cost passes the budget of their provider, model, tier or user
+        # guard spend.limit_succeeded: the cost of jobs counts in no budget of a provider, model, tier or user
         limits.end(session, ended, max(quoted, cost_microusd or 0), at)
         if took is not None:
             learn(session, ended, load if attempt.concurrency is None else attempt.concurrency / slots, took)
@@ -118,7 +118,7 @@ def succeed(engine: Engine, attempt: Attempt, *, run_id: str) -> Settled:
         if cost_microusd is not None and cost_microusd > quoted:
             figures = {"job": job_id, "quoted_microusd": quoted, "cost_microusd": cost_microusd}
             append(session, [Event("cost_above_quote", run_id, user_id=ended.user_id, detail=figures)])
-            # guard settle.loss_told: a worker that dies now leaves a loss that nobody hears of
+            # guard settle.loss_told: if the worker dies now, nobody learns of the loss
             found = cost_above_quote(ended.model, f"{at:%Y-%m-%d}", quoted, cost_microusd)
             alerts.observe_within(session, [found], run_id=run_id)
         return Settled(job_id, JobState.SUCCEEDED, job_id, charged, len(joined))
@@ -151,11 +151,11 @@ def fail(
         )
         if ended is None:
             return _as_it_ended(session, attempt, state)
-        # guard spend.in_doubt: what jobs cost of which nothing was heard passes every budget
+        # guard spend.in_doubt: a job with an unknown outcome counts in no budget
         in_doubt = attempt.may_be_paid and not attempt.cost_microusd
         spent = (ended.quoted_cost_microusd if in_doubt else attempt.cost_microusd) or 0
         if spent:
-            # guard spend.dead: what jobs cost that came to nothing passes every budget
+            # guard spend.dead: the cost of dead jobs counts in no budget
             spend_counters.add_generated(session, now(session).date(), spent)
             count_lost(session, ended.model, ended.lane, ended.policy_version, spent)
         return _give_up(session, ended, state, run_id, spent)
@@ -168,7 +168,7 @@ def cancel(
     run_id: str,
     user_id: str | None = None,
 ) -> JobState:
-    """Cancel a waiting job; ask a running one to stop. Return its state after that: an ended job stays as it is.
+    """Cancel a waiting job; ask a running one to stop. Return its state after that; an ended job stays as it is.
 
     Raises NotFound, also for a job of another user than `user_id` if that is given, and Frozen.
     """
@@ -185,12 +185,12 @@ def cancel(
 
 
 def _as_it_ended(session: Session, attempt: Attempt, wanted: JobState) -> Settled:
-    """Repeat the answer that this claim got before. Raises LeaseLost where another claim has the job, or ended it."""
+    """Return the answer that this claim got before. Raises LeaseLost where another claim has or ended the job."""
     job_id, lease_token = attempt.job_id, attempt.lease_token
     job = queue.find(session, job_id)
     if job is None:
         raise NotFound(f"no job {job_id!r}")
-    # guard settle.same_claim: a worker is told that its job is done, though another has it
+    # guard settle.same_claim: a worker is told that its job is done although another has it
     if (job.lease_token, job.state) != (lease_token, wanted):
         raise LeaseLost(
             f"job {job_id} is {job.state} with claim {job.lease_token}, not {lease_token}: another worker has it; "
@@ -223,7 +223,7 @@ def owed(session: Session, job: AdmittedJob, video_id: str) -> int:
     if seconds == clip_of(request).seconds:
         return job.price_microusd
     clip = request.model_copy(update={"duration_seconds": float(seconds)})
-    # guard settle.made_clip: a user is charged for seconds that were not made
+    # guard settle.made_clip: a user is charged for seconds that the clip lacks
     return min(job.price_microusd, price_of(clip, job.tier, policies, job.lane, tag=job.tag).total_microusd)
 
 
@@ -248,10 +248,10 @@ def _give(session: Session, leader_id: str, *, run_id: str) -> list[str]:
     """End all followers of `leader_id` with its video, at the charge promised for a hit; return their jobs."""
     followers = endings.give(session, leader_id)
     for job in followers:
-        # guard settle.promised_charge: who joined pays another share of the price than was promised
+        # guard settle.promised_charge: a follower pays another share of the price than was promised
         charge = at_version(session, job.policy_version).admission.hit_charge(owed(session, job, leader_id))
         if charge and job.hold_id is not None:
-            with suppress(HoldClosed):  # it ran out while the leader was at work, and was given back
+            with suppress(HoldClosed):  # it expired while the leader ran, and was released
                 ledger.capture(session, job.hold_id, charge, f"job/{job.id}/capture", run_id=run_id)
         else:
             _give_credits_back(session, job, run_id)
@@ -265,7 +265,7 @@ def _promote(session: Session, leader_id: str, *, run_id: str) -> str | None:
     """
     for job in endings.following(session, leader_id):
         policy, cost = in_force(session).policies.admission.spend_limits, limits.expected_cost(job)
-        # guard settle.promotion_limit: who joined takes over beyond the budget of their provider, tier or user
+        # guard settle.promotion_limit: a promoted follower exceeds the budget of its provider, model, tier or user
         if over := limits.refuse(session, policy, limits.scopes_of(job), cost):
             _drop(session, job, over.reason, run_id)
             continue
@@ -295,7 +295,7 @@ def _give_credits_back(session: Session, job: AdmittedJob, run_id: str) -> None:
 
 
 def _give_bytes_back(session: Session, reservation_id: str | None) -> None:
-    """Release the bytes that a job reserved, unless they have arrived, or an upload under way will settle them."""
+    """Release the bytes that a job reserved, unless they have arrived, or an upload under way uses them."""
     reserved = quotas.find(session, reservation_id) if reservation_id is not None else None
     if reserved is not None and reserved.state == ReservationState.OPEN:
         with suppress(HoldClosed):
@@ -322,22 +322,22 @@ def count(
         request = GenerationRequest.model_validate(ended.request)
         expected = price_of(request, ended.tier, policies, ended.lane).base_microusd
         cost = expected if cost_microusd is None else cost_microusd
-        # guard charges.excess: what a vendor took too much is put down to a user
+        # guard charges.excess: a vendor's overcharge is charged to a user
         shares = {"": cost, ended.user_id: min(cost, expected)}
         used += [Used(day, Metric.JOB_MICROUSD, share, ended.model, user_id=user) for user, share in shares.items()]
     usage.record(session, used, add=True)
 
 
 def count_lost(session: Session, model: str, lane: str | None, policy_version: int, cost_microusd: int) -> None:
-    """Record the charge of a vendor that bills by clip for an attempt without a video: for the account, and no user."""
+    """Record what a vendor that bills by clip charged for an attempt without a video: for the account, not a user."""
     entry = at_version(session, policy_version).book.entry(model, lane)
     if entry is not None and isinstance(entry.price, VendorPrice):
-        # guard charges.lost: what vendors take for nothing is in no bill
+        # guard charges.lost: vendors' charges for failed attempts are in no bill
         usage.record(session, [Used(now(session).date(), Metric.JOB_MICROUSD, cost_microusd, model)], add=True)
 
 
 def learn(session: Session, ended: AdmittedJob, load: float, took_seconds: float) -> None:
-    """Record by which factor the prior estimate was wrong. The caller holds the deployment row, so no other does so."""
+    """Record the factor by which the prior estimate was wrong. The caller holds the deployment row: no other writes."""
     state: Mapping[str, list[float]] = controls.remembered(session, [ESTIMATES]).get(ESTIMATES, {})
     factors = estimate.learned(state.get(ended.model, ()), estimate.factor(ended.complexity, load, took_seconds))
     controls.write(session, ESTIMATES, {**state, ended.model: factors})

@@ -20,7 +20,7 @@ from reelkeeper.store.core.engine import reading
 from reelkeeper.store.jobs.queue import SentRow, sent_between
 
 _ONE_DAY: Final = timedelta(days=1)
-_LASTS: Final = 2 * _ONE_DAY  # that a job may take from its first attempt to the vendor's bill
+_LASTS: Final = 2 * _ONE_DAY  # the longest time from a job's first attempt to the vendor's bill
 _MAX_KEYS: Final = 1_000  # of one job
 
 
@@ -35,7 +35,7 @@ def reconcile(engine: Engine, billing: Billing, first: date, last: date) -> Vend
         rows = sent_between(session, billing.name, begin - _LASTS, end + _LASTS)
         policies = cache(partial(at_version, session))
         ours = [SentJob(row.id, *row[2:6], _cost(row, billing.name, policies)) for row in rows]
-    # An attempt that failed has left its name with the vendor alone; its key can be made again.
+    # Only the vendor has the id of a failed attempt, but its key can be computed again.
     marks = {
         billing.mark_of(f"{row.id}-{number}"): row.id
         for row in rows
@@ -45,7 +45,7 @@ def reconcile(engine: Engine, billing: Billing, first: date, last: date) -> Vend
 
 
 def _cost(row: SentRow, provider: str, policies: Callable[[int], Policies]) -> int | None:
-    """Give a job's cost as its provider reported it; else the expected one, if the provider made or may have it."""
+    """Return a job's cost as its provider reported it; else the expected one, if the provider made or may have it."""
     if row.cost_microusd is not None or (row.state != JobState.SUCCEEDED and row.provider_key is None):
         return row.cost_microusd
     admitted = policies(row.policy_version)

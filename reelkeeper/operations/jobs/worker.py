@@ -1,7 +1,7 @@
-"""Keep the slots full: a worker claims a job for each free slot, runs it, and claims the next at once.
+"""Claim a job for each free slot, run it, and claim the next at once.
 
-No slot waits for another. A heartbeat renews all claims every 15 seconds. At the end of its window a worker claims no
-more jobs: those that go on at a provider are handed over to the next worker, and the others are finished.
+Slots do not wait for each other. A heartbeat renews all claims every 15 seconds. After its window a worker claims no
+more jobs: those that continue at a provider are handed over to the next worker, and the others are finished.
 """
 
 import logging
@@ -30,7 +30,7 @@ from reelkeeper.store import DBAPIError, SQLAlchemyError
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.jobs import claims, slots
 
-LOOK_SECONDS = 2.0  # between two looks for jobs, where a slot is free: far below the 15 that a dead worker's may wait
+LOOK_SECONDS = 2.0  # between two polls for jobs while a slot is free
 _log = logging.getLogger(__name__)
 
 
@@ -39,8 +39,8 @@ class Shift:
     """The terms of a worker's run: how many jobs at once, for how long, and its exceptions to the policies."""
 
     slots: int
-    seconds: float  # in which it takes new jobs
-    until_idle: bool = False  # end earlier, once nothing is due
+    seconds: float  # for which it claims new jobs
+    until_idle: bool = False  # end earlier, once no job is due
     order: DispatchPolicy | None = None  # exceptions of this run to the policies in force
     tiers: Tiers | None = None
     attempts: AttemptPolicy | None = None
@@ -59,9 +59,9 @@ def work(
     """Run jobs in a thread for each slot until the shift is over; return the number of jobs by outcome.
 
     Each claim and each job follows the policies in force at that time, with the shift's exceptions. `limit` gives how
-    many may run at once in all workers together; it is called before each claim. A full disk ends the shift with
-    DiskFull, and no job fails for it. If the store answers again before its claims are given up, nothing is lost. Any
-    error in here, or in this thread, hands over every job at once.
+    many may run at once over all workers; it is called before each claim. A full disk ends the shift with
+    DiskFull, without failing a job. If the store answers again before its claims are given up, nothing is lost. Any
+    error here, or in this thread, hands over every job at once.
     """
     make_folder(scratch)
     with LeaseManager(workspace.engine) as manager:
@@ -73,7 +73,7 @@ def work(
 
 
 class _Worker:
-    """The slots of one run: the job in each, and the models that the free ones have loaded."""
+    """The slots of one run: the job in each, and the models that free slots have loaded."""
 
     def __init__(self, context: WorkerContext, shift: Shift, limit: Callable[[], int]) -> None:
         self.ends: Counter[End] = Counter()
@@ -81,7 +81,7 @@ class _Worker:
         self._name = new_holder()
         self._warm: list[str | None] = [None] * shift.slots  # the models of the free slots
         self._busy: dict[Future[End], JobRun] = {}
-        self._silent_since: float | None = None  # when the store first did not answer
+        self._silent_since: float | None = None  # since when the store does not answer
 
     def at_work(self) -> list[JobRun]:
         """List the jobs that this worker has now, for the heartbeat's thread."""
@@ -121,11 +121,11 @@ class _Worker:
                 provider=self._context.generator.name,
             )
             seen = self._look() if claimed else None
-        except DBAPIError:  # what was claimed all the same, nobody renews: in a minute it is another's
+        except DBAPIError:  # a claim that was made anyway is not renewed, and expires in a minute
             self._silent_since = self._silent_since or time.monotonic()
             if time.monotonic() - self._silent_since > GIVE_UP_SECONDS:
                 raise
-            _log.warning("no jobs were claimed, the store did not answer; trying again", exc_info=True)
+            _log.warning("no jobs were claimed because the store did not answer; trying again", exc_info=True)
             return None
         self._silent_since = None
         if seen is None:
@@ -135,7 +135,7 @@ class _Worker:
         for item in claimed:
             self._warm.remove(item.model if item.model in self._warm else self._warm[0])
             job = JobRun(self._context, item, policies.attempts_of(item.model))
-            job.ran_beside.append(running)  # a short job is over before the heartbeat looks
+            job.ran_beside.append(running)  # a short job may end before the heartbeat counts
             self._busy[pool.submit(run_job, self._context, job)] = job
         return len(claimed)
 
@@ -155,7 +155,7 @@ class _Worker:
 
 @contextmanager
 def _beating(context: WorkerContext, at_work: Callable[[], list[JobRun]], seconds: float) -> Iterator[None]:
-    """Renew the claims of all running jobs, in a thread of its own, and tell the jobs the result."""
+    """Renew the claims of all running jobs in a separate thread, and set the result on each job."""
     leaving = threading.Event()
 
     def beat() -> None:
@@ -164,9 +164,9 @@ def _beating(context: WorkerContext, at_work: Callable[[], list[JobRun]], second
                 _renew(context, at_work())
                 _give_sign(context)
             except SQLAlchemyError:
-                _log.warning("claims were not renewed; trying again", exc_info=True)
+                _log.warning("claims could not be renewed; trying again", exc_info=True)
 
-    with suppress(SQLAlchemyError):  # the next one comes with the first heartbeat
+    with suppress(SQLAlchemyError):  # the first heartbeat records it again
         _give_sign(context)
     heart = threading.Thread(target=copy_context().run, args=(beat,), name="job-heartbeat", daemon=True)
     heart.start()
@@ -176,11 +176,11 @@ def _beating(context: WorkerContext, at_work: Callable[[], list[JobRun]], second
         leaving.set()
         heart.join()
         with suppress(SQLAlchemyError), transaction(context.engine, "worker.leave") as session:
-            slots.end(session)  # by itself it ends later
+            slots.end(session)  # otherwise the record expires later
 
 
 def _give_sign(context: WorkerContext) -> None:
-    """Record that a worker claims waiting jobs, for as long as it does."""
+    """Record that this worker claims jobs, unless it is closing."""
     if not (context.closing.is_set() or context.ending.is_set()):
         with transaction(context.engine, "worker.sign") as session:
             slots.give(session)
@@ -203,5 +203,5 @@ def _renew(context: WorkerContext, held: list[JobRun]) -> None:
 
 def _count_running(context: WorkerContext) -> int:
     with reading(context.engine) as session:
-        # guard claims.beside: what is busy at one provider counts as a crowd at another, whose limit falls
+        # guard claims.beside: jobs of one provider count as load of another, whose limit is then lowered
         return claims.count_running(session, context.generator.name)

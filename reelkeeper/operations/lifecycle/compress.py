@@ -208,7 +208,7 @@ def compress(
 
 
 def _remaining_days(session: Session, job: CompressionJob, video_id: str) -> int | None:
-    """Give the days left of the video's life by its user's tier; None: for ever, or unknown."""
+    """Return the days left of the video's life by its user's tier; None: for ever, or unknown."""
     found = list_videos(session, video_id=video_id)
     if not found:
         return None

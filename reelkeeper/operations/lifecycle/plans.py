@@ -56,7 +56,7 @@ class Figures(NamedTuple):
 
 
 def terms(**policies: BaseModel | int) -> dict[str, Any]:
-    """Give the terms of a plan, for JSON; a plan made under other terms is not applied."""
+    """Return the terms of a plan, for JSON; a plan made under other terms is not applied."""
     return {
         name: policy.model_dump(mode="json") if isinstance(policy, BaseModel) else policy
         for name, policy in policies.items()

@@ -92,7 +92,7 @@ class Outlook(NamedTuple):
 
 
 def outlooks(session: Session, listed: Sequence[Listed]) -> list[Outlook]:
-    """Give for each video when it may be retired, or purged, if its views and holds stay as they are."""
+    """Return for each video when it may be retired, or purged, if its views and holds stay as they are."""
     as_of, policies = now(session), in_force(session).policies
     wanted = [item.id for item in listed]
     live = {video.id: video for video in live_videos(session, as_of, only=wanted)}
@@ -203,7 +203,7 @@ def _next(
 def _moments(
     live: Video, created_at: datetime, policy: LifecyclePolicy, tier: TierPolicy, as_of: datetime
 ) -> Iterator[datetime]:
-    """Give each moment, from now on, at which another rule may begin to apply."""
+    """Return each moment, from now on, at which another rule may begin to apply."""
     for days in {policy.compress_after_days, policy.retire_after_days, tier.retention_days} - {None}:
         with suppress(OverflowError):
             yield max(as_of, created_at + timedelta(days=days or 0, microseconds=1))

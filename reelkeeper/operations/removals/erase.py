@@ -64,7 +64,7 @@ class Erasure(NamedTuple):
 
     @property
     def until(self) -> datetime | None:
-        """Give the time when nothing is left to wait for; None where that is not known, or nothing is left."""
+        """Return the time when nothing is left to wait for; None where that is not known, or nothing is left."""
         ends = [item.until for item in self.left]
         return max(end for end in ends if end) if ends and all(ends) else None
 

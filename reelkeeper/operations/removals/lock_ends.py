@@ -42,7 +42,7 @@ def explain(workspace: Workspace, found: Certificate, read: ReadLocks) -> Certif
 
 
 def ends(workspace: Workspace, kept: Iterable[tuple[str, str]], read: ReadLocks) -> dict[str, datetime | None]:
-    """Give the end of the last lock on each key that is kept by one: NEVER without end, None where it is unknown.
+    """Return the end of the last lock on each key that is kept by one: NEVER without end, None where it is unknown.
 
     `kept` are keys with the bucket's refusals.
     """

@@ -127,7 +127,7 @@ def gather(engine: Engine, month: date, as_of: datetime, budgets: BudgetPolicy |
 
 
 def end_of(month: date) -> date:
-    """Give the last day of the month that begins on day `month`."""
+    """Return the last day of the month that begins on day `month`."""
     return month.replace(day=monthrange(month.year, month.month)[1])
 
 

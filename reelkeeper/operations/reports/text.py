@@ -21,7 +21,7 @@ class Tile(NamedTuple):
 
 
 def tiles(report: MonthReport) -> list[Tile]:
-    """Give the key figures."""
+    """Return the key figures."""
     found = [_spent(report)]
     if (expected := report.this_month) is not None:
         between = f"{usd(expected.lower80_microusd * 1000)} to {usd(expected.upper80_microusd * 1000)}, in 4 of 5 cases"

@@ -98,7 +98,7 @@ def _read(workspace: Workspace, stored: StoredObject, said: Owner) -> dict[str, 
 
 
 def _judged(stored: StoredObject, verdict: AdoptionVerdict) -> dict[str, Any]:
-    """Give the fields of a note without an owner. An object of 0 bytes is not a video."""
+    """Return the fields of a note without an owner. An object of 0 bytes is not a video."""
     names = ("user_id", "name_id", "unique_id", "video_id", "generation", "pattern", "created_at")
     # guard adopt.empty: an object of 0 bytes becomes a video
     empty = verdict == AdoptionVerdict.ADOPT and not stored.size_bytes

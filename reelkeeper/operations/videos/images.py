@@ -66,6 +66,6 @@ def fetch(bucket: Bucket, sha256: str, target: Path) -> bool:
 
 
 def url_of(bucket: Bucket, sha256: str, seconds: int) -> str | None:
-    """Give a URL by which a provider can read a kept image for `seconds`; None where there is no such image."""
+    """Return a URL by which a provider can read a kept image for `seconds`; None where there is no such image."""
     key = bucket.image_key(sha256)
     return bucket.presigned("get_object", key, seconds) if bucket.head(key) else None

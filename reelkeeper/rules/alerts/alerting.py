@@ -194,7 +194,7 @@ def _is_quiet(quiet: Collection[Quiet], rule: str, scope: str) -> bool:
 
 
 def _is_past(period: str, as_of: datetime) -> bool:
-    """Tell whether a day or month is over; that its alerts end then is not news."""
+    """Return whether a day or month is over; that its alerts end then is not news."""
     return bool(_DAY_OR_MONTH.fullmatch(period)) and period < f"{as_of:%Y-%m-%d}"[: len(period)]
 
 

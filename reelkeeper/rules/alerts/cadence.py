@@ -46,12 +46,12 @@ CADENCES: Final = {
 
 
 def is_overdue(since: datetime, cadence: Cadence, as_of: datetime) -> bool:
-    """Tell whether a flow should have succeeded again by now."""
+    """Return whether a flow should have succeeded again by now."""
     return as_of - since > timedelta(seconds=cadence.period_seconds + cadence.grace_seconds)
 
 
 def seconds_until_next(at: datetime, cadence: Cadence) -> float:
-    """Give the seconds until a flow's next run, where runs begin at multiples of its period since midnight UTC.
+    """Return the seconds until a flow's next run, where runs begin at multiples of its period since midnight UTC.
 
     >>> from datetime import UTC
     >>> seconds_until_next(datetime(2026, 11, 24, 12, 3, 30, tzinfo=UTC), CADENCES["dispatch_jobs"])

@@ -33,7 +33,7 @@ MEANS: Final = {
 
 
 def of_audit(event: str, detail: Mapping[str, Any], state: str, *, is_present: bool) -> EventType | None:
-    """Give the event that the service gets for an audited change; None: none.
+    """Return the event that the service gets for an audited change; None: none.
 
     `state` is the video's after the change; `is_present`: the change was to its present bytes.
     """
@@ -54,7 +54,7 @@ def of_audit(event: str, detail: Mapping[str, Any], state: str, *, is_present: b
 
 
 def retry_seconds(attempts: int) -> int | None:
-    """Give the seconds to wait after so many failed attempts at a message; None: it is not tried again.
+    """Return the seconds to wait after so many failed attempts at a message; None: it is not tried again.
 
     >>> [retry_seconds(attempts) for attempts in (1, 2, 9, 10)], sum(RETRY_SECONDS) / 3600
     ([5, 300, 86400, None], 75.58472222222223)
@@ -63,7 +63,7 @@ def retry_seconds(attempts: int) -> int | None:
 
 
 def pause_seconds(failures: int) -> float:
-    """Give the seconds for which to send an endpoint nothing, after so many failed messages in a row.
+    """Return the seconds for which to send an endpoint nothing, after so many failed messages in a row.
 
     >>> [pause_seconds(failures) for failures in (1, 2, 3, 4, 9, 1_000)]
     [0.0, 0.0, 5.0, 10.0, 300.0, 300.0]

@@ -128,7 +128,7 @@ def share(
 
 
 def _by_day(account: Iterable[Used], month: date, last: date) -> Iterator[tuple[date, list[Used]]]:
-    """Give the rows that count for each day: those of one source, and the last known stored bytes if it has none."""
+    """Return the rows that count for each day: those of one source, and the last known stored bytes if it has none."""
     counted = believed(account)
     earlier = [day for day, metric in counted if metric == Metric.STORED_BYTES and day < month]
     stored = counted[max(earlier), Metric.STORED_BYTES] if earlier else []
@@ -170,7 +170,7 @@ def line_items_of(days_in_month: int, book: PriceBook) -> Callable[[Used], tuple
 
 
 def _line_items(usage: Used, days_in_month: int, book: PriceBook) -> tuple[LineItem, ...]:
-    """Give the billed items of a use: none, one, or for a job at a flat price its compute and its API."""
+    """Return the billed items of a use: none, one, or for a job at a flat price its compute and its API."""
     kind = StorageClass(usage.storage_class or StorageClass.STANDARD)
     rates = RATES[kind]
     if usage.metric == Metric.STORED_BYTES:

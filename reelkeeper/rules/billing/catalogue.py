@@ -119,7 +119,7 @@ class VendorPrice(BaseModel):
         return self
 
     def amounts(self, clip: Clip, margin_percent: Decimal) -> tuple[Decimal, Decimal] | None:
-        """Give the vendor's price and the user's price of a clip, in dollars; None: no rate fits such a clip."""
+        """Return the vendor's price and the user's price of a clip, in dollars; None: no rate fits such a clip."""
         fitting = [(self._units(clip, rate), rate) for rate in self.rates if rate.fits(clip)]
         if not fitting:
             return None
@@ -167,7 +167,7 @@ class ModelLimits(BaseModel):
     )
 
     def heard(self, clip: Clip) -> Clip:
-        """Tell whether a clip will have sound."""
+        """Return whether a clip will have sound."""
         match self.audio:
             case "choice":
                 return clip._replace(audio=clip.audio is not False)
@@ -175,7 +175,7 @@ class ModelLimits(BaseModel):
                 return clip._replace(audio=fixed == "always")
 
     def charged_seconds(self, asked: Decimal, made: float) -> Decimal:
-        """Give the charged seconds of a clip: as requested, or the nearest possible length if it is shorter.
+        """Return the charged seconds of a clip: as requested, or the nearest possible length if it is shorter.
 
         Where any length can be made, it is rounded up to a second: vendors cut at a frame.
         """
@@ -303,7 +303,7 @@ class ModelEntry(BaseModel):
         return all(isinstance(price, VendorPrice) and price.unit is not Unit.GPU_SECOND for price in prices)
 
     def at(self, provider: str | None) -> Self:
-        """Give the entry with the limits and price of a fallback provider; for any other, with its own."""
+        """Return the entry with the limits and price of a fallback provider; for any other, with its own."""
         for other in self.fallbacks:
             if other.provider == provider:
                 limits = other.limits or self.limits

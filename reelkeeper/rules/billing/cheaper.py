@@ -54,7 +54,7 @@ def cheaper(asked: Iterable[Asked], book: PriceBook) -> list[Cheaper]:
 
 
 def _cost_usd(entry: ModelEntry, clip: Clip) -> Decimal | None:
-    """Give the vendor's price of a clip; None where no rate fits, or the price is flat."""
+    """Return the vendor's price of a clip; None where no rate fits, or the price is flat."""
     amounts = (
         entry.price.amounts(entry.limits.heard(clip), Decimal(0)) if isinstance(entry.price, VendorPrice) else None
     )

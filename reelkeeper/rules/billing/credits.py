@@ -44,5 +44,5 @@ def own_key(user_id: str, key: str) -> str:
 
 
 def fingerprint(**parameters: str | int | None) -> str:
-    """Give the SHA-256 of the parameters as canonical JSON: equal only for the same request."""
+    """Return the SHA-256 of the parameters as canonical JSON: equal only for the same request."""
     return hashlib.sha256(json.dumps(parameters, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

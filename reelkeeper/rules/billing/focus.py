@@ -21,7 +21,7 @@ DETAIL: Final = (
 
 
 def detail(charge: Charge) -> dict[str, object]:
-    """Give one charge under FOCUS's names, which are DETAIL. A user's is `Usage`, the residual an `Adjustment`."""
+    """Return one charge under FOCUS's names, which are DETAIL. A user's is `Usage`, the residual an `Adjustment`."""
     listed, billed = exact_usd(charge.list_nanousd), exact_usd(charge.billed_nanousd)
     whose = charge.user_id or RESIDUAL
     values = (
@@ -54,7 +54,7 @@ def period(start: date, end: date) -> tuple[str, str]:
 
 
 def next_month(day: date) -> date:
-    """Give the first day of the month after `day`'s."""
+    """Return the first day of the month after `day`'s."""
     return (day.replace(day=1) + 31 * _ONE_DAY).replace(day=1)
 
 

@@ -136,7 +136,7 @@ def cost_until(
     *,
     reads: int = 0,
 ) -> Decimal:
-    """Give the dollars that an object costs over the next `days`, without writing it: the avoidable cost.
+    """Return the dollars that an object costs over the next `days`, without writing it: the avoidable cost.
 
     It is the marginal cost, beyond the free allowances and before rounding: `days` of storage, at least the class's
     minimum, and `reads` of the whole object.
@@ -162,5 +162,5 @@ def saving_this_month(usage: Usage, size_bytes: int, days_left: int) -> Saving:
 
 
 def storage_microusd_per_month(size_bytes: int) -> int:
-    """Give what `size_bytes` more, or fewer, cost in a month beyond the free allowance, rounded half to even."""
+    """Return what `size_bytes` more, or fewer, cost in a month beyond the free allowance, rounded half to even."""
     return round(size_bytes * STANDARD.storage_usd_per_gb_month * _MICROUSD / GB)

@@ -23,7 +23,7 @@ class QuotaAnswer:
 
 
 def judge(user: Standing, incoming_bytes: int, tiers: Tiers) -> QuotaAnswer:
-    """Tell whether `incoming_bytes` more fit into the user's quota: used + reserved + incoming <= quota."""
+    """Return whether `incoming_bytes` more fit into the user's quota: used + reserved + incoming <= quota."""
     tier = tiers.get(user.tier)
     granted = tier.quota_bytes if tier else None
     quota = user.override_bytes if user.override_bytes is not None else granted

@@ -175,7 +175,7 @@ def quote(job: JobSpec, book: PriceBook = PriceBook(), provider: str | None = No
 def _amounts(
     job: JobSpec, book: PriceBook, entry: ModelEntry | None, storage: Decimal
 ) -> tuple[tuple[Decimal, Decimal, Decimal], Decimal, Decimal]:
-    """Give the parts of a price at one provider, our cost there, and the user's price, in dollars."""
+    """Return the parts of a price at one provider, our cost there, and the user's price, in dollars."""
     more = 1 + book.margin_percent / 100
     if entry and isinstance(entry.price, VendorPrice):
         found = entry.price.amounts(entry.limits.heard(job.clip), book.margin_percent)

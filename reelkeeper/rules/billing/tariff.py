@@ -61,7 +61,7 @@ FREE: Final = frozenset({"DeleteObject", "DeleteBucket", "AbortMultipartUpload"}
 
 
 def class_of(action: str) -> Literal["A", "B"] | None:
-    """Give the class in which an operation of R2 or S3 is billed; None where it is free.
+    """Return the class in which an operation of R2 or S3 is billed; None where it is free.
 
     Operations in no list, such as DeleteObjects, count as A, so that an unknown cost shows early. S3's ListObjectsV2 is
     R2's ListObjects.

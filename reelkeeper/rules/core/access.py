@@ -94,7 +94,7 @@ class Allowance(NamedTuple):
 
 
 def body_deadline(policy: AccessPolicy, taken_bytes: int) -> float:
-    """Give the seconds, from its first byte, within which a body must be complete.
+    """Return the seconds, from its first byte, within which a body must be complete.
 
     >>> body_deadline(AccessPolicy(body_seconds=20, body_bytes_a_second=100_000), 1_000_000)
     30.0

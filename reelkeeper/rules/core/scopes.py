@@ -17,7 +17,7 @@ def of_job(provider: str | None, model: str, tier: str | None, user_id: str) -> 
 
 
 def limits_of(scopes: Iterable[str], limits: Mapping[str, _Limit]) -> dict[str, _Limit]:
-    """Give the limit of each of these scopes that has one: its own, or that of `*` for its kind."""
+    """Return the limit of each of these scopes that has one: its own, or that of `*` for its kind."""
     found = {}
     for scope in scopes:
         limit = limits.get(scope, limits.get(f"{scope.partition(':')[0]}:{EACH}"))
@@ -27,5 +27,5 @@ def limits_of(scopes: Iterable[str], limits: Mapping[str, _Limit]) -> dict[str, 
 
 
 def in_words(scope: str) -> str:
-    """Give "user ann" for "user:ann"."""
+    """Return "user ann" for "user:ann"."""
     return scope.replace(":", " ", 1)

@@ -107,7 +107,7 @@ class Tiers(RootModel[dict[str, TierPolicy]]):
         return self.root.get(name) if name is not None else None
 
     def items(self) -> Iterator[tuple[str, TierPolicy]]:
-        """Give each tier with its name, from the least to the most paid."""
+        """Return each tier with its name, from the least to the most paid."""
         yield from self.root.items()
 
     def retention_days(self) -> dict[str, int | None]:
@@ -128,14 +128,14 @@ class Tiers(RootModel[dict[str, TierPolicy]]):
         return {}
 
     def keeping(self, days: int | None) -> "Tiers":
-        """Give the tiers with one retention in days for all of them; None is for ever."""
+        """Return the tiers with one retention in days for all of them; None is for ever."""
         if days not in self.kept_alike:
             alike = {name: tier.model_copy(update={"retention_days": days}) for name, tier in self.root.items()}
             self.kept_alike[days] = Tiers.model_construct(alike)
         return self.kept_alike[days]
 
     def remaining_days(self, tier: str | None, created_at: datetime | None, as_of: datetime) -> int | None:
-        """Give the days left of a video's life by its user's tier; None: for ever, or unknown."""
+        """Return the days left of a video's life by its user's tier; None: for ever, or unknown."""
         known = self.get(tier)
         kept = known.retention_days if known else None
         return None if kept is None or created_at is None else max(0, kept - (as_of - created_at).days)

@@ -33,7 +33,7 @@ class Forecast:
     intervals: dict[float, pd.DataFrame]
 
     def interval(self, level: float) -> pd.DataFrame:
-        """Give the bounds between which `level` percent of outcomes fall. Raises KeyError for a level not requested."""
+        """Return the bounds that contain `level` percent of outcomes. Raises KeyError for a level not requested."""
         return self.intervals[level]
 
 

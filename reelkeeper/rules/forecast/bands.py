@@ -35,14 +35,14 @@ _USUAL, _USUAL_POWER = 0.45, 0.2  # the mean error on the M1 and Tourism competi
 
 
 def step_scale(values: Values, season: int, paths: Values) -> Values:
-    """Give the unit of each step's error, from how the history moves and how far the members of `paths` are apart."""
+    """Return the unit of each step's error, from how the history moves and how far the members of `paths` are apart."""
     return np.asarray(_movement(values, season) + 0.5 * np.ptp(paths, axis=0), dtype=np.float64)
 
 
 def own_factor(values: Values, season: int) -> float:
-    """Give by how much the errors of this very series differ from the usual, from forecasts of its last 18 steps.
+    """Return the ratio of this series' errors to the usual ones, from forecasts at up to 18 steps before its end.
 
-    1.0 for a history that is too short to be asked, and for a daily one: its usual is measured on days alone.
+    It is 1.0 for a history that is too short, and for a daily one, whose usual errors were measured on daily series.
     """
     ratios = []
     for origin in (len(values) - back for back in _BACK if season != _WEEK and len(values) - back >= _LEAST_STEPS):
@@ -56,12 +56,12 @@ def own_factor(values: Values, season: int) -> float:
 
 
 def step_quantiles(length: int, season: int, horizon: int, level: float) -> Values:
-    """Give, for each step, the quantile of its error at `level` percent, in units of its scale."""
+    """Return, for each step, the quantile of its error at `level` percent, in units of its scale."""
     return _looked_up(STEPS.get(_key(length, season), STEPS["1"]), np.arange(1, horizon + 1), level)
 
 
 def sum_scale(values: Values, season: int, sums: Values, span: tuple[int, int], monthly_share: float = 0.0) -> float:
-    """Give the unit of the log error of a sum over the steps from `span[0]` up to `span[1]`.
+    """Return the unit of the log error of a sum over the steps from `span[0]` up to `span[1]`.
 
     `sums` is what the members say of it, `monthly_share` is how much of the sum is there for what recurs monthly.
     """
@@ -72,14 +72,14 @@ def sum_scale(values: Values, season: int, sums: Values, span: tuple[int, int], 
 
 
 def sum_quantile(length: int, season: int, last_step: int, level: float) -> float:
-    """Give the quantile of the log error, at `level` percent and in units of its scale, of a sum up to `last_step`."""
+    """Return the quantile, at `level` percent, of the log error of a sum up to `last_step`, in units of its scale."""
     return float(_looked_up(SUMS.get(_key(length, season), SUMS["7"]), np.array([last_step]), level)[0])
 
 
 def _repeated_error(values: Values, season: int, start: int, stop: int) -> float:
-    """Give the mean log error of sums over steps `start` to `stop` where the last season is repeated, without its bias.
+    """Return the mean log error, without its bias, of sums over steps `start` to `stop` if the last season is repeated.
 
-    It is tried at each step of the history. A short one tries sums that are nearer, and errors grow as a random walk's.
+    It is measured at each step of the history. A short history measures nearer sums; errors grow as a random walk's do.
     """
     near = min(stop, (len(values) - season) // _TRIES_A_STEP)
     if near < 1:
@@ -96,7 +96,7 @@ def _repeated_error(values: Values, season: int, start: int, stop: int) -> float
 
 
 def _movement(values: Values, season: int) -> float:
-    """Give the geometric mean of the usual change over a step and over a season; of few values never nothing."""
+    """Return the geometric mean of the usual change over a step and over a season; of few values never nothing."""
     step = float(np.mean(np.abs(np.diff(values)))) if len(values) > 1 else 0.0
     over = float(np.mean(np.abs(values[season:] - values[:-season]))) if len(values) > season else step
     unseen = float(np.mean(np.abs(values))) / (2 * len(values))  # what so few values have had no time to show

@@ -115,14 +115,14 @@ def predict(
 def look(
     history: "pd.Series[float] | None", as_of: date, months: int, growth_percent_per_month: float | None
 ) -> Outlook | None:
-    """Give the outlook of one line; None without a history."""
+    """Return the outlook of one line; None without a history."""
     if history is None or not any(stamp.date() < as_of for stamp in history.dropna().index):
         return None
     return outlook(history, as_of, months, growth_percent_per_month)
 
 
 def rows(costs: Sequence[Cost], as_of: datetime) -> list[CostForecast]:
-    """Give costs as rows of the store, in micro-dollars."""
+    """Return costs as rows of the store, in micro-dollars."""
     found = []
     for cost in costs:
         mean, low80, high80, low95, high95 = (
@@ -135,7 +135,7 @@ def rows(costs: Sequence[Cost], as_of: datetime) -> list[CostForecast]:
 def expected_peaks(
     stored: Stored, uploads: Outlook | None, as_of: date, last: date, probability: float
 ) -> dict[date, int]:
-    """Give peaks of stored bytes up to `last`, known ones too, with uploads at this quantile."""
+    """Return peaks of stored bytes up to `last`, known ones too, with uploads at this quantile."""
     days = [as_of + timedelta(days=number) for number in range((last - as_of).days + 1)]
     arriving = np.zeros(len(days))
     if uploads is not None:
@@ -173,7 +173,7 @@ def _joined(month: date, service: str, parts: Sequence[Values], method: str) -> 
 
 
 def _together(reaches: Sequence[float]) -> float:
-    """Give the half-width of a sum, from those of its parts and their common correlation."""
+    """Return the half-width of a sum, from those of its parts and their common correlation."""
     apart = sum(max(0.0, reach) ** 2 for reach in reaches)
     alike = sum(max(0.0, reach) for reach in reaches) ** 2
     return math.sqrt((1 - _TOGETHER) * apart + _TOGETHER * alike)

@@ -40,7 +40,7 @@ class Fan:
 
     @property
     def middle(self) -> Values:
-        """Give the median of the members, step by step."""
+        """Return the median of the members, step by step."""
         return np.asarray(np.median(self.paths, axis=0), dtype=np.float64)
 
 
@@ -68,7 +68,7 @@ def fan(values: Values, season: int, horizon: int) -> Fan:
 
 
 def _choose(length: int, season: int) -> tuple[list[Choice], str]:
-    """Give the members, and the name of the choice."""
+    """Return the members, and the name of the choice."""
     ets, theta = _smooth("ETS", members.ets), _smooth("Theta", members.theta)
     damped = _smooth("damped trend", members.damped)
     stl = _smooth("STL-ETS", members.stl_ets)

@@ -35,7 +35,7 @@ class UsageLine:
 
 
 def operations(kind: Literal["A", "B"], storage_class: StorageClass, history: "pd.Series[float]") -> UsageLine:
-    """Give the line of R2's operations of one class in one storage class."""
+    """Return the line of R2's operations of one class in one storage class."""
 
     def price(used: float) -> float:
         count = max(0, round(used))
@@ -45,7 +45,7 @@ def operations(kind: Literal["A", "B"], storage_class: StorageClass, history: "p
 
 
 def retrieval(history: "pd.Series[float]") -> UsageLine:
-    """Give the line of bytes read from Infrequent Access."""
+    """Return the line of bytes read from Infrequent Access."""
 
     def price(used: float) -> float:
         return _billed_usd(_INFREQUENT, retrieval_gb=Decimal(max(0, round(used))) / GB)
@@ -54,7 +54,7 @@ def retrieval(history: "pd.Series[float]") -> UsageLine:
 
 
 def jobs(model: str, history: "pd.Series[float]", book: PriceBook) -> UsageLine:
-    """Give the line of generation jobs of one model: compute and API, both linear."""
+    """Return the line of generation jobs of one model: compute and API, both linear."""
     costs = book.flat_price(model)
     compute_usd, api_usd = float(costs.compute_usd), float(costs.api_usd)
     prices: dict[str, Price] = {COMPUTE: lambda used: used * compute_usd, API: lambda used: used * api_usd}
@@ -62,12 +62,12 @@ def jobs(model: str, history: "pd.Series[float]", book: PriceBook) -> UsageLine:
 
 
 def clips(model: str, history: "pd.Series[float]") -> UsageLine:
-    """Give the line of a vendor's charges for the clips of one model, in micro-dollars."""
+    """Return the line of a vendor's charges for the clips of one model, in micro-dollars."""
     return UsageLine(f"clips {model}", history, {API: lambda used: used / _MICROUSD}, f"model:{model}")
 
 
 def provider(scope: str, history: "pd.Series[float]") -> UsageLine:
-    """Give the line of the cost of all jobs of a provider, in micro-dollars; `scope` is such as `provider:fal`."""
+    """Return the line of the cost of all jobs of a provider, in micro-dollars; `scope` is such as `provider:fal`."""
     return UsageLine(scope, history, {PART: lambda used: used / _MICROUSD}, scope)
 
 

@@ -105,7 +105,7 @@ def _least_aicc(values: Values, forms: Sequence[dict[str, Any]], horizon: int) -
 
 
 def _adjusted(values: Values, season: int) -> tuple[Values, Values, bool]:
-    """Give the values without their season, the season from the first value on, and whether it multiplies."""
+    """Return the values without their season, the season from the first value on, and whether it multiplies."""
     if season == 1 or len(values) < 2 * season + 1 or not _is_seasonal(values, season):
         return values, np.zeros(season), False
     multiplicative = bool(values.min() > 0)

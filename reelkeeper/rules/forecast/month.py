@@ -41,20 +41,20 @@ class MonthTotal:
 
     @property
     def mean(self) -> float:
-        """Give the total that is expected."""
+        """Return the total that is expected."""
         return self.so_far + self.rest
 
     def quantile(self, probability: float) -> float:
-        """Give the total that is not exceeded with this probability."""
+        """Return the total that is not exceeded with this probability."""
         return self.so_far + self.rest * math.exp(self.log_shift(probability))
 
     def log_shift(self, probability: float) -> float:
-        """Give by how much, as a log ratio, the rest is off what is expected at this probability."""
+        """Return by how much, as a log ratio, the rest is off what is expected at this probability."""
         width = float(np.interp(abs(2 * probability - 1) * 100, LEVELS, self.reach))
         return math.copysign(width, probability - 0.5)
 
     def bounds(self, level: float) -> tuple[float, float]:
-        """Give the bounds between which the total falls with `level` percent probability."""
+        """Return the bounds between which the total falls with `level` percent probability."""
         return self.quantile(0.5 - level / 200), self.quantile(0.5 + level / 200)
 
 
@@ -132,7 +132,7 @@ def _learn(values: Values, index: "pd.Index[Any]") -> Recurring:
 
 
 def _forecast(monthly: Recurring, ahead: "pd.Index[Any]") -> tuple[Values, Values, str]:
-    """Give what each member says of the days ahead, their median, and how it was found."""
+    """Return what each member says of the days ahead, their median, and how it was found."""
     made = fan(monthly.values, _WEEK, len(ahead))
     factors = monthly.factors(stamp.date() for stamp in ahead)
     method = f"{made.method}; times what recurs on {', '.join(sorted(monthly.logs))}" if monthly.logs else made.method
@@ -151,7 +151,7 @@ def _daily(history: "pd.Series[float]", as_of: date) -> Regular:
 
 
 def _spans(as_of: date, first: date, count: int) -> Sequence[tuple[date, int, int]]:
-    """Give for each month its first day, and from which step ahead up to which it is forecast."""
+    """Return for each month its first day, and from which step ahead up to which it is forecast."""
     month, found = as_of.replace(day=1), []
     for _ in range(count):
         end = month.replace(day=monthrange(month.year, month.month)[1]) + timedelta(days=1)

@@ -33,7 +33,7 @@ class Recurring:
     logs: dict[str, float]
 
     def factors(self, days: Iterable[date]) -> Values:
-        """Give what days are times what a forecast from `values` says."""
+        """Return what days are times what a forecast from `values` says."""
         found = ([self.logs[place] for place in places(day) if place in self.logs] for day in days)
         return np.array([math.exp(max(logs, key=abs, default=0.0)) for logs in found], dtype=np.float64)
 
@@ -59,7 +59,7 @@ def learn(values: Values, days: Sequence[date], season: int) -> Recurring:
 
 
 def _recurs(place: str, at: Sequence[int], odd: Values, residual: Values) -> tuple[float, str, float] | None:
-    """Give how sure it is that a place recurs, the place, and whether upwards; None if it does not."""
+    """Return how sure it is that a place recurs, the place, and whether upwards; None if it does not."""
     way = float(np.sign(odd[at[-MONTHS:]].sum()))
     sizes = sorted(abs(residual[each]) for each in at[-MONTHS:] if odd[each] == way)
     is_alike = any(less >= _ALIKE * more for less, more in pairwise(sizes))

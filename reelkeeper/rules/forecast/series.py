@@ -32,7 +32,7 @@ class Regular:
     index: "pd.Index[Any]"
 
     def ahead(self, horizon: int) -> "pd.Index[Any]":
-        """Give the `horizon` steps that follow, in the history's kind of index."""
+        """Return the `horizon` steps that follow, in the history's kind of index."""
         if not len(self.index):
             return pd.RangeIndex(horizon)
         last = self.index[-1]
@@ -106,7 +106,7 @@ def cleaned(values: Values, season: int) -> Values:
 
 
 def _medians(values: Values, reach: int, stride: int) -> Values:
-    """Give for each value the median of those up to `reach` strides before and after it, as far as they exist."""
+    """Return for each value the median of those up to `reach` strides before and after it, as far as they exist."""
     margin = np.full(reach * stride, np.nan)
     padded = np.concatenate([margin, values, margin])
     shifts = [padded[shift * stride : shift * stride + len(values)] for shift in range(2 * reach + 1)]

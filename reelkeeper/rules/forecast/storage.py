@@ -28,7 +28,7 @@ class Stock:
 
 
 def daily_peaks(stock: Stock, first: date, uploads: Sequence[float] | Values) -> Values:
-    """Give the peak of each day from `first` on: the bytes at its beginning, or at its end if that is more.
+    """Return the peak of each day from `first` on: the bytes at its beginning, or at its end if that is more.
 
     Bytes are deleted on their day of expiry; those that expired earlier and are still live, on the first day.
     """
@@ -59,7 +59,7 @@ class Cohort(NamedTuple):
 def known_expiries(
     cohorts: Iterable[Cohort], purging: Mapping[date, int], retention_days: Mapping[str, int | None], grace_days: int
 ) -> dict[date, int]:
-    """Give the live bytes that are deleted on each day: retired the day after their retention, then purged.
+    """Return the live bytes that are deleted on each day: retired the day after their retention, then purged.
 
     `purging` are those already retired. Cold videos may be deleted earlier; that is not known, and not counted.
     """
@@ -75,7 +75,7 @@ def known_expiries(
 def shares_by_life(
     uploaded: Mapping[str | None, int], retention_days: Mapping[str, int | None], grace_days: int
 ) -> dict[int, float]:
-    """Give the share of uploads that is deleted after a number of days, if tiers go on uploading as before."""
+    """Return the share of uploads that is deleted after a number of days, if tiers go on uploading as before."""
     whole, shares = sum(uploaded.values()), dict[int, float]()
     for tier, size_bytes in uploaded.items():
         kept = retention_days.get(tier or "")

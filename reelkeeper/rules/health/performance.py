@@ -47,7 +47,7 @@ class PerformancePolicy(BaseModel):
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """Give a percentile: the smallest value that `percent` of the values do not exceed. `values` holds at least one.
+    """Return a percentile: the smallest value that `percent` of the values do not exceed. `values` holds at least one.
 
     >>> percentile([4, 1, 3, 2], 50), percentile([4, 1, 3, 2], 95)
     (2, 4)
@@ -143,13 +143,13 @@ def with_present(
 
 
 def window_start(at: datetime) -> datetime:
-    """Give the start of the window that `at` is in: a quarter of an hour, of UTC."""
+    """Return the start of the window that `at` is in: a quarter of an hour, of UTC."""
     seconds = int(at.timestamp())
     return datetime.fromtimestamp(seconds - seconds % WINDOW_SECONDS, UTC)
 
 
 def first_window(last: datetime | None, as_of: datetime) -> datetime:
-    """Give the start of the next window to record, after the one that began at `last`."""
+    """Return the start of the next window to record, after the one that began at `last`."""
     oldest = window_start(as_of - LOOKED_BACK)
     if last is None:
         return window_start(as_of) - timedelta(seconds=WINDOW_SECONDS)

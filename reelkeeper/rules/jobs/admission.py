@@ -78,7 +78,7 @@ class AdmissionPolicy(BaseModel):
         return self
 
     def hit_charge(self, price_microusd: int) -> int:
-        """Give the charge for a video from the cache: a share of the price, rounded down."""
+        """Return the charge for a video from the cache: a share of the price, rounded down."""
         return price_microusd * self.hit_charge_percent // 100
 
     @property
@@ -122,7 +122,7 @@ def over_budget(
 
 
 def cache_key(request: Mapping[str, object], user_id: str | None) -> str:
-    """Give a request's key in the cache, the SHA-256 of the canonical JSON of everything that shapes its video.
+    """Return a request's key in the cache, the SHA-256 of the canonical JSON of everything that shapes its video.
 
     That is model, version, prompts, image hash, size, duration, frame rate, seed and parameters. `user_id` None shares
     the answer with all users. Raises ValueError if `request` has values that JSON cannot represent exactly.

@@ -36,7 +36,7 @@ class AttemptPolicy(BaseModel):
 
 
 def pause_seconds(attempts: int, jitter: float, policy: AttemptPolicy) -> float:
-    """Give the pause after the `attempts`-th attempt: 2 ** attempts seconds, and up to half as much again.
+    """Return the pause after the `attempts`-th attempt: 2 ** attempts seconds, and up to half as much again.
 
     `jitter` is from 0 to 1, drawn by the caller.
 
@@ -50,13 +50,13 @@ def pause_seconds(attempts: int, jitter: float, policy: AttemptPolicy) -> float:
 
 
 def give_up_error(attempts: int, last: str, *, by_generator: bool) -> str:
-    """Give the error of a job that has used up its attempts, by its generator's failures or by ours."""
+    """Return the error of a job that has used up its attempts, by its generator's failures or by ours."""
     given_up = _GIVEN_UP if by_generator else f"no success here, {_GIVEN_UP}"
     return f"{given_up} {many(attempts, 'attempt')}; the last: {last}"
 
 
 def not_taken_error(policy: AttemptPolicy, last: str) -> str:
-    """Give the error of a dead job that its provider never accepted."""
+    """Return the error of a dead job that its provider never accepted."""
     return f"{_GIVEN_UP} {policy.give_up_hours} hours in which the provider took nothing; the last: {last}"
 
 

@@ -108,7 +108,7 @@ class Breaker(BaseModel):
     made: int = 0  # of them
 
     def phase(self, as_of: datetime) -> Phase:
-        """Give the phase at a moment."""
+        """Return the phase at a moment."""
         if self.until is None:
             return Phase.CLOSED
         return Phase.OPEN if as_of < self.until else Phase.TRIAL
@@ -118,7 +118,7 @@ class Breaker(BaseModel):
         return self.until is not None and as_of - self.until > _UNTRIED
 
     def room(self, at_work: Collection[str], policy: BreakerPolicy) -> int:
-        """Give how many trial jobs may be begun, while the jobs `at_work` have neither ended nor failed."""
+        """Return how many trial jobs may be begun, while the jobs `at_work` have neither ended nor failed."""
         return max(policy.trial_jobs - self.made - len({*self.trials} & {*at_work}), 0)
 
     def trying(self, job_ids: Collection[str]) -> Self:
@@ -135,7 +135,7 @@ def judge(seconds: float | None, estimate_seconds: float, policy: BreakerPolicy)
 def after(
     breaker: Breaker, outcome: Outcome, job_id: str, said: str, as_of: datetime, policy: BreakerPolicy
 ) -> Breaker:
-    """Give the state after the end of an attempt; `said` is the reason of its failure.
+    """Return the state after the end of an attempt; `said` is the reason of its failure.
 
     While a provider gets no job, or only trial jobs, only its trial jobs count: the others were sent before.
     """

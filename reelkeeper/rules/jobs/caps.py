@@ -54,7 +54,7 @@ class Room:
                 self._taken[scope] += some.jobs
 
     def full(self) -> dict[str, tuple[int, int]]:
-        """Give each scope without a place left: how many it has taken, and its limit."""
+        """Return each scope without a place left: how many it has taken, and its limit."""
         limits = scopes.limits_of(self._taken, self._caps)
         return {scope: (self._taken[scope], cap) for scope, cap in limits.items() if self._taken[scope] >= cap}
 

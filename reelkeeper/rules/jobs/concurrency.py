@@ -168,7 +168,7 @@ def follow(
 
 
 def next_limit(limit: int, finished: Sequence[Finished], memory: Memory, policy: ConcurrencyPolicy) -> Step:
-    """Give the limit that follows `limit` after the jobs that `finished` since the last step."""
+    """Return the limit that follows `limit` after the jobs that `finished` since the last step."""
     bounded = min(max(limit, policy.min_limit), policy.max_limit)
     if len(finished) < policy.fewest_jobs:
         return Step(bounded, "too few jobs finished", memory)
@@ -318,7 +318,7 @@ def _guarded(
 
 
 def _hardly_known(limit: int, finished: Sequence[Finished], seen: Sequence[RateSample]) -> int | None:
-    """Give the next lower limit where this one stood for long, that one was hardly seen, and could get more done.
+    """Return the next lower limit where this one stood for long, that one was hardly seen, and could get more done.
 
     It can get no more done than so many idle servers, and is past the peak where more was seen one further up.
     """
@@ -333,7 +333,7 @@ def _hardly_known(limit: int, finished: Sequence[Finished], seen: Sequence[RateS
 
 
 def _worse(seen: Sequence[RateSample], policy: ConcurrencyPolicy, above: int = -1) -> RateSample | None:
-    """Give the lowest limit at which less was done than at a lower one, by more than failures make by chance."""
+    """Return the lowest limit at which less was done than at a lower one, by more than failures make by chance."""
     for sample in seen:
         best = _best_below(sample, seen)
         sure = policy.worse * math.exp(-math.hypot(_error(sample), _error(best)))
@@ -343,7 +343,7 @@ def _worse(seen: Sequence[RateSample], policy: ConcurrencyPolicy, above: int = -
 
 
 def _best_below(sample: RateSample, seen: Sequence[RateSample]) -> RateSample:
-    """Give where most was done among lower limits, or `sample` if none is lower."""
+    """Return where most was done among lower limits, or `sample` if none is lower."""
     return max((other for other in seen if other.bucket < sample.bucket), key=_RATE, default=sample)
 
 
@@ -353,14 +353,14 @@ def _sure(seen: Sequence[RateSample]) -> list[RateSample]:
 
 
 def _error(sample: RateSample) -> float:
-    """Give by how much chance alone moves a throughput, of 1, where attempts fail."""
+    """Return by how much chance alone moves a throughput, of 1, where attempts fail."""
     return math.sqrt((1 - sample.succeeded) / max(sample.weight, _FEW))
 
 
 def _target(
     a: float, b: float, memory: Memory, policy: ConcurrencyPolicy, ceiling: float, *, is_dear: bool
 ) -> tuple[int, Reason]:
-    """Give the smallest limit near the modelled peak, or the largest one within the ceiling.
+    """Return the smallest limit near the modelled peak, or the largest one within the ceiling.
 
     Where a job alone is over the ceiling already, what it costs more where others run is to be within it.
     """
@@ -375,7 +375,7 @@ def _target(
 
 
 def _cost(a: float, b: float, n: float, memory: Memory, assumed: float = 1.0) -> float:
-    """Give the mean cost of a job where `n` run: its part for each second grows, as fitted, and the rest does not.
+    """Return the mean cost of a job where `n` run: its part for each second grows, as fitted, and the rest does not.
 
     Before the two can be told apart, `assumed` is the share of it that is for the seconds.
     """

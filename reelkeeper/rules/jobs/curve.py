@@ -33,19 +33,19 @@ def least_squares(sums: Sequence[float], prior: Sequence[float]) -> tuple[float,
 
 
 def slowdown(a: float, b: float, n: float) -> float:
-    """Give how many times as long as alone a job takes where `n` run."""
+    """Return how many times as long as alone a job takes where `n` run."""
     return 1 + a * (n - 1) + b * n * (n - 1)
 
 
 def near_peak(a: float, b: float, limits: Iterable[int], share: float) -> int:
-    """Give the smallest of the limits, from the lowest up, that reaches `share` of the most throughput of any."""
+    """Return the smallest of the limits, from the lowest up, that reaches `share` of the most throughput of any."""
     rates = {n: n / slowdown(a, b, n) for n in limits}
     enough = share * max(rates.values())
     return next(n for n, rate in rates.items() if rate >= enough)
 
 
 def products(x1: float, x2: float, y: float, weight: float) -> tuple[float, float, float, float, float]:
-    """Give what one observation adds to the sums of the least squares of two terms."""
+    """Return what one observation adds to the sums of the least squares of two terms."""
     return weight * x1 * x1, weight * x1 * x2, weight * x2 * x2, weight * x1 * y, weight * x2 * y
 
 

@@ -254,7 +254,7 @@ class RankedQueue:
 
 
 def _patience_seconds(waiting_seconds: float, slots: int, policy: DispatchPolicy) -> float:
-    """Give how long the oldest job waits before it uses what it has earned."""
+    """Return how long the oldest job waits before it uses what it has earned."""
     return policy.oldest_patience * max(waiting_seconds, 0.0) / max(slots, 1)
 
 
@@ -317,7 +317,7 @@ def explain(
 
 
 def window(policy: DispatchPolicy, tiers: Tiers) -> SizeAndAge | None:
-    """Give the rank by which the store finds the first waiting jobs; None where the shortest and oldest suffice."""
+    """Return the rank by which the store finds the first waiting jobs; None where the shortest and oldest suffice."""
     if policy.rule not in {"aging", "fifo"}:
         return None
     weight = policy.size_weight if policy.rule == "aging" else 0.0
@@ -326,7 +326,7 @@ def window(policy: DispatchPolicy, tiers: Tiers) -> SizeAndAge | None:
 
 
 def class_bounds(estimates_seconds: Iterable[float], size_classes: int) -> tuple[float, ...]:
-    """Give the upper ends of `size_classes` classes of equally many estimates, but for the last, which has none."""
+    """Return the upper ends of `size_classes` classes of equally many estimates, but for the last, which has none."""
     known = sorted(estimates_seconds)
     if not known:
         return ()
@@ -348,7 +348,7 @@ class _Ranking:
         self.behind = _backlogs(jobs, policy.user_burst) if policy.rule in _SIZED else {}
 
     def __call__(self, job: WaitingJob) -> tuple[float, datetime, str]:
-        """Give a job's level, or the seconds that it counts as old; of one level, age counts."""
+        """Return a job's level, or the seconds that it counts as old; of one level, age counts."""
         level: float = 0
         if self.policy.rule == "aging":
             times = 1 + self.behind.get(job.id, 0)
@@ -388,7 +388,7 @@ def _shift(job: WaitingJob, tiers: Tiers) -> int:
 
 
 def points(job: WaitingJob, prompt_points: int, tiers: Tiers, as_of: datetime) -> tuple[int, int, float]:
-    """Give a job's points for its tier, its wait and its prompt, of which a long one gives at most `prompt_points`."""
+    """Return a job's points for its tier, its wait and its prompt; a prompt gives at most `prompt_points`."""
     known = tiers.get(job.tier)
     tier = known.queue_points if known else 0
     return tier, (as_of - job.submitted_at) // _POINT, min(job.prompt_characters / _CHARACTERS_PER_POINT, prompt_points)

@@ -49,7 +49,7 @@ class Estimate(NamedTuple):
 
 
 def complexity(request: GenerationRequest) -> Decimal:
-    """Give a job's units of complexity: pixels of all frames beyond a plain job's, and the length of both prompts."""
+    """Return a job's units of complexity: pixels of all frames beyond a plain job's, and the length of both prompts."""
     pixels = Decimal(request.width * request.height) * request.fps * Decimal(str(request.duration_seconds))
     words = Decimal(len(request.prompt) + len(request.negative_prompt)) / _PROMPT_CHARACTERS
     units = max(Decimal(0), pixels / _PLAIN_PIXELS - 1) + words
@@ -57,18 +57,18 @@ def complexity(request: GenerationRequest) -> Decimal:
 
 
 def expected_bytes(request: GenerationRequest, bits_per_pixel: float) -> int:
-    """Give the bytes to reserve for a video, at a number of bits for each pixel of each frame."""
+    """Return the bytes to reserve for a video, at a number of bits for each pixel of each frame."""
     pixels = request.width * request.height * request.fps * request.duration_seconds
     return max(1, math.ceil(pixels * bits_per_pixel / _BITS_PER_BYTE))
 
 
 def prior_seconds(units: Decimal | float, load: float) -> float:
-    """Give the source document's estimate in seconds. `load` is the share of the slots that are taken, from 0 to 1."""
+    """Return the source document's estimate in seconds. `load` is the share of slots that are taken, from 0 to 1."""
     return BASE_SECONDS + COMPLEXITY_SECONDS * float(units) + LOAD_SECONDS * min(max(load, 0.0), 1.0)
 
 
 def factor(units: Decimal | float, load: float, took_seconds: float) -> float | None:
-    """Give the factor by which the prior was wrong for a job that has ended; None for an impossible time."""
+    """Return the factor by which the prior was wrong for a job that has ended; None for an impossible time."""
     if not 0 < took_seconds < math.inf:
         return None
     return round(min(max(took_seconds / prior_seconds(units, load), _FACTORS[0]), _FACTORS[1]), 4)
@@ -80,7 +80,7 @@ def learned(factors: Sequence[float], new: float | None) -> list[float]:
 
 
 def expected_seconds(units: Decimal | float, load: float, factors: Sequence[float] = ()) -> float:
-    """Give only the seconds of `estimate_processing_time`, which cost far less to compute than its error."""
+    """Return only the seconds of `estimate_processing_time`, which cost far less to compute than its error."""
     return round(prior_seconds(units, load) * _shrunk(factors), 1)
 
 

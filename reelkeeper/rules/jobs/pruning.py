@@ -107,7 +107,7 @@ class PruneReport:
     forgotten: Mapping[str, int] = field(default_factory=dict)  # old records by table; of a dry run, what would go
 
     def after(self, dropped: int, stayed: int, forgotten: Mapping[str, int]) -> "PruneReport":
-        """Give the report with what was done."""
+        """Return the report with what was done."""
         return replace(self, dropped=dropped, stayed=stayed, forgotten=forgotten)
 
 
@@ -126,7 +126,7 @@ def by_age(item: CacheItem, policy: PrunePolicy, as_of: datetime) -> str | None:
 
 
 def rent_microusd(size_bytes: int, seconds: float) -> float:
-    """Give the micro-dollars that it costs to store these bytes for this time."""
+    """Return the micro-dollars that it costs to store these bytes for this time."""
     return size_bytes / _GB * _MICROUSD_PER_GB_MONTH * seconds / (DAYS_A_MONTH * _DAY_SECONDS)
 
 
@@ -159,14 +159,14 @@ def plan(
 
 
 def saves(item: CacheItem, worth: Counts, as_of: datetime) -> float:
-    """Give the expected saving of a byte of an entry, in micro-dollars."""
+    """Return the expected saving of a byte of an entry, in micro-dollars."""
     times, idle_days = max(item.requests, item.hits + 1), (as_of - item.used_at) / DAY
     expected = worth[kind(times, (item.used_at - item.first_at) / DAY)][spell(idle_days)]
     return expected * item.cost_microusd / max(item.size_bytes, 1)
 
 
 def _least(items: Iterable[CacheItem], worth: Counts, as_of: datetime, excess_bytes: int, most: int) -> list[CacheItem]:
-    """Give the entries that save the least and have `excess_bytes` together, the least first, up to a number."""
+    """Return the entries that save the least and have `excess_bytes` together, the least first, up to a number."""
     heap, sum_bytes = list[tuple[float, float, str, CacheItem]](), 0  # what saves most is first, to make place
     for item in items:
         # of equals the one that was used longest ago goes

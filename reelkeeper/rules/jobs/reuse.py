@@ -41,7 +41,7 @@ def kind(times: int, known_days: float) -> int:
 
 
 def spell(idle_days: float) -> int:
-    """Give the row of the life tables for a video, by the time since its last request."""
+    """Return the row of the life tables for a video, by the time since its last request."""
     return bisect(EDGES, idle_days)
 
 
@@ -58,7 +58,7 @@ class Habits:
         self._ended, self._waiting, self._requests_a_day = ended, waiting, requests_a_day
 
     def worth(self, room_for_videos: float) -> Counts:
-        """Give the worth of keeping a video, 0 to 1, by kind and spell."""
+        """Return the worth of keeping a video, 0 to 1, by kind and spell."""
         horizon_days = max(_TURNS_AHEAD * room_for_videos / max(self._requests_a_day, 1e-9), EDGES[0])
         from_days = (0.0, *EDGES)
         widths = [*(till - since for since, till in pairwise(from_days)), (2**0.5 - 1) * EDGES[-1]]
@@ -93,7 +93,7 @@ def learn(requests: Iterable[RequestTime], as_of: datetime) -> Habits:
 def _worth(
     ended: Sequence[float], at_risk: Sequence[float], common: Sequence[float], widths: Sequence[float]
 ) -> list[float]:
-    """Give the worth of a kind's videos by spell, from the middle of each; `widths` are in horizons."""
+    """Return the worth of a kind's videos by spell, from the middle of each; `widths` are in horizons."""
     worth, after = list[float](), 0.0  # `after`: from the beginning of the spell that follows
     for over, exposed, usual, width in reversed(list(zip(ended, at_risk, common, widths, strict=True))):
         asked = (over + _PRIOR_OF_A_KIND * usual) / (exposed + _PRIOR_OF_A_KIND)

@@ -175,7 +175,7 @@ def _within_cap(policy: ConcurrencyPolicy, lane: str) -> ConcurrencyPolicy:
 
 
 def remember(tuned: Sequence[Tuned]) -> Lanes:
-    """Give what is to be remembered after these steps."""
+    """Return what is to be remembered after these steps."""
     return Lanes(limit=sum(lane.step.limit for lane in tuned), lanes={lane.lane: lane.steered for lane in tuned})
 
 

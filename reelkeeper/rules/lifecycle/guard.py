@@ -205,7 +205,7 @@ def _excesses(limits: BlastRadius, plan: PlanSummary, retired_in_24h: int) -> It
 
 
 def _exceeds(limits: BlastRadius, percent: float, part: int, whole: int) -> bool:
-    """Tell whether `part` is a larger share of `whole` than `percent`, unless so few are always allowed."""
+    """Return whether `part` is a larger share of `whole` than `percent`, unless so few are always allowed."""
     if part == 0 or (percent > 0 and part <= limits.always_allowed):
         return False
     return part * 100 > _exact(percent) * whole or percent == 0

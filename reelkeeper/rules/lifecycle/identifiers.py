@@ -34,7 +34,7 @@ class Identifiers:
         return self._text(value, field) if isinstance(value, str) else value
 
     def are_in(self, value: Any) -> bool:  # noqa: ANN401  the same
-        """Tell whether a JSON value contains one of the ids."""
+        """Return whether a JSON value contains one of the ids."""
         return bool(self.cleaned(value) != value)
 
     def _text(self, text: str, field: str) -> str:

@@ -147,13 +147,13 @@ class LifecyclePolicy(FieldsOnly):
 
     @cached_property
     def by_segment(self) -> tuple["LifecyclePolicy", ...]:
-        """Give the effective policy for the videos of each segment."""
+        """Return the effective policy for the videos of each segment."""
         mine = {name: self.__dict__[name] for name in type(self).model_fields}
         return tuple(LifecyclePolicy.model_construct(**mine | segment.overrides()) for segment in self.segments)
 
     @cached_property
     def choose(self) -> Callable[[Classified], int]:
-        """Give the function that finds the index of a video's segment, or NO_SEGMENT."""
+        """Return the function that finds the index of a video's segment, or NO_SEGMENT."""
         return rules.chooser(self.segments) if self.segments else lambda _video: NO_SEGMENT
 
     def segment_of(self, video: Classified) -> str | None:
@@ -162,17 +162,17 @@ class LifecyclePolicy(FieldsOnly):
         return None if place == NO_SEGMENT else self.segments[place].name
 
     def for_video(self, video: Classified) -> "LifecyclePolicy":
-        """Give the effective policy for a video, by the segment that decides about it."""
+        """Return the effective policy for a video, by the segment that decides about it."""
         place = self.choose(video)
         return self if place == NO_SEGMENT else self.by_segment[place]
 
     def tiers_for(self, video: Classified, tiers: Tiers) -> Tiers:
-        """Give the effective tiers for a video: with its segment's retention, where it sets one."""
+        """Return the effective tiers for a video: with its segment's retention, where it sets one."""
         place = self.choose(video)
         return tiers if place == NO_SEGMENT else self.segments[place].tiers_of(tiers)
 
     def tiers_within(self, segment: str | None, tiers: Tiers) -> Tiers:
-        """Give the effective tiers for the videos of the segment of this name; None: for those without a segment."""
+        """Return the effective tiers for the videos of the segment of this name; None: for those without a segment."""
         return next((named.tiers_of(tiers) for named in self.segments if named.name == segment), tiers)
 
     @property
@@ -364,7 +364,7 @@ def _terms(policy: LifecyclePolicy, tiers: Tiers, as_of: datetime, segment: str 
 
 
 def _before(as_of: datetime, days: int | None) -> datetime:
-    """Give the cutoff: videos created before it are older than `days`."""
+    """Return the cutoff: videos created before it are older than `days`."""
     if days is None:
         return _EARLIEST
     try:

@@ -104,7 +104,7 @@ def _noticed(  # noqa: PLR0911  one return for each line of the table above
 
 
 def goes_after(expires_at: datetime, told_at: datetime, days: int) -> datetime:
-    """Give the time from which a video may be retired whose notice said `expires_at`, and was given at `told_at`."""
+    """Return the time from which a video may be retired whose notice said `expires_at`, and was given at `told_at`."""
     return max(expires_at, told_at + timedelta(days=days))
 
 

@@ -316,7 +316,7 @@ def _size(size_bytes: int) -> str:
 
 
 def per_day(freed: Iterable[Freed], last: date) -> Iterator[Saved]:
-    """Give each day's saving up to `last`, by kind, from the day after a purge, as a day is billed at its peak."""
+    """Return each day's saving up to `last`, by kind, from the day after a purge, as a day is billed at its peak."""
     by_day: dict[date, Counter[str]] = {}
     for freed_bytes in freed:
         by_day.setdefault(freed_bytes.day, Counter())[kind_of(freed_bytes.rule)] += freed_bytes.size_bytes
@@ -338,5 +338,5 @@ def kind_of(rule: str) -> str:
 
 
 def a_day(size_bytes: int) -> int:
-    """Give the nano-dollars that storing `size_bytes` for one day costs at list price."""
+    """Return the nano-dollars that storing `size_bytes` for one day costs at list price."""
     return round(size_bytes * STANDARD.storage_usd_per_gb_month * _NANO / (GB * DAYS_A_MONTH))

@@ -140,11 +140,11 @@ class Segment(BaseModel):
         return self
 
     def tiers_of(self, tiers: Tiers) -> Tiers:
-        """Give the effective tiers for its videos: with its retention, where it sets one."""
+        """Return the effective tiers for its videos: with its retention, where it sets one."""
         return tiers if self.retention_days is None else tiers.keeping(_value(self.retention_days))
 
     def overrides(self) -> dict[str, int | None]:
-        """Give the policy's fields that it sets, None for `never`."""
+        """Return the policy's fields that it sets, None for `never`."""
         values = {
             "compress_below_views": self.compress_below_views,
             "compress_after_days": self.compress_after_days,
@@ -229,7 +229,7 @@ def chooser(segments: Sequence[Segment]) -> Callable[[Classified], int]:
 
 
 def _sizes(segment: Segment) -> tuple[int, int]:
-    """Give the minimum and maximum bytes; without such conditions, an unknown size is within."""
+    """Return the minimum and maximum bytes; without such conditions, an unknown size is within."""
     low = segment.min_bytes or 0 if _asks_size(segment) else _UNKNOWN_SIZE
     return low, _MOST if segment.max_bytes is None else segment.max_bytes
 

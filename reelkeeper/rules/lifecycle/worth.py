@@ -154,7 +154,7 @@ def unopened(codec: str, payback: Payback, before: SearchTotals, size_bytes: int
 
 
 def effort(codec: str, preset: int) -> Effort:
-    """Give the effort of a preset, or of the nearest known one."""
+    """Return the effort of a preset, or of the nearest known one."""
     known = EFFORTS[codec]
     return known[min(known, key=lambda other: abs(other - preset))]
 

@@ -98,7 +98,7 @@ class AnomalyPolicy(BaseModel):
 
     @property
     def bounds(self) -> Bounds:
-        """Give the limits as logarithms."""
+        """Return the limits as logarithms."""
         share = self.change_percent / _FULL
         return Bounds(self.spreads, log(1 + share), log(1 - share))
 
@@ -112,7 +112,7 @@ class Odd(NamedTuple):
 
     @property
     def began(self) -> tuple[date, bool]:
-        """Give the first day, and whether it was too high."""
+        """Return the first day, and whether it was too high."""
         return self.day.day, self.excess > 0
 
 
@@ -161,7 +161,7 @@ def _less(whole: int | None, part: int | None) -> int | None:
 
 
 def odd_days(days: Days, policy: AnomalyPolicy) -> list[int]:
-    """Give the indices of the odd days that are news: each more than `policy.quiet_days` after the one before."""
+    """Return the indices of the odd days that are news: each more than `policy.quiet_days` after the one before."""
     found: list[int] = []
     for n, verdict in enumerate(days):
         if _direction(verdict, policy) and (not found or n - found[-1] > policy.quiet_days):
@@ -170,7 +170,7 @@ def odd_days(days: Days, policy: AnomalyPolicy) -> list[int]:
 
 
 def news(days: Days, policy: AnomalyPolicy) -> Odd | None:
-    """Give the last odd day if it is still news: today's, yesterday's, or one that has gone on until yesterday."""
+    """Return the last odd day if it is still news: today's, yesterday's, or one that has gone on until yesterday."""
     places, yesterday = odd_days(days, policy), len(days) - 2
     if not places or (day := days[places[-1]]) is None:
         return None
@@ -235,7 +235,7 @@ def _finding(scope: str, odd: Odd, judged: Mapping[str, Days], today: date) -> F
 
 
 def _parts(judged: Mapping[str, Days], day: date, sign: int) -> Iterator[tuple[str, str]]:
-    """Give the services that differ most, in the direction of the total on that day, and by how much."""
+    """Return the services that differ most, in the direction of the total on that day, and by how much."""
     services = (
         (scope.partition(":")[2], sign * (verdict.actual - verdict.expected))
         for scope, days in judged.items()
@@ -255,7 +255,7 @@ def check(entry: str) -> None:
 
 
 def days(entries: Iterable[str], first: date, last: date) -> frozenset[date]:
-    """Give the days of `entries` from `first` to `last`, both included."""
+    """Return the days of `entries` from `first` to `last`, both included."""
     years = range(first.year, last.year + 1)
     spans = [(max(start, first), min(end, last)) for entry in entries for start, end in _spans(entry, years)]
     return frozenset(start + n * _A_DAY for start, end in spans for n in range((end - start).days + 1))

@@ -72,7 +72,7 @@ def _breach(span: Span, as_of: datetime, forecasts: Sequence[CostForecast]) -> I
 
 
 def _believed(span: Span, as_of: datetime, forecasts: Sequence[CostForecast]) -> CostForecast | None:
-    """Give the latest forecast of the span, unless it is old, or the present spend already proves it wrong."""
+    """Return the latest forecast of the span, unless it is old, or the present spend already proves it wrong."""
     kind, _, name = span.budget.scope.partition(":")
     fits = [
         forecast
@@ -86,7 +86,7 @@ def _believed(span: Span, as_of: datetime, forecasts: Sequence[CostForecast]) ->
 
 
 def _run_rate(span: Span, today: date) -> tuple[int, int] | None:
-    """Give the month's cost if the last days continue, and how many complete days these are; None if too few."""
+    """Return the month's cost if the last days continue, and how many complete days these are; None if too few."""
     by_day = Counter[date]()
     for charge in span.charges:
         by_day[charge.day] += nanousd(charge, span.budget.scope)

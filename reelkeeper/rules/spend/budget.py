@@ -90,7 +90,7 @@ class BudgetPolicy(BaseModel):
         return sorted({name for kind, _, name in scopes if kind == "user"})
 
     def all_budgets(self) -> tuple[Budget, ...]:
-        """Give every budget, the two for all first."""
+        """Return every budget, the two for all first."""
         whole = ((Period.DAY, self.daily_usd), (Period.MONTH, self.monthly_usd))
         return (*(Budget(period=period, usd=usd) for period, usd in whole if usd is not None), *self.budgets)
 
@@ -132,7 +132,7 @@ def findings(charges: Iterable[Charge], policy: BudgetPolicy, as_of: datetime) -
 
 
 def spans(charges: Iterable[Charge], policy: BudgetPolicy, as_of: datetime) -> Iterator[Span]:
-    """Give each budget with its spend: in yesterday's period, if that is another, and in today's."""
+    """Return each budget with its spend: in yesterday's period, if that is another, and in today's."""
     charges, today = list(charges), as_of.date()
     for budget in policy.all_budgets():
         own = [charge for charge in charges if _belongs(charge, budget.scope)]
@@ -145,7 +145,7 @@ def _belongs(charge: Charge, scope: str) -> bool:
 
 
 def nanousd(charge: Charge, scope: str) -> int:
-    """Give the amount of a charge for a scope: list cost for users and tiers, the billed cost for the others."""
+    """Return the amount of a charge for a scope: list cost for users and tiers, the billed cost for the others."""
     return charge.list_nanousd if scope.startswith(("user:", "tier:")) else charge.billed_nanousd
 
 
@@ -198,7 +198,7 @@ class Spending(NamedTuple):
     series: Mapping[str, Sequence[int | None]]
 
     def day(self, n: int) -> date:
-        """Give the day of an index in the series."""
+        """Return the day of an index in the series."""
         return self.first + n * _DAY
 
 
@@ -227,5 +227,5 @@ def by_scope(charges: Iterable[Charge], today: date, jobs: Iterable[JobTotal] = 
 
 
 def scope_in_words(scope: str) -> str:
-    """Give "The spend of service compute" for "service:compute"."""
+    """Return "The spend of service compute" for "service:compute"."""
     return "The spend" if scope == TOTAL else f"The spend of {scope.replace(':', ' ')}"

@@ -88,7 +88,7 @@ def names(as_of: datetime) -> dict[Period, str]:
 
 
 def applying(limits: Iterable[SpendLimit], job_scopes: Sequence[str]) -> dict[tuple[str, Period], int]:
-    """Give the limits that apply to a job, in micro-dollars, by scope and period."""
+    """Return the limits that apply to a job, in micro-dollars, by scope and period."""
     by_period: dict[Period, dict[str, int]] = {period: {} for period in Period}
     for limit in limits:
         by_period[limit.period][limit.scope] = limit.microusd

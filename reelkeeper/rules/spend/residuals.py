@@ -146,7 +146,7 @@ class _Judging:
         self.from_week.append(None if value is None else value - median(around))
 
     def _profile(self, n: int) -> list[float]:
-        """Give the usual deviation of each weekday, counted from the first day's, from the level."""
+        """Return the usual deviation of each weekday, counted from the first day's, from the level."""
         weekdays: list[list[float]] = [[] for _ in range(_WEEK)]
         for past in range(max(0, n - _PROFILE_DAYS), len(self.from_week)):
             distance = self.from_week[past]
@@ -176,13 +176,13 @@ class _Judging:
         return [abs(residual) for residual in known if residual is not None]
 
     def _years_ago(self, n: int, spread: float) -> list[float]:
-        """Give the residuals of the same days in earlier years that were at least nearly odd."""
+        """Return the residuals of the same days in earlier years that were at least nearly odd."""
         days = (n - ago + beside for ago in _YEARS_AGO for beside in (-1, 0, 1))
         found = [past for day in days if day >= 0 and (past := self.residuals[day]) is not None]
         return [past for past in found if self._is_nearly_odd(past, spread)]
 
     def _recurred(self, past: Sequence[float], spread: float) -> list[float]:
-        """Give the residuals of a place of the month, if enough of the last months were nearly odd in one direction."""
+        """Return the residuals of a place of the month, if enough recent months were nearly odd in one direction."""
         odd = [residual for residual in past if self._is_nearly_odd(residual, spread)]
         ways = ([each for each in odd if each > 0], [each for each in odd if each < 0])
         return [each for way in ways if len(way) >= RECURRED for each in way]

@@ -73,7 +73,7 @@ def judge(spent: Spent, budgets: BudgetPolicy, oddness: AnomalyPolicy, as_of: da
 
 
 def first_day(oddness: AnomalyPolicy, as_of: datetime) -> date:
-    """Give the first day whose charges the rules need."""
+    """Return the first day whose charges the rules need."""
     return as_of.date() - timedelta(days=max(oddness.history_days, LEAST_DAYS))
 
 

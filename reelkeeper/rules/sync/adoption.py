@@ -151,7 +151,7 @@ def sheets(adoption: Adoption, *, dry_run: bool) -> Iterator[Sheet]:
 
 
 def remarks(adoption: Adoption, *, dry_run: bool) -> Iterator[str]:
-    """Give remarks on the tables."""
+    """Return remarks on the tables."""
     if adoption.refusal:
         told = "With --apply, nothing would be" if dry_run else "Nothing was"
         yield f"{told} adopted by a pattern: {adoption.refusal}."

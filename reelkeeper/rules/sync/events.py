@@ -68,7 +68,7 @@ def is_explained(event: BucketEvent, state: str, recorded: Recorded) -> bool:
 
 
 def retry_seconds(attempts: int) -> int:
-    """Give the seconds until a message is delivered again, by how often its handling failed.
+    """Return the seconds until a message is delivered again, by how often its handling failed.
 
     >>> [retry_seconds(attempts) for attempts in (1, 2, 3, 50)]
     [30, 60, 120, 3600]
@@ -77,7 +77,7 @@ def retry_seconds(attempts: int) -> int:
 
 
 def gap_window(since: datetime, caught_up_at: datetime, listed_at: datetime) -> tuple[datetime, datetime] | None:
-    """Give the period in which each stored object must be known by its event; None where there is none.
+    """Return the period in which each stored object must be known by its event; None where there is none.
 
     Events were followed from `since` on, and the queue was empty at `caught_up_at`.
     """

@@ -86,7 +86,7 @@ def withdraw(session: Session, message_ids: Collection[int]) -> list[str]:
 
 
 def has_due(session: Session) -> bool:
-    """Tell whether anything is to be sent now."""
+    """Return whether anything is to be sent now."""
     return session.execute(_due().limit(1)).scalar() is not None
 
 
@@ -161,7 +161,7 @@ def count_waiting(session: Session) -> tuple[int, timedelta]:
 
 
 def opens_in(session: Session, sink: str) -> timedelta:
-    """Give the seconds until the sink may be used: another run is sending, or its pace or Retry-After forbids it."""
+    """Return the seconds until the sink may be used: another run is sending, or its pace or Retry-After forbids it."""
     row = session.execute(sa.select(leases.c.expires_at, Clock()).where(leases.c.name == sink)).one_or_none()
     return max(row[0] - row[1], timedelta()) if row else timedelta()
 
@@ -196,5 +196,5 @@ def _outgoing(row: sa.Row[Any], deployment_id: str) -> OutboxMessage:
 
 
 def public_id(row: sa.Row[Any], deployment_id: str) -> str:
-    """Give the public id of a message: the same at every attempt, and unique."""
+    """Return the public id of a message: the same at every attempt, and unique."""
     return str(uuid5(_NAMES, f"{deployment_id}/{row.id}/{row.created_at.isoformat()}"))

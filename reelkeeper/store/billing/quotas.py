@@ -163,7 +163,7 @@ def find(session: Session, key: str) -> Reserved | None:
 
 
 def is_in_use(session: Session, key: str) -> bool:
-    """Say whether an upload under way counts on a reservation."""
+    """Return whether an upload under way counts on a reservation."""
     return session.execute(sa.select(reservations.c.id).where(reservations.c.id == key, _IN_USE)).scalar() is not None
 
 

@@ -153,7 +153,7 @@ def purged_after(session: Session, position: int, limit: int) -> tuple[list[tupl
 
 
 def begun_before(session: Session, seconds: float) -> int:
-    """Give the number of the newest event older than `seconds`; 0 where there is none."""
+    """Return the number of the newest event older than `seconds`; 0 where there is none."""
     older = sa.select(sa.func.max(audit_events.c.id)).where(audit_events.c.at < Clock(-seconds))
     return int(session.execute(older).scalar() or 0)
 

@@ -186,7 +186,7 @@ def one_of(
 
 
 def checked(condition: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
-    """Say in SQL that a condition holds, without offering it for a search by index: the rows are found by id.
+    """Build the condition that a condition holds, without offering it for a search by index: the rows are found by id.
 
     Otherwise SQLite prefers the index of a state, and reads all rows of that state.
     """

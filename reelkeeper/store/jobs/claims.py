@@ -60,7 +60,7 @@ def _fenced(job_id: str, lease_token: int) -> sa.ColumnElement[bool]:
 
 
 def at_work(job_id: str, lease_token: int) -> sa.ColumnElement[bool]:
-    """Say in SQL that this claim is the job's last and the job not over. Its last worker may settle a parked job."""
+    """Build the condition that this claim is the job's last and the job is not over. A parked job is not over."""
     # guard claims.ends_once: a job that has ended is ended once more, and counted and charged again
     return sa.and_(_fenced(job_id, lease_token), jobs.c.state.in_(AT_WORK))
 
@@ -73,7 +73,7 @@ def with_cost(cost_microusd: int | None) -> sa.ColumnElement[int | None]:
 
 
 def _left_behind() -> sa.ColumnElement[bool]:
-    """Say in SQL that a job's worker is dead, that it goes on at a provider, or that it is due for another look."""
+    """Build the condition that a job's worker is dead, or the job continues at a provider, or is due for a lookup."""
     # guard claims.lease: the job of a worker that lives is given to another, and made twice
     dead = sa.and_(jobs.c.state == JobState.RUNNING, jobs.c.lease_until <= Clock())
     sent = sa.and_(jobs.c.state == JobState.QUEUED, jobs.c.provider_key.is_not(None), jobs.c.due_at <= Clock())
@@ -129,7 +129,7 @@ def occupied(session: Session) -> list[Occupied]:
 def _outside(
     full: Collection[str], taken: Collection[str], others: Collection[tuple[str, str]]
 ) -> sa.ColumnElement[bool]:
-    """Say in SQL that a job belongs to none of these scopes, is not taken yet, and is not for another provider."""
+    """Build the condition that a job is in none of these scopes, not taken yet, and not for another provider."""
     columns = {"provider": jobs.c.lane, "model": jobs.c.model, "tier": jobs.c.tier, "user": jobs.c.user_id}
     by_kind = {kind: [scope.partition(":")[2] for scope in full if scope.startswith(f"{kind}:")] for kind in columns}
     outside = (sa.or_(columns[kind].is_(None), columns[kind].not_in(names)) for kind, names in by_kind.items() if names)
@@ -147,7 +147,7 @@ def waiting_jobs(
     taken: Collection[str] = (),
     others: Collection[tuple[str, str]] = (),
 ) -> tuple[list[WaitingJob], float]:
-    """Give the waiting jobs to choose from, and the estimated seconds of all the others.
+    """Return the waiting jobs to choose from, and the estimated seconds of all the others.
 
     Jobs of scopes that are `full`, `taken` ones, and those of `others`, pairs of model and provider, are left out.
 

@@ -159,7 +159,7 @@ def leader_of(session: Session, cache_key: str) -> str | None:
 
 
 def marks(session: Session, job_ids: Sequence[str]) -> dict[str, object]:
-    """Give, for each existing job, a value that changes with the job, apart from its place in the queue.
+    """Return, for each existing job, a value that changes with the job, apart from its place in the queue.
 
     One query serves all: to query each job costs a hundred times as much.
     """
@@ -174,7 +174,7 @@ def marks(session: Session, job_ids: Sequence[str]) -> dict[str, object]:
 
 
 def oldest_waiting(session: Session) -> datetime | None:
-    """Give the time when the oldest waiting job was requested; followers are left out."""
+    """Return the time when the oldest waiting job was requested; followers are left out."""
     waits = sa.and_(jobs.c.state == JobState.QUEUED, jobs.c.leader_id.is_(None))
     oldest: datetime | None = session.execute(sa.select(sa.func.min(jobs.c.created_at)).where(waits)).scalar()
     return oldest
@@ -196,7 +196,7 @@ class Waiting(NamedTuple):
 
 
 def leads(table: sa.FromClause) -> sa.ColumnElement[bool]:
-    """Say in SQL that a row of `jobs`, or of an alias of it, leads: it makes, or will make, its video itself."""
+    """Build the condition that a row of `jobs`, or of an alias, leads: it makes, or will make, its video itself."""
     # as literals, so that SQLite sees that the unique index of leaders answers it
     in_flight: list[sa.ColumnClause[str]] = [sa.literal_column(f"'{state}'") for state in IN_FLIGHT]
     return sa.and_(table.c.leader_id.is_(None), table.c.state.in_(in_flight))

@@ -21,7 +21,7 @@ def slots_of(memory: dict[str, Any], otherwise: int) -> int:
 
 
 def slots_now(session: Session, otherwise: int) -> int:
-    """Give the same as `slots_of`, from the store."""
+    """Return the same as `slots_of`, from the store."""
     return slots_of(controls.remembered(session, [CONCURRENCY]), otherwise)
 
 

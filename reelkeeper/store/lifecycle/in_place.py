@@ -92,7 +92,7 @@ def begin_undo(session: Session, intent: Intent, why: str) -> bool:
 
 
 def may_come(sent_at: datetime | None, at: datetime) -> bool:
-    """Tell whether a PUT that was sent then may be taken by the bucket yet: its signature ends, as a purge's does."""
+    """Return whether a PUT that was sent then may be taken by the bucket yet: its signature ends, as a purge's does."""
     return sent_at is not None and sent_at > at - CLAIM_TIMEOUT
 
 

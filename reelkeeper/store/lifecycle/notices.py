@@ -141,7 +141,7 @@ def untold(session: Session) -> list[Untold]:
 
 
 def given(promised: Mapping[str, int], at: datetime) -> sa.ColumnElement[bool]:
-    """Say in SQL that a video may be retired: no notice was promised, or it was given that many days before `at`.
+    """Build the condition that a video may be retired: no notice was promised, or it was given those days before `at`.
 
     `promised` is days by tier. A notice that was given while the user had another tier does not count.
     """

@@ -52,7 +52,7 @@ class Approved(NamedTuple):
 
     @property
     def command(self) -> str:
-        """Give the command that carries it out."""
+        """Return the command that carries it out."""
         return f"reelkeeper run {self.flow} --apply --plan {self.plan_id}"
 
 

@@ -63,7 +63,7 @@ def claim(
 
 
 def claimed_by(lease: Lease) -> Condition:
-    """Say in SQL that the blob is claimed under this lease."""
+    """Build the condition that the blob is claimed under this lease."""
     # guard purge.own_claim: a run deletes and settles what another has claimed
     return sa.and_(checked(blobs.c.state == BlobState.DELETING), blobs.c.claim_token == lease.token)
 

@@ -86,7 +86,7 @@ def open_reservations(session: Session, user_id: str) -> list[str]:
 
 
 def urls_until(session: Session, user_id: str) -> datetime | None:
-    """Give the time until which a presigned URL of the user's uploads is valid; None: there is none."""
+    """Return the time until which a presigned URL of the user's uploads is valid; None: there is none."""
     theirs = sa.select(reservations.c.id).where(reservations.c.user_id == user_id)
     last: datetime | None = session.execute(
         sa.select(sa.func.max(uploads.c.url_until)).where(uploads.c.reservation_id.in_(theirs))
@@ -131,13 +131,13 @@ def left(session: Session, user_id: str, limit: int) -> list[LeftObject]:
 
 
 def legal_hold(session: Session, user_id: str) -> tuple[bool, datetime | None]:
-    """Tell whether the user has a legal hold, and until when, where all such holds have an end."""
+    """Return whether the user has a legal hold, and until when, where all such holds have an end."""
     ends = _ends(session, "user", [user_id]).get(user_id, [])
     return bool(ends), _last(ends)
 
 
 def _ends(session: Session, scope: str, subjects: Any) -> _Ends:  # noqa: ANN401  a query, or values
-    """Give the ends of the legal holds in force on these subjects, by subject."""
+    """Return the ends of the legal holds in force on these subjects, by subject."""
     lasting = sa.or_(holds.c.expires_at.is_(None), holds.c.expires_at > now(session))
     in_force = sa.and_(holds.c.scope == scope, holds.c.is_legal, holds.c.released_at.is_(None), lasting)
     chosen = sa.select(holds.c.subject, holds.c.expires_at).where(in_force, holds.c.subject.in_(subjects))

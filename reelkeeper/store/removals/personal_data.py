@@ -19,7 +19,7 @@ class Fate(StrEnum):
 
 
 def _columns(kept: str, **others: str) -> Mapping[str, Fate]:
-    """Give the fate of each column: the names of those that are kept, and by fate the names of the others."""
+    """Return the fate of each column: the names of those that are kept, and by fate the names of the others."""
     told = dict.fromkeys(kept.split(), Fate.KEPT)
     for fate, names in others.items():
         told |= dict.fromkeys(names.split(), Fate[fate.upper()])

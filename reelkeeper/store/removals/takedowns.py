@@ -155,7 +155,7 @@ def legally_held(session: Session, video_ids: Sequence[str]) -> set[str]:
 
 
 def _is_blocked(among: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
-    """Say in SQL that the bytes of a blob are blocked: two EXISTS, so that each finds its index."""
+    """Build the condition that the bytes of a blob are blocked: two EXISTS, so that each finds its index."""
     same = (
         # guard takedown.same_sha256: the same video is uploaded or made again
         blocked_bytes.c.sha256 == blobs.c.sha256,

@@ -181,7 +181,7 @@ def forget(session: Session, keys: Sequence[str]) -> None:
 
 
 def judged(scan_id: str, *verdicts: AdoptionVerdict) -> sa.ColumnElement[bool]:
-    """Say in SQL that this scan gave a note one of `verdicts`."""
+    """Build the condition that this scan gave a note one of `verdicts`."""
     return sa.and_(orphans.c.scan_id == scan_id, orphans.c.verdict.in_(verdicts))
 
 
@@ -194,11 +194,11 @@ def _stands(column: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
 
 
 def _has_video(column: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
-    """Say in SQL that the note's user has a video with this id."""
+    """Build the condition that the note's user has a video with this id."""
     return sa.exists().where(videos.c.id == column, videos.c.user_id == orphans.c.user_id)
 
 
 def _further() -> sa.ColumnElement[str]:
-    """Give the verdict on a further object of a video, by who made its key."""
+    """Return the verdict on a further object of a video, by who made its key."""
     ours = orphans.c.generation.is_not(None)
     return sa.case((ours, AdoptionVerdict.LEFTOVER), else_=sa.literal(AdoptionVerdict.ANOTHER_FILE))

@@ -80,7 +80,7 @@ def stored_rows(session: Session, keys: Sequence[str], started_at: datetime) -> 
 
 
 def has_finished(session: Session) -> bool:
-    """Tell whether any complete listing was ever brought into the catalogue."""
+    """Return whether any complete listing was ever brought into the catalogue."""
     return bool(session.execute(sa.select(sa.exists().where(scans.c.finished_at.is_not(None)))).scalar_one())
 
 

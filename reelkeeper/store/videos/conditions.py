@@ -29,7 +29,7 @@ TAKEN_DOWN: Final = "taken down"  # why it was retired: it has no grace, and nob
 def held(
     video_id: sa.ColumnElement[str], user_id: sa.ColumnElement[str], at: datetime, *, legal: bool = False
 ) -> Condition:
-    """Say in SQL that a hold on the video, or on its user, is in force at `at`; with `legal`, one that is legal."""
+    """Build the condition that a hold on the video or its user is in force at `at`; with `legal`, a legal hold."""
     # guard holds.until: a hold with an end keeps nothing
     active = sa.and_(holds.c.released_at.is_(None), sa.or_(holds.c.expires_at.is_(None), holds.c.expires_at > at))
     on_it = sa.or_(
@@ -42,46 +42,46 @@ def held(
 
 
 def kept(video_id: sa.ColumnElement[str], at: datetime) -> Condition:
-    """Say in SQL that the video stays on request at `at`."""
+    """Build the condition that the video stays on request at `at`."""
     return sa.exists().where(keeps.c.video_id == video_id, keeps.c.until > at)
 
 
 def counts() -> Condition:
-    """Say in SQL that the video's present bytes count towards its user's quota."""
+    """Build the condition that the video's present bytes count towards its user's quota."""
     is_counted = sa.and_(videos.c.state == VideoState.RETIRED, videos.c.retire_reason == DELETED_COUNTED)
     return sa.or_(videos.c.state == VideoState.LIVE, is_counted)
 
 
 def stands_on(session: Session, blob_ids: Sequence[int]) -> Condition:
-    """Say in SQL that the video's present bytes are one of these blobs. It is found by id: `blob_id` has no index."""
+    """Build the condition that one of these blobs is the video's present bytes: by id, as `blob_id` has no index."""
     of_these = sa.select(blobs.c.video_id).where(one_of(session, blobs.c.id, blob_ids))
     return sa.and_(videos.c.id.in_(of_these), one_of(session, videos.c.blob_id, blob_ids))
 
 
 def in_operation(video_id: sa.ColumnElement[str]) -> Condition:
-    """Say in SQL that an operation on the video is open: its blobs are being read or replaced."""
+    """Build the condition that an operation on the video is open: its blobs are being read or replaced."""
     return sa.exists().where(operations.c.video_id == video_id, operations.c.state == "open")
 
 
 def not_viewed_since(moment: datetime | sa.ColumnElement[datetime]) -> Condition:
-    """Say in SQL that no view of the video is known after `moment`."""
+    """Build the condition that no view of the video is known after `moment`."""
     return sa.or_(videos.c.last_viewed_at.is_(None), videos.c.last_viewed_at <= moment)
 
 
 def stands(row: sa.FromClause = blobs) -> Condition:
-    """Say in SQL that a row describes the bytes stored at its key, not those that a swap in place will put there."""
+    """Build the condition that a row describes the bytes stored at its key, not those that a swap in place will put."""
     return sa.or_(row.c.state != BlobState.PENDING, row.c.is_ours)
 
 
 def has_open_row(key: sa.ColumnElement[str], but_for: sa.ColumnElement[int]) -> Condition:
-    """Say in SQL that a row other than `but_for` describes the object at `key`: at most one is not `gone`."""
+    """Build the condition that a row other than `but_for` describes the object at `key`: at most one is not `gone`."""
     other = blobs.alias("open_row")
     is_open = sa.and_(other.c.state != BlobState.GONE, stands(other))
     return sa.exists().where(other.c.key == key, other.c.id != but_for, is_open)
 
 
 def claim_timed_out(at: datetime) -> Condition:
-    """Say in SQL that a purge claimed the blob, and can no longer delete it by the database clock `at`."""
+    """Build the condition that a purge claimed the blob, and can no longer delete it by the database clock `at`."""
     return sa.and_(
         blobs.c.state == BlobState.DELETING,
         # guard purge.claim_timeout: a claim is taken back, and the video restored, while its run may still delete
@@ -90,7 +90,7 @@ def claim_timed_out(at: datetime) -> Condition:
 
 
 def purgeable(at: datetime, grace: Grace, *, service_keys: bool) -> Condition:
-    """Say in SQL that the blob's grace is over and nothing keeps it, by the database clock `at`.
+    """Build the condition that the blob's grace is over and nothing keeps it, by the database clock `at`.
 
     A replaced blob goes while its video lives on by another blob; a retired video's own blob goes only when its user
     has deleted it, or nobody has viewed the video for one grace. A lost video keeps every blob that is left of it.
@@ -133,12 +133,12 @@ _Key = TypeVar("_Key", str, sa.ColumnElement[str])
 
 
 def replaced_by(key: _Key) -> _Key:
-    """Give the reason for retiring bytes that those at `key` replaced; for a column, in SQL."""
+    """Return the reason for retiring bytes that those at `key` replaced; for a column, in SQL."""
     return "replaced by " + key
 
 
 def replaced_in_place(key: _Key, generation: _Key) -> _Key:
-    """Give the reason for retiring bytes that were copied aside before this generation replaced them at `key`."""
+    """Return the reason for retiring bytes that were copied aside before this generation replaced them at `key`."""
     return replaced_by(key) + " in place, generation " + generation
 
 
