@@ -1,4 +1,4 @@
-"""Purge deleted or overwritten objects from the CDN, whose cache would serve them for as long as Cache-Control says.
+"""Purge deleted or overwritten objects from the CDN's cache, which would serve them until Cache-Control expires.
 
 The audit record lists the objects to purge, and a stored position in it marks the progress. After a crash some are
 purged again; none is left out.
@@ -19,9 +19,9 @@ from reelkeeper.store.core import audit, controls
 from reelkeeper.store.core.engine import reading, transaction
 
 RULE: Final = "cache_not_purged"
-_NAME: Final = "cache_purge"  # of the row of `controls` with the last event that was dealt with
-_LOOK_BACK_SECONDS: Final = 7 * 86_400.0  # at the first run: what went before that, caches seldom hold
-_MAX_REQUESTS: Final = 1_000  # in one go
+_NAME: Final = "cache_purge"  # the row of `controls` with the last processed event
+_LOOK_BACK_SECONDS: Final = 7 * 86_400.0  # at the first run; caches seldom hold older objects
+_MAX_REQUESTS: Final = 1_000  # in one call
 _log = logging.getLogger(__name__)
 
 
@@ -37,8 +37,8 @@ def catch_up(engine: Engine, settings: Settings, run_id: str) -> int | None:
         with closing(zone):
             count = _catch_up(engine, zone)
     except ReelkeeperError as error:
-        _log.warning("the cache was not told what was deleted: %s", error)
-        # guard cache.told: deleted videos are shown from the cache, and no one knows
+        _log.warning("deleted objects could not be purged from the cache: %s", error)
+        # guard cache.told: deleted videos are served from the cache, and nobody knows
         alerts.observe(engine, [_finding(str(error))], rules=[RULE], run_id=run_id)
         return None
     alerts.observe(engine, [], rules=[RULE], run_id=run_id)
@@ -55,7 +55,7 @@ def _catch_up(engine: Engine, zone: Zone) -> int:
         if keys := sorted({key for _, key in found if key}):
             with effect("cache.forget"):
                 zone.forget(keys)
-        # guard cache.position: what was deleted while nobody could be told stays in the cache
+        # guard cache.position: objects deleted while the CDN did not answer stay in its cache
         reached = found[-1][0] if found else end
         if reached != position:
             with transaction(engine, "cache.position") as session:

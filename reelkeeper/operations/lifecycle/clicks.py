@@ -1,6 +1,6 @@
 """Carry out an operator's press on a button of a Slack alert, once, and report it in the channel.
 
-A repeated or replayed press has no second effect: it names the alert in the state of the message, and itself by Slack's
+A repeated or replayed press has no second effect: it names the alert as in the message, and itself by Slack's
 timestamp.
 """
 
@@ -22,7 +22,7 @@ from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.lifecycle.plans import Approved
 
 SNOOZE: Final = timedelta(hours=8)
-_LARGEST: Final = 5  # videos of a plan
+_LARGEST: Final = 5  # videos of a plan that are shown
 _log = logging.getLogger(__name__)
 
 
@@ -72,7 +72,7 @@ def _acknowledge(engine: Engine, click: Click) -> Heard:
     author = _author(click)
     with transaction(engine, "alerts.acknowledge") as session:
         alert = _find(session, click.alert_id)
-        # guard slack.same_incident: a press of before keeps quiet what has come again since
+        # guard slack.same_incident: an old press silences an incident that has returned since
         if alert.state == AlertState.RESOLVED or alert.first_at != _moment(click.fired_at):
             return Heard("This alert has ended. If it fires again, there is a newer message.")
         if not alerts.acknowledge(session, alert.id, author, now(session)):
@@ -87,10 +87,10 @@ def _snooze(engine: Engine, click: Click) -> Heard:
         alerts.one_at_a_time(session)
         alert, at = _find(session, click.alert_id), now(session)
         standing = [item for item in alerts.snoozes_in_force(session) if item.rule == alert.rule]
-        # guard slack.one_snooze: two presses make two snoozes, and to end one leaves the other
+        # guard slack.one_snooze: two presses make two snoozes, and ending one leaves the other
         if any(item.scope in (None, alert.scope) for item in standing):
             return Heard("It is already snoozed.")
-        # guard slack.replayed_snooze: a press that is played again snoozes what a person had ended
+        # guard slack.replayed_snooze: a replayed press restores a snooze that a person ended
         if alerts.was_snoozed(session, _press_id(click)):
             return Heard("This click snoozed it before, and somebody has ended that snooze.")
         values = {"id": _press_id(click), "rule": alert.rule, "scope": alert.scope, "author": author, "reason": reason}

@@ -1,9 +1,9 @@
-"""Compress the videos of a plan, a batch at a time, together with any number of workers on the same plan.
+"""Compress the videos of a plan in batches, together with any number of workers on the same plan.
 
-    while batch := claim(engine, manager, plan_id):     # the leases of a few videos: they are ours alone
-        for item, lease in batch.items: ...             # each settled, recorded, and its lease given back
+    while batch := claim(engine, manager, plan_id):     # takes the leases of a few videos
+        for item, lease in batch.items: ...             # compress, record, release the lease
 
-The leases of a killed worker expire within a minute, and then the others take its videos.
+The leases of a killed worker expire within a minute; then others take its videos.
 """
 
 from datetime import datetime
@@ -37,7 +37,7 @@ from reelkeeper.store.lifecycle import crf_searches, plan_progress
 from reelkeeper.store.lifecycle.plans import Item, count_failures
 from reelkeeper.store.videos.videos import list_videos
 
-_LOOKED_AT = 200  # videos, for one batch
+_LOOKED_AT = 200  # videos read for one batch
 _MICRO: Final = 10**6
 
 
@@ -45,7 +45,7 @@ class CompressionJob(NamedTuple):
     """The parameters that all transcodes of a plan share, on every worker."""
 
     plan_id: str
-    run_id: str  # of the run that carries the plan out: one command takes all of it back
+    run_id: str  # of the run that carries the plan out, so that one command can undo all of it
     as_of: datetime
     policy: LifecyclePolicy
     tiers: Tiers
@@ -54,17 +54,17 @@ class CompressionJob(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """A few videos of a plan whose leases are ours. `last_try`: each has failed once."""
+    """A few videos of a plan, with their leases. `last_try`: each has failed once."""
 
     items: list[tuple[Item, Lease]]
     last_try: bool
 
 
 class Cost:
-    """The part of a day's dollars for compressing that a search takes.
+    """A search's part of the day's dollars for compressing.
 
-    The expected cost is reserved before it begins, more before each encode that exceeds it, and at the end replaced by
-    the actual cost. If a worker dies or a search fails, the reservation stays: the CPU was spent.
+    The expected cost is reserved before the search begins, more before each encode that exceeds it, and replaced with
+    the actual cost at the end. If the worker dies or the search fails, the reservation stays: the CPU was spent.
     """
 
     def __init__(self, engine: Engine, day: str, usd_per_day: Decimal | None) -> None:
@@ -73,7 +73,7 @@ class Cost:
 
     @classmethod
     def reserve(cls, engine: Engine, microusd: int, usd_per_day: Decimal | None) -> Self | None:
-        """Reserve a part of today's dollars; None: they are used up."""
+        """Reserve a part of today's dollars; None: not enough is left."""
         with reading(engine) as session:
             cost = cls(engine, f"{now(session):%Y-%m-%d}", usd_per_day)
         return cost if cost._raise_to(microusd) else None
@@ -89,7 +89,7 @@ class Cost:
         with transaction(self._engine, "compressing.reserve") as session:
             if self._usd_per_day is None:
                 job_totals.add(session, [scope], {self._day: more})
-            # guard transcode.usd_per_day: encodes cost more on a day than they may
+            # guard transcode.usd_per_day: encodes exceed the day's limit in dollars
             elif not job_totals.add_within(session, scope, self._day, more, int(self._usd_per_day * _MICRO)):
                 return False
         self._reserved += more
@@ -125,9 +125,9 @@ def may_go_on(engine: Engine, plan_id: str, lease: Lease) -> bool:
     """Whether the plan is still under way. Raises Frozen, and LeaseLost when its run is dead."""
     with reading(engine) as session:
         if reason := why_stopped(session):
-            # guard freeze.helpers: helpers go on while changes are frozen
+            # guard freeze.helpers: helpers continue during a freeze
             raise Frozen(reason)
-        # guard freeze.helped_run: helpers work on for a run that is gone
+        # guard freeze.helped_run: helpers continue for a run that has ended
         if not leases.standing(session, lease):
             raise LeaseLost(
                 f"lease {lease.name!r} (token {lease.token}) is no longer held: its run has ended, or is paused"
@@ -150,7 +150,7 @@ def claim(engine: Engine, manager: LeaseManager, plan_id: str) -> Batch | None:
         ours = [
             (item, granted[name]) for item in wanted if (name := plan_progress.video_lease(item.video_id)) in granted
         ]
-        with reading(engine) as session:  # what another had settled before it gave the lease back is not done twice
+        with reading(engine) as session:  # leaves out videos that another worker settled before it released the lease
             blob_ids = [item.blob_id for item, _ in ours]
             unsettled = plan_progress.unsettled(session, plan_id, blob_ids, last_try=last_try)
         manager.release([lease for item, lease in ours if item.blob_id not in unsettled])

@@ -1,4 +1,4 @@
-"""Keep a video on its user's request: it is prolonged by the days that the policy grants its tier.
+"""Keep a video on its user's request, for the days that the policy grants the tier.
 
 It is weaker than a hold: it ends by itself, and the user or a takedown may still delete the video. A freeze does not
 stop it, as it deletes nothing.
@@ -26,18 +26,18 @@ from reelkeeper.store.videos.videos import Listed, list_videos
 def keep(engine: Engine, video_id: str, *, by: str, key: str, user_id: str | None = None) -> Kept:
     """Prolong a video's life, from its due date, or from now where it has none. Once for each `key`.
 
-    It ends a notice of retirement. `user_id`: only if it is this user's. Raises NotFound for a video that is unknown,
-    gone, or another user's; KeepRefused where its tier does not offer that, where it was used up, or where the video is
+    It ends a notice of retirement. `user_id`: only if the video is this user's. Raises NotFound for a video unknown,
+    gone, or another user's; KeepRefused where its tier does not offer this, no prolongation is left, or the video is
     not live.
     """
     keep_id = fingerprint(key=key, video=video_id)[:32]
     with transaction(engine, "keep") as session:
-        deployment.lock(session)  # first, as in every change: in another order, two would wait for each other
+        deployment.lock(session)  # first, as in every change: another order could deadlock
         known = uploads.current(session, video_id, locked=True)
-        # guard keep.own_video: a user keeps the video of another
+        # guard keep.own_video: a user keeps another user's video
         if known is None or known.state == VideoState.GONE or user_id not in (None, known.user_id):
             raise NotFound(f"no video {video_id!r}" + (f" of user {user_id!r}" if user_id else ""))
-        # guard keep.once: a request that is repeated prolongs twice
+        # guard keep.once: a repeated request prolongs a video twice
         if (before := notices.find_keep(session, keep_id)) is not None:
             return before
         (listed,) = list_videos(session, video_id=video_id)
@@ -47,7 +47,7 @@ def keep(engine: Engine, video_id: str, *, by: str, key: str, user_id: str | Non
         at = now(session)
         until = max(at, outlook.expires_at or at) + timedelta(days=days)
         notices.add_keep(session, keep_id, video_id, days=days, until=until, author=by)
-        # guard keep.notice: a video that was kept goes later on by the notice of before
+        # guard keep.notice: a kept video is later retired by its earlier notice
         notices.end(session, [video_id], "kept on request")
         detail = {"until": until.isoformat(), "days": days, "times": times + 1}
         append(session, [Event("keep", by, video_id, known.blob_id, known.user_id, detail)])
@@ -64,7 +64,7 @@ def _days(video: Listed, policies: Policies, times: int) -> int:
     days = tier.keep_days if tier else 0
     if not days:
         raise KeepRefused(f"the tier {video.tier or 'unknown'} does not keep videos longer on request")
-    # guard keep.times: a video is kept for ever, a request at a time
+    # guard keep.times: repeated requests keep a video for ever
     if times >= policies.lifecycle.keep_times:
         raise KeepRefused(f"video {video.id!r} was already kept longer {many(times, 'time')}, which is the limit")
     return days

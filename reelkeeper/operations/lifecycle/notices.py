@@ -1,6 +1,6 @@
-"""Notices: tell the service, days ahead, which videos a plan will retire, and raise alerts where that fails.
+"""Notify the service, days ahead, which videos a plan will retire, and raise alerts where that fails.
 
-A notice, its messages in the outbox and its audit row are one transaction, and a video has one in force at a time, so a
+A notice, its messages in the outbox and its audit row are one transaction, and a video has one notice at a time, so a
 killed or repeated run sends none twice. The plan's verdicts are checked again, as in every change.
 """
 
@@ -54,7 +54,7 @@ def carry_out(
         outcomes.extend(_carry_out_batch(engine, plan_id, some, policies, lease=lease, run_id=run_id))
 
     def failed(some: Sequence[str], error: Exception) -> None:
-        _log.error("no notice of video %s was given, of the others it was: %s", ", ".join(some), error, exc_info=error)
+        _log.error("notice for video %s failed; the others were processed: %s", ", ".join(some), error, exc_info=error)
         with transaction(engine, "notices.failed") as session:
             planned = retirements.planned(session, plan_id, some, _ACTIONS)
             broken = [_outcome(row, "failed", f"{type(error).__name__}: {error}") for row in planned]
@@ -69,7 +69,7 @@ def _carry_out_batch(
     engine: Engine, plan_id: str, video_ids: Sequence[str], policies: Policies, *, lease: Lease, run_id: str
 ) -> list[Outcome]:
     with transaction(engine, "notices") as session:
-        # guard notices.permission: while frozen, or with its lease lost, a run tells that videos will go
+        # guard notices.permission: a run gives notices during a freeze, or without its lease
         require_permission(session, lease)
         judged = _judge_again(session, video_ids, policies)
         lapsed = [verdict.video.id for verdict in judged if verdict.action is Action.WITHDRAW]
@@ -90,7 +90,7 @@ def _carry_out_batch(
 
 def _judge_again(session: Session, video_ids: Sequence[str], policies: Policies) -> list[Verdict]:
     at, policy, tiers = now(session), policies.lifecycle, policies.tiers
-    # guard notices.again: a service is told of a video that was kept, viewed or held since the plan
+    # guard notices.again: the service gets notice for a video that was kept, viewed or held since the plan
     judged = lifecycle.verdicts(live_videos(session, at, only=video_ids), policy, tiers, at, recipe_fingerprint="")
     return list(rules.foretold(judged, policy, tiers, at, _given(session, video_ids)))
 
@@ -123,15 +123,15 @@ def _give(session: Session, due: Sequence[Verdict], tiers: Tiers, run_id: str) -
 
 
 def tell_of_waiting(engine: Engine, plan: PlanSummary, run_id: str) -> None:
-    """Raise or resolve alerts for due videos that no endpoint hears of, and for endpoints that accept no notice."""
+    """Raise or resolve alerts: due videos without a subscribed endpoint, and endpoints that do not accept notices."""
     with transaction(engine, "notices.waiting") as session:
         unheard = plan.kept.get(rules.NO_ENDPOINT, 0)
         found = [rules.unheard(plan.flow, unheard)] if unheard else []
-        # guard notices.unheard_told: nothing is retired any more, as nobody hears of it, and no one knows
+        # guard notices.unheard_told: retirements stop because no endpoint subscribes to notices, and nobody knows
         alerts.observe_within(session, found, rules=[rules.NO_ENDPOINT], scope=plan.flow, run_id=run_id)
         at = now(session)
         late = [rules.late(*item) for item in notices.untold(session) if at - item.since >= rules.LATE_AFTER]
-        # guard notices.late_told: nothing is retired any more, as an endpoint is dead, and no one knows
+        # guard notices.late_told: retirements stop because an endpoint accepts no notices, and nobody knows
         alerts.observe_within(session, late, rules=[NOT_DELIVERED], run_id=run_id)
 
 

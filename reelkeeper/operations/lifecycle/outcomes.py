@@ -2,7 +2,7 @@
 
 for batch in planned(engine, plan_id, "purge", 1_000): ...    # the largest first
 record(engine, "swap.record", plan_id, [outcome])             # in the plan, as each is done
-report(engine, plan, run_id)                                  # from that record alone, whichever worker did it
+report(engine, plan, run_id)                                  # from the records of all workers
 """
 
 from collections.abc import Generator, Sequence
@@ -24,7 +24,7 @@ def planned(engine: Engine, plan_id: str, action: str, batch_size: int) -> Gener
 
 
 def record(engine: Engine, name: str, plan_id: str, outcomes: Sequence[Outcome]) -> None:
-    """Record the outcomes of a plan's items, in a transaction of this name."""
+    """Record the outcomes of a plan's items, in a transaction called `name`."""
     with transaction(engine, name) as session:
         plans.record_outcomes(session, plan_id, outcomes)
 

@@ -1,4 +1,4 @@
-"""Plans: made and saved before anything is done, checked by the guard, and claimed by the run that carries them out.
+"""Make and save plans before anything is done, check them by the guard, and claim them for the run that acts.
 
 plan_id = make(engine, "tier_storage", terms(policy=policy), judged, limits=limits, as_of=as_of, run_id=run_id)
 figures = load(engine, plan_id, items=500)
@@ -56,7 +56,7 @@ class Figures(NamedTuple):
 
 
 def terms(**policies: BaseModel | int) -> dict[str, Any]:
-    """Return the terms of a plan, for JSON; a plan made under other terms is not applied."""
+    """Return the terms of a plan as JSON values; a plan made under other terms is not applied."""
     return {
         name: policy.model_dump(mode="json") if isinstance(policy, BaseModel) else policy
         for name, policy in policies.items()
@@ -64,8 +64,8 @@ def terms(**policies: BaseModel | int) -> dict[str, Any]:
 
 
 def stream_live(engine: Engine, as_of: datetime, policy: LifecyclePolicy) -> Iterator[Video]:
-    """Stream every live video from one snapshot, in flat memory, with all that `policy` asks of it."""
-    # guard segments.classified: a video that a segment keeps goes, as nobody has read what kind it is
+    """Stream every live video from one snapshot, in flat memory, with the fields that `policy` needs."""
+    # guard segments.classified: a video that a segment keeps is retired, as its properties were not read
     is_asked = bool(policy.segments)
     with reading(engine) as session:
         yield from live_videos(session, as_of, classified=is_asked)
@@ -154,7 +154,7 @@ def claim(engine: Engine, plan: PlanSummary, under: Mapping[str, Any], judge: Ju
     """
     try:
         with transaction(engine, "plan.claim") as session:
-            # Asked before this plan counts.
+            # Read before this plan is counted.
             before = plan_results.retired_in_24h(session), plan_results.last_population(session)
             begin_applying(session, plan.id, plan.flow, under, run_id)
             # guard plans.judged: a plan beyond the blast radius is carried out
@@ -167,7 +167,7 @@ def claim(engine: Engine, plan: PlanSummary, under: Mapping[str, Any], judge: Ju
         with transaction(engine, "plan.refuse") as session:
             if refuse_plan(session, plan.id, said, refused.widening):
                 alerts.forget(session, alerting.PLAN_REFUSED, alerting.scope(plan.flow))
-                # guard plans.refusal_told: nothing is retired any more, night after night, and no one knows
+                # guard plans.refusal_told: every night's plan is refused, and nobody knows
                 alerts.observe_within(session, [guard.told(plan, said)], run_id=run_id)
         raise GuardRefused(said, refused.widening) from None
 
@@ -193,7 +193,7 @@ def approve(engine: Engine, plan_id: str, *, author: str, reason: str) -> Approv
 
 
 def start_approved(approved: Approved, orchestrator: Orchestrator) -> str:
-    """Have Prefect carry an approved plan out now; return the run's id. A repetition returns the same run.
+    """Start a Prefect run that carries an approved plan out; return its id. A repetition returns the same run.
 
     Raises OrchestratorError.
     """
@@ -223,7 +223,7 @@ def under_way(engine: Engine) -> str | None:
 
 
 def inherit(engine: Engine, held: HeldLease, plan_id: str) -> tuple[PlanSummary, str] | None:
-    """Take over a dead run's plan with nothing left to compress, and that run's id; else None."""
+    """Take over a dead run's plan that has nothing left to compress; return it and that run's id, or None."""
     with reading(engine) as session:
         if plan_progress.left(session, plan_id)[0].objects or not plan_progress.is_under_way(session, plan_id):
             return None

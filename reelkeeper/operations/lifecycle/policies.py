@@ -1,4 +1,4 @@
-"""Put policies in force: compute their effect, check it against the blast radius, write them once, and audit it."""
+"""Compute the effect of new policies, check it against the blast radius, put them in force, and audit the change."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -26,17 +26,17 @@ _SAMPLES = 3
 
 @dataclass(slots=True)
 class Effect:
-    """The effect of other policies, as of one moment. Money is micro-dollars a month of storage, at list price."""
+    """The effect of other policies, as of one moment. Money is micro-dollars of storage per month, at list price."""
 
     as_of: datetime
     before: InForce
     after: Policies
     live: Counts = field(default_factory=Counts)
-    newly_retired: Counts = field(default_factory=Counts)  # that the policies in force keep
-    newly_kept: Counts = field(default_factory=Counts)  # that the policies in force retire
+    newly_retired: Counts = field(default_factory=Counts)  # kept by the policies in force
+    newly_kept: Counts = field(default_factory=Counts)  # retired by the policies in force
     newly_compressed: int = 0
     retired_by_segment: dict[str, Counts] = field(default_factory=dict)  # of those newly retired
-    # Live videos by the segment that decides now, the one that would, and tier; counted where there are segments.
+    # Live videos by the deciding segment now and afterwards, and by tier; counted only with segments.
     by_segments: Counter[tuple[str | None, str | None, str | None]] = field(default_factory=Counter)
     retired_by_user: dict[str, Counts] = field(default_factory=dict)
     live_by_user: dict[str, int] = field(default_factory=dict)
@@ -46,7 +46,7 @@ class Effect:
 
     @property
     def changes(self) -> dict[str, tuple[object, object]]:
-        """List each field that changes: its dotted name, its value now and then."""
+        """List each field that changes: its dotted name, its value now and afterwards."""
         return self.before.policies.changes(self.after)
 
     @property
@@ -110,7 +110,7 @@ class Effect:
     def require_within_limits(self) -> None:
         """Raise GuardRefused where more would be newly retired than the limits in force allow one run to retire.
 
-        The limits are the present ones: a document cannot raise the limit that it is checked by. Apply that first.
+        A document cannot raise the limit that it is checked by: apply the higher limit first.
         """
         plan = PlanSummary(
             id="of this document",
@@ -124,7 +124,7 @@ class Effect:
             samples=self.samples,
         )
         try:
-            # guard policy.limits_before: a document raises the limit that it is judged by
+            # guard policy.limits_before: a document raises the limit that it is checked by
             guard.within(self.before.policies.limits, plan, self.retired_in_24h, None)
         except GuardRefused as refused:
             lines = [line for line in str(refused).splitlines() if not line.lstrip().startswith(("plan:", "override:"))]
@@ -167,8 +167,8 @@ def apply(engine: Engine, effect: Effect, *, author: str, reason: str) -> int:
                 "diff, and apply again"
             )
         if effect.removed_tiers:
-            # guard policy.tier_in_use: users are left in a tier that promises nothing, and can store nothing
-            _require_no_users(effect.removed_tiers, users_by_tier(session))  # who are put in one wait for this to end
+            # guard policy.tier_in_use: users stay in a removed tier, with no promises and no quota
+            _require_no_users(effect.removed_tiers, users_by_tier(session))  # imports wait for this
         changes = {name: [str(was), str(now_)] for name, (was, now_) in effect.changes.items()}
         append(session, [Event("policy", author, detail={"version": version, "reason": reason, "changes": changes})])
     return version

@@ -1,4 +1,4 @@
-"""Plan the work of a flow as its dry run does: gather, decide, save, and check the guard. It needs only the store.
+"""Plan the work of a flow, as its dry run does: gather, decide, save, and check the guard. It needs only the store.
 
 report = tier_storage(Planning(engine, as_of, run_id), policy=exception)
 """
@@ -28,12 +28,12 @@ Days = Annotated[int, Field(ge=1, le=365)]
 
 
 class Planning(NamedTuple):
-    """The store for a plan, its time, and its run."""
+    """The store, time and run of a plan."""
 
     engine: Engine
     as_of: datetime
     run_id: str
-    keeps_contract: Callable[[], bool] = lambda: False  # whether the bucket does; asked where a plan rests on it
+    keeps_contract: Callable[[], bool] = lambda: False  # called only where a plan depends on it
 
 
 def tier_storage(

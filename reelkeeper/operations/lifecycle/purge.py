@@ -1,14 +1,14 @@
-"""Purge: the second half of a deletion, and the only code that deletes bytes.
+"""Purge bytes: the second phase of a deletion, and the only code that deletes bytes.
 
-    retired --claim, in one UPDATE that asks everything again--> deleting --look, ask once more, delete--> gone
+    retired --claim, in one UPDATE that checks everything again--> deleting --HEAD, check again, delete--> gone
 
-A claim belongs to the lease that it was made under. It is committed before the first byte goes, and no other run
-touches the blob until it has timed out: by then, no request of the claimer's is taken any more. `settle_claims` looks
-at what killed runs have left claimed.
+A claim belongs to the lease that it was made under. It is committed before the first delete, and no other run
+touches the blob until the claim has timed out: by then, the bucket accepts no request of the claimer any more.
+`settle_claims` settles claims of killed runs.
 
-Keys of ours are written once, so a late delete of one only hits bytes that are doomed. Keys of the service's may be
-overwritten between the look and the delete: each is looked at by itself right before its delete, which is sent once,
-and which the server refuses 30 s after it was signed. docs/safety.md says what window is left.
+Keys of ours are written once, so a late delete only hits doomed bytes. The service may overwrite its own keys between
+the HEAD and the delete: each gets a HEAD right before its delete, which is sent once, and which the server refuses
+30 s after it was signed. docs/safety.md states the window that is left.
 """
 
 import threading
@@ -40,21 +40,21 @@ from reelkeeper.store.removals import takedowns
 from reelkeeper.store.videos import conditions
 from reelkeeper.store.videos.conditions import Condition
 
-LOOK_SECONDS = 30  # nothing is deleted on an older look
+LOOK_SECONDS = 30  # nothing is deleted on an older HEAD
 _SIGNED_AT_ONCE = 100  # deletes at keys of the service's: with 8 threads and 100 ms a request, done in 3 s
 _PARALLEL = 8
 _BATCH = 1_000
-_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # goes on while the machine sleeps, on Linux
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # on Linux, also counts while the machine sleeps
 
 
 class Fate(StrEnum):
-    """What became of a claimed blob."""
+    """The outcome of a claimed blob."""
 
     UNTOUCHED = "untouched"  # nothing was sent: back to retired
     KEPT = "kept"  # the same, with a reason
-    SENT = "sent"  # a delete was sent, and its answer is not known
-    REFUSED = "refused"  # the bucket said no: back to retired
-    FAILED = "failed"  # the bucket said nothing, and may delete it yet: the claim stays
+    SENT = "sent"  # a delete was sent, and its answer is unknown
+    REFUSED = "refused"  # the bucket refused the delete: back to retired
+    FAILED = "failed"  # no answer, and the bucket may still delete it: the claim stays
     DELETED = "deleted"
     ALREADY_GONE = "already gone"
     OVERWRITTEN = "overwritten"  # the service has stored another video at its key
@@ -63,12 +63,12 @@ class Fate(StrEnum):
 
 @dataclass(slots=True)
 class _Batch:
-    """The blobs that a call of `purge` has claimed, and what has become of each so far. Shared by its threads."""
+    """The blobs that a call of `purge` has claimed, and the outcome of each so far. Shared by its threads."""
 
     workspace: Workspace
     lease: Lease
     doomed: list[Doomed]
-    is_takedown: bool = False  # then no freeze stops it
+    is_takedown: bool = False  # not stopped by a freeze
     fates: dict[int, tuple[Fate, str]] = field(default_factory=dict)
     found: dict[int, StoredObject] = field(default_factory=dict)  # of those overwritten
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -78,7 +78,7 @@ class _Batch:
             self.fates[blob.blob_id] = fate, why
 
     def by_fate(self) -> dict[Fate, list[tuple[Doomed, str]]]:
-        """Sort them by what became of each, and why."""
+        """Group the blobs by outcome, each with the reason."""
         found: dict[Fate, list[tuple[Doomed, str]]] = {fate: [] for fate in Fate}
         for blob in self.doomed:
             fate, why = self.fates.get(blob.blob_id, (Fate.UNTOUCHED, ""))
@@ -93,12 +93,12 @@ class _LookedTooLongAgo(Exception):  # noqa: N818  a signal between two function
 def purge(
     workspace: Workspace, plan_id: str, blob_ids: Sequence[int], *, lease: Lease, run_id: str, grace: Grace
 ) -> list[Outcome]:
-    """Delete the bytes of those of `blob_ids` that may still go; the others are skipped, with the reason.
+    """Delete the bytes of those of `blob_ids` that may still be deleted; the others are skipped, with the reason.
 
-    A batch is what one DeleteObjects takes, 1,000 keys. A blob at a key of ours whose object is not what the catalogue
-    says, or whose video's present bytes are not stored, goes back to `retired`, and the deployment is frozen. What the
-    service has overwritten becomes its video's present bytes. Raises Frozen or LeaseLost before the first change, or
-    later with all that was done recorded and the rest as it was.
+    A batch is at most 1,000 blobs, as in DeleteObjects. A blob at a key of ours whose object is not as recorded,
+    or whose video's present bytes are not stored, goes back to `retired`, and the deployment is frozen. An object that
+    the service has stored instead becomes its video's present bytes. Raises Frozen or LeaseLost before any change,
+    or later with everything done recorded and the rest unchanged.
     """
     doomed = _claim(workspace, plan_id, blob_ids, lease=lease, run_id=run_id, grace=grace)
     claimed = {blob.blob_id for blob in doomed}
@@ -110,13 +110,13 @@ def purge(
 def purge_taken_down(
     workspace: Workspace, blob_ids: Sequence[int], *, lease: Lease, run_id: str, grace: Grace
 ) -> list[Outcome]:
-    """Delete at once the bytes of those of `blob_ids` that were taken down; no grace, freeze or ordinary hold stops it.
+    """Delete the bytes of those of `blob_ids` that were taken down, despite any grace, freeze or ordinary hold.
 
-    What is done to each, and what is raised, is as with `purge`; what another run has claimed, or a legal hold keeps,
-    is left out.
+    Otherwise it works, and raises, as `purge` does. Blobs that another run has claimed, or a legal hold keeps, are left
+    out.
     """
     with transaction(workspace.engine, "takedown.claim") as session:
-        # guard takedown.claim_permission: with its lease lost, a takedown claims what another run is at work on
+        # guard takedown.claim_permission: a takedown without its lease claims blobs that another run works on
         require_permission(session, lease, despite_freeze=True)
         takedowns.claim(session, blob_ids, lease, run_id=run_id)
         doomed = purges.claimed(session, blob_ids, lease)
@@ -124,15 +124,15 @@ def purge_taken_down(
 
 
 def delete_loose(workspace: Workspace, keys: Sequence[str], *, lease: Lease) -> dict[str, str]:
-    """Delete objects of a user who is erased that are no video's; give what kept each that is still there, by key.
+    """Delete an erased user's objects that belong to no video; return the reason for each one left, by key.
 
-    No row stands for them, so none is claimed: what is stored there is the user's, whatever it is. Raises Frozen or
-    LeaseLost before the request that deletes more.
+    They have no rows, so none is claimed: all that is stored at these keys is the user's. Raises Frozen or
+    LeaseLost before each further delete request.
     """
 
     def last_look() -> None:
         with transaction(workspace.engine, "erase.last_look") as session:
-            # guard erase.last_permission: while frozen, or with its lease lost, an erasure deletes more objects
+            # guard erase.last_permission: an erasure deletes more objects during a freeze, or without its lease
             require_permission(session, lease)
 
     with effect("erase.delete"):
@@ -147,9 +147,9 @@ def settle_claims(
     lease: Lease | None = None,
     video_ids: Sequence[str] | None = None,
 ) -> int:
-    """Look at the blobs whose claims have timed out, of all videos or of some, and settle each; return how many.
+    """Settle the blobs whose claims have timed out, of all videos or of some; return how many.
 
-    One whose object is gone is purged; one whose object is as recorded is retired again, and the next plan decides; one
+    One without an object is purged; one whose object is as recorded is retired again, for the next plan to decide; one
     that the service has overwritten is an upload; another object at a key of ours is a doubt, and freezes the
     deployment. With `lease`, raises Frozen or LeaseLost; a restore, which works while changes are frozen, has none.
     """
@@ -164,7 +164,7 @@ def settle_claims(
         other = {row.blob_id: found for row in rows if (found := stored[row.key]) and not row.recorded.matches(found)}
         with transaction(workspace.engine, "purge.settle_claims") as session:
             if lease:
-                # guard purge.settle_permission: while frozen, claims of killed runs are settled
+                # guard purge.settle_permission: claims of killed runs are settled during a freeze, or without the lease
                 require_permission(session, lease)
             else:
                 deployment.lock(session)
@@ -186,7 +186,7 @@ def settle_claims(
         if not gone and not back:
             break  # another run has settled them at the same time
     if doubts:
-        # guard purge.settled_doubt_freezes: the same, found in what a killed run had claimed
+        # guard purge.settled_doubt_freezes: a killed run's claim has other bytes at a write-once key; purges continue
         freeze(workspace.engine, by=run_id, reason=f"{len(doubts)} blobs in doubt, first {doubts[0]}: not as recorded")
     return settled
 
@@ -194,7 +194,7 @@ def settle_claims(
 def _carry_out(
     batch: _Batch, plan_id: str | None, skipped: list[Outcome], *, run_id: str, grace: Grace
 ) -> list[Outcome]:
-    """Delete what the batch has claimed, and record what became of it."""
+    """Delete the batch's blobs, and record the outcomes."""
     try:
         _delete_ours(batch, [blob for blob in batch.doomed if blob.recorded.is_ours])
         _delete_the_services(batch, [blob for blob in batch.doomed if not blob.recorded.is_ours])
@@ -202,7 +202,7 @@ def _carry_out(
         outcomes = _settle(batch, plan_id, skipped, run_id=run_id, grace=grace)
     if doubtful := batch.by_fate()[Fate.DOUBTFUL]:
         blob, why = doubtful[0]
-        # guard purge.doubt_freezes: other bytes at a key that is written once are found, and the run goes on
+        # guard purge.doubt_freezes: other bytes are found at a write-once key, and purges continue
         freeze(batch.workspace.engine, by=run_id, reason=f"{len(doubtful)} blobs in doubt, first {blob.key}: {why}")
     return outcomes
 
@@ -211,7 +211,7 @@ def _claim(
     workspace: Workspace, plan_id: str, blob_ids: Sequence[int], *, lease: Lease, run_id: str, grace: Grace
 ) -> list[Doomed]:
     with transaction(workspace.engine, "purge.claim") as session:
-        # guard purge.claim_permission: while frozen, or with its lease lost, a run claims what it would delete
+        # guard purge.claim_permission: a run claims blobs during a freeze, or without its lease
         require_permission(session, lease)
         purges.claim(
             session, plan_id, blob_ids, lease, run_id=run_id, grace=grace, service_keys=workspace.keeps_contract
@@ -220,7 +220,7 @@ def _claim(
 
 
 def _delete_ours(batch: _Batch, doomed: Sequence[Doomed]) -> None:
-    """Delete at keys that are written once: all are looked at, then all are deleted by one request."""
+    """Delete objects at write-once keys: HEAD all of them, then delete all by one request."""
     if not doomed:
         return None
     looked_at = time.clock_gettime(_CLOCK)
@@ -232,9 +232,9 @@ def _delete_ours(batch: _Batch, doomed: Sequence[Doomed]) -> None:
     sent = threading.Event()
 
     def last_look() -> None:
-        # guard purge.last_look: a run that slept after its look deletes what others have settled, or while frozen
+        # guard purge.last_look: a run that was suspended after its HEADs deletes settled blobs, or during a freeze
         _require_claim(batch, going)
-        # guard purge.old_look: bytes are deleted on a look that is older than 30 s
+        # guard purge.old_look: bytes are deleted on a HEAD older than 30 s
         if time.clock_gettime(_CLOCK) - looked_at > LOOK_SECONDS:
             raise _LookedTooLongAgo
         sent.set()
@@ -245,7 +245,7 @@ def _delete_ours(batch: _Batch, doomed: Sequence[Doomed]) -> None:
         with effect("purge.delete"):
             failures = batch.workspace.bucket.delete([blob.key for blob in going], last_look=last_look) if going else {}
     except _LookedTooLongAgo:
-        if not sent.is_set() and len(going) > 1:  # so many take too long to look at: the halves take half as long
+        if not sent.is_set() and len(going) > 1:  # too many for 30 s of HEADs: each half takes half as long
             middle = len(going) // 2
             _delete_ours(batch, going[:middle])
             return _delete_ours(batch, going[middle:])
@@ -254,18 +254,18 @@ def _delete_ours(batch: _Batch, doomed: Sequence[Doomed]) -> None:
         )
     for blob in going:
         why = failures.get(blob.key, "")
-        # guard purge.unanswered: what a bucket may delete yet is given back and restored, and then gone
+        # guard purge.unanswered: a blob that the bucket may still delete is restored, and then deleted
         batch.note(blob, Fate.DELETED if not why else Fate.REFUSED if was_refused(why) else Fate.FAILED, why)
     return None
 
 
 def _delete_the_services(batch: _Batch, doomed: Sequence[Doomed]) -> None:
-    """Delete at keys that the service may overwrite: sign, ask, then look at each and delete it at once."""
+    """Delete objects at the service's keys: sign the deletes, check permission, then HEAD and delete each at once."""
     for start in range(0, len(doomed), _SIGNED_AT_ONCE):
         some = doomed[start : start + _SIGNED_AT_ONCE]
         signed_at = time.clock_gettime(_CLOCK)
         signed = [(blob, batch.workspace.bucket.sign_delete(blob.key, LOOK_SECONDS)) for blob in some]
-        # guard purge.service_last_look: keys of the service's are deleted without a claim, or while frozen
+        # guard purge.service_last_look: objects at the service's keys are deleted without a claim, or during a freeze
         _require_claim(batch, some)
         with ThreadPoolExecutor(_PARALLEL) as pool:
             list(pool.map(partial(_delete_one, batch, signed_at), *zip(*signed, strict=True)))
@@ -281,14 +281,14 @@ def _delete_one(batch: _Batch, signed_at: float, blob: Doomed, url: str) -> None
     fate, why = _judge(blob, found, successor)
     if fate == Fate.OVERWRITTEN and found:
         batch.found[blob.blob_id] = found
-    # guard purge.service_old_look: a key of the service's is deleted so late that an upload may stand there
+    # guard purge.service_old_look: a late delete at the service's key hits a new upload
     if fate != Fate.UNTOUCHED or time.clock_gettime(_CLOCK) - signed_at > LOOK_SECONDS:
         return batch.note(blob, fate, why)
     batch.note(blob, Fate.SENT)
     try:
         with effect("purge.delete_signed"):
             refusal = bucket.delete_signed(blob.key, url)
-    except StorageError as error:  # its answer may be lost: never sent again, since the service may have stored anew
+    except StorageError as error:  # its answer may be lost; not sent again, as the service may have stored a new object
         try:
             is_gone = bucket.head(blob.key) is None
         except StorageError:
@@ -298,14 +298,14 @@ def _delete_one(batch: _Batch, signed_at: float, blob: Doomed, url: str) -> None
 
 
 def _judge(blob: Doomed, found: StoredObject | None, successor: StoredObject | None) -> tuple[Fate, str]:
-    """Compare what is stored with what is recorded: UNTOUCHED means that the bytes may go."""
-    # guard purge.successor: a video's old bytes go while its present ones are not stored
+    """Compare the stored object with the recorded one: UNTOUCHED means that the bytes may be deleted."""
+    # guard purge.successor: a video's old bytes are deleted while its present ones are not stored
     if blob.successor_key and not (successor and blob.successor.matches(successor)):
         why = f"the video's current bytes, {blob.successor_key}, are not stored as recorded"
         return (Fate.DOUBTFUL, why) if blob.successor.is_ours else (Fate.KEPT, f"{why}: run sync_catalog")
     if found is None:
         return Fate.ALREADY_GONE, ""
-    # guard purge.as_recorded: bytes go that are not the ones which were retired
+    # guard purge.as_recorded: bytes are deleted that are not the retired ones
     if blob.recorded.matches(found):
         return Fate.UNTOUCHED, ""
     if not blob.recorded.is_ours:
@@ -319,15 +319,15 @@ def _judge(blob: Doomed, found: StoredObject | None, successor: StoredObject | N
 def _require_claim(batch: _Batch, doomed: Sequence[Doomed]) -> None:
     """Raise Frozen or LeaseLost unless all of `doomed` may still be deleted by this run."""
     with transaction(batch.workspace.engine, "purge.last_look") as session:
-        # guard purge.last_permission: a freeze or a new holder of the lease between claim and delete stops nothing
+        # guard purge.last_permission: a freeze or a lost lease between claim and delete does not stop the delete
         require_permission(session, batch.lease, despite_freeze=batch.is_takedown)
-        # guard purge.last_claim: a run that woke up deletes what another has settled, given back or restored
+        # guard purge.last_claim: a run that was suspended deletes blobs that another has settled or restored
         if purges.count_claimed(session, [blob.blob_id for blob in doomed], batch.lease) != len(doomed):
             raise LeaseLost("another run has taken over the objects that this run had claimed: nothing more is deleted")
 
 
 def _settle(batch: _Batch, plan_id: str | None, skipped: list[Outcome], *, run_id: str, grace: Grace) -> list[Outcome]:
-    """Record what became of the batch, and give back what nothing was sent for."""
+    """Record the batch's outcomes, and retire again the blobs for which no delete was sent."""
     found = batch.by_fate()
     gone = found[Fate.DELETED] + found[Fate.ALREADY_GONE]
     doubtful, overwritten = found[Fate.DOUBTFUL], found[Fate.OVERWRITTEN]
@@ -373,12 +373,12 @@ def _settle(batch: _Batch, plan_id: str | None, skipped: list[Outcome], *, run_i
 def _mark_gone(
     session: Session, blob_ids: Sequence[int], still: Condition, run_id: str
 ) -> list[tuple[int, str | None]]:
-    """Record that bytes are gone, and free what they held of a quota."""
+    """Record that bytes are gone, and free the quota that they used."""
     counted = purges.counted_until_purged(session, blob_ids)
     if not counted:
         return purges.mark_gone(session, blob_ids, still, run_id)
     deployment.lock(session)  # quotas are counted under it
-    # guard delete.freed: what a user has deleted counts towards the quota for ever
+    # guard delete.freed: videos that a user deleted count towards the quota for ever
     with quotas.counted(session, counted):
         return purges.mark_gone(session, blob_ids, still, run_id)
 

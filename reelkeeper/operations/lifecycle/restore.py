@@ -1,7 +1,7 @@
-"""Restore: undo a retirement or a swap, until a purge has begun to delete the bytes.
+"""Undo a retirement or a swap, until a purge has begun to delete the bytes.
 
-A restored video is held for a while, or the next run would retire it again by the same rule. Restoring works while
-changes are frozen: it only brings videos back. A swap in place is undone as it was made: its result is copied aside,
+A restored video is held for some days, or the next run would retire it again by the same rule. Restoring works while
+changes are frozen, as it only brings videos back. A swap in place is undone as it was made: its result is copied aside,
 and the original put over it, unless the service has stored something else there.
 """
 
@@ -35,14 +35,14 @@ from reelkeeper.store.videos.intents import Intent, announce
 def find_restorable(
     workspace: Workspace, *, run_id: str | None = None, video_id: str | None = None, user_id: str | None = None
 ) -> list[Restorable]:
-    """Find what can be restored of one run, one video or one user.
+    """Find the videos of one run, one video or one user that can be restored.
 
-    For a run, its retirements and its swaps; likewise for a single video. For a user, retired or lost videos, but not
-    those that they have deleted themselves; their swaps stay. Raises NotFound when there is nothing.
+    For a run or a single video, retirements and swaps. For a user, retired or lost videos, but not
+    those that the user deleted; swaps stay. Raises NotFound when there are none.
     """
     with reading(workspace.engine) as session:
         found = restorable.find(session, run_id=run_id, video_id=video_id, user_id=user_id)
-    latest = {blob.video_id: blob for blob in found}  # ordered by generation: the last one of a video is its latest
+    latest = {blob.video_id: blob for blob in found}  # ordered by generation: a video's latest blob comes last
     if not latest:
         subject = f"run {run_id}" if run_id else f"video {video_id}" if video_id else f"user {user_id}"
         raise NotFound(f"nothing to restore for {subject}: no video is retired, or its bytes are already purged")
@@ -51,7 +51,7 @@ def find_restorable(
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """Who restores videos, and for how long they are held then. `run_id` is that of the command."""
+    """Who restores videos, and how long they are held afterwards. `run_id` is that of the command."""
 
     run_id: str
     author: str
@@ -88,8 +88,8 @@ def _bring_back(workspace: Workspace, batch: Sequence[Restorable], order: Order)
         with quotas.counted(session, [blob.video_id for blob in batch]):
             for blob in batch:
                 found = stored[blob.key]
-                # guard restore.as_recorded: a video is restored to bytes that are not there, or are not its own
-                # guard restore.stored: a video is restored to bytes that are not there
+                # guard restore.as_recorded: a video is restored to missing bytes, or to bytes other than its own
+                # guard restore.stored: a video is restored to missing bytes
                 if found is None or not blob.recorded.matches(found):
                     there = "nothing is" if found is None else f"{found.size_bytes} bytes with ETag {found.etag} are"
                     why = f"{there} stored at {blob.key}; recorded: {blob.size_bytes} bytes, ETag {blob.etag}"
@@ -146,7 +146,7 @@ def _exchange(workspace: Workspace, blob: Restorable, order: Order, scratch: Pat
 def _put_back(workspace: Workspace, blob: Restorable, order: Order, lease: Lease, scratch: Path) -> Outcome:
     for left_open in intents.open_intents(workspace, blob.video_id):
         outcome = intents.settle(workspace, left_open, scratch=scratch, lease=lease, grace=order.grace)
-        if outcome.action == "restored":  # by a restore that was killed
+        if outcome.action == "restored":  # by an earlier restore that was killed
             return outcome
     with intents.workplace(scratch, 2 * blob.size_bytes) as folder:
         original = folder / "original"
@@ -164,12 +164,12 @@ def _announce(
 ) -> Intent | None:
     md5 = intents.md5(original)
     with transaction(workspace.engine, "restore.announce") as session:
-        # guard restore.in_place_permission: with its lease lost, a restore puts back over another run's bytes
+        # guard restore.in_place_permission: a restore without its lease puts bytes over another run's
         require_permission(session, lease, despite_freeze=True)
         known = restorable.lock_exchange(session, blob)
         if known is None:
             return None
-        # guard restore.in_place_whole: bytes that changed in their copy are put back for the ones that were there
+        # guard restore.in_place_whole: a corrupt copy is put back in place of the original bytes
         if known.original["sha256"] != digest:
             raise IntegrityDoubt(
                 f"{blob.key}: stored sha256 {digest}, recorded {known.original['sha256']}: not restored"

@@ -1,4 +1,4 @@
-"""Retire videos: the first, reversible half of a deletion. Only the store changes; the bytes wait out a grace."""
+"""Retire videos: the first, reversible phase of a deletion. Only the store changes; the bytes wait out a grace."""
 
 import logging
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ def retire(
     """Retire those of `video_ids` that are still as the plan saw them; the others are skipped, with the reason.
 
     One transaction for the batch (of at most some hundred videos). Safe to repeat: a retired video stays retired. A
-    video with an inconsistent row has failed; where another makes the batch fail, each half is tried, down to that one.
+    video with an inconsistent row fails; where another makes the batch fail, each half is tried, down to that one.
     Raises Frozen or LeaseLost before the first change.
     """
     outcomes: list[Outcome] = []
@@ -37,7 +37,7 @@ def retire(
         outcomes.extend(_retire_batch(workspace, plan_id, some, lease=lease, run_id=run_id, grace=grace))
 
     def failed(some: Sequence[str], error: Exception) -> None:
-        _log.error("video %s was not retired, the others are: %s", ", ".join(some), error, exc_info=error)
+        _log.error("retiring video %s failed; the others were processed: %s", ", ".join(some), error, exc_info=error)
         with transaction(workspace.engine, "retire.failed") as session:
             planned = retirements.planned(session, plan_id, some)
             why = f"{type(error).__name__}: {error}"
@@ -55,18 +55,18 @@ def _retire_batch(
     workspace: Workspace, plan_id: str, video_ids: Sequence[str], *, lease: Lease, run_id: str, grace: Grace
 ) -> list[Outcome]:
     with transaction(workspace.engine, "retire") as session:
-        # guard retire.permission: while frozen, or with its lease lost, a run retires videos
+        # guard retire.permission: a run retires videos during a freeze, or without its lease
         require_permission(session, lease)
         at = now(session)
         with quotas.counted(session, video_ids):
-            # The policies in force, not the plan's: no exception of a run takes back what users were promised.
+            # The policies in force, not the plan's: a run's exception must not break what users were promised.
             promised = in_force(session).policies.tiers.notice_days()
             gone = retirements.retire_videos(session, plan_id, video_ids, run_id, promised)
         notices.end(session, list(gone), "retired")
-        # guard retire.cache: a retired video is given to whoever asks for the same again
+        # guard retire.cache: a repeated request gets a retired video from the cache
         cache.drop(session, list(gone))
         blobs_retired = retirements.retire_blobs(session, list(gone.values()), at, run_id=run_id, grace=grace)
-        # guard retire.whole: a video is retired whose bytes are not live, and its row says nothing of why
+        # guard retire.whole: a video is retired although its bytes are not live
         if blobs_retired != len(gone):
             raise IntegrityDoubt(
                 f"{len(gone)} live videos have only {blobs_retired} live blobs; nothing in this batch was changed"

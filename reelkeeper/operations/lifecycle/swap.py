@@ -1,8 +1,8 @@
-"""Swap a video's bytes for smaller ones. The old bytes are never deleted here: they wait out their grace.
+"""Replace a video's bytes with smaller ones. The old bytes are not deleted here: they wait out their grace.
 
 download --> shrink --> announce (commit) --put--> --read back and verify--> publish (commit)
 
-Placed at a new key, the result is put beside the old bytes. In place, it is put over them, as `in_place` says.
+With a new key, the result is put beside the old bytes; in place, over them, as `in_place` describes.
 """
 
 from pathlib import Path
@@ -40,10 +40,10 @@ _OWN_RESULT = "it is a result that was put in place, of a swap that the store do
 
 
 class Order(NamedTuple):
-    """The order to make a video smaller: from which bytes, how, and where the result is put."""
+    """An order to compress a video: from which bytes, how, and where the result is put."""
 
     video_id: str
-    blob_id: int  # that the plan saw
+    blob_id: int  # the video's bytes in the plan
     shrink: Shrinker
     placement: Placement = NEW_KEY
 
@@ -61,7 +61,7 @@ def swap(workspace: Workspace, order: Order, *, scratch: Path, lease: Lease, run
         intents.settle(workspace, left_open, scratch=scratch, lease=lease, grace=grace)
     with reading(workspace.engine) as session:
         source = swaps.find_source(session, video_id)
-    # guard swap.planned_bytes: what was uploaded since the plan is compressed by rules that judged other bytes
+    # guard swap.planned_bytes: bytes uploaded since the plan are compressed, although the plan judged others
     if source is None or source.blob_id != planned_blob_id:
         with reading(workspace.engine) as session:
             before = swaps.done_before(session, planned_blob_id, run_id)
@@ -69,20 +69,20 @@ def swap(workspace: Workspace, order: Order, *, scratch: Path, lease: Lease, run
             return before
         return Outcome(video_id, "skipped", "retired or replaced since the plan", blob_id=planned_blob_id)
     is_in_place = order.placement == IN_PLACE and not source.is_ours
-    # guard swap.contract: bytes are put over the service's in a bucket that may take no notice of If-Match
+    # guard swap.contract: bytes are put over the service's in a bucket that may ignore If-Match
     if is_in_place and not workspace.keeps_contract:
         return Outcome(video_id, "skipped", NOT_TRIED, source.size_bytes, source.size_bytes, source.blob_id)
     with intents.workplace(scratch, _COPIES_AT_WORK * source.size_bytes) as place:
         original = place / f"source{Path(source.key).suffix}"
         with effect("swap.download"):
-            # guard swap.etag: bytes that the service stores while they are read become a mixture
+            # guard swap.etag: a download mixes old bytes with new ones that the service stores meanwhile
             digest = workspace.bucket.download(source.key, original, etag=source.etag)
-        # guard swap.digest: bytes that have changed in the bucket replace the ones that were checked
+        # guard swap.digest: bytes that changed in the bucket are encoded in place of the recorded ones
         if source.sha256 not in (None, digest):
             raise IntegrityDoubt(f"{source.key}: stored sha256 {digest}, recorded {source.sha256}; not changed")
-        # guard swap.own_result: a result that a store from a backup does not know of is made smaller again, and worse
+        # guard swap.own_result: a result unknown to a store restored from a backup is compressed again, and worse
         refusal = None if source.is_ours else _refuse_result(workspace, source)
-        # guard swap.in_place_alike: a link shows another format under the old type
+        # guard swap.in_place_alike: a link serves another format under the old content type
         refusal = refusal or (_refuse_in_place(original, source) if is_in_place else None)
         result = refusal or order.shrink(original, place)
         if isinstance(result, Refusal):
@@ -96,17 +96,17 @@ def swap(workspace: Workspace, order: Order, *, scratch: Path, lease: Lease, run
         if is_in_place:
             locked = _put_in_place(workspace, intent, result, place, lease)
         else:
-            # guard swap.headers: a link that downloads, or is kept by caches for a day, does not any more
+            # guard swap.headers: the result loses the source's headers, such as Content-Disposition and Cache-Control
             intents.put(workspace, intent, Path(result.path), workspace.bucket.headers(source.key, source.etag))
     settled = intents.settle(workspace, intent, scratch=scratch, lease=lease, grace=grace)
-    # guard swap.locked: a video that a bucket lock keeps is encoded anew every night
+    # guard swap.locked: a video under a bucket lock is encoded again every night
     return _remember(workspace, source, locked, lease=lease, run_id=run_id) if locked else settled
 
 
 def _remember(workspace: Workspace, source: Source, refusal: Refusal, *, lease: Lease, run_id: str) -> Outcome:
     if refusal.permanent:
         with transaction(workspace.engine, "swap.refuse") as session:
-            # guard swap.refuse_permission: while frozen, or with its lease lost, a run notes a refusal
+            # guard swap.refuse_permission: a run records a refusal during a freeze, or without its lease
             require_permission(session, lease)
             if swaps.note_refusal(session, source, refusal):
                 detail = {"rule": refusal.rule, "why": refusal.reason, "recipe": refusal.recipe}
@@ -115,7 +115,7 @@ def _remember(workspace: Workspace, source: Source, refusal: Refusal, *, lease: 
 
 
 def _refuse_result(workspace: Workspace, source: Source) -> Refusal | None:
-    """Refuse what a swap has put in place that the catalogue does not know of."""
+    """Refuse the result of an earlier swap in place that the catalogue does not know."""
     is_result = in_place.is_result(workspace.bucket.headers(source.key))
     return Refusal(OWN_RESULT, _OWN_RESULT, OWN_RESULT) if is_result else None
 
@@ -177,7 +177,7 @@ def _announce(
         else blob_key(workspace.bucket.prefix, source.user_id, source.video_id, generation, extension),
         "is_ours": aside is None,
         "size_bytes": result.size_bytes,
-        # guard swap.announced_md5: a put in place is taken for an upload after a crash
+        # guard swap.announced_md5: after a crash, our put in place is mistaken for an upload
         "etag": intents.md5(Path(result.path)),
         "sha256": result.sha256,
         "content_type": CONTENT_TYPES[extension],
@@ -199,9 +199,9 @@ def _announce(
         "detail": {"crf": result.crf, "probes": result.probes, "cpu_seconds": round(result.cpu_seconds, 3)},
     }
     with transaction(workspace.engine, "swap.announce") as session:
-        # guard swap.announce_permission: while frozen, or with its lease lost, a run stores new bytes
+        # guard swap.announce_permission: a run stores new bytes during a freeze, or without its lease
         require_permission(session, lease)
-        # guard swap.unchanged: a video that was held, replaced or retired while it was encoded is swapped
+        # guard swap.unchanged: a video is swapped that was held, replaced or retired while it was encoded
         if not swaps.lock_unchanged(session, source):
             return None
         swaps.note_read(session, source, sha256=digest, codec=result.source_codec)

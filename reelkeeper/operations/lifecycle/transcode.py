@@ -1,4 +1,4 @@
-"""Make a video smaller without making it worse."""
+"""Search an encode that is smaller than its source and as good."""
 
 import secrets
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe
 from reelkeeper.rules.lifecycle.worth import Worth
 
 Shrinker = Callable[[Path, Path], Transcode | Refusal]
-_MAX_TIMEOUTS = 3  # runs in which a video took too long: a busy machine may be to blame once or twice
+_MAX_TIMEOUTS = 3  # runs in which a video timed out: once or twice may be due to a busy machine
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +25,12 @@ class Circumstances:
     """Facts about the video of a search, and its callbacks. By default there are none."""
 
     remaining_days: int | None = None  # of the video's life: an encode must be worth its CPU by then
-    model: str | None = None  # that made the clip
-    lessons: Callable[[str], Sequence[Lesson]] = lambda _encoder: ()  # what earlier searches with an encoder have found
-    affords: Callable[[int], bool] = lambda _microusd: True  # asked before each encode, with the cost of all by its end
-    note: Callable[[CrfSearch], None] = lambda _search: None  # hears what was met, also where it ends in a Refusal
-    progress: Callable[[], None] = lambda: None  # called twice a second while a tool runs; what it raises ends the tool
-    timed_out: Callable[[], int] = lambda: 0  # in how many earlier runs the video took too long
+    model: str | None = None  # the generator of the clip
+    lessons: Callable[[str], Sequence[Lesson]] = lambda _encoder: ()  # earlier results with an encoder
+    affords: Callable[[int], bool] = lambda _microusd: True  # called before each encode, with the total cost by its end
+    note: Callable[[CrfSearch], None] = lambda _search: None  # called with the result, also for a Refusal
+    progress: Callable[[], None] = lambda: None  # called twice a second while a tool runs; its error ends the tool
+    timed_out: Callable[[], int] = lambda: 0  # the number of earlier runs in which the video timed out
 
 
 UNKNOWN: Final = Circumstances()
@@ -42,7 +42,7 @@ def shrink(
     """Search the smallest encode of `source` that passes `acceptance`; leave it in the folder `scratch`.
 
     The same source, tools and lessons give the same bytes. Raises ToolMissing, and MediaTimeout or MediaError where
-    another try may succeed, except for the third MediaTimeout; all else is a Refusal with its reason.
+    another try may succeed, except for the third MediaTimeout; anything else is a Refusal with its reason.
     """
     mark = transcode.fingerprint(recipe, acceptance, ffmpeg.tools().encoder(recipe.codec))
     try:
@@ -64,7 +64,7 @@ def _shrunk(
     kept = first_crf.kept_share(learnt, model, recipe.codec, prior, transcode.bits_per_pixel(media))
     worths = worth.at_presets(media, recipe.codec, recipe.presets, kept.share, recipe.payback, remaining_days)
     preset = worth.choose(worths, recipe.codec)
-    # guard transcode.pays: a video that keeps more than was expected, or takes an encode more, costs more than it saves
+    # guard transcode.pays: an encode that saves less, or takes longer, than expected costs more than it saves
     dearer = recipe.payback.model_copy(update={"expected_probes": recipe.payback.expected_probes + 1})
     unlucky = worth.at_presets(media, recipe.codec, [preset], kept.share * kept.factor, dearer, remaining_days)[preset]
     if not unlucky.pays:
@@ -84,7 +84,7 @@ def _shrunk(
         with draft.open("rb") as file:
             sha256 = file_digest(file, "sha256").hexdigest()
         draft.replace(final)
-    measured = [p for p in search.probes if p.mean is not None]  # the rest outgrew the limit
+    measured = [p for p in search.probes if p.mean is not None]  # the rest exceeded the size limit
     return Transcode(
         path=str(final),
         size_bytes=result.size_bytes,
@@ -138,14 +138,14 @@ class _Search:
         self.recipe, self.acceptance, self.preset = recipe, acceptance, preset
         self.probes: list[crf.Probe] = []
         self.chosen: Found | None = None
-        self.cut_short = False  # it would have gone on, but may cost no more
+        self.cut_short = False  # ended only because its cost reached the limit
         self.cpu_seconds = 0.0
         self._results: dict[float, tuple[Path, Media, Quality]] = {}  # by CRF
 
     def run(self, first: first_crf.FirstCrf, expected: Worth) -> None:
-        """Encode and measure until the rule has seen enough. Raises NotAVideo when either end does not decode.
+        """Encode and measure until `next_crf` ends the search. Raises NotAVideo when either end does not decode.
 
-        A result chosen by a sample of its frames is compared again by all frames that acceptance asks for; if it fails
+        A result chosen by a sample of its frames is compared again by all frames that acceptance requires; if it fails
         then, the search goes on.
         """
         size, left = self.media.size_bytes, self.media.size_bytes - expected.saved_bytes
@@ -171,7 +171,7 @@ class _Search:
         return self.known.affords(expected._replace(cpu_seconds=in_all).cost_microusd)
 
     def _one_encode(self, expected: Worth) -> float:
-        """CPU seconds of one encode and its comparison."""
+        """Return the CPU seconds of one encode and its comparison."""
         if self.probes:
             return self.cpu_seconds / len(self.probes)
         return expected.cpu_seconds / float(self.recipe.payback.expected_probes)

@@ -29,14 +29,14 @@ from reelkeeper.store.videos.views import find_copies
 
 
 class Reason(NamedTuple):
-    """One thing that decides about a video, such as its policy or a hold, and its effect on this one."""
+    """Something that decides about a video, such as its policy or a hold, and its effect."""
 
     what: str
     said: str
 
 
 class Explained(NamedTuple):
-    """All that decides about a video. `next_at` is the earliest moment at which a run may touch it; None: none will."""
+    """Everything that decides about a video. `next_at`: the earliest time at which a run may touch it; None: never."""
 
     video_id: str
     state: str
@@ -84,7 +84,7 @@ def explain(
 
 
 class Outlook(NamedTuple):
-    """A video, the earliest moment at which its bytes may be deleted, and by what; None: by nothing."""
+    """A video, and the earliest time at which its bytes may be retired or purged, with the rule; None: never."""
 
     video: Listed
     expires_at: datetime | None
@@ -92,7 +92,7 @@ class Outlook(NamedTuple):
 
 
 def outlooks(session: Session, listed: Sequence[Listed]) -> list[Outlook]:
-    """Return for each video when it may be retired, or purged, if its views and holds stay as they are."""
+    """Return, for each video, when it may be retired or purged if its views and holds stay as they are."""
     as_of, policies = now(session), in_force(session).policies
     wanted = [item.id for item in listed]
     live = {video.id: video for video in live_videos(session, as_of, only=wanted)}
@@ -203,7 +203,7 @@ def _next(
 def _moments(
     live: Video, created_at: datetime, policy: LifecyclePolicy, tier: TierPolicy, as_of: datetime
 ) -> Iterator[datetime]:
-    """Return each moment, from now on, at which another rule may begin to apply."""
+    """Return the times, from now on, at which another rule may begin to apply."""
     for days in {policy.compress_after_days, policy.retire_after_days, tier.retention_days} - {None}:
         with suppress(OverflowError):
             yield max(as_of, created_at + timedelta(days=days or 0, microseconds=1))

@@ -1,7 +1,7 @@
-"""Delete a video for its user: it is no longer served, and its bytes wait out a grace.
+"""Delete a video for its user: stop serving it, and let its bytes wait out a grace.
 
-It is a retirement like every other for quota, purge, sync and audit; but views do not delay its purge, and it is
-restored only by its own id. A hold prevents it, and so does a freeze.
+For quota, purge, sync and audit it is a retirement like any other, but views do not delay its purge, and it is
+restored only by its own id. A hold or a freeze prevents it.
 """
 
 from datetime import datetime
@@ -30,19 +30,19 @@ class Deleted(NamedTuple):
 
 
 def delete(engine: Engine, video_id: str, *, by: str, run_id: str, user_id: str | None = None) -> Deleted:
-    """Delete a video. A repetition returns the same, and starts no new grace. `user_id`: only if it is this user's.
+    """Delete a video. A repetition returns the same and starts no new grace. `user_id`: only if it is this user's.
 
     Raises NotFound for a video that is unknown, gone, or another user's; VideoHeld where it is held, or its bytes are
     missing; LeaseLost while its first bytes are being uploaded; Frozen.
     """
     with transaction(engine, "delete") as session:
-        # guard delete.permission: a video is deleted while changes are frozen
+        # guard delete.permission: a video is deleted during a freeze
         require_permission(session)
         known = uploads.current(session, video_id, locked=True)
-        # guard delete.own_video: a user deletes the video of another
+        # guard delete.own_video: a user deletes another user's video
         if known is None or known.state == VideoState.GONE or user_id not in (None, known.user_id):
             raise NotFound(f"no video {video_id!r}" + (f" of user {user_id!r}" if user_id else ""))
-        # guard delete.taken_down: a user's deletion gives a grace to what was taken down, and support restores it
+        # guard delete.taken_down: a user's deletion gives a video that was taken down a grace, and support restores it
         if (reason := retirements.reason(session, video_id)) == TAKEN_DOWN:
             raise NotFound(f"video {video_id!r} was taken down")
         if known.state == VideoState.PENDING:
@@ -62,7 +62,7 @@ def delete(engine: Engine, video_id: str, *, by: str, run_id: str, user_id: str 
             raise VideoHeld(f"video {video_id!r} is held, so it is kept for now; nothing was deleted")
         grace = policies.lifecycle.grace
         retirements.retire_blobs(session, [blob_id], now(session), run_id=run_id, grace=grace)
-        # guard delete.cache: a deleted video is given to whoever asks for the same again
+        # guard delete.cache: a repeated request gets a deleted video from the cache
         cache.drop(session, [video_id])
         record(session, [Event("delete", run_id, video_id, blob_id, known.user_id, {"by": by})])
         return Deleted(video_id, known.user_id, retirements.purge_after(session, blob_id))

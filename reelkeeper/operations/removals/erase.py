@@ -1,7 +1,7 @@
-"""Erase a user: all data is deleted, except in the books and the audit record, which keep a pseudonym.
+"""Erase a user: delete all data, except in the books and the audit record, which keep a pseudonym.
 
     begin (commit) --> jobs end --> promises end --> videos, loose objects and images go
-                                                        '--> the record is emptied --> the rows (commit): it is over
+                                                        '--> the audit record is emptied --> the rows go (commit)
 
 If it is killed, a repetition continues; the user's row says that it is under way, and nothing new is accepted. Objects
 kept by a legal hold or the bucket delay the rows, too, which record what is kept, and why. The last step destroys the
@@ -39,8 +39,8 @@ from reelkeeper.store.removals import erase_rows, erasures, takedowns
 from reelkeeper.store.removals.erasures import Erasing
 from reelkeeper.store.videos import uploads
 
-Cancel = Callable[..., JobState]  # settle.cancel: jobs are another room
-WAIT_SECONDS: Final = 20.0  # for jobs at work to hear that they are cancelled
+Cancel = Callable[..., JobState]  # settle.cancel, passed in as this package does not import that of jobs
+WAIT_SECONDS: Final = 20.0  # for running jobs to stop
 _BATCH: Final = 500
 _MAX_SHOWN: Final = 1_000
 
@@ -60,7 +60,7 @@ class Erasure(NamedTuple):
     since: datetime
     left: tuple[Left, ...]
     rows: dict[str, int]
-    events: int  # of the record, that say nothing of the user any more
+    events: int  # audit events without the user's data now
 
     @property
     def until(self) -> datetime | None:
@@ -101,7 +101,7 @@ def erase(
             append(session, [Event("erase_begin", run_id, user_id=user_id, detail={"by": by})])
     with LeaseManager(workspace.engine) as manager:
         taken = manager.take([f"erase/{erasing.pseudonym}"])
-        # guard erase.alone: two erase the same user at once, and one writes down what the other has emptied
+        # guard erase.alone: two processes erase a user at once, and one records data that the other has erased
         if not taken:
             raise LeaseLost(
                 f"user {user_id!r} is being erased by another process; nothing was changed here. Try again in a minute"
@@ -112,7 +112,7 @@ def erase(
         kept = _delete_videos(run)
         refused = _delete_loose(run)
         left = _with_lock_ends(run, _left(run, kept, refused), settings)
-        # guard erase.cache: an erased user's videos are shown from the cache, and nothing says any more which they were
+        # guard erase.cache: an erased user's videos stay in the CDN's cache, and no record names them any more
         if cache_purge.catch_up(workspace.engine, settings, run_id) is None:
             left = (
                 *left,
@@ -124,7 +124,7 @@ def erase(
 
 
 def _end_jobs(run: _Run, cancel: Cancel, wait_seconds: float) -> None:
-    """Cancel the user's jobs, and wait a while for running ones: their workers settle those that a provider has."""
+    """Cancel the user's jobs, and wait a while for running ones; their workers settle those that a provider has."""
     until = time.monotonic() + wait_seconds
     while in_flight := _in_flight(run):
         for job_id in in_flight:
@@ -140,12 +140,12 @@ def _in_flight(run: _Run) -> list[str]:
 
 
 def _end_promises(run: _Run) -> None:
-    """Release the reservations of uploads; a presigned URL works until it expires, and is waited for."""
+    """Release the reservations of uploads. Presigned URLs work until they expire; the erasure waits for that."""
     with transaction(run.workspace.engine, "erase.promises") as session:
         require_permission(session, run.lease)
         promised = erasures.open_reservations(session, run.erasing.user_id)
         for reservation in promised:
-            with suppress(HoldClosed):  # an upload under way counts on it, and ends it
+            with suppress(HoldClosed):  # an upload under way uses it, and ends it
                 quota.release(session, reservation)
         uploads.release(session, promised)
 
@@ -188,7 +188,7 @@ def _delete_loose(run: _Run) -> dict[str, str]:
         stored = [key for key, found in bucket.stored(some).items() if found]
         with reading(run.workspace.engine) as session:
             standing = erasures.with_videos(session, stored)
-        # guard erase.others_key: an object goes that a video's row still stands for
+        # guard erase.others_key: an object is deleted that still belongs to a video's row
         stored = [key for key in stored if key not in standing]
         kept = delete_loose(run.workspace, stored, lease=run.lease)
         with transaction(run.workspace.engine, "erase.loose") as session:
@@ -199,7 +199,7 @@ def _delete_loose(run: _Run) -> dict[str, str]:
 
 
 def _is_within(bucket: Bucket, key: str) -> bool:
-    """Check that a key, which the service may have imported, is one that Reelkeeper may touch."""
+    """Check that Reelkeeper may touch a key, which the service may have imported."""
     try:
         return not bucket.is_hidden(bucket.check(key))
     except KeyRefused:
@@ -211,14 +211,14 @@ def _listed(run: _Run) -> list[str]:
     bucket, user_id, layout = run.workspace.bucket, run.erasing.user_id, run.workspace.layout
     try:
         found = [item.key for page in bucket.pages_of_user(user_id) for item in page]
-    except KeyRefused:  # an id that no key can hold
+    except KeyRefused:  # an id that is invalid in a key
         return []
     read = [(key, parse_key(bucket.prefix, key, layout)) for key in found]
     return [key for key, parsed in read if parsed and parsed.user_id and safe_id(parsed.user_id) == user_id]
 
 
 def _left(run: _Run, kept: dict[int, str], refused: dict[str, str]) -> tuple[Left, ...]:
-    """List what the erasure waits for: while anything is left, no row is deleted."""
+    """List what the erasure waits for; no row is deleted before this is empty."""
     with reading(run.workspace.engine) as session:
         return _left_within(session, run, kept, refused)
 
@@ -261,10 +261,10 @@ def _finish(run: _Run, by: str) -> Erasure:
             events += audit.erase(session, places, erasing.pseudonym, run_id=run.run_id)
     with transaction(engine, "erase.rows") as session:
         require_permission(session, run.lease)
-        # guard erase.nothing_left: rows go while an object is stored that nothing names any more
+        # guard erase.nothing_left: rows are deleted while their objects are still stored, and lost track of
         if left := _left_within(session, run, {}, {}):
             return Erasure(erasing.pseudonym, erasing.since, left, {}, events)
-        while found := _events(session, run, ids, last):  # what was recorded since
+        while found := _events(session, run, ids, last):  # events recorded since
             places, last = found
             events += audit.erase(session, places, erasing.pseudonym, run_id=run.run_id)
         rows = erase_rows.erase(session, erasing, ids.cleaned)
@@ -279,7 +279,7 @@ def _read_events(run: _Run, ids: Identifiers, last: int) -> tuple[list[int], int
 
 
 def _events(session: Session, run: _Run, ids: Identifiers, last: int) -> tuple[list[int], int] | None:
-    """Read the next events after number `last`; return those of the user or that name them, and the last number."""
+    """Read the next events after number `last`; return those that are the user's or name them, and the last number."""
     some = erasures.told_of(session, run.erasing.user_id, last, _BATCH)
     if not some:
         return None

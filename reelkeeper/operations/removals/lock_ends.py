@@ -1,4 +1,4 @@
-"""Find until when bucket locks keep objects that were to be deleted, by the rules from Cloudflare's API."""
+"""Find when bucket locks on objects to be deleted end, by the rules from Cloudflare's API."""
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing, suppress
@@ -18,7 +18,7 @@ _UNKNOWN: Final = "a bucket lock keeps it; set REELKEEPER_CLOUDFLARE_API_TOKEN t
 
 
 def reader(settings: Settings) -> ReadLocks:
-    """Make a reader of the bucket's locks; without a token it finds none. Raises TokenRefused, UsageUnknown."""
+    """Make a reader of the bucket's locks, which finds none without a token. Raises TokenRefused, UsageUnknown."""
 
     def read() -> Sequence[Lock]:
         client = cloudflare.connect(settings)
@@ -31,7 +31,7 @@ def reader(settings: Settings) -> ReadLocks:
 
 
 def explain(workspace: Workspace, found: Certificate, read: ReadLocks) -> Certificate:
-    """Add to `why` until when a lock keeps each object that the bucket refused to delete for one."""
+    """Add the end of the lock to `why` of each object that a bucket lock keeps."""
     until = ends(workspace, ((item.key, item.why) for item in found.left), read)
     return found._replace(
         objects=tuple(
@@ -42,13 +42,13 @@ def explain(workspace: Workspace, found: Certificate, read: ReadLocks) -> Certif
 
 
 def ends(workspace: Workspace, kept: Iterable[tuple[str, str]], read: ReadLocks) -> dict[str, datetime | None]:
-    """Return the end of the last lock on each key that is kept by one: NEVER without end, None where it is unknown.
+    """Return the end of the last lock on each locked key: NEVER if it has none, None if it is unknown.
 
     `kept` are keys with the bucket's refusals.
     """
     until = dict[str, datetime | None].fromkeys(key for key, why in kept if LOCKED in why)
     if until:
-        with suppress(ReelkeeperError):  # of a token that may not read them: what is known is still said
+        with suppress(ReelkeeperError):  # of a token without that permission: the result has what is known
             locks = read()
             for key, stored in workspace.bucket.stored([*until]).items():
                 until[key] = locked_until(locks, key, stored.last_modified) if stored else None

@@ -1,6 +1,6 @@
-"""Take a video down: it is no longer served, its bytes are deleted at once, and are never published again.
+"""Take a video down: stop serving it, delete its bytes at once, and never publish them again.
 
-    mark (commit) --> read what has no SHA-256 --> block --> delete, by the purge --> certificate, from the audit
+    mark (commit) --> read bytes without SHA-256 --> block --> delete, by the purge --> certificate, from the audit
 
 If it is killed, a repetition continues. No grace, freeze, view or ordinary hold stops it: only a legal hold keeps
 bytes, and those are not served either.
@@ -31,8 +31,8 @@ from reelkeeper.store.removals import takedowns
 from reelkeeper.store.removals.takedowns import Target
 from reelkeeper.store.videos import cache
 
-MAX_VIDEOS: Final = 500  # with the same bytes, unless a person says more: what the blast radius allows a run
-_WAIT_SECONDS: Final = 20.0  # for whoever is at work on the video
+MAX_VIDEOS: Final = 500  # with the same bytes, unless a person raises it: the blast radius' limit of one run
+_WAIT_SECONDS: Final = 20.0  # for another process that works on the video
 _BATCH: Final = 1_000
 _BUSY: Final = "another run is at work on its video: repeat the takedown in a minute"
 
@@ -85,7 +85,7 @@ def take_down(
 ) -> Certificate:
     """Take a video down and, with `same_bytes`, all other videos that store the same bytes.
 
-    Safe to repeat, which deletes what is left. Raises NotFound for a video that is not in the catalogue; GuardRefused,
+    Safe to repeat, which deletes the rest. Raises NotFound for a video that is not in the catalogue; GuardRefused,
     after the video itself is down, where more than `max_videos` others have its bytes.
     """
     kept = _take_down_all(workspace, [video_id], video_id, order, scratch)
@@ -102,7 +102,7 @@ def take_down(
 
 
 def certificate(engine: Engine, video_id: str, kept: Mapping[int, str] | None = None) -> Certificate:
-    """Read from the audit record what was taken down with a video. Raises NotFound where it never was.
+    """Read from the audit record what was taken down with a video. Raises NotFound where it was not taken down.
 
     `kept` has the reasons of blobs that could not be deleted just now.
     """
@@ -110,7 +110,7 @@ def certificate(engine: Engine, video_id: str, kept: Mapping[int, str] | None = 
         orders = list(audit.events(session, event="takedown", video_id=video_id))
         if not orders:
             raise NotFound(f"video {video_id!r} was never taken down")
-        begun = orders[-1]  # the oldest: what the service stored again since is down for the same reason
+        begun = orders[-1]  # the first; the same bytes stored again since are down for the same reason
         detail = begun.event.detail
         since = audit.events(session, event="takedown", since=begun.at)
         with_it = {item.event.video_id for item in since if item.event.detail["because_of"] == video_id}
@@ -141,7 +141,7 @@ def _mark(engine: Engine, video_ids: Sequence[str], because_of: str, order: Orde
             raise NotFound(f"no video {unknown[0]!r} in the catalogue")
         with quotas.counted(session, video_ids):
             takedowns.mark(session, video_ids, order.run_id)
-        # guard takedown.cache: a video that was taken down is given to whoever asks for the same again
+        # guard takedown.cache: a repeated request gets a video that was taken down from the cache
         cache.drop(session, video_ids)
         detail = {"by": order.by, "reason": order.reason, "because_of": because_of}
         record(
@@ -155,7 +155,7 @@ def _mark(engine: Engine, video_ids: Sequence[str], because_of: str, order: Orde
 
 
 def _block(workspace: Workspace, video_ids: Sequence[str], scratch: Path, run_id: str) -> None:
-    """Record the digests of these bytes, so that they are not published again; without a SHA-256 they are read."""
+    """Record the SHA-256 of these bytes, reading them where it is missing, so that they are not published again."""
     with reading(workspace.engine) as session:
         found = takedowns.targets(session, video_ids)
     unread = [target for target in found if target.sha256 is None and target.state == BlobState.RETIRED]
@@ -191,8 +191,8 @@ def _read(workspace: Workspace, target: Target, scratch: Path) -> str | None:
 
 
 def delete_marked(workspace: Workspace, video_ids: Sequence[str], run_id: str) -> dict[int, str]:
-    """Delete the bytes of videos that are marked as taken down; return the reasons of blobs that are still stored."""
-    grace = workspace.in_force.policies.lifecycle.grace  # of what the service has stored at a key meanwhile
+    """Delete the bytes of videos marked as taken down; return the reason for each blob that is still stored."""
+    grace = workspace.in_force.policies.lifecycle.grace  # for objects that the service has stored meanwhile
     with LeaseManager(workspace.engine) as manager:
         taken = _wait_for(manager, [f"video/{video_id}" for video_id in video_ids])
         free = [lease.name.removeprefix("video/") for lease in taken]
@@ -201,7 +201,7 @@ def delete_marked(workspace: Workspace, video_ids: Sequence[str], run_id: str) -
             _give_up_in_place(workspace, taken, grace)
             with transaction(workspace.engine, "takedown.mark_again") as session:
                 deployment.lock(session)
-                # guard takedown.marked_again: what a swap has put since the takedown began stays stored
+                # guard takedown.marked_again: a result that a swap put since the takedown began stays stored
                 takedowns.mark(session, free, run_id)
                 stored = [item.blob_id for item in takedowns.targets(session, free) if item.state != BlobState.GONE]
             for start in range(0, len(stored), _BATCH):
@@ -218,13 +218,13 @@ def _give_up_in_place(workspace: Workspace, leases: Sequence[Lease], grace: Grac
     by_video = {lease.name.removeprefix("video/"): lease for lease in leases}
     for intent in intents.open_intents(workspace):
         if intent.aside_blob_id is not None and intent.video_id in by_video:
-            # guard takedown.in_place: what was put at a service's key is taken for an upload, and is live
-            with suppress(StorageError):  # its put may be taken yet: the takedown is repeated then
+            # guard takedown.in_place: our put at the service's key is mistaken for an upload, and goes live
+            with suppress(StorageError):  # its put may still take effect: the takedown must be repeated
                 in_place.give_up(workspace, intent, by_video[intent.video_id], grace)
 
 
 def _wait_for(manager: LeaseManager, names: Sequence[str]) -> list[Lease]:
-    """Take the leases `names`, waiting a while for their holders: once a video is marked, no new work on it begins."""
+    """Take the leases `names`, waiting a while for their holders: no new work begins on a marked video."""
     taken = manager.take(names)
     until = time.monotonic() + _WAIT_SECONDS
     while len(taken) < len(names) and time.monotonic() < until:
@@ -244,7 +244,7 @@ def _objects(session: Session, video_id: str, kept: Mapping[int, str]) -> list[R
         gone = purged.get(blob_id)
         state = states.get(blob_id or 0, BlobState.GONE)
         if gone is None and state == BlobState.GONE:
-            continue  # its bytes went otherwise, before: as the audit record says
+            continue  # its bytes were deleted earlier, as the audit record shows
         why = "" if gone else kept.get(blob_id or 0) or _why(state, held=held)
         at, number = (gone.at, gone.id) if gone else (None, None)
         detail = event.detail

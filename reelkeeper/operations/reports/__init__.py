@@ -1,1 +1,1 @@
-"""Draw and describe a month."""
+"""Report a month in charts, tables and sentences."""

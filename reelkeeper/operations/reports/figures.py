@@ -1,4 +1,4 @@
-"""The charts of a month, from its figures: the same for a page, for Slack and for Prefect."""
+"""Draw the charts of a month, the same for the page, Slack and Prefect."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ def spend(report: MonthReport, *, title: str = "") -> Picture:
 
 
 def month(report: MonthReport, *, title: str = "") -> Picture:
-    """Draw how the month's bill adds up day by day, and where it is expected to end, against the monthly budget."""
+    """Draw the month's cumulative bill by day and its forecast, against the monthly budget."""
     daily: Counter[date] = Counter()
     for spending in report.spent:
         daily[spending.day] += spending.billed_nanousd
@@ -35,11 +35,11 @@ def month(report: MonthReport, *, title: str = "") -> Picture:
 
 
 def months(report: MonthReport) -> Picture | None:
-    """Draw the bills of the months before, and those that are expected; None where there are too few for a picture."""
+    """Draw the bills of earlier months and the expected ones; None where there are too few."""
     expected = {forecast.month: forecast for forecast in report.expected if forecast.service == TOTAL}
     past = {day: amount / _NANO for day, amount in report.months.items() if day not in expected}
     if not report.is_over and not expected:
-        past.pop(report.month, None)  # not over, and nobody has said what it will be
+        past.pop(report.month, None)  # not over, and without a forecast
     if len(past) + len(expected) < 3:  # noqa: PLR2004  two points are a line and no picture
         return None
     mean, bands = _forecast(expected)
@@ -47,13 +47,13 @@ def months(report: MonthReport) -> Picture | None:
 
 
 def storage(report: MonthReport, *, title: str = "") -> Picture:
-    """Draw what is stored, by the age of the video and the tier of its owner."""
+    """Draw the stored bytes, by age of the video and tier of its owner."""
     rows = [(stock.age, stock.tier, stock.size_bytes) for stock in report.stock]
     return charts.storage(pd.DataFrame(rows, columns=["age", "tier", "size_bytes"]), report.tiers, title=title)
 
 
 def savings(report: MonthReport, *, title: str = "") -> Picture:
-    """Draw the dollars that were saved so far, by what saved them."""
+    """Draw the dollars saved so far, by kind of saving."""
     rows = [(saving.day, saving.kind, saving.nanousd / _NANO) for saving in report.saved]
     return charts.savings(pd.DataFrame(rows, columns=["day", "kind", "usd"]), title=title, has_freed=bool(report.freed))
 

@@ -1,4 +1,4 @@
-"""A month as one self-contained page: pictures for each width and theme, each with its text and a table."""
+"""Render a month as one self-contained page: pictures for each width and theme, each with its text and a table."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from reelkeeper.operations.reports.report import MonthReport
 from reelkeeper.rules.core.wording import TRY_ANOTHER, usd
 
 _PHONE = "(max-width: 640px)"
-_DARK = "(prefers-color-scheme: dark)"  # on a screen: paper is white
+_DARK = "(prefers-color-scheme: dark)"  # screens only: paper is white
 
 
 class Figure(NamedTuple):
@@ -28,7 +28,7 @@ class Figure(NamedTuple):
 
 
 def page(report: MonthReport) -> str:
-    """Render the page as HTML, which loads nothing and runs no script."""
+    """Render the page as HTML that loads nothing and runs no script."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("reelkeeper"),
         autoescape=True,

@@ -22,7 +22,7 @@ _MONTHS_BACK = 12
 _MAX_ALERTS = 50
 _NEVER = date.max
 _ONE_DAY = timedelta(days=1)
-TOTAL = ""  # the service of a forecast that is of all
+TOTAL = ""  # the "service" of a forecast for all services
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +34,12 @@ class MonthReport:
     budgets: BudgetPolicy
     spent: list[charge_reports.Spent]
     lines: list[charge_reports.SkuLine]
-    payers: list[charges.Sum]  # at list price, the dearest first
+    payers: list[charges.Sum]  # at list price, the largest first
     jobs: list[JobTotal]  # of this month's jobs, by provider and by model
-    months: dict[date, int]  # nano-dollars billed in each of the last months, this one too
+    months: dict[date, int]  # nano-dollars billed in each of the last months, including this one
     expected: list[CostForecast]  # of this month and later ones
     stock: list[stock.Stock]
-    tiers: tuple[str, ...]  # in force, from the least to the most paid
+    tiers: tuple[str, ...]  # the tiers in force, from the least to the most paid
     grace_bytes: int
     freed: list[Freed]
     saved: list[Saved]
@@ -59,7 +59,7 @@ class MonthReport:
 
     @property
     def billed_nanousd(self) -> int:
-        """What the month has cost so far."""
+        """The month's bill so far, in nano-dollars."""
         return sum(spending.billed_nanousd for spending in self.spent)
 
     @property

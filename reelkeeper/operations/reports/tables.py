@@ -1,4 +1,4 @@
-"""A month's figures in tables: the bill, its allocation to users, and the data of each picture."""
+"""Tabulate a month's figures: the bill, its allocation to users, and the data of each picture."""
 
 from calendar import monthrange
 from collections import Counter

@@ -1,4 +1,4 @@
-"""A month's figures in sentences, which accompany the pictures of a page, also as alternative text."""
+"""Describe a month's figures in sentences, which accompany a page's pictures, also as alternative text."""
 
 from decimal import Decimal
 from typing import NamedTuple
@@ -38,7 +38,7 @@ def tiles(report: MonthReport) -> list[Tile]:
 
 
 def spend(report: MonthReport) -> str:
-    """Describe what the days cost."""
+    """Describe the cost of the days."""
     days: dict[str, int] = {}
     for spending in report.spent:
         days[f"{spending.day:%-d %B}"] = days.get(f"{spending.day:%-d %B}", 0) + spending.billed_nanousd

@@ -1,1 +1,1 @@
-"""Bring the catalogue and the bucket into agreement."""
+"""Reconcile the catalogue with the bucket."""

@@ -1,6 +1,6 @@
-"""Objects without a row: note the parts of each key, and decide which ones a scan adopts.
+"""Note objects without a row, with the parts of their keys, and decide which ones a scan adopts.
 
-Only the notes are written, so a dry run does it as well, and a real run does what the dry run has predicted.
+Only the notes are written, so a dry run does the same, and predicts the real run.
 """
 
 from collections.abc import Mapping, Sequence
@@ -46,7 +46,7 @@ def note(workspace: Workspace, scan_id: str, unexplained: Sequence[StoredObject]
 def judge(
     workspace: Workspace, scan_id: str, limits: AdoptionLimits, before: Mapping[str, int] = _NOTHING_BEFORE
 ) -> Adoption:
-    """Decide which objects the scan adopts, by which pattern, and which stay out and why; `orphans.adopt` acts.
+    """Decide which objects the scan adopts, by which pattern, and which it leaves out and why; `orphans.adopt` acts.
 
     `before` counts, by video, the files that other scans adopted, which are judged together with this one's.
     """
@@ -54,9 +54,9 @@ def judge(
         with transaction(workspace.engine, "sync.judge") as session:
             step(session, scan_id)
     with reading(workspace.engine) as session:
-        # guard events.crowding: objects that come one by one are adopted by a pattern that does not fit
+        # guard events.crowding: a pattern that does not fit adopts objects that arrive one by one
         refused = refusal(limits, together(noted_counts.crowding(session, scan_id), before))
-    # guard adopt.crowding: a pattern that does not fit makes one video of many
+    # guard adopt.crowding: a pattern that does not fit makes one video of many objects
     if refused:
         with transaction(workspace.engine, "sync.judge") as session:
             noted.refuse(session, scan_id)
@@ -117,7 +117,7 @@ def _ids(user: str | None, name: str) -> dict[str, str]:
 
 
 def _why_not(stored: StoredObject, *, named: bool) -> AdoptionVerdict | None:
-    """Say why neither a pattern nor a CSV can make a video of an object; None if they may."""
+    """Return why neither a pattern nor a CSV can make a video of an object; None if they can."""
     if stored.key.endswith("/") and not stored.size_bytes:
         return AdoptionVerdict.FOLDER
     if flaw(stored.key):

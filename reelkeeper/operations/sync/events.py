@@ -1,7 +1,7 @@
-"""Follow the bucket by R2's event notifications: each batch of messages prompts a look at some keys.
+"""Follow the bucket by R2's event notifications: for each batch of messages, look at the keys that they name.
 
 The contents of a message are not trusted, so messages that come twice, late or out of order do no harm. The object at
-the key is then treated as in the listing: the same notes, decisions, limits and changes.
+each key is treated as in a listing: the same notes, decisions, limits and changes.
 """
 
 import logging
@@ -29,19 +29,19 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Batch:
-    """One batch of messages at work. `before`: files by video that were adopted earlier in the same day."""
+    """One batch of messages. `before`: files by video that were adopted in the last 24 hours."""
 
     workspace: Workspace
     lease: Lease
     run_id: str
     policies: Policies
     before: Counter[str] = field(default_factory=Counter)
-    counts: Counter[str] = field(default_factory=Counter)  # messages and objects, by what became of them
+    counts: Counter[str] = field(default_factory=Counter)  # messages and objects, by outcome
 
 
 @dataclass(slots=True)
 class Handled:
-    """The handled messages, by the ids of their leases, and the seconds until others are tried again."""
+    """The lease ids of handled messages, and the seconds until each of the others is tried again."""
 
     acks: list[str] = field(default_factory=list)
     retries: dict[str, int] = field(default_factory=dict)
@@ -50,8 +50,8 @@ class Handled:
 def handle(batch: Batch, messages: Sequence[Message], *, account_id: str | None) -> Handled:
     """Update the catalogue at the keys that `messages` name; return the answer to the queue.
 
-    A message that cannot be read or handled stops no other. Raises Frozen, LeaseLost, and errors of an unreachable
-    store: then no message is acknowledged, and all come again.
+    An unreadable or failing message does not stop the others. Raises Frozen, LeaseLost, and errors of an unreachable
+    store: then no message is acknowledged, and all are delivered again.
     """
     handled, by_key = Handled(), defaultdict[str, list[tuple[Message, BucketEvent]]](list)
     batch.counts["messages"] += len(messages)
@@ -59,7 +59,7 @@ def handle(batch: Batch, messages: Sequence[Message], *, account_id: str | None)
         event = read(message.body, account_id=account_id, bucket=batch.workspace.bucket.name)
         if isinstance(event, Unread):
             batch.counts[event.kind] += 1
-            _log.warning("a message of the event queue is acknowledged and ignored: %s", event.why)
+            _log.warning("a message of the event queue was acknowledged and ignored: %s", event.why)
             handled.acks.append(message.lease_id)
         elif not _is_looked_at(batch, event.key):
             handled.acks.append(message.lease_id)
@@ -69,7 +69,7 @@ def handle(batch: Batch, messages: Sequence[Message], *, account_id: str | None)
     broken = set[str]()
 
     def failed(keys: Sequence[str], error: Exception) -> None:
-        _log.warning("events of %d keys, such as %s, are tried again: %s", len(keys), keys[0], error, exc_info=error)
+        _log.warning("events of %d keys, first %s, failed; trying again: %s", len(keys), keys[0], error, exc_info=error)
         broken.update(keys)
 
     each_apart(list(events), lambda keys: _follow(batch, {key: events[key] for key in keys}), failed)
@@ -86,18 +86,18 @@ def handle(batch: Batch, messages: Sequence[Message], *, account_id: str | None)
 def _is_looked_at(batch: Batch, key: str) -> bool:
     """Check whether a key may hold a video: it must be under the prefix."""
     bucket = batch.workspace.bucket
-    # guard events.prefix: what lies beside the prefix is looked at, and becomes a video
+    # guard events.prefix: objects outside the prefix become videos
     if not key.startswith(bucket.prefix) or bucket.is_hidden(key):
         batch.counts["elsewhere"] += 1
         return False
     if flaw(key):
-        batch.counts["left_to_listing"] += 1  # which names it, with the reason
+        batch.counts["left_to_listing"] += 1  # which reports it, with the reason
         return False
     return True
 
 
 def _follow(batch: Batch, events: Mapping[str, Sequence[BucketEvent]]) -> None:
-    """Look at the keys whose rows are not up to date yet, and act on the objects there."""
+    """Look at the keys whose rows are not up to date, and act on the objects there."""
     if not events:
         return
     with reading(batch.workspace.engine) as session:
@@ -137,7 +137,7 @@ def _adopt(batch: Batch, found: Survey) -> None:
     batch.counts["taken_back"] += back
     if judged.refusal:
         batch.counts["left_to_listing"] += 1
-        _log.error("nothing was adopted by a pattern, and the listing judges it: %s", judged.refusal)
+        _log.error("patterns adopted nothing; the next listing decides: %s", judged.refusal)
 
 
 def _forget(batch: Batch, keys: Sequence[str]) -> None:
@@ -157,11 +157,11 @@ def _delete(batch: Batch, found: Survey, keys: Sequence[str]) -> None:
     if not gone:
         return
     again = batch.workspace.bucket.stored(list(gone.values()))
-    # guard events.asked_twice: what the service has stored again meanwhile is marked as deleted
+    # guard events.asked_twice: an object that the service has stored again is marked as deleted
     blob_ids = [blob_id for blob_id, key in gone.items() if again[key] is None]
     if not blob_ids:
         return
-    # guard events.radius: a bucket that is emptied becomes an empty catalogue, and nobody hears of it
+    # guard events.radius: an emptied bucket empties the catalogue, without an alert
     if not _is_within(batch.policies.limits, len(blob_ids), expected=expected, before=before):
         batch.counts["left_to_listing"] += len(blob_ids)
         return
@@ -172,15 +172,15 @@ def _delete(batch: Batch, found: Survey, keys: Sequence[str]) -> None:
     batch.counts["deleted"] += len(marked)
     batch.counts["lost"] += lost
     if lost:
-        _log.error("%d held videos were deleted by the service, and are lost: reelkeeper audit --event lose", lost)
+        _log.error("the service deleted %d held videos, which are lost: reelkeeper audit --event lose", lost)
 
 
 def _is_within(limits: BlastRadius, deleted: int, *, expected: int, before: int) -> bool:
-    """Judge the service's deletions of 24 hours like a listing that misses all of these objects."""
+    """Check the service's deletions of 24 hours like a listing that misses all of these objects."""
     try:
         listing_within(limits, expected - deleted, expected + before)
     except GuardRefused as error:
-        _log.error("%d deletions are left to the listing, with %d of 24 hours before: %s", deleted, before, error)
+        _log.error("%d deletions, after %d in 24 hours, are left to the next listing: %s", deleted, before, error)
         return False
     return True
 

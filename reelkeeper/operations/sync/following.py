@@ -1,4 +1,4 @@
-"""`follow_bucket`: the loop in which a worker pulls R2's events, and checks of them against the listing.
+"""Pull R2's events in a loop, `follow_bucket`, and check them against the listing.
 
 One worker follows at a time, by a lease; the others wait until it leaves. A message is acknowledged only after its
 changes are committed. Failures are retried after a pause that grows to a minute.
@@ -31,15 +31,15 @@ from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.sync import noted_counts, scans
 
 LEASE: Final = "flow/follow_bucket"
-PAUSE_SECONDS: Final = 10.0  # between two looks into a queue that was empty
-STANDBY_SECONDS: Final = 15.0  # between two tries to follow, while another does
-WRITE_SECONDS: Final = 10.0  # between two notes of how far it is, at the earliest
-SETTLE_SECONDS: Final = 60.0  # that a listing waits, at most, for events of what it misses
-FRESH_SECONDS: Final = 300.0  # since the last note: then somebody follows
+PAUSE_SECONDS: Final = 10.0  # between two pulls from an empty queue
+STANDBY_SECONDS: Final = 15.0  # between two attempts to follow, while another worker follows
+WRITE_SECONDS: Final = 10.0  # at least, between two records of the progress
+SETTLE_SECONDS: Final = 60.0  # at most, that a listing waits for the events of missing objects
+FRESH_SECONDS: Final = 300.0  # since the last record: a worker follows
 _FLUSH_SECONDS: Final = 300.0
 _FIRST_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 2.0, 60.0
 _RECOUNT_SECONDS: Final = 3_600.0
-_RUNS: Final = "follow_bucket-"  # and the day: all that events have changed on it is one run of the audit
+_RUNS: Final = "follow_bucket-"  # and the day: its changes by events are one run in the audit record
 _log = logging.getLogger(__name__)
 
 
@@ -58,9 +58,9 @@ def follow_bucket(settings: Settings, stop: threading.Event) -> None:
             except LeaseLost as error:
                 _log.debug("another worker follows the bucket: %s", error)
                 stop.wait(STANDBY_SECONDS)
-            except Exception as error:  # noqa: BLE001  the loop outlives whatever ends one turn of it
+            except Exception as error:  # noqa: BLE001  the loop continues after any error
                 pause = pause if time.monotonic() - began < 2 * _MAX_PAUSE_SECONDS else _FIRST_PAUSE_SECONDS
-                _log.warning("following the bucket's events begins again in %.0f s: %s", pause, error, exc_info=error)
+                _log.warning("following the bucket failed; trying again in %.0f s: %s", pause, error, exc_info=error)
                 stop.wait(pause)
                 pause = min(2 * pause, _MAX_PAUSE_SECONDS)
 
@@ -122,7 +122,7 @@ class Follower:
         engine = self._workspace.engine
         run_id = f"{_RUNS}{datetime.now(UTC):%Y-%m-%d}"
         batch = Batch(self._workspace, self._held.lease, run_id, followed(engine), self._before)
-        # guard events.acknowledged: a message is done before what it says is in the catalogue, and lost with a crash
+        # guard events.acknowledged: a message is acknowledged before its change is stored, and lost in a crash
         handled = handle(batch, messages, account_id=self._queue.account_id)
         self._queue.settle(handled.acks, handled.retries)
         counts = Counter(self._state["counts"])
@@ -135,13 +135,13 @@ class Follower:
             return Counter(noted_counts.adopted_files(session, _RUNS))
 
     def _may_follow(self) -> bool:
-        """Whether events may change anything now; otherwise the queued messages lose no attempt."""
+        """Whether events may change anything now; otherwise messages stay in the queue, and no attempt is counted."""
         with reading(self._workspace.engine) as session:
-            # guard events.after_listing: objects are adopted one by one that no listing has judged together
+            # guard events.after_listing: objects are adopted one by one before a listing has judged them together
             waits = "" if scans.has_finished(session) else "the first listing: reelkeeper run sync_catalog --apply"
         waits = waits or why_frozen(self._workspace.engine) or ""
         if waits and waits != self._waits_for:
-            _log.warning("the bucket's events wait for %s", waits)
+            _log.warning("the bucket's events are not followed yet; waiting for %s", waits)
         self._waits_for = waits
         return not waits
 
@@ -157,15 +157,15 @@ class Follower:
 class Followed(NamedTuple):
     """How far the events were followed, as last recorded."""
 
-    since: datetime  # from when on each stored object has had its event handled, but for gaps
+    since: datetime  # the events of all objects stored since were handled, except for gaps
     caught_up_at: datetime | None  # when the queue was last seen empty
     backlog: int | None
     counts: dict[str, int]
-    age_seconds: float  # of the note
+    age_seconds: float  # of the record
 
     @property
     def is_fresh(self) -> bool:
-        """Whether a worker seems to follow now."""
+        """Whether a worker probably follows now."""
         return self.age_seconds < FRESH_SECONDS
 
 

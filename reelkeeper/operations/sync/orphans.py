@@ -1,6 +1,6 @@
-"""Objects without a row: adopt those that the scan has chosen, and sweep our own leftovers.
+"""Adopt the objects without a row that a scan has chosen, and sweep our own leftovers.
 
-No object is changed here. Each batch is a transaction of its own and can be repeated.
+No object is changed here. Each batch is its own transaction and can be repeated.
 """
 
 from collections.abc import Iterator, Sequence
@@ -31,30 +31,30 @@ _BATCH = 500
 def adopt(workspace: Workspace, survey: Survey, *, lease: Lease, run_id: str) -> tuple[int, int]:
     """Make videos of the objects that the scan adopts; returns how many, and how many lost videos were taken back.
 
-    Everything is checked again in the transaction: an object that got a row in the meantime is skipped. An adopted
-    video's tier and views are unknown, and unknown keeps.
+    Everything is checked again in the transaction: an object that has a row by then is skipped. An adopted
+    video's tier and views are unknown, so it is kept.
     """
     adopted = taken_back = 0
     for batch in _batches(workspace, survey, AdoptionVerdict.ADOPT, AdoptionVerdict.TAKE_BACK):
         with transaction(workspace.engine, "sync.adopt") as session:
-            # guard adopt.permission: while frozen, or with its lease lost, a run adopts
+            # guard adopt.permission: a run adopts objects during a freeze, or without its lease
             require_permission(session, lease)
-            standing = rows.standing(session, [alert.video_id for alert in batch])
-            known = rows.known_keys(session, [alert.key for alert in batch])
-            # guard adopt.unknown_keys: one object becomes two rows, and the purge of one deletes the other's
-            unknown = [alert for alert in batch if alert.key not in known]
-            new = _first_of_each([alert for alert in unknown if alert.video_id not in standing])
-            back = [alert for alert in unknown if _supersedes(alert, standing.get(alert.video_id), VideoState.LOST)]
+            standing = rows.standing(session, [note.video_id for note in batch])
+            known = rows.known_keys(session, [note.key for note in batch])
+            # guard adopt.unknown_keys: an object gets two rows, and purging one deletes the other's bytes
+            unknown = [note for note in batch if note.key not in known]
+            new = _first_of_each([note for note in unknown if note.video_id not in standing])
+            back = [note for note in unknown if _supersedes(note, standing.get(note.video_id), VideoState.LOST)]
             rows.insert_videos(session, new)
             blob_ids = rows.insert_blobs(session, new + back, state=BlobState.LIVE, run_id=run_id)
-            with quotas.counted(session, [alert.video_id for alert in new + back]):
+            with quotas.counted(session, [note.video_id for note in new + back]):
                 rows.publish(session, new + back, blob_ids, run_id)
-                # guard takedown.adopted: the service stores at another key what was taken down, and it is live
+                # guard takedown.adopted: the service stores bytes that were taken down at another key, and they go live
                 blocked = takedowns.find_blocked(session, list(blob_ids.values()))
                 takedowns.mark(session, list(blocked), run_id)
-            noted.forget(session, [alert.key for alert in new + back] + sorted(known))
-            append(session, [_event("adopt", alert, blob_ids, run_id) for alert in new])
-            append(session, [_event("take_back", alert, blob_ids, run_id) for alert in back])
+            noted.forget(session, [note.key for note in new + back] + sorted(known))
+            append(session, [_event("adopt", note, blob_ids, run_id) for note in new])
+            append(session, [_event("take_back", note, blob_ids, run_id) for note in back])
             append(session, [taken_down_again(video_id, blob_id, run_id) for video_id, blob_id in blocked.items()])
         adopted += len(new)
         taken_back += len(back)
@@ -62,32 +62,32 @@ def adopt(workspace: Workspace, survey: Survey, *, lease: Lease, run_id: str) ->
 
 
 def sweep(workspace: Workspace, survey: Survey, *, lease: Lease, run_id: str, grace: Grace) -> int:
-    """Retire orphans of our own making; returns how many.
+    """Retire orphans that Reelkeeper made; returns how many.
 
     Only keys in our own format, of no newer generation than the live video's, older than 48 h, and seen in scans at
-    least 24 h apart. A newer generation than the catalogue's means that the catalogue is old: never swept.
+    least 24 h apart. A newer generation than the catalogue's means that the catalogue is old, and is never swept.
     """
     swept = 0
     old = survey.started_at - ORPHAN_MIN_AGE
     # guard sweep.old_enough: an upload that is under way is swept
     for batch in _batches(workspace, survey, AdoptionVerdict.LEFTOVER, modified_by=old):
-        # guard sweep.watched: what one scan has seen once is swept
-        watched = [alert for alert in batch if alert.first_seen_at <= alert.last_seen_at - ORPHAN_MIN_WATCH]
+        # guard sweep.watched: an object that only one scan has seen is swept
+        watched = [note for note in batch if note.first_seen_at <= note.last_seen_at - ORPHAN_MIN_WATCH]
         with transaction(workspace.engine, "sync.sweep") as session:
-            # guard sweep.permission: while frozen, or with its lease lost, a run sweeps
+            # guard sweep.permission: a run sweeps objects during a freeze, or without its lease
             require_permission(session, lease)
-            standing = rows.standing(session, [alert.video_id for alert in watched])
-            known = rows.known_keys(session, [alert.key for alert in watched])
+            standing = rows.standing(session, [note.video_id for note in watched])
+            known = rows.known_keys(session, [note.key for note in watched])
             doomed = [
-                # guard sweep.unknown_keys: what a row stands for by now is swept
-                alert
-                for alert in watched
-                if alert.key not in known and _is_behind(alert, standing.get(alert.video_id))
+                # guard sweep.unknown_keys: an object that has a row by then is swept
+                note
+                for note in watched
+                if note.key not in known and _is_behind(note, standing.get(note.video_id))
             ]
             blob_ids = rows.insert_blobs(session, doomed, state=BlobState.RETIRED, run_id=run_id)
             rows.begin_grace(session, list(blob_ids.values()), grace)
-            noted.forget(session, [alert.key for alert in doomed])
-            append(session, [_event("orphan", alert, blob_ids, run_id) for alert in doomed])
+            noted.forget(session, [note.key for note in doomed])
+            append(session, [_event("orphan", note, blob_ids, run_id) for note in doomed])
         swept += len(doomed)
     return swept
 
@@ -114,33 +114,33 @@ def _batches(
 
 def _first_of_each(new: Sequence[Noted]) -> list[Noted]:
     """Leave out a second note of one video, which a concurrent scan may have made."""
-    return list({alert.video_id: alert for alert in reversed(new)}.values())
+    return list({note.video_id: note for note in reversed(new)}.values())
 
 
-def _supersedes(alert: Noted, known: Standing | None, state: VideoState) -> bool:
+def _supersedes(note: Noted, known: Standing | None, state: VideoState) -> bool:
     return (
         known is not None
         # guard adopt.lost_only: a live video is moved to other bytes
         and known.state == state
-        # guard adopt.own_video: somebody's object becomes the video of another user
-        and known.user_id == alert.user_id
-        # guard adopt.newer_generation: a lost video is taken back to bytes older than those it had
-        and (alert.generation or 0) > known.generation
+        # guard adopt.own_video: one user's object becomes another user's video
+        and known.user_id == note.user_id
+        # guard adopt.newer_generation: a lost video is taken back with older bytes than it had
+        and (note.generation or 0) > known.generation
     )
 
 
-def _is_behind(alert: Noted, known: Standing | None) -> bool:
+def _is_behind(note: Noted, known: Standing | None) -> bool:
     return (
         known is not None
-        # guard sweep.live_video: what is left of a lost video is swept
+        # guard sweep.live_video: the remaining bytes of a lost video are swept
         and known.state == VideoState.LIVE
-        # guard sweep.own_video: an object is swept because another user has a video of that name
-        and known.user_id == alert.user_id
-        # guard sweep.generation: bytes newer than an old catalogue knows are swept
-        and (alert.generation or 0) <= known.generation
+        # guard sweep.own_video: an object is swept because another user has a video of that id
+        and known.user_id == note.user_id
+        # guard sweep.generation: bytes newer than an old catalogue are swept
+        and (note.generation or 0) <= known.generation
     )
 
 
-def _event(event: str, alert: Noted, blob_ids: dict[str, int], run_id: str) -> Event:
-    detail = {"key": alert.key, "bytes": alert.size_bytes}
-    return Event(event, run_id, alert.video_id, blob_ids[alert.key], alert.user_id, detail)
+def _event(event: str, note: Noted, blob_ids: dict[str, int], run_id: str) -> Event:
+    detail = {"key": note.key, "bytes": note.size_bytes}
+    return Event(event, run_id, note.video_id, blob_ids[note.key], note.user_id, detail)

@@ -1,7 +1,7 @@
 """Compare the bucket with the catalogue, a page at a time: the reading half of `sync`.
 
-Memory stays flat: one page, one bit for each blob seen, and the differences, of which a healthy deployment has few.
-Objects without a row are noted in the table `orphans`, since on the first day these are all. The listing may come in
+Memory stays flat: one page, one bit for each blob, and the differences, of which a healthy deployment has few.
+Objects without a row are noted in the table `orphans`, as on the first day all are. The listing may come in
 any order, and objects written or deleted while it runs are not mistaken for differences.
 """
 
@@ -31,19 +31,19 @@ class Survey:
     seen: int = 0  # those of them that were listed
     listed: Counts = field(default_factory=Counts)
     unexplained: int = 0
-    overwritten: list[tuple[int, StoredObject]] = field(default_factory=list)  # keys of the service's: blob id, object
-    claimed: list[str] = field(default_factory=list)  # the same, of blobs that a purge has claimed
-    doubtful: list[tuple[int, StoredObject]] = field(default_factory=list)  # keys that we write once: blob id, object
-    reappeared: list[int] = field(default_factory=list)  # rows in `gone` whose object is there
-    found: list[int] = field(default_factory=list)  # rows in `lost` whose object is there
-    missing: list[int] = field(default_factory=list)  # expected, not listed, and a HEAD found nothing either
+    overwritten: list[tuple[int, StoredObject]] = field(default_factory=list)  # the service's keys: blob id, object
+    claimed: list[str] = field(default_factory=list)  # the service's keys whose blob a purge has claimed
+    doubtful: list[tuple[int, StoredObject]] = field(default_factory=list)  # our write-once keys: blob id, object
+    reappeared: list[int] = field(default_factory=list)  # rows in `gone` whose object exists
+    found: list[int] = field(default_factory=list)  # rows in `lost` whose object exists
+    missing: list[int] = field(default_factory=list)  # expected and not listed; `confirm_missing` sends a HEAD for each
 
 
 def survey(workspace: Workspace, *, run_id: str, note: bool, shards: int = 1) -> Survey:
     """List everything under the prefix and compare. Writes only a scan and, if `note`, objects without a row.
 
     `shards` ranges are listed at the same time, each with about as many of the catalogue's keys.
-    Raises TruncatedListing, and StorageError when the bucket does not answer: half a listing is no listing;
+    Raises TruncatedListing, and StorageError when the bucket does not answer: half a listing must not be used;
     IdentityMismatch when another store works on a part of the prefix.
     """
     with transaction(workspace.engine, "sync.begin") as session:
@@ -55,7 +55,7 @@ def survey(workspace: Workspace, *, run_id: str, note: bool, shards: int = 1) ->
     bits = bytearray(highest // 8 + 1)
     for page in workspace.bucket.pages(boundaries):
         unexplained = compare(workspace, page, result, bits)
-        # guard sync.nested: two stores retire and purge the same videos, each by its own views and holds
+        # guard sync.nested: two stores manage the same videos, and each ignores the other's views and holds
         _require_alone(workspace, unexplained)
         result.unexplained += len(unexplained)
         if note and unexplained:
@@ -80,7 +80,7 @@ def confirm_missing(workspace: Workspace, result: Survey) -> None:
         with reading(workspace.engine) as session:
             keys = scans.expected_keys(session, result.missing[start : start + _BATCH])
         stored = workspace.bucket.stored(list(keys.values()))
-        # guard sync.asked_by_head: what the listing has missed is marked as lost
+        # guard sync.asked_by_head: an object that the listing missed is marked as lost
         confirmed += [blob_id for blob_id, key in keys.items() if stored[key] is None]
     result.missing = confirmed
 
@@ -99,13 +99,13 @@ def compare(workspace: Workspace, page: Sequence[StoredObject], result: Survey, 
         if blob_id >> 3 < len(bits):
             bits[blob_id >> 3] |= 1 << (blob_id & 7)
         is_same = recorded.matches(stored)
-        if (is_same and state in _PRESENT) or state == BlobState.PENDING:  # of the latter, its intent says what becomes
+        if (is_same and state in _PRESENT) or state == BlobState.PENDING:  # the latter's intent decides
             continue
         if not is_same:
-            # guard sync.ours_in_doubt: other bytes at a key that is written once are taken for an upload
+            # guard sync.ours_in_doubt: other bytes at a write-once key are mistaken for an upload
             if recorded.is_ours:
                 result.doubtful.append((blob_id, stored))
-            # guard sync.claimed_in_doubt: bytes that a purge may be deleting become a live video
+            # guard sync.claimed_in_doubt: bytes that a purge may be deleting become live
             elif state == BlobState.DELETING:
                 result.claimed.append(stored.key)
             else:

@@ -1,7 +1,7 @@
-"""Bring the catalogue in line with the bucket: the writing half, after `survey` has compared and the guard has agreed.
+"""Update the catalogue to match the bucket, after `survey` has compared them and the guard has agreed.
 
-    lose      rows whose objects are missing are marked, never deleted
-    mend      objects that the service has overwritten, or that came back, are recorded as they are now
+    lose      mark rows whose objects are missing; never delete them
+    mend      record objects that the service has overwritten, or that came back, as they are now
     finish    close the scan
 
 `orphans` has the steps for objects without a row. No object is changed in either; each step can be repeated.
@@ -30,13 +30,13 @@ def lose(workspace: Workspace, survey: Survey, *, lease: Lease, run_id: str) -> 
     lost_videos = 0
     for start in range(0, len(survey.missing), _BATCH):
         with transaction(workspace.engine, "sync.lose") as session:
-            # guard sync.lose_permission: while frozen, or with its lease lost, a run marks videos as lost
+            # guard sync.lose_permission: a run marks videos as lost during a freeze, or without its lease
             require_permission(session, lease)
             missing = survey.missing[start : start + _BATCH]
             gone = lost.mark_blobs(session, missing, run_id)
             with quotas.counted(session, standing_on=missing):
                 lost_videos += lost.mark_videos(session, [row.blob_id for row in gone], run_id)
-            # guard sync.lose_cache: a lost video is given to whoever asks for the same again
+            # guard sync.lose_cache: a repeated request gets a lost video from the cache
             cache.drop(session, [row.video_id for row in gone if row.video_id is not None])
             append(session, [Event("lose", run_id, row.video_id, row.blob_id, None, {"key": row.key}) for row in gone])
     return lost_videos
@@ -45,11 +45,11 @@ def lose(workspace: Workspace, survey: Survey, *, lease: Lease, run_id: str) -> 
 def record_deletions(workspace: Workspace, blob_ids: Sequence[int], *, lease: Lease, run_id: str) -> set[int]:
     """Record that the service has deleted the objects of these blobs; return the blobs, without held ones."""
     with transaction(workspace.engine, "sync.record_deletions") as session:
-        # guard events.delete_permission: while frozen, or with its lease lost, a worker marks videos as deleted
+        # guard events.delete_permission: a worker marks videos as deleted during a freeze, or without its lease
         require_permission(session, lease)
         with quotas.counted(session, standing_on=blob_ids):
             gone = lost.mark_deleted(session, blob_ids, run_id)
-        # guard events.delete_cache: a deleted video is given to whoever asks for the same again
+        # guard events.delete_cache: a repeated request gets a video that the service deleted from the cache
         cache.drop(session, [row.video_id for row in gone if row.video_id is not None])
         append(
             session,
@@ -65,16 +65,16 @@ def name_lost(workspace: Workspace, run_id: str, limit: int) -> tuple[str, ...]:
 
 
 def mend(workspace: Workspace, survey: Survey, *, lease: Lease, run_id: str, grace: Grace) -> list[str]:
-    """Record the objects that are stored now under known keys; return the keys that are in doubt.
+    """Record the objects that are stored now at known keys; return the keys in doubt.
 
-    Other bytes at a key of the service's are an upload: they become their video's. Where a purge has claimed the blob
-    in the meantime they are in doubt until its claim ends. A key of ours is written once: other bytes there are in
-    doubt, and left as they are. An object that exists after its purge is retired again; that of a lost video makes it
+    Other bytes at a key of the service's are an upload, and become their video's. Where a purge has claimed the blob
+    meanwhile, they are in doubt until its claim ends. A key of ours is written once: other bytes there are in
+    doubt, and left as they are. An object that exists after its purge is retired again; one of a lost video makes it
     live again.
     """
     for start in range(0, len(survey.overwritten), _BATCH):
         with transaction(workspace.engine, "sync.take_uploads") as session:
-            # guard sync.take_permission: while frozen, or with its lease lost, a run records uploads
+            # guard sync.take_permission: a run records uploads during a freeze, or without its lease
             require_permission(session, lease)
             take_uploads(session, survey.overwritten[start : start + _BATCH], run_id=run_id, grace=grace)
     events = [
@@ -82,9 +82,9 @@ def mend(workspace: Workspace, survey: Survey, *, lease: Lease, run_id: str, gra
         for blob_id, stored in survey.doubtful
     ]
     with transaction(workspace.engine, "sync.mend") as session:
-        # guard sync.mend_permission: while frozen, or with its lease lost, a run retires and revives
+        # guard sync.mend_permission: a run retires and revives videos during a freeze, or without its lease
         require_permission(session, lease)
-        back = survey.found + survey.reappeared  # of the latter, those that counted as deleted by the service
+        back = survey.found + survey.reappeared  # of the latter, those recorded as deleted by the service
         lost.retire_reappeared(session, survey.reappeared, run_id, grace)
         events += [Event("reappeared", run_id, None, blob_id) for blob_id in survey.reappeared]
         with quotas.counted(session, standing_on=back):

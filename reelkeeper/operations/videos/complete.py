@@ -1,7 +1,7 @@
 """Publish a video that was uploaded by a presigned URL (`operations/videos/receive`), once it is verified as stored.
 
-The object is read back and inspected, and then published like every upload (`operations/videos/intents`): an intent,
-read back and decoded to its end, one transaction. If it is killed, completing it again finishes.
+The object is read back and inspected, and then published like any upload (`operations/videos/intents`): an intent,
+read back and decoded to its end, one transaction. After a kill, a repetition finishes it.
 """
 
 from pathlib import Path
@@ -30,7 +30,7 @@ def complete(workspace: Workspace, upload_id: str, *, scratch: Path, run_id: str
     """Publish an upload once it is verified as stored. Safe to repeat: a settled one is returned as it is.
 
     Raises ObjectMissing when nothing was put yet, NotAVideo for other bytes, HoldClosed when the upload is over,
-    LeaseLost when another run is at work on the video, Frozen.
+    LeaseLost when another run works on the video, Frozen.
     """
     upload = find(workspace, upload_id)
     if upload.state == ReservationState.SETTLED:
@@ -39,7 +39,7 @@ def complete(workspace: Workspace, upload_id: str, *, scratch: Path, run_id: str
         taken = manager.take([f"video/{upload.video_id}"])
         if not taken:
             raise LeaseLost(f"another run is working on video {upload.video_id!r}; try again in a minute")
-        for intent in intents.open_intents(workspace, upload.video_id):  # a completion that was killed
+        for intent in intents.open_intents(workspace, upload.video_id):  # of a killed completion
             intents.settle(workspace, intent, scratch=scratch, lease=taken[0], grace=grace)
         upload = find(workspace, upload_id)
         if upload.state == ReservationState.OPEN:
@@ -56,7 +56,7 @@ def _publish(workspace: Workspace, upload: Upload, *, scratch: Path, lease: Leas
         back = place / f"put{Path(upload.key).suffix}"
         try:
             with effect("receive.readback"):
-                # guard upload_url.as_announced: other bytes than those announced are published
+                # guard upload_url.as_announced: bytes other than the announced ones are published
                 sha256 = workspace.bucket.download(upload.key, back, etag=upload.md5)
         except ObjectMissing:
             raise ObjectMissing(
@@ -99,7 +99,7 @@ def _make_pending(session: Session, upload: Upload) -> None:
     elif known.never_came and known.user_id == upload.user_id:
         uploads.make_pending(session, upload.video_id, created_at=upload.video_created_at, tag=upload.tag)
     else:
-        # guard upload_url.meanwhile: an upload takes over a video that came to be since it began
+        # guard upload_url.meanwhile: an upload replaces a video that was created after the upload began
         raise KeyReused(f"video {upload.video_id!r} was created after upload {upload.id} began; use another id")
 
 

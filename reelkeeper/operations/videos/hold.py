@@ -1,4 +1,4 @@
-"""Holds: an order to keep a video, or all videos of a user. A hold beats every rule."""
+"""Hold a video, or all videos of a user: a hold overrides every rule."""
 
 from dataclasses import dataclass
 from uuid import uuid4
@@ -22,9 +22,9 @@ class Placed:
 
 
 def hold(engine: Engine, terms: HoldTerms, *, key: str | None = None) -> Placed:
-    """Hold a user's videos or one video. Requests with the same `key` are one hold.
+    """Place a hold on a user's videos or on one video. Requests with the same `key` place one hold.
 
-    Raises NotFound when there is no such user or video, Refused when a new hold would be over already.
+    Raises NotFound for an unknown user or video, Refused when a new hold would have expired already.
     """
     asked = fingerprint(
         key=key,
@@ -39,19 +39,19 @@ def hold(engine: Engine, terms: HoldTerms, *, key: str | None = None) -> Placed:
 
 
 def place(session: Session, terms: HoldTerms, hold_id: str | None = None) -> Placed:
-    """`hold`, inside a transaction that is already open; writes its audit row, so it comes last.
+    """Do what `hold` does within the caller's transaction, as its last step: it writes the audit row.
 
-    It locks the deployment row first, as every change does: an earlier claim of a purge is seen and counted, and a
-    later one sees the hold.
+    It locks the deployment row first, as every change does: it sees and counts earlier claims of a purge, and a
+    later claim sees the hold.
     """
-    # guard holds.ordered: a hold that was confirmed is not seen by a purge that claims at the same time
+    # guard holds.ordered: a purge that claims at the same time does not see a confirmed hold
     deployment.lock(session)
     scope, subject = terms.scope, terms.subject
     if not holds.is_known(session, scope, subject):
         raise NotFound(f"no {scope} {subject!r} in the catalogue")
     hold_id = hold_id or uuid4().hex[:12]
     is_new, too_late = holds.place(session, hold_id, terms)
-    # guard holds.future: a mistyped year confirms a hold that protects nothing
+    # guard holds.future: with a mistyped year, a hold is confirmed that protects nothing
     if is_new and terms.expires_at is not None and terms.expires_at <= now(session):
         raise Refused(f"a hold until {terms.expires_at:%Y-%m-%d %H:%M} UTC would be over already; nothing is held")
     detail = {"hold": hold_id, "scope": scope, "reason": terms.reason} | ({"legal": True} if terms.is_legal else {})

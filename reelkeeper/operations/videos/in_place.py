@@ -1,11 +1,11 @@
-"""Put bytes over those at a key of the service's, so that its links go on to work, and put the old ones back.
+"""Put bytes over those at a key of the service's, so that its links keep working, and put the old ones back.
 
     announce (commit) --copy aside--> --put, If-Match--> --read back and verify--> publish (commit)
                                             '------ not as announced: put back, If-Match ------> abandon (commit)
 
-The old bytes are copied aside before anything is put, and wait out their grace there. Each put is for one object that
-was seen, by its ETag, so what the service stores meanwhile stays. The MD5 of what is put is announced: it is the ETag
-that the key gets, by which a put is known as our own after a crash.
+The old bytes are copied aside before anything is put, and wait out their grace there. Each put replaces an object that
+was seen, by its ETag, so an object that the service stores meanwhile stays. The MD5 of the new bytes is announced: it
+is the key's ETag after the put, by which we recognise our own put after a crash.
 """
 
 from collections.abc import Callable
@@ -25,19 +25,19 @@ from reelkeeper.store.lifecycle import in_place as rows
 from reelkeeper.store.lifecycle.in_place import InPlace
 from reelkeeper.store.videos.intents import Intent, close
 
-_RESULT: Final = "reelkeeper"  # a name in the metadata of what a swap has put over the service's bytes
+_RESULT: Final = "reelkeeper"  # marks the metadata of a result that a swap put over the service's bytes
 
 
 class Shows(StrEnum):
-    """Whose bytes stand at the key."""
+    """Whose bytes are at the key."""
 
     OLD = "old"
     NEW = "new"
-    OTHER = "other"  # the service has stored something, or deleted what was there
+    OTHER = "other"  # the service has stored or deleted an object
 
 
 class Sight(NamedTuple):
-    """What stands at the key of an intent in place, and what is recorded of the intent."""
+    """The object at the key of an intent in place, and the intent's record."""
 
     known: InPlace
     shows: Shows
@@ -45,7 +45,7 @@ class Sight(NamedTuple):
 
     @property
     def wrong(self) -> str | None:
-        """Say why nothing can be published, before anything is read; None where our bytes stand there."""
+        """Return why nothing can be published, before anything is read; None where our bytes are there."""
         if self.known.undoing or self.shows is Shows.NEW:
             return self.known.undoing
         if self.shows is Shows.OLD:
@@ -54,19 +54,19 @@ class Sight(NamedTuple):
 
     @property
     def put_back(self) -> StoredObject | None:
-        """Return the old bytes as they stand there, if it was us who put them back."""
+        """Return the object at the key if it is the old bytes that we put back."""
         return self.found if self.known.undoing and self.shows is Shows.OLD else None
 
 
 def look(workspace: Workspace, intent: Intent) -> Sight:
-    """See whose bytes stand at the key. Raises StorageError while a put of ours may be taken yet."""
+    """Find whose bytes are at the key. Raises StorageError while a put of ours may still take effect."""
     found = workspace.bucket.head(intent.key)
     with reading(workspace.engine) as session:
         known, at = rows.find(session, intent), now(session)
     etag = None if found is None else found.etag
-    if etag == known.new_etag:  # the MD5 of what was put: whatever its size was announced as, it is our own
+    if etag == known.new_etag:  # the MD5 of our put, whatever size was announced
         return Sight(known, Shows.NEW, found)
-    # guard in_place.may_come: an intent is ended, and its put comes later and is nobody's
+    # guard in_place.may_come: an intent is ended before its put takes effect, and no record explains the bytes
     if rows.may_come(known.sent_at, at):
         raise StorageError(f"{intent.key}: a PUT of {known.sent_at:%H:%M:%S} got no answer: resolved 25 min later")
     return Sight(known, Shows.OLD if etag in (known.old.etag, known.old_md5) else Shows.OTHER, found)
@@ -78,7 +78,7 @@ def is_result(headers: Headers) -> bool:
 
 
 def _marked(headers: Headers, intent: Intent) -> Headers:
-    """Mark a result as such, and its original as none: a store restored from a backup does not know of the swap."""
+    """Mark a result, and unmark its original: a store restored from a backup does not know of the swap."""
     metadata = {name: value for name, value in headers.get("Metadata", {}).items() if name != _RESULT}
     if intent.kind == "swap":
         metadata[_RESULT] = "compressed"
@@ -86,11 +86,11 @@ def _marked(headers: Headers, intent: Intent) -> Headers:
 
 
 def put(workspace: Workspace, intent: Intent, source: Path, place: Path, lease: Lease) -> None:
-    """Copy the old bytes aside, and put `source` over them. What became of it, `look` says.
+    """Copy the old bytes aside, and put `source` over them; `look` returns the outcome.
 
     `place` is a folder with room for the old bytes. Raises Frozen, LeaseLost, IntegrityDoubt and StorageError, and
-    leaves the intent open; ObjectLocked where a bucket lock keeps the key. One that the service has overwritten is left
-    as it is, and that is no error.
+    leaves the intent open; ObjectLocked where a bucket lock keeps the key. An object that the service overwrote is
+    left as it is, without an error.
     """
     bucket = workspace.bucket
     with reading(workspace.engine) as session:
@@ -106,18 +106,18 @@ def put(workspace: Workspace, intent: Intent, source: Path, place: Path, lease: 
 
     def is_unchanged() -> bool:
         found = bucket.head(intent.key)
-        # guard in_place.as_recorded: the same bytes, stored again by the service, keep the age of the ones before
+        # guard in_place.as_recorded: an upload of the same bytes by the service keeps the age of the earlier one
         return found is not None and (known.old.matches(found) or found.etag == known.new_etag)
 
     _send(workspace, intent, source, etag, headers, lease, is_unchanged)
 
 
 def put_back(workspace: Workspace, intent: Intent, known: InPlace, place: Path, lease: Lease) -> None:
-    """Put the old bytes back from their copy, over ours and nothing else. Raises as `put` does."""
+    """Put the old bytes back from their copy, only over ours. Raises as `put` does."""
     original = place / "original"
     with effect("in_place.fetch"):
         digest = workspace.bucket.download(known.aside_key, original, etag=known.aside_etag)
-    # guard in_place.back_whole: bytes that changed in their copy are put back for the ones that were there
+    # guard in_place.back_whole: a corrupt copy is put back in place of the original bytes
     if digest != known.aside_sha256:
         raise IntegrityDoubt(f"{known.aside_key}: stored sha256 {digest}, recorded {known.aside_sha256}: not restored")
     headers = workspace.bucket.headers(known.aside_key, known.aside_etag)
@@ -125,9 +125,9 @@ def put_back(workspace: Workspace, intent: Intent, known: InPlace, place: Path, 
 
 
 def give_up(workspace: Workspace, intent: Intent, lease: Lease, grace: Grace) -> None:
-    """End an intent whose video is taken down: nothing is put back, and what stands at the key is there to be deleted.
+    """End an intent whose video is taken down: nothing is put back, and the object at the key can be deleted.
 
-    Raises LeaseLost; StorageError while a put of ours may be taken yet.
+    Raises LeaseLost; StorageError while a put of ours may still take effect.
     """
     sight, why = look(workspace, intent), "its video is taken down"
     with transaction(workspace.engine, "in_place.give_up") as session:
@@ -140,17 +140,17 @@ def give_up(workspace: Workspace, intent: Intent, lease: Lease, grace: Grace) ->
 
 
 def _require_whole(workspace: Workspace, intent: Intent, known: InPlace, place: Path) -> None:
-    """Record the copy aside. Raises IntegrityDoubt unless it is the bytes that were read, whatever the bucket says."""
+    """Record the copy aside. Raises IntegrityDoubt unless it has the bytes that were read."""
     copied = workspace.bucket.head(known.aside_key)
     same = copied is not None and (copied.size_bytes, copied.etag) == (known.old.size_bytes, known.old_md5)
-    if copied is not None and not same:  # what came in parts has no MD5 for an ETag, and its copy need not have one
+    if copied is not None and not same:  # after a multipart upload, the ETag need not be an MD5
         with effect("in_place.compare"):
             same = workspace.bucket.download(known.aside_key, place / "aside") == known.aside_sha256
         (place / "aside").unlink()
     with transaction(workspace.engine, "in_place.copied") as session:
         if copied is not None:
             rows.note_aside(session, intent, copied)
-    # guard in_place.copied_whole: the original is overwritten, and its copy is not what it was
+    # guard in_place.copied_whole: the original is overwritten although its copy differs
     if copied is None or not same:
         raise IntegrityDoubt(f"{known.aside_key}: the copy of {intent.key} does not match it: {copied or 'missing'}")
 
@@ -166,7 +166,7 @@ def _send(
 ) -> None:
     def last_look() -> None:
         with transaction(workspace.engine, "in_place.sending") as session:
-            # guard in_place.permission: while frozen, or with its lease lost, a run puts bytes over the service's
+            # guard in_place.permission: a run puts bytes over the service's during a freeze, or without its lease
             require_permission(session, lease, despite_freeze=intent.kind == "restore")
             if not rows.note_sending(session, intent):
                 raise LeaseLost(f"another run has settled the result for {intent.key}: nothing was put")

@@ -1,10 +1,10 @@
-"""Write-ahead intents: a new object is announced in the store, put, verified as stored, and only then published.
+"""Store new objects by write-ahead intents: announce, put, verify what is stored, and only then publish.
 
     announce (commit) --put--> --read back and verify--> publish (commit)
 
 `swap`, `upload` and `restore` share this; `in_place` handles puts over a key of the service's. After a kill at any
-point, `settle` finishes or abandons the intent with the same code: bytes that are stored as announced are published,
-anything else becomes a retired blob and waits for the purge like every other.
+point, `settle` finishes or abandons the intent by the same code: bytes stored as announced are published, and
+anything else becomes a retired blob and waits for the purge like any other.
 """
 
 from collections.abc import Iterator
@@ -48,7 +48,7 @@ _DECODED_TOLERANCE_SECONDS: Final = 0.1
 
 @contextmanager
 def workplace(scratch: Path, needed_bytes: int) -> Iterator[Path]:
-    """Hold a private folder for work on one video. Raises DiskFull without room for `needed_bytes`."""
+    """Make a private folder for work on one video. Raises DiskFull without room for `needed_bytes`."""
     require_room(scratch, needed_bytes)
     with disk.watched(scratch, SCRATCH, SCRATCH_REMEDY):
         make_folder(scratch)
@@ -62,13 +62,13 @@ def require_room(scratch: Path, needed_bytes: int) -> None:
 
 
 def open_intents(workspace: Workspace, video_id: str | None = None) -> list[Intent]:
-    """List the open intents of one video or of all: those of killed runs, and of present ones."""
+    """List the open intents of one video or of all, those of killed runs included."""
     with reading(workspace.engine) as session:
         return rows.open_intents(session, video_id)
 
 
 def put(workspace: Workspace, intent: Intent, source: Path, headers: Headers = MappingProxyType({})) -> None:
-    """Put the announced object, to be served with `headers`. Raises KeyTaken if something else stands at its key."""
+    """Put the announced object, to be served with `headers`. Raises KeyTaken if another object is at its key."""
     with effect(f"{intent.kind}.put"):
         workspace.bucket.put_once(intent.key, source, intent.content_type, headers)
 
@@ -80,19 +80,19 @@ def settle(workspace: Workspace, intent: Intent, *, scratch: Path, lease: Lease,
     LeaseLost, and leaves the intent open for a later run; StorageError, too, while a put may still take effect.
     """
     sight = None if intent.aside_blob_id is None else in_place.look(workspace, intent)
-    # guard publish.verified: a video stands on bytes that were not read back whole
-    # guard publish.overwritten_source: what the service has overwritten meanwhile is replaced by the old picture
+    # guard publish.verified: a video is published whose bytes were not read back completely
+    # guard publish.overwritten_source: a result of the old bytes replaces a new upload of the service
     wrong = (sight and sight.wrong) or _verify(workspace, intent, scratch) or _overwritten_source(workspace, intent)
     with transaction(workspace.engine, f"{intent.kind}.publish") as session:
-        # guard publish.permission: while frozen, or with its lease lost, a run publishes new bytes
+        # guard publish.permission: a run publishes new bytes during a freeze, or without its lease
         require_permission(session, lease, despite_freeze=intent.kind == "restore")
-        # guard takedown.published: bytes that were taken down are uploaded or made again
+        # guard takedown.published: bytes that were taken down are published again
         if wrong is None and takedowns.find_blocked(session, [intent.new_blob_id]):
             wrong = "these bytes were taken down, so they are not published"
         with quotas.counted(session, [intent.video_id]):
             moved = wrong is None and rows.move_pointer(session, intent)
         outcome = wrong or ("published" if moved else "the video was held, replaced or retired meanwhile")
-        # guard in_place.put_back: bytes stay at the service's key that are not as announced, or of a held video
+        # guard in_place.put_back: a result stays at the service's key although it is corrupt, or its video is held
         is_to_undo = sight is not None and sight.shows is Shows.NEW and not moved
         if not (
             in_place_rows.begin_undo(session, intent, outcome)
@@ -124,7 +124,7 @@ def _close(session: Session, intent: Intent, sight: Sight | None, *, moved: bool
     if moved:
         rows.retire_old(session, intent, grace)
         if intent.kind == "upload" and intent.old_blob_id is not None:
-            cache.drop(session, [intent.video_id])  # it shows something else now
+            cache.drop(session, [intent.video_id])  # the video has other bytes now
     if intent.reservation:
         (quota.settle if moved else quota.release)(session, intent.reservation)
     record(session, _events(intent, sight, moved=moved, outcome=outcome))
@@ -141,29 +141,29 @@ def _events(intent: Intent, sight: Sight | None, *, moved: bool, outcome: str) -
     about = (intent.run_id, intent.video_id, intent.new_blob_id, intent.user_id)
     events = [Event(event, *about, detail)]
     if sight is not None and (moved or sight.put_back):
-        # guard in_place.cache: what a public URL showed before stays in the cache
+        # guard in_place.cache: the CDN's cache keeps serving the replaced bytes
         events.append(Event(REPLACED, *about, {"key": intent.key}))
     return events
 
 
 def _hold_restored(session: Session, intent: Intent, sight: Sight) -> None:
-    """Record that a swap in place was taken back, and hold the video for as many days as its author asked for."""
+    """Record that a swap in place was undone, and hold the video for the days that its author asked for."""
     in_place_rows.note_taken_back(session, intent)
     notices.end(session, [intent.video_id], "restored")
-    # guard in_place.held_after: the next run retires a video whose swap was taken back
+    # guard in_place.held_after: the next run retires a video whose swap was undone
     if days := sight.known.hold_days:
         until = now(session) + timedelta(days=days)
         place_hold(session, HoldTerms("video", intent.video_id, "restored", sight.known.author, until))
 
 
 def _verify(workspace: Workspace, intent: Intent, scratch: Path) -> str | None:
-    """Say why the stored bytes must not be published; None if they may be."""
+    """Return why the stored bytes must not be published; None if they may be."""
     with workplace(scratch, intent.size_bytes) as place:
         back = place / f"back{Path(intent.key).suffix}"
         try:
             with effect(f"{intent.kind}.readback"):
                 workspace.bucket.download(intent.key, back)
-            # what is taken back is what it was, however it decodes
+            # an original is restored even if it does not decode
             (_require_bytes if intent.kind == "restore" else verify_stored)(back, intent)
         except (ObjectMissing, IntegrityDoubt, NotAVideo) as wrong:
             return str(wrong)
@@ -171,7 +171,7 @@ def _verify(workspace: Workspace, intent: Intent, scratch: Path) -> str | None:
 
 
 def _overwritten_source(workspace: Workspace, intent: Intent) -> str | None:
-    """Report that the service has overwritten the bytes that a swap was made from; None where it has not, or cannot."""
+    """Report that the service has overwritten the source of a swap; None where it has not, or cannot."""
     if intent.kind != "swap" or intent.aside_blob_id is not None:
         return None
     with reading(workspace.engine) as session:
@@ -185,7 +185,7 @@ def _overwritten_source(workspace: Workspace, intent: Intent) -> str | None:
 
 
 class Expected(Protocol):
-    """The announced properties of an object before its put, of an intent or of a transcode."""
+    """The announced properties of an object, from an intent or a transcode."""
 
     @property
     def sha256(self) -> str: ...  # noqa: D102  the bytes
@@ -208,12 +208,12 @@ def verify_stored(path: Path, expected: Expected, limits: MediaLimits | None = N
     media = ffmpeg.inspect(path, limits)
     # guard publish.decoded: a video is published that does not decode to its end
     decoded = ffmpeg.decode(path, media, limits)
-    # guard publish.frames: a video is published that has lost frames
+    # guard publish.frames: a video with lost frames is published
     if media.codec != expected.codec or decoded.frames != expected.frames:
         raise IntegrityDoubt(
             f"decoded: {decoded.frames} frames of {media.codec}; announced: {expected.frames} of {expected.codec}"
         )
-    # guard publish.duration: a video is published that is shorter than what it replaces
+    # guard publish.duration: a video is published that is shorter or longer than announced
     if not abs(decoded.duration_seconds - expected.duration_seconds) <= _DECODED_TOLERANCE_SECONDS:
         raise IntegrityDoubt(f"decoded: {decoded.duration_seconds:.3f} s; announced: {expected.duration_seconds:.3f} s")
 
@@ -228,7 +228,7 @@ def _require_bytes(path: Path, expected: Expected) -> None:
     size = path.stat().st_size
     with path.open("rb") as file:
         sha256 = file_digest(file, "sha256").hexdigest()
-    # guard publish.stored_bytes: other bytes than were announced are published
+    # guard publish.stored_bytes: bytes other than the announced ones are published
     if (size, sha256) != (expected.size_bytes, expected.sha256):
         raise IntegrityDoubt(
             f"stored: {size} bytes, sha256 {sha256}; announced: {expected.size_bytes} bytes, {expected.sha256}"

@@ -1,4 +1,4 @@
-"""Uploads by the service at its own keys, which the catalogue knows already.
+"""Record uploads by the service at its own keys that the catalogue already knows.
 
 The service may overwrite such a key at any time. Other bytes there, or the same bytes stored again, are a new video:
 they get a row of their own and become the video's present bytes, whatever state the old row is in.
@@ -24,9 +24,9 @@ def take_uploads(
     grace: Grace,
     claim_token: int | None = None,
 ) -> None:
-    """Make the objects `found` at the keys of blobs their videos' present bytes.
+    """Make the objects found at the keys of blobs the present bytes of their videos.
 
-    `found` has the id of each blob and the object at its key. Rows that are as recorded by now, that Reelkeeper made,
+    `found` has the id of each blob and the object at its key. Rows that match by now, that Reelkeeper made,
     or that another purge than that of `claim_token` has claimed are left alone. A video's age is then that of the new
     object. Its earlier bytes are retired, if they are at a key of ours. The caller's transaction holds the deployment
     row.
@@ -39,10 +39,10 @@ def take_uploads(
     with quotas.counted(session, video_ids):
         at = now(session)
         new_ids = [overwrites.publish(session, overwrite, at, run_id=run_id, grace=grace) for overwrite in overwritten]
-        # guard takedown.overwritten: the service stores again what was taken down, and it is live
+        # guard takedown.overwritten: the service stores bytes that were taken down again, and they go live
         blocked = takedowns.find_blocked(session, new_ids)
         takedowns.mark(session, list(blocked), run_id)
-    cache.drop(session, video_ids)  # they show something else now
+    cache.drop(session, video_ids)  # the videos have other bytes now
     record(
         session,
         [
@@ -61,6 +61,6 @@ def take_uploads(
 
 
 def taken_down_again(video_id: str, blob_id: int, run_id: str) -> Event:
-    """Make the audit event for a video that is taken down because it shows bytes that were taken down before."""
+    """Make the audit event for a video that is taken down because its new bytes were taken down before."""
     detail = {"by": run_id, "reason": "the service stored bytes again that were taken down", "because_of": video_id}
     return Event("takedown", run_id, video_id, blob_id, None, detail)

@@ -1,4 +1,4 @@
-"""Receive a video that a client puts into the bucket by a presigned URL: reserve, put, and publish once verified.
+"""Receive a video that a client puts into the bucket by a presigned URL: reserve, put, verify, publish.
 
     begin --> the caller's PUT --> complete --> live
       |                              '-------> refused: its bytes wait out a grace, its reservation is released
@@ -26,7 +26,7 @@ from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.videos import uploads
 from reelkeeper.store.videos.videos import is_user
 
-PATIENCE_SECONDS: Final = 3_600  # for completing after the URL has ended
+PATIENCE_SECONDS: Final = 3_600  # to complete an upload after its URL has expired
 
 
 class Announced(NamedTuple):
@@ -57,7 +57,7 @@ def begin(workspace: Workspace, wanted: Announced, key: str, *, url_seconds: int
     require_key(key)
     upload_id = own_key(wanted.user_id, key)
     made_at = wanted.created_at.isoformat() if wanted.created_at else None
-    # Without the tag: it says nothing of the bytes, and the first one given stays.
+    # Without the tag, which does not concern the bytes; the first one stays.
     about = {name: value for name, value in wanted._asdict().items() if name != "tag"}
     sha256 = fingerprint(**{**about, "created_at": made_at})
     with transaction(workspace.engine, "receive.begin") as session:
@@ -66,7 +66,7 @@ def begin(workspace: Workspace, wanted: Announced, key: str, *, url_seconds: int
         if before is None:
             before = _announce(session, workspace, wanted, upload_id, sha256, url_seconds)
         at = now(session)
-    # guard upload_url.key_reused: an upload is answered with the URL of another
+    # guard upload_url.key_reused: an upload gets the URL of another upload
     if before.request_sha256 != sha256:
         raise KeyReused(
             f"idempotency key {key!r} of user {wanted.user_id!r} was used for the upload of video "
@@ -125,7 +125,7 @@ def _require_new(session: Session, wanted: Announced) -> None:
     if not is_user(session, wanted.user_id):
         raise NotFound(f"no user {wanted.user_id!r} in the catalogue; nothing was reserved")
     known = uploads.current(session, wanted.video_id, locked=False)
-    # guard upload_url.new_video: an upload replaces the video of another user
+    # guard upload_url.new_video: an upload replaces an existing video, even another user's
     if known and not (known.never_came and known.user_id == wanted.user_id):
         raise InputRefused(
             f"video {wanted.video_id!r} is already in the catalogue; nothing was reserved. Use a new id for a new video"
@@ -138,13 +138,13 @@ def _ticket(workspace: Workspace, upload: Upload, seconds: int) -> Ticket:
         "put_object",
         upload.key,
         seconds,
-        # guard upload_url.length: more bytes are put than were reserved, which nobody pays for
+        # guard upload_url.length: more bytes are put than were reserved
         ContentLength=upload.size_bytes,
-        # guard upload_url.md5: other bytes are put than those that were announced
+        # guard upload_url.md5: bytes other than the announced ones are put
         ContentMD5=md5,
         # guard upload_url.type: a page with a script is put where browsers expect a video
         ContentType=upload.content_type,
-        # guard upload_url.once: whoever keeps the URL replaces the video after it was verified
+        # guard upload_url.once: a client uses the URL again, and replaces the verified video
         IfNoneMatch="*",
     )
     headers = {

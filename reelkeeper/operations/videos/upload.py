@@ -53,7 +53,7 @@ def upload(
     with source.open("rb") as file:
         sha256 = file_digest(file, "sha256").hexdigest()
     md5 = intents.md5(source)
-    intents.require_room(scratch, media.size_bytes)  # where it is read back: before anything is announced
+    intents.require_room(scratch, media.size_bytes)  # for reading it back; checked before anything is announced
     extension = source.suffix.lstrip(".").lower()
     with transaction(workspace.engine, "upload.announce") as session:
         require_permission(session, lease)
@@ -91,12 +91,12 @@ def _current(session: Session, video: Incoming) -> tuple[int, int | None]:
     """Find the video's generation and blob; make it `pending` if it is new, or if its first upload failed."""
     known = uploads.current(session, video.video_id, locked=True)
     if known is None:
-        if not is_user(session, video.user_id, even_erased=True):  # whose job was at work: it goes with the others
+        if not is_user(session, video.user_id, even_erased=True):  # a job of an erased user
             uploads.add_user(session, video.user_id)
         uploads.add_pending(session, video)
         return 1, None
-    # guard uploads.own_video: a user replaces the video of another
-    # guard uploads.live_video: an upload brings back what was retired, beside its old bytes
+    # guard uploads.own_video: a user replaces another user's video
+    # guard uploads.live_video: an upload makes a retired video live again
     if known.user_id != video.user_id or not (known.state == VideoState.LIVE or known.never_came):
         raise NotFound(
             f"video {video.video_id!r} is {known.state} and belongs to user {known.user_id!r}; nothing was stored"

@@ -1,8 +1,8 @@
-"""Views, which keep a video. A view of a retired video delays its purge by a grace.
+"""Record views, which keep a video. A view of a retired video delays its purge by a grace.
 
 They come from the service (`record_views`, or CSV by `store/imports`), or from Cloudflare's count of how often each
-object was read. A read is not quite a view: a player that fetches a video in pieces makes several, and Reelkeeper's own
-reads count too; both only ever keep a video longer. A CDN before the bucket hides views: no day is complete then.
+object was read. A read is not quite a view: a player that fetches a video in parts makes several, and Reelkeeper's own
+reads count too. Both only keep a video longer. A CDN before the bucket hides views, so no day is complete then.
 """
 
 from collections import Counter
@@ -19,7 +19,7 @@ from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.videos import views as rows
 from reelkeeper.store.videos.imports import set_complete
 
-SETTLED_AFTER = timedelta(hours=1)  # analytics come 15 to 30 minutes late; a tiering at 02:00 still finds yesterday
+SETTLED_AFTER = timedelta(hours=1)  # analytics are 15 to 30 minutes late; the tiering at 02:00 still gets yesterday
 _ONE_DAY = timedelta(days=1)
 
 
@@ -29,12 +29,12 @@ class ReadsOfDay(NamedTuple):
     day: date
     videos: int
     reads: int
-    unknown_keys: int  # objects that no row of the catalogue explains
+    unknown_keys: int  # objects without a row in the catalogue
     doubt: str
 
 
 def record_views(engine: Engine, views: Mapping[str, int], *, at: datetime) -> list[str]:
-    """Add `views` (video id -> count) seen at `at`; return the unknown ids, which are left out."""
+    """Add `views` (video id -> count) at the time `at`; return the unknown ids, which are left out."""
     with transaction(engine, "views") as session:
         known = sorted(rows.known_videos(session, views))
         if known:
@@ -44,7 +44,7 @@ def record_views(engine: Engine, views: Mapping[str, int], *, at: datetime) -> l
 
 
 def days_to_import(engine: Engine) -> list[date]:
-    """List the days whose views are not complete, that are over and settled, and that Cloudflare still keeps."""
+    """List the past, settled days with incomplete views that Cloudflare still keeps."""
     with reading(engine) as session:
         at = now(session)
         recorded = rows.recorded_days(session)
@@ -97,9 +97,9 @@ class Shown(NamedTuple):
 
 
 def show(workspace: Workspace, video_id: str, *, url_seconds: int, plays: Collection[str] = ()) -> Shown:
-    """Sign a URL to read a live video's bytes, and count a view: the present bytes, if they are in a codec of `plays`.
+    """Sign a URL to read a live video, and count a view: for the present bytes, if they are in a codec of `plays`.
 
-    Otherwise the bytes that these were made from, if they outlast the URL. With `plays` empty, any codec; bytes of an
+    Otherwise for the bytes that these were made from, if they outlast the URL. Empty, `plays` is any codec; bytes of an
     unknown codec, which were adopted and never opened, count as playable. A swap while the URL is valid leaves the old
     bytes for a grace of days, so the URL keeps working. Raises NotFound for a video that is unknown or not live, and
     NotPlayable.

@@ -40,19 +40,19 @@ def standing(session: Session, video_ids: Sequence[str]) -> dict[str, Standing]:
 def insert_videos(session: Session, new: Sequence[Noted]) -> None:
     """Insert pending videos for notes, and their users where missing."""
     if new:
-        owners = [{"id": user_id} for user_id in sorted({alert.user_id for alert in new})]
+        owners = [{"id": user_id} for user_id in sorted({note.user_id for note in new})]
         session.execute(insert_into(session, users).on_conflict_do_nothing(), owners)
         session.execute(
             sa.insert(videos),
             [
                 {
-                    "id": alert.video_id,
-                    "user_id": alert.user_id,
+                    "id": note.video_id,
+                    "user_id": note.user_id,
                     "generation": 1,
                     "state": VideoState.PENDING,
-                    "created_at": alert.created_at or alert.last_modified,
+                    "created_at": note.created_at or note.last_modified,
                 }
-                for alert in new
+                for note in new
             ],
         )
 
@@ -65,17 +65,17 @@ def insert_blobs(session: Session, chosen: Sequence[Noted], *, state: BlobState,
         sa.insert(blobs).returning(blobs.c.key, blobs.c.id),
         [
             {
-                "video_id": alert.video_id,
-                "generation": alert.generation or 1,
-                "key": alert.key,
-                "is_ours": alert.generation is not None,
+                "video_id": note.video_id,
+                "generation": note.generation or 1,
+                "key": note.key,
+                "is_ours": note.generation is not None,
                 "state": state,
-                "size_bytes": alert.size_bytes,
-                "etag": alert.etag,
-                "stored_at": alert.last_modified,
+                "size_bytes": note.size_bytes,
+                "etag": note.etag,
+                "stored_at": note.last_modified,
                 "run_id": run_id,
             }
-            for alert in chosen
+            for note in chosen
         ],
     )
     return {row.key: row.id for row in rows}
@@ -99,5 +99,5 @@ def publish(session: Session, chosen: Sequence[Noted], blob_ids: Mapping[str, in
         .where(videos.c.id == sa.bindparam("video"))
         .values(blob_id=sa.bindparam("blob"), generation=sa.bindparam("made"), state=VideoState.LIVE, run_id=run_id)
     )
-    rows = [{"video": alert.video_id, "blob": blob_ids[alert.key], "made": alert.generation or 1} for alert in chosen]
+    rows = [{"video": note.video_id, "blob": blob_ids[note.key], "made": note.generation or 1} for note in chosen]
     session.connection().execute(change, rows)
