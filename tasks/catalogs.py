@@ -96,7 +96,8 @@ def reconcile(
     gaps = following.count_gaps(workspace, found)
     adopted, taken_back = orphans.adopt(workspace, found, lease=lease, run_id=run_id)
     lost_videos = sync.lose(workspace, found, lease=lease, run_id=run_id)
-    doubtful = sync.mend(workspace, found, lease=lease, run_id=run_id, grace=grace)
+    in_question = sync.mend(workspace, found, lease=lease, run_id=run_id, grace=grace)
+    doubtful = [key for key in in_question if key not in found.claimed]
     swept = orphans.sweep(workspace, found, lease=lease, run_id=run_id, grace=grace)
     doubts = f"{lost_videos} lost, {len(doubtful)} in doubt" if lost_videos or doubtful else "good"
     left, keys = sync.finish(workspace, found, doubts)
@@ -110,6 +111,7 @@ def reconcile(
         lost=sync.name_lost(workspace, run_id, _NAMED),
         lost_videos=lost_videos,
         doubtful=tuple(doubtful),
+        claimed=tuple(found.claimed),
         swept=swept,
         orphans=left,
         orphan_keys=tuple(keys),

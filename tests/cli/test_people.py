@@ -1,6 +1,8 @@
 """`hold`, `freeze`, `thaw`, `restore`: they take effect at once, and are in the audit."""
 
+import sqlite3
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +65,22 @@ def test_frozen_changes_end_with_3_until_thawed(reelkeeper: Run, one_video: str,
 
 def test_a_replaced_video_is_not_restored_by_mistake(reelkeeper: Run, one_video: str) -> None:
     assert "nothing to restore for video v1" in reelkeeper("restore", "--video", one_video, exit_code=8).stderr
+
+
+@pytest.mark.long
+def test_a_restore_names_what_a_purge_has_claimed(
+    reelkeeper: Run, one_video: str, tmp_path: Path, tiny_clip: Path
+) -> None:
+    reelkeeper("videos", "add", tiny_clip, "--user", "ann", "--video", "v2")
+    with sqlite3.connect(tmp_path / "state" / "store.sqlite3") as store:
+        store.execute("UPDATE videos SET state = 'retired'")
+        store.execute("UPDATE blobs SET state = 'retired', purge_after = '2026-01-01 00:00:00.000000'")
+        now = datetime.now(UTC).replace(tzinfo=None).isoformat(" ")
+        store.execute("UPDATE blobs SET state = 'deleting', claimed_at = ? WHERE video_id = ?", (now, one_video))
+    assert "1 would be restored, 1 not yet" in reelkeeper("restore", "--user", "ann", "--dry-run").stdout
+    told = reelkeeper("restore", "--user", "ann", exit_code=6)
+    assert "1 of 2 are restored" in told.stdout
+    assert "a purge has claimed its bytes" in " ".join(told.stdout.split())
 
 
 @pytest.mark.long

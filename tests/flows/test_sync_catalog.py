@@ -9,13 +9,14 @@ from prefect.artifacts import Artifact
 
 from flows.sync_catalog import sync_catalog
 from reelkeeper.errors import GuardRefused, IntegrityDoubt, LeaseLost, PartialFailure
+from reelkeeper.model import BlobState, VideoState
 from reelkeeper.operations.core.lease import alone
 from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.settings import settings
 from reelkeeper.store.core import controls
 from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.sync.scans import BUCKET_EVENTS
-from reelkeeper.store.tables import audit_events, blobs, daily_views, orphans, view_days
+from reelkeeper.store.tables import audit_events, blobs, daily_views, orphans, videos, view_days
 from tests.doubles.analytics import Operation
 from tests.doubles.cloudflare import ACCOUNT, TOKEN, CloudflareDouble
 from tests.flows.scenes import Scene
@@ -70,6 +71,17 @@ def test_a_video_whose_bytes_are_missing_is_marked_and_named(uploaded: Scene) ->
     assert uploaded.states() == {"v0": "live", "v1": "live", "new": "live", "lost": "lost"}
     with reading(uploaded.engine) as session:
         assert "lose" in set(session.execute(sa.select(audit_events.c.event)).scalars())
+
+
+@pytest.mark.long
+def test_an_upload_over_bytes_that_a_purge_has_claimed_waits_and_is_no_doubt(scene: Scene) -> None:
+    scene.video("v1", age_days=1)
+    with transaction(scene.engine, "test") as session:
+        claim = {"state": BlobState.DELETING, "claimed_at": now(session), "is_ours": False, "etag": "0" * 32}
+        session.execute(sa.update(blobs).values(**claim))
+        session.execute(sa.update(videos).values(state=VideoState.RETIRED))
+    with pytest.raises(PartialFailure, match="at 1 key whose old bytes a purge has claimed, and a sync_catalog after"):
+        sync_catalog(dry_run=False)
 
 
 @pytest.mark.long

@@ -43,6 +43,7 @@ def restore(
         if not dry_run:
             settle_claims(opened, run_id=run_id, grace=grace)  # of blobs that a killed purge claimed but did not delete
         found = operation.find_restorable(opened, run_id=run, video_id=video, user_id=user)
+        claimed = operation.find_claimed(opened, run_id=run, video_id=video, user_id=user)
         if dry_run:
             if as_json:
                 emit(found)
@@ -51,7 +52,8 @@ def restore(
                     ("!video", "!user", "state", ">bytes", "!key"),
                     [(blob.video_id, blob.user_id, blob.state, size(blob.size_bytes), blob.key) for blob in found],
                 )
-                say(f"{len(found):,} would be restored; nothing was changed.")
+                waits = f", {len(claimed):,} not yet: {claimed[0].reason}" if claimed else ""
+                say(f"{len(found):,} would be restored{waits}; nothing was changed.")
             return
         outcomes = [
             outcome
@@ -65,7 +67,7 @@ def restore(
                 hold_days=hold_days,
                 scratch=configured().scratch,
             )
-        ]
+        ] + claimed
     restored = [outcome for outcome in outcomes if outcome.action == "restored"]
     if as_json:
         emit({"run_id": run_id, "outcomes": outcomes})

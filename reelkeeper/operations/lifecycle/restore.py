@@ -8,7 +8,7 @@ and the original put over it, unless the service has stored something else there
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from reelkeeper.adapters.s3.keys import blob_key
@@ -38,15 +38,31 @@ def find_restorable(
     """Find the videos of one run, one video or one user that can be restored.
 
     For a run or a single video, retirements and swaps. For a user, retired or lost videos, but not
-    those that the user deleted; swaps stay. Raises NotFound when there are none.
+    those that the user deleted; swaps stay. Raises NotFound when there are none, and none whose bytes a purge
+    has claimed, which `find_claimed` lists.
     """
     with reading(workspace.engine) as session:
         found = restorable.find(session, run_id=run_id, video_id=video_id, user_id=user_id)
+        claimed = restorable.claimed(session, run_id=run_id, video_id=video_id, user_id=user_id)
     latest = {blob.video_id: blob for blob in found}  # ordered by generation: a video's latest blob comes last
-    if not latest:
+    if not latest and not claimed:
         subject = f"run {run_id}" if run_id else f"video {video_id}" if video_id else f"user {user_id}"
         raise NotFound(f"nothing to restore for {subject}: no video is retired, or its bytes are already purged")
     return list(latest.values())
+
+
+def find_claimed(
+    workspace: Workspace, *, run_id: str | None = None, video_id: str | None = None, user_id: str | None = None
+) -> list[Outcome]:
+    """List videos that cannot be restored yet because a purge has claimed their bytes, with the time to try again."""
+    with reading(workspace.engine) as session:
+        claimed = restorable.claimed(session, run_id=run_id, video_id=video_id, user_id=user_id)
+    return [Outcome(video, "skipped", why_claimed(until)) for video, until in claimed.items()]
+
+
+def why_claimed(until: datetime) -> str:
+    """Explain that a purge may be deleting a video's bytes, and after when they can be restored if it did not."""
+    return f"a purge has claimed its bytes; if they are still stored, they can be restored after {until:%H:%M:%S} UTC"
 
 
 @dataclass(frozen=True, slots=True)

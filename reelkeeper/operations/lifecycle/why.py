@@ -11,6 +11,7 @@ from reelkeeper.errors import NotFound
 from reelkeeper.model import Action, Notice, Verdict, Video, VideoState
 from reelkeeper.model.key_patterns import KeyPattern
 from reelkeeper.operations.core.policies import in_force
+from reelkeeper.operations.lifecycle.restore import why_claimed
 from reelkeeper.rules.core.tiers import TierPolicy, Tiers
 from reelkeeper.rules.core.wording import many
 from reelkeeper.rules.lifecycle import lifecycle
@@ -22,7 +23,7 @@ from reelkeeper.rules.lifecycle.worth import unopened
 from reelkeeper.rules.policies import Policies
 from reelkeeper.store import Engine, Session
 from reelkeeper.store.core.engine import now, reading
-from reelkeeper.store.lifecycle import crf_searches, notices
+from reelkeeper.store.lifecycle import crf_searches, notices, restorable
 from reelkeeper.store.videos import holds
 from reelkeeper.store.videos.videos import Listed, list_videos, live_videos
 from reelkeeper.store.videos.views import find_copies
@@ -65,7 +66,11 @@ def explain(
         reasons = [Reason("key", _key(listed, prefix, layout)), Reason("state", _state(listed))]
         reasons += [Reason("hold", said) for said in _holds(session, listed)]
         if live is None:
-            return Explained(video_id, listed.state, tuple(reasons), *_after_retirement(listed))
+            claimed = restorable.claimed(session, run_id=None, video_id=video_id, user_id=None)
+            if claimed:
+                return Explained(video_id, listed.state, tuple(reasons), None, why_claimed(claimed[video_id]))
+            is_held = reasons[-1].what == "hold"
+            return Explained(video_id, listed.state, tuple(reasons), *_after_retirement(listed, as_of, is_held=is_held))
         worth = partial(
             unopened, rules.policies.recipe.codec, rules.policies.recipe.payback, crf_searches.totals(session)
         )
@@ -103,7 +108,7 @@ def outlooks(session: Session, listed: Sequence[Listed]) -> list[Outlook]:
             *(
                 _next(live[item.id], policies, as_of, standing.get(item.id), {Action.RETIRE})
                 if item.id in live
-                else _after_retirement(item)
+                else _after_retirement(item, as_of)
             ),
         )
         for item in listed
@@ -123,7 +128,8 @@ def _key(listed: Listed, prefix: str, layout: Sequence[KeyPattern]) -> str:
 def _state(listed: Listed) -> str:
     if listed.state == VideoState.LIVE:
         return f"live, generation {listed.generation}" + (f"; {listed.reason}" if listed.reason else "")
-    since = f" since {listed.retired_at:%Y-%m-%d %H:%M}" if listed.retired_at else ""
+    word = " since" if listed.state == VideoState.RETIRED else ", retired on"
+    since = f"{word} {listed.retired_at:%Y-%m-%d %H:%M}" if listed.retired_at else ""
     return f"{listed.state}{since}" + (f": {listed.reason}" if listed.reason else "")
 
 
@@ -165,11 +171,13 @@ def _judge(policies: Policies, worth: Appraise | None, keeps_contract: bool, liv
     return fit(verdict, policies.recipe.placement, keeps_contract=keeps_contract)
 
 
-def _after_retirement(listed: Listed) -> tuple[datetime | None, str]:
-    if listed.state == VideoState.RETIRED and listed.purge_after:
-        back = f"reelkeeper restore --video {listed.id}"
-        return listed.purge_after, f"purge_retired, which deletes its bytes; until then: {back}"
-    return None, "no run touches it"
+def _after_retirement(listed: Listed, as_of: datetime, *, is_held: bool = False) -> tuple[datetime | None, str]:
+    back = f"reelkeeper restore --video {listed.id}"
+    if listed.state != VideoState.RETIRED or not listed.purge_after:
+        return None, "no run touches it"
+    if is_held:
+        return None, f"no run touches it while it is held; to show it again: {back}"
+    return max(listed.purge_after, as_of), f"purge_retired, which deletes its bytes; until then: {back}"
 
 
 def _next(

@@ -94,6 +94,7 @@ class SyncReport:
     lost: tuple[str, ...] = ()  # videos whose bytes are missing, the first few
     lost_videos: int = 0
     doubtful: tuple[str, ...] = ()  # keys that are written once, and hold something else
+    claimed: tuple[str, ...] = ()  # keys of the service's that hold an upload, while a purge has the bytes before it
     swept: int = 0
     orphans: int = 0  # what still no row explains
     orphan_keys: tuple[str, ...] = field(default=())  # the first few
@@ -106,7 +107,8 @@ class SyncReport:
         """Raise IntegrityDoubt for lost videos and for keys with bytes that nobody could have put there.
 
         Raises GuardRefused where the patterns do not fit the bucket, and PartialFailure for operations that could not
-        be settled and for doubtful objects that were not reported before. All else is done.
+        be settled, for uploads that wait for the claim of a purge to end, and for doubtful objects that were not
+        reported before. All else is done.
         """
         doubts = []
         if self.lost_videos:
@@ -124,6 +126,12 @@ class SyncReport:
         troubles = []
         if failed:
             troubles.append(f"{many(failed, 'operation')} that killed runs left open could not be settled")
+        if self.claimed:
+            keys = ", ".join(self.claimed[:_NAMED])
+            troubles.append(
+                f"the service has stored other bytes at {many(len(self.claimed), 'key')} whose old bytes a purge has"
+                f" claimed, and a sync_catalog after the end of its claim takes them in: {keys}"
+            )
         if self.in_doubt:
             objects, named = many(self.in_doubt, "object"), "; ".join(self.in_doubt_keys)
             troubles.append(f"{objects} in doubt stayed out of the catalogue, told of once: {named}")

@@ -10,7 +10,7 @@ from reelkeeper.model import BlobState, Grace, Recorded, VideoState
 from reelkeeper.store.core.engine import changed, now
 from reelkeeper.store.lifecycle import notices
 from reelkeeper.store.tables import blobs, operations, videos
-from reelkeeper.store.videos.conditions import BY_ITS_USER, TAKEN_DOWN, retired
+from reelkeeper.store.videos.conditions import BY_ITS_USER, CLAIM_TIMEOUT, TAKEN_DOWN, retired
 
 _FACTS: Final = (
     "video_id",
@@ -53,19 +53,30 @@ class Restorable(NamedTuple):
 
 def find(session: Session, *, run_id: str | None, video_id: str | None, user_id: str | None) -> list[Restorable]:
     """List the videos of one run, video or user that can be restored, by video and generation."""
+    wanted = _wanted(run_id=run_id, video_id=video_id, user_id=user_id)
+    return [Restorable(*row) for row in session.execute(_candidates(BlobState.RETIRED).where(wanted))]
+
+
+def claimed(session: Session, *, run_id: str | None, video_id: str | None, user_id: str | None) -> dict[str, datetime]:
+    """Give the videos of one run, video or user whose bytes a purge has claimed, and when its claim ends."""
+    wanted = _wanted(run_id=run_id, video_id=video_id, user_id=user_id)
+    rows = session.execute(_candidates(BlobState.DELETING).add_columns(blobs.c.claimed_at).where(wanted))
+    return {row[0]: (row[-1] or now(session)) + CLAIM_TIMEOUT for row in rows}
+
+
+def _wanted(*, run_id: str | None, video_id: str | None, user_id: str | None) -> sa.ColumnElement[bool]:
     is_retired = videos.c.state.in_([VideoState.RETIRED, VideoState.LOST])
     swapped = sa.and_(videos.c.state == VideoState.LIVE, operations.c.id.is_not(None))
-    wanted = {
+    return {
         "run": sa.or_(sa.and_(is_retired, videos.c.run_id == run_id), sa.and_(swapped, operations.c.run_id == run_id)),
         "video": sa.and_(videos.c.id == video_id, sa.or_(is_retired, swapped)),
         "user": sa.and_(
             videos.c.user_id == user_id, is_retired, sa.func.coalesce(videos.c.retire_reason, "").not_in(BY_ITS_USER)
         ),
     }["run" if run_id else "video" if video_id else "user"]
-    return [Restorable(*row) for row in session.execute(_candidates().where(wanted))]
 
 
-def _candidates() -> sa.Select[tuple[object, ...]]:
+def _candidates(state: BlobState) -> sa.Select[tuple[object, ...]]:
     swap_to_take_back = sa.and_(
         operations.c.kind == "swap",
         operations.c.state == "done",
@@ -93,7 +104,7 @@ def _candidates() -> sa.Select[tuple[object, ...]]:
         )
         .where(
             # guard restore.candidates: what a purge has claimed is offered for restoring
-            blobs.c.state == BlobState.RETIRED,
+            blobs.c.state == state,
             # An abandoned upload or swap was never shown to anybody.
             # guard restore.never_shown: an abandoned upload is restored that nobody has ever seen
             sa.or_(blobs.c.id == videos.c.blob_id, blobs.c.generation < present.c.generation),

@@ -16,7 +16,7 @@ from reelkeeper.errors import Frozen, IntegrityDoubt, NotAVideo, ObjectChanged
 from reelkeeper.model import BlobState, Grace, Refusal, Transcode, VideoState
 from reelkeeper.operations.core.freeze import freeze, require_permission, thaw, why_frozen
 from reelkeeper.operations.lifecycle.purge import purge, settle_claims
-from reelkeeper.operations.lifecycle.restore import find_restorable, restore
+from reelkeeper.operations.lifecycle.restore import find_claimed, find_restorable, restore
 from reelkeeper.operations.lifecycle.retire import retire
 from reelkeeper.operations.videos import intents
 from reelkeeper.operations.videos.hold import hold
@@ -309,6 +309,10 @@ def test_what_a_purge_has_claimed_is_not_offered_for_restoring(world: World) -> 
     with transaction(world.workspace.engine, "test") as session:
         session.execute(sa.update(blobs).where(blobs.c.video_id == "v1").values(state=BlobState.DELETING))
     assert [blob.video_id for blob in find_restorable(world.workspace, user_id="ann")] == ["v2"]
+    (waiting,) = find_claimed(world.workspace, user_id="ann")
+    assert (waiting.video_id, waiting.action) == ("v1", "skipped")
+    assert "if they are still stored, they can be restored after" in waiting.reason
+    assert find_restorable(world.workspace, video_id="v1") == []  # and no word of bytes that are purged
 
 
 def test_bytes_that_were_never_shown_are_not_offered_for_restoring(world: World) -> None:

@@ -6,14 +6,14 @@ import pytest
 import sqlalchemy as sa
 
 from reelkeeper.errors import NotFound
-from reelkeeper.model import Grace
+from reelkeeper.model import BlobState, Grace, VideoState
 from reelkeeper.operations.lifecycle.retire import retire
 from reelkeeper.operations.lifecycle.why import Explained, explain
 from reelkeeper.operations.videos.hold import hold
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.store.core.engine import transaction
 from reelkeeper.store.core.leases import Lease
-from reelkeeper.store.tables import users, videos, view_days
+from reelkeeper.store.tables import blobs, users, videos, view_days
 from reelkeeper.store.videos.holds import HoldTerms
 from tests.faults.world import World
 from tests.policies import put_in_force
@@ -89,3 +89,16 @@ def test_of_a_retired_video_it_says_until_when_it_can_be_restored(kept: World, l
 def test_what_is_not_there_is_told(kept: World) -> None:
     with pytest.raises(NotFound, match="no video 'v9'"):
         explain(kept.workspace.engine, "v9", kept.workspace.bucket.prefix, lambda: True)
+
+
+def test_a_retired_video_that_is_held_or_claimed_is_not_promised_to_a_purge(world: World) -> None:
+    world.video("v1", state=VideoState.RETIRED, blob_state=BlobState.RETIRED, due=True)
+    due = why(world)
+    assert due.next_step.startswith("purge_retired")
+    assert due.next_at is not None
+    assert datetime.now(UTC) - due.next_at < timedelta(minutes=1)  # its grace is over: at the next run, not in the past
+    hold(world.workspace.engine, HoldTerms("video", "v1", "a dispute", "ann"))
+    assert (why(world).next_at, why(world).next_step[:36]) == (None, "no run touches it while it is held; ")
+    with transaction(world.workspace.engine, "test") as session:
+        session.execute(sa.update(blobs).values(state=BlobState.DELETING))
+    assert why(world).next_step.startswith("a purge has claimed its bytes")
