@@ -52,7 +52,7 @@ def one_at_a_time(session: Session) -> None:
 
 
 def related(session: Session, rules: Collection[str], periods: Collection[str]) -> Sequence[sa.Row[Any]]:
-    """Return the alerts of `rules` that are open, or that are of one of these periods whatever their state."""
+    """Return the alerts of `rules` that are open, or of one of these periods in any state."""
     wanted = sa.select(alerts).where(
         alerts.c.rule.in_(rules),
         sa.or_(alerts.c.state != AlertState.RESOLVED, alerts.c.period.in_(periods)),
@@ -61,15 +61,15 @@ def related(session: Session, rules: Collection[str], periods: Collection[str]) 
 
 
 def snoozes_in_force(session: Session) -> list[Snoozed]:
-    """Return the snoozes that have neither run out nor been ended."""
+    """Return the snoozes that have neither expired nor been ended."""
     columns = (snoozes.c[name] for name in Snoozed._fields)
-    # guard alerts.snooze_end: a snooze of an hour keeps alerts quiet for ever
+    # guard alerts.snooze_end: a snooze of an hour silences alerts for ever
     wanted = sa.select(*columns).where(snoozes.c.ended_at.is_(None), snoozes.c.until > Clock())
     return [Snoozed(*row) for row in session.execute(wanted.order_by(snoozes.c.until))]
 
 
 def open_new(session: Session, findings: Sequence[tuple[str, Finding]], run_id: str, at: datetime) -> None:
-    """Insert alerts (id, finding) that were not known."""
+    """Insert new alerts (id, finding)."""
     if findings:
         rows = [
             {
@@ -93,12 +93,12 @@ def see_again(session: Session, alert_id: str, finding: Finding, run_id: str, at
     if reopened:
         values |= {"first_at": at, "resolved_at": None, "acknowledged_at": None, "acknowledged_by": None}
     else:
-        del values["state"]  # acknowledged stays acknowledged
+        del values["state"]  # an acknowledged alert stays so
     session.execute(sa.update(alerts).where(alerts.c.id == alert_id).values(values))
 
 
 def touch(session: Session, ids: Collection[str], at: datetime) -> None:
-    """Record that alerts still hold, at a lower level than the reported one."""
+    """Record that alerts still fire, at a lower level than the reported one."""
     session.execute(sa.update(alerts).where(alerts.c.id.in_(ids)).values(last_at=at))
 
 

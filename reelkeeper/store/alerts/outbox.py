@@ -2,7 +2,7 @@
 
 Events for webhooks wait in it too; `store/alerts/webhooks` handles them, and only their id is made here.
 
-A row has only its state; a lease of the sink's name decides which process may send, and when.
+A row has only its state; a lease named for the sink decides which process may send, and when.
 """
 
 from collections.abc import Collection, Sequence
@@ -18,8 +18,8 @@ from reelkeeper.store.core.deployment import identity
 from reelkeeper.store.core.engine import Clock, now
 from reelkeeper.store.tables import alerts, leases, outbox
 
-_NAMES = UUID("6f0e3c1a-5d0b-4a53-9f5e-0c1f4a3b7d21")  # of the space that a message's public id is drawn from
-# guard outbox.for_people: an event of a webhook is posted to Slack, and reaches no endpoint
+_NAMES = UUID("6f0e3c1a-5d0b-4a53-9f5e-0c1f4a3b7d21")  # the namespace of messages' public ids
+# guard outbox.for_people: a webhook event is posted to Slack, and reaches no endpoint
 _FOR_PEOPLE = outbox.c.endpoint_id.is_(None)
 
 
@@ -74,9 +74,9 @@ def withdraw(session: Session, message_ids: Collection[int]) -> list[str]:
         .where(
             outbox.c.id.in_(message_ids),
             outbox.c.kind == MessageKind.ALERT,
-            # guard outbox.withdraw_untried: people hear that something began, and never that it is over
+            # guard outbox.withdraw_untried: people are told that an incident began, but not that it is over
             outbox.c.attempts == 0,
-            # guard outbox.withdraw_uncopied: the second sink tells that something began, and nobody that it is over
+            # guard outbox.withdraw_uncopied: the second sink has that an incident began, but not that it is over
             outbox.c.copied_at.is_(None),
         )
         .values(state=MessageState.WITHDRAWN)
@@ -86,7 +86,7 @@ def withdraw(session: Session, message_ids: Collection[int]) -> list[str]:
 
 
 def has_due(session: Session) -> bool:
-    """Return whether anything is to be sent now."""
+    """Return whether any message is due."""
     return session.execute(_due().limit(1)).scalar() is not None
 
 
@@ -126,7 +126,7 @@ def overdue(session: Session, seconds: float, *, tried: bool, limit: int) -> lis
     chosen = [
         _FOR_PEOPLE,
         outbox.c.state == MessageState.WAITING,
-        # guard outbox.copied_apart: a message that the second sink has is copied to it again
+        # guard outbox.copied_apart: a message is copied to the second sink again
         outbox.c.copied_at.is_(None),
         outbox.c.created_at <= Clock(-seconds),
         *([outbox.c.attempts > 0] if tried else []),
@@ -150,7 +150,7 @@ def mark_copied(session: Session, message_ids: Collection[int]) -> None:
 
 
 def count_waiting(session: Session) -> tuple[int, timedelta]:
-    """Count the waiting messages, and give the seconds that the oldest has waited."""
+    """Count the waiting messages, and return how long the oldest has waited."""
     row = session.execute(
         sa.select(sa.func.count(), sa.func.min(outbox.c.created_at), Clock()).where(
             _FOR_PEOPLE, outbox.c.state == MessageState.WAITING
@@ -161,7 +161,7 @@ def count_waiting(session: Session) -> tuple[int, timedelta]:
 
 
 def opens_in(session: Session, sink: str) -> timedelta:
-    """Return the seconds until the sink may be used: another run is sending, or its pace or Retry-After forbids it."""
+    """Return the time until the sink may be used: another run is sending, or its pace or Retry-After forbids it."""
     row = session.execute(sa.select(leases.c.expires_at, Clock()).where(leases.c.name == sink)).one_or_none()
     return max(row[0] - row[1], timedelta()) if row else timedelta()
 
@@ -182,9 +182,9 @@ def listed(session: Session, *, everything: bool, limit: int) -> list[Waiting]:
 def _due() -> sa.Select[tuple[int]]:
     before = outbox.alias()
     follows = sa.exists().where(before.c.id == outbox.c.after_id, before.c.state == MessageState.WAITING)
-    # guard outbox.waiting: a message that was sent is sent again with each run
-    # guard outbox.due: a message that failed is tried again at once, and the others wait behind it
-    # guard outbox.follows: people hear that it is over before they hear that it began
+    # guard outbox.waiting: each run sends a sent message again
+    # guard outbox.due: a failed message is tried again at once, and blocks the others
+    # guard outbox.follows: people are told that an incident is over before they are told that it began
     due = sa.select(outbox.c.id).where(outbox.c.state == MessageState.WAITING, outbox.c.due_at <= Clock(), ~follows)
     return due.where(_FOR_PEOPLE).order_by(outbox.c.id)
 

@@ -1,4 +1,4 @@
-"""Endpoints of webhooks, and the events that wait for them in the outbox. Time is the database's."""
+"""Store webhook endpoints, and the events that wait for them in the outbox. Time is the database's."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
@@ -68,7 +68,7 @@ def ended_jobs(session: Session, job_ids: Sequence[str]) -> list[sa.Row[Any]]:
 
 
 def hears(session: Session, event: EventType) -> bool:
-    """Whether any endpoint, enabled or not, asked for an event."""
+    """Whether any endpoint, enabled or not, subscribes to an event."""
     return any(not events or event in events for events in session.execute(sa.select(endpoints.c.events)).scalars())
 
 
@@ -79,7 +79,7 @@ def put(session: Session, happened: Sequence[Happened]) -> None:
 
 
 def put_each_apart(session: Session, happened: Sequence[Happened]) -> list[tuple[str, str, int]]:
-    """Do as `put`, with one event for each subject, in any order; return subject, endpoint and message of each."""
+    """Insert events like `put`, one for each subject, in any order; return subject, endpoint and message of each."""
     if not (rows := _messages(session, happened)):
         return []
     new = sa.insert(outbox).returning(outbox.c.subject, outbox.c.endpoint_id, outbox.c.id)
@@ -126,7 +126,7 @@ def count(session: Session) -> int:
 
 
 def rotate(session: Session, endpoint_id: str, secret: str, old_seconds: float) -> bool:
-    """Give an endpoint a new secret; the earlier one signs beside it for a while. False where there is no endpoint."""
+    """Set a new secret; the earlier one also signs messages for a while. False where there is no endpoint."""
     values = {"old_secret": endpoints.c.secret, "old_secret_until": Clock(old_seconds), "secret": secret}
     return _change(session, endpoint_id, values)
 
@@ -202,7 +202,7 @@ def find_due(session: Session, message_id: int) -> Delivery | None:
         _due()
         .add_columns(
             *(outbox.c.created_at, outbox.c.payload, outbox.c.attempts, endpoints.c.url, endpoints.c.secret),
-            # guard webhooks.old_secret: a secret that leaked signs for ever
+            # guard webhooks.old_secret: messages are signed with a leaked secret for ever
             old.label("old_secret"),
             Clock().label("at"),
         )
@@ -216,7 +216,7 @@ def find_due(session: Session, message_id: int) -> Delivery | None:
 
 
 def mark_sent(session: Session, message_id: int, endpoint_id: str, receipt: str) -> None:
-    """Record that an endpoint has accepted a message, and works."""
+    """Record that an endpoint has accepted a message, so that it works."""
     values = {"state": MessageState.SENT, "sent_at": Clock(), "receipt": receipt, "last_error": None}
     attempts = {"attempts": outbox.c.attempts + 1}
     session.execute(sa.update(outbox).where(*_waits(message_id)).values(values | attempts))
@@ -225,7 +225,7 @@ def mark_sent(session: Session, message_id: int, endpoint_id: str, receipt: str)
 
 
 def note_failure(session: Session, endpoint_id: str, error: str) -> Failing | None:
-    """Record that an endpoint has not accepted a message; return since when it fails. None: it was removed."""
+    """Record that an endpoint has not accepted a message; return since when it is failing. None: it was removed."""
     row = session.execute(
         sa.update(endpoints)
         .where(endpoints.c.id == endpoint_id)
@@ -245,21 +245,21 @@ def close(session: Session, endpoint_id: str, seconds: float) -> None:
 
 
 def put_off(session: Session, message_id: int, seconds: float, error: str) -> None:
-    """Let a message wait for so long before it is tried again."""
+    """Postpone the next attempt of a message by `seconds`."""
     values = {"due_at": Clock(seconds), "last_error": error, "attempts": outbox.c.attempts + 1}
     session.execute(sa.update(outbox).where(*_waits(message_id)).values(values))
 
 
 def give_up(session: Session, message_id: int, error: str) -> None:
-    """Give a message up, unless somebody has it replayed."""
+    """Give a message up, unless it is no longer waiting."""
     values = {"state": MessageState.GIVEN_UP, "last_error": error, "attempts": outbox.c.attempts + 1}
     session.execute(sa.update(outbox).where(*_waits(message_id)).values(values))
 
 
 def _open() -> sa.ColumnElement[bool]:
-    # guard webhooks.disabled: an endpoint that is disabled is sent to all the same
+    # guard webhooks.disabled: messages are sent to a disabled endpoint
     is_enabled = endpoints.c.disabled_at.is_(None)
-    # guard webhooks.closed: an endpoint that is down, or asked to wait, is asked without a pause
+    # guard webhooks.closed: an endpoint that is down, or asked for a pause, gets requests without a pause
     return sa.and_(is_enabled, endpoints.c.closed_until <= Clock())
 
 
@@ -272,11 +272,11 @@ def _due() -> sa.Select[tuple[int]]:
         waits,
         before.c.id < outbox.c.id,
     )
-    # guard webhooks.waiting: an event that was delivered is delivered again with each look
+    # guard webhooks.waiting: a delivered event is delivered again and again
     due = sa.select(outbox.c.id).where(outbox.c.endpoint_id == endpoints.c.id, outbox.c.state == MessageState.WAITING)
-    # guard webhooks.due: an event that failed is tried again at once, and is given up within a minute
+    # guard webhooks.due: a failed event is tried again at once, and given up within a minute
     due = due.where(outbox.c.due_at <= Clock())
-    # guard webhooks.order: a service hears that a video was restored before it hears that it was retired
+    # guard webhooks.order: a service learns that a video was restored before it learns that it was retired
     return due.where(~earlier)
 
 

@@ -1,4 +1,4 @@
-"""Sums of the charges of a range of days, for reports."""
+"""Sum the charges of a range of days, for reports."""
 
 from datetime import date
 from typing import NamedTuple
@@ -52,7 +52,7 @@ def billed(session: Session, day: date) -> tuple[int, int]:
 
 
 def by_sku(session: Session, first: date, last: date) -> list[SkuLine]:
-    """Sum the charges from day `first` to `last` by billed item, the dearest first."""
+    """Sum the charges from day `first` to `last` by billed item, the largest first."""
     billed = sa.func.sum(charges.c.billed_nanousd)
     rows = session.execute(
         sa.select(
@@ -77,7 +77,7 @@ def by_sku(session: Session, first: date, last: date) -> list[SkuLine]:
 def by_month(session: Session, first: date, last: date) -> dict[date, int]:
     """Sum what was billed from day `first` to `last`, by the first day of the month, in nano-dollars.
 
-    A month that was not charged from its first day on, such as the first of all, is not comparable and left out.
+    A month without charges from its first day on, such as the very first, is not comparable, and is left out.
     """
     year, month = (sa.extract(part, charges.c.day) for part in ("year", "month"))
     rows = session.execute(

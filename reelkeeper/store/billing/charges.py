@@ -1,4 +1,4 @@
-"""Charges of each UTC day, and their sums. Users' rows and the residual of user "" add up to the bill."""
+"""Store the charges of each UTC day, and sum them. Users' rows and the residual of user "" add up to the bill."""
 
 from collections.abc import Iterable, Iterator
 from datetime import date
@@ -23,7 +23,7 @@ _COLUMNS = [charges.c[name] for name in Charge._fields]
 
 
 class Sum(NamedTuple):
-    """The sum of charges for one user, service or day. The user "" has usage without an owner, and rounding."""
+    """The sum of charges for one user, service or day. The user "" is the residual, such as allowances and rounding."""
 
     key: str
     tier: str | None
@@ -44,14 +44,14 @@ class Settled(NamedTuple):
 
 
 def replace(session: Session, days: Iterable[date], new: Iterable[Charge]) -> None:
-    """Replace all charges of `days` with `new`. It may be repeated.
+    """Replace all charges of `days` with `new`. Safe to repeat.
 
-    Two replacements wait for each other, and nothing else waits for them; readers see the old charges until the commit.
+    Replacements wait for each other; readers do not wait, and see the old charges until the commit.
     """
     if session.get_bind().dialect.name == "postgresql":  # SQLite has one writer at a time anyway
-        # guard charges.turns: two that charge the same day charge it double, or fail
+        # guard charges.turns: two processes that charge the same day charge it twice, or fail
         session.execute(sa.text("LOCK TABLE charges IN SHARE ROW EXCLUSIVE MODE"))
-    # guard charges.replaced: a day that is charged twice is charged double
+    # guard charges.replaced: charging a day again doubles its charges
     session.execute(sa.delete(charges).where(charges.c.day.in_(list(days))))
     version = in_force(session).version
     rows = ({**charge._asdict(), "policy_version": version} for charge in new)
@@ -71,7 +71,7 @@ def between(session: Session, first: date, last: date) -> Iterator[Charge]:
 
 
 def sums(session: Session, by: By, first: date, last: date) -> list[Sum]:
-    """Sum the charges from day `first` to `last` in the database: days in order, other groups the dearest first."""
+    """Sum the charges from day `first` to `last` in the database: days in order, other groups largest first."""
     keys, column = _KEYS[by], charges.c
     query: sa.Select[Any] = (
         sa.select(*keys, *_totals())
@@ -86,7 +86,7 @@ def sums(session: Session, by: By, first: date, last: date) -> list[Sum]:
 
 
 def by_scope(session: Session, first: date, last: date, apart: Iterable[str] = ()) -> list[Charge]:
-    """Sum the charges of each day from `first` to `last` by service and tier, and separately for the users `apart`."""
+    """Sum the charges of each day from `first` to `last` by service and tier, and for the users `apart` separately."""
     column = charges.c
     user = sa.case((column.user_id.in_(list(apart)), column.user_id), else_="").label("user")
     query = (

@@ -1,4 +1,4 @@
-"""Holds on credits: opened, and ended once. Each change checks in its own WHERE whether it is still allowed."""
+"""Open holds on credits, and end each once. Each change checks in its own WHERE whether it is still allowed."""
 
 from typing import NamedTuple
 from uuid import uuid4
@@ -33,7 +33,7 @@ _BEGIN = sa.insert(credit_holds).values(
 
 
 def begin(session: Session, user_id: str, amount_microusd: int, *, lasting_seconds: int, price_book: str | None) -> str:
-    """Write an open hold; returns its id."""
+    """Insert an open hold; return its id."""
     hold_id = uuid4().hex
     session.execute(
         _BEGIN,
@@ -49,13 +49,13 @@ def begin(session: Session, user_id: str, amount_microusd: int, *, lasting_secon
 
 
 def close(session: Session, hold_id: str, state: HoldState, captured_microusd: int = 0) -> Held | None:
-    """End an open hold that covers the captured amount; None when there is no such hold."""
+    """End an open hold that covers the captured amount; None where there is none."""
     return _held_after(
         session,
         sa.update(credit_holds)
         .where(
             credit_holds.c.id == hold_id,
-            # guard ledger.hold_ends_once: a hold is captured and released, and its credits move twice
+            # guard ledger.hold_ends_once: a hold is both captured and released, and its credits move twice
             credit_holds.c.state == HoldState.OPEN,
             # guard ledger.hold_covers: more is charged than was held
             credit_holds.c.amount_microusd >= captured_microusd,
@@ -68,7 +68,7 @@ def close_overdue(session: Session, limit: int) -> list[Held]:
     """End as expired at most `limit` open holds whose time is over by the database's clock, the oldest first."""
     overdue = (
         sa.select(credit_holds.c.id)
-        # guard ledger.overdue: a hold is given back while its job is at work, and spent elsewhere
+        # guard ledger.overdue: a hold is released while its job runs, and the credits are spent elsewhere
         .where(credit_holds.c.state == HoldState.OPEN, credit_holds.c.expires_at <= Clock())
         .order_by(credit_holds.c.expires_at, credit_holds.c.id)
         .limit(limit)
@@ -98,7 +98,7 @@ def note_refund(session: Session, hold_id: str, amount_microusd: int) -> Held | 
     return _held_after(
         session,
         sa.update(credit_holds)
-        # guard ledger.refund_left: more is given back than was paid
+        # guard ledger.refund_left: more is refunded than was paid
         .where(credit_holds.c.id == hold_id, left >= amount_microusd)
         .values(refunded_microusd=credit_holds.c.refunded_microusd + amount_microusd),
     )

@@ -1,9 +1,9 @@
-"""Running totals of what the jobs of each scope have cost and will cost, so that no admission adds up jobs.
+"""Keep running totals of the past and expected cost of each scope's jobs, so that admissions need not sum jobs.
 
-The scope COMPRESSING has the cost of making videos smaller on a day.
+The scope COMPRESSING has a day's cost of compression.
 
 Transactions that admit or end a job hold the deployment row. The cost of a failed attempt is added without it; all
-write in the same order, so that there is no deadlock.
+write in the same order, to avoid deadlocks.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -19,7 +19,7 @@ from reelkeeper.store.core.engine import insert_into
 from reelkeeper.store.tables import job_totals
 
 COMPRESSING: Final = "compressing"
-IN_FLIGHT: Final = ""  # the period of what is admitted and not ended
+IN_FLIGHT: Final = ""  # the period of jobs admitted and not ended
 _FIGURES: Final = tuple(job_totals.c[name] for name in JobTotal._fields)
 
 
@@ -28,12 +28,12 @@ def _add(insert: postgresql.Insert | sqlite.Insert) -> sa.Insert:
     return insert.on_conflict_do_update(index_elements=["period", "scope"], set_=more)
 
 
-# built once: to build a statement costs more than to send it
+# built once: building a statement costs more than sending it
 _ADD: Final = {"sqlite": _add(sqlite.insert(job_totals)), "postgresql": _add(postgresql.insert(job_totals))}
 
 
 def add(session: Session, scopes: Sequence[str], by_period: Mapping[str, int], *, refusals: int = 0) -> None:
-    """Add micro-dollars to the total of each scope, by period, and refusals."""
+    """Add micro-dollars by period, and refusals, to the totals of each scope."""
     rows = [
         {"scope": scope, "period": period, "microusd": microusd, "refusals": refusals}
         for period, microusd in sorted(by_period.items())
@@ -45,7 +45,7 @@ def add(session: Session, scopes: Sequence[str], by_period: Mapping[str, int], *
 
 
 def add_within(session: Session, scope: str, period: str, microusd: int, most_microusd: int) -> bool:
-    """Add to a total unless it would pass `most_microusd`, and say whether it was added: two at once never pass it."""
+    """Add to a total unless it would exceed `most_microusd`, even with concurrent callers; return whether it did."""
     row = {"scope": scope, "period": period, "microusd": microusd, "refusals": 0}
     insert, total = insert_into(session, job_totals).values(row), job_totals.c.microusd
     more = insert.on_conflict_do_update(

@@ -1,11 +1,11 @@
-"""Double-entry bookkeeping: accounts, and the transfers between them. Operations decide what is allowed.
+"""Keep accounts of credits, and the transfers between them, in double entry. Operations decide what is allowed.
 
     user/ID        what the user may spend           never below zero
-    held/ID        what is set aside of it           never below zero
+    held/ID        what is set aside for work        never below zero
     house/grants   where granted credits come from   goes below zero: credits outstanding
     house/revenue  what was captured
 
-Each statement that takes credits checks in its own WHERE that they are there.
+Each statement that takes credits checks the balance in its own WHERE.
 """
 
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ _MOVED = (
     transfers.c.amount_microusd,
     transfers.c.at,
 )
-# Built once: to build a statement costs more than to send it.
+# Built once: building a statement costs more than sending it.
 _FIRST = sa.select(transfers.c.request_sha256, *_MOVED).where(transfers.c.idempotency_key == sa.bindparam("key"))
 _ADD = (
     sa.update(accounts)
@@ -39,10 +39,10 @@ _ADD = (
 _TAKE = _ADD.where(
     sa.or_(
         accounts.c.kind == AccountKind.HOUSE,
-        # guard ledger.balance: a user spends credits that he does not have
+        # guard ledger.balance: a user spends more credits than the balance
         accounts.c.balance_microusd >= -sa.bindparam("amount", type_=sa.BigInteger),
     ),
-    # guard ledger.once: the same request, sent twice, moves credits twice
+    # guard ledger.once: a repeated request moves credits twice
     ~sa.exists().where(transfers.c.idempotency_key == sa.bindparam("key", type_=sa.String)),
 )
 _TRANSFER = sa.insert(transfers).values(at=Clock()).returning(*_MOVED)
@@ -80,11 +80,11 @@ def open_accounts(session: Session, user_id: str) -> None:
 
 
 def first(session: Session, request: Request) -> Moved | None:
-    """Find the outcome of an earlier request with this key. Raises KeyReused if its parameters were others."""
+    """Find the outcome of an earlier request with this key. Raises KeyReused if its parameters differed."""
     row = session.execute(_FIRST, {"key": request.key}).one_or_none()
     if row is None:
         return None
-    # guard ledger.key_reused: a request is taken for another that had its key, and is never done
+    # guard ledger.key_reused: a new request gets the answer of another with the same key, and is never done
     if row.request_sha256 != request.sha256:
         raise KeyReused(
             f"idempotency key {request.key!r} was used at {row.at:%Y-%m-%d %H:%M:%S} for a {row.kind} of "
@@ -95,9 +95,9 @@ def first(session: Session, request: Request) -> Moved | None:
 
 
 def move(session: Session, amounts: Mapping[str, int], key: str = "") -> bool:
-    """Add `amounts` to the balances of their accounts; False, and nothing has changed, when the payer has too little.
+    """Add `amounts` to the balances of their accounts; False, and nothing is changed, when the payer has too little.
 
-    They sum to zero, and one of them is negative. Nothing changes either where there is a transfer with this `key`.
+    They sum to zero, and one is negative. Nothing is changed either where a transfer with this `key` exists.
     """
     (payer,) = (account for account, amount in amounts.items() if amount < 0)
     if sum(amounts.values()):
@@ -120,7 +120,7 @@ def record(
     amount_microusd: int,
     detail: Mapping[str, Any],
 ) -> Moved:
-    """Write the transfer and its entries, which are never changed."""
+    """Insert the transfer and its entries, which never change."""
     row = session.execute(
         _TRANSFER,
         {

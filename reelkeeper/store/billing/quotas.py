@@ -1,4 +1,4 @@
-"""Each user's stored and reserved bytes, kept by every change in its own transaction, and never counted twice.
+"""Keep each user's stored and reserved bytes: every change updates them in its own transaction, once.
 
     with counted(session, [video_id]):
         ...                                           # the change to these videos
@@ -20,7 +20,7 @@ from reelkeeper.store.core.engine import Clock, changed, checked, insert_into, o
 from reelkeeper.store.tables import blobs, operations, reservations, storage_accounts, users, videos
 from reelkeeper.store.videos.conditions import counts, stands_on
 
-_TIER_SETS: Final = 16  # whose statements are made once: those in force, and a few of before
+_TIER_SETS: Final = 16  # cached statements: for the tiers in force, and some earlier ones
 _LIVE = videos.join(blobs, blobs.c.id == videos.c.blob_id)
 _SIZE = sa.cast(sa.func.coalesce(sa.func.sum(blobs.c.size_bytes), 0), sa.BigInteger)  # PostgreSQL sums to NUMERIC
 
@@ -41,7 +41,7 @@ _RESERVE = sa.insert(reservations).values(
     created_at=Clock(),
     expires_at=Clock(sa.bindparam("lasting_seconds", type_=sa.Float)),
 )
-_IN_USE = sa.exists().where(  # an upload under way counts on it
+_IN_USE = sa.exists().where(  # an upload under way uses it
     operations.c.state == "open", operations.c.detail["reservation"].as_string() == reservations.c.id
 )
 
@@ -58,9 +58,9 @@ def live_bytes(session: Session, wanted: sa.ColumnElement[bool] | None = None) -
 def counted(
     session: Session, video_ids: Sequence[str] = (), *, standing_on: Sequence[int] | None = None
 ) -> Iterator[None]:
-    """Wrap a change to videos, or to those on some blobs, and book the change in bytes onto their users' accounts.
+    """Wrap a change to videos, or to those on some blobs, and record its bytes in their users' accounts.
 
-    The caller's transaction has locked the deployment row, as every change does: nothing else changes in the meantime.
+    The caller's transaction has locked the deployment row, as every change does, so nothing else changes meanwhile.
     """
     wanted = one_of(session, videos.c.id, video_ids) if standing_on is None else stands_on(session, standing_on)
     before = live_bytes(session, wanted)
@@ -70,10 +70,10 @@ def counted(
 
 
 def adjust(session: Session, deltas: Mapping[str, int]) -> None:
-    """Add `deltas`, of bytes already changed in this transaction, to what the users store.
+    """Add `deltas`, of bytes already changed in this transaction, to the users' stored bytes.
 
-    A user who was not counted yet is counted from the videos. So is one whose sum would be negative: a wrong count must
-    not prevent a right change.
+    A user without a count is counted from the videos. So is one whose sum would be negative: a wrong count must
+    not prevent a correct change.
     """
     moved = {user: delta for user, delta in sorted(deltas.items()) if delta}
     for user, delta in moved.items():
@@ -88,7 +88,7 @@ def adjust(session: Session, deltas: Mapping[str, int]) -> None:
 
 
 def ensure(session: Session, user_ids: Iterable[str]) -> int:
-    """Open storage accounts, counted from the videos, for users without one; returns how many."""
+    """Insert storage accounts, counted from the videos, for users without one; return how many."""
     wanted = list(user_ids)
     if not wanted:
         return 0
@@ -130,7 +130,7 @@ def _promise(tiers: tuple[str, ...]) -> sa.Update:
     return (
         sa.update(storage_accounts)
         # guard quota.room: a user stores more than the quota
-        # guard quota.once: the same upload, asked for twice, reserves its bytes twice
+        # guard quota.once: a repeated request reserves its bytes twice
         .where(storage_accounts.c.user_id == sa.bindparam("owner"), taken + size <= quota, is_new)
         .values(reserved_bytes=storage_accounts.c.reserved_bytes + size)
     )
@@ -139,9 +139,9 @@ def _promise(tiers: tuple[str, ...]) -> sa.Update:
 def promise(
     session: Session, user_id: str, size_bytes: int, key: str, by_tier: Mapping[str, int], *, lasting_seconds: int
 ) -> bool:
-    """Reserve bytes if they fit into the user's quota; False, and nothing has changed, if not, or if it is unknown.
+    """Reserve bytes if they fit into the user's quota; False, and nothing is changed, if not, or if it is unknown.
 
-    Nothing changes either where the reservation `key` exists. `by_tier` has the bytes that each tier grants. The user's
+    Nothing is changed either where the reservation `key` exists. `by_tier` has each tier's quota in bytes. The user's
     stored, reserved and allowed bytes are read in the UPDATE itself.
     """
     statement = _promise(tuple(by_tier))
@@ -163,7 +163,7 @@ def find(session: Session, key: str) -> Reserved | None:
 
 
 def is_in_use(session: Session, key: str) -> bool:
-    """Return whether an upload under way counts on a reservation."""
+    """Return whether an upload under way uses a reservation."""
     return session.execute(sa.select(reservations.c.id).where(reservations.c.id == key, _IN_USE)).scalar() is not None
 
 
@@ -171,8 +171,8 @@ def end(session: Session, key: str, state: ReservationState, *, even_in_use: boo
     """End an open reservation; None where it is not open. Its bytes stay reserved until `take_back`."""
     row = session.execute(
         sa.update(reservations)
-        # guard quota.ends_once: bytes are given back twice, and the user stores more than the quota
-        # guard quota.release_in_use: the bytes of an upload under way are promised to another
+        # guard quota.ends_once: bytes are released twice, and the user stores more than the quota
+        # guard quota.release_in_use: the bytes of an upload under way are reserved for another
         .where(reservations.c.id == key, _OPEN, sa.true() if even_in_use else ~_IN_USE)
         .values(state=state, settled_at=Clock())
         .returning(*_RESERVED)
@@ -183,7 +183,7 @@ def end(session: Session, key: str, state: ReservationState, *, even_in_use: boo
 def take_back(session: Session, user_id: str, size_bytes: int) -> bool:
     """Release reserved bytes; False, and nothing changed, when fewer are reserved."""
     reserved = storage_accounts.c.reserved_bytes
-    # guard quota.covered: the reserved bytes of a user fall below zero, which is room for more
+    # guard quota.covered: a user's reserved bytes fall below zero, which extends the quota
     theirs = sa.update(storage_accounts).where(storage_accounts.c.user_id == user_id, reserved >= size_bytes)
     return changed(session, theirs.values(reserved_bytes=reserved - size_bytes)) == 1
 
@@ -197,15 +197,15 @@ def overdue(session: Session) -> tuple[int, int]:
 
 def expiring(session: Session, limit: int) -> list[Reserved]:
     """List at most `limit` expired open reservations, without those that an upload under way uses."""
-    # guard quota.expire_in_use: the reservation of a slow upload expires under it
-    # guard quota.overdue: reservations expire at once, and uploads lose their room
+    # guard quota.expire_in_use: the reservation of a slow upload expires during the upload
+    # guard quota.overdue: reservations expire at once, and uploads lose their bytes
     query = sa.select(*_RESERVED).where(_OPEN, reservations.c.expires_at <= Clock(), ~_IN_USE)
     rows = session.execute(query.order_by(reservations.c.expires_at, reservations.c.id).limit(limit))
     return [Reserved._make(row) for row in rows]
 
 
 def set_quota(session: Session, user_id: str, quota_bytes: int | None) -> None:
-    """Set the bytes that a user may store; None: as the tier grants."""
+    """Set the bytes that a user may store; None: the tier's quota."""
     ensure(session, [user_id])
     theirs = sa.update(storage_accounts).where(storage_accounts.c.user_id == user_id)
     session.execute(theirs.values(quota_bytes=quota_bytes))

@@ -4,11 +4,11 @@
     balance          an account                              the sum of its entries
     held             a user's credits that are set aside     the sum of the open holds
     spent            what was captured and not refunded      the same by the transfers
-    used_bytes       what a user stores                      the present bytes of the videos that count
-    reserved_bytes   what a user was promised                the sum of the open reservations
+    used_bytes       a user's stored bytes                   the present bytes of the videos that count
+    reserved_bytes   a user's reserved bytes                 the sum of the open reservations
     in_flight        what jobs in flight will cost, by scope the sum of their expected costs
 
-All is read in one snapshot (`engine.reading`), so that concurrent changes are in all of it or in none.
+All is read from one snapshot (`engine.reading`), so that a concurrent change is in all totals or in none.
 """
 
 from typing import Any, Final
@@ -33,9 +33,9 @@ from reelkeeper.store.tables import (
 from reelkeeper.store.tables import job_totals as totals
 from reelkeeper.store.videos.conditions import counts
 
-MAX_OF_A_KIND: Final = 200  # mismatches that one recount lists of each kind: a person reads a few
+MAX_OF_A_KIND: Final = 200  # mismatches that one recount lists of each kind
 _Select = sa.Select[Any]
-_KEPT: Final = {  # figures that are only a copy of their record: they may be written anew
+_KEPT: Final = {  # figures derived from records, which may be corrected
     "balance": (accounts.c.id, accounts.c.balance_microusd),
     "used_bytes": (storage_accounts.c.user_id, storage_accounts.c.used_bytes),
     "reserved_bytes": (storage_accounts.c.user_id, storage_accounts.c.reserved_bytes),

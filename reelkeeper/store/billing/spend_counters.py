@@ -1,4 +1,4 @@
-"""Running totals of the spend of each day, and the expected cost of the jobs in flight."""
+"""Keep running totals of each day's spend, and sum the expected cost of the jobs in flight."""
 
 from datetime import date, datetime
 from typing import Final
@@ -12,7 +12,7 @@ from reelkeeper.store.jobs.queue import leads
 from reelkeeper.store.tables import jobs, spend_days
 
 _DAY: Final = spend_days.c.charged_microusd + spend_days.c.generated_microusd
-# A job that was admitted before its cost was noted counts with its price, which is no less.
+# A job admitted before costs were recorded counts at its price, which is at least its cost.
 _COST: Final = sa.func.coalesce(jobs.c.quoted_cost_microusd, jobs.c.price_microusd)
 
 

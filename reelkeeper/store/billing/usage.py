@@ -1,4 +1,4 @@
-"""Usage of each UTC day, by user and by source. A day without a row is unknown, which is not zero.
+"""Store the usage of each UTC day, by user and source. A day without a row is unknown, which is not zero.
 
 Only `record` writes. Usage that both the store and Cloudflare counted has a row from each.
 """
@@ -13,7 +13,7 @@ from reelkeeper.model.money import Metric, UsageSource, Used
 from reelkeeper.store.core.engine import insert_into
 from reelkeeper.store.tables import usage_days
 
-PEAKS = (Metric.STORED_BYTES, Metric.USERS)  # of a day the largest is kept; of all others the sum
+PEAKS = (Metric.STORED_BYTES, Metric.USERS)  # a day keeps the largest value; all other metrics are sums
 KEY = ("day", "metric", "source", "resource", "storage_class", "user_id")
 _BATCH = 2_000
 _ONE_DAY = timedelta(days=1)
@@ -56,7 +56,7 @@ def days(
 ) -> Iterator[Used]:
     """Stream the usage from day `first` to `last`, by day; filtered by source, and by users or account.
 
-    `of_users`: True gives what users used, False the account as a whole.
+    `of_users`: True for the usage of users, False for the account as a whole.
     """
     column = usage_days.c
     query = (

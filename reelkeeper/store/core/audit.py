@@ -1,13 +1,13 @@
-"""The record of everything done to customers' data: append-only, and hash-chained, so that a change to it shows.
+"""Keep the record of everything done to customers' data: append-only and hash-chained, so that a change is detected.
 
 seal = sha256(salt + canonical JSON of what may be personal: video, user and detail)
 digest = sha256(previous digest + canonical JSON of the rest, of the figures in the detail, and of the seal)
 
 Each event has its own random salt for its personal part. To erase a user, the salt is deleted with the personal part:
-the seal then reveals nothing of it, and the chain still verifies. An `erase_events` later in the record lists each
+the seal then reveals nothing, and the chain still verifies. A later `erase_events` in the record lists each
 event that was erased: without it, a missing part counts as tampering.
 
-Length and last digest are in the deployment row, so a truncated record shows too. A person who can rewrite the whole
+Length and last digest are in the deployment row, so truncation is detected too. A person who can rewrite the whole
 database can rewrite the chain: copy `audit_head` elsewhere.
 """
 
@@ -25,24 +25,24 @@ from reelkeeper.errors import IntegrityDoubt
 from reelkeeper.store.core.engine import Clock
 from reelkeeper.store.tables import audit_events, deployment
 
-ERASED = "erase_events"  # what was erased, by the numbers of the events
+ERASED = "erase_events"  # events were erased: their numbers
 REPLACED = "replace"  # other bytes were put at a key of the service's
 _BATCH = 2_000
 _SALT_BYTES = 16
 _LOCKED = (
     sa.select(deployment.c.audit_events, deployment.c.audit_head, deployment.c.policy_version)
-    # guard audit.one_chain: two who write at once make two chains, and a change to either shows no more
+    # guard audit.one_chain: concurrent writers fork the chain, and changes are no longer detected
     .with_for_update()
     .subquery()
 )
-_END = sa.select(_LOCKED, Clock())  # the clock is read once the row is locked, so that times only grow
+_END = sa.select(_LOCKED, Clock())  # the clock is read with the row locked, so that times only increase
 _APPEND = sa.insert(audit_events)
 _MOVE_END = sa.update(deployment).values(audit_events=sa.bindparam("length"), audit_head=sa.bindparam("head"))
 _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
 
 
 class Event(NamedTuple):
-    """Something that was done, by which run, to what. `detail` is JSON."""
+    """Something that a run did, and to what. `detail` is JSON."""
 
     event: str
     run_id: str
@@ -91,7 +91,7 @@ def verify(session: Session) -> int:
         for row in _stream(session, sa.select(audit_events).order_by(audit_events.c.id)):
             place += 1
             recorded = _recorded(row)
-            # guard audit.verified: a change to the record shows to nobody
+            # guard audit.verified: nobody notices a change to the record
             if (row.id, row.previous, row.digest, row.seal) != (
                 place,
                 previous,
@@ -105,15 +105,15 @@ def verify(session: Session) -> int:
                 erased[place] = row.user_id
             elif row.event == ERASED:
                 for number in row.detail["events"]:
-                    # guard audit.erased_as: what one erased user did stands under the pseudonym of another
+                    # guard audit.erased_as: an erased user's event is moved to another's pseudonym unnoticed
                     if erased.pop(number, None) != row.user_id:
                         raise IntegrityDoubt(f"audit event {number} was not erased, although event {place} says so")
     except (ValueError, TypeError) as error:
         raise IntegrityDoubt(f"audit event {place + 1}, or one shortly after it, cannot be read: {error}") from error
-    # guard audit.erased: somebody takes out of an event what it says, and it passes for a user's erasure
+    # guard audit.erased: removing the contents of an event passes for a user's erasure
     if erased:
         raise IntegrityDoubt(f"audit event {min(erased)} has lost its details, and no event records their erasure")
-    # guard audit.end: the last events are cut off the record
+    # guard audit.end: the last events are cut off unnoticed
     if (place, previous) != (length, head):
         raise IntegrityDoubt(
             f"the audit record has {place} events ending in {previous[:12] or 'nothing'}, but the deployment row says "
@@ -153,7 +153,7 @@ def purged_after(session: Session, position: int, limit: int) -> tuple[list[tupl
 
 
 def begun_before(session: Session, seconds: float) -> int:
-    """Return the number of the newest event older than `seconds`; 0 where there is none."""
+    """Return the number of the newest event older than `seconds`; 0 if there is none."""
     older = sa.select(sa.func.max(audit_events.c.id)).where(audit_events.c.at < Clock(-seconds))
     return int(session.execute(older).scalar() or 0)
 
@@ -203,13 +203,13 @@ def erase(session: Session, places: Sequence[int], pseudonym: str, *, run_id: st
 
 def _require_erased(recorded: Recorded) -> None:
     event = recorded.event
-    # guard audit.erased_empty: words are put into an event that was erased, and nobody sees that they are not its own
+    # guard audit.erased_empty: text is added to an erased event unnoticed
     if event.video_id is not None or event.detail != _figures(event.detail):
         raise IntegrityDoubt(f"audit event {recorded.id} was erased, but contains more than figures")
 
 
 def _figures(detail: Mapping[str, Any]) -> dict[str, Any]:
-    """Keep of a detail what may stay when its user is erased: numbers, true, false and null, and no text."""
+    """Return the parts of a detail that stay when its user is erased: numbers, true, false and null, but no text."""
     return {name: value for name, value in detail.items() if value is None or isinstance(value, int | float)}
 
 
@@ -228,5 +228,5 @@ def _digest(previous: str, place: int, at: datetime, event: Event, seal: str) ->
         "figures": _figures(event.detail),
         "seal": seal,
     }
-    # guard audit.chained: an event is rewritten with its digest, and the rest still fits
+    # guard audit.chained: an event is rewritten with a new digest, and the later events still verify
     return hashlib.sha256(f"{previous}{_canonical(whole)}".encode()).hexdigest()

@@ -1,6 +1,6 @@
-"""Back a store up while it is in use, and restore it: verified first, into an empty store, and frozen.
+"""Back up a store while it is in use, and restore it, verified, into an empty store that is then frozen.
 
-Yesterday's store does not know today's objects. Until `sync_catalog` has compared the two, nothing may change.
+Yesterday's store does not know today's objects: nothing may change until `sync_catalog` has compared the two.
 
 A PostgreSQL store becomes one ZIP file: COPY of each table as CSV, and metadata. pg_dump is not used: it must be as new
 as the server, and is not installed where only the wheels are.
@@ -37,7 +37,7 @@ _SUFFIX = {"sqlite": "sqlite3", "postgresql": "zip"}
 
 
 def backup(engine: sa.Engine, target: Path) -> Path:
-    """Copy the store as it is at one moment, with `NAME.sha256` beside it; readers and writers go on.
+    """Copy the store as of one moment, with `NAME.sha256` beside it, while readers and writers continue.
 
     `target` is a new file, or a folder in which the file is named after the time. SQLite: a database file; PostgreSQL:
     a ZIP of CSV files. Raises SchemaError, FileExistsError.
@@ -154,7 +154,7 @@ def read_dump(session: Session, path: Path, revision: str) -> None:
                 f"{path} has schema {manifest['revision']}, but this version needs {revision}. Restore it with the "
                 "version that made it, then run `reelkeeper db upgrade`"
             )
-        # Videos and blobs point at each other: one of the two references is laid down when both are full.
+        # Videos and blobs refer to each other: one of the two references is set when both tables are filled.
         session.execute(sa.text("ALTER TABLE videos DROP CONSTRAINT fk_videos_blob"))
         for table in _METADATA.sorted_tables:
             with archive.open(_member(table)) as file:

@@ -1,4 +1,4 @@
-"""The stored state of rules and control loops: one row of `controls` for each, by name."""
+"""Store the state of rules and control loops: one row of `controls` for each, by name."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -65,14 +65,14 @@ def fresh(session: Session, name: str, seconds: float) -> dict[str, Any] | None:
 
 
 def locked(session: Session, name: str) -> tuple[dict[str, Any], datetime]:
-    """Read and lock the state of `name` until the transaction ends; gives the time, too.
+    """Read and lock the state of `name` until the transaction ends; return it and the time.
 
     PostgreSQL ends the transaction of a process that is suspended within it; on SQLite all writers wait until it
     resumes.
     """
     if session.get_bind().dialect.name == "postgresql":
         session.execute(_WAKE)
-    # guard claims.turns: two who claim at once pass the limit of what runs at once
+    # guard claims.turns: two concurrent claims exceed the limit of jobs at once
     asked = sa.select(controls.c.state, Clock()).where(controls.c.name == name).with_for_update()
     row = session.execute(asked).one_or_none()
     if row is None:

@@ -1,4 +1,4 @@
-"""The deployment: its identity, whether changes are frozen, the bucket's contract, and when each flow succeeded.
+"""Store the deployment's identity, its freeze, the bucket's contract, and when each flow last succeeded.
 
 Every change locks the deployment row first. So a confirmed freeze or hold is seen by every change that commits after
 it; and the audit record, whose last digest is in the same row, keeps that order.
@@ -40,18 +40,18 @@ def identity(session: Session) -> str:
 
 
 def knows_objects(session: Session) -> bool:
-    """Whether the catalogue has ever known an object: then its bucket has an identity object."""
+    """Whether the catalogue has ever had an object: then its bucket has an identity object."""
     return session.execute(sa.select(blobs.c.id).limit(1)).scalar() is not None
 
 
 def made_at(session: Session) -> datetime:
-    """Read when the store was made."""
+    """Read when the store was created."""
     made: datetime = session.execute(sa.select(deployment.c.created_at)).scalar_one()
     return made
 
 
 def stopped(session: Session, *, locked: bool = False) -> Stopped | None:
-    """Read when, by whom and why changes were stopped; None while they are allowed. `locked` keeps it so.
+    """Read when, by whom and why changes were stopped; None while they are allowed. `locked` locks the row.
 
     The transaction then also knows which policies are in force.
     """

@@ -32,11 +32,11 @@ from reelkeeper.store.core.failures import explained
 from reelkeeper.store.tables.columns import UtcDateTime
 
 BUSY_TIMEOUT_SECONDS = 30
-# PostgreSQL: how long a connection may take (psycopg's default is 130 s), and when one that went silent is given up:
-# after 30 s without a word, three questions 10 s apart (libpq, "Parameter Key Words"). The URL may say otherwise.
+# PostgreSQL: the time for a connection (psycopg's default is 130 s), and when a silent one is given up:
+# after 30 s, by three keepalives 10 s apart (libpq, "Parameter Key Words"). The URL may override them.
 _PATIENCE = {"connect_timeout": 10, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
 _UNHURRIED = sa.text("SET LOCAL synchronous_commit = off")
-_FLUSH = sa.text("SELECT pg_logical_emit_message(true, 'flush', '')")  # the least that a commit waits for
+_FLUSH = sa.text("SELECT pg_logical_emit_message(true, 'flush', '')")  # the smallest record that a commit waits for
 _FLUSHED_AFTER = "flushed after"
 _READING = {"sqlite": {"sqlite_begin": "DEFERRED"}, "postgresql": {"isolation_level": "REPEATABLE READ"}}
 
@@ -49,7 +49,7 @@ def open_engine(url: str) -> sa.Engine:
     """
     try:
         parsed = sa.make_url(url)
-    except (sa.exc.ArgumentError, ValueError):  # its message may hold the password, where that is not quoted
+    except (sa.exc.ArgumentError, ValueError):  # its message may contain the password, if that is not quoted
         raise Misconfigured(
             "database_url is not a valid URL; write sqlite:///FILE or "
             "postgresql+psycopg://USER:PASSWORD@HOST/DATABASE, and %40 for an @ in a password"
@@ -100,11 +100,11 @@ def _prepare_sqlite(connection: DBAPIConnection, _record: object) -> None:
 
 def _begin_sqlite(connection: sa.Connection) -> None:
     mode = connection.get_execution_options().get("sqlite_begin", "IMMEDIATE")
-    connection.exec_driver_sql(f"BEGIN {mode}")  # a word of ours: DEFERRED or IMMEDIATE
+    connection.exec_driver_sql(f"BEGIN {mode}")  # DEFERRED or IMMEDIATE, from this module
 
 
 def limit_lock_waits(engine: sa.Engine, seconds: float) -> None:
-    """Limit how long a statement of this engine waits for locks; it then fails as if the store did not answer."""
+    """Limit how long a statement of this engine waits for locks; then it fails as if the store did not answer."""
 
     def limit(connection: DBAPIConnection, _record: object) -> None:
         cursor, milliseconds = connection.cursor(), int(seconds * 1_000)
@@ -112,11 +112,11 @@ def limit_lock_waits(engine: sa.Engine, seconds: float) -> None:
             cursor.execute(f"PRAGMA busy_timeout = {milliseconds}")
         else:
             cursor.execute(f"SET lock_timeout = {milliseconds}")
-            connection.commit()  # or it ends with the first rollback
+            connection.commit()  # otherwise the first rollback undoes it
         cursor.close()
 
     sa.event.listen(engine, "connect", limit)
-    engine.dispose()  # connections from before it
+    engine.dispose()  # drops connections opened before
 
 
 @contextmanager
@@ -166,7 +166,7 @@ def reading(engine: sa.Engine) -> Iterator[Session]:
 
 
 def changed(session: AnySession, statement: sa.Update | sa.Delete, **parameters: Any) -> int:  # noqa: ANN401  the statement's own
-    """Execute an UPDATE or DELETE and return how many rows it changed: the answer of a compare-and-set."""
+    """Execute an UPDATE or DELETE, such as a compare-and-set; return how many rows it changed."""
     return cast("sa.CursorResult[Any]", session.execute(statement, parameters)).rowcount
 
 
@@ -178,7 +178,7 @@ def insert_into(session: AnySession, table: sa.Table) -> postgresql.Insert | sql
 def one_of(
     session: AnySession, column: sa.Column[Any], values: Sequence[int] | Sequence[str]
 ) -> sa.ColumnElement[bool]:
-    """Say that a column has one of many values, given as one parameter: a thousand parameters take 2 ms of CPU."""
+    """Build the condition `column IN values` with one parameter: a thousand parameters take 2 ms of CPU."""
     if session.get_bind().dialect.name == "sqlite":
         given = json.dumps(list(values), ensure_ascii=False)
         return column.in_(sa.select(sa.column("value")).select_from(sa.func.json_each(given)))
@@ -186,7 +186,7 @@ def one_of(
 
 
 def checked(condition: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
-    """Build the condition that a condition holds, without offering it for a search by index: the rows are found by id.
+    """Wrap a condition so that no index is used for it: the rows are found by id.
 
     Otherwise SQLite prefers the index of a state, and reads all rows of that state.
     """

@@ -1,4 +1,4 @@
-"""Explain why the store does not answer: which host and port, which setting names it, and what to check.
+"""Explain why the store does not answer, with host and port, the setting that names it, and what to check.
 
 The password is never shown: libpq's messages have none, and it is removed from the URL.
 """
@@ -16,7 +16,7 @@ from reelkeeper.errors import Misconfigured, ReelkeeperError, Unavailable
 from reelkeeper.redaction import redacted
 
 _SETTING: Final = "REELKEEPER_DATABASE_URL"
-# What libpq and the server say, in English; another language gets the general words, with what was said.
+# English messages of libpq and the server; for other languages the general text quotes the message.
 _CAUSES: Final[tuple[tuple[str, type[ReelkeeperError], str], ...]] = (
     (r"authentication failed|no password supplied|no pg_hba\.conf entry", Misconfigured, "it refuses the user"),
     (r"role .* does not exist", Misconfigured, "it knows no such user"),
@@ -38,7 +38,7 @@ _CAUSES: Final[tuple[tuple[str, type[ReelkeeperError], str], ...]] = (
     (r"No space left on device|could not extend file", Unavailable, "the disk of PostgreSQL is full: free some there"),
 )
 _OUTAGES: Final = {"08", "28", "3D", "53", "57"}  # SQLSTATE: connection, login, no such database, resources, stopped
-_SAID: Final = 300  # characters of what the driver said
+_SAID: Final = 300  # characters of the driver's message
 
 
 def explained(error: sa.exc.DBAPIError, url: sa.URL) -> ReelkeeperError | None:

@@ -1,4 +1,4 @@
-"""Leases: the right to work on something for a limited time, with a token that fences off earlier holders.
+"""Grant leases: the right to work on something for a limited time, with a token that fences off earlier holders.
 
 Rows are never deleted, so no token is used twice. Times are the database's; a holder's own clock decides nothing here.
 """
@@ -32,10 +32,10 @@ class Lease(NamedTuple):
 def acquire(engine: sa.Engine, names: Sequence[str], holder: str, seconds: float = LEASE_SECONDS) -> list[Lease]:
     """Grant `holder` those of `names` that are free or expired, in their order; the others are left out.
 
-    It never waits for another holder: a lease that is being renewed or taken at this moment is left to that holder.
+    It never waits: a lease that is being renewed or taken at this moment is left to that holder.
     """
     granted: dict[str, Lease] = {}
-    for batch in _batches(sorted(set(names))):  # one order for all, so that two runs never wait crosswise
+    for batch in _batches(sorted(set(names))):  # one order for all, to avoid deadlocks
         # guard leases.free_only: two runs hold one lease
         free = sa.select(leases.c.name).where(leases.c.name.in_(batch), leases.c.expires_at <= Clock())
         with transaction(engine, "leases.acquire") as session:
@@ -46,7 +46,7 @@ def acquire(engine: sa.Engine, names: Sequence[str], holder: str, seconds: float
             rows = session.execute(
                 sa.update(leases)
                 .where(leases.c.name.in_(free.with_for_update(skip_locked=True)))
-                # guard leases.new_token: who held the lease before is not told apart from who holds it now
+                # guard leases.new_token: an earlier holder cannot be told from the present one
                 .values(holder=holder, token=leases.c.token + 1, expires_at=Clock(seconds))
                 .returning(*_COLUMNS)
             )
@@ -55,11 +55,11 @@ def acquire(engine: sa.Engine, names: Sequence[str], holder: str, seconds: float
 
 
 def renew(engine: sa.Engine, taken: Sequence[Lease], seconds: float = LEASE_SECONDS) -> list[Lease]:
-    """Extend `taken` and return those that are still ours: the same name was not granted again since."""
+    """Extend those of `taken` that are still ours, as nobody else was granted the name since; return them."""
     ours: set[Lease] = set()
     for batch in _batches(taken):
         with transaction(engine, "leases.renew") as session:
-            # guard leases.renew_own: a run renews what another has taken over
+            # guard leases.renew_own: a run renews a lease that another has taken over
             extend = sa.update(leases).where(_WHOLE.in_(batch)).values(expires_at=Clock(seconds)).returning(*_COLUMNS)
             ours |= {Lease(*row) for row in session.execute(extend)}
     return [lease for lease in taken if lease in ours]
@@ -69,7 +69,7 @@ def release(engine: sa.Engine, taken: Sequence[Lease]) -> None:
     """Release `taken`; those already lost are left alone. A released lease is no longer `current`."""
     for batch in _batches(taken):
         with transaction(engine, "leases.release") as session:
-            # guard leases.release_own: a run that lost its lease ends that of its successor
+            # guard leases.release_own: a run that lost its lease releases its successor's
             session.execute(sa.update(leases).where(_WHOLE.in_(batch)).values(expires_at=Clock(), holder=""))
 
 
@@ -82,14 +82,14 @@ def holder(engine: sa.Engine, name: str) -> str | None:
 
 def standing(session: Session, lease: Lease) -> bool:
     """Whether `lease` is still its holder's and has not expired: for workers under another run's lease."""
-    # guard leases.still_running: a helper works for a run whose lease has run out
+    # guard leases.still_running: a helper works for a run whose lease has expired
     held = sa.select(leases.c.token).where(sa.tuple_(*lease) == _WHOLE, leases.c.expires_at > Clock())
     return session.execute(held).scalar() is not None
 
 
 def current(session: Session, lease: Lease) -> bool:
     """Whether `lease` is still the last one of its name; if so, lock it until the transaction ends."""
-    # guard leases.current: a run acts after another has taken over
+    # guard leases.current: a run changes data after another has taken over
     ours = sa.select(leases.c.token).where(sa.tuple_(*lease) == _WHOLE)
     return session.execute(ours.with_for_update()).scalar() is not None
 

@@ -1,4 +1,4 @@
-"""The version of the policies in force, and the document of every version.
+"""Store the document of every policy version, and which one is in force.
 
 The deployment row names the version and the digest of its document, so a transaction that has read that row knows both.
 """
@@ -14,11 +14,11 @@ from reelkeeper.store.tables import deployment, policy_versions
 
 VERSION: Final = (deployment.c.policy_version, deployment.c.policy_digest)
 _IN_FORCE: Final = sa.select(*VERSION)
-_TOLD: Final = "policies in force"  # in a session's info: the transaction that read the row, and what it said
+_TOLD: Final = "policies in force"  # in a session's info: the transaction that read the row, and its version
 
 
 class Mark(NamedTuple):
-    """A version and the digest of its document. Version 0, without a digest, is what Reelkeeper ships."""
+    """A version and the digest of its document. Version 0, without a digest, is the shipped policies."""
 
     version: int
     digest: str
@@ -64,9 +64,9 @@ def history(session: Session) -> list[Version]:
 def put_in_force(
     session: Session, written: dict[str, Any], digest: str, *, after: int, author: str, reason: str
 ) -> int | None:
-    """Write a version and put it in force; None, and nothing written, where another came since version `after`."""
+    """Insert a version and put it in force; None, and nothing written, if another was applied since `after`."""
     version = after + 1
-    # guard policy.after: one who applies policies undoes those of another unseen
+    # guard policy.after: applying policies undoes another person's policies unnoticed
     swap = sa.update(deployment).where(deployment.c.policy_version == after)
     if not changed(session, swap.values(policy_version=version, policy_digest=digest)):
         return None

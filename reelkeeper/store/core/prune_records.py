@@ -52,9 +52,9 @@ class Kind(NamedTuple):
 
 
 def _message(cutoff: datetime) -> sa.ColumnElement[bool]:
-    """Say in SQL which messages may be deleted: not those that reported an open alert.
+    """Build the condition for messages that may be deleted: not those that reported an open alert.
 
-    Messages that wait for an endpoint that has been disabled for as long may be deleted, too.
+    Messages for an endpoint that has been disabled for as long may be deleted, too.
     """
     open_ = sa.select(alerts.c.message_id).where(
         alerts.c.state != AlertState.RESOLVED, alerts.c.message_id.is_not(None)
@@ -74,7 +74,7 @@ def _plan(cutoff: datetime) -> sa.ColumnElement[bool]:
 
 
 def _old_plan(cutoff: datetime) -> sa.ColumnElement[bool]:
-    """Say in SQL which plans are old: not a flow's last, nor the last applied of all, nor one under way."""
+    """Build the condition for old plans: not a flow's last, nor the last applied of all, nor one under way."""
     later = plans.alias()
     newer = later.c.created_at > plans.c.created_at
     of_its_flow = sa.exists().where(later.c.flow == plans.c.flow, newer)
@@ -106,7 +106,7 @@ def _alert(cutoff: datetime) -> sa.ColumnElement[bool]:
 
 
 def _intent(cutoff: datetime) -> sa.ColumnElement[bool]:
-    """Say in SQL which intents are old: not those of a swap that can still be taken back within a long grace."""
+    """Build the condition for old intents: not those of a swap that can still be undone within a long grace."""
     old = sa.func.coalesce(operations.c.aside_blob_id, operations.c.old_blob_id)
     still_there = sa.exists().where(blobs.c.id == old, blobs.c.state != BlobState.GONE)
     return sa.and_(operations.c.state != "open", operations.c.updated_at < cutoff, ~still_there)
@@ -119,7 +119,7 @@ def _scan(cutoff: datetime) -> sa.ColumnElement[bool]:
 
 
 def _total(cutoff: datetime) -> sa.ColumnElement[bool]:
-    """Say in SQL which totals are old: those of months that were over by then. In-flight totals have no period."""
+    """Build the condition for old totals: those of months that were over by then. In-flight totals have no period."""
     return sa.and_(job_totals.c.period != "", job_totals.c.period < f"{cutoff:%Y-%m}")
 
 
@@ -132,12 +132,12 @@ def _notice_delivery(cutoff: datetime) -> sa.ColumnElement[bool]:
 
 
 def _over(cutoff: datetime) -> sa.ColumnElement[bool]:
-    """Say in SQL which notices are over: ended, or of a video that is no longer live."""
+    """Build the condition for notices that are over: ended, or of a video that is no longer live."""
     is_live = sa.exists().where(videos.c.id == notices.c.video_id, videos.c.state == VideoState.LIVE)
     return sa.and_(notices.c.given_at < cutoff, sa.or_(notices.c.ended_at < cutoff, ~is_live))
 
 
-KINDS: Final = (  # in an order in which what refers goes before what it refers to
+KINDS: Final = (  # referring rows before the rows that they refer to
     Kind(outbox, "messages_days", _message),
     Kind(notice_deliveries, "messages_days", _notice_delivery),
     Kind(notices, "messages_days", _notice),

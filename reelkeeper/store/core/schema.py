@@ -1,6 +1,6 @@
 """Bring a store's schema up to date, and refuse to work with an unknown one.
 
-It is one transaction from the first statement to the checks: if it is killed, nothing has changed.
+An upgrade is one transaction, checks included: if it is killed, nothing is changed.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -78,7 +78,7 @@ def require_current(engine: sa.Engine) -> None:
 
 
 def head() -> str:
-    """Name the newest revision that this version knows."""
+    """Return the newest revision of this version."""
     return ScriptDirectory.from_config(_config((VERSIONS,))).get_current_head() or ""
 
 
@@ -100,10 +100,10 @@ def _config(versions: Iterable[Path]) -> Config:
 
 @contextmanager
 def _alone(engine: sa.Engine) -> Iterator[sa.Connection]:
-    """Hold a transaction that excludes other migrators, and on SQLite other writers.
+    """Open a transaction that excludes other migrators, and on SQLite other writers.
 
-    While SQLite enforces foreign keys, Alembic's batch mode (make anew, copy, drop, rename) would cascade into child
-    rows; the switch works only outside a transaction.
+    If SQLite enforced foreign keys, Alembic's batch mode (create, copy, drop, rename) would cascade into child
+    rows; they can be switched off only outside a transaction.
     """
     with engine.connect() as connection:
         if engine.dialect.name != "sqlite":
@@ -139,7 +139,7 @@ def _pending(scripts: ScriptDirectory, current: tuple[str, ...]) -> list[Script]
 
 
 def _require_utf8(connection: sa.Connection) -> None:
-    """Require UTF-8: names and prompts come in any script, and a database's encoding cannot be changed later."""
+    """Require UTF-8: names and prompts are in any script, and a database's encoding cannot be changed later."""
     if connection.dialect.name != "postgresql":
         return
     if (encoding := connection.exec_driver_sql("SHOW server_encoding").scalar()) != "UTF8":

@@ -1,4 +1,4 @@
-"""Files with a copy of a store: written completely or not at all, readable by their owner only, with a checksum.
+"""Write copies of a store: completely or not at all, readable by their owner only, with a checksum.
 
 `NAME.sha256` is in the format of sha256sum, so `sha256sum -c NAME.sha256` verifies it.
 """
@@ -45,7 +45,7 @@ def new_file(target: Path) -> Iterator[Path]:
 def copy_sqlite(source: Path, target: Path) -> None:
     """Copy the database at `source` to the new file `target` with SQLite's online backup API.
 
-    A plain file copy under write load is corrupt now and then, in WAL mode too.
+    A plain file copy made during writes can be corrupt, in WAL mode too.
     """
     with (
         new_file(target) as path,
@@ -93,13 +93,13 @@ class Contents(NamedTuple):
 
 
 def contents(connection: sa.Connection, before: Mapping[str, Contents] | None = None) -> dict[str, Contents]:
-    """Read every table but Alembic's own, in the columns that it had `before`: a million rows take some seconds."""
+    """Checksum every table except Alembic's, in the columns that it had `before`: a million rows take some seconds."""
     names = sorted(set(sa.inspect(connection).get_table_names()) - {"alembic_version"})
     return {name: _contents(connection, name, (before or {}).get(name)) for name in names}
 
 
 def _contents(connection: sa.Connection, name: str, before: Contents | None) -> Contents:
-    # What the driver gives is compared: no type of ours need fit an old schema.
+    # The driver's values are compared, as our types may not fit an old schema.
     found = connection.execute(sa.select(sa.text("*")).select_from(sa.table(name)), execution_options=_STREAMED)
     there = tuple(found.keys())
     columns = tuple(column for column in before.columns if column in there) if before else there

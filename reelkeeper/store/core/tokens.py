@@ -1,4 +1,4 @@
-"""Tokens of the HTTP API as rows: found by their SHA-256, by the database's clock."""
+"""Store tokens of the HTTP API, found by their SHA-256. Time is the database's."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -12,7 +12,7 @@ from reelkeeper.model.access import Scope, TokenLine
 from reelkeeper.store.core.engine import Clock, changed
 from reelkeeper.store.tables import api_tokens
 
-_NOTED_SECONDS: Final = 300  # a use is written down at most so often
+_NOTED_SECONDS: Final = 300  # between two records of a token's use
 _LISTED = tuple(api_tokens.c[name] for name in TokenLine._fields)
 
 
@@ -43,7 +43,7 @@ def insert(session: Session, name: str, sha256: str, scopes: Sequence[Scope], ex
 
 
 def revoke(session: Session, token_id: str) -> bool:
-    """Revoke a token; False where there is none, or where it has ended already."""
+    """Revoke a token; False where there is none, or it has ended already."""
     ended = changed(
         session,
         sa.update(api_tokens)
@@ -67,10 +67,10 @@ def listed(session: Session) -> list[TokenLine]:
 def find_valid(session: Session, sha256: str) -> Valid | None:
     """Find the token with this digest, unless it is expired or revoked."""
     stale = sa.or_(api_tokens.c.last_used_at.is_(None), api_tokens.c.last_used_at < Clock(-_NOTED_SECONDS))
-    # guard tokens.expiry: a token works beyond its end
+    # guard tokens.expiry: a token works after its expiry
     valid = sa.or_(api_tokens.c.expires_at.is_(None), api_tokens.c.expires_at > Clock())
     named = sa.select(api_tokens.c.id, api_tokens.c.name, api_tokens.c.scopes, stale.label("stale"))
-    # guard tokens.revoked: a token that was revoked lets in whoever has it
+    # guard tokens.revoked: a revoked token still gives access
     known = named.where(api_tokens.c.sha256 == sha256, api_tokens.c.revoked_at.is_(None), valid)
     row = session.execute(known).one_or_none()
     return Valid(*row) if row else None

@@ -1,4 +1,4 @@
-"""The recorded forecasts of `forecast_costs`."""
+"""Store the forecasts of `forecast_costs`."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -27,7 +27,7 @@ def latest(session: Session, until: datetime) -> list[CostForecast]:
 
 
 def record(session: Session, run_id: str, said: Iterable[CostForecast]) -> None:
-    """Record a run's forecast, in place of what the same run recorded before a crash."""
+    """Record a run's forecast, in place of one that the same run recorded before a crash."""
     session.execute(sa.delete(forecasts).where(forecasts.c.run_id == run_id))
     if rows := [{"run_id": run_id, **forecast._asdict()} for forecast in said]:
         session.execute(sa.insert(forecasts), rows)

@@ -14,12 +14,12 @@ from reelkeeper.store.billing.usage import KEY, record
 from reelkeeper.store.core.engine import insert_into
 from reelkeeper.store.tables import audit_events, blobs, orphans, usage_days, users, videos
 
-STORED = (BlobState.LIVE, BlobState.RETIRED, BlobState.DELETING)  # what R2 still bills; a retired blob too
+STORED = (BlobState.LIVE, BlobState.RETIRED, BlobState.DELETING)  # states whose bytes R2 bills
 _ONE_DAY = timedelta(days=1)
 
 
 def note_stored(session: Session, day: date) -> None:
-    """Record how many bytes each user and the account store now, as the peak of `day` if they are more than before.
+    """Record the bytes that each user and the account store now, as the peak of `day` if they exceed it.
 
     The account's bytes include objects without a row of `blobs`, which belong to no user.
     """
@@ -61,7 +61,7 @@ def _note_each_user(session: Session, day: date) -> None:
 
 
 def note_moved(session: Session, first: date, last: date) -> None:
-    """Record how many bytes were added and purged on each day from `first` to `last`, also where there were none."""
+    """Record the bytes added and purged on each day from `first` to `last`, zeros included."""
     start, end = (datetime.combine(day, time(), UTC) for day in (first, last + _ONE_DAY))
     came, went = blobs.c.stored_at, audit_events.c.at
     queries = {

@@ -1,4 +1,4 @@
-"""Performance figures: the jobs that ended, those in flight, the bytes stored, and the recorded windows."""
+"""Read performance figures: ended jobs, jobs in flight, and stored bytes; record and list windows."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -43,7 +43,7 @@ def ended(
 
 
 def at_work(session: Session) -> list[JobAtWork]:
-    """List the jobs that run or are parked: begun, and not over."""
+    """List the jobs that run or are parked."""
     begun = sa.and_(jobs.c.state.in_((JobState.RUNNING, JobState.PARKED)), jobs.c.started_at.is_not(None))
     columns = (jobs.c[name] for name in JobAtWork._fields)
     return [JobAtWork(*row) for row in session.execute(sa.select(*columns).where(begun))]

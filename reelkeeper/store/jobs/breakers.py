@@ -1,4 +1,4 @@
-"""The stored state of each provider's breaker, and the jobs that it concerns.
+"""Store the state of each provider's breaker, and move or requeue its jobs.
 
 Each provider has a row of `controls`. A transaction that needs it and the deployment row locks this row first.
 """
@@ -18,7 +18,7 @@ from reelkeeper.store.jobs.queue import ADMITTED, AdmittedJob
 from reelkeeper.store.tables import jobs
 
 _PREFIX: Final = "breaker:"
-# guard fallback.never_both: a job that one provider has, or may have, is sent to another, and paid twice
+# guard fallback.never_both: a job that one provider may have is sent to another, and paid twice
 UNSENT: Final = sa.and_(jobs.c.leader_id.is_(None), jobs.c.state == JobState.QUEUED, jobs.c.provider_key.is_(None))
 
 
@@ -28,7 +28,7 @@ def known(session: Session) -> dict[str, dict[str, Any]]:
 
 
 def locked(session: Session, provider: str) -> tuple[dict[str, Any], datetime]:
-    """Read and lock the breaker of one provider until the transaction ends; gives the time, too."""
+    """Read and lock the breaker of one provider until the transaction ends; return it and the time."""
     return controls.locked(session, f"{_PREFIX}{provider}")
 
 

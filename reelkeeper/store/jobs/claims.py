@@ -1,4 +1,4 @@
-"""Claims: which worker runs a job, until when, with a token that fences off earlier workers.
+"""Keep claims: which worker runs a job, until when, with a token that fences off earlier workers.
 
 Times are the database's. A claim is `current` while there is no later one and the job is not over.
 """
@@ -17,14 +17,14 @@ from reelkeeper.store.tables import jobs
 
 LEASE_SECONDS = 60.0
 AT_WORK = (JobState.RUNNING, JobState.PARKED)
-DISPATCH = "dispatch"  # the row of `controls` with what ordering remembers
-_OLDEST, _SHORTEST = 100, 100  # waiting jobs that a choice is made from: of all, and of each tier
-_FIRST = 200  # by size and age
-_REMEMBERED = 2_000  # jobs of which the size classes are made
+DISPATCH = "dispatch"  # the row of `controls` with the state of the ordering
+_OLDEST, _SHORTEST = 100, 100  # waiting jobs to choose from: of all, and of each tier
+_FIRST = 200  # waiting jobs by rank, to choose from
+_REMEMBERED = 2_000  # recent jobs that define the size classes
 
 
 class Claim(NamedTuple):
-    """A job in the hands of one worker, as it stood when it was claimed."""
+    """A claimed job, as of its claim."""
 
     id: str
     lease_token: int
@@ -46,7 +46,7 @@ class Claim(NamedTuple):
 
     @property
     def fence(self) -> tuple[str, int]:
-        """The job's id and the token that tell this claim from every other."""
+        """The job's id and token, which identify this claim."""
         return self.id, self.lease_token
 
 
@@ -55,13 +55,13 @@ _IS_LEADER = jobs.c.leader_id.is_(None)
 
 
 def _fenced(job_id: str, lease_token: int) -> sa.ColumnElement[bool]:
-    # guard claims.fenced: a worker that slept ends a job that another has taken over
+    # guard claims.fenced: a worker that was suspended ends a job that another has taken over
     return sa.and_(jobs.c.id == job_id, jobs.c.lease_token == lease_token)
 
 
 def at_work(job_id: str, lease_token: int) -> sa.ColumnElement[bool]:
     """Build the condition that this claim is the job's last and the job is not over. A parked job is not over."""
-    # guard claims.ends_once: a job that has ended is ended once more, and counted and charged again
+    # guard claims.ends_once: a job ends twice, and is counted and charged twice
     return sa.and_(_fenced(job_id, lease_token), jobs.c.state.in_(AT_WORK))
 
 
@@ -74,21 +74,21 @@ def with_cost(cost_microusd: int | None) -> sa.ColumnElement[int | None]:
 
 def _left_behind() -> sa.ColumnElement[bool]:
     """Build the condition that a job's worker is dead, or the job continues at a provider, or is due for a lookup."""
-    # guard claims.lease: the job of a worker that lives is given to another, and made twice
+    # guard claims.lease: a living worker's job is given to another, and made twice
     dead = sa.and_(jobs.c.state == JobState.RUNNING, jobs.c.lease_until <= Clock())
     sent = sa.and_(jobs.c.state == JobState.QUEUED, jobs.c.provider_key.is_not(None), jobs.c.due_at <= Clock())
-    # guard claims.parked: a job in doubt is asked after at once, while its request is under way
+    # guard claims.parked: a job in doubt is looked up at once, while its request is under way
     return sa.or_(dead, sent, sa.and_(jobs.c.state == JobState.PARKED, jobs.c.due_at <= Clock()))
 
 
 def _waits() -> sa.ColumnElement[bool]:
-    # guard claims.follower: a job that waits for another's video is made too, and paid
-    # guard claims.due: a job that failed is tried again at once, until its attempts are used up
+    # guard claims.follower: a job that waits for another job's video is made, and paid, too
+    # guard claims.due: a failed job is retried at once, until its attempts are used up
     return sa.and_(jobs.c.state == JobState.QUEUED, _IS_LEADER, jobs.c.due_at <= Clock())
 
 
 def count_running(session: Session, provider: str | None = None) -> int:
-    """Count the jobs that a living worker has: all, or those of a provider and those without one."""
+    """Count the jobs that living workers have: all, or those of a provider and those without one."""
     running = sa.select(sa.func.count()).where(jobs.c.state == JobState.RUNNING, jobs.c.lease_until > Clock())
     if provider is not None:
         running = running.where(sa.func.coalesce(jobs.c.lane, provider) == provider)
@@ -103,7 +103,7 @@ def count_states(session: Session) -> dict[str, int]:
 
 
 def left_behind(session: Session, limit: int, provider: str | None = None, others_hours: int = 0) -> list[str]:
-    """List the ids of jobs that were begun and that no worker has now, the longest waiting first.
+    """List the ids of jobs that were begun and have no worker now, the longest waiting first.
 
     With a `provider`, jobs that were sent to another, which alone knows their state, are left out until they are
     `others_hours` old.
@@ -116,9 +116,9 @@ def left_behind(session: Session, limit: int, provider: str | None = None, other
 
 
 def occupied(session: Session) -> list[Occupied]:
-    """Count the jobs that a provider or a worker may be working on, claimed here or not."""
+    """Count the jobs that a provider or a worker may be working on, by their scopes."""
     scopes = (jobs.c.lane, jobs.c.model, jobs.c.tier, jobs.c.user_id)
-    # guard claims.occupied: a job that goes on at its provider leaves its place to another, and the cap is passed
+    # guard claims.occupied: a job that continues at its provider is not counted, and its cap is exceeded
     sent = sa.and_(jobs.c.state == JobState.QUEUED, jobs.c.provider_key.is_not(None))
     rows = session.execute(
         sa.select(*scopes, sa.func.count()).where(sa.or_(jobs.c.state.in_(AT_WORK), sent)).group_by(*scopes)
@@ -159,7 +159,7 @@ def waiting_jobs(
     return found, (rows[0][-1] if rows else 0.0) - sum(job.estimate_seconds for job in found)
 
 
-@lru_cache(maxsize=16)  # to build it takes more CPU than to read what it finds
+@lru_cache(maxsize=16)  # building it takes more CPU than reading its rows
 def _window(
     rank: SizeAndAge | None,
     tiers: tuple[str, ...],
@@ -167,7 +167,7 @@ def _window(
     taken: tuple[str, ...],
     others: tuple[tuple[str, str], ...],
 ) -> sa.Select[Any]:
-    """Build the statement of `waiting_jobs`; its last column is the estimated seconds of all that wait."""
+    """Build the statement of `waiting_jobs`; its last column is the estimated seconds of all waiting jobs."""
     chosen = sa.and_(_waits(), _outside(full, taken, others))
     wanted = (jobs.c.id, jobs.c.user_id, jobs.c.tier, jobs.c.created_at, jobs.c.estimate_seconds)
     oldest = sa.select(*wanted).where(chosen).order_by(jobs.c.created_at, jobs.c.id).limit(_OLDEST).subquery()
@@ -183,9 +183,9 @@ def _window(
         each = sa.case(dict(rank.seconds_by_tier), value=waits.c.tier, else_=rank.other_seconds)
         size = waits.c.estimate_seconds * each * (1 + waits.c.ahead // rank.burst)
         firsts = [all_of_them.order_by(sa.extract("epoch", waits.c.created_at) + size, *age).limit(_FIRST)]
-    # What is ahead of one of the oldest is itself among them, so the table is not read whole for these.
+    # Jobs ahead of one of the oldest are among the oldest, so these do not need the whole table.
     windows = (sa.select(oldest.c.id, _ahead(oldest)), *firsts)
-    # SQLite sorts and limits no part of a union itself.
+    # SQLite cannot sort or limit the parts of a union.
     found = sa.union(*(sa.select(window.subquery()) for window in windows)).subquery()
     columns = (
         jobs.c.id,
@@ -203,12 +203,12 @@ def _window(
 
 
 def _ahead(of: sa.FromClause) -> sa.ColumnElement[int]:
-    """Count the jobs of the same user that were asked for earlier, among those selected."""
+    """Count the user's jobs that were requested earlier, among those selected."""
     return sa.func.row_number().over(partition_by=of.c.user_id, order_by=(of.c.created_at, of.c.id)) - 1
 
 
 class DeadJob(NamedTuple):
-    """A job that was given up, as shown to people."""
+    """A dead job as shown to people."""
 
     id: str
     user_id: str
@@ -220,7 +220,7 @@ class DeadJob(NamedTuple):
 
 
 def dead_jobs(session: Session, limit: int) -> list[DeadJob]:
-    """List the jobs that were given up, the last first."""
+    """List the dead jobs, the latest first."""
     columns = (jobs.c[name] for name in DeadJob._fields)
     chosen = sa.select(*columns).where(jobs.c.state == JobState.DEAD)
     return [DeadJob(*row) for row in session.execute(chosen.order_by(jobs.c.finished_at.desc()).limit(limit))]
@@ -234,7 +234,7 @@ def recent_estimates(session: Session) -> list[float]:
 
 def take(session: Session, job_ids: Sequence[str], worker: str) -> list[Claim]:
     """Claim for `worker` those of the jobs that are still free, in their order."""
-    # guard claims.still_to_be_had: a job is given out that was cancelled, or given to another, a moment ago
+    # guard claims.still_to_be_had: a job is claimed that was just cancelled, or claimed by another
     free = one_of(session, jobs.c.id, job_ids), checked(sa.or_(_waits(), _left_behind()))
     with_state = sa.select(jobs.c.id, jobs.c.state).where(*free).with_for_update(skip_locked=True)
     locked = {row.id: row.state for row in session.execute(with_state)}
@@ -246,7 +246,7 @@ def take(session: Session, job_ids: Sequence[str], worker: str) -> list[Claim]:
             claimed_by=worker,
             lease_token=jobs.c.lease_token + 1,
             lease_until=Clock(LEASE_SECONDS),
-            # To look a job up is not an attempt.
+            # A lookup is not an attempt.
             attempts=jobs.c.attempts + sa.case((jobs.c.state == JobState.PARKED, 0), else_=1),
             started_at=sa.func.coalesce(jobs.c.started_at, Clock()),
         )
@@ -257,18 +257,18 @@ def take(session: Session, job_ids: Sequence[str], worker: str) -> list[Claim]:
 
 
 def current(session: Session, job_id: str, lease_token: int) -> bool:
-    """Whether this claim is the job's last and the job is not over; if so, lock the job until the transaction ends."""
+    """Whether this claim is the job's last and the job is not over; if so, lock the job for the transaction."""
     ours = sa.select(jobs.c.id).where(at_work(job_id, lease_token))
     return session.execute(ours.with_for_update()).scalar() is not None
 
 
 def renew(session: Session, claims: Iterable[tuple[str, int, float]]) -> dict[str, bool]:
-    """Extend claims, given as id, token and progress; for those that are still ours, tell whether to cancel them."""
+    """Extend claims, given as id, token and progress; return, for those still ours, whether to cancel the job."""
     ours = {}
-    for job_id, lease_token, progress in sorted(claims):  # in one order for all, so that nobody waits crosswise
+    for job_id, lease_token, progress in sorted(claims):  # in one order for all, to avoid deadlocks
         row = session.execute(
             sa.update(jobs)
-            # guard claims.renew_running: a worker goes on with a job that is over
+            # guard claims.renew_running: a worker continues a job that is over
             .where(_fenced(job_id, lease_token), jobs.c.state == JobState.RUNNING)
             .values(lease_until=Clock(LEASE_SECONDS), progress=progress)
             .returning(jobs.c.id, jobs.c.cancel_asked_at)
@@ -280,7 +280,7 @@ def renew(session: Session, claims: Iterable[tuple[str, int, float]]) -> dict[st
 
 def note(session: Session, claim: Claim, **values: Any) -> bool:  # noqa: ANN401  columns of jobs
     """Update columns of a running job; False, and nothing written, if the claim is not current any more."""
-    # guard claims.note_running: a job that is over waits again, and is made and charged once more
+    # guard claims.note_running: a finished job is queued again, and made and charged again
     mine = sa.update(jobs).where(_fenced(*claim.fence), jobs.c.state == JobState.RUNNING)
     return changed(session, mine.values(**values)) == 1
 
@@ -295,22 +295,22 @@ def release_job(
     cost_microusd: int | None = None,
     **values: Any,  # noqa: ANN401  columns of jobs
 ) -> bool:
-    """Release a running job to others after a pause, and add what it cost. Otherwise as `note`."""
+    """Release a running job to others after a pause, and add its cost. Otherwise as `note`."""
     values |= {"due_at": Clock(pause_seconds), "cost_microusd": with_cost(cost_microusd)}
     return note(session, claim, state=state, error=error, claimed_by=None, lease_until=None, **values)
 
 
 def poll_now(session: Session, *, provider_job_id: str | None = None, provider_key: str | None = None) -> bool:
-    """End a job's pause, found by the provider's name or our key; False if it is not paused, or not known."""
+    """End the pause of a job, found by the provider's id or our key; False if it is not paused, or not known."""
     rests = sa.and_(jobs.c.state.in_((JobState.QUEUED, JobState.PARKED)), jobs.c.due_at > Clock())
     is_it = jobs.c.provider_key == provider_key if provider_key else jobs.c.provider_job_id == provider_job_id
     return changed(session, sa.update(jobs).where(is_it, rests).values(due_at=Clock())) > 0
 
 
 def name_sent(session: Session, provider_key: str, name: Callable[[str], str]) -> None:
-    """Record the provider's name of a job whose answer was lost, as `name` gives it for its model.
+    """Record the provider's id of a job whose answer was lost, which `name` returns for its model.
 
-    Change nothing where no such job runs or waits, it has a name already, or another job has that name.
+    Change nothing where no such job runs or waits, it has an id already, or another job has that id.
     """
     lost = sa.and_(
         jobs.c.provider_key == provider_key,
@@ -321,7 +321,7 @@ def name_sent(session: Session, provider_key: str, name: Callable[[str], str]) -
     if row is None:
         return
     told = name(row.model)
-    # guard claims.one_name: a job whose answer was lost takes another's video, and both are charged for one
+    # guard claims.one_name: a job whose answer was lost gets another job's video, and both are charged
     if session.execute(sa.select(jobs.c.id).where(jobs.c.provider_job_id == told)).first():
         return
     session.execute(sa.update(jobs).where(jobs.c.id == row.id).values(provider_job_id=told))

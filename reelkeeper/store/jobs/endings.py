@@ -1,4 +1,4 @@
-"""End jobs, settle those that follow them, and restart dead ones.
+"""End jobs and their followers, and requeue dead jobs.
 
 Each change checks in its own WHERE whether it is still allowed, and returns the changed job.
 """
@@ -15,7 +15,7 @@ from reelkeeper.store.jobs.claims import AT_WORK, at_work, with_cost
 from reelkeeper.store.jobs.queue import ADMITTED, AdmittedJob
 from reelkeeper.store.tables import jobs
 
-ESTIMATES: Final = "estimates"  # the row of `controls` {model: by which factors the prior was wrong, the last ones}
+ESTIMATES: Final = "estimates"  # the row of `controls` {model: the last factors by which the prior was wrong}
 
 
 def end(
@@ -28,7 +28,7 @@ def end(
     at: datetime | None = None,
     **values: Any,  # noqa: ANN401  columns of jobs
 ) -> AdmittedJob | None:
-    """End the job of this claim and add what it cost; None, and nothing changed, where the claim is lost."""
+    """End the job of this claim and add its cost; None, and nothing changed, where the claim is lost."""
     values |= {"lease_until": None, "cost_microusd": with_cost(cost_microusd)}
     ended = _end(session, at_work(job_id, lease_token), state, finished_at=at or Clock(), **values)
     return ended[0] if ended else None
@@ -36,7 +36,7 @@ def end(
 
 def cancel(session: Session, job_id: str, user_id: str | None) -> AdmittedJob | None:
     """Cancel a waiting job, of this user if one is given; None where there is none."""
-    # guard settle.cancel_waiting: a job at work, or done, is cancelled and given back though it costs
+    # guard settle.cancel_waiting: a running or finished job is cancelled and refunded, although it costs
     waits = sa.and_(_of(job_id, user_id), jobs.c.state == JobState.QUEUED)
     ended = _end(session, waits, JobState.CANCELLED, cancel_asked_at=Clock(), error="cancelled")
     return ended[0] if ended else None
@@ -66,7 +66,7 @@ def count_given(session: Session, leader_id: str) -> int:
 
 
 def drop(session: Session, job_id: str, error: str) -> None:
-    """End a follower that cannot be made in place of its leader."""
+    """End a follower that cannot take its leader's place."""
     note(session, job_id, state=JobState.DEAD, finished_at=Clock(), error=error, leader_id=None)
 
 
@@ -84,7 +84,7 @@ def redrive(session: Session, job_id: str, **values: str | None) -> None:
         state=JobState.QUEUED,
         leader_id=None,
         attempts=0,
-        lease_token=jobs.c.lease_token + 1,  # another redrive takes another key
+        lease_token=jobs.c.lease_token + 1,  # so that the next redrive uses another key
         due_at=Clock(),
         started_at=None,
         finished_at=None,

@@ -25,7 +25,7 @@ class JobLine(NamedTuple):
     user_id: str
     tier: str | None
     model: str
-    lane: str | None  # the provider that is to make it
+    lane: str | None  # the provider that will make it
     leader_id: str | None  # the job whose video it waits for
     created_at: datetime
     due_at: datetime
@@ -76,7 +76,7 @@ class AdmittedJob(NamedTuple):
     price_microusd: int
     price_book: str
     quoted_cost_microusd: int | None
-    policy_version: int  # what was promised
+    policy_version: int  # of its promises
     tier: str | None
     hold_id: str | None
     reservation_id: str | None
@@ -114,7 +114,7 @@ class Existing(NamedTuple):
     """What exists already for a user's request."""
 
     tier: str | None  # of the user
-    job: AdmittedJob | None  # that this key of theirs stands for
+    job: AdmittedJob | None  # of this idempotency key
     is_cached: bool
     leader_id: str | None  # the job that is making the same
 
@@ -145,7 +145,7 @@ def look(session: Session, user_id: str, client_key: str, cache_key: str) -> Exi
     row = session.execute(_LOOK, named).one_or_none()
     if row is None:
         return None
-    # guard erase.no_job: a user who is being erased asks for a video, which is made and paid
+    # guard erase.no_job: a user who is being erased requests a video, which is made and paid
     if row.erasing_at is not None:
         raise UserErased(erased(user_id))
     note_policies(session, row.in_force_0, row.in_force_1)
@@ -161,7 +161,7 @@ def leader_of(session: Session, cache_key: str) -> str | None:
 def marks(session: Session, job_ids: Sequence[str]) -> dict[str, object]:
     """Return, for each existing job, a value that changes with the job, apart from its place in the queue.
 
-    One query serves all: to query each job costs a hundred times as much.
+    One query serves all: a query for each job costs a hundred times as much.
     """
     leader = jobs.alias("leader")
     told = (jobs.c.state, jobs.c.progress, jobs.c.cancel_asked_at, jobs.c.started_at, leader.c.state, leader.c.progress)
@@ -197,7 +197,7 @@ class Waiting(NamedTuple):
 
 def leads(table: sa.FromClause) -> sa.ColumnElement[bool]:
     """Build the condition that a row of `jobs`, or of an alias, leads: it makes, or will make, its video itself."""
-    # as literals, so that SQLite sees that the unique index of leaders answers it
+    # literals, so that SQLite can use the unique index of leaders
     in_flight: list[sa.ColumnClause[str]] = [sa.literal_column(f"'{state}'") for state in IN_FLIGHT]
     return sa.and_(table.c.leader_id.is_(None), table.c.state.in_(in_flight))
 
@@ -218,7 +218,7 @@ def _seen() -> sa.Select[Any]:
     )
 
 
-_SEEN, _LOOK = _seen(), _look()  # built once: to build a statement costs more than to send it
+_SEEN, _LOOK = _seen(), _look()  # built once: building a statement costs more than sending it
 
 
 def waiting(session: Session, estimate_seconds: float, apart_from: str = "") -> Waiting:

@@ -1,4 +1,4 @@
-"""Past requests and jobs, for simulations to replay and to export as CSV: without prompts, names or ids."""
+"""Read past requests and jobs for simulations, and export them as CSV, without prompts, names or ids."""
 
 import csv
 import math
@@ -18,7 +18,7 @@ from reelkeeper.store.videos.csv_columns import Columns, Problem, moment, whole_
 
 _SHOWN: Final = 10
 _BATCH: Final = 1_000  # rows read at once
-_MAX_VALUE: Final = 10**15  # of anything: what is beyond is a mistake
+_MAX_VALUE: Final = 10**15  # of any figure; a larger one is a mistake
 _MADE: Final = sa.and_(jobs.c.state == JobState.SUCCEEDED, jobs.c.processing_seconds > 0, jobs.c.leader_id.is_(None))
 _Row = TypeVar("_Row", RecordedJob, RecordedRequest)
 
@@ -41,9 +41,9 @@ def jobs_made(session: Session, limit: int) -> list[RecordedJob]:
 
 
 def repeats(session: Session, since: datetime) -> tuple[int, int]:
-    """Count the jobs made since then whose request had been made before, and sum what they cost us.
+    """Count the jobs made since then that repeated an earlier request, and sum their cost to us.
 
-    Requests are the same if the cache treats them so: of one user, unless the user shares. A cost is the provider's, or
+    Requests are equal if their cache key is: of one user, unless the user shares. A cost is the provider's, or
     else the expected one.
     """
     cost = sa.func.coalesce(jobs.c.cost_microusd, jobs.c.quoted_cost_microusd, 0)
@@ -70,8 +70,8 @@ def requests_made(session: Session, since: datetime) -> Iterator[tuple[dict[str,
 def requests_answered(session: Session, limit: int) -> list[RecordedRequest]:
     """Read the last requests that got a video, new or from the cache, in the order in which they came.
 
-    A size is that of the video's present bytes, or else the reserved one; a cost is what making it cost, or was
-    expected to. A request is left out where either is unknown for all requests with its key.
+    A size is that of the video's present bytes, or else the reserved one; a cost is the actual or else the
+    expected one. A request is left out where either is unknown for all requests with its key.
     """
     columns = (
         jobs.c.created_at,
@@ -92,7 +92,7 @@ def requests_answered(session: Session, limit: int) -> list[RecordedRequest]:
 
 
 def write(rows: Iterable[_Row], kind: type[_Row], file: TextIO) -> None:
-    """Write them as CSV, as `read` takes them."""
+    """Write rows as CSV that `read_jobs` or `read_requests` reads."""
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(kind._fields)
     for row in rows:
@@ -105,7 +105,7 @@ def read_jobs(lines: Iterable[str]) -> list[RecordedJob]:
 
 
 def read_requests(lines: Iterable[str]) -> list[RecordedRequest]:
-    """Read requests in the same way."""
+    """Read requests from CSV. Raises InputRefused as `read_jobs` does."""
     return sorted((RecordedRequest(**values) for values in _read(lines, _REQUESTS)), key=lambda request: request.at)
 
 
@@ -115,7 +115,7 @@ def _number(least: float) -> Callable[[str], float]:
             value = float(text)
         except ValueError:
             value = math.nan
-        if not least <= value <= _MAX_VALUE:  # a NaN is neither
+        if not least <= value <= _MAX_VALUE:  # false for NaN, too
             raise ValueError(f"is not a number from {least:g} to {_MAX_VALUE:g}")
         return value
 

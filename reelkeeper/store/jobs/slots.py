@@ -1,4 +1,4 @@
-"""The slots: how many jobs may run at once, how many of them are taken, and whether a worker is there."""
+"""Read how many jobs may run at once and how many slots are taken; record whether a worker is there."""
 
 from typing import Any, Final
 
@@ -21,7 +21,7 @@ def slots_of(memory: dict[str, Any], otherwise: int) -> int:
 
 
 def slots_now(session: Session, otherwise: int) -> int:
-    """Return the same as `slots_of`, from the store."""
+    """Return `slots_of` the stored state."""
     return slots_of(controls.remembered(session, [CONCURRENCY]), otherwise)
 
 
@@ -52,15 +52,15 @@ def _tuned(session: Session) -> dict[str, Any]:
 
 
 def give(session: Session) -> None:
-    """Note that a worker is there and takes waiting jobs."""
+    """Record that a worker is there and claims jobs."""
     controls.write(session, _WORKERS, {})
 
 
 def end(session: Session) -> None:
-    """Note that a worker has left. Another one notes itself at its next heartbeat."""
+    """Record that a worker has left. Other workers record themselves at their next heartbeat."""
     controls.write(session, _WORKERS, {}, -LASTS_SECONDS)
 
 
 def is_there(session: Session) -> bool:
-    """Whether a worker has noted itself lately."""
+    """Whether a worker has recorded itself recently."""
     return controls.fresh(session, _WORKERS, LASTS_SECONDS) is not None

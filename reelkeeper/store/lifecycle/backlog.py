@@ -1,4 +1,4 @@
-"""What plans have left to do, which bytes will be purged and when, and what purges have freed."""
+"""Sum the work that plans have left, the bytes to be purged by day, and the bytes freed by purges."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -17,12 +17,12 @@ from reelkeeper.store.videos.conditions import held
 
 _AT_ONCE = 2_000  # rows
 _WAIT = (AGAIN, "failed", "skipped")  # outcomes after which the next run tries again
-# The rules by which a plan leaves videos of an action to a later run.
+# The rules that leave videos of an action to a later run.
 _LATER: Final = {"compress": ("beyond_compress_limit", "left_to_another_day"), "retire": (LEFT,)}
 
 
 class Backlog(NamedTuple):
-    """The work that a flow's last plan has left. `size_bytes` is without what the plan left to the next run."""
+    """The work that a flow's last plan has left. `size_bytes` excludes the items that the plan left to the next run."""
 
     flow: str
     plan_id: str
@@ -54,7 +54,7 @@ def left_of_last_plan(session: Session, flow: str, action: str) -> Backlog | Non
 
 
 def live_by_day_and_tier(session: Session, at: datetime) -> list[tuple[date | None, str | None, int]]:
-    """Sum live bytes by their video's first day and their owner's tier. Held videos stay, and are left out."""
+    """Sum live bytes by their video's first day and their owner's tier. Held videos are left out, as they stay."""
     day = sa.func.date(videos.c.created_at, type_=sa.Date())
     rows = session.execute(
         sa.select(day, users.c.tier, sa.func.sum(blobs.c.size_bytes))
@@ -88,7 +88,7 @@ def uploaded_by_tier(session: Session, since: date) -> dict[str | None, int]:
 
 
 class Uploaded(NamedTuple):
-    """A video as segments see it."""
+    """The properties of a video that segments use."""
 
     tier: str | None
     model: str | None
@@ -111,7 +111,7 @@ def uploaded(session: Session, since: date) -> Iterator[Uploaded]:
 def freed_by_day(session: Session, until: datetime) -> list[Freed]:
     """Sum the bytes purged before `until`, by the UTC day of the run and the rule that retired them.
 
-    Of bytes that smaller ones had replaced, only the difference counts; after several attempts, the difference to the
+    For bytes replaced by smaller ones, only the difference counts; after several attempts, the difference to the
     largest.
     """
     after = (

@@ -1,4 +1,4 @@
-"""The results and costs of CRF searches: one row each, refusals included."""
+"""Store the results and costs of CRF searches: one row each, refusals included."""
 
 from dataclasses import asdict
 from typing import Any

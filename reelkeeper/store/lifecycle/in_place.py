@@ -1,10 +1,10 @@
-"""Swaps in place as rows: what stood at the service's key, its copy aside, and what is put over it.
+"""Store swaps in place: the old object at the service's key, its copy aside, and the new object put over it.
 
     old      live at the service's key                   --published--> gone
     aside    pending at a key of ours: a copy of the old --published--> retired: it waits out the grace
     new      pending at the service's key                --published--> live
 
-Abandoned, the old bytes stay live, or live again once they are put back, and the copy is retired.
+If it is abandoned, the old bytes stay live, or become live once they are put back, and the copy is retired.
 """
 
 from datetime import datetime
@@ -21,10 +21,10 @@ from reelkeeper.store.videos.intents import Intent
 
 
 class InPlace(NamedTuple):
-    """An open intent in place: what is recorded of its three objects, and how far it is.
+    """An open intent in place: the records of its three objects, and its progress.
 
-    `old_md5` is that of the old bytes, the ETag that they get when they are put back. `undoing` says why they are.
-    `author` takes a swap back, and has the video held for `hold_days` then; "" and 0 of a swap.
+    `old_md5` is the MD5 of the old bytes: their ETag after they are put back. `undoing` is the reason for that.
+    `author` undoes a swap, and has the video held for `hold_days`; "" and 0 for a swap itself.
     """
 
     old: Recorded
@@ -40,7 +40,7 @@ class InPlace(NamedTuple):
 
 
 def find(session: Session, intent: Intent) -> InPlace:
-    """Find what is recorded of an intent in place."""
+    """Read the record of an intent in place."""
     old, new, aside = blobs.alias("old"), blobs.alias("new"), blobs.alias("aside")
     row = session.execute(
         sa.select(
@@ -65,7 +65,7 @@ def find(session: Session, intent: Intent) -> InPlace:
 
 
 def note_aside(session: Session, intent: Intent, copied: StoredObject) -> None:
-    """Record the copy as it is stored: its ETag need not be that of the bytes that it was made of."""
+    """Record the copy as stored: its ETag may differ from that of its source."""
     session.execute(
         sa.update(blobs)
         .where(blobs.c.id == intent.aside_blob_id)
@@ -74,30 +74,30 @@ def note_aside(session: Session, intent: Intent, copied: StoredObject) -> None:
 
 
 def note_sending(session: Session, intent: Intent) -> bool:
-    """Record that a PUT is sent now; False where another run has ended the intent."""
-    # guard in_place.still_open: a run that slept puts bytes over a key whose intent another run has ended
+    """Record that a PUT is about to be sent; False where another run has ended the intent."""
+    # guard in_place.still_open: a run that was suspended puts bytes at a key after another run has ended the intent
     still = operations.c.id == intent.id, operations.c.state == "open"
     return bool(changed(session, sa.update(operations).where(*still).values(sent_at=now(session))))
 
 
 def note_answered(session: Session, intent: Intent) -> None:
-    """Record that the bucket has answered: no PUT of the intent is on its way."""
+    """Record that the bucket has answered: no PUT of the intent is under way."""
     session.execute(sa.update(operations).where(operations.c.id == intent.id).values(sent_at=None))
 
 
 def begin_undo(session: Session, intent: Intent, why: str) -> bool:
-    """Decide for good that the old bytes are put back; False where another run has ended the intent."""
+    """Record the final decision to put the old bytes back; False where another run has ended the intent."""
     still = operations.c.id == intent.id, operations.c.state == "open"
     return bool(changed(session, sa.update(operations).where(*still).values(outcome=why)))
 
 
 def may_come(sent_at: datetime | None, at: datetime) -> bool:
-    """Return whether a PUT that was sent then may be taken by the bucket yet: its signature ends, as a purge's does."""
+    """Return whether a PUT sent at that time may still take effect: its signature expires as a purge's does."""
     return sent_at is not None and sent_at > at - CLAIM_TIMEOUT
 
 
 def publish(session: Session, intent: Intent, found: StoredObject, grace: Grace) -> None:
-    """Let the new row stand for what is stored at the key, and the copy aside wait out its grace. Before `close`."""
+    """Make the new row describe the object at the key, and start the grace of its copy aside. Called before `close`."""
     why = replaced_in_place(intent.key, str(intent.generation + 1))
     session.execute(
         sa.update(blobs)
@@ -109,7 +109,7 @@ def publish(session: Session, intent: Intent, found: StoredObject, grace: Grace)
 
 
 def abandon(session: Session, intent: Intent, back: StoredObject | None, grace: Grace, why: str) -> None:
-    """Let the copy aside wait out its grace; the old row stands for the bytes `back`, if they were put back."""
+    """Start the grace of the copy aside; the old row describes the object `back`, if it was put back."""
     if back is not None:
         session.execute(
             sa.update(blobs)
@@ -120,13 +120,13 @@ def abandon(session: Session, intent: Intent, back: StoredObject | None, grace: 
 
 
 def hand_over(session: Session, intent: Intent, found: StoredObject, grace: Grace, why: str) -> None:
-    """Let the new row, retired, stand for what is stored at the key: its video is taken down, so all of it goes."""
+    """Make the new row describe the object at the key, and retire it: its video was taken down."""
     publish(session, intent, found, grace)
     session.execute(sa.update(blobs).where(blobs.c.id == intent.new_blob_id).values(retired(now(session), grace, why)))
 
 
 def note_taken_back(session: Session, intent: Intent) -> None:
-    """Remember that the result of this recipe is not wanted of the video."""
+    """Record that the video must not be compressed again by this recipe."""
     recipe = sa.select(blobs.c.recipe).where(blobs.c.id == intent.old_blob_id).scalar_subquery()
     session.execute(
         sa.update(videos)
@@ -138,7 +138,7 @@ def note_taken_back(session: Session, intent: Intent) -> None:
 def _retire_aside(session: Session, intent: Intent, grace: Grace, why: str) -> None:
     session.execute(
         sa.update(blobs)
-        # guard in_place.aside_grace: the only copy of the old bytes can be purged at once
+        # guard in_place.aside_grace: the only copy of the old bytes is purged without a grace
         .where(blobs.c.id == intent.aside_blob_id, blobs.c.state == BlobState.PENDING)
         .values(run_id=intent.run_id, **retired(now(session), grace, why))
     )

@@ -1,4 +1,4 @@
-"""Notices that videos will be retired, each in force until it ends; and requests to keep a video, each counted once.
+"""Store notices that videos will be retired, in force until they end, and requests to keep a video, counted once.
 
 A notice counts as given once every endpoint that it was sent to has accepted it, or an operator has released the
 others. Times are the database's.
@@ -48,7 +48,7 @@ def standing(session: Session, video_ids: Sequence[str] | None = None) -> dict[s
             notices.c.video_id,
             notices.c.tier,
             notices.c.expires_at,
-            # guard notices.all_endpoints: one endpoint of two has the notice, and the video goes
+            # guard notices.all_endpoints: a video is retired when only one of two endpoints has the notice
             sa.case((sa.func.sum(sa.case((waits, 1), else_=0)) == 0, last)),
             sa.func.coalesce(sa.func.sum(sa.case((sa.and_(waits, will_not_arrive), 1), else_=0)), 1) > 0,
         )
@@ -76,7 +76,7 @@ def give(session: Session, wanted: Sequence[NewNotice], run_id: str) -> dict[str
 
 
 def sent(session: Session, messages: Iterable[tuple[int, str, int]]) -> None:
-    """Record which message brings each notice to each endpoint: (notice, endpoint, message)."""
+    """Record the message that carries each notice to each endpoint: (notice, endpoint, message)."""
     rows = [dict(zip(("notice_id", "endpoint_id", "message_id"), row, strict=True)) for row in messages]
     if rows:
         session.execute(sa.insert(deliveries), rows)
@@ -116,7 +116,7 @@ def end(session: Session, video_ids: Sequence[str], why: str) -> None:
             .where(stand, deliveries.c.delivered_at.is_(None))
         )
         unsent = outbox.c.id.in_(messages), outbox.c.state.in_([MessageState.WAITING, MessageState.GIVEN_UP])
-        # guard notices.withdrawn: a service hears that a video will go which stays
+        # guard notices.withdrawn: a service gets notice for a video that stays
         session.execute(sa.update(outbox).where(*unsent).values(state=MessageState.WITHDRAWN))
         session.execute(sa.update(notices).where(stand).values(ended_at=Clock(), end=why))
 
@@ -154,22 +154,22 @@ def _given_to(tier: str, days: int, at: datetime) -> sa.ColumnElement[bool]:
     mine = deliveries.c.notice_id == notices.c.id
     stands = sa.exists().where(
         notices.c.video_id == videos.c.id,
-        # guard notices.ended: a notice that has lapsed counts once the video is due again
+        # guard notices.ended: a lapsed notice counts when the video is due again
         notices.c.ended_at.is_(None),
-        # guard notices.tier: what was said of a user's tier before counts for the one that it has now
+        # guard notices.tier: a notice under the user's earlier tier counts for the present one
         notices.c.tier == tier,
-        # guard notices.expires: a video goes before the day that its notice names
+        # guard notices.expires: a video is retired before the day that its notice names
         notices.c.expires_at <= at,
-        # guard notices.heard: a notice that went to no endpoint is taken for given
+        # guard notices.heard: a notice that was sent to no endpoint counts as given
         sa.exists().where(mine),
-        # guard notices.days: a video goes before its service was told so many days ahead
+        # guard notices.days: a video is retired before its days of notice are over
         ~sa.exists().where(mine, sa.or_(told_at.is_(None), told_at > at - timedelta(days=days))),
     )
     return sa.or_(~is_of_tier, stands)
 
 
 class Kept(NamedTuple):
-    """A video that is kept on request until `until`, and how often it was prolonged."""
+    """A video kept on request until `until`, and how often it was prolonged."""
 
     video_id: str
     until: datetime
@@ -188,6 +188,6 @@ def times_kept(session: Session, video_id: str) -> int:
 
 
 def add_keep(session: Session, keep_id: str, video_id: str, *, days: int, until: datetime, author: str) -> None:
-    """Record that a video is kept until then."""
+    """Record that a video is kept until `until`."""
     row = {"id": keep_id, "video_id": video_id, "author": author, "days": days, "until": until}
     session.execute(sa.insert(keeps).values(**row, at=now(session)))

@@ -1,7 +1,7 @@
-"""What a plan still has to compress, for any number of workers: the first to take a video's lease works on it.
+"""List what a plan still has to compress, for any number of workers: the first to take a video's lease works on it.
 
 A plan is under way while its own lease, `plan/ID`, is held. It is released when the work is over. A lease that has
-expired without a release means that the run which carried the plan out is dead: others may end it.
+expired without a release means that the plan's run is dead: others may end the plan.
 """
 
 from collections.abc import Sequence
@@ -16,13 +16,13 @@ from reelkeeper.store.core.engine import Clock
 from reelkeeper.store.lifecycle.plans import MAX_AGE_HOURS, Item
 from reelkeeper.store.tables import leases, plans, verdicts
 
-AGAIN = "again"  # an outcome for a while: failed once, and another try may mend it
+AGAIN = "again"  # a preliminary outcome: failed once, and another try may succeed
 _LEFT = sa.or_(verdicts.c.outcome.is_(None), verdicts.c.outcome == AGAIN)
 _COMPRESS = verdicts.c.action == Action.COMPRESS
 
 
 class Undertaking(NamedTuple):
-    """A plan that is being carried out: by which run, as of when, and under which policies."""
+    """A plan under way: its run, its time, and its policies."""
 
     run_id: str
     as_of: datetime
@@ -40,7 +40,7 @@ def video_lease(video_id: str | None) -> str:
 
 
 def under_way(session: Session, flow: str) -> str | None:
-    """Find the plan of `flow` that was begun last, in the last 24 hours, if its work is not over."""
+    """Find the latest plan of `flow` begun in the last 24 hours, if its work is not over."""
     chosen = sa.select(plans.c.id).where(plans.c.flow == flow, _open()).order_by(plans.c.applied_at.desc()).limit(1)
     return session.execute(chosen).scalar()
 
@@ -63,7 +63,7 @@ def undertaking(session: Session, plan_id: str) -> Undertaking:
 
 
 def left(session: Session, plan_id: str) -> tuple[Counts, Counts]:
-    """Count the items that are not settled yet, those under way included, and all that the plan has to compress."""
+    """Count the unsettled items, including those under way, and all items that the plan has to compress."""
     size = sa.func.coalesce(sa.func.sum(verdicts.c.size_bytes), 0)
     of_plan = verdicts.c.plan_id == plan_id, _COMPRESS
     everything = session.execute(sa.select(sa.func.count(), size).where(*of_plan)).one()
@@ -90,7 +90,7 @@ def waiting(session: Session, plan_id: str, limit: int) -> tuple[list[Item], boo
 
 
 def unsettled(session: Session, plan_id: str, blob_ids: Sequence[int], *, last_try: bool) -> set[int]:
-    """Select those of these items that no worker has touched since they were listed."""
+    """Return those of these items that no worker has settled since they were listed."""
     as_listed = verdicts.c.outcome == AGAIN if last_try else verdicts.c.outcome.is_(None)
     chosen = sa.select(verdicts.c.blob_id).where(
         verdicts.c.plan_id == plan_id, verdicts.c.blob_id.in_(blob_ids), as_listed

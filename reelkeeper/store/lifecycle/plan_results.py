@@ -1,4 +1,4 @@
-"""Figures of plans: by rule before, by outcome afterwards, and the figures that the guard compares with."""
+"""Sum plans up: by rule before a run, by outcome after it, and the figures that the guard compares with."""
 
 from typing import Any
 

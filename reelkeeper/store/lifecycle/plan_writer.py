@@ -1,9 +1,9 @@
-"""Draw up a plan: what a run is going to do, saved before anything is done.
+"""Write a plan: what a run will do, saved before anything is done.
 
     plan_id = begin_plan(engine, "tier_storage", policy.model_dump(mode="json"), as_of, run_id)
     summary = add_verdicts(engine, plan_id, judged, lifecycle.reason, savings.of_verdict, segments.of_verdict)
 
-Only what is not "keep" becomes a row; kept videos are counted by the rule that keeps them.
+Only verdicts other than "keep" become rows; kept videos are counted by rule.
 """
 
 from collections import Counter
@@ -59,8 +59,8 @@ def add_verdicts(
 ) -> PlanSummary:
     """Save a stream of verdicts, in flat memory, and make the plan `ready`; every video counts as its population.
 
-    `reason` puts a verdict into words, `saving` gives the micro-dollars that it is expected to save: a month, and over
-    the rest of the video's life less costs. `segment` names the policy's segment that decided. They are called only for
+    `reason` explains a verdict, `saving` returns its expected saving in micro-dollars: per month, and over
+    the rest of the video's life less costs. `segment` names the policy's deciding segment. They are called only for
     videos that are not kept. Raises PlanRefused when the plan is not in state `drawing`.
     """
     tally = _Tally()
@@ -98,7 +98,7 @@ def _require_drawing(session: Session, plan_id: str) -> None:
 
 
 class _Tally:
-    """Counts a stream of verdicts, and passes those that are not kept on as items."""
+    """Counts a stream of verdicts, and yields items for those that are not kept."""
 
     def __init__(self) -> None:
         self.videos = 0
@@ -139,10 +139,10 @@ LEFT = "left_to_next_run"
 def leave_beyond_share(engine: sa.Engine, plan_id: str, *, max_percent: float, always_allowed: int) -> int:
     """Turn retirements beyond a user's share into videos kept by the rule `left_to_next_run`; returns how many.
 
-    A dormant user's videos all reach the age limit together. To refuse the run would refuse it every night, for
-    everybody; so the oldest go now, as many as the guard allows of one user, and the rest is left to the next runs.
+    A dormant user's videos may all reach the age limit together. Refusing the run would refuse it every night, for
+    everybody; so the oldest are retired now, as many as the guard allows of one user, and the rest by the next runs.
 
-    `max_percent` is of the user's live videos, and `always_allowed` of them may go in any case. A share of 0 is left
+    `max_percent` is of the user's live videos; `always_allowed` of them may go in any case. A share of 0 is left
     for the guard to refuse: it means no run at all, not a smaller one.
     """
     if max_percent <= 0:

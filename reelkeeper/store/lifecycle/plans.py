@@ -1,4 +1,4 @@
-"""Saved plans: their items, which run may apply each, and its outcomes. `plan_writer` makes them.
+"""Read saved plans and their items, let one run apply each, and record its outcomes. `plan_writer` makes them.
 
 begin_applying(session, plan_id, "tier_storage", policy.model_dump(mode="json"), run_id)   # once, within a day
 for batch in planned(session, plan_id, "retire"): ...
@@ -19,7 +19,7 @@ from reelkeeper.model import Action, Counts, Outcome, PlanSummary, VideoState
 from reelkeeper.store.core.engine import Clock, changed, now
 from reelkeeper.store.tables import plans, verdicts, videos
 
-MAX_AGE_HOURS = 24  # views, holds and uploads of a day may have made an older plan wrong
+MAX_AGE_HOURS = 24  # an older plan may contradict newer views, holds and uploads
 _SAMPLES = 10
 _OPEN = ("ready", "refused")
 _GOING = (Action.RETIRE.value, "purge")
@@ -36,13 +36,13 @@ class Item(NamedTuple):
     rule: str
     reason: str
     size_bytes: int
-    saving_microusd: int | None  # per month, at the marginal price; None where it is not known before
+    saving_microusd: int | None  # per month, at the marginal price; None if unknown in advance
     net_microusd: int | None = None  # over the rest of the video's life, less CPU and requests
-    segment: str | None = None  # of the policy, that decided
+    segment: str | None = None  # the policy's segment that decided
 
 
 class Approved(NamedTuple):
-    """A plan that an operator approved: its refusal, and the limits that were widened for it."""
+    """A plan that an operator approved: its refusal, and the limits widened for it."""
 
     plan_id: str
     flow: str
@@ -52,7 +52,7 @@ class Approved(NamedTuple):
 
     @property
     def command(self) -> str:
-        """Return the command that carries it out."""
+        """Return the command that carries the plan out."""
         return f"reelkeeper run {self.flow} --apply --plan {self.plan_id}"
 
 
@@ -105,7 +105,7 @@ def planned(session: Session, plan_id: str, action: str, batch_size: int = 500) 
 
 
 def record_outcomes(session: Session, plan_id: str, outcomes: Sequence[Outcome]) -> None:
-    """Record the outcomes of a plan's items, which are found by blob, or by video where no blob is given."""
+    """Record the outcomes of a plan's items, found by blob, or by video where no blob is given."""
     by_blob = [outcome for outcome in outcomes if outcome.blob_id is not None]
     by_video = [outcome for outcome in outcomes if outcome.blob_id is None]
     for column, chosen in ((verdicts.c.blob_id, by_blob), (verdicts.c.video_id, by_video)):
@@ -150,11 +150,11 @@ def begin_applying(session: Session, plan_id: str, flow: str, policy: Mapping[st
             plans.c.id == plan_id,
             # guard plans.once: one plan is carried out twice
             plans.c.state.in_(_OPEN),
-            # guard plans.own_flow: a flow carries out the plan of another
+            # guard plans.own_flow: a flow carries out another flow's plan
             plans.c.flow == flow,
-            # guard plans.same_policy: a plan is carried out that was made under other rules
+            # guard plans.same_policy: a plan made under other policies is carried out
             plans.c.policy_hash == hashed,
-            # guard plans.of_today: a plan is carried out that is older than views, holds and uploads
+            # guard plans.of_today: an old plan is carried out against newer views, holds and uploads
             plans.c.created_at > Clock(-MAX_AGE_HOURS * 3600),
         )
         .values(state="applied", applied_at=Clock(), run_id=run_id)
@@ -171,7 +171,7 @@ def refuse_plan(session: Session, plan_id: str, refusal: str, widening: Mapping[
 
     An earlier approval ends: it does not cover the new refusal.
     """
-    # guard plans.approval_over: a word for a plan's figures allows larger ones
+    # guard plans.approval_over: an approval of a plan's figures allows larger ones
     values: dict[str, Any] = dict.fromkeys(("approved_at", "approved_by", "approval_reason"))
     values |= {"state": "refused", "refusal": refusal, "widening": dict(widening or {})}
     return bool(
@@ -185,7 +185,7 @@ def refusal_of(session: Session, plan_id: str) -> str:
 
 
 def approve_plan(session: Session, plan_id: str, *, author: str, reason: str) -> Approved:
-    """Allow a plan that the guard refused to be carried out as it was refused, once.
+    """Approve a plan that the guard refused, for one run within the refused figures.
 
     Raises PlanRefused for one that was not refused, is approved, applied or older than 24 h, or that no limit would
     allow; NotFound.
@@ -193,16 +193,16 @@ def approve_plan(session: Session, plan_id: str, *, author: str, reason: str) ->
     session.execute(sa.select(plans.c.id).where(plans.c.id == plan_id).with_for_update())
     plan, at = _plan(session, plan_id), now(session)
     refused = f"plan {plan_id} cannot be approved, and nothing was changed: it"
-    # guard plans.approve_once: one refusal is approved twice, and told twice
+    # guard plans.approve_once: one refusal is approved and reported twice
     if plan.approved_at and plan.state == "refused":
         raise PlanRefused(f"{refused} was approved by {plan.approved_by} on {plan.approved_at:%Y-%m-%d %H:%M} UTC")
-    # guard plans.approve_refused: a plan is approved that the guard has not judged, or that was carried out
+    # guard plans.approve_refused: a plan is approved that the guard has not checked, or that was carried out
     if plan.state != "refused":
         raise PlanRefused(f"{refused} is {plan.state}, and was not refused")
-    # guard plans.approve_today: a plan is approved that is older than views, holds and uploads
+    # guard plans.approve_today: an old plan is approved against newer views, holds and uploads
     if at - plan.created_at > timedelta(hours=MAX_AGE_HOURS):
         raise PlanRefused(f"{refused} is more than {MAX_AGE_HOURS} h old")
-    # guard plans.approve_possible: figures that cannot be right are carried out by a person's word
+    # guard plans.approve_possible: a plan with impossible figures is carried out after an approval
     if not plan.widening:
         raise PlanRefused(f"{refused} has impossible figures. Make a new plan after sync_catalog")
     values = {"approved_at": at, "approved_by": author, "approval_reason": reason}
@@ -211,7 +211,7 @@ def approve_plan(session: Session, plan_id: str, *, author: str, reason: str) ->
 
 
 def policy_hash(policy: Mapping[str, Any]) -> str:
-    """Hash a policy, whatever the order of its fields: sha256 in hex of its canonical JSON."""
+    """Hash a policy, regardless of the order of its fields: SHA-256 in hex of its canonical JSON."""
     return hashlib.sha256(json.dumps(policy, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Draw the plan of a purge: which retired blobs have waited out their grace. Set by set, inside the database."""
+"""Plan a purge: select the retired blobs whose grace is over, by set-based statements in the database."""
 
 from datetime import datetime
 
@@ -12,8 +12,8 @@ from reelkeeper.store.tables import blobs, plans, verdicts, videos
 from reelkeeper.store.videos import conditions
 
 _GB = 10**9
-_owner = videos.alias("owner")  # beside the `videos` that the conditions ask about
-_OWN = blobs.c.id == _owner.c.blob_id  # the blob is its video's present bytes: with it, the video is gone
+_owner = videos.alias("owner")  # separate from the `videos` of the conditions
+_OWN = blobs.c.id == _owner.c.blob_id  # the blob is its video's present bytes: purging it ends the video
 _JOINED = blobs.outerjoin(_owner, _owner.c.id == blobs.c.video_id)
 
 
@@ -29,11 +29,11 @@ def add_due(
 ) -> PlanSummary:
     """Save the blobs whose grace is over by `as_of`, or by the database's clock if earlier; make the plan `ready`.
 
-    The rules: `grace_over` takes a retired video's present bytes, at most `max_videos` of them, those that have waited
-    longest; `replaced` takes older bytes of a video that lives on; `orphan` what is no video's; `unfinished` what a
-    killed run had claimed, whose claim has timed out. What is kept is counted: `left_to_next_run`, `in_grace`, and
-    `spoken_for` (held, viewed, or at work since). Without `service_keys`, what is due at keys of the service's is kept
-    as `contract_not_tried`: the bucket has not shown that it keeps what their purge rests on. The population is all
+    The rules: `grace_over` takes retired videos' present bytes, at most `max_videos` of them, those that have waited
+    longest; `replaced`, older bytes of other videos; `orphan`, bytes of no video; `unfinished`, blobs that a
+    killed run claimed, once the claim has timed out. Kept blobs are counted: `left_to_next_run`, `in_grace`, and
+    `spoken_for` (held, viewed, or in an operation). Without `service_keys`, due blobs at the service's keys are kept
+    as `contract_not_tried`: the bucket has not passed the contract that their purge requires. The population is all
     live videos.
     """
     with transaction(engine, "plan.due") as session:

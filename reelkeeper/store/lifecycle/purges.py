@@ -1,4 +1,4 @@
-"""Claims of a purge: made by one UPDATE that asks everything again, counted, and settled once."""
+"""Claim blobs for a purge by one UPDATE that checks everything again, count the claims, and settle each once."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -15,19 +15,19 @@ from reelkeeper.store.videos.conditions import Condition, after_grace
 
 
 class Doomed(NamedTuple):
-    """A blob that this run has claimed, and what must still be stored before its bytes may go."""
+    """A blob that this run has claimed, with the objects that must still be stored as recorded before its delete."""
 
     blob_id: int
     video_id: str | None
     user_id: str | None
     key: str
     recorded: Recorded
-    successor_key: str | None  # of the blob that the live video stands on now, if that is another
+    successor_key: str | None  # of the live video's present blob, if that is another
     successor: Recorded
 
 
 class TimedOut(NamedTuple):
-    """A blob whose claim has timed out, and what is recorded of its object."""
+    """A blob whose claim has timed out, and the record of its object."""
 
     blob_id: int
     key: str
@@ -44,16 +44,16 @@ def claim(
     grace: Grace,
     service_keys: bool,
 ) -> None:
-    """Claim those of `blob_ids` that the plan wants purged and that may still go, for the lease `lease`."""
+    """Claim those of `blob_ids` that the plan purges, and that may still be purged, under `lease`."""
     at = now(session)
     planned = sa.exists().where(
         verdicts.c.plan_id == plan_id, verdicts.c.blob_id == blobs.c.id, verdicts.c.action == "purge"
     )
     may_go = sa.or_(
-        # guard purge.planned: what no plan names is purged
-        # guard purge.asked_again: what was viewed, held or restored since the plan is purged
+        # guard purge.planned: a blob that the plan does not name is purged
+        # guard purge.asked_again: a video that was viewed, held or restored since the plan is purged
         sa.and_(planned, conditions.purgeable(at, grace, service_keys=service_keys)),
-        claimed_by(lease),  # by an earlier try of this run
+        claimed_by(lease),  # by an earlier attempt of this run
     )
     session.execute(
         sa.update(blobs)
@@ -64,7 +64,7 @@ def claim(
 
 def claimed_by(lease: Lease) -> Condition:
     """Build the condition that the blob is claimed under this lease."""
-    # guard purge.own_claim: a run deletes and settles what another has claimed
+    # guard purge.own_claim: a run deletes and settles another run's claims
     return sa.and_(checked(blobs.c.state == BlobState.DELETING), blobs.c.claim_token == lease.token)
 
 
@@ -104,7 +104,7 @@ def timed_out(session: Session, video_ids: Sequence[str] | None, limit: int) -> 
 
 
 def counted_until_purged(session: Session, blob_ids: Sequence[int]) -> list[str]:
-    """List the videos on these blobs that their users have deleted, and that count towards a quota until now."""
+    """List the videos on these blobs that their users deleted, and that count towards a quota until they are purged."""
     is_retired = checked(videos.c.state == VideoState.RETIRED)
     counted = sa.and_(is_retired, videos.c.retire_reason == conditions.DELETED_COUNTED)
     return list(
@@ -116,7 +116,7 @@ def mark_gone(session: Session, blob_ids: Sequence[int], still: Condition, run_i
     """Record that the bytes of those blobs that are `still` claimed are gone; return them, with their videos."""
     settled = session.execute(
         sa.update(blobs)
-        # guard purge.gone_once: what was given back or restored meanwhile is marked as gone
+        # guard purge.gone_once: a blob that was restored meanwhile is marked as gone
         .where(one_of(session, blobs.c.id, blob_ids), still)
         .values(state=BlobState.GONE, claimed_at=None, claim_token=None)
         .returning(blobs.c.id, blobs.c.video_id)
@@ -127,7 +127,7 @@ def mark_gone(session: Session, blob_ids: Sequence[int], still: Condition, run_i
     )
     session.execute(
         sa.update(videos)
-        # guard purge.gone_video: a video that lives is marked as gone
+        # guard purge.gone_video: a live video is marked as gone
         .where(on_them, checked(videos.c.state == VideoState.RETIRED))
         .values(state=VideoState.GONE, run_id=run_id)
     )
@@ -142,7 +142,7 @@ def take_back(session: Session, blob_ids: Sequence[int], still: Condition, grace
     return changed(
         session,
         sa.update(blobs)
-        # guard purge.taken_back_once: what is purged, or another run's, is retired again
+        # guard purge.taken_back_once: a purged blob, or another run's, is retired again
         .where(one_of(session, blobs.c.id, blob_ids), still)
         .values(state=BlobState.RETIRED, claimed_at=None, claim_token=None, **anew),
     )

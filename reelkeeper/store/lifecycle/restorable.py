@@ -1,4 +1,4 @@
-"""What can be brought back: retired videos, and swaps whose old bytes still wait out their grace."""
+"""Find and restore retired videos, and swaps whose old bytes still wait out their grace."""
 
 from datetime import datetime
 from typing import Any, Final, NamedTuple
@@ -26,9 +26,9 @@ _FACTS: Final = (
 
 
 class Restorable(NamedTuple):
-    """A video and the retired blob that it can go back to. `recipe` is set where that takes back a swap.
+    """A video and the retired blob that it can be restored to. `recipe` is set where that undoes a swap.
 
-    `is_in_place`: the blob is the copy aside of what the swap was put over, and its bytes go back there.
+    `is_in_place`: the blob is the copy aside of a swap in place, and its bytes are put back at the service's key.
     """
 
     video_id: str
@@ -47,7 +47,7 @@ class Restorable(NamedTuple):
 
     @property
     def recorded(self) -> Recorded:
-        """Return what the catalogue records of the blob's object."""
+        """Return the catalogue's record of the blob's object."""
         return Recorded(self.size_bytes, self.etag, self.is_ours, self.stored_at)
 
 
@@ -103,12 +103,12 @@ def _candidates(state: BlobState) -> sa.Select[tuple[object, ...]]:
             .outerjoin(present, present.c.id == videos.c.blob_id)
         )
         .where(
-            # guard restore.candidates: what a purge has claimed is offered for restoring
+            # guard restore.candidates: a blob that a purge has claimed is offered for restoring
             blobs.c.state == state,
-            # An abandoned upload or swap was never shown to anybody.
-            # guard restore.never_shown: an abandoned upload is restored that nobody has ever seen
+            # An abandoned upload or swap was never published.
+            # guard restore.never_shown: an abandoned upload, which was never published, is restored
             sa.or_(blobs.c.id == videos.c.blob_id, blobs.c.generation < present.c.generation),
-            # guard restore.taken_down: what was taken down is brought back
+            # guard restore.taken_down: a video that was taken down is restored
             videos.c.retire_reason.is_distinct_from(TAKEN_DOWN),
         )
         .order_by(videos.c.id, blobs.c.generation)
@@ -116,7 +116,7 @@ def _candidates(state: BlobState) -> sa.Select[tuple[object, ...]]:
 
 
 class Exchange(NamedTuple):
-    """What stands at a service's key, and the copy of what stood there: all that is recorded of both."""
+    """The records of the object at a service's key, and of the copy of the original."""
 
     key: str
     present: dict[str, Any]
@@ -124,10 +124,10 @@ class Exchange(NamedTuple):
 
 
 def lock_exchange(session: Session, blob: Restorable) -> Exchange | None:
-    """Read the two objects that taking back a swap in place exchanges; lock the video; None where it has changed."""
+    """Read the two objects that undoing a swap in place exchanges, and lock the video; None where it has changed."""
     standing = sa.select(videos.c.id).where(
         videos.c.id == blob.video_id,
-        # guard restore.in_place_same: a video that has changed meanwhile is put back over
+        # guard restore.in_place_same: the original is put over a video that has changed meanwhile
         videos.c.state == blob.state,
         videos.c.generation == blob.generation,
         videos.c.blob_id == blob.blob_id,
@@ -137,14 +137,14 @@ def lock_exchange(session: Session, blob: Restorable) -> Exchange | None:
         return None
     rows = {row.id: row for row in session.execute(both)}
     present, original = rows[blob.blob_id], rows[blob.wanted_blob_id]
-    # guard restore.in_place_unclaimed: bytes are put back that a purge has claimed, and may be no more
+    # guard restore.in_place_unclaimed: bytes are put back that a purge has claimed, and may have deleted
     if original.state != BlobState.RETIRED:
         return None
     return Exchange(present.key, *({name: getattr(row, name) for name in _FACTS} for row in (present, original)))
 
 
 def bring_back(session: Session, blob: Restorable, run_id: str, grace: Grace) -> bool:
-    """Let the video stand on its retired blob again; False where it was purged, replaced or restored meanwhile."""
+    """Make the retired blob the video's present bytes; False where it was purged, replaced or restored meanwhile."""
     at = now(session)
     revived = changed(
         session,
@@ -171,11 +171,11 @@ def bring_back(session: Session, blob: Restorable, run_id: str, grace: Grace) ->
         sa.update(videos)
         .where(
             videos.c.id == blob.video_id,
-            # guard restore.same_state: a video that has changed meanwhile is restored over it
+            # guard restore.same_state: a restore overwrites a video whose state has changed meanwhile
             videos.c.state == blob.state,
-            # guard restore.same_generation: a newer generation of a video is thrown away
+            # guard restore.same_generation: a restore discards a newer generation of the video
             videos.c.generation == blob.generation,
-            # guard restore.same_bytes: the same, of other bytes
+            # guard restore.same_bytes: a restore discards other bytes of the video
             videos.c.blob_id == blob.blob_id,
         )
         .values(**values),
@@ -187,7 +187,7 @@ def bring_back(session: Session, blob: Restorable, run_id: str, grace: Grace) ->
             .values(**retired(at, grace, "its video was replaced or restored meanwhile"))
         )
         return False
-    # guard restore.notice: what was restored is retired by the notice of before
+    # guard restore.notice: a restored video is retired by its earlier notice
     notices.end(session, [blob.video_id], "restored")
     if not same_blob:
         session.execute(

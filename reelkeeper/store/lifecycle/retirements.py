@@ -16,7 +16,7 @@ from reelkeeper.store.videos.conditions import DELETED, DELETED_COUNTED, retired
 
 
 class Planned(NamedTuple):
-    """A video that a plan retires, and why."""
+    """A plan's item for a video, and its reason."""
 
     video_id: str
     blob_id: int
@@ -28,7 +28,7 @@ class Planned(NamedTuple):
 def planned(
     session: Session, plan_id: str, video_ids: Sequence[str], actions: Sequence[Action] = (Action.RETIRE,)
 ) -> list[Planned]:
-    """Read a plan's items for those of `video_ids` that it retires, or has another of `actions` for."""
+    """Read a plan's items for those of `video_ids` for which it has one of `actions`, by default retirement."""
     rows = session.execute(
         sa.select(*(verdicts.c[name] for name in Planned._fields)).where(
             verdicts.c.plan_id == plan_id, verdicts.c.video_id.in_(video_ids), verdicts.c.action.in_(actions)
@@ -40,7 +40,7 @@ def planned(
 def retire_videos(
     session: Session, plan_id: str, video_ids: Sequence[str], run_id: str, notice_days: Mapping[str, int]
 ) -> dict[str, int]:
-    """Retire those of `video_ids` that are still as the plan saw them; return the blob of each.
+    """Retire those of `video_ids` that are unchanged since the plan; return the blob of each.
 
     `notice_days` are the days of notice promised to each tier.
     """
@@ -49,7 +49,7 @@ def retire_videos(
         verdicts.c.plan_id == plan_id,
         # guard retire.same_bytes: a video that was replaced since the plan is retired
         verdicts.c.blob_id == videos.c.blob_id,
-        # guard retire.same_generation: a video that was swapped and taken back since the plan is retired
+        # guard retire.same_generation: a video whose swap was made and undone since the plan is retired
         verdicts.c.generation == videos.c.generation,
         verdicts.c.action == Action.RETIRE,
     )
@@ -58,9 +58,9 @@ def retire_videos(
         sa.update(videos)
         .where(
             one_of(session, videos.c.id, video_ids),
-            # guard retire.live: a lost or gone video becomes a retired one, which is purged
+            # guard retire.live: a lost or gone video is retired, and then purged
             checked(videos.c.state == VideoState.LIVE),
-            # guard retire.planned: what the plan does not retire is retired
+            # guard retire.planned: a video that the plan does not retire is retired
             sa.exists().where(verdict),
             # guard retire.viewed: a video is retired that was viewed since the plan
             conditions.not_viewed_since(planned_at),
@@ -68,11 +68,11 @@ def retire_videos(
             ~conditions.held(videos.c.id, videos.c.user_id, now(session)),
             # guard retire.kept: a video is retired that its user asked to keep since the plan
             ~conditions.kept(videos.c.id, at),
-            # guard retire.noticed: a video is retired whose service was promised notice, and never heard of it
+            # guard retire.noticed: a video is retired without the notice that its service was promised
             notices.given(notice_days, at),
             # guard retire.in_operation: a video is retired while its bytes are being replaced
             ~conditions.in_operation(videos.c.id),
-            # guard retire.live_bytes: one video whose bytes are not live stops all others of its batch
+            # guard retire.live_bytes: one video whose bytes are not live makes its whole batch fail
             sa.exists().where(blobs.c.id == videos.c.blob_id, blobs.c.state == BlobState.LIVE),
         )
         .values(
@@ -97,13 +97,13 @@ def delete_video(session: Session, video_id: str, run_id: str, *, is_counted: bo
         .where(
             videos.c.id == video_id,
             videos.c.state.in_([VideoState.LIVE, VideoState.RETIRED]),
-            # guard delete.held: a user deletes what a dispute needs
+            # guard delete.held: a user deletes a held video
             ~conditions.held(videos.c.id, videos.c.user_id, now(session)),
         )
         .values(
             state=VideoState.RETIRED,
             retired_at=sa.func.coalesce(videos.c.retired_at, now(session)),
-            # guard delete.counted_live: to delete what the rules have retired already takes room of the quota again
+            # guard delete.counted_live: deleting a video that was already retired uses its quota again
             retire_reason=sa.case(
                 (sa.and_(videos.c.state == VideoState.LIVE, sa.literal(is_counted)), DELETED_COUNTED), else_=DELETED
             ),
@@ -132,14 +132,14 @@ def retire_blobs(session: Session, blob_ids: Sequence[int], at: datetime, *, run
     return changed(
         session,
         sa.update(blobs)
-        # guard retire.live_blobs: bytes that a purge has claimed, or that are lost, begin a new grace
+        # guard retire.live_blobs: bytes that a purge has claimed, or that are lost, start a new grace
         .where(one_of(session, blobs.c.id, blob_ids), checked(blobs.c.state == BlobState.LIVE))
         .values(run_id=run_id, **retired(at, grace, reason)),
     )
 
 
 def broken(session: Session, video_ids: Sequence[str]) -> dict[str, str]:
-    """Describe each live video whose bytes are not live: an inconsistency that no change of ours can have caused."""
+    """Describe each live video whose bytes are not live: an inconsistency that no operation should cause."""
     rows = session.execute(
         sa.select(videos.c.id, blobs.c.key, blobs.c.state)
         .join(blobs, blobs.c.id == videos.c.blob_id)

@@ -1,4 +1,4 @@
-"""Swaps: a video's present bytes, and whether they are still those that were encoded."""
+"""Read a video's present bytes for a swap, and check that they are unchanged afterwards."""
 
 from typing import NamedTuple
 
@@ -46,7 +46,7 @@ def find_source(session: Session, video_id: str) -> Source | None:
 
 
 def done_before(session: Session, planned_blob_id: int, run_id: str) -> Outcome | None:
-    """Read the outcome of a swap that this run had published before it was killed and could record it."""
+    """Read the outcome of a swap that this run published, but was killed before recording."""
     new = blobs.alias("new")
     row = session.execute(
         sa.select(operations.c.video_id, operations.c.outcome, blobs.c.size_bytes, new.c.size_bytes)
@@ -89,12 +89,12 @@ def note_refusal(session: Session, source: Source, refusal: Refusal) -> bool:
 def _unchanged(session: Session, source: Source) -> sa.ColumnElement[bool]:
     return sa.and_(
         videos.c.id == source.video_id,
-        # guard swap.live: what was noted of a live video is written to a retired one
+        # guard swap.live: a swap or refusal is recorded for a video that was retired meanwhile
         videos.c.state == VideoState.LIVE,
-        # guard swap.same_bytes: the same, of other bytes
+        # guard swap.same_bytes: a swap or refusal is recorded for bytes that replaced the encoded ones
         videos.c.blob_id == source.blob_id,
-        # guard swap.same_generation: the same, after a swap was taken back
+        # guard swap.same_generation: a swap or refusal is recorded after another swap was made and undone
         videos.c.generation == source.generation,
-        # guard swap.held: a held video is touched
+        # guard swap.held: a video that was held meanwhile is swapped
         ~conditions.held(videos.c.id, videos.c.user_id, now(session)),
     )

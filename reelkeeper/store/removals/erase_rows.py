@@ -1,7 +1,7 @@
-"""Erase a user's rows: some are deleted, the books keep theirs under a pseudonym, and ids are removed from texts.
+"""Erase a user's rows: delete some, keep the books' under a pseudonym, and remove the ids from texts.
 
-`personal_data` lists which of these applies to each column. It is one transaction, once no bytes of the user are
-stored.
+`personal_data` lists which applies to each column. It is one transaction, after all bytes of the user are
+deleted.
 """
 
 from collections.abc import Callable, Iterator
@@ -46,8 +46,8 @@ from reelkeeper.store.tables import (
     videos,
 )
 
-Clean = Callable[[Any], Any]  # a value of JSON -> the same, naming nobody
-_REQUEST: Final = ("width", "height", "duration_seconds", "fps")  # of a job's request: what it cost rests on these
+Clean = Callable[[Any], Any]  # a JSON value -> the same without the ids
+_REQUEST: Final = ("width", "height", "duration_seconds", "fps")  # of a job's request: its cost depends on them
 _NO_BLOB: Final[dict[str, Any]] = {
     "key": sa.literal("erased/") + sa.cast(blobs.c.id, sa.String),
     **dict.fromkeys(("video_id", "etag", "sha256", "content_type", "retire_reason", "recipe")),
@@ -110,16 +110,16 @@ def _delete(session: Session, user_id: str) -> dict[str, int]:
     ]
     counts: dict[str, int] = {}
     for table, which in gone:
-        if table is uploads:  # no row refers to a key any more, and uploads say which blobs were put
+        if table is uploads:  # the other rows with keys are deleted, and uploads still name their blobs
             emptied = sa.update(blobs).where(sa.or_(blobs.c.video_id.in_(mine), blobs.c.id.in_(put))).values(_NO_BLOB)
-            # guard erase.blob_number: SQLite gives the number of a row that went to another, and the record with it
+            # guard erase.blob_number: SQLite reuses a deleted blob's number, and audit events then name another blob
             session.execute(emptied)
         counts[table.name] = changed(session, sa.delete(table).where(which))
     return {name: count for name, count in counts.items() if count}
 
 
 def _empty_work(session: Session, user_id: str, pseudonym: str) -> None:
-    """Empty jobs and plans but for their costs and durations."""
+    """Empty jobs and plans except for their costs and durations."""
     mine = _mine(user_id)
     session.execute(
         sa.update(verdicts)
@@ -127,7 +127,7 @@ def _empty_work(session: Session, user_id: str, pseudonym: str) -> None:
         .values(user_id=pseudonym, video_id=None, reason="", outcome_reason=None)
     )
     session.execute(sa.update(crf_searches).where(crf_searches.c.video_id.in_(mine)).values(video_id=pseudonym))
-    # guard erase.shared: a user's video that others were given keeps its row, and with it the user's
+    # guard erase.shared: other users' jobs that got the user's video prevent deleting its row, and the user's
     session.execute(sa.update(jobs).where(jobs.c.video_id.in_(mine)).values(video_id=None))
     emptied = {"client_key": jobs.c.id, "cache_key": jobs.c.id, "request_sha256": "", "error": None, "tag": None}
     for rows in _pages(session, jobs, [jobs.c.id], [jobs.c.model, jobs.c.request], jobs.c.user_id == user_id):
@@ -148,7 +148,7 @@ def _among(request: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _rename_books(session: Session, user_id: str, pseudonym: str) -> None:
-    """Put the pseudonym into the books; no amount changes."""
+    """Replace the user's id with the pseudonym in the books; amounts stay."""
     for kind in ("user", "held"):
         before, after = f"{kind}/{user_id}", f"{kind}/{pseudonym}"
         old = sa.select(sa.literal(after), accounts.c.kind, sa.literal(pseudonym), accounts.c.balance_microusd)

@@ -1,4 +1,4 @@
-"""Users who are being erased: since when, which of their bytes are still stored, and which data is only theirs."""
+"""Read which users are being erased, which of their bytes are still stored, and which data is only theirs."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -86,7 +86,7 @@ def open_reservations(session: Session, user_id: str) -> list[str]:
 
 
 def urls_until(session: Session, user_id: str) -> datetime | None:
-    """Return the time until which a presigned URL of the user's uploads is valid; None: there is none."""
+    """Return until when a presigned URL of the user's uploads is valid; None: there is none."""
     theirs = sa.select(reservations.c.id).where(reservations.c.user_id == user_id)
     last: datetime | None = session.execute(
         sa.select(sa.func.max(uploads.c.url_until)).where(uploads.c.reservation_id.in_(theirs))
@@ -165,7 +165,7 @@ def loose_keys(session: Session, user_id: str) -> list[str]:
 
 
 def with_videos(session: Session, keys: Sequence[str]) -> set[str]:
-    """Find those of `keys` that belong to a video's row."""
+    """Return those of `keys` that belong to a video's row."""
     standing = sa.and_(blobs.c.video_id.is_not(None), blobs.c.state != BlobState.GONE)
     return set(session.execute(sa.select(blobs.c.key).where(blobs.c.key.in_(keys), standing)).scalars())
 
@@ -174,7 +174,7 @@ def own_images(session: Session, user_id: str) -> list[str]:
     """List the SHA-256 of the images that jobs of this user, and of nobody else, started from."""
     others = sa.select(_IMAGE).where(jobs.c.user_id != user_id, _IMAGE.is_not(None))
     theirs = sa.select(_IMAGE).distinct().where(jobs.c.user_id == user_id, _IMAGE.is_not(None))
-    # guard erase.others_image: an image goes that a job of another user starts from
+    # guard erase.others_image: an image is deleted that another user's job starts from
     return list(session.execute(theirs.where(_IMAGE.not_in(others)).order_by(_IMAGE)).scalars())
 
 

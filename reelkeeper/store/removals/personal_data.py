@@ -1,4 +1,4 @@
-"""Define what an erasure does to every column of the store. A test compares it with the tables: none is left out."""
+"""Define what an erasure does to every column of the store. A test checks that no column is missing."""
 
 from collections.abc import Mapping
 from enum import StrEnum
@@ -7,7 +7,7 @@ from typing import Final
 
 
 class Fate(StrEnum):
-    """What becomes of a column, or of a user's rows."""
+    """What an erasure does to a column, or to a user's rows."""
 
     ROWS_GO = "the user's rows are deleted"
     KEPT = "kept: contains no personal data"
@@ -28,10 +28,10 @@ def _columns(kept: str, **others: str) -> Mapping[str, Fate]:
 
 FATES: Final[Mapping[str, Fate | Mapping[str, Fate]]] = MappingProxyType(
     {
-        # The user, the videos, and all that is about either.
+        # The user, the videos, and everything about them.
         "users": _columns("erasing_at pseudonym", renamed="id", emptied="tier created_at"),
         "videos": Fate.ROWS_GO,
-        "blobs": _columns(  # their numbers are never given again
+        "blobs": _columns(  # rows stay, so that their numbers are never reused
             "id generation is_ours state size_bytes codec duration_seconds frames encoder quality_mean quality_p5 "
             "stored_at retired_at purge_after run_id claimed_at claim_token",
             emptied="video_id key etag sha256 content_type recipe retire_reason",
@@ -48,7 +48,7 @@ FATES: Final[Mapping[str, Fate | Mapping[str, Fate]]] = MappingProxyType(
         "uploads": Fate.ROWS_GO,
         "reservations": Fate.ROWS_GO,
         "storage_accounts": Fate.ROWS_GO,
-        # Work: what it cost and how long it took stays, without what was asked for.
+        # Work: costs and durations stay, without the request.
         "jobs": _columns(
             "id leader_id state tier model complexity estimate_seconds price_microusd price_book policy_version "
             "quoted_cost_microusd hold_id reserved_bytes attempts due_at claimed_by lease_token lease_until lane "
@@ -98,7 +98,7 @@ FATES: Final[Mapping[str, Fate | Mapping[str, Fate]]] = MappingProxyType(
             "run_id month service as_of mean_microusd lower80_microusd upper80_microusd lower95_microusd "
             "upper95_microusd method"
         ),
-        # The record, and what people were told.
+        # The audit record, and messages to people.
         "audit_events": _columns(
             "id at event run_id blob_id previous digest seal", sealed="video_id user_id detail salt"
         ),
@@ -118,7 +118,7 @@ FATES: Final[Mapping[str, Fate | Mapping[str, Fate]]] = MappingProxyType(
             "last_ok_at disabled_at",
             searched="last_error disabled_reason",
         ),
-        # What an operator has written, which may name a user.
+        # Texts by operators, which may name a user.
         "deployment": _columns(
             "id created_at frozen_at frozen_by audit_events audit_head policy_version policy_digest",
             searched="frozen_reason",
@@ -129,8 +129,8 @@ FATES: Final[Mapping[str, Fate | Mapping[str, Fate]]] = MappingProxyType(
             searched="refusal approval_reason",
         ),
         "policy_versions": _columns("version digest created_at author", searched="document reason"),
-        # Nobody is named.
-        "blocked_bytes": _columns("blob_id sha256 etag size_bytes blocked_at"),  # a takedown outlasts its user
+        # Without personal data.
+        "blocked_bytes": _columns("blob_id sha256 etag size_bytes blocked_at"),  # a takedown stays in force
         "view_days": _columns("day"),
         "scans": _columns("id run_id started_at finished_at objects size_bytes outcome"),
         "heartbeats": _columns("flow last_ok_at period_seconds grace_seconds run_id run_seconds"),

@@ -1,4 +1,4 @@
-"""Takedowns as rows: videos no longer served, their bytes, and bytes never to be published again."""
+"""Record takedowns: videos no longer served, and bytes never to be published again."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -29,7 +29,7 @@ class Target(NamedTuple):
 
 
 class Standing(NamedTuple):
-    """What the catalogue knows of a video before it is taken down."""
+    """The catalogue's record of a video before it is taken down."""
 
     user_id: str
     blob_id: int | None
@@ -37,7 +37,7 @@ class Standing(NamedTuple):
 
 
 def standing(session: Session, video_ids: Sequence[str]) -> dict[str, Standing]:
-    """Look up and lock the videos of these ids until the transaction ends."""
+    """Read and lock the videos of these ids until the transaction ends."""
     down = sa.func.coalesce(videos.c.retire_reason == TAKEN_DOWN, sa.false())
     rows = session.execute(
         sa.select(videos.c.id, videos.c.user_id, videos.c.blob_id, down)
@@ -71,7 +71,7 @@ def videos_with_same_bytes(session: Session, video_id: str) -> list[str]:
 
 
 def mark(session: Session, video_ids: Sequence[str], run_id: str) -> None:
-    """Stop serving these videos, and end every grace of their bytes."""
+    """Stop serving these videos, and end the grace of all their bytes."""
     at = now(session)
     session.execute(
         sa.update(videos)
@@ -119,47 +119,47 @@ def block(session: Session, found: Sequence[Target]) -> set[int]:
 
 
 def note_digests(session: Session, digests: Mapping[int, str]) -> None:
-    """Record the SHA-256 of bytes that were read before they go."""
+    """Record the SHA-256 of bytes that were read before their deletion."""
     for blob_id, sha256 in digests.items():
         session.execute(sa.update(blobs).where(blobs.c.id == blob_id).values(sha256=sha256))
 
 
 def find_blocked(session: Session, blob_ids: Sequence[int]) -> dict[str, int]:
-    """Find those of `blob_ids` whose bytes were taken down, by the video that uses, or was to use, each."""
+    """Return those of `blob_ids` whose bytes were taken down, by the video that uses, or would use, each."""
     wanted = sa.select(blobs.c.video_id, blobs.c.id).where(blobs.c.id.in_(blob_ids), _is_blocked(sa.true()))
     return {row.video_id: row.id for row in session.execute(wanted) if row.video_id is not None}
 
 
 def claim(session: Session, blob_ids: Sequence[int], lease: Lease, *, run_id: str) -> None:
-    """Claim those of `blob_ids` that were taken down, for the lease `lease`; only legal holds prevent it."""
+    """Claim those of `blob_ids` that were taken down, under `lease`; only legal holds prevent it."""
     at = now(session)
     may_go = sa.exists().where(
         videos.c.id == blobs.c.video_id,
-        # guard takedown.marked: bytes are deleted without a grace of a video that nobody has taken down
+        # guard takedown.marked: the bytes of a video that was not taken down are deleted without a grace
         videos.c.retire_reason == TAKEN_DOWN,
-        # guard takedown.legal_hold: bytes go that a court has ordered to be kept
+        # guard takedown.legal_hold: bytes under a legal hold are deleted
         ~conditions.held(videos.c.id, videos.c.user_id, at, legal=True),
     )
     session.execute(
         sa.update(blobs)
-        # guard takedown.unclaimed: a takedown takes over what another purge is deleting
+        # guard takedown.unclaimed: a takedown takes over blobs that a purge is deleting
         .where(one_of(session, blobs.c.id, blob_ids), checked(blobs.c.state == BlobState.RETIRED), may_go)
         .values(state=BlobState.DELETING, run_id=run_id, claimed_at=at, claim_token=lease.token)
     )
 
 
 def legally_held(session: Session, video_ids: Sequence[str]) -> set[str]:
-    """Find those of `video_ids` that a legal hold keeps."""
+    """Return those of `video_ids` that are under a legal hold."""
     held = conditions.held(videos.c.id, videos.c.user_id, now(session), legal=True)
     return set(session.execute(sa.select(videos.c.id).where(videos.c.id.in_(video_ids), held)).scalars())
 
 
 def _is_blocked(among: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
-    """Build the condition that the bytes of a blob are blocked: two EXISTS, so that each finds its index."""
+    """Build the condition that the bytes of a blob are blocked: two EXISTS, so that each uses its index."""
     same = (
-        # guard takedown.same_sha256: the same video is uploaded or made again
+        # guard takedown.same_sha256: bytes that were taken down are uploaded or made again
         blocked_bytes.c.sha256 == blobs.c.sha256,
-        # guard takedown.same_etag: the service stores the same video again, of which only the ETag is known
+        # guard takedown.same_etag: the service stores bytes again that were taken down, and whose SHA-256 is unknown
         sa.and_(blocked_bytes.c.etag == blobs.c.etag, blocked_bytes.c.size_bytes == blobs.c.size_bytes),
     )
     return sa.or_(*(sa.exists().where(equal, among) for equal in same))

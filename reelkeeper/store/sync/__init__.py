@@ -1,1 +1,1 @@
-"""Scans of the bucket, and objects without a row of `blobs`."""
+"""Store scans of the bucket, and objects without a row of `blobs`."""

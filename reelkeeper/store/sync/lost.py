@@ -1,4 +1,4 @@
-"""Rows whose objects are missing, and rows whose objects are there again: marked, never deleted."""
+"""Mark rows whose objects are missing, and rows whose objects are there again; never delete them."""
 
 from collections.abc import Sequence
 from typing import Final, NamedTuple
@@ -12,7 +12,7 @@ from reelkeeper.store.tables import blobs, videos
 from reelkeeper.store.videos import conditions
 from reelkeeper.store.videos.conditions import retired, stands_on
 
-_DELETED: Final = "deleted by the service"  # why a present blob is gone
+_DELETED: Final = "deleted by the service"  # the reason of a present blob that is gone
 
 
 class LostBlob(NamedTuple):
@@ -24,10 +24,10 @@ class LostBlob(NamedTuple):
 
 
 def mark_blobs(session: Session, blob_ids: Sequence[int], run_id: str) -> list[LostBlob]:
-    """Mark those blobs as lost that are still expected; return them."""
+    """Mark those of the blobs that are still live or retired as lost; return them."""
     rows = session.execute(
         sa.update(blobs)
-        # guard sync.lost_blobs: what was purged or claimed meanwhile is marked as lost
+        # guard sync.lost_blobs: a blob that was purged or claimed meanwhile is marked as lost
         .where(one_of(session, blobs.c.id, blob_ids), checked(blobs.c.state.in_([BlobState.LIVE, BlobState.RETIRED])))
         .values(state=BlobState.LOST, run_id=run_id)
         .returning(blobs.c.id, blobs.c.video_id, blobs.c.key)
@@ -40,7 +40,7 @@ def mark_videos(session: Session, blob_ids: Sequence[int], run_id: str) -> int:
     return changed(
         session,
         sa.update(videos)
-        # guard sync.lost_videos: a video that is gone counts as lost
+        # guard sync.lost_videos: a gone video is marked as lost
         .where(stands_on(session, blob_ids), checked(videos.c.state.in_([VideoState.LIVE, VideoState.RETIRED])))
         .values(state=VideoState.LOST, run_id=run_id),
     )
@@ -49,7 +49,7 @@ def mark_videos(session: Session, blob_ids: Sequence[int], run_id: str) -> int:
 def mark_deleted(session: Session, blob_ids: Sequence[int], run_id: str) -> list[LostBlob]:
     """Mark these blobs, and their videos, as gone, since the service has deleted their objects.
 
-    Held videos stay as they are: nobody may delete them, so it is a loss. Retired ones keep their reason.
+    Held videos stay as they are: nobody may delete them, so they count as lost. Retired ones keep their reason.
     """
     kept = sa.exists().where(
         videos.c.id == blobs.c.video_id, conditions.held(videos.c.id, videos.c.user_id, now(session))
@@ -60,9 +60,9 @@ def mark_deleted(session: Session, blob_ids: Sequence[int], run_id: str) -> list
         sa.update(blobs)
         .where(
             one_of(session, blobs.c.id, blob_ids),
-            # guard events.deleted_once: what a purge has claimed, or an upload replaced, is marked as deleted
+            # guard events.deleted_once: a blob that a purge has claimed, or an upload replaced, is marked as deleted
             checked(blobs.c.state.in_([BlobState.LIVE, BlobState.RETIRED, BlobState.LOST])),
-            # guard events.held: that a held video is deleted passes for the service's own wish
+            # guard events.held: the loss of a held video counts as a deletion by the service
             ~kept,
         )
         .values(state=BlobState.GONE, run_id=run_id, retire_reason=reason)
@@ -92,21 +92,21 @@ def retire_reappeared(session: Session, blob_ids: Sequence[int], run_id: str, gr
         sa.update(blobs)
         .where(
             one_of(session, blobs.c.id, blob_ids),
-            # guard sync.reappeared_gone: a live row is retired, since its object is there
+            # guard sync.reappeared_gone: a live row is retired because its object exists
             checked(blobs.c.state == BlobState.GONE),
-            # guard events.back: a video that counted as deleted, and is there, is retired and purged
+            # guard events.back: a video that was recorded as deleted, but exists, is retired and purged
             sa.func.coalesce(blobs.c.retire_reason, "") != _DELETED,
             # guard sync.reappeared_open: the service's new upload at the key is retired and purged
-            ~conditions.has_open_row(blobs.c.key, blobs.c.id),  # the service may have stored another meanwhile
+            ~conditions.has_open_row(blobs.c.key, blobs.c.id),  # the service may have stored another object
         )
         .values(run_id=run_id, **retired(now(session), grace, "its object was there after its purge"))
     )
 
 
 def revive(session: Session, blob_ids: Sequence[int], run_id: str, grace: Grace) -> None:
-    """Take back rows in `lost` whose object is there: as their video's present bytes, or as an old generation.
+    """Make rows in `lost` whose object exists live, as their video's present bytes, or retired, as an old generation.
 
-    The same goes for rows that counted as deleted by the service, where their key has no other row now.
+    The same applies to rows recorded as deleted by the service, where their key has no other row now.
     """
     deleted = sa.and_(blobs.c.state == BlobState.GONE, blobs.c.retire_reason == _DELETED)
     returned = sa.and_(deleted, ~conditions.has_open_row(blobs.c.key, blobs.c.id))
@@ -115,11 +115,11 @@ def revive(session: Session, blob_ids: Sequence[int], run_id: str, grace: Grace)
         sa.and_(blobs.c.state == BlobState.LOST, videos.c.state == VideoState.LOST),
         sa.and_(blobs.c.state == BlobState.GONE, videos.c.state == VideoState.GONE),
     )
-    app_state = sa.exists().where(videos.c.id == blobs.c.video_id, videos.c.blob_id == blobs.c.id, checked(alike))
+    is_present = sa.exists().where(videos.c.id == blobs.c.video_id, videos.c.blob_id == blobs.c.id, checked(alike))
     alive = list(
         session.execute(
             sa.update(blobs)
-            .where(lost, app_state)
+            .where(lost, is_present)
             .values(state=BlobState.LIVE, retire_reason=None, run_id=run_id)
             .returning(blobs.c.id)
         ).scalars()

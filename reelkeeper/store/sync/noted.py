@@ -1,6 +1,6 @@
-"""Notes of objects without a row of `blobs`, and a scan's verdict on each: set-based, so that memory stays flat.
+"""Note objects without a row of `blobs`, and a scan's verdict on each, by set-based statements in flat memory.
 
-Noting changes no video, so a dry run notes and judges exactly as a real run does, and predicts it to the object.
+Noting changes no video, so a dry run notes and judges exactly as a real run does.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,9 +15,9 @@ from reelkeeper.model.adoption import BY_CSV, IN_DOUBT, AdoptionVerdict
 from reelkeeper.store.core.engine import changed, insert_into
 from reelkeeper.store.tables import key_owners, orphans, videos
 
-_MANY: Final = 1_000  # notes, from which on it matters how they are compared
-_NAMED = 3  # keys, in an error
-_KEPT: Final = ("key", "first_seen_at", "told_at")  # of an object that was noted before
+_MANY: Final = 1_000  # notes, from which on the query plan matters
+_NAMED = 3  # keys in an error
+_KEPT: Final = ("key", "first_seen_at", "told_at")  # kept from an earlier note
 
 
 class Owner(NamedTuple):
@@ -44,22 +44,22 @@ class Noted(NamedTuple):
 
 
 def owners(session: Session, keys: Sequence[str]) -> dict[str, Owner]:
-    """Look up the imported owners of `keys`."""
+    """Read the imported owners of `keys`."""
     rows = session.execute(sa.select(key_owners).where(key_owners.c.key.in_(keys)))
     return {row.key: Owner(row.user_id, row.video_id, row.created_at) for row in rows}
 
 
 def note(session: Session, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Note objects, or update their notes; the time when each was first seen stays."""
+    """Note objects, or update their notes; the time of the first note stays."""
     insert = insert_into(session, orphans)
     renewed = {column.name: insert.excluded[column.name] for column in orphans.c if column.name not in _KEPT}
     session.execute(insert.on_conflict_do_update(index_elements=["key"], set_=renewed), rows)
 
 
 def use_own_ids(session: Session, scan_id: str) -> None:
-    """Give a video the id made of user and name where another user has its name, in the catalogue or in the scan.
+    """Set a video's id to one made of user and name where another user's video has the name, in catalogue or scan.
 
-    This does not depend on which was found first. Any other video keeps its name as its id.
+    This does not depend on which was found first. All other videos keep their name as id.
     """
     mine = judged(scan_id, AdoptionVerdict.ADOPT)
     contested = sa.select(orphans.c.name_id).where(mine).group_by(orphans.c.name_id).having(_of_two_users())
@@ -70,20 +70,20 @@ def use_own_ids(session: Session, scan_id: str) -> None:
 
 
 def leave_taken_ids(session: Session, scan_id: str) -> None:
-    """Leave out objects whose id another user's video has all the same."""
+    """Leave out objects whose id still belongs to another user's video."""
     mine = judged(scan_id, AdoptionVerdict.ADOPT)
     crowded = sa.select(orphans.c.video_id).where(mine).group_by(orphans.c.video_id).having(_of_two_users())
     foreign = sa.and_(_stands(orphans.c.video_id), ~_has_video(orphans.c.video_id))
     session.execute(
         sa.update(orphans)
-        # guard adopt.taken_ids: what has another user's id is adopted over it
+        # guard adopt.taken_ids: an object is adopted under the id of another user's video
         .where(mine, sa.or_(foreign, orphans.c.video_id.in_(crowded)))
         .values(verdict=AdoptionVerdict.ID_TAKEN)
     )
 
 
 def take_back_lost(session: Session, scan_id: str) -> None:
-    """Take a lost video's newer generation back; any other object of a known video is one more of its files."""
+    """Take back a lost video's newer generation; any other object of a known video is another of its files."""
     lost = sa.exists().where(
         videos.c.id == orphans.c.video_id,
         videos.c.state == VideoState.LOST,
@@ -97,7 +97,7 @@ def take_back_lost(session: Session, scan_id: str) -> None:
 
 
 def keep_one_of_each(session: Session, scan_id: str) -> None:
-    """Choose one of a video's files: the newest of our own generations, else by pattern, else by its bytes."""
+    """Choose one of a video's files: the newest of our own generations, else by pattern, else by key."""
     place = sa.func.row_number().over(
         partition_by=orphans.c.video_id,
         order_by=(
@@ -118,7 +118,7 @@ def keep_one_of_each(session: Session, scan_id: str) -> None:
 
 
 def count_notes(session: Session, scan_id: str) -> None:
-    """Have PostgreSQL analyse the table after many notes, which it does by itself a minute later.
+    """Make PostgreSQL analyse the table after many notes; by itself it would do so a minute later.
 
     Until then it expects few rows, and compares each with all others: 10,000 took three minutes instead of half a
     minute.
@@ -129,12 +129,12 @@ def count_notes(session: Session, scan_id: str) -> None:
             session.execute(sa.text("ANALYZE orphans"))
 
 
-# in their order; each can be repeated
+# in this order; each can be repeated
 STEPS: Final = (count_notes, use_own_ids, leave_taken_ids, take_back_lost, keep_one_of_each)
 
 
 def refuse(session: Session, scan_id: str) -> None:
-    """Leave out objects that patterns would adopt, with the further files of the same videos."""
+    """Leave out the objects that patterns would adopt, and the further files of the same videos."""
     by_pattern = orphans.c.pattern > BY_CSV
     adopted = sa.select(orphans.c.video_id).where(judged(scan_id, AdoptionVerdict.ADOPT), by_pattern)
     files = judged(scan_id, AdoptionVerdict.ADOPT, AdoptionVerdict.ANOTHER_FILE)
@@ -199,6 +199,6 @@ def _has_video(column: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
 
 
 def _further() -> sa.ColumnElement[str]:
-    """Return the verdict on a further object of a video, by who made its key."""
+    """Return the verdict on a further object of a video, depending on who made its key."""
     ours = orphans.c.generation.is_not(None)
     return sa.case((ours, AdoptionVerdict.LEFTOVER), else_=sa.literal(AdoptionVerdict.ANOTHER_FILE))

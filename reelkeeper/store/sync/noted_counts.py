@@ -1,4 +1,4 @@
-"""Figures and examples of a scan's verdicts on objects without a row of `blobs`."""
+"""Count a scan's verdicts on objects without a row of `blobs`, and list examples."""
 
 from collections.abc import Sequence
 from datetime import date, datetime
@@ -29,7 +29,7 @@ _NAMED = "videos import --keys"
 
 
 def crowding(session: Session, scan_id: str) -> Crowding:
-    """Count how the objects that patterns alone would adopt concentrate on single videos and users."""
+    """Count the objects that patterns alone would adopt for the videos and users that have most of them."""
     by_pattern = sa.and_(orphans.c.scan_id == scan_id, orphans.c.pattern > BY_CSV)
     new = sa.select(orphans.c.video_id).where(by_pattern, orphans.c.verdict == AdoptionVerdict.ADOPT)
     files = (
@@ -141,7 +141,7 @@ def _fullest(session: Session, by_day: sa.Select[Any], everything: sa.Select[Any
 
 
 def files_by_pattern(session: Session, scan_id: str) -> tuple[dict[str, int], dict[str, int]]:
-    """Count the files by video that patterns alone have found: adopted ones, and further files of a video."""
+    """Count files by video that only patterns have found: adopted ones, and further files of a video."""
     rows = session.execute(
         sa.select(orphans.c.verdict, orphans.c.video_id, sa.func.count())
         .where(judged(scan_id, AdoptionVerdict.ADOPT, AdoptionVerdict.ANOTHER_FILE), orphans.c.pattern > BY_CSV)

@@ -1,4 +1,4 @@
-"""Make videos and blobs of notes: objects that had no row."""
+"""Insert videos and blobs for noted objects, which had no row."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -22,13 +22,13 @@ class Standing(NamedTuple):
 
 
 def known_keys(session: Session, keys: Sequence[str]) -> set[str]:
-    """Find the keys that have got a row since they were noted."""
+    """Return the keys that got a row since they were noted."""
     open_rows = sa.select(blobs.c.key).where(blobs.c.key.in_(keys), blobs.c.state != BlobState.GONE)
     return set(session.execute(open_rows).scalars())
 
 
 def standing(session: Session, video_ids: Sequence[str]) -> dict[str, Standing]:
-    """Look up and lock the videos of these ids until the transaction ends."""
+    """Read and lock the videos of these ids until the transaction ends."""
     rows = session.execute(
         sa.select(videos.c.id, videos.c.user_id, videos.c.state, videos.c.generation)
         .where(videos.c.id.in_(video_ids))
@@ -91,7 +91,7 @@ def begin_grace(session: Session, blob_ids: Sequence[int], grace: Grace) -> None
 
 
 def publish(session: Session, chosen: Sequence[Noted], blob_ids: Mapping[str, int], run_id: str) -> None:
-    """Point the videos at their blobs, live."""
+    """Point the videos at their blobs, and make them live."""
     if not chosen:
         return
     change = (

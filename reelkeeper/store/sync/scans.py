@@ -1,4 +1,4 @@
-"""Scans, and the rows whose objects a complete listing must contain."""
+"""Store scans, and read the rows whose objects a complete listing must contain."""
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -13,11 +13,11 @@ from reelkeeper.store.tables import audit_events, blobs, orphans, scans
 from reelkeeper.store.videos import conditions
 
 BUCKET_EVENTS: Final = "bucket_events"  # the row of `controls` with how far events have been followed
-RETAINED_SECONDS: Final = 4 * 86_400.0  # for which the queue keeps messages: after a longer pause, some are lost
-SERVICE_DELETE: Final = "service_delete"  # of the audit: the service has deleted an object itself
+RETAINED_SECONDS: Final = 4 * 86_400.0  # how long the queue keeps messages; after a longer pause, some are lost
+SERVICE_DELETE: Final = "service_delete"  # audit event: the service has deleted an object
 DAY_SECONDS: Final = 86_400.0
 _EXPECTED = (BlobState.LIVE, BlobState.RETIRED)
-_SAMPLES_A_SHARD = 100  # keys: shards are then within some ten percent of the same size
+_SAMPLES_A_SHARD = 100  # keys: shards then differ in size by some ten percent
 
 
 def begin(session: Session, scan_id: str, run_id: str, started_at: datetime) -> None:
@@ -38,7 +38,7 @@ def finish(session: Session, scan_id: str, started_at: datetime, listed: Counts,
 
 
 def highest_blob_id(session: Session) -> int:
-    """Find the highest id of a blob; 0 where there is none."""
+    """Read the highest blob id; 0 where there is none."""
     return session.execute(sa.select(sa.func.max(blobs.c.id))).scalar() or 0
 
 
@@ -48,13 +48,13 @@ def count_expected(session: Session, started_at: datetime) -> int:
 
 
 def count_deleted(session: Session) -> int:
-    """Count the objects that the service was seen to delete in the last 24 hours."""
+    """Count the objects that the service deleted in the last 24 hours, as recorded."""
     recent = sa.and_(audit_events.c.event == SERVICE_DELETE, audit_events.c.at > Clock(-DAY_SECONDS))
     return int(session.execute(sa.select(sa.func.count()).where(recent)).scalar_one())
 
 
 def expected_ids(session: Session, started_at: datetime) -> Iterator[Sequence[int]]:
-    """Stream the ids of those blobs, in flat memory."""
+    """Stream the ids of the blobs that `count_expected` counts, in flat memory."""
     rows = session.execute(
         sa.select(blobs.c.id).where(*_expected(started_at)).order_by(blobs.c.id),
         execution_options={"yield_per": 10_000},
@@ -65,14 +65,14 @@ def expected_ids(session: Session, started_at: datetime) -> Iterator[Sequence[in
 def expected_keys(session: Session, blob_ids: Sequence[int]) -> dict[int, str]:
     """Find the keys of those of `blob_ids` that are still live or retired."""
     rows = session.execute(
-        # guard sync.still_expected: what was purged while the listing ran is marked as lost
+        # guard sync.still_expected: a blob that was purged while the listing ran is marked as lost
         sa.select(blobs.c.id, blobs.c.key).where(blobs.c.id.in_(blob_ids), blobs.c.state.in_(_EXPECTED))
     )
     return {row.id: row.key for row in rows}
 
 
 def stored_rows(session: Session, keys: Sequence[str], started_at: datetime) -> dict[int, str]:
-    """Find the rows at `keys` that were stored before the look began and whose objects should exist, or are lost."""
+    """Read the rows at `keys`, stored before `started_at`, whose objects should exist or are lost."""
     states = blobs.c.state.in_((*_EXPECTED, BlobState.LOST))
     _, before = _expected(started_at)
     rows = session.execute(sa.select(blobs.c.id, blobs.c.key).where(blobs.c.key.in_(keys), states, before))
@@ -80,7 +80,7 @@ def stored_rows(session: Session, keys: Sequence[str], started_at: datetime) -> 
 
 
 def has_finished(session: Session) -> bool:
-    """Return whether any complete listing was ever brought into the catalogue."""
+    """Return whether any complete listing was ever processed."""
     return bool(session.execute(sa.select(sa.exists().where(scans.c.finished_at.is_not(None)))).scalar_one())
 
 
@@ -95,17 +95,17 @@ def boundaries(session: Session, highest: int, shards: int) -> list[str]:
 
 
 def known_objects(session: Session, keys: Sequence[str]) -> dict[str, tuple[int, str, Recorded]]:
-    """Look up the open row of each key, or else the newest `gone` one: its id, state and object."""
+    """Read the open row of each key, or else the newest `gone` one: its id, state and object."""
     columns = (blobs.c.key, blobs.c.id, blobs.c.state, blobs.c.size_bytes, blobs.c.etag, blobs.c.is_ours)
     rows = session.execute(
         sa.select(*columns, blobs.c.stored_at)
-        # guard sync.in_place_pending: what the service stores during a swap in place is not noticed
+        # guard sync.in_place_pending: an upload by the service during a swap in place is not noticed
         .where(one_of(session, blobs.c.key, keys), conditions.stands())
-        .order_by(blobs.c.state != BlobState.GONE, blobs.c.id)  # the last one of a key counts
+        .order_by(blobs.c.state != BlobState.GONE, blobs.c.id)  # the last row of a key counts
     ).all()
     return {key: (blob_id, state, Recorded(size, etag, ours, at)) for key, blob_id, state, size, etag, ours, at in rows}
 
 
 def _expected(started_at: datetime) -> tuple[sa.ColumnElement[bool], ...]:
-    # guard sync.stored_before: what is stored while the listing runs is marked as lost
+    # guard sync.stored_before: an object stored while the listing runs is marked as lost
     return blobs.c.state.in_(_EXPECTED), sa.or_(blobs.c.stored_at.is_(None), blobs.c.stored_at < started_at)

@@ -35,8 +35,8 @@ class Alert(SQLModel, table=True):
     run_id: str
     first_at: datetime = Field(sa_type=UtcDateTime)
     last_at: datetime = Field(sa_type=UtcDateTime)
-    told_at: datetime | None = Field(None, sa_type=UtcDateTime)  # when a message last said that it fires
-    is_told: bool = False  # the last word that people have had is that it fires
+    told_at: datetime | None = Field(None, sa_type=UtcDateTime)  # when its last firing message was queued
+    is_told: bool = False  # people were last told that it fires
     message_id: int | None = Field(None, sa_type=sa.BigInteger)  # the last message about it
     resolved_at: datetime | None = Field(None, sa_type=UtcDateTime)
     acknowledged_at: datetime | None = Field(None, sa_type=UtcDateTime)
@@ -44,7 +44,7 @@ class Alert(SQLModel, table=True):
 
 
 class Snooze(SQLModel, table=True):
-    """An operator's order that a rule, for one scope or all, is silent for a while."""
+    """An operator's order to silence a rule, for one scope or all, for a while."""
 
     __tablename__ = "snoozes"
     id: str = Field(primary_key=True)
@@ -78,13 +78,13 @@ class OutboxRow(SQLModel, table=True):
     attempts: int = 0
     created_at: datetime = Field(sa_type=UtcDateTime)
     due_at: datetime = Field(sa_type=UtcDateTime)
-    after_id: int | None = Field(None, sa_type=sa.BigInteger)  # the message that goes first, such as what this resolves
-    copied_at: datetime | None = Field(None, sa_type=UtcDateTime)  # when the second sink was given it, too
+    after_id: int | None = Field(None, sa_type=sa.BigInteger)  # the message to be sent before it
+    copied_at: datetime | None = Field(None, sa_type=UtcDateTime)  # when it was also sent to the second sink
     sent_at: datetime | None = Field(None, sa_type=UtcDateTime)
-    receipt: str | None = None  # Slack's timestamp of the message, or where else it went
+    receipt: str | None = None  # Slack's timestamp of the message, or the name of another sink
     last_error: str | None = None
-    endpoint_id: str | None = None  # of an event: the webhook's endpoint that it goes to
-    subject: str | None = None  # of an event: what it is about, whose events keep their order
+    endpoint_id: str | None = None  # of an event: its webhook endpoint
+    subject: str | None = None  # of an event: its subject, whose events keep their order
 
 
 class WebhookEndpoint(SQLModel, table=True):
@@ -98,7 +98,7 @@ class WebhookEndpoint(SQLModel, table=True):
     old_secret: str | None = None
     old_secret_until: datetime | None = Field(None, sa_type=UtcDateTime)
     created_at: datetime = Field(sa_type=UtcDateTime)
-    closed_until: datetime = Field(sa_type=UtcDateTime)  # it is left alone before this
+    closed_until: datetime = Field(sa_type=UtcDateTime)  # it gets no messages before this
     failures: int = 0  # in a row
     failing_since: datetime | None = Field(None, sa_type=UtcDateTime)
     last_ok_at: datetime | None = Field(None, sa_type=UtcDateTime)
@@ -116,4 +116,4 @@ class Heartbeat(SQLModel, table=True):
     period_seconds: int
     grace_seconds: int
     run_id: str
-    run_seconds: float | None = None  # how long that run took; unknown of runs before this was noted
+    run_seconds: float | None = None  # the duration of that run; unknown for old runs

@@ -8,7 +8,7 @@ from sqlmodel import Field, SQLModel
 from reelkeeper.model import BlobState, VideoState
 from reelkeeper.store.tables.columns import UtcDateTime, counted, known
 
-_OPEN = "state <> 'gone' AND (state <> 'pending' OR is_ours)"  # rows that stand for what is stored at their key
+_OPEN = "state <> 'gone' AND (state <> 'pending' OR is_ours)"  # rows that describe the object at their key
 
 
 class User(SQLModel, table=True):
@@ -19,7 +19,7 @@ class User(SQLModel, table=True):
     tier: str | None = None
     created_at: datetime | None = Field(None, sa_type=UtcDateTime)
     erasing_at: datetime | None = Field(None, sa_type=UtcDateTime)  # since when the user is being erased
-    pseudonym: str | None = None  # the id that the books name the user by from then on
+    pseudonym: str | None = None  # the user's id in the books from then on
 
 
 class VideoRow(SQLModel, table=True):
@@ -46,14 +46,14 @@ class VideoRow(SQLModel, table=True):
     refused_recipe: str | None = None
     refused_reason: str | None = None
     refused_at: datetime | None = Field(None, sa_type=UtcDateTime)
-    model: str | None = None  # that made it, as its job named it; kept here, as jobs are forgotten
+    model: str | None = None  # the generator, as named in its job; kept here, as old jobs are deleted
     tag: str | None = None  # given with its job or upload
 
 
 class Blob(SQLModel, table=True):
-    """Bytes that are, or were, stored at a key. A key has at most one row that is not `gone`, and any number that are.
+    """Bytes that are, or were, stored at a key. A key has at most one row that is not `gone`, and any number of others.
 
-    Beside it, a key of the service's may have a `pending` row: the bytes that a swap in place is about to put there.
+    In addition, a key of the service's may have a `pending` row: the bytes that a swap in place will put there.
 
     `is_ours`: Reelkeeper made the key and writes it once. Otherwise the service may overwrite it at any time:
     `stored_at` is then the object's LastModified, and new bytes at the key get a new row.
@@ -95,7 +95,7 @@ class Blob(SQLModel, table=True):
     retire_reason: str | None = None
     run_id: str | None = Field(None, index=True)  # the run that last changed its state
     claimed_at: datetime | None = Field(None, sa_type=UtcDateTime)  # in `deleting`: when a purge claimed it
-    claim_token: int | None = None  # and the token of that purge's lease
+    claim_token: int | None = None  # in `deleting`: the token of that purge's lease
 
 
 class BlockedBytes(SQLModel, table=True):
@@ -132,7 +132,7 @@ class ViewDay(SQLModel, table=True):
 class Orphan(SQLModel, table=True):
     """An object under the prefix without a row of `blobs`, and the last scan's verdict on it.
 
-    Objects at our keys are swept only when old and seen in scans a day apart; the service's are never deleted.
+    Objects at our keys are swept only if old and seen in scans a day apart; the service's are never deleted.
     """
 
     __tablename__ = "orphans"
@@ -143,16 +143,16 @@ class Orphan(SQLModel, table=True):
     last_modified: datetime = Field(sa_type=UtcDateTime)
     first_seen_at: datetime = Field(sa_type=UtcDateTime)
     last_seen_at: datetime = Field(sa_type=UtcDateTime)
-    scan_id: str | None = None  # the scan that the rest is of
+    scan_id: str | None = None  # the scan of the fields below
     verdict: str | None = None
     user_id: str | None = None
-    name_id: str | None = None  # the id that the video's name gives
-    unique_id: str | None = None  # the id that it gets where that is another's
-    video_id: str | None = None  # of both, the one that it would get, or the video that it is a file of
-    generation: int | None = None  # of keys of our own shape
-    pattern: int | None = None  # its place in the setting; -1: `videos import --keys` says whose it is
-    created_at: datetime | None = Field(None, sa_type=UtcDateTime)  # by CSV or key; NULL: as last_modified
-    told_at: datetime | None = Field(None, sa_type=UtcDateTime)  # when a run ended with exit code 6 for it
+    name_id: str | None = None  # the id made from the video's name
+    unique_id: str | None = None  # its id where another user's video has that
+    video_id: str | None = None  # the one of both that it would get, or the id of the video that it belongs to
+    generation: int | None = None  # of keys in our own format
+    pattern: int | None = None  # its index in the setting; -1: from `videos import --keys`
+    created_at: datetime | None = Field(None, sa_type=UtcDateTime)  # from CSV or key; NULL: last_modified
+    told_at: datetime | None = Field(None, sa_type=UtcDateTime)  # when a run reported it, by exit code 6
 
 
 class KeyOwner(SQLModel, table=True):

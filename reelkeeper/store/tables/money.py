@@ -1,4 +1,4 @@
-"""Credits, quotas, usage and charges. An amount is an integer: micro-dollars of a user's, nano-dollars of ours."""
+"""Tables of credits, quotas, usage and charges. Amounts are integers: micro-dollars for users, nano-dollars for us."""
 
 from datetime import date, datetime
 from typing import Any
@@ -66,14 +66,14 @@ class CreditHold(SQLModel, table=True):
     amount_microusd: int = Field(sa_type=sa.BigInteger)
     captured_microusd: int = Field(0, sa_type=sa.BigInteger)
     refunded_microusd: int = Field(0, sa_type=sa.BigInteger)
-    price_book: str | None = None  # the version that the amount was quoted by
+    price_book: str | None = None  # the version of the quoted price
     created_at: datetime = Field(sa_type=UtcDateTime)
     expires_at: datetime = Field(sa_type=UtcDateTime)
     settled_at: datetime | None = Field(None, sa_type=UtcDateTime)
 
 
 class StorageAccount(SQLModel, table=True):
-    """How many bytes a user stores and has reserved. `quota_bytes` overrides what the tier grants."""
+    """A user's stored and reserved bytes. `quota_bytes` overrides the tier's quota."""
 
     __tablename__ = "storage_accounts"
     __table_args__ = (
@@ -108,9 +108,9 @@ class UsageDay(SQLModel, table=True):
     day: date = Field(primary_key=True)
     metric: str = Field(primary_key=True)
     source: str = Field(primary_key=True)
-    resource: str = Field("", primary_key=True)  # an R2 action, a bucket, a model; "" where there is one only
+    resource: str = Field("", primary_key=True)  # an R2 action, a bucket, a model; "" where there is only one
     storage_class: str = Field("", primary_key=True)
-    user_id: str = Field("", primary_key=True)  # "": of the account as a whole
+    user_id: str = Field("", primary_key=True)  # "": the account as a whole
     quantity: int = Field(sa_type=sa.BigInteger)  # in the metric's unit; a peak for stored bytes, else a sum
     sampled: bool = False
 
@@ -133,27 +133,27 @@ class ChargeRow(SQLModel, table=True):
     list_nanousd: int = Field(sa_type=sa.BigInteger)
     billed_nanousd: int = Field(sa_type=sa.BigInteger)
     price_book: str
-    estimated: bool = False  # of incomplete or sampled usage
+    estimated: bool = False  # from incomplete or sampled usage
     policy_version: int = Field(0, sa_column_kwargs={"server_default": "0"})
 
 
 class SpendDay(SQLModel, table=True):
-    """The cost of a UTC day so far, in one row, so that requests need not add up its charges."""
+    """The cost of a UTC day so far, in one row, so that requests need not sum its charges."""
 
     __tablename__ = "spend_days"
     day: date = Field(primary_key=True)
-    charged_microusd: int = Field(0, sa_type=sa.BigInteger)  # all that was charged but for the making of videos
-    generated_microusd: int = Field(0, sa_type=sa.BigInteger)  # what the jobs that ended on it cost
+    charged_microusd: int = Field(0, sa_type=sa.BigInteger)  # all charges except those for generation
+    generated_microusd: int = Field(0, sa_type=sa.BigInteger)  # the cost of the jobs that ended on this day
 
 
 class JobTotalRow(SQLModel, table=True):
     """The total cost of the jobs of a provider, model, tier or user: spent in a period, or with "" in flight."""
 
     __tablename__ = "job_totals"
-    period: str = Field(primary_key=True)  # 2026-11-26, 2026-11, or "": what is admitted and not ended
+    period: str = Field(primary_key=True)  # 2026-11-26, 2026-11, or "": jobs in flight
     scope: str = Field(primary_key=True)  # provider:fal, model:veo, tier:free, user:ID
     microusd: int = Field(0, sa_type=sa.BigInteger)
-    refusals: int = 0  # requests that its limit left no room for
+    refusals: int = 0  # requests refused for its limit
 
 
 class ForecastRow(SQLModel, table=True):

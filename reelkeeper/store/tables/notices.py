@@ -25,13 +25,13 @@ class NoticeRow(SQLModel, table=True):
     id: int | None = Field(None, sa_column=counted())
     video_id: str = Field(foreign_key="videos.id")
     tier: str
-    days: int  # of notice that were promised
+    days: int  # the promised days of notice
     rule: str
     given_at: datetime = Field(sa_type=UtcDateTime)
-    expires_at: datetime = Field(sa_type=UtcDateTime)  # not retired before this, it says
+    expires_at: datetime = Field(sa_type=UtcDateTime)  # the earliest retirement that it states
     run_id: str
     ended_at: datetime | None = Field(None, sa_type=UtcDateTime)
-    end: str | None = None  # why it stands no more
+    end: str | None = None  # the reason why it ended
 
 
 class NoticeDelivery(SQLModel, table=True):
@@ -46,7 +46,7 @@ class NoticeDelivery(SQLModel, table=True):
         sa_column=sa.Column(sa.BigInteger, sa.ForeignKey("notices.id"), primary_key=True, autoincrement=False)
     )
     endpoint_id: str = Field(primary_key=True)
-    message_id: int = Field(sa_type=sa.BigInteger)  # in the outbox, which forgets it one day
+    message_id: int = Field(sa_type=sa.BigInteger)  # in the outbox, which deletes old messages
     delivered_at: datetime | None = Field(None, sa_type=UtcDateTime)
     released_at: datetime | None = Field(None, sa_type=UtcDateTime)
 

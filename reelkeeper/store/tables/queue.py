@@ -37,7 +37,7 @@ class JobRow(SQLModel, table=True):
     cache_key: str
     leader_id: str | None = Field(None, foreign_key="jobs.id", index=True)
     state: str = JobState.QUEUED
-    tier: str | None = None  # as it was admitted
+    tier: str | None = None  # at admission
     model: str
     request: dict[str, Any] = Field(sa_type=sa.JSON)
     complexity: float
@@ -46,19 +46,19 @@ class JobRow(SQLModel, table=True):
     price_book: str
     policy_version: int = Field(
         0, sa_column_kwargs={"server_default": "0"}
-    )  # what was promised: the price of a hit, how long it is held
-    quoted_cost_microusd: int | None = Field(None, sa_type=sa.BigInteger)  # what it is expected to cost us
+    )  # of its promises: the price of a hit, the duration of its holds
+    quoted_cost_microusd: int | None = Field(None, sa_type=sa.BigInteger)  # our expected cost
     hold_id: str | None = None
     reservation_id: str | None = None
     reserved_bytes: int = Field(0, sa_type=sa.BigInteger)
     attempts: int = 0
-    due_at: datetime = Field(sa_type=UtcDateTime)  # not before
+    due_at: datetime = Field(sa_type=UtcDateTime)  # not claimed before
     claimed_by: str | None = None
     lease_token: int = 0  # grows with each claim, and fences off earlier ones
     lease_until: datetime | None = Field(None, sa_type=UtcDateTime)
     lane: str | None = None  # the provider that is to make it, as it was admitted
     provider: str | None = None
-    provider_key: str | None = Field(None, unique=True)  # written before a submit, so that it can be looked up
+    provider_key: str | None = Field(None, unique=True)  # written before the request is sent, for lookups
     provider_job_id: str | None = None
     progress: float = 0.0  # 0 to 1
     cancel_asked_at: datetime | None = Field(None, sa_type=UtcDateTime)
@@ -66,21 +66,21 @@ class JobRow(SQLModel, table=True):
     started_at: datetime | None = Field(None, sa_type=UtcDateTime)
     finished_at: datetime | None = Field(None, sa_type=UtcDateTime)
     processing_seconds: float | None = None
-    concurrency: float | None = None  # how many ran beside it, on average
-    cost_microusd: int | None = Field(None, sa_type=sa.BigInteger)  # what the provider charged
+    concurrency: float | None = None  # the mean number of jobs that ran at the same time
+    cost_microusd: int | None = Field(None, sa_type=sa.BigInteger)  # the provider's charge
     video_id: str | None = Field(None, foreign_key="videos.id", index=True)
     error: str | None = None
     tag: str | None = None  # for the video, where this job makes one
 
 
 class CacheEntry(SQLModel, table=True):
-    """A request whose video can be given again. It is deleted with its video."""
+    """A request whose video can be reused. It is deleted with its video."""
 
     __tablename__ = "cache_entries"
     key: str = Field(primary_key=True)
     video_id: str = Field(foreign_key="videos.id", index=True)
     user_id: str | None = None  # None: shared with everybody
-    cost_microusd: int = Field(sa_type=sa.BigInteger)  # what making it again would cost
+    cost_microusd: int = Field(sa_type=sa.BigInteger)  # the cost of making it again
     hits: int = 0
     created_at: datetime = Field(sa_type=UtcDateTime)
     last_hit_at: datetime | None = Field(None, sa_type=UtcDateTime)
@@ -93,7 +93,7 @@ class UploadRow(SQLModel, table=True):
     __tablename__ = "uploads"
     id: str = Field(primary_key=True)  # a digest of the user and the caller's idempotency key
     request_sha256: str
-    video_id: str  # no row of videos before its bytes have come
+    video_id: str  # has no row of `videos` before its bytes have arrived
     video_created_at: datetime = Field(sa_type=UtcDateTime)
     reservation_id: str = Field(foreign_key="reservations.id", unique=True)
     blob_id: int = Field(sa_type=sa.BigInteger)

@@ -18,16 +18,16 @@ class Deployment(SQLModel, table=True):
     frozen_at: datetime | None = Field(None, sa_type=UtcDateTime)
     frozen_by: str | None = None
     frozen_reason: str | None = None
-    audit_events: int = 0  # length and head of the audit chain: a cut-off tail is noticed
+    audit_events: int = 0  # length and head of the audit chain, which detect truncation
     audit_head: str = ""
-    policy_version: int = Field(0, sa_column_kwargs={"server_default": "0"})  # in force; 0 is what Reelkeeper ships
+    policy_version: int = Field(0, sa_column_kwargs={"server_default": "0"})  # in force; 0: the shipped policies
     policy_digest: str = Field(
         "", sa_column_kwargs={"server_default": ""}
-    )  # of its document: what a process has read once need not be read again
+    )  # of its document: a process reads each document once
 
 
 class PolicyVersion(SQLModel, table=True):
-    """All policies as applied by somebody. Rows are never changed: money and promises refer to them."""
+    """All policies, as applied. Rows are never changed, as money and promises refer to them."""
 
     __tablename__ = "policy_versions"
     version: int = Field(primary_key=True)
@@ -39,7 +39,7 @@ class PolicyVersion(SQLModel, table=True):
 
 
 class Operation(SQLModel, table=True):
-    """A write-ahead intent: what a run is about to change outside the store, for a later run to finish or undo."""
+    """A write-ahead intent: a change outside the store that a later run can finish or undo."""
 
     __tablename__ = "operations"
     __table_args__ = (
@@ -59,7 +59,7 @@ class Operation(SQLModel, table=True):
     old_blob_id: int | None = Field(None, sa_type=sa.BigInteger)
     new_blob_id: int | None = Field(None, sa_type=sa.BigInteger)
     aside_blob_id: int | None = Field(None, sa_type=sa.BigInteger)  # in place: the copy of the old bytes
-    sent_at: datetime | None = Field(None, sa_type=UtcDateTime)  # in place: of a PUT whose answer is not known
+    sent_at: datetime | None = Field(None, sa_type=UtcDateTime)  # in place: when a PUT was sent whose answer is unknown
     generation: int
     run_id: str
     lease_token: int
@@ -92,7 +92,7 @@ class PlanRow(SQLModel, table=True):
     refusal: str | None = None
     widening: dict[str, float] = Field(
         default_factory=dict, sa_type=sa.JSON, sa_column_kwargs={"server_default": "{}"}
-    )  # the limits that would have allowed it as it was refused; empty: none would
+    )  # the limits that would allow the refused plan; empty: none would
     approved_at: datetime | None = Field(None, sa_type=UtcDateTime)
     approved_by: str | None = None
     approval_reason: str | None = None
@@ -116,11 +116,11 @@ class VerdictRow(SQLModel, table=True):
     outcome: str | None = None
     outcome_reason: str | None = None
     after_bytes: int | None = Field(None, sa_type=sa.BigInteger)
-    segment: str | None = None  # of the policy, that decided; NULL: the policy itself did
+    segment: str | None = None  # the policy's segment that decided; NULL: the policy itself
 
 
 class CrfSearchRow(SQLModel, table=True):
-    """The result and cost of one CRF search, whatever its outcome; later searches begin where it ended."""
+    """The result and cost of one CRF search, whatever its outcome; later searches start from it."""
 
     __tablename__ = "crf_searches"
     __table_args__ = (sa.Index("ix_crf_searches_encoder", "encoder", "id"), sa.Index("ix_crf_searches_run", "run_id"))
@@ -128,7 +128,7 @@ class CrfSearchRow(SQLModel, table=True):
     at: datetime = Field(sa_type=UtcDateTime, index=True)
     run_id: str
     video_id: str
-    model: str | None = None  # that made the clip
+    model: str | None = None  # the generator of the clip
     encoder: str
     preset: int
     pixels: int = Field(sa_type=sa.BigInteger)  # of a frame
@@ -155,7 +155,7 @@ class LeaseRow(SQLModel, table=True):
 
 
 class Hold(SQLModel, table=True):
-    """An order to keep a user's videos, or one video. It beats every rule."""
+    """An order to keep a user's videos, or one video. It overrides every rule."""
 
     __tablename__ = "holds"
     __table_args__ = (
@@ -170,14 +170,14 @@ class Hold(SQLModel, table=True):
     created_at: datetime = Field(sa_type=UtcDateTime)
     expires_at: datetime | None = Field(None, sa_type=UtcDateTime)
     released_at: datetime | None = Field(None, sa_type=UtcDateTime)
-    is_legal: bool = Field(False, sa_column_kwargs={"server_default": sa.false()})  # then a takedown respects it, too
+    is_legal: bool = Field(False, sa_column_kwargs={"server_default": sa.false()})  # respected by takedowns, too
 
 
 class AuditEvent(SQLModel, table=True):
-    """One line of the append-only, hash-chained record of everything that was done to a customer's data.
+    """One event of the append-only, hash-chained record of everything done to customers' data.
 
     `seal` is over `salt` and all that may be personal: `video_id`, `user_id` and `detail`. An erased event has no salt:
-    its `user_id` is a pseudonym, and of `detail` only the figures are left.
+    its `user_id` is a pseudonym, and `detail` contains only figures.
     """
 
     __tablename__ = "audit_events"

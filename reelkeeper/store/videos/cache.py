@@ -1,4 +1,4 @@
-"""The cache of videos by request: look up, insert, prune by a plan, and drop with the video.
+"""Keep a cache of videos by request: look up, insert, prune by a plan, and drop with the video.
 
 An entry names a video and holds no bytes. It is used only while its video is live, which the statement that counts the
 hit checks, so a video that was just retired is never returned.
@@ -15,7 +15,7 @@ from reelkeeper.store.core.engine import Clock, changed, insert_into
 from reelkeeper.store.tables import blobs, cache_entries, jobs, videos
 
 _BATCH = 2_000
-_ANSWERED = jobs.c.state == JobState.SUCCEEDED  # made for it, or there already
+_ANSWERED = jobs.c.state == JobState.SUCCEEDED  # with a new video, or a cached one
 _REQUESTS = (
     sa.select(jobs.c.cache_key, sa.func.count().label("requests"), sa.func.min(jobs.c.created_at).label("first_at"))
     .where(_ANSWERED)
@@ -34,10 +34,10 @@ _ITEM = (
     sa.func.coalesce(_REQUESTS.c.requests, 1),
     sa.func.coalesce(_REQUESTS.c.first_at, cache_entries.c.created_at),
 )
-GIVEN = sa.and_(  # whether an entry answers, at this moment
-    # guard cache.fresh: a video is given for a request long after its time
+GIVEN = sa.and_(  # whether an entry can be used now
+    # guard cache.fresh: an expired entry answers a request
     sa.or_(cache_entries.c.expires_at.is_(None), cache_entries.c.expires_at > Clock()),
-    # guard cache.live: a user is charged for a video that is gone
+    # guard cache.live: a user gets, and is charged for, a video that is gone
     sa.exists().where(videos.c.id == cache_entries.c.video_id, videos.c.state == VideoState.LIVE),
 )
 _TAKE = (
@@ -79,12 +79,12 @@ def insert(
 
 
 def drop(session: Session, video_ids: Sequence[str]) -> int:
-    """Drop the entries of videos that are going; returns how many there were."""
+    """Drop the entries of these videos; return how many there were."""
     return changed(session, sa.delete(cache_entries).where(cache_entries.c.video_id.in_(video_ids)))
 
 
 def stream(session: Session) -> Iterator[CacheItem]:
-    """Stream the entries, with how often their requests were recorded."""
+    """Stream the entries, with the number of their recorded requests."""
     rows = session.execute(
         sa.select(*_ITEM).select_from(
             cache_entries.join(videos, videos.c.id == cache_entries.c.video_id)
@@ -114,7 +114,7 @@ def drop_unused(session: Session, items: Sequence[CacheItem]) -> set[str]:
 
 
 def count(session: Session) -> tuple[int, int]:
-    """Count the entries, and the hits of what is there."""
+    """Count the entries, and sum their hits."""
     hits = sa.func.coalesce(sa.func.sum(cache_entries.c.hits), 0)
     entries, total = session.execute(sa.select(sa.func.count(), hits).select_from(cache_entries)).one()
     return int(entries), int(total)

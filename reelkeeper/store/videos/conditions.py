@@ -1,4 +1,4 @@
-"""Conditions that must hold at the moment of a change, as SQL: each compare-and-set repeats them in its own WHERE.
+"""Build SQL conditions that must hold at the moment of a change: each compare-and-set has them in its own WHERE.
 
 A plan may be out of date. The UPDATE that acts on it checks again, inside the database, in one statement.
 """
@@ -16,33 +16,33 @@ from reelkeeper.store.tables import blobs, holds, keeps, operations, videos
 
 Condition = sa.ColumnElement[bool]
 # An S3 server refuses a request that was signed over 15 minutes ago (RequestTimeTooSkewed); our clock may be 5 minutes
-# ahead of its (MAX_SKEW_FROM_BUCKET); a purge signs within seconds of its claim. So nothing of it is taken after this.
+# ahead of its (MAX_SKEW_FROM_BUCKET); a purge signs within seconds of its claim. So no request of it is accepted later.
 CLAIM_TIMEOUT: Final = timedelta(minutes=25)
-DELETED: Final = "deleted by its user"  # why it was retired: no view puts its purge off, and its id alone restores it
+DELETED: Final = "deleted by its user"  # reason: views do not delay its purge, and only its own id restores it
 DELETED_COUNTED: Final = (
-    "deleted by its user, and counted until its bytes are purged"  # the same: its quota is not free yet
+    "deleted by its user, and counted until its bytes are purged"  # the same, and it still uses the quota
 )
 BY_ITS_USER: Final = (DELETED, DELETED_COUNTED)
-TAKEN_DOWN: Final = "taken down"  # why it was retired: it has no grace, and nobody brings it back
+TAKEN_DOWN: Final = "taken down"  # reason: it has no grace, and cannot be restored
 
 
 def held(
     video_id: sa.ColumnElement[str], user_id: sa.ColumnElement[str], at: datetime, *, legal: bool = False
 ) -> Condition:
     """Build the condition that a hold on the video or its user is in force at `at`; with `legal`, a legal hold."""
-    # guard holds.until: a hold with an end keeps nothing
+    # guard holds.until: a hold with an end has no effect
     active = sa.and_(holds.c.released_at.is_(None), sa.or_(holds.c.expires_at.is_(None), holds.c.expires_at > at))
     on_it = sa.or_(
-        # guard holds.video: a hold on a video keeps nothing
+        # guard holds.video: a hold on a video has no effect
         sa.and_(holds.c.scope == "video", holds.c.subject == video_id),
-        # guard holds.user: a hold on a user keeps nothing
+        # guard holds.user: a hold on a user has no effect
         sa.and_(holds.c.scope == "user", holds.c.subject == user_id),
     )
     return sa.exists().where(active, on_it, holds.c.is_legal if legal else sa.true())
 
 
 def kept(video_id: sa.ColumnElement[str], at: datetime) -> Condition:
-    """Build the condition that the video stays on request at `at`."""
+    """Build the condition that the video is kept on request at `at`."""
     return sa.exists().where(keeps.c.video_id == video_id, keeps.c.until > at)
 
 
@@ -84,7 +84,7 @@ def claim_timed_out(at: datetime) -> Condition:
     """Build the condition that a purge claimed the blob, and can no longer delete it by the database clock `at`."""
     return sa.and_(
         blobs.c.state == BlobState.DELETING,
-        # guard purge.claim_timeout: a claim is taken back, and the video restored, while its run may still delete
+        # guard purge.claim_timeout: a video is restored while the run that claimed it may still delete its bytes
         sa.or_(blobs.c.claimed_at.is_(None), blobs.c.claimed_at <= at - CLAIM_TIMEOUT),
     )
 
@@ -92,38 +92,38 @@ def claim_timed_out(at: datetime) -> Condition:
 def purgeable(at: datetime, grace: Grace, *, service_keys: bool) -> Condition:
     """Build the condition that the blob's grace is over and nothing keeps it, by the database clock `at`.
 
-    A replaced blob goes while its video lives on by another blob; a retired video's own blob goes only when its user
-    has deleted it, or nobody has viewed the video for one grace. A lost video keeps every blob that is left of it.
+    A replaced blob is purged while its video has another blob; a retired video's present blob only if its user
+    deleted it, or nobody has viewed the video for one grace. A lost video keeps all its remaining blobs.
     Without `service_keys`, objects at the service's keys stay.
     """
     viewed_before = by_owner(at - timedelta(days=grace.days), at - timedelta(days=grace.service_days))
     replaced = sa.and_(
         videos.c.blob_id != blobs.c.id,
-        # guard purge.lost_video: what is left of a lost video goes
+        # guard purge.lost_video: the remaining bytes of a lost video are deleted
         videos.c.state.in_([VideoState.LIVE, VideoState.RETIRED, VideoState.GONE]),
     )
     unwanted = sa.and_(
         videos.c.blob_id == blobs.c.id,
-        # guard purge.retired_video: a live video's present bytes go
+        # guard purge.retired_video: a live video's present bytes are deleted
         videos.c.state == VideoState.RETIRED,
-        # guard purge.viewed: a retired video goes that somebody has viewed within its grace
+        # guard purge.viewed: a retired video is purged that was viewed within its grace
         sa.or_(videos.c.retire_reason.in_([*BY_ITS_USER, TAKEN_DOWN]), not_viewed_since(viewed_before)),
     )
-    abandoned = videos.c.blob_id.is_(None)  # the first upload of a video that never came to be
+    abandoned = videos.c.blob_id.is_(None)  # a first upload that was never published
     allowed = sa.exists().where(
         videos.c.id == blobs.c.video_id,
         sa.or_(replaced, unwanted, abandoned),
-        # guard purge.held: a hold does not keep what waits out its grace
+        # guard purge.held: a held video is purged after its grace
         ~held(videos.c.id, videos.c.user_id, at),
-        # guard purge.in_operation: the source of a swap that is under way goes
+        # guard purge.in_operation: the source of a swap under way is deleted
         ~in_operation(videos.c.id),
     )
     return sa.and_(
-        # guard purge.retired_only: bytes go that are live, pending or lost
+        # guard purge.retired_only: live, pending or lost bytes are deleted
         blobs.c.state == BlobState.RETIRED,
-        # guard purge.grace_over: bytes go within the grace in which they can be restored
+        # guard purge.grace_over: bytes are deleted within their grace
         blobs.c.purge_after <= at,
-        # guard purge.service_keys: keys of the service's are purged in a bucket that has not shown what that rests on
+        # guard purge.service_keys: the service's keys are purged in a bucket that has not passed the contract
         sa.true() if service_keys else blobs.c.is_ours,
         sa.or_(blobs.c.video_id.is_(None), allowed),
     )
@@ -153,12 +153,12 @@ def retired(at: datetime, grace: Grace, reason: str | sa.ScalarSelect[str | None
 
 
 def after_grace(at: datetime, grace: Grace) -> sa.ColumnElement[datetime]:
-    """Return in SQL the end of a grace that begins at `at`: it depends on whose key the blob has."""
+    """Build the end of a grace that begins at `at`: it depends on whose key the blob has."""
     return by_owner(at + timedelta(days=grace.days), at + timedelta(days=grace.service_days))
 
 
 def by_owner(ours: datetime, the_services: datetime) -> sa.ColumnElement[datetime]:
-    """Return in SQL one of two moments, depending on whether the blob's key is ours or the service's."""
+    """Build the choice of two times by whether the blob's key is ours or the service's."""
     typed = blobs.c.purge_after.type
-    # guard purge.service_grace: bytes at keys of the service's go after the shorter grace
+    # guard purge.service_grace: bytes at the service's keys are deleted after the shorter grace
     return sa.case((blobs.c.is_ours, sa.literal(ours, typed)), else_=sa.literal(the_services, typed))

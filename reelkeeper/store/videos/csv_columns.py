@@ -31,7 +31,7 @@ class Problem(NamedTuple):
     why: str
 
     def __str__(self) -> str:
-        """Say where and why, as `line 7, column day: '2026-13-01' is not a date`."""
+        """Describe the problem, such as `line 7, column day: '2026-13-01' is not a date`."""
         where = f"line {self.line}, column {self.column}" if self.line else f"column {self.column}"
         return f"{where}: {self.value[:100]!r} {self.why}"
 
@@ -41,7 +41,7 @@ def whole_lines(
 ) -> Iterator[CsvLine | Problem]:
     """Read `lines` field by field; the first names the columns. Unknown columns are ignored.
 
-    The values of the columns `once`, taken together, may be in one line only: of two that differ, neither is right.
+    The values of the columns `once`, taken together, may be in one line only: a second line is a Problem.
     """
     seen: set[int] = set()
     reader = csv.DictReader(lines, strict=True)
@@ -55,7 +55,7 @@ def whole_lines(
             for item in _fields(reader.line_num, row, wanted):
                 if once and isinstance(item, CsvLine):
                     fingerprint = hash(tuple(item.values[name] for name in once))
-                    # guard imports.once: of two lines that contradict each other, as on a user's tier, the last decides
+                    # guard imports.once: of two contradictory lines, such as on a user's tier, the last one wins
                     if fingerprint in seen:
                         why = "is named twice" + "".join(f" on this {name}" for name in once[1:])
                         yield Problem(reader.line_num, once[0], row[once[0]], why)

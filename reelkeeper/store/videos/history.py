@@ -1,7 +1,7 @@
-"""The catalogue as it was on a past day, and all that was recorded since, for simulations of a policy.
+"""Read the catalogue as of a past day, and everything recorded since, for simulations of a policy.
 
 Rows are never deleted, so a video that was retired or deleted since is included as it was. Not all history is kept:
-tiers, holds and requests to keep are today's, and of bytes that the service overwrote only the last are known.
+tiers, holds and requests to keep are today's, and only the last of a key's overwritten bytes are known.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,7 +23,7 @@ _FOREVER = datetime.max.replace(tzinfo=UTC)
 class Removal(StrEnum):
     """Why a video is not live any more."""
 
-    RULE = "rule"  # a policy retired it: nobody knows who would have viewed it afterwards
+    RULE = "rule"  # a policy retired it, so later views are unknown
     USER = "user"
     TAKEDOWN = "takedown"
 
@@ -32,7 +32,7 @@ class PastVideo(NamedTuple):
     """A video as it was at the start, or at its later upload. Its `views` are unknown here."""
 
     video: Video
-    is_ours: bool  # of its key: it decides about the grace
+    is_ours: bool  # whether its key is ours, which decides about the grace
     stored_at: datetime | None
     held_until: datetime | None  # the far future where a hold has no end
     removed_at: datetime | None
@@ -61,7 +61,7 @@ def replay(
     """Stream the videos that were live at `removed_since` or uploaded until `today`, with their views since a day.
 
     They have the bytes that they had at `start`. All moments but `now` are midnights: a video created after `now` has a
-    wrong clock, and counts from the start. Lost videos are left out. `at_once` videos are in memory at a time. Read it
+    wrong clock, and counts from the start. Lost videos are left out. `at_once` videos are in memory at a time. Call it
     inside `engine.reading`.
     """
     held_videos, held_users = _held(session, "video"), _held(session, "user")
@@ -73,7 +73,7 @@ def replay(
             videos.c.id,
             videos.c.user_id,
             users.c.tier,
-            sa.type_coerce(videos.c.created_at, sa.types.NULLTYPE),  # as the driver has it: converted once, below
+            sa.type_coerce(videos.c.created_at, sa.types.NULLTYPE),  # the driver's value, converted once, below
             videos.c.state,
             videos.c.retired_at,
             videos.c.retire_reason,
@@ -202,7 +202,7 @@ def _held(session: Session, scope: str) -> dict[str, datetime]:
 
 
 def _put_back(session: Session, found: list[PastVideo], replaced: dict[str, int], start: datetime) -> None:
-    """Give videos whose bytes were replaced the bytes that they had at `start`, or at first."""
+    """Reset videos whose bytes were replaced to the bytes that they had at `start`, or at first."""
     rows = session.execute(
         sa.select(
             blobs.c.video_id,
@@ -241,7 +241,7 @@ def _views(
     rows = session.execute(
         sa.select(
             daily_views.c.video_id,
-            sa.type_coerce(daily_views.c.day, sa.types.NULLTYPE),  # of a few days, each converted once
+            sa.type_coerce(daily_views.c.day, sa.types.NULLTYPE),  # few different days, each converted once
             daily_views.c.views,
         ).where(daily_views.c.video_id.in_(video_ids), daily_views.c.day >= first, daily_views.c.day < end)
     )

@@ -1,4 +1,4 @@
-"""Holds as rows: placed, released, and listed while they are in force."""
+"""Place and release holds, and list those in force."""
 
 from dataclasses import dataclass, fields
 from datetime import datetime
@@ -47,7 +47,7 @@ def is_known(session: Session, scope: str, subject: str) -> bool:
 
 
 def place(session: Session, hold_id: str, terms: HoldTerms) -> tuple[bool, int]:
-    """Insert a hold, unless it exists; return whether it is new, and how many blobs are being deleted already."""
+    """Insert a hold, unless it exists; return whether it is new, and how many blobs are already being deleted."""
     new = insert_into(session, holds).values(id=hold_id, created_at=now(session), **terms._asdict())
     is_new = session.execute(new.on_conflict_do_nothing().returning(holds.c.id)).scalar() is not None
     owner = videos.c.user_id if terms.scope == "user" else videos.c.id

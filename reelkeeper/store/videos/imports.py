@@ -1,4 +1,4 @@
-"""Import what only the service knows from CSV: users' tiers, videos' ages, and daily views.
+"""Import data that only the service has from CSV: users' tiers, videos' ages, and daily views.
 
     id,tier,created_at             users   (tier: one of the policies, or empty for unknown)
     id,user_id,created_at,tag      videos  (those that `sync_catalog` has found; tag may be missing)
@@ -49,7 +49,7 @@ class Imported(NamedTuple):
 
 
 def import_users(engine: sa.Engine, lines: Iterable[str], known_tiers: Callable[[Any], Collection[str]]) -> Imported:
-    """Add users, or set the tier and creation time of those that are there; an empty time leaves the old one.
+    """Add users, or set the tier and creation time of existing ones; an empty time keeps the old one.
 
     `known_tiers` returns the names of the tiers in force, and locks them until the transaction ends.
 
@@ -58,7 +58,7 @@ def import_users(engine: sa.Engine, lines: Iterable[str], known_tiers: Callable[
 
     def take(session: Session, batch: Sequence[CsvLine], problems: list[Problem]) -> int:
         known = known_tiers(session)
-        # guard tiers.imported: a file puts users in a tier that promises nothing, and can store nothing
+        # guard tiers.imported: a file puts users in an unknown tier, with no promises and no quota
         unknown = [line for line in batch if line.values["tier"] is not None and line.values["tier"] not in known]
         said = f"is not one of {', '.join(known)}, and not empty"
         problems += [Problem(line.number, "tier", line.values["tier"], said) for line in unknown]
@@ -188,7 +188,7 @@ def _unknown(line: CsvLine, column: str) -> Problem:
 
 
 def set_created(session: Session, times: Mapping[str, datetime]) -> None:
-    """Set when videos were made."""
+    """Set the creation times of videos."""
     if times:
         change = sa.update(videos).where(videos.c.id == sa.bindparam("key")).values(created_at=sa.bindparam("at"))
         session.connection().execute(change, [{"key": key, "at": at} for key, at in times.items()])
@@ -208,7 +208,7 @@ def _move_last_viewed(session: Session, known: Sequence[CsvLine]) -> None:
 
 
 def set_complete(session: Session, days: Iterable[date]) -> None:
-    """Mark days as completely recorded, in the transaction of the caller, who knows that they are over."""
+    """Mark days as completely recorded; the caller has checked that they are over."""
     rows: list[Mapping[str, date]] = [{"day": item} for item in sorted(days)]
     if rows:
         session.execute(insert_into(session, view_days).on_conflict_do_nothing(), rows)

@@ -1,4 +1,4 @@
-"""Write-ahead intents as rows: a pending blob, and the open operation that announces it and ends once."""
+"""Store write-ahead intents: a pending blob, and the open operation that announces it and ends once."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -35,17 +35,17 @@ class Intent:
     frames: int
     duration_seconds: float
     reservation: str | None  # of the bytes, which are settled or released with the intent
-    aside_blob_id: int | None  # in place alone: the copy of the bytes at the key of the service's that is put over
+    aside_blob_id: int | None  # only in place: the copy of the bytes at the service's key
 
 
 def announce(
     session: Session, blob: dict[str, Any], operation: dict[str, Any], aside: dict[str, Any] | None = None
 ) -> Intent:
-    """Write the pending blob and the open operation; the caller's transaction commits them.
+    """Insert the pending blob and the open operation; the caller's transaction commits them.
 
-    `aside` is the copy of the bytes that are stored at the blob's key, and makes it an intent in place.
+    `aside` is a copy of the bytes now at the blob's key, and makes it an intent in place.
 
-    The blob's ETag is announced too: a single PUT has the MD5 of its bytes, so that an abandoned one can be purged.
+    The blob's ETag is announced too, the MD5 of a single PUT's bytes, so that an abandoned object can be purged.
     A second open operation on the same video breaks a unique index: IntegrityError, and nothing is written.
     """
     if aside is not None:
@@ -65,7 +65,7 @@ def _insert(session: Session, blob: dict[str, Any], run_id: str) -> int:
 
 
 def adopt(session: Session, blob_id: int, known: dict[str, Any], operation: dict[str, Any]) -> Intent:
-    """Announce, as `announce` does, a pending blob that somebody else has put and whose object is `known`."""
+    """Announce, as `announce` does, a pending blob that a client has put, with the `known` facts of its object."""
     session.execute(
         sa.update(blobs)
         .where(blobs.c.id == blob_id, blobs.c.state == BlobState.PENDING)
@@ -126,14 +126,14 @@ def _intents(session: Session, wanted: sa.ColumnElement[bool]) -> list[Intent]:
 
 
 def source_object(session: Session, intent: Intent) -> tuple[str, Recorded]:
-    """Find the key of the old blob, and what is recorded of its object."""
+    """Read the key of the old blob, and the record of its object."""
     columns = (blobs.c.key, *(blobs.c[name] for name in Recorded._fields))
     row = session.execute(sa.select(*columns).where(blobs.c.id == intent.old_blob_id)).one()
     return row.key, Recorded(*row[1:])
 
 
 def move_pointer(session: Session, intent: Intent) -> bool:
-    """Point the video at the new blob, unless it was held, replaced or retired in the meantime."""
+    """Point the video at the new blob, unless it was held, replaced or retired meanwhile."""
     first = intent.old_blob_id is None
     return bool(
         changed(
@@ -141,13 +141,13 @@ def move_pointer(session: Session, intent: Intent) -> bool:
             sa.update(videos)
             .where(
                 videos.c.id == intent.video_id,
-                # guard publish.pointer_state: a video that was retired meanwhile is live again by a swap
+                # guard publish.pointer_state: a swap makes a video live that was retired meanwhile
                 videos.c.state == (VideoState.PENDING if first else VideoState.LIVE),
-                # guard publish.pointer_bytes: a swap replaces bytes that it was not made of
+                # guard publish.pointer_bytes: a swap replaces bytes other than its source
                 videos.c.blob_id.is_(None) if first else videos.c.blob_id == intent.old_blob_id,
-                # guard publish.pointer_generation: the same, after a swap was taken back
+                # guard publish.pointer_generation: a swap is published after another was made and undone meanwhile
                 videos.c.generation == intent.generation,
-                # guard publish.pointer_held: a hold placed before the swap is published does not keep the bytes
+                # guard publish.pointer_held: a swap replaces the bytes of a video that was held meanwhile
                 sa.true()
                 if intent.kind == "restore"
                 else ~conditions.held(videos.c.id, videos.c.user_id, now(session)),
@@ -177,10 +177,10 @@ def close(session: Session, intent: Intent, *, published: bool, outcome: str, gr
     fate: dict[str, Any] = {"state": BlobState.LIVE}
     if not published and intent.aside_blob_id is None:
         fate = retired(at, grace, outcome)
-    elif not published:  # never stored, or put back: nothing is left to sweep
+    elif not published:  # not stored, or put back: nothing to sweep
         fate = {"state": BlobState.GONE, "retire_reason": outcome}
     session.execute(
-        # guard publish.pending_only: bytes that are purged already become live
+        # guard publish.pending_only: bytes that were already purged become live
         sa.update(blobs).where(blobs.c.id == intent.new_blob_id, blobs.c.state == BlobState.PENDING).values(**fate)
     )
     if not published:
@@ -197,6 +197,6 @@ def retire_old(session: Session, intent: Intent, grace: Grace) -> None:
     session.execute(
         sa.update(blobs)
         .where(blobs.c.id == intent.old_blob_id, blobs.c.state == BlobState.LIVE)
-        # guard publish.old_grace: the old bytes of a swap can be purged at once
+        # guard publish.old_grace: the old bytes of a swap are purged without a grace
         .values(run_id=intent.run_id, **retired(now(session), grace, replaced_by(intent.key)))
     )

@@ -1,8 +1,8 @@
 """Import the video and user of keys that do not contain them, from CSV, and find the video at a key.
 
-    key,video_id,user_id,created_at   (all but the key may be empty, or have no column)
+    key,video_id,user_id,created_at   (all except the key may be empty or missing)
 
-A key is that of the bucket, with the prefix. The import may run before or after `sync_catalog`.
+A key is as in the bucket, with the prefix. The import may run before or after `sync_catalog`.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -61,7 +61,7 @@ def noted_at(session: Session, key: str) -> AdoptionVerdict | None:
 
 
 def _adopted(session: Session, keys: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Find the video at each of `keys`, and its user: of several rows of a key the last counts."""
+    """Find the video at each of `keys`, and its user, by the key's last row."""
     rows = session.execute(
         sa.select(blobs.c.key, videos.c.id, videos.c.user_id)
         .join(videos, videos.c.id == blobs.c.video_id)

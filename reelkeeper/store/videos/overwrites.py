@@ -1,4 +1,4 @@
-"""Rows whose bytes the service has overwritten at its own keys, and the videos that the new bytes belong to."""
+"""Find rows whose bytes the service has overwritten at its own keys, and publish the new bytes of their videos."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -26,7 +26,7 @@ class Overwritten(NamedTuple):
 
 
 def find_overwritten(session: Session, found: Mapping[int, StoredObject], claim_token: int | None) -> list[Overwritten]:
-    """List those rows of `found` that are overwritten, in the order in which the service stored the new objects."""
+    """List those rows of `found` that were overwritten, in the order in which the service stored the new objects."""
     rows = session.execute(
         sa.select(
             blobs.c.id,
@@ -41,9 +41,9 @@ def find_overwritten(session: Session, found: Mapping[int, StoredObject], claim_
         .join(videos, videos.c.id == blobs.c.video_id)
         .where(
             blobs.c.id.in_(list(found)),
-            # guard overwrites.service_keys: other bytes at a key of ours are taken for an upload, and nobody looks
+            # guard overwrites.service_keys: other bytes at a key of ours are mistaken for an upload, without an alert
             ~blobs.c.is_ours,
-            # guard overwrites.open_row: one object becomes two rows, and the purge of one deletes the other's
+            # guard overwrites.open_row: an object gets two rows, and purging one deletes the other's bytes
             ~conditions.has_open_row(blobs.c.key, blobs.c.id),
             sa.or_(
                 blobs.c.state.in_(_SETTLED),
@@ -53,17 +53,17 @@ def find_overwritten(session: Session, found: Mapping[int, StoredObject], claim_
         )
     )
     latest: dict[str, Overwritten] = {}
-    # guard overwrites.in_place: a result that was put at the service's key is taken for an upload, its original swept
+    # guard overwrites.in_place: a swap's put at the service's key is mistaken for an upload, and its original swept
     own = _own_puts(session, found)
     for row in rows:
         if row.id in own:
             continue
         stored = found[row.id]
-        # guard overwrites.changed: what is as recorded begins its life anew at each look
+        # guard overwrites.changed: an unchanged object counts as a new upload at each check
         if not Recorded(row.size_bytes, row.etag, row.is_ours, row.stored_at).matches(stored):
             overwrite = Overwritten(row.id, row.video_id, row.user_id, row.state, stored)
             before = latest.get(stored.key)
-            if before is None or before.blob_id < overwrite.blob_id:  # of several rows that are gone, the newest
+            if before is None or before.blob_id < overwrite.blob_id:  # of several gone rows, the newest
                 latest[stored.key] = overwrite
     return sorted(latest.values(), key=lambda overwrite: (overwrite.found.last_modified, overwrite.blob_id))
 
@@ -104,7 +104,7 @@ def publish(session: Session, overwrite: Overwritten, at: datetime, *, run_id: s
     displaced = sa.select(videos.c.blob_id).where(videos.c.id == overwrite.video_id).scalar_subquery()
     session.execute(
         sa.update(blobs)
-        # guard overwrites.displaced_ours: the bytes at another key of the service's get a grace that nobody promised
+        # guard overwrites.displaced_ours: bytes at another key of the service's are retired, and then purged
         .where(blobs.c.id == displaced, blobs.c.state == BlobState.LIVE, blobs.c.is_ours)
         .values(run_id=run_id, **retired(at, grace, f"the service stored another video at {overwrite.found.key}"))
     )
@@ -128,7 +128,7 @@ def publish(session: Session, overwrite: Overwritten, at: datetime, *, run_id: s
 
 
 def _own_puts(session: Session, found: Mapping[int, StoredObject]) -> set[int]:
-    """Find those rows whose keys hold the bytes that an open intent in place has put there, or put back."""
+    """Find the rows at whose keys an open intent in place has put its result, or has put the original back."""
     new = blobs.alias("new")
     rows = session.execute(
         sa.select(

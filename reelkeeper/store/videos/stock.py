@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from reelkeeper.model import BlobState, VideoState
 from reelkeeper.store.tables import blobs, users, videos
 
-_AGES: Final = (  # at most so many days old; the steps are those at which a tier's retention ends by default
+_AGES: Final = (  # by maximum age in days, at the ends of the tiers' default retentions
     (7, "up to 7 days"),
     (30, "8 to 30 days"),
     (90, "31 to 90 days"),

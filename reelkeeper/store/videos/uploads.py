@@ -1,4 +1,4 @@
-"""Uploads: the state of a video that is uploaded or replaced, and uploads by a presigned URL."""
+"""Read the state of a video that is uploaded or replaced, and store uploads by presigned URL."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -41,7 +41,7 @@ class Current(NamedTuple):
 
     user_id: str
     state: str
-    blob_id: int | None  # None: the first bytes are still to come
+    blob_id: int | None  # None: its first bytes have not arrived
     generation: int
 
     @property
@@ -58,7 +58,7 @@ def current(session: Session, video_id: str, *, locked: bool) -> Current | None:
 
 
 def add_pending(session: Session, video: Incoming) -> None:
-    """Insert a new video, whose first bytes are still to come."""
+    """Insert a new video, whose first bytes have not arrived."""
     session.execute(
         sa.insert(videos).values(
             id=video.video_id,
@@ -73,12 +73,12 @@ def add_pending(session: Session, video: Incoming) -> None:
 
 
 def make_pending(session: Session, video_id: str, **values: datetime | str | None) -> None:
-    """Make a video whose first upload failed wait for another one."""
+    """Reset a video whose first upload failed to wait for another."""
     session.execute(sa.update(videos).where(videos.c.id == video_id).values(state=VideoState.PENDING, **values))
 
 
 def add_user(session: Session, user_id: str) -> None:
-    """Insert a user of whom nothing else is known."""
+    """Insert a user with no other data."""
     session.execute(sa.insert(users).values(id=user_id))
 
 
@@ -89,7 +89,7 @@ def find(session: Session, upload_id: str) -> Upload | None:
 
 
 def begin(session: Session, upload: Upload) -> Upload:
-    """Write an upload and the pending blob of its bytes; returns it with the blob's id."""
+    """Insert an upload and the pending blob of its bytes; return it with the blob's id."""
     blob_id = session.execute(
         sa.insert(blobs)
         .values(
@@ -127,10 +127,10 @@ def refuse(session: Session, upload: Upload, why: str, grace: Grace) -> None:
 
 
 def release(session: Session, reservation_ids: Sequence[str]) -> None:
-    """End the blobs of uploads whose reservations have expired: so have their URLs, and nothing can be put any more.
+    """End the blobs of uploads whose reservations have expired: their URLs have, too, so nothing more can be put.
 
-    Whether anything was put is not known here. A `gone` row expects no object, so an upload that was begun and never
-    put does not look like a loss; and `sync_catalog` retires any object that it finds of such a row.
+    Whether anything was put is unknown here. A `gone` row expects no object, so an upload that was begun and never
+    put does not count as lost; and `sync_catalog` retires any object that it finds for such a row.
     """
     theirs = sa.select(uploads.c.blob_id).where(uploads.c.reservation_id.in_(reservation_ids))
     session.execute(

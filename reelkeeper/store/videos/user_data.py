@@ -1,4 +1,4 @@
-"""Export all that the store holds of one user, table by table."""
+"""Read everything that the store has about one user, table by table."""
 
 from collections.abc import Iterator, Mapping
 from datetime import date, datetime
@@ -72,7 +72,7 @@ def _tables(user_id: str) -> dict[str, sa.Select[Any]]:
     }
 
 
-# What names a user or a video and is not theirs to take: our costs, our plans, and what is worked out anew.
+# Data about users and videos that is not exported: our costs, our plans, and derived data.
 LEFT_OUT: Final = MappingProxyType(
     {
         "charges": "what the user costs the service",
@@ -112,7 +112,7 @@ def stored_videos(session: Session, user_id: str, after: str, limit: int) -> lis
             videos.c.id > after,
             videos.c.state.in_([VideoState.LIVE, VideoState.RETIRED]),
             blobs.c.state.in_([BlobState.LIVE, BlobState.RETIRED]),
-            # guard export.taken_down: what was taken down is given to its user
+            # guard export.taken_down: an export contains videos that were taken down
             videos.c.retire_reason.is_distinct_from(TAKEN_DOWN),
         )
         .order_by(videos.c.id)

@@ -1,4 +1,4 @@
-"""Pages for people: saved plans and their outcomes, and every object of a video."""
+"""Read pages for people: saved plans with their outcomes, and every object of a video."""
 
 from datetime import datetime
 from typing import NamedTuple
@@ -36,7 +36,7 @@ class PlanItem(NamedTuple):
     outcome: str | None
     outcome_reason: str | None
     after_bytes: int | None
-    segment: str | None  # of the policy, that decided
+    segment: str | None  # the policy's segment that decided
 
 
 class BlobLine(NamedTuple):

@@ -27,7 +27,7 @@ def live_videos(
 
     `views` sums the 30 whole UTC days before `as_of`'s day, and whatever is recorded since. It is None
     (unknown) unless each of those days, or those since the video was created, is in `view_days`. A hold counts when it
-    is not released and does not expire by `as_of`, a request to keep when it lasts longer. `only` are the ids of the
+    is not released and does not expire by `as_of`, a request to keep while it lasts. `only` are the ids of the
     videos to read. Without `classified`, model, tag and key are left out, as only segments need them.
     """
     first_day = (as_of - _WINDOW).astimezone(UTC).date()
@@ -35,14 +35,14 @@ def live_videos(
     known_always = complete_since.date() <= first_day
     held_videos, held_users = _held(session, "video", as_of), _held(session, "user", as_of)
     kept_until = _kept_until(session, as_of).get
-    to_datetime, new = datetime_reader(session), tuple.__new__  # without a call in Python for each of a million
+    to_datetime, new = datetime_reader(session), tuple.__new__  # skips a Python call for each of a million rows
     recent = (
         sa.select(sa.func.sum(daily_views.c.views))
         .where(daily_views.c.video_id == videos.c.id, daily_views.c.day >= first_day)
         .scalar_subquery()
     )
     is_live = videos.c.state == VideoState.LIVE
-    as_sent = partial(sa.type_coerce, type_=sa.types.NULLTYPE)  # as the driver has it: converted once, below
+    as_sent = partial(sa.type_coerce, type_=sa.types.NULLTYPE)  # the driver's value, converted once, below
     rows = session.execute(
         sa.select(
             videos.c.id,
@@ -132,7 +132,7 @@ def _held(session: Session, scope: str, as_of: datetime) -> set[str]:
 
 
 def _kept_until(session: Session, as_of: datetime) -> dict[str, datetime]:
-    """Read until when videos stay on request, for those that do at `as_of`."""
+    """Read until when videos are kept on request, for those kept at `as_of`."""
     until = sa.select(keeps.c.video_id, sa.func.max(keeps.c.until)).where(keeps.c.until > as_of)
     return {row[0]: row[1] for row in session.execute(until.group_by(keeps.c.video_id))}
 
@@ -224,8 +224,8 @@ class Listed(NamedTuple):
     retired_at: datetime | None
     purge_after: datetime | None
     reason: str | None  # why it was retired, or why its last transcode was refused
-    model: str | None  # that made it; None: not known
-    tag: str | None  # given with its job or upload
+    model: str | None  # the generator; None: unknown
+    tag: str | None  # from its job or upload
 
 
 def list_videos(

@@ -1,4 +1,4 @@
-"""Record how often a video was viewed on a day, and when last."""
+"""Record how often videos were viewed on a day, and when last."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime
@@ -17,12 +17,12 @@ _AT_ONCE = 1_000  # keys or ids in one statement
 
 
 def known_videos(session: Session, video_ids: Iterable[str]) -> set[str]:
-    """Find those of `video_ids` that the catalogue knows."""
+    """Return those of `video_ids` that are in the catalogue."""
     return set(session.execute(sa.select(videos.c.id).where(videos.c.id.in_(video_ids))).scalars())
 
 
 def recorded_days(session: Session) -> set[date]:
-    """List the days whose views are completely recorded."""
+    """Return the days whose views are completely recorded."""
     return set(session.scalars(sa.select(view_days.c.day)))
 
 
@@ -44,7 +44,7 @@ class Copy(NamedTuple):
 
 
 class Found(NamedTuple):
-    """A video's state, its present bytes, and the larger ones that they replaced, while these exist."""
+    """A video's state, its present bytes, and the bytes that a swap replaced, while these exist."""
 
     state: str
     present: Copy | None
@@ -59,8 +59,8 @@ def find_copies(session: Session, video_id: str, kept_until: datetime) -> Found 
         original.c.state == BlobState.RETIRED,
         original.c.purge_after > kept_until,
         original.c.retire_reason.in_([replaced_by(blobs.c.key), replaced_in_place(blobs.c.key, number)]),
-        # guard plays.same_video: what was uploaded before is shown for what is there now
-        blobs.c.recipe.is_not(None),  # an upload, too, leaves older bytes for their grace
+        # guard plays.same_video: an earlier upload is served in place of the present video
+        blobs.c.recipe.is_not(None),  # uploads also leave older bytes, for their grace
     )
     row = session.execute(
         sa.select(videos.c.state, blobs.c.key, blobs.c.codec, original.c.key, original.c.codec)
