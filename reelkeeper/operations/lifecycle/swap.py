@@ -5,6 +5,7 @@ download --> shrink --> announce (commit) --put--> --read back and verify--> pub
 With a new key, the result is put beside the old bytes; in place, over them, as `in_place` describes.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,8 +25,10 @@ from reelkeeper.rules.lifecycle.transcode import (
     NOT_IN_PLACE,
     NOT_TRIED,
     OWN_RESULT,
+    PAYBACK,
     Placement,
     locked_mark,
+    payback_mark,
     why_not_in_place,
 )
 from reelkeeper.store.core.audit import Event, append
@@ -108,6 +111,8 @@ def _remember(workspace: Workspace, source: Source, refusal: Refusal, *, lease: 
         with transaction(workspace.engine, "swap.refuse") as session:
             # guard swap.refuse_permission: a run records a refusal during a freeze, or without its lease
             require_permission(session, lease)
+            if refusal.rule == PAYBACK:
+                refusal = replace(refusal, recipe=payback_mark(refusal.recipe, now(session)))
             if swaps.note_refusal(session, source, refusal):
                 detail = {"rule": refusal.rule, "why": refusal.reason, "recipe": refusal.recipe}
                 append(session, [Event("refuse", run_id, source.video_id, source.blob_id, source.user_id, detail)])

@@ -68,7 +68,7 @@ def _shrunk(
     dearer = recipe.payback.model_copy(update={"expected_probes": recipe.payback.expected_probes + 1})
     unlucky = worth.at_presets(media, recipe.codec, [preset], kept.share * kept.factor, dearer, remaining_days)[preset]
     if not unlucky.pays:
-        return Refusal("payback", unlucky.sentence(), mark)
+        return Refusal(transcode.PAYBACK, f"{unlucky.sentence()}. Tried again next month", mark)
     first = first_crf.first_crf(learnt, media, model, recipe.codec, preset)
     with scratch_dir(scratch) as work:
         search = _Search(source, work, media, recipe, acceptance, preset, known)

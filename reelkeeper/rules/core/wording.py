@@ -33,7 +33,7 @@ SENTENCES: Final = {
     "still_watched": "{views} in {terms.window}, {age}: {terms.compressing}, {terms.retiring}",
     "compressed_before": "{views} in {terms.window}, {age}, but already compressed",
     "already_efficient": "{views} in {terms.window}, {age}, but already encoded as {video.codec}",
-    "refused_before": "{views} in {terms.window}, {age}, but this recipe has already failed on it",
+    "refused_before": "{views} in {terms.window}, {age}, but already refused with this recipe",
     "in_place_not_tried": "{views} in {terms.window}, {age}, but this bucket has not passed the contract test "
     "that replacing in place requires: reelkeeper doctor --contract",
     "too_large_in_place": "{views} in {terms.window}, {age}, but larger than 5 GiB, the limit for replacing in place",

@@ -15,7 +15,7 @@ The first rule that matches decides, and they stand in this order:
     still_watched       viewed often enough
     compressed_before   cold, but these bytes are a result already: another lossy pass would degrade it again
     already_efficient   cold, but its codec leaves little to gain
-    refused_before      cold, but this recipe has already failed on it
+    refused_before      cold, but already refused with this recipe; this month, if it would not have paid
     does_not_pay        cold, but an encode would cost more than it saves over the rest of its life
     cold_compress       COMPRESS  seldom viewed, and no longer new
 
@@ -42,7 +42,7 @@ from reelkeeper.rules.core.tiers import MAX_DAYS, Tiers
 from reelkeeper.rules.core.wording import Terms, dollars
 from reelkeeper.rules.lifecycle import segments as rules
 from reelkeeper.rules.lifecycle.segments import MAX_SEGMENTS, NO_SEGMENT, Classified, FieldsOnly, Segment
-from reelkeeper.rules.lifecycle.transcode import EFFICIENT_CODECS, OWN_RESULT
+from reelkeeper.rules.lifecycle.transcode import EFFICIENT_CODECS, OWN_RESULT, payback_mark
 from reelkeeper.rules.lifecycle.worth import Worth
 
 Appraise = Callable[[int, int | None], Worth]
@@ -298,6 +298,7 @@ def _judging(  # noqa: C901  a flat list of cases, counted as deep
     retention_cutoffs = {name: _before(as_of, days) for name, days in tiers.retention_days().items()}
 
     keep, compress, retire = Action.KEEP, Action.COMPRESS, Action.RETIRE
+    refused = (recipe, payback_mark(recipe, as_of), OWN_RESULT)
     figures = (_terms(policy, tiers, as_of, segment),)  # a sentence is made of it only when somebody reads one
 
     def judge_one(video: Video) -> Verdict:  # noqa: C901, PLR0911, PLR0912  one return for each line of the table above
@@ -340,7 +341,7 @@ def _judging(  # noqa: C901  a flat list of cases, counted as deep
             return Verdict(video, keep, "compressed_before", figures)
         if video.codec in efficient:
             return Verdict(video, keep, "already_efficient", figures)
-        if video.refused_recipe in (recipe, OWN_RESULT):
+        if video.refused_recipe in refused:
             return Verdict(video, keep, "refused_before", figures)
         if worth is None:
             return Verdict(video, compress, "cold_compress", figures)

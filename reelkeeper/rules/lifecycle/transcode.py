@@ -23,6 +23,7 @@ NEW_KEY: Final = "new_key"
 IN_PLACE: Final = "in_place"
 NOT_IN_PLACE: Final = "not_in_place"  # the rule, and the mark of those refused by it: under any recipe in place
 OWN_RESULT: Final = "own_result"  # likewise, of our own results that the catalogue does not know: under any recipe
+PAYBACK: Final = "payback"  # the rule of those refused because an encode would cost more than it saves
 MAX_BYTES_IN_PLACE: Final = 5 * 1024**3  # Cloudflare R2 "Limits" page: what a single put takes, and a copy
 IN_PLACE_CODEC: Final = "h264"
 NOT_TRIED: Final = "this bucket has not shown that it does what putting in place rests on: reelkeeper doctor --contract"
@@ -169,6 +170,11 @@ def why_not_in_place(codec: str, container: str, size_bytes: int) -> str | None:
 def locked_mark(at: datetime) -> str:
     """Identify a refusal in place for a bucket lock: it stands for the month, as locks of an age end by themselves."""
     return f"locked_{at:%Y-%m}"
+
+
+def payback_mark(mark: str, at: datetime) -> str:
+    """Identify a refusal of the recipe `mark` that does not pay: it stands for the month, as later results may help."""
+    return f"{mark}_{at:%Y-%m}"
 
 
 def fingerprint(recipe: Recipe, acceptance: Acceptance, encoder: str) -> str:

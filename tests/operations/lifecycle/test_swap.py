@@ -2,7 +2,7 @@
 
 import shutil
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from reelkeeper.operations.lifecycle.swap import Order, swap
 from reelkeeper.operations.lifecycle.transcode import Shrinker
 from reelkeeper.operations.videos.hold import hold
 from reelkeeper.operations.videos.upload import upload
+from reelkeeper.rules.lifecycle.transcode import PAYBACK, payback_mark
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.tables import blobs, operations, videos
@@ -100,6 +101,14 @@ def test_a_refusal_is_remembered_with_its_recipe(world: World, lease: Lease) -> 
     with reading(world.workspace.engine) as session:
         row = session.execute(sa.select(videos.c.refused_recipe, videos.c.refused_reason)).one()
     assert tuple(row) == ("r1", "VMAF 91, floor 93")
+    world.check()
+
+
+def test_a_refusal_that_does_not_pay_stands_for_the_month(world: World, lease: Lease) -> None:
+    run(world, world.video("v1"), lease, shrinker(Refusal(PAYBACK, "it saves too little", "r1")))
+    with reading(world.workspace.engine) as session:
+        recorded, at = session.execute(sa.select(videos.c.refused_recipe, videos.c.refused_at)).one()
+    assert recorded == payback_mark("r1", at) != payback_mark("r1", at + timedelta(days=31))
     world.check()
 
 
