@@ -23,7 +23,7 @@ from prefect.states import Crashed
 from deployments.bootstrap import OLD_NAME, bootstrap, delete_deployment, find_deployment
 from deployments.prefect_internals import schedule
 from deployments.up import LOOKS_ONLY, find_prefect_yaml
-from reelkeeper.errors import Misconfigured
+from reelkeeper.errors import Misconfigured, OrchestratorError, ReelkeeperError
 from reelkeeper.operations.core.overrides import show_in_force
 from reelkeeper.operations.core.policies import current
 from reelkeeper.settings import settings
@@ -39,11 +39,15 @@ READY_SECONDS: Final = 240.0  # a first start creates Prefect's database: 10 s, 
 
 
 def wait_for_server(client: SyncPrefectClient) -> None:
-    """Wait until the server answers. Raises the last error when it takes too long."""
+    """Wait until the server answers. Raises OrchestratorError when it takes too long."""
     ends = time.monotonic() + READY_SECONDS
     while error := client.api_healthcheck():
         if time.monotonic() > ends:
-            raise error
+            raise OrchestratorError(
+                f"Prefect's server gave no answer for {READY_SECONDS:.0f} s ({type(error).__name__}): its log, "
+                "server.log, says why. If its database is damaged, move the folder prefect out of the state folder and "
+                "start again: it holds only records of runs, and the schedules are deployed anew"
+            )
         time.sleep(0.25)
 
 
@@ -137,4 +141,7 @@ def main(written: str, moment: str, *options: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    try:
+        main(*sys.argv[1:])
+    except ReelkeeperError as error:
+        sys.exit(str(error))  # one line, which `up` shows

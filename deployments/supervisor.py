@@ -50,6 +50,10 @@ class Part:
             return data.decode(errors="replace").strip()
         return ""
 
+    def last_line(self) -> str:
+        """Return the last line of its log: of an error, the sentence without its traceback."""
+        return self.last_words().rpartition("\n")[2].rstrip(".")
+
 
 class Supervisor:
     """The parts, in the order in which they were started. `tell` receives a sentence about each event."""

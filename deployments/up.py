@@ -1,7 +1,6 @@
 """`reelkeeper up`: everything on one machine, by one command. `_live` lists the parts."""
 
 import fcntl
-import json
 import os
 import signal
 import socket
@@ -11,7 +10,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
+
+from pydantic import BaseModel, ValidationError
 
 from deployments.folder import HOME
 from deployments.supervisor import Part, Supervisor
@@ -24,6 +25,7 @@ from reelkeeper.settings import Settings
 from reelkeeper.store.core import schema
 
 UI_PORT, API_PORT = 4200, 8787
+KEPT: Final = "up.json"  # in the state folder
 WATCHDOG_SECONDS, FIRST_WATCHDOG_SECONDS = 300.0, 600.0  # longer at first, while missed runs are caught up
 DRAIN_MARGIN_SECONDS: Final = 45.0  # beyond its patience, for a worker to hand over its runs and end
 TICK_SECONDS: Final = 0.25
@@ -36,6 +38,14 @@ _ONLY_LOOKS: Final = (
     "    reelkeeper run sync_catalog --apply, then reelkeeper plan tier_storage\n"
     "  To go live, stop this and start it once with: reelkeeper up --live\n"
 )
+
+
+class _Last(BaseModel):
+    """What the last `reelkeeper up` of a state folder leaves to the next: its ports, and the bucket it went live at."""
+
+    port: int = UI_PORT
+    api_port: int = API_PORT
+    live_at: str | None = None
 
 
 class Up:
@@ -59,13 +69,14 @@ class Up:
         self.began = self.room_due = time.monotonic()
         self.without_room: set[str] = set()  # the disks that were reported as full
         self.moment = datetime.now(UTC)
-        kept = self.state / "up.json"
-        last = json.loads(kept.read_text()) if kept.exists() else {}
+        last = _last(self.state / KEPT)
         self.port, self.api_port = _ports(last, port, api_port)
         here = f"{settings.endpoint_url}/{settings.bucket}/{settings.prefix}"
-        live_at = here if live else last.get("live_at")
+        live_at = here if live else last.live_at
         self.looks_only = settings.endpoint_url is not None and live_at != here  # a bucket that it did not create
-        kept.write_text(json.dumps({"port": self.port, "api_port": self.api_port, "live_at": live_at}))
+        fresh = self.state / f"{KEPT}.new"  # a full disk or a power cut damages this one, not the one that is read
+        fresh.write_text(_Last(port=self.port, api_port=self.api_port, live_at=live_at).model_dump_json())
+        fresh.replace(self.state / KEPT)
         self.ui_url, self.api_url = f"http://{_LOCAL}:{self.port}", f"http://{_LOCAL}:{self.api_port}"
         self.supervisor = Supervisor(self._environment(), lambda text: tell("part", text))
 
@@ -97,7 +108,7 @@ class Up:
         words += [LOOKS_ONLY] if self.looks_only else []
         part = self._part("deploy", "The deployment", words, 5)
         if self.supervisor.run(part, until=lambda: bool(self.asked), tick=self._tick):
-            raise ReelkeeperError(f"prefect.yaml could not be deployed: {part.last_words()} See {part.log}")
+            raise ReelkeeperError(f"prefect.yaml could not be deployed: {part.last_line()}. See {part.log}")
         if not self.asked:
             self._say_ready()
 
@@ -198,16 +209,22 @@ def alone(state: Path) -> Iterator[None]:
         yield
 
 
-def _ports(last: dict[str, Any], port: int | None, api_port: int | None) -> tuple[int, int]:
+def _last(kept: Path) -> _Last:
+    """Read what the last `up` left. A damaged file counts as none: then runs are dry again where it did not create."""
+    try:
+        return _Last.model_validate_json(kept.read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return _Last()
+
+
+def _ports(last: _Last, port: int | None, api_port: int | None) -> tuple[int, int]:
     """Choose ports: those given, those of the last time, the defaults, or free ones, in this order."""
-    return (
-        _free("--port", port, last.get("port", UI_PORT)),
-        _free("--api-port", api_port, last.get("api_port", API_PORT)),
-    )
+    first = _free("--port", port, last.port, {api_port})
+    return first, _free("--api-port", api_port, last.api_port, {first})
 
 
-def _free(option: str, asked: int | None, usual: int) -> int:
-    for port in (asked,) if asked else (usual, 0):
+def _free(option: str, asked: int | None, usual: int, others: set[int | None]) -> int:
+    for port in (asked,) if asked else (usual, 0, 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -215,7 +232,8 @@ def _free(option: str, asked: int | None, usual: int) -> int:
             except OSError:
                 continue
             found: int = probe.getsockname()[1]
-            return found
+            if found not in others:
+                return found
     raise Misconfigured(f"port {asked} is taken; give another {option}, or leave it out for a free one")
 
 

@@ -8,14 +8,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 
 from deployments import supervisor
 from deployments.supervisor import Part, Supervisor
-from deployments.up import _ports, alone
+from deployments.up import _Last, _ports, alone
 from reelkeeper.errors import LeaseLost, Misconfigured
 
 FOREVER = "import time\nwhile True: time.sleep(1)"
@@ -135,16 +134,18 @@ def test_a_log_does_not_grow_without_end(
 
 
 def test_ports_are_those_asked_for_those_of_the_last_time_or_free_ones() -> None:
-    last: dict[str, Any] = {}
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(Misconfigured, match=f"port {port} is taken; give another --port"):
-            _ports(last, port, None)
-        other, another = _ports({"port": port, "api_port": port}, None, None)
+            _ports(_Last(), port, None)
+        other, another = _ports(_Last(port=port, api_port=port), None, None)
         assert port not in (other, another)
-    last = {"port": other, "api_port": another}
+    last = _Last(port=other, api_port=another)
     assert _ports(last, None, None) == (other, another)
     assert _ports(last, port, None) == (port, another)
+    assert _ports(last, another, None)[1] not in (other, another)  # the API's of the last time is the server's now
+    with pytest.raises(Misconfigured, match=f"port {port} is taken"):
+        _ports(last, port, port)
 
 
 def test_one_state_folder_has_one_up(tmp_path: Path) -> None:

@@ -3,8 +3,11 @@
 from pathlib import Path
 
 import pytest
+from prefect.client.orchestration import SyncPrefectClient
 
+from deployments import deploy
 from deployments.up import Up
+from reelkeeper.errors import OrchestratorError
 from reelkeeper.settings import Settings
 from tests.ports import free_port
 
@@ -28,3 +31,28 @@ def test_it_goes_live_at_a_bucket_of_somebody_elses_when_it_is_told_so_and_at_no
     assert not looks_only(theirs, live=True)
     assert not looks_only(theirs)
     assert looks_only(another)
+
+
+@pytest.mark.parametrize("damaged", ["", '{"port": 42', "[]", "\0" * 48], ids=["empty", "cut", "other", "zeros"])
+def test_a_damaged_record_of_the_last_time_stops_nothing_and_sends_nothing_live(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damaged: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "prefect.yaml").write_text("deployments: []")
+    at = {"s3_endpoint_url": "http://127.0.0.1:1", "s3_access_key_id": "k", "s3_secret_access_key": "s"}
+    theirs = Settings.model_validate(at | {"state_dir": tmp_path, "bucket": "theirs"})
+    assert not looks_only(theirs, live=True)
+    (tmp_path / "up.json").write_text(damaged)
+    assert looks_only(theirs)
+    assert not looks_only(theirs, live=True)
+    assert not looks_only(theirs)
+
+
+@pytest.mark.long
+def test_a_server_that_never_answers_is_named_with_its_log_and_its_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deploy, "READY_SECONDS", 0.0)
+    with (
+        SyncPrefectClient(f"http://127.0.0.1:{free_port()}/api") as client,
+        pytest.raises(OrchestratorError, match=r"no answer for 0 s \(ConnectError\): its log, server.log, .* damaged"),
+    ):
+        deploy.wait_for_server(client)
