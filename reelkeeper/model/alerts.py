@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any, NamedTuple, Protocol
+from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -76,6 +76,37 @@ class MessageKind(StrEnum):
     EVENT = "event"  # for a webhook's endpoint, not for people
 
 
+AlertRule = Literal[
+    "anomaly",
+    "budget",
+    "cache_not_purged",
+    "cost_above_quote",
+    "dear_jobs",
+    "drift",
+    "failing_jobs",
+    "forecast_breach",
+    "full_storage",
+    "ledger_mismatch",
+    "locked_account",
+    "long_wait",
+    "missing_usage",
+    "notice_no_endpoint",
+    "notice_not_delivered",
+    "plan_refused",
+    "run_crashed",
+    "run_failed",
+    "run_late",
+    "saving",
+    "silent_flow",
+    "slow_jobs",
+    "spend_limit",
+    "stuck_outbox",
+    "unwell_provider",
+    "webhook_disabled",
+    "webhook_given_up",
+]
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """Something that people should know: what happened, its severity, its cost, and what to do about it.
@@ -83,7 +114,7 @@ class Finding:
     Each combination of `rule`, `scope`, `period` and `level` is reported once. Text is plain: sinks escape it.
     """
 
-    rule: str  # budget, forecast_breach, anomaly, drift, missing_usage, ledger_mismatch, silent_flow, saving, ...
+    rule: AlertRule  # a typed list, so that a snooze of any other name can be refused
     scope: str  # total, service:r2-storage, tier:free, user:ID, flow:tier_storage
     period: str  # 2026-11, 2026-11-24, or "" if it has none
     level: str  # "80", "100", or ""

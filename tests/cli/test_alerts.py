@@ -70,6 +70,12 @@ def test_a_snooze_needs_a_time(reelkeeper: Run, time: str) -> None:
     reelkeeper("alerts", "snooze", "budget", "--for", time, "--reason", "r", exit_code=2)
 
 
+def test_a_rule_that_does_not_exist_is_not_silenced(reelkeeper: Run, ask: Ask) -> None:
+    refused = reelkeeper("alerts", "snooze", "budgets", "--for", "8h", "--reason", "r", exit_code=8)
+    assert "no rule 'budgets'; nothing was silenced. Choose from anomaly, budget, " in refused.stderr
+    assert ask("alerts", "list")["snoozes"] == []
+
+
 def test_what_waits_is_listed(reelkeeper: Run, ask: Ask, store: sa.Engine) -> None:
     assert "No message waits" in reelkeeper("alerts", "messages").stdout
     post(store, "A note")

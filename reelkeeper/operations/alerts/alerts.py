@@ -8,11 +8,21 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 from uuid import uuid4
 
 from reelkeeper.errors import NotFound
-from reelkeeper.model.alerts import AlertState, Finding, Message, MessageKind, Picture, Severity, one_line, tame
+from reelkeeper.model.alerts import (
+    AlertRule,
+    AlertState,
+    Finding,
+    Message,
+    MessageKind,
+    Picture,
+    Severity,
+    one_line,
+    tame,
+)
 from reelkeeper.operations.alerts import events
 from reelkeeper.operations.core.policies import in_force
 from reelkeeper.rules.alerts import messages
@@ -106,8 +116,10 @@ def acknowledge(engine: Engine, alert_id: str, *, author: str) -> None:
 def snooze(engine: Engine, rule: str, *, scope: str | None, seconds: float, author: str, reason: str) -> str:
     """Silence a rule, for one scope or all, for a while; return the id of the snooze.
 
-    Alerts that still fire when it ends are sent then.
+    Alerts that still fire when it ends are sent then. Raises NotFound if there is no such rule.
     """
+    if rule not in get_args(AlertRule):
+        raise NotFound(f"no rule {rule!r}; nothing was silenced. Choose from {', '.join(get_args(AlertRule))}")
     with transaction(engine, "alerts.snooze") as session:
         at = now(session)
         values = {"rule": rule, "scope": scope, "author": author, "reason": reason, "created_at": at}

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Final
 
 from reelkeeper.disk import make_folder
 from reelkeeper.errors import ReelkeeperError
@@ -28,7 +29,7 @@ from reelkeeper.store.core.engine import now, reading, transaction
 STUCK_AFTER = timedelta(minutes=15)
 REPEAT_SECONDS = 4 * 3600.0  # for the alert that the store cannot be reached, which the store cannot record
 _SEND_SECONDS = 30.0
-_STUCK = "stuck_outbox"
+_STUCK: Final = "stuck_outbox"
 RULES = (cadence.RULE, _STUCK)
 
 

@@ -6,7 +6,7 @@ one is news, a lower one is not. An incident without a period is reported again 
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from reelkeeper.model.alerts import AlertState, Finding, Severity, one_line, tame
+from reelkeeper.model.alerts import AlertRule, AlertState, Finding, Severity, one_line, tame
 
 PLAN_REFUSED: Final = "plan_refused"  # the rule of an alert whose period is the plan's id
 _DAY_OR_MONTH = re.compile(r"\d{4}-\d\d(-\d\d)?")
@@ -178,7 +178,6 @@ def _tamed(finding: Finding) -> Finding:
     """Remove control characters, and cut long texts. A scope may contain text that a user chose."""
     return replace(
         finding,
-        rule=one_line(finding.rule),
         scope=one_line(finding.scope),
         period=one_line(finding.period),
         level=one_line(finding.level),
@@ -206,7 +205,12 @@ class Trouble(StrEnum):
     LATE = "late"
 
 
-RULES: Final = tuple(f"run_{trouble}" for trouble in Trouble)
+_RULE_OF: Final[Mapping[Trouble, AlertRule]] = {
+    Trouble.FAILED: "run_failed",
+    Trouble.CRASHED: "run_crashed",
+    Trouble.LATE: "run_late",
+}
+RULES: Final = tuple(_RULE_OF.values())
 _HAPPENED: Final = {
     Trouble.FAILED: "failed",
     Trouble.CRASHED: "crashed: the process that ran it is gone",
@@ -224,7 +228,7 @@ def finding(trouble: Trouble, flow: str, *, run_name: str, message: str = "", ur
     name = flow.replace("-", "_")  # Prefect writes it with dashes
     figures = (("Run", run_name), *((("Look", url),) if url else ()))
     return Finding(
-        rule=f"run_{trouble}",
+        rule=_RULE_OF[trouble],
         scope=scope(name),
         period="",
         level="",

@@ -10,14 +10,18 @@ from datetime import datetime
 from statistics import fmean
 from typing import Final, NamedTuple
 
-from reelkeeper.model.alerts import Finding, Severity
+from reelkeeper.model.alerts import AlertRule, Finding, Severity
 from reelkeeper.model.jobs import JobState
 from reelkeeper.model.performance import Filled, FinishedJob, InFlight
 from reelkeeper.rules.core.wording import dollars, many
 from reelkeeper.rules.health.performance import PerformancePolicy, percentile, waiting
 from reelkeeper.rules.health.performance_report import money
 
-SLOW, DEAR, FAILING, WAITING, FULL = "slow_jobs", "dear_jobs", "failing_jobs", "long_wait", "full_storage"
+SLOW: Final = "slow_jobs"
+DEAR: Final = "dear_jobs"
+FAILING: Final = "failing_jobs"
+WAITING: Final = "long_wait"
+FULL: Final = "full_storage"
 _CROWDED: Final = 1.3  # times its estimate from which on a job is slowed down by those beside it
 _MONTH_MINUTES: Final = 30 * 24 * 60
 _PERCENT: Final = 100
@@ -185,7 +189,7 @@ def _full(filled: Filled | None, policy: PerformancePolicy) -> list[Finding] | N
 
 
 def _finding(
-    rule: str,
+    rule: AlertRule,
     model: str,
     what: str,
     text: str,

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
-from reelkeeper.model.alerts import Finding, Severity
+from reelkeeper.model.alerts import AlertRule, Finding, Severity
 from reelkeeper.rules.core.wording import many
 
 RULE: Final = "unwell_provider"  # the alert's
@@ -209,5 +209,5 @@ def _locked_account(provider: str, told: str) -> Finding:
     )
 
 
-def _finding(rule: str, provider: str, title: str, text: str, suggestion: str) -> Finding:
+def _finding(rule: AlertRule, provider: str, title: str, text: str, suggestion: str) -> Finding:
     return Finding(rule, f"provider:{provider}", "", "", Severity.CRITICAL, title, text, suggestion)
