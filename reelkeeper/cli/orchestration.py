@@ -51,6 +51,8 @@ def prepare(state_dir: Path) -> bool:
         if not os.environ.get("PREFECT_PROFILE"):  # a profile names a server of its own
             home = (state_dir / "prefect").absolute()
             tighten(make_folder(home), state_dir)  # Prefect creates the folder, but not its parents
+            if not os.access(home, os.W_OK):
+                raise Misconfigured(f"{home} cannot be written to: look at the rights of the folder and at its disk")
             wanted["PREFECT_HOME"] = str(home)
     for name, value in (wanted | _logging()).items():
         os.environ.setdefault(name, value)

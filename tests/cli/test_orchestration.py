@@ -78,3 +78,30 @@ def test_a_run_that_ctrl_c_interrupts_still_has_its_server_to_tell_its_end(tmp_p
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     assert (told.returncode, told.stdout.strip()) == (0, "👋"), told.stderr
+
+
+READ_ONLY = """
+import ctypes, os, sys
+from pathlib import Path
+libc = ctypes.CDLL(None, use_errno=True)
+state = sys.argv[1].encode()
+# CLONE_NEWUSER | CLONE_NEWNS; MS_REC | MS_PRIVATE
+if libc.unshare(0x10020000) or libc.mount(None, b"/", None, 0x44000, None):
+    sys.exit("no namespace")
+if libc.mount(state, state, None, 0x1000, None) or libc.mount(None, state, None, 0x1021, None):  # MS_BIND, read-only
+    sys.exit("no mount")
+from reelkeeper.cli.orchestration import prepare
+prepare(Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.long
+def test_a_state_folder_that_cannot_be_written_is_named_before_prefect_meets_it(tmp_path: Path) -> None:
+    (tmp_path / "prefect").mkdir()
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    told = subprocess.run(
+        [sys.executable, "-c", READ_ONLY, tmp_path], env=variables, capture_output=True, text=True, check=False
+    )
+    if "no namespace" in told.stderr:
+        pytest.skip("this system gives no namespace to mount in")
+    assert f"{tmp_path}/prefect cannot be written to: look at the rights of the folder" in told.stderr

@@ -34,8 +34,15 @@ def test_a_store_is_copied_and_brought_back_frozen(reelkeeper: Run, ask: Ask, on
     assert ask("db", "backup", copy)["size_bytes"] == copy.stat().st_size
     reelkeeper("db", "backup", copy, exit_code=1)  # never over an older one
     reelkeeper("db", "restore", copy, exit_code=9)  # nor into a store that holds anything
-    for file in (tmp_path / "state").glob("store.sqlite3*"):
-        file.unlink()
+    for _ in range(2):  # as the pages say, each day, into a folder that the first of them creates
+        assert Path(ask("db", "backup", f"{tmp_path}/new/backups/")["backup"]).parent == tmp_path / "new" / "backups"
+    store = tmp_path / "state" / "store.sqlite3"
+    with store.open("r+b") as file:
+        file.seek(4096)
+        file.write(bytes(store.stat().st_size - 4096))
+    assert "it is damaged: move it away, then" in reelkeeper("db", "restore", copy, exit_code=1).stderr
+    for old in (tmp_path / "state").glob("store.sqlite3*"):
+        old.unlink()
     reelkeeper("db", "restore", copy)
     status = ask("db", "status")
     assert (status["videos"], bool(status["frozen"])) == ({"live": 1}, True)

@@ -8,6 +8,7 @@ import typer
 from reelkeeper.cli.opening import configured, store
 from reelkeeper.cli.screen import emit, respond, say
 from reelkeeper.cli.words import AsJson
+from reelkeeper.disk import make_folder
 
 group = typer.Typer(help="Upgrade, back up and restore the store.", no_args_is_help=True)
 
@@ -24,13 +25,16 @@ def upgrade(as_json: AsJson = False) -> None:
 
 @group.command()
 def backup(
-    target: Annotated[Path, typer.Argument(help="The file to create, or a folder for it.")], as_json: AsJson = False
+    target: Annotated[
+        str, typer.Argument(help="The file to create, or a folder for it; one that ends in / is created.")
+    ],
+    as_json: AsJson = False,
 ) -> None:
     """Back up the store, which may be in use."""
     from reelkeeper.store.core.backup import backup as copy
 
     with store() as engine:
-        made = copy(engine, target)
+        made = copy(engine, make_folder(Path(target)) if target.endswith("/") else Path(target))
     text = f"The store was backed up to {made}, {made.stat().st_size:,} bytes; its checksum is beside it."
     respond(text, {"backup": made, "size_bytes": made.stat().st_size}, as_json=as_json)
 

@@ -69,7 +69,7 @@ def _sqlite(error: sqlite3.Error, file: Path) -> ReelkeeperError | None:
         ("SQLITE_CANTOPEN", Misconfigured, "it cannot be opened: look at the rights of the file and its folder"),
         ("SQLITE_READONLY", Misconfigured, "it is read-only: look at the rights of the file, its folder and its disk"),
         ("SQLITE_NOTADB", Misconfigured, f"it is no SQLite database: look at {_SETTING} and REELKEEPER_STATE_DIR"),
-        ("SQLITE_CORRUPT", Unavailable, "it is damaged: restore a backup, reelkeeper db restore"),
+        ("SQLITE_CORRUPT", Unavailable, "it is damaged: move it away, then reelkeeper db restore BACKUP"),
         ("SQLITE_BUSY", Unavailable, "another process is writing to it for too long: see who has it open"),
         ("SQLITE_IOERR", Unavailable, "its disk failed: look at the kernel's log (dmesg)"),
     )
