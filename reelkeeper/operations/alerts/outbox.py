@@ -1,5 +1,7 @@
 """Send the outbox's messages to the first sink, at its pace, and refused ones to the second sink.
 
+Where the second is only the console, they wait: most refusals are about a token or a channel, which a person repairs.
+
 A lease named for the sink keeps its pace over all processes: it is taken for one message, and ends one pace after the
 answer, or when the sink's Retry-After ends. A message counts as sent once the sink's answer is recorded: after a crash
 in between, or a lost answer, it is sent again, so that none is missing.
@@ -32,6 +34,7 @@ TURN_SECONDS = 120.0  # for one message: a picture takes three requests, each wi
 STALE_SECONDS = 30.0  # an older turn is not used: the process was suspended, and another may have taken over
 COPY_AFTER_SECONDS = 15 * 60.0
 FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 5.0, 300.0
+MAX_REFUSALS = 1_000  # of a message, where only the console is left: over three days at a run every 5 minutes
 _MAX_FAILURES = 3  # in a row, after which this run stops
 _MAX_COPIED = 50  # messages joined into one for the second sink
 _SHORTEST_SLEEP_SECONDS = 0.01
@@ -200,6 +203,12 @@ class _Delivery:
         return pace
 
     def _divert(self, message_id: int, outgoing: OutboxMessage, attempts: int, refusal: SinkRefused) -> None:
+        # guard outbox.only_console: an alert that Slack refuses because of a revoked token is lost in a log
+        if isinstance(self._sinks.second, second_sink.Console) and attempts < MAX_REFUSALS:
+            self.in_a_row += 1
+            self._fail(refusal)
+            self._put_off(message_id, _backoff_seconds(attempts))
+            return
         self.error = str(refusal)
         why = f"{outgoing.message.footer}\nNot sent to {self._sinks.first.name}: {refusal}".strip()
         try:

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from reelkeeper.adapters import second_sink
 from reelkeeper.adapters.slack import Bot
 from reelkeeper.model.alerts import Finding, MessageState, OutboxMessage, Picture, Severity
+from reelkeeper.operations.alerts import outbox as operation
 from reelkeeper.operations.alerts.alerts import observe, post_picture
 from reelkeeper.operations.alerts.outbox import COPY_AFTER_SECONDS, Delivered, Sinks, deliver
 from reelkeeper.store.alerts import outbox as queue
@@ -175,6 +176,35 @@ def test_what_slack_refuses_for_good_goes_to_the_second_sink_at_once(mail: Post)
     assert given["title"] == "a"
     assert "channel_not_found" in given["text"]
     assert mail.states() == {"sent": 1, "diverted": 1}
+
+
+def test_what_slack_refuses_for_good_waits_where_only_the_console_is_left(
+    mail: Post, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A revoked token or a wrong channel: whoever repairs it days later still gets the alerts of those days."""
+    mail.sinks = Sinks(mail.sinks.first, second_sink.Console())
+    mail.double.always = Answer(200, {"ok": False, "error": "token_revoked"})
+    mail.write("a", "b")
+    done = mail.deliver()
+    assert (done.diverted, done.failed, done.waiting) == (0, 2, 2)
+    assert "token_revoked" in done.error
+    for _ in range(3):
+        mail.after(COPY_AFTER_SECONDS)
+    assert capsys.readouterr().err.count("\n- a") == 1
+    mail.double.always = None
+    assert mail.after(COPY_AFTER_SECONDS).sent == 2
+    assert mail.double.titles() == ["a", "b"]
+
+
+def test_a_message_that_slack_never_takes_ends_in_the_console(
+    mail: Post, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(operation, "MAX_REFUSALS", 2)
+    mail.sinks = Sinks(mail.sinks.first, second_sink.Console())
+    mail.double.too_long = "a"
+    mail.write("a")
+    assert (mail.deliver().waiting, mail.after(10).diverted) == (1, 1)
+    assert "Not sent to slack" in capsys.readouterr().err
 
 
 def test_refused_by_both_sinks_it_waits(mail: Post) -> None:
