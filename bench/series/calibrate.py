@@ -30,11 +30,11 @@ SHORT: Final = 28
 OF_A_KIND: Final = 15
 HISTORIES: Final = (10, 20, 28, 60, 180, 730)
 DAYS: Final = (0, 10, 20)
-HEAD: Final = '''"""Quantiles of forecasts' errors on public series, in units of their scale: bench/series/calibrate.py.
+HEAD: Final = '''"""Quantiles of forecast errors on public series, in units of their scale: bench/series/calibrate.py.
 
 Season 12, 4 and 1: the M1 and Tourism competitions, official splits. Season 7: daily births, rides, flights, sales,
-walkers, electricity, bikes, visits and stops, half of them with growth laid over; "short": of less than 28 days. What
-is left of a month: bench/series/monthly.py, seed CALIBRATION, half of it with a job a month.
+walkers, electricity, bikes, visits and stops, half of them with added growth; "short": of less than 28 days. The
+rest of a month: bench/series/monthly.py, seed CALIBRATION, half of it with a monthly job.
 """
 
 from typing import Final, TypeAlias

@@ -33,13 +33,13 @@ def is_public(address: str) -> bool:
     [True, False, False, False, False]
     """
     ip = ipaddress.ip_address(address.partition("%")[0])
-    # guard public.ipv6: an address within our network is reached by IPv6
+    # guard public.ipv6: an address inside our network is reached by IPv6
     if isinstance(ip, ipaddress.IPv6Address) and ip not in _GLOBAL_UNICAST:
         return False
-    # guard public.carried: an address within our network is reached through one that carries it
+    # guard public.carried: an address inside our network is reached through an address that embeds it
     carried = any(ip.version == network.version and ip in network for network in _CARRIERS)
-    # guard public.is_global: a URL that a provider gives reads the secrets of the machine from its metadata service
-    # guard public.multicast: a URL reaches all machines of our network at once
+    # guard public.is_global: a provider's URL reads the machine's secrets from its metadata service
+    # guard public.multicast: a URL reaches all machines of our network
     return ip.is_global and not (ip.is_multicast or ip.is_reserved or carried)
 
 
@@ -54,10 +54,10 @@ def resolve(url: str, *, allow_private: bool = False) -> tuple[httpx.URL, dict[s
     except (ValueError, httpx.InvalidURL):
         raise AddressRefused("not a valid URL") from None
     host = whole.host
-    # guard public.https: what comes from a provider can be read and changed on its way
+    # guard public.https: a provider's data can be read and changed in transit
     if parts.scheme not in (("https", "http") if allow_private else ("https",)):
         raise AddressRefused(f"{parts.scheme or 'no scheme'}: a URL must begin with https://")
-    # guard public.no_user: an address says one host to a reader and another to a program
+    # guard public.no_user: a URL shows one host to a reader and another to a program
     if not host or parts.username is not None or parts.password is not None:
         raise AddressRefused("a URL must have a host, and no user")
     try:
@@ -73,7 +73,7 @@ def resolve(url: str, *, allow_private: bool = False) -> tuple[httpx.URL, dict[s
         )
     address = addresses[0].partition("%")[0]
     return (
-        # guard public.judged_address: a name that changes its address once it was judged leads into our network
+        # guard public.judged_address: a name whose address changes after the check leads into our network
         whole.copy_with(host=f"[{address}]" if ":" in address else address),
         {"headers": {"Host": whole.netloc.decode()}, "extensions": {"sni_hostname": host}},
     )
@@ -99,7 +99,7 @@ def streamed(
     at, needed = resolve(url, allow_private=allow_private)
     with (
         # guard public.redirects: a provider's redirect leads into our network
-        # guard public.no_proxy: a proxy of the environment resolves the name anew, and reaches what was refused
+        # guard public.no_proxy: a proxy of the environment resolves the name again, and reaches a refused address
         httpx.Client(timeout=timeout_seconds, follow_redirects=False, trust_env=False, verify=_tls()) as client,
         client.stream(
             method,
@@ -122,7 +122,7 @@ def chunks(answer: httpx.Response, most_bytes: int) -> Iterator[bytes]:
     size = 0
     for chunk in answer.iter_raw():
         size += len(chunk)
-        # guard public.size: an answer without an end fills memory or disk
+        # guard public.size: an endless answer fills memory or disk
         if size > most_bytes:
             raise httpx.RemoteProtocolError(f"the answer is larger than {most_bytes:,} bytes")
         yield chunk

@@ -40,7 +40,7 @@ def send(delivery: Delivery, *, allow_private: bool, timeout_seconds: float = TI
         with public.streamed(
             "POST",
             delivery.url,
-            # guard webhooks.public: an endpoint's name that now leads into our network is sent to
+            # guard webhooks.public: messages are sent to an endpoint whose name now leads into our network
             allow_private=allow_private,
             headers=headers,
             content=body.encode(),
@@ -77,5 +77,5 @@ def _within(seconds: float, act: Callable[[], tuple[int, float]]) -> tuple[int, 
             future.set_exception(error)
 
     Thread(target=copy_context().run, args=(run,), name="webhook", daemon=True).start()
-    # guard webhooks.deadline: an endpoint that sends a byte now and then is waited for without end
+    # guard webhooks.deadline: an endpoint that answers byte by byte blocks its thread without end
     return future.result(seconds)

@@ -1,7 +1,7 @@
-"""Every threshold, tier, price, budget and limit of a deployment, as one document. Pure.
+"""Define every threshold, tier, price, budget and limit of a deployment, as one document. Pure.
 
 A run's own parameters are exceptions: `overridden` puts the set fields over those in force. In a document and in an
-exception, `never` (or `none`) means that a rule is off or has no limit; null and an unnamed field both mean
+exception, `never` (or `none`) means that a rule is off or has no limit; null and an omitted field both mean
 "unchanged".
 """
 
@@ -37,13 +37,13 @@ from reelkeeper.rules.spend.budget import BudgetPolicy
 from reelkeeper.rules.sync.adoption import AdoptionLimits
 
 _Policy = TypeVar("_Policy", bound=BaseModel)
-NOTHING: Final = ("never", "none")  # the words for a rule that is off
-_DROPPED: Final = {  # fields that earlier versions wrote, and that no rule reads any more
+NOTHING: Final = ("never", "none")  # words for a rule that is off
+_DROPPED: Final = {  # fields of earlier versions that no rule uses any more
     "recipe": {"skip_bits_per_pixel", "lean_bits_per_pixel"},
     "acceptance": {"max_vmaf_mean"},
     "pruning": {"small_percent"},
 }
-_MOVED: Final = {  # fields in which earlier versions kept what a tier has -> the tier, and its field there
+_MOVED: Final = {  # earlier versions' fields for a tier's values -> the tier, and its field there
     "lifecycle": {
         f"{what}_{tier}_days": (tier, f"{what}_days")
         for what in ("retention", "notice", "keep")
@@ -57,7 +57,7 @@ _MOVED: Final = {  # fields in which earlier versions kept what a tier has -> th
 
 
 class _Absent:
-    """The value of a field of a tier that does not exist."""
+    """The value of a missing tier's field."""
 
     def __str__(self) -> str:
         return "-"
@@ -102,7 +102,7 @@ class Policies(BaseModel):
 
     @property
     def caps(self) -> tuple[Cap, ...]:
-        """The caps on jobs at once, of `concurrency` and of the models in the book."""
+        """The caps on concurrent jobs, of `concurrency` and of the models in the book."""
         named = ((entry.model, entry.most_at_once) for entry in self.book.models)
         of_models = (Cap.model_construct(scope=f"model:{model}", jobs=jobs) for model, jobs in named if jobs)
         return (*self.concurrency.caps, *of_models)
@@ -114,14 +114,14 @@ class Policies(BaseModel):
         return self.attempts.model_copy(update={"most_attempts": most}) if most else self.attempts
 
     def overridden(self, **exceptions: BaseModel | None) -> Self:
-        """Apply the fields that each section's exception sets. Raises ValidationError where they clash.
+        """Apply the fields that each section's exception sets. Raises ValidationError for contradictions.
 
         An exception sets the fields in pydantic's `model_fields_set`; None sets none. Raises PolicyRefused for an
         unknown tier, and for segments that contradict the tiers.
         """
         update = {name: _over(getattr(self, name), model) for name, model in exceptions.items() if model is not None}
         changed = self.model_copy(update=update)
-        # guard policy.overridden_segments: one run retires by segments that contradict the tiers in force
+        # guard policy.overridden_segments: a run's segments contradict the tiers in force
         if wrong := changed.lifecycle.contradiction(changed.tiers):
             raise PolicyRefused(f"refused, and nothing was changed: with the policies in force, {wrong}")
         return changed
@@ -129,7 +129,7 @@ class Policies(BaseModel):
     def changes(self, other: "Policies") -> dict[str, tuple[object, object]]:
         """Return the fields that differ in `other`: dotted name -> (value here, value there).
 
-        `tiers` itself stands for their names in order; for a tier on one side only, the other value is ABSENT.
+        `tiers` itself is their names in order; for a tier on one side only, the other value is ABSENT.
         """
         mine, theirs = dict(_leaves("", self)), dict(_leaves("", other))
         both = ((name, mine.get(name, ABSENT), theirs.get(name, ABSENT)) for name in mine | theirs)
@@ -137,7 +137,7 @@ class Policies(BaseModel):
 
 
 class InForce(NamedTuple):
-    """The policies of one version. Version 0 is what Reelkeeper ships, until a document is applied."""
+    """The policies of one version. Version 0 is the shipped policies, until a document is applied."""
 
     version: int
     policies: Policies
@@ -148,12 +148,12 @@ SHIPPED: Final = InForce(0, DEFAULTS)
 
 
 def section_of(policy: type[BaseModel]) -> str:
-    """Name the section of a policy, such as `limits` for BlastRadius."""
+    """Return the section of a policy, such as `limits` for BlastRadius."""
     return next(name for name in Policies.model_fields if type(getattr(DEFAULTS, name)) is policy)
 
 
 def exception(policy: type[BaseModel], fields: Mapping[str, Any]) -> BaseModel:
-    """Validate the fields of an exception, each by itself: contradictions are found when they meet those in force.
+    """Validate the fields of an exception one by one; contradictions are found when it is applied.
 
     Raises ValidationError for an unknown field or an invalid value; PolicyRefused for one that has moved to the tiers.
     """
@@ -206,7 +206,7 @@ def earlier(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def with_tiers(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Convert a document with the values of three tiers in three sections to one with `tiers`, with the same meaning.
+    """Convert a document with three tiers' values in three sections to one with `tiers`, with the same meaning.
 
     One that has `tiers` is unchanged.
     """
@@ -227,19 +227,19 @@ def with_tiers(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def moved(section: str, field: str) -> str | None:
-    """Say where a field has moved now that a tier's values are together; None for any other."""
+    """Return where a field of a tier has moved in `tiers`; None for any other field."""
     place = _MOVED.get(section, {}).get(field)
     return ".".join(("tiers", *place)) if place else None
 
 
 def terms_of(under: Mapping[str, Any]) -> tuple[LifecyclePolicy, Tiers]:
-    """Read the lifecycle and the tiers of a saved plan, of any version of Reelkeeper."""
+    """Read the lifecycle and the tiers of a plan saved by any version of Reelkeeper."""
     said = earlier({"lifecycle": under["policy"], **({"tiers": under["tiers"]} if "tiers" in under else {})})
     return LifecyclePolicy.model_validate(said["lifecycle"]), Tiers.model_validate(said.get("tiers", SHIPPED_TIERS))
 
 
 def without_dropped(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Remove the fields that no rule reads any more from a document of an earlier version."""
+    """Remove unused fields from a document of an earlier version."""
     return {
         section: {name: value for name, value in fields.items() if name not in _DROPPED[section]}
         if section in _DROPPED and isinstance(fields, Mapping)
@@ -249,12 +249,12 @@ def without_dropped(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def parse(document: Mapping[str, Any]) -> Policies:
-    """Read a document; unnamed fields are as shipped. Raises ValidationError with every error.
+    """Read a document; omitted fields are as shipped. Raises ValidationError with every error.
 
     If it names tiers, there are no others.
     """
     tiers = document.get("tiers")
-    if isinstance(tiers, Mapping):  # a tier of which nothing is said is there all the same
+    if isinstance(tiers, Mapping):  # a tier without fields still exists
         document = {**document, "tiers": {name: {} if said is None else said for name, said in tiers.items()}}
     whole, part = DEFAULTS.model_dump(mode="json"), with_tiers(as_written(document))
     if isinstance(named := part.get("tiers"), Mapping):

@@ -54,15 +54,15 @@ class Clip:
         """Return the input options that this file must be opened with."""
         demuxer, whitelist = _DEMUXERS[self.container]
         return {
-            # guard intake.demuxer: ffmpeg takes a script for a video, and reads the files that it names
+            # guard intake.demuxer: ffmpeg reads a script as a video, and opens the files that it names
             "f": demuxer,
             # guard intake.protocols: a file makes ffmpeg fetch a URL of its choice
             "protocol_whitelist": "file",
-            # guard intake.formats: a file opens another of a kind that was not asked for
+            # guard intake.formats: a file opens another file in a format that was not expected
             "format_whitelist": whitelist,
-            # guard intake.codecs: a file chooses a rare decoder, which is where they break
+            # guard intake.codecs: a file selects a rare, less tested decoder
             "codec_whitelist": _DECODERS,
-            # guard intake.pixels: a file of a kilobyte takes gigabytes of memory
+            # guard intake.pixels: a file of a kilobyte uses gigabytes of memory
             "max_pixels": limits.max_pixels,
         }
 
@@ -145,7 +145,7 @@ def _container(head: bytes) -> str:
         return "webm"
     if head.startswith(b"\x00\x00\x01\xba"):  # an MPEG program stream's pack header
         return "mpeg"
-    # guard intake.first_bytes: a script that is named .mp4 reaches ffmpeg
+    # guard intake.first_bytes: a script with the extension .mp4 reaches ffmpeg
     raise NotAVideo(f"its first bytes {head[:8].hex(' ') or '(none)'} are not those of MP4, WebM or MPEG-PS")
 
 

@@ -47,7 +47,7 @@ def ruleset(program: Path, work: Path, readable: Iterable[Path]) -> Iterator[int
     known = version()
     every = _BASIC_RIGHTS | _REFER * (known >= _REFER_SINCE) | _TRUNCATE * (known >= _TRUNCATE_SINCE)
     # guard sandbox.tcp: a decoder reaches servers where there is no network namespace
-    # guard sandbox.scopes: a decoder signals our processes, and speaks to their abstract sockets
+    # guard sandbox.scopes: a decoder signals our processes, and connects to their abstract sockets
     attributes = _Attributes(every, _BIND_AND_CONNECT_TCP, _ABSTRACT_SOCKETS_AND_SIGNALS)
     size = 8 * (1 + (known >= _NETWORK_SINCE) + (known >= _SCOPES_SINCE))
     descriptor = _checked(_LIBC.syscall(_CREATE_RULESET, ctypes.byref(attributes), ctypes.c_size_t(size), 0))
@@ -58,7 +58,7 @@ def ruleset(program: Path, work: Path, readable: Iterable[Path]) -> Iterator[int
         for path in (*map(Path, (*_LIBRARIES, *_FACTS)), *readable):
             _allow(descriptor, path, _READ_FILE | _READ_DIR)
         _allow(descriptor, Path("/dev/null"), _READ_FILE | _WRITE_FILE)
-        # guard sandbox.no_program: a decoder writes a program and becomes it
+        # guard sandbox.no_program: a decoder writes a program and executes it
         _allow(descriptor, work, every & ~_EXECUTE)
         yield descriptor
     finally:

@@ -54,7 +54,7 @@ class Launcher:
                 elif key.fileobj is not self.control:
                     self._signal(key.data)
                 elif not self._start():
-                    # guard sandbox.caller_gone: a tool goes on when the worker that wanted it was killed
+                    # guard sandbox.caller_gone: a tool continues after its worker was killed
                     for pid in self.lines:
                         _end(pid, signal.SIGKILL)
                     return
@@ -87,7 +87,7 @@ class Launcher:
         for pid, most in self.most_threads.items():
             with contextlib.suppress(OSError):  # it has ended
                 count = os.stat(f"/proc/{pid}/task").st_nlink - 2  # noqa: PTH116  pathlib is not loaded here
-                # guard sandbox.threads: a file starts threads without end, and nobody else gets any
+                # guard sandbox.threads: a file starts threads without end, and other processes get none
                 if count > most:
                     self.faults[pid] = f"it ran {count} threads at the same time, its limit is {most}"
                     _end(pid, signal.SIGKILL)
@@ -106,7 +106,7 @@ class Launcher:
             ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             if ended is None:
                 return
-            # guard sandbox.group: what a tool has started goes on when it has ended
+            # guard sandbox.group: a tool's child processes continue after it has ended
             _end(ended.si_pid, signal.SIGKILL)  # and its children; it is not reaped yet, so its id cannot be reused
             pid, status, usage = os.wait4(ended.si_pid, 0)
             line = self.lines.pop(pid)
@@ -147,10 +147,10 @@ def _become(order: dict[str, Any], descriptors: list[int], launcher: int) -> Non
     os.chdir(order["folder"])
     for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and exec would keep that
         signal.signal(ignored, signal.SIG_DFL)
-    # guard sandbox.network: a decoder that a file has taken over sends out what it has read
+    # guard sandbox.network: a compromised decoder sends out the data that it has read
     if order["network_wall"] and _LIBC.unshare(_CLONE_NEWUSER | _CLONE_NEWNET) != 0:
         raise OSError(ctypes.get_errno(), "unshare")
-    # guard sandbox.parent: a tool whose launcher was killed goes on, and nobody ends it
+    # guard sandbox.parent: a tool continues after its launcher was killed, and nothing ends it
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != launcher:
         os._exit(1)  # it died before the signal was set
@@ -160,7 +160,7 @@ def _become(order: dict[str, Any], descriptors: list[int], launcher: int) -> Non
     if rules or order["filter"]:
         _checked(_LIBC.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
     if rules:
-        # guard sandbox.files: a decoder reads our keys and the videos of other customers
+        # guard sandbox.files: a decoder reads our keys and other customers' videos
         _checked(_LIBC.syscall(_LANDLOCK_RESTRICT_SELF, rules[0], 0), "Landlock")
     if order["filter"]:
         # guard sandbox.calls: a decoder opens sockets, signals our processes and forks without end

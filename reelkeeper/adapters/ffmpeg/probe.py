@@ -154,7 +154,7 @@ def _within(media: Media, limits: MediaLimits) -> Media:
         ("streams", media.streams, 1, limits.max_streams),
     )
     for what, value, least, most in figures:
-        # guard intake.limits: a file of a million frames keeps a worker for days
+        # guard intake.limits: a file with too many frames blocks a worker for days
         if not least <= value <= most:  # NaN is refused as well
             raise NotAVideo(f"{value:g} {what}; allowed are {least:g} to {most:g}")
     return media

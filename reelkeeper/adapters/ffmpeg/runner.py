@@ -165,16 +165,16 @@ class _Reading:
 
     def _check_clock(self) -> None:
         now = time.monotonic()
-        # guard sandbox.wall: a file keeps a worker for ever
+        # guard sandbox.wall: a file blocks a worker for ever
         if now > self.deadline:
             raise MediaTimeout(f"{self.name} ran longer than its limit of {self.bounds.wall_seconds:.0f} s")
-        # guard sandbox.stall: a file on which ffmpeg hangs keeps a worker for an hour
+        # guard sandbox.stall: a file on which ffmpeg hangs blocks a worker for an hour
         if self.watch and now - self.moved > self.bounds.stall_seconds:
             raise MediaTimeout(f"{self.name} made no progress for {self.bounds.stall_seconds:.0f} s")
 
     def _take(self, chunk: bytes) -> None:
         self.output += chunk
-        # guard sandbox.output: a file that is described without end fills our memory
+        # guard sandbox.output: a file with an endless description fills our memory
         if len(self.output) > _OUTPUT_BYTES:
             raise NotAVideo(f"{self.name} wrote more than {_OUTPUT_BYTES >> 20} MiB about this file")
         if not self.watch:

@@ -44,14 +44,14 @@ class Walls(NamedTuple):
 def ceilings(bounds: Bounds) -> list[tuple[int, int]]:
     """List the kernel's resource limits for a call; soft and hard limits are equal."""
     return [
-        # guard sandbox.memory: a file takes all memory, and the kernel kills the worker
+        # guard sandbox.memory: a file uses all memory, and the kernel kills the worker
         (resource.RLIMIT_AS, bounds.memory_bytes),
-        # guard sandbox.cpu: a file takes a core for ever, once nobody waits for its tool
+        # guard sandbox.cpu: a file uses a core for ever, once nobody waits for its tool
         (resource.RLIMIT_CPU, int(bounds.wall_seconds * bounds.cores) + 1),
         # guard sandbox.file_size: a file fills the disk
         (resource.RLIMIT_FSIZE, bounds.file_bytes),
-        # guard sandbox.core_dump: a crash writes the memory of a tool, with a customer's video, to the disk
+        # guard sandbox.core_dump: a crash writes a tool's memory, with a customer's video, to the disk
         (resource.RLIMIT_CORE, 0),
-        # guard sandbox.open_files: a file takes all descriptors of the machine
+        # guard sandbox.open_files: a file uses all file descriptors of the machine
         (resource.RLIMIT_NOFILE, 64),
     ]

@@ -122,7 +122,7 @@ def compiled(refused: Iterable[int], column: int, architecture: int) -> bytes:
         (_EQUAL, 1, 0, architecture),
         (_RETURN, 0, 0, _KILL),  # 32-bit calls, which have other numbers
         (_LOAD, 0, 0, _NUMBER),
-        # guard sandbox.new_calls: a decoder reaches beyond itself by a call that is newer than this list
+        # guard sandbox.new_calls: a decoder leaves the sandbox by a system call newer than this list
         (_AT_LEAST, 0, 3, _FIRST_NEW),  # and all x32 calls of x86-64
         (_EQUAL, 0, 1, _CLOSE_RANGE),
         (_RETURN, 0, 0, _ALLOW),
@@ -133,19 +133,19 @@ def compiled(refused: Iterable[int], column: int, architecture: int) -> bytes:
     program += [
         (_EQUAL, 0, 4, _CLONE[column]),
         (_LOAD, 0, 0, _ARGUMENTS),  # the flags
-        # guard sandbox.clone: a decoder makes processes without end
+        # guard sandbox.clone: a decoder starts processes without end
         (_ANY_BIT, 1, 0, _CLONE_THREAD),
         (_RETURN, 0, 0, no),
         (_RETURN, 0, 0, _ALLOW),
         (_EQUAL, 0, 4, _PRLIMIT[column]),
         (_LOAD, 0, 0, _ARGUMENTS),  # the process
-        # guard sandbox.prlimit: a decoder sets the limits of our other processes
+        # guard sandbox.prlimit: a decoder changes the limits of our other processes
         (_EQUAL, 1, 0, 0),  # itself
         (_RETURN, 0, 0, no),
         (_RETURN, 0, 0, _ALLOW),
         (_EQUAL, 0, 4, _FCNTL[column]),
         (_LOAD, 0, 0, _ARGUMENTS + 8),  # the command
-        # guard sandbox.setown: a decoder has the kernel signal our processes
+        # guard sandbox.setown: a decoder makes the kernel signal our processes
         (_EQUAL, 1, 0, _F_SETOWN),
         (_EQUAL, 0, 1, _F_SETOWN_EX),
         (_RETURN, 0, 0, no),

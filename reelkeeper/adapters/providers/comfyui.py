@@ -61,13 +61,13 @@ class ComfyUIProvider(OverHttp):
         queue = self._said("/queue")
         for name, status in (("queue_running", Status.RUNNING), ("queue_pending", Status.QUEUED)):
             runs = queue.get(name, [])
-            # guard provider.comfy_queue: what a gateway answers is taken for an empty queue, and a run is made anew
+            # guard provider.comfy_queue: a gateway's answer counts as an empty queue, and a run is made again
             if name not in queue or not isinstance(runs, list):
                 raise GenerationUnknown("the provider's answer has no queue")
             if any(isinstance(run, list) and job_id in run[1:2] for run in runs):
                 return Standing(job_id, status)
         history = self._said(f"/history/{quote(job_id, safe='')}")
-        # guard provider.comfy_history: an answer of a gateway says that a run is not known, and it is made once more
+        # guard provider.comfy_history: a gateway's answer counts as an empty history, and a run is made again
         if history and job_id not in history:
             raise GenerationUnknown("the provider's answer is not a history")
         return self._ended(job_id, history[job_id]) if job_id in history else None
@@ -82,7 +82,7 @@ class ComfyUIProvider(OverHttp):
 
     def _said(self, path: str) -> dict[str, Any]:
         answer = self._calls.get(path, "a run")
-        # guard provider.comfy_answer: a page that is not there says that a run is not known, and it is made once more
+        # guard provider.comfy_answer: a missing page counts as an unknown run, and the run is made again
         if answer is None or not isinstance(answer.body, dict):
             raise GenerationUnknown("the provider gave no complete answer about a run")
         return answer.fields

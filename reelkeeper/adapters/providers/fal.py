@@ -111,7 +111,7 @@ class FalProvider(OverHttp):
             raise GenerationUnknown("the provider's list is searched by our seed, and this job was sent without one")
         for listed in self._requests(order.model, order.started_at):
             sent = listed.get("json_input")
-            # guard provider.fal_mark: a job in doubt takes another's request for its own, and its user gets that video
+            # guard provider.fal_mark: a job in doubt adopts another job's request, and its user gets that video
             if (
                 isinstance(sent, dict)
                 and sent.get("seed") == seed_of(key)
@@ -179,7 +179,7 @@ def _billed(event: dict[str, Any], seed: str | None) -> VendorJob:
         at = datetime.fromisoformat(str(event.get("timestamp")))
     except ValueError:
         raise GenerationUnknown("the provider's answer does not say when it billed a request") from None
-    # guard provider.fal_cost: a billed request whose cost cannot be read is taken for one that cost nothing
+    # guard provider.fal_cost: a billed request with an unreadable cost counts as free
     if not isinstance(cost, int) or cost < 0:
         raise GenerationUnknown("the provider's answer does not say what it billed for a request")
     return VendorJob(job_path(model, job_name(event.get("request_id"))), model, at, cost, seed)
@@ -227,7 +227,7 @@ def _ended(job_id: str, status: Answer, result: Answer) -> Standing:
     if result.status in _INPUT_REFUSED:
         kind = Status.MODERATED if is_about_content(result.body) else Status.REFUSED
         return Standing(job_id, kind, error=words(result.body))
-    # guard provider.untyped_fault: a gateway's fault is taken for the job's, which is made and paid once more
+    # guard provider.untyped_fault: a gateway's error counts as the job's failure, and the job is made and paid again
     if status.fields.get("error") or result.headers.get("X-Fal-Error-Type"):
         return Standing(job_id, Status.FAILED, error=words(result.body or status.body))
     if result.status in GONE:

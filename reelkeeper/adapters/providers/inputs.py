@@ -42,7 +42,7 @@ def with_parameters(shape: Mapping[str, Any], request: Mapping[str, Any]) -> dic
     """
     whole = dict(shape)
     for name, value in (request.get("parameters") or {}).items():
-        # guard provider.quoted_shape: a parameter asks for a longer or larger video than was quoted and held
+        # guard provider.quoted_shape: a parameter requests a longer or larger video than was quoted and held
         if name in shape and value not in (None, shape[name]):
             raise GenerationRefused(f"parameter {name!r} is {value!r}, but the request has {shape[name]!r}")
         if value is None:

@@ -63,9 +63,9 @@ class RemoteGenerator:
         looked up later), GenerationLost (made, but no longer available), or what `log` raises. A cancelled job is also
         cancelled at the provider.
         """
-        # guard provider.priced_model: a job is sent to another model than its price was quoted for
+        # guard provider.priced_model: a job is sent to a model other than the quoted one
         order = order if order.is_priced else order._replace(model=self._model or order.model)
-        # guard provider.looked_up: a job that its provider has is sent once more, and paid twice
+        # guard provider.looked_up: a job that its provider has is sent again, and paid twice
         job_id = order.provider_job_id or self._found(order, log) or self._sent(order, target.parent, log)
         try:
             standing = self._followed(job_id, order, log)
@@ -80,14 +80,14 @@ class RemoteGenerator:
         if order.provider_key is None:
             return None
         guarantee = self._provider.guarantee
-        # guard provider.no_way: a job in doubt is sent again to a provider that cannot be asked for it, and paid twice
+        # guard provider.no_way: a job in doubt is sent again to a provider without a lookup, and paid twice
         if not guarantee.ways:
             raise GenerationUnknown("the provider may have it, but cannot look it up: it lists no jobs by our key")
         standing = self._provider.find(order)
         if standing is not None:
             log.sent(standing.id)
             return standing.id
-        # guard provider.no_proof: a job that a provider does not list yet is sent again, and paid twice
+        # guard provider.no_proof: a job that its provider does not list yet is sent again, and paid twice
         # guard provider.waits_for_doubt: a job whose request is still under way is sent again, and paid twice
         if not (guarantee.absence_is_proof and order.was_parked):
             raise GenerationUnknown("the provider does not know it yet; the request may still be under way")
@@ -96,13 +96,13 @@ class RemoteGenerator:
     def _sent(self, order: Order, folder: Path, log: Log) -> str:
         image_url, image = self._image(order, folder)
         key = log.announce()
-        # guard provider.slept: a worker that slept sends a job that another has sent meanwhile
+        # guard provider.slept: a worker that was suspended sends a job that another has sent
         log.progress(0.0)  # a worker that was suspended must not send a job that another has looked up
         try:
             with effect("provider.submit"):
                 job_id = self._provider.submit(Submission(key, order, image_url, image))
         except GenerationUnknown:
-            # guard provider.lost_answer: a job whose answer was lost is given up, though it is made and paid for
+            # guard provider.lost_answer: a job whose answer was lost is given up, although it is made and paid
             if not self._provider.guarantee.ways or not (
                 standing := self._provider.find(order._replace(provider_key=key))
             ):
@@ -141,10 +141,10 @@ class RemoteGenerator:
             self._wait(log, progress)
 
     def _forgotten(self, job_id: str, order: Order) -> Exception:
-        # guard provider.unknown_job: a job that its provider has forgotten for a moment is made twice
+        # guard provider.unknown_job: a job that its provider does not find for a moment is made twice
         if not order.was_parked:
             return GenerationUnknown(f"the provider does not know its job {job_id!r}")
-        # guard provider.forgotten: a job that was paid for and forgotten is made, and paid, once more
+        # guard provider.forgotten: a job that its provider made and forgot is made, and paid, again
         kind = GenerationFailed if self._provider.guarantee.absence_is_proof else GenerationLost
         return kind(f"the provider no longer knows its job {job_id!r}")
 

@@ -94,7 +94,7 @@ class ReplicateProvider(OverHttp):
     def find(self, order: Order) -> Standing | None:
         """Search the list back to the job's start. A missing prediction may still appear: the list's lag is unknown."""
         for prediction in self._predictions(order.started_at):
-            # guard provider.replicate_mark: a job in doubt takes another's prediction for its own, and its video
+            # guard provider.replicate_mark: a job in doubt adopts another job's prediction, and its video
             if key_of(prediction.get("webhook")) == order.provider_key:
                 return _standing(prediction)
         return None

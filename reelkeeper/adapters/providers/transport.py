@@ -89,7 +89,7 @@ class Transport:
         """Send a new job, once. Raises errors by the table above."""
         try:
             answer = self._call("POST", path, body, headers)
-        # guard provider.not_reached: a job whose answer was lost is taken for one that never came, and paid twice
+        # guard provider.not_reached: a job whose answer was lost counts as never sent, and is paid twice
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, AddressRefused) as error:
             raise ProviderDown(f"the provider could not be reached: {_named(error)}", _BUSY_SECONDS) from None
         except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -100,12 +100,12 @@ class Transport:
             raise ProviderBusy(f"the provider accepts no jobs at the moment: it answered {status}", seconds)
         if status in _NOT_LET_IN or (status == httpx.codes.FORBIDDEN and _ABOUT_MONEY.search(said)):
             raise AccountLocked(f"the provider refuses this account: {status}, {said}", _BUSY_SECONDS)
-        # guard provider.conflict: a job that came twice is taken for refused, though it is made and paid for
+        # guard provider.conflict: a job that was sent twice counts as refused, although it is made and paid
         if 400 <= status < 500 and status not in (408, 409):  # noqa: PLR2004  "client error", but for a timeout and a conflict
             kind = ContentRefused if is_about_content(answer.body) else GenerationRefused
             raise kind(f"the provider answered {status}: {said}")
         if not answer.is_success:
-            # guard provider.in_doubt: an error of the provider's is taken for a refusal, and the job is paid twice
+            # guard provider.in_doubt: a provider's error counts as a refusal, and the job is paid twice
             raise GenerationUnknown(f"the provider answered {status} to a new job, and may or may not have it")
         return answer
 
@@ -138,7 +138,7 @@ class Transport:
         """Store a video. Raises GenerationLost if it no longer exists, GenerationUnknown if there was no answer."""
         url = urljoin(f"{self.url}/", video_url)
         ours = urlsplit(url)[:2] == urlsplit(self.url)[:2]
-        # guard provider.hosts: an answer that somebody has forged names the video of anybody
+        # guard provider.hosts: a forged answer makes us download a video from any host
         if not ours and not self._is_listed(url):
             host = (urlsplit(url).hostname or "")[:100]
             raise GenerationUnknown(
@@ -146,13 +146,13 @@ class Transport:
             )
         ends = time.monotonic() + self._download_seconds
         try:
-            # guard provider.token_at_home: our token is sent to whatever address an answer names
+            # guard provider.token_at_home: our token is sent to any address that an answer names
             with self._streamed("GET", url, self._headers if ours else {}) as answer, target.open("wb") as file:
                 if answer.status_code in GONE or (answer.status_code == httpx.codes.FORBIDDEN and not ours):
                     raise GenerationLost(f"the provider no longer has the video: it answered {answer.status_code}")
                 if not answer.is_success:
                     raise GenerationUnknown(f"the provider answered {answer.status_code} when asked for a video")
-                # guard provider.video_size: a video without an end fills the disk
+                # guard provider.video_size: an endless video fills the disk
                 for chunk in public.chunks(answer, most_bytes):
                     file.write(chunk)
                     if time.monotonic() > ends:
@@ -189,7 +189,7 @@ class Transport:
         with public.streamed(
             method,
             url,
-            # guard provider.public: the address of a video, which an answer names, leads into our network
+            # guard provider.public: the video's address in an answer leads into our network
             allow_private=self._allow_private,
             headers=dict(headers),
             content=content,
@@ -237,7 +237,7 @@ def cost_microusd(said: object) -> int | None:
         dollars = Decimal(str(said))
     except InvalidOperation:
         return None
-    # guard provider.cost: a cost that cannot be is counted, and shuts the budget
+    # guard provider.cost: an impossible cost is counted, and uses up the budget
     if not dollars.is_finite() or not 0 <= dollars <= _MAX_USD:
         return None
     return int((dollars * _MICROUSD).to_integral_value(ROUND_CEILING))

@@ -49,10 +49,10 @@ def verify(
     Raises SignatureRefused for one that is not signed, more than five minutes off, over 64 kB, or at another URL.
     """
     key = query.get(KEY, "")
-    # guard vendor_call.address: another customer of the vendor's has one of our jobs take his for its own
+    # guard vendor_call.address: another customer of the vendor makes one of our jobs adopt theirs
     if not key or not hmac.compare_digest(code_of(key, secret).encode(), query.get(CODE, "").encode()):
         raise SignatureRefused("the call is not at a URL that was given to the provider")
-    # guard vendor_call.size: a call of any size is hashed and parsed
+    # guard vendor_call.size: a callback of any size is hashed and parsed
     if len(body) > MAX_BYTES:
         raise SignatureRefused(f"the body has {len(body):,} bytes, the limit is {MAX_BYTES:,}")
     if vendor == "fal":
@@ -93,7 +93,7 @@ def _require_fal(headers: Mapping[str, str], body: bytes, now: float, keys: list
         signature = bytes.fromhex(headers.get("x-fal-webhook-signature", ""))
     except ValueError:
         signature = b""
-    # guard vendor_call.fal: a call that fal never made names the job that a lost answer was about
+    # guard vendor_call.fal: a forged fal callback assigns a request to a job whose answer was lost
     if not any(_is_signed(key, signature, signed) for key in keys):
         raise SignatureRefused("the call is not signed with a key of fal")
 
@@ -117,13 +117,13 @@ def _require_standard(secret: str, headers: Mapping[str, str], body: bytes, now:
     expected = base64.b64encode(hmac.digest(key, f"{call_id}.{at}.".encode() + body, "sha256"))
     given = [part.partition(",")[2] for part in headers.get("webhook-signature", "").split() if part.startswith("v1,")]
     # All are compared, so that the time taken reveals nothing.
-    # guard vendor_call.standard: a call that the vendor never made names the job that a lost answer was about
+    # guard vendor_call.standard: a forged callback assigns a request to a job whose answer was lost
     if not sum(hmac.compare_digest(expected, text.encode()) for text in given):
         raise SignatureRefused("the call is not signed with the secret that REELKEEPER_GENERATOR_WEBHOOK_SECRET holds")
 
 
 def _require_now(at: str, now: float) -> None:
     is_time = at.isascii() and at.isdigit() and len(at) <= 12  # noqa: PLR2004  digits
-    # guard vendor_call.window: a call that somebody has heard is played again for ever
+    # guard vendor_call.window: a recorded callback can be replayed for ever
     if not is_time or abs(now - int(at)) > TOLERANCE_SECONDS:
         raise SignatureRefused(f"the call's time is more than {TOLERANCE_SECONDS} s off")

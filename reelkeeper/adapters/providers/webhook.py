@@ -28,21 +28,21 @@ def verify(secret: str, body: bytes, header: str, now: float) -> str:
     Raises SignatureRefused for a call that is not signed with the secret, more than 5 minutes off, over 64 kB, or
     without a job.
     """
-    # guard webhook.size: a call of any size is hashed and parsed
+    # guard webhook.size: a callback of any size is hashed and parsed
     if len(body) > MAX_BYTES:
         raise SignatureRefused(f"the body has {len(body):,} bytes, the limit is {MAX_BYTES:,}")
     parts = [part.strip().partition("=") for part in header.split(",")]
     times = [value for name, _, value in parts if name == "t"]
-    # guard webhook.one_time: a call says two times: one that is signed, one that is judged
+    # guard webhook.one_time: of two timestamps in a callback, one is signed and the other checked
     if len(times) != 1 or not (times[0].isascii() and times[0].isdigit() and len(times[0]) <= 12):  # noqa: PLR2004  digits
         raise SignatureRefused(f"{HEADER} must have one time and a signature: t=1764072000,v1=0123abcd...")
     at, given = int(times[0]), [value for name, _, value in parts if name == "v1"]
     expected = _digest(secret, body, at).encode()
     # All are compared, so that the time taken reveals nothing; there are two while a secret is being changed.
-    # guard webhook.signature: anybody makes us ask the provider about any job, without end
+    # guard webhook.signature: anybody can make us query the provider about any job, without end
     if not sum(hmac.compare_digest(expected, text.encode()) for text in given):
         raise SignatureRefused("the call is not signed with the secret that REELKEEPER_GENERATOR_WEBHOOK_SECRET holds")
-    # guard webhook.window: a call that somebody has heard is played again for ever
+    # guard webhook.window: a recorded callback can be replayed for ever
     if abs(now - at) > TOLERANCE_SECONDS:
         raise SignatureRefused(f"the call was signed {now - at:+.0f} s ago, the limit is {TOLERANCE_SECONDS} s")
     return job_named(body, "id")
@@ -60,5 +60,5 @@ def job_named(body: bytes, field: str) -> str:
 
 
 def _digest(secret: str, body: bytes, at: int) -> str:
-    # guard webhook.signs_time: a call that was heard is sent with the time of today
+    # guard webhook.signs_time: a recorded callback can be replayed with a new timestamp
     return hmac.new(secret.encode(), f"{at}.".encode() + body, hashlib.sha256).hexdigest()

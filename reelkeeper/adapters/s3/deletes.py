@@ -40,9 +40,9 @@ _THIS_THREADS = threading.local()
 
 def look_before_sending(client: "S3Client") -> None:
     """Make `client` run a request's last look after signing, each time before it is sent."""
-    # guard bucket.last_look: nothing is asked between signing a delete and sending it
+    # guard bucket.last_look: permission is not checked between signing a delete and sending it
     client.meta.events.register("before-send.s3.DeleteObjects", _look)
-    # guard bucket.put_last_look: the same, of a put over what the service has stored
+    # guard bucket.put_last_look: permission is not checked between signing a put over an object and sending it
     client.meta.events.register("before-send.s3.PutObject", _look)
 
 
@@ -97,7 +97,7 @@ def _delete_batch(client: "S3Client", bucket: str, keys: list[str]) -> dict[str,
             elif key in deleted:
                 failed.pop(key, None)
             else:
-                # guard bucket.not_reported: a delete that the bucket says nothing about counts as done
+                # guard bucket.not_reported: a delete that the bucket does not report counts as done
                 failed[key] = "NotReported: the bucket said neither that it deleted the key nor why not"
         if not again or attempt == ATTEMPTS:
             break
@@ -108,7 +108,7 @@ def _delete_batch(client: "S3Client", bucket: str, keys: list[str]) -> dict[str,
 
 def _after(why: str, attempt: int, metadata: Mapping[str, Any]) -> str:
     """Mark a refusal of a repeated request, since the first attempt, whose answer was lost, may still take effect."""
-    # guard bucket.sent_before: a delete that may be done yet counts as refused, since its second try was
+    # guard bucket.sent_before: a delete that may still take effect counts as refused, as its second attempt was
     return why if attempt == 1 and not metadata.get("RetryAttempts") else f"Sent again, then {why}"
 
 

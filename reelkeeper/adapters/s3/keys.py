@@ -106,7 +106,7 @@ def _digest(*parts: str) -> str:
 
 def confined(prefix: str, key: str) -> str:
     """Return `key` if it is well formed and lies under `prefix`, else raise KeyRefused with the reason."""
-    # guard bucket.prefix: objects of somebody else's, beside the prefix, are deleted
+    # guard bucket.prefix: others' objects, outside the prefix, are deleted
     if not key.startswith(prefix) or len(key) == len(prefix):
         raise KeyRefused(f"key {key!r} is not under the prefix {prefix!r}: Reelkeeper touches nothing else")
     fault = flaw(key)

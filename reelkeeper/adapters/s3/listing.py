@@ -41,7 +41,7 @@ def read_page(client: "S3Client", bucket: str, prefix: str, **place: str) -> tup
         answer: Any = client.list_objects_v2(**asked)
     objects: list[StoredObject] = answer[OBJECTS]
     following: str | None = answer.get("NextContinuationToken") if answer["IsTruncated"] else None
-    # guard listing.follows_nowhere: half a listing is taken for all, and the rest is marked as lost
+    # guard listing.follows_nowhere: half a listing counts as complete, and the rest is marked as lost
     if answer["IsTruncated"] and not following:
         raise TruncatedListing(f"the listing of {prefix} says that more follows, but not where")
     for stored in objects:
@@ -89,7 +89,7 @@ def _between(
     for page in _follow(client, bucket, prefix, **({"StartAfter": after} if after else {})):
         for stored in page:
             key = stored.key.encode()
-            # guard listing.in_order: ranges that are listed at the same time leave out what lies between them
+            # guard listing.in_order: ranges listed at the same time leave out the objects between them
             if key <= last:
                 raise TruncatedListing(
                     f"the listing of {prefix} shows {stored.key!r} after {last.decode()!r}: this server does not list "
@@ -108,7 +108,7 @@ def _follow(client: "S3Client", bucket: str, prefix: str, **place: str) -> Itera
         yield objects
         if token is None:
             return
-        # guard listing.same_token: a server that sends the same page again keeps a run for ever
+        # guard listing.same_token: a server that repeats a page keeps a run for ever
         if token in seen:
             raise TruncatedListing(f"the listing of {prefix} returned to the token {token!r} after {len(seen)} pages")
         seen.add(token)
@@ -153,14 +153,14 @@ def parse_plain_page(body: bytes) -> dict[str, Any] | None:
     keys, sizes, etags, dates = (parts[tags.index(f"<{name}>") :: len(tags)] for name in _COLUMNS)
     etags = [etag.replace("&quot;", '"').replace("&#34;", '"') for etag in etags]
     rest, words = before + after, "".join((*keys, *etags))
-    # guard listing.plain_entries: an entry of another shape is left out, and its object marked as lost
+    # guard listing.plain_entries: an entry in another format is left out, and its object marked as lost
     if any(parts[len(tags) - 1 :: len(tags)]) or "Contents" in rest:
         return None
-    # guard listing.plain_text: a key with an escaped character is taken for another key
+    # guard listing.plain_text: a key with an escaped character is read as another key
     if not _START.match(rest) or "<!" in rest or "<?" in rest[1:] or "&" in rest + words or not words.isprintable():
         return None
     try:
-        # guard listing.plain_whole: a page that was cut on its way is taken for whole
+        # guard listing.plain_whole: a page truncated in transit counts as complete
         expat.ParserCreate().Parse(before + entry + after, True)
     except (expat.ExpatError, UnicodeEncodeError):
         return None
@@ -215,11 +215,11 @@ def parse_page(body: bytes) -> dict[str, Any]:
 
 
 def _answer(body: bytes, head: Mapping[str, str], columns: Sequence[Sequence[str]]) -> dict[str, Any]:
-    # guard listing.is_listing: another answer than a listing is taken for an empty one
+    # guard listing.is_listing: an answer that is no listing counts as an empty one
     if "ListBucketResult" not in head or head.get("IsTruncated") not in {"true", "false"}:
         raise TruncatedListing(f"the answer to a listing is not a listing: {body[:200]!r}")
     keys, sizes, etags, dates = columns
-    # guard listing.counted: a page that lost entries on its way is taken for whole
+    # guard listing.counted: a page that lost entries in transit counts as complete
     if int(head.get("KeyCount", len(keys))) != len(keys):
         raise TruncatedListing(f"a page states {head['KeyCount']} keys but has {len(keys)}")
     if head.get("EncodingType") == "url":

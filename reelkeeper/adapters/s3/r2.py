@@ -123,7 +123,7 @@ class Bucket:
 
     def under(self, prefix: str) -> "Bucket":
         """Return a narrower view of the same bucket. Raises KeyRefused if `prefix` does not lie under this one."""
-        # guard bucket.narrower: a view of one prefix reaches beside it
+        # guard bucket.narrower: a view of one prefix reaches objects outside it
         if not prefix.startswith(self.prefix):
             raise KeyRefused(f"{prefix!r} does not lie under {self.prefix!r}")
         return Bucket(self._client, self.name, prefix, self.meter)
@@ -200,7 +200,7 @@ class Bucket:
 
     def _put_once(self, key: str, body: BufferedReader | BytesIO, headers: Headers) -> StoredObject:
         try:
-            # guard bucket.written_once: what stands at a key is overwritten
+            # guard bucket.written_once: an existing object is overwritten
             return self._put(key, body, {**headers, "IfNoneMatch": "*"})
         except ObjectChanged as error:
             raise KeyTaken(f"{key} is taken, and an object is never overwritten: {error}") from error
@@ -217,7 +217,7 @@ class Bucket:
                     Key=key,
                     Body=body,
                     **headers,
-                    # guard bucket.sent_whole: bytes that were damaged on their way are stored
+                    # guard bucket.sent_whole: bytes damaged in transit are stored
                     ContentMD5=b64encode(md5.digest()).decode(),
                 )
         except ObjectChanged as error:
@@ -225,7 +225,7 @@ class Bucket:
             if standing and (standing.size_bytes, standing.etag) == (size_bytes, md5.hexdigest()):
                 return standing
             raise ObjectChanged(f"our {size_bytes:,} bytes were refused, stored is {standing}") from error
-        # guard bucket.stored_whole: bytes that were damaged on their way count as stored
+        # guard bucket.stored_whole: bytes damaged in transit count as stored
         if answer["ETag"].strip('"') != md5.hexdigest():
             raise StorageError(f"{key}: {size_bytes:,} bytes of MD5 {md5.hexdigest()} were stored as {answer['ETag']}")
         return StoredObject(key, size_bytes, md5.hexdigest(), date_of(answer["ResponseMetadata"]) or datetime.now(UTC))
@@ -237,7 +237,7 @@ class Bucket:
         ObjectMissing if there is another object, or none; after any other StorageError the outcome is unknown.
         """
         with replace.fresh(path, last_look) as body:
-            # guard bucket.put_if_match: what the service has stored meanwhile is overwritten
+            # guard bucket.put_if_match: an object that the service has stored meanwhile is overwritten
             return self._put(key, body, {**headers, "IfMatch": f'"{etag}"'})
 
     def copy(self, key: str, to: str, etag: str) -> None:
@@ -259,7 +259,7 @@ class Bucket:
 
         ObjectMissing; ObjectChanged if `etag` is given and the object has another. `path` is removed on an error.
         """
-        # guard bucket.read_unchanged: a download continues with other bytes than it was begun for
+        # guard bucket.read_unchanged: a download continues with the bytes of another object
         condition: Any = {} if etag is None else {"IfMatch": f'"{etag}"'}
         for attempt in range(1, ATTEMPTS + 1):
             try:
@@ -351,7 +351,7 @@ class Bucket:
         return send_signed_delete(self._sender, self._deletable(key), url)
 
     def _deletable(self, key: str) -> str:
-        # guard bucket.identity_kept: the object that says whose bucket it is can be deleted
+        # guard bucket.identity_kept: the identity object can be deleted
         if self.check(key) == self.identity_key:
             raise KeyRefused(f"{self.identity_key} says who owns the prefix and is never deleted")
         return key

@@ -37,7 +37,7 @@ class FreshBody(BufferedReader):
 
     def read(self, size: int | None = -1, /) -> bytes:
         """Read bytes, unless the last look is too long ago."""
-        # guard bucket.fresh_body: a run that slept while it sent a body puts it over what stands there an hour later
+        # guard bucket.fresh_body: a run suspended while sending puts its body over a newer object an hour later
         if self._looked_at is not None and time.clock_gettime(CLOCK) - self._looked_at > BODY_SECONDS:
             raise StorageError(
                 f"the last look of the put is over {BODY_SECONDS:.0f} s ago: its body is not sent to its end"

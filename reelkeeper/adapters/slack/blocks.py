@@ -71,7 +71,7 @@ def escape(text: str, most: int) -> str:
     return safe
 
 
-# guard alerts.inert: a user's name calls everybody in the channel
+# guard alerts.inert: a user's name mentions everybody in the channel
 _ESCAPES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 
 

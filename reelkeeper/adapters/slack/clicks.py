@@ -47,7 +47,7 @@ def read(secret: str, body: bytes, headers: Mapping[str, str]) -> Click | None:
         is_signed = SignatureVerifier(secret).is_valid_request(body, headers)
     except ValueError:  # a time that is not a number, or a body that is not text
         is_signed = False
-    # guard slack.signed: anybody who finds the address approves plans
+    # guard slack.signed: anybody who knows the address can approve plans
     if not is_signed:
         raise SignatureRefused("the call is not signed by Slack for this app, or is more than 5 minutes old")
     try:
@@ -70,7 +70,7 @@ def answer(url: str, text: str, *, api_url: str) -> None:
     """
     at, slack = urlsplit(url), urlsplit(api_url)
     host = at.hostname or ""
-    # guard slack.answer_url: an answer goes wherever a call says
+    # guard slack.answer_url: an answer is sent to any address that a request names
     if at.scheme != slack.scheme or not (host == slack.hostname or host.endswith(f".{slack.hostname}")):
         raise SinkRefused("the URL for the answer is not Slack's")
     client = WebhookClient(url, timeout=TIMEOUT_SECONDS, retry_handlers=[], logger=quiet_log)

@@ -1,1 +1,1 @@
-"""When people are told, and in which words."""
+"""Decide when people are alerted, and write the messages."""

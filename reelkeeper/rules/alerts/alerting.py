@@ -1,7 +1,7 @@
 """Decide which findings are news, which repeat known alerts, and which alerts are resolved.
 
 Rule, scope and period identify an incident; its level is its severity. Each level is reported once a period: a higher
-one is news, a lower one is not. An incident without a period is reported again when it returns after being resolved.
+one is news, a lower one is not. An incident without a period is reported again if it returns after it was resolved.
 """
 
 import re
@@ -21,7 +21,7 @@ _DAY_OR_MONTH = re.compile(r"\d{4}-\d\d(-\d\d)?")
 
 
 class AlertPolicy(BaseModel):
-    """How often people are told."""
+    """How often people are alerted."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -67,21 +67,21 @@ class FindingState(NamedTuple):
 
     finding: Finding
     known: Known | None
-    is_told: bool  # people believe already that this incident goes on, at whatever level
+    is_told: bool  # people were told, at some level, that this incident goes on
 
 
 @dataclass(slots=True)
 class Decision:
-    """What is to be written and sent."""
+    """What to write and send."""
 
     opened: list[FindingState] = field(default_factory=list)  # news
-    repeated: list[FindingState] = field(default_factory=list)  # critical, and nobody has acknowledged it
+    repeated: list[FindingState] = field(default_factory=list)  # critical and not acknowledged
     silent: list[FindingState] = field(default_factory=list)  # known already
-    snoozed: list[FindingState] = field(default_factory=list)  # news, were it not for a snooze
-    outlasted: list[Known] = field(default_factory=list)  # fires on, at a lower level
-    superseded: list[Known] = field(default_factory=list)  # a higher level has taken its place
+    snoozed: list[FindingState] = field(default_factory=list)  # news, but snoozed
+    outlasted: list[Known] = field(default_factory=list)  # still fires, at a lower level
+    superseded: list[Known] = field(default_factory=list)  # replaced by a higher level
     resolved: list[Known] = field(default_factory=list)  # over, and people are told so
-    faded: list[Known] = field(default_factory=list)  # over, which is no news
+    faded: list[Known] = field(default_factory=list)  # over, and people are not told
 
 
 def decide(
@@ -95,7 +95,7 @@ def decide(
 ) -> Decision:
     """Compare findings with known alerts. An alert of `rules` without a finding is resolved.
 
-    `known` holds every open alert of `rules`, and every alert of the incidents found, whatever its state.
+    `known` has every open alert of `rules`, and every alert of the incidents found, in any state.
     """
     decision = Decision()
     incidents: dict[tuple[str, str, str], list[Known]] = defaultdict(list)
@@ -106,7 +106,7 @@ def decide(
         _judge(decision, finding, incidents.pop(incident, []), quiet, policy, as_of)
     for (rule, scope, period), alerts in incidents.items():
         for alert in alerts:
-            # guard alerts.judged: an alert that could not be judged is told to be over
+            # guard alerts.judged: an alert whose rule was not evaluated is reported as resolved
             if alert.is_open and rule in rules:
                 told = alert.is_told and not _is_past(period, as_of) and not _is_quiet(quiet, rule, scope)
                 (decision.resolved if told else decision.faded).append(alert)
@@ -114,7 +114,7 @@ def decide(
 
 
 def rank(level: str) -> float:
-    """Order levels by their figure; one without a figure is the lowest."""
+    """Return a level's figure, to order levels by; 0 without a figure."""
     try:
         figure = float(level)
     except ValueError:
@@ -133,7 +133,7 @@ def _judge(
     going_on = any(alert.is_told for alert in alerts if alert.is_open)
     higher = [alert for alert in alerts if alert.is_open and rank(alert.level) > rank(finding.level)]
     same = next((alert for alert in alerts if alert.level == finding.level), None)
-    if higher:  # it has come down, and may go up again: no news either way
+    if higher:  # its level has fallen, and may rise again: no news either way
         top = max(higher, key=lambda alert: rank(alert.level))
         decision.outlasted.append(top)
         decision.superseded += [alert for alert in alerts if alert.is_open and alert is not top]
@@ -150,7 +150,7 @@ def _judge(
     elif (
         finding.severity == Severity.CRITICAL
         and not (same and same.state == AlertState.ACKNOWLEDGED)
-        # guard alerts.repeat: a critical alert is repeated at every run, until nobody reads any
+        # guard alerts.repeat: every run repeats a critical alert, until nobody reads them
         and as_of - max(told) >= timedelta(hours=policy.repeat_critical_after_hours)
     ):
         news = decision.repeated
@@ -193,7 +193,7 @@ def _is_quiet(quiet: Collection[Quiet], rule: str, scope: str) -> bool:
 
 
 def _is_past(period: str, as_of: datetime) -> bool:
-    """Return whether a day or month is over; that its alerts end then is not news."""
+    """Return whether a day or month is over; the end of its alerts is then not news."""
     return bool(_DAY_OR_MONTH.fullmatch(period)) and period < f"{as_of:%Y-%m-%d}"[: len(period)]
 
 

@@ -1,4 +1,4 @@
-"""How often each flow must succeed. The schedule is prefect.yaml; a test compares the periods here with it."""
+"""Define how often each flow must succeed. prefect.yaml has the schedule; a test compares it with the periods here."""
 
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
@@ -18,14 +18,14 @@ _NAMES: Final = {
 
 
 class Cadence(NamedTuple):
-    """The longest time between two runs, and how much later than that a run may end."""
+    """The longest time between two runs, and the grace for a run's end."""
 
     period_seconds: int
     grace_seconds: int
 
     @property
     def name(self) -> str:
-        """Name the deployment that runs this often: sync-catalog/hourly."""
+        """Return the name of the deployment of this cadence: sync-catalog/hourly."""
         return _NAMES[self.period_seconds]
 
 

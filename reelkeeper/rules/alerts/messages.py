@@ -1,4 +1,4 @@
-"""The messages to people: about one alert, about many at once, and about resolved ones."""
+"""Write messages to people: about one alert, many alerts, or resolved ones."""
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -12,7 +12,7 @@ _MAX_TITLE = 150
 
 
 def alert(alert_id: str, finding: Finding, *, fired_at: datetime, is_repeated: bool = False) -> Message:
-    """Write the message for one finding that fires since `fired_at`, or its repetition while unacknowledged."""
+    """Write the message for a finding that fires since `fired_at`, or its repetition while unacknowledged."""
     text = finding.text
     if is_repeated:
         text = f"Nobody has acknowledged this since {fired_at:%Y-%m-%d %H:%M} UTC.\n{text}"

@@ -1,4 +1,4 @@
-"""Outgoing webhooks: the event of each change, when a message is retried, and when an endpoint is given up."""
+"""Decide for webhooks which event a change is, when a message is retried, and when an endpoint is disabled."""
 
 from collections.abc import Mapping
 from datetime import timedelta
@@ -8,13 +8,13 @@ from reelkeeper.model.alerts import EventType, Finding, Severity
 
 DISABLED: Final = "webhook_disabled"
 GIVEN_UP: Final = "webhook_given_up"
-NOT_DELIVERED: Final = "notice_not_delivered"  # that a video will be retired, so that it stays
+NOT_DELIVERED: Final = "notice_not_delivered"  # a notice of retirement, so the video stays
 
 DEAD_AFTER: Final = timedelta(days=3)
 OLD_SECRET_SECONDS: Final = 24 * 3600.0
-# After each attempt in vain (the schedule that Standard Webhooks recommends, 75.6 hours in all); then it is given up.
+# The waits after failed attempts (the schedule that Standard Webhooks recommends, 75.6 hours in all).
 RETRY_SECONDS: Final = (5, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400)
-_PROBES: Final = 3  # messages in a row that come back until the endpoint is left alone for a while
+_PROBES: Final = 3  # failed messages in a row, after which the endpoint is paused
 _FIRST_PAUSE_SECONDS, _LAST_PAUSE_SECONDS = 5.0, 300.0
 
 MEANS: Final = {
@@ -37,7 +37,7 @@ def of_audit(event: str, detail: Mapping[str, Any], state: str, *, is_present: b
 
     `state` is the video's after the change; `is_present`: the change was to its present bytes.
     """
-    # guard webhooks.present: that a video is purged is told when the old bytes of a swap go, and it is live
+    # guard webhooks.present: purging a swap's old bytes is reported as the purge of a live video
     if event == "purge":
         return EventType.VIDEO_PURGED if is_present and state == "gone" else None
     if event in {"retire", "delete", "takedown"}:
@@ -54,7 +54,7 @@ def of_audit(event: str, detail: Mapping[str, Any], state: str, *, is_present: b
 
 
 def retry_seconds(attempts: int) -> int | None:
-    """Return the seconds to wait after so many failed attempts at a message; None: it is not tried again.
+    """Return the seconds to wait after this number of failed attempts; None: the message is not tried again.
 
     >>> [retry_seconds(attempts) for attempts in (1, 2, 9, 10)], sum(RETRY_SECONDS) / 3600
     ([5, 300, 86400, None], 75.58472222222223)
@@ -63,7 +63,7 @@ def retry_seconds(attempts: int) -> int | None:
 
 
 def pause_seconds(failures: int) -> float:
-    """Return the seconds for which to send an endpoint nothing, after so many failed messages in a row.
+    """Return the seconds to pause an endpoint after this number of failed messages in a row.
 
     >>> [pause_seconds(failures) for failures in (1, 2, 3, 4, 9, 1_000)]
     [0.0, 0.0, 5.0, 10.0, 300.0, 300.0]
@@ -74,7 +74,7 @@ def pause_seconds(failures: int) -> float:
 
 
 def scope(endpoint_id: str) -> str:
-    """Name an endpoint as alerts do."""
+    """Return the scope of alerts about an endpoint."""
     return f"webhook:{endpoint_id}"
 
 

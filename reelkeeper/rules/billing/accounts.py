@@ -1,4 +1,4 @@
-"""Report the result of a recount of all accounts, to people and to its run. Pure."""
+"""Report the result of a recount of all accounts to people and to its run. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,9 +28,9 @@ class AccountsReport:
     mismatches: tuple[Mismatch, ...] = ()
 
     def require_sound(self) -> Self:
-        """Raise IntegrityDoubt for a mismatch; everything is frozen then.
+        """Raise IntegrityDoubt for a mismatch, for which everything was frozen.
 
-        It names no account: an erasure does not reach the state of a run, where this message is stored.
+        The message names no account, as an erasure does not reach a run's state, where it is stored.
         """
         if self.mismatches:
             kinds = ", ".join(sorted({mismatch.what for mismatch in self.mismatches}))
@@ -40,7 +40,7 @@ class AccountsReport:
 
 
 def summary(mismatches: Sequence[Mismatch]) -> str:
-    """Say how many totals do not match, and the first of them."""
+    """Summarise how many totals do not match, with the first of them."""
     named = "; ".join(
         f"{mismatch.what} of {mismatch.subject} is {mismatch.recorded:,}, counted {mismatch.counted:,}"
         for mismatch in mismatches[:_NAMED]

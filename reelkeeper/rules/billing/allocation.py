@@ -1,11 +1,11 @@
-"""Allocate a month's bill: charges by day, service and user, with a residual that makes them sum to the bill.
+"""Allocate a month's bill to days, services and users, with a residual that makes the charges sum to the bill.
 
-A day's bill is the bill of the month up to that day less the bill up to the day before, so allowances and rounding
+A day's bill is the month's bill up to that day less the bill up to the day before, so allowances and rounding
 count on the days on which they occur. A user's row is the user's usage at list price. The residual, the row of user "",
 is the rest: the allowances, the rounding, usage without a known user, and a vendor's charge beyond the expected cost of
 a job.
 
-Months are calendar months in UTC, and a GB-month is a GB for all days of one: Cloudflare speaks of periods of 30 days.
+Months are calendar months in UTC, and a GB-month is a GB for all days of one; Cloudflare's periods have 30 days.
 """
 
 from calendar import monthrange
@@ -25,7 +25,7 @@ from reelkeeper.rules.billing.tariff import GB, MILLION, PRICE_BOOK, RATES, clas
 
 STORAGE, CLASS_A, CLASS_B, RETRIEVAL = "r2-storage", "r2-class-a", "r2-class-b", "r2-retrieval"
 COMPUTE, API = "compute", "api"
-MAKING: Final = frozenset({COMPUTE, API})  # the services that make videos
+MAKING: Final = frozenset({COMPUTE, API})  # the services for generation
 CHARGED: Final = (
     Metric.STORED_BYTES,
     Metric.OPERATIONS,
@@ -62,9 +62,9 @@ class ComputedCharge(NamedTuple):
 def compute_charges(account: Iterable[Used], book: PriceBook, month: date, today: date) -> list[ComputedCharge]:
     """Price the account's usage on each day of `month` up to `today`; the last days are still estimates.
 
-    `account` may hold earlier days: the last known stored bytes are the estimate for a day without a figure. Where
-    Cloudflare has counted, its figures count, else the store's own, whose operations are an estimate too: it cannot see
-    the requests of others.
+    `account` may have earlier days: the last known stored bytes are the estimate for a day without a figure. Where
+    Cloudflare has figures, they are used, else the store's own, whose operations are an estimate, as it cannot see
+    others' requests.
     """
     days_in_month = monthrange(month.year, month.month)[1]
     last = min(today, month.replace(day=days_in_month))
@@ -128,7 +128,7 @@ def share(
 
 
 def _by_day(account: Iterable[Used], month: date, last: date) -> Iterator[tuple[date, list[Used]]]:
-    """Return the rows that count for each day: those of one source, and the last known stored bytes if it has none."""
+    """Return the rows used for each day: those of one source, and the last known stored bytes if it has none."""
     counted = believed(account)
     earlier = [day for day, metric in counted if metric == Metric.STORED_BYTES and day < month]
     stored = counted[max(earlier), Metric.STORED_BYTES] if earlier else []
@@ -141,7 +141,7 @@ def _by_day(account: Iterable[Used], month: date, last: date) -> Iterator[tuple[
             usage
             for rows in others
             for usage in rows
-            # guard charges.by_clip: a job is charged by its clip, and as one more job at a flat price
+            # guard charges.by_clip: a job is charged by its clip, and again at a flat price
             if usage.metric != Metric.JOBS or usage.resource not in by_clip
         ]
         yield day, [*stored, *used]
@@ -149,7 +149,7 @@ def _by_day(account: Iterable[Used], month: date, last: date) -> Iterator[tuple[
 
 
 def believed(used: Iterable[Used]) -> dict[tuple[date, Metric], list[Used]]:
-    """Group usage by day and metric. Of two who counted the same, Cloudflare is believed: it charges by its count."""
+    """Group usage by day and metric. Where both have a count, Cloudflare's is used, as it charges by it."""
     sources: defaultdict[tuple[date, Metric], dict[UsageSource, list[Used]]] = defaultdict(dict)
     for usage in used:
         sources[usage.day, usage.metric].setdefault(usage.source, []).append(usage)
@@ -157,7 +157,7 @@ def believed(used: Iterable[Used]) -> dict[tuple[date, Metric], list[Used]]:
 
 
 def line_items_of(days_in_month: int, book: PriceBook) -> Callable[[Used], tuple[LineItem, ...]]:
-    """Make the function that gives the line items of a use, with their prices in months of this length."""
+    """Make a function that returns the line items of a use, with their prices in months of this length."""
     known: dict[tuple[str, str, str], tuple[LineItem, ...]] = {}
 
     def line_items(usage: Used) -> tuple[LineItem, ...]:
@@ -181,7 +181,7 @@ def _line_items(usage: Used, days_in_month: int, book: PriceBook) -> tuple[LineI
         classes = {"A": (CLASS_A, rates.class_a_usd_per_million), "B": (CLASS_B, rates.class_b_usd_per_million)}
         billed_in = class_of(usage.resource)
         return (_r2(classes[billed_in][0], kind, "Operations", classes[billed_in][1], MILLION),) if billed_in else ()
-    if usage.metric == Metric.JOB_MICROUSD:  # a thing of its own: other days of the month may have flat prices
+    if usage.metric == Metric.JOB_MICROUSD:  # a separate SKU, as other days of the month may have flat prices
         return (LineItem(f"clips-{usage.resource}", API, "Micro-dollars", Fraction(_NANO, _MICRO), book.mark),)
     if usage.metric == Metric.JOBS:
         price, suffix = book.flat_price(usage.resource), f"-{usage.resource}" if usage.resource else ""

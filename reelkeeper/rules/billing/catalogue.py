@@ -1,7 +1,7 @@
-"""The models that are sold: their providers, what each can make, and its vendor's prices. Pure.
+"""Define the models that are sold: their providers, what each can make, and its vendor's prices. Pure.
 
-Prices are exact: whatever unit the vendor bills by, the quote is computed from the requested clip, and never below the
-vendor's price. Where two rates fit, the dearer counts.
+Prices are exact: for every unit of billing, the quote is computed from the requested clip, and is never below the
+vendor's price. Where two rates fit, the higher one is used.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, StringConstrai
 from reelkeeper.model.requests import GenerationRequest
 
 _MEGA: Final = 10**6
-_SAME_ASPECT: Final = 0.01  # 854x480 is 16:9 for every vendor
+_SAME_ASPECT: Final = 0.01  # every vendor treats 854x480 as 16:9
 _MAX_LISTED: Final = 100
 Usd = Annotated[Decimal, Field(ge=0, le=10_000, decimal_places=9)]
 Percent = Annotated[Decimal, Field(ge=0, le=10_000, decimal_places=4)]
@@ -82,7 +82,7 @@ class Rate(BaseModel):
 
     @model_validator(mode="after")
     def _covers_its_cost(self) -> Self:
-        # guard prices.rate_above_cost: each second of a model is sold for less than its vendor takes
+        # guard prices.rate_above_cost: each second of a model is sold below its vendor's price
         if self.sold_usd is not None and self.sold_usd < self.usd:
             raise ValueError(f"sold for {self.sold_usd} USD, and the vendor takes {self.usd}: raise sold_usd")
         return self
@@ -183,7 +183,7 @@ class ModelLimits(BaseModel):
         return min(asked, min(lengths, key=lambda length: abs(float(length) - made)))
 
     def ordered(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Set the sound of an order as quoted; leave it out for a vendor without such an option."""
+        """Set the sound of an order as quoted; omit it for a vendor without this option."""
         audio = request.get("audio") is not False if self.audio == "choice" else None
         return {**request, "audio": audio}
 
@@ -204,14 +204,14 @@ class ModelLimits(BaseModel):
         if self.image == ("never" if clip.has_image else "always"):
             yield "it takes no image to start from" if clip.has_image else "it needs an image to start from"
         known = set(request.parameters) if is_flat and self.parameters is None else set(self.parameters or ())
-        # guard catalogue.parameters: a parameter asks for what costs more than was quoted and held
+        # guard catalogue.parameters: a parameter requests a clip that costs more than was quoted and held
         if others := sorted(set(request.parameters) - known):
             taken = f"takes {_either(self.parameters)} alone" if self.parameters else "takes none"
             yield f"parameter {', '.join(map(repr, others))} was set, and it {taken}"
 
 
 class JobPrice(BaseModel):
-    """The flat price and cost of a job, whatever its length and size."""
+    """The flat price and cost of a job of any length and size."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -233,7 +233,7 @@ def _kind(price: object) -> str:
 
 AnyPrice = Annotated[
     Annotated[VendorPrice, Tag("vendor")] | Annotated[JobPrice, Tag("flat")],
-    Discriminator(_kind),  # so that a fault is told of the one that was meant
+    Discriminator(_kind),  # so that errors are those of the intended kind
 ]
 
 
@@ -298,12 +298,12 @@ class ModelEntry(BaseModel):
 
     @property
     def is_billed_by_clip(self) -> bool:
-        """Whether its cost does not depend on how long it takes, at any provider."""
+        """Whether its cost is independent of its duration, at every provider."""
         prices = (self.price, *(other.price for other in self.fallbacks))
         return all(isinstance(price, VendorPrice) and price.unit is not Unit.GPU_SECOND for price in prices)
 
     def at(self, provider: str | None) -> Self:
-        """Return the entry with the limits and price of a fallback provider; for any other, with its own."""
+        """Return the entry with the limits and price of a fallback provider; for other providers, its own."""
         for other in self.fallbacks:
             if other.provider == provider:
                 limits = other.limits or self.limits
@@ -318,11 +318,11 @@ class ModelEntry(BaseModel):
 
     def able(self, request: GenerationRequest) -> tuple[str, ...]:
         """List the providers that can make a request, in order."""
-        # guard catalogue.able: a job goes to a provider that makes another clip of it, or refuses it
+        # guard catalogue.able: a job goes to a provider that makes a different clip, or refuses it
         return tuple(name for name in self.providers if self.at(name).refusal(request) is None)
 
     def refusal(self, request: GenerationRequest) -> str | None:
-        """Say why the model cannot make a request; None: it can."""
+        """Explain why the model cannot make a request; None: it can."""
         faults = list(self.limits.faults(request, is_flat=not isinstance(self.price, VendorPrice)))
         if not faults and isinstance(self.price, VendorPrice):
             clip = self.limits.heard(clip_of(request))

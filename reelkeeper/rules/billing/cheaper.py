@@ -11,7 +11,7 @@ from reelkeeper.rules.billing.quote import PriceBook
 
 
 class Asked(NamedTuple):
-    """A request that was made into a video, the provider that made it, and how many were alike."""
+    """A request that became a video, the provider that made it, and the number of equal ones."""
 
     request: GenerationRequest
     provider: str | None
@@ -19,10 +19,10 @@ class Asked(NamedTuple):
 
 
 class Cheaper(NamedTuple):
-    """A cheaper way to make the clips of a model, and how much less those of a month would have cost."""
+    """A cheaper way to make the clips of a model, and the saving on a month's clips."""
 
     model: str
-    provider: str | None  # None: where they are made now, without the sound of which their requests said nothing
+    provider: str | None  # None: the present one, without sound where requests left it open
     jobs: int
     usd: Decimal
 

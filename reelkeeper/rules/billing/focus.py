@@ -1,6 +1,6 @@
-"""Charges under the column names of FOCUS 1.3 (focus.finops.org), as Cloudflare's billing API and cost tools use them.
+"""Export charges with the columns of FOCUS 1.3 (focus.finops.org), as Cloudflare's billing API and cost tools do.
 
-Aligned, not conformant: unknown columns are left out. Our own columns begin with x_. Money is exact, as text.
+It is aligned, not conformant: unknown columns are left out. Our own columns begin with x_. Money is exact, as text.
 """
 
 from datetime import date, timedelta
@@ -21,7 +21,7 @@ DETAIL: Final = (
 
 
 def detail(charge: Charge) -> dict[str, object]:
-    """Return one charge under FOCUS's names, which are DETAIL. A user's is `Usage`, the residual an `Adjustment`."""
+    """Return one charge with FOCUS's columns, DETAIL. A user's is `Usage`, the residual an `Adjustment`."""
     listed, billed = exact_usd(charge.list_nanousd), exact_usd(charge.billed_nanousd)
     whose = charge.user_id or RESIDUAL
     values = (

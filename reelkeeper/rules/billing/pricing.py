@@ -14,11 +14,11 @@ from reelkeeper.model.money import StorageClass
 from reelkeeper.rules.billing.tariff import DAYS_A_MONTH, GB, MILLION, RATES, STANDARD
 
 _MICROUSD: Final = 10**6
-_MAX_GB: Final = 10**9  # an exabyte, of which no account of R2's comes near
+_MAX_GB: Final = 10**9  # an exabyte, more than any account
 _MAX_OPERATIONS: Final = 10**14  # 38 million a second for a month
 _MAX_DIGITS: Final = 28
-_PLACES: Final = 18  # decimals of a GB-month: a byte for a day is 3.3e-11 of it
-_EXACT: Final = 80  # digits that no product of ours needs: nothing is rounded but where it says so
+_PLACES: Final = 18  # decimals of a GB-month; a byte for a day is 3.3e-11
+_EXACT: Final = 80  # digits, more than any product needs: only explicit rounding applies
 
 
 def _number(value: object) -> object:
@@ -32,7 +32,7 @@ Operations = Annotated[int, BeforeValidator(_number), Field(ge=0, le=_MAX_OPERAT
 
 
 class StandardUsage(BaseModel):
-    """What was used of Standard storage in a month."""
+    """A month's usage of Standard storage, in GB-months and operations."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -42,7 +42,7 @@ class StandardUsage(BaseModel):
 
 
 class InfrequentAccessUsage(StandardUsage):
-    """What was used of Infrequent Access storage in a month."""
+    """A month's usage of Infrequent Access storage."""
 
     retrieval_gb: Gigabytes = Field(Decimal(0), description="What was read or copied, in GB of 10^9")
 
@@ -69,7 +69,7 @@ class BillLine(NamedTuple):
 
 
 class Bill(NamedTuple):
-    """`billed_usd` is rounded up to whole units, as Cloudflare bills; `exact_usd` is the same without."""
+    """A month's bill: `billed_usd` is rounded up to whole units, as Cloudflare bills; `exact_usd` is not rounded."""
 
     billed_usd: Decimal
     exact_usd: Decimal
@@ -77,7 +77,7 @@ class Bill(NamedTuple):
 
 
 class Saving(NamedTuple):
-    """The saving from less usage in a month: of Cloudflare's bill, and of the same without rounding."""
+    """The saving from less usage in a month: on Cloudflare's bill, and without rounding."""
 
     billed_usd: Decimal
     exact_usd: Decimal
@@ -118,9 +118,9 @@ def _line(name: str, quantity: Decimal, free: int, unit: int, price: Decimal) ->
 
 
 def gb_months(daily_peaks: Iterable[int], period_days: int | None = None) -> Decimal:
-    """Turn peaks of stored bytes, one a day, into GB-months: their mean, in GB.
+    """Convert daily peaks of stored bytes into GB-months: their mean, in GB.
 
-    `period_days` is the length of the period where not all of its days are given, which then count as nothing stored.
+    `period_days` is the length of the period if days are missing; on those, nothing was stored.
     """
     peaks = list(daily_peaks)
     days = period_days or len(peaks)
@@ -136,7 +136,7 @@ def cost_until(
     *,
     reads: int = 0,
 ) -> Decimal:
-    """Return the dollars that an object costs over the next `days`, without writing it: the avoidable cost.
+    """Return the dollars that an object will cost over the next `days`, without its write: the avoidable cost.
 
     It is the marginal cost, beyond the free allowances and before rounding: `days` of storage, at least the class's
     minimum, and `reads` of the whole object.
@@ -151,7 +151,7 @@ def cost_until(
 def saving_this_month(usage: Usage, size_bytes: int, days_left: int) -> Saving:
     """Compute what removing `size_bytes` of Standard storage saves on this month's bill, `days_left` before its end.
 
-    `usage` is what the whole month will be if nothing is removed. Where all of it is free, or the rounding up to a
+    `usage` is the whole month's if nothing is removed. Where all of it is free, or the rounding up to a
     whole GB-month stays the same, nothing is saved.
     """
     standard = usage.standard
@@ -162,5 +162,5 @@ def saving_this_month(usage: Usage, size_bytes: int, days_left: int) -> Saving:
 
 
 def storage_microusd_per_month(size_bytes: int) -> int:
-    """Return what `size_bytes` more, or fewer, cost in a month beyond the free allowance, rounded half to even."""
+    """Return the monthly cost of `size_bytes` more, or less, beyond the free allowance, rounded half to even."""
     return round(size_bytes * STANDARD.storage_usd_per_gb_month * _MICROUSD / GB)

@@ -1,7 +1,7 @@
-"""How many bytes a user may store, and whether more would fit. Pure.
+"""Decide whether more bytes fit into a user's quota. Pure.
 
-A quota counts the live videos' bytes, and those reserved by uploads under way. It blocks new bytes and deletes nothing:
-after a downgrade a user keeps the stored videos, and can store more only once they fit.
+A quota counts live videos' bytes, and those reserved by uploads under way. It blocks new bytes, and deletes nothing:
+after a downgrade a user keeps the stored videos, and can store more once they fit.
 """
 
 from dataclasses import dataclass
@@ -50,8 +50,8 @@ def _reason(user: Standing, incoming_bytes: int, quota: int | None, tiers: Tiers
 
 
 def require_bytes(size_bytes: int, *, least: int = 0) -> None:
-    """Raise AmountRefused unless it is an integer from `least` to a petabyte. Floats and bools are refused."""
-    # guard quota.amount: a negative number of bytes makes room in a full quota
+    """Raise AmountRefused unless the size is an integer from `least` to a petabyte. Floats and bools are refused."""
+    # guard quota.amount: a negative size frees bytes in a full quota
     if type(size_bytes) is not int or not least <= size_bytes <= MAX_BYTES:
         raise AmountRefused(
             f"{size_bytes!r} bytes: an amount is an integer from {least} to {MAX_BYTES:,}; nothing was changed"

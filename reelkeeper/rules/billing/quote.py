@@ -1,7 +1,7 @@
-"""The price of a generation job and its cost to us, by a price book with distinguishable versions.
+"""Quote the price of a generation job and its cost to us, by a versioned price book.
 
 Prices of the source document: a job is sold at $0.01, plus complexity and storage, and costs $0.01 of compute and
-$0.005 of API. A unit of complexity adds a quarter, as in its estimate of the time, 120 s and 30 s more for each unit.
+$0.005 of API. A unit of complexity adds a quarter, as in its time estimate: 120 s, and 30 s more for each unit.
 """
 
 import hashlib
@@ -19,12 +19,12 @@ from reelkeeper.rules.billing.pricing import cost_until
 
 _MICROUSD: Final = 10**6
 _LARGEST_OBJECT: Final = 5 * 10**12  # bytes, R2's limit
-_MAX_NAMED: Final = 20  # models, in a refusal
-_EXACT: Final = 80  # digits that no product of ours needs: only the sum is rounded, and up
+_MAX_NAMED: Final = 20  # models in a refusal
+_EXACT: Final = 80  # digits, more than any product needs: only the sum is rounded, and up
 
 
 class PriceBook(BaseModel):
-    """All prices of jobs. A book that would sell one below its cost is refused."""
+    """All prices of jobs. A book that sells below cost is refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -49,7 +49,7 @@ class PriceBook(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _with_flat_prices(cls, book: Any) -> Any:  # noqa: ANN401  what a document says
-        """Read the models of 0.1.0, which had flat prices beside their names, and also sold other models."""
+        """Convert the models of 0.1.0, which had only flat prices, and also sold models that were not listed."""
         models = book.get("models") if isinstance(book, Mapping) else None
         if not isinstance(models, list | tuple):
             return book
@@ -72,7 +72,7 @@ class PriceBook(BaseModel):
         others = [] if self.models and self.unpriced == "refuse" else [("any model", self.prices)]
         for name, price in (*others, *flat):
             sold, cost = price.base_usd * (1 + self.margin_percent / 100), price.cost_usd
-            # guard prices.above_cost: each job is sold for less than it costs
+            # guard prices.above_cost: each job is sold below its cost
             if sold < cost:
                 raise ValueError(
                     f"a job of {name} would be sold for {sold.normalize():f} USD and costs "
@@ -102,7 +102,7 @@ class PriceBook(BaseModel):
     def require_sold(self, request: GenerationRequest) -> None:
         """Raise ModelRefused for a request that no model in the book can make, or that has no price."""
         entry = self.entry(request.model)
-        # guard catalogue.unpriced: a clip is sold for cents of which nobody has said what it costs
+        # guard catalogue.unpriced: a clip without a known cost is sold for cents
         if self.unpriced == "refuse" and self.models and (entry is None or entry.price is None):
             names = [sold.model for sold in self.models if sold.price is not None]
             more = f", and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
@@ -110,7 +110,7 @@ class PriceBook(BaseModel):
                 f"model {request.model!r} is not sold here; there are: "
                 f"{', '.join(names[:_MAX_NAMED]) or 'none'}{more}. Nothing was held"
             )
-        # guard catalogue.limits: credits are held for a video that its vendor will refuse, or makes at another price
+        # guard catalogue.limits: credits are held for a video that its vendor refuses, or makes at another price
         if entry and (refusal := entry.refusal(request)):
             raise ModelRefused(refusal)
 
@@ -136,9 +136,9 @@ class JobSpec(BaseModel):
 
 
 class Quote(NamedTuple):
-    """The price of one job in micro-dollars, and its parts. It is fixed: it names its price book and does not change.
+    """The price of one job in micro-dollars, and its parts. It is fixed, and names its price book.
 
-    The four parts sum to `total_microusd`, which is rounded up. `cost_microusd` is what the job costs us.
+    The four parts sum to `total_microusd`, which is rounded up. `cost_microusd` is our cost.
     """
 
     price_book: str
@@ -162,7 +162,7 @@ def quote(job: JobSpec, book: PriceBook = PriceBook(), provider: str | None = No
     storage, first = cost_until(job.size_bytes, days), book.entry(job.model)
     with localcontext(prec=_EXACT):
         parts, cost, total = _amounts(job, book, first, storage)
-        # guard prices.dearest: a job that goes to another provider of its model is sold for less than it costs there
+        # guard prices.dearest: a job that goes to a fallback is sold below its cost there
         total = max(total, *(_cost_at(job, book, name, storage) for name in _fallbacks(job, first)), cost)
         if first and provider not in {None, first.provider}:
             parts, cost, _ = _amounts(job, book, first.at(provider), storage)

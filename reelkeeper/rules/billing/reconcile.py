@@ -1,4 +1,4 @@
-"""Compare two counts of the same days, the store's own and Cloudflare's. They are never added."""
+"""Compare two counts of the same days, the store's and Cloudflare's, which are never added."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,7 @@ COMPARED: Final = (Metric.STORED_BYTES, Metric.OPERATIONS, Metric.RETRIEVED_BYTE
 
 
 class Difference(NamedTuple):
-    """Both counts of one item on the days that both know. `difference` is theirs less ours, at list price too."""
+    """Both counts of one item on the days known to both. `difference` is theirs less ours, also at list price."""
 
     sku: str
     unit: str
@@ -62,7 +62,7 @@ def compare(ours: Sequence[Used], theirs: Sequence[Used]) -> Comparison:
 
 
 def _count(rows: Iterable[Used]) -> Counter[LineItem]:
-    """Sum billed usage, by a month of 30 days; free usage is not compared."""
+    """Sum billed usage, with prices for months of 30 days; free usage is not compared."""
     line_items, counts = line_items_of(DAYS_A_MONTH, PriceBook()), Counter[LineItem]()
     for usage in rows:
         for item in line_items(usage):

@@ -1,4 +1,4 @@
-"""Cloudflare R2's prices. A change of price is a change here, with a new PRICE_BOOK.
+"""Define Cloudflare R2's prices. A change of price is a change here, with a new PRICE_BOOK.
 
 Source: Cloudflare's R2 pricing page (cloudflare/cloudflare-docs, src/content/docs/r2/pricing.mdx, commit 07ec87d4, read
 2026-11-24). Prices are in dollars, allowances for a calendar month. Egress is free. Other products are not included.
@@ -11,7 +11,7 @@ from typing import Final, Literal
 
 from reelkeeper.model.money import StorageClass
 
-PRICE_BOOK: Final = "r2-2026-11"  # stands on every charge that these prices made
+PRICE_BOOK: Final = "r2-2026-11"  # named on every charge at these prices
 GB: Final = 10**9  # bytes; the limits page says GB for 10^9 and GiB for 2^30
 MILLION: Final = 10**6  # operations are billed by the million
 DAYS_A_MONTH: Final = 30  # "averaging the peak storage per day over a billing period (30 days)"
@@ -28,7 +28,7 @@ class Rates:
     free_gb_months: int = 0
     free_class_a: int = 0
     free_class_b: int = 0
-    minimum_days: int = 0  # charged as stored so long, also when deleted, moved or replaced earlier
+    minimum_days: int = 0  # charged as stored for this time, even if deleted, moved or replaced earlier
 
 
 STANDARD: Final = Rates(

@@ -1,4 +1,4 @@
-"""Compare a vendor's account of its jobs with our own. Pure."""
+"""Compare a vendor's list of our jobs with our own. Pure."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ _NANO_IN_MICRO: Final = 1_000
 
 
 class JobBill(NamedTuple):
-    """A job known to both, with each side's cost; None: unknown. A job has several names for its attempts."""
+    """A job known to both, with each side's cost; None: unknown. Each attempt at a job has its own id at the vendor."""
 
     job_id: str
     vendor_ids: tuple[str, ...]
@@ -25,7 +25,7 @@ class JobBill(NamedTuple):
 
 
 class VendorComparison(NamedTuple):
-    """The jobs known to both, those missing at the vendor, and the vendor's that are not ours.
+    """The jobs known to both, our jobs missing at the vendor, and the vendor's jobs that are not ours.
 
     A vendor that lists no single jobs has `sums`, compared with all of ours that ended in that period.
     """
@@ -59,7 +59,7 @@ def compare(
 ) -> VendorComparison:
     """Match a vendor's list from `first` on and before `end` with our jobs; `marks` maps its entries to jobs.
 
-    `ours` may include jobs from around that period: a job counts if its vendor lists it, and is missing only if it
+    `ours` may include jobs from outside the period: a job counts if the vendor lists it, and is missing only if it
     began and ended within the period.
     """
     if sums := [entry for entry in theirs if entry.id is None]:

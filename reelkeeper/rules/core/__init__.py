@@ -1,1 +1,1 @@
-"""Limits of access, and wording that other rules share."""
+"""Limits of access, tiers, and wording that other rules share."""

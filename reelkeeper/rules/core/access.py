@@ -87,7 +87,7 @@ class AccessPolicy(BaseModel):
 
 
 class Allowance(NamedTuple):
-    """The number of requests that a caller had left at a moment of a monotonic clock."""
+    """The requests that a caller had left at a time of a monotonic clock."""
 
     requests: float
     at_seconds: float

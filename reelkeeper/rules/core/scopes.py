@@ -1,4 +1,4 @@
-"""Scopes of limits: a provider, model, tier or user, by name, or `*` for each without a limit of its own. Pure."""
+"""Name the scopes of limits: a provider, model, tier or user, or `*` for each without its own limit. Pure."""
 
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Final, TypeVar
@@ -11,7 +11,7 @@ _Limit = TypeVar("_Limit")
 
 
 def of_job(provider: str | None, model: str, tier: str | None, user_id: str) -> tuple[str, ...]:
-    """Name the scopes that a job belongs to; an unknown provider or tier is left out."""
+    """Return the scopes that a job belongs to; an unknown provider or tier is left out."""
     known = (("provider", provider), ("model", model), ("tier", tier), ("user", user_id))
     return tuple(f"{kind}:{name}" for kind, name in known if name)
 

@@ -1,7 +1,7 @@
-"""The tiers of users: their quotas, how long their videos are kept, and their place in the queue. Pure.
+"""Define the tiers of users: their quotas, the retention of their videos, and their place in the queue. Pure.
 
 A tier is a name and its values; only the shipped names appear in the code. A user with an unknown tier keeps all
-videos, and may store nothing new: unknown is not allowed.
+videos, and may store nothing new: unknown is not permission.
 """
 
 import re
@@ -17,20 +17,20 @@ from reelkeeper.errors import PolicyRefused, TierRefused
 
 MIB: Final = 2**20
 GIB: Final = 2**30
-MAX_BYTES: Final = 10**15  # a petabyte at once, or as a quota: what is more is a mistake
+MAX_BYTES: Final = 10**15  # a petabyte at once, or as a quota; more is a mistake
 MAX_DAYS: Final = 36_500
-MAX_TIERS: Final = 20  # more are a list of users; each is a case of the statement that reserves bytes
-DOCUMENT: Final = {"is_document": True}  # the context in which a person's document is read, and not a stored version
+MAX_TIERS: Final = 20  # each is a case of the statement that reserves bytes
+DOCUMENT: Final = {"is_document": True}  # the context for a person's document, as opposed to a stored version
 _MAX_IF_ANY_DAYS: Final = 365
 _NAME: Final = re.compile(r"[a-z][a-z0-9]*(?:[-_][a-z0-9]+)*\Z")
 _MAX_NAME: Final = 32  # characters
-_TAKEN: Final = frozenset(  # words for users without a tier, for a rule that is off, and YAML's own
+_TAKEN: Final = frozenset(  # reserved: words for users without a tier, for a rule that is off, and YAML's own
     {"unknown", "never", "none", "null", "true", "false", "yes", "no", "on", "off"}
 )
 
 
 class TierPolicy(BaseModel):
-    """What users of one tier are promised, and how their jobs are placed."""
+    """What users of one tier are promised, and how their jobs are ordered."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -66,7 +66,7 @@ class Tiers(RootModel[dict[str, TierPolicy]]):
     """The tiers by name, from the least to the most paid: at most 20.
 
     A document that names `tiers` names all of them. Of those that Reelkeeper ships (free, premium and pro), fields that
-    are left out are as shipped; any other says its retention and its quota. One that users have cannot be removed.
+    are left out are as shipped; any other must have a retention and a quota. A tier with users cannot be removed.
     """
 
     model_config = ConfigDict(frozen=True, strict=True)
@@ -89,7 +89,7 @@ class Tiers(RootModel[dict[str, TierPolicy]]):
                     f"{lesser}.retention_days={'never' if shorter is None else shorter}. They stand from the least to "
                     "the most paid; are they swapped?"
                 )
-            if info.context == DOCUMENT and best.quota_bytes < worse.quota_bytes:  # versions of before may say so
+            if info.context == DOCUMENT and best.quota_bytes < worse.quota_bytes:  # earlier versions may have this
                 raise ValueError(
                     f"{better} users could store less than {lesser} users: {better}.quota_bytes={best.quota_bytes}, "
                     f"{lesser}.quota_bytes={worse.quota_bytes}. They stand from the least to the most paid; are they "
@@ -111,24 +111,24 @@ class Tiers(RootModel[dict[str, TierPolicy]]):
         yield from self.root.items()
 
     def retention_days(self) -> dict[str, int | None]:
-        """How long each tier keeps videos; None is for ever."""
+        """Return each tier's retention in days; None is for ever."""
         return {name: tier.retention_days for name, tier in self.root.items()}
 
     def notice_days(self) -> dict[str, int]:
-        """How many days ahead the service gets notice of a retirement, by tier; 0: none."""
+        """Return each tier's days of notice before a retirement; 0: none."""
         return {name: tier.notice_days for name, tier in self.root.items()}
 
     def quota_bytes(self) -> dict[str, int]:
-        """How much a user may store, by tier."""
+        """Return each tier's quota in bytes."""
         return {name: tier.quota_bytes for name, tier in self.root.items()}
 
     @cached_property
     def kept_alike(self) -> dict[int | None, "Tiers"]:
-        """The results of `keeping`, by days."""
+        """A cache of `keeping`, by days."""
         return {}
 
     def keeping(self, days: int | None) -> "Tiers":
-        """Return the tiers with one retention in days for all of them; None is for ever."""
+        """Return the tiers with the same retention in days for all; None is for ever."""
         if days not in self.kept_alike:
             alike = {name: tier.model_copy(update={"retention_days": days}) for name, tier in self.root.items()}
             self.kept_alike[days] = Tiers.model_construct(alike)
@@ -141,7 +141,7 @@ class Tiers(RootModel[dict[str, TierPolicy]]):
         return None if kept is None or created_at is None else max(0, kept - (as_of - created_at).days)
 
     def require_retention(self, flow: str) -> None:
-        """Raise PolicyRefused unless some tier keeps videos for a time only: an empty policy is a mistake."""
+        """Raise PolicyRefused unless some tier has a limited retention: an empty policy is a mistake."""
         if all(tier.retention_days is None for tier in self.root.values()):
             raise PolicyRefused(
                 f"empty policy: retention_days of {' and '.join(self.root)} are all never, so {flow} could do nothing. "
@@ -150,7 +150,7 @@ class Tiers(RootModel[dict[str, TierPolicy]]):
 
     def require_known(self, name: str) -> None:
         """Raise TierRefused, with the existing names, for an unknown tier."""
-        # guard tiers.known: a user is put in a tier that promises nothing, and can store nothing
+        # guard tiers.known: a user is put in an unknown tier, with no promises and no quota
         if name not in self.root:
             raise TierRefused(f"tier {name!r} is not one of {', '.join(self.root)}; nothing was changed")
 

@@ -1,4 +1,4 @@
-"""The sentences that explain lifecycle verdicts, and the format of amounts. The rules are in `lifecycle`."""
+"""Write the sentences that explain lifecycle verdicts, and format amounts. The rules are in `lifecycle`."""
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
@@ -45,7 +45,7 @@ SENTENCES: Final = {
 
 
 class Terms(NamedTuple):
-    """The terms of a policy at one moment, as text: computed once and shared by all verdicts."""
+    """The terms of a policy at one time, as text, computed once and shared by all verdicts."""
 
     as_of: datetime
     window: str
@@ -65,7 +65,7 @@ class Terms(NamedTuple):
         retention_days: Mapping[str, int | None],
         segment: str | None = None,
     ) -> Self:
-        """Put limits into words. `compress` and `retire` are (below this many views, after this many days).
+        """Format limits as text. `compress` and `retire` are (below this many views, after this many days).
 
         `segment` is the name of the segment that they apply to.
         """
@@ -85,11 +85,11 @@ class Terms(NamedTuple):
 
     @property
     def tiers(self) -> str:
-        """List the names of all tiers."""
+        """The names of all tiers, as text."""
         return ", ".join(self.retention)
 
     def sentence(self, rule: str, video: Video) -> str:
-        """Explain why `rule` decided about `video`; return the name of a rule that has no sentence."""
+        """Explain why `rule` decided about `video`; for a rule without a sentence, return its name."""
         sentence = SENTENCES.get(rule, rule).format(
             terms=self,
             video=video,
@@ -151,7 +151,7 @@ def _below_after(action: str, views: int | None, days: int) -> str:
 
 
 def _age(age: timedelta) -> str:
-    """Format an age as days and hours: most videos are within hours of a limit when a daily run judges them."""
+    """Format an age as days and hours: a daily run judges most videos within hours of a limit."""
     hours = age.seconds // 3600
     return f"{many(age.days, 'day')}{' and ' + many(hours, 'hour') if hours else ''} old"
 

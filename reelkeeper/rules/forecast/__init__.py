@@ -41,8 +41,8 @@ def forecast(history: "pd.Series[float]", horizon: int, levels: Sequence[float] 
     """Forecast the `horizon` steps that follow `history`: a daily, weekly, monthly, quarterly or yearly series.
 
     Its index is a DatetimeIndex or a PeriodIndex; without a calendar, steps have no season. Missing steps and NaN are
-    gaps, and filled. A series that is never negative is not forecast to be negative. Any history has an answer, however
-    short or constant, and its method names what could not be used; without any values, it is NaN: unknown, not zero.
+    gaps, and filled. A series that is never negative is not forecast to be negative. Any history has a result, however
+    short or constant, and its method names what could not be used; without any value, it is NaN: unknown, not zero.
     Raises ValueError for a horizon below 1, a level that is not a percentage, or a step with two values.
     """
     if horizon < 1:

@@ -1,14 +1,14 @@
-"""How far what comes may be from a forecast: split conformal prediction, calibrated on public series.
+"""Compute prediction intervals by split conformal prediction, calibrated on public series.
 
 The error of each step, and of the sum of a month, is measured in units of a scale that the history and the ensemble
 give: how much the series moves from step to step and season to season, and how far the members disagree. In these units
-the errors of very different series are alike, so that their quantiles serve for the next series too (Lei and others,
-2018). A long history is forecast once more at a few of its own steps, and how far off that was corrects its unit: a
-smooth series errs less than others that move as much.
+the errors of very different series are similar, so that their quantiles apply to other series (Lei and others,
+2018). A long history is also forecast at a few of its own past steps, and those errors correct its unit: a
+smooth series has smaller errors than others that move as much.
 
-Bounds of single days cannot be summed: days err together. A sum has quantiles of its own, and a unit of four parts that
-add up as independent errors do: a least, how far a week repeated was off sums over as many days at each earlier day of
-the history, how far the members are apart, and what recurs monthly.
+Bounds of single days cannot be summed: errors are correlated. A sum has its own quantiles, and a unit of four parts
+that add up as independent errors do: a minimum, the error of repeating the last week for sums over as many days in
+the history, the spread of the members, and the share that recurs monthly.
 """
 
 import math
@@ -21,21 +21,21 @@ from reelkeeper.rules.forecast.ensemble import fan
 from reelkeeper.rules.forecast.quantiles import LEVELS, STEPS, SUMS, Table
 from reelkeeper.rules.forecast.series import Values
 
-_SHORT_DAYS: Final = 28  # below this a daily history has tables of its own
+_SHORT_DAYS: Final = 28  # a shorter daily history has its own tables
 _WEEK: Final = 7
-# The scale of a sum, as a log ratio: a least, and so much of a repeated week's error, of how far the members are apart
-# and of the share that recurs monthly: the least interval score of 80 % bands on 173 series, 83 real and 90 drawn.
+# The scale of a sum, as a log ratio: a minimum, and these weights of a repeated week's error, of the members' spread
+# and of the share that recurs monthly: they minimise the interval score of 80 % bands on 83 real and 90 drawn series.
 _LEAST, _REPEATED, _APART, _MONTHLY = 0.028, 0.8, 0.4, 0.2
-_TRIES_A_STEP, _MOST_TRIES = 4, 364  # a sum is tried if the history is so many times as long; days of it that are tried
-_BACK: Final = (6, 12, 18)  # steps before its end at which a history is forecast once more
+_TRIES_A_STEP, _MOST_TRIES = 4, 364  # histories this many times a sum; days measured
+_BACK: Final = (6, 12, 18)  # steps before its end at which a history is also forecast
 _LEAST_STEPS: Final = 30  # of history before them
-_DOUBT: Final = 0.1  # so many of them are taken to have erred as usual
-_LEAST_OWN: Final = 0.01  # a history without any error may have one yet
-_USUAL, _USUAL_POWER = 0.45, 0.2  # the mean error on the M1 and Tourism competitions, in units, at step 1; it grows so
+_DOUBT: Final = 0.1  # weight of a usual error, in forecasts
+_LEAST_OWN: Final = 0.01  # minimum: a history without errors may still have some
+_USUAL, _USUAL_POWER = 0.45, 0.2  # mean error at step 1 on M1 and Tourism, in units, and its growth
 
 
 def step_scale(values: Values, season: int, paths: Values) -> Values:
-    """Return the unit of each step's error, from how the history moves and how far the members of `paths` are apart."""
+    """Return the unit of each step's error, from the history's movement and the spread of the members `paths`."""
     return np.asarray(_movement(values, season) + 0.5 * np.ptp(paths, axis=0), dtype=np.float64)
 
 
@@ -63,7 +63,7 @@ def step_quantiles(length: int, season: int, horizon: int, level: float) -> Valu
 def sum_scale(values: Values, season: int, sums: Values, span: tuple[int, int], monthly_share: float = 0.0) -> float:
     """Return the unit of the log error of a sum over the steps from `span[0]` up to `span[1]`.
 
-    `sums` is what the members say of it, `monthly_share` is how much of the sum is there for what recurs monthly.
+    `sums` are the members' forecasts of it, `monthly_share` is the share of the sum that recurs monthly.
     """
     middle = float(np.median(sums))
     apart = math.log(max(float(sums.max()), middle) / max(float(sums.min()), middle / 1000)) if middle > 0 else 1.0
@@ -96,10 +96,10 @@ def _repeated_error(values: Values, season: int, start: int, stop: int) -> float
 
 
 def _movement(values: Values, season: int) -> float:
-    """Return the geometric mean of the usual change over a step and over a season; of few values never nothing."""
+    """Return the geometric mean of the usual change over a step and over a season; it is never 0 for few values."""
     step = float(np.mean(np.abs(np.diff(values)))) if len(values) > 1 else 0.0
     over = float(np.mean(np.abs(values[season:] - values[:-season]))) if len(values) > season else step
-    unseen = float(np.mean(np.abs(values))) / (2 * len(values))  # what so few values have had no time to show
+    unseen = float(np.mean(np.abs(values))) / (2 * len(values))  # a minimum, as few values may not show any change
     return max(unseen, math.sqrt(max(step, over / 4) * max(over, step / 4)))
 
 

@@ -1,7 +1,7 @@
 """Forecast the cost of months: usage is forecast, then priced with the tariff itself, with allowances and rounding.
 
 Near an allowance the price of the expected usage is not the expected price, so whole distributions are priced. The
-lines of one account grow together, but not exactly: their bands are combined with a correlation of 0.5.
+lines of one account grow together, but not exactly, so their bands are combined with a correlation of 0.5.
 """
 
 import math
@@ -28,7 +28,7 @@ from reelkeeper.rules.forecast.storage import Stock, daily_peaks
 _MICRO_USD = 10**6
 
 TOTAL: Final = ""
-_MIDDLE: Final = tuple(at / 20 for at in range(1, 20))  # equally likely: the mean of their prices is what is expected
+_MIDDLE: Final = tuple(at / 20 for at in range(1, 20))  # equally likely: the mean of their prices is the expected one
 _PROBABILITIES: Final = (0.025, *_MIDDLE, 0.975)
 _TOGETHER: Final = 0.5  # correlation of the errors of two lines
 _MICRO: Final = 10**6
@@ -49,7 +49,7 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """The cost of one service in a month, or with `service` "" of all, in dollars. `bounds` are by level.
+    """The cost of one service in a month, or of all with `service` "", in dollars. `bounds` are by level.
 
     A `service` such as `model:veo` or `provider:fal` is a part of the services compute and api.
     """
@@ -73,7 +73,7 @@ def predict(
     months: int = 2,
     growth_percent_per_month: float | None = None,
 ) -> list[Cost]:
-    """Forecast the cost of the month of `as_of` and of those that follow, `months` in all: for each, the total first.
+    """Forecast the cost of the month of `as_of` and of those after it, `months` in all, each with the total first.
 
     Then come the services, which sum to it, and the parts of each model and provider.
 
@@ -135,7 +135,7 @@ def rows(costs: Sequence[Cost], as_of: datetime) -> list[CostForecast]:
 def expected_peaks(
     stored: Stored, uploads: Outlook | None, as_of: date, last: date, probability: float
 ) -> dict[date, int]:
-    """Return peaks of stored bytes up to `last`, known ones too, with uploads at this quantile."""
+    """Return the peaks of stored bytes up to `last`, including known ones, with uploads at this quantile."""
     days = [as_of + timedelta(days=number) for number in range((last - as_of).days + 1)]
     arriving = np.zeros(len(days))
     if uploads is not None:
@@ -161,7 +161,7 @@ def _storage_prices(stored: Stored, uploads: Outlook | None, as_of: date, first:
 
 
 def _joined(month: date, service: str, parts: Sequence[Values], method: str) -> Cost:
-    """Combine the parts' costs at each probability into one distribution: expected value and bounds."""
+    """Combine the parts' costs at each probability into one distribution, with expected value and bounds."""
     means = [float(part[1:-1].mean()) for part in parts]
     whole, bounds = sum(means), {}
     for level in (80, 95):
@@ -173,7 +173,7 @@ def _joined(month: date, service: str, parts: Sequence[Values], method: str) -> 
 
 
 def _together(reaches: Sequence[float]) -> float:
-    """Return the half-width of a sum, from those of its parts and their common correlation."""
+    """Return the half-width of a sum, from those of its parts and their correlation."""
     apart = sum(max(0.0, reach) ** 2 for reach in reaches)
     alike = sum(max(0.0, reach) for reach in reaches) ** 2
     return math.sqrt((1 - _TOGETHER) * apart + _TOGETHER * alike)
@@ -192,7 +192,7 @@ class ForecastReport:
 
 
 def totals(costs: Sequence[Cost]) -> tuple[str, ...]:
-    """Say what each month will cost, and the range of four of five such months."""
+    """Describe each month's expected cost, and its 80 % range."""
     return tuple(
         f"{cost.month:%Y-%m}: {in_dollars(cost.mean_usd)}, in 4 of 5 cases {in_dollars(low)} to {in_dollars(high)}"
         for cost in costs

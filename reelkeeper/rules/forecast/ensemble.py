@@ -1,7 +1,7 @@
-"""Several forecasts of one series, and their median, which no single wrong one can spoil.
+"""Make several forecasts of one series, and take their median, which is robust to a single wrong one.
 
 Daily: ETS, STL-ETS, Theta, and the weekday profile on a level and on a trend. Monthly, quarterly, yearly: ETS, STL-ETS,
-Theta, damped trend. A short history has only the members that it can support; `Fan.method` says what was used.
+Theta, damped trend. A short history has only the members that it can support, as named in `Fan.method`.
 """
 
 from collections.abc import Callable
@@ -13,17 +13,17 @@ import numpy as np
 from reelkeeper.rules.forecast import members
 from reelkeeper.rules.forecast.series import Values, cleaned
 
-_MAX_SEASONS: Final = 104  # seasons of history that are read; older ones say nothing more of the next
+_MAX_SEASONS: Final = 104  # seasons of history that are used
 _WEEK: Final = 7
-_NO_FASTER: Final = 3.0  # ranges of the history beyond it that a forecast may reach
+_NO_FASTER: Final = 3.0  # a forecast may go beyond the history by this multiple of its range
 
-_SHORT: Final = 10  # values below which smoothing has nothing to start from
+_SHORT: Final = 10  # values; fewer are not enough for smoothing
 
 Member = Callable[[Values, int, int], Values]
 
 
 class Choice(NamedTuple):
-    """One member; `sees_all`: it also gets outliers, since they belong to its mean."""
+    """One member; `sees_all`: it also gets outliers, as they belong to its mean."""
 
     name: str
     member: Member
@@ -55,7 +55,7 @@ def fan(values: Values, season: int, horizon: int) -> Fan:
     for name, member, sees_all in chosen:
         try:
             path = member(values if sees_all else tidy, season, horizon)
-        except (ValueError, ArithmeticError, np.linalg.LinAlgError, IndexError):  # a series that this one cannot fit
+        except (ValueError, ArithmeticError, np.linalg.LinAlgError, IndexError):  # the member cannot fit this series
             continue
         if np.isfinite(path).all():
             found[name] = path

@@ -1,4 +1,4 @@
-"""The usage lines of a bill, each with its monthly price function."""
+"""Define the usage lines of a bill, each with its monthly price functions."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,17 +15,17 @@ from reelkeeper.rules.billing.tariff import GB
 
 Price: TypeAlias = Callable[[float], float]  # usage of a month to dollars, as billed
 
-PART = ""  # in place of a service: what is charged by other lines
+PART = ""  # in place of a service: other lines already charge it
 _MICROUSD = 10**6
 _INFREQUENT = StorageClass.INFREQUENT_ACCESS
 
 
 @dataclass(frozen=True, slots=True)
 class UsageLine:
-    """One line of daily usage: `prices` gives the cost of a month's amount, by service.
+    """One line of daily usage: `prices` has, by service, the cost of a month's amount.
 
-    `part` is a further part of the bill that it gives, such as `model:veo`. A line without a service is included in
-    other lines already, and gives only its part.
+    `part` is another part of the bill that it forecasts, such as `model:veo`. A line without a service is included in
+    other lines, and forecasts only its part.
     """
 
     name: str

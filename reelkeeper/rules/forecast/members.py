@@ -1,8 +1,8 @@
-"""The single forecasts that an ensemble is made of. Each takes values without gaps and gives `horizon` more.
+"""The members of the ensemble. Each takes values without gaps, and forecasts `horizon` more.
 
-ETS and STL-ETS choose their form by AICc among few (Hyndman and others, 2002), from heuristic starting values: five
+ETS and STL-ETS choose their form by AICc among few (Hyndman and others, 2002), with heuristic starting values: five
 times as fast as estimated ones and, in an ensemble, as good. Theta: Assimakopoulos and Nikolopoulos, 2000. Damped
-trend: Gardner and McKenzie, 1985. Two need no model, `profile_level` and `profile_trend`, for daily usage: the profile
+trend: Gardner and McKenzie, 1985. Two need no fit, `profile_level` and `profile_trend`, for daily usage: the profile
 of a week, times a constant level or one with a damped trend.
 """
 
@@ -19,16 +19,16 @@ from statsmodels.tsa.seasonal import STL, seasonal_decompose
 
 from reelkeeper.rules.forecast.series import Values
 
-_PROFILE_CYCLES: Final = 8  # weeks that a profile is learnt from
-_LEVEL_CYCLES: Final = 4  # weeks that a level is the mean of
-_TREND_CYCLES: Final = 10  # weeks that a trend is learnt from
+_PROFILE_CYCLES: Final = 8  # weeks for a profile
+_LEVEL_CYCLES: Final = 4  # weeks for a level
+_TREND_CYCLES: Final = 10  # weeks for a trend
 _DAMPING: Final = 0.95  # of the trend, each week
-_STEEPEST: Final = 0.35  # log of the growth a week that is believed
+_STEEPEST: Final = 0.35  # maximum growth per week, as a logarithm
 _LEVEL_ONLY: Final[tuple[dict[str, Any], ...]] = ({}, {"trend": "add", "damped_trend": True}, {"trend": "add"})
 
 
 def ets(values: Values, season: int, horizon: int) -> Values:
-    """Smooth exponentially: level, trend or damped trend, with or without a season, whichever has the least AICc."""
+    """Smooth exponentially: level, trend or damped trend, with or without a season, by the lowest AICc."""
     forms: list[dict[str, Any]] = [{"error": "add", **form} for form in _LEVEL_ONLY]
     if season > 1 and len(values) >= 2 * season + 2:
         kinds = ("add", "mul") if values.min() > 0 else ("add",)
@@ -84,7 +84,7 @@ def profile_trend(values: Values, season: int, horizon: int) -> Values:
     slope = float(np.median(rise[run > 0] / run[run > 0]))
     slope = max(-_STEEPEST, min(slope, _STEEPEST)) if multiplicative else slope
     last = float(np.median((level - slope * at)[-_LEVEL_CYCLES:])) + slope * (cycles - 1)
-    ahead = (np.arange(1, horizon + 1) + (season - 1) / 2) / season  # in cycles, from the middle of the last one
+    ahead = (np.arange(1, horizon + 1) + (season - 1) / 2) / season  # in cycles after the middle of the last one
     path = last + slope * (1 - _DAMPING**ahead) / -math.log(_DAMPING)
     return profile.shape(np.exp(path) if multiplicative else path)
 
@@ -105,7 +105,7 @@ def _least_aicc(values: Values, forms: Sequence[dict[str, Any]], horizon: int) -
 
 
 def _adjusted(values: Values, season: int) -> tuple[Values, Values, bool]:
-    """Return the values without their season, the season from the first value on, and whether it multiplies."""
+    """Return the values without their season, the season from the first value on, and whether it is a factor."""
     if season == 1 or len(values) < 2 * season + 1 or not _is_seasonal(values, season):
         return values, np.zeros(season), False
     multiplicative = bool(values.min() > 0)

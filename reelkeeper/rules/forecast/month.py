@@ -1,6 +1,6 @@
-"""What a month's total will be: what is known of it, and a forecast of the rest, with a band for their sum.
+"""Forecast a month's total: its known part plus a forecast of the rest, with a band for the sum.
 
-The ensemble is tried against the run rate on the line's own past, and the one that erred less is kept.
+The ensemble is compared with the run rate on the line's own past, and the better one is used.
 """
 
 import math
@@ -21,18 +21,18 @@ from reelkeeper.rules.forecast.recurring import Recurring
 from reelkeeper.rules.forecast.series import Regular, Values, regular
 
 _WEEK: Final = 7
-_RATE_DAYS: Final = 30  # that a run rate is the mean of
+_RATE_DAYS: Final = 30  # for the mean of the run rate
 _ORIGIN_STEP_DAYS: Final = 14
-_ORIGINS: Final = 8  # sixteen weeks of them: five more said nothing more and took 1.5 times the CPU
-_LEAST_ORIGINS: Final = 4  # below these nothing can be said of which is better
+_ORIGINS: Final = 8  # sixteen weeks; five more did not improve the choice, and took 1.5 times the CPU
+_LEAST_ORIGINS: Final = 4  # fewer are not enough for a comparison
 _LEAST_HISTORY_DAYS: Final = 14  # before an origin
-_BETTER_BY: Final = 0.7  # the run rate must err less than so much of the ensemble's error
+_BETTER_BY: Final = 0.7  # the run rate's error must be below this share of the ensemble's
 _DAYS_A_MONTH: Final = 365.25 / 12
 
 
 @dataclass(frozen=True, slots=True)
 class MonthTotal:
-    """One month: what is known of it and what is expected of its rest. `reach` is log half-widths at `LEVELS`."""
+    """One month: its known part, and the forecast of the rest. `reach` is log half-widths at `LEVELS`."""
 
     month: date  # its first day
     so_far: float
@@ -41,7 +41,7 @@ class MonthTotal:
 
     @property
     def mean(self) -> float:
-        """Return the total that is expected."""
+        """Return the expected total."""
         return self.so_far + self.rest
 
     def quantile(self, probability: float) -> float:
@@ -49,7 +49,7 @@ class MonthTotal:
         return self.so_far + self.rest * math.exp(self.log_shift(probability))
 
     def log_shift(self, probability: float) -> float:
-        """Return by how much, as a log ratio, the rest is off what is expected at this probability."""
+        """Return the log ratio of the rest, at this probability, to its expectation."""
         width = float(np.interp(abs(2 * probability - 1) * 100, LEVELS, self.reach))
         return math.copysign(width, probability - 0.5)
 
@@ -60,7 +60,7 @@ class MonthTotal:
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """The current month and those that follow. `path` is what is expected of each day from the first unknown one on."""
+    """The current month and those after it. `path` is the forecast of each day, from the first unknown one on."""
 
     months: tuple[MonthTotal, ...]
     path: "pd.Series[float]"
@@ -69,7 +69,7 @@ class Outlook:
 
 @dataclass(frozen=True, slots=True)
 class _Tried:
-    """How each did at earlier origins: mean relative error of the month's total."""
+    """The mean relative error of the month's total at earlier origins, for each method."""
 
     ensemble: float
     run_rate: float
@@ -85,9 +85,9 @@ def outlook(
 ) -> Outlook:
     """Forecast the month of `as_of` and those after it, `count` in all, from daily values up to the day before `as_of`.
 
-    Days between the last value and `as_of` are forecast as well. What lies before the first value counts as nothing.
-    `growth_percent_per_month` asks what if: the level of the last four weeks, growing so fast from now on, in place of
-    the trend that was found. Raises ValueError where the history is not daily, or has no value before `as_of`.
+    Days between the last value and `as_of` are forecast as well. Days before the first value count as 0.
+    `growth_percent_per_month` is a scenario: the level of the last four weeks grows at this rate, in place of
+    the fitted trend. Raises ValueError where the history is not daily, or has no value before `as_of`.
     """
     known = _daily(history, as_of)
     first = known.index[-1].date() + timedelta(days=1)
@@ -132,7 +132,7 @@ def _learn(values: Values, index: "pd.Index[Any]") -> Recurring:
 
 
 def _forecast(monthly: Recurring, ahead: "pd.Index[Any]") -> tuple[Values, Values, str]:
-    """Return what each member says of the days ahead, their median, and how it was found."""
+    """Return each member's forecast of the days ahead, their median, and the method."""
     made = fan(monthly.values, _WEEK, len(ahead))
     factors = monthly.factors(stamp.date() for stamp in ahead)
     method = f"{made.method}; times what recurs on {', '.join(sorted(monthly.logs))}" if monthly.logs else made.method
@@ -151,7 +151,7 @@ def _daily(history: "pd.Series[float]", as_of: date) -> Regular:
 
 
 def _spans(as_of: date, first: date, count: int) -> Sequence[tuple[date, int, int]]:
-    """Return for each month its first day, and from which step ahead up to which it is forecast."""
+    """Return, for each month, its first day, and the range of steps ahead that it covers."""
     month, found = as_of.replace(day=1), []
     for _ in range(count):
         end = month.replace(day=monthrange(month.year, month.month)[1]) + timedelta(days=1)
@@ -161,7 +161,7 @@ def _spans(as_of: date, first: date, count: int) -> Sequence[tuple[date, int, in
 
 
 def _try_out(known: Regular) -> _Tried:
-    """Forecast the rest of the month at earlier days, as it would have been done then."""
+    """Forecast the rest of the month from earlier days, as it would have been forecast then."""
     values, days = known.amounts, [stamp.date() for stamp in known.index]
     errors: list[tuple[float, float]] = []
     for origin in range(len(values) - _ORIGIN_STEP_DAYS, _LEAST_HISTORY_DAYS - 1, -_ORIGIN_STEP_DAYS)[:_ORIGINS]:

@@ -1,8 +1,8 @@
-"""What a daily series does once a month, learnt from two months on, taken off before a forecast and put back after.
+"""Learn what recurs monthly in a daily series of two months or more, to remove it before a forecast and add it after.
 
-A job on the last day of the month is an outlier to what looks at weeks: set aside by it, and missing in the total.
+A job on the last day of the month is an outlier to weekly models: they ignore it, and it is missing from the total.
 A place of the month (its number, the last day, the last working day) recurs when at least two of its last three days
-were odd in one direction and about as much: two holidays that fall on one number are no job. It is forgotten when they
+were odd in one direction and by a similar amount: two holidays on one number are no job. It is forgotten when they
 were not.
 """
 
@@ -19,27 +19,27 @@ import numpy as np
 from reelkeeper.rules.forecast.series import Values, departures
 from reelkeeper.rules.spend.residuals import MONTHS, RECURRED, places
 
-_LEAST_DAYS: Final = 35  # of history: two of some place of the month
-_REMEMBERED: Final = 6  # months that a factor is the median of
-_ODD: Final = 0.75  # of the bound of an outlier
-_ALIKE: Final = 0.5  # of a log ratio, that the one nearest to it reaches
+_LEAST_DAYS: Final = 35  # of history, with two days of some place of the month
+_REMEMBERED: Final = 6  # months for the median of a factor
+_ODD: Final = 0.75  # share of an outlier's bound
+_ALIKE: Final = 0.5  # minimum ratio of two similar residuals
 
 
 @dataclass(frozen=True, slots=True)
 class Recurring:
-    """A history without what recurs monthly, and by how much, as a log ratio, each place of the month differs."""
+    """A history without what recurs monthly, and the log ratio by which each place of the month differs."""
 
     values: Values
     logs: dict[str, float]
 
     def factors(self, days: Iterable[date]) -> Values:
-        """Return what days are times what a forecast from `values` says."""
+        """Return the factors of days, by which to multiply a forecast from `values`."""
         found = ([self.logs[place] for place in places(day) if place in self.logs] for day in days)
         return np.array([math.exp(max(logs, key=abs, default=0.0)) for logs in found], dtype=np.float64)
 
 
 def learn(values: Values, days: Sequence[date], season: int) -> Recurring:
-    """Find the places of the month that recur, the surest first; a day is explained by one of them."""
+    """Find the places of the month that recur, the most certain first; one of them explains a day."""
     left = departures(values, season) if len(values) >= _LEAST_DAYS else None
     if left is None:
         return Recurring(values, {})
@@ -59,7 +59,7 @@ def learn(values: Values, days: Sequence[date], season: int) -> Recurring:
 
 
 def _recurs(place: str, at: Sequence[int], odd: Values, residual: Values) -> tuple[float, str, float] | None:
-    """Return how sure it is that a place recurs, the place, and whether upwards; None if it does not."""
+    """Return the certainty that a place recurs, the place, and its direction; None if it does not recur."""
     way = float(np.sign(odd[at[-MONTHS:]].sum()))
     sizes = sorted(abs(residual[each]) for each in at[-MONTHS:] if odd[each] == way)
     is_alike = any(less >= _ALIKE * more for less, more in pairwise(sizes))

@@ -1,7 +1,7 @@
-"""Make a history regular: sorted, one value a step, gaps filled, outliers replaced; and give the steps that follow.
+"""Make a history regular: sorted, one value per step, gaps filled, outliers replaced; and continue its index.
 
 A missing step or value is a gap; it is interpolated between its neighbours at the same place of the season, since a
-Sunday is more like a Sunday than a Saturday.
+Sunday is more like another Sunday than like a Saturday.
 """
 
 from dataclasses import dataclass
@@ -18,16 +18,16 @@ _STEP_DAYS: Final = (("D", 1, 1), ("W", 7, 7), ("M", 28, 31), ("Q", 89, 92), ("Y
 _WINDOW: Final = 7  # steps on either side whose median is the local level
 _NEAR_CYCLES: Final = 4  # seasons on either side whose median is the local profile
 _ODD_DEVIATIONS: Final = 4.0  # median absolute deviations, scaled to standard ones
-_ODD_LEAST: Final = 0.15  # and at least so far off, as a log ratio
+_ODD_LEAST: Final = 0.15  # minimum distance of an outlier, as a log ratio
 
 
 @dataclass(frozen=True, slots=True)
 class Regular:
-    """Values without gaps, one a step. `season` is the number of steps in a season, 1 without; `gaps` those filled."""
+    """Values without gaps, one per step. `season` is its length in steps, 1 for none; `gaps` is the number filled."""
 
     amounts: Values
     season: int
-    step: str  # D, W, M, Q, Y, or "" where the index is no calendar
+    step: str  # D, W, M, Q, Y, or "" where the index has no dates
     gaps: int
     index: "pd.Index[Any]"
 
@@ -67,15 +67,15 @@ def regular(history: "pd.Series[float]") -> Regular:
 
 @dataclass(frozen=True, slots=True)
 class Departures:
-    """How far each value is off the expectation of its neighbours and season, in logs where no value is negative."""
+    """Each value's distance from the expectation by its neighbours and season, in logs where no value is negative."""
 
     expected: Values
     residual: Values
-    bound: float  # beyond which a residual is odd; 0: the series hardly moves
+    bound: float  # a larger residual is odd; 0: the series hardly moves
 
 
 def departures(values: Values, season: int) -> Departures | None:
-    """Compare values with the local level times the local profile; None where they are too few for a profile.
+    """Compare values with the local level times the local profile; None if there are too few for a profile.
 
     A lasting shift is not a departure: the local level is a median of two weeks, and follows it.
     """
@@ -84,7 +84,7 @@ def departures(values: Values, season: int) -> Departures | None:
     logs = bool(values.min() >= 0 and np.median(values) > 0)
     seen = np.log(np.maximum(values, np.median(values) * 1e-3)) if logs else values
     profile = np.zeros(len(values))
-    for _ in range(2):  # the level needs the profile, and the profile the level
+    for _ in range(2):  # level and profile depend on each other
         level = _medians(seen - profile, _WINDOW, 1)
         profile = _medians(seen - level, _NEAR_CYCLES, season)
     expected = _medians(seen - profile, _WINDOW, 1) + profile
@@ -95,7 +95,7 @@ def departures(values: Values, season: int) -> Departures | None:
 
 
 def cleaned(values: Values, season: int) -> Values:
-    """Replace outliers: values far off their expectation are replaced by it.
+    """Replace outliers, values far from their expectation, with the expectation.
 
     Otherwise a holiday or an outage in the last days would count as a new level.
     """
@@ -106,7 +106,7 @@ def cleaned(values: Values, season: int) -> Values:
 
 
 def _medians(values: Values, reach: int, stride: int) -> Values:
-    """Return for each value the median of those up to `reach` strides before and after it, as far as they exist."""
+    """Return, for each value, the median of those up to `reach` strides before and after it that exist."""
     margin = np.full(reach * stride, np.nan)
     padded = np.concatenate([margin, values, margin])
     shifts = [padded[shift * stride : shift * stride + len(values)] for shift in range(2 * reach + 1)]
@@ -134,7 +134,7 @@ def _step(index: "pd.Index[Any]") -> str:
         index = index.to_timestamp()
     if not isinstance(index, pd.DatetimeIndex):
         return ""
-    if len(index) == 1:  # nothing speaks against days
+    if len(index) == 1:  # days are assumed
         return "D"
     days = float(np.median(np.diff(index.to_numpy()) / np.timedelta64(1, "D")))
     return next((step for step, least, most in _STEP_DAYS if least <= days <= most), "")

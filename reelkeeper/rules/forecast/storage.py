@@ -1,4 +1,4 @@
-"""Forecast the stored bytes: the live ones, plus uploads, less those that will expire.
+"""Forecast the stored bytes: live bytes, plus uploads, less those that expire.
 
 Retention makes most of the next month certain, so only uploads are forecast, and not the level itself.
 """
@@ -16,21 +16,21 @@ from reelkeeper.rules.forecast.series import Values
 
 @dataclass(frozen=True, slots=True)
 class Stock:
-    """The bytes stored at the end of the day before the first forecast day, and those known to be deleted.
+    """The bytes stored at the end of the day before the forecast, and those known to be deleted.
 
-    `expiries` are live bytes that are deleted on a day. `kept` has the share of new uploads that is deleted after a
+    `expiries` are live bytes by their day of deletion. `kept` has the share of new uploads that is deleted after a
     number of days; the rest is kept throughout.
     """
 
     alive_bytes: int
     expiries: Mapping[date, int] = field(default_factory=dict)
-    kept: Mapping[int, float] = field(default_factory=dict)  # days -> share of uploads, all in all at most 1
+    kept: Mapping[int, float] = field(default_factory=dict)  # days -> share of uploads, at most 1 in all
 
 
 def daily_peaks(stock: Stock, first: date, uploads: Sequence[float] | Values) -> Values:
-    """Return the peak of each day from `first` on: the bytes at its beginning, or at its end if that is more.
+    """Return each day's peak from `first` on: the bytes at its beginning, or at its end if more.
 
-    Bytes are deleted on their day of expiry; those that expired earlier and are still live, on the first day.
+    Bytes are deleted on their day of expiry; expired ones that are still live, on the first day.
     """
     days = len(uploads)
     leaving = np.zeros(days)
@@ -46,7 +46,7 @@ def daily_peaks(stock: Stock, first: date, uploads: Sequence[float] | Values) ->
 
 
 class Cohort(NamedTuple):
-    """Live bytes of one tier, of videos created on one day. A day of None is unknown, and keeps them.
+    """Live bytes of one tier, of videos created on one day. A day of None is unknown, and these bytes are kept.
 
     Where the lifecycle has segments, a tier is that of one segment: "drafts/free".
     """
@@ -59,7 +59,7 @@ class Cohort(NamedTuple):
 def known_expiries(
     cohorts: Iterable[Cohort], purging: Mapping[date, int], retention_days: Mapping[str, int | None], grace_days: int
 ) -> dict[date, int]:
-    """Return the live bytes that are deleted on each day: retired the day after their retention, then purged.
+    """Return the live bytes deleted on each day: retired the day after their retention, then purged.
 
     `purging` are those already retired. Cold videos may be deleted earlier; that is not known, and not counted.
     """
@@ -75,7 +75,7 @@ def known_expiries(
 def shares_by_life(
     uploaded: Mapping[str | None, int], retention_days: Mapping[str, int | None], grace_days: int
 ) -> dict[int, float]:
-    """Return the share of uploads that is deleted after a number of days, if tiers go on uploading as before."""
+    """Return the share of uploads deleted after a number of days, if tiers continue to upload as before."""
     whole, shares = sum(uploaded.values()), dict[int, float]()
     for tier, size_bytes in uploaded.items():
         kept = retention_days.get(tier or "")

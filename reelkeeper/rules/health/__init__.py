@@ -1,1 +1,1 @@
-"""What performance figures say."""
+"""Performance figures, and findings about them."""

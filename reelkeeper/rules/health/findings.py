@@ -1,7 +1,7 @@
-"""Report performance figures beyond their limits: which limit, by how much, and what would help. Pure.
+"""Report performance figures beyond their limits, by how much, and what would help. Pure.
 
-A mean over few jobs means little: its rule is then not evaluated, and its alerts stay as they are. The source document
-answered slow jobs with more of them at once; where they slow each other down, that makes it worse.
+A mean over few jobs says little: its rule is then not evaluated, and its alerts stay as they are. The source document
+answered slow jobs by running more at once; where jobs slow each other down, that makes it worse.
 """
 
 from collections import Counter, defaultdict
@@ -22,17 +22,17 @@ DEAR: Final = "dear_jobs"
 FAILING: Final = "failing_jobs"
 WAITING: Final = "long_wait"
 FULL: Final = "full_storage"
-_CROWDED: Final = 1.3  # times its estimate from which on a job is slowed down by those beside it
+_CROWDED: Final = 1.3  # times its estimate, from which on a job is slowed down by concurrent ones
 _MONTH_MINUTES: Final = 30 * 24 * 60
 _PERCENT: Final = 100
 _GB: Final = 10**9
 _SHOWN: Final = 100  # characters of an error
-_MOSTLY: Final = 50  # percent of successes below which somebody should look at once
+_MOSTLY: Final = 50  # percent of successes, below which a finding is urgent
 _Rule = Callable[[str, Sequence[FinishedJob], PerformancePolicy, Mapping[str, Sequence[FinishedJob]]], Finding | None]
 
 
 class ServiceState(NamedTuple):
-    """The input: the jobs that ended recently, those in flight, and the stored bytes; None: not known."""
+    """The input: recently ended jobs, jobs in flight, and stored bytes; None: unknown."""
 
     ended: Sequence[FinishedJob]
     in_flight: Sequence[InFlight]
@@ -208,7 +208,7 @@ def _better(
     measure: Callable[[Sequence[FinishedJob]], float],
     in_words: Callable[[float], str],
 ) -> str:
-    """Name the best model, if it is another and better."""
+    """Return the best model, if it is another one and better."""
     if model not in models or len(models) == 1:
         return ""
     best = min(models, key=lambda name: measure(models[name]))

@@ -1,7 +1,7 @@
-"""Performance figures of the jobs that ended in a window of time, and of those that wait. Pure.
+"""Compute performance figures of the jobs that ended in a window of time, and of waiting ones. Pure.
 
-Means hide tails, so each has percentiles beside it: by the nearest rank, a value that occurred. A job counts in the
-window in which it ended. Waits and processing are those of jobs that were run; hits of the cache and followers would
+Means hide tails, so each comes with percentiles, by the nearest rank: values that occurred. A job counts in the
+window in which it ended. Waits and processing times are those of jobs that ran; cache hits and followers would
 lower them, and count only in their own rates. Unknown is None, not zero.
 """
 
@@ -18,15 +18,15 @@ from reelkeeper.model.jobs import JobState
 from reelkeeper.model.performance import Filled, FinishedJob, InFlight, Window
 
 WINDOW_SECONDS: Final = 900  # as often as `monitor_performance` runs
-LOOKED_BACK: Final = timedelta(days=1)  # windows that nobody recorded are made good for so long
-UNKNOWN: Final = "unknown"  # the tier of a user of whom none is known
+LOOKED_BACK: Final = timedelta(days=1)  # missing windows are computed for this time
+UNKNOWN: Final = "unknown"  # the name for an unknown tier
 _PERCENTILES: Final = (50, 95, 99)
 _FULL: Final = 100  # percent
-Figures = dict[str, float | None]  # named with their units; None: not known
+Figures = dict[str, float | None]  # named with their units; None: unknown
 
 
 class PerformancePolicy(BaseModel):
-    """What is too slow, too dear, too full, too often wrong; never: nothing is."""
+    """Limits on slow, expensive, queued and failed jobs and on storage; never: no limit."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -96,7 +96,7 @@ def waiting(in_flight: Sequence[InFlight], as_of: datetime) -> Figures:
 
 
 def by_group(ended: Iterable[FinishedJob]) -> dict[tuple[str, str], list[FinishedJob]]:
-    """Sort jobs by tier and model: each is in the group of all, ("", ""), of its tier, and of its model."""
+    """Group jobs: each is in the group of all, ("", ""), of its tier, and of its model."""
     groups: dict[tuple[str, str], list[FinishedJob]] = defaultdict(list, {("", ""): []})
     for job in ended:
         for group in (("", ""), (job.tier or UNKNOWN, ""), ("", job.model)):
@@ -143,7 +143,7 @@ def with_present(
 
 
 def window_start(at: datetime) -> datetime:
-    """Return the start of the window that `at` is in: a quarter of an hour, of UTC."""
+    """Return the start of the window that contains `at`: a quarter of an hour in UTC."""
     seconds = int(at.timestamp())
     return datetime.fromtimestamp(seconds - seconds % WINDOW_SECONDS, UTC)
 

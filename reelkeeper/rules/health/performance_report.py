@@ -32,7 +32,7 @@ class PerformanceReport:
     run_id: str
     dry_run: bool
     as_of: datetime
-    ended: int  # of the time that was judged
+    ended: int  # in the evaluated time
     mean_wait: str
     mean_processing: str
     succeeded: str
@@ -42,8 +42,8 @@ class PerformanceReport:
     storage: str
     found: tuple[str, ...]
     windows: int = 0  # quarters of an hour recorded
-    news: int = 0  # of what was found
-    over: int = 0  # alerts that are
+    news: int = 0  # new alerts
+    over: int = 0  # resolved alerts
 
 
 def lines(ended: Sequence[FinishedJob]) -> list[PerformanceLine]:

@@ -1,4 +1,4 @@
-"""The terms on which a request is admitted, and the key by which requests share an answer. Pure."""
+"""Define the terms on which a request is admitted, and the key by which requests share an answer. Pure."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ _Usd = Annotated[Decimal, Field(ge=0, le=10**9, decimal_places=6)]
 
 
 class AdmissionPolicy(BaseModel):
-    """What is promised to a request, and what a video that is there already costs its user."""
+    """The promises made to a request, and the charge for an existing video."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -83,7 +83,7 @@ class AdmissionPolicy(BaseModel):
 
     @property
     def hold_seconds(self) -> int:
-        """The seconds for which credits and bytes are held at most."""
+        """The maximum seconds for which credits and bytes are held."""
         return self.hold_days * _DAY_SECONDS
 
     @property
@@ -102,9 +102,9 @@ def wait_seconds(ahead_seconds: float, running: int, mean_seconds: float, slots:
 def over_budget(
     policy: AdmissionPolicy, spent: SoFar, cost_microusd: int, as_of: datetime
 ) -> tuple[str, datetime] | None:
-    """Say why a job of this cost exceeds a limit, and when it may be requested again; None: it does not.
+    """Explain why a job of this cost exceeds a limit, and when it may be requested again; None: it does not.
 
-    Costs in flight count as spent, since these jobs are not stopped. The month's limit comes first, as it lasts longer.
+    Costs in flight count as spent, as these jobs are not stopped. The month's limit comes first, as it lasts longer.
     The sentence is for a user to read, and does not reveal the service's spend.
     """
     tomorrow = as_of.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
@@ -115,7 +115,7 @@ def over_budget(
         (policy.monthly_limit_usd, spent.month_microusd, "this month", next_month),
         (policy.daily_limit_usd, spent.today_microusd, "today", tomorrow),
     ):
-        # guard admission.budget_in_flight: a burst of jobs is admitted before the first has cost anything
+        # guard admission.budget_in_flight: a burst of jobs exceeds the budget before the first has a cost
         if limit_usd is not None and so_far + spent.in_flight_microusd + cost_microusd > limit_usd * _MICROUSD:
             return f"over budget for {name}; try again after {ends:%Y-%m-%d %H:%M} UTC", ends
     return None
@@ -124,7 +124,7 @@ def over_budget(
 def cache_key(request: Mapping[str, object], user_id: str | None) -> str:
     """Return a request's key in the cache, the SHA-256 of the canonical JSON of everything that shapes its video.
 
-    That is model, version, prompts, image hash, size, duration, frame rate, seed and parameters. `user_id` None shares
+    It covers model, version, prompts, image hash, size, duration, frame rate, seed, parameters. `user_id` None shares
     the answer with all users. Raises ValueError if `request` has values that JSON cannot represent exactly.
 
     >>> same = cache_key({"prompt": "a fox", "seed": 7}, "ana") == cache_key({"seed": 7, "prompt": "a fox"}, "ana")

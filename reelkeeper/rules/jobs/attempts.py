@@ -1,4 +1,4 @@
-"""How often a job is tried, when it is given up, whose fault that was, and the report of a run."""
+"""Decide how often a job is tried, when it is given up, and whose fault that is; report a run."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,12 +14,12 @@ from reelkeeper.rules.core.wording import many
 
 _ABOVE_QUOTE: Final = "cost_above_quote"  # the alert's rule
 _MICROUSD: Final = 10**6
-_GIVEN_UP: Final = "given up after"  # what a dead job's error begins with, where its generator failed each attempt
+_GIVEN_UP: Final = "given up after"  # the beginning of a dead job's error if its generator failed each attempt
 _DOUBLINGS: Final = 16  # 2 ** 16 s are 18 hours: no pause is longer
 
 
 class AttemptPolicy(BaseModel):
-    """How patient the queue is with one job."""
+    """How often a job is tried, and for how long."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -36,9 +36,9 @@ class AttemptPolicy(BaseModel):
 
 
 def pause_seconds(attempts: int, jitter: float, policy: AttemptPolicy) -> float:
-    """Return the pause after the `attempts`-th attempt: 2 ** attempts seconds, and up to half as much again.
+    """Return the pause after the `attempts`-th attempt: 2 ** attempts seconds, and up to half as much in addition.
 
-    `jitter` is from 0 to 1, drawn by the caller.
+    `jitter` is a random number from 0 to 1, from the caller.
 
     >>> [pause_seconds(attempts, 0, AttemptPolicy()) for attempts in (1, 2, 5, 40)]
     [2, 4, 32, 600]
@@ -50,7 +50,7 @@ def pause_seconds(attempts: int, jitter: float, policy: AttemptPolicy) -> float:
 
 
 def give_up_error(attempts: int, last: str, *, by_generator: bool) -> str:
-    """Return the error of a job that has used up its attempts, by its generator's failures or by ours."""
+    """Return the error of a job that has used up its attempts, through its generator's failures or through ours."""
     given_up = _GIVEN_UP if by_generator else f"no success here, {_GIVEN_UP}"
     return f"{given_up} {many(attempts, 'attempt')}; the last: {last}"
 
@@ -63,8 +63,8 @@ def not_taken_error(policy: AttemptPolicy, last: str) -> str:
 def is_generators_fault(error: str | None) -> bool:
     """Whether a dead job shows that its generator is overloaded or broken.
 
-    A job that was refused for its input or its content, cancelled or given up by somebody does not, nor one that our
-    storage or tools failed, or whose state was unknown for a day.
+    A job that was refused for its input or content, cancelled, or given up by a person does not, nor one that our
+    storage or tools failed, or whose state stayed unknown for too long.
 
     >>> is_generators_fault(give_up_error(5, "the provider reports it as failed: out of memory", by_generator=True))
     True
@@ -80,7 +80,7 @@ def is_given_up(started_at: datetime, as_of: datetime, policy: AttemptPolicy) ->
 
 
 def cost_above_quote(model: str, day: str, quoted_microusd: int, cost_microusd: int) -> Finding:
-    """Make the finding that a vendor charged more for a job than expected: our loss, and not the user's."""
+    """Make the finding that a vendor charged more for a job than expected: our loss, not the user's."""
     quoted, cost, lost = (
         f"${Decimal(amount) / _MICROUSD:,.4f}"
         for amount in (quoted_microusd, cost_microusd, cost_microusd - quoted_microusd)
@@ -108,15 +108,15 @@ class DispatchReport:
     waiting: int
     running: int
     parked: int
-    dead: int  # all there are, of whenever
+    dead: int  # all dead jobs
     succeeded: int = 0
-    refused: int = 0  # never to be made
+    refused: int = 0  # cannot be made
     cancelled: int = 0
     to_be_tried_again: int = 0
     in_doubt: int = 0  # parked by this run
-    handed_over: int = 0  # to the run that follows
+    handed_over: int = 0  # to the next run
     given_up: int = 0  # dead: their attempts are used up
-    failed_here: int = 0  # another worker has them, a minute later
+    failed_here: int = 0  # another worker takes them a minute later
     next_jobs: tuple[str, ...] = field(default=())  # a dry run: the first few, with the terms of their places
 
     @classmethod

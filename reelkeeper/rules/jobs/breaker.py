@@ -1,9 +1,9 @@
-"""Decide when an unwell provider gets no new job, and when it is tried again. Pure.
+"""Decide when an unwell provider gets no new jobs, and when it is tried again. Pure.
 
     closed --attempts fail, or the account is locked--> open --after a wait--> on trial --its jobs are made--> closed
                                                           ^---one of them fails, and the wait doubles---'
 
-Its input are the outcomes of attempts at a provider. Attempts that were refused for content or input, cancelled, not
+Its input is the outcomes of attempts at a provider. Attempts that were refused for content or input, cancelled, not
 accepted for the moment, or failed on our side say nothing about the provider's health, and do not count.
 """
 
@@ -17,14 +17,14 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validato
 from reelkeeper.model.alerts import AlertRule, Finding, Severity
 from reelkeeper.rules.core.wording import many
 
-RULE: Final = "unwell_provider"  # the alert's
-LOCKED: Final = "locked_account"  # another's
+RULE: Final = "unwell_provider"  # the rule of the alert for an open breaker
+LOCKED: Final = "locked_account"  # the rule of the alert for a locked account
 _DOUBLINGS: Final = 16
 _UNTRIED: Final = timedelta(days=1)
 
 
 class BreakerPolicy(BaseModel):
-    """When a provider gets no new job, and when it is tried again."""
+    """When a provider gets no new jobs, and when it is tried again."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -74,9 +74,9 @@ class Outcome(StrEnum):
     """The outcome of an attempt, as far as it matters for its provider's health."""
 
     MADE = "made"
-    SLOW = "slow"  # made, and far too late
-    FAILED = "failed"  # or lost, or left in doubt, or not reached
-    LOCKED = "locked"  # nothing is taken of this account
+    SLOW = "slow"  # made, but far too late
+    FAILED = "failed"  # or lost, in doubt, or not reached
+    LOCKED = "locked"  # the provider accepts nothing of our account
 
 
 class Phase(StrEnum):
@@ -100,12 +100,12 @@ class Breaker(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     recent: tuple[Attempt, ...] = ()  # while it is closed
-    why: str = ""  # it was opened
+    why: str = ""  # why it was opened
     since: AwareDatetime | None = None  # None: it is closed
     until: AwareDatetime | None = None
-    openings: int = 0  # since it was closed last
-    trials: tuple[str, ...] = ()  # the jobs that it is tried with
-    made: int = 0  # of them
+    openings: int = 0  # since it was last closed
+    trials: tuple[str, ...] = ()  # the trial jobs
+    made: int = 0  # trial jobs made
 
     def phase(self, as_of: datetime) -> Phase:
         """Return the phase at a moment."""
@@ -114,11 +114,11 @@ class Breaker(BaseModel):
         return Phase.OPEN if as_of < self.until else Phase.TRIAL
 
     def is_forgotten(self, as_of: datetime) -> bool:
-        """Whether it could have been tried for a day, and no job came for it: it is hardly used any more."""
+        """Whether no job has tried it for a day although one could have: it is hardly used any more."""
         return self.until is not None and as_of - self.until > _UNTRIED
 
     def room(self, at_work: Collection[str], policy: BreakerPolicy) -> int:
-        """Return how many trial jobs may be begun, while the jobs `at_work` have neither ended nor failed."""
+        """Return how many trial jobs may be begun while the jobs `at_work` are running."""
         return max(policy.trial_jobs - self.made - len({*self.trials} & {*at_work}), 0)
 
     def trying(self, job_ids: Collection[str]) -> Self:
@@ -127,7 +127,7 @@ class Breaker(BaseModel):
 
 
 def judge(seconds: float | None, estimate_seconds: float, policy: BreakerPolicy) -> Outcome:
-    """Decide whether a video was made in time; it was where its duration is unknown."""
+    """Decide whether a video was made in time; yes if the time is unknown."""
     is_slow = policy.slow_times and seconds is not None and seconds > policy.slow_times * estimate_seconds
     return Outcome.SLOW if is_slow else Outcome.MADE
 
@@ -135,13 +135,13 @@ def judge(seconds: float | None, estimate_seconds: float, policy: BreakerPolicy)
 def after(
     breaker: Breaker, outcome: Outcome, job_id: str, said: str, as_of: datetime, policy: BreakerPolicy
 ) -> Breaker:
-    """Return the state after the end of an attempt; `said` is the reason of its failure.
+    """Return the state after an attempt's end; `said` is the reason for its failure.
 
     While a provider gets no job, or only trial jobs, only its trial jobs count: the others were sent before.
     """
     if breaker.until is None:
         return _closed(breaker, outcome, said, as_of, policy)
-    # guard breaker.trials: a job that was sent before a provider fell ill, and is made at last, says that it is well
+    # guard breaker.trials: a job that was sent before the breaker opened closes it when it is made
     if job_id not in breaker.trials:
         return breaker
     if outcome is not Outcome.MADE:
@@ -180,7 +180,7 @@ def _why(outcome: Outcome, said: str) -> str:
 
 
 def news(provider: str, before: Breaker, outcome: Outcome, now: Breaker) -> list[Finding]:
-    """Make the findings: that a provider gets no new job, once until it is well, and that our account is locked."""
+    """Make the findings that a provider gets no new jobs, once until it is well, and that our account is locked."""
     if now.until is None or now is before:
         return []
     if outcome is Outcome.LOCKED:

@@ -1,6 +1,6 @@
 """Limit the jobs made at once of one provider, model, tier or user, and of an unwell provider. Pure.
 
-A job has its place from its claim until it has ended or waits to be sent again: also while no worker has it, as its
+A job uses its place from its claim until it has ended or waits to be sent again, even without a worker, as its
 provider may be working on it.
 """
 
@@ -15,7 +15,7 @@ from reelkeeper.rules.core.scopes import Scope
 
 
 class Cap(BaseModel):
-    """A number of jobs of one scope at once."""
+    """The maximum number of jobs of one scope at once."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -26,7 +26,7 @@ class Cap(BaseModel):
 
 
 class Room:
-    """The places that caps leave, while jobs are chosen one after the other.
+    """The free places under the caps, while jobs are chosen one after the other.
 
     `lanes`: how many jobs of each provider may be made at once, as tuned. `trials`: how many trial jobs an unwell
     provider may get; 0: none.
@@ -41,10 +41,10 @@ class Room:
     ) -> None:
         self._trials = {f"provider:{provider}": jobs for provider, jobs in (trials or {}).items()}
         self._caps = dict[str, int]()
-        for cap in caps:  # of two for one scope, the lower counts
+        for cap in caps:  # of two caps for one scope, the lower applies
             self._caps[cap.scope] = min(cap.jobs, self._caps.get(cap.scope, cap.jobs))
         tuned = {f"provider:{provider}": jobs for provider, jobs in (lanes or {}).items()}
-        # guard claims.lanes: one provider gets the places of all, and is crowded
+        # guard claims.lanes: one provider gets the places of all, and is overloaded
         self._caps |= {
             scope: min(jobs, scopes.limits_of([scope], self._caps).get(scope, jobs)) for scope, jobs in tuned.items()
         }
@@ -54,13 +54,13 @@ class Room:
                 self._taken[scope] += some.jobs
 
     def full(self) -> dict[str, tuple[int, int]]:
-        """Return each scope without a place left: how many it has taken, and its limit."""
+        """Return, for each full scope, how many places are taken, and its limit."""
         limits = scopes.limits_of(self._taken, self._caps)
         return {scope: (self._taken[scope], cap) for scope, cap in limits.items() if self._taken[scope] >= cap}
 
     def shut(self) -> set[str]:
-        """Name the scopes of which no job may be begun: full ones, and unwell providers without trials left."""
-        # guard claims.breaker: jobs go on being sent to a provider that fails them
+        """Return the scopes of which no job may be begun: full ones, and unwell providers without trials left."""
+        # guard claims.breaker: jobs are still sent to a provider that fails them
         return {*self.full(), *(scope for scope, left in self._trials.items() if left < 1)}
 
     def fits(self, job: WaitingJob) -> bool:
@@ -78,7 +78,7 @@ class Room:
             return False
         job_scopes = _scopes(job)
         self._taken.update(job_scopes)
-        # guard claims.trials: a provider that is tried whether it is well gets all jobs at once, and fails them
+        # guard claims.trials: a provider on trial gets all jobs at once, and fails them
         self._trials |= {scope: self._trials[scope] - 1 for scope in job_scopes if scope in self._trials}
         return not self._fits(job_scopes)
 

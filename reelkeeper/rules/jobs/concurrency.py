@@ -1,17 +1,17 @@
-"""How many jobs at once? A bounded controller that a slow server cannot run away with.
+"""Control how many jobs run at once, within bounds that a slow server cannot break.
 
-Each job that ended tells how many ran beside it, how long it took against its estimate for an idle server, and how many
-attempts that needed. It steps once for every two turns of the slots, so that many short jobs count for more than a few
-long ones, however often it is asked. Three things bear on a step:
+Each ended job records how many ran at the same time, its time relative to its estimate for an idle server, and how many
+attempts it needed. It steps once for every two turns of the slots, so that many short jobs count for more than a few
+long ones, however often it is called. Three things determine a step:
 
 - The curve of slowdown over concurrency, Gunther's Universal Scalability Law, slowdown - 1 = a (n - 1) + b n (n - 1),
-  by least squares with both terms kept from below zero, older jobs counting less. The limit steps towards the smallest
+  by least squares with both terms at least zero, and less weight for older jobs. The limit steps towards the smallest
   concurrency that reaches nearly the peak of the modelled throughput.
-- The cost ceiling. Only what grows with the time that a job takes is a matter of the limit: the part of the cost that
-  does is fitted, and where a job alone would be over the ceiling, the limit follows the throughput.
-- What was seen. Where the model is wrong, a limit at which less succeeded than was seen at a lower one is left, and so
-  is one at which nothing ends. None grows beyond twice what ran at once, or a quiet night would open the doors for the
-  next burst. A server that has changed makes what was seen before doubtful.
+- The cost ceiling. Only the part of a job's cost that grows with its time depends on the limit: that part is
+  fitted, and where a job alone would be over the ceiling, the limit follows the throughput.
+- Observed throughput. If the model is wrong, a limit with less success than was observed at a lower one is left, and so
+  is one at which nothing ends. No limit grows beyond twice the jobs that ran at once, or a quiet night would allow the
+  next burst. When the server has changed, earlier observations lose weight.
 
 >>> calm = [Finished(concurrency=4, seconds=165, estimate_seconds=150, cost_microusd=8_300)] * 12
 >>> step = next_limit(4, calm, Memory(), ConcurrencyPolicy())
@@ -44,31 +44,31 @@ Reason = Literal[
     "at the bound",
     "not used up",
 ]
-_PRIOR_SPREAD: Final = 0.1  # of the seconds, from which on their part in the cost is told apart from the rest
-_UNSEEN: Final = 2  # times what ran at once, beyond which a limit would be a guess (Netflix concurrency-limits)
-_LONG: Final = 5  # steps' worth of jobs at one limit, after which a lower one is looked at
-_HARDLY: Final = 0.5  # if less than half a step's worth is left of what was seen there
-_TURNS: Final = 2  # of the slots, that a step stands on
-_STUCK_TURNS: Final = 4  # that the slots could have made on an idle server while not even one was
-_FADE: Final = 0.97  # what a throughput seen earlier weighs after a step
-_FADE_STUCK: Final = 0.99  # and a limit at which nothing ended: to try it again takes an hour of everybody's
-_REMEMBERED: Final = 0.01  # jobs; below one, a bad limit is tried again, but with care
-_BUCKETS_PER_DOUBLING: Final = 5  # how finely throughput is remembered over the limit
-_SETTLED: Final = 0.15  # deviation of the concurrency, of 1, up to which jobs tell of one limit
-_FADE_AGAIN: Final = 0.8  # and a limit that was bad, where more was done still further up in better times
-_BETTER: Final = 1.25  # times the throughput, from which on times were better
-_FELL: Final = 0.7  # in ln(throughput) at the same limit, from which on there is less to share: half as much, or less
-_CHANGED: Final = 0.25  # in ln(throughput) at the same limit, from which on the server is another one
-_DOUBTFUL: Final = 0.15  # what is left of the weight of evidence then
-_FEW: Final = 10  # jobs that a throughput was seen of at least, however little it weighs by now
+_PRIOR_SPREAD: Final = 0.1  # of the seconds: spread from which on their part of the cost can be separated
+_UNSEEN: Final = 2  # maximum limit, as a multiple of the jobs that ran at once (Netflix concurrency-limits)
+_LONG: Final = 5  # steps' worth of jobs at one limit, after which a lower one may be tried
+_HARDLY: Final = 0.5  # if less than this share of a step's worth was observed there
+_TURNS: Final = 2  # of the slots, for one step
+_STUCK_TURNS: Final = 4  # turns possible on an idle server, without one real turn, to count as stuck
+_FADE: Final = 0.97  # weight of an earlier observation after a step
+_FADE_STUCK: Final = 0.99  # the same for a limit at which nothing ended: trying it again costs everybody an hour
+_REMEMBERED: Final = 0.01  # jobs; a lower weight is dropped; below 1, a bad limit is retried with care
+_BUCKETS_PER_DOUBLING: Final = 5  # resolution of the observed throughput by limit
+_SETTLED: Final = 0.15  # relative deviation of the concurrency, up to which jobs count as run at one limit
+_FADE_AGAIN: Final = 0.8  # the same for a bad limit, if a higher one had more throughput in better times
+_BETTER: Final = 1.25  # ratio of throughputs from which on times were better
+_FELL: Final = 0.7  # fall of ln(throughput) at one limit, to half or less, from which on the limit is lowered
+_CHANGED: Final = 0.25  # change of ln(throughput) at one limit, from which on the server has changed
+_DOUBTFUL: Final = 0.15  # remaining weight of evidence after such a change
+_FEW: Final = 10  # minimum jobs behind an observation, whatever its weight
 _RATE: Final = operator.attrgetter("rate")
-_PROBE: Final = 1.1  # growth towards a limit that was bad when it was last seen
-_LEFT: Final = 1.05  # times the limit, beyond which jobs ran under another one
-_LET_GO: Final = 2  # times fewer are tried where nothing ends, and no lower limit is known
+_PROBE: Final = 1.1  # growth towards a limit that was bad when last observed
+_LEFT: Final = 1.05  # ratio to the limit, beyond which jobs ran under another limit
+_LET_GO: Final = 2  # divisor of the running jobs, where nothing ends and no lower limit is known
 
 
 class ConcurrencyPolicy(BaseModel):
-    """Bounds and temper of the controller."""
+    """Bounds and tuning of the controller."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -103,7 +103,7 @@ class ConcurrencyPolicy(BaseModel):
 
 
 class Finished(NamedTuple):
-    """A job that was made or given up: how many ran on average during its last attempt, and what that took."""
+    """A job that was made or given up: the mean concurrency during its last attempt, its time and its cost."""
 
     concurrency: float
     seconds: float
@@ -115,23 +115,23 @@ class Finished(NamedTuple):
 
 
 class Running(NamedTuple):
-    """A job that has not ended: how long it has run since the last step, and what it would take on an idle server."""
+    """A running job: its seconds since the last step, and its estimate for an idle server."""
 
     seconds: float
     estimate_seconds: float
 
 
 class RateSample(NamedTuple):
-    """How much was done, in idle servers, where about so many ran; `weight` is in jobs, and fades."""
+    """The throughput, in idle servers, at about one concurrency; `weight` is in jobs, and decays."""
 
-    bucket: int  # a fifth of a doubling
+    bucket: int  # of concurrency, a fifth of a doubling each
     rate: float
     weight: float
     succeeded: float = 1.0  # share of the attempts
 
 
 class Memory(NamedTuple):
-    """What earlier steps left: sums of the two fits, and the throughput seen by bucket of concurrency."""
+    """The state after earlier steps: sums of the two fits, and the observed throughput by bucket of concurrency."""
 
     slowdown: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0, 0.0)
     cost: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0, 0.0)
@@ -140,21 +140,21 @@ class Memory(NamedTuple):
 
 
 class Step(NamedTuple):
-    """The next limit, why, and what to remember."""
+    """The next limit, the reason, and the state to store."""
 
     limit: int
     reason: Reason
     memory: Memory
     throughput: float = 0.0  # in idle servers
-    cost_microusd: float = 0.0  # modelled, of a mean job at the new limit
+    cost_microusd: float = 0.0  # modelled, for a mean job at the new limit
 
 
 def follow(
     limit: int, finished: Sequence[Finished], memory: Memory, policy: ConcurrencyPolicy, running: Sequence[Running] = ()
 ) -> Step:
-    """Take as many steps as the jobs that ended, in their order, are evidence for, and give the last.
+    """Take as many steps as the ended jobs, in their order, are evidence for; return the last.
 
-    `running` is what has not ended: a limit at which hardly a job ends has no other evidence against it.
+    `running` are jobs that have not ended, the only evidence against a limit at which hardly any job ends.
     """
     finished = [job for job in finished if not _was_held_up(job, limit)]
     if len(finished) < policy.fewest_jobs and _is_stuck(limit, finished, running):
@@ -177,7 +177,7 @@ def next_limit(limit: int, finished: Sequence[Finished], memory: Memory, policy:
     memory, change = _learn(memory, finished, policy.forget)
     a, b = curve.fit(memory.slowdown)
     ceiling = policy.cost_ceiling_microusd or math.inf
-    is_dear = _cost(a, b, 1, memory) > ceiling  # whatever the limit
+    is_dear = _cost(a, b, 1, memory) > ceiling  # at any limit
     target, reason = _target(a, b, memory, policy, ceiling, is_dear=is_dear)
     target, reason = _guarded(target, reason, limit, finished, memory, policy, math.inf if is_dear else ceiling)
     if change < -_FELL and target > (fallen := round(limit * math.exp(change / 2))):
@@ -202,35 +202,35 @@ def next_limit(limit: int, finished: Sequence[Finished], memory: Memory, policy:
 
 
 def _is_stuck(limit: int, finished: Sequence[Finished], running: Sequence[Running]) -> bool:
-    """Whether the limit is used, and not one turn of the slots ended in the time of several."""
+    """Whether the limit is used, and not one turn of the slots has ended in the time for several."""
     is_used, is_slow = _UNSEEN * len(running) >= limit, len(finished) < len(running)
     seconds, idle_seconds = sum(job.seconds for job in running), sum(job.estimate_seconds for job in running)
     return is_used and is_slow and seconds > _STUCK_TURNS * idle_seconds
 
 
 def _was_held_up(job: Finished, limit: int) -> bool:
-    """Whether a job tells of nothing but a limit at which hardly a job ended, and that was left since."""
+    """Whether a job is evidence only about an earlier limit at which hardly any job ended."""
     return job.concurrency > _LEFT * limit and job.seconds > _STUCK_TURNS * job.estimate_seconds
 
 
 def _let_go(limit: int, running: int, memory: Memory, policy: ConcurrencyPolicy) -> Step:
-    """Leave a limit at which nothing gets done for where most was done, or for half of what runs, and remember it.
+    """Leave a limit at which nothing ends, for the lower limit with most throughput, or for half of the running jobs.
 
-    For half as well where jobs did end at that limit: then the server has changed since lower ones were seen.
+    It is half as well if jobs did end at this limit before: then the server has changed since lower ones were observed.
     """
-    if running > limit:  # it was left already, and not all have ended yet
+    if running > limit:  # already lowered, and not all jobs have ended yet
         return Step(min(max(limit, policy.min_limit), policy.max_limit), "nothing ends", memory)
     bad = RateSample(_bucket(running), 0.0, float(max(running, 1)), 0.0)
     others = [sample for sample in memory.seen if sample.bucket != bad.bucket]
     best = _best_below(bad, _sure(others))
-    is_another = any(sample.bucket == bad.bucket and sample.rate for sample in memory.seen)  # than when all was well
+    is_another = any(sample.bucket == bad.bucket and sample.rate for sample in memory.seen)  # then jobs ended
     lower = running // _LET_GO if best is bad or is_another else _middle(best.bucket)
     lower = min(max(lower, policy.min_limit), limit, policy.max_limit)
     return Step(lower, "nothing ends", memory._replace(seen=tuple(sorted([bad, *others]))))
 
 
 def _learn(memory: Memory, finished: Sequence[Finished], keep: float) -> tuple[Memory, float]:
-    """Add the jobs to the sums, whose old part fades, and the more so where the server has changed; see `_look`."""
+    """Add the jobs to the sums, whose old part decays, faster where the server has changed; see `_look`."""
     seen, change = _look(memory.seen, finished, keep)
     keep *= _DOUBTFUL if change else 1
     slowdown, cost, totals = ([keep * value for value in sums] for sums in memory[:3])
@@ -241,7 +241,7 @@ def _learn(memory: Memory, finished: Sequence[Finished], keep: float) -> tuple[M
             slowdown, curve.products(n - 1, n * (n - 1), slower - 1, slower**-2)
         )  # errors are relative
         totals = curve.add(totals, (1, job.estimate_seconds, job.seconds, job.cost_microusd))
-    for model in {job.model for job in made}:  # a dear model that is slow as well is no reason to slow down
+    for model in {job.model for job in made}:  # a slow, expensive model is no reason to slow down
         of = [job for job in made if job.model == model]
         took, size, price = (fmean(values) for values in zip(*(job[1:4] for job in of), strict=True))
         for job in of:
@@ -253,10 +253,10 @@ def _learn(memory: Memory, finished: Sequence[Finished], keep: float) -> tuple[M
 def _look(
     seen: Sequence[RateSample], finished: Sequence[Finished], keep: float
 ) -> tuple[tuple[RateSample, ...], float]:
-    """Add what succeeded to what was seen; also gives the change in ln(throughput) at the same limit, 0 if it is small.
+    """Add the successes to the observations; return also the change in ln(throughput) at this limit, 0 if small.
 
-    A limit above was bad when there was less to share, if more is done here now. A lower one was good in better times,
-    if less is. Where more was done further up than is here, those times may come again: what was bad is soon tried.
+    If throughput here has risen, a higher limit was bad only under worse conditions. If it has fallen, a lower one was
+    good under better ones. If a higher limit once had more throughput than this one, bad ones above are soon retried.
     """
     at_once, made = fmean(job.concurrency for job in finished), [job for job in finished if job.made]
     share = len(made) / sum(max(job.attempts, 1) for job in finished)
@@ -300,7 +300,7 @@ def _guarded(
     policy: ConcurrencyPolicy,
     ceiling: float,
 ) -> tuple[int, Reason]:
-    """Leave at once what was seen to be too dear, or to do less than a lower limit did, whatever the model says."""
+    """Leave a limit that was observed to be too expensive, or worse than a lower one, whatever the model says."""
     made = [job for job in finished if job.made]
     mean = fmean(job.cost_microusd for job in made)
     if mean > ceiling:
@@ -318,9 +318,9 @@ def _guarded(
 
 
 def _hardly_known(limit: int, finished: Sequence[Finished], seen: Sequence[RateSample]) -> int | None:
-    """Return the next lower limit where this one stood for long, that one was hardly seen, and could get more done.
+    """Return the next lower limit if this one was used for long, that one is hardly known, and it could do more.
 
-    It can get no more done than so many idle servers, and is past the peak where more was seen one further up.
+    Its throughput is at most that of as many idle servers, and not higher if the next higher limit had more than this.
     """
     bucket, known = _bucket(limit), {sample.bucket: sample for sample in seen}
     here, lower = known.get(bucket), _middle(bucket - 1)
@@ -333,7 +333,7 @@ def _hardly_known(limit: int, finished: Sequence[Finished], seen: Sequence[RateS
 
 
 def _worse(seen: Sequence[RateSample], policy: ConcurrencyPolicy, above: int = -1) -> RateSample | None:
-    """Return the lowest limit at which less was done than at a lower one, by more than failures make by chance."""
+    """Return the lowest limit with less throughput than a lower one, by more than failures explain by chance."""
     for sample in seen:
         best = _best_below(sample, seen)
         sure = policy.worse * math.exp(-math.hypot(_error(sample), _error(best)))
@@ -343,17 +343,17 @@ def _worse(seen: Sequence[RateSample], policy: ConcurrencyPolicy, above: int = -
 
 
 def _best_below(sample: RateSample, seen: Sequence[RateSample]) -> RateSample:
-    """Return where most was done among lower limits, or `sample` if none is lower."""
+    """Return the lower limit with the most throughput, or `sample` if there is none."""
     return max((other for other in seen if other.bucket < sample.bucket), key=_RATE, default=sample)
 
 
 def _sure(seen: Sequence[RateSample]) -> list[RateSample]:
-    """Leave out what was seen so long ago that a limit is to be tried again."""
+    """Leave out observations so old that the limit should be tried again."""
     return [sample for sample in seen if sample.weight >= 1]
 
 
 def _error(sample: RateSample) -> float:
-    """Return by how much chance alone moves a throughput, of 1, where attempts fail."""
+    """Return the relative standard error of a throughput, from failing attempts."""
     return math.sqrt((1 - sample.succeeded) / max(sample.weight, _FEW))
 
 
@@ -362,7 +362,7 @@ def _target(
 ) -> tuple[int, Reason]:
     """Return the smallest limit near the modelled peak, or the largest one within the ceiling.
 
-    Where a job alone is over the ceiling already, what it costs more where others run is to be within it.
+    If a job alone is over the ceiling, its additional cost from concurrency must be within it.
     """
     limits = range(policy.min_limit, policy.max_limit + 1)
     target = curve.near_peak(a, b, limits, policy.near_peak)
@@ -375,9 +375,9 @@ def _target(
 
 
 def _cost(a: float, b: float, n: float, memory: Memory, assumed: float = 1.0) -> float:
-    """Return the mean cost of a job where `n` run: its part for each second grows, as fitted, and the rest does not.
+    """Return the mean cost of a job if `n` run: the part per second grows, as fitted, and the rest does not.
 
-    Before the two can be told apart, `assumed` is the share of it that is for the seconds.
+    Until the two can be separated, `assumed` is the share that grows.
     """
     jobs, estimates, seconds, cost = memory.totals
     prior = curve.products(_PRIOR_SPREAD * seconds / jobs, 0.0, assumed * _PRIOR_SPREAD * cost / jobs, 1.0)

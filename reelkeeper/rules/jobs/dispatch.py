@@ -1,9 +1,9 @@
-r"""Which job next? Short before long, paid before free, and nobody waits for ever.
+r"""Choose the next job: short before long, paid before free, and nobody waits for ever.
 
-A queue whose slots never idle has the same mean wait whatever its order, unless the order looks at size. So a job
-counts as asked for later the longer it is expected to take, the less so the higher its user's tier, and the more so
-the more jobs of its user wait before it (`aging`). Under `levels` it falls into a size class instead, and jobs of one
-class go first come first served. Others earn time for the oldest job of all, which uses it, and is next, once it has
+With slots that never idle, the mean wait depends on the order only if the order uses sizes. So a job
+counts as requested later the longer it is expected to take, less so the higher its user's tier, and more so
+the more jobs of its user wait before it (`aging`). Under `levels` it gets a size class instead, and jobs of one
+class are first come first served. Other jobs earn time for the oldest job of all, which uses it to be next once it has
 waited longer than the whole queue would take.
 
 >>> from datetime import UTC, datetime, timedelta
@@ -34,11 +34,11 @@ from reelkeeper.rules.core.tiers import Tiers
 
 _POINT: Final = timedelta(minutes=1)  # of waiting
 _CHARACTERS_PER_POINT: Final = 100  # of the prompt
-_SIZED: Final = ("aging", "levels")  # rules that look at size, and owe the oldest job something
+_SIZED: Final = ("aging", "levels")  # rules that use sizes, and let the oldest job earn time
 
 
 class DispatchPolicy(BaseModel):
-    """How waiting jobs are ordered. What a user's tier adds to it stands with the tier."""
+    """How waiting jobs are ordered. The effect of a user's tier is a field of the tier."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -108,12 +108,12 @@ class Term(NamedTuple):
     sentence: str
 
     def __str__(self) -> str:
-        """Name and sentence."""
+        """Format name and sentence."""
         return f"{self.name}: {self.sentence}"
 
 
 class Choice(NamedTuple):
-    """The job to start, and the credit of the oldest that is left, to be given to the next call."""
+    """The job to start, and the remaining credit of the oldest job, for the next call."""
 
     job: WaitingJob
     credit_seconds: float
@@ -129,7 +129,7 @@ def order(
     slots: int = 1,
     more_seconds: float = 0.0,
 ) -> list[WaitingJob]:
-    """Put waiting jobs in the order in which `slots` that became free one after the other, now, would start them.
+    """Sort waiting jobs in the order in which slots that become free one after the other, now, would start them.
 
     `credit_seconds` is the credit left by earlier starts; `more_seconds` are the seconds of waiting jobs not in `jobs`.
     """
@@ -138,14 +138,14 @@ def order(
     while len(placed) < len(jobs):
         job, credit_seconds = line.first(credit_seconds)
         line.start(job)
-        placed.append(as_told[job.id])  # those of its user that were behind it are told that fewer are ahead
+        placed.append(as_told[job.id])  # unlike the queue's copies, whose `ahead` falls when a job starts
     return placed
 
 
 class RankedQueue:
-    """Waiting jobs that free slots start one after the other, the oldest of which may have earned its place.
+    """Waiting jobs that free slots start one after the other; the oldest may have earned its place.
 
-    They are ranked once, and those of a user with a long backlog once more when one of them comes or has started.
+    They are ranked once, and a user's with a long backlog again when one of them arrives or starts.
     """
 
     def __init__(
@@ -164,7 +164,7 @@ class RankedQueue:
         self._rank()
 
     def first(self, credit_seconds: float, warm_model: str | None = None) -> Choice:
-        """Choose the job that a free slot should start among those that are left, of which there must be one.
+        """Choose the job that a free slot should start; at least one must be left.
 
         It is the one that `order` puts first, or, for a slot that has `warm_model` loaded, the first that needs that
         model if it is at most `affinity_size_seconds` behind (`affinity_levels`, under levels) and the oldest job of
@@ -190,7 +190,7 @@ class RankedQueue:
         return Choice(chosen, max(min(earned, oldest.estimate_seconds), credit_seconds))
 
     def __len__(self) -> int:
-        """Count those that are left."""
+        """Count the jobs that are left."""
         return len(self._jobs)
 
     def keep(self, fits: Callable[[WaitingJob], bool]) -> None:
@@ -200,10 +200,10 @@ class RankedQueue:
         self._rank()
 
     def go_on(self, as_of: datetime, come: Sequence[WaitingJob] = ()) -> None:
-        """Choose as of a later time, also among jobs that have come since, none of which is older than the others."""
+        """Continue at a later time, with jobs that have arrived since, all younger than the others."""
         self._as_of = as_of
         self._seconds += sum(job.estimate_seconds for job in come)
-        if self._policy.rule == "seed" or self._has_own_classes:  # which go by the minute, or by all that wait
+        if self._policy.rule == "seed" or self._has_own_classes:  # ranked by the minute, or by all jobs
             self._is_ranked = False
         for job in come:
             self._jobs[job.id] = job
@@ -233,20 +233,20 @@ class RankedQueue:
         jobs = list(self._jobs.values())
         self._ranking = _Ranking(jobs, self._policy, self._tiers, self._as_of)
         self._ranks = {job.id: self._ranking(job) for job in jobs}
-        self._of_user = defaultdict[str, dict[str, None]](dict)  # in their order
+        self._of_user = defaultdict[str, dict[str, None]](dict)  # in order of age
         for job in jobs:
             self._of_user[job.user_id][job.id] = None
         self._is_ranked = True
 
     def _rank_of(self, user_id: str) -> None:
-        """Rank the jobs of one user anew."""
+        """Rank the jobs of one user again."""
         theirs = [self._jobs[job_id] for job_id in self._of_user[user_id]]
         behind = _backlogs(theirs, self._policy.user_burst)
         self._ranking.behind |= {job.id: behind.get(job.id, 0) for job in theirs}
         self._ranks |= {job.id: self._ranking(job) for job in theirs}
 
     def _is_due(self, oldest: WaitingJob, credit_seconds: float) -> bool:
-        """Whether the oldest has earned its place, and waited long enough to take it."""
+        """Whether the oldest job has earned its place, and waited long enough to use it."""
         if self._policy.rule not in _SIZED or not 0 < oldest.estimate_seconds <= credit_seconds:
             return False
         waited = (self._as_of - oldest.submitted_at).total_seconds()
@@ -254,7 +254,7 @@ class RankedQueue:
 
 
 def _patience_seconds(waiting_seconds: float, slots: int, policy: DispatchPolicy) -> float:
-    """Return how long the oldest job waits before it uses what it has earned."""
+    """Return how long the oldest job must wait before it may use the time that it has earned."""
     return policy.oldest_patience * max(waiting_seconds, 0.0) / max(slots, 1)
 
 
@@ -272,7 +272,7 @@ def explain(
     slots: int = 1,
     more_seconds: float = 0.0,
 ) -> list[Term]:
-    """Name each term of a job's place among `jobs`, in the order in which they weigh."""
+    """List the terms of a job's place among `jobs`, the most important first."""
     waited = (as_of - job.submitted_at).total_seconds()
     if policy.rule == "fifo":
         return [Term("wait", waited, f"{waited:.0f} s, first come first served")]
@@ -317,7 +317,7 @@ def explain(
 
 
 def window(policy: DispatchPolicy, tiers: Tiers) -> SizeAndAge | None:
-    """Return the rank by which the store finds the first waiting jobs; None where the shortest and oldest suffice."""
+    """Return the rank by which the store selects waiting jobs; None if the shortest and oldest suffice."""
     if policy.rule not in {"aging", "fifo"}:
         return None
     weight = policy.size_weight if policy.rule == "aging" else 0.0
@@ -326,7 +326,7 @@ def window(policy: DispatchPolicy, tiers: Tiers) -> SizeAndAge | None:
 
 
 def class_bounds(estimates_seconds: Iterable[float], size_classes: int) -> tuple[float, ...]:
-    """Return the upper ends of `size_classes` classes of equally many estimates, but for the last, which has none."""
+    """Return the upper bounds of `size_classes` classes of equally many estimates; the last class has none."""
     known = sorted(estimates_seconds)
     if not known:
         return ()
@@ -340,7 +340,7 @@ def _bounds(jobs: Iterable[WaitingJob], policy: DispatchPolicy) -> tuple[float, 
 
 
 class _Ranking:
-    """What jobs are sorted by once all are known: lower goes first."""
+    """The sort key of jobs once all are known: lower comes first."""
 
     def __init__(self, jobs: Sequence[WaitingJob], policy: DispatchPolicy, tiers: Tiers, as_of: datetime) -> None:
         self.policy, self.tiers, self.as_of = policy, tiers, as_of
@@ -348,7 +348,7 @@ class _Ranking:
         self.behind = _backlogs(jobs, policy.user_burst) if policy.rule in _SIZED else {}
 
     def __call__(self, job: WaitingJob) -> tuple[float, datetime, str]:
-        """Return a job's level, or the seconds that it counts as old; of one level, age counts."""
+        """Return a job's level, or its size less its wait in seconds; then its time and id."""
         level: float = 0
         if self.policy.rule == "aging":
             times = 1 + self.behind.get(job.id, 0)

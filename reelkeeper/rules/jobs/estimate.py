@@ -2,7 +2,7 @@ r"""Estimate a job's size and duration, from a prior and from recent durations o
 
 The source document's 120 s, plus 30 s for each unit of complexity and 60 s for a full system, is the prior for an
 unknown model. Each job that ends gives the factor by which the prior was wrong; the median of the last factors gains
-weight over the prior as they become more.
+weight over the prior as their number grows.
 
 >>> request = GenerationRequest(model="slow", prompt="a fox " * 100)
 >>> complexity(request)
@@ -21,17 +21,17 @@ from typing import Final, NamedTuple
 
 from reelkeeper.model.requests import GenerationRequest
 
-BASE_SECONDS: Final = 120.0  # the first sketch's three figures
+BASE_SECONDS: Final = 120.0  # these three figures are the source document's
 COMPLEXITY_SECONDS: Final = 30.0
 LOAD_SECONDS: Final = 60.0
-KEPT_FACTORS: Final = 64  # of a model, the last ones: older ones say less of what it takes now
-_PRIOR_JOBS: Final = 2.0  # the prior weighs as much as so many jobs
-_LEAST_JOBS: Final = 8  # that an error is told of
-_PRIOR_SPREAD: Final = 2.0  # between half and twice the estimate, as long as nothing is known
-_FACTORS: Final = (0.001, 1000.0)  # what is beyond is a clock gone wrong
+KEPT_FACTORS: Final = 64  # of a model, the last ones
+_PRIOR_JOBS: Final = 2.0  # weight of the prior, in jobs
+_LEAST_JOBS: Final = 8  # minimum for an error figure
+_PRIOR_SPREAD: Final = 2.0  # half to twice the estimate, before an error is known
+_FACTORS: Final = (0.001, 1000.0)  # values beyond these are from a wrong clock
 _PLAIN_PIXELS: Final = 1280 * 720 * 24 * 5  # of all frames of a plain job: five seconds at 720p
-_PROMPT_CHARACTERS: Final = 1_000  # that weigh one unit
-_MAX_VALUE: Final = Decimal(1000)  # units, what a price is asked for at most
+_PROMPT_CHARACTERS: Final = 1_000  # for one unit
+_MAX_VALUE: Final = Decimal(1000)  # units, the maximum for a price
 _BITS_PER_BYTE: Final = 8
 
 
@@ -80,7 +80,7 @@ def learned(factors: Sequence[float], new: float | None) -> list[float]:
 
 
 def expected_seconds(units: Decimal | float, load: float, factors: Sequence[float] = ()) -> float:
-    """Return only the seconds of `estimate_processing_time`, which cost far less to compute than its error."""
+    """Return only the seconds of `estimate_processing_time`, without its costly error."""
     return round(prior_seconds(units, load) * _shrunk(factors), 1)
 
 

@@ -1,13 +1,13 @@
 """Choose the cache entries to drop: by age first, then by a budget of bytes.
 
-    gone       its video cannot be used any more           the first that matches decides
+    gone       its video cannot be used any more           the first match decides
     expired    it was not requested within its time to live
     rent       storing its video since it was last used cost more than making it again would
     unused     the source document's: hit less than twice, and not for three days; enabled by `rule="seed"`
     budget     while the videos take more bytes than the budget, the entry that saves the least: how likely and how
     soon it is requested again, as `reuse` learns from recorded requests, times its cost, by its bytes
 
-To make a video again costs hundreds of times as much as to keep it for a month, so "unused" is off by default, and
+Making a video again costs hundreds of times as much as keeping it for a month, so "unused" is off by default, and
 "rent" takes years to match. A plan reports for each rule what it saves and what it loses.
 """
 
@@ -31,7 +31,7 @@ _MICROUSD_PER_GB_MONTH: Final = int(STANDARD.storage_usd_per_gb_month * 10**6)
 
 
 class PrunePolicy(BaseModel):
-    """When an entry leaves the cache. Its video stays its user's, until its own retention."""
+    """When an entry is dropped from the cache. Its video stays, until its own retention ends."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -68,7 +68,7 @@ class Pruned:
 
 @dataclass(frozen=True, slots=True)
 class PrunePlan:
-    """The entries to be dropped, of how many."""
+    """The entries to be dropped, and the number of all entries."""
 
     entries: int
     size_bytes: int
@@ -104,15 +104,15 @@ class PruneReport:
     rules: tuple[Pruned, ...]
     dropped: int = 0
     stayed: int = 0
-    forgotten: Mapping[str, int] = field(default_factory=dict)  # old records by table; of a dry run, what would go
+    forgotten: Mapping[str, int] = field(default_factory=dict)  # old records by table; in a dry run, to be deleted
 
     def after(self, dropped: int, stayed: int, forgotten: Mapping[str, int]) -> "PruneReport":
-        """Return the report with what was done."""
+        """Return the report with the results."""
         return replace(self, dropped=dropped, stayed=stayed, forgotten=forgotten)
 
 
 def by_age(item: CacheItem, policy: PrunePolicy, as_of: datetime) -> str | None:
-    """Name the rule that drops an entry regardless of the budget, or None."""
+    """Return the rule that drops an entry regardless of the budget, or None."""
     idle_seconds = (as_of - item.used_at).total_seconds()
     if not item.live:
         return "gone"
@@ -126,7 +126,7 @@ def by_age(item: CacheItem, policy: PrunePolicy, as_of: datetime) -> str | None:
 
 
 def rent_microusd(size_bytes: int, seconds: float) -> float:
-    """Return the micro-dollars that it costs to store these bytes for this time."""
+    """Return the cost in micro-dollars of storing these bytes for this time."""
     return size_bytes / _GB * _MICROUSD_PER_GB_MONTH * seconds / (DAYS_A_MONTH * _DAY_SECONDS)
 
 
@@ -138,7 +138,7 @@ def plan(
 ) -> PrunePlan:
     """Decide on each entry; `entries` is called at most twice, and `requests`, as `learn` takes them, at most once.
 
-    Of more than `max_entries` candidates, those gone, expired and so on come first. Only dropped entries are in memory.
+    Of more than `max_entries` candidates, the earlier rules' come first. Only dropped entries are kept in memory.
     """
     count = sum_bytes = young = young_bytes = 0
     aged = list[Leaving]()
@@ -159,17 +159,17 @@ def plan(
 
 
 def saves(item: CacheItem, worth: Counts, as_of: datetime) -> float:
-    """Return the expected saving of a byte of an entry, in micro-dollars."""
+    """Return the expected saving per byte of an entry, in micro-dollars."""
     times, idle_days = max(item.requests, item.hits + 1), (as_of - item.used_at) / DAY
     expected = worth[kind(times, (item.used_at - item.first_at) / DAY)][spell(idle_days)]
     return expected * item.cost_microusd / max(item.size_bytes, 1)
 
 
 def _least(items: Iterable[CacheItem], worth: Counts, as_of: datetime, excess_bytes: int, most: int) -> list[CacheItem]:
-    """Return the entries that save the least and have `excess_bytes` together, the least first, up to a number."""
-    heap, sum_bytes = list[tuple[float, float, str, CacheItem]](), 0  # what saves most is first, to make place
+    """Return at most `most` entries that save the least and together have `excess_bytes`, the least first."""
+    heap, sum_bytes = list[tuple[float, float, str, CacheItem]](), 0  # the best comes first, to be replaced
     for item in items:
-        # of equals the one that was used longest ago goes
+        # of equals, the least recently used is dropped
         heapq.heappush(heap, (-saves(item, worth, as_of), -item.used_at.timestamp(), item.key, item))
         sum_bytes += item.size_bytes
         while len(heap) > most or sum_bytes - heap[0][-1].size_bytes >= excess_bytes:

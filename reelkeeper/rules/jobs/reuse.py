@@ -1,8 +1,8 @@
 """Estimate how likely, and how soon, a video is requested again, from recorded requests.
 
-Videos are of one kind when they were requested about as often, at about the same mean interval. For each kind, a life
+Videos are of one kind if they were requested about as often, at about the same mean interval. For each kind, a life
 table gives the share of videos without a request for a given time that was requested before half of that time again had
-passed; those still waiting count for the time until now. A kind with few videos borrows from all kinds, and where all
+passed; those still waiting count for the time until now. A kind with few videos borrows from all kinds, and if all
 have few, a rate is used that does not depend on the waiting time. So nothing is assumed: fashions appear as videos that
 are forgotten in days, weekly lists as videos that return after six days of silence.
 
@@ -23,18 +23,18 @@ from reelkeeper.model.jobs import RequestTime
 DAY: Final = timedelta(days=1)
 EDGES: Final = tuple(2 ** (step / 2) / 64 for step in range(24))  # in days, from 22 minutes to 45 days
 _TIMES: Final = (3, 6, 17)  # 2, 3 to 5, 6 to 16 and more
-_INTERVALS: Final = EDGES[3::3][:7]  # of mean intervals
+_INTERVALS: Final = EDGES[3::3][:7]  # for mean intervals
 KINDS: Final = 1 + (len(_TIMES) + 1) * (len(_INTERVALS) + 1)
 _SPELLS: Final = len(EDGES) + 1
-_PRIOR_OF_A_KIND: Final = 50  # spells that all kinds together count for, in one
-_PRIOR_OF_ALL: Final = 400  # and the flat rate, in all kinds together
+_PRIOR_OF_A_KIND: Final = 50  # weight of all kinds together in one kind, in spells
+_PRIOR_OF_ALL: Final = 400  # weight of the flat rate in all kinds together, in spells
 _TURNS_AHEAD: Final = 1.5
 
 Counts = list[list[float]]  # by kind and spell
 
 
 def kind(times: int, known_days: float) -> int:
-    """Name the kind of a video by its number of requests, and the time from the first to the last."""
+    """Return the kind of a video, by its number of requests, and the days from the first to the last."""
     if times <= 1:
         return 0
     return 1 + bisect(_TIMES, times) * (len(_INTERVALS) + 1) + bisect(_INTERVALS, known_days / (times - 1))
@@ -51,10 +51,10 @@ def no_counts() -> Counts:
 
 
 class Habits:
-    """What past requests say about the next ones."""
+    """The pattern of past requests, to predict the next ones."""
 
     def __init__(self, ended: Counts, waiting: Counts, requests_a_day: float) -> None:
-        """Take the spells ended by a request, and those that go on."""
+        """Set the spells ended by a request, and those that continue."""
         self._ended, self._waiting, self._requests_a_day = ended, waiting, requests_a_day
 
     def worth(self, room_for_videos: float) -> Counts:
@@ -65,7 +65,7 @@ class Habits:
         middles = [*(since + width / 2 for since, width in zip(from_days[:-1], widths[:-1], strict=True)), EDGES[-1]]
         ended, waiting = ([sum(row) for row in zip(*table, strict=True)] for table in (self._ended, self._waiting))
         days = sum((over + goes_on) * at for over, goes_on, at in zip(ended, waiting, middles, strict=True))
-        rate = (sum(ended) + 1) / (days + 1)  # where nothing is known, one request a day
+        rate = (sum(ended) + 1) / (days + 1)  # without data, one request a day
         common = [
             (over + _PRIOR_OF_ALL * (1 - exp(-width * rate))) / (at_risk + _PRIOR_OF_ALL)
             for over, width, at_risk in zip(ended, widths, _at_risk(ended, waiting), strict=True)
@@ -94,7 +94,7 @@ def _worth(
     ended: Sequence[float], at_risk: Sequence[float], common: Sequence[float], widths: Sequence[float]
 ) -> list[float]:
     """Return the worth of a kind's videos by spell, from the middle of each; `widths` are in horizons."""
-    worth, after = list[float](), 0.0  # `after`: from the beginning of the spell that follows
+    worth, after = list[float](), 0.0  # `after`: the worth from the beginning of the next spell
     for over, exposed, usual, width in reversed(list(zip(ended, at_risk, common, widths, strict=True))):
         asked = (over + _PRIOR_OF_A_KIND * usual) / (exposed + _PRIOR_OF_A_KIND)
         worth.append(asked * exp(-width / 3) + (1 - asked) * exp(-width / 2) * after)
@@ -103,6 +103,6 @@ def _worth(
 
 
 def _at_risk(ended: Sequence[float], waiting: Sequence[float]) -> list[float]:
-    """Count the spells that reached each row; those that go on count half in their last one."""
+    """Count the spells that reached each row; continuing ones count half in their last."""
     later = accumulate(reversed([*map(add, ended[1:], waiting[1:]), 0.0]))
     return [more + over + goes_on / 2 for more, over, goes_on in zip(reversed([*later]), ended, waiting, strict=True)]

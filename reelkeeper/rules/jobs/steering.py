@@ -1,11 +1,11 @@
-"""What `tune_concurrency` makes of the jobs that ended: the next limits, what is remembered, and why. Pure.
+"""Compute the next limits of `tune_concurrency` from the ended jobs, its stored state, and explanations. Pure.
 
-Each provider is a lane, with a limit and a memory of its own: what a crowded one does says nothing about another. Jobs
-for which no provider is named have a lane too, under the name "".
+Each provider is a lane with its own limit and state, as a busy provider says nothing about another. Jobs
+without a named provider also have a lane, named "".
 
-The rule in `concurrency` asks how much slower a job was than on an idle server. How long that takes is the prior of its
-size, put right for its model by jobs that did run alone. Jobs that ran beside others say nothing about it: a limit that
-began too high would pass for normal, and would never be left.
+The rule in `concurrency` needs a job's time relative to an idle server. That time is the prior of its
+size, corrected for its model by jobs that ran alone. Other jobs must not correct it: a limit that
+began too high would look normal, and never be left.
 """
 
 from collections import defaultdict
@@ -28,13 +28,13 @@ from reelkeeper.rules.jobs.concurrency import ConcurrencyPolicy, Finished, Memor
 from reelkeeper.rules.jobs.estimate import prior_seconds
 
 _Job = TypeVar("_Job", FinishedJob, JobAtWork)
-LOOKED_BACK: Final = timedelta(days=1)  # older jobs say nothing of the server as it is
-_KNOWN: Final = timedelta(days=30)  # from a lane's last step on, until it is forgotten if it has no jobs
+LOOKED_BACK: Final = timedelta(days=1)  # older jobs say nothing about the present server
+_KNOWN: Final = timedelta(days=30)  # after a lane's last step, until it is forgotten if it has no jobs
 TOO_FEW: Final[Reason] = "too few jobs finished"
 _MICROUSD: Final = 10**6
-_ALONE: Final = 1.25  # at once on average, up to which a job counts as having run alone
-_KEPT: Final = 32  # jobs that ran alone, of a model
-_BELIEVED: Final = 5  # as many of them put the prior right
+_ALONE: Final = 1.25  # mean concurrency up to which a job counts as having run alone
+_KEPT: Final = 32  # jobs of a model that ran alone
+_BELIEVED: Final = 5  # the number of them that corrects the prior
 _SENTENCES: Final[dict[Reason, str]] = {
     "room to grow": "More at once still get more done",
     "near the peak": "More at once would get hardly more done",
@@ -51,19 +51,19 @@ _SENTENCES: Final[dict[Reason, str]] = {
 
 
 class Steered(BaseModel):
-    """What is remembered of a lane from one run to the next, as the store keeps it."""
+    """The stored state of a lane, from one run to the next."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     limit: int = Field(ge=1)
-    known: Memory = Memory()  # `memory` in older versions, which remembered something else
-    alone: dict[str, tuple[float, ...]] = {}  # by model: how many times their prior jobs took that ran alone
-    stepped_at: AwareDatetime | None = None  # jobs that ended before are accounted for
+    known: Memory = Memory()  # not `memory`, which had another content in older versions
+    alone: dict[str, tuple[float, ...]] = {}  # by model: ratio of time to prior of jobs that ran alone
+    stepped_at: AwareDatetime | None = None  # jobs that ended before this were processed
     reason: Reason = TOO_FEW
 
 
 class Lanes(BaseModel):
-    """What is remembered of all lanes, as the store keeps it; `limit` is of all together."""
+    """The stored state of all lanes; `limit` is their sum."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -73,12 +73,12 @@ class Lanes(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _read_older(cls, kept: Any) -> Any:  # noqa: ANN401  whatever the store has
-        """Read what a version kept that knew one limit for all providers: each lane goes on from there."""
+        """Convert the state of a version with one limit for all providers: each lane starts from it."""
         return kept if "lanes" in kept or "known" not in kept else {**kept, "lanes": {"": kept}}
 
 
 class Tuned(NamedTuple):
-    """A lane's step, what is to be remembered, and the jobs that it stands on."""
+    """A lane's step, its state to store, and the jobs behind the step."""
 
     lane: str
     before: int
@@ -96,19 +96,19 @@ class LaneReport:
     before: int
     limit: int
     reason: Reason
-    jobs: int  # that it stands on
+    jobs: int  # behind the step
     explained: str
 
 
 @dataclass(frozen=True, slots=True)
 class TuningReport:
-    """What a run of `tune_concurrency` did, or would do."""
+    """The result of a run of `tune_concurrency`, or of a dry run."""
 
     flow: str
     run_id: str
     dry_run: bool
     as_of: datetime
-    before: int  # jobs at once in all lanes together
+    before: int  # jobs at once, in all lanes together
     limit: int  # the same, from now on
     jobs: int
     lanes: tuple[LaneReport, ...]
@@ -116,12 +116,12 @@ class TuningReport:
 
 
 def since(steered: Steered, as_of: datetime) -> datetime:
-    """Say from when on the jobs of a lane that ended are not accounted for."""
+    """Return the time since which a lane's ended jobs have not been processed."""
     return max(steered.stepped_at or as_of - LOOKED_BACK, as_of - LOOKED_BACK)
 
 
 def since_by_lane(before: Lanes, as_of: datetime) -> tuple[dict[str, datetime], datetime]:
-    """Say the same of each lane that is remembered, and of any new one, which goes on from the lane without a name."""
+    """Return `since` of each known lane, and of any new one, which starts from the lane without a name."""
     known = {lane: since(steered, as_of) for lane, steered in before.lanes.items()}
     return known, known.get("", as_of - LOOKED_BACK)
 
@@ -134,11 +134,11 @@ def tune_lanes(
     as_of: datetime,
     at_work: Sequence[JobAtWork] = (),
 ) -> list[Tuned]:
-    """Take the next steps of each lane that has jobs or had some lately, within the cap of its provider.
+    """Take the next steps of each lane with present or recent jobs, within the cap of its provider.
 
-    `ended`: the jobs of each lane that ended since its last step, as `since_by_lane` has it.
+    `ended`: the jobs of each lane that ended since its last step, as returned by `since_by_lane`.
     """
-    begun = (job for job in ended if job.started_at and not job.is_follower)  # what the cache answered has no provider
+    begun = (job for job in ended if job.started_at and not job.is_follower)  # cache hits have no provider
     finished, running = _by_lane(ended), _by_lane(at_work)
     busy = _by_lane(begun).keys() | running.keys()
     known = {lane for lane, steered in before.lanes.items() if as_of - (steered.stepped_at or as_of - _KNOWN) < _KNOWN}
@@ -175,7 +175,7 @@ def _within_cap(policy: ConcurrencyPolicy, lane: str) -> ConcurrencyPolicy:
 
 
 def remember(tuned: Sequence[Tuned]) -> Lanes:
-    """Return what is to be remembered after these steps."""
+    """Return the state to store after these steps."""
     return Lanes(limit=sum(lane.step.limit for lane in tuned), lanes={lane.lane: lane.steered for lane in tuned})
 
 
@@ -190,8 +190,8 @@ def tune(
 ) -> Tuned:
     """Take the next steps of a lane.
 
-    A job whose cost nobody knows costs what `book` says; one billed by its clip counts nothing: the price of a clip is
-    the same however many run, and where sizes are misjudged it looks as if it grew with time.
+    A job with an unknown cost counts at its price in `book`; one billed by its clip counts as 0: the price of a clip is
+    independent of concurrency, but with misjudged sizes it would seem to grow with time.
     """
     jobs = [job for job in ended if job.concurrency and (_took(job) or _failed(job))]
     alone, from_then = learn(steered.alone, [job for job in jobs if _took(job)]), since(steered, as_of)
@@ -212,7 +212,7 @@ def tune(
         for job in at_work
     ]
     step = follow(steered.limit, finished, steered.known, policy, running)
-    if step.reason == TOO_FEW:  # they are left for the next step
+    if step.reason == TOO_FEW:  # the jobs are left for the next step
         kept = steered.model_copy(update={"limit": step.limit, "reason": TOO_FEW})
     else:
         kept = Steered(limit=step.limit, known=step.memory, alone=alone, stepped_at=as_of, reason=step.reason)
@@ -231,12 +231,12 @@ def _took(job: FinishedJob) -> float:
 
 
 def _failed(job: FinishedJob) -> bool:
-    """Whether its generator failed it: what was refused, cancelled or lost by us says nothing about a limit."""
+    """Whether its generator failed it; jobs refused, cancelled or lost by us say nothing about a limit."""
     return job.state is JobState.DEAD and not job.is_follower and is_generators_fault(job.error)
 
 
 def learn(alone: dict[str, tuple[float, ...]], jobs: Iterable[FinishedJob]) -> dict[str, tuple[float, ...]]:
-    """Add to what is known of each model the jobs that ran alone."""
+    """Add the ratios of jobs that ran alone, by model."""
     known = dict(alone)
     for job in jobs:
         if job.concurrency is not None and job.concurrency <= _ALONE and job.processing_seconds:
@@ -246,7 +246,7 @@ def learn(alone: dict[str, tuple[float, ...]], jobs: Iterable[FinishedJob]) -> d
 
 
 def explain(tuned: Tuned, policy: ConcurrencyPolicy) -> str:
-    """Say why a lane's limit is what it is, with the figures that it stands on."""
+    """Explain a lane's limit, with the figures behind it."""
     step, jobs = tuned.step, tuned.finished
     moved = f"stays at {step.limit}" if step.limit == tuned.before else f"goes from {tuned.before} to {step.limit}"
     if step.reason == TOO_FEW:

@@ -1,1 +1,1 @@
-"""Which videos are compressed, retired and purged, and within which limits."""
+"""Decide which videos are compressed, retired and purged, and within which limits."""

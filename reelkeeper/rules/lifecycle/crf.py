@@ -1,7 +1,7 @@
 """Choose the next CRF: a search with few full encodes for the smallest file above the quality floors. Pure.
 
-It rests on two linear models, both found on natural clips at presets 8 and 10 (see `first_crf`): the logarithm of the
-quality missing to VMAF's maximum grows linearly with the CRF, and the logarithm of the size falls linearly.
+It uses two linear models, both fitted on natural clips at presets 8 and 10 (see `first_crf`): the logarithm of the
+distance to VMAF's maximum grows linearly with the CRF, and the logarithm of the size falls linearly.
 """
 
 from collections.abc import Sequence
@@ -12,28 +12,28 @@ from typing import Final, NamedTuple
 
 from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe
 
-# Of SVT-AV1's CRF steps, what one step of an encoder is worth: by the quality and size that it costs on bigbuckbunny,
-# bikes and cityCC0, as `first_crf` has them. The figures below are for a step of SVT-AV1.
+# The value of one CRF step of each encoder in steps of SVT-AV1, by its effect on quality and size on bigbuckbunny,
+# bikes and cityCC0, as in `first_crf`. The figures below are for a step of SVT-AV1.
 CRF_STEPS: Final = {"h264": 2.5, "hevc": 2.2, "av1": 1.0, "vp9": 1.0}
-# What CRFs are tried on: x264 and x265 take halves, and a whole step of theirs is 6 to 10 % of the bytes.
+# The grid of CRFs: x264 and x265 accept halves, and one of their whole steps is 6 to 10 % of the bytes.
 CRF_GRID: Final[dict[str, float]] = {"h264": 0.5, "hevc": 0.5, "av1": 1, "vp9": 1}
-_TOP: Final = 101.4  # VMAF points that the line of the quality falls from: still pictures reach 97.4
+_TOP: Final = 101.4  # VMAF points at which the line of the quality begins; still pictures reach 97.4
 _LEAST_MISSING: Final = 0.9
-_FALL: Final = 0.055  # what the logarithm of the quality missing grows by a CRF: 0.035 to 0.09 on six clips
-_SHRINK: Final = 0.065  # what log2 of the size falls by a CRF: 0.03 to 0.1
-_LEAST_SHRINK: Final = 0.03  # by which one encode alone says that none can be small enough and good enough
-_DRIFT: Final = 0.3  # standard deviation of an aim, of its distance from the nearest encode
-_LEAP: Final = 8  # CRF steps after an encode that outgrew its source and so was never measured
-_CHANCE: Final = 0.75  # that a further probe gives what is expected of it
-_NEAR: Final = 1.1  # of the largest size allowed: a size expected within this is worth a look
+_FALL: Final = 0.055  # growth of the logarithm of the missing quality per CRF: 0.035 to 0.09 on six clips
+_SHRINK: Final = 0.065  # fall of log2 of the size per CRF: 0.03 to 0.1
+_LEAST_SHRINK: Final = 0.03  # the same, to conclude from one encode that none is both small and good enough
+_DRIFT: Final = 0.3  # standard deviation of an aim, relative to its distance from the nearest encode
+_LEAP: Final = 8  # CRF steps after an encode that was larger than allowed, and so not measured
+_CHANCE: Final = 0.75  # probability that another probe gives the expected result
+_NEAR: Final = 1.1  # factor of the largest size allowed, up to which an expected size is tried
 _USUAL_FLOOR: Final = 93.0  # VMAF points, for the slope near it
 _QUANTILES: Final = tuple(NormalDist().inv_cdf((number + 0.5) / 20) for number in range(20))
-_SURE_CRF: Final = 3.0  # standard deviation of a first CRF below which it will hardly miss
+_SURE_CRF: Final = 3.0  # standard deviation of a first CRF, below which it rarely misses
 _MIN_SAMPLES: Final = 40  # frames; the 5th percentile of fewer is off by up to 2.7 points
 
 
 class Probe(NamedTuple):
-    """One encode of the search. `mean` and `p5` are VMAF points, None where it was ended for being too large.
+    """One encode of the search. `mean` and `p5` are VMAF points, None if it was stopped as too large.
 
     They are measured on every `frame_step`-th frame.
     """
@@ -45,22 +45,22 @@ class Probe(NamedTuple):
     frame_step: int = 1
 
     def margin(self, acceptance: Acceptance) -> float | None:
-        """VMAF points above the floor, by the mean or the 5th percentile, whichever is less; NaN if one is."""
+        """Return the VMAF points above the floor, the lesser of mean and 5th percentile; NaN if either is NaN."""
         if self.mean is None or self.p5 is None:
             return None
-        if isnan(self.mean) or isnan(self.p5):  # min() would give either, by their order
+        if isnan(self.mean) or isnan(self.p5):  # the result of min() would depend on the order
             return nan
         return min(self.mean - acceptance.min_vmaf_mean, self.p5 - acceptance.min_vmaf_p5)
 
 
 class Stakes(NamedTuple):
-    """The value of a saved byte over the rest of the video's life, and the cost of another probe, in dollars."""
+    """The value of a saved byte over the rest of the video's life and the cost of another probe, in dollars."""
 
     usd_per_byte: float
     usd_per_probe: float
 
 
-FREE_SHARE: Final = 0.03  # of a result's bytes, for which another encode is made where CPU has no price
+FREE_SHARE: Final = 0.03  # share of a result's bytes that justifies another encode if CPU has no price
 
 
 def is_good(probe: Probe, source_bytes: int, acceptance: Acceptance) -> bool:
@@ -79,8 +79,8 @@ def next_crf(
 ) -> float | None:
     """Choose the CRF of the next encode, or None when another would not pay. It begins at `first`.
 
-    It ends after the last probe allowed, at a probe without a quality, where no new CRF is closer to the aim, and where
-    the expected saving of another probe is worth less than its CPU. A near miss gets another.
+    The search ends after the last probe allowed, at a probe without quality, if no new CRF is closer to the aim, or if
+    the expected saving of another probe is worth less than its CPU. A near miss gets another probe.
     """
     lowest, highest = recipe.crf_range
     if not probes:
@@ -100,7 +100,7 @@ def next_crf(
 
 
 def careful(first: float, sd_crf: float, kept_bytes: int, stakes: Stakes, recipe: Recipe) -> float:
-    """Move a first CRF away from the floor to the best expected net: a miss costs an encode, a low CRF costs bytes.
+    """Move a first CRF away from the floor to the best expected net saving: a miss costs an encode, a low CRF bytes.
 
     `sd_crf` is its standard deviation, `kept_bytes` the expected size of a result. The CRF is on the codec's grid.
     """
@@ -122,11 +122,11 @@ def careful(first: float, sd_crf: float, kept_bytes: int, stakes: Stakes, recipe
 
 
 def frame_step(probes: Sequence[Probe], frames: int, sd_crf: float, recipe: Recipe, acceptance: Acceptance) -> int:
-    """Choose the step of the frames that are compared in the next probe: acceptance's own where it may be the result.
+    """Choose the step of the frames to compare in the next probe: that of acceptance where it may be the result.
 
-    To compare a result twice costs more than sampling every third frame saves, so only a probe that will probably be
+    Comparing a result twice costs more than sampling every third frame saves, so only a probe that will probably be
     followed by another is sampled: the first one while little is known (`sd_crf` is its standard deviation), and one
-    that is beyond all the others.
+    outside the range of the others.
     """
     margins = [margin for probe in probes if (margin := probe.margin(acceptance)) is not None]
     between = any(margin >= 0 for margin in margins) and any(margin < 0 for margin in margins)
@@ -137,7 +137,7 @@ def frame_step(probes: Sequence[Probe], frames: int, sd_crf: float, recipe: Reci
 
 
 def floor_crf(probes: Sequence[Probe], recipe: Recipe, acceptance: Acceptance) -> float | None:
-    """Find the CRF at which a search met its aim, or would have; None where nothing was measured."""
+    """Find the CRF at which a search met, or would have met, its aim; None if nothing was measured."""
     missing = [(_missing(p, acceptance), float(p.crf)) for p in probes if _is_measured(p, acceptance)]
     return _at(missing, _aim(recipe, acceptance), 1 / (_FALL * CRF_STEPS[recipe.codec])) if missing else None
 
@@ -149,13 +149,13 @@ def bytes_at(probes: Sequence[Probe], crf: float, codec: str, shrink: float = _S
 
 
 def _expected_bytes(probes: Sequence[Probe], crf: float, most_bytes: int, codec: str, shrink: float) -> float:
-    """Expect a size at `crf`. A probe that was stopped for being too large counts with the largest allowed size."""
+    """Estimate the size at `crf`. A probe that was stopped as too large counts at the largest allowed size or more."""
     whole = [p if p.mean is not None else p._replace(size_bytes=max(p.size_bytes, most_bytes)) for p in probes]
     return bytes_at(whole, crf, codec, shrink)
 
 
 def _aimed_at(probes: Sequence[Probe], recipe: Recipe, acceptance: Acceptance, stakes: Stakes) -> float:
-    outgrown = max((probe.crf for probe in probes if probe.mean is None), default=0)  # nor does any below it fit
+    outgrown = max((probe.crf for probe in probes if probe.mean is None), default=0)  # lower ones are too large, too
     aim = floor_crf(probes, recipe, acceptance)
     if aim is None:
         return outgrown + round(_LEAP / CRF_STEPS[recipe.codec])

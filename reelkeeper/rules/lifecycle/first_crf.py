@@ -1,14 +1,14 @@
 """Choose the first CRF of a search, from the results of earlier searches with the same encoder and preset. Pure.
 
-The CRF at which clips of one generator meet the floor differs little from clip to clip, and much from that of others:
-of three natural videos, cut twice and coded as x264 CRF 18 and 23, preset 10 met it at 33 to 35, 37 to 39 and 46 to 47.
-So one ridge regression over all of them models the effect of bits per pixel and size, and the mean residual of the same
+The CRF at which a generator's clips meet the floor differs little between them, and much from that of others:
+with three natural videos, cut twice and coded as x264 CRF 18 and 23, preset 10 met it at 33 to 35, 37 to 39, 46 to 47.
+So one ridge regression over all clips models the effect of bits per pixel and size, and the mean residual of the same
 model's clips, shrunk towards zero, is added.
 
-The CRF of the source itself, which x264 writes into its SEI, was tried and is left out. On 18 scenes of five videos,
-each coded in 7 ways, it predicts the CRF at the floor of a video left out with an error of 3.02 (3.06 without it, root
-mean square), and of another scene of a known video coded in the same way with 2.04 (2.04); it helps where the same
-scene was learnt at another CRF (.78 instead of 1.00), which no service produces.
+The source's own CRF, which x264 writes into its SEI, was tried and is not used. On 18 scenes of five videos,
+each coded in 7 ways, it predicts the CRF at the floor of a left-out video with an error of 3.02 (3.06 without it, root
+mean square), and of another scene of a known video coded in the same way with 2.04 (2.04); it helps if the same
+scene is known at another CRF (.78 instead of 1.00), which no service produces.
 """
 
 from collections.abc import Sequence
@@ -35,29 +35,29 @@ _PRIOR_CRF: Final = {
 }
 _UNKNOWN_CRF: Final = {"h264": 26.4, "hevc": 26.6, "av1": 42.0, "vp9": 36.0}
 # In steps of SVT-AV1's CRF:
-_PRIOR_SD: Final = (6.0, 1.0, 1.0)  # of the CRF, and of its change with a doubling of bits per pixel, and of pixels
+_PRIOR_SD: Final = (6.0, 1.0, 1.0)  # of the CRF, and of its change per doubling of bits per pixel and of pixels
 _BETWEEN_SD: Final = 5.5  # CRF, between models
-_WITHIN_SD: Final = 2.0  # CRF, between clips of one model, until there are enough to tell
-_WITHIN_WEIGHT: Final = 3  # clips that this counts as much as
+_WITHIN_SD: Final = 2.0  # CRF, between clips of one model, until enough are known
+_WITHIN_WEIGHT: Final = 3  # weight of this prior, in clips
 _USUAL_BITS_PER_PIXEL: Final = 0.2
 _USUAL_PIXELS: Final = 1280 * 720
-# A dense source keeps less: log2 of what x264 keeps at the floor falls so with that of the bits per pixel, and is off
-# by so much, on 18 scenes of bigbuckbunny (its clip and the film), bikes, cityCC0 and a sea, each coded in 7 ways.
+# A dense source keeps less: slope of log2 of the share that x264 keeps at the floor over log2 of the bits per pixel,
+# and its error, on 18 scenes of bigbuckbunny (clip and film), bikes, cityCC0 and a sea, each coded in 7 ways.
 _KEPT_FALL: Final = -0.57
 _KEPT_SD: Final = 0.39
 _LEAST_DENSITY: Final = 0.02
-_LEAST_SHARE, _MOST_SHARE = 0.01, 2.0  # of a source: an encode beyond these was misread or ended early
+_LEAST_SHARE, _MOST_SHARE = 0.01, 2.0  # of a source: an encode outside these was misread or ended early
 
 
 class Lesson(NamedTuple):
     """The result of one earlier search: the clip's model, and the CRF and size at which it met the floor."""
 
-    model: str | None  # that made the clip
+    model: str | None  # the generator of the clip
     preset: int
     bits_per_pixel: float  # of the source
     pixels: int  # of a frame
     floor_crf: float
-    kept_share: float  # of the source's bytes, by a result at the floor
+    kept_share: float  # share of the source's bytes in a result at the floor
 
 
 class FirstCrf(NamedTuple):
@@ -79,16 +79,16 @@ def lesson(search: CrfSearch, model: str | None, recipe: Recipe, acceptance: Acc
 
 
 class KeptShare(NamedTuple):
-    """The expected share of a clip's picture bytes that is kept, and its uncertainty as a factor: one sigma."""
+    """The expected share of a clip's picture bytes that is kept, and its standard deviation as a factor."""
 
     share: float
     factor: float
 
 
 def kept_share(lessons: Sequence[Lesson], model: str | None, codec: str, prior: float, density: float) -> KeptShare:
-    """Expect the share of bytes that a clip of `model` with `density` bits per pixel keeps at the usual preset.
+    """Estimate the share of bytes that a clip of `model` with `density` bits per pixel keeps at the usual preset.
 
-    `prior` is the share at the usual density while there are no earlier results.
+    `prior` is the share at the usual density, before there are results.
     """
     off = [
         log2(max(_LEAST_SHARE, min(_MOST_SHARE, item.kept_share)) / effort(codec, item.preset).relative_bytes)
@@ -141,7 +141,7 @@ def _ridge(rows: Sequence[tuple[tuple[float, ...], float]]) -> list[float]:
 
 
 def _solve(left: list[list[float]], right: list[float]) -> list[float]:
-    """Solve a positive definite system by elimination; with the priors it needs no pivoting."""
+    """Solve a positive definite system by elimination; the priors make pivoting unnecessary."""
     size = len(right)
     for i in range(size):
         for j in range(i + 1, size):

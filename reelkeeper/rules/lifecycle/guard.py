@@ -1,6 +1,6 @@
-"""Limit how much one run may retire. Checked before the first change; every limit must hold, and 0 allows nothing.
+"""Limit how much one run may retire. All limits are checked before the first change; 0 allows nothing.
 
-Only retirements are limited here: a compressed video stays, and `compress_limit` of the policy bounds that work.
+Only retirements are limited here: compressed videos stay, and `compress_limit` of the policy bounds that work.
 `always_allowed` exempts a few objects from the percentages, which mean little for a small catalogue, but never from
 `max_objects` or `max_bytes`. Over 24 hours it counts all retirements, so that hourly runs of a few objects each cannot
 drain the bucket.
@@ -19,7 +19,7 @@ from reelkeeper.model.alerts import Finding, Severity
 from reelkeeper.rules.alerts import alerting
 from reelkeeper.rules.core.wording import many
 
-_USERS_NAMED = 3  # of the users hit hardest, in a refusal
+_USERS_NAMED = 3  # of the most affected users, in a refusal
 _SAMPLES = 5
 
 
@@ -29,7 +29,7 @@ def _percent(default: float, what: str, least: float = 0) -> float:
 
 
 class BlastRadius(BaseModel):
-    """The most that one run may retire. 0 allows nothing; no value means "no limit"."""
+    """The most that one run may retire. 0 allows nothing; without a value there is no limit."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -54,7 +54,7 @@ class BlastRadius(BaseModel):
 
 
 class _Breach(NamedTuple):
-    """One exceeded limit. `enough` is the least value that would allow the plan; None where no value would."""
+    """One exceeded limit. `enough` is the least value that would allow the plan; None if no value would."""
 
     field: str
     text: str
@@ -65,24 +65,24 @@ def within(limits: BlastRadius, plan: PlanSummary, retired_in_24h: int, last_pop
     """Raise GuardRefused, with every limit that `plan` exceeds, the figures and the override.
 
     Args:
-        limits: what is allowed.
+        limits: the limits.
         plan: the saved plan.
-        retired_in_24h: videos that all runs retired in the 24 hours before.
+        retired_in_24h: videos that all runs retired in the last 24 hours.
         last_population: live videos after the last successful run; None before the first.
 
     """
     limits = _as_approved(limits, plan)
-    # guard guard.doubts: percentages of figures that cannot be right allow a run
-    # guard guard.excesses: one run retires more than anybody has allowed
+    # guard guard.doubts: percentages of impossible figures allow a run
+    # guard guard.excesses: one run retires more than the limits allow
     breaches = [*_doubts(limits, plan, last_population), *_excesses(limits, plan, retired_in_24h)]
     if breaches:
         raise _refused(plan, breaches, apply=f"--apply --plan {plan.id}")
 
 
 def purge_within(limits: BlastRadius, plan: PlanSummary, last_population: int | None) -> None:
-    """Raise GuardRefused when `plan`, of blobs whose grace is over, may not be carried out.
+    """Raise GuardRefused when `plan`, a purge of blobs whose grace is over, may not be carried out.
 
-    Retirements were limited when they were made, and the plan itself bounds how many videos one run purges; so this
+    Retirements were limited when they were made, and the plan itself limits how many videos one run purges; so this
     only checks whether anything may be purged at all, and whether the catalogue is complete.
     """
     limits = _as_approved(limits, plan)
@@ -95,15 +95,15 @@ def purge_within(limits: BlastRadius, plan: PlanSummary, last_population: int | 
             for name in zeros
         ]
     if breaches:
-        raise _refused(plan, breaches, apply="--apply")  # another max_objects draws another plan
+        raise _refused(plan, breaches, apply="--apply")  # another max_objects needs a new plan
 
 
 def listing_within(limits: BlastRadius, listed: int, expected: int) -> None:
     """Raise GuardRefused when a listing shows too few of the objects that the catalogue expects.
 
-    Half a listing, or the wrong bucket, would mark the other half lost.
+    Half a listing, or the wrong bucket, would mark the rest as lost.
     """
-    # guard guard.listing: half a listing marks the other half as lost
+    # guard guard.listing: half a listing marks the other half of the videos as lost
     if expected - listed > limits.always_allowed and _below(listed, limits.min_population_percent, expected):
         enough = _round_down(listed, expected)
         raise GuardRefused(
@@ -135,9 +135,9 @@ def told(plan: PlanSummary, refusal: str) -> Finding:
 
 
 def _as_approved(limits: BlastRadius, plan: PlanSummary) -> BlastRadius:
-    """Widen the limits to the figures that an operator has approved for this plan, and no further."""
+    """Widen the limits to the figures that an operator has approved for this plan."""
     wider = {
-        # guard guard.approved: a word for one plan's figures allows larger ones
+        # guard guard.approved: an approval of one plan's figures allows larger ones
         name: (min if name == "min_population_percent" else max)(getattr(limits, name), figure)
         for name, figure in plan.approved.items()
     }
@@ -145,7 +145,7 @@ def _as_approved(limits: BlastRadius, plan: PlanSummary) -> BlastRadius:
 
 
 def _doubts(limits: BlastRadius, plan: PlanSummary, last_population: int | None) -> Iterator[_Breach]:
-    """Find inconsistent figures, of which a percentage would be meaningless."""
+    """Find inconsistent figures, for which percentages are meaningless."""
     population, by_user = plan.population.objects, sum(counts.objects for counts in plan.retire_by_user.values())
     if plan.retire.objects + plan.compress.objects > population:
         text = f"{plan.retire.objects + plan.compress.objects:,} selected of a population of {population:,}"
@@ -159,7 +159,7 @@ def _doubts(limits: BlastRadius, plan: PlanSummary, last_population: int | None)
 def _shrunken(limits: BlastRadius, plan: PlanSummary, last_population: int | None) -> Iterator[_Breach]:
     population = plan.population.objects
     if (
-        # guard guard.shrunken: half a catalogue is judged as if it were all
+        # guard guard.shrunken: percentages are taken of half a catalogue
         last_population is not None
         and last_population - population > limits.always_allowed
         and _below(population, limits.min_population_percent, last_population)
@@ -205,7 +205,7 @@ def _excesses(limits: BlastRadius, plan: PlanSummary, retired_in_24h: int) -> It
 
 
 def _exceeds(limits: BlastRadius, percent: float, part: int, whole: int) -> bool:
-    """Return whether `part` is a larger share of `whole` than `percent`, unless so few are always allowed."""
+    """Return whether `part` is a larger share of `whole` than `percent`, unless that number is always allowed."""
     if part == 0 or (percent > 0 and part <= limits.always_allowed):
         return False
     return part * 100 > _exact(percent) * whole or percent == 0
@@ -216,7 +216,7 @@ def _below(part: int, percent: float, whole: int) -> bool:
 
 
 def _exact(percent: float) -> Fraction:
-    return Fraction(str(percent))  # 0.3 means 3/10, not the float beside it
+    return Fraction(str(percent))  # 0.3 means 3/10, not the nearest float
 
 
 def _percentage(part: int, whole: int) -> Fraction:
@@ -247,7 +247,7 @@ def _refused(plan: PlanSummary, breaches: list[_Breach], apply: str) -> GuardRef
     lines += [f"  {breach.field}: {breach.text}" for breach in breaches]
     lines.append(f"  for example: {', '.join(plan.samples[:_SAMPLES]) or 'no samples'}")
     lines.append(f"  plan: {plan.id}")
-    # guard guard.no_widening: figures that cannot be right are carried out by a person's word
+    # guard guard.no_widening: a plan with impossible figures can be approved
     if len(widening) < len(breaches):
         lines.append(
             "  override: none, since these figures cannot be right: run `reelkeeper run sync_catalog`, then plan anew"

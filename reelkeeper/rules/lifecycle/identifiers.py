@@ -1,4 +1,4 @@
-"""Find and replace the ids of a user to be erased, and of their videos, in texts and JSON. Pure.
+"""Find and replace the ids of an erased user and of the user's videos in texts and JSON. Pure.
 
 An id may be a common word, or a number. So in texts it counts only in certain contexts (`user ann`, `user:ann`,
 `videos/ann/…`), or anywhere in a sentence if it is longer than two characters and not a number; and in JSON also as the
@@ -13,8 +13,8 @@ from typing import Any, Final
 _TOKEN: Final = re.compile(r"[\w-]+(?:\.[\w-]+)*")
 _BEFORE: Final = re.compile(r"(?:\b(?:user|video)s?[ :=/]+['\"]?|/)$", re.IGNORECASE)
 _FIELDS: Final = frozenset({"user", "user_id", "video", "video_id", "because_of", "subject", "id"})
-_LEAST: Final = 3  # characters of an id that names somebody by itself
-_BACK: Final = 12  # characters before an id that are looked at
+_LEAST: Final = 3  # characters of an id that counts without context
+_BACK: Final = 12  # characters before an id that are checked
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Identifiers:
     pseudonym: str
 
     def cleaned(self, value: Any, field: str = "") -> Any:  # noqa: ANN401  what JSON holds
-        """Replace each of the ids in a JSON value; a value without any stays equal."""
+        """Replace the ids in a JSON value; a value without any is returned equal."""
         if isinstance(value, Mapping):
             return {self._text(name, ""): self.cleaned(item, name) for name, item in value.items()}
         if isinstance(value, list):

@@ -1,31 +1,31 @@
-"""Which cold videos become smaller, which go, and which stay: a total function from a video to a verdict.
+"""Decide which cold videos are compressed, retired or kept: a total function from a video to a verdict.
 
-The first rule that matches decides, and they stand in this order:
+The first matching rule decides, in this order:
 
     held                a hold is in force
     unknown_age         no creation time, so its age is unknown
     future_created      created after `as_of`: a clock is wrong
-    unknown_tier        what its user was promised is unknown
+    unknown_tier        its user's tier, and so the promise, is unknown
     past_retention      RETIRE    older than the user's tier keeps videos; views do not count
-    cold_rules_off      neither rule for cold videos is switched on
+    cold_rules_off      both rules for cold videos are off
     kept_on_request     past its retention or cold, but its user's request to keep it is still in force
-    too_young           for every rule that is switched on
+    too_young           for every rule that is on
     unknown_views       unknown is not zero
-    cold_retire         RETIRE    hardly viewed, and old
-    still_watched       viewed often enough
-    compressed_before   cold, but these bytes are a result already: another lossy pass would degrade it again
+    cold_retire         RETIRE    rarely viewed, and old
+    still_watched       viewed often enough to stay as it is
+    compressed_before   cold, but already compressed: another lossy pass would degrade it again
     already_efficient   cold, but its codec leaves little to gain
     refused_before      cold, but already refused with this recipe; this month, if it would not have paid
     does_not_pay        cold, but an encode would cost more than it saves over the rest of its life
-    cold_compress       COMPRESS  seldom viewed, and no longer new
+    cold_compress       COMPRESS  rarely viewed, and no longer new
 
-Where results are put in place, `selection` keeps some of the last: `in_place_not_tried`, `too_large_in_place`,
+If results are put in place, `selection` keeps some of the last: `in_place_not_tried`, `too_large_in_place`,
 `not_in_place`, `locked_in_place`.
 
 "Above 7 days" is an age of more than 7 x 24 hours; "below 5 views" is 4 or fewer in the trailing 30 days.
-The first of the policy's `segments` that matches a video sets these limits for it: see `segments`.
+The first matching segment of the policy sets these limits for a video: see `segments`.
 `tier_storage` acts on the cold rules and `expire_videos` on `past_retention`: see `selection`. Retirements for
-users who were promised notice wait for that notice: see `notices`.
+users who were promised notice wait for it: see `notices`.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -58,7 +58,7 @@ def _days(default: int, what: str) -> int:
 class LifecyclePolicy(FieldsOnly):
     """When a video is compressed or retired as cold. `never` switches a rule off; 0 is refused.
 
-    How long the users of a tier keep their videos stands with the tier, and where a segment says otherwise, there.
+    The retention of videos is a field of the user's tier, or of a segment that overrides it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -100,14 +100,14 @@ class LifecyclePolicy(FieldsOnly):
         gt=0,
         le=10**6,
         decimal_places=6,
-        strict=False,  # a saved plan holds it as text
+        strict=False,  # a saved plan has it as text
         description="Maximum cost of compression per UTC day, in dollars of CPU and requests, over all workers; the "
         "rest is left for a later plan. Never: no cap",
     )
     segments: tuple[Segment, ...] = Field(
         (),
         max_length=MAX_SEGMENTS,
-        strict=False,  # a saved plan holds a list
+        strict=False,  # a saved plan has a list
         description="Groups of videos with limits of their own, in order: the first that matches decides, and the plan "
         "names it. Each has a name, conditions (models, key_globs, tags, tiers, min_bytes, max_bytes) and overrides "
         "(retention_days, compress_below_views, compress_after_days, retire_below_views, retire_after_days)",
@@ -124,14 +124,14 @@ class LifecyclePolicy(FieldsOnly):
         return self
 
     def contradiction(self, tiers: Tiers) -> str:
-        """Say how its segments contradict these tiers, and how to correct that; empty where they do not."""
+        """Explain how the segments contradict these tiers, and how to correct that; empty if they do not."""
         if not self.segments:
             return ""
         kept = [*(segment.tiers_of(tiers).retention_days() for segment in self.segments), tiers.retention_days()]
         return rules.contradiction(self.segments, {name: [days[name] for days in kept] for name in tiers.names})
 
     def require_sense(self) -> None:
-        """Raise ValueError where its fields contradict one another, segments aside."""
+        """Raise ValueError if the fields contradict one another, segments aside."""
         if (
             self.compress_below_views is not None
             and self.retire_below_views is not None
@@ -153,16 +153,16 @@ class LifecyclePolicy(FieldsOnly):
 
     @cached_property
     def choose(self) -> Callable[[Classified], int]:
-        """Return the function that finds the index of a video's segment, or NO_SEGMENT."""
+        """Return a function that finds the index of a video's segment, or NO_SEGMENT."""
         return rules.chooser(self.segments) if self.segments else lambda _video: NO_SEGMENT
 
     def segment_of(self, video: Classified) -> str | None:
-        """Name the segment that decides about a video; None: the policy itself does."""
+        """Return the name of the segment that decides about a video; None: the policy itself decides."""
         place = self.choose(video)
         return None if place == NO_SEGMENT else self.segments[place].name
 
     def for_video(self, video: Classified) -> "LifecyclePolicy":
-        """Return the effective policy for a video, by the segment that decides about it."""
+        """Return the effective policy for a video, by its deciding segment."""
         place = self.choose(video)
         return self if place == NO_SEGMENT else self.by_segment[place]
 
@@ -177,11 +177,11 @@ class LifecyclePolicy(FieldsOnly):
 
     @property
     def grace(self) -> Grace:
-        """How long retired bytes wait, by whose key they have."""
+        """The grace of retired bytes, by whose key they have."""
         return Grace(self.grace_days, self.grace_days_service_keys)
 
     def require_active(self, flow: str) -> None:
-        """Raise PolicyRefused unless a rule for cold videos is switched on: an empty policy is a mistake."""
+        """Raise PolicyRefused unless a rule for cold videos is on: an empty policy is a mistake."""
         policies = (self, *self.by_segment)
         if all(policy.compress_below_views is None and policy.retire_below_views is None for policy in policies):
             raise PolicyRefused(
@@ -190,7 +190,7 @@ class LifecyclePolicy(FieldsOnly):
             )
 
     def require_retention(self, tiers: Tiers, flow: str) -> None:
-        """Raise PolicyRefused unless some tier or segment keeps videos for a time only."""
+        """Raise PolicyRefused unless some tier or segment has a limited retention."""
         if not any(isinstance(segment.retention_days, int) for segment in self.segments):
             tiers.require_retention(flow)
 
@@ -203,7 +203,7 @@ def judge(
     recipe_fingerprint: str,
     worth: Appraise | None = None,
 ) -> Verdict:
-    """Judge one video. `as_of` is aware; `recipe_fingerprint` is that of the recipe in use now."""
+    """Judge one video. `as_of` is aware; `recipe_fingerprint` is that of the present recipe."""
     return next(verdicts([video], policy, tiers, as_of, recipe_fingerprint, worth=worth))
 
 
@@ -218,8 +218,8 @@ def verdicts(
 ) -> Iterator[Verdict]:
     """Judge a stream of videos, each as `judge` does, with the policy's limits computed once.
 
-    `efficient_codecs` are those that the recipe leaves alone, `worth` values an encode by its bytes and the days left;
-    without it every encode pays.
+    `efficient_codecs` are those that the recipe skips, `worth` values an encode by its bytes and the days left;
+    without it, every encode pays.
     """
     return map(judging(policy, tiers, as_of, recipe_fingerprint, frozenset(efficient_codecs), worth), videos)
 
@@ -232,16 +232,16 @@ def judging(
     efficient: frozenset[str],
     worth: Appraise | None = None,
 ) -> Callable[[Video], Verdict]:
-    """Make the function that judges one video, by the segment that it is in.
+    """Make a function that judges one video, by its segment.
 
-    `recipe` is the mark of the recipe in use, `efficient` the codecs that it leaves alone.
+    `recipe` is the mark of the present recipe, `efficient` the codecs that it skips.
     """
     if as_of.tzinfo is None:
         raise ValueError(f"as_of={as_of} has no time zone")
     if not policy.segments:
         return _judging(policy, tiers, as_of, recipe, efficient, worth)
     judges = _Judges(policy, tiers, (as_of, recipe, efficient, worth))
-    # guard segments.decides: a video that a segment keeps goes by the limits of all others
+    # guard segments.decides: a video that a segment keeps is retired by the policy's own limits
     place_of = policy.choose
     return lambda video: judges[place_of(video)](video)
 
@@ -256,12 +256,12 @@ def judging_alike(
     *,
     like: Video,
 ) -> Callable[[Video], Verdict]:
-    """Make the function that judges any video as if it were in the segment of `like`, such as one of another size."""
+    """Make a function that judges any video, such as one of another size, as if it were in the segment of `like`."""
     return _Judges(policy, tiers, (as_of, recipe, efficient, worth))[policy.choose(like)]
 
 
 class _Judges(dict[int, Callable[[Video], Verdict]]):
-    """The judging function of each segment, by its index: made for the first video of the segment."""
+    """The judging function of each segment, by index, made for the first video of the segment."""
 
     def __init__(
         self,
@@ -290,7 +290,7 @@ def _judging(  # noqa: C901  a flat list of cases, counted as deep
     worth: Appraise | None,
     segment: str | None = None,
 ) -> Callable[[Video], Verdict]:
-    """Make the function that judges one video, with every limit converted to a cutoff for `created_at`."""
+    """Make a function that judges one video, with every limit converted to a cutoff for `created_at`."""
     compress_views, retire_views = policy.compress_below_views or 0, policy.retire_below_views or 0
     compress_cutoff = _before(as_of, policy.compress_after_days) if compress_views else _EARLIEST
     retire_cutoff = _before(as_of, policy.retire_after_days) if retire_views else _EARLIEST
@@ -299,26 +299,26 @@ def _judging(  # noqa: C901  a flat list of cases, counted as deep
 
     keep, compress, retire = Action.KEEP, Action.COMPRESS, Action.RETIRE
     refused = (recipe, payback_mark(recipe, as_of), OWN_RESULT)
-    figures = (_terms(policy, tiers, as_of, segment),)  # a sentence is made of it only when somebody reads one
+    figures = (_terms(policy, tiers, as_of, segment),)  # turned into a sentence only when one is read
 
     def judge_one(video: Video) -> Verdict:  # noqa: C901, PLR0911, PLR0912  one return for each line of the table above
         created_at = video.created_at
         # guard rules.held: a held video is planned for retirement
         if video.held:
             return Verdict(video, keep, "held", figures)
-        # guard rules.unknown_age: a video of unknown age is judged
+        # guard rules.unknown_age: a video of unknown age is planned for retirement
         if created_at is None or created_at.tzinfo is None:
             return Verdict(video, keep, "unknown_age", figures)
-        # guard rules.future: a video is judged by a clock that is wrong
+        # guard rules.future: a video is judged by a wrong clock
         if created_at > as_of:
             return Verdict(video, keep, "future_created", figures)
         retention_cutoff = retention_cutoffs.get(video.tier)  # type: ignore[arg-type]  # None is no tier's name
-        # guard rules.unknown_tier: a video of a user of unknown tier is judged
+        # guard rules.unknown_tier: a video is judged although its user's tier is unknown
         if retention_cutoff is None:
             return Verdict(video, keep, "unknown_tier", figures)
         kept_until = video.kept_until
         if created_at < retention_cutoff:
-            # guard rules.kept: a video is planned for retirement whose user has asked to keep it
+            # guard rules.kept: a video past its retention is planned for retirement although its user asked to keep it
             if kept_until is not None and kept_until > as_of:
                 return Verdict(video, keep, "kept_on_request", figures)
             return Verdict(video, retire, "past_retention", figures)
@@ -326,17 +326,17 @@ def _judging(  # noqa: C901  a flat list of cases, counted as deep
         if created_at >= youngest_cutoff:
             return Verdict(video, keep, "too_young" if compress_views or retire_views else "cold_rules_off", figures)
         views = video.views
-        # guard rules.unknown_views: unknown views are taken for none
+        # guard rules.unknown_views: unknown views count as none
         if views is None or views < 0:
             return Verdict(video, keep, "unknown_views", figures)
         if views < retire_views and created_at < retire_cutoff:
-            # guard rules.kept_cold: the same, of a video that nobody watches
+            # guard rules.kept_cold: a cold video is planned for retirement although its user asked to keep it
             if kept_until is not None and kept_until > as_of:
                 return Verdict(video, keep, "kept_on_request", figures)
             return Verdict(video, retire, "cold_retire", figures)
         if views >= compress_views or created_at >= compress_cutoff:
             return Verdict(video, keep, "still_watched", figures)
-        # guard rules.compressed_before: a result is compressed again at each run, a little worse each time
+        # guard rules.compressed_before: a result is compressed again in each run, and degrades each time
         if video.compressed:
             return Verdict(video, keep, "compressed_before", figures)
         if video.codec in efficient:
@@ -375,7 +375,7 @@ def _before(as_of: datetime, days: int | None) -> datetime:
 
 
 def reason(verdict: Verdict) -> str:
-    """Say why, in one sentence with the figures, for the person who reads a plan or an audit row."""
+    """Explain a verdict in one sentence with the figures, for plans and the audit record."""
     match verdict.figures:
         case (Terms() as terms,):
             return terms.sentence(verdict.rule, verdict.video)

@@ -1,13 +1,13 @@
-"""Notice before retirement: a video with promised notice is retired only after the service had it for days. Pure.
+"""Give notice before retirement: a video with promised notice is retired only once the service had it in time. Pure.
 
-`foretold` comes between the verdicts and the flows. For a video whose user's tier has `notice_days`:
+`foretold` is applied to the verdicts. For a video whose user's tier has `notice_days`:
 
     notice_lapsed         WITHDRAW  has notice, but is no longer due within those days, or its user has another tier
     past_retention_soon   NOTIFY    due within those days, and without notice
-    cold_retire_soon      NOTIFY    the same, of a cold one
+    cold_retire_soon      NOTIFY    the same, for a cold video
     notice_no_endpoint    due, but no webhook endpoint subscribes to notices
     notice_not_delivered  due, but the notice is not delivered yet
-    notice_running        due, and the notice has been given, but its days are not over
+    notice_running        due, and the notice was given, but its days are not over
 
 Unknown figures do not end a notice: otherwise a night without figures would send all notices again.
 """
@@ -27,7 +27,7 @@ from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 NO_ENDPOINT: Final = "notice_no_endpoint"
 RUNNING: Final = "notice_running"
 LAPSED: Final = "notice_lapsed"
-LATE_AFTER: Final = timedelta(days=1)  # from which on people hear that a notice is under way
+LATE_AFTER: Final = timedelta(days=1)  # after which an undelivered notice is reported
 _SOON: Final = "_soon"
 _UNKNOWN: Final = frozenset({"unknown_age", "unknown_tier", "unknown_views", "future_created"})
 _RELEASE: Final = "reelkeeper webhooks release"
@@ -41,7 +41,7 @@ class Given(NamedTuple):
 
 
 class Expiry(NamedTuple):
-    """When a video is retired at the earliest, and how many days of notice were promised."""
+    """The earliest retirement of a video, and the promised days of notice."""
 
     at: datetime
     days: int
@@ -50,9 +50,9 @@ class Expiry(NamedTuple):
 def foretold(
     judged: Iterable[Verdict], policy: LifecyclePolicy, tiers: Tiers, as_of: datetime, given: Given
 ) -> Iterable[Verdict]:
-    """Make retirements wait for their notice, and decide for which videos it is given, or lapses.
+    """Make retirements wait for their notice, and decide which notices are given or lapse.
 
-    Where no tier is promised notice and none is in force, the verdicts pass unchanged.
+    If no tier is promised notice and none is in force, the verdicts are unchanged.
     """
     if not given.standing and not any(tiers.notice_days().values()):
         return judged
@@ -76,7 +76,7 @@ def _foretold(
         due = verdict
         if verdict.action is not Action.RETIRE and verdict.rule != "future_created":
             soon = ahead[video.tier](video)
-            due = Verdict(video, soon.action, soon.rule, verdict.figures[:1])  # in the words of today
+            due = Verdict(video, soon.action, soon.rule, verdict.figures[:1])  # explained by today's figures
         yield _noticed(verdict, due, notice, promised[video.tier], as_of, is_heard=given.is_heard)
 
 
@@ -97,14 +97,14 @@ def _noticed(  # noqa: PLR0911  one return for each line of the table above
         return Verdict(video, Action.KEEP, NO_ENDPOINT, (due, Expiry(notice_over, days)))
     if notice.told_at is None:
         return Verdict(video, Action.KEEP, NOT_DELIVERED, (due, Expiry(notice_over, days)))
-    # guard rules.notice: a plan retires a video whose service was told the day before
+    # guard rules.notice: a plan retires a video before its days of notice are over
     if (goes_at := goes_after(notice.expires_at, notice.told_at, days)) > as_of:
         return Verdict(video, Action.KEEP, RUNNING, (due, Expiry(goes_at, days)))
     return verdict
 
 
 def goes_after(expires_at: datetime, told_at: datetime, days: int) -> datetime:
-    """Return the time from which a video may be retired whose notice said `expires_at`, and was given at `told_at`."""
+    """Return when a video may be retired whose notice states `expires_at` and was given at `told_at`."""
     return max(expires_at, told_at + timedelta(days=days))
 
 
@@ -113,7 +113,7 @@ def _lapsed(video: Video) -> Verdict:
 
 
 def reason(verdict: Verdict) -> str:
-    """Say in one sentence why a video waits, gets notice or loses it; otherwise as `lifecycle.reason` does."""
+    """Explain in one sentence why a video waits, gets notice or loses it; otherwise as `lifecycle.reason` does."""
     match verdict.rule, verdict.figures:
         case str(rule), (Verdict() as due, Expiry() as expiry):
             why, when = lifecycle.reason(due), f"{expiry.at:%Y-%m-%d}"
@@ -129,7 +129,7 @@ def reason(verdict: Verdict) -> str:
 
 
 def unheard(flow: str, videos: int) -> Finding:
-    """Make the finding that nothing is retired since no endpoint subscribes to notices."""
+    """Make the finding that nothing is retired because no endpoint subscribes to notices."""
     return Finding(
         rule=NO_ENDPOINT,
         scope=flow,
@@ -144,7 +144,7 @@ def unheard(flow: str, videos: int) -> Finding:
 
 
 def late(endpoint_id: str, notices: int, since: datetime) -> Finding:
-    """Make the finding that an endpoint has not accepted notices for over a day, so that their videos stay."""
+    """Make the finding that an endpoint has not accepted notices for over a day, so their videos stay."""
     return Finding(
         rule=NOT_DELIVERED,
         scope=scope(endpoint_id),

@@ -1,6 +1,6 @@
-"""How long the store keeps records without references. Records of customers' bytes or money are never deleted.
+"""Define how long the store keeps unreferenced records. Records of customers' bytes or money are never deleted.
 
-It always keeps: the audit record, the ledger (transfers, entries, holds on credits), charges, each day's spend, videos,
+It always keeps: the audit record, the ledger (transfers, entries, holds on credits), charges, daily spend, videos,
 blobs, requests to keep them, what purges freed, webhook endpoints, and leases, whose tokens are never reused. Each
 field has a minimum: no rule looks back further.
 """
@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class RecordRetentionPolicy(BaseModel):
-    """After how many days a record goes, if ever."""
+    """The days after which each kind of record is deleted, if ever."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

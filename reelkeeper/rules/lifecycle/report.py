@@ -1,4 +1,4 @@
-"""Reports of runs: before, what a run would do; afterwards, what it did, what failed, and how to undo it. Pure."""
+"""Define the reports of runs: what a run would do; or what it did, what failed, and how to undo it. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,13 +11,13 @@ from reelkeeper.model.adoption import Adoption
 from reelkeeper.rules.billing.pricing import storage_microusd_per_month
 from reelkeeper.rules.core.wording import many
 
-SMALLER = ("compressed", "retired", "purged")  # what lowers the bill, at the latest once the grace is over
-_NAMED = 3  # failures, in an error
+SMALLER = ("compressed", "retired", "purged")  # outcomes that lower the bill, at the latest after the grace
+_NAMED = 3  # failures in an error
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A run on a saved plan. A dry run has no `done`; `refusal` is the guard's message."""
+    """The report of a run on a saved plan. A dry run has no `done`; `refusal` is the guard's message."""
 
     flow: str
     run_id: str
@@ -25,23 +25,23 @@ class Report:
     plan: PlanSummary
     planned: tuple[PlannedRule, ...]
     done: tuple[Done, ...] = ()
-    failures: tuple[Outcome, ...] = ()  # the first few of them, with their reasons
+    failures: tuple[Outcome, ...] = ()  # the first few, with their reasons
     refusal: str | None = None
-    searches: SearchTotals = field(default_factory=SearchTotals)  # for smaller files: their cost, and what is left over
+    searches: SearchTotals = field(default_factory=SearchTotals)  # CRF searches: their cost and net saving
 
     @property
     def failed(self) -> int:
-        """Items that failed."""
+        """The number of failed items."""
         return sum(done.objects for done in self.done if done.outcome == "failed")
 
     @property
     def saved_bytes(self) -> int:
-        """Bytes that are no longer stored, or will not be once the grace is over."""
+        """The bytes that are no longer stored, or will not be after the grace."""
         return sum(done.before_bytes - done.after_bytes for done in self.done if done.outcome in SMALLER)
 
     @property
     def saved_microusd_per_month(self) -> int:
-        """What those bytes cost in a month."""
+        """The monthly cost of those bytes, in micro-dollars."""
         return storage_microusd_per_month(self.saved_bytes)
 
     def require_whole(self) -> Self:
@@ -52,14 +52,14 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class HelpReport:
-    """The work of a run for another run's plan. Without `plan_id` there was none to help with."""
+    """The work of a run on another run's plan. Without `plan_id`, there was no plan."""
 
     flow: str
     run_id: str
     dry_run: bool
     plan_id: str | None = None
-    videos: int = 0  # that the plan has to compress
-    left: int = 0  # of them, those that are not settled
+    videos: int = 0  # to be compressed by the plan
+    left: int = 0  # unsettled ones among them
     done: tuple[Done, ...] = ()  # by this run
     failures: tuple[Outcome, ...] = ()  # the first few, with their reasons
 
@@ -73,7 +73,7 @@ class HelpReport:
 class SyncReport:
     """The result of comparing bucket and catalogue, and the changes made.
 
-    A dry run only compares; `adopted`, `taken_back` and `adoption` then say what would be done.
+    A dry run only compares; its `adopted`, `taken_back` and `adoption` are what a run would do.
     """
 
     flow: str
@@ -84,31 +84,31 @@ class SyncReport:
     listed_bytes: int
     expected: int  # objects that the catalogue knows to be stored
     seen: int  # of them
-    missing: int  # the others, each asked for by itself
-    unexplained: int  # objects that no row explains
-    changed: int  # objects that are not as recorded
-    reappeared: int  # objects that were purged, and are there
-    settled: tuple[Done, ...] = ()  # what killed runs left open, by what became of it
+    missing: int  # the others, each confirmed by a HEAD
+    unexplained: int  # objects without a row
+    changed: int  # objects that differ from their record
+    reappeared: int  # objects that were purged, but exist
+    settled: tuple[Done, ...] = ()  # open intents and claims of killed runs, by outcome
     adopted: int = 0
     taken_back: int = 0
     lost: tuple[str, ...] = ()  # videos whose bytes are missing, the first few
     lost_videos: int = 0
-    doubtful: tuple[str, ...] = ()  # keys that are written once, and hold something else
+    doubtful: tuple[str, ...] = ()  # write-once keys with other bytes
     claimed: tuple[str, ...] = ()  # keys of the service's that hold an upload, while a purge has the bytes before it
     swept: int = 0
-    orphans: int = 0  # what still no row explains
+    orphans: int = 0  # objects still without a row
     orphan_keys: tuple[str, ...] = field(default=())  # the first few
     adoption: Adoption = field(default_factory=Adoption)
-    in_doubt: int = 0  # objects that should be looked at, and that no run has told of before
+    in_doubt: int = 0  # doubtful objects that no earlier run has reported
     in_doubt_keys: tuple[str, ...] = ()  # the first few, with the reason
-    event_gaps: int | None = None  # differences that R2's events should have told of; None where none are followed
+    event_gaps: int | None = None  # differences that R2's events should have reported; None if events are not followed
 
     def require_whole(self) -> Self:
-        """Raise IntegrityDoubt for lost videos and for keys with bytes that nobody could have put there.
+        """Raise IntegrityDoubt for lost videos, and for write-once keys with other bytes.
 
-        Raises GuardRefused where the patterns do not fit the bucket, and PartialFailure for operations that could not
+        Raises GuardRefused if the patterns do not fit the bucket, and PartialFailure for operations that could not
         be settled, for uploads that wait for the claim of a purge to end, and for doubtful objects that were not
-        reported before. All else is done.
+        reported before. Everything else is done.
         """
         doubts = []
         if self.lost_videos:
@@ -164,17 +164,17 @@ def count(outcomes: Sequence[Outcome]) -> tuple[Done, ...]:
 
 @dataclass(frozen=True, slots=True)
 class DeliveryReport:
-    """The outcome of the messages in the outbox. `titles` are those of some waiting ones, the newest first."""
+    """The result of a delivery from the outbox. `titles` are those of some waiting messages, the newest first."""
 
     flow: str
     run_id: str
     dry_run: bool
     sent: int = 0
-    diverted: int = 0  # to the second sink, for good
-    copied: int = 0  # to the second sink, and waiting for the first
-    failed: int = 0  # attempts in vain
+    diverted: int = 0  # to the second sink instead of the first
+    copied: int = 0  # to the second sink, and still waiting for the first
+    failed: int = 0  # failed attempts
     waiting: int = 0
-    error: str = ""  # the last one met
+    error: str = ""  # the last one
     titles: tuple[str, ...] = ()
 
     def require_whole(self) -> Self:

@@ -1,4 +1,4 @@
-"""Suggest what would make the bill smaller, in dollars a month, the largest first. Nothing acts on suggestions.
+"""Suggest savings on the bill, in dollars a month, the largest first. Nothing acts on suggestions.
 
 Each is priced beyond the free allowance, before rounding: the present cost of a month less the new one.
 """
@@ -35,17 +35,17 @@ GONE: Final = "expired and cold videos"
 LEFTOVERS: Final = "leftovers"
 KINDS: Final = (SMALLER, GONE, LEFTOVERS)
 _FRAMES: Final = {"to 480p": 854 * 480, "to 720p": 1280 * 720, "to 1080p": 1920 * 1088}
-_KIND_OF: Final = {"replaced": SMALLER, "orphan": LEFTOVERS}  # any other rule lets a video go
+_KIND_OF: Final = {"replaced": SMALLER, "orphan": LEFTOVERS}  # the other rules retire videos
 _NANO: Final = 10**9
 
 RULE: Final = "saving"
-_IDLE_DAYS: Final = 30  # old and not viewed for so long: idle
+_IDLE_DAYS: Final = 30  # a video this old, and not viewed for this long, is idle
 _HALF: Final = 2
 _MICRO: Final = 10**6
 
 
 class SavingsPolicy(BaseModel):
-    """Which savings are worth a word, and what they may be expected to bring."""
+    """Which savings are suggested, and their assumptions."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -63,26 +63,26 @@ class SavingsPolicy(BaseModel):
 class Idle:
     """Unused stored bytes. Videos of unknown age or views, and held ones, are not counted."""
 
-    backlog_bytes: int = 0  # cold, and not compressed yet
-    cold_bytes: int = 0  # idle, and with more than a month to live: what a cheaper class could hold
+    backlog_bytes: int = 0  # cold and not compressed yet
+    cold_bytes: int = 0  # idle, with more than a month to live: suitable for a cheaper class
     cold_objects: int = 0
     late_bytes: Mapping[str, int] = field(default_factory=dict)  # by tier: past half of its retention
     by_user: Mapping[str, int] = field(default_factory=dict)  # idle
-    backlog_net_microusd: int = 0  # left over by compressing the backlog, while it lives
-    unpaid_bytes: int = 0  # cold, and not compressed as that would cost more than it saves
+    backlog_net_microusd: int = 0  # net saving of compressing the backlog
+    unpaid_bytes: int = 0  # cold, but compressing would cost more than it saves
 
 
 class Saving(NamedTuple):
-    """Micro-dollars that a verdict is expected to save: a month, and over the rest of the video's life, less costs."""
+    """A verdict's expected saving in micro-dollars: per month, and over the rest of the video's life less costs."""
 
     month_microusd: int
-    net_microusd: int | None  # None where nobody knows how long the video would have stayed
+    net_microusd: int | None  # None if it is unknown how long the video would have stayed
 
 
 def of_verdict(verdict: Verdict, policy: LifecyclePolicy, tiers: Tiers, as_of: datetime, payback: Payback) -> Saving:
     """Compute the expected saving of a verdict: the whole video, or the bytes that compressing saves.
 
-    How long a video past its retention would have stayed is unknown.
+    For a video past its retention, it is unknown how long it would have stayed.
     """
     video = verdict.video
     if verdict.action in {Action.NOTIFY, Action.WITHDRAW}:
@@ -113,9 +113,9 @@ def smaller_by_model(
     grace_days: int,
     until: date,
 ) -> list[SmallerBy]:
-    """Sum by model and frame size, those with most CPU first.
+    """Sum costs and savings by model and frame size, the most CPU first.
 
-    A byte less saves from the end of its original's grace until `until`, or until its video went, at the list price.
+    A saved byte counts from the end of its original's grace until `until`, or the end of its video, at list price.
     """
     saved: defaultdict[tuple[str | None, str], float] = defaultdict(float)
     for item in less:
@@ -130,14 +130,14 @@ def smaller_by_model(
 
 
 def frame_class(pixels: int) -> str:
-    """Name the frame size by its pixels, such as 720p."""
+    """Return the name of a frame size by its pixels, such as 720p."""
     return next((name for name, most in _FRAMES.items() if pixels <= most), "above 1080p")
 
 
 def survey(
     videos: Iterable[Video], policy: LifecyclePolicy, tiers: Tiers, as_of: datetime, worth: Appraise | None = None
 ) -> Idle:
-    """Sum the unused bytes of live videos. `worth` values an encode; without it, each pays."""
+    """Sum the unused bytes of live videos. `worth` values an encode; without it, every encode pays."""
     backlog = net = unpaid = cold = objects = 0
     late, by_user = Counter[str](), Counter[str]()
     kept_days: dict[int, dict[str, int | None]] = {}  # by the tiers of each segment
@@ -266,7 +266,7 @@ def findings(
 
 
 def _way(way: Cheaper) -> Finding:
-    """Suggest another provider for the clips of a model, or to make them without sound."""
+    """Suggest another provider for the clips of a model, or making them without sound."""
     clips = many(way.jobs, "clip")
     if way.provider is None:
         title, scope = f"Make {clips} of {way.model} without sound", "without sound"
@@ -280,7 +280,7 @@ def _way(way: Cheaper) -> Finding:
 
 
 def _class_saving(idle: Idle, usage: Usage, months: int) -> Decimal:
-    """Compute the monthly saving of the cheaper class as billed, with the move spread over the months that follow."""
+    """Compute the monthly saving of the cheaper class as billed, with the move spread over the next months."""
     moved = min(Decimal(idle.cold_bytes) / GB, usage.standard.gb_month)
     before, infrequent = bill(usage).billed_usd, usage.infrequent_access
     less = usage.standard.model_copy(update={"gb_month": usage.standard.gb_month - moved})
@@ -316,7 +316,7 @@ def _size(size_bytes: int) -> str:
 
 
 def per_day(freed: Iterable[Freed], last: date) -> Iterator[Saved]:
-    """Return each day's saving up to `last`, by kind, from the day after a purge, as a day is billed at its peak."""
+    """Return each day's saving up to `last`, by kind: from the day after a purge, as a day is billed at its peak."""
     by_day: dict[date, Counter[str]] = {}
     for freed_bytes in freed:
         by_day.setdefault(freed_bytes.day, Counter())[kind_of(freed_bytes.rule)] += freed_bytes.size_bytes
@@ -333,10 +333,10 @@ def per_day(freed: Iterable[Freed], last: date) -> Iterator[Saved]:
 
 
 def kind_of(rule: str) -> str:
-    """Name in words the kind of saving of a purge's rule."""
+    """Return the name of the kind of saving of a purge's rule."""
     return _KIND_OF.get(rule, GONE)
 
 
 def a_day(size_bytes: int) -> int:
-    """Return the nano-dollars that storing `size_bytes` for one day costs at list price."""
+    """Return the cost of storing `size_bytes` for one day, in nano-dollars at list price."""
     return round(size_bytes * STANDARD.storage_usd_per_gb_month * _NANO / (GB * DAYS_A_MONTH))

@@ -1,12 +1,12 @@
-"""Segments: kinds of videos with other lifecycle limits than the policy's own. Pure.
+"""Define segments: kinds of videos with lifecycle limits other than the policy's own. Pure.
 
     segments:
       - {name: drafts, tags: [draft], retention_days: 3}
       - {name: masters, key_globs: ["masters/*"], min_bytes: 50000000, retention_days: never, retire_below_views: never}
 
-The first segment that matches decides, with the policy's own values for its unset fields; without a match the policy
-decides alone. The conditions (model, key, tag, size, tier) do not change as a video gets older or is viewed less, so
-neither moves it to another segment. An unknown property matches no condition.
+The first matching segment decides, with the policy's own values for its unset fields; without a match the policy
+decides alone. The conditions (model, key, tag, size, tier) do not change with age or views, so these never move a
+video to another segment. An unknown property matches no condition.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -39,7 +39,7 @@ Bytes = Annotated[int, Field(ge=0, le=_MOST)]
 
 
 class FieldsOnly(BaseModel):
-    """A frozen model with cached properties, which are computed again in another process, and in a copy."""
+    """A frozen model with cached properties, which are not pickled or copied."""
 
     def __getstate__(self) -> dict[Any, Any]:
         """Leave out cached properties: functions cannot be pickled."""
@@ -71,7 +71,7 @@ class Classified(Protocol):
 
     @property
     def key(self) -> str | None:
-        """The whole key of its bytes."""
+        """The complete key of its bytes."""
 
     @property
     def size_bytes(self) -> int | None:
@@ -79,7 +79,7 @@ class Classified(Protocol):
 
 
 class Expected(NamedTuple):
-    """A video that is not made yet: its key is not known."""
+    """A video that is not made yet, so its key is unknown."""
 
     tier: str | None
     model: str | None
@@ -89,7 +89,7 @@ class Expected(NamedTuple):
 
 
 class Segment(BaseModel):
-    """Conditions for videos, all of which must hold, and their limits. An unset limit is as in the policy."""
+    """Conditions for videos, which must all hold, and their limits. An unset limit is as in the policy."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -126,7 +126,7 @@ class Segment(BaseModel):
 
     @model_validator(mode="after")
     def _asks_something(self) -> Self:
-        # guard segments.condition: a segment that asks nothing lets every video go by its own retention
+        # guard segments.condition: a segment without conditions applies its retention to every video
         if all(getattr(self, name) is None for name in CONDITIONS):
             raise ValueError(
                 f"segment {self.name} asks nothing, so it would hold for every video: give it one of "
@@ -140,11 +140,11 @@ class Segment(BaseModel):
         return self
 
     def tiers_of(self, tiers: Tiers) -> Tiers:
-        """Return the effective tiers for its videos: with its retention, where it sets one."""
+        """Return the effective tiers for its videos: with its retention, if it sets one."""
         return tiers if self.retention_days is None else tiers.keeping(_value(self.retention_days))
 
     def overrides(self) -> dict[str, int | None]:
-        """Return the policy's fields that it sets, None for `never`."""
+        """Return the policy's fields that the segment sets, None for `never`."""
         values = {
             "compress_below_views": self.compress_below_views,
             "compress_after_days": self.compress_after_days,
@@ -171,7 +171,7 @@ class _Rest(NamedTuple):
 
 
 class _Open(NamedTuple):
-    """The segments that such videos may match. Only keys with these beginnings and ends match any of them."""
+    """The segments that such videos may match. Only keys with these prefixes and suffixes match any of them."""
 
     every: tuple[_Rest, ...]
     without_keys: tuple[_Rest, ...]
@@ -180,23 +180,23 @@ class _Open(NamedTuple):
 
 
 def chooser(segments: Sequence[Segment]) -> Callable[[Classified], int]:
-    """Make the function that gives the index of the first segment that matches a video, or NO_SEGMENT.
+    """Make a function that returns the index of the first segment that matches a video, or NO_SEGMENT.
 
     Model, tag and tier are looked up together and leave few segments, whose sizes and keys are then compared.
     """
     whole = [_Rest(*_sizes(segment), _keys(segment), place) for place, segment in enumerate(segments)]
     models, tags = ({name for one in segments for name in getattr(one, of) or ()} for of in ("models", "tags"))
-    known: dict[_Names, _Open] = {}  # by the names that videos have
-    found_for: dict[_Names, _Open] = {}  # by those of them that a segment asks for
+    known: dict[_Names, _Open] = {}  # by the names of videos
+    found_for: dict[_Names, _Open] = {}  # by those names that segments use
 
     def find(asked: _Names) -> _Open:
         model, tag, tier = asked
         named = (model if model in models else None, tag if tag in tags else None, tier)
-        if len(known) >= _MAX_KNOWN:  # users make up tags
+        if len(known) >= _MAX_KNOWN:  # users choose tags freely
             known.clear()
             found_for.clear()
         found = found_for.get(named) or compare(*named)
-        known[asked] = found_for[named] = found  # another thread may have cleared them the next moment
+        known[asked] = found_for[named] = found  # another thread may clear the caches at any time
         return found
 
     def compare(model: str | None, tag: str | None, tier: str | None) -> _Open:
@@ -252,7 +252,7 @@ def contradiction(segments: Sequence[Segment], retention: Mapping[str, Sequence[
             return f"segment {segment.name} asks for the tier {unknown[0]!r}; there are {', '.join(retention)}"
     for place, segment in enumerate(segments):
         for earlier in segments[:place]:
-            # guard segments.reachable: a rule that somebody wrote to keep videos never holds, and they go
+            # guard segments.reachable: a segment that should keep videos never matches, and they are retired
             if _implies([segment], earlier, segment.tiers or tuple(retention)):
                 return (
                     f"segment {segment.name} never decides: {earlier.name} stands before it and matches all that it "
@@ -262,7 +262,7 @@ def contradiction(segments: Sequence[Segment], retention: Mapping[str, Sequence[
 
 
 def _worse_for_the_better(segments: Sequence[Segment], retention: Mapping[str, Sequence[int | None]]) -> str:
-    """Find videos that users of a higher tier would lose sooner, among those that one or two segments match."""
+    """Find videos that users of a higher tier would lose sooner, among those matched by one or two segments."""
     for place, one in enumerate(segments):
         for other in segments[place:]:
             if (one.tiers is None and other.tiers is None) or _never_meet(one, other):
@@ -271,7 +271,7 @@ def _worse_for_the_better(segments: Sequence[Segment], retention: Mapping[str, S
             kept = {tier: retention[tier][decides[tier]] for tier in retention}
             for lesser, better in pairwise(retention):
                 shorter, longer = kept[lesser], kept[better]
-                # guard segments.tiers: users who pay more lose the same videos sooner
+                # guard segments.tiers: users of a higher tier lose the same videos sooner
                 if longer is not None and (shorter is None or longer < shorter):
                     names = " and ".join(dict.fromkeys((one.name, other.name)))
                     return (
@@ -288,20 +288,20 @@ def _named(segments: Sequence[Segment], place: int) -> str:
 
 
 def _first(segments: Sequence[Segment], asked: Sequence[Segment], tier: str) -> int:
-    """Find the first segment that certainly matches, for `tier`, all videos that all of `asked` match, tiers aside."""
+    """Find the first segment that certainly matches, for `tier`, every video that all of `asked` match, tiers aside."""
     certain = (place for place, segment in enumerate(segments) if _implies(asked, segment, (tier,)))
     return next(certain, NO_SEGMENT)
 
 
 def _implies(asked: Sequence[Segment], wider: Segment, tiers: Iterable[str]) -> bool:
-    """Whether each video of users of `tiers` that all of `asked` match certainly matches `wider`."""
+    """Whether every video of users of `tiers` that all of `asked` match certainly matches `wider`."""
     if wider.tiers is not None and not set(tiers) <= set(wider.tiers):
         return False
     sizes = [(one.min_bytes, one.max_bytes) for one in asked]
     low, high = max((low or 0 for low, _ in sizes)), min((_MOST if high is None else high for _, high in sizes))
     if low < (wider.min_bytes or 0) or high > (_MOST if wider.max_bytes is None else wider.max_bytes):
         return False
-    # A condition on size asks that the size is known, and so must those that are to imply it.
+    # A condition on size requires a known size, and so must conditions that imply it.
     if _asks_size(wider) and not any(map(_asks_size, asked)):
         return False
     return all(
@@ -318,7 +318,7 @@ def _among(values: Sequence[str] | None, wider: Sequence[str]) -> bool:
     return values is not None and set(values) <= set(wider)
 
 
-@lru_cache(10_000)  # asked of the same two again for each tier, and beside each other segment
+@lru_cache(10_000)  # called again with the same two for each tier and third segment
 def _covered(narrow: tuple[str, ...] | None, wider: tuple[str, ...]) -> bool:
     return narrow is not None and all(any(globs.covers(wide, glob) for wide in wider) for glob in narrow)
 
@@ -343,7 +343,7 @@ def _never_meet(one: Segment, other: Segment) -> bool:
 
 
 def of_verdict(verdict: Verdict) -> str | None:
-    """Name the segment that decided; None: the policy itself did, or it is no longer known."""
+    """Return the name of the deciding segment; None: the policy itself decided, or it is unknown."""
     figure = verdict.figures[0] if verdict.figures else None
     if isinstance(figure, Terms):
         return figure.segment

@@ -1,4 +1,4 @@
-"""Select the verdicts that a flow acts on: by its own rules, by what may be put in place, and by the limits of a run.
+"""Select the verdicts that a flow acts on: by its rules, by what can be put in place, and by the limits of a run.
 
 The others become "keep", with a reason.
 """
@@ -37,12 +37,12 @@ def _leaving(judged: Iterable[Verdict], rules: frozenset[str], left: str) -> Ite
 
 
 def _waits_by(figure: object) -> str:
-    """Name the rule that would retire a video that gets notice, or waits for it."""
+    """Return the rule that would retire a video that gets notice, or waits for it."""
     return figure.rule if isinstance(figure, Verdict) else ""
 
 
 def largest_first(judged: Iterable[Verdict], limit: int, left_microusd: int | None = None) -> Iterator[Verdict]:
-    """Leave all but the `limit` largest videos to be compressed to the next run; `limit` of them are in memory.
+    """Leave all except the `limit` largest videos to be compressed to the next run; only these are in memory.
 
     Of these, leave those to another day whose expected cost exceeds the rest of `left_microusd`, the amount left for
     compressing today; None: any amount.
@@ -52,7 +52,7 @@ def largest_first(judged: Iterable[Verdict], limit: int, left_microusd: int | No
         if verdict.action is not Action.COMPRESS:
             yield verdict
             continue
-        entry = (verdict.video.size_bytes, -order, verdict)  # of equals, the first to come stays
+        entry = (verdict.video.size_bytes, -order, verdict)  # of equals, the first one stays
         if len(heap) < limit:
             heapq.heappush(heap, entry)
         else:
@@ -73,18 +73,18 @@ def _affordable(compressed: Iterable[Verdict], left_microusd: int | None) -> Ite
 
 
 def fitting(judged: Iterable[Verdict], placement: Placement, *, keeps_contract: bool) -> Iterator[Verdict]:
-    """Keep videos that would be compressed in place and must not be; those at keys of ours get a new key anyway."""
+    """Keep videos that must not be compressed in place; those at keys of ours get a new key anyway."""
     if placement == NEW_KEY:
         return iter(judged)
     return (fit(verdict, placement, keeps_contract=keeps_contract) for verdict in judged)
 
 
 def fit(verdict: Verdict, placement: Placement, *, keeps_contract: bool) -> Verdict:
-    """Say the same of one video."""
+    """Do the same for one video."""
     video = verdict.video
     if placement == NEW_KEY or verdict.action is not Action.COMPRESS or video.is_ours:
         return verdict
-    # guard rules.in_place: a plan promises what no run will do, and leaves out what it could have done
+    # guard rules.in_place: a plan has videos that no run will compress, and lacks others that it could
     rule = "in_place_not_tried" if not keeps_contract else _unfit(video, verdict.figures[0])
     return Verdict(video, Action.KEEP, rule, verdict.figures[:1]) if rule else verdict
 
@@ -94,6 +94,6 @@ def _unfit(video: Video, terms: object) -> str | None:
         return "locked_in_place"
     if video.size_bytes > MAX_BYTES_IN_PLACE:
         return "too_large_in_place"
-    # what nobody has probed is, by the run that reads it
+    # an unknown codec is checked by the run that reads the video
     is_other = video.codec not in (None, IN_PLACE_CODEC) or video.refused_recipe == NOT_IN_PLACE
     return NOT_IN_PLACE if is_other else None

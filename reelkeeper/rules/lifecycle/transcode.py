@@ -11,50 +11,50 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from reelkeeper.model import COPIED_SOUND, Media, Quality, Refusal
 from reelkeeper.rules.lifecycle.worth import EFFORTS, Payback
 
-# Of source in a batch: over a second of CPU, beside which a task run's 25 to 50 ms are little; and so much of it that
-# they are next to nothing.
+# Source bytes in a batch: more than a second of CPU, compared with 25 to 50 ms for a task run; and enough to make
+# that negligible.
 LEAST_BYTES: Final = 100_000
 ENOUGH_BYTES: Final = 1_000_000
-SHARES: Final = 16  # a batch takes at most this part of what is left
-MAX_BATCHES: Final = 400  # Prefect's server loses records past some hundreds of task runs at once
+SHARES: Final = 16  # a batch has at most this fraction of the rest
+MAX_BATCHES: Final = 400  # Prefect's server loses records with some hundreds of task runs at once
 
 Placement = Literal["new_key", "in_place"]
 NEW_KEY: Final = "new_key"
 IN_PLACE: Final = "in_place"
-NOT_IN_PLACE: Final = "not_in_place"  # the rule, and the mark of those refused by it: under any recipe in place
-OWN_RESULT: Final = "own_result"  # likewise, of our own results that the catalogue does not know: under any recipe
-PAYBACK: Final = "payback"  # the rule of those refused because an encode would cost more than it saves
-MAX_BYTES_IN_PLACE: Final = 5 * 1024**3  # Cloudflare R2 "Limits" page: what a single put takes, and a copy
+NOT_IN_PLACE: Final = "not_in_place"  # the rule, and the mark of its refusals, for any recipe in place
+OWN_RESULT: Final = "own_result"  # the same for our own results that the catalogue does not know, for any recipe
+PAYBACK: Final = "payback"  # the rule of refusals because an encode would cost more than it saves
+MAX_BYTES_IN_PLACE: Final = 5 * 1024**3  # Cloudflare R2 "Limits" page: the maximum of a single put or copy
 IN_PLACE_CODEC: Final = "h264"
 NOT_TRIED: Final = "this bucket has not shown that it does what putting in place rests on: reelkeeper doctor --contract"
 
 EFFICIENT_CODECS: Final = ("av1", "vp9", "hevc")  # a second lossy pass would cost more than it saves
-_TEXT_SUBTITLES = {"mov_text", "webvtt", "subrip", "ass", "ssa", "text"}  # what WebVTT can hold
+_TEXT_SUBTITLES = {"mov_text", "webvtt", "subrip", "ass", "ssa", "text"}  # formats that convert to WebVTT
 _MAX_CHANNELS = 8  # of Opus: RFC 7845, 5.1.1.2
 _CONTAINERS = {"mp4": "mov", "webm": "webm"}  # as `Media` names them
 _CRF_RANGES = {"h264": (16, 40), "hevc": (16, 42), "av1": (20, 55), "vp9": (20, 55)}
 _TOLERANCE_SECONDS = 0.05
-_TIMING_TOLERANCE_MS = 2  # WebM counts in milliseconds, and both ends are rounded
+_TIMING_TOLERANCE_MS = 2  # WebM has milliseconds, and both times are rounded
 _ASPECT_TOLERANCE = 0.01
-_DEPTHS = {"h264": (8,), "hevc": (8, 10), "av1": (8, 10), "vp9": (8, 10)}  # bits; H.264 of 10 plays on few devices
-# What must be alike in a result, whatever its encoder: VMAF compares luma alone, frame by frame.
+_DEPTHS = {"h264": (8,), "hevc": (8, 10), "av1": (8, 10), "vp9": (8, 10)}  # bits; 10-bit H.264 plays on few devices
+# Properties that a result must keep: VMAF compares only luma, frame by frame.
 _KEPT = ("bit_depth", "chroma", "field_order", "color_range", "color_space", "color_primaries", "color_transfer")
-_UNMARKED = {"color_range": "tv"}  # ITU-T H.264 and H.265, E.2.1: x264 and x265 do not write what is the default
-_CHROMA = ("4:2:0", "gray")  # loses nothing in 4:2:0, all that SVT-AV1 makes and all that players take
-# What goes with the picture, and an encode takes along.
+_UNMARKED = {"color_range": "tv"}  # ITU-T H.264 and H.265, E.2.1: x264 and x265 do not write the default
+_CHROMA = ("4:2:0", "gray")  # lossless in 4:2:0, the only format of SVT-AV1 and of most players
+# Side data that an encode keeps.
 _SIDE_DATA = {"mp4": {"Mastering display metadata", "Content light level metadata"}}
 _SIDE_DATA["webm"] = {*_SIDE_DATA["mp4"], "Stereo 3D"}
-# What Opus (RFC 7845, 5.1.1.2) knows, if by another name: any other layout of so many channels would be mixed into it.
+# Layouts that Opus has (RFC 7845, 5.1.1.2), under ffmpeg's names: other layouts would be mixed into them.
 _LAYOUTS = {"mono", "stereo", "3.0", "quad", "5.0", "5.1", "6.1", "7.1", "unknown"}
 _LAYOUTS |= {"1 channels", "2 channels", "quad(side)", "5.0(side)", "5.1(side)"}
 
 
 class Recipe(BaseModel):
-    """How a video is transcoded. A change of it lets refused videos be tried again.
+    """How a video is transcoded. After a change, refused videos are tried again.
 
-    H.264 in MP4 is what every device plays. At the same VMAF, SVT-AV1 keeps about 0.7 of x264's bytes, x265 0.9, and
-    two-pass libvpx-vp9 as many for five times the CPU. No single CRF gives a known quality (the same VMAF took CRF 25
-    to 51 on nine clips), so it is searched.
+    Every device plays H.264 in MP4. At the same VMAF, SVT-AV1 needs about 0.7 of x264's bytes, x265 0.9, and
+    two-pass libvpx-vp9 as many for five times the CPU. No fixed CRF gives a known quality (the same VMAF took CRF 25
+    to 51 on nine clips), so the CRF is searched.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -118,18 +118,18 @@ class Recipe(BaseModel):
 
     @property
     def crf_range(self) -> tuple[int, int]:
-        """The lowest and the highest CRF that are tried."""
+        """The lowest and the highest CRF to try."""
         lowest, highest = _CRF_RANGES[self.codec]
         return self.crf_min or lowest, self.crf_max or highest
 
     @property
     def presets(self) -> tuple[int, ...]:
-        """The presets to choose from; one alone where it is set."""
+        """The presets to choose from; only one if it is set."""
         return tuple(EFFORTS[self.codec]) if self.preset is None else (self.preset,)
 
 
 class Acceptance(BaseModel):
-    """What a result must be to take the place of its source. Quality is VMAF v0.6.1 at native size."""
+    """What a result must fulfil to replace its source. Quality is VMAF v0.6.1 at native size."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -137,7 +137,7 @@ class Acceptance(BaseModel):
         93, ge=0, le=97, description="Minimum VMAF, mean of all frames; a still image reaches at most 97.4"
     )
     min_vmaf_p5: float = Field(88, ge=0, le=97, description="Minimum VMAF, 5th percentile of all frames")
-    # Results at the floor have 39 to 48 dB on three natural clips, and 32 to 35 drawn in glaring colours. A hue turned
+    # Results at the floor have 39 to 48 dB on three natural clips, and 32 to 35 on bright drawings. A hue turned
     # by 20 degrees has 28 to 45, U and V swapped 18 to 32.
     min_chroma_db: float = Field(
         32,
@@ -154,12 +154,12 @@ class Acceptance(BaseModel):
     min_saved_bytes: int = Field(0, ge=0, description="Minimum reduction in size, in bytes")
 
     def most_bytes(self, source_bytes: int) -> int:
-        """Size of the largest result that is small enough for a source of `source_bytes`."""
+        """Return the largest size of a result for a source of `source_bytes`."""
         return min(int(source_bytes * self.max_size_percent / 100), source_bytes - self.min_saved_bytes)
 
 
 def why_not_in_place(codec: str, container: str, size_bytes: int) -> str | None:
-    """Say why these bytes are not overwritten, or None: links and their players must find the same format as before."""
+    """Return why these bytes are not overwritten, or None: links must still serve the format that players expect."""
     if size_bytes > MAX_BYTES_IN_PLACE:
         return f"{size_bytes:,} bytes, and a single put takes {MAX_BYTES_IN_PLACE:,}: it cannot be put back at its key"
     if (codec, container) != (IN_PLACE_CODEC, "mp4"):
@@ -168,31 +168,31 @@ def why_not_in_place(codec: str, container: str, size_bytes: int) -> str | None:
 
 
 def locked_mark(at: datetime) -> str:
-    """Identify a refusal in place for a bucket lock: it stands for the month, as locks of an age end by themselves."""
+    """Return the mark of a refusal for a bucket lock: it is valid for the month, as locks by age end by themselves."""
     return f"locked_{at:%Y-%m}"
 
 
 def payback_mark(mark: str, at: datetime) -> str:
-    """Identify a refusal of the recipe `mark` that does not pay: it stands for the month, as later results may help."""
+    """Return the mark of a refusal by recipe `mark` as not paying, valid for the month, as later results may differ."""
     return f"{mark}_{at:%Y-%m}"
 
 
 def fingerprint(recipe: Recipe, acceptance: Acceptance, encoder: str) -> str:
-    """Identify everything a refusal depends on; `encoder` carries its version. 16 hex digits.
+    """Return the fingerprint of everything that a refusal depends on, 16 hex digits; `encoder` has its version.
 
-    The placement of the result is not part of it: refusals for that have their own mark.
+    The placement of the result is not part of it, as refusals for that have their own mark.
     """
     whole = [recipe.model_dump(mode="json", exclude={"placement"}), acceptance.model_dump(mode="json"), encoder]
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def bits_per_pixel(media: Media) -> float:
-    """Bits that the video stream spends on each pixel of each frame."""
+    """Return the bits of the video stream per pixel of each frame."""
     return media.video_bits / max(1, media.width * media.height * media.frames)
 
 
 def skip(media: Media, recipe: Recipe, mark: str = "") -> Refusal | None:
-    """Why a source is left alone without an encode, or None. `mark` is the fingerprint to remember it by."""
+    """Return why a source is refused without an encode, or None. `mark` is the refusal's fingerprint."""
     pictures = [s.codec for s in media.subtitles if s.codec not in _TEXT_SUBTITLES]
     encoded = [s for s in media.audio if s.codec not in COPIED_SOUND[recipe.container]]
     channels = max((s.channels or 0 for s in encoded), default=0)
@@ -231,7 +231,7 @@ def skip(media: Media, recipe: Recipe, mark: str = "") -> Refusal | None:
 def accept(
     source: Media, result: Media, quality: Quality, recipe: Recipe, acceptance: Acceptance, *, mark: str = ""
 ) -> Refusal | None:
-    """Why `result` may not take the place of `source`, every fault of it with its figures; None if it may."""
+    """Return why `result` may not replace `source`, every fault with its figures; None if it may."""
     faults = [
         *_plays(result, recipe),
         *_shape(source, result),
@@ -272,7 +272,7 @@ def _kept(source: Media, result: Media) -> Iterator[tuple[str, str]]:
     for name in _KEPT:
         before, after = getattr(source, name), getattr(result, name)
         after = _UNMARKED.get(name) if after is None else after
-        if before not in (None, "gray", after):  # gray loses nothing in any chroma
+        if before not in (None, "gray", after):  # gray is lossless in any chroma format
             yield name, f"{name} {after}, the source {before}"
     if lost := sorted(set(source.side_data) - set(result.side_data)):
         yield "side_data", f"without the source's {', '.join(lost)}"
@@ -282,7 +282,7 @@ def _kept(source: Media, result: Media) -> Iterator[tuple[str, str]]:
 
 
 def _latest(before: Sequence[int], after: Sequence[int]) -> int:
-    """Find how far off a frame is at most. VMAF pairs frames by their number, whenever they are shown."""
+    """Return the largest timing error of a frame. VMAF pairs frames by number, regardless of their times."""
     return max((abs(new - old) for old, new in zip(before, after, strict=False)), default=0)
 
 
@@ -309,14 +309,14 @@ def _worth(source: Media, result: Media, quality: Quality, acceptance: Acceptanc
     most = acceptance.most_bytes(source.size_bytes)
     if not 0 < result.size_bytes <= most:
         yield "size", f"{result.size_bytes} bytes of {source.size_bytes}, at most {most} would do"
-    # guard transcode.every_frame: a result is accepted by the few frames that the search looked at
+    # guard transcode.every_frame: a result is accepted by the few frames that the search compared
     if quality.subsample != acceptance.frame_step or quality.frames != -(-source.frames // acceptance.frame_step):
         yield "not_verified", f"{quality.frames} of {source.frames} frames compared"
-    # guard transcode.floors: a result that is worse than was promised takes the place of its source
+    # guard transcode.floors: a result below the promised quality replaces its source
     if not quality.mean >= acceptance.min_vmaf_mean or not quality.p5 >= acceptance.min_vmaf_p5:
         floors = f"the floors are {acceptance.min_vmaf_mean:g} and {acceptance.min_vmaf_p5:g}"
         yield "quality", f"VMAF mean {quality.mean:.2f} and 5th percentile {quality.p5:.2f}, {floors}"
-    # guard transcode.chroma: a result in wrong colours takes the place of its source
+    # guard transcode.chroma: a result in wrong colours replaces its source
     if not quality.chroma_db >= acceptance.min_chroma_db:
         yield "colour", f"colour at {quality.chroma_db:.1f} dB of PSNR, the floor is {acceptance.min_chroma_db:g}"
 

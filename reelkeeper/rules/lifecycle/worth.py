@@ -1,7 +1,7 @@
-"""Value an encode: the saved bytes over the rest of a video's life at R2's price, less CPU and requests. Pure.
+"""Value an encode: saved bytes over the rest of a video's life at R2's price, less CPU and requests. Pure.
 
-Before a video is opened only its size is known, and the results and costs of earlier encodes are used; once it is open,
-its pixels and bits are.
+Before a video is opened, only its size is known, and the results and costs of earlier encodes are used; afterwards,
+its pixels and bits.
 """
 
 from collections.abc import Collection, Mapping
@@ -23,15 +23,15 @@ _MICRO: Final = 10**6
 
 
 class Effort(NamedTuple):
-    """The effect of a preset: bytes, relative to the usual preset, and CPU seconds for each million pixels."""
+    """The effect of a preset: bytes relative to the usual preset, and CPU seconds per million pixels."""
 
     relative_bytes: float
     encode_cpu_seconds: float
 
 
-# At the same floor on natural clips of 640 to 1280 pixels' width, one core of an EPYC with AVX2. SVT-AV1 4.2 at lp=1;
-# two-pass libvpx-vp9 at cpu-used 4 by the CPU that it took for each of SVT-AV1's at preset 6, x264 and x265 by that for
-# each of its own at preset 8.
+# At the same floor on natural clips 640 to 1280 pixels wide, on one core of an EPYC with AVX2. SVT-AV1 4.2 at lp=1;
+# two-pass libvpx-vp9 at cpu-used 4 by the ratio of its CPU to SVT-AV1's at preset 6, x264 and x265 by the ratio to
+# SVT-AV1's at preset 8.
 EFFORTS: Final[Mapping[str, Mapping[int, Effort]]] = {
     "h264": {3: Effort(1.08, 0.038), 4: Effort(1.04, 0.046), 5: Effort(1.0, 0.052), 6: Effort(0.99, 0.070)},
     "hevc": {2: Effort(1.1, 0.068), 5: Effort(1.0, 0.094)},
@@ -39,12 +39,12 @@ EFFORTS: Final[Mapping[str, Mapping[int, Effort]]] = {
     "vp9": {4: Effort(1.25, 0.26)},
 }
 USUAL_PRESET: Final = {"h264": 5, "hevc": 5, "av1": 8, "vp9": 4}
-# Of SVT-AV1's, at the usual presets and the same floor.
+# Relative to SVT-AV1's, at the usual presets and the same floor.
 RELATIVE_BYTES: Final = {"h264": 1.39, "hevc": 1.27, "av1": 1.0, "vp9": 1.25}
-COMPARE_CPU_SECONDS: Final = 0.032  # VMAF of all frames, a million pixels
+COMPARE_CPU_SECONDS: Final = 0.032  # for VMAF of all frames, per million pixels
 USUAL_BITS_PER_PIXEL: Final = 0.36  # 30 MB for 15 s of 720p
-_PRIOR_BYTES: Final = 50_000_000  # of sources, that the prior counts as much as
-# How a file of a known size may turn out: how likely, and of what is expected, the CPU and the bytes saved. A third is
+_PRIOR_BYTES: Final = 50_000_000  # weight of the prior, in source bytes
+# Cases for a file of known size: probability, and factors of the expected CPU and saved bytes. A third is
 # half as dense as usual, and takes twice the CPU for its bytes; a third is three times as dense.
 _MAY_BE: Final = ((0.3, 2.0, 0.72), (0.4, 0.8, 1.04), (0.3, 0.33, 1.22))
 
@@ -72,7 +72,7 @@ class Payback(BaseModel):
     horizon_days: int = Field(365, ge=1, description="Days of storage counted for a video without an end of retention")
 
     def days(self, remaining_days: int | None) -> int:
-        """Count the days for which a saved byte counts. None is for ever."""
+        """Return the days for which a saved byte counts. None is for ever."""
         return self.horizon_days if remaining_days is None else max(0, min(remaining_days, self.horizon_days))
 
     def cpu_usd(self, cpu_seconds: float) -> float:
@@ -81,7 +81,7 @@ class Payback(BaseModel):
 
 
 class Worth(NamedTuple):
-    """The expected saving and cost of one encode. Without a price for CPU everything pays."""
+    """The expected saving and cost of one encode. Without a price for CPU, everything pays."""
 
     saved_bytes: int
     days: int
@@ -90,12 +90,12 @@ class Worth(NamedTuple):
 
     @property
     def gain_usd(self) -> float:
-        """Dollars for the bytes that need not be stored."""
+        """The dollars for the saved bytes."""
         return self.saved_bytes * self.days * USD_PER_BYTE_DAY
 
     @property
     def cost_usd(self) -> float:
-        """Dollars for CPU and requests."""
+        """The dollars for CPU and requests."""
         return self.payback.cpu_usd(self.cpu_seconds) + REQUESTS_USD
 
     @property
@@ -110,7 +110,7 @@ class Worth(NamedTuple):
 
     @property
     def net_microusd(self) -> int:
-        """Micro-dollars left over."""
+        """The net saving in micro-dollars."""
         return self.gain_microusd - self.cost_microusd
 
     @property
@@ -119,7 +119,7 @@ class Worth(NamedTuple):
         return self.payback.cpu_usd_per_hour is None or self.gain_usd > self.cost_usd
 
     def sentence(self) -> str:
-        """Show the arithmetic."""
+        """Explain the calculation."""
         price = f" at {self.payback.cpu_usd_per_hour} USD an hour" if self.payback.cpu_usd_per_hour is not None else ""
         less = f"{self.saved_bytes / _MICRO:.2f} MB less for {self.days} days"
         return (
@@ -130,9 +130,9 @@ class Worth(NamedTuple):
 
 
 def unopened(codec: str, payback: Payback, before: SearchTotals, size_bytes: int, remaining_days: int | None) -> Worth:
-    """Expect the worth of an encode of `size_bytes` from the results and costs of earlier ones.
+    """Estimate the worth of an encode of `size_bytes` from the results and costs of earlier ones.
 
-    Its pixels are counted once it is open, and it is left alone if it then does not pay: so where CPU has a price, only
+    Its pixels are known once it is open, and it is skipped if it then does not pay: so if CPU has a price, only
     the saving and cost of the cases that turn out to pay are expected.
     """
     usual = EFFORTS[codec][USUAL_PRESET[codec]]
@@ -148,13 +148,13 @@ def unopened(codec: str, payback: Payback, before: SearchTotals, size_bytes: int
             if gain * better > cost * dearer + REQUESTS_USD:
                 mean_saved += chance * better
                 mean_cpu += chance * dearer
-    if not mean_saved:  # nothing depends on how it turns out
+    if not mean_saved:  # the cases make no difference
         mean_saved = mean_cpu = 1.0
     return Worth(round(saved * mean_saved), days, cpu_seconds * mean_cpu, payback)
 
 
 def effort(codec: str, preset: int) -> Effort:
-    """Return the effort of a preset, or of the nearest known one."""
+    """Return the effort of a preset, or of the nearest known preset."""
     known = EFFORTS[codec]
     return known[min(known, key=lambda other: abs(other - preset))]
 
@@ -162,7 +162,7 @@ def effort(codec: str, preset: int) -> Effort:
 def at_presets(
     media: Media, codec: str, presets: Collection[int], kept: float, payback: Payback, remaining_days: int | None
 ) -> dict[int, Worth]:
-    """Expect the worth of an encode at each preset. `kept` is the share of picture bytes left at the usual one."""
+    """Estimate the worth of an encode at each preset. `kept` is the share of picture bytes kept at the usual one."""
     megapixels = media.width * media.height * media.frames / _MICRO
     found = {}
     for preset in presets:
@@ -174,7 +174,7 @@ def at_presets(
 
 
 def choose(worths: Mapping[int, Worth], codec: str) -> int:
-    """Choose the preset with the largest net; the usual one where CPU has no price."""
+    """Choose the preset with the largest net saving; the usual one if CPU has no price."""
     if all(worth.payback.cpu_usd_per_hour is None for worth in worths.values()) and USUAL_PRESET[codec] in worths:
         return USUAL_PRESET[codec]
     return max(worths, key=lambda preset: worths[preset].gain_usd - worths[preset].cost_usd)

@@ -1,1 +1,1 @@
-"""Budgets, anomalies and drift of spend."""
+"""Check spend for exceeded budgets, anomalies and drift."""

@@ -1,8 +1,8 @@
 """Find days with unusually high or low cost: in total, or of a service, tier, provider or model.
 
-A day is odd when it exceeds the usual range (see `residuals`) by a number of spreads, by a percentage, and by an amount
-of dollars. Today is judged too, though it is not over: it can only be too high. After an odd day its series is silent
-for some days. An odd total is reported once, with the parts that caused it. Before a series is two weeks old, a day is
+A day is odd if it leaves the usual range (see `residuals`) by a number of spreads, by a percentage, and by an amount
+of dollars. Today is judged too, although it is not over: it can only be too high. After an odd day its series is silent
+for some days. An odd total is reported once, with its main parts. Before a series is two weeks old, a day is
 odd that costs several times as much as the day before.
 """
 
@@ -24,20 +24,20 @@ from reelkeeper.rules.spend.residuals import Bounds, Judged, judge
 _A_DAY: Final = timedelta(days=1)
 _EVERY_YEAR: Final = re.compile(r"\d\d-\d\d")
 _SOME: Final = re.compile(r"(\d{4}-\d\d-\d\d)(?:/(\d{4}-\d\d-\d\d))?")
-_LEAP_YEAR: Final = 2024  # any: every day of the year has a date in it
+_LEAP_YEAR: Final = 2024  # any leap year: it has every date
 
 RULE: Final = "anomaly"
 DAYS_A_MONTH: Final = 30
 _NANO: Final = 10**9
-_CENT: Final = 10**7  # nano-dollars; less than that is next to nothing
+_CENT: Final = 10**7  # nano-dollars; less is negligible
 _FULL: Final = 100  # percent
-_NAMED: Final = 3  # services, in a finding
+_NAMED: Final = 3  # services in a finding
 
 Days = Sequence[Judged | None]
 
 
 class AnomalyPolicy(BaseModel):
-    """What is odd enough to tell people of."""
+    """Thresholds for odd days and for drift."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -104,7 +104,7 @@ class AnomalyPolicy(BaseModel):
 
 
 class Odd(NamedTuple):
-    """An odd day, and the nano-dollars beyond the expectation on it and on the odd days after it."""
+    """An odd day, and the nano-dollars beyond the expectation, including the odd days after it."""
 
     day: Judged
     excess: int
@@ -112,7 +112,7 @@ class Odd(NamedTuple):
 
     @property
     def began(self) -> tuple[date, bool]:
-        """Return the first day, and whether it was too high."""
+        """Return the day, and whether it was too high."""
         return self.day.day, self.excess > 0
 
 
@@ -122,7 +122,7 @@ def findings(
     """Report what is odd about today, yesterday, or a run of days up to yesterday.
 
     Args:
-        charges: of the last `policy.history_days` days, in any order; sums of several will do.
+        charges: of the last `policy.history_days` days, in any order; they may be sums.
         policy: the thresholds.
         as_of: now; its UTC day is not over yet.
         jobs: the cost of those days' jobs, by provider and model.
@@ -140,7 +140,7 @@ def findings(
 
 
 def judge_all(spending: Spending, policy: AnomalyPolicy) -> dict[str, Days]:
-    """Judge each day of each scope, parts compared with the rest of the total."""
+    """Judge each day of each scope; parts are compared with the rest of the total."""
     first, series = spending
     calendar = days(policy.calendar, first, spending.day(len(series.get(TOTAL, ()))))
     whole = series.get(TOTAL, ())
@@ -170,7 +170,7 @@ def odd_days(days: Days, policy: AnomalyPolicy) -> list[int]:
 
 
 def news(days: Days, policy: AnomalyPolicy) -> Odd | None:
-    """Return the last odd day if it is still news: today's, yesterday's, or one that has gone on until yesterday."""
+    """Return the last odd day if it is still news: today, yesterday, or one that has continued until yesterday."""
     places, yesterday = odd_days(days, policy), len(days) - 2
     if not places or (day := days[places[-1]]) is None:
         return None
@@ -188,14 +188,14 @@ def _direction(verdict: Judged | None, policy: AnomalyPolicy) -> int:
 
 
 def _not_over(days: Days) -> Days:
-    """Drop a low finding for today, which is not over."""
+    """Ignore that today, which is not over, is low."""
     if days and days[-1] and days[-1].direction < 0:
         return [*days[:-1], days[-1]._replace(direction=0)]
     return days
 
 
 def _early(spending: Spending, scope: str, days: Days, policy: AnomalyPolicy) -> Odd | None:
-    """Compare today, and yesterday, with the day before, where the history is too short."""
+    """Compare today and yesterday with the day before, if the history is too short."""
     values = spending.series.get(scope, ())
     for n in range(len(values) - 1, max(len(values) - 3, 0), -1):
         actual, before = values[n], values[n - 1]
@@ -235,7 +235,7 @@ def _finding(scope: str, odd: Odd, judged: Mapping[str, Days], today: date) -> F
 
 
 def _parts(judged: Mapping[str, Days], day: date, sign: int) -> Iterator[tuple[str, str]]:
-    """Return the services that differ most, in the direction of the total on that day, and by how much."""
+    """Return the services with the largest differences on that day, in the total's direction, and these differences."""
     services = (
         (scope.partition(":")[2], sign * (verdict.actual - verdict.expected))
         for scope, days in judged.items()
@@ -263,7 +263,7 @@ def days(entries: Iterable[str], first: date, last: date) -> frozenset[date]:
 
 def _spans(entry: str, years: Iterable[int]) -> list[tuple[date, date]]:
     if _EVERY_YEAR.fullmatch(entry):
-        found = filter(None, (_date(f"{year}-{entry}") for year in years))  # 29 February is not in all of them
+        found = filter(None, (_date(f"{year}-{entry}") for year in years))  # 29 February is not in all years
         return [(day, day) for day in found]
     some = _SOME.fullmatch(entry)
     start, end = (_date(some[1]), _date(some[2] or some[1])) if some else (None, None)

@@ -1,6 +1,6 @@
 """Predict whether a month will end over its budget.
 
-It uses a fresh forecast, or else the run rate, which needs three complete days (as OCI's budgets do).
+It uses a recent forecast, or else the run rate, which needs three complete days (as OCI's budgets do).
 """
 
 from collections import Counter
@@ -14,9 +14,9 @@ from reelkeeper.rules.core.wording import many, usd
 from reelkeeper.rules.spend.budget import NANO_IN_MICRO, TOTAL, BudgetPolicy, Period, Span, nanousd, spans
 
 RULE: Final = "forecast_breach"
-RATE_DAYS: Final = 30  # that the run rate looks back on
+RATE_DAYS: Final = 30  # for the run rate
 _LEAST_RATE_DAYS: Final = 3
-_FORECAST_DAYS: Final = 8  # a forecast is made each Monday
+_FORECAST_DAYS: Final = 8  # the maximum age of a forecast, which is made each Monday
 _WORDS: Final = {10: "may", 50: "is expected to", 90: "will almost surely"}
 
 
@@ -49,7 +49,7 @@ def _breach(span: Span, as_of: datetime, forecasts: Sequence[CostForecast]) -> I
         how += f"probability between {usd(low)} and {usd(high)}."
     elif rate := _run_rate(span, as_of.date()):
         mean, days = rate
-        low, high = 0, mean  # a run rate knows no band
+        low, high = 0, mean  # a run rate has no band
         how = f"The mean of the last {many(days, 'whole day')}, carried on, gives {usd(mean)}."
     else:
         return
@@ -72,7 +72,7 @@ def _breach(span: Span, as_of: datetime, forecasts: Sequence[CostForecast]) -> I
 
 
 def _believed(span: Span, as_of: datetime, forecasts: Sequence[CostForecast]) -> CostForecast | None:
-    """Return the latest forecast of the span, unless it is old, or the present spend already proves it wrong."""
+    """Return the latest forecast of the span, unless it is old, or the present spend already exceeds it."""
     kind, _, name = span.budget.scope.partition(":")
     fits = [
         forecast
@@ -86,7 +86,7 @@ def _believed(span: Span, as_of: datetime, forecasts: Sequence[CostForecast]) ->
 
 
 def _run_rate(span: Span, today: date) -> tuple[int, int] | None:
-    """Return the month's cost if the last days continue, and how many complete days these are; None if too few."""
+    """Return the month's cost at the rate of the last days, and their number; None if there are too few."""
     by_day = Counter[date]()
     for charge in span.charges:
         by_day[charge.day] += nanousd(charge, span.budget.scope)

@@ -1,9 +1,9 @@
 """Compare spend with budgets of a day or a month, in total, or for a service, a tier or one user.
 
-Only the highest crossed level of a budget is news. Yesterday is judged too, as the last usage of a day is known only
-after its end; of past periods only an excess is news. `breach` predicts whether a month will end over its budget.
+Only the highest crossed level of a budget is news. Yesterday is checked too, as the last usage of a day is known only
+after its end; for past periods only an excess is news. `breach` predicts whether a month will end over its budget.
 
-A user's and a tier's spend is list cost: the cost of their usage beyond every free allowance. All else is as billed.
+A user's or a tier's spend is list cost: their usage priced without free allowances. All else is as billed.
 """
 
 from calendar import monthrange
@@ -29,11 +29,11 @@ _NANO: Final = 10**9
 NANO_IN_MICRO: Final = 1000
 FULL: Final = 100  # percent
 _A_DAY: Final = timedelta(days=1)
-_NAMED: Final = 3  # services, in a finding
+_NAMED: Final = 3  # services in a finding
 
 
 class Period(StrEnum):
-    """How long a budget lasts, in UTC: a calendar day or a calendar month."""
+    """The period of a budget: a calendar day or month in UTC."""
 
     DAY = "day"
     MONTH = "month"
@@ -43,7 +43,7 @@ _Usd = Annotated[Decimal, Field(gt=0, le=10**9, decimal_places=6)]
 
 
 class Budget(BaseModel):
-    """A number of dollars for one scope and period."""
+    """The dollars for one scope and period."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -55,7 +55,7 @@ class Budget(BaseModel):
 
 
 class BudgetPolicy(BaseModel):
-    """What may be spent, and at which shares of it people are told."""
+    """Budgets, and the shares of them at which people are alerted."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -85,12 +85,12 @@ class BudgetPolicy(BaseModel):
         return self
 
     def users(self) -> list[str]:
-        """Name the users that have a budget."""
+        """List the users with a budget."""
         scopes = [budget.scope.partition(":") for budget in self.budgets]
         return sorted({name for kind, _, name in scopes if kind == "user"})
 
     def all_budgets(self) -> tuple[Budget, ...]:
-        """Return every budget, the two for all first."""
+        """Return every budget, the two total ones first."""
         whole = ((Period.DAY, self.daily_usd), (Period.MONTH, self.monthly_usd))
         return (*(Budget(period=period, usd=usd) for period, usd in whole if usd is not None), *self.budgets)
 
@@ -104,11 +104,11 @@ class Span(NamedTuple):
     last: date
     limit: int
     spent: int
-    charges: Sequence[Charge]  # of the budget's scope, of every day
+    charges: Sequence[Charge]  # of the budget's scope, for all days
 
     @property
     def what(self) -> str:
-        """Say which budget it is."""
+        """Describe the budget."""
         whose = "" if self.budget.scope == TOTAL else f" for {self.budget.scope.replace(':', ' ')}"
         return f"{'Daily' if self.budget.period is Period.DAY else 'Monthly'} budget{whose}"
 
@@ -124,7 +124,7 @@ def findings(charges: Iterable[Charge], policy: BudgetPolicy, as_of: datetime) -
     """
     found = []
     for span in spans(charges, policy, as_of):
-        least = 1 if as_of.date() <= span.last else FULL  # that half of it was spent is no news once it is over
+        least = 1 if as_of.date() <= span.last else FULL  # of a past period, only an excess is news
         levels = [level for level in policy.levels_percent if level >= least]
         crossed = [level for level in levels if span.spent * FULL >= span.limit * level]
         found += [_crossing(span, crossed[-1], as_of)] if crossed else []
@@ -132,7 +132,7 @@ def findings(charges: Iterable[Charge], policy: BudgetPolicy, as_of: datetime) -
 
 
 def spans(charges: Iterable[Charge], policy: BudgetPolicy, as_of: datetime) -> Iterator[Span]:
-    """Return each budget with its spend: in yesterday's period, if that is another, and in today's."""
+    """Return each budget with its spend in today's period, and in yesterday's if that differs."""
     charges, today = list(charges), as_of.date()
     for budget in policy.all_budgets():
         own = [charge for charge in charges if _belongs(charge, budget.scope)]
@@ -198,15 +198,15 @@ class Spending(NamedTuple):
     series: Mapping[str, Sequence[int | None]]
 
     def day(self, n: int) -> date:
-        """Return the day of an index in the series."""
+        """Return the date of an index in the series."""
         return self.first + n * _DAY
 
 
 def by_scope(charges: Iterable[Charge], today: date, jobs: Iterable[JobTotal] = ()) -> Spending:
     """Arrange charges, or sums of them, by day from their first day to today, with the cost of `jobs`.
 
-    A day without any charge is unknown; a service or tier without a charge on a day with others cost nothing. Providers
-    and models are separate where there are several of them.
+    A day without any charge is unknown; on a day with charges, a service or tier without one cost nothing. Providers
+    and models are scopes of their own if there are several.
     """
     sums: defaultdict[str, defaultdict[date, int]] = defaultdict(lambda: defaultdict(int))
     for charge in charges:

@@ -1,7 +1,7 @@
-"""Find growth from week to week without an odd day, such as a leak. Reported once a week, not as an alarm.
+"""Find gradual growth without an odd day, such as a leak. It is reported once a week, not as an alarm.
 
-The mean day of the last two whole weeks is compared with that of the two weeks four weeks before. Growth beyond what
-is usual in four weeks, the median of the last half year, is news; of the whole only where no service shows it.
+The mean day of the last two whole weeks is compared with that of the two weeks four weeks before. Growth beyond the
+usual growth in four weeks, the median of the last half year, is news; for the total only if no service has it.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,10 +18,10 @@ from reelkeeper.rules.spend.budget import NANO_IN_MICRO, TOTAL, by_scope, scope_
 
 RULE: Final = "drift"
 _WEEK: Final = 7
-_LEAST_DAYS: Final = 5  # of a week, or its mean is unknown
+_LEAST_DAYS: Final = 5  # of a week, for a known mean
 _APART: Final = 4  # weeks
 _HALF_A_YEAR: Final = 26  # weeks
-_LEAST_CHANGES: Final = 4  # that make a trend: thirteen weeks in all
+_LEAST_CHANGES: Final = 4  # for a trend: thirteen weeks in all
 _NANO: Final = 10**9
 _FULL: Final = 100  # percent
 
@@ -30,7 +30,7 @@ def findings(charges: Iterable[Charge], policy: AnomalyPolicy, as_of: datetime) 
     """Report what has grown beyond its trend, as of the last complete week.
 
     Args:
-        charges: of the last `policy.history_days` days, in any order; sums of several will do.
+        charges: of the last `policy.history_days` days, in any order; they may be sums.
         policy: the thresholds, in percent and in dollars a day.
         as_of: now; its UTC week is not over yet.
 
@@ -52,7 +52,7 @@ def findings(charges: Iterable[Charge], policy: AnomalyPolicy, as_of: datetime) 
 
 
 class Drift(NamedTuple):
-    """The mean day four weeks ago and now, and the usual change in four weeks, a logarithm."""
+    """The mean day four weeks ago and now, and the usual change in four weeks, as a logarithm."""
 
     before: float
     now: float
@@ -60,7 +60,7 @@ class Drift(NamedTuple):
 
 
 def drift(days: Sequence[float | None]) -> Drift | None:
-    """Compare the mean day over four weeks, up to the last of `days`; None where the history is too short."""
+    """Compare mean days four weeks apart, up to the last of `days`; None if the history is too short."""
     weeks = [_mean(days[end - _WEEK : end]) for end in range(len(days), _WEEK - 1, -_WEEK)][: _HALF_A_YEAR + _APART]
     pairs = [_mean(weeks[n : n + 2], least=2) for n in range(len(weeks) - 1)]  # the latest first
     changes = [

@@ -1,7 +1,7 @@
-"""Hard budgets of jobs by provider, model, tier and user: what is left of each, and findings for low ones. Pure.
+"""Check jobs against hard budgets by provider, model, tier and user, and report nearly used ones. Pure.
 
-A budget's use is the cost of its scope's jobs in the period, plus the expected cost of those in flight: these are not
-stopped, whichever period they began in. All amounts are micro-dollars.
+A budget's use is the cost of its scope's jobs in the period, plus the expected cost of those in flight, which are not
+stopped, and count in every period. All amounts are micro-dollars.
 """
 
 from collections import Counter
@@ -20,13 +20,13 @@ from reelkeeper.rules.core.wording import exact, many
 from reelkeeper.rules.spend.budget import FULL, Period
 
 RULE: Final = "spend_limit"
-IN_FLIGHT: Final = ""  # the name of the period that every period counts
+IN_FLIGHT: Final = ""  # the period name of jobs in flight, which count in every period
 NEARLY: Final = 80  # percent
 _MICROUSD: Final = 10**6
 
 
 class SpendLimit(BaseModel):
-    """So many dollars for the jobs of one scope in one period, and no job beyond it."""
+    """The maximum dollars for the jobs of one scope in one period."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -57,17 +57,17 @@ class LimitUse(NamedTuple):
 
     @property
     def used_microusd(self) -> int:
-        """The amount that is spent or in flight."""
+        """The amount spent or in flight."""
         return self.spent_microusd + self.in_flight_microusd
 
     @property
     def percent(self) -> int:
-        """How much of it is used, rounded down; a limit of nothing is used up."""
+        """The used share, rounded down; a limit of 0 is used up."""
         return self.used_microusd * FULL // self.limit_microusd if self.limit_microusd else FULL
 
 
 class Refusal(NamedTuple):
-    """The limit that prevents a job, in a sentence, and when it may be requested again; None: never."""
+    """A sentence on the limit that prevents a job, and when it may be requested again; None: never."""
 
     scope: str
     period_name: str
@@ -76,14 +76,14 @@ class Refusal(NamedTuple):
 
 
 def check_each_once(limits: Iterable[SpendLimit]) -> None:
-    """Raise ValueError where a scope has two limits for one period."""
+    """Raise ValueError if a scope has two limits for one period."""
     counts = Counter((limit.scope, limit.period) for limit in limits)
     if twice := [f"{scope} by {period}" for (scope, period), count in counts.items() if count > 1]:
         raise ValueError(f"more than one limit for {', '.join(twice)}")
 
 
 def names(as_of: datetime) -> dict[Period, str]:
-    """Name the day and the month of a moment, as in the keys of their totals."""
+    """Return the names of the day and the month of a time, as in the keys of totals."""
     return {Period.DAY: f"{as_of:%Y-%m-%d}", Period.MONTH: f"{as_of:%Y-%m}"}
 
 
@@ -102,7 +102,7 @@ def applying(limits: Iterable[SpendLimit], job_scopes: Sequence[str]) -> dict[tu
 def refusal(
     limits: Mapping[tuple[str, Period], int], totals: Iterable[JobTotal], cost_microusd: int, as_of: datetime
 ) -> Refusal | None:
-    """Say which limit a job of this cost would exceed; None: there is room. Of several, the one that lasts longest."""
+    """Return the limit that a job of this cost would exceed, of several the one that lasts longest; None: none."""
     beyond = [use for use in _uses(limits, totals, as_of) if use.used_microusd + cost_microusd > use.limit_microusd]
     if not beyond:
         return None
@@ -137,14 +137,14 @@ def _uses(limits: Mapping[tuple[str, Period], int], totals: Iterable[JobTotal], 
             name,
             limit,
             spent.microusd if spent else 0,
-            # guard spend.limit_in_flight: a burst of jobs is admitted before the first has cost anything
+            # guard spend.limit_in_flight: a burst of jobs exceeds the limit before the first has a cost
             flying.microusd if flying else 0,
             spent.refusals if spent else 0,
         )
 
 
 def findings(found: Iterable[LimitUse]) -> list[Finding]:
-    """Report limits that are nearly used up, at 80 percent, or used up: at 100, or where a job was refused."""
+    """Report limits that are nearly used up, at 80 percent, or used up: at 100, or if a job was refused."""
     return [_finding(use) for use in found if use.percent >= NEARLY or use.refusals]
 
 

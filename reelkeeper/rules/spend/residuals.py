@@ -1,9 +1,9 @@
-"""Measure how far each day of a series is from the expectation of the days before it.
+"""Measure the distance of each day of a series from its expectation by the days before it.
 
 The expectation is the level of the last 14 days, their median, times the weekday's profile of the last 8 weeks; the
 residual is the logarithm of actual to expected. The spread is the usual size of residuals: the median of their absolute
-values in the last 8 weeks, or 0.8 times that of the same weekday in the last 16 weeks if that is more, since weekends
-may vary more. Every day is judged only by the days before it.
+values in the last 8 weeks, or 0.8 times that of the same weekday in the last 16 weeks if that is more, as weekends
+may vary more. Every day is judged only by earlier days.
 
 Known recurrences widen the allowed range. A day may return to a level of the last days, so that the end of an odd
 period is not odd in turn; it may repeat what its date, its weekday and their neighbours did one and two years before;
@@ -22,23 +22,23 @@ from math import exp, log
 from statistics import median
 from typing import Final, NamedTuple
 
-LEAST_DAYS: Final = 14  # before a day, or it is not judged
-_PROFILE_DAYS: Final = 56  # 8 weeks, of the spread too
+LEAST_DAYS: Final = 14  # before a day, for it to be judged
+_PROFILE_DAYS: Final = 56  # 8 weeks, also for the spread
 _LEVEL_DAYS: Final = 14
 _WEEK: Final = 7
 _SATURDAY: Final = 5
-MONTHS, RECURRED = 3, 2  # of so many months, what recurs was odd at its place in so many at least
+MONTHS, RECURRED = 3, 2  # a recurring place was odd in at least two of the last three months
 _HALF_WEEK: Final = 3
 _LEAST_LEVEL_DAYS: Final = 5
 _LEAST_RESIDUALS: Final = 7
-_WEEKDAYS: Final = 16  # of the same name, that say how unsteady it is
+_WEEKDAYS: Final = 16  # the same weekdays, for their own spread
 _LEAST_WEEKDAYS: Final = 8
-_WEEKDAY_SHARE: Final = 0.8  # few of them are unsure, so they count for less
-_LEAST_SPREAD: Final = 0.015  # of a series that hardly moves: 1.5 %
-_ONCE_MORE: Final = 2  # days of a weekday that make a profile
+_WEEKDAY_SHARE: Final = 0.8  # their spread is uncertain, so it has less weight
+_LEAST_SPREAD: Final = 0.015  # minimum, for a series that hardly moves: 1.5 %
+_ONCE_MORE: Final = 2  # minimum days of a weekday for a profile
 _YEARS_AGO: Final = (364, 365, 366, 728, 730, 731)  # days: the same weekday, and the same date
-_NEARLY: Final = 0.8  # of the bounds: what was as odd as that in other years recurs
-_NOTHING: Final = 1e-6  # what a day of nothing counts as
+_NEARLY: Final = 0.8  # share of the bounds, from which on other years' residuals count as recurring
+_NOTHING: Final = 1e-6  # the value of a day of 0, for its logarithm
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Bounds:
     fall: float
 
     def direction(self, excess: float, spread: float) -> int:
-        """Say 1 or -1 for a day that is oddly high or low, 0 for one that is not odd."""
+        """Return 1 or -1 for an oddly high or low day, 0 for one that is not odd."""
         if abs(excess) <= self.spreads * spread or self.fall <= excess <= self.rise:
             return 0
         return 1 if excess > 0 else -1
@@ -62,11 +62,11 @@ class Judged(NamedTuple):
     day: date
     actual: float
     residual: float
-    direction: int  # 1 and -1: oddly high, oddly low; 0: not odd
+    direction: int  # 1: oddly high; -1: oddly low; 0: not odd
 
     @property
     def expected(self) -> float:
-        """The expected value, in the unit of `actual`."""
+        """The expectation, in the unit of `actual`."""
         return max(self.actual, _NOTHING) / exp(self.residual)
 
 
@@ -78,10 +78,10 @@ def judge(
     calendar: Collection[date] = frozenset(),
     rest: Sequence[Judged | None] = (),
 ) -> list[Judged | None]:
-    """Judge each day of a series; None where it has no value, or too few days before it.
+    """Judge each day of a series; None if it has no value, or too few days before it.
 
     Args:
-        values: one a day, not negative; None is unknown, which is not zero.
+        values: one per day, not negative; None is unknown, which is not zero.
         first: the day of the first value.
         bounds: the thresholds.
         calendar: days that are known to be unusual.
@@ -95,7 +95,7 @@ def judge(
 
 
 class _Judging:
-    """A series while it is judged, day after day."""
+    """A series that is judged day by day."""
 
     def __init__(self, values: Sequence[float | None], bounds: Bounds) -> None:
         self.values, self.bounds = values, bounds
@@ -138,7 +138,7 @@ class _Judging:
         return Judged(day, self.values[n] or 0.0, residual, self.bounds.direction(is_shared, spread))
 
     def _take_up(self, n: int) -> None:
-        """Add day `n` to the profile, now that the week around it is known."""
+        """Add day `n` to the profile, as the week around it is known now."""
         if n < 0:
             return
         value = self.logs[n]
@@ -146,7 +146,7 @@ class _Judging:
         self.from_week.append(None if value is None else value - median(around))
 
     def _profile(self, n: int) -> list[float]:
-        """Return the usual deviation of each weekday, counted from the first day's, from the level."""
+        """Return the usual deviation of each weekday from the level; index 0 is the first day's weekday."""
         weekdays: list[list[float]] = [[] for _ in range(_WEEK)]
         for past in range(max(0, n - _PROFILE_DAYS), len(self.from_week)):
             distance = self.from_week[past]
@@ -157,7 +157,7 @@ class _Judging:
     def _level(self, n: int, profile: Sequence[float]) -> float | None:
         days = range(max(0, n - _LEVEL_DAYS), n)
         usual = [day for day in days if not self.left_out[day]]
-        for chosen in (usual, days):  # where all is explained, it is what is usual now
+        for chosen in (usual, days):  # if all days were left out, they are the usual ones now
             levels = [value - profile[day % _WEEK] for day in chosen if (value := self.logs[day]) is not None]
             if len(levels) >= _LEAST_LEVEL_DAYS:
                 return median(levels)
@@ -197,7 +197,7 @@ def _beyond(residual: float, usual: Sequence[float]) -> float:
 
 
 def places(day: date) -> tuple[str, ...]:
-    """Name the places of a day in its month: its number, the last day, the last day from Monday to Friday."""
+    """Return the places of a day in its month: its number, the last day, the last working day (Monday to Friday)."""
     last = day.replace(day=monthrange(day.year, day.month)[1])
     working = last - timedelta(days=max(0, last.weekday() - _SATURDAY + 1))
     names = (("last day", last), ("last working day", working))

@@ -1,4 +1,4 @@
-"""Check spend against limits and for anomalies: every rule on one reading of the charges."""
+"""Check spend against limits and for anomalies, with every rule on the same charges."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -15,11 +15,11 @@ from reelkeeper.rules.spend.budget import BudgetPolicy
 from reelkeeper.rules.spend.limits import LimitUse
 
 RULE: Final = "missing_usage"
-LOOKED_BACK_DAYS: Final = 30  # Cloudflare keeps 31 days of analytics: what is missing longer stays missing
+LOOKED_BACK_DAYS: Final = 30  # Cloudflare keeps 31 days of analytics: older gaps cannot be filled
 _NAMED: Final = 5
 
 RULES: Final = (budget.RULE, limits.RULE, breach.RULE, anomaly.RULE, drift.RULE, RULE)
-LEAST_DAYS: Final = 62  # that budgets look back: yesterday's month, and the run rate
+LEAST_DAYS: Final = 62  # for budgets: yesterday's month, and the run rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +29,13 @@ class Spent:
     charges: Sequence[Charge]
     forecasts: Sequence[CostForecast] = ()
     missing: Sequence[date] = ()
-    trouble: str = ""  # why Cloudflare, which was asked, did not answer
-    limits: Sequence[LimitUse] = ()  # of new jobs, and how much of each is used
-    jobs: Sequence[JobTotal] = ()  # the days of each provider and model
+    trouble: str = ""  # why Cloudflare did not answer, if it was asked
+    limits: Sequence[LimitUse] = ()  # the limits of new jobs, and their use
+    jobs: Sequence[JobTotal] = ()  # the daily totals of each provider and model
 
 
 class CostLine(NamedTuple):
-    """The cost of one service, or of all, in dollars."""
+    """The cost of one service, or of all services, in dollars."""
 
     service: str
     today: str
@@ -55,8 +55,8 @@ class CostsReport:
     spent_this_month: str
     found: tuple[str, ...]
     days_charged: int = 0
-    news: int = 0  # of what was found
-    over: int = 0  # alerts that are
+    news: int = 0  # new alerts
+    over: int = 0  # resolved alerts
     trouble: str = ""
 
 

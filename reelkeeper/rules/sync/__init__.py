@@ -1,1 +1,1 @@
-"""Whether key patterns fit a bucket."""
+"""Check key patterns against a bucket, and parse its event notifications."""

@@ -1,6 +1,6 @@
 """Check whether the key patterns fit the bucket, and report what they would adopt. Pure.
 
-A wrong pattern makes few videos of many objects, or gives nearly all of them to one user.
+A wrong pattern makes few videos of many objects, or assigns nearly all to one user.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,9 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from reelkeeper.model.adoption import Adoption, AdoptionVerdict, Crowding, OneDay
 from reelkeeper.rules.core.wording import many, size
 
-MIN_FURTHER_FILES: Final = 4  # fewer are named one by one, and say nothing about a pattern
-MIN_VIDEOS: Final = 1_000  # new ones at once: a service with fewer may well have one large user
-MIN_ONE_DAY: Final = 20  # objects: fewer may have been stored on one day for any reason
+MIN_FURTHER_FILES: Final = 4  # fewer are reported one by one, and say nothing about a pattern
+MIN_VIDEOS: Final = 1_000  # new videos at once; a service with fewer may have one large user
+MIN_ONE_DAY: Final = 20  # objects; fewer may have been stored on one day for any reason
 
 REASONS: Final = {
     AdoptionVerdict.LEFTOVER: "made by Reelkeeper, and not the present bytes of its video: retired when it is 48 hours "
@@ -64,7 +64,7 @@ class AdoptionLimits(BaseModel):
 
 
 def refusal(limits: AdoptionLimits, found: Crowding) -> str | None:
-    """Say why nothing may be adopted by patterns, with all figures and overrides; None where it may."""
+    """Explain why patterns may adopt nothing, with all figures and overrides; None if they may."""
     broken = list(_broken(limits, found))
     if not broken:
         return None
@@ -77,7 +77,7 @@ def refusal(limits: AdoptionLimits, found: Crowding) -> str | None:
 
 
 def together(found: Crowding, before: Mapping[str, int]) -> Crowding:
-    """Add the files of each video that earlier looks of the same day adopted to those of this look.
+    """Add the files of each video that were adopted in the last 24 hours to those of this batch.
 
     So objects that arrive one by one are limited like those of one listing.
     """
@@ -96,7 +96,7 @@ def together(found: Crowding, before: Mapping[str, int]) -> Crowding:
 
 
 def _broken(limits: AdoptionLimits, found: Crowding) -> Iterator[tuple[str, str]]:
-    """List each exceeded limit, with figures, and how to raise it."""
+    """List each exceeded limit with its figures, and how to raise it."""
     if found.files > limits.max_files_of_a_video:
         figures = f"{many(found.files, 'file')} would be one video, {found.video!r}"
         yield f"{figures}, where at most {limits.max_files_of_a_video:,} may", f"max_files_of_a_video={found.files}"
@@ -117,7 +117,7 @@ def _percent(part: int, whole: int) -> float:
 
 
 def one_day_warning(found: OneDay | None) -> str | None:
-    """Warn that most objects are from one day, as after a copy of the bucket, and say how to import true ages."""
+    """Warn that most objects are from one day, as after a copy of the bucket, and explain how to import true ages."""
     if found is None or found.objects < MIN_ONE_DAY or 2 * found.objects <= found.of:
         return None
     return (
@@ -128,7 +128,7 @@ def one_day_warning(found: OneDay | None) -> str | None:
 
 
 class Sheet(NamedTuple):
-    """A table to be shown. A heading that begins with > is for figures, one with ! is not wrapped."""
+    """A table to show. A heading that begins with > is for figures; one with ! is not wrapped."""
 
     title: str
     headings: Sequence[str]
@@ -136,7 +136,7 @@ class Sheet(NamedTuple):
 
 
 def sheets(adoption: Adoption, *, dry_run: bool) -> Iterator[Sheet]:
-    """Tabulate what is adopted, examples, and what stays out, for the terminal and for artifacts."""
+    """Tabulate adopted objects, examples, and objects left out, for the terminal and for artifacts."""
     if adoption.patterns:
         rows = [(count.pattern, f"{count.objects:,}", size(count.size_bytes)) for count in adoption.patterns]
         yield Sheet("Would be adopted" if dry_run else "Adopted", ("!by", ">objects", ">bytes"), rows)

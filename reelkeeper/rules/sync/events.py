@@ -11,23 +11,23 @@ from reelkeeper.model import BlobState, Recorded
 from reelkeeper.model.buckets import BucketEvent
 from reelkeeper.model.requests import is_text
 
-# By the service. What a lifecycle rule of the bucket deletes, nobody has asked for: the listing tells of it as lost.
+# Deletions by the service. Those by the bucket's lifecycle rules were not requested: the listing reports them as lost.
 DELETION: Final = "DeleteObject"
-SETTLING: Final = timedelta(minutes=5)  # after which an event has come, if it comes at all, and was handled
+SETTLING: Final = timedelta(minutes=5)  # after which an event has arrived, if at all, and was handled
 _FIRST_DELAY_SECONDS: Final = 30
 _MAX_DELAY_SECONDS: Final = 3_600
-_SHOWN: Final = 100  # characters of what a message says, in a log
+_SHOWN: Final = 100  # characters of a message in a log
 
 
 class Unread(NamedTuple):
-    """Why a message is not usable: it is acknowledged, counted and reported, and changes nothing."""
+    """Why a message cannot be used: it is acknowledged, counted and reported, and changes nothing."""
 
     kind: str  # foreign or malformed
     why: str
 
 
 def read(body: Any, *, account_id: str | None, bucket: str) -> BucketEvent | Unread:  # noqa: ANN401  any JSON
-    """Parse the body of a message, which may be from another bucket, or anything."""
+    """Parse the body of a message, which may be from another bucket, or malformed."""
     if not isinstance(body, Mapping):
         return Unread("malformed", f"no JSON object, but {type(body).__name__}")
     action, told = body.get("action"), body.get("object")
@@ -37,7 +37,7 @@ def read(body: Any, *, account_id: str | None, bucket: str) -> BucketEvent | Unr
         return Unread("malformed", "no action, bucket or object.key")
     if not is_text(key):
         return Unread("malformed", "object.key is no text")
-    # guard events.this_bucket: what happens in another bucket moves videos of this one
+    # guard events.this_bucket: events of another bucket change videos of this one
     if body["bucket"] != bucket:
         return Unread("foreign", f"of the bucket {body['bucket'][:_SHOWN]!r}")
     if account_id and body.get("account") not in (None, account_id):
@@ -54,13 +54,13 @@ def read(body: Any, *, account_id: str | None, bucket: str) -> BucketEvent | Unr
 def is_explained(event: BucketEvent, state: str, recorded: Recorded) -> bool:
     """Whether the row of an event's key already shows the change, as after Reelkeeper's own changes.
 
-    A key of the service's may be stored again with the same ETag, which only a look can tell.
+    A key of the service's may be stored again with the same ETag, which only a HEAD can detect.
     """
     if state == BlobState.PENDING:
-        return True  # its intent says what becomes of it
+        return True  # its intent decides
     if event.is_deletion:
         return state in (BlobState.DELETING, BlobState.GONE)
-    # guard events.own_keys: the same video stored again by the service keeps the age of the one before
+    # guard events.own_keys: an upload of the same bytes by the service keeps the age of the earlier one
     if not recorded.is_ours:
         return False
     as_recorded = (event.size_bytes, event.etag) == (recorded.size_bytes, recorded.etag)
@@ -68,7 +68,7 @@ def is_explained(event: BucketEvent, state: str, recorded: Recorded) -> bool:
 
 
 def retry_seconds(attempts: int) -> int:
-    """Return the seconds until a message is delivered again, by how often its handling failed.
+    """Return the seconds until a message is delivered again, by the number of failed attempts.
 
     >>> [retry_seconds(attempts) for attempts in (1, 2, 3, 50)]
     [30, 60, 120, 3600]
@@ -77,7 +77,7 @@ def retry_seconds(attempts: int) -> int:
 
 
 def gap_window(since: datetime, caught_up_at: datetime, listed_at: datetime) -> tuple[datetime, datetime] | None:
-    """Return the period in which each stored object must be known by its event; None where there is none.
+    """Return the period in which every stored object must have had its event handled; None if there is none.
 
     Events were followed from `since` on, and the queue was empty at `caught_up_at`.
     """
