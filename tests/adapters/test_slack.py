@@ -273,6 +273,27 @@ def test_an_error_for_good_is_a_refusal(double: SlackDouble, bot: Bot, error: st
         bot.send(outgoing())
 
 
+@pytest.mark.parametrize(
+    ("error", "way_out"),
+    [
+        ("not_in_channel", "/invite"),
+        ("channel_not_found", "REELKEEPER_SLACK_CHANNEL"),
+        ("token_revoked", "REELKEEPER_SLACK_BOT_TOKEN"),
+        ("missing_scope", "chat:write"),
+    ],
+)
+def test_a_refusal_that_a_person_can_repair_says_how(double: SlackDouble, bot: Bot, error: str, way_out: str) -> None:
+    double.queue = [Answer(200, {"ok": False, "error": error})]
+    with pytest.raises(SinkRefused, match=f"{error}: .*{way_out}"):
+        bot.send(outgoing())
+
+
+def test_somebody_else_at_the_address_of_the_api_is_not_slack(double: SlackDouble, bot: Bot) -> None:
+    double.queue = [Answer(200, "<html>Sign in to the guest network</html>")]
+    with pytest.raises(SinkDown, match=r"not from Slack.*REELKEEPER_SLACK_API_URL"):
+        bot.send(outgoing())
+
+
 def test_a_webhook_that_is_gone_is_a_refusal(double: SlackDouble, webhook: Webhook) -> None:
     for status, said in (
         (400, "invalid_payload"),

@@ -44,7 +44,8 @@ def test_credits_are_given_once_for_each_key_of_a_user(client: TestClient, world
     for _ in range(2):
         given = client.post("/v1/users/ann/credits", json={"amount_microusd": 5_000}, headers=key("order-1"))
         assert (given.status_code, given.json()["kind"], given.json()["available_microusd"]) == (201, "grant", 5_000)
-    problem(client.post("/v1/users/ann/credits", json={"amount_microusd": 6_000}, headers=key("order-1")), 422)
+    reused = problem(client.post("/v1/users/ann/credits", json={"amount_microusd": 6_000}, headers=key("order-1")), 422)
+    assert "idempotency key 'order-1' was used at" in str(reused["detail"])
     assert (
         client.post("/v1/users/bob/credits", json={"amount_microusd": 7}, headers=key("order-1")).json()[
             "available_microusd"

@@ -88,7 +88,9 @@ def test_a_test_message_goes_to_every_sink(reelkeeper: Run, at_slack: SlackDoubl
     assert at_slack.titles() == ["A test of Reelkeeper's alerts"]
     assert len(at_slack.second) == 1
     at_slack.queue = [Answer(200, {"ok": False, "error": "invalid_auth"})]
-    assert "invalid_auth" in reelkeeper("alerts", "test", exit_code=6).stderr
+    refused = reelkeeper("alerts", "test", exit_code=6).stderr
+    assert "invalid_auth" in refused
+    assert "accepted" not in refused
 
 
 def test_the_watchdog_calls_an_address_when_all_is_well(

@@ -43,6 +43,13 @@ team_access_not_granted team_disabled team_not_found token_expired token_revoked
 two_factor_setup_required unknown_method user_not_found user_not_in_channel
 """
 FOR_GOOD: Final = frozenset(_WORDS.split())
+_SIGN_IN: Final = "set a valid REELKEEPER_SLACK_BOT_TOKEN, and restart what runs"
+_WAYS_OUT: Final = {
+    "not_in_channel": "invite the bot, by /invite in the channel",
+    "channel_not_found": "set REELKEEPER_SLACK_CHANNEL to the channel's id, not its name, and invite the bot",
+    "missing_scope": "the bot needs the scopes chat:write and, for pictures, files:write",
+    **dict.fromkeys(("invalid_auth", "not_authed", "token_revoked", "token_expired", "account_inactive"), _SIGN_IN),
+}
 
 TIMEOUT_SECONDS = 10
 PACE_SECONDS = 1.0  # Slack accepts about one message per second and channel ("Rate limits", Posting messages)
@@ -163,6 +170,10 @@ def _meaning(status: int, headers: Mapping[str, str], said: str) -> SinkError:
     if status == HTTPStatus.TOO_MANY_REQUESTS or code in _BUSY:
         seconds = retry_after_seconds(headers, UNSAID_SECONDS)
         return SinkBusy(f"{told}: it asks to wait for {seconds:g} s", seconds)
+    if status == HTTPStatus.OK and not code:
+        return SinkDown(f"{told}, but not from Slack: check REELKEEPER_SLACK_API_URL, and for a proxy in between")
+    if code in _WAYS_OUT:
+        told += f": {_WAYS_OUT[code]}"
     if code in FOR_GOOD:
         return SinkRefused(told)
     client_error = HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR

@@ -149,19 +149,20 @@ def send_test(as_json: AsJson = False) -> None:
         text=f"Sent by {who()}. Nothing is wrong.",
         footer="reelkeeper alerts test",
     )
-    answers, failed = {}, False
+    answers, failed = {}, []
     sinks = configured_sinks(configured())
     for sink in dict.fromkeys((sinks.first, sinks.second)):
         try:
             answers[sink.name] = f"accepted: {sink.send(OutboxMessage('test', message))}"
         except ReelkeeperError as error:
-            answers[sink.name], failed = str(error), True
+            answers[sink.name] = str(error)
+            failed.append(f"{sink.name}: {error}")
     if as_json:
         emit(answers)
     else:
         table(("!sink", "answer"), list(answers.items()))
     if failed:
-        raise PartialFailure("; ".join(f"{name}: {answer}" for name, answer in answers.items()))
+        raise PartialFailure("; ".join(failed))
 
 
 def _seconds(text: str) -> float:

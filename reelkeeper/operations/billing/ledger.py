@@ -75,10 +75,13 @@ def hold(
             return before
         _require_user(session, user_id)
         has = ledger.balance(session, user_id)
+        held_too, wait = "", ""
+        if has.held_microusd:
+            held_too = f"; {exact(has.held_microusd)} more are held for jobs in progress"
+            wait = ", or wait until those jobs have ended: credits that they do not need are released"
         raise InsufficientCredits(
             f"this costs {exact(amount_microusd)}, but user {user_id!r} has only {exact(has.available_microusd)} "
-            f"available; {exact(has.held_microusd)} more are held for jobs in progress. Nothing was charged. Add "
-            "credits, or wait until those jobs have ended: credits that they do not need are released"
+            f"available{held_too}. Nothing was charged. Add credits{wait}"
         )
     hold_id = credit_holds.begin(
         session, user_id, amount_microusd, lasting_seconds=lasting_seconds, price_book=price_book

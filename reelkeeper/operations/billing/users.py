@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from reelkeeper.errors import NotFound
+from reelkeeper.errors import KeyReused, NotFound
 from reelkeeper.model.money import Balance, Moved
 from reelkeeper.operations.billing import ledger
 from reelkeeper.operations.core.freeze import require_permission
@@ -55,10 +55,13 @@ def give(
     """
     own = f"credits/{own_key(user_id, key)}"
     with transaction(engine, "users.give") as session:
-        if hold_id is None:
-            moved = ledger.grant(session, user_id, amount_microusd, own, run_id=by, reason=reason)
-        else:
-            moved = ledger.refund(session, hold_id, amount_microusd, own, run_id=by, reason=reason)
+        try:
+            if hold_id is None:
+                moved = ledger.grant(session, user_id, amount_microusd, own, run_id=by, reason=reason)
+            else:
+                moved = ledger.refund(session, hold_id, amount_microusd, own, run_id=by, reason=reason)
+        except KeyReused as error:
+            raise KeyReused(str(error).replace(own, key)) from None  # the key that the caller knows
         # guard accounts.own_hold: one user's payment is refunded to another
         if moved.user_id != user_id:
             raise NotFound(f"no hold {hold_id!r} of user {user_id!r}")

@@ -225,7 +225,7 @@ def test_all_of_a_transaction_stands_or_falls_together(books: sa.Engine) -> None
 
 def test_nobody_who_is_unknown_has_credits(books: sa.Engine) -> None:
     make_user(books, "bob")
-    with pytest.raises(InsufficientCredits, match=r"has only \$0.00 available"):
+    with pytest.raises(InsufficientCredits, match=r"has only \$0.00 available. Nothing was charged. Add credits$"):
         hold(books, 1, user="bob")
     asks: list[Callable[[Session], Moved]] = [
         lambda session: ledger.grant(session, "eve", 1, "k", run_id=RUN),
