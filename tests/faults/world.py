@@ -233,15 +233,12 @@ class World:
             ).all()
             noted = set(session.execute(sa.select(orphans.c.key)).scalars())
             open_operations = session.execute(sa.select(operations).where(operations.c.state == "open")).all()
-            about_to_show = dict(
-                session.execute(
-                    sa.select(operations.c.video_id, blobs.c.sha256)
-                    .join(blobs, blobs.c.id == operations.c.new_blob_id)
-                    .where(operations.c.state == "open", operations.c.aside_blob_id.is_not(None))
-                )
-                .tuples()
-                .all()
+            announced = (
+                sa.select(operations.c.video_id, blobs.c.sha256)
+                .join(blobs, blobs.c.id == operations.c.new_blob_id)
+                .where(operations.c.state == "open", operations.c.aside_blob_id.is_not(None))
             )
+            about_to_show = {row.video_id: row.sha256 for row in session.execute(announced)}
             audit.verify(session)
             done = Counter(
                 (row.event, row.blob_id or row.detail.get("job") or row.detail.get("webhook"))
