@@ -81,8 +81,8 @@ def show(
     from reelkeeper.store.videos.videos import list_videos
 
     with store() as engine, reading(engine) as session:
-        video_id = _named(session, video_id)
-        found = list_videos(session, video_id=video_id)
+        found = list_videos(session, video_id=video_id) or list_videos(session, video_id=_at_key(session, video_id))
+        video_id = found[0].id
         objects, history = blobs_of_video(session, video_id), list(events(session, video_id=video_id))
     if as_json:
         emit({"video": found[0], "objects": objects, "history": history})
@@ -123,9 +123,15 @@ def why(
     settings = configured()
     with store() as engine:
         may = partial(keeps_contract, engine, settings)
-        with reading(engine) as session:
-            video_id = _named(session, video_id)
-        found = explain(engine, video_id, settings.prefix, may, compiled(settings.key_pattern))
+        asked = partial(
+            explain, engine, prefix=settings.prefix, keeps_contract=may, layout=compiled(settings.key_pattern)
+        )
+        try:
+            found = asked(video_id)
+        except NotFound:  # it may be a key
+            with reading(engine) as session:
+                video_id = _at_key(session, video_id)
+            found = asked(video_id)
     if as_json:
         emit(found)
         return
@@ -134,14 +140,11 @@ def why(
     say(f"Next: {when}{found.next_step}.")
 
 
-def _named(session: "Session", name: str) -> str:
-    """Find a video by its id or the key of one of its objects. Raises NotFound, with the reason if sync left it out."""
+def _at_key(session: "Session", name: str) -> str:
+    """Find a video by the key of one of its objects. Raises NotFound, with the reason if sync left the object out."""
     from reelkeeper.rules.sync.adoption import REASONS
     from reelkeeper.store.videos.key_owners import noted_at, video_at
-    from reelkeeper.store.videos.videos import list_videos
 
-    if list_videos(session, video_id=name):
-        return name
     if at_key := video_at(session, name):
         return at_key
     verdict = noted_at(session, name)

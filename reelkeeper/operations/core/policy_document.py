@@ -32,6 +32,8 @@ def read(text: str, name: str) -> Policies:
         raise PolicyRefused(f"{name} must contain sections, such as `quota:`, but contains a {type(found).__name__}")
     for section, fields in found.items():
         if fields is not None and not isinstance(fields, dict):
+            if section not in Policies.model_fields:
+                raise PolicyRefused(f"{name}: {section}: no such field. To see all fields: reelkeeper policy show")
             raise PolicyRefused(
                 f"{name}: {section} must contain fields, such as `grace_days: 7`, but contains {fields!r}"
             )

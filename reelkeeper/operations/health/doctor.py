@@ -46,6 +46,7 @@ LITTLE_SPACE_BYTES = 5 * 10**9  # ten videos of the largest accepted size at the
 NO_SPACE_BYTES = 10**9
 _FOLLOWED_WITHIN = timedelta(minutes=15)
 _MAY_READ = "allow REELKEEPER_CLOUDFLARE_API_TOKEN Workers R2 Storage: Read, or look in the dashboard"
+_OFF = "until it passes, retired bytes at the service's own keys stay stored, and nothing is replaced in place"
 _PROBE, _OTHER = b"Written once by reelkeeper doctor.\n", b"If you read this, the bucket took a second write.\n"
 
 
@@ -281,7 +282,7 @@ def _contract(settings: Settings, engine: Engine, bucket: Bucket, *, wanted: boo
     if wanted:
         try:
             for result in try_contract(engine, bucket, settings, run_id=f"doctor/{uuid4().hex[:12]}"):
-                remedy = "" if result.passed else "features that depend on it stay off; see docs/r2.md"
+                remedy = "" if result.passed else f"{_OFF}; see docs/r2.md, Test the bucket"
                 yield Finding(f"contract: {result.check}", OK if result.passed else FAIL, result.seen, remedy)
         except Exception as error:  # noqa: BLE001  whatever is wrong is what was asked for
             yield _failure("contract", error)
@@ -289,7 +290,7 @@ def _contract(settings: Settings, engine: Engine, bucket: Bucket, *, wanted: boo
     passed, said = describe_contract(engine, bucket)
     if settings.endpoint_url is None and not passed:
         passed, said = True, "Reelkeeper's own tests check the embedded server: features that depend on it are on"
-    remedy = "" if passed else "run the test, in its own scratch prefix: reelkeeper doctor --contract"
+    remedy = "" if passed else f"{_OFF}. To run the test, in its own scratch prefix: reelkeeper doctor --contract"
     yield Finding("contract", OK if passed else WARN, said, remedy)
 
 

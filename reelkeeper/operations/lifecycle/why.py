@@ -28,6 +28,8 @@ from reelkeeper.store.videos import holds
 from reelkeeper.store.videos.videos import Listed, list_videos, live_videos
 from reelkeeper.store.videos.views import find_copies
 
+_NOT_TRIED = "no run deletes bytes at the service's keys until this bucket has passed reelkeeper doctor --contract"
+
 
 class Reason(NamedTuple):
     """Something that decides about a video, such as its policy or a hold, and its effect."""
@@ -55,7 +57,7 @@ def explain(
 ) -> Explained:
     """Explain what decides about a video under the policies in force, as of the store's clock. Raises NotFound.
 
-    `keeps_contract`: whether the bucket has passed the contract, for results put in place.
+    `keeps_contract`: whether the bucket has passed the contract, for results put in place and purges of service keys.
     """
     with reading(engine) as session:
         found, as_of, rules = list_videos(session, video_id=video_id), now(session), in_force(session)
@@ -70,7 +72,10 @@ def explain(
             if claimed:
                 return Explained(video_id, listed.state, tuple(reasons), None, why_claimed(claimed[video_id]))
             is_held = reasons[-1].what == "hold"
-            return Explained(video_id, listed.state, tuple(reasons), *_after_retirement(listed, as_of, is_held=is_held))
+            next_at, step = _after_retirement(listed, as_of, is_held=is_held)
+            if next_at and not _is_ours(listed, prefix, layout) and not keeps_contract():
+                next_at, step = None, f"{_NOT_TRIED}; to show it again: reelkeeper restore --video {listed.id}"
+            return Explained(video_id, listed.state, tuple(reasons), next_at, step)
         worth = partial(
             unopened, rules.policies.recipe.codec, rules.policies.recipe.payback, crf_searches.totals(session)
         )
@@ -113,6 +118,11 @@ def outlooks(session: Session, listed: Sequence[Listed]) -> list[Outlook]:
         )
         for item in listed
     ]
+
+
+def _is_ours(listed: Listed, prefix: str, layout: Sequence[KeyPattern]) -> bool:
+    found = parse_key(prefix, listed.key or "", layout)
+    return found is not None and found.generation is not None
 
 
 def _key(listed: Listed, prefix: str, layout: Sequence[KeyPattern]) -> str:

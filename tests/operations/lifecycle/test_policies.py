@@ -356,6 +356,7 @@ def test_what_is_off_is_a_word_and_not_null(days: int | None, usd: object) -> No
         ("order: {slot: 1, user_burst: 0}", ["order.user_burst=0", "order.slot: no such field"]),
         ("nope: {a: 1}", ["nope: no such field"]),
         ("limits: 3", ["limits must contain fields"]),
+        ("nonsense: 1", ["nonsense: no such field"]),
         ("- a\n- b", ["must contain sections"]),
         ("order: {user_burst: 1, user_burst: 2}", ["user_burst is named twice"]),
         ("order: {user_burst: [", ["is not valid YAML"]),

@@ -102,3 +102,14 @@ def test_a_retired_video_that_is_held_or_claimed_is_not_promised_to_a_purge(worl
     with transaction(world.workspace.engine, "test") as session:
         session.execute(sa.update(blobs).values(state=BlobState.DELETING))
     assert why(world).next_step.startswith("a purge has claimed its bytes")
+
+
+def test_where_the_contract_was_not_tried_no_purge_of_a_service_key_is_promised(world: World) -> None:
+    world.video("v1", state=VideoState.RETIRED, blob_state=BlobState.RETIRED, due=True)
+    engine, prefix = world.workspace.engine, world.workspace.bucket.prefix
+    assert explain(engine, "v1", prefix, lambda: False).next_at is not None  # a key that Reelkeeper made
+    with transaction(engine, "test") as session:
+        session.execute(sa.update(blobs).values(key=f"{prefix}ann/v1.mp4", is_ours=False))
+    assert explain(engine, "v1", prefix, lambda: True).next_at is not None
+    found = explain(engine, "v1", prefix, lambda: False)
+    assert (found.next_at, "has passed reelkeeper doctor --contract" in found.next_step) == (None, True)
