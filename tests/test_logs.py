@@ -31,7 +31,7 @@ def written() -> Iterator[Written]:
     LOG.removeHandler(handler)
 
 
-def test_a_line_says_what_it_belongs_to_and_no_longer_than_it_does(written: Written) -> None:
+def test_a_line_names_its_context_and_only_while_it_lasts(written: Written) -> None:
     with logs.bound(run_id="r"):
         with logs.bound(job_id="j", video_id="v"):
             LOG.warning("a\n%s", "b")
@@ -55,7 +55,7 @@ def test_an_error_is_in_its_line_and_a_secret_in_none(written: Written) -> None:
     assert "s3cr3t" not in json.dumps(line)
 
 
-def test_what_is_bound_for_good_ends_with_its_context(written: Written) -> None:
+def test_fields_bound_without_a_block_end_with_their_context(written: Written) -> None:
     def bind() -> None:
         logs.bind(run_id="command-1")
         LOG.warning("within")

@@ -120,7 +120,7 @@ def test_the_readme_and_the_docstring_of_the_flow_say_the_same(entrypoint: str) 
 
 
 @pytest.mark.parametrize("entrypoint", sorted(DEPLOYMENTS))
-def test_it_runs_in_a_pool_that_bootstrap_makes_and_shows_that_it_is_alive(entrypoint: str) -> None:
+def test_every_deployment_runs_in_a_pool_of_bootstrap_with_a_heartbeat(entrypoint: str) -> None:
     pool = DEPLOYMENTS[entrypoint]["work_pool"]
     assert pool["name"] == ("transcode" if entrypoint in TRANSCODING else "default")
     assert pool["name"] in POOLS
@@ -128,7 +128,7 @@ def test_it_runs_in_a_pool_that_bootstrap_makes_and_shows_that_it_is_alive(entry
 
 
 @pytest.mark.parametrize("entrypoint", SCHEDULED)
-def test_what_would_wait_for_a_day_runs_again_after_a_crash(entrypoint: str) -> None:
+def test_daily_deployments_run_again_after_a_crash(entrypoint: str) -> None:
     name, deployment = entrypoint.rpartition(".")[2], DEPLOYMENTS[entrypoint]
     assert (automations.AGAIN in deployment["tags"]) == (CADENCES[name].period_seconds >= 86_400)
 

@@ -99,7 +99,7 @@ def loosen(state: Path) -> None:
     state.chmod(0o755)
 
 
-def test_what_an_earlier_version_made_wider_is_tightened_and_told(
+def test_files_of_an_earlier_version_with_wider_modes_are_restricted_and_reported(
     place: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     state = place / "state"
@@ -132,7 +132,7 @@ def test_another_user_can_read_it_no_longer(place: Path) -> None:
 
 
 @as_root
-def test_what_is_another_users_is_left_to_them_and_doctor_warns(place: Path) -> None:
+def test_files_of_another_user_are_left_and_doctor_warns(place: Path) -> None:
     state = make_folder(place / "state")
     os.chown(state, NOBODY, NOBODY)
     state.chmod(0o750)

@@ -27,12 +27,12 @@ NEWCOMERS = {  # what a newcomer wants to change, as the map says it, and what t
 }
 
 
-def test_it_has_two_screens() -> None:
+def test_the_readme_has_two_screens() -> None:
     assert len(README.splitlines()) <= 200
 
 
 @pytest.mark.parametrize(("what", "path"), MAPPED)
-def test_what_the_map_points_to_is_there(what: str, path: str) -> None:  # noqa: ARG001  what says where to mend it
+def test_the_paths_in_the_map_exist(what: str, path: str) -> None:  # noqa: ARG001  what says where to mend it
     place = ROOT / path
     assert place.is_dir() if path.endswith("/") else place.is_file()
 

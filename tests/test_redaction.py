@@ -86,7 +86,7 @@ def test_records_are_clean_in_message_arguments_and_trace(caplog: pytest.LogCapt
     assert HOOK not in caplog.text
 
 
-def test_what_is_too_short_to_be_a_secret_is_left_alone() -> None:
+def test_values_too_short_for_a_secret_are_left_alone() -> None:
     redaction.hide(["ann"])
     assert redaction.redacted("ann planned") == "ann planned"
 

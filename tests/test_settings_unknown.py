@@ -67,7 +67,7 @@ def test_a_name_like_no_other_is_refused_without_a_guess(monkeypatch: pytest.Mon
         ("reelkeeper_bucket", "films"),  # pydantic-settings takes any case
     ],
 )
-def test_what_others_set_or_read_is_left_alone(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_of_other_programs_are_left_alone(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, value)
     settings()
 

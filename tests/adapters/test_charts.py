@@ -148,7 +148,7 @@ def test_each_policy_says_what_its_months_come_to_and_what_it_loses() -> None:
     assert {"in force: $42", "strict: $23.50, 3 views lost", "Nov", "Dec"} <= {*said}
 
 
-def test_nothing_to_draw_is_said_in_words() -> None:
+def test_a_chart_without_data_says_so() -> None:
     none = spent().astype({"usd": float})
     assert words(charts.spend(none, 10, title="Spend")) == ["No spend is recorded yet", "Spend"]
     assert "No forecast yet" in words(charts.forecast_fan(path(), path(), {}))[0]

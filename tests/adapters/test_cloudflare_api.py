@@ -90,7 +90,7 @@ def test_our_own_queries_keep_below_the_limit(api: Api, time: Time) -> None:
     ],
     ids=["500", "502", "503", "504", "524", "hung up", "no JSON", "unable", "too many"],
 )
-def test_what_may_pass_is_tried_again_and_not_forever(
+def test_temporary_failures_are_retried_a_limited_number_of_times(
     cloudflare: CloudflareDouble, client: Client, time: Time, passing: Reply
 ) -> None:
     cloudflare.queue = [passing] * 3
@@ -177,7 +177,7 @@ def test_the_bill_is_read_by_calendar_month_and_only_r2_is_ours(cloudflare: Clou
     assert spans == ["from=2026-10-01&to=2026-10-31", "from=2026-11-01&to=2026-11-30"]
 
 
-def test_where_version_1_is_not_offered_version_2_gives_quantities(
+def test_without_version_1_of_the_billing_api_version_2_provides_quantities(
     cloudflare: CloudflareDouble, client: Client
 ) -> None:
     cloudflare.versions = {"/billable/usage"}
@@ -191,7 +191,7 @@ def test_where_version_1_is_not_offered_version_2_gives_quantities(
         client.billed(day, day)
 
 
-def test_what_lies_in_each_class_now_counts_metadata_and_unfinished_uploads(
+def test_stored_bytes_by_class_include_metadata_and_unfinished_uploads(
     cloudflare: CloudflareDouble, client: Client
 ) -> None:
     cloudflare.metrics = {
@@ -253,7 +253,7 @@ def rows(inner: object) -> object:
     status=st.sampled_from((200, 200, 400, 403, 404)), body=JSON | JSON.map(rows) | JSON.map(lambda x: {"result": x})
 )
 @examples(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_whatever_is_answered_is_understood_or_refused_and_never_a_crash(
+def test_any_answer_is_parsed_or_refused_without_a_crash(
     cloudflare: CloudflareDouble, client: Client, status: int, body: object
 ) -> None:
     for question in (

@@ -48,7 +48,9 @@ def test_messages_come_in_batches_with_how_many_are_left(double: QueueDouble, qu
     assert double.asked == [("pull", {"batch_size": 100, "visibility_timeout_ms": 60_000})]
 
 
-def test_what_is_acknowledged_is_gone_and_the_rest_comes_again(double: QueueDouble, queue: Queue, time: Time) -> None:
+def test_acknowledged_messages_are_removed_and_the_others_delivered_again(
+    double: QueueDouble, queue: Queue, time: Time
+) -> None:
     for number in range(3):
         double.put(number)
     done, later, forgotten = queue.pull().messages
@@ -64,7 +66,7 @@ def test_what_is_acknowledged_is_gone_and_the_rest_comes_again(double: QueueDoub
     assert later.body in [message.body for message in queue.pull().messages]
 
 
-def test_nothing_is_sent_for_nothing(double: QueueDouble, queue: Queue) -> None:
+def test_settling_no_messages_sends_no_request(double: QueueDouble, queue: Queue) -> None:
     queue.settle([], {})
     assert double.asked == []
 

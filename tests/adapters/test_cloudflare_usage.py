@@ -45,7 +45,7 @@ def test_operations_are_counted_by_day_action_and_class(cloudflare: CloudflareDo
     assert [usage.quantity for usage in client.usage(YESTERDAY, YESTERDAY, bucket="other").used] == [5]
 
 
-def test_what_is_not_billed_is_not_counted(cloudflare: CloudflareDouble, client: Client) -> None:
+def test_unbilled_operations_are_not_counted(cloudflare: CloudflareDouble, client: Client) -> None:
     cloudflare.operations = [
         Operation(at(YESTERDAY), "PutObject", requests=status, status=status) for status in (200, 401, 403, 412, 500)
     ]
@@ -122,9 +122,7 @@ def test_sampled_figures_are_marked(cloudflare: CloudflareDouble, client: Client
     assert client.usage(YESTERDAY, YESTERDAY).used == [counted(YESTERDAY, "PutObject", 50, sampled=True)]
 
 
-def test_where_cloudflare_does_not_say_how_sure_it_is_figures_count_as_sampled(
-    cloudflare: CloudflareDouble, client: Client
-) -> None:
+def test_figures_without_a_confidence_count_as_sampled(cloudflare: CloudflareDouble, client: Client) -> None:
     cloudflare.operations = [Operation(at(YESTERDAY), "PutObject")]
     cloudflare.has_confidence = False
     assert client.usage(YESTERDAY, YESTERDAY).used == [counted(YESTERDAY, "PutObject", 1, sampled=True)]

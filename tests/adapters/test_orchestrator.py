@@ -37,7 +37,7 @@ def test_a_hardened_server_is_given_the_password_and_the_token_that_it_wants() -
                 start(server, auth=auth)
 
 
-def test_what_goes_wrong_is_told_without_address_or_password(server: PrefectDouble) -> None:
+def test_errors_contain_neither_address_nor_password(server: PrefectDouble) -> None:
     with pytest.raises(OrchestratorError, match="answered 404 to GET of deployment nothing/every-5-minutes"):
         start(server, flow="nothing")
     server.status = 503

@@ -68,7 +68,7 @@ def test_a_server_that_fails_is_asked_again_and_then_told(serve: Serve) -> None:
     assert "answers 503: check its log and its database. PREFECT_API_URL is its address" in said
 
 
-def test_nothing_listens_and_a_name_that_is_not_known() -> None:
+def test_a_refused_connection_and_an_unknown_host_are_explained() -> None:
     port = free_port()
     said = refusal(f"http://127.0.0.1:{port}/api", Unavailable)
     assert f"127.0.0.1, port {port}: nothing listens there" in said

@@ -75,7 +75,7 @@ URLS = [f"https://{host}/hook" for host in NOT_PUBLIC + WRITTEN_OTHERWISE] + [
 
 
 @pytest.mark.parametrize("url", URLS)
-def test_nothing_is_connected_to_that_is_not_public(url: str, connections: list[Any]) -> None:
+def test_no_connection_is_made_to_an_address_that_is_not_public(url: str, connections: list[Any]) -> None:
     with pytest.raises(AddressRefused), streamed("POST", url, content=b"{}"):
         pass
     assert [

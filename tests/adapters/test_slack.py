@@ -140,7 +140,7 @@ TEXT = (
     ),
     st.booleans(),
 )
-def test_whatever_is_to_be_said_fits_slacks_limits(message: Message, has_buttons: bool) -> None:
+def test_any_message_fits_slacks_limits(message: Message, has_buttons: bool) -> None:
     layout = lay_out(message, has_buttons=has_buttons)
     body = {"text": layout.text, "blocks": layout.blocks}
     assert slack.wrong_blocks(body) == ""
@@ -174,7 +174,7 @@ def test_a_message_is_laid_out_in_full() -> None:
     assert as_text(said).splitlines()[-1] == f"The run: {said.link}"
 
 
-def test_what_is_cut_says_how_much_is_missing() -> None:
+def test_truncated_text_says_how_much_is_missing() -> None:
     layout = lay_out(Message(kind=MessageKind.ALERT, title="t" * 500, text="x" * 50_000))
     assert slack.texts(layout.blocks)[0] == "t" * 149 + "…"
     assert "characters more: reelkeeper alerts list --json" in slack.texts(layout.blocks)[-1]

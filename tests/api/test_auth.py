@@ -102,7 +102,7 @@ def test_a_revoked_token_is_refused_once_it_is_no_longer_trusted(
     problem(client.get("/v1/metrics"), 401)
 
 
-def test_who_asks_too_often_is_told_how_long_to_wait(world: World, app_state: AppState) -> None:
+def test_a_caller_over_the_rate_limit_is_told_how_long_to_wait(world: World, app_state: AppState) -> None:
     app_state.load.limit(AccessPolicy(requests_a_second=0.01, burst=2, body_bytes=2_000))
     _, text = tokens.create(world.workspace.engine, "often", tuple(Scope), author="test")
     client = TestClient(create_app(app_state), headers={"Authorization": f"Bearer {text}"})
@@ -119,7 +119,7 @@ def test_a_body_that_is_too_large_is_refused_whether_it_says_so_or_not(client: T
     problem(client.get("/v1/none", headers={"Content-Length": "1x"}), 413)
 
 
-def test_what_is_not_there_is_a_problem_too(client: TestClient) -> None:
+def test_an_unknown_path_returns_a_problem(client: TestClient) -> None:
     problem(client.get("/v1/none"), 404)
     problem(client.put("/healthz"), 405)
 

@@ -152,7 +152,7 @@ def test_the_figures_are_those_of_the_store(client: TestClient, full: World) -> 
         assert found["reelkeeper_store_rows", (("table", "users"),)] == 1
 
 
-def test_what_is_dear_to_add_up_is_asked_seldom_and_all_else_at_each_scrape(
+def test_expensive_figures_are_cached_and_all_others_read_at_each_scrape(
     client: TestClient, full: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = figures(client)

@@ -198,7 +198,7 @@ def test_streams_of_a_token_and_of_all_are_counted_until_they_end(sqlite_world: 
 
 
 @pytest.mark.long
-def test_who_takes_no_answer_is_cut(patient_server: Served) -> None:
+def test_a_client_that_reads_no_answer_is_disconnected(patient_server: Served) -> None:
     server = patient_server
 
     def is_open() -> bool:
@@ -252,7 +252,7 @@ def test_while_the_store_is_held_requests_are_shed_and_health_answers(sqlite_wor
 
 @pytest.mark.long
 @pytest.mark.parametrize(("told", "code"), [(signal.SIGTERM, -signal.SIGTERM), (signal.SIGINT, 0)])
-def test_it_stops_at_once_with_many_lines_open(
+def test_the_server_stops_at_once_with_many_open_connections(
     sqlite_world: World, server: Served, told: signal.Signals, code: int
 ) -> None:
     async def act() -> float:

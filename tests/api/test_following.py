@@ -57,7 +57,7 @@ def test_all_who_listen_to_a_job_and_to_one_that_joined_it_are_told_how_it_ends(
         assert (seen[0], seen[-1]) == (JobState.QUEUED, JobState.SUCCEEDED)
 
 
-def test_what_was_seen_before_somebody_else_was_told_the_end_is_corrected(sqlite_engine: sa.Engine) -> None:
+def test_a_follower_with_a_stale_state_is_told_the_end(sqlite_engine: sa.Engine) -> None:
     make_user(sqlite_engine, "bob", 10 * DOLLAR)
     job_id, other = queued(sqlite_engine, "k1"), queued(sqlite_engine, "k2", "another")
 
@@ -79,7 +79,7 @@ def test_what_was_seen_before_somebody_else_was_told_the_end_is_corrected(sqlite
     assert asyncio.run(act())[-1] == JobState.SUCCEEDED
 
 
-def test_nothing_is_kept_when_the_last_has_gone(sqlite_engine: sa.Engine) -> None:
+def test_no_state_is_kept_after_the_last_follower_has_left(sqlite_engine: sa.Engine) -> None:
     make_user(sqlite_engine, "bob", 10 * DOLLAR)
     job_id = queued(sqlite_engine, "k1")
 

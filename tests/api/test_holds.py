@@ -45,7 +45,7 @@ def test_a_hold_that_would_be_over_already_is_refused(client: TestClient, world:
     world.check()
 
 
-def test_what_is_not_there_or_has_no_reason_is_not_held(client: TestClient) -> None:
+def test_a_hold_on_an_unknown_video_or_without_a_reason_is_refused(client: TestClient) -> None:
     problem(client.post("/v1/holds", json={"scope": "video", "subject": "none", "reason": "r"}, headers=KEY), 404)
     for wrong in (
         {"reason": ""},

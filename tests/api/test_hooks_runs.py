@@ -44,7 +44,7 @@ def test_a_failed_run_is_told_once_however_often_it_is_reported_or_fails_again(
     assert [*found.figures[1]] == ["Look", RUN["url"]]
 
 
-def test_it_is_over_when_that_flow_has_succeeded_and_not_when_another_has(client_for: NewClient, world: World) -> None:
+def test_the_alert_of_a_flow_is_resolved_by_its_own_success_only(client_for: NewClient, world: World) -> None:
     client = client_for(Scope.RUNS)
     for flow in ("tier-storage", "sync-catalog"):
         client.post(RUNS_PATH, json=RUN | {"flow": flow})
@@ -53,7 +53,7 @@ def test_it_is_over_when_that_flow_has_succeeded_and_not_when_another_has(client
         assert [alert.scope for alert in alerts.listed(session, everything=False, limit=9)] == ["flow:sync_catalog"]
 
 
-def test_what_prefect_does_not_know_is_left_out(client_for: NewClient, world: World) -> None:
+def test_fields_that_prefect_does_not_know_are_left_out(client_for: NewClient, world: World) -> None:
     bare = {name: RUN[name] for name in ("trouble", "flow", "run_id")} | {"message": None, "url": None}
     assert client_for(Scope.RUNS).post(RUNS_PATH, json=bare).status_code == 204
     assert len(told(world)) == 1
@@ -71,14 +71,14 @@ def test_what_prefect_does_not_know_is_left_out(client_for: NewClient, world: Wo
         {"url": "http://a b"},
     ],
 )
-def test_what_is_no_report_is_refused_and_told_to_nobody(
+def test_a_body_that_is_no_report_is_refused_without_an_alert(
     client_for: NewClient, world: World, wrong: dict[str, str]
 ) -> None:
     problem(client_for(Scope.RUNS).post(RUNS_PATH, json=RUN | wrong), 422)
     assert told(world) == []
 
 
-def test_it_takes_a_token_of_this_scope(client_for: NewClient, world: World) -> None:
+def test_the_route_requires_a_token_with_its_scope(client_for: NewClient, world: World) -> None:
     client = client_for(Scope.JOBS, Scope.METRICS)
     problem(client.post(RUNS_PATH, json=RUN), 403)
     del client.headers["authorization"]

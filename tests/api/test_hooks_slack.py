@@ -98,7 +98,7 @@ def channel(
     settings.cache_clear()
 
 
-def test_who_is_on_it_is_said_once_however_often_it_is_pressed(channel: Channel) -> None:
+def test_an_acknowledgement_is_posted_once_however_often_it_is_pressed(channel: Channel) -> None:
     channel.tell(BUDGET)
     assert channel.press("acknowledge").startswith("Acknowledged.")
     after = channel.state()
@@ -109,7 +109,7 @@ def test_who_is_on_it_is_said_once_however_often_it_is_pressed(channel: Channel)
     assert channel.told() == [f"ada (Slack {OPERATOR}) acknowledged: total at 80 %", "total at 80 %"]
 
 
-def test_a_press_counts_for_the_incident_that_it_stood_beside(channel: Channel) -> None:
+def test_a_press_applies_only_to_the_incident_of_its_message(channel: Channel) -> None:
     channel.tell(replace(BUDGET, period=""))
     old = channel.double.button("acknowledge")
     channel.tell()
@@ -121,7 +121,7 @@ def test_a_press_counts_for_the_incident_that_it_stood_beside(channel: Channel) 
     assert channel.press("acknowledge").startswith("Acknowledged.")
 
 
-def test_a_snooze_is_one_and_a_press_played_again_does_not_bring_it_back(channel: Channel) -> None:
+def test_two_presses_make_one_snooze_and_a_replayed_press_does_not_restore_it(channel: Channel) -> None:
     channel.tell(BUDGET)
     call = press(channel.double.button("snooze"), answer_url=channel.double.answer_url)
     assert channel.send(*call) == 200
@@ -189,7 +189,9 @@ def test_an_approval_never_fits_another_plan(channel: Channel) -> None:
     refuse(channel.engine, second)
 
 
-def test_where_prefect_does_not_answer_the_person_is_told_the_command(channel: Channel, prefect: PrefectDouble) -> None:
+def test_without_an_answer_from_prefect_the_person_is_given_the_command(
+    channel: Channel, prefect: PrefectDouble
+) -> None:
     stock(channel.engine)
     plan_id = planned(channel.engine)
     refuse(channel.engine, plan_id)
@@ -235,7 +237,7 @@ def test_a_forged_an_old_and_a_future_press_change_nothing(channel: Channel) -> 
 @pytest.mark.parametrize(
     "about", [{"action_id": "link"}, {"value": "no such alert"}, {"value": ""}, {"action_id": None}]
 )
-def test_what_is_no_button_of_ours_or_names_nothing_changes_nothing(channel: Channel, about: dict[str, Any]) -> None:
+def test_an_unknown_button_or_alert_changes_nothing(channel: Channel, about: dict[str, Any]) -> None:
     channel.tell(BUDGET)
     before = channel.state()
     button = channel.double.button("acknowledge") | about

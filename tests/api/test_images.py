@@ -20,13 +20,13 @@ def test_an_image_is_kept_and_named_by_its_digest_and_a_second_time_changes_noth
         assert answer.json() == told
 
 
-def test_it_may_be_larger_than_other_bodies_and_not_too_large(client: TestClient) -> None:
+def test_an_image_may_be_larger_than_other_bodies_up_to_its_own_limit(client: TestClient) -> None:
     assert client.post("/v1/images", content=PNG + bytes(1_000_000)).status_code == 200
     problem(client.post("/v1/images", content=PNG + bytes(MAX_BYTES)), 413)
     problem(client.post("/v1/images", content=iter([PNG, bytes(MAX_BYTES)])), 413)  # of a length that is not said
 
 
-def test_what_is_no_image_is_refused_and_so_is_a_token_without_the_scope(
+def test_a_file_that_is_no_image_or_a_token_without_the_scope_is_refused(
     client: TestClient, client_for: NewClient
 ) -> None:
     problem(client.post("/v1/images", content=b"GIF89a"), 422)

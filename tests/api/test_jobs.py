@@ -94,7 +94,7 @@ def test_a_tag_is_kept_with_the_job_for_its_video(client: TestClient, world: Wor
     assert problem(client.post("/v1/jobs", json=asked | {"tag": "a b"}, headers={"Idempotency-Key": "k2"}), 422)
 
 
-def test_what_cannot_be_is_refused_with_a_reason_that_a_user_reads(client: TestClient, world: World) -> None:
+def test_an_impossible_request_is_refused_with_a_reason_for_the_user(client: TestClient, world: World) -> None:
     long = ask(client, "k1", duration_seconds=120, width=4096, height=4096, fps=60)
     assert problem(long, 403)["type"] == "urn:reelkeeper:quota"
     assert "reelkeeper" not in str(problem(long, 403)["detail"])
@@ -118,7 +118,7 @@ def test_what_cannot_be_is_refused_with_a_reason_that_a_user_reads(client: TestC
     assert answer.headers["retry-after"] == "30"
 
 
-def test_what_a_model_cannot_do_is_refused_with_what_it_can_for_the_user_and_where_that_stands_for_the_operator(
+def test_a_request_beyond_a_model_is_refused_with_its_limits_for_the_user_and_their_source_for_the_operator(
     client: TestClient, world: World
 ) -> None:
     price = {"unit": "second", "rates": [{"usd": "0.1"}], "source": "a price list", "read_on": "2026-11-25"}

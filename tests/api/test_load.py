@@ -53,7 +53,7 @@ def crowd(sqlite_world: World, server: Served, size: Size) -> Crowd:
     return Crowd(server.host, server.port, many, job_ids, size)
 
 
-def test_who_waits_for_a_turn_for_too_long_is_refused() -> None:
+def test_a_request_that_waits_too_long_for_its_turn_is_refused() -> None:
     async def act() -> Shed:
         turns = Turns(1, wait_seconds=0.1)
         async with turns.turn():

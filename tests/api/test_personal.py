@@ -32,7 +32,7 @@ def test_a_user_is_erased_and_may_sign_up_anew(client: TestClient, world: World)
     assert client.get("/v1/users/ann/videos").json()["videos"] == []
 
 
-def test_what_is_left_is_named_and_nothing_new_is_taken(client: TestClient, world: World) -> None:
+def test_an_unfinished_erasure_names_what_is_left_and_nothing_new_is_accepted(client: TestClient, world: World) -> None:
     world.video("v1")
     hold(world.workspace.engine, HoldTerms("video", "v1", "evidence", "counsel", is_legal=True))
     done = client.delete("/v1/users/ann").json()
@@ -62,7 +62,7 @@ def test_a_user_gets_a_copy_of_all_data_and_the_server_keeps_none(
     problem(client.get("/v1/users/nobody/export"), 404)
 
 
-def test_what_cannot_be_read_is_named_in_the_copy(client: TestClient, world: World) -> None:
+def test_unreadable_objects_are_named_in_the_copy(client: TestClient, world: World) -> None:
     world.video("v1", stored=False)
     answer = client.get("/v1/users/ann/export")
     with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:

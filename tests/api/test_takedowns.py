@@ -21,7 +21,7 @@ def test_a_video_is_taken_down_and_certified(client: TestClient, world: World) -
     world.check()
 
 
-def test_what_a_legal_hold_keeps_is_named(client: TestClient, world: World) -> None:
+def test_objects_kept_by_a_legal_hold_are_named(client: TestClient, world: World) -> None:
     world.video("v1")
     held = {"scope": "video", "subject": "v1", "reason": "evidence", "legal": True}
     assert client.post("/v1/holds", json=held, headers={"Idempotency-Key": "case-17"}).status_code == 201
@@ -32,7 +32,7 @@ def test_what_a_legal_hold_keeps_is_named(client: TestClient, world: World) -> N
     problem(client.get("/v1/videos/v1"), 404)
 
 
-def test_what_is_not_there_or_has_no_reason_is_not_taken_down(client: TestClient, world: World) -> None:
+def test_a_takedown_of_an_unknown_video_or_without_a_reason_is_refused(client: TestClient, world: World) -> None:
     world.video("v1")
     world.video("v2")
     problem(client.post("/v1/takedowns", json={"video_id": "none", "reason": "r"}), 404)

@@ -135,13 +135,13 @@ def test_a_video_that_came_to_be_meanwhile_is_not_replaced(client: TestClient, w
         assert session.execute(sa.select(videos.c.blob_id, videos.c.state)).one() == before
 
 
-def test_nothing_is_published_before_it_was_put(client: TestClient, world: World) -> None:
+def test_an_upload_is_not_published_before_its_bytes_were_put(client: TestClient, world: World) -> None:
     upload = begin(client, world.clip.read_bytes())
     assert "no bytes are stored yet" in str(problem(complete(client, upload), 409)["detail"])
     assert client.get(f"/v1/uploads/{upload['id']}").json()["state"] == "open"
 
 
-def test_what_is_no_video_is_refused_and_its_room_given_back(client: TestClient, world: World) -> None:
+def test_an_upload_that_is_no_video_is_refused_and_its_bytes_released(client: TestClient, world: World) -> None:
     data = b"this is no video" * 100
     upload = begin(client, data)
     put(upload, data)
@@ -164,7 +164,7 @@ def test_a_cut_video_is_refused_when_it_is_decoded(client: TestClient, world: Wo
     world.check()
 
 
-def test_what_does_not_fit_or_is_there_already_is_refused(client: TestClient, world: World) -> None:
+def test_an_upload_that_does_not_fit_or_already_exists_is_refused(client: TestClient, world: World) -> None:
     world.video("v1")
     data = world.clip.read_bytes()
     told = problem(client.post("/v1/uploads", json=announced(data, size_bytes=200_000_000), headers=KEY), 403)

@@ -81,7 +81,7 @@ def test_an_original_that_is_purged_before_the_url_ends_is_not_given(client: Tes
     assert "stored as av1, but" in str(problem(client.get("/v1/videos/v1?plays=h264"), 406)["detail"])
 
 
-def test_what_an_upload_has_replaced_is_another_video_and_not_given(client: TestClient, world: World) -> None:
+def test_bytes_that_an_upload_replaced_are_not_served(client: TestClient, world: World) -> None:
     world.swapped("v1", run_id="run")
     codecs(world, g1="h264", g2="av1")
     with transaction(world.workspace.engine, "test") as session:

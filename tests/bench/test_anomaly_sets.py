@@ -24,7 +24,7 @@ def test_odd_days_are_found_and_few_others_taken_for_odd() -> None:
 
 
 @pytest.mark.long
-def test_what_recurs_each_month_is_learnt_and_other_odd_days_are_found_all_the_same() -> None:
+def test_monthly_recurrences_are_learnt_and_other_odd_days_still_found() -> None:
     series = list(synthetic(Random(12), monthly=True))
     ours = score(series, detectors.ours(series))
     assert ours.f1 >= 0.90
@@ -32,7 +32,7 @@ def test_what_recurs_each_month_is_learnt_and_other_odd_days_are_found_all_the_s
 
 
 @pytest.mark.long
-def test_what_all_of_an_account_do_is_told_of_the_whole_alone() -> None:
+def test_an_anomaly_of_all_series_of_an_account_is_reported_for_the_total_only() -> None:
     (alone,) = synthetic(Random(11), count=1)
     account = [replace(alone, name=name, family="account") for name in "abc"]
     alerts, wholes = detectors.accounts(account)

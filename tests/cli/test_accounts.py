@@ -47,12 +47,12 @@ def test_a_capture_is_refunded_at_most_once_over(engine: sa.Engine, reelkeeper: 
 
 @pytest.mark.long
 @pytest.mark.parametrize("amount", ["0", "-1", "NaN", "inf", "0.0000001", "ten", "1000001"])
-def test_what_is_no_amount_ends_with_2(engine: sa.Engine, reelkeeper: Run, amount: str) -> None:
+def test_an_invalid_amount_ends_with_2(engine: sa.Engine, reelkeeper: Run, amount: str) -> None:
     assert engine
     reelkeeper("credits", "grant", "--reason", "r", "ann", "--", amount, exit_code=2)
 
 
-def test_nobody_ends_with_8(reelkeeper: Run, engine: sa.Engine) -> None:
+def test_an_unknown_user_ends_with_8(reelkeeper: Run, engine: sa.Engine) -> None:
     assert engine
     for words in (
         ("credits", "grant", "eve", "1", "--reason", "r"),
@@ -76,7 +76,7 @@ def test_a_quota_is_set_by_hand_and_back(engine: sa.Engine, reelkeeper: Run, ask
 
 
 @pytest.mark.long
-def test_what_does_not_add_up_ends_with_5_and_can_be_written_anew(engine: sa.Engine, reelkeeper: Run, ask: Ask) -> None:
+def test_a_mismatch_ends_with_5_and_can_be_corrected(engine: sa.Engine, reelkeeper: Run, ask: Ask) -> None:
     ask("credits", "grant", "ann", "1", "--reason", "a gift")
     assert "Everything adds up" in reelkeeper("credits", "recount").stdout
     with transaction(engine, "test") as session:
@@ -97,6 +97,6 @@ def test_bytes_are_read_with_and_without_a_unit(text: str, size_bytes: int) -> N
 
 
 @pytest.mark.parametrize("text", ["", "-5", "1.5GB", "5kbit", "5 parsecs"])
-def test_what_is_no_number_of_bytes_is_refused(text: str) -> None:
+def test_an_invalid_number_of_bytes_is_refused(text: str) -> None:
     with pytest.raises(typer.BadParameter, match="not a number of bytes"):
         byte_count(text)

@@ -76,7 +76,7 @@ def test_a_rule_that_does_not_exist_is_not_silenced(reelkeeper: Run, ask: Ask) -
     assert ask("alerts", "list")["snoozes"] == []
 
 
-def test_what_waits_is_listed(reelkeeper: Run, ask: Ask, store: sa.Engine) -> None:
+def test_waiting_messages_are_listed(reelkeeper: Run, ask: Ask, store: sa.Engine) -> None:
     assert "No message waits" in reelkeeper("alerts", "messages").stdout
     post(store, "A note")
     assert "A note" in reelkeeper("alerts", "messages").stdout

@@ -97,7 +97,7 @@ def test_fractions_are_priced_to_their_last_digit(ask: Ask, write: Callable[[obj
     ],
     ids=lambda text: text[:40],
 )
-def test_what_cannot_be_usage_ends_with_2_and_says_why(
+def test_impossible_usage_ends_with_2_and_the_reason(
     reelkeeper: Run, write: Callable[[object], Path], text: str, said: str
 ) -> None:
     result = reelkeeper("bill", "--usage", write(text), "--json", exit_code=2)
@@ -226,7 +226,7 @@ def test_wrong_words_end_with_2(reelkeeper: Run, words: list[str]) -> None:
     reelkeeper("bill", *words, exit_code=2)
 
 
-def test_what_a_command_asks_of_the_bucket_is_counted(one_video: str, configured: Settings) -> None:
+def test_requests_of_a_command_to_the_bucket_are_counted(one_video: str, configured: Settings) -> None:
     assert one_video
     with open_store(configured) as engine, reading(engine) as session:
         sent = {

@@ -124,7 +124,7 @@ def test_a_lifecycle_rule_that_deletes_is_a_warning(
 
 
 @pytest.mark.long
-def test_where_the_keys_may_not_read_them_cloudflares_api_is_asked_and_else_it_is_not_known(
+def test_lifecycle_rules_that_the_keys_may_not_read_are_read_by_cloudflares_api_or_unknown(
     account: CloudflareDouble, double: R2Double, findings: Callable[[], dict[str, dict[str, str]]], prefix: str
 ) -> None:
     double.faults.fail("GetBucketLifecycleConfiguration", 403, times=100)

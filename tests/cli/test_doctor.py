@@ -145,7 +145,9 @@ def test_the_contract_is_off_until_it_was_tried_and_then_remembered(
 
 
 @pytest.mark.long
-def test_what_rests_on_the_contract_is_on_at_the_embedded_server(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_features_that_need_the_contract_are_on_at_the_embedded_server(
+    ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("S3_ENDPOINT_URL", "S3_ACCESS_KEY_ID", "S3_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(f"REELKEEPER_{name}")
     contract_of_it = by_part(ask("doctor"))["contract"]

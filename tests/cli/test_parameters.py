@@ -89,7 +89,7 @@ def test_a_tier_that_is_not_in_force_is_refused_with_those_that_are() -> None:
         DEFAULTS.overridden(tiers=read("tiers.gold.retention_days=100")["tiers"])
 
 
-def test_nothing_given_leaves_the_flows_own_defaults() -> None:
+def test_without_parameters_the_flows_defaults_apply() -> None:
     assert read() == {}
 
 

@@ -41,9 +41,7 @@ def segment(verdict: Verdict) -> str | None:
     return "drafts" if verdict.video.id == "v0" else None
 
 
-def test_what_a_segment_decides_is_told_apart_with_its_dollars(
-    reelkeeper: Run, ask: Callable[..., Any], plan_id: str
-) -> None:
+def test_items_are_shown_by_segment_with_their_dollars(reelkeeper: Run, ask: Callable[..., Any], plan_id: str) -> None:
     said = " ".join(reelkeeper("plan", "--show", plan_id).output.split())
     assert "Of them by segment `drafts`: cold: 1 to compress, 1.0 MB, $0.0010 a month." in said
     items = ask("plan", "--show", plan_id)["items"]
@@ -58,7 +56,7 @@ def test_all_of_a_large_plan_is_counted_and_priced(reelkeeper: Run, ask: Callabl
     assert len(ask("plan", "--show", plan_id)["items"]) == ITEMS
 
 
-def test_what_became_of_all_of_it_is_said(reelkeeper: Run, configured: Settings, plan_id: str) -> None:
+def test_the_outcomes_of_the_whole_plan_are_shown(reelkeeper: Run, configured: Settings, plan_id: str) -> None:
     with open_store(configured) as engine, transaction(engine, "test") as session:
         done = [Outcome(f"v{n}", "retired", "", 1_000_000, 0, n + 1) for n in range(100, ITEMS)]
         record_outcomes(session, plan_id, [*done, Outcome("v0", "compressed", "", 1_000_000, 400_000, 1)])
@@ -86,7 +84,7 @@ def test_a_refused_plan_is_approved_and_carried_out_by_prefect(
         assert run["parameters"] == {"plan_id": refused, "dry_run": False}
 
 
-def test_where_prefect_does_not_start_it_the_plan_is_approved_and_the_command_is_said(
+def test_if_prefect_starts_no_run_the_plan_is_approved_and_the_command_shown(
     reelkeeper: Run, refused: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with PrefectDouble().serving() as server:

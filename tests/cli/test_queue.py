@@ -55,7 +55,7 @@ def busy(engine_of_the_command: sa.Engine) -> None:
 
 
 @pytest.mark.usefixtures("busy")
-def test_what_waits_is_shown_in_the_order_in_which_it_will_start(reelkeeper: Run, ask: Callable[..., Any]) -> None:
+def test_waiting_jobs_are_listed_in_their_starting_order(reelkeeper: Run, ask: Callable[..., Any]) -> None:
     found = ask("queue")
     assert [item["id"] for item in found["queued"]] == ["short", "long", "put-off", "follower"]
     assert [item["id"] for item in found["running"]] == ["running"]
@@ -69,7 +69,7 @@ def test_what_waits_is_shown_in_the_order_in_which_it_will_start(reelkeeper: Run
 
 
 @pytest.mark.usefixtures("busy")
-def test_those_that_died_are_shown_alone(reelkeeper: Run, ask: Callable[..., Any]) -> None:
+def test_dead_jobs_can_be_listed_alone(reelkeeper: Run, ask: Callable[..., Any]) -> None:
     assert ask("queue", "--dead").keys() == {"jobs_at_once", "jobs_at_once_by_provider", "counts", "dead"}
     said = reelkeeper("queue", "--dead").stdout
     assert "died" in said

@@ -8,7 +8,7 @@ from tests.cli.conftest import Run
 
 
 @pytest.mark.long
-def test_it_writes_a_page_of_the_month_that_has_begun(reelkeeper: Run, tmp_path: Path) -> None:
+def test_the_command_writes_a_page_of_the_current_month(reelkeeper: Run, tmp_path: Path) -> None:
     said = reelkeeper("report", "-o", tmp_path / "page.html", "--as-of", "2026-11-24T18:00:00Z").stdout
     assert f"{tmp_path / 'page.html'}: November 2026" in said
     assert "November 2026 · Reelkeeper" in (tmp_path / "page.html").read_text()
@@ -17,7 +17,7 @@ def test_it_writes_a_page_of_the_month_that_has_begun(reelkeeper: Run, tmp_path:
 @pytest.mark.parametrize(
     "words", [("--month", "2026-13"), ("--month", "2026-12"), ("--monthly-budget", "-3"), ("--daily-budget", "much")]
 )
-def test_what_is_no_month_and_no_budget_ends_with_2(reelkeeper: Run, tmp_path: Path, words: tuple[str, str]) -> None:
+def test_an_invalid_month_or_budget_ends_with_2(reelkeeper: Run, tmp_path: Path, words: tuple[str, str]) -> None:
     reelkeeper("report", "-o", tmp_path / "page.html", "--as-of", "2026-11-24", *words, exit_code=2)
     assert not (tmp_path / "page.html").exists()
 

@@ -12,7 +12,7 @@ COMMAND = Path(sys.executable).with_name("reelkeeper")
 
 
 @pytest.mark.long
-def test_it_runs_until_interrupted_and_others_join_it(tmp_path: Path) -> None:
+def test_the_server_runs_until_interrupted_and_other_processes_share_it(tmp_path: Path) -> None:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("REELKEEPER_")}
     surroundings = kept | {"REELKEEPER_STATE_DIR": str(tmp_path / "state")}
     server = subprocess.Popen(

@@ -14,7 +14,7 @@ SMALL = {
 
 
 @pytest.mark.parametrize("what", sorted(SMALL))
-def test_it_compares_ours_with_others_and_says_it_is_a_model(what: str) -> None:
+def test_the_simulation_compares_our_rule_with_others_and_says_that_it_is_a_model(what: str) -> None:
     done = CliRunner().invoke(app, ["simulate", *SMALL[what]])
     assert done.exit_code == 0, done.output
     assert "ours" in done.output
@@ -46,7 +46,7 @@ def test_a_policy_is_tried_by_its_parameters() -> None:
         (["queue", "--jobs", "0"], 2, "--jobs"),
     ],
 )
-def test_what_makes_no_sense_is_refused_with_the_way_out(asked: list[str], code: int, said: str) -> None:
+def test_invalid_options_are_refused_with_a_remedy(asked: list[str], code: int, said: str) -> None:
     done = CliRunner().invoke(app, ["simulate", *asked])
     assert done.exit_code == code
     assert said in done.output

@@ -266,5 +266,5 @@ def test_an_empty_catalogue_has_nothing_to_tell_apart(ask: Ask) -> None:
     ],
 )
 @pytest.mark.usefixtures("migrated")
-def test_what_makes_no_sense_is_refused(reelkeeper: Run, words: list[str], code: int, said: str) -> None:
+def test_invalid_options_are_refused(reelkeeper: Run, words: list[str], code: int, said: str) -> None:
     assert said in " ".join(reelkeeper("simulate", "lifecycle", *words, exit_code=code).output.replace("│", "").split())

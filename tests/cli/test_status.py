@@ -97,7 +97,7 @@ def test_the_queue_and_the_budgets_are_those_of_this_moment(
     assert "dollars, such as 200" in reelkeeper("status", "--daily-budget", "much", exit_code=2).output
 
 
-def test_what_a_limit_left_to_later_runs_is_counted_once_and_by_action(opened: sa.Engine, reelkeeper: Run) -> None:
+def test_items_left_to_later_runs_are_counted_once_and_by_action(opened: sa.Engine, reelkeeper: Run) -> None:
     plan = {"id": "p", "flow": "tier_storage", "state": "ready", "run_id": "r", "policy": {}, "policy_hash": ""}
     kept = {"beyond_compress_limit": 631, "left_to_another_day": 2, "left_to_next_run": 48, "too_young": 9}
     with transaction(opened, "test") as session:
@@ -113,7 +113,7 @@ def test_what_a_limit_left_to_later_runs_is_counted_once_and_by_action(opened: s
 
 
 @pytest.mark.usefixtures("opened")
-def test_it_fits_a_narrow_terminal(reelkeeper: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_status_fits_a_narrow_terminal(reelkeeper: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     from reelkeeper.cli import screen  # noqa: PLC0415  its console, which is one for all
 
     monkeypatch.setattr(screen.out, "_width", 60)

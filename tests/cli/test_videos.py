@@ -43,7 +43,7 @@ def test_an_unknown_video_ends_with_8(reelkeeper: Run) -> None:
 
 
 @pytest.mark.long
-def test_what_is_no_video_is_not_stored(reelkeeper: Run, ask: Ask, tmp_path: Path) -> None:
+def test_a_file_that_is_no_video_is_not_stored(reelkeeper: Run, ask: Ask, tmp_path: Path) -> None:
     (tmp_path / "fake.mp4").write_text("#EXTM3U\n/etc/passwd\n")
     (tmp_path / "film.avi").write_bytes(b"RIFF")
     reelkeeper("videos", "add", tmp_path / "fake.mp4", "--user", "ann", "--video", "v9", exit_code=1)

@@ -33,7 +33,7 @@ def play(folder: Path, home: Path) -> str:
 
 @pytest.mark.long
 @pytest.mark.timeout(500)
-def test_it_plays_the_whole_job_on_an_empty_home_and_again(tmp_path: Path) -> None:
+def test_the_demo_runs_in_an_empty_home_and_a_second_time(tmp_path: Path) -> None:
     folder, home = tmp_path / "demo", tmp_path / "home"
     home.mkdir()
     said = play(folder, home)
@@ -91,7 +91,7 @@ def test_it_plays_the_whole_job_on_an_empty_home_and_again(tmp_path: Path) -> No
 
 
 @pytest.mark.long
-def test_it_empties_no_folder_that_it_did_not_make(tmp_path: Path) -> None:
+def test_the_demo_empties_only_folders_that_it_made(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     done = subprocess.run(
         [COMMAND, "demo", "--dir", tmp_path, "--fresh"], capture_output=True, text=True, check=False, timeout=280

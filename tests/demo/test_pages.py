@@ -28,7 +28,7 @@ def test_the_limit_is_a_line_that_bars_go_through() -> None:
     assert limit.startswith("   $10.00 ╌╌█╌╌")
 
 
-def test_what_is_expected_follows_and_is_lighter() -> None:
+def test_expected_values_follow_in_a_lighter_colour() -> None:
     lines = bars(month(4, 8), expected={FIRST + timedelta(days=2): 4.0})
     assert [line[14:15] for line in lines[:-1]] == [""] * 4 + ["░"] * 4
 

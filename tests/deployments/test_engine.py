@@ -43,6 +43,6 @@ def test_a_signal_that_python_drops_in_a_callback_is_sent_again() -> None:
 
 
 @pytest.mark.long
-def test_which_python_and_prefect_by_themselves_do_not_do() -> None:
+def test_a_dropped_signal_is_not_sent_again_by_python_and_prefect_alone() -> None:
     out, _ = said(guarded=False)
     assert out == "went on"

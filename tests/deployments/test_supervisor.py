@@ -48,7 +48,9 @@ def until(holds: Callable[[], object], seconds: float = 240) -> None:
         time.sleep(0.05)
 
 
-def test_what_dies_is_said_and_started_again(kept: Supervisor, told: list[str], part: Callable[..., Part]) -> None:
+def test_a_part_that_dies_is_reported_and_restarted(
+    kept: Supervisor, told: list[str], part: Callable[..., Part]
+) -> None:
     server = part(FOREVER)
     kept.start(server)
     assert server.process
@@ -59,7 +61,7 @@ def test_what_dies_is_said_and_started_again(kept: Supervisor, told: list[str], 
 
 
 @pytest.mark.long
-def test_what_goes_on_dying_is_started_less_and_less_often(
+def test_a_part_that_keeps_dying_is_restarted_with_growing_pauses(
     kept: Supervisor, told: list[str], part: Callable[..., Part], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervisor, "FIRST_PAUSE_SECONDS", 0.01)
@@ -84,7 +86,7 @@ def test_parts_are_stopped_the_last_first_and_a_deaf_one_is_killed(kept: Supervi
     assert kept.parts == []
 
 
-def test_who_is_in_a_hurry_does_not_wait(kept: Supervisor, part: Callable[..., Part]) -> None:
+def test_a_second_interrupt_stops_without_waiting(kept: Supervisor, part: Callable[..., Part]) -> None:
     worker = part(DEAF, stop_seconds=600)
     kept.start(worker)
     until(lambda: "deaf" in worker.last_words())

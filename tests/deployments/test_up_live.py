@@ -17,9 +17,7 @@ def looks_only(settings: Settings, *, live: bool = False) -> bool:
     return up.looks_only
 
 
-def test_it_goes_live_at_a_bucket_of_somebody_elses_when_it_is_told_so_and_at_no_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_up_changes_a_foreign_bucket_only_when_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "prefect.yaml").write_text("deployments: []")
     at = {"s3_endpoint_url": "http://127.0.0.1:1", "s3_access_key_id": "k", "s3_secret_access_key": "s"}

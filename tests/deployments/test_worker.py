@@ -22,7 +22,7 @@ def due(minutes: int, *, deployment: UUID = DEPLOYMENT, asked: bool = False, **p
     )
 
 
-def test_what_a_later_run_of_the_same_schedule_does_is_left_out() -> None:
+def test_runs_superseded_by_a_later_one_of_the_same_schedule_are_skipped() -> None:
     runs = [due(10), due(0), due(5)]
     assert superseded(runs) == {runs[1].id, runs[2].id}
     assert superseded([due(0)]) == set()
@@ -32,12 +32,12 @@ def test_deployments_and_schedules_with_other_parameters_are_apart() -> None:
     assert superseded([due(0), due(5, deployment=uuid4()), due(5, dry_run=True)]) == set()
 
 
-def test_what_a_person_asked_for_is_never_left_out() -> None:
+def test_runs_requested_by_a_person_are_never_skipped() -> None:
     runs = [due(0, asked=True), due(5), due(7, asked=True)]
     assert superseded(runs) == set()
 
 
-def test_what_goes_on_beside_the_runs_ends_in_order_with_the_worker() -> None:
+def test_background_services_end_in_order_with_the_worker() -> None:
     said: list[str] = []
 
     def act(stop: threading.Event) -> None:

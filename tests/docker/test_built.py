@@ -19,7 +19,7 @@ NOWHERE = Endpoint("http://127.0.0.1:1", "none", "none")
 AS_COMPOSE = ("podman", "run", "--rm", "--read-only", "--cap-drop=ALL", "--tmpfs=/tmp", "--network=none")
 
 
-def test_it_is_small_and_says_what_it_is() -> None:
+def test_the_image_is_small_and_labelled() -> None:
     image = inspect("image", built())
     over_its_base = image["Size"] - inspect("image", f"docker.io/library/{PYTHON_IMAGE}")["Size"]
     assert over_its_base <= MAX_BYTES
@@ -28,7 +28,7 @@ def test_it_is_small_and_says_what_it_is() -> None:
     assert image["Config"]["User"] == "10001:10001"
 
 
-def test_it_is_built_and_runs_under_the_python_of_debian() -> None:
+def test_the_image_is_built_and_runs_with_debians_python() -> None:
     name = "localhost/reelkeeper:python3.13"
     build(name, PYTHON_IMAGE=DEBIANS_PYTHON)
     assert run(*AS_COMPOSE, name, "python", "--version").stdout.startswith("Python 3.13")

@@ -57,12 +57,12 @@ def test_our_image_has_our_version() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(set(SERVICES) - ONCE))
-def test_what_goes_on_says_whether_it_is_well_and_is_started_again(name: str) -> None:
+def test_every_long_running_service_has_a_healthcheck_and_is_restarted(name: str) -> None:
     assert SERVICES[name]["healthcheck"]["test"][0] in {"CMD", "CMD-SHELL"}
     assert SERVICES[name]["restart"] == "unless-stopped"
 
 
-def test_nothing_starts_before_what_it_stands_on() -> None:
+def test_no_service_starts_before_its_dependencies() -> None:
     for name, service in SERVICES.items():
         for other, how in service.get("depends_on", {}).items():
             wanted = "service_completed_successfully" if other in ONCE else "service_healthy"

@@ -32,14 +32,14 @@ def test_the_base_is_one_exact_version_in_both_stages() -> None:
     assert f"\nARG VERSION={VERSION}\n" in DOCKERFILE
 
 
-def test_it_runs_as_nobody_on_this_host_and_gets_the_signals() -> None:
+def test_the_container_runs_as_an_unprivileged_user_and_receives_signals() -> None:
     shipped = instructions()
     assert ("USER", "10001:10001") in shipped
     assert next(rest for word, rest in shipped if word == "ENTRYPOINT").startswith("[")
     assert 'exec "$@"' in (FOLDER / "entrypoint.sh").read_text()
 
 
-def test_what_pip_downloads_is_a_wheel_with_a_hash() -> None:
+def test_pip_downloads_only_wheels_with_a_hash() -> None:
     installs = [
         part for word, rest in instructions(-2) if word == "RUN" for part in rest.split("&&") if "pip install" in part
     ]
@@ -49,7 +49,7 @@ def test_what_pip_downloads_is_a_wheel_with_a_hash() -> None:
     assert not [word for word, _ in instructions() if word == "ADD"]
 
 
-def test_what_is_shipped_is_what_was_tested() -> None:
+def test_the_image_ships_the_tested_packages() -> None:
     locked, tested = pinned(LOCK), pinned((ROOT / "requirements.lock").read_text())
     assert len(locked) > 100
     assert locked <= tested

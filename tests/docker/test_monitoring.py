@@ -56,7 +56,7 @@ def test_each_query_asks_for_what_is_collected(query: str, told: str) -> None:
     assert grouped | named <= labels | {"le"}, (query, told)
 
 
-def test_what_is_collected_of_the_service_stands_on_the_dashboard() -> None:
+def test_every_collected_metric_is_on_the_dashboard() -> None:
     asked = {name for query, _ in queries() for name, _ in _METRIC.findall(query)}
     shown = asked | {_FAMILY.sub("", name) for name in asked}
     left_out = {"reelkeeper_retired_blobs", "reelkeeper_next_purge_timestamp_seconds", "reelkeeper_store_rows"}

@@ -88,12 +88,12 @@ def test_there_are_enough_of_them() -> None:
 
 
 @pytest.mark.parametrize(("page", "line"), COMMANDS)
-def test_it_could_be_typed(page: str, line: str) -> None:  # noqa: ARG001  the page is where to mend it
+def test_every_command_line_in_a_page_parses(page: str, line: str) -> None:  # noqa: ARG001  the page is where to mend it
     parse(line)
 
 
 @pytest.mark.parametrize(("page", "line"), MENTIONED)
-def test_what_a_sentence_speaks_of_exists(page: str, line: str) -> None:  # noqa: ARG001  the same
+def test_commands_named_in_sentences_exist(page: str, line: str) -> None:  # noqa: ARG001  the same
     if "COMMAND" in line:
         return  # of all of them
     try:
@@ -106,7 +106,7 @@ def test_what_a_sentence_speaks_of_exists(page: str, line: str) -> None:  # noqa
             raise
 
 
-def test_what_does_not_exist_is_found() -> None:
+def test_unknown_commands_and_options_are_detected() -> None:
     for wrong in ("reelkeeper rnu tier_storage", "reelkeeper run tier_storage --aply", "reelkeeper jobs bury X"):
         with pytest.raises(Exception, match=r"No such (command|option)"):
             parse(wrong)

@@ -100,7 +100,7 @@ def test_every_link_inside_leads_somewhere_and_so_does_its_anchor(pages: dict[st
     assert broken == []
 
 
-def test_what_the_readme_points_to_in_a_page_is_there(pages: dict[str, Page]) -> None:
+def test_anchors_that_the_readme_links_to_exist(pages: dict[str, Page]) -> None:
     pointed = [
         found
         for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")

@@ -55,7 +55,7 @@ NOT_OFFERED: dict[str, Call] = {
 
 
 @pytest.mark.parametrize("name", NOT_OFFERED)
-def test_what_r2_does_not_offer_is_not_implemented(client: Any, key: str, name: str) -> None:  # noqa: ANN401  as above
+def test_operations_that_r2_does_not_offer_are_not_implemented(client: Any, key: str, name: str) -> None:  # noqa: ANN401  as above
     with pytest.raises(ClientError, match=r"501|NotImplemented"):
         NOT_OFFERED[name](client, key)
     assert client.get_object(Bucket=BUCKET, Key=key)["Body"].read() == b"one"
@@ -135,7 +135,7 @@ def test_a_multipart_upload_passes(client: Any, prefix: str) -> None:  # noqa: A
     assert client.head_object(Bucket=BUCKET, Key=key)["ContentLength"] == 5_242_980
 
 
-def test_what_goes_wrong_in_a_test_s_own_action_is_kept(client: Any, double: R2Double, key: str) -> None:  # noqa: ANN401  as above
+def test_an_error_in_a_tests_own_action_is_kept(client: Any, double: R2Double, key: str) -> None:  # noqa: ANN401  as above
     def fail(_: object) -> None:
         raise RuntimeError("a broken test")
 

@@ -155,7 +155,7 @@ def _settled(world: World) -> bool:
 
 
 @pytest.mark.timeout(600)
-def test_of_the_runs_that_nobody_was_there_for_one_is_caught_up(shaken: tuple[Installation, World]) -> None:
+def test_one_of_the_missed_runs_is_caught_up(shaken: tuple[Installation, World]) -> None:
     installation, world = shaken
     if "worker" in installation.processes:
         installation.stop("worker", seconds=200)

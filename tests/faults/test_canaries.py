@@ -219,7 +219,7 @@ def test_a_secret_is_nowhere(evidence: Evidence, name: str) -> None:
 
 
 @pytest.mark.long
-def test_what_a_secret_signed_is_nowhere(evidence: Evidence) -> None:
+def test_no_signature_made_with_a_secret_is_stored_or_logged(evidence: Evidence) -> None:
     assert evidence.signatures() == []
 
 

@@ -160,7 +160,7 @@ def showing(left: Iterator[tuple[str, bytes]]) -> dict[str, list[str]]:
 
 
 @pytest.mark.long
-def test_of_ten_canaries_none_is_found_once_their_user_is_erased(
+def test_none_of_ten_canaries_is_found_after_their_user_is_erased(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     engine, scratch = world.workspace.engine, Path(world.address.folder) / "scratch"

@@ -71,7 +71,7 @@ def limit(client: SyncPrefectClient) -> int:
 
 
 @pytest.mark.long
-def test_what_is_missing_is_made_and_a_second_time_changes_nothing(
+def test_missing_parts_are_created_and_a_second_run_changes_nothing(
     client: SyncPrefectClient, sqlite_engine: sa.Engine
 ) -> None:
     said = list(bootstrap(engine=sqlite_engine, api_url=API))
@@ -104,7 +104,7 @@ def test_the_block_shows_its_token_to_nobody_who_does_not_ask_for_secrets(
     assert block[0] not in repr(Webhook.load(BLOCK))
 
 
-def test_what_people_and_tune_concurrency_have_set_is_left_unless_forced(client: SyncPrefectClient) -> None:
+def test_limits_set_by_people_or_tune_concurrency_stay_unless_forced(client: SyncPrefectClient) -> None:
     list(bootstrap())
     client.update_work_pool("default", WorkPoolUpdate(concurrency_limit=3))
     client.upsert_global_concurrency_limit_by_name(GLOBAL_LIMIT, 13)
@@ -203,7 +203,7 @@ def deploy_all(client: SyncPrefectClient, folder: Path, *, looks_only: bool = Fa
 
 
 @pytest.mark.parametrize("wrong", ["127.0.0.1:8787", "ftp://host", "http://", "http://user:secret@host"])
-def test_what_is_no_address_is_refused(client: SyncPrefectClient, sqlite_engine: sa.Engine, wrong: str) -> None:
+def test_an_invalid_address_is_refused(client: SyncPrefectClient, sqlite_engine: sa.Engine, wrong: str) -> None:
     with pytest.raises(Misconfigured, match="not the URL of an API"):
         list(bootstrap(engine=sqlite_engine, api_url=wrong))
     assert kept(client) is None

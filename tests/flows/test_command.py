@@ -119,7 +119,7 @@ def test_a_plan_is_applied_once_and_can_be_looked_at_and_taken_back(old: Scene) 
     ],
     ids=["nothing allowed", "negative", "not a number", "zero", "contradiction", "empty"],
 )
-def test_what_must_be_refused_ends_with_9_and_changes_nothing(old: Scene, words: tuple[str, ...], said: str) -> None:
+def test_a_refused_plan_ends_with_9_and_changes_nothing(old: Scene, words: tuple[str, ...], said: str) -> None:
     before = old.everything()
     result = run("run", "expire_videos", "--apply", *words, exit_code=9)
     assert said in result.stderr
@@ -191,7 +191,7 @@ def test_a_layout_of_the_services_own_is_read_shown_and_taken_in(
 
 
 @pytest.mark.long
-def test_what_is_in_doubt_ends_with_6_and_patterns_that_do_not_fit_with_9(scene: Scene) -> None:
+def test_doubtful_objects_end_with_6_and_patterns_that_do_not_fit_with_9(scene: Scene) -> None:
     bucket, prefix = scene.world.workspace.bucket, scene.world.address.prefix
     for key in ("ann/v.mp4", "ann/v/x.mp4"):
         bucket.put_bytes_once(prefix + key, b"xxx", "video/mp4")

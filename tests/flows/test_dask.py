@@ -88,7 +88,7 @@ def test_dask_gives_what_threads_give(make_cold: MakeScene, monkeypatch: pytest.
 
 
 @pytest.mark.long
-def test_what_a_killed_worker_of_the_cluster_held_is_done_by_the_others(
+def test_videos_of_a_killed_cluster_worker_are_done_by_the_others(
     make_cold: MakeScene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scene = make_cold()

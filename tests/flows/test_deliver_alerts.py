@@ -67,7 +67,9 @@ def test_a_run_sends_what_waits_and_gives_a_sign_of_life(double: SlackDouble, st
     assert beat.run_id == report.run_id
 
 
-def test_what_slack_refuses_goes_to_the_second_sink_and_the_run_fails(double: SlackDouble, store: sa.Engine) -> None:
+def test_messages_that_slack_refuses_go_to_the_second_sink_and_the_run_fails(
+    double: SlackDouble, store: sa.Engine
+) -> None:
     double.queue = [Answer(200, {"ok": False, "error": "is_archived"})]
     with pytest.raises(PartialFailure, match=r"1 refused and diverted to the second sink, .* is_archived"):
         deliver_alerts(dry_run=False)

@@ -42,7 +42,7 @@ def test_a_run_retires_and_can_be_taken_back_whole(old: Scene) -> None:
 
 
 @pytest.mark.long
-def test_who_was_promised_notice_is_told_first_and_loses_nothing_until_it_is_over(old: Scene) -> None:
+def test_users_with_promised_notice_get_it_first_and_lose_nothing_before_it_ends(old: Scene) -> None:
     put_in_force(old.engine, tiers=tiers(pro={"notice_days": 14}))
     assert expire_videos(dry_run=False).plan.kept == {"notice_no_endpoint": 2, "left_to_tier_storage": 1}
     webhooks.add(old.engine, "http://127.0.0.1:9/", [EventType.VIDEO_EXPIRING], allow_private=True, author="test")

@@ -121,7 +121,7 @@ def test_two_of_four_workers_are_killed_the_run_itself_among_them_and_the_others
     scene.world.check()
 
 
-def test_who_interrupts_the_run_stops_its_helpers_before_their_next_video(make_backlog: MakeScene) -> None:
+def test_interrupting_a_run_stops_its_helpers_before_their_next_video(make_backlog: MakeScene) -> None:
     scene = make_backlog()
     with running("tier_storage", "transcode_videos") as (leader, helper):
         wait_until(lambda: len(swapped(scene)) >= 2)

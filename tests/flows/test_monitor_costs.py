@@ -143,7 +143,7 @@ def test_people_hear_of_the_spend_while_changes_are_frozen(spending: Scene) -> N
 
 
 @pytest.mark.long
-def test_where_cloudflare_does_not_answer_our_count_stands_in_and_people_are_told(
+def test_without_an_answer_from_cloudflare_our_count_is_used_and_people_are_alerted(
     spending: Scene, cloudflare: CloudflareDouble, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in {

@@ -78,7 +78,7 @@ def test_zero_means_nothing_and_a_plan_is_bound_to_its_limit(due: Scene) -> None
 
 
 @pytest.mark.long
-def test_what_is_held_after_the_plan_is_skipped(due: Scene) -> None:
+def test_videos_held_after_the_plan_are_skipped(due: Scene) -> None:
     plan_id = purge_retired().plan.id
     hold(due.engine, HoldTerms("video", "gone0", "legal", "ops"))
     report = purge_retired(dry_run=False, plan_id=plan_id)
@@ -87,7 +87,7 @@ def test_what_is_held_after_the_plan_is_skipped(due: Scene) -> None:
 
 
 @pytest.mark.long
-def test_what_a_killed_run_had_begun_to_delete_is_finished(due: Scene) -> None:
+def test_deletions_begun_by_a_killed_run_are_finished(due: Scene) -> None:
     with transaction(due.engine, "test") as session:
         session.execute(sa.update(blobs).where(blobs.c.video_id == "gone0").values(state=BlobState.DELETING))
     report = purge_retired(dry_run=False)

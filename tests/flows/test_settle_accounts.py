@@ -36,7 +36,7 @@ def test_a_dry_run_only_looks(overdue: Scene) -> None:
 
 
 @pytest.mark.long
-def test_what_is_overdue_is_given_back_once(overdue: Scene) -> None:
+def test_overdue_holds_and_reservations_are_released_once(overdue: Scene) -> None:
     assert settle_accounts(dry_run=False).overdue_holds == 1
     assert settle_accounts(dry_run=False).overdue_holds == 0
     assert balances(overdue.engine, "ann") == (DOLLAR, 0)

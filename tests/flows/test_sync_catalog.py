@@ -50,7 +50,7 @@ def test_new_objects_are_adopted(uploaded: Scene) -> None:
 
 
 @pytest.mark.long
-def test_where_events_are_followed_a_listing_says_what_none_of_them_told(
+def test_a_listing_reports_differences_that_followed_events_missed(
     uploaded: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("reelkeeper.rules.sync.events.SETTLING", timedelta(minutes=-5))

@@ -74,7 +74,7 @@ def test_a_run_compresses_and_retires_what_the_plan_says(cold: Scene) -> None:
     cold.world.check()
 
 
-def test_what_does_not_pay_is_kept_where_cpu_has_a_price(cold: Scene) -> None:
+def test_with_a_cpu_price_videos_that_do_not_pay_are_kept(cold: Scene) -> None:
     """As shipped: the two clips are far too small to pay for their requests."""
     put_in_force(cold.engine, recipe=Recipe(payback=Payback(cpu_usd_per_hour=Decimal("0.04"))))
     report = tier_storage()
@@ -84,7 +84,7 @@ def test_what_does_not_pay_is_kept_where_cpu_has_a_price(cold: Scene) -> None:
 
 
 @pytest.mark.long
-def test_what_a_day_has_no_dollars_for_is_left_to_a_later_plan(cold: Scene) -> None:
+def test_videos_beyond_the_days_dollars_are_left_to_a_later_plan(cold: Scene) -> None:
     """Without a price for CPU, compressing a clip costs its four requests: 6 micro-dollars."""
     put_in_force(cold.engine, recipe=AT_ANY_PRICE, lifecycle=LifecyclePolicy(compress_usd_per_day=Decimal("0.000011")))
     report = tier_storage(dry_run=False)

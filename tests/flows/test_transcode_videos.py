@@ -74,7 +74,7 @@ def test_a_dry_run_says_what_is_left(cold: Scene) -> None:
 
 
 @pytest.mark.long
-def test_it_compresses_in_the_name_of_the_run_that_planned_and_leaves_the_end_to_it(cold: Scene) -> None:
+def test_a_helper_compresses_under_the_planning_runs_id_and_leaves_the_end_to_that_run(cold: Scene) -> None:
     plan_id = begun(cold)
     report = transcode_videos(dry_run=False)
     assert [(outcome.outcome, outcome.objects) for outcome in report.done] == [("compressed", 3)]
@@ -85,7 +85,7 @@ def test_it_compresses_in_the_name_of_the_run_that_planned_and_leaves_the_end_to
 
 
 @pytest.mark.long
-def test_it_ends_the_plan_of_a_run_that_is_dead(cold: Scene) -> None:
+def test_a_helper_ends_the_plan_of_a_dead_run(cold: Scene) -> None:
     begun(cold)
     cold.world.expire_leases()
     assert transcode_videos(dry_run=False).left == 0
@@ -116,7 +116,7 @@ def test_the_run_waits_for_what_its_helpers_are_at_work_on_and_takes_over_from_t
 
 
 @pytest.mark.long
-def test_it_stops_before_the_next_video_when_the_run_that_it_helps_has_ended(cold: Scene) -> None:
+def test_a_helper_stops_before_the_next_video_once_its_run_has_ended(cold: Scene) -> None:
     plan_id = begun(cold)
     with reading(cold.engine) as session:
         (holder,) = session.execute(sa.text("SELECT holder FROM leases WHERE name LIKE 'plan/%'")).one()
@@ -147,7 +147,7 @@ def test_a_freeze_stops_it_before_the_next_video(cold: Scene) -> None:
 
 
 @pytest.mark.long
-def test_what_fails_here_fails_this_run_with_the_rest_done(cold: Scene) -> None:
+def test_a_failed_video_fails_the_helpers_run_with_the_rest_done(cold: Scene) -> None:
     cold.video("missing", age_days=20, stored=False)
     plan_id = begun(cold)
     with pytest.raises(PartialFailure, match=r"transcode_videos, .*3 compressed, 1 failed.*missing: ObjectMissing"):

@@ -113,7 +113,7 @@ def test_attempts_that_the_generator_failed_count(finished: Scene) -> None:
     assert "12 jobs ended with a video, by 52 attempts" in report.explained
 
 
-def test_of_two_runs_at_once_the_second_changes_nothing(finished: Scene) -> None:
+def test_the_second_of_two_concurrent_runs_changes_nothing(finished: Scene) -> None:
     with transaction(finished.engine, "test") as session:
         before = kept(session, CONCURRENCY)
         assert keep(session, CONCURRENCY, {"limit": 5}, before)

@@ -45,7 +45,9 @@ def begun(client: SyncPrefectClient, pool: str, place: str | None) -> UUID:
 
 
 @pytest.mark.long
-def test_what_died_here_has_crashed_and_all_else_goes_on(pool: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_that_died_here_are_marked_crashed_and_the_others_continue(
+    pool: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("deployments.worker.LEASE_SECONDS", 0.0)
     with get_client(sync_client=True) as client:
         ended = subprocess.Popen([sys.executable, "-c", ""])

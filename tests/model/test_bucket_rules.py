@@ -7,7 +7,7 @@ from reelkeeper.model.buckets import NEVER, Lock, locked_until
 AT, DAY = datetime(2026, 11, 24, 12, tzinfo=UTC), timedelta(days=1)
 
 
-def test_of_several_locks_on_an_object_the_last_one_counts_and_others_do_not() -> None:
+def test_the_longest_of_several_locks_on_an_object_counts() -> None:
     month, week = Lock("a", "videos/", age=30 * DAY), Lock("b", "", age=7 * DAY)
     assert locked_until([month, week], "videos/x.mp4", AT) == AT + 30 * DAY
     assert locked_until([month, week], "images/x.png", AT) == AT + 7 * DAY

@@ -42,7 +42,7 @@ def test_any_of_several_matches_as_a_shell_does(globs: list[str], key: str) -> N
 
 
 @given(GLOBS, GLOBS, KEYS)
-def test_what_is_said_of_two_globs_holds_for_every_key(one: str, other: str, key: str) -> None:
+def test_the_relation_of_two_globs_holds_for_every_key(one: str, other: str, key: str) -> None:
     both = fnmatchcase(key, one), fnmatchcase(key, other)
     if covers(one, other):
         assert both != (False, True)
@@ -67,6 +67,6 @@ def test_no_glob_and_no_key_takes_long() -> None:
 
 
 @pytest.mark.parametrize("glob", ["", "*", "**", "a" * 201, "/a*", "a//b", "a\\b", "a\0", "a\n*"])
-def test_what_no_key_could_match_or_any_would_is_refused(glob: str) -> None:
+def test_a_glob_that_no_key_or_any_key_matches_is_refused(glob: str) -> None:
     with pytest.raises(ValueError, match="glob"):
         require_glob(glob)

@@ -51,6 +51,6 @@ def test_whether_it_is_shared_shapes_nothing() -> None:
     ],
     ids=str,
 )
-def test_what_is_out_of_bounds_is_refused(wrong: dict[str, Any]) -> None:
+def test_values_out_of_bounds_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         GenerationRequest.model_validate({"model": "m", "prompt": "x", **wrong})

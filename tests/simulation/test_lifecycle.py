@@ -195,7 +195,7 @@ paybacks = st.sampled_from([USUAL, CHEAP, Payback(cpu_usd_per_hour=None), Paybac
     infrequent_after=st.sampled_from([None, 1, 20]),
     uploads=st.booleans(),
 )
-def test_what_a_policy_brings_equals_a_replay_night_by_night(
+def test_the_result_of_a_policy_equals_a_replay_night_by_night(
     videos: list[Seen],
     policy: Policies,
     payback: Payback,
@@ -251,21 +251,21 @@ def test_unknown_views_never_count_as_none() -> None:
     assert known.courses[1].months[0].retired == {"pro": 1}
 
 
-def test_of_a_video_that_a_rule_retired_nobody_knows_who_would_have_viewed_it() -> None:
+def test_views_after_a_retirement_by_a_rule_are_unknown() -> None:
     retired = clip(90, 45)._replace(removed_at=midnight(TODAY) - 30 * DAY, removal="rule")
     outcome = run([retired], trial(COLD), BACK)
     assert outcome.unseen == outcome.unknown_views == 1
     assert not any(sum(month.retired.values()) for month in outcome.courses[1].months)  # not due on that day
 
 
-def test_what_its_user_deleted_goes_under_every_policy() -> None:
+def test_videos_deleted_by_their_user_go_under_every_policy() -> None:
     deleted = clip(90, 45, 35)._replace(removed_at=midnight(TODAY) - 30 * DAY, removal="user")
     for course in run([deleted], trial(COLD), BACK).courses:
         assert [month.stored_bytes for month in course.months] == [10**9, 0]
         assert course.regret.views == 0
 
 
-def test_what_waits_out_its_grace_is_billed_until_then() -> None:
+def test_bytes_in_their_grace_are_billed_until_its_end() -> None:
     after = run([], trial(COLD), Span(TODAY, TODAY, date(2026, 12, 1)), leaving={TODAY + 2 * DAY: 10**12})
     (month,) = after.courses[0].months
     assert month.stored_bytes == 0
@@ -315,7 +315,7 @@ def _named(seen: Seen, name: str, codec: str, *, kept_until: datetime | None = N
 
 
 @pytest.mark.parametrize("removal", ["rule", "user", "takedown"])
-def test_what_is_compressed_is_retired_or_removed_on_any_later_night(removal: str) -> None:
+def test_compressed_videos_are_retired_or_removed_on_any_later_night(removal: str) -> None:
     policy = rules(compress_after_days=20, retire_below_views=2, retire_after_days=21, grace_days=9)
     videos = [
         _named(clip(60, *viewed, size=10**7), f"v{ago}{len(viewed)}", "h264")._replace(

@@ -14,7 +14,7 @@ from reelkeeper.store.core.engine import reading
 from tasks import spending
 
 
-def test_what_a_run_collects_is_charged_and_read_back(
+def test_usage_collected_by_a_run_is_charged_and_read_back(
     sqlite_engine: sa.Engine, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(spending, "settings", Settings)

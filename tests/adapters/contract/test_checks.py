@@ -46,7 +46,7 @@ def test_videos_are_left_alone_and_listings_do_not_see_the_scratch(target: Targe
     assert target.bucket.read_bytes(key) == b"a video"
 
 
-def test_what_a_killed_run_left_is_removed_when_it_is_old(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_old_leftovers_of_a_killed_run_are_removed(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
     left = contract.Scratch(target, f"{target.bucket.prefix}.contract-{'a' * 16}/")
     left.put(left.key("a.mp4"), b"x")
     monkeypatch.setattr(contract, "CHECKS", {})

@@ -177,7 +177,7 @@ LOST: dict[str, tuple[dict[str, Any], str, str]] = {
 
 
 @pytest.mark.parametrize("name", LOST)
-def test_what_a_result_would_lose_is_refused_before_and_after_the_encode(
+def test_a_source_with_features_that_a_result_would_lose_is_refused_before_and_after_the_encode(
     make_clip: MakeClip, tmp_path: Path, name: str
 ) -> None:
     kind, early, late = LOST[name]

@@ -90,7 +90,9 @@ def test_a_cover_picture_is_not_the_video(make_clip: MakeClip, tmp_path: Path) -
         ({"max_streams": 1}, "2 streams"),
     ],
 )
-def test_what_exceeds_a_limit_is_refused_with_its_figure(tiny_clip: Path, limits: dict[str, int], figure: str) -> None:
+def test_a_video_beyond_a_limit_is_refused_with_its_figure(
+    tiny_clip: Path, limits: dict[str, int], figure: str
+) -> None:
     with pytest.raises(NotAVideo, match=figure):
         ffmpeg.inspect(tiny_clip, MediaLimits.model_validate(limits))
 

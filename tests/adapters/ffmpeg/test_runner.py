@@ -71,7 +71,7 @@ def test_a_tool_that_ignores_the_first_signal_is_killed(tmp_path: Path) -> None:
     assert set(psutil.Process().children(recursive=True)) <= others
 
 
-def test_whatever_the_watcher_raises_ends_the_tool_and_is_passed_on(tmp_path: Path) -> None:
+def test_an_error_of_the_watcher_ends_the_tool_and_is_raised(tmp_path: Path) -> None:
     def lost(progress: Progress) -> bool:
         if progress.frames:
             raise InterruptedError("the lease is lost")
@@ -162,7 +162,7 @@ def test_a_tool_dies_with_its_parent_and_so_does_what_it_has_started(tmp_path: P
     assert gone(int(pid_file.read_text()))
 
 
-def test_what_a_tool_leaves_running_ends_with_it(tmp_path: Path) -> None:
+def test_child_processes_of_a_tool_end_with_it(tmp_path: Path) -> None:
     assert gone(int(shell("sleep 90 >/dev/null 2>&1 & echo $!", tmp_path).output))
 
 

@@ -59,7 +59,7 @@ def test_a_folder_in_use_stays_however_old(scratch: Path) -> None:
     assert list(scratch.iterdir()) == []
 
 
-def test_nothing_else_is_touched(scratch: Path) -> None:
+def test_other_folders_are_not_touched(scratch: Path) -> None:
     other, file, link = scratch / "reelkeeper-s3", scratch / "reelkeeper-desk-file", scratch / "reelkeeper-desk-link"
     other.mkdir()
     file.touch()

@@ -186,11 +186,11 @@ def test_system_calls_of_another_kind_end_the_tool(scratch_dir: Path) -> None:
         (OPEN, ["the network", "other files", "Unix sockets", "other processes"]),
     ],
 )
-def test_what_a_missing_wall_leaves_open_is_told(walls: Walls, reached: list[str]) -> None:
+def test_the_risk_of_a_missing_sandbox_layer_is_reported(walls: Walls, reached: list[str]) -> None:
     assert list(walls.reached()) == reached
 
 
-def test_what_the_kernel_grants_is_known() -> None:
+def test_the_kernels_sandbox_features_are_detected() -> None:
     assert tools().walls.calls == (seccomp.FILTER is not None)
     assert tools().walls.files == bool(landlock.version())
 

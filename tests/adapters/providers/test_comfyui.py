@@ -63,7 +63,7 @@ def test_the_image_is_put_on_the_server_and_named(comfy: ComfyUIDouble, provider
         (asked(parameters={"image": "of-another.png"}), "'image'"),
     ],
 )
-def test_what_a_workflow_cannot_do_is_refused_and_not_sent(
+def test_a_request_that_a_workflow_cannot_make_is_refused_and_not_sent(
     comfy: ComfyUIDouble, provider: ComfyUIProvider, order: Order, words: str
 ) -> None:
     comfy.workflows |= {"of-the-editor": {"nodes": [], "links": []}, "stepped": {"1": {"class_type": "{{steps}}"}}}
@@ -72,7 +72,7 @@ def test_what_a_workflow_cannot_do_is_refused_and_not_sent(
     assert comfy.submitted == []
 
 
-def test_what_fails_before_a_run_is_queued_leaves_nothing_in_doubt(
+def test_a_failure_before_a_run_is_queued_leaves_no_job_in_doubt(
     comfy: ComfyUIDouble, provider: ComfyUIProvider
 ) -> None:
     comfy.is_down = True
@@ -81,7 +81,7 @@ def test_what_fails_before_a_run_is_queued_leaves_nothing_in_doubt(
 
 
 @pytest.mark.parametrize("answer", [(404, None), (200, b"[]"), (200, {"error": "a proxy's"}), (200, {})])
-def test_what_is_no_answer_of_the_servers_never_says_that_a_run_is_not_known(
+def test_an_answer_not_from_the_server_never_means_that_a_run_is_unknown(
     comfy: ComfyUIDouble, provider: ComfyUIProvider, answer: Next
 ) -> None:
     name, comfy.looks = provider.submit(Submission("j1-1", WAN)), 9

@@ -106,7 +106,7 @@ def test_an_error_leaves_a_new_job_in_doubt(vendor: Vendor, make: Make, status: 
 
 
 @IN_DOUBT
-def test_whoever_takes_over_goes_on_with_the_job_that_was_sent(vendor: Vendor, make: Make) -> None:
+def test_another_worker_continues_the_job_that_was_sent(vendor: Vendor, make: Make) -> None:
     vendor.looks, notes = 50, Notes()
     notes.stop = RuntimeError("the worker dies")
     with pytest.raises(RuntimeError):
@@ -197,7 +197,7 @@ def test_the_key_goes_to_the_provider_alone(format_: Format, vendor: Vendor, mak
     assert len({*vendor.tokens} - {None}) == 1
 
 
-def test_nothing_is_asked_of_an_address_that_is_not_public(vendor: Vendor, make: Make) -> None:
+def test_no_request_is_sent_to_an_address_that_is_not_public(vendor: Vendor, make: Make) -> None:
     with pytest.raises(ProviderBusy, match="https"):
         make(Notes(), allow_private=False)
     assert vendor.connections == 0

@@ -41,7 +41,7 @@ def test_the_configured_generator_is_given(given: dict[str, Any], name: str) -> 
         {"generator": "another"},
     ],
 )
-def test_what_is_said_by_halves_is_refused(given: dict[str, Any]) -> None:
+def test_incomplete_provider_settings_are_refused(given: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match="generator"):
         Settings(**given)
 

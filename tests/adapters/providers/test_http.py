@@ -92,9 +92,7 @@ def test_a_hundred_lost_answers_cause_no_second_job(double: ProviderDouble, make
     assert double.sent_twice() == []
 
 
-def test_whoever_takes_over_goes_on_with_the_job_that_was_sent(
-    double: ProviderDouble, make: Callable[..., Made]
-) -> None:
+def test_another_worker_continues_the_job_that_was_sent(double: ProviderDouble, make: Callable[..., Made]) -> None:
     notes, double.looks = Notes(), 50
     notes.stop = RuntimeError("the worker dies")
     with pytest.raises(RuntimeError):
@@ -129,7 +127,7 @@ def test_a_job_that_is_cancelled_is_told_to_its_provider(double: ProviderDouble,
         ((402, {"error": "not allowed: no credit"}), AccountLocked),
     ],
 )
-def test_what_a_provider_does_not_take_is_not_in_doubt(
+def test_a_job_that_a_provider_does_not_accept_is_not_in_doubt(
     double: ProviderDouble, make: Callable[..., Made], answer: tuple[int, object], error: type[Exception]
 ) -> None:
     double.queue = [answer]

@@ -103,7 +103,7 @@ def test_an_image_that_the_api_keeps_is_fetched(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"#EXTM3U\nfile:///etc/passwd", b"\x89PNG\r\n\x1a\n broken", b"GIF89a"])
-def test_what_is_no_picture_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_no_picture_is_refused(tmp_path: Path, content: bytes) -> None:
     name = picture(tmp_path, "png")
     (tmp_path / "images" / name).write_bytes(content)
     with pytest.raises(GenerationRefused, match="image"):
@@ -116,7 +116,7 @@ def test_an_image_that_is_not_there_is_refused(tmp_path: Path, name: str) -> Non
         make(tmp_path, image_sha256=name)
 
 
-def test_whoever_is_told_to_stop_stops_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_cancelled_generation_stops_and_leaves_no_file(tmp_path: Path) -> None:
     with pytest.raises(GenerationCancelled):
         make(tmp_path, listener=Listener(GenerationCancelled("not wanted")), width=640, duration_seconds=20.0)
     shutil.rmtree(tmp_path / "images", ignore_errors=True)

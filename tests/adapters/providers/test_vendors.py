@@ -75,7 +75,7 @@ def test_fal_is_asked_in_the_words_of_its_model(
 
 
 @pytest.mark.parametrize("model", ["veo", "fal-ai/../secrets", "fal-ai//veo", "fal-ai/veo?x=y", "fal-ai/veo#a"])
-def test_what_names_no_model_is_not_sent(
+def test_a_request_without_a_model_is_not_sent(
     fal: FalDouble, replicate: ReplicateDouble, tmp_path: Path, model: str
 ) -> None:
     for provider in (FalProvider(TOKEN, url=fal.url, **HOW), ReplicateProvider(TOKEN, url=replicate.url, **HOW)):

@@ -67,7 +67,7 @@ def test_a_token_is_taken_from_a_page_that_is_not_the_last() -> None:
         page("<IsTruncated>false</IsTruncated>", ENTRY.replace("2026-11-24T", "yesterday")),
     ],
 )
-def test_what_is_not_a_whole_page_is_refused(body: bytes) -> None:
+def test_an_incomplete_page_is_refused(body: bytes) -> None:
     with pytest.raises(TruncatedListing):
         parse_page(body)
 

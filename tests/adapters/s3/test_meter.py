@@ -51,7 +51,7 @@ def test_each_attempt_counts(bucket: Bucket, double: R2Double, key: str) -> None
     assert len(double.sent("PutObject")) == 3
 
 
-def test_what_was_refused_for_want_of_rights_is_free_and_a_failed_condition_is_not(
+def test_requests_refused_for_missing_rights_are_free_but_failed_conditions_are_not(
     bucket: Bucket, double: R2Double, key: str
 ) -> None:
     double.faults.fail("GetObject", 403)
@@ -63,14 +63,14 @@ def test_what_was_refused_for_want_of_rights_is_free_and_a_failed_condition_is_n
     assert taken(bucket) == {"PutObject": 2, "HeadObject": 1}
 
 
-def test_what_never_reached_the_server_is_free() -> None:
+def test_requests_that_never_reached_the_server_are_free() -> None:
     nowhere = r2.connect("http://127.0.0.1:9", "id", "secret", "bucket", "videos/")
     with pytest.raises(StorageError):
         nowhere.head("videos/one.mp4")
     assert nowhere.meter.take() == {}
 
 
-def test_what_could_not_be_recorded_is_given_back(bucket: Bucket, key: str) -> None:
+def test_counts_that_could_not_be_recorded_are_kept(bucket: Bucket, key: str) -> None:
     bucket.head(key)
     counts = bucket.meter.take()
     bucket.head(key)

@@ -114,7 +114,7 @@ def test_a_key_that_was_taken_and_freed_in_between_is_still_refused(bucket: Buck
         bucket.put_bytes_once(key, b"ours", "video/mp4")
 
 
-def test_what_changes_while_it_is_sent_is_not_stored(
+def test_a_file_that_changes_while_it_is_sent_is_not_stored(
     bucket: Bucket, key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clip = tmp_path / "clip.mp4"

@@ -109,7 +109,7 @@ def test_a_second_process_shares_the_server_and_takes_it_over(tmp_path: Path) ->
 
 
 @pytest.mark.long
-def test_it_listens_on_loopback_alone_and_asks_for_credentials_everywhere(tmp_path: Path) -> None:
+def test_the_server_listens_only_on_loopback_and_requires_credentials_everywhere(tmp_path: Path) -> None:
     with seaweed.running(tmp_path) as endpoint:
         bucket_at(endpoint).put_bytes_once(KEY, b"one", "video/mp4")
         (server,) = servers(tmp_path)

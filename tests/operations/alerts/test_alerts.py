@@ -50,7 +50,7 @@ def test_an_alert_is_told_once_and_its_end_once(engine: sa.Engine) -> None:
     ]
 
 
-def test_what_is_over_before_anybody_tried_to_tell_it_is_not_told(engine: sa.Engine) -> None:
+def test_an_incident_over_before_the_first_attempt_is_not_reported(engine: sa.Engine) -> None:
     seen(engine, finding())
     assert seen(engine).resolved == 1
     assert messages(engine) == [("alert", "withdrawn", "total at 80 %")]
@@ -58,7 +58,7 @@ def test_what_is_over_before_anybody_tried_to_tell_it_is_not_told(engine: sa.Eng
     assert messages(engine)[1:] == [("alert", "waiting", "total at 80 %")]
 
 
-def test_what_the_second_sink_has_told_is_said_to_be_over_though_the_first_never_tried(engine: sa.Engine) -> None:
+def test_an_alert_sent_by_the_second_sink_alone_is_also_resolved(engine: sa.Engine) -> None:
     seen(engine, finding())
     with transaction(engine, "test") as session:
         session.execute(sa.update(outbox).values(copied_at=now(session)))
@@ -66,13 +66,13 @@ def test_what_the_second_sink_has_told_is_said_to_be_over_though_the_first_never
     assert [(kind, state) for kind, state, _ in messages(engine)] == [("alert", "waiting"), ("resolve", "waiting")]
 
 
-def test_what_was_critical_is_told_even_when_it_is_over(engine: sa.Engine) -> None:
+def test_a_critical_alert_is_sent_even_after_it_is_resolved(engine: sa.Engine) -> None:
     seen(engine, finding(severity=Severity.CRITICAL))
     seen(engine)
     assert [kind for kind, state, _ in messages(engine) if state == "waiting"] == ["alert", "resolve"]
 
 
-def test_that_it_is_over_waits_for_what_it_follows(engine: sa.Engine) -> None:
+def test_a_resolution_waits_for_the_message_that_it_follows(engine: sa.Engine) -> None:
     seen(engine, finding())
     pretend_tried(engine)
     seen(engine)

@@ -74,7 +74,7 @@ def mail(engine: sa.Engine, double: SlackDouble, sinks: Sinks, monkeypatch: pyte
     return Post(engine, double, sinks, MovedClock(monkeypatch))
 
 
-def test_what_is_due_is_sent_once_and_the_oldest_first(mail: Post) -> None:
+def test_due_messages_are_sent_once_oldest_first(mail: Post) -> None:
     mail.write("a", "b")
     post_picture(mail.engine, "c", "words", Picture("chart.png", b"PNG"))
     assert mail.deliver().sent == 3
@@ -104,7 +104,7 @@ def test_several_processes_keep_one_pace(sqlite_engine: sa.Engine, double: Slack
     assert min(double.gaps()) >= 1
 
 
-def test_what_another_process_has_sent_at_this_moment_is_not_taken_again(postgresql_engine: sa.Engine) -> None:
+def test_a_message_sent_by_another_process_is_not_sent_again(postgresql_engine: sa.Engine) -> None:
     """SQLite has one writer at a time anyway."""
     message_id = post(postgresql_engine, "a")
 
@@ -167,7 +167,7 @@ def test_a_lost_reply_costs_one_repetition_that_can_be_known(mail: Post) -> None
     assert len({item.body["client_msg_id"] for item in mail.double.posted}) == 1
 
 
-def test_what_slack_refuses_for_good_goes_to_the_second_sink_at_once(mail: Post) -> None:
+def test_messages_that_slack_refuses_for_good_go_to_the_second_sink_at_once(mail: Post) -> None:
     mail.double.queue = [Answer(200, {"ok": False, "error": "channel_not_found"})]
     mail.write("a", "b")
     done = mail.deliver()
@@ -236,7 +236,7 @@ def test_an_outage_of_a_day_loses_and_repeats_nothing(mail: Post) -> None:
     assert min(mail.double.gaps()) >= 1
 
 
-def test_shut_for_an_hour_by_slack_itself_the_second_sink_hears_within_a_quarter(mail: Post) -> None:
+def test_if_slack_asks_for_an_hours_pause_the_second_sink_gets_messages_within_15_minutes(mail: Post) -> None:
     mail.double.queue = [Answer(429, "", {"Retry-After": "3600"})]
     mail.write("a", "b")
     mail.deliver()
@@ -247,7 +247,7 @@ def test_shut_for_an_hour_by_slack_itself_the_second_sink_hears_within_a_quarter
     assert mail.after(3600).sent == 2
 
 
-def test_what_the_second_sink_has_is_overdue_no_more(engine: sa.Engine) -> None:
+def test_messages_copied_to_the_second_sink_are_no_longer_overdue(engine: sa.Engine) -> None:
     first, second = post(engine, "a"), post(engine, "b")
     with transaction(engine, "test") as session:
         queue.mark_copied(session, [first])
@@ -282,7 +282,7 @@ def test_a_message_that_slack_stumbles_over_holds_up_no_other(mail: Post) -> Non
     assert mail.double.titles() == ["a", "b", "c", "d"]
 
 
-def test_that_it_is_over_is_said_after_that_it_began(mail: Post) -> None:
+def test_a_resolution_is_sent_after_its_alert(mail: Post) -> None:
     mail.double.queue = [Answer(500, "")]
     found = Finding("budget", "total", "2999-11", "80", Severity.WARNING, "at 80 %", "")
     observe(mail.engine, [found], rules={"budget"}, run_id="run")

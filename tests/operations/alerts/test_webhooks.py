@@ -127,7 +127,9 @@ def test_an_endpoint_is_told_of_what_it_asked_for(service: Service) -> None:
 @pytest.mark.parametrize(
     "answer", [LOST, 500, *(pytest.param(odd, marks=pytest.mark.long) for odd in (404, 302, TRICKLE))]
 )
-def test_what_was_not_taken_comes_again_under_the_same_id_and_in_order(service: Service, answer: int | str) -> None:
+def test_events_that_were_not_accepted_are_sent_again_under_the_same_id_in_order(
+    service: Service, answer: int | str
+) -> None:
     service.add()
     service.receiver.answers["/live"] = [answer]
     service.happens("v1", "v1", "v2")
@@ -144,7 +146,7 @@ def test_what_was_not_taken_comes_again_under_the_same_id_and_in_order(service: 
     assert all(each.verified for each in got)
 
 
-def test_who_asks_to_wait_is_left_alone(service: Service) -> None:
+def test_an_endpoint_that_asks_for_a_pause_gets_nothing_meanwhile(service: Service) -> None:
     service.add()
     service.receiver.answers["/live"] = [503]
     service.receiver.headers["Retry-After"] = "3600"
@@ -230,7 +232,7 @@ def test_a_message_that_alone_is_refused_is_given_up_told_and_replayed(service: 
     assert webhooks.replay(service.engine, endpoint_id, since=since, author="test") == len(RETRY_SECONDS) + 3
 
 
-def test_what_waits_for_a_dead_endpoint_is_kept_for_as_long_as_messages_are(service: Service) -> None:
+def test_events_for_a_dead_endpoint_are_kept_as_long_as_other_messages(service: Service) -> None:
     kind = next(kind for kind in KINDS if kind.table is messages)
     endpoint_id, now = service.add(), datetime.now(UTC)
     service.happens("v1")
@@ -298,7 +300,7 @@ def test_two_processes_send_nothing_twice(service: Service) -> None:
     assert service.deliver() == Told(1, 0)
 
 
-def test_who_lost_the_lease_while_it_sent_marks_nothing(
+def test_a_process_that_lost_its_lease_while_sending_records_nothing(
     service: Service, at_failpoint: Callable[[str, Callable[[], object]], None]
 ) -> None:
     endpoint_id = service.add()
@@ -326,7 +328,7 @@ def test_an_error_that_nobody_expected_is_an_attempt_in_vain(service: Service) -
 
 
 @pytest.mark.long
-def test_what_comes_meanwhile_is_sent_by_a_run_that_follows(
+def test_a_following_run_also_sends_events_that_arrive_meanwhile(
     service: Service, at_failpoint: Callable[[str, Callable[[], object]], None]
 ) -> None:
     service.add()

@@ -70,7 +70,7 @@ def expire(engine: sa.Engine, limit: int = 200) -> list[Moved]:
         return ledger.expire(session, run_id=RUN, limit=limit)
 
 
-def test_what_is_held_cannot_be_spent_elsewhere(books: sa.Engine) -> None:
+def test_held_credits_cannot_be_spent_elsewhere(books: sa.Engine) -> None:
     hold(books, 700_000)
     assert balances(books, "ann") == (300_000, 700_000)
     with pytest.raises(
@@ -140,7 +140,7 @@ def test_an_overdue_hold_can_be_captured_until_it_is_voided(books: sa.Engine) ->
     assert balances(books, "ann") == (600_000, 0)
 
 
-def test_expiry_goes_in_bites(books: sa.Engine) -> None:
+def test_expiry_works_in_batches(books: sa.Engine) -> None:
     for number in range(5):
         make_overdue(books, hold(books, 1, f"job {number}"))
     assert [len(expire(books, limit=3)) for _ in range(3)] == [3, 2, 0]
@@ -223,7 +223,7 @@ def test_all_of_a_transaction_stands_or_falls_together(books: sa.Engine) -> None
         assert [record.event.event for record in events(session)] == ["credits_grant"]
 
 
-def test_nobody_who_is_unknown_has_credits(books: sa.Engine) -> None:
+def test_an_unknown_user_gets_no_credits(books: sa.Engine) -> None:
     make_user(books, "bob")
     with pytest.raises(InsufficientCredits, match=r"has only \$0.00 available. Nothing was charged. Add credits$"):
         hold(books, 1, user="bob")
@@ -240,7 +240,7 @@ def test_nobody_who_is_unknown_has_credits(books: sa.Engine) -> None:
 
 
 @pytest.mark.parametrize("amount", [0, -5, 1.5, True, 10**12 + 1])
-def test_what_is_no_amount_is_refused_everywhere(books: sa.Engine, amount: int) -> None:
+def test_invalid_amounts_are_refused_everywhere(books: sa.Engine, amount: int) -> None:
     held = hold(books, 1)
     asks: list[Callable[[Session], Moved]] = [
         lambda session: ledger.grant(session, "ann", amount, "k", run_id=RUN),
@@ -254,7 +254,7 @@ def test_what_is_no_amount_is_refused_everywhere(books: sa.Engine, amount: int) 
     assert balances(books, "ann") == (DOLLAR - 1, 1)
 
 
-def test_nothing_moves_while_changes_are_frozen(books: sa.Engine) -> None:
+def test_no_credits_move_during_a_freeze(books: sa.Engine) -> None:
     held = hold(books, 1)
     make_overdue(books, held)
     freeze(books, by="test", reason="the books are in doubt")

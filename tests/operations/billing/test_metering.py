@@ -69,7 +69,7 @@ def charges(engine: sa.Engine, month: date) -> list[Charge]:
         return list(between(session, month, month + 30 * ONE_DAY))
 
 
-def test_what_each_user_and_the_account_store_is_the_peak_of_the_day(store: sa.Engine) -> None:
+def test_stored_bytes_of_users_and_account_are_recorded_as_the_days_peak(store: sa.Engine) -> None:
     sample_storage(store)
     assert used(store, Metric.STORED_BYTES) == {"ann": 10, "bob": 7, "": 21}
     grow(store, 9)
@@ -80,7 +80,7 @@ def test_what_each_user_and_the_account_store_is_the_peak_of_the_day(store: sa.E
     assert used(store, Metric.USERS) == {"": 2}
 
 
-def test_what_came_and_what_was_purged_is_noted_by_day_and_none_is_a_figure_too(store: sa.Engine) -> None:
+def test_added_and_purged_bytes_are_recorded_by_day_zeros_included(store: sa.Engine) -> None:
     with transaction(store, "test") as session:
         session.execute(sa.update(deployment).values(created_at=NOW - 4 * ONE_DAY))
         blob_id = session.execute(sa.select(blobs.c.id).where(blobs.c.state == "gone")).scalar_one()
@@ -144,7 +144,7 @@ def test_a_day_that_was_not_over_when_cloudflare_answered_is_asked_for_again(
     assert not [span for span in asked if str(TODAY - 5 * ONE_DAY) in span]
 
 
-def test_where_cloudflare_refuses_our_own_count_stands_and_the_reason_is_told(
+def test_if_cloudflare_refuses_our_own_count_is_used_and_the_reason_reported(
     store: sa.Engine, client: Client, cloudflare: CloudflareDouble
 ) -> None:
     cloudflare.permissions = frozenset()

@@ -205,7 +205,7 @@ def test_a_wrong_count_does_not_stand_in_the_way_of_a_deletion(store: sa.Engine)
     assert storage(store, "ann") == (60 * MIB, 0)
 
 
-def test_what_is_unknown_or_no_amount_is_refused(store: sa.Engine) -> None:
+def test_an_unknown_user_or_an_invalid_size_is_refused(store: sa.Engine) -> None:
     with pytest.raises(NotFound, match="no user 'eve'"):
         check_user_storage_quota(store, "eve", 1)
     with pytest.raises(NotFound, match="no user 'eve'"):
@@ -220,7 +220,7 @@ def test_what_is_unknown_or_no_amount_is_refused(store: sa.Engine) -> None:
         reserve(store, 1, "")
 
 
-def test_nothing_is_promised_while_changes_are_frozen(store: sa.Engine) -> None:
+def test_no_bytes_are_reserved_during_a_freeze(store: sa.Engine) -> None:
     reserve(store, 1)
     freeze(store, by="test", reason="the books are in doubt")
     asks: list[Callable[[Session], object]] = [

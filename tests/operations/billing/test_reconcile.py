@@ -35,7 +35,7 @@ def test_without_a_token_the_usage_is_compared_and_the_bill_is_not_known(engine:
     assert "REELKEEPER_CLOUDFLARE_API_TOKEN" in found.trouble
 
 
-def test_where_cloudflare_refuses_the_reason_is_told(
+def test_if_cloudflare_refuses_the_reason_is_reported(
     engine: sa.Engine, client: Client, cloudflare: CloudflareDouble
 ) -> None:
     cloudflare.permissions = frozenset()
@@ -50,7 +50,7 @@ def test_a_bill_without_amounts_is_not_taken_for_nothing(engine: sa.Engine, clie
     assert "no charges" in found.trouble
 
 
-def test_what_cloudflare_bills_for_r2_stands_beside_what_was_charged(
+def test_cloudflares_r2_bill_is_compared_with_our_charges(
     engine: sa.Engine, client: Client, cloudflare: CloudflareDouble
 ) -> None:
     arrange(engine)

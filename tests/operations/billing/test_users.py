@@ -83,7 +83,7 @@ def test_a_tier_that_a_user_is_being_put_in_is_not_removed(
 
 
 @pytest.mark.parametrize(("put_in", "refused"), [(sign_up, TierRefused), (bring_in, InputRefused)])
-def test_nobody_is_put_in_a_tier_that_is_being_removed(
+def test_no_user_is_put_in_a_tier_that_is_being_removed(
     store: sa.Engine, at_failpoint: AtFailpoint, put_in: Act, refused: type[Exception]
 ) -> None:
     with ThreadPoolExecutor(1) as pool:

@@ -111,7 +111,7 @@ def test_every_table_is_forgotten_by_a_rule_or_kept_for_good() -> None:
 
 
 @pytest.mark.parametrize("field", sorted(RecordRetentionPolicy.model_fields))
-def test_nothing_can_be_set_to_go_that_a_rule_still_looks_at(field: str) -> None:
+def test_no_retention_can_be_shorter_than_a_rule_looks_back(field: str) -> None:
     for wrong in (0, -1, 3):
         with pytest.raises(ValidationError):
             RecordRetentionPolicy(**{field: wrong})
@@ -279,7 +279,7 @@ def test_a_swap_is_remembered_for_as_long_as_it_can_be_taken_back(engine: sa.Eng
     assert ids(engine, operations) == {"swap of deleting", "swap of retired"}
 
 
-def test_it_goes_in_batches_stops_in_time_and_obeys_a_freeze(
+def test_pruning_works_in_batches_stops_in_time_and_obeys_a_freeze(
     engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at = clean(engine)

@@ -102,7 +102,7 @@ def test_this_month_is_what_was_used_and_what_goes_on(store: sa.Engine) -> None:
     assert costs[TOTAL].mean_usd == pytest.approx(sum(cost.mean_usd for cost in costs.values() if cost.is_service))
 
 
-def test_what_is_known_to_leave_does_and_what_is_held_or_unknown_stays(store: sa.Engine) -> None:
+def test_expiring_bytes_leave_the_forecast_and_held_or_unknown_ones_stay(store: sa.Engine) -> None:
     leaves = ago(20) + timedelta(days=30 + 1 + 7)
     assert gather(store, NOW, DEFAULTS).stored.stock.expiries == {leaves: 3 * GB, date(2026, 11, 24): 7 * GB}
     with transaction(store, "test") as session:
@@ -114,7 +114,7 @@ def test_what_is_known_to_leave_does_and_what_is_held_or_unknown_stays(store: sa
     assert leaves not in gather(store, NOW, for_ever).stored.stock.expiries
 
 
-def test_what_leaves_by_a_segment_leaves_when_that_says(store: sa.Engine) -> None:
+def test_bytes_of_a_segment_leave_by_its_retention(store: sa.Engine) -> None:
     drafts = {"name": "drafts", "tags": ["draft"], "retention_days": 25}
     policies = DEFAULTS.overridden(lifecycle=LifecyclePolicy.model_validate({"segments": [drafts]}))
     usual, sooner = (ago(20) + timedelta(days=days + 1 + 7) for days in (30, 25))
@@ -138,7 +138,7 @@ def test_cloudflares_count_takes_the_place_of_our_own_and_a_day_without_reads_ha
     assert known["class B standard"].loc[str(ago(2))] == 0
 
 
-def test_what_was_said_is_kept_once_and_read_again(store: sa.Engine) -> None:
+def test_a_forecast_is_stored_once_and_read_back(store: sa.Engine) -> None:
     costs = predict_costs(store, NOW, policies=DEFAULTS, months=2)
     said = record(store, costs, run_id="run", as_of=NOW)
     record(store, costs, run_id="run", as_of=NOW)
@@ -162,7 +162,7 @@ def test_the_two_questions_of_the_first_sketch_are_answered(store: sa.Engine) ->
     assert grown.compute_usd > 1.3 * cost.compute_usd
 
 
-def test_of_an_empty_store_nothing_is_known_which_is_not_zero(engine: sa.Engine) -> None:
+def test_the_forecast_of_an_empty_store_is_unknown_not_zero(engine: sa.Engine) -> None:
     for ask in (partial(predict_costs, policies=DEFAULTS), predict_monthly_cost, predict_resource_needs):
         with pytest.raises(UsageUnknown, match="no usage is recorded for any day before 2026-11-21"):
             ask(engine, NOW)
@@ -198,7 +198,7 @@ def test_each_provider_is_forecast_from_what_its_jobs_have_cost_a_day_without_an
     assert services[TOTAL].mean_usd == pytest.approx(whole)
 
 
-def test_what_users_asked_for_is_priced_at_the_other_providers_of_its_model(store: sa.Engine) -> None:
+def test_requests_are_priced_at_the_other_providers_of_their_model(store: sa.Engine) -> None:
     def price(usd: str) -> dict[str, object]:
         return {"unit": "second", "rates": [{"usd": usd}], "source": "a list", "read_on": "2026-11-01"}
 

@@ -43,11 +43,11 @@ def busy(engine: sa.Engine) -> sa.Engine:
     return engine
 
 
-def test_what_was_moved_by_the_ledger_adds_up(busy: sa.Engine) -> None:
+def test_accounts_add_up_after_moves_by_the_ledger(busy: sa.Engine) -> None:
     assert accounts.recount(busy) == []
 
 
-def test_what_is_overdue_is_given_back_in_bites(busy: sa.Engine, lease: Lease) -> None:
+def test_overdue_holds_are_released_in_batches(busy: sa.Engine, lease: Lease) -> None:
     with transaction(busy, "test") as session:
         session.execute(sa.update(credit_holds).values(expires_at=Clock(-1)))
         session.execute(sa.update(reservations).values(expires_at=Clock(-1)))

@@ -94,7 +94,7 @@ def test_a_flow_that_never_ran_is_silent_since_the_store_was_made(post_room: Pos
     assert found.text.startswith("It has never succeeded; it should every 5 minutes")
 
 
-def test_what_the_second_sink_did_not_take_is_told_it_by_the_next_run(post_room: Post) -> None:
+def test_the_next_run_sends_what_the_second_sink_did_not_accept(post_room: Post) -> None:
     post_room.clock.sleep(10 * 3600)
     post_room.double.second_status = 500
     assert post_room.watch("sync_catalog").error == "the second sink answered 500"
@@ -141,7 +141,7 @@ def test_a_store_out_of_reach_is_told_once_in_four_hours(tmp_path: Path) -> None
     assert told == ["no answer", "no answer"]
 
 
-def test_what_nobody_heard_is_not_marked_as_told(tmp_path: Path) -> None:
+def test_an_alert_that_no_sink_accepted_is_not_marked_as_sent(tmp_path: Path) -> None:
     with pytest.raises(SinkDown):
         tell_unreachable(second_sink.Webhook("http://127.0.0.1:1/"), StorageError("x"), tmp_path / "told", at=1)
     assert not (tmp_path / "told").exists()

@@ -101,7 +101,7 @@ def test_videos_are_private_unless_both_share_them(funded: sa.Engine) -> None:
     assert isinstance(leader, Queued)
 
 
-def test_what_was_made_is_given_again_for_nothing_and_counted(funded: sa.Engine) -> None:
+def test_a_cached_video_is_free_and_its_hit_counted(funded: sa.Engine) -> None:
     video = made(funded, "k1")
     before = balances(funded, "ann")
     hit = ask(funded, "k2")

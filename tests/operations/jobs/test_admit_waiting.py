@@ -44,7 +44,7 @@ def ids(answers: Sequence[Admission]) -> list[str]:
     return [answer.job_id for answer in answers if isinstance(answer, Queued | Joined | Cached)]
 
 
-def test_what_another_has_asked_meanwhile_is_joined_and_a_key_stands_for_one_job(ann: sa.Engine) -> None:
+def test_a_concurrent_equal_request_is_joined_and_a_repeated_key_gets_the_same_job(ann: sa.Engine) -> None:
     with transaction(ann, "test") as session:
         session.execute(sa.select(deployment.c.id).with_for_update())
         first, again, other = answers = asked_behind(ann, session, "k1", "k1", "k2")

@@ -136,7 +136,7 @@ def test_a_trial_job_that_says_nothing_gives_its_place_to_another(queue: sa.Engi
     assert [name for name in names(queue) if name != "other"] == ["f2"]
 
 
-def test_what_a_provider_has_is_looked_after_while_it_gets_no_new_job(queue: sa.Engine) -> None:
+def test_jobs_at_a_provider_are_followed_while_it_gets_no_new_ones(queue: sa.Engine) -> None:
     sent, unsent = (job for job in take(queue, 2))
     claiming.note_sent(queue, claiming.announce(queue, sent, "fal"), "p1")
     fail(queue, "x", "y")
@@ -187,7 +187,7 @@ def test_a_worker_whose_provider_is_unwell_begins_no_job_that_no_provider_is_nam
         ((422, {"error": "a bad field"}), False),
     ],
 )
-def test_what_a_job_is_refused_for_is_no_sign_of_a_providers_health(
+def test_a_refused_job_says_nothing_about_a_providers_health(
     shop: World, provider: ProviderDouble, answer: Planned, opens: bool
 ) -> None:
     put_in_force(shop.workspace.engine, breaker=POLICY)

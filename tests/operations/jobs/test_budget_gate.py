@@ -70,7 +70,7 @@ def test_a_job_that_would_pass_the_limit_is_declined_with_when_to_ask_again(
     )  # a refusal does not use up the key
 
 
-def test_what_is_there_or_on_its_way_is_given_beyond_the_limit(funded: sa.Engine, cost: int) -> None:
+def test_cached_and_joined_requests_are_served_beyond_the_limit(funded: sa.Engine, cost: int) -> None:
     put_in_force(funded, admission=limit(cost))
     leader = ask(funded, "k1")
     assert isinstance(leader, Queued)
@@ -103,7 +103,7 @@ def test_a_job_counts_with_its_quote_then_with_what_it_cost_and_a_failed_one_wit
     assert so_far(funded) == SoFar(6 * cost + 7, 6 * cost + 7, 0)
 
 
-def test_what_else_was_charged_counts_and_a_day_that_is_charged_anew_counts_once(funded: sa.Engine, cost: int) -> None:
+def test_other_charges_count_and_a_recharged_day_counts_once(funded: sa.Engine, cost: int) -> None:
     with transaction(funded, "test") as session:
         at = now(session)
         stored = {"day": at.date(), "metric": "stored_bytes", "source": "store", "resource": "", "user_id": ""}

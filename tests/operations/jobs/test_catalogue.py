@@ -64,7 +64,7 @@ def assert_nothing_is_held(engine: sa.Engine) -> None:
         ({"model": "sora"}, "model 'sora' is not sold here; there are: veo"),
     ],
 )
-def test_what_a_model_cannot_do_is_refused_and_nothing_is_held(
+def test_a_request_beyond_a_model_is_refused_and_nothing_is_held(
     rich: sa.Engine, options: dict[str, object], said: str
 ) -> None:
     answer = ask(rich, "k", fox(**options))
@@ -74,7 +74,7 @@ def test_what_a_model_cannot_do_is_refused_and_nothing_is_held(
     assert_nothing_is_held(rich)
 
 
-def test_what_is_held_follows_length_and_sound_and_covers_what_the_vendor_takes(rich: sa.Engine) -> None:
+def test_the_hold_follows_length_and_sound_and_covers_the_vendors_price(rich: sa.Engine) -> None:
     held = {}
     for seconds, audio, vendor_usd in ((4, False, "0.8"), (8, False, "1.6"), (8, True, "3.2"), (4, None, "1.6")):
         answer = ask(rich, f"{seconds} {audio}", fox(model="veo", duration_seconds=float(seconds), audio=audio))
@@ -89,7 +89,7 @@ def test_what_is_held_follows_length_and_sound_and_covers_what_the_vendor_takes(
     assert balances(rich, "ann")[1] == sum(held.values())
 
 
-def test_what_is_there_already_is_given_for_nothing_and_sold_no_more_where_it_is_charged_for(rich: sa.Engine) -> None:
+def test_a_cached_video_of_a_removed_model_is_free_but_refused_where_hits_are_charged(rich: sa.Engine) -> None:
     wanted = fox(model="veo", duration_seconds=8.0)
     job = ask(rich, "k1", wanted)
     assert isinstance(job, Queued)
@@ -153,7 +153,7 @@ def test_a_clip_that_came_shorter_is_charged_at_its_length_and_never_above_the_h
         assert_books_balance(session)
 
 
-def test_what_a_vendor_takes_beyond_the_quote_is_ours_counts_as_spent_and_is_told(
+def test_a_vendors_charge_above_the_quote_is_ours_counts_as_spent_and_is_reported(
     shop: World, provider: ProviderDouble
 ) -> None:
     put_in_force(shop.workspace.engine, book=sold_by("http"))
@@ -180,13 +180,13 @@ def test_what_a_vendor_takes_beyond_the_quote_is_ours_counts_as_spent_and_is_tol
 
 
 @pytest.mark.parametrize(("told", "account", "user"), [(None, 3_200_000, 3_200_000), (3_000_000,) * 3, (0, 0, 0)])
-def test_what_clips_cost_is_counted_for_the_account_and_for_the_user(
+def test_the_cost_of_clips_is_counted_for_the_account_and_the_user(
     rich: sa.Engine, told: int | None, account: int, user: int
 ) -> None:
     assert counted(rich, told) == {"": account, "ann": user}
 
 
-def test_what_clips_cost_is_counted_for_the_account_and_up_to_the_expected_cost_for_the_user(rich: sa.Engine) -> None:
+def test_the_cost_of_clips_is_counted_for_the_account_and_for_the_user_up_to_the_expected_cost(rich: sa.Engine) -> None:
     assert counted(rich, 3_500_000) == {"": 3_500_000, "ann": 3_200_000}
     with reading(rich) as session:
         today = now(session)
@@ -197,7 +197,7 @@ def test_what_clips_cost_is_counted_for_the_account_and_up_to_the_expected_cost_
     assert of_clips == [("clips-veo", "", 300_000_000), ("clips-veo", "ann", 3_200_000_000)]
 
 
-def test_what_a_vendor_takes_for_nothing_is_in_the_bill_and_no_users(shop: World, provider: ProviderDouble) -> None:
+def test_a_vendors_charge_for_a_failed_attempt_is_billed_to_no_user(shop: World, provider: ProviderDouble) -> None:
     by_clip = {"unit": "clip", "rates": [{"usd": "0.1"}], **READ}
     put_in_force(shop.workspace.engine, book=sold_by("http", price=by_clip))
     ask_shop(shop, "a cat")

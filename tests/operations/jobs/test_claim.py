@@ -90,7 +90,7 @@ def test_claims_take_turns_so_that_two_at_once_do_not_pass_the_limit(postgresql_
         assert sum(len(claimed.result(timeout=60)) for claimed in asked) == 1
 
 
-def test_a_job_that_is_to_be_had_no_more_is_not_taken_though_it_was_chosen(ann: sa.Engine) -> None:
+def test_a_chosen_job_that_is_no_longer_free_is_not_claimed(ann: sa.Engine) -> None:
     enqueue(ann, *(row(job_id) for job_id in ("cancelled", "another's", "free")))
     settle.cancel(ann, "cancelled", run_id="test")
     with transaction(ann, "test") as session:
@@ -101,7 +101,7 @@ def test_a_job_that_is_to_be_had_no_more_is_not_taken_though_it_was_chosen(ann: 
     assert find(ann, "cancelled").state == JobState.CANCELLED
 
 
-def test_what_was_announced_to_a_provider_keeps_its_key(ann: sa.Engine) -> None:
+def test_an_announced_job_keeps_its_key(ann: sa.Engine) -> None:
     enqueue(ann, row("j"))
     (dead,) = claim(ann, "dead", [None], limit=1)
     key = claiming.announce(ann, dead, "http").provider_key
@@ -201,7 +201,7 @@ def test_jobs_that_were_not_begun_are_handed_back_without_an_attempt(ann: sa.Eng
     assert again.attempts == 1
 
 
-def test_nothing_is_given_out_while_changes_are_frozen(ann: sa.Engine) -> None:
+def test_no_job_is_claimed_during_a_freeze(ann: sa.Engine) -> None:
     enqueue(ann, row("j"))
     freeze(ann, by="test", reason="an alarm")
     assert claim(ann, "w", [None], limit=1) == []
@@ -264,7 +264,7 @@ def _long_queue(engine: sa.Engine) -> list[WaitingJob]:
     return [WaitingJob(*(entry[name] for name in told)) for entry in drawn]
 
 
-def test_of_a_long_queue_those_are_read_that_the_rule_would_choose_of_all(ann: sa.Engine) -> None:
+def test_a_long_queue_is_read_where_the_rule_would_choose(ann: sa.Engine) -> None:
     everything, as_of = _long_queue(ann), at(500 * 30)
     for policy in (DispatchPolicy(), DispatchPolicy(rule="fifo")):
         with reading(ann) as session:

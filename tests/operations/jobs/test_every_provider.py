@@ -36,7 +36,9 @@ def vendor(format_: Format, tiny_clip: Path) -> Iterator[Vendor]:
         yield serving
 
 
-def test_what_is_made_is_stored_and_charged_once(format_: Format, vendor: Vendor, shop: World, tiny_clip: Path) -> None:
+def test_every_providers_video_is_stored_and_charged_once(
+    format_: Format, vendor: Vendor, shop: World, tiny_clip: Path
+) -> None:
     generator = RemoteGenerator(format_.connect(vendor), model=format_.model, poll_seconds=0.05)
     (made,) = ask(shop, "a cat")
     assert run(shop, generator) == {End.SUCCEEDED: 1}

@@ -122,7 +122,7 @@ def test_a_job_goes_to_the_second_provider_at_the_price_known_before(
     assert in_flight(rich, "provider:fal", "provider:runway", "user:ann", "tier:pro") == [0, both, both, both]
 
 
-def test_what_the_second_provider_takes_is_what_the_job_costs_and_nobody_loses(rich: sa.Engine) -> None:
+def test_a_moved_job_costs_the_second_providers_price_and_is_not_sold_at_a_loss(rich: sa.Engine) -> None:
     fell_ill(rich, "fal")
     job_id = queued(rich)
     (job,) = taken(rich, "runway")
@@ -228,7 +228,7 @@ STEPS: dict[str, Callable[[Walk], object]] = {
 @pytest.mark.long
 @given(st.lists(st.sampled_from(sorted(STEPS)), min_size=5, max_size=40))
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_whatever_happens_no_two_providers_have_a_job_and_its_hold_stays(rich: sa.Engine, steps: list[str]) -> None:
+def test_no_two_providers_ever_have_a_job_and_its_hold_stays(rich: sa.Engine, steps: list[str]) -> None:
     with transaction(rich, "test") as session:
         session.execute(sa.delete(controls))
         session.execute(sa.update(jobs).values(state=JobState.DEAD))
@@ -367,7 +367,7 @@ def test_a_provider_that_is_tried_gets_new_jobs_for_its_trial_and_the_others_go_
     assert [find(rich, queued(rich, "k" * n)).lane for n in range(1, 5)] == ["fal", "fal", "runway", "runway"]
 
 
-def test_nothing_is_sent_elsewhere_while_changes_are_frozen(rich: sa.Engine) -> None:
+def test_no_job_moves_to_another_provider_during_a_freeze(rich: sa.Engine) -> None:
     job_id = queued(rich)
     fell_ill(rich, "fal")
     freeze(rich, by="test", reason="a test")

@@ -84,7 +84,7 @@ def test_a_locked_account_is_told_blames_no_job_and_sends_no_more_until_it_is_me
         assert session.execute(sa.select(alerts.c.state)).scalar_one() == AlertState.RESOLVED
 
 
-def test_what_a_job_would_have_cost_of_which_nothing_was_heard_is_ours_and_spent(
+def test_the_expected_cost_of_a_job_with_an_unknown_result_is_ours_and_spent(
     shop: World, provider: ProviderDouble
 ) -> None:
     (job_id,) = ask(shop, "a cat")
@@ -97,7 +97,7 @@ def test_what_a_job_would_have_cost_of_which_nothing_was_heard_is_ours_and_spent
     assert job.cost_microusd is None, "nobody has said what it cost"
 
 
-def test_what_a_job_would_have_cost_whose_workers_died_after_it_was_sent_is_ours_and_spent(
+def test_the_expected_cost_of_a_sent_job_whose_workers_died_is_ours_and_spent(
     shop: World, provider: ProviderDouble
 ) -> None:
     (job_id,) = ask(shop, "a cat")
@@ -120,7 +120,9 @@ def test_a_video_that_is_gone_is_not_made_and_paid_once_more(shop: World, provid
     assert (spent(shop), budget_spent(shop)) == (0, job.quoted_cost_microusd)
 
 
-def test_what_one_provider_may_have_is_sent_to_no_other(shop: World, provider: ProviderDouble, tmp_path: Path) -> None:
+def test_a_job_that_one_provider_may_have_is_sent_to_no_other(
+    shop: World, provider: ProviderDouble, tmp_path: Path
+) -> None:
     (job_id,) = ask(shop, "a cat")
     provider.is_down = True
     assert run(shop, http(provider)) == {End.PARKED: 1}

@@ -117,7 +117,7 @@ def test_a_failure_gives_everything_back(funded: sa.Engine) -> None:
     assert row(funded, job.job_id).error == "the provider is broken"
 
 
-def test_who_joined_gets_the_leaders_video_for_the_charge_of_a_hit(funded: sa.Engine) -> None:
+def test_a_follower_gets_the_leaders_video_at_the_charge_of_a_hit(funded: sa.Engine) -> None:
     put_in_force(funded, admission=AdmissionPolicy(hit_charge_percent=10))
     leader = queue(funded, shared=True)
     followers = [join(funded, "ben"), join(funded, "cat")]

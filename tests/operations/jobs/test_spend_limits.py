@@ -106,7 +106,7 @@ def test_a_job_that_is_dearer_than_the_whole_limit_is_never_told_to_come_again(f
     assert "a cheaper one may fit" in over.reason
 
 
-def test_what_is_there_or_on_its_way_is_given_beyond_the_limit(funded: sa.Engine, cost: int) -> None:
+def test_cached_and_joined_requests_are_served_beyond_the_limit(funded: sa.Engine, cost: int) -> None:
     put_in_force(funded, admission=limits(cost, *SCOPES))
     leader = queued(funded, "k1", 1)
     assert isinstance(ask(funded, "k2", fox(seed=1)), Joined)
@@ -142,7 +142,7 @@ def test_a_failed_attempt_counts_and_a_job_counts_at_the_provider_that_takes_it(
     assert row(funded, job_id).state == JobState.QUEUED
 
 
-def test_who_takes_over_has_to_fit_their_own_budget(funded: sa.Engine, cost: int) -> None:
+def test_a_promoted_follower_must_fit_its_own_budget(funded: sa.Engine, cost: int) -> None:
     put_in_force(funded, admission=limits(cost, "user:ben", "user:eve"))
     make_user(funded, "eve", DOLLAR, tier="pro")
     leader = ask(funded, "k1", fox(seed=1, shared=True))

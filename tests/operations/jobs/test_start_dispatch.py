@@ -56,7 +56,7 @@ def test_the_window_ends_before_the_next_scheduled_run_begins(
 
 
 @pytest.mark.usefixtures("at")
-def test_where_a_worker_is_there_nothing_is_asked_of_prefect(engine: sa.Engine, server: PrefectDouble) -> None:
+def test_with_a_worker_present_no_run_is_requested(engine: sa.Engine, server: PrefectDouble) -> None:
     with transaction(engine, "test") as session:
         give(session)
     assert start_dispatch(engine, Orchestrator(server.url)) is None

@@ -100,7 +100,7 @@ def test_a_dead_job_that_is_tried_again_is_made_and_charged_once(shop: World, pr
     assert spent(shop) == find(shop.workspace.engine, text).price_microusd > 0
 
 
-def test_what_a_provider_never_makes_is_dead_at_once(shop: World, provider: ProviderDouble) -> None:
+def test_a_job_that_a_provider_refuses_for_good_is_dead_at_once(shop: World, provider: ProviderDouble) -> None:
     (text,) = ask(shop, "a face")
     provider.queue = [(422, {"error": "a face"})]
     assert run(shop, http(provider)) == {End.REFUSED: 1}
@@ -145,9 +145,7 @@ def test_a_job_that_its_user_cancels_is_stopped_at_the_provider_and_not_charged(
 
 
 @pytest.mark.long
-def test_what_goes_on_at_a_provider_when_a_window_ends_is_the_next_workers(
-    shop: World, provider: ProviderDouble
-) -> None:
+def test_jobs_at_a_provider_when_a_window_ends_go_to_the_next_worker(shop: World, provider: ProviderDouble) -> None:
     (text,) = ask(shop, "a cat")
     provider.looks = 10_000
     assert run(shop, http(provider), seconds=0.5) == {End.HANDED_OVER: 1}
@@ -188,7 +186,7 @@ def test_a_job_whose_video_is_there_is_ended_with_it_and_not_made_again(shop: Wo
     assert spent(shop) == find(shop.workspace.engine, text).price_microusd
 
 
-def test_who_made_what_another_is_delivering_leaves_it_to_them(shop: World, provider: ProviderDouble) -> None:
+def test_a_worker_leaves_a_job_to_another_that_is_delivering_it(shop: World, provider: ProviderDouble) -> None:
     (text,) = ask(shop, "a cat")
     with LeaseManager(shop.workspace.engine) as another:
         assert another.take([f"video/{text}"])
@@ -245,7 +243,7 @@ def test_no_more_run_at_once_than_the_limit_says(shop: World, provider: Provider
 
 
 @pytest.mark.long
-def test_a_worker_that_is_told_to_end_lets_go_of_everything(shop: World, provider: ProviderDouble) -> None:
+def test_a_worker_that_has_to_stop_hands_over_every_job(shop: World, provider: ProviderDouble) -> None:
     ask(shop, "a", "b")
     provider.looks = 10_000
 
@@ -264,7 +262,7 @@ def test_a_worker_that_is_told_to_end_lets_go_of_everything(shop: World, provide
 
 
 @pytest.mark.long
-def test_what_failed_attempts_have_cost_is_ours_and_not_the_users(shop: World, provider: ProviderDouble) -> None:
+def test_the_cost_of_failed_attempts_is_ours_and_not_the_users(shop: World, provider: ProviderDouble) -> None:
     provider.ends_as = {"status": "failed", "cost_usd": "0.0100001", "error": "it broke"}
     (job_id,) = ask(shop, "a cat")
     deadline = time.monotonic() + 240

@@ -71,7 +71,7 @@ def test_an_approval_is_told_and_in_the_audit_record(engine: Engine) -> None:
         assert audit.verify(session) >= 1
 
 
-def test_what_has_grown_since_it_was_approved_is_refused_again_and_the_approval_is_over(engine: Engine) -> None:
+def test_a_plan_that_grew_after_its_approval_is_refused_again_and_the_approval_ends(engine: Engine) -> None:
     plan_id = planned(engine)
     refuse(engine, plan_id)
     plans.approve(engine, plan_id, author="ops", reason="they are meant to go")

@@ -70,7 +70,7 @@ def test_many_go_thirty_at_a_time(public: Public) -> None:
     assert [len(request) for request in public.double.forgotten] == [30, 30, 15]
 
 
-def test_what_could_not_be_forgotten_is_told_and_made_up_for(public: Public) -> None:
+def test_a_failed_cache_purge_raises_an_alert_and_is_repeated(public: Public) -> None:
     public.double.permissions = ALL - {"Cache Purge: Purge"}
     public.delete("videos/1.mp4")
     assert public.catch_up() is None
@@ -104,7 +104,7 @@ def test_a_takedown_is_forgotten_at_once(public: Public, world: World) -> None:
     assert public.forgotten() == [item.key for item in found.objects]
 
 
-def test_what_was_erased_stops_nothing(public: Public) -> None:
+def test_erased_events_do_not_stop_a_cache_purge(public: Public) -> None:
     public.delete("videos/1.mp4", "videos/2.mp4")
     with transaction(public.engine, "test") as session:
         audit.erase(session, [2], "erased-1", run_id="test")

@@ -17,7 +17,7 @@ from reelkeeper.store.tables import job_totals
 from tests.faults.world import World
 
 
-def test_nobody_goes_on_for_a_plan_that_is_over_a_run_that_is_gone_or_while_frozen(world: World, lease: Lease) -> None:
+def test_helpers_stop_for_an_ended_plan_a_dead_run_or_a_freeze(world: World, lease: Lease) -> None:
     assert not may_go_on(world.workspace.engine, "over", lease)
     world.expire_leases()
     with pytest.raises(LeaseLost, match="its run has ended, or is paused"):
@@ -72,7 +72,7 @@ def test_a_dead_worker_s_cpu_counts_once_and_what_was_settled_is_not_counted_aga
     assert (use.scope, use.period, use.used_microusd, use.limit_microusd) == ("compressing", "day", 550, 5_000_000)
 
 
-def test_what_an_encode_was_expected_to_cost_is_replaced_by_what_it_did(engine: sa.Engine) -> None:
+def test_the_expected_cost_of_an_encode_is_replaced_by_the_actual_cost(engine: sa.Engine) -> None:
     begun, never_begun = (Cost.reserve(engine, 300, Decimal(1)) for _ in range(2))
     assert begun
     assert never_begun

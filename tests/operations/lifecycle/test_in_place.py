@@ -275,7 +275,9 @@ POINTS = [
 
 @pytest.mark.long
 @pytest.mark.parametrize("point", POINTS)
-def test_what_the_service_stores_meanwhile_stays(linked: Linked, at_failpoint: AtFailpoint, point: str) -> None:
+def test_an_object_that_the_service_stores_meanwhile_stays(
+    linked: Linked, at_failpoint: AtFailpoint, point: str
+) -> None:
     at_failpoint(point, lambda: linked.put(NEWER))
     linked.swap()
     assert linked.shows() == NEWER
@@ -287,7 +289,7 @@ def test_what_the_service_stores_meanwhile_stays(linked: Linked, at_failpoint: A
     assert tuple(row) == (hashlib.md5(NEWER, usedforsecurity=False).hexdigest(), BlobState.LIVE)
 
 
-def test_what_the_service_stores_at_the_very_moment_stays(linked: Linked) -> None:
+def test_an_object_that_the_service_stores_during_the_put_stays(linked: Linked) -> None:
     linked.world.double.faults.before("PutObject", lambda _: linked.put(NEWER))
     assert linked.swap().action == "failed"
     assert linked.shows() == NEWER
@@ -309,7 +311,7 @@ def test_an_upload_is_noticed_while_a_swap_in_place_is_open(linked: Linked, at_f
 
 @pytest.mark.long
 @pytest.mark.parametrize("point", ["in_place.put.before", "in_place.sending.after_commit", "in_place.put.after"])
-def test_what_the_service_stores_while_a_swap_is_taken_back_stays(
+def test_an_object_that_the_service_stores_while_a_swap_is_undone_stays(
     linked: Linked, at_failpoint: AtFailpoint, point: str
 ) -> None:
     linked.swap()
@@ -358,7 +360,7 @@ def test_an_original_that_is_being_put_back_is_known_after_a_crash(linked: Linke
 
 
 @pytest.mark.long
-def test_what_was_to_be_put_back_is_never_published(linked: Linked, at_failpoint: AtFailpoint) -> None:
+def test_a_result_to_be_undone_is_never_published(linked: Linked, at_failpoint: AtFailpoint) -> None:
     def hold_it_and_fail() -> None:
         hold(linked.workspace.engine, HoldTerms("video", "v1", "a dispute", "test"))
         at_failpoint("in_place.fetch.before", lambda: linked.world.double.faults.fail("GetObject", 404))
@@ -430,7 +432,7 @@ def test_a_body_is_not_sent_to_its_end_long_after_the_last_look(
 
 @pytest.mark.long
 @pytest.mark.parametrize("damage", [b"damaged", None])
-def test_nothing_is_put_over_an_original_whose_copy_is_not_whole(linked: Linked, damage: bytes | None) -> None:
+def test_an_original_with_a_corrupt_copy_is_not_overwritten(linked: Linked, damage: bytes | None) -> None:
     client = linked.world.double.client
 
     def spoil(request: Request) -> None:
@@ -487,7 +489,7 @@ def test_a_video_that_changed_meanwhile_is_not_put_back_over(linked: Linked, at_
 
 
 @pytest.mark.long
-def test_what_a_purge_has_claimed_is_not_put_back(linked: Linked, at_failpoint: AtFailpoint) -> None:
+def test_a_copy_that_a_purge_has_claimed_is_not_put_back(linked: Linked, at_failpoint: AtFailpoint) -> None:
     linked.swap()
     (aside,) = linked.asides()
 
@@ -536,14 +538,14 @@ def test_a_takedown_in_the_middle_leaves_nothing_stored(linked: Linked, at_failp
     linked.world.check()
 
 
-def test_where_the_bucket_was_not_tried_nothing_is_put(linked: Linked) -> None:
+def test_without_a_passed_contract_nothing_is_put_in_place(linked: Linked) -> None:
     outcome = linked.swap(workspace=replace(linked.workspace, keeps_contract=False))
     assert (outcome.action, "doctor --contract" in outcome.reason) == ("skipped", True)
     assert not linked.world.double.sent("CopyObject")
     linked.assert_as_it_was()
 
 
-def test_what_a_bucket_lock_keeps_stays_and_is_remembered(linked: Linked) -> None:
+def test_an_original_under_a_bucket_lock_stays_and_the_refusal_is_recorded(linked: Linked) -> None:
     linked.world.double.faults.fail("PutObject", 403, code=LOCKED)
     outcome = linked.swap()
     assert (outcome.action, LOCKED in outcome.reason) == ("refused", True)

@@ -142,7 +142,7 @@ def test_a_video_that_changed_since_the_plan_is_not_purged(world: World, lease: 
     assert not world.double.deleted()
 
 
-def test_what_is_left_of_a_lost_video_is_not_purged(world: World, lease: Lease) -> None:
+def test_the_remaining_bytes_of_a_lost_video_are_not_purged(world: World, lease: Lease) -> None:
     old = world.video("v1", blob_state=BlobState.RETIRED, due=True, current=False)
     world.video("v1", generation=2)
     plan = world.plan("purge_retired", "purge", [old])
@@ -265,7 +265,7 @@ class Announced:
 
 
 @pytest.mark.parametrize("other", [{"frames": 3}, {"duration_seconds": 9.0}, {"codec": "av1"}, {"sha256": "0" * 64}])
-def test_what_was_announced_of_a_video_is_asked_of_what_is_stored(tiny_clip: Path, other: dict[str, Any]) -> None:
+def test_the_stored_object_is_checked_against_the_announced_properties(tiny_clip: Path, other: dict[str, Any]) -> None:
     intents.verify_stored(tiny_clip, Announced.of(tiny_clip))
     with pytest.raises(IntegrityDoubt):
         intents.verify_stored(tiny_clip, Announced.of(tiny_clip, **other))
@@ -303,7 +303,7 @@ def test_a_video_that_changed_since_it_was_found_is_not_restored(world: World, m
         assert BlobState.LIVE not in session.execute(sa.select(blobs.c.state).where(blobs.c.id == 1)).scalars()
 
 
-def test_what_a_purge_has_claimed_is_not_offered_for_restoring(world: World) -> None:
+def test_a_blob_that_a_purge_has_claimed_is_not_offered_for_restoring(world: World) -> None:
     world.video("v1", state=VideoState.RETIRED, blob_state=BlobState.RETIRED)
     world.video("v2", state=VideoState.RETIRED, blob_state=BlobState.RETIRED)
     with transaction(world.workspace.engine, "test") as session:

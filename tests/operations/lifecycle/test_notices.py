@@ -247,7 +247,7 @@ def test_an_endpoint_that_is_removed_is_waited_for_no_more_unless_it_was_the_onl
     assert service.alerts() >= {("notice_no_endpoint", "expire_videos")}
 
 
-def test_where_nobody_hears_nothing_goes_people_are_told_and_an_endpoint_is_the_way_out(service: Service) -> None:
+def test_without_an_endpoint_nothing_is_retired_and_people_are_alerted_until_one_is_added(service: Service) -> None:
     service.video("v1")
     report = service.plan()
     assert report.plan.kept == {"notice_no_endpoint": 1}
@@ -332,7 +332,7 @@ def test_a_request_to_keep_is_seen_by_a_run_that_retires_at_the_same_time(
     assert service.states() == {"v1": "live"}
 
 
-def test_what_was_restored_is_told_of_anew(service: Service) -> None:
+def test_a_restored_video_gets_a_new_notice(service: Service) -> None:
     service.carry_out(ready(service))
     workspace = service.world.workspace
     with transaction(service.engine, "test") as session:  # as if nothing had ended it
@@ -360,7 +360,7 @@ def test_a_video_that_is_held_is_told_of_anew_and_what_waits_is_withdrawn(servic
     assert service.told() == ["v1"]
 
 
-def test_what_changed_since_the_plan_is_not_told_of(service: Service) -> None:
+def test_no_notice_is_given_for_a_video_that_changed_since_the_plan(service: Service) -> None:
     service.listens()
     service.video("v1")
     report = service.plan()
@@ -390,7 +390,7 @@ def test_two_plans_of_the_same_videos_tell_of_each_once(service: Service) -> Non
     assert service.told() == ["v1"]
 
 
-def test_what_breaks_before_a_notice_is_written_leaves_nothing_half_done(
+def test_a_failure_before_a_notice_is_written_leaves_nothing_half_done(
     service: Service, at_failpoint: AtFailpoint
 ) -> None:
     service.listens()
@@ -435,7 +435,7 @@ def test_a_video_that_is_kept_stays_so_long_and_is_told_of_anew(service: Service
     assert service.night() == {"notified": 1}
 
 
-def test_what_is_not_offered_not_theirs_or_not_live_is_not_kept(service: Service) -> None:
+def test_a_request_to_keep_is_refused_if_not_offered_not_the_users_or_not_live(service: Service) -> None:
     service.video("v1")
     for video_id, user_id in (("none", None), ("v1", "bob")):
         with pytest.raises(NotFound):

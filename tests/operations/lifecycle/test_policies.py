@@ -70,7 +70,7 @@ def test_fewer_days_of_notice_are_a_promise_that_gets_smaller(aged: World) -> No
 
 
 @pytest.mark.parametrize(("placement", "compressed"), [("new_key", 2), ("in_place", 1)])
-def test_what_may_not_be_put_in_place_does_not_count_as_compressed(
+def test_videos_that_cannot_be_put_in_place_do_not_count_as_compressed(
     world: World, placement: str, compressed: int
 ) -> None:
     today = datetime.now(UTC)
@@ -127,7 +127,7 @@ def test_a_tier_that_users_still_have_is_not_removed(aged: World) -> None:
     assert apply(engine, effect, author="ann", reason="one tier") == 1  # what it found is asked again
 
 
-def test_it_is_held_to_the_limits_in_force_and_not_to_its_own(aged: World) -> None:
+def test_a_document_is_checked_against_the_limits_in_force_not_its_own(aged: World) -> None:
     wide = BlastRadius(max_user_percent=100, max_percent=100, max_percent_in_24h=100, always_allowed=10)
     most = DEFAULTS.overridden(tiers=tiers(free={"retention_days": 3}), limits=wide)
     effect = effect_of(aged.workspace.engine, most)
@@ -144,7 +144,7 @@ def test_it_is_held_to_the_limits_in_force_and_not_to_its_own(aged: World) -> No
 
 
 @pytest.mark.long
-def test_of_two_who_apply_at_once_one_is_told(aged: World) -> None:
+def test_the_second_of_two_concurrent_applications_is_refused(aged: World) -> None:
     engine = aged.workspace.engine
     mine, theirs = (
         effect_of(engine, SHORTER),
@@ -156,7 +156,7 @@ def test_of_two_who_apply_at_once_one_is_told(aged: World) -> None:
     assert current(engine).policies.lifecycle.grace_days == 9
 
 
-def test_who_applied_what_and_why_is_on_record_and_what_is_frozen_stays(aged: World) -> None:
+def test_an_application_is_audited_with_author_and_reason_and_refused_during_a_freeze(aged: World) -> None:
     engine = aged.workspace.engine
     apply(engine, effect_of(engine, SHORTER), author="ann", reason="trial")
     freeze.freeze(engine, by="ben", reason="stop")
@@ -329,7 +329,7 @@ def test_any_tiers_are_read_back_as_they_were_written_and_in_their_order(found: 
     assert again == policies
 
 
-def test_what_a_field_of_a_tier_says_stands_once() -> None:
+def test_each_tier_field_is_described_once() -> None:
     text = write(DEFAULTS)
     assert text.count(str(TierPolicy.model_fields["quota_bytes"].description)) == 1
     assert text.count("quota_bytes: ") == 3
@@ -340,7 +340,7 @@ def test_what_a_field_of_a_tier_says_stands_once() -> None:
 
 
 @given(days=st.none() | st.integers(366, 36_500), usd=st.none() | st.decimals(1, 1000, places=2))
-def test_what_is_off_is_a_word_and_not_null(days: int | None, usd: object) -> None:
+def test_rules_that_are_off_are_written_as_a_word_not_null(days: int | None, usd: object) -> None:
     text = json.dumps(
         {"tiers": {"free": {}, "pro": {"retention_days": days}}, "budget": {"daily_usd": usd}}, default=str
     )

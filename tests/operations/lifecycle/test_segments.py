@@ -112,7 +112,7 @@ def test_an_encode_is_weighed_against_what_the_segment_leaves_of_a_videos_life(t
     assert left == [10, None, 20]
 
 
-def test_what_is_planned_and_what_is_listed_are_of_one_segment(tagged: World) -> None:
+def test_plans_and_lists_find_the_same_segment_for_a_video(tagged: World) -> None:
     whole = policy(DRAFTS, KEPT, {"name": "keyed", "key_globs": ["*/other/*"]})
     with reading(tagged.workspace.engine) as session:
         planned = {video.id: whole.segment_of(video) for video in live_videos(session, datetime.now(UTC))}

@@ -112,9 +112,7 @@ def test_a_refusal_that_does_not_pay_stands_for_the_month(world: World, lease: L
     world.check()
 
 
-def test_whatever_came_of_it_the_codec_of_the_file_is_known_from_then_on(
-    world: World, lease: Lease, tiny_transcode: Transcode
-) -> None:
+def test_the_codec_of_a_file_is_known_after_any_outcome(world: World, lease: Lease, tiny_transcode: Transcode) -> None:
     blob = world.video("v1")
     run(world, blob, lease, shrinker(Refusal("already_efficient", "it is av1 already", "r1", codec="av1")))
     assert codec(world, blob) == "av1"
@@ -165,7 +163,7 @@ def test_a_held_video_is_not_swapped(world: World, lease: Lease, tiny_transcode:
     assert blob_states(world) == {1: BlobState.LIVE}
 
 
-def test_nothing_is_announced_while_frozen_or_without_the_lease(
+def test_no_swap_is_announced_during_a_freeze_or_without_the_lease(
     world: World, lease: Lease, tiny_transcode: Transcode
 ) -> None:
     blob = world.video("v1")

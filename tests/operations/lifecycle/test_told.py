@@ -135,7 +135,7 @@ def test_a_change_that_is_not_committed_is_not_told(told: World) -> None:
         ("block", {}, "retired", True, None),
     ],
 )
-def test_which_change_is_which_event(
+def test_each_change_maps_to_its_event(
     event: str, detail: dict[str, Any], state: str, is_present: bool, expected: EventType | None
 ) -> None:
     assert of_audit(event, detail, state, is_present=is_present) == expected

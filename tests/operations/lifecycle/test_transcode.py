@@ -67,7 +67,7 @@ def test_a_natural_clip_shrinks_and_keeps_its_quality(natural_clips: dict[str, P
 
 
 @pytest.mark.long
-def test_what_one_search_has_found_the_next_begins_with(natural_clips: dict[str, Path], tmp_path: Path) -> None:
+def test_a_search_starts_from_the_results_of_earlier_ones(natural_clips: dict[str, Path], tmp_path: Path) -> None:
     searches: list[CrfSearch] = []
     recipe = AT_ANY_PRICE.model_copy(update={"codec": "av1"})  # whose CRF at the floor is anybody's guess
     assert isinstance(shrink(natural_clips["city"], tmp_path, recipe, note=searches.append), Transcode)
@@ -86,7 +86,7 @@ def test_what_one_search_has_found_the_next_begins_with(natural_clips: dict[str,
 
 @pytest.mark.long
 @pytest.mark.parametrize("frame_step", [1, 3])
-def test_what_looked_good_by_every_third_frame_is_accepted_by_all_that_are_asked_for(
+def test_a_result_chosen_by_every_third_frame_is_accepted_by_all_required_frames(
     make_clip: MakeClip, tmp_path: Path, frame_step: int
 ) -> None:
     long = make_clip(size="64x64", seconds=5.5)
@@ -97,7 +97,7 @@ def test_what_looked_good_by_every_third_frame_is_accepted_by_all_that_are_asked
     assert full == outcome.quality
 
 
-def test_what_a_refused_search_has_met_is_noted_too(make_clip: MakeClip, tmp_path: Path) -> None:
+def test_the_probes_of_a_refused_search_are_recorded(make_clip: MakeClip, tmp_path: Path) -> None:
     searches: list[CrfSearch] = []
     dense = make_clip(size="160x96", seconds=1, codec="libx264 -preset veryslow -crf 36", audio="")
     assert isinstance(shrink(dense, tmp_path, note=searches.append), Refusal)
@@ -131,7 +131,7 @@ def test_a_refusal_names_the_recipe_and_every_probe(make_clip: MakeClip, tmp_pat
     assert not list(tmp_path.iterdir())
 
 
-def test_what_is_efficient_already_is_left_alone(make_clip: MakeClip, tmp_path: Path) -> None:
+def test_an_efficient_codec_is_left_alone(make_clip: MakeClip, tmp_path: Path) -> None:
     outcome = shrink(make_clip(codec="libsvtav1 -preset 12"), tmp_path)
     assert isinstance(outcome, Refusal)
     assert outcome.rule == "efficient_codec"
@@ -171,7 +171,7 @@ def test_a_search_that_may_cost_no_more_today_ends_and_is_not_remembered_as_hope
 
 
 @pytest.mark.long
-def test_what_was_found_before_the_day_was_spent_is_kept(source: Path, tmp_path: Path) -> None:
+def test_a_result_found_before_the_days_dollars_ran_out_is_kept(source: Path, tmp_path: Path) -> None:
     asked: list[int] = []
 
     def once(microusd: int) -> bool:
@@ -209,7 +209,7 @@ def test_a_time_limit_is_no_lasting_refusal(
     assert outcome.reason.endswith("as in 2 earlier runs")
 
 
-def test_what_is_stored_as_announced_passes(result: Transcode) -> None:
+def test_an_object_stored_as_announced_passes(result: Transcode) -> None:
     verify_stored(Path(result.path), announced(result))
 
 

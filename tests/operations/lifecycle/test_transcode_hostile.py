@@ -145,7 +145,7 @@ def test_a_broken_file_is_refused_for_good(make_clip: MakeClip, tmp_path: Path, 
     assert [path.name for path in tmp_path.iterdir()] == ["broken.mp4"]
 
 
-def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_path_that_is_no_regular_file_is_refused_without_waiting(tmp_path: Path) -> None:
     pipe, link = tmp_path / "pipe.mp4", tmp_path / "link.mp4"
     os.mkfifo(pipe)
     link.symlink_to("/etc/passwd")

@@ -40,7 +40,7 @@ def said(found: Explained, what: str) -> str:
     return next(reason.said for reason in found.reasons if reason.what.startswith(what))
 
 
-def test_what_is_unknown_is_said_and_only_its_age_moves_it(kept: World) -> None:
+def test_unknown_views_are_named_and_only_age_changes_the_outlook(kept: World) -> None:
     found = why(kept)
     assert "made by Reelkeeper" in said(found, "key")
     assert said(found, "views").startswith("unknown")
@@ -50,7 +50,7 @@ def test_what_is_unknown_is_said_and_only_its_age_moves_it(kept: World) -> None:
     assert found.next_step.startswith("expire_videos: retire")
 
 
-def test_it_follows_the_policy_in_force_and_the_views(kept: World) -> None:
+def test_the_explanation_follows_the_policy_in_force_and_the_views(kept: World) -> None:
     with transaction(kept.workspace.engine, "test") as session:
         days = [{"day": (datetime.now(UTC) - timedelta(days=n)).date()} for n in range(1, 40)]
         session.execute(sa.insert(view_days), days)
@@ -76,7 +76,7 @@ def test_a_hold_is_named_and_nothing_comes_next(kept: World) -> None:
     assert (found.next_at, found.next_step) == (None, "no run touches it while it is held")
 
 
-def test_of_a_retired_video_it_says_until_when_it_can_be_restored(kept: World, lease: Lease) -> None:
+def test_a_retired_video_is_explained_with_the_end_of_its_restore_period(kept: World, lease: Lease) -> None:
     plan = kept.plan("expire_videos", "retire", [1])
     retire(kept.workspace, plan, ["v1"], lease=lease, run_id="night", grace=Grace())
     found = why(kept)
@@ -86,7 +86,7 @@ def test_of_a_retired_video_it_says_until_when_it_can_be_restored(kept: World, l
     assert "reelkeeper restore --video v1" in found.next_step
 
 
-def test_what_is_not_there_is_told(kept: World) -> None:
+def test_an_unknown_video_is_reported(kept: World) -> None:
     with pytest.raises(NotFound, match="no video 'v9'"):
         explain(kept.workspace.engine, "v9", kept.workspace.bucket.prefix, lambda: True)
 

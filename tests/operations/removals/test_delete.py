@@ -56,7 +56,7 @@ def test_the_same_again_begins_no_new_grace_and_stands_once_in_the_record(world:
     assert (event.video_id, event.user_id, event.detail) == ("v1", "ann", {"by": "front"})
 
 
-def test_what_the_rules_have_retired_keeps_its_grace(world: World) -> None:
+def test_deleting_a_retired_video_keeps_its_grace(world: World) -> None:
     world.video("v1", state=VideoState.RETIRED, blob_state=BlobState.RETIRED)
     with reading(world.workspace.engine) as session:
         before = session.execute(sa.select(blobs.c.purge_after)).scalar_one()
@@ -86,7 +86,7 @@ def test_support_brings_it_back_by_its_id_and_nobody_by_its_user(world: World) -
     world.check()
 
 
-def test_what_is_held_stays(world: World) -> None:
+def test_a_held_video_cannot_be_deleted(world: World) -> None:
     world.video("v1")
     hold(world.workspace.engine, HoldTerms("user", "ann", "a dispute", "test"))
     before = rows(world)
@@ -120,7 +120,7 @@ def test_a_user_deletes_only_what_is_there_and_their_own(world: World) -> None:
 COUNTED = LifecyclePolicy(count_deleted_until_purged=True)
 
 
-def test_where_the_policy_says_so_its_room_is_free_with_its_bytes(world: World, lease: Lease) -> None:
+def test_by_policy_the_quota_is_freed_only_when_the_bytes_are_purged(world: World, lease: Lease) -> None:
     put_in_force(world.workspace.engine, lifecycle=COUNTED)
     blob_id = world.video("v1")
     before = storage(world.workspace.engine, "ann")
@@ -135,7 +135,7 @@ def test_where_the_policy_says_so_its_room_is_free_with_its_bytes(world: World, 
     world.check()
 
 
-def test_what_counts_until_it_is_purged_counts_as_before_once_it_is_restored_or_taken_down(world: World) -> None:
+def test_a_deletion_counted_until_purged_ends_with_a_restore_or_takedown(world: World) -> None:
     put_in_force(world.workspace.engine, lifecycle=COUNTED)
     for name in ("v1", "v2"):
         world.video(name)

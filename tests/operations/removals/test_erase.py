@@ -78,7 +78,7 @@ def test_every_column_of_the_store_says_what_becomes_of_it() -> None:
             assert set(told) == {column.name for column in tables[name].c}, name
 
 
-def test_nothing_of_the_user_is_left_but_amounts_under_a_pseudonym(shop: World) -> None:
+def test_only_amounts_under_a_pseudonym_are_left_of_an_erased_user(shop: World) -> None:
     engine = shop.workspace.engine
     shop.swapped("v1", run_id="tier-1")
     sha256 = images.keep(shop.workspace, PNG).sha256
@@ -144,7 +144,7 @@ def test_another_user_keeps_all_even_what_both_share(world: World) -> None:
     assert told == [], "what was said to bob named ann: the record keeps the amount"
 
 
-def test_who_is_being_erased_gets_nothing_new(shop: World) -> None:
+def test_a_user_being_erased_gets_nothing_new(shop: World) -> None:
     engine = shop.workspace.engine
     shop.video("v1")
     hold(engine, HoldTerms("user", "ann", "evidence", "counsel", is_legal=True))
@@ -214,7 +214,7 @@ def test_a_freeze_stops_it_and_two_do_not_do_it_at_once(shop: World) -> None:
         gone(shop)
 
 
-def test_who_signs_up_again_under_the_same_id_starts_anew(shop: World) -> None:
+def test_a_new_user_with_an_erased_users_id_starts_from_nothing(shop: World) -> None:
     engine = shop.workspace.engine
     ask(shop, "a cat", key="same-key")
     assert gone(shop).left == ()
@@ -251,7 +251,9 @@ def test_a_freeze_while_it_deletes_keeps_what_is_left(shop: World, at_failpoint:
     assert stored(shop) == [shop.workspace.bucket.image_key(sha256)]
 
 
-def test_what_comes_while_the_record_is_emptied_is_deleted_first(shop: World, at_failpoint: AtFailpoint) -> None:
+def test_objects_that_arrive_while_the_record_is_emptied_are_deleted_first(
+    shop: World, at_failpoint: AtFailpoint
+) -> None:
     at_failpoint("erase.events.after_commit", lambda: shop.video("v7"))
     assert [item.why for item in gone(shop).left] == ["not deleted yet: repeat in a minute"]
     assert gone(shop).left == ()
@@ -335,7 +337,7 @@ def test_the_cache_forgets_all_objects_before_nobody_knows_any_more_which_they_w
     assert loose in told
 
 
-def test_what_a_bucket_lock_keeps_is_named_with_its_end(world: World, cloudflare: CloudflareDouble) -> None:
+def test_objects_under_a_bucket_lock_are_named_with_its_end(world: World, cloudflare: CloudflareDouble) -> None:
     world.video("v1")
     (key,) = stored(world)
     condition = {"type": "Age", "maxAgeSeconds": 86_400}

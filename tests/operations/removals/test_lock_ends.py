@@ -28,7 +28,7 @@ def taken_down(world: World, read: Callable[[], Sequence[Lock]]) -> Certificate:
     return lock_ends.explain(world.workspace, found, read)
 
 
-def test_what_a_lock_keeps_is_certified_with_the_moment_when_it_ends(world: World) -> None:
+def test_locked_objects_are_certified_with_the_end_of_their_lock(world: World) -> None:
     (item,) = taken_down(world, lambda: [Lock("l", "", age=30 * DAY)]).objects
     stored = world.workspace.bucket.head(item.key)
     assert stored
@@ -48,7 +48,7 @@ def test_a_lock_without_end_and_one_that_nobody_may_read_are_told_as_they_are(wo
     assert explained.objects[0].why == "a bucket lock keeps it for ever"
 
 
-def test_nobody_is_asked_where_nothing_is_locked(world: World) -> None:
+def test_no_locks_are_read_if_nothing_is_locked(world: World) -> None:
     world.video("v2")
     order = Order("counsel", "court order 17", "takedown-1")
     found = take_down(world.workspace, "v2", order, scratch=Path(world.address.folder) / "scratch")

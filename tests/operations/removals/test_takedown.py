@@ -65,7 +65,7 @@ def put_in_parts(world: World, key: str) -> str:
     return done["ETag"].strip('"')
 
 
-def test_nothing_of_it_is_served_or_stored_and_the_record_says_what_went(world: World) -> None:
+def test_a_video_taken_down_is_not_served_or_stored_and_its_deletions_are_audited(world: World) -> None:
     world.swapped("v1", run_id="tier-1")
     world.video("v2")
     before = stored(world)
@@ -109,7 +109,7 @@ def test_a_legal_hold_keeps_the_bytes_and_nobody_is_given_them(world: World) -> 
     assert states(world) == {"v1": VideoState.GONE}
 
 
-def test_nothing_brings_it_back(world: World) -> None:
+def test_a_video_taken_down_cannot_be_restored(world: World) -> None:
     world.video("v1")
     hold(world.workspace.engine, HoldTerms("video", "v1", "evidence", "test", is_legal=True))
     down(world)
@@ -174,7 +174,7 @@ def test_the_service_cannot_bring_it_back_by_storing_it_again(world: World, leas
     assert f"{world.address.prefix}{key}" not in stored(world)
 
 
-def test_what_nobody_can_read_goes_all_the_same(world: World) -> None:
+def test_unreadable_bytes_are_deleted_too(world: World) -> None:
     world.video("v1")
     change(world, blobs, sha256=None)
     world.double.faults.fail("GetObject", 403, times=50)
@@ -196,14 +196,14 @@ def test_a_video_that_another_run_is_at_work_on_is_given_to_nobody_and_goes_when
     assert down(world).left == ()
 
 
-def test_what_a_killed_swap_had_put_goes_too(world: World) -> None:
+def test_the_result_of_a_killed_swap_is_deleted_too(world: World) -> None:
     world.video("v1")
     world.video("v1", generation=2, blob_state=BlobState.PENDING, current=False)
     assert [item.why for item in down(world).objects] == ["", ""]
     assert not [key for key in stored(world) if "/v1/" in key]
 
 
-def test_what_a_swap_puts_meanwhile_goes_too(world: World, at_failpoint: AtFailpoint) -> None:
+def test_the_result_of_a_concurrent_swap_is_deleted_too(world: World, at_failpoint: AtFailpoint) -> None:
     world.video("v1")
 
     def put() -> None:

@@ -72,7 +72,7 @@ def shown(
     context.close()
 
 
-def test_it_asks_for_nothing_fits_its_window_and_can_be_read(shown: Page, size: str, scheme: str) -> None:
+def test_the_page_loads_nothing_fits_its_window_and_is_readable(shown: Page, size: str, scheme: str) -> None:
     assert shown.evaluate("document.documentElement.scrollWidth") <= SIZES[size][0]
     assert shown.evaluate(PALE) == []
     outside = "[...document.querySelectorAll('body *')].filter((one) => !one.closest('.scroll'))"
@@ -92,7 +92,7 @@ def test_each_window_gets_the_picture_that_was_made_for_it(shown: Page, size: st
         assert ("#161a22" in svg) == (scheme == "dark")
 
 
-def test_who_does_not_see_it_gets_headings_names_and_words(shown: Page) -> None:
+def test_screen_readers_get_headings_names_and_text(shown: Page) -> None:
     assert shown.evaluate("document.documentElement.lang") == "en"
     assert shown.evaluate("[...document.images].every((one) => one.alt.length > 20)")
     levels = shown.evaluate("[...document.querySelectorAll('h1,h2,h3')].map((one) => Number(one.tagName[1]))")
@@ -105,7 +105,7 @@ def test_who_does_not_see_it_gets_headings_names_and_words(shown: Page) -> None:
     assert shown.evaluate("[...document.querySelectorAll('table')].every((one) => one.caption && one.tHead)")
 
 
-def test_it_prints_light_with_its_tables_unfolded(chromium: Browser, pages: dict[str, Path]) -> None:
+def test_the_page_prints_in_the_light_theme_with_open_tables(chromium: Browser, pages: dict[str, Path]) -> None:
     context = chromium.new_context(color_scheme="dark")
     tab = context.new_page()
     tab.goto(pages["full"].as_uri())

@@ -78,7 +78,7 @@ def test_stored_bytes_are_those_of_live_videos_by_age_and_tier(report: MonthRepo
     assert {stock.tier for stock in report.stock} == {"free", "premium", "pro", "unknown"}
 
 
-def test_what_smaller_bytes_replaced_counts_by_the_difference(report: MonthReport) -> None:
+def test_replaced_bytes_count_by_their_difference(report: MonthReport) -> None:
     freed = {(freed_bytes.day, freed_bytes.rule): freed_bytes.size_bytes for freed_bytes in report.freed}
     yesterday, before = (NOW - timedelta(days=days) for days in (1, 5))
     assert freed[yesterday.date(), "grace_over"] == 12 * GB
@@ -103,7 +103,7 @@ def test_a_month_that_is_over_has_no_forecast_and_no_later_alerts(engine: sa.Eng
     assert not report.is_over
 
 
-def test_of_a_new_installation_no_day_before_its_first_charge_is_missed(report: MonthReport) -> None:
+def test_days_before_the_first_charge_of_a_new_installation_are_not_missing(report: MonthReport) -> None:
     since = date(2026, 11, 12)
     new = replace(report, months={MONTH: 1}, spent=[spending for spending in report.spent if spending.day >= since])
     assert new.unknown_days == [months.UNKNOWN_DAY]
@@ -140,7 +140,7 @@ def test_every_picture_has_its_words_and_its_table(written: str) -> None:
     assert written.count("<details>") == 6
 
 
-def test_what_was_freed_today_saves_from_tomorrow(sqlite_engine: sa.Engine) -> None:
+def test_bytes_freed_today_save_from_tomorrow(sqlite_engine: sa.Engine) -> None:
     months.fill(sqlite_engine)
     first = gather(sqlite_engine, date(2026, 9, 1), datetime(2026, 9, 8, 23, tzinfo=UTC))
     assert (len(first.freed), first.saved) == (1, [])
@@ -170,7 +170,7 @@ def test_one_month_alone_is_no_picture_of_months(sqlite_engine: sa.Engine) -> No
 
 
 @pytest.mark.long
-def test_what_jobs_took_stands_by_provider_and_model_beside_what_is_expected_of_their_month(engine: sa.Engine) -> None:
+def test_job_costs_by_provider_and_model_are_shown_with_their_months_forecast(engine: sa.Engine) -> None:
     months.fill(engine)
     assert tables.makers(gather(engine, MONTH, NOW)).rows == []
     with transaction(engine, "test") as session:
@@ -188,7 +188,7 @@ def test_what_jobs_took_stands_by_provider_and_model_beside_what_is_expected_of_
     assert "What jobs took, by provider and by model" in page(report)
 
 
-def test_what_making_files_smaller_took_and_brought_is_told_by_model(engine: sa.Engine) -> None:
+def test_the_cost_and_savings_of_compression_are_shown_by_model(engine: sa.Engine) -> None:
     months.fill(engine)
     with transaction(engine, "test") as session:
         for model, cpu_seconds in (("fox", 3_600.0), (None, 36.0)):

@@ -60,7 +60,7 @@ def test_a_token_that_may_not_is_a_setting_that_is_wrong(refused: Refused, doubl
     assert "Object Read & Write" in refused(Misconfigured, 10)
 
 
-def test_nothing_listens(refused: Refused) -> None:
+def test_a_refused_connection_is_explained(refused: Refused) -> None:
     port = free_port()
     said = refused(StorageError, 20, s3_endpoint_url=f"http://127.0.0.1:{port}")
     assert f"127.0.0.1, port {port}: nothing listens there" in said

@@ -88,9 +88,7 @@ def test_a_deletion_that_comes_late_takes_nothing_that_is_stored(service: Servic
 
 
 @pytest.mark.parametrize("action", ["PutObject", "LifecycleDeletion"])
-def test_what_is_missing_without_a_deletion_by_the_service_is_left_to_the_listing(
-    service: Service, action: str
-) -> None:
+def test_an_object_missing_without_a_deletion_event_is_left_to_the_listing(service: Service, action: str) -> None:
     key = service.put("bob/clip.mp4")
     service.follow()
     service.delete("bob/clip.mp4", tell=False)
@@ -148,7 +146,9 @@ def test_a_retired_video_that_the_service_deletes_is_gone_with_its_reason(servic
 
 
 @pytest.mark.parametrize("state", [BlobState.DELETING, BlobState.GONE, BlobState.PENDING])
-def test_what_another_has_settled_is_not_marked_as_deleted(world: World, lease: Lease, state: BlobState) -> None:
+def test_a_blob_that_another_run_has_settled_is_not_marked_as_deleted(
+    world: World, lease: Lease, state: BlobState
+) -> None:
     blob_id = world.video("v1", stored=False)
     change(world, blobs, state=state)
     before = rows(world)
@@ -193,7 +193,7 @@ def test_a_pattern_that_does_not_fit_adopts_little_by_little_no_more_than_at_onc
     assert (counts["adopted"], counts["left_to_listing"]) == (0, 1)
 
 
-def test_what_reelkeeper_does_itself_costs_no_look(service: Service) -> None:
+def test_events_of_reelkeepers_own_changes_need_no_head(service: Service) -> None:
     world = service.world
     world.video("v1")
     world.video("v2", state=VideoState.GONE, blob_state=BlobState.GONE)
@@ -304,7 +304,7 @@ def test_frozen_or_fenced_off_no_event_changes_anything(world: World, lease: Lea
     assert rows(world) == before
 
 
-def test_what_is_stored_again_between_two_looks_is_not_deleted(
+def test_an_object_stored_again_between_two_heads_is_not_marked_as_deleted(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key = service.put("bob/clip.mp4")

@@ -149,7 +149,7 @@ def test_a_listing_counts_what_no_event_has_told(service: Service, monkeypatch: 
     assert count_gaps(service.world.workspace, compare(service)) == 3
 
 
-def test_what_was_stored_a_moment_ago_is_no_gap_yet(service: Service) -> None:
+def test_a_recently_stored_object_is_no_gap(service: Service) -> None:
     followed_for_a_day(service)
     service.put("bob/new.mp4", tell=False)
     assert count_gaps(service.world.workspace, compare(service)) == 0
@@ -167,7 +167,7 @@ def test_a_listing_waits_for_the_events_of_what_it_misses(service: Service) -> N
     assert found.missing == []  # the event has come meanwhile
 
 
-def test_what_stays_missing_is_lost(service: Service) -> None:
+def test_an_object_still_missing_after_the_wait_is_lost(service: Service) -> None:
     service.put("bob/clip.mp4")
     service.follow()
     service.delete("bob/clip.mp4", tell=False)

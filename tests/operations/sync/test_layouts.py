@@ -23,7 +23,7 @@ from tests.operations.layouts import LAYOUTS, act, catalogue, dry, hold, out_of,
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_what_can_be_adopted_is_and_the_dry_run_foretells_it(
+def test_adoptable_objects_are_adopted_as_the_dry_run_predicts(
     world: World, endpoint: Endpoint, lease: Lease, name: str
 ) -> None:
     hold(world.workspace, endpoint, lease, LAYOUTS[name])
@@ -61,7 +61,7 @@ def test_a_bucket_whose_keys_have_no_common_folder_is_adopted_whole(
     assert out_of(whole) == {"logo.png": "not_a_video"}
 
 
-def test_where_another_store_works_on_a_folder_of_the_prefix_nothing_is_adopted(
+def test_nothing_is_adopted_if_another_store_works_on_a_folder_of_the_prefix(
     world: World, endpoint: Endpoint, lease: Lease
 ) -> None:
     put(endpoint, world.address.prefix, stored("ann/one.mp4", "bob/two.mp4"))

@@ -110,20 +110,20 @@ def test_frozen_or_fenced_off_a_sync_changes_nothing(world: World, lease: Lease,
     assert rows(world) == before
 
 
-def test_what_a_head_finds_is_not_missing(world: World) -> None:
+def test_an_object_that_a_head_finds_is_not_missing(world: World) -> None:
     found = Survey("scan", datetime.now(UTC), missing=[world.video("v1"), world.video("v2", stored=False)])
     confirm_missing(world.workspace, found)
     assert len(found.missing) == 1
 
 
-def test_what_is_stored_while_the_listing_runs_is_not_missing(world: World) -> None:
+def test_an_object_stored_while_the_listing_runs_is_not_missing(world: World) -> None:
     world.video("v1", stored=False)
     change(world, blobs, stored_at=datetime.now(UTC) + timedelta(hours=1))
     found = survey(world.workspace, run_id="run", note=False)
     assert (found.expected, found.missing) == (0, [])
 
 
-def test_what_is_purged_while_the_listing_runs_is_not_missing(world: World) -> None:
+def test_an_object_purged_while_the_listing_runs_is_not_missing(world: World) -> None:
     found = Survey("scan", datetime.now(UTC), missing=[world.video("v1", stored=False)])
     change(world, blobs, state=BlobState.GONE)
     confirm_missing(world.workspace, found)
@@ -201,7 +201,7 @@ def test_an_object_of_which_a_row_says_so_is_no_upload_to_another(
     assert rows(world) == before
 
 
-def test_what_a_video_stood_on_at_another_key_of_the_services_is_theirs_to_delete(world: World) -> None:
+def test_a_videos_bytes_at_another_key_of_the_services_are_not_retired(world: World) -> None:
     older = world.video("v1", key=put(world, "ann/v1.mp4"), stored=False, blob_state=BlobState.GONE, current=False)
     present = world.video("v1", key=put(world, "ann/v1.mov"), stored=False, generation=2)
     found = world.workspace.bucket.head(f"{world.address.prefix}ann/v1.mp4")
@@ -215,7 +215,7 @@ def test_what_a_video_stood_on_at_another_key_of_the_services_is_theirs_to_delet
 
 
 @pytest.mark.parametrize("claimed", [False, True])
-def test_what_is_as_recorded_or_claimed_by_a_purge_is_no_upload(world: World, claimed: bool) -> None:
+def test_an_unchanged_or_claimed_object_is_no_upload(world: World, claimed: bool) -> None:
     blob_id = world.video("v1", key=put(world, "ann/v1.mp4"), stored=False)
     found = world.workspace.bucket.head(f"{world.address.prefix}ann/v1.mp4")
     assert found

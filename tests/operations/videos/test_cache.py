@@ -80,7 +80,7 @@ def test_over_the_budget_what_saves_the_least_goes_and_videos_stay(filled: sa.En
     assert told == [{"entries": 3, "bytes": 300, "rules": ["budget"]}]
 
 
-def test_what_jobs_recorded_is_known_of_an_entry(filled: sa.Engine) -> None:
+def test_an_entry_has_the_requests_that_its_jobs_recorded(filled: sa.Engine) -> None:
     today = at(filled)
     with transaction(filled, "test") as session:
         for days in (30, 20, 10):

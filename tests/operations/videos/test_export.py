@@ -50,7 +50,7 @@ def read(path: Path, table: str) -> list[dict[str, object]]:
         return [json.loads(line) for line in archive.read(f"data/{table}.jsonl").decode().splitlines()]
 
 
-def test_it_holds_rows_videos_and_images_of_this_user_alone(ann: World, tmp_path: Path) -> None:
+def test_an_export_has_only_this_users_rows_videos_and_images(ann: World, tmp_path: Path) -> None:
     target = tmp_path / "ann.zip"
     done = export(ann.workspace, "ann", target)
     assert (done.videos, done.images, done.missing) == (2, 1, ())
@@ -69,7 +69,7 @@ def test_it_holds_rows_videos_and_images_of_this_user_alone(ann: World, tmp_path
     ]
 
 
-def test_what_cannot_be_read_is_named_and_the_rest_is_there(ann: World, tmp_path: Path) -> None:
+def test_unreadable_objects_are_named_and_the_rest_is_exported(ann: World, tmp_path: Path) -> None:
     with transaction(ann.workspace.engine, "test") as session:
         session.execute(sa.update(jobs).values(request={"image_sha256": "0" * 64}))
         session.execute(sa.text("UPDATE blobs SET key = replace(key, '/v2/', '/gone/') WHERE video_id = 'v2'"))

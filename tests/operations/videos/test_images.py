@@ -22,7 +22,7 @@ def test_an_image_is_kept_once_and_fetched_by_its_digest(world: World, tmp_path:
     assert not (tmp_path / "none").exists()
 
 
-def test_what_is_stored_under_a_digest_and_is_not_of_it_is_not_given(world: World, tmp_path: Path) -> None:
+def test_an_object_that_does_not_match_its_digest_is_not_used(world: World, tmp_path: Path) -> None:
     bucket = world.workspace.bucket
     bucket.put_bytes_once(bucket.image_key("1" * 64), PNG, "image/png")
     assert not images.fetch(bucket, "1" * 64, tmp_path / "image")
@@ -36,7 +36,7 @@ def test_no_listing_shows_it_so_nobody_adopts_or_sweeps_it(world: World) -> None
 
 
 @pytest.mark.parametrize("data", [b"", b"GIF89a and so on", PNG + bytes(images.MAX_BYTES)])
-def test_what_is_no_image_or_too_large_is_refused(world: World, data: bytes) -> None:
+def test_a_file_that_is_no_image_or_too_large_is_refused(world: World, data: bytes) -> None:
     with pytest.raises(NotAVideo):
         images.keep(world.workspace, data)
 

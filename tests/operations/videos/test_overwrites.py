@@ -159,7 +159,7 @@ def test_a_purge_without_a_sync_before_it_finds_the_upload_itself(state: str, se
     service.world.check()
 
 
-def test_what_it_has_not_touched_is_purged(service: Service, lease: Lease) -> None:
+def test_an_object_that_the_service_has_not_overwritten_is_purged(service: Service, lease: Lease) -> None:
     make(service, **RETIRED)  # type: ignore[arg-type]  # a table of arguments
     assert sync_once(service.world, lease) == []
     assert [outcome.action for outcome in purge_all(service.world, lease)] == ["purged"]
@@ -332,7 +332,7 @@ def test_a_claim_that_another_run_has_settled_stops_the_delete(
 
 
 @OWNERS
-def test_nothing_is_deleted_on_an_old_look(
+def test_nothing_is_deleted_on_an_old_head(
     service: Service, lease: Lease, monkeypatch: pytest.MonkeyPatch, ours: bool
 ) -> None:
     world, blob = service.world, make_due(service, ours=ours)

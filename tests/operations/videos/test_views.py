@@ -75,7 +75,7 @@ def test_a_day_imported_again_counts_no_view_twice_and_loses_none(
 
 
 @pytest.mark.parametrize("doubt", ["sampled", "quiet hours", "not over", "unmarked"])
-def test_in_doubt_a_day_is_not_complete_and_its_views_count_all_the_same(
+def test_a_doubtful_day_is_not_complete_but_its_views_count(
     store: sa.Engine, client: Client, cloudflare: CloudflareDouble, doubt: str
 ) -> None:
     day = TODAY if doubt == "not over" else DAY
@@ -86,7 +86,7 @@ def test_in_doubt_a_day_is_not_complete_and_its_views_count_all_the_same(
     assert bool(came.doubt) is (doubt != "unmarked")
 
 
-def test_where_cloudflare_does_not_answer_nothing_is_taken(
+def test_without_an_answer_from_cloudflare_no_views_are_recorded(
     store: sa.Engine, client: Client, cloudflare: CloudflareDouble
 ) -> None:
     cloudflare.operations = hourly(DAY) + [read(f"k{n:02}", 1) for n in range(15)]

@@ -79,7 +79,7 @@ def test_a_higher_level_is_news_and_a_lower_one_is_not() -> None:
     assert incidents.told == ["opened 50", "opened 80", "opened 100", "opened 150", "resolved 150"]
 
 
-def test_of_several_levels_found_at_once_the_highest_counts() -> None:
+def test_the_highest_of_several_levels_found_at_once_counts() -> None:
     incidents = Incidents()
     incidents.observe(finding("50"), finding("150"), finding("100"))
     assert incidents.told == ["opened 150"]
@@ -98,14 +98,14 @@ def test_other_scopes_periods_and_rules_stand_alone() -> None:
     assert incidents.told == ["opened 80"] * 4
 
 
-def test_what_comes_back_within_its_period_is_not_told_again() -> None:
+def test_an_incident_that_returns_within_its_period_is_not_reported_again() -> None:
     incidents = Incidents()
     for found in ((finding(),), (), (finding(),), ()):
         incidents.observe(*found)
     assert incidents.told == ["opened 80", "resolved 80"]
 
 
-def test_what_has_no_period_is_told_each_time_it_comes_back() -> None:
+def test_an_incident_without_a_period_is_reported_each_time_it_returns() -> None:
     incidents = Incidents()
     silent = finding("", period="")
     for found in ((silent,), (silent,), (), (silent,), ()):
@@ -113,7 +113,7 @@ def test_what_has_no_period_is_told_each_time_it_comes_back() -> None:
     assert incidents.told == ["opened ", "resolved ", "opened ", "resolved "]
 
 
-def test_that_a_period_is_over_is_no_news() -> None:
+def test_the_end_of_a_period_is_not_news() -> None:
     incidents = Incidents()
     incidents.observe(finding(period="2026-11-24"), finding(period="2026-11", scope="month"))
     incidents.now += timedelta(days=1)
@@ -186,7 +186,7 @@ def test_the_worst_and_dearest_come_first() -> None:
     assert [seen.finding.scope for seen in made.opened] == ["b", "c", "a", "d"]
 
 
-def test_what_a_database_or_a_screen_would_stumble_over_is_taken_out() -> None:
+def test_control_characters_are_removed_from_findings() -> None:
     made = Incidents().observe(finding(scope="user:\x00a\u202eb\ud800", title="two\nlines\x1b[2J", text="kept\r\nline"))
     (seen,) = made.opened
     assert (seen.finding.scope, seen.finding.title, seen.finding.text) == ("user:ab", "two lines[2J", "kept\nline")

@@ -56,7 +56,7 @@ def test_a_day_is_billed_what_it_adds_to_the_months_bill() -> None:
     assert sum(nanousd for _, nanousd in days) == 15_000_000
 
 
-def test_a_user_is_charged_at_list_price_and_the_allowance_is_nobodys() -> None:
+def test_a_user_is_charged_at_list_price_and_the_allowance_goes_to_the_residual() -> None:
     (ann, nobody) = charged([stored(1, 3)], [stored(1, 2, user_id="ann")], today=MONTH)
     assert (ann.user_id, ann.tier, ann.consumed_quantity, ann.consumed_unit) == ("ann", "pro", 2 * GB, "Byte-Days")
     assert ann.list_nanousd == ann.billed_nanousd == 1_000_000  # 2 GB for a day of 30, at $0.015
@@ -64,7 +64,7 @@ def test_a_user_is_charged_at_list_price_and_the_allowance_is_nobodys() -> None:
     assert (nobody.list_nanousd, nobody.billed_nanousd) == (500_000, -1_000_000)  # all of it was free
 
 
-def test_jobs_billed_by_the_clip_are_charged_what_they_cost_and_the_excess_is_nobodys() -> None:
+def test_jobs_billed_by_the_clip_are_charged_at_cost_and_the_excess_goes_to_the_residual() -> None:
     """On the third day jobs had a flat price still; on the fourth clips cost $3.50, of which 20 cents were too much."""
     account = [on(day, Metric.JOBS, 2, "veo") for day in (3, 4)] + [on(4, Metric.JOB_MICROUSD, 3_500_000, "veo")]
     users = [on(day, Metric.JOBS, 2, "veo", user_id="ann") for day in (3, 4)]
@@ -159,7 +159,7 @@ USES = st.lists(
 
 
 @given(USES, st.integers(1, 30))
-def test_whoever_used_what_the_rows_sum_to_the_bill_on_every_day(
+def test_the_rows_sum_to_the_bill_on_every_day_for_any_usage(
     uses: list[tuple[int, tuple[Metric, str, str], int, str]], until: int
 ) -> None:
     rows = [on(day, what[0], much, what[1], storage_class=what[2], user_id=user) for day, what, much, user in uses]
@@ -208,7 +208,7 @@ def test_whoever_used_what_the_rows_sum_to_the_bill_on_every_day(
 
 @settings(max_examples=10)  # each of which compares 29 pairs of days
 @given(st.lists(st.integers(0, 10**12), min_size=30, max_size=30))
-def test_what_was_charged_stays_when_a_day_goes_by(peaks: list[int]) -> None:
+def test_charges_of_past_days_stay_as_days_go_by(peaks: list[int]) -> None:
     """Days that are over are not charged anew as the month goes on, unless their usage is known better."""
     account = [on(day, Metric.STORED_BYTES, peak) for day, peak in enumerate(peaks, 1)]
     months = [compute_charges(account, BOOK, MONTH, date(2026, 11, day)) for day in range(1, 31)]

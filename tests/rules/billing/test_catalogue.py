@@ -61,7 +61,7 @@ def test_the_audio_and_the_resolution_decide_the_rate() -> None:
     assert asked(silent, Clip(seconds=Decimal(8), audio=None)) == 1_600_000
 
 
-def test_where_two_rates_fit_the_dearer_counts() -> None:
+def test_the_higher_of_two_fitting_rates_applies() -> None:
     sold = book(price(Rate(usd=Decimal("0.10")), Rate(resolution="720p", usd=Decimal("0.30"))))
     assert asked(sold, Clip(seconds=Decimal(10))) == 3_000_000
     assert asked(sold, Clip(1920, 1080, Decimal(10))) == 1_000_000
@@ -132,7 +132,7 @@ def test_a_fault_in_a_price_is_told_of_the_kind_that_was_meant() -> None:
         ({"parameters": ["style"]}, {"parameters": {"duration": None}}, "'duration' was set, and it takes style alone"),
     ],
 )
-def test_what_a_model_cannot_do_is_refused_with_what_it_can(
+def test_a_request_beyond_a_models_limits_is_refused_with_the_limits(
     limits: dict[str, Any], options: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(ModelRefused, match=said) as refused:
@@ -150,7 +150,7 @@ def test_what_a_model_cannot_do_is_refused_with_what_it_can(
         ({"parameters": ["style"]}, {"parameters": {"style": "ink"}}),
     ],
 )
-def test_what_a_model_can_do_is_sold(limits: dict[str, Any], options: dict[str, Any]) -> None:
+def test_a_request_within_a_models_limits_is_sold(limits: dict[str, Any], options: dict[str, Any]) -> None:
     book(price(), **limits).require_sold(request(**options))
 
 
@@ -162,7 +162,7 @@ def test_a_clip_without_a_rate_is_refused() -> None:
         asked(sold, Clip(1920, 1080))
 
 
-def test_what_has_no_price_is_not_sold_unless_the_policy_says_so() -> None:
+def test_a_model_without_a_price_is_sold_only_if_the_policy_allows_it() -> None:
     sold = book(price())
     with pytest.raises(ModelRefused, match=r"model 'other' is not sold here; there are: m\. Nothing was held"):
         sold.require_sold(request(model="other"))

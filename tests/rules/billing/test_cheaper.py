@@ -31,7 +31,7 @@ def test_the_clips_that_another_provider_can_make_are_priced_there() -> None:
     assert cheaper([asked(jobs=3), ten_seconds], book()) == [Cheaper("veo", "runway", 3, Decimal("0.60"))]
 
 
-def test_what_would_have_cost_more_is_no_way_and_counts_against_one() -> None:
+def test_a_way_that_costs_more_is_left_out_and_dearer_clips_reduce_its_saving() -> None:
     assert cheaper([asked("runway", jobs=3)], book()) == []
     dear_start = book(fallbacks=[{"provider": "runway", "price": price("0.06", image_usd="0.50")}])
     with_image = asked(jobs=1, image_sha256="0" * 64)
@@ -39,12 +39,12 @@ def test_what_would_have_cost_more_is_no_way_and_counts_against_one() -> None:
     assert cheaper([asked(jobs=1), with_image], dear_start) == []
 
 
-def test_a_clip_of_whose_sound_nothing_was_said_could_be_made_without() -> None:
+def test_a_clip_with_sound_left_open_could_be_made_without() -> None:
     rates = {"unit": "second", "rates": [{"usd": "0.10", "audio": False}, {"usd": "0.15", "audio": True}], **READ}
     of_sound = book(price=rates, limits={"audio": "choice"}, fallbacks=[])
     assert cheaper([asked(jobs=4), asked(jobs=9, audio=True)], of_sound) == [Cheaper("veo", None, 4, Decimal("1.00"))]
 
 
-def test_flat_prices_and_models_that_are_sold_no_more_are_left_out() -> None:
+def test_flat_prices_and_models_no_longer_sold_are_left_out() -> None:
     flat = PriceBook.model_validate({"models": [{"model": "veo", "price": {"base_usd": "1"}}]})
     assert cheaper([asked(), asked(model="gone")], flat) == []

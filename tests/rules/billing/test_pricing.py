@@ -158,7 +158,7 @@ def test_any_bill_is_what_integer_arithmetic_makes_of_it(
     ],
     ids=str,
 )
-def test_what_cannot_be_usage_is_refused(document: object) -> None:
+def test_impossible_usage_is_refused(document: object) -> None:
     with pytest.raises(ValidationError):
         Usage.model_validate(document)
 
@@ -191,7 +191,7 @@ def test_infrequent_access_pays_only_for_what_stays_and_is_hardly_read() -> None
         ("1", 100, 30, "0", "0"),
     ],
 )
-def test_what_removing_bytes_saves_this_month(
+def test_removing_bytes_saves_the_rest_of_this_month(
     stored: str, removed_gb: int, days_left: int, billed: str, exact: str
 ) -> None:
     saving = saving_this_month(Usage(standard=StandardUsage(gb_month=Decimal(stored))), removed_gb * GB, days_left)

@@ -56,7 +56,7 @@ def test_after_a_downgrade_nothing_fits_and_nothing_is_deleted() -> None:
 
 
 @given(STANDINGS, BYTES)
-def test_what_is_allowed_never_exceeds_the_quota(user: Standing, incoming: int) -> None:
+def test_allowed_bytes_never_exceed_the_quota(user: Standing, incoming: int) -> None:
     answer = judge(user, incoming, SHIPPED)
     assert answer.reason
     if answer.can_upload:
@@ -78,12 +78,12 @@ def test_each_of_any_tiers_may_fill_its_own_quota_and_an_unknown_one_none(
 
 
 @given(STANDINGS, BYTES, BYTES)
-def test_where_much_fits_less_fits_too(user: Standing, number: int, other: int) -> None:
+def test_if_more_bytes_fit_fewer_fit(user: Standing, number: int, other: int) -> None:
     less, more = sorted((number, other))
     assert judge(user, less, SHIPPED).can_upload or not judge(user, more, SHIPPED).can_upload
 
 
 @pytest.mark.parametrize("size", [-1, 1.0, float("nan"), True, "5", MAX_BYTES + 1])
-def test_what_is_no_number_of_bytes_is_refused(size: int) -> None:
+def test_an_invalid_number_of_bytes_is_refused(size: int) -> None:
     with pytest.raises(AmountRefused, match="nothing was changed"):
         require_bytes(size)

@@ -29,6 +29,6 @@ def test_only_the_days_that_both_know_are_compared_and_the_others_are_named() ->
     ]
 
 
-def test_what_is_free_and_a_day_of_nobody_make_no_difference() -> None:
+def test_free_usage_and_days_without_usage_make_no_difference() -> None:
     found = compare([Used(day(1), Metric.OPERATIONS, 5, "DeleteObject")], [])
     assert found == ((), (), (), ())

@@ -23,7 +23,7 @@ def test_an_operation_is_billed_in_the_class_that_lists_it(action: str, kind: st
 
 
 @pytest.mark.parametrize("action", ["DeleteObjects", "ListObjectsV2", "SomethingNew", "getobject", ""])
-def test_what_is_in_no_list_counts_as_the_dearer_class(action: str) -> None:
+def test_an_unlisted_operation_counts_as_class_a(action: str) -> None:
     assert class_of(action) == "A"
 
 

@@ -45,6 +45,6 @@ def test_a_job_of_the_month_before_that_is_listed_in_this_one_counts_here() -> N
     assert (len(found.both), found.differing) == (1, [])
 
 
-def test_where_one_cost_is_not_told_their_sum_is_not_known() -> None:
+def test_the_vendors_sum_is_unknown_if_one_cost_is_missing() -> None:
     found = compare([JOB], [ENTRY, ENTRY._replace(id="v9", cost_nanousd=None)], {}, FIRST, END)
     assert (found.theirs_nanousd, [entry.id for entry in found.only_theirs]) == (None, ["v9"])

@@ -24,7 +24,7 @@ def test_no_caller_gets_more_than_the_burst_and_the_rate_allow(waits: list[float
 
 
 @given(st.floats(0.1, 20))
-def test_who_waits_as_told_gets_through(rate: float) -> None:
+def test_a_caller_that_waits_as_told_is_allowed(rate: float) -> None:
     policy = AccessPolicy(requests_a_second=rate, burst=1)
     left, _ = take(None, policy, 0.0)
     left, wait = take(left, policy, 0.0)

@@ -34,7 +34,7 @@ def test_as_many_as_may_be_are_read_back_as_they_were_written_in_their_order(fou
 
 
 @given(any_tiers(max_days=400), st.integers(-5, 500))
-def test_what_is_left_of_a_video_never_falls_from_a_tier_to_a_better_one(found: Tiers, age_days: int) -> None:
+def test_a_better_tier_never_shortens_a_videos_remaining_life(found: Tiers, age_days: int) -> None:
     created_at = AS_OF - timedelta(days=age_days)
     left = [found.remaining_days(name, created_at, AS_OF) for name in found.names]
     for_ever = 10**6
@@ -112,7 +112,7 @@ def test_how_long_it_keeps_and_how_much_it_stores_must_be_said_of_a_tier_and_eac
     assert all(field.description for field in TierPolicy.model_fields.values())
 
 
-def test_where_all_keep_for_ever_nothing_could_expire() -> None:
+def test_tiers_that_all_keep_for_ever_are_refused_for_expiry() -> None:
     with pytest.raises(PolicyRefused, match=r"empty policy: retention_days of free and premium and pro.*expire_videos"):
         FOR_EVER.require_retention("expire_videos")
     tiers(free={"retention_days": 5}).require_retention("expire_videos")

@@ -117,7 +117,7 @@ def test_the_first_sketchs_table_of_storage_is_reproduced() -> None:
         assert usd <= found < usd + 0.015  # rounded up to a whole GB-month
 
 
-def test_what_each_model_and_provider_takes_stands_beside_the_services_and_adds_nothing_to_the_sum() -> None:
+def test_parts_by_model_and_provider_are_listed_beside_the_services_without_adding_to_the_sum() -> None:
     of_models = [lines.clips("veo", daily(2e6)), lines.clips("wan", daily(1e6, seed=12))]
     apart = costs(*of_models)
     found = costs(*of_models, lines.provider("provider:fal", daily(3e6, seed=13)))

@@ -128,7 +128,7 @@ def test_a_wider_level_is_wider_and_far_steps_are_less_sure() -> None:
     ],
     ids=["no horizon", "a share in place of percent", "certainty", "two values for a day"],
 )
-def test_what_makes_no_sense_is_refused(wrong: Callable[[], object]) -> None:
+def test_invalid_arguments_are_refused(wrong: Callable[[], object]) -> None:
     with pytest.raises(ValueError, match=r"at least 1|two values"):
         wrong()
 

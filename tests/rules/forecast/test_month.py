@@ -29,7 +29,7 @@ def test_a_total_is_what_is_known_and_a_forecast_of_the_rest() -> None:
     assert found.so_far < low < found.mean < high
 
 
-def test_what_lies_after_the_day_of_the_forecast_is_not_looked_at() -> None:
+def test_values_after_the_day_of_the_forecast_are_not_used() -> None:
     history = daily(80)
     as_of = date(2026, 3, 16)  # with four earlier days at which both were tried
     found, cut = outlook(history, as_of), outlook(history[:"2026-03-15"], as_of)
@@ -93,7 +93,7 @@ def test_growth_can_be_asked_for() -> None:
         (pd.Series([1.0, 2.0]), "an index of days, not RangeIndex"),
     ],
 )
-def test_what_is_no_daily_history_is_refused(history: "pd.Series[float]", said: str) -> None:
+def test_a_history_that_is_not_daily_is_refused(history: "pd.Series[float]", said: str) -> None:
     with pytest.raises(ValueError, match=said):
         outlook(history, date(2026, 7, 1))
 
@@ -104,7 +104,7 @@ def test_one_day_of_history_has_an_outlook_that_is_not_sure() -> None:
     assert month.bounds(80)[1] - month.bounds(80)[0] > 300
 
 
-def test_what_a_job_of_the_month_s_last_day_costs_is_in_the_total() -> None:
+def test_the_cost_of_a_job_on_the_last_day_of_the_month_is_in_the_total() -> None:
     history = daily(116)
     last_days = [at for at, day in enumerate(history.index) if "last day" in places(day.date())]
     history.iloc[last_days] *= 8

@@ -23,7 +23,7 @@ def with_job(place: str, factor: float, until: date = DAYS[-1]) -> np.ndarray:
     )
 
 
-def test_where_nothing_recurs_nothing_is_learnt() -> None:
+def test_nothing_is_learnt_from_a_series_without_recurrence() -> None:
     found = learn(PLAIN, DAYS, 7)
     assert found.logs == {}
     assert np.array_equal(found.values, PLAIN)
@@ -48,7 +48,7 @@ def test_two_months_are_enough_and_one_is_not() -> None:
     assert learn(values[:twice], DAYS[:twice], 7).logs.keys() == {"day 1"}
 
 
-def test_what_has_stopped_for_two_months_is_forgotten() -> None:
+def test_a_recurrence_that_stopped_for_two_months_is_forgotten() -> None:
     values = with_job("day 1", 3, until=date(2026, 6, 1))
     one, two = (DAYS.index(date(2026, month, 9)) for month in (7, 8))
     assert learn(values[:one], DAYS[:one], 7).logs.keys() == {"day 1"}

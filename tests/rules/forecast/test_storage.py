@@ -9,7 +9,7 @@ from reelkeeper.rules.forecast.storage import Stock, daily_peaks
 FIRST = date(2026, 11, 24)
 
 
-def test_what_is_alive_stays_until_it_expires() -> None:
+def test_live_bytes_stay_until_they_expire() -> None:
     stock = Stock(1000, {FIRST + timedelta(days=2): 300, FIRST - timedelta(days=5): 100})
     assert daily_peaks(stock, FIRST, [0, 0, 0, 0]).tolist() == [1000, 900, 900, 600]
 
@@ -30,7 +30,7 @@ def test_expiries_beyond_the_days_asked_for_do_not_matter() -> None:
     leaving=st.lists(st.tuples(st.integers(-5, 80), st.integers(0, 10**12)), max_size=20),
     after=st.integers(1, 90),
 )
-def test_nothing_is_stored_that_was_not_there_or_did_not_arrive(
+def test_stored_bytes_never_exceed_the_stock_plus_uploads(
     alive: int, uploads: list[int], leaving: list[tuple[int, int]], after: int
 ) -> None:
     expiries: dict[date, int] = {}

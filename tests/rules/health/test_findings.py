@@ -43,7 +43,7 @@ def test_a_service_that_keeps_its_goals_has_no_findings_and_every_rule_was_judge
     assert judged.rules == ["slow_jobs", "dear_jobs", "failing_jobs", "long_wait", "full_storage"]
 
 
-def test_of_few_jobs_nothing_is_said_and_their_rules_stay_as_they_are() -> None:
+def test_rules_with_few_jobs_are_not_evaluated_and_keep_their_alerts() -> None:
     judged = judge(ServiceState([job(9_000, cost_microusd=None)] * 9, [], None, None), POLICY, NOON)
     assert judged == ([], ["long_wait"])
     dear = judge(ServiceState([job(9_000)] * 9 + [job(cost_microusd=None)], [], None, None), POLICY, NOON)

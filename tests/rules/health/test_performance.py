@@ -45,7 +45,7 @@ def test_waits_and_processing_are_those_of_jobs_that_were_run() -> None:
     assert (found["cache_hits"], found["joined"], found["cache_hit_percent"]) == (1, 1, 25)
 
 
-def test_what_is_not_known_is_none() -> None:
+def test_unknown_figures_are_none() -> None:
     nothing = figures([])
     assert {name for name, value in nothing.items() if value is None} == {
         *(f"{name}_{kind}_seconds" for name in ("wait", "processing") for kind in ("mean", "p50", "p95", "p99")),

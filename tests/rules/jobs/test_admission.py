@@ -28,7 +28,7 @@ def test_the_last_cent_is_spent_and_not_one_more() -> None:
     assert over_budget(DAILY, dollars(9.99), CENT + 1, NIGHT) is not None
 
 
-def test_what_is_in_flight_counts_as_if_it_were_spent() -> None:
+def test_costs_in_flight_count_as_spent() -> None:
     assert over_budget(DAILY, dollars(5, in_flight=4.99), CENT, NIGHT) is None
     assert over_budget(DAILY, dollars(5, in_flight=5), CENT, NIGHT) is not None
 

@@ -47,7 +47,7 @@ def seen(*outcomes: Outcome, policy: BreakerPolicy = POLICY, minutes: float = 1)
         ([L], Phase.OPEN),
     ],
 )
-def test_it_opens_where_enough_of_the_last_attempts_failed_or_at_once_for_a_locked_account(
+def test_a_breaker_opens_after_enough_failed_attempts_or_at_once_for_a_locked_account(
     outcomes: list[Outcome], phase: Phase
 ) -> None:
     assert seen(*outcomes).phase(NOON) is phase
@@ -70,7 +70,7 @@ def test_a_video_is_too_late_that_took_many_times_its_estimate(
     assert judge(seconds, 100, POLICY.model_copy(update={"slow_times": slow_times})) is outcome
 
 
-def test_it_is_tried_after_a_wait_that_doubles_up_to_a_cap_and_closes_once_all_trial_jobs_are_made() -> None:
+def test_an_open_breaker_tries_after_a_doubling_wait_and_closes_once_all_trial_jobs_are_made() -> None:
     breaker, as_of = seen(F, F, F, F), NOON
     for waited in (60, 120, 200, 200):
         assert breaker.phase(as_of + timedelta(seconds=waited - 1)) is Phase.OPEN
@@ -95,12 +95,12 @@ def test_jobs_that_were_sent_before_it_opened_change_nothing(outcomes: list[Outc
         assert after(breaker, outcome, "earlier", "", at(2), POLICY) == breaker
 
 
-def test_what_is_remembered_survives_the_store() -> None:
+def test_the_state_of_a_breaker_survives_the_store() -> None:
     for breaker in (Breaker(), seen(M, F), seen(F, F, F, F).trying(["t"])):
         assert Breaker.model_validate(breaker.model_dump(mode="json")) == breaker
 
 
-def test_it_is_told_once_until_it_is_well_and_a_locked_account_in_words_of_its_own() -> None:
+def test_an_unwell_provider_is_reported_once_until_well_and_a_locked_account_separately() -> None:
     before, opened = seen(F, F, F), seen(F, F, F, F)
     (found,) = news("fal", before, F, opened)
     assert (found.rule, found.scope) == (RULE, "provider:fal")

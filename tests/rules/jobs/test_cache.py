@@ -21,6 +21,6 @@ def test_an_answer_is_private_unless_shared_on_purpose() -> None:
     assert len({cache_key(REQUEST, "ana"), cache_key(REQUEST, "ben"), cache_key(REQUEST, None)}) == 3
 
 
-def test_what_json_cannot_say_exactly_has_no_key() -> None:
+def test_a_value_that_json_cannot_represent_exactly_has_no_key() -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         cache_key({"strength": float("nan")}, None)

@@ -34,7 +34,7 @@ def test_each_user_has_the_cap_of_all_but_who_has_their_own() -> None:
     assert (room.full(), room.fits(job("eve"))) == ({"user:ann": (2, 2), "user:ben": (1, 1)}, True)
 
 
-def test_who_is_to_make_a_job_may_not_be_known() -> None:
+def test_a_job_may_have_no_provider() -> None:
     room = Room([Cap(scope="provider:*", jobs=1), Cap(scope="tier:*", jobs=1)], [Occupied(None, "veo", None, "ann", 9)])
     assert room.fits(job(tier=None, lane=None))
     assert room.fits(job())

@@ -30,7 +30,7 @@ finished = st.lists(
 
 
 @given(st.integers(-5, 10**6), st.lists(finished, max_size=6))
-def test_whatever_finishes_the_limit_keeps_its_bounds_and_grows_by_no_more_than_it_may(
+def test_the_limit_keeps_its_bounds_and_its_maximum_growth_for_any_jobs(
     limit: int, windows: list[list[Finished]]
 ) -> None:
     policy, memory = ConcurrencyPolicy(min_limit=2, max_limit=50), Memory()
@@ -42,28 +42,28 @@ def test_whatever_finishes_the_limit_keeps_its_bounds_and_grows_by_no_more_than_
         limit, memory = step.limit, step.memory
 
 
-def test_it_waits_until_enough_jobs_have_finished() -> None:
+def test_the_limit_does_not_change_before_enough_jobs_have_finished() -> None:
     step = next_limit(7, jobs(7, count=9), Memory(), POLICY)
     assert (step.limit, step.reason) == (7, "too few jobs finished")
 
 
-def test_it_grows_while_nothing_slows_down() -> None:
+def test_the_limit_grows_while_nothing_slows_down() -> None:
     step = next_limit(8, jobs(8), Memory(), POLICY)
     assert (step.limit, step.reason) == (10, "room to grow")
 
 
-def test_it_goes_down_where_jobs_hinder_one_another() -> None:
+def test_the_limit_falls_if_jobs_slow_each_other_down() -> None:
     step = next_limit(40, jobs(40, slowdown=20), Memory(), POLICY)
     assert step.limit < 20
 
 
-def test_it_aims_below_the_cost_ceiling() -> None:
+def test_the_limit_stays_below_the_cost_ceiling() -> None:
     step = next_limit(10, jobs(10, slowdown=2, cost=30_000), Memory(), POLICY)
     assert step.limit < 10
     assert step.reason == "over the cost ceiling"
 
 
-def test_it_leaves_a_limit_at_which_less_was_done_than_at_a_lower_one() -> None:
+def test_a_limit_with_less_throughput_than_a_lower_one_is_left() -> None:
     memory = Memory()
     for _ in range(6):
         memory = next_limit(15, jobs(16), memory, POLICY).memory
@@ -71,7 +71,7 @@ def test_it_leaves_a_limit_at_which_less_was_done_than_at_a_lower_one() -> None:
     assert (step.limit, step.reason) == (16, "less done than at a lower limit")
 
 
-def test_it_looks_below_a_limit_that_stood_for_long_if_that_is_hardly_known() -> None:
+def test_a_hardly_known_lower_limit_is_tried_after_a_long_time_at_one() -> None:
     memory = next_limit(18, jobs(18, slowdown=1.2), Memory(), POLICY).memory
     memory = next_limit(21, jobs(21, slowdown=1.6), memory, POLICY).memory
     below = next_limit(18, jobs(18, slowdown=1.2), memory, POLICY)
@@ -85,7 +85,7 @@ def test_it_looks_below_a_limit_that_stood_for_long_if_that_is_hardly_known() ->
     assert (better.limit, better.reason) == (16, "less done than at a lower limit")
 
 
-def test_it_does_not_look_where_no_more_can_be_done() -> None:
+def test_a_lower_limit_is_not_tried_if_it_cannot_do_more() -> None:
     """Where 18 get the work of 18 idle servers done, 16 cannot do as much."""
     step = next_limit(21, jobs(21, slowdown=1.6), next_limit(18, jobs(18), Memory(), POLICY).memory, POLICY)
     for _ in range(50):
@@ -93,7 +93,7 @@ def test_it_does_not_look_where_no_more_can_be_done() -> None:
         assert step.limit >= 18
 
 
-def test_where_much_less_is_done_than_before_there_is_less_to_share() -> None:
+def test_the_limit_falls_if_much_less_is_done_than_before() -> None:
     before = next_limit(28, jobs(28), Memory(), POLICY)
     step = next_limit(28, jobs(28, slowdown=4), before.memory, POLICY)
     assert (step.limit, step.reason) == (14, "less done than before")  # half, for a quarter
@@ -116,7 +116,7 @@ def stuck(running: int) -> list[Running]:
     return [Running(1800, 150)] * running
 
 
-def test_it_goes_back_from_where_nothing_ends_to_where_most_was_done() -> None:
+def test_a_limit_at_which_nothing_ends_returns_to_the_best_lower_one() -> None:
     memory = next_limit(28, jobs(28), Memory(), POLICY).memory
     step = follow(36, [], memory, POLICY, stuck(36))
     assert (step.limit, step.reason) == (28, "nothing ends")
@@ -124,7 +124,7 @@ def test_it_goes_back_from_where_nothing_ends_to_where_most_was_done() -> None:
     assert (unknown.limit, unknown.reason) == (18, "nothing ends")
 
 
-def test_it_goes_to_half_where_jobs_ended_at_that_limit_before_for_the_server_has_changed() -> None:
+def test_a_stuck_limit_at_which_jobs_ended_before_is_halved() -> None:
     memory = next_limit(36, jobs(36), next_limit(28, jobs(28), Memory(), POLICY).memory, POLICY).memory
     assert follow(36, [], memory, POLICY, stuck(36)).limit == 18
 
@@ -137,7 +137,7 @@ def test_a_limit_that_was_left_is_not_lowered_again_while_its_jobs_end() -> None
     assert follow(left.limit, held_up, left.memory, POLICY).reason == "too few jobs finished"
 
 
-def test_it_grows_with_care_towards_a_limit_that_was_bad_long_ago() -> None:
+def test_the_limit_grows_slowly_towards_one_that_was_bad_long_ago() -> None:
     def learnt(steps: int) -> Memory:
         memory = next_limit(20, jobs(20), Memory(), POLICY).memory
         memory = next_limit(28, jobs(28, slowdown=4), memory, POLICY).memory

@@ -77,9 +77,7 @@ def test_the_order_holds_every_job_once_however_they_come(
 
 
 @given(queues, policies, st.floats(0, 10**4))
-def test_what_a_free_slot_takes_is_the_head_of_the_order(
-    jobs: list[WaitingJob], policy: DispatchPolicy, credit: float
-) -> None:
+def test_a_free_slot_takes_the_head_of_the_order(jobs: list[WaitingJob], policy: DispatchPolicy, credit: float) -> None:
     if jobs:
         assert first(jobs, policy, SHIPPED, NOON, credit).job == order(jobs, policy, SHIPPED, NOON, credit)[0]
 
@@ -124,7 +122,7 @@ def test_a_queue_that_goes_on_chooses_as_one_that_is_made_anew(
 
 
 @given(any_tiers(), st.data(), st.sampled_from(["aging", "levels", "seed"]))
-def test_of_two_jobs_alike_that_of_the_better_placed_tier_goes_first(
+def test_the_job_of_the_better_placed_tier_goes_first_of_two_equal_jobs(
     tiers: Tiers, data: st.DataObject, rule: str
 ) -> None:
     """Whatever tiers there are; a job of none of them waits as one whose tier adds nothing."""
@@ -178,7 +176,7 @@ def test_the_terms_of_a_place_add_up_to_its_rank() -> None:
     assert sums["j5"] == pytest.approx(48 * 300 * 3 / 2 - 25 * 60)
 
 
-def test_those_that_are_put_in_order_are_given_as_they_were_told() -> None:
+def test_ordering_returns_the_jobs_unchanged() -> None:
     jobs = [job(f"j{n}", minutes=n, user="heavy")._replace(ahead=n) for n in range(12)]
     assert sorted(order(jobs, DispatchPolicy(), SHIPPED, NOON)) == sorted(jobs)
 

@@ -89,7 +89,7 @@ def test_a_time_that_cannot_be_teaches_nothing(took: float) -> None:
     assert learned([1.0], None) == [1.0]
 
 
-def test_nobody_waits_while_a_slot_is_free_and_nothing_is_ahead() -> None:
+def test_the_wait_is_zero_if_a_slot_is_free_and_nothing_ahead() -> None:
     assert wait_seconds(0, running=7, mean_seconds=200, slots=8) == 0
     assert wait_seconds(0, running=8, mean_seconds=200, slots=8) == 100
     assert wait_seconds(1600, running=8, mean_seconds=200, slots=8) == 300

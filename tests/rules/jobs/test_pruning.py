@@ -76,7 +76,7 @@ SHAPES = st.lists(
 
 
 @given(SHAPES, st.integers(1, 1000), st.integers(1, 60))
-def test_what_saves_the_least_goes_and_no_more_than_must(
+def test_entries_that_save_the_least_are_dropped_and_no_more_than_needed(
     shape: list[tuple[int, int, int, int]], budget: int, most: int
 ) -> None:
     items = [
@@ -99,20 +99,20 @@ def asked_at(key: str, *days_ago: float) -> list[RequestTime]:
     return [RequestTime(key, NOW - timedelta(days=days)) for days in sorted(days_ago, reverse=True)]
 
 
-def test_of_those_that_are_alike_the_one_that_is_dear_for_its_bytes_stays() -> None:
+def test_the_entry_with_the_higher_cost_per_byte_stays_of_two_otherwise_equal() -> None:
     found = decide(
         [item("a"), item("b", cost_microusd=20_001), item("c", size_bytes=17_000_001)], budget_bytes=17 * 10**6
     )
     assert [each.item.key for each in found.leaving] == ["c", "a"]
 
 
-def test_where_fashions_pass_what_was_not_asked_for_the_longest_goes() -> None:
+def test_with_passing_fashions_the_entry_unrequested_the_longest_is_dropped() -> None:
     record = [at for n in range(200) for at in asked_at(f"old{n}", 40, 39.9, 39.8, *([39.7] if n % 2 else []))]
     old, new = item("old", idle_days=20, requests=4, hits=3), item("new", idle_days=0.1)
     assert [each.item.key for each in decide([new, old], record, budget_bytes=17 * 10**6).leaving] == ["old"]
 
 
-def test_where_lists_come_back_weekly_what_is_due_is_worth_more_than_what_just_came() -> None:
+def test_with_weekly_lists_a_due_entry_is_worth_more_than_a_recent_one() -> None:
     record = [at for n in range(200) for at in asked_at(f"list{n}", 22, 15, 8, 1)]
     worth = learn(record, NOW).worth(300)
     due = item(idle_days=6, requests=2, hits=1, first_at=NOW - timedelta(days=13))
@@ -120,6 +120,6 @@ def test_where_lists_come_back_weekly_what_is_due_is_worth_more_than_what_just_c
     assert saves(due, worth, NOW) > 1.2 * saves(came, worth, NOW)
 
 
-def test_what_is_asked_for_after_the_moment_of_the_plan_is_not_known_to_it() -> None:
+def test_requests_after_the_time_of_the_plan_are_not_used() -> None:
     later = [RequestTime("k", NOW + timedelta(days=1)), RequestTime("k", NOW + timedelta(days=2))]
     assert learn(later, NOW).worth(10) == learn([], NOW).worth(10)

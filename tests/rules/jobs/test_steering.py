@@ -177,7 +177,7 @@ def test_a_run_takes_as_many_steps_as_jobs_ended_for() -> None:
     assert (few, many) == (6, 8)  # never more than twice what ran at once
 
 
-def test_what_an_older_version_kept_still_loads() -> None:
+def test_state_stored_by_an_older_version_still_loads() -> None:
     sums = [1.0, 2.0, 3.0, 4.0, 5.0]
     old = {
         "limit": 7,
@@ -245,7 +245,7 @@ def test_a_lane_goes_on_from_what_was_known_of_all_providers_together() -> None:
     assert lanes(Lanes(limit=8)).keys() == {""}
 
 
-def test_what_the_cache_or_another_job_answered_makes_no_lane() -> None:
+def test_cache_hits_and_followers_make_no_lane() -> None:
     answered = [*of("", 5, started_at=None), *of("", 5, is_follower=True)]
     assert lanes(Lanes(limit=8), *of("fal"), *answered).keys() == {"fal"}
 
@@ -270,7 +270,7 @@ def test_an_idle_server_takes_the_prior_until_jobs_have_run_alone() -> None:
     assert step([*four_alone * 2, job(model="other")]).finished[-1].estimate_seconds == 150
 
 
-def test_a_crowd_says_nothing_of_an_idle_server_however_long_it_goes_on() -> None:
+def test_concurrent_jobs_never_change_the_estimate_of_an_idle_server() -> None:
     assert learn({}, [job(900, concurrency=40.0)] * 100) == {}
     assert [len(ratios) for ratios in learn({}, [job(concurrency=1.0)] * 100).values()] == [32]
 
@@ -316,7 +316,7 @@ def test_a_prior_that_is_wrong_does_not_lead_past_the_peak(wrong: float) -> None
 
 
 @given(st.lists(st.tuples(st.floats(0.1, 1e5), st.floats(1, 300)), min_size=10, max_size=30))
-def test_what_is_remembered_comes_back_from_the_store_as_it_was(jobs: list[tuple[float, float]]) -> None:
+def test_the_state_survives_the_store(jobs: list[tuple[float, float]]) -> None:
     steered = step([job(took, concurrency=n) for took, n in jobs]).steered
     assert Steered.model_validate(steered.model_dump(mode="json")) == steered
     assert Steered.model_validate_json(steered.model_dump_json()) == steered

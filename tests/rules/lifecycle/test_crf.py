@@ -29,13 +29,13 @@ def test_a_result_at_the_aim_ends_it() -> None:
     assert after(Probe(40, 400_000, 93.1, 91.0)) is None  # just above the floor: a lower CRF would only be larger
 
 
-def test_whatever_is_better_than_the_aim_leads_to_a_higher_crf() -> None:
+def test_a_probe_better_than_the_aim_leads_to_a_higher_crf() -> None:
     assert after(Probe(40, 400_000, 94.5, 91.0)) == 42
     assert after(Probe(40, 400_000, 96.9, 95.0)) == 50
     assert after(Probe(40, 400_000, 99.9, 99.0)) == 55  # and no further than VMAF can be trusted
 
 
-def test_too_bad_a_probe_leads_to_a_lower_crf() -> None:
+def test_a_probe_worse_than_the_floor_leads_to_a_lower_crf() -> None:
     assert after(Probe(40, 400_000, 92.0, 88.5)) == 36
 
 
@@ -63,7 +63,7 @@ def test_the_next_is_no_further_than_what_two_probes_say() -> None:
     assert (after(*steep), after(steep[1])) == (37, 38)
 
 
-def test_it_ends_after_the_last_probe_allowed() -> None:
+def test_the_search_ends_after_the_last_probe_allowed() -> None:
     tried = Probe(32, 500_000, 97.0, 94.0), Probe(46, 200_000, 90.0, 87.0), Probe(38, 400_000, 95.9, 93.0)
     assert after(*tried) is not None
     whole = [*tried, Probe(43, 300_000, 92.9, 89.0)]
@@ -71,11 +71,11 @@ def test_it_ends_after_the_last_probe_allowed() -> None:
     assert best(whole, SIZE, Acceptance()) == tried[2]
 
 
-def test_where_no_size_allowed_can_hold_the_quality_nothing_more_is_tried() -> None:
+def test_the_search_ends_if_no_allowed_size_can_reach_the_quality() -> None:
     assert after(Probe(40, 890_000, 90.0, 87.5)) is None
 
 
-def test_one_that_outgrew_its_source_is_tried_further_up() -> None:
+def test_a_probe_larger_than_its_source_leads_to_a_higher_crf() -> None:
     assert after(Probe(32, 900_001)) == 40
     assert after(Probe(32, 900_001), Probe(40, 850_000, 95.0, 92.0)) == 43
     assert after(Probe(36, 900_001), Probe(37, 880_000, 90.0, 87.0)) is None

@@ -51,13 +51,13 @@ def test_a_few_clips_of_the_same_model_say_where_it_meets_the_floor() -> None:
     assert begin([seen("fox", 53)])[0] >= 51  # and even one says most of it
 
 
-def test_those_of_another_model_say_little_of_this_one() -> None:
+def test_clips_of_another_model_say_little_about_this_one() -> None:
     lessons = [seen("owl", 33.5), seen("owl", 34.0), seen("fox", 53.5), seen("fox", 54.0)]
     assert begin(lessons, "fox")[0] - begin(lessons, "owl")[0] >= 17
     assert begin(lessons, "new")[1] > 5
 
 
-def test_what_a_preset_has_taught_holds_for_another() -> None:
+def test_results_at_one_preset_apply_to_another() -> None:
     """As far as the prior knows how they differ."""
     lessons = [seen("fox", 53, preset=8)] * 5
     assert begin(lessons, preset=8)[0] - begin(lessons, preset=10)[0] == 4
@@ -101,7 +101,7 @@ def test_a_search_teaches_where_it_met_or_would_have_met_the_aim() -> None:
 
 
 @given(st.lists(st.builds(seen, st.sampled_from(["fox", "owl", None]), st.floats(1, 90), st.floats(0.001, 9))))
-def test_whatever_was_learnt_it_stays_a_number_between_what_was_seen_and_the_prior(lessons: list[Lesson]) -> None:
+def test_a_first_crf_is_always_between_the_results_and_the_prior(lessons: list[Lesson]) -> None:
     found = first_crf(lessons, SOURCE, "fox", "av1", 8)
     known = [44.0, *(item.floor_crf for item in lessons)]
     assert min(known) - 8 <= found.crf <= max(known) + 8

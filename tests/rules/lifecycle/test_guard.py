@@ -120,7 +120,7 @@ def test_limits_are_described_frozen_and_spelt_right() -> None:
 
 
 @pytest.mark.parametrize("limits", [DEFAULT, WIDE])
-def test_figures_that_cannot_be_right_are_refused_whatever_the_limits(limits: BlastRadius) -> None:
+def test_impossible_figures_are_refused_whatever_the_limits(limits: BlastRadius) -> None:
     assert "population" in broken(limits, plan(1, 0))
     assert "population" in broken(limits, plan(3, 2))
     assert "retire_by_user" in broken(limits, plan(3, 1000, users={}))
@@ -204,7 +204,7 @@ def plans(draw: st.DrawFn) -> PlanSummary:
 
 @settings(suppress_health_check=[HealthCheck.filter_too_much])  # most plans break some limit, and are passed over
 @given(LIMITS, plans(), st.integers(0, 500), st.none() | st.integers(0, 1000))
-def test_what_is_let_through_is_within_every_limit(
+def test_an_allowed_plan_is_within_every_limit(
     limits: BlastRadius, judged: PlanSummary, in_24h: int, last: int | None
 ) -> None:
     gone, population = judged.retire.objects, judged.population.objects
@@ -278,7 +278,7 @@ def test_a_shrunken_catalogue_can_be_approved_as_it_is_and_not_a_smaller_one() -
     assert broken(DEFAULT, replace(plan(2, 699), approved=approved.approved), last=1_000) == {"min_population_percent"}
 
 
-def test_figures_that_cannot_be_right_have_no_limits_that_would_allow_them() -> None:
+def test_impossible_figures_have_no_limits_that_would_allow_them() -> None:
     with pytest.raises(GuardRefused) as refused:
         within(DEFAULT, plan(601, 600), 0, None)
     assert refused.value.widening == {}

@@ -37,7 +37,9 @@ def planned(judged: Video, placement: Placement = "in_place", *, keeps_contract:
         ({"size_bytes": MAX_BYTES_IN_PLACE + 1}, "too_large_in_place", "larger than 5 GiB"),
     ],
 )
-def test_what_is_not_put_in_place_is_kept_with_the_reason(columns: dict[str, Any], rule: str, said: str) -> None:
+def test_videos_that_cannot_be_put_in_place_are_kept_with_the_reason(
+    columns: dict[str, Any], rule: str, said: str
+) -> None:
     action, found, why = planned(video(is_ours=False, **columns))
     assert (action, found) == (Action.KEEP, rule)
     assert said in why
@@ -59,7 +61,7 @@ def test_the_rest_goes_on(codec: str | None, size_bytes: int) -> None:
     assert planned(video(366, 9, is_ours=False, codec="vp8"))[1] == "past_retention"
 
 
-def test_what_a_lock_kept_is_tried_again_the_next_month() -> None:
+def test_a_video_refused_for_a_lock_is_tried_again_the_next_month() -> None:
     last_month = AS_OF.replace(day=1) - timedelta(days=1)
     assert planned(video(is_ours=False, refused_recipe=locked_mark(last_month)))[1] == "cold_compress"
     assert planned(video(is_ours=False, refused_recipe=locked_mark(AS_OF)), "new_key")[1] == "cold_compress"
@@ -77,5 +79,5 @@ def test_a_recipe_of_another_format_is_not_put_in_place(changed: dict[str, str])
         Recipe.model_validate({"placement": "in_place", **changed})
 
 
-def test_what_was_refused_is_not_tried_again_for_where_it_would_be_put() -> None:
+def test_a_refused_video_is_not_tried_again_for_another_placement() -> None:
     assert fingerprint(Recipe(), Acceptance(), "x") == fingerprint(Recipe(placement="in_place"), Acceptance(), "x")

@@ -65,7 +65,7 @@ def test_every_boundary(judged: Video, expected: str) -> None:
     assert rule(judged) == expected
 
 
-def test_what_does_not_pay_is_kept_with_the_arithmetic() -> None:
+def test_videos_that_do_not_pay_are_kept_with_the_calculation() -> None:
     """A free user's video of ten days has 20 left, a pro user's 355."""
     appraise = partial(unopened, "av1", Payback(cpu_usd_per_hour=Decimal("0.04")), SearchTotals())
     short, long = (video(10, 2, tier)._replace(size_bytes=20_000_000) for tier in ("free", "pro"))
@@ -81,7 +81,7 @@ def test_what_does_not_pay_is_kept_with_the_arithmetic() -> None:
     assert reason(done) == "2 views in 30 days, 10 days old: compressed below 5 views after 7 days"  # a table's cell
 
 
-def test_what_is_retired_saves_all_of_it_for_as_long_as_it_would_have_stayed() -> None:
+def test_a_retirement_saves_all_bytes_for_the_rest_of_the_videos_life() -> None:
     cold = judge(video(31, 0)._replace(size_bytes=1_000_000_000), DEFAULT, SHIPPED, AS_OF, RECIPE)
     assert of_verdict(cold, DEFAULT, SHIPPED, AS_OF, Payback(horizon_days=365)) == (15_000, 15_000 * (365 - 31) // 30)
     past = judge(video(31, 9, "free")._replace(size_bytes=1_000_000_000), DEFAULT, SHIPPED, AS_OF, RECIPE)
@@ -133,17 +133,17 @@ def test_time_zones_are_understood() -> None:
 class TestTheMistakesOfTheFirstSketch:
     """Of the TypeScript services that Reelkeeper replaces."""
 
-    def test_its_branch_that_retires_could_not_be_reached(self) -> None:
+    def test_the_sketchs_retiring_branch_could_not_be_reached(self) -> None:
         assert rule(video(31, 0)) == "cold_retire"
 
-    def test_it_deleted_everything_at_thirty_days_which_made_tiers_moot(self) -> None:
+    def test_the_sketch_deleted_everything_at_thirty_days_which_made_tiers_moot(self) -> None:
         assert [rule(video(31, 100, tier)) for tier in SHIPPED.names] == [
             "past_retention",
             "still_watched",
             "still_watched",
         ]
 
-    def test_a_result_was_compressed_again_on_each_run(self) -> None:
+    def test_the_sketch_compressed_a_result_again_in_each_run(self) -> None:
         assert {rule(video(10, 0, codec=codec)) for codec in EFFICIENT_CODECS} == {"already_efficient"}
 
     def test_the_recipe_says_which_codecs_are_left_alone(self) -> None:
@@ -151,7 +151,7 @@ class TestTheMistakesOfTheFirstSketch:
         judged = verdicts(cold, DEFAULT, SHIPPED, AS_OF, RECIPE, efficient_codecs=["av1"])
         assert [verdict.rule for verdict in judged] == ["cold_compress", "already_efficient", "cold_compress"]
 
-    def test_an_unknown_age_was_not_a_number_and_an_unknown_count_was_zero(self) -> None:
+    def test_the_sketch_took_an_unknown_age_for_nan_and_an_unknown_count_for_zero(self) -> None:
         assert judge(video(None, None), DEFAULT, SHIPPED, AS_OF, RECIPE).action is Action.KEEP
         assert judge(video(100, None), DEFAULT, SHIPPED, AS_OF, RECIPE).action is Action.KEEP
 
@@ -226,7 +226,7 @@ def test_the_sentence_of_what_is_left() -> None:
     assert reason(Verdict(small, Action.KEEP, "made_by_hand")) == "made by hand"
 
 
-def test_what_a_day_has_no_dollars_for_is_left_to_another_the_largest_first() -> None:
+def test_videos_beyond_the_days_dollars_are_left_to_another_day_largest_first() -> None:
     def worth(size_bytes: int, _: int | None) -> Worth:
         return Worth(size_bytes, 9_999, 90.0 * size_bytes, Payback())  # 1,000 micro-dollars a byte, and 6 for requests
 

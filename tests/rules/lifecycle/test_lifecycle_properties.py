@@ -73,7 +73,7 @@ def test_every_video_gets_one_verdict_with_a_sentence(judged: Video, policy: Lif
 
 
 @given(VIDEOS, policies(), kept())
-def test_what_is_held_or_unknown_is_never_touched_as_cold(judged: Video, policy: LifecyclePolicy, tiers: Tiers) -> None:
+def test_held_or_unknown_videos_are_never_touched_as_cold(judged: Video, policy: LifecyclePolicy, tiers: Tiers) -> None:
     verdict = judge(judged, policy, tiers, AS_OF, RECIPE)
     if judged.held or judged.created_at is None or judged.tier not in tiers.names:
         assert verdict.action is Action.KEEP

@@ -51,7 +51,7 @@ def one(judged_video: Video, *notices: Notice, is_heard: bool = True) -> tuple[s
         (17, 1, ("compress", "cold_compress")),
     ],
 )
-def test_what_is_due_within_the_days_of_notice_is_told_of(
+def test_a_video_due_within_the_days_of_notice_gets_notice(
     age_days: float, views: int, expected: tuple[str, str]
 ) -> None:
     assert one(video(age_days, views)) == expected
@@ -68,7 +68,7 @@ def test_what_is_due_within_the_days_of_notice_is_told_of(
         (notice(None, is_lost=True), ("withdraw", "notice_lapsed")),
     ],
 )
-def test_what_is_due_waits_until_its_notice_is_over(found: Notice, expected: tuple[str, str]) -> None:
+def test_a_due_video_waits_until_its_notice_is_over(found: Notice, expected: tuple[str, str]) -> None:
     assert one(video(366, 9), found) == expected
 
 
@@ -88,31 +88,31 @@ def test_a_notice_lapses_where_its_video_is_no_longer_due(seen: Video, expected:
 
 
 @pytest.mark.parametrize("unknown", [{"views": None}, {"created_at": None}, {"created_at": AS_OF + DAY}])
-def test_what_is_unknown_for_a_night_ends_no_notice(unknown: dict[str, object]) -> None:
+def test_figures_unknown_for_a_night_end_no_notice(unknown: dict[str, object]) -> None:
     action, _ = one(video(31, 0)._replace(**unknown), notice())  # type: ignore[arg-type]  # columns
     assert action == "keep"
 
 
-def test_where_nobody_hears_nothing_goes_and_nothing_is_told() -> None:
+def test_without_an_endpoint_nothing_is_retired_and_no_notice_given() -> None:
     assert one(video(366, 9), is_heard=False) == ("keep", "notice_no_endpoint")
     assert one(video(352, 9), is_heard=False) == ("keep", "still_watched")
     assert one(video(366, 9), notice(), is_heard=False) == ("retire", "past_retention")  # it had been given to all
 
 
-def test_without_a_promise_all_passes_as_it_is() -> None:
+def test_without_promised_notice_verdicts_are_unchanged() -> None:
     stream = iter(())
     assert foretold(stream, POLICY, SHIPPED, AS_OF, Given({}, is_heard=False)) is stream
     kept = judged(video(100, 9), promised=SHIPPED, notices=[notice()])
     assert [verdict.action for verdict in kept] == [Action.WITHDRAW]  # the policy promised notice before
 
 
-def test_each_flow_tells_of_what_it_would_retire() -> None:
+def test_each_flow_gives_notice_of_its_own_retirements() -> None:
     both = judged(video(366, 9), video(31, 0))
     assert [verdict.rule for verdict in for_expiry(both)] == ["past_retention_soon", "left_to_tier_storage"]
     assert [verdict.rule for verdict in for_tiering(both)] == ["left_to_expire_videos", "cold_retire_soon"]
 
 
-def test_what_waits_for_notice_is_counted_by_the_flow_that_would_retire_it() -> None:
+def test_videos_waiting_for_notice_are_counted_by_the_flow_that_would_retire_them() -> None:
     both = judged(video(366, 9), video(31, 0), is_heard=False)
     assert [verdict.rule for verdict in for_expiry(both)] == ["notice_no_endpoint", "left_to_tier_storage"]
     assert [verdict.rule for verdict in for_tiering(both)] == ["left_to_expire_videos", "notice_no_endpoint"]

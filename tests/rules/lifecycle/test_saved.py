@@ -19,13 +19,13 @@ def test_a_gigabyte_saves_a_cent_and_a_half_in_thirty_days() -> None:
     assert days[0].day == FIRST + timedelta(days=1)  # the day's peak was paid for
 
 
-def test_what_saved_it_is_told_apart() -> None:
+def test_savings_are_separated_by_kind() -> None:
     freed = [Freed(FIRST, rule, GB) for rule in ("replaced", "grace_over", "unfinished", "orphan")]
     saved = {saving.kind: saving.nanousd for saving in per_day(freed, FIRST + timedelta(days=1))}
     assert saved == {SMALLER: a_day(GB), GONE: a_day(2 * GB), LEFTOVERS: a_day(GB)}
 
 
-def test_nothing_freed_saves_nothing() -> None:
+def test_without_freed_bytes_nothing_is_saved() -> None:
     assert list(per_day([], FIRST)) == []
     assert list(per_day([Freed(FIRST, "orphan", GB)], FIRST)) == []
 

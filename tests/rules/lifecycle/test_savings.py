@@ -64,7 +64,7 @@ def test_the_backlog_is_what_pays_with_its_net_and_what_does_not_is_told_apart()
     assert "net of CPU and requests" in told["backlog"].text
 
 
-def test_what_another_codec_would_bring_is_told_unless_it_is_in_use() -> None:
+def test_the_saving_of_another_codec_is_suggested_unless_it_is_in_use() -> None:
     idle = Idle(backlog_bytes=1_000 * GB)
     (av1,) = (finding for finding in findings(idle, usage(10_000)) if finding.scope == "codec")
     assert av1.impact_microusd == pytest.approx(500 * (1 - 1 / 1.39) * 0.015 * 1e6, rel=0.01)
@@ -78,7 +78,7 @@ def test_a_video_with_more_than_a_month_to_live_may_go_to_the_cheaper_class() ->
     assert idle.by_user == {"ann": 3 * GB}
 
 
-def test_what_is_idle_is_counted_by_the_segment_of_a_video() -> None:
+def test_idle_bytes_are_counted_by_the_segment_of_a_video() -> None:
     segments = [
         {"name": "drafts", "tags": ["draft"], "retention_days": 25, "compress_below_views": "never"},
         {"name": "masters", "tags": ["master"], "retention_days": "never"},
@@ -97,7 +97,7 @@ def test_what_is_idle_is_counted_by_the_segment_of_a_video() -> None:
     assert saved["master"].net_microusd == pytest.approx(for_a_day / 5 * 100, abs=20)
 
 
-def test_what_is_unknown_or_held_counts_nowhere() -> None:
+def test_unknown_or_held_videos_are_not_counted() -> None:
     unknown = [video(400, created_at=None), video(400, tier="gold"), video(400, held=True)]
     assert survey(unknown, POLICY, SHIPPED, NOW) == Idle()
 
@@ -111,7 +111,7 @@ def test_the_largest_saving_comes_first_with_its_dollars() -> None:
     assert {finding.severity for finding in found} == {Severity.NOTICE}
 
 
-def test_what_the_free_allowance_covers_saves_nothing() -> None:
+def test_bytes_within_the_free_allowance_save_nothing() -> None:
     assert scopes(Idle(8 * GB, 0, 0, {"pro": 8 * GB}, {"ann": 8 * GB}), gb=9) == []
 
 
@@ -156,7 +156,7 @@ def test_a_cheaper_way_to_have_clips_is_told_with_what_it_saves_a_month() -> Non
     ]
 
 
-def test_what_became_smaller_is_summed_by_model_and_size_of_picture_and_saves_once_its_original_went() -> None:
+def test_compression_is_summed_by_model_and_frame_size_and_saves_once_the_original_is_deleted() -> None:
     hd, sd, day = 1280 * 720, 640 * 360, NOW.date()
     one = SearchTotals(2, 1, 100, 60, 7200.0, 9, 4)
     totals = [("fox", hd, one), ("fox", hd - 2, one), ("fox", sd, one), (None, 4096 * 2160, SearchTotals(1))]

@@ -87,7 +87,7 @@ def test_the_name_stays_with_what_is_left_to_another_flow_and_with_a_notice() ->
     assert "segment drafts: 2 days old" in reason_of_notice(judged[1])
 
 
-def test_what_a_segment_leaves_open_is_as_the_policy_says() -> None:
+def test_unset_fields_of_a_segment_are_as_in_the_policy() -> None:
     some = policy({"name": "sketches", "models": ["sketch-1"], "retire_after_days": 9})
     sketch = Expected("free", "sketch-1", None, 5)
     of_it = some.for_video(sketch)
@@ -96,7 +96,7 @@ def test_what_a_segment_leaves_open_is_as_the_policy_says() -> None:
     assert some.for_video(Expected("free", "another", None, 5)) is some
 
 
-def test_what_is_unknown_of_a_video_matches_no_condition() -> None:
+def test_an_unknown_property_matches_no_condition() -> None:
     small = policy(
         {"name": "small", "max_bytes": 10, "tags": ["a"]}, {"name": "keyed", "key_globs": ["*a*"], "tags": ["a"]}
     )
@@ -154,9 +154,7 @@ def test_what_is_unknown_of_a_video_matches_no_condition() -> None:
         ),
     ],
 )
-def test_what_cannot_be_meant_is_refused_with_the_values_and_the_way_out(
-    written: list[dict[str, Any]], said: str
-) -> None:
+def test_contradictory_segments_are_refused_with_values_and_remedy(written: list[dict[str, Any]], said: str) -> None:
     with pytest.raises(ValidationError) as refused:
         whole(*written)
     assert said in str(refused.value)
@@ -214,7 +212,7 @@ def test_as_many_segments_as_there_may_be_are_checked_in_a_moment() -> None:
         policy(*most, DRAFTS)
 
 
-def test_what_is_remembered_of_tags_stays_bounded() -> None:
+def test_the_cache_of_tags_stays_bounded() -> None:
     choose = segments.chooser(POLICY.segments)
     for n in range(25_000):
         choose(Expected("free", None, f"tag-{n}", 5))

@@ -75,7 +75,9 @@ def test_an_ordinary_video_is_not_skipped() -> None:
         ({"audio": (replace(AUDIO, channels=None),)}, "unknown_audio", "aac"),
     ],
 )
-def test_what_would_lose_something_or_gain_nothing_is_skipped(change: dict[str, Any], rule: str, figure: str) -> None:
+def test_sources_that_would_lose_something_or_gain_nothing_are_skipped(
+    change: dict[str, Any], rule: str, figure: str
+) -> None:
     refusal = skip(replace(SOURCE, **change), Recipe(), "mark")
     assert refusal is not None
     assert (refusal.rule, refusal.recipe, refusal.permanent) == (rule, "mark", True)
@@ -184,7 +186,7 @@ def test_a_set_number_of_bytes_must_be_saved() -> None:
     assert refusal.rule == "size"
 
 
-def test_what_the_source_never_said_may_be_anything() -> None:
+def test_properties_unmarked_in_the_source_may_be_anything() -> None:
     silent = replace(SOURCE, color_range=None, color_space=None, color_primaries=None, color_transfer=None)
     assert accept(silent, RESULT, QUALITY, Recipe(), Acceptance()) is None
 

@@ -56,7 +56,7 @@ def test_vp9_must_save_more_to_pay() -> None:
     assert not at_presets(large, "vp9", [4], 0.35, PRICED, 200)[4].pays
 
 
-def test_what_stays_for_years_gets_a_slow_preset_and_what_stays_for_weeks_a_fast_one() -> None:
+def test_a_video_kept_for_years_gets_a_slow_preset_and_one_kept_for_weeks_a_fast_one() -> None:
     long = Payback(cpu_usd_per_hour=Decimal("0.04"), horizon_days=3_650)
 
     def chosen(days: int) -> int:

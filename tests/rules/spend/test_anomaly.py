@@ -38,7 +38,7 @@ def only(charges: list[Charge], policy: AnomalyPolicy = POLICY) -> Finding:
     return finding
 
 
-def test_nothing_is_odd_about_usual_days() -> None:
+def test_usual_days_are_not_odd() -> None:
     assert found(spend()) == []
     assert found([]) == []
 
@@ -58,7 +58,7 @@ def test_a_service_that_does_not_move_the_whole_is_told_by_itself() -> None:
     assert "A month of such days costs $1" in finding.text
 
 
-def test_what_moves_the_whole_is_told_once_with_the_services_that_did() -> None:
+def test_an_odd_total_is_reported_once_with_the_services_that_caused_it() -> None:
     finding = only(spend(odd={("compute", 1): 3}))
     assert (finding.scope, finding.period) == ("total", "2026-11-23")
     assert "Most of the difference: compute $4" in finding.text
@@ -87,7 +87,7 @@ def test_a_low_morning_does_not_hide_what_yesterday_was() -> None:
     assert found(spend(odd=odd)) == [("total", "2026-11-23")]
 
 
-def test_it_is_over_when_yesterday_was_usual_again_and_goes_on_while_it_was_not() -> None:
+def test_an_anomaly_ends_when_yesterday_was_usual_again() -> None:
     assert found(spend(odd={("compute", 2): 3})) == []
     finding = only(spend(odd={("compute", 1): 3, ("compute", 2): 3}))
     assert finding.period == "2026-11-22"
@@ -164,7 +164,7 @@ def test_a_day_that_was_meant_goes_into_the_calendar() -> None:
         {"holidays": []},
     ],
 )
-def test_what_makes_no_sense_is_refused(wrong: dict[str, Any]) -> None:
+def test_invalid_thresholds_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         AnomalyPolicy.model_validate(wrong)
 

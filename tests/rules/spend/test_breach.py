@@ -44,7 +44,7 @@ def test_a_forecast_tells_how_probable_it_is(
     assert [(finding.level, finding.severity) for finding in found] == ([] if level is None else [(level, severity)])
 
 
-def test_it_says_what_is_expected_and_by_which_method() -> None:
+def test_the_finding_has_the_expected_cost_and_the_method() -> None:
     (found,) = findings(SO_FAR, POLICY, NOW, [forecast(180, 210, 250)])
     assert found.title == "Monthly budget of $200.00 is expected to be exceeded: $210.00 expected"
     assert found.text == (

@@ -75,12 +75,12 @@ def test_yesterday_is_judged_once_more_since_its_last_usage_comes_late() -> None
     assert crossed([charge("12", ago(2))], DAILY) == []
 
 
-def test_of_a_day_that_is_over_only_an_excess_is_news() -> None:
+def test_only_an_excess_of_a_past_day_is_news() -> None:
     assert crossed([charge("9.99", ago(1))], DAILY) == []
     assert crossed([charge("16", ago(1))], DAILY) == [("total", "2026-11-23", "150")]
 
 
-def test_what_a_month_is_over_its_budget_is_its_impact() -> None:
+def test_the_impact_of_a_finding_is_the_months_excess() -> None:
     (found,) = findings([charge("230")], MONTHLY, NOW)
     assert found.impact_microusd == 30_000_000
 
@@ -139,7 +139,7 @@ def test_an_estimate_is_called_one() -> None:
         {"limit": 1},
     ],
 )
-def test_what_contradicts_itself_is_refused(wrong: dict[str, Any]) -> None:
+def test_contradictory_budgets_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         BudgetPolicy.model_validate(wrong)
 

@@ -44,12 +44,12 @@ def test_the_whole_is_told_where_no_service_shows_it() -> None:
     assert [finding.scope for finding in findings(charges, AnomalyPolicy(floor_usd=Decimal(3)), NOW)] == ["total"]
 
 
-def test_what_grows_as_it_always_did_is_its_trend() -> None:
+def test_usual_growth_is_the_trend() -> None:
     assert findings(growing(200, trend=0.012), POLICY, NOW) == []
     assert len(findings(growing(200, trend=0.012, leak=0.02), POLICY, NOW)) == 1
 
 
-def test_what_shrinks_or_stays_is_no_news() -> None:
+def test_shrinking_or_constant_cost_is_not_news() -> None:
     assert findings(growing(150), POLICY, NOW) == []
     assert findings(growing(150, leak=-0.03), POLICY, NOW) == []
 
@@ -65,5 +65,5 @@ def test_a_week_of_which_little_is_known_says_nothing() -> None:
     assert drift([10.0] * 77 + [20.0] * 14) == (10.0, 20.0, 0.0)
 
 
-def test_nothing_at_all_four_weeks_ago_makes_no_percentage() -> None:
+def test_no_drift_is_found_without_cost_four_weeks_ago() -> None:
     assert drift([0.0] * 77 + [20.0] * 14) is None

@@ -8,14 +8,14 @@ from reelkeeper.rules.spend.anomaly import check, days
 
 
 @pytest.mark.parametrize("good", ["12-25", "02-29", "2027-03-28", "2026-12-20/2026-12-31", "2026-01-01/2026-01-01"])
-def test_these_are_days(good: str) -> None:
+def test_valid_calendar_entries_are_accepted(good: str) -> None:
     check(good)
 
 
 @pytest.mark.parametrize(
     "bad", ["", "12-32", "2026-13-01", "2025-02-29", "25.12.", "12-25/12-31", "2026-02-02/2026-02-01"]
 )
-def test_these_are_not(bad: str) -> None:
+def test_invalid_calendar_entries_are_refused(bad: str) -> None:
     with pytest.raises(ValueError, match="is no day"):
         check(bad)
 

@@ -37,11 +37,13 @@ def limit(scope: str, usd: str, period: Period = Period.DAY) -> SpendLimit:
         ([limit("provider:runway", "5"), limit("model:m", "1"), limit("tier:free", "1"), limit("user:ben", "1")], {}),
     ],
 )
-def test_which_limits_a_job_keeps(limits: list[SpendLimit], kept: dict[tuple[str, Period], int]) -> None:
+def test_the_limits_of_a_job_are_those_of_its_scopes(
+    limits: list[SpendLimit], kept: dict[tuple[str, Period], int]
+) -> None:
     assert applying(limits, JOB) == kept
 
 
-def test_who_makes_a_job_and_of_which_tier_it_is_may_not_be_known() -> None:
+def test_a_job_may_have_no_provider_or_tier() -> None:
     assert of_job(None, "veo", None, "ann") == ("model:veo", "user:ann")
     assert applying([limit("tier:*", "1"), limit("provider:*", "1")], of_job(None, "veo", None, "ann")) == {}
 

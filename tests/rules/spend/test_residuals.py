@@ -77,7 +77,7 @@ def test_a_leak_is_seen_before_its_two_weeks_are_over() -> None:
     assert min(odd(leaking)) in range(102, 114)
 
 
-def test_what_happened_a_year_ago_may_happen_again() -> None:
+def test_a_residual_of_a_year_ago_may_repeat() -> None:
     christmas = 353
     twice = times(usual(760), 0.3, christmas, christmas + 365)
     assert odd(twice) == {christmas: -1}
@@ -107,13 +107,15 @@ MONTH_STARTS = [(date(2025, month, 1) - FIRST).days for month in range(2, 12)]
     ("shift", "place"),
     [(0, "the first"), (-1, "the last"), (11, "the twelfth"), (None, "the last day from Monday to Friday")],
 )
-def test_what_a_place_of_the_month_did_in_two_months_is_usual_on_it_from_then_on(shift: int | None, place: str) -> None:
+def test_a_residual_recurring_in_two_months_at_a_place_of_the_month_becomes_usual(
+    shift: int | None, place: str
+) -> None:
     days = [start + shift if shift is not None else working_day_before(start) for start in MONTH_STARTS]
     found = odd(times(usual(300), 2, *(day for day in days if day < 300)))
     assert list(found) == days[:2], place
 
 
-def test_what_recurred_each_month_is_forgotten_when_it_stops_and_more_than_it_is_odd() -> None:
+def test_a_monthly_recurrence_is_forgotten_when_it_stops_and_a_larger_value_is_odd() -> None:
     stopped, again, more = MONTH_STARTS[4], MONTH_STARTS[7], MONTH_STARTS[3]
     days = [start for start in MONTH_STARTS if start < stopped or start == again]
     values = times(times(usual(300), 2, *days), 1.6, more)
@@ -124,7 +126,7 @@ def working_day_before(start: int) -> int:
     return start - 1 - max(0, (FIRST + timedelta(days=start - 1)).weekday() - 4)
 
 
-def test_what_is_explained_does_not_lower_the_level() -> None:
+def test_explained_days_do_not_lower_the_level() -> None:
     holidays = range(100, 110)
     quiet = times(usual(120), 0.45, *(n for n in holidays if n % 7 < 5))
     assert odd(quiet, calendar={FIRST + timedelta(days=n) for n in holidays}) == {}
@@ -151,7 +153,7 @@ def test_two_weeks_are_needed() -> None:
     assert [verdict is not None for verdict in judged] == [n >= LEAST_DAYS for n in range(20)]
 
 
-def test_what_is_expected_is_in_the_unit_of_the_series() -> None:
+def test_the_expectation_is_in_the_unit_of_the_series() -> None:
     judged = judge(times([100.0] * 60, 2, 50), FIRST, BOUNDS)[50]
     assert isinstance(judged, Judged)
     assert judged.day == FIRST + timedelta(days=50)

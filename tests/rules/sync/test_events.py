@@ -26,13 +26,13 @@ def reading(body: object) -> BucketEvent | Unread:
 
 
 @pytest.mark.parametrize("action", ["PutObject", "CopyObject", "CompleteMultipartUpload", "of next year"])
-def test_what_is_created_is_told_with_its_size_and_etag(action: str) -> None:
+def test_a_creation_event_has_size_and_etag(action: str) -> None:
     expected = BucketEvent("videos/ann/v1.mp4", False, 65536, "c846ff7a18f28c2e262116d6e8719ef0")
     assert reading(CREATED | {"action": action}) == expected
 
 
 @pytest.mark.parametrize(("action", "by_service"), [("DeleteObject", True), ("LifecycleDeletion", False)])
-def test_what_is_deleted_has_neither_and_a_rule_of_the_bucket_is_not_the_service(action: str, by_service: bool) -> None:
+def test_a_deletion_event_has_neither_and_lifecycle_rules_are_not_the_service(action: str, by_service: bool) -> None:
     deleted = CREATED | {"action": action, "object": {"key": "videos/ann/v1.mp4"}}
     assert reading(deleted) == BucketEvent("videos/ann/v1.mp4", by_service, None, None)
 
@@ -65,7 +65,7 @@ def test_anything_else_is_malformed(body: object) -> None:
     assert found.kind == "malformed"
 
 
-def test_what_reelkeeper_has_done_itself_is_explained_by_the_row() -> None:
+def test_reelkeepers_own_changes_are_explained_by_the_row() -> None:
     put, deleted = BucketEvent("k", False, 1, "e"), BucketEvent("k", True, None, None)
     ours, theirs = Recorded(1, "e", True, None), Recorded(1, "e", False, NOON)
     for state in (BlobState.LIVE, BlobState.RETIRED, BlobState.DELETING, BlobState.PENDING):

@@ -24,7 +24,7 @@ def found(engine: sa.Engine, first: date = DAY, last: date = DAY, **chosen: obje
         return list(days(session, first, last, **chosen))  # type: ignore[arg-type]  # whatever the test asks
 
 
-def test_of_a_peak_the_larger_is_kept(engine: sa.Engine) -> None:
+def test_the_larger_of_two_peaks_is_kept(engine: sa.Engine) -> None:
     for size_bytes in (5, 7, 6):
         note(engine, Used(DAY, Metric.STORED_BYTES, size_bytes))
         note(engine, Used(DAY, Metric.STORED_BYTES, size_bytes), add=True)
@@ -40,7 +40,7 @@ def test_a_sum_is_replaced_or_joined_as_asked(engine: sa.Engine) -> None:
     assert [usage.quantity for usage in found(engine)] == [5, 3]
 
 
-def test_what_cloudflare_says_last_counts_and_stands_beside_our_own(engine: sa.Engine) -> None:
+def test_cloudflares_last_figure_counts_and_is_kept_beside_ours(engine: sa.Engine) -> None:
     ours = Used(DAY, Metric.STORED_BYTES, 9)
     theirs = ours._replace(source=CLOUDFLARE, resource="bucket", sampled=True)
     note(engine, ours, theirs)

@@ -28,7 +28,7 @@ def record(engine: sa.Engine, batch: list[Event]) -> None:
         append(session, batch)
 
 
-def test_what_is_appended_is_read_back_newest_first(engine: sa.Engine) -> None:
+def test_appended_events_are_read_back_newest_first(engine: sa.Engine) -> None:
     record(engine, some(2))
     record(engine, [Event("freeze", "ada", detail={"reason": "naïve \u2028 text"})])
     record(engine, [])
@@ -180,7 +180,7 @@ def erase(engine: sa.Engine, places: list[int], pseudonym: str = "erased-1") -> 
         return audit.erase(session, places, pseudonym, run_id="erase")
 
 
-def test_what_is_erased_keeps_its_figures_under_a_pseudonym_and_the_record_verifies(engine: sa.Engine) -> None:
+def test_erased_events_keep_their_figures_under_a_pseudonym_and_the_record_verifies(engine: sa.Engine) -> None:
     record(engine, some(6))
     assert erase(engine, [1, 4]) == 2
     assert erase(engine, [1, 4]) == 0, "what is erased already is left alone"
@@ -206,7 +206,7 @@ def test_what_is_erased_keeps_its_figures_under_a_pseudonym_and_the_record_verif
         ({"detail": {"bytes": 1, "p": 0.1}}, "event 1 does not match its hash"),
     ],
 )
-def test_what_is_left_of_an_erased_event_cannot_be_changed(
+def test_the_rest_of_an_erased_event_cannot_be_changed(
     engine: sa.Engine, values: dict[str, object], complaint: str
 ) -> None:
     record(engine, some(3))

@@ -97,7 +97,7 @@ def test_tls_that_only_one_side_wants_is_told(server: Server) -> None:
     assert "TLS: look at sslmode" in refusal(server.url(query={"sslmode": "require"}), Misconfigured)
 
 
-def test_nothing_listens(server: Server) -> None:
+def test_a_refused_connection_is_explained(server: Server) -> None:
     closed = free_port()
     said = refusal(server.url(port=closed), Unavailable)
     assert f"PostgreSQL at 127.0.0.1, port {closed}" in said

@@ -45,7 +45,7 @@ def test_reading_sees_one_snapshot_while_others_write(engine: sa.Engine) -> None
         assert session.scalar(sa.select(sa.func.count()).select_from(users)) == 0
 
 
-def test_what_is_written_while_reading_is_not_kept(engine: sa.Engine) -> None:
+def test_writes_in_a_reading_session_are_not_kept(engine: sa.Engine) -> None:
     with reading(engine) as session:
         session.execute(sa.insert(users).values(id="ada"))
     with reading(engine) as session:
@@ -106,7 +106,7 @@ def test_the_folder_of_a_sqlite_file_is_made(tmp_path: Path) -> None:
     assert (tmp_path / "a/b/store.sqlite3").exists()
 
 
-def test_what_is_flushed_after_its_commit_is_on_the_disk_at_the_transactions_end(postgresql_engine: sa.Engine) -> None:
+def test_a_grouped_commit_is_on_disk_at_the_transactions_end(postgresql_engine: sa.Engine) -> None:
     for _ in range(20):  # the server flushes by itself too, some times a second
         with transaction(postgresql_engine, "test") as session:
             group_commit(session)
@@ -117,7 +117,7 @@ def test_what_is_flushed_after_its_commit_is_on_the_disk_at_the_transactions_end
         assert flushed
 
 
-def test_it_is_a_transaction_like_others_on_both_databases(engine: sa.Engine) -> None:
+def test_a_grouped_commit_is_a_transaction_like_others_on_both_databases(engine: sa.Engine) -> None:
     def fail() -> None:
         with transaction(engine, "test") as session:
             group_commit(session)
@@ -133,7 +133,7 @@ def test_it_is_a_transaction_like_others_on_both_databases(engine: sa.Engine) ->
         assert session.execute(sa.select(users.c.id)).scalar_one() == "ann"
 
 
-def test_whoever_waits_for_a_lock_of_others_gives_up_after_so_long(engine: sa.Engine) -> None:
+def test_a_statement_that_waits_for_a_lock_gives_up_after_the_limit(engine: sa.Engine) -> None:
     with transaction(engine, "test.write") as session:
         session.execute(sa.insert(users).values(id="ada"))
     hasty = open_engine(engine.url.render_as_string(hide_password=False))

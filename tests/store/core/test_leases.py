@@ -24,7 +24,7 @@ def is_current(engine: sa.Engine, lease: Lease) -> bool:
         return current(session, lease)
 
 
-def test_what_is_free_is_granted_and_what_is_held_is_left_out(engine: sa.Engine) -> None:
+def test_free_leases_are_granted_and_held_ones_left_out(engine: sa.Engine) -> None:
     assert acquire(engine, ["b", "a"], "ada") == [Lease("b", "ada", 1), Lease("a", "ada", 1)]
     assert acquire(engine, ["a", "c", "b", "c"], "bob") == [Lease("c", "bob", 1)]
 
@@ -41,7 +41,7 @@ def test_an_expired_lease_passes_on_with_a_higher_token_and_fences_off_its_old_h
     assert acquire(engine, ["a"], "cyd") == []
 
 
-def test_who_held_a_lease_before_does_not_keep_it_for_its_new_holder(engine: sa.Engine) -> None:
+def test_an_earlier_holder_cannot_renew_a_lease_for_its_new_holder(engine: sa.Engine) -> None:
     (old,) = acquire(engine, ["a"], "ada")
     expire(engine)
     acquire(engine, ["a"], "bob")
@@ -77,7 +77,7 @@ def test_hundreds_of_names_at_once(engine: sa.Engine) -> None:
     assert len(acquire(engine, names, "bob")) == 2_500
 
 
-def test_nothing_asked_nothing_granted(engine: sa.Engine) -> None:
+def test_acquiring_no_names_grants_nothing(engine: sa.Engine) -> None:
     assert acquire(engine, [], "ada") == renew(engine, []) == []
     release(engine, [])
 
@@ -92,7 +92,7 @@ def compete(url: str, holder: str, barrier: threading.Barrier, granted: "multipr
     engine.dispose()
 
 
-def test_of_eight_processes_one_gets_each_name(engine: sa.Engine) -> None:
+def test_one_of_eight_processes_gets_each_name(engine: sa.Engine) -> None:
     barrier, granted = FORKED.Barrier(8), FORKED.Queue()
     url = engine.url.render_as_string(hide_password=False)
     rivals = [FORKED.Process(target=compete, args=(url, str(number), barrier, granted)) for number in range(8)]

@@ -188,7 +188,7 @@ def test_up_down_and_up_again(engine: sa.Engine) -> None:
     assert shape(engine) == before
 
 
-def test_what_is_in_flight_when_the_totals_come_is_counted(engine: sa.Engine) -> None:
+def test_jobs_in_flight_at_the_migration_of_totals_are_counted(engine: sa.Engine) -> None:
     with transaction(engine, "test") as session:
         session.execute(sa.insert(users).values(id="ann", tier="pro"))
         rows = [queue.waiting("a", price_microusd=5), queue.waiting("b", tier=None, quoted_cost_microusd=7)]
@@ -305,7 +305,7 @@ def recorded_before_seals(engine: sa.Engine, count: int = 5) -> str:
         return str(connection.execute(sa.text("SELECT audit_head FROM deployment")).scalar_one())
 
 
-def test_what_was_recorded_before_seals_is_chained_anew_and_says_so(engine: sa.Engine) -> None:
+def test_records_from_before_seals_are_chained_again_with_an_event(engine: sa.Engine) -> None:
     old_head = recorded_before_seals(engine)
     upgrade(engine)
     with reading(engine) as session:

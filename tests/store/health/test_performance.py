@@ -49,7 +49,7 @@ def test_jobs_in_flight_by_tier_model_and_state_without_those_that_follow(engine
     }
 
 
-def test_what_users_store_of_what_they_may(engine: sa.Engine) -> None:
+def test_stored_bytes_are_compared_with_quotas(engine: sa.Engine) -> None:
     make_users(engine, ann="free", ben="premium", cat=None, dan="free")
     with transaction(engine, "test") as session:
         rows = [("ann", 90 * MIB, None), ("ben", 10, 5), ("cat", 7, None)]

@@ -16,7 +16,7 @@ REFUSED = replace(SEARCH, kept_bytes=SEARCH.source_bytes, outcome="no_good_resul
 OUTGROWN = replace(SEARCH, probes=((40, 900_001, None, None, 1),))
 
 
-def test_what_one_search_has_met_later_ones_are_told_the_newest_first(engine: sa.Engine) -> None:
+def test_results_of_searches_are_recalled_newest_first(engine: sa.Engine) -> None:
     with transaction(engine, "test") as session:
         crf_searches.add(session, SEARCH, video_id="v1", run_id="r1", model="fox")
         crf_searches.add(session, OUTGROWN, video_id="v2", run_id="r1", model=None)
@@ -32,7 +32,7 @@ def test_what_one_search_has_met_later_ones_are_told_the_newest_first(engine: sa
     assert replace(told[1][1], probes=SEARCH.probes) == SEARCH
 
 
-def test_what_they_came_to_is_added_up_by_run_by_encoder_and_in_all(engine: sa.Engine) -> None:
+def test_searches_are_summed_by_run_by_encoder_and_in_all(engine: sa.Engine) -> None:
     with transaction(engine, "test") as session:
         for run_id, search in (("r1", SEARCH), ("r1", REFUSED), ("r2", SEARCH)):
             crf_searches.add(session, search, video_id="v", run_id=run_id, model=None)

@@ -117,7 +117,7 @@ def test_a_plan_is_applied_once(engine: sa.Engine) -> None:
         apply(engine, plan_id)
 
 
-def test_of_many_runs_at_once_one_applies_it(engine: sa.Engine) -> None:
+def test_one_of_many_concurrent_runs_applies_a_plan(engine: sa.Engine) -> None:
     plan_id, applied = ready(engine).id, []
 
     def attempt() -> None:
@@ -236,7 +236,7 @@ def test_a_refused_plan_is_approved_once_with_the_limits_that_it_was_refused_by(
         approve(engine, plan_id)
 
 
-def test_what_is_refused_again_needs_another_approval(engine: sa.Engine) -> None:
+def test_a_plan_refused_again_needs_another_approval(engine: sa.Engine) -> None:
     plan_id = refused(engine)
     approve(engine, plan_id)
     with transaction(engine, "test.refuse") as session:
@@ -246,7 +246,7 @@ def test_what_is_refused_again_needs_another_approval(engine: sa.Engine) -> None
     assert approve(engine, plan_id).widening == {"max_objects": 3}
 
 
-def test_what_was_not_refused_or_cannot_be_right_or_is_old_is_not_approved(engine: sa.Engine) -> None:
+def test_a_plan_not_refused_impossible_or_old_is_not_approved(engine: sa.Engine) -> None:
     with pytest.raises(PlanRefused, match="is ready, and was not refused"):
         approve(engine, ready(engine).id)
     with pytest.raises(PlanRefused, match="has impossible figures"):
@@ -260,7 +260,7 @@ def test_what_was_not_refused_or_cannot_be_right_or_is_old_is_not_approved(engin
         approve(engine, plan_id)
 
 
-def test_of_many_people_who_approve_at_once_one_does(engine: sa.Engine) -> None:
+def test_one_of_many_concurrent_approvals_succeeds(engine: sa.Engine) -> None:
     plan_id, done = refused(engine), []
 
     def click() -> None:

@@ -96,7 +96,7 @@ def test_each_rule_is_named_with_the_reason_and_the_saving(engine: sa.Engine, bl
     assert (plan.population, plan.retire) == (Counts(1, 2 * 10**9), Counts(5, 10**10))
 
 
-def test_what_is_kept_is_counted_by_its_reason(engine: sa.Engine, blob: Blob) -> None:
+def test_kept_blobs_are_counted_by_reason(engine: sa.Engine, blob: Blob) -> None:
     blob("young", days=-1)
     blob("held")
     blob("viewed")

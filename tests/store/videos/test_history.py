@@ -58,7 +58,7 @@ def past(engine: sa.Engine, start: datetime = START) -> dict[str, PastVideo]:
     return {found.video.id: found for batch in batches(engine, start) for found in batch.videos}
 
 
-def test_what_was_live_then_or_came_since_is_there_with_who_removed_it(engine: sa.Engine) -> None:
+def test_videos_live_then_or_uploaded_since_are_read_with_the_reason_of_their_removal(engine: sa.Engine) -> None:
     gone = {"state": "gone", "retired_at": TODAY - 9 * DAY}
     video(engine, "live")
     video(engine, "cold", **gone, retire_reason="no view in 30 days")
@@ -128,7 +128,7 @@ def test_views_come_with_their_videos_those_of_a_user_in_a_row(engine: sa.Engine
     assert seen == [(0, last, 7), (1, (START - 30 * DAY).toordinal(), 2), (1, last, 3)]
 
 
-def test_what_waits_out_a_grace_is_summed_by_the_day_on_which_it_ends(engine: sa.Engine) -> None:
+def test_bytes_in_their_grace_are_summed_by_its_last_day(engine: sa.Engine) -> None:
     grace = {"state": "retired", "retired_at": START - DAY, "purge_after": START + 6 * DAY + timedelta(hours=3)}
     video(engine, "a", grace, state="retired", retired_at=START - DAY)
     video(engine, "b", grace | {"state": "gone"}, state="gone", retired_at=START - DAY)

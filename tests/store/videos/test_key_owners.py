@@ -21,7 +21,7 @@ def check(text: str) -> str:
     return text
 
 
-def test_what_is_known_of_a_key_is_kept_for_the_next_sync(engine: sa.Engine) -> None:
+def test_the_owner_of_a_key_is_kept_for_the_next_sync(engine: sa.Engine) -> None:
     lines = ["key,user_id,created_at", "videos/a.mp4,ann,2025-06-01T00:00:00Z", '"videos/é, b.mp4",,']
     assert import_keys(engine, lines, check) == Imported(2)
     import_keys(engine, ["key,video_id", "videos/a.mp4,film"], check)
@@ -32,7 +32,7 @@ def test_what_is_known_of_a_key_is_kept_for_the_next_sync(engine: sa.Engine) -> 
         }
 
 
-def test_what_is_adopted_gets_its_age_and_stays_whose_it_is(engine: sa.Engine) -> None:
+def test_an_adopted_video_gets_its_age_and_keeps_its_owner(engine: sa.Engine) -> None:
     with transaction(engine, "test.put") as session:
         session.execute(sa.insert(users), [{"id": "ann"}, {"id": "bob"}])
         rows = [{"id": name, "user_id": "ann", "state": "live", "generation": 1} for name in ("v1", "v2")]
