@@ -128,6 +128,11 @@ class Bucket:
             raise KeyRefused(f"{prefix!r} does not lie under {self.prefix!r}")
         return Bucket(self._client, self.name, prefix, self.meter)
 
+    def wider(self) -> Iterator["Bucket"]:
+        """Yield views of the prefixes that contain this one, only to ask whether they have an owner."""
+        ends = [end for end in range(len(self.prefix)) if end == 0 or self.prefix[end - 1] == "/"]
+        return (Bucket(self._client, self.name, self.prefix[:end], self.meter) for end in ends)
+
     @cached_property
     def _sender(self) -> httpx.Client:
         """The client for signed deletes, opened for the first one, which takes 40 ms of CPU."""

@@ -12,8 +12,8 @@ from reelkeeper.adapters.contract import CHECKS, Result, Target
 from reelkeeper.adapters.s3 import r2, seaweed
 from reelkeeper.adapters.s3.keys import DEFAULT_LAYOUT
 from reelkeeper.adapters.s3.r2 import Bucket
-from reelkeeper.adapters.s3.transport import Patience
-from reelkeeper.errors import IdentityMismatch, IntegrityDoubt, KeyTaken, ObjectMissing
+from reelkeeper.adapters.s3.transport import Patience, is_refusal
+from reelkeeper.errors import IdentityMismatch, IntegrityDoubt, KeyTaken, ObjectMissing, StorageError
 from reelkeeper.failpoints import effect
 from reelkeeper.model.key_patterns import KeyPattern, compiled
 from reelkeeper.model.money import Metric, Used
@@ -131,11 +131,12 @@ def join(
 def check_identity(bucket: Bucket, deployment_id: str, *, may_claim: bool) -> None:
     """Compare the bucket's identity object with the store's deployment id.
 
-    A bucket without one is claimed if `may_claim`; of two stores that claim it at once, the first wins.
+    A bucket without one is claimed if `may_claim`, unless another store owns a prefix that contains this one; of two
+    stores that claim it at once, the first wins.
     """
     key = bucket.identity_key
     try:
-        found = json.loads(bucket.read_bytes(key)).get("deployment")
+        found = _owner(bucket)
     except ObjectMissing:
         # guard identity.empty_bucket: a store claims an empty bucket, and marks every video as lost
         if not may_claim:
@@ -144,6 +145,8 @@ def check_identity(bucket: Bucket, deployment_id: str, *, may_claim: bool) -> No
                 "is probably the wrong bucket. If it is the right one, write the object again: reelkeeper doctor "
                 "--claim"
             ) from None
+        # guard identity.wider: two stores retire and purge the same videos until the wider one lists the bucket
+        _require_no_wider_owner(bucket, deployment_id)
         try:
             with effect("identity.put"):
                 bucket.put_bytes_once(key, json.dumps({"deployment": deployment_id}).encode(), "application/json")
@@ -157,6 +160,27 @@ def check_identity(bucket: Bucket, deployment_id: str, *, may_claim: bool) -> No
             f"{deployment_id}. Nothing was changed. Check REELKEEPER_BUCKET, _PREFIX and _DATABASE_URL"
         )
     return None
+
+
+def _owner(bucket: Bucket) -> str | None:
+    owner: str | None = json.loads(bucket.read_bytes(bucket.identity_key)).get("deployment")
+    return owner
+
+
+def _require_no_wider_owner(bucket: Bucket, deployment_id: str) -> None:
+    for view in bucket.wider():
+        try:
+            found = _owner(view)
+        except StorageError as error:
+            if isinstance(error, ObjectMissing) or is_refusal(error.__cause__):  # the keys may read only the prefix
+                continue
+            raise
+        if found != deployment_id:
+            raise IdentityMismatch(
+                f"bucket {bucket.name!r} under {view.scope!r} belongs to deployment {found}, and {bucket.scope!r} lies "
+                f"in that wider prefix; this store is {deployment_id}. Nothing was changed. Use a prefix outside it, "
+                "or that deployment's store"
+            )
 
 
 def _check_clocks(store_time: datetime, bucket_time: datetime) -> None:

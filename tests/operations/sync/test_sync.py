@@ -160,6 +160,20 @@ def test_a_bucket_without_identity_is_claimed_only_by_a_store_that_knows_no_obje
     check_identity(_elsewhere(world), world.workspace.deployment_id, may_claim=True)
 
 
+def test_a_folder_of_another_stores_prefix_is_not_claimed(world: World) -> None:
+    with pytest.raises(IdentityMismatch, match=f"belongs to deployment {world.workspace.deployment_id}.*wider prefix"):
+        check_identity(_elsewhere(world), "another", may_claim=True)
+    assert _elsewhere(world).head(_elsewhere(world).identity_key) is None
+    check_identity(_elsewhere(world), world.workspace.deployment_id, may_claim=True)  # our own prefix may be narrowed
+
+
+def test_keys_that_may_read_only_their_prefix_claim_it(world: World) -> None:
+    faults = world.double.faults
+    faults.after("GetObject", lambda _: faults.fail("GetObject", 403, times=9))
+    check_identity(_elsewhere(world), "another", may_claim=True)
+    assert _elsewhere(world).head(_elsewhere(world).identity_key)
+
+
 def _elsewhere(world: World) -> r2.Bucket:
     """The same bucket, under a prefix that nobody has claimed."""
     at = world.address
