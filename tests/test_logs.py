@@ -67,7 +67,7 @@ def test_fields_bound_without_a_block_end_with_their_context(written: Written) -
     assert "run_id" not in without
 
 
-def test_warnings_and_what_nobody_caught_are_lines_too() -> None:
+def test_warnings_and_uncaught_errors_are_log_lines_too() -> None:
     program = (
         "import warnings, threading; from reelkeeper import logs; logs.configure('INFO'); warnings.warn('old');"
         "thread = threading.Thread(target=lambda: 1 / 0); thread.start(); thread.join(); raise ValueError('lost')"

@@ -155,7 +155,7 @@ def test_a_deployment_changes_things_once_at_its_time(entrypoint: str) -> None:
 
 
 @pytest.mark.parametrize("entrypoint", sorted(DEPLOYMENTS))
-def test_its_flow_loads_takes_its_parameters_and_is_a_dry_run_by_itself(entrypoint: str) -> None:
+def test_a_deployments_flow_loads_accepts_its_parameters_and_defaults_to_a_dry_run(entrypoint: str) -> None:
     flow: Flow[..., Any] = load_flow_from_entrypoint(entrypoint, use_placeholder_flow=False)
     deployment = DEPLOYMENTS[entrypoint]
     taken = flow.validate_parameters(deployment["parameters"])
@@ -166,7 +166,7 @@ def test_its_flow_loads_takes_its_parameters_and_is_a_dry_run_by_itself(entrypoi
     assert flow.description
 
 
-def test_the_deployment_that_is_asked_for_help_is_there() -> None:
+def test_the_deployment_of_helpers_exists() -> None:
     names = {
         f"{entrypoint.rpartition('.')[2].replace('_', '-')}/{entry['name']}"
         for entrypoint, entry in DEPLOYMENTS.items()

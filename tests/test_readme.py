@@ -63,7 +63,7 @@ def test_every_capability_is_in_the_map_and_in_the_page_of_architecture() -> Non
     assert words == set(re.findall(r"^\| `([a-z]+)` \|", page, re.MULTILINE))
 
 
-def test_its_pictures_are_there_and_can_be_drawn_where_no_page_lends_them_a_style() -> None:
+def test_the_readmes_pictures_exist_and_need_no_style_of_a_page() -> None:
     places = [ROOT / (plain or tag) for plain, tag in PICTURES]
     assert [place.suffix for place in places] == [".png", ".svg"]
     for place in places:
@@ -78,7 +78,7 @@ def test_its_pictures_are_there_and_can_be_drawn_where_no_page_lends_them_a_styl
             assert not [name for name in used if f".{name} " not in style]
 
 
-def test_every_flow_stands_there() -> None:
+def test_the_readme_lists_every_flow() -> None:
     assert FLOWS
     assert not [flow for flow in FLOWS if not re.search(rf"^\| `{flow}` \|", README, re.MULTILINE)]
 
@@ -99,7 +99,7 @@ def test_every_page_of_docs_is_linked() -> None:
     assert not [page for page in sorted(pages) if f"]({page}" not in README]
 
 
-def test_every_make_target_stands_in_contributing() -> None:
+def test_contributing_lists_every_make_target() -> None:
     targets = re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert not [target for target in targets if f"make {target}" not in CONTRIBUTING]
     assert not [target for target in ("demo", "test", "docs") if f"make {target}" not in README]

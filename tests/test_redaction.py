@@ -42,7 +42,7 @@ def test_a_secret_is_not_shown_in_any_of_its_forms(text: str, shown: str) -> Non
 
 
 @given(before=st.text(max_size=20), after=st.text(max_size=20))
-def test_a_secret_is_not_shown_wherever_it_stands(before: str, after: str) -> None:
+def test_a_secret_is_redacted_anywhere_in_a_text(before: str, after: str) -> None:
     assert TOKEN not in redaction.redacted(before + TOKEN + after)
 
 

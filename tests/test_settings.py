@@ -34,7 +34,7 @@ def test_analytics_name_a_bucket_with_its_jurisdiction(
     assert Settings().analytics_bucket == name
 
 
-def test_a_slash_alone_is_the_whole_bucket_and_nothing_at_all_is_a_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_prefix_of_a_slash_is_the_whole_bucket_and_an_empty_one_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REELKEEPER_S3_ENDPOINT_URL", "http://127.0.0.1:9000")
     monkeypatch.setenv("REELKEEPER_PREFIX", "/")
     assert not Settings().prefix

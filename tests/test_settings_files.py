@@ -49,7 +49,7 @@ def test_the_environment_comes_before_the_file(folder: Path, monkeypatch: pytest
     assert Settings().store_url == "sqlite:///environment"
 
 
-def test_other_files_there_are_left_alone(folder: Path) -> None:
+def test_other_files_in_the_folder_are_ignored(folder: Path) -> None:
     (folder / "prefect_api_auth_string").write_text("admin:secret")
     assert Settings().database_url is None
 
@@ -68,7 +68,7 @@ def test_kubernetes_links_its_files(folder: Path) -> None:
     assert Settings().store_url == "sqlite:///linked"
 
 
-def test_a_folder_that_is_not_there_is_refused(folder: Path) -> None:
+def test_a_missing_folder_is_refused(folder: Path) -> None:
     folder.rmdir()
     with pytest.raises(ValidationError, match="secrets_dir"):
         Settings()

@@ -34,7 +34,7 @@ def test_one_wrong_letter_of_any_setting_is_refused_and_the_setting_named(
     assert "a-secret" not in refusal()
 
 
-def test_a_line_of_dotenv_and_a_file_of_secrets_are_looked_at_too(tmp_path: Path) -> None:
+def test_dotenv_and_secret_files_are_checked_too(tmp_path: Path) -> None:
     (tmp_path / "secrets").mkdir()
     (tmp_path / "secrets" / "reelkeeper_slack_bot_tokn").write_text("hush")
     Path(".env").write_text(f"REELKEEPER_SECRETS_DIR={tmp_path / 'secrets'}\nREELKEEPER_BUKET=films\nOTHER=1\n")

@@ -45,7 +45,7 @@ def where(path: Path, line: int) -> str:
     return f"{path.relative_to(ROOT)}:{line}"
 
 
-def test_there_is_something_to_look_at() -> None:
+def test_the_style_checks_find_files() -> None:
     assert {path.parent.name for path in sources("reelkeeper")} >= {
         "reelkeeper",
         "rules",

@@ -61,7 +61,7 @@ def test_a_guard_without_a_witness_is_found() -> None:
     ]
 
 
-def test_a_witness_whose_guard_clause_or_test_is_gone_is_found() -> None:
+def test_a_witness_without_its_guard_clause_or_test_is_found() -> None:
     guard = Guard("purge.new", "something", "reelkeeper/errors.py", 1)
     entry = Witness("purge.new", "no such clause", "", ("tests/test_none.py::test_none",), ("purge.other",))
     assert list(faults({}, {"purge.new": entry})) == ["purge.new: nothing in the code is marked so"]
@@ -88,6 +88,6 @@ def test_each_guard_is_missed(copy: Copy, name: str) -> None:
 
 @pytest.mark.long
 @pytest.mark.soak
-def test_every_witness_passes_while_every_guard_stands(copy: Copy) -> None:
+def test_every_witness_passes_with_all_guards_on(copy: Copy) -> None:
     ran = copy.run(sorted({test for witness in witnesses().values() for test in witness.noticed_by}))
     assert ran.code == 0, ran.tail

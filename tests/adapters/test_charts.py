@@ -108,7 +108,7 @@ def test_days_over_the_budget_are_named_and_the_budget_too() -> None:
     assert {"daily budget $10", "$12.50", "$30"} <= {*said}
 
 
-def test_a_day_that_nobody_counted_is_marked_and_not_drawn_as_free() -> None:
+def test_an_uncounted_day_is_marked_as_unknown_and_not_drawn_as_free() -> None:
     gap = pd.concat([spent(3, 4), spent(5, day=FIRST + timedelta(days=4))])
     assert words(charts.spend(gap)).count("?") == 1
     assert charts.svg(charts.spend(gap)).count(">?<") == 2 * 2  # two days, each with its halo
@@ -124,7 +124,7 @@ def test_a_service_keeps_its_colour_whatever_else_is_in_the_picture() -> None:
 
 
 @pytest.mark.long
-def test_a_forecast_says_where_it_stands_where_it_goes_and_how_sure_it_is() -> None:
+def test_a_forecast_chart_shows_the_present_total_the_forecast_and_its_band() -> None:
     mean = path(180.0, 208.0, first="2026-11-25")
     said = words(charts.forecast_fan(path(150.4, 167.2), mean, {80: around(mean, 0.05), 95: around(mean, 0.1)}, 200))
     assert {"monthly budget $200", "$167", "$208", "80 %: $198 to $218", "95 %: $187 to $229"} <= {*said}
@@ -136,7 +136,7 @@ def test_a_forecast_of_months_names_months_and_the_year_where_it_turns() -> None
     assert {"Oct", "2026", "Nov", "Dec", "Jan", "2027", "Feb"} <= {*said}
 
 
-def test_stored_bytes_are_told_in_the_unit_that_suits_them() -> None:
+def test_stored_bytes_are_shown_in_a_suitable_unit() -> None:
     small = pd.DataFrame({"age": ["up to 7 days", "age unknown"], "tier": ["free", None], "size_bytes": [3_100_000, 9]})
     assert {"MB", "3.1 MB", "free", "unknown", "up to 7 days"} <= {
         *words(charts.storage(small, ("free", "premium", "pro")))

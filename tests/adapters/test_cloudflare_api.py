@@ -54,7 +54,7 @@ def test_a_429_may_name_a_date(cloudflare: CloudflareDouble, client: Client, tim
     assert 7 <= time.waits[0] <= 9  # the server sends a Date of its own besides
 
 
-def test_a_429_that_asks_for_an_hour_is_said_and_not_waited_out(
+def test_a_429_that_asks_for_an_hour_is_reported_without_waiting(
     cloudflare: CloudflareDouble, client: Client, time: Time
 ) -> None:
     cloudflare.queue = [(429, {"Retry-After": "3600"}, "")]
@@ -123,7 +123,7 @@ def test_an_expired_token_is_named_with_the_permissions_that_a_new_one_needs(
         ("Workers R2 Storage: Read", lambda client: client.stored_now()),
     ],
 )
-def test_a_token_that_may_not_is_told_which_permission_it_lacks(
+def test_an_error_names_the_permission_that_a_token_lacks(
     cloudflare: CloudflareDouble, client: Client, lacks: str, question: Callable[[Client], object]
 ) -> None:
     cloudflare.permissions = ALL - {lacks}
@@ -139,7 +139,7 @@ def test_a_refusal_may_come_in_a_200(cloudflare: CloudflareDouble, client: Clien
         ask(client)
 
 
-def test_another_account_is_said(cloudflare: CloudflareDouble) -> None:
+def test_a_wrong_account_is_reported(cloudflare: CloudflareDouble) -> None:
     with pytest.raises(TokenRefused, match="gives this token no data of account feed"):
         ask(Client(Api(cloudflare.url, "feed", TOKEN)))
 

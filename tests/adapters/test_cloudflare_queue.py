@@ -93,7 +93,7 @@ def test_a_body_that_cannot_be_read_is_no_body_and_stops_no_other(
     assert [message.body for message in queue.pull().messages] == [{"good": 1}, None]
 
 
-def test_an_answer_that_is_not_as_documented_is_said(double: QueueDouble, queue: Queue) -> None:
+def test_an_undocumented_answer_is_reported(double: QueueDouble, queue: Queue) -> None:
     for result in ({}, {"messages": [{"id": "1"}]}, None, {"messages": 5}):
         double.queued = [(200, {}, {"success": True, "errors": [], "result": result})]
         with pytest.raises(UsageUnknown, match="messages is not as documented"):

@@ -153,7 +153,7 @@ def test_only_successful_reads_of_the_day_and_bucket_count(cloudflare: Cloudflar
     assert client.object_reads(YESTERDAY, bucket="reelkeeper").by_key == {"k": 2}
 
 
-def test_reads_are_whole_only_where_each_hour_was_heard_of_and_nothing_is_a_sample(
+def test_reads_are_complete_only_with_data_for_each_hour_and_without_sampling(
     cloudflare: CloudflareDouble, client: Client
 ) -> None:
     cloudflare.operations = [Operation(at(YESTERDAY, hour), "ListObjects") for hour in range(24)]

@@ -95,7 +95,7 @@ def void(small: Path) -> None:
     fill(small, 4096)
 
 
-def test_a_tool_that_complains_of_a_full_disk_is_believed_though_there_is_room_again(tmp_path: Path) -> None:
+def test_a_tools_full_disk_error_counts_even_if_there_is_room_again(tmp_path: Path) -> None:
     ended = ffmpeg.runner.Finished(1, b"", "av_interleaved_write_frame(): No space left on device", 0, 0, tmp_path)
     with pytest.raises(DiskFull):
         ended.check("encode")

@@ -27,7 +27,7 @@ def test_a_run_is_started_with_its_parameters_and_once_for_each_key(server: Pref
     assert [run["parameters"] for run in server.runs.values()] == [{"seconds": 40}] * 2
 
 
-def test_a_hardened_server_is_given_the_password_and_the_token_that_it_wants() -> None:
+def test_a_protected_server_gets_its_password_and_token() -> None:
     with PrefectDouble(AUTH, has_csrf=True).serving() as server:
         assert start(server, auth=AUTH) == "run-0"
         for auth in (None, "admin:wrong"):

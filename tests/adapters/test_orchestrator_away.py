@@ -49,7 +49,7 @@ def refusal(url: str, kind: type[ReelkeeperError], auth: str | None = None, with
     return str(told.value)
 
 
-def test_a_server_that_is_there_is_enough() -> None:
+def test_a_reachable_server_passes_the_check() -> None:
     with PrefectDouble().serving() as double:
         orchestrator.require_answer(double.url)
 
@@ -63,7 +63,7 @@ def test_a_password_that_is_missing_or_wrong_is_a_setting_and_never_shown() -> N
         assert "a-wrong-one" not in said
 
 
-def test_a_server_that_fails_is_asked_again_and_then_told(serve: Serve) -> None:
+def test_a_failing_server_is_retried_and_then_reported(serve: Serve) -> None:
     said = refusal(serve(503), Unavailable)
     assert "answers 503: check its log and its database. PREFECT_API_URL is its address" in said
 
@@ -76,7 +76,7 @@ def test_a_refused_connection_and_an_unknown_host_are_explained() -> None:
     assert "no address is known" in refusal("https://prefect.invalid/api", Unavailable)
 
 
-def test_a_server_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_never_answers_is_given_up_after_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     assert orchestrator.OPENING_ATTEMPTS * orchestrator.TIMEOUT_SECONDS + 3 < 35
     monkeypatch.setattr(orchestrator, "TIMEOUT_SECONDS", 1.0)
     with socket.socket() as silent:

@@ -306,7 +306,7 @@ def test_a_webhook_that_is_gone_is_a_refusal(double: SlackDouble, webhook: Webho
             webhook.send(outgoing())
 
 
-def test_somebody_else_at_the_address_is_not_slack(double: SlackDouble, webhook: Webhook) -> None:
+def test_a_foreign_server_at_the_address_is_detected(double: SlackDouble, webhook: Webhook) -> None:
     double.queue = [Answer(200, "<html>Sign in to the guest network</html>")]
     with pytest.raises(SinkDown, match="not from Slack"):
         webhook.send(outgoing())

@@ -18,7 +18,7 @@ from tests.faults.world import World
 
 
 @pytest.mark.long
-def test_without_a_token_every_path_says_401_whether_it_is_there_or_not(app: FastAPI) -> None:
+def test_without_a_token_existing_and_unknown_paths_return_401(app: FastAPI) -> None:
     routes = [(m.upper(), path) for path, methods in app.openapi()["paths"].items() for m in methods]
     asked = [route for route in routes if route[1].startswith("/v1")]
     asked += [("GET", "/v1/none"), ("PUT", "/v1/jobs"), ("GET", "/admin"), ("GET", "/healthz/"), ("GET", "//healthz")]
@@ -112,7 +112,7 @@ def test_a_caller_over_the_rate_limit_is_told_how_long_to_wait(world: World, app
     assert 90 <= int(answer.headers["retry-after"]) <= 101
 
 
-def test_a_body_that_is_too_large_is_refused_whether_it_says_so_or_not(client: TestClient) -> None:
+def test_a_body_that_is_too_large_is_refused_with_or_without_its_length(client: TestClient) -> None:
     large = b"x" * 300_000
     problem(client.post("/healthz", content=large), 413)
     problem(client.post("/v1/views", content=iter([b"{", large])), 413)
@@ -124,7 +124,7 @@ def test_an_unknown_path_returns_a_problem(client: TestClient) -> None:
     problem(client.put("/healthz"), 405)
 
 
-def test_an_answer_names_its_request_as_the_caller_did_or_anew(client: TestClient) -> None:
+def test_an_answer_has_the_callers_request_id_or_a_new_one(client: TestClient) -> None:
     named = client.get("/healthz", headers={"X-Request-ID": "front-7"})
     assert named.headers["x-request-id"] == "front-7"
     for given in ({}, {"X-Request-ID": "two words"}, {"X-Request-ID": "x" * 129}):

@@ -117,7 +117,7 @@ def test_a_user_comes_and_goes_with_all_that_is_theirs(sqlite_world: World, clie
 
 
 @pytest.mark.long
-def test_a_service_is_told_what_it_asks_to_be_told(sqlite_world: World, client: Client) -> None:
+def test_a_service_gets_the_events_that_it_subscribes_to(sqlite_world: World, client: Client) -> None:
     with Receiver().serving() as receiver:
         added = client.add_webhook(receiver.url("/hook"), ["job.ended"], key="k1")
         receiver.secrets["/hook"].append(added["secret"])

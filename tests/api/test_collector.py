@@ -92,7 +92,7 @@ def full(world: World) -> World:
     return world
 
 
-def test_every_figure_stands_in_the_readme_and_none_that_is_not_given(client: TestClient, full: World) -> None:
+def test_the_readme_lists_exactly_the_exported_figures(client: TestClient, full: World) -> None:
     limited = SpendLimit(scope="provider:fal", usd=Decimal(5))
     put_in_force(full.workspace.engine, admission=AdmissionPolicy(spend_limits=(limited,)))
     note_failed(full.workspace.engine, "fal", "j", "no balance", is_locked=True, run_id="test")

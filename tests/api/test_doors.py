@@ -128,7 +128,7 @@ def test_a_connection_without_a_whole_head_is_closed(sqlite_world: World, server
 
 
 @pytest.mark.long
-def test_more_connections_than_there_may_be_push_out_the_idle_and_not_who_is_answered(
+def test_connections_over_the_limit_close_idle_ones_and_no_active_one(
     sqlite_world: World, patient_server: Served
 ) -> None:
     async def act() -> None:
@@ -147,7 +147,7 @@ def test_more_connections_than_there_may_be_push_out_the_idle_and_not_who_is_ans
 
 
 @pytest.mark.long
-def test_a_body_that_dribbles_is_given_up_and_holds_no_place_of_others(sqlite_world: World, server: Served) -> None:
+def test_a_slow_body_is_given_up_and_blocks_no_other_request(sqlite_world: World, server: Served) -> None:
     async def act() -> None:
         keys = [token(sqlite_world) for _ in range(3)]
         async with AsyncExitStack() as stack:

@@ -40,7 +40,7 @@ async def states(changes: AsyncIterator[Followed | None]) -> list[JobState]:
     return [follower.state async for follower in changes if follower]
 
 
-def test_all_who_listen_to_a_job_and_to_one_that_joined_it_are_told_how_it_ends(sqlite_engine: sa.Engine) -> None:
+def test_all_followers_of_a_job_and_of_one_that_joined_it_are_told_its_end(sqlite_engine: sa.Engine) -> None:
     make_user(sqlite_engine, "bob", 10 * DOLLAR)
     leader, joined = queued(sqlite_engine, "k1"), queued(sqlite_engine, "k2")
 
@@ -95,7 +95,7 @@ def test_no_state_is_kept_after_the_last_follower_has_left(sqlite_engine: sa.Eng
     assert (shared._listeners, shared._seen, shared._marks, shared._due) == ({}, {}, {}, set())
 
 
-def test_a_change_of_progress_is_told(sqlite_engine: sa.Engine) -> None:
+def test_a_change_of_progress_is_sent(sqlite_engine: sa.Engine) -> None:
     make_user(sqlite_engine, "bob", 10 * DOLLAR)
     job_id = queued(sqlite_engine, "k1")
     claim(sqlite_engine, job_id)

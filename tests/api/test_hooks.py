@@ -38,7 +38,7 @@ def signed(secret: str = SECRET, body: bytes = BODY) -> dict[str, str]:
     return {HEADER: sign(secret, body, int(time.time()))}
 
 
-def test_a_parked_job_is_looked_at_at_once_when_its_provider_calls(caller: TestClient, world: World) -> None:
+def test_a_callback_makes_a_parked_job_due_at_once(caller: TestClient, world: World) -> None:
     engine = world.workspace.engine
     enqueue(engine, row("j"))
     (mine,) = claim(engine, "w", [None], limit=1)
@@ -61,7 +61,7 @@ def test_a_call_that_is_not_signed_with_the_secret_is_refused(caller: TestClient
 
 
 @pytest.mark.parametrize("vendor", ["fal", "replicate"])
-def test_a_vendors_call_names_a_job_whose_answer_was_lost(
+def test_a_vendors_callback_identifies_a_job_whose_answer_was_lost(
     app: FastAPI, world: World, monkeypatch: pytest.MonkeyPatch, vendor: str
 ) -> None:
     engine, format_ = world.workspace.engine, FORMATS[vendor]
@@ -101,7 +101,7 @@ def test_a_vendors_call_names_a_job_whose_answer_was_lost(
     settings.cache_clear()
 
 
-def test_without_a_secret_nobody_is_expected_to_call(app: FastAPI) -> None:
+def test_without_a_secret_no_callback_is_accepted(app: FastAPI) -> None:
     settings.cache_clear()
     with TestClient(app) as client:
         problem(client.post(PATH, content=BODY, headers=signed()), 404)

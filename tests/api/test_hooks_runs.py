@@ -29,7 +29,7 @@ def told(world: World) -> list[str]:
         return [waiting.title for waiting in outbox.listed(session, everything=False, limit=10)]
 
 
-def test_a_failed_run_is_told_once_however_often_it_is_reported_or_fails_again(
+def test_a_failed_run_raises_one_alert_however_often_it_is_reported_or_fails_again(
     client_for: NewClient, world: World
 ) -> None:
     client = client_for(Scope.RUNS)

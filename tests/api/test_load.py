@@ -100,7 +100,7 @@ _ON_A_QUIET_MACHINE = (pytest.mark.long, pytest.mark.soak)  # the crowd is one p
 
 @pytest.mark.long
 @pytest.mark.parametrize("size", [SMALL, pytest.param(WHOLE, marks=_ON_A_QUIET_MACHINE)], ids=["small", "whole"])
-def test_a_crowd_takes_nothing_from_who_asks_well(sqlite_world: World, tmp_path: Path, size: Size) -> None:
+def test_a_flood_of_requests_does_not_slow_a_normal_caller(sqlite_world: World, tmp_path: Path, size: Size) -> None:
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     with served(sqlite_world, tmp_path) as server:

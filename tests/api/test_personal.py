@@ -20,7 +20,7 @@ JOB = {"user_id": "ann", "request": {"model": "sketch-1", "prompt": "a cat"}}
 UPLOAD = {"user_id": "ann", "video_id": "v9", "size_bytes": 100, "md5": "0" * 32, "extension": "mp4"}
 
 
-def test_a_user_is_erased_and_may_sign_up_anew(client: TestClient, world: World) -> None:
+def test_an_erased_user_may_sign_up_again(client: TestClient, world: World) -> None:
     world.video("v1")
     done = client.delete("/v1/users/ann").json()
     assert (done["state"], done["left"], done["rows"]["videos"]) == ("erased", [], 1)
@@ -69,7 +69,7 @@ def test_unreadable_objects_are_named_in_the_copy(client: TestClient, world: Wor
         assert archive.read("missing.txt").startswith(b"video v1: ")
 
 
-def test_a_large_copy_takes_no_memory(world: World, app_state: AppState, tmp_path: Path) -> None:
+def test_a_large_copy_is_streamed_in_flat_memory(world: World, app_state: AppState, tmp_path: Path) -> None:
     large = tmp_path / "large.mp4"
     large.write_bytes(world.clip.read_bytes() + bytes(30_000_000))
     world.video("v1", clip=large)

@@ -111,9 +111,7 @@ def test_a_url_holds_for_each_header_as_it_was_signed(
     assert put(upload, data).status_code == 200  # nothing was there
 
 
-def test_other_bytes_than_those_announced_are_not_published_however_they_came_there(
-    client: TestClient, world: World
-) -> None:
+def test_bytes_other_than_the_announced_ones_are_never_published(client: TestClient, world: World) -> None:
     mine, other = (world.clip.read_bytes() + (12).to_bytes(4, "big") + b"free" + box for box in (b"mine", b"else"))
     upload = begin(client, mine)
     with reading(world.workspace.engine) as session:
@@ -176,7 +174,7 @@ def test_an_upload_that_does_not_fit_or_already_exists_is_refused(client: TestCl
 
 @pytest.mark.long
 @pytest.mark.parametrize("came", [True, False])
-def test_an_upload_that_nobody_completes_is_let_go(client: TestClient, world: World, came: bool) -> None:
+def test_an_upload_that_is_never_completed_expires(client: TestClient, world: World, came: bool) -> None:
     data = world.clip.read_bytes()
     upload = begin(client, data)
     if came:

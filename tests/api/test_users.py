@@ -39,7 +39,7 @@ def test_a_user_signs_up_and_changes_tier(client: TestClient, world: World) -> N
     assert changes == [{"tier": "free", "was": None}, {"tier": "pro", "was": "free"}]
 
 
-def test_credits_are_given_once_for_each_key_of_a_user(client: TestClient, world: World) -> None:
+def test_credits_are_granted_once_per_key_of_a_user(client: TestClient, world: World) -> None:
     client.put("/v1/users/bob", json={"tier": "free"})
     for _ in range(2):
         given = client.post("/v1/users/ann/credits", json={"amount_microusd": 5_000}, headers=key("order-1"))

@@ -49,7 +49,7 @@ def location(client: TestClient, plays: str) -> str:
     return str(answer.headers["location"])
 
 
-def test_a_client_is_given_bytes_that_it_plays(client: TestClient, world: World) -> None:
+def test_a_client_gets_bytes_in_a_codec_that_it_plays(client: TestClient, world: World) -> None:
     world.swapped("v1", run_id="run")
     codecs(world, g1="h264", g2="av1")
     assert "/g2-" in location(client, "av1")
@@ -60,7 +60,7 @@ def test_a_client_is_given_bytes_that_it_plays(client: TestClient, world: World)
     assert "/g2-" in location(client, "vp9")  # nobody has looked: the service's own
 
 
-def test_a_client_that_plays_nothing_of_what_there_is_is_told(client: TestClient, world: World) -> None:
+def test_a_client_without_a_playable_codec_gets_an_error(client: TestClient, world: World) -> None:
     world.swapped("v1", run_id="run")
     codecs(world, g1="hevc", g2="av1")
     said = problem(client.get("/v1/videos/v1?plays=h264,vp9"), 406)
@@ -72,7 +72,7 @@ def test_a_client_that_plays_nothing_of_what_there_is_is_told(client: TestClient
     assert "is stored as h264, but" in str(problem(client.get("/v1/videos/v1?plays=av1"), 406)["detail"])
 
 
-def test_an_original_that_is_purged_before_the_url_ends_is_not_given(client: TestClient, world: World) -> None:
+def test_an_original_to_be_purged_before_the_url_expires_is_not_served(client: TestClient, world: World) -> None:
     world.swapped("v1", run_id="run")
     codecs(world, g1="h264", g2="av1")
     soon = datetime.now(UTC) + timedelta(minutes=1)
@@ -141,7 +141,7 @@ def test_views_never_exceed_what_the_store_can_count(client: TestClient, world: 
     assert views_of(world, "v1") == 2**31 - 1
 
 
-def test_a_user_is_told_with_tier_bytes_and_credits(client: TestClient, world: World) -> None:
+def test_a_user_is_shown_with_tier_bytes_and_credits(client: TestClient, world: World) -> None:
     world.video("v1")
     with transaction(world.workspace.engine, "test") as session:
         quota.reserve(session, "ann", 1000, "a", lasting_seconds=60)

@@ -137,7 +137,7 @@ def life(sqlite_world: World, tmp_path: Path) -> Iterator[Life]:
 
 
 @pytest.mark.long
-def test_a_customer_comes_is_served_is_told_and_goes_by_http_alone(life: Life) -> None:
+def test_a_customers_whole_life_works_over_http_only(life: Life) -> None:
     signed_up, watched, kept, ran_low, left = STEPS
     assert '"available_microusd":50000' in life.run(signed_up)
     said = life.run(watched)

@@ -11,7 +11,7 @@ from bench.anomaly.sets import KINDS, synthetic
 
 
 @pytest.mark.long
-def test_odd_days_are_found_and_few_others_taken_for_odd() -> None:
+def test_odd_days_are_found_with_few_false_alarms() -> None:
     series = list(synthetic(Random(11)))
     ours = score(series, detectors.ours(series))
     assert ours.events == 181

@@ -45,7 +45,7 @@ def at_slack(monkeypatch: pytest.MonkeyPatch) -> Iterator[SlackDouble]:
 
 
 @pytest.mark.long
-def test_an_alert_is_listed_acknowledged_and_kept_quiet(reelkeeper: Run, ask: Ask, store: sa.Engine) -> None:
+def test_an_alert_is_listed_acknowledged_and_snoozed(reelkeeper: Run, ask: Ask, store: sa.Engine) -> None:
     assert "Nothing fires" in reelkeeper("alerts", "list").stdout
     found = Finding("budget", "total", "2999-11", "100", Severity.CRITICAL, "At 100 %", "", impact_microusd=12_340_000)
     observe(store, [found], rules=["budget"], run_id="run")
@@ -103,7 +103,7 @@ def test_the_watchdog_calls_an_address_when_all_is_well(
 
 
 @pytest.mark.long
-def test_a_silent_flow_ends_with_10_and_is_told_to_both_sinks(
+def test_a_silent_flow_ends_with_10_and_is_reported_to_both_sinks(
     reelkeeper: Run, at_slack: SlackDouble, store: sa.Engine
 ) -> None:
     for flow in CADENCES.keys() - {"sync_catalog"}:

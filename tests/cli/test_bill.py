@@ -105,7 +105,7 @@ def test_impossible_usage_ends_with_2_and_the_reason(
     assert said in " ".join(result.stderr.replace("│", "").split())
 
 
-def test_a_file_that_is_not_there_ends_with_2(reelkeeper: Run, tmp_path: Path) -> None:
+def test_a_missing_file_ends_with_2(reelkeeper: Run, tmp_path: Path) -> None:
     reelkeeper("bill", "--usage", tmp_path / "none.json", exit_code=2)
 
 
@@ -164,7 +164,7 @@ def test_every_charge_is_a_row_under_focus_names_in_json_and_csv(reelkeeper: Run
 
 @pytest.mark.long
 @pytest.mark.usefixtures("june")
-def test_people_get_sums_and_hear_of_days_on_which_nobody_looked(reelkeeper: Run) -> None:
+def test_the_table_has_sums_and_names_uncounted_days(reelkeeper: Run) -> None:
     said = reelkeeper("bill", "--month", "2026-06").stdout
     assert [line.split()[0] for line in said.splitlines()[1:5]] == ["r2-storage", "compute", "api", "total"]
     assert "On 10 of its days the stored bytes were not measured: 2026-06-21, " in said
@@ -173,7 +173,7 @@ def test_people_get_sums_and_hear_of_days_on_which_nobody_looked(reelkeeper: Run
 
 
 @pytest.mark.usefixtures("june")
-def test_our_count_stands_beside_cloudflares(reelkeeper: Run, ask: Ask) -> None:
+def test_our_count_is_compared_with_cloudflares(reelkeeper: Run, ask: Ask) -> None:
     found = ask("bill", "--reconcile", "cloudflare", "--month", "2026-06")
     (storage,) = found["differences"]
     assert (storage["ours"], storage["theirs"], storage["difference"]) == (30 * 10**9, 32 * 10**9, 2 * 10**9)
@@ -222,7 +222,7 @@ def test_a_month_without_charges_says_what_makes_them(reelkeeper: Run, ask: Ask)
     ],
     ids=" ".join,
 )
-def test_wrong_words_end_with_2(reelkeeper: Run, words: list[str]) -> None:
+def test_invalid_arguments_end_with_2(reelkeeper: Run, words: list[str]) -> None:
     reelkeeper("bill", *words, exit_code=2)
 
 

@@ -45,9 +45,7 @@ def test_without_a_token_it_ends_with_2_and_says_what_to_set(reelkeeper: Run) ->
     assert "REELKEEPER_CLOUDFLARE_API_TOKEN" in reelkeeper("videos", "import-reads", exit_code=2).stderr
 
 
-def test_a_token_that_lacks_a_permission_ends_with_2_and_is_told_which(
-    account: CloudflareDouble, reelkeeper: Run
-) -> None:
+def test_a_token_without_a_permission_ends_with_2_and_its_name(account: CloudflareDouble, reelkeeper: Run) -> None:
     account.permissions = ALL - {"Account Analytics: Read"}
     said = reelkeeper("videos", "import-reads", exit_code=2).stderr
     assert "lacks the permission 'Account Analytics: Read'" in said

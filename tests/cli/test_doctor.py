@@ -88,7 +88,7 @@ def test_a_bucket_that_lost_its_identity_is_claimed_only_when_asked(
         ("REELKEEPER_PREFIX", "/odd", "settings"),
     ],
 )
-def test_a_part_that_is_missing_is_named_and_the_rest_is_still_looked_at(
+def test_a_missing_part_is_named_and_the_others_are_still_checked(
     reelkeeper: Run, ask: Ask, monkeypatch: pytest.MonkeyPatch, name: str, value: str, part: str
 ) -> None:
     monkeypatch.setenv(name, value)
@@ -105,7 +105,7 @@ def test_frozen_is_a_warning(reelkeeper: Run, ask: Ask) -> None:
 
 
 @pytest.mark.long
-def test_events_that_nobody_follows_are_a_warning_where_they_are_set_up(
+def test_configured_events_without_a_follower_are_a_warning(
     ask: Ask, one_video: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "events" not in by_part(ask("doctor"))

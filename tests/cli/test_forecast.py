@@ -48,6 +48,6 @@ def test_growth_can_be_asked_for_and_json_holds_every_figure(ask: Callable[..., 
     assert plain["next_month"]["stored_bytes"] == 100 * GB
 
 
-def test_an_empty_store_is_told_what_it_lacks(reelkeeper: Run) -> None:
+def test_a_forecast_of_an_empty_store_explains_what_is_missing(reelkeeper: Run) -> None:
     reelkeeper("db", "upgrade")
     assert "no usage is recorded for any day before" in reelkeeper("forecast", exit_code=1).output

@@ -37,11 +37,11 @@ def test_every_command_and_option_says_what_it_is(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", [path for path, command in ALL.items() if "limit" in {p.name for p in command.params}])
-def test_a_limit_that_no_database_takes_is_refused(reelkeeper: Run, path: str) -> None:
+def test_a_limit_too_large_for_the_database_is_refused(reelkeeper: Run, path: str) -> None:
     assert "--limit" in reelkeeper(*path.split()[1:], "--limit", str(2**63), exit_code=2).output
 
 
-def test_help_lists_the_commands_and_every_exit_code_there_is(reelkeeper: Run) -> None:
+def test_help_lists_the_commands_and_every_exit_code(reelkeeper: Run) -> None:
     said = reelkeeper("--help").output
     for word in ("run", "plan", "restore", "hold", "freeze", "thaw", "videos", "audit", "db", "doctor", "demo", "s3"):
         assert f" {word} " in said
@@ -104,7 +104,7 @@ def test_a_plan_and_the_status_load_neither_prefect_nor_a_client_of_the_bucket(
     assert json.loads(said.stdout)
 
 
-def test_the_help_of_run_lists_every_flow_and_says_what_each_takes(reelkeeper: Run) -> None:
+def test_the_help_of_run_lists_every_flow_with_its_parameters(reelkeeper: Run) -> None:
     said = reelkeeper("run", "--help").output
     flows = {path.stem for path in (Path(__file__).parents[2] / "flows").glob("[a-z]*.py")}
     assert [flow for flow in flows if f"{flow}  " not in said] == []
@@ -114,7 +114,7 @@ def test_the_help_of_run_lists_every_flow_and_says_what_each_takes(reelkeeper: R
     assert "--as-of" in reelkeeper("run", "--help").output
 
 
-def test_undoing_and_stopping_is_all_that_stands_under_that_heading(reelkeeper: Run) -> None:
+def test_the_heading_for_undoing_and_stopping_has_only_such_commands(reelkeeper: Run) -> None:
     said = reelkeeper("--help").output
     panel = said[said.index("Undo, hold and stop") :].split("╰")[0]
     assert [line.split()[1] for line in panel.splitlines() if line.startswith("│ ") and line[2] != " "] == [
@@ -171,7 +171,7 @@ def test_a_setting_that_does_not_exist_ends_with_2_and_doctor_says_the_same(
     assert "REELKEEPER_BUKET" in reelkeeper("doctor", exit_code=1).stdout
 
 
-def test_an_error_that_nobody_foresaw_is_one_line_and_debug_shows_the_rest(
+def test_an_unexpected_error_is_one_line_and_debug_shows_the_trace(
     reelkeeper: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken() -> None:
@@ -225,7 +225,7 @@ def test_a_prefect_server_that_is_away_is_named_before_anything_is_done(
 
 
 @pytest.mark.parametrize("sees", ["no schema", "policies of a later version"])
-def test_a_worker_takes_nothing_from_a_store_that_it_does_not_know(
+def test_a_worker_claims_nothing_from_a_store_of_another_version(
     sees: str, reelkeeper: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = f"sqlite:///{tmp_path / 'another.sqlite3'}"

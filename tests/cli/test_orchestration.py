@@ -26,7 +26,7 @@ print(json.dumps({
 
 
 @pytest.mark.long
-def test_prefect_takes_what_keeps_its_database_from_growing_without_end() -> None:
+def test_prefect_accepts_the_settings_that_limit_its_database() -> None:
     told = subprocess.run(
         [sys.executable, "-c", READ], env=os.environ | SERVER, capture_output=True, text=True, check=True, timeout=280
     )

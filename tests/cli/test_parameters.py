@@ -109,7 +109,7 @@ def test_without_parameters_the_flows_defaults_apply() -> None:
         ("tiers.free=never", "tiers.free=None"),
     ],
 )
-def test_a_value_that_no_policy_takes_is_refused_with_field_value_and_limit(param: str, said: str) -> None:
+def test_an_invalid_value_is_refused_with_field_value_and_limit(param: str, said: str) -> None:
     with pytest.raises(PolicyRefused) as refused:
         read(param)
     assert said in str(refused.value)
@@ -140,7 +140,7 @@ def test_not_a_number_is_what_json_calls_nan() -> None:
     assert math.isnan(parameters._value("NaN"))
 
 
-def test_a_field_that_stands_with_the_tiers_now_is_refused_with_its_place() -> None:
+def test_a_field_moved_to_the_tiers_is_refused_with_its_new_place() -> None:
     """As a deployment of an earlier version holds it."""
     with pytest.raises(PolicyRefused, match=r"retention_free_days is tiers\.free\.retention_days now"):
         TypeAdapter(Annotated[LifecyclePolicy | None, Override()]).validate_python({"retention_free_days": 60})
@@ -156,7 +156,7 @@ def form(policy: type[BaseModel], in_force: Policies) -> dict[str, Any]:
     return found
 
 
-def test_a_form_says_what_is_in_force_sends_no_default_back_and_takes_null_and_never() -> None:
+def test_a_form_shows_the_policy_in_force_sends_no_defaults_and_accepts_null_and_never() -> None:
     schema = form(LifecyclePolicy, DEFAULTS.overridden(lifecycle=LifecyclePolicy(compress_below_views=9)))
     field = schema["$defs"]["LifecyclePolicy"]["properties"]["compress_below_views"]
     assert field["description"].endswith("As deployed: 9")

@@ -47,7 +47,7 @@ def test_a_user_gets_a_copy_of_all_data(reelkeeper: Run, ask: Ask, one_video: st
     reelkeeper("users", "export", "nobody", "--to", tmp_path / "nobody.zip", exit_code=8)
 
 
-def test_a_hold_on_nobody_ends_with_8(reelkeeper: Run) -> None:
+def test_a_hold_on_an_unknown_user_ends_with_8(reelkeeper: Run) -> None:
     reelkeeper("hold", "--user", "nobody", "--reason", "r", exit_code=8)
     reelkeeper("hold", "--release", "abc", exit_code=8)
 

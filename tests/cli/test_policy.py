@@ -31,17 +31,17 @@ def test_a_document_is_applied_listed_compared_and_taken_back(document: Path, re
 
 
 @pytest.mark.long
-def test_without_a_yes_nothing_is_applied(document: Path, reelkeeper: Run) -> None:
+def test_nothing_is_applied_without_confirmation(document: Path, reelkeeper: Run) -> None:
     reelkeeper("policy", "apply", document, "--reason", "trial", exit_code=1)
     assert "Nothing was applied yet" in reelkeeper("policy", "history").stdout
 
 
-def test_a_version_that_is_not_there_is_told(reelkeeper: Run) -> None:
+def test_an_unknown_version_is_reported(reelkeeper: Run) -> None:
     assert "no policy version 7" in reelkeeper("policy", "rollback", "7", "--reason", "x", exit_code=8).output
 
 
 @pytest.mark.long
-def test_tiers_come_by_a_document_and_go_only_when_nobody_has_them(tmp_path: Path, reelkeeper: Run) -> None:
+def test_a_document_adds_tiers_and_removes_only_unused_ones(tmp_path: Path, reelkeeper: Run) -> None:
     document, users = tmp_path / "policies.yaml", tmp_path / "users.csv"
     document.write_text("tiers: {free: {}, studio: {retention_days: never, quota_bytes: 1000000000000}}")
     assert "studio" in reelkeeper("policy", "check", document).stdout
@@ -59,9 +59,7 @@ def test_tiers_come_by_a_document_and_go_only_when_nobody_has_them(tmp_path: Pat
     assert "is not one of free, and not empty" in reelkeeper("videos", "import", "--users", users, exit_code=9).output
 
 
-def test_a_document_of_segments_is_refused_with_the_way_out_or_shown_as_it_was_given(
-    document: Path, reelkeeper: Run
-) -> None:
+def test_a_document_of_segments_is_refused_with_a_remedy_or_shown_as_written(document: Path, reelkeeper: Run) -> None:
     drafts = '[{"name": "drafts", "tags": ["draft"], "retention_days": never}, {"name": "later", "tags": ["draft"]}]'
     written = document.read_text()
     document.write_text(written.replace("segments: []", f"segments: {drafts}"))

@@ -78,7 +78,7 @@ def test_dead_jobs_can_be_listed_alone(reelkeeper: Run, ask: Callable[..., Any])
 
 @pytest.mark.long
 @pytest.mark.usefixtures("busy")
-def test_a_job_that_waits_for_a_cap_is_told_so(reelkeeper: Run, engine_of_the_command: sa.Engine) -> None:
+def test_a_job_that_waits_for_a_cap_is_shown_as_such(reelkeeper: Run, engine_of_the_command: sa.Engine) -> None:
     caps = (Cap(scope="user:*", jobs=1), Cap(scope="tier:free", jobs=9))
     put_in_force(engine_of_the_command, concurrency=ConcurrencyPolicy(caps=caps))
     said = reelkeeper("queue", "--explain", "long").stdout
@@ -86,7 +86,7 @@ def test_a_job_that_waits_for_a_cap_is_told_so(reelkeeper: Run, engine_of_the_co
 
 
 @pytest.mark.usefixtures("busy")
-def test_a_job_that_waits_for_the_tuned_limit_of_its_provider_is_told_so(
+def test_a_job_that_waits_for_its_providers_tuned_limit_is_shown_as_such(
     reelkeeper: Run, engine_of_the_command: sa.Engine
 ) -> None:
     kept = {"limit": 9, "lanes": {"fal": {"limit": 1}, "ltx": {"limit": 8}}}
@@ -99,7 +99,7 @@ def test_a_job_that_waits_for_the_tuned_limit_of_its_provider_is_told_so(
 
 
 @pytest.mark.usefixtures("busy")
-def test_a_job_that_waits_for_a_provider_that_is_unwell_is_told_so(
+def test_a_job_that_waits_for_an_unwell_provider_is_shown_as_such(
     reelkeeper: Run, engine_of_the_command: sa.Engine
 ) -> None:
     with transaction(engine_of_the_command, "test") as session:
@@ -134,7 +134,7 @@ def test_an_empty_queue_says_so(reelkeeper: Run) -> None:
 
 
 @pytest.mark.usefixtures("busy")
-def test_how_it_went_is_shown_by_model_and_tier(reelkeeper: Run, ask: Callable[..., Any]) -> None:
+def test_performance_is_shown_by_model_and_tier(reelkeeper: Run, ask: Callable[..., Any]) -> None:
     found = ask("performance")
     everything, *_ = (group for group in found["groups"] if not group["tier"] and not group["model"])
     assert (everything["made"], everything["dead"], everything["cache_hits"]) == (1, 1, 1)

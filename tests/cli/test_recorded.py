@@ -38,7 +38,7 @@ def past(reelkeeper: Run) -> Run:
 
 
 @pytest.mark.long
-def test_the_file_that_is_exported_plays_like_the_store_and_names_nobody(
+def test_an_exported_file_replays_like_the_store_without_personal_data(
     past: Run, ask: Callable[..., Any], tmp_path: Path
 ) -> None:
     for what, title in (("jobs", "40 jobs"), ("requests", "60 requests")):

@@ -19,7 +19,7 @@ def test_the_record_says_who_did_what_and_verifies(reelkeeper: Run, ask: Ask, on
     assert "upload" in reelkeeper("audit", "--user", "ann").stdout
 
 
-def test_a_record_that_somebody_changed_ends_with_5(reelkeeper: Run, one_video: str, tmp_path: Path) -> None:
+def test_a_changed_audit_record_ends_with_5(reelkeeper: Run, one_video: str, tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "state" / "store.sqlite3") as store:
         triggers = store.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall()
         for (name,) in triggers:

@@ -35,7 +35,7 @@ def let_pass(engine: sa.Engine, flow: str, hours: float) -> None:
 
 
 @pytest.mark.usefixtures("opened")
-def test_a_service_in_order_says_so_and_ends_with_0(reelkeeper: Run, ask: Callable[..., Any]) -> None:
+def test_a_healthy_service_says_so_and_ends_with_0(reelkeeper: Run, ask: Callable[..., Any]) -> None:
     assert "all flows on time, no alert firing" in reelkeeper("status", "--check").stdout
     found = ask("status", "--check")
     assert (found["overdue"], found["frozen"], found["alerts"]) == ([], None, [])
@@ -45,7 +45,7 @@ def test_a_service_in_order_says_so_and_ends_with_0(reelkeeper: Run, ask: Callab
 
 
 @pytest.mark.long
-def test_a_flow_that_is_overdue_stands_out_and_ends_with_10_only_where_it_is_asked(
+def test_an_overdue_flow_is_highlighted_and_ends_with_10_only_on_request(
     opened: sa.Engine, reelkeeper: Run, ask: Callable[..., Any]
 ) -> None:
     let_pass(opened, "sync_catalog", 5)
@@ -54,7 +54,7 @@ def test_a_flow_that_is_overdue_stands_out_and_ends_with_10_only_where_it_is_ask
     assert ask("status", "--check", exit_code=10)["overdue"] == ["sync_catalog"]
 
 
-def test_a_freeze_is_the_first_that_is_said_and_ends_with_3(opened: sa.Engine, reelkeeper: Run) -> None:
+def test_a_freeze_is_shown_first_and_ends_with_3(opened: sa.Engine, reelkeeper: Run) -> None:
     let_pass(opened, "sync_catalog", 5)
     freeze(opened, by="ben", reason="[bold]an audit")
     said = reelkeeper("status", "--check", exit_code=3)

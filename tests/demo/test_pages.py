@@ -33,7 +33,7 @@ def test_expected_values_follow_in_a_lighter_colour() -> None:
     assert [line[14:15] for line in lines[:-1]] == [""] * 4 + ["░"] * 4
 
 
-def test_no_day_is_said_in_words() -> None:
+def test_a_chart_without_days_says_so() -> None:
     assert bars({}) == ["no day with known spend"]
     assert len(bars(month(0, 0), 0)) == 9
 

@@ -17,7 +17,7 @@ ROOMS = ("deployments", "flows", "tasks", "reelkeeper", "demo")
 
 
 @pytest.mark.parametrize(("name", "without"), USED.items(), ids=[name.rpartition(":")[2] for name in USED])
-def test_each_name_is_there_and_takes_what_it_is_given(name: str, without: str) -> None:
+def test_each_private_name_of_prefect_exists_with_the_expected_parameters(name: str, without: str) -> None:
     module, path, parameters = re.fullmatch(r"([\w.]+):([\w.]+)(?:\((.*)\))?", name).groups()  # type: ignore[union-attr]  # each name matches
     found: Any = importlib.import_module(module)
     if parameters is None:

@@ -22,7 +22,7 @@ def read(unit: Path) -> configparser.ConfigParser:
 
 
 @pytest.mark.parametrize("unit", SERVICES, ids=lambda unit: unit.name)
-def test_a_unit_starts_a_command_that_there_is_with_options_that_it_takes(unit: Path) -> None:
+def test_a_unit_starts_an_existing_command_with_valid_options(unit: Path) -> None:
     program, name, *options = read(unit)["Service"]["ExecStart"].split()
     if program.endswith("/prefect"):
         return
@@ -33,7 +33,7 @@ def test_a_unit_starts_a_command_that_there_is_with_options_that_it_takes(unit: 
 
 
 @pytest.mark.parametrize("name", ["reelkeeper-up.service", "reelkeeper-worker@.service"])
-def test_runs_are_drained_by_their_worker_and_given_the_time_for_it(name: str) -> None:
+def test_a_worker_gets_enough_time_to_drain_its_runs(name: str) -> None:
     service = read(next(unit for unit in UNITS if unit.name == name))["Service"]
     words = service["ExecStart"].split()
     assert service["KillMode"] == "mixed"
@@ -41,7 +41,7 @@ def test_runs_are_drained_by_their_worker_and_given_the_time_for_it(name: str) -
 
 
 @pytest.mark.parametrize("unit", SERVICES, ids=lambda unit: unit.name)
-def test_a_unit_runs_as_nobody_in_particular_and_takes_little(unit: Path) -> None:
+def test_a_unit_runs_unprivileged_with_limited_resources(unit: Path) -> None:
     service = read(unit)["Service"]
     assert service["User"] == "reelkeeper"
     assert (service["NoNewPrivileges"], service["ProtectSystem"]) == ("yes", "strict")

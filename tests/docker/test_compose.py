@@ -17,7 +17,7 @@ from tests.docker.image import COMPOSE, FOLDER, ONCE, OURS, ROOT, SERVICES, imag
 SECRETS = COMPOSE["secrets"]
 
 
-def test_every_part_is_there() -> None:
+def test_every_service_is_present() -> None:
     assert set(SERVICES) == {
         *("postgres", "redis", "prefect-migrate", "prefect-api", "prefect-services"),
         *("bootstrap", "worker", "transcoder", "api", "watchdog"),
@@ -37,7 +37,7 @@ def test_a_container_may_do_nothing_that_it_need_not(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_a_container_takes_no_more_than_its_share(name: str) -> None:
+def test_a_container_has_resource_limits(name: str) -> None:
     service = SERVICES[name]
     assert {"cpus", "memory", "pids"} == set(service["deploy"]["resources"]["limits"])
     assert set(service["logging"]["options"]) == {"max-size", "max-file"}
@@ -88,7 +88,7 @@ def test_no_secret_is_in_an_environment(name: str) -> None:
     assert not [value for value in environment.values() if re.search(r"//[^/]*:[^/]*@", str(value))]
 
 
-def test_every_secret_of_ours_can_be_given() -> None:
+def test_every_secret_of_ours_can_be_set() -> None:
     wanted = {
         f"reelkeeper_{name}" for name, field in Settings.model_fields.items() if "SecretStr" in str(field.annotation)
     }
@@ -111,7 +111,7 @@ def test_podman_asks_a_healthcheck_as_docker_does(name: str) -> None:
     assert kind == "CMD-SHELL" or not [word for word in words if " " in word], "podman splits words at spaces"
 
 
-def test_prefect_forgets_as_it_does_wherever_we_start_it() -> None:
+def test_prefects_retention_is_the_same_wherever_we_start_it() -> None:
     for name in ("prefect-api", "prefect-services"):
         assert SERVER.items() <= (image_environment() | SERVICES[name]["environment"]).items()
 
@@ -138,7 +138,7 @@ def test_secrets_are_made_once_and_for_their_owner_alone(tmp_path: Path) -> None
     assert {path.name: path.read_text() for path in made.iterdir()} == first | {"reelkeeper_slack_bot_token": "mine"}
 
 
-def test_a_compose_client_takes_it(tmp_path: Path) -> None:
+def test_a_compose_client_accepts_the_file(tmp_path: Path) -> None:
     client = shutil.which("docker-compose")
     if client is None and "CI" not in os.environ:
         pytest.skip("no docker-compose here; .ci/run installs it")

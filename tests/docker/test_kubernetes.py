@@ -47,7 +47,7 @@ def accepted(manifest: dict[str, Any], version: str = VERSIONS[-1]) -> None:
 @pytest.mark.long
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("variables", [{}, {"cpu_limit": "8", "scratch_size": "50Gi", "finished_job_ttl": 0}], ids=str)
-def test_kubernetes_takes_the_job(variables: dict[str, object], version: str) -> None:
+def test_kubernetes_accepts_the_job(variables: dict[str, object], version: str) -> None:
     accepted(job(variables), version)
 
 
@@ -111,7 +111,7 @@ def _names_in_secrets_sh() -> list[str]:
     return [*re.findall(r"for name in ([\w ]+);", script), *re.findall(r"keep reelkeeper_(\w+) ", script)]
 
 
-def test_kubernetes_takes_the_worker() -> None:
+def test_kubernetes_accepts_the_worker() -> None:
     documents = list(yaml.safe_load_all((FOLDER / "kubernetes" / "worker.yaml").read_text()))
     assert [item["kind"] for item in documents] == ["ServiceAccount", "Role", "RoleBinding", "Deployment"]
     for document in documents:

@@ -81,7 +81,7 @@ def _in_a_folder_with_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.chdir(tmp_path)
 
 
-def test_there_are_enough_of_them() -> None:
+def test_the_pages_have_enough_commands() -> None:
     assert len({line for _, line in COMMANDS}) > 80
     assert len(MENTIONED) > 30
     assert {name for name, _ in COMMANDS} >= {"README.md", "runbooks.md", "migration.md", "getting-started.md"}

@@ -123,7 +123,7 @@ def test_no_code_or_source_of_a_drawing_is_published(site: Path) -> None:
     assert not [*site.rglob("*.py"), *site.rglob("drawings/*")]
 
 
-def test_every_setting_threshold_command_route_and_exit_code_is_there(pages: dict[str, Page]) -> None:
+def test_every_setting_threshold_command_route_and_exit_code_is_documented(pages: dict[str, Page]) -> None:
     settings = {f"REELKEEPER_{name.upper()}" for name in Settings.model_fields}
     thresholds = {row[0].strip("`") for prefix, policy in policies.used() for row in policies.fields(prefix, policy)}
     assert len(settings) > 30
@@ -141,7 +141,7 @@ def test_every_setting_threshold_command_route_and_exit_code_is_there(pages: dic
     assert codes <= {cells[0] for cells in pages["exit-codes.html"].rows if cells}
 
 
-def test_no_threshold_is_spoken_of_that_is_gone() -> None:
+def test_no_removed_threshold_is_mentioned() -> None:
     known = {row[0].strip("`") for prefix, policy in policies.used() for row in policies.fields(prefix, policy)}
     prefixes = "|".join(sorted({name.partition(".")[0] for name in known}))
     texts = {path: path.read_text() for path in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md"))}
@@ -150,7 +150,7 @@ def test_no_threshold_is_spoken_of_that_is_gone() -> None:
     assert not [(page, name) for page, name in spoken if name not in known]
 
 
-def test_every_threshold_of_every_policy_of_the_rules_is_there_with_its_default(pages: dict[str, Page]) -> None:
+def test_every_threshold_of_every_policy_is_documented_with_its_default(pages: dict[str, Page]) -> None:
     kinds = {kind for module in RULES for kind in vars(module).values() if isinstance(kind, type)}
     found = {kind for kind in kinds if issubclass(kind, BaseModel) and kind.__name__.endswith("Policy")}
     assert len(found) > 12
@@ -186,7 +186,7 @@ def shown(default: object) -> list[str]:
     return (f"{value:,}" if number else value if isinstance(value, str) else json.dumps(value, default=str)).split()
 
 
-def test_every_rule_of_the_lifecycle_is_there_with_what_it_does(pages: dict[str, Page]) -> None:
+def test_every_rule_of_the_lifecycle_is_documented_with_its_action(pages: dict[str, Page]) -> None:
     sentences = next(module.SENTENCES for module in RULES if hasattr(module, "SENTENCES"))
     told = {rule: cells[1] for cells in pages["lifecycle.html"].rows for rule in cells[0].split(", ") if len(cells) > 1}
     assert told.keys() >= sentences.keys()
@@ -194,7 +194,7 @@ def test_every_rule_of_the_lifecycle_is_there_with_what_it_does(pages: dict[str,
     assert {rule: told[rule] for rule in sentences} == {rule: acts.get(rule, "keep") for rule in sentences}
 
 
-def test_every_kind_of_problem_that_the_api_answers_is_there(pages: dict[str, Page]) -> None:
+def test_every_kind_of_problem_of_the_api_is_documented(pages: dict[str, Page]) -> None:
     sources = "".join(path.read_text() for path in (ROOT / "reelkeeper" / "api").rglob("*.py"))
     kinds = {*re.findall(r"\b(?:problem|Shed)\(\d+, \"([\w-]+)\"", sources), *map(str, RefusedFor)}
     assert len(kinds) > 12
@@ -207,7 +207,7 @@ def test_every_flow_has_its_section_and_every_parameter_is_in_it(pages: dict[str
     assert not [name for name in flows.names() if f"<!-- generated: flow {name} -->" not in told]
 
 
-def test_every_policy_of_a_flow_is_named_with_who_takes_it(pages: dict[str, Page]) -> None:
+def test_every_policy_of_a_flow_is_listed_with_its_flows(pages: dict[str, Page]) -> None:
     text = pages["policies.html"].text
     for (name, policy), takers in policies.used().items():
         assert flows.titled(name, policy) in text

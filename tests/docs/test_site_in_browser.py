@@ -52,7 +52,7 @@ def tab(request: pytest.FixtureRequest, chromium: Browser, address: str) -> Iter
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_a_page_asks_nobody_else_fits_its_window_and_can_be_read(
+def test_a_page_loads_nothing_external_fits_its_window_and_is_readable(
     tab: Page, address: str, page: str, request: pytest.FixtureRequest
 ) -> None:
     tab.goto(f"{address}/{page}.html")

@@ -98,7 +98,7 @@ def test_listings_are_in_byte_order_unlike_those_of_the_server_behind(
     assert [entry["Key"] for entry in behind["Contents"]] != keys
 
 
-def test_a_key_takes_one_overwrite_a_second(client: Any, double: R2Double, key: str) -> None:  # noqa: ANN401  as above
+def test_a_key_accepts_one_overwrite_a_second(client: Any, double: R2Double, key: str) -> None:  # noqa: ANN401  as above
     with pytest.raises(ClientError, match="TooManyRequests"):
         client.put_object(Bucket=BUCKET, Key=key, Body=b"two")
     double.limits_overwrites = False
@@ -112,7 +112,7 @@ def test_only_two_storage_classes_are_known(client: Any, key: str) -> None:  # n
 
 
 @pytest.mark.parametrize("name", ["a//b", "a\\b", "a/../b", "./a", ".uploads/a", "a\u0308"])
-def test_keys_that_the_server_behind_takes_for_others_are_refused(client: Any, prefix: str, name: str) -> None:  # noqa: ANN401  as above
+def test_keys_that_the_backing_server_would_change_are_refused(client: Any, prefix: str, name: str) -> None:  # noqa: ANN401  as above
     with pytest.raises(ClientError):
         client.put_object(Bucket=BUCKET, Key=prefix + name, Body=b"x")
 

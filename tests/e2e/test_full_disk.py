@@ -55,7 +55,7 @@ def deployment(tmp_path: Path) -> Iterator[Deployment]:
 
 
 @pytest.mark.long
-def test_a_disk_that_is_full_before_the_work_is_told_at_once(deployment: Deployment, tiny_clip: Path) -> None:
+def test_a_full_disk_before_the_work_is_reported_at_once(deployment: Deployment, tiny_clip: Path) -> None:
     add = ("videos", "add", str(tiny_clip), "--user", "ann", "--video")
     deployment.run(*add, "v1")
     filler = fill(deployment.scratch, 1_000_000)

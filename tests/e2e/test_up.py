@@ -105,7 +105,7 @@ def test_one_command_one_minute_and_no_process_afterwards(folder: Path) -> None:
 
 
 @pytest.mark.timeout(1_200)
-def test_killed_and_started_again_it_goes_on(folder: Path) -> None:
+def test_up_continues_after_a_kill_and_restart(folder: Path) -> None:
     up = Running(folder)
     again = None
     try:

@@ -133,7 +133,7 @@ def _due_in_2099(installation: Installation, flow: str, *tags: str) -> str:
     return run
 
 
-def test_a_run_that_nobody_takes_is_told_of_and_one_that_never_begins_has_crashed(
+def test_a_run_without_a_worker_raises_an_alert_and_one_that_never_begins_crashes(
     whole: tuple[Installation, World], at_slack: SlackDouble
 ) -> None:
     installation, _ = whole
@@ -178,7 +178,7 @@ def test_without_the_password_every_route_says_401(whole: tuple[Installation, Wo
         assert nobody.get("/health").status_code == 200
 
 
-def test_a_worker_that_is_told_to_stop_waits_for_its_run(whole: tuple[Installation, World]) -> None:
+def test_a_stopping_worker_waits_for_its_run(whole: tuple[Installation, World]) -> None:
     installation, _ = whole
     run_id = installation.begin("dispatch-jobs", "waited for", seconds=10)
     until(lambda: installation.run(run_id)["state"]["type"] == "RUNNING", 120, "it runs")
@@ -189,7 +189,7 @@ def test_a_worker_that_is_told_to_stop_waits_for_its_run(whole: tuple[Installati
 
 
 @pytest.mark.parametrize("ends_in_order", [pytest.param(True, marks=pytest.mark.soak), False])
-def test_a_worker_without_patience_hands_over_and_the_next_one_goes_on(
+def test_a_worker_without_time_to_drain_hands_over_and_the_next_one_continues(
     ends_in_order: bool, whole: tuple[Installation, World]
 ) -> None:
     installation, _ = whole

@@ -224,7 +224,7 @@ def test_many_sleepers_in_place(sleeper: Callable[..., World], sleepers: int) ->
         _assert_nothing_wanted_is_gone(sleeper(operation, point, meanwhile), operation, meanwhile)
 
 
-def test_a_purge_that_nobody_disturbs_does_delete(sleeper: Callable[..., World]) -> None:
+def test_an_undisturbed_purge_deletes(sleeper: Callable[..., World]) -> None:
     world = sleeper("purge", AFTER_LEASE, lambda _: None)
     assert len(world.double.deleted()) == 1
     world.check()

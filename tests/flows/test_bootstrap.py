@@ -92,7 +92,7 @@ def test_missing_parts_are_created_and_a_second_run_changes_nothing(
     assert len(tokens.listed(sqlite_engine)) == 1
 
 
-def test_the_block_shows_its_token_to_nobody_who_does_not_ask_for_secrets(
+def test_the_block_hides_its_token_unless_secrets_are_requested(
     client: SyncPrefectClient, sqlite_engine: sa.Engine
 ) -> None:
     list(bootstrap(engine=sqlite_engine, api_url=API))
@@ -133,7 +133,7 @@ def test_an_automation_that_is_not_as_it_should_be_is_brought_up_to_date(client:
     assert found.trigger.within.total_seconds() == 3 * HEARTBEAT_SECONDS
 
 
-def test_without_an_address_of_the_api_it_says_who_is_told_of_what(client: SyncPrefectClient) -> None:
+def test_without_the_apis_address_the_alerting_of_failed_runs_is_explained(client: SyncPrefectClient) -> None:
     said = " ".join(bootstrap())
     assert "REELKEEPER_API_URL" in said
     assert "watchdog" in said
@@ -161,7 +161,7 @@ def test_a_token_that_was_revoked_is_replaced_and_another_address_is_taken(
 
 
 @pytest.mark.long
-def test_no_deployment_of_an_old_name_runs_beside_the_new_one_and_what_is_paused_stays_so(
+def test_deployments_under_old_names_are_stopped_and_paused_ones_stay_paused(
     client: SyncPrefectClient, tmp_path: Path
 ) -> None:
     for name in ("sync-catalog", "purge-retired", "not-ours"):

@@ -85,7 +85,7 @@ def test_a_plan_of_nothing_and_a_refused_one_do_not_say_how_to_do_it(old: Scene)
 
 
 @pytest.mark.long
-def test_a_plan_is_applied_once_and_can_be_looked_at_and_taken_back(old: Scene) -> None:
+def test_a_plan_is_applied_once_and_can_be_shown_and_undone(old: Scene) -> None:
     plan_id = ask("plan", "expire_videos")["plan"]["id"]
     listed = ask("plan", "--list")[0]
     assert (listed["id"], listed["state"], listed["items"]) == (plan_id, "ready", 2)
@@ -155,7 +155,7 @@ def test_as_of_judges_another_day(old: Scene) -> None:
 
 
 @pytest.mark.long
-def test_sync_says_what_it_found_and_takes_no_plan(scene: Scene) -> None:
+def test_sync_reports_its_findings_and_accepts_no_plan(scene: Scene) -> None:
     scene.video("v1", age_days=1)
     assert "listed objects" in run("run", "sync_catalog").stdout
     assert ask("run", "sync_catalog", "--apply")["lost_videos"] == 0

@@ -119,9 +119,7 @@ def test_a_freeze_reaches_the_workers_of_the_cluster(make_cold: MakeScene, monke
 
 
 @pytest.mark.long
-def test_an_address_where_nothing_answers_is_told_before_anything_is_changed(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unreachable_cluster_is_reported_before_any_change(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     scene.video("cold", age_days=10)
     before = scene.everything()
     monkeypatch.setenv("REELKEEPER_DASK_ADDRESS", "tcp://127.0.0.1:1")

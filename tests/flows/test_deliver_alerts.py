@@ -83,7 +83,7 @@ def test_without_slack_it_is_on_the_console(store: sa.Engine, capsys: pytest.Cap
     assert last_beats(store) == {"deliver_alerts"}
 
 
-def test_the_services_servers_are_told_and_one_that_is_down_fails_no_run(
+def test_webhooks_are_delivered_and_a_dead_endpoint_fails_no_run(
     store: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REELKEEPER_ALLOW_PRIVATE_ADDRESSES", "true")
@@ -102,7 +102,7 @@ def test_the_services_servers_are_told_and_one_that_is_down_fails_no_run(
 
 
 @pytest.mark.long
-def test_a_run_has_the_cache_forget_what_was_deleted(
+def test_a_run_purges_deleted_objects_from_the_cache(
     double: SlackDouble, store: sa.Engine, cloudflare: CloudflareDouble, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with transaction(store, "test") as session:

@@ -69,7 +69,7 @@ def test_a_dry_run_shows_the_forecast_and_keeps_nothing(used: Scene) -> None:
 
 
 @pytest.mark.long
-def test_jobs_that_made_what_had_been_made_before_are_told_with_what_they_cost(used: Scene) -> None:
+def test_repeated_jobs_are_reported_with_their_cost(used: Scene) -> None:
     old, new = NOW - timedelta(days=40), NOW - timedelta(days=3)
     cost: dict[str, Any] = {"cost_microusd": 350_000, "user_id": "idle"}
     asked = [made(f"a{n}", new + timedelta(minutes=n), cache_key="again", **cost) for n in range(5)]

@@ -94,7 +94,7 @@ def test_a_run_counts_charges_and_tells_once(spending: Scene) -> None:
 
 
 @pytest.mark.long
-def test_a_higher_level_is_news_and_what_is_put_right_is_over(spending: Scene) -> None:
+def test_a_higher_level_is_news_and_a_corrected_spend_resolves_the_alert(spending: Scene) -> None:
     monitor_costs(MONTHLY, dry_run=False)
     jobs(spending.engine, 1100, today())  # $16.50
     assert monitor_costs(MONTHLY, dry_run=False).news == 1
@@ -115,7 +115,7 @@ def test_a_budget_of_a_user_counts_that_user_alone(spending: Scene) -> None:
 
 
 @pytest.mark.long
-def test_days_that_nobody_counted_are_told_until_they_are_known(spending: Scene) -> None:
+def test_uncounted_days_are_reported_until_they_are_known(spending: Scene) -> None:
     missing = [ago(2), ago(3)]
     with transaction(spending.engine, "test") as session:
         session.execute(
@@ -137,7 +137,7 @@ def test_a_store_that_has_never_counted_has_no_gaps() -> None:
 
 
 @pytest.mark.long
-def test_people_hear_of_the_spend_while_changes_are_frozen(spending: Scene) -> None:
+def test_spend_alerts_are_sent_during_a_freeze(spending: Scene) -> None:
     freeze.freeze(spending.engine, by="ops", reason="an audit")
     assert monitor_costs(MONTHLY, dry_run=False).news == 2
 

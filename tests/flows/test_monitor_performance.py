@@ -57,7 +57,7 @@ def test_a_run_records_the_quarter_of_an_hour_and_tells_once(busy: Scene) -> Non
 
 
 @pytest.mark.long
-def test_runs_that_were_missed_are_made_good_and_what_is_put_right_is_over(busy: Scene) -> None:
+def test_windows_of_missed_runs_are_recorded_and_a_corrected_problem_is_resolved(busy: Scene) -> None:
     monitor_performance(dry_run=False, as_of=ago(45))
     with transaction(busy.engine, "test") as session:
         session.execute(sa.update(jobs).values(processing_seconds=100.0))
@@ -66,7 +66,7 @@ def test_runs_that_were_missed_are_made_good_and_what_is_put_right_is_over(busy:
 
 
 @pytest.mark.long
-def test_an_alert_is_over_when_the_goal_is_kept_and_stays_when_there_is_nothing_to_judge(busy: Scene) -> None:
+def test_an_alert_is_resolved_within_the_limit_and_stays_without_figures(busy: Scene) -> None:
     assert monitor_performance(dry_run=False, as_of=NOW).news == 1
     quiet = monitor_performance(dry_run=False, as_of=NOW + timedelta(hours=3))
     assert (quiet.over, [text.partition(".")[0] for text in quiet.found]) == (

@@ -45,7 +45,7 @@ def test_overdue_holds_and_reservations_are_released_once(overdue: Scene) -> Non
 
 
 @pytest.mark.long
-def test_a_mismatch_fails_the_run_freezes_everything_and_is_told_until_it_is_over(overdue: Scene) -> None:
+def test_a_mismatch_fails_the_run_freezes_everything_and_alerts_until_corrected(overdue: Scene) -> None:
     with transaction(overdue.engine, "test") as session:
         session.execute(sa.update(storage_accounts).values(used_bytes=storage_accounts.c.used_bytes + 1))
     with pytest.raises(IntegrityDoubt, match=r"in 1 figure \(used_bytes\)\. Changes are frozen"):

@@ -129,7 +129,7 @@ def put(scene: Scene, *keys: str, size: int = 3) -> None:
 
 
 @pytest.mark.long
-def test_a_dry_run_foretells_the_run_and_what_is_in_doubt_is_told_once(uploaded: Scene) -> None:
+def test_a_dry_run_predicts_the_run_and_doubtful_objects_are_reported_once(uploaded: Scene) -> None:
     put(uploaded, "u1/intro.mp4", "u2/intro.mp4", "cy/v.mp4", "cy/v/x.mp4", "notes.txt", "flat.mp4")
     put(uploaded, "cy/empty.mp4", size=0)
     foretold = sync_catalog()

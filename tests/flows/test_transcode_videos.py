@@ -108,7 +108,7 @@ def test_a_run_and_its_helper_share_the_videos(cold: Scene) -> None:
 
 
 @pytest.mark.long
-def test_the_run_waits_for_what_its_helpers_are_at_work_on_and_takes_over_from_the_dead(cold: Scene) -> None:
+def test_the_run_waits_for_its_helpers_videos_and_takes_over_those_of_dead_ones(cold: Scene) -> None:
     """Another worker holds one video's lease as the run begins, and gives no sign of life."""
     leases.acquire(cold.engine, ["video/cold1"], "a helper that is dead", seconds=5)
     report: Report = tier_storage(dry_run=False)

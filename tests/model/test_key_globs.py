@@ -32,7 +32,7 @@ KEYS = st.text(st.sampled_from("ab/."), min_size=1, max_size=12)
         ("*b", "a\nb", True),
     ],
 )
-def test_a_glob_stands_for_whole_keys(glob: str, key: str, matches: bool) -> None:
+def test_a_glob_matches_whole_keys(glob: str, key: str, matches: bool) -> None:
     assert bool(matcher([glob])(key)) is matches
 
 
@@ -58,7 +58,7 @@ def test_a_wider_glob_is_known_as_one(wide: str, narrow: str) -> None:
     assert not covers(narrow, wide) or (wide, narrow) == ("a**", "a*")
 
 
-def test_no_glob_and_no_key_takes_long() -> None:
+def test_matching_is_fast_for_any_glob_and_key() -> None:
     hostile = [matcher(["*a" * 50 + "b"]), matcher(["a*" * 90 + "?"]), matcher(["*" * 99 + "b"]), matcher(["?*" * 90])]
     began = time.process_time()
     for matches in hostile:

@@ -83,7 +83,7 @@ def test_a_malformed_pattern_is_named_with_what_is_wrong(pattern: str, complaint
     assert complaint in str(refused.value)
 
 
-def test_there_is_a_pattern_and_none_twice() -> None:
+def test_at_least_one_pattern_is_required_and_duplicates_are_refused() -> None:
     with pytest.raises(ValueError, match="at least one"):
         compiled([])
     with pytest.raises(ValueError, match="twice"):

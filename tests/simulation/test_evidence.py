@@ -124,7 +124,7 @@ def test_concurrency_is_near_its_best_on_every_kind_of_steady_server() -> None:
 @pytest.mark.parametrize(
     "name", ["fails when crowded", "fails at random", "flat price over ceiling", "price over ceiling, grows"]
 )
-def test_concurrency_is_near_its_best_where_jobs_fail_or_are_dear(name: str) -> None:
+def test_concurrency_is_near_its_best_if_jobs_fail_or_are_expensive(name: str) -> None:
     scenario = next(scenario for scenario in servers.SCENARIOS if scenario.name == name)
     assert fmean(concurrency.steer(scenario, ours(scenario), seed=seed).regret for seed in range(3)) <= 0.12
 

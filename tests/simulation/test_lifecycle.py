@@ -272,7 +272,7 @@ def test_bytes_in_their_grace_are_billed_until_its_end() -> None:
     assert month.r2_usd == Decimal("1.86")  # 1,000 GB on 4 of 30 days: 133.3 GB-months, 10 of them free, in whole ones
 
 
-def test_a_compressed_video_takes_both_its_bytes_until_the_grace_is_over() -> None:
+def test_a_compressed_video_stores_both_versions_until_the_grace_is_over() -> None:
     big = clip(90, *range(1, 4), size=10**9)
     source = big._replace(video=big.video._replace(codec="h264"))
     (_, course) = run([source], trial(COLD), Span(TODAY, TODAY, date(2027, 1, 1)), uploads=False).courses

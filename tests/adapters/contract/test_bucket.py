@@ -39,7 +39,7 @@ def test_bytes_are_stored_as_a_file_would_be(bucket: Bucket) -> None:
         bucket.put_bytes_once(key, b"1234", "video/mp4")
 
 
-def test_a_head_says_what_stands_there_or_that_nothing_does(bucket: Bucket) -> None:
+def test_a_head_returns_the_object_or_that_there_is_none(bucket: Bucket) -> None:
     key = bucket.prefix + "ann/one.mp4"
     assert bucket.head(key) is None
     bucket.put_bytes_once(key, b"12345", "video/mp4")
@@ -97,7 +97,7 @@ def test_an_empty_prefix_is_listed_as_empty(bucket: Bucket) -> None:
 
 
 @pytest.mark.parametrize("name", ODD_NAMES)
-def test_odd_names_go_there_and_back(bucket: Bucket, name: str) -> None:
+def test_unusual_keys_survive_a_round_trip(bucket: Bucket, name: str) -> None:
     key = f"{bucket.prefix}ann/{name}.mp4"
     bucket.put_bytes_once(key, name.encode(), "video/mp4")
     assert bucket.read_bytes(key) == name.encode()
@@ -107,7 +107,7 @@ def test_odd_names_go_there_and_back(bucket: Bucket, name: str) -> None:
     assert bucket.head(key) is None
 
 
-def test_stored_says_of_each_key_what_stands_there(bucket: Bucket) -> None:
+def test_stored_returns_the_object_at_each_key(bucket: Bucket) -> None:
     present = [f"{bucket.prefix}ann/{n:03}.mp4" for n in range(0, 60, 2)]
     for key in present:
         bucket.put_bytes_once(key, key.encode(), "video/mp4")
@@ -135,7 +135,7 @@ def test_the_bucket_tells_the_time(bucket: Bucket) -> None:
     assert abs(there - datetime.now(UTC)) < timedelta(minutes=5)
 
 
-def test_wrong_credentials_are_said_to_be_wrong(bucket: Bucket) -> None:
+def test_wrong_credentials_are_reported_as_such(bucket: Bucket) -> None:
     stranger = connect(bucket._client.meta.endpoint_url, "0" * 32, "0" * 64, bucket.name, bucket.prefix)
     with pytest.raises(StorageError, match=r"InvalidAccessKeyId|Unauthorized|AccessDenied"):
         stranger.put_bytes_once(bucket.prefix + "ann/one.mp4", b"x", "video/mp4")

@@ -85,7 +85,7 @@ def structural_faults(source: Media, result: Media, recipe: Recipe = AV1) -> str
 @pytest.mark.long
 @pytest.mark.parametrize("name", ODD_CLIPS)
 @pytest.mark.parametrize("recipe", [H264, AV1], ids=["H.264 in MP4", "AV1 in WebM"])
-def test_an_odd_clip_comes_through_whole(make_clip: MakeClip, tmp_path: Path, name: str, recipe: Recipe) -> None:
+def test_an_unusual_clip_is_encoded_completely(make_clip: MakeClip, tmp_path: Path, name: str, recipe: Recipe) -> None:
     clip = made(make_clip, name)
     if reason := NOT_AS_H264.get(name) if recipe is H264 else None:
         refusal = skip(ffmpeg.inspect(clip), recipe.model_copy(update={"skip_codecs": ()}))
@@ -193,7 +193,7 @@ def test_a_source_with_features_that_a_result_would_lose_is_refused_before_and_a
     assert faults.rule == late, faults.reason
 
 
-def test_a_clip_turned_by_an_odd_angle_is_left_as_it_is(make_clip: MakeClip, tmp_path: Path) -> None:
+def test_a_clip_rotated_by_an_odd_angle_is_refused(make_clip: MakeClip, tmp_path: Path) -> None:
     clip = str(make_clip(size="96x64"))
     turned = tool("-display_rotation", "45", "-i", clip, "-c", "copy", str(tmp_path / "turned.mp4"))
     refusal = skip(ffmpeg.inspect(turned), AV1)

@@ -25,7 +25,7 @@ def read(place: str, container: str, *only: str) -> "subprocess.CompletedProcess
 
 
 @pytest.mark.parametrize(("option", "said"), [("f", "moov atom not found"), ("format_whitelist", "not on whitelist")])
-def test_a_script_is_no_video_though_its_name_says_so(tiny_clip: Path, tmp_path: Path, option: str, said: str) -> None:
+def test_a_script_with_a_video_extension_is_refused(tiny_clip: Path, tmp_path: Path, option: str, said: str) -> None:
     (tmp_path / "sibling.mp4").write_bytes(tiny_clip.read_bytes())
     script = tmp_path / "script.mov"
     script.write_text("ffconcat version 1.0\nfile sibling.mp4\n")

@@ -221,7 +221,7 @@ def test_a_forked_process_has_a_launcher_of_its_own(tmp_path: Path) -> None:
     assert shell("exit 4", tmp_path).returncode == 4
 
 
-def test_a_tool_that_cannot_be_started_is_told(tmp_path: Path) -> None:
+def test_a_tool_that_cannot_be_started_is_reported(tmp_path: Path) -> None:
     with pytest.raises(MediaError, match="No such file"):
         run(["/nonexistent/ffmpeg"], scratch_dir=tmp_path, bounds=Bounds(), walls=OPEN)
 
@@ -292,13 +292,13 @@ def test_other_files_are_out_of_reach(tmp_path: Path) -> None:
         ("", "ffmpeg cannot process it (encode, exit 183: nothing on stderr)"),
     ],
 )
-def test_a_refusal_says_plainly_what_is_wrong_and_then_what_ffmpeg_said(complaints: str, said: str) -> None:
+def test_a_refusal_explains_the_problem_and_quotes_ffmpeg(complaints: str, said: str) -> None:
     with pytest.raises(NotAVideo) as raised:
         Finished(183, b"", complaints, 0, 0, Path()).check("encode")
     assert str(raised.value) == said
 
 
-def test_a_full_disk_is_blamed_where_the_tool_says_so() -> None:
+def test_a_tools_message_about_a_full_disk_is_recognised() -> None:
     with pytest.raises(DiskFull):
         Finished(228, b"", "No space left on device", 0, 0, Path()).check("encode")
 

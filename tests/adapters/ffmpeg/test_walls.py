@@ -154,7 +154,7 @@ def test_each_wall_alone_keeps_the_network_out(scratch_dir: Path, wall: str) -> 
 
 
 @pytest.mark.skipif(not landlock.version(), reason="this kernel has no Landlock")
-def test_no_other_program_takes_the_place_of_the_tool(scratch_dir: Path) -> None:
+def test_the_tool_cannot_execute_another_program(scratch_dir: Path) -> None:
     """Programs lie among the libraries too, and a tool can write one into its folder."""
     code = """
         import os, shutil

@@ -181,7 +181,7 @@ def test_a_video_that_has_expired_is_lost_and_not_made_again(vendor: Vendor, mak
     assert len(vendor.submitted) == 1
 
 
-def test_a_job_that_is_cancelled_is_told_to_its_provider(vendor: Vendor, make: Make) -> None:
+def test_a_cancelled_job_is_cancelled_at_its_provider(vendor: Vendor, make: Make) -> None:
     vendor.looks, notes = 50, Notes()
     notes.stop = GenerationCancelled("not wanted")
     with pytest.raises(GenerationCancelled):

@@ -25,7 +25,7 @@ KEY, URL = SecretStr("a key of a provider's"), "https://provider.example/v1"
         ({"generator": "comfyui", "generator_url": URL}, "comfyui"),
     ],
 )
-def test_the_configured_generator_is_given(given: dict[str, Any], name: str) -> None:
+def test_the_configured_generator_is_returned(given: dict[str, Any], name: str) -> None:
     assert connect(Settings(**given)).name == name
 
 

@@ -38,7 +38,7 @@ def make(double: ProviderDouble, tmp_path: Path) -> Callable[..., Made]:
     return made
 
 
-def test_a_video_is_made_fetched_and_its_cost_told(double: ProviderDouble, make: Callable[..., Made]) -> None:
+def test_a_video_is_made_and_fetched_with_its_cost(double: ProviderDouble, make: Callable[..., Made]) -> None:
     double.looks = 3
     notes = Notes()
     made = make(ORDER, notes)
@@ -102,7 +102,7 @@ def test_another_worker_continues_the_job_that_was_sent(double: ProviderDouble, 
     assert len(double.submitted) == 1
 
 
-def test_a_worker_that_may_not_go_on_sends_nothing(double: ProviderDouble, make: Callable[..., Made]) -> None:
+def test_a_worker_that_must_stop_sends_nothing(double: ProviderDouble, make: Callable[..., Made]) -> None:
     notes = Notes()
     notes.stop, notes.stops_early = RuntimeError("it was asleep for a minute"), True
     with pytest.raises(RuntimeError):
@@ -110,7 +110,7 @@ def test_a_worker_that_may_not_go_on_sends_nothing(double: ProviderDouble, make:
     assert double.submitted == []
 
 
-def test_a_job_that_is_cancelled_is_told_to_its_provider(double: ProviderDouble, make: Callable[..., Made]) -> None:
+def test_a_cancelled_job_is_cancelled_at_its_provider(double: ProviderDouble, make: Callable[..., Made]) -> None:
     notes, double.looks = Notes(), 50
     notes.stop = GenerationCancelled("not wanted")
     with pytest.raises(GenerationCancelled):
@@ -184,7 +184,7 @@ def test_a_job_that_its_provider_has_forgotten_fails_once_it_has_been_asked_afte
         make(notes.taken_up(was_parked=True), notes)
 
 
-def test_the_token_goes_to_nobody_else(double: ProviderDouble, make: Callable[..., Made]) -> None:
+def test_the_token_is_sent_to_the_provider_only(double: ProviderDouble, make: Callable[..., Made]) -> None:
     with ProviderDouble(b"elsewhere").serving() as store:
         double.ends_as |= {"video_url": f"{store.url}/video.mp4"}
         assert make(ORDER, Notes()).path.read_bytes() == b"elsewhere"
@@ -204,7 +204,7 @@ def test_an_address_that_is_not_public_is_not_asked(double: ProviderDouble, tmp_
     assert double.connections == 0
 
 
-def test_the_provider_is_told_where_the_image_can_be_read(double: ProviderDouble, tmp_path: Path) -> None:
+def test_the_provider_gets_the_url_of_the_image(double: ProviderDouble, tmp_path: Path) -> None:
     provider = HttpProvider(double.url, TOKEN, allow_private=True, timeout_seconds=60.0)
     generator = RemoteGenerator(
         provider, images=NO_IMAGES._replace(url=lambda digest: f"https://images.example/{digest}"), poll_seconds=0.01
@@ -243,9 +243,7 @@ def test_without_proof_nothing_in_doubt_is_ever_sent_again(
     assert double.submitted == ["j1-1"]
 
 
-def test_a_job_that_was_paid_and_forgotten_is_lost_and_not_made_once_more(
-    double: ProviderDouble, tmp_path: Path
-) -> None:
+def test_a_paid_job_that_its_provider_forgot_is_lost_and_not_made_again(double: ProviderDouble, tmp_path: Path) -> None:
     notes, generator = Notes(), other(Listed, double)
     generator.make(ORDER, tmp_path / "made.mp4", notes)
     double.jobs.clear()

@@ -8,7 +8,7 @@ from reelkeeper.errors import GenerationRefused
 SHAPE = {"duration": "5", "resolution": "720p"}
 
 
-def test_a_parameter_adds_a_field_or_takes_one_out() -> None:
+def test_a_parameter_adds_or_removes_a_field() -> None:
     request = {"parameters": {"motion": 3, "resolution": None, "duration": "5"}}
     assert with_parameters(SHAPE, request) == {"duration": "5", "motion": 3}
     assert with_parameters(SHAPE, {}) == SHAPE

@@ -111,7 +111,7 @@ def test_a_file_that_is_no_picture_is_refused(tmp_path: Path, content: bytes) ->
 
 
 @pytest.mark.parametrize("name", ["d" * 64, "../../etc/passwd", "/etc/passwd", "."])
-def test_an_image_that_is_not_there_is_refused(tmp_path: Path, name: str) -> None:
+def test_a_missing_image_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(GenerationRefused, match="no input image"):
         make(tmp_path, image_sha256=name)
 

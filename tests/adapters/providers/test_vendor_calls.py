@@ -69,7 +69,7 @@ def test_a_call_of_another_time_is_refused(vendor: Vendor, job: Job, verify: Ver
             verify(vendor.call(job, now), now + later)
 
 
-def test_a_call_that_somebody_else_signed_or_changed_is_refused(vendor: Vendor, job: Job, verify: Verify) -> None:
+def test_a_forged_or_changed_callback_is_refused(vendor: Vendor, job: Job, verify: Verify) -> None:
     call = vendor.call(job)
     name, signature = list(call.headers.items())[-1]
     stamp, at = next((name, value) for name, value in call.headers.items() if name.lower().endswith("timestamp"))

@@ -43,7 +43,7 @@ def test_a_page_is_read_with_times_to_the_second() -> None:
     }
 
 
-def test_keys_are_taken_as_they_stand_where_they_are_not_encoded() -> None:
+def test_unencoded_keys_are_read_unchanged() -> None:
     answer = parse_page(page("<IsTruncated>false</IsTruncated>"))
     assert answer[OBJECTS][0].key == "videos/a%2Bb+c.mp4"
 

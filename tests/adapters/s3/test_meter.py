@@ -31,7 +31,7 @@ def taken(bucket: Bucket) -> dict[str, int]:
     return {action: count for (_, action), count in counts.items()}
 
 
-def test_each_operation_counts_once_and_taking_begins_anew(bucket: Bucket, key: str) -> None:
+def test_each_operation_counts_once_and_taking_resets_the_counts(bucket: Bucket, key: str) -> None:
     bucket.put_bytes_once(key, b"x", "video/mp4")
     bucket.read_bytes(key)
     bucket.head(key)

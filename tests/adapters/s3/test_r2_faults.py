@@ -44,7 +44,7 @@ def test_passing_failures_are_tried_again(
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
-def test_a_failure_that_does_not_pass_is_told_after_the_last_attempt(
+def test_a_lasting_failure_is_raised_after_the_last_attempt(
     bucket: Bucket, double: R2Double, key: str, waits: list[float], status: int
 ) -> None:
     double.faults.fail("HeadObject", status, times=100)
@@ -62,7 +62,7 @@ def test_a_refusal_is_not_tried_again(bucket: Bucket, double: R2Double, key: str
     assert len(double.sent("PutObject")) == 1
 
 
-def test_a_bucket_that_is_not_there_is_not_taken_for_an_empty_one(double: R2Double) -> None:
+def test_a_missing_bucket_is_not_mistaken_for_an_empty_one(double: R2Double) -> None:
     at = double.endpoint
     nowhere = r2.connect(at.endpoint_url, at.access_key_id, at.secret_access_key, "nowhere", "videos/")
     with pytest.raises(StorageError, match=r"NoSuchBucket.*REELKEEPER_BUCKET"):
@@ -72,7 +72,7 @@ def test_a_bucket_that_is_not_there_is_not_taken_for_an_empty_one(double: R2Doub
     assert "NoSuchBucket" in nowhere.delete(["videos/a.mp4"])["videos/a.mp4"]
 
 
-def test_an_endpoint_that_is_not_there_is_told() -> None:
+def test_an_unreachable_endpoint_is_reported() -> None:
     nowhere = r2.connect("http://127.0.0.1:1", "id", "secret", "bucket", "videos/")
     with pytest.raises(StorageError, match="EndpointConnectionError"):
         nowhere.head("videos/a.mp4")
@@ -97,7 +97,7 @@ def test_an_upload_whose_reply_was_lost_succeeds_at_the_second_attempt(
     assert bucket.read_bytes(key, 4_000_000) == clip.read_bytes()
 
 
-def test_an_upload_whose_reply_was_lost_and_whose_key_another_then_took_is_refused(
+def test_an_upload_with_a_lost_reply_whose_key_was_taken_by_another_is_refused(
     bucket: Bucket, double: R2Double, key: str
 ) -> None:
     double.faults.before(
@@ -139,7 +139,7 @@ def test_a_download_that_is_cut_starts_again(
     assert waits == [2, 3]
 
 
-def test_a_download_that_is_always_cut_is_told_and_leaves_no_file(
+def test_a_download_that_is_always_cut_fails_and_leaves_no_file(
     bucket: Bucket, double: R2Double, key: str, tmp_path: Path
 ) -> None:
     bucket.put_bytes_once(key, os.urandom(100_000), "video/mp4")

@@ -49,14 +49,14 @@ def shelf(bucket: Bucket, double: R2Double) -> list[str]:
 
 
 @pytest.mark.long
-def test_pages_answer_for_keys_that_stand_together(bucket: Bucket, double: R2Double, shelf: list[str]) -> None:
+def test_neighbouring_keys_are_checked_by_listing(bucket: Bucket, double: R2Double, shelf: list[str]) -> None:
     assert all(bucket.stored(shelf).values())
     assert len(double.sent("ListObjectsV2")) == 4
     assert not double.sent("HeadObject")
 
 
 @pytest.mark.long
-def test_heads_answer_for_keys_that_stand_alone(bucket: Bucket, double: R2Double, shelf: list[str]) -> None:
+def test_single_keys_are_checked_by_head(bucket: Bucket, double: R2Double, shelf: list[str]) -> None:
     wanted = [f"{bucket.prefix}ann/{n:04}.mp4" for n in range(0, 200, 8)]
     assert all(bucket.stored(wanted).values())
     assert len(double.sent("ListObjectsV2")) <= 2
@@ -65,7 +65,7 @@ def test_heads_answer_for_keys_that_stand_alone(bucket: Bucket, double: R2Double
 
 
 @pytest.mark.long
-def test_only_a_head_says_that_nothing_is_there(bucket: Bucket, double: R2Double, shelf: list[str]) -> None:
+def test_an_object_is_missing_only_by_head(bucket: Bucket, double: R2Double, shelf: list[str]) -> None:
     absent = [key.replace("ann", "bob") for key in shelf]
     assert not any(bucket.stored(absent).values())
     assert len(double.sent("HeadObject")) == 200
@@ -73,7 +73,7 @@ def test_only_a_head_says_that_nothing_is_there(bucket: Bucket, double: R2Double
 
 
 @pytest.mark.long
-def test_a_listing_that_leaves_keys_out_is_made_up_for(bucket: Bucket, double: R2Double, shelf: list[str]) -> None:
+def test_keys_missing_from_a_listing_are_checked_by_head(bucket: Bucket, double: R2Double, shelf: list[str]) -> None:
     double.faults.spoil_listing("half", times=100)
     assert all(bucket.stored(shelf).values())
     assert double.sent("HeadObject")

@@ -128,7 +128,7 @@ def test_the_server_listens_only_on_loopback_and_requires_credentials_everywhere
 
 
 @pytest.mark.long
-def test_a_port_that_somebody_else_took_is_given_up(tmp_path: Path) -> None:
+def test_a_port_taken_by_another_process_is_replaced(tmp_path: Path) -> None:
     with seaweed.running(tmp_path) as first:
         bucket_at(first).put_bytes_once(KEY, b"one", "video/mp4")
     address = ("127.0.0.1", int(first.endpoint_url.rpartition(":")[2]))

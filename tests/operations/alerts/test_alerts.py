@@ -38,7 +38,7 @@ def pretend_tried(engine: sa.Engine) -> None:
         session.execute(sa.update(outbox).values(attempts=1))
 
 
-def test_an_alert_is_told_once_and_its_end_once(engine: sa.Engine) -> None:
+def test_an_alert_is_sent_once_and_its_resolution_once(engine: sa.Engine) -> None:
     assert seen(engine, finding()) == Observed(opened=1, repeated=0, resolved=0, snoozed=0)
     pretend_tried(engine)
     assert seen(engine, finding()) == Observed(0, 0, 0, 0)
@@ -81,7 +81,7 @@ def test_a_resolution_waits_for_the_message_that_it_follows(engine: sa.Engine) -
     assert (second.after_id, second.alert_ids) == (first.id, first.alert_ids)
 
 
-def test_many_at_once_are_told_in_one_message_that_lists_all(engine: sa.Engine) -> None:
+def test_many_alerts_at_once_are_sent_in_one_message_that_lists_all(engine: sa.Engine) -> None:
     found = [finding(f"user:{number}") for number in range(6)]
     assert seen(engine, *found).opened == 6
     assert messages(engine) == [("digest", "waiting", "6 alerts at once")]
@@ -107,7 +107,7 @@ def test_a_hundred_at_once_are_all_listed(engine: sa.Engine) -> None:
     assert sorted(alert_id for row in rows for alert_id in row) == sorted(known)
 
 
-def test_critical_repeats_until_somebody_acknowledges_it(engine: sa.Engine) -> None:
+def test_a_critical_alert_repeats_until_acknowledged(engine: sa.Engine) -> None:
     critical = finding(severity=Severity.CRITICAL)
     seen(engine, critical)
     _pass(engine, hours=4)
@@ -123,7 +123,7 @@ def test_critical_repeats_until_somebody_acknowledges_it(engine: sa.Engine) -> N
         operation.acknowledge(engine, alert.id, author="ann")
 
 
-def test_a_snooze_keeps_quiet_until_it_ends(engine: sa.Engine) -> None:
+def test_a_snooze_silences_alerts_until_it_ends(engine: sa.Engine) -> None:
     snooze_id = operation.snooze(engine, "budget", scope="total", seconds=60, author="ann", reason="known")
     assert seen(engine, finding()).snoozed == 1
     assert seen(engine, finding("tier:free"), finding()) == Observed(opened=1, repeated=0, resolved=0, snoozed=1)
@@ -141,7 +141,7 @@ def test_a_snooze_runs_out_by_itself(engine: sa.Engine) -> None:
     assert seen(engine, finding()).opened == 1
 
 
-def test_two_runs_at_once_tell_the_same_news_once(engine: sa.Engine) -> None:
+def test_two_concurrent_runs_report_the_same_alert_once(engine: sa.Engine) -> None:
     found = [finding(f"user:{number}") for number in range(3)]
     with ThreadPoolExecutor(4) as pool:
         observed = list(pool.map(lambda _: seen(engine, *found), range(8)))
@@ -149,7 +149,7 @@ def test_two_runs_at_once_tell_the_same_news_once(engine: sa.Engine) -> None:
     assert len(messages(engine)) == 3
 
 
-def test_alerts_are_told_while_changes_are_frozen(engine: sa.Engine) -> None:
+def test_alerts_are_sent_during_a_freeze(engine: sa.Engine) -> None:
     freeze(engine, by="test", reason="a mismatch")
     assert seen(engine, finding()).opened == 1
 

@@ -90,7 +90,7 @@ def service(engine: sa.Engine, server: Receiver) -> Service:
     return Service(engine, server)
 
 
-def test_each_event_arrives_once_signed_and_no_person_hears_of_it(service: Service) -> None:
+def test_each_event_arrives_once_and_signed_and_is_not_sent_to_people(service: Service) -> None:
     service.add()
     service.happens("v1", "v2")
     assert service.deliver(seconds=5) == Told(2, 0)
@@ -114,7 +114,7 @@ def test_events_are_none_of_slacks(service: Service) -> None:
         assert outbox.overdue(session, -1, tried=False, limit=10) == []
 
 
-def test_an_endpoint_is_told_of_what_it_asked_for(service: Service) -> None:
+def test_an_endpoint_gets_the_events_that_it_subscribes_to(service: Service) -> None:
     service.add("/some", EventType.VIDEO_PURGED)
     service.add("/all")
     service.happens("v1")
@@ -181,7 +181,7 @@ def test_a_dead_endpoint_delays_no_other(service: Service) -> None:
     assert time.monotonic() - began < 15
 
 
-def test_a_dead_endpoint_is_disabled_told_and_loses_nothing(service: Service) -> None:
+def test_a_dead_endpoint_is_disabled_with_an_alert_and_loses_nothing(service: Service) -> None:
     endpoint_id = service.add()
     service.receiver.always["/live"] = 500
     service.happens("v1")
@@ -212,7 +212,7 @@ def test_an_endpoint_that_says_it_is_gone_is_disabled_at_once(service: Service) 
     assert service.alerts() == {("webhook_disabled", f"webhook:{endpoint_id}")}
 
 
-def test_a_message_that_alone_is_refused_is_given_up_told_and_replayed(service: Service) -> None:
+def test_a_single_refused_message_is_given_up_with_an_alert_and_can_be_replayed(service: Service) -> None:
     endpoint_id = service.add()
     for attempt in range(len(RETRY_SECONDS) + 1):
         service.receiver.answers["/live"] = [400]
@@ -246,7 +246,7 @@ def test_events_for_a_dead_endpoint_are_kept_as_long_as_other_messages(service: 
     assert counts == [0, 0, 1]
 
 
-def test_a_new_secret_signs_beside_the_old_one_for_a_day(service: Service) -> None:
+def test_messages_are_signed_with_the_new_and_the_old_secret_for_a_day(service: Service) -> None:
     endpoint_id = service.add()
     (old,) = service.receiver.secrets["/live"]
     new = webhooks.rotate(service.engine, endpoint_id, author="test")
@@ -317,7 +317,7 @@ def test_a_process_that_lost_its_lease_while_sending_records_nothing(
     assert (line.id, line.failing_since, service.states()) == (endpoint_id, None, ["waiting"])
 
 
-def test_an_error_that_nobody_expected_is_an_attempt_in_vain(service: Service) -> None:
+def test_an_unexpected_error_is_a_failed_attempt(service: Service) -> None:
     service.add()
     service.happens("v1", "v2")
     with transaction(service.engine, "test") as session:
@@ -337,7 +337,7 @@ def test_a_following_run_also_sends_events_that_arrive_meanwhile(
     assert service.deliver(seconds=3, follow=True) == Told(2, 0)
 
 
-def test_a_budget_that_is_crossed_is_told_once(service: Service) -> None:
+def test_a_crossed_budget_is_reported_once(service: Service) -> None:
     service.add()
     found = [Finding("budget", "total", "2999-11", "80", Severity.WARNING, "80 %", "words")]
     found.append(Finding("drift", "total", "2999-11", "", Severity.WARNING, "drift", "words"))
@@ -347,7 +347,7 @@ def test_a_budget_that_is_crossed_is_told_once(service: Service) -> None:
     assert [(each.type, each.data["level"]) for each in service.receiver.got["/live"]] == [("budget.crossed", "80")]
 
 
-def test_a_user_whose_credits_run_low_is_told_once_until_they_are_above_again(service: Service) -> None:
+def test_low_credits_are_reported_once_until_they_are_above_again(service: Service) -> None:
     """Of ten cents and later twenty, where eight are few; a fox costs 15,175 micro-dollars."""
     service.add()
     put_in_force(service.engine, admission=AdmissionPolicy(low_credits_usd=Decimal("0.08")))

@@ -209,7 +209,7 @@ def test_a_refusal_leaves_the_callers_transaction_as_it_was(books: sa.Engine) ->
     assert balances(books, "ann") == (0, DOLLAR)
 
 
-def test_all_of_a_transaction_stands_or_falls_together(books: sa.Engine) -> None:
+def test_all_moves_of_a_transaction_are_committed_or_none(books: sa.Engine) -> None:
     def admit_and_stumble() -> None:
         with transaction(books, "test") as session:
             moved = ledger.hold(session, "ann", 1, "job 1", run_id=RUN, lasting_seconds=1)

@@ -111,7 +111,7 @@ def test_the_buckets_own_operations_are_added_up_and_lost_by_no_failure(engine: 
     assert used(engine, Metric.OPERATIONS) == {"ListObjects": 1, "HeadObject": 2}
 
 
-def test_cloudflares_figures_come_in_beside_our_own(
+def test_cloudflares_figures_are_recorded_beside_ours(
     store: sa.Engine, client: Client, cloudflare: CloudflareDouble
 ) -> None:
     yesterday = datetime.combine(TODAY - ONE_DAY, time(8), UTC)
@@ -153,7 +153,7 @@ def test_if_cloudflare_refuses_our_own_count_is_used_and_the_reason_reported(
     assert used(store, Metric.STORED_BYTES)["ann"] == 10
 
 
-def test_days_on_which_nobody_looked_are_missing(store: sa.Engine) -> None:
+def test_uncounted_days_are_missing(store: sa.Engine) -> None:
     found = collect(store, None, MID)
     assert [day.day for day in found.missing] == list(range(1, 21))
 
@@ -188,7 +188,7 @@ def test_charging_again_touches_only_the_days_that_may_have_changed(store: sa.En
 
 
 @pytest.mark.long
-def test_a_day_that_is_known_better_later_is_charged_anew_with_all_that_follow(store: sa.Engine) -> None:
+def test_a_corrected_day_is_charged_again_with_all_days_after_it(store: sa.Engine) -> None:
     note(store, *(stored(day, 9) for day in range(1, 21)))
     charge(store, BOOK, MID)
     note(store, stored(3, 5000)._replace(source=UsageSource.CLOUDFLARE))

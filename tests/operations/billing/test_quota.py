@@ -149,7 +149,7 @@ def test_a_downgrade_blocks_what_is_new_and_deletes_nothing(store: sa.Engine) ->
     settle(store, "upload 1", video="v3", size=1)  # what was promised before stays promised
 
 
-def test_a_persons_word_stands_in_place_of_the_tier_and_is_on_record(store: sa.Engine) -> None:
+def test_a_quota_set_by_a_person_replaces_the_tiers_and_is_audited(store: sa.Engine) -> None:
     with transaction(store, "test") as session:
         quota.set_quota(session, "ann", 60 * MIB, author="eve")
     assert not check_user_storage_quota(store, "ann", 1).can_upload
@@ -196,7 +196,7 @@ def test_a_user_who_was_never_counted_is_counted_at_the_first_question(store: sa
     assert storage(store, "ann") == (60 * MIB, 40 * MIB)
 
 
-def test_a_wrong_count_does_not_stand_in_the_way_of_a_deletion(store: sa.Engine) -> None:
+def test_a_wrong_count_does_not_prevent_a_deletion(store: sa.Engine) -> None:
     with transaction(store, "test") as session:
         store_video(session, "ann", "v2", 5)
         session.execute(sa.update(storage_accounts).values(used_bytes=4))

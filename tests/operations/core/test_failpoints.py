@@ -21,7 +21,7 @@ READS_ONLY = {"doctor.py"}  # it puts one probe key, and changes nothing that an
 
 
 @pytest.mark.parametrize("path", sorted(OPERATIONS.rglob("*.py")), ids=lambda path: path.stem)
-def test_an_outside_effect_stands_in_an_effect(path: Path) -> None:
+def test_every_external_effect_is_within_an_effect_block(path: Path) -> None:
     tree = ast.parse(path.read_text())
     covered = {
         id(inner)

@@ -30,7 +30,7 @@ def wait_for(condition: object) -> None:
         time.sleep(0.02)
 
 
-def test_leases_are_kept_while_working_and_given_back_at_the_end(sqlite_engine: sa.Engine) -> None:
+def test_leases_are_renewed_while_working_and_released_at_the_end(sqlite_engine: sa.Engine) -> None:
     with LeaseManager(sqlite_engine, heartbeat_seconds=0.05) as manager:
         (lease,) = manager.take(["a"])
         first = expiry(sqlite_engine)
@@ -69,7 +69,7 @@ def test_without_a_renewal_the_holder_stops_itself(sqlite_engine: sa.Engine) -> 
             manager.check(lease)
 
 
-def test_a_grant_given_back_early_is_free_for_others(sqlite_engine: sa.Engine) -> None:
+def test_a_lease_released_early_is_free_for_others(sqlite_engine: sa.Engine) -> None:
     with LeaseManager(sqlite_engine) as manager:
         taken = manager.take(["a", "b"])
         manager.release(taken[:1])
@@ -78,7 +78,7 @@ def test_a_grant_given_back_early_is_free_for_others(sqlite_engine: sa.Engine) -
             manager.check(taken[0])
 
 
-def test_leaving_does_not_give_away_what_another_has_taken(sqlite_engine: sa.Engine) -> None:
+def test_leaving_does_not_release_a_lease_that_another_has_taken(sqlite_engine: sa.Engine) -> None:
     with LeaseManager(sqlite_engine) as manager:
         manager.take(["a"])
         expire(sqlite_engine)

@@ -93,7 +93,7 @@ def store(engine: sa.Engine) -> sa.Engine:
     return engine
 
 
-def test_this_month_is_what_was_used_and_what_goes_on(store: sa.Engine) -> None:
+def test_this_months_forecast_is_its_usage_plus_the_forecast_of_the_rest(store: sa.Engine) -> None:
     costs = {cost.service: cost for cost in predict_costs(store, NOW, policies=DEFAULTS, months=1)}
     assert costs["compute"].mean_usd == pytest.approx(300 * 30 * 0.01, rel=0.02)
     assert costs["api"].mean_usd == pytest.approx(300 * 30 * 0.005, rel=0.02)
@@ -127,7 +127,7 @@ def test_bytes_of_a_segment_leave_by_its_retention(store: sa.Engine) -> None:
     assert stock.kept == {25 + 1 + 7: pytest.approx(1 / 6), 30 + 1 + 7: pytest.approx(2 / 6)}
 
 
-def test_cloudflares_count_takes_the_place_of_our_own_and_a_day_without_reads_had_none(store: sa.Engine) -> None:
+def test_cloudflares_count_replaces_ours_and_a_day_without_reads_had_none(store: sa.Engine) -> None:
     theirs = {"source": UsageSource.CLOUDFLARE, "storage_class": StorageClass.STANDARD}
     with transaction(store, "test") as session:
         record_usage(session, [Used(ago(1), Metric.OPERATIONS, 5, "GetObject", **theirs)])  # type: ignore[arg-type]  # two fields
@@ -168,7 +168,7 @@ def test_the_forecast_of_an_empty_store_is_unknown_not_zero(engine: sa.Engine) -
             ask(engine, NOW)
 
 
-def test_a_metric_that_nobody_counts_is_unknown(engine: sa.Engine) -> None:
+def test_an_uncounted_metric_is_unknown(engine: sa.Engine) -> None:
     with transaction(engine, "test") as session:
         record_usage(session, [Used(ago(1), Metric.STORED_BYTES, GB, storage_class=StorageClass.STANDARD)])
     needs = predict_resource_needs(engine, NOW)

@@ -140,7 +140,7 @@ def test_a_mismatch_stops_all_changes_until_a_person_has_looked(busy: sa.Engine)
 
 
 @pytest.mark.parametrize("what", ["balance", "house", "used", "reserved", "gone"])
-def test_copies_are_written_anew_from_their_record(busy: sa.Engine, what: str) -> None:
+def test_derived_totals_are_corrected_from_their_records(busy: sa.Engine, what: str) -> None:
     with transaction(busy, "test") as session:
         session.execute(WRONG[what][0])
     assert accounts.correct(busy, author="eve") == ([WRONG[what][1]], [])

@@ -70,7 +70,7 @@ def test_silence_is_noticed_as_soon_as_period_and_grace_are_over(
     assert (found.scope, found.severity) == (f"flow:{flow}", "critical")
 
 
-def test_silence_is_told_once_to_both_sinks_and_its_end_once(post_room: Post) -> None:
+def test_a_silent_flow_is_reported_once_to_both_sinks_and_its_recovery_once(post_room: Post) -> None:
     post_room.beat("sync_catalog")
     post_room.clock.sleep(3 * 3600)
     for _ in range(3):
@@ -104,7 +104,7 @@ def test_the_next_run_sends_what_the_second_sink_did_not_accept(post_room: Post)
     assert len(post_room.double.titles()) == 1
 
 
-def test_messages_that_do_not_get_out_are_told_to_the_second_sink(post_room: Post) -> None:
+def test_stuck_messages_are_reported_to_the_second_sink(post_room: Post) -> None:
     post_room.double.always = Answer(503, "")
     post(post_room.engine, "a note")
     post_room.watch()
@@ -122,7 +122,7 @@ def test_messages_that_do_not_get_out_are_told_to_the_second_sink(post_room: Pos
     assert "a note" in post_room.double.titles()
 
 
-def test_a_store_out_of_reach_is_told_once_in_four_hours(tmp_path: Path) -> None:
+def test_an_unreachable_store_is_reported_once_in_four_hours(tmp_path: Path) -> None:
     told: list[str] = []
 
     class Second:

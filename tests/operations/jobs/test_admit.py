@@ -128,7 +128,7 @@ def test_a_hit_can_be_charged_a_share_of_the_price(funded: sa.Engine) -> None:
 
 
 @pytest.mark.parametrize("way", ["retired", "expired"])
-def test_a_video_that_is_gone_or_an_entry_that_is_over_is_not_given(funded: sa.Engine, way: str) -> None:
+def test_a_gone_video_or_an_expired_entry_is_not_returned(funded: sa.Engine, way: str) -> None:
     video = made(funded, "k1")
     with transaction(funded, "test") as session:
         if way == "expired":
@@ -145,7 +145,7 @@ def test_a_video_that_is_gone_or_an_entry_that_is_over_is_not_given(funded: sa.E
     assert hit.video_id == answer.job_id  # the entry names the new one now
 
 
-def test_a_hit_begins_the_time_of_its_entry_anew(funded: sa.Engine) -> None:
+def test_a_hit_restarts_the_time_to_live_of_its_entry(funded: sa.Engine) -> None:
     made(funded, "k1")
     with transaction(funded, "test") as session:
         session.execute(sa.update(cache_entries).values(expires_at=Clock(5)))
@@ -179,7 +179,7 @@ def test_too_few_credits_no_room_and_an_unknown_tier_are_refused_and_leave_nothi
     assert isinstance(ask(funded, "k", user="poor", tiers=SHIPPED), Queued)  # a refusal does not use up the key
 
 
-def test_while_changes_are_frozen_only_what_is_there_is_given(funded: sa.Engine) -> None:
+def test_only_cached_videos_are_returned_during_a_freeze(funded: sa.Engine) -> None:
     made(funded, "k1")
     freeze(funded, by="eve", reason="a doubt")
     assert isinstance(ask(funded, "k2"), Cached)

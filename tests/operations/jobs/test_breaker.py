@@ -80,7 +80,7 @@ def told(engine: sa.Engine) -> list[tuple[str, str]]:
         return [tuple(found) for found in session.execute(sa.select(alerts.c.rule, alerts.c.state))]
 
 
-def test_no_job_is_claimed_for_a_provider_that_fails_and_the_others_go_on(queue: sa.Engine) -> None:
+def test_no_job_is_claimed_for_a_failing_provider_and_others_continue(queue: sa.Engine) -> None:
     fail(queue, "x", "y")
     assert names(queue) == ["other"]
     assert names(queue) == []
@@ -103,7 +103,7 @@ def test_a_few_jobs_try_it_and_once_they_are_made_all_others_follow(queue: sa.En
     assert told(queue) == [(RULE, AlertState.RESOLVED)]
 
 
-def test_a_trial_that_fails_opens_it_for_longer_and_people_hear_of_it_once(queue: sa.Engine) -> None:
+def test_a_failed_trial_opens_the_breaker_for_longer_with_one_alert(queue: sa.Engine) -> None:
     fail(queue, "x", "y")
     for _ in range(3):
         end_wait(queue, "fal")
@@ -169,7 +169,7 @@ def test_a_worker_leaves_jobs_alone_that_wait_for_another_provider_of_their_mode
     assert names(queue) == ["fal"]
 
 
-def test_a_worker_whose_provider_is_unwell_begins_no_job_that_no_provider_is_named_for(queue: sa.Engine) -> None:
+def test_a_worker_of_an_unwell_provider_begins_no_job_without_a_provider(queue: sa.Engine) -> None:
     fail(queue, "x", "y", provider="http")
     assert claim(queue, "w", [None] * 9, limit=99, provider="http") == []
     end_wait(queue, "http")

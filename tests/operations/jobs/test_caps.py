@@ -49,7 +49,7 @@ def names(engine: sa.Engine, slots: int = 9, worker: str = "w") -> list[str]:
 
 
 @pytest.mark.parametrize("capped", [{"lane": "fal"}, {"model": "veo"}, {"tier": "pro"}])
-def test_jobs_behind_a_capped_one_go_on_however_many_are_capped(ann: sa.Engine, capped: dict[str, str]) -> None:
+def test_jobs_behind_any_number_of_capped_ones_continue(ann: sa.Engine, capped: dict[str, str]) -> None:
     ((column, name),) = capped.items()
     cap(ann, **{f"{'provider' if column == 'lane' else column}_{name}": 2})
     enqueue(ann, *(row(f"c{n:03}", **capped) for n in range(250)))  # more than a choice is made from
@@ -71,7 +71,7 @@ def test_a_models_own_cap_counts_and_of_two_the_lower_one(
     assert len(names(ann)) == 2
 
 
-def test_a_place_is_free_when_a_job_has_ended_or_waits_to_be_sent_anew(ann: sa.Engine) -> None:
+def test_a_place_is_free_when_a_job_has_ended_or_waits_to_be_sent_again(ann: sa.Engine) -> None:
     cap(ann, user_ann=1)
     enqueue(ann, *(row(f"j{n}") for n in range(3)))
     (first,) = claim(ann, "w", [None] * 3, limit=9)
@@ -83,7 +83,7 @@ def test_a_place_is_free_when_a_job_has_ended_or_waits_to_be_sent_anew(ann: sa.E
     assert len(names(ann)) == 1
 
 
-def test_a_job_that_its_provider_may_be_at_keeps_its_place_and_is_looked_at_all_the_same(ann: sa.Engine) -> None:
+def test_a_job_that_its_provider_may_have_keeps_its_place_and_is_still_looked_up(ann: sa.Engine) -> None:
     cap(ann, provider_fal=1)
     enqueue(ann, *(row(f"j{n}", lane="fal") for n in range(2)))
     (first,) = claim(ann, "w", [None] * 2, limit=9)

@@ -32,7 +32,7 @@ def ann(engine: sa.Engine) -> sa.Engine:
     return engine
 
 
-def test_each_job_is_given_out_once(ann: sa.Engine) -> None:
+def test_each_job_is_claimed_once(ann: sa.Engine) -> None:
     enqueue(ann, *(row(f"j{n}") for n in range(10)))
     first = claim(ann, "one", [None] * 6, limit=100)
     second = claim(ann, "two", [None] * 6, limit=100)
@@ -213,7 +213,7 @@ def test_followers_and_jobs_that_are_not_due_wait(ann: sa.Engine) -> None:
     assert [job.id for job in claim(ann, "w", [None] * 3, limit=9)] == ["leader"]
 
 
-def test_a_dead_job_is_tried_again_when_a_person_says_so_and_its_price_is_held_anew(ann: sa.Engine) -> None:
+def test_a_redriven_job_is_tried_again_and_its_price_held_again(ann: sa.Engine) -> None:
     price = DOLLAR // 2
     enqueue(ann, {**row("j", price_microusd=0), "state": JobState.DEAD, "attempts": 5, "error": "it broke"})
     with transaction(ann, "test") as session:

@@ -142,7 +142,7 @@ def wait_for_progress(folder: Path, wanted: int) -> None:
 
 
 @pytest.mark.timeout(600)
-def test_some_workers_share_a_queue_and_each_job_is_given_out_once(engine: sa.Engine, tmp_path: Path) -> None:
+def test_some_workers_share_a_queue_and_each_job_is_claimed_once(engine: sa.Engine, tmp_path: Path) -> None:
     race(engine, tmp_path, jobs_in_all=200, processes=2, seconds=0.0, victims=0)
 
 

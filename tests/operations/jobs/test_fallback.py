@@ -171,7 +171,7 @@ def at_work(engine: sa.Engine, job: Claim) -> None:
     [(refused, "runway"), (failed, "runway"), (never_sent, "runway")]
     + [(ends, "fal") for ends in (lost, handed_over, left, at_work)],
 )
-def test_only_a_job_that_nobody_can_have_is_sent_elsewhere(rich: sa.Engine, ends: Any, lane: str) -> None:  # noqa: ANN401  one of the above
+def test_only_a_job_that_no_provider_can_have_is_moved(rich: sa.Engine, ends: Any, lane: str) -> None:  # noqa: ANN401  one of the above
     job_id = queued(rich)
     (job,) = taken(rich, "fal")
     ends(rich, job)
@@ -306,7 +306,7 @@ def test_workers_of_two_providers_that_fall_ill_at_once_never_send_a_job_to_both
     assert [found for found in accounts.recount(engine) if found.what == "in_flight"] == []
 
 
-def test_a_second_provider_must_be_in_the_price_that_was_given(rich: sa.Engine) -> None:
+def test_a_second_provider_must_be_covered_by_the_quoted_price(rich: sa.Engine) -> None:
     put_in_force(rich, book=sold())
     job_id = queued(rich)
     put_in_force(rich, book=BOOK, breaker=POLICY)

@@ -36,7 +36,7 @@ def a_day_later(shop: World) -> None:
         session.execute(sa.update(jobs).values(started_at=Clock(-25 * 3600), due_at=Clock(-1)))
 
 
-def test_a_provider_that_takes_nothing_is_asked_again_when_it_says_and_no_attempt_is_used_up(
+def test_a_busy_provider_is_retried_when_it_asks_without_using_an_attempt(
     shop: World, provider: ProviderDouble
 ) -> None:
     (job_id,) = ask(shop, "a cat")
@@ -52,9 +52,7 @@ def test_a_provider_that_takes_nothing_is_asked_again_when_it_says_and_no_attemp
     assert len(provider.submitted) == 1
 
 
-def test_a_job_that_no_provider_takes_for_a_day_is_dead_and_costs_nothing(
-    shop: World, provider: ProviderDouble
-) -> None:
+def test_a_job_that_no_provider_accepts_for_a_day_is_dead_and_free(shop: World, provider: ProviderDouble) -> None:
     (job_id,) = ask(shop, "a cat")
     provider.queue = [BUSY] * 2
     assert run(shop, http(provider)) == {End.RETRIED: 1}
@@ -64,7 +62,7 @@ def test_a_job_that_no_provider_takes_for_a_day_is_dead_and_costs_nothing(
     assert (spent(shop), budget_spent(shop)) == (0, 0)
 
 
-def test_a_locked_account_is_told_blames_no_job_and_sends_no_more_until_it_is_mended(
+def test_a_locked_account_raises_an_alert_fails_no_job_and_sends_none_until_unlocked(
     shop: World, provider: ProviderDouble
 ) -> None:
     made = ask(shop, "a cat", "a dog", "a bird")
@@ -111,7 +109,7 @@ def test_the_expected_cost_of_a_sent_job_whose_workers_died_is_ours_and_spent(
     assert (spent(shop), budget_spent(shop)) == (0, job.quoted_cost_microusd)
 
 
-def test_a_video_that_is_gone_is_not_made_and_paid_once_more(shop: World, provider: ProviderDouble) -> None:
+def test_a_video_lost_at_the_provider_is_not_made_and_paid_again(shop: World, provider: ProviderDouble) -> None:
     (job_id,) = ask(shop, "a cat")
     provider.ends_as = {"status": "succeeded", "video_url": "/gone.mp4"}
     assert run(shop, http(provider)) == {End.REFUSED: 1}
@@ -134,7 +132,7 @@ def test_a_job_that_one_provider_may_have_is_sent_to_no_other(
 
 
 @pytest.mark.parametrize("answer", [(400, {"error": {"code": "content_policy_violation", "message": "no weapons"}})])
-def test_words_about_the_content_reach_the_user(
+def test_a_providers_message_about_the_content_reaches_the_user(
     shop: World, provider: ProviderDouble, answer: tuple[int, object]
 ) -> None:
     (job_id,) = ask(shop, "a cat")

@@ -189,7 +189,7 @@ def test_a_job_at_work_is_asked_to_stop_and_one_that_ended_stays(funded: sa.Engi
 
 
 @pytest.mark.parametrize("spent", [False, True])
-def test_a_hold_that_ran_out_is_taken_anew_and_who_spent_it_since_gets_the_video_free(
+def test_an_expired_hold_is_renewed_and_a_user_without_credits_gets_the_video_free(
     funded: sa.Engine, spent: bool
 ) -> None:
     job = queue(funded)
@@ -291,14 +291,14 @@ def test_a_worker_whose_job_another_has_stores_nothing(world: World, lease: Leas
     assert balances(engine, "ann")[1] == job.price_microusd
 
 
-def test_a_file_larger_than_was_reserved_is_stored_all_the_same(world: World, lease: Lease) -> None:
+def test_a_file_larger_than_reserved_is_still_stored(world: World, lease: Lease) -> None:
     engine, job = world.workspace.engine, order(world, bits_per_pixel=0.00001)
     give(world, lease, job.job_id, claim(engine, job.job_id))
     assert storage(engine, "ann") == (world.clip.stat().st_size, 0)
     assert accounts.recount(engine) == []
 
 
-def test_every_end_of_a_job_is_told_once_to_the_services_servers(funded: sa.Engine) -> None:
+def test_every_end_of_a_job_sends_one_event(funded: sa.Engine) -> None:
     with transaction(funded, "test") as session:
         webhooks.add(session, "https://example.com", [EventType.JOB_ENDED], "whsec_c2VjcmV0")
     made, dead, dropped = (

@@ -98,7 +98,7 @@ def test_a_job_beyond_a_limit_is_refused_with_when_to_ask_again_and_nothing_is_h
     queued(funded, "k3", 3)  # a refusal does not use up the key
 
 
-def test_a_job_that_is_dearer_than_the_whole_limit_is_never_told_to_come_again(funded: sa.Engine, cost: int) -> None:
+def test_a_job_above_the_whole_limit_gets_no_time_to_retry(funded: sa.Engine, cost: int) -> None:
     put_in_force(funded, admission=limits(cost - 1, "user:ann"))
     over = ask(funded, "k1")
     assert isinstance(over, Declined)
@@ -130,7 +130,7 @@ def test_a_job_counts_in_flight_then_with_what_it_cost_in_each_of_its_scopes(fun
     assert totals(funded, "user:ben") == (0, 0, 0)
 
 
-def test_a_failed_attempt_counts_and_a_job_counts_at_the_provider_that_takes_it(funded: sa.Engine, cost: int) -> None:
+def test_a_failed_attempt_counts_and_a_job_counts_at_the_provider_that_accepts_it(funded: sa.Engine, cost: int) -> None:
     job_id = queued(funded, "k1", 1)
     (mine,) = claiming.claim(funded, "w", [None], limit=1)
     claiming.announce(funded, mine, "fal")
@@ -158,9 +158,7 @@ def test_a_promoted_follower_must_fit_its_own_budget(funded: sa.Engine, cost: in
     assert totals(funded, "user:eve") == (cost, 0, 0)
 
 
-def test_the_use_of_limits_is_told_of_those_named_and_of_whoever_is_nearly_at_the_limit_of_each(
-    funded: sa.Engine, cost: int
-) -> None:
+def test_the_use_of_limits_is_listed_for_named_scopes_and_for_nearly_full_ones(funded: sa.Engine, cost: int) -> None:
     put_in_force(funded, admission=limits(2 * cost, "user:*", "provider:fal"))
     queued(funded, "k1", 1)
     queued(funded, "k2", 2)
@@ -177,7 +175,7 @@ def test_the_use_of_limits_is_told_of_those_named_and_of_whoever_is_nearly_at_th
     assert [(use.scope, use.percent, use.refusals) for use in found] == [("user:ann", 100, 1), ("provider:fal", 0, 0)]
 
 
-def test_a_count_that_is_wrong_is_found_and_written_anew(funded: sa.Engine, cost: int) -> None:
+def test_a_wrong_total_is_found_and_corrected(funded: sa.Engine, cost: int) -> None:
     queued(funded, "k1", 1)
     with transaction(funded, "test") as session:
         session.execute(sa.delete(job_totals).where(job_totals.c.scope == "user:ann"))

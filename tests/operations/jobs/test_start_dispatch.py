@@ -66,7 +66,7 @@ def test_with_a_worker_present_no_run_is_requested(engine: sa.Engine, server: Pr
     assert start_dispatch(engine, Orchestrator(server.url)) == "run-0"
 
 
-def test_a_worker_gives_a_sign_while_it_takes_what_waits(world: World, tmp_path: Path) -> None:
+def test_a_worker_records_itself_while_it_claims_jobs(world: World, tmp_path: Path) -> None:
     engine, seen = world.workspace.engine, list[bool]()
     assert not is_there(engine)
 

@@ -44,7 +44,7 @@ def test_jobs_are_really_generated_stored_and_charged(shop: World, tmp_path: Pat
     assert all(job.concurrency >= 1 for job in jobs_made)  # it counts itself, and is known of short jobs too
 
 
-def test_a_job_counts_those_of_its_own_provider_that_ran_beside_it(shop: World, provider: ProviderDouble) -> None:
+def test_a_job_counts_concurrent_jobs_of_its_own_provider(shop: World, provider: ProviderDouble) -> None:
     (made,) = ask(shop, "a cat")
     at_work: dict[str, Any] = {"state": JobState.RUNNING, "lease_until": datetime.now(UTC) + timedelta(hours=1)}
     others = (row(f"{lane}{n}", lane=lane, **at_work) for n in range(3) for lane in ("else", "http"))
@@ -176,7 +176,7 @@ def test_a_worker_that_was_asleep_for_too_long_does_nothing_more(shop: World, pr
     assert len(provider.submitted) == 1
 
 
-def test_a_job_whose_video_is_there_is_ended_with_it_and_not_made_again(shop: World, provider: ProviderDouble) -> None:
+def test_a_job_whose_video_exists_succeeds_without_being_made_again(shop: World, provider: ProviderDouble) -> None:
     """Its worker died before it could say so, and by now the provider knows nothing of it."""
     (text,) = ask(shop, "a cat")
     shop.video(text)
@@ -195,7 +195,7 @@ def test_a_worker_leaves_a_job_to_another_that_is_delivering_it(shop: World, pro
     assert (job.state, job.attempts, job.error) == (JobState.RUNNING, 1, None)
 
 
-def test_a_job_that_was_lost_or_not_renewed_for_too_long_is_let_go(shop: World, provider: ProviderDouble) -> None:
+def test_a_job_whose_claim_was_lost_or_not_renewed_is_abandoned(shop: World, provider: ProviderDouble) -> None:
     ask(shop, "a cat")
     engine = shop.workspace.engine
     (mine,) = claim.claim(engine, "w", [None], limit=1)

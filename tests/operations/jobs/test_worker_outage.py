@@ -43,7 +43,7 @@ def test_a_session_that_ends_within_a_claim_ends_that_claim_alone(shop: World, p
 
 
 @pytest.mark.long
-def test_a_store_that_stays_away_ends_the_worker_with_what_it_said(
+def test_a_lasting_outage_of_the_store_ends_the_worker_with_its_error(
     shop: World, provider: ProviderDouble, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker, "GIVE_UP_SECONDS", 1.0)

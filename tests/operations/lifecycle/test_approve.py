@@ -26,7 +26,7 @@ def told(engine: Engine) -> list[str]:
         return [message.title for message in outbox.listed(session, everything=True, limit=99)]
 
 
-def test_a_refusal_is_told_with_its_figures_and_the_way_to_approve_it(engine: Engine) -> None:
+def test_a_refusal_is_reported_with_its_figures_and_how_to_approve_it(engine: Engine) -> None:
     plan_id = planned(engine)
     said = refuse(engine, plan_id)
     assert said.endswith(f"or approve this plan for one run: reelkeeper approve {plan_id} --reason WHY")
@@ -35,7 +35,7 @@ def test_a_refusal_is_told_with_its_figures_and_the_way_to_approve_it(engine: En
     assert plans.refusal(engine, plan_id) == said
 
 
-def test_each_refused_plan_is_told_and_the_one_of_before_is_open_no_more(engine: Engine) -> None:
+def test_each_refused_plan_is_reported_and_the_earlier_alert_closed(engine: Engine) -> None:
     first, second = planned(engine), planned(engine, 9)
     refuse(engine, first)
     refuse(engine, second)
@@ -58,7 +58,7 @@ def test_an_approved_plan_is_carried_out_once_and_no_other_by_its_approval(engin
         carry_out(engine, plan_id)
 
 
-def test_an_approval_is_told_and_in_the_audit_record(engine: Engine) -> None:
+def test_an_approval_is_posted_and_audited(engine: Engine) -> None:
     plan_id = planned(engine)
     refuse(engine, plan_id)
     plans.approve(engine, plan_id, author="ops", reason="they are meant to go")

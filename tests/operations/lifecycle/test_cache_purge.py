@@ -112,7 +112,7 @@ def test_erased_events_do_not_stop_a_cache_purge(public: Public) -> None:
     assert public.forgotten() == ["videos/2.mp4"]
 
 
-def test_without_a_zone_nobody_is_told(public: Public) -> None:
+def test_without_a_zone_no_cache_is_purged(public: Public) -> None:
     public.delete("videos/1.mp4")
     assert cache_purge.catch_up(public.engine, Settings(), "run") == 0
     assert public.double.asked == []

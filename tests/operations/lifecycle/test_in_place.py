@@ -153,12 +153,12 @@ def test_the_link_shows_the_smaller_bytes_as_it_showed_the_original(linked: Link
 
 
 @pytest.mark.long
-def test_a_run_that_was_killed_before_it_wrote_the_outcome_down_gives_the_same_once_more(linked: Linked) -> None:
+def test_a_run_killed_before_recording_the_outcome_returns_it_again(linked: Linked) -> None:
     assert linked.swap() == linked.swap()
     linked.world.check()
 
 
-def test_a_result_that_the_store_does_not_know_is_not_compressed_once_more(linked: Linked) -> None:
+def test_a_result_unknown_to_the_store_is_not_compressed_again(linked: Linked) -> None:
     """As after the store was restored from a backup, or where the service copies its objects."""
     linked.swap()
     copy, bucket = f"{linked.world.address.prefix}ann/v2.mp4", linked.world.double.client
@@ -503,7 +503,7 @@ def test_a_copy_that_a_purge_has_claimed_is_not_put_back(linked: Linked, at_fail
 
 
 @pytest.mark.long
-def test_a_restore_waits_for_nobody_and_does_nothing_without_the_video(
+def test_a_restore_does_not_wait_for_the_videos_lease_and_is_skipped_without_it(
     linked: Linked, at_failpoint: AtFailpoint
 ) -> None:
     linked.swap()

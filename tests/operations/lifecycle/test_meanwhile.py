@@ -369,7 +369,7 @@ def test_a_purge_gives_back_only_what_is_as_it_has_left_it(
         assert session.execute(sa.select(blobs.c.state)).scalar_one() == BlobState.GONE
 
 
-def test_bytes_that_the_bucket_may_delete_yet_are_not_given_back(world: World, lease: Lease) -> None:
+def test_bytes_that_the_bucket_may_still_delete_are_not_retired_again(world: World, lease: Lease) -> None:
     blob_id = world.video("v1", state=VideoState.RETIRED, blob_state=BlobState.RETIRED, due=True)
     plan = world.plan("purge_retired", "purge", [blob_id])
     world.double.faults.fail("DeleteObjects", 400, code="InvalidRequest")  # no refusal that is known to be one

@@ -158,7 +158,7 @@ def service(world: World, lease: Lease, server: Receiver) -> Service:
     return Service(world, lease, server)
 
 
-def test_a_video_is_told_of_and_goes_when_its_notice_is_over(service: Service) -> None:
+def test_a_video_gets_notice_and_is_retired_when_it_is_over(service: Service) -> None:
     service.listens()
     service.video("v1")
     assert service.night() == {"notified": 1}
@@ -300,16 +300,14 @@ def test_a_notice_that_changed_since_the_plan_does_not_count(service: Service, m
 
 
 @pytest.mark.parametrize("delivered_at", [None, datetime.now(UTC)])
-def test_a_delivery_that_is_not_there_or_too_late_does_not_count(
-    service: Service, delivered_at: datetime | None
-) -> None:
+def test_a_missing_or_late_delivery_does_not_count(service: Service, delivered_at: datetime | None) -> None:
     report = ready(service)
     with transaction(service.engine, "test") as session:
         session.execute(sa.update(notice_deliveries).values(delivered_at=delivered_at))
     assert service.carry_out(report) == {"skipped": 1}
 
 
-def test_a_notice_that_went_to_nobody_does_not_count(service: Service) -> None:
+def test_a_notice_sent_to_no_endpoint_does_not_count(service: Service) -> None:
     report = ready(service)
     with transaction(service.engine, "test") as session:
         session.execute(sa.delete(notice_deliveries))
@@ -345,7 +343,7 @@ def test_a_restored_video_gets_a_new_notice(service: Service) -> None:
     assert service.night() == {"notified": 1}
 
 
-def test_a_video_that_is_held_is_told_of_anew_and_what_waits_is_withdrawn(service: Service) -> None:
+def test_a_held_videos_waiting_notice_is_withdrawn_and_later_given_again(service: Service) -> None:
     service.listens()
     service.video("v1")
     service.night()
@@ -370,7 +368,7 @@ def test_no_notice_is_given_for_a_video_that_changed_since_the_plan(service: Ser
     assert service.told() == []
 
 
-def test_while_changes_are_frozen_nothing_is_told(service: Service) -> None:
+def test_no_notice_is_given_during_a_freeze(service: Service) -> None:
     service.listens()
     service.video("v1")
     report = service.plan()
@@ -408,7 +406,7 @@ def test_a_failure_before_a_notice_is_written_leaves_nothing_half_done(
     assert service.told() == ["v1"]
 
 
-def test_a_message_that_is_gone_is_given_anew(service: Service) -> None:
+def test_a_notice_whose_message_was_deleted_is_given_again(service: Service) -> None:
     service.listens()
     service.video("v1")
     service.night()
@@ -417,7 +415,7 @@ def test_a_message_that_is_gone_is_given_anew(service: Service) -> None:
     assert (service.night(), service.night()) == ({"withdrawn": 1}, {"notified": 1})
 
 
-def test_a_video_that_is_kept_stays_so_long_and_is_told_of_anew(service: Service) -> None:
+def test_a_kept_video_stays_for_its_days_and_gets_a_new_notice(service: Service) -> None:
     report = ready(service)
     kept = keep(service.engine, "v1", by="shop", key="k1", user_id="ann")
     assert keep(service.engine, "v1", by="shop", key="k1") == kept
@@ -450,7 +448,7 @@ def test_a_request_to_keep_is_refused_if_not_offered_not_the_users_or_not_live(s
         keep(service.engine, "v1", by="shop", key="k")
 
 
-def test_records_of_notices_go_once_they_are_over(service: Service) -> None:
+def test_records_of_ended_notices_are_deleted(service: Service) -> None:
     service.carry_out(ready(service))
     service.video("v2")
     service.night()

@@ -292,7 +292,7 @@ def test_each_scattered_field_alone_is_read_as_it_was_meant(names: set[str]) -> 
     assert {name: then for name, (_, then) in DEFAULTS.changes(found).items()} == told
 
 
-def test_a_document_of_before_is_read_as_it_was_meant() -> None:
+def test_a_document_of_an_earlier_version_keeps_its_meaning() -> None:
     text = (
         "lifecycle: {retention_free_days: 60, retention_pro_days: never, keep_free_days: null}\nquota: {free_bytes: 5}"
     )

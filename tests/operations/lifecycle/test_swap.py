@@ -80,7 +80,7 @@ def test_a_result_is_served_as_its_source_was(world: World, lease: Lease, tiny_t
     assert answer["ContentType"] == "video/mp4"
 
 
-def test_a_run_that_was_killed_before_it_wrote_the_outcome_down_gives_the_same_once_more(
+def test_a_run_killed_before_recording_the_outcome_returns_it_again(
     world: World, lease: Lease, tiny_transcode: Transcode
 ) -> None:
     blob = world.video("v1")
@@ -104,7 +104,7 @@ def test_a_refusal_is_remembered_with_its_recipe(world: World, lease: Lease) -> 
     world.check()
 
 
-def test_a_refusal_that_does_not_pay_stands_for_the_month(world: World, lease: Lease) -> None:
+def test_a_refusal_that_does_not_pay_is_valid_for_the_month(world: World, lease: Lease) -> None:
     run(world, world.video("v1"), lease, shrinker(Refusal(PAYBACK, "it saves too little", "r1")))
     with reading(world.workspace.engine) as session:
         recorded, at = session.execute(sa.select(videos.c.refused_recipe, videos.c.refused_at)).one()
@@ -211,7 +211,7 @@ def test_an_upload_onto_another_users_video_or_of_no_video_changes_nothing(
     world.check()
 
 
-def test_an_upload_does_not_bring_back_what_was_retired(world: World, lease: Lease) -> None:
+def test_an_upload_does_not_restore_a_retired_video(world: World, lease: Lease) -> None:
     world.video("v1", state=VideoState.RETIRED, blob_state=BlobState.RETIRED)
     with pytest.raises(NotFound, match="retired"):
         take_in(world, world.clip, lease)

@@ -43,7 +43,7 @@ def events(world: World) -> list[tuple[str, dict[str, Any]]]:
         return [(row["type"], row["data"]) for row in rows]
 
 
-def test_a_videos_life_is_told_from_its_upload_to_its_purge(told: World, lease: Lease, tmp_path: Path) -> None:
+def test_a_videos_life_sends_events_from_upload_to_purge(told: World, lease: Lease, tmp_path: Path) -> None:
     upload(
         told.workspace,
         told.clip,
@@ -94,14 +94,14 @@ def test_a_swap_taken_back_is_a_change_and_its_bytes_purge_is_nobodys_concern(to
     assert [name for name, _ in events(told)] == ["video.changed"]
 
 
-def test_a_takedown_is_told_without_its_reason(told: World, tmp_path: Path) -> None:
+def test_a_takedown_event_has_no_reason(told: World, tmp_path: Path) -> None:
     told.video("v1")
     take_down(told.workspace, "v1", Order("front", "a case that nobody should read of", "run"), scratch=tmp_path)
     assert [name for name, _ in events(told)] == ["video.retired", "video.purged"]
     assert "nobody should read" not in str(events(told))
 
 
-def test_a_change_that_is_not_committed_is_not_told(told: World) -> None:
+def test_an_uncommitted_change_sends_no_event(told: World) -> None:
     told.video("v1")
 
     def fail(point: str) -> None:
@@ -141,7 +141,7 @@ def test_each_change_maps_to_its_event(
     assert of_audit(event, detail, state, is_present=is_present) == expected
 
 
-def test_every_operation_that_audits_such_a_change_tells_of_it() -> None:
+def test_every_operation_that_audits_such_a_change_sends_its_event() -> None:
     """`record` tells and audits; `append` only audits."""
     for path in OPERATIONS.rglob("*.py"):
         for call in (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)):

@@ -160,7 +160,7 @@ def test_sound_alone_is_no_video(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_a_picture_bomb_takes_neither_time_nor_memory(make_clip: MakeClip, tmp_path: Path) -> None:
+def test_a_picture_bomb_uses_neither_time_nor_memory(make_clip: MakeClip, tmp_path: Path) -> None:
     bomb = make_clip(draw="color", size="8192x8192", seconds=0.1, rate="10", audio="", codec="mjpeg", pixels="yuvj420p")
     script = f"""
         import resource

@@ -32,7 +32,7 @@ def ask(world: World, video_id: str = "v1", user_id: str | None = "ann") -> date
     return delete(world.workspace.engine, video_id, by="front", run_id="delete-1", user_id=user_id).restorable_until
 
 
-def test_a_deleted_video_is_given_to_nobody_and_its_room_is_free(world: World) -> None:
+def test_a_deleted_video_is_not_served_and_its_quota_is_freed(world: World) -> None:
     world.video("v1")
     with transaction(world.workspace.engine, "test") as session:
         cache.insert(session, "key", "v1", user_id="ann", cost_microusd=1, ttl_seconds=None)
@@ -47,7 +47,7 @@ def test_a_deleted_video_is_given_to_nobody_and_its_room_is_free(world: World) -
     world.check()
 
 
-def test_the_same_again_begins_no_new_grace_and_stands_once_in_the_record(world: World) -> None:
+def test_a_repeated_deletion_starts_no_new_grace_and_is_audited_once(world: World) -> None:
     world.video("v1")
     until = ask(world)
     assert ask(world) == until
@@ -75,7 +75,7 @@ def test_views_keep_nothing_that_its_user_has_deleted(world: World, lease: Lease
         ask(world)
 
 
-def test_support_brings_it_back_by_its_id_and_nobody_by_its_user(world: World) -> None:
+def test_a_deleted_video_is_restored_by_its_id_but_not_by_its_user(world: World) -> None:
     world.video("v1")
     ask(world)
     world.video("v2", state=VideoState.RETIRED, blob_state=BlobState.RETIRED)
@@ -95,7 +95,7 @@ def test_a_held_video_cannot_be_deleted(world: World) -> None:
     assert rows(world) == before
 
 
-def test_while_changes_are_frozen_nothing_is_deleted(world: World) -> None:
+def test_no_video_is_deleted_during_a_freeze(world: World) -> None:
     world.video("v1")
     freeze(world.workspace.engine, by="test", reason="an alarm")
     before = rows(world)
@@ -104,7 +104,7 @@ def test_while_changes_are_frozen_nothing_is_deleted(world: World) -> None:
     assert rows(world) == before
 
 
-def test_a_user_deletes_only_what_is_there_and_their_own(world: World) -> None:
+def test_a_user_can_delete_only_their_own_existing_videos(world: World) -> None:
     world.video("v1")
     for video_id, user_id in (("v1", "eve"), ("none", "ann"), ("none", None)):
         with pytest.raises(NotFound):
@@ -155,7 +155,7 @@ def test_a_deletion_counted_until_purged_ends_with_a_restore_or_takedown(world: 
     assert accounts.recount(world.workspace.engine) == []
 
 
-def test_to_delete_what_the_rules_have_retired_takes_no_room(world: World) -> None:
+def test_deleting_a_retired_video_uses_no_quota(world: World) -> None:
     put_in_force(world.workspace.engine, lifecycle=COUNTED)
     world.video("v1", state=VideoState.RETIRED, blob_state=BlobState.RETIRED)
     world.video("v2")
@@ -165,7 +165,7 @@ def test_to_delete_what_the_rules_have_retired_takes_no_room(world: World) -> No
     assert accounts.recount(world.workspace.engine) == []
 
 
-def test_a_purge_whose_claim_timed_out_frees_the_room_too(world: World, lease: Lease) -> None:
+def test_a_purge_with_a_timed_out_claim_frees_the_quota_too(world: World, lease: Lease) -> None:
     put_in_force(world.workspace.engine, lifecycle=COUNTED)
     world.video("v1")
     ask(world)

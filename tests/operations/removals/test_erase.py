@@ -179,7 +179,7 @@ def test_a_legal_hold_delays_what_it_keeps_and_says_until_when(shop: World) -> N
     assert stored(shop) == []
 
 
-def test_a_url_that_was_given_for_an_upload_is_waited_for(shop: World) -> None:
+def test_an_erasure_waits_for_a_valid_upload_url(shop: World) -> None:
     announced = receive.Announced("ann", "v9", 100, "0" * 32, "mp4")
     upload, _ = receive.begin(shop.workspace, announced, "upload", url_seconds=600)
     shop.workspace.bucket.put_bytes_once(upload.key, b"it came late", "video/mp4")
@@ -318,7 +318,7 @@ def at_cloudflare(cloudflare: CloudflareDouble) -> Settings:
     )
 
 
-def test_the_cache_forgets_all_objects_before_nobody_knows_any_more_which_they_were(
+def test_the_cdn_is_purged_before_the_records_of_its_objects_are_erased(
     world: World, cloudflare: CloudflareDouble
 ) -> None:
     settings = at_cloudflare(cloudflare)

@@ -37,7 +37,7 @@ def test_locked_objects_are_certified_with_the_end_of_their_lock(world: World) -
     assert item.purged_at is None
 
 
-def test_a_lock_without_end_and_one_that_nobody_may_read_are_told_as_they_are(world: World) -> None:
+def test_a_lock_without_end_and_an_unreadable_one_are_reported_as_such(world: World) -> None:
     def refused() -> Sequence[Lock]:
         raise TokenRefused("no")
 

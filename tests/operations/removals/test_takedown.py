@@ -96,7 +96,7 @@ def test_no_freeze_no_view_and_no_ordinary_hold_stops_it(world: World) -> None:
     assert states(world) == {"v1": VideoState.GONE}
 
 
-def test_a_legal_hold_keeps_the_bytes_and_nobody_is_given_them(world: World) -> None:
+def test_a_legal_hold_keeps_the_bytes_without_serving_them(world: World) -> None:
     world.video("v1")
     placed = hold(world.workspace.engine, HoldTerms("user", "ann", "evidence", "test", is_legal=True))
     (left,) = down(world).left
@@ -182,7 +182,7 @@ def test_unreadable_bytes_are_deleted_too(world: World) -> None:
     assert [(item.sha256, item.why) for item in found.objects] == [(None, "")]
 
 
-def test_a_video_that_another_run_is_at_work_on_is_given_to_nobody_and_goes_when_repeated(
+def test_a_video_that_another_run_works_on_is_not_served_and_deleted_on_repetition(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.video("v1")
@@ -216,7 +216,7 @@ def test_the_result_of_a_concurrent_swap_is_deleted_too(world: World, at_failpoi
     assert states(world) == {"v1": VideoState.GONE}
 
 
-def test_only_what_was_taken_down_and_nobody_else_deletes_goes_and_only_under_a_lease(
+def test_only_unclaimed_bytes_that_were_taken_down_are_deleted_and_only_under_a_lease(
     world: World, lease: Lease
 ) -> None:
     retired = world.video("v1", state=VideoState.RETIRED, blob_state=BlobState.RETIRED)
@@ -233,7 +233,7 @@ def test_only_what_was_taken_down_and_nobody_else_deletes_goes_and_only_under_a_
     assert outcome.action == "purged"
 
 
-def test_a_video_that_is_not_there_changes_nothing(world: World) -> None:
+def test_an_unknown_video_changes_nothing(world: World) -> None:
     world.video("v1")
     with pytest.raises(NotFound):
         down(world, "none")

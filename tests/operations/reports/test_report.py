@@ -65,7 +65,7 @@ def test_a_month_in_which_counting_began_is_not_compared(engine: sa.Engine, repo
     assert gather(engine, MONTH, NOW).months == report.months
 
 
-def test_a_day_without_charges_is_unknown_and_the_day_that_goes_on_is_not(report: MonthReport) -> None:
+def test_a_past_day_without_charges_is_unknown_but_today_is_not(report: MonthReport) -> None:
     assert report.unknown_days == [months.UNKNOWN_DAY]
     assert "Nobody knows what 13 November cost." in text.spend(report)
 
@@ -202,7 +202,7 @@ def test_the_cost_and_savings_of_compression_are_shown_by_model(engine: sa.Engin
 
 
 @pytest.mark.long
-def test_the_page_has_that_table_once_there_is_something_to_tell(report: MonthReport) -> None:
+def test_the_page_has_the_compression_table_once_there_are_figures(report: MonthReport) -> None:
     told = replace(report, smaller=[SmallerBy("fox", "to 720p", SearchTotals(1, 1, 10, 3), 5)])
     assert tables.smaller(told).caption in page(told)
     assert tables.smaller(report).caption not in page(report)

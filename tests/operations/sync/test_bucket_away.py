@@ -46,7 +46,7 @@ def refused(double: R2Double, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     return refused
 
 
-def test_a_bucket_that_is_not_there_and_keys_that_are_wrong(refused: Refused, double: R2Double) -> None:
+def test_a_missing_bucket_and_wrong_keys_are_explained(refused: Refused, double: R2Double) -> None:
     port = double.endpoint.endpoint_url.rpartition(":")[2]
     said = refused(Misconfigured, 10, bucket="nowhere")
     assert f"bucket 'nowhere' at 127.0.0.1, port {port}" in said
@@ -55,7 +55,7 @@ def test_a_bucket_that_is_not_there_and_keys_that_are_wrong(refused: Refused, do
     assert "REELKEEPER_S3_SECRET_ACCESS_KEY" in refused(Misconfigured, 10, s3_secret_access_key=SECRET)
 
 
-def test_a_token_that_may_not_is_a_setting_that_is_wrong(refused: Refused, double: R2Double) -> None:
+def test_a_token_without_permission_is_a_wrong_setting(refused: Refused, double: R2Double) -> None:
     double.faults.fail("GetObject", 403, times=100)
     assert "Object Read & Write" in refused(Misconfigured, 10)
 
@@ -67,7 +67,7 @@ def test_a_refused_connection_is_explained(refused: Refused) -> None:
     assert "REELKEEPER_S3_ENDPOINT_URL" in said
 
 
-def test_a_name_that_is_not_known(refused: Refused) -> None:
+def test_an_unknown_host_is_explained(refused: Refused) -> None:
     said = refused(StorageError, 30, s3_endpoint_url="https://bucket.invalid")
     assert "bucket.invalid, port 443: no address is known" in said
 

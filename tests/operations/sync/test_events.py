@@ -70,7 +70,7 @@ def test_a_deletion_by_the_service_is_known_as_one_and_nothing_is_lost(service: 
     assert accounts.recount(service.world.workspace.engine) == []
 
 
-def test_a_deletion_that_is_told_before_what_it_deleted_leaves_nothing_behind(service: Service) -> None:
+def test_a_deletion_event_before_its_creation_event_leaves_nothing_behind(service: Service) -> None:
     service.put("bob/clip.mp4")
     service.delete("bob/clip.mp4")
     service.double.messages.reverse()
@@ -79,7 +79,7 @@ def test_a_deletion_that_is_told_before_what_it_deleted_leaves_nothing_behind(se
 
 
 @pytest.mark.parametrize("action", ["DeleteObject", "LifecycleDeletion"])
-def test_a_deletion_that_comes_late_takes_nothing_that_is_stored(service: Service, action: str) -> None:
+def test_a_late_deletion_event_does_not_affect_a_stored_object(service: Service, action: str) -> None:
     key = service.put("bob/clip.mp4")
     service.follow()
     service.double.put(event(action, BUCKET, key))
@@ -120,7 +120,7 @@ def test_a_held_video_that_the_service_deletes_is_lost(service: Service) -> None
     assert service.state("bob/clip.mp4") == (VideoState.LOST, BlobState.LOST)
 
 
-def test_a_video_that_counted_as_deleted_and_is_there_lives_again(service: Service, lease: Lease) -> None:
+def test_a_video_recorded_as_deleted_that_exists_becomes_live_again(service: Service, lease: Lease) -> None:
     service.put("bob/clip.mp4")
     service.follow()
     with reading(service.world.workspace.engine) as session:
@@ -156,7 +156,7 @@ def test_a_blob_that_another_run_has_settled_is_not_marked_as_deleted(
     assert rows(world) == before
 
 
-def test_a_deleted_video_is_given_to_nobody_who_asks_for_the_same(world: World, lease: Lease) -> None:
+def test_a_repeated_request_does_not_get_a_deleted_video(world: World, lease: Lease) -> None:
     blob_id = world.video("v1", stored=False)
     entry = {"key": "k", "video_id": "v1", "cost_microusd": 1, "hits": 0, "created_at": sa.func.now()}
     with world.workspace.engine.begin() as connection:
@@ -182,7 +182,7 @@ def test_more_deletions_than_a_listing_may_miss_are_left_to_the_listing(service:
     assert service.double.messages == []
 
 
-def test_a_pattern_that_does_not_fit_adopts_little_by_little_no_more_than_at_once(service: Service) -> None:
+def test_a_pattern_that_does_not_fit_adopts_no_more_one_by_one_than_at_once(service: Service) -> None:
     for number in range(6):
         service.put(f"bob/final/{number}.mp4")
         if number % 3 == 2:
@@ -211,7 +211,7 @@ def test_events_of_reelkeepers_own_changes_need_no_head(service: Service) -> Non
     assert (rows(world), len(world.double.requests)) == (before, asked)
 
 
-def test_a_key_of_the_services_is_looked_at_though_its_etag_is_known(service: Service) -> None:
+def test_a_key_of_the_services_gets_a_head_even_with_a_known_etag(service: Service) -> None:
     service.put("bob/clip.mp4")
     service.follow()
     service.put("bob/clip.mp4")  # the same bytes again: a new upload

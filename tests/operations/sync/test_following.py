@@ -49,7 +49,7 @@ def test_a_video_is_known_within_a_minute_of_its_event() -> None:
     assert following.PAUSE_SECONDS + following.STANDBY_SECONDS <= 30  # and a batch takes some seconds
 
 
-def test_the_loop_looks_again_after_each_pause_until_it_is_told_to_stop(service: Service) -> None:
+def test_the_loop_polls_after_each_pause_until_stopped(service: Service) -> None:
     stop = threading.Event()
     thread = threading.Thread(
         target=follow, args=(service.world.workspace, service.queue(), stop), kwargs={"pause_seconds": 0.01}
@@ -85,7 +85,7 @@ def test_unset_nothing_is_followed_and_nothing_is_written(world: World) -> None:
     assert count_gaps(world.workspace, found) is None
 
 
-def test_a_store_that_is_away_does_not_end_the_loop(
+def test_an_unreachable_store_does_not_end_the_loop(
     monkeypatch: pytest.MonkeyPatch, queue_of_session: QueueDouble, caplog: pytest.LogCaptureFixture
 ) -> None:
     given = {
@@ -115,7 +115,7 @@ def test_a_store_that_is_away_does_not_end_the_loop(
     assert sum("trying again" in record.message for record in caplog.records) > 1
 
 
-def test_counts_go_on_and_after_a_longer_pause_than_messages_are_kept_gaps_are_counted_anew(service: Service) -> None:
+def test_counts_continue_and_gaps_restart_after_a_pause_longer_than_the_queues_retention(service: Service) -> None:
     service.put("bob/clip.mp4")
     service.follow()
     first = look(service.world.workspace.engine)
@@ -135,7 +135,7 @@ def test_counts_go_on_and_after_a_longer_pause_than_messages_are_kept_gaps_are_c
     assert third.counts["adopted"] == 2
 
 
-def test_a_listing_counts_what_no_event_has_told(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_listing_counts_differences_without_an_event(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("reelkeeper.rules.sync.events.SETTLING", timedelta(seconds=-60))
     service.put("bob/told.mp4")
     service.put("bob/written.mp4")

@@ -119,7 +119,7 @@ def test_a_video_of_too_many_files_is_refused(world: World, endpoint: Endpoint, 
 
 
 @pytest.mark.long
-def test_3_000_objects_in_one_folder_are_refused_until_a_person_says_so(
+def test_3_000_objects_in_one_folder_are_refused_until_a_person_raises_the_limit(
     world: World, endpoint: Endpoint, lease: Lease
 ) -> None:
     put(endpoint, world.address.prefix, stored(*(f"generations/{n:05}.mp4" for n in range(3_000))))

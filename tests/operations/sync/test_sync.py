@@ -38,7 +38,7 @@ def video(world: World, video_id: str) -> sa.Row[tuple[object, ...]]:
 
 
 @pytest.mark.long
-def test_an_object_whose_key_says_whose_it_is_becomes_a_video(world: World, lease: Lease) -> None:
+def test_an_object_whose_key_names_its_owner_becomes_a_video(world: World, lease: Lease) -> None:
     prefix, bucket = world.address.prefix, world.workspace.bucket
     for key in ("bob/clip.mp4", "bob/film/final.mp4", "notes.txt", "ann/v1/second.mp4"):
         bucket.put_once(prefix + key, world.clip, "video/mp4")

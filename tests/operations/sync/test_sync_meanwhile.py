@@ -146,7 +146,7 @@ def test_a_video_that_is_gone_is_not_lost(world: World, lease: Lease) -> None:
     assert video(world, "v1").state == VideoState.GONE
 
 
-def test_a_lost_video_answers_no_request_for_the_same(world: World, lease: Lease) -> None:
+def test_a_repeated_request_does_not_get_a_lost_video(world: World, lease: Lease) -> None:
     found = Survey("scan", datetime.now(UTC), missing=[world.video("v1", stored=False)])
     with transaction(world.workspace.engine, "test") as session:
         cache.insert(session, "key", "v1", user_id="ann", cost_microusd=1, ttl_seconds=None)
@@ -192,7 +192,7 @@ def test_a_new_upload_is_not_retired_as_one_that_came_back(
     assert rows(world) == before
 
 
-def test_an_object_of_which_a_row_says_so_is_no_upload_to_another(
+def test_an_object_described_by_its_own_row_is_no_upload_for_another(
     world: World, stored_anew: tuple[int, StoredObject]
 ) -> None:
     before = rows(world)

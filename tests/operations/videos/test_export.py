@@ -78,7 +78,7 @@ def test_unreadable_objects_are_named_and_the_rest_is_exported(ann: World, tmp_p
     assert [text.split(":")[0] for text in done.missing] == ["video v2", f"image {'0' * 64}"]
 
 
-def test_no_earlier_export_is_lost_and_nobody_is_made_up(ann: World, tmp_path: Path) -> None:
+def test_no_earlier_export_is_overwritten_and_an_unknown_user_is_refused(ann: World, tmp_path: Path) -> None:
     target = tmp_path / "ann.zip"
     target.write_bytes(b"an earlier export")
     with pytest.raises(FileExistsError, match="choose another file"):

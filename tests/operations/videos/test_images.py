@@ -29,7 +29,7 @@ def test_an_object_that_does_not_match_its_digest_is_not_used(world: World, tmp_
     assert not (tmp_path / "image").exists()
 
 
-def test_no_listing_shows_it_so_nobody_adopts_or_sweeps_it(world: World) -> None:
+def test_images_are_not_listed_and_so_not_adopted_or_swept(world: World) -> None:
     before = [stored_object for page in world.workspace.bucket.pages() for stored_object in page]
     images.keep(world.workspace, PNG)
     assert [stored_object for page in world.workspace.bucket.pages() for stored_object in page] == before
@@ -47,7 +47,7 @@ def test_while_changes_are_frozen_none_is_taken_in(world: World) -> None:
         images.keep(world.workspace, PNG)
 
 
-def test_a_provider_is_given_an_address_of_a_kept_image_alone(world: World) -> None:
+def test_only_stored_images_get_a_url_for_providers(world: World) -> None:
     images.keep(world.workspace, PNG)
     assert DIGEST in (images.url_of(world.workspace.bucket, DIGEST, 60) or "")
     assert images.url_of(world.workspace.bucket, "0" * 64, 60) is None

@@ -66,7 +66,7 @@ def test_more_than_was_promised_is_refused_before_anything_is_stored(world: Worl
     assert state_of(world) == "open"
 
 
-def test_a_promise_that_is_over_or_somebody_elses_is_refused(world: World, lease: Lease) -> None:
+def test_an_ended_reservation_or_another_users_is_refused(world: World, lease: Lease) -> None:
     make_user(world.workspace.engine, "bob")
     size = world.clip.stat().st_size
     reserve(world, size, "of bob", "bob")

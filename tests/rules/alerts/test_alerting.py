@@ -62,7 +62,7 @@ class Incidents:
         self.rows[key] = self.rows[key]._replace(**values)
 
 
-def test_the_same_finding_is_told_once_and_its_end_once() -> None:
+def test_a_finding_is_reported_once_and_its_end_once() -> None:
     incidents = Incidents()
     for _ in range(3):
         incidents.observe(finding())
@@ -92,7 +92,7 @@ def test_levels_are_compared_as_figures() -> None:
     assert incidents.told == ["opened 100"]
 
 
-def test_other_scopes_periods_and_rules_stand_alone() -> None:
+def test_other_scopes_periods_and_rules_are_independent() -> None:
     incidents = Incidents()
     incidents.observe(finding(), finding(scope="tier:free"), finding(period="2026-11-24"), finding(rule="anomaly"))
     assert incidents.told == ["opened 80"] * 4
@@ -121,7 +121,7 @@ def test_the_end_of_a_period_is_not_news() -> None:
     assert incidents.told == ["opened 80", "opened 80", "resolved 80"]  # the month goes on
 
 
-def test_critical_and_unacknowledged_is_told_again_after_four_hours() -> None:
+def test_an_unacknowledged_critical_alert_is_repeated_after_four_hours() -> None:
     incidents = Incidents()
     critical = finding(severity=Severity.CRITICAL)
     for _ in range(9):
@@ -143,7 +143,7 @@ def test_a_warning_is_not_repeated() -> None:
     assert incidents.told == ["opened 80"]
 
 
-def test_a_snooze_keeps_quiet_and_what_still_fires_at_its_end_is_told() -> None:
+def test_a_snooze_silences_alerts_and_those_still_firing_at_its_end_are_sent() -> None:
     incidents = Incidents()
     snoozed = incidents.observe(finding(), quiet=(Quiet("budget", None),))
     assert (len(snoozed.snoozed), incidents.told) == (1, [])
@@ -151,7 +151,7 @@ def test_a_snooze_keeps_quiet_and_what_still_fires_at_its_end_is_told() -> None:
     assert incidents.told == ["opened 80"]
 
 
-def test_a_level_reached_in_a_snooze_is_told_at_its_end_and_so_is_that_it_is_over() -> None:
+def test_a_level_reached_during_a_snooze_is_reported_at_its_end_and_so_is_its_resolution() -> None:
     incidents = Incidents()
     incidents.observe(finding("80"))
     incidents.observe(finding("100"), quiet=(Quiet("budget", "total"),))
@@ -160,7 +160,7 @@ def test_a_level_reached_in_a_snooze_is_told_at_its_end_and_so_is_that_it_is_ove
     assert incidents.told == ["opened 80", "opened 100", "resolved 100"]
 
 
-def test_people_who_heard_of_a_lower_level_hear_of_the_end_of_a_snoozed_higher_one() -> None:
+def test_after_a_reported_lower_level_the_end_of_a_snoozed_higher_one_is_reported() -> None:
     incidents = Incidents()
     incidents.observe(finding("80"))
     incidents.observe(finding("100"), quiet=(Quiet("budget", "total"),))
@@ -168,7 +168,7 @@ def test_people_who_heard_of_a_lower_level_hear_of_the_end_of_a_snoozed_higher_o
     assert incidents.told == ["opened 80", "resolved 100"]
 
 
-def test_a_rule_that_was_not_looked_at_keeps_its_alerts() -> None:
+def test_a_rule_that_was_not_evaluated_keeps_its_alerts() -> None:
     incidents = Incidents()
     incidents.observe(finding())
     incidents.observe(rules=("anomaly",))

@@ -27,7 +27,7 @@ def test_a_mismatch_is_one_finding_that_names_the_first_few() -> None:
     assert finding.figures == (("balance", "7"),)
 
 
-def test_a_run_that_finds_one_fails_with_the_way_out_and_names_nobody() -> None:
+def test_a_run_with_a_mismatch_fails_with_a_remedy_and_names_no_user() -> None:
     with pytest.raises(
         IntegrityDoubt, match=r"in 1 figure \(balance\).*`reelkeeper credits recount`.*`reelkeeper thaw`"
     ) as told:

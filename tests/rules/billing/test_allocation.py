@@ -94,7 +94,7 @@ def test_a_job_costs_compute_and_api_by_its_model() -> None:
     assert {charge.price_book for charge in found} == {BOOK.mark}
 
 
-def test_cloudflares_count_stands_in_for_our_own_and_is_not_added_to_it() -> None:
+def test_cloudflares_count_replaces_ours_and_is_not_added_to_it() -> None:
     theirs: dict[str, Any] = {"source": UsageSource.CLOUDFLARE}
     account = [
         on(1, Metric.OPERATIONS, 5, "PutObject"),
@@ -116,7 +116,7 @@ def test_deletes_are_free() -> None:
     assert charged([on(1, Metric.OPERATIONS, 5, "DeleteObject")]) == []
 
 
-def test_a_day_on_which_nobody_looked_is_charged_as_the_day_before_and_says_so() -> None:
+def test_an_uncounted_day_is_charged_as_the_day_before_and_marked() -> None:
     earlier = Used(MONTH - timedelta(days=2), Metric.STORED_BYTES, GB)
     found = charged([earlier, stored(3, 2)], today=date(2026, 11, 4))
     assert [(charge.day.day, charge.consumed_quantity // GB, charge.estimated) for charge in found] == [

@@ -109,7 +109,7 @@ def test_a_price_that_contradicts_itself_is_refused(fields: dict[str, object], s
         VendorPrice.model_validate(whole)
 
 
-def test_a_fault_in_a_price_is_told_of_the_kind_that_was_meant() -> None:
+def test_an_error_in_a_price_is_that_of_the_intended_kind() -> None:
     text = "book:\n  models:\n    - {model: m, price: {unit: clip, rates: [{usd: -1}], source: s, read_on: 2026-11-25}}"
     with pytest.raises(PolicyRefused) as refused:
         read(text, "policies.yaml")

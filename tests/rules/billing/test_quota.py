@@ -44,7 +44,7 @@ def test_an_unknown_tier_may_store_nothing_new_unless_a_person_says_how_much(tie
     assert judge(Standing("ann", tier, 0, 0, 5), 5, SHIPPED).can_upload
 
 
-def test_an_override_stands_in_place_of_the_tier_in_both_directions() -> None:
+def test_an_override_replaces_the_tiers_quota_in_both_directions() -> None:
     assert judge(Standing("ann", "free", 0, 0, 5 * GIB), 4 * GIB, SHIPPED).can_upload
     assert not judge(Standing("ann", "pro", 0, 0, 0), 1, SHIPPED).can_upload
 

@@ -82,7 +82,7 @@ def test_a_better_tier_that_keeps_for_a_shorter_time_is_refused_by_name(
     assert all(name in str(refused.value) for name in named)
 
 
-def test_a_better_tier_that_stores_less_is_read_from_a_version_of_before_that_has_it() -> None:
+def test_a_stored_version_with_a_smaller_quota_for_a_better_tier_is_still_read() -> None:
     assert tiers(premium={"quota_bytes": 5}).quota_bytes()["premium"] == 5  # a document is refused: see test_policies
 
 
@@ -105,7 +105,7 @@ def test_a_value_that_makes_no_sense_is_refused(wrong: dict[str, object]) -> Non
         TierPolicy.model_validate({"retention_days": 30, "quota_bytes": 1} | wrong)
 
 
-def test_how_long_it_keeps_and_how_much_it_stores_must_be_said_of_a_tier_and_each_field_is_described() -> None:
+def test_a_tier_requires_retention_and_quota_and_each_field_is_described() -> None:
     for missing in ("retention_days", "quota_bytes"):
         with pytest.raises(ValidationError, match=missing):
             TierPolicy.model_validate({name: 30 for name in ("retention_days", "quota_bytes") if name != missing})

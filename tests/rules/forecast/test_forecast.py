@@ -21,7 +21,7 @@ def daily(days: int, growth: float = 0.0, noise: float = 0.05, start: str = "202
     return pd.Series(values, pd.date_range(start, periods=days))
 
 
-def test_a_weekday_keeps_its_profile_and_growth_goes_on() -> None:
+def test_a_weekday_keeps_its_profile_and_growth_continues() -> None:
     history = daily(200, growth=0.005, noise=0.02)
     found = forecast(history, 28)
     expected = 1000 * np.array([1.1, 1.15, 1.1, 1.05, 1.0, 0.8, 0.8])[np.arange(200, 228) % 7]
@@ -63,7 +63,7 @@ def test_the_answer_continues_the_index_whatever_kind_it_has() -> None:
         (28, "median of"), (400, "median of"),
     ],
 )  # fmt: skip
-def test_a_short_history_is_answered_and_the_method_says_so(days: int, said: str) -> None:
+def test_a_short_history_has_a_forecast_and_the_method_says_so(days: int, said: str) -> None:
     found = forecast(daily(days) if days else pd.Series(dtype=float), 10)
     assert found.method.startswith(said)
     assert len(found.mean) == 10
@@ -89,7 +89,7 @@ def test_a_constant_series_stays_and_a_negative_one_may() -> None:
     assert forecast(pd.Series(0.0, pd.date_range("2026-01-01", periods=60)), 5).interval(95)["upper"].eq(0).all()
 
 
-def test_gaps_are_filled_and_told_of() -> None:
+def test_gaps_are_filled_and_named_in_the_method() -> None:
     history = daily(70, noise=0.01)
     holed = history.drop(history.index[[10, 11, 40, 50]])
     holed.iloc[60] = np.nan

@@ -38,7 +38,7 @@ def test_values_after_the_day_of_the_forecast_are_not_used() -> None:
     assert "at 4 earlier days" in found.method
 
 
-def test_days_that_nobody_counted_are_forecast_too() -> None:
+def test_uncounted_days_are_forecast_too() -> None:
     history = daily(50)[:"2026-02-16"]
     found = outlook(history, date(2026, 2, 20), 1)
     assert found.path.index[0] == pd.Timestamp("2026-02-17")

@@ -78,7 +78,7 @@ def test_the_model_that_is_slow_is_named_and_one_that_does_better() -> None:
     assert (both.scope, both.title) == ("total", "Jobs take 425 s on average")
 
 
-def test_a_job_that_costs_too_much_is_told_with_its_dollars_a_month() -> None:
+def test_expensive_jobs_are_reported_with_their_dollars_a_month() -> None:
     (dear,) = found([job(200, cost_microusd=25_000)] * 9 + [dead(cost_microusd=25_000)])
     assert dear.title == "Jobs of svd cost $0.0250 each"
     assert dear.impact_microusd == 5_000 * 10 * 24 * 30
@@ -88,7 +88,7 @@ def test_a_job_that_costs_too_much_is_told_with_its_dollars_a_month() -> None:
     assert found([job(cost_microusd=20_000)] * 10) == []
 
 
-def test_failures_are_told_with_their_commonest_errors() -> None:
+def test_failures_are_reported_with_their_most_common_errors() -> None:
     jobs = [job()] * 16 + [dead()] * 3 + [dead("no answer\nTraceback ...")]
     (failing,) = found(jobs)
     assert failing.severity is Severity.WARNING
@@ -102,7 +102,7 @@ def test_failures_are_told_with_their_commonest_errors() -> None:
     assert found([job()] * 9 + [dead()] + [dead()._replace(state=JobState.CANCELLED)] * 9) == []
 
 
-def test_a_job_that_waits_for_ever_is_told_and_whether_anything_runs() -> None:
+def test_a_job_that_waits_too_long_is_reported_and_whether_any_runs() -> None:
     queue = [InFlight("free", "svd", JobState.QUEUED, 12, at(-70), 1800.0)]
     (stuck,) = found([job()] * 10, queue=queue)
     assert (stuck.severity, stuck.title) == (Severity.CRITICAL, "A job has waited 70 minutes")
@@ -114,7 +114,7 @@ def test_a_job_that_waits_for_ever_is_told_and_whether_anything_runs() -> None:
     assert found([], queue=[queue[0]._replace(oldest_at=at(-60))]) == []
 
 
-def test_storage_is_told_above_four_fifths_with_the_bytes_that_must_go() -> None:
+def test_storage_above_80_percent_is_reported_with_the_excess_bytes() -> None:
     (full,) = found([], filled=Filled(90 * 10**9, 100 * 10**9, 3))
     assert full.title == "Storage is 90 % full"
     assert "3 users are above it" in full.text

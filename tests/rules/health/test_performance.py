@@ -96,7 +96,7 @@ def test_every_whole_window_since_the_last_is_worked_out_and_an_empty_one_too() 
     assert windows(jobs, at(-15), at(7)) == []
 
 
-def test_windows_that_nobody_recorded_are_made_good_for_a_day() -> None:
+def test_missing_windows_of_the_last_day_are_computed() -> None:
     assert len(windows([], NOON - timedelta(days=9), NOON)) == 96
     assert [window.start_at for window in windows([], None, at(3))] == [at(-15)]
 

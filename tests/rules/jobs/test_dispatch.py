@@ -98,7 +98,7 @@ def test_slots_that_are_filled_together_take_what_they_would_take_one_by_one(
 
 
 @given(queues, policies, st.sampled_from(["x", "y", None]), st.booleans(), st.integers(1, 9))
-def test_a_queue_that_goes_on_chooses_as_one_that_is_made_anew(
+def test_a_continued_queue_chooses_like_a_new_one(
     jobs: list[WaitingJob], policy: DispatchPolicy, warm: str | None, bounded: bool, together: int
 ) -> None:
     if bounded:

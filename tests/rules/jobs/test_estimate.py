@@ -59,7 +59,7 @@ def test_every_request_has_a_complexity_a_price_can_be_asked_for(request: Genera
     assert expected_bytes(request, 0.5) >= 1
 
 
-def test_a_model_that_takes_three_times_as_long_is_learned_and_the_error_told() -> None:
+def test_a_model_that_takes_three_times_as_long_is_learned_with_its_error() -> None:
     chance, factors = random.Random(7), list[float]()
     for _ in range(100):
         units, load = chance.uniform(0, 4), chance.random()

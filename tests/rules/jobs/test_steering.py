@@ -43,7 +43,7 @@ def step(jobs: list[FinishedJob], limit: int = 4, **kept: Any) -> Tuned:  # noqa
     return tune("", Steered(limit=limit, **kept), jobs, BOOK, POLICY, at(15))
 
 
-def test_only_jobs_whose_video_was_made_beside_a_known_number_count() -> None:
+def test_only_jobs_with_a_known_concurrency_count() -> None:
     left_out = [
         job(concurrency=None),
         job(processing_seconds=None),
@@ -115,7 +115,7 @@ def test_a_flat_price_over_the_ceiling_is_no_reason_to_run_fewer(varied: bool) -
 
 
 @pytest.mark.parametrize("most_at_once", [4, 1000])
-def test_the_price_of_a_clip_moves_no_limit_however_dear_it_is(most_at_once: int) -> None:
+def test_the_price_of_a_clip_never_changes_a_limit(most_at_once: int) -> None:
     price = {"unit": "second", "rates": [{"usd": "0.07"}], "source": "a price list", "read_on": "2026-11-25"}
     book = PriceBook.model_validate({"models": [{"model": "veo", "price": price}]})
     limits = dict[int, list[int]]()
@@ -234,7 +234,7 @@ def test_a_lane_grows_no_further_than_the_cap_of_its_provider() -> None:
     assert [tuned.step.limit for tuned in lanes(before, *jobs).values()] == [16, 16]
 
 
-def test_a_lane_goes_on_from_what_was_known_of_all_providers_together() -> None:
+def test_a_lane_starts_from_the_common_state_of_an_older_version() -> None:
     one_limit = tune("", Steered(limit=8), [job()] * 20, BOOK, POLICY, NOON).steered
     before = Lanes.model_validate(one_limit.model_dump(mode="json"))
     assert before == Lanes(limit=one_limit.limit, lanes={"": one_limit})
@@ -257,12 +257,12 @@ def test_a_lane_without_jobs_for_a_month_is_forgotten() -> None:
     assert lanes(before, *of("left")).keys() == {"used", "left"}
 
 
-def test_a_new_lane_is_looked_at_for_a_day() -> None:
+def test_a_new_lane_uses_the_jobs_of_one_day() -> None:
     known, otherwise = since_by_lane(Lanes(limit=8, lanes={"fal": Steered(limit=8, stepped_at=NOON)}), at(15))
     assert (known, otherwise) == ({"fal": NOON}, at(15) - timedelta(days=1))
 
 
-def test_an_idle_server_takes_the_prior_until_jobs_have_run_alone() -> None:
+def test_the_estimate_of_an_idle_server_is_the_prior_until_jobs_have_run_alone() -> None:
     assert step([job()]).finished[0].estimate_seconds == 150  # 120 s and 30 s for one unit
     four_alone = [job(75, concurrency=1.0)] * 4
     assert step([*four_alone, job()]).finished[-1].estimate_seconds == 150
@@ -275,7 +275,7 @@ def test_concurrent_jobs_never_change_the_estimate_of_an_idle_server() -> None:
     assert [len(ratios) for ratios in learn({}, [job(concurrency=1.0)] * 100).values()] == [32]
 
 
-def test_a_cost_that_nobody_knows_is_what_the_book_says() -> None:
+def test_an_unknown_cost_is_that_of_the_price_book() -> None:
     (known, unknown) = step([job(cost_microusd=0), job(cost_microusd=None)]).finished
     assert (known.cost_microusd, unknown.cost_microusd) == (0, 15_000)
 

@@ -129,7 +129,7 @@ LONG = 600  # frames
         ([Probe(40, 1, 91.0, 89.0)] * 3, 5.5, LONG, 1),  # the last one
     ],
 )
-def test_only_a_probe_that_is_hardly_the_last_is_looked_at_lightly(
+def test_only_a_probe_that_is_probably_not_the_last_is_sampled(
     probes: list[Probe], sd_crf: float, frames: int, step: int
 ) -> None:
     assert frame_step(probes, frames, sd_crf, AV1, Acceptance()) == step

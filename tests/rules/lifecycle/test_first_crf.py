@@ -79,7 +79,7 @@ def test_the_part_that_is_kept_is_learnt_by_model_and_held_to_the_usual_preset()
     assert kept_share(at_10, "fox", "av1", 0.3, 0.2).share == pytest.approx(0.3, abs=0.01)
 
 
-def test_a_dense_source_is_expected_to_keep_less_and_a_lean_one_more() -> None:
+def test_a_dense_source_is_expected_to_keep_a_smaller_share() -> None:
     shares = [kept_share([], None, "h264", 0.35, density).share for density in (0.0, 0.1, 0.2, 0.36, 1.0)]
     assert shares == sorted(shares, reverse=True)
     assert shares[1] == pytest.approx(0.35 * 3.6**0.57)

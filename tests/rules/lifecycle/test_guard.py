@@ -147,7 +147,7 @@ def test_half_a_listing_is_refused() -> None:
         listing_within(DEFAULT, 0, 4)
 
 
-def test_a_purge_takes_what_was_judged_before_unless_nothing_may_go_or_the_catalogue_shrank() -> None:
+def test_a_purge_is_allowed_unless_a_limit_is_0_or_the_catalogue_shrank() -> None:
     purge_within(DEFAULT, plan(5000, 10, users={}), 10)
     purge_within(BlastRadius(max_objects=0), plan(0, 10), 10)
     for zero in sorted(set(BlastRadius.model_fields) - {"always_allowed", "min_population_percent"}):

@@ -53,7 +53,7 @@ def test_in_a_bucket_that_was_not_tried_nothing_is_put_in_place() -> None:
 
 @pytest.mark.parametrize("codec", ["h264", None])  # what is not known is probed by the run
 @pytest.mark.parametrize("size_bytes", [10**7, MAX_BYTES_IN_PLACE])
-def test_the_rest_goes_on(codec: str | None, size_bytes: int) -> None:
+def test_videos_fit_for_a_swap_in_place_stay_in_the_plan(codec: str | None, size_bytes: int) -> None:
     fits = video(is_ours=False, codec=codec, size_bytes=size_bytes)
     assert planned(fits)[1] == "cold_compress"
     assert planned(fits._replace(codec="vp8"), "new_key", keeps_contract=False)[1] == "cold_compress"

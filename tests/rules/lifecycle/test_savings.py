@@ -48,7 +48,7 @@ def test_seldom_viewed_videos_that_are_not_efficient_are_the_backlog() -> None:
     assert survey(seen, POLICY, SHIPPED, NOW).backlog_bytes == GB
 
 
-def test_the_backlog_is_what_pays_with_its_net_and_what_does_not_is_told_apart() -> None:
+def test_the_backlog_has_paying_videos_with_their_net_and_the_others_separately() -> None:
     large, small = video(10, views=2, size_bytes=30 * GB), video(10, views=2, size_bytes=GB)
 
     def worth(size_bytes: int, days: int | None) -> Worth:
@@ -131,7 +131,7 @@ def test_repeated_jobs_are_worth_what_they_cost() -> None:
     assert [(finding.scope, finding.impact_microusd) for finding in found] == [("repeats", 15_000_000)]
 
 
-def test_small_change_is_not_told_and_only_some_users_are_named() -> None:
+def test_small_savings_are_not_suggested_and_only_some_users_are_named() -> None:
     idle = Idle(by_user={f"u{n}": (100 + n) * GB for n in range(10)} | {"small": GB})
     assert scopes(idle) == ["user:u9", "user:u8", "user:u7"]
 
@@ -143,7 +143,7 @@ def test_no_saving_is_more_than_the_bill(backlog: int, cold: int, objects: int, 
         assert 0 < (finding.impact_microusd or 0) <= bill_microusd
 
 
-def test_a_cheaper_way_to_have_clips_is_told_with_what_it_saves_a_month() -> None:
+def test_a_cheaper_way_to_make_clips_is_suggested_with_its_monthly_saving() -> None:
     ways = [
         Cheaper("veo", "runway", 40, Decimal(12)),
         Cheaper("veo", None, 7, Decimal(3)),

@@ -67,7 +67,7 @@ POLICY = policy(DRAFTS, MASTERS, LARGE, SKETCHES)
         (video(4, 0, tag="draft", held=True), "drafts", "held"),
     ],
 )
-def test_the_first_that_matches_decides_and_its_name_is_said(judged: Video, segment: str | None, rule: str) -> None:
+def test_the_first_matching_segment_decides_and_is_named(judged: Video, segment: str | None, rule: str) -> None:
     verdict = judge(judged, POLICY, SHIPPED, AS_OF, RECIPE)
     assert (segments.of_verdict(verdict), verdict.rule) == (segment, rule)
     assert reason(verdict).startswith(f"segment {segment}: ") is (segment is not None)
@@ -183,7 +183,7 @@ def test_an_exception_of_one_run_puts_its_segments_in_place_of_those_in_force() 
     assert [segment.name for segment in changed.segments] == ["drafts"]
 
 
-def test_a_flow_has_something_to_do_where_only_a_segment_says_so() -> None:
+def test_a_segment_alone_makes_a_flow_active() -> None:
     policy(DRAFTS).require_retention(FOR_EVER, "expire_videos")
     with pytest.raises(PolicyRefused, match="empty policy"):
         policy(MASTERS).require_retention(FOR_EVER, "expire_videos")

@@ -84,7 +84,7 @@ def test_before_a_video_is_opened_what_earlier_ones_kept_and_cost_tells() -> Non
     assert fat.pays
 
 
-def test_a_file_that_pays_only_if_it_is_dense_is_looked_at_and_only_that_is_expected_of_it() -> None:
+def test_a_file_that_pays_only_if_dense_is_opened_and_valued_by_that_case() -> None:
     """Before it is open nobody knows its pixels; once it is, it is left alone where it does not pay."""
 
     def expect(days: int) -> Worth:

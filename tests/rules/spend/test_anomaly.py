@@ -43,7 +43,7 @@ def test_usual_days_are_not_odd() -> None:
     assert found([]) == []
 
 
-def test_a_service_that_does_not_move_the_whole_is_told_by_itself() -> None:
+def test_an_odd_service_that_does_not_move_the_total_is_reported() -> None:
     finding = only(spend(odd={("r2-class-a", 1): 3}))
     assert (finding.rule, finding.scope, finding.period, finding.level) == (
         "anomaly",
@@ -94,7 +94,7 @@ def test_an_anomaly_ends_when_yesterday_was_usual_again() -> None:
     assert "It has gone on since: $8" in finding.text
 
 
-def test_after_some_quiet_days_what_still_is_odd_is_news_again() -> None:
+def test_an_anomaly_that_continues_after_the_quiet_days_is_news_again() -> None:
     assert found(spend(odd={("compute", n): 3 for n in range(1, 6)})) == [("total", "2026-11-23")]
 
 
@@ -109,18 +109,18 @@ def test_allowances_and_rounding_are_not_odd_since_list_price_is_judged() -> Non
     assert found(charges) == []
 
 
-def test_a_tier_is_judged_beside_the_services() -> None:
+def test_tiers_are_judged_like_services() -> None:
     free = [charge("3", ago(n), user="bob", tier="free", service="api") for n in range(2, 120)]
     bought = [*free, charge("9", ago(1), user="bob", tier="free", service="api")]
     assert found([*spend(), *bought]) == [("service:api", "2026-11-23"), ("tier:free", "2026-11-23")]
 
 
-def test_a_service_that_has_no_charge_beside_others_cost_nothing_that_day() -> None:
+def test_a_service_without_a_charge_on_a_charged_day_cost_nothing() -> None:
     charges = [item for item in spend() if (item.service, item.day) != ("api", ago(1))]
     assert found(charges) == [("total", "2026-11-23")]
 
 
-def test_a_day_of_which_nothing_is_known_is_not_odd() -> None:
+def test_an_unknown_day_is_not_odd() -> None:
     assert found([item for item in spend() if item.day != ago(1)]) == []
 
 
@@ -181,7 +181,7 @@ def test_two_years_are_judged_in_a_moment() -> None:
     assert found(charges, as_of=NOW - timedelta(days=400)) == []
 
 
-def test_a_provider_or_model_that_is_odd_by_itself_is_told_where_there_are_several() -> None:
+def test_an_odd_provider_or_model_is_reported_if_there_are_several() -> None:
     rng = Random(9)
     jobs = [
         JobTotal(scope, f"{ago(n)}", round(usd * 10**6 * exp(rng.gauss(0, 0.03)) * (3 if (scope, n) == odd else 1)), 0)

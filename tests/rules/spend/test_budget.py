@@ -67,7 +67,7 @@ def test_below_the_budget_nothing_is_over() -> None:
     assert "over" not in found.text
 
 
-def test_yesterday_is_judged_once_more_since_its_last_usage_comes_late() -> None:
+def test_yesterday_is_checked_again_as_its_last_usage_arrives_late() -> None:
     assert crossed([charge("12", ago(1)), charge("5")], DAILY) == [
         ("total", "2026-11-23", "100"),
         ("total", "2026-11-24", "50"),

@@ -23,7 +23,7 @@ def growing(days: int, *, trend: float = 0.0, leak: float = 0.0) -> list[Charge]
     return [charge(f"{usd:.9f}", ago(n)) for n, usd in enumerate(amounts)]
 
 
-def test_a_leak_is_told_once_a_week_with_what_it_costs_a_month() -> None:
+def test_a_leak_is_reported_once_a_week_with_its_monthly_cost() -> None:
     charges = growing(150, leak=0.02)
     (finding,) = findings(charges, POLICY, NOW)
     assert (finding.rule, finding.scope, finding.period) == ("drift", "service:compute", "2026-W47")
@@ -35,7 +35,7 @@ def test_a_leak_is_told_once_a_week_with_what_it_costs_a_month() -> None:
     assert [finding.period for finding in findings(charges, POLICY, later)] == ["2026-W47"]  # the same Sunday
 
 
-def test_the_whole_is_told_where_no_service_shows_it() -> None:
+def test_drift_of_the_total_is_reported_only_if_no_service_has_it() -> None:
     rng, charges = Random(4), []
     for n in range(150):
         for service in range(8):  # each begins to leak when it is large enough to matter and too small to be told

@@ -108,7 +108,7 @@ def test_a_refusal_names_the_budget_that_lasts_longest_with_what_is_left_and_fro
     ("used", "refusals", "level"),
     [(799_999, 0, None), (800_000, 0, "80"), (999_999, 0, "80"), (1_000_000, 0, "100"), (0, 1, "100")],
 )
-def test_people_are_told_at_80_percent_and_when_it_is_used_up_or_a_job_was_refused(
+def test_a_limit_is_reported_at_80_percent_when_used_up_and_after_a_refusal(
     used: int, refusals: int, level: str | None
 ) -> None:
     use = LimitUse("user:ann", Period.DAY, DAY, 1_000_000, used // 2, used - used // 2, refusals)

@@ -62,7 +62,7 @@ def test_a_weekday_that_is_unsteady_by_itself_must_change_by_more() -> None:
     assert 192 in odd(times(sundays, 1.4, 192))  # a Thursday
 
 
-def test_a_new_level_is_odd_until_it_is_the_usual_one_and_its_end_is_no_news() -> None:
+def test_a_new_level_is_odd_until_it_is_usual_and_its_end_is_not_odd() -> None:
     raised = times(usual(150), 1.8, *range(100, 110))
     days = odd(raised)
     assert set(days.values()) == {1}
@@ -84,7 +84,7 @@ def test_a_residual_of_a_year_ago_may_repeat() -> None:
     assert odd(times(twice, 0.1, christmas + 365)) == {christmas: -1, christmas + 365: -1}  # and this much more is odd
 
 
-def test_the_day_beside_last_years_and_the_same_weekday_count_too() -> None:
+def test_last_years_neighbouring_days_and_same_weekday_count_too() -> None:
     for ago in (363, 364, 365, 366, 367):
         assert odd(times(usual(760), 0.3, 300, 300 + ago)) == {300: -1}
     assert odd(times(usual(760), 0.3, 300, 300 + 370)) == {300: -1, 670: -1}

@@ -8,7 +8,7 @@ from reelkeeper.rules.spend.watch import CostLine, Spent
 from tests.rules.charges import NOW, TODAY, ago, charge
 
 
-def test_every_rule_is_asked_and_no_finding_is_of_another() -> None:
+def test_every_rule_is_evaluated_and_every_finding_is_of_one_of_them() -> None:
     steady = [charge("6", ago(n)) for n in range(1, 120)]
     spent = Spent([*steady, charge("60")], missing=[ago(4)], trouble="the token has expired")
     found = watch.judge(spent, BudgetPolicy(), AnomalyPolicy(), NOW)

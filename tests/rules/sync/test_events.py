@@ -90,7 +90,7 @@ def test_objects_that_come_one_by_one_are_judged_with_those_before() -> None:
     assert "further files" in str(refusal(AdoptionLimits(), both))
 
 
-def test_a_gap_is_what_was_stored_since_events_were_followed_and_had_time_to_be_told() -> None:
+def test_a_gap_is_an_object_stored_since_events_are_followed_and_after_the_settling_time() -> None:
     day = timedelta(days=1)
     assert gap_window(NOON - day, NOON, NOON + day) == (NOON - day, NOON - SETTLING)
     assert gap_window(NOON - day, NOON + day, NOON) == (NOON - day, NOON - SETTLING)

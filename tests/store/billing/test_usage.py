@@ -56,7 +56,7 @@ def test_joining_a_sampled_figure_leaves_it_sampled(engine: sa.Engine) -> None:
     assert found(engine) == [jobs._replace(quantity=2, sampled=True)]
 
 
-def test_users_and_the_account_are_told_apart(engine: sa.Engine) -> None:
+def test_usage_of_users_and_of_the_account_is_separate(engine: sa.Engine) -> None:
     whole = Used(DAY, Metric.STORED_BYTES, 9, storage_class=StorageClass.STANDARD)
     anns = whole._replace(quantity=4, user_id="ann")
     note(engine, anns, whole)
@@ -93,7 +93,7 @@ def test_any_number_goes_in_at_once(engine: sa.Engine, count: int) -> None:
     assert len(found(engine)) == count
 
 
-def test_a_gap_is_what_is_missing_since_somebody_began_to_count(engine: sa.Engine) -> None:
+def test_a_gap_is_a_missing_day_after_the_first_count(engine: sa.Engine) -> None:
     first, last = date(2026, 11, 1), date(2026, 11, 6)
     with reading(engine) as session:
         assert gaps(session, Metric.STORED_BYTES, first, last) == []

@@ -239,7 +239,7 @@ def test_an_event_that_says_nothing_any_more_must_have_been_erased(engine: sa.En
         {"salt": None, "digest": "x"},
     ],
 )
-def test_the_database_lets_a_salt_be_destroyed_and_nothing_else(engine: sa.Engine, change: dict[str, object]) -> None:
+def test_the_database_allows_only_erasing_an_event(engine: sa.Engine, change: dict[str, object]) -> None:
     record(engine, some(1))
 
     def attempt() -> None:

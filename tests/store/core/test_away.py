@@ -93,7 +93,7 @@ def test_wrong_password_user_and_database_are_settings_that_are_wrong(server: Se
     assert "no such database" in refusal(server.url(database="nowhere"), Misconfigured)
 
 
-def test_tls_that_only_one_side_wants_is_told(server: Server) -> None:
+def test_a_tls_mismatch_is_explained(server: Server) -> None:
     assert "TLS: look at sslmode" in refusal(server.url(query={"sslmode": "require"}), Misconfigured)
 
 
@@ -104,7 +104,7 @@ def test_a_refused_connection_is_explained(server: Server) -> None:
     assert "nothing listens there" in said
 
 
-def test_a_name_that_is_not_known(server: Server) -> None:
+def test_an_unknown_host_is_explained(server: Server) -> None:
     said = refusal(server.url(host="store.invalid"), Unavailable)
     assert f"PostgreSQL at store.invalid, port {server.port}" in said
     assert "no address is known" in said
@@ -138,7 +138,7 @@ def made(url: str) -> str:
 
 
 @pytest.mark.long
-def test_a_server_that_stops_during_the_work_is_told_and_not_an_unexpected_error() -> None:
+def test_a_server_that_stops_during_the_work_is_reported_and_is_no_unexpected_error() -> None:
     with tempfile.TemporaryDirectory(prefix="reelkeeper-away-", ignore_cleanup_errors=True) as folder:
         stopping = Server(Path(folder))
         url = made(stopping.url())
@@ -165,7 +165,7 @@ def test_a_file_that_is_no_database_and_one_that_cannot_be_made(tmp_path: Path) 
         work(f"sqlite:///{tmp_path / 'folder'}")
 
 
-def test_a_full_disk_under_the_file_is_told_with_its_figures_and_loses_nothing(
+def test_a_full_disk_under_the_file_is_reported_with_its_figures_and_loses_nothing(
     tmp_path: Path, migrated_file: Path
 ) -> None:
     with small_disk(tmp_path / "small", 64) as small:

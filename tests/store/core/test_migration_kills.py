@@ -67,7 +67,7 @@ def everything(url: str) -> dict[str, Any]:
 @pytest.mark.long
 @STRIDES
 @pytest.mark.parametrize("backend", ["sqlite", "postgresql"])
-def test_the_first_migration_outlives_kills(backend: str, stride: int, empty_url: Callable[[str], str]) -> None:
+def test_the_first_migration_survives_kills(backend: str, stride: int, empty_url: Callable[[str], str]) -> None:
     url = empty_url(backend)
     assert outlive_kills(url, (VERSIONS,), stride) > 40
     assert len(everything(url)["deployment"][1]) == 1
@@ -75,7 +75,7 @@ def test_the_first_migration_outlives_kills(backend: str, stride: int, empty_url
 
 @pytest.mark.long
 @STRIDES
-def test_a_later_migration_outlives_kills(engine: sa.Engine, stride: int) -> None:
+def test_a_later_migration_survives_kills(engine: sa.Engine, stride: int) -> None:
     with transaction(engine, "test.fill") as session:
         session.execute(sa.insert(users), [{"id": f"u{n}"} for n in range(50)])
         rows = [{"id": f"v{n}", "user_id": f"u{n}", "state": "live", "generation": 1} for n in range(50)]

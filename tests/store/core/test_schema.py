@@ -320,7 +320,7 @@ def test_records_from_before_seals_are_chained_again_with_an_event(engine: sa.En
         assert verify(session) == 7
 
 
-def test_a_record_that_was_changed_before_is_not_chained_anew(engine: sa.Engine) -> None:
+def test_a_tampered_record_is_not_chained_again(engine: sa.Engine) -> None:
     recorded_before_seals(engine)
     trigger = "no_update" if engine.dialect.name == "sqlite" else "append_only ON audit_events"
     with engine.begin() as connection:

@@ -175,7 +175,7 @@ def test_a_plan_is_drawn_once(engine: sa.Engine) -> None:
         add_items(engine, plan_id, [], lambda: (Counts(), {}))
 
 
-def test_outcomes_stand_beside_their_items(engine: sa.Engine) -> None:
+def test_outcomes_are_recorded_with_their_items(engine: sa.Engine) -> None:
     plan_id = ready(engine).id
     with transaction(engine, "test.outcomes") as session:
         record_outcomes(session, plan_id, [])

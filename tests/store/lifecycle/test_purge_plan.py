@@ -155,9 +155,7 @@ def test_results_are_counted_by_outcome(engine: sa.Engine, blob: Blob) -> None:
         assert len(largest(session, plan.id, 3)) == 3
 
 
-def test_the_guard_is_told_what_the_last_applied_plan_left_and_what_was_retired_today(
-    engine: sa.Engine, blob: Blob
-) -> None:
+def test_the_guard_gets_the_last_applied_plans_population_and_todays_retirements(engine: sa.Engine, blob: Blob) -> None:
     blob("live", "live", video="live")
     blob("gone")
     with transaction(engine, "test") as session:

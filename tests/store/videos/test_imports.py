@@ -44,7 +44,7 @@ def test_users_are_added_and_their_tiers_set(engine: sa.Engine) -> None:
     ]
 
 
-def test_videos_are_given_their_age(engine: sa.Engine) -> None:
+def test_imported_videos_get_their_age(engine: sa.Engine) -> None:
     import_videos(engine, ["id,user_id,created_at", "v1,ada,2026-01-02T00:00:00Z", "v2,ada,"])
     assert rows(engine, videos.c.id, videos.c.created_at) == [("v1", datetime(2026, 1, 2, tzinfo=UTC)), ("v2", None)]
 
@@ -73,7 +73,7 @@ def test_views_replace_what_was_known_of_a_day_and_move_the_last_view(engine: sa
     assert rows(engine, view_days.c.day) == []
 
 
-def test_days_are_complete_only_when_said_so_and_over(engine: sa.Engine) -> None:
+def test_only_past_days_are_complete_and_only_if_stated(engine: sa.Engine) -> None:
     import_views(engine, ["video_id,day,views", "v1,2026-01-01,5", "v2,2026-01-02,0"], complete=True)
     mark_complete(engine, [date(2026, 1, 2), date(2026, 1, 3)])
     assert rows(engine, view_days.c.day) == [(date(2026, 1, day),) for day in (1, 2, 3)]

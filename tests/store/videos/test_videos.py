@@ -54,7 +54,7 @@ def test_a_video_comes_with_all_that_the_rules_ask(engine: sa.Engine) -> None:
     assert created_at.tzinfo is UTC
 
 
-def test_a_video_whose_bytes_are_a_result_of_ours_is_told_from_others(engine: sa.Engine) -> None:
+def test_compressed_videos_are_marked_as_such(engine: sa.Engine) -> None:
     catalogue(engine)
     assert only(engine).compressed is False
     with transaction(engine, "test.put") as session:
