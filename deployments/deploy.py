@@ -14,11 +14,17 @@ from typing import Any, Final
 import yaml
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import DeploymentScheduleCreate
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
-from prefect.client.schemas.objects import ConcurrencyLimitConfig, StateType
+from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterTags,
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import ConcurrencyLimitConfig, FlowRun, StateType
 from prefect.deployments import runner
 from prefect.flows import Flow, load_flow_from_entrypoint
-from prefect.states import Crashed
+from prefect.states import Cancelled, Crashed
 
 from deployments.bootstrap import OLD_NAME, bootstrap, delete_deployment, find_deployment
 from deployments.prefect_internals import schedule
@@ -33,6 +39,7 @@ FIRST: Final = ("sync-catalog/hourly", "deliver-alerts/every-5-minutes")  # run 
 STORAGE: Final = "storage"  # a tag in prefect.yaml, of flows that work on stored videos
 _AT_WORK: Final = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
 _DIED: Final = "It died with the `reelkeeper up` that ran it"
+_ONLY_READS: Final = "It would make changes, and `reelkeeper up` only reads here: go live with reelkeeper up --live"
 _PAGE: Final = 200
 _AS_WRITTEN: Final = ("name", "description", "tags", "parameters", "enforce_parameter_schema")
 READY_SECONDS: Final = 240.0  # a first start creates Prefect's database: 10 s, or a minute on a busy machine
@@ -59,6 +66,22 @@ def end_dead_runs(client: SyncPrefectClient, before: datetime) -> int:
     for run in dead:
         client.set_flow_run_state(run.id, Crashed(message=_DIED))
     return len(dead)
+
+
+def cancel_live(client: SyncPrefectClient) -> int:
+    """Cancel waiting runs that would change stored videos, from before `up` only read; return how many."""
+    scheduled = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])))
+    deployed = DeploymentFilter(tags=DeploymentFilterTags(all_=[STORAGE]))
+    waiting: list[FlowRun] = []
+    while found := client.read_flow_runs(
+        flow_run_filter=scheduled, deployment_filter=deployed, limit=_PAGE, offset=len(waiting)
+    ):
+        waiting += found
+    live = [run for run in waiting if run.parameters.get("dry_run") is not True]
+    for run in live:
+        # guard up.live_cancelled: a person's run, or one to be retried, changes a bucket that `up` only reads
+        client.set_flow_run_state(run.id, Cancelled(message=_ONLY_READS), force=True)
+    return len(live)
 
 
 def begin_first(client: SyncPrefectClient) -> None:
@@ -137,6 +160,8 @@ def main(written: str, moment: str, *options: str) -> None:
         print(f"{end_dead_runs(client, datetime.fromisoformat(moment))} dead runs marked as crashed.", flush=True)
         show_in_force(current(engine).policies)
         deploy(client, Path(written), settings().state_dir, looks_only=LOOKS_ONLY in options)
+        if LOOKS_ONLY in options:
+            print(f"{cancel_live(client)} waiting runs cancelled that would have made changes.", flush=True)
         begin_first(client)
 
 

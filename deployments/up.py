@@ -94,9 +94,15 @@ class Up:
             # This creates the store, and starts the embedded S3 server, which the parts share.
             with open_workspace(self.settings):
                 worker = [*_ours("worker"), "default", "transcode", "--patience", patience]
+                # guard up.deployed_first: a run that was due before changes a bucket that it did not create
+                if self.looks_only:
+                    self._deploy()
                 start(self._part("worker", "The worker", worker, self.patience + DRAIN_MARGIN_SECONDS))
                 start(self._part("api", "The API", [*_ours("api"), "--port", str(self.api_port)], 25))
-                self._deploy()
+                if not self.looks_only:
+                    self._deploy()
+                if not self.asked:
+                    self._say_ready()
                 self._watch()
                 self._drain()
         finally:
@@ -109,8 +115,6 @@ class Up:
         part = self._part("deploy", "The deployment", words, 5)
         if self.supervisor.run(part, until=lambda: bool(self.asked), tick=self._tick):
             raise ReelkeeperError(f"prefect.yaml could not be deployed: {part.last_line()}. See {part.log}")
-        if not self.asked:
-            self._say_ready()
 
     def _watch(self) -> None:
         due = time.monotonic() + FIRST_WATCHDOG_SECONDS

@@ -1,5 +1,7 @@
 """`up` makes only dry runs on a bucket that it did not create, until it is started with --live."""
 
+import secrets
+import signal
 from pathlib import Path
 
 import pytest
@@ -7,8 +9,10 @@ from prefect.client.orchestration import SyncPrefectClient
 
 from deployments import deploy
 from deployments.up import Up
+from reelkeeper.adapters.s3.seaweed import Endpoint
 from reelkeeper.errors import OrchestratorError
 from reelkeeper.settings import Settings
+from tests.buckets import BUCKET
 from tests.ports import free_port
 
 
@@ -44,6 +48,32 @@ def test_a_damaged_record_of_the_last_time_stops_nothing_and_sends_nothing_live(
     assert looks_only(theirs)
     assert not looks_only(theirs, live=True)
     assert not looks_only(theirs)
+
+
+def test_on_a_bucket_of_somebody_elses_no_worker_starts_before_dry_runs_are_deployed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, endpoint: Endpoint
+) -> None:
+    """What was due while `up` was stopped has the parameters of before: it acted on a bucket that `up` only reads."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "prefect.yaml").write_text("deployments: []")
+    address = {name: getattr(endpoint, name) for name in ("access_key_id", "secret_access_key")}
+    at = {"s3_endpoint_url": endpoint.endpoint_url, **{f"s3_{name}": value for name, value in address.items()}}
+    theirs = Settings.model_validate(
+        at | {"state_dir": tmp_path, "bucket": BUCKET, "prefix": f"{secrets.token_hex(4)}/"}
+    )
+    for live, order in ((False, ["server", "deploy", "worker", "api"]), (True, ["server", "worker", "api", "deploy"])):
+        up = Up(theirs, lambda *_, **__: None, port=free_port(), api_port=free_port(), patience=0, live=live)
+        started: list[str] = []
+        monkeypatch.setattr(up.supervisor, "start", lambda part, started=started: started.append(part.name))
+        monkeypatch.setattr(up.supervisor, "run", lambda part, started=started, **_: started.append(part.name))
+        monkeypatch.setattr(up, "_watch", lambda: None)
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+        try:
+            up.run()
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+        assert started == order
 
 
 @pytest.mark.long

@@ -13,11 +13,14 @@ from prefect import get_client
 from prefect.blocks.webhook import Webhook
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolUpdate
+from prefect.client.schemas.objects import StateType
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.events.schemas.automations import AutomationCore, EventTrigger
+from prefect.states import AwaitingRetry
 
 from deployments import automations
 from deployments.bootstrap import BLOCK, POOLS, bootstrap
+from deployments.deploy import cancel_live
 from reelkeeper.cli.orchestration import HEARTBEAT_SECONDS
 from reelkeeper.errors import Misconfigured
 from reelkeeper.model.access import Scope
@@ -207,3 +210,19 @@ def test_an_invalid_address_is_refused(client: SyncPrefectClient, sqlite_engine:
     with pytest.raises(Misconfigured, match="not the URL of an API"):
         list(bootstrap(engine=sqlite_engine, api_url=wrong))
     assert kept(client) is None
+
+
+def test_waiting_runs_that_would_change_a_bucket_that_up_only_reads_are_cancelled(client: SyncPrefectClient) -> None:
+    flow_id = client.create_flow_from_name("sync-catalog")
+    runs: dict[tuple[str, bool], UUID] = {}
+    for tag in ("storage", "money"):
+        made = client.create_deployment(flow_id, f"of-{tag}", tags=[tag], parameters={"dry_run": False})
+        for dry_run in (True, False):
+            runs[tag, dry_run] = client.create_flow_run_from_deployment(made, parameters={"dry_run": dry_run}).id
+    retried = client.create_flow_run_from_deployment(client.read_deployment_by_name("sync-catalog/of-storage").id)
+    client.set_flow_run_state(retried.id, AwaitingRetry(), force=True)
+    assert cancel_live(client) == 2
+    states = {key: client.read_flow_run(run_id).state_type for key, run_id in runs.items()}
+    assert [key for key, state in states.items() if state == StateType.CANCELLED] == [("storage", False)]
+    assert client.read_flow_run(retried.id).state_type == StateType.CANCELLED
+    assert cancel_live(client) == 0
