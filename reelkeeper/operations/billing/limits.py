@@ -60,7 +60,7 @@ def take_in(session: Session, job_scopes: Sequence[str], cost_microusd: int) -> 
 
 
 def leave(session: Session, job: AdmittedJob) -> None:
-    """Stop counting a job as in flight: it goes to another provider, or is counted anew."""
+    """Stop counting a job as in flight: it moves to another provider, or is counted again."""
     job_totals.add(session, scopes_of(job), {limits.IN_FLIGHT: -expected_cost(job)})
 
 

@@ -38,8 +38,8 @@ def find_restorable(
     """Find the videos of one run, one video or one user that can be restored.
 
     For a run or a single video, retirements and swaps. For a user, retired or lost videos, but not
-    those that the user deleted; swaps stay. Raises NotFound when there are none, and none whose bytes a purge
-    has claimed, which `find_claimed` lists.
+    those that the user deleted; swaps stay. Raises NotFound when there are neither such videos nor any
+    whose bytes a purge has claimed (see `find_claimed`).
     """
     with reading(workspace.engine) as session:
         found = restorable.find(session, run_id=run_id, video_id=video_id, user_id=user_id)

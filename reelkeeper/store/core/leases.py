@@ -55,7 +55,7 @@ def acquire(engine: sa.Engine, names: Sequence[str], holder: str, seconds: float
 
 
 def renew(engine: sa.Engine, taken: Sequence[Lease], seconds: float = LEASE_SECONDS) -> list[Lease]:
-    """Extend those of `taken` that are still ours, as nobody else was granted the name since; return them."""
+    """Extend and return those of `taken` that are still ours: their name was not granted to another since."""
     ours: set[Lease] = set()
     for batch in _batches(taken):
         with transaction(engine, "leases.renew") as session:

@@ -58,7 +58,7 @@ def find(session: Session, *, run_id: str | None, video_id: str | None, user_id:
 
 
 def claimed(session: Session, *, run_id: str | None, video_id: str | None, user_id: str | None) -> dict[str, datetime]:
-    """Give the videos of one run, video or user whose bytes a purge has claimed, and when its claim ends."""
+    """Return when the purge's claim on the bytes ends, by id of each such video of one run, video or user."""
     wanted = _wanted(run_id=run_id, video_id=video_id, user_id=user_id)
     rows = session.execute(_candidates(BlobState.DELETING).add_columns(blobs.c.claimed_at).where(wanted))
     return {row[0]: (row[-1] or now(session)) + CLAIM_TIMEOUT for row in rows}

@@ -1,1 +1,1 @@
-"""Takedowns, erasures, and where personal data stands."""
+"""Takedowns, erasures, and the columns with personal data."""
