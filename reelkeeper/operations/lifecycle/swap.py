@@ -39,7 +39,7 @@ from reelkeeper.store.lifecycle.swaps import Source
 from reelkeeper.store.videos.intents import Intent, announce
 
 _COPIES_AT_WORK = 5  # the source and the encodes of a search, each no larger than the source
-_OWN_RESULT = "it is a result that was put in place, of a swap that the store does not know: it stays as it is"
+_OWN_RESULT = "it is the result of a swap that the store does not know: it stays as it is"
 
 
 class Order(NamedTuple):
@@ -83,8 +83,9 @@ def swap(workspace: Workspace, order: Order, *, scratch: Path, lease: Lease, run
         # guard swap.digest: bytes that changed in the bucket are encoded in place of the recorded ones
         if source.sha256 not in (None, digest):
             raise IntegrityDoubt(f"{source.key}: stored sha256 {digest}, recorded {source.sha256}; not changed")
-        # guard swap.own_result: a result unknown to a store restored from a backup is compressed again, and worse
-        refusal = None if source.is_ours else _refuse_result(workspace, source)
+        headers = workspace.bucket.headers(source.key, source.etag)
+        # guard swap.own_result: a result unknown to a new store, or one from a backup, is compressed again, and worse
+        refusal = Refusal(OWN_RESULT, _OWN_RESULT, OWN_RESULT) if in_place.is_result(headers) else None
         # guard swap.in_place_alike: a link serves another format under the old content type
         refusal = refusal or (_refuse_in_place(original, source) if is_in_place else None)
         result = refusal or order.shrink(original, place)
@@ -100,7 +101,7 @@ def swap(workspace: Workspace, order: Order, *, scratch: Path, lease: Lease, run
             locked = _put_in_place(workspace, intent, result, place, lease)
         else:
             # guard swap.headers: the result loses the source's headers, such as Content-Disposition and Cache-Control
-            intents.put(workspace, intent, Path(result.path), workspace.bucket.headers(source.key, source.etag))
+            intents.put(workspace, intent, Path(result.path), in_place.mark(headers, intent))
     settled = intents.settle(workspace, intent, scratch=scratch, lease=lease, grace=grace)
     # guard swap.locked: a video under a bucket lock is encoded again every night
     return _remember(workspace, source, locked, lease=lease, run_id=run_id) if locked else settled
@@ -117,12 +118,6 @@ def _remember(workspace: Workspace, source: Source, refusal: Refusal, *, lease: 
                 detail = {"rule": refusal.rule, "why": refusal.reason, "recipe": refusal.recipe}
                 append(session, [Event("refuse", run_id, source.video_id, source.blob_id, source.user_id, detail)])
     return Outcome(source.video_id, "refused", refusal.reason, source.size_bytes, source.size_bytes, source.blob_id)
-
-
-def _refuse_result(workspace: Workspace, source: Source) -> Refusal | None:
-    """Refuse the result of an earlier swap in place that the catalogue does not know."""
-    is_result = in_place.is_result(workspace.bucket.headers(source.key))
-    return Refusal(OWN_RESULT, _OWN_RESULT, OWN_RESULT) if is_result else None
 
 
 def _refuse_in_place(original: Path, source: Source) -> Refusal | None:

@@ -25,7 +25,7 @@ from reelkeeper.store.lifecycle import in_place as rows
 from reelkeeper.store.lifecycle.in_place import InPlace
 from reelkeeper.store.videos.intents import Intent, close
 
-_RESULT: Final = "reelkeeper"  # marks the metadata of a result that a swap put over the service's bytes
+_RESULT: Final = "reelkeeper"  # marks the metadata of a result
 
 
 class Shows(StrEnum):
@@ -73,12 +73,12 @@ def look(workspace: Workspace, intent: Intent) -> Sight:
 
 
 def is_result(headers: Headers) -> bool:
-    """Check whether an object with these headers is the result of a swap in place, or a copy of one."""
+    """Check whether an object with these headers is the result of a swap, or a copy of one."""
     return _RESULT in headers.get("Metadata", {})
 
 
-def _marked(headers: Headers, intent: Intent) -> Headers:
-    """Mark a result, and unmark its original: a store restored from a backup does not know of the swap."""
+def mark(headers: Headers, intent: Intent) -> Headers:
+    """Mark a result, and unmark its original: a new store, or one restored from a backup, does not know of the swap."""
     metadata = {name: value for name, value in headers.get("Metadata", {}).items() if name != _RESULT}
     if intent.kind == "swap":
         metadata[_RESULT] = "compressed"
@@ -99,7 +99,7 @@ def put(workspace: Workspace, intent: Intent, source: Path, place: Path, lease: 
     try:
         with effect("in_place.copy"):
             bucket.copy(intent.key, known.aside_key, etag)
-        headers = _marked(bucket.headers(intent.key, etag), intent)
+        headers = mark(bucket.headers(intent.key, etag), intent)
     except (ObjectChanged, ObjectMissing):
         return
     _require_whole(workspace, intent, known, place)
