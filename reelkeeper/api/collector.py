@@ -183,7 +183,7 @@ def _money(money: Money) -> Iterator[Metric]:
     named = [(use, (use.scope, str(use.period))) for use in money.limits]
     yield _gauge(
         "reelkeeper_spend_limit_dollars",
-        "Spend limit of a provider, model, tier or user",
+        "Spend limit of all jobs, or of a provider, model, tier or user",
         ("scope", "period"),
         [(labels, use.limit_microusd / _MICRO) for use, labels in named],
     )

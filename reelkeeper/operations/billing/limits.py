@@ -5,18 +5,20 @@ admit or end one hold the deployment row, so that nothing is added between the c
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from decimal import Decimal
 
 from reelkeeper.model.money import JobTotal
 from reelkeeper.model.requests import Declined, RefusedFor
 from reelkeeper.rules.core import scopes
+from reelkeeper.rules.jobs.admission import AdmissionPolicy
 from reelkeeper.rules.spend import limits
 from reelkeeper.rules.spend.budget import Period
 from reelkeeper.rules.spend.limits import LimitUse, SpendLimit
 from reelkeeper.store import Engine, Session
 from reelkeeper.store.billing import job_totals
+from reelkeeper.store.billing.spend_counters import so_far
 from reelkeeper.store.core.engine import now, reading
 from reelkeeper.store.jobs.queue import AdmittedJob
 
@@ -84,10 +86,10 @@ def move(session: Session, job: AdmittedJob, lane_before: str | None, lane: str)
             job_totals.add(session, [f"provider:{provider}"], {limits.IN_FLIGHT: microusd})
 
 
-def uses(session: Session, policy: Sequence[SpendLimit], as_of: datetime) -> list[LimitUse]:
-    """List how much of each limit is used, the fullest first; of limits for `*`, only those nearly full."""
+def uses(session: Session, policy: AdmissionPolicy, as_of: datetime) -> list[LimitUse]:
+    """List how much of each limit on new jobs is used, the fullest first; of limits for `*`, only those nearly full."""
     named, each = set[str](), dict[str, int]()
-    for limit in policy:
+    for limit in policy.spend_limits:
         kind, _, name = limit.scope.partition(":")
         if name == scopes.EACH:
             each[kind] = min(each.get(kind, limit.microusd), limit.microusd)
@@ -96,7 +98,20 @@ def uses(session: Session, policy: Sequence[SpendLimit], as_of: datetime) -> lis
     found = _totals(session, named, as_of)
     for kind, least in each.items():
         found += job_totals.of_kind(session, kind, _periods(as_of), least * limits.NEARLY // 100)
-    return limits.uses(policy, found, as_of)
+    of_all = list(_uses_of_all(session, policy, as_of))
+    return sorted([*of_all, *limits.uses(policy.spend_limits, found, as_of)], key=lambda use: -use.percent)
+
+
+def _uses_of_all(session: Session, policy: AdmissionPolicy, as_of: datetime) -> Iterator[LimitUse]:
+    """Give the use of the two limits that decline every new job, whatever its scope."""
+    spent, names = so_far(session, as_of), limits.names(as_of)
+    for period, usd, used in (
+        (Period.DAY, policy.daily_limit_usd, spent.today_microusd),
+        (Period.MONTH, policy.monthly_limit_usd, spent.month_microusd),
+    ):
+        if usd is not None:
+            limit = int(usd * 10**6)
+            yield LimitUse(limits.ALL, period, names[period], limit, used, spent.in_flight_microusd, 0)
 
 
 def compressing(session: Session, usd_per_day: Decimal, at: datetime) -> LimitUse:

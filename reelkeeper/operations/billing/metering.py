@@ -117,7 +117,7 @@ def spent(engine: Engine, as_of: datetime, *, first: date, users: Sequence[str],
             forecasts.latest(session, as_of),
             usage.gaps(session, Metric.STORED_BYTES, today - LOOKED_BACK_DAYS * _ONE_DAY, today - _ONE_DAY),
             trouble,
-            limits.uses(session, in_force(session).policies.admission.spend_limits, as_of),
+            limits.uses(session, in_force(session).policies.admission, as_of),
             job_totals.by_day(session, ("provider", "model"), first, today),
         )
 

@@ -196,7 +196,7 @@ def flow_states(session: Session, flows: Collection[str]) -> list[FlowState]:
 
 def _money(session: Session, at: datetime, policies: Policies) -> Money:
     gone = backlog.freed_by_day(session, at)
-    uses = limits.uses(session, policies.admission.spend_limits, at)
+    uses = limits.uses(session, policies.admission, at)
     usd_per_day = policies.lifecycle.compress_usd_per_day
     if usd_per_day is not None and (use := limits.compressing(session, usd_per_day, at)).spent_microusd:
         uses = sorted([*uses, use], key=lambda use: -use.percent)

@@ -22,6 +22,7 @@ from reelkeeper.rules.spend.budget import FULL, Period
 RULE: Final = "spend_limit"
 IN_FLIGHT: Final = ""  # the period name of jobs in flight, which count in every period
 NEARLY: Final = 80  # percent
+ALL: Final = "all:jobs"  # the scope of the limits that decline every new job
 _MICROUSD: Final = 10**6
 
 
@@ -151,6 +152,9 @@ def findings(found: Iterable[LimitUse]) -> list[Finding]:
 def _finding(use: LimitUse) -> Finding:
     full = use.percent >= FULL or use.refusals > 0
     whose, limit, used = scopes.in_words(use.scope), exact(use.limit_microusd), exact(use.used_microusd)
+    setting = "spend_limits"
+    if use.scope == ALL:
+        setting = "daily_limit_usd" if use.period is Period.DAY else "monthly_limit_usd"
     refused = f" {many(use.refusals, 'request')} beyond it {'was' if use.refusals == 1 else 'were'} refused."
     return Finding(
         RULE,
@@ -159,8 +163,9 @@ def _finding(use: LimitUse) -> Finding:
         str(FULL if full else NEARLY),
         Severity.CRITICAL if full else Severity.WARNING,
         f"Limit of {whose} for {use.period_name} {'used up' if full else f'at {use.percent} %'}: {used} of {limit}",
-        f"{exact(use.spent_microusd)} spent and {exact(use.in_flight_microusd)} in flight." + refused * full,
-        "New jobs that do not fit are refused until it ends. To allow more: admission.spend_limits in the policies.",
+        f"{exact(use.spent_microusd)} spent and {exact(use.in_flight_microusd)} in flight."
+        + refused * bool(use.refusals),
+        f"New jobs that do not fit are refused until it ends. To allow more: admission.{setting} in the policies.",
         None,
         (("Used", used), ("Limit", limit), ("Period", use.period_name)),
     )

@@ -17,6 +17,7 @@ from reelkeeper.operations.jobs.admit import admit
 from reelkeeper.operations.jobs.settle import Attempt, cancel, fail, succeed
 from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.jobs.admission import AdmissionPolicy
+from reelkeeper.rules.spend import limits
 from reelkeeper.store.billing import spend_counters
 from reelkeeper.store.core.engine import now, open_engine, reading, transaction
 from reelkeeper.store.tables import jobs, spend_days, usage_days
@@ -101,6 +102,22 @@ def test_a_job_counts_with_its_quote_then_with_what_it_cost_and_a_failed_one_wit
     assert row(funded, dead).cost_microusd == 7
     cancel(funded, given_up, run_id="test")
     assert so_far(funded) == SoFar(6 * cost + 7, 6 * cost + 7, 0)
+
+
+@pytest.mark.parametrize("monthly", [False, True])
+def test_people_are_told_of_the_limit_that_declines_every_new_job(funded: sa.Engine, cost: int, monthly: bool) -> None:
+    put_in_force(funded, admission=limit(5 * cost, monthly=monthly))
+    told = []
+    for number in range(5):
+        assert isinstance(ask(funded, f"k{number}", fox(seed=number)), Queued)
+        with reading(funded) as session:
+            at = now(session)
+        spent = metering.spent(funded, at, first=at.date(), users=[])
+        told.append([(found.rule, found.scope, found.level) for found in limits.findings(spent.limits)])
+    nearly, full = ("spend_limit", "all:jobs", "80"), ("spend_limit", "all:jobs", "100")
+    assert told == [[], [], [], [nearly], [full]]
+    setting = "monthly_limit_usd" if monthly else "daily_limit_usd"
+    assert f"admission.{setting} in the policies" in limits.findings(spent.limits)[0].suggestion
 
 
 def test_other_charges_count_and_a_recharged_day_counts_once(funded: sa.Engine, cost: int) -> None:
