@@ -88,6 +88,12 @@ _TITLES: Final = {
     502: "The object storage failed",
     503: "Temporarily unavailable",
 }
+_BARE: Final = {
+    "Not Found": "there is no route {path!r}; /openapi.json lists all",
+    "Method Not Allowed": "{path!r} does not accept {method}; the header Allow lists what it does",
+    "There was an error parsing the body": "the body is not JSON in UTF-8, or nested too deeply; nothing was changed",
+}
+_MAX_PATH: Final = 200
 _OURS: Final = 500  # and above: the answer has no details
 _RETRY: Final = {409: "5", 503: "30"}  # seconds; a 409 that stays after this is permanent
 
@@ -155,8 +161,10 @@ def _ours(_request: Request, error: Exception) -> JSONResponse:
     return problem(status, kind, redacted(str(error)), headers=headers)
 
 
-def _http(_request: Request, error: Exception) -> JSONResponse:
+def _http(request: Request, error: Exception) -> JSONResponse:
     status, detail = getattr(error, "status_code", 500), str(getattr(error, "detail", ""))
+    if detail in _BARE:  # as the framework words them: neither values nor a way out
+        detail = _BARE[detail].format(method=request.method, path=_printable(request.url.path)[:_MAX_PATH])
     return problem(status, getattr(error, "kind", "http"), detail, headers=getattr(error, "headers", None))
 
 
