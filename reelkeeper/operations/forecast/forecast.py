@@ -269,7 +269,7 @@ def _keys(metric: Metric, item: Used) -> list[tuple[str, str]]:
         return [(kind, item.storage_class or StorageClass.STANDARD)] if kind else []
     if metric is Metric.JOBS:
         return [(metric, ""), ("job", item.resource)]
-    if metric is Metric.JOB_MICROUSD:
+    if metric in {Metric.CLIP_JOBS, Metric.JOB_MICROUSD}:
         return [(metric, item.resource)]
     if metric is Metric.STORED_BYTES:
         return [(metric, _COLD if item.storage_class == _COLD else "")]
@@ -283,8 +283,8 @@ def _lines(series: Mapping[tuple[str, str], Days], book: PriceBook) -> Iterable[
             if name == kind:
                 yield lines.operations(kind, StorageClass(rest), _series(days))
         if name == "job":
-            by_clip = series.get((Metric.JOB_MICROUSD, rest), {})  # these days' jobs have no flat price
-            flat = {day: 0.0 if day in by_clip else count for day, count in days.items()}
+            by_clip = series.get((Metric.CLIP_JOBS, rest), {})  # these have no flat price
+            flat = {day: max(0.0, count - by_clip.get(day, 0.0)) for day, count in days.items()}
             yield lines.jobs(rest, _series(flat), book)
         if name == Metric.JOB_MICROUSD:
             yield lines.clips(rest, _series(days))

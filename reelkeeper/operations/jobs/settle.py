@@ -323,8 +323,9 @@ def count(
         expected = price_of(request, ended.tier, policies, ended.lane).base_microusd
         cost = expected if cost_microusd is None else cost_microusd
         # guard charges.excess: a vendor's overcharge is charged to a user
-        shares = {"": cost, ended.user_id: min(cost, expected)}
-        used += [Used(day, Metric.JOB_MICROUSD, share, ended.model, user_id=user) for user, share in shares.items()]
+        for user, share in {"": cost, ended.user_id: min(cost, expected)}.items():
+            used.append(Used(day, Metric.CLIP_JOBS, 1, ended.model, user_id=user))
+            used.append(Used(day, Metric.JOB_MICROUSD, share, ended.model, user_id=user))
     usage.record(session, used, add=True)
 
 

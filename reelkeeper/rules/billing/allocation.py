@@ -15,6 +15,7 @@ from datetime import date, timedelta
 from decimal import Decimal
 from fractions import Fraction
 from functools import cache, partial
+from itertools import chain
 from typing import Final, NamedTuple
 
 from reelkeeper.model.money import Charge, Metric, StorageClass, UsageSource, Used
@@ -31,6 +32,7 @@ CHARGED: Final = (
     Metric.OPERATIONS,
     Metric.RETRIEVED_BYTES,
     Metric.JOBS,
+    Metric.CLIP_JOBS,
     Metric.JOB_MICROUSD,
 )
 _NANO: Final = 10**9
@@ -71,7 +73,7 @@ def compute_charges(account: Iterable[Used], book: PriceBook, month: date, today
     line_items = line_items_of(days_in_month, book)
     found: list[ComputedCharge] = []
     used, listed, billed = (Counter[LineItem]() for _ in range(3))
-    for day, rows in _by_day(account, month, last):
+    for day, rows in _by_day(flat(account), month, last):
         amounts, estimates = defaultdict[LineItem, int](int), set[LineItem]()
         for usage in rows:
             for item in line_items(usage):
@@ -100,7 +102,7 @@ def share(
     """
     pricing_of = cache(partial(line_items_of, book=book))
     parts: defaultdict[tuple[date, str], defaultdict[str, int]] = defaultdict(lambda: defaultdict(int))
-    for usage in users:
+    for usage in flat(users):
         for item in pricing_of(monthrange(usage.day.year, usage.day.month)[1])(usage):
             parts[usage.day, item.sku][usage.user_id] += usage.quantity
     for day, item, quantity, listed, billed, estimated in computed:
@@ -135,17 +137,20 @@ def _by_day(account: Iterable[Used], month: date, last: date) -> Iterator[tuple[
     day = month
     while day <= last:
         stored = counted.get((day, Metric.STORED_BYTES), stored)
-        others = [counted.get((day, metric), []) for metric in CHARGED if metric != Metric.STORED_BYTES]
-        by_clip = {usage.resource for usage in counted.get((day, Metric.JOB_MICROUSD), ())}
-        used = [
-            usage
-            for rows in others
-            for usage in rows
-            # guard charges.by_clip: a job is charged by its clip, and again at a flat price
-            if usage.metric != Metric.JOBS or usage.resource not in by_clip
-        ]
-        yield day, [*stored, *used]
+        others = (counted.get((day, metric), []) for metric in CHARGED if metric != Metric.STORED_BYTES)
+        yield day, [*stored, *chain.from_iterable(others)]
         day += _ONE_DAY
+
+
+def flat(used: Iterable[Used]) -> Iterator[Used]:
+    """Reduce each number of jobs to those at a flat price: the others are charged by their clips."""
+    known = list(used)
+    by_clip = {(row.day, row.resource, row.user_id): row.quantity for row in known if row.metric == Metric.CLIP_JOBS}
+    for row in known:
+        # guard charges.by_clip: a job is charged by its clip, and again at a flat price
+        clips = by_clip.get((row.day, row.resource, row.user_id), 0) if row.metric == Metric.JOBS else 0
+        if not clips or row.quantity > clips:
+            yield row._replace(quantity=row.quantity - clips)
 
 
 def believed(used: Iterable[Used]) -> dict[tuple[date, Metric], list[Used]]:

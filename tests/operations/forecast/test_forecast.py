@@ -179,6 +179,7 @@ def test_clips_are_forecast_at_what_they_cost_and_no_more_at_a_flat_price(store:
     """For thirty days kling's 200 jobs a day have cost $1 each by the clip; sora's 100 are $0.015 each."""
     with transaction(store, "test") as session:
         record_usage(session, [Used(ago(day), Metric.JOB_MICROUSD, 200_000_000, "kling") for day in range(1, 31)])
+        record_usage(session, [Used(ago(day), Metric.CLIP_JOBS, 200, "kling") for day in range(1, 31)])
     month = [cost for cost in predict_costs(store, NOW, policies=DEFAULTS, months=2) if cost.month == date(2026, 12, 1)]
     by_service = {cost.service: cost.mean_usd for cost in month}
     assert by_service["api"] == pytest.approx(31 * (200 + 100 * 0.005), rel=0.02)

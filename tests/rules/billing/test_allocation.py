@@ -66,9 +66,8 @@ def test_a_user_is_charged_at_list_price_and_the_allowance_goes_to_the_residual(
 
 def test_jobs_billed_by_the_clip_are_charged_at_cost_and_the_excess_goes_to_the_residual() -> None:
     """On the third day jobs had a flat price still; on the fourth clips cost $3.50, of which 20 cents were too much."""
-    account = [on(day, Metric.JOBS, 2, "veo") for day in (3, 4)] + [on(4, Metric.JOB_MICROUSD, 3_500_000, "veo")]
-    users = [on(day, Metric.JOBS, 2, "veo", user_id="ann") for day in (3, 4)]
-    users.append(on(4, Metric.JOB_MICROUSD, 3_300_000, "veo", user_id="ann"))
+    account = [on(day, Metric.JOBS, 2, "veo") for day in (3, 4)] + clips(4, 2, 3_500_000)
+    users = [row._replace(user_id="ann") for row in [*account[:2], *clips(4, 2, 3_300_000)]]
     found = charged(account, users)
     assert [
         (charge.day.day, charge.service, charge.sku, charge.user_id, charge.billed_nanousd) for charge in found
@@ -80,6 +79,28 @@ def test_jobs_billed_by_the_clip_are_charged_at_cost_and_the_excess_goes_to_the_
         (4, "api", "clips-veo", "ann", 3_300_000_000),
         (4, "api", "clips-veo", "", 200_000_000),
     ]
+
+
+def clips(day: int, count: int, microusd: int) -> list[Used]:
+    return [on(day, Metric.CLIP_JOBS, count, "veo"), on(day, Metric.JOB_MICROUSD, microusd, "veo")]
+
+
+def test_jobs_at_a_flat_price_are_charged_beside_those_billed_by_the_clip() -> None:
+    """Of ann's four jobs one fell back to a vendor that bills by the clip; bob's attempt there failed, at 50 cents."""
+    account = [on(3, Metric.JOBS, 4, "veo"), *clips(3, 1, 3_500_000), on(4, Metric.JOBS, 2, "veo")]
+    account.append(on(4, Metric.JOB_MICROUSD, 500_000, "veo"))
+    users = [row._replace(user_id="ann") for row in account[:3]] + [account[3]._replace(user_id="bob")]
+    found = charged(account, users)
+    assert {
+        (charge.day.day, charge.sku, charge.user_id): charge.billed_nanousd for charge in found if charge.billed_nanousd
+    } == {
+        (3, "compute-veo", "ann"): 30_000_000,
+        (3, "api-veo", "ann"): 15_000_000,
+        (3, "clips-veo", "ann"): 3_500_000_000,
+        (4, "compute-veo", "bob"): 20_000_000,
+        (4, "api-veo", "bob"): 10_000_000,
+        (4, "clips-veo", ""): 500_000_000,
+    }
 
 
 def test_a_job_costs_compute_and_api_by_its_model() -> None:

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,15 @@ from alembic.migration import MigrationContext
 from sqlmodel import SQLModel
 
 from reelkeeper.errors import IntegrityDoubt, SchemaError
+from reelkeeper.model.money import Metric, Used
 from reelkeeper.store.billing.recount import mismatches
+from reelkeeper.store.billing.usage import record as record_usage
 from reelkeeper.store.core import schema
 from reelkeeper.store.core.audit import Event, append, erase, events, verify
 from reelkeeper.store.core.engine import open_engine, reading, transaction
 from reelkeeper.store.core.schema import VERSIONS, deployment, require_current, upgrade
 from reelkeeper.store.core.snapshots import verify_checksum
-from reelkeeper.store.tables import job_totals, jobs, users, videos
+from reelkeeper.store.tables import job_totals, jobs, usage_days, users, videos
 from tests import jobs as queue
 from tests.databases import create_database, drop_database
 
@@ -47,6 +50,7 @@ REVISIONS = [
     "0018 Segments: the tag and the model of a video, and which segment of the policy decided about it.",
     "0019 Swaps in place: the copy of the old bytes, a PUT that may come yet, and a row for what is about to be put.",
     "0020 An index of jobs by size that no statement uses since jobs are ranked by size and age.",
+    "0021 How many jobs were billed by the clip: others of the same model and day have a flat price.",
 ]
 LATEST = REVISIONS[-1][:4]
 
@@ -212,6 +216,24 @@ def test_a_video_whose_job_is_known_has_its_model_from_the_beginning(engine: sa.
     with reading(engine) as session:
         rows = session.execute(sa.select(videos.c.id, videos.c.model, videos.c.tag).order_by(videos.c.id))
         assert [tuple(row) for row in rows] == [("v0", "sketch-1", None), ("v1", None, None), ("v2", None, None)]
+
+
+def test_days_with_clips_are_charged_after_the_migration_as_before(engine: sa.Engine) -> None:
+    """Then no job of the model had a flat price on a day with a clip; on the others all had."""
+    day, before = date(2026, 11, 4), date(2026, 11, 3)
+    counted = [
+        Used(on, metric, quantity, "veo", user_id=user)
+        for on, metric, quantity in ((before, Metric.JOBS, 3), (day, Metric.JOBS, 2), (day, Metric.JOB_MICROUSD, 5))
+        for user in ("", "ann")
+    ]
+    with transaction(engine, "test") as session:
+        record_usage(session, counted)
+    downgrade(engine, "0020")
+    upgrade(engine)
+    with reading(engine) as session:
+        found = sa.select(usage_days.c.day, usage_days.c.user_id, usage_days.c.quantity)
+        rows = session.execute(found.where(usage_days.c.metric == Metric.CLIP_JOBS).order_by(usage_days.c.user_id))
+        assert [tuple(row) for row in rows] == [(day, "", 2), (day, "ann", 2)]
 
 
 def downgrade(engine: sa.Engine, revision: str) -> None:
