@@ -43,9 +43,8 @@ def find_restorable(
     """
     with reading(workspace.engine) as session:
         found = restorable.find(session, run_id=run_id, video_id=video_id, user_id=user_id)
-        claimed = restorable.claimed(session, run_id=run_id, video_id=video_id, user_id=user_id)
     latest = {blob.video_id: blob for blob in found}  # ordered by generation: a video's latest blob comes last
-    if not latest and not claimed:
+    if not latest and not find_claimed(workspace, run_id=run_id, video_id=video_id, user_id=user_id):
         subject = f"run {run_id}" if run_id else f"video {video_id}" if video_id else f"user {user_id}"
         raise NotFound(f"nothing to restore for {subject}: no video is retired, or its bytes are already purged")
     return list(latest.values())

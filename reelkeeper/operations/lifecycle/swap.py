@@ -20,6 +20,7 @@ from reelkeeper.operations.lifecycle.transcode import Shrinker
 from reelkeeper.operations.videos import in_place, intents
 from reelkeeper.operations.videos.upload import CONTENT_TYPES
 from reelkeeper.rules.lifecycle.transcode import (
+    BUCKET_LOCK,
     IN_PLACE,
     NEW_KEY,
     NOT_IN_PLACE,
@@ -27,8 +28,7 @@ from reelkeeper.rules.lifecycle.transcode import (
     OWN_RESULT,
     PAYBACK,
     Placement,
-    locked_mark,
-    payback_mark,
+    mark_of_month,
     why_not_in_place,
 )
 from reelkeeper.store.core.audit import Event, append
@@ -113,7 +113,7 @@ def _remember(workspace: Workspace, source: Source, refusal: Refusal, *, lease: 
             # guard swap.refuse_permission: a run records a refusal during a freeze, or without its lease
             require_permission(session, lease)
             if refusal.rule == PAYBACK:
-                refusal = replace(refusal, recipe=payback_mark(refusal.recipe, now(session)))
+                refusal = replace(refusal, recipe=mark_of_month(refusal.recipe, now(session)))
             if swaps.note_refusal(session, source, refusal):
                 detail = {"rule": refusal.rule, "why": refusal.reason, "recipe": refusal.recipe}
                 append(session, [Event("refuse", run_id, source.video_id, source.blob_id, source.user_id, detail)])
@@ -137,8 +137,8 @@ def _put_in_place(workspace: Workspace, intent: Intent, result: Transcode, place
         in_place.put(workspace, intent, Path(result.path), place, lease)
     except ObjectLocked as locked:
         with reading(workspace.engine) as session:
-            mark = locked_mark(now(session))
-        return Refusal("locked", f"{locked}. Tried again next month", mark)
+            mark = mark_of_month(BUCKET_LOCK, now(session))
+        return Refusal(BUCKET_LOCK, f"{locked}. Tried again next month", mark)
     return None
 
 

@@ -42,7 +42,7 @@ from reelkeeper.rules.core.tiers import MAX_DAYS, Tiers
 from reelkeeper.rules.core.wording import Terms, dollars
 from reelkeeper.rules.lifecycle import segments as rules
 from reelkeeper.rules.lifecycle.segments import MAX_SEGMENTS, NO_SEGMENT, Classified, FieldsOnly, Segment
-from reelkeeper.rules.lifecycle.transcode import EFFICIENT_CODECS, OWN_RESULT, payback_mark
+from reelkeeper.rules.lifecycle.transcode import EFFICIENT_CODECS, OWN_RESULT, mark_of_month
 from reelkeeper.rules.lifecycle.worth import Worth
 
 Appraise = Callable[[int, int | None], Worth]
@@ -298,7 +298,7 @@ def _judging(  # noqa: C901  a flat list of cases, counted as deep
     retention_cutoffs = {name: _before(as_of, days) for name, days in tiers.retention_days().items()}
 
     keep, compress, retire = Action.KEEP, Action.COMPRESS, Action.RETIRE
-    refused = (recipe, payback_mark(recipe, as_of), OWN_RESULT)
+    refused = (recipe, mark_of_month(recipe, as_of), OWN_RESULT)
     figures = (_terms(policy, tiers, as_of, segment),)  # turned into a sentence only when one is read
 
     def judge_one(video: Video) -> Verdict:  # noqa: C901, PLR0911, PLR0912  one return for each line of the table above

@@ -9,12 +9,13 @@ from collections.abc import Iterable, Iterator
 from reelkeeper.model import Action, Verdict, Video
 from reelkeeper.rules.core.wording import Terms
 from reelkeeper.rules.lifecycle.transcode import (
+    BUCKET_LOCK,
     IN_PLACE_CODEC,
     MAX_BYTES_IN_PLACE,
     NEW_KEY,
     NOT_IN_PLACE,
     Placement,
-    locked_mark,
+    mark_of_month,
 )
 from reelkeeper.rules.lifecycle.worth import Worth
 
@@ -90,7 +91,7 @@ def fit(verdict: Verdict, placement: Placement, *, keeps_contract: bool) -> Verd
 
 
 def _unfit(video: Video, terms: object) -> str | None:
-    if isinstance(terms, Terms) and video.refused_recipe == locked_mark(terms.as_of):
+    if isinstance(terms, Terms) and video.refused_recipe == mark_of_month(BUCKET_LOCK, terms.as_of):
         return "locked_in_place"
     if video.size_bytes > MAX_BYTES_IN_PLACE:
         return "too_large_in_place"

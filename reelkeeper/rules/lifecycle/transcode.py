@@ -23,6 +23,7 @@ NEW_KEY: Final = "new_key"
 IN_PLACE: Final = "in_place"
 NOT_IN_PLACE: Final = "not_in_place"  # the rule, and the mark of its refusals, for any recipe in place
 OWN_RESULT: Final = "own_result"  # the same for our own results that the catalogue does not know, for any recipe
+BUCKET_LOCK: Final = "locked"  # the rule of those that a bucket lock keeps as they are
 PAYBACK: Final = "payback"  # the rule of refusals because an encode would cost more than it saves
 MAX_BYTES_IN_PLACE: Final = 5 * 1024**3  # Cloudflare R2 "Limits" page: the maximum of a single put or copy
 IN_PLACE_CODEC: Final = "h264"
@@ -167,13 +168,11 @@ def why_not_in_place(codec: str, container: str, size_bytes: int) -> str | None:
     return None
 
 
-def locked_mark(at: datetime) -> str:
-    """Return the mark of a refusal for a bucket lock: it is valid for the month, as locks by age end by themselves."""
-    return f"locked_{at:%Y-%m}"
+def mark_of_month(mark: str, at: datetime) -> str:
+    """Return the mark of a refusal that is valid for the month of `at`; `mark` is its rule or its recipe's fingerprint.
 
-
-def payback_mark(mark: str, at: datetime) -> str:
-    """Return the mark of a refusal by recipe `mark` as not paying, valid for the month, as later results may differ."""
+    After a month, a bucket lock by age may have ended, and later results may show that an encode pays.
+    """
     return f"{mark}_{at:%Y-%m}"
 
 

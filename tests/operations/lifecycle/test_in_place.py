@@ -26,7 +26,7 @@ from reelkeeper.operations.removals import takedown
 from reelkeeper.operations.videos import intents
 from reelkeeper.operations.videos.hold import hold
 from reelkeeper.operations.videos.views import show
-from reelkeeper.rules.lifecycle.transcode import OWN_RESULT, locked_mark
+from reelkeeper.rules.lifecycle.transcode import BUCKET_LOCK, OWN_RESULT, mark_of_month
 from reelkeeper.store.core.audit import purged_after
 from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.core.leases import Lease, acquire
@@ -557,7 +557,7 @@ def test_an_original_under_a_bucket_lock_stays_and_the_refusal_is_recorded(linke
                 operations, operations.c.video_id == videos.c.id
             )
         ).all()
-        assert known == [(locked_mark(now(session)), "abandoned")]
+        assert known == [(mark_of_month(BUCKET_LOCK, now(session)), "abandoned")]
 
 
 @pytest.mark.long

@@ -17,7 +17,7 @@ from reelkeeper.operations.lifecycle.swap import Order, swap
 from reelkeeper.operations.lifecycle.transcode import Shrinker
 from reelkeeper.operations.videos.hold import hold
 from reelkeeper.operations.videos.upload import upload
-from reelkeeper.rules.lifecycle.transcode import PAYBACK, payback_mark
+from reelkeeper.rules.lifecycle.transcode import PAYBACK, mark_of_month
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.tables import blobs, operations, videos
@@ -126,7 +126,7 @@ def test_a_refusal_that_does_not_pay_is_valid_for_the_month(world: World, lease:
     run(world, world.video("v1"), lease, shrinker(Refusal(PAYBACK, "it saves too little", "r1")))
     with reading(world.workspace.engine) as session:
         recorded, at = session.execute(sa.select(videos.c.refused_recipe, videos.c.refused_at)).one()
-    assert recorded == payback_mark("r1", at) != payback_mark("r1", at + timedelta(days=31))
+    assert recorded == mark_of_month("r1", at) != mark_of_month("r1", at + timedelta(days=31))
     world.check()
 
 

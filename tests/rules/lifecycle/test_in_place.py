@@ -11,12 +11,13 @@ from reelkeeper.rules.core.tiers import SHIPPED
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy, judge, reason
 from reelkeeper.rules.lifecycle.selection import fitting
 from reelkeeper.rules.lifecycle.transcode import (
+    BUCKET_LOCK,
     MAX_BYTES_IN_PLACE,
     Acceptance,
     Placement,
     Recipe,
     fingerprint,
-    locked_mark,
+    mark_of_month,
     why_not_in_place,
 )
 from tests.rules.videos import AS_OF, RECIPE, video
@@ -33,7 +34,7 @@ def planned(judged: Video, placement: Placement = "in_place", *, keeps_contract:
     [
         ({"codec": "vp8"}, "not_in_place", "not H.264 in MP4"),
         ({"refused_recipe": "not_in_place"}, "not_in_place", "not H.264 in MP4"),  # as a run has found
-        ({"refused_recipe": locked_mark(AS_OF)}, "locked_in_place", "a bucket lock"),
+        ({"refused_recipe": mark_of_month(BUCKET_LOCK, AS_OF)}, "locked_in_place", "a bucket lock"),
         ({"size_bytes": MAX_BYTES_IN_PLACE + 1}, "too_large_in_place", "larger than 5 GiB"),
     ],
 )
@@ -63,8 +64,10 @@ def test_videos_fit_for_a_swap_in_place_stay_in_the_plan(codec: str | None, size
 
 def test_a_video_refused_for_a_lock_is_tried_again_the_next_month() -> None:
     last_month = AS_OF.replace(day=1) - timedelta(days=1)
-    assert planned(video(is_ours=False, refused_recipe=locked_mark(last_month)))[1] == "cold_compress"
-    assert planned(video(is_ours=False, refused_recipe=locked_mark(AS_OF)), "new_key")[1] == "cold_compress"
+    assert planned(video(is_ours=False, refused_recipe=mark_of_month(BUCKET_LOCK, last_month)))[1] == "cold_compress"
+    assert (
+        planned(video(is_ours=False, refused_recipe=mark_of_month(BUCKET_LOCK, AS_OF)), "new_key")[1] == "cold_compress"
+    )
 
 
 def test_only_h264_in_mp4_of_one_put_is_put_over() -> None:

@@ -14,7 +14,7 @@ from reelkeeper.rules.core.tiers import SHIPPED, Tiers
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy, judge, reason, verdicts
 from reelkeeper.rules.lifecycle.savings import of_verdict
 from reelkeeper.rules.lifecycle.selection import for_tiering, largest_first
-from reelkeeper.rules.lifecycle.transcode import EFFICIENT_CODECS, payback_mark
+from reelkeeper.rules.lifecycle.transcode import EFFICIENT_CODECS, mark_of_month
 from reelkeeper.rules.lifecycle.worth import Payback, Worth, unopened
 from tests.rules.videos import AS_OF, RECIPE, SECOND, video
 from tests.tiers import FOR_EVER, tiers
@@ -48,8 +48,8 @@ def rule(judged: Video, policy: LifecyclePolicy = DEFAULT, kept: Tiers = SHIPPED
         (video(31, 0, codec="av1"), "cold_retire"),
         (video(10, 2, refused_recipe=RECIPE), "refused_before"),
         (video(10, 2, refused_recipe="recipe-before"), "cold_compress"),
-        (video(10, 2, refused_recipe=payback_mark(RECIPE, AS_OF)), "refused_before"),
-        (video(10, 2, refused_recipe=payback_mark(RECIPE, AS_OF - timedelta(days=31))), "cold_compress"),
+        (video(10, 2, refused_recipe=mark_of_month(RECIPE, AS_OF)), "refused_before"),
+        (video(10, 2, refused_recipe=mark_of_month(RECIPE, AS_OF - timedelta(days=31))), "cold_compress"),
         (video(31, 0, refused_recipe=RECIPE), "cold_retire"),
         (video(10, 2, compressed=True), "compressed_before"),  # in a codec that the recipe takes
         (video(10, 2, compressed=True, refused_recipe="recipe-before"), "compressed_before"),
