@@ -41,7 +41,7 @@ _ONLY_LOOKS: Final = (
 
 
 class _Last(BaseModel):
-    """What the last `reelkeeper up` of a state folder leaves to the next: its ports, and the bucket it went live at."""
+    """Record of the last `reelkeeper up` of a state folder: its ports, and the bucket where it was live."""
 
     port: int = UI_PORT
     api_port: int = API_PORT

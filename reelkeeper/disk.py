@@ -139,5 +139,5 @@ def exposed(*paths: Path) -> list[Path]:
 
 
 def _is_shared(path: Path, mode: int) -> bool:
-    """Whether a folder is not only ours: a temporary one, a home, or the current one."""
+    """Check whether a folder is not only ours: a temporary one, a home, or the current one."""
     return bool(mode & stat.S_ISVTX) or path.resolve() in {Path("/"), Path.home().resolve(), Path.cwd()}

@@ -24,7 +24,7 @@ class Lock(NamedTuple):
 
     @property
     def ends(self) -> bool:
-        """Whether it ends for each object separately, some time after its upload."""
+        """Check whether it ends for each object separately, some time after its upload."""
         return self.age is not None
 
     def ends_at(self, stored_at: datetime) -> datetime:
@@ -46,7 +46,7 @@ def locked_until(locks: Iterable[Lock], key: str, stored_at: datetime) -> dateti
 
 
 def touches(rule: Lock | Expiry, prefix: str) -> bool:
-    """Whether a rule applies to anything under `prefix`."""
+    """Check whether a rule applies to anything under `prefix`."""
     return prefix.startswith(rule.prefix) or rule.prefix.startswith(prefix)
 
 

@@ -36,7 +36,7 @@ def matcher(globs: Sequence[str]) -> Callable[[str], object]:
 
 
 def covers(wide: str, narrow: str) -> bool:
-    """Whether each key that matches `narrow` certainly matches `wide`."""
+    """Check whether each key that matches `narrow` certainly matches `wide`."""
     written = narrow.replace("*", _ANY_TEXT).replace("?", _ANY_ONE)
     return (
         wide == narrow
@@ -45,7 +45,7 @@ def covers(wide: str, narrow: str) -> bool:
 
 
 def never_meet(one: str, other: str) -> bool:
-    """Whether certainly no key matches both: they begin, or end, differently."""
+    """Check whether certainly no key matches both: they begin, or end, differently."""
     (head, tail), (other_head, other_tail) = ends(one), ends(other)
     if not (head.startswith(other_head) or other_head.startswith(head)):
         return True

@@ -27,12 +27,12 @@ class FinishedJob(NamedTuple):
 
     @property
     def is_made(self) -> bool:
-        """Whether its video was made for it."""
+        """Check whether its video was made for it."""
         return self.state is JobState.SUCCEEDED and self.started_at is not None and not self.is_follower
 
     @property
     def is_hit(self) -> bool:
-        """Whether the cache answered it."""
+        """Check whether the cache answered it."""
         return self.state is JobState.SUCCEEDED and self.started_at is None and not self.is_follower
 
 

@@ -40,7 +40,7 @@ class Past(Protocol):
 
     @property
     def is_ours(self) -> bool:
-        """Whether its key is ours."""
+        """Check whether its key is ours."""
 
     @property
     def stored_at(self) -> datetime | None:

@@ -68,7 +68,7 @@ class Scenario:
         return self.fixed_microusd + self.slot_microusd * self.alone_seconds * n / speedup(n)
 
     def allows(self, n: int, speedup: Speedup) -> bool:
-        """Whether a job is within the ceiling where `n` run, or over it however few do."""
+        """Check whether a job is within the ceiling where `n` run, or over it however few do."""
         return not self.cost_microusd(1, speedup) <= self.ceiling_microusd < self.cost_microusd(n, speedup)
 
     def good(self, n: int, speedup: Speedup) -> float:

@@ -40,7 +40,7 @@ class Tools:
 
     @property
     def measures_quality(self) -> bool:
-        """Whether this ffmpeg was built with libvmaf."""
+        """Check whether this ffmpeg was built with libvmaf."""
         return "libvmaf" in self.filters
 
     def encoder(self, codec: str) -> str:

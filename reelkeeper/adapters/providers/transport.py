@@ -55,7 +55,7 @@ class Answer(NamedTuple):
 
     @property
     def is_success(self) -> bool:
-        """Whether the status is 2xx."""
+        """Check whether the status is 2xx."""
         return 200 <= self.status < 300  # noqa: PLR2004  "success"
 
     @property

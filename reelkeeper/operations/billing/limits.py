@@ -50,7 +50,7 @@ def refuse(
 
 
 def has_room(session: Session, policy: Sequence[SpendLimit], job_scopes: Sequence[str], cost_microusd: int) -> bool:
-    """Whether a job of this cost stays within every limit of its scopes; no refusal is counted."""
+    """Check whether a job of this cost stays within every limit of its scopes; no refusal is counted."""
     kept, as_of = limits.applying(policy, job_scopes), now(session)
     found = _totals(session, {scope for scope, _ in kept}, as_of)
     return limits.refusal(kept, found, cost_microusd, as_of) is None
@@ -103,7 +103,7 @@ def uses(session: Session, policy: AdmissionPolicy, as_of: datetime) -> list[Lim
 
 
 def _uses_of_all(session: Session, policy: AdmissionPolicy, as_of: datetime) -> Iterator[LimitUse]:
-    """Give the use of the two limits that decline every new job, whatever its scope."""
+    """Yield the use of the daily and the monthly limit on all new jobs."""
     spent, names = so_far(session, as_of), limits.names(as_of)
     for period, usd, used in (
         (Period.DAY, policy.daily_limit_usd, spent.today_microusd),

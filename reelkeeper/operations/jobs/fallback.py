@@ -95,7 +95,7 @@ def _move(session: Session, job: AdmittedJob, shut: Collection[str]) -> None:
 def _has_room(
     session: Session, policies: Policies, job_scopes: tuple[str, ...], cost_microusd: int, more_microusd: int
 ) -> bool:
-    """Whether the budgets of a job's scopes have room for its cost, and the overall ones for the additional cost."""
+    """Check whether the budgets of a job's scopes have room for its cost, and the overall ones for what is added."""
     admission = policies.admission
     return limits.has_room(session, admission.spend_limits, job_scopes, cost_microusd) and (
         more_microusd <= 0 or beyond_budget(session, admission, more_microusd) is None

@@ -199,7 +199,7 @@ def _end(context: WorkerContext, job: JobRun, error: Exception) -> End:
 
 
 def _is_providers_fault(job: Claim, here: str, error: Exception) -> bool:
-    """Whether an error shows that a provider is unwell: not one about the job itself, nor about a job parked before."""
+    """Check whether an error shows that a provider is unwell; one about the job, or a job parked before, does not."""
     if isinstance(error, GenerationUnknown | GenerationLost):
         return not job.was_parked and job.provider in {None, here}
     return isinstance(error, AccountLocked | ProviderDown | GenerationFailed | NotAVideo)

@@ -52,7 +52,7 @@ class Attempt(NamedTuple):
 
 
 class Settled(NamedTuple):
-    """How a job ended. `promoted` is the id of the follower that takes its place, if it had any."""
+    """End of a job. `promoted` is the id of the follower that takes its place, if there was one."""
 
     job_id: str
     state: JobState

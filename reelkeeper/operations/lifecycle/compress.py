@@ -122,7 +122,7 @@ def load_job(engine: Engine, plan_id: str) -> CompressionJob:
 
 
 def may_go_on(engine: Engine, plan_id: str, lease: Lease) -> bool:
-    """Whether the plan is still under way. Raises Frozen, and LeaseLost when its run is dead."""
+    """Check whether the plan is still under way. Raises Frozen, and LeaseLost when its run is dead."""
     with reading(engine) as session:
         if reason := why_stopped(session):
             # guard freeze.helpers: helpers continue during a freeze

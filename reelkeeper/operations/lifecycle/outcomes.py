@@ -37,7 +37,7 @@ def failed(item: Item, error: Exception, *, again: bool = False) -> Outcome:
 
 
 def is_settled(outcome: Outcome) -> bool:
-    """Whether an outcome is final, without another try."""
+    """Check whether an outcome is final, without another try."""
     return outcome.action != plan_progress.AGAIN
 
 

@@ -231,5 +231,5 @@ def _compare(session: Session, found: Effect, as_of: datetime) -> None:
 
 
 def _is_compressed(verdict: Verdict, policies: Policies) -> bool:
-    """Whether a plan would compress it, in a bucket that is fit for results in place."""
+    """Check whether a plan would compress it, in a bucket that is fit for results in place."""
     return selection.fit(verdict, policies.recipe.placement, keeps_contract=True).action is Action.COMPRESS

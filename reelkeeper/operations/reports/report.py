@@ -54,7 +54,7 @@ class MonthReport:
 
     @property
     def is_over(self) -> bool:
-        """Whether the whole month is past."""
+        """Check whether the whole month is past."""
         return self.as_of.date() > end_of(self.month)
 
     @property

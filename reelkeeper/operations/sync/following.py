@@ -135,7 +135,7 @@ class Follower:
             return Counter(noted_counts.adopted_files(session, _RUNS))
 
     def _may_follow(self) -> bool:
-        """Whether events may change anything now; otherwise messages stay in the queue, and no attempt is counted."""
+        """Check whether events may change anything now; else messages stay in the queue, and no attempt is counted."""
         with reading(self._workspace.engine) as session:
             # guard events.after_listing: objects are adopted one by one before a listing has judged them together
             waits = "" if scans.has_finished(session) else "the first listing: reelkeeper run sync_catalog --apply"
@@ -165,7 +165,7 @@ class Followed(NamedTuple):
 
     @property
     def is_fresh(self) -> bool:
-        """Whether a worker probably follows now."""
+        """Check whether a worker probably follows now."""
         return self.age_seconds < FRESH_SECONDS
 
 

@@ -51,7 +51,7 @@ class Known(NamedTuple):
 
     @property
     def is_open(self) -> bool:
-        """Whether it still fires, acknowledged or not."""
+        """Check whether it still fires, acknowledged or not."""
         return self.state != AlertState.RESOLVED
 
 

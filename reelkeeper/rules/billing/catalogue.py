@@ -88,7 +88,7 @@ class Rate(BaseModel):
         return self
 
     def fits(self, clip: Clip) -> bool:
-        """Whether such a clip may be billed at this rate."""
+        """Check whether such a clip may be billed at this rate."""
         return self.resolution in (None, clip.resolution) and (
             None in (self.audio, clip.audio) or self.audio == clip.audio
         )
@@ -298,7 +298,7 @@ class ModelEntry(BaseModel):
 
     @property
     def is_billed_by_clip(self) -> bool:
-        """Whether its cost is independent of its duration, at every provider."""
+        """Check whether its cost is independent of its duration, at every provider."""
         prices = (self.price, *(other.price for other in self.fallbacks))
         return all(isinstance(price, VendorPrice) and price.unit is not Unit.GPU_SECOND for price in prices)
 

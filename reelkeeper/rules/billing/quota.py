@@ -13,7 +13,7 @@ from reelkeeper.rules.core.tiers import MAX_BYTES, Tiers
 
 @dataclass(frozen=True, slots=True)
 class QuotaAnswer:
-    """Whether the bytes fit, and why. `quota_bytes` is None where the tier is unknown."""
+    """Check whether the bytes fit, and why. `quota_bytes` is None where the tier is unknown."""
 
     can_upload: bool
     usage_bytes: int

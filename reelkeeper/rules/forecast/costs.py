@@ -62,7 +62,7 @@ class Cost:
 
     @property
     def is_service(self) -> bool:
-        """Whether it is one of the services that sum to the total: neither the total nor a part of a service."""
+        """Check whether it is one of the services that sum to the total: neither the total nor a part of a service."""
         return self.service != TOTAL and ":" not in self.service
 
 

@@ -61,7 +61,7 @@ def not_taken_error(policy: AttemptPolicy, last: str) -> str:
 
 
 def is_generators_fault(error: str | None) -> bool:
-    """Whether a dead job shows that its generator is overloaded or broken.
+    """Check whether a dead job shows that its generator is overloaded or broken.
 
     A job that was refused for its input or content, cancelled, or given up by a person does not, nor one that our
     storage or tools failed, or whose state stayed unknown for too long.
@@ -75,7 +75,7 @@ def is_generators_fault(error: str | None) -> bool:
 
 
 def is_given_up(started_at: datetime, as_of: datetime, policy: AttemptPolicy) -> bool:
-    """Whether a job that began then has been in doubt for too long."""
+    """Check whether a job that began then has been in doubt for too long."""
     return as_of - started_at > timedelta(hours=policy.give_up_hours)
 
 

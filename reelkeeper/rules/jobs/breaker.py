@@ -114,7 +114,7 @@ class Breaker(BaseModel):
         return Phase.OPEN if as_of < self.until else Phase.TRIAL
 
     def is_forgotten(self, as_of: datetime) -> bool:
-        """Whether no job has tried it for a day although one could have: it is hardly used any more."""
+        """Check whether no job has tried it for a day although one could have: it is hardly used any more."""
         return self.until is not None and as_of - self.until > _UNTRIED
 
     def room(self, at_work: Collection[str], policy: BreakerPolicy) -> int:

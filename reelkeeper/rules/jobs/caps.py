@@ -64,7 +64,7 @@ class Room:
         return {*self.full(), *(scope for scope, left in self._trials.items() if left < 1)}
 
     def fits(self, job: WaitingJob) -> bool:
-        """Whether there is a place for a job in each of its scopes."""
+        """Check whether there is a place for a job in each of its scopes."""
         return self._fits(_scopes(job))
 
     def _fits(self, job_scopes: Sequence[str]) -> bool:

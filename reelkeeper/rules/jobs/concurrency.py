@@ -202,14 +202,14 @@ def next_limit(limit: int, finished: Sequence[Finished], memory: Memory, policy:
 
 
 def _is_stuck(limit: int, finished: Sequence[Finished], running: Sequence[Running]) -> bool:
-    """Whether the limit is used, and not one turn of the slots has ended in the time for several."""
+    """Check whether the limit is used, and not one turn of the slots has ended in the time for several."""
     is_used, is_slow = _UNSEEN * len(running) >= limit, len(finished) < len(running)
     seconds, idle_seconds = sum(job.seconds for job in running), sum(job.estimate_seconds for job in running)
     return is_used and is_slow and seconds > _STUCK_TURNS * idle_seconds
 
 
 def _was_held_up(job: Finished, limit: int) -> bool:
-    """Whether a job is evidence only about an earlier limit at which hardly any job ended."""
+    """Check whether a job is evidence only about an earlier limit at which hardly any job ended."""
     return job.concurrency > _LEFT * limit and job.seconds > _STUCK_TURNS * job.estimate_seconds
 
 

@@ -246,7 +246,7 @@ class RankedQueue:
         self._ranks |= {job.id: self._ranking(job) for job in theirs}
 
     def _is_due(self, oldest: WaitingJob, credit_seconds: float) -> bool:
-        """Whether the oldest job has earned its place, and waited long enough to use it."""
+        """Check whether the oldest job has earned its place, and waited long enough to use it."""
         if self._policy.rule not in _SIZED or not 0 < oldest.estimate_seconds <= credit_seconds:
             return False
         waited = (self._as_of - oldest.submitted_at).total_seconds()

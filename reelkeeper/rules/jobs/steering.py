@@ -231,7 +231,7 @@ def _took(job: FinishedJob) -> float:
 
 
 def _failed(job: FinishedJob) -> bool:
-    """Whether its generator failed it; jobs refused, cancelled or lost by us say nothing about a limit."""
+    """Check whether its generator failed it; jobs refused, cancelled or lost by us say nothing about a limit."""
     return job.state is JobState.DEAD and not job.is_follower and is_generators_fault(job.error)
 
 

@@ -64,7 +64,7 @@ FREE_SHARE: Final = 0.03  # share of a result's bytes that justifies another enc
 
 
 def is_good(probe: Probe, source_bytes: int, acceptance: Acceptance) -> bool:
-    """Whether a probe is small enough and good enough to be the result, by the frames that were compared."""
+    """Check whether a probe is small enough and good enough to be the result, by the frames that were compared."""
     margin = probe.margin(acceptance)
     return margin is not None and margin >= 0 and 0 < probe.size_bytes <= acceptance.most_bytes(source_bytes)
 

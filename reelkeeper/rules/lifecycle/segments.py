@@ -294,7 +294,7 @@ def _first(segments: Sequence[Segment], asked: Sequence[Segment], tier: str) -> 
 
 
 def _implies(asked: Sequence[Segment], wider: Segment, tiers: Iterable[str]) -> bool:
-    """Whether every video of users of `tiers` that all of `asked` match certainly matches `wider`."""
+    """Check whether every video of users of `tiers` that all of `asked` match certainly matches `wider`."""
     if wider.tiers is not None and not set(tiers) <= set(wider.tiers):
         return False
     sizes = [(one.min_bytes, one.max_bytes) for one in asked]
@@ -324,7 +324,7 @@ def _covered(narrow: tuple[str, ...] | None, wider: tuple[str, ...]) -> bool:
 
 
 def _never_meet(one: Segment, other: Segment) -> bool:
-    """Whether no video can match both, tiers aside."""
+    """Check whether no video can match both, tiers aside."""
     if one is other:
         return False
     for name in ("models", "tags"):

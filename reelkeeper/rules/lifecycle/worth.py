@@ -115,7 +115,7 @@ class Worth(NamedTuple):
 
     @property
     def pays(self) -> bool:
-        """Whether more is saved than spent, or CPU has no price."""
+        """Check whether more is saved than spent, or CPU has no price."""
         return self.payback.cpu_usd_per_hour is None or self.gain_usd > self.cost_usd
 
     def sentence(self) -> str:

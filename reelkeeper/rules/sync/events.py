@@ -52,7 +52,7 @@ def read(body: Any, *, account_id: str | None, bucket: str) -> BucketEvent | Unr
 
 
 def is_explained(event: BucketEvent, state: str, recorded: Recorded) -> bool:
-    """Whether the row of an event's key already shows the change, as after Reelkeeper's own changes.
+    """Check whether the row of an event's key already shows the change, as after Reelkeeper's own changes.
 
     A key of the service's may be stored again with the same ETag, which only a HEAD can detect.
     """

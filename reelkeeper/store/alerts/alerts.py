@@ -153,7 +153,7 @@ def add_snooze(session: Session, values: Mapping[str, Any]) -> str:
 
 
 def was_snoozed(session: Session, snooze_id: str) -> bool:
-    """Whether there was a snooze of this id, in force or not."""
+    """Check whether there was a snooze of this id, in force or not."""
     return session.execute(sa.select(snoozes.c.id).where(snoozes.c.id == snooze_id)).first() is not None
 
 

@@ -43,7 +43,7 @@ class Failing(NamedTuple):
 
 
 def is_anybody_told(session: Session) -> bool:
-    """Whether there is any endpoint."""
+    """Check whether there is any endpoint."""
     return session.execute(sa.select(endpoints.c.id).limit(1)).scalar() is not None
 
 
@@ -68,7 +68,7 @@ def ended_jobs(session: Session, job_ids: Sequence[str]) -> list[sa.Row[Any]]:
 
 
 def hears(session: Session, event: EventType) -> bool:
-    """Whether any endpoint, enabled or not, subscribes to an event."""
+    """Check whether any endpoint, enabled or not, subscribes to an event."""
     return any(not events or event in events for events in session.execute(sa.select(endpoints.c.events)).scalars())
 
 
@@ -165,7 +165,7 @@ def replay(session: Session, endpoint_id: str, since: datetime | None) -> int:
 
 
 def exists(session: Session, endpoint_id: str) -> bool:
-    """Whether there is an endpoint of this id."""
+    """Check whether there is an endpoint of this id."""
     return session.execute(sa.select(endpoints.c.id).where(endpoints.c.id == endpoint_id)).scalar() is not None
 
 

@@ -40,7 +40,7 @@ def identity(session: Session) -> str:
 
 
 def knows_objects(session: Session) -> bool:
-    """Whether the catalogue has ever had an object: then its bucket has an identity object."""
+    """Check whether the catalogue has ever had an object: then its bucket has an identity object."""
     return session.execute(sa.select(blobs.c.id).limit(1)).scalar() is not None
 
 
@@ -98,7 +98,7 @@ def record_contract(
 
 
 def contract_passed(session: Session, endpoint_url: str, bucket: str, checks: Collection[str]) -> bool:
-    """Whether all of `checks` passed in the last run, against this bucket."""
+    """Check whether all of `checks` passed in the last run, against this bucket."""
     tried = last_contract(session)
     if tried is None or (tried.endpoint_url, tried.bucket) != (endpoint_url, bucket):
         return False

@@ -252,7 +252,7 @@ def open_store(settings: Settings) -> Iterator[Engine]:
 
 
 def _is_current(engine: Engine) -> bool:
-    """Whether the store has the newest schema, without loading Alembic: a False may be wrong."""
+    """Check whether the store has the newest schema, without loading Alembic: a False may be wrong."""
     if not sa.inspect(engine).has_table("alembic_version"):
         return False
     newest = max(path.name for path in _VERSIONS.glob("[0-9]*.py"))

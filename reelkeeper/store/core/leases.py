@@ -81,14 +81,14 @@ def holder(engine: sa.Engine, name: str) -> str | None:
 
 
 def standing(session: Session, lease: Lease) -> bool:
-    """Whether `lease` is still its holder's and has not expired: for workers under another run's lease."""
+    """Check whether `lease` is still its holder's and has not expired: for workers under another run's lease."""
     # guard leases.still_running: a helper works for a run whose lease has expired
     held = sa.select(leases.c.token).where(sa.tuple_(*lease) == _WHOLE, leases.c.expires_at > Clock())
     return session.execute(held).scalar() is not None
 
 
 def current(session: Session, lease: Lease) -> bool:
-    """Whether `lease` is still the last one of its name; if so, lock it until the transaction ends."""
+    """Check whether `lease` is still the last one of its name; if so, lock it until the transaction ends."""
     # guard leases.current: a run changes data after another has taken over
     ours = sa.select(leases.c.token).where(sa.tuple_(*lease) == _WHOLE)
     return session.execute(ours.with_for_update()).scalar() is not None

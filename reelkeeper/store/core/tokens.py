@@ -54,7 +54,7 @@ def revoke(session: Session, token_id: str) -> bool:
 
 
 def is_known(session: Session, token_id: str) -> bool:
-    """Whether there is, or was, a token of this id."""
+    """Check whether there is, or was, a token of this id."""
     return session.execute(sa.select(api_tokens.c.id).where(api_tokens.c.id == token_id)).scalar() is not None
 
 

@@ -257,7 +257,7 @@ def take(session: Session, job_ids: Sequence[str], worker: str) -> list[Claim]:
 
 
 def current(session: Session, job_id: str, lease_token: int) -> bool:
-    """Whether this claim is the job's last and the job is not over; if so, lock the job for the transaction."""
+    """Check whether this claim is the job's last and the job is not over; if so, lock the job for the transaction."""
     ours = sa.select(jobs.c.id).where(at_work(job_id, lease_token))
     return session.execute(ours.with_for_update()).scalar() is not None
 

@@ -62,5 +62,5 @@ def end(session: Session) -> None:
 
 
 def is_there(session: Session) -> bool:
-    """Whether a worker has recorded itself recently."""
+    """Check whether a worker has recorded itself recently."""
     return controls.fresh(session, _WORKERS, LASTS_SECONDS) is not None

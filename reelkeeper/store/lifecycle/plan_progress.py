@@ -46,7 +46,7 @@ def under_way(session: Session, flow: str) -> str | None:
 
 
 def is_under_way(session: Session, plan_id: str) -> bool:
-    """Whether the work on a plan is not over."""
+    """Check whether the work on a plan is not over."""
     return session.execute(sa.select(plans.c.id).where(plans.c.id == plan_id, _open())).scalar() is not None
 
 

@@ -63,7 +63,7 @@ def done_before(session: Session, planned_blob_id: int, run_id: str) -> Outcome 
 
 
 def lock_unchanged(session: Session, source: Source) -> bool:
-    """Whether the video still has the bytes of `source` and is not held; if so, lock it until the transaction ends."""
+    """Check whether the video still has the bytes of `source` and no hold; if so, lock it for the transaction."""
     query = sa.select(videos.c.id).where(_unchanged(session, source)).with_for_update()
     return bool(session.execute(query).scalar())
 

@@ -41,7 +41,7 @@ class Hold:
 
 
 def is_known(session: Session, scope: str, subject: str) -> bool:
-    """Whether the catalogue knows the user or video to be held."""
+    """Check whether the catalogue knows the user or video to be held."""
     table = {"user": users, "video": videos}[scope]
     return bool(session.execute(sa.select(table.c.id).where(table.c.id == subject)).scalar())
 

@@ -46,7 +46,7 @@ class Current(NamedTuple):
 
     @property
     def never_came(self) -> bool:
-        """Whether its first upload failed, so that its id is free for another of the same user."""
+        """Check whether its first upload failed, so that its id is free for another of the same user."""
         return self.state == VideoState.GONE and self.blob_id is None
 
 

@@ -166,7 +166,7 @@ def population(session: Session) -> Counts:
 
 
 def is_user(session: Session, user_id: str, *, even_erased: bool = False) -> bool:
-    """Whether the catalogue knows this user. Raises UserErased for one who is being erased, unless told otherwise."""
+    """Check whether the catalogue knows this user. Raises UserErased for one being erased, unless `even_erased`."""
     row = session.execute(sa.select(users.c.erasing_at).where(users.c.id == user_id)).one_or_none()
     # guard erase.nothing_new: a user who is being erased begins an upload, or is granted credits
     if row is not None and row.erasing_at is not None and not even_erased:
@@ -196,7 +196,7 @@ def set_tier(session: Session, user_id: str, tier: str, at: datetime) -> tuple[b
 
 
 def is_live(session: Session, video_id: str) -> bool:
-    """Whether a video is live and can be served."""
+    """Check whether a video is live and can be served."""
     live = sa.select(videos.c.id).where(videos.c.id == video_id, videos.c.state == VideoState.LIVE)
     return session.execute(live).scalar() is not None
 
