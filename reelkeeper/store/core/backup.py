@@ -26,7 +26,7 @@ from reelkeeper.errors import IntegrityDoubt, Refused, SchemaError
 from reelkeeper.store.core.audit import Event, append, verify
 from reelkeeper.store.core.engine import Clock, now, open_engine, reading, transaction
 from reelkeeper.store.core.schema import head, require_current, upgrade
-from reelkeeper.store.core.snapshots import copy_sqlite, new_file, verify_checksum
+from reelkeeper.store.core.snapshots import copy_pages, copy_sqlite, new_file, verify_checksum
 from reelkeeper.store.tables import blobs, deployment, outbox
 
 _MANIFEST = "manifest.json"
@@ -59,7 +59,8 @@ def restore(url: str, source: Path) -> None:
     """Fill the empty store at `url` from a backup of the same kind of database, and freeze it.
 
     Checks the checksum, the schema, references and the audit chain before the store is touched (SQLite) or before the
-    transaction commits (PostgreSQL). Raises IntegrityDoubt, SchemaError, or Refused when the store holds anything.
+    transaction commits (PostgreSQL). Raises IntegrityDoubt, SchemaError, Refused when the store holds anything, or
+    Unavailable while it is locked.
     """
     verify_checksum(source)
     engine = open_engine(url)
@@ -126,7 +127,7 @@ def _replace_sqlite(path: Path, target: Path) -> None:
     """Write the pages of `path` over `target` in one transaction of the backup API: a kill leaves it unchanged."""
     with closing(sqlite3.connect(path)) as whole, closing(sqlite3.connect(target)) as store:
         store.execute("PRAGMA synchronous=FULL")
-        whole.backup(store)
+        copy_pages(whole, store, target)
 
 
 def write_dump(session: Session, path: Path, revision: str, at: datetime) -> None:

@@ -6,6 +6,7 @@
 import hashlib
 import os
 import sqlite3
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -13,10 +14,11 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from reelkeeper.errors import IntegrityDoubt
+from reelkeeper.errors import IntegrityDoubt, Unavailable
 
 _MASK = (1 << 64) - 1
 _AT_ONCE = 10_000
+_LOCKED_SECONDS = 60.0
 
 
 @contextmanager
@@ -52,8 +54,25 @@ def copy_sqlite(source: Path, target: Path) -> None:
         closing(sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True)) as reader,
         closing(sqlite3.connect(path)) as copy,
     ):
-        reader.backup(copy)
+        copy_pages(reader, copy, source)
         copy.execute("PRAGMA journal_mode=DELETE")  # one file, without a -wal beside it
+
+
+def copy_pages(source: sqlite3.Connection, target: sqlite3.Connection, name: Path) -> None:
+    """Write all of `source` over `target` in one transaction. Raises Unavailable if either stays locked for a minute.
+
+    Python waits for a lock without end and without looking at signals, so Ctrl-C too needs the callback.
+    """
+    ends = time.monotonic() + _LOCKED_SECONDS
+
+    def look(status: int, *_: int) -> None:
+        if status in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) and time.monotonic() > ends:
+            raise Unavailable(
+                f"{name} was locked by another process for {_LOCKED_SECONDS:.0f} s; nothing was changed. Stop what "
+                "works on this store, then try again"
+            )
+
+    source.backup(target, progress=look)
 
 
 def verify_checksum(path: Path) -> None:

@@ -1,7 +1,10 @@
 """A backup is complete and private; a restore is verified first and ends frozen."""
 
+import os
+import signal
+import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -10,7 +13,8 @@ import pytest
 import sqlalchemy as sa
 from sqlmodel import SQLModel
 
-from reelkeeper.errors import IntegrityDoubt, Refused
+from reelkeeper.errors import IntegrityDoubt, Refused, Unavailable
+from reelkeeper.store.core import snapshots
 from reelkeeper.store.core.audit import Event, append, verify
 from reelkeeper.store.core.backup import backup, restore
 from reelkeeper.store.core.engine import open_engine, reading, transaction
@@ -111,6 +115,33 @@ def test_a_backup_with_a_tampered_record_is_refused(engine: sa.Engine, empty: st
     emptied = open_engine(empty)
     assert contents(emptied)["users"] == []
     emptied.dispose()
+
+
+@pytest.fixture
+def locked(tmp_path: Path) -> Iterator[tuple[sqlite3.Connection, sqlite3.Connection]]:
+    """A database, and one that cannot be written over, as a third connection writes to it."""
+    source, target, writer = (
+        sqlite3.connect(tmp_path / name, timeout=0, isolation_level=None) for name in ("source", "target", "target")
+    )
+    writer.execute("BEGIN IMMEDIATE")
+    yield source, target
+    for connection in (source, target, writer):
+        connection.close()
+
+
+def test_a_store_that_stays_locked_is_named(
+    locked: tuple[sqlite3.Connection, sqlite3.Connection], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshots, "_LOCKED_SECONDS", 0.1)
+    with pytest.raises(Unavailable, match=r"the\.sqlite3 was locked by another process for 0 s; nothing was changed"):
+        snapshots.copy_pages(*locked, Path("the.sqlite3"))
+
+
+def test_ctrl_c_ends_the_wait_for_a_locked_store(locked: tuple[sqlite3.Connection, sqlite3.Connection]) -> None:
+    """Without our callback, Python waits in C, where it does not look at signals."""
+    threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        snapshots.copy_pages(*locked, Path("the.sqlite3"))
 
 
 @pytest.mark.long
