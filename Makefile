@@ -8,6 +8,8 @@ FOREIGN := .venv-foreign/.installed
 VENDORS := .venv-vendors/.installed
 LITELLM := .venv-litellm/.installed
 TWO := --numprocesses 2   # two tests at a time; each worker has servers of its own
+# What not even its timeout ends, as where C code waits, is named with its traceback, and ends with its worker.
+NO_HANG := -o faulthandler_timeout=1500 -o faulthandler_exit_on_timeout=true
 unexport PYTHONDONTWRITEBYTECODE   # where it is set, each of hundreds of processes would compile all modules anew
 RULES_FLOOR := 90         # percent; 90.0 of rules by tests/rules alone
 OPERATIONS_FLOOR := 80
@@ -25,11 +27,11 @@ demo: $(STAMP)          ## the main job on real videos, in a folder to look at
 	$(BIN)/reelkeeper demo
 
 test: $(STAMP)          ## everything a change must keep true, in under ten minutes
-	$(BIN)/pytest -m "not long" $(TWO) --dist loadfile
+	$(BIN)/pytest -m "not long" $(TWO) --dist loadfile $(NO_HANG)
 
 test-long: $(STAMP) $(FOREIGN) $(VENDORS) ## the long kills, soaks and quality runs, and many more examples for every property
-	$(BIN)/pytest -m "hypothesis and not long" --hypothesis-profile thorough $(TWO) --dist worksteal
-	$(BIN)/pytest -m "long and not soak" $(TWO) --dist worksteal
+	$(BIN)/pytest -m "hypothesis and not long" --hypothesis-profile thorough $(TWO) --dist worksteal $(NO_HANG)
+	$(BIN)/pytest -m "long and not soak" $(TWO) --dist worksteal $(NO_HANG)
 
 test-soak: $(STAMP) $(LITELLM) ## an hour and more: dead workers and servers, many processes over the books, each guard switched off
 	$(BIN)/pytest -m soak --ignore tests/ablation

@@ -46,12 +46,12 @@ QUICK_ON_POSTGRESQL: Final = ("tests/store/", "tests/operations/billing/", "test
 
 @pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark soak tests as long, and set a timeout for long tests without one."""
+    """Mark soak tests as long, and give both more time than the timeout of pyproject.toml."""
     for item in items:
         store = item.callspec.params.get("engine") if hasattr(item, "callspec") else None
         if item.get_closest_marker("soak") or (
             store == "postgresql" and not item.nodeid.startswith(QUICK_ON_POSTGRESQL)
         ):
             item.add_marker(pytest.mark.long)
-        if item.get_closest_marker("long") and not item.get_closest_marker("timeout"):
-            item.add_marker(pytest.mark.timeout(1200))
+        if item.get_closest_marker("long"):
+            item.add_marker(pytest.mark.timeout(7_200 if item.get_closest_marker("soak") else 1_200))

@@ -32,7 +32,6 @@ def play(folder: Path, home: Path) -> str:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(500)
 def test_the_demo_runs_in_an_empty_home_and_a_second_time(tmp_path: Path) -> None:
     folder, home = tmp_path / "demo", tmp_path / "home"
     home.mkdir()

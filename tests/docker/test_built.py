@@ -13,7 +13,7 @@ from tests.docker.image import PYTHON_IMAGE, ROOT, VERSION
 from tests.docker.images import DEBIANS_PYTHON, build, built, commit
 from tests.docker.stack import faults, stack
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(3600)]
+pytestmark = pytest.mark.long
 MAX_BYTES = 700_000_000
 NOWHERE = Endpoint("http://127.0.0.1:1", "none", "none")
 AS_COMPOSE = ("podman", "run", "--rm", "--read-only", "--cap-drop=ALL", "--tmpfs=/tmp", "--network=none")

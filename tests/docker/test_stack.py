@@ -20,7 +20,7 @@ from tests.docker.image import FLOWS, ONCE, OURS, SERVICES
 from tests.docker.images import built
 from tests.docker.stack import BUCKET, OVER, Prefect, Stack, bucket, faults, kill, outside, stack
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(3600)]
+pytestmark = pytest.mark.long
 CLIPS = ("bunny", "bikes", "city")  # three are never too many for the blast radius
 RUN_SECONDS = 900.0
 IN_ORDER = ("postgres", "redis", "prefect-api", "prefect-services", "worker", "api", "watchdog")

@@ -15,7 +15,7 @@ from tests.docker.image import ROOT
 from tests.docker.images import build, built
 from tests.docker.stack import BUCKET, OVER, Prefect, Stack, bucket, outside, stack
 
-pytestmark = [pytest.mark.long, pytest.mark.soak, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.long, pytest.mark.soak]
 EARLIER = "4ec30ad"  # the last release of the first edition
 OLD_IMAGE = f"docker.io/library/reelkeeper:{EARLIER}"
 ANOTHER_SCHEMA = 7  # the exit code

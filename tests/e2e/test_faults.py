@@ -64,7 +64,6 @@ def shaken(install: Install, make_clip: MakeClip) -> tuple[Installation, World]:
     return installation, world
 
 
-@pytest.mark.timeout(1_500)
 def test_ten_dead_workers_and_five_dead_servers_cost_nothing(shaken: tuple[Installation, World]) -> None:
     installation, world = shaken
     if "worker" in installation.processes:
@@ -154,7 +153,6 @@ def _settled(world: World) -> bool:
     return True
 
 
-@pytest.mark.timeout(600)
 def test_one_of_the_missed_runs_is_caught_up(shaken: tuple[Installation, World]) -> None:
     installation, world = shaken
     if "worker" in installation.processes:

@@ -81,7 +81,6 @@ def completed(ui_url: str, **filters: Any) -> list[dict[str, Any]]:  # noqa: ANN
     return found
 
 
-@pytest.mark.timeout(1_200)
 def test_one_command_one_minute_and_no_process_afterwards(folder: Path) -> None:
     load = max(1.0, 1.5 * os.getloadavg()[0] / (os.cpu_count() or 1))  # others are at work here, too
     up = Running(folder)
@@ -104,7 +103,6 @@ def test_one_command_one_minute_and_no_process_afterwards(folder: Path) -> None:
         up.close()
 
 
-@pytest.mark.timeout(1_200)
 def test_up_continues_after_a_kill_and_restart(folder: Path) -> None:
     up = Running(folder)
     again = None

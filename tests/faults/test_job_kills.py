@@ -141,7 +141,6 @@ def test_a_worker_sleeps_past_its_claim_and_wakes_when_another_has_finished(
 
 
 @pytest.mark.long
-@pytest.mark.timeout(1200)
 def test_killed_at_any_failpoint_of_a_job_and_of_its_recovery(open_shop: Callable[[], Shop]) -> None:
     for point in count(1):
         shop = open_shop()

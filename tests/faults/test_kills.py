@@ -291,7 +291,6 @@ def test_killed_at_any_failpoint_the_next_run_finishes(
 
 
 @pytest.mark.long
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize("every", [3, pytest.param(1, marks=pytest.mark.soak)])  # each ninth pair, or each
 @pytest.mark.parametrize(("operation", "at_least"), OPERATIONS.items())
 def test_killed_anywhere_and_its_recovery_killed_anywhere(

@@ -337,7 +337,6 @@ def sampled(capsys: pytest.CaptureFixture[str], what: str) -> Iterator[tuple[ran
 
 
 @pytest.mark.long
-@pytest.mark.timeout(900)
 def test_a_sample_of_states_steps_deeds_and_failpoints(
     make_any: MakeAny, tiny_transcode: Transcode, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -350,7 +349,6 @@ def test_a_sample_of_states_steps_deeds_and_failpoints(
 
 
 @pytest.mark.long
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize("least", [60, pytest.param(IN_PLACE_SAMPLE, marks=pytest.mark.soak)])
 def test_a_sample_of_what_is_put_in_place(
     make_any: MakeAny, tiny_transcode: Transcode, least: int, capsys: pytest.CaptureFixture[str]
@@ -365,7 +363,6 @@ def test_a_sample_of_what_is_put_in_place(
 
 @pytest.mark.soak
 @pytest.mark.long
-@pytest.mark.timeout(7_200)
 def test_every_state_step_deed_and_failpoint(
     make_any: MakeAny, tiny_transcode: Transcode, capsys: pytest.CaptureFixture[str]
 ) -> None:

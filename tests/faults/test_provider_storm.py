@@ -214,7 +214,6 @@ def vendor(format_: Format, tiny_clip: Path) -> Iterator[Vendor]:
         yield serving
 
 
-@pytest.mark.timeout(3600)
 @pytest.mark.parametrize(
     ("count", "kills"),
     [pytest.param(50, 5, marks=pytest.mark.long), pytest.param(1_000, 20, marks=[pytest.mark.long, pytest.mark.soak])],

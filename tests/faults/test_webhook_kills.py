@@ -27,7 +27,6 @@ POINTS = 40  # a child with four changes passes about as many
 
 
 @pytest.mark.long
-@pytest.mark.timeout(7200)
 @pytest.mark.parametrize("kills", [30, pytest.param(1_000, marks=pytest.mark.soak)])
 def test_killed_anywhere_nothing_is_lost_and_order_is_kept(migrated_file: Path, tmp_path: Path, kills: int) -> None:
     seed = random.randrange(1 << 32)

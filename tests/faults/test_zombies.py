@@ -208,7 +208,6 @@ def test_a_run_that_slept_deletes_nothing_that_is_wanted_by_now(
 
 
 @pytest.mark.long
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("sleepers", [25, pytest.param(100, marks=pytest.mark.soak)])
 def test_many_sleepers(sleeper: Callable[..., World], sleepers: int) -> None:
     rounds = -(-sleepers // len(CASES))
@@ -217,7 +216,6 @@ def test_many_sleepers(sleeper: Callable[..., World], sleepers: int) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize("sleepers", [25, pytest.param(100, marks=pytest.mark.soak)])
 def test_many_sleepers_in_place(sleeper: Callable[..., World], sleepers: int) -> None:
     for operation, point, meanwhile in (IN_PLACE_CASES * -(-sleepers // len(IN_PLACE_CASES)))[:sleepers]:

@@ -90,7 +90,6 @@ def test_a_client_at_its_defaults_pays_twice_where_an_answer_is_lost(name: str, 
     assert len(vendor.submitted) == PAID[name]
 
 
-@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("count", [pytest.param(50), pytest.param(1_000, marks=pytest.mark.soak)])
 def test_clients_at_their_defaults_pay_more_than_once_or_lose_what_they_paid_in_a_storm(
     name: str, vendor: Vendor, count: int

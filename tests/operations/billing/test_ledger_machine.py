@@ -209,7 +209,6 @@ def test_hundreds_of_steps_keep_the_books(migrated_file: Path) -> None:
 
 @pytest.mark.long
 @pytest.mark.soak
-@pytest.mark.timeout(900)
 def test_ten_thousand_steps_keep_the_books(migrated_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     steps = _run(migrated_file, examples=150)
     with capsys.disabled():

@@ -250,7 +250,6 @@ def apply(url: str, names: list[str], results: "multiprocessing.SimpleQueue[list
 
 
 @pytest.mark.long
-@pytest.mark.timeout(600)
 def test_two_hundred_at_once_get_exactly_the_last_credits_and_the_last_bytes(engine: sa.Engine) -> None:
     """Of 100 requests the credits pay for 7, of 100 others 7 fit into the quota."""
     make_user(engine, "probe", DOLLAR)
@@ -284,7 +283,6 @@ def test_two_hundred_at_once_get_exactly_the_last_credits_and_the_last_bytes(eng
     assert accounts.recount(engine) == []
 
 
-@pytest.mark.timeout(600)
 def test_the_same_request_from_many_at_once_is_made_once(engine: sa.Engine) -> None:
     """Each of 4 processes asks 10 times, with the same keys: one leader, nine followers, nobody twice."""
     make_user(engine, "full", DOLLAR * 10)

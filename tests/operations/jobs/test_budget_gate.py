@@ -146,7 +146,6 @@ def apply(url: str, names: list[str], results: "multiprocessing.SimpleQueue[list
     engine.dispose()
 
 
-@pytest.mark.timeout(600)
 def test_many_at_once_are_admitted_up_to_the_last_dollar(funded: sa.Engine, cost: int) -> None:
     """Of 60 requests in three processes the budget pays for 7."""
     put_in_force(funded, admission=limit(8 * cost - 1))

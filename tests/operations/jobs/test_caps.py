@@ -186,13 +186,11 @@ def race(engine: sa.Engine, pool: Executor, *, jobs_in_all: int, workers_in_all:
     assert reached, most  # the race came to a cap at all
 
 
-@pytest.mark.timeout(300)
 def test_some_workers_never_pass_a_cap(postgresql_engine: sa.Engine) -> None:
     race(postgresql_engine, ThreadPoolExecutor(2), jobs_in_all=30, workers_in_all=2)
 
 
 @pytest.mark.long
-@pytest.mark.timeout(3000)
 @pytest.mark.parametrize("jobs_in_all", [500, pytest.param(10_000, marks=pytest.mark.soak)])
 @pytest.mark.parametrize("backend", ["sqlite_engine", "postgresql_engine"])
 def test_eight_workers_never_pass_a_cap(request: pytest.FixtureRequest, backend: str, jobs_in_all: int) -> None:

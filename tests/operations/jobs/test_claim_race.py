@@ -141,20 +141,17 @@ def wait_for_progress(folder: Path, wanted: int) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.timeout(600)
 def test_some_workers_share_a_queue_and_each_job_is_claimed_once(engine: sa.Engine, tmp_path: Path) -> None:
     race(engine, tmp_path, jobs_in_all=200, processes=2, seconds=0.0, victims=0)
 
 
 @pytest.mark.long
 @pytest.mark.soak
-@pytest.mark.timeout(3000)
 def test_eight_workers_run_4000_jobs_once_each(engine: sa.Engine, tmp_path: Path) -> None:
     race(engine, tmp_path, jobs_in_all=4_000, processes=8, seconds=0.0, victims=0)
 
 
 @pytest.mark.long
-@pytest.mark.timeout(3000)
 def test_eight_workers_of_which_some_are_killed_or_asleep_run_4000_jobs_once_each(
     engine: sa.Engine, tmp_path: Path
 ) -> None:

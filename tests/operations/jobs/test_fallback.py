@@ -279,7 +279,6 @@ def race(url: str, provider: str, seed: int, seconds: float) -> list[tuple[str, 
 
 
 @pytest.mark.long
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("backend", ["sqlite_engine", "postgresql_engine"])
 def test_workers_of_two_providers_that_fall_ill_at_once_never_send_a_job_to_both(
     request: pytest.FixtureRequest, backend: str

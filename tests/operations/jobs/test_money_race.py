@@ -145,7 +145,6 @@ def check(engine: sa.Engine, granted: int) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(600)
 def test_some_processes_at_once_keep_the_books(engine: sa.Engine) -> None:
     done, refused, _ = race(engine, "once", processes=3, operations=80)
     assert done
@@ -154,7 +153,6 @@ def test_some_processes_at_once_keep_the_books(engine: sa.Engine) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(3000)
 @pytest.mark.parametrize("rounds", [1, pytest.param(10, marks=pytest.mark.soak)])
 def test_eight_processes_keep_the_books(rounds: int, engine: sa.Engine, capsys: pytest.CaptureFixture[str]) -> None:
     rates = []

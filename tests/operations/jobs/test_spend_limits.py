@@ -220,13 +220,11 @@ def race(engine: sa.Engine, pool: Executor, scope: str, *, requests: int, at_onc
     assert accounts.recount(engine) == []
 
 
-@pytest.mark.timeout(600)
 def test_a_few_at_once_are_admitted_up_to_the_last_dollar_of_a_user(postgresql_engine: sa.Engine) -> None:
     race(postgresql_engine, ThreadPoolExecutor(2), "user:ann", requests=16, at_once=2, fits=3)
 
 
 @pytest.mark.long
-@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("scope", ["provider:local", "model:m", "user:ann"])
 @pytest.mark.parametrize("backend", ["sqlite_engine", "postgresql_engine"])
 def test_two_hundred_at_once_are_admitted_up_to_the_last_dollar(
