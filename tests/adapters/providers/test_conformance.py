@@ -96,6 +96,13 @@ def test_a_job_that_is_listed_late_is_parked_and_found(format_: Format, vendor: 
     assert len(vendor.submitted) == 1
 
 
+def test_a_job_whose_image_is_not_stored_is_refused_and_not_made_without_it(vendor: Vendor, make: Make) -> None:
+    order = Notes().taken_up()
+    with pytest.raises(GenerationRefused, match="no input image"):
+        make(Notes(), order._replace(request={**order.request, "image_sha256": "e" * 64}))
+    assert vendor.submitted == []
+
+
 @pytest.mark.parametrize("status", [408, 409, 500, 502, 503, 504])
 def test_an_error_leaves_a_new_job_in_doubt(vendor: Vendor, make: Make, status: int) -> None:
     vendor.queue, notes = [(status, None)], Notes()
