@@ -54,7 +54,7 @@ def test_a_dry_run_says_what_the_step_would_be(finished: Scene) -> None:
     report = tune_concurrency(as_of=NOW)
     assert (report.before, report.limit, report.jobs) == (8, 10, 12)
     assert [(lane.lane, lane.reason) for lane in report.lanes] == [("", "room to grow")]
-    assert report.explained.startswith("The limit goes from 8 to 10. More at once still get more done.")
+    assert report.explained.startswith("The limit goes from 8 to 10. A higher limit increases throughput.")
     assert (limit_kept(finished), limit_at_prefect()) == (None, None)
 
 

@@ -19,16 +19,16 @@ _FIRST_PAUSE_SECONDS, _LAST_PAUSE_SECONDS = 5.0, 300.0
 
 MEANS: Final = {
     EventType.JOB_ENDED: "A job succeeded, died or was cancelled: `state`, and `error` if it did not succeed",
-    EventType.VIDEO_PUBLISHED: "A video is there to be given: made by a job, uploaded, or stored anew at its key",
-    EventType.VIDEO_CHANGED: "Its bytes are others: `key`, `size_bytes`, `content_type` and `codec` are the new ones",
-    EventType.VIDEO_EXPIRING: "A notice ahead: it will be retired for `reason`, not before `expires_at`. What is kept "
-    "meanwhile on request, viewed, or held is told of anew when it is due again",
-    EventType.VIDEO_RETIRED: "It is given to nobody any more, for `reason`; its bytes go after `purge_after`",
-    EventType.VIDEO_RESTORED: "It is there to be given again",
-    EventType.VIDEO_PURGED: "Its bytes are deleted, and nothing brings them back",
-    EventType.BUDGET_CROSSED: "A budget has crossed a level: `scope`, `period`, `level` and the words of the alert",
-    EventType.CREDITS_LOW: "A request took a user's credits below `admission.low_credits_usd`: `user_id`, and what is "
-    "left, `available_microusd`",
+    EventType.VIDEO_PUBLISHED: "A video became available: made by a job, uploaded, or stored anew at its key",
+    EventType.VIDEO_CHANGED: "A video's bytes changed: `key`, `size_bytes`, `content_type` and `codec` are new",
+    EventType.VIDEO_EXPIRING: "A video will be retired for `reason`, not before `expires_at`. If it is kept, viewed "
+    "or held meanwhile, another notice follows when it is due again",
+    EventType.VIDEO_RETIRED: "A video is no longer available, for `reason`; its bytes are deleted after `purge_after`",
+    EventType.VIDEO_RESTORED: "A video is available again",
+    EventType.VIDEO_PURGED: "A video's bytes were deleted for good",
+    EventType.BUDGET_CROSSED: "A budget crossed a level: `scope`, `period`, `level` and the alert's text",
+    EventType.CREDITS_LOW: "A request took a user's credits below `admission.low_credits_usd`: `user_id`, and "
+    "`available_microusd`, which are left",
 }
 
 

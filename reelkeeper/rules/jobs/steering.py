@@ -36,16 +36,16 @@ _ALONE: Final = 1.25  # mean concurrency up to which a job counts as having run 
 _KEPT: Final = 32  # jobs of a model that ran alone
 _BELIEVED: Final = 5  # the number of them that corrects the prior
 _SENTENCES: Final[dict[Reason, str]] = {
-    "room to grow": "More at once still get more done",
-    "near the peak": "More at once would get hardly more done",
-    "over the cost ceiling": "More at once would cost more than a job may on average",
-    "too dear at any limit": "A job costs more than it may whatever the limit, so it goes by what gets done",
-    "less done than at a lower limit": "Fewer at once were seen to get more done",
-    "less done than before": "Much less gets done with as many at once than before, so fewer are tried",
-    "a lower limit is hardly known": "What fewer at once would get done is hardly known, so they are looked at",
-    "nothing ends": "With so many at once hardly any job ends with a video, so fewer are tried",
-    TOO_FEW: "Too few jobs ended to go by",
-    "not used up": "Fewer ran at once than may: what more would do is not known",
+    "room to grow": "A higher limit increases throughput",
+    "near the peak": "A higher limit would hardly increase throughput",
+    "over the cost ceiling": "A higher limit would raise the average cost of a job above its ceiling",
+    "too dear at any limit": "A job costs more than its ceiling at any limit, so the limit follows throughput alone",
+    "less done than at a lower limit": "Throughput was higher at a lower limit",
+    "less done than before": "Throughput at this limit has dropped sharply, so a lower limit is tried",
+    "a lower limit is hardly known": "Little is known of throughput at a lower limit, so one is tried",
+    "nothing ends": "Hardly any job ends with a video at this limit, so a lower one is tried",
+    TOO_FEW: "Too few jobs ended to decide",
+    "not used up": "The limit was never reached, so the effect of a higher one is unknown",
     "at the bound": "The policy allows no other limit",
 }
 
@@ -258,7 +258,7 @@ def explain(tuned: Tuned, policy: ConcurrencyPolicy) -> str:
     if step.reason == "nothing ends":
         return f"{told}; {many(tuned.at_work, 'job')} at work."
     ceiling, mean = policy.cost_ceiling_microusd, fmean(job.cost_microusd for job in made)
-    at_most = f", of {money(ceiling)} that it may" if ceiling else ""
+    at_most = f" of at most {money(ceiling)}" if ceiling else ""
     cost, at_a_cost = (f", and cost {money(mean)}{at_most}", f", at {money(step.cost_microusd)} a job")
     slowdown = fmean(job.seconds / job.estimate_seconds for job in made)
     at_once = fmean(job.concurrency for job in jobs)

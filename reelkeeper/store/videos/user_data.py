@@ -76,13 +76,13 @@ def _tables(user_id: str) -> dict[str, sa.Select[Any]]:
 LEFT_OUT: Final = MappingProxyType(
     {
         "charges": "what the user costs the service",
-        "usage_days": "the same, in quantities",
-        "verdicts": "what a plan of ours would do; what was done stands in the history",
-        "crf_searches": "what encodes of a video have cost us, and at which setting",
-        "operations": "work under way on a video; what was done stands in the history",
-        "orphans": "objects that are nobody's yet",
-        "key_owners": "what the service itself said of its keys",
-        "cache_entries": "which video answers a request: both stand in the jobs",
+        "usage_days": "the quantities behind these charges",
+        "verdicts": "what a plan proposed; what was done is in the history",
+        "crf_searches": "the settings of encodes, and what they cost the service",
+        "operations": "unfinished work on a video; what was done is in the history",
+        "orphans": "objects without an owner yet",
+        "key_owners": "owners that the service named for its keys",
+        "cache_entries": "the video that answers a request; both are in the jobs",
     }
 )
 TABLES: Final = tuple(_tables(""))

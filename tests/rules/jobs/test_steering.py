@@ -111,7 +111,7 @@ def test_a_flat_price_over_the_ceiling_is_no_reason_to_run_fewer(varied: bool) -
         assert tuned.step.limit > steered.limit or tuned.step.limit >= 20
         steered = tuned.steered
     assert tuned.step.reason == "too dear at any limit"
-    assert "A job costs more than it may whatever the limit" in explain(tuned, POLICY)
+    assert "A job costs more than its ceiling at any limit" in explain(tuned, POLICY)
 
 
 @pytest.mark.parametrize("most_at_once", [4, 1000])
@@ -159,7 +159,7 @@ def test_a_limit_at_which_nothing_ends_is_left_for_a_lower_one() -> None:
     tuned = tune("", Steered(limit=30, stepped_at=NOON), [], BOOK, POLICY, at(30), long_since)
     assert (tuned.step.limit, tuned.step.reason) == (15, "nothing ends")
     assert (tuned.steered.limit, tuned.steered.stepped_at) == (15, at(30))
-    assert explain(tuned, POLICY).endswith("so fewer are tried. 0 jobs ended; 30 jobs at work.")
+    assert explain(tuned, POLICY).endswith("so a lower one is tried. 0 jobs ended; 30 jobs at work.")
     for at_work in (lately, [], long_since[:10], [JobAtWork(at(-60), 3600.0)] * 30):
         kept = tune("", Steered(limit=30, stepped_at=NOON), [], BOOK, POLICY, at(15), at_work)
         assert (kept.step.limit, kept.step.reason) == (30, "too few jobs finished")
@@ -326,7 +326,7 @@ def test_the_state_survives_the_store(jobs: list[tuple[float, float]]) -> None:
 def test_a_step_is_explained_with_its_figures() -> None:
     text = explain(step([job(300, concurrency=4.0)] * 20), POLICY)
     assert "20 jobs ended, with 4.0 at once; each took 2.00 times as long as alone" in text
-    assert "cost $0.0080, of $0.0200 that it may" in text
+    assert "cost $0.0080 of at most $0.0200" in text
     dear = step([job(600, cost_microusd=40_000)] * 20)
     assert dear.step.limit == 1
-    assert explain(dear, POLICY).startswith("The limit goes from 4 to 1. More at once would cost more")
+    assert explain(dear, POLICY).startswith("The limit goes from 4 to 1. A higher limit would raise the average cost")
