@@ -70,6 +70,9 @@ def restore(url: str, source: Path) -> None:
         upgrade(engine)
         if engine.dialect.name == "sqlite":
             with _checked_copy(source) as path:
+                with reading(engine) as session:
+                    # guard restore.still_empty: what was stored while a large backup was checked is lost
+                    _require_empty(session, url)
                 _replace_sqlite(path, Path(str(engine.url.database)))
         else:
             with transaction(engine, "restore") as session:

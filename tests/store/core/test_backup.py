@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from sqlmodel import SQLModel
+from sqlmodel import Session, SQLModel
 
 from reelkeeper.errors import IntegrityDoubt, Refused, Unavailable
+from reelkeeper.store.core import backup as backups
 from reelkeeper.store.core import snapshots
 from reelkeeper.store.core.audit import Event, append, verify
 from reelkeeper.store.core.backup import backup, restore
@@ -115,6 +116,27 @@ def test_a_backup_with_a_tampered_record_is_refused(engine: sa.Engine, empty: st
     emptied = open_engine(empty)
     assert contents(emptied)["users"] == []
     emptied.dispose()
+
+
+def test_what_is_stored_while_a_backup_is_checked_is_not_overwritten(
+    sqlite_engine: sa.Engine, empty_url: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On PostgreSQL the transaction that fills the store looks first."""
+    saved = backup(sqlite_engine, tmp_path / "saved")
+    url = empty_url("sqlite")
+    meanwhile = sa.create_engine(url)
+
+    def check(session: Session) -> int:
+        with meanwhile.begin() as connection:
+            connection.execute(sa.insert(users).values(id="eve"))
+        return verify(session)
+
+    monkeypatch.setattr(backups, "verify", check)
+    with pytest.raises(Refused, match="already has users; a restore never overwrites"):
+        restore(url, saved)
+    with meanwhile.begin() as connection:
+        assert connection.execute(sa.select(users.c.id)).scalar_one() == "eve"
+    meanwhile.dispose()
 
 
 @pytest.fixture
