@@ -94,8 +94,8 @@ def begin_first(client: SyncPrefectClient) -> None:
 def deploy(client: SyncPrefectClient, written: Path, folder: Path, *, looks_only: bool = False) -> None:
     """Do what `prefect deploy --all` does, but leave paused deployments paused, which that would resume.
 
-    With `looks_only`, all flows that change stored videos make dry runs. Raises SystemExit if deploying fails, and
-    Misconfigured for a prefect.yaml of 0.1.0.
+    With `looks_only`, all flows that change stored videos make dry runs, and waiting runs that would change them are
+    cancelled. Raises SystemExit if deploying fails, and Misconfigured for a prefect.yaml of 0.1.0.
     """
     said = yaml.safe_load(written.read_text())
     if OLD_NAME in [deployment["name"] for deployment in said["deployments"]]:
@@ -122,6 +122,8 @@ def deploy(client: SyncPrefectClient, written: Path, folder: Path, *, looks_only
             raise
     for renamed in old:
         delete_deployment(client, renamed)
+    if looks_only:
+        print(f"{cancel_live(client)} waiting runs cancelled that would have made changes.", flush=True)
 
 
 def redeploy(folder: Path) -> None:
@@ -160,8 +162,6 @@ def main(written: str, moment: str, *options: str) -> None:
         print(f"{end_dead_runs(client, datetime.fromisoformat(moment))} dead runs marked as crashed.", flush=True)
         show_in_force(current(engine).policies)
         deploy(client, Path(written), settings().state_dir, looks_only=LOOKS_ONLY in options)
-        if LOOKS_ONLY in options:
-            print(f"{cancel_live(client)} waiting runs cancelled that would have made changes.", flush=True)
         begin_first(client)
 
 

@@ -186,7 +186,10 @@ def test_deployments_under_old_names_are_stopped_and_paused_ones_stay_paused(
         assert {name for name in names(client) if client.read_deployment_by_name(name).paused} == paused
         client.pause_deployment(client.read_deployment_by_name("prune-cache/daily").id)
     assert not [line for line in bootstrap() if line.startswith("Deployment")]
+    tiering = client.read_deployment_by_name("tier-storage/daily").id
+    live = client.create_flow_run_from_deployment(tiering, parameters={"dry_run": False}).id
     deploy_all(client, tmp_path, looks_only=True)
+    assert client.read_flow_run(live).state_type == StateType.CANCELLED
     found = {name: client.read_deployment_by_name(name) for name in names(client) - {"not-ours/scheduled"}}
     assert {name for name, deployment in found.items() if deployment.parameters["dry_run"]} == {
         *("sync-catalog/hourly", "tier-storage/daily", "transcode-videos/on-demand"),
