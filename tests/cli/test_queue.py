@@ -159,3 +159,11 @@ def test_recorded_windows_are_shown_of_all_or_of_one_model(
     assert [item["figures"]["ended"] for item in ask("performance", "--windows")] == [7]
     assert [item["figures"]["ended"] for item in ask("performance", "--windows", "--model", "svd")] == [3]
     assert f"{start_at:%Y-%m-%d %H:%M}" in reelkeeper("performance", "--windows").stdout
+
+
+def test_a_parked_job_says_until_when_its_credits_are_held(reelkeeper: Run, engine_of_the_command: sa.Engine) -> None:
+    doubt = waiting("j", ago(8), state=JobState.PARKED, started_at=ago(3), due_at=ago(-1.9), error="it answered 500")
+    put(engine_of_the_command, [doubt])
+    said = reelkeeper("queue", "--explain", "j").stdout
+    assert re.search(r"j is parked\. it answered 500\. Its provider may have it, and is asked again in 11\d s\.", said)
+    assert f"if nothing is known by {ago(3 - 24 * 60):%Y-%m-%d %H:%M} UTC, it is given up at no charge." in said

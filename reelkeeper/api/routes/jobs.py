@@ -83,7 +83,10 @@ class Job(BaseModel):
 
     job_id: str
     user_id: str
-    state: Literal["queued", "running", "parked", "succeeded", "dead", "cancelled"]
+    state: Literal["queued", "running", "parked", "succeeded", "dead", "cancelled"] = Field(
+        description="parked: its provider may have it, and is asked every `attempts.quiet_seconds`, for "
+        "`attempts.give_up_hours` from `started_at` on; then it is dead, at no charge"
+    )
     leader_id: str | None
     model: str
     progress: float = Field(description="Progress, from 0 to 1")

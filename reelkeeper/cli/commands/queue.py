@@ -1,7 +1,7 @@
 """`queue`: show waiting jobs in starting order, running and dead ones, and explain a job's place."""
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, NamedTuple, TypedDict
 
 import typer
@@ -127,6 +127,8 @@ def _explain(session: "Session", job_id: str, as_of: datetime, *, as_json: bool)
     if line.state != JobState.QUEUED or line.leader_id:
         waits = f"It joined job {line.leader_id}, which makes the same video, and waits for that."
         why = waits if line.leader_id else line.error or ""
+        if line.state == JobState.PARKED:
+            why = f"{why}. {_until(session, line, as_of)}"
         text = f"Job {job_id} is {line.state}. {why}".strip()
         respond(text, {"job": line, "place": None, "terms": [], "why": why}, as_json=as_json)
         return
@@ -150,6 +152,18 @@ def _explain(session: "Session", job_id: str, as_of: datetime, *, as_json: bool)
     if summed:
         say(f"{summed} are added up, and the lowest sum goes first; of equal sums, the oldest job.")
         say(f"By going first, other jobs have earned the oldest job {credit:.0f} s of credit so far.")
+
+
+def _until(session: "Session", line: "JobLine", as_of: datetime) -> str:
+    """Explain when a parked job is looked up, and until when its credits are held."""
+    from reelkeeper.operations.core.policies import in_force
+
+    most = timedelta(hours=in_force(session).policies.attempts.give_up_hours)
+    soon = f"in {_ago(line.due_at, as_of)}" if line.due_at > as_of else "by the next free worker"
+    return (
+        f"Its provider may have it, and is asked again {soon}. Its credits are held meanwhile; if nothing is known by "
+        f"{(line.started_at or as_of) + most:%Y-%m-%d %H:%M} UTC, it is given up at no charge."
+    )
 
 
 def _full(session: "Session", line: "JobLine") -> list[str]:
