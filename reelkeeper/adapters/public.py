@@ -85,6 +85,18 @@ def _tls() -> ssl.SSLContext:
     return httpx.create_ssl_context(trust_env=False)
 
 
+def cause(error: Exception) -> str:
+    """Name the error of a failed request without its URL; with the reason, where no connection was made.
+
+    >>> cause(httpx.ConnectError("[Errno 111] Connection refused"))
+    'ConnectError: [Errno 111] Connection refused'
+    """
+    if isinstance(error, AddressRefused):
+        return str(error)
+    name = type(error).__name__
+    return f"{name}: {error}" if isinstance(error, httpx.ConnectError) and str(error) else name
+
+
 @contextmanager
 def streamed(
     method: str,

@@ -5,6 +5,7 @@ import sys
 
 import httpx
 
+from reelkeeper.adapters import public
 from reelkeeper.errors import SinkDown
 from reelkeeper.model.alerts import Message, MessageKind, OutboxMessage, Severity, one_line, tame
 
@@ -32,7 +33,7 @@ class Webhook:
         try:
             answer = httpx.post(self._url, json=body, timeout=TIMEOUT_SECONDS, follow_redirects=False)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise SinkDown(f"the second sink gave no answer: {type(error).__name__}") from None
+            raise SinkDown(f"the second sink gave no answer: {public.cause(error)}") from None
         if not answer.is_success:
             raise SinkDown(f"the second sink answered {answer.status_code}")
         return f"second sink, {answer.status_code}"
@@ -84,6 +85,6 @@ def ping(url: str) -> None:
     try:
         answer = httpx.get(url, timeout=PING_SECONDS, follow_redirects=False)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise SinkDown(f"REELKEEPER_WATCHDOG_PING_URL gave no answer: {type(error).__name__}") from None
+        raise SinkDown(f"REELKEEPER_WATCHDOG_PING_URL gave no answer: {public.cause(error)}") from None
     if not answer.is_success:
         raise SinkDown(f"REELKEEPER_WATCHDOG_PING_URL answered {answer.status_code}")

@@ -53,7 +53,7 @@ def send(delivery: Delivery, *, allow_private: bool, timeout_seconds: float = TI
     except TimeoutError:
         raise SinkDown(f"it gave no answer within {timeout_seconds:g} s") from None
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise SinkDown(f"it gave no answer: {type(error).__name__}") from None
+        raise SinkDown(f"it gave no answer: {public.cause(error)}") from None
     if HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
         return f"answered {status}"
     if status == HTTPStatus.GONE:

@@ -126,6 +126,17 @@ def test_no_proxy_is_used(monkeypatch: pytest.MonkeyPatch, connections: list[Any
         assert {connection[1] for connection in connections} == {int(double.url.rpartition(":")[2])}
 
 
+def test_why_tls_failed_is_said() -> None:
+    with ProviderDouble().serving() as double:
+        port = int(double.url.rpartition(":")[2])
+        with (
+            pytest.raises(httpx.ConnectError) as raised,
+            streamed("GET", f"https://127.0.0.1:{port}/", allow_private=True),
+        ):
+            pass
+    assert "SSL" in public.cause(raised.value)
+
+
 def test_an_answer_that_does_not_end_is_cut() -> None:
     with ProviderDouble(b"x" * 100_000).serving() as double:  # noqa: SIM117  the second raises
         with (

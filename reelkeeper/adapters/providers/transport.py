@@ -91,9 +91,9 @@ class Transport:
             answer = self._call("POST", path, body, headers)
         # guard provider.not_reached: a job whose answer was lost counts as never sent, and is paid twice
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, AddressRefused) as error:
-            raise ProviderDown(f"the provider could not be reached: {_named(error)}", _BUSY_SECONDS) from None
+            raise ProviderDown(f"the provider could not be reached: {public.cause(error)}", _BUSY_SECONDS) from None
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise GenerationUnknown(f"the provider gave no complete answer: {type(error).__name__}") from None
+            raise GenerationUnknown(f"the provider gave no complete answer: {public.cause(error)}") from None
         status, said = answer.status, words(answer.body)
         if status in _NOT_TAKEN:
             seconds = retry_after_seconds(answer.headers, _BUSY_SECONDS)
@@ -116,7 +116,7 @@ class Transport:
         except AddressRefused as refused:
             raise GenerationUnknown(f"a URL of the provider is refused: {refused}") from refused
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise GenerationUnknown(f"the provider gave no complete answer: {type(error).__name__}") from None
+            raise GenerationUnknown(f"the provider gave no complete answer: {public.cause(error)}") from None
 
     def get(self, path: str, what: str) -> Answer | None:
         """GET a resource; None if the provider does not have it. Raises GenerationUnknown for every other failure."""
@@ -158,7 +158,7 @@ class Transport:
                     if time.monotonic() > ends:
                         raise GenerationUnknown(f"the video was not received within {self._download_seconds:.0f} s")
         except (httpx.HTTPError, httpx.InvalidURL, AddressRefused) as error:
-            raise GenerationUnknown(f"the video was not received: {_named(error)}") from None
+            raise GenerationUnknown(f"the video was not received: {public.cause(error)}") from None
 
     def _is_listed(self, url: str) -> bool:
         host = urlsplit(url).hostname or ""
@@ -219,7 +219,7 @@ def no_status(said: object) -> GenerationUnknown:
 
 def job_name(said: object) -> str:
     """Return a provider's id of a job. Raises GenerationUnknown if it is malformed, which is not a refusal."""
-    if not isinstance(said, str) or not 0 < len(said) <= _MAX_NAME:
+    if not isinstance(said, str) or not 0 < len(said) <= _MAX_NAME or not said.isprintable():
         raise GenerationUnknown("the provider's answer has no id of a job")
     return said
 
@@ -251,7 +251,9 @@ def words(body: object) -> str:
             said = said[name]
     if isinstance(said, list):
         said = "; ".join(words(item) for item in said[:3])
-    return " ".join(str(said).split())[:_MAX_WORDS] if said and not isinstance(said, dict) else "no reason given"
+    if not said or isinstance(said, dict):
+        return "no reason given"
+    return "".join(filter(str.isprintable, " ".join(str(said).split())))[:_MAX_WORDS]  # the store refuses NULs
 
 
 def is_about_content(body: object) -> bool:
@@ -264,7 +266,3 @@ def _codes(body: object) -> Iterator[str]:
         if isinstance(item, dict):
             yield from (str(item[name])[:100] for name in ("code", "type", "error_type") if item.get(name))
             yield from (code for name in ("error", "detail") for code in _codes(item.get(name)))
-
-
-def _named(error: Exception) -> str:
-    return str(error) if isinstance(error, AddressRefused) else type(error).__name__

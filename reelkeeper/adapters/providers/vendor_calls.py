@@ -71,7 +71,7 @@ def fal_keys(url: str | None = None, *, allow_private: bool = False) -> list[Ed2
             with public.streamed("GET", address, allow_private=allow_private) as answer:
                 keys = list(_keys(json.loads(public.read(answer))))
         except (httpx.HTTPError, AddressRefused, ValueError) as error:
-            raise SignatureRefused(f"the provider's keys cannot be read: {type(error).__name__}") from None
+            raise SignatureRefused(f"the provider's keys cannot be read: {public.cause(error)}") from None
         _fetched[address] = time.monotonic(), keys
     return keys
 

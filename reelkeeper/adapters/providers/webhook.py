@@ -52,9 +52,9 @@ def job_named(body: bytes, field: str) -> str:
     """Return the provider's id of the job from a call's body. Raises SignatureRefused if it has none."""
     try:
         told = json.loads(body)[field]
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         told = None
-    if not isinstance(told, str) or not told:
+    if not isinstance(told, str) or not told or not told.isprintable():  # the store accepts no NUL, no half surrogate
         raise SignatureRefused(f'the body must be JSON with the job\'s "{field}"')
     return told
 

@@ -62,6 +62,13 @@ def test_a_job_that_no_provider_accepts_for_a_day_is_dead_and_free(shop: World, 
     assert (spent(shop), budget_spent(shop)) == (0, 0)
 
 
+def test_a_text_that_the_store_does_not_accept_delays_no_job(shop: World, provider: ProviderDouble) -> None:
+    (job_id,) = ask(shop, "a cat")
+    provider.ends_as = {"status": "failed", "error": "out \ud800of\0 memory"}
+    assert run(shop, http(provider)) == {End.RETRIED: 1}
+    assert find(shop.workspace.engine, job_id).error == "the provider reports it as failed: out of memory"
+
+
 def test_a_locked_account_raises_an_alert_fails_no_job_and_sends_none_until_unlocked(
     shop: World, provider: ProviderDouble
 ) -> None:
