@@ -28,6 +28,16 @@ _MAX_MICROUSD = 10**12  # maximum of one ledger transfer
 _POWERS = {"K": 1, "M": 2, "G": 3, "T": 4}
 
 
+def said(text: str) -> str:
+    """Require a text that is not blank."""
+    if not text.strip():
+        raise typer.BadParameter("it is empty; say why")
+    return text
+
+
+Reason = Annotated[str, typer.Option(callback=said, help="The reason, for the audit record.")]
+
+
 def moment(text: str | None) -> datetime | None:
     """Parse a time in ISO 8601; without a time zone it is UTC."""
     if text is None:

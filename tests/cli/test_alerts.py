@@ -65,9 +65,16 @@ def test_an_alert_is_listed_acknowledged_and_snoozed(reelkeeper: Run, ask: Ask, 
     assert ask("alerts", "list", "--all")["alerts"][0]["state"] == "resolved"
 
 
-@pytest.mark.parametrize("time", ["8", "0h", "-1h", "8 hours", "99999d"])
+@pytest.mark.parametrize("time", ["8", "0h", "-1h", "8 hours", "99999d", "9999d", "91d"])
 def test_a_snooze_needs_a_time(reelkeeper: Run, time: str) -> None:
     reelkeeper("alerts", "snooze", "budget", "--for", time, "--reason", "r", exit_code=2)
+
+
+@pytest.mark.parametrize(
+    "command", [("alerts", "snooze", "budget", "--for", "8h"), ("credits", "grant", "ann", "1"), ("freeze",)]
+)
+def test_a_reason_is_not_blank(reelkeeper: Run, command: tuple[str, ...]) -> None:
+    assert "it is empty; say why" in reelkeeper(*command, "--reason", " ", exit_code=2).stderr
 
 
 def test_a_rule_that_does_not_exist_is_not_silenced(reelkeeper: Run, ask: Ask) -> None:

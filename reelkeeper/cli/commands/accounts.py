@@ -8,7 +8,7 @@ import typer
 
 from reelkeeper.cli.opening import store
 from reelkeeper.cli.screen import dollars, emit, respond, say, table
-from reelkeeper.cli.words import AsJson, Limit, byte_count, microusd, who
+from reelkeeper.cli.words import AsJson, Limit, Reason, byte_count, microusd, who
 
 group = typer.Typer(help="Grant, show and refund users' credits, and recount them.", no_args_is_help=True)
 quota_group = typer.Typer(help="Show and set how many bytes a user may store.", no_args_is_help=True)
@@ -20,7 +20,7 @@ Key = Annotated[str | None, typer.Option(help="Idempotency key: repeating it has
 def grant(
     user: Annotated[str, typer.Argument(help="The user's id.")],
     amount: Annotated[str, typer.Argument(metavar="DOLLARS", help="The amount, with up to six decimals.")],
-    reason: Annotated[str, typer.Option(help="The reason, for the audit record.")],
+    reason: Reason,
     key: Key = None,
     as_json: AsJson = False,
 ) -> None:
@@ -39,7 +39,7 @@ def grant(
 def refund(
     hold: Annotated[str, typer.Argument(help="The hold whose capture is refunded, in part or in full.")],
     amount: Annotated[str, typer.Argument(metavar="DOLLARS", help="The amount to refund.")],
-    reason: Annotated[str, typer.Option(help="The reason, for the audit record.")],
+    reason: Reason,
     key: Key = None,
     as_json: AsJson = False,
 ) -> None:

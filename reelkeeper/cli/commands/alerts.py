@@ -7,13 +7,14 @@ import typer
 
 from reelkeeper.cli.opening import configured, store
 from reelkeeper.cli.screen import dollars, emit, respond, say, table
-from reelkeeper.cli.words import AsJson, Limit, who
+from reelkeeper.cli.words import AsJson, Limit, Reason, who
 from reelkeeper.errors import PartialFailure
 
 group = typer.Typer(no_args_is_help=True, help="List, acknowledge and snooze alerts, and test the channels.")
 
 Everything = Annotated[bool, typer.Option("--all", help="Include resolved alerts.")]
 _UNITS = {"m": 60, "h": 3600, "d": 86_400}
+_MAX_SNOOZE_SECONDS = 90 * 86_400  # a rule that is silenced for longer is forgotten
 
 
 @group.command("list")
@@ -80,7 +81,7 @@ def why(
 def snooze(
     rule: Annotated[str, typer.Argument(help="The rule to silence, e.g. budget or silent_flow.")],
     duration: Annotated[str, typer.Option("--for", metavar="TIME", help="Duration, such as 30m, 8h or 7d.")],
-    reason: Annotated[str, typer.Option(help="The reason.")],
+    reason: Reason,
     scope: Annotated[str | None, typer.Option(help="Only this scope, e.g. flow:tier_storage.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -167,6 +168,7 @@ def send_test(as_json: AsJson = False) -> None:
 
 def _seconds(text: str) -> float:
     found = re.fullmatch(r"(\d{1,4})([mhd])", text.strip())
-    if not found or int(found[1]) == 0:
-        raise typer.BadParameter(f"{text!r} is not a duration; write e.g. 30m, 8h or 7d")
-    return int(found[1]) * _UNITS[found[2]]
+    seconds = int(found[1]) * _UNITS[found[2]] if found else 0
+    if not 0 < seconds <= _MAX_SNOOZE_SECONDS:
+        raise typer.BadParameter(f"{text!r} is not a duration of at most 90 days; write e.g. 30m, 8h or 7d")
+    return seconds

@@ -11,7 +11,7 @@ from reelkeeper.cli import parameters, plan_view
 from reelkeeper.cli.commands import run
 from reelkeeper.cli.opening import configured, keeps_contract, store
 from reelkeeper.cli.screen import emit, say, size, table
-from reelkeeper.cli.words import AsJson, Limit, moment, who
+from reelkeeper.cli.words import AsJson, Limit, Reason, moment, who
 
 if TYPE_CHECKING:
     from reelkeeper.rules.lifecycle.report import Report
@@ -48,7 +48,7 @@ def plan(
 
 def approve(
     plan_id: Annotated[str, typer.Argument(metavar="PLAN", help="Id of a refused plan, from `plan --list`.")],
-    reason: Annotated[str, typer.Option(help="The reason, for the audit record.")],
+    reason: Reason,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     as_json: AsJson = False,
 ) -> None:
