@@ -2,24 +2,36 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 from fastapi import Depends, Header, HTTPException, Request, Security
 from fastapi.security import HTTPBearer
-from pydantic import StringConstraints
+from pydantic import AfterValidator, AwareDatetime, StringConstraints
 
 from reelkeeper.adapters.orchestrator import Orchestrator
 from reelkeeper.api.load import Load
 from reelkeeper.model.access import Caller, Scope
 from reelkeeper.operations.core.workspace import Workspace
 
+
+def _representable(at: datetime) -> datetime:
+    try:
+        at.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("in UTC, it is not between the years 1 and 9999") from None
+    return at
+
+
+Moment = Annotated[AwareDatetime, AfterValidator(_representable)]
 Id = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}$")
 ]  # valid as a part of an object key
 Note = Annotated[
     str, StringConstraints(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")
 ]  # no control characters: terminals print it
+Reason = Annotated[Note, StringConstraints(strip_whitespace=True, min_length=1)]
 IdempotencyKey = Annotated[
     str,
     Header(

@@ -35,6 +35,7 @@ def test_without_a_token_existing_and_unknown_paths_return_401(app: FastAPI) -> 
 def test_health_needs_no_token_and_says_whether_changes_are_stopped(app: FastAPI, world: World) -> None:
     with TestClient(app) as client:
         assert client.get("/healthz").json() == {"status": "ok"}
+        assert [client.head(path).status_code for path in ("/healthz", "/readyz")] == [200, 200]  # of uptime checks
         assert client.get("/readyz").json() == {"status": "ready", "frozen": False}
         freeze.freeze(world.workspace.engine, by="ann", reason="a test")
         assert client.get("/readyz").json() == {"status": "ready", "frozen": True}

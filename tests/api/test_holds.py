@@ -52,7 +52,10 @@ def test_a_hold_on_an_unknown_video_or_without_a_reason_is_refused(client: TestC
         {"reason": "a\x00b"},
         {"reason": "x" * 201},
         {"scope": "bucket"},
+        {"reason": " "},
         {"until": "2026-01-01T00:00:00"},
+        {"until": "9999-12-31T23:59:59-12:00"},
+        {"until": "0001-01-01T00:00:00+14:00"},
     ):
         asked = {"scope": "user", "subject": "ann", "reason": "r"} | wrong
         problem(client.post("/v1/holds", json=asked, headers=KEY), 422)

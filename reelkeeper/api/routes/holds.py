@@ -4,9 +4,9 @@ from datetime import UTC
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
-from reelkeeper.api.app_state import CurrentState, Id, IdempotencyKey, Note, needs
+from reelkeeper.api.app_state import CurrentState, Id, IdempotencyKey, Moment, Reason, needs
 from reelkeeper.api.load import WORK, WRITE
 from reelkeeper.api.problems import documented
 from reelkeeper.model.access import Caller, Scope
@@ -27,8 +27,8 @@ class NewHold(BaseModel):
 
     scope: Literal["video", "user"]
     subject: Id = Field(description="Id of the video or user")
-    reason: Note = Field(min_length=1, description="Reason, kept in the audit record")
-    until: AwareDatetime | None = Field(None, description="When the hold ends; null: when it is released")
+    reason: Reason = Field(description="Reason, kept in the audit record")
+    until: Moment | None = Field(None, description="When the hold ends; null: when it is released")
     legal: bool = Field(False, description="Whether the hold also keeps the bytes of videos that are taken down")
 
 

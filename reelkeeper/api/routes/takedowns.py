@@ -7,7 +7,7 @@ from uuid import uuid4
 from fastapi import APIRouter, BackgroundTasks, Path
 from pydantic import BaseModel, ConfigDict, Field
 
-from reelkeeper.api.app_state import CurrentState, Id, Note, needs
+from reelkeeper.api.app_state import CurrentState, Id, Reason, needs
 from reelkeeper.api.load import WORK, WRITE
 from reelkeeper.api.problems import documented
 from reelkeeper.model.access import Caller, Scope
@@ -27,7 +27,7 @@ class NewTakedown(BaseModel):
     )
 
     video_id: Id
-    reason: Note = Field(min_length=1, description="Reason, kept in the audit record")
+    reason: Reason = Field(description="Reason, kept in the audit record")
     same_bytes: bool = Field(False, description="Whether to take down all other videos with the same bytes, too")
     max_videos: int = Field(
         operation.MAX_VIDEOS,

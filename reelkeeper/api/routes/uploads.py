@@ -6,9 +6,9 @@ from typing import Annotated, Final, Literal
 from uuid import uuid4
 
 from fastapi import APIRouter, Path
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from reelkeeper.api.app_state import CurrentState, Id, IdempotencyKey, needs
+from reelkeeper.api.app_state import CurrentState, Id, IdempotencyKey, Moment, needs
 from reelkeeper.api.load import UPLOAD, WORK, WRITE
 from reelkeeper.api.problems import documented
 from reelkeeper.errors import LeaseLost
@@ -54,7 +54,7 @@ class NewUpload(BaseModel):
     size_bytes: int = Field(ge=1, le=MediaLimits().max_size_bytes, strict=True, description="Exact size in bytes")
     md5: Annotated[str, StringConstraints(pattern="^[0-9a-f]{32}$")] = Field(description="MD5 of the bytes, in hex")
     extension: Literal["mp4", "webm", "mov", "mkv", "m4v"] = "mp4"
-    created_at: AwareDatetime | None = Field(None, description="When the video was made; unset: now")
+    created_at: Moment | None = Field(None, description="When the video was made; unset: now")
     tag: Tag | None = Field(None, description="Tag for lifecycle segments; the video keeps its first tag")
 
 

@@ -7,10 +7,10 @@ from uuid import uuid4
 from fastapi import APIRouter, Path, Query
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import RedirectResponse
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from reelkeeper.adapters.cloudflare import KEPT_DAYS
-from reelkeeper.api.app_state import CurrentState, Id, IdempotencyKey, needs
+from reelkeeper.api.app_state import CurrentState, Id, IdempotencyKey, Moment, needs
 from reelkeeper.api.load import WRITE
 from reelkeeper.api.problems import documented
 from reelkeeper.model.access import Caller, Scope
@@ -45,7 +45,7 @@ class Views(BaseModel):
     )
 
     views: list[View] = Field(min_length=1, max_length=1_000)
-    at: AwareDatetime | None = Field(None, description="Time of the views, at most 30 days ago; unset: now")
+    at: Moment | None = Field(None, description="Time of the views, at most 30 days ago; unset: now")
 
 
 class Counted(BaseModel):

@@ -4,9 +4,9 @@ from datetime import UTC
 from typing import Annotated
 
 from fastapi import APIRouter, Path
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
-from reelkeeper.api.app_state import CurrentState, IdempotencyKey, needs
+from reelkeeper.api.app_state import CurrentState, IdempotencyKey, Moment, needs
 from reelkeeper.api.load import WORK, WRITE
 from reelkeeper.api.problems import documented
 from reelkeeper.model.access import Caller, Scope
@@ -67,7 +67,7 @@ class Again(BaseModel):
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"since": "2026-11-26T00:00:00Z"}]})
 
-    since: AwareDatetime | None = Field(None, description="Also resend delivered messages of events since this time")
+    since: Moment | None = Field(None, description="Also resend delivered messages of events since this time")
 
 
 class Replayed(BaseModel):
