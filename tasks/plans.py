@@ -15,7 +15,7 @@ from reelkeeper.model import Grace, PlanSummary, Verdict
 from reelkeeper.operations.core.lease import HeldLease
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.lifecycle import plans
-from reelkeeper.rules.core.wording import CONTRACT_NOT_TRIED, EXPECTED_SAVING, TRY_ANOTHER, dollars
+from reelkeeper.rules.core.wording import CONTRACT_NOT_TRIED, EXPECTED_SAVING, TRY_ANOTHER, claimed, dollars
 from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.rules.lifecycle.report import Report
 
@@ -174,6 +174,8 @@ def _markdown(title: str, figures: plans.Figures) -> str:
     lines += [f"| {rule} | {count:,} |" for rule, count in sorted(plan.kept.items(), key=lambda kept: -kept[1])]
     if "contract_not_tried" in plan.kept:
         lines += ["", CONTRACT_NOT_TRIED]
+    for claim in plan.claimed:
+        lines += ["", claimed(claim)]
     if plan.compress.objects:
         lines += ["", EXPECTED_SAVING]
     size = f"{plan.population.size_bytes / 10**6:,.1f} MB"

@@ -9,7 +9,7 @@ from reelkeeper.rules.core.wording import many
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from reelkeeper.model import Done, PlannedRule
+    from reelkeeper.model import Done, PlannedRule, PlanSummary
     from reelkeeper.store.videos.video_pages import PlanItem
 
 _SHOWN = 20
@@ -26,8 +26,12 @@ def load(engine: "Engine", plan_id: str, *, most: int = _ALL) -> dict[str, Any]:
     from reelkeeper.store.videos.video_pages import plan_items
 
     with reading(engine) as session:
+        summary = load_summary(session, plan_id)
+        state, run_id = plan_results.shown(session, plan_id)
         return {
-            "plan": load_summary(session, plan_id),
+            "plan": summary,
+            "state": state,
+            "run_id": run_id,
             "planned": plan_results.by_rule(session, plan_id),
             "done": plan_results.by_outcome(session, plan_id),
             "items": plan_items(session, plan_id, most),
@@ -39,7 +43,7 @@ def show(engine: "Engine", plan_id: str, *, most: int = _SHOWN) -> None:
     from reelkeeper.rules.core.wording import CONTRACT_NOT_TRIED, EXPECTED_SAVING
     from reelkeeper.store.lifecycle.plan_results import NOT_DONE
 
-    summary, planned, became, items = load(engine, plan_id, most=most).values()
+    summary, state, run_id, planned, became, items = load(engine, plan_id, most=most).values()
     count, is_done = sum(rule.objects for rule in planned), any(item.outcome != NOT_DONE for item in became)
     population = summary.population
     live = f"{many(population.objects, 'live video')}, {size(population.size_bytes)}"
@@ -58,6 +62,7 @@ def show(engine: "Engine", plan_id: str, *, most: int = _SHOWN) -> None:
         say("Kept: " + ", ".join(f"{count:,} {rule.replace('_', ' ')}" for rule, count in kept) + ".")
     if items:
         say(_done(became) if is_done else _to_do(planned))
+    _say_open(summary, state, run_id)
     for rule in planned if not is_done else ():
         if rule.segment:
             what = (
@@ -66,6 +71,18 @@ def show(engine: "Engine", plan_id: str, *, most: int = _SHOWN) -> None:
             say(f"Of them by {rule.title}: {what}.")
     if summary.compress.objects and not is_done:
         say(EXPECTED_SAVING)
+
+
+def _say_open(summary: "PlanSummary", state: str, run_id: str) -> None:
+    """Say who carries the plan out, or that its run ended too early, and what other runs have claimed now."""
+    from reelkeeper.rules.core.wording import claimed
+
+    for claim in summary.claimed:
+        say(claimed(claim))
+    if state == "under way":
+        say(f"Run {run_id} is carrying it out.")
+    elif state == "stopped":
+        say(f"Run {run_id} ended before all was done. The next run of {summary.flow} makes a new plan, and continues.")
 
 
 def _row(item: "PlanItem", *, done: bool) -> list[object]:

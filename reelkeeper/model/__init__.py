@@ -302,6 +302,18 @@ class Counts:
     size_bytes: int = 0
 
 
+class Claimed(NamedTuple):
+    """The objects that a purge, a takedown or an erasure is deleting, or was when it was killed.
+
+    No other run touches them before `until`.
+    """
+
+    run_id: str
+    objects: int
+    size_bytes: int
+    until: datetime
+
+
 @dataclass(frozen=True, slots=True)
 class PlanSummary:
     """The totals of a saved plan, for the guard and for reports."""
@@ -317,6 +329,7 @@ class PlanSummary:
     kept: dict[str, int] = field(default_factory=dict)  # rule -> videos
     samples: tuple[str, ...] = ()  # a few video ids to show in a refusal
     approved: dict[str, float] = field(default_factory=dict)  # limits that a person raised for this plan only
+    claimed: tuple[Claimed, ...] = ()  # of a purge: what other runs have claimed, which it leaves out
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from reelkeeper.model import Action, Outcome, Verdict, Video
 from reelkeeper.settings import Settings
 from reelkeeper.store.core import audit
-from reelkeeper.store.core.engine import open_store, reading, transaction
+from reelkeeper.store.core.engine import now, open_store, reading, transaction
 from reelkeeper.store.lifecycle.plan_writer import add_verdicts, begin_plan
-from reelkeeper.store.lifecycle.plans import record_outcomes, refuse_plan
+from reelkeeper.store.lifecycle.plans import begin_applying, record_outcomes, refuse_plan
+from reelkeeper.store.tables import blobs
+from reelkeeper.store.videos.conditions import CLAIM_TIMEOUT
 from tests.cli.conftest import Run
 from tests.doubles.prefect_api import PrefectDouble
 
@@ -63,6 +66,22 @@ def test_the_outcomes_of_the_whole_plan_are_shown(reelkeeper: Run, configured: S
     said = " ".join(reelkeeper("plan", "--show", plan_id, "--limit", 3).output.split())
     assert "In total: 1 compressed, 99 not done, 1,100 retired; 1.1 GB less" in said
     assert "Expected until" not in said
+
+
+def test_a_plan_whose_run_was_killed_says_so_and_what_is_claimed_is_named(
+    reelkeeper: Run, ask: Callable[..., Any], configured: Settings, plan_id: str
+) -> None:
+    with open_store(configured) as engine, transaction(engine, "test") as session:
+        begin_applying(session, plan_id, "tier_storage", {}, "killed")
+        at = now(session)
+        row = {"generation": 1, "key": "k", "state": "deleting", "size_bytes": 2 * 10**6}
+        session.execute(sa.insert(blobs).values(**row, run_id="killed", claimed_at=at))
+    assert [line["state"] for line in ask("plan")] == ["stopped"]
+    said = " ".join(reelkeeper("plan", "--show", plan_id, "--limit", 3).output.split())
+    assert "Run killed ended before all was done. The next run of tier_storage makes a new plan, and continues." in said
+    said = " ".join(reelkeeper("plan", "purge_retired").output.split())
+    assert "Kept: 1 claimed. 1 object, 2.0 MB, claimed by run killed, which deletes them now or was killed" in said
+    assert f"a purge from {at + CLAIM_TIMEOUT:%Y-%m-%d %H:%M:%S} UTC on continues with them." in said
 
 
 @pytest.fixture

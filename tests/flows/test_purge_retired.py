@@ -12,8 +12,9 @@ from reelkeeper.operations.core import freeze
 from reelkeeper.operations.core.lease import alone
 from reelkeeper.operations.videos.hold import hold
 from reelkeeper.rules.lifecycle.guard import BlastRadius
-from reelkeeper.store.core.engine import reading, transaction
-from reelkeeper.store.tables import blobs
+from reelkeeper.store.core.engine import Clock, reading, transaction
+from reelkeeper.store.lifecycle.plan_results import NOT_DONE, by_outcome, shown
+from reelkeeper.store.tables import blobs, plans
 from reelkeeper.store.videos.holds import HoldTerms
 from tests.flows.scenes import Scene
 
@@ -94,6 +95,22 @@ def test_deletions_begun_by_a_killed_run_are_finished(due: Scene) -> None:
     assert ("unfinished", 1) in {(rule.rule, rule.objects) for rule in report.planned}
     assert [(outcome.outcome, outcome.objects) for outcome in report.done] == [("purged", 3)]
     due.world.check()
+
+
+@pytest.mark.long
+def test_what_a_killed_run_has_deleted_is_an_outcome_of_its_own_plan(due: Scene) -> None:
+    killed = purge_retired().plan.id
+    with transaction(due.engine, "test") as session:  # as a run that was killed after a delete, before its record
+        applied = sa.update(plans).where(plans.c.id == killed)
+        session.execute(applied.values(state="applied", applied_at=Clock(), run_id="killed"))
+        claim = sa.update(blobs).where(blobs.c.video_id.in_(["gone0", "gone1"])).returning(blobs.c.key)
+        key = session.execute(claim.values(state=BlobState.DELETING, run_id="killed")).scalars().all()[0]
+    due.world.workspace.bucket.delete([key])
+    report = purge_retired(dry_run=False)
+    assert [(outcome.outcome, outcome.objects) for outcome in report.done] == [("purged", 2), ("skipped", 1)]
+    with reading(due.engine) as session:
+        assert {done.outcome: done.objects for done in by_outcome(session, killed)} == {"purged": 1, NOT_DONE: 2}
+        assert shown(session, killed) == ("stopped", "killed")
 
 
 @pytest.mark.long

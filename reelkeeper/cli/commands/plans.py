@@ -94,7 +94,7 @@ def _preview(flow: str, params: list[str], as_of: str | None) -> "Report":
 
 def _list(limit: int, *, as_json: bool) -> None:
     from reelkeeper.store.core.engine import reading
-    from reelkeeper.store.videos.video_pages import recent_plans
+    from reelkeeper.store.lifecycle.plan_results import recent_plans
 
     with store() as engine, reading(engine) as session:
         lines = recent_plans(session, limit=limit)

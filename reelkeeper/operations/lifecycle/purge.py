@@ -102,7 +102,7 @@ def purge(
     """
     doomed = _claim(workspace, plan_id, blob_ids, lease=lease, run_id=run_id, grace=grace)
     claimed = {blob.blob_id for blob in doomed}
-    why = "viewed, held or restored since the plan, or claimed by another run"
+    why = "purged, viewed, held or restored since the plan, or claimed by another run"
     skipped = [Outcome("", "skipped", why, blob_id=blob_id) for blob_id in blob_ids if blob_id not in claimed]
     return _carry_out(_Batch(workspace, lease, doomed), plan_id, skipped, run_id=run_id, grace=grace)
 
@@ -170,6 +170,7 @@ def settle_claims(
                 deployment.lock(session)
             still = conditions.claim_timed_out(now(session))
             gone = _mark_gone(session, missing, still, run_id)
+            purges.record_settled(session, [blob_id for blob_id, _ in gone])
             back = purges.take_back(session, [row.blob_id for row in rows if row.blob_id not in missing], still)
             ours = {row.blob_id for row in rows if row.recorded.is_ours}
             taken = [(blob_id, found) for blob_id, found in other.items() if blob_id not in ours]

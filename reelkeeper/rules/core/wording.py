@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Final, NamedTuple, Self
 
-from reelkeeper.model import SearchTotals, Video
+from reelkeeper.model import Claimed, SearchTotals, Video
 
 _DOLLAR_DIGITS: Final = 6  # sums are in micro-dollars
 _UNITS: Final = ("kB", "MB", "GB", "TB")  # powers of 1000, as R2 bills them
@@ -131,6 +131,14 @@ def searched(searches: SearchTotals) -> str:
         f"{size(searches.source_bytes - searches.kept_bytes)} saved in {searches.cpu_seconds:,.0f} CPU s, "
         f"{dollars(searches.gain_microusd)} saved over the videos' lives, {dollars(searches.cost_microusd)} spent, "
         f"{dollars(searches.net_microusd)} net."
+    )
+
+
+def claimed(claim: Claimed) -> str:
+    """Say in one sentence what another run is deleting, and when it can be continued if that run was killed."""
+    return (
+        f"{many(claim.objects, 'object')}, {size(claim.size_bytes)}, claimed by run {claim.run_id}, which deletes them "
+        f"now or was killed: in that case, a purge from {claim.until:%Y-%m-%d %H:%M:%S} UTC on continues with them."
     )
 
 

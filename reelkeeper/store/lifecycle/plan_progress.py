@@ -50,6 +50,27 @@ def is_under_way(session: Session, plan_id: str) -> bool:
     return session.execute(sa.select(plans.c.id).where(plans.c.id == plan_id, _open())).scalar() is not None
 
 
+def shown_state() -> sa.ColumnElement[str]:
+    """Build a plan's state as a person should read it: an applied plan with items left is `under way` or `stopped`.
+
+    It is under way while its flow's lease is held, which only the latest plan's run can be, or its own lease.
+    """
+    later = plans.alias("later")
+    is_latest = ~sa.exists().where(later.c.flow == plans.c.flow, later.c.applied_at > plans.c.applied_at)
+
+    def is_held(name: sa.ColumnElement[str]) -> sa.ColumnElement[bool]:
+        return sa.exists().where(leases.c.name == name, leases.c.expires_at > Clock())
+
+    of_flow, of_plan = sa.literal("flow/") + plans.c.flow, sa.literal("plan/") + plans.c.id
+    at_work = sa.or_(sa.and_(is_held(of_flow), is_latest), is_held(of_plan))
+    return sa.case(
+        (plans.c.state != "applied", plans.c.state),
+        (~sa.exists().where(verdicts.c.plan_id == plans.c.id, _LEFT), plans.c.state),
+        (at_work, "under way"),
+        else_="stopped",
+    )
+
+
 def close_others(session: Session, flow: str, plan_id: str) -> None:
     """End the plans that dead runs of `flow` left under way: `plan_id` is newer."""
     others = sa.select(sa.literal("plan/") + plans.c.id).where(plans.c.flow == flow, plans.c.id != plan_id, _open())

@@ -1,18 +1,58 @@
-"""Sum plans up: by rule before a run, by outcome after it, and the figures that the guard compares with."""
+"""List plans, and sum them up: by rule before a run, by outcome after it, and for the guard to compare with."""
 
-from typing import Any
+from datetime import datetime
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from reelkeeper.model import Done, Outcome, PlannedRule
 from reelkeeper.store.core.engine import Clock
-from reelkeeper.store.lifecycle.plan_progress import AGAIN
+from reelkeeper.store.lifecycle.plan_progress import AGAIN, shown_state
 from reelkeeper.store.lifecycle.plans import Item
 from reelkeeper.store.tables import plans, verdicts, videos
 
 _DAY_SECONDS = 24 * 3600
 NOT_DONE = "not_done"
+
+
+class PlanLine(NamedTuple):
+    """A saved plan in one line."""
+
+    id: str
+    flow: str
+    state: str  # drawing, ready, refused, under way, applied, or stopped: its run ended before all was done
+    as_of: datetime
+    created_at: datetime
+    items: int
+    size_bytes: int
+    refusal: str | None
+
+
+def recent_plans(session: Session, *, limit: int) -> list[PlanLine]:
+    """List the newest plans."""
+    mine = verdicts.c.plan_id == plans.c.id
+    rows = session.execute(
+        sa.select(
+            plans.c.id,
+            plans.c.flow,
+            shown_state(),
+            plans.c.as_of,
+            plans.c.created_at,
+            sa.select(sa.func.count()).where(mine).scalar_subquery(),
+            sa.select(sa.func.coalesce(sa.func.sum(verdicts.c.size_bytes), 0)).where(mine).scalar_subquery(),
+            plans.c.refusal,
+        )
+        .order_by(plans.c.created_at.desc())
+        .limit(limit)
+    )
+    return [PlanLine._make(row) for row in rows]
+
+
+def shown(session: Session, plan_id: str) -> tuple[str, str]:
+    """Read a plan's state, as `recent_plans` shows it, and the run that made or applied it."""
+    state, run_id = session.execute(sa.select(shown_state(), plans.c.run_id).where(plans.c.id == plan_id)).one()
+    return state, run_id
 
 
 def by_rule(session: Session, plan_id: str) -> list[PlannedRule]:

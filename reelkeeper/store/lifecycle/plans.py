@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 from reelkeeper.errors import NotFound, PlanRefused
 from reelkeeper.model import Action, Counts, Outcome, PlanSummary, VideoState
 from reelkeeper.store.core.engine import Clock, changed, now
+from reelkeeper.store.lifecycle.purges import open_claims
 from reelkeeper.store.tables import plans, verdicts, videos
 
 MAX_AGE_HOURS = 24  # an older plan may contradict newer views, holds and uploads
@@ -88,6 +89,7 @@ def load_summary(session: Session, plan_id: str) -> PlanSummary:
         kept=dict(plan.kept),
         samples=tuple(video_id for video_id in samples if video_id is not None),
         approved=dict(plan.widening) if plan.approved_at else {},
+        claimed=tuple(open_claims(session)) if plan.flow == "purge_retired" else (),
     )
 
 

@@ -31,10 +31,10 @@ def add_due(
 
     The rules: `grace_over` takes retired videos' present bytes, at most `max_videos` of them, those that have waited
     longest; `replaced`, older bytes of other videos; `orphan`, bytes of no video; `unfinished`, blobs that a
-    killed run claimed, once the claim has timed out. Kept blobs are counted: `left_to_next_run`, `in_grace`, and
-    `spoken_for` (held, viewed, or in an operation). Without `service_keys`, due blobs at the service's keys are kept
-    as `contract_not_tried`: the bucket has not passed the contract that their purge requires. The population is all
-    live videos.
+    killed run claimed, once the claim has timed out. Kept blobs are counted: `left_to_next_run`, `in_grace`,
+    `spoken_for` (held, viewed, or in an operation), and `claimed` (by another run, which may have been killed).
+    Without `service_keys`, due blobs at the service's keys are kept as `contract_not_tried`: the bucket has not passed
+    the contract that their purge requires. The population is all live videos.
     """
     with transaction(engine, "plan.due") as session:
         at = min(as_of, now(session))
@@ -102,15 +102,18 @@ def _population(
         .where(videos.c.state == VideoState.LIVE)
     ).one()
     untried = sa.false() if service_keys else sa.not_(blobs.c.is_ours)
+    is_retired = blobs.c.state == BlobState.RETIRED
+    is_over = sa.and_(is_retired, blobs.c.purge_after <= at)
     reasons = {
-        "in_grace": blobs.c.purge_after > at,
+        "in_grace": sa.and_(is_retired, blobs.c.purge_after > at),
         "left_to_next_run": due,
-        "contract_not_tried": sa.and_(blobs.c.purge_after <= at, untried),
-        "spoken_for": sa.and_(blobs.c.purge_after <= at, sa.not_(due), sa.not_(untried)),
+        "contract_not_tried": sa.and_(is_over, untried),
+        "spoken_for": sa.and_(is_over, sa.not_(due), sa.not_(untried)),
+        "claimed": blobs.c.state == BlobState.DELETING,
     }
     counts = session.execute(
         sa.select(*(sa.func.count().filter(why) for why in reasons.values())).where(
-            blobs.c.state == BlobState.RETIRED,
+            blobs.c.state.in_((BlobState.RETIRED, BlobState.DELETING)),
             blobs.c.id.not_in(sa.select(verdicts.c.blob_id).where(verdicts.c.plan_id == plan_id)),
         )
     ).one()

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import sqlalchemy as sa
+from sqlalchemy.orm import Session as AnySession
 from sqlmodel import Session
 
-from reelkeeper.model import BlobState, Grace, Recorded, VideoState
+from reelkeeper.model import BlobState, Claimed, Grace, Recorded, VideoState
 from reelkeeper.store.core.engine import changed, checked, now, one_of
 from reelkeeper.store.core.leases import Lease
-from reelkeeper.store.tables import blobs, verdicts, videos
+from reelkeeper.store.tables import blobs, plans, verdicts, videos
 from reelkeeper.store.videos import conditions
 from reelkeeper.store.videos.conditions import Condition, after_grace
 
@@ -103,6 +104,19 @@ def timed_out(session: Session, video_ids: Sequence[str] | None, limit: int) -> 
     return [TimedOut(row.id, row.key, Recorded(*row[2:])) for row in rows]
 
 
+def open_claims(session: AnySession) -> list[Claimed]:
+    """Sum the claims that have not timed out, by run, those that end first before the others."""
+    until = sa.func.max(blobs.c.claimed_at)
+    size = sa.func.coalesce(sa.func.sum(blobs.c.size_bytes), 0)
+    rows = session.execute(
+        sa.select(sa.func.coalesce(blobs.c.run_id, "unknown"), sa.func.count(), size, until)
+        .where(blobs.c.state == BlobState.DELETING, sa.not_(conditions.claim_timed_out(now(session))))
+        .group_by(blobs.c.run_id)
+        .order_by(until)
+    )
+    return [Claimed(row[0], int(row[1]), int(row[2]), row[3] + conditions.CLAIM_TIMEOUT) for row in rows]
+
+
 def counted_until_purged(session: Session, blob_ids: Sequence[int]) -> list[str]:
     """List the videos on these blobs that their users deleted, and that count towards a quota until they are purged."""
     is_retired = checked(videos.c.state == VideoState.RETIRED)
@@ -132,6 +146,17 @@ def mark_gone(session: Session, blob_ids: Sequence[int], still: Condition, run_i
         .values(state=VideoState.GONE, run_id=run_id)
     )
     return [(row.id, row.video_id) for row in settled]
+
+
+def record_settled(session: Session, blob_ids: Sequence[int]) -> None:
+    """Record in the plans of killed runs that the bytes of these blobs are gone: those runs had deleted them."""
+    of_these = one_of(session, blobs.c.id, blob_ids)
+    pairs = sa.select(plans.c.id, blobs.c.id).join(blobs, blobs.c.run_id == plans.c.run_id).where(of_these)
+    session.execute(
+        sa.update(verdicts)
+        .where(sa.tuple_(verdicts.c.plan_id, verdicts.c.blob_id).in_(pairs), verdicts.c.outcome.is_(None))
+        .values(outcome="purged", outcome_reason="its run was killed after the delete", after_bytes=0)
+    )
 
 
 def take_back(session: Session, blob_ids: Sequence[int], still: Condition, grace: Grace | None = None) -> int:

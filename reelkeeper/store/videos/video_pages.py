@@ -1,4 +1,4 @@
-"""Read pages for people: saved plans with their outcomes, and every object of a video."""
+"""Read pages for people: the items of a saved plan with their outcomes, and every object of a video."""
 
 from datetime import datetime
 from typing import NamedTuple
@@ -6,20 +6,7 @@ from typing import NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from reelkeeper.store.tables import blobs, plans, verdicts, videos
-
-
-class PlanLine(NamedTuple):
-    """A saved plan in one line."""
-
-    id: str
-    flow: str
-    state: str  # drawing, ready, applied, refused
-    as_of: datetime
-    created_at: datetime
-    items: int
-    size_bytes: int
-    refusal: str | None
+from reelkeeper.store.tables import blobs, verdicts, videos
 
 
 class PlanItem(NamedTuple):
@@ -50,26 +37,6 @@ class BlobLine(NamedTuple):
     purge_after: datetime | None
     retire_reason: str | None
     key: str
-
-
-def recent_plans(session: Session, *, limit: int) -> list[PlanLine]:
-    """List the newest plans."""
-    mine = verdicts.c.plan_id == plans.c.id
-    rows = session.execute(
-        sa.select(
-            plans.c.id,
-            plans.c.flow,
-            plans.c.state,
-            plans.c.as_of,
-            plans.c.created_at,
-            sa.select(sa.func.count()).where(mine).scalar_subquery(),
-            sa.select(sa.func.coalesce(sa.func.sum(verdicts.c.size_bytes), 0)).where(mine).scalar_subquery(),
-            plans.c.refusal,
-        )
-        .order_by(plans.c.created_at.desc())
-        .limit(limit)
-    )
-    return [PlanLine._make(row) for row in rows]
 
 
 def plan_items(session: Session, plan_id: str, limit: int = 1_000) -> list[PlanItem]:

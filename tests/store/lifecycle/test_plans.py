@@ -12,6 +12,8 @@ import sqlalchemy as sa
 from reelkeeper.errors import NotFound, PlanRefused
 from reelkeeper.model import Action, Counts, Outcome, PlanSummary, Verdict, Video
 from reelkeeper.store.core.engine import Clock, reading, transaction
+from reelkeeper.store.core.leases import acquire, release
+from reelkeeper.store.lifecycle.plan_results import recent_plans, shown
 from reelkeeper.store.lifecycle.plan_writer import add_items, add_verdicts, begin_plan
 from reelkeeper.store.lifecycle.plans import (
     Approved,
@@ -115,6 +117,32 @@ def test_a_plan_is_applied_once(engine: sa.Engine) -> None:
     apply(engine, plan_id)
     with pytest.raises(PlanRefused, match=f"plan {plan_id} was already applied on 20"):
         apply(engine, plan_id)
+
+
+def test_an_applied_plan_with_items_left_is_under_way_or_stopped(engine: sa.Engine) -> None:
+    first, second = ready(engine).id, ready(engine).id
+
+    def states() -> list[str]:
+        with reading(engine) as session:
+            lines = {line.id: line.state for line in recent_plans(session, limit=9)}
+            assert shown(session, first) == (lines[first], "run")
+        return [lines[first], lines[second]]
+
+    assert states() == ["ready", "ready"]
+    held = acquire(engine, ["flow/tier_storage"], "the run")
+    apply(engine, first)
+    assert states() == ["under way", "ready"]
+    release(engine, held)  # as after a kill, once it has expired
+    assert states() == ["stopped", "ready"]
+    helper = acquire(engine, [f"plan/{first}"], "a helper")
+    assert states() == ["under way", "ready"]
+    release(engine, helper)
+    acquire(engine, ["flow/tier_storage"], "the next run")
+    apply(engine, second)
+    assert states() == ["stopped", "under way"]
+    with transaction(engine, "test") as session:
+        record_outcomes(session, second, [Outcome(f"v{n}", "skipped", "") for n in range(20)])
+    assert states() == ["stopped", "applied"]
 
 
 def test_one_of_many_concurrent_runs_applies_a_plan(engine: sa.Engine) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from reelkeeper.model import Counts, Done, Grace, Outcome, PlannedRule, PlanSummary
+from reelkeeper.model import Claimed, Counts, Done, Grace, Outcome, PlannedRule, PlanSummary
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.lifecycle.plan_results import (
     by_outcome,
@@ -21,6 +21,7 @@ from reelkeeper.store.lifecycle.plan_writer import begin_plan
 from reelkeeper.store.lifecycle.plans import planned, record_outcomes
 from reelkeeper.store.lifecycle.purge_plan import add_due
 from reelkeeper.store.tables import blobs, holds, plans, users, videos
+from reelkeeper.store.videos.conditions import CLAIM_TIMEOUT
 
 NOW = datetime.now(UTC)
 LONG_AGO = NOW - timedelta(days=100)
@@ -109,6 +110,17 @@ def test_kept_blobs_are_counted_by_reason(engine: sa.Engine, blob: Blob) -> None
         session.execute(sa.update(videos).where(videos.c.id == "viewed").values(last_viewed_at=NOW - timedelta(days=2)))
     plan = draw(engine)
     assert (plan.retire.objects, plan.kept) == (0, {"in_grace": 1, "spoken_for": 2})
+
+
+def test_what_another_run_has_claimed_is_counted_with_its_run_and_its_end(engine: sa.Engine, blob: Blob) -> None:
+    first, second, _ = blob("v1", "deleting"), blob("v2", "deleting"), blob("v3", days=-1)
+    with transaction(engine, "test") as session:
+        claimed = sa.update(blobs).where(blobs.c.id.in_([first, second]))
+        session.execute(claimed.values(run_id="killed", claimed_at=NOW, purge_after=NOW + timedelta(days=1)))
+    plan = draw(engine)
+    assert (plan.retire.objects, plan.kept) == (0, {"in_grace": 1, "claimed": 2})
+    assert plan.claimed == (Claimed("killed", 2, 4 * 10**9, plan.claimed[0].until),)
+    assert abs(plan.claimed[0].until - NOW - CLAIM_TIMEOUT) < timedelta(milliseconds=2)  # SQLite's clock
 
 
 def test_the_videos_that_waited_longest_go_first_and_replaced_blobs_are_not_counted(
