@@ -1,7 +1,7 @@
 """Our own format for a provider of videos, one call for each step.
 
     POST   /jobs            Idempotency-Key: KEY    {"key", "model", "request", "webhook_url"?, "image_url"?} -> {"id"}
-    GET    /jobs?key=KEY                            {"jobs": [{"id", ...}]}: empty if it was never received
+    GET    /jobs?key=KEY                            {"jobs": [{"id", "key"?, ...}]}: empty if it was never received
     GET    /jobs/ID                                 {"id", "status", "progress"?, "cost_usd"?, "video_url"?, "error"?}
     DELETE /jobs/ID                                 the job is no longer wanted
 
@@ -47,10 +47,15 @@ class HttpProvider(OverHttp):
 
     def find(self, order: Order) -> Standing | None:
         """Look up the job of a key."""
-        answer = self._calls.get(f"/jobs?key={quote(str(order.provider_key), safe='')}", "jobs by their key")
+        key = str(order.provider_key)
+        answer = self._calls.get(f"/jobs?key={quote(key, safe='')}", "jobs by their key")
         found = answer.fields.get("jobs") if answer else None
         if not isinstance(found, list):
             raise GenerationUnknown("the provider's answer lists no jobs")
+        unsaid = key if len(found) == 1 else None
+        # guard provider.http_mark: a server that ignores the key gives a job in doubt another job's video
+        if any(isinstance(job, dict) and job.get("key", unsaid) != key for job in found):
+            raise GenerationUnknown("the provider's answer lists jobs of other keys, or several without a key")
         return _standing(found[0]) if found else None
 
     def look(self, job_id: str) -> Standing | None:

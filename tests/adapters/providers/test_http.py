@@ -73,6 +73,23 @@ def test_a_lost_answer_is_looked_up_and_nothing_is_sent_again(
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("shown", [{}, {"key": "j0-1"}])
+def test_a_list_of_other_jobs_gives_a_lost_job_no_video_and_is_no_proof(
+    double: ProviderDouble, make: Callable[..., Made], shown: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that ignores a condition which it does not know lists the jobs of everybody."""
+    all_jobs = [{"id": f"p{n}", "status": "failed", **shown} for n in range(2)]
+    monkeypatch.setattr(
+        double, "route", lambda request: (200, {"jobs": all_jobs} if request.path == "/jobs" else all_jobs[0])
+    )
+    notes = Notes()
+    notes.announce()
+    for was_parked in (False, True):
+        with pytest.raises(GenerationUnknown, match="other keys"):
+            make(notes.taken_up(was_parked=was_parked), notes)
+    assert (double.submitted, notes.job_id) == ([], None)
+
+
 def test_a_hundred_lost_answers_cause_no_second_job(double: ProviderDouble, make: Callable[..., Made]) -> None:
     for number in range(100):
         double.queue = [LOST]
