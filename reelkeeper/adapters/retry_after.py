@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from math import isfinite
 
@@ -17,8 +18,12 @@ def retry_after_seconds(headers: Mapping[str, str], default: float) -> float:
     except ValueError:
         try:
             there = named.get("date")
-            now = parsedate_to_datetime(there).timestamp() if there else time.time()
-            seconds = parsedate_to_datetime(text).timestamp() - now
+            seconds = _timestamp(text) - (_timestamp(there) if there else time.time())
         except (TypeError, ValueError):
             seconds = default
     return min(max(seconds, 0.0), MAX_SECONDS) if isfinite(seconds) else default
+
+
+def _timestamp(date: str) -> float:
+    at = parsedate_to_datetime(date)
+    return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()  # the form of asctime names no zone: it is UTC

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from email.utils import format_datetime
 from pathlib import Path
+from time import tzset
 
 import pytest
 from hypothesis import HealthCheck, given
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from reelkeeper.adapters.cloudflare import Client, connect
 from reelkeeper.adapters.cloudflare.api import QUERIES_PER_WINDOW, WINDOW_SECONDS, Api
 from reelkeeper.adapters.cloudflare.billing import BilledLine
+from reelkeeper.adapters.retry_after import retry_after_seconds
 from reelkeeper.errors import Misconfigured, TokenRefused, UsageUnknown
 from reelkeeper.model.money import StorageClass
 from reelkeeper.settings import Settings
@@ -52,6 +54,17 @@ def test_a_429_may_name_a_date(cloudflare: CloudflareDouble, client: Client, tim
     cloudflare.queue = [(429, headers, "")]
     ask(client)
     assert 7 <= time.waits[0] <= 9  # the server sends a Date of its own besides
+
+
+def test_a_date_without_a_zone_is_in_utc_wherever_this_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "America/St_Johns")
+    tzset()
+    try:
+        headers = {"Date": "Sun Nov  6 08:49:37 1994", "Retry-After": "Sun, 06 Nov 1994 08:49:46 GMT"}
+        assert retry_after_seconds(headers, 1.0) == 9.0
+    finally:
+        monkeypatch.undo()
+        tzset()
 
 
 def test_a_429_that_asks_for_an_hour_is_reported_without_waiting(
