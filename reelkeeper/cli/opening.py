@@ -38,11 +38,11 @@ def configured() -> "Settings":
 
 
 @contextmanager
-def store() -> Iterator["Engine"]:
-    """Open only the store, for commands that need no bucket."""
+def store(*, may_make: bool = True) -> Iterator["Engine"]:
+    """Open only the store, for commands that need no bucket; those that watch a deployment may not make one."""
     from reelkeeper.store.core.engine import open_store
 
-    with open_store(configured()) as engine:
+    with open_store(configured(), may_make=may_make) as engine:
         yield engine
 
 

@@ -134,11 +134,11 @@ def test_the_watchdog_says_when_the_store_cannot_be_opened(
 
 
 @pytest.mark.long
-def test_the_watchdog_needs_no_prefect(configured: Settings) -> None:
+@pytest.mark.usefixtures("store")
+def test_the_watchdog_needs_no_prefect() -> None:
     code = (
         "import sys\nfrom reelkeeper.cli import app\n"
         "try:\n    app(['watchdog', '--json'])\nfinally:\n    assert 'prefect' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stderr
-    assert configured.state_dir.exists()

@@ -62,6 +62,16 @@ def test_a_freeze_is_shown_first_and_ends_with_3(opened: sa.Engine, reelkeeper: 
     assert "all changes are frozen: [bold]an audit" in said.stderr
 
 
+@pytest.mark.parametrize("command", ["status", "watchdog"])
+def test_where_the_store_is_missing_none_is_made(configured: Settings, reelkeeper: Run, command: str) -> None:
+    said = " ".join(reelkeeper(command, exit_code=7).output.split())
+    assert "there is no store yet at " in said
+    assert "check REELKEEPER_STATE_DIR and REELKEEPER_DATABASE_URL" in said
+    assert not (configured.state_dir / "store.sqlite3").exists()
+    reelkeeper("db", "upgrade")
+    reelkeeper(command)
+
+
 @pytest.mark.long
 def test_a_store_that_is_new_waits_for_its_flows(configured: Settings, reelkeeper: Run) -> None:
     reelkeeper("db", "upgrade")

@@ -26,13 +26,13 @@ def status(
 ) -> None:
     """Show an overview: flows, backlog, videos, queue, spend, savings, alerts. Nothing is changed.
 
-    The exit code is always 0, except with --check.
+    The exit code is 0 if there is a store to read, except with --check.
     """
     from reelkeeper.cli import status_view
     from reelkeeper.operations.health.status import gather
 
     budget = budgets(daily_usd=daily_budget, monthly_usd=monthly_budget)
-    with store() as engine:
+    with store(may_make=False) as engine:
         found = gather(engine, budget)
     if as_json:
         emit(status_view.document(found))
@@ -177,7 +177,7 @@ def watchdog(
     flows = [flow for flow in known_flows() if flow in CADENCES and flow not in (leave_out or [])]
     marker = settings.state_dir / "watchdog-told"
     try:
-        with store() as engine:
+        with store(may_make=False) as engine:
             watched = watch(engine, sinks, flows=flows, run_id=new_run_id("watchdog"))
     except Exception as error:
         told = error if isinstance(error, ReelkeeperError) else ReelkeeperError(f"{type(error).__name__}: see the log")

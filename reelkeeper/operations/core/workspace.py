@@ -157,7 +157,7 @@ def check_identity(bucket: Bucket, deployment_id: str, *, may_claim: bool) -> No
     if found != deployment_id:
         raise IdentityMismatch(
             f"bucket {bucket.name!r} under {bucket.scope!r} belongs to deployment {found}, but this store to "
-            f"{deployment_id}. Nothing was changed. Check REELKEEPER_BUCKET, _PREFIX and _DATABASE_URL"
+            f"{deployment_id}. Nothing was changed. Check REELKEEPER_BUCKET, _PREFIX, _DATABASE_URL and _STATE_DIR"
         )
     return None
 

@@ -25,7 +25,7 @@ from sqlalchemy.sql.functions import FunctionElement
 from sqlmodel import Session
 
 from reelkeeper.disk import make_file, make_folder, tighten
-from reelkeeper.errors import Misconfigured
+from reelkeeper.errors import Misconfigured, SchemaError
 from reelkeeper.failpoints import failpoint
 from reelkeeper.settings import Settings
 from reelkeeper.store.core.failures import explained
@@ -228,11 +228,18 @@ _VERSIONS = Path(__file__).parents[1] / "migrations" / "versions"
 
 
 @contextmanager
-def open_store(settings: Settings) -> Iterator[Engine]:
-    """Open the store without a bucket; the embedded one is made and upgraded first. Raises SchemaError.
+def open_store(settings: Settings, *, may_make: bool = True) -> Iterator[Engine]:
+    """Open the store without a bucket; the embedded one is upgraded first, and made if it `may_make` it.
 
-    If the store does not answer, now or within the block, raises Unavailable, Misconfigured or DiskFull.
+    Raises SchemaError; if the store does not answer, now or within the block, Unavailable, Misconfigured or DiskFull.
     """
+    file = settings.state_dir / "store.sqlite3"
+    # guard watchdog.made_store: where the state folder is wrong, a watchdog finds a new, empty store in good health
+    if not may_make and settings.database_url is None and not file.exists():
+        raise SchemaError(
+            f"there is no store yet at {file}: the first run makes it, or `reelkeeper db upgrade`. If you have a "
+            "store, it is elsewhere, or was deleted: check REELKEEPER_STATE_DIR and REELKEEPER_DATABASE_URL"
+        )
     tighten(settings.state_dir)
     engine = open_engine(settings.store_url)
     try:
