@@ -65,9 +65,8 @@ def show(engine: "Engine", plan_id: str, *, most: int = _SHOWN) -> None:
     _say_open(summary, state, run_id)
     for rule in planned if not is_done else ():
         if rule.segment:
-            what = (
-                f"{rule.objects:,} to {rule.action}, {size(rule.size_bytes)}, {dollars(rule.saving_microusd)} a month"
-            )
+            saving = _saving(rule.saving_microusd, rule.size_bytes)
+            what = f"{rule.objects:,} to {rule.action}, {size(rule.size_bytes)}, {saving} a month"
             say(f"Of them by {rule.title}: {what}.")
     if summary.compress.objects and not is_done:
         say(EXPECTED_SAVING)
@@ -93,11 +92,16 @@ def _row(item: "PlanItem", *, done: bool) -> list[object]:
         saved = item.size_bytes - item.after_bytes
         became = f"compressed to {size(item.after_bytes)}"
         return [*first, dollars(storage_microusd_per_month(saved)), became, f"{saved / item.size_bytes:.0%} less"]
-    first.append(dollars(item.saving_microusd))
+    first.append(_saving(item.saving_microusd, item.size_bytes))
     if not done:
         return [*first, dollars(item.net_microusd), item.reason]
     why = (item.outcome_reason if item.outcome in _SAY_WHY else None) or item.reason
     return [*first, item.outcome or "not done", why if len(why) <= _MAX_REASON else f"{why[:_MAX_REASON]} ..."]
+
+
+def _saving(microusd: int | None, size_bytes: int) -> str:
+    """Format a monthly saving; that of a few kilobytes is rounded to 0, but is not nothing."""
+    return "under $0.000001" if microusd == 0 and size_bytes else dollars(microusd)
 
 
 def _to_do(planned: "list[PlannedRule]") -> str:
@@ -108,7 +112,7 @@ def _to_do(planned: "list[PlannedRule]") -> str:
     months, nets = [rule.saving_microusd for rule in planned], [rule.net_microusd for rule in planned]
     saved = None if None in months else sum(filter(None, months))
     net = "" if None in nets else f", {dollars(sum(filter(None, nets)))} net"
-    return f"In total: {doing}; {size(size_bytes)}, {dollars(saved)} a month{net}."
+    return f"In total: {doing}; {size(size_bytes)}, {_saving(saved, size_bytes)} a month{net}."
 
 
 def _done(became: "list[Done]") -> str:

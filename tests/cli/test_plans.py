@@ -84,6 +84,14 @@ def test_a_plan_whose_run_was_killed_says_so_and_what_is_claimed_is_named(
     assert f"a purge from {at + CLAIM_TIMEOUT:%Y-%m-%d %H:%M:%S} UTC on continues with them." in said
 
 
+def test_a_saving_that_is_rounded_to_nothing_is_not_shown_as_nothing(reelkeeper: Run, configured: Settings) -> None:
+    with open_store(configured) as engine, transaction(engine, "test") as session:
+        row = {"generation": 1, "key": "k", "state": "retired", "size_bytes": 900, "purge_after": now(session)}
+        session.execute(sa.insert(blobs).values(**row))
+    said = " ".join(reelkeeper("plan", "purge_retired").output.split())
+    assert "In total: 1 to purge; 900 B, under $0.000001 a month." in said
+
+
 @pytest.fixture
 def refused(configured: Settings, plan_id: str) -> str:
     with open_store(configured) as engine, transaction(engine, "test") as session:

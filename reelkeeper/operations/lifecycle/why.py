@@ -65,7 +65,10 @@ def explain(
             raise NotFound(f"no video {video_id!r} in the catalogue")
         (listed,) = found
         live = next(live_videos(session, as_of, only=[video_id]), None)
-        reasons = [Reason("key", _key(listed, prefix, layout)), Reason("state", _state(listed))]
+        parsed = parse_key(prefix, listed.key or "", layout)
+        is_ours = parsed is not None and parsed.generation is not None
+        pattern = layout[parsed.pattern].text if parsed and parsed.pattern is not None else None
+        reasons = [Reason("key", _key(listed, pattern, is_ours=is_ours)), Reason("state", _state(listed))]
         reasons += [Reason("hold", said) for said in _holds(session, listed)]
         if live is None:
             claimed = restorable.claimed(session, run_id=None, video_id=video_id, user_id=None)
@@ -73,7 +76,7 @@ def explain(
                 return Explained(video_id, listed.state, tuple(reasons), None, why_claimed(claimed[video_id]))
             is_held = reasons[-1].what == "hold"
             next_at, step = _after_retirement(listed, as_of, is_held=is_held)
-            if next_at and not _is_ours(listed, prefix, layout) and not keeps_contract():
+            if next_at and not is_ours and not keeps_contract():
                 next_at, step = None, f"{_NOT_TRIED}; to show it again: reelkeeper restore --video {listed.id}"
             return Explained(video_id, listed.state, tuple(reasons), next_at, step)
         worth = partial(
@@ -120,19 +123,13 @@ def outlooks(session: Session, listed: Sequence[Listed]) -> list[Outlook]:
     ]
 
 
-def _is_ours(listed: Listed, prefix: str, layout: Sequence[KeyPattern]) -> bool:
-    found = parse_key(prefix, listed.key or "", layout)
-    return found is not None and found.generation is not None
-
-
-def _key(listed: Listed, prefix: str, layout: Sequence[KeyPattern]) -> str:
+def _key(listed: Listed, pattern: str | None, *, is_ours: bool) -> str:
     if listed.key is None:
         return "none recorded"
-    found = parse_key(prefix, listed.key, layout)
-    if found is not None and found.generation is not None:
+    if is_ours:
         return f"{listed.key}: made by Reelkeeper, written once"
-    pattern = f"read with pattern {layout[found.pattern].text}" if found and found.pattern is not None else "from CSV"
-    return f"{listed.key}: the service's, which may overwrite it at any time; {pattern}"
+    read = f"read with pattern {pattern}" if pattern else "from CSV"
+    return f"{listed.key}: the service's, which may overwrite it at any time; {read}"
 
 
 def _state(listed: Listed) -> str:
