@@ -161,9 +161,13 @@ def test_a_store_that_stays_locked_is_named(
 
 def test_ctrl_c_ends_the_wait_for_a_locked_store(locked: tuple[sqlite3.Connection, sqlite3.Connection]) -> None:
     """Without our callback, Python waits in C, where it does not look at signals."""
-    threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
-    with pytest.raises(KeyboardInterrupt):
-        snapshots.copy_pages(*locked, Path("the.sqlite3"))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    try:
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+        with pytest.raises(KeyboardInterrupt):
+            snapshots.copy_pages(*locked, Path("the.sqlite3"))
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.long
