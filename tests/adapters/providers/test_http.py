@@ -72,7 +72,6 @@ def test_a_lost_answer_is_looked_up_and_nothing_is_sent_again(
         assert double.submitted == [notes.key]
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("shown", [{}, {"key": "j0-1"}])
 def test_a_list_of_other_jobs_gives_a_lost_job_no_video_and_is_no_proof(
     double: ProviderDouble, make: Callable[..., Made], shown: dict[str, str], monkeypatch: pytest.MonkeyPatch
@@ -90,6 +89,7 @@ def test_a_list_of_other_jobs_gives_a_lost_job_no_video_and_is_no_proof(
     assert (double.submitted, notes.job_id) == ([], None)
 
 
+@pytest.mark.long
 def test_a_hundred_lost_answers_cause_no_second_job(double: ProviderDouble, make: Callable[..., Made]) -> None:
     for number in range(100):
         double.queue = [LOST]
