@@ -1,6 +1,7 @@
 """Fixtures of the whole suite."""
 
 import os
+from collections.abc import Generator
 from typing import Any, Final
 
 import pytest
@@ -44,9 +45,15 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFil
 QUICK_ON_POSTGRESQL: Final = ("tests/store/", "tests/operations/billing/", "tests/operations/jobs/")
 
 
-@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark soak tests as long, and give both more time than the timeout of pyproject.toml."""
+LONGEST: Final = "tests/docker/test_stack.py"
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None]:
+    """Mark soak tests as long, and give both more time than the timeout of pyproject.toml. The longest comes first.
+
+    The marks are made before tests are chosen by them; the order after it was drawn at random.
+    """
     for item in items:
         store = item.callspec.params.get("engine") if hasattr(item, "callspec") else None
         if item.get_closest_marker("soak") or (
@@ -55,3 +62,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.long)
         if item.get_closest_marker("long"):
             item.add_marker(pytest.mark.timeout(7_200 if item.get_closest_marker("soak") else 1_200))
+    yield
+    items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))  # at the end, all would wait for its seven minutes
