@@ -333,7 +333,12 @@ class Settings(BaseSettings):
         """The SQLAlchemy URL of the store."""
         if self.database_url:
             return self.database_url.get_secret_value()
-        return f"sqlite:///{(self.state_dir / 'store.sqlite3').absolute()}"
+        return f"sqlite:///{self.store_file.absolute()}"
+
+    @property
+    def store_file(self) -> Path:
+        """The file of the store, where no `database_url` is set."""
+        return self.state_dir / "store.sqlite3"
 
     @property
     def provider(self) -> str:

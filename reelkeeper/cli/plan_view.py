@@ -73,7 +73,7 @@ def show(engine: "Engine", plan_id: str, *, most: int = _SHOWN) -> None:
 
 
 def _say_open(summary: "PlanSummary", state: str, run_id: str) -> None:
-    """Say who carries the plan out, or that its run ended too early, and what other runs have claimed now."""
+    """Print the objects that other runs have claimed, and the run that carries the plan out or stopped early."""
     from reelkeeper.rules.core.wording import claimed
 
     for claim in summary.claimed:

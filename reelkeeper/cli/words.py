@@ -28,14 +28,14 @@ _MAX_MICROUSD = 10**12  # maximum of one ledger transfer
 _POWERS = {"K": 1, "M": 2, "G": 3, "T": 4}
 
 
-def said(text: str) -> str:
+def not_blank(text: str) -> str:
     """Require a text that is not blank."""
     if not text.strip():
         raise typer.BadParameter("it is empty; say why")
     return text
 
 
-Reason = Annotated[str, typer.Option(callback=said, help="The reason, for the audit record.")]
+Reason = Annotated[str, typer.Option(callback=not_blank, help="The reason, for the audit record.")]
 
 
 def moment(text: str | None) -> datetime | None:

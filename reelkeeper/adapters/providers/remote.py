@@ -116,12 +116,15 @@ class RemoteGenerator:
         digest = order.request.get("image_sha256")
         if not digest:
             return None, None
-        by_url, file = not self._provider.takes_image_bytes, folder / "image"
-        url = self._images.url(str(digest)) if by_url else None
+        url, image, file = None, None, folder / "image"
+        if not self._provider.takes_image_bytes:
+            url = self._images.url(str(digest))
+        elif self._images.fetch(str(digest), file):
+            image = file.read_bytes()
         # guard provider.image: a video is made, paid and charged without the image that its user asked for
-        if not (url if by_url else self._images.fetch(str(digest), file)):
+        if not url and image is None:
             raise GenerationRefused(f"no input image {str(digest)[:64]!r}")
-        return (url, None) if by_url else (None, file.read_bytes())
+        return url, image
 
     def _followed(self, job_id: str, order: Order, log: Log) -> Standing:
         """Poll until the job has ended. If the provider does not answer for too long, the job stays in doubt."""

@@ -30,6 +30,7 @@ from reelkeeper.errors import (
     ProviderBusy,
     ProviderDown,
 )
+from reelkeeper.model.alerts import one_line
 
 GONE: Final = {404, 410}
 _NOT_TAKEN: Final = {425, 429}  # sent before a request is processed
@@ -253,7 +254,7 @@ def words(body: object) -> str:
         said = "; ".join(words(item) for item in said[:3])
     if not said or isinstance(said, dict):
         return "no reason given"
-    return "".join(filter(str.isprintable, " ".join(str(said).split())))[:_MAX_WORDS]  # the store refuses NULs
+    return one_line(str(said))[:_MAX_WORDS]  # without NULs and halves of surrogates, which the store refuses
 
 
 def is_about_content(body: object) -> bool:

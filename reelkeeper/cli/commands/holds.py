@@ -6,7 +6,7 @@ import typer
 
 from reelkeeper.cli.opening import store
 from reelkeeper.cli.screen import emit, respond, say, table
-from reelkeeper.cli.words import AsJson, moment, said, who
+from reelkeeper.cli.words import AsJson, moment, not_blank, who
 
 
 def hold(
@@ -49,7 +49,9 @@ def hold(
 
 
 def freeze(
-    reason: Annotated[str, typer.Option(callback=said, help="The reason, shown to everybody whose change is refused.")],
+    reason: Annotated[
+        str, typer.Option(callback=not_blank, help="The reason, shown to everybody whose change is refused.")
+    ],
     as_json: AsJson = False,
 ) -> None:
     """Freeze all changes; running flows stop within one batch."""

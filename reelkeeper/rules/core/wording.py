@@ -135,7 +135,7 @@ def searched(searches: SearchTotals) -> str:
 
 
 def claimed(claim: Claimed) -> str:
-    """Say in one sentence what another run is deleting, and when it can be continued if that run was killed."""
+    """Describe the objects that a run has claimed, and the time from which a purge can take them over."""
     return (
         f"{many(claim.objects, 'object')}, {size(claim.size_bytes)}, claimed by run {claim.run_id}, which deletes them "
         f"now or was killed: in that case, a purge from {claim.until:%Y-%m-%d %H:%M:%S} UTC on continues with them."

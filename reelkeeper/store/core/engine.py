@@ -233,12 +233,11 @@ def open_store(settings: Settings, *, may_make: bool = True) -> Iterator[Engine]
 
     Raises SchemaError; if the store does not answer, now or within the block, Unavailable, Misconfigured or DiskFull.
     """
-    file = settings.state_dir / "store.sqlite3"
     # guard watchdog.made_store: where the state folder is wrong, a watchdog finds a new, empty store in good health
-    if not may_make and settings.database_url is None and not file.exists():
+    if not may_make and settings.database_url is None and not settings.store_file.exists():
         raise SchemaError(
-            f"there is no store yet at {file}: the first run makes it, or `reelkeeper db upgrade`. If you have a "
-            "store, it is elsewhere, or was deleted: check REELKEEPER_STATE_DIR and REELKEEPER_DATABASE_URL"
+            f"there is no store yet at {settings.store_file}: the first run makes it, or `reelkeeper db upgrade`. If "
+            "you have a store, it is elsewhere, or was deleted: check REELKEEPER_STATE_DIR and REELKEEPER_DATABASE_URL"
         )
     tighten(settings.state_dir)
     engine = open_engine(settings.store_url)

@@ -57,12 +57,7 @@ def shown_state() -> sa.ColumnElement[str]:
     """
     later = plans.alias("later")
     is_latest = ~sa.exists().where(later.c.flow == plans.c.flow, later.c.applied_at > plans.c.applied_at)
-
-    def is_held(name: sa.ColumnElement[str]) -> sa.ColumnElement[bool]:
-        return sa.exists().where(leases.c.name == name, leases.c.expires_at > Clock())
-
-    of_flow, of_plan = sa.literal("flow/") + plans.c.flow, sa.literal("plan/") + plans.c.id
-    at_work = sa.or_(sa.and_(is_held(of_flow), is_latest), is_held(of_plan))
+    at_work = sa.or_(sa.and_(_is_held("flow/", plans.c.flow), is_latest), _is_held("plan/", plans.c.id))
     return sa.case(
         (plans.c.state != "applied", plans.c.state),
         (~sa.exists().where(verdicts.c.plan_id == plans.c.id, _LEFT), plans.c.state),
@@ -97,12 +92,9 @@ def waiting(session: Session, plan_id: str, limit: int) -> tuple[list[Item], boo
 
     Second tries come after every other video has been begun.
     """
-    at_work = sa.exists().where(
-        leases.c.name == sa.literal("video/") + verdicts.c.video_id, leases.c.expires_at > Clock()
-    )
     rows = session.execute(
         sa.select(verdicts.c.outcome, *(verdicts.c[name] for name in Item._fields))
-        .where(verdicts.c.plan_id == plan_id, _COMPRESS, _LEFT, ~at_work)
+        .where(verdicts.c.plan_id == plan_id, _COMPRESS, _LEFT, ~_is_held("video/", verdicts.c.video_id))
         .order_by(verdicts.c.outcome.is_not(None), verdicts.c.size_bytes.desc(), verdicts.c.blob_id)
         .limit(limit)
     ).all()
@@ -117,6 +109,10 @@ def unsettled(session: Session, plan_id: str, blob_ids: Sequence[int], *, last_t
         verdicts.c.plan_id == plan_id, verdicts.c.blob_id.in_(blob_ids), as_listed
     )
     return set(session.execute(chosen).scalars())
+
+
+def _is_held(kind: str, name: sa.ColumnElement[str]) -> sa.ColumnElement[bool]:
+    return sa.exists().where(leases.c.name == sa.literal(kind) + name, leases.c.expires_at > Clock())
 
 
 def _open() -> sa.ColumnElement[bool]:
