@@ -56,9 +56,15 @@ def ask(reelkeeper: Run) -> Callable[..., Any]:
 
 
 @pytest.fixture
-def one_video(reelkeeper: Run, configured: Settings, migrated_file: Path, tiny_clip: Path) -> str:
+def made_store(configured: Settings, migrated_file: Path) -> Path:
+    """The store's file, as `reelkeeper db upgrade` makes it."""
+    configured.state_dir.mkdir(mode=0o700, parents=True)
+    configured.store_file.touch(mode=0o600)
+    return shutil.copyfile(migrated_file, configured.store_file)
+
+
+@pytest.fixture
+def one_video(reelkeeper: Run, made_store: Path, tiny_clip: Path) -> str:  # noqa: ARG001  it holds the video
     """A video of ann's, stored by the command itself; return its id."""
-    configured.state_dir.mkdir(parents=True)
-    shutil.copyfile(migrated_file, configured.state_dir / "store.sqlite3")
     reelkeeper("videos", "add", tiny_clip, "--user", "ann", "--video", "v1", "--created-at", "2026-01-01")
     return "v1"

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime, time, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -52,6 +53,7 @@ def test_a_token_without_a_permission_ends_with_2_and_its_name(account: Cloudfla
 
 
 @pytest.mark.long
+@pytest.mark.usefixtures("made_store")
 @pytest.mark.parametrize(
     ("lacks", "state"), [(set(), "ok"), ({"Billing: Read"}, "warn"), ({"Account Analytics: Read"}, "fail")]
 )
@@ -66,8 +68,9 @@ def test_doctor_tries_the_token(account: CloudflareDouble, ask: Ask, lacks: set[
 
 
 @pytest.fixture
-def findings(account: CloudflareDouble, ask: Ask) -> Callable[[], dict[str, dict[str, str]]]:
+def findings(account: CloudflareDouble, ask: Ask, made_store: Path) -> Callable[[], dict[str, dict[str, str]]]:
     """What `doctor` says, by part."""
+    assert made_store.exists()
     account.bucket_rules = {"/r2/buckets/reelkeeper/lock": [], "/r2/buckets/reelkeeper/lifecycle": []}
     return lambda: {item["part"]: item for item in ask("doctor")}
 
@@ -148,6 +151,7 @@ def test_lifecycle_rules_that_the_keys_may_not_read_are_read_by_cloudflares_api_
         assert "Workers R2 Storage: Read" in found["remedy"]
 
 
+@pytest.mark.usefixtures("made_store")
 def test_without_a_token_locks_are_not_known(ask: Ask, configured: Settings) -> None:
     assert configured.cloudflare_api_token is None
     found = {item["part"]: item for item in ask("doctor")}["lock rules"]

@@ -17,6 +17,7 @@ from tests.cli.conftest import Run
 from tests.doubles.r2 import R2Double
 
 Ask = Callable[..., Any]
+pytestmark = pytest.mark.usefixtures("made_store")
 
 
 def by_part(findings: list[dict[str, str]]) -> dict[str, dict[str, str]]:
@@ -61,8 +62,11 @@ def test_a_server_that_overwrites_is_found_out(ask: Ask, monkeypatch: pytest.Mon
 
 
 @pytest.mark.long
-def test_a_foreign_bucket_fails_and_is_never_taken_over(ask: Ask, one_video: str, tmp_path: Path) -> None:
-    (tmp_path / "state" / "store.sqlite3").rename(tmp_path / "elsewhere.sqlite3")
+def test_a_foreign_bucket_fails_and_is_never_taken_over(
+    reelkeeper: Run, ask: Ask, one_video: str, made_store: Path
+) -> None:
+    made_store.rename(made_store.with_name("elsewhere.sqlite3"))
+    reelkeeper("db", "upgrade")
     assert by_part(ask("doctor", exit_code=1))["identity"]["state"] == "fail"
     assert "belongs to deployment" in by_part(ask("doctor", "--claim", exit_code=1))["identity"]["found"]
     assert one_video

@@ -25,6 +25,7 @@ def test_the_server_runs_until_interrupted_and_other_processes_share_it(tmp_path
         assert [line.split("=")[0].strip() for line in said[2:5]] == [
             f"export REELKEEPER_S3_{name}" for name in ("ENDPOINT_URL", "ACCESS_KEY_ID", "SECRET_ACCESS_KEY")
         ]
+        subprocess.run([COMMAND, "db", "upgrade"], cwd=tmp_path, env=surroundings, check=True, timeout=280)
         joined = subprocess.run(
             [COMMAND, "doctor"],
             cwd=tmp_path,

@@ -62,9 +62,11 @@ def test_a_freeze_is_shown_first_and_ends_with_3(opened: sa.Engine, reelkeeper: 
     assert "all changes are frozen: [bold]an audit" in said.stderr
 
 
-@pytest.mark.parametrize("command", ["status", "watchdog"])
-def test_where_the_store_is_missing_none_is_made(configured: Settings, reelkeeper: Run, command: str) -> None:
-    said = " ".join(reelkeeper(command, exit_code=7).output.split())
+@pytest.mark.parametrize(("command", "exit_code"), [("status", 7), ("watchdog", 7), ("doctor", 1)])
+def test_where_the_store_is_missing_none_is_made(
+    configured: Settings, reelkeeper: Run, command: str, exit_code: int
+) -> None:
+    said = " ".join(reelkeeper(command, exit_code=exit_code).output.split())
     assert "there is no store yet at " in said
     assert "check REELKEEPER_STATE_DIR and REELKEEPER_DATABASE_URL" in said
     assert not (configured.state_dir / "store.sqlite3").exists()

@@ -20,7 +20,7 @@ from reelkeeper.adapters import cloudflare, ffmpeg
 from reelkeeper.adapters.cloudflare.api import ANALYTICS
 from reelkeeper.adapters.s3.r2 import Bucket
 from reelkeeper.disk import exposed
-from reelkeeper.errors import IdentityMismatch, KeyTaken, ReelkeeperError, StorageError
+from reelkeeper.errors import IdentityMismatch, KeyTaken, ReelkeeperError, SchemaError, StorageError
 from reelkeeper.model.buckets import touches
 from reelkeeper.operations.alerts.outbox import configured_sinks
 from reelkeeper.operations.core.freeze import why_frozen
@@ -75,8 +75,10 @@ def examine(settings: Settings, *, claim: bool = False, contract: bool = False) 
     with ExitStack() as stack:
         engine: Engine | None = None
         try:
-            engine = stack.enter_context(open_store(settings))
+            engine = stack.enter_context(open_store(settings, may_make=False))
             yield Finding("store", OK, f"{engine.url.render_as_string()}, schema {schema.head()}")
+        except SchemaError as error:
+            yield _failure("store", error)  # which says what to do
         except Exception as error:  # noqa: BLE001  whatever is wrong is what was asked for
             yield _failure("store", error, "check REELKEEPER_DATABASE_URL and that the server answers")
         if engine is not None:
