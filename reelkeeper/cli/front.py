@@ -30,8 +30,8 @@ class Front(TyperGroup):
         """Run the command."""
         try:
             return super().invoke(ctx)
-        except (TyperException, typer.Exit, typer.Abort):  # ends meant by typer: wrong arguments, --help, Ctrl-C
-            raise
+        except (TyperException, typer.Exit, typer.Abort, BrokenPipeError):
+            raise  # ends meant by typer: wrong arguments, --help, Ctrl-C, a reader that has enough, as of `| head`
         except Exception as error:  # noqa: BLE001  the outermost: a person is told, and how to learn more
             if ctx.params.get("debug"):
                 sys.stderr.write(redacted(traceback.format_exc()))

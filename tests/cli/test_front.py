@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -182,6 +183,19 @@ def test_an_unexpected_error_is_one_line_and_debug_shows_the_trace(
     assert said.splitlines()[0] == "error: unexpected ZeroDivisionError: by nought"
     assert "Traceback" not in said
     assert "Traceback" in reelkeeper("--debug", "audit", exit_code=1).stderr
+
+
+@pytest.mark.parametrize("words", [("policy", "show"), ("policy", "show", "--json"), ("--version",), ("db", "status")])
+def test_a_reader_that_stops_reading_is_no_error(words: tuple[str, ...], made_store: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)  # as of `| head`, once it has its lines
+    command = [str(Path(sys.executable).with_name("reelkeeper")), *words]
+    try:
+        done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False, timeout=280)
+    finally:
+        os.close(write)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert made_store.exists()
 
 
 def test_a_store_of_another_version_ends_with_7(reelkeeper: Run, tmp_path: Path) -> None:
