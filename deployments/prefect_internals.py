@@ -5,14 +5,16 @@
 inside the functions, since each flow run imports this module before it begins.
 """
 
-import signal
+import subprocess
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from threading import Thread
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from prefect._internal import control_listener
 from prefect.utilities.engine import is_prefect_sigterm_handler_installed as is_sigterm_handler_installed
+
+from reelkeeper.adapters.parent import before_exec
 
 if TYPE_CHECKING:
     from prefect.server.database.configurations import AioSqliteConfiguration
@@ -34,6 +36,7 @@ USED: Final = {  # module:name, with its parameters; without parentheses, an att
         "Prefect's API under `up` answers 503 while runs write"
     ),
     "prefect.server.api.server:SubprocessASGIServer.start(self, timeout)": "Ctrl-C ends a run's server before the run",
+    "prefect.server.api.server:SubprocessASGIServer._run_uvicorn_command(self)": "a killed run leaves its server",
     "prefect.workers.server:_run_healthcheck_server(is_healthy, log_level)": "a worker has no health check",
     "prefect.workers.base:BaseWorker._sync_and_initialize(self)": "a worker ends if its server is down at its start",
     "prefect.workers.base:BaseWorker._get_scheduled_flow_runs(self)": "after an outage, every missed run is run",
@@ -65,10 +68,10 @@ def schedule(written: dict[str, Any]) -> dict[str, Any]:
 
 
 def start_temporary_server() -> None:
-    """Start the server that Prefect starts for a run where none is named, deaf to the Ctrl-C of the terminal.
+    """Start the server that Prefect starts for a run where none is named: it ends with this process, and not before.
 
-    A terminal interrupts the run and its server at once. The run then has its end to tell, and waits for minutes for a
-    server that is gone. A process inherits the signals that are blocked in the thread that starts it.
+    A terminal interrupts all processes of a session at once. The run then has its end to tell, and waits for minutes
+    for a server that is gone. One that outlives a killed run holds the pipe of whoever reads its output.
     """
     from prefect.settings import PREFECT_API_URL, PREFECT_SERVER_EPHEMERAL_ENABLED  # noqa: PLC0415  for commands
 
@@ -76,20 +79,17 @@ def start_temporary_server() -> None:
         return
     from prefect.server.api.server import SubprocessASGIServer  # noqa: PLC0415  as above
 
-    failures: list[Exception] = []
+    class BoundServer(SubprocessASGIServer):
+        def _run_uvicorn_command(self) -> "subprocess.Popen[Any]":
+            popen = subprocess.Popen
+            bound = partial(popen, start_new_session=True, preexec_fn=before_exec())
+            subprocess.Popen = bound  # type: ignore[misc, assignment]  # no setting says so
+            try:
+                return super()._run_uvicorn_command()
+            finally:
+                subprocess.Popen = popen  # type: ignore[misc]
 
-    def start() -> None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            SubprocessASGIServer().start()  # one for the process: Prefect finds it running
-        except Exception as error:  # noqa: BLE001  raised below
-            failures.append(error)
-
-    thread = Thread(target=start, name="temporary-server", daemon=True)
-    thread.start()
-    thread.join()
-    if failures:
-        raise failures[0]
+    BoundServer().start()  # one for the process: Prefect finds it running
 
 
 def sqlite() -> "type[AioSqliteConfiguration]":

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -65,11 +66,9 @@ except KeyboardInterrupt:
 @pytest.mark.long
 def test_a_run_that_ctrl_c_interrupts_still_has_its_server_to_tell_its_end(tmp_path: Path) -> None:
     """A terminal sends SIGINT to all processes of a command: without its server, the run did not end for minutes."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-    environment |= SERVER | {"PREFECT_HOME": str(tmp_path), "PREFECT_LOGGING_LEVEL": "ERROR"}
     told = subprocess.run(
         [sys.executable, "-c", INTERRUPTED],
-        env=environment | {"PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180"},  # as the command has it
+        env=without_a_server(tmp_path),
         capture_output=True,
         text=True,
         check=False,
@@ -78,6 +77,34 @@ def test_a_run_that_ctrl_c_interrupts_still_has_its_server_to_tell_its_end(tmp_p
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     assert (told.returncode, told.stdout.strip()) == (0, "👋"), told.stderr
+
+
+KILLED = """
+import os, signal
+from deployments.prefect_internals import start_temporary_server
+start_temporary_server()
+print("started", flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.long
+def test_the_server_of_a_killed_run_ends_and_lets_go_of_the_pipe_of_the_caller(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", KILLED]
+    environment = without_a_server(tmp_path)
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True) as run:
+        try:
+            assert run.communicate(timeout=100)[0] == "started\n"  # the end of the output, of all who hold it
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(run.pid, signal.SIGKILL)
+    assert run.returncode == -signal.SIGKILL
+
+
+def without_a_server(home: Path) -> dict[str, str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    environment |= SERVER | {"PREFECT_HOME": str(home), "PREFECT_LOGGING_LEVEL": "ERROR"}
+    return environment | {"PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180"}  # as the command has it
 
 
 READ_ONLY = """
