@@ -23,8 +23,8 @@ class Metric(StrEnum):
     JOBS = "jobs"  # generations that succeeded, by model, in `resource`
     GENERATION_SECONDS = "generation_seconds"
     USERS = "users"
-    JOB_MICROUSD = "job_microusd"  # what vendors that bill by the clip charged, by model
-    CLIP_JOBS = "clip_jobs"  # those of the jobs that these vendors made, by model
+    JOB_MICROUSD = "job_microusd"  # the cost of jobs that is not their model's flat price, by model
+    CLIP_JOBS = "clip_jobs"  # those of the jobs that have this cost, by model
 
 
 class UsageSource(StrEnum):

@@ -204,7 +204,7 @@ def retry(
         if cost_microusd:
             # guard spend.failed_attempts: the cost of failed attempts counts in no budget
             spend_counters.add_generated(session, now(session).date(), cost_microusd)
-            count_lost(session, job.model, job.lane, job.policy_version, cost_microusd)
+            count_lost(session, job.model, cost_microusd)
             # guard spend.limit_attempts: the cost of failed attempts counts in no budget of a provider or user
             limits.spend(session, of_job(job.lane, job.model, job.tier, job.user_id), cost_microusd)
     return pause

@@ -157,7 +157,7 @@ def fail(
         if spent:
             # guard spend.dead: the cost of dead jobs counts in no budget
             spend_counters.add_generated(session, now(session).date(), spent)
-            count_lost(session, ended.model, ended.lane, ended.policy_version, spent)
+            count_lost(session, ended.model, spent)
         return _give_up(session, ended, state, run_id, spent)
 
 
@@ -305,9 +305,10 @@ def _give_bytes_back(session: Session, reservation_id: str | None) -> None:
 def count(
     session: Session, ended: AdmittedJob, at: datetime, took_seconds: float | None, cost_microusd: int | None
 ) -> None:
-    """Record the job, its seconds, and its clip's cost if the vendor bills by clip, for the account and its user.
+    """Record the job, its seconds, and its cost, for the account and its user.
 
-    A vendor's charge beyond the expected cost is recorded for the account alone.
+    A job at its model's flat price has no cost of its own: it is counted, and priced with the bill. Where the provider
+    charged more than expected, the excess is recorded for the account alone.
     """
     day, seconds = at.date(), round(took_seconds or 0)
     used = [
@@ -317,10 +318,15 @@ def count(
         if quantity
     ]
     policies = at_version(session, ended.policy_version)
-    entry = policies.book.entry(ended.model, ended.lane)
-    if entry is not None and isinstance(entry.price, VendorPrice):
-        request = GenerationRequest.model_validate(ended.request)
-        expected = price_of(request, ended.tier, policies, ended.lane).base_microusd
+    book, entry = policies.book, policies.book.entry(ended.model, ended.lane)
+    flat = None if entry and isinstance(entry.price, VendorPrice) else book.flat_price(ended.model, ended.lane)
+    # guard charges.reported: a job is billed its model's flat price, although its provider reported or has another
+    if cost_microusd is not None or flat != book.flat_price(ended.model):
+        if flat is None:
+            request = GenerationRequest.model_validate(ended.request)
+            expected = price_of(request, ended.tier, policies, ended.lane).base_microusd
+        else:
+            expected = round(flat.cost_usd * 10**6)
         cost = expected if cost_microusd is None else cost_microusd
         # guard charges.excess: a vendor's overcharge is charged to a user
         for user, share in {"": cost, ended.user_id: min(cost, expected)}.items():
@@ -329,12 +335,10 @@ def count(
     usage.record(session, used, add=True)
 
 
-def count_lost(session: Session, model: str, lane: str | None, policy_version: int, cost_microusd: int) -> None:
-    """Record what a vendor that bills by clip charged for an attempt without a video: for the account, not a user."""
-    entry = at_version(session, policy_version).book.entry(model, lane)
-    if entry is not None and isinstance(entry.price, VendorPrice):
-        # guard charges.lost: vendors' charges for failed attempts are in no bill
-        usage.record(session, [Used(now(session).date(), Metric.JOB_MICROUSD, cost_microusd, model)], add=True)
+def count_lost(session: Session, model: str, cost_microusd: int) -> None:
+    """Record what an attempt without a video cost: for the account, not a user."""
+    # guard charges.lost: vendors' charges for failed attempts are in no bill
+    usage.record(session, [Used(now(session).date(), Metric.JOB_MICROUSD, cost_microusd, model)], add=True)
 
 
 def learn(session: Session, ended: AdmittedJob, load: float, took_seconds: float) -> None:

@@ -94,9 +94,9 @@ class PriceBook(BaseModel):
     def _entries(self) -> dict[str, ModelEntry]:
         return {entry.model: entry for entry in self.models}
 
-    def flat_price(self, model: str) -> JobPrice:
-        """Find the flat price of a job of `model`, for vendors that do not bill by the clip."""
-        entry = self.entry(model)
+    def flat_price(self, model: str, provider: str | None = None) -> JobPrice:
+        """Find the flat price of a job of `model` at `provider`, for vendors that do not bill by the clip."""
+        entry = self.entry(model, provider)
         return entry.price if entry and isinstance(entry.price, JobPrice) else self.prices
 
     def require_sold(self, request: GenerationRequest) -> None:

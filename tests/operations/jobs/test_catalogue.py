@@ -11,6 +11,7 @@ from reelkeeper.model.requests import Cached, Declined, Queued, RefusedFor
 from reelkeeper.operations.billing import metering
 from reelkeeper.operations.jobs.run import End
 from reelkeeper.operations.jobs.settle import Attempt, succeed
+from reelkeeper.rules.billing.allocation import MAKING
 from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.jobs.admission import AdmissionPolicy
 from reelkeeper.store.billing.spend_counters import so_far
@@ -31,6 +32,7 @@ VEO = {
     "limits": {"seconds": [4, 8], "resolutions": ["720p"], "audio": "choice"},
     "price": {"unit": "second", "rates": [{"audio": False, "usd": "0.2"}, {"audio": True, "usd": "0.4"}], **READ},
 }
+FLAT = {"base_usd": "0.1", "compute_usd": "0.05", "api_usd": "0.05"}
 BOOK = PriceBook.model_validate({"models": [VEO, {"model": "unpriced"}], "margin_percent": 25})
 
 
@@ -103,8 +105,7 @@ def test_a_cached_video_of_a_removed_model_is_free_but_refused_where_hits_are_ch
 
 
 def sold_by(provider: str | None, **more: object) -> PriceBook:
-    flat = {"base_usd": "0.1", "compute_usd": "0.05", "api_usd": "0.05"}
-    entry = {"model": "a", "provider": provider, "vendor_model": "lab/a-1", "price": flat, **more}
+    entry = {"model": "a", "provider": provider, "vendor_model": "lab/a-1", "price": FLAT, **more}
     return PriceBook.model_validate({"models": [entry]})
 
 
@@ -188,18 +189,30 @@ def test_the_cost_of_clips_is_counted_for_the_account_and_the_user(
 
 def test_the_cost_of_clips_is_counted_for_the_account_and_for_the_user_up_to_the_expected_cost(rich: sa.Engine) -> None:
     assert counted(rich, 3_500_000) == {"": 3_500_000, "ann": 3_200_000}
-    with reading(rich) as session:
-        today = now(session)
-    metering.charge(rich, BOOK, today)
-    with reading(rich) as session:
-        billed = session.execute(sa.select(charges.c.sku, charges.c.user_id, charges.c.billed_nanousd)).all()
-    of_clips = sorted(tuple(row) for row in billed if row.billed_nanousd)
-    assert of_clips == [("clips-veo", "", 300_000_000), ("clips-veo", "ann", 3_200_000_000)]
+    assert billed(rich, BOOK) == {("clips-veo", ""): 300_000, ("clips-veo", "ann"): 3_200_000}
 
 
-def test_a_vendors_charge_for_a_failed_attempt_is_billed_to_no_user(shop: World, provider: ProviderDouble) -> None:
-    by_clip = {"unit": "clip", "rates": [{"usd": "0.1"}], **READ}
-    put_in_force(shop.workspace.engine, book=sold_by("http", price=by_clip))
+def test_what_a_provider_reports_is_billed_in_place_of_a_flat_price(shop: World, provider: ProviderDouble) -> None:
+    book = sold_by("http")
+    put_in_force(shop.workspace.engine, book=book)
+    del provider.ends_as["cost_usd"]
+    ask_shop(shop, "a cat")
+    assert run(shop, http(provider)) == {End.SUCCEEDED: 1}
+    flat = {("compute-a", "ann"): 50_000, ("api-a", "ann"): 50_000}
+    assert billed(shop.workspace.engine, book) == flat
+    for prompt, told in (("a dog", "0.15"), ("a fox", "0.09")):
+        provider.ends_as["cost_usd"] = told
+        ask_shop(shop, prompt)
+        assert run(shop, http(provider)) == {End.SUCCEEDED: 1}
+    clips = {("clips-a", ""): 50_000, ("clips-a", "ann"): 190_000}  # a user pays at most the expected cost of a job
+    assert billed(shop.workspace.engine, book) == flat | clips
+
+
+@pytest.mark.parametrize("price", [{"unit": "clip", "rates": [{"usd": "0.1"}], **READ}, FLAT])
+def test_a_vendors_charge_for_a_failed_attempt_is_billed_to_no_user(
+    shop: World, provider: ProviderDouble, price: dict[str, object]
+) -> None:
+    put_in_force(shop.workspace.engine, book=sold_by("http", price=price))
     ask_shop(shop, "a cat")
     provider.ends_as |= {"status": "failed", "cost_usd": "0.1"}
     for end in (End.RETRIED, End.DEAD):  # it may be tried twice
@@ -222,3 +235,15 @@ def clips_of(engine: sa.Engine) -> dict[str, int]:
     chosen = sa.select(usage_days.c.user_id, usage_days.c.quantity).where(usage_days.c.metric == Metric.JOB_MICROUSD)
     with reading(engine) as session:
         return {row.user_id: row.quantity for row in session.execute(chosen)}
+
+
+def billed(engine: sa.Engine, book: PriceBook) -> dict[tuple[str, str], int]:
+    """Charge the month, and return what generation cost by SKU and user, in micro-dollars."""
+    with reading(engine) as session:
+        today = now(session)
+    metering.charge(engine, book, today)
+    chosen = sa.select(charges.c.sku, charges.c.user_id, charges.c.billed_nanousd).where(
+        charges.c.service.in_(MAKING), charges.c.billed_nanousd != 0
+    )
+    with reading(engine) as session:
+        return {(row.sku, row.user_id): row.billed_nanousd // 1_000 for row in session.execute(chosen)}

@@ -130,10 +130,26 @@ def test_a_moved_job_costs_the_second_providers_price_and_is_not_sold_at_a_loss(
     done = succeed(rich, Attempt(job_id, job.lease_token), run_id="test")
     found = find(rich, job_id)
     assert done.charged_microusd == found.price_microusd >= found.quoted_cost_microusd > 1_500_000
-    with reading(rich) as session:
-        of_clips = sa.select(usage_days.c.quantity).where(usage_days.c.metric == Metric.JOB_MICROUSD)
-        assert session.execute(of_clips).scalars().all() == [1_500_000] * 2  # the account's and ann's
+    assert of_clips(rich) == [1_500_000] * 2
     assert in_flight(rich, "provider:fal", "provider:runway") == [0, 0]
+
+
+def test_a_moved_job_is_billed_the_second_providers_flat_price(rich: sa.Engine) -> None:
+    flat = {"base_usd": "0.7", "compute_usd": "0.5", "api_usd": "0.2"}
+    put_in_force(rich, book=sold({"provider": "runway", "price": flat}), breaker=POLICY)
+    fell_ill(rich, "fal")
+    job_id = queued(rich)
+    (job,) = taken(rich, "runway")
+    make(rich, job_id)
+    succeed(rich, Attempt(job_id, job.lease_token), run_id="test")
+    assert of_clips(rich) == [700_000] * 2
+
+
+def of_clips(engine: sa.Engine) -> list[int]:
+    """Read what jobs billed by the clip cost the account and ann, in micro-dollars."""
+    with reading(engine) as session:
+        chosen = sa.select(usage_days.c.quantity).where(usage_days.c.metric == Metric.JOB_MICROUSD)
+        return list(session.execute(chosen).scalars())
 
 
 def refused(engine: sa.Engine, job: Claim) -> None:
