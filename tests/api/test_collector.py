@@ -54,7 +54,7 @@ def figures(client: TestClient) -> Figures:
 def full(world: World) -> World:
     """A store of which every figure is known."""
     engine = world.workspace.engine
-    world.video("v1")
+    planned = {name: world.video(name) for name in ("v1", "v3", "v4")}
     world.video("v2", blob_state=BlobState.RETIRED)
     beat(engine, "sync_catalog", run_id="r", run_seconds=2.5, **CADENCES["sync_catalog"]._asdict())
     with reading(engine) as session:
@@ -72,8 +72,8 @@ def full(world: World) -> World:
             )
         )  # fmt: skip
         verdict = {"generation": 1, "rule": "cold_compress", "reason": "cold", "size_bytes": 10}
-        rows = [{"plan_id": "p", "blob_id": n, "action": "compress", "outcome": done, **verdict} for n, done in
-                enumerate((None, "failed", "compressed"))]  # fmt: skip
+        rows = [{"plan_id": "p", "blob_id": planned[name], "video_id": name, "action": "compress", "outcome": done,
+                 **verdict} for name, done in (("v1", None), ("v3", "failed"), ("v4", "compressed"))]  # fmt: skip
         session.execute(sa.insert(verdicts), rows)
         said = {"text": "", "suggestion": "", "figures": [], "run_id": "r", "state": "firing", "is_told": False}
         session.execute(

@@ -34,7 +34,10 @@ class Backlog(NamedTuple):
 
 
 def left_of_last_plan(session: Session, flow: str, action: str) -> Backlog | None:
-    """Count the items that the last plan of `flow` has left for `action`; None before its first plan."""
+    """Count the items that the last plan of `flow` has left for `action`; None before its first plan.
+
+    Videos that were replaced or retired since, as by a run that was killed before it recorded that, are done.
+    """
     plan = session.execute(
         sa.select(plans.c.id, plans.c.as_of, plans.c.kept)
         .where(plans.c.flow == flow, plans.c.state != "drawing")
@@ -44,10 +47,11 @@ def left_of_last_plan(session: Session, flow: str, action: str) -> Backlog | Non
     if plan is None:
         return None
     waits = sa.or_(verdicts.c.outcome.is_(None), verdicts.c.outcome.in_(_WAIT))
+    as_planned = sa.and_(videos.c.id == verdicts.c.video_id, videos.c.blob_id == verdicts.c.blob_id)
     count, size = session.execute(
-        sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(verdicts.c.size_bytes), 0)).where(
-            verdicts.c.plan_id == plan.id, verdicts.c.action == action, waits
-        )
+        sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(verdicts.c.size_bytes), 0))
+        .select_from(verdicts.join(videos, as_planned))
+        .where(verdicts.c.plan_id == plan.id, verdicts.c.action == action, waits, videos.c.state == VideoState.LIVE)
     ).one()
     left = sum(int(plan.kept.get(rule, 0)) for rule in _LATER[action])
     return Backlog(flow, plan.id, plan.as_of, action, int(count), int(size), left)
