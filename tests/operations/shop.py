@@ -13,6 +13,8 @@ from reelkeeper.operations.jobs.admit import admit
 from reelkeeper.operations.jobs.run import End
 from reelkeeper.operations.jobs.worker import Shift, work
 from reelkeeper.rules.jobs.attempts import AttemptPolicy
+from reelkeeper.store.billing import spend_counters
+from reelkeeper.store.core.engine import now, reading
 from tests.doubles.provider import TOKEN, ProviderDouble
 from tests.faults.world import World
 from tests.operations.books import DOLLAR, balances
@@ -60,6 +62,11 @@ def spent(world: World) -> int:
     available, held = balances(world.workspace.engine, "ann")
     assert held == 0, "credits are held of a job that is over"
     return DOLLAR - available
+
+
+def budget_spent(world: World) -> int:
+    with reading(world.workspace.engine) as session:
+        return spend_counters.so_far(session, now(session)).today_microusd
 
 
 def in_a_while(condition: Callable[[], object], action: Callable[[], object]) -> threading.Thread:

@@ -82,6 +82,7 @@ class RemoteGenerator:
         guarantee = self._provider.guarantee
         # guard provider.no_way: a job in doubt is sent again to a provider without a lookup, and paid twice
         if not guarantee.ways:
+            log.progress(0.0)  # ends a cancelled job, whose credits would be held for a day: nothing will find it
             raise GenerationUnknown("the provider may have it, but cannot look it up: it lists no jobs by our key")
         standing = self._provider.find(order)
         if standing is not None:

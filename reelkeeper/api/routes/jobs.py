@@ -104,7 +104,7 @@ class Job(BaseModel):
 
 
 class Cancelled(BaseModel):
-    """The state after a cancellation: a running job is stopped by its worker; a job that has ended stays unchanged."""
+    """The state after a cancellation: a worker stops a job that runs or that a provider has; an ended one stays."""
 
     job_id: str
     state: Literal["queued", "running", "parked", "succeeded", "dead", "cancelled"]
@@ -189,7 +189,7 @@ async def events(job_id: JobId, app_state: CurrentState, request: Request) -> Ev
     responses=documented(404),
 )
 def cancel(job_id: JobId, app_state: CurrentState) -> Cancelled:
-    """Cancel a waiting job at no charge, or ask a running one to stop. Safe to repeat."""
+    """Cancel a waiting job at no charge, or have a worker stop one that runs or that a provider has. Safe to repeat."""
     state = settle.cancel(app_state.workspace.engine, job_id, run_id=f"api-{uuid4().hex[:12]}")
     return Cancelled(job_id=job_id, state=state.value)
 

@@ -66,7 +66,8 @@ def redrive(jobs: Named, as_json: AsJson = False) -> None:
 
 @group.command()
 def cancel(jobs: Named, as_json: AsJson = False) -> None:
-    """Cancel waiting jobs, and ask running ones to stop; their held credits are released."""
+    """Cancel waiting jobs, and ask running ones and those at a provider to stop; their held credits are released."""
+    from reelkeeper.model.jobs import IN_FLIGHT
     from reelkeeper.operations.jobs.settle import cancel as operation
 
     with store() as engine:
@@ -75,7 +76,7 @@ def cancel(jobs: Named, as_json: AsJson = False) -> None:
         emit(states)
     else:
         for job_id, state in states.items():
-            say(f"{job_id}: {'asked to stop' if state in ('running', 'parked') else state}.")
+            say(f"{job_id}: {'asked to stop' if state in IN_FLIGHT else state}.")
 
 
 @group.command()

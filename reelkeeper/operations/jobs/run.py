@@ -187,7 +187,9 @@ def _end(context: WorkerContext, job: JobRun, error: Exception) -> End:
         claiming.hand_back(context.engine, [job.claim])
         return End.HANDED_OVER
     if isinstance(error, GenerationCancelled):
-        return _give_up(context, job, str(error), End.CANCELLED, JobState.CANCELLED)
+        # guard spend.cancelled: users who cancel sent jobs spend without limit, as the provider may charge for each
+        may_be_paid = job.claim.provider_key is not None
+        return _give_up(context, job, str(error), End.CANCELLED, JobState.CANCELLED, may_be_paid=may_be_paid)
     if isinstance(error, GenerationRefused | GenerationLost):
         claiming.forget_sent(context.engine, job.claim)
         return _give_up(context, job, str(error), End.REFUSED, may_be_paid=isinstance(error, GenerationLost))

@@ -11,7 +11,7 @@ from sqlmodel import Session
 
 from reelkeeper.model.jobs import IN_FLIGHT, JobState
 from reelkeeper.store.core.engine import Clock
-from reelkeeper.store.jobs.claims import AT_WORK, at_work, with_cost
+from reelkeeper.store.jobs.claims import at_work, with_cost
 from reelkeeper.store.jobs.queue import ADMITTED, AdmittedJob
 from reelkeeper.store.tables import jobs
 
@@ -35,16 +35,18 @@ def end(
 
 
 def cancel(session: Session, job_id: str, user_id: str | None) -> AdmittedJob | None:
-    """Cancel a waiting job, of this user if one is given; None where there is none."""
+    """Cancel a waiting job that no provider has, of this user if one is given; None where there is none."""
     # guard settle.cancel_waiting: a running or finished job is cancelled and refunded, although it costs
     waits = sa.and_(_of(job_id, user_id), jobs.c.state == JobState.QUEUED)
+    # guard settle.cancel_unsent: a job between two workers is cancelled here only: its provider makes and charges it
+    waits = sa.and_(waits, jobs.c.provider_key.is_(None))
     ended = _end(session, waits, JobState.CANCELLED, cancel_asked_at=Clock(), error="cancelled")
     return ended[0] if ended else None
 
 
 def ask_to_stop(session: Session, job_id: str, user_id: str | None) -> None:
-    """Record that a running job is to be cancelled; its worker learns of it at the next heartbeat."""
-    chosen = sa.and_(_of(job_id, user_id), jobs.c.state.in_(AT_WORK), jobs.c.cancel_asked_at.is_(None))
+    """Record that a running or sent job is to be cancelled; its worker learns of it at the next heartbeat or claim."""
+    chosen = sa.and_(_of(job_id, user_id), jobs.c.state.in_(IN_FLIGHT), jobs.c.cancel_asked_at.is_(None))
     session.execute(sa.update(jobs).where(chosen).values(cancel_asked_at=Clock()))
 
 

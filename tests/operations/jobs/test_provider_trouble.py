@@ -9,13 +9,12 @@ from reelkeeper.adapters.providers import LocalGenerator
 from reelkeeper.model.alerts import AlertState
 from reelkeeper.model.jobs import JobState
 from reelkeeper.operations.jobs.run import End
-from reelkeeper.store.billing import spend_counters
 from reelkeeper.store.core.engine import Clock, now, reading, transaction
 from reelkeeper.store.tables import alerts, jobs
 from tests.doubles.provider import ProviderDouble
 from tests.faults.world import World
 from tests.operations.queue import end_wait, find, make_due
-from tests.operations.shop import ask, http, run, spent
+from tests.operations.shop import ask, budget_spent, http, run, spent
 
 BUSY = (429, None, {"Retry-After": "90"})
 
@@ -24,11 +23,6 @@ BUSY = (429, None, {"Retry-After": "90"})
 def engine(sqlite_engine: sa.Engine) -> sa.Engine:
     """One database: nothing here depends on which."""
     return sqlite_engine
-
-
-def budget_spent(shop: World) -> int:
-    with reading(shop.workspace.engine) as session:
-        return spend_counters.so_far(session, now(session)).today_microusd
 
 
 def a_day_later(shop: World) -> None:

@@ -27,7 +27,7 @@ from tests.disks import fill, small_disk
 from tests.doubles.provider import LOST, ProviderDouble
 from tests.faults.world import World
 from tests.operations.queue import enqueue, find, make_due, row
-from tests.operations.shop import SMALL, ask, http, in_a_while, run, spent
+from tests.operations.shop import SMALL, ask, budget_spent, http, in_a_while, run, spent
 from tests.policies import put_in_force
 
 
@@ -140,8 +140,22 @@ def test_a_job_that_its_user_cancels_is_stopped_at_the_provider_and_not_charged(
     assert run(shop, http(provider), heartbeat_seconds=0.1) == {End.CANCELLED: 1}
     thread.join()
     assert len(provider.cancelled) == 1
-    assert find(shop.workspace.engine, text).state == JobState.CANCELLED
-    assert spent(shop) == 0
+    job = find(shop.workspace.engine, text)
+    assert job.state == JobState.CANCELLED
+    assert (spent(shop), budget_spent(shop)) == (0, job.quoted_cost_microusd), "the provider may charge for it"
+
+
+def test_a_job_that_is_cancelled_between_two_workers_is_stopped_at_the_provider(
+    shop: World, provider: ProviderDouble
+) -> None:
+    (text,) = ask(shop, "a cat")
+    provider.looks = 10_000
+    assert run(shop, http(provider), seconds=0.5) == {End.HANDED_OVER: 1}
+    assert cancel(shop.workspace.engine, text, run_id="ann") == JobState.QUEUED
+    assert run(shop, http(provider)) == {End.CANCELLED: 1}
+    assert len(provider.cancelled) == 1
+    job = find(shop.workspace.engine, text)
+    assert (spent(shop), budget_spent(shop)) == (0, job.quoted_cost_microusd)
 
 
 @pytest.mark.long
