@@ -40,6 +40,7 @@ def create_app(app_state: AppState) -> FastAPI:
         summary="The API that a video service calls at request time.",
         docs_url=None,  # these pages load scripts from other hosts
         redoc_url=None,
+        redirect_slashes=False,  # behind a proxy, a redirect would lead past its prefix, or from https to http
         lifespan=_lifespan,
     )
     app.state.app_state = app_state

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 
 from fastapi import Depends, Header, HTTPException, Request, Security
+from fastapi.exceptions import RequestValidationError
 from fastapi.security import HTTPBearer
 from pydantic import AfterValidator, AwareDatetime, StringConstraints
 
@@ -32,7 +33,7 @@ Note = Annotated[
     str, StringConstraints(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")
 ]  # no control characters: terminals print it
 Reason = Annotated[Note, StringConstraints(strip_whitespace=True, min_length=1)]
-IdempotencyKey = Annotated[
+_KeyHeader = Annotated[
     str,
     Header(
         alias="Idempotency-Key",
@@ -41,6 +42,17 @@ IdempotencyKey = Annotated[
         examples=["9b2f0c1e"],
     ),
 ]
+
+
+async def _only_key(request: Request, key: _KeyHeader) -> str:
+    # guard auth.only_key: one of two keys is ignored, and a repetition with that one is done and charged again
+    if len(set(request.headers.getlist("Idempotency-Key"))) > 1:
+        told = {"loc": ("header", "Idempotency-Key"), "msg": "It was sent several times, with different values"}
+        raise RequestValidationError([told])
+    return key
+
+
+IdempotencyKey = Annotated[str, Depends(_only_key)]
 _BEARER: Final = HTTPBearer(auto_error=False, description="A token made by `reelkeeper tokens create`.")
 
 

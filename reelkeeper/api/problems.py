@@ -93,6 +93,7 @@ _BARE: Final = {
     "Method Not Allowed": "{path!r} does not accept {method}; the header Allow lists what it does",
     "There was an error parsing the body": "the body is not JSON in UTF-8, or nested too deeply; nothing was changed",
 }
+_NOT_JSON: Final = "The body was not sent as JSON, with `Content-Type: application/json`"
 _MAX_PATH: Final = 200
 _OURS: Final = 500  # and above: the answer has no details
 _RETRY: Final = {409: "5", 503: "30"}  # seconds; a 409 that stays after this is permanent
@@ -168,8 +169,10 @@ def _http(request: Request, error: Exception) -> JSONResponse:
     return problem(status, getattr(error, "kind", "http"), detail, headers=getattr(error, "headers", None))
 
 
-def _invalid(_request: Request, error: Exception) -> JSONResponse:
+def _invalid(request: Request, error: Exception) -> JSONResponse:
     found = error.errors() if isinstance(error, RequestValidationError) else []
+    if "json" not in request.headers.get("content-type", ""):  # then the framework takes the body for a text
+        found = [item | ({"msg": _NOT_JSON} if item.get("type") == "model_attributes_type" else {}) for item in found]
     faults = [Fault(where=".".join(map(str, item["loc"])), what=_printable(str(item["msg"]))) for item in found]
     wrong = "a field is" if len(faults) == 1 else f"{len(faults)} fields are"
     return problem(422, "invalid", f"{wrong} invalid; nothing was changed", faults=faults)

@@ -57,6 +57,18 @@ def test_credits_are_granted_once_per_key_of_a_user(client: TestClient, world: W
     assert accounts.recount(world.workspace.engine) == []
 
 
+def test_two_different_keys_or_a_blank_reason_grant_nothing(client: TestClient) -> None:
+    amount = {"amount_microusd": 5_000}
+    two = [("Idempotency-Key", "order-1"), ("Idempotency-Key", "order-2")]
+    refused = problem(client.post("/v1/users/ann/credits", json=amount, headers=two), 422)
+    assert refused["faults"] == [
+        {"where": "header.Idempotency-Key", "what": "It was sent several times, with different values"}
+    ]
+    problem(client.post("/v1/users/ann/credits", json=amount | {"reason": " "}, headers=key("order-3")), 422)
+    assert client.get("/v1/users/ann").json()["available_microusd"] == 0
+    assert client.post("/v1/users/ann/credits", json=amount, headers=[two[0], two[0]]).status_code == 201
+
+
 def test_a_refund_goes_to_whoever_paid(client: TestClient, world: World) -> None:
     client.put("/v1/users/bob", json={"tier": "free"})
     with transaction(world.workspace.engine, "test") as session:
@@ -124,3 +136,7 @@ def test_unknown_routes_methods_and_broken_bodies_are_refused_with_the_way_out(c
     for body in (b'{"tier": "\xff"}', b"[" * 100_000):
         broken = client.put("/v1/users/bob", content=body, headers={"Content-Type": "application/json"})
         assert "not JSON in UTF-8, or nested too deeply; nothing was changed" in str(problem(broken, 400)["detail"])
+    text = client.put("/v1/users/bob", content=b'{"tier": "free"}', headers={"Content-Type": "text/plain"})
+    assert "Content-Type: application/json" in str(problem(text, 422)["faults"])
+    # A redirect would lead past a proxy's path prefix, or from https to http.
+    assert "no route '/v1/users/bob/'" in str(problem(client.get("/v1/users/bob/"), 404)["detail"])

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel, ConfigDict, Field
 
-from reelkeeper.api.app_state import CurrentState, Id, IdempotencyKey, Note, needs
+from reelkeeper.api.app_state import CurrentState, Id, IdempotencyKey, Reason, needs
 from reelkeeper.api.load import WORK, WRITE
 from reelkeeper.api.problems import documented
 from reelkeeper.errors import NotFound
@@ -119,7 +119,7 @@ class Credits(BaseModel):
     )
 
     amount_microusd: int = Field(ge=1, le=10**12, strict=True, description="Amount in micro-dollars")
-    reason: Note = Field("", description="Reason, kept in the ledger")
+    reason: Reason = Field("", description="Reason, kept in the ledger; unset: none")
     hold_id: str | None = Field(
         None,
         pattern="^[0-9a-f]{32}$",
