@@ -35,6 +35,7 @@ from reelkeeper.rules.billing.credits import require_key
 from reelkeeper.rules.billing.quote import Quote
 from reelkeeper.rules.core.scopes import of_job
 from reelkeeper.rules.jobs.admission import cache_key as key_of
+from reelkeeper.rules.jobs.dispatch import weight_of
 from reelkeeper.rules.jobs.estimate import complexity, expected_bytes, expected_seconds
 from reelkeeper.rules.policies import Policies
 from reelkeeper.store import Engine, IntegrityError, Session
@@ -74,7 +75,7 @@ def offered(
     memory = remembered(session, [CONCURRENCY, ESTIMATES])
     policy = policies.admission
     slots, factors = slots_of(memory, policy.slots), memory.get(ESTIMATES, {}).get(request.model, ())
-    ahead = waiting(session, expected_seconds(units, 1.0, factors))
+    ahead = waiting(session, expected_seconds(units, 1.0, factors), weight_of(policies.order))
     estimate = expected_seconds(units, ahead.running / slots, factors)
     return Offer(tier, units, expected_bytes(request, policy.bits_per_pixel), price, ahead, slots, estimate)
 

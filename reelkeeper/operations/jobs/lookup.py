@@ -7,7 +7,8 @@ from reelkeeper.model.jobs import JobState
 from reelkeeper.model.requests import Admission, Cached, GenerationRequest, Joined, Queued, Unfulfilled
 from reelkeeper.operations.core.policies import in_force
 from reelkeeper.rules.jobs.admission import wait_seconds
-from reelkeeper.rules.policies import InForce
+from reelkeeper.rules.jobs.dispatch import weight_of
+from reelkeeper.rules.policies import InForce, Policies
 from reelkeeper.store import Session
 from reelkeeper.store.billing.credit_holds import captured
 from reelkeeper.store.jobs import queue
@@ -43,11 +44,11 @@ def look(session: Session, asked: AdmissionRequest) -> ExistingState:
     if seen is None:
         raise NotFound(f"no user {asked.user_id!r} in the catalogue; nothing was admitted")
     found = in_force(session)
-    known = None if seen.job is None else _before(session, asked, seen.job, found.policies.admission.slots)
+    known = None if seen.job is None else _before(session, asked, seen.job, found.policies)
     return ExistingState(found, seen.tier, known, seen.is_cached, seen.leader_id)
 
 
-def _before(session: Session, asked: AdmissionRequest, job: AdmittedJob, slots: int) -> Admission:
+def _before(session: Session, asked: AdmissionRequest, job: AdmittedJob, policies: Policies) -> Admission:
     # guard admission.key_reused: a reused key is answered with, and charged for, the video of an earlier request
     if job.request_sha256 != asked.sha256:
         raise KeyReused(
@@ -66,12 +67,13 @@ def _before(session: Session, asked: AdmissionRequest, job: AdmittedJob, slots: 
         return Unfulfilled(job.id, JobState(job.state), job.error or "")
     if job.leader_id is not None:
         return Joined(job.id, job.leader_id, job.price_microusd)
-    return still_queued(session, job, slots)
+    return still_queued(session, job, policies)
 
 
-def still_queued(session: Session, job: AdmittedJob, slots: int) -> Queued:
+def still_queued(session: Session, job: AdmittedJob, policies: Policies) -> Queued:
     """Describe a waiting job to its user: its place and estimates at this moment."""
-    seen, slots = queue.waiting(session, job.estimate_seconds, apart_from=job.id), slots_now(session, slots)
+    seen = queue.waiting(session, job.estimate_seconds, weight_of(policies.order), job)
+    slots = slots_now(session, policies.admission.slots)
     return queued(job.id, job.price_microusd, job.price_book, seen, job.estimate_seconds, slots)
 
 

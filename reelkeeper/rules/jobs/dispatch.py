@@ -34,6 +34,7 @@ from reelkeeper.rules.core.tiers import Tiers
 
 _POINT: Final = timedelta(minutes=1)  # of waiting
 _CHARACTERS_PER_POINT: Final = 100  # of the prompt
+_SIZE_ALONE: Final = 10.0**9  # seconds
 _SIZED: Final = ("aging", "levels")  # rules that use sizes, and let the oldest job earn time
 
 
@@ -316,11 +317,16 @@ def explain(
     ]
 
 
+def weight_of(policy: DispatchPolicy) -> float:
+    """Return the seconds of waiting that an estimated second counts as; by size class or points, size alone counts."""
+    return {"aging": policy.size_weight, "fifo": 0.0}.get(policy.rule, _SIZE_ALONE)
+
+
 def window(policy: DispatchPolicy, tiers: Tiers) -> SizeAndAge | None:
     """Return the rank by which the store selects waiting jobs; None if the shortest and oldest suffice."""
     if policy.rule not in {"aging", "fifo"}:
         return None
-    weight = policy.size_weight if policy.rule == "aging" else 0.0
+    weight = weight_of(policy)
     seconds = tuple((name, weight / tier.queue_weight) for name, tier in tiers.items())
     return SizeAndAge(seconds, weight, policy.user_burst)
 

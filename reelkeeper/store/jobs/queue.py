@@ -1,7 +1,7 @@
 """The queue: look up what exists for a request, add jobs, and list them for people."""
 
 from collections.abc import Collection, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -203,7 +203,15 @@ def leads(table: sa.FromClause) -> sa.ColumnElement[bool]:
 
 
 def _seen() -> sa.Select[Any]:
-    ahead = sa.and_(jobs.c.state == JobState.QUEUED, jobs.c.estimate_seconds <= sa.bindparam("seconds", type_=sa.Float))
+    size, weight, rank = (sa.bindparam(name, type_=sa.Float) for name in ("seconds", "weight", "rank"))
+    ahead = sa.and_(
+        jobs.c.state == JobState.QUEUED,
+        sa.extract("epoch", jobs.c.created_at) + weight * jobs.c.estimate_seconds <= rank,
+        sa.or_(
+            jobs.c.created_at <= sa.bindparam("created_at", type_=jobs.c.created_at.type),
+            jobs.c.estimate_seconds < size,
+        ),
+    )
     running = jobs.c.state == JobState.RUNNING
     seconds = jobs.c.estimate_seconds
     return sa.select(
@@ -221,9 +229,20 @@ def _seen() -> sa.Select[Any]:
 _SEEN, _LOOK = _seen(), _look()  # built once: building a statement costs more than sending it
 
 
-def waiting(session: Session, estimate_seconds: float, apart_from: str = "") -> Waiting:
-    """Read the queue ahead of a job of `seconds`: shorter ones go first, and tiers are not considered."""
-    row = session.execute(_SEEN, {"seconds": estimate_seconds, "apart_from": apart_from}).one()
+def waiting(session: Session, estimate_seconds: float, size_weight: float, known: AdmittedJob | None = None) -> Waiting:
+    """Read the queue ahead of a new job of `estimate_seconds`, or of the `known` one, without regard to tiers.
+
+    A job goes first whose request time is earlier, where each of its estimated seconds adds `size_weight` seconds.
+    """
+    asked_at = known.created_at if known else datetime.now(UTC)
+    about = {
+        "seconds": estimate_seconds,
+        "weight": size_weight,
+        "rank": asked_at.timestamp() + size_weight * estimate_seconds,
+        "created_at": known.created_at if known else datetime.max.replace(tzinfo=UTC),
+        "apart_from": known.id if known else "",
+    }
+    row = session.execute(_SEEN, about).one()
     return Waiting(int(row[0]), float(row[1]), int(row[2]), float(row[3]))
 
 

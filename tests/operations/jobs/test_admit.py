@@ -3,6 +3,7 @@
 import multiprocessing
 import secrets
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from multiprocessing.process import BaseProcess
 
 import pytest
@@ -17,6 +18,7 @@ from reelkeeper.operations.billing import ledger
 from reelkeeper.operations.core.freeze import freeze
 from reelkeeper.operations.health import accounts
 from reelkeeper.operations.jobs.admit import admit
+from reelkeeper.operations.jobs.follow import follow
 from reelkeeper.operations.jobs.prices import price_of
 from reelkeeper.operations.jobs.settle import Attempt, cancel, succeed
 from reelkeeper.rules.billing.quote import PriceBook
@@ -228,6 +230,24 @@ def test_place_and_wait_count_the_shorter_jobs_and_what_was_learned_of_the_model
     assert second.wait_seconds == pytest.approx(60, abs=1)  # half of what runs
     assert slow.finish_seconds - slow.wait_seconds == pytest.approx(350, rel=0.02)
     assert third.wait_seconds == pytest.approx(60 + 180, abs=1)
+
+
+def test_a_job_keeps_its_place_and_wait_however_many_equal_ones_come_after_it(funded: sa.Engine) -> None:
+    put_in_force(funded, admission=AdmissionPolicy(slots=1))
+    first, second = (ask(funded, f"k{number}", fox(seed=number)) for number in range(2))
+    assert isinstance(first, Queued)
+    assert isinstance(second, Queued)
+    assert (first.place, second.place) == (1, 2)
+    told = follow(funded, first.job_id)
+    assert (told.place, told.wait_seconds) == (1, 0)
+    assert ask(funded, "k0", fox(seed=0)) == first
+    with transaction(funded, "test") as session:  # a shorter one that came soon after goes first, another does not
+        session.execute(sa.update(jobs).where(jobs.c.id == second.job_id).values(estimate_seconds=60.0))
+    assert follow(funded, first.job_id).place == 2
+    with transaction(funded, "test") as session:
+        earlier = {"created_at": datetime.now(UTC) - timedelta(days=1)}
+        session.execute(sa.update(jobs).where(jobs.c.id == first.job_id).values(earlier))
+    assert follow(funded, first.job_id).place == 1
 
 
 def test_a_leader_is_found_by_its_index(funded: sa.Engine) -> None:
