@@ -5,7 +5,7 @@
 """
 
 from collections.abc import Iterable, Sequence
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from reelkeeper.adapters.cloudflare import KEPT_DAYS, Client
 from reelkeeper.errors import TokenRefused, UsageUnknown
 from reelkeeper.model.money import Metric, UsageSource
 from reelkeeper.operations.billing import limits
-from reelkeeper.operations.core.policies import in_force
+from reelkeeper.operations.core import policies
 from reelkeeper.rules.billing.allocation import CHARGED, MAKING, ComputedCharge, compute_charges, share
 from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.billing.reconcile import COMPARED, Comparison, compare
@@ -21,6 +21,7 @@ from reelkeeper.rules.spend.watch import LOOKED_BACK_DAYS, Spent
 from reelkeeper.store import Engine, Session
 from reelkeeper.store.billing import charges, job_totals, quotas, spend_counters, usage
 from reelkeeper.store.core import deployment
+from reelkeeper.store.core import policies as versions
 from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.forecast import forecasts
 from reelkeeper.store.forecast.sampling import note_moved, note_stored
@@ -74,10 +75,18 @@ def collect(engine: Engine, client: Client | None, as_of: datetime) -> Collected
 
 
 def charge(engine: Engine, book: PriceBook, as_of: datetime) -> int:
-    """Charge the month of `as_of`, and the one before it while its last days may change; returns the days charged."""
+    """Charge the month of `as_of`, and the one before it while its last days may change; returns the days charged.
+
+    The month before has the prices that were in force at its end: those of the new month do not change its bill.
+    """
     day = as_of.date()
-    months = dict.fromkeys([(day - CHANGES_FOR).replace(day=1), day.replace(day=1)])
-    return sum(charge_month(engine, book, month, day) for month in months)
+    month, before = day.replace(day=1), (day - CHANGES_FOR).replace(day=1)
+    charged = 0
+    if before < month:
+        with reading(engine) as session:
+            earlier = policies.at(session, versions.before(session, datetime.combine(month, time(), UTC)))
+        charged = charge_month(engine, earlier.book, before, day)
+    return charged + charge_month(engine, book, month, day)
 
 
 def charge_month(engine: Engine, book: PriceBook, month: date, today: date) -> int:
@@ -117,7 +126,7 @@ def spent(engine: Engine, as_of: datetime, *, first: date, users: Sequence[str],
             forecasts.latest(session, as_of),
             usage.gaps(session, Metric.STORED_BYTES, today - LOOKED_BACK_DAYS * _ONE_DAY, today - _ONE_DAY),
             trouble,
-            limits.uses(session, in_force(session).policies.admission, as_of),
+            limits.uses(session, policies.in_force(session).policies.admission, as_of),
             job_totals.by_day(session, ("provider", "model"), first, today),
         )
 

@@ -55,6 +55,12 @@ def document(session: Session, version: int) -> dict[str, Any] | None:
     return found
 
 
+def before(session: Session, moment: datetime) -> int:
+    """Find the version that was in force just before a moment; 0 where none had been applied."""
+    applied = sa.select(sa.func.max(policy_versions.c.version)).where(policy_versions.c.created_at < moment)
+    return session.execute(applied).scalar() or 0
+
+
 def history(session: Session) -> list[Version]:
     """List every version that was applied, the newest first."""
     columns = [policy_versions.c[name] for name in Version._fields]

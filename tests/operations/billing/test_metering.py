@@ -9,14 +9,16 @@ from reelkeeper.adapters.cloudflare import Client
 from reelkeeper.adapters.s3.r2 import Bucket
 from reelkeeper.model.money import Charge, Metric, UsageSource, Used
 from reelkeeper.operations.billing.metering import charge, charge_month, collect, sample_storage
+from reelkeeper.operations.core.policies import put_in_force
 from reelkeeper.operations.core.workspace import flush_operations
 from reelkeeper.rules.billing.catalogue import JobPrice
 from reelkeeper.rules.billing.quote import PriceBook
+from reelkeeper.rules.policies import Policies
 from reelkeeper.store.billing.charges import between, replace
 from reelkeeper.store.billing.usage import days, missing_days, record
 from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import reading, transaction
-from reelkeeper.store.tables import blobs, deployment, orphans, usage_days, users, videos
+from reelkeeper.store.tables import blobs, deployment, orphans, policy_versions, usage_days, users, videos
 from tests.doubles.analytics import Operation, Stored
 from tests.doubles.cloudflare import CloudflareDouble
 
@@ -210,6 +212,20 @@ def test_a_change_of_prices_is_charged_from_the_first_of_the_month(store: sa.Eng
     dearer = PriceBook(prices=JobPrice(base_usd=1, compute_usd=1))
     assert charge(store, dearer, MID) == 20
     assert sum(item.billed_nanousd for item in charges(store, JUNE)) == 20 * 1_005_000_000
+
+
+def test_a_change_of_prices_leaves_the_month_before_as_it_was(store: sa.Engine) -> None:
+    note(store, Used(date(2026, 6, 30), Metric.JOBS, 1), Used(date(2026, 7, 1), Metric.JOBS, 1))
+    dear = PriceBook(prices=JobPrice(base_usd=1, compute_usd=1))
+    with transaction(store, "test") as session:
+        put_in_force(session, Policies(book=dear), after=0, author="ann", reason="a price from July on")
+        session.execute(sa.update(policy_versions).values(created_at=datetime(2026, 7, 1, tzinfo=UTC)))
+    charge(store, dear, datetime(2026, 7, 1, 1, tzinfo=UTC))
+    assert sum(item.billed_nanousd for item in charges(store, JUNE)) == 15_000_000 + 1_005_000_000
+    with transaction(store, "test") as session:
+        session.execute(sa.update(policy_versions).values(created_at=datetime(2026, 6, 30, 23, 59, tzinfo=UTC)))
+    charge(store, dear, datetime(2026, 7, 1, 1, tzinfo=UTC))
+    assert sum(item.billed_nanousd for item in charges(store, JUNE)) == 2 * 1_005_000_000
 
 
 def test_the_month_before_is_charged_too_while_its_last_days_may_change(store: sa.Engine) -> None:
