@@ -87,7 +87,7 @@ def start_temporary_server() -> None:
             try:
                 return super()._run_uvicorn_command()
             finally:
-                subprocess.Popen = popen  # type: ignore[misc]
+                subprocess.Popen = popen  # type: ignore[misc]  # as above
 
     BoundServer().start()  # one for the process: Prefect finds it running
 
