@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Scope(StrEnum):
-    """What a token may do."""
+    """Scope of an API token: what it may do."""
 
     JOBS = "jobs"  # ask for videos, follow and cancel jobs
     VIDEOS = "videos"  # be sent to a video's bytes, which counts a view

@@ -55,7 +55,7 @@ class LeftOut:
 
 @dataclass(frozen=True, slots=True)
 class Crowding:
-    """How the objects that patterns would adopt concentrate: on one video, on the largest, and on one user."""
+    """Concentration of the objects that patterns would adopt: on one video, on the largest, and on one user."""
 
     objects: int = 0  # that patterns alone would make videos of, or further files of those
     further_files: int = 0  # of them, those that are one more file of a video
@@ -89,10 +89,10 @@ class Adoption:
 
     @property
     def adopted(self) -> int:
-        """How many objects become videos."""
+        """Count the objects that become videos."""
         return sum(count.objects for count in self.patterns)
 
     @property
     def kept_out(self) -> int:
-        """How many objects stay out."""
+        """Count the objects that stay out."""
         return sum(omission.objects for omission in self.left_out)

@@ -15,7 +15,7 @@ _HARMFUL = re.compile(
 
 
 class Severity(StrEnum):
-    """How urgent a finding is."""
+    """Severity of a finding."""
 
     NOTICE = "notice"
     WARNING = "warning"
@@ -66,7 +66,7 @@ class Click(NamedTuple):
 
 
 class MessageKind(StrEnum):
-    """What a message is about."""
+    """Kind of a message."""
 
     ALERT = "alert"
     RESOLVE = "resolve"

@@ -43,7 +43,7 @@ class SizeAndAge(NamedTuple):
 
 
 class JobState(StrEnum):
-    """Where a job stands: queued -> running -> succeeded, or queued again, or dead once its attempts are used up.
+    """State of a job: queued -> running -> succeeded, or queued again, or dead once its attempts are used up.
 
     `parked`: what its provider made of it is not known; it is looked up, and never sent again.
     """

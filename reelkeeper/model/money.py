@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class StorageClass(StrEnum):
-    """How R2 keeps an object, and at which price."""
+    """Storage class of an object in R2, which decides its price."""
 
     STANDARD = "standard"
     INFREQUENT_ACCESS = "infrequent_access"
@@ -48,7 +48,7 @@ class Used(NamedTuple):
 
 
 class Charge(NamedTuple):
-    """What one service cost on a UTC day for one user; the row of user "" is the residual that completes the bill."""
+    """Cost of one service on a UTC day for one user; the row of user "" is the residual that completes the bill."""
 
     day: date
     service: str
@@ -127,7 +127,7 @@ class AccountKind(StrEnum):
 
 
 class TransferKind(StrEnum):
-    """Why credits move."""
+    """Reason for a movement of credits."""
 
     GRANT = "grant"
     HOLD = "hold"
@@ -157,7 +157,7 @@ class Balance(NamedTuple):
 
 
 class HoldState(StrEnum):
-    """Where held credits stand: open -> captured, released or expired."""
+    """State of held credits: open -> captured, released or expired."""
 
     OPEN = "open"
     CAPTURED = "captured"
@@ -185,7 +185,7 @@ class Standing(NamedTuple):
 
 
 class ReservationState(StrEnum):
-    """Where reserved bytes stand: open -> settled, released or expired."""
+    """State of reserved bytes: open -> settled, released or expired."""
 
     OPEN = "open"
     SETTLED = "settled"

@@ -39,7 +39,7 @@ COMPLEXITY: Final[dict[str, Callable[[random.Random], float]]] = {  # of mean 5 
 
 
 class Sizes(NamedTuple):
-    """How many seconds a job takes at least, for each unit of its complexity, and more where all slots are busy."""
+    """Duration of a job in seconds: the least, more per unit of complexity, and more where all slots are busy."""
 
     base_seconds: float
     unit_seconds: float
@@ -51,7 +51,7 @@ NARROW: Final = SIZES["narrow"]
 
 
 class Rules(NamedTuple):
-    """How jobs are ordered, and what their users' tiers add to it."""
+    """Order of jobs, and the effect of their users' tiers on it."""
 
     policy: DispatchPolicy = DispatchPolicy()
     tiers: Tiers = SHIPPED

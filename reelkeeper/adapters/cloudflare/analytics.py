@@ -43,7 +43,7 @@ class Collected(NamedTuple):
 
 
 class Reads(NamedTuple):
-    """How often each object of a bucket was read on a UTC day, by key.
+    """Reads of each object of a bucket on a UTC day, by key.
 
     `quiet_hours` had no operation at all: in a bucket that is listed each hour, their data is missing.
     """

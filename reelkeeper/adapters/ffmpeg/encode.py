@@ -40,7 +40,7 @@ _BLANKED = {"major_brand": "", "minor_version": "", "compatible_brands": ""}
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """How a clip is encoded.
+    """Settings of an encode.
 
     `codec` is h264 or hevc (preset 0 ultrafast to 9 placebo, CRF 1-51, halves too), av1 (preset 0-13, CRF 1-63) or vp9
     (preset is cpu-used 0-5, CRF 1-63); `container` is mp4 or webm.

@@ -22,7 +22,7 @@ class Way(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Guarantee:
-    """What a provider guarantees about jobs whose submit response was lost, per its documentation or clients.
+    """Guarantee of a provider about jobs whose submit response was lost, per its documentation or clients.
 
     Without a way, such a job stays parked until it is given up. `absence_is_proof`: a job that is twice reported as
     unknown was never received, and may be sent again under the same key. Nothing else in doubt is ever sent again.

@@ -14,7 +14,7 @@ group = typer.Typer(help="List dead jobs, try them again, cancel jobs, and expor
 
 
 class Recorded(StrEnum):
-    """What can be exported."""
+    """Records that can be exported."""
 
     JOBS = "jobs"
     REQUESTS = "requests"

@@ -40,7 +40,7 @@ _MAX_ALERTS = 50
 
 @dataclass(frozen=True, slots=True)
 class FlowState:
-    """When a flow last succeeded, and whether it is overdue."""
+    """Last success of a flow, and whether it is overdue."""
 
     flow: str
     last_ok_at: datetime | None

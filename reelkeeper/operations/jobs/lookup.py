@@ -29,7 +29,7 @@ class AdmissionRequest(NamedTuple):
 
 
 class ExistingState(NamedTuple):
-    """What exists already for a request, at one moment."""
+    """Everything that exists already for a request, at one moment."""
 
     in_force: InForce
     tier: str | None  # of the user

@@ -155,7 +155,7 @@ class Follower:
 
 
 class Followed(NamedTuple):
-    """How far the events were followed, as last recorded."""
+    """Position up to which the events were followed, as last recorded."""
 
     since: datetime  # the events of all objects stored since were handled, except for gaps
     caught_up_at: datetime | None  # when the queue was last seen empty

@@ -42,7 +42,7 @@ class Announced(NamedTuple):
 
 
 class Ticket(NamedTuple):
-    """How to put the bytes: PUT them to `url`, with exactly these `headers`."""
+    """Address of an upload: PUT the bytes to `url`, with exactly these `headers`."""
 
     url: str
     headers: dict[str, str]

@@ -21,7 +21,7 @@ _DAY_OR_MONTH = re.compile(r"\d{4}-\d\d(-\d\d)?")
 
 
 class AlertPolicy(BaseModel):
-    """How often people are alerted."""
+    """Repetition and grouping of alerts."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -72,7 +72,7 @@ class FindingState(NamedTuple):
 
 @dataclass(slots=True)
 class Decision:
-    """What to write and send."""
+    """Changes of alerts to write, and messages to send."""
 
     opened: list[FindingState] = field(default_factory=list)  # news
     repeated: list[FindingState] = field(default_factory=list)  # critical and not acknowledged

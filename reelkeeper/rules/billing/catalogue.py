@@ -141,7 +141,7 @@ class VendorPrice(BaseModel):
 
 
 class ModelLimits(BaseModel):
-    """What a model can make. An empty list limits nothing."""
+    """Limits of a model. An empty list limits nothing."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

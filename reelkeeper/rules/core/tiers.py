@@ -30,7 +30,7 @@ _TAKEN: Final = frozenset(  # reserved: words for users without a tier, for a ru
 
 
 class TierPolicy(BaseModel):
-    """What users of one tier are promised, and how their jobs are ordered."""
+    """Promises to the users of one tier, and the place of their jobs in the queue."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 

@@ -19,7 +19,7 @@ _DOUBLINGS: Final = 16  # 2 ** 16 s are 18 hours: no pause is longer
 
 
 class AttemptPolicy(BaseModel):
-    """How often a job is tried, and for how long."""
+    """Limits on the number and the duration of a job's attempts."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -24,7 +24,7 @@ _UNTRIED: Final = timedelta(days=1)
 
 
 class BreakerPolicy(BaseModel):
-    """When a provider gets no new jobs, and when it is tried again."""
+    """Thresholds at which a provider gets no new jobs, and at which it is tried again."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -39,7 +39,7 @@ _SIZED: Final = ("aging", "levels")  # rules that use sizes, and let the oldest 
 
 
 class DispatchPolicy(BaseModel):
-    """How waiting jobs are ordered. The effect of a user's tier is a field of the tier."""
+    """Order of waiting jobs. The effect of a user's tier is a field of the tier."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -31,7 +31,7 @@ _MICROUSD_PER_GB_MONTH: Final = int(STANDARD.storage_usd_per_gb_month * 10**6)
 
 
 class PrunePolicy(BaseModel):
-    """When an entry is dropped from the cache. Its video stays, until its own retention ends."""
+    """Thresholds at which an entry is dropped from the cache. Its video stays until its own retention ends."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

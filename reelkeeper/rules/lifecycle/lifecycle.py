@@ -56,7 +56,7 @@ def _days(default: int, what: str) -> int:
 
 
 class LifecyclePolicy(FieldsOnly):
-    """When a video is compressed or retired as cold. `never` switches a rule off; 0 is refused.
+    """Ages at which a video is compressed or retired as cold. `never` switches a rule off; 0 is refused.
 
     The retention of videos is a field of the user's tier, or of a segment that overrides it.
     """

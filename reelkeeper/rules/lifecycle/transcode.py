@@ -51,7 +51,7 @@ _LAYOUTS |= {"1 channels", "2 channels", "quad(side)", "5.0(side)", "5.1(side)"}
 
 
 class Recipe(BaseModel):
-    """How a video is transcoded. After a change, refused videos are tried again.
+    """Settings of transcoding. After a change, refused videos are tried again.
 
     Every device plays H.264 in MP4. At the same VMAF, SVT-AV1 needs about 0.7 of x264's bytes, x265 0.9, and
     two-pass libvpx-vp9 as many for five times the CPU. No fixed CRF gives a known quality (the same VMAF took CRF 25
@@ -130,7 +130,7 @@ class Recipe(BaseModel):
 
 
 class Acceptance(BaseModel):
-    """What a result must fulfil to replace its source. Quality is VMAF v0.6.1 at native size."""
+    """Requirements on a result that replaces its source. Quality is VMAF v0.6.1 at native size."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

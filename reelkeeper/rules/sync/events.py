@@ -20,7 +20,7 @@ _SHOWN: Final = 100  # characters of a message in a log
 
 
 class Unread(NamedTuple):
-    """Why a message cannot be used: it is acknowledged, counted and reported, and changes nothing."""
+    """Reason why a message cannot be used: it is acknowledged, counted and reported, and changes nothing."""
 
     kind: str  # foreign or malformed
     why: str

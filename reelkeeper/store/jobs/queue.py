@@ -111,7 +111,7 @@ def add(session: Session, row: Mapping[str, Any], *, answered: bool) -> None:
 
 
 class Existing(NamedTuple):
-    """What exists already for a user's request."""
+    """Everything that exists already for a user's request."""
 
     tier: str | None  # of the user
     job: AdmittedJob | None  # of this idempotency key

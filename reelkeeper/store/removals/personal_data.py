@@ -7,7 +7,7 @@ from typing import Final
 
 
 class Fate(StrEnum):
-    """What an erasure does to a column, or to a user's rows."""
+    """Effect of an erasure on a column, or on a user's rows."""
 
     ROWS_GO = "the user's rows are deleted"
     KEPT = "kept: contains no personal data"

@@ -108,7 +108,7 @@ class WebhookEndpoint(SQLModel, table=True):
 
 
 class Heartbeat(SQLModel, table=True):
-    """When a flow last succeeded, and when it must succeed again."""
+    """Last success of a flow, and the time by which it must succeed again."""
 
     __tablename__ = "heartbeats"
     flow: str = Field(primary_key=True)

@@ -114,7 +114,7 @@ class BlockedBytes(SQLModel, table=True):
 
 
 class DailyViews(SQLModel, table=True):
-    """How often a video was viewed on a UTC day. A missing row is zero only on a day in `view_days`."""
+    """Number of views of a video on a UTC day. A missing row is zero only on a day in `view_days`."""
 
     __tablename__ = "daily_views"
     video_id: str = Field(primary_key=True, foreign_key="videos.id")

@@ -21,7 +21,7 @@ _FOREVER = datetime.max.replace(tzinfo=UTC)
 
 
 class Removal(StrEnum):
-    """Why a video is not live any more."""
+    """Reason why a video is not live any more."""
 
     RULE = "rule"  # a policy retired it, so later views are unknown
     USER = "user"

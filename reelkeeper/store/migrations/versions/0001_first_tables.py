@@ -1,6 +1,6 @@
-"""The first tables.
+"""Create the first tables.
 
-The record of what was done to customers' data is append-only: triggers refuse UPDATE, DELETE and TRUNCATE.
+The audit log is append-only: triggers refuse UPDATE, DELETE and TRUNCATE.
 """
 
 import sqlalchemy as sa

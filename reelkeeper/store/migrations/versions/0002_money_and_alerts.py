@@ -1,7 +1,6 @@
-"""Money and alerts.
+"""Add credits, quotas, usage, charges and forecasts; alerts and the outbox.
 
-Credits, quotas, usage, charges and forecasts; alerts and what waits to be sent. Entries of the ledger are append-only.
-Each user's stored bytes are counted once here, and kept by every change from then on.
+Entries of the ledger are append-only. Each user's stored bytes are counted once here; later changes update the count.
 """
 
 import sqlalchemy as sa
@@ -37,7 +36,7 @@ GROUP BY users.id
 
 
 def upgrade() -> None:
-    """Make the tables, and count what each user stores."""
+    """Create the tables, and count each user's stored bytes."""
     op.create_table(
         "alerts",
         sa.Column("id", sa.String(), nullable=False),
@@ -280,7 +279,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop them, and every credit and alert with them."""
+    """Drop them, with all credits and alerts."""
     op.drop_index("ix_audit_events_event", table_name="audit_events")
     for table in (
         "entries",

@@ -1,7 +1,4 @@
-"""Jobs and their cache.
-
-Tokens of the HTTP API, how the service did, and what steering remembers from run to run.
-"""
+"""Add jobs, their cache, API tokens, performance figures, and the state that steering keeps between runs."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -14,7 +11,7 @@ changes_rows: frozenset[str] = frozenset()
 
 
 def upgrade() -> None:
-    """Make the tables."""
+    """Create the tables."""
     op.create_table(
         "api_tokens",
         sa.Column("id", sa.String(), nullable=False),

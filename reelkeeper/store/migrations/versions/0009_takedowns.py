@@ -1,4 +1,4 @@
-"""Bytes that were taken down, and holds that even a takedown respects."""
+"""Add takedowns, and legal holds, which also prevent a takedown."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -11,7 +11,7 @@ changes_rows: frozenset[str] = frozenset()
 
 
 def upgrade() -> None:
-    """Make the table. No hold is a legal one so far."""
+    """Create the table. No existing hold is a legal one."""
     op.create_table(
         "blocked_bytes",
         sa.Column("blob_id", sa.BigInteger(), autoincrement=False, nullable=False),

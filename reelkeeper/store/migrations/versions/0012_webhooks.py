@@ -1,4 +1,4 @@
-"""Endpoints of webhooks, and events for them in the outbox."""
+"""Add webhook endpoints, and their events in the outbox."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -15,7 +15,7 @@ _STATES = "'waiting', 'sent', 'diverted', 'withdrawn'"
 
 
 def upgrade() -> None:
-    """Make the table, and let a message of the outbox be an event. There is no endpoint so far."""
+    """Create the table, and allow events in the outbox."""
     op.create_table(
         "webhook_endpoints",
         sa.Column("id", sa.String(), nullable=False),
@@ -43,7 +43,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Undo it. Events that nobody was told of are dropped."""
+    """Undo it. Undelivered events are deleted."""
     op.execute("DELETE FROM outbox WHERE kind = 'event'")
     op.drop_index("ix_outbox_subject", "outbox")
     op.drop_index("ix_outbox_endpoint", "outbox")

@@ -1,4 +1,4 @@
-"""Notices that a video will be retired, which endpoints have them, and requests to keep a video."""
+"""Add notices of retirements, their deliveries, and requests to keep a video."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -13,7 +13,7 @@ _COUNTED = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
 def upgrade() -> None:
-    """Make the tables. No notice was given so far, and nothing kept."""
+    """Create the tables."""
     op.create_table(
         "notices",
         sa.Column("id", _COUNTED, nullable=False),
@@ -67,7 +67,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Undo it. Who was told of what, and what is kept on request, is forgotten."""
+    """Undo it. All notices and requests to keep a video are deleted."""
     op.drop_table("keeps")
     op.drop_table("notice_deliveries")
     op.drop_table("notices")

@@ -1,4 +1,4 @@
-"""A person's word for a plan that the guard refused, and the limits that it widens."""
+"""Add a person's approval of a refused plan, and the limits that it widens."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -11,7 +11,7 @@ changes_rows: frozenset[str] = frozenset()
 
 
 def upgrade() -> None:
-    """Add the columns. What was refused so far cannot be approved: plan again."""
+    """Add the columns. Plans refused earlier cannot be approved: plan again."""
     op.add_column("plans", sa.Column("widening", sa.JSON(), nullable=False, server_default="{}"))
     op.add_column("plans", sa.Column("approved_at", sa.DateTime(timezone=True), nullable=True))
     op.add_column("plans", sa.Column("approved_by", sa.String(), nullable=True))
@@ -19,6 +19,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop them. Who approved what is still in the audit record."""
+    """Drop them. The approvals are still in the audit log."""
     for name in ("approval_reason", "approved_by", "approved_at", "widening"):
         op.drop_column("plans", name)

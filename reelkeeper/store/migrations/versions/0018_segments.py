@@ -1,4 +1,4 @@
-"""Segments: the tag and the model of a video, and which segment of the policy decided about it."""
+"""Add the tag and the model of a video, and the segment of the policy that decided about it."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -13,7 +13,7 @@ _ADDED = {"videos": ("model", "tag"), "jobs": ("tag",), "uploads": ("tag",), "ve
 
 
 def upgrade() -> None:
-    """Add them. A video that a known job made has its model; no video has a tag so far."""
+    """Add them. A video has the model of its job, if known, and no tag."""
     for table, names in _ADDED.items():
         for name in names:
             op.add_column(table, sa.Column(name, sa.String(), nullable=True))
@@ -25,7 +25,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Undo it. Tags are forgotten."""
+    """Drop them, with all tags."""
     for table, names in _ADDED.items():
         for name in names:
             op.drop_column(table, name)

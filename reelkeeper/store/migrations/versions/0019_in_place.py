@@ -1,4 +1,4 @@
-"""Swaps in place: the copy of the old bytes, a PUT that may come yet, and a row for what is about to be put."""
+"""Add swaps in place: the copy of the old bytes, a late PUT, and rows of objects not yet stored."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -13,7 +13,7 @@ _INDEX = "one_open_row_a_key"
 
 
 def upgrade() -> None:
-    """Add them. No swap was in place so far."""
+    """Add them."""
     op.add_column("operations", sa.Column("aside_blob_id", sa.BigInteger(), nullable=True))
     op.add_column("operations", sa.Column("sent_at", sa.DateTime(timezone=True), nullable=True))
     _make_index("state <> 'gone' AND (state <> 'pending' OR is_ours)")

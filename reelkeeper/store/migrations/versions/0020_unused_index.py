@@ -1,4 +1,4 @@
-"""An index of jobs by size that no statement uses since jobs are ranked by size and age."""
+"""Drop an index of jobs by size, unused since jobs are ranked by size and age."""
 
 from alembic import op
 
@@ -10,7 +10,7 @@ changes_rows: frozenset[str] = frozenset()
 
 
 def upgrade() -> None:
-    """Drop it: each change of a job's state wrote it anew."""
+    """Drop it: each change of a job's state updated it."""
     op.drop_index("ix_jobs_size", "jobs")
 
 

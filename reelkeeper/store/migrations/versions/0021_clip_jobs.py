@@ -1,4 +1,4 @@
-"""How many jobs were billed by the clip: others of the same model and day have a flat price."""
+"""Add the number of jobs billed by the clip: others of the same model and day have a flat price."""
 
 from alembic import op
 

@@ -1,4 +1,4 @@
-"""What the record says of persons is sealed apart, so that it can be destroyed and the chain still verifies.
+"""Seal the personal data of audit events apart, so that it can be erased and the chain still verifies.
 
 Every event gets a salt of its own and a seal over its personal part, and the chain is made anew over the seals. An
 event at the end, `rechain`, states how many events there were and the head of the chain as it was.
@@ -52,7 +52,7 @@ _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=F
 
 
 def upgrade() -> None:
-    """Seal what was recorded so far. Raises IntegrityDoubt, with all as it was, where the record does not verify."""
+    """Seal all earlier events. Raises IntegrityDoubt, and changes nothing, where the chain does not verify."""
     for name, kind in (("erasing_at", sa.DateTime(timezone=True)), ("pseudonym", sa.String())):
         op.add_column("users", sa.Column(name, kind, nullable=True))
     op.add_column("audit_events", sa.Column("salt", sa.String(), nullable=True))
@@ -83,7 +83,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Undo it: the chain goes over whole events again. What was erased stays erased."""
+    """Undo it: the chain is over whole events again. Erased data stays erased."""
     for table in _REFUSES:
         _allow_updates(table)
     _chain_anew(None, _columns_before)
@@ -124,7 +124,7 @@ _Columns = Callable[[dict[str, Any], str], dict[str, Any]]
 
 
 def _chain_anew(check: _Columns | None, make: _Columns) -> tuple[str, int]:
-    """Give every event, in order, the columns that `make` works out; return the head and the length as they were."""
+    """Set the columns that `make` computes for each event, in order; return the previous head and length."""
     connection, place, before, head = op.get_bind(), 0, "", ""
     while rows := _next(place):
         changed = []
@@ -166,14 +166,14 @@ def _iso(at: datetime) -> str:
 
 
 def _columns_before(event: dict[str, Any], previous: str) -> dict[str, Any]:
-    """Work out the digest as it was before this revision: of the whole event."""
+    """Compute the digest as before this revision: of the whole event."""
     whole = {name: event[name] for name in ("event", "run_id", "video_id", "blob_id", "user_id", "detail", "id")}
     whole["at"] = _iso(event["at"])
     return {"previous": previous, "digest": hashlib.sha256(f"{previous}{_canonical(whole)}".encode()).hexdigest()}
 
 
 def _sealed(event: dict[str, Any], previous: str) -> dict[str, Any]:
-    """Make salt, seal and digest, as the record's own module does."""
+    """Compute salt, seal and digest, as the audit module does."""
     salt = secrets.token_hex(16)
     personal = {name: event[name] for name in ("video_id", "user_id", "detail")}
     seal = hashlib.sha256(f"{salt}{_canonical(personal)}".encode()).hexdigest()

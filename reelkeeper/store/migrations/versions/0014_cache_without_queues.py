@@ -1,4 +1,4 @@
-"""The cache goes by the requests that jobs record: no queues, no counts since a turn, no keys of what left."""
+"""Remove the cache's queues, hit counters and ghost keys: it is pruned by the requests that jobs record."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -11,7 +11,7 @@ changes_rows: frozenset[str] = frozenset({"cache_entries", "cache_ghosts"})
 
 
 def upgrade() -> None:
-    """Drop what only S3-FIFO read. The entries stay."""
+    """Drop what only S3-FIFO used. The entries stay."""
     op.drop_index("ix_cache_ghosts_position", "cache_ghosts")
     op.drop_table("cache_ghosts")
     op.drop_index("ix_cache_entries_order", "cache_entries")
@@ -22,7 +22,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Undo it. All entries are on trial again, and nothing is known of what left."""
+    """Undo it. All entries are in the small queue again, without ghost keys."""
     with op.batch_alter_table("cache_entries") as batch:
         batch.add_column(sa.Column("queue", sa.String(), nullable=False, server_default="small"))
         batch.add_column(sa.Column("position", sa.BigInteger(), nullable=False, server_default="0"))

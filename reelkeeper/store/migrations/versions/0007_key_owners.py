@@ -1,4 +1,4 @@
-"""Whose a key is, and what a scan would make of an object that no row explains."""
+"""Add owners of keys, and a scan's verdict on an object without a row."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -13,7 +13,7 @@ _TEXTS = ("scan_id", "verdict", "user_id", "name_id", "unique_id", "video_id")
 
 
 def upgrade() -> None:
-    """Make the table, and the columns that the next scan fills."""
+    """Create the table, and the columns, which the next scan fills."""
     op.create_table(
         "key_owners",
         sa.Column("key", sa.String(), nullable=False),
@@ -32,7 +32,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Undo it."""
+    """Drop them."""
     op.drop_index("ix_orphans_scan", "orphans")
     for name in ("told_at", "created_at", "pattern", "generation", *reversed(_TEXTS)):
         op.drop_column("orphans", name)

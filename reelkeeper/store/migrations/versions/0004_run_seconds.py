@@ -1,4 +1,4 @@
-"""How long the last good run of each flow took."""
+"""Add the duration of each flow's last successful run."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -11,10 +11,10 @@ changes_rows: frozenset[str] = frozenset()
 
 
 def upgrade() -> None:
-    """Add the column; of runs before it nobody knows."""
+    """Add the column, empty for earlier runs."""
     op.add_column("heartbeats", sa.Column("run_seconds", sa.Float(), nullable=True))
 
 
 def downgrade() -> None:
-    """Undo it."""
+    """Drop the column."""
     op.drop_column("heartbeats", "run_seconds")

@@ -1,4 +1,4 @@
-"""What each search for a CRF met and cost, which job made a video, and what a plan's item leaves over."""
+"""Add the results and costs of searches for a CRF, the job of each video, and the net saving of a plan's item."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -11,7 +11,7 @@ changes_rows: frozenset[str] = frozenset()
 
 
 def upgrade() -> None:
-    """Make the table, which searches fill from now on, the index, and the column, which earlier plans leave empty."""
+    """Create the table, the index, and the column, which is empty for earlier plans."""
     op.create_table(
         "crf_searches",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
@@ -42,7 +42,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Undo it."""
+    """Drop them."""
     op.drop_column("verdicts", "net_microusd")
     op.drop_index("ix_jobs_video_id", "jobs")
     op.drop_table("crf_searches")

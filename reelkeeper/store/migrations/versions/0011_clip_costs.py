@@ -1,4 +1,4 @@
-"""What jobs cost whose vendors bill by the clip, beside how many there were."""
+"""Add the metric of what jobs cost whose vendors bill by the clip."""
 
 from alembic import op
 
@@ -15,12 +15,12 @@ _KNOWN = (
 
 
 def upgrade() -> None:
-    """Allow the metric. Days before it have none, and are charged as they were."""
+    """Allow the metric. Earlier days have none, and are charged as before."""
     _allow(f"{_KNOWN}, 'job_microusd'")
 
 
 def downgrade() -> None:
-    """Undo it. Jobs that it priced are charged by their number again."""
+    """Undo it. Such jobs are charged by their number again."""
     op.execute("DELETE FROM usage_days WHERE metric = 'job_microusd'")
     _allow(_KNOWN)
 

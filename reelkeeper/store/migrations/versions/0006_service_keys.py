@@ -1,4 +1,4 @@
-"""Keys that the service may overwrite: several rows a key, of which one is open, and claims of a purge."""
+"""Allow keys that the service may overwrite: several rows a key, of which one is open; and claims of a purge."""
 
 import re
 
@@ -32,7 +32,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Undo it. Fails where a key has several rows by now."""
+    """Undo it. Fails where a key has several rows."""
     op.drop_index("ix_blobs_key", "blobs")
     op.drop_index("one_open_row_a_key", "blobs")
     with op.batch_alter_table("blobs") as batch:

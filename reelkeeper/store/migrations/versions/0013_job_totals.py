@@ -1,4 +1,4 @@
-"""Who is to make a job, and what the jobs of a provider, model, tier and user have cost and will cost."""
+"""Add the provider of a job, and the costs of jobs, past and in flight, by provider, model, tier and user."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -9,11 +9,11 @@ branch_labels = None
 depends_on = None
 changes_rows: frozenset[str] = frozenset()
 
-_SCOPES = {"model": "model", "tier": "tier", "user": "user_id"}  # who makes the jobs of before, nobody has noted
+_SCOPES = {"model": "model", "tier": "tier", "user": "user_id"}  # the provider of earlier jobs is unknown
 
 
 def upgrade() -> None:
-    """Add both. What is in flight is counted; what was spent before counts in no budget of a scope."""
+    """Add both. Jobs in flight are counted; earlier spending counts in no budget of a scope."""
     op.add_column("jobs", sa.Column("lane", sa.String(), nullable=True))
     op.create_table(
         "job_totals",
@@ -39,6 +39,6 @@ def _jobs() -> sa.TableClause:
 
 
 def downgrade() -> None:
-    """Undo it."""
+    """Drop both."""
     op.drop_table("job_totals")
     op.drop_column("jobs", "lane")

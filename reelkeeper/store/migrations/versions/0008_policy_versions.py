@@ -1,4 +1,4 @@
-"""Policies in the store, and under which version each plan, job and charge was made."""
+"""Store the policies, and the version under which each plan, job and charge was made."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -13,7 +13,7 @@ _MADE_UNDER = ("deployment", "plans", "jobs", "charges")
 
 
 def upgrade() -> None:
-    """Make the table. What there is was made under what Reelkeeper shipped, or under parameters that nobody kept: 0."""
+    """Create the table. Existing rows get version 0, the shipped policies: the parameters of their runs are unknown."""
     op.create_table(
         "policy_versions",
         sa.Column("version", sa.Integer(), nullable=False),
@@ -30,7 +30,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Undo it."""
+    """Drop them."""
     op.drop_column("deployment", "policy_digest")
     for table in reversed(_MADE_UNDER):
         op.drop_column(table, "policy_version")

@@ -1,4 +1,4 @@
-"""What a job is expected to cost us, and what a day has cost so far."""
+"""Add a job's expected cost, and the spending of each day."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -11,7 +11,7 @@ changes_rows: frozenset[str] = frozenset()
 
 
 def upgrade() -> None:
-    """Add both; of jobs before it nobody knows."""
+    """Add both. Earlier jobs have no expected cost."""
     op.add_column("jobs", sa.Column("quoted_cost_microusd", sa.BigInteger(), nullable=True))
     op.create_table(
         "spend_days",
@@ -23,6 +23,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Undo it."""
+    """Drop both."""
     op.drop_table("spend_days")
     op.drop_column("jobs", "quoted_cost_microusd")
