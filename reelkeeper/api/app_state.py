@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 from fastapi import Depends, Header, HTTPException, Request, Security
 from fastapi.exceptions import RequestValidationError
 from fastapi.security import HTTPBearer
-from pydantic import AfterValidator, AwareDatetime, StringConstraints
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
 from reelkeeper.adapters.orchestrator import Orchestrator
 from reelkeeper.api.load import Load
@@ -53,6 +53,16 @@ async def _only_key(request: Request, key: _KeyHeader) -> str:
 
 
 IdempotencyKey = Annotated[str, Depends(_only_key)]
+
+
+class Whose(BaseModel):
+    """An optional condition. Other parameters are refused, so that a misspelt condition is not ignored."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    user_id: Id | None = Field(None, description="Only if it belongs to this user", examples=["ann"])
+
+
 _BEARER: Final = HTTPBearer(auto_error=False, description="A token made by `reelkeeper tokens create`.")
 
 

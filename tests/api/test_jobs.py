@@ -62,6 +62,16 @@ def state(client: TestClient, job_id: str) -> dict[str, Any]:
     return told
 
 
+def test_a_job_is_shown_and_cancelled_for_its_user_alone(client: TestClient) -> None:
+    path = f"/v1/jobs/{ask(client, 'k1').json()['job_id']}"
+    for query, status in (("user_id=ben", 404), ("user=ann", 422)):  # a misspelt condition is not ignored
+        problem(client.get(f"{path}?{query}"), status)
+        problem(client.get(f"{path}/events?{query}"), status)
+        problem(client.delete(f"{path}?{query}"), status)
+    assert client.get(f"{path}?user_id=ann").json()["state"] == "queued"
+    assert client.delete(f"{path}?user_id=ann").json()["state"] == "cancelled"
+
+
 def test_a_new_request_is_queued_with_its_place_price_and_estimates(client: TestClient) -> None:
     answer = ask(client, "k1")
     told = answer.json()

@@ -49,6 +49,13 @@ def location(client: TestClient, plays: str) -> str:
     return str(answer.headers["location"])
 
 
+def test_a_video_is_given_to_its_user_alone(client: TestClient, world: World) -> None:
+    world.video("v1")
+    problem(client.get("/v1/videos/v1?user_id=eve"), 404)
+    problem(client.get("/v1/videos/v1?user=eve"), 422)
+    assert client.get("/v1/videos/v1?user_id=ann").status_code == 307
+
+
 def test_a_client_gets_bytes_in_a_codec_that_it_plays(client: TestClient, world: World) -> None:
     world.swapped("v1", run_id="run")
     codecs(world, g1="h264", g2="av1")

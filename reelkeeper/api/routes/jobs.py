@@ -6,11 +6,11 @@ from typing import Annotated, Any, Final, Literal
 from uuid import uuid4
 
 from anyio.to_thread import run_sync
-from fastapi import APIRouter, Path, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from reelkeeper.api.app_state import CurrentState, Id, IdempotencyKey, needs
+from reelkeeper.api.app_state import CurrentState, Id, IdempotencyKey, Whose, needs
 from reelkeeper.api.load import STREAM, WORK, WRITE
 from reelkeeper.api.problems import documented, problem
 from reelkeeper.model.access import Scope
@@ -163,9 +163,9 @@ def ask(
     dependencies=[needs(Scope.JOBS), WORK],
     responses=documented(404),
 )
-def job(job_id: JobId, app_state: CurrentState) -> Job:
+def job(job_id: JobId, app_state: CurrentState, whose: Annotated[Whose, Query()]) -> Job:
     """Return the job's place in the queue and estimated wait, its progress, or its result."""
-    return _told(follow(app_state.workspace.engine, job_id))
+    return _told(follow(app_state.workspace.engine, job_id, user_id=whose.user_id))
 
 
 @router.get(
@@ -175,9 +175,13 @@ def job(job_id: JobId, app_state: CurrentState) -> Job:
     dependencies=[needs(Scope.JOBS), STREAM, WORK],
     responses=documented(404),
 )
-async def events(job_id: JobId, app_state: CurrentState, request: Request) -> EventStream:
+async def events(
+    job_id: JobId, app_state: CurrentState, request: Request, whose: Annotated[Whose, Query()]
+) -> EventStream:
     """Send the job, as `GET /v1/jobs/{id}` returns it, whenever it changes; the last event has the result."""
-    first = await run_sync(lambda: follow(app_state.workspace.engine, job_id))  # raises NotFound, a 404
+    first = await run_sync(
+        lambda: follow(app_state.workspace.engine, job_id, user_id=whose.user_id)
+    )  # raises NotFound, a 404
     changes: AsyncIterator[Followed | None] = request.app.state.following.changes(first)
     return EventStream(_sent(changes), headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
 
@@ -188,9 +192,10 @@ async def events(job_id: JobId, app_state: CurrentState, request: Request) -> Ev
     dependencies=[needs(Scope.JOBS), WRITE],
     responses=documented(404),
 )
-def cancel(job_id: JobId, app_state: CurrentState) -> Cancelled:
+def cancel(job_id: JobId, app_state: CurrentState, whose: Annotated[Whose, Query()]) -> Cancelled:
     """Cancel a waiting job at no charge, or have a worker stop one that runs or that a provider has. Safe to repeat."""
-    state = settle.cancel(app_state.workspace.engine, job_id, run_id=f"api-{uuid4().hex[:12]}")
+    run_id = f"api-{uuid4().hex[:12]}"
+    state = settle.cancel(app_state.workspace.engine, job_id, run_id=run_id, user_id=whose.user_id)
     return Cancelled(job_id=job_id, state=state.value)
 
 

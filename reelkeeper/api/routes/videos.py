@@ -10,7 +10,7 @@ from fastapi.responses import RedirectResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from reelkeeper.adapters.cloudflare import KEPT_DAYS
-from reelkeeper.api.app_state import CurrentState, Id, IdempotencyKey, Moment, needs
+from reelkeeper.api.app_state import CurrentState, Id, IdempotencyKey, Moment, Whose, needs
 from reelkeeper.api.load import WRITE
 from reelkeeper.api.problems import documented
 from reelkeeper.model.access import Caller, Scope
@@ -55,6 +55,18 @@ class Counted(BaseModel):
     unknown: list[str] = Field(description="Unknown ids, which were ignored")
 
 
+class Viewer(Whose):
+    """Who views a video, and what the client can play."""
+
+    plays: str | None = Field(
+        None,
+        pattern=r"^[a-z0-9]{2,16}(,[a-z0-9]{2,16}){0,15}$",
+        description="Codecs that the client can play. If the current bytes have another codec, the client is "
+        "redirected to the original bytes while these are kept; 406 if they are gone",
+        examples=["h264,vp9"],
+    )
+
+
 @router.get(
     "/videos/{video_id}",
     summary="Redirect to a video's bytes, and count a view",
@@ -66,28 +78,13 @@ class Counted(BaseModel):
 def video(
     video_id: Annotated[Id, Path(examples=["v1"])],
     app_state: CurrentState,
-    plays: Annotated[
-        str | None,
-        Query(
-            pattern=r"^[a-z0-9]{2,16}(,[a-z0-9]{2,16}){0,15}$",
-            description="Codecs that the client can play. If the current bytes have another codec, the client is "
-            "redirected to the original bytes while these are kept; 406 if they are gone",
-            examples=["h264,vp9"],
-        ),
-    ] = None,
+    viewer: Annotated[Viewer, Query()],
 ) -> RedirectResponse:
     """Redirect to a presigned URL of the video's current bytes, or of those before it was compressed: see `plays`."""
-    codecs = plays.split(",") if plays else ()
-    shown = show(app_state.workspace, video_id, url_seconds=app_state.load.policy.url_seconds, plays=codecs)
+    codecs = viewer.plays.split(",") if viewer.plays else ()
+    seconds = app_state.load.policy.url_seconds
+    shown = show(app_state.workspace, video_id, url_seconds=seconds, plays=codecs, user_id=viewer.user_id)
     return RedirectResponse(shown.url, 307, {"Cache-Control": "no-store"})  # the next view is counted too
-
-
-class Whose(BaseModel):
-    """An optional condition. Other parameters are refused, so that a misspelt condition is not ignored."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    user_id: Id | None = Field(None, description="Only if the video belongs to this user", examples=["ann"])
 
 
 class Deleted(BaseModel):

@@ -41,12 +41,13 @@ class Followed(NamedTuple):
     finished_at: datetime | None
 
 
-def follow(engine: Engine, job_id: str) -> Followed:
-    """Read the state of a job from one snapshot. Raises NotFound, SchemaError."""
+def follow(engine: Engine, job_id: str, *, user_id: str | None = None) -> Followed:
+    """Read the state of a job, of this user if one is given, from one snapshot. Raises NotFound, SchemaError."""
     with reading(engine) as session:
         row = queue.find(session, job_id)
-        if row is None:
-            raise NotFound(f"no job {job_id!r}")
+        # guard settle.followed_own: a user is shown another's job, although the service asked for theirs alone
+        if row is None or user_id not in (None, row.user_id):
+            raise NotFound(f"no job {job_id!r}" + (f" of user {user_id!r}" if user_id is not None else ""))
         shown = queue.find(session, row.leader_id) if row.leader_id and row.state in IN_FLIGHT else row
         shown = row if shown is None else shown
         place, wait, finish = _ahead(session, shown)

@@ -96,20 +96,22 @@ class Shown(NamedTuple):
     until: datetime
 
 
-def show(workspace: Workspace, video_id: str, *, url_seconds: int, plays: Collection[str] = ()) -> Shown:
+def show(
+    workspace: Workspace, video_id: str, *, url_seconds: int, plays: Collection[str] = (), user_id: str | None = None
+) -> Shown:
     """Sign a URL to read a live video, and count a view: for the present bytes, if they are in a codec of `plays`.
 
     Otherwise for the bytes that these were made from, if they outlast the URL. Empty, `plays` is any codec; bytes of an
     unknown codec, which were adopted and never opened, count as playable. A swap while the URL is valid leaves the old
-    bytes for a grace of days, so the URL keeps working. Raises NotFound for a video that is unknown or not live, and
-    NotPlayable.
+    bytes for a grace of days, so the URL keeps working. Raises NotFound for a video that is unknown, not live, or not
+    of `user_id`, and NotPlayable.
     """
     at = datetime.now(UTC)
     until = at + timedelta(seconds=url_seconds)
     with reading(workspace.engine) as session:
-        found = rows.find_copies(session, video_id, until)
+        found = rows.find_copies(session, video_id, until, user_id)
     if found is None:
-        raise NotFound(f"no video {video_id!r}")
+        raise NotFound(f"no video {video_id!r}" + (f" of user {user_id!r}" if user_id is not None else ""))
     if found.state != VideoState.LIVE or found.present is None:
         raise NotFound(f"video {video_id!r} is {found.state}")
     copies = [copy for copy in (found.present, found.original) if copy]

@@ -51,8 +51,11 @@ class Found(NamedTuple):
     original: Copy | None
 
 
-def find_copies(session: Session, video_id: str, kept_until: datetime) -> Found | None:
-    """Find a video's present bytes, and the replaced ones that exist until `kept_until`; None without such a video."""
+def find_copies(session: Session, video_id: str, kept_until: datetime, user_id: str | None = None) -> Found | None:
+    """Find a video's present bytes, and the replaced ones that exist until `kept_until`; None without such a video.
+
+    If a user is given, it is theirs.
+    """
     original, number = blobs.alias("original"), sa.cast(blobs.c.generation, sa.String)
     kept = sa.and_(
         original.c.video_id == videos.c.id,
@@ -65,7 +68,8 @@ def find_copies(session: Session, video_id: str, kept_until: datetime) -> Found 
     row = session.execute(
         sa.select(videos.c.state, blobs.c.key, blobs.c.codec, original.c.key, original.c.codec)
         .select_from(videos.outerjoin(blobs, blobs.c.id == videos.c.blob_id).outerjoin(original, kept))
-        .where(videos.c.id == video_id)
+        # guard plays.own: a user is given another's video, although the service asked for theirs alone
+        .where(videos.c.id == video_id, videos.c.user_id == user_id if user_id is not None else sa.true())
     ).one_or_none()
     if row is None:
         return None
