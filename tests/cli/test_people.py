@@ -63,6 +63,12 @@ def test_frozen_changes_end_with_3_until_thawed(reelkeeper: Run, one_video: str,
     reelkeeper(*add)
 
 
+def test_a_restore_of_a_mistyped_id_does_not_say_that_bytes_are_purged(reelkeeper: Run, one_video: str) -> None:
+    assert one_video == "v1"
+    assert "error: no video 'V1' in the catalogue" in reelkeeper("restore", "--video", "V1", exit_code=8).stderr
+    assert "error: no user 'anne' in the catalogue" in reelkeeper("restore", "--user", "anne", exit_code=8).stderr
+
+
 def test_a_replaced_video_is_not_restored_by_mistake(reelkeeper: Run, one_video: str) -> None:
     assert "nothing to restore for video v1" in reelkeeper("restore", "--video", one_video, exit_code=8).stderr
 

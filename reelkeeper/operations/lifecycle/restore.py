@@ -20,7 +20,7 @@ from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.videos import in_place, intents
-from reelkeeper.operations.videos.hold import place
+from reelkeeper.operations.videos.hold import place, require_known
 from reelkeeper.store.billing import quotas
 from reelkeeper.store.core import deployment
 from reelkeeper.store.core.audit import Event
@@ -38,10 +38,13 @@ def find_restorable(
     """Find the videos of one run, one video or one user that can be restored.
 
     For a run or a single video, retirements and swaps. For a user, retired or lost videos, but not
-    those that the user deleted; swaps stay. Raises NotFound when there are neither such videos nor any
-    whose bytes a purge has claimed (see `find_claimed`).
+    those that the user deleted; swaps stay. Raises NotFound for an unknown video or user, and when there are neither
+    such videos nor any whose bytes a purge has claimed (see `find_claimed`).
     """
     with reading(workspace.engine) as session:
+        for scope, subject in (("video", video_id), ("user", user_id)):
+            if subject is not None:
+                require_known(session, scope, subject)
         found = restorable.find(session, run_id=run_id, video_id=video_id, user_id=user_id)
     latest = {blob.video_id: blob for blob in found}  # ordered by generation: a video's latest blob comes last
     if not latest and not find_claimed(workspace, run_id=run_id, video_id=video_id, user_id=user_id):

@@ -47,8 +47,7 @@ def place(session: Session, terms: HoldTerms, hold_id: str | None = None) -> Pla
     # guard holds.ordered: a purge that claims at the same time does not see a confirmed hold
     deployment.lock(session)
     scope, subject = terms.scope, terms.subject
-    if not holds.is_known(session, scope, subject):
-        raise NotFound(f"no {scope} {subject!r} in the catalogue")
+    require_known(session, scope, subject)
     hold_id = hold_id or uuid4().hex[:12]
     is_new, too_late = holds.place(session, hold_id, terms)
     # guard holds.future: with a mistyped year, a hold is confirmed that protects nothing
@@ -59,6 +58,12 @@ def place(session: Session, terms: HoldTerms, hold_id: str | None = None) -> Pla
     if is_new:
         append(session, [Event("hold", terms.author, video_id, None, user_id, detail)])
     return Placed(hold_id, too_late)
+
+
+def require_known(session: Session, scope: str, subject: str) -> None:
+    """Raise NotFound where the catalogue has no such "user" or "video"."""
+    if not holds.is_known(session, scope, subject):
+        raise NotFound(f"no {scope} {subject!r} in the catalogue")
 
 
 def release(engine: Engine, hold_id: str, *, author: str) -> None:
