@@ -31,6 +31,7 @@ _PAYLOAD: Final = {  # Jinja templates that Prefect's server renders; each value
     "run_name": "flow_run.name",
     "message": "flow_run.state.message",
     "url": "flow_run | ui_url",
+    "is_manual_dry_run": "(not flow_run.deployment_id and flow_run.parameters.dry_run | default(false))",
 }
 
 

@@ -53,6 +53,11 @@ def test_the_alert_of_a_flow_is_resolved_by_its_own_success_only(client_for: New
         assert [alert.scope for alert in alerts.listed(session, everything=False, limit=9)] == ["flow:sync_catalog"]
 
 
+def test_a_dry_run_by_hand_raises_no_alert_as_its_person_sees_the_error(client_for: NewClient, world: World) -> None:
+    assert client_for(Scope.RUNS).post(RUNS_PATH, json=RUN | {"is_manual_dry_run": True}).status_code == 204
+    assert told(world) == []
+
+
 def test_fields_that_prefect_does_not_know_are_left_out(client_for: NewClient, world: World) -> None:
     bare = {name: RUN[name] for name in ("trouble", "flow", "run_id")} | {"message": None, "url": None}
     assert client_for(Scope.RUNS).post(RUNS_PATH, json=bare).status_code == 204

@@ -45,6 +45,7 @@ class TroubledRun(BaseModel):
     run_name: str = Field("", max_length=1_000)
     message: str | None = None
     url: Annotated[str, StringConstraints(pattern=r"^https?://\S+$", max_length=1_000)] | None = None
+    is_manual_dry_run: bool = False  # of `reelkeeper run`, which shows the error to its person
 
 
 @router.post(PATH, include_in_schema=False)  # called by providers, not by clients
@@ -120,6 +121,8 @@ def _tell(heard: Heard, url: str, api_url: str, orchestrator: Orchestrator | Non
 @router.post(RUNS_PATH, include_in_schema=False, dependencies=[needs(Scope.RUNS), WRITE])
 def run_in_trouble(run: TroubledRun, app_state: CurrentState) -> Response:
     """Raise an alert. A repeated call, or another run that fails in the same way, raises no second one."""
+    if run.is_manual_dry_run:
+        return Response(status_code=204)
     found = alerting.finding(run.trouble, run.flow, run_name=run.run_name, message=run.message or "", url=run.url or "")
     observe(app_state.workspace.engine, [found], rules=(), run_id=run.run_id)
     return Response(status_code=204)
