@@ -40,7 +40,7 @@ def expire_videos(
             live = videos.stream_live(workspace.engine, as_of, rules.lifecycle)
             judged = lifecycle.verdicts(live, rules.lifecycle, rules.tiers, as_of, recipe_fingerprint="")
             given = videos.notices_given(workspace.engine)
-            expired = selection.for_expiry(notices.foretold(judged, rules.lifecycle, rules.tiers, as_of, given))
+            expired = selection.for_expiry(notices.with_notices(judged, rules.lifecycle, rules.tiers, as_of, given))
             plan_id = plans.draw(
                 workspace, "expire_videos", terms, expired, limits=rules.limits, as_of=as_of, run_id=run_id
             )

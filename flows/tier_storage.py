@@ -52,11 +52,11 @@ def tier_storage(
                 live, rules.lifecycle, rules.tiers, as_of, mark, rules.recipe.skip_codecs, worth
             )
             fitting = selection.fitting(judged, rules.recipe.placement, keeps_contract=workspace.keeps_contract)
-            foretold = notices.foretold(
+            verdicts = notices.with_notices(
                 fitting, rules.lifecycle, rules.tiers, as_of, videos.notices_given(workspace.engine)
             )
             chosen = selection.largest_first(
-                selection.for_tiering(foretold),
+                selection.for_tiering(verdicts),
                 rules.lifecycle.compress_limit,
                 transcodes.left_today(workspace, rules.lifecycle),
             )

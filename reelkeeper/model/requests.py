@@ -51,8 +51,8 @@ class GenerationRequest(BaseModel):
 
     def canonical(self) -> dict[str, Any]:
         """Return the fields that determine the video, as JSON values; 5.0 becomes 5, so that equal numbers match."""
-        unsaid = {"audio"} if self.audio is None else set()  # older requests have no `audio`, and must stay equal
-        return {name: _plain(value) for name, value in self.model_dump(exclude={"shared", *unsaid}).items()}
+        omitted = {"audio"} if self.audio is None else set()  # older requests have no `audio`, and must stay equal
+        return {name: _plain(value) for name, value in self.model_dump(exclude={"shared", *omitted}).items()}
 
 
 def is_text(text: str) -> bool:

@@ -234,8 +234,8 @@ def moved(section: str, field: str) -> str | None:
 
 def terms_of(under: Mapping[str, Any]) -> tuple[LifecyclePolicy, Tiers]:
     """Read the lifecycle and the tiers of a plan saved by any version of Reelkeeper."""
-    said = earlier({"lifecycle": under["policy"], **({"tiers": under["tiers"]} if "tiers" in under else {})})
-    return LifecyclePolicy.model_validate(said["lifecycle"]), Tiers.model_validate(said.get("tiers", SHIPPED_TIERS))
+    terms = earlier({"lifecycle": under["policy"], **({"tiers": under["tiers"]} if "tiers" in under else {})})
+    return LifecyclePolicy.model_validate(terms["lifecycle"]), Tiers.model_validate(terms.get("tiers", SHIPPED_TIERS))
 
 
 def without_dropped(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -255,29 +255,29 @@ def parse(document: Mapping[str, Any]) -> Policies:
     """
     tiers = document.get("tiers")
     if isinstance(tiers, Mapping):  # a tier without fields still exists
-        document = {**document, "tiers": {name: {} if said is None else said for name, said in tiers.items()}}
-    whole, part = DEFAULTS.model_dump(mode="json"), with_tiers(as_written(document))
-    if isinstance(named := part.get("tiers"), Mapping):
-        whole["tiers"] = {name: whole["tiers"].get(name) for name in named}
-    merged = json.dumps(_merged(whole, part), default=str)
+        document = {**document, "tiers": {name: {} if fields is None else fields for name, fields in tiers.items()}}
+    defaults, given = DEFAULTS.model_dump(mode="json"), with_tiers(as_written(document))
+    if isinstance(named := given.get("tiers"), Mapping):
+        defaults["tiers"] = {name: defaults["tiers"].get(name) for name in named}
+    merged = json.dumps(_merged(defaults, given), default=str)
     return Policies.model_validate_json(merged, context=DOCUMENT)
 
 
-def _merged(whole: Any, part: Any) -> Any:  # noqa: ANN401  what JSON holds
-    if isinstance(whole, dict) and isinstance(part, dict):
-        return whole | {name: _merged(whole.get(name), item) for name, item in part.items()}
-    return part
+def _merged(base: Any, changes: Any) -> Any:  # noqa: ANN401  what JSON holds
+    if isinstance(base, dict) and isinstance(changes, dict):
+        return base | {name: _merged(base.get(name), item) for name, item in changes.items()}
+    return changes
 
 
-def _over(whole: Any, part: Any) -> Any:  # noqa: ANN401  two models of one class
-    if isinstance(whole, Tiers):
-        if unknown := [name for name in part.names if name not in whole.root]:
-            raise PolicyRefused(f"no tier {', '.join(map(repr, unknown))}; there are {', '.join(whole.names)}")
-        return Tiers.model_validate(whole.root | {name: _over(whole.root[name], tier) for name, tier in part.items()})
-    values = {name: getattr(part, name) for name in part.model_fields_set}
-    nested = {name: _over(getattr(whole, name), item) for name, item in values.items() if isinstance(item, BaseModel)}
-    merged = {name: getattr(whole, name) for name in type(whole).model_fields} | values | nested
-    return type(whole).model_validate(merged)
+def _over(base: Any, changes: Any) -> Any:  # noqa: ANN401  two models of one class
+    if isinstance(base, Tiers):
+        if unknown := [name for name in changes.names if name not in base.root]:
+            raise PolicyRefused(f"no tier {', '.join(map(repr, unknown))}; there are {', '.join(base.names)}")
+        return Tiers.model_validate(base.root | {name: _over(base.root[name], tier) for name, tier in changes.items()})
+    values = {name: getattr(changes, name) for name in changes.model_fields_set}
+    nested = {name: _over(getattr(base, name), item) for name, item in values.items() if isinstance(item, BaseModel)}
+    merged = {name: getattr(base, name) for name in type(base).model_fields} | values | nested
+    return type(base).model_validate(merged)
 
 
 def _leaves(prefix: str, model: BaseModel) -> Iterator[tuple[str, object]]:

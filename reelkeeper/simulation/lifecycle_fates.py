@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from reelkeeper.model import Action, Grace, Verdict, Video
-from reelkeeper.rules.lifecycle.lifecycle import Appraise, judging, judging_alike
+from reelkeeper.rules.lifecycle.lifecycle import Appraise, judging, judging_like
 from reelkeeper.rules.lifecycle.worth import Payback, Worth
 from reelkeeper.rules.policies import Policies
 from reelkeeper.simulation.lifecycle_limits import NEVER, UNKNOWN, Coming, Flags, Ints, Judge, Limits, find, look_ahead
@@ -61,7 +61,7 @@ def try_policies(
         return trial
     return trial._replace(
         kind=lambda video: (plain_kind(video), policy.choose(video)),
-        alike=lambda video: judging_alike(*rule, like=video),
+        alike=lambda video: judging_like(*rule, like=video),
     )
 
 

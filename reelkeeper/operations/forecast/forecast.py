@@ -17,7 +17,7 @@ from reelkeeper.model.money import CostForecast, JobTotal, Metric, StorageClass,
 from reelkeeper.model.requests import GenerationRequest
 from reelkeeper.operations.core.policies import current
 from reelkeeper.rules.billing.allocation import API, COMPUTE, STORAGE, believed
-from reelkeeper.rules.billing.cheaper import Asked, Cheaper, cheaper
+from reelkeeper.rules.billing.cheaper import Cheaper, EqualRequests, cheaper
 from reelkeeper.rules.billing.pricing import InfrequentAccessUsage, StandardUsage, Usage, gb_months
 from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.billing.tariff import DAYS_A_MONTH, class_of
@@ -187,10 +187,10 @@ def cheaper_ways(engine: Engine, as_of: datetime, book: PriceBook) -> list[Cheap
     return cheaper(_asked(alike), book)
 
 
-def _asked(alike: Mapping[tuple[str, str | None], int]) -> Iterable[Asked]:
+def _asked(alike: Mapping[tuple[str, str | None], int]) -> Iterable[EqualRequests]:
     for (text, provider), count in alike.items():
         with suppress(ValidationError):  # of an earlier version, with fields that are invalid today
-            yield Asked(GenerationRequest.model_validate_json(text), provider, count)
+            yield EqualRequests(GenerationRequest.model_validate_json(text), provider, count)
 
 
 def predict_monthly_cost(

@@ -45,7 +45,7 @@ def choose(
     shut = breaker.takes_no_more(session, policies.breaker)
     if first.lane not in shut:
         return first
-    for lane in entry.able(request):
+    for lane in entry.able_providers(request):
         if lane in shut:
             continue
         cost = price_of(request, tier, policies, lane, tag=tag).cost_microusd
@@ -78,7 +78,7 @@ def _move(session: Session, job: AdmittedJob, shut: Collection[str]) -> None:
     policies = at_version(session, job.policy_version)
     entry, request = policies.book.entry(job.model), GenerationRequest.model_validate(job.request)
     before = limits.expected_cost(job)
-    for lane in entry.able(request) if entry and entry.fallbacks else ():
+    for lane in entry.able_providers(request) if entry and entry.fallbacks else ():
         if lane in shut:
             continue
         cost = price_of(request, job.tier, policies, lane, tag=job.tag).cost_microusd

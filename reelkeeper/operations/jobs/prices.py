@@ -32,14 +32,16 @@ def price_of(
     expected = Expected(tier, request.model, tag, size_bytes)
     known = policies.lifecycle.tiers_for(expected, policies.tiers).get(tier)
     entry = policies.book.entry(request.model)
-    able = {*entry.able(request)} | ({provider} if provider else set()) if entry and entry.fallbacks else set()
+    providers = (
+        {*entry.able_providers(request)} | ({provider} if provider else set()) if entry and entry.fallbacks else set()
+    )
     job = JobSpec(
         model=request.model,
         complexity=complexity(request),
         size_bytes=size_bytes,
         retention_days=known.retention_days if known else None,
         clip=clip_of(request),
-        fallbacks=tuple(sorted(able)),
+        fallbacks=tuple(sorted(providers)),
     )
     return quote(job, policies.book, provider)
 

@@ -92,7 +92,7 @@ def _judge_again(session: Session, video_ids: Sequence[str], policies: Policies)
     at, policy, tiers = now(session), policies.lifecycle, policies.tiers
     # guard notices.again: the service gets notice for a video that was kept, viewed or held since the plan
     judged = lifecycle.verdicts(live_videos(session, at, only=video_ids), policy, tiers, at, recipe_fingerprint="")
-    return list(rules.foretold(judged, policy, tiers, at, _given(session, video_ids)))
+    return list(rules.with_notices(judged, policy, tiers, at, _given(session, video_ids)))
 
 
 def _give(session: Session, due: Sequence[Verdict], tiers: Tiers, run_id: str) -> Collection[str]:
@@ -125,8 +125,8 @@ def _give(session: Session, due: Sequence[Verdict], tiers: Tiers, run_id: str) -
 def tell_of_waiting(engine: Engine, plan: PlanSummary, run_id: str) -> None:
     """Raise or resolve alerts: due videos without a subscribed endpoint, and endpoints that do not accept notices."""
     with transaction(engine, "notices.waiting") as session:
-        unheard = plan.kept.get(rules.NO_ENDPOINT, 0)
-        found = [rules.unheard(plan.flow, unheard)] if unheard else []
+        kept = plan.kept.get(rules.NO_ENDPOINT, 0)
+        found = [rules.no_endpoint(plan.flow, kept)] if kept else []
         # guard notices.unheard_told: retirements stop because no endpoint subscribes to notices, and nobody knows
         alerts.observe_within(session, found, rules=[rules.NO_ENDPOINT], scope=plan.flow, run_id=run_id)
         at = now(session)

@@ -168,7 +168,7 @@ def claim(engine: Engine, plan: PlanSummary, under: Mapping[str, Any], judge: Ju
             if refuse_plan(session, plan.id, said, refused.widening):
                 alerts.forget(session, alerting.PLAN_REFUSED, alerting.scope(plan.flow))
                 # guard plans.refusal_told: every night's plan is refused, and nobody knows
-                alerts.observe_within(session, [guard.told(plan, said)], run_id=run_id)
+                alerts.observe_within(session, [guard.refused(plan, said)], run_id=run_id)
         raise GuardRefused(said, refused.widening) from None
 
 

@@ -56,9 +56,9 @@ def tier_storage(
     judged = lifecycle.verdicts(live, rules.lifecycle, rules.tiers, work.as_of, mark, rules.recipe.skip_codecs, worth)
     may = rules.recipe.placement == transcode.IN_PLACE and work.keeps_contract()
     judged = selection.fitting(judged, rules.recipe.placement, keeps_contract=may)
-    foretold = notice_rules.foretold(judged, rules.lifecycle, rules.tiers, work.as_of, notices.given(work.engine))
+    verdicts = notice_rules.with_notices(judged, rules.lifecycle, rules.tiers, work.as_of, notices.given(work.engine))
     chosen = selection.largest_first(
-        selection.for_tiering(foretold),
+        selection.for_tiering(verdicts),
         rules.lifecycle.compress_limit,
         left_for_compressing(work.engine, rules.lifecycle.compress_usd_per_day),
     )
@@ -78,8 +78,8 @@ def expire_videos(
     rules.lifecycle.require_retention(rules.tiers, "expire_videos")
     live = plans.stream_live(work.engine, work.as_of, rules.lifecycle)
     judged = lifecycle.verdicts(live, rules.lifecycle, rules.tiers, work.as_of, recipe_fingerprint="")
-    foretold = notice_rules.foretold(judged, rules.lifecycle, rules.tiers, work.as_of, notices.given(work.engine))
-    expired = selection.for_expiry(foretold)
+    verdicts = notice_rules.with_notices(judged, rules.lifecycle, rules.tiers, work.as_of, notices.given(work.engine))
+    expired = selection.for_expiry(verdicts)
     return _made(work, "expire_videos", plans.terms(policy=rules.lifecycle, tiers=rules.tiers), expired, rules.limits)
 
 

@@ -108,8 +108,8 @@ def decide(
         for alert in alerts:
             # guard alerts.judged: an alert whose rule was not evaluated is reported as resolved
             if alert.is_open and rule in rules:
-                told = alert.is_told and not _is_past(period, as_of) and not _is_quiet(quiet, rule, scope)
-                (decision.resolved if told else decision.faded).append(alert)
+                is_announced = alert.is_told and not _is_past(period, as_of) and not _is_quiet(quiet, rule, scope)
+                (decision.resolved if is_announced else decision.faded).append(alert)
     return decision
 
 
@@ -139,19 +139,19 @@ def _judge(
         decision.superseded += [alert for alert in alerts if alert.is_open and alert is not top]
         return
     decision.superseded += [alert for alert in alerts if alert.is_open and alert is not same]
-    told = [
+    announced_at = [
         alert.told_at
         for alert in alerts
         if alert.told_at and rank(alert.level) >= rank(finding.level) and (finding.period or alert.is_told)
     ]
     seen = FindingState(finding, same, going_on)
-    if not told:
+    if not announced_at:
         news = decision.opened
     elif (
         finding.severity == Severity.CRITICAL
         and not (same and same.state == AlertState.ACKNOWLEDGED)
         # guard alerts.repeat: every run repeats a critical alert, until nobody reads them
-        and as_of - max(told) >= timedelta(hours=policy.repeat_critical_after_hours)
+        and as_of - max(announced_at) >= timedelta(hours=policy.repeat_critical_after_hours)
     ):
         news = decision.repeated
     else:

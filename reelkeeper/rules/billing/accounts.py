@@ -34,8 +34,8 @@ class AccountsReport:
         """
         if self.mismatches:
             kinds = ", ".join(sorted({mismatch.what for mismatch in self.mismatches}))
-            said = f"the accounts do not add up in {many(len(self.mismatches), 'figure')} ({kinds})"
-            raise IntegrityDoubt(f"{said}. Changes are frozen; run {self.run_id}. {_WAY_OUT}")
+            summary = f"the accounts do not add up in {many(len(self.mismatches), 'figure')} ({kinds})"
+            raise IntegrityDoubt(f"{summary}. Changes are frozen; run {self.run_id}. {_WAY_OUT}")
         return self
 
 

@@ -126,8 +126,8 @@ class VendorPrice(BaseModel):
         more = 1 + (margin_percent if self.margin_percent is None else self.margin_percent) / 100
         image = self.image_usd if clip.has_image else Decimal(0)
         cost = max(units * rate.usd for units, rate in fitting)
-        asked = max(units * (rate.usd * more if rate.sold_usd is None else rate.sold_usd) for units, rate in fitting)
-        return max(cost, self.minimum_usd) + image, max(asked, self.minimum_usd * more) + image * more
+        price = max(units * (rate.usd * more if rate.sold_usd is None else rate.sold_usd) for units, rate in fitting)
+        return max(cost, self.minimum_usd) + image, max(price, self.minimum_usd * more) + image * more
 
     def _units(self, clip: Clip, rate: Rate) -> Decimal:
         match self.unit:
@@ -166,21 +166,21 @@ class ModelLimits(BaseModel):
         "any if the price is flat",
     )
 
-    def heard(self, clip: Clip) -> Clip:
-        """Return whether a clip will have sound."""
+    def resolve_audio(self, clip: Clip) -> Clip:
+        """Return the clip with whether it will have sound."""
         match self.audio:
             case "choice":
                 return clip._replace(audio=clip.audio is not False)
             case fixed:
                 return clip._replace(audio=fixed == "always")
 
-    def charged_seconds(self, asked: Decimal, made: float) -> Decimal:
+    def charged_seconds(self, requested: Decimal, made: float) -> Decimal:
         """Return the charged seconds of a clip: as requested, or the nearest possible length if it is shorter.
 
         Where any length can be made, it is rounded up to a second: vendors cut at a frame.
         """
         lengths = self.seconds or (Decimal(ceil(made)),)
-        return min(asked, min(lengths, key=lambda length: abs(float(length) - made)))
+        return min(requested, min(lengths, key=lambda length: abs(float(length) - made)))
 
     def ordered(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Set the sound of an order as quoted; omit it for a vendor without this option."""
@@ -205,9 +205,9 @@ class ModelLimits(BaseModel):
             yield "it takes no image to start from" if clip.has_image else "it needs an image to start from"
         known = set(request.parameters) if is_flat and self.parameters is None else set(self.parameters or ())
         # guard catalogue.parameters: a parameter requests a clip that costs more than was quoted and held
-        if others := sorted(set(request.parameters) - known):
+        if unsupported := sorted(set(request.parameters) - known):
             taken = f"takes {_either(self.parameters)} alone" if self.parameters else "takes none"
-            yield f"parameter {', '.join(map(repr, others))} was set, and it {taken}"
+            yield f"parameter {', '.join(map(repr, unsupported))} was set, and it {taken}"
 
 
 class JobPrice(BaseModel):
@@ -307,16 +307,16 @@ class ModelEntry(BaseModel):
         for other in self.fallbacks:
             if other.provider == provider:
                 limits = other.limits or self.limits
-                there = {
+                changes = {
                     "provider": provider,
                     "vendor_model": other.vendor_model,
                     "limits": limits,
                     "price": other.price,
                 }
-                return self.model_copy(update=there)
+                return self.model_copy(update=changes)
         return self
 
-    def able(self, request: GenerationRequest) -> tuple[str, ...]:
+    def able_providers(self, request: GenerationRequest) -> tuple[str, ...]:
         """List the providers that can make a request, in order."""
         # guard catalogue.able: a job goes to a provider that makes a different clip, or refuses it
         return tuple(name for name in self.providers if self.at(name).refusal(request) is None)
@@ -325,7 +325,7 @@ class ModelEntry(BaseModel):
         """Explain why the model cannot make a request; None: it can."""
         faults = list(self.limits.faults(request, is_flat=not isinstance(self.price, VendorPrice)))
         if not faults and isinstance(self.price, VendorPrice):
-            clip = self.limits.heard(clip_of(request))
+            clip = self.limits.resolve_audio(clip_of(request))
             if self.price.amounts(clip, Decimal(0)) is None:
                 faults = [f"it has no price for {clip.resolution} {'with' if clip.audio else 'without'} sound"]
         return f"model {self.model!r} cannot do this: {'; '.join(faults)}. Nothing was held" if faults else None

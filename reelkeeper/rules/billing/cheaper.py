@@ -10,7 +10,7 @@ from reelkeeper.rules.billing.catalogue import Clip, ModelEntry, VendorPrice, cl
 from reelkeeper.rules.billing.quote import PriceBook
 
 
-class Asked(NamedTuple):
+class EqualRequests(NamedTuple):
     """A request that became a video, the provider that made it, and the number of equal ones."""
 
     request: GenerationRequest
@@ -27,20 +27,20 @@ class Cheaper(NamedTuple):
     usd: Decimal
 
 
-def cheaper(asked: Iterable[Asked], book: PriceBook) -> list[Cheaper]:
+def cheaper(requests: Iterable[EqualRequests], book: PriceBook) -> list[Cheaper]:
     """Compare the cost of clips as made with each other way in the catalogue, the cheapest first.
 
     A way counts for all clips that it can make, including those that would cost more. Flat prices are left out: they
     do not depend on the clip.
     """
     jobs, saved = defaultdict[tuple[str, str | None], int](int), defaultdict[tuple[str, str | None], Decimal](Decimal)
-    for request, provider, count in asked:
+    for request, provider, count in requests:
         entry = book.entry(request.model)
         if entry is None or (now := _cost_usd(entry.at(provider), clip_of(request))) is None:
             continue
         ways: dict[str | None, Decimal | None] = {
             other: _cost_usd(entry.at(other), clip_of(request))
-            for other in entry.able(request)
+            for other in entry.able_providers(request)
             if other != entry.at(provider).provider
         }
         if request.audio is None and entry.at(provider).limits.audio == "choice":
@@ -56,6 +56,8 @@ def cheaper(asked: Iterable[Asked], book: PriceBook) -> list[Cheaper]:
 def _cost_usd(entry: ModelEntry, clip: Clip) -> Decimal | None:
     """Return the vendor's price of a clip; None where no rate fits, or the price is flat."""
     amounts = (
-        entry.price.amounts(entry.limits.heard(clip), Decimal(0)) if isinstance(entry.price, VendorPrice) else None
+        entry.price.amounts(entry.limits.resolve_audio(clip), Decimal(0))
+        if isinstance(entry.price, VendorPrice)
+        else None
     )
     return amounts and amounts[0]

@@ -166,10 +166,10 @@ def quote(job: JobSpec, book: PriceBook = PriceBook(), provider: str | None = No
         total = max(total, *(_cost_at(job, book, name, storage) for name in _fallbacks(job, first)), cost)
         if first and provider not in {None, first.provider}:
             parts, cost, _ = _amounts(job, book, first.at(provider), storage)
-        whole, cost_microusd = _whole(total), _whole(cost)
+        total_microusd, cost_microusd = _to_microusd(total), _to_microusd(cost)
     base, complexity, stored = (int(part * _MICROUSD) for part in parts)
-    margin = whole - base - complexity - stored
-    return Quote(book.mark, job.model, base, complexity, stored, margin, whole, cost_microusd)
+    margin = total_microusd - base - complexity - stored
+    return Quote(book.mark, job.model, base, complexity, stored, margin, total_microusd, cost_microusd)
 
 
 def _amounts(
@@ -178,11 +178,11 @@ def _amounts(
     """Return the parts of a price at one provider, our cost there, and the user's price, in dollars."""
     more = 1 + book.margin_percent / 100
     if entry and isinstance(entry.price, VendorPrice):
-        found = entry.price.amounts(entry.limits.heard(job.clip), book.margin_percent)
+        found = entry.price.amounts(entry.limits.resolve_audio(job.clip), book.margin_percent)
         if found is None:
             raise ModelRefused(f"model {job.model!r} has no price for such a clip")
-        taken, asked = found
-        return (taken, Decimal(0), storage), taken + storage, asked + storage * more
+        vendor_price, price = found
+        return (vendor_price, Decimal(0), storage), vendor_price + storage, price + storage * more
     prices = entry.price if entry and isinstance(entry.price, JobPrice) else book.prices
     parts = (prices.base_usd, prices.complexity_usd * job.complexity, storage)
     return parts, prices.cost_usd + storage, sum(parts, Decimal(0)) * more
@@ -193,7 +193,7 @@ def _fallbacks(job: JobSpec, entry: ModelEntry | None) -> Iterator[str]:
     for other in entry.fallbacks if entry else ():
         limits = other.limits or (entry and entry.limits)
         is_priced = isinstance(other.price, JobPrice) or (
-            limits and other.price.amounts(limits.heard(job.clip), Decimal(0)) is not None
+            limits and other.price.amounts(limits.resolve_audio(job.clip), Decimal(0)) is not None
         )
         if is_priced and (job.fallbacks is None or other.provider in job.fallbacks):
             yield other.provider
@@ -203,5 +203,5 @@ def _cost_at(job: JobSpec, book: PriceBook, provider: str, storage: Decimal) -> 
     return _amounts(job, book, book.entry(job.model, provider), storage)[1]
 
 
-def _whole(usd: Decimal) -> int:
+def _to_microusd(usd: Decimal) -> int:
     return int((usd * _MICROUSD).to_integral_value(ROUND_CEILING))

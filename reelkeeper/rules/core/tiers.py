@@ -123,16 +123,16 @@ class Tiers(RootModel[dict[str, TierPolicy]]):
         return {name: tier.quota_bytes for name, tier in self.root.items()}
 
     @cached_property
-    def kept_alike(self) -> dict[int | None, "Tiers"]:
+    def by_retention(self) -> dict[int | None, "Tiers"]:
         """A cache of `keeping`, by days."""
         return {}
 
     def keeping(self, days: int | None) -> "Tiers":
         """Return the tiers with the same retention in days for all; None is for ever."""
-        if days not in self.kept_alike:
-            alike = {name: tier.model_copy(update={"retention_days": days}) for name, tier in self.root.items()}
-            self.kept_alike[days] = Tiers.model_construct(alike)
-        return self.kept_alike[days]
+        if days not in self.by_retention:
+            tiers = {name: tier.model_copy(update={"retention_days": days}) for name, tier in self.root.items()}
+            self.by_retention[days] = Tiers.model_construct(tiers)
+        return self.by_retention[days]
 
     def remaining_days(self, tier: str | None, created_at: datetime | None, as_of: datetime) -> int | None:
         """Return the days left of a video's life by its user's tier; None: for ever, or unknown."""

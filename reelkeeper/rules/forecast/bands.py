@@ -87,11 +87,11 @@ def _repeated_error(values: Values, season: int, start: int, stop: int) -> float
         return noise * math.pow(max(1, stop - start), -0.25)
     steps = np.arange(max(0, near - (stop - start)), near)
     origins = np.arange(season, len(values) - near + 1)[-_MOST_TRIES:, np.newaxis]
-    said, became = (values[at].sum(axis=1) for at in (origins - season + steps % season, origins + steps))
-    able = (said > 0) & (became > 0)
-    if not able.any():
+    predicted, actual = (values[at].sum(axis=1) for at in (origins - season + steps % season, origins + steps))
+    positive = (predicted > 0) & (actual > 0)
+    if not positive.any():
         return 1.0
-    errors = np.log(became[able] / said[able])
+    errors = np.log(actual[positive] / predicted[positive])
     return float(np.mean(np.abs(errors - np.median(errors)))) * math.sqrt(stop / near)
 
 

@@ -83,8 +83,8 @@ def predict(
     firsts = [as_of.replace(day=1)]
     while len(firsts) < months:
         firsts.append((firsts[-1] + timedelta(days=31)).replace(day=1))
-    asked = (as_of, months, growth_percent_per_month)
-    uploads, seen = look(stored.uploads, *asked), [(line, look(line.history, *asked)) for line in lines]
+    arguments = (as_of, months, growth_percent_per_month)
+    uploads, seen = look(stored.uploads, *arguments), [(line, look(line.history, *arguments)) for line in lines]
     found = []
     for number, first in enumerate(firsts):
         parts: dict[str, list[Values]] = defaultdict(list)
@@ -97,13 +97,13 @@ def predict(
                 continue
             used = [ahead.months[number].quantile(probability) for probability in _PROBABILITIES]
             priced = {service: np.array([price(each) for each in used]) for service, price in line.prices.items()}
-            whole = np.sum(list(priced.values()), axis=0)
+            total = np.sum(list(priced.values()), axis=0)
             if line.part:
-                shares[line.part].append(whole)
+                shares[line.part].append(total)
                 methods[line.part] = ahead.method
             if PART in priced:
                 continue
-            sources.append(whole)
+            sources.append(total)
             for service, usd in priced.items():
                 parts[service].append(usd)
                 methods[service] = ahead.method
@@ -163,20 +163,20 @@ def _storage_prices(stored: Stored, uploads: Outlook | None, as_of: date, first:
 def _joined(month: date, service: str, parts: Sequence[Values], method: str) -> Cost:
     """Combine the parts' costs at each probability into one distribution, with expected value and bounds."""
     means = [float(part[1:-1].mean()) for part in parts]
-    whole, bounds = sum(means), {}
+    mean_total, bounds = sum(means), {}
     for level in (80, 95):
         at = [_PROBABILITIES.index(round(0.5 - level / 200, 3)), _PROBABILITIES.index(round(0.5 + level / 200, 3))]
         below = _together([mean - float(part[at[0]]) for part, mean in zip(parts, means, strict=True)])
         above = _together([float(part[at[1]]) - mean for part, mean in zip(parts, means, strict=True)])
-        bounds[level] = (max(0.0, whole - below), whole + above)
-    return Cost(month, service, whole, bounds, method)
+        bounds[level] = (max(0.0, mean_total - below), mean_total + above)
+    return Cost(month, service, mean_total, bounds, method)
 
 
 def _together(reaches: Sequence[float]) -> float:
     """Return the half-width of a sum, from those of its parts and their correlation."""
-    apart = sum(max(0.0, reach) ** 2 for reach in reaches)
-    alike = sum(max(0.0, reach) for reach in reaches) ** 2
-    return math.sqrt((1 - _TOGETHER) * apart + _TOGETHER * alike)
+    independent = sum(max(0.0, reach) ** 2 for reach in reaches)
+    correlated = sum(max(0.0, reach) for reach in reaches) ** 2
+    return math.sqrt((1 - _TOGETHER) * independent + _TOGETHER * correlated)
 
 
 @dataclass(frozen=True, slots=True)

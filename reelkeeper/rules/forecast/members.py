@@ -110,8 +110,8 @@ def _adjusted(values: Values, season: int) -> tuple[Values, Values, bool]:
         return values, np.zeros(season), False
     multiplicative = bool(values.min() > 0)
     pattern = seasonal_decompose(values, model="mul" if multiplicative else "add", period=season).seasonal[:season]
-    whole = np.resize(pattern, len(values))
-    return (values / whole if multiplicative else values - whole), pattern, multiplicative
+    repeated = np.resize(pattern, len(values))
+    return (values / repeated if multiplicative else values - repeated), pattern, multiplicative
 
 
 def _is_seasonal(values: Values, season: int) -> bool:

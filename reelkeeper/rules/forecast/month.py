@@ -169,11 +169,11 @@ def _try_out(known: Regular) -> _Tried:
         steps = min(monthrange(day.year, day.month)[1] - day.day + 1, len(values) - origin)
         before, actual = values[:origin], float(values[origin : origin + steps].sum())
         _, path, _ = _forecast(_learn(before, known.index[:origin]), known.index[origin : origin + steps])
-        said = (float(path.sum()), float(before[-_RATE_DAYS:].mean()) * steps)
-        whole = actual + float(before[len(before) - min(day.day - 1, origin) :].sum())
-        if min(*said, actual, whole) <= 0:
+        forecasts = (float(path.sum()), float(before[-_RATE_DAYS:].mean()) * steps)
+        month_total = actual + float(before[len(before) - min(day.day - 1, origin) :].sum())
+        if min(*forecasts, actual, month_total) <= 0:
             continue
-        errors.append((abs(said[0] - actual) / whole, abs(said[1] - actual) / whole))
+        errors.append((abs(forecasts[0] - actual) / month_total, abs(forecasts[1] - actual) / month_total))
     if not errors:
         return _Tried(0.0, 0.0, 0)
     ensemble, rate = (float(each) for each in np.mean(errors, axis=0))

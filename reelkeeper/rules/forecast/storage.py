@@ -76,10 +76,10 @@ def shares_by_life(
     uploaded: Mapping[str | None, int], retention_days: Mapping[str, int | None], grace_days: int
 ) -> dict[int, float]:
     """Return the share of uploads deleted after a number of days, if tiers continue to upload as before."""
-    whole, shares = sum(uploaded.values()), dict[int, float]()
+    total_bytes, shares = sum(uploaded.values()), dict[int, float]()
     for tier, size_bytes in uploaded.items():
         kept = retention_days.get(tier or "")
-        if kept is not None and whole:
+        if kept is not None and total_bytes:
             life = kept + 1 + grace_days
-            shares[life] = shares.get(life, 0.0) + size_bytes / whole
+            shares[life] = shares.get(life, 0.0) + size_bytes / total_bytes
     return shares

@@ -131,8 +131,8 @@ def with_present(
     groups |= {(flight.tier or UNKNOWN, "") for flight in in_flight} | {("", flight.model) for flight in in_flight}
     newest = []
     for tier, model in sorted(groups):
-        ours = [flight for flight in in_flight if tier in ("", flight.tier or UNKNOWN) and model in ("", flight.model)]
-        more = waiting(ours, as_of)
+        group = [flight for flight in in_flight if tier in ("", flight.tier or UNKNOWN) and model in ("", flight.model)]
+        more = waiting(group, as_of)
         if filled and not tier and not model:
             more |= {
                 "stored_bytes": filled.used_bytes,

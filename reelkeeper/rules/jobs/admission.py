@@ -131,6 +131,6 @@ def cache_key(request: Mapping[str, object], user_id: str | None) -> str:
     >>> same, cache_key({"prompt": "a fox"}, "ana") == cache_key({"prompt": "a fox"}, "ben")
     (True, False)
     """
-    whole = {"request": dict(request), "tenant": user_id}
-    told = json.dumps(whole, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return hashlib.sha256(told.encode()).hexdigest()
+    content = {"request": dict(request), "tenant": user_id}
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()

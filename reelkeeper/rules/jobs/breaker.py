@@ -133,37 +133,37 @@ def judge(seconds: float | None, estimate_seconds: float, policy: BreakerPolicy)
 
 
 def after(
-    breaker: Breaker, outcome: Outcome, job_id: str, said: str, as_of: datetime, policy: BreakerPolicy
+    breaker: Breaker, outcome: Outcome, job_id: str, error: str, as_of: datetime, policy: BreakerPolicy
 ) -> Breaker:
-    """Return the state after an attempt's end; `said` is the reason for its failure.
+    """Return the state after an attempt's end; `error` is the reason for its failure.
 
     While a provider gets no job, or only trial jobs, only its trial jobs count: the others were sent before.
     """
     if breaker.until is None:
-        return _closed(breaker, outcome, said, as_of, policy)
+        return _closed(breaker, outcome, error, as_of, policy)
     # guard breaker.trials: a job that was sent before the breaker opened closes it when it is made
     if job_id not in breaker.trials:
         return breaker
     if outcome is not Outcome.MADE:
-        return _opened(breaker, _why(outcome, said), as_of, policy)
+        return _opened(breaker, _why(outcome, error), as_of, policy)
     if breaker.made + 1 >= policy.trial_jobs:
         return Breaker()
     left = tuple(other for other in breaker.trials if other != job_id)
     return breaker.model_copy(update={"made": breaker.made + 1, "trials": left})
 
 
-def _closed(breaker: Breaker, outcome: Outcome, said: str, as_of: datetime, policy: BreakerPolicy) -> Breaker:
+def _closed(breaker: Breaker, outcome: Outcome, error: str, as_of: datetime, policy: BreakerPolicy) -> Breaker:
     oldest = as_of - timedelta(minutes=policy.window_minutes)
     kept = [attempt for attempt in breaker.recent if attempt.at > oldest]
     recent = (*kept, Attempt(as_of, outcome))[-policy.attempts :]
     if outcome is Outcome.LOCKED:
-        return _opened(breaker, _why(outcome, said), as_of, policy)
+        return _opened(breaker, _why(outcome, error), as_of, policy)
     bad = sum(attempt.outcome is not Outcome.MADE for attempt in recent)
     is_known, is_bad = len(recent) >= policy.fewest_attempts, outcome is not Outcome.MADE
     if policy.bad_percent and is_known and is_bad and bad * 100 >= policy.bad_percent * len(recent):
         slow = sum(attempt.outcome is Outcome.SLOW for attempt in recent)
         too_late = f", {slow} of them for coming far too late" if slow else ""
-        why = f"{bad} of its last {many(len(recent), 'attempt')} failed{too_late}; the last: {_why(outcome, said)}"
+        why = f"{bad} of its last {many(len(recent), 'attempt')} failed{too_late}; the last: {_why(outcome, error)}"
         return _opened(breaker, why, as_of, policy)
     return breaker.model_copy(update={"recent": recent})
 
@@ -175,8 +175,8 @@ def _opened(breaker: Breaker, why: str, as_of: datetime, policy: BreakerPolicy) 
     )
 
 
-def _why(outcome: Outcome, said: str) -> str:
-    return "its video came far too late" if outcome is Outcome.SLOW else said[:500]
+def _why(outcome: Outcome, error: str) -> str:
+    return "its video came far too late" if outcome is Outcome.SLOW else error[:500]
 
 
 def news(provider: str, before: Breaker, outcome: Outcome, now: Breaker) -> list[Finding]:
@@ -199,12 +199,12 @@ def news(provider: str, before: Breaker, outcome: Outcome, now: Breaker) -> list
     ]
 
 
-def _locked_account(provider: str, told: str) -> Finding:
+def _locked_account(provider: str, reason: str) -> Finding:
     return _finding(
         LOCKED,
         provider,
         f"The provider {provider} lets our account in no more",
-        f"{told}. No job is blamed for it: they wait, or go to another provider, and a few try again.",
+        f"{reason}. No job is blamed for it: they wait, or go to another provider, and a few try again.",
         "Look at its balance, limits and key (REELKEEPER_GENERATOR_TOKEN) in the provider's console.",
     )
 

@@ -135,11 +135,11 @@ def order(
     `credit_seconds` is the credit left by earlier starts; `more_seconds` are the seconds of waiting jobs not in `jobs`.
     """
     line, placed = RankedQueue(jobs, policy, tiers, as_of, slots=slots, more_seconds=more_seconds), list[WaitingJob]()
-    as_told = {job.id: job for job in jobs}
+    given = {job.id: job for job in jobs}
     while len(placed) < len(jobs):
         job, credit_seconds = line.first(credit_seconds)
         line.start(job)
-        placed.append(as_told[job.id])  # unlike the queue's copies, whose `ahead` falls when a job starts
+        placed.append(given[job.id])  # unlike the queue's copies, whose `ahead` falls when a job starts
     return placed
 
 

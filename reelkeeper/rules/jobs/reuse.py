@@ -96,9 +96,9 @@ def _worth(
     """Return the worth of a kind's videos by spell, from the middle of each; `widths` are in horizons."""
     worth, after = list[float](), 0.0  # `after`: the worth from the beginning of the next spell
     for over, exposed, usual, width in reversed(list(zip(ended, at_risk, common, widths, strict=True))):
-        asked = (over + _PRIOR_OF_A_KIND * usual) / (exposed + _PRIOR_OF_A_KIND)
-        worth.append(asked * exp(-width / 3) + (1 - asked) * exp(-width / 2) * after)
-        after = asked * exp(-width / 2) + (1 - asked) * exp(-width) * after
+        requested_share = (over + _PRIOR_OF_A_KIND * usual) / (exposed + _PRIOR_OF_A_KIND)
+        worth.append(requested_share * exp(-width / 3) + (1 - requested_share) * exp(-width / 2) * after)
+        after = requested_share * exp(-width / 2) + (1 - requested_share) * exp(-width) * after
     return worth[::-1]
 
 

@@ -254,16 +254,16 @@ def explain(tuned: Tuned, policy: ConcurrencyPolicy) -> str:
         return f"{_the_limit(tuned)} {moved}. {_SENTENCES[TOO_FEW]}: {few}."
     made, attempts = [job for job in jobs if job.made], sum(job.attempts for job in jobs)
     failed = f" with a video, by {many(attempts, 'attempt')}" if attempts > len(made) else ""
-    told = f"{_the_limit(tuned)} {moved}. {_SENTENCES[step.reason]}. {many(len(made), 'job')} ended{failed}"
+    summary = f"{_the_limit(tuned)} {moved}. {_SENTENCES[step.reason]}. {many(len(made), 'job')} ended{failed}"
     if step.reason == "nothing ends":
-        return f"{told}; {many(tuned.at_work, 'job')} at work."
+        return f"{summary}; {many(tuned.at_work, 'job')} at work."
     ceiling, mean = policy.cost_ceiling_microusd, fmean(job.cost_microusd for job in made)
     at_most = f" of at most {money(ceiling)}" if ceiling else ""
     cost, at_a_cost = (f", and cost {money(mean)}{at_most}", f", at {money(step.cost_microusd)} a job")
     slowdown = fmean(job.seconds / job.estimate_seconds for job in made)
     at_once = fmean(job.concurrency for job in jobs)
     return (
-        f"{told}, with {at_once:.1f} at once; each took {slowdown:.2f} times as long as alone{cost if mean else ''}"
+        f"{summary}, with {at_once:.1f} at once; each took {slowdown:.2f} times as long as alone{cost if mean else ''}"
         f". At {step.limit} at once the model expects the work of {step.throughput:.1f} idle servers"
         f"{at_a_cost if mean else ''}."
     )

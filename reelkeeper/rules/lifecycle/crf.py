@@ -150,8 +150,8 @@ def bytes_at(probes: Sequence[Probe], crf: float, codec: str, shrink: float = _S
 
 def _expected_bytes(probes: Sequence[Probe], crf: float, most_bytes: int, codec: str, shrink: float) -> float:
     """Estimate the size at `crf`. A probe that was stopped as too large counts at the largest allowed size or more."""
-    whole = [p if p.mean is not None else p._replace(size_bytes=max(p.size_bytes, most_bytes)) for p in probes]
-    return bytes_at(whole, crf, codec, shrink)
+    bounded = [p if p.mean is not None else p._replace(size_bytes=max(p.size_bytes, most_bytes)) for p in probes]
+    return bytes_at(bounded, crf, codec, shrink)
 
 
 def _aimed_at(probes: Sequence[Probe], recipe: Recipe, acceptance: Acceptance, stakes: Stakes) -> float:

@@ -118,7 +118,7 @@ def listing_within(limits: BlastRadius, listed: int, expected: int) -> None:
         )
 
 
-def told(plan: PlanSummary, refusal: str) -> Finding:
+def refused(plan: PlanSummary, refusal: str) -> Finding:
     """Make the finding for a refused plan, with the guard's message. Each plan is reported once."""
     return Finding(
         rule=alerting.PLAN_REFUSED,

@@ -148,8 +148,8 @@ class LifecyclePolicy(FieldsOnly):
     @cached_property
     def by_segment(self) -> tuple["LifecyclePolicy", ...]:
         """Return the effective policy for the videos of each segment."""
-        mine = {name: self.__dict__[name] for name in type(self).model_fields}
-        return tuple(LifecyclePolicy.model_construct(**mine | segment.overrides()) for segment in self.segments)
+        fields = {name: self.__dict__[name] for name in type(self).model_fields}
+        return tuple(LifecyclePolicy.model_construct(**fields | segment.overrides()) for segment in self.segments)
 
     @cached_property
     def choose(self) -> Callable[[Classified], int]:
@@ -246,7 +246,7 @@ def judging(
     return lambda video: judges[place_of(video)](video)
 
 
-def judging_alike(
+def judging_like(
     policy: LifecyclePolicy,
     tiers: Tiers,
     as_of: datetime,

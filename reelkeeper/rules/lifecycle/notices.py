@@ -1,6 +1,6 @@
 """Give notice before retirement: a video with promised notice is retired only once the service had it in time. Pure.
 
-`foretold` is applied to the verdicts. For a video whose user's tier has `notice_days`:
+`with_notices` is applied to the verdicts. For a video whose user's tier has `notice_days`:
 
     notice_lapsed         WITHDRAW  has notice, but is no longer due within those days, or its user has another tier
     past_retention_soon   NOTIFY    due within those days, and without notice
@@ -37,7 +37,7 @@ class Given(NamedTuple):
     """The notices in force, and whether any endpoint subscribes to new ones."""
 
     standing: Mapping[str, Notice]
-    is_heard: bool
+    has_endpoint: bool
 
 
 class Expiry(NamedTuple):
@@ -47,7 +47,7 @@ class Expiry(NamedTuple):
     days: int
 
 
-def foretold(
+def with_notices(
     judged: Iterable[Verdict], policy: LifecyclePolicy, tiers: Tiers, as_of: datetime, given: Given
 ) -> Iterable[Verdict]:
     """Make retirements wait for their notice, and decide which notices are given or lapse.
@@ -56,10 +56,10 @@ def foretold(
     """
     if not given.standing and not any(tiers.notice_days().values()):
         return judged
-    return _foretold(judged, policy, tiers, as_of, given)
+    return _with_notices(judged, policy, tiers, as_of, given)
 
 
-def _foretold(
+def _with_notices(
     judged: Iterable[Verdict], policy: LifecyclePolicy, tiers: Tiers, as_of: datetime, given: Given
 ) -> Iterator[Verdict]:
     promised = {name: days for name, days in tiers.notice_days().items() if days}
@@ -77,17 +77,17 @@ def _foretold(
         if verdict.action is not Action.RETIRE and verdict.rule != "future_created":
             soon = ahead[video.tier](video)
             due = Verdict(video, soon.action, soon.rule, verdict.figures[:1])  # explained by today's figures
-        yield _noticed(verdict, due, notice, promised[video.tier], as_of, is_heard=given.is_heard)
+        yield _noticed(verdict, due, notice, promised[video.tier], as_of, has_endpoint=given.has_endpoint)
 
 
 def _noticed(  # noqa: PLR0911  one return for each line of the table above
-    verdict: Verdict, due: Verdict, notice: Notice | None, days: int, as_of: datetime, *, is_heard: bool
+    verdict: Verdict, due: Verdict, notice: Notice | None, days: int, as_of: datetime, *, has_endpoint: bool
 ) -> Verdict:
     video, is_due = verdict.video, verdict.action is Action.RETIRE
     if due.action is not Action.RETIRE:
         return verdict if notice is None or due.rule in _UNKNOWN else _lapsed(video)
     notice_over = as_of + timedelta(days=days)
-    if notice is None and is_heard:
+    if notice is None and has_endpoint:
         return Verdict(video, Action.NOTIFY, due.rule + _SOON, (due, Expiry(notice_over, days)))
     if notice is not None and (notice.tier != video.tier or notice.is_lost):
         return _lapsed(video)
@@ -128,7 +128,7 @@ def reason(verdict: Verdict) -> str:
     return lifecycle.reason(verdict)
 
 
-def unheard(flow: str, videos: int) -> Finding:
+def no_endpoint(flow: str, videos: int) -> Finding:
     """Make the finding that nothing is retired because no endpoint subscribes to notices."""
     return Finding(
         rule=NO_ENDPOINT,

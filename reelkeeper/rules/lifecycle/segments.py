@@ -184,25 +184,25 @@ def chooser(segments: Sequence[Segment]) -> Callable[[Classified], int]:
 
     Model, tag and tier are looked up together and leave few segments, whose sizes and keys are then compared.
     """
-    whole = [_Rest(*_sizes(segment), _keys(segment), place) for place, segment in enumerate(segments)]
+    conditions = [_Rest(*_sizes(segment), _keys(segment), place) for place, segment in enumerate(segments)]
     models, tags = ({name for one in segments for name in getattr(one, of) or ()} for of in ("models", "tags"))
     known: dict[_Names, _Open] = {}  # by the names of videos
     found_for: dict[_Names, _Open] = {}  # by those names that segments use
 
-    def find(asked: _Names) -> _Open:
-        model, tag, tier = asked
+    def find(names: _Names) -> _Open:
+        model, tag, tier = names
         named = (model if model in models else None, tag if tag in tags else None, tier)
         if len(known) >= _MAX_KNOWN:  # users choose tags freely
             known.clear()
             found_for.clear()
         found = found_for.get(named) or compare(*named)
-        known[asked] = found_for[named] = found  # another thread may clear the caches at any time
+        known[names] = found_for[named] = found  # another thread may clear the caches at any time
         return found
 
     def compare(model: str | None, tag: str | None, tier: str | None) -> _Open:
         found = tuple(
             rest
-            for rest, segment in zip(whole, segments, strict=True)
+            for rest, segment in zip(conditions, segments, strict=True)
             if (segment.models is None or model in segment.models)
             and (segment.tags is None or tag in segment.tags)
             and (segment.tiers is None or tier in segment.tiers)
@@ -212,8 +212,8 @@ def chooser(segments: Sequence[Segment]) -> Callable[[Classified], int]:
         return _Open(found, tuple(rest for rest in found if rest.matches is None), heads, tails)
 
     def choose(video: Classified) -> int:
-        asked = (video.model, video.tag, video.tier)
-        candidates, without_keys, heads, tails = known.get(asked) or find(asked)
+        names = (video.model, video.tag, video.tier)
+        candidates, without_keys, heads, tails = known.get(names) or find(names)
         if candidates:
             size, key = video.size_bytes, video.key
             if size is None:
@@ -287,25 +287,25 @@ def _named(segments: Sequence[Segment], place: int) -> str:
     return "the policy" if place == NO_SEGMENT else f"segment {segments[place].name}"
 
 
-def _first(segments: Sequence[Segment], asked: Sequence[Segment], tier: str) -> int:
-    """Find the first segment that certainly matches, for `tier`, every video that all of `asked` match, tiers aside."""
-    certain = (place for place, segment in enumerate(segments) if _implies(asked, segment, (tier,)))
+def _first(segments: Sequence[Segment], narrower: Sequence[Segment], tier: str) -> int:
+    """Find the first segment that certainly matches, for `tier`, what all of `narrower` match, tiers aside."""
+    certain = (place for place, segment in enumerate(segments) if _implies(narrower, segment, (tier,)))
     return next(certain, NO_SEGMENT)
 
 
-def _implies(asked: Sequence[Segment], wider: Segment, tiers: Iterable[str]) -> bool:
-    """Check whether every video of users of `tiers` that all of `asked` match certainly matches `wider`."""
+def _implies(narrower: Sequence[Segment], wider: Segment, tiers: Iterable[str]) -> bool:
+    """Check whether every video of users of `tiers` that all of `narrower` match certainly matches `wider`."""
     if wider.tiers is not None and not set(tiers) <= set(wider.tiers):
         return False
-    sizes = [(one.min_bytes, one.max_bytes) for one in asked]
+    sizes = [(one.min_bytes, one.max_bytes) for one in narrower]
     low, high = max((low or 0 for low, _ in sizes)), min((_MOST if high is None else high for _, high in sizes))
     if low < (wider.min_bytes or 0) or high > (_MOST if wider.max_bytes is None else wider.max_bytes):
         return False
     # A condition on size requires a known size, and so must conditions that imply it.
-    if _asks_size(wider) and not any(map(_asks_size, asked)):
+    if _asks_size(wider) and not any(map(_asks_size, narrower)):
         return False
     return all(
-        getattr(wider, name) is None or any(within(getattr(one, name), getattr(wider, name)) for one in asked)
+        getattr(wider, name) is None or any(within(getattr(one, name), getattr(wider, name)) for one in narrower)
         for name, within in (("models", _among), ("tags", _among), ("key_globs", _covered))
     )
 

@@ -181,8 +181,8 @@ def fingerprint(recipe: Recipe, acceptance: Acceptance, encoder: str) -> str:
 
     The placement of the result is not part of it, as refusals for that have their own mark.
     """
-    whole = [recipe.model_dump(mode="json", exclude={"placement"}), acceptance.model_dump(mode="json"), encoder]
-    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16]
+    content = [recipe.model_dump(mode="json", exclude={"placement"}), acceptance.model_dump(mode="json"), encoder]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def bits_per_pixel(media: Media) -> float:

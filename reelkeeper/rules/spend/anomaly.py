@@ -131,11 +131,11 @@ def findings(
     spending = by_scope(charges, as_of.date(), jobs)
     judged = judge_all(spending, policy)
     odd = {scope: news(days, policy) or _early(spending, scope, days, policy) for scope, days in judged.items()}
-    whole = odd.get(TOTAL)
+    total = odd.get(TOTAL)
     return [
         _finding(scope, anomaly, judged, as_of.date())
         for scope, anomaly in odd.items()
-        if anomaly and (scope == TOTAL or not whole or anomaly.began != whole.began)
+        if anomaly and (scope == TOTAL or not total or anomaly.began != total.began)
     ]
 
 
@@ -143,21 +143,21 @@ def judge_all(spending: Spending, policy: AnomalyPolicy) -> dict[str, Days]:
     """Judge each day of each scope; parts are compared with the rest of the total."""
     first, series = spending
     calendar = days(policy.calendar, first, spending.day(len(series.get(TOTAL, ()))))
-    whole = series.get(TOTAL, ())
+    total = series.get(TOTAL, ())
 
     def judged(values: Sequence[int | None], rest: Days = ()) -> Days:
         return judge(values, first, policy.bounds, calendar=calendar, rest=rest)
 
     parts = {
-        scope: judged(values, rest=judged(list(map(_less, whole, values))))
+        scope: judged(values, rest=judged(list(map(_less, total, values))))
         for scope, values in series.items()
         if scope != TOTAL
     }
-    return {scope: _not_over(days) for scope, days in ({TOTAL: judged(whole)} | parts).items()}
+    return {scope: _not_over(days) for scope, days in ({TOTAL: judged(total)} | parts).items()}
 
 
-def _less(whole: int | None, part: int | None) -> int | None:
-    return None if whole is None or part is None else max(whole - part, 0)
+def _less(total: int | None, part: int | None) -> int | None:
+    return None if total is None or part is None else max(total - part, 0)
 
 
 def odd_days(days: Days, policy: AnomalyPolicy) -> list[int]:

@@ -90,9 +90,9 @@ def _run_rate(span: Span, today: date) -> tuple[int, int] | None:
     by_day = Counter[date]()
     for charge in span.charges:
         by_day[charge.day] += nanousd(charge, span.budget.scope)
-    whole = [spent for day, spent in by_day.items() if today - timedelta(days=RATE_DAYS) <= day < today]
-    if len(whole) < _LEAST_RATE_DAYS:
+    amounts = [spent for day, spent in by_day.items() if today - timedelta(days=RATE_DAYS) <= day < today]
+    if len(amounts) < _LEAST_RATE_DAYS:
         return None
-    mean = sum(whole) // len(whole)
+    mean = sum(amounts) // len(amounts)
     rest_of_today = max(mean - by_day[today], 0)
-    return span.spent + rest_of_today + mean * (span.last - today).days, len(whole)
+    return span.spent + rest_of_today + mean * (span.last - today).days, len(amounts)

@@ -91,8 +91,8 @@ class BudgetPolicy(BaseModel):
 
     def all_budgets(self) -> tuple[Budget, ...]:
         """Return every budget, the two total ones first."""
-        whole = ((Period.DAY, self.daily_usd), (Period.MONTH, self.monthly_usd))
-        return (*(Budget(period=period, usd=usd) for period, usd in whole if usd is not None), *self.budgets)
+        totals = ((Period.DAY, self.daily_usd), (Period.MONTH, self.monthly_usd))
+        return (*(Budget(period=period, usd=usd) for period, usd in totals if usd is not None), *self.budgets)
 
 
 class Span(NamedTuple):

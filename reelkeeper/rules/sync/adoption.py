@@ -153,7 +153,7 @@ def sheets(adoption: Adoption, *, dry_run: bool) -> Iterator[Sheet]:
 def remarks(adoption: Adoption, *, dry_run: bool) -> Iterator[str]:
     """Return remarks on the tables."""
     if adoption.refusal:
-        told = "With --apply, nothing would be" if dry_run else "Nothing was"
-        yield f"{told} adopted by a pattern: {adoption.refusal}."
+        opening = "With --apply, nothing would be" if dry_run else "Nothing was"
+        yield f"{opening} adopted by a pattern: {adoption.refusal}."
     if warning := one_day_warning(adoption.one_day):
         yield f"{warning}."

@@ -30,8 +30,8 @@ def read(body: Any, *, account_id: str | None, bucket: str) -> BucketEvent | Unr
     """Parse the body of a message, which may be from another bucket, or malformed."""
     if not isinstance(body, Mapping):
         return Unread("malformed", f"no JSON object, but {type(body).__name__}")
-    action, told = body.get("action"), body.get("object")
-    subject = told if isinstance(told, Mapping) else {}
+    action, stored = body.get("action"), body.get("object")
+    subject = stored if isinstance(stored, Mapping) else {}
     key = subject.get("key")
     if not isinstance(action, str) or not isinstance(key, str) or not key or not isinstance(body.get("bucket"), str):
         return Unread("malformed", "no action, bucket or object.key")

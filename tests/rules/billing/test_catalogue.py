@@ -303,7 +303,7 @@ def test_a_quote_covers_the_dearest_provider_that_can_make_it_and_is_the_same_wh
         {"models": [{"model": "m", **first, "fallbacks": others}], "margin_percent": Decimal(margin)}
     )
     entry, clip = sold.models[0], Clip(seconds=Decimal(seconds))
-    able = entry.able(request(duration_seconds=float(seconds)))
+    able = entry.able_providers(request(duration_seconds=float(seconds)))
     assert able == names if seconds <= most_seconds else names[:2]
     job = JobSpec(model="m", clip=clip, fallbacks=able)
     quotes = {name: quote(job, sold, name) for name in able}

@@ -5,7 +5,7 @@ from decimal import Decimal
 from typing import Any
 
 from reelkeeper.model.requests import GenerationRequest
-from reelkeeper.rules.billing.cheaper import Asked, Cheaper, cheaper
+from reelkeeper.rules.billing.cheaper import Cheaper, EqualRequests, cheaper
 from reelkeeper.rules.billing.quote import PriceBook
 
 READ = {"source": "a list", "read_on": date(2026, 11, 1)}
@@ -21,9 +21,9 @@ def book(**more: Any) -> PriceBook:  # noqa: ANN401  any field
     return PriceBook.model_validate({"models": [entry]})
 
 
-def asked(provider: str | None = "fal", jobs: int = 1, **request: Any) -> Asked:  # noqa: ANN401  any field
+def asked(provider: str | None = "fal", jobs: int = 1, **request: Any) -> EqualRequests:  # noqa: ANN401  any field
     whole = {"prompt": "-", "model": "veo", "duration_seconds": 5, **request}
-    return Asked(GenerationRequest.model_validate(whole), provider, jobs)
+    return EqualRequests(GenerationRequest.model_validate(whole), provider, jobs)
 
 
 def test_the_clips_that_another_provider_can_make_are_priced_there() -> None:

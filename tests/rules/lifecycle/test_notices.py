@@ -8,7 +8,7 @@ import pytest
 from reelkeeper.model import Action, Notice, Verdict, Video
 from reelkeeper.rules.core.tiers import SHIPPED, Tiers
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy, verdicts
-from reelkeeper.rules.lifecycle.notices import Given, foretold, reason
+from reelkeeper.rules.lifecycle.notices import Given, reason, with_notices
 from reelkeeper.rules.lifecycle.selection import for_expiry, for_tiering
 from tests.rules.videos import AS_OF, RECIPE, SECOND, video
 from tests.tiers import tiers
@@ -28,14 +28,14 @@ def notice(
 
 
 def judged(
-    *videos: Video, promised: Tiers = TOLD, notices: Iterable[Notice] = (), is_heard: bool = True
+    *videos: Video, promised: Tiers = TOLD, notices: Iterable[Notice] = (), has_endpoint: bool = True
 ) -> list[Verdict]:
-    given = Given({item.video_id: item for item in notices}, is_heard)
-    return list(foretold(verdicts(videos, POLICY, promised, AS_OF, RECIPE), POLICY, promised, AS_OF, given))
+    given = Given({item.video_id: item for item in notices}, has_endpoint)
+    return list(with_notices(verdicts(videos, POLICY, promised, AS_OF, RECIPE), POLICY, promised, AS_OF, given))
 
 
-def one(judged_video: Video, *notices: Notice, is_heard: bool = True) -> tuple[str, str]:
-    (verdict,) = judged(judged_video, notices=notices, is_heard=is_heard)
+def one(judged_video: Video, *notices: Notice, has_endpoint: bool = True) -> tuple[str, str]:
+    (verdict,) = judged(judged_video, notices=notices, has_endpoint=has_endpoint)
     return verdict.action.value, verdict.rule
 
 
@@ -94,14 +94,14 @@ def test_figures_unknown_for_a_night_end_no_notice(unknown: dict[str, object]) -
 
 
 def test_without_an_endpoint_nothing_is_retired_and_no_notice_given() -> None:
-    assert one(video(366, 9), is_heard=False) == ("keep", "notice_no_endpoint")
-    assert one(video(352, 9), is_heard=False) == ("keep", "still_watched")
-    assert one(video(366, 9), notice(), is_heard=False) == ("retire", "past_retention")  # it had been given to all
+    assert one(video(366, 9), has_endpoint=False) == ("keep", "notice_no_endpoint")
+    assert one(video(352, 9), has_endpoint=False) == ("keep", "still_watched")
+    assert one(video(366, 9), notice(), has_endpoint=False) == ("retire", "past_retention")  # it had been given to all
 
 
 def test_without_promised_notice_verdicts_are_unchanged() -> None:
     stream = iter(())
-    assert foretold(stream, POLICY, SHIPPED, AS_OF, Given({}, is_heard=False)) is stream
+    assert with_notices(stream, POLICY, SHIPPED, AS_OF, Given({}, has_endpoint=False)) is stream
     kept = judged(video(100, 9), promised=SHIPPED, notices=[notice()])
     assert [verdict.action for verdict in kept] == [Action.WITHDRAW]  # the policy promised notice before
 
@@ -113,7 +113,7 @@ def test_each_flow_gives_notice_of_its_own_retirements() -> None:
 
 
 def test_videos_waiting_for_notice_are_counted_by_the_flow_that_would_retire_them() -> None:
-    both = judged(video(366, 9), video(31, 0), is_heard=False)
+    both = judged(video(366, 9), video(31, 0), has_endpoint=False)
     assert [verdict.rule for verdict in for_expiry(both)] == ["notice_no_endpoint", "left_to_tier_storage"]
     assert [verdict.rule for verdict in for_tiering(both)] == ["left_to_expire_videos", "notice_no_endpoint"]
 

@@ -12,7 +12,7 @@ from reelkeeper.model import Video
 from reelkeeper.rules.core.tiers import SHIPPED
 from reelkeeper.rules.lifecycle import segments
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy, judge, reason, verdicts
-from reelkeeper.rules.lifecycle.notices import Given, foretold
+from reelkeeper.rules.lifecycle.notices import Given, with_notices
 from reelkeeper.rules.lifecycle.notices import reason as reason_of_notice
 from reelkeeper.rules.lifecycle.segments import Expected
 from reelkeeper.rules.lifecycle.selection import for_expiry, for_tiering
@@ -80,7 +80,7 @@ def test_the_name_stays_with_what_is_left_to_another_flow_and_with_a_notice() ->
     assert (left.rule, segments.of_verdict(left)) == ("left_to_expire_videos", "drafts")
     assert reason(left) == "left to expire_videos: segment drafts: 4 days old: pro users' videos are kept for 3 days"
     seen = verdicts([gone, soon, cold], told, promised, AS_OF, RECIPE)
-    judged = list(foretold(seen, told, promised, AS_OF, Given({}, is_heard=True)))
+    judged = list(with_notices(seen, told, promised, AS_OF, Given({}, has_endpoint=True)))
     found = [(one.rule, segments.of_verdict(one)) for one in for_expiry(judged)]
     expected = [("past_retention_soon", "drafts"), ("past_retention_soon", "drafts"), ("left_to_tier_storage", None)]
     assert found == expected
