@@ -126,8 +126,8 @@ def _spend(money: Money) -> Panel:
         if limit is None:
             table.add_row(name, spent, "", Text("no budget", "dim"))
             continue
-        share = float(Decimal(nanousd) / 10**9 / limit)
-        table.add_row(name, spent, _bar(share), f"{share:.0%} of ${limit:,f}")
+        share = Decimal(nanousd) / 10**9 / limit
+        table.add_row(name, spent, _bar(float(share)), f"{int(share * 100)}% of ${limit:,f}")
     for use in money.limits[:_MAX_LIMITS]:
         refused = f", {use.refusals} refused" if use.refusals else ""
         of_limit = f"{use.percent}% of {dollars(use.limit_microusd)}{refused}"

@@ -8,10 +8,12 @@ import pytest
 import sqlalchemy as sa
 
 from reelkeeper.model.jobs import JobState
+from reelkeeper.model.money import Charge
 from reelkeeper.operations.core.freeze import freeze
 from reelkeeper.operations.health.watchdog import beat
 from reelkeeper.rules.alerts.cadence import CADENCES
 from reelkeeper.settings import Settings
+from reelkeeper.store.billing import charges
 from reelkeeper.store.core.engine import now, open_store, reading, transaction
 from reelkeeper.store.tables import deployment, heartbeats, plans, users
 from tests.cli.conftest import Run
@@ -107,6 +109,17 @@ def test_the_queue_and_the_budgets_are_those_of_this_moment(
     assert "0% of $12.5" in said
     assert "no budget" in said
     assert "dollars, such as 200" in reelkeeper("status", "--daily-budget", "much", exit_code=2).output
+
+
+def test_a_budget_that_is_nearly_spent_is_not_shown_as_spent(opened: sa.Engine, reelkeeper: Run) -> None:
+    """Alerts and the report cut the percentage off, too."""
+    with transaction(opened, "test") as session:
+        day = now(session).date()
+        charged = Charge(day, "api", "api-veo", "", None, 1, "Jobs", 9_960_000_000, 9_960_000_000, "book")
+        charges.replace(session, [day], [charged])
+    said = reelkeeper("status", "--daily-budget", "10", "--monthly-budget", "20").stdout
+    assert "99% of $10" in said
+    assert "49% of $20" in said
 
 
 def test_items_left_to_later_runs_are_counted_once_and_by_action(opened: sa.Engine, reelkeeper: Run) -> None:
