@@ -22,7 +22,7 @@ _MICRO: Final = 10**6
 def record(session: Session, events: Sequence[Event]) -> None:
     """Write changes of videos to the audit record, and queue their events. Last in a transaction, like `append`."""
     named = {event.video_id for event in events if event.video_id is not None}
-    if named and webhooks.is_anybody_told(session):
+    if named and webhooks.has_endpoint(session):
         standing = webhooks.standing(session, named)
         happened = [_of_video(event, standing[event.video_id]) for event in events if event.video_id in standing]
         webhooks.put(session, [each for each in happened if each])
@@ -31,7 +31,7 @@ def record(session: Session, events: Sequence[Event]) -> None:
 
 def jobs_ended(session: Session, job_ids: Sequence[str]) -> None:
     """Queue events for jobs that have ended."""
-    if not webhooks.is_anybody_told(session):
+    if not webhooks.has_endpoint(session):
         return
     happened = [
         Happened(
@@ -70,7 +70,7 @@ def budgets_crossed(session: Session, opened: Iterable[Finding]) -> None:
         for finding in opened
         if finding.rule == budget.RULE
     ]
-    if happened and webhooks.is_anybody_told(session):
+    if happened and webhooks.has_endpoint(session):
         webhooks.put(session, happened)
 
 
@@ -79,7 +79,7 @@ def credits_taken(session: Session, user_id: str, taken_microusd: int, low_usd: 
     if low_usd is None:
         return
     left, low = ledger.balance(session, user_id).available_microusd, int(low_usd * _MICRO)
-    if left < low <= left + taken_microusd and webhooks.is_anybody_told(session):
+    if left < low <= left + taken_microusd and webhooks.has_endpoint(session):
         data = {"user_id": user_id, "available_microusd": left, "low_microusd": low}
         webhooks.put(session, [Happened(EventType.CREDITS_LOW, f"user:{user_id}", data)])
 

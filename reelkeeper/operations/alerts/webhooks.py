@@ -178,7 +178,7 @@ def deliver(
 ) -> Told:
     """Send due messages to each endpoint, for at most `seconds`; with `follow`, also those that arrive meanwhile."""
     with reading(engine) as session:
-        if not webhooks.is_anybody_told(session):
+        if not webhooks.has_endpoint(session):
             return Told()
     with LeaseManager(engine) as manager, ThreadPoolExecutor(MAX_ENDPOINTS, "webhook") as pool:
         send = partial(sender.send, allow_private=allow_private, timeout_seconds=timeout_seconds)

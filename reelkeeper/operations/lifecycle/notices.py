@@ -130,13 +130,13 @@ def tell_of_waiting(engine: Engine, plan: PlanSummary, run_id: str) -> None:
         # guard notices.unheard_told: retirements stop because no endpoint subscribes to notices, and nobody knows
         alerts.observe_within(session, found, rules=[rules.NO_ENDPOINT], scope=plan.flow, run_id=run_id)
         at = now(session)
-        late = [rules.late(*item) for item in notices.untold(session) if at - item.since >= rules.LATE_AFTER]
+        late = [rules.late(*item) for item in notices.undelivered(session) if at - item.since >= rules.LATE_AFTER]
         # guard notices.late_told: retirements stop because an endpoint accepts no notices, and nobody knows
         alerts.observe_within(session, late, rules=[NOT_DELIVERED], run_id=run_id)
 
 
 def _given(session: Session, video_ids: Sequence[str] | None = None) -> Given:
-    return Given(notices.standing(session, video_ids), webhooks.hears(session, EventType.VIDEO_EXPIRING))
+    return Given(notices.standing(session, video_ids), webhooks.has_subscriber(session, EventType.VIDEO_EXPIRING))
 
 
 def _outcome(row: Planned, became: str, why: str) -> Outcome:

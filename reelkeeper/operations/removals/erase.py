@@ -280,7 +280,7 @@ def _read_events(run: _Run, ids: Identifiers, last: int) -> tuple[list[int], int
 
 def _events(session: Session, run: _Run, ids: Identifiers, last: int) -> tuple[list[int], int] | None:
     """Read the next events after number `last`; return those that are the user's or name them, and the last number."""
-    some = erasures.told_of(session, run.erasing.user_id, last, _BATCH)
+    some = erasures.personal_events(session, run.erasing.user_id, last, _BATCH)
     if not some:
         return None
     return [place for place, detail, is_theirs in some if is_theirs or ids.are_in(detail)], some[-1][0]

@@ -80,7 +80,7 @@ def open_new(session: Session, findings: Sequence[tuple[str, Finding]], run_id: 
                 "level": finding.level,
                 "is_told": False,
                 "first_at": at,
-                **_said(finding, run_id, at),
+                **_columns(finding, run_id, at),
             }
             for alert_id, finding in findings
         ]
@@ -89,7 +89,7 @@ def open_new(session: Session, findings: Sequence[tuple[str, Finding]], run_id: 
 
 def see_again(session: Session, alert_id: str, finding: Finding, run_id: str, at: datetime, *, reopened: bool) -> None:
     """Update a known alert with a new finding; `reopened`: it was resolved."""
-    values: dict[str, Any] = _said(finding, run_id, at)
+    values: dict[str, Any] = _columns(finding, run_id, at)
     if reopened:
         values |= {"first_at": at, "resolved_at": None, "acknowledged_at": None, "acknowledged_by": None}
     else:
@@ -173,7 +173,7 @@ def listed(session: Session, *, everything: bool, limit: int) -> list[ListedAler
     return [ListedAlert(*row) for row in rows]
 
 
-def _said(finding: Finding, run_id: str, at: datetime) -> dict[str, Any]:
+def _columns(finding: Finding, run_id: str, at: datetime) -> dict[str, Any]:
     return {
         "state": AlertState.FIRING,
         "severity": finding.severity,

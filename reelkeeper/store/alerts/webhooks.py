@@ -42,7 +42,7 @@ class Failing(NamedTuple):
     at: datetime
 
 
-def is_anybody_told(session: Session) -> bool:
+def has_endpoint(session: Session) -> bool:
     """Check whether there is any endpoint."""
     return session.execute(sa.select(endpoints.c.id).limit(1)).scalar() is not None
 
@@ -67,7 +67,7 @@ def ended_jobs(session: Session, job_ids: Sequence[str]) -> list[sa.Row[Any]]:
     return list(session.execute(chosen))
 
 
-def hears(session: Session, event: EventType) -> bool:
+def has_subscriber(session: Session, event: EventType) -> bool:
     """Check whether any endpoint, enabled or not, subscribes to an event."""
     return any(not events or event in events for events in session.execute(sa.select(endpoints.c.events)).scalars())
 
@@ -87,7 +87,7 @@ def put_each_apart(session: Session, happened: Sequence[Happened]) -> list[tuple
 
 
 def _messages(session: Session, happened: Sequence[Happened]) -> list[dict[str, Any]]:
-    asked = session.execute(sa.select(endpoints.c.id, endpoints.c.events).order_by(endpoints.c.id)).all()
+    subscribers = session.execute(sa.select(endpoints.c.id, endpoints.c.events).order_by(endpoints.c.id)).all()
     at = now(session)
     return [
         {
@@ -102,7 +102,7 @@ def _messages(session: Session, happened: Sequence[Happened]) -> list[dict[str, 
             "subject": event.subject,
         }
         for event in happened
-        for endpoint in asked
+        for endpoint in subscribers
         if not endpoint.events or event.type in endpoint.events
     ]
 

@@ -92,8 +92,8 @@ def ensure(session: Session, user_ids: Iterable[str]) -> int:
     wanted = list(user_ids)
     if not wanted:
         return 0
-    there = sa.exists().where(storage_accounts.c.user_id == users.c.id)
-    chosen = sa.select(users.c.id, _count_of(users.c.id), sa.literal(0)).where(users.c.id.in_(wanted), ~there)
+    has_account = sa.exists().where(storage_accounts.c.user_id == users.c.id)
+    chosen = sa.select(users.c.id, _count_of(users.c.id), sa.literal(0)).where(users.c.id.in_(wanted), ~has_account)
     insert = insert_into(session, storage_accounts).from_select(["user_id", "used_bytes", "reserved_bytes"], chosen)
     return len(session.execute(insert.on_conflict_do_nothing().returning(storage_accounts.c.user_id)).all())
 
@@ -146,9 +146,9 @@ def promise(
     """
     statement = _promise(tuple(by_tier))
     granted = {f"of_tier_{place}": size for place, size in enumerate(by_tier.values())}
-    asked = {"owner": user_id, "size_bytes": size_bytes, "key": key, **granted}
-    if not changed(session, statement, **asked) and not (
-        ensure(session, [user_id]) and changed(session, statement, **asked)
+    parameters = {"owner": user_id, "size_bytes": size_bytes, "key": key, **granted}
+    if not changed(session, statement, **parameters) and not (
+        ensure(session, [user_id]) and changed(session, statement, **parameters)
     ):
         return False
     new = {"id": key, "user_id": user_id, "size_bytes": size_bytes, "lasting_seconds": lasting_seconds}
@@ -184,8 +184,8 @@ def take_back(session: Session, user_id: str, size_bytes: int) -> bool:
     """Release reserved bytes; False, and nothing changed, when fewer are reserved."""
     reserved = storage_accounts.c.reserved_bytes
     # guard quota.covered: a user's reserved bytes fall below zero, which extends the quota
-    theirs = sa.update(storage_accounts).where(storage_accounts.c.user_id == user_id, reserved >= size_bytes)
-    return changed(session, theirs.values(reserved_bytes=reserved - size_bytes)) == 1
+    statement = sa.update(storage_accounts).where(storage_accounts.c.user_id == user_id, reserved >= size_bytes)
+    return changed(session, statement.values(reserved_bytes=reserved - size_bytes)) == 1
 
 
 def overdue(session: Session) -> tuple[int, int]:
@@ -207,8 +207,8 @@ def expiring(session: Session, limit: int) -> list[Reserved]:
 def set_quota(session: Session, user_id: str, quota_bytes: int | None) -> None:
     """Set the bytes that a user may store; None: the tier's quota."""
     ensure(session, [user_id])
-    theirs = sa.update(storage_accounts).where(storage_accounts.c.user_id == user_id)
-    session.execute(theirs.values(quota_bytes=quota_bytes))
+    statement = sa.update(storage_accounts).where(storage_accounts.c.user_id == user_id)
+    session.execute(statement.values(quota_bytes=quota_bytes))
 
 
 def tiers(session: Session) -> dict[str, str | None]:

@@ -133,9 +133,9 @@ def events(
     limit: int | None = None,
 ) -> Iterator[Recorded]:
     """Stream the events that match every filter given, newest first."""
-    asked = {"event": event, "run_id": run_id, "video_id": video_id, "user_id": user_id}
+    filters = {"event": event, "run_id": run_id, "video_id": video_id, "user_id": user_id}
     query = sa.select(audit_events).order_by(audit_events.c.id.desc()).limit(limit)
-    query = query.where(*(audit_events.c[name] == value for name, value in asked.items() if value is not None))
+    query = query.where(*(audit_events.c[name] == value for name, value in filters.items() if value is not None))
     if since is not None:
         query = query.where(audit_events.c.at >= since)
     return map(_recorded, _stream(session, query))
@@ -160,9 +160,9 @@ def begun_before(session: Session, seconds: float) -> int:
 
 def runs_beginning_with(session: Session, prefix: str, *, limit: int) -> list[str]:
     """List at most `limit` runs with events whose id begins with this; an exact match is returned alone."""
-    alike = sa.select(audit_events.c.run_id).where(audit_events.c.run_id.startswith(prefix, autoescape=True))
+    run_ids = sa.select(audit_events.c.run_id).where(audit_events.c.run_id.startswith(prefix, autoescape=True))
     found = [
-        str(row) for row in session.execute(alike.distinct().order_by(audit_events.c.run_id).limit(limit)).scalars()
+        str(row) for row in session.execute(run_ids.distinct().order_by(audit_events.c.run_id).limit(limit)).scalars()
     ]
     return [prefix] if prefix in found else found
 
@@ -219,7 +219,7 @@ def _seal(salt: str, event: Event) -> str:
 
 
 def _digest(previous: str, place: int, at: datetime, event: Event, seal: str) -> str:
-    whole = {
+    sealed = {
         "id": place,
         "at": at.isoformat(timespec="microseconds"),
         "event": event.event,
@@ -229,4 +229,4 @@ def _digest(previous: str, place: int, at: datetime, event: Event, seal: str) ->
         "seal": seal,
     }
     # guard audit.chained: an event is rewritten with a new digest, and the later events still verify
-    return hashlib.sha256(f"{previous}{_canonical(whole)}".encode()).hexdigest()
+    return hashlib.sha256(f"{previous}{_canonical(sealed)}".encode()).hexdigest()

@@ -85,9 +85,9 @@ def restore(url: str, source: Path) -> None:
 
 
 def _require_empty(session: Session, url: str) -> None:
-    there = set(sa.inspect(session.connection()).get_table_names())
+    existing = set(sa.inspect(session.connection()).get_table_names())
     for table in SQLModel.metadata.sorted_tables:
-        if table is deployment or table.name not in there:
+        if table is deployment or table.name not in existing:
             continue
         if session.execute(sa.select(sa.literal(1)).select_from(table).limit(1)).first():
             raise Refused(
@@ -128,9 +128,9 @@ def _check_and_freeze(session: Session, source: Path) -> None:
 
 def _replace_sqlite(path: Path, target: Path) -> None:
     """Write the pages of `path` over `target` in one transaction of the backup API: a kill leaves it unchanged."""
-    with closing(sqlite3.connect(path)) as whole, closing(sqlite3.connect(target)) as store:
+    with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(target)) as store:
         store.execute("PRAGMA synchronous=FULL")
-        copy_pages(whole, store, target)
+        copy_pages(source, store, target)
 
 
 def write_dump(session: Session, path: Path, revision: str, at: datetime) -> None:

@@ -73,10 +73,10 @@ def locked(session: Session, name: str) -> tuple[dict[str, Any], datetime]:
     if session.get_bind().dialect.name == "postgresql":
         session.execute(_WAKE)
     # guard claims.turns: two concurrent claims exceed the limit of jobs at once
-    asked = sa.select(controls.c.state, Clock()).where(controls.c.name == name).with_for_update()
-    row = session.execute(asked).one_or_none()
+    query = sa.select(controls.c.state, Clock()).where(controls.c.name == name).with_for_update()
+    row = session.execute(query).one_or_none()
     if row is None:
         new = insert_into(session, controls).values(name=name, state={}, updated_at=Clock())
         session.execute(new.on_conflict_do_nothing())
-        row = session.execute(asked).one()
+        row = session.execute(query).one()
     return row[0], row[1]

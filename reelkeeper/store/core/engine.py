@@ -204,8 +204,8 @@ class Clock(FunctionElement[datetime]):
     inherit_cache = True
 
     def __init__(self, seconds: float | sa.BindParameter[float] = 0) -> None:
-        said = seconds if isinstance(seconds, sa.BindParameter) else sa.literal(float(seconds), sa.Float)
-        super().__init__(said)
+        value = seconds if isinstance(seconds, sa.BindParameter) else sa.literal(float(seconds), sa.Float)
+        super().__init__(value)
 
 
 @compiles(Clock, "sqlite")

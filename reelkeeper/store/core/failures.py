@@ -38,7 +38,7 @@ _CAUSES: Final[tuple[tuple[str, type[ReelkeeperError], str], ...]] = (
     (r"No space left on device|could not extend file", Unavailable, "the disk of PostgreSQL is full: free some there"),
 )
 _OUTAGES: Final = {"08", "28", "3D", "53", "57"}  # SQLSTATE: connection, login, no such database, resources, stopped
-_SAID: Final = 300  # characters of the driver's message
+_MAX_MESSAGE: Final = 300  # characters of the driver's message
 
 
 def explained(error: sa.exc.DBAPIError, url: sa.URL) -> ReelkeeperError | None:
@@ -51,13 +51,13 @@ def explained(error: sa.exc.DBAPIError, url: sa.URL) -> ReelkeeperError | None:
 
 
 def _postgresql(error: sa.exc.DBAPIError, url: sa.URL) -> ReelkeeperError:
-    said = " ".join(redacted(str(error.orig)).split())[:_SAID]
+    message = " ".join(redacted(str(error.orig)).split())[:_MAX_MESSAGE]
     host, port = url.host or url.query.get("host") or "the local socket", url.port or url.query.get("port") or 5432
     kind, cause = next(
-        ((kind, cause) for sign, kind, cause in _CAUSES if re.search(sign, said)), (Unavailable, "it gave no answer")
+        ((kind, cause) for sign, kind, cause in _CAUSES if re.search(sign, message)), (Unavailable, "it gave no answer")
     )
     whose = f"database {url.database or url.username!r}, user {url.username!r}"
-    return kind(f"PostgreSQL at {host}, port {port}, {whose}: {cause}. Check {_SETTING}. The driver said: {said}")
+    return kind(f"PostgreSQL at {host}, port {port}, {whose}: {cause}. Check {_SETTING}. The driver said: {message}")
 
 
 def _sqlite(error: sqlite3.Error, file: Path) -> ReelkeeperError | None:

@@ -17,7 +17,7 @@ LEASE_SECONDS = 60.0
 T = TypeVar("T")
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 _COLUMNS = (leases.c.name, leases.c.holder, leases.c.token)
-_WHOLE = sa.tuple_(*_COLUMNS)
+_LEASE = sa.tuple_(*_COLUMNS)
 _BATCH = 1_000  # three parameters each; SQLite takes 32,766 in one statement
 
 
@@ -56,13 +56,13 @@ def acquire(engine: sa.Engine, names: Sequence[str], holder: str, seconds: float
 
 def renew(engine: sa.Engine, taken: Sequence[Lease], seconds: float = LEASE_SECONDS) -> list[Lease]:
     """Extend and return those of `taken` that are still ours: their name was not granted to another since."""
-    ours: set[Lease] = set()
+    renewed: set[Lease] = set()
     for batch in _batches(taken):
         with transaction(engine, "leases.renew") as session:
             # guard leases.renew_own: a run renews a lease that another has taken over
-            extend = sa.update(leases).where(_WHOLE.in_(batch)).values(expires_at=Clock(seconds)).returning(*_COLUMNS)
-            ours |= {Lease(*row) for row in session.execute(extend)}
-    return [lease for lease in taken if lease in ours]
+            extend = sa.update(leases).where(_LEASE.in_(batch)).values(expires_at=Clock(seconds)).returning(*_COLUMNS)
+            renewed |= {Lease(*row) for row in session.execute(extend)}
+    return [lease for lease in taken if lease in renewed]
 
 
 def release(engine: sa.Engine, taken: Sequence[Lease]) -> None:
@@ -70,7 +70,7 @@ def release(engine: sa.Engine, taken: Sequence[Lease]) -> None:
     for batch in _batches(taken):
         with transaction(engine, "leases.release") as session:
             # guard leases.release_own: a run that lost its lease releases its successor's
-            session.execute(sa.update(leases).where(_WHOLE.in_(batch)).values(expires_at=Clock(), holder=""))
+            session.execute(sa.update(leases).where(_LEASE.in_(batch)).values(expires_at=Clock(), holder=""))
 
 
 def holder(engine: sa.Engine, name: str) -> str | None:
@@ -83,15 +83,15 @@ def holder(engine: sa.Engine, name: str) -> str | None:
 def standing(session: Session, lease: Lease) -> bool:
     """Check whether `lease` is still its holder's and has not expired: for workers under another run's lease."""
     # guard leases.still_running: a helper works for a run whose lease has expired
-    held = sa.select(leases.c.token).where(sa.tuple_(*lease) == _WHOLE, leases.c.expires_at > Clock())
+    held = sa.select(leases.c.token).where(sa.tuple_(*lease) == _LEASE, leases.c.expires_at > Clock())
     return session.execute(held).scalar() is not None
 
 
 def current(session: Session, lease: Lease) -> bool:
     """Check whether `lease` is still the last one of its name; if so, lock it until the transaction ends."""
     # guard leases.current: a run changes data after another has taken over
-    ours = sa.select(leases.c.token).where(sa.tuple_(*lease) == _WHOLE)
-    return session.execute(ours.with_for_update()).scalar() is not None
+    granted = sa.select(leases.c.token).where(sa.tuple_(*lease) == _LEASE)
+    return session.execute(granted.with_for_update()).scalar() is not None
 
 
 def _batches(wanted: Sequence[T]) -> Iterator[list[T]]:

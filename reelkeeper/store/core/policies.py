@@ -14,7 +14,7 @@ from reelkeeper.store.tables import deployment, policy_versions
 
 VERSION: Final = (deployment.c.policy_version, deployment.c.policy_digest)
 _IN_FORCE: Final = sa.select(*VERSION)
-_TOLD: Final = "policies in force"  # in a session's info: the transaction that read the row, and its version
+_REMEMBERED: Final = "policies in force"  # in a session's info: the transaction that read the row, and its version
 
 
 class Mark(NamedTuple):
@@ -35,16 +35,16 @@ class Version(NamedTuple):
 
 def in_force(session: Session) -> Mark:
     """Read the version in force, without a query where this transaction has read the deployment row already."""
-    transaction, told = session.info.get(_TOLD, (None, None))
-    if told is not None and transaction is session.get_transaction():
-        return Mark(*told)
+    transaction, mark = session.info.get(_REMEMBERED, (None, None))
+    if mark is not None and transaction is session.get_transaction():
+        return Mark(*mark)
     return note(session, *session.execute(_IN_FORCE).one())
 
 
 def note(session: Session, version: int, digest: str) -> Mark:
     """Remember for this transaction the version that it read from the deployment row."""
     found = Mark(version, digest)
-    session.info[_TOLD] = session.get_transaction(), found
+    session.info[_REMEMBERED] = session.get_transaction(), found
     return found
 
 
@@ -78,5 +78,5 @@ def put_in_force(
         return None
     row = {"version": version, "digest": digest, "document": written, "author": author, "reason": reason}
     session.execute(sa.insert(policy_versions).values(row | {"created_at": Clock()}))
-    session.info.pop(_TOLD, None)
+    session.info.pop(_REMEMBERED, None)
     return version

@@ -156,9 +156,9 @@ def _copy_beside(connection: sa.Connection, current: tuple[str, ...]) -> None:
 
 
 def _check_rows(before: dict[str, Contents], after: dict[str, Contents], applied: list[Script]) -> None:
-    meant: set[str] = set().union(*(getattr(script.module, "changes_rows", ()) for script in applied))
-    if unmeant := [what for name, what in changes(before, after).items() if name not in meant]:
-        listed = ", ".join(unmeant)
+    declared: set[str] = set().union(*(getattr(script.module, "changes_rows", ()) for script in applied))
+    if undeclared := [what for name, what in changes(before, after).items() if name not in declared]:
+        listed = ", ".join(undeclared)
         raise SchemaError(f"migration rolled back: {listed}, but no revision declares that in changes_rows")
 
 
@@ -188,6 +188,6 @@ def size_bytes(session: Session) -> int:
     """Measure the store's bytes on disk: SQLite's file without its log, PostgreSQL's database."""
     if session.get_bind().dialect.name == "postgresql":
         return int(session.execute(sa.text("SELECT pg_database_size(current_database())")).scalar_one())
-    asked = ("PRAGMA page_count", "PRAGMA page_size")
-    pages, page = (int(session.execute(sa.text(text)).scalar_one()) for text in asked)
+    pragmas = ("PRAGMA page_count", "PRAGMA page_size")
+    pages, page = (int(session.execute(sa.text(text)).scalar_one()) for text in pragmas)
     return pages * page

@@ -120,9 +120,9 @@ def contents(connection: sa.Connection, before: Mapping[str, Contents] | None = 
 def _contents(connection: sa.Connection, name: str, before: Contents | None) -> Contents:
     # The driver's values are compared, as our types may not fit an old schema.
     found = connection.execute(sa.select(sa.text("*")).select_from(sa.table(name)), execution_options=_STREAMED)
-    there = tuple(found.keys())
-    columns = tuple(column for column in before.columns if column in there) if before else there
-    places = [there.index(column) for column in columns]
+    present = tuple(found.keys())
+    columns = tuple(column for column in before.columns if column in present) if before else present
+    places = [present.index(column) for column in columns]
     rows = total = 0
     for row in found:
         rows += 1
@@ -135,13 +135,13 @@ _STREAMED = {"yield_per": _AT_ONCE}
 
 def changes(before: Mapping[str, Contents], after: Mapping[str, Contents]) -> dict[str, str]:
     """Describe how each changed table differs. A dropped column is a difference, a new one is not."""
-    told = {}
+    differences = {}
     for name, old in before.items():
         new = after.get(name, Contents(0, old.columns, 0))
         if old.rows != new.rows:
-            told[name] = f"{name} had {old.rows} rows and has {new.rows}"
+            differences[name] = f"{name} had {old.rows} rows and has {new.rows}"
         elif dropped := [column for column in old.columns if column not in new.columns]:
-            told[name] = f"{name} has no {', '.join(dropped)} any more"
+            differences[name] = f"{name} has no {', '.join(dropped)} any more"
         elif old.total != new.total:
-            told[name] = f"{name} has other values than before"
-    return told
+            differences[name] = f"{name} has other values than before"
+    return differences

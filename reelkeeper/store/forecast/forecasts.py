@@ -26,8 +26,8 @@ def latest(session: Session, until: datetime) -> list[CostForecast]:
     return [CostForecast(*row) for row in rows]
 
 
-def record(session: Session, run_id: str, said: Iterable[CostForecast]) -> None:
+def record(session: Session, run_id: str, costs: Iterable[CostForecast]) -> None:
     """Record a run's forecast, in place of one that the same run recorded before a crash."""
     session.execute(sa.delete(forecasts).where(forecasts.c.run_id == run_id))
-    if rows := [{"run_id": run_id, **forecast._asdict()} for forecast in said]:
+    if rows := [{"run_id": run_id, **forecast._asdict()} for forecast in costs]:
         session.execute(sa.insert(forecasts), rows)

@@ -108,10 +108,10 @@ def left_behind(session: Session, limit: int, provider: str | None = None, other
     With a `provider`, jobs that were sent to another, which alone knows their state, are left out until they are
     `others_hours` old.
     """
-    theirs = sa.and_(jobs.c.provider_key.is_not(None), jobs.c.provider != provider)
+    is_of_another = sa.and_(jobs.c.provider_key.is_not(None), jobs.c.provider != provider)
     old = jobs.c.started_at < Clock(-3600 * others_hours)
-    mine = sa.true() if provider is None else sa.or_(sa.not_(theirs), old)
-    wanted = sa.select(jobs.c.id).where(_left_behind(), mine).order_by(jobs.c.due_at, jobs.c.id).limit(limit)
+    may_be_taken = sa.true() if provider is None else sa.or_(sa.not_(is_of_another), old)
+    wanted = sa.select(jobs.c.id).where(_left_behind(), may_be_taken).order_by(jobs.c.due_at, jobs.c.id).limit(limit)
     return list(session.execute(wanted).scalars())
 
 
@@ -133,9 +133,9 @@ def _outside(
     columns = {"provider": jobs.c.lane, "model": jobs.c.model, "tier": jobs.c.tier, "user": jobs.c.user_id}
     by_kind = {kind: [scope.partition(":")[2] for scope in full if scope.startswith(f"{kind}:")] for kind in columns}
     outside = (sa.or_(columns[kind].is_(None), columns[kind].not_in(names)) for kind, names in by_kind.items() if names)
-    is_theirs = sa.and_(jobs.c.lane.is_not(None), sa.tuple_(jobs.c.model, jobs.c.lane).in_(others))
-    mine = [sa.not_(is_theirs)] if others else []
-    return sa.and_(sa.true(), *outside, *mine, *([jobs.c.id.not_in(taken)] if taken else []))
+    is_of_another = sa.and_(jobs.c.lane.is_not(None), sa.tuple_(jobs.c.model, jobs.c.lane).in_(others))
+    own = [sa.not_(is_of_another)] if others else []
+    return sa.and_(sa.true(), *outside, *own, *([jobs.c.id.not_in(taken)] if taken else []))
 
 
 def waiting_jobs(
@@ -176,8 +176,8 @@ def _window(
     if rank is None:
         of_no_tier = sa.or_(waits.c.tier.is_(None), waits.c.tier.not_in(tiers))
         firsts = [
-            all_of_them.where(theirs).order_by(waits.c.estimate_seconds, *age).limit(_SHORTEST)
-            for theirs in (*(waits.c.tier == tier for tier in tiers), of_no_tier)
+            all_of_them.where(condition).order_by(waits.c.estimate_seconds, *age).limit(_SHORTEST)
+            for condition in (*(waits.c.tier == tier for tier in tiers), of_no_tier)
         ]
     else:
         each = sa.case(dict(rank.seconds_by_tier), value=waits.c.tier, else_=rank.other_seconds)
@@ -258,13 +258,13 @@ def take(session: Session, job_ids: Sequence[str], worker: str) -> list[Claim]:
 
 def current(session: Session, job_id: str, lease_token: int) -> bool:
     """Check whether this claim is the job's last and the job is not over; if so, lock the job for the transaction."""
-    ours = sa.select(jobs.c.id).where(at_work(job_id, lease_token))
-    return session.execute(ours.with_for_update()).scalar() is not None
+    claimed = sa.select(jobs.c.id).where(at_work(job_id, lease_token))
+    return session.execute(claimed.with_for_update()).scalar() is not None
 
 
 def renew(session: Session, claims: Iterable[tuple[str, int, float]]) -> dict[str, bool]:
     """Extend claims, given as id, token and progress; return, for those still ours, whether to cancel the job."""
-    ours = {}
+    renewed = {}
     for job_id, lease_token, progress in sorted(claims):  # in one order for all, to avoid deadlocks
         row = session.execute(
             sa.update(jobs)
@@ -274,15 +274,15 @@ def renew(session: Session, claims: Iterable[tuple[str, int, float]]) -> dict[st
             .returning(jobs.c.id, jobs.c.cancel_asked_at)
         ).one_or_none()
         if row:
-            ours[row.id] = row.cancel_asked_at is not None
-    return ours
+            renewed[row.id] = row.cancel_asked_at is not None
+    return renewed
 
 
 def note(session: Session, claim: Claim, **values: Any) -> bool:  # noqa: ANN401  columns of jobs
     """Update columns of a running job; False, and nothing written, if the claim is not current any more."""
     # guard claims.note_running: a finished job is queued again, and made and charged again
-    mine = sa.update(jobs).where(_fenced(*claim.fence), jobs.c.state == JobState.RUNNING)
-    return changed(session, mine.values(**values)) == 1
+    statement = sa.update(jobs).where(_fenced(*claim.fence), jobs.c.state == JobState.RUNNING)
+    return changed(session, statement.values(**values)) == 1
 
 
 def release_job(
@@ -320,11 +320,11 @@ def name_sent(session: Session, provider_key: str, name: Callable[[str], str]) -
     row = session.execute(sa.select(jobs.c.id, jobs.c.model).where(lost).with_for_update()).one_or_none()
     if row is None:
         return
-    told = name(row.model)
+    provider_job_id = name(row.model)
     # guard claims.one_name: a job whose answer was lost gets another job's video, and both are charged
-    if session.execute(sa.select(jobs.c.id).where(jobs.c.provider_job_id == told)).first():
+    if session.execute(sa.select(jobs.c.id).where(jobs.c.provider_job_id == provider_job_id)).first():
         return
-    session.execute(sa.update(jobs).where(jobs.c.id == row.id).values(provider_job_id=told))
+    session.execute(sa.update(jobs).where(jobs.c.id == row.id).values(provider_job_id=provider_job_id))
 
 
 def hand_back(session: Session, held: Collection[Claim]) -> None:

@@ -121,7 +121,7 @@ class Existing(NamedTuple):
 
 def _look() -> sa.Select[Any]:
     leader, wanted = jobs.alias("leader"), sa.bindparam("cache_key", type_=sa.String)
-    mine = sa.and_(jobs.c.user_id == users.c.id, jobs.c.client_key == sa.bindparam("client_key"))
+    is_same_key = sa.and_(jobs.c.user_id == users.c.id, jobs.c.client_key == sa.bindparam("client_key"))
     return (
         sa.select(
             *ADMITTED,
@@ -131,7 +131,7 @@ def _look() -> sa.Select[Any]:
             sa.select(leader.c.id).where(leader.c.cache_key == wanted, leads(leader)).scalar_subquery().label("leader"),
             *(sa.select(column).scalar_subquery().label(f"in_force_{place}") for place, column in enumerate(VERSION)),
         )
-        .select_from(users.outerjoin(jobs, mine))
+        .select_from(users.outerjoin(jobs, is_same_key))
         .where(users.c.id == sa.bindparam("user_id"))
     )
 
@@ -164,13 +164,20 @@ def marks(session: Session, job_ids: Sequence[str]) -> dict[str, object]:
     One query serves all: a query for each job costs a hundred times as much.
     """
     leader = jobs.alias("leader")
-    told = (jobs.c.state, jobs.c.progress, jobs.c.cancel_asked_at, jobs.c.started_at, leader.c.state, leader.c.progress)
-    asked = (
-        sa.select(jobs.c.id, *told)
+    columns = (
+        jobs.c.state,
+        jobs.c.progress,
+        jobs.c.cancel_asked_at,
+        jobs.c.started_at,
+        leader.c.state,
+        leader.c.progress,
+    )
+    query = (
+        sa.select(jobs.c.id, *columns)
         .select_from(jobs.outerjoin(leader, leader.c.id == jobs.c.leader_id))
         .where(jobs.c.id.in_(sa.bindparam("job_ids", expanding=True)))
     )
-    return {row[0]: tuple(row[1:]) for row in session.execute(asked, {"job_ids": job_ids})}
+    return {row[0]: tuple(row[1:]) for row in session.execute(query, {"job_ids": job_ids})}
 
 
 def oldest_waiting(session: Session) -> datetime | None:

@@ -122,7 +122,7 @@ def _number(least: float) -> Callable[[str], float]:
     return take
 
 
-def _whole(least: int) -> Callable[[str], int]:
+def _integer(least: int) -> Callable[[str], int]:
     def take(text: str) -> int:
         if not (text.isascii() and text.isdigit() and least <= int(text) <= _MAX_VALUE):
             raise ValueError(f"is not a whole number from {least} to {_MAX_VALUE:g}")
@@ -152,9 +152,9 @@ _JOBS: Final[Columns] = {
     "complexity": _number(0),
     "estimate_seconds": _number(0),
     "seconds": _number(0.001),
-    "prompt_characters": _whole(0),
+    "prompt_characters": _integer(0),
 }
-_REQUESTS: Final[Columns] = {"at": _at, "key": _word, "size_bytes": _whole(1), "cost_microusd": _whole(1)}
+_REQUESTS: Final[Columns] = {"at": _at, "key": _word, "size_bytes": _integer(1), "cost_microusd": _integer(1)}
 
 
 class _Numbers(dict[str, str]):

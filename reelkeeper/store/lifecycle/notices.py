@@ -30,7 +30,7 @@ class NewNotice(NamedTuple):
     expires_at: datetime
 
 
-class Untold(NamedTuple):
+class Undelivered(NamedTuple):
     """Notices in force that an endpoint has not accepted, and that were not released for it."""
 
     endpoint_id: str
@@ -121,7 +121,7 @@ def end(session: Session, video_ids: Sequence[str], why: str) -> None:
         session.execute(sa.update(notices).where(stand).values(ended_at=Clock(), end=why))
 
 
-def untold(session: Session) -> list[Untold]:
+def undelivered(session: Session) -> list[Undelivered]:
     """Count the notices in force that each endpoint has not accepted, the oldest first."""
     since = sa.func.min(notices.c.given_at)
     rows = session.execute(
@@ -137,7 +137,7 @@ def untold(session: Session) -> list[Untold]:
         .group_by(deliveries.c.endpoint_id)
         .order_by(since, deliveries.c.endpoint_id)
     )
-    return [Untold._make(row) for row in rows]
+    return [Undelivered._make(row) for row in rows]
 
 
 def given(promised: Mapping[str, int], at: datetime) -> sa.ColumnElement[bool]:
@@ -151,7 +151,7 @@ def given(promised: Mapping[str, int], at: datetime) -> sa.ColumnElement[bool]:
 def _given_to(tier: str, days: int, at: datetime) -> sa.ColumnElement[bool]:
     is_of_tier = sa.exists().where(users.c.id == videos.c.user_id, users.c.tier == tier)
     told_at = sa.func.coalesce(deliveries.c.delivered_at, deliveries.c.released_at)
-    mine = deliveries.c.notice_id == notices.c.id
+    is_of_notice = deliveries.c.notice_id == notices.c.id
     stands = sa.exists().where(
         notices.c.video_id == videos.c.id,
         # guard notices.ended: a lapsed notice counts when the video is due again
@@ -161,9 +161,9 @@ def _given_to(tier: str, days: int, at: datetime) -> sa.ColumnElement[bool]:
         # guard notices.expires: a video is retired before the day that its notice names
         notices.c.expires_at <= at,
         # guard notices.heard: a notice that was sent to no endpoint counts as given
-        sa.exists().where(mine),
+        sa.exists().where(is_of_notice),
         # guard notices.days: a video is retired before its days of notice are over
-        ~sa.exists().where(mine, sa.or_(told_at.is_(None), told_at > at - timedelta(days=days))),
+        ~sa.exists().where(is_of_notice, sa.or_(told_at.is_(None), told_at > at - timedelta(days=days))),
     )
     return sa.or_(~is_of_tier, stands)
 

@@ -68,8 +68,8 @@ def shown_state() -> sa.ColumnElement[str]:
 
 def close_others(session: Session, flow: str, plan_id: str) -> None:
     """End the plans that dead runs of `flow` left under way: `plan_id` is newer."""
-    others = sa.select(sa.literal("plan/") + plans.c.id).where(plans.c.flow == flow, plans.c.id != plan_id, _open())
-    session.execute(sa.update(leases).where(leases.c.name.in_(others)).values(holder="", expires_at=Clock()))
+    names = sa.select(sa.literal("plan/") + plans.c.id).where(plans.c.flow == flow, plans.c.id != plan_id, _open())
+    session.execute(sa.update(leases).where(leases.c.name.in_(names)).values(holder="", expires_at=Clock()))
 
 
 def undertaking(session: Session, plan_id: str) -> Undertaking:

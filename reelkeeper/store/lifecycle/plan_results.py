@@ -31,7 +31,7 @@ class PlanLine(NamedTuple):
 
 def recent_plans(session: Session, *, limit: int) -> list[PlanLine]:
     """List the newest plans."""
-    mine = verdicts.c.plan_id == plans.c.id
+    is_of_plan = verdicts.c.plan_id == plans.c.id
     rows = session.execute(
         sa.select(
             plans.c.id,
@@ -39,8 +39,8 @@ def recent_plans(session: Session, *, limit: int) -> list[PlanLine]:
             shown_state(),
             plans.c.as_of,
             plans.c.created_at,
-            sa.select(sa.func.count()).where(mine).scalar_subquery(),
-            sa.select(sa.func.coalesce(sa.func.sum(verdicts.c.size_bytes), 0)).where(mine).scalar_subquery(),
+            sa.select(sa.func.count()).where(is_of_plan).scalar_subquery(),
+            sa.select(sa.func.coalesce(sa.func.sum(verdicts.c.size_bytes), 0)).where(is_of_plan).scalar_subquery(),
             plans.c.refusal,
         )
         .order_by(plans.c.created_at.desc())
@@ -78,12 +78,12 @@ def by_rule(session: Session, plan_id: str) -> list[PlannedRule]:
         .order_by(size.desc())
     )
     return [
-        PlannedRule(action, rule, int(count), int(size_bytes), _whole(month), _whole(net), segment)
+        PlannedRule(action, rule, int(count), int(size_bytes), _integer(month), _integer(net), segment)
         for action, rule, segment, count, size_bytes, month, net in rows
     ]
 
 
-def _whole(amount: Any) -> int | None:  # noqa: ANN401  a sum in SQL
+def _integer(amount: Any) -> int | None:  # noqa: ANN401  a sum in SQL
     return None if amount is None else int(amount)
 
 
@@ -100,17 +100,17 @@ def largest(session: Session, plan_id: str, limit: int) -> list[Item]:
 
 def by_outcome(session: Session, plan_id: str) -> list[Done]:
     """Count a plan's items by outcome; those that the run did not reach are `not_done`."""
-    became = sa.func.coalesce(sa.func.nullif(verdicts.c.outcome, AGAIN), NOT_DONE).label("became")
+    final = sa.func.coalesce(sa.func.nullif(verdicts.c.outcome, AGAIN), NOT_DONE).label("final")
     rows = session.execute(
         sa.select(
-            became,
+            final,
             sa.func.count(),
             sa.func.sum(verdicts.c.size_bytes),
             sa.func.sum(sa.func.coalesce(verdicts.c.after_bytes, verdicts.c.size_bytes)),
         )
         .where(verdicts.c.plan_id == plan_id)
-        .group_by("became")
-        .order_by("became")
+        .group_by("final")
+        .order_by("final")
     )
     return [Done(str(what), int(count), int(before), int(after)) for what, count, before, after in rows]
 

@@ -60,10 +60,12 @@ class Approved(NamedTuple):
 def load_summary(session: Session, plan_id: str) -> PlanSummary:
     """Sum up a saved plan. `retire` counts all removals, purges too. Raises NotFound."""
     plan = _plan(session, plan_id)
-    mine = verdicts.c.plan_id == plan_id
+    is_of_plan = verdicts.c.plan_id == plan_id
     counted = (sa.func.count(), sa.func.coalesce(sa.func.sum(verdicts.c.size_bytes), 0))
-    by_action = session.execute(sa.select(verdicts.c.action, *counted).where(mine).group_by(verdicts.c.action)).all()
-    going = [mine, verdicts.c.action.in_(_GOING)]
+    by_action = session.execute(
+        sa.select(verdicts.c.action, *counted).where(is_of_plan).group_by(verdicts.c.action)
+    ).all()
+    going = [is_of_plan, verdicts.c.action.in_(_GOING)]
     by_user = session.execute(
         sa.select(verdicts.c.user_id, *counted)
         .where(*going, verdicts.c.user_id.is_not(None))

@@ -91,8 +91,8 @@ def claimed(session: Session, blob_ids: Sequence[int], lease: Lease) -> list[Doo
 
 def count_claimed(session: Session, blob_ids: Sequence[int], lease: Lease) -> int:
     """Count those of `blob_ids` that are still claimed under this lease."""
-    mine = sa.select(sa.func.count()).where(one_of(session, blobs.c.id, blob_ids), claimed_by(lease))
-    return int(session.execute(mine).scalar_one())
+    count = sa.select(sa.func.count()).where(one_of(session, blobs.c.id, blob_ids), claimed_by(lease))
+    return int(session.execute(count).scalar_one())
 
 
 def timed_out(session: Session, video_ids: Sequence[str] | None, limit: int) -> list[TimedOut]:

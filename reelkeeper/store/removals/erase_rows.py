@@ -70,17 +70,17 @@ def erase(session: Session, erasing: Erasing, clean: Clean) -> dict[str, int]:
     return _delete(session, user_id)
 
 
-def _mine(user_id: str) -> sa.Select[tuple[str]]:
+def _own_videos(user_id: str) -> sa.Select[tuple[str]]:
     return sa.select(videos.c.id).where(videos.c.user_id == user_id)
 
 
 def _delete(session: Session, user_id: str) -> dict[str, int]:
-    mine = _mine(user_id)
+    own_videos = _own_videos(user_id)
     reserved = sa.select(reservations.c.id).where(reservations.c.user_id == user_id)
     put = sa.select(uploads.c.blob_id).where(uploads.c.reservation_id.in_(reserved))
-    keys = sa.select(blobs.c.key).where(sa.or_(blobs.c.video_id.in_(mine), blobs.c.id.in_(put)))
+    keys = sa.select(blobs.c.key).where(sa.or_(blobs.c.video_id.in_(own_videos), blobs.c.id.in_(put)))
     on_user = sa.and_(holds.c.scope == "user", holds.c.subject == user_id)
-    on_video = sa.and_(holds.c.scope == "video", holds.c.subject.in_(mine))
+    on_video = sa.and_(holds.c.scope == "video", holds.c.subject.in_(own_videos))
     video = sa.literal("video/")
     of_videos = sa.select(video.concat(videos.c.id)).where(videos.c.user_id == user_id)
     of_uploads = sa.select(video.concat(uploads.c.video_id)).where(uploads.c.reservation_id.in_(reserved))
@@ -88,19 +88,19 @@ def _delete(session: Session, user_id: str) -> dict[str, int]:
     gone = [
         (
             notice_deliveries,
-            notice_deliveries.c.notice_id.in_(sa.select(notices.c.id).where(notices.c.video_id.in_(mine))),
+            notice_deliveries.c.notice_id.in_(sa.select(notices.c.id).where(notices.c.video_id.in_(own_videos))),
         ),
-        (notices, notices.c.video_id.in_(mine)),
-        (keeps, keeps.c.video_id.in_(mine)),
-        (daily_views, daily_views.c.video_id.in_(mine)),
-        (operations, operations.c.video_id.in_(mine)),
-        (cache_entries, sa.or_(cache_entries.c.video_id.in_(mine), cache_entries.c.user_id == user_id)),
+        (notices, notices.c.video_id.in_(own_videos)),
+        (keeps, keeps.c.video_id.in_(own_videos)),
+        (daily_views, daily_views.c.video_id.in_(own_videos)),
+        (operations, operations.c.video_id.in_(own_videos)),
+        (cache_entries, sa.or_(cache_entries.c.video_id.in_(own_videos), cache_entries.c.user_id == user_id)),
         (holds, sa.or_(on_user, on_video)),
         (leases, leases.c.name.in_(of_videos.union_all(of_uploads))),
-        (orphans, sa.or_(orphans.c.user_id == user_id, orphans.c.video_id.in_(mine), orphans.c.key.in_(keys))),
+        (orphans, sa.or_(orphans.c.user_id == user_id, orphans.c.video_id.in_(own_videos), orphans.c.key.in_(keys))),
         (
             key_owners,
-            sa.or_(key_owners.c.user_id == user_id, key_owners.c.video_id.in_(mine), key_owners.c.key.in_(keys)),
+            sa.or_(key_owners.c.user_id == user_id, key_owners.c.video_id.in_(own_videos), key_owners.c.key.in_(keys)),
         ),
         (uploads, uploads.c.reservation_id.in_(reserved)),
         (reservations, reservations.c.user_id == user_id),
@@ -111,7 +111,9 @@ def _delete(session: Session, user_id: str) -> dict[str, int]:
     counts: dict[str, int] = {}
     for table, which in gone:
         if table is uploads:  # the other rows with keys are deleted, and uploads still name their blobs
-            emptied = sa.update(blobs).where(sa.or_(blobs.c.video_id.in_(mine), blobs.c.id.in_(put))).values(_NO_BLOB)
+            emptied = (
+                sa.update(blobs).where(sa.or_(blobs.c.video_id.in_(own_videos), blobs.c.id.in_(put))).values(_NO_BLOB)
+            )
             # guard erase.blob_number: SQLite reuses a deleted blob's number, and audit events then name another blob
             session.execute(emptied)
         counts[table.name] = changed(session, sa.delete(table).where(which))
@@ -120,15 +122,15 @@ def _delete(session: Session, user_id: str) -> dict[str, int]:
 
 def _empty_work(session: Session, user_id: str, pseudonym: str) -> None:
     """Empty jobs and plans except for their costs and durations."""
-    mine = _mine(user_id)
+    own_videos = _own_videos(user_id)
     session.execute(
         sa.update(verdicts)
-        .where(sa.or_(verdicts.c.user_id == user_id, verdicts.c.video_id.in_(mine)))
+        .where(sa.or_(verdicts.c.user_id == user_id, verdicts.c.video_id.in_(own_videos)))
         .values(user_id=pseudonym, video_id=None, reason="", outcome_reason=None)
     )
-    session.execute(sa.update(crf_searches).where(crf_searches.c.video_id.in_(mine)).values(video_id=pseudonym))
+    session.execute(sa.update(crf_searches).where(crf_searches.c.video_id.in_(own_videos)).values(video_id=pseudonym))
     # guard erase.shared: other users' jobs that got the user's video prevent deleting its row, and the user's
-    session.execute(sa.update(jobs).where(jobs.c.video_id.in_(mine)).values(video_id=None))
+    session.execute(sa.update(jobs).where(jobs.c.video_id.in_(own_videos)).values(video_id=None))
     emptied = {"client_key": jobs.c.id, "cache_key": jobs.c.id, "request_sha256": "", "error": None, "tag": None}
     for rows in _pages(session, jobs, [jobs.c.id], [jobs.c.model, jobs.c.request], jobs.c.user_id == user_id):
         kept = [
@@ -181,15 +183,15 @@ def _clean_texts(session: Session, clean: Clean) -> None:
         key = list(table.primary_key)
         for rows in _pages(session, table, key, [table.c[column] for column in columns]):
             for row in rows:
-                found = {column: getattr(row, column) for column in columns}
-                told = clean(found)
-                if told == found:
+                before = {column: getattr(row, column) for column in columns}
+                after = clean(before)
+                if after == before:
                     continue
                 this = sa.and_(*(column == getattr(row, column.name) for column in key))
                 if table is outbox and row.endpoint_id is not None:
-                    told = {"state": MessageState.WITHDRAWN, "last_error": None, "subject": None}
-                    told["payload"] = {**found["payload"], "data": {}}
-                session.execute(sa.update(table).where(this).values(told))
+                    after = {"state": MessageState.WITHDRAWN, "last_error": None, "subject": None}
+                    after["payload"] = {**before["payload"], "data": {}}
+                session.execute(sa.update(table).where(this).values(after))
 
 
 def _pages(

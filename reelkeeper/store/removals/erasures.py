@@ -59,9 +59,9 @@ def find(session: Session, user_id: str) -> Erasing | None:
 
 def begin(session: Session, user_id: str) -> Erasing | None:
     """Record that a user is being erased and gets nothing new from now on; None where there is no such user."""
-    theirs = users.c.id == user_id
+    is_user = users.c.id == user_id
     values = {"erasing_at": now(session), "pseudonym": f"erased-{uuid4().hex}"}
-    session.execute(sa.update(users).where(theirs, users.c.erasing_at.is_(None)).values(values))
+    session.execute(sa.update(users).where(is_user, users.c.erasing_at.is_(None)).values(values))
     return find(session, user_id)
 
 
@@ -73,23 +73,23 @@ def unfinished(session: Session) -> list[str]:
 
 def jobs_in_flight(session: Session, user_id: str) -> list[str]:
     """List the unfinished jobs of a user, first those that wait for another job's video."""
-    theirs = sa.select(jobs.c.id).where(jobs.c.user_id == user_id, jobs.c.state.in_(IN_FLIGHT))
-    return list(session.execute(theirs.order_by(jobs.c.leader_id.is_(None), jobs.c.created_at)).scalars())
+    query = sa.select(jobs.c.id).where(jobs.c.user_id == user_id, jobs.c.state.in_(IN_FLIGHT))
+    return list(session.execute(query.order_by(jobs.c.leader_id.is_(None), jobs.c.created_at)).scalars())
 
 
 def open_reservations(session: Session, user_id: str) -> list[str]:
     """List a user's open reservations of bytes."""
-    theirs = sa.select(reservations.c.id).where(
+    query = sa.select(reservations.c.id).where(
         reservations.c.user_id == user_id, reservations.c.state == ReservationState.OPEN
     )
-    return list(session.execute(theirs.order_by(reservations.c.id)).scalars())
+    return list(session.execute(query.order_by(reservations.c.id)).scalars())
 
 
 def urls_until(session: Session, user_id: str) -> datetime | None:
     """Return until when a presigned URL of the user's uploads is valid; None: there is none."""
-    theirs = sa.select(reservations.c.id).where(reservations.c.user_id == user_id)
+    reserved = sa.select(reservations.c.id).where(reservations.c.user_id == user_id)
     last: datetime | None = session.execute(
-        sa.select(sa.func.max(uploads.c.url_until)).where(uploads.c.reservation_id.in_(theirs))
+        sa.select(sa.func.max(uploads.c.url_until)).where(uploads.c.reservation_id.in_(reserved))
     ).scalar()
     return last if last is not None and last > now(session) else None
 
@@ -97,25 +97,25 @@ def urls_until(session: Session, user_id: str) -> datetime | None:
 def stored_videos(session: Session, user_id: str, after: str, limit: int) -> list[str]:
     """List the next videos of a user after the id `after` that have, or may have, a stored object."""
     stored = sa.exists().where(blobs.c.video_id == videos.c.id, blobs.c.state != BlobState.GONE)
-    theirs = sa.select(videos.c.id).where(videos.c.user_id == user_id, videos.c.id > after, stored)
-    return list(session.execute(theirs.order_by(videos.c.id).limit(limit)).scalars())
+    query = sa.select(videos.c.id).where(videos.c.user_id == user_id, videos.c.id > after, stored)
+    return list(session.execute(query.order_by(videos.c.id).limit(limit)).scalars())
 
 
 def all_videos(session: Session, user_id: str) -> frozenset[str]:
     """Read the ids of all videos that a user has or had, and of those that uploads would have created."""
     reserved = sa.select(reservations.c.id).where(reservations.c.user_id == user_id)
-    theirs = sa.union(
+    query = sa.union(
         sa.select(videos.c.id).where(videos.c.user_id == user_id),
         sa.select(uploads.c.video_id).where(uploads.c.reservation_id.in_(reserved)),
     )
-    return frozenset(session.execute(theirs).scalars())
+    return frozenset(session.execute(query).scalars())
 
 
 def left(session: Session, user_id: str, limit: int) -> list[LeftObject]:
     """List the objects of a user's videos that are still stored, and which of them a legal hold keeps."""
     by_user = _ends(session, "user", [user_id])
-    mine = sa.select(videos.c.id).where(videos.c.user_id == user_id)
-    by_video = _ends(session, "video", mine)
+    own_videos = sa.select(videos.c.id).where(videos.c.user_id == user_id)
+    by_video = _ends(session, "video", own_videos)
     rows = session.execute(
         sa.select(videos.c.id, blobs.c.id, blobs.c.key, blobs.c.size_bytes)
         .select_from(videos.join(blobs, blobs.c.video_id == videos.c.id))
@@ -123,11 +123,11 @@ def left(session: Session, user_id: str, limit: int) -> list[LeftObject]:
         .order_by(videos.c.id, blobs.c.id)
         .limit(limit)
     )
-    told = []
+    objects = []
     for video_id, blob_id, key, size_bytes in rows:
         ends = by_user.get(user_id, []) + by_video.get(video_id, [])
-        told.append(LeftObject(video_id, blob_id, key, size_bytes, bool(ends), _last(ends)))
-    return told
+        objects.append(LeftObject(video_id, blob_id, key, size_bytes, bool(ends), _last(ends)))
+    return objects
 
 
 def legal_hold(session: Session, user_id: str) -> tuple[bool, datetime | None]:
@@ -173,29 +173,29 @@ def with_videos(session: Session, keys: Sequence[str]) -> set[str]:
 def own_images(session: Session, user_id: str) -> list[str]:
     """List the SHA-256 of the images that jobs of this user, and of nobody else, started from."""
     others = sa.select(_IMAGE).where(jobs.c.user_id != user_id, _IMAGE.is_not(None))
-    theirs = sa.select(_IMAGE).distinct().where(jobs.c.user_id == user_id, _IMAGE.is_not(None))
+    own = sa.select(_IMAGE).distinct().where(jobs.c.user_id == user_id, _IMAGE.is_not(None))
     # guard erase.others_image: an image is deleted that another user's job starts from
-    return list(session.execute(theirs.where(_IMAGE.not_in(others)).order_by(_IMAGE)).scalars())
+    return list(session.execute(own.where(_IMAGE.not_in(others)).order_by(_IMAGE)).scalars())
 
 
-def told_of(session: Session, user_id: str, after: int, limit: int) -> list[tuple[int, dict[str, Any], bool]]:
+def personal_events(session: Session, user_id: str, after: int, limit: int) -> list[tuple[int, dict[str, Any], bool]]:
     """Read the next audit events after number `after` with a personal part: number, detail, whether it is theirs.
 
     An event is theirs if it names the user, one of their videos, or the bytes of one.
     """
-    mine = sa.select(videos.c.id).where(videos.c.user_id == user_id)
-    bytes_ = sa.select(blobs.c.id).where(blobs.c.video_id.in_(mine))
+    own_videos = sa.select(videos.c.id).where(videos.c.user_id == user_id)
+    bytes_ = sa.select(blobs.c.id).where(blobs.c.video_id.in_(own_videos))
     reserved = sa.select(reservations.c.id).where(reservations.c.user_id == user_id)
     put = sa.select(uploads.c.blob_id).where(uploads.c.reservation_id.in_(reserved))
-    theirs = sa.or_(
+    is_theirs = sa.or_(
         audit_events.c.user_id == user_id,
-        audit_events.c.video_id.in_(mine),
+        audit_events.c.video_id.in_(own_videos),
         audit_events.c.blob_id.in_(bytes_),
         audit_events.c.blob_id.in_(put),
     )
     wanted = sa.select(
-        audit_events.c.id, audit_events.c.detail, sa.func.coalesce(theirs, sa.false()).label("is_theirs")
+        audit_events.c.id, audit_events.c.detail, sa.func.coalesce(is_theirs, sa.false()).label("is_theirs")
     )
-    said = sa.and_(audit_events.c.id > after, audit_events.c.salt.is_not(None))
-    rows = session.execute(wanted.where(said).order_by(audit_events.c.id).limit(limit))
+    is_next = sa.and_(audit_events.c.id > after, audit_events.c.salt.is_not(None))
+    rows = session.execute(wanted.where(is_next).order_by(audit_events.c.id).limit(limit))
     return [(row.id, row.detail, bool(row.is_theirs)) for row in rows]

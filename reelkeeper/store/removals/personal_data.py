@@ -20,10 +20,10 @@ class Fate(StrEnum):
 
 def _columns(kept: str, **others: str) -> Mapping[str, Fate]:
     """Return the fate of each column: the names of those that are kept, and by fate the names of the others."""
-    told = dict.fromkeys(kept.split(), Fate.KEPT)
+    fates = dict.fromkeys(kept.split(), Fate.KEPT)
     for fate, names in others.items():
-        told |= dict.fromkeys(names.split(), Fate[fate.upper()])
-    return MappingProxyType(told)
+        fates |= dict.fromkeys(names.split(), Fate[fate.upper()])
+    return MappingProxyType(fates)
 
 
 FATES: Final[Mapping[str, Fate | Mapping[str, Fate]]] = MappingProxyType(
@@ -145,6 +145,6 @@ def searched() -> dict[str, list[str]]:
     """List the columns that are searched for the user's ids, by table."""
     return {
         table: names
-        for table, told in FATES.items()
-        if not isinstance(told, Fate) and (names := [name for name, fate in told.items() if fate == Fate.SEARCHED])
+        for table, fates in FATES.items()
+        if not isinstance(fates, Fate) and (names := [name for name, fate in fates.items() if fate == Fate.SEARCHED])
     }

@@ -111,11 +111,13 @@ def revive(session: Session, blob_ids: Sequence[int], run_id: str, grace: Grace)
     deleted = sa.and_(blobs.c.state == BlobState.GONE, blobs.c.retire_reason == _DELETED)
     returned = sa.and_(deleted, ~conditions.has_open_row(blobs.c.key, blobs.c.id))
     lost = sa.and_(one_of(session, blobs.c.id, blob_ids), checked(sa.or_(blobs.c.state == BlobState.LOST, returned)))
-    alike = sa.or_(
+    is_same_state = sa.or_(
         sa.and_(blobs.c.state == BlobState.LOST, videos.c.state == VideoState.LOST),
         sa.and_(blobs.c.state == BlobState.GONE, videos.c.state == VideoState.GONE),
     )
-    is_present = sa.exists().where(videos.c.id == blobs.c.video_id, videos.c.blob_id == blobs.c.id, checked(alike))
+    is_present = sa.exists().where(
+        videos.c.id == blobs.c.video_id, videos.c.blob_id == blobs.c.id, checked(is_same_state)
+    )
     alive = list(
         session.execute(
             sa.update(blobs)

@@ -61,23 +61,23 @@ def use_own_ids(session: Session, scan_id: str) -> None:
 
     This does not depend on which was found first. All other videos keep their name as id.
     """
-    mine = judged(scan_id, AdoptionVerdict.ADOPT)
-    contested = sa.select(orphans.c.name_id).where(mine).group_by(orphans.c.name_id).having(_of_two_users())
+    to_adopt = judged(scan_id, AdoptionVerdict.ADOPT)
+    contested = sa.select(orphans.c.name_id).where(to_adopt).group_by(orphans.c.name_id).having(_of_two_users())
     taken = sa.or_(_has_video(orphans.c.unique_id), _stands(orphans.c.name_id), orphans.c.name_id.in_(contested))
     session.execute(
-        sa.update(orphans).where(mine, ~_has_video(orphans.c.name_id), taken).values(video_id=orphans.c.unique_id)
+        sa.update(orphans).where(to_adopt, ~_has_video(orphans.c.name_id), taken).values(video_id=orphans.c.unique_id)
     )
 
 
 def leave_taken_ids(session: Session, scan_id: str) -> None:
     """Leave out objects whose id still belongs to another user's video."""
-    mine = judged(scan_id, AdoptionVerdict.ADOPT)
-    crowded = sa.select(orphans.c.video_id).where(mine).group_by(orphans.c.video_id).having(_of_two_users())
+    to_adopt = judged(scan_id, AdoptionVerdict.ADOPT)
+    crowded = sa.select(orphans.c.video_id).where(to_adopt).group_by(orphans.c.video_id).having(_of_two_users())
     foreign = sa.and_(_stands(orphans.c.video_id), ~_has_video(orphans.c.video_id))
     session.execute(
         sa.update(orphans)
         # guard adopt.taken_ids: an object is adopted under the id of another user's video
-        .where(mine, sa.or_(foreign, orphans.c.video_id.in_(crowded)))
+        .where(to_adopt, sa.or_(foreign, orphans.c.video_id.in_(crowded)))
         .values(verdict=AdoptionVerdict.ID_TAKEN)
     )
 
@@ -200,5 +200,5 @@ def _has_video(column: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
 
 def _further() -> sa.ColumnElement[str]:
     """Return the verdict on a further object of a video, depending on who made its key."""
-    ours = orphans.c.generation.is_not(None)
-    return sa.case((ours, AdoptionVerdict.LEFTOVER), else_=sa.literal(AdoptionVerdict.ANOTHER_FILE))
+    is_own_key = orphans.c.generation.is_not(None)
+    return sa.case((is_own_key, AdoptionVerdict.LEFTOVER), else_=sa.literal(AdoptionVerdict.ANOTHER_FILE))

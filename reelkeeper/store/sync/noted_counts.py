@@ -113,11 +113,11 @@ def left_out(session: Session, scan_id: str) -> tuple[LeftOut, ...]:
 def one_day(session: Session, scan_id: str) -> OneDay | None:
     """Find the day on which most of the adopted objects were stored, among those without an age from CSV or key."""
     day = sa.func.date(orphans.c.last_modified)
-    mine = judged(scan_id, AdoptionVerdict.ADOPT)
+    to_adopt = judged(scan_id, AdoptionVerdict.ADOPT)
     return _fullest(
         session,
-        sa.select(day, sa.func.count()).where(mine, orphans.c.created_at.is_(None)).group_by(day),
-        sa.select(sa.func.count()).select_from(orphans).where(mine),
+        sa.select(day, sa.func.count()).where(to_adopt, orphans.c.created_at.is_(None)).group_by(day),
+        sa.select(sa.func.count()).select_from(orphans).where(to_adopt),
     )
 
 

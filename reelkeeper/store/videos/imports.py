@@ -60,8 +60,8 @@ def import_users(engine: sa.Engine, lines: Iterable[str], known_tiers: Callable[
         known = known_tiers(session)
         # guard tiers.imported: a file puts users in an unknown tier, with no promises and no quota
         unknown = [line for line in batch if line.values["tier"] is not None and line.values["tier"] not in known]
-        said = f"is not one of {', '.join(known)}, and not empty"
-        problems += [Problem(line.number, "tier", line.values["tier"], said) for line in unknown]
+        problem = f"is not one of {', '.join(known)}, and not empty"
+        problems += [Problem(line.number, "tier", line.values["tier"], problem) for line in unknown]
         insert = insert_into(session, users)
         created_at = sa.func.coalesce(insert.excluded.created_at, users.c.created_at)
         session.execute(

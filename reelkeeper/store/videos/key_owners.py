@@ -21,7 +21,7 @@ def _perhaps(text: str) -> str | None:
     return identifier(text) if text else None
 
 
-_SAID: Columns = {"video_id": _perhaps, "user_id": _perhaps, "created_at": moment}
+_COLUMNS: Columns = {"video_id": _perhaps, "user_id": _perhaps, "created_at": moment}
 
 
 def import_keys(engine: sa.Engine, lines: Iterable[str], check: Callable[[str], str]) -> Imported:
@@ -36,8 +36,10 @@ def import_keys(engine: sa.Engine, lines: Iterable[str], check: Callable[[str], 
             return 0
         insert = insert_into(session, key_owners)
         session.execute(
-            insert.on_conflict_do_update(index_elements=["key"], set_={name: insert.excluded[name] for name in _SAID}),
-            [{name: line.values.get(name) for name in ("key", *_SAID)} for line in batch],
+            insert.on_conflict_do_update(
+                index_elements=["key"], set_={name: insert.excluded[name] for name in _COLUMNS}
+            ),
+            [{name: line.values.get(name) for name in ("key", *_COLUMNS)} for line in batch],
         )
         adopted = _adopted(session, [line.values["key"] for line in batch])
         known = [(line.values, *adopted[line.values["key"]]) for line in batch if line.values["key"] in adopted]
@@ -45,7 +47,7 @@ def import_keys(engine: sa.Engine, lines: Iterable[str], check: Callable[[str], 
         set_created(session, {video_id: at for values, video_id in right if (at := values.get("created_at"))})
         return len(known) - len(right)
 
-    return import_lines(engine, "import.keys", whole_lines(lines, {"key": check}, ["key"], _SAID), take)
+    return import_lines(engine, "import.keys", whole_lines(lines, {"key": check}, ["key"], _COLUMNS), take)
 
 
 def video_at(session: Session, key: str) -> str | None:

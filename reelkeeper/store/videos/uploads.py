@@ -13,7 +13,7 @@ from reelkeeper.store.core.engine import now
 from reelkeeper.store.tables import blobs, reservations, uploads, users, videos
 from reelkeeper.store.videos.conditions import retired
 
-_WHOLE = sa.select(
+_QUERY = sa.select(
     uploads.c.id,
     uploads.c.request_sha256,
     reservations.c.user_id,
@@ -84,7 +84,7 @@ def add_user(session: Session, user_id: str) -> None:
 
 def find(session: Session, upload_id: str) -> Upload | None:
     """Find an upload."""
-    row = session.execute(_WHOLE.where(uploads.c.id == upload_id)).one_or_none()
+    row = session.execute(_QUERY.where(uploads.c.id == upload_id)).one_or_none()
     return Upload._make(row) if row else None
 
 
@@ -132,9 +132,9 @@ def release(session: Session, reservation_ids: Sequence[str]) -> None:
     Whether anything was put is unknown here. A `gone` row expects no object, so an upload that was begun and never
     put does not count as lost; and `sync_catalog` retires any object that it finds for such a row.
     """
-    theirs = sa.select(uploads.c.blob_id).where(uploads.c.reservation_id.in_(reservation_ids))
+    reserved = sa.select(uploads.c.blob_id).where(uploads.c.reservation_id.in_(reservation_ids))
     session.execute(
         sa.update(blobs)
-        .where(blobs.c.id.in_(theirs), blobs.c.state == BlobState.PENDING)
+        .where(blobs.c.id.in_(reserved), blobs.c.state == BlobState.PENDING)
         .values(state=BlobState.GONE, retire_reason="an upload that was not completed")
     )

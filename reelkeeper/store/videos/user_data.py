@@ -41,10 +41,10 @@ class StoredVideo(NamedTuple):
 
 
 def _tables(user_id: str) -> dict[str, sa.Select[Any]]:
-    mine = sa.select(videos.c.id).where(videos.c.user_id == user_id)
+    own_videos = sa.select(videos.c.id).where(videos.c.user_id == user_id)
     reserved = sa.select(reservations.c.id).where(reservations.c.user_id == user_id)
     on_user = sa.and_(holds.c.scope == "user", holds.c.subject == user_id)
-    on_video = sa.and_(holds.c.scope == "video", holds.c.subject.in_(mine))
+    on_video = sa.and_(holds.c.scope == "video", holds.c.subject.in_(own_videos))
     return {
         "user": sa.select(users).where(users.c.id == user_id),
         "storage": sa.select(storage_accounts).where(storage_accounts.c.user_id == user_id),
@@ -57,17 +57,17 @@ def _tables(user_id: str) -> dict[str, sa.Select[Any]]:
         .where(reservations.c.user_id == user_id)
         .order_by(reservations.c.created_at),
         "videos": sa.select(videos).where(videos.c.user_id == user_id).order_by(videos.c.id),
-        "objects": sa.select(blobs).where(blobs.c.video_id.in_(mine)).order_by(blobs.c.video_id, blobs.c.id),
+        "objects": sa.select(blobs).where(blobs.c.video_id.in_(own_videos)).order_by(blobs.c.video_id, blobs.c.id),
         "views": sa.select(daily_views)
-        .where(daily_views.c.video_id.in_(mine))
+        .where(daily_views.c.video_id.in_(own_videos))
         .order_by(daily_views.c.video_id, daily_views.c.day),
         "jobs": sa.select(jobs).where(jobs.c.user_id == user_id).order_by(jobs.c.created_at),
         "uploads": sa.select(uploads).where(uploads.c.reservation_id.in_(reserved)).order_by(uploads.c.id),
         "holds": sa.select(holds).where(sa.or_(on_user, on_video)).order_by(holds.c.created_at),
-        "notices": sa.select(notices).where(notices.c.video_id.in_(mine)).order_by(notices.c.id),
-        "keeps": sa.select(keeps).where(keeps.c.video_id.in_(mine)).order_by(keeps.c.at),
+        "notices": sa.select(notices).where(notices.c.video_id.in_(own_videos)).order_by(notices.c.id),
+        "keeps": sa.select(keeps).where(keeps.c.video_id.in_(own_videos)).order_by(keeps.c.at),
         "history": sa.select(audit_events)
-        .where(sa.or_(audit_events.c.user_id == user_id, audit_events.c.video_id.in_(mine)))
+        .where(sa.or_(audit_events.c.user_id == user_id, audit_events.c.video_id.in_(own_videos)))
         .order_by(audit_events.c.id),
     }
 

@@ -239,7 +239,7 @@ def list_videos(
     limit: int = 100,
 ) -> list[Listed]:
     """List at most `limit` videos that match every filter given, by user and id; of one user, those `after` an id."""
-    asked = {videos.c.id: video_id, videos.c.user_id: user_id, videos.c.state: state, videos.c.run_id: run_id}
+    filters = {videos.c.id: video_id, videos.c.user_id: user_id, videos.c.state: state, videos.c.run_id: run_id}
     views = sa.select(sa.func.sum(daily_views.c.views)).where(daily_views.c.video_id == videos.c.id).scalar_subquery()
     is_recorded = sa.exists().where(sa.or_(videos.c.created_at.is_(None), view_days.c.day >= videos.c.created_at))
     rows = session.execute(
@@ -264,7 +264,7 @@ def list_videos(
         .select_from(videos)
         .join(users, users.c.id == videos.c.user_id)
         .outerjoin(blobs, blobs.c.id == videos.c.blob_id)
-        .where(*(column == value for column, value in asked.items() if value is not None), videos.c.id > after)
+        .where(*(column == value for column, value in filters.items() if value is not None), videos.c.id > after)
         .order_by(videos.c.user_id, videos.c.id)
         .limit(limit)
     )

@@ -30,8 +30,8 @@ def videos_at(session: Session, keys: Sequence[str]) -> dict[str, str]:
     """Find the video of each key, of whichever generation."""
     found: dict[str, str] = {}
     for start in range(0, len(keys), _AT_ONCE):
-        asked = blobs.c.key.in_(keys[start : start + _AT_ONCE])
-        rows = session.execute(sa.select(blobs.c.key, blobs.c.video_id).where(asked, blobs.c.video_id.is_not(None)))
+        is_wanted = blobs.c.key.in_(keys[start : start + _AT_ONCE])
+        rows = session.execute(sa.select(blobs.c.key, blobs.c.video_id).where(is_wanted, blobs.c.video_id.is_not(None)))
         found.update((row.key, row.video_id) for row in rows)
     return found
 
