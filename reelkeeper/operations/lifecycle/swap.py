@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from reelkeeper.adapters import ffmpeg
 from reelkeeper.adapters.s3.keys import blob_key
-from reelkeeper.errors import IntegrityDoubt, ObjectLocked
+from reelkeeper.errors import IntegrityDoubt, ObjectChanged, ObjectLocked, ObjectMissing
 from reelkeeper.failpoints import effect
 from reelkeeper.model import Grace, Outcome, Refusal, Transcode
 from reelkeeper.operations.core.freeze import require_permission
@@ -59,31 +59,28 @@ def swap(workspace: Workspace, order: Order, *, scratch: Path, lease: Lease, run
     change, DiskFull when the scratch folder has no room for it, IntegrityDoubt when the stored source differs from the
     catalogue, and MediaTimeout, StorageError and the like, with the video untouched, where another try may succeed.
     """
-    video_id, planned_blob_id = order.video_id, order.blob_id
+    video_id = order.video_id
     for left_open in intents.open_intents(workspace, video_id):
         intents.settle(workspace, left_open, scratch=scratch, lease=lease, grace=grace)
-    with reading(workspace.engine) as session:
-        source = swaps.find_source(session, video_id)
-    # guard swap.planned_bytes: bytes uploaded since the plan are compressed, although the plan judged others
-    if source is None or source.blob_id != planned_blob_id:
-        with reading(workspace.engine) as session:
-            before = swaps.done_before(session, planned_blob_id, run_id)
-        if before:
-            return before
-        return Outcome(video_id, "skipped", "retired or replaced since the plan", blob_id=planned_blob_id)
+    source = _find_source(workspace, order, run_id)
+    if isinstance(source, Outcome):
+        return source
     is_in_place = order.placement == IN_PLACE and not source.is_ours
-    # guard swap.contract: bytes are put over the service's in a bucket that may ignore If-Match
-    if is_in_place and not workspace.keeps_contract:
-        return Outcome(video_id, "skipped", NOT_TRIED, source.size_bytes, source.size_bytes, source.blob_id)
     with intents.workplace(scratch, _COPIES_AT_WORK * source.size_bytes) as place:
         original = place / f"source{Path(source.key).suffix}"
-        with effect("swap.download"):
-            # guard swap.etag: a download mixes old bytes with new ones that the service stores meanwhile
-            digest = workspace.bucket.download(source.key, original, etag=source.etag)
+        try:
+            with effect("swap.download"):
+                # guard swap.etag: a download mixes old bytes with new ones that the service stores meanwhile
+                digest = workspace.bucket.download(source.key, original, etag=source.etag)
+            headers = workspace.bucket.headers(source.key, source.etag)
+        except (ObjectChanged, ObjectMissing):
+            if source.is_ours:
+                raise
+            why = f"the service has overwritten or deleted {source.key}: run sync_catalog"
+            return Outcome(video_id, "skipped", why, source.size_bytes, source.size_bytes, source.blob_id)
         # guard swap.digest: bytes that changed in the bucket are encoded in place of the recorded ones
         if source.sha256 not in (None, digest):
             raise IntegrityDoubt(f"{source.key}: stored sha256 {digest}, recorded {source.sha256}; not changed")
-        headers = workspace.bucket.headers(source.key, source.etag)
         # guard swap.own_result: a result unknown to a new store, or one from a backup, is compressed again, and worse
         refusal = Refusal(OWN_RESULT, _OWN_RESULT, OWN_RESULT) if in_place.is_result(headers) else None
         # guard swap.in_place_alike: a link serves another format under the old content type
@@ -105,6 +102,22 @@ def swap(workspace: Workspace, order: Order, *, scratch: Path, lease: Lease, run
     settled = intents.settle(workspace, intent, scratch=scratch, lease=lease, grace=grace)
     # guard swap.locked: a video under a bucket lock is encoded again every night
     return _remember(workspace, source, locked, lease=lease, run_id=run_id) if locked else settled
+
+
+def _find_source(workspace: Workspace, order: Order, run_id: str) -> Source | Outcome:
+    """Find the bytes that the plan judged, or the outcome where they are not to be compressed."""
+    video_id, planned_blob_id = order.video_id, order.blob_id
+    with reading(workspace.engine) as session:
+        source = swaps.find_source(session, video_id)
+        # guard swap.planned_bytes: bytes uploaded since the plan are compressed, although the plan judged others
+        if source is None or source.blob_id != planned_blob_id:
+            before = swaps.done_before(session, planned_blob_id, run_id)
+            return before or Outcome(video_id, "skipped", "retired or replaced since the plan", blob_id=planned_blob_id)
+    is_in_place = order.placement == IN_PLACE and not source.is_ours
+    # guard swap.contract: bytes are put over the service's in a bucket that may ignore If-Match
+    if is_in_place and not workspace.keeps_contract:
+        return Outcome(video_id, "skipped", NOT_TRIED, source.size_bytes, source.size_bytes, source.blob_id)
+    return source
 
 
 def _remember(workspace: Workspace, source: Source, refusal: Refusal, *, lease: Lease, run_id: str) -> Outcome:

@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from reelkeeper.adapters import ffmpeg
-from reelkeeper.errors import Frozen, IntegrityDoubt, NotAVideo, ObjectChanged
+from reelkeeper.errors import Frozen, IntegrityDoubt, NotAVideo, ObjectMissing
 from reelkeeper.model import BlobState, Grace, Refusal, Transcode, VideoState
 from reelkeeper.operations.core.freeze import freeze, require_permission, thaw, why_frozen
 from reelkeeper.operations.lifecycle.purge import purge, settle_claims
@@ -233,18 +233,34 @@ def test_an_intent_that_ends_leaves_bytes_that_are_gone_as_they_are(
         assert session.execute(sa.select(blobs.c.state).where(blobs.c.generation == 2)).scalar_one() == BlobState.GONE
 
 
-def test_a_source_that_the_service_overwrites_before_it_is_read_is_not_compressed(world: World, lease: Lease) -> None:
+def test_a_source_that_the_service_overwrites_before_it_is_read_is_not_compressed(
+    world: World, lease: Lease, at_failpoint: AtFailpoint
+) -> None:
     key = f"{world.address.prefix}ann/v1.mp4"
     world.workspace.bucket.put_once(key, world.clip, "video/mp4")
     blob_id = world.video("v1", key=key, stored=False)
     change(world, blobs, sha256=None)  # as of what was adopted
-    world.double.client.put_object(Bucket=BUCKET, Key=key, Body=b"another video")
 
     def shrink(_: Path, __: Path) -> Refusal:
         pytest.fail("the service's new bytes were encoded")
 
-    with pytest.raises(ObjectChanged):
-        swap(world, blob_id, lease, shrink)
+    def put_back() -> None:
+        world.double.client.put_object(Bucket=BUCKET, Key=key, Body=world.clip.read_bytes())
+
+    at_failpoint("swap.download.after", put_back)
+    why = f"the service has overwritten or deleted {key}: run sync_catalog"
+    world.double.client.put_object(Bucket=BUCKET, Key=key, Body=b"another video")
+    outcome = swap(world, blob_id, lease, shrink)
+    assert (outcome.action, outcome.reason) == ("skipped", why)
+    world.double.client.delete_object(Bucket=BUCKET, Key=key)
+    outcome = swap(world, blob_id, lease, shrink)
+    assert (outcome.action, outcome.reason) == ("skipped", why)
+
+
+def test_a_missing_source_at_a_key_of_ours_fails(world: World, lease: Lease) -> None:
+    blob_id = world.video("v1", stored=False)
+    with pytest.raises(ObjectMissing):
+        swap(world, blob_id, lease, lambda *_: pytest.fail("nothing was read"))
 
 
 @dataclass
