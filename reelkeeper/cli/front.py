@@ -86,6 +86,8 @@ def _full_disk(named: str | None) -> ReelkeeperError | None:
             disk.require(Path(place), f"the disk of the {role}", f"{remedy} (REELKEEPER_STATE_DIR, _SCRATCH_DIR)")
         except DiskFull as full:
             return full
+        except OSError:  # such as another user's folder: the error itself says more
+            continue
     return None
 
 

@@ -185,6 +185,17 @@ def test_an_unexpected_error_is_one_line_and_debug_shows_the_trace(
     assert "Traceback" in reelkeeper("--debug", "audit", exit_code=1).stderr
 
 
+def test_an_error_is_one_line_where_a_folder_of_ours_may_not_be_looked_into(
+    reelkeeper: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken() -> None:
+        raise ZeroDivisionError("by nought")
+
+    monkeypatch.setattr("reelkeeper.cli.commands.audit.store", broken)
+    monkeypatch.setenv("REELKEEPER_SCRATCH_DIR", "x" * 300)  # refused even to root: the name is too long
+    assert reelkeeper("audit", exit_code=1).stderr.startswith("error: unexpected ZeroDivisionError: by nought")
+
+
 @pytest.mark.parametrize("words", [("policy", "show"), ("policy", "show", "--json"), ("--version",), ("db", "status")])
 def test_a_reader_that_stops_reading_is_no_error(words: tuple[str, ...], made_store: Path) -> None:
     read, write = os.pipe()
