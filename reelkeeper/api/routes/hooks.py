@@ -22,7 +22,7 @@ from reelkeeper.errors import OrchestratorError, SinkError
 from reelkeeper.model.access import Scope
 from reelkeeper.operations.alerts.alerts import observe
 from reelkeeper.operations.jobs.claim import name_sent, poll_now
-from reelkeeper.operations.lifecycle.clicks import Heard, carry_out
+from reelkeeper.operations.lifecycle.clicks import ClickResult, carry_out
 from reelkeeper.operations.lifecycle.plans import start_approved
 from reelkeeper.redaction import redacted
 from reelkeeper.rules.alerts import alerting
@@ -103,7 +103,7 @@ async def button_pressed(
     return Response(status_code=200, background=background)
 
 
-def _tell(heard: Heard, url: str, api_url: str, orchestrator: Orchestrator | None) -> None:
+def _tell(heard: ClickResult, url: str, api_url: str, orchestrator: Orchestrator | None) -> None:
     text = heard.answer
     if heard.approved and orchestrator:
         try:

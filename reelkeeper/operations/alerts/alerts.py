@@ -195,17 +195,17 @@ def _note(session: Session, seen: Sequence[FindingState], run_id: str, at: datet
 
 def _resolve(session: Session, decision: Decision, run_id: str, at: datetime, policy: AlertPolicy) -> None:
     alerts.close(session, [known_alert.id for known_alert in (*decision.resolved, *decision.faded)], at)
-    unheard = [
+    to_withdraw = [
         known_alert.message_id
         for known_alert in decision.resolved
         # guard alerts.critical: a short critical incident is never reported
         if known_alert.message_id and known_alert.severity != Severity.CRITICAL
     ]
-    untold = set(outbox.withdraw(session, unheard))  # a critical alert is sent even after it is resolved
+    withdrawn = set(outbox.withdraw(session, to_withdraw))  # a critical alert is sent even after it is resolved
     # guard alerts.untold: a withdrawn alert counts as sent, and is not sent when the incident returns
-    alerts.mark_untold(session, untold)
-    told = [known_alert for known_alert in decision.resolved if known_alert.id not in untold]
-    groups = [told] if len(told) > policy.digest_above else [[known_alert] for known_alert in told]
+    alerts.mark_untold(session, withdrawn)
+    announced = [known_alert for known_alert in decision.resolved if known_alert.id not in withdrawn]
+    groups = [announced] if len(announced) > policy.digest_above else [[known_alert] for known_alert in announced]
     for group in groups:
         for ids, message in messages.resolved(group, at):
             after_id = max((known_alert.message_id or 0 for known_alert in group), default=0) or None

@@ -128,7 +128,7 @@ class _Delivery:
         with reading(self._engine) as session:
             if not outbox.has_due(session):
                 return False
-        asked = time.monotonic()
+        requested_at = time.monotonic()
         while not (turn := leases.acquire(self._engine, [self._sinks.first.name], self._holder, TURN_SECONDS)):
             with reading(self._engine) as session:
                 opens_in = outbox.opens_in(session, self._sinks.first.name).total_seconds()
@@ -136,13 +136,13 @@ class _Delivery:
                 self._is_shut = True  # or another process is sending, and continues
                 return False
             self._sleep(max(opens_in, _SHORTEST_SLEEP_SECONDS))
-            asked = time.monotonic()
+            requested_at = time.monotonic()
         with transaction(self._engine, "outbox.take") as session:
             taken = outbox.take_next(session)
         pause = 0.0
         if taken:
             message_id, outgoing, attempts = taken
-            pause = self._hand_over(message_id, self._sinks.linked(outgoing), attempts, asked=asked)
+            pause = self._hand_over(message_id, self._sinks.linked(outgoing), attempts, requested_at=requested_at)
         leases.renew(self._engine, turn, pause)
         return taken is not None
 
@@ -170,12 +170,12 @@ class _Delivery:
                 outbox.mark_copied(session, [message_id for message_id, _ in late])
             self.copied += len(late)
 
-    def _hand_over(self, message_id: int, outgoing: OutboxMessage, attempts: int, *, asked: float) -> float:
+    def _hand_over(self, message_id: int, outgoing: OutboxMessage, attempts: int, *, requested_at: float) -> float:
         """Send a message to the first sink and record its answer; return the seconds until the sink is free again."""
         pace = self._sinks.first.pace_seconds
         try:
             # guard outbox.stale_turn: a process that was suspended sends a message that another has sent
-            if time.monotonic() - asked > STALE_SECONDS:
+            if time.monotonic() - requested_at > STALE_SECONDS:
                 raise SinkDown("this process was paused for so long that another may be sending; tried again later")  # noqa: TRY301  recorded below
             with effect("outbox.send"):
                 receipt = self._sinks.first.send(outgoing)

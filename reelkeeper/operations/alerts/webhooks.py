@@ -150,7 +150,7 @@ def listed(engine: Engine) -> list[Endpoint]:
 
 
 @dataclass(slots=True)
-class Told:
+class Deliveries:
     """The number of events accepted by endpoints, and of failed attempts."""
 
     sent: int = 0
@@ -165,7 +165,7 @@ class _Run:
     manager: LeaseManager
     send: Callable[[Delivery], str]
     ends: float
-    told: dict[str, Told] = field(default_factory=dict)
+    deliveries: dict[str, Deliveries] = field(default_factory=dict)
 
 
 def deliver(
@@ -175,11 +175,11 @@ def deliver(
     seconds: float = 60.0,
     follow: bool = False,
     timeout_seconds: float = sender.TIMEOUT_SECONDS,
-) -> Told:
+) -> Deliveries:
     """Send due messages to each endpoint, for at most `seconds`; with `follow`, also those that arrive meanwhile."""
     with reading(engine) as session:
         if not webhooks.has_endpoint(session):
-            return Told()
+            return Deliveries()
     with LeaseManager(engine) as manager, ThreadPoolExecutor(MAX_ENDPOINTS, "webhook") as pool:
         send = partial(sender.send, allow_private=allow_private, timeout_seconds=timeout_seconds)
         run = _Run(engine, manager, send, time.monotonic() + seconds)
@@ -199,7 +199,8 @@ def deliver(
                 time.sleep(LOOK_SECONDS)
             for endpoint_id in [name for name, future in busy.items() if future.done()]:
                 busy.pop(endpoint_id).result()
-    return Told(sum(told.sent for told in run.told.values()), sum(told.failed for told in run.told.values()))
+    counts = run.deliveries.values()
+    return Deliveries(sum(each.sent for each in counts), sum(each.failed for each in counts))
 
 
 def _serve(run: _Run, endpoint_id: str) -> None:
@@ -209,7 +210,7 @@ def _serve(run: _Run, endpoint_id: str) -> None:
     if not taken:
         time.sleep(min(LOOK_SECONDS, max(0.0, run.ends - time.monotonic())))  # another process serves it
         return
-    told = run.told.setdefault(endpoint_id, Told())
+    counts = run.deliveries.setdefault(endpoint_id, Deliveries())
     try:
         while time.monotonic() < run.ends:
             with reading(run.engine) as session:
@@ -222,56 +223,56 @@ def _serve(run: _Run, endpoint_id: str) -> None:
                 if delivery is None or time.monotonic() > run.ends:
                     break
                 run.manager.check(taken[0])
-                _hand_over(run, taken[0], endpoint_id, delivery, told)
+                _hand_over(run, taken[0], endpoint_id, delivery, counts)
     except LeaseLost:
         _log.warning("another process serves webhook %s now", endpoint_id)
     finally:
         run.manager.release(taken)
 
 
-def _hand_over(run: _Run, lease: Lease, endpoint_id: str, delivery: Delivery, told: Told) -> None:
+def _hand_over(run: _Run, lease: Lease, endpoint_id: str, delivery: Delivery, counts: Deliveries) -> None:
     try:
         with effect("webhook.send"):
             receipt = run.send(delivery)
     # guard webhooks.any_error: one bad message blocks all others of its endpoint
     except Exception as error:  # noqa: BLE001  whatever it is, the event must wait and not be lost
-        told.failed += 1
-        said = str(error) if isinstance(error, ReelkeeperError) else f"unexpected {type(error).__name__}"
-        _log.warning("webhook %s did not accept a message: %s", endpoint_id, said)
+        counts.failed += 1
+        problem = str(error) if isinstance(error, ReelkeeperError) else f"unexpected {type(error).__name__}"
+        _log.warning("webhook %s did not accept a message: %s", endpoint_id, problem)
         with transaction(run.engine, "webhook.failed") as session:
             _require_lease(session, lease)
-            _note_failure(session, endpoint_id, delivery, said, error)
+            _note_failure(session, endpoint_id, delivery, problem, error)
         return
     with transaction(run.engine, "webhook.sent") as session:
         _require_lease(session, lease)
         webhooks.mark_sent(session, delivery.message_id, endpoint_id, receipt)
         notices.delivered(session, delivery.message_id)
-    told.sent += 1
+    counts.sent += 1
 
 
-def _note_failure(session: Session, endpoint_id: str, delivery: Delivery, said: str, error: Exception) -> None:
-    failing = webhooks.note_failure(session, endpoint_id, said)
+def _note_failure(session: Session, endpoint_id: str, delivery: Delivery, problem: str, error: Exception) -> None:
+    failing = webhooks.note_failure(session, endpoint_id, problem)
     if failing is None:
         return  # it was removed
-    asked = error.seconds if isinstance(error, SinkBusy) else 0.0
-    webhooks.close(session, endpoint_id, max(asked, rules.pause_seconds(failing.failures)))
+    retry_after = error.seconds if isinstance(error, SinkBusy) else 0.0
+    webhooks.close(session, endpoint_id, max(retry_after, rules.pause_seconds(failing.failures)))
     failing_for = failing.at - failing.failing_since
     retry = rules.retry_seconds(delivery.attempts + 1)
     is_gone = isinstance(error, SinkRefused)
     if is_gone or failing_for >= rules.DEAD_AFTER:
-        reason = said if is_gone else f"It has accepted nothing for {failing_for.days} days: {said}"
+        reason = problem if is_gone else f"It has accepted nothing for {failing_for.days} days: {problem}"
         webhooks.disable(session, endpoint_id, reason)
         # guard webhooks.waits_for_the_dead: a message that a dead endpoint missed is given up, and lost
-        webhooks.put_off(session, delivery.message_id, 0.0, said)
+        webhooks.put_off(session, delivery.message_id, 0.0, problem)
         # guard webhooks.dead_told: a service gets no more events, and nobody knows
         alerts.observe_within(session, [rules.disabled(endpoint_id, reason)], run_id=_RUN)
     elif retry is None:
-        webhooks.give_up(session, delivery.message_id, said)
+        webhooks.give_up(session, delivery.message_id, problem)
         # guard webhooks.given_up_told: the service misses an event, and nobody knows
-        told = rules.given_up(endpoint_id, f"{failing.at:%Y-%m-%d}", delivery.id, said)
-        alerts.observe_within(session, [told], run_id=_RUN)
+        finding = rules.given_up(endpoint_id, f"{failing.at:%Y-%m-%d}", delivery.id, problem)
+        alerts.observe_within(session, [finding], run_id=_RUN)
     else:
-        webhooks.put_off(session, delivery.message_id, float(retry), said)
+        webhooks.put_off(session, delivery.message_id, float(retry), problem)
 
 
 def _require_lease(session: Session, lease: Lease) -> None:

@@ -39,14 +39,14 @@ from reelkeeper.store.videos.videos import is_user
 def grant(session: Session, user_id: str, amount_microusd: int, key: str, *, run_id: str, reason: str = "") -> Moved:
     """Grant a user credits. Raises NotFound for an unknown user."""
     require_amount(amount_microusd, least=1)
-    asked = _request(TransferKind.GRANT, key, user=user_id, amount=amount_microusd, reason=reason)
-    if before := _before(session, asked):
+    request = _request(TransferKind.GRANT, key, user=user_id, amount=amount_microusd, reason=reason)
+    if before := _before(session, request):
         return before
     _require_user(session, user_id)
     ledger.open_accounts(session, user_id)
     amounts = {GRANTS: -amount_microusd, spendable(user_id): amount_microusd}
     ledger.move(session, amounts)
-    return _record(session, asked, amounts, user_id, None, amount_microusd, run_id, reason=reason)
+    return _record(session, request, amounts, user_id, None, amount_microusd, run_id, reason=reason)
 
 
 def hold(
@@ -65,13 +65,13 @@ def hold(
     """
     require_amount(amount_microusd, least=1)
     require_lasting(lasting_seconds)
-    asked = _request(
+    request = _request(
         TransferKind.HOLD, key, user=user_id, amount=amount_microusd, lasting=lasting_seconds, price_book=price_book
     )
     require_permission(session)
     amounts = {spendable(user_id): -amount_microusd, held(user_id): amount_microusd}
-    if not ledger.move(session, amounts, asked.key):
-        if before := ledger.first(session, asked):
+    if not ledger.move(session, amounts, request.key):
+        if before := ledger.first(session, request):
             return before
         _require_user(session, user_id)
         has = ledger.balance(session, user_id)
@@ -86,7 +86,7 @@ def hold(
     hold_id = credit_holds.begin(
         session, user_id, amount_microusd, lasting_seconds=lasting_seconds, price_book=price_book
     )
-    return _record(session, asked, amounts, user_id, hold_id, amount_microusd, run_id, price_book=price_book)
+    return _record(session, request, amounts, user_id, hold_id, amount_microusd, run_id, price_book=price_book)
 
 
 def capture(session: Session, hold_id: str, amount_microusd: int, key: str, *, run_id: str) -> Moved:
@@ -95,24 +95,24 @@ def capture(session: Session, hold_id: str, amount_microusd: int, key: str, *, r
     Raises AmountRefused for more than the hold, HoldClosed for one that is no longer open, NotFound without one.
     """
     require_amount(amount_microusd, least=0)
-    asked = _request(TransferKind.CAPTURE, key, hold=hold_id, amount=amount_microusd)
-    if before := _before(session, asked):
+    request = _request(TransferKind.CAPTURE, key, hold=hold_id, amount=amount_microusd)
+    if before := _before(session, request):
         return before
     closed = credit_holds.close(session, hold_id, HoldState.CAPTURED, amount_microusd)
     if closed is None:
         raise _why_not(session, hold_id, f"capture {amount_microusd:,} micro-dollars of")
-    return _settle(session, asked, closed, amount_microusd, run_id)
+    return _settle(session, request, closed, amount_microusd, run_id)
 
 
 def release(session: Session, hold_id: str, key: str, *, run_id: str) -> Moved:
     """Release a whole hold: its work will not be done. Raises HoldClosed when it is no longer open, NotFound."""
-    asked = _request(TransferKind.RELEASE, key, hold=hold_id)
-    if before := _before(session, asked):
+    request = _request(TransferKind.RELEASE, key, hold=hold_id)
+    if before := _before(session, request):
         return before
     closed = credit_holds.close(session, hold_id, HoldState.RELEASED)
     if closed is None:
         raise _why_not(session, hold_id, "release")
-    return _settle(session, asked, closed, 0, run_id)
+    return _settle(session, request, closed, 0, run_id)
 
 
 def refund(session: Session, hold_id: str, amount_microusd: int, key: str, *, run_id: str, reason: str = "") -> Moved:
@@ -121,15 +121,15 @@ def refund(session: Session, hold_id: str, amount_microusd: int, key: str, *, ru
     Raises AmountRefused for more than that, also when nothing was captured, and NotFound.
     """
     require_amount(amount_microusd, least=1)
-    asked = _request(TransferKind.REFUND, key, hold=hold_id, amount=amount_microusd, reason=reason)
-    if before := _before(session, asked):
+    request = _request(TransferKind.REFUND, key, hold=hold_id, amount=amount_microusd, reason=reason)
+    if before := _before(session, request):
         return before
     noted = credit_holds.note_refund(session, hold_id, amount_microusd)
     if noted is None:
         raise _why_not(session, hold_id, f"refund {amount_microusd:,} micro-dollars of", AmountRefused)
     amounts = {REVENUE: -amount_microusd, spendable(noted.user_id): amount_microusd}
     ledger.move(session, amounts)
-    return _record(session, asked, amounts, noted.user_id, hold_id, amount_microusd, run_id, reason=reason)
+    return _record(session, request, amounts, noted.user_id, hold_id, amount_microusd, run_id, reason=reason)
 
 
 def expire(session: Session, *, run_id: str, limit: int = 200) -> list[Moved]:
@@ -137,8 +137,8 @@ def expire(session: Session, *, run_id: str, limit: int = 200) -> list[Moved]:
     require_permission(session)
     moved = []
     for item in credit_holds.close_overdue(session, limit):
-        asked = Request(TransferKind.EXPIRE, f"{OURS}{item.id}", fingerprint(kind=TransferKind.EXPIRE, hold=item.id))
-        moved.append(_settle(session, asked, item, 0, run_id))
+        request = Request(TransferKind.EXPIRE, f"{OURS}{item.id}", fingerprint(kind=TransferKind.EXPIRE, hold=item.id))
+        moved.append(_settle(session, request, item, 0, run_id))
     return moved
 
 
@@ -163,9 +163,9 @@ def _request(kind: TransferKind, key: str, **parameters: str | int | None) -> Re
     return Request(kind, key, fingerprint(kind=kind, **parameters))
 
 
-def _before(session: Session, asked: Request) -> Moved | None:
+def _before(session: Session, request: Request) -> Moved | None:
     require_permission(session)
-    return ledger.first(session, asked)
+    return ledger.first(session, request)
 
 
 def _require_user(session: Session, user_id: str) -> None:
@@ -183,7 +183,7 @@ def _why_not(session: Session, hold_id: str, what: str, closed: type[ReelkeeperE
     return closed(why) if item.state != HoldState.OPEN else AmountRefused(why)
 
 
-def _settle(session: Session, asked: Request, closed: Held, captured_microusd: int, run_id: str) -> Moved:
+def _settle(session: Session, request: Request, closed: Held, captured_microusd: int, run_id: str) -> Moved:
     """Empty a hold: the captured amount goes to the house, the rest to the user."""
     rest = closed.amount_microusd - captured_microusd
     parts = {held(closed.user_id): -closed.amount_microusd, REVENUE: captured_microusd, spendable(closed.user_id): rest}
@@ -194,13 +194,13 @@ def _settle(session: Session, asked: Request, closed: Held, captured_microusd: i
             f"hold {closed.id} is of {closed.amount_microusd:,} micro-dollars, but fewer are held for user "
             f"{closed.user_id!r}; no credits were moved. To find the mismatch: reelkeeper run settle_accounts"
         )
-    amount = captured_microusd if asked.kind == TransferKind.CAPTURE else rest
-    return _record(session, asked, amounts, closed.user_id, closed.id, amount, run_id, held=closed.amount_microusd)
+    amount = captured_microusd if request.kind == TransferKind.CAPTURE else rest
+    return _record(session, request, amounts, closed.user_id, closed.id, amount, run_id, held=closed.amount_microusd)
 
 
 def _record(
     session: Session,
-    asked: Request,
+    request: Request,
     amounts: Mapping[str, int],
     user_id: str,
     hold_id: str | None,
@@ -209,9 +209,9 @@ def _record(
     **detail: Any,  # noqa: ANN401  whatever JSON can say
 ) -> Moved:
     moved = ledger.record(
-        session, asked, amounts, user_id=user_id, hold_id=hold_id, amount_microusd=amount_microusd, detail=detail
+        session, request, amounts, user_id=user_id, hold_id=hold_id, amount_microusd=amount_microusd, detail=detail
     )
-    told = {"transfer": moved.id, "hold": hold_id, "microusd": amount_microusd, **detail}
-    told = {name: value for name, value in told.items() if value not in (None, "")}
-    append(session, [Event(f"credits_{asked.kind}", run_id, user_id=user_id, detail=told)])
+    figures = {"transfer": moved.id, "hold": hold_id, "microusd": amount_microusd, **detail}
+    figures = {name: value for name, value in figures.items() if value not in (None, "")}
+    append(session, [Event(f"credits_{request.kind}", run_id, user_id=user_id, detail=figures)])
     return moved

@@ -105,12 +105,12 @@ def charge_month(engine: Engine, book: PriceBook, month: date, today: date) -> i
             of_users = usage.days(session, day, day, metrics=CHARGED, of_users=True)
             of_day = [computed_charge for computed_charge in computed if computed_charge.day == day]
             charges.replace(session, [day], share(of_day, of_users, tiers, book))
-            others = sum(
+            nanousd = sum(
                 computed_charge.billed_nanousd
                 for computed_charge in of_day
                 if computed_charge.item.service not in MAKING
             )
-            spend_counters.note_charged(session, day, -(-others // _NANO_IN_MICRO))
+            spend_counters.note_charged(session, day, -(-nanousd // _NANO_IN_MICRO))
     return len(stale)
 
 
@@ -132,7 +132,7 @@ def spent(engine: Engine, as_of: datetime, *, first: date, users: Sequence[str],
 
 
 def _stale(computed: Iterable[ComputedCharge], settled: Iterable[charges.Settled], today: date) -> list[date]:
-    should = {
+    expected = {
         (computed_charge.day, computed_charge.item.sku): (
             computed_charge.quantity,
             computed_charge.list_nanousd,
@@ -141,20 +141,20 @@ def _stale(computed: Iterable[ComputedCharge], settled: Iterable[charges.Settled
         )
         for computed_charge in computed
     }
-    are = {settled_charge[:2]: settled_charge[2:] for settled_charge in settled}
-    wrong = {day for day, sku in should.keys() | are.keys() if should.get((day, sku)) != are.get((day, sku))}
-    return sorted(wrong | {day for day, _ in should if day >= today - CHANGES_FOR})
+    actual = {settled_charge[:2]: settled_charge[2:] for settled_charge in settled}
+    wrong = {day for day, sku in expected.keys() | actual.keys() if expected.get((day, sku)) != actual.get((day, sku))}
+    return sorted(wrong | {day for day, _ in expected if day >= today - CHANGES_FOR})
 
 
 def _first_to_ask(session: Session, day: date) -> date:
     """Find the first day to ask Cloudflare for: one without an answer, or one that was not over when it answered."""
     oldest = day - (KEPT_DAYS - 1) * _ONE_DAY
-    theirs = UsageSource.CLOUDFLARE
+    source = UsageSource.CLOUDFLARE
     known = {
         item.day
-        for item in usage.days(session, oldest, day, metrics=[Metric.STORED_BYTES], source=theirs, of_users=False)
+        for item in usage.days(session, oldest, day, metrics=[Metric.STORED_BYTES], source=source, of_users=False)
     }
-    missing = usage.missing_days(session, Metric.STORED_BYTES, oldest, day, theirs)
+    missing = usage.missing_days(session, Metric.STORED_BYTES, oldest, day, source)
     return max(oldest, min([*missing, max(known, default=oldest) - CHANGES_FOR]))
 
 

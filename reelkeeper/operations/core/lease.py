@@ -67,10 +67,10 @@ class LeaseManager:
 
     def take(self, names: Sequence[str]) -> list[Lease]:
         """Take those of `names` that are free; leave out the others."""
-        asked = time.monotonic()
+        began = time.monotonic()
         taken = leases.acquire(self._engine, names, self.holder)
         with self._lock:
-            self._renewed |= dict.fromkeys(taken, asked)
+            self._renewed |= dict.fromkeys(taken, began)
         return taken
 
     def check(self, lease: Lease) -> None:
@@ -105,18 +105,18 @@ class LeaseManager:
                 held = list(self._renewed)
             if not held:
                 continue
-            asked = time.monotonic()
+            began = time.monotonic()
             try:
-                ours = set(leases.renew(self._engine, held))
+                renewed = set(leases.renew(self._engine, held))
             except SQLAlchemyError:
                 _log.warning("%d leases could not be renewed; trying again", len(held), exc_info=True)
                 continue
             with self._lock:
                 for lease in held:
-                    if lease not in ours:
+                    if lease not in renewed:
                         self._renewed.pop(lease, None)
                     elif lease in self._renewed:
-                        self._renewed[lease] = asked
+                        self._renewed[lease] = began
 
 
 class HeldLease(NamedTuple):

@@ -39,10 +39,10 @@ class Override:
         (policy,) = (get_arg for get_arg in get_args(source) if get_arg is not type(None))
         self._policy: type[BaseModel] = policy
 
-        def read(given: Any, whole: core_schema.ValidatorFunctionWrapHandler) -> Any:  # noqa: ANN401  whatever comes
+        def read(given: Any, validate: core_schema.ValidatorFunctionWrapHandler) -> Any:  # noqa: ANN401  whatever comes
             if isinstance(given, policy):
                 return given
-            return exception(policy, given) if isinstance(given, Mapping) else whole(given)
+            return exception(policy, given) if isinstance(given, Mapping) else validate(given)
 
         return core_schema.no_info_wrap_validator_function(read, handler(source))
 
@@ -70,8 +70,8 @@ def _open_tiers(section: dict[str, Any], tiers: Tiers, handler: GetJsonSchemaHan
     for name, tier in tiers.items():
         opened = deepcopy(each)
         _open(opened, tier, handler)
-        said = {"title": name, "description": each.get("description", name)}
-        section["properties"][name] = {**said, "anyOf": [opened, {"type": "null"}]}
+        labels = {"title": name, "description": each.get("description", name)}
+        section["properties"][name] = {**labels, "anyOf": [opened, {"type": "null"}]}
     _open(each, None, handler)
 
 
@@ -81,15 +81,16 @@ def _open(section: dict[str, Any], policy: BaseModel | None, handler: GetJsonSch
         return
     section.pop("required", None)  # an exception may set any fields
     for name, field in section["properties"].items():
-        value, said = getattr(policy, name, None), {key: field[key] for key in ("title", "description") if key in field}
-        options = field.get("anyOf") or [{key: field[key] for key in field if key not in {*said, "default"}}]
+        value = getattr(policy, name, None)
+        labels = {key: field[key] for key in ("title", "description") if key in field}
+        options = field.get("anyOf") or [{key: field[key] for key in field if key not in {*labels, "default"}}]
         for option in options:
             if "$ref" in option and isinstance(value, BaseModel):
                 _open(handler.resolve_ref_schema(option), value, handler)
         if policy is not None and not isinstance(value, BaseModel):
-            said["description"] = f"{said.get('description', name)}. As deployed: {shown(name, value)}"
+            labels["description"] = f"{labels.get('description', name)}. As deployed: {shown(name, value)}"
         if {"type": "null"} not in options:
             options = [*options, {"type": "null"}]
         elif {"enum": [NOTHING[0]]} not in options:
             options = [*options, {"enum": [NOTHING[0]]}]
-        section["properties"][name] = {**said, "anyOf": options}
+        section["properties"][name] = {**labels, "anyOf": options}

@@ -77,22 +77,22 @@ def _tiers(tiers: Tiers, shipped: Tiers, *, only_changed: bool) -> Iterator[str]
     """Write all tiers, as a document that has any must have all; each field's description is at its first use."""
     if only_changed and list(tiers.items()) == list(shipped.items()):
         return
-    said = set[str]()
+    explained = set[str]()
     for name, tier in tiers.items():
         usual = shipped.get(name)
         lines = list(_fields(tier, usual or tier, "    ", only_changed=only_changed and usual is not None))
         yield f"  {name}:" if lines else f"  {name}: {{}}"
-        yield from (line for line in lines if line not in said)
-        said.update(line for line in lines if line.lstrip().startswith("#"))
+        yield from (line for line in lines if line not in explained)
+        explained.update(line for line in lines if line.lstrip().startswith("#"))
 
 
 def _fields(model: BaseModel, shipped: BaseModel, indent: str, *, only_changed: bool) -> Iterator[str]:
-    for name, value, said in described(model):
+    for name, value, description in described(model):
         usual = getattr(shipped, name)
         if only_changed and value == usual:
             continue
-        if said:
-            yield from textwrap.wrap(said, _WIDTH, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# ")
+        if description:
+            yield from textwrap.wrap(description, _WIDTH, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# ")
         if isinstance(value, BaseModel):
             yield f"{indent}{name}:"
             yield from _fields(value, usual, f"{indent}  ", only_changed=only_changed)
@@ -106,9 +106,9 @@ def _fault(fault: dict[str, Any]) -> str:
         if place := moved(*where.partition(".")[::2]):
             return f"{where}: this field is {place} now"
         return f"{where}: no such field. To see all fields: reelkeeper policy show"
-    said = str(fault["msg"]).removeprefix("Value error, ")
+    message = str(fault["msg"]).removeprefix("Value error, ")
     value = "" if isinstance(fault["input"], dict) else f"={fault['input']!r}"
-    return f"{where}{value}: {said[:1].lower()}{said[1:]}"
+    return f"{where}{value}: {message[:1].lower()}{message[1:]}"
 
 
 class _Strict(yaml.SafeLoader):

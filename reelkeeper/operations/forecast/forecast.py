@@ -99,9 +99,9 @@ def gather(engine: Engine, as_of: datetime, policies: Policies) -> Known:
     stored = Stored(
         stock, _this_month(peaks, today), _series(moved) if moved else None, round(cold[max(cold)]) if cold else 0
     )
-    others = {metric: _series(series[metric, ""]) for metric in _OTHERS if (metric, "") in series}
+    operations = {metric: _series(series[metric, ""]) for metric in _OTHERS if (metric, "") in series}
     found = (*_lines(series, policies.book), *_providers(of_providers))
-    return Known(found, stored, others, min((item.day for item in used), default=None))
+    return Known(found, stored, operations, min((item.day for item in used), default=None))
 
 
 def _kept(
@@ -155,10 +155,10 @@ def predict_costs(
 
 def record(engine: Engine, costs: Sequence[Cost], *, run_id: str, as_of: datetime) -> list[CostForecast]:
     """Record a forecast, for budgets, reports and later comparison."""
-    said = rows(costs, as_of)
+    forecast_rows = rows(costs, as_of)
     with transaction(engine, "forecast.record") as session:
-        forecasts.record(session, run_id, said)
-    return said
+        forecasts.record(session, run_id, forecast_rows)
+    return forecast_rows
 
 
 def stored_now(engine: Engine, as_of: datetime, policies: Policies) -> Usage:
@@ -179,16 +179,16 @@ def repeats(engine: Engine, as_of: datetime) -> tuple[int, Decimal]:
 
 def cheaper_ways(engine: Engine, as_of: datetime, book: PriceBook) -> list[Cheaper]:
     """Find where the clips of the last 30 days would have cost less: at another provider, or without sound."""
-    alike = Counter[tuple[str, str | None]]()
+    counts = Counter[tuple[str, str | None]]()
     with reading(engine) as session:
         for request, provider in replay.requests_made(session, as_of - DAYS_A_MONTH * _ONE_DAY):
             # prompts differ and cost nothing
-            alike[json.dumps({**request, "prompt": "-"}, sort_keys=True), provider] += 1
-    return cheaper(_asked(alike), book)
+            counts[json.dumps({**request, "prompt": "-"}, sort_keys=True), provider] += 1
+    return cheaper(_equal_requests(counts), book)
 
 
-def _asked(alike: Mapping[tuple[str, str | None], int]) -> Iterable[EqualRequests]:
-    for (text, provider), count in alike.items():
+def _equal_requests(counts: Mapping[tuple[str, str | None], int]) -> Iterable[EqualRequests]:
+    for (text, provider), count in counts.items():
         with suppress(ValidationError):  # of an earlier version, with fields that are invalid today
             yield EqualRequests(GenerationRequest.model_validate_json(text), provider, count)
 
@@ -299,8 +299,8 @@ def _providers(totals: Iterable[JobTotal]) -> Iterable[UsageLine]:
         by_scope[total.scope][date.fromisoformat(total.period)] = float(total.microusd)
     last = max((max(days) for days in by_scope.values()), default=date.min)
     for scope, days in sorted(by_scope.items()):
-        whole = pd.date_range(min(days), last)
-        yield lines.provider(scope, _series(days).reindex(whole, fill_value=0.0))
+        calendar = pd.date_range(min(days), last)
+        yield lines.provider(scope, _series(days).reindex(calendar, fill_value=0.0))
 
 
 def _this_month(peaks: Days, today: date) -> dict[date, int]:

@@ -246,10 +246,10 @@ def _lifecycle(settings: Settings, bucket: Bucket) -> Finding:
                 rules = client.expiries(settings.bucket, settings.jurisdiction)
             except ReelkeeperError as refused:
                 return Finding(part, OK, f"unknown: {_in_short(refused)}", _MAY_READ)
-    ours = [rule for rule in rules if touches(rule, bucket.prefix)]
-    if not ours:
+    touching = [rule for rule in rules if touches(rule, bucket.prefix)]
+    if not touching:
         return Finding(part, OK, f"no rule deletes or moves objects under {bucket.scope!r}")
-    found = "; ".join(f"rule {rule.id!r} {rule.does} under {rule.prefix or 'every prefix'!r}" for rule in ours)
+    found = "; ".join(f"rule {rule.id!r} {rule.does} under {rule.prefix or 'every prefix'!r}" for rule in touching)
     remedy = "remove it: it deletes or moves objects without Reelkeeper, and with no grace period"
     return Finding(part, WARN, found, remedy)
 
@@ -263,15 +263,15 @@ def _locks(settings: Settings, bucket: Bucket) -> Finding:
             rules = client.locks(settings.bucket, settings.jurisdiction)
         except ReelkeeperError as refused:
             return Finding(part, OK, f"unknown: {_in_short(refused)}", _MAY_READ)
-    ours = [rule for rule in rules if touches(rule, bucket.prefix)]
-    if not ours:
+    touching = [rule for rule in rules if touches(rule, bucket.prefix)]
+    if not touching:
         return Finding(
             part, OK, f"no rule covers {bucket.scope!r}: everything with write access can also delete and overwrite"
         )
-    which = "; ".join(f"rule {rule.id!r} locks {rule.prefix or 'every prefix'!r} {rule.lasts}" for rule in ours)
+    which = "; ".join(f"rule {rule.id!r} locks {rule.prefix or 'every prefix'!r} {rule.lasts}" for rule in touching)
     helps = "until then, nobody can delete or overwrite an object there, by mistake or on purpose"
     hinders = "purges and overwrites by your service are refused until then"
-    ends = all(rule.ends for rule in ours)
+    ends = all(rule.ends for rule in touching)
     remedy = "" if ends else "objects there can never be purged: lock by age, for no longer than retention and grace"
     return Finding(part, OK if ends else WARN, f"{which}: {helps}; {hinders}", remedy)
 
@@ -289,11 +289,11 @@ def _contract(settings: Settings, engine: Engine, bucket: Bucket, *, wanted: boo
         except Exception as error:  # noqa: BLE001  whatever is wrong is what was asked for
             yield _failure("contract", error)
             return
-    passed, said = describe_contract(engine, bucket)
+    passed, text = describe_contract(engine, bucket)
     if settings.endpoint_url is None and not passed:
-        passed, said = True, "Reelkeeper's own tests check the embedded server: features that depend on it are on"
+        passed, text = True, "Reelkeeper's own tests check the embedded server: features that depend on it are on"
     remedy = "" if passed else f"{_OFF}. To run the test, in its own scratch prefix: reelkeeper doctor --contract"
-    yield Finding("contract", OK if passed else WARN, said, remedy)
+    yield Finding("contract", OK if passed else WARN, text, remedy)
 
 
 def _identity(engine: Engine, bucket: Bucket, *, claim: bool) -> Finding:

@@ -121,8 +121,8 @@ def _tell_second(engine: Engine, sinks: Sinks) -> str:
     if sinks.second is sinks.first:
         return ""
     with reading(engine) as session:
-        untold = outbox.uncopied(session, RULES)
-    for message_id, outgoing in untold:
+        uncopied = outbox.uncopied(session, RULES)
+    for message_id, outgoing in uncopied:
         try:
             with effect("watchdog.tell"):
                 sinks.second.send(sinks.linked(outgoing))

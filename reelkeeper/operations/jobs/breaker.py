@@ -31,16 +31,16 @@ def note_made(
         _note(session, provider, outcome, job_id, "", run_id)
 
 
-def note_failed(engine: Engine, provider: str, job_id: str, said: str, *, is_locked: bool, run_id: str) -> None:
+def note_failed(engine: Engine, provider: str, job_id: str, error: str, *, is_locked: bool, run_id: str) -> None:
     """Record an attempt that failed through the provider's fault, or because it has locked our account."""
     with transaction(engine, "breaker.failed") as session:
-        _note(session, provider, Outcome.LOCKED if is_locked else Outcome.FAILED, job_id, said, run_id)
+        _note(session, provider, Outcome.LOCKED if is_locked else Outcome.FAILED, job_id, error, run_id)
 
 
-def _note(session: Session, provider: str, outcome: Outcome, job_id: str, said: str, run_id: str) -> None:
+def _note(session: Session, provider: str, outcome: Outcome, job_id: str, error: str, run_id: str) -> None:
     state, as_of = breakers.locked(session, provider)
     before = Breaker.model_validate(state)
-    following = after(before, outcome, job_id, said, as_of, in_force(session).policies.breaker)
+    following = after(before, outcome, job_id, error, as_of, in_force(session).policies.breaker)
     if following == before:
         return
     breakers.write(session, provider, following.model_dump(mode="json"))

@@ -80,8 +80,8 @@ def marks(engine: Engine, job_ids: Sequence[str]) -> dict[str, object]:
 
 def _ahead(session: Session, job: AdmittedJob) -> tuple[int | None, float | None, float | None]:
     if job.state == JobState.QUEUED:
-        told = still_queued(session, job, in_force(session).policies)
-        return told.place, told.wait_seconds, told.finish_seconds
+        queued = still_queued(session, job, in_force(session).policies)
+        return queued.place, queued.wait_seconds, queued.finish_seconds
     if job.state == JobState.RUNNING and job.started_at is not None:
         gone = (now(session) - job.started_at).total_seconds()
         return None, 0.0, round(max(0.0, job.estimate_seconds - gone), 1)

@@ -49,8 +49,8 @@ def preview(engine: Engine, policies: Policies, run_id: str) -> DispatchReport:
         waiting, more = claims.waiting_jobs(session, dispatch.window(order, tiers), tiers.names)
         at_once = slots.jobs_at_once(session) or 1
     first = dispatch.order(waiting, order, tiers, as_of, slots=at_once, more_seconds=more)[:_NAMED]
-    told = (dispatch.explain(job, waiting, order, tiers, as_of, slots=at_once, more_seconds=more) for job in first)
-    lines = tuple(f"{job.id}: {'; '.join(map(str, terms))}" for job, terms in zip(first, told, strict=True))
+    reasons = (dispatch.explain(job, waiting, order, tiers, as_of, slots=at_once, more_seconds=more) for job in first)
+    lines = tuple(f"{job.id}: {'; '.join(map(str, terms))}" for job, terms in zip(first, reasons, strict=True))
     return DispatchReport.of(run_id, states, dry_run=True, next_jobs=lines)
 
 

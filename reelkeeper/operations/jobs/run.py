@@ -223,8 +223,8 @@ def _is_given_up(job: JobRun) -> bool:
 def _in_doubt(context: WorkerContext, job: JobRun, error: GenerationUnknown) -> End:
     """Park a job until it is looked up again; one that was in doubt for too long is dead."""
     if _is_given_up(job):
-        told = f"result unknown for {job.attempts.give_up_hours} hours: {error}"
-        return _give_up(context, job, told, may_be_paid=True)
+        problem = f"result unknown for {job.attempts.give_up_hours} hours: {error}"
+        return _give_up(context, job, problem, may_be_paid=True)
     claiming.park(context.engine, job.claim, str(error), job.attempts)
     return End.PARKED
 
@@ -313,19 +313,19 @@ def _order(context: WorkerContext, job: Claim) -> Order:
 
 def _again(context: WorkerContext, job: JobRun, error: Exception) -> End:
     """Requeue a job with attempts left; keep its key and the provider's id, unless the attempt failed there."""
-    told = str(error) if isinstance(error, ReelkeeperError) else f"unexpected {type(error).__name__}"
+    problem = str(error) if isinstance(error, ReelkeeperError) else f"unexpected {type(error).__name__}"
     most, is_over = job.attempts.most_attempts, isinstance(error, GenerationFailed | NotAVideo)
     if job.claim.attempts >= most:
         if is_over:
             claiming.forget_sent(context.engine, job.claim)
         # guard spend.given_up_here: a job that we give up, and the provider may have made, counts in no budget
         may_be_paid = not is_over and job.claim.provider_key is not None
-        return _give_up(context, job, give_up_error(most, told, by_generator=is_over), may_be_paid=may_be_paid)
+        return _give_up(context, job, give_up_error(most, problem, by_generator=is_over), may_be_paid=may_be_paid)
     if is_over:
-        claiming.retry(context.engine, job.claim, told, job.attempts, cost_microusd=job.paid_microusd)
+        claiming.retry(context.engine, job.claim, problem, job.attempts, cost_microusd=job.paid_microusd)
     else:  # storage, store or tools
-        _log.warning("job %s: %s", job.claim.id, told, exc_info=not isinstance(error, ReelkeeperError))
-        claiming.wait(context.engine, job.claim, told, job.attempts)
+        _log.warning("job %s: %s", job.claim.id, problem, exc_info=not isinstance(error, ReelkeeperError))
+        claiming.wait(context.engine, job.claim, problem, job.attempts)
     return End.RETRIED
 
 

@@ -189,14 +189,14 @@ def _give_sign(context: WorkerContext) -> None:
 def _renew(context: WorkerContext, held: list[JobRun]) -> None:
     if not held:
         return
-    asked = time.monotonic()
-    ours = claiming.renew(context.engine, [(job.claim, job.fraction) for job in held])
+    began = time.monotonic()
+    renewed = claiming.renew(context.engine, [(job.claim, job.fraction) for job in held])
     running = _count_running(context)
     for job in held:
-        if job.claim.id in ours:
-            job.renewed = asked
+        if job.claim.id in renewed:
+            job.renewed = began
             job.ran_beside.append(running)
-            job.is_cancelled |= ours[job.claim.id]
+            job.is_cancelled |= renewed[job.claim.id]
         else:
             job.is_lost = True
 

@@ -66,7 +66,7 @@ def _catch_up(engine: Engine, zone: Zone) -> int:
     return count
 
 
-def _finding(said: str) -> Finding:
+def _finding(problem: str) -> Finding:
     return Finding(
         rule=RULE,
         scope="total",
@@ -74,6 +74,6 @@ def _finding(said: str) -> Finding:
         level="",
         severity=Severity.WARNING,
         title="Deleted videos may still be served from Cloudflare's cache",
-        text=f"The cache could not be purged: {said}",
+        text=f"The cache could not be purged: {problem}",
         suggestion="Check REELKEEPER_CACHE_PURGE_TOKEN and REELKEEPER_CACHE_ZONE_ID. The next run tries again",
     )

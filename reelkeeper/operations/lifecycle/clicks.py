@@ -26,23 +26,23 @@ _LARGEST: Final = 5  # videos of a plan that are shown
 _log = logging.getLogger(__name__)
 
 
-class Heard(NamedTuple):
+class ClickResult(NamedTuple):
     """The answer to the person who clicked, and the approved plan, if any."""
 
     answer: str
     approved: Approved | None = None
 
 
-def carry_out(engine: Engine, click: Click, operators: Collection[str]) -> Heard:
+def carry_out(engine: Engine, click: Click, operators: Collection[str]) -> ClickResult:
     """Carry out a click, if this person is permitted; the answer contains any refusal."""
     # guard slack.operators: everybody in the channel approves plans
     if click.user_id not in operators:
         _log.warning("%s clicked %s in Slack, but is not in REELKEEPER_SLACK_OPERATORS", click.user_id, click.verb)
-        return Heard(f"Nothing was done: {click.user_id} is not in REELKEEPER_SLACK_OPERATORS.")
+        return ClickResult(f"Nothing was done: {click.user_id} is not in REELKEEPER_SLACK_OPERATORS.")
     try:
         return _HANDLERS[click.verb](engine, click)
     except (NotFound, PlanRefused) as error:
-        return Heard(str(error))
+        return ClickResult(str(error))
 
 
 def why(engine: Engine, alert_id: str) -> str:
@@ -68,20 +68,20 @@ def _contents(engine: Engine, plan_id: str) -> str:
     return "\n".join([f"Plan {plan_id}:", *rules, "The largest:", *items, f"All: reelkeeper plan --show {plan_id}"])
 
 
-def _acknowledge(engine: Engine, click: Click) -> Heard:
+def _acknowledge(engine: Engine, click: Click) -> ClickResult:
     author = _author(click)
     with transaction(engine, "alerts.acknowledge") as session:
         alert = _find(session, click.alert_id)
         # guard slack.same_incident: an old press silences an incident that has returned since
         if alert.state == AlertState.RESOLVED or alert.first_at != _moment(click.fired_at):
-            return Heard("This alert has ended. If it fires again, there is a newer message.")
+            return ClickResult("This alert has ended. If it fires again, there is a newer message.")
         if not alerts.acknowledge(session, alert.id, author, now(session)):
-            return Heard(f"{alert.acknowledged_by} has already acknowledged it.")
+            return ClickResult(f"{alert.acknowledged_by} has already acknowledged it.")
         post(session, f"{author} acknowledged: {alert.title}")
-    return Heard("Acknowledged. There are no further messages while the alert lasts.")
+    return ClickResult("Acknowledged. There are no further messages while the alert lasts.")
 
 
-def _snooze(engine: Engine, click: Click) -> Heard:
+def _snooze(engine: Engine, click: Click) -> ClickResult:
     author, reason = _author(click), "snoozed by a button in Slack"
     with transaction(engine, "alerts.snooze") as session:
         alerts.one_at_a_time(session)
@@ -89,25 +89,25 @@ def _snooze(engine: Engine, click: Click) -> Heard:
         standing = [item for item in alerts.snoozes_in_force(session) if item.rule == alert.rule]
         # guard slack.one_snooze: two presses make two snoozes, and ending one leaves the other
         if any(item.scope in (None, alert.scope) for item in standing):
-            return Heard("It is already snoozed.")
+            return ClickResult("It is already snoozed.")
         # guard slack.replayed_snooze: a replayed press restores a snooze that a person ended
         if alerts.was_snoozed(session, _press_id(click)):
-            return Heard("This click snoozed it before, and somebody has ended that snooze.")
+            return ClickResult("This click snoozed it before, and somebody has ended that snooze.")
         values = {"id": _press_id(click), "rule": alert.rule, "scope": alert.scope, "author": author, "reason": reason}
         alerts.add_snooze(session, values | {"created_at": at, "until": at + SNOOZE})
         post(session, f"{author} snoozed {alert.rule} of {alert.scope} for 8 hours")
-    return Heard("Snoozed for 8 hours. If the alert still fires then, there is a new message.")
+    return ClickResult("Snoozed for 8 hours. If the alert still fires then, there is a new message.")
 
 
-def _approve(engine: Engine, click: Click) -> Heard:
+def _approve(engine: Engine, click: Click) -> ClickResult:
     approved = plans.approve(engine, click.plan_id, author=_author(click), reason="approved in Slack")
-    return Heard(f"Plan {approved.plan_id} is approved for one run. To run it: {approved.command}", approved)
+    return ClickResult(f"Plan {approved.plan_id} is approved for one run. To run it: {approved.command}", approved)
 
 
-_HANDLERS: Final[dict[Verb, Callable[[Engine, Click], Heard]]] = {
+_HANDLERS: Final[dict[Verb, Callable[[Engine, Click], ClickResult]]] = {
     Verb.ACKNOWLEDGE: _acknowledge,
     Verb.SNOOZE: _snooze,
-    Verb.WHY: lambda engine, click: Heard(why(engine, click.alert_id)),
+    Verb.WHY: lambda engine, click: ClickResult(why(engine, click.alert_id)),
     Verb.APPROVE: _approve,
 }
 

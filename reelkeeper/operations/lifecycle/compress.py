@@ -147,15 +147,15 @@ def claim(engine: Engine, manager: LeaseManager, plan_id: str) -> Batch | None:
         granted = {
             lease.name: lease for lease in manager.take([plan_progress.video_lease(item.video_id) for item in wanted])
         }
-        ours = [
+        claimed = [
             (item, granted[name]) for item in wanted if (name := plan_progress.video_lease(item.video_id)) in granted
         ]
         with reading(engine) as session:  # leaves out videos that another worker settled before it released the lease
-            blob_ids = [item.blob_id for item, _ in ours]
+            blob_ids = [item.blob_id for item, _ in claimed]
             unsettled = plan_progress.unsettled(session, plan_id, blob_ids, last_try=last_try)
-        manager.release([lease for item, lease in ours if item.blob_id not in unsettled])
+        manager.release([lease for item, lease in claimed if item.blob_id not in unsettled])
         if unsettled:
-            return Batch([(item, lease) for item, lease in ours if item.blob_id in unsettled], last_try)
+            return Batch([(item, lease) for item, lease in claimed if item.blob_id in unsettled], last_try)
 
 
 def compress(

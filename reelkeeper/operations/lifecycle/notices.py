@@ -74,10 +74,10 @@ def _carry_out_batch(
         judged = _judge_again(session, video_ids, policies)
         lapsed = [verdict.video.id for verdict in judged if verdict.action is Action.WITHDRAW]
         notices.end(session, lapsed, "lapsed")
-        told = _give(
+        given = _give(
             session, [verdict for verdict in judged if verdict.action is Action.NOTIFY], policies.tiers, run_id
         )
-        done = dict.fromkeys(lapsed, "withdrawn") | dict.fromkeys(told, "notified")
+        done = dict.fromkeys(lapsed, "withdrawn") | dict.fromkeys(given, "notified")
         planned = retirements.planned(session, plan_id, video_ids, _ACTIONS)
         outcomes = [
             _outcome(row, done.get(row.video_id, "skipped"), row.reason if row.video_id in done else _NOT_SO)
@@ -107,7 +107,7 @@ def _give(session: Session, due: Sequence[Verdict], tiers: Tiers, run_id: str) -
         run_id,
     )
     keep_days = {name: tier.keep_days for name, tier in tiers.items()}
-    told = {
+    payloads = {
         verdict.video.id: {
             "reason": rules.reason(verdict),
             "expires_at": expiry.at.isoformat(),
@@ -117,7 +117,7 @@ def _give(session: Session, due: Sequence[Verdict], tiers: Tiers, run_id: str) -
         for verdict, expiry in wanted
         if verdict.video.id in new
     }
-    messages = events.expiring(session, told)
+    messages = events.expiring(session, payloads)
     notices.sent(session, [(new[video_id], endpoint_id, message_id) for video_id, endpoint_id, message_id in messages])
     return new
 
@@ -139,10 +139,10 @@ def _given(session: Session, video_ids: Sequence[str] | None = None) -> Given:
     return Given(notices.standing(session, video_ids), webhooks.has_subscriber(session, EventType.VIDEO_EXPIRING))
 
 
-def _outcome(row: Planned, became: str, why: str) -> Outcome:
-    return Outcome(row.video_id, became, why, row.size_bytes, row.size_bytes, row.blob_id)
+def _outcome(row: Planned, action: str, why: str) -> Outcome:
+    return Outcome(row.video_id, action, why, row.size_bytes, row.size_bytes, row.blob_id)
 
 
-def _audited(row: Planned, became: str, plan_id: str, run_id: str) -> Event:
-    name = "notice" if became == "notified" else "notice_end"
+def _audited(row: Planned, action: str, plan_id: str, run_id: str) -> Event:
+    name = "notice" if action == "notified" else "notice_end"
     return Event(name, run_id, row.video_id, row.blob_id, row.user_id, {"plan": plan_id, "why": row.reason})

@@ -161,15 +161,15 @@ def claim(engine: Engine, plan: PlanSummary, under: Mapping[str, Any], judge: Ju
             judge(*before)
             alerts.forget(session, alerting.PLAN_REFUSED, alerting.scope(plan.flow))
     except GuardRefused as refused:
-        said = str(refused)
+        refusal = str(refused)
         if refused.widening:
-            said += f"\n  or approve this plan for one run: reelkeeper approve {plan.id} --reason WHY"
+            refusal += f"\n  or approve this plan for one run: reelkeeper approve {plan.id} --reason WHY"
         with transaction(engine, "plan.refuse") as session:
-            if refuse_plan(session, plan.id, said, refused.widening):
+            if refuse_plan(session, plan.id, refusal, refused.widening):
                 alerts.forget(session, alerting.PLAN_REFUSED, alerting.scope(plan.flow))
                 # guard plans.refusal_told: every night's plan is refused, and nobody knows
-                alerts.observe_within(session, [guard.refused(plan, said)], run_id=run_id)
-        raise GuardRefused(said, refused.widening) from None
+                alerts.observe_within(session, [guard.refused(plan, refusal)], run_id=run_id)
+        raise GuardRefused(refusal, refused.widening) from None
 
 
 def refusal(engine: Engine, plan_id: str) -> str:

@@ -70,8 +70,8 @@ class Effect:
                 kept = "for ever" if was.retention_days is None else many(was.retention_days, "day")
                 yield f"{users} would keep videos {many(days, 'day')}, not {kept}"
             if then.notice_days < was.notice_days:
-                told = f"{then.notice_days} days before retirement, not {was.notice_days}"
-                yield f"videos of {users} would be announced {told}"
+                change = f"{then.notice_days} days before retirement, not {was.notice_days}"
+                yield f"videos of {users} would be announced {change}"
             if then.quota_bytes < was.quota_bytes:
                 yield f"{users} could store {then.quota_bytes:,} bytes, not {was.quota_bytes:,}"
         yield from self._shorter_by_segment()
@@ -214,8 +214,8 @@ def _compare(session: Session, found: Effect, as_of: datetime) -> None:
         found.newly_compressed += _is_compressed(then, found.after) and not _is_compressed(was, found.before.policies)
         if then.action is Action.RETIRE and was.action is not Action.RETIRE:
             count("retired", then)
-            mine = by_user[video.user_id]
-            mine[0], mine[1] = mine[0] + 1, mine[1] + video.size_bytes
+            counts = by_user[video.user_id]
+            counts[0], counts[1] = counts[0] + 1, counts[1] + video.size_bytes
             if name := segments.of_verdict(then):
                 of_it = by_segment[name]
                 of_it[0], of_it[1] = of_it[0] + 1, of_it[1] + video.size_bytes

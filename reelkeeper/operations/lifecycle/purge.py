@@ -172,8 +172,8 @@ def settle_claims(
             gone = _mark_gone(session, missing, still, run_id)
             purges.record_settled(session, [blob_id for blob_id, _ in gone])
             back = purges.take_back(session, [row.blob_id for row in rows if row.blob_id not in missing], still)
-            ours = {row.blob_id for row in rows if row.recorded.is_ours}
-            taken = [(blob_id, found) for blob_id, found in other.items() if blob_id not in ours]
+            own = {row.blob_id for row in rows if row.recorded.is_ours}
+            taken = [(blob_id, found) for blob_id, found in other.items() if blob_id not in own]
             take_uploads(session, taken, run_id=run_id, grace=grace)
             in_doubt = [row for row in rows if row.blob_id in other and row.recorded.is_ours]
             keys = {row.blob_id: row.key for row in rows}
@@ -333,7 +333,7 @@ def _settle(batch: _Batch, plan_id: str | None, skipped: list[Outcome], *, run_i
     gone = found[Fate.DELETED] + found[Fate.ALREADY_GONE]
     doubtful, overwritten = found[Fate.DOUBTFUL], found[Fate.OVERWRITTEN]
     back = found[Fate.UNTOUCHED] + found[Fate.KEPT] + found[Fate.REFUSED]
-    said = {
+    by_fate = {
         Fate.UNTOUCHED: ("skipped", "not reached in time: left to the next run"),
         Fate.KEPT: ("skipped", ""),
         Fate.SENT: ("failed", "no answer to its delete request"),
@@ -345,14 +345,14 @@ def _settle(batch: _Batch, plan_id: str | None, skipped: list[Outcome], *, run_i
         Fate.DOUBTFUL: ("failed", ""),
     }
     outcomes = [
-        _outcome(blob, action, why or reason) for fate, (action, reason) in said.items() for blob, why in found[fate]
+        _outcome(blob, action, why or reason) for fate, (action, reason) in by_fate.items() for blob, why in found[fate]
     ]
-    mine = claimed_by(batch.lease)
+    is_claimed = claimed_by(batch.lease)
     with transaction(batch.workspace.engine, "purge.settle") as session:
-        marked = _mark_gone(session, [blob.blob_id for blob, _ in gone], mine, run_id)
+        marked = _mark_gone(session, [blob.blob_id for blob, _ in gone], is_claimed, run_id)
         settled = {blob_id for blob_id, _ in marked}
-        purges.take_back(session, [blob.blob_id for blob, _ in back], mine)
-        purges.take_back(session, [blob.blob_id for blob, _ in doubtful], mine, grace)
+        purges.take_back(session, [blob.blob_id for blob, _ in back], is_claimed)
+        purges.take_back(session, [blob.blob_id for blob, _ in doubtful], is_claimed, grace)
         if overwritten:
             deployment.lock(session)  # quotas are counted under it
             uploads = [(blob.blob_id, batch.found[blob.blob_id]) for blob, _ in overwritten]

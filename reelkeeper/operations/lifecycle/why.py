@@ -69,7 +69,7 @@ def explain(
         is_ours = parsed is not None and parsed.generation is not None
         pattern = layout[parsed.pattern].text if parsed and parsed.pattern is not None else None
         reasons = [Reason("key", _key(listed, pattern, is_ours=is_ours)), Reason("state", _state(listed))]
-        reasons += [Reason("hold", said) for said in _holds(session, listed)]
+        reasons += [Reason("hold", text) for text in _holds(session, listed)]
         if live is None:
             claimed = restorable.claimed(session, run_id=None, video_id=video_id, user_id=None)
             if claimed:
@@ -83,14 +83,14 @@ def explain(
             unopened, rules.policies.recipe.codec, rules.policies.recipe.payback, crf_searches.totals(session)
         )
         notice = notices.standing(session, [video_id]).get(video_id)
-        reasons += [Reason("notice", said) for said in _notice(live, notice, rules.policies.tiers)]
+        reasons += [Reason("notice", text) for text in _notice(live, notice, rules.policies.tiers)]
         reasons += [Reason("views", _views(live))]
-        reasons += [Reason("original", said) for said in _original(session, listed, as_of)]
+        reasons += [Reason("original", text) for text in _original(session, listed, as_of)]
         may = rules.policies.recipe.placement == IN_PLACE and keeps_contract()
         judge = partial(_judge, rules.policies, worth, may)
         verdict = judge(live, as_of)
-        said = f"{verdict.action.value} ({verdict.rule}): {lifecycle.reason(verdict)}"
-        reasons += [Reason(f"policy, version {rules.version}", said)]
+        text = f"{verdict.action.value} ({verdict.rule}): {lifecycle.reason(verdict)}"
+        reasons += [Reason(f"policy, version {rules.version}", text)]
         return Explained(
             video_id, listed.state, tuple(reasons), *_next(live, rules.policies, as_of, notice, judge=judge)
         )
@@ -204,8 +204,8 @@ def _next(
     moments = []
     judge = judge or partial(_judge, policies, None, True)
     kept_by = policies.lifecycle.tiers_for(live, policies.tiers).get(live.tier) or tier
-    mine = policies.lifecycle.for_video(live)
-    for moment in _moments(live, live.created_at, mine, kept_by, as_of):
+    policy = policies.lifecycle.for_video(live)
+    for moment in _moments(live, live.created_at, policy, kept_by, as_of):
         verdict = judge(live, moment)
         if verdict.action in actions:
             waits = tier.notice_days if verdict.action is Action.RETIRE else 0

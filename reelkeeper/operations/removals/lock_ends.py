@@ -35,7 +35,7 @@ def explain(workspace: Workspace, found: Certificate, read: ReadLocks) -> Certif
     until = ends(workspace, ((item.key, item.why) for item in found.left), read)
     return found._replace(
         objects=tuple(
-            item._replace(why=_said(until[item.key])) if item.key in until and not item.purged_at else item
+            item._replace(why=_reason(until[item.key])) if item.key in until and not item.purged_at else item
             for item in found.objects
         )
     )
@@ -55,7 +55,7 @@ def ends(workspace: Workspace, kept: Iterable[tuple[str, str]], read: ReadLocks)
     return until
 
 
-def _said(until: datetime | None) -> str:
+def _reason(until: datetime | None) -> str:
     if until is None:
         return _UNKNOWN
     if until == NEVER:

@@ -160,10 +160,10 @@ def _block(workspace: Workspace, video_ids: Sequence[str], scratch: Path, run_id
         found = takedowns.targets(session, video_ids)
     unread = [target for target in found if target.sha256 is None and target.state == BlobState.RETIRED]
     digests = {target.blob_id: sha256 for target in unread if (sha256 := _read(workspace, target, scratch))}
-    whole = [target._replace(sha256=target.sha256 or digests.get(target.blob_id)) for target in found]
+    hashed = [target._replace(sha256=target.sha256 or digests.get(target.blob_id)) for target in found]
     with transaction(workspace.engine, "takedown.block") as session:
         takedowns.note_digests(session, digests)
-        new = takedowns.block(session, whole)
+        new = takedowns.block(session, hashed)
         append(
             session,
             [
@@ -175,7 +175,7 @@ def _block(workspace: Workspace, video_ids: Sequence[str], scratch: Path, run_id
                     None,
                     {"key": target.key, "bytes": target.size_bytes, "sha256": target.sha256},
                 )
-                for target in whole
+                for target in hashed
                 if target.blob_id in new
             ],
         )

@@ -45,43 +45,43 @@ def spend(report: MonthReport) -> str:
     if not days:
         return "No charges are recorded for this month."
     dearest = max(days, key=lambda day: days[day])
-    said = f"{many(len(days), 'day')} cost {usd(report.billed_nanousd)}"
-    said += f"; the dearest was {dearest} with {usd(days[dearest])}."
+    text = f"{many(len(days), 'day')} cost {usd(report.billed_nanousd)}"
+    text += f"; the dearest was {dearest} with {usd(days[dearest])}."
     if (budget := report.budgets.daily_usd) is not None:
         over = sum(amount > budget * 10**9 for amount in days.values())
-        said += f" {many(over, 'day') if over else 'No day'} went over the daily budget of {dollars(budget * 10**6)}."
+        text += f" {many(over, 'day') if over else 'No day'} went over the daily budget of {dollars(budget * 10**6)}."
     if report.unknown_days:
         named = ", ".join(f"{day:%-d %B}" for day in report.unknown_days[:10])
-        said += f" Nobody knows what {named}{' and others' if len(report.unknown_days) > 10 else ''} cost."  # noqa: PLR2004  as many as named
-    return said
+        text += f" Nobody knows what {named}{' and others' if len(report.unknown_days) > 10 else ''} cost."  # noqa: PLR2004  as many as named
+    return text
 
 
 def month(report: MonthReport) -> str:
     """Describe the month's bill so far and its forecast."""
-    said = f"So far the month has cost {usd(report.billed_nanousd)}."
+    text = f"So far the month has cost {usd(report.billed_nanousd)}."
     if report.is_over:
-        said = f"The month cost {usd(report.billed_nanousd)}."
+        text = f"The month cost {usd(report.billed_nanousd)}."
     if not report.spent:
-        said = "Nothing is charged, so nobody knows what the month has cost."
+        text = "Nothing is charged, so nobody knows what the month has cost."
     if (forecast := report.this_month) is not None:
         low, high = usd(forecast.lower95_microusd * 1000), usd(forecast.upper95_microusd * 1000)
-        said += (
+        text += (
             f" By its end about {usd(forecast.mean_microusd * 1000)} is expected, and between {low} and {high} in 19 of"
             f" 20 cases. Said on {forecast.as_of:%-d %B}; method: {forecast.method}."
         )
     if (budget := report.budgets.monthly_usd) is not None:
-        said += f" The budget is {dollars(budget * 10**6)}."
-    return said
+        text += f" The budget is {dollars(budget * 10**6)}."
+    return text
 
 
 def months(report: MonthReport) -> str:
     """Describe the cost of earlier months and the forecast of the next."""
     later = [forecast for forecast in report.expected if forecast.service == TOTAL and forecast.month > report.month]
-    said = "What each month cost."
+    text = "What each month cost."
     if later:
         last = later[-1]
-        said += f" {last.month:%B %Y} is expected to cost about {usd(last.mean_microusd * 1000)} if nothing is changed."
-    return said
+        text += f" {last.month:%B %Y} is expected to cost about {usd(last.mean_microusd * 1000)} if nothing is changed."
+    return text
 
 
 def storage(report: MonthReport) -> str:

@@ -16,7 +16,7 @@ from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.sync import noted, noted_counts
 from reelkeeper.store.sync.noted import Owner
 
-_UNSAID = Owner(None, None, None)
+_UNKNOWN = Owner(None, None, None)
 _NOTHING_BEFORE: Mapping[str, int] = MappingProxyType({})
 
 
@@ -24,7 +24,7 @@ def note(workspace: Workspace, scan_id: str, unexplained: Sequence[StoredObject]
     """Note a page of objects without a row."""
     with transaction(workspace.engine, "sync.note") as session:
         at = now(session)
-        said = noted.owners(session, [stored.key for stored in unexplained])
+        owners = noted.owners(session, [stored.key for stored in unexplained])
         noted.note(
             session,
             [
@@ -36,7 +36,7 @@ def note(workspace: Workspace, scan_id: str, unexplained: Sequence[StoredObject]
                     "first_seen_at": at,
                     "last_seen_at": at,
                     "scan_id": scan_id,
-                    **_read(workspace, stored, said.get(stored.key, _UNSAID)),
+                    **_read(workspace, stored, owners.get(stored.key, _UNKNOWN)),
                 }
                 for stored in unexplained
             ],
@@ -71,28 +71,29 @@ def judge(
         )
 
 
-def _read(workspace: Workspace, stored: StoredObject, said: Owner) -> dict[str, Any]:
+def _read(workspace: Workspace, stored: StoredObject, owner: Owner) -> dict[str, Any]:
     """Parse a key: as ours, by CSV, or by the first pattern that matches. Every row has the same fields."""
     prefix, key = workspace.bucket.prefix, stored.key
     parsed = parse_key(prefix, key, workspace.layout)
     if parsed and parsed.generation is not None:
         ids = _ids(parsed.user_id, parsed.video_id)
         return _judged(stored, AdoptionVerdict.ADOPT) | ids | {"generation": parsed.generation}
-    named = bool(said.user_id or said.video_id)
+    named = bool(owner.user_id or owner.video_id)
     if (verdict := _why_not(stored, named=named)) is not None:
         return _judged(stored, verdict)
-    user = said.user_id or (parsed and parsed.user_id)
+    user = owner.user_id or (parsed and parsed.user_id)
     if not user:
         unread = AdoptionVerdict.NO_OWNER if parsed or named else AdoptionVerdict.NO_PATTERN
         return _judged(stored, unread)
-    name = said.video_id or (parsed.video_id if parsed else key[len(prefix) :].rpartition(".")[0] or key[len(prefix) :])
+    stem = key[len(prefix) :].rpartition(".")[0] or key[len(prefix) :]
+    name = owner.video_id or (parsed.video_id if parsed else stem)
     made_before = min(parsed.made_before, stored.last_modified) if parsed and parsed.made_before else None
     return (
         _judged(stored, AdoptionVerdict.ADOPT)
         | _ids(user, name)
         | {
             "pattern": BY_CSV if named or parsed is None else parsed.pattern,
-            "created_at": said.created_at or made_before,
+            "created_at": owner.created_at or made_before,
         }
     )
 

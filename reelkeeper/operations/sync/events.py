@@ -65,7 +65,7 @@ def handle(batch: Batch, messages: Sequence[Message], *, account_id: str | None)
             handled.acks.append(message.lease_id)
         else:
             by_key[event.key].append((message, event))
-    events = {key: [event for _, event in told] for key, told in by_key.items()}
+    events = {key: [event for _, event in pairs] for key, pairs in by_key.items()}
     broken = set[str]()
 
     def failed(keys: Sequence[str], error: Exception) -> None:
@@ -73,8 +73,8 @@ def handle(batch: Batch, messages: Sequence[Message], *, account_id: str | None)
         broken.update(keys)
 
     each_apart(list(events), lambda keys: _follow(batch, {key: events[key] for key in keys}), failed)
-    for key, told in by_key.items():
-        for message, _ in told:
+    for key, pairs in by_key.items():
+        for message, _ in pairs:
             if key in broken:
                 batch.counts["retried"] += 1
                 handled.retries[message.lease_id] = retry_seconds(message.attempts)
@@ -105,8 +105,8 @@ def _follow(batch: Batch, events: Mapping[str, Sequence[BucketEvent]]) -> None:
         started_at = now(session)
     keys = [
         key
-        for key, told in events.items()
-        if key not in rows or not all(is_explained(event, *rows[key][1:]) for event in told)
+        for key, key_events in events.items()
+        if key not in rows or not all(is_explained(event, *rows[key][1:]) for event in key_events)
     ]
     batch.counts["explained"] += len(events) - len(keys)
     if not keys:

@@ -26,7 +26,7 @@ def hold(engine: Engine, terms: HoldTerms, *, key: str | None = None) -> Placed:
 
     Raises NotFound for an unknown user or video, Refused when a new hold would have expired already.
     """
-    asked = fingerprint(
+    digest = fingerprint(
         key=key,
         scope=terms.scope,
         subject=terms.subject,
@@ -35,7 +35,7 @@ def hold(engine: Engine, terms: HoldTerms, *, key: str | None = None) -> Placed:
         legal=terms.is_legal,
     )
     with transaction(engine, "hold") as session:
-        return place(session, terms, asked[:12] if key else None)
+        return place(session, terms, digest[:12] if key else None)
 
 
 def place(session: Session, terms: HoldTerms, hold_id: str | None = None) -> Placed:

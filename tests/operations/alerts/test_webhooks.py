@@ -13,7 +13,7 @@ from reelkeeper.model.alerts import EventType, Finding, Happened, MessageState, 
 from reelkeeper.operations.alerts import webhooks
 from reelkeeper.operations.alerts.alerts import observe
 from reelkeeper.operations.alerts.outbox import preview
-from reelkeeper.operations.alerts.webhooks import MAX_ENDPOINTS, Told
+from reelkeeper.operations.alerts.webhooks import MAX_ENDPOINTS, Deliveries
 from reelkeeper.operations.billing import ledger
 from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.rules.alerts.webhooks import RETRY_SECONDS
@@ -53,7 +53,7 @@ class Service:
         with transaction(self.engine, "test") as session:
             rows.put(session, [Happened(type_, subject, {"n": n, "of": subject}) for n, subject in enumerate(subjects)])
 
-    def deliver(self, seconds: float = 20, timeout_seconds: float = 5.0, **options: bool) -> Told:
+    def deliver(self, seconds: float = 20, timeout_seconds: float = 5.0, **options: bool) -> Deliveries:
         return webhooks.deliver(
             self.engine, allow_private=True, seconds=seconds, timeout_seconds=timeout_seconds, **options
         )
@@ -93,8 +93,8 @@ def service(engine: sa.Engine, server: Receiver) -> Service:
 def test_each_event_arrives_once_and_signed_and_is_not_sent_to_people(service: Service) -> None:
     service.add()
     service.happens("v1", "v2")
-    assert service.deliver(seconds=5) == Told(2, 0)
-    assert service.deliver() == Told(0, 0)
+    assert service.deliver(seconds=5) == Deliveries(2, 0)
+    assert service.deliver() == Deliveries(0, 0)
     got = service.receiver.got["/live"]
     assert [(each.type, each.data["of"], len(each.verified)) for each in got] == [
         ("video.changed", "v1", 1),
@@ -133,12 +133,12 @@ def test_events_that_were_not_accepted_are_sent_again_under_the_same_id_in_order
     service.add()
     service.receiver.answers["/live"] = [answer]
     service.happens("v1", "v1", "v2")
-    assert service.deliver(timeout_seconds=0.5 if answer == TRICKLE else 5.0) == Told(
+    assert service.deliver(timeout_seconds=0.5 if answer == TRICKLE else 5.0) == Deliveries(
         1, 1
     )  # of v1 the second waits for the first
-    assert service.deliver() == Told(0, 0)
+    assert service.deliver() == Deliveries(0, 0)
     service.later()
-    assert service.deliver() == Told(2, 0)
+    assert service.deliver() == Deliveries(2, 0)
     got = service.receiver.got["/live"]
     assert [(each.data["of"], each.data["n"]) for each in got] == [("v1", 0), ("v2", 2), ("v1", 0), ("v1", 1)]
     assert got[0].id == got[2].id
@@ -151,22 +151,22 @@ def test_an_endpoint_that_asks_for_a_pause_gets_nothing_meanwhile(service: Servi
     service.receiver.answers["/live"] = [503]
     service.receiver.headers["Retry-After"] = "3600"
     service.happens("v1", "v2")
-    assert service.deliver() == Told(0, 1)
+    assert service.deliver() == Deliveries(0, 1)
     service.later(3_500)
-    assert service.deliver() == Told(0, 0)
+    assert service.deliver() == Deliveries(0, 0)
     service.later(200)
-    assert service.deliver() == Told(2, 0)
+    assert service.deliver() == Deliveries(2, 0)
 
 
 def test_an_endpoint_that_is_down_is_asked_three_times_and_then_less_and_less(service: Service) -> None:
     service.add()
     service.receiver.always["/live"] = 500
     service.happens(*(f"v{n}" for n in range(9)))
-    assert service.deliver() == Told(0, 3)
+    assert service.deliver() == Deliveries(0, 3)
     service.later(5, endpoints.c.closed_until)
-    assert service.deliver() == Told(0, 1)
+    assert service.deliver() == Deliveries(0, 1)
     service.later(5, endpoints.c.closed_until)
-    assert service.deliver() == Told(0, 0)
+    assert service.deliver() == Deliveries(0, 0)
 
 
 @pytest.mark.long
@@ -176,7 +176,7 @@ def test_a_dead_endpoint_delays_no_other(service: Service) -> None:
     service.receiver.always["/dead"] = TRICKLE
     service.happens(*(f"v{n}" for n in range(10)))
     began = time.monotonic()
-    assert service.deliver(timeout_seconds=1.0) == Told(10, 3)
+    assert service.deliver(timeout_seconds=1.0) == Deliveries(10, 3)
     assert service.receiver.got["/live"][-1].at < service.receiver.got["/dead"][1].at
     assert time.monotonic() - began < 15
 
@@ -195,12 +195,12 @@ def test_a_dead_endpoint_is_disabled_with_an_alert_and_loses_nothing(service: Se
     assert service.alerts() == {("webhook_disabled", f"webhook:{endpoint_id}")}
     service.happens("v1", "v2")
     service.later()
-    assert service.deliver() == Told(0, 0)
+    assert service.deliver() == Deliveries(0, 0)
     (line,) = webhooks.listed(service.engine)
     assert (line.waiting, line.given_up, line.disabled_at is not None) == (3, 0, True)
     service.receiver.always.clear()
     webhooks.enable(service.engine, endpoint_id, author="test")
-    assert service.deliver() == Told(3, 0)
+    assert service.deliver() == Deliveries(3, 0)
     assert service.alerts() == set()
 
 
@@ -225,7 +225,7 @@ def test_a_single_refused_message_is_given_up_with_an_alert_and_can_be_replayed(
     assert service.event_states().count(MessageState.SENT) == len(RETRY_SECONDS) + 2  # the second of it went on
     first = service.receiver.got["/live"][0].id
     assert webhooks.replay(service.engine, endpoint_id, since=None, author="test") == 1
-    assert service.deliver() == Told(1, 0)
+    assert service.deliver() == Deliveries(1, 0)
     assert service.receiver.got["/live"][-1].id == first
     assert service.alerts() == set()
     since = datetime.now(UTC) - timedelta(hours=1)
@@ -263,7 +263,7 @@ def test_a_disabled_endpoint_is_sent_nothing_and_a_removed_one_is_forgotten(serv
     endpoint_id = service.add()
     service.happens("v1")
     webhooks.disable(service.engine, endpoint_id, author="test")
-    assert service.deliver() == Told(0, 0)
+    assert service.deliver() == Deliveries(0, 0)
     webhooks.remove(service.engine, endpoint_id, author="test")
     assert (webhooks.listed(service.engine), service.states()) == ([], ["withdrawn"])
     acts: list[Callable[..., object]] = [webhooks.rotate, webhooks.disable, webhooks.enable, webhooks.remove]
@@ -278,7 +278,7 @@ def test_an_address_within_our_network_is_refused_when_added_and_when_sent_to(se
             webhooks.add(service.engine, url, allow_private=False, author="test")
     service.add()
     service.happens("v1")
-    assert webhooks.deliver(service.engine, allow_private=False, seconds=5) == Told(0, 1)
+    assert webhooks.deliver(service.engine, allow_private=False, seconds=5) == Deliveries(0, 1)
     assert service.receiver.got["/live"] == []
 
 
@@ -294,10 +294,10 @@ def test_two_processes_send_nothing_twice(service: Service) -> None:
     service.happens("v1")
     with LeaseManager(service.engine) as manager:
         taken = manager.take([f"webhook/{endpoint_id}"])
-        assert service.deliver(seconds=0.5) == Told(0, 0)
+        assert service.deliver(seconds=0.5) == Deliveries(0, 0)
         assert service.receiver.got["/live"] == []
         manager.release(taken)
-    assert service.deliver() == Told(1, 0)
+    assert service.deliver() == Deliveries(1, 0)
 
 
 def test_a_process_that_lost_its_lease_while_sending_records_nothing(
@@ -322,7 +322,7 @@ def test_an_unexpected_error_is_a_failed_attempt(service: Service) -> None:
     service.happens("v1", "v2")
     with transaction(service.engine, "test") as session:
         session.execute(sa.update(endpoints).values({"secret": "whsec_"}))
-    assert service.deliver() == Told(0, 2)
+    assert service.deliver() == Deliveries(0, 2)
     (line,) = webhooks.listed(service.engine)
     assert (line.waiting, line.last_error) == (2, "unexpected EmptyWebhookSecretError")
 
@@ -334,7 +334,7 @@ def test_a_following_run_also_sends_events_that_arrive_meanwhile(
     service.add()
     service.happens("v1")
     at_failpoint("webhook.sent.after_commit", lambda: service.happens("v1"))
-    assert service.deliver(seconds=3, follow=True) == Told(2, 0)
+    assert service.deliver(seconds=3, follow=True) == Deliveries(2, 0)
 
 
 def test_a_crossed_budget_is_reported_once(service: Service) -> None:
