@@ -72,8 +72,8 @@ class Client:
 
         Raises RequestRefused with kind urn:reelkeeper:quota, :credits, :budget, :frozen, :invalid or :input.
         """
-        asked = {"user_id": user_id, "request": dict(request), **_tagged(tag)}
-        return self._json("POST", "/v1/jobs", asked, key=key)
+        body = {"user_id": user_id, "request": dict(request), **_tagged(tag)}
+        return self._json("POST", "/v1/jobs", body, key=key)
 
     def keep_image(self, path: Path) -> str:
         """Keep a PNG or JPEG for jobs to start from; returns its SHA-256, which is `image_sha256` of a request."""
@@ -114,13 +114,13 @@ class Client:
         `plays` lists the codecs that the client plays, such as h264; raises RequestRefused (406) where no stored bytes
         are in one of them. Empty: any codec.
         """
-        asked = f"?plays={','.join(plays)}" if plays else ""
-        return self._send("GET", _path("videos", video_id) + asked).headers["location"]
+        query = f"?plays={','.join(plays)}" if plays else ""
+        return self._send("GET", _path("videos", video_id) + query).headers["location"]
 
     def report_views(self, views: Mapping[str, int]) -> int:
         """Add views; returns how many of the ids are known."""
-        told = [{"video_id": video_id, "views": count} for video_id, count in views.items()]
-        counted: int = self._json("POST", "/v1/views", {"views": told})["counted"]
+        counts = [{"video_id": video_id, "views": count} for video_id, count in views.items()]
+        counted: int = self._json("POST", "/v1/views", {"views": counts})["counted"]
         return counted
 
     def user(self, user_id: str) -> Json:
@@ -265,8 +265,8 @@ class Client:
                 passing &= refused.kind != "urn:reelkeeper:budget"  # it lasts until tomorrow
                 if not passing or attempt == ATTEMPTS:
                     raise refused
-                asked = answer.headers.get("retry-after", "")
-                wait = min(_MAX_WAIT_SECONDS, float(asked)) if asked.isdigit() else wait
+                retry_after = answer.headers.get("retry-after", "")
+                wait = min(_MAX_WAIT_SECONDS, float(retry_after)) if retry_after.isdigit() else wait
             time.sleep(wait)
         raise AssertionError  # the loop returns or raises
 
@@ -282,8 +282,8 @@ def _path(*parts: str) -> str:
 
 def _refused(answer: httpx.Response) -> RequestRefused:
     try:
-        told = answer.json()
-        return RequestRefused(answer.status_code, told["type"], told["detail"])
+        problem = answer.json()
+        return RequestRefused(answer.status_code, problem["type"], problem["detail"])
     except (ValueError, KeyError, TypeError):  # not the API's own words: a proxy's
         return RequestRefused(answer.status_code, "about:blank", answer.text[:500])
 

@@ -55,20 +55,20 @@ class Lines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Write it."""
-        said: dict[str, object] = {
+        line: dict[str, object] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
             "logger": record.name,
             "message": record.getMessage(),
         }
         for ids in (*(knowing() for knowing in _knowing), _bound.get(), vars(record)):
-            said |= {name: str(ids[name]) for name in IDS if ids.get(name)}
+            line |= {name: str(ids[name]) for name in IDS if ids.get(name)}
         if record.exc_info and not record.exc_text:
             record.exc_text = self.formatException(record.exc_info)
         if record.exc_text:
-            said["error"] = record.exc_text
+            line["error"] = record.exc_text
         # guard secrets.lines: an id, or a secret that a handler adds, stands in a log
-        return redacted(json.dumps(said, ensure_ascii=False))
+        return redacted(json.dumps(line, ensure_ascii=False))
 
 
 class Stream(logging.StreamHandler[TextIO]):

@@ -85,12 +85,12 @@ def _forms(secret: str) -> set[str]:
 def _clean_record(*arguments: Any, **named: Any) -> logging.LogRecord:  # noqa: ANN401  logging's own signature
     record = _make_record(*arguments, **named)
     try:
-        said = record.getMessage()
+        message = record.getMessage()
     except Exception:  # noqa: BLE001  the handler reports a message that does not fit its arguments
         return record
     # guard secrets.users: the id of a user stands in a log, which no erasure reaches
-    clean = unnamed(redacted(said))
-    if clean != said:
+    clean = unnamed(redacted(message))
+    if clean != message:
         # guard secrets.requests: a line about a request names the user, or cannot be written at all
         if record.name == _ACCESS and isinstance(record.args, tuple):  # its formatter reads the arguments
             record.args = tuple(unnamed(redacted(part)) if isinstance(part, str) else part for part in record.args)

@@ -75,8 +75,8 @@ def require_answer(url: str, auth: str | None = None, key: str | None = None) ->
                 )
             if answer.status_code < HTTPStatus.INTERNAL_SERVER_ERROR:
                 return  # also 404, from a server without this route
-            said = f"Prefect's API at {_place(url)} answers {answer.status_code}"
-            problem = Unavailable(f"{said}: check its log and its database. {_SETTING}")
+            fault = f"Prefect's API at {_place(url)} answers {answer.status_code}"
+            problem = Unavailable(f"{fault}: check its log and its database. {_SETTING}")
         if attempt < OPENING_ATTEMPTS:
             time.sleep(attempt)
     raise problem
@@ -84,18 +84,18 @@ def require_answer(url: str, auth: str | None = None, key: str | None = None) ->
 
 def unanswered(url: str, error: Exception) -> Unavailable:
     """Return an error that says why Prefect's API gave no answer, at which address, and which setting has it."""
-    said = str(error) or type(error).__name__
+    message = str(error) or type(error).__name__
     if isinstance(error, httpx.TimeoutException):
         cause = "no answer in time: a firewall, a wrong port, or an overloaded server"
-    elif "CERTIFICATE" in said.upper() or "SSL" in said.upper():
+    elif "CERTIFICATE" in message.upper() or "SSL" in message.upper():
         cause = "the TLS handshake failed: check http or https, and PREFECT_API_SSL_CERT_FILE"
-    elif any(word in said for word in ("Name or service", "name resolution", "No address", "nodename")):
+    elif any(word in message for word in ("Name or service", "name resolution", "No address", "nodename")):
         cause = "no address is known for that name"
-    elif "refused" in said:
+    elif "refused" in message:
         cause = "nothing listens there: check that its server runs (prefect server start)"
     else:
         cause = "no answer"
-    return Unavailable(f"Prefect's API at {_place(url)}: {cause}. {_SETTING}. It said: {said[:200]}")
+    return Unavailable(f"Prefect's API at {_place(url)}: {cause}. {_SETTING}. It said: {message[:200]}")
 
 
 def _place(url: str) -> str:
@@ -122,9 +122,9 @@ def _call(
 ) -> dict[str, Any]:
     try:
         answer = client.request(method, path, json=body, headers=headers)
-        said = answer.json() if answer.is_success else None
+        document = answer.json() if answer.is_success else None
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         raise OrchestratorError(f"Prefect gave no answer to {method} of {what}: {type(error).__name__}") from None
-    if not isinstance(said, dict) or not said.get("id"):
+    if not isinstance(document, dict) or not document.get("id"):
         raise OrchestratorError(f"Prefect answered {answer.status_code} to {method} of {what}")
-    return said
+    return document

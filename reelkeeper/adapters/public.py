@@ -49,11 +49,11 @@ def resolve(url: str, *, allow_private: bool = False) -> tuple[httpx.URL, dict[s
     Raises AddressRefused unless it is https without a user, and every address of its host is public.
     """
     try:
-        parts, whole = urlsplit(url), httpx.URL(url)
+        parts, parsed = urlsplit(url), httpx.URL(url)
         port = parts.port or (443 if parts.scheme == "https" else 80)
     except (ValueError, httpx.InvalidURL):
         raise AddressRefused("not a valid URL") from None
-    host = whole.host
+    host = parsed.host
     # guard public.https: a provider's data can be read and changed in transit
     if parts.scheme not in (("https", "http") if allow_private else ("https",)):
         raise AddressRefused(f"{parts.scheme or 'no scheme'}: a URL must begin with https://")
@@ -74,8 +74,8 @@ def resolve(url: str, *, allow_private: bool = False) -> tuple[httpx.URL, dict[s
     address = addresses[0].partition("%")[0]
     return (
         # guard public.judged_address: a name whose address changes after the check leads into our network
-        whole.copy_with(host=f"[{address}]" if ":" in address else address),
-        {"headers": {"Host": whole.netloc.decode()}, "extensions": {"sni_hostname": host}},
+        parsed.copy_with(host=f"[{address}]" if ":" in address else address),
+        {"headers": {"Host": parsed.netloc.decode()}, "extensions": {"sni_hostname": host}},
     )
 
 

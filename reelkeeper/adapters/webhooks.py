@@ -17,7 +17,7 @@ from reelkeeper.errors import SinkBusy, SinkDown, SinkRefused
 from reelkeeper.model.alerts import Delivery
 
 TIMEOUT_SECONDS: Final = 15.0  # for the whole request: the specification's advice is 15 to 30
-_UNSAID_SECONDS: Final = 60.0
+_DEFAULT_WAIT_SECONDS: Final = 60.0
 
 
 def send(delivery: Delivery, *, allow_private: bool, timeout_seconds: float = TIMEOUT_SECONDS) -> str:
@@ -46,7 +46,7 @@ def send(delivery: Delivery, *, allow_private: bool, timeout_seconds: float = TI
             content=body.encode(),
             timeout_seconds=timeout_seconds,
         ) as answer:
-            return answer.status_code, retry_after_seconds(answer.headers, _UNSAID_SECONDS)
+            return answer.status_code, retry_after_seconds(answer.headers, _DEFAULT_WAIT_SECONDS)
 
     try:
         status, wait_seconds = _within(timeout_seconds, post)

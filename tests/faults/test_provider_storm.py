@@ -130,7 +130,7 @@ class Storm:
                 read = self._read(vendor, call)
             except SignatureRefused:  # fal's keys were not to be had, and it calls again later
                 continue
-            path = job_path(self.format.model, read.told) if vendor == "fal" else read.told
+            path = job_path(self.format.model, read.job_id) if vendor == "fal" else read.job_id
             for _ in range(2):
                 name_sent(self.engine, read.key, lambda _, path=path: path)  # type: ignore[misc]  # bound to this round
 

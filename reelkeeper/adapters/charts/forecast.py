@@ -64,8 +64,8 @@ def _spans(bands: Mapping[int, pd.DataFrame], last: pd.DataFrame) -> pd.DataFram
         lower, upper = _points(bands[level]["lower"]), _points(bands[level]["upper"])
         rows = pd.DataFrame({"day": lower["day"], "lower": lower["usd"], "upper": upper["usd"]})
         start = last.assign(lower=last["usd"], upper=last["usd"])[["day", "lower", "upper"]]
-        said = f"{level} %: {money(rows['lower'].iloc[-1])} to {money(rows['upper'].iloc[-1])}"
-        found.append(pd.concat([start, rows], ignore_index=True).assign(level=said))
+        label = f"{level} %: {money(rows['lower'].iloc[-1])} to {money(rows['upper'].iloc[-1])}"
+        found.append(pd.concat([start, rows], ignore_index=True).assign(level=label))
     columns = ["day", "lower", "upper", "level"]
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=columns)
 
@@ -80,5 +80,5 @@ def _fan(spans: pd.DataFrame) -> Picture:
 
 def _end(point: pd.DataFrame) -> list[Picture]:
     spot = alt.Chart(point).mark_point(style="spot").encode(x="day:T", y="usd:Q")
-    said = point.assign(text=[money(usd) for usd in point["usd"]])
-    return [spot, written(said, "label", alt.X("day:T"), align="right", dx=-10, dy=-12)]
+    label = point.assign(text=[money(usd) for usd in point["usd"]])
+    return [spot, written(label, "label", alt.X("day:T"), align="right", dx=-10, dy=-12)]

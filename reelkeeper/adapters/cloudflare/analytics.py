@@ -126,8 +126,8 @@ class Analytics:
         start, end = _span(day, day)
         fields = "dimensions { datetimeHour } sum { requests }"
         page = self._page("r2Operations", fields, "datetimeHour_ASC", _within(start, end) | {"bucketName": bucket}, 24)
-        heard = {datetime.fromisoformat(row["dimensions"]["datetimeHour"]).astimezone(UTC).hour for row in page}
-        return tuple(hour for hour in range(24) if hour not in heard), any(_is_sampled(row) for row in page)
+        known = {datetime.fromisoformat(row["dimensions"]["datetimeHour"]).astimezone(UTC).hour for row in page}
+        return tuple(hour for hour in range(24) if hour not in known), any(_is_sampled(row) for row in page)
 
     def _split(
         self, dataset: str, fields: str, order: str, start: datetime, end: datetime, bucket: str | None
@@ -152,22 +152,22 @@ class Analytics:
         self, dataset: str, fields: str, order: str, wanted: Mapping[str, object], rows: int | None = None
     ) -> Sequence[Row]:
         operations = dataset == "r2Operations"
-        whole = f"{dataset}AdaptiveGroups"
+        node = f"{dataset}AdaptiveGroups"
         variables = {"filter": dict(wanted), "limit": rows or self._page_rows}
 
         def ask(fields: str) -> Sequence[Row]:
             query = _QUERY % {
-                "type": whole[0].upper() + whole[1:],
-                "dataset": whole,
+                "type": node[0].upper() + node[1:],
+                "dataset": node,
                 "order": order,
                 "fields": fields,
             }
             found = self._api.graphql(query, variables).get("rows")
             if not isinstance(found, list):
-                raise UsageUnknown(f"Cloudflare's answer has no rows of {whole}")
+                raise UsageUnknown(f"Cloudflare's answer has no rows of {node}")
             return found
 
-        return _checked(whole, self._with_confidence(ask, fields) if operations else ask(fields))
+        return _checked(node, self._with_confidence(ask, fields) if operations else ask(fields))
 
     def _with_confidence(self, ask: Callable[[str], Sequence[Row]], fields: str) -> Sequence[Row]:
         """Query the confidence of the sums as well; if the dataset has none, every row counts as sampled."""

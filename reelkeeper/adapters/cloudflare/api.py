@@ -143,33 +143,33 @@ class Api:
     ) -> tuple[str | None, float | None]:
         """Return why Cloudflare did not answer, and how long to wait; None if it answered. Raises final refusals."""
         errors = _errors(answer)
-        said = _said(errors) or f"HTTP {response.status_code}"
+        message = _message(errors) or f"HTTP {response.status_code}"
         if response.status_code == HTTPStatus.OK and not errors and answer.get("success", True):
             return None, None
         if response.status_code in _NOT_OFFERED and response.request.method == "GET":
             return None, None
         if response.status_code == HTTPStatus.TOO_MANY_REQUESTS:
-            return said, retry_after_seconds(response.headers, WINDOW_SECONDS)
-        if any(word in said.lower() for word in _BUSY_WORDS):
-            return said, WINDOW_SECONDS if "budget" in said.lower() else None
+            return message, retry_after_seconds(response.headers, WINDOW_SECONDS)
+        if any(word in message.lower() for word in _BUSY_WORDS):
+            return message, WINDOW_SECONDS if "budget" in message.lower() else None
         if response.status_code in _PASSING:
-            return said, None
+            return message, None
         codes = {error["code"] for error in errors if isinstance(error.get("code"), int)}
-        if response.status_code == HTTPStatus.UNAUTHORIZED or codes & _BAD_TOKEN or said.lower() == "unauthorized":
+        if response.status_code == HTTPStatus.UNAUTHORIZED or codes & _BAD_TOKEN or message.lower() == "unauthorized":
             raise TokenRefused(
-                f"Cloudflare does not accept {self._setting} ({said}): it is expired, revoked or mistyped. Make a new "
-                f"one with {self._needed(permission)}"
+                f"Cloudflare does not accept {self._setting} ({message}): it is expired, revoked or mistyped. Make a "
+                f"new one with {self._needed(permission)}"
             )
         if (
             response.status_code == HTTPStatus.FORBIDDEN
             or _NO_PERMISSION in codes
-            or any(word in said.lower() for word in _TOKEN_WORDS)
+            or any(word in message.lower() for word in _TOKEN_WORDS)
         ):
             raise TokenRefused(
                 f"{self._setting} lacks the permission {permission!r} on account {self.account_id} "
-                f"({said}); add it under My Profile, API Tokens"
+                f"({message}); add it under My Profile, API Tokens"
             )
-        raise UsageUnknown(f"Cloudflare {response.url.path} answered {response.status_code}: {said}")
+        raise UsageUnknown(f"Cloudflare {response.url.path} answered {response.status_code}: {message}")
 
     def _needed(self, permission: str) -> str:
         return f"{ANALYTICS!r} and, for the billed amounts, {BILLING!r}" if self._has_limit else repr(permission)
@@ -212,7 +212,7 @@ def _errors(answer: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [item if isinstance(item, dict) else {"message": str(item)} for item in listed]
 
 
-def _said(errors: list[dict[str, Any]]) -> str:
+def _message(errors: list[dict[str, Any]]) -> str:
     words = []
     for error in errors:
         code = f" [{error['code']}]" if error.get("code") else ""

@@ -48,12 +48,12 @@ class Client:
         kept = start <= end
         operations = self._analytics.operations(start, end, bucket) if kept else []
         stored = self._analytics.storage(start, end, bucket) if kept else []
-        there = {
+        answered = {
             Metric.OPERATIONS: {usage.day for usage in operations},
             Metric.STORED_BYTES: {usage.day for usage in stored},
         }
         wanted = [first + n * _ONE_DAY for n in range((last - first).days + 1)]
-        missing = {metric: [day for day in wanted if day not in days] for metric, days in there.items()}
+        missing = {metric: [day for day in wanted if day not in days] for metric, days in answered.items()}
         return Collected([*operations, *stored], missing)
 
     def object_reads(self, day: date, *, bucket: str) -> Reads:

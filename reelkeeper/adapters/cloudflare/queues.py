@@ -51,8 +51,8 @@ class Queue:
 
     def pull(self, limit: int = BATCH) -> Pulled:
         """Pull up to `limit` messages, each under a lease; the rest comes with the next pull."""
-        asked = {"batch_size": limit, "visibility_timeout_ms": LEASE_MILLISECONDS}
-        result = self._api.post(f"{self._path}/pull", QUEUES, asked)
+        body = {"batch_size": limit, "visibility_timeout_ms": LEASE_MILLISECONDS}
+        result = self._api.post(f"{self._path}/pull", QUEUES, body)
         with documented("messages"):
             backlog = result.get("message_backlog_count")
             messages = [_message(entry) for entry in result["messages"] or ()]

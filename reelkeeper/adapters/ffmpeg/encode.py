@@ -83,8 +83,8 @@ def encode(
 
     with scratch_dir(output.parent) as work:
         clip = admit(source, work, limits := MediaLimits())
-        whole, draft = ffmpeg.input(clip.url, threads=1, **clip.options(limits)), work / f"out.{how.container}"
-        picture = whole["V:0"]
+        original, draft = ffmpeg.input(clip.url, threads=1, **clip.options(limits)), work / f"out.{how.container}"
+        picture = original["V:0"]
         pixels = "yuv420p10le" if media.bit_depth > 8 else "yuv420p"  # noqa: PLR2004  bits
         # By default, ffmpeg rounds the time of each frame to the average rate.
         look: dict[str, Any] = {"fps_mode": "passthrough", "enc_time_base": "1:90000", "pix_fmt": pixels}
@@ -94,7 +94,7 @@ def encode(
             first = ffmpeg.output(picture, "-", f="null", **look, **{"pass": 1})
             spent += call(first, work, media, watch, ceiling).check("first pass").cpu_seconds
             look["pass"] = 2
-        streams = [picture, *([whole["a"]] if media.audio else []), *([whole["s"]] if media.subtitles else [])]
+        streams = [picture, *([original["a"]] if media.audio else []), *([original["s"]] if media.subtitles else [])]
         beside = _beside(media, how.container) | _tags(media)
         if how.container == "mp4":
             beside |= {"movflags": _movflags(media), "video_track_timescale": _TICKS_A_SECOND}

@@ -67,12 +67,12 @@ class Launcher:
             return False
         line = socket.socket(fileno=descriptors[0])
         try:
-            told = json.loads(order)
-            pid = _fork(told, descriptors)
+            parameters = json.loads(order)
+            pid = _fork(parameters, descriptors)
         except OSError as error:
             _tell(line, {"refused": str(error)})
         else:
-            self.lines[pid], self.most_threads[pid] = line, told["threads"]
+            self.lines[pid], self.most_threads[pid] = line, parameters["threads"]
             self.selector.register(line, selectors.EVENT_READ, pid)
         finally:
             for descriptor in descriptors[1:]:
@@ -119,20 +119,20 @@ class Launcher:
 
 def _fork(order: dict[str, Any], descriptors: list[int]) -> int:
     """Start a tool and return its process id once it runs. Raises OSError if the kernel refuses."""
-    told, tell = os.pipe()  # exec closes it
-    with open(told, "rb") as said:  # noqa: PTH123  a descriptor has no path
+    read_end, write_end = os.pipe()  # exec closes it
+    with open(read_end, "rb") as report:  # noqa: PTH123  a descriptor has no path
         try:
             launcher, pid = os.getpid(), os.fork()
             if pid == 0:
                 try:
                     _become(order, descriptors, launcher)
                 except BaseException as error:  # noqa: BLE001  this process must not go on as a second launcher
-                    os.write(tell, f"{type(error).__name__}: {error}".encode())
+                    os.write(write_end, f"{type(error).__name__}: {error}".encode())
                 finally:
                     os._exit(127)
         finally:
-            os.close(tell)
-        if refused := said.read():
+            os.close(write_end)
+        if refused := report.read():
             os.waitpid(pid, 0)
             raise OSError(refused.decode())
     return pid

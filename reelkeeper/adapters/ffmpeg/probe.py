@@ -35,8 +35,8 @@ def inspect(path: Path, limits: MediaLimits | None = None) -> Media:
     limits = limits or MediaLimits()
     with scratch_dir() as work:
         clip = admit(path, work, limits)
-        said = _ask(clip, work, limits, "-show_packets", "-show_entries", _ENTRIES)
-        media = _within(_media(said, clip), limits)
+        answer = _ask(clip, work, limits, "-show_packets", "-show_entries", _ENTRIES)
+        media = _within(_media(answer, clip), limits)
         if media.field_order == "unknown":  # MPEG-4 part 2 has it only in its frames
             first = ("-select_streams", "V:0", "-read_intervals", "%+#1", "-show_entries", _FRAME)
             media = replace(media, field_order=_fields(_ask(clip, work, limits, *first)))
@@ -51,16 +51,16 @@ def _ask(clip: Clip, work: Path, limits: MediaLimits, *questions: str) -> Mappin
     return answer
 
 
-def _media(said: Mapping[str, Any], clip: Clip) -> Media:
-    streams = said.get("streams", [])
+def _media(answer: Mapping[str, Any], clip: Clip) -> Media:
+    streams = answer.get("streams", [])
     videos = [s for s in streams if s.get("codec_type") == "video" and not s["disposition"]["attached_pic"]]
     if not videos:
         raise NotAVideo("it has no video stream" + (", only sound" if streams else ""))
     video = videos[0]
-    packets = [p for p in said.get("packets", []) if p["stream_index"] == video["index"]]
+    packets = [p for p in answer.get("packets", []) if p["stream_index"] == video["index"]]
     shown = [p for p in packets if "D" not in p["flags"]]  # D: cut away by an edit list
     frames = len(shown)
-    duration = _seconds(video) or _number(said["format"].get("duration")) or 0.0
+    duration = _seconds(video) or _number(answer["format"].get("duration")) or 0.0
     width, height = video.get("width", 0), video.get("height", 0)
     aspect = width / max(height, 1) * _ratio(video.get("sample_aspect_ratio", "1:1"), ":", otherwise=1.0)
     if round(_rotation(video) / 90) % 2:
@@ -87,8 +87,8 @@ def _media(said: Mapping[str, Any], clip: Clip) -> Media:
         color_primaries=_known(video.get("color_primaries")),
         color_transfer=_known(video.get("color_transfer")),
         content_credentials=has_content_credentials(clip),
-        creation_time=said["format"].get("tags", {}).get("creation_time"),
-        tags=_tags(said["format"].get("tags", {})),
+        creation_time=answer["format"].get("tags", {}).get("creation_time"),
+        tags=_tags(answer["format"].get("tags", {})),
         codec_tag=video.get("codec_tag_string", ""),
         index_first=has_index_first(clip),
         audio=tuple(_stream(s) for s in streams if s.get("codec_type") == "audio"),
@@ -103,9 +103,9 @@ def _media(said: Mapping[str, Any], clip: Clip) -> Media:
     )
 
 
-def _tags(said: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+def _tags(found: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     """Return the tags of the file by lower-case name, since Matroska writes them in capitals."""
-    lowered = {name.lower(): value for name, value in said.items()}
+    lowered = {name.lower(): value for name, value in found.items()}
     return tuple(sorted((name, value) for name, value in lowered.items() if name not in _OF_THE_CONTAINER))
 
 
@@ -125,9 +125,9 @@ def _times(packets: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
     return tuple(round(1000 * (at - seconds[0])) for at in seconds) if len(seconds) == len(packets) else ()
 
 
-def _fields(said: Mapping[str, Any]) -> str:
+def _fields(answer: Mapping[str, Any]) -> str:
     """Return how a frame is interlaced."""
-    for frame in said.get("frames", []):
+    for frame in answer.get("frames", []):
         if frame.get("interlaced_frame") == 1:
             return "tt" if frame.get("top_field_first") else "bb"
         if frame.get("interlaced_frame") == 0:
@@ -160,14 +160,14 @@ def _within(media: Media, limits: MediaLimits) -> Media:
     return media
 
 
-def _stream(said: Mapping[str, Any]) -> Stream:
+def _stream(stream: Mapping[str, Any]) -> Stream:
     return Stream(
-        kind=said["codec_type"],
-        codec=said.get("codec_name", "unknown"),
-        duration_seconds=_seconds(said),
-        channels=said.get("channels"),
-        channel_layout=said.get("channel_layout"),
-        start_seconds=_number(said.get("start_time")) or 0.0,
+        kind=stream["codec_type"],
+        codec=stream.get("codec_name", "unknown"),
+        duration_seconds=_seconds(stream),
+        channels=stream.get("channels"),
+        channel_layout=stream.get("channel_layout"),
+        start_seconds=_number(stream.get("start_time")) or 0.0,
     )
 
 

@@ -30,17 +30,17 @@ class Tool:
         """Return the exit code (negative: the signal that ended it) and CPU seconds; None if it still runs."""
         self._line.settimeout(seconds)
         try:
-            said = self._hear()
+            report = self._receive()
         except TimeoutError:
             return None
-        if not said:
+        if not report:
             raise MediaError(f"{self.name}: the program that starts media tools has ended, and this one with it")
-        how = json.loads(said)
-        if "refused" in how:
-            raise MediaError(f"{self.name}: {how['refused']}")
-        if how["fault"]:
-            raise NotAVideo(f"{self.name}: {how['fault']}")
-        return how["returncode"], how["cpu_seconds"]
+        result = json.loads(report)
+        if "refused" in result:
+            raise MediaError(f"{self.name}: {result['refused']}")
+        if result["fault"]:
+            raise NotAVideo(f"{self.name}: {result['fault']}")
+        return result["returncode"], result["cpu_seconds"]
 
     def end(self) -> tuple[int, float]:
         """End it and its children: SIGTERM to its group, then SIGKILL. Return what `wait` does.
@@ -52,7 +52,7 @@ class Tool:
             self._send("SIGKILL")
         return how
 
-    def _hear(self) -> bytes:
+    def _receive(self) -> bytes:
         try:
             return self._line.recv(4096)
         except ConnectionResetError:  # the launcher is gone; its earlier reports can still be read
@@ -80,15 +80,15 @@ def launched(argv: Sequence[str], work: Path, bounds: Bounds, walls: Walls, erro
         "network_wall": walls.network,
         "filter": seccomp.FILTER.hex() if walls.calls and seccomp.FILTER else None,
     }
-    with ExitStack() as ours:
+    with ExitStack() as own_ends:
         read_end, write_end = os.pipe()
-        output = ours.enter_context(open(read_end, "rb", buffering=0))  # noqa: PTH123  a descriptor has no path
-        line, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours.enter_context(line)
+        output = own_ends.enter_context(open(read_end, "rb", buffering=0))  # noqa: PTH123  a descriptor has no path
+        line, far_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        own_ends.enter_context(line)
         with ExitStack() as handed:
             handed.callback(os.close, write_end)
-            handed.enter_context(theirs)
-            descriptors = [theirs.fileno(), write_end, errors.fileno()]
+            handed.enter_context(far_end)
+            descriptors = [far_end.fileno(), write_end, errors.fileno()]
             if walls.files:
                 linked = [path.resolve() for path in work.iterdir() if path.is_symlink()]
                 descriptors.append(handed.enter_context(landlock.ruleset(Path(argv[0]), work, linked)))
@@ -122,18 +122,18 @@ class _Launcher:
         socket.send_fds(self._control, [message], descriptors)
 
     def _start(self) -> socket.socket:
-        control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        control, far_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         library = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
-        with theirs:
+        with far_end:
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(Path(__file__).with_name("launcher.py")), str(theirs.fileno())],
+                [sys.executable, "-I", "-S", str(Path(__file__).with_name("launcher.py")), str(far_end.fileno())],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 cwd="/",
                 # guard sandbox.launcher_environment: a decoder reads our secrets from the process that starts it
                 env=ENVIRONMENT | library,  # some Pythons find their own library by it
-                pass_fds=[theirs.fileno()],
+                pass_fds=[far_end.fileno()],
                 start_new_session=True,  # Ctrl-C is handled by this process
             )
         return control

@@ -88,8 +88,8 @@ def decode(path: Path, media: Media | None = None, limits: MediaLimits | None = 
     media = media or inspect(path, limits)
     with scratch_dir() as work:
         clip = admit(path, work, limits)
-        whole, log = ffmpeg.input(clip.url, threads=1, **clip.options(limits)), work / "frames.txt"
-        streams = [whole["V:0"], *([whole["a"]] if media.audio else [])]
+        source, log = ffmpeg.input(clip.url, threads=1, **clip.options(limits)), work / "frames.txt"
+        streams = [source["V:0"], *([source["a"]] if media.audio else [])]
         ended = call(ffmpeg.output(*streams, f"file:{log}", f="framecrc", fps_mode="passthrough"), work, media).check(
             "decode"
         )

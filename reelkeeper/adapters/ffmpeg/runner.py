@@ -75,7 +75,7 @@ class Finished:
         if any(word in self.complaints for word in _TRANSIENT):
             raise MediaError(f"{what}: {words}")
         if self.returncode or (self.complaints.strip() and not complaints):
-            plainly = next((said for sign, said in _PLAINLY if sign.search(self.complaints)), _PUZZLING)
+            plainly = next((message for sign, message in _PLAINLY if sign.search(self.complaints)), _PUZZLING)
             raise NotAVideo(f"{plainly} ({what}, exit {self.returncode}: {words})")
         return self
 
@@ -90,8 +90,8 @@ class Finished:
 def _digest(complaints: str) -> str:
     """Return the first two different messages of ffmpeg, without the names and addresses of its components."""
     lines = [_ORIGIN.sub("", line).strip() for line in complaints.splitlines()]
-    said = [line for line in dict.fromkeys(lines) if line and not _ECHO.match(line)]
-    return shorten("; ".join(said[:2]), _MAX_WORDS, placeholder=" ...")
+    messages = [line for line in dict.fromkeys(lines) if line and not _ECHO.match(line)]
+    return shorten("; ".join(messages[:2]), _MAX_WORDS, placeholder=" ...")
 
 
 Watch = Callable[[Progress], bool]

@@ -134,7 +134,7 @@ def _examine(ffmpeg_path: str, ffprobe_path: str, require_network: bool, require
 
 def _ask(exe: str, *arguments: str) -> tuple[str, str]:
     """Return a tool's stderr and stdout. It opens no user's file, so no sandbox is needed."""
-    said = subprocess.run(
+    finished = subprocess.run(
         [exe, *arguments],
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -143,7 +143,7 @@ def _ask(exe: str, *arguments: str) -> tuple[str, str]:
         check=False,
         env=ENVIRONMENT,  # none of our secrets
     )
-    return said.stderr, said.stdout
+    return finished.stderr, finished.stdout
 
 
 def _holds(walls: Walls, *programs: str) -> bool:

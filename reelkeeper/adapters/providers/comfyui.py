@@ -29,7 +29,7 @@ _MODEL: Final = re.compile(r"[\w-][\w.-]*")
 _PLACE: Final = re.compile(r"\{\{(\w+)\}\}")
 _VIDEOS: Final = (".mp4", ".webm", ".mov", ".mkv")
 _BUSY_SECONDS: Final = 30.0
-_ALWAYS_SAID: Final = {"width", "height", "seconds", "fps", "frames", "seed", "key"}
+_ALWAYS_SET: Final = {"width", "height", "seconds", "fps", "frames", "seed", "key"}
 
 
 class ComfyUIProvider(OverHttp):
@@ -58,7 +58,7 @@ class ComfyUIProvider(OverHttp):
 
     def look(self, job_id: str) -> Standing | None:
         """Read the queue, then the history: a run that is in neither is not on the server."""
-        queue = self._said("/queue")
+        queue = self._get("/queue")
         for name, status in (("queue_running", Status.RUNNING), ("queue_pending", Status.QUEUED)):
             runs = queue.get(name, [])
             # guard provider.comfy_queue: a gateway's answer counts as an empty queue, and a run is made again
@@ -66,7 +66,7 @@ class ComfyUIProvider(OverHttp):
                 raise GenerationUnknown("the provider's answer has no queue")
             if any(isinstance(run, list) and job_id in run[1:2] for run in runs):
                 return Standing(job_id, status)
-        history = self._said(f"/history/{quote(job_id, safe='')}")
+        history = self._get(f"/history/{quote(job_id, safe='')}")
         # guard provider.comfy_history: a gateway's answer counts as an empty history, and a run is made again
         if history and job_id not in history:
             raise GenerationUnknown("the provider's answer is not a history")
@@ -80,7 +80,7 @@ class ComfyUIProvider(OverHttp):
             except GenerationUnknown:
                 continue
 
-    def _said(self, path: str) -> dict[str, Any]:
+    def _get(self, path: str) -> dict[str, Any]:
         answer = self._calls.get(path, "a run")
         # guard provider.comfy_answer: a missing page counts as an unknown run, and the run is made again
         if answer is None or not isinstance(answer.body, dict):
@@ -105,19 +105,21 @@ class ComfyUIProvider(OverHttp):
 
     def _ended(self, job_id: str, entry: object) -> Standing:
         run = entry if isinstance(entry, dict) else {}
-        said = run.get("status")
-        word = said.get("status_str") if isinstance(said, dict) else None
+        status = run.get("status")
+        word = status.get("status_str") if isinstance(status, dict) else None
         if word == "success":
             return Standing(job_id, Status.SUCCEEDED, 1.0, video_url=self._video_url(run.get("outputs")))
         if word != "error":
             raise no_status(word)
-        messages = said.get("messages") if isinstance(said, dict) else None
+        messages = status.get("messages") if isinstance(status, dict) else None
         events = {str(event[0]): event[1] for event in messages or [] if isinstance(event, list) and len(event) > 1}
         if "execution_interrupted" in events:
             return Standing(job_id, Status.CANCELLED, error="it was interrupted")
         error = events.get("execution_error")
-        told = words({"error": error.get("exception_message")} if isinstance(error, dict) else None)
-        return Standing(job_id, Status.MODERATED if is_about_content({"error": told}) else Status.FAILED, error=told)
+        message = words({"error": error.get("exception_message")} if isinstance(error, dict) else None)
+        return Standing(
+            job_id, Status.MODERATED if is_about_content({"error": message}) else Status.FAILED, error=message
+        )
 
     def _video_url(self, outputs: object) -> str | None:
         """Return the URL of the first video, or of a preview if no video is kept."""
@@ -152,9 +154,9 @@ def _fill(workflow: dict[str, Any], submission: Submission, image: str | None) -
     values = {name: value for name, value in with_parameters(shape, request).items() if value is not None}
     used: set[str] = set()
     filled: dict[str, Any] = _filled(workflow, values, used)
-    asked = {name for name, value in values.items() if value != ""} - _ALWAYS_SAID
-    if asked - used:
-        raise GenerationRefused(f"its workflow has no place for {', '.join(sorted(asked - used))}")
+    needed = {name for name, value in values.items() if value != ""} - _ALWAYS_SET
+    if needed - used:
+        raise GenerationRefused(f"its workflow has no place for {', '.join(sorted(needed - used))}")
     return filled
 
 

@@ -101,8 +101,8 @@ class FalProvider(OverHttp):
         path = f"/{model}"
         if self._webhook_url:
             path += f"?{urlencode({'fal_webhook': marked_url(self._webhook_url, key, self._webhook_secret)})}"
-        said = self._calls.submit(path, _input(submission)).fields
-        return job_path(model, job_name(said.get("request_id")), said.get("response_url"))
+        fields = self._calls.submit(path, _input(submission)).fields
+        return job_path(model, job_name(fields.get("request_id")), fields.get("response_url"))
 
     def find(self, order: Order) -> Standing | None:
         """Look for our seed among the requests of the job's model. A request that is missing may still appear."""
@@ -187,9 +187,9 @@ def _billed(event: dict[str, Any], seed: str | None) -> VendorJob:
 
 def job_path(model: str, request_id: str, response_url: object = None) -> str:
     """Return the path of a request, from the answer or from its model; the URLs of all later calls begin with it."""
-    told = urlsplit(response_url).path.strip("/") if isinstance(response_url, str) else ""
-    if _JOB.fullmatch(told) and told.endswith(f"/{request_id}"):
-        return told
+    path = urlsplit(response_url).path.strip("/") if isinstance(response_url, str) else ""
+    if _JOB.fullmatch(path) and path.endswith(f"/{request_id}"):
+        return path
     parts = model.split("/")
     return "/".join([*parts[: 3 if parts[0] in _SPACES else 2], "requests", request_id])
 

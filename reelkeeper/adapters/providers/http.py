@@ -52,9 +52,9 @@ class HttpProvider(OverHttp):
         found = answer.fields.get("jobs") if answer else None
         if not isinstance(found, list):
             raise GenerationUnknown("the provider's answer lists no jobs")
-        unsaid = key if len(found) == 1 else None
+        default = key if len(found) == 1 else None
         # guard provider.http_mark: a server that ignores the key gives a job in doubt another job's video
-        if any(isinstance(job, dict) and job.get("key", unsaid) != key for job in found):
+        if any(isinstance(job, dict) and job.get("key", default) != key for job in found):
             raise GenerationUnknown("the provider's answer lists jobs of other keys, or several without a key")
         return _standing(found[0]) if found else None
 
@@ -70,15 +70,15 @@ class HttpProvider(OverHttp):
 
 def _standing(answer: object) -> Standing:
     """Read a job's state; anything malformed raises GenerationUnknown, and is never taken for a failure."""
-    said = answer if isinstance(answer, dict) else {}
-    job_id, status, url = job_name(said.get("id")), said.get("status", "queued"), said.get("video_url")
+    document = answer if isinstance(answer, dict) else {}
+    job_id, status, url = job_name(document.get("id")), document.get("status", "queued"), document.get("video_url")
     if status not in set(Status):
         raise no_status(status)
     return Standing(
         job_id,
         Status(status),
-        fraction(said.get("progress")),
-        cost_microusd(said.get("cost_usd")),
+        fraction(document.get("progress")),
+        cost_microusd(document.get("cost_usd")),
         url if isinstance(url, str) else None,
-        words(said.get("error")),
+        words(document.get("error")),
     )

@@ -40,16 +40,16 @@ def with_parameters(shape: Mapping[str, Any], request: Mapping[str, Any]) -> dic
 
     Raises GenerationRefused for one that changes the size or length for which the price was quoted.
     """
-    whole = dict(shape)
+    merged = dict(shape)
     for name, value in (request.get("parameters") or {}).items():
         # guard provider.quoted_shape: a parameter requests a longer or larger video than was quoted and held
         if name in shape and value not in (None, shape[name]):
             raise GenerationRefused(f"parameter {name!r} is {value!r}, but the request has {shape[name]!r}")
         if value is None:
-            whole.pop(name, None)
+            merged.pop(name, None)
         else:
-            whole[name] = value
-    return whole
+            merged[name] = value
+    return merged
 
 
 def seed_of(key: str) -> int:

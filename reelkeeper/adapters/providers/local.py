@@ -21,18 +21,18 @@ class LocalGenerator:
 
     def make(self, order: Order, target: Path, log: Log) -> Made:
         """Make the video `target`. Raises GenerationRefused, GenerationFailed, ToolMissing, or what `log` raises."""
-        asked = order.request
+        request = order.request
         image = None
-        if digest := asked.get("image_sha256"):
+        if digest := request.get("image_sha256"):
             image = self._found(str(digest), target.parent)
             if image is None:
                 raise GenerationRefused(f"no input image {str(digest)[:64]!r}")
         scene = ffmpeg.Scene(
-            width=int(asked["width"]),
-            height=int(asked["height"]),
-            seconds=float(asked["duration_seconds"]),
-            fps=int(asked["fps"]),
-            seed=f"{asked.get('seed') or 0} {asked.get('prompt')}",
+            width=int(request["width"]),
+            height=int(request["height"]),
+            seconds=float(request["duration_seconds"]),
+            fps=int(request["fps"]),
+            seed=f"{request.get('seed') or 0} {request.get('prompt')}",
         )
 
         def watch(progress: ffmpeg.Progress) -> bool:

@@ -106,25 +106,25 @@ class OpenAIProvider(OverHttp):
         return key
 
     def _standing(self, body: object) -> Standing:
-        said = body if isinstance(body, dict) else {}
-        job_id, status = job_name(said.get("id")), _STATUSES.get(str(said.get("status")))
+        document = body if isinstance(body, dict) else {}
+        job_id, status = job_name(document.get("id")), _STATUSES.get(str(document.get("status")))
         if status is None:
-            raise no_status(said.get("status"))
-        if status is Status.FAILED and is_about_content(said.get("error")):
+            raise no_status(document.get("status"))
+        if status is Status.FAILED and is_about_content(document.get("error")):
             status = Status.MODERATED
-        progress = said.get("progress")
+        progress = document.get("progress")
         return Standing(
             job_id,
             status,
             fraction(progress / _PERCENT if isinstance(progress, int | float) else None),
             video_url=f"{self._calls.url}/videos/{quote(job_id, safe='')}/content",
-            error=words(said.get("error")),
+            error=words(document.get("error")),
         )
 
 
 def _listed(entry: object) -> VendorJob:
-    said = entry if isinstance(entry, dict) else {}
-    created = said.get("created_at")
+    document = entry if isinstance(entry, dict) else {}
+    created = document.get("created_at")
     if not isinstance(created, int | float):
         raise GenerationUnknown("the provider's answer has no creation time of a video")
-    return VendorJob(job_name(said.get("id")), str(said.get("model")), datetime.fromtimestamp(created, UTC))
+    return VendorJob(job_name(document.get("id")), str(document.get("model")), datetime.fromtimestamp(created, UTC))

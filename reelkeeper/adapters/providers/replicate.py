@@ -145,19 +145,19 @@ class ReplicateProvider(OverHttp):
 
 
 def _standing(body: object) -> Standing:
-    said = body if isinstance(body, dict) else {}
-    job_id, status = job_name(said.get("id")), _STATUSES.get(str(said.get("status")))
+    document = body if isinstance(body, dict) else {}
+    job_id, status = job_name(document.get("id")), _STATUSES.get(str(document.get("status")))
     if status is None:
-        raise no_status(said.get("status"))
-    if status is Status.FAILED and is_about_content({"error": said.get("error")}):
+        raise no_status(document.get("status"))
+    if status is Status.FAILED and is_about_content({"error": document.get("error")}):
         status = Status.MODERATED
-    output = said.get("output")
+    output = document.get("output")
     url = output[0] if isinstance(output, list) and output else output
     return Standing(
         job_id,
         status,
         video_url=url if isinstance(url, str) else None,
-        error=words({"error": said.get("error")}),
+        error=words({"error": document.get("error")}),
     )
 
 

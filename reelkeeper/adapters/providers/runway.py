@@ -68,8 +68,8 @@ class RunwayProvider(OverHttp):
 
     def billed(self, first: datetime, end: datetime) -> list[VendorJob]:
         """Return the credits of each day and model, net of refunds; single tasks are not listed."""
-        asked = {"startDate": f"{first:%Y-%m-%d}", "beforeDate": f"{end:%Y-%m-%d}"}
-        answer = self._calls.ask("POST", "/v1/organization/usage", asked)
+        period = {"startDate": f"{first:%Y-%m-%d}", "beforeDate": f"{end:%Y-%m-%d}"}
+        answer = self._calls.ask("POST", "/v1/organization/usage", period)
         try:
             return [
                 VendorJob(
@@ -93,19 +93,19 @@ class RunwayProvider(OverHttp):
         self._calls.tell("DELETE", f"/v1/tasks/{quote(job_id, safe='')}")
 
 
-def _standing(said: dict[str, Any]) -> Standing:
-    job_id, status = job_name(said.get("id")), _STATUSES.get(str(said.get("status")))
+def _standing(document: dict[str, Any]) -> Standing:
+    job_id, status = job_name(document.get("id")), _STATUSES.get(str(document.get("status")))
     if status is None:
-        raise no_status(said.get("status"))
-    if status is Status.FAILED and str(said.get("failureCode")).startswith("SAFETY"):
+        raise no_status(document.get("status"))
+    if status is Status.FAILED and str(document.get("failureCode")).startswith("SAFETY"):
         status = Status.MODERATED
-    output, cost = said.get("output"), said.get("cost")
+    output, cost = document.get("output"), document.get("cost")
     credits_used = cost.get("credits") if isinstance(cost, dict) else None
     return Standing(
         job_id,
         status,
-        fraction(said.get("progress")),
+        fraction(document.get("progress")),
         credits_used * _CREDIT_MICROUSD if isinstance(credits_used, int) and credits_used >= 0 else None,
         output[0] if isinstance(output, list) and output and isinstance(output[0], str) else None,
-        words({"error": said.get("failure")}),
+        words({"error": document.get("failure")}),
     )

@@ -95,16 +95,16 @@ class Transport:
             raise ProviderDown(f"the provider could not be reached: {public.cause(error)}", _BUSY_SECONDS) from None
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise GenerationUnknown(f"the provider gave no complete answer: {public.cause(error)}") from None
-        status, said = answer.status, words(answer.body)
+        status, reason = answer.status, words(answer.body)
         if status in _NOT_TAKEN:
             seconds = retry_after_seconds(answer.headers, _BUSY_SECONDS)
             raise ProviderBusy(f"the provider accepts no jobs at the moment: it answered {status}", seconds)
-        if status in _NOT_LET_IN or (status == httpx.codes.FORBIDDEN and _ABOUT_MONEY.search(said)):
-            raise AccountLocked(f"the provider refuses this account: {status}, {said}", _BUSY_SECONDS)
+        if status in _NOT_LET_IN or (status == httpx.codes.FORBIDDEN and _ABOUT_MONEY.search(reason)):
+            raise AccountLocked(f"the provider refuses this account: {status}, {reason}", _BUSY_SECONDS)
         # guard provider.conflict: a job that was sent twice counts as refused, although it is made and paid
         if 400 <= status < 500 and status not in (408, 409):  # noqa: PLR2004  "client error", but for a timeout and a conflict
             kind = ContentRefused if is_about_content(answer.body) else GenerationRefused
-            raise kind(f"the provider answered {status}: {said}")
+            raise kind(f"the provider answered {status}: {reason}")
         if not answer.is_success:
             # guard provider.in_doubt: a provider's error counts as a refusal, and the job is paid twice
             raise GenerationUnknown(f"the provider answered {status} to a new job, and may or may not have it")
@@ -138,9 +138,9 @@ class Transport:
     def fetch(self, video_url: str, target: Path, most_bytes: int) -> None:
         """Store a video. Raises GenerationLost if it no longer exists, GenerationUnknown if there was no answer."""
         url = urljoin(f"{self.url}/", video_url)
-        ours = urlsplit(url)[:2] == urlsplit(self.url)[:2]
+        is_same_host = urlsplit(url)[:2] == urlsplit(self.url)[:2]
         # guard provider.hosts: a forged answer makes us download a video from any host
-        if not ours and not self._is_listed(url):
+        if not is_same_host and not self._is_listed(url):
             host = (urlsplit(url).hostname or "")[:100]
             raise GenerationUnknown(
                 f"the video is at {host!r}, not a host of the provider. To allow it: REELKEEPER_GENERATOR_HOSTS"
@@ -148,8 +148,8 @@ class Transport:
         ends = time.monotonic() + self._download_seconds
         try:
             # guard provider.token_at_home: our token is sent to any address that an answer names
-            with self._streamed("GET", url, self._headers if ours else {}) as answer, target.open("wb") as file:
-                if answer.status_code in GONE or (answer.status_code == httpx.codes.FORBIDDEN and not ours):
+            with self._streamed("GET", url, self._headers if is_same_host else {}) as answer, target.open("wb") as file:
+                if answer.status_code in GONE or (answer.status_code == httpx.codes.FORBIDDEN and not is_same_host):
                     raise GenerationLost(f"the provider no longer has the video: it answered {answer.status_code}")
                 if not answer.is_success:
                     raise GenerationUnknown(f"the provider answered {answer.status_code} when asked for a video")
@@ -175,8 +175,8 @@ class Transport:
         is_json = body is not None and not isinstance(body, bytes)
         content = json.dumps(body).encode() if is_json else body
         kind = {"Content-Type": "application/json"} if is_json else {}
-        whole = {**self._headers, **kind, **(headers or {})}
-        with self._streamed(method, f"{self.url}{path}", whole, content) as answer:  # type: ignore[arg-type]  # bytes by now
+        all_headers = {**self._headers, **kind, **(headers or {})}
+        with self._streamed(method, f"{self.url}{path}", all_headers, content) as answer:  # type: ignore[arg-type]  # bytes by now
             text = public.read(answer, _MAX_ANSWER)
             try:
                 return Answer(answer.status_code, answer.headers, json.loads(text))
@@ -213,29 +213,29 @@ class OverHttp:
         self._calls.fetch(video_url, target, most_bytes)
 
 
-def no_status(said: object) -> GenerationUnknown:
+def no_status(state: object) -> GenerationUnknown:
     """Return the error for an undocumented state, which says nothing about the job."""
-    return GenerationUnknown(f"the provider reports a job as {str(said)[:50]!r}, which is not a known status")
+    return GenerationUnknown(f"the provider reports a job as {str(state)[:50]!r}, which is not a known status")
 
 
-def job_name(said: object) -> str:
+def job_name(value: object) -> str:
     """Return a provider's id of a job. Raises GenerationUnknown if it is malformed, which is not a refusal."""
-    if not isinstance(said, str) or not 0 < len(said) <= _MAX_NAME or not said.isprintable():
+    if not isinstance(value, str) or not 0 < len(value) <= _MAX_NAME or not value.isprintable():
         raise GenerationUnknown("the provider's answer has no id of a job")
-    return said
+    return value
 
 
-def fraction(said: object) -> float:
+def fraction(value: object) -> float:
     """Return a job's progress, from 0 to 1; 0 if it is missing."""
-    return min(max(float(said), 0.0), 1.0) if isinstance(said, int | float) else 0.0
+    return min(max(float(value), 0.0), 1.0) if isinstance(value, int | float) else 0.0
 
 
-def cost_microusd(said: object) -> int | None:
+def cost_microusd(value: object) -> int | None:
     """Convert dollars to micro-dollars, rounded up; None if it is not an amount of money."""
-    if said is None or isinstance(said, bool):
+    if value is None or isinstance(value, bool):
         return None
     try:
-        dollars = Decimal(str(said))
+        dollars = Decimal(str(value))
     except InvalidOperation:
         return None
     # guard provider.cost: an impossible cost is counted, and uses up the budget
@@ -246,15 +246,15 @@ def cost_microusd(said: object) -> int | None:
 
 def words(body: object) -> str:
     """Find a provider's error message anywhere in its answer, and return it in one line."""
-    said = body
+    found = body
     for name in ("error", "detail", "message", "msg", "title"):
-        if isinstance(said, dict) and said.get(name):
-            said = said[name]
-    if isinstance(said, list):
-        said = "; ".join(words(item) for item in said[:3])
-    if not said or isinstance(said, dict):
+        if isinstance(found, dict) and found.get(name):
+            found = found[name]
+    if isinstance(found, list):
+        found = "; ".join(words(item) for item in found[:3])
+    if not found or isinstance(found, dict):
         return "no reason given"
-    return one_line(str(said))[:_MAX_WORDS]  # without NULs and halves of surrogates, which the store refuses
+    return one_line(str(found))[:_MAX_WORDS]  # without NULs and halves of surrogates, which the store refuses
 
 
 def is_about_content(body: object) -> bool:

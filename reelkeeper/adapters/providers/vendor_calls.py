@@ -32,7 +32,7 @@ class Call(NamedTuple):
     """The job that a call is about: our key and the vendor's id."""
 
     key: str
-    told: str
+    job_id: str
 
 
 def verify(
@@ -76,8 +76,8 @@ def fal_keys(url: str | None = None, *, allow_private: bool = False) -> list[Ed2
     return keys
 
 
-def _keys(said: object) -> Iterator[Ed25519PublicKey]:
-    listed = said.get("keys") if isinstance(said, dict) else None
+def _keys(document: object) -> Iterator[Ed25519PublicKey]:
+    listed = document.get("keys") if isinstance(document, dict) else None
     for entry in listed if isinstance(listed, list) else []:
         if isinstance(entry, dict) and entry.get("crv") == "Ed25519":
             raw = str(entry.get("x", ""))

@@ -51,12 +51,13 @@ def verify(secret: str, body: bytes, header: str, now: float) -> str:
 def job_named(body: bytes, field: str) -> str:
     """Return the provider's id of the job from a call's body. Raises SignatureRefused if it has none."""
     try:
-        told = json.loads(body)[field]
+        job_id = json.loads(body)[field]
     except (ValueError, TypeError, KeyError, RecursionError):
-        told = None
-    if not isinstance(told, str) or not told or not told.isprintable():  # the store accepts no NUL, no half surrogate
+        job_id = None
+    # The store accepts no NUL, no half surrogate.
+    if not isinstance(job_id, str) or not job_id or not job_id.isprintable():
         raise SignatureRefused(f'the body must be JSON with the job\'s "{field}"')
-    return told
+    return job_id
 
 
 def _digest(secret: str, body: bytes, at: int) -> str:

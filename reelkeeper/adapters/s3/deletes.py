@@ -126,11 +126,11 @@ def send_signed_delete(client: httpx.Client, key: str, url: str) -> str | None:
         answer = client.delete(url)
     except httpx.HTTPError as error:
         raise StorageError(f"DELETE {key}: {type(error).__name__}: {error}") from error
-    said = f"DELETE {key}: {answer.status_code} {answer.text[:200]}"
+    answered = f"DELETE {key}: {answer.status_code} {answer.text[:200]}"
     if answer.is_client_error:
-        return said
+        return answered
     if not answer.is_success:
-        raise StorageError(said)
+        raise StorageError(answered)
     return None
 
 

@@ -37,8 +37,8 @@ def read_page(client: "S3Client", bucket: str, prefix: str, **place: str) -> tup
     `read_pages_fast`. Raises TruncatedListing if the page is not complete.
     """
     with translate_errors(f"LIST {prefix}"):
-        asked: Any = {"Bucket": bucket, "Prefix": prefix, "MaxKeys": PAGE_KEYS, **place}
-        answer: Any = client.list_objects_v2(**asked)
+        parameters: Any = {"Bucket": bucket, "Prefix": prefix, "MaxKeys": PAGE_KEYS, **place}
+        answer: Any = client.list_objects_v2(**parameters)
     objects: list[StoredObject] = answer[OBJECTS]
     following: str | None = answer.get("NextContinuationToken") if answer["IsTruncated"] else None
     # guard listing.follows_nowhere: half a listing counts as complete, and the rest is marked as lost
@@ -71,14 +71,14 @@ def read_ranges(
     places = ["", *sorted(set(boundaries), key=str.encode), None]
     ranges = [_between(client, bucket, prefix, after or "", until) for after, until in pairwise(places)]
     with ThreadPoolExecutor(len(ranges)) as pool:
-        asked = {pool.submit(next, pages, None): pages for pages in ranges}
-        while asked:
-            arrived, _ = wait(asked, return_when=FIRST_COMPLETED)
+        requested = {pool.submit(next, pages, None): pages for pages in ranges}
+        while requested:
+            arrived, _ = wait(requested, return_when=FIRST_COMPLETED)
             for future in arrived:
-                pages = asked.pop(future)
+                pages = requested.pop(future)
                 page = future.result()
                 if page is not None:
-                    asked[pool.submit(next, pages, None)] = pages  # requested while the caller processes this one
+                    requested[pool.submit(next, pages, None)] = pages  # requested while the caller processes this one
                     yield page
 
 

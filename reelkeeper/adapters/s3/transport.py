@@ -130,7 +130,7 @@ def _whom_to_ask(error: Exception) -> str:
     address = facts.get("endpoint_url")
     if not address:
         return ""
-    sign = next((said for kind, said in _NO_ANSWER if isinstance(error, kind)), "its answer was incomplete")
+    sign = next((reason for kind, reason in _NO_ANSWER if isinstance(error, kind)), "its answer was incomplete")
     if "resolve" in str(facts.get("error")):  # urllib3's NameResolutionError
         sign = "no address is known for that name"
     setting = "REELKEEPER_R2_ACCOUNT_ID or REELKEEPER_S3_ENDPOINT_URL"

@@ -121,9 +121,9 @@ def _buttons(message: Message) -> Iterator[Block]:
 
 
 def _confirm(message: Message) -> Block:
-    asked = {"title": "Approve this plan for one run?", "confirm": "Approve", "deny": "Cancel"}
+    labels = {"title": "Approve this plan for one run?", "confirm": "Approve", "deny": "Cancel"}
     text = _plain(_first(one_line(message.title), _MAX_CONFIRMED))
-    return {name: _plain(words) for name, words in asked.items()} | {"text": text}
+    return {name: _plain(words) for name, words in labels.items()} | {"text": text}
 
 
 def _lines(lines: Iterable[str], room: _Room) -> str:

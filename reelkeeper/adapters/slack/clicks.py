@@ -75,6 +75,6 @@ def answer(url: str, text: str, *, api_url: str) -> None:
         raise SinkRefused("the URL for the answer is not Slack's")
     client = WebhookClient(url, timeout=TIMEOUT_SECONDS, retry_handlers=[], logger=quiet_log)
     with understood():
-        said = client.send(text=escape(text, MAX_SECTION), response_type="ephemeral", replace_original=False)
-    if not said.status_code < 300:  # noqa: PLR2004  a success
-        raise SinkDown(f"Slack answered {said.status_code}")
+        response = client.send(text=escape(text, MAX_SECTION), response_type="ephemeral", replace_original=False)
+    if not response.status_code < 300:  # noqa: PLR2004  a success
+        raise SinkDown(f"Slack answered {response.status_code}")

@@ -53,7 +53,7 @@ _WAYS_OUT: Final = {
 
 TIMEOUT_SECONDS = 10
 PACE_SECONDS = 1.0  # Slack accepts about one message per second and channel ("Rate limits", Posting messages)
-UNSAID_SECONDS = 60.0  # to wait after a 429 without a time
+DEFAULT_WAIT_SECONDS = 60.0  # to wait after a 429 without a time
 quiet_log = logging.getLogger(f"{__name__}.sdk")
 quiet_log.setLevel(logging.CRITICAL + 1)
 
@@ -90,8 +90,8 @@ class Bot:
         try:
             return self._upload(outgoing)
         except SinkRefused as error:  # the text is still worth posting
-            told = f"{outgoing.message.text}\n(No picture: {error})".strip()
-            return self._post(OutboxMessage(outgoing.id, outgoing.message.model_copy(update={"text": told})))
+            text = f"{outgoing.message.text}\n(No picture: {error})".strip()
+            return self._post(OutboxMessage(outgoing.id, outgoing.message.model_copy(update={"text": text})))
 
     def _post(self, outgoing: OutboxMessage) -> str:
         layout = lay_out(outgoing.message, has_buttons=self._has_buttons)
@@ -164,17 +164,17 @@ def understood() -> Iterator[None]:
         raise SinkDown(f"Slack gave no answer: {type(error).__name__}") from None
 
 
-def _meaning(status: int, headers: Mapping[str, str], said: str) -> SinkError:
-    code = said.strip() if _CODE.fullmatch(said.strip()) else ""
-    told = f"Slack answered {status}{f', {code}' if code else ''}"
+def _meaning(status: int, headers: Mapping[str, str], error: str) -> SinkError:
+    code = error.strip() if _CODE.fullmatch(error.strip()) else ""
+    problem = f"Slack answered {status}{f', {code}' if code else ''}"
     if status == HTTPStatus.TOO_MANY_REQUESTS or code in _BUSY:
-        seconds = retry_after_seconds(headers, UNSAID_SECONDS)
-        return SinkBusy(f"{told}: it asks to wait for {seconds:g} s", seconds)
+        seconds = retry_after_seconds(headers, DEFAULT_WAIT_SECONDS)
+        return SinkBusy(f"{problem}: it asks to wait for {seconds:g} s", seconds)
     if status == HTTPStatus.OK and not code:
-        return SinkDown(f"{told}, but not from Slack: check REELKEEPER_SLACK_API_URL, and for a proxy in between")
+        return SinkDown(f"{problem}, but not from Slack: check REELKEEPER_SLACK_API_URL, and for a proxy in between")
     if code in _WAYS_OUT:
-        told += f": {_WAYS_OUT[code]}"
+        problem += f": {_WAYS_OUT[code]}"
     if code in FOR_GOOD:
-        return SinkRefused(told)
+        return SinkRefused(problem)
     client_error = HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR
-    return SinkRefused(told) if client_error and status not in _PASSING_STATUS else SinkDown(told)
+    return SinkRefused(problem) if client_error and status not in _PASSING_STATUS else SinkDown(problem)

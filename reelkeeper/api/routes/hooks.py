@@ -78,7 +78,7 @@ async def _vendor_called(
     call = await run_in_threadpool(verify, vendor, secret, request.query_params, request.headers, body, time.time())
 
     def name(model: str) -> str:
-        return job_path(given.generator_model or model, call.told) if vendor == "fal" else call.told
+        return job_path(given.generator_model or model, call.job_id) if vendor == "fal" else call.job_id
 
     async with load.writing.turn(), load.work.turn():
         await run_in_threadpool(name_sent, app_state.workspace.engine, call.key, name)

@@ -63,7 +63,7 @@ def test_a_call_at_an_address_that_we_did_not_give_is_refused(vendor: Vendor, jo
 
 def test_a_call_of_another_time_is_refused(vendor: Vendor, job: Job, verify: Verify) -> None:
     now = 1_764_072_000.0
-    assert verify(vendor.call(job, now), now + 299).told == "p1"
+    assert verify(vendor.call(job, now), now + 299).job_id == "p1"
     for later in (301.0, -301.0):
         with pytest.raises(SignatureRefused, match="300 s"):
             verify(vendor.call(job, now), now + later)
