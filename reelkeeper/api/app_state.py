@@ -47,8 +47,8 @@ _KeyHeader = Annotated[
 async def _only_key(request: Request, key: _KeyHeader) -> str:
     # guard auth.only_key: one of two keys is ignored, and a repetition with that one is done and charged again
     if len(set(request.headers.getlist("Idempotency-Key"))) > 1:
-        told = {"loc": ("header", "Idempotency-Key"), "msg": "It was sent several times, with different values"}
-        raise RequestValidationError([told])
+        error = {"loc": ("header", "Idempotency-Key"), "msg": "It was sent several times, with different values"}
+        raise RequestValidationError([error])
     return key
 
 

@@ -62,8 +62,8 @@ class Service(Collector):
                 events = controls.fresh(session, scans.BUCKET_EVENTS, scans.RETAINED_SECONDS)
                 if kept is None:
                     day = now(session).date()
-                    asked = schema.rows(session), usage.operations(session, day.replace(day=1), day)
-                    kept = self._kept = _Kept(time.monotonic() + KEPT_SECONDS, found.money, *asked)
+                    counts = schema.rows(session), usage.operations(session, day.replace(day=1), day)
+                    kept = self._kept = _Kept(time.monotonic() + KEPT_SECONDS, found.money, *counts)
         yield from _flows(found)
         yield from _videos(found)
         yield from _work(found)

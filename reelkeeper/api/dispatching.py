@@ -23,7 +23,7 @@ class Dispatching:
 
     def __init__(self, engine: Engine, orchestrator: Orchestrator | None, registry: CollectorRegistry) -> None:
         self._engine, self._orchestrator = engine, orchestrator
-        self._asked, self._leaving = threading.Event(), threading.Event()
+        self._job_waits, self._leaving = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="dispatching", daemon=True)
         self._starts = Counter(
             "reelkeeper_dispatch_starts",
@@ -36,7 +36,7 @@ class Dispatching:
 
     def wake(self) -> None:
         """Signal that a job waits. Returns at once."""
-        self._asked.set()
+        self._job_waits.set()
 
     def start(self) -> None:
         """Start the thread, if a Prefect server is configured."""
@@ -46,12 +46,12 @@ class Dispatching:
     def stop(self) -> None:
         """Stop, without waiting for a running call to Prefect."""
         self._leaving.set()
-        self._asked.set()
+        self._job_waits.set()
 
     def _run(self) -> None:
         while True:
-            self._asked.wait()
-            self._asked.clear()
+            self._job_waits.wait()
+            self._job_waits.clear()
             if self._leaving.wait(_START_SECONDS if self._tried() else _LOOK_SECONDS):
                 return
 
@@ -62,8 +62,10 @@ class Dispatching:
         try:
             started = start_dispatch(self._engine, self._orchestrator)
         except (OrchestratorError, SQLAlchemyError) as error:
-            told = str(error) if isinstance(error, OrchestratorError) else type(error).__name__
-            _log.warning("no run of dispatch_jobs was started; the scheduled run will do the work: %s", redacted(told))
+            problem = str(error) if isinstance(error, OrchestratorError) else type(error).__name__
+            _log.warning(
+                "no run of dispatch_jobs was started; the scheduled run will do the work: %s", redacted(problem)
+            )
             self._starts.labels("failed").inc()
             return True
         if started:

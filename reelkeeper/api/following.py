@@ -43,13 +43,13 @@ class Following:
 
     async def changes(self, first: Followed) -> AsyncIterator[Followed | None]:
         """Yield the job and, until it has ended, each change; None is a heartbeat."""
-        told, began, changed = first, monotonic(), asyncio.Event()
+        sent, began, changed = first, monotonic(), asyncio.Event()
         listeners = self._listeners.setdefault(first.job_id, set())
         listeners.add(changed)
         self._due.add(first.job_id)  # it may have changed since `first` was read
         try:
             yield first
-            while told.state in IN_FLIGHT and not self._is_over and monotonic() - began < _MAX_SECONDS:
+            while sent.state in IN_FLIGHT and not self._is_over and monotonic() - began < _MAX_SECONDS:
                 self._look_on()
                 try:
                     async with asyncio.timeout(_SIGN_OF_LIFE_SECONDS):
@@ -58,9 +58,9 @@ class Following:
                     yield None
                     continue
                 changed.clear()
-                seen = self._seen.get(first.job_id, told)
-                if _lasting(seen) != _lasting(told):
-                    told = seen
+                seen = self._seen.get(first.job_id, sent)
+                if _lasting(seen) != _lasting(sent):
+                    sent = seen
                     yield seen
         finally:
             listeners.discard(changed)

@@ -121,7 +121,7 @@ def problem(
     status: int, kind: str, detail: str, *, faults: Sequence[Fault] = (), headers: Mapping[str, str] | None = None
 ) -> JSONResponse:
     """Build the answer to a failed request."""
-    told = Problem(
+    body = Problem(
         type=f"urn:reelkeeper:{kind}",
         title=_TITLES.get(status, "The request failed"),
         status=status,
@@ -129,7 +129,7 @@ def problem(
         operator=_REMEDIES.get(kind) or None,
         faults=list(faults) or None,
     )
-    return JSONResponse(told.model_dump(exclude_none=True), status, dict(headers or {}), MEDIA_TYPE)
+    return JSONResponse(body.model_dump(exclude_none=True), status, dict(headers or {}), MEDIA_TYPE)
 
 
 def documented(*statuses: int, words: Mapping[int, str] | None = None) -> dict[int | str, dict[str, Any]]:

@@ -38,16 +38,16 @@ class Connections(ServerState):
     def __init__(self, load: Load) -> None:
         super().__init__()
         self._load = load
-        self._asked = load.policy
-        self._policy = with_files(self._asked)
+        self._configured = load.policy
+        self._policy = with_files(self._configured)
         self.idle: dict[Connection, None] = {}
 
     @property
     def policy(self) -> AccessPolicy:
         """The limits in force, reduced to the files that this process may open."""
-        if self._load.policy is not self._asked:
-            self._asked = self._load.policy
-            self._policy = with_files(self._asked)
+        if self._load.policy is not self._configured:
+            self._configured = self._load.policy
+            self._policy = with_files(self._configured)
         return self._policy
 
 

@@ -45,14 +45,14 @@ class Asking:
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
-        self._asked: asyncio.Task[Readiness] | None = None
+        self._query: asyncio.Task[Readiness] | None = None
 
     async def answer(self) -> Readiness:
         """Return the store's answer. Raises SQLAlchemyError, or TimeoutError if it takes too long."""
-        if self._asked is None or self._asked.done():
-            self._asked = asyncio.create_task(run_sync(_look, self._engine))
+        if self._query is None or self._query.done():
+            self._query = asyncio.create_task(run_sync(_look, self._engine))
         async with asyncio.timeout(_READY_SECONDS):
-            return await asyncio.shield(self._asked)
+            return await asyncio.shield(self._query)
 
 
 def _look(engine: sa.Engine) -> Readiness:

@@ -59,18 +59,18 @@ class Released(BaseModel):
     responses=documented(404),
 )
 def place(
-    asked: NewHold, key: IdempotencyKey, app_state: CurrentState, caller: Annotated[Caller, needs(Scope.HOLDS)]
+    body: NewHold, key: IdempotencyKey, app_state: CurrentState, caller: Annotated[Caller, needs(Scope.HOLDS)]
 ) -> Placed:
     """Keep the video or user until the hold is released or expires. Safe to repeat with the same idempotency key."""
     placed = operation.hold(
         app_state.workspace.engine,
         rows.HoldTerms(
-            scope=asked.scope,
-            subject=asked.subject,
-            reason=asked.reason,
+            scope=body.scope,
+            subject=body.subject,
+            reason=body.reason,
             author=caller.name,
-            expires_at=asked.until and asked.until.astimezone(UTC),
-            is_legal=asked.legal,
+            expires_at=body.until and body.until.astimezone(UTC),
+            is_legal=body.legal,
         ),
         key=key,
     )

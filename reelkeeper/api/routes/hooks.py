@@ -97,18 +97,18 @@ async def button_pressed(
     click = slack.read(given.slack_signing_secret.get_secret_value(), await request.body(), request.headers)
     if click:
         async with load.writing.turn(), load.work.turn():
-            heard = await run_in_threadpool(carry_out, app_state.workspace.engine, click, given.slack_operators)
+            result = await run_in_threadpool(carry_out, app_state.workspace.engine, click, given.slack_operators)
         # Slack waits for 3 s, so everything that may take longer runs after the answer.
-        background.add_task(_tell, heard, click.answer_url, given.slack_api_url, app_state.orchestrator)
+        background.add_task(_tell, result, click.answer_url, given.slack_api_url, app_state.orchestrator)
     return Response(status_code=200, background=background)
 
 
-def _tell(heard: ClickResult, url: str, api_url: str, orchestrator: Orchestrator | None) -> None:
-    text = heard.answer
-    if heard.approved and orchestrator:
+def _tell(result: ClickResult, url: str, api_url: str, orchestrator: Orchestrator | None) -> None:
+    text = result.answer
+    if result.approved and orchestrator:
         try:
-            run_id = start_approved(heard.approved, orchestrator)
-            text = f"Plan {heard.approved.plan_id} is approved for one run, and run {run_id} was started."
+            run_id = start_approved(result.approved, orchestrator)
+            text = f"Plan {result.approved.plan_id} is approved for one run, and run {run_id} was started."
         except OrchestratorError as error:
             text = str(error)
             _log.warning("%s", redacted(text))

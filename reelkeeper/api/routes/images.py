@@ -46,7 +46,7 @@ async def keep(request: Request, app_state: CurrentState, load: Loaded) -> Image
     with await run_sync(_file, app_state.scratch, limiter=_DISK) as file:  # a slow body takes disk, not memory
         await _receive(request, file)
         async with load.images.turn(), load.work.turn():
-            data = await run_sync(_whole, file)
+            data = await run_sync(_read_all, file)
             kept = await run_sync(images.keep, app_state.workspace, data)
             await run_sync(flush_operations, app_state.workspace.engine, app_state.workspace.bucket)
     return Image.model_validate(kept._asdict())
@@ -67,6 +67,6 @@ async def _receive(request: Request, file: IO[bytes]) -> None:
     await run_sync(file.write, bytes(held), limiter=_DISK)
 
 
-def _whole(file: IO[bytes]) -> bytes:
+def _read_all(file: IO[bytes]) -> bytes:
     file.seek(0)
     return file.read()

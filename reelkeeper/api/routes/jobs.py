@@ -131,16 +131,16 @@ _NOT_NOW: Final = (
     responses={**_TAKEN, **documented(402, 404, 410, words={429: _TOO_MUCH, 503: _NOT_NOW})},
 )
 def ask(
-    asked: NewJob, key: IdempotencyKey, app_state: CurrentState, request: Request, response: Response
+    body: NewJob, key: IdempotencyKey, app_state: CurrentState, request: Request, response: Response
 ) -> Admitted | JSONResponse:
     """Answer at once: the video, a place in the queue, or a refusal. Credits and bytes are held until the job ends."""
     answer = admit(
         app_state.workspace.engine,
-        asked.request,
-        user_id=asked.user_id,
+        body.request,
+        user_id=body.user_id,
         client_key=key,
         provider=app_state.provider,
-        tag=asked.tag,
+        tag=body.tag,
     )
     match answer:
         case Declined(code, reason, retry_seconds):
@@ -165,7 +165,7 @@ def ask(
 )
 def job(job_id: JobId, app_state: CurrentState, whose: Annotated[Whose, Query()]) -> Job:
     """Return the job's place in the queue and estimated wait, its progress, or its result."""
-    return _told(follow(app_state.workspace.engine, job_id, user_id=whose.user_id))
+    return _as_job(follow(app_state.workspace.engine, job_id, user_id=whose.user_id))
 
 
 @router.get(
@@ -205,8 +205,8 @@ async def _sent(changes: AsyncIterator[Followed | None]) -> AsyncIterator[str]:
 
 
 def _event(follower: Followed) -> str:
-    return f"event: {'job' if follower.state in IN_FLIGHT else 'end'}\ndata: {_told(follower).model_dump_json()}\n\n"
+    return f"event: {'job' if follower.state in IN_FLIGHT else 'end'}\ndata: {_as_job(follower).model_dump_json()}\n\n"
 
 
-def _told(follower: Followed) -> Job:
+def _as_job(follower: Followed) -> Job:
     return Job.model_validate({**follower._asdict(), "state": follower.state.value})

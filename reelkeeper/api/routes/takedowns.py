@@ -70,7 +70,7 @@ class Certificate(BaseModel):
 
 @router.post("", summary="Take down a video", dependencies=[WRITE], responses=documented(404, 409))
 def take_down(
-    asked: NewTakedown,
+    body: NewTakedown,
     app_state: CurrentState,
     caller: Annotated[Caller, needs(Scope.TAKEDOWNS)],
     background: BackgroundTasks,
@@ -81,11 +81,11 @@ def take_down(
     """
     found = operation.take_down(
         app_state.workspace,
-        asked.video_id,
-        operation.Order(caller.name, asked.reason, f"takedown-{uuid4().hex[:12]}"),
+        body.video_id,
+        operation.Order(caller.name, body.reason, f"takedown-{uuid4().hex[:12]}"),
         scratch=app_state.scratch,
-        same_bytes=asked.same_bytes,
-        max_videos=asked.max_videos,
+        same_bytes=body.same_bytes,
+        max_videos=body.max_videos,
     )
     background.add_task(cache_purge.catch_up, app_state.workspace.engine, settings(), "takedown")
     return Certificate.of(lock_ends.explain(app_state.workspace, found, lock_ends.reader(settings())))

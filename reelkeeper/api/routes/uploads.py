@@ -79,14 +79,14 @@ class Upload(BaseModel):
     dependencies=[needs(Scope.UPLOADS), WRITE],
     responses=documented(404, 409, 410),
 )
-def begin(asked: NewUpload, key: IdempotencyKey, app_state: CurrentState) -> Upload:
+def begin(body: NewUpload, key: IdempotencyKey, app_state: CurrentState) -> Upload:
     """Reserve space for the bytes, and sign a URL that accepts exactly these bytes, once."""
-    wanted = receive.Announced(**asked.model_dump())
+    wanted = receive.Announced(**body.model_dump())
     if wanted.created_at:
         wanted = wanted._replace(created_at=min(wanted.created_at, datetime.now(UTC)).astimezone(UTC))
     upload, ticket = receive.begin(app_state.workspace, wanted, key, url_seconds=app_state.load.policy.url_seconds)
-    told = _told(upload)
-    return told.model_copy(update=ticket._asdict()) if ticket else told
+    answer = _as_upload(upload)
+    return answer.model_copy(update=ticket._asdict()) if ticket else answer
 
 
 @router.get(
@@ -97,7 +97,7 @@ def begin(asked: NewUpload, key: IdempotencyKey, app_state: CurrentState) -> Upl
 )
 def upload(upload_id: UploadId, app_state: CurrentState) -> Upload:
     """Return the upload with its state: open, stored, refused or expired."""
-    return _told(receive.find(app_state.workspace, upload_id))
+    return _as_upload(receive.find(app_state.workspace, upload_id))
 
 
 @router.post(
@@ -121,10 +121,10 @@ def finish(upload_id: UploadId, app_state: CurrentState) -> Upload:
     finally:
         _AT_ONCE.release()
     flush_operations(app_state.workspace.engine, app_state.workspace.bucket)
-    return _told(done)
+    return _as_upload(done)
 
 
-def _told(upload: requests.Upload) -> Upload:
+def _as_upload(upload: requests.Upload) -> Upload:
     return Upload.model_validate(
         {
             **{name: getattr(upload, name) for name in ("id", "user_id", "video_id", "size_bytes", "url_until")},

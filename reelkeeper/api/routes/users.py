@@ -72,13 +72,13 @@ def user(user_id: Annotated[Id, Path(examples=["ann"])], app_state: CurrentState
         if standing is None:
             raise NotFound(f"no user {user_id!r} in the catalogue")
         balance = ledger.balance(session, user_id)
-        told = judge(standing, 0, in_force(session).policies.tiers)
+        quota = judge(standing, 0, in_force(session).policies.tiers)
     return User(
         id=user_id,
         tier=standing.tier,
-        used_bytes=told.usage_bytes,
-        reserved_bytes=told.reserved_bytes,
-        quota_bytes=told.quota_bytes,
+        used_bytes=quota.usage_bytes,
+        reserved_bytes=quota.reserved_bytes,
+        quota_bytes=quota.quota_bytes,
         **balance._asdict(),
     )
 
@@ -99,7 +99,7 @@ class Tiered(BaseModel):
 )
 def put(
     user_id: Annotated[Id, Path(examples=["ann"])],
-    asked: Tiered,
+    body: Tiered,
     app_state: CurrentState,
     caller: Annotated[Caller, needs(Scope.ACCOUNTS)],
 ) -> User:
@@ -107,7 +107,7 @@ def put(
 
     A tier that is not in force is refused, and the answer lists those that are.
     """
-    accounts.put(app_state.workspace.engine, user_id, asked.tier, by=caller.name)
+    accounts.put(app_state.workspace.engine, user_id, body.tier, by=caller.name)
     return user(user_id, app_state)
 
 
@@ -148,7 +148,7 @@ class Given(BaseModel):
 )
 def give(
     user_id: Annotated[Id, Path(examples=["ann"])],
-    asked: Credits,
+    body: Credits,
     key: IdempotencyKey,
     app_state: CurrentState,
     caller: Annotated[Caller, needs(Scope.ACCOUNTS)],
@@ -157,11 +157,11 @@ def give(
     moved, balance = accounts.give(
         app_state.workspace.engine,
         user_id,
-        asked.amount_microusd,
+        body.amount_microusd,
         key,
         by=caller.name,
-        reason=asked.reason,
-        hold_id=asked.hold_id,
+        reason=body.reason,
+        hold_id=body.hold_id,
     )
     return Given.model_validate(moved._asdict() | balance._asdict())
 
@@ -214,11 +214,11 @@ def own_videos(
         found = list_videos(session, user_id=user_id, after=page.after or "", limit=page.limit + 1)
         if not found and not is_user(session, user_id):
             raise NotFound(f"no user {user_id!r} in the catalogue")
-        told = [
+        listed = [
             OwnVideo.model_validate(video._asdict() | {"expires_at": expires_at, "why": why})
             for video, expires_at, why in outlooks(session, found[: page.limit])
         ]
-    return OwnVideos(videos=told, after=told[-1].id if len(found) > page.limit else None)
+    return OwnVideos(videos=listed, after=listed[-1].id if len(found) > page.limit else None)
 
 
 @router.post(
@@ -227,7 +227,7 @@ def own_videos(
     dependencies=[needs(Scope.USERS), WORK],
     responses=documented(404),
 )
-def check(asked: Question, app_state: CurrentState) -> Answer:
+def check(body: Question, app_state: CurrentState) -> Answer:
     """Check whether the bytes fit at this moment; nothing is reserved."""
-    answer = check_user_storage_quota(app_state.workspace.engine, asked.user_id, asked.incoming_bytes)
+    answer = check_user_storage_quota(app_state.workspace.engine, body.user_id, body.incoming_bytes)
     return Answer(**asdict(answer))

@@ -149,14 +149,14 @@ def keep(
     dependencies=[needs(Scope.VIEWS), WRITE],
     responses=documented(),
 )
-def views(asked: Views, app_state: CurrentState) -> Counted:
+def views(body: Views, app_state: CurrentState) -> Counted:
     """Add views. A report sent twice counts twice, which can only keep a video longer."""
     now = datetime.now(UTC)
-    at = asked.at or now
+    at = body.at or now
     if not now - timedelta(days=KEPT_DAYS) <= at <= now + _AHEAD:
         raise RequestValidationError([{"loc": ("body", "at"), "msg": f"not within the last {KEPT_DAYS} days"}])
     sums: dict[str, int] = {}
-    for view in asked.views:
+    for view in body.views:
         sums[view.video_id] = sums.get(view.video_id, 0) + view.views
     unknown = record_views(app_state.workspace.engine, sums, at=min(at, now).astimezone(UTC))
     return Counted(counted=len(sums) - len(unknown), unknown=unknown)

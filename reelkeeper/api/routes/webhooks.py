@@ -84,13 +84,13 @@ def listed(app_state: CurrentState) -> Endpoints:
 
 @router.post("", summary="Add a webhook", status_code=201, dependencies=[WORK], responses=documented())
 def add(
-    asked: NewEndpoint, key: IdempotencyKey, app_state: CurrentState, caller: Annotated[Caller, needs(Scope.WEBHOOKS)]
+    body: NewEndpoint, key: IdempotencyKey, app_state: CurrentState, caller: Annotated[Caller, needs(Scope.WEBHOOKS)]
 ) -> Secret:
     """Add a webhook, and show its secret once. A repetition with the same key returns it with a new secret."""
     made = operation.add(
         app_state.workspace.engine,
-        asked.url,
-        asked.events,
+        body.url,
+        body.events,
         allow_private=app_state.allow_private,
         key=key,
         author=caller.name,
@@ -100,12 +100,12 @@ def add(
 
 @router.put("/{webhook_id}", summary="Set a webhook's events", dependencies=[WRITE], responses=documented(404))
 def choose(
-    webhook_id: Id, asked: Choice, app_state: CurrentState, caller: Annotated[Caller, needs(Scope.WEBHOOKS)]
+    webhook_id: Id, body: Choice, app_state: CurrentState, caller: Annotated[Caller, needs(Scope.WEBHOOKS)]
 ) -> Endpoint:
     """Set the event types to send from now on, and enable or disable the webhook. Waiting messages are still sent."""
     engine = app_state.workspace.engine
-    operation.choose(engine, webhook_id, asked.events, author=caller.name)
-    (operation.enable if asked.enabled else operation.disable)(engine, webhook_id, author=caller.name)
+    operation.choose(engine, webhook_id, body.events, author=caller.name)
+    (operation.enable if body.enabled else operation.disable)(engine, webhook_id, author=caller.name)
     return next(line for line in operation.listed(engine) if line.id == webhook_id)
 
 
@@ -119,10 +119,10 @@ def rotate(webhook_id: Id, app_state: CurrentState, caller: Annotated[Caller, ne
 
 @router.post("/{webhook_id}/replay", summary="Resend messages", dependencies=[WRITE], responses=documented(404))
 def replay(
-    webhook_id: Id, asked: Again, app_state: CurrentState, caller: Annotated[Caller, needs(Scope.WEBHOOKS)]
+    webhook_id: Id, body: Again, app_state: CurrentState, caller: Annotated[Caller, needs(Scope.WEBHOOKS)]
 ) -> Replayed:
     """Resend messages that were given up and, with `since`, delivered ones. Each message keeps its id."""
-    since = asked.since and asked.since.astimezone(UTC)
+    since = body.since and body.since.astimezone(UTC)
     return Replayed(replayed=operation.replay(app_state.workspace.engine, webhook_id, since=since, author=caller.name))
 
 
