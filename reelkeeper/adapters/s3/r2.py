@@ -254,7 +254,7 @@ class Bucket:
         with translate_errors(f"GET {key}"):
             answer = self._client.get_object(Bucket=self.name, Key=self.check(key))
             with closing(answer["Body"]) as body:
-                data = body.read(limit_bytes + 1)
+                data = body.read(limit_bytes + 1) + body.read(1)  # the second finds the end, or that the first was cut
         if len(data) > limit_bytes:
             raise StorageError(f"{key} is larger than the expected {limit_bytes:,} bytes")
         return data

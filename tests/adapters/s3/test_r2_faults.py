@@ -139,6 +139,14 @@ def test_a_download_that_is_cut_starts_again(
     assert waits == [2, 3]
 
 
+def test_a_small_object_that_is_cut_is_not_taken_for_whole(bucket: Bucket, double: R2Double) -> None:
+    bucket.put_bytes_once(bucket.identity_key, b'{"deployment": "d"}', "application/json")
+    double.faults.cut_reply("GetObject")
+    with pytest.raises(StorageError, match=r"GET .*identity\.json: .* 9 read, but total bytes expected is 19"):
+        bucket.read_bytes(bucket.identity_key)
+    assert bucket.read_bytes(bucket.identity_key) == b'{"deployment": "d"}'
+
+
 def test_a_download_that_is_always_cut_fails_and_leaves_no_file(
     bucket: Bucket, double: R2Double, key: str, tmp_path: Path
 ) -> None:
