@@ -50,8 +50,8 @@ def bootstrap(*, engine: Engine | None = None, api_url: str | None = None, force
             yield from _renamed(client, flow.replace("_", "-"), cadence.name)
         wanted = list(automations.inner())
         if api_url and engine:
-            webhook, said = _webhook(client, engine, _checked(api_url))
-            yield said
+            webhook, message = _webhook(client, engine, _checked(api_url))
+            yield message
             wanted += automations.telling(webhook)
         else:
             yield (

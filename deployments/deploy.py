@@ -97,15 +97,15 @@ def deploy(client: SyncPrefectClient, written: Path, folder: Path, *, looks_only
     With `looks_only`, all flows that change stored videos make dry runs, and waiting runs that would change them are
     cancelled. Raises SystemExit if deploying fails, and Misconfigured for a prefect.yaml of 0.1.0.
     """
-    said = yaml.safe_load(written.read_text())
-    if OLD_NAME in [deployment["name"] for deployment in said["deployments"]]:
+    document = yaml.safe_load(written.read_text())
+    if OLD_NAME in [deployment["name"] for deployment in document["deployments"]]:
         raise Misconfigured(
             f"{written} is that of release 0.1.0, whose deployments are named {OLD_NAME!r}: use this release's file"
         )
     if looks_only:
-        only_look(said)
+        only_look(document)
     old = []
-    for deployment in said["deployments"]:
+    for deployment in document["deployments"]:
         flow = deployment["entrypoint"].rpartition(".")[2].replace("_", "-")
         renamed, present = (find_deployment(client, f"{flow}/{name}") for name in (OLD_NAME, deployment["name"]))
         old += [renamed] if renamed else []
@@ -113,7 +113,7 @@ def deploy(client: SyncPrefectClient, written: Path, folder: Path, *, looks_only
         if standing and standing.paused:
             deployment["paused"] = True
     kept = folder / "prefect.yaml"
-    kept.write_text(yaml.safe_dump(said, sort_keys=False))
+    kept.write_text(yaml.safe_dump(document, sort_keys=False))
     sys.argv = ["prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(kept)]
     try:
         runpy.run_module("prefect", run_name="__main__", alter_sys=True)
@@ -132,9 +132,9 @@ def redeploy(folder: Path) -> None:
         deploy(client, find_prefect_yaml(), folder)
 
 
-def only_look(said: dict[str, Any]) -> None:
+def only_look(document: dict[str, Any]) -> None:
     """Set all deployments that change or adopt stored videos to dry runs."""
-    for deployment in said["deployments"]:
+    for deployment in document["deployments"]:
         if STORAGE in deployment["tags"]:
             deployment["parameters"] = deployment.get("parameters", {}) | {"dry_run": True}
 

@@ -65,7 +65,7 @@ class Up:
         self.state = settings.state_dir.absolute()
         self.logs = self.state / "logs"
         self.written = find_prefect_yaml()
-        self.asked = 0  # signals to stop that it received
+        self.stop_signals = 0  # signals to stop that it received
         self.began = self.room_due = time.monotonic()
         self.without_room: set[str] = set()  # the disks that were reported as full
         self.moment = datetime.now(UTC)
@@ -83,7 +83,7 @@ class Up:
     def run(self) -> None:
         """Start everything, keep it alive until a signal to stop, and stop it in order."""
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, self._told)
+            signal.signal(number, self._count_signal)
         self.tell("starting", f"Starting in {self.state}; a first start takes a minute.")
         start, patience = self.supervisor.start, str(self.patience)
         try:
@@ -101,29 +101,29 @@ class Up:
                 start(self._part("api", "The API", [*_ours("api"), "--port", str(self.api_port)], 25))
                 if not self.looks_only:
                     self._deploy()
-                if not self.asked:
+                if not self.stop_signals:
                     self._say_ready()
                 self._watch()
                 self._drain()
         finally:
-            self.supervisor.stop(hurried=lambda: self.asked > 1)
+            self.supervisor.stop(hurried=lambda: self.stop_signals > 1)
         self.tell("stopped", "Stopped. All data is kept; reelkeeper up continues from here.")
 
     def _deploy(self) -> None:
         words = [sys.executable, "-m", "deployments.deploy", str(self.written), self.moment.isoformat()]
         words += [LOOKS_ONLY] if self.looks_only else []
         part = self._part("deploy", "The deployment", words, 5)
-        if self.supervisor.run(part, until=lambda: bool(self.asked), tick=self._tick):
+        if self.supervisor.run(part, until=lambda: bool(self.stop_signals), tick=self._tick):
             raise ReelkeeperError(f"prefect.yaml could not be deployed: {part.last_line()}. See {part.log}")
 
     def _watch(self) -> None:
         due = time.monotonic() + FIRST_WATCHDOG_SECONDS
         watchdog = self._part("watchdog", "The watchdog", _ours("watchdog"), 5)
-        while not self.asked:
+        while not self.stop_signals:
             self._tick()
             if time.monotonic() >= due:
                 due = time.monotonic() + WATCHDOG_SECONDS
-                if self.supervisor.run(watchdog, until=lambda: bool(self.asked), tick=self._tick):
+                if self.supervisor.run(watchdog, until=lambda: bool(self.stop_signals), tick=self._tick):
                     self.tell("watchdog", f"The watchdog found a problem: see {watchdog.log}")
 
     def _tick(self) -> None:
@@ -156,7 +156,7 @@ class Up:
             f"Stopping: waits up to {self.patience:.0f} s for active runs, and hands over those that are left. "
             "Press Ctrl-C again to stop at once.",
         )
-        self.supervisor.stop(["worker"], hurried=lambda: self.asked > 1)
+        self.supervisor.stop(["worker"], hurried=lambda: self.stop_signals > 1)
 
     def _say_ready(self) -> None:
         self.tell(
@@ -173,8 +173,8 @@ class Up:
             seconds=round(time.monotonic() - self.began, 1),
         )
 
-    def _told(self, *_: object) -> None:
-        self.asked += 1
+    def _count_signal(self, *_: object) -> None:
+        self.stop_signals += 1
 
     def _part(self, name: str, does: str, argv: list[str], stop_seconds: float) -> Part:
         return Part(name, does, argv, self.logs / f"{name}.log", stop_seconds)
@@ -227,8 +227,8 @@ def _ports(last: _Last, port: int | None, api_port: int | None) -> tuple[int, in
     return first, _free("--api-port", api_port, last.api_port, {first})
 
 
-def _free(option: str, asked: int | None, usual: int, others: set[int | None]) -> int:
-    for port in (asked,) if asked else (usual, 0, 0):
+def _free(option: str, wanted: int | None, usual: int, others: set[int | None]) -> int:
+    for port in (wanted,) if wanted else (usual, 0, 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -238,7 +238,7 @@ def _free(option: str, asked: int | None, usual: int, others: set[int | None]) -
             found: int = probe.getsockname()[1]
             if found not in others:
                 return found
-    raise Misconfigured(f"port {asked} is taken; give another {option}, or leave it out for a free one")
+    raise Misconfigured(f"port {wanted} is taken; give another {option}, or leave it out for a free one")
 
 
 def find_prefect_yaml() -> Path:

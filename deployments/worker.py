@@ -220,13 +220,13 @@ async def work(
     """
     os.environ.setdefault(HOME, os.getcwd())  # noqa: PTH109  as it is written, links and all
     workers = [Worker(pool, limit) for pool in pools]
-    asked, hurried = asyncio.Event(), asyncio.Event()
+    stopping, hurried = asyncio.Event(), asyncio.Event()
 
-    def told() -> None:
-        (hurried if asked.is_set() else asked).set()
+    def on_signal() -> None:
+        (hurried if stopping.is_set() else stopping).set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, told)
+        asyncio.get_running_loop().add_signal_handler(number, on_signal)
     with ExitStack() as stack:
         if healthcheck:
             seconds = PREFECT_WORKER_QUERY_SECONDS.value()
@@ -235,7 +235,7 @@ async def work(
             )
         stop = stack.enter_context(running_beside(beside)) if beside else threading.Event()
         running = [asyncio.create_task(worker.start(printer=say)) for worker in workers]
-        waiting = asyncio.create_task(asked.wait())
+        waiting = asyncio.create_task(stopping.wait())
         await asyncio.wait([waiting, *running], return_when=asyncio.FIRST_COMPLETED)
         stop.set()
         await _drain(workers, patience, hurried, say)

@@ -35,4 +35,4 @@ def deliver_alerts(
         delivered = alerts.deliver(engine, seconds=seconds)
         left = max(_LEAST_SECONDS, seconds - (time.monotonic() - begun))
         alerts.tell_webhooks(engine, seconds=left, follow=follow)
-    return alerts.report(run_id, delivered).require_whole()
+    return alerts.report(run_id, delivered).require_complete()

@@ -38,4 +38,4 @@ def dispatch_jobs(
             return jobs.preview(workspace, rules, run_id)
         shift = Shift(slots, seconds, until_idle, order, tiers, attempts)
         report = jobs.keep_slots_full(workspace, shift, run_id)
-    return report.require_whole()
+    return report.require_complete()

@@ -56,4 +56,4 @@ def expire_videos(
                 videos.retire_planned(workspace, held, plan.id, run_id=run_id, grace=rules.lifecycle.grace)
             finally:
                 report = reports.publish(workspace, plan, run_id)
-    return report.require_whole()
+    return report.require_complete()

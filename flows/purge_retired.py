@@ -53,4 +53,4 @@ def purge_retired(
                 blobs.purge_planned(workspace, held, plan.id, run_id=run_id, grace=grace)
             finally:
                 report = reports.publish(workspace, plan, run_id)
-    return report.require_whole()
+    return report.require_complete()

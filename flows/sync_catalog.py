@@ -55,4 +55,4 @@ def sync_catalog(
             reports.publish_sync(report)
             if reads_are_views:
                 videos.bring_in_reads(workspace)
-    return report.require_whole()
+    return report.require_complete()

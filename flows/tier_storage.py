@@ -80,4 +80,4 @@ def tier_storage(
                 transcodes.compress_planned(workspace, shared, plan.id)
             finally:
                 report = reports.publish(workspace, plan, run_id)
-    return report.require_whole()
+    return report.require_complete()

@@ -28,4 +28,4 @@ def transcode_videos(dry_run: DryRun = True) -> HelpReport:
             if inherited := plans.inherit(workspace, held, plan_id):
                 reports.publish(workspace, *inherited)
         report = reports.publish_help(workspace, run_id, plan_id, outcomes)
-    return report.require_whole()
+    return report.require_complete()

@@ -26,7 +26,7 @@ IDS: Final = (  # as records of Prefect's own loggers call them, and ours
 Ids = Mapping[str, object]
 
 _bound: ContextVar[dict[str, str]] = ContextVar("ids of a log line", default={})  # noqa: B039  never changed in place
-_knowing: list[Callable[[], Ids]] = []
+_id_sources: list[Callable[[], Ids]] = []
 
 
 @contextmanager
@@ -44,10 +44,10 @@ def bind(**ids: str) -> None:
     _bound.set(_bound.get() | ids)
 
 
-def also(knowing: Callable[[], Ids]) -> None:
-    """Call `knowing` for further ids at each line."""
-    if knowing not in _knowing:
-        _knowing.append(knowing)
+def also(ids_of: Callable[[], Ids]) -> None:
+    """Call `ids_of` for further ids at each line."""
+    if ids_of not in _id_sources:
+        _id_sources.append(ids_of)
 
 
 class Lines(logging.Formatter):
@@ -61,7 +61,7 @@ class Lines(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        for ids in (*(knowing() for knowing in _knowing), _bound.get(), vars(record)):
+        for ids in (*(ids_of() for ids_of in _id_sources), _bound.get(), vars(record)):
             line |= {name: str(ids[name]) for name in IDS if ids.get(name)}
         if record.exc_info and not record.exc_text:
             record.exc_text = self.formatException(record.exc_info)

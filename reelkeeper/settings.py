@@ -250,7 +250,7 @@ class Settings(BaseSettings):
         return value
 
     @model_validator(mode="after")
-    def _whole(self) -> Self:
+    def _consistent(self) -> Self:
         if self.r2_account_id and self.s3_endpoint_url:
             raise ValueError("set r2_account_id or s3_endpoint_url, not both")
         keys = (self.s3_access_key_id, self.s3_secret_access_key)
@@ -281,7 +281,7 @@ class Settings(BaseSettings):
         return prefix
 
     @model_validator(mode="after")
-    def _whole_queue(self) -> Self:
+    def _complete_queue(self) -> Self:
         if self.event_queue_id and not self.event_queue_token:
             raise ValueError("event_queue_id needs event_queue_token, which may pull that queue")
         if self.event_queue_id and not self.account_id:
@@ -289,7 +289,7 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
-    def _whole_cache(self) -> Self:
+    def _complete_cache(self) -> Self:
         given = (self.public_url, self.cache_zone_id, self.cache_purge_token)
         if any(given) and not all(given):
             raise ValueError("public_url, cache_zone_id and cache_purge_token are set together")

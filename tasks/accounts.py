@@ -50,6 +50,6 @@ def publish(report: AccountsReport) -> AccountsReport:
         create_table_artifact(
             rows, key="settle-accounts-mismatches", description="Stored and recounted values that differ"
         )
-    told = ", ".join(f"{name.replace('_', ' ')} {value:,}" for name, value in figures.items())
-    get_run_logger().info("%s: %s; %s mismatches", report.flow, told, f"{len(report.mismatches):,}")
+    text = ", ".join(f"{name.replace('_', ' ')} {value:,}" for name, value in figures.items())
+    get_run_logger().info("%s: %s; %s mismatches", report.flow, text, f"{len(report.mismatches):,}")
     return report

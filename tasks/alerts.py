@@ -45,8 +45,8 @@ def deliver(engine: Engine, *, seconds: float = 60) -> Delivered:
 def tell_webhooks(engine: Engine, *, seconds: float, follow: bool) -> None:
     """Send events to webhook endpoints. Events that fail are retried later, and do not fail the run."""
     allow = settings().allow_private_addresses
-    told = webhooks.deliver(engine, allow_private=allow, seconds=seconds, follow=follow)
-    get_run_logger().info("%s", told)
+    deliveries = webhooks.deliver(engine, allow_private=allow, seconds=seconds, follow=follow)
+    get_run_logger().info("%s", deliveries)
 
 
 def purge_cache(engine: Engine, run_id: str) -> None:

@@ -49,8 +49,8 @@ def forget(workspace: Workspace, held: HeldLease, record_retention: RecordRetent
     """Delete old records that nothing refers to."""
     held.check()
     gone = prune_records.forget(workspace.engine, record_retention, lease=held.lease)
-    told = ", ".join(f"{count:,} of {name}" for name, count in gone.items()) or "none"
-    get_run_logger().info("old records deleted: %s", told)
+    text = ", ".join(f"{count:,} of {name}" for name, count in gone.items()) or "none"
+    get_run_logger().info("old records deleted: %s", text)
     return gone
 
 

@@ -67,9 +67,9 @@ def scheduled_time() -> datetime:
 
 def run_name() -> str:
     """Name a run by flow, kind and time in UTC: "tier-storage dry run 2026-11-24 02:00"."""
-    asked = runtime.flow_run.parameters
-    at = _MOMENT.validate_python(asked.get("as_of") or scheduled_time()).astimezone(UTC)
-    kind = " dry run" if asked.get("dry_run", True) else ""
+    parameters = runtime.flow_run.parameters
+    at = _MOMENT.validate_python(parameters.get("as_of") or scheduled_time()).astimezone(UTC)
+    kind = " dry run" if parameters.get("dry_run", True) else ""
     return f"{runtime.flow_run.flow_name}{kind} {at:%Y-%m-%d %H:%M}"
 
 

@@ -83,7 +83,7 @@ def publish(
     )
     if found:
         kept = ("rule", "scope", "period", "level", "severity", "title", "text", "suggestion")
-        table = [{name: _said(finding, str(getattr(finding, name))) for name in kept} for finding in found]
+        table = [{name: _without_user(finding, str(getattr(finding, name))) for name in kept} for finding in found]
         create_table_artifact(table, key="monitor-costs-findings", description=f"Findings of run {run_id}")
     get_run_logger().info(
         "%s today, %s this month; %d findings", report.spent_today, report.spent_this_month, len(found)
@@ -91,7 +91,7 @@ def publish(
     return report
 
 
-def _said(finding: Finding, text: str) -> str:
+def _without_user(finding: Finding, text: str) -> str:
     """Remove the user's id from a finding, since Prefect must not store one."""
     kind, _, user = finding.scope.partition(":")
     return re.sub(rf"(?<![\w-]){re.escape(user)}(?![\w-])", SHOWN, text) if kind == "user" and user else unnamed(text)

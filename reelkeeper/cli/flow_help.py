@@ -73,8 +73,8 @@ def _rows(function: Any) -> Iterator[tuple[str, object, str]]:  # noqa: ANN401  
         if policy := policy_of(hints[name]):
             yield from _fields(name, getattr(policies, section_of(policy)))
         else:
-            said = str(TypeAdapter(hints[name]).json_schema().get("description", ""))
-            yield name, "from the policy" if parameter.default is None else str(parameter.default), said
+            description = str(TypeAdapter(hints[name]).json_schema().get("description", ""))
+            yield name, "from the policy" if parameter.default is None else str(parameter.default), description
 
 
 def _fields(name: str, policy: "BaseModel") -> Iterator[tuple[str, object, str]]:
@@ -84,8 +84,8 @@ def _fields(name: str, policy: "BaseModel") -> Iterator[tuple[str, object, str]]
     from reelkeeper.operations.core.policy_document import shown
     from reelkeeper.rules.policies import described
 
-    for field, value, said in described(policy):
+    for field, value, description in described(policy):
         if isinstance(value, BaseModel):
             yield from _fields(f"{name}.{field}", value)
         else:
-            yield f"{name}.{field}", shown(field, value), said
+            yield f"{name}.{field}", shown(field, value), description

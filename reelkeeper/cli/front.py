@@ -77,11 +77,15 @@ def _full_disk(named: str | None) -> ReelkeeperError | None:
     from reelkeeper.settings import settings
 
     try:
-        ours = settings()
+        configured = settings()
     except (ValidationError, ReelkeeperError):
         return None
     remedy = "Free some space, or move the folder to a larger disk"
-    for place, role in ((ours.state_dir, "state folder"), (ours.scratch, "scratch"), (tempfile.gettempdir(), "temp")):
+    for place, role in (
+        (configured.state_dir, "state folder"),
+        (configured.scratch, "scratch"),
+        (tempfile.gettempdir(), "temp"),
+    ):
         try:
             disk.require(Path(place), f"the disk of the {role}", f"{remedy} (REELKEEPER_STATE_DIR, _SCRATCH_DIR)")
         except DiskFull as full:

@@ -21,7 +21,7 @@ def configured() -> "Settings":
     from reelkeeper.settings import settings
 
     try:
-        told = settings()
+        configuration = settings()
     except ValidationError as error:
         wrong = [
             f"REELKEEPER_{'_'.join(map(str, entry['loc'])).upper()}: {entry['msg']}" if entry["loc"] else entry["msg"]
@@ -30,11 +30,11 @@ def configured() -> "Settings":
         raise Misconfigured(f"settings (environment or .env): {'; '.join(wrong)}") from None
     except SettingsError as error:
         raise Misconfigured(f"settings: {error}: {error.__cause__}") from None
-    if told.log_format == "json":
+    if configuration.log_format == "json":
         from reelkeeper import logs
 
-        logs.configure(told.log_level)
-    return told
+        logs.configure(configuration.log_level)
+    return configuration
 
 
 @contextmanager

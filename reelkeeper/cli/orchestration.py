@@ -71,14 +71,14 @@ def _logging() -> dict[str, str]:
     """Configure Prefect's logs like ours, in this process and in those that it starts."""
     from reelkeeper.settings import settings
 
-    told = settings()
-    if told.log_format == "text":
-        return {"PREFECT_LOGGING_LEVEL": told.log_level}
+    configuration = settings()
+    if configuration.log_format == "text":
+        return {"PREFECT_LOGGING_LEVEL": configuration.log_level}
     return {
-        "PREFECT_LOGGING_LEVEL": told.log_level,
-        "PREFECT_LOGGING_LOGGERS_REELKEEPER_LEVEL": told.log_level,
+        "PREFECT_LOGGING_LEVEL": configuration.log_level,
+        "PREFECT_LOGGING_LOGGERS_REELKEEPER_LEVEL": configuration.log_level,
         "PREFECT_LOGGING_SETTINGS_PATH": str(Path(__file__).with_name("logging.yml")),
-        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": told.log_level,
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": configuration.log_level,
     }
 
 

@@ -43,8 +43,8 @@ def show(engine: "Engine", plan_id: str, *, most: int = _SHOWN) -> None:
     from reelkeeper.rules.core.wording import CONTRACT_NOT_TRIED, EXPECTED_SAVING
     from reelkeeper.store.lifecycle.plan_results import NOT_DONE
 
-    summary, state, run_id, planned, became, items = load(engine, plan_id, most=most).values()
-    count, is_done = sum(rule.objects for rule in planned), any(item.outcome != NOT_DONE for item in became)
+    summary, state, run_id, planned, outcomes, items = load(engine, plan_id, most=most).values()
+    count, is_done = sum(rule.objects for rule in planned), any(item.outcome != NOT_DONE for item in outcomes)
     population = summary.population
     live = f"{many(population.objects, 'live video')}, {size(population.size_bytes)}"
     say(f"Plan {summary.id} of {summary.flow}, as of {summary.as_of:%Y-%m-%d %H:%M} UTC: {live}.")
@@ -61,7 +61,7 @@ def show(engine: "Engine", plan_id: str, *, most: int = _SHOWN) -> None:
             say(CONTRACT_NOT_TRIED)
         say("Kept: " + ", ".join(f"{count:,} {rule.replace('_', ' ')}" for rule, count in kept) + ".")
     if items:
-        say(_done(became) if is_done else _to_do(planned))
+        say(_done(outcomes) if is_done else _to_do(planned))
     _say_open(summary, state, run_id)
     for rule in planned if not is_done else ():
         if rule.segment:
@@ -90,8 +90,8 @@ def _row(item: "PlanItem", *, done: bool) -> list[object]:
     first: list[object] = [item.video_id, item.action, size(item.size_bytes)]
     if item.outcome == "compressed" and item.after_bytes is not None:
         saved = item.size_bytes - item.after_bytes
-        became = f"compressed to {size(item.after_bytes)}"
-        return [*first, dollars(storage_microusd_per_month(saved)), became, f"{saved / item.size_bytes:.0%} less"]
+        change = f"compressed to {size(item.after_bytes)}"
+        return [*first, dollars(storage_microusd_per_month(saved)), change, f"{saved / item.size_bytes:.0%} less"]
     first.append(_saving(item.saving_microusd, item.size_bytes))
     if not done:
         return [*first, dollars(item.net_microusd), item.reason]
@@ -115,11 +115,11 @@ def _to_do(planned: "list[PlannedRule]") -> str:
     return f"In total: {doing}; {size(size_bytes)}, {_saving(saved, size_bytes)} a month{net}."
 
 
-def _done(became: "list[Done]") -> str:
+def _done(outcomes: "list[Done]") -> str:
     from reelkeeper.rules.billing.pricing import storage_microusd_per_month
     from reelkeeper.rules.lifecycle.report import SMALLER
 
-    freed = sum(outcome.before_bytes - outcome.after_bytes for outcome in became if outcome.outcome in SMALLER)
-    done = ", ".join(f"{outcome.objects:,} {outcome.outcome.replace('_', ' ')}" for outcome in became)
+    freed = sum(outcome.before_bytes - outcome.after_bytes for outcome in outcomes if outcome.outcome in SMALLER)
+    done = ", ".join(f"{outcome.objects:,} {outcome.outcome.replace('_', ' ')}" for outcome in outcomes)
     a_month = dollars(storage_microusd_per_month(freed))
     return f"In total: {done}; {size(freed)} less, {a_month} a month at R2's price for stored bytes."

@@ -26,8 +26,8 @@ _PIPED_WIDTH = 100  # characters, without a terminal
 
 
 def _console(*, stderr: bool = False) -> Console:
-    asked = sys.stdout.isatty() or "COLUMNS" in os.environ
-    return Console(stderr=stderr, width=None if asked else _PIPED_WIDTH, highlight=False)
+    has_width = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return Console(stderr=stderr, width=None if has_width else _PIPED_WIDTH, highlight=False)
 
 
 out = _console()
@@ -85,10 +85,10 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[object]], *, title: s
     for place, heading in enumerate(headings):
         right, text = heading.startswith(">"), heading.lstrip(">!")
         widest = max(cell_len(line) for cell in (text, *(row[place] for row in cells)) for line in cell.split("\n"))
-        whole = right or heading[:1] == "!"
-        widths.append(widest if whole else min(widest, _LEAST_FOLDED))
+        is_unbroken = right or heading[:1] == "!"
+        widths.append(widest if is_unbroken else min(widest, _LEAST_FOLDED))
         grid.add_column(
-            text, justify="right" if right else "left", no_wrap=whole, min_width=widths[-1], overflow="fold"
+            text, justify="right" if right else "left", no_wrap=is_unbroken, min_width=widths[-1], overflow="fold"
         )
     for row in cells:
         grid.add_row(*row)

@@ -35,9 +35,11 @@ def document(found: Status) -> dict[str, Any]:
         for flow in found.flows
     ]
     stored = {state: {"videos": count, "size_bytes": size_bytes} for state, (count, size_bytes) in found.videos.items()}
-    told = {name: getattr(found, name) for name in ("as_of", "overdue", "frozen", "backlog", "grace", "queue", "cache")}
+    fields = {
+        name: getattr(found, name) for name in ("as_of", "overdue", "frozen", "backlog", "grace", "queue", "cache")
+    }
     return (
-        told
+        fields
         | {"flows": flows, "videos": stored, "outbox": found.outbox, "money": _money(found.money)}
         | {"alerts": found.alerts, "providers": [asdict(health) for health in found.providers]}
     )

@@ -69,11 +69,11 @@ class Ours:
         self._numbers: dict[str, int] = {}
         self._all = np.zeros(1024, dtype=_VIDEO)  # by number; `dear` is the cost by the bytes
         self._ended, self._worth = np.array(no_counts()), np.array(no_counts())
-        self._asked, self._learn_at, self._learn_day = 0, _FIRST_LEARNT, 1.0
+        self._requests, self._learn_at, self._learn_day = 0, _FIRST_LEARNT, 1.0
 
     def hit(self, request: Request) -> bool:
         """Count a request."""
-        self._asked += 1
+        self._requests += 1
         number = self._numbers.setdefault(request.key, len(self._numbers))
         if number == len(self._all):
             self._all = np.concatenate((self._all, np.zeros_like(self._all)))
@@ -86,7 +86,7 @@ class Ours:
             video["times"] += 1
             video["last"] = request.day
             video["kind"] = kind(video["times"], request.day - video["first"])
-        if self._asked >= self._learn_at or request.day >= self._learn_day:
+        if self._requests >= self._learn_at or request.day >= self._learn_day:
             self._learn(request.day)
         return bool(video["here"])
 
@@ -103,9 +103,9 @@ class Ours:
         known, waiting = self._all[: len(self._numbers)], np.array(no_counts())
         np.add.at(waiting, (known["kind"], _spells(known, day)), 1)
         room = self.budget_bytes / float(known["bytes"].mean())
-        habits = Habits(self._ended.tolist(), waiting.tolist(), self._asked / max(day, EDGES[0]))
+        habits = Habits(self._ended.tolist(), waiting.tolist(), self._requests / max(day, EDGES[0]))
         self._worth = np.array(habits.worth(room))
-        self._learn_at, self._learn_day = int(self._asked * _GROWTH) + 50, day + 1
+        self._learn_at, self._learn_day = int(self._requests * _GROWTH) + 50, day + 1
 
     def _prune(self, day: float) -> None:
         if not self._worth.any():

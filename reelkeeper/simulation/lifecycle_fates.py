@@ -32,7 +32,7 @@ class Trial(NamedTuple):
     """A policy to be tried. `judge` judges as of the midnight on which the future begins.
 
     `kind` must distinguish videos that `judge` treats differently at equal age, views and bytes; where bytes decide
-    about a video's segment, `alike` gives the judge of videos of one kind, for any bytes.
+    about a video's segment, `judge_like` gives the judge of videos of one kind, for any bytes.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Trial(NamedTuple):
     codec: str = "h264"  # of results
     infrequent_after_days: tuple[int | None, ...] = (None,)  # each is reckoned by itself: None stays in Standard
     kind: Callable[[Video], Hashable] = plain_kind
-    alike: Callable[[Video], Judge] | None = None
+    judge_like: Callable[[Video], Judge] | None = None
 
 
 def try_policies(
@@ -61,7 +61,7 @@ def try_policies(
         return trial
     return trial._replace(
         kind=lambda video: (plain_kind(video), policy.choose(video)),
-        alike=lambda video: judging_like(*rule, like=video),
+        judge_like=lambda video: judging_like(*rule, like=video),
     )
 
 
@@ -158,7 +158,7 @@ class Judgement:
             some = group.take(places)
             retired[places], compressed[places] = self._nights(some, first[places], limits, coming)
             for place in np.flatnonzero(limits.is_close(some.sizes)):
-                retired[places[place]], compressed[places[place]] = self._asked(
+                retired[places[place]], compressed[places[place]] = self._judge_nights(
                     some, int(place), int(first[places[place]])
                 )
         return retired, compressed
@@ -171,7 +171,7 @@ class Judgement:
         for kind, places in by_kind.items():
             if kind not in self.known:
                 example, at_midnight = group.videos[places[0]], bool(group.at_midnight[places[0]])
-                judge = self.trial.alike(example) if self.trial.alike else self.trial.judge
+                judge = self.trial.judge_like(example) if self.trial.judge_like else self.trial.judge
                 limits = find(judge, example, self._clock.as_of, self._clock.ages, at_midnight=at_midnight)
                 self.known[kind] = limits, look_ahead(limits)
             yield np.array(places, dtype=np.int64), self.known[kind]
@@ -213,7 +213,7 @@ class Judgement:
             open_ = open_[~pays & (at < self._clock.ages)]
         return found
 
-    def _asked(self, group: Group, place: int, first: int) -> tuple[int, int]:
+    def _judge_nights(self, group: Group, place: int, first: int) -> tuple[int, int]:
         """Evaluate the rule itself for each night of one video."""
         compressed = NEVER
         for night in range(first, self._clock.nights):

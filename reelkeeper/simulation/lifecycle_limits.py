@@ -36,12 +36,12 @@ class Limits(NamedTuple):
 
     def is_close(self, sizes: Ints) -> Flags:
         """Tell for which sizes rounding may decide whether an encode pays off."""
-        asked = np.unique(self.least_bytes[self.compress_below > self.retire_below])
-        asked = asked[asked > 0]
-        if not len(asked):
+        thresholds = np.unique(self.least_bytes[self.compress_below > self.retire_below])
+        thresholds = thresholds[thresholds > 0]
+        if not len(thresholds):
             return np.zeros(len(sizes), dtype=np.bool_)
-        above = np.clip(np.searchsorted(asked, sizes), 0, len(asked) - 1)
-        near = np.minimum(np.abs(asked[above] - sizes), np.abs(asked[np.maximum(above - 1, 0)] - sizes))
+        above = np.clip(np.searchsorted(thresholds, sizes), 0, len(thresholds) - 1)
+        near = np.minimum(np.abs(thresholds[above] - sizes), np.abs(thresholds[np.maximum(above - 1, 0)] - sizes))
         close: Flags = near <= _ROUNDING_BYTES + _ROUNDING * sizes
         return close
 

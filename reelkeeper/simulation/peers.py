@@ -120,7 +120,7 @@ class WTinyLfu:
         self._parts: tuple[OrderedDict[str, int], ...] = (OrderedDict(), OrderedDict(), OrderedDict())
         self._bytes = [0, 0, 0]  # of the window, of those on probation, of the protected
         self._frequency: dict[str, int] = {}
-        self._counted = self._asked = self._hits = 0
+        self._counted = self._requests = self._hits = 0
         self._step, self._last_share = -_STEP, 0.0
 
     @property
@@ -175,15 +175,15 @@ class WTinyLfu:
         return _SAMPLE * max(sum(map(len, self._parts)), _LEAST_ENTRIES)
 
     def _climb(self, hit: bool) -> None:
-        self._asked, self._hits = self._asked + 1, self._hits + hit
-        if self._asked < self._period():
+        self._requests, self._hits = self._requests + 1, self._hits + hit
+        if self._requests < self._period():
             return
-        share = self._hits / self._asked
+        share = self._hits / self._requests
         change = share - self._last_share
         amount = self._step if change >= 0 else -self._step
         self._window = min(_MAX_WINDOW, max(0.01, self._window + amount))
         self._step = _STEP * (1 if amount >= 0 else -1) if abs(change) >= _RESTART else _SHRINK * amount
-        self._last_share, self._asked, self._hits = share, 0, 0
+        self._last_share, self._requests, self._hits = share, 0, 0
 
     def _move(self, key: str, source: int, target: int) -> None:
         size_bytes = self._parts[source].pop(key)

@@ -207,10 +207,10 @@ def compare(
 
     Those that are `known` are not played again.
     """
-    asked = {name: (coming, rules) for name, rules in (POLICIES | {"ours": ours}).items()}
-    asked["clairvoyant"] = (clairvoyant(coming), POLICIES["shortest"])
+    runs = {name: (coming, rules) for name, rules in (POLICIES | {"ours": ours}).items()}
+    runs["clairvoyant"] = (clairvoyant(coming), POLICIES["shortest"])
     play = partial(run, slots=slots, loaded_seconds=loaded_seconds)
-    return {name: known.get(name) or play(*load_and_rules) for name, load_and_rules in asked.items()}
+    return {name: known.get(name) or play(*load_and_rules) for name, load_and_rules in runs.items()}
 
 
 class _Queue:

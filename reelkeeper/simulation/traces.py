@@ -109,7 +109,7 @@ def bursts(*, seed: int, days: int = 60, a_day: int = 3000) -> Iterator[Request]
 def loops(*, seed: int, days: int = 60, a_day: int = 3000) -> Iterator[Request]:
     """Draw lists of 50 to 1,500 that are requested in order, a crowd of 3,000, and a fifth that never comes back."""
     draw = random.Random(seed)  # noqa: S311  the same
-    crowd, due, asked = _Crowd(draw, "t", 3000, 0.8), list[tuple[float, int]](), list[Request]()
+    crowd, due, repeats = _Crowd(draw, "t", 3000, 0.8), list[tuple[float, int]](), list[Request]()
     lists = [
         (draw.choice((1, 2, _WEEK)), [_made(draw, f"l{n}-{m}", 0.0) for m in range(draw.randrange(50, 1500))])
         for n in range(9)
@@ -119,11 +119,11 @@ def loops(*, seed: int, days: int = 60, a_day: int = 3000) -> Iterator[Request]:
         at = number / a_day
         if due[0][0] <= at:
             when, chosen = due.pop(0)
-            asked[:0] = reversed(lists[chosen][1])
+            repeats[:0] = reversed(lists[chosen][1])
             bisect.insort(due, (when + lists[chosen][0], chosen))
         kind = draw.random()
-        if kind < 0.6 and asked:  # noqa: PLR2004  the share of the schedule
-            yield asked.pop()._replace(day=at)
+        if kind < 0.6 and repeats:  # noqa: PLR2004  the share of the schedule
+            yield repeats.pop()._replace(day=at)
         elif kind < 0.8:  # noqa: PLR2004  and of the crowd
             yield crowd.ask(at)
         else:
@@ -160,8 +160,8 @@ def studios(*, seed: int, days: int = 60, a_day: int = 3000) -> Iterator[Request
     for number in range(days * a_day):
         at = number / a_day
         once = draw.random() < 0.4  # noqa: PLR2004  the share that never comes back
-        asked = _made(draw, f"once{number}", at) if once else crowds[at % _WEEK >= _WORKDAYS].ask(at)
-        yield asked._replace(cost_microusd=round(asked.size_bytes * _MEDIAN_MICROUSD / _MEDIAN_BYTES))
+        request = _made(draw, f"once{number}", at) if once else crowds[at % _WEEK >= _WORKDAYS].ask(at)
+        yield request._replace(cost_microusd=round(request.size_bytes * _MEDIAN_MICROUSD / _MEDIAN_BYTES))
 
 
 def _made(draw: random.Random, key: str, day: float) -> Request:

@@ -51,7 +51,7 @@ def stored_now(api: Api) -> dict[StorageClass, int]:
     found = api.get("/r2/metrics", R2)
     if not isinstance(found, dict):
         raise TypeError("not an object")
-    return {kind: sum(map(_whole, _parts(found.get(name) or {}))) for name, kind in _CLASSES.items()}
+    return {kind: sum(map(_integer, _parts(found.get(name) or {}))) for name, kind in _CLASSES.items()}
 
 
 def _parts(of_class: dict[str, dict[str, int]]) -> list[int]:
@@ -59,7 +59,7 @@ def _parts(of_class: dict[str, dict[str, int]]) -> list[int]:
     return [state.get(part, 0) for state in states for part in ("payloadSize", "metadataSize")]
 
 
-def _whole(value: Decimal | int) -> int:
+def _integer(value: Decimal | int) -> int:
     amount = _amount(value)
     if amount < 0 or amount != int(amount):
         raise ValueError(f"{value} is not a number of bytes")

@@ -131,8 +131,8 @@ def _show(session: "Session", by: By, first: date, last: date, limit: int) -> No
         (total.key or f"nobody: {RESIDUAL}", *([total.tier] if by == "user" else []), *_sums(total))
         for total in found[:limit]
     ]
-    whole = [sum(total.list_nanousd for total in found), sum(total.billed_nanousd for total in found)]
-    rows.append(("total", *([""] if by == "user" else []), *map(exact_usd, whole), ""))
+    totals = [sum(total.list_nanousd for total in found), sum(total.billed_nanousd for total in found)]
+    rows.append(("total", *([""] if by == "user" else []), *map(exact_usd, totals), ""))
     table((f"{'!' if by != 'user' else ''}{by}", *(["tier"] if by == "user" else []), ">$ list", ">$ billed", ""), rows)
     if len(found) > limit:
         say(f"These are the first {limit:,} of {len(found):,}; --limit shows more.")

@@ -180,9 +180,11 @@ def watchdog(
         with store(may_make=False) as engine:
             watched = watch(engine, sinks, flows=flows, run_id=new_run_id("watchdog"))
     except Exception as error:
-        told = error if isinstance(error, ReelkeeperError) else ReelkeeperError(f"{type(error).__name__}: see the log")
+        problem = (
+            error if isinstance(error, ReelkeeperError) else ReelkeeperError(f"{type(error).__name__}: see the log")
+        )
         with suppress(SinkError):  # the exit code says it, too
-            tell_unreachable(sinks.second, told, marker, at=time.time())
+            tell_unreachable(sinks.second, problem, marker, at=time.time())
         raise
     marker.unlink(missing_ok=True)
     if as_json:

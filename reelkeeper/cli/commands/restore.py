@@ -39,7 +39,7 @@ def restore(
     run_id = new_run_id("restore")
     with workspace() as opened:
         grace = opened.in_force.policies.lifecycle.grace
-        run = _whole(opened.engine, run) if run else None
+        run = _full_run_id(opened.engine, run) if run else None
         if not dry_run:
             settle_claims(opened, run_id=run_id, grace=grace)  # of blobs that a killed purge claimed but did not delete
         found = operation.find_restorable(opened, run_id=run, video_id=video, user_id=user)
@@ -83,7 +83,7 @@ def restore(
         raise PartialFailure(f"{len(outcomes) - len(restored):,} of {len(outcomes):,} videos were not restored")
 
 
-def _whole(engine: "Engine", run: str) -> str:
+def _full_run_id(engine: "Engine", run: str) -> str:
     """Return the id of the only run that begins with this text. Raises NotFound if there is none."""
     from reelkeeper.store.core.audit import runs_beginning_with
     from reelkeeper.store.core.engine import reading

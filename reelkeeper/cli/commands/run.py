@@ -110,7 +110,7 @@ def _show(report: Any, most: int) -> None:  # noqa: ANN401  a Report or a SyncRe
             plan_view.show(engine, report.plan.id, most=most)
     else:
         found = ((name.replace("_", " "), value) for name, value in plain(report).items())
-        rows = [row for name, value in found if name not in _TOLD and value for row in _rows(name, value)]
+        rows = [row for name, value in found if name not in _SHOWN_APART and value for row in _rows(name, value)]
         table(("!found", "what"), rows)
     if adoption := getattr(report, "adoption", None):
         _show_adoption(adoption, dry_run=report.dry_run)
@@ -127,7 +127,7 @@ def _show_adoption(adoption: Any, *, dry_run: bool) -> None:  # noqa: ANN401  an
         say(remark)
 
 
-_TOLD = {"flow", "dry run", "refusal", "adoption"}
+_SHOWN_APART = {"flow", "dry run", "refusal", "adoption"}
 _WORD = 40  # characters; longer values are sentences
 
 

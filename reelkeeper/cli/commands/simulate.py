@@ -194,8 +194,8 @@ def cache(
         )
         for name, mine in zip(CACHES, zip(*found, strict=True), strict=True)
     ]
-    asked = f"{len(draws[0]):,} requests of {trace} over {days} days{_seeds_named(seed, len(found))}"
-    title = f"{asked}; within {budget_gb:g} GB, except seed and unlimited"
+    heading = f"{len(draws[0]):,} requests of {trace} over {days} days{_seeds_named(seed, len(found))}"
+    title = f"{heading}; within {budget_gb:g} GB, except seed and unlimited"
     table(("!cache", ">hits", ">of the cost", ">takes", ">spent on generating"), rows, title=title)
     say(_NOTE)
 

@@ -123,15 +123,15 @@ def why(
     settings = configured()
     with store() as engine:
         may = partial(keeps_contract, engine, settings)
-        asked = partial(
+        look_up = partial(
             explain, engine, prefix=settings.prefix, keeps_contract=may, layout=compiled(settings.key_pattern)
         )
         try:
-            found = asked(video_id)
+            found = look_up(video_id)
         except NotFound:  # it may be a key
             with reading(engine) as session:
                 video_id = _at_key(session, video_id)
-            found = asked(video_id)
+            found = look_up(video_id)
     if as_json:
         emit(found)
         return
@@ -280,14 +280,14 @@ def bring_in_reads(
         emit(taken)
         return
     headings = ("!day", ">videos", ">reads", ">unknown objects", "complete")
-    whole = "yes" if complete_days else "could be, with --complete-days"
+    completeness = "yes" if complete_days else "could be, with --complete-days"
     rows = [
         (
             reads.day,
             reads.videos,
             reads.reads,
             reads.unknown_keys,
-            f"no: {reads.doubt}" if reads.doubt else whole,
+            f"no: {reads.doubt}" if reads.doubt else completeness,
         )
         for reads in taken
     ]

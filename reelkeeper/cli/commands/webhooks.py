@@ -33,8 +33,8 @@ def add(
     with store() as engine:
         endpoint_id, secret = webhooks.add(engine, url, events, allow_private=allow, author=who())
     of = ", ".join(events) or "all events"
-    told = f"Webhook {endpoint_id} receives {of}. Its secret will not be shown again:\n{secret}"
-    respond(told, {"id": endpoint_id, "secret": secret}, as_json=as_json)
+    text = f"Webhook {endpoint_id} receives {of}. Its secret will not be shown again:\n{secret}"
+    respond(text, {"id": endpoint_id, "secret": secret}, as_json=as_json)
 
 
 @group.command("list")
@@ -71,8 +71,8 @@ def rotate(endpoint_id: Id, as_json: AsJson = False) -> None:
 
     with store() as engine:
         secret = webhooks.rotate(engine, endpoint_id, author=who())
-    told = f"The new secret of webhook {endpoint_id}; for a day, messages are also signed with the old one:\n{secret}"
-    respond(told, {"id": endpoint_id, "secret": secret}, as_json=as_json)
+    text = f"The new secret of webhook {endpoint_id}; for a day, messages are also signed with the old one:\n{secret}"
+    respond(text, {"id": endpoint_id, "secret": secret}, as_json=as_json)
 
 
 @group.command()
@@ -143,5 +143,5 @@ def release(
         raise typer.BadParameter("a release needs --reason")
     with store() as engine:
         count = webhooks.release(engine, endpoint_id, author=who(), reason=reason)
-    told = f"{count:,} notices count as given from now on; their days of notice begin."
-    respond(told, {"released": count}, as_json=as_json)
+    text = f"{count:,} notices count as given from now on; their days of notice begin."
+    respond(text, {"released": count}, as_json=as_json)

@@ -102,7 +102,7 @@ def put(workspace: Workspace, intent: Intent, source: Path, place: Path, lease: 
         headers = mark(bucket.headers(intent.key, etag), intent)
     except (ObjectChanged, ObjectMissing):
         return
-    _require_whole(workspace, intent, known, place)
+    _require_intact(workspace, intent, known, place)
 
     def is_unchanged() -> bool:
         found = bucket.head(intent.key)
@@ -139,7 +139,7 @@ def give_up(workspace: Workspace, intent: Intent, lease: Lease, grace: Grace) ->
         close(session, intent, published=False, outcome=why, grace=grace)
 
 
-def _require_whole(workspace: Workspace, intent: Intent, known: InPlace, place: Path) -> None:
+def _require_intact(workspace: Workspace, intent: Intent, known: InPlace, place: Path) -> None:
     """Record the copy aside. Raises IntegrityDoubt unless it has the bytes that were read."""
     copied = workspace.bucket.head(known.aside_key)
     same = copied is not None and (copied.size_bytes, copied.etag) == (known.old.size_bytes, known.old_md5)

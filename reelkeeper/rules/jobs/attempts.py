@@ -125,7 +125,7 @@ class DispatchReport:
         what |= {name: states.get(name, 0) for name in ("running", "parked", "dead")}
         return cls("dispatch_jobs", run_id, waiting=states.get("queued", 0), **what)
 
-    def require_whole(self) -> Self:
+    def require_complete(self) -> Self:
         """Raise PartialFailure for jobs that used up their attempts, or failed unexpectedly."""
         if self.given_up or self.failed_here:
             raise PartialFailure(

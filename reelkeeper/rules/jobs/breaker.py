@@ -60,7 +60,7 @@ class BreakerPolicy(BaseModel):
     )
 
     @model_validator(mode="after")
-    def _whole(self) -> Self:
+    def _consistent(self) -> Self:
         if self.fewest_attempts > self.attempts:
             raise ValueError(f"fewest_attempts {self.fewest_attempts} are more than attempts {self.attempts}")
         if self.wait_seconds > self.longest_wait_seconds:

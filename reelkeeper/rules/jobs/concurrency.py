@@ -96,7 +96,7 @@ class ConcurrencyPolicy(BaseModel):
     )
 
     @model_validator(mode="after")
-    def _whole(self) -> Self:
+    def _consistent(self) -> Self:
         if self.min_limit > self.max_limit:
             raise ValueError(f"min_limit {self.min_limit} is above max_limit {self.max_limit}")
         return self

@@ -44,9 +44,9 @@ class Report:
         """The monthly cost of those bytes, in micro-dollars."""
         return storage_microusd_per_month(self.saved_bytes)
 
-    def require_whole(self) -> Self:
+    def require_complete(self) -> Self:
         """Raise PartialFailure if anything failed; the rest is done."""
-        _require_whole(self)
+        _require_complete(self)
         return self
 
 
@@ -63,9 +63,9 @@ class HelpReport:
     done: tuple[Done, ...] = ()  # by this run
     failures: tuple[Outcome, ...] = ()  # the first few, with their reasons
 
-    def require_whole(self) -> Self:
+    def require_complete(self) -> Self:
         """Raise PartialFailure if anything failed here; the rest is done."""
-        _require_whole(self)
+        _require_complete(self)
         return self
 
 
@@ -103,7 +103,7 @@ class SyncReport:
     in_doubt_keys: tuple[str, ...] = ()  # the first few, with the reason
     event_gaps: int | None = None  # differences that R2's events should have reported; None if events are not followed
 
-    def require_whole(self) -> Self:
+    def require_complete(self) -> Self:
         """Raise IntegrityDoubt for lost videos, and for write-once keys with other bytes.
 
         Raises GuardRefused if the patterns do not fit the bucket, and PartialFailure for operations that could not
@@ -140,7 +140,7 @@ class SyncReport:
         return self
 
 
-def _require_whole(report: Report | HelpReport) -> None:
+def _require_complete(report: Report | HelpReport) -> None:
     if any(done.outcome == "failed" for done in report.done):
         counts = ", ".join(f"{done.objects:,} {done.outcome}" for done in report.done)
         named = "; ".join(f"{outcome.video_id}: {outcome.reason}" for outcome in report.failures[:_NAMED])
@@ -177,7 +177,7 @@ class DeliveryReport:
     error: str = ""  # the last one
     titles: tuple[str, ...] = ()
 
-    def require_whole(self) -> Self:
+    def require_complete(self) -> Self:
         """Raise PartialFailure if the first sink did not accept every message."""
         if self.failed or self.diverted:
             raise PartialFailure(
