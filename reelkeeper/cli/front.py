@@ -1,6 +1,7 @@
 """The command's app, its exit codes, and the handling of errors."""
 
 import os
+import select
 import sys
 import tempfile
 import traceback
@@ -30,14 +31,23 @@ class Front(TyperGroup):
         """Run the command."""
         try:
             return super().invoke(ctx)
-        except (TyperException, typer.Exit, typer.Abort, BrokenPipeError):
-            raise  # ends meant by typer: wrong arguments, --help, Ctrl-C, a reader that has enough, as of `| head`
-        except Exception as error:  # noqa: BLE001  the outermost: a person is told, and how to learn more
+        except (TyperException, typer.Exit, typer.Abort):  # ends meant by typer: wrong arguments, --help, Ctrl-C
+            raise
+        except Exception as error:
+            if isinstance(error, BrokenPipeError) and _reader_left():
+                raise  # typer ends without a word
             if ctx.params.get("debug"):
                 sys.stderr.write(redacted(traceback.format_exc()))
             error = _ours(error) or error
             complain(redacted(_in_words(error)))
             raise typer.Exit(getattr(error, "exit_code", 1)) from None
+
+
+def _reader_left() -> bool:
+    """Check whether nobody reads the output any more, as after `| head`: no other broken pipe is meant."""
+    output = select.poll()
+    output.register(1, 0)  # of interest is only its closed other end, which is always reported
+    return bool(output.poll(0))
 
 
 def _ours(error: Exception) -> ReelkeeperError | None:

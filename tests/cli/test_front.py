@@ -209,6 +209,14 @@ def test_a_reader_that_stops_reading_is_no_error(words: tuple[str, ...], made_st
     assert made_store.exists()
 
 
+def test_a_broken_pipe_that_is_not_its_output_is_an_error(reelkeeper: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> None:
+        raise BrokenPipeError(errno.EPIPE, "a server is gone")
+
+    monkeypatch.setattr("reelkeeper.cli.commands.audit.store", broken)
+    assert "a server is gone" in reelkeeper("audit", exit_code=1).stderr
+
+
 def test_a_store_of_another_version_ends_with_7(reelkeeper: Run, tmp_path: Path) -> None:
     reelkeeper("db", "upgrade")
     with sqlite3.connect(tmp_path / "state" / "store.sqlite3") as store:
