@@ -38,6 +38,16 @@ def test_a_video_is_taken_down_and_certified(reelkeeper: Run, ask: Ask, one_vide
     reelkeeper("takedown", "none", "--reason", "r", "--yes", exit_code=8)
 
 
+def test_a_takedown_asks_about_all_that_it_would_delete(reelkeeper: Run) -> None:
+    wanted = ("takedown", "v1", "--reason", "court order 17")
+    assert "bytes of v1 now?" in reelkeeper(*wanted, exit_code=1).stderr  # nobody answers the question
+    assert (
+        "bytes of v1 and of every other video with the same bytes"
+        in reelkeeper(*wanted, "--same-bytes", exit_code=1).stderr
+    )
+    assert "--max-videos needs --same-bytes" in reelkeeper(*wanted, "--max-videos", 1, "--yes", exit_code=2).stderr
+
+
 @pytest.mark.long
 def test_a_user_gets_a_copy_of_all_data(reelkeeper: Run, ask: Ask, one_video: str, tmp_path: Path) -> None:
     assert one_video

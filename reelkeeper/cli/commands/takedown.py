@@ -42,8 +42,11 @@ def takedown(
     else:
         if not reason:
             raise typer.BadParameter("a takedown needs --reason")
+        if max_videos is not None and not same_bytes:
+            raise typer.BadParameter("--max-videos needs --same-bytes")
         if not yes:
-            typer.confirm(f"Permanently delete the bytes of {video_id} now?", abort=True, err=True)
+            others = " and of every other video with the same bytes" if same_bytes else ""
+            typer.confirm(f"Permanently delete the bytes of {video_id}{others} now?", abort=True, err=True)
         with workspace() as opened:
             found = operation.take_down(
                 opened,
