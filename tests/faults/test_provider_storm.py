@@ -247,4 +247,5 @@ def test_each_job_is_paid_and_charged_once_or_not_at_all(
         assert isinstance(provider, FalProvider)
         found = reconcile(storm.engine, provider, today - timedelta(days=3), today + timedelta(days=1))
         assert (found.theirs_nanousd, found.only_theirs) == (vendor.invoice_nanousd, ())
-    assert ends["made"] > count / 3
+    few = 3 if format_.finds_lost else 10  # without a look-up, each job whose answer was lost stays in doubt
+    assert ends["made"] > count / few
