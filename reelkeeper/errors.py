@@ -61,7 +61,7 @@ ReelkeeperError
 """
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class ReelkeeperError(Exception):
@@ -227,6 +227,11 @@ class NotFound(ReelkeeperError):
     """No such user, video, run or plan."""
 
     exit_code = 8
+
+    @classmethod
+    def for_user(cls, kind: str, subject: str, user_id: str | None) -> Self:
+        """Make the error for a "job" or "video" that is unknown or, if a user is given, not theirs."""
+        return cls(f"no {kind} {subject!r}" + (f" of user {user_id!r}" if user_id is not None else ""))
 
 
 class StorageError(ReelkeeperError):

@@ -47,7 +47,7 @@ def follow(engine: Engine, job_id: str, *, user_id: str | None = None) -> Follow
         row = queue.find(session, job_id)
         # guard settle.followed_own: a user is shown another's job, although the service asked for theirs alone
         if row is None or user_id not in (None, row.user_id):
-            raise NotFound(f"no job {job_id!r}" + (f" of user {user_id!r}" if user_id is not None else ""))
+            raise NotFound.for_user("job", job_id, user_id)
         shown = queue.find(session, row.leader_id) if row.leader_id and row.state in IN_FLIGHT else row
         shown = row if shown is None else shown
         place, wait, finish = _ahead(session, shown)

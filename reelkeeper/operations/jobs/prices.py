@@ -3,7 +3,7 @@
 import math
 
 from reelkeeper.model.requests import Declined, GenerationRequest, RefusedFor
-from reelkeeper.rules.billing.catalogue import clip_of
+from reelkeeper.rules.billing.catalogue import VendorPrice, clip_of
 from reelkeeper.rules.billing.quote import JobSpec, Quote, quote
 from reelkeeper.rules.jobs.admission import AdmissionPolicy, over_budget
 from reelkeeper.rules.jobs.estimate import complexity, expected_bytes
@@ -12,6 +12,7 @@ from reelkeeper.rules.policies import Policies
 from reelkeeper.store import Session
 from reelkeeper.store.billing.spend_counters import so_far
 from reelkeeper.store.core.engine import now
+from reelkeeper.store.jobs.queue import AdmittedJob, SentRow
 
 
 def price_of(
@@ -44,6 +45,14 @@ def price_of(
         fallbacks=tuple(sorted(providers)),
     )
     return quote(job, policies.book, provider)
+
+
+def clip_cost(job: AdmittedJob | SentRow, policies: Policies, provider: str | None) -> int | None:
+    """Compute what the vendor at `provider` takes for a job's clip, in micro-dollars; None if it has a flat price."""
+    entry = policies.book.entry(job.model, provider)
+    if entry is None or not isinstance(entry.price, VendorPrice):
+        return None
+    return price_of(GenerationRequest.model_validate(job.request), job.tier, policies, provider).base_microusd
 
 
 def beyond_budget(session: Session, policy: AdmissionPolicy, cost_microusd: int) -> Declined | None:

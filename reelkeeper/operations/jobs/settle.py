@@ -23,7 +23,7 @@ from reelkeeper.operations.billing import ledger, limits, quota
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.core.policies import at as at_version
 from reelkeeper.operations.core.policies import in_force
-from reelkeeper.operations.jobs.prices import price_of
+from reelkeeper.operations.jobs.prices import clip_cost, price_of
 from reelkeeper.rules.billing.catalogue import VendorPrice, clip_of
 from reelkeeper.rules.jobs import estimate
 from reelkeeper.rules.jobs.attempts import cost_above_quote
@@ -180,7 +180,7 @@ def cancel(
         endings.ask_to_stop(session, job_id, user_id)
         job = queue.find(session, job_id)
         if job is None or user_id not in (None, job.user_id):
-            raise NotFound(f"no job {job_id!r}" + (f" of user {user_id!r}" if user_id is not None else ""))
+            raise NotFound.for_user("job", job_id, user_id)
         return JobState(job.state)
 
 
@@ -318,15 +318,11 @@ def count(
         if quantity
     ]
     policies = at_version(session, ended.policy_version)
-    book, entry = policies.book, policies.book.entry(ended.model, ended.lane)
-    flat = None if entry and isinstance(entry.price, VendorPrice) else book.flat_price(ended.model, ended.lane)
+    book, clip = policies.book, clip_cost(ended, policies, ended.lane)
+    flat = book.flat_price(ended.model, ended.lane)
     # guard charges.reported: a job is billed its model's flat price, although its provider reported or has another
-    if cost_microusd is not None or flat != book.flat_price(ended.model):
-        if flat is None:
-            request = GenerationRequest.model_validate(ended.request)
-            expected = price_of(request, ended.tier, policies, ended.lane).base_microusd
-        else:
-            expected = round(flat.cost_usd * 10**6)
+    if clip is not None or cost_microusd is not None or flat != book.flat_price(ended.model):
+        expected = round(flat.cost_usd * 10**6) if clip is None else clip
         cost = expected if cost_microusd is None else cost_microusd
         # guard charges.excess: a vendor's overcharge is charged to a user
         for user, share in {"": cost, ended.user_id: min(cost, expected)}.items():

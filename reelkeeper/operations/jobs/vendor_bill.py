@@ -9,10 +9,8 @@ from reelkeeper.adapters.providers.contract import Billing
 from reelkeeper.errors import GenerationUnknown, UsageUnknown
 from reelkeeper.model.jobs import JobState
 from reelkeeper.model.money import SentJob
-from reelkeeper.model.requests import GenerationRequest
 from reelkeeper.operations.core.policies import at as at_version
-from reelkeeper.operations.jobs.prices import price_of
-from reelkeeper.rules.billing.catalogue import VendorPrice
+from reelkeeper.operations.jobs.prices import clip_cost
 from reelkeeper.rules.billing.vendor_bill import VendorComparison, compare
 from reelkeeper.rules.policies import Policies
 from reelkeeper.store import Engine
@@ -48,8 +46,5 @@ def _cost(row: SentRow, provider: str, policies: Callable[[int], Policies]) -> i
     """Return a job's cost as its provider reported it; else the expected one, if the provider made or may have it."""
     if row.cost_microusd is not None or (row.state != JobState.SUCCEEDED and row.provider_key is None):
         return row.cost_microusd
-    admitted = policies(row.policy_version)
-    entry = admitted.book.entry(row.model, provider)
-    if entry is None or not isinstance(entry.price, VendorPrice):
-        return row.quoted_cost_microusd
-    return price_of(GenerationRequest.model_validate(row.request), row.tier, admitted, provider).base_microusd
+    clip = clip_cost(row, policies(row.policy_version), provider)
+    return row.quoted_cost_microusd if clip is None else clip

@@ -36,7 +36,7 @@ def keep(engine: Engine, video_id: str, *, by: str, key: str, user_id: str | Non
         known = uploads.current(session, video_id, locked=True)
         # guard keep.own_video: a user keeps another user's video
         if known is None or known.state == VideoState.GONE or user_id not in (None, known.user_id):
-            raise NotFound(f"no video {video_id!r}" + (f" of user {user_id!r}" if user_id else ""))
+            raise NotFound.for_user("video", video_id, user_id)
         # guard keep.once: a repeated request prolongs a video twice
         if (before := notices.find_keep(session, keep_id)) is not None:
             return before

@@ -66,6 +66,9 @@ def swap(workspace: Workspace, order: Order, *, scratch: Path, lease: Lease, run
     if isinstance(source, Outcome):
         return source
     is_in_place = order.placement == IN_PLACE and not source.is_ours
+    # guard swap.contract: bytes are put over the service's in a bucket that may ignore If-Match
+    if is_in_place and not workspace.keeps_contract:
+        return Outcome(video_id, "skipped", NOT_TRIED, source.size_bytes, source.size_bytes, source.blob_id)
     with intents.workplace(scratch, _COPIES_AT_WORK * source.size_bytes) as place:
         original = place / f"source{Path(source.key).suffix}"
         try:
@@ -105,7 +108,7 @@ def swap(workspace: Workspace, order: Order, *, scratch: Path, lease: Lease, run
 
 
 def _find_source(workspace: Workspace, order: Order, run_id: str) -> Source | Outcome:
-    """Find the bytes that the plan judged, or the outcome where they are not to be compressed."""
+    """Find the bytes that the plan judged, or the outcome where they were replaced, retired or compressed since."""
     video_id, planned_blob_id = order.video_id, order.blob_id
     with reading(workspace.engine) as session:
         source = swaps.find_source(session, video_id)
@@ -113,10 +116,6 @@ def _find_source(workspace: Workspace, order: Order, run_id: str) -> Source | Ou
         if source is None or source.blob_id != planned_blob_id:
             before = swaps.done_before(session, planned_blob_id, run_id)
             return before or Outcome(video_id, "skipped", "retired or replaced since the plan", blob_id=planned_blob_id)
-    is_in_place = order.placement == IN_PLACE and not source.is_ours
-    # guard swap.contract: bytes are put over the service's in a bucket that may ignore If-Match
-    if is_in_place and not workspace.keeps_contract:
-        return Outcome(video_id, "skipped", NOT_TRIED, source.size_bytes, source.size_bytes, source.blob_id)
     return source
 
 

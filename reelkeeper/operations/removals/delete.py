@@ -41,7 +41,7 @@ def delete(engine: Engine, video_id: str, *, by: str, run_id: str, user_id: str 
         known = uploads.current(session, video_id, locked=True)
         # guard delete.own_video: a user deletes another user's video
         if known is None or known.state == VideoState.GONE or user_id not in (None, known.user_id):
-            raise NotFound(f"no video {video_id!r}" + (f" of user {user_id!r}" if user_id else ""))
+            raise NotFound.for_user("video", video_id, user_id)
         # guard delete.taken_down: a user's deletion gives a video that was taken down a grace, and support restores it
         if (reason := retirements.reason(session, video_id)) == TAKEN_DOWN:
             raise NotFound(f"video {video_id!r} was taken down")

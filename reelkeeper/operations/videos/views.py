@@ -111,7 +111,7 @@ def show(
     with reading(workspace.engine) as session:
         found = rows.find_copies(session, video_id, until, user_id)
     if found is None:
-        raise NotFound(f"no video {video_id!r}" + (f" of user {user_id!r}" if user_id is not None else ""))
+        raise NotFound.for_user("video", video_id, user_id)
     if found.state != VideoState.LIVE or found.present is None:
         raise NotFound(f"video {video_id!r} is {found.state}")
     copies = [copy for copy in (found.present, found.original) if copy]

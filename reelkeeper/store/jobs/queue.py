@@ -246,7 +246,7 @@ def waiting(session: Session, estimate_seconds: float, size_weight: float, known
         "seconds": estimate_seconds,
         "weight": size_weight,
         "rank": asked_at.timestamp() + size_weight * estimate_seconds,
-        "created_at": known.created_at if known else datetime.max.replace(tzinfo=UTC),
+        "created_at": asked_at,
         "apart_from": known.id if known else "",
     }
     row = session.execute(_SEEN, about).one()
