@@ -71,7 +71,7 @@ def start_temporary_server() -> None:
     """Start the server that Prefect starts for a run where none is named: it ends with this process, and not before.
 
     A terminal interrupts all processes of a session at once. The run then has its end to tell, and waits for minutes
-    for a server that is gone. One that outlives a killed run holds the pipe of whoever reads its output.
+    for a server that is gone. A server that outlives a killed run keeps its output open: `run | tail` would not end.
     """
     from prefect.settings import PREFECT_API_URL, PREFECT_SERVER_EPHEMERAL_ENABLED  # noqa: PLC0415  for commands
 

@@ -1,4 +1,4 @@
-"""What Prefect's server sends to our API when a run goes wrong, rendered by Prefect itself."""
+"""The body that Prefect's server renders and sends to our API when a run goes wrong."""
 
 from uuid import uuid4
 

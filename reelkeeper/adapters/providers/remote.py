@@ -129,19 +129,19 @@ class RemoteGenerator:
 
     def _followed(self, job_id: str, order: Order, log: Log) -> Standing:
         """Poll until the job has ended. If the provider does not answer for too long, the job stays in doubt."""
-        last_progress_at, progress = time.monotonic(), 0.0
+        last_answer_at, progress = time.monotonic(), 0.0
         while True:
             try:
                 standing = self._provider.look(job_id)
             except GenerationUnknown:
-                if time.monotonic() - last_progress_at > self._most_silent_seconds:
+                if time.monotonic() - last_answer_at > self._most_silent_seconds:
                     raise
             else:
                 if standing is None:
                     raise self._forgotten(job_id, order)
                 if standing.is_over:
                     return standing
-                last_progress_at, progress = time.monotonic(), standing.progress
+                last_answer_at, progress = time.monotonic(), standing.progress
             self._wait(log, progress)
 
     def _forgotten(self, job_id: str, order: Order) -> Exception:

@@ -99,9 +99,9 @@ def gather(engine: Engine, as_of: datetime, policies: Policies) -> Known:
     stored = Stored(
         stock, _this_month(peaks, today), _series(moved) if moved else None, round(cold[max(cold)]) if cold else 0
     )
-    operations = {metric: _series(series[metric, ""]) for metric in _OTHERS if (metric, "") in series}
+    others = {metric: _series(series[metric, ""]) for metric in _OTHERS if (metric, "") in series}
     found = (*_lines(series, policies.book), *_providers(of_providers))
-    return Known(found, stored, operations, min((item.day for item in used), default=None))
+    return Known(found, stored, others, min((item.day for item in used), default=None))
 
 
 def _kept(
