@@ -10,6 +10,8 @@ LITELLM := .venv-litellm/.installed
 TWO := --numprocesses 2   # two tests at a time; each worker has servers of its own
 # What not even its timeout ends, as where C code waits, is named with its traceback, and ends with its worker.
 NO_HANG := -o faulthandler_timeout=1500 -o faulthandler_exit_on_timeout=true
+SEED ?=                   # of the order of tests and of what test-long draws; each run prints its own
+SEEDED = $(if $(SEED),--randomly-seed=$(SEED))
 unexport PYTHONDONTWRITEBYTECODE   # where it is set, each of hundreds of processes would compile all modules anew
 RULES_FLOOR := 90         # percent; 90.0 of rules by tests/rules alone
 OPERATIONS_FLOOR := 80
@@ -26,15 +28,17 @@ $(STAMP): requirements.lock pyproject.toml
 demo: $(STAMP)          ## the main job on real videos, in a folder to look at
 	$(BIN)/reelkeeper demo
 
-test: $(STAMP)          ## everything a change must keep true, in under ten minutes
-	$(BIN)/pytest -m "not long" $(TWO) --dist loadfile $(NO_HANG)
+test: $(STAMP)          ## everything a change must keep true, in five minutes
+	$(BIN)/pytest -m "not long" $(TWO) --dist loadfile $(NO_HANG) $(SEEDED)
 
-test-long: $(STAMP) $(FOREIGN) $(VENDORS) ## the long kills, soaks and quality runs, and many more examples for every property
-	$(BIN)/pytest -m "hypothesis and not long" --hypothesis-profile thorough $(TWO) --dist worksteal $(NO_HANG)
-	$(BIN)/pytest -m "long and not soak" $(TWO) --dist worksteal $(NO_HANG)
+test-long: $(STAMP) $(FOREIGN) $(VENDORS) ## kills, quality runs, more examples: a third of all cases, drawn by a SEED
+	$(BIN)/pytest -m "(long or hypothesis) and not soak and not undrawn" --hypothesis-profile thorough \
+	  $(TWO) --dist worksteal $(NO_HANG) $(SEEDED)
 
-test-soak: $(STAMP) $(LITELLM) ## an hour and more: dead workers and servers, many processes over the books, each guard switched off
-	$(BIN)/pytest -m soak --ignore tests/ablation
+test-soak: $(STAMP) $(FOREIGN) $(VENDORS) $(LITELLM) ## for a night: all cases, most examples, dead servers, each guard off
+	$(BIN)/pytest -m "(long or hypothesis) and not soak" --hypothesis-profile exhaustive \
+	  $(TWO) --dist worksteal $(NO_HANG) $(SEEDED)
+	$(BIN)/pytest -m soak --ignore tests/ablation $(SEEDED)
 	$(BIN)/pytest -m soak tests/ablation $(TWO)
 
 coverage: $(STAMP)      ## lines and branches of rules and operations that their tests reach, against a floor

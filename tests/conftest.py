@@ -12,6 +12,7 @@ from xdist.scheduler import LoadFileScheduling
 os.environ["COLUMNS"] = "100"  # as wide as where there is no terminal: pytest-xdist says 80
 
 pytest_plugins = [
+    "tests.draw",
     "tests.compiled",
     "tests.browser",
     "tests.databases",
@@ -21,10 +22,12 @@ pytest_plugins = [
     "tests.worlds",
 ]
 
-# How long one example takes says nothing on a busy machine. Other examples come each time; test-long looks at many.
+# How long one example takes says nothing on a busy machine. Other examples come each time: more in test-long, most in
+# the soak.
 UNHURRIED: Final[Any] = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("quick", max_examples=25, **UNHURRIED)
-settings.register_profile("thorough", max_examples=500, **UNHURRIED)
+settings.register_profile("thorough", max_examples=100, **UNHURRIED)
+settings.register_profile("exhaustive", max_examples=500, **UNHURRIED)
 settings.load_profile("quick")
 
 

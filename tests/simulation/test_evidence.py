@@ -10,6 +10,10 @@ from reelkeeper.simulation import cache, concurrency, queue, servers
 from reelkeeper.simulation.controllers import ours, vegas
 from reelkeeper.simulation.traces import TRACES
 
+pytestmark = (
+    pytest.mark.soak
+)  # two minutes of CPU; each change of a rule is held by its own tests, the ratios by bench/
+
 FIFO, OURS = queue.Rules(DispatchPolicy(rule="fifo")), queue.Rules()
 
 
@@ -25,7 +29,6 @@ def compared(distribution: str, *, seeds: range, count: int, error_sigma: float)
     return fmean(means), max(fmean(entry[tier] for entry in tiers) for tier in tiers[0]), max(worst)
 
 
-@pytest.mark.long
 def test_a_short_queue_shows_what_order_is_worth() -> None:
     mean, tier, worst = compared("lognormal", seeds=range(1), count=3000, error_sigma=0.3)
     assert mean < -0.2
@@ -33,7 +36,6 @@ def test_a_short_queue_shows_what_order_is_worth() -> None:
     assert worst < 2.1
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(
     ("distribution", "error_sigma", "least"),
     [
@@ -51,7 +53,6 @@ def test_the_mean_wait_falls_and_nobody_waits_much_longer_for_it(
     assert worst <= 2.1
 
 
-@pytest.mark.long
 def test_the_tail_is_shorter_than_by_size_classes() -> None:
     ratios: list[tuple[float, float, float]] = []
     for distribution, seed in product(queue.COMPLEXITY, range(2)):
@@ -78,7 +79,6 @@ def backlog(models: int, seed: int = 1) -> list[queue.Arrival]:
     ]
 
 
-@pytest.mark.long
 def test_slots_that_never_idle_beat_batches_that_wait_for_their_last() -> None:
     jobs = backlog(models=1)
     batches = 0.0  # of eight, each waiting for its last job, as `Promise.all` does
@@ -88,7 +88,6 @@ def test_slots_that_never_idle_beat_batches_that_wait_for_their_last() -> None:
     assert batches / queue.run(jobs, OURS).makespan_seconds >= 1.3
 
 
-@pytest.mark.long
 def test_staying_with_a_model_costs_nothing_where_changing_is_free_and_pays_where_it_is_not() -> None:
     plain = queue.Rules(DispatchPolicy(affinity_seconds=0.0))
     free, dear = list[float](), list[float]()
@@ -106,7 +105,6 @@ def test_staying_with_a_model_costs_nothing_where_changing_is_free_and_pays_wher
 STEADY = servers.SCENARIOS[:12]
 
 
-@pytest.mark.long
 def test_concurrency_is_near_its_best_on_every_kind_of_steady_server() -> None:
     regrets = []
     for scenario in STEADY:
@@ -120,7 +118,6 @@ def test_concurrency_is_near_its_best_on_every_kind_of_steady_server() -> None:
     assert max(regrets) <= 0.11  # one that collapses and begins at five times its best
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(
     "name", ["fails when crowded", "fails at random", "flat price over ceiling", "price over ceiling, grows"]
 )
@@ -129,14 +126,12 @@ def test_concurrency_is_near_its_best_if_jobs_fail_or_are_expensive(name: str) -
     assert fmean(concurrency.steer(scenario, ours(scenario), seed=seed).regret for seed in range(3)) <= 0.12
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("name", ["nothing ends over 30", "drops, collapses"])
 def test_concurrency_is_soon_back_from_a_limit_at_which_hardly_a_job_ended(name: str) -> None:
     scenario = next(scenario for scenario in servers.SCENARIOS if scenario.name == name)
     assert fmean(concurrency.steer(scenario, ours(scenario), seed=seed).regret for seed in range(3)) <= 0.25
 
 
-@pytest.mark.long
 def test_concurrency_follows_servers_that_change_better_than_vegas() -> None:
     changing = servers.SCENARIOS[12:]
     mean = {
@@ -149,7 +144,6 @@ def test_concurrency_follows_servers_that_change_better_than_vegas() -> None:
     assert mean[ours] < mean[vegas]
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("trace", sorted(TRACES))
 @pytest.mark.parametrize("gigabytes", [10, 50])
 def test_no_public_cache_of_the_same_size_leads_by_half_a_point(trace: str, gigabytes: int) -> None:
