@@ -131,6 +131,7 @@ FATES: Final[Mapping[str, Fate | Mapping[str, Fate]]] = MappingProxyType(
         "policy_versions": _columns("version digest created_at author", searched="document reason"),
         # Without personal data.
         "blocked_bytes": _columns("blob_id sha256 etag size_bytes blocked_at"),  # a takedown stays in force
+        "epochs": _columns("name number kind detail is_own lease announced_at confirmed_at"),  # ids as salted digests
         "view_days": _columns("day"),
         "scans": _columns("id run_id started_at finished_at objects size_bytes outcome"),
         "heartbeats": _columns("flow last_ok_at period_seconds grace_seconds run_id run_seconds"),

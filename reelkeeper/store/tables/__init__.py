@@ -37,6 +37,7 @@ verdicts = _TABLES["verdicts"]
 crf_searches = _TABLES["crf_searches"]
 leases = _TABLES["leases"]
 holds = _TABLES["holds"]
+epochs = _TABLES["epochs"]
 audit_events = _TABLES["audit_events"]
 
 accounts = _TABLES["accounts"]

@@ -1,4 +1,4 @@
-"""Tables of the deployment, policies, plans, intents, leases, holds and the audit record."""
+"""Tables of the deployment, policies, plans, intents, leases, holds, epochs and the audit record."""
 
 from datetime import datetime
 from typing import Any
@@ -171,6 +171,24 @@ class Hold(SQLModel, table=True):
     expires_at: datetime | None = Field(None, sa_type=UtcDateTime)
     released_at: datetime | None = Field(None, sa_type=UtcDateTime)
     is_legal: bool = Field(False, sa_column_kwargs={"server_default": sa.false()})  # respected by takedowns, too
+
+
+class Epoch(SQLModel, table=True):
+    """A deletion, restore or hold, announced in the bucket so that an older or copied store notices that it is behind.
+
+    `name` is that of the bucket's object: `number`, and a nonce. Confirmed once it is stored there with nothing unknown
+    beside it. `is_own` is false for those that another copy announced, and that `reelkeeper db adopt` accepted.
+    """
+
+    __tablename__ = "epochs"
+    name: str = Field(primary_key=True)
+    number: int = Field(sa_type=sa.BigInteger, index=True)
+    kind: str
+    detail: dict[str, Any] = Field(default_factory=dict, sa_type=sa.JSON)  # who is concerned, as digests
+    is_own: bool = True
+    lease: str | None = Field(None, index=True)  # a digest of the lease under which a run deletes
+    announced_at: datetime = Field(sa_type=UtcDateTime)
+    confirmed_at: datetime | None = Field(None, sa_type=UtcDateTime)
 
 
 class AuditEvent(SQLModel, table=True):

@@ -43,7 +43,18 @@ FOREVER = {
     "policy_versions",
     "blocked_bytes",
     *("accounts", "api_tokens", "audit_events", "blobs", "cache_entries", "charges", "controls"),
-    *("credit_holds", "deployment", "entries", "heartbeats", "holds", "keeps", "key_owners", "leases", "orphans"),
+    *(
+        "credit_holds",
+        "deployment",
+        "entries",
+        "epochs",
+        "heartbeats",
+        "holds",
+        "keeps",
+        "key_owners",
+        "leases",
+        "orphans",
+    ),
     *("spend_days", "storage_accounts", "transfers", "users", "videos", "view_days", "webhook_endpoints"),
 }
 

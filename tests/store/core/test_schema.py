@@ -51,6 +51,7 @@ REVISIONS = [
     "0019 Add swaps in place: the copy of the old bytes, a late PUT, and rows of objects not yet stored.",
     "0020 Drop an index of jobs by size, unused since jobs are ranked by size and age.",
     "0021 Add the number of jobs billed by the clip: others of the same model and day have a flat price.",
+    "0022 Add epochs: what a store announces in its bucket, so that an older or copied store notices it.",
 ]
 LATEST = REVISIONS[-1][:4]
 
