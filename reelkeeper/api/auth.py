@@ -1,14 +1,16 @@
 """Check each request before routing: its token, the caller's rate, and the size and speed of its body.
 
 Because this runs before routing, callers without a token cannot tell known paths from unknown ones. A valid token is
-cached for a few seconds to save look-ups, so a revoked token still works for that long. Each process counts the
-callers' rates separately.
+cached for a second to save look-ups, so a revoked token still works for that long. Each process counts the callers'
+rates separately.
 """
 
 import asyncio
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from anyio.to_thread import run_sync
@@ -27,8 +29,18 @@ from reelkeeper.rules.core.access import Allowance, body_deadline, take
 
 HEALTH: Final = frozenset({"/healthz", "/readyz"})
 OPEN: Final = HEALTH | {"/openapi.json", hooks.PATH, hooks.SLACK_PATH}
-TRUSTED_SECONDS: Final = 5.0
+TRUSTED_SECONDS: Final = 1.0  # counted from before the look-up
+_DUE_SECONDS: Final = 0.5  # until one request looks the token up again, so that others need not wait for it
 _MAX_TRUSTED: Final = 10_000  # cached tokens; when it is reached, the cache is emptied
+
+
+@dataclass
+class _Trusted:
+    """The caller of a cached token, when it is due to be looked up again, and until when it is trusted."""
+
+    caller: Caller
+    due: float
+    until: float
 
 
 class AuthMiddleware:
@@ -45,7 +57,7 @@ class AuthMiddleware:
         self._engine = engine
         self._load = load
         self._clock = clock
-        self._trusted: dict[str, tuple[Caller, float]] = {}  # token -> its caller, and when the entry expires
+        self._trusted: dict[str, _Trusted] = {}
         self._left: dict[str, Allowance] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -60,7 +72,7 @@ class AuthMiddleware:
             # guard auth.every_path: callers without a token are admitted
             if path not in OPEN:
                 caller = await self._admitted(headers)
-                scope.setdefault("state", {})["caller"] = caller
+                scope.setdefault("state", {}).update(caller=caller, is_known=partial(self._is_known, headers))
                 token_id = caller.token_id
             most_bytes = MAX_BYTES if path == images.PATH else self._load.policy.body_bytes
             # guard auth.length: a body of any size is read into memory
@@ -99,19 +111,27 @@ class AuthMiddleware:
         at = self._clock()
         found = self._trusted.get(text)
         # guard auth.trusted_for_seconds: a revoked token works until the process ends
-        if found and found[1] > at:
-            return found[0]
-        if found:  # this request looks it up again; others use the cached entry meanwhile
-            self._trusted[text] = found[0], at + self._load.policy.wait_seconds
+        if found and found.until > at:
+            if found.due > at:
+                return found.caller
+            found.due = found.until  # this request looks it up again; others use the entry for the rest of its second
         async with (self._load.known if found else self._load.unknown).turn():
             caller = await run_sync(authenticate, self._engine, text)
         if caller is None:
+            # guard auth.dropped: others go on with a token that one request has found to be revoked
             self._trusted.pop(text, None)
             return None
         if len(self._trusted) >= _MAX_TRUSTED:
             self._trusted.clear()
-        self._trusted[text] = (caller, at + TRUSTED_SECONDS)
+        self._trusted[text] = _Trusted(caller, at + _DUE_SECONDS, at + TRUSTED_SECONDS)
         return caller
+
+    async def _is_known(self, headers: Headers) -> bool:
+        """Check the caller again, between the events of a long answer; False too if the store does not answer."""
+        try:
+            return await self._caller(headers) is not None
+        except (SQLAlchemyError, Shed):
+            return False
 
     def _wait(self, caller: Caller) -> float:
         left, wait = take(self._left.get(caller.token_id), self._load.policy, self._clock())

@@ -1,20 +1,30 @@
 """Checks before all routes: tokens, scopes, rate and size limits, and the form of errors."""
 
 import re
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from time import sleep
 
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from starlette.responses import PlainTextResponse
 
+from reelkeeper.api import following
 from reelkeeper.api.app import create_app
 from reelkeeper.api.app_state import AppState
+from reelkeeper.api.auth import AuthMiddleware
 from reelkeeper.api.routes import hooks
 from reelkeeper.model.access import Scope
+from reelkeeper.model.requests import Queued
 from reelkeeper.operations.core import freeze, tokens
+from reelkeeper.operations.jobs import settle
 from reelkeeper.rules.core.access import AccessPolicy
 from tests.api.answers import problem
 from tests.api.conftest import NewClient
 from tests.faults.world import World
+from tests.operations.asking import ask, fox
+from tests.operations.books import DOLLAR, make_user
 
 
 @pytest.mark.long
@@ -93,14 +103,52 @@ def test_a_token_does_only_what_its_scopes_say(client_for: NewClient) -> None:
     assert client_for(Scope.METRICS).get("/v1/metrics").status_code == 200
 
 
-def test_a_revoked_token_is_refused_once_it_is_no_longer_trusted(
+def test_a_revoked_token_is_refused_after_a_second_by_each_process(app_state: AppState, world: World) -> None:
+    line, text = tokens.create(world.workspace.engine, "a test", tuple(Scope), author="test")
+    held = {"Authorization": f"Bearer {text}"}
+    with ExitStack() as stack:
+        clients = [stack.enter_context(TestClient(create_app(app_state), headers=held)) for _ in range(2)]
+        assert [client.get("/v1/none").status_code for client in clients] == [404, 404]
+        tokens.revoke(world.workspace.engine, line.id, author="test")
+        sleep(1)
+        for client in clients:
+            problem(client.get("/v1/none"), 401)
+
+
+def test_a_token_that_one_request_found_revoked_is_refused_to_all(app_state: AppState, world: World) -> None:
+    line, text = tokens.create(world.workspace.engine, "a test", tuple(Scope), author="test")
+    at = [0.0]
+    checked = AuthMiddleware(PlainTextResponse("yes"), world.workspace.engine, app_state.load, lambda: at[0])
+    client = TestClient(checked, headers={"Authorization": f"Bearer {text}"})
+
+    def answers(*seconds: float) -> list[int]:
+        found = []
+        for at[0] in seconds:
+            found.append(client.get("/v1/none").status_code)
+        return found
+
+    assert answers(0.0) == [200]
+    tokens.revoke(world.workspace.engine, line.id, author="test")
+    assert answers(0.49) == [200]
+    assert answers(0.5, 0.51, 0.99, 60.0) == [401, 401, 401, 401]
+
+
+def test_an_open_event_stream_ends_with_its_token(
     client_for: NewClient, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("reelkeeper.api.auth.TRUSTED_SECONDS", 0.0)
-    client = client_for()
-    assert client.get("/v1/metrics").status_code == 200
-    tokens.revoke(world.workspace.engine, tokens.listed(world.workspace.engine)[0].id, author="test")
-    problem(client.get("/v1/metrics"), 401)
+    engine, client = world.workspace.engine, client_for()
+    make_user(engine, "bob", DOLLAR)
+    job = ask(engine, "k1", fox(), user="bob")
+    assert isinstance(job, Queued)
+    monkeypatch.setattr(following, "LOOK_SECONDS", 0.02)
+    with ThreadPoolExecutor(1) as pool:
+        stream = pool.submit(client.get, f"/v1/jobs/{job.job_id}/events")
+        sleep(0.3)  # it follows
+        tokens.revoke(engine, tokens.listed(engine)[0].id, author="test")
+        sleep(1)
+        settle.cancel(engine, job.job_id, run_id="test")
+        told = stream.result(timeout=20).text
+    assert ("event: job" in told, "event: end" in told) == (True, False)
 
 
 def test_a_caller_over_the_rate_limit_is_told_how_long_to_wait(world: World, app_state: AppState) -> None:

@@ -10,6 +10,7 @@ import typer
 
 from reelkeeper.cli.words import byte_count
 from reelkeeper.operations.billing.ledger import deduct_user_credits
+from reelkeeper.operations.billing.users import give
 from reelkeeper.store.core.engine import open_engine, transaction
 from reelkeeper.store.tables import accounts, credit_holds
 from tests.cli.conftest import Run
@@ -32,6 +33,12 @@ def test_granted_credits_are_shown_and_granted_once_per_key(engine: sa.Engine, r
     assert (shown["available_microusd"], shown["held_microusd"], len(shown["moves"])) == (10_500_000, 0, 1)
     assert "$10.50 available, $0.00 held, $0.00 spent" in reelkeeper("credits", "show", "ann").stdout
     reelkeeper("credits", "grant", "ann", "11", "--reason", "a gift", "--key", "gift 1", exit_code=9)
+
+
+def test_one_key_grants_once_by_the_command_and_the_api(engine: sa.Engine, ask: Ask) -> None:
+    given, _ = give(engine, "ann", 10_500_000, "order 1", by="front", reason="a gift")
+    moved = ask("credits", "grant", "ann", "10.5", "--reason", "a gift", "--key", "order 1")
+    assert moved["id"] == given.id
 
 
 @pytest.mark.long

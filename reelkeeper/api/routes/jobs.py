@@ -1,6 +1,6 @@
 """Jobs: request a video, follow its job, and cancel it."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 from uuid import uuid4
@@ -183,7 +183,9 @@ async def events(
         lambda: follow(app_state.workspace.engine, job_id, user_id=whose.user_id)
     )  # raises NotFound, a 404
     changes: AsyncIterator[Followed | None] = request.app.state.following.changes(first)
-    return EventStream(_sent(changes), headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+    return EventStream(
+        _sent(changes, request.state.is_known), headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    )
 
 
 @router.delete(
@@ -199,8 +201,11 @@ def cancel(job_id: JobId, app_state: CurrentState, whose: Annotated[Whose, Query
     return Cancelled(job_id=job_id, state=state.value)
 
 
-async def _sent(changes: AsyncIterator[Followed | None]) -> AsyncIterator[str]:
+async def _sent(changes: AsyncIterator[Followed | None], is_known: Callable[[], Awaitable[bool]]) -> AsyncIterator[str]:
     async for seen in changes:
+        # guard auth.stream: a revoked token follows a job for an hour
+        if not await is_known():
+            return
         yield _event(seen) if seen else ": heartbeat\n\n"
 
 

@@ -13,7 +13,9 @@ from reelkeeper.cli.words import AsJson, Limit, Reason, byte_count, microusd, wh
 group = typer.Typer(help="Grant, show and refund users' credits, and recount them.", no_args_is_help=True)
 quota_group = typer.Typer(help="Show and set how many bytes a user may store.", no_args_is_help=True)
 _BY_TIER = "tier"
-Key = Annotated[str | None, typer.Option(help="Idempotency key: repeating it has no effect. Default: a new key.")]
+Key = Annotated[
+    str | None, typer.Option(help="Idempotency key, unique to the user here and in the API. Default: a new key.")
+]
 
 
 @group.command()
@@ -26,13 +28,11 @@ def grant(
 ) -> None:
     """Give a user credits."""
     wanted = microusd(amount)
-    from reelkeeper.operations.billing import ledger
-    from reelkeeper.store.core.engine import transaction
+    from reelkeeper.operations.billing.users import give
 
-    with store() as engine, transaction(engine, "credits.grant") as session:
-        moved = ledger.grant(session, user, wanted, key or _new_key(), run_id=who(), reason=reason)
-        has = _has(session, user)
-    _tell(moved, f"{user} has {has}.", as_json=as_json)
+    with store() as engine:
+        moved, balance = give(engine, user, wanted, key or _new_key(), by=who(), reason=reason)
+    _tell(moved, balance, as_json=as_json)
 
 
 @group.command()
@@ -45,13 +45,11 @@ def refund(
 ) -> None:
     """Refund captured credits of a hold, at most what was not refunded yet."""
     wanted = microusd(amount)
-    from reelkeeper.operations.billing import ledger
-    from reelkeeper.store.core.engine import transaction
+    from reelkeeper.operations.billing.users import give
 
-    with store() as engine, transaction(engine, "credits.refund") as session:
-        moved = ledger.refund(session, hold, wanted, key or _new_key(), run_id=who(), reason=reason)
-        has = _has(session, moved.user_id)
-    _tell(moved, f"{moved.user_id} has {has}.", as_json=as_json)
+    with store() as engine:
+        moved, balance = give(engine, None, wanted, key or _new_key(), by=who(), reason=reason, hold_id=hold)
+    _tell(moved, balance, as_json=as_json)
 
 
 @group.command()
@@ -109,14 +107,9 @@ def _list(title: str, mismatches: list[Any]) -> None:
         table(("!figure", "!subject", ">kept", ">counted"), mismatches, title=title)
 
 
-def _tell(moved: Any, text: str, *, as_json: bool) -> None:  # noqa: ANN401  a Moved, which is not loaded yet
-    respond(f"{moved.kind} of {dollars(moved.amount_microusd)}, transfer {moved.id}. {text}", moved, as_json=as_json)
-
-
-def _has(session: Any, user: str) -> str:  # noqa: ANN401  a session, which is not loaded yet
-    from reelkeeper.store.billing.ledger import balance
-
-    return _in_words(balance(session, user))
+def _tell(moved: Any, balance: Any, *, as_json: bool) -> None:  # noqa: ANN401  a Moved and a Balance, not loaded yet
+    told = f"{moved.kind} of {dollars(moved.amount_microusd)}, transfer {moved.id}. {moved.user_id} has"
+    respond(f"{told} {_in_words(balance)}.", moved, as_json=as_json)
 
 
 def _in_words(balance: Any) -> str:  # noqa: ANN401  a Balance, which is not loaded yet

@@ -7,9 +7,10 @@ from reelkeeper.model.money import Balance, Moved
 from reelkeeper.operations.billing import ledger
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.core.policies import in_force
-from reelkeeper.rules.billing.credits import own_key
+from reelkeeper.rules.billing.credits import own_key, require_key
 from reelkeeper.store import Engine, Session
-from reelkeeper.store.billing.ledger import balance
+from reelkeeper.store.billing import credit_holds
+from reelkeeper.store.billing.ledger import balance, was_given
 from reelkeeper.store.core import deployment
 from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import now, transaction
@@ -41,7 +42,7 @@ def _known_tiers(session: Session) -> tuple[str, ...]:
 
 def give(
     engine: Engine,
-    user_id: str,
+    user_id: str | None,
     amount_microusd: int,
     key: str,
     *,
@@ -49,12 +50,18 @@ def give(
     reason: str = "",
     hold_id: str | None = None,
 ) -> tuple[Moved, Balance]:
-    """Grant a user credits, or refund the captured hold `hold_id`; `key` is unique to the user.
+    """Grant a user credits, or refund the captured hold `hold_id`; `key` is unique to the user, at every front.
 
-    Raises NotFound for an unknown user or hold, AmountRefused for more than was captured, KeyReused, Frozen.
+    Without a user, it is the one of the hold. Raises NotFound for an unknown user or hold, AmountRefused for more than
+    was captured, KeyReused, Frozen.
     """
-    own = f"credits/{own_key(user_id, key)}"
+    require_key(key)
     with transaction(engine, "users.give") as session:
+        user_id = user_id or _holder(session, hold_id)
+        own = f"credits/{own_key(user_id, key)}"
+        # guard accounts.earlier_keys: what the command granted before keys were unique to a user is granted again
+        if was_given(session, user_id, key):
+            own = key
         try:
             if hold_id is None:
                 moved = ledger.grant(session, user_id, amount_microusd, own, run_id=by, reason=reason)
@@ -66,3 +73,10 @@ def give(
         if moved.user_id != user_id:
             raise NotFound(f"no hold {hold_id!r} of user {user_id!r}")
         return moved, balance(session, user_id)
+
+
+def _holder(session: Session, hold_id: str | None) -> str:
+    found = credit_holds.find(session, str(hold_id))
+    if found is None:
+        raise NotFound(f"no hold {hold_id!r}; no credits were moved")
+    return found.user_id

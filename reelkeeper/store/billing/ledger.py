@@ -94,6 +94,13 @@ def first(session: Session, request: Request) -> Moved | None:
     return _moved(row[1:])
 
 
+def was_given(session: Session, user_id: str, key: str) -> bool:
+    """Check whether this key, as it is, stands on a grant or refund of the user."""
+    given = transfers.c.kind.in_((TransferKind.GRANT, TransferKind.REFUND))
+    theirs = sa.exists().where(transfers.c.idempotency_key == key, transfers.c.user_id == user_id, given)
+    return bool(session.execute(sa.select(theirs)).scalar_one())
+
+
 def move(session: Session, amounts: Mapping[str, int], key: str = "") -> bool:
     """Add `amounts` to the balances of their accounts; False, and nothing is changed, when the payer has too little.
 

@@ -7,14 +7,16 @@ from typing import Final
 import pytest
 import sqlalchemy as sa
 
-from reelkeeper.errors import InputRefused, Refused, TierRefused
-from reelkeeper.operations.billing.users import import_users, put
+from reelkeeper.errors import InputRefused, KeyReused, NotFound, Refused, TierRefused
+from reelkeeper.operations.billing import ledger
+from reelkeeper.operations.billing.users import give, import_users, put
 from reelkeeper.operations.core.policies import current
 from reelkeeper.operations.lifecycle.policies import apply, effect_of
 from reelkeeper.rules.core.tiers import GIB, SHIPPED, TierPolicy, Tiers
 from reelkeeper.rules.policies import DEFAULTS
-from reelkeeper.store.core.engine import reading
+from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.videos.videos import users_by_tier
+from tests.operations.books import make_user
 from tests.operations.conftest import AtFailpoint
 from tests.policies import put_in_force
 
@@ -106,3 +108,28 @@ def is_over(done: "Future[object]") -> bool:
     except TimeoutError:
         return False
     return True
+
+
+def test_a_key_that_the_command_kept_as_it_was_given_grants_nothing_again(engine: sa.Engine) -> None:
+    make_user(engine, "ann")
+    make_user(engine, "bob")
+    with transaction(engine, "test") as session:
+        ledger.grant(session, "ann", 500, "order 1", run_id="the command before", reason="a gift")
+    moved, balance = give(engine, "ann", 500, "order 1", by="front", reason="a gift")
+    assert (moved.amount_microusd, balance.available_microusd) == (500, 500)
+    with pytest.raises(KeyReused):
+        give(engine, "ann", 700, "order 1", by="front", reason="a gift")
+    _, balance = give(engine, "bob", 500, "order 1", by="front", reason="a gift")  # a key is one user's
+    assert balance.available_microusd == 500
+
+
+def test_a_refund_finds_its_user_by_the_hold(engine: sa.Engine) -> None:
+    make_user(engine, "ann", 900)
+    with transaction(engine, "test") as session:
+        hold_id = str(ledger.hold(session, "ann", 900, "job", run_id="test", lasting_seconds=60).hold_id)
+        ledger.capture(session, hold_id, 800, "done", run_id="test")
+    for user_id in (None, "ann"):
+        moved, balance = give(engine, user_id, 300, "refund 1", by="front", hold_id=hold_id)
+        assert (moved.user_id, moved.kind, balance.spent_microusd) == ("ann", "refund", 500)
+    with pytest.raises(NotFound):
+        give(engine, None, 300, "refund 2", by="front", hold_id="none")
