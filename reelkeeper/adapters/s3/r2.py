@@ -32,6 +32,7 @@ from reelkeeper.adapters.s3.deletes import (
     LastLook,
     delete_batch,
     look_before_sending,
+    make_delete_url,
     open_sender,
     send_signed_delete,
 )
@@ -342,9 +343,9 @@ class Bucket:
             answers = pool.map(partial(delete_batch, self._client, self.name, last_look=last_look), batches)
             return {key: why for failures in answers for key, why in failures.items()}
 
-    def sign_delete(self, key: str, seconds: int) -> str:
-        """Sign a DELETE that the server refuses after `seconds`, without sending it."""
-        return self.presigned("delete_object", self._deletable(key), seconds)
+    def sign_delete(self, key: str, at: datetime, seconds: int) -> str:
+        """Sign a DELETE that the server refuses `seconds` after `at`, its own `server_time`, without sending it."""
+        return make_delete_url(self._client, self.name, self._deletable(key), at, seconds)
 
     def delete_signed(self, key: str, url: str) -> str | None:
         """Send a DELETE of `key` to the `url` from `sign_delete`, once; return why it was refused, or None.

@@ -8,7 +8,7 @@ touches the blob until the claim has timed out: by then, the bucket accepts no r
 
 Keys of ours are written once, so a late delete only hits doomed bytes. The service may overwrite its own keys between
 the HEAD and the delete: each gets a HEAD right before its delete, which is sent once, and which the server refuses
-30 s after it was signed. docs/safety.md states the window that is left.
+30 s after it was signed, by its own clock throughout. docs/safety.md states the window that is left.
 """
 
 import threading
@@ -261,11 +261,17 @@ def _delete_ours(batch: _Batch, doomed: Sequence[Doomed]) -> None:
 
 
 def _delete_the_services(batch: _Batch, doomed: Sequence[Doomed]) -> None:
-    """Delete objects at the service's keys: sign the deletes, check permission, then HEAD and delete each at once."""
+    """Delete objects at the service's keys: sign by the bucket's clock, check permission, HEAD and delete each."""
     for start in range(0, len(doomed), _SIGNED_AT_ONCE):
         some = doomed[start : start + _SIGNED_AT_ONCE]
         signed_at = time.clock_gettime(_CLOCK)
-        signed = [(blob, batch.workspace.bucket.sign_delete(blob.key, LOOK_SECONDS)) for blob in some]
+        try:
+            at = batch.workspace.bucket.server_time()
+        except StorageError as error:
+            for blob in some:
+                batch.note(blob, Fate.KEPT, str(error))
+            continue
+        signed = [(blob, batch.workspace.bucket.sign_delete(blob.key, at, LOOK_SECONDS)) for blob in some]
         # guard purge.service_last_look: objects at the service's keys are deleted without a claim, or during a freeze
         _require_claim(batch, some)
         with ThreadPoolExecutor(_PARALLEL) as pool:

@@ -23,7 +23,7 @@ from reelkeeper.operations.alerts.events import record
 from reelkeeper.operations.billing import quota
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.core.lease import LeaseManager
-from reelkeeper.operations.core.workspace import Workspace
+from reelkeeper.operations.core.workspace import MAX_SKEW_FROM_BUCKET, Workspace
 from reelkeeper.operations.lifecycle import cache_purge
 from reelkeeper.operations.lifecycle.purge import delete_loose, settle_claims
 from reelkeeper.operations.removals import lock_ends, takedown
@@ -227,7 +227,7 @@ def _left_within(session: Session, run: _Run, kept: dict[int, str], refused: dic
     user_id, found = run.erasing.user_id, list[Left]()
     if at_work := erasures.jobs_in_flight(session, user_id):
         found.append(Left(f"{len(at_work):,} jobs are at work, and are asked to stop: repeat in a minute"))
-    if until := erasures.urls_until(session, user_id):
+    if until := erasures.urls_until(session, user_id, MAX_SKEW_FROM_BUCKET):
         found.append(Left("an upload URL is still valid: repeat when it has expired", until))
     is_held, until = erasures.legal_hold(session, user_id)
     if is_held:

@@ -1,7 +1,7 @@
 """Read which users are being erased, which of their bytes are still stored, and which data is only theirs."""
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import uuid4
 
@@ -85,13 +85,17 @@ def open_reservations(session: Session, user_id: str) -> list[str]:
     return list(session.execute(query.order_by(reservations.c.id)).scalars())
 
 
-def urls_until(session: Session, user_id: str) -> datetime | None:
-    """Return until when a presigned URL of the user's uploads is valid; None: there is none."""
+def urls_until(session: Session, user_id: str, skew: timedelta) -> datetime | None:
+    """Return until when the bucket may accept a presigned URL of the user's uploads; None: it accepts none.
+
+    `skew`: by how much the clock that a URL was signed with may be ahead of the bucket's.
+    """
     reserved = sa.select(reservations.c.id).where(reservations.c.user_id == user_id)
     last: datetime | None = session.execute(
         sa.select(sa.func.max(uploads.c.url_until)).where(uploads.c.reservation_id.in_(reserved))
     ).scalar()
-    return last if last is not None and last > now(session) else None
+    # guard erase.urls_by_its_clock: an erasure ends while the bucket still accepts an upload
+    return last + skew if last is not None and last + skew > now(session) else None
 
 
 def stored_videos(session: Session, user_id: str, after: str, limit: int) -> list[str]:

@@ -14,6 +14,7 @@ from reelkeeper.model.requests import GenerationRequest, Queued, Unfulfilled
 from reelkeeper.operations.billing import users
 from reelkeeper.operations.core.freeze import freeze, thaw
 from reelkeeper.operations.core.lease import LeaseManager
+from reelkeeper.operations.core.workspace import MAX_SKEW_FROM_BUCKET
 from reelkeeper.operations.health import accounts
 from reelkeeper.operations.jobs import claim, settle
 from reelkeeper.operations.jobs.admit import admit
@@ -31,6 +32,7 @@ from reelkeeper.store.videos.holds import HoldTerms
 from tests.doubles.cloudflare import ACCOUNT, ALL, TOKEN, ZONE, CloudflareDouble
 from tests.faults.world import LONG_AGO, World
 from tests.operations.books import DOLLAR
+from tests.operations.clocks import MovedClock
 from tests.operations.conftest import AtFailpoint
 
 SMALL = {"model": "a", "width": 64, "height": 64, "duration_seconds": 0.5, "fps": 8}
@@ -184,8 +186,19 @@ def test_an_erasure_waits_for_a_valid_upload_url(shop: World) -> None:
     upload, _ = receive.begin(shop.workspace, announced, "upload", url_seconds=600)
     shop.workspace.bucket.put_bytes_once(upload.key, b"it came late", "video/mp4")
     done = gone(shop)
-    assert (done.until, [item.why[:13] for item in done.left]) == (upload.url_until, ["an upload URL"])
+    until = upload.url_until + MAX_SKEW_FROM_BUCKET
+    assert (done.until, [item.why[:13] for item in done.left]) == (until, ["an upload URL"])
     assert stored(shop) == [], "what was put so far is gone"
+
+
+@pytest.mark.parametrize(("minutes", "waits"), [(14, True), (16, False)])
+def test_an_erasure_waits_while_a_bucket_whose_clock_is_behind_may_accept_an_upload_url(
+    shop: World, monkeypatch: pytest.MonkeyPatch, minutes: int, waits: bool
+) -> None:
+    announced = receive.Announced("ann", "v9", 100, "0" * 32, "mp4")
+    receive.begin(shop.workspace, announced, "upload", url_seconds=600)
+    MovedClock(monkeypatch).ahead_seconds = minutes * 60
+    assert bool(gone(shop).left) == waits
 
 
 def test_a_job_at_work_is_settled_by_its_worker_first(shop: World) -> None:

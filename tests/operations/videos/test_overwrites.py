@@ -7,13 +7,14 @@ from time import sleep
 
 import pytest
 import sqlalchemy as sa
+from botocore import auth
 from prefect.exceptions import ParameterTypeError
 from pydantic import ValidationError
 
 from flows.purge_retired import purge_retired
 from flows.sync_catalog import sync_catalog
 from reelkeeper.adapters.s3.r2 import Bucket
-from reelkeeper.errors import Frozen, LeaseLost
+from reelkeeper.errors import Frozen, LeaseLost, StorageError
 from reelkeeper.model import BlobState, Grace, Outcome, Recorded, StoredObject, Transcode, VideoState
 from reelkeeper.operations.core.freeze import freeze, why_frozen
 from reelkeeper.operations.lifecycle import purge
@@ -34,6 +35,7 @@ from tests.operations.conftest import AtFailpoint
 
 GRACE = Grace()
 NEW = b"another video altogether"
+ALLOWED = timedelta(minutes=4)  # between the clocks of host and bucket, within the limit at start
 
 
 class Service:
@@ -368,6 +370,44 @@ def test_the_server_refuses_a_delete_that_was_signed_long_ago(
     assert service.stored() == NEW
     assert sync_once(service.world, lease) == []  # the server has said no, so the claim is over
     assert_live(service)
+
+
+def test_a_purge_by_a_host_whose_clock_is_behind_deletes(
+    service: Service, lease: Lease, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auth, "get_current_datetime", lambda: datetime.now(UTC) - ALLOWED)
+    make(service, **RETIRED)  # type: ignore[arg-type]  # a table of arguments
+    assert [outcome.action for outcome in purge_all(service.world, lease)] == ["purged"]
+
+
+def test_a_delete_signed_long_ago_by_a_host_whose_clock_is_ahead_is_refused(
+    service: Service, lease: Lease, monkeypatch: pytest.MonkeyPatch, at_failpoint: AtFailpoint
+) -> None:
+    monkeypatch.setattr(auth, "get_current_datetime", lambda: datetime.now(UTC) + ALLOWED)
+    make(service, **RETIRED)  # type: ignore[arg-type]  # a table of arguments
+    monkeypatch.setattr(purge, "LOOK_SECONDS", 1)
+
+    def sleep_while_the_service_uploads() -> None:
+        service.put()
+        sleep(2.5)
+
+    at_failpoint("purge.delete_signed.before", sleep_while_the_service_uploads)
+    (outcome,) = purge_all(service.world, lease)
+    assert (outcome.action, "403" in outcome.reason) == ("failed", True)
+    assert service.stored() == NEW
+
+
+def test_nothing_of_the_services_is_deleted_while_the_buckets_clock_is_unknown(
+    service: Service, lease: Lease, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blob = make(service, **RETIRED)  # type: ignore[arg-type]  # a table of arguments
+
+    def silent(_: Bucket) -> datetime:
+        raise StorageError("no Date header")
+
+    monkeypatch.setattr(Bucket, "server_time", silent)
+    assert [outcome.action for outcome in purge_all(service.world, lease)] == ["skipped"]
+    assert _state(service.world, blob) == BlobState.RETIRED
 
 
 def test_a_delete_at_a_key_of_the_services_whose_answer_is_lost_is_not_sent_again(
