@@ -12,6 +12,8 @@ from reelkeeper.adapters.providers.contract import Submission
 from reelkeeper.adapters.providers.webhook import HEADER, sign
 from reelkeeper.api.routes.hooks import PATH
 from reelkeeper.operations.jobs.claim import announce, claim, note_sent, park
+from reelkeeper.rules.billing.catalogue import ModelEntry
+from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.jobs.attempts import AttemptPolicy
 from reelkeeper.settings import settings
 from tests.adapters.providers.formats import FORMATS
@@ -21,6 +23,7 @@ from tests.doubles.replicate import SIGNING_SECRET
 from tests.doubles.vendor import TOKEN
 from tests.faults.world import World
 from tests.operations.queue import enqueue, find, row
+from tests.policies import put_in_force
 
 SECRET, BODY = "a secret that both know", b'{"id": "p1", "status": "succeeded"}'
 
@@ -60,19 +63,22 @@ def test_a_call_that_is_not_signed_with_the_secret_is_refused(caller: TestClient
     problem(caller.post(PATH, content=b"x" * 10**7, headers=signed()), 413)
 
 
-@pytest.mark.parametrize("vendor", ["fal", "replicate"])
+@pytest.mark.parametrize(("vendor", "model"), [("fal", "local"), ("fal", "veo"), ("replicate", "veo")])
 def test_a_vendors_callback_identifies_a_job_whose_answer_was_lost(
-    app: FastAPI, world: World, monkeypatch: pytest.MonkeyPatch, vendor: str
+    app: FastAPI, world: World, monkeypatch: pytest.MonkeyPatch, vendor: str, model: str
 ) -> None:
     engine, format_ = world.workspace.engine, FORMATS[vendor]
-    enqueue(engine, row("j"), row("another"))
+    put_in_force(engine, book=PriceBook(models=(ModelEntry(model="veo", provider="fal", vendor_model=format_.model),)))
+    enqueue(engine, *(row(name, model=model, policy_version=1) for name in ("j", "another")))
     first, second = claim(engine, "w", [None, None], limit=2)
     with format_.double().serving() as double:
         for name, value in {
             "GENERATOR": vendor,
             "GENERATOR_TOKEN": TOKEN,
             "GENERATOR_URL": double.url,
-            "GENERATOR_MODEL": format_.model,
+            "GENERATOR_MODEL": "fal-ai/ltx-2"
+            if model == "veo"
+            else format_.model,  # which makes nothing of the catalogue
             "GENERATOR_WEBHOOK_SECRET": SIGNING_SECRET,
             "ALLOW_PRIVATE_ADDRESSES": "true",
         }.items():

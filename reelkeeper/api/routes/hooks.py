@@ -78,10 +78,11 @@ async def _vendor_called(
     call = await run_in_threadpool(verify, vendor, secret, request.query_params, request.headers, body, time.time())
 
     def name(model: str) -> str:
-        return job_path(given.generator_model or model, call.job_id) if vendor == "fal" else call.job_id
+        return job_path(model, call.job_id) if vendor == "fal" else call.job_id
 
+    record = partial(name_sent, model=given.generator_model)
     async with load.writing.turn(), load.work.turn():
-        await run_in_threadpool(name_sent, app_state.workspace.engine, call.key, name)
+        await run_in_threadpool(record, app_state.workspace.engine, call.key, name)
     return Response(status_code=204)
 
 

@@ -19,6 +19,7 @@ from reelkeeper.errors import LeaseLost, NotFound, ProviderBusy, Refused
 from reelkeeper.model.jobs import JobState, WaitingJob
 from reelkeeper.operations.billing import ledger, limits, quota
 from reelkeeper.operations.core.freeze import require_permission, why_stopped
+from reelkeeper.operations.core.policies import at as at_version
 from reelkeeper.operations.core.policies import in_force
 from reelkeeper.operations.jobs import breaker, fallback
 from reelkeeper.operations.jobs.settle import count_lost
@@ -236,13 +237,18 @@ def poll_now(engine: Engine, provider_job_id: str) -> bool:
         return claims.poll_now(session, provider_job_id=provider_job_id)
 
 
-def name_sent(engine: Engine, provider_key: str, name: Callable[[str], str]) -> bool:
+def name_sent(engine: Engine, provider_key: str, name: Callable[[str], str], *, model: str | None = None) -> bool:
     """Record the provider's id of a job whose answer was lost, from a provider's callback, and end its pause.
 
-    `name` returns the provider's id of the job for its model. A job that has one keeps it.
+    `name` returns the provider's id of the job for the vendor's model that it was sent to: the one that it was quoted
+    for, else `model`, else the model of the request. A job that has an id keeps it.
     """
     with transaction(engine, "jobs.name_sent") as session:
-        claims.name_sent(session, provider_key, name)
+        if lost := claims.nameless(session, provider_key):
+            entry = at_version(session, lost.policy_version).book.entry(lost.model, lost.lane)
+            # guard claims.vendors_model: a callback names a job by a model that its vendor does not know: it is lost
+            sent_to = (entry and entry.quoted_model) or model or lost.model
+            claims.name_sent(session, lost.id, name(sent_to))
         return claims.poll_now(session, provider_key=provider_key)
 
 

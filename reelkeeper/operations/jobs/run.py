@@ -41,7 +41,6 @@ from reelkeeper.operations.jobs import breaker, settle
 from reelkeeper.operations.jobs import claim as claiming
 from reelkeeper.operations.jobs.deliver import deliver
 from reelkeeper.operations.jobs.settle import Attempt
-from reelkeeper.rules.billing.catalogue import VendorPrice
 from reelkeeper.rules.jobs.attempts import (
     AttemptPolicy,
     give_up_error,
@@ -305,9 +304,9 @@ def _order(context: WorkerContext, job: Claim) -> Order:
             _OTHERS_SECONDS,
         )
     return order._replace(
-        model=entry.vendor_model or job.model,
+        model=entry.quoted_model or job.model,
         request=entry.limits.ordered(job.request),
-        is_priced=entry.vendor_model is not None or isinstance(entry.price, VendorPrice),
+        is_priced=entry.quoted_model is not None,
     )
 
 

@@ -297,6 +297,11 @@ class ModelEntry(BaseModel):
         return first + tuple(other.provider for other in self.fallbacks)
 
     @property
+    def quoted_model(self) -> str | None:
+        """The vendor's only model for which the price holds; None: a flat price, for any model."""
+        return self.vendor_model or (self.model if isinstance(self.price, VendorPrice) else None)
+
+    @property
     def is_billed_by_clip(self) -> bool:
         """Check whether its cost is independent of its duration, at every provider."""
         prices = (self.price, *(other.price for other in self.fallbacks))

@@ -1,7 +1,7 @@
 """Limit the jobs made at once of one provider, model, tier or user, and of an unwell provider. Pure.
 
-A job uses its place from its claim until it has ended or waits to be sent again, even without a worker, as its
-provider may be working on it.
+A job uses its place from its claim until it has ended, is parked, or waits to be sent again, even without a worker, as
+its provider is working on it.
 """
 
 from collections import Counter

@@ -3,7 +3,7 @@
 Times are the database's. A claim is `current` while there is no later one and the job is not over.
 """
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -116,13 +116,13 @@ def left_behind(session: Session, limit: int, provider: str | None = None, other
 
 
 def occupied(session: Session) -> list[Occupied]:
-    """Count the jobs that a provider or a worker may be working on, by their scopes."""
+    """Count the jobs that a worker has or a provider is working on, by their scopes; a parked one it may not have."""
     scopes = (jobs.c.lane, jobs.c.model, jobs.c.tier, jobs.c.user_id)
     # guard claims.occupied: a job that continues at its provider is not counted, and its cap is exceeded
     sent = sa.and_(jobs.c.state == JobState.QUEUED, jobs.c.provider_key.is_not(None))
-    rows = session.execute(
-        sa.select(*scopes, sa.func.count()).where(sa.or_(jobs.c.state.in_(AT_WORK), sent)).group_by(*scopes)
-    )
+    # guard claims.parked_place: jobs in doubt hold up all new ones of their provider for a day
+    at_work = sa.or_(jobs.c.state == JobState.RUNNING, sent)
+    rows = session.execute(sa.select(*scopes, sa.func.count()).where(at_work).group_by(*scopes))
     return [Occupied(*row) for row in rows]
 
 
@@ -307,24 +307,33 @@ def poll_now(session: Session, *, provider_job_id: str | None = None, provider_k
     return changed(session, sa.update(jobs).where(is_it, rests).values(due_at=Clock())) > 0
 
 
-def name_sent(session: Session, provider_key: str, name: Callable[[str], str]) -> None:
-    """Record the provider's id of a job whose answer was lost, which `name` returns for its model.
+class Nameless(NamedTuple):
+    """A sent job whose provider's id is not known, with what says under which model it was sent."""
 
-    Change nothing where no such job runs or waits, it has an id already, or another job has that id.
-    """
+    id: str
+    model: str
+    lane: str | None
+    policy_version: int
+
+
+def nameless(session: Session, provider_key: str) -> Nameless | None:
+    """Find the job that was sent under this key if it runs or waits without its provider's id, and lock it."""
     lost = sa.and_(
         jobs.c.provider_key == provider_key,
         jobs.c.provider_job_id.is_(None),
         jobs.c.state.in_((JobState.QUEUED, *AT_WORK)),
     )
-    row = session.execute(sa.select(jobs.c.id, jobs.c.model).where(lost).with_for_update()).one_or_none()
-    if row is None:
-        return
-    provider_job_id = name(row.model)
+    columns = (jobs.c[name] for name in Nameless._fields)
+    row = session.execute(sa.select(*columns).where(lost).with_for_update()).one_or_none()
+    return None if row is None else Nameless(*row)
+
+
+def name_sent(session: Session, job_id: str, provider_job_id: str) -> None:
+    """Record the provider's id of a job, unless another job has that id."""
     # guard claims.one_name: a job whose answer was lost gets another job's video, and both are charged
     if session.execute(sa.select(jobs.c.id).where(jobs.c.provider_job_id == provider_job_id)).first():
         return
-    session.execute(sa.update(jobs).where(jobs.c.id == row.id).values(provider_job_id=provider_job_id))
+    session.execute(sa.update(jobs).where(jobs.c.id == job_id).values(provider_job_id=provider_job_id))
 
 
 def hand_back(session: Session, held: Collection[Claim]) -> None:

@@ -83,19 +83,30 @@ def test_a_place_is_free_when_a_job_has_ended_or_waits_to_be_sent_again(ann: sa.
     assert len(names(ann)) == 1
 
 
-def test_a_job_that_its_provider_may_have_keeps_its_place_and_is_still_looked_up(ann: sa.Engine) -> None:
+def test_a_job_that_its_provider_has_keeps_its_place_and_is_still_looked_up(ann: sa.Engine) -> None:
     cap(ann, provider_fal=1)
     enqueue(ann, *(row(f"j{n}", lane="fal") for n in range(2)))
     (first,) = claim(ann, "w", [None] * 2, limit=9)
-    first = claiming.announce(ann, first, "fal")
-    for let_go in (claiming.wait, claiming.park):
-        let_go(ann, first, "it does not answer", AttemptPolicy())
-        assert names(ann) == []
-        make_due(ann)
-        (first,) = claim(ann, "w", [None] * 2, limit=9)  # the same
-        assert first.id == "j0"
+    claiming.wait(ann, claiming.announce(ann, first, "fal"), "it does not answer", AttemptPolicy())
+    assert names(ann) == []
+    make_due(ann)
+    assert names(ann) == ["j0"]
     expire_claims(ann)
     assert names(ann) == ["j0"]
+
+
+def test_parked_jobs_do_not_hold_up_new_ones_and_are_still_looked_up(ann: sa.Engine) -> None:
+    cap(ann, provider_fal=14)
+    with transaction(ann, "test") as session:
+        controls.write(session, CONCURRENCY, {"limit": 28, "lanes": {"fal": {"limit": 14}, "ltx": {"limit": 14}}})
+    for first in ("a", "b"):
+        enqueue(ann, *(row(f"{first}{n:02}", lane="fal") for n in range(9)))
+        for mine in claim(ann, "w", [None] * 9, limit=99):
+            claiming.park(ann, claiming.announce(ann, mine, "fal"), "it does not answer", AttemptPolicy())
+    enqueue(ann, *(row(f"new{n:02}", lane="fal") for n in range(20)))
+    assert names(ann, 20) == [f"new{n:02}" for n in range(14)]
+    make_due(ann)
+    assert len([name for name in names(ann, 20, "other") if name.startswith("new")]) == 0
 
 
 @pytest.mark.parametrize("lanes", [{"fal": 2, "ltx": 1}, {"fal": 2}, {"": 2}])
