@@ -92,7 +92,7 @@ class Up:
             if self.settings.database_url:
                 schema.upgrade_at(self.settings.store_url)
             # This creates the store, and starts the embedded S3 server, which the parts share.
-            with open_workspace(self.settings):
+            with open_workspace(self.settings, claims=not self.looks_only):
                 worker = [*_ours("worker"), "default", "transcode", "--patience", patience]
                 # guard up.deployed_first: a run that was due before changes a bucket that it did not create
                 if self.looks_only:

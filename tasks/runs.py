@@ -75,8 +75,9 @@ def run_name() -> str:
 
 @contextmanager
 def workspace() -> Iterator[Workspace]:
-    """Open the configured store and bucket, and check that they belong together."""
-    with _naming_nobody(), open_workspace(settings()) as workspace:
+    """Open the configured store and bucket, and check that they belong together. A dry run writes nothing there."""
+    claims = not runtime.flow_run.parameters.get("dry_run", True)
+    with _naming_nobody(), open_workspace(settings(), claims=claims) as workspace:
         yield workspace
 
 

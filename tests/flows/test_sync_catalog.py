@@ -42,6 +42,18 @@ def test_a_dry_run_only_looks(uploaded: Scene) -> None:
         assert session.execute(sa.select(orphans.c.video_id, orphans.c.verdict)).all() == [("new", "adopt")]
 
 
+def test_a_dry_run_writes_nothing_into_a_bucket_without_an_owner(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody who tries a wrong prefix first leaves nothing there."""
+    monkeypatch.setenv("REELKEEPER_PREFIX", f"mistyped/{scene.world.address.prefix}")
+    settings.cache_clear()
+    sent = len(scene.double.requests)
+    report = sync_catalog()
+    assert report.listed_objects == 0
+    assert not [request.key for request in scene.double.requests[sent:] if request.writes]
+    sync_catalog(dry_run=False)
+    assert [request.operation for request in scene.double.requests[sent:] if request.writes] == ["PutObject"]
+
+
 @pytest.mark.long
 def test_new_objects_are_adopted(uploaded: Scene) -> None:
     report = sync_catalog(dry_run=False)

@@ -48,16 +48,17 @@ class Workspace:
 
 
 @contextmanager
-def open_workspace(settings: Settings) -> Iterator[Workspace]:
+def open_workspace(settings: Settings, *, claims: bool = True) -> Iterator[Workspace]:
     """Open store and bucket as configured; create and upgrade the embedded store first.
 
+    Without `claims`, as in a dry run, nothing is written into a bucket without an owner.
     Raises IdentityMismatch when the bucket is not this store's, SchemaError when the store has another version,
     IntegrityDoubt when the clocks differ too much to judge ages.
     """
     with open_store(settings) as engine, open_bucket(settings) as bucket:
         try:
             embedded = settings.endpoint_url is None  # the tests check its contract
-            yield join(engine, bucket, compiled(settings.key_pattern), keeps_contract=embedded)
+            yield join(engine, bucket, compiled(settings.key_pattern), keeps_contract=embedded, claims=claims)
         finally:
             with suppress(SQLAlchemyError):  # a lost count must not hide the outcome of the work
                 flush_operations(engine, bucket)
@@ -112,27 +113,33 @@ def open_bucket(settings: Settings) -> Iterator[Bucket]:
 
 
 def join(
-    engine: Engine, bucket: Bucket, layout: tuple[KeyPattern, ...] = DEFAULT_LAYOUT, *, keeps_contract: bool = False
+    engine: Engine,
+    bucket: Bucket,
+    layout: tuple[KeyPattern, ...] = DEFAULT_LAYOUT,
+    *,
+    keeps_contract: bool = False,
+    claims: bool = True,
 ) -> Workspace:
     """Check that store and bucket belong together and that their clocks agree.
 
-    `keeps_contract` skips the check for a bucket that needs no `reelkeeper doctor --contract`.
+    `keeps_contract` skips the check for a bucket that needs no `reelkeeper doctor --contract`. Without `claims`, a
+    bucket without an owner stays so.
     """
     with reading(engine) as session:
         deployment_id, knows_objects = deployment.identity(session), deployment.knows_objects(session)
         store_time, found = now(session), in_force(session)
         # guard identity.contract: the service's keys are purged in a bucket that has not passed the contract
         passed = keeps_contract or deployment.contract_passed(session, bucket.endpoint_url, bucket.name, CHECKS)
-    check_identity(bucket, deployment_id, may_claim=not knows_objects)
+    check_identity(bucket, deployment_id, may_claim=not knows_objects, writes=claims)
     _check_clocks(store_time, bucket.server_time())
     return Workspace(engine, bucket, deployment_id, found, layout, passed)
 
 
-def check_identity(bucket: Bucket, deployment_id: str, *, may_claim: bool) -> None:
+def check_identity(bucket: Bucket, deployment_id: str, *, may_claim: bool, writes: bool = True) -> None:
     """Compare the bucket's identity object with the store's deployment id.
 
     A bucket without one is claimed if `may_claim`, unless another store owns a prefix that contains this one; of two
-    stores that claim it at once, the first wins.
+    stores that claim it at once, the first wins. Without `writes`, it is only checked whether it could be claimed.
     """
     key = bucket.identity_key
     try:
@@ -147,6 +154,9 @@ def check_identity(bucket: Bucket, deployment_id: str, *, may_claim: bool) -> No
             ) from None
         # guard identity.wider: two stores retire and purge the same videos until the wider one lists the bucket
         _require_no_wider_owner(bucket, deployment_id)
+        # guard identity.dry_run: a dry run with a mistyped prefix claims somebody else's
+        if not writes:
+            return None
         try:
             with effect("identity.put"):
                 bucket.put_bytes_once(key, json.dumps({"deployment": deployment_id}).encode(), "application/json")

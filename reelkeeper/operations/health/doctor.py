@@ -306,7 +306,7 @@ def _identity(engine: Engine, bucket: Bucket, *, claim: bool) -> Finding:
             return Finding(
                 "identity", FAIL, "the store has records of objects, but this bucket has no identity object", remedy
             )
-        return Finding("identity", OK, "the bucket has no owner yet: the first run that opens it claims it")
+        return Finding("identity", OK, "the bucket has no owner yet: the first run with --apply claims it")
     try:
         check_identity(bucket, deployment_id, may_claim=claim)
     except IdentityMismatch as error:
