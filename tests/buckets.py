@@ -1,8 +1,10 @@
 """Fixtures: a real S3 server for the session, R2's rules in front of it, and a separate prefix in a bucket."""
 
 import secrets
+import subprocess
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import boto3
 import pytest
@@ -10,8 +12,10 @@ from botocore.config import Config
 
 from reelkeeper.adapters.s3 import r2, seaweed
 from tests.doubles.r2 import R2Double
+from tests.ports import free_port
 
 BUCKET = "reelkeeper"
+MOTO: Final = Path(__file__).parents[1] / ".venv-foreign" / "bin" / "moto_server"  # `make test-long` makes it
 
 
 def bare_boto3(at: seaweed.Endpoint, config: Config | None = None) -> Any:  # noqa: ANN401  untyped, as its users have it
@@ -31,6 +35,28 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[seaweed.Endpo
     """A SeaweedFS of this session, without R2's rules."""
     with seaweed.running(tmp_path_factory.mktemp("seaweed"), BUCKET) as endpoint:
         yield endpoint
+
+
+@pytest.fixture(scope="session")
+def foreign() -> Iterator[seaweed.Endpoint]:
+    """An S3 server that others wrote, with our bucket: moto."""
+    port = free_port()
+    command = [str(MOTO), "-H", "127.0.0.1", "-p", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        at = seaweed.Endpoint(f"http://127.0.0.1:{port}", "key", "secret")
+        client = boto3.client(
+            "s3",
+            endpoint_url=at.endpoint_url,
+            aws_access_key_id=at.access_key_id,
+            aws_secret_access_key=at.secret_access_key,
+            region_name="us-east-1",  # moto makes no bucket in "auto"
+            config=Config(retries={"total_max_attempts": 20}, proxies={}),
+        )
+        try:
+            client.create_bucket(Bucket=BUCKET)
+            yield at
+        finally:
+            server.terminate()
 
 
 @pytest.fixture(scope="session")

@@ -19,12 +19,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import httpx
-from botocore.exceptions import (
-    ClientError,
-    IncompleteReadError,
-    ReadTimeoutError,
-    ResponseStreamingError,
-)
+from botocore.exceptions import ClientError, IncompleteReadError, ReadTimeoutError, ResponseStreamingError
 
 from reelkeeper.adapters.s3 import replace
 from reelkeeper.adapters.s3.deletes import (
@@ -260,8 +255,8 @@ class Bucket:
             raise StorageError(f"{key} is larger than the expected {limit_bytes:,} bytes")
         return data
 
-    def download(self, key: str, path: Path, etag: str | None = None) -> str:
-        """Write the object to `path` and return its SHA-256 in hex. A broken connection is retried from the start.
+    def download(self, key: str, path: Path | None, etag: str | None = None) -> str:
+        """Write the object to `path`, if given; return its SHA-256 in hex. A broken connection is retried from 0.
 
         ObjectMissing; ObjectChanged if `etag` is given and the object has another. `path` is removed on an error.
         """
@@ -269,7 +264,7 @@ class Bucket:
         condition: Any = {} if etag is None else {"IfMatch": f'"{etag}"'}
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                with translate_errors(f"GET {key}"), path.open("wb") as file:
+                with translate_errors(f"GET {key}"), Path(path or os.devnull).open("wb") as file:
                     answer = self._client.get_object(Bucket=self.name, Key=self.check(key), **condition)
                     digest = hashlib.sha256()
                     with closing(answer["Body"]) as body:
@@ -278,7 +273,8 @@ class Bucket:
                             file.write(chunk)
                     return digest.hexdigest()
             except BaseException as error:
-                path.unlink(missing_ok=True)
+                if path is not None:
+                    path.unlink(missing_ok=True)
                 cut = isinstance(error.__cause__, IncompleteReadError | ReadTimeoutError | ResponseStreamingError)
                 if not cut or attempt == ATTEMPTS:
                     raise

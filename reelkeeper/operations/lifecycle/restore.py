@@ -166,14 +166,14 @@ def _put_back(workspace: Workspace, blob: Restorable, order: Order, lease: Lease
         outcome = intents.settle(workspace, left_open, scratch=scratch, lease=lease, grace=order.grace)
         if outcome.action == "restored":  # by an earlier restore that was killed
             return outcome
-    with intents.workplace(scratch, 2 * blob.size_bytes) as folder:
+    with intents.workplace(scratch, blob.size_bytes) as folder:
         original = folder / "original"
         with effect("restore.fetch"):
             digest = workspace.bucket.download(blob.key, original, etag=blob.etag)
         intent = _announce(workspace, blob, order, lease, original, digest)
         if intent is None:
             return Outcome(blob.video_id, "skipped", "purged, replaced or restored meanwhile")
-        in_place.put(workspace, intent, original, folder, lease)
+        in_place.put(workspace, intent, original, lease)
     return intents.settle(workspace, intent, scratch=scratch, lease=lease, grace=order.grace)
 
 

@@ -98,7 +98,7 @@ def swap(workspace: Workspace, order: Order, *, scratch: Path, lease: Lease, run
             return Outcome(video_id, "skipped", why, source.size_bytes, source.size_bytes, source.blob_id)
         locked = None
         if is_in_place:
-            locked = _put_in_place(workspace, intent, result, place, lease)
+            locked = _put_in_place(workspace, intent, result, lease)
         else:
             # guard swap.headers: the result loses the source's headers, such as Content-Disposition and Cache-Control
             intents.put(workspace, intent, Path(result.path), in_place.mark(headers, intent))
@@ -143,10 +143,10 @@ def _refuse_in_place(original: Path, source: Source) -> Refusal | None:
     return Refusal(NOT_IN_PLACE, unfit, NOT_IN_PLACE, codec=media.codec) if unfit else None
 
 
-def _put_in_place(workspace: Workspace, intent: Intent, result: Transcode, place: Path, lease: Lease) -> Refusal | None:
+def _put_in_place(workspace: Workspace, intent: Intent, result: Transcode, lease: Lease) -> Refusal | None:
     """Put the result over the original; where a bucket lock keeps it, refuse for this month."""
     try:
-        in_place.put(workspace, intent, Path(result.path), place, lease)
+        in_place.put(workspace, intent, Path(result.path), lease)
     except ObjectLocked as locked:
         with reading(workspace.engine) as session:
             mark = mark_of_month(BUCKET_LOCK, now(session))

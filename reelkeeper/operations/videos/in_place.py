@@ -3,7 +3,8 @@
     announce (commit) --copy aside--> --put, If-Match--> --read back and verify--> publish (commit)
                                             '------ not as announced: put back, If-Match ------> abandon (commit)
 
-The old bytes are copied aside before anything is put, and wait out their grace there. Each put replaces an object that
+The old bytes are copied aside before anything is put, and wait out their grace there. The copy is recorded as it is
+stored, by whoever goes on with the intent: its ETag is not known before. Each put replaces an object that
 was seen, by its ETag, so an object that the service stores meanwhile stays. The MD5 of the new bytes is announced: it
 is the key's ETag after the put, by which we recognise our own put after a crash.
 """
@@ -85,12 +86,11 @@ def mark(headers: Headers, intent: Intent) -> Headers:
     return {**headers, "Metadata": metadata}
 
 
-def put(workspace: Workspace, intent: Intent, source: Path, place: Path, lease: Lease) -> None:
+def put(workspace: Workspace, intent: Intent, source: Path, lease: Lease) -> None:
     """Copy the old bytes aside, and put `source` over them; `look` returns the outcome.
 
-    `place` is a folder with room for the old bytes. Raises Frozen, LeaseLost, IntegrityDoubt and StorageError, and
-    leaves the intent open; ObjectLocked where a bucket lock keeps the key. An object that the service overwrote is
-    left as it is, without an error.
+    Raises Frozen, LeaseLost, IntegrityDoubt and StorageError, and leaves the intent open; ObjectLocked where a bucket
+    lock keeps the key. An object that the service overwrote is left as it is, without an error.
     """
     bucket = workspace.bucket
     with reading(workspace.engine) as session:
@@ -102,7 +102,9 @@ def put(workspace: Workspace, intent: Intent, source: Path, place: Path, lease: 
         headers = mark(bucket.headers(intent.key, etag), intent)
     except (ObjectChanged, ObjectMissing):
         return
-    _require_intact(workspace, intent, known, place)
+    # guard in_place.copied_whole: the original is overwritten although its copy differs
+    if not note_copy(workspace, intent, known):
+        raise IntegrityDoubt(f"{known.aside_key}: the copy of {intent.key} is missing, or does not match it")
 
     def is_unchanged() -> bool:
         found = bucket.head(intent.key)
@@ -112,8 +114,26 @@ def put(workspace: Workspace, intent: Intent, source: Path, place: Path, lease: 
     _send(workspace, intent, source, etag, headers, lease, is_unchanged)
 
 
+def note_copy(workspace: Workspace, intent: Intent, known: InPlace) -> bool:
+    """Record the copy aside as it is stored; return whether it has the bytes that were read.
+
+    A copy that is not there stays without an ETag, and is gone when the intent ends.
+    """
+    copied = workspace.bucket.head(known.aside_key)
+    if copied is None:
+        return False
+    sha256 = known.aside_sha256
+    # guard in_place.parts: a copy of an original in parts, whose ETag is no MD5, is taken for whole unread
+    if (copied.size_bytes, copied.etag) != (known.old.size_bytes, known.old_md5):
+        with effect("in_place.compare"):
+            sha256 = workspace.bucket.download(known.aside_key, None, copied.etag)
+    with transaction(workspace.engine, "in_place.copied") as session:
+        rows.note_aside(session, intent, copied, sha256)
+    return sha256 == known.aside_sha256
+
+
 def put_back(workspace: Workspace, intent: Intent, known: InPlace, place: Path, lease: Lease) -> None:
-    """Put the old bytes back from their copy, only over ours. Raises as `put` does."""
+    """Put the old bytes back from their copy, only over ours. `place` has room for them. Raises as `put` does."""
     original = place / "original"
     with effect("in_place.fetch"):
         digest = workspace.bucket.download(known.aside_key, original, etag=known.aside_etag)
@@ -130,6 +150,8 @@ def give_up(workspace: Workspace, intent: Intent, lease: Lease, grace: Grace) ->
     Raises LeaseLost; StorageError while a put of ours may still take effect.
     """
     sight, why = look(workspace, intent), "its video is taken down"
+    if sight.known.aside_etag is None:
+        note_copy(workspace, intent, sight.known)
     with transaction(workspace.engine, "in_place.give_up") as session:
         require_permission(session, lease, despite_freeze=True)
         if sight.shows is Shows.NEW and sight.found:
@@ -137,22 +159,6 @@ def give_up(workspace: Workspace, intent: Intent, lease: Lease, grace: Grace) ->
         else:
             rows.abandon(session, intent, sight.put_back, grace, why)
         close(session, intent, published=False, outcome=why, grace=grace)
-
-
-def _require_intact(workspace: Workspace, intent: Intent, known: InPlace, place: Path) -> None:
-    """Record the copy aside. Raises IntegrityDoubt unless it has the bytes that were read."""
-    copied = workspace.bucket.head(known.aside_key)
-    same = copied is not None and (copied.size_bytes, copied.etag) == (known.old.size_bytes, known.old_md5)
-    if copied is not None and not same:  # after a multipart upload, the ETag need not be an MD5
-        with effect("in_place.compare"):
-            same = workspace.bucket.download(known.aside_key, place / "aside") == known.aside_sha256
-        (place / "aside").unlink()
-    with transaction(workspace.engine, "in_place.copied") as session:
-        if copied is not None:
-            rows.note_aside(session, intent, copied)
-    # guard in_place.copied_whole: the original is overwritten although its copy differs
-    if copied is None or not same:
-        raise IntegrityDoubt(f"{known.aside_key}: the copy of {intent.key} does not match it: {copied or 'missing'}")
 
 
 def _send(

@@ -80,6 +80,9 @@ def settle(workspace: Workspace, intent: Intent, *, scratch: Path, lease: Lease,
     LeaseLost, and leaves the intent open for a later run; StorageError, too, while a put may still take effect.
     """
     sight = None if intent.aside_blob_id is None else in_place.look(workspace, intent)
+    # guard in_place.aside_as_stored: a killed run's copy aside is not as recorded: its purge freezes everything
+    if sight and sight.known.aside_etag is None:
+        in_place.note_copy(workspace, intent, sight.known)
     # guard publish.verified: a video is published whose bytes were not read back completely
     # guard publish.overwritten_source: a result of the old bytes replaces a new upload of the service
     wrong = (sight and sight.wrong) or _verify(workspace, intent, scratch) or _overwritten_source(workspace, intent)

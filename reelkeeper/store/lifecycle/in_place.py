@@ -24,7 +24,8 @@ class InPlace(NamedTuple):
     """An open intent in place: the records of its three objects, and its progress.
 
     `old_md5` is the MD5 of the old bytes: their ETag after they are put back. `undoing` is the reason for that.
-    `author` undoes a swap, and has the video held for `hold_days`; "" and 0 for a swap itself.
+    `aside_etag` is None until the copy is known as it is stored. `author` undoes a swap, and has the video held for
+    `hold_days`; "" and 0 for a swap itself.
     """
 
     old: Recorded
@@ -64,12 +65,12 @@ def find(session: Session, intent: Intent) -> InPlace:
     return InPlace(Recorded(*row[:width]), *row[width:])
 
 
-def note_aside(session: Session, intent: Intent, copied: StoredObject) -> None:
+def note_aside(session: Session, intent: Intent, copied: StoredObject, sha256: str) -> None:
     """Record the copy as stored: its ETag may differ from that of its source."""
     session.execute(
         sa.update(blobs)
         .where(blobs.c.id == intent.aside_blob_id)
-        .values(etag=copied.etag, size_bytes=copied.size_bytes)
+        .values(etag=copied.etag, size_bytes=copied.size_bytes, sha256=sha256)
     )
 
 
@@ -136,9 +137,17 @@ def note_taken_back(session: Session, intent: Intent) -> None:
 
 
 def _retire_aside(session: Session, intent: Intent, grace: Grace, why: str) -> None:
+    """Start the grace of the copy aside; one that was never stored is gone."""
+    pending = blobs.c.id == intent.aside_blob_id, blobs.c.state == BlobState.PENDING
+    session.execute(
+        sa.update(blobs)
+        # guard in_place.never_copied: a copy that was never made is reported as lost
+        .where(*pending, blobs.c.etag.is_(None))
+        .values(run_id=intent.run_id, state=BlobState.GONE, retire_reason=why)
+    )
     session.execute(
         sa.update(blobs)
         # guard in_place.aside_grace: the only copy of the old bytes is purged without a grace
-        .where(blobs.c.id == intent.aside_blob_id, blobs.c.state == BlobState.PENDING)
+        .where(*pending)
         .values(run_id=intent.run_id, **retired(now(session), grace, why))
     )

@@ -43,14 +43,16 @@ def announce(
 ) -> Intent:
     """Insert the pending blob and the open operation; the caller's transaction commits them.
 
-    `aside` is a copy of the bytes now at the blob's key, and makes it an intent in place.
+    `aside` is a copy of the bytes now at the blob's key, and makes it an intent in place. Its ETag is the MD5 of these
+    bytes, and not recorded as the copy's: the server chooses that.
 
     The blob's ETag is announced too, the MD5 of a single PUT's bytes, so that an abandoned object can be purged.
     A second open operation on the same video breaks a unique index: IntegrityError, and nothing is written.
     """
     if aside is not None:
         detail = {**operation["detail"], "old_md5": aside["etag"]}
-        operation = {**operation, "detail": detail, "aside_blob_id": _insert(session, aside, operation["run_id"])}
+        copy = aside | {"etag": None}
+        operation = {**operation, "detail": detail, "aside_blob_id": _insert(session, copy, operation["run_id"])}
     return _open(session, _insert(session, blob, operation["run_id"]), operation)
 
 

@@ -240,10 +240,8 @@ def test_a_result_that_is_not_as_announced_is_replaced_by_the_original(linked: L
 def test_an_original_that_came_in_parts_is_put_back_and_known_again(
     world: World, lease: Lease, tiny_transcode: Transcode
 ) -> None:
-    from tests.operations.removals.test_takedown import put_in_parts  # noqa: PLC0415  the one like it
-
     linked = Linked(world, lease, tiny_transcode)
-    etag = put_in_parts(world, linked.key)
+    etag = world.put_in_parts(linked.key, linked.original)
     assert etag.endswith("-1")
     found = world.workspace.bucket.head(linked.key)
     assert found is not None

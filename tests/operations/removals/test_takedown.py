@@ -28,7 +28,6 @@ from reelkeeper.store.tables import blobs, cache_entries, videos
 from reelkeeper.store.videos import cache
 from reelkeeper.store.videos.conditions import TAKEN_DOWN
 from reelkeeper.store.videos.holds import HoldTerms
-from tests.buckets import BUCKET
 from tests.clips import MakeClip
 from tests.faults.world import LONG_AGO, World
 from tests.operations.changes import change, sync_once
@@ -49,20 +48,6 @@ def states(world: World) -> dict[str, str]:
 
 def stored(world: World) -> set[str]:
     return {item.key for page in world.workspace.bucket.pages() for item in page}
-
-
-def put_in_parts(world: World, key: str) -> str:
-    """Store the clip in parts, as a service's client stores large files; return its ETag, which is not its MD5."""
-    client = world.double.client
-    upload_id = client.create_multipart_upload(Bucket=BUCKET, Key=key)["UploadId"]
-    part = client.upload_part(Bucket=BUCKET, Key=key, UploadId=upload_id, PartNumber=1, Body=world.clip.read_bytes())
-    done = client.complete_multipart_upload(
-        Bucket=BUCKET,
-        Key=key,
-        UploadId=upload_id,
-        MultipartUpload={"Parts": [{"PartNumber": 1, "ETag": part["ETag"]}]},
-    )
-    return done["ETag"].strip('"')
 
 
 def test_a_video_taken_down_is_not_served_or_stored_and_its_deletions_are_audited(world: World) -> None:
@@ -139,7 +124,9 @@ def test_the_same_bytes_are_taken_down_with_it_where_asked_and_no_others(world: 
 
 def test_the_same_bytes_are_not_uploaded_or_made_again(world: World, lease: Lease, make_clip: MakeClip) -> None:
     key = f"{world.address.prefix}ann/v1.mp4"
-    etag = put_in_parts(world, key)  # so that it has another ETag, and only its SHA-256 says that it is the same
+    etag = world.put_in_parts(
+        key, world.clip.read_bytes()
+    )  # so that it has another ETag, and only its SHA-256 says that it is the same
     world.video("v1", key=key, stored=False)
     change(world, blobs, sha256=None, etag=etag)
     down(world)
