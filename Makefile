@@ -16,7 +16,7 @@ unexport PYTHONDONTWRITEBYTECODE   # where it is set, each of hundreds of proces
 RULES_FLOOR := 90         # percent; 90.0 of rules by tests/rules alone
 OPERATIONS_FLOOR := 80
 
-.PHONY: demo test test-long test-soak coverage check docs pictures fmt bench lock clean
+.PHONY: demo test test-long test-soak guards coverage check docs pictures fmt bench lock clean
 .DEFAULT_GOAL := demo
 
 $(STAMP): requirements.lock pyproject.toml
@@ -39,6 +39,9 @@ test-soak: $(STAMP) $(FOREIGN) $(VENDORS) $(LITELLM) ## for a night: all cases, 
 	$(BIN)/pytest -m "(long or hypothesis) and not soak" --hypothesis-profile exhaustive \
 	  $(TWO) --dist worksteal $(NO_HANG) $(SEEDED)
 	$(BIN)/pytest -m soak --ignore tests/ablation $(SEEDED)
+	$(MAKE) guards
+
+guards: $(STAMP)        ## each guard switched off by itself, and its witness must fail: a quarter of an hour
 	$(BIN)/pytest -m soak tests/ablation $(TWO)
 
 coverage: $(STAMP)      ## lines and branches of rules and operations that their tests reach, against a floor

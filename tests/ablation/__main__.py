@@ -3,6 +3,7 @@
 import argparse
 import sys
 import tempfile
+from contextlib import closing
 from pathlib import Path
 
 from tests.ablation.copies import Copy
@@ -30,10 +31,12 @@ def main() -> int:
         sys.stdout.writelines(f"{fault}\n" for fault in found)
         sys.stdout.write(f"{len(guards())} guards, {len(found)} faults\n")
         return 1 if found else 0
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Copy(Path(folder, "tree"))
-        with copy.switched_off(*with_what_masks_it(asked.name)):
-            ran = copy.run(asked.tests or witnesses()[asked.name].noticed_by, max_failures=asked.max_failures)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        closing(Copy(Path(folder, "tree"))) as copy,
+        copy.switched_off(*with_what_masks_it(asked.name)),
+    ):
+        ran = copy.run(asked.tests or witnesses()[asked.name].noticed_by, max_failures=asked.max_failures)
     sys.stdout.write("\n".join([ran.tail if not ran.failed else "", *ran.failed, f"pytest ended with {ran.code}", ""]))
     return 0 if ran.failed else 1
 

@@ -6,20 +6,26 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.ablation.copies import Copy
 from tests.ablation.guards import ROOT, Guard, Witness, faults, guards, with_what_masks_it, witnesses
+from tests.ablation.warm import Unlike, switch
 
-SAMPLE, MAX_CHANGED = 5, 10  # guards in make test-long, where each takes 5 to 20 s
+SAMPLE, MAX_CHANGED = 5, 10  # guards in make test-long, where each takes 1 to 10 s
 
 SEED = os.environ.get("ABLATION_SEED") or os.environ.get("PYTEST_XDIST_TESTRUNUID") or str(time.time_ns())
 
 
 @pytest.fixture(scope="session")
-def copy(tmp_path_factory: pytest.TempPathFactory) -> Copy:
-    return Copy(tmp_path_factory.mktemp("ablation") / "tree")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Copy]:
+    with closing(Copy(tmp_path_factory.mktemp("ablation") / "tree")) as copy:
+        yield copy
 
 
 def changed_files() -> set[str]:
@@ -91,3 +97,48 @@ def test_each_guard_is_missed(copy: Copy, name: str) -> None:
 def test_every_witness_passes_with_all_guards_on(copy: Copy) -> None:
     ran = copy.run(sorted({test for witness in witnesses().values() for test in witness.noticed_by}))
     assert ran.code == 0, ran.tail
+
+
+SOURCE = """
+LIMIT = 3
+
+
+class Purse:
+    def spend(self, cents: int) -> int:
+        if cents > LIMIT:
+            raise ValueError
+        return cents
+
+    def give(self) -> int:
+        return 0
+"""
+
+
+def test_a_changed_function_is_changed_wherever_it_is_bound(tmp_path: Path) -> None:
+    room = loaded(path := str(tmp_path / "purse.py"))
+    spend, give = room["Purse"]().spend, room["Purse"].give.__code__
+    switch(SOURCE, SOURCE.replace("            raise ValueError", "            pass\n"), path)
+    assert spend(4) == 4
+    assert room["Purse"].give.__code__ is give
+
+
+@pytest.mark.parametrize(
+    ("clause", "instead"),
+    [
+        ("LIMIT = 3", "LIMIT = 4"),
+        ("    def give", "    @staticmethod\n    def give"),
+        ("cents: int)", "cents: int = 4)"),
+        ("    def give(self) -> int:\n        return 0", ""),
+    ],
+)
+def test_a_change_of_more_than_functions_needs_a_process_of_its_own(tmp_path: Path, clause: str, instead: str) -> None:
+    room = loaded(path := str(tmp_path / "purse.py"))
+    with pytest.raises(Unlike):
+        switch(SOURCE, SOURCE.replace(clause, instead), path)
+    assert room["LIMIT"] == 3
+
+
+def loaded(path: str) -> dict[str, Any]:
+    room: dict[str, Any] = {}
+    exec(compile(SOURCE, path, "exec"), room)  # noqa: S102  our own text, as an import runs it
+    return room
