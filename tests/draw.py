@@ -9,34 +9,42 @@ or not.
 
 from collections import defaultdict
 from collections.abc import Iterable
+from math import ceil
 from random import Random
 from typing import Any, Final
 
 import pytest
 
-SHARE: Final = 1 / 3
-TWINS, CASES, WHOLE = "twins on PostgreSQL", "cases of long tests", "tests of minutes"
-_WHOLE: Final = ("tests/docker/test_stack.py",)  # seven minutes; test_compose.py and test_built.py always run
+ONE_IN: Final = 3
+TWINS, CASES, WHOLE = "twins on PostgreSQL", "cases of long tests", "tests of whole installations"
+_WHOLE: Final = (  # a minute of CPU each and more: test_compose.py, test_server.py and the flows' tests always run
+    "tests/docker/test_stack.py",
+    "tests/e2e/test_full_disk.py",
+    "tests/e2e/test_triggering.py",
+    "tests/e2e/test_up.py",
+    "tests/e2e/test_whole.py",
+)
 _DRAWN_ALREADY: Final = "tests/ablation/"  # a sample of its own, with what has changed
 _COUNTS: Final = pytest.StashKey[dict[str, list[int]]]()
 
 
-def kind(item: pytest.Item) -> str | None:
-    """Say what a test is drawn as; None for one that always runs."""
+def place(item: pytest.Item) -> tuple[str, str, str] | None:
+    """Say of what kind a test is, among which others it is drawn, and with which; None for one that always runs."""
     if not item.get_closest_marker("long") or item.get_closest_marker("soak"):
         return None
-    if item.nodeid.startswith(_WHOLE):
-        return WHOLE
-    if not hasattr(item, "callspec") or item.nodeid.startswith(_DRAWN_ALREADY):
+    file, function = item.nodeid.partition("::")[0], item.nodeid.partition("[")[0]
+    if file in _WHOLE:
+        return WHOLE, "", file
+    if file.startswith(_DRAWN_ALREADY) or not hasattr(item, "callspec"):
         return None
-    return TWINS if item.callspec.params.get("engine") == "postgresql" else CASES
+    twin = item.callspec.params.get("engine") == "postgresql"
+    return (TWINS, "", item.nodeid) if twin else (CASES, function, item.nodeid)
 
 
-def drawn(node_ids: Iterable[str], seed: int, *, at_least_one: bool) -> set[str]:
-    """Choose about a third, by the seed and the cases of one function, whatever else is collected."""
-    lots = {node_id: Random(f"{seed} {node_id}").random() for node_id in node_ids}
-    least = min(lots.values()) if at_least_one else 0.0
-    return {node_id for node_id, lot in lots.items() if lot < SHARE or lot == least}
+def drawn(names: Iterable[str], seed: int) -> set[str]:
+    """Choose a third of these names, rounded up."""
+    by_lot = sorted(names, key=lambda name: Random(f"{seed} {name}").random())
+    return set(by_lot[: ceil(len(by_lot) / ONE_IN)])
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest's own, which chooses by marks
@@ -45,18 +53,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if "undrawn" not in config.getoption("markexpr"):
         return
     seed, counts = config.getoption("randomly_seed"), {of: [0, 0] for of in (TWINS, CASES, WHOLE)}
-    families: dict[tuple[str, str], list[pytest.Item]] = defaultdict(list)
+    families: dict[tuple[str, str], dict[str, list[pytest.Item]]] = defaultdict(lambda: defaultdict(list))
     for item in items:
-        if of := kind(item):
-            families[of, item.nodeid.partition("[")[0]].append(item)
-    for (of, _), family in families.items():
-        if of == CASES and len(family) == 1:
+        if found := place(item):
+            of, family, unit = found
+            families[of, family][unit].append(item)
+    for (of, _), units in families.items():
+        if of == CASES and len(units) == 1:
             continue
-        chosen = drawn((item.nodeid for item in family), seed, at_least_one=of == CASES)
-        for item in family:
-            if item.nodeid not in chosen:
+        chosen = drawn(units, seed)
+        for unit, members in units.items():
+            counts[of][0] += len(members) * (unit in chosen)
+            counts[of][1] += len(members)
+            for item in members if unit not in chosen else ():
                 item.add_marker(pytest.mark.undrawn)
-        counts[of] = [counts[of][0] + len(chosen), counts[of][1] + len(family)]
     config.stash[_COUNTS] = counts
     if hasattr(config, "workeroutput"):
         config.workeroutput["drawn"] = counts
