@@ -11,6 +11,7 @@ from reelkeeper.rules.lifecycle import guard, lifecycle, notices, selection
 from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.rules.lifecycle.report import Report
+from reelkeeper.rules.lifecycle.transcode import NEW_KEY
 from tasks import plans, reports, runs, videos
 from tasks.runs import AsOf, DryRun, PlanId
 
@@ -39,8 +40,9 @@ def expire_videos(
         if plan_id is None:
             live = videos.stream_live(workspace.engine, as_of, rules.lifecycle)
             judged = lifecycle.verdicts(live, rules.lifecycle, rules.tiers, as_of, recipe_fingerprint="")
+            fitting = selection.fitting(judged, NEW_KEY, keeps_contract=workspace.keeps_contract)
             given = videos.notices_given(workspace.engine)
-            expired = selection.for_expiry(notices.with_notices(judged, rules.lifecycle, rules.tiers, as_of, given))
+            expired = selection.for_expiry(notices.with_notices(fitting, rules.lifecycle, rules.tiers, as_of, given))
             plan_id = plans.draw(
                 workspace, "expire_videos", terms, expired, limits=rules.limits, as_of=as_of, run_id=run_id
             )

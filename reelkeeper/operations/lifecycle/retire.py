@@ -61,7 +61,9 @@ def _retire_batch(
         with quotas.counted(session, video_ids):
             # The policies in force, not the plan's: a run's exception must not break what users were promised.
             promised = in_force(session).policies.tiers.notice_days()
-            gone = retirements.retire_videos(session, plan_id, video_ids, run_id, promised)
+            gone = retirements.retire_videos(
+                session, plan_id, video_ids, run_id, promised, service_keys=workspace.keeps_contract
+            )
         notices.end(session, list(gone), "retired")
         # guard retire.cache: a repeated request gets a retired video from the cache
         cache.drop(session, list(gone))
@@ -91,5 +93,8 @@ def _outcome(row: Planned, done: bool, broken: str | None) -> Outcome:
         return Outcome(row.video_id, "failed", broken, row.size_bytes, row.size_bytes, row.blob_id)
     if done:
         return Outcome(row.video_id, "retired", row.reason, row.size_bytes, 0, row.blob_id)
-    why = "viewed, held, kept, replaced or retired since the plan, or its notice is no longer in force"
+    why = (
+        "viewed, held, kept, replaced or retired since the plan, its notice is no longer in force, or the bucket has "
+        "not passed the contract test: reelkeeper doctor --contract"
+    )
     return Outcome(row.video_id, "skipped", why, row.size_bytes, row.size_bytes, row.blob_id)

@@ -19,12 +19,12 @@ from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.lifecycle.transcode import Shrinker
 from reelkeeper.operations.videos import in_place, intents
 from reelkeeper.operations.videos.upload import CONTENT_TYPES
+from reelkeeper.rules.core.wording import NOT_TRIED
 from reelkeeper.rules.lifecycle.transcode import (
     BUCKET_LOCK,
     IN_PLACE,
     NEW_KEY,
     NOT_IN_PLACE,
-    NOT_TRIED,
     OWN_RESULT,
     PAYBACK,
     Placement,
@@ -66,8 +66,8 @@ def swap(workspace: Workspace, order: Order, *, scratch: Path, lease: Lease, run
     if isinstance(source, Outcome):
         return source
     is_in_place = order.placement == IN_PLACE and not source.is_ours
-    # guard swap.contract: bytes are put over the service's in a bucket that may ignore If-Match
-    if is_in_place and not workspace.keeps_contract:
+    # guard swap.contract: bytes are replaced that cannot be purged, or in a bucket that may ignore If-Match
+    if not source.is_ours and not workspace.keeps_contract:
         return Outcome(video_id, "skipped", NOT_TRIED, source.size_bytes, source.size_bytes, source.blob_id)
     with intents.workplace(scratch, _COPIES_AT_WORK * source.size_bytes) as place:
         original = place / f"source{Path(source.key).suffix}"

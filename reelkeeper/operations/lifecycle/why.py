@@ -18,7 +18,6 @@ from reelkeeper.rules.lifecycle import lifecycle
 from reelkeeper.rules.lifecycle.lifecycle import VIEW_WINDOW_DAYS, Appraise, LifecyclePolicy
 from reelkeeper.rules.lifecycle.notices import goes_after
 from reelkeeper.rules.lifecycle.selection import fit
-from reelkeeper.rules.lifecycle.transcode import IN_PLACE
 from reelkeeper.rules.lifecycle.worth import unopened
 from reelkeeper.rules.policies import Policies
 from reelkeeper.store import Engine, Session
@@ -86,8 +85,7 @@ def explain(
         reasons += [Reason("notice", text) for text in _notice(live, notice, rules.policies.tiers)]
         reasons += [Reason("views", _views(live))]
         reasons += [Reason("original", text) for text in _original(session, listed, as_of)]
-        may = rules.policies.recipe.placement == IN_PLACE and keeps_contract()
-        judge = partial(_judge, rules.policies, worth, may)
+        judge = partial(_judge, rules.policies, worth, keeps_contract())
         verdict = judge(live, as_of)
         text = f"{verdict.action.value} ({verdict.rule}): {lifecycle.reason(verdict)}"
         reasons += [Reason(f"policy, version {rules.version}", text)]

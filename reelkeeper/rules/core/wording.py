@@ -11,8 +11,11 @@ _DOLLAR_DIGITS: Final = 6  # sums are in micro-dollars
 _UNITS: Final = ("kB", "MB", "GB", "TB")  # powers of 1000, as R2 bills them
 _STEP: Final = 1000
 CONTRACT_NOT_TRIED: Final = (
-    "Objects at the service's own keys are not purged until this bucket has passed the contract test: "
+    "Nothing is changed at the service's own keys until this bucket has passed the contract test: "
     "reelkeeper doctor --contract"
+)
+NOT_TRIED: Final = (
+    "at the service's key, in a bucket that has not passed the contract test: reelkeeper doctor --contract"
 )
 TRY_ANOTHER: Final = "reelkeeper simulate lifecycle --policy FILE"  # shows the effect of another policy
 EXPECTED_SAVING: Final = (
@@ -34,8 +37,6 @@ SENTENCES: Final = {
     "compressed_before": "{views} in {terms.window}, {age}, but already compressed",
     "already_efficient": "{views} in {terms.window}, {age}, but already encoded as {video.codec}",
     "refused_before": "{views} in {terms.window}, {age}, but already refused with this recipe",
-    "in_place_not_tried": "{views} in {terms.window}, {age}, but this bucket has not passed the contract test "
-    "that replacing in place requires: reelkeeper doctor --contract",
     "too_large_in_place": "{views} in {terms.window}, {age}, but larger than 5 GiB, the limit for replacing in place",
     "not_in_place": "{views} in {terms.window}, {age}, but not H.264 in MP4, the only format that is replaced in place",
     "locked_in_place": "{views} in {terms.window}, {age}, but a bucket lock protects its key: tried again next month",

@@ -19,7 +19,7 @@ The first matching rule decides, in this order:
     does_not_pay        cold, but an encode would cost more than it saves over the rest of its life
     cold_compress       COMPRESS  rarely viewed, and no longer new
 
-If results are put in place, `selection` keeps some of the last: `in_place_not_tried`, `too_large_in_place`,
+If results are put in place, `selection` keeps some of the last: `too_large_in_place`,
 `not_in_place`, `locked_in_place`.
 
 "Above 7 days" is an age of more than 7 x 24 hours; "below 5 views" is 4 or fewer in the trailing 30 days.
@@ -39,7 +39,7 @@ from pydantic import ConfigDict, Field, model_validator
 from reelkeeper.errors import PolicyRefused
 from reelkeeper.model import Action, Grace, Verdict, Video
 from reelkeeper.rules.core.tiers import MAX_DAYS, Tiers
-from reelkeeper.rules.core.wording import Terms, dollars
+from reelkeeper.rules.core.wording import NOT_TRIED, Terms, dollars
 from reelkeeper.rules.lifecycle import segments as rules
 from reelkeeper.rules.lifecycle.segments import MAX_SEGMENTS, NO_SEGMENT, Classified, FieldsOnly, Segment
 from reelkeeper.rules.lifecycle.transcode import EFFICIENT_CODECS, OWN_RESULT, mark_of_month
@@ -383,7 +383,8 @@ def reason(verdict: Verdict) -> str:
             sentence = terms.sentence(verdict.rule, verdict.video)
             return f"{sentence}; {worth.sentence()}" if verdict.action == Action.KEEP else sentence
         case (Verdict() as left,):
-            return f"{verdict.rule.replace('_to_', ' to ')}: {reason(left)}"
+            head = NOT_TRIED if verdict.rule == "contract_not_tried" else verdict.rule.replace("_to_", " to ")
+            return f"{head}: {reason(left)}"
         case (Verdict() as left, int(limit)):
             return f"left to the next run, not among the {limit} largest: {reason(left)}"
         case (Verdict() as left, int(cost), int(rest)):

@@ -1,4 +1,4 @@
-"""Select the verdicts that a flow acts on: by its rules, by what can be put in place, and by the limits of a run.
+"""Select the verdicts that a flow acts on: by its rules, by what the bucket allows, and by the limits of a run.
 
 The others become "keep", with a reason.
 """
@@ -74,19 +74,25 @@ def _affordable(compressed: Iterable[Verdict], left_microusd: int | None) -> Ite
 
 
 def fitting(judged: Iterable[Verdict], placement: Placement, *, keeps_contract: bool) -> Iterator[Verdict]:
-    """Keep videos that must not be compressed in place; those at keys of ours get a new key anyway."""
-    if placement == NEW_KEY:
-        return iter(judged)
+    """Keep videos at the service's keys that must not be compressed in place, and all without a passed contract.
+
+    Without it, their bytes cannot be purged: what replaces or retires them would save nothing.
+    """
     return (fit(verdict, placement, keeps_contract=keeps_contract) for verdict in judged)
 
 
 def fit(verdict: Verdict, placement: Placement, *, keeps_contract: bool) -> Verdict:
     """Do the same for one video."""
     video = verdict.video
-    if placement == NEW_KEY or verdict.action is not Action.COMPRESS or video.is_ours:
+    if video.is_ours or verdict.action is Action.KEEP:
+        return verdict
+    # guard rules.contract: a plan promises savings at the service's keys that cannot come
+    if not keeps_contract:
+        return Verdict(video, Action.KEEP, "contract_not_tried", (verdict,))
+    if placement == NEW_KEY or verdict.action is not Action.COMPRESS:
         return verdict
     # guard rules.in_place: a plan has videos that no run will compress, and lacks others that it could
-    rule = "in_place_not_tried" if not keeps_contract else _unfit(video, verdict.figures[0])
+    rule = _unfit(video, verdict.figures[0])
     return Verdict(video, Action.KEEP, rule, verdict.figures[:1]) if rule else verdict
 
 

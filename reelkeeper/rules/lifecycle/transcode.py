@@ -27,7 +27,6 @@ BUCKET_LOCK: Final = "locked"  # the rule of those that a bucket lock keeps as t
 PAYBACK: Final = "payback"  # the rule of refusals because an encode would cost more than it saves
 MAX_BYTES_IN_PLACE: Final = 5 * 1024**3  # Cloudflare R2 "Limits" page: the maximum of a single put or copy
 IN_PLACE_CODEC: Final = "h264"
-NOT_TRIED: Final = "this bucket has not shown that it does what putting in place rests on: reelkeeper doctor --contract"
 
 EFFICIENT_CODECS: Final = ("av1", "vp9", "hevc")  # a second lossy pass would cost more than it saves
 _TEXT_SUBTITLES = {"mov_text", "webvtt", "subrip", "ass", "ssa", "text"}  # formats that convert to WebVTT

@@ -38,11 +38,18 @@ def planned(
 
 
 def retire_videos(
-    session: Session, plan_id: str, video_ids: Sequence[str], run_id: str, notice_days: Mapping[str, int]
+    session: Session,
+    plan_id: str,
+    video_ids: Sequence[str],
+    run_id: str,
+    notice_days: Mapping[str, int],
+    *,
+    service_keys: bool,
 ) -> dict[str, int]:
     """Retire those of `video_ids` that are unchanged since the plan; return the blob of each.
 
-    `notice_days` are the days of notice promised to each tier.
+    `notice_days` are the days of notice promised to each tier. Without `service_keys`, videos at the service's keys
+    stay: the bucket has not passed the contract that the purge of their bytes requires.
     """
     at = now(session)
     verdict = sa.and_(
@@ -74,6 +81,8 @@ def retire_videos(
             ~conditions.in_operation(videos.c.id),
             # guard retire.live_bytes: one video whose bytes are not live makes its whole batch fail
             sa.exists().where(blobs.c.id == videos.c.blob_id, blobs.c.state == BlobState.LIVE),
+            # guard retire.contract: a plan from before an upgrade hides videos whose bytes no purge may delete
+            sa.exists().where(blobs.c.id == videos.c.blob_id, sa.true() if service_keys else blobs.c.is_ours),
         )
         .values(
             state=VideoState.RETIRED,

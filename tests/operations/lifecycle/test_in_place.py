@@ -26,7 +26,7 @@ from reelkeeper.operations.removals import takedown
 from reelkeeper.operations.videos import intents
 from reelkeeper.operations.videos.hold import hold
 from reelkeeper.operations.videos.views import show
-from reelkeeper.rules.lifecycle.transcode import BUCKET_LOCK, OWN_RESULT, mark_of_month
+from reelkeeper.rules.lifecycle.transcode import BUCKET_LOCK, OWN_RESULT, Placement, mark_of_month
 from reelkeeper.store.core.audit import purged_after
 from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.core.leases import Lease, acquire
@@ -67,10 +67,12 @@ class Linked:
     def put(self, data: bytes) -> None:
         self.world.double.client.put_object(Bucket=BUCKET, Key=self.key, Body=data, **SERVED)
 
-    def swap(self, shrink: Shrinker | None = None, workspace: Workspace | None = None) -> Outcome:
+    def swap(
+        self, shrink: Shrinker | None = None, workspace: Workspace | None = None, placement: Placement = "in_place"
+    ) -> Outcome:
         return swap(
             workspace or self.workspace,
-            Order("v1", self.blob, shrink or shrinker(self.result), "in_place"),
+            Order("v1", self.blob, shrink or shrinker(self.result), placement),
             scratch=self.scratch,
             lease=self.lease,
             run_id="run",
@@ -536,8 +538,11 @@ def test_a_takedown_in_the_middle_leaves_nothing_stored(linked: Linked, at_failp
     linked.world.check()
 
 
-def test_without_a_passed_contract_nothing_is_put_in_place(linked: Linked) -> None:
-    outcome = linked.swap(workspace=replace(linked.workspace, keeps_contract=False))
+@pytest.mark.parametrize("placement", ["in_place", "new_key"])
+def test_without_a_passed_contract_nothing_is_swapped_whose_original_could_not_be_purged(
+    linked: Linked, placement: Placement
+) -> None:
+    outcome = linked.swap(workspace=replace(linked.workspace, keeps_contract=False), placement=placement)
     assert (outcome.action, "doctor --contract" in outcome.reason) == ("skipped", True)
     assert not linked.world.double.sent("CopyObject")
     linked.assert_as_it_was()

@@ -101,6 +101,18 @@ SPARED_FROM_RETIRING = [
 ]
 
 
+def test_a_plan_of_before_an_upgrade_retires_nothing_of_the_services_without_a_passed_contract(
+    world: World, lease: Lease
+) -> None:
+    blobs = [world.video("v1", key=f"{world.address.prefix}ann/v1.mp4"), world.video("v2")]
+    plan = world.plan("expire_videos", "retire", blobs)
+    workspace = replace(world.workspace, keeps_contract=False)
+    outcomes = retire(workspace, plan, ["v1", "v2"], lease=lease, run_id="run", grace=Grace())
+    assert {outcome.video_id: outcome.action for outcome in outcomes} == {"v1": "skipped", "v2": "retired"}
+    (outcome,) = retire(world.workspace, plan, ["v1"], lease=lease, run_id="run", grace=Grace())
+    assert outcome.action == "retired"
+
+
 @pytest.mark.parametrize("meanwhile", SPARED_FROM_RETIRING)
 def test_a_video_that_changed_since_the_plan_is_not_retired(world: World, lease: Lease, meanwhile: Change) -> None:
     plan = world.plan("expire_videos", "retire", [world.video("v1")])

@@ -46,10 +46,16 @@ def test_videos_that_cannot_be_put_in_place_are_kept_with_the_reason(
     assert said in why
 
 
-def test_in_a_bucket_that_was_not_tried_nothing_is_put_in_place() -> None:
-    action, rule, why = planned(video(is_ours=False), keeps_contract=False)
-    assert (action, rule) == (Action.KEEP, "in_place_not_tried")
-    assert "reelkeeper doctor --contract" in why
+@pytest.mark.parametrize("placement", ["in_place", "new_key"])
+@pytest.mark.parametrize("columns", [{}, {"views": 0}])  # to compress, and to retire
+def test_in_a_bucket_that_was_not_tried_the_services_videos_are_kept(
+    placement: Placement, columns: dict[str, Any]
+) -> None:
+    """Their bytes could not be purged, so neither would save anything."""
+    assert planned(video(is_ours=False, **columns), placement)[0] != Action.KEEP
+    action, rule, _ = planned(video(is_ours=False, **columns), placement, keeps_contract=False)
+    assert (action, rule) == (Action.KEEP, "contract_not_tried")
+    assert planned(video(is_ours=True, **columns), placement, keeps_contract=False)[0] != Action.KEEP
 
 
 @pytest.mark.parametrize("codec", ["h264", None])  # what is not known is probed by the run
@@ -57,7 +63,7 @@ def test_in_a_bucket_that_was_not_tried_nothing_is_put_in_place() -> None:
 def test_videos_fit_for_a_swap_in_place_stay_in_the_plan(codec: str | None, size_bytes: int) -> None:
     fits = video(is_ours=False, codec=codec, size_bytes=size_bytes)
     assert planned(fits)[1] == "cold_compress"
-    assert planned(fits._replace(codec="vp8"), "new_key", keeps_contract=False)[1] == "cold_compress"
+    assert planned(fits._replace(codec="vp8"), "new_key")[1] == "cold_compress"
     assert planned(video(codec="vp8"), keeps_contract=False)[1] == "cold_compress"  # at a key of ours
     assert planned(video(366, 9, is_ours=False, codec="vp8"))[1] == "past_retention"
 

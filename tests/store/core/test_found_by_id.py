@@ -27,7 +27,7 @@ STATEMENTS: dict[str, Callable[[Session], object]] = {
     "deleted": lambda session: lost.mark_deleted(session, BLOBS, "run"),
     "reappeared": lambda session: lost.retire_reappeared(session, BLOBS, "run", GRACE),
     "revived": lambda session: lost.revive(session, BLOBS, "run", GRACE),
-    "retired videos": lambda session: retirements.retire_videos(session, "plan", VIDEOS, "run", {}),
+    "retired videos": lambda session: retirements.retire_videos(session, "plan", VIDEOS, "run", {}, service_keys=True),
     "retired blobs": lambda session: retirements.retire_blobs(session, BLOBS, NOON, run_id="run", grace=GRACE),
     "broken": lambda session: retirements.broken(session, VIDEOS),
     "counted": lambda session: quotas.live_bytes(session, conditions.stands_on(session, BLOBS)),
