@@ -5,22 +5,29 @@ deploys prefect.yaml.
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Final
 from urllib.parse import urlsplit
 from uuid import UUID
 
 from prefect.blocks.webhook import Webhook
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate, WorkPoolCreate, WorkPoolUpdate
+from prefect.client.schemas.actions import (
+    GlobalConcurrencyLimitCreate,
+    VariableCreate,
+    VariableUpdate,
+    WorkPoolCreate,
+    WorkPoolUpdate,
+)
 from prefect.client.schemas.responses import DeploymentResponse
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.types import SecretDict
 from prefect.workers.process import ProcessWorker
 from pydantic import SecretStr
 from sqlalchemy.engine import Engine
 
 from deployments import automations
-from reelkeeper.errors import Misconfigured
+from reelkeeper.errors import IdentityMismatch, Misconfigured
 from reelkeeper.model.access import Scope
 from reelkeeper.model.jobs import GLOBAL_LIMIT
 from reelkeeper.operations.core import tokens
@@ -28,6 +35,8 @@ from reelkeeper.operations.core.policies import current
 from reelkeeper.redaction import hide
 from reelkeeper.rules.alerts.cadence import CADENCES
 from reelkeeper.rules.policies import DEFAULTS
+from reelkeeper.store.core import deployment
+from tasks.runs import RECORD, recorded, require_deployment
 
 POOLS: Final = {"default": 8, "transcode": 16}  # concurrent runs, over all workers of the pool
 BLOCK: Final = "reelkeeper-runs"
@@ -35,13 +44,20 @@ HOOK: Final = "/hooks/runs"
 OLD_NAME: Final = "scheduled"  # of every deployment, in 0.1.0
 
 
-def bootstrap(*, engine: Engine | None = None, api_url: str | None = None, force: bool = False) -> Iterator[str]:
+def bootstrap(
+    *, engine: Engine | None = None, api_url: str | None = None, force: bool = False, claim: bool = False
+) -> Iterator[str]:
     """Create what is missing, and yield a line for each step. `force` resets limits to their initial values.
+
+    The server is recorded as that of `engine`'s deployment, whose machines alone take its runs. Raises IdentityMismatch
+    if it is another's, unless it may `claim` it: deployments have the same names, so one server has one of them.
 
     At `api_url`, Prefect's server reaches Reelkeeper's API, to report runs that fail, crash or are late; the token for
     it is kept in `engine`'s store and in a block whose fields Prefect encrypts.
     """
     with get_client(sync_client=True) as client:
+        if engine:
+            yield _recorded(client, deployment.owner(engine) or "", claim=claim)
         for name, limit in POOLS.items():
             yield _pool(client, name, limit, force=force)
         policies = current(engine).policies if engine else DEFAULTS  # no store is created for one figure
@@ -60,6 +76,31 @@ def bootstrap(*, engine: Engine | None = None, api_url: str | None = None, force
             )
         changed = [automation.name for automation in wanted if automations.put(client, automation)]
         yield f"Automations: {len(wanted)}, {len(changed)} of them created or updated."
+
+
+def require_record(*, claim: bool) -> None:
+    """Raise IdentityMismatch, before a store is made, if the server is another deployment's and not claimed."""
+    if not claim:
+        require_deployment()
+
+
+def _recorded(client: SyncPrefectClient, deployment_id: str, *, claim: bool) -> str:
+    """Record whose server it is; of two deployments that record it at once, the first wins."""
+    with suppress(ObjectAlreadyExists):
+        client.create_variable(VariableCreate(name=RECORD, value=deployment_id, tags=["reelkeeper"]))
+        return f"Deployment {deployment_id}: recorded; machines with another store take no runs of this server."
+    found = recorded(client).get(RECORD)
+    if found == deployment_id:
+        return f"Deployment {deployment_id}: recorded before."
+    # guard machines.one_server: a second deployment takes over the runs of the first, in its own store
+    if not claim:
+        raise IdentityMismatch(
+            f"this Prefect server is that of deployment {found}, and this store is {deployment_id}; nothing was "
+            "changed. Check REELKEEPER_DATABASE_URL, or use a Prefect server for each deployment. If that one is no "
+            "more: reelkeeper bootstrap --claim"
+        )
+    client.update_variable(VariableUpdate(name=RECORD, value=deployment_id))
+    return f"Deployment {deployment_id}: recorded, in place of {found}."
 
 
 def _pool(client: SyncPrefectClient, name: str, limit: int, *, force: bool) -> str:

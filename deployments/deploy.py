@@ -158,7 +158,8 @@ def main(written: str, moment: str, *options: str) -> None:
     """Set up the server, end dead runs, deploy, and start the first runs."""
     with get_client(sync_client=True) as client, open_store(settings()) as engine:
         wait_for_server(client)
-        print(*bootstrap(engine=engine, api_url=settings().api_url), sep="\n", flush=True)
+        # Its server is a part of `up`, and works for no other store.
+        print(*bootstrap(engine=engine, api_url=settings().api_url, claim=True), sep="\n", flush=True)
         print(f"{end_dead_runs(client, datetime.fromisoformat(moment))} dead runs marked as crashed.", flush=True)
         show_in_force(current(engine).policies)
         deploy(client, Path(written), settings().state_dir, looks_only=LOOKS_ONLY in options)

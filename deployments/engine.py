@@ -54,4 +54,7 @@ if __name__ == "__main__":
     die_with_parent()
     signal.signal(HAND_OVER, _hand_over)
     send_lost_signals_again()
+    from tasks import runs
+
+    runs.is_given_back = True
     runpy.run_module("prefect.engine", run_name="__main__", alter_sys=True)

@@ -8,11 +8,14 @@ from reelkeeper.cli.opening import configured
 
 def main() -> None:
     """Serve the flows of this folder's prefect.yaml until Ctrl-C."""
-    orchestration.join_server(configured().state_dir)
+    settings = configured()
+    orchestration.join_server(settings.state_dir)
     from prefect import serve  # noqa: PLC0415  reads the environment that was just set
 
     from deployments.deploy import declared_deployments  # noqa: PLC0415  the same
+    from deployments.machine import Machine  # noqa: PLC0415  the same
 
+    Machine(settings).require()
     serve(*declared_deployments(Path("prefect.yaml")))
 
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 from uuid import UUID
 
 import httpx
@@ -39,7 +39,9 @@ from prefect.workers.process import ProcessJobConfiguration, ProcessWorker, Proc
 
 from deployments.engine import HAND_OVER
 from deployments.folder import HOME
+from deployments.machine import ON_VIDEOS, Machine
 from deployments.prefect_internals import run_healthcheck_server
+from reelkeeper.errors import IdentityMismatch, ReelkeeperError, SchemaError, Unavailable
 from reelkeeper.store.core.leases import LEASE_SECONDS
 
 TERMINATE_TIMEOUT_SECONDS: Final = 15.0  # for a run that is handed over to stop cleanly; then it is killed
@@ -70,12 +72,15 @@ with warnings.catch_warnings():
 
         job_configuration = Configuration
 
-        def __init__(self, pool: str, limit: int) -> None:
+        def __init__(self, pool: str, limit: int, machine: Machine | None = None) -> None:
             super().__init__(
                 pool, name=f"{pool} {socket.gethostname()} {os.getpid()}", limit=limit, create_pool_if_not_found=False
             )
             self.at_work: dict[UUID, str] = {}
             self.is_draining = False
+            self.refused = asyncio.Event()  # set, with the reason, once this machine may take no runs
+            self.reason: ReelkeeperError | None = None
+            self._machine = machine
             self._pids: dict[UUID, int] = {}
             self._handed_over = set[UUID]()
             # By then the leases of dead runs have expired, so that the runs which replace them are not refused.
@@ -100,6 +105,9 @@ with warnings.catch_warnings():
             except httpx.HTTPError as error:
                 self._logger.warning("Prefect's server does not answer: %r", error)
                 return []
+            except Unavailable as error:
+                self._logger.warning("The store does not answer, so no run is taken: %s", error)
+                return []
 
         async def _sync_and_initialize(self) -> None:
             try:
@@ -121,7 +129,26 @@ with warnings.catch_warnings():
             missed = superseded([flow_run.flow_run for flow_run in found])
             for run_id in missed:
                 await self.client.set_flow_run_state(run_id, Cancelled(message=_MISSED))
-            return [flow_run for flow_run in found if flow_run.flow_run.id not in missed]
+            kept = [flow_run for flow_run in found if flow_run.flow_run.id not in missed]
+            if not kept or self._machine is None or await self._is_fit():
+                return kept
+            # guard machines.takes: a machine without ffmpeg takes every night's run, and gives it back, until morning
+            return [flow_run for flow_run in kept if await self._is_light(flow_run.flow_run)]
+
+        async def _is_fit(self) -> bool:
+            """Look at the machine before it takes runs; return whether it may take all of them."""
+            machine = cast("Machine", self._machine)
+            try:
+                await asyncio.to_thread(machine.look)
+            except (IdentityMismatch, SchemaError) as error:
+                self.reason = error
+                self.refused.set()
+                return False
+            return machine.unfit is None
+
+        async def _is_light(self, run: FlowRun) -> bool:
+            """Check that a run may be taken by a machine that cannot work on videos."""
+            return self.reason is None and (await self.client.read_flow(run.flow_id)).name not in ON_VIDEOS
 
         async def run(
             self,
@@ -134,13 +161,18 @@ with warnings.catch_warnings():
             try:
                 noting = _Noting(self._pids, flow_run.id, task_status)
                 result = await super().run(flow_run, configuration, noting)  # type: ignore[arg-type]  # all that is asked of one
-                if flow_run.id not in self._handed_over:
+                if flow_run.id not in self._handed_over and not await self._was_given_back(flow_run.id, result):
                     return result
                 await self._put_back(flow_run.id)
                 return ProcessWorkerResult(identifier=result.identifier, status_code=0)  # others mean that it crashed
             finally:
                 self.at_work.pop(flow_run.id, None)
                 self._pids.pop(flow_run.id, None)
+
+        async def _was_given_back(self, run_id: UUID, result: ProcessWorkerResult) -> bool:
+            """Check whether a run ended in order without a final state: its machine could not do it."""
+            state = (await self.client.read_flow_run(run_id)).state
+            return result.status_code == 0 and state is not None and state.is_running()
 
         async def _put_back(self, run_id: UUID) -> None:
             state = (await self.client.read_flow_run(run_id)).state
@@ -212,14 +244,16 @@ async def work(
     patience: float,
     healthcheck: bool,
     say: Callable[[str], None],
+    machine: Machine,
     beside: Callable[[threading.Event], None] | None = None,
 ) -> None:
     """Work for these pools until SIGTERM or SIGINT, then drain; a second signal hands over at once.
 
-    `beside` runs in a thread until draining begins.
+    `beside` runs in a thread until draining begins. Raises IdentityMismatch or SchemaError once `machine` may take no
+    runs; those that it has are handed over at once.
     """
     os.environ.setdefault(HOME, os.getcwd())  # noqa: PTH109  as it is written, links and all
-    workers = [Worker(pool, limit) for pool in pools]
+    workers = [Worker(pool, limit, machine) for pool in pools]
     stopping, hurried = asyncio.Event(), asyncio.Event()
 
     def on_signal() -> None:
@@ -235,14 +269,17 @@ async def work(
             )
         stop = stack.enter_context(running_beside(beside)) if beside else threading.Event()
         running = [asyncio.create_task(worker.start(printer=say)) for worker in workers]
-        waiting = asyncio.create_task(stopping.wait())
-        await asyncio.wait([waiting, *running], return_when=asyncio.FIRST_COMPLETED)
+        waiting = [asyncio.create_task(event.wait()) for event in (stopping, *(worker.refused for worker in workers))]
+        await asyncio.wait([*waiting, *running], return_when=asyncio.FIRST_COMPLETED)
         stop.set()
+        reasons = [worker.reason for worker in workers if worker.reason]
+        if reasons:
+            hurried.set()
         await _drain(workers, patience, hurried, say)
-        for task in (waiting, *running):
+        for task in (*waiting, *running):
             task.cancel()
         ended = await asyncio.gather(*running, return_exceptions=True)
-    for error in ended:
+    for error in (*reasons, *ended):
         if isinstance(error, Exception):
             raise error
 

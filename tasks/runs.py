@@ -3,19 +3,25 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 from uuid import uuid4
 
 from prefect import runtime
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun, State
+from prefect.exceptions import Abort
 from prefect.flows import Flow
+from prefect.logging import get_run_logger
+from prefect.settings import PREFECT_API_URL
 from pydantic import AwareDatetime, Field, GetJsonSchemaHandler, TypeAdapter
 from pydantic_core import CoreSchema
 
 from reelkeeper.errors import Frozen, ReelkeeperError
 from reelkeeper.operations import Engine, open_store
 from reelkeeper.operations.alerts import alerts
+from reelkeeper.operations.core import machine
 from reelkeeper.operations.core.freeze import why_frozen
+from reelkeeper.operations.core.isolation import UNFIT
 from reelkeeper.operations.core.lease import HeldLease, alone
 from reelkeeper.operations.core.workspace import Workspace, open_workspace
 from reelkeeper.operations.health import watchdog
@@ -24,6 +30,9 @@ from reelkeeper.rules.alerts import alerting
 from reelkeeper.rules.alerts.cadence import CADENCES
 from reelkeeper.settings import settings
 
+PREFIX: Final = "reelkeeper_"  # of the names of our variables at Prefect's server
+RECORD: Final = f"{PREFIX}deployment"  # the id of the deployment whose runs the server starts
+is_given_back = False  # set where our worker started this process: it has given-back runs started again elsewhere
 _MOMENT = TypeAdapter[datetime](AwareDatetime)  # a parameter may still be text
 
 
@@ -77,15 +86,60 @@ def run_name() -> str:
 def workspace() -> Iterator[Workspace]:
     """Open the configured store and bucket, and check that they belong together. A dry run writes nothing there."""
     claims = not runtime.flow_run.parameters.get("dry_run", True)
-    with _naming_nobody(), open_workspace(settings(), claims=claims) as workspace:
+    with _naming_nobody(), _giving_back(), open_workspace(settings(), claims=claims) as workspace:
         yield workspace
 
 
 @contextmanager
 def store() -> Iterator[Engine]:
     """Open the store alone, for a flow that needs no bucket."""
-    with _naming_nobody(), open_store(settings()) as engine:
+    with _naming_nobody(), _giving_back(), open_store(settings()) as engine:
         yield engine
+
+
+def recorded(client: SyncPrefectClient) -> dict[str, Any]:
+    """Read what is recorded for Reelkeeper at Prefect's server: the variables whose names begin with our prefix."""
+    body = {"variables": {"name": {"like_": PREFIX}}, "limit": 200}
+    found = client.request("POST", "/variables/filter", json=body).json()
+    return {each["name"]: each["value"] for each in found if each["name"].startswith(PREFIX)}
+
+
+def require_deployment() -> None:
+    """Raise IdentityMismatch unless this process has the store of the deployment that Prefect's server is recorded for.
+
+    A server without a record, or one that Prefect starts for this process alone, is nobody's. Nothing is made.
+    """
+    if not PREFECT_API_URL.value():
+        return
+    with get_client(sync_client=True) as client:
+        deployment_id = recorded(client).get(RECORD)
+    # guard machines.runs: a run in a process without settings reports that it is done, and did nothing here
+    if deployment_id is not None:
+        machine.require_deployment(settings(), deployment_id)
+
+
+@contextmanager
+def _giving_back() -> Iterator[None]:
+    """Let a run do nothing outside its deployment; give it back to Prefect where this machine cannot do it."""
+    try:
+        require_deployment()
+        yield
+    except UNFIT as error:
+        if is_given_back and _is_unfit():
+            get_run_logger().warning("given back, since this machine cannot go on: %s", error)
+            raise Abort(str(error)) from error  # leaves the state as it is: the worker has another machine do it
+        raise
+
+
+def _is_unfit() -> bool:
+    """Check whether the machine is at fault, which its worker notices too, and not the run."""
+    try:
+        require_deployment()
+        with open_store(settings(), may_make=False) as engine:
+            machine.require_fit(engine, settings().scratch)
+    except UNFIT:
+        return True
+    return False
 
 
 @contextmanager

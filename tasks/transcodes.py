@@ -1,7 +1,7 @@
 """Transcodes: compress the videos of a plan on any number of workers, each independent of the others."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple, cast
 from uuid import UUID
@@ -14,11 +14,13 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from reelkeeper.adapters import ffmpeg
 from reelkeeper.adapters.ffmpeg.intake import sweep_scratch_dirs
-from reelkeeper.errors import MediaTimeout, Misconfigured, StorageError
+from reelkeeper.errors import MediaTimeout, Misconfigured, ReelkeeperError, StorageError
 from reelkeeper.model import Outcome
 from reelkeeper.operations import Item, Lease
+from reelkeeper.operations.alerts import alerts
 from reelkeeper.operations.billing import limits
-from reelkeeper.operations.core.isolation import ENDS_ALL
+from reelkeeper.operations.core import machine
+from reelkeeper.operations.core.isolation import ENDS_ALL, UNFIT
 from reelkeeper.operations.core.lease import HeldLease, LeaseManager
 from reelkeeper.operations.core.workspace import Workspace, open_workspace
 from reelkeeper.operations.lifecycle import outcomes as carried_out
@@ -30,15 +32,25 @@ from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe
 from reelkeeper.settings import settings
 
 _LOOK_AGAIN_SECONDS = 2.0  # while other workers hold all remaining videos, one of which may fail or die
+_OTHERS_SECONDS = 10.0  # in which a helper takes its next video
 _DASK_SECONDS = 10  # timeout for a scheduler that does not answer
 _PROGRESS_PERCENT, _PROGRESS_SECONDS = 5, 3
 
 
 class Order(NamedTuple):
-    """An order to a worker, possibly in another process: the plan, and the lease of its run."""
+    """An order to a worker, possibly on another machine: the plan, the lease of its run, and whose videos they are."""
 
     plan_id: str
     lease: Lease
+    deployment_id: str
+
+
+class Worked(NamedTuple):
+    """What a worker did, and why its machine could not go on, if it could not."""
+
+    outcomes: list[Outcome]
+    machine: str
+    fault: ReelkeeperError | None
 
 
 @task(task_run_name="identify the recipe", cache_policy=NO_CACHE)
@@ -60,14 +72,17 @@ def left_today(workspace: Workspace, policy: LifecyclePolicy) -> int | None:
 def compress_planned(workspace: Workspace, held: HeldLease, plan_id: str) -> list[Outcome]:
     """Compress a plan's videos, the largest first, `workers` at a time, until all are settled, here or by helpers.
 
-    Transient failures are tried again at the end. Raises LeaseLost, Frozen and DiskFull; any other failure is recorded
-    for its video. However this ends, nothing more begins under the lease of `held`.
+    Transient failures are tried again at the end. A machine that cannot go on ends its part, and the others do the
+    rest; where there are none, raises DiskFull, ToolMissing, SchemaError or IdentityMismatch. Raises LeaseLost and
+    Frozen; any other failure is recorded for its video. However this ends, nothing more begins under the lease of
+    `held`.
     """
-    if not carried_out.left(workspace.engine, plan_id)[0].objects:
+    left = carried_out.left(workspace.engine, plan_id)[0].objects
+    if not left:
         return []
     progress = _Progress(workspace, plan_id)
-    width = min(settings().workers, carried_out.left(workspace.engine, plan_id)[0].objects)
-    order = Order(plan_id, held.lease)
+    width = min(settings().workers, left)
+    order = Order(plan_id, held.lease, workspace.deployment_id)
     with _runner(width) as runner:
         try:
             here = workspace if isinstance(runner, ThreadPoolTaskRunner) else None  # other processes open their own
@@ -77,10 +92,34 @@ def compress_planned(workspace: Workspace, held: HeldLease, plan_id: str) -> lis
             while running := [future for future in futures if not future.wrapped_future.done()]:
                 running[0].wait(timeout=_PROGRESS_SECONDS)
                 progress.show()
-            return [outcome for future in futures for outcome in future.result()]
+            worked: list[Worked] = [future.result() for future in futures]
+            _leave_to_others(workspace, order, {each.machine: each.fault for each in worked if each.fault}, progress)
+            return [outcome for each in worked for outcome in each.outcomes]
         except BaseException:
             held.manager.release([held.lease])  # so that the helpers stop before their next video
             raise
+
+
+def _leave_to_others(
+    workspace: Workspace, order: Order, faults: Mapping[str, ReelkeeperError], progress: "_Progress"
+) -> None:
+    """Alert people to machines that could not go on, and wait while others do the rest. Raises a fault where none do.
+
+    A helper does not wait: its run is done again on another machine.
+    """
+    for place, fault in faults.items():
+        get_run_logger().warning("machine %s ends its part of the work: %s", place, fault)
+        alerts.tell_unfit(workspace.engine, place, type(fault).__name__, str(fault), run_id=order.plan_id)
+    until = time.monotonic() + _OTHERS_SECONDS
+    while faults and carried_out.left(workspace.engine, order.plan_id)[0].objects:
+        if plans.others_at_work(workspace.engine, order.plan_id):
+            until = time.monotonic() + _OTHERS_SECONDS
+        # guard machines.helped: a plan ends for all its helpers because the machine of its run cannot work
+        if not plans.is_own(order.lease, order.plan_id) or time.monotonic() > until:
+            raise next(iter(faults.values()))
+        may_go_on(workspace.engine, order.plan_id, order.lease)
+        progress.show()
+        time.sleep(_LOOK_AGAIN_SECONDS)
 
 
 def require_workers() -> None:
@@ -116,24 +155,36 @@ def _runner(width: int) -> Iterator[TaskRunner[Any]]:
 
 
 @task(task_run_name="worker {number}", cache_policy=NO_CACHE)
-def work(order: Order, number: int, workspace: Workspace | None) -> list[Outcome]:  # noqa: ARG001  the run name has the number
-    """Compress the batches of a plan one by one until none is left; return the outcome of each video."""
-    if swept := sweep_scratch_dirs(settings().scratch):
-        get_run_logger().info("removed %s scratch folders of killed runs", f"{swept:,}")
+def work(order: Order, number: int, workspace: Workspace | None) -> Worked:  # noqa: ARG001  the run name has the number
+    """Compress the batches of a plan one by one until none is left, or until this machine cannot go on."""
     outcomes: list[Outcome] = []
-    with (
-        nullcontext(workspace) if workspace else open_workspace(settings()) as place,
-        LeaseManager(place.engine) as manager,
-    ):
-        job = load_job(place.engine, order.plan_id)
-        while may_go_on(place.engine, *order):
-            if batch := claim(place.engine, manager, order.plan_id):
-                outcomes += compress_batch(place, manager, order, job, batch)
-            elif carried_out.left(place.engine, order.plan_id)[0].objects:
-                time.sleep(_LOOK_AGAIN_SECONDS)
-            else:
-                break
-    return outcomes
+    try:
+        if workspace is None:
+            # guard machines.dask: a Dask worker without settings makes a store and a bucket of its own
+            machine.require_deployment(settings(), order.deployment_id)
+        if swept := sweep_scratch_dirs(settings().scratch):
+            get_run_logger().info("removed %s scratch folders of killed runs", f"{swept:,}")
+        with (
+            nullcontext(workspace) if workspace else open_workspace(settings()) as place,
+            LeaseManager(place.engine) as manager,
+        ):
+            _work(place, manager, order, outcomes)
+    except UNFIT as fault:  # its videos are free again, and other machines take them
+        return Worked(outcomes, machine.name(), fault)
+    return Worked(outcomes, machine.name(), None)
+
+
+def _work(workspace: Workspace, manager: LeaseManager, order: Order, outcomes: list[Outcome]) -> None:
+    job = load_job(workspace.engine, order.plan_id)
+    while may_go_on(workspace.engine, order.plan_id, order.lease):
+        # guard machines.batches: a machine that cannot work takes videos, and keeps others from them
+        machine.require_fit(workspace.engine, settings().scratch)
+        if batch := claim(workspace.engine, manager, order.plan_id):
+            outcomes += compress_batch(workspace, manager, order, job, batch)
+        elif carried_out.left(workspace.engine, order.plan_id)[0].objects:
+            time.sleep(_LOOK_AGAIN_SECONDS)
+        else:
+            break
 
 
 @task(task_run_name="compress the batch from {batch.items[0][0].video_id}", cache_policy=NO_CACHE)
@@ -144,7 +195,7 @@ def compress_batch(
     outcomes = []
     try:
         for item, lease in batch.items:
-            if not may_go_on(workspace.engine, *order):
+            if not may_go_on(workspace.engine, order.plan_id, order.lease):
                 break
             outcome = _settle(workspace, manager, job, item, lease, last_try=batch.last_try)
             carried_out.record(workspace.engine, "swap.record", job.plan_id, [outcome])
@@ -161,7 +212,7 @@ def _settle(
 ) -> Outcome:
     try:
         return compress(workspace, manager, job, item, lease, scratch=settings().scratch)
-    except ENDS_ALL:  # such as a full disk, which is not the video's fault
+    except ENDS_ALL:  # such as a full disk or a missing ffmpeg, which is not the video's fault
         raise
     except (MediaTimeout, StorageError) as error:
         if not last_try:

@@ -69,6 +69,7 @@ class AuthMiddleware:
         try:
             if path not in HEALTH:
                 self._load.check()
+                self._load.require_schema()
             # guard auth.every_path: callers without a token are admitted
             if path not in OPEN:
                 caller = await self._admitted(headers)

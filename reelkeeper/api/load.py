@@ -19,6 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
 from reelkeeper.errors import SchemaError
+from reelkeeper.operations.core.machine import require_schema
 from reelkeeper.operations.core.policies import current
 from reelkeeper.rules.core.access import AccessPolicy
 
@@ -27,6 +28,7 @@ _PLACES: Final = 10
 _SQLITE_PLACES: Final = 4  # it runs in this process: more threads than cores only slow down the event loop
 _TICK_SECONDS: Final = 0.1
 _LIMITS_SECONDS: Final = 1.0
+OTHER_SCHEMA: Final = "The store has another schema than this version of the API: it waits to be updated."
 _log = logging.getLogger(__name__)
 _RETRY_SECONDS: Final = range(2, 9)  # random, so that callers do not all return at once
 
@@ -110,6 +112,7 @@ class Load:
     def __init__(self, engine: Engine, policy: AccessPolicy) -> None:
         self._engine, self._late_seconds = engine, 0.0
         self.policy = policy
+        self.schema_problem = ""  # why this version may not work on the store, if it may not
         self.requests = Cap("requests in progress", policy.requests_of_token, policy.requests_at_once)
         self.streams = Cap("event streams", policy.streams_of_token, policy.streams_at_once)
         self.uploads = Cap("uploads in progress", policy.uploads_of_token, policy.uploads_at_once)
@@ -126,13 +129,30 @@ class Load:
         """Read the limits in force each second, in a loop. A failed read is repeated a second later."""
         while True:
             await asyncio.sleep(_LIMITS_SECONDS)
-            try:
-                policy = (await run_sync(current, self._engine)).policies.access
-            except (SQLAlchemyError, SchemaError) as error:
-                _log.warning("the limits in force could not be read: %s", type(error).__name__)
-                continue
-            if policy is not self.policy:
-                self.limit(policy)
+            await self.look()
+
+    async def look(self) -> None:
+        """Read the limits in force, and whether this version still knows the store's schema and policies."""
+        try:
+            await run_sync(require_schema, self._engine)
+            policy = (await run_sync(current, self._engine)).policies.access
+        except SQLAlchemyError as error:
+            _log.warning("the limits in force could not be read: %s", type(error).__name__)
+            return
+        except SchemaError as error:
+            if not self.schema_problem:
+                _log.error("no request is answered: %s", error)
+            self.schema_problem = str(error)
+            return
+        self.schema_problem = ""
+        if policy is not self.policy:
+            self.limit(policy)
+
+    def require_schema(self) -> None:
+        """Raise Shed (503) while this version does not know the store's schema or policies."""
+        # guard machines.api: a running API of another version changes a store that it does not understand
+        if self.schema_problem:
+            raise Shed(503, "schema", OTHER_SCHEMA)
 
     def limit(self, policy: AccessPolicy) -> None:
         """Apply these limits from now on; running requests are not affected."""

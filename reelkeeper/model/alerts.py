@@ -101,6 +101,7 @@ AlertRule = Literal[
     "slow_jobs",
     "spend_limit",
     "stuck_outbox",
+    "unfit_machine",
     "unwell_provider",
     "webhook_disabled",
     "webhook_given_up",

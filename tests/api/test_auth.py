@@ -1,11 +1,13 @@
 """Checks before all routes: tokens, scopes, rate and size limits, and the form of errors."""
 
+import asyncio
 import re
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from time import sleep
 
 import pytest
+import sqlalchemy as sa
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from starlette.responses import PlainTextResponse
@@ -20,6 +22,7 @@ from reelkeeper.model.requests import Queued
 from reelkeeper.operations.core import freeze, tokens
 from reelkeeper.operations.jobs import settle
 from reelkeeper.rules.core.access import AccessPolicy
+from reelkeeper.store.core.engine import newest_schema, transaction
 from tests.api.answers import problem
 from tests.api.conftest import NewClient
 from tests.faults.world import World
@@ -189,3 +192,23 @@ def test_the_figures_count_the_routes_and_the_store(client: TestClient, world: W
     assert "reelkeeper_frozen 0.0" in text
     assert 'route="other",status="404"' in text
     assert "somebody" not in text
+
+
+def test_a_running_api_of_another_version_answers_no_request(
+    app: FastAPI, app_state: AppState, client: TestClient, world: World
+) -> None:
+    def is_now(revision: str) -> None:
+        with transaction(world.workspace.engine, "test") as session:
+            session.execute(sa.text("UPDATE alembic_version SET version_num = :revision"), {"revision": revision})
+        asyncio.run(app_state.load.look())
+
+    assert client.get("/v1/videos/none").status_code == 404
+    is_now("9999")
+    try:
+        for path in ("/v1/videos/none", "/readyz"):
+            assert str(problem(client.get(path), 503)["type"]).endswith("schema")
+        assert client.get("/healthz").status_code == 200
+    finally:
+        is_now(newest_schema())
+    assert client.get("/v1/videos/none").status_code == 404
+    assert app.state.load is app_state.load

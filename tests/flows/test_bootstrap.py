@@ -26,6 +26,7 @@ from reelkeeper.errors import Misconfigured
 from reelkeeper.model.access import Scope
 from reelkeeper.model.jobs import GLOBAL_LIMIT
 from reelkeeper.operations.core import tokens
+from tasks.runs import recorded
 
 ROOT = Path(__file__).parents[2]
 API = "http://127.0.0.1:8787"
@@ -49,6 +50,8 @@ def _clear(client: SyncPrefectClient) -> None:
         client.request("DELETE", "/automations/{id}", path_params={"id": automation["id"]})
     for deployment in client.read_deployments(limit=200):
         client.request("DELETE", "/deployments/{id}", path_params={"id": deployment.id})
+    for name in recorded(client):
+        client.delete_variable_by_name(name)
     if block := kept(client):
         client.delete_block_document(block[2])
 

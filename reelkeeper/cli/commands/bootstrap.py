@@ -4,7 +4,6 @@
 """
 
 import os
-from contextlib import nullcontext
 from typing import Annotated
 
 import typer
@@ -21,19 +20,23 @@ def bootstrap(
         typer.Option(metavar="URL", help="Where Prefect's server reaches our API; default: REELKEEPER_API_URL."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Reset changed limits to their initial values.")] = (False),
+    claim: Annotated[
+        bool, typer.Option("--claim", help="Take the server over for this store, from a deployment that is no more.")
+    ] = False,
 ) -> None:
     """Create work pools, the limit of concurrent jobs and automations at the Prefect server of PREFECT_API_URL.
 
-    It is safe to repeat: existing limits stay as people and tune_concurrency have set them.
+    It records this store's deployment there: machines with another store take none of the server's runs. It is safe to
+    repeat: existing limits stay as people and tune_concurrency have set them.
     """
     settings = configured()
     orchestration.join_server(settings.state_dir)
     orchestration.require_server()
     from deployments import bootstrap as setting_up
 
-    at = api_url or settings.api_url
-    with store() if at else nullcontext() as engine:
-        for line in setting_up.bootstrap(engine=engine, api_url=at, force=force):
+    setting_up.require_record(claim=claim)
+    with store() as engine:
+        for line in setting_up.bootstrap(engine=engine, api_url=api_url or settings.api_url, force=force, claim=claim):
             say(line)
 
 
@@ -69,20 +72,20 @@ def worker(
 
     Runs that last longer than its patience are stopped and handed over: the next worker starts them again, with the
     same parameters. If R2's event notifications are set up, a worker of the pool default also follows them.
-    It takes no runs, and ends with exit code 7, if it does not know the store's schema or policies.
+    It takes no runs, and ends, if its store is not that of the deployment which `bootstrap` has recorded (exit code 9),
+    if it does not know the store's schema or policies (7), or if ffmpeg or the sandbox does not work (1).
     """
     settings = configured()
-    from reelkeeper.operations.core.policies import current
-
-    with store() as engine:
-        # guard policy.worker: a worker takes flow runs that it cannot do, and each of them fails
-        current(engine)
     orchestration.join_server(settings.state_dir)
     import asyncio
     import logging
     from functools import partial
 
+    from deployments.machine import Machine
     from deployments.worker import work
+
+    machine = Machine(settings)
+    machine.require()
 
     tell = logging.getLogger("reelkeeper.worker").info if settings.log_format == "json" else say
     beside = None
@@ -90,4 +93,6 @@ def worker(
         from reelkeeper.operations.sync.following import follow_bucket
 
         beside = partial(follow_bucket, settings)
-    asyncio.run(work(pools, limit=limit, patience=patience, healthcheck=healthcheck, say=tell, beside=beside))
+    asyncio.run(
+        work(pools, limit=limit, patience=patience, healthcheck=healthcheck, say=tell, machine=machine, beside=beside)
+    )

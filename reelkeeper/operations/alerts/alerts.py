@@ -25,7 +25,7 @@ from reelkeeper.model.alerts import (
 )
 from reelkeeper.operations.alerts import events
 from reelkeeper.operations.core.policies import in_force
-from reelkeeper.rules.alerts import messages
+from reelkeeper.rules.alerts import alerting, messages
 from reelkeeper.rules.alerts.alerting import AlertPolicy, Decision, FindingState, Known, Quiet, decide
 from reelkeeper.store import Engine, Session
 from reelkeeper.store.alerts import alerts, outbox
@@ -95,6 +95,17 @@ def observe_within(
         len(decision.resolved) + len(decision.faded),
         len(decision.snoozed),
     )
+
+
+def tell_unfit(engine: Engine, machine: str, code: str, problem: str, *, run_id: str) -> None:
+    """Alert people once that a machine cannot work, until `tell_fit`."""
+    observe(engine, [alerting.unfit_machine(machine, code, problem)], rules=(), run_id=run_id)
+
+
+def tell_fit(engine: Engine, machine: str, *, run_id: str) -> None:
+    """Resolve the alert about a machine, if there is one."""
+    scope = alerting.machine_scope(machine)
+    observe(engine, [], rules=[alerting.UNFIT_MACHINE], scope=scope, run_id=run_id)
 
 
 def forget(session: Session, rule: str, scope: str) -> None:

@@ -3,12 +3,24 @@
 from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
 
-from reelkeeper.errors import DiskFull, Frozen, LeaseLost, StorageError, Unavailable
+from reelkeeper.errors import (
+    DiskFull,
+    Frozen,
+    IdentityMismatch,
+    LeaseLost,
+    SchemaError,
+    StorageError,
+    ToolMissing,
+    Unavailable,
+)
 from reelkeeper.store import OperationalError
 
 Item = TypeVar("Item")
+# Errors of this machine: it ends its part and gives back what it holds, since another machine can do the work.
+UNFIT: Final = (DiskFull, ToolMissing, SchemaError, IdentityMismatch)
 # Errors that are not an item's fault: nothing more is tried.
-ENDS_ALL: Final = (Frozen, LeaseLost, DiskFull, Unavailable, OperationalError)
+# guard machines.no_fault: a machine without ffmpeg fails every clip that it takes, in a second each
+ENDS_ALL: Final = (Frozen, LeaseLost, *UNFIT, Unavailable, OperationalError)
 
 
 def each_apart(
@@ -20,7 +32,7 @@ def each_apart(
 
     `act` must be safe to repeat, and change nothing where it raises, or be able to finish later. `failed` is called
     with each failing item, or with all where the bucket itself fails. Raises Frozen, LeaseLost, and errors of an
-    unreachable store or a full disk.
+    unreachable store or an unfit machine.
     """
     try:
         act(items)

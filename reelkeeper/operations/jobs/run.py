@@ -19,7 +19,6 @@ from reelkeeper.adapters.ffmpeg.intake import scratch_dir
 from reelkeeper.adapters.providers.contract import Generator, Made, Order
 from reelkeeper.errors import (
     AccountLocked,
-    DiskFull,
     Frozen,
     GenerationCancelled,
     GenerationFailed,
@@ -34,6 +33,7 @@ from reelkeeper.errors import (
 )
 from reelkeeper.logs import bound
 from reelkeeper.model.jobs import JobState
+from reelkeeper.operations.core.isolation import UNFIT
 from reelkeeper.operations.core.lease import GIVE_UP_SECONDS, LeaseManager
 from reelkeeper.operations.core.policies import at as at_version
 from reelkeeper.operations.core.workspace import Workspace
@@ -78,7 +78,7 @@ class HandedOver(Exception):  # noqa: N818  no error: the worker ends, and the j
 class WorkerContext:
     """Shared by all jobs of a worker. `closing`: hand over jobs that continue at a provider; `ending`: all jobs.
 
-    `no_room` has the message of a full disk, which ends the worker.
+    `unfit` has the first reason why this machine cannot go on, such as a full disk, which ends the worker.
     """
 
     workspace: Workspace
@@ -88,7 +88,7 @@ class WorkerContext:
     run_id: str
     closing: threading.Event = field(default_factory=threading.Event)
     ending: threading.Event = field(default_factory=threading.Event)
-    no_room: list[DiskFull] = field(default_factory=list)
+    unfit: list[ReelkeeperError] = field(default_factory=list)
 
     @property
     def engine(self) -> Engine:
@@ -180,9 +180,10 @@ def _end(context: WorkerContext, job: JobRun, error: Exception) -> End:
                 is_locked=isinstance(error, AccountLocked),
                 run_id=context.run_id,
             )
-    if isinstance(error, DiskFull):  # not the job's fault: another worker may have room
-        context.no_room.append(error)
-    if isinstance(error, HandedOver | Frozen | DiskFull):
+    # guard machines.jobs: a machine without ffmpeg uses up the attempts of every job of the queue
+    if isinstance(error, UNFIT):  # not the job's fault: another machine can do it
+        context.unfit.append(error)
+    if isinstance(error, (HandedOver, Frozen, *UNFIT)):
         claiming.hand_back(context.engine, [job.claim])
         return End.HANDED_OVER
     if isinstance(error, GenerationCancelled):

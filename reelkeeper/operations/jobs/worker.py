@@ -18,6 +18,7 @@ from pathlib import Path
 from reelkeeper.adapters.providers.contract import Generator
 from reelkeeper.disk import make_folder
 from reelkeeper.operations.core.lease import GIVE_UP_SECONDS, HEARTBEAT_SECONDS, LeaseManager, new_holder
+from reelkeeper.operations.core.machine import require_fit
 from reelkeeper.operations.core.overrides import followed
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.jobs import claim as claiming
@@ -59,9 +60,9 @@ def work(
     """Run jobs in a thread for each slot until the shift is over; return the number of jobs by outcome.
 
     Each claim and each job follows the policies in force at that time, with the shift's exceptions. `limit` gives how
-    many may run at once over all workers; it is called before each claim. A full disk ends the shift with
-    DiskFull, without failing a job. If the store answers again before its claims are given up, nothing is lost. Any
-    error here, or in this thread, hands over every job at once.
+    many may run at once over all workers; it is called before each claim. A machine that cannot work ends the shift
+    with DiskFull, ToolMissing or SchemaError, without failing a job. If the store answers again before its claims are
+    given up, nothing is lost. Any error here, or in this thread, hands over every job at once.
     """
     make_folder(scratch)
     with LeaseManager(workspace.engine) as manager:
@@ -105,12 +106,14 @@ class _Worker:
 
     def _fill(self, pool: ThreadPoolExecutor) -> int | None:
         """Claim a job for each free slot; return how many there were, or None where the store did not answer."""
-        if self._context.no_room:
-            raise self._context.no_room[0]
+        if self._context.unfit:
+            raise self._context.unfit[0]
         if not self._warm:
             return 0
         limit = self._limit()
         try:
+            # guard machines.claims: a machine that cannot work claims jobs, and holds them up
+            require_fit(self._context.engine, self._context.scratch)
             claimed = claiming.claim(
                 self._context.engine,
                 self._name,

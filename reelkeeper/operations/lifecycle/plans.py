@@ -30,6 +30,7 @@ from reelkeeper.rules.policies import terms_of
 from reelkeeper.store import Engine
 from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import reading, transaction
+from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.lifecycle import crf_searches, plan_progress, plan_results, purge_plan
 from reelkeeper.store.lifecycle.plan_writer import add_verdicts, begin_plan, leave_beyond_share
 from reelkeeper.store.lifecycle.plans import (
@@ -214,6 +215,17 @@ def begin(engine: Engine, held: HeldLease, plan: PlanSummary) -> HeldLease:
         plan_progress.close_others(session, plan.flow, plan.id)
     (lease,) = held.manager.take([plan_progress.plan_lease(plan.id)])
     return HeldLease(held.manager, lease)
+
+
+def is_own(lease: Lease, plan_id: str) -> bool:
+    """Check whether `lease` is that of the run that carries the plan out, and not a helper's."""
+    return lease.name == plan_progress.plan_lease(plan_id)
+
+
+def others_at_work(engine: Engine, plan_id: str) -> bool:
+    """Check whether any worker has a video of the plan now."""
+    with reading(engine) as session:
+        return plan_progress.at_work(session, plan_id)
 
 
 def under_way(engine: Engine) -> str | None:

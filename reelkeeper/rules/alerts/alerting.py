@@ -243,3 +243,29 @@ def finding(trouble: Trouble, flow: str, *, run_name: str, message: str = "", ur
 def scope(flow: str) -> str:
     """Name the scope of an alert about a run of `flow`."""
     return f"flow:{flow}"
+
+
+UNFIT_MACHINE: Final = "unfit_machine"
+
+
+def unfit_machine(machine: str, code: str, problem: str) -> Finding:
+    """Make the finding for a machine that cannot work, or is not of this deployment; `code` names the kind of error.
+
+    It is reported once, until a worker on that machine is found fit.
+    """
+    return Finding(
+        rule=UNFIT_MACHINE,
+        scope=machine_scope(machine),
+        period="",
+        level="",
+        severity=Severity.WARNING,
+        title=f"Machine {machine} takes no work: {code}",
+        text=problem,
+        suggestion="The other machines do its work. Once it can work again, start its worker, unless it still runs.",
+        figures=(("Machine", machine), ("Code", code)),
+    )
+
+
+def machine_scope(machine: str) -> str:
+    """Name the scope of an alert about a machine."""
+    return f"machine:{machine}"

@@ -9,11 +9,12 @@ from datetime import datetime
 from typing import Final, NamedTuple
 
 import sqlalchemy as sa
+from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
 from reelkeeper.store.core import controls, policies
 from reelkeeper.store.core.audit import Event, append
-from reelkeeper.store.core.engine import Clock, changed, insert_into, now
+from reelkeeper.store.core.engine import Clock, changed, insert_into, now, reading
 from reelkeeper.store.tables import blobs, deployment, heartbeats
 
 _STATE = sa.select(deployment.c.frozen_at, deployment.c.frozen_by, deployment.c.frozen_reason, *policies.VERSION)
@@ -37,6 +38,14 @@ def identity(session: Session) -> str:
     """Read the id that the bucket's identity object must hold."""
     deployment_id: str = session.execute(sa.select(deployment.c.id)).scalar_one()
     return deployment_id
+
+
+def owner(engine: Engine) -> str | None:
+    """Read the id of a store of any version; None for a database that holds no store."""
+    if not sa.inspect(engine).has_table("deployment"):
+        return None
+    with reading(engine) as session:
+        return session.execute(sa.select(deployment.c.id)).scalar()
 
 
 def knows_objects(session: Session) -> bool:

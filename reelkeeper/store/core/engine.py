@@ -228,10 +228,11 @@ _VERSIONS = Path(__file__).parents[1] / "migrations" / "versions"
 
 
 @contextmanager
-def open_store(settings: Settings, *, may_make: bool = True) -> Iterator[Engine]:
+def open_store(settings: Settings, *, may_make: bool = True, as_it_is: bool = False) -> Iterator[Engine]:
     """Open the store without a bucket; the embedded one is upgraded first, and made if it `may_make` it.
 
     Raises SchemaError; if the store does not answer, now or within the block, Unavailable, Misconfigured or DiskFull.
+    `as_it_is` opens a store of any schema, and changes nothing.
     """
     # guard watchdog.made_store: where the state folder is wrong, a watchdog finds a new, empty store in good health
     if not may_make and settings.database_url is None and not settings.store_file.exists():
@@ -242,7 +243,7 @@ def open_store(settings: Settings, *, may_make: bool = True) -> Iterator[Engine]
     tighten(settings.state_dir)
     engine = open_engine(settings.store_url)
     try:
-        if not _is_current(engine):
+        if not (as_it_is or _is_current(engine)):
             from reelkeeper.store.core import schema  # noqa: PLC0415  Alembic costs a look-up a third of its time
 
             if settings.database_url is None:
@@ -261,7 +262,16 @@ def _is_current(engine: Engine) -> bool:
     """Check whether the store has the newest schema, without loading Alembic: a False may be wrong."""
     if not sa.inspect(engine).has_table("alembic_version"):
         return False
-    newest = max(path.name for path in _VERSIONS.glob("[0-9]*.py"))
     with reading(engine) as session:
-        known = session.execute(sa.select(sa.column("version_num")).select_from(sa.table("alembic_version"))).scalars()
-        return list(known) == [newest.partition("_")[0]]
+        return schema_of(session) == [newest_schema()]
+
+
+def schema_of(session: AnySession) -> list[str]:
+    """Read the revision of a store that has one, by one small query."""
+    return list(session.execute(sa.select(sa.column("version_num")).select_from(sa.table("alembic_version"))).scalars())
+
+
+@cache
+def newest_schema() -> str:
+    """Return the revision that this version of Reelkeeper works with, as it was when this process first asked."""
+    return max(path.name for path in _VERSIONS.glob("[0-9]*.py")).partition("_")[0]

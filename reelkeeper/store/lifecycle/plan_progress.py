@@ -102,6 +102,14 @@ def waiting(session: Session, plan_id: str, limit: int) -> tuple[list[Item], boo
     return [Item(*row[1:]) for row in rows if (row.outcome == AGAIN) == last_try], last_try
 
 
+def at_work(session: Session, plan_id: str) -> bool:
+    """Check whether any worker has a video of the plan now."""
+    chosen = sa.select(verdicts.c.blob_id).where(
+        verdicts.c.plan_id == plan_id, _COMPRESS, _LEFT, _is_held("video/", verdicts.c.video_id)
+    )
+    return session.execute(chosen.limit(1)).scalar() is not None
+
+
 def unsettled(session: Session, plan_id: str, blob_ids: Sequence[int], *, last_try: bool) -> set[int]:
     """Return those of these items that no worker has settled since they were listed."""
     as_listed = verdicts.c.outcome == AGAIN if last_try else verdicts.c.outcome.is_(None)
