@@ -11,12 +11,13 @@ TWO := --numprocesses 2   # two tests at a time; each worker has servers of its 
 # What not even its timeout ends, as where C code waits, is named with its traceback, and ends with its worker.
 NO_HANG := -o faulthandler_timeout=1500 -o faulthandler_exit_on_timeout=true
 SEED ?=                   # of the order of tests and of what test-long draws; each run prints its own
+SINCE ?= HEAD
 SEEDED = $(if $(SEED),--randomly-seed=$(SEED))
 unexport PYTHONDONTWRITEBYTECODE   # where it is set, each of hundreds of processes would compile all modules anew
 RULES_FLOOR := 90         # percent; 90.0 of rules by tests/rules alone
 OPERATIONS_FLOOR := 80
 
-.PHONY: demo test test-long test-soak guards coverage check docs pictures fmt bench lock clean
+.PHONY: demo test test-changed test-long test-soak guards coverage check docs pictures fmt bench lock clean
 .DEFAULT_GOAL := demo
 
 $(STAMP): requirements.lock pyproject.toml
@@ -30,6 +31,9 @@ demo: $(STAMP)          ## the main job on real videos, in a folder to look at
 
 test: $(STAMP)          ## everything a change must keep true, in five minutes
 	$(BIN)/pytest -m "not long" $(TWO) --dist loadfile $(NO_HANG) $(SEEDED)
+
+test-changed: $(STAMP)  ## the quick tests that depend on what has changed since SINCE, by imports and fixtures
+	$(BIN)/python -m tests.changed $(SINCE)
 
 test-long: $(STAMP) $(FOREIGN) $(VENDORS) ## kills, quality runs, more examples: a third of all cases, drawn by a SEED
 	$(BIN)/pytest -m "(long or hypothesis) and not soak and not undrawn" --hypothesis-profile thorough \

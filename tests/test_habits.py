@@ -37,6 +37,17 @@ def test_new_dependencies_are_looked_for_wherever_some_are_pinned() -> None:
     assert {place for each in written["updates"] for place in each.get("directories", [])} == pinned
 
 
+def test_each_push_runs_everything_and_each_night_the_soak_with_exact_versions_of_actions() -> None:
+    written: dict[str, Any] = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    steps = {
+        name: [step.get("run", step.get("uses")) for step in job["steps"]] for name, job in written["jobs"].items()
+    }
+    assert steps["run"][-1] == ".ci/run"
+    assert steps["soak"][-2:] == [".ci/run programs", "make test-soak"]
+    used = [step for job in steps.values() for step in job if "@" in step]
+    assert all(re.fullmatch(r"actions/[a-z-]+@v\d+\.\d+\.\d+", step) for step in used)
+
+
 def test_a_container_for_editors_makes_what_a_clone_makes() -> None:
     written: dict[str, Any] = json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text())
     assert written["postCreateCommand"].endswith("make check")
