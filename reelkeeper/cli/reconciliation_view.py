@@ -99,13 +99,14 @@ def _difference(found: "VendorComparison") -> int | None:
 def _jobs_json(found: "VendorComparison") -> dict[str, object]:
     return {
         "jobs_of_both": len(found.both),
+        "requests_of_both": found.requests,
         "differences": [
-            {"job": bill.job_id, "at_provider": bill.vendor_ids, "ours_usd": _usd(bill.ours_nanousd)}
+            {"job": bill.job_id, "at_provider": bill.vendor_id, "ours_usd": _usd(bill.ours_nanousd)}
             | {"theirs_usd": _usd(bill.theirs_nanousd), "difference_usd": _usd(bill.difference_nanousd)}
             for bill in found.differing
         ],
         "only_ours": [
-            {"job": job.id, "at_provider": job.vendor_id, "started_at": job.started_at}
+            {"job": job.job_id, "at_provider": job.vendor_id, "started_at": job.sent_at}
             | {"ours_usd": _of_micro(job.cost_microusd)}
             for job in found.only_ours
         ],
@@ -134,18 +135,19 @@ def _print_jobs(found: "VendorComparison", provider: str, month: str) -> None:
         _sum_up(found, provider)
         return
     say(
-        f"{month} at {provider}: {len(found.both):,} jobs are known to both, {len(found.only_ours):,} only to us, "
+        f"{month} at {provider}: {len(found.both):,} jobs are known to both, made for {found.requests:,} of our "
+        f"requests; {len(found.only_ours):,} are known only to us, "
         f"{len(found.only_theirs):,} only to {provider}."
     )
     for job in found.only_ours:
         at_vendor = job.vendor_id or "no name there"
-        say(f"Only known to us: job {job.id}, {at_vendor}, ${_of_micro(job.cost_microusd) or ' not known'}.")
+        say(f"Only known to us: job {job.job_id}, {at_vendor}, ${_of_micro(job.cost_microusd) or ' not known'}.")
     for entry in found.only_theirs:
         cost = "at an unknown cost" if entry.cost_nanousd is None else f"${exact_usd(entry.cost_nanousd)}"
         say(f"Only known to {provider}: {entry.id}, {entry.model}, {entry.at:%Y-%m-%d %H:%M}, {cost}.")
     if found.differing:
         rows = [
-            (bill.job_id, ", ".join(bill.vendor_ids), *(_usd(nanousd) or "not known" for nanousd in amounts))
+            (bill.job_id, bill.vendor_id, *(_usd(nanousd) or "not known" for nanousd in amounts))
             for bill in found.differing
             if (amounts := (bill.ours_nanousd, bill.theirs_nanousd, bill.difference_nanousd))
         ]

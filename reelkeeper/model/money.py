@@ -74,14 +74,14 @@ class VendorJob(NamedTuple):
 
 
 class SentJob(NamedTuple):
-    """A job of ours that a vendor has made, or may have made, with its names there."""
+    """A job at a vendor that it has made, or may have made, for a job of ours. Each attempt is one of its own."""
 
-    id: str
-    vendor_key: str | None
+    job_id: str  # ours
+    key: str  # that it was sent under
     vendor_id: str | None
-    started_at: datetime
-    finished_at: datetime | None
-    cost_microusd: int | None  # what it cost as the vendor told, or was expected; None: nothing, as far as we know
+    sent_at: datetime
+    ended_at: datetime | None
+    cost_microusd: int | None  # what counts for it: as reported, else expected if the vendor may charge; None: open
 
 
 class SoFar(NamedTuple):

@@ -5,7 +5,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -25,14 +25,16 @@ from reelkeeper.operations.billing import ledger
 from reelkeeper.operations.core import tokens
 from reelkeeper.operations.jobs.claim import name_sent
 from reelkeeper.operations.jobs.vendor_bill import reconcile
+from reelkeeper.rules.billing.vendor_charges import Ending, may_be_charged
 from reelkeeper.rules.jobs.attempts import AttemptPolicy
 from reelkeeper.rules.jobs.breaker import BreakerPolicy
 from reelkeeper.store.billing import spend_counters
 from reelkeeper.store.core.engine import Clock, now, reading, transaction
-from reelkeeper.store.tables import jobs
+from reelkeeper.store.tables import jobs, vendor_jobs
 from tests.adapters.providers.formats import FORMATS, Format
 from tests.doubles.fal import FalDouble
 from tests.doubles.replicate import SIGNING_SECRET
+from tests.doubles.runway import RunwayDouble
 from tests.doubles.vendor import Call, Job, Vendor
 from tests.doubles.weather import draw
 from tests.faults.conftest import Child, MakeWorld, wait_for_end
@@ -163,6 +165,15 @@ class Storm:
             run(self.world, generator, slots=8, attempts=patience)
             self.call_twice()
 
+    def charged(self, rows: Sequence[sa.Row[Any]]) -> int:
+        """Return what the vendor takes for all its jobs, and the price of those that it may have taken, and did not."""
+        (quoted,) = {row.quoted_cost_microusd for row in rows}
+        with reading(self.engine) as session:
+            sent = session.execute(sa.select(vendor_jobs)).all()
+        made = self.vendor.jobs.values()
+        charges = sum(charge(sent[0].provider, job, int(quoted)) for job in made)
+        return charges + (len(sent) - len(made)) * int(quoted)
+
     def check(self) -> Counter[str]:
         """Compare our ledger with the vendor's book, and return the jobs' outcomes."""
         with reading(self.engine) as session:
@@ -177,7 +188,7 @@ class Storm:
         ends = Counter(end_of(row) for row in rows)
         refused = [row for row in rows if row.request["prompt"].startswith("moderated") and end_of(row) != "in doubt"]
         assert ends["moderated"] == len(refused)
-        assert budget == sum(spent_on(row) for row in rows)
+        assert budget == self.charged(rows)
         assert not [row.error for row in rows if end_of(row) == "another"]
         self.world.check()
         return ends
@@ -187,12 +198,12 @@ def prompt_of(job: Job) -> str:
     return str((job.get("input") or job["form"])["prompt"])
 
 
-def spent_on(row: sa.Row[Any]) -> int:
-    """Return the amount that counts as spent: the reported cost, else the quote of a made or possibly made video."""
-    cost = int(row.cost_microusd or 0)
-    if end_of(row) == "made":
-        return max(cost, int(row.quoted_cost_microusd))
-    return cost or (int(row.quoted_cost_microusd) if end_of(row) in ("in doubt", "expired", "given up") else 0)
+def charge(provider: str, job: Job, quoted: int) -> int:
+    """Return what the vendor takes for a job, in micro-dollars; for one that nobody looked at again, its price."""
+    if provider == "runway" and job["status"] != "running":
+        return RunwayDouble.credits_of(job) * 10_000
+    ended = {"failed": Ending.FAILED, "moderated": Ending.MODERATED}.get(job["status"])
+    return quoted if ended is None or may_be_charged(provider, ended) else 0
 
 
 def end_of(row: sa.Row[Any]) -> str:

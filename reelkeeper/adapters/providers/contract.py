@@ -96,6 +96,7 @@ class Standing:
     cost_microusd: int | None = None
     video_url: str | None = None
     error: str = ""
+    is_charged: bool = False  # it charges, by its own word, and does not say how much
 
     @property
     def is_over(self) -> bool:
@@ -115,8 +116,8 @@ class Log(Protocol):
     def progress(self, fraction: float) -> None:
         """Report the progress, from 0 to 1; call it at least every few seconds."""
 
-    def paid(self, cost_microusd: int) -> None:
-        """Record what the provider charged for an attempt that made no video."""
+    def paid(self, cost_microusd: int | None) -> None:
+        """Record what the provider charged for an attempt that made no video; None: it did not say how much."""
 
 
 class Generator(Protocol):

@@ -13,6 +13,7 @@ The list has the requests that have ended; whether it has waiting ones is not kn
 import re
 from collections.abc import Iterator, Mapping
 from datetime import datetime
+from decimal import Decimal, InvalidOperation
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlencode, urlsplit
@@ -222,17 +223,29 @@ def _input(submission: Submission) -> dict[str, Any]:
 
 def _ended(job_id: str, status: Answer, result: Answer) -> Standing:
     """Read the outcome of a finished request. A transport error says nothing about it."""
+    units = _billable_units(result)
+    # guard provider.fal_units: a request that fal does not charge for uses up the budget
+    billed: dict[str, Any] = {"cost_microusd": 0 if units == 0 else None, "is_charged": bool(units)}
     if result.is_success:
-        return Standing(job_id, Status.SUCCEEDED, 1.0, video_url=_video_url(result.fields))
+        return Standing(job_id, Status.SUCCEEDED, 1.0, video_url=_video_url(result.fields), **billed)
     if result.status in _INPUT_REFUSED:
         kind = Status.MODERATED if is_about_content(result.body) else Status.REFUSED
-        return Standing(job_id, kind, error=words(result.body))
+        return Standing(job_id, kind, error=words(result.body), **billed)
     # guard provider.untyped_fault: a gateway's error counts as the job's failure, and the job is made and paid again
     if status.fields.get("error") or result.headers.get("X-Fal-Error-Type"):
-        return Standing(job_id, Status.FAILED, error=words(result.body or status.body))
+        return Standing(job_id, Status.FAILED, error=words(result.body or status.body), **billed)
     if result.status in GONE:
-        return Standing(job_id, Status.SUCCEEDED, 1.0)
+        return Standing(job_id, Status.SUCCEEDED, 1.0, **billed)
     raise GenerationUnknown(f"the provider answered {result.status} when asked for the output")
+
+
+def _billable_units(result: Answer) -> Decimal | None:
+    """Read how many units of its model's price a request is charged for; None: the answer does not say."""
+    try:
+        units = Decimal(result.headers.get("x-fal-billable-units", ""))
+    except InvalidOperation:
+        return None
+    return units if units.is_finite() and units >= 0 else None
 
 
 def _video_url(output: dict[str, Any]) -> str | None:

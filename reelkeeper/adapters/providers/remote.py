@@ -156,8 +156,7 @@ class RemoteGenerator:
     def _require_made(standing: Standing, log: Log) -> None:
         if standing.status == Status.SUCCEEDED:
             return
-        if standing.cost_microusd:
-            log.paid(standing.cost_microusd)
+        _note_paid(standing, log)
         if standing.status == Status.MODERATED:
             raise ContentRefused(f"the provider refuses its content: {standing.error}")
         if standing.status == Status.REFUSED:
@@ -172,8 +171,7 @@ class RemoteGenerator:
                 break
             except GenerationLost:
                 if not left:
-                    if standing.cost_microusd:
-                        log.paid(standing.cost_microusd)
+                    _note_paid(standing, log)
                     raise
                 self._wait(log, 1.0)
                 standing = self._followed(standing.id, order, log)
@@ -190,3 +188,9 @@ class RemoteGenerator:
         while (left := ends - time.monotonic()) > 0:
             self._sleep(min(left, _TICK_SECONDS))
             log.progress(progress)
+
+
+def _note_paid(standing: Standing, log: Log) -> None:
+    """Record the provider's word about what an attempt without a video cost, which may be nothing."""
+    if standing.cost_microusd is not None or standing.is_charged:
+        log.paid(standing.cost_microusd)

@@ -73,9 +73,9 @@ def end(session: Session, job: AdmittedJob, spent_microusd: int, at: datetime | 
     job_totals.add(session, scopes_of(job), flying | _spent(session, spent_microusd, at))
 
 
-def spend(session: Session, job_scopes: Sequence[str], spent_microusd: int) -> None:
-    """Count the cost of an attempt whose job continues."""
-    job_totals.add(session, job_scopes, _spent(session, spent_microusd))
+def spend(session: Session, job_scopes: Sequence[str], spent_microusd: int, at: datetime) -> None:
+    """Count the cost of an attempt without a video as spent at `at`; a negative one takes it back."""
+    job_totals.add(session, job_scopes, _spent(session, spent_microusd, at))
 
 
 def move(session: Session, job: AdmittedJob, lane_before: str | None, lane: str) -> None:

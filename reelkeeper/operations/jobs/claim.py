@@ -21,9 +21,7 @@ from reelkeeper.operations.billing import ledger, limits, quota
 from reelkeeper.operations.core.freeze import require_permission, why_stopped
 from reelkeeper.operations.core.policies import at as at_version
 from reelkeeper.operations.core.policies import in_force
-from reelkeeper.operations.jobs import breaker, fallback
-from reelkeeper.operations.jobs.settle import count_lost
-from reelkeeper.rules.core.scopes import of_job
+from reelkeeper.operations.jobs import breaker, charged, fallback
 from reelkeeper.rules.core.tiers import Tiers
 from reelkeeper.rules.jobs import dispatch
 from reelkeeper.rules.jobs.attempts import AttemptPolicy, pause_seconds
@@ -31,11 +29,10 @@ from reelkeeper.rules.jobs.breaker import Phase
 from reelkeeper.rules.jobs.caps import Room
 from reelkeeper.rules.jobs.dispatch import DispatchPolicy, RankedQueue
 from reelkeeper.store import Engine, Session
-from reelkeeper.store.billing import spend_counters
-from reelkeeper.store.core import controls
+from reelkeeper.store.core import controls, deployment
 from reelkeeper.store.core.audit import Event, append
-from reelkeeper.store.core.engine import now, transaction
-from reelkeeper.store.jobs import claims, endings, queue
+from reelkeeper.store.core.engine import transaction
+from reelkeeper.store.jobs import claims, endings, queue, vendor_jobs
 from reelkeeper.store.jobs.claims import Claim
 from reelkeeper.store.jobs.slots import lane_limits
 
@@ -170,6 +167,8 @@ def announce(engine: Engine, job: Claim, provider: str) -> Claim:
         _require(claims.note(session, job, provider=provider, provider_key=key, lane=provider), job)
         if job.lane != provider and (before := queue.find(session, job.id)):
             limits.move(session, before, job.lane, provider)
+        # guard spend.each_attempt: a job that a vendor made is in no comparison with its bill
+        vendor_jobs.announce(session, key, job.id, provider)
     return job._replace(provider=provider, provider_key=key, lane=provider)
 
 
@@ -177,6 +176,7 @@ def note_sent(engine: Engine, job: Claim, provider_job_id: str) -> Claim:
     """Record the provider's id of a job. Raises LeaseLost."""
     with transaction(engine, "jobs.sent") as session:
         _require(claims.note(session, job, provider_job_id=provider_job_id), job)
+        vendor_jobs.name(session, str(job.provider_key), provider_job_id)
     return job._replace(provider_job_id=provider_job_id)
 
 
@@ -187,34 +187,30 @@ def retry(
     policy: AttemptPolicy,
     *,
     cost_microusd: int | None = None,
+    may_be_paid: bool = False,
     refused_for_seconds: float | None = None,
 ) -> float:
     """Requeue a job whose attempt has failed, and return its pause in seconds. Raises LeaseLost.
 
     The provider certainly failed it or never had it: the next attempt sends it under a new key. This attempt's cost
-    is ours, and counts as spent. With `refused_for_seconds`, the provider did not accept it, and no attempt is counted.
+    is ours, and counts as spent: as reported, else the vendor's price if it `may_be_paid`. With `refused_for_seconds`,
+    the provider did not accept it, and no attempt is counted.
     """
     pause = pause_seconds(job.attempts, random.random(), policy)  # noqa: S311  it spreads attempts, and guards nothing
     gone: dict[str, Any] = {"provider_key": None, "provider_job_id": None, "progress": 0.0}
     if refused_for_seconds is not None:
         pause, gone["attempts"] = max(pause, refused_for_seconds), job.attempts - 1
     with transaction(engine, "jobs.retry") as session:
+        deployment.lock(session)  # before the job, as those who end one do
         _require(
             claims.release_job(session, job, JobState.QUEUED, pause, error, cost_microusd=cost_microusd, **gone), job
         )
-        if cost_microusd:
+        if refused_for_seconds is None and (begun := queue.find(session, job.id)):
             # guard spend.failed_attempts: the cost of failed attempts counts in no budget
-            spend_counters.add_generated(session, now(session).date(), cost_microusd)
-            count_lost(session, job.model, cost_microusd)
-            # guard spend.limit_attempts: the cost of failed attempts counts in no budget of a provider or user
-            limits.spend(session, of_job(job.lane, job.model, job.tier, job.user_id), cost_microusd)
+            charged.count_without_video(session, begun, job.provider_key, cost_microusd, may_be_paid=may_be_paid)
+        elif job.provider_key:
+            vendor_jobs.forget(session, job.provider_key)
     return pause
-
-
-def forget_sent(engine: Engine, job: Claim) -> None:
-    """Clear the key and the provider's id of a job that failed there and is given up. Raises LeaseLost."""
-    with transaction(engine, "jobs.forget_sent") as session:
-        _require(claims.note(session, job, provider_key=None, provider_job_id=None), job)
 
 
 def wait(engine: Engine, job: Claim, error: str, policy: AttemptPolicy) -> float:
@@ -248,7 +244,7 @@ def name_sent(engine: Engine, provider_key: str, name: Callable[[str], str], *, 
             entry = at_version(session, lost.policy_version).book.entry(lost.model, lost.lane)
             # guard claims.vendors_model: a callback names a job by a model that its vendor does not know: it is lost
             sent_to = (entry and entry.quoted_model) or model or lost.model
-            claims.name_sent(session, lost.id, name(sent_to))
+            claims.name_sent(session, provider_key, name(sent_to))
         return claims.poll_now(session, provider_key=provider_key)
 
 

@@ -12,7 +12,8 @@ from reelkeeper.rules.policies import Policies
 from reelkeeper.store import Session
 from reelkeeper.store.billing.spend_counters import so_far
 from reelkeeper.store.core.engine import now
-from reelkeeper.store.jobs.queue import AdmittedJob, SentRow
+from reelkeeper.store.jobs.queue import AdmittedJob
+from reelkeeper.store.jobs.vendor_jobs import SentRow
 
 
 def price_of(

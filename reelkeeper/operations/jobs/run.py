@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from reelkeeper.adapters.ffmpeg.intake import scratch_dir
 from reelkeeper.adapters.providers.contract import Generator, Made, Order
 from reelkeeper.errors import (
     AccountLocked,
+    ContentRefused,
     Frozen,
     GenerationCancelled,
     GenerationFailed,
@@ -41,6 +42,7 @@ from reelkeeper.operations.jobs import breaker, settle
 from reelkeeper.operations.jobs import claim as claiming
 from reelkeeper.operations.jobs.deliver import deliver
 from reelkeeper.operations.jobs.settle import Attempt
+from reelkeeper.rules.billing.vendor_charges import Ending, may_be_charged
 from reelkeeper.rules.jobs.attempts import (
     AttemptPolicy,
     give_up_error,
@@ -103,7 +105,8 @@ class JobRun:
         self.claim, self.fraction = claim, 0.0
         self.is_lost, self.is_cancelled = False, claim.cancel_asked_at is not None
         self.renewed = self.began = time.monotonic()
-        self.paid_microusd: int | None = None  # what the provider charged for failed attempts
+        self.paid_microusd: int | None = None  # what the provider charged for this attempt
+        self.is_paid = False  # it charged, and did not say how much
         self.attempts = attempts
         self.ran_beside: list[int] = []  # jobs of the same provider that ran, at each count
         self._context = context
@@ -123,9 +126,9 @@ class JobRun:
         self.fraction = fraction
         self.check()
 
-    def paid(self, cost_microusd: int) -> None:
-        """Record what the provider charged for an attempt without a video."""
-        self.paid_microusd = cost_microusd
+    def paid(self, cost_microusd: int | None) -> None:
+        """Record what the provider charged for an attempt; None: it charged, and did not say how much."""
+        self.paid_microusd, self.is_paid = cost_microusd, cost_microusd is None
 
     def check(self) -> None:
         """Raise LeaseLost, GenerationCancelled or HandedOver if the work has to stop."""
@@ -139,6 +142,11 @@ class JobRun:
             raise GenerationCancelled("cancelled by its user")
         if self._context.ending.is_set() or (self._context.closing.is_set() and self._context.generator.outlives_us):
             raise HandedOver
+
+    def attempt(self, **fields: Any) -> Attempt:  # noqa: ANN401  of Attempt
+        """Describe this attempt, to be settled."""
+        cost, key = self.paid_microusd, self.claim.provider_key
+        return Attempt(*self.claim.fence, cost, provider_key=key, concurrency=self.concurrency, **fields)
 
     @property
     def concurrency(self) -> float | None:
@@ -187,12 +195,9 @@ def _end(context: WorkerContext, job: JobRun, error: Exception) -> End:
         claiming.hand_back(context.engine, [job.claim])
         return End.HANDED_OVER
     if isinstance(error, GenerationCancelled):
-        # guard spend.cancelled: users who cancel sent jobs spend without limit, as the provider may charge for each
-        may_be_paid = job.claim.provider_key is not None
-        return _give_up(context, job, str(error), End.CANCELLED, JobState.CANCELLED, may_be_paid=may_be_paid)
+        return _give_up(context, job, error, end=End.CANCELLED)
     if isinstance(error, GenerationRefused | GenerationLost):
-        claiming.forget_sent(context.engine, job.claim)
-        return _give_up(context, job, str(error), End.REFUSED, may_be_paid=isinstance(error, GenerationLost))
+        return _give_up(context, job, error, end=End.REFUSED)
     if isinstance(error, GenerationUnknown):
         return _in_doubt(context, job, error)
     if isinstance(error, ProviderBusy):
@@ -223,8 +228,7 @@ def _is_given_up(job: JobRun) -> bool:
 def _in_doubt(context: WorkerContext, job: JobRun, error: GenerationUnknown) -> End:
     """Park a job until it is looked up again; one that was in doubt for too long is dead."""
     if _is_given_up(job):
-        problem = f"result unknown for {job.attempts.give_up_hours} hours: {error}"
-        return _give_up(context, job, problem, may_be_paid=True)
+        return _give_up(context, job, error, f"result unknown for {job.attempts.give_up_hours} hours: {error}")
     claiming.park(context.engine, job.claim, str(error), job.attempts)
     return End.PARKED
 
@@ -232,8 +236,7 @@ def _in_doubt(context: WorkerContext, job: JobRun, error: GenerationUnknown) -> 
 def _not_taken(context: WorkerContext, job: JobRun, error: ProviderBusy) -> End:
     """Requeue a job that its provider did not accept, for at most as long as a job may be in doubt."""
     if _is_given_up(job):
-        claiming.forget_sent(context.engine, job.claim)
-        return _give_up(context, job, not_taken_error(job.attempts, str(error)))
+        return _give_up(context, job, error, not_taken_error(job.attempts, str(error)))
     claiming.retry(context.engine, job.claim, str(error), job.attempts, refused_for_seconds=error.seconds)
     return End.RETRIED
 
@@ -253,6 +256,7 @@ def _make_and_deliver(context: WorkerContext, job: JobRun) -> End:
     with scratch_dir(context.scratch) as folder:
         # guard claims.delivered: a job whose video exists is made, and paid, again
         made = Made(folder) if is_there else context.generator.make(_order(context, item), folder / "made.mp4", job)
+        job.paid_microusd = made.cost_microusd
         # The duration of a job that another worker began is known only to the store.
         took = None if item.provider_key else time.monotonic() - job.began
         job.check()
@@ -263,7 +267,7 @@ def _make_and_deliver(context: WorkerContext, job: JobRun) -> End:
         try:
             deliver(
                 context.workspace,
-                Attempt(*item.fence, made.cost_microusd, processing_seconds=took, concurrency=job.concurrency),
+                job.attempt(processing_seconds=took),
                 made.path,
                 scratch=context.scratch,
                 lease=taken[0],
@@ -316,13 +320,16 @@ def _again(context: WorkerContext, job: JobRun, error: Exception) -> End:
     problem = str(error) if isinstance(error, ReelkeeperError) else f"unexpected {type(error).__name__}"
     most, is_over = job.attempts.most_attempts, isinstance(error, GenerationFailed | NotAVideo)
     if job.claim.attempts >= most:
-        if is_over:
-            claiming.forget_sent(context.engine, job.claim)
-        # guard spend.given_up_here: a job that we give up, and the provider may have made, counts in no budget
-        may_be_paid = not is_over and job.claim.provider_key is not None
-        return _give_up(context, job, give_up_error(most, problem, by_generator=is_over), may_be_paid=may_be_paid)
+        return _give_up(context, job, error, give_up_error(most, problem, by_generator=is_over))
     if is_over:
-        claiming.retry(context.engine, job.claim, problem, job.attempts, cost_microusd=job.paid_microusd)
+        claiming.retry(
+            context.engine,
+            job.claim,
+            problem,
+            job.attempts,
+            cost_microusd=job.paid_microusd,
+            may_be_paid=_may_be_paid(job, error),
+        )
     else:  # storage, store or tools
         _log.warning("job %s: %s", job.claim.id, problem, exc_info=not isinstance(error, ReelkeeperError))
         claiming.wait(context.engine, job.claim, problem, job.attempts)
@@ -330,15 +337,34 @@ def _again(context: WorkerContext, job: JobRun, error: Exception) -> End:
 
 
 def _give_up(
-    context: WorkerContext,
-    job: JobRun,
-    error: str,
-    end: End = End.DEAD,
-    state: JobState = JobState.DEAD,
-    *,
-    may_be_paid: bool = False,
+    context: WorkerContext, job: JobRun, error: Exception, problem: str | None = None, *, end: End = End.DEAD
 ) -> End:
     """End a job without a video. A job in doubt keeps its key, so that a redrive looks it up."""
-    attempt = Attempt(*job.claim.fence, job.paid_microusd, may_be_paid, concurrency=job.concurrency)
-    settle.fail(context.engine, attempt, error, run_id=context.run_id, state=state)
+    is_over = isinstance(error, GenerationRefused | GenerationLost | GenerationFailed | NotAVideo | ProviderBusy)
+    attempt = job.attempt(may_be_paid=_may_be_paid(job, error), is_over_there=is_over)
+    state = JobState.CANCELLED if end is End.CANCELLED else JobState.DEAD
+    settle.fail(context.engine, attempt, problem or str(error), run_id=context.run_id, state=state)
     return end
+
+
+def _may_be_paid(job: JobRun, error: Exception) -> bool:
+    """Check whether its vendor may charge for a job that ends with this error."""
+    # guard spend.may_be_charged: what vendors charge for failed and refused jobs counts in no budget
+    may = job.is_paid or may_be_charged(job.claim.provider, _ending(job.claim, error))
+    # guard spend.unsent: a job that no vendor ever had uses up the budget
+    return may and job.claim.provider_key is not None
+
+
+def _ending(job: Claim, error: Exception) -> Ending:
+    """Tell how a job ended at its vendor. A refusal before the vendor named the job is an answer to the request."""
+    if isinstance(error, ProviderBusy) or (isinstance(error, GenerationRefused) and job.provider_job_id is None):
+        return Ending.NOT_TAKEN
+    endings = {
+        GenerationCancelled: Ending.CANCELLED,
+        ContentRefused: Ending.MODERATED,
+        GenerationRefused: Ending.REFUSED,
+        GenerationLost: Ending.LOST,
+        GenerationFailed: Ending.FAILED,
+        NotAVideo: Ending.UNREADABLE,
+    }
+    return next((ending for kind, ending in endings.items() if isinstance(error, kind)), Ending.IN_DOUBT)

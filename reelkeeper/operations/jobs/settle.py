@@ -23,6 +23,7 @@ from reelkeeper.operations.billing import ledger, limits, quota
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.core.policies import at as at_version
 from reelkeeper.operations.core.policies import in_force
+from reelkeeper.operations.jobs import charged
 from reelkeeper.operations.jobs.prices import clip_cost, price_of
 from reelkeeper.rules.billing.catalogue import VendorPrice, clip_of
 from reelkeeper.rules.jobs import estimate
@@ -32,7 +33,7 @@ from reelkeeper.store.billing import credit_holds, quotas, spend_counters, usage
 from reelkeeper.store.core import controls
 from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import now, transaction
-from reelkeeper.store.jobs import claims, endings, queue
+from reelkeeper.store.jobs import claims, endings, queue, vendor_jobs
 from reelkeeper.store.jobs.endings import ESTIMATES
 from reelkeeper.store.jobs.queue import AdmittedJob
 from reelkeeper.store.jobs.slots import load_now
@@ -47,6 +48,8 @@ class Attempt(NamedTuple):
     lease_token: int  # of the claim
     cost_microusd: int | None = None  # what its provider charged; None: it did not report it
     may_be_paid: bool = False  # whether a provider that did not report a charge may have charged
+    provider_key: str | None = None  # that it was sent under
+    is_over_there: bool = False  # at its provider too: it is not looked up again
     processing_seconds: float | None = None  # None: counted from the claim
     concurrency: float | None = None  # the mean number of jobs that ran, this one included
 
@@ -95,7 +98,11 @@ def succeed(engine: Engine, attempt: Attempt, *, run_id: str) -> Settled:
         if took is None and ended.started_at is not None:
             took = max((at - ended.started_at).total_seconds(), 0.001)
             endings.note(session, job_id, processing_seconds=took)
-        count(session, ended, at, took, cost_microusd)
+        if attempt.provider_key:
+            charged.take_back(session, ended, attempt.provider_key)
+        cost_here = count(session, ended, at, took, cost_microusd)
+        if attempt.provider_key:
+            vendor_jobs.end(session, attempt.provider_key, at, cost_here, cost_microusd)
         quoted = limits.expected_cost(ended)
         # guard spend.succeeded: the cost of jobs counts in no budget
         spend_counters.add_generated(session, at.date(), max(quoted, cost_microusd or 0))
@@ -112,7 +119,7 @@ def succeed(engine: Engine, attempt: Attempt, *, run_id: str) -> Settled:
             ttl_seconds=at_version(session, ended.policy_version).admission.ttl_seconds,
         )
         _give_bytes_back(session, ended.reservation_id)
-        charged = _charge(session, ended, owed(session, ended, job_id), run_id)
+        captured = _charge(session, ended, owed(session, ended, job_id), run_id)
         joined = _give(session, job_id, run_id=run_id)
         events.jobs_ended(session, [job_id, *joined])
         if cost_microusd is not None and cost_microusd > quoted:
@@ -121,7 +128,7 @@ def succeed(engine: Engine, attempt: Attempt, *, run_id: str) -> Settled:
             # guard settle.loss_told: if the worker dies now, nobody learns of the loss
             found = cost_above_quote(ended.model, f"{at:%Y-%m-%d}", quoted, cost_microusd)
             alerts.observe_within(session, [found], run_id=run_id)
-        return Settled(job_id, JobState.SUCCEEDED, job_id, charged, len(joined))
+        return Settled(job_id, JobState.SUCCEEDED, job_id, captured, len(joined))
 
 
 def fail(
@@ -134,9 +141,9 @@ def fail(
 ) -> Settled:
     """End a job without a video, DEAD or CANCELLED: release its holds; its first follower takes over.
 
-    A provider's charge is ours and not the user's; where it is unknown and the attempt `may_be_paid`, the quoted cost
-    counts as spent. Not for an attempt that will be repeated. Repeated by the same claim, it changes nothing. Raises
-    LeaseLost, Frozen.
+    A provider's charge is ours and not the user's; where it is unknown and the attempt `may_be_paid`, the vendor's
+    price counts as spent. An attempt that `is_over_there` loses its key and the provider's id. Not for an attempt that
+    will be repeated. Repeated by the same claim, it changes nothing. Raises LeaseLost, Frozen.
     """
     with transaction(engine, "job.fail") as session:
         require_permission(session)
@@ -148,17 +155,14 @@ def fail(
             cost_microusd=attempt.cost_microusd,
             concurrency=attempt.concurrency,
             error=error[:2_000],
+            **({"provider_key": None, "provider_job_id": None} if attempt.is_over_there else {}),
         )
         if ended is None:
             return _as_it_ended(session, attempt, state)
-        # guard spend.in_doubt: a job with an unknown outcome counts in no budget
-        in_doubt = attempt.may_be_paid and not attempt.cost_microusd
-        spent = (ended.quoted_cost_microusd if in_doubt else attempt.cost_microusd) or 0
-        if spent:
-            # guard spend.dead: the cost of dead jobs counts in no budget
-            spend_counters.add_generated(session, now(session).date(), spent)
-            count_lost(session, ended.model, spent)
-        return _give_up(session, ended, state, run_id, spent)
+        charged.count_without_video(
+            session, ended, attempt.provider_key, attempt.cost_microusd, may_be_paid=attempt.may_be_paid
+        )
+        return _give_up(session, ended, state, run_id)
 
 
 def cancel(
@@ -175,7 +179,7 @@ def cancel(
     with transaction(engine, "job.cancel") as session:
         require_permission(session)
         if ended := endings.cancel(session, job_id, user_id):
-            _give_up(session, ended, JobState.CANCELLED, run_id, 0)
+            _give_up(session, ended, JobState.CANCELLED, run_id)
             return JobState.CANCELLED
         endings.ask_to_stop(session, job_id, user_id)
         job = queue.find(session, job_id)
@@ -196,12 +200,12 @@ def _as_it_ended(session: Session, attempt: Attempt, wanted: JobState) -> Settle
             f"job {job_id} is {job.state} with claim {job.lease_token}, not {lease_token}: another worker has it; "
             "nothing was changed"
         )
-    charged = credit_holds.captured(session, job.hold_id)
-    return Settled(job_id, wanted, job.video_id, charged, endings.count_given(session, job_id))
+    captured = credit_holds.captured(session, job.hold_id)
+    return Settled(job_id, wanted, job.video_id, captured, endings.count_given(session, job_id))
 
 
-def _give_up(session: Session, ended: AdmittedJob, state: JobState, run_id: str, spent_microusd: int) -> Settled:
-    limits.end(session, ended, spent_microusd)
+def _give_up(session: Session, ended: AdmittedJob, state: JobState, run_id: str) -> Settled:
+    limits.end(session, ended, 0)
     _give_bytes_back(session, ended.reservation_id)
     _give_credits_back(session, ended, run_id)
     events.jobs_ended(session, [ended.id])
@@ -304,8 +308,8 @@ def _give_bytes_back(session: Session, reservation_id: str | None) -> None:
 
 def count(
     session: Session, ended: AdmittedJob, at: datetime, took_seconds: float | None, cost_microusd: int | None
-) -> None:
-    """Record the job, its seconds, and its cost, for the account and its user.
+) -> int:
+    """Record the job, its seconds, and its cost, for the account and its user; return its cost.
 
     A job at its model's flat price has no cost of its own: it is counted, and priced with the bill. Where the provider
     charged more than expected, the excess is recorded for the account alone.
@@ -321,20 +325,15 @@ def count(
     book, clip = policies.book, clip_cost(ended, policies, ended.lane)
     flat = book.flat_price(ended.model, ended.lane)
     # guard charges.reported: a job is billed its model's flat price, although its provider reported or has another
+    expected = round(flat.cost_usd * 10**6) if clip is None else clip
+    cost = expected if cost_microusd is None else cost_microusd
     if clip is not None or cost_microusd is not None or flat != book.flat_price(ended.model):
-        expected = round(flat.cost_usd * 10**6) if clip is None else clip
-        cost = expected if cost_microusd is None else cost_microusd
         # guard charges.excess: a vendor's overcharge is charged to a user
         for user, share in {"": cost, ended.user_id: min(cost, expected)}.items():
             used.append(Used(day, Metric.CLIP_JOBS, 1, ended.model, user_id=user))
             used.append(Used(day, Metric.JOB_MICROUSD, share, ended.model, user_id=user))
     usage.record(session, used, add=True)
-
-
-def count_lost(session: Session, model: str, cost_microusd: int) -> None:
-    """Record what an attempt without a video cost: for the account, not a user."""
-    # guard charges.lost: vendors' charges for failed attempts are in no bill
-    usage.record(session, [Used(now(session).date(), Metric.JOB_MICROUSD, cost_microusd, model)], add=True)
+    return cost
 
 
 def learn(session: Session, ended: AdmittedJob, load: float, took_seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""Compare a vendor's account of the jobs that it received with ours."""
+"""Compare a vendor's account of the jobs that it made with ours."""
 
 from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta
@@ -7,7 +7,6 @@ from typing import Final
 
 from reelkeeper.adapters.providers.contract import Billing
 from reelkeeper.errors import GenerationUnknown, UsageUnknown
-from reelkeeper.model.jobs import JobState
 from reelkeeper.model.money import SentJob
 from reelkeeper.operations.core.policies import at as at_version
 from reelkeeper.operations.jobs.prices import clip_cost
@@ -15,7 +14,7 @@ from reelkeeper.rules.billing.vendor_bill import VendorComparison, compare
 from reelkeeper.rules.policies import Policies
 from reelkeeper.store import Engine
 from reelkeeper.store.core.engine import reading
-from reelkeeper.store.jobs.queue import SentRow, sent_between
+from reelkeeper.store.jobs.vendor_jobs import SentRow, sent_between
 
 _ONE_DAY: Final = timedelta(days=1)
 _LASTS: Final = 2 * _ONE_DAY  # the longest time from a job's first attempt to the vendor's bill
@@ -32,19 +31,20 @@ def reconcile(engine: Engine, billing: Billing, first: date, last: date) -> Vend
     with reading(engine) as session:
         rows = sent_between(session, billing.name, begin - _LASTS, end + _LASTS)
         policies = cache(partial(at_version, session))
-        ours = [SentJob(row.id, *row[2:6], _cost(row, billing.name, policies)) for row in rows]
-    # Only the vendor has the id of a failed attempt, but its key can be computed again.
-    marks = {
-        billing.mark_of(f"{row.id}-{number}"): row.id
-        for row in rows
-        for number in range(1, min(row.lease_token, _MAX_KEYS) + 1)
-    }
+        ours = [
+            SentJob(row.job_id, row.key, row.vendor_id, row.sent_at, row.ended_at, _cost(row, billing.name, policies))
+            for row in rows
+        ]
+    # Attempts from before each was recorded have keys that can be computed again.
+    tokens = {row.job_id: min(row.lease_token, _MAX_KEYS) for row in rows}
+    keys = {f"{job_id}-{number}" for job_id, last in tokens.items() for number in range(1, last + 1)}
+    marks = {billing.mark_of(key): key for key in keys | {row.key for row in rows}}
     return compare(ours, theirs, marks, begin, end)
 
 
 def _cost(row: SentRow, provider: str, policies: Callable[[int], Policies]) -> int | None:
-    """Return a job's cost as its provider reported it; else the expected one, if the provider made or may have it."""
-    if row.cost_microusd is not None or (row.state != JobState.SUCCEEDED and row.provider_key is None):
-        return row.cost_microusd
+    """Return what counts for a vendor's job; for one that is not over, the vendor's price."""
+    if row.counted_microusd is not None:
+        return row.counted_microusd
     clip = clip_cost(row, policies(row.policy_version), provider)
     return row.quoted_cost_microusd if clip is None else clip

@@ -1,6 +1,5 @@
 """Compare a vendor's list of our jobs with our own. Pure."""
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Final, NamedTuple
@@ -11,10 +10,10 @@ _NANO_IN_MICRO: Final = 1_000
 
 
 class JobBill(NamedTuple):
-    """A job known to both, with each side's cost; None: unknown. Each attempt at a job has its own id at the vendor."""
+    """A vendor's job known to both, with each side's cost; None: unknown, or not over yet."""
 
-    job_id: str
-    vendor_ids: tuple[str, ...]
+    job_id: str  # ours; each attempt at it has its own bill
+    vendor_id: str
     ours_nanousd: int | None
     theirs_nanousd: int | None
 
@@ -25,9 +24,10 @@ class JobBill(NamedTuple):
 
 
 class VendorComparison(NamedTuple):
-    """The jobs known to both, our jobs missing at the vendor, and the vendor's jobs that are not ours.
+    """The vendor's jobs known to both, those of ours missing there, and those there that are not ours.
 
-    A vendor that lists no single jobs has `sums`, compared with all of ours that ended in that period.
+    One of our jobs has as many there as it had attempts. A vendor that lists no single jobs has `sums`, compared with
+    all of ours that ended in that period.
     """
 
     both: tuple[JobBill, ...]
@@ -35,6 +35,11 @@ class VendorComparison(NamedTuple):
     only_theirs: tuple[VendorJob, ...]
     sums: tuple[VendorJob, ...] = ()
     summed: tuple[SentJob, ...] = ()
+
+    @property
+    def requests(self) -> int:
+        """How many of our jobs the ones known to both were made for."""
+        return len({bill.job_id for bill in self.both})
 
     @property
     def differing(self) -> list[JobBill]:
@@ -57,41 +62,38 @@ class VendorComparison(NamedTuple):
 def compare(
     ours: Sequence[SentJob], theirs: Sequence[VendorJob], marks: Mapping[str, str], first: datetime, end: datetime
 ) -> VendorComparison:
-    """Match a vendor's list from `first` on and before `end` with our jobs; `marks` maps its entries to jobs.
+    """Match a vendor's list from `first` on and before `end` with our jobs; `marks` names the job of ours by its marks.
 
     `ours` may include jobs from outside the period: a job counts if the vendor lists it, and is missing only if it
-    began and ended within the period.
+    was sent and ended within the period, and is expected to cost something.
     """
     if sums := [entry for entry in theirs if entry.id is None]:
-        ended = [job for job in ours if job.finished_at is not None and first <= job.finished_at < end]
+        ended = [job for job in ours if job.ended_at is not None and first <= job.ended_at < end]
         return VendorComparison((), (), (), tuple(sums), tuple(ended))
-    by_vendor_id = {job.vendor_id: job.id for job in ours if job.vendor_id}
-    found: defaultdict[str, list[VendorJob]] = defaultdict(list)
-    strangers = []
+    by_vendor_id = {job.vendor_id: job for job in ours if job.vendor_id}
+    by_key = {job.key: job for job in ours}
+    both, strangers, found = [], [], set[str]()
     for entry in theirs:
-        job_id = by_vendor_id.get(entry.id or "") or marks.get(entry.mark or "")
-        if job_id is None:
+        # Its mark finds a job whose answer was lost.
+        key = marks.get(entry.mark or "", "")
+        job = by_vendor_id.get(str(entry.id)) or by_key.get(key)
+        # guard charges.each_attempt: an attempt at one of our jobs passes as a stranger's job
+        if job is None and not key:
             strangers.append(entry)
-        else:
-            found[job_id].append(entry)
-    both = [
-        JobBill(
-            job.id,
-            tuple(str(entry.id) for entry in found[job.id]),
-            None if job.cost_microusd is None else job.cost_microusd * _NANO_IN_MICRO,
-            _total([entry.cost_nanousd for entry in found[job.id]]),
-        )
-        for job in ours
-        if job.id in found
-    ]
+            continue
+        if job:
+            found.add(job.key)
+        cost = None if job is None or job.cost_microusd is None else job.cost_microusd * _NANO_IN_MICRO
+        job_id = job.job_id if job else key.rpartition("-")[0]  # of an attempt that was not recorded
+        both.append(JobBill(job_id, str(entry.id), cost, entry.cost_nanousd))
     missing = [
         job
         for job in ours
-        if job.id not in found
-        and (job.vendor_id or job.vendor_key)
-        and job.started_at >= first
-        and job.finished_at is not None
-        and job.finished_at < end
+        if job.key not in found
+        and job.cost_microusd
+        and job.sent_at >= first
+        and job.ended_at is not None
+        and job.ended_at < end
     ]
     return VendorComparison(tuple(both), tuple(missing), tuple(strangers))
 

@@ -35,6 +35,7 @@ from reelkeeper.store.tables import (
     snoozes,
     uploads,
     usage_days,
+    vendor_jobs,
     verdicts,
     videos,
     webhook_endpoints,
@@ -84,9 +85,17 @@ def _old_plan(cutoff: datetime) -> sa.ColumnElement[bool]:
 
 
 def _job(cutoff: datetime) -> sa.ColumnElement[bool]:
+    return sa.and_(_old_job(cutoff), ~sa.exists().where(vendor_jobs.c.job_id == jobs.c.id))
+
+
+def _old_job(cutoff: datetime) -> sa.ColumnElement[bool]:
     follower = jobs.alias()
     followed = sa.exists().where(follower.c.leader_id == jobs.c.id)
     return sa.and_(jobs.c.finished_at < cutoff, jobs.c.state.not_in(IN_FLIGHT), ~followed)
+
+
+def _vendor_job(cutoff: datetime) -> sa.ColumnElement[bool]:
+    return vendor_jobs.c.job_id.in_(sa.select(jobs.c.id).where(_old_job(cutoff)))
 
 
 def _upload(cutoff: datetime) -> sa.ColumnElement[bool]:
@@ -143,6 +152,7 @@ KINDS: Final = (  # referring rows before the rows that they refer to
     Kind(notices, "messages_days", _notice),
     Kind(verdicts, "plans_days", _verdict),
     Kind(plans, "plans_days", _plan),
+    Kind(vendor_jobs, "jobs_days", _vendor_job),
     Kind(jobs, "jobs_days", _job),
     Kind(uploads, "jobs_days", _upload),
     Kind(reservations, "jobs_days", _reservation),

@@ -13,6 +13,7 @@ from sqlmodel import Session
 
 from reelkeeper.model.jobs import JobState, Occupied, SizeAndAge, WaitingJob
 from reelkeeper.store.core.engine import Clock, changed, checked, one_of
+from reelkeeper.store.jobs import vendor_jobs
 from reelkeeper.store.tables import jobs
 
 LEASE_SECONDS = 60.0
@@ -308,9 +309,8 @@ def poll_now(session: Session, *, provider_job_id: str | None = None, provider_k
 
 
 class Nameless(NamedTuple):
-    """A sent job whose provider's id is not known, with what says under which model it was sent."""
+    """A sent job whose provider's id is not known: what says under which model it was sent."""
 
-    id: str
     model: str
     lane: str | None
     policy_version: int
@@ -328,12 +328,14 @@ def nameless(session: Session, provider_key: str) -> Nameless | None:
     return None if row is None else Nameless(*row)
 
 
-def name_sent(session: Session, job_id: str, provider_job_id: str) -> None:
-    """Record the provider's id of a job, unless another job has that id."""
+def name_sent(session: Session, provider_key: str, provider_job_id: str) -> None:
+    """Record the provider's id of the job that was sent under this key, unless another job has that id."""
     # guard claims.one_name: a job whose answer was lost gets another job's video, and both are charged
     if session.execute(sa.select(jobs.c.id).where(jobs.c.provider_job_id == provider_job_id)).first():
         return
-    session.execute(sa.update(jobs).where(jobs.c.id == job_id).values(provider_job_id=provider_job_id))
+    named = sa.update(jobs).where(jobs.c.provider_key == provider_key)
+    session.execute(named.values(provider_job_id=provider_job_id))
+    vendor_jobs.name(session, provider_key, provider_job_id)
 
 
 def hand_back(session: Session, held: Collection[Claim]) -> None:

@@ -251,29 +251,3 @@ def waiting(session: Session, estimate_seconds: float, size_weight: float, known
     }
     row = session.execute(_SEEN, about).one()
     return Waiting(int(row[0]), float(row[1]), int(row[2]), float(row[3]))
-
-
-class SentRow(NamedTuple):
-    """A job that was sent, with the parameters that its price was quoted from."""
-
-    id: str
-    lease_token: int
-    provider_key: str | None
-    provider_job_id: str | None
-    started_at: datetime
-    finished_at: datetime | None
-    state: str
-    cost_microusd: int | None
-    quoted_cost_microusd: int | None
-    model: str
-    tier: str | None
-    policy_version: int
-    request: dict[str, Any]
-
-
-def sent_between(session: Session, provider: str, first: datetime, end: datetime) -> list[SentRow]:
-    """List the jobs that were begun in this period, and sent to this provider last."""
-    columns = [jobs.c[name] for name in SentRow._fields]
-    of_it = sa.and_(jobs.c.provider == provider, jobs.c.started_at >= first, jobs.c.started_at < end)
-    rows = session.execute(sa.select(*columns).where(of_it).order_by(jobs.c.started_at, jobs.c.id))
-    return [SentRow(*row) for row in rows]

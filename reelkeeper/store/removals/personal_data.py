@@ -58,6 +58,7 @@ FATES: Final[Mapping[str, Fate | Mapping[str, Fate]]] = MappingProxyType(
             emptied="client_key request_sha256 cache_key reservation_id video_id error tag",
             figures="request",
         ),
+        "vendor_jobs": _columns("key job_id provider vendor_id sent_at ended_at counted_microusd reported_microusd"),
         "verdicts": _columns(
             "plan_id blob_id generation action rule segment size_bytes saving_microusd net_microusd outcome "
             "after_bytes",

@@ -63,6 +63,7 @@ notice_deliveries = _TABLES["notice_deliveries"]
 keeps = _TABLES["keeps"]
 
 jobs = _TABLES["jobs"]
+vendor_jobs = _TABLES["vendor_jobs"]
 cache_entries = _TABLES["cache_entries"]
 uploads = _TABLES["uploads"]
 api_tokens = _TABLES["api_tokens"]

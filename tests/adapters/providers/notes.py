@@ -30,7 +30,7 @@ class Notes:
         if self.stop and (self.job_id or self.stops_early):
             raise self.stop
 
-    def paid(self, cost_microusd: int) -> None:
+    def paid(self, cost_microusd: int | None) -> None:
         self.paid_microusd = cost_microusd
 
     def taken_up(self, *, was_parked: bool = False) -> Order:

@@ -26,7 +26,7 @@ class Listener:
     def sent(self, provider_job_id: str) -> None:
         raise AssertionError(provider_job_id)
 
-    def paid(self, cost_microusd: int) -> None:
+    def paid(self, cost_microusd: int | None) -> None:
         raise AssertionError(cost_microusd)
 
     def progress(self, fraction: float) -> None:

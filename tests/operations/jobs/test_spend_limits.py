@@ -140,6 +140,8 @@ def test_a_failed_attempt_counts_and_a_job_counts_at_the_provider_that_accepts_i
     claiming.retry(funded, mine, "it broke", AttemptPolicy(), cost_microusd=9)
     assert totals(funded, "provider:fal") == totals(funded, "user:ann") == (cost, 9, 9)
     assert row(funded, job_id).state == JobState.QUEUED
+    finish(funded, job_id, cost_microusd=7)
+    assert row(funded, job_id).cost_microusd == 9 + 7
 
 
 def test_a_promoted_follower_must_fit_its_own_budget(funded: sa.Engine, cost: int) -> None:

@@ -52,6 +52,7 @@ REVISIONS = [
     "0020 Drop an index of jobs by size, unused since jobs are ranked by size and age.",
     "0021 Add the number of jobs billed by the clip: others of the same model and day have a flat price.",
     "0022 Add epochs: what a store announces in its bucket, so that an older or copied store notices it.",
+    "0023 Add the jobs that providers made or may have made, each attempt with its name there and what counts for it.",
 ]
 LATEST = REVISIONS[-1][:4]
 

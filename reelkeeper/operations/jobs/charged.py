@@ -1,0 +1,56 @@
+"""Count what vendors charge for the jobs that they make: each once, whatever became of the request.
+
+A job that brought no video counts in the budgets and in the bill when it is over: at what its vendor reported, else at
+the vendor's price where it may charge (`rules/billing/vendor_charges`). What is learned later takes its place.
+"""
+
+from datetime import datetime
+
+from reelkeeper.model.money import Metric, Used
+from reelkeeper.operations.billing import limits
+from reelkeeper.operations.core.policies import at as at_version
+from reelkeeper.operations.jobs.prices import clip_cost
+from reelkeeper.store import Session
+from reelkeeper.store.billing import spend_counters, usage
+from reelkeeper.store.core.engine import now
+from reelkeeper.store.jobs import vendor_jobs
+from reelkeeper.store.jobs.queue import AdmittedJob
+
+
+def count_without_video(
+    session: Session, job: AdmittedJob, key: str | None, cost_microusd: int | None, *, may_be_paid: bool
+) -> None:
+    """Count a vendor's job that is over and brought no video, sent under `key`.
+
+    `cost_microusd` is what the vendor reported. The caller holds the deployment row.
+    """
+    expected = _expected_cost(session, job) if may_be_paid else 0
+    # guard spend.in_doubt: a job that its vendor may charge for counts in no budget
+    spent, at = expected if cost_microusd is None else cost_microusd, now(session)
+    if key:
+        take_back(session, job, key)
+        vendor_jobs.end(session, key, at, spent, cost_microusd)
+    if spent:
+        _add(session, job, spent, at)
+
+
+def take_back(session: Session, job: AdmittedJob, key: str) -> None:
+    """Take back what counted for a vendor's job that was given up, since it is known now how it ended."""
+    # guard spend.counted_once: a job that was given up, tried again and found counts twice
+    if before := vendor_jobs.counted(session, key):
+        _add(session, job, -before.microusd, before.at)
+
+
+def _expected_cost(session: Session, job: AdmittedJob) -> int:
+    """Compute what a vendor takes for a job, if it charges."""
+    clip = clip_cost(job, at_version(session, job.policy_version), job.lane)
+    return limits.expected_cost(job) if clip is None else clip
+
+
+def _add(session: Session, job: AdmittedJob, spent_microusd: int, at: datetime) -> None:
+    # guard spend.dead: the cost of jobs without a video counts in no budget
+    spend_counters.add_generated(session, at.date(), spent_microusd)
+    # guard charges.lost: vendors' charges for jobs without a video are in no bill
+    usage.record(session, [Used(at.date(), Metric.JOB_MICROUSD, spent_microusd, job.model)], add=True)
+    # guard spend.limit_attempts: the cost of failed attempts counts in no budget of a provider or user
+    limits.spend(session, limits.scopes_of(job), spent_microusd, at)
