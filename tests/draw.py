@@ -17,12 +17,16 @@ import pytest
 
 ONE_IN: Final = 3
 TWINS, CASES, WHOLE = "twins on PostgreSQL", "cases of long tests", "tests of whole installations"
-_WHOLE: Final = (  # a minute of CPU each and more: test_compose.py, test_server.py and the flows' tests always run
+_WHOLE: Final = (  # files that take one to six minutes of CPU each: the other tests of docker/ and flows/ always run
     "tests/docker/test_stack.py",
     "tests/e2e/test_full_disk.py",
     "tests/e2e/test_triggering.py",
     "tests/e2e/test_up.py",
     "tests/e2e/test_whole.py",
+    "tests/flows/test_dask.py",
+    "tests/flows/test_many_workers.py",
+    "tests/flows/test_migrate.py",
+    "tests/flows/test_one_policy.py",
 )
 _DRAWN_ALREADY: Final = "tests/ablation/"  # a sample of its own, with what has changed
 _COUNTS: Final = pytest.StashKey[dict[str, list[int]]]()

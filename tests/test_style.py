@@ -14,6 +14,7 @@ ROOMS = (*SHIPPED, "bench", "docs", "tests")
 MAX_LINES = 400
 MIN_LINES, MAX_SHORT = 60, 40  # a flow is short, and a module may be, where its name says more than a longer one's
 MAX_ARGUMENTS = 7
+MAX_QUOTED = 660  # sentences that tests quote; lower it with each change that asserts a code, a rule or figures instead
 
 
 def sources(*rooms: str) -> list[Path]:
@@ -190,3 +191,38 @@ def test_no_path_of_one_machine_is_in_the_source() -> None:
         if re.search(r"""["' (](/tmp|/work|/home|/root|/var)(/|["'])""", line)
     ]
     assert not found
+
+
+def sentences(node: ast.expr) -> list[str]:
+    """Give the literal texts of four words and more in an expression."""
+    texts = [one.value for one in ast.walk(node) if isinstance(one, ast.Constant) and isinstance(one.value, str)]
+    return [text for text in texts if len(text.split()) >= 4]
+
+
+def quoted(path: Path) -> list[str]:
+    """Give the sentences that a test file expects in its asserts and in `raises(match=...)`."""
+    found = [sentences(node.test) for node in ast.walk(tree(path)) if isinstance(node, ast.Assert)]
+    found += [
+        sentences(word.value)
+        for call, name, _ in calls(path)
+        if name == "raises"
+        for word in call.keywords
+        if word.arg == "match"
+    ]
+    return [text for texts in found for text in texts]
+
+
+def test_fewer_and_fewer_tests_quote_what_a_person_reads() -> None:
+    counts = {path: len(quoted(path)) for path in sources("tests") if path.name.startswith("test_")}
+    most = sorted(counts, key=lambda path: -counts[path])[:5]
+    assert sum(counts.values()) <= MAX_QUOTED, [f"{path.relative_to(ROOT)}: {counts[path]}" for path in most]
+
+
+def test_a_quoted_sentence_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "test_it.py"
+    path.write_text(
+        'def test_it():\n    assert "one two three four" in said, "a reason of four words"\n'
+        '    with pytest.raises(ValueError, match="one two three four"):\n        call("one two three four")\n'
+        '    assert said == ["one two three", 4]\n'
+    )
+    assert len(quoted(path)) == 2
