@@ -51,7 +51,7 @@ from tests.faults.world import LONG_AGO, World
 GRACE = Grace()
 WINDOW = "purge.delete_signed.before"
 AT_LEAST = 2_000
-IN_SAMPLE = 120
+IN_SAMPLE = 60  # the soak plays every case
 IN_PLACE_SAMPLE = 150  # on each of two stores
 RETIRED: dict[str, object] = {"state": VideoState.RETIRED, "blob_state": BlobState.RETIRED}
 STATES: dict[str, dict[str, object]] = {
@@ -345,11 +345,11 @@ def test_a_sample_of_states_steps_deeds_and_failpoints(
             deed = chance.choice([text for text in DEEDS if text != "put the same"])
             case = Case(chance.choice(list(STATES)), chance.choice(STEPS), deed, chance.randrange(9))
             results[play(make_any, case, tiny_transcode)] += 1
-    assert results["well"] > IN_SAMPLE // 3
+    assert results["well"] > IN_SAMPLE // 4
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("least", [60, pytest.param(IN_PLACE_SAMPLE, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("least", [30, pytest.param(IN_PLACE_SAMPLE, marks=pytest.mark.soak)])
 def test_a_sample_of_what_is_put_in_place(
     make_any: MakeAny, tiny_transcode: Transcode, least: int, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -105,6 +105,7 @@ def _soon() -> datetime:
     return datetime.now(UTC).replace(year=2100)
 
 
+SLEEPERS = 100
 SWAP_POINTS = ["swap.download.after", "swap.announce.after_commit", "swap.put.after", "swap.readback.after"]
 IN_PLACE_POINTS = [
     *("swap.announce.after_commit", "in_place.copy.after", "in_place.put.before", "in_place.sending.after_commit"),
@@ -207,18 +208,15 @@ def test_a_run_that_slept_deletes_nothing_that_is_wanted_by_now(
     _assert_nothing_wanted_is_gone(sleeper(operation, point, meanwhile), operation, meanwhile)
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("sleepers", [25, pytest.param(100, marks=pytest.mark.soak)])
-def test_many_sleepers(sleeper: Callable[..., World], sleepers: int) -> None:
-    rounds = -(-sleepers // len(CASES))
-    for operation, point, meanwhile in CASES * rounds:
+@pytest.mark.soak  # each once is the test before
+def test_a_hundred_sleepers(sleeper: Callable[..., World]) -> None:
+    for operation, point, meanwhile in CASES * -(-SLEEPERS // len(CASES)):
         _assert_nothing_wanted_is_gone(sleeper(operation, point, meanwhile), operation, meanwhile)
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("sleepers", [25, pytest.param(100, marks=pytest.mark.soak)])
-def test_many_sleepers_in_place(sleeper: Callable[..., World], sleepers: int) -> None:
-    for operation, point, meanwhile in (IN_PLACE_CASES * -(-sleepers // len(IN_PLACE_CASES)))[:sleepers]:
+@pytest.mark.soak
+def test_a_hundred_sleepers_in_place(sleeper: Callable[..., World]) -> None:
+    for operation, point, meanwhile in (IN_PLACE_CASES * -(-SLEEPERS // len(IN_PLACE_CASES)))[:SLEEPERS]:
         _assert_nothing_wanted_is_gone(sleeper(operation, point, meanwhile), operation, meanwhile)
 
 
