@@ -51,6 +51,7 @@ ReelkeeperError
 │   │   └── AccountLocked                because of the account (key, balance or lock), until a person resolves it
 │   ├── GenerationLost                   made and paid for, but the video is gone; another attempt would cost again
 │   ├── GenerationUnknown                the provider's result is unknown: it is looked up later, and never sent again
+│   │   └── ResultUnreadable             made, but no video was received: it is fetched again, and never bought again
 │   └── GenerationCancelled              cancelled by its user
 ├── OrchestratorError           exit 1   a call to Prefect failed
 ├── Silence                     exit 10  a flow has not succeeded in time, or messages are not delivered
@@ -320,6 +321,10 @@ class GenerationLost(GenerationError):
 
 class GenerationUnknown(GenerationError):
     """The provider's result is unknown: it is looked up later, and never sent again."""
+
+
+class ResultUnreadable(GenerationUnknown):
+    """The video was made, but what was received is not a video: it is fetched again, and never bought again."""
 
 
 class GenerationCancelled(GenerationError):

@@ -34,7 +34,8 @@ def test_a_dead_job_says_why_and_is_tried_again(jobs: Run, ask: Callable[..., An
     assert ask("jobs", "redrive", "dead") == {"redriven": ["dead"]}
     assert ask("jobs", "dead") == []
     assert "is queued" in jobs("jobs", "redrive", "dead", exit_code=9).stderr
-    jobs("jobs", "redrive", "none", exit_code=8)
+    jobs("jobs", "retry", "none", exit_code=8)
+    jobs("jobs", "retry", "waits", "--buy-again", exit_code=1)  # nobody said yes
 
 
 @pytest.mark.long

@@ -42,7 +42,7 @@ class ComfyUIDouble(Vendor):
         with self.lock:
             self.connections += 1
             self.tokens.append(request.headers.get("Authorization"))
-            return self.route(request)
+            return self.spoilt(request) or self.route(request)
 
     def route(self, request: Request) -> Next:  # noqa: PLR0911  a table
         match request.method, request.path.strip("/").split("/"):

@@ -10,13 +10,17 @@ _ERRORS = {
     "failed": {"code": "server_error", "message": "CUDA out of memory"},
     "moderated": {"code": "moderation_blocked", "message": "Your request was blocked by our moderation system."},
 }
-_WORDS = {"running": "in_progress", "succeeded": "completed", "expired": "completed"}
+_WORDS = {"succeeded": "completed", "expired": "completed"}
 
 
 class OpenAIDouble(Vendor):
-    """`fails_by_status`: a failed job is answered with its failure's HTTP status, as vLLM-Omni does."""
+    """`fails_by_status`: a failed job is answered with its failure's HTTP status, as vLLM-Omni does.
+
+    `running_word`: the status of a job that is not over, such as OpenRouter's "pending".
+    """
 
     fails_by_status = False
+    running_word = "in_progress"  # other servers have others
 
     def __init__(self, video: bytes = b"a video") -> None:
         super().__init__(video)
@@ -62,7 +66,7 @@ class OpenAIDouble(Vendor):
             "id": job["id"],
             "object": "video",
             "model": job["form"].get("model", "sora-2"),
-            "status": _WORDS.get(job["status"], "failed"),
+            "status": self.running_word if job["status"] == "running" else _WORDS.get(job["status"], "failed"),
             "progress": 100 if job["status"] == "succeeded" else 50,
             "created_at": int(job["at"].timestamp()),
             "seconds": job["form"].get("seconds", "4"),

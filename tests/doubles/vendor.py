@@ -20,6 +20,7 @@ TOKEN = "the-provider's-token"  # noqa: S105  of a double
 LOST = "lost"  # the request is taken, and its answer never comes
 CUT = "cut"  # it is taken, and half of its answer comes
 FAULT = "fault"  # it is taken, and answered with 500
+HTML = 200, b"<!doctype html><title>Sign in</title>", {"Content-Type": "text/html"}  # for a video
 SLOW = "slow"  # it is taken, and its answer comes once the caller has gone
 Next = tuple[int, Any] | tuple[int, Any, dict[str, str]] | str
 Job = dict[str, Any]
@@ -68,7 +69,8 @@ class Vendor:
         self.reads: list[Next] = []
         self.looks = 1
         self.ends_as: Any = "succeeded"
-        self.weather: Callable[[str], Next | None] = lambda _: None  # by "submit" or "read"
+        self.files: list[Next] = []  # what the next requests for a video get instead of it
+        self.weather: Callable[[str], Next | None] = lambda _: None  # by "submit", "read" or "file"
         self.fate: Callable[[Job], str] = lambda _: str(self.ends_as)
         self.hides_jobs = False  # from lists, as if no request had come
         self.is_down = False
@@ -120,11 +122,22 @@ class Vendor:
                 return LOST
             if self.is_down:
                 return 503, None
+            if spoilt := self.spoilt(request):
+                return spoilt
             if request.path.startswith(_FILES):
                 job = self.jobs[request.path.removeprefix(_FILES).removesuffix(".mp4")]
                 return (403, None) if self.has_expired or job["status"] == "expired" else (200, self.video)
             planned = (self.reads.pop(0) if self.reads else self.weather("read")) if request.method == "GET" else None
             return planned or self.route(request)
+
+    def spoilt(self, request: Request) -> Next | None:
+        """Return what a request for a video gets instead of it, where something was planned."""
+        if not request.path.startswith(_FILES) and not request.path.endswith(("/content", "/view", "/video.mp4")):
+            return None
+        planned = self.files.pop(0) if self.files else self.weather("file")
+        if planned == CUT:
+            return 200, self.video[: len(self.video) // 2], {"Content-Length": str(len(self.video))}
+        return planned
 
     def accept(self, key: str, described: Callable[[Job], tuple[Any, ...]], **fields: object) -> Next:
         """Begin a job, unless something else was planned."""
@@ -176,7 +189,9 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         if 300 <= status < 400:
             self.send_header("Location", said)
-        self.send_header("Content-Length", str(len(content)))
+        self.close_connection = "Content-Length" in (headers[0] if headers else {})  # of more than is sent
+        if not self.close_connection:
+            self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)
 

@@ -2,7 +2,7 @@
 
 import random
 
-from tests.doubles.vendor import CUT, FAULT, LOST, Next
+from tests.doubles.vendor import CUT, FAULT, HTML, LOST, Next
 
 _SUBMITS: list[tuple[float, Next]] = [  # by chance, for each new job
     (0.10, LOST),
@@ -12,14 +12,15 @@ _SUBMITS: list[tuple[float, Next]] = [  # by chance, for each new job
     (0.03, (503, None)),
 ]
 _BAD_READS = 0.05
+_FILES: list[tuple[float, Next]] = [(0.04, HTML), (0.04, CUT), (0.02, (404, None)), (0.02, (503, None))]
 
 
 def draw(chance: random.Random, what: str) -> Next | None:
-    """Return the fault of a request, a "submit" or a "read"; None: it is answered."""
+    """Return the fault of a request, a "submit", a "read" or of a "file"; None: it is answered."""
     drawn = chance.random()
     if what == "read":
         return (502, b"<html>") if drawn < _BAD_READS else None
-    for share, fault in _SUBMITS:
+    for share, fault in _FILES if what == "file" else _SUBMITS:
         if (drawn := drawn - share) < 0:
             return fault
     return None

@@ -22,7 +22,7 @@ import httpx
 
 from reelkeeper.adapters.providers.contract import Guarantee, Order, Standing, Status, Submission, Way
 from reelkeeper.adapters.providers.inputs import seconds_of, seed_of, with_parameters
-from reelkeeper.adapters.providers.transport import OverHttp, Transport, is_about_content, job_name, no_status, words
+from reelkeeper.adapters.providers.transport import OverHttp, Transport, is_about_content, job_name, words
 from reelkeeper.errors import GenerationRefused, GenerationUnknown, ProviderBusy
 
 _MODEL: Final = re.compile(r"[\w-][\w.-]*")
@@ -37,7 +37,7 @@ class ComfyUIProvider(OverHttp):
 
     name = "comfyui"
     takes_image_bytes = True
-    guarantee = Guarantee((Way.KEY,), absence_is_proof=True)
+    guarantee = Guarantee((Way.KEY,), absence_is_proof=True, bills=False)
 
     def __init__(self, url: str, key: str | None = None, *, hosts: tuple[str, ...] = (), **how: Any) -> None:  # noqa: ANN401  of Transport
         self._calls = Transport(url, {"Authorization": f"Bearer {key}"} if key else {}, hosts=hosts, **how)
@@ -110,7 +110,7 @@ class ComfyUIProvider(OverHttp):
         if word == "success":
             return Standing(job_id, Status.SUCCEEDED, 1.0, video_url=self._video_url(run.get("outputs")))
         if word != "error":
-            raise no_status(word)
+            return Standing(job_id, Status.RUNNING)  # an undocumented state says nothing, and is waited for
         messages = status.get("messages") if isinstance(status, dict) else None
         events = {str(event[0]): event[1] for event in messages or [] if isinstance(event, list) and len(event) > 1}
         if "execution_interrupted" in events:

@@ -26,14 +26,16 @@ class Guarantee:
 
     Without a way, such a job stays parked until it is given up. `absence_is_proof`: a job that is twice reported as
     unknown was never received, and may be sent again under the same key. Nothing else in doubt is ever sent again.
+    `bills`: each job costs money there, so what it made is never made again because we could not read it.
     """
 
     ways: tuple[Way, ...] = ()
     absence_is_proof: bool = False
+    bills: bool = True
 
 
 class Order(NamedTuple):
-    """One video to be made. The four fields before the last were recorded by an earlier worker."""
+    """One video to be made. Key, provider's id, `was_parked` and `started_at` were recorded by an earlier worker."""
 
     job_id: str
     model: str
@@ -43,6 +45,7 @@ class Order(NamedTuple):
     was_parked: bool = False  # it was already looked up once, some time ago
     started_at: datetime | None = None  # nothing was sent before
     is_priced: bool = False  # for exactly this model of the vendor
+    deadline: datetime | None = None  # a job that is not over by then is cancelled and given up
 
 
 class ImageSource(NamedTuple):
@@ -65,10 +68,14 @@ class Submission(NamedTuple):
 
 
 class Made(NamedTuple):
-    """A video, and its cost according to the provider; None if not reported."""
+    """A video, and its cost according to the provider; None if not reported.
+
+    `url`: where it can be fetched again, at a vendor that charges for making it again.
+    """
 
     path: Path
     cost_microusd: int | None = None
+    url: str | None = None
 
 
 class Status(StrEnum):
@@ -151,13 +158,16 @@ class Provider(Protocol):
         """
 
     def look(self, job_id: str) -> Standing | None:
-        """Read a job's state; None if the provider does not know it. Raises GenerationUnknown."""
+        """Read a job's state; None if the provider does not know it. An undocumented state counts as running.
+
+        Raises GenerationUnknown, and GenerationLost where the provider says that it has deleted the video.
+        """
 
     def cancel(self, job_id: str) -> None:
         """Tell the provider that a job is no longer wanted. A missing answer does not matter."""
 
     def fetch(self, video_url: str, target: Path, most_bytes: int) -> None:
-        """Store the video in `target`. Raises GenerationLost if it no longer exists, GenerationUnknown."""
+        """Store the video in `target`. Raises GenerationLost if it no longer exists, ResultUnreadable."""
 
 
 class Billing(Protocol):

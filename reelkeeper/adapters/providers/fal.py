@@ -28,13 +28,12 @@ from reelkeeper.adapters.providers.inputs import (
     with_parameters,
 )
 from reelkeeper.adapters.providers.transport import (
-    GONE,
     Answer,
     OverHttp,
     Transport,
     is_about_content,
     job_name,
-    no_status,
+    status_of,
     words,
 )
 from reelkeeper.errors import GenerationRefused, GenerationUnknown
@@ -44,6 +43,7 @@ _MODEL: Final = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)+")
 _JOB: Final = re.compile(r"([\w-][\w.-]*/){2,3}requests/[\w-]+")
 _SPACES: Final = {"workflows", "comfy"}  # namespaces that precede owner and alias
 _PAGES: Final = 100
+_STATUSES: Final = {"IN_QUEUE": Status.QUEUED, "IN_PROGRESS": Status.RUNNING, "COMPLETED": Status.SUCCEEDED}
 _INPUT_REFUSED: Final = {400, 413, 422}
 
 
@@ -126,14 +126,10 @@ class FalProvider(OverHttp):
         answer = self._calls.get(f"/{job_id}/status", "a request")
         if answer is None:
             return None
-        match answer.fields.get("status"):
-            case "IN_QUEUE":
-                return Standing(job_id, Status.QUEUED)
-            case "IN_PROGRESS":
-                return Standing(job_id, Status.RUNNING)
-            case "COMPLETED":
-                return _ended(job_id, answer, self._calls.ask("GET", f"/{job_id}"))
-        raise no_status(answer.fields.get("status"))
+        status = status_of(_STATUSES, answer.fields.get("status"))
+        if status is not Status.SUCCEEDED:
+            return Standing(job_id, status)
+        return _ended(job_id, answer, self._calls.ask("GET", f"/{job_id}"))
 
     def cancel(self, job_id: str) -> None:
         """Remove the request from the queue; a running model may go on."""
@@ -234,8 +230,6 @@ def _ended(job_id: str, status: Answer, result: Answer) -> Standing:
     # guard provider.untyped_fault: a gateway's error counts as the job's failure, and the job is made and paid again
     if status.fields.get("error") or result.headers.get("X-Fal-Error-Type"):
         return Standing(job_id, Status.FAILED, error=words(result.body or status.body), **billed)
-    if result.status in GONE:
-        return Standing(job_id, Status.SUCCEEDED, 1.0, **billed)
     raise GenerationUnknown(f"the provider answered {result.status} when asked for the output")
 
 

@@ -18,7 +18,7 @@ from reelkeeper.adapters.providers.transport import (
     cost_microusd,
     fraction,
     job_name,
-    no_status,
+    status_of,
     words,
 )
 from reelkeeper.errors import GenerationUnknown
@@ -28,7 +28,7 @@ class HttpProvider(OverHttp):
     """A server that offers the calls above."""
 
     name = "http"
-    guarantee = Guarantee((Way.KEY,), absence_is_proof=True)
+    guarantee = Guarantee((Way.KEY,), absence_is_proof=True, bills=False)
     takes_image_bytes = False
 
     def __init__(self, url: str, token: str | None = None, *, webhook_url: str | None = None, **how: Any) -> None:  # noqa: ANN401  of Transport
@@ -43,7 +43,7 @@ class HttpProvider(OverHttp):
             body["webhook_url"] = self._webhook_url
         if submission.image_url:
             body["image_url"] = submission.image_url
-        return _standing(self._calls.submit("/jobs", body, {"Idempotency-Key": key}).body).id
+        return job_name(self._calls.submit("/jobs", body, {"Idempotency-Key": key}).fields.get("id"))
 
     def find(self, order: Order) -> Standing | None:
         """Look up the job of a key."""
@@ -71,12 +71,10 @@ class HttpProvider(OverHttp):
 def _standing(answer: object) -> Standing:
     """Read a job's state; anything malformed raises GenerationUnknown, and is never taken for a failure."""
     document = answer if isinstance(answer, dict) else {}
-    job_id, status, url = job_name(document.get("id")), document.get("status", "queued"), document.get("video_url")
-    if status not in set(Status):
-        raise no_status(status)
+    job_id, url = job_name(document.get("id")), document.get("video_url")
     return Standing(
         job_id,
-        Status(status),
+        status_of({str(status): status for status in Status}, document.get("status", "queued")),
         fraction(document.get("progress")),
         cost_microusd(document.get("cost_usd")),
         url if isinstance(url, str) else None,

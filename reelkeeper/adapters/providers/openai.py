@@ -23,7 +23,7 @@ from reelkeeper.adapters.providers.transport import (
     fraction,
     is_about_content,
     job_name,
-    no_status,
+    status_of,
     words,
 )
 from reelkeeper.errors import GenerationUnknown
@@ -33,11 +33,13 @@ _PERCENT: Final = 100
 _PAGES: Final = 100
 _STATUSES: Final = {
     "queued": Status.QUEUED,
+    "pending": Status.QUEUED,  # a word of OpenRouter's
     "in_progress": Status.RUNNING,
     "processing": Status.RUNNING,  # a word of LiteLLM's
     "completed": Status.SUCCEEDED,
     "failed": Status.FAILED,
     "cancelled": Status.CANCELLED,
+    "expired": Status.FAILED,  # a word of OpenRouter's: it was not made in time
     "deleted": Status.CANCELLED,  # a word of SGLang's
 }
 
@@ -70,7 +72,7 @@ class OpenAIProvider(OverHttp):
             form.append(("input_reference", (f"image.{kind}", submission.image, f"image/{kind}")))
         encoded = httpx.Request("POST", "http://form/", files=form)
         headers = {"Content-Type": encoded.headers["Content-Type"]}
-        return self._standing(self._calls.submit("/videos", encoded.read(), headers).body).id
+        return job_name(self._calls.submit("/videos", encoded.read(), headers).fields.get("id"))
 
     def look(self, job_id: str) -> Standing | None:
         """Read the job. An answer that describes this job has its state, whatever the HTTP status."""
@@ -107,9 +109,7 @@ class OpenAIProvider(OverHttp):
 
     def _standing(self, body: object) -> Standing:
         document = body if isinstance(body, dict) else {}
-        job_id, status = job_name(document.get("id")), _STATUSES.get(str(document.get("status")))
-        if status is None:
-            raise no_status(document.get("status"))
+        job_id, status = job_name(document.get("id")), status_of(_STATUSES, document.get("status"))
         if status is Status.FAILED and is_about_content(document.get("error")):
             status = Status.MODERATED
         progress = document.get("progress")

@@ -8,6 +8,7 @@ same key.
 
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 from reelkeeper.adapters.providers.contract import (
@@ -24,10 +25,12 @@ from reelkeeper.adapters.providers.contract import (
 from reelkeeper.errors import (
     ContentRefused,
     GenerationCancelled,
+    GenerationError,
     GenerationFailed,
     GenerationLost,
     GenerationRefused,
     GenerationUnknown,
+    ResultUnreadable,
 )
 from reelkeeper.failpoints import effect
 from reelkeeper.model import MediaLimits
@@ -60,8 +63,9 @@ class RemoteGenerator:
         """Have the video made, and store it in `target`.
 
         Raises GenerationRefused (will never work), GenerationFailed (may work next time), GenerationUnknown (must be
-        looked up later), GenerationLost (made, but no longer available), or what `log` raises. A cancelled job is also
-        cancelled at the provider.
+        looked up later), ResultUnreadable (must be fetched again), GenerationLost (made, but no longer available), or
+        what `log` raises. A cancelled job is also cancelled at the provider, and so is one that is not over at its
+        deadline.
         """
         # guard provider.priced_model: a job is sent to a model other than the quoted one
         order = order if order.is_priced else order._replace(model=self._model or order.model)
@@ -131,26 +135,48 @@ class RemoteGenerator:
         """Poll until the job has ended. If the provider does not answer for too long, the job stays in doubt."""
         last_answer_at, progress = time.monotonic(), 0.0
         while True:
+            problem: GenerationError | None = None
             try:
                 standing = self._provider.look(job_id)
-            except GenerationUnknown:
-                if time.monotonic() - last_answer_at > self._most_silent_seconds:
-                    raise
+            except GenerationUnknown as unknown:
+                is_silent = time.monotonic() - last_answer_at > self._most_silent_seconds
+                problem = unknown if is_silent else None
             else:
                 if standing is None:
-                    raise self._forgotten(job_id, order)
-                if standing.is_over:
+                    problem = self._forgotten(job_id, order)
+                elif standing.is_over:
                     return standing
-                last_answer_at, progress = time.monotonic(), standing.progress
+                else:
+                    last_answer_at, progress = time.monotonic(), standing.progress
+            is_gone = isinstance(problem, GenerationFailed)
+            # guard provider.deadline: a job that its provider never ends holds a slot and its user's credits for ever
+            if order.deadline and datetime.now(UTC) > order.deadline and not is_gone:
+                return self._stopped(job_id, order.deadline, log)
+            if problem:
+                raise problem
             self._wait(log, progress)
 
-    def _forgotten(self, job_id: str, order: Order) -> Exception:
+    def _stopped(self, job_id: str, deadline: datetime, log: Log) -> Standing:
+        """Cancel a job that is late, unless it is made just then. Raises GenerationUnknown."""
+        # guard provider.stopped: a job that we give up goes on at its provider, which charges for it
+        self._provider.cancel(job_id)
+        standing = self._provider.look(job_id)
+        if standing is None or standing.status is not Status.SUCCEEDED:
+            if standing:
+                _note_paid(standing, log)
+            raise GenerationUnknown(f"it was not over at {deadline:%Y-%m-%d %H:%M} UTC, and was cancelled there")
+        return standing
+
+    def _forgotten(self, job_id: str, order: Order) -> GenerationError:
+        """Return the error for a job that its provider does not know.
+
+        Where jobs are billed, it may be a fault that passes: the job is looked up until its deadline.
+        """
+        # guard provider.forgotten: a paid job is given up, or made again, as its provider does not find it for a while
         # guard provider.unknown_job: a job that its provider does not find for a moment is made twice
-        if not order.was_parked:
+        if self._provider.guarantee.bills or not order.was_parked:
             return GenerationUnknown(f"the provider does not know its job {job_id!r}")
-        # guard provider.forgotten: a job that its provider made and forgot is made, and paid, again
-        kind = GenerationFailed if self._provider.guarantee.absence_is_proof else GenerationLost
-        return kind(f"the provider no longer knows its job {job_id!r}")
+        return GenerationFailed(f"the provider no longer knows its job {job_id!r}")
 
     @staticmethod
     def _require_made(standing: Standing, log: Log) -> None:
@@ -164,18 +190,25 @@ class RemoteGenerator:
         raise GenerationFailed(f"the provider reports it as {standing.status}: {standing.error}")
 
     def _fetched(self, standing: Standing, order: Order, target: Path, log: Log) -> Made:
-        """Store the video. If its URL has expired, read the job again for a new one."""
+        """Store the video. If its URL has expired, read the job again for a new one.
+
+        Raises GenerationLost, or ResultUnreadable where the job was billed, and what it made may yet be fetched.
+        """
+        bills = self._provider.guarantee.bills
         for left in reversed(range(_FETCHES)):
             try:
                 self._fetch_video(standing.video_url, target)
                 break
-            except GenerationLost:
-                if not left:
+            except (GenerationLost, ResultUnreadable) as problem:
+                if not left or isinstance(problem, ResultUnreadable):
                     _note_paid(standing, log)
+                    # guard provider.not_lost_yet: a paid video is given up since its file is missing for a moment
+                    if bills or isinstance(problem, ResultUnreadable):
+                        raise ResultUnreadable(f"{problem}: {standing.video_url}") from problem
                     raise
                 self._wait(log, 1.0)
                 standing = self._followed(standing.id, order, log)
-        return Made(target, standing.cost_microusd)
+        return Made(target, standing.cost_microusd, standing.video_url if bills else None)
 
     def _fetch_video(self, video_url: str | None, target: Path) -> None:
         if not video_url:

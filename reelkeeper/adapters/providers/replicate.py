@@ -24,8 +24,8 @@ from reelkeeper.adapters.providers.inputs import (
     seconds_of,
     with_parameters,
 )
-from reelkeeper.adapters.providers.transport import OverHttp, Transport, is_about_content, job_name, no_status, words
-from reelkeeper.errors import GenerationRefused, GenerationUnknown
+from reelkeeper.adapters.providers.transport import OverHttp, Transport, is_about_content, job_name, status_of, words
+from reelkeeper.errors import GenerationLost, GenerationRefused, GenerationUnknown
 from reelkeeper.model.money import VendorJob
 
 _MODEL: Final = re.compile(r"(deployments/)?([\w-][\w.-]*)/([\w-][\w.-]*)")
@@ -89,7 +89,7 @@ class ReplicateProvider(OverHttp):
             raise GenerationRefused(
                 f"{order.model!r} is not a model of Replicate: OWNER/NAME, optionally with a version"
             )
-        return _standing(self._calls.submit(path, body).body).id
+        return job_name(self._calls.submit(path, body).fields.get("id"))
 
     def find(self, order: Order) -> Standing | None:
         """Search the list back to the job's start. A missing prediction may still appear: the list's lag is unknown."""
@@ -146,12 +146,12 @@ class ReplicateProvider(OverHttp):
 
 def _standing(body: object) -> Standing:
     document = body if isinstance(body, dict) else {}
-    job_id, status = job_name(document.get("id")), _STATUSES.get(str(document.get("status")))
-    if status is None:
-        raise no_status(document.get("status"))
+    job_id, status = job_name(document.get("id")), status_of(_STATUSES, document.get("status"))
     if status is Status.FAILED and is_about_content({"error": document.get("error")}):
         status = Status.MODERATED
     output = document.get("output")
+    if status is Status.SUCCEEDED and document.get("data_removed") and not output:
+        raise GenerationLost("the provider made the video, and has deleted it since")
     url = output[0] if isinstance(output, list) and output else output
     return Standing(
         job_id,

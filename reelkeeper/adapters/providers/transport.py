@@ -18,7 +18,7 @@ from urllib.parse import urljoin, urlsplit
 import httpx
 
 from reelkeeper.adapters import public
-from reelkeeper.adapters.providers.contract import Order, Standing
+from reelkeeper.adapters.providers.contract import Order, Standing, Status
 from reelkeeper.adapters.retry_after import retry_after_seconds
 from reelkeeper.errors import (
     AccountLocked,
@@ -29,6 +29,7 @@ from reelkeeper.errors import (
     GenerationUnknown,
     ProviderBusy,
     ProviderDown,
+    ResultUnreadable,
 )
 from reelkeeper.model.alerts import one_line
 
@@ -136,13 +137,13 @@ class Transport:
             return
 
     def fetch(self, video_url: str, target: Path, most_bytes: int) -> None:
-        """Store a video. Raises GenerationLost if it no longer exists, GenerationUnknown if there was no answer."""
+        """Store a video. Raises GenerationLost if it no longer exists, ResultUnreadable if it was not received."""
         url = urljoin(f"{self.url}/", video_url)
         is_same_host = urlsplit(url)[:2] == urlsplit(self.url)[:2]
         # guard provider.hosts: a forged answer makes us download a video from any host
         if not is_same_host and not self._is_listed(url):
             host = (urlsplit(url).hostname or "")[:100]
-            raise GenerationUnknown(
+            raise ResultUnreadable(
                 f"the video is at {host!r}, not a host of the provider. To allow it: REELKEEPER_GENERATOR_HOSTS"
             )
         ends = time.monotonic() + self._download_seconds
@@ -152,14 +153,19 @@ class Transport:
                 if answer.status_code in GONE or (answer.status_code == httpx.codes.FORBIDDEN and not is_same_host):
                     raise GenerationLost(f"the provider no longer has the video: it answered {answer.status_code}")
                 if not answer.is_success:
-                    raise GenerationUnknown(f"the provider answered {answer.status_code} when asked for a video")
+                    raise ResultUnreadable(f"the provider answered {answer.status_code} when asked for a video")
                 # guard provider.video_size: an endless video fills the disk
                 for chunk in public.chunks(answer, most_bytes):
                     file.write(chunk)
                     if time.monotonic() > ends:
-                        raise GenerationUnknown(f"the video was not received within {self._download_seconds:.0f} s")
+                        raise ResultUnreadable(f"the video was not received within {self._download_seconds:.0f} s")
         except (httpx.HTTPError, httpx.InvalidURL, AddressRefused) as error:
-            raise GenerationUnknown(f"the video was not received: {public.cause(error)}") from None
+            raise ResultUnreadable(f"the video was not received: {public.cause(error)}") from None
+
+    @property
+    def sources(self) -> tuple[str, ...] | None:
+        """The hosts that videos are fetched from, with the subdomains of all but the first; None: any."""
+        return None if self._hosts is None else (urlsplit(self.url).hostname or "", *self._hosts)
 
     def _is_listed(self, url: str) -> bool:
         host = urlsplit(url).hostname or ""
@@ -204,6 +210,16 @@ class OverHttp:
 
     _calls: Transport
 
+    @property
+    def url(self) -> str:
+        """The address of its API."""
+        return self._calls.url
+
+    @property
+    def sources(self) -> tuple[str, ...] | None:
+        """As those of its Transport."""
+        return self._calls.sources
+
     def find(self, order: Order) -> Standing | None:
         """Raise GenerationUnknown, since the provider guarantees no way."""
         raise GenerationUnknown(f"the provider cannot look up {order.provider_key!r}")
@@ -213,9 +229,10 @@ class OverHttp:
         self._calls.fetch(video_url, target, most_bytes)
 
 
-def no_status(state: object) -> GenerationUnknown:
-    """Return the error for an undocumented state, which says nothing about the job."""
-    return GenerationUnknown(f"the provider reports a job as {str(state)[:50]!r}, which is not a known status")
+def status_of(known: Mapping[str, Status], state: object) -> Status:
+    """Translate a provider's word for a job's state; an undocumented one says nothing, and is waited for."""
+    # guard provider.unknown_word: a paid job is given up since its provider has a new word for its state
+    return known.get(str(state), Status.RUNNING)
 
 
 def job_name(value: object) -> str:

@@ -54,14 +54,32 @@ def dead(
 
 
 @group.command()
-def redrive(jobs: Named, as_json: AsJson = False) -> None:
-    """Queue dead jobs again; their credits are held and their bytes reserved again."""
+def retry(
+    jobs: Named,
+    buy_again: Annotated[
+        bool, typer.Option("--buy-again", help="Have them made anew, also where a provider has them or may have them.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Queue dead jobs again, with their credits held and bytes reserved again; look parked ones up now.
+
+    What a provider has made is fetched again, and not paid for again, unless --buy-again says so.
+    """
     from reelkeeper.operations.jobs.claim import redrive as operation
 
+    if buy_again and not yes:
+        typer.confirm(f"Pay for another video of {', '.join(jobs)}?", abort=True, err=True)
     with store() as engine:
         for job_id in jobs:
-            operation(engine, job_id, author=who())
+            operation(engine, job_id, author=who(), buy_again=buy_again)
     respond(f"{', '.join(jobs)}: queued again.", {"redriven": jobs}, as_json=as_json)
+
+
+@group.command(hidden=True)
+def redrive(jobs: Named, as_json: AsJson = False) -> None:
+    """Do what `retry` does, under its earlier name."""
+    retry(jobs, as_json=as_json)
 
 
 @group.command()

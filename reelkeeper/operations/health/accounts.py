@@ -8,6 +8,7 @@ Waiting loses nothing.
 from collections.abc import Sequence
 
 from reelkeeper.model.money import Mismatch, Moved
+from reelkeeper.operations.alerts import alerts
 from reelkeeper.operations.billing import ledger, quota
 from reelkeeper.operations.core.freeze import freeze, require_permission
 from reelkeeper.rules.billing import accounts as rule
@@ -17,18 +18,26 @@ from reelkeeper.store.billing import recount as counting
 from reelkeeper.store.billing.quotas import Reserved
 from reelkeeper.store.core import deployment
 from reelkeeper.store.core.audit import Event, append
-from reelkeeper.store.core.engine import reading, transaction
+from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.core.leases import Lease
+from reelkeeper.store.jobs import queue
 from reelkeeper.store.videos import uploads
 
 
 def void_holds(engine: Engine, *, lease: Lease, run_id: str) -> list[Moved]:
-    """Release every overdue hold on credits, in batches. Raises Frozen or LeaseLost."""
+    """Release every overdue hold on credits, in batches; one alert a day names jobs that go on without.
+
+    Raises Frozen or LeaseLost.
+    """
     voided: list[Moved] = []
     while True:
         with transaction(engine, "accounts.void_holds") as session:
             require_permission(session, lease)
             some = ledger.expire(session, run_id=run_id)
+            unfinished = queue.unfinished(session, [moved.hold_id for moved in some if moved.hold_id])
+            # guard accounts.hold_ended: credits of jobs that go on are given back, and nobody is told
+            if unfinished:
+                alerts.observe_within(session, [rule.holds_ended(unfinished, now(session))], run_id=run_id)
         voided += some
         if not some:
             return voided

@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from importlib import metadata
 from uuid import uuid4
 
-from reelkeeper.adapters import cloudflare, ffmpeg
+from reelkeeper.adapters import cloudflare, ffmpeg, providers
 from reelkeeper.adapters.cloudflare.api import ANALYTICS
 from reelkeeper.adapters.s3.r2 import Bucket
 from reelkeeper.disk import exposed
@@ -72,6 +72,7 @@ def examine(settings: Settings, *, claim: bool = False, contract: bool = False) 
     yield _guarded("privacy", lambda: _privacy(settings))
     yield _guarded("cloudflare", lambda: _cloudflare(settings))
     yield _guarded("alerts", lambda: _alerts(settings))
+    yield _guarded("videos", lambda: Finding("videos", OK, providers.check_sources(settings)))
     with ExitStack() as stack:
         engine: Engine | None = None
         try:

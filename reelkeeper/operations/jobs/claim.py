@@ -17,6 +17,7 @@ from typing import Any
 
 from reelkeeper.errors import LeaseLost, NotFound, ProviderBusy, Refused
 from reelkeeper.model.jobs import JobState, WaitingJob
+from reelkeeper.operations.alerts import alerts
 from reelkeeper.operations.billing import ledger, limits, quota
 from reelkeeper.operations.core.freeze import require_permission, why_stopped
 from reelkeeper.operations.core.policies import at as at_version
@@ -24,7 +25,7 @@ from reelkeeper.operations.core.policies import in_force
 from reelkeeper.operations.jobs import breaker, charged, fallback
 from reelkeeper.rules.core.tiers import Tiers
 from reelkeeper.rules.jobs import dispatch
-from reelkeeper.rules.jobs.attempts import AttemptPolicy, pause_seconds
+from reelkeeper.rules.jobs.attempts import AttemptPolicy, pause_seconds, unreadable_result
 from reelkeeper.rules.jobs.breaker import Phase
 from reelkeeper.rules.jobs.caps import Room
 from reelkeeper.rules.jobs.dispatch import DispatchPolicy, RankedQueue
@@ -52,8 +53,8 @@ def claim(
 ) -> list[Claim]:
     """Claim a job for each free slot of a worker; `warm_models` are the models that the slots have loaded.
 
-    Jobs that wait for another provider than the worker's are left out, and so are those that were sent to another one,
-    until they are given up. `order` and `tiers` are exceptions of this run to the policies in force. At most `limit`
+    Jobs that wait for another provider than the worker's are left out, and so are those that were sent to another one.
+    `order` and `tiers` are exceptions of this run to the policies in force. At most `limit`
     jobs run at once over all workers, of a provider, model, tier or user at most its cap, of a provider at most its
     tuned limit, and of an unwell provider only trial jobs; these limits do not hold up other jobs. Jobs of dead workers
     and jobs to be looked up come first, the others in the order of `rules/jobs/dispatch`. Frozen, it claims nothing.
@@ -74,8 +75,8 @@ def claim(
         resting = breaker.for_claims(session, as_of, policies.breaker)
         if unwell := [name for name, rest in resting.items() if rest.phase is Phase.OPEN]:
             fallback.move_waiting(session, unwell)
-        # guard claims.theirs: a worker takes a job that another provider has, and looks it up in vain
-        chosen = claims.left_behind(session, len(slots), provider, policies.attempts.give_up_hours)
+        # guard claims.theirs: a worker takes a job that another provider has, and ends it without asking that
+        chosen = claims.left_behind(session, len(slots), provider)
         # guard claims.own_breaker: jobs without a named provider are sent to one that fails them
         most = resting[provider].room if provider in resting else len(slots)
         if slots := slots[len(chosen) :][:most]:
@@ -227,6 +228,15 @@ def park(engine: Engine, job: Claim, error: str, policy: AttemptPolicy) -> None:
         _require(claims.release_job(session, job, JobState.PARKED, policy.quiet_seconds, error), job)
 
 
+def park_unreadable(engine: Engine, job: Claim, error: str, policy: AttemptPolicy, *, run_id: str) -> None:
+    """Park a job whose video is made and cannot be read, to be fetched later; raise one alert. Raises LeaseLost."""
+    found = unreadable_result(str(job.provider), f"{job.started_at:%Y-%m-%d}", job.id, error)
+    with transaction(engine, "jobs.park") as session:
+        _require(claims.release_job(session, job, JobState.PARKED, policy.longest_pause_seconds, error), job)
+        # guard claims.unreadable_told: a paid video that cannot be read is given up a day later, and nobody was told
+        alerts.observe_within(session, [found], run_id=run_id)
+
+
 def poll_now(engine: Engine, provider_job_id: str) -> bool:
     """End the pause of a waiting or parked job, since its provider has reported a change."""
     with transaction(engine, "jobs.look_soon") as session:
@@ -255,19 +265,32 @@ def hand_back(engine: Engine, held: Sequence[Claim]) -> None:
             claims.hand_back(session, held)
 
 
-def redrive(engine: Engine, job_id: str, *, author: str) -> None:
+def redrive(engine: Engine, job_id: str, *, author: str, buy_again: bool = False) -> None:
     """Requeue a dead job from its first attempt; its price is held and its bytes are reserved again.
 
     The price is that of its admission; the duration of the hold, and whether the bytes fit, follow the
-    policies in force, as for a new job.
+    policies in force, as for a new job. A parked job is looked up, or its video fetched, without a further pause. A job
+    that its provider has, or may have, is not sent again unless `buy_again`: what it cost there counts as spent.
 
-    Raises NotFound; Refused when it is not dead, or another job makes the same; InsufficientCredits, QuotaExceeded.
+    Raises NotFound; Refused when it is neither, or another job makes the same; InsufficientCredits, QuotaExceeded.
     """
     with transaction(engine, "jobs.redrive") as session:
         require_permission(session)
         job = queue.find(session, job_id, locked=True)
         if job is None:
             raise NotFound(f"no job {job_id!r}")
+        sent = endings.sent_as(session, job_id)
+        detail = {"job": job_id, "was": job.error, "provider_job": sent.provider_job_id, "buy_again": buy_again}
+        # guard claims.buy_again: a person who has a video fetched again pays for another one
+        if buy_again:
+            endings.forget_sent(session, job_id)
+        if job.state == JobState.PARKED:
+            endings.resume(session, job_id, afresh=buy_again)
+            if buy_again:
+                # guard spend.bought_again: of two videos that a person had bought for one job, one counts in no budget
+                charged.count_without_video(session, job, sent.provider_key, None, may_be_paid=True)
+            append(session, [Event("redrive", author, user_id=job.user_id, detail=detail)])
+            return
         # guard claims.redrive_dead: a running job is made and charged again
         if job.state != JobState.DEAD:
             raise Refused(f"job {job_id!r} is {job.state}; only a dead job can be tried again. Nothing was changed")
@@ -293,7 +316,7 @@ def redrive(engine: Engine, job_id: str, *, author: str) -> None:
             values["reservation_id"] = reserved.id
         endings.redrive(session, job_id, **values)
         limits.take_in(session, limits.scopes_of(job), limits.expected_cost(job))
-        append(session, [Event("redrive", author, user_id=job.user_id, detail={"job": job_id, "was": job.error})])
+        append(session, [Event("redrive", author, user_id=job.user_id, detail=detail)])
 
 
 def _require(is_ours: bool, job: Claim) -> None:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
@@ -31,6 +31,7 @@ from reelkeeper.errors import (
     ProviderBusy,
     ProviderDown,
     ReelkeeperError,
+    ResultUnreadable,
 )
 from reelkeeper.logs import bound
 from reelkeeper.model.jobs import JobState
@@ -229,7 +230,18 @@ def _in_doubt(context: WorkerContext, job: JobRun, error: GenerationUnknown) -> 
     """Park a job until it is looked up again; one that was in doubt for too long is dead."""
     if _is_given_up(job):
         return _give_up(context, job, error, f"result unknown for {job.attempts.give_up_hours} hours: {error}")
+    if isinstance(error, ResultUnreadable):
+        return _fetch_later(context, job, error)
     claiming.park(context.engine, job.claim, str(error), job.attempts)
+    return End.PARKED
+
+
+def _fetch_later(context: WorkerContext, job: JobRun, error: ResultUnreadable) -> End:
+    """Fetch a video again after a pause. After its last attempt, park its job with an alert; never buy it again."""
+    if job.claim.attempts < job.attempts.most_attempts:
+        claiming.wait(context.engine, job.claim, str(error), job.attempts)
+        return End.RETRIED
+    claiming.park_unreadable(context.engine, job.claim, str(error), job.attempts, run_id=context.run_id)
     return End.PARKED
 
 
@@ -250,12 +262,10 @@ def _make_and_deliver(context: WorkerContext, job: JobRun) -> End:
         is_there = is_live(session, item.id)  # an earlier worker delivered it, and died before settling it
     # guard provider.same: a job that one provider has, or may have, is sent to another, and paid twice
     if item.provider_key and item.provider != context.generator.name and not is_there:
-        raise GenerationUnknown(
-            f"it was sent to provider {item.provider!r}, but this worker's provider is {context.generator.name!r}"
-        )
+        raise HandedOver
     with scratch_dir(context.scratch) as folder:
         # guard claims.delivered: a job whose video exists is made, and paid, again
-        made = Made(folder) if is_there else context.generator.make(_order(context, item), folder / "made.mp4", job)
+        made = Made(folder) if is_there else context.generator.make(_order(context, job), folder / "made.mp4", job)
         job.paid_microusd = made.cost_microusd
         # The duration of a job that another worker began is known only to the store.
         took = None if item.provider_key else time.monotonic() - job.began
@@ -273,6 +283,11 @@ def _make_and_deliver(context: WorkerContext, job: JobRun) -> End:
                 lease=taken[0],
                 run_id=context.run_id,
             )
+        except NotAVideo as wrong:
+            # guard provider.bought_once: a video whose bytes cannot be read is made, and paid, up to five times
+            if made.url:
+                raise ResultUnreadable(f"what the provider made is not a video: {wrong}: {made.url[:500]}") from wrong
+            raise
         finally:
             context.manager.release(taken)
     if not is_there:
@@ -291,14 +306,24 @@ def _seconds(job: JobRun, took: float | None) -> float | None:
     return took
 
 
-def _order(context: WorkerContext, job: Claim) -> Order:
+def _order(context: WorkerContext, run: JobRun) -> Order:
     """Make the order of a job, with the model as it was when its price was quoted.
 
     Raises ProviderBusy where another provider makes that model, so that a worker of that provider takes the job.
     """
+    job, deadline = run.claim, run.claim.started_at + timedelta(hours=run.attempts.give_up_hours)
     with reading(context.engine) as session:
         entry = at_version(session, job.policy_version).book.entry(job.model, job.lane)
-    order = Order(job.id, job.model, job.request, job.provider_key, job.provider_job_id, job.was_parked, job.started_at)
+    order = Order(
+        job.id,
+        job.model,
+        job.request,
+        job.provider_key,
+        job.provider_job_id,
+        job.was_parked,
+        job.started_at,
+        deadline=deadline,
+    )
     if entry is None:
         return order
     here = context.generator.name
@@ -319,7 +344,7 @@ def _again(context: WorkerContext, job: JobRun, error: Exception) -> End:
     """Requeue a job with attempts left; keep its key and the provider's id, unless the attempt failed there."""
     problem = str(error) if isinstance(error, ReelkeeperError) else f"unexpected {type(error).__name__}"
     most, is_over = job.attempts.most_attempts, isinstance(error, GenerationFailed | NotAVideo)
-    if job.claim.attempts >= most:
+    if job.claim.attempts >= most or (is_over and _is_given_up(job)):
         return _give_up(context, job, error, give_up_error(most, problem, by_generator=is_over))
     if is_over:
         claiming.retry(
@@ -366,5 +391,6 @@ def _ending(job: Claim, error: Exception) -> Ending:
         GenerationLost: Ending.LOST,
         GenerationFailed: Ending.FAILED,
         NotAVideo: Ending.UNREADABLE,
+        ResultUnreadable: Ending.UNREADABLE,
     }
     return next((ending for kind, ending in endings.items() if isinstance(error, kind)), Ending.IN_DOUBT)

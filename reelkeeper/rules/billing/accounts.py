@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final, Self
 
 from reelkeeper.errors import IntegrityDoubt
@@ -70,3 +71,19 @@ def findings(mismatches: Sequence[Mismatch]) -> list[Finding]:
             figures=tuple((what.replace("_", " "), f"{count:,}") for what, count in by_kind.items()),
         )
     ]
+
+
+def holds_ended(job_ids: Sequence[str], at: datetime) -> Finding:
+    """Make the finding that the credits held for jobs that have not ended were given back to their users."""
+    named = ", ".join(job_ids[:_NAMED])
+    return Finding(
+        rule="hold_ended",
+        scope="total",
+        period=f"{at:%Y-%m-%d}",
+        level="",
+        severity=Severity.WARNING,
+        title="Credits of unfinished jobs were given back",
+        text=f"The time of the credits held for {many(len(job_ids), 'job')} is over, and the jobs go on: {named}. Each "
+        "is charged once its video is made; a user who has spent the credits by then gets it free.",
+        suggestion="See `reelkeeper queue --explain JOB`. Longer holds: `admission.hold_days` of the policies.",
+    )

@@ -13,6 +13,7 @@ from reelkeeper.model.alerts import Finding, Severity
 from reelkeeper.rules.core.wording import many
 
 _ABOVE_QUOTE: Final = "cost_above_quote"  # the alert's rule
+_UNREADABLE: Final = "unreadable_result"  # the alert's rule
 _MICROUSD: Final = 10**6
 _GIVEN_UP: Final = "given up after"  # the beginning of a dead job's error if its generator failed each attempt
 _DOUBLINGS: Final = 16  # 2 ** 16 s are 18 hours: no pause is longer
@@ -31,7 +32,7 @@ class AttemptPolicy(BaseModel):
         120, ge=0, le=86_400, description="Seconds before the provider is asked again about a job that it does not know"
     )
     give_up_hours: int = Field(
-        24, ge=1, le=720, description="Hours after its start at which a job with a still unknown outcome is dead"
+        24, ge=1, le=720, description="Hours after its start at which a job that is in doubt or not made yet is dead"
     )
 
 
@@ -98,6 +99,22 @@ def cost_above_quote(model: str, day: str, quoted_microusd: int, cost_microusd: 
     )
 
 
+def unreadable_result(provider: str, day: str, job_id: str, problem: str) -> Finding:
+    """Make the finding that a vendor made and bills a video, and what was received from it cannot be read."""
+    return Finding(
+        rule=_UNREADABLE,
+        scope=f"provider:{provider}",
+        period=day,
+        level="",
+        severity=Severity.WARNING,
+        title=f"A video that {provider} made cannot be read",
+        text=f"Job {job_id}: {problem}. It is paid for, so it is not made again by itself: it is parked, and fetched "
+        "again every few minutes until it is given up. Others of the day are in `reelkeeper queue`.",
+        suggestion=f"Open the address. To fetch it now: reelkeeper jobs retry {job_id}. To pay for another one: "
+        f"reelkeeper jobs retry {job_id} --buy-again",
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class DispatchReport:
     """The jobs that a run ended, how many wait, run and are dead after it, and which come next."""
@@ -131,6 +148,6 @@ class DispatchReport:
             raise PartialFailure(
                 f"{many(self.succeeded, 'job')} succeeded; {self.given_up} used up their attempts and are dead, "
                 f"{self.failed_here} failed here and go to another worker. To try a dead one again: "
-                "reelkeeper jobs redrive JOB"
+                "reelkeeper jobs retry JOB"
             )
         return self

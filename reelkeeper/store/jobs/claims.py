@@ -103,15 +103,13 @@ def count_states(session: Session) -> dict[str, int]:
     return {row.state: row.jobs for row in session.execute(counts)}
 
 
-def left_behind(session: Session, limit: int, provider: str | None = None, others_hours: int = 0) -> list[str]:
+def left_behind(session: Session, limit: int, provider: str | None = None) -> list[str]:
     """List the ids of jobs that were begun and have no worker now, the longest waiting first.
 
-    With a `provider`, jobs that were sent to another, which alone knows their state, are left out until they are
-    `others_hours` old.
+    With a `provider`, jobs that were sent to another, which alone knows their state, are left out.
     """
     is_of_another = sa.and_(jobs.c.provider_key.is_not(None), jobs.c.provider != provider)
-    old = jobs.c.started_at < Clock(-3600 * others_hours)
-    may_be_taken = sa.true() if provider is None else sa.or_(sa.not_(is_of_another), old)
+    may_be_taken = sa.true() if provider is None else sa.not_(is_of_another)
     wanted = sa.select(jobs.c.id).where(_left_behind(), may_be_taken).order_by(jobs.c.due_at, jobs.c.id).limit(limit)
     return list(session.execute(wanted).scalars())
 

@@ -4,7 +4,7 @@ Each change checks in its own WHERE whether it is still allowed, and returns the
 """
 
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 from sqlmodel import Session
@@ -94,6 +94,30 @@ def redrive(session: Session, job_id: str, **values: str | None) -> None:
         progress=0.0,
         **values,
     )
+
+
+class Sent(NamedTuple):
+    """How a job was sent to its provider, if it was."""
+
+    provider_key: str | None
+    provider_job_id: str | None
+
+
+def sent_as(session: Session, job_id: str) -> Sent:
+    """Read how an existing job was sent."""
+    return Sent(*session.execute(sa.select(*(jobs.c[name] for name in Sent._fields)).where(jobs.c.id == job_id)).one())
+
+
+def forget_sent(session: Session, job_id: str) -> None:
+    """Clear the key and the provider's id of a job that a person wants to be made anew, unless a worker has it."""
+    chosen = sa.and_(jobs.c.id == job_id, jobs.c.state.in_((JobState.PARKED, JobState.DEAD)))
+    session.execute(sa.update(jobs).where(chosen).values(provider_key=None, provider_job_id=None))
+
+
+def resume(session: Session, job_id: str, *, afresh: bool) -> None:
+    """End the pause of a parked job; `afresh`, it is requeued from its first attempt."""
+    begun = {"state": JobState.QUEUED, "attempts": 0, "started_at": None, "progress": 0.0} if afresh else {}
+    note(session, job_id, due_at=Clock(), **begun)
 
 
 def note(session: Session, job_id: str, **values: Any) -> None:  # noqa: ANN401  columns of jobs

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from reelkeeper.errors import UserErased
 from reelkeeper.model.jobs import IN_FLIGHT, JobState, WaitingJob
-from reelkeeper.store.core.engine import Clock
+from reelkeeper.store.core.engine import Clock, one_of
 from reelkeeper.store.core.policies import VERSION
 from reelkeeper.store.core.policies import note as note_policies
 from reelkeeper.store.tables import cache_entries, jobs, users
@@ -178,6 +178,12 @@ def marks(session: Session, job_ids: Sequence[str]) -> dict[str, object]:
         .where(jobs.c.id.in_(sa.bindparam("job_ids", expanding=True)))
     )
     return {row[0]: tuple(row[1:]) for row in session.execute(query, {"job_ids": job_ids})}
+
+
+def unfinished(session: Session, hold_ids: Sequence[str]) -> list[str]:
+    """List the jobs of these holds that have not ended."""
+    chosen = sa.and_(one_of(session, jobs.c.hold_id, hold_ids), jobs.c.state.in_(IN_FLIGHT))
+    return list(session.execute(sa.select(jobs.c.id).where(chosen).order_by(jobs.c.id)).scalars())
 
 
 def oldest_waiting(session: Session) -> datetime | None:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from reelkeeper.errors import (
     GenerationRefused,
     GenerationUnknown,
     ProviderBusy,
+    ResultUnreadable,
 )
 from tests.adapters.providers.formats import FORMATS, Format
 from tests.adapters.providers.notes import Notes
@@ -181,11 +183,48 @@ def test_a_provider_that_is_down_leaves_its_jobs_in_doubt(vendor: Vendor, make: 
     assert len(vendor.submitted) == 1
 
 
-def test_a_video_that_has_expired_is_lost_and_not_made_again(vendor: Vendor, make: Make) -> None:
+def test_a_video_that_has_expired_is_not_made_again(format_: Format, vendor: Vendor, make: Make) -> None:
+    """Where jobs are billed, only the vendor's word that it is deleted ends one; a missing file may come back."""
     vendor.has_expired, notes = True, Notes()
-    with pytest.raises(GenerationLost):
+    says_so = format_.double.__name__ in ("ProviderDouble", "ComfyUIDouble", "ReplicateDouble")
+    with pytest.raises(GenerationLost if says_so else ResultUnreadable):
         make(notes)
     assert len(vendor.submitted) == 1
+
+
+@pytest.mark.parametrize("planned", [CUT, (404, None), (503, None), (403, None)])
+def test_a_video_that_is_not_received_is_not_lost(format_: Format, vendor: Vendor, make: Make, planned: Next) -> None:
+    vendor.files, notes = [planned] * 3, Notes()
+    with pytest.raises((GenerationLost, ResultUnreadable)) as problem:
+        make(notes)
+    assert isinstance(problem.value, ResultUnreadable) or not format_.connect(vendor).guarantee.bills
+    vendor.files = []
+    assert make(notes).path.read_bytes() == b"a video"
+    assert len(vendor.submitted) == 1
+
+
+def test_a_job_that_is_not_over_at_its_deadline_is_cancelled_and_one_that_is_made_just_then_is_fetched(
+    vendor: Vendor, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vendor.looks, notes = 10**6, Notes()
+    late = Notes().taken_up()._replace(deadline=datetime.now(UTC) - timedelta(seconds=1))
+    with pytest.raises(GenerationUnknown):
+        make(notes, late)
+    assert vendor.cancelled == ["p1"]
+    vendor.looks, notes = 2, Notes()
+    monkeypatch.setattr(vendor, "cancel", vendor.look)  # it comes too late
+    assert make(notes, late).path.exists()
+    assert len(vendor.submitted) == 2
+
+
+def test_a_job_is_named_whatever_its_first_status_is(vendor: Vendor, make: Make) -> None:
+    """A vendor's double answers a new job with another word, as a new version of a gateway would."""
+    vendor.reads, notes = [(200, {"id": "p1", "status": "dreaming"})] * 2, Notes()
+    vendor.queue = [(200, {"id": "p1", "request_id": "p1", "prompt_id": "p1", "status": "dreaming"})]
+    notes.stop = RuntimeError("it is named")
+    with pytest.raises(RuntimeError):
+        make(notes)
+    assert str(notes.job_id).rpartition("/")[2] == "p1"
 
 
 def test_a_cancelled_job_is_cancelled_at_its_provider(vendor: Vendor, make: Make) -> None:

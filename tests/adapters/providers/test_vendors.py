@@ -7,7 +7,13 @@ from typing import Any
 
 import pytest
 
-from reelkeeper.adapters.providers import FalProvider, OpenAIProvider, RemoteGenerator, ReplicateProvider
+from reelkeeper.adapters.providers import (
+    FalProvider,
+    OpenAIProvider,
+    RemoteGenerator,
+    ReplicateProvider,
+    RunwayProvider,
+)
 from reelkeeper.adapters.providers.contract import NO_IMAGES, Made, Order, Provider, Submission
 from reelkeeper.errors import GenerationFailed, GenerationRefused, GenerationUnknown
 from tests.adapters.providers.formats import FILES, HOOK
@@ -203,3 +209,16 @@ def test_an_engine_that_answers_a_failed_job_with_its_http_status_is_understood(
     openai.end_as("failed")
     with pytest.raises(GenerationFailed, match="out of memory"):
         run(OpenAIProvider(openai.url, TOKEN, **HOW), asked("wan3"), tmp_path)
+
+
+@pytest.mark.parametrize("word", ["pending", "a word of next year"])
+def test_a_gateway_with_other_words_is_waited_for(openai: OpenAIDouble, tmp_path: Path, word: str) -> None:
+    openai.running_word, openai.looks = word, 4
+    assert run(OpenAIProvider(openai.url, TOKEN, **HOW), asked("wan3"), tmp_path, most_silent_seconds=0.0).path.exists()
+    assert len(openai.submitted) == 1
+
+
+def test_runways_videos_are_fetched_from_its_documented_host_without_a_setting() -> None:
+    calls = RunwayProvider(TOKEN)._calls
+    assert calls._is_listed("https://dnznrvs05pmza.cloudfront.net/video.mp4?_jwt=x")
+    assert not calls._is_listed("https://cloudfront.net.example/video.mp4")

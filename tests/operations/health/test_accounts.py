@@ -7,6 +7,7 @@ import sqlalchemy as sa
 
 from reelkeeper.errors import Frozen, LeaseLost
 from reelkeeper.model import VideoState
+from reelkeeper.model.jobs import JobState
 from reelkeeper.model.money import Mismatch
 from reelkeeper.operations.billing import ledger, quota
 from reelkeeper.operations.core.freeze import thaw, why_frozen
@@ -16,8 +17,18 @@ from reelkeeper.store.core.audit import events
 from reelkeeper.store.core.engine import Clock, reading, transaction
 from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.tables import accounts as kept
-from reelkeeper.store.tables import credit_holds, entries, reservations, storage_accounts, transfers, videos
+from reelkeeper.store.tables import (
+    alerts,
+    credit_holds,
+    entries,
+    jobs,
+    reservations,
+    storage_accounts,
+    transfers,
+    videos,
+)
 from tests.operations.books import DOLLAR, balances, make_user, storage, store_video
+from tests.operations.queue import row
 
 
 @pytest.fixture
@@ -45,6 +56,21 @@ def busy(engine: sa.Engine) -> sa.Engine:
 
 def test_accounts_add_up_after_moves_by_the_ledger(busy: sa.Engine) -> None:
     assert accounts.recount(busy) == []
+
+
+def test_a_hold_that_ends_before_its_job_is_told(busy: sa.Engine, lease: Lease) -> None:
+    with transaction(busy, "test") as session:
+        held = session.execute(
+            sa.select(credit_holds.c.id).where(credit_holds.c.state == "open").order_by(credit_holds.c.id)
+        ).scalars()
+        for number, hold_id in enumerate(held):
+            state = JobState.SUCCEEDED if number else JobState.PARKED
+            session.execute(sa.insert(jobs).values(row(f"job {number}", hold_id=hold_id, state=state)))
+        session.execute(sa.update(credit_holds).values(expires_at=Clock(-1)))
+    assert len(accounts.void_holds(busy, lease=lease, run_id="run")) == 2
+    with reading(busy) as session:
+        text = session.execute(sa.select(alerts.c.text).where(alerts.c.rule == "hold_ended")).scalar_one()
+    assert ("job 0" in text, "job 1" in text) == (True, False)
 
 
 def test_overdue_holds_are_released_in_batches(busy: sa.Engine, lease: Lease) -> None:
