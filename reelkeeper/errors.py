@@ -20,7 +20,7 @@ ReelkeeperError
 │   ├── AddressRefused                   the address is not public, or not https
 │   ├── SignatureRefused                 the signature of a call is missing, wrong or too old
 │   ├── NotPlayable                      no stored version of the video has a codec that the client plays
-│   └── IdentityMismatch                 the store does not belong to this bucket
+│   └── IdentityMismatch                 the store does not belong to this bucket, or this Prefect server
 ├── Frozen                      exit 3   a person or a failed check has stopped all changes
 ├── LeaseLost                   exit 4   another run has taken over
 ├── IntegrityDoubt              exit 5   the stored object differs from the catalogue's record
@@ -173,7 +173,7 @@ class NotPlayable(Refused):
 
 
 class IdentityMismatch(Refused):
-    """The store does not belong to this bucket."""
+    """The store does not belong to this bucket, or to this Prefect server."""
 
 
 class Frozen(ReelkeeperError):
