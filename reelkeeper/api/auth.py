@@ -112,10 +112,10 @@ class AuthMiddleware:
         at = self._clock()
         found = self._trusted.get(text)
         # guard auth.trusted_for_seconds: a revoked token works until the process ends
-        if found and found.until > at:
-            if found.due > at:
-                return found.caller
-            found.due = found.until  # this request looks it up again; others use the entry for the rest of its second
+        if found and found.due > at:
+            return found.caller
+        if found:  # this request looks it up again; others use the entry for the rest of its second
+            found.due = found.until
         async with (self._load.known if found else self._load.unknown).turn():
             caller = await run_sync(authenticate, self._engine, text)
         if caller is None:
