@@ -99,6 +99,10 @@ def live(world: World) -> None:
     late, _ = receive.begin(world.workspace, announced, "late", url_seconds=1)
     bucket.put_bytes_once(late.key, b"a late upload", "video/mp4")
     hold(engine, HoldTerms("video", name, CANARIES["reason of a hold"], "front"))
+    users.put(engine, "bob", "free", by="front")
+    hold(engine, HoldTerms("user", "bob", f"{USER} sues him", "front"))
+    hold(engine, HoldTerms("user", "bob", USER, "front"))
+    users.give(engine, "bob", DOLLAR, "of-bob", by="front", reason=f"for {USER}'s sake")
     said = f"user {USER} stores much, such as {name}"
     alerts.observe(
         engine, [Finding("saving", f"user:{USER}", "", "", Severity.NOTICE, said, said)], rules=["saving"], run_id="run"

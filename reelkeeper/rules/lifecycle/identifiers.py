@@ -2,7 +2,7 @@
 
 An id may be a common word, or a number. So in texts it counts only in certain contexts (`user ann`, `user:ann`,
 `videos/ann/…`), or anywhere in a sentence if it is longer than two characters and not a number; and in JSON also as the
-whole value of a field that holds ids.
+whole value of a field that holds ids or a reason. A reason is a sentence even if it is one word.
 """
 
 import re
@@ -13,6 +13,10 @@ from typing import Any, Final
 _TOKEN: Final = re.compile(r"[\w-]+(?:\.[\w-]+)*")
 _BEFORE: Final = re.compile(r"(?:\b(?:user|video)s?[ :=/]+['\"]?|/)$", re.IGNORECASE)
 _FIELDS: Final = frozenset({"user", "user_id", "video", "video_id", "because_of", "subject", "id"})
+_REASONS: Final = frozenset(
+    {"reason", "retire_reason", "refused_reason", "outcome_reason", "refusal", "error", "frozen_reason"}
+    | {"approval_reason", "disabled_reason", "last_error", "note"}
+)
 _LEAST: Final = 3  # characters of an id that counts without context
 _BACK: Final = 12  # characters before an id that are checked
 
@@ -38,17 +42,17 @@ class Identifiers:
         return bool(self.cleaned(value) != value)
 
     def _text(self, text: str, field: str) -> str:
-        if field in _FIELDS and self._is_one(text):
+        if field in _FIELDS | _REASONS and self._is_one(text):
             return self.pseudonym
-        return _TOKEN.sub(lambda found: self.pseudonym if self._is_named(text, found) else found[0], text)
+        is_sentence = field in _REASONS or any(character.isspace() for character in text)
+        return _TOKEN.sub(lambda found: self.pseudonym if self._is_named(text, found, is_sentence) else found[0], text)
 
-    def _is_named(self, text: str, found: re.Match[str]) -> bool:
+    def _is_named(self, text: str, found: re.Match[str], is_sentence: bool) -> bool:
         token, start = found[0], found.start()
         if not self._is_one(token):
             return False
         if _BEFORE.search(text[max(0, start - _BACK) : start]) or text[found.end() : found.end() + 1] == "/":
             return True
-        is_sentence = any(character.isspace() for character in text)
         return is_sentence and len(token) >= _LEAST and not token.isdigit()
 
     def _is_one(self, token: str) -> bool:

@@ -4,7 +4,8 @@
 deleted.
 """
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -13,7 +14,7 @@ from sqlalchemy.orm import Session
 from reelkeeper.model.alerts import MessageState
 from reelkeeper.store.core.engine import changed
 from reelkeeper.store.removals.erasures import Erasing
-from reelkeeper.store.removals.personal_data import searched
+from reelkeeper.store.removals.personal_data import NOTES, searched
 from reelkeeper.store.tables import (
     accounts,
     alerts,
@@ -64,7 +65,11 @@ def erase(session: Session, erasing: Erasing, clean: Clean) -> dict[str, int]:
     session.execute(
         sa.insert(users).values(id=pseudonym, pseudonym=pseudonym, erasing_at=erasing.since, tier=None, created_at=None)
     )
-    _clean_texts(session, clean)
+    for name, columns in searched().items():
+        _clean_texts(session, clean, name, columns)
+    for name, columns in NOTES.items():
+        # guard erase.notes: the reason of another user's hold, refund or refusal still names the erased user
+        _clean_texts(session, clean, name, columns, user_id)
     _empty_work(session, user_id, pseudonym)
     _rename_books(session, user_id, pseudonym)
     return _delete(session, user_id)
@@ -176,22 +181,33 @@ def _rename_books(session: Session, user_id: str, pseudonym: str) -> None:
         session.execute(sa.update(table).where(table.c.scope == f"user:{user_id}").values(scope=f"user:{pseudonym}"))
 
 
-def _clean_texts(session: Session, clean: Clean) -> None:
-    """Replace the ids wherever a text contains them. A webhook event that contains one is not sent."""
-    for name, columns in searched().items():
-        table = videos.metadata.tables[name]
-        key = list(table.primary_key)
-        for rows in _pages(session, table, key, [table.c[column] for column in columns]):
-            for row in rows:
-                before = {column: getattr(row, column) for column in columns}
-                after = clean(before)
-                if after == before:
-                    continue
-                this = sa.and_(*(column == getattr(row, column.name) for column in key))
-                if table is outbox and row.endpoint_id is not None:
-                    after = {"state": MessageState.WITHDRAWN, "last_error": None, "subject": None}
-                    after["payload"] = {**before["payload"], "data": {}}
-                session.execute(sa.update(table).where(this).values(after))
+def _clean_texts(
+    session: Session, clean: Clean, name: str, columns: Sequence[str], only_with: str | None = None
+) -> None:
+    """Replace the ids wherever a text contains them. A webhook event that contains one is not sent.
+
+    `only_with` leaves rows without this text unread, in tables that grow with the videos.
+    """
+    table = videos.metadata.tables[name]
+    key, chosen = list(table.primary_key), [table.c[column] for column in columns]
+    where = sa.or_(*(_contains(column, only_with) for column in chosen)) if only_with else None
+    for rows in _pages(session, table, key, chosen, where):
+        for row in rows:
+            before = {column: getattr(row, column) for column in columns}
+            after = clean(before)
+            if after == before:
+                continue
+            this = sa.and_(*(column == getattr(row, column.name) for column in key))
+            if table is outbox and row.endpoint_id is not None:
+                after = {"state": MessageState.WITHDRAWN, "last_error": None, "subject": None}
+                after["payload"] = {**before["payload"], "data": {}}
+            session.execute(sa.update(table).where(this).values(after))
+
+
+def _contains(column: sa.Column[Any], text: str) -> sa.ColumnElement[bool]:
+    escaped = json.dumps(text)[1:-1]  # as a JSON column has it
+    stored = sa.cast(column, sa.String)
+    return sa.or_(stored.contains(text, autoescape=True), stored.contains(escaped, autoescape=True))
 
 
 def _pages(

@@ -142,6 +142,19 @@ FATES: Final[Mapping[str, Fate | Mapping[str, Fate]]] = MappingProxyType(
     }
 )
 
+# Of anybody's rows: what a person or a rule wrote there may name the user.
+NOTES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "holds": ("reason",),
+        "videos": ("retire_reason", "refused_reason"),
+        "blobs": ("retire_reason",),
+        "verdicts": ("reason", "outcome_reason"),
+        "jobs": ("error",),
+        "transfers": ("detail",),
+        "uploads": ("refusal",),
+    }
+)
+
 
 def searched() -> dict[str, list[str]]:
     """List the columns that are searched for the user's ids, by table."""

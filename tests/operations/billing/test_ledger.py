@@ -307,6 +307,7 @@ def test_entries_and_transfers_cannot_be_changed_or_deleted(books: sa.Engine) ->
         sa.update(transfers).values(amount_microusd=0),
         sa.update(entries).where(entries.c.account_id == "user/ann").values(account_id="house/grants"),
         sa.update(transfers).values(idempotency_key=transfers.c.id),
+        sa.update(transfers).values(detail={"reason": "another"}),
         sa.delete(entries),
         sa.delete(transfers),
     ]

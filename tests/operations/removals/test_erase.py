@@ -25,8 +25,8 @@ from reelkeeper.operations.videos.hold import hold, release
 from reelkeeper.settings import Settings
 from reelkeeper.store.core.audit import events, verify
 from reelkeeper.store.core.engine import reading, transaction
-from reelkeeper.store.removals.personal_data import FATES, Fate
-from reelkeeper.store.tables import blobs, jobs, key_owners, leases, videos
+from reelkeeper.store.removals.personal_data import FATES, NOTES, Fate, searched
+from reelkeeper.store.tables import blobs, holds, jobs, key_owners, leases, transfers, videos
 from reelkeeper.store.videos import cache
 from reelkeeper.store.videos.holds import HoldTerms
 from tests.doubles.cloudflare import ACCOUNT, ALL, TOKEN, ZONE, CloudflareDouble
@@ -253,6 +253,50 @@ def test_words_that_name_the_user_are_replaced_and_others_are_not(shop: World) -
     with reading(engine) as session:
         (frozen,) = events(session, event="freeze")
         assert (frozen.event.detail, verify(session) > 0) == ({}, True)
+
+
+def test_reasons_and_notes_of_others_no_longer_name_an_erased_user(shop: World) -> None:
+    engine = shop.workspace.engine
+    users.put(engine, "anna", "free", by="front")
+    users.put(engine, "bob", "free", by="front")
+    for number, why in enumerate(("ann sues bob", "ann", "ask:ann", "anna's and ann-2's lawyers, not ANN's")):
+        hold(engine, HoldTerms("user", "bob", why, f"counsel {number}"))
+    users.give(engine, "bob", DOLLAR, "sorry", by="front", reason="ann's mistake")
+    job_id = ask(shop, "a dog", user_id="bob")
+    with transaction(engine, "test") as session:
+        session.execute(sa.insert(videos).values(id="v2", user_id="anna", state="live", generation=1))
+        said = {"retire_reason": "ann asked", "refused_reason": "(ann)"}
+        session.execute(sa.update(videos).where(videos.c.id == "v2").values(said))
+        session.execute(sa.update(jobs).where(jobs.c.id == job_id).values(error="as ann's was"))
+    pseudonym = gone(shop).pseudonym
+    with reading(engine) as session:
+        held = session.execute(sa.select(holds.c.reason).order_by(holds.c.author)).scalars().all()
+        of_video = session.execute(sa.select(videos.c.retire_reason, videos.c.refused_reason)).one()
+        error = session.execute(sa.select(jobs.c.error).where(jobs.c.id == job_id)).scalar_one()
+        given = session.execute(sa.select(transfers.c.detail).where(transfers.c.kind == "grant")).scalars().all()
+        assert verify(session) > 0
+    assert held == [
+        f"{pseudonym} sues bob",
+        pseudonym,
+        f"ask:{pseudonym}",
+        "anna's and ann-2's lawyers, not ANN's",
+    ]
+    assert (*of_video, error) == (f"{pseudonym} asked", f"({pseudonym})", f"as {pseudonym}'s was")
+    assert {"reason": f"{pseudonym}'s mistake"} in given
+    assert dump(engine).count("ann'") == 0
+    written = {
+        (name, column.name)
+        for name, table in SQLModel.metadata.tables.items()
+        for column in table.c
+        if _is_note(column.name)
+    }
+    assert written <= {
+        (name, column) for noted in (searched(), NOTES) for name, found in noted.items() for column in found
+    }
+
+
+def _is_note(column: str) -> bool:
+    return column.endswith(("reason", "note", "refusal")) or column in ("error", "last_error")
 
 
 def test_a_freeze_while_it_deletes_keeps_what_is_left(shop: World, at_failpoint: AtFailpoint) -> None:

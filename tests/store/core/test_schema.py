@@ -53,6 +53,7 @@ REVISIONS = [
     "0021 Add the number of jobs billed by the clip: others of the same model and day have a flat price.",
     "0022 Add epochs: what a store announces in its bucket, so that an older or copied store notices it.",
     "0023 Add the jobs that providers made or may have made, each attempt with its name there and what counts for it.",
+    "0024 Let an erasure replace the user's id in the reason of another user's transfer.",
 ]
 LATEST = REVISIONS[-1][:4]
 

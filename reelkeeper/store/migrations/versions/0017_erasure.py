@@ -74,7 +74,6 @@ def upgrade() -> None:
         "OLD.salt IS NULL OR NEW.salt IS NOT NULL",
         ("id", "at", "event", "run_id", "blob_id", "seal", "previous", "digest"),
     )
-    # guard ledger.only_erased: a mistaken statement gives a move of credits to another user
     _refuse_updates(
         "transfers", "substr(NEW.user_id, 1, 7) <> 'erased-'", ("id", "kind", "hold_id", "amount_microusd", "at")
     )
