@@ -180,6 +180,8 @@ class Media:
     tags: tuple[tuple[str, str], ...] = ()  # of the file: names in lower case, without the container's own
     codec_tag: str = ""  # of the codec in MP4: avc1, hvc1, hev1, av01, vp09
     index_first: bool = False  # of an MP4: playback can start before the file is complete
+    carried_boxes: tuple[str, ...] = ()  # of an MP4, that ffmpeg does not know: type and SHA-256 of each `uuid` box
+    lost_boxes: tuple[str, ...] = ()  # of an MP4: paths of metadata that no result can have
     side_data: tuple[str, ...] = ()  # other data needed for display, by ffprobe's names: Stereo 3D, Spherical Mapping
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import ffmpeg
 
+from reelkeeper.adapters.ffmpeg.boxes import carry
 from reelkeeper.adapters.ffmpeg.command import call
 from reelkeeper.adapters.ffmpeg.intake import admit, scratch_dir
 from reelkeeper.adapters.ffmpeg.runner import Progress, Watch
@@ -104,6 +105,9 @@ def encode(
         if ended.stopped:
             return Encoded(draft.stat().st_size if draft.exists() else 0, ended.frames, spent, complete=False)
         ended.check("encode")
+        if how.container == "mp4" and media.carried_boxes:
+            # guard transcode.carried_boxes: the label that a clip was made by AI is lost
+            carry(clip.path, draft)
         size = draft.stat().st_size
         draft.replace(output)
         return Encoded(size, ended.frames, spent, complete=True)

@@ -15,16 +15,14 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from reelkeeper import disk
+from reelkeeper.adapters.ffmpeg.boxes import walk
 from reelkeeper.errors import NotAVideo
 from reelkeeper.model import MediaLimits
 
 _ISO_BOXES = {b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"styp"}
-_C2PA_UUID = bytes.fromhex("d8fec3d61b0e483c92975828877ec481")  # C2PA specification 2.1, A.5: BMFF boxes
 _PLAYED = (b"moov", b"mdat")
-_MAX_BOXES = 10_000
 _PREFIX = "reelkeeper-desk-"
 SCRATCH = "the scratch disk"
 SCRATCH_REMEDY = "Free some space, set REELKEEPER_SCRATCH_DIR to a larger disk, or REELKEEPER_WORKERS to fewer"
@@ -149,36 +147,9 @@ def _container(head: bytes) -> str:
     raise NotAVideo(f"its first bytes {head[:8].hex(' ') or '(none)'} are not those of MP4, WebM or MPEG-PS")
 
 
-def has_content_credentials(clip: Clip) -> bool:
-    """Check whether an MP4 contains a C2PA manifest, which any transcode would lose."""
-    if clip.container != "mov":
-        return False
-    with clip.path.open("rb") as file:
-        return any(kind == b"uuid" and file.read(16) == _C2PA_UUID for kind in _top_level_boxes(file, clip.size_bytes))
-
-
 def has_index_first(clip: Clip) -> bool:
     """Check whether the index (moov) of an MP4 precedes its media data (mdat)."""
     if clip.container != "mov":
         return False
     with clip.path.open("rb") as file:
-        return next((kind for kind in _top_level_boxes(file, clip.size_bytes) if kind in _PLAYED), b"") == b"moov"
-
-
-def _top_level_boxes(file: BinaryIO, size: int) -> Iterator[bytes]:
-    """Yield the type of each box, with the file positioned at its content (ISO/IEC 14496-12, 4.2)."""
-    at = 0
-    for _ in range(_MAX_BOXES):
-        file.seek(at)
-        header = file.read(8)
-        if len(header) < 8:  # noqa: PLR2004  a box header is 8 bytes
-            return
-        length = int.from_bytes(header[:4], "big")
-        if length == 1:  # a 64-bit size follows
-            length = int.from_bytes(file.read(8), "big")
-        yield header[4:]
-        if length == 0:  # up to the end of the file
-            return
-        at += max(length, 8)
-        if at >= size:
-            return
+        return next((box.kind for box in walk(file, 0, clip.size_bytes) if box.kind in _PLAYED), b"") == b"moov"

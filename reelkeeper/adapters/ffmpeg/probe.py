@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from reelkeeper.adapters.ffmpeg.intake import Clip, admit, has_content_credentials, has_index_first, scratch_dir
+from reelkeeper.adapters.ffmpeg.boxes import Metadata, metadata
+from reelkeeper.adapters.ffmpeg.intake import Clip, admit, has_index_first, scratch_dir
 from reelkeeper.adapters.ffmpeg.runner import run
 from reelkeeper.adapters.ffmpeg.sandbox import Bounds
 from reelkeeper.adapters.ffmpeg.tools import tools
@@ -67,6 +68,8 @@ def _media(answer: Mapping[str, Any], clip: Clip) -> Media:
         width, height, aspect = height, width, 1 / max(aspect, 1e-9)
     pixel_format = video.get("pix_fmt", "")
     depth = _DEPTH.search(pixel_format)
+    named = answer["format"].get("tags", {})
+    boxes = metadata(clip.path, {name.lower() for name in named}) if clip.container == "mov" else Metadata()
     return Media(
         container=clip.container,
         codec=video.get("codec_name", "unknown"),
@@ -86,9 +89,11 @@ def _media(answer: Mapping[str, Any], clip: Clip) -> Media:
         color_space=_known(video.get("color_space")),
         color_primaries=_known(video.get("color_primaries")),
         color_transfer=_known(video.get("color_transfer")),
-        content_credentials=has_content_credentials(clip),
-        creation_time=answer["format"].get("tags", {}).get("creation_time"),
-        tags=_tags(answer["format"].get("tags", {})),
+        content_credentials=boxes.has_c2pa,
+        carried_boxes=boxes.carried,
+        lost_boxes=boxes.lost,
+        creation_time=named.get("creation_time"),
+        tags=_tags(named),
         codec_tag=video.get("codec_tag_string", ""),
         index_first=has_index_first(clip),
         audio=tuple(_stream(s) for s in streams if s.get("codec_type") == "audio"),

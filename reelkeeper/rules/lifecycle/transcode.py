@@ -197,6 +197,7 @@ def skip(media: Media, recipe: Recipe, mark: str = "") -> Refusal | None:
     silent = [s.codec for s in media.audio if not s.channels]
     layouts = [s.channel_layout for s in encoded if (s.channel_layout or "unknown") not in _LAYOUTS]
     extra = sorted(set(media.side_data) - _SIDE_DATA[recipe.container])
+    boxes = [*media.lost_boxes, *(media.carried_boxes if recipe.container != "mp4" else ())]
     rules = (
         ("efficient_codec", media.codec in recipe.skip_codecs, f"it is {media.codec} already"),
         ("alpha", media.has_alpha, f"{media.pixel_format} has transparency, which the result would lose"),
@@ -217,6 +218,8 @@ def skip(media: Media, recipe: Recipe, mark: str = "") -> Refusal | None:
         ),
         ("side_data", bool(extra), f"{', '.join(extra)} would be lost"),
         ("content_credentials", media.content_credentials, "its Content Credentials (C2PA) would be lost"),
+        # guard transcode.lost_boxes: provenance in a box that ffmpeg does not know is lost
+        ("metadata_boxes", bool(boxes), f"{', '.join(boxes)} would be lost"),
         ("several_videos", media.video_streams != 1, f"{media.video_streams} video streams, only one would be kept"),
         ("picture_subtitles", bool(pictures), f"subtitles in {', '.join(pictures)} are no text"),
         ("channels", channels > _MAX_CHANNELS, f"{channels} audio channels, Opus takes {_MAX_CHANNELS}"),
@@ -274,6 +277,9 @@ def _kept(source: Media, result: Media) -> Iterator[tuple[str, str]]:
             yield name, f"{name} {after}, the source {before}"
     if lost := sorted(set(source.side_data) - set(result.side_data)):
         yield "side_data", f"without the source's {', '.join(lost)}"
+    # guard transcode.boxes_kept: a result without its source's provenance replaces it
+    if missing := sorted(set(source.carried_boxes) - set(result.carried_boxes)):
+        yield "metadata_boxes", f"without the source's {', '.join(missing)}"
     tags = dict(result.tags)
     if changed := sorted(name for name, value in source.tags if tags.get(name) != value):
         yield "tags", f"without the source's tags {', '.join(changed)}"

@@ -9,8 +9,6 @@ from reelkeeper.errors import NotAVideo
 from reelkeeper.model import MediaLimits
 from tests.clips import MakeClip, natural, tool
 
-C2PA_BOX = (24).to_bytes(4, "big") + b"uuid" + bytes.fromhex("d8fec3d61b0e483c92975828877ec481")
-
 
 def test_a_natural_clip_is_described_as_it_is() -> None:
     media = ffmpeg.inspect(natural("bunny"))
@@ -60,13 +58,6 @@ def test_transparency_is_seen(make_clip: MakeClip) -> None:
     in_webm = make_clip("-auto-alt-ref", "0", codec="libvpx-vp9", pixels="yuva420p", sound="libopus", suffix="webm")
     assert ffmpeg.inspect(in_mov).has_alpha
     assert ffmpeg.inspect(in_webm).has_alpha
-
-
-def test_content_credentials_are_seen(tiny_clip: Path, tmp_path: Path) -> None:
-    signed = tmp_path / "signed.mp4"
-    signed.write_bytes(tiny_clip.read_bytes() + C2PA_BOX)
-    assert ffmpeg.inspect(signed).content_credentials
-    assert not ffmpeg.inspect(tiny_clip).content_credentials
 
 
 def test_a_cover_picture_is_not_the_video(make_clip: MakeClip, tmp_path: Path) -> None:
