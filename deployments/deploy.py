@@ -132,6 +132,12 @@ def redeploy(folder: Path) -> None:
         deploy(client, find_prefect_yaml(), folder)
 
 
+def storage_flows(written: Path) -> frozenset[str]:
+    """Read from prefect.yaml the names of the flows that change or adopt stored videos."""
+    found = [entry for entry in yaml.safe_load(written.read_text())["deployments"] if STORAGE in entry["tags"]]
+    return frozenset(entry["entrypoint"].rpartition(".")[2].replace("_", "-") for entry in found)
+
+
 def only_look(document: dict[str, Any]) -> None:
     """Set all deployments that change or adopt stored videos to dry runs."""
     for deployment in document["deployments"]:

@@ -37,6 +37,7 @@ class Machine:
 
     def __init__(self, settings: Settings) -> None:
         self.unfit: ReelkeeperError | None = None
+        self.dry_only = frozenset[str]()  # names of flows of which it takes dry runs alone
         self._settings, self._alone, self._is_known, self._is_warned = settings, threading.Lock(), False, False
 
     def require(self) -> None:

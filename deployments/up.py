@@ -31,7 +31,7 @@ DRAIN_MARGIN_SECONDS: Final = 45.0  # beyond its patience, for a worker to hand 
 TICK_SECONDS: Final = 0.25
 ROOM_SECONDS: Final = 10.0  # between two checks of the disks
 _LOCAL: Final = "127.0.0.1"
-LOOKS_ONLY: Final = "--looks-only"  # to `deployments.deploy`
+LOOKS_ONLY: Final = "--looks-only"  # to `deployments.deploy` and the worker
 _ONLY_LOOKS: Final = (
     "Dry runs only: it did not create this bucket, so every run that would change a stored video is a dry run.\n"
     "  To see what it would do, adopt the videos into the catalogue, which changes no bytes:\n"
@@ -96,6 +96,7 @@ class Up:
                 worker = [*_ours("worker"), "default", "transcode", "--patience", patience]
                 # guard up.deployed_first: a run that was due before changes a bucket that it did not create
                 if self.looks_only:
+                    worker.append(LOOKS_ONLY)
                     self._deploy()
                 start(self._part("worker", "The worker", worker, self.patience + DRAIN_MARGIN_SECONDS))
                 start(self._part("api", "The API", [*_ours("api"), "--port", str(self.api_port)], 25))

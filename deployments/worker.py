@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -34,7 +34,7 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.responses import WorkerFlowRunResponse
 from prefect.settings import PREFECT_WORKER_QUERY_SECONDS
-from prefect.states import AwaitingRetry, Cancelled, Crashed
+from prefect.states import AwaitingRetry, Cancelled, Crashed, Failed
 from prefect.workers.process import ProcessJobConfiguration, ProcessWorker, ProcessWorkerResult
 
 from deployments.engine import HAND_OVER
@@ -47,6 +47,10 @@ from reelkeeper.store.core.leases import LEASE_SECONDS
 TERMINATE_TIMEOUT_SECONDS: Final = 15.0  # for a run that is handed over to stop cleanly; then it is killed
 _HANDED_OVER: Final = "Its worker was stopped and handed it over"
 _MISSED: Final = "Missed: no worker was running, and a later run of the same schedule does its work"
+_ONLY_LOOKS: Final = (
+    "Refused, and nothing was changed: `reelkeeper up` did not create this bucket, so its worker makes dry runs only. "
+    "Run it with dry_run: true, or go live with `reelkeeper up --live`"
+)
 _AT_WORK: Final = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
 _PAGE: Final = 200
 _DIED: Final = "Its process died with the worker that ran it"
@@ -72,7 +76,9 @@ with warnings.catch_warnings():
 
         job_configuration = Configuration
 
-        def __init__(self, pool: str, limit: int, machine: Machine | None = None) -> None:
+        def __init__(
+            self, pool: str, limit: int, machine: Machine | None = None, dry_only: Collection[str] = ()
+        ) -> None:
             super().__init__(
                 pool, name=f"{pool} {socket.gethostname()} {os.getpid()}", limit=limit, create_pool_if_not_found=False
             )
@@ -83,6 +89,7 @@ with warnings.catch_warnings():
             self._machine = machine
             self._pids: dict[UUID, int] = {}
             self._handed_over = set[UUID]()
+            self._dry_only = dry_only  # names of flows of which it takes dry runs alone
             # By then the leases of dead runs have expired, so that the runs which replace them are not refused.
             self._dead_looked_for_at = time.monotonic() + LEASE_SECONDS
 
@@ -129,7 +136,10 @@ with warnings.catch_warnings():
             missed = superseded([flow_run.flow_run for flow_run in found])
             for run_id in missed:
                 await self.client.set_flow_run_state(run_id, Cancelled(message=_MISSED))
-            kept = [flow_run for flow_run in found if flow_run.flow_run.id not in missed]
+            refused = {due.flow_run.id for due in found if await self._would_change(due.flow_run)}
+            for run_id in refused - missed:
+                await self.client.set_flow_run_state(run_id, Failed(name="Refused", message=_ONLY_LOOKS), force=True)
+            kept = [flow_run for flow_run in found if flow_run.flow_run.id not in missed | refused]
             if not kept or self._machine is None or await self._is_fit():
                 return kept
             # guard machines.takes: a machine without ffmpeg takes every night's run, and gives it back, until morning
@@ -149,6 +159,13 @@ with warnings.catch_warnings():
         async def _is_light(self, run: FlowRun) -> bool:
             """Check that a run may be taken by a machine that cannot work on videos."""
             return self.reason is None and (await self.client.read_flow(run.flow_id)).name not in ON_VIDEOS
+
+        async def _would_change(self, run: FlowRun) -> bool:
+            """Check whether a run is to change a bucket that this worker only looks at, whoever asked for it."""
+            # guard up.worker_refuses: a form, an automation or the API changes a bucket that `up` only looks at
+            if not self._dry_only or run.parameters.get("dry_run") is True:
+                return False
+            return (await self.client.read_flow(run.flow_id)).name in self._dry_only
 
         async def run(
             self,
@@ -253,7 +270,7 @@ async def work(
     runs; those that it has are handed over at once.
     """
     os.environ.setdefault(HOME, os.getcwd())  # noqa: PTH109  as it is written, links and all
-    workers = [Worker(pool, limit, machine) for pool in pools]
+    workers = [Worker(pool, limit, machine, machine.dry_only) for pool in pools]
     stopping, hurried = asyncio.Event(), asyncio.Event()
 
     def on_signal() -> None:

@@ -1,4 +1,4 @@
-"""A starting worker ends runs whose process here has died, and leaves those that live or are elsewhere."""
+"""A starting worker ends runs whose process here has died; one that only looks refuses runs that make changes."""
 
 import asyncio
 import os
@@ -13,9 +13,12 @@ import pytest
 from prefect import flow, get_client
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.objects import StateType
 from prefect.states import Running
 from prefect.workers.process import ProcessWorker
 
+from deployments.deploy import storage_flows
+from deployments.up import find_prefect_yaml
 from deployments.worker import Worker
 
 HERE = socket.gethostname()
@@ -87,3 +90,33 @@ def test_a_server_that_is_away_is_asked_for_dead_runs_again(pool: str, monkeypat
         dead = begun(client, pool, f"{HERE}:{ended.pid}")
         asyncio.run(act())
         assert client.read_flow_run(dead).state_name == "Crashed"
+
+
+@pytest.mark.long
+def test_a_worker_that_only_looks_refuses_runs_that_make_changes_whoever_asks(pool: str) -> None:
+    """As from a form, the API or an automation: with other parameters, and by deployments of their own."""
+    storage = storage_flows(find_prefect_yaml())
+    assert storage == {"sync-catalog", "tier-storage", "transcode-videos", "expire-videos", "purge-retired"}
+    asked: dict[UUID, bool] = {}  # whether it is refused
+
+    async def act() -> list[UUID]:
+        async with Worker(pool, 9, dry_only=storage) as worker:
+            return [found.flow_run.id for found in await worker._get_scheduled_flow_runs()]
+
+    with get_client(sync_client=True) as client:
+        for name in ("tier-storage", "purge-retired", "deliver-alerts"):
+            flow_id = client.create_flow_from_name(name)
+            made = client.create_deployment(
+                flow_id, f"{pool}-{name}", work_pool_name=pool, parameters={"dry_run": True}
+            )
+            for given in ({}, {"dry_run": False}, {"dry_run": "false"}, {"dry_run": None}):
+                run = client.create_flow_run_from_deployment(made, parameters=given)
+                asked[run.id] = bool(given) and name in storage
+            bare = client.create_deployment(flow_id, f"{pool}-{name}-bare", work_pool_name=pool)
+            asked[client.create_flow_run_from_deployment(bare).id] = name in storage
+        taken = asyncio.run(act())
+        states = {run_id: client.read_flow_run(run_id).state for run_id in asked}
+    assert set(taken) == {run_id for run_id, refused in asked.items() if not refused}
+    refused = [state for run_id, state in states.items() if asked[run_id]]
+    assert {(state.type, state.name) for state in refused if state} == {(StateType.FAILED, "Refused")}
+    assert len(refused) == 8

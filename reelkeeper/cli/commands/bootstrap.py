@@ -67,6 +67,7 @@ def worker(
     healthcheck: Annotated[
         bool, typer.Option("--healthcheck", help="Serve GET /health at PREFECT_WORKER_WEBSERVER_PORT (8080).")
     ] = False,
+    looks_only: Annotated[bool, typer.Option("--looks-only", hidden=True)] = False,  # as `up` starts it
 ) -> None:
     """Run flows of these work pools until Ctrl-C or SIGTERM; then take no more runs, and wait for the active ones.
 
@@ -86,6 +87,11 @@ def worker(
 
     machine = Machine(settings)
     machine.require()
+    if looks_only:
+        from deployments.deploy import storage_flows
+        from deployments.up import find_prefect_yaml
+
+        machine.dry_only = storage_flows(find_prefect_yaml())
 
     tell = logging.getLogger("reelkeeper.worker").info if settings.log_format == "json" else say
     beside = None
