@@ -12,8 +12,7 @@ from prefect import Flow
 from pydantic import BaseModel, TypeAdapter
 
 from docs.generated.tables import code, kind, table
-from reelkeeper.cli.parameters import policy_of
-from reelkeeper.rules.policies import section_of
+from reelkeeper.rules.policies import policy_of, section_of
 
 ROOT: Final = Path(__file__).parents[2]
 _SAID: Final = {  # the same in every flow that has them

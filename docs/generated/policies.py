@@ -8,13 +8,12 @@ from pydantic import BaseModel
 
 from docs.generated import flows
 from docs.generated.tables import code, kind, table
-from reelkeeper.cli.parameters import policy_of
 from reelkeeper.operations.core.policy_document import shown
 from reelkeeper.rules.billing.catalogue import FallBack, ModelEntry, ModelLimits, Rate, VendorPrice
 from reelkeeper.rules.core.tiers import TierPolicy, Tiers
 from reelkeeper.rules.jobs.breaker import BreakerPolicy
 from reelkeeper.rules.lifecycle.segments import Segment
-from reelkeeper.rules.policies import DEFAULTS, Policies, section_of
+from reelkeeper.rules.policies import DEFAULTS, Policies, policy_of, section_of
 
 _API_FOLLOWS: Final = ("access", "admission", "book", "breaker", "budget", "lifecycle", "tiers")
 _DISPATCH: Final = "[`dispatch_jobs`](flows.md#dispatch_jobs)"

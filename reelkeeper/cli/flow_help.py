@@ -60,9 +60,9 @@ def _show(flow: str) -> None:
 def _rows(function: Any) -> Iterator[tuple[str, object, str]]:  # noqa: ANN401  a flow's function
     from pydantic import TypeAdapter
 
-    from reelkeeper.cli.parameters import OURS, policy_of
+    from reelkeeper.cli.parameters import OURS
     from reelkeeper.operations.core.policies import current
-    from reelkeeper.rules.policies import section_of
+    from reelkeeper.rules.policies import policy_of, section_of
 
     hints = get_type_hints(function, include_extras=True)
     with store() as engine:

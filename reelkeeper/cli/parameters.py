@@ -3,11 +3,11 @@
 import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_type_hints
 
 from reelkeeper.errors import Misconfigured, PolicyRefused
 from reelkeeper.rules.core.tiers import TierPolicy, Tiers
-from reelkeeper.rules.policies import DEFAULTS, Policies, moved
+from reelkeeper.rules.policies import DEFAULTS, Policies, moved, nulls, off_word, policy_of
 
 OURS = {"dry_run": "--apply", "as_of": "--as-of", "plan_id": "--plan"}  # each has its own option
 _CONTEXT = "work"  # arguments of a preview besides its parameters
@@ -72,24 +72,28 @@ def _moved(hint: Any, field: str) -> str | None:  # noqa: ANN401  an annotation
     return moved(sections[0], field) if sections else None
 
 
-def policy_of(hint: Any) -> Any:  # noqa: ANN401  an annotation
-    """Return the policy class of a parameter, also of an optional one; None if it is not a policy."""
-    parts = (hint, *(inner for part in get_args(hint) for inner in (part, *get_args(part))))
-    return next((part for part in parts if hasattr(part, "model_fields")), None)
-
-
 def _validated(name: str, hint: Any, value: Any) -> Any:  # noqa: ANN401  an annotation and what it validates
     from pydantic import TypeAdapter, ValidationError
 
+    policy = policy_of(hint)
+    for path in nulls(value):  # a form writes null for an untouched field, a person does not
+        # guard policy.null_parameter: null is taken for `never`, and the videos that it should keep are retired
+        if word := off_word(policy, path):
+            raise PolicyRefused(
+                f"refused, and nothing was changed: {'.'.join([name, *map(str, path)])}=null: "
+                f"`{word}` switches it off; a field that is left out is as the policy in force says"
+            )
     try:
         return TypeAdapter(hint).validate_python(value)
     except ValidationError as error:
-        wrong = "; ".join(_fault(name, dict(entry)) for entry in error.errors())
+        wrong = "; ".join(_fault(name, policy, dict(entry)) for entry in error.errors())
         raise PolicyRefused(f"refused, and nothing was changed: {wrong}") from None
 
 
-def _fault(name: str, fault: dict[str, Any]) -> str:
+def _fault(name: str, policy: Any, fault: dict[str, Any]) -> str:  # noqa: ANN401  a class, or None
     if not fault["loc"] and isinstance(fault["input"], dict):
         return f"{name}: {fault['msg'].removeprefix('Value error, ')}"  # fields that contradict each other
     where = ".".join([name, *map(str, fault["loc"])])
-    return f"{where}={fault['input']!r}: {fault['msg'][:1].lower()}{fault['msg'][1:]}"
+    word = off_word(policy, fault["loc"])
+    told = f"{where}={fault['input']!r}: {fault['msg'][:1].lower()}{fault['msg'][1:]}"
+    return f"{told}; `{word}` switches it off" if word else told

@@ -2,13 +2,13 @@
 
 A run's own parameters are exceptions: `overridden` puts the set fields over those in force. In a document and in an
 exception, `never` (or `none`) means that a rule is off or has no limit; null and an omitted field both mean
-"unchanged".
+"unchanged". Where a person writes null and could mean `never`, it is refused.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from typing import Any, Final, NamedTuple, Self, TypeVar
+from typing import Any, Final, NamedTuple, Self, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, create_model, model_validator
 from pydantic.fields import FieldInfo
@@ -145,6 +145,51 @@ class InForce(NamedTuple):
 
 DEFAULTS: Final = Policies()
 SHIPPED: Final = InForce(0, DEFAULTS)
+
+
+def policy_of(hint: Any) -> Any:  # noqa: ANN401  an annotation
+    """Return the policy class of a field or parameter, also of an optional one; None if it is not a policy."""
+    parts = (hint, *(inner for part in get_args(hint) for inner in (part, *get_args(part))))
+    return next((part for part in parts if hasattr(part, "model_fields")), None)
+
+
+def off_word(policy: Any, path: Sequence[str | int]) -> str | None:  # noqa: ANN401  a class
+    """Return the word that switches off the rule of the field at `path`; None if it cannot be off, or is no field."""
+    name, annotation = "", policy
+    for part in path:
+        if isinstance(part, int):  # an item of a list
+            continue
+        policy = policy_of(annotation)
+        if policy is Tiers:
+            annotation = TierPolicy
+            continue
+        fields: Mapping[str, FieldInfo] = getattr(policy, "model_fields", {})
+        if part not in fields:  # pydantic names the options of a union, too
+            break
+        name, annotation = part, fields[part].annotation
+    return word_for_off(name) if type(None) in get_args(annotation) else None
+
+
+def word_for_off(name: str) -> str:
+    """Return the word for "off" that suits the field: "never" for a time or a number of views, else "none"."""
+    return NOTHING[not name.endswith(("_days", "_views"))]
+
+
+def nulls(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:  # noqa: ANN401  what JSON holds
+    """Find the nulls in a document, or in a part of one."""
+    if value is None:
+        yield path
+    places = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+    for name, item in places:
+        yield from nulls(item, (*path, name))
+
+
+def misread_null(path: tuple[str | int, ...]) -> str | None:
+    """Return the word to write in a document instead of null, where null would not switch the rule off."""
+    usual: Any = DEFAULTS
+    for part in path:  # an item of a list has none: in a segment, null is "as the tier or the policy"
+        usual = usual.get(str(part)) if isinstance(usual, Tiers) else getattr(usual, str(part), None)
+    return off_word(Policies, path) if usual is not None else None
 
 
 def section_of(policy: type[BaseModel]) -> str:

@@ -70,10 +70,30 @@ def test_segments_can_be_given_for_one_run() -> None:
     assert not Draft202012Validator(schema).is_valid({"segments": [{"tags": ["draft"]}]})
 
 
-def test_null_leaves_a_field_as_the_policy_in_force_says() -> None:
+def test_null_of_a_form_leaves_a_field_as_the_policy_in_force_says() -> None:
     """Prefect's forms write null for a field that nobody touched."""
     assert read("policy.grace_days=null")["policy"].model_fields_set == set()
-    assert read("tiers.pro.retention_days=null")["tiers"].root["pro"].model_fields_set == set()
+    found = TypeAdapter(Annotated[Tiers | None, Override()]).validate_python({"pro": {"retention_days": None}})
+    assert found is not None
+    assert found.root["pro"].model_fields_set == set()
+
+
+@pytest.mark.parametrize(
+    "param",
+    [
+        "tiers.pro.retention_days=null",
+        'tiers={"pro": {"retention_days": null}}',
+        "policy.retire_below_views=null",
+        'policy={"retire_below_views": null}',
+        "tiers.free.retention_days=forever",
+        "tiers.free.retention_days=-1",
+        "policy.retire_below_views=",
+    ],
+)
+def test_what_a_person_could_mean_by_never_is_refused_with_that_word(param: str) -> None:
+    with pytest.raises(PolicyRefused) as refused:
+        read(param)
+    assert "`never`" in str(refused.value)
 
 
 def test_fields_that_contradict_what_is_shipped_may_suit_what_is_in_force() -> None:

@@ -11,7 +11,18 @@ from pydantic import BaseModel, ValidationError
 
 from reelkeeper.errors import PolicyRefused
 from reelkeeper.rules.core.tiers import Tiers
-from reelkeeper.rules.policies import ABSENT, DEFAULTS, NOTHING, Policies, described, moved, parse
+from reelkeeper.rules.policies import (
+    ABSENT,
+    DEFAULTS,
+    Policies,
+    described,
+    misread_null,
+    moved,
+    nulls,
+    off_word,
+    parse,
+    word_for_off,
+)
 
 _WIDTH: Final = 116
 _HEAD: Final = """\
@@ -37,11 +48,15 @@ def read(text: str, name: str) -> Policies:
             raise PolicyRefused(
                 f"{name}: {section} must contain fields, such as `grace_days: 7`, but contains {fields!r}"
             )
+    # guard policy.null: null is taken for `never`, and the videos that it should keep are retired
+    faults = [_unclear(path, word) for path in nulls(found) if (word := misread_null(path))]
     try:
-        return parse(found)
+        policies = parse(found)
     except ValidationError as error:
-        faults = "\n".join(f"  {_fault(dict(entry))}" for entry in error.errors())
-        raise PolicyRefused(f"{name} was refused, and nothing was changed:\n{faults}") from None
+        faults += [_fault(dict(entry)) for entry in error.errors()]
+    if faults:
+        raise PolicyRefused(f"{name} was refused, and nothing was changed:\n" + "\n".join(f"  {it}" for it in faults))
+    return policies
 
 
 def write(policies: Policies, *, only_changed: bool = False) -> str:
@@ -66,7 +81,7 @@ def shown(name: str, value: object) -> str:
     if value is ABSENT:
         return str(value)
     if value is None:
-        return NOTHING[not name.endswith(("_days", "_views"))]  # "never" for a time or number of views, else "none"
+        return word_for_off(name)
     if isinstance(value, tuple):
         plain = [item.model_dump(mode="json") if isinstance(item, BaseModel) else item for item in value]
         return json.dumps(plain, default=str)
@@ -108,7 +123,12 @@ def _fault(fault: dict[str, Any]) -> str:
         return f"{where}: no such field. To see all fields: reelkeeper policy show"
     message = str(fault["msg"]).removeprefix("Value error, ")
     value = "" if isinstance(fault["input"], dict) else f"={fault['input']!r}"
-    return f"{where}{value}: {message[:1].lower()}{message[1:]}"
+    word = off_word(Policies, fault["loc"])
+    return f"{where}{value}: {message[:1].lower()}{message[1:]}" + (f"; `{word}` switches it off" if word else "")
+
+
+def _unclear(path: tuple[str | int, ...], word: str) -> str:
+    return f"{'.'.join(map(str, path))}=null: `{word}` switches it off; a field that is left out is not changed"
 
 
 class _Strict(yaml.SafeLoader):

@@ -67,9 +67,9 @@ def erase(session: Session, erasing: Erasing, clean: Clean) -> dict[str, int]:
     )
     for name, columns in searched().items():
         _clean_texts(session, clean, name, columns)
-    for name, columns in NOTES.items():
+    for name, notes in NOTES.items():
         # guard erase.notes: the reason of another user's hold, refund or refusal still names the erased user
-        _clean_texts(session, clean, name, columns, user_id)
+        _clean_texts(session, clean, name, notes, user_id)
     _empty_work(session, user_id, pseudonym)
     _rename_books(session, user_id, pseudonym)
     return _delete(session, user_id)

@@ -43,12 +43,13 @@ def label(clip: Path) -> Any:  # noqa: ANN401  what JSON holds
 
 
 def within_moov(clip: Path, extra: bytes, target: Path) -> Path:
-    """Add boxes to `moov`, and move its chunk offsets, so that the clip still plays."""
+    """Add boxes to `moov`, in place of its `udta`. It stands behind the media data, so that nothing moves."""
     whole = clip.read_bytes()
     with clip.open("rb") as file:
         moov = next(found for found in walk(file, 0, len(whole)) if found.kind == b"moov")
-    assert whole[moov.end :].find(b"mdat") < 0, "the index is last: nothing moves"
-    target.write_bytes(whole[: moov.at] + box(b"moov", whole[moov.content : moov.end] + extra) + whole[moov.end :])
+        kept = [whole[it.at : it.end] for it in walk(file, moov.content, moov.end) if it.kind != b"udta"]
+    assert moov.end == len(whole)
+    target.write_bytes(whole[: moov.at] + box(b"moov", b"".join(kept) + extra))
     return target
 
 

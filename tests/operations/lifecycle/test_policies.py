@@ -26,7 +26,7 @@ from reelkeeper.rules.jobs.admission import AdmissionPolicy
 from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.rules.lifecycle.transcode import Recipe
-from reelkeeper.rules.policies import ABSENT, DEFAULTS, Policies, earlier, moved, terms_of
+from reelkeeper.rules.policies import ABSENT, DEFAULTS, Policies, earlier, moved, parse, terms_of
 from reelkeeper.store.core import audit
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.tables import blobs, deployment, jobs, policy_versions, users, videos, view_days
@@ -346,8 +346,38 @@ def test_rules_that_are_off_are_written_as_a_word_not_null(days: int | None, usd
     )
     found = read(text.replace("null", "never"), "it")
     assert (found.tiers.root["pro"].retention_days, found.budget.daily_usd) == (days, usd)
-    if days is None:
-        assert read(text, "it").tiers.root["pro"].retention_days == 365  # null: as shipped
+
+
+@pytest.mark.parametrize(
+    ("text", "fields"),
+    [
+        ("tiers: {free: {retention_days: null}, premium: {}}", ["tiers.free.retention_days"]),
+        ("lifecycle: {retire_below_views: ~, grace_days: null}", ["lifecycle.retire_below_views"]),
+        ("budget: {daily_usd: , monthly_usd: null}", ["budget.daily_usd", "budget.monthly_usd"]),
+        ("admission: {low_credits_usd: null}", []),  # off as shipped
+    ],
+)
+def test_null_is_refused_where_it_could_be_taken_for_never(text: str, fields: list[str]) -> None:
+    if not fields:
+        assert read(text, "it") == DEFAULTS
+        return
+    with pytest.raises(PolicyRefused) as refused:
+        read(text, "it")
+    assert [line.partition("=")[0].strip() for line in str(refused.value).splitlines()[1:]] == fields
+    assert "`never`" in str(refused.value) or "`none`" in str(refused.value)
+
+
+@pytest.mark.parametrize("value", ["-1", ".inf", "''", "forever", "off", "Never", "0"])
+def test_what_is_not_the_word_for_off_is_refused_with_it(value: str) -> None:
+    with pytest.raises(PolicyRefused) as refused:
+        read(f"tiers: {{free: {{retention_days: {value}}}, premium: {{}}, pro: {{}}}}", "it")
+    assert "tiers.free.retention_days" in str(refused.value)
+    assert "`never`" in str(refused.value)
+
+
+def test_a_stored_version_with_null_is_read_as_before() -> None:
+    stored = {"tiers": {"free": {"retention_days": None}, "pro": {}}, "budget": {"daily_usd": None}}
+    assert (parse(stored).tiers.root["free"].retention_days, parse(stored).budget) == (30, DEFAULTS.budget)
 
 
 @pytest.mark.parametrize(
