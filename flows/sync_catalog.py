@@ -47,6 +47,7 @@ def sync_catalog(
             return reports.publish_sync(catalogs.preview(workspace, found, rules.adoption, run_id, as_of))
 
         with runs.lease(workspace, "sync_catalog") as held:
+            catalogs.tell_bucket(workspace)
             settled = catalogs.settle_left_open(workspace, held, run_id=run_id, grace=grace)
             found = catalogs.look(workspace, run_id, shards=shards)
             guard.listing_within(rules.limits, found.seen, found.expected)

@@ -20,7 +20,8 @@ ReelkeeperError
 │   ├── AddressRefused                   the address is not public, or not https
 │   ├── SignatureRefused                 the signature of a call is missing, wrong or too old
 │   ├── NotPlayable                      no stored version of the video has a codec that the client plays
-│   └── IdentityMismatch                 the store does not belong to this bucket, or this Prefect server
+│   ├── IdentityMismatch                 the store does not belong to this bucket, or this Prefect server
+│   └── StoreBehind                      the store is a copy or restored, and does not know what was done since
 ├── Frozen                      exit 3   a person or a failed check has stopped all changes
 ├── LeaseLost                   exit 4   another run has taken over
 ├── IntegrityDoubt              exit 5   the stored object differs from the catalogue's record
@@ -174,6 +175,12 @@ class NotPlayable(Refused):
 
 class IdentityMismatch(Refused):
     """The store does not belong to this bucket, or to this Prefect server."""
+
+
+class StoreBehind(Refused):
+    """The store is a copy, or was restored: nothing is deleted by it until a person has looked."""
+
+    operator_remedy = "To see what it does not know, and go on with it: reelkeeper db adopt"
 
 
 class Frozen(ReelkeeperError):

@@ -22,10 +22,15 @@ KEYS_PER_DELETE = 1_000  # S3 API: the maximum of one DeleteObjects request
 PARALLEL_BATCHES = 4  # while the bucket deletes one batch, the store claims and settles others
 
 
+def begin(workspace: Workspace, held: HeldLease) -> None:
+    """Announce the run to other copies of the store. Raises StoreBehind where this is one, before a plan is claimed."""
+    purge.begin(workspace, held.lease)
+
+
 def purge_planned(workspace: Workspace, held: HeldLease, plan_id: str, *, run_id: str, grace: Grace) -> None:
     """Delete a plan's blobs, several batches at a time; a failed batch or blob is recorded, and the others go on.
 
-    Raises LeaseLost, Frozen, DiskFull and Unavailable; then no further batch begins.
+    Raises LeaseLost, StoreBehind, Frozen, DiskFull and Unavailable; then no further batch begins.
     """
     batches = list(outcomes.planned(workspace.engine, plan_id, "purge", KEYS_PER_DELETE))
     whose: dict[str, Any] = {

@@ -9,6 +9,7 @@ from prefect.logging import get_run_logger
 
 from reelkeeper.errors import ReelkeeperError
 from reelkeeper.model import Done, Grace, Outcome
+from reelkeeper.operations.core import epochs
 from reelkeeper.operations.core.isolation import ENDS_ALL
 from reelkeeper.operations.core.lease import HeldLease
 from reelkeeper.operations.core.workspace import Workspace
@@ -23,6 +24,11 @@ from reelkeeper.settings import settings
 from tasks import RETRIES
 
 _NAMED = 10  # lost videos that a report names
+
+
+def tell_bucket(workspace: Workspace) -> None:
+    """Put announced holds into the bucket that it could not be told when they were placed."""
+    epochs.tell(workspace)
 
 
 @task(task_run_name="settle open work of killed runs", cache_policy=NO_CACHE)

@@ -36,6 +36,7 @@ from reelkeeper.errors import (
     SchemaError,
     SignatureRefused,
     StorageError,
+    StoreBehind,
     TierRefused,
     UserErased,
     VideoHeld,
@@ -59,6 +60,7 @@ STATUSES: Final[tuple[tuple[type[ReelkeeperError], int, str], ...]] = (  # the f
     (KeepRefused, 409, "not-kept"),
     (UserErased, 410, "erased"),
     (Frozen, 503, "frozen"),
+    (StoreBehind, 503, "store-behind"),
     (DiskFull, 503, "full"),
     (SchemaError, 503, "schema"),
     (ModelRefused, 422, "model"),
@@ -153,7 +155,7 @@ def answer_errors(app: FastAPI) -> None:
 
 def _ours(_request: Request, error: Exception) -> JSONResponse:
     status, kind = next(((s, k) for cls, s, k in STATUSES if isinstance(error, cls)), (500, "failed"))
-    if status >= _OURS and not isinstance(error, Frozen):
+    if status >= _OURS and not isinstance(error, Frozen | StoreBehind):
         _log.error("%s", redacted(str(error)), exc_info=error)
         # guard secrets.errors: an internal error shows callers the names of hosts and tables
         return problem(status, kind, "An internal error occurred, and was logged.")

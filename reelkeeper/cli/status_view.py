@@ -35,9 +35,8 @@ def document(found: Status) -> dict[str, Any]:
         for flow in found.flows
     ]
     stored = {state: {"videos": count, "size_bytes": size_bytes} for state, (count, size_bytes) in found.videos.items()}
-    fields = {
-        name: getattr(found, name) for name in ("as_of", "overdue", "frozen", "backlog", "grace", "queue", "cache")
-    }
+    kept = ("as_of", "overdue", "frozen", "behind", "backlog", "grace", "queue", "cache")
+    fields = {name: getattr(found, name) for name in kept}
     return (
         fields
         | {"flows": flows, "videos": stored, "outbox": found.outbox, "money": _money(found.money)}
@@ -66,6 +65,8 @@ def _headline(found: Status) -> Text:
         since = f"{found.frozen.at:%Y-%m-%d %H:%M}"
         parts.append((f"all changes frozen since {since} by {found.frozen.by}: {found.frozen.reason}", "bold red"))
         return Text.assemble(*parts)
+    if found.behind:
+        parts.append((f"nothing is deleted, as {found.behind}: reelkeeper db adopt. ", "bold red"))
     late = f"{many(len(found.overdue), 'flow')} overdue" if found.overdue else "all flows on time"
     firing = f"{many(len(found.alerts), 'alert')} firing" if found.alerts else "no alert firing"
     parts += [(late, "yellow" if found.overdue else "green"), (", ", "")]

@@ -47,6 +47,14 @@ def test_a_store_is_copied_and_brought_back_frozen(reelkeeper: Run, ask: Ask, on
     status = ask("db", "status")
     assert (status["videos"], bool(status["frozen"])) == ({"live": 1}, True)
     assert [item["id"] for item in ask("videos")] == [one_video]
+    reelkeeper("takedown", one_video, "--reason", "a court", "--yes", exit_code=9)
+    assert status["behind"]
+    assert "copies" in {finding["part"] for finding in ask("doctor", exit_code=1) if finding["state"] == "fail"}
+    assert ask("db", "adopt", "--yes")["graces"] == 0
+    status = ask("db", "status")
+    assert (status["frozen"], status["behind"]) == (None, None)
+    assert ask("db", "adopt") == {}  # nothing is left to adopt
+    reelkeeper("takedown", one_video, "--reason", "a court", "--yes")
 
 
 def test_before_the_first_plan_the_list_says_how_to_make_one(reelkeeper: Run, ask: Ask) -> None:

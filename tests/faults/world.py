@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -139,7 +140,7 @@ class World:
                     size_bytes=len(data),
                     etag=etag,
                     sha256=hashlib.sha256(data).hexdigest(),
-                    codec=ffmpeg.inspect(clip).codec,
+                    codec=_codec(clip),
                     frames=frames,
                     duration_seconds=seconds,
                     is_ours=is_ours,
@@ -306,6 +307,11 @@ class World:
             assert frames == video.frames
             assert abs(seconds - video.duration_seconds) < 0.1
         path.unlink()
+
+
+@cache
+def _codec(clip: Path) -> str:
+    return ffmpeg.inspect(clip).codec
 
 
 def decoded(clip: Path) -> tuple[int, float]:

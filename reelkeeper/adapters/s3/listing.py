@@ -51,13 +51,13 @@ def read_page(client: "S3Client", bucket: str, prefix: str, **place: str) -> tup
     return objects, following
 
 
-def read_pages(client: "S3Client", bucket: str, prefix: str) -> Iterator[list[StoredObject]]:
-    """List everything under `prefix`, in the server's order.
+def read_pages(client: "S3Client", bucket: str, prefix: str, after: str = "") -> Iterator[list[StoredObject]]:
+    """List everything under `prefix`, in the server's order; with `after`, only keys after that.
 
     Raises TruncatedListing if a page is not complete, says that more follows but not where, leads back to an earlier
     page, or contains a key outside the prefix: a listing is complete, or it is an error.
     """
-    return _follow(client, bucket, prefix)
+    return _follow(client, bucket, prefix, **({"StartAfter": after} if after else {}))
 
 
 def read_ranges(

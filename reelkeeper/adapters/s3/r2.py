@@ -31,7 +31,8 @@ from reelkeeper.adapters.s3.deletes import (
     open_sender,
     send_signed_delete,
 )
-from reelkeeper.adapters.s3.keys import CONTRACT, IDENTITY, IMAGES, PROBE, confined, flaw
+from reelkeeper.adapters.s3.expiries import read_expiries
+from reelkeeper.adapters.s3.keys import CONTRACT, EPOCHS, IDENTITY, IMAGES, PROBE, confined, flaw
 from reelkeeper.adapters.s3.listing import read_page, read_pages, read_pages_fast, read_ranges
 from reelkeeper.adapters.s3.meter import Meter
 from reelkeeper.adapters.s3.transport import (
@@ -147,6 +148,16 @@ class Bucket:
     def image_key(self, sha256: str) -> str:
         """Return the key of the input image with this digest."""
         return f"{self.prefix}{IMAGES}{sha256}"
+
+    def epoch_key(self, name: str) -> str:
+        """Return the key of the epoch with this name."""
+        return f"{self.prefix}{EPOCHS}{name}"
+
+    def epochs(self, since: int = 0) -> list[str]:
+        """List the names of the stored epochs from number `since` on, by one request as long as they are few."""
+        folder = self.prefix + EPOCHS
+        pages = read_pages(self._client, self.name, folder, self.epoch_key(f"{since:012d}"))
+        return [stored.key.removeprefix(folder) for page in pages for stored in page]
 
     def require_answer(self) -> None:
         """Check the connection. Raises Misconfigured for a wrong bucket or keys, StorageError without an answer."""
@@ -282,7 +293,7 @@ class Bucket:
         raise AssertionError  # the loop returns or raises
 
     def pages(self, boundaries: Sequence[str] = ()) -> Iterator[list[StoredObject]]:
-        """List all objects under the prefix except our own two, input images, and leftovers of the contract's checks.
+        """List all objects under the prefix except our own: identity, probe, epochs, images, the contract's leftovers.
 
         Pages have 1,000 entries and the server's order; an incomplete listing is an error. With `boundaries`, which are
         keys, the ranges between them are listed in parallel.
@@ -299,7 +310,7 @@ class Bucket:
         """Check whether `key` is one of Reelkeeper's own files and not a video, so that listings leave it out."""
         if not key.startswith(self.prefix + "."):  # as all of them begin
             return False
-        hidden = (self.prefix + IMAGES, self.prefix + CONTRACT)
+        hidden = (self.prefix + IMAGES, self.prefix + CONTRACT, self.prefix + EPOCHS)
         return key in {self.identity_key, self.probe_key} or key.startswith(hidden)
 
     def stored(self, keys: Sequence[str]) -> dict[str, StoredObject | None]:
@@ -360,21 +371,7 @@ class Bucket:
 
     def expiries(self) -> list[Expiry]:
         """Read the bucket's lifecycle rules that delete or move objects. StorageError if the token may not."""
-        try:
-            with translate_errors("the lifecycle rules"):
-                answer = self._client.get_bucket_lifecycle_configuration(Bucket=self.name)
-        except ObjectMissing:  # 404 NoSuchLifecycleConfiguration
-            return []
-        found = []
-        for rule in answer.get("Rules", []):
-            narrowed = rule.get("Filter", {})
-            prefix = narrowed.get("Prefix") or narrowed.get("And", {}).get("Prefix") or rule.get("Prefix") or ""
-            name = rule.get("ID", "without a name")
-            if rule["Status"] == "Enabled" and rule.get("Expiration"):
-                found.append(Expiry(name, prefix, "deletes objects"))
-            if rule["Status"] == "Enabled" and rule.get("Transitions"):
-                found.append(Expiry(name, prefix, "moves objects to another storage class"))
-        return found
+        return read_expiries(self._client, self.name)
 
     def presigned(self, operation: str, key: str, seconds: int, **signed: Any) -> str:  # noqa: ANN401  boto3's parameters
         """Return a URL that lets its holder do `operation` at `key`, with the `signed` parameters, for `seconds`."""

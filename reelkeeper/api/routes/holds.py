@@ -10,6 +10,7 @@ from reelkeeper.api.app_state import CurrentState, Id, IdempotencyKey, Moment, R
 from reelkeeper.api.load import WORK, WRITE
 from reelkeeper.api.problems import documented
 from reelkeeper.model.access import Caller, Scope
+from reelkeeper.operations.core import epochs
 from reelkeeper.operations.videos import hold as operation
 from reelkeeper.store.core.engine import reading
 from reelkeeper.store.videos import holds as rows
@@ -74,6 +75,7 @@ def place(
         ),
         key=key,
     )
+    epochs.tell(app_state.workspace)
     return Placed(id=placed.id, too_late=placed.too_late)
 
 

@@ -1,16 +1,19 @@
-"""`db`: upgrade the store's schema, back up and restore the store, and show its state."""
+"""`db`: upgrade the store's schema, back up, restore and adopt the store, and show its state."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from reelkeeper.cli.opening import configured, store
-from reelkeeper.cli.screen import emit, respond, say
-from reelkeeper.cli.words import AsJson
+from reelkeeper.cli.screen import emit, respond, say, size, table
+from reelkeeper.cli.words import AsJson, who
 from reelkeeper.disk import make_folder
 
-group = typer.Typer(help="Upgrade, back up and restore the store.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from reelkeeper.operations.core.adopt_store import Behind
+
+group = typer.Typer(help="Upgrade, back up, restore and adopt the store.", no_args_is_help=True)
 
 
 @group.command()
@@ -51,15 +54,61 @@ def restore(
     fill(settings.store_url, source)
     respond(
         f"The store is restored from {source}. It does not know later changes, so changes are frozen. Next:\n"
-        "  reelkeeper run sync_catalog    compares it with the bucket and changes nothing; then reelkeeper thaw",
+        "  reelkeeper run sync_catalog    compares it with the bucket and changes nothing\n"
+        "  reelkeeper db adopt            shows later restores and holds, starts all graces anew, and allows changes",
         {"restored": source, "frozen": True},
         as_json=as_json,
     )
 
 
 @group.command()
+def adopt(
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Go on with a store that was restored, copied or moved: until then it purges, takes down and erases nothing.
+
+    It shows the restores and holds that the bucket tells of, holds these videos for 30 days, and starts every grace
+    anew. Other copies of the store are stopped by it.
+    """
+    from reelkeeper.cli.opening import workspace
+    from reelkeeper.operations.core import adopt_store as operation
+
+    with workspace() as opened:
+        seen = operation.look(opened)
+        if seen.why is None:
+            respond("This store knows all that was done to its bucket: nothing is to be adopted.", {}, as_json=as_json)
+            return
+        if not as_json:
+            _show(seen)
+        if not yes:
+            typer.confirm("Go on with this store, and stop every other copy of it?", abort=True, err=True)
+        graces = operation.adopt(opened, seen, by=who())
+    text = f"Adopted. {graces:,} retired objects wait out a new grace."
+    respond(text, {"why": seen.why, "told": [told._asdict() for told in seen.told], "graces": graces}, as_json=as_json)
+
+
+def _show(seen: "Behind") -> None:
+    say(f"Behind: {seen.why}.")
+    rows = [
+        (
+            told.kind + (", legal" if told.is_legal else ""),
+            told.number,
+            ", ".join((*told.videos, *told.users)) or "-",
+            told.unknown,
+            told.until,
+        )
+        for told in seen.told
+    ]
+    table(("what", ">number", "!video or user", ">not in this store", "!until"), rows)
+    say(f"{len(seen.told):,} restores and holds are in the bucket that this store does not know: held for 30 days.")
+    say(f"Without a new grace, {seen.due.objects:,} objects of {size(seen.due.size_bytes)} could be purged now.")
+
+
+@group.command()
 def status(as_json: AsJson = False) -> None:
     """Show the store's location, schema and contents, and whether changes are frozen."""
+    from reelkeeper.operations.core import epochs
     from reelkeeper.operations.core.freeze import why_frozen
     from reelkeeper.store.core import schema
     from reelkeeper.store.core.engine import reading
@@ -78,7 +127,7 @@ def status(as_json: AsJson = False) -> None:
                 "audit_events": row.audit_events,
                 "audit_head": row.audit_head,
             }
-        facts["frozen"] = why_frozen(engine)
+        facts["frozen"], facts["behind"] = why_frozen(engine), epochs.why_behind(engine, None)
     if as_json:
         emit(facts)
         return
@@ -87,3 +136,4 @@ def status(as_json: AsJson = False) -> None:
     say(f"Videos      {listed or 'none'}; {live.size_bytes:,} bytes live")
     say(f"Audit       {row.audit_events:,} events")
     say(f"Changes     {facts['frozen'] or 'allowed'}")
+    say(f"Deletions   {facts['behind'] or 'allowed'}")

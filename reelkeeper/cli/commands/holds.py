@@ -4,9 +4,11 @@ from typing import Annotated
 
 import typer
 
-from reelkeeper.cli.opening import store
+from reelkeeper.cli.opening import store, workspace
 from reelkeeper.cli.screen import emit, respond, say, table
 from reelkeeper.cli.words import AsJson, moment, not_blank, who
+
+_TELL_SECONDS = 8  # of which the embedded server takes two to start
 
 
 def hold(
@@ -42,9 +44,12 @@ def hold(
     scope, subject = ("user", user) if user else ("video", video)
     with store() as engine:
         placed = operation.hold(engine, HoldTerms(scope, str(subject), reason, who(), moment(until), legal))
+    told = _tell()
     text = f"{scope} {subject} is held by {placed.id}" + (f" until {until}." if until else " until it is released.")
     if placed.too_late:
         text += f" Too late for {placed.too_late:,} of its objects, which are being purged."
+    if not told:
+        text += " The bucket could not be told yet, so a copy or an old backup of this store would not know it."
     respond(text, placed, as_json=as_json)
 
 
@@ -71,6 +76,32 @@ def thaw(as_json: AsJson = False) -> None:
         was = operation.thaw(engine, by=who())
     text = "Nothing was frozen." if was is None else f"Changes are allowed again. They were frozen because: {was}"
     respond(text, {"was": was}, as_json=as_json)
+
+
+def _tell() -> bool:
+    """Put the hold's announcement into the bucket, for other copies of the store; a later run repeats what fails.
+
+    Not for longer than some seconds: the hold is in force, and a bucket that is away takes 40 s to be given up.
+    """
+    import threading
+
+    from reelkeeper.errors import ReelkeeperError
+    from reelkeeper.operations.core import epochs
+
+    told = threading.Event()
+
+    def put() -> None:
+        try:
+            with workspace() as opened:
+                if epochs.tell(opened):
+                    told.set()
+        except ReelkeeperError:
+            return
+
+    thread = threading.Thread(target=put, name="tell", daemon=True)
+    thread.start()
+    thread.join(_TELL_SECONDS)
+    return told.is_set()
 
 
 def _list(*, as_json: bool) -> None:

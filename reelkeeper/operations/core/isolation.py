@@ -10,6 +10,7 @@ from reelkeeper.errors import (
     LeaseLost,
     SchemaError,
     StorageError,
+    StoreBehind,
     ToolMissing,
     Unavailable,
 )
@@ -20,7 +21,7 @@ Item = TypeVar("Item")
 UNFIT: Final = (DiskFull, ToolMissing, SchemaError, IdentityMismatch)
 # Errors that are not an item's fault: nothing more is tried.
 # guard machines.no_fault: a machine without ffmpeg fails every clip that it takes, in a second each
-ENDS_ALL: Final = (Frozen, LeaseLost, *UNFIT, Unavailable, OperationalError)
+ENDS_ALL: Final = (Frozen, StoreBehind, LeaseLost, *UNFIT, Unavailable, OperationalError)
 
 
 def each_apart(
@@ -31,8 +32,8 @@ def each_apart(
     """Call `act` with all of `items`; where that raises, with each half, down to the failing items.
 
     `act` must be safe to repeat, and change nothing where it raises, or be able to finish later. `failed` is called
-    with each failing item, or with all where the bucket itself fails. Raises Frozen, LeaseLost, and errors of an
-    unreachable store or an unfit machine.
+    with each failing item, or with all where the bucket itself fails. Raises Frozen, StoreBehind, LeaseLost, and
+    errors of an unreachable store or an unfit machine.
     """
     try:
         act(items)

@@ -23,6 +23,7 @@ from reelkeeper.disk import exposed
 from reelkeeper.errors import IdentityMismatch, KeyTaken, ReelkeeperError, SchemaError, StorageError
 from reelkeeper.model.buckets import touches
 from reelkeeper.operations.alerts.outbox import configured_sinks
+from reelkeeper.operations.core.epochs import why_behind
 from reelkeeper.operations.core.freeze import why_frozen
 from reelkeeper.operations.core.workspace import (
     MAX_SKEW_FROM_BUCKET,
@@ -219,6 +220,7 @@ def _bucket_details(settings: Settings, engine: Engine | None, bucket: Bucket, *
     if engine is not None:
         opened = engine
         yield _guarded("identity", lambda: _identity(opened, bucket, claim=claim))
+        yield _guarded("copies", lambda: _copies(opened, bucket))
     yield _guarded("put once", lambda: _put_once(bucket))
     yield _guarded("ETag", lambda: _etag(bucket))
     yield _guarded("clocks", lambda: _clocks(engine, bucket))
@@ -318,6 +320,13 @@ def _identity(engine: Engine, bucket: Bucket, *, claim: bool) -> Finding:
             "use the bucket and store that belong together; --claim never takes over a bucket",
         )
     return Finding("identity", OK, f"the bucket belongs to this store, {deployment_id}")
+
+
+def _copies(engine: Engine, bucket: Bucket) -> Finding:
+    if why := why_behind(engine, bucket):
+        remedy = "in the copy that is to go on: reelkeeper db adopt"
+        return Finding("copies", FAIL, f"{why}; it deletes nothing", remedy)
+    return Finding("copies", OK, "this store knows all that was restored, held or deleted in its bucket")
 
 
 def _put_once(bucket: Bucket) -> Finding:

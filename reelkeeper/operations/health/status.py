@@ -11,6 +11,7 @@ from reelkeeper.model import SearchTotals
 from reelkeeper.model.jobs import JobState
 from reelkeeper.model.performance import Window
 from reelkeeper.operations.billing import limits
+from reelkeeper.operations.core import epochs
 from reelkeeper.operations.core.policies import in_force
 from reelkeeper.rules.alerts.cadence import CADENCES, Cadence, is_overdue
 from reelkeeper.rules.core.tiers import Tiers
@@ -129,6 +130,7 @@ class Status:
     frozen: Stopped | None
     money: Money
     providers: tuple[ProviderHealth, ...] = ()  # those that are unwell
+    behind: str | None = None  # why this store deletes nothing: it is a copy, or was restored
 
     @property
     def overdue(self) -> tuple[str, ...]:
@@ -146,6 +148,7 @@ def gather(
 
     `money` may be given where it was read a moment ago, since it is expensive to sum.
     """
+    behind = epochs.why_behind(engine, None)
     with reading(engine) as session:
         at = now(session)
         stopped = deployment.stopped(session)
@@ -169,6 +172,7 @@ def gather(
             frozen=stopped,
             money=money or _money(session, at, in_force(session).policies.overridden(budget=budget)),
             providers=tuple(_providers(session, at)),
+            behind=behind,
         )
 
 

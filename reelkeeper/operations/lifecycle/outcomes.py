@@ -6,6 +6,8 @@ report(engine, plan, run_id)                                  # from the records
 """
 
 from collections.abc import Generator, Sequence
+from enum import StrEnum
+from typing import Final
 
 from reelkeeper.model import Counts, Outcome, PlanSummary
 from reelkeeper.rules.lifecycle.report import Report
@@ -15,6 +17,33 @@ from reelkeeper.store.lifecycle import crf_searches, plan_progress, plan_results
 from reelkeeper.store.lifecycle.plans import Item
 
 MAX_FAILURES = 100  # in a report
+
+
+class Fate(StrEnum):
+    """The outcome of a claimed blob."""
+
+    UNTOUCHED = "untouched"  # nothing was sent: back to retired
+    KEPT = "kept"  # the same, with a reason
+    SENT = "sent"  # a delete was sent, and its answer is unknown
+    REFUSED = "refused"  # the bucket refused the delete: back to retired
+    FAILED = "failed"  # no answer, and the bucket may still delete it: the claim stays
+    DELETED = "deleted"
+    ALREADY_GONE = "already gone"
+    OVERWRITTEN = "overwritten"  # the service has stored another video at its key
+    DOUBTFUL = "doubtful"
+
+
+BY_FATE: Final = {  # the action and the reason that a plan shows
+    Fate.UNTOUCHED: ("skipped", "not reached in time: left to the next run"),
+    Fate.KEPT: ("skipped", ""),
+    Fate.SENT: ("failed", "no answer to its delete request"),
+    Fate.REFUSED: ("failed", ""),
+    Fate.FAILED: ("failed", ""),
+    Fate.DELETED: ("purged", "its grace is over"),
+    Fate.ALREADY_GONE: ("purged", "its object was already gone"),
+    Fate.OVERWRITTEN: ("skipped", "the service has stored another video at its key, which is now live"),
+    Fate.DOUBTFUL: ("failed", ""),
+}
 
 
 def planned(engine: Engine, plan_id: str, action: str, batch_size: int) -> Generator[list[Item], None, None]:

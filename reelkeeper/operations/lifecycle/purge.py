@@ -16,7 +16,6 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from enum import StrEnum
 from functools import partial
 
 from reelkeeper.adapters.s3.deletes import was_refused
@@ -24,8 +23,10 @@ from reelkeeper.errors import LeaseLost, StorageError
 from reelkeeper.failpoints import effect
 from reelkeeper.model import Grace, Outcome, StoredObject
 from reelkeeper.operations.alerts.events import record
+from reelkeeper.operations.core import epochs
 from reelkeeper.operations.core.freeze import freeze, require_permission
 from reelkeeper.operations.core.workspace import Workspace
+from reelkeeper.operations.lifecycle.outcomes import BY_FATE, Fate
 from reelkeeper.operations.videos.overwrites import take_uploads
 from reelkeeper.store import Session
 from reelkeeper.store.billing import quotas
@@ -45,20 +46,6 @@ _SIGNED_AT_ONCE = 100  # deletes at keys of the service's: with 8 threads and 10
 _PARALLEL = 8
 _BATCH = 1_000
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # on Linux, also counts while the machine sleeps
-
-
-class Fate(StrEnum):
-    """The outcome of a claimed blob."""
-
-    UNTOUCHED = "untouched"  # nothing was sent: back to retired
-    KEPT = "kept"  # the same, with a reason
-    SENT = "sent"  # a delete was sent, and its answer is unknown
-    REFUSED = "refused"  # the bucket refused the delete: back to retired
-    FAILED = "failed"  # no answer, and the bucket may still delete it: the claim stays
-    DELETED = "deleted"
-    ALREADY_GONE = "already gone"
-    OVERWRITTEN = "overwritten"  # the service has stored another video at its key
-    DOUBTFUL = "doubtful"
 
 
 @dataclass(slots=True)
@@ -90,6 +77,11 @@ class _LookedTooLongAgo(Exception):  # noqa: N818  a signal between two function
     pass
 
 
+def begin(workspace: Workspace, lease: Lease) -> None:
+    """Announce a run of purges to every other copy of the store, once. Raises StoreBehind where this is one."""
+    epochs.begin(workspace, "purge", lease, workspace.bucket.delete)
+
+
 def purge(
     workspace: Workspace, plan_id: str, blob_ids: Sequence[int], *, lease: Lease, run_id: str, grace: Grace
 ) -> list[Outcome]:
@@ -97,9 +89,10 @@ def purge(
 
     A batch is at most 1,000 blobs, as in DeleteObjects. A blob at a key of ours whose object is not as recorded,
     or whose video's present bytes are not stored, goes back to `retired`, and the deployment is frozen. An object that
-    the service has stored instead becomes its video's present bytes. Raises Frozen or LeaseLost before any change,
-    or later with everything done recorded and the rest unchanged.
+    the service has stored instead becomes its video's present bytes. Raises StoreBehind, Frozen or LeaseLost before any
+    change, or later with everything done recorded and the rest unchanged.
     """
+    begin(workspace, lease)
     doomed = _claim(workspace, plan_id, blob_ids, lease=lease, run_id=run_id, grace=grace)
     claimed = {blob.blob_id for blob in doomed}
     why = "purged, viewed, held or restored since the plan, or claimed by another run"
@@ -115,6 +108,7 @@ def purge_taken_down(
     Otherwise it works, and raises, as `purge` does. Blobs that another run has claimed, or a legal hold keeps, are left
     out.
     """
+    epochs.begin(workspace, "takedown", lease, workspace.bucket.delete)
     with transaction(workspace.engine, "takedown.claim") as session:
         # guard takedown.claim_permission: a takedown without its lease claims blobs that another run works on
         require_permission(session, lease, despite_freeze=True)
@@ -129,8 +123,12 @@ def delete_loose(workspace: Workspace, keys: Sequence[str], *, lease: Lease) -> 
     They have no rows, so none is claimed: all that is stored at these keys is the user's. Raises Frozen or
     LeaseLost before each further delete request.
     """
+    if keys:
+        epochs.begin(workspace, "erase", lease, workspace.bucket.delete)
 
     def last_look() -> None:
+        # guard erase.last_behind: a copy of the store erases what the original keeps
+        epochs.require_current(workspace)
         with transaction(workspace.engine, "erase.last_look") as session:
             # guard erase.last_permission: an erasure deletes more objects during a freeze, or without its lease
             require_permission(session, lease)
@@ -324,7 +322,9 @@ def _judge(blob: Doomed, found: StoredObject | None, successor: StoredObject | N
 
 
 def _require_claim(batch: _Batch, doomed: Sequence[Doomed]) -> None:
-    """Raise Frozen or LeaseLost unless all of `doomed` may still be deleted by this run."""
+    """Raise StoreBehind, Frozen or LeaseLost unless all of `doomed` may still be deleted by this run."""
+    # guard purge.last_behind: a store goes on purging after another copy of it has restored or held a video
+    epochs.require_current(batch.workspace)
     with transaction(batch.workspace.engine, "purge.last_look") as session:
         # guard purge.last_permission: a freeze or a lost lease between claim and delete does not stop the delete
         require_permission(session, batch.lease, despite_freeze=batch.is_takedown)
@@ -339,19 +339,8 @@ def _settle(batch: _Batch, plan_id: str | None, skipped: list[Outcome], *, run_i
     gone = found[Fate.DELETED] + found[Fate.ALREADY_GONE]
     doubtful, overwritten = found[Fate.DOUBTFUL], found[Fate.OVERWRITTEN]
     back = found[Fate.UNTOUCHED] + found[Fate.KEPT] + found[Fate.REFUSED]
-    by_fate = {
-        Fate.UNTOUCHED: ("skipped", "not reached in time: left to the next run"),
-        Fate.KEPT: ("skipped", ""),
-        Fate.SENT: ("failed", "no answer to its delete request"),
-        Fate.REFUSED: ("failed", ""),
-        Fate.FAILED: ("failed", ""),
-        Fate.DELETED: ("purged", "its grace is over"),
-        Fate.ALREADY_GONE: ("purged", "its object was already gone"),
-        Fate.OVERWRITTEN: ("skipped", "the service has stored another video at its key, which is now live"),
-        Fate.DOUBTFUL: ("failed", ""),
-    }
     outcomes = [
-        _outcome(blob, action, why or reason) for fate, (action, reason) in by_fate.items() for blob, why in found[fate]
+        _outcome(blob, action, why or reason) for fate, (action, reason) in BY_FATE.items() for blob, why in found[fate]
     ]
     is_claimed = claimed_by(batch.lease)
     with transaction(batch.workspace.engine, "purge.settle") as session:

@@ -16,6 +16,7 @@ from reelkeeper.errors import IntegrityDoubt, NotFound, StorageError
 from reelkeeper.failpoints import effect
 from reelkeeper.model import Grace, Outcome
 from reelkeeper.operations.alerts.events import record
+from reelkeeper.operations.core import epochs
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.operations.core.workspace import Workspace
@@ -89,8 +90,11 @@ def restore(
 ) -> list[Outcome]:
     """Restore those of `batch` whose bytes are stored as recorded, in one transaction except for swaps in place.
 
-    Those are undone one by one, using the folder `scratch`; None: the system's folder for temporary files.
+    Those are undone one by one, using the folder `scratch`; None: the system's folder for temporary files. Raises
+    StoreBehind before any change.
     """
+    # guard restore.announced: another copy of the store purges a video while, or after, this one restores it
+    epochs.begin_restore(workspace, [blob.video_id for blob in batch])
     order, folder = Order(run_id, author, grace, hold_days), scratch or Path(tempfile.gettempdir())
     outcomes = _bring_back(workspace, [blob for blob in batch if not blob.is_in_place], order)
     return outcomes + [_exchange(workspace, blob, order, folder) for blob in batch if blob.is_in_place]

@@ -21,6 +21,7 @@ from reelkeeper.model.buckets import NEVER
 from reelkeeper.model.jobs import JobState
 from reelkeeper.operations.alerts.events import record
 from reelkeeper.operations.billing import quota
+from reelkeeper.operations.core import epochs
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.operations.core.workspace import MAX_SKEW_FROM_BUCKET, Workspace
@@ -89,8 +90,10 @@ def erase(
     """Erase a user, as far as possible now. Safe to repeat: each call continues, and says what it waits for.
 
     `cancel` ends a job, or asks it to stop; `settings` name Cloudflare's zone and account. Raises NotFound for a user
-    who is unknown or already erased; Frozen; LeaseLost where another process is erasing the user.
+    who is unknown or already erased; StoreBehind; Frozen; LeaseLost where another process is erasing the user.
     """
+    # guard erase.behind: a copy of the store begins to erase a user whom the original keeps
+    epochs.require_current(workspace)
     with transaction(workspace.engine, "erase.begin") as session:
         require_permission(session)
         is_new = erasures.find(session, user_id) is None

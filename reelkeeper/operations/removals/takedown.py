@@ -17,6 +17,7 @@ from reelkeeper.errors import DiskFull, GuardRefused, NotFound, StorageError
 from reelkeeper.failpoints import effect
 from reelkeeper.model import BlobState, Grace
 from reelkeeper.operations.alerts.events import record
+from reelkeeper.operations.core import epochs
 from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.lifecycle.purge import purge_taken_down
@@ -85,9 +86,11 @@ def take_down(
 ) -> Certificate:
     """Take a video down and, with `same_bytes`, all other videos that store the same bytes.
 
-    Safe to repeat, which deletes the rest. Raises NotFound for a video that is not in the catalogue; GuardRefused,
-    after the video itself is down, where more than `max_videos` others have its bytes.
+    Safe to repeat, which deletes the rest. Raises StoreBehind before any change; NotFound for a video that is not in
+    the catalogue; GuardRefused, after the video itself is down, where more than `max_videos` others have its bytes.
     """
+    # guard takedown.behind: a copy of the store takes down what the original has live
+    epochs.require_current(workspace)
     kept = _take_down_all(workspace, [video_id], video_id, order, scratch)
     if same_bytes:
         with reading(workspace.engine) as session:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from uuid import uuid4
 
 from reelkeeper.errors import NotFound, Refused
+from reelkeeper.operations.core import epochs
 from reelkeeper.rules.billing.credits import fingerprint
 from reelkeeper.store import Engine, Session
 from reelkeeper.store.core import deployment
@@ -24,6 +25,8 @@ class Placed:
 def hold(engine: Engine, terms: HoldTerms, *, key: str | None = None) -> Placed:
     """Place a hold on a user's videos or on one video. Requests with the same `key` place one hold.
 
+    It is announced for other copies of the store: `epochs.tell` then puts that into the bucket.
+
     Raises NotFound for an unknown user or video, Refused when a new hold would have expired already.
     """
     digest = fingerprint(
@@ -35,7 +38,12 @@ def hold(engine: Engine, terms: HoldTerms, *, key: str | None = None) -> Placed:
         legal=terms.is_legal,
     )
     with transaction(engine, "hold") as session:
-        return place(session, terms, digest[:12] if key else None)
+        placed = place(session, terms, digest[:12] if key else None)
+        until = terms.expires_at.isoformat() if terms.expires_at else None
+        about = epochs.concerned(session, terms.scope, [terms.subject], until=until, legal=terms.is_legal)
+        # guard holds.announced: a copy of the store, or a restored backup, purges a video that was held since
+        epochs.announce(session, "hold", about)
+        return placed
 
 
 def place(session: Session, terms: HoldTerms, hold_id: str | None = None) -> Placed:

@@ -23,6 +23,7 @@ from sqlalchemy.orm import Session
 from sqlmodel import SQLModel
 
 from reelkeeper.errors import IntegrityDoubt, Refused, SchemaError
+from reelkeeper.store.core import epochs
 from reelkeeper.store.core.audit import Event, append, verify
 from reelkeeper.store.core.engine import Clock, now, open_engine, reading, transaction
 from reelkeeper.store.core.schema import head, require_current, upgrade
@@ -120,6 +121,7 @@ def _checked_copy(source: Path) -> Iterator[Path]:
 
 def _check_and_freeze(session: Session, source: Path) -> None:
     verify(session)
+    epochs.set_marks(session, {epochs.RESTORED: f"backup {source.name}"})
     reason = f"restored from backup {source.name}; run sync_catalog, then thaw"
     frozen = {"frozen_at": Clock(), "frozen_by": "db restore", "frozen_reason": reason}
     session.execute(sa.update(deployment).values(frozen))

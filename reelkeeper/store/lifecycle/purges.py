@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session as AnySession
 from sqlmodel import Session
 
-from reelkeeper.model import BlobState, Claimed, Grace, Recorded, VideoState
+from reelkeeper.model import BlobState, Claimed, Counts, Grace, Recorded, VideoState
 from reelkeeper.store.core.engine import changed, checked, now, one_of
 from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.tables import blobs, plans, verdicts, videos
@@ -171,3 +171,16 @@ def take_back(session: Session, blob_ids: Sequence[int], still: Condition, grace
         .where(one_of(session, blobs.c.id, blob_ids), still)
         .values(state=BlobState.RETIRED, claimed_at=None, claim_token=None, **anew),
     )
+
+
+def due(session: Session) -> Counts:
+    """Count the retired blobs whose grace is over, and their bytes."""
+    size = sa.func.coalesce(sa.func.sum(blobs.c.size_bytes), 0)
+    over = sa.and_(blobs.c.state == BlobState.RETIRED, blobs.c.purge_after <= now(session))
+    return Counts(*map(int, session.execute(sa.select(sa.func.count(), size).where(over)).one()))
+
+
+def renew_graces(session: Session, grace: Grace) -> int:
+    """Start the grace of all retired bytes anew, also of those that a run had claimed; return of how many."""
+    waiting = blobs.c.state.in_([BlobState.RETIRED, BlobState.DELETING])
+    return changed(session, sa.update(blobs).where(waiting).values(purge_after=after_grace(now(session), grace)))

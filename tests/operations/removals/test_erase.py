@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from sqlmodel import SQLModel
 
 from reelkeeper import failpoints
+from reelkeeper.adapters.s3.keys import EPOCHS
 from reelkeeper.adapters.s3.transport import LOCKED
 from reelkeeper.errors import Frozen, LeaseLost, NotFound, UserErased
 from reelkeeper.model.requests import GenerationRequest, Queued, Unfulfilled
@@ -62,7 +63,8 @@ def dump(engine: sa.Engine) -> str:
 
 def stored(world: World) -> list[str]:
     listed = world.double.client.list_objects_v2(Bucket=world.workspace.bucket.name, Prefix=world.address.prefix)
-    return [item["Key"] for item in listed.get("Contents", []) if not item["Key"].endswith("identity.json")]
+    keys = [item["Key"] for item in listed.get("Contents", [])]
+    return [key for key in keys if not key.endswith("identity.json") and EPOCHS not in key]
 
 
 def ask(world: World, prompt: str, *, user_id: str = "ann", key: str = "", **more: Any) -> str:  # noqa: ANN401  of a request

@@ -1,0 +1,172 @@
+"""Notice that this store is a copy, or older than what was done to its bucket, before it deletes anything.
+
+Each run that deletes, each restore and each hold is an epoch:
+
+    announce n+1 with a nonce (commit) --> look --> put `.epochs/<n+1>-<nonce>`, once --> look --> confirm (commit)
+
+An epoch in the bucket that this store has not announced is another copy's: the store is behind, and deletes nothing
+until `reelkeeper db adopt`. Announced first, so that after a kill, and by all machines of one store, it is recognized.
+Who deletes announces before the first delete and looks before each batch, and a restore announces before it asks what
+is stored: whichever of two copies comes second sees the other. Objects name videos and users by salted digests.
+
+A store that was restored, or whose database is not the one in which it last worked, is behind without a look.
+"""
+
+import hashlib
+import json
+import logging
+import re
+import secrets
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, Literal
+
+from reelkeeper.adapters.s3.r2 import Bucket
+from reelkeeper.errors import ReelkeeperError, StoreBehind
+from reelkeeper.failpoints import effect
+from reelkeeper.operations.core.workspace import Workspace
+from reelkeeper.store import Engine, Session
+from reelkeeper.store.core import deployment
+from reelkeeper.store.core import epochs as rows
+from reelkeeper.store.core.engine import reading, transaction
+from reelkeeper.store.core.epochs import BEHIND, HOME, RESTORED
+from reelkeeper.store.core.leases import Lease
+
+Delete = Callable[[Sequence[str]], Mapping[str, str]]  # of the purge, which alone may; returns what stayed, and why
+Kind = Literal["purge", "takedown", "erase", "restore", "hold", "adopt"]
+NAME: Final = re.compile(r"(\d{12})-[0-9a-f]{16}")
+_DIGEST: Final = 24  # hex digits
+_DROPPED: Final = 1_000  # at once: one request
+_log = logging.getLogger(__name__)
+
+
+def digests(deployment_id: str, scope: str, ids: Iterable[str]) -> dict[str, str]:
+    """Return the ids of "video" or "user" by their digests, under which the bucket names them."""
+    salt = f"{deployment_id}\0{scope}\0"
+    return {hashlib.sha256(f"{salt}{subject}".encode()).hexdigest()[:_DIGEST]: subject for subject in ids}
+
+
+def concerned(session: Session, scope: str, ids: Iterable[str], **more: object) -> Mapping[str, Any]:
+    """Describe whom an epoch concerns, without their ids."""
+    return {f"{scope}s": sorted(digests(deployment.identity(session), scope, ids)), **more}
+
+
+def announce(session: Session, kind: Kind, detail: Mapping[str, Any], lease: str | None = None) -> None:
+    """Announce an epoch within the caller's transaction, which has locked the deployment row."""
+    rows.announce(session, secrets.token_hex(8), kind, detail, lease)
+
+
+def why_behind(engine: Engine, bucket: Bucket | None) -> str | None:
+    """Explain why this store may not delete; None where it may. Without a bucket, as far as the store knows itself.
+
+    The bucket is read before the store: what another machine of this store has put by then is known to the store.
+    """
+    with reading(engine) as session:
+        marks, since, here = rows.marks(session), rows.confirmed(session), rows.home(session)
+    # guard epochs.restored: a store restored from a backup purges what was restored or held since
+    if source := marks.get(RESTORED):
+        return f"this store was restored from {source}, and does not know what was done since"
+    # guard epochs.home: a copy of the store purges what the original has live or held, before that was announced
+    if marks.get(HOME, here) != here:
+        return f"this store is a copy, or was moved: it last worked in another database ({marks[HOME]}; now {here})"
+    if bucket is None:
+        return marks.get(BEHIND)
+    stored = [name for name in bucket.epochs(since) if NAME.fullmatch(name)]
+    with reading(engine) as session:
+        known = rows.known(session, stored)
+    # guard epochs.foreign: a store purges what another copy of it, or its later state, has restored or held
+    if foreign := sorted(set(stored) - known):
+        return (
+            f"the bucket has {len(foreign):,} changes that this store does not know, the last is number "
+            f"{int(foreign[-1].partition('-')[0])}: another copy of it works here, or it is an old state"
+        )
+    # guard epochs.missing: a store purges in an older copy of its bucket
+    if since and not known:
+        return f"the bucket lacks this store's last change, number {since}: it is a copy, or objects were deleted"
+    return None
+
+
+def require_current(workspace: Workspace) -> None:
+    """Raise StoreBehind where this store is a copy or an old state. One request."""
+    why = why_behind(workspace.engine, workspace.bucket)
+    with reading(workspace.engine) as session:
+        noted = rows.marks(session).get(BEHIND)
+    if why != noted:
+        with transaction(workspace.engine, "epoch.note") as session:
+            rows.set_marks(session, {BEHIND: why})
+    if why:
+        raise StoreBehind(f"{why}. Nothing is purged, taken down, erased or restored by it until a person has looked")
+
+
+def begin(workspace: Workspace, kind: Kind, lease: Lease, delete: Delete) -> None:
+    """Announce the deletions under a lease, unless that is done. Raises StoreBehind.
+
+    With `delete`, epochs that tell nothing any more are dropped; a bucket lock may refuse that, which is harmless.
+    """
+    mine = next(iter(digests(workspace.deployment_id, "lease", [f"{lease.name}/{lease.token}/{lease.holder}"])))
+    with reading(workspace.engine) as session:
+        if rows.is_confirmed(session, mine):
+            return
+    require_current(workspace)
+    with transaction(workspace.engine, "epoch.announce") as session:
+        deployment.lock(session)
+        if not rows.is_announced(session, mine):
+            announce(session, kind, {}, mine)
+    publish(workspace)
+    with reading(workspace.engine) as session:
+        names = {workspace.bucket.epoch_key(name): name for name in rows.obsolete(session, _DROPPED)}
+    if names:
+        with effect("epoch.drop"):
+            kept = delete([*names])
+        with transaction(workspace.engine, "epoch.dropped") as session:
+            rows.forget(session, [name for key, name in names.items() if key not in kept])
+
+
+def begin_restore(workspace: Workspace, video_ids: Iterable[str]) -> None:
+    """Announce that videos are restored, before it is asked whether their bytes are stored. Raises StoreBehind."""
+    require_current(workspace)
+    with transaction(workspace.engine, "epoch.announce") as session:
+        deployment.lock(session)
+        announce(session, "restore", concerned(session, "video", video_ids))
+    publish(workspace)
+
+
+def publish(workspace: Workspace) -> None:
+    """Put all epochs that are announced, and confirm them unless another copy is at work. Raises StoreBehind."""
+    with reading(workspace.engine) as session:
+        waiting, home = rows.unconfirmed(session), rows.marks(session).get(HOME)
+    for epoch in waiting:
+        content = {"kind": epoch.kind, "number": epoch.number, **epoch.detail}
+        data = json.dumps(content, sort_keys=True).encode()
+        with effect("epoch.put"):
+            workspace.bucket.put_bytes_once(workspace.bucket.epoch_key(epoch.name), data, "application/json")
+    # guard epochs.second_look: of two copies that begin at once, neither sees the other
+    require_current(workspace)
+    with transaction(workspace.engine, "epoch.confirm") as session:
+        rows.confirm(session, [epoch.name for epoch in waiting])
+        if home is None:
+            rows.set_marks(session, {HOME: rows.home(session)})
+
+
+def tell(workspace: Workspace, *, seconds: float = 3) -> bool:
+    """Publish what is announced, waiting for the bucket for some seconds at most; return whether the bucket knows it.
+
+    A failure is left to the next run that deletes, restores, holds or syncs.
+    """
+    with reading(workspace.engine) as session:
+        if not rows.unconfirmed(session):
+            return True
+    done = threading.Event()
+
+    def put() -> None:
+        try:
+            require_current(workspace)
+            publish(workspace)
+            done.set()
+        except ReelkeeperError as error:
+            _log.warning("the bucket does not know the last holds yet: %s", error)
+
+    thread = threading.Thread(target=put, name="epochs", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return done.is_set()

@@ -1,0 +1,293 @@
+"""A store that was restored or copied deletes nothing that its later state, or its original, has live or held."""
+
+import secrets
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from reelkeeper.adapters.s3.seaweed import Endpoint
+from reelkeeper.adapters.s3.transport import LOCKED
+from reelkeeper.errors import StoreBehind
+from reelkeeper.model import BlobState, VideoState
+from reelkeeper.operations.core import epochs
+from reelkeeper.operations.core.adopt_store import adopt, look
+from reelkeeper.operations.core.lease import LeaseManager
+from reelkeeper.operations.health.status import gather
+from reelkeeper.operations.jobs import settle
+from reelkeeper.operations.lifecycle.purge import delete_loose
+from reelkeeper.operations.removals.erase import erase
+from reelkeeper.operations.removals.takedown import Order, take_down
+from reelkeeper.operations.videos.hold import hold
+from reelkeeper.settings import Settings
+from reelkeeper.store.core.audit import events
+from reelkeeper.store.core.backup import backup
+from reelkeeper.store.core.engine import now, reading
+from reelkeeper.store.core.epochs import confirmed, unconfirmed
+from reelkeeper.store.tables import blobs, users, videos
+from reelkeeper.store.videos.holds import HoldTerms, in_force
+from tests.doubles.r2 import R2Double
+from tests.faults.world import World
+from tests.operations.conftest import AtFailpoint
+from tests.operations.lifecycle.copies import (
+    bring_back,
+    copied,
+    end_graces,
+    purge_all,
+    restored,
+    stored_keys,
+    unmarked,
+)
+
+HELD = HoldTerms("video", "held", "a dispute", "p")
+LEGAL = HoldTerms("user", "ann", "a court order", "p", is_legal=True)
+
+
+def retired(world: World, video_id: str) -> int:
+    return world.video(video_id, state=VideoState.RETIRED, blob_state=BlobState.RETIRED)
+
+
+@pytest.fixture
+def saved(world: World, tmp_path: Path) -> Path:
+    """A backup with two retired videos, of which one was restored, and one held, since then."""
+    retired(world, "back")
+    retired(world, "held")
+    saved = backup(world.workspace.engine, tmp_path / "saved")
+    assert bring_back(world, "back")[0].action == "restored"
+    hold(world.workspace.engine, HELD)
+    return saved
+
+
+NewUrl = Callable[[str], str]
+
+
+@pytest.fixture
+def url(world: World, empty_url: NewUrl) -> str:
+    return empty_url(world.workspace.engine.dialect.name)
+
+
+def test_a_restored_backup_purges_nothing_that_was_restored_or_held_since(world: World, saved: Path, url: str) -> None:
+    old = restored(world, saved, url)
+    with pytest.raises(StoreBehind):
+        purge_all(old)
+    assert stored_keys(old, ["back", "held"]) == {"back": True, "held": True}
+
+
+def test_an_old_state_in_its_own_place_is_known_by_its_bucket(world: World, saved: Path, url: str) -> None:
+    """As from a snapshot of the disk: the store does not know that it is old."""
+    old = unmarked(restored(world, saved, url))
+    with pytest.raises(StoreBehind):
+        purge_all(old)
+    assert stored_keys(old, ["back", "held"]) == {"back": True, "held": True}
+
+
+@pytest.fixture
+def on_sqlite(sqlite_engine: sa.Engine, endpoint: Endpoint, double: R2Double, tiny_clip: Path, tmp_path: Path) -> World:
+    folder = tmp_path / secrets.token_hex(6)
+    folder.mkdir()
+    return World.make(folder, str(sqlite_engine.url), endpoint, double, clip=tiny_clip)
+
+
+def test_a_copied_file_purges_nothing_even_before_the_original_did_anything(on_sqlite: World, tmp_path: Path) -> None:
+    world = on_sqlite
+    retired(world, "first")
+    purge_all(world)  # from then on it knows where it lives
+    retired(world, "back")
+    copy = copied(world, tmp_path / "copy.sqlite3")
+    with pytest.raises(StoreBehind):
+        purge_all(copy)
+    bring_back(world, "back")
+    hold(world.workspace.engine, LEGAL)
+    with pytest.raises(StoreBehind):
+        purge_all(copy)
+    assert stored_keys(world, ["back"]) == {"back": True}
+    purge_all(world)  # the original is not stopped by what the copy tried
+
+
+def test_of_two_copies_that_do_not_know_it_the_second_to_act_is_stopped(world: World, tmp_path: Path, url: str) -> None:
+    retired(world, "v1")
+    copy = unmarked(restored(world, backup(world.workspace.engine, tmp_path / "saved"), url))
+    assert [outcome.action for outcome in purge_all(copy)] == ["purged"]
+    with pytest.raises(StoreBehind):
+        bring_back(world, "v1")
+    retired(world, "v2")
+    with pytest.raises(StoreBehind):
+        purge_all(world)
+    assert stored_keys(world, ["v2"]) == {"v2": True}
+
+
+def test_two_machines_of_one_store_are_not_foreign_to_each_other(world: World) -> None:
+    other = World(world.address, world.double, world.clip, world.address.workspace(), world.outside)
+    retired(world, "back")
+    retired(world, "gone")
+    bring_back(other, "back")
+    hold(world.workspace.engine, LEGAL)
+    assert epochs.tell(other.workspace)
+    assert {outcome.action for outcome in purge_all(world)} <= {"purged", "skipped"}
+    retired(world, "more")
+    assert purge_all(other)
+    with reading(world.workspace.engine) as session:
+        assert confirmed(session) == 4
+
+
+def test_a_restored_backup_deletes_nothing_until_it_is_adopted_whatever_the_bucket_says(
+    world: World, tmp_path: Path, url: str
+) -> None:
+    retired(world, "v1")
+    old = restored(world, backup(world.workspace.engine, tmp_path / "saved"), url)
+    with pytest.raises(StoreBehind):
+        purge_all(old)
+    order = Order("p", "a court", "down")
+    with pytest.raises(StoreBehind):
+        take_down(old.workspace, "v1", order, scratch=tmp_path)
+    with pytest.raises(StoreBehind):
+        erase(old.workspace, "ann", by="p", run_id="erase", cancel=settle.cancel, settings=Settings())
+    with reading(old.workspace.engine) as session:
+        assert session.execute(sa.select(users.c.erasing_at)).scalar_one() is None
+        assert session.execute(sa.select(videos.c.retire_reason)).scalar_one() is None
+    assert stored_keys(old, ["v1"]) == {"v1": True}
+    assert gather(old.workspace.engine).behind
+
+
+def test_a_hold_alone_is_told(world: World, tmp_path: Path, url: str) -> None:
+    retired(world, "held")
+    saved = backup(world.workspace.engine, tmp_path / "saved")
+    hold(world.workspace.engine, HELD)
+    assert epochs.tell(world.workspace)
+    with pytest.raises(StoreBehind):
+        purge_all(unmarked(restored(world, saved, url)))
+
+
+def test_a_hold_is_in_force_while_the_bucket_is_away_and_is_told_by_the_next_run(world: World) -> None:
+    retired(world, "held")
+    retired(world, "back")
+    world.double.faults.fail("PutObject", 503, times=7)
+    hold(world.workspace.engine, HELD)
+    assert not epochs.tell(world.workspace, seconds=0.2)
+    world.double.faults.clear()
+    for thread in threading.enumerate():
+        if thread.name == "epochs":
+            thread.join()
+    bring_back(world, "back")
+    with reading(world.workspace.engine) as session:
+        assert not unconfirmed(session)
+    assert len(world.workspace.bucket.epochs()) == 2
+
+
+def test_a_lost_answer_of_the_put_is_recognized(world: World) -> None:
+    retired(world, "back")
+    world.double.faults.drop_reply("PutObject")
+    assert [outcome.action for outcome in bring_back(world, "back")] == ["restored"]
+
+
+@pytest.mark.parametrize("place", ["epoch.announce.after_commit", "epoch.put.before", "epoch.put.after"])
+def test_a_run_killed_within_its_announcement_is_not_foreign_to_the_next(
+    world: World, at_failpoint: AtFailpoint, place: str
+) -> None:
+    retired(world, "gone")
+
+    def die() -> None:
+        raise KeyboardInterrupt
+
+    at_failpoint(place, die)
+    with pytest.raises(KeyboardInterrupt):
+        purge_all(world)
+    assert [outcome.action for outcome in purge_all(world)] == ["purged"]
+    with reading(world.workspace.engine) as session:
+        assert not unconfirmed(session)
+
+
+def test_of_two_copies_that_begin_at_once_one_at_least_is_stopped(
+    world: World, tmp_path: Path, url: str, at_failpoint: AtFailpoint
+) -> None:
+    retired(world, "v1")
+    copy = unmarked(restored(world, backup(world.workspace.engine, tmp_path / "saved"), url))
+    at_failpoint("epoch.put.before", lambda: purge_all(copy))
+    with pytest.raises(StoreBehind):
+        bring_back(world, "v1")
+
+
+def taken_over(world: World) -> None:
+    """Adopt the original while the copy is at work."""
+    adopt(world.workspace, look(world.workspace), by="p")
+
+
+def test_a_run_under_way_is_stopped_before_its_next_batch_when_another_copy_is_adopted(
+    world: World, tmp_path: Path, url: str, at_failpoint: AtFailpoint
+) -> None:
+    retired(world, "v1")
+    copy = unmarked(restored(world, backup(world.workspace.engine, tmp_path / "saved"), url))
+    at_failpoint("purge.claim.after_commit", lambda: taken_over(world))
+    with pytest.raises(StoreBehind):
+        purge_all(copy)
+    assert stored_keys(world, ["v1"]) == {"v1": True}
+    bring_back(world, "v1")
+
+
+def test_an_erasure_under_way_is_stopped_before_its_next_request(
+    world: World, tmp_path: Path, url: str, at_failpoint: AtFailpoint
+) -> None:
+    key = f"{world.address.prefix}ann/loose.bin"
+    world.workspace.bucket.put_bytes_once(key, b"something", "text/plain")
+    copy = unmarked(restored(world, backup(world.workspace.engine, tmp_path / "saved"), url))
+    at_failpoint("erase.delete.before", lambda: taken_over(world))
+    with pytest.raises(StoreBehind), LeaseManager(copy.workspace.engine) as manager:
+        delete_loose(copy.workspace, [key], lease=manager.take(["erase/x"])[0])
+    assert world.workspace.bucket.head(key)
+
+
+def test_a_bucket_that_lacks_the_last_epoch_is_another(world: World) -> None:
+    retired(world, "gone")
+    purge_all(world)
+    (name,) = world.workspace.bucket.epochs()
+    world.workspace.bucket.delete([world.workspace.bucket.epoch_key(name)])
+    retired(world, "v1")
+    with pytest.raises(StoreBehind):
+        purge_all(world)
+    taken_over(world)
+    assert {outcome.action for outcome in purge_all(world)} == {"purged"}
+
+
+def test_adopted_it_starts_all_graces_anew_and_holds_what_the_bucket_tells(world: World, saved: Path, url: str) -> None:
+    assert epochs.tell(world.workspace)
+    old = restored(world, saved, url)
+    end_graces(old)
+    seen = look(old.workspace)
+    assert {(told.kind, told.videos, told.unknown) for told in seen.told} == {
+        ("restore", ("back",), 0),
+        ("hold", ("held",), 0),
+    }
+    assert seen.due.objects == 2
+    adopt(old.workspace, seen, by="p")
+    with reading(old.workspace.engine) as session:
+        assert session.execute(sa.select(sa.func.min(blobs.c.purge_after))).scalar_one() > now(session)
+        assert {line.subject for line in in_force(session)} == {"back", "held"}
+        (told,) = events(session, event="adopt_store")
+    assert told.event.detail["holds"] == 2
+    assert {outcome.action for outcome in purge_all(old)} == {"skipped"}
+    with pytest.raises(StoreBehind):
+        purge_all(world)
+
+
+def test_old_epochs_are_dropped_and_a_bucket_lock_on_them_harms_nothing(world: World) -> None:
+    retired(world, "v1")
+    purge_all(world)
+    (first,) = world.workspace.bucket.epochs()
+    world.double.faults.refuse_deletes([world.workspace.bucket.epoch_key(first)], LOCKED)
+    retired(world, "v2")
+    assert "purged" in {outcome.action for outcome in purge_all(world)}
+    assert len(world.workspace.bucket.epochs()) == 2
+    world.double.faults.clear()
+    retired(world, "v3")
+    assert "purged" in {outcome.action for outcome in purge_all(world)}
+    assert len(world.workspace.bucket.epochs()) == 1
+    assert not [name for name in world.workspace.bucket.epochs() if name == first]
+
+
+def test_ids_are_not_in_the_bucket(world: World) -> None:
+    retired(world, "back")
+    bring_back(world, "back")
+    (name,) = world.workspace.bucket.epochs()
+    assert b"back" not in world.workspace.bucket.read_bytes(world.workspace.bucket.epoch_key(name))
