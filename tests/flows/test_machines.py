@@ -18,7 +18,7 @@ from prefect.workers.process import ProcessWorker
 
 from deployments.bootstrap import bootstrap
 from deployments.machine import Machine
-from deployments.worker import Worker
+from deployments.worker import Worker, work
 from flows.dispatch_jobs import dispatch_jobs
 from flows.monitor_costs import monitor_costs
 from flows.tier_storage import tier_storage
@@ -327,12 +327,38 @@ def test_a_run_whose_machine_cannot_go_on_waits_while_others_do_the_rest(
     assert told(ours) == [("machine:m1", "ToolMissing"), ("machine:m2", "ToolMissing")]
 
 
-def test_a_worker_on_an_unfit_machine_leaves_runs_on_videos_to_others(
-    ours: Scene, client: SyncPrefectClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pool = f"machines-{uuid4().hex[:8]}"
+@pytest.fixture
+def pool(client: SyncPrefectClient) -> Iterator[str]:
+    name = f"machines-{uuid4().hex[:8]}"
     template = ProcessWorker.get_default_base_job_template()
-    client.create_work_pool(WorkPoolCreate(name=pool, type="process", base_job_template=template))
+    client.create_work_pool(WorkPoolCreate(name=name, type="process", base_job_template=template))
+    yield name
+    client.delete_work_pool(name)
+
+
+def test_a_worker_whose_store_gets_another_schema_ends_before_its_next_run(
+    ours: Scene, client: SyncPrefectClient, pool: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REELKEEPER_HOME", ".")
+    place = Machine(settings())
+    place.require()
+    run = client.create_flow_run(monitor_costs, state=Scheduled(), work_pool_name=pool)
+    with transaction(ours.engine, "test") as session:
+        session.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+    try:
+        with pytest.raises(SchemaError):
+            asyncio.run(work([pool], limit=1, patience=0, healthcheck=False, say=lambda _: None, machine=place))
+    finally:
+        with transaction(ours.engine, "test") as session:
+            session.execute(sa.text("UPDATE alembic_version SET version_num = :head"), {"head": newest_schema()})
+    assert client.read_flow_run(run.id).state_name == "Scheduled"
+    place.look()
+    assert told(ours) == [(f"machine:{machine.name()}", "SchemaError")]
+
+
+def test_a_worker_on_an_unfit_machine_leaves_runs_on_videos_to_others(
+    ours: Scene, client: SyncPrefectClient, pool: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     due = {flow.name: client.create_flow_run(flow, state=Scheduled(), work_pool_name=pool).id for flow in LIGHT_AND_NOT}
     place = Machine(settings())
 
@@ -341,10 +367,7 @@ def test_a_worker_on_an_unfit_machine_leaves_runs_on_videos_to_others(
             await worker.sync_with_backend()
             return {each.flow_run.id for each in await worker._get_scheduled_flow_runs()}
 
-    try:
-        assert asyncio.run(found()) == set(due.values())
-        without_ffmpeg(monkeypatch, tmp_path)
-        assert asyncio.run(found()) == {due["monitor-costs"]}
-        assert told(ours) == [(f"machine:{machine.name()}", "ToolMissing")]
-    finally:
-        client.delete_work_pool(pool)
+    assert asyncio.run(found()) == set(due.values())
+    without_ffmpeg(monkeypatch, tmp_path)
+    assert asyncio.run(found()) == {due["monitor-costs"]}
+    assert told(ours) == [(f"machine:{machine.name()}", "ToolMissing")]
