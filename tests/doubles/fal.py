@@ -26,6 +26,7 @@ class FalDouble(Vendor):
         super().__init__(video)
         self.signs_with = Ed25519PrivateKey.generate()
         self.second_nanousd = 100_000_000  # of a request's video
+        self.billed_as = {"succeeded", "expired"}  # how requests ended that it charges for
 
     def refusal(self, status: int, told: str) -> Next:
         return status, {"detail": told}
@@ -134,7 +135,7 @@ class FalDouble(Vendor):
                 "cost_estimate_nano_usd": self.cost_nanousd(job),
             }
             for job in reversed(self.jobs.values())
-            if job["status"] in ("succeeded", "expired") and query["start"] <= job["at"].isoformat() < query["end"]
+            if job["status"] in self.billed_as and query["start"] <= job["at"].isoformat() < query["end"]
         ]
         return 200, _page("billing_events", events, query)
 
@@ -148,7 +149,7 @@ class FalDouble(Vendor):
     @property
     def invoice_nanousd(self) -> int:
         """What the month's invoice comes to."""
-        return sum(self.cost_nanousd(job) for job in self.jobs.values() if job["status"] in ("succeeded", "expired"))
+        return sum(self.cost_nanousd(job) for job in self.jobs.values() if job["status"] in self.billed_as)
 
 
 def _page(name: str, whole: list[dict[str, Any]], query: dict[str, str]) -> dict[str, Any]:

@@ -99,7 +99,7 @@ def run_dispatch(workspace: Workspace, address: Address, arguments: dict[str, ob
     worker.work(
         workspace,
         RemoteGenerator(format_.connect(str(arguments["provider"])), model=format_.model, poll_seconds=0.05),
-        worker.Shift(slots=1, seconds=30, until_idle=True),
+        worker.Shift(slots=1, seconds=float(str(arguments.get("seconds", 30))), until_idle=True),
         run_id="run",
         scratch=Path(address.folder) / "scratch",
         limit=lambda: 99,
