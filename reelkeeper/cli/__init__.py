@@ -8,6 +8,7 @@ from reelkeeper.cli.commands import (
     bill,
     bootstrap,
     database,
+    doubts,
     health,
     holds,
     jobs,
@@ -38,6 +39,7 @@ app.command(rich_help_panel=PEOPLE)(restore.restore)
 app.command(rich_help_panel=PEOPLE)(holds.hold)
 app.command(rich_help_panel=PEOPLE)(holds.freeze)
 app.command(rich_help_panel=PEOPLE)(holds.thaw)
+app.add_typer(doubts.group, name="doubts", rich_help_panel=PEOPLE)
 app.add_typer(jobs.group, name="jobs", rich_help_panel=LOOK)
 app.command(rich_help_panel=LOOK)(health.status)
 app.add_typer(videos.group, name="videos", rich_help_panel=LOOK)

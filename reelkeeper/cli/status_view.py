@@ -35,7 +35,7 @@ def document(found: Status) -> dict[str, Any]:
         for flow in found.flows
     ]
     stored = {state: {"videos": count, "size_bytes": size_bytes} for state, (count, size_bytes) in found.videos.items()}
-    kept = ("as_of", "overdue", "frozen", "behind", "backlog", "grace", "queue", "cache")
+    kept = ("as_of", "overdue", "frozen", "behind", "doubts", "backlog", "grace", "queue", "cache")
     fields = {name: getattr(found, name) for name in kept}
     return (
         fields
@@ -64,6 +64,7 @@ def _headline(found: Status) -> Text:
     if found.frozen:
         since = f"{found.frozen.at:%Y-%m-%d %H:%M}"
         parts.append((f"all changes frozen since {since} by {found.frozen.by}: {found.frozen.reason}", "bold red"))
+        parts.append((f"; to end that: {'reelkeeper doubts, then ' if found.doubts else ''}reelkeeper thaw", "bold"))
         return Text.assemble(*parts)
     if found.behind:
         parts.append((f"nothing is deleted, as {found.behind}: reelkeeper db adopt. ", "bold red"))
@@ -71,6 +72,8 @@ def _headline(found: Status) -> Text:
     firing = f"{many(len(found.alerts), 'alert')} firing" if found.alerts else "no alert firing"
     parts += [(late, "yellow" if found.overdue else "green"), (", ", "")]
     parts += [(firing, "yellow" if found.alerts else "green")]
+    if found.doubts:
+        parts.append((f", {many(found.doubts, 'object')} in doubt: reelkeeper doubts", "yellow"))
     return Text.assemble(*parts)
 
 

@@ -28,6 +28,13 @@ class VideoState(StrEnum):
     LOST = "lost"
 
 
+class SettledAs(StrEnum):
+    """How a person settles a doubt about a stored object that is not as recorded."""
+
+    STORED = "stored"  # the stored object becomes the record
+    LOST = "lost"  # the recorded bytes are lost, and the stored object stays for ever
+
+
 class BlobState(StrEnum):
     """The state of one stored object: pending -> live -> retired -> deleting -> gone (or lost).
 

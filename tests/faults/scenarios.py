@@ -5,6 +5,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -59,8 +60,16 @@ def child(scenario: str, address: Address, spec: str, arguments: dict[str, objec
     """Run a scenario in this process with `spec` armed. The joining of store and bucket is not part of it."""
     workspace = address.workspace()
     failpoints.arm(spec)
+    if seen := arguments.get("count_points"):
+        failpoints.observe(partial(_note_point, Path(str(seen))))
     SCENARIOS[scenario](workspace, address, arguments)
     os._exit(0)  # what a forked child inherits is not its own to clean up
+
+
+def _note_point(seen: Path, name: str) -> None:
+    """Add a line to a file for each failpoint that is passed."""
+    with seen.open("a") as file:
+        file.write(f"{name}\n")
 
 
 def run_swap(
@@ -245,6 +254,7 @@ def run_sync(workspace: Workspace, address: Address, _: dict[str, object]) -> No
 SCENARIOS: dict[str, Scenario] = {
     "swap": run_swap,
     "swap_in_place": run_swap_in_place,
+    "swap_in_parts": run_swap_in_place,
     "undo_in_place": run_undo_in_place,
     "restore_in_place": run_restore,
     "upload": run_upload,

@@ -46,6 +46,7 @@ OPERATIONS = {
     "upload": 300,
     "swap": 250,
     "swap_in_place": 250,
+    "swap_in_parts": 250,
     "undo_in_place": 250,
     "restore_in_place": 250,
     "receive": 250,
@@ -79,11 +80,15 @@ def _for_swap(world: World, result: Transcode) -> dict[str, object]:
     return {"blob": blob, "result": result}
 
 
-def _for_swap_in_place(world: World, result: Transcode) -> dict[str, object]:
+def _for_swap_in_place(world: World, result: Transcode, *, in_parts: bool = False) -> dict[str, object]:
     world.double.limits_overwrites = False
-    blob = world.video("v1", key=f"{world.address.prefix}ann/v1.mp4")
+    blob = world.video("v1", key=f"{world.address.prefix}ann/v1.mp4", in_parts=in_parts)
     world.video("bystander")
     return {"blob": blob, "result": result}
+
+
+def _for_swap_in_parts(world: World, result: Transcode) -> dict[str, object]:
+    return _for_swap_in_place(world, result, in_parts=True)
 
 
 def _for_undo_in_place(world: World, result: Transcode) -> dict[str, object]:
@@ -197,6 +202,9 @@ def _check_swap_in_place(session: Session) -> None:
     shown, kept = _shown_and_kept(session)
     assert kept
     assert shown not in kept
+
+
+_check_swap_in_parts = _check_swap_in_place
 
 
 def _check_undo_in_place(session: Session) -> None:

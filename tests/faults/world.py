@@ -5,6 +5,7 @@ property that must hold after every kill.
 import hashlib
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -16,7 +17,7 @@ from reelkeeper.adapters import ffmpeg
 from reelkeeper.adapters.s3 import r2
 from reelkeeper.adapters.s3.keys import blob_key
 from reelkeeper.adapters.s3.seaweed import Endpoint
-from reelkeeper.model import BlobState, VideoState
+from reelkeeper.model import BlobState, StoredObject, VideoState
 from reelkeeper.operations.core.workspace import Workspace, join
 from reelkeeper.store.billing import quotas, recount
 from reelkeeper.store.core import audit
@@ -258,6 +259,7 @@ class World:
             )
             about_to_show = {row.video_id: row.sha256 for row in session.execute(announced)}
             audit.verify(session)
+            in_doubt = [row.key for row in rows if self._is_in_doubt(row, stored)]
             done = Counter(
                 (row.event, row.blob_id or row.detail.get("job") or row.detail.get("webhook"))
                 for row in session.execute(
@@ -283,9 +285,18 @@ class World:
         now_outside = {key: (found.etag if (found := self.outside.head(key)) else None) for key in self.sentinels}
         assert now_outside == self.sentinels, "something outside the prefix has changed"
         if settled:
+            assert not in_doubt, f"IN DOUBT: {in_doubt}"
             stuck = [row.key for row in rows if row.state in (BlobState.PENDING, BlobState.DELETING)]
             assert not stuck, f"STUCK: {stuck}"
             assert not open_operations, f"STUCK: {open_operations}"
+
+    @staticmethod
+    def _is_in_doubt(row: sa.Row[tuple[object, ...]], stored: Mapping[str, StoredObject]) -> bool:
+        """Whether a sync would report the object at a key of ours: the stored one is not as recorded."""
+        found = stored.get(row.key)
+        if found is None or not row.is_ours or row.state == BlobState.LOST:
+            return False
+        return (found.size_bytes, found.etag) != (row.size_bytes, row.etag)
 
     def _assert_effects_once(self) -> None:
         inside = self.address.prefix

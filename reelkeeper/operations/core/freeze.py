@@ -8,12 +8,14 @@ from typing import Final
 
 from reelkeeper.errors import Frozen, LeaseLost
 from reelkeeper.operations.core.policies import in_force
+from reelkeeper.rules.core.wording import many
 from reelkeeper.store import Engine, Session
 from reelkeeper.store.core import deployment, leases
 from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.deployment import Stopped
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.core.leases import Lease
+from reelkeeper.store.lifecycle import doubts
 
 _PERMITTED: Final = "permitted"  # in a session's info: the transaction that holds the deployment row
 
@@ -33,7 +35,7 @@ def require_permission(session: Session, lease: Lease | None = None, *, despite_
         in_force(session)
         # guard freeze.stopped: changes continue during a freeze
         if stopped and not despite_freeze:
-            raise Frozen(_explained(stopped))
+            raise Frozen(_explained(session, stopped))
         if not session.in_nested_transaction():  # its end would release the row
             session.info[_PERMITTED] = session.get_transaction()
     # guard freeze.lease: a run changes data after another has taken its lease
@@ -61,7 +63,7 @@ def why_frozen(engine: Engine) -> str | None:
     """Explain who froze changes, when and why, and how to thaw them; None while they are allowed."""
     with reading(engine) as session:
         stopped = deployment.stopped(session)
-        return _explained(stopped) if stopped else None
+        return _explained(session, stopped) if stopped else None
 
 
 def why_stopped(session: Session) -> str | None:
@@ -71,11 +73,14 @@ def why_stopped(session: Session) -> str | None:
     """
     stopped = deployment.stopped(session)
     in_force(session)
-    return _explained(stopped) if stopped else None
+    return _explained(session, stopped) if stopped else None
 
 
-def _explained(stopped: Stopped) -> str:
+def _explained(session: Session, stopped: Stopped) -> str:
+    """Say why changes are stopped, and which commands end that."""
+    open_doubts = len(doubts.listed(session))
+    first = f"{many(open_doubts, 'object')} in doubt, each with the command that settles it: reelkeeper doubts. "
     return (
         f"frozen since {stopped.at:%Y-%m-%d %H:%M} by {stopped.by}: {stopped.reason}. "
-        "When the cause is resolved: reelkeeper thaw"
+        f"{first if open_doubts else ''}When the cause is resolved: reelkeeper thaw"
     )

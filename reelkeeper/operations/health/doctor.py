@@ -34,11 +34,13 @@ from reelkeeper.operations.core.workspace import (
     try_contract,
 )
 from reelkeeper.redaction import redacted
+from reelkeeper.rules.core.wording import many
 from reelkeeper.rules.sync.adoption import one_day_warning
 from reelkeeper.settings import Settings
 from reelkeeper.store import Engine
 from reelkeeper.store.core import controls, deployment, schema
 from reelkeeper.store.core.engine import now, open_store, reading
+from reelkeeper.store.lifecycle import doubts
 from reelkeeper.store.sync.noted_counts import one_day_of_catalogue
 from reelkeeper.store.sync.scans import BUCKET_EVENTS
 
@@ -86,6 +88,7 @@ def examine(settings: Settings, *, claim: bool = False, contract: bool = False) 
         if engine is not None:
             opened = engine
             yield _guarded("changes", lambda: _frozen(opened))
+            yield _guarded("doubts", lambda: _doubts(opened))
             yield _guarded("ages", lambda: _ages(opened))
             if settings.event_queue_id:
                 yield _guarded("events", lambda: _events(opened))
@@ -194,6 +197,15 @@ def _frozen(engine: Engine) -> Finding:
     if reason:
         return Finding("changes", WARN, reason, "resolve the cause, then: reelkeeper thaw")
     return Finding("changes", OK, "allowed")
+
+
+def _doubts(engine: Engine) -> Finding:
+    with reading(engine) as session:
+        found = doubts.listed(session)
+    if found:
+        text = f"{many(len(found), 'object')} not as recorded, since {found[0].since:%Y-%m-%d %H:%M}: {found[0].key}"
+        return Finding("doubts", WARN, text, "reelkeeper doubts lists each; reelkeeper doubts settle ID ends one")
+    return Finding("doubts", OK, "no object is in doubt")
 
 
 def _ages(engine: Engine) -> Finding:

@@ -31,7 +31,7 @@ from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.health import performance
 from reelkeeper.store.jobs import breakers, queue
 from reelkeeper.store.jobs.slots import jobs_at_once, lane_limits
-from reelkeeper.store.lifecycle import backlog, crf_searches
+from reelkeeper.store.lifecycle import backlog, crf_searches, doubts
 from reelkeeper.store.lifecycle.backlog import Backlog
 from reelkeeper.store.videos import cache, stock
 from reelkeeper.store.videos.stock import InGrace
@@ -131,6 +131,7 @@ class Status:
     money: Money
     providers: tuple[ProviderHealth, ...] = ()  # those that are unwell
     behind: str | None = None  # why this store deletes nothing: it is a copy, or was restored
+    doubts: int = 0  # objects that are not as recorded
 
     @property
     def overdue(self) -> tuple[str, ...]:
@@ -173,6 +174,7 @@ def gather(
             money=money or _money(session, at, in_force(session).policies.overridden(budget=budget)),
             providers=tuple(_providers(session, at)),
             behind=behind,
+            doubts=len(doubts.listed(session)),
         )
 
 

@@ -27,6 +27,7 @@ from reelkeeper.operations.core import epochs
 from reelkeeper.operations.core.freeze import freeze, require_permission
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.lifecycle.outcomes import BY_FATE, Fate
+from reelkeeper.operations.videos.doubts import look_into
 from reelkeeper.operations.videos.overwrites import take_uploads
 from reelkeeper.store import Session
 from reelkeeper.store.billing import quotas
@@ -160,6 +161,8 @@ def settle_claims(
         stored = workspace.bucket.stored([row.key for row in rows])
         missing = [row.blob_id for row in rows if stored[row.key] is None]
         other = {row.blob_id: found for row in rows if (found := stored[row.key]) and not row.recorded.matches(found)}
+        ours = {row.key: other[row.blob_id] for row in rows if row.blob_id in other and row.recorded.is_ours}
+        doubts += sorted(look_into(workspace, ours, run_id=run_id, lease=lease))
         with transaction(workspace.engine, "purge.settle_claims") as session:
             if lease:
                 # guard purge.settle_permission: claims of killed runs are settled during a freeze, or without the lease
@@ -170,17 +173,12 @@ def settle_claims(
             gone = _mark_gone(session, missing, still, run_id)
             purges.record_settled(session, [blob_id for blob_id, _ in gone])
             back = purges.take_back(session, [row.blob_id for row in rows if row.blob_id not in missing], still)
-            own = {row.blob_id for row in rows if row.recorded.is_ours}
-            taken = [(blob_id, found) for blob_id, found in other.items() if blob_id not in own]
+            taken = [(blob_id, found) for blob_id, found in other.items() if found.key not in ours]
             take_uploads(session, taken, run_id=run_id, grace=grace)
-            in_doubt = [row for row in rows if row.blob_id in other and row.recorded.is_ours]
-            keys = {row.blob_id: row.key for row in rows}
+            keys = {row.blob_id: {"key": row.key} for row in rows}
             record(
-                session,
-                [Event("purge", run_id, video_id, blob_id, None, {"key": keys[blob_id]}) for blob_id, video_id in gone]
-                + [Event("doubt", run_id, None, row.blob_id, None, {"key": row.key}) for row in in_doubt],
+                session, [Event("purge", run_id, video_id, blob_id, None, keys[blob_id]) for blob_id, video_id in gone]
             )
-        doubts += [row.key for row in in_doubt]
         settled += len(gone) + back
         if not gone and not back:
             break  # another run has settled them at the same time
@@ -197,6 +195,7 @@ def _carry_out(
     try:
         _delete_ours(batch, [blob for blob in batch.doomed if blob.recorded.is_ours])
         _delete_the_services(batch, [blob for blob in batch.doomed if not blob.recorded.is_ours])
+        _look_into_doubts(batch, run_id)
     finally:
         outcomes = _settle(batch, plan_id, skipped, run_id=run_id, grace=grace)
     if doubtful := batch.by_fate()[Fate.DOUBTFUL]:
@@ -321,6 +320,16 @@ def _judge(blob: Doomed, found: StoredObject | None, successor: StoredObject | N
     return Fate.DOUBTFUL, why
 
 
+def _look_into_doubts(batch: _Batch, run_id: str) -> None:
+    """Note the doubts. Blobs whose objects have the recorded bytes, but another ETag, are left to the next run."""
+    doubtful = [blob for blob, _ in batch.by_fate()[Fate.DOUBTFUL]]
+    stored = batch.workspace.bucket.stored([key for blob in doubtful for key in (blob.key, blob.successor_key) if key])
+    in_doubt = look_into(batch.workspace, stored, run_id=run_id)
+    for blob in doubtful:
+        if not in_doubt & {blob.key, blob.successor_key}:
+            batch.note(blob, Fate.KEPT, "its bytes are the recorded ones, and their ETag is known now")
+
+
 def _require_claim(batch: _Batch, doomed: Sequence[Doomed]) -> None:
     """Raise StoreBehind, Frozen or LeaseLost unless all of `doomed` may still be deleted by this run."""
     # guard purge.last_behind: a store goes on purging after another copy of it has restored or held a video
@@ -354,15 +363,10 @@ def _settle(batch: _Batch, plan_id: str | None, skipped: list[Outcome], *, run_i
             take_uploads(session, uploads, run_id=run_id, grace=grace, claim_token=batch.lease.token)
         if plan_id:
             record_outcomes(session, plan_id, skipped + outcomes)
-        record(
-            session,
-            [
-                _event("purge", blob, run_id, bytes=blob.recorded.size_bytes)
-                for blob, _ in gone
-                if blob.blob_id in settled
-            ]
-            + [_event("doubt", blob, run_id, why=why) for blob, why in doubtful],
-        )
+        done = [blob for blob, _ in gone if blob.blob_id in settled]
+        details = [{"key": blob.key, "bytes": blob.recorded.size_bytes} for blob in done]
+        about = [(blob.video_id, blob.blob_id, blob.user_id) for blob in done]
+        record(session, [Event("purge", run_id, *ids, detail) for ids, detail in zip(about, details, strict=True)])
     return skipped + outcomes
 
 
@@ -379,11 +383,6 @@ def _mark_gone(
         return purges.mark_gone(session, blob_ids, still, run_id)
 
 
-def _event(event: str, blob: Doomed, run_id: str, **detail: object) -> Event:
-    return Event(event, run_id, blob.video_id, blob.blob_id, blob.user_id, {"key": blob.key, **detail})
-
-
 def _outcome(blob: Doomed, action: str, reason: str) -> Outcome:
-    size_bytes = blob.recorded.size_bytes
-    after = 0 if action == "purged" else size_bytes
-    return Outcome(blob.video_id or blob.key, action, reason, size_bytes, after, blob.blob_id)
+    size = blob.recorded.size_bytes
+    return Outcome(blob.video_id or blob.key, action, reason, size, 0 if action == "purged" else size, blob.blob_id)

@@ -13,11 +13,13 @@ from reelkeeper.model import Grace
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.sync.survey import Survey
+from reelkeeper.operations.videos.doubts import look_into
 from reelkeeper.operations.videos.overwrites import take_uploads
 from reelkeeper.store.billing import quotas
 from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.core.leases import Lease
+from reelkeeper.store.lifecycle import doubts
 from reelkeeper.store.sync import lost, scans
 from reelkeeper.store.sync.scans import SERVICE_DELETE
 from reelkeeper.store.videos import cache
@@ -69,32 +71,37 @@ def mend(workspace: Workspace, survey: Survey, *, lease: Lease, run_id: str, gra
 
     Other bytes at a key of the service's are an upload, and become their video's. Where a purge has claimed the blob
     meanwhile, they are in doubt until its claim ends. A key of ours is written once: other bytes there are in
-    doubt, and left as they are. An object that exists after its purge is retired again; one of a lost video makes it
-    live again.
+    doubt, and left as they are, unless they are the recorded ones under another ETag. An object that exists after its
+    purge is retired again; one of a lost video makes it live again.
     """
     for start in range(0, len(survey.overwritten), _BATCH):
         with transaction(workspace.engine, "sync.take_uploads") as session:
             # guard sync.take_permission: a run records uploads during a freeze, or without its lease
             require_permission(session, lease)
             take_uploads(session, survey.overwritten[start : start + _BATCH], run_id=run_id, grace=grace)
-    events = [
-        Event("doubt", run_id, None, blob_id, None, {"key": stored.key, "bytes": stored.size_bytes})
-        for blob_id, stored in survey.doubtful
-    ]
+    doubtful = look_into(workspace, {stored.key: stored for _, stored in survey.doubtful}, run_id=run_id, lease=lease)
     with transaction(workspace.engine, "sync.mend") as session:
         # guard sync.mend_permission: a run retires and revives videos during a freeze, or without its lease
         require_permission(session, lease)
         back = survey.found + survey.reappeared  # of the latter, those recorded as deleted by the service
         lost.retire_reappeared(session, survey.reappeared, run_id, grace)
-        events += [Event("reappeared", run_id, None, blob_id) for blob_id in survey.reappeared]
+        events = [Event("reappeared", run_id, None, blob_id) for blob_id in survey.reappeared]
         with quotas.counted(session, standing_on=back):
             lost.revive(session, back, run_id, grace)
         events += [Event("found", run_id, None, blob_id) for blob_id in survey.found]
         append(session, events)
-    return [stored.key for _, stored in survey.doubtful] + survey.claimed
+    return sorted(doubtful) + survey.claimed
 
 
 def finish(workspace: Workspace, survey: Survey, outcome: str) -> tuple[int, list[str]]:
-    """Close the scan, and drop notes of objects that no longer exist; return the count of notes left, and five keys."""
+    """Close the scan, and drop doubts that it did not confirm, and notes of objects that no longer exist.
+
+    Return the count of notes left, and five keys.
+    """
     with transaction(workspace.engine, "sync.finish") as session:
+        ended = doubts.drop_unseen(session, survey.started_at)
+        append(
+            session,
+            [Event("doubt_ended", survey.scan_id, video, blob, None, {"as": "not there"}) for blob, video in ended],
+        )
         return scans.finish(session, survey.scan_id, survey.started_at, survey.listed, outcome)

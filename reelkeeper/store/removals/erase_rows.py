@@ -24,6 +24,7 @@ from reelkeeper.store.tables import (
     credit_holds,
     crf_searches,
     daily_views,
+    doubts,
     entries,
     holds,
     job_totals,
@@ -83,7 +84,8 @@ def _delete(session: Session, user_id: str) -> dict[str, int]:
     own_videos = _own_videos(user_id)
     reserved = sa.select(reservations.c.id).where(reservations.c.user_id == user_id)
     put = sa.select(uploads.c.blob_id).where(uploads.c.reservation_id.in_(reserved))
-    keys = sa.select(blobs.c.key).where(sa.or_(blobs.c.video_id.in_(own_videos), blobs.c.id.in_(put)))
+    of_user = sa.or_(blobs.c.video_id.in_(own_videos), blobs.c.id.in_(put))
+    keys = sa.select(blobs.c.key).where(of_user)
     on_user = sa.and_(holds.c.scope == "user", holds.c.subject == user_id)
     on_video = sa.and_(holds.c.scope == "video", holds.c.subject.in_(own_videos))
     video = sa.literal("video/")
@@ -107,6 +109,7 @@ def _delete(session: Session, user_id: str) -> dict[str, int]:
             key_owners,
             sa.or_(key_owners.c.user_id == user_id, key_owners.c.video_id.in_(own_videos), key_owners.c.key.in_(keys)),
         ),
+        (doubts, doubts.c.blob_id.in_(sa.select(blobs.c.id).where(of_user))),
         (uploads, uploads.c.reservation_id.in_(reserved)),
         (reservations, reservations.c.user_id == user_id),
         (storage_accounts, storage_accounts.c.user_id == user_id),
@@ -116,9 +119,7 @@ def _delete(session: Session, user_id: str) -> dict[str, int]:
     counts: dict[str, int] = {}
     for table, which in gone:
         if table is uploads:  # the other rows with keys are deleted, and uploads still name their blobs
-            emptied = (
-                sa.update(blobs).where(sa.or_(blobs.c.video_id.in_(own_videos), blobs.c.id.in_(put))).values(_NO_BLOB)
-            )
+            emptied = sa.update(blobs).where(of_user).values(_NO_BLOB)
             # guard erase.blob_number: SQLite reuses a deleted blob's number, and audit events then name another blob
             session.execute(emptied)
         counts[table.name] = changed(session, sa.delete(table).where(which))

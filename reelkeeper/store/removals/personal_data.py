@@ -36,6 +36,7 @@ FATES: Final[Mapping[str, Fate | Mapping[str, Fate]]] = MappingProxyType(
             "stored_at retired_at purge_after run_id claimed_at claim_token",
             emptied="video_id key etag sha256 content_type recipe retire_reason",
         ),
+        "doubts": Fate.ROWS_GO,
         "daily_views": Fate.ROWS_GO,
         "orphans": Fate.ROWS_GO,
         "key_owners": Fate.ROWS_GO,

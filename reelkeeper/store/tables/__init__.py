@@ -22,6 +22,7 @@ _TABLES = SQLModel.metadata.tables
 users = _TABLES["users"]
 videos = _TABLES["videos"]
 blobs = _TABLES["blobs"]
+doubts = _TABLES["doubts"]
 blocked_bytes = _TABLES["blocked_bytes"]
 daily_views = _TABLES["daily_views"]
 view_days = _TABLES["view_days"]

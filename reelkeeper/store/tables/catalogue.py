@@ -98,6 +98,24 @@ class Blob(SQLModel, table=True):
     claim_token: int | None = None  # in `deleting`: the token of that purge's lease
 
 
+class Doubt(SQLModel, table=True):
+    """An object at a key of ours, written once, that is not as its blob is recorded: nothing deletes it meanwhile.
+
+    `found_*` is what was stored when last seen; NULL: nothing, or, of the SHA-256, not read.
+    """
+
+    __tablename__ = "doubts"
+    blob_id: int = Field(
+        sa_column=sa.Column(sa.BigInteger, sa.ForeignKey("blobs.id"), primary_key=True, autoincrement=False)
+    )
+    found_bytes: int | None = Field(None, sa_type=sa.BigInteger)
+    found_etag: str | None = None
+    found_sha256: str | None = None
+    since: datetime = Field(sa_type=UtcDateTime)
+    seen_at: datetime = Field(sa_type=UtcDateTime)
+    settled_at: datetime | None = Field(None, sa_type=UtcDateTime)  # when a person gave its blob up: the object stays
+
+
 class BlockedBytes(SQLModel, table=True):
     """Bytes that were taken down and are never published again. `sha256` is NULL where they could not be read."""
 

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from reelkeeper.model import BlobState, Grace, VideoState
 from reelkeeper.store.core.engine import one_of
-from reelkeeper.store.tables import blobs, holds, keeps, operations, videos
+from reelkeeper.store.tables import blobs, doubts, holds, keeps, operations, videos
 
 Condition = sa.ColumnElement[bool]
 # An S3 server refuses a request that was signed over 15 minutes ago (RequestTimeTooSkewed); our clock may be 5 minutes
@@ -61,6 +61,11 @@ def stands_on(session: Session, blob_ids: Sequence[int]) -> Condition:
 def in_operation(video_id: sa.ColumnElement[str]) -> Condition:
     """Build the condition that an operation on the video is open: its blobs are being read or replaced."""
     return sa.exists().where(operations.c.video_id == video_id, operations.c.state == "open")
+
+
+def in_doubt(blob_id: sa.ColumnElement[int]) -> Condition:
+    """Build the condition that the object of this blob is not as recorded, and nobody has settled that."""
+    return sa.exists().where(doubts.c.blob_id == blob_id, doubts.c.settled_at.is_(None))
 
 
 def not_viewed_since(moment: datetime | sa.ColumnElement[datetime]) -> Condition:
@@ -117,6 +122,8 @@ def purgeable(at: datetime, grace: Grace, *, service_keys: bool) -> Condition:
         ~held(videos.c.id, videos.c.user_id, at),
         # guard purge.in_operation: the source of a swap under way is deleted
         ~in_operation(videos.c.id),
+        # guard purge.successor_in_doubt: each purge freezes everything again for a doubt that a person knows of
+        ~in_doubt(videos.c.blob_id),
     )
     return sa.and_(
         # guard purge.retired_only: live, pending or lost bytes are deleted
@@ -125,6 +132,8 @@ def purgeable(at: datetime, grace: Grace, *, service_keys: bool) -> Condition:
         blobs.c.purge_after <= at,
         # guard purge.service_keys: the service's keys are purged in a bucket that has not passed the contract
         sa.true() if service_keys else blobs.c.is_ours,
+        # guard purge.in_doubt: each purge freezes everything again for a doubt that a person knows of
+        ~in_doubt(blobs.c.id),
         sa.or_(blobs.c.video_id.is_(None), allowed),
     )
 

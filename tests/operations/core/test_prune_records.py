@@ -42,6 +42,7 @@ POLICY = RecordRetentionPolicy()
 FOREVER = {
     "policy_versions",
     "blocked_bytes",
+    "doubts",
     *("accounts", "api_tokens", "audit_events", "blobs", "cache_entries", "charges", "controls"),
     *(
         "credit_holds",

@@ -367,7 +367,7 @@ def test_a_claim_of_a_dead_run_is_settled_by_whoever_may(world: World, lease: Le
 
 def test_other_bytes_under_the_claim_of_a_dead_run_stop_everything(world: World, lease: Lease) -> None:
     world.video("v1", state=VideoState.RETIRED, blob_state=BlobState.RETIRED)
-    change(world, blobs, etag="0" * 32)
+    change(world, blobs, etag="0" * 32, sha256="0" * 64)
     claim_long_ago(world)
     settle_claims(world.workspace, run_id="r", grace=Grace(), lease=lease)
     assert "not as recorded" in (why_frozen(world.workspace.engine) or "")

@@ -112,7 +112,7 @@ def test_old_bytes_stay_while_the_new_ones_are_not_stored(world: World, lease: L
 def test_an_object_that_is_not_the_recorded_one_stays_and_freezes_everything(world: World, lease: Lease) -> None:
     blob = due(world)
     with transaction(world.workspace.engine, "test") as session:
-        session.execute(sa.update(blobs).values(etag="0" * 32))
+        session.execute(sa.update(blobs).values(etag="0" * 32, sha256="0" * 64))
     assert [outcome.action for outcome in purge_due(world, [blob], lease)] == ["failed"]
     assert not world.double.deleted()
     with pytest.raises(Frozen, match="in doubt"):

@@ -157,7 +157,7 @@ def test_a_repeated_request_does_not_get_a_lost_video(world: World, lease: Lease
 
 def test_other_bytes_at_a_key_of_ours_are_a_doubt_and_no_upload(world: World, lease: Lease) -> None:
     blob_id = world.video("v1")
-    change(world, blobs, etag="0" * 32)
+    change(world, blobs, etag="0" * 32, sha256="0" * 64)
     found, before = look(world), rows(world)
     (page,) = world.workspace.bucket.pages()
     assert mend(world, found, lease) == [page[0].key]

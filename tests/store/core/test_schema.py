@@ -54,6 +54,7 @@ REVISIONS = [
     "0022 Add epochs: what a store announces in its bucket, so that an older or copied store notices it.",
     "0023 Add the jobs that providers made or may have made, each attempt with its name there and what counts for it.",
     "0024 Let an erasure replace the user's id in the reason of another user's transfer.",
+    "0025 Add doubts: objects at keys of ours that are not as recorded, with what is stored and since when.",
 ]
 LATEST = REVISIONS[-1][:4]
 
