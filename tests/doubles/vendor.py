@@ -189,8 +189,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         if 300 <= status < 400:
             self.send_header("Location", said)
-        self.close_connection = "Content-Length" in (headers[0] if headers else {})  # of more than is sent
-        if not self.close_connection:
+        if "Content-Length" not in (headers[0] if headers else {}):  # else of more than is sent
             self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)
