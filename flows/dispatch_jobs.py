@@ -36,6 +36,7 @@ def dispatch_jobs(
         rules = followed(workspace.engine, order=order, tiers=tiers, attempts=attempts)  # asked anew at each claim
         if dry_run:
             return jobs.preview(workspace, rules, run_id)
+        workspace.require_safe()
         shift = Shift(slots, seconds, until_idle, order, tiers, attempts)
         report = jobs.keep_slots_full(workspace, shift, run_id)
     return report.require_complete()

@@ -83,7 +83,11 @@ def preview(workspace: Workspace, plan: PlanSummary, run_id: str, judge: plans.J
 
 @task(task_run_name="claim plan {plan.id}", cache_policy=NO_CACHE)
 def claim(workspace: Workspace, plan: PlanSummary, under: Mapping[str, Any], judge: plans.Judge, run_id: str) -> None:
-    """Claim `plan`, so that only this run carries it out, if the guard allows it. Raises PlanRefused, GuardRefused."""
+    """Claim `plan`, so that only this run carries it out, if the guard allows it. Raises PlanRefused, GuardRefused.
+
+    Misconfigured if the bucket has failed a dangerous check of the contract.
+    """
+    workspace.require_safe()
     plans.claim(workspace.engine, plan, under, judge, run_id)
 
 

@@ -137,7 +137,7 @@ def test_only_purge_deletes_bytes() -> None:
         for path in sources(*SHIPPED)
         for _, name, owner in calls(path)
         if (name == "delete" and owner.strip("_").endswith("bucket"))
-        or name in {"delete_object", "delete_objects", "delete_signed", "sign_delete"}
+        or name in {"delete_object", "delete_objects", "delete_signed", "sign_deletes"}
     }
     assert callers == {
         "reelkeeper/operations/lifecycle/purge.py",

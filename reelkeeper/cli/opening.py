@@ -55,6 +55,16 @@ def workspace() -> Iterator["Workspace"]:
         yield opened
 
 
+def why_not_changed(engine: "Engine", settings: "Settings") -> str:
+    """Return why nothing is changed at the service's keys in this bucket, and the way out; "" if it may be."""
+    if settings.endpoint_url is None:
+        return ""
+    from reelkeeper.operations.core.workspace import describe_contract
+
+    passed, text = describe_contract(engine, settings.endpoint_url, settings.bucket)
+    return "" if passed else f"{text}; to run it: reelkeeper doctor --contract"
+
+
 def keeps_contract(engine: "Engine", settings: "Settings") -> bool:
     """Check whether the bucket keeps the contract that some actions need: the embedded one does, others are tested."""
     if settings.endpoint_url is None:

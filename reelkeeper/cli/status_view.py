@@ -40,7 +40,11 @@ def document(found: Status) -> dict[str, Any]:
     return (
         fields
         | {"flows": flows, "videos": stored, "outbox": found.outbox, "money": _money(found.money)}
-        | {"alerts": found.alerts, "providers": [asdict(health) for health in found.providers]}
+        | {
+            "contract": found.contract,
+            "alerts": found.alerts,
+            "providers": [asdict(health) for health in found.providers],
+        }
     )
 
 
@@ -49,6 +53,8 @@ def show(found: Status) -> None:
     left: list[RenderableType] = [_flows(found), _alerts(found)]
     right: list[RenderableType] = [_videos(found), _spend(found.money), _queue(found)]
     out.print(_headline(found))
+    if found.contract:
+        out.print(Text(f"Nothing is changed at the service's own keys: {found.contract}.", "yellow"))
     if out.width < _WIDE:
         out.print(*left, *right, sep="\n")
         return

@@ -14,13 +14,13 @@ from typing import Final, NamedTuple
 import httpx
 from botocore.exceptions import ClientError
 
-from reelkeeper.adapters.contract.checks import CHECKS
+from reelkeeper.adapters.contract.checks import CHECKS, DANGEROUS
 from reelkeeper.adapters.contract.scratch import Broken, Scratch, Target, scratch
 from reelkeeper.adapters.s3.keys import CONTRACT
 from reelkeeper.adapters.s3.transport import translate_errors
 from reelkeeper.errors import ReelkeeperError
 
-__all__ = ["CHECKS", "Broken", "Result", "Scratch", "Target", "check_one", "run", "scratch"]
+__all__ = ["CHECKS", "DANGEROUS", "Broken", "Result", "Scratch", "Target", "check_one", "run", "scratch"]
 
 ABANDONED_AFTER: Final = timedelta(hours=1)  # an older scratch prefix belongs to a killed run
 

@@ -21,6 +21,7 @@ _CLOCKS: Final = timedelta(minutes=5)  # S3 refuses requests whose date is 15 mi
 _BETWEEN_WRITES: Final = 2.1  # seconds: R2 accepts one write a second to one key, and reports times to the second
 _EXPIRES: Final = 2  # seconds, of a URL that is used after it has expired
 _AFTERWARDS: Final = 2  # seconds later
+_WRITERS, _RACES = 4, 3
 _STALE: Final = timedelta(minutes=20)  # S3: a request that was signed more than 15 min ago is refused
 
 
@@ -44,6 +45,33 @@ def _written_once(place: Scratch) -> str:
         raise Broken("If-None-Match: * is ignored: a second put replaced the object")
     _same("after three refused puts", place.bucket.read_bytes(key), b"first")
     return "a put with If-None-Match: * to an existing key is refused (412), three times of three"
+
+
+def _written_once_at_once(place: Scratch) -> str:
+    for number in range(_RACES):
+        key = place.key(f"once-at-once-{number}.mp4")
+
+        def put(data: bytes, key: str = key) -> None:
+            place.bucket.put_bytes_once(key, data, _TYPE)
+
+        _one_wins(place, key, put)
+    return f"of {_WRITERS} simultaneous puts with If-None-Match: *, one stores its object, {_RACES} times of {_RACES}"
+
+
+def _one_wins(place: Scratch, key: str, put: Callable[[bytes], object]) -> None:
+    """Let several writers put at once under one condition: exactly one may succeed, and its bytes are stored."""
+
+    def attempt(number: int) -> bool:
+        try:
+            put(f"writer {number}".encode())
+        except (KeyTaken, ObjectChanged):
+            return False
+        return True
+
+    with ThreadPoolExecutor(_WRITERS) as pool:
+        done = [number for number, is_done in enumerate(pool.map(attempt, range(_WRITERS))) if is_done]
+    _same("how many of several simultaneous puts under one condition were accepted", len(done), 1)
+    _same("after them", place.bucket.read_bytes(key), f"writer {done[0]}".encode())
 
 
 def _lost_reply(place: Scratch) -> str:
@@ -75,22 +103,11 @@ def _if_match(place: Scratch) -> str:
 
 
 def _if_match_at_once(place: Scratch) -> str:
-    key, writers = place.key("at-once.mp4"), 4
+    key = place.key("at-once.mp4")
     etag = place.put(key, b"first")
     time.sleep(_BETWEEN_WRITES)
-
-    def put(number: int) -> bool:
-        try:
-            place.put(key, f"writer {number}".encode(), IfMatch=f'"{etag}"')
-        except ObjectChanged:
-            return False
-        return True
-
-    with ThreadPoolExecutor(writers) as pool:
-        done = [number for number, is_done in enumerate(pool.map(put, range(writers))) if is_done]
-    _same("how many of several simultaneous puts replaced the same object", len(done), 1)
-    _same("after them", place.bucket.read_bytes(key), f"writer {done[0]}".encode())
-    return f"of {writers} simultaneous puts with the same ETag, one replaces the object"
+    _one_wins(place, key, lambda data: place.put(key, data, IfMatch=f'"{etag}"'))
+    return f"of {_WRITERS} simultaneous puts with the same ETag, one replaces the object"
 
 
 def _copy(place: Scratch) -> str:
@@ -182,20 +199,20 @@ def _same_bytes_again(place: Scratch) -> str:
 def _expired_delete(place: Scratch) -> str:
     key = place.key("expired.mp4")
     place.put(key, b"x")
-    url = place.bucket.presigned("delete_object", key, _EXPIRES)
+    url = place.bucket.sign_deletes([key], _EXPIRES)[key]
     time.sleep(_EXPIRES + _AFTERWARDS)
     status = place.send(httpx.Request("DELETE", url)).status_code
     if status != httpx.codes.FORBIDDEN or place.bucket.head(key) is None:
         left = "stands" if place.bucket.head(key) else "is gone"
         raise Broken(f"an expired presigned DELETE was answered {status}, and the object {left}")
-    in_time = place.send(httpx.Request("DELETE", place.bucket.presigned("delete_object", key, 60))).status_code
+    in_time = place.send(httpx.Request("DELETE", place.bucket.sign_deletes([key], 60)[key])).status_code
     if in_time != httpx.codes.NO_CONTENT or place.bucket.head(key):
         raise Broken(f"a presigned DELETE that had not expired was answered {in_time}")
     return f"a presigned DELETE works within its {_EXPIRES} s, and is refused ({status}) {_AFTERWARDS} s later"
 
 
 def _stale_delete(place: Scratch) -> str:
-    key, now = place.key("stale.mp4"), datetime.now(UTC)
+    key, now = place.key("stale.mp4"), place.bucket.server_time()
     place.put(key, b"x")
     answer = place.send(place.sign_delete(key, now - _STALE))
     if answer.status_code != httpx.codes.FORBIDDEN or place.bucket.head(key) is None:
@@ -220,6 +237,19 @@ def _batch_delete(place: Scratch) -> str:
     _same("the same batch again", place.bucket.delete(keys[:3]), {})
     _same("what is left", list(place.listed()), keys[3:])
     return "a batch delete confirms each key, also one that never existed, and can be repeated"
+
+
+def _versions(place: Scratch) -> str:
+    key = place.key("version.mp4")
+    place.put(key, b"first")
+    time.sleep(_BETWEEN_WRITES)
+    place.put(key, b"second")
+    _same("failures of a delete", place.bucket.delete([key]), {})
+    if left := place.versions(key):
+        raise Broken(f"after an overwrite and a delete, {left} versions of an object stay stored, and billed")
+    if why := place.bucket.versions_left():
+        raise Broken(why)
+    return "overwritten and deleted bytes are gone: the bucket keeps no versions"
 
 
 def _odd_names(place: Scratch) -> str:
@@ -278,6 +308,7 @@ def _private(place: Scratch) -> str:
 
 CHECKS: Final[dict[str, Callable[[Scratch], str]]] = {
     "put once": _written_once,
+    "put once, at once": _written_once_at_once,
     "lost reply": _lost_reply,
     "put if it matches": _if_match,
     "put if it matches, at once": _if_match_at_once,
@@ -291,8 +322,11 @@ CHECKS: Final[dict[str, Callable[[Scratch], str]]] = {
     "expired delete": _expired_delete,
     "stale delete": _stale_delete,
     "batch delete": _batch_delete,
+    "versions": _versions,
     "odd keys": _odd_names,
     "consistency": _consistency,
     "checksums": _checksums,
     "private": _private,
 }
+# Where one of these fails, also objects at keys of ours can be lost, or other bytes be taken for them.
+DANGEROUS: Final = frozenset({"put once", "put once, at once", "ETag", "consistency"})

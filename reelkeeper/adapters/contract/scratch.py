@@ -15,7 +15,7 @@ import httpx
 from reelkeeper.adapters.s3.keys import CONTRACT
 from reelkeeper.adapters.s3.r2 import Bucket
 from reelkeeper.adapters.s3.transport import open_client, translate_errors
-from reelkeeper.errors import KeyRefused
+from reelkeeper.errors import KeyRefused, StorageError
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -103,6 +103,15 @@ class Scratch:
         loopback = urlsplit(self.bucket.endpoint_url).hostname in {"127.0.0.1", "localhost", "::1"}
         with httpx.Client(timeout=30, trust_env=not loopback) as client:
             return client.send(request)
+
+    def versions(self, key: str) -> int:
+        """Count the stored versions of a key; 0 on a server that has none."""
+        try:
+            with translate_errors(f"the versions of {key}"):
+                answer = self._client.list_object_versions(Bucket=self.bucket.name, Prefix=self.bucket.check(key))
+        except StorageError:  # R2 answers NotImplemented; what keys may not list, `Bucket.versions_left` asks otherwise
+            return 0
+        return len(answer.get("Versions", []))
 
     def listed(self) -> dict[str, Any]:
         """List everything here, by key."""

@@ -46,6 +46,7 @@ from reelkeeper.adapters.s3.transport import (
     translate_errors,
     wait_before,
 )
+from reelkeeper.adapters.s3.versions import describe_versions
 from reelkeeper.errors import (
     KeyRefused,
     KeyTaken,
@@ -350,12 +351,13 @@ class Bucket:
             answers = pool.map(partial(delete_batch, self._client, self.name, last_look=last_look), batches)
             return {key: why for failures in answers for key, why in failures.items()}
 
-    def sign_delete(self, key: str, at: datetime, seconds: int) -> str:
-        """Sign a DELETE that the server refuses `seconds` after `at`, its own `server_time`, without sending it."""
-        return make_delete_url(self._client, self.name, self._deletable(key), at, seconds)
+    def sign_deletes(self, keys: Sequence[str], seconds: int) -> dict[str, str]:
+        """Sign a DELETE of each key that the server refuses in `seconds`, by its own clock. Sends none of them."""
+        at = self.server_time()
+        return {key: make_delete_url(self._client, self.name, self._deletable(key), at, seconds) for key in keys}
 
     def delete_signed(self, key: str, url: str) -> str | None:
-        """Send a DELETE of `key` to the `url` from `sign_delete`, once; return why it was refused, or None.
+        """Send a DELETE of `key` to the `url` from `sign_deletes`, once; return why it was refused, or None.
 
         Raises StorageError if the outcome is unknown; then look again. Only `operations/lifecycle/purge.py` may call
         this.
@@ -372,6 +374,10 @@ class Bucket:
     def expiries(self) -> list[Expiry]:
         """Read the bucket's lifecycle rules that delete or move objects. StorageError if the token may not."""
         return read_expiries(self._client, self.name)
+
+    def versions_left(self) -> str:
+        """Return why deleted bytes stay stored as versions, or that this is unknown; "" where none stay."""
+        return describe_versions(self._client, self.name, self.identity_key)
 
     def presigned(self, operation: str, key: str, seconds: int, **signed: Any) -> str:  # noqa: ANN401  boto3's parameters
         """Return a URL that lets its holder do `operation` at `key`, with the `signed` parameters, for `seconds`."""

@@ -46,6 +46,7 @@ class Erasure(BaseModel):
     until: datetime | None = Field(description="When the erasure can be completed, if known")
     left: list[Left]
     rows: dict[str, int] = Field(description="Number of rows erased, by table")
+    versions: str = Field(description="Why deleted bytes stay stored as versions in the bucket; empty: none do")
 
     @classmethod
     def of(cls, found: operation.Erasure) -> "Erasure":
@@ -57,6 +58,7 @@ class Erasure(BaseModel):
             until=found.until,
             left=[Left(**item._asdict()) for item in found.left],
             rows=found.rows,
+            versions=found.versions,
         )
 
 

@@ -2,12 +2,13 @@
 
 import time
 from contextlib import suppress
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from reelkeeper.cli.opening import configured, store
+from reelkeeper.cli.opening import configured, store, why_not_changed
 from reelkeeper.cli.screen import emit, out, say, table
 from reelkeeper.cli.words import AsJson, DailyBudget, MonthlyBudget, budgets, new_run_id
 from reelkeeper.errors import Frozen, Misconfigured, ReelkeeperError, Silence, SinkError
@@ -33,7 +34,7 @@ def status(
 
     budget = budgets(daily_usd=daily_budget, monthly_usd=monthly_budget)
     with store(may_make=False) as engine:
-        found = gather(engine, budget)
+        found = replace(gather(engine, budget), contract=why_not_changed(engine, configured()))
     if as_json:
         emit(status_view.document(found))
     else:

@@ -61,6 +61,8 @@ def erase(
     else:
         table(("!data", ">rows"), [(name, f"{count:,}") for name, count in done.rows.items()])
         say(f"Erased. The ledger and {done.events:,} audit events now name {done.pseudonym}: reelkeeper audit verify")
+        if done.versions:
+            say(f"But {done.versions}. Delete every version of the user's keys at the server.")
     if done.left:
         raise PartialFailure(f"{len(done.left):,} items are left; repeat the command when nothing keeps them any more")
 

@@ -8,12 +8,12 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 
 from reelkeeper.adapters import contract
-from reelkeeper.adapters.contract import CHECKS, Result, Target
+from reelkeeper.adapters.contract import CHECKS, DANGEROUS, Result, Target
 from reelkeeper.adapters.s3 import r2, seaweed
 from reelkeeper.adapters.s3.keys import DEFAULT_LAYOUT
 from reelkeeper.adapters.s3.r2 import Bucket
 from reelkeeper.adapters.s3.transport import Patience, is_refusal
-from reelkeeper.errors import IdentityMismatch, IntegrityDoubt, KeyTaken, ObjectMissing, StorageError
+from reelkeeper.errors import IdentityMismatch, IntegrityDoubt, KeyTaken, Misconfigured, ObjectMissing, StorageError
 from reelkeeper.failpoints import effect
 from reelkeeper.model.key_patterns import KeyPattern, compiled
 from reelkeeper.model.money import Metric, Used
@@ -36,7 +36,8 @@ class Workspace:
 
     `in_force` is that of the moment of opening, for a run or a command. A longer-lived process asks the store.
 
-    `keeps_contract`: the bucket has passed the checks that purges of, and puts over, the service's keys rely on.
+    `keeps_contract`: the bucket has passed the checks that changes at the service's keys rely on. `dangers`: the checks
+    that it has failed and that changes at keys of ours rely on, too.
     """
 
     engine: Engine
@@ -45,6 +46,17 @@ class Workspace:
     in_force: InForce = SHIPPED
     layout: tuple[KeyPattern, ...] = DEFAULT_LAYOUT
     keeps_contract: bool = False
+    dangers: tuple[str, ...] = ()
+
+    def require_safe(self) -> None:
+        """Raise Misconfigured if the bucket has failed a check of the contract without which videos can be lost."""
+        # guard identity.dangers: a flow writes to a server that replaces objects which are written once
+        if self.dangers:
+            raise Misconfigured(
+                f"bucket {self.bucket.name!r} has failed {', '.join(self.dangers)} of the contract test, so a late or "
+                "repeated request could replace a customer's video: no flow changes it. Use another server; or, once "
+                "this one is mended: reelkeeper doctor --contract"
+            )
 
 
 @contextmanager
@@ -130,9 +142,10 @@ def join(
         store_time, found = now(session), in_force(session)
         # guard identity.contract: the service's keys are purged in a bucket that has not passed the contract
         passed = keeps_contract or deployment.contract_passed(session, bucket.endpoint_url, bucket.name, CHECKS)
+        failed = deployment.contract_failed(session, bucket.endpoint_url, bucket.name)
     check_identity(bucket, deployment_id, may_claim=not knows_objects, writes=claims)
     _check_clocks(store_time, bucket.server_time())
-    return Workspace(engine, bucket, deployment_id, found, layout, passed)
+    return Workspace(engine, bucket, deployment_id, found, layout, passed, tuple(sorted(failed & DANGEROUS)))
 
 
 def check_identity(bucket: Bucket, deployment_id: str, *, may_claim: bool, writes: bool = True) -> None:
@@ -219,14 +232,17 @@ def try_contract(engine: Engine, bucket: Bucket, settings: Settings, *, run_id: 
         deployment.record_contract(session, bucket.endpoint_url, bucket.name, passed, failed, run_id=run_id)
 
 
-def describe_contract(engine: Engine, bucket: Bucket) -> tuple[bool, str]:
-    """Return whether the contract has passed, with its time or what is missing."""
+def describe_contract(engine: Engine, endpoint_url: str, name: str) -> tuple[bool, str]:
+    """Return whether the bucket has passed the contract, with its time or what is missing."""
     with reading(engine) as session:
         tried = deployment.last_contract(session)
-    if tried is None or (tried.endpoint_url, tried.bucket) != (bucket.endpoint_url, bucket.name):
+    if tried is None or (tried.endpoint_url, tried.bucket) != (endpoint_url, name):
         return False, "the contract test has not run on this bucket, so features that depend on it are off"
-    if missing := [name for name in CHECKS if name not in tried.passed]:
-        return False, f"in the contract test of {tried.at:%Y-%m-%d %H:%M}, {', '.join(missing)} did not pass"
+    test = f"the contract test of {tried.at:%Y-%m-%d %H:%M}"
+    if failed := [check for check in CHECKS if check in tried.failed]:
+        return False, f"in {test}, {', '.join(failed)} did not pass"
+    if new := [check for check in CHECKS if check not in tried.passed]:
+        return False, f"{test} passed, but this version of Reelkeeper also checks {', '.join(new)}"
     return True, f"the contract test passed, {len(CHECKS)} checks, {tried.at:%Y-%m-%d %H:%M} UTC"
 
 

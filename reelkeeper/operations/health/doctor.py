@@ -18,6 +18,7 @@ from uuid import uuid4
 
 from reelkeeper.adapters import cloudflare, ffmpeg, providers
 from reelkeeper.adapters.cloudflare.api import ANALYTICS
+from reelkeeper.adapters.contract import DANGEROUS
 from reelkeeper.adapters.s3.r2 import Bucket
 from reelkeeper.disk import exposed
 from reelkeeper.errors import IdentityMismatch, KeyTaken, ReelkeeperError, SchemaError, StorageError
@@ -49,7 +50,8 @@ LITTLE_SPACE_BYTES = 5 * 10**9  # ten videos of the largest accepted size at the
 NO_SPACE_BYTES = 10**9
 _FOLLOWED_WITHIN = timedelta(minutes=15)
 _MAY_READ = "allow REELKEEPER_CLOUDFLARE_API_TOKEN Workers R2 Storage: Read, or look in the dashboard"
-_OFF = "until it passes, retired bytes at the service's own keys stay stored, and nothing is replaced in place"
+_OFF = "until it passes, no flow changes anything at the service's own keys"
+_DANGER = "do not use this server: every flow that would change the bucket is refused"
 _PROBE, _OTHER = b"Written once by reelkeeper doctor.\n", b"If you read this, the bucket took a second write.\n"
 
 
@@ -299,12 +301,13 @@ def _contract(settings: Settings, engine: Engine, bucket: Bucket, *, wanted: boo
     if wanted:
         try:
             for result in try_contract(engine, bucket, settings, run_id=f"doctor/{uuid4().hex[:12]}"):
-                remedy = "" if result.passed else f"{_OFF}; see docs/r2.md, Test the bucket"
+                off = _DANGER if result.check in DANGEROUS else _OFF
+                remedy = "" if result.passed else f"{off}; see docs/r2.md, Test the bucket"
                 yield Finding(f"contract: {result.check}", OK if result.passed else FAIL, result.seen, remedy)
         except Exception as error:  # noqa: BLE001  whatever is wrong is what was asked for
             yield _failure("contract", error)
             return
-    passed, text = describe_contract(engine, bucket)
+    passed, text = describe_contract(engine, bucket.endpoint_url, bucket.name)
     if settings.endpoint_url is None and not passed:
         passed, text = True, "Reelkeeper's own tests check the embedded server: features that depend on it are on"
     remedy = "" if passed else f"{_OFF}. To run the test, in its own scratch prefix: reelkeeper doctor --contract"

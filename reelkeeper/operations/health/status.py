@@ -132,6 +132,7 @@ class Status:
     providers: tuple[ProviderHealth, ...] = ()  # those that are unwell
     behind: str | None = None  # why this store deletes nothing: it is a copy, or was restored
     doubts: int = 0  # objects that are not as recorded
+    contract: str = ""  # why nothing is changed at the service's keys
 
     @property
     def overdue(self) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ the HEAD and the delete: each gets a HEAD right before its delete, which is sent
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -160,6 +160,7 @@ def settle_claims(
             break
         stored = workspace.bucket.stored([row.key for row in rows])
         missing = [row.blob_id for row in rows if stored[row.key] is None]
+        left = _versions(workspace.bucket.versions_left() if missing else "")
         other = {row.blob_id: found for row in rows if (found := stored[row.key]) and not row.recorded.matches(found)}
         ours = {row.key: other[row.blob_id] for row in rows if row.blob_id in other and row.recorded.is_ours}
         doubts += sorted(look_into(workspace, ours, run_id=run_id, lease=lease))
@@ -177,7 +178,8 @@ def settle_claims(
             take_uploads(session, taken, run_id=run_id, grace=grace)
             keys = {row.blob_id: {"key": row.key} for row in rows}
             record(
-                session, [Event("purge", run_id, video_id, blob_id, None, keys[blob_id]) for blob_id, video_id in gone]
+                session,
+                [Event("purge", run_id, video_id, blob_id, None, keys[blob_id] | left) for blob_id, video_id in gone],
             )
         settled += len(gone) + back
         if not gone and not back:
@@ -263,19 +265,18 @@ def _delete_the_services(batch: _Batch, doomed: Sequence[Doomed]) -> None:
         some = doomed[start : start + _SIGNED_AT_ONCE]
         signed_at = time.clock_gettime(_CLOCK)
         try:
-            at = batch.workspace.bucket.server_time()
+            signed = batch.workspace.bucket.sign_deletes([blob.key for blob in some], LOOK_SECONDS)
         except StorageError as error:
             for blob in some:
                 batch.note(blob, Fate.KEPT, str(error))
             continue
-        signed = [(blob, batch.workspace.bucket.sign_delete(blob.key, at, LOOK_SECONDS)) for blob in some]
         # guard purge.service_last_look: objects at the service's keys are deleted without a claim, or during a freeze
         _require_claim(batch, some)
         with ThreadPoolExecutor(_PARALLEL) as pool:
-            list(pool.map(partial(_delete_one, batch, signed_at), *zip(*signed, strict=True)))
+            list(pool.map(partial(_delete_one, batch, signed_at, signed), some))
 
 
-def _delete_one(batch: _Batch, signed_at: float, blob: Doomed, url: str) -> None:
+def _delete_one(batch: _Batch, signed_at: float, signed: Mapping[str, str], blob: Doomed) -> None:
     bucket = batch.workspace.bucket
     try:
         successor = bucket.head(blob.successor_key) if blob.successor_key else None
@@ -291,7 +292,7 @@ def _delete_one(batch: _Batch, signed_at: float, blob: Doomed, url: str) -> None
     batch.note(blob, Fate.SENT)
     try:
         with effect("purge.delete_signed"):
-            refusal = bucket.delete_signed(blob.key, url)
+            refusal = bucket.delete_signed(blob.key, signed[blob.key])
     except StorageError as error:  # its answer may be lost; not sent again, as the service may have stored a new object
         try:
             is_gone = bucket.head(blob.key) is None
@@ -348,8 +349,11 @@ def _settle(batch: _Batch, plan_id: str | None, skipped: list[Outcome], *, run_i
     gone = found[Fate.DELETED] + found[Fate.ALREADY_GONE]
     doubtful, overwritten = found[Fate.DOUBTFUL], found[Fate.OVERWRITTEN]
     back = found[Fate.UNTOUCHED] + found[Fate.KEPT] + found[Fate.REFUSED]
+    left = batch.workspace.bucket.versions_left() if gone else ""
     outcomes = [
-        _outcome(blob, action, why or reason) for fate, (action, reason) in BY_FATE.items() for blob, why in found[fate]
+        _outcome(blob, action, why or reason, left)
+        for fate, (action, reason) in BY_FATE.items()
+        for blob, why in found[fate]
     ]
     is_claimed = claimed_by(batch.lease)
     with transaction(batch.workspace.engine, "purge.settle") as session:
@@ -364,7 +368,7 @@ def _settle(batch: _Batch, plan_id: str | None, skipped: list[Outcome], *, run_i
         if plan_id:
             record_outcomes(session, plan_id, skipped + outcomes)
         done = [blob for blob, _ in gone if blob.blob_id in settled]
-        details = [{"key": blob.key, "bytes": blob.recorded.size_bytes} for blob in done]
+        details = [{"key": blob.key, "bytes": blob.recorded.size_bytes} | _versions(left) for blob in done]
         about = [(blob.video_id, blob.blob_id, blob.user_id) for blob in done]
         record(session, [Event("purge", run_id, *ids, detail) for ids, detail in zip(about, details, strict=True)])
     return skipped + outcomes
@@ -383,6 +387,14 @@ def _mark_gone(
         return purges.mark_gone(session, blob_ids, still, run_id)
 
 
-def _outcome(blob: Doomed, action: str, reason: str) -> Outcome:
+def _versions(left: str) -> dict[str, str]:
+    # guard purge.versions: a certificate states when bytes were deleted that stay stored as versions
+    return {"versions": left} if left else {}
+
+
+def _outcome(blob: Doomed, action: str, reason: str, left: str) -> Outcome:
+    """Describe what became of a blob. `left`: why its bytes stay stored although they were deleted, if they do."""
     size = blob.recorded.size_bytes
+    if action == "purged" and left:
+        return Outcome(blob.video_id or blob.key, action, left, size, size, blob.blob_id)
     return Outcome(blob.video_id or blob.key, action, reason, size, 0 if action == "purged" else size, blob.blob_id)

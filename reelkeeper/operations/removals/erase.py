@@ -55,13 +55,17 @@ class Left(NamedTuple):
 
 
 class Erasure(NamedTuple):
-    """The state of an erasure: complete, unless something is `left`. `rows` are the deleted ones, by table."""
+    """The state of an erasure: complete, unless something is `left`. `rows` are the deleted ones, by table.
+
+    `versions`: why deleted bytes stay stored as versions, which only the bucket's owner can delete; "" where none do.
+    """
 
     pseudonym: str
     since: datetime
     left: tuple[Left, ...]
     rows: dict[str, int]
     events: int  # audit events without the user's data now
+    versions: str = ""
 
     @property
     def until(self) -> datetime | None:
@@ -253,6 +257,8 @@ def _with_lock_ends(run: _Run, left: tuple[Left, ...], settings: Settings) -> tu
 
 def _finish(run: _Run, by: str) -> Erasure:
     """Erase the user's part of the audit record, and the rows."""
+    # guard erase.versions: an erasure is called complete while all bytes stay stored as versions
+    versions = run.workspace.bucket.versions_left()
     engine, erasing = run.workspace.engine, run.erasing
     with reading(engine) as session:
         ids = Identifiers(erasing.user_id, erasures.all_videos(session, erasing.user_id), erasing.pseudonym)
@@ -272,8 +278,9 @@ def _finish(run: _Run, by: str) -> Erasure:
             events += audit.erase(session, places, erasing.pseudonym, run_id=run.run_id)
         rows = erase_rows.erase(session, erasing, ids.cleaned)
         detail = {"by": by, "since": erasing.since.isoformat(), "events": events, **rows}
+        detail |= {"versions": versions} if versions else {}
         append(session, [Event("erase", run.run_id, user_id=erasing.pseudonym, detail=detail)])
-    return Erasure(erasing.pseudonym, erasing.since, (), rows, events)
+    return Erasure(erasing.pseudonym, erasing.since, (), rows, events, versions)
 
 
 def _read_events(run: _Run, ids: Identifiers, last: int) -> tuple[list[int], int] | None:

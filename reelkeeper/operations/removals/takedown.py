@@ -248,8 +248,13 @@ def _objects(session: Session, video_id: str, kept: Mapping[int, str]) -> list[R
         state = states.get(blob_id or 0, BlobState.GONE)
         if gone is None and state == BlobState.GONE:
             continue  # its bytes were deleted earlier, as the audit record shows
-        why = "" if gone else kept.get(blob_id or 0) or _why(state, held=held)
-        at, number = (gone.at, gone.id) if gone else (None, None)
+        # guard takedown.versions: a certificate states when bytes were deleted that are still stored
+        if versions := gone.event.detail.get("versions") if gone else None:
+            why = f"{versions}. Delete every version of this key at the server; it is not served to anyone"
+        else:
+            why = "" if gone else kept.get(blob_id or 0) or _why(state, held=held)
+        at = gone.at if gone and not versions else None
+        number = gone.id if gone else None
         detail = event.detail
         removed.append(Removed(video_id, detail["key"], detail["bytes"], detail["sha256"], at, number, why))
     return removed

@@ -114,6 +114,13 @@ def contract_passed(session: Session, endpoint_url: str, bucket: str, checks: Co
     return tried.passed >= set(checks)
 
 
+def contract_failed(session: Session, endpoint_url: str, bucket: str) -> frozenset[str]:
+    """Return the checks that failed in the last run, if that was against this bucket."""
+    tried = last_contract(session)
+    same = tried is not None and (tried.endpoint_url, tried.bucket) == (endpoint_url, bucket)
+    return tried.failed if tried and same else frozenset()
+
+
 def last_contract(session: Session) -> Tried | None:
     """Read the outcome of the last run; None if there was none."""
     kept = controls.kept(session, _CONTRACT)

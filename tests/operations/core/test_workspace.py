@@ -2,9 +2,12 @@
 
 import pytest
 
+from reelkeeper.adapters.contract import CHECKS, DANGEROUS
 from reelkeeper.adapters.s3.r2 import Bucket
-from reelkeeper.errors import IdentityMismatch, IntegrityDoubt
-from reelkeeper.operations.core.workspace import check_identity, join
+from reelkeeper.errors import IdentityMismatch, IntegrityDoubt, Misconfigured
+from reelkeeper.operations.core.workspace import check_identity, describe_contract, join
+from reelkeeper.store.core import deployment
+from reelkeeper.store.core.engine import transaction
 from tests.faults.world import World
 from tests.operations.clocks import MovedClock
 
@@ -34,6 +37,35 @@ def test_a_dry_run_claims_nothing(world: World, bucket: Bucket) -> None:
         )
     join(world.workspace.engine, bucket)
     assert bucket.head(bucket.identity_key) is not None
+
+
+def record_contract(world: World, passed: set[str], failed: set[str]) -> None:
+    bucket = world.workspace.bucket
+    with transaction(world.workspace.engine, "test") as session:
+        deployment.record_contract(session, bucket.endpoint_url, bucket.name, passed, failed, run_id="doctor")
+
+
+@pytest.mark.parametrize("check", sorted(DANGEROUS))
+def test_a_bucket_that_has_failed_a_dangerous_check_is_refused(world: World, check: str) -> None:
+    record_contract(world, set(CHECKS) - {check}, {check})
+    opened = join(world.workspace.engine, world.workspace.bucket)
+    assert not opened.keeps_contract
+    with pytest.raises(Misconfigured):
+        opened.require_safe()
+    record_contract(world, set(CHECKS) - {"listing"}, {"listing"})
+    join(world.workspace.engine, world.workspace.bucket).require_safe()
+
+
+def test_a_check_that_is_new_voids_an_earlier_pass(world: World) -> None:
+    bucket = world.workspace.bucket
+    record_contract(world, set(CHECKS), set())
+    assert join(world.workspace.engine, bucket).keeps_contract
+    record_contract(world, set(CHECKS) - {"versions"}, set())
+    opened = join(world.workspace.engine, bucket)
+    assert not opened.keeps_contract
+    opened.require_safe()
+    passed, text = describe_contract(world.workspace.engine, bucket.endpoint_url, bucket.name)
+    assert (passed, "versions" in text) == (False, True)
 
 
 def test_a_bucket_that_has_not_kept_the_contract_keeps_what_is_the_services(world: World) -> None:
