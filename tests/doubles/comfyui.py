@@ -1,8 +1,9 @@
 """A double of a ComfyUI server: queue, history and files, as server.py and execution.py of its 0.3.64 have them."""
 
+from datetime import UTC, datetime
 from typing import Any
 
-from tests.doubles.vendor import Job, Next, Request, Vendor
+from tests.doubles.vendor import HTML, Job, Next, Request, Vendor
 
 WORKFLOW = {  # one that makes a video of whatever is asked for
     "1": {"class_type": "CLIPTextEncode", "inputs": {"text": "{{prompt}}", "clip": ["9", 0]}, "_meta": {"title": "P"}},
@@ -26,6 +27,7 @@ class ComfyUIDouble(Vendor):
         super().__init__(video)
         self.workflows: dict[str, Any] = {"wan": WORKFLOW}
         self.uploaded: dict[str, bytes] = {}
+        self.unreadable: dict[str, datetime] = {}  # jobs whose file was last answered by what is no video, and when
 
     def refusal(self, status: int, told: str) -> Next:
         error = {"type": "prompt_outputs_failed_validation", "message": told, "details": "", "extra_info": {}}
@@ -43,6 +45,15 @@ class ComfyUIDouble(Vendor):
             self.connections += 1
             self.tokens.append(request.headers.get("Authorization"))
             return self.spoilt(request) or self.route(request)
+
+    def spoilt(self, request: Request) -> Next | None:
+        spoilt = super().spoilt(request)
+        if request.path == "/view":
+            job_id = request.query["filename"].removesuffix(".mp4")
+            self.unreadable.pop(job_id, None)
+            if spoilt == HTML:
+                self.unreadable[job_id] = datetime.now(UTC)
+        return spoilt
 
     def route(self, request: Request) -> Next:  # noqa: PLR0911  a table
         match request.method, request.path.strip("/").split("/"):
