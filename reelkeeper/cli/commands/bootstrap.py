@@ -67,7 +67,9 @@ def worker(
     healthcheck: Annotated[
         bool, typer.Option("--healthcheck", help="Serve GET /health at PREFECT_WORKER_WEBSERVER_PORT (8080).")
     ] = False,
-    looks_only: Annotated[bool, typer.Option("--looks-only", hidden=True)] = False,  # as `up` starts it
+    looks_only: Annotated[
+        bool, typer.Option("--looks-only", hidden=True, help="Refuse runs that change stored videos, as under `up`.")
+    ] = False,
 ) -> None:
     """Run flows of these work pools until Ctrl-C or SIGTERM; then take no more runs, and wait for the active ones.
 

@@ -19,18 +19,20 @@ import re
 import secrets
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
-from reelkeeper.adapters.s3.r2 import Bucket
 from reelkeeper.errors import ReelkeeperError, StoreBehind
 from reelkeeper.failpoints import effect
-from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.store import Engine, Session
 from reelkeeper.store.core import deployment
 from reelkeeper.store.core import epochs as rows
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.core.epochs import BEHIND, HOME, RESTORED
 from reelkeeper.store.core.leases import Lease
+
+if TYPE_CHECKING:  # `status` asks without a bucket, and loads no client of it
+    from reelkeeper.adapters.s3.r2 import Bucket
+    from reelkeeper.operations.core.workspace import Workspace
 
 Delete = Callable[[Sequence[str]], Mapping[str, str]]  # of the purge, which alone may; returns what stayed, and why
 Kind = Literal["purge", "takedown", "erase", "restore", "hold", "adopt"]
@@ -56,7 +58,7 @@ def announce(session: Session, kind: Kind, detail: Mapping[str, Any], lease: str
     rows.announce(session, secrets.token_hex(8), kind, detail, lease)
 
 
-def why_behind(engine: Engine, bucket: Bucket | None) -> str | None:
+def why_behind(engine: Engine, bucket: "Bucket | None") -> str | None:
     """Explain why this store may not delete; None where it may. Without a bucket, as far as the store knows itself.
 
     The bucket is read before the store: what another machine of this store has put by then is known to the store.
@@ -86,7 +88,7 @@ def why_behind(engine: Engine, bucket: Bucket | None) -> str | None:
     return None
 
 
-def require_current(workspace: Workspace) -> None:
+def require_current(workspace: "Workspace") -> None:
     """Raise StoreBehind where this store is a copy or an old state. One request."""
     why = why_behind(workspace.engine, workspace.bucket)
     with reading(workspace.engine) as session:
@@ -98,7 +100,7 @@ def require_current(workspace: Workspace) -> None:
         raise StoreBehind(f"{why}. Nothing is purged, taken down, erased or restored by it until a person has looked")
 
 
-def begin(workspace: Workspace, kind: Kind, lease: Lease, delete: Delete) -> None:
+def begin(workspace: "Workspace", kind: Kind, lease: Lease, delete: Delete) -> None:
     """Announce the deletions under a lease, unless that is done. Raises StoreBehind.
 
     With `delete`, epochs that tell nothing any more are dropped; a bucket lock may refuse that, which is harmless.
@@ -122,7 +124,7 @@ def begin(workspace: Workspace, kind: Kind, lease: Lease, delete: Delete) -> Non
             rows.forget(session, [name for key, name in names.items() if key not in kept])
 
 
-def begin_restore(workspace: Workspace, video_ids: Iterable[str]) -> None:
+def begin_restore(workspace: "Workspace", video_ids: Iterable[str]) -> None:
     """Announce that videos are restored, before it is asked whether their bytes are stored. Raises StoreBehind."""
     require_current(workspace)
     with transaction(workspace.engine, "epoch.announce") as session:
@@ -131,7 +133,7 @@ def begin_restore(workspace: Workspace, video_ids: Iterable[str]) -> None:
     publish(workspace)
 
 
-def publish(workspace: Workspace) -> None:
+def publish(workspace: "Workspace") -> None:
     """Put all epochs that are announced, and confirm them unless another copy is at work. Raises StoreBehind."""
     with reading(workspace.engine) as session:
         waiting, home = rows.unconfirmed(session), rows.marks(session).get(HOME)
@@ -148,7 +150,7 @@ def publish(workspace: Workspace) -> None:
             rows.set_marks(session, {HOME: rows.home(session)})
 
 
-def tell(workspace: Workspace, *, seconds: float = 3) -> bool:
+def tell(workspace: "Workspace", *, seconds: float = 3) -> bool:
     """Publish what is announced, waiting for the bucket for some seconds at most; return whether the bucket knows it.
 
     A failure is left to the next run that deletes, restores, holds or syncs.

@@ -82,7 +82,6 @@ LEFT_OUT: Final = MappingProxyType(
         "operations": "unfinished work on a video; what was done is in the history",
         "orphans": "objects without an owner yet",
         "key_owners": "owners that the service named for its keys",
-        "vendor_jobs": "what the vendors' jobs cost the service; the requests are in the jobs",
         "cache_entries": "the video that answers a request; both are in the jobs",
     }
 )

@@ -96,7 +96,7 @@ def test_an_attempt_that_came_to_nothing_is_known_by_its_seed(
     put_in_force(shop.workspace.engine, book=BOOK)
     fal.end_as("expired")
     (lost,) = ask(shop, "a cat")
-    assert run(shop, generator(provider)) == {End.REFUSED: 1}
+    assert run(shop, generator(provider)) == {End.RETRIED: 1}
     found = compared(shop, provider)
     assert [(bill.job_id, bill.ours_nanousd, bill.theirs_nanousd) for bill in found.both] == [
         (lost, 50_000_000, 50_000_000)
