@@ -64,6 +64,6 @@ class RunwayDouble(Vendor):
         status, task = job["status"], {"id": job["id"], "createdAt": job["at"].isoformat()}
         if status == "running":
             return task | {"status": "RUNNING", "progress": 0.5}
-        made = [] if self.has_expired else [f"{self.files_url}{job['id']}.mp4"]
+        made = [] if self.has_expired else [f"{self.files_url}{job['id']}.mp4?_jwt=signed"]
         ended = {"output": made} if status in ("succeeded", "expired") else _FAILURES.get(status, {})
         return task | ended | {"status": _WORDS.get(status, "FAILED"), "cost": {"credits": self.credits_of(job)}}

@@ -204,11 +204,11 @@ class RemoteGenerator:
                     _note_paid(standing, log)
                     # guard provider.not_lost_yet: a paid video is given up since its file is missing for a moment
                     if bills or isinstance(problem, ResultUnreadable):
-                        raise ResultUnreadable(f"{problem}: {standing.video_url}") from problem
+                        raise ResultUnreadable(f"{problem}: {_address(standing)}") from problem
                     raise
                 self._wait(log, 1.0)
                 standing = self._followed(standing.id, order, log)
-        return Made(target, standing.cost_microusd, standing.video_url if bills else None)
+        return Made(target, standing.cost_microusd, _address(standing) if bills else None)
 
     def _fetch_video(self, video_url: str | None, target: Path) -> None:
         if not video_url:
@@ -227,3 +227,9 @@ def _note_paid(standing: Standing, log: Log) -> None:
     """Record the provider's word about what an attempt without a video cost, which may be nothing."""
     if standing.cost_microusd is not None or standing.is_charged:
         log.paid(standing.cost_microusd)
+
+
+def _address(standing: Standing) -> str:
+    """Return where the video is, for a person to read."""
+    # guard provider.unsigned_address: whoever reads an error or an alert can fetch the video, by a signed address
+    return (standing.video_url or "").partition("?")[0]

@@ -286,7 +286,7 @@ def _make_and_deliver(context: WorkerContext, job: JobRun) -> End:
         except NotAVideo as wrong:
             # guard provider.bought_once: a video whose bytes cannot be read is made, and paid, up to five times
             if made.url:
-                raise ResultUnreadable(f"what the provider made is not a video: {wrong}: {made.url[:500]}") from wrong
+                raise ResultUnreadable(f"what the provider made is not a video: {wrong}: {made.url}") from wrong
             raise
         finally:
             context.manager.release(taken)

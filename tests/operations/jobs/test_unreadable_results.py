@@ -74,6 +74,7 @@ def test_a_result_that_cannot_be_read_is_fetched_again_and_never_bought_again(
     assert (job.state, len(vendor.submitted)) == (JobState.PARKED, 1)
     (text,) = told(shop)
     assert "/p1" in job.error
+    assert "_jwt" not in job.error  # whoever reads of it could fetch the video
     assert job.error in text
     vendor.files = []
     make_due(shop.workspace.engine)
