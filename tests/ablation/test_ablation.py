@@ -19,7 +19,12 @@ from tests.ablation.warm import Unlike, switch
 
 SAMPLE, MAX_CHANGED = 5, 10  # guards in make test-long, where each takes 1 to 10 s
 
-SEED = os.environ.get("ABLATION_SEED") or os.environ.get("PYTEST_XDIST_TESTRUNUID") or str(time.time_ns())
+SEED = (
+    os.environ.get("ABLATION_SEED")
+    or os.environ.get("SEED")  # of .ci/run and make
+    or os.environ.get("PYTEST_XDIST_TESTRUNUID")
+    or str(time.time_ns())
+)
 
 
 @pytest.fixture(scope="session")
