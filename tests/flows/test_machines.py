@@ -35,6 +35,7 @@ from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.rules.lifecycle.transcode import Acceptance
 from reelkeeper.settings import settings
 from reelkeeper.store.core import leases as store_leases
+from reelkeeper.store.core import policies
 from reelkeeper.store.core.engine import newest_schema, reading, transaction
 from reelkeeper.store.lifecycle.plan_progress import plan_lease
 from reelkeeper.store.lifecycle.plans import begin_applying
@@ -162,6 +163,16 @@ def test_a_worker_of_another_schema_takes_nothing_and_changes_nothing(ours: Scen
         with transaction(ours.engine, "test") as session:
             session.execute(sa.text("UPDATE alembic_version SET version_num = :head"), {"head": newest_schema()})
     worker.look()
+
+
+def test_a_worker_that_does_not_know_new_policies_takes_no_more_runs(ours: Scene) -> None:
+    worker = Machine(settings())
+    worker.require()
+    with transaction(ours.engine, "test") as session:
+        version, _ = policies.in_force(session)
+        policies.put_in_force(session, {"later": 1}, "later", after=version, author="test", reason="a test")
+    with pytest.raises(SchemaError):
+        worker.look()
 
 
 def test_a_worker_whose_machine_cannot_work_takes_no_runs_on_videos_until_it_can(
