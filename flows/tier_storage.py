@@ -77,7 +77,7 @@ def tier_storage(
             try:
                 videos.notify_planned(workspace, held, plan, rules, run_id=run_id)
                 videos.retire_planned(workspace, held, plan.id, run_id=run_id, grace=rules.lifecycle.grace)
-                transcodes.compress_planned(workspace, shared, plan.id)
+                transcodes.compress_planned(workspace, shared, plan.id, is_helped=helpers > 0)
             finally:
                 report = reports.publish(workspace, plan, run_id)
     return report.require_complete()

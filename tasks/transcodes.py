@@ -69,13 +69,13 @@ def left_today(workspace: Workspace, policy: LifecyclePolicy) -> int | None:
     return limits.left_for_compressing(workspace.engine, policy.compress_usd_per_day)
 
 
-def compress_planned(workspace: Workspace, held: HeldLease, plan_id: str) -> list[Outcome]:
+def compress_planned(workspace: Workspace, held: HeldLease, plan_id: str, *, is_helped: bool = False) -> list[Outcome]:
     """Compress a plan's videos, the largest first, `workers` at a time, until all are settled, here or by helpers.
 
     Transient failures are tried again at the end. A machine that cannot go on ends its part, and the others do the
-    rest; where there are none, raises DiskFull, ToolMissing, SchemaError or IdentityMismatch. Raises LeaseLost and
-    Frozen; any other failure is recorded for its video. However this ends, nothing more begins under the lease of
-    `held`.
+    rest; with `is_helped`, helpers get time to take their next video. Where there are none, raises DiskFull,
+    ToolMissing, SchemaError or IdentityMismatch. Raises LeaseLost and Frozen; any other failure is recorded for its
+    video. However this ends, nothing more begins under the lease of `held`.
     """
     left = carried_out.left(workspace.engine, plan_id)[0].objects
     if not left:
@@ -93,7 +93,8 @@ def compress_planned(workspace: Workspace, held: HeldLease, plan_id: str) -> lis
                 running[0].wait(timeout=_PROGRESS_SECONDS)
                 progress.show()
             worked: list[Worked] = [future.result() for future in futures]
-            _leave_to_others(workspace, order, {each.machine: each.fault for each in worked if each.fault}, progress)
+            faults = {each.machine: each.fault for each in worked if each.fault}
+            _leave_to_others(workspace, order, faults, progress, _OTHERS_SECONDS if is_helped else 0.0)
             return [outcome for each in worked for outcome in each.outcomes]
         except BaseException:
             held.manager.release([held.lease])  # so that the helpers stop before their next video
@@ -101,16 +102,20 @@ def compress_planned(workspace: Workspace, held: HeldLease, plan_id: str) -> lis
 
 
 def _leave_to_others(
-    workspace: Workspace, order: Order, faults: Mapping[str, ReelkeeperError], progress: "_Progress"
+    workspace: Workspace,
+    order: Order,
+    faults: Mapping[str, ReelkeeperError],
+    progress: "_Progress",
+    patience_seconds: float,
 ) -> None:
     """Alert people to machines that could not go on, and wait while others do the rest. Raises a fault where none do.
 
-    A helper does not wait: its run is done again on another machine.
+    None do where nobody has worked for `patience_seconds`. A helper does not wait: its run is done again elsewhere.
     """
     for place, fault in faults.items():
         get_run_logger().warning("machine %s ends its part of the work: %s", place, fault)
         alerts.tell_unfit(workspace.engine, place, type(fault).__name__, str(fault), run_id=order.plan_id)
-    until = time.monotonic() + _OTHERS_SECONDS
+    until = time.monotonic() + patience_seconds
     while faults and carried_out.left(workspace.engine, order.plan_id)[0].objects:
         if plans.others_at_work(workspace.engine, order.plan_id):
             until = time.monotonic() + _OTHERS_SECONDS

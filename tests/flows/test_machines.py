@@ -311,7 +311,6 @@ def test_a_dask_worker_without_settings_makes_nothing_and_says_so(
 def test_a_run_whose_machine_cannot_go_on_waits_while_others_do_the_rest(
     ours: Scene, are_there: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tasks.transcodes._OTHERS_SECONDS", 1.0)
     plan_id = begun(ours)
     with transaction(ours.engine, "test") as session:
         session.execute(sa.update(leases).where(leases.c.name == plan_lease(plan_id)).values(expires_at=LONG_AGO))
@@ -329,11 +328,11 @@ def test_a_run_whose_machine_cannot_go_on_waits_while_others_do_the_rest(
 
     with disable_run_logger():
         if are_there:
-            transcodes._leave_to_others(ours.world.workspace, own, faults, Progress())  # type: ignore[arg-type]  # all that is asked of one
+            transcodes._leave_to_others(ours.world.workspace, own, faults, Progress(), 1.0)  # type: ignore[arg-type]  # all that is asked of one
         else:
             monkeypatch.setattr(Progress, "show", lambda _: None)
             with pytest.raises(ToolMissing):
-                transcodes._leave_to_others(ours.world.workspace, own, faults, Progress())  # type: ignore[arg-type]  # all that is asked of one
+                transcodes._leave_to_others(ours.world.workspace, own, faults, Progress(), 1.0)  # type: ignore[arg-type]  # all that is asked of one
     assert settled == ["all"] * are_there
     assert told(ours) == [("machine:m1", "ToolMissing"), ("machine:m2", "ToolMissing")]
 
