@@ -37,9 +37,9 @@ from reelkeeper.operations.videos.views import show
 from reelkeeper.store.core.audit import verify
 from reelkeeper.store.core.backup import backup
 from reelkeeper.store.core.engine import reading, transaction
-from reelkeeper.store.tables import key_owners, orphans, policy_versions
+from reelkeeper.store.tables import key_owners, orphans, policy_versions, uploads
 from reelkeeper.store.videos.holds import HoldTerms
-from tests.faults.world import World
+from tests.faults.world import LONG_AGO, World
 from tests.operations.books import DOLLAR
 from tests.operations.changes import sync_once
 
@@ -98,6 +98,8 @@ def live(world: World) -> None:
     announced = receive.Announced(USER, f"{name}-late", 100, "0" * 32, "mp4")
     late, _ = receive.begin(world.workspace, announced, "late", url_seconds=1)
     bucket.put_bytes_once(late.key, b"a late upload", "video/mp4")
+    with transaction(engine, "test") as session:  # no bucket takes it any more, whatever its clock says
+        session.execute(sa.update(uploads).values(url_until=LONG_AGO))
     hold(engine, HoldTerms("video", name, CANARIES["reason of a hold"], "front"))
     users.put(engine, "bob", "free", by="front")
     hold(engine, HoldTerms("user", "bob", f"{USER} sues him", "front"))

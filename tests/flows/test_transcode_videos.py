@@ -102,7 +102,7 @@ def test_a_run_and_its_helper_share_the_videos(cold: Scene) -> None:
     report = tier_storage(dry_run=False)
     helper.join(240)
     assert {outcome.outcome: outcome.objects for outcome in report.done} == {"compressed": 4, "retired": 1}
-    assert helped[0].plan_id == report.plan.id
+    assert helped[0].plan_id in {report.plan.id, None}  # None: on a busy machine it began after the last video
     assert set(swapped_by(cold).values()) == {report.run_id}
     cold.world.check()
 

@@ -122,7 +122,7 @@ def _checked_copy(source: Path) -> Iterator[Path]:
 def _check_and_freeze(session: Session, source: Path) -> None:
     verify(session)
     epochs.set_marks(session, {epochs.RESTORED: f"backup {source.name}"})
-    reason = f"restored from backup {source.name}; run sync_catalog, then thaw"
+    reason = f"restored from backup {source.name}; run sync_catalog, then reelkeeper db adopt"
     frozen = {"frozen_at": Clock(), "frozen_by": "db restore", "frozen_reason": reason}
     session.execute(sa.update(deployment).values(frozen))
     append(session, [Event("freeze", "db restore", detail={"reason": reason})])
