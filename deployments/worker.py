@@ -161,7 +161,7 @@ with warnings.catch_warnings():
             return self.reason is None and (await self.client.read_flow(run.flow_id)).name not in ON_VIDEOS
 
         async def _would_change(self, run: FlowRun) -> bool:
-            """Check whether a run is to change a bucket that this worker only looks at, whoever asked for it."""
+            """Check whether a run is to change a bucket that this worker may not change."""
             # guard up.worker_refuses: a form, an automation or the API changes a bucket that `up` only looks at
             if not self._dry_only or run.parameters.get("dry_run") is True:
                 return False

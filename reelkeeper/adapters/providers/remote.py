@@ -231,5 +231,5 @@ def _note_paid(standing: Standing, log: Log) -> None:
 
 def _address(standing: Standing) -> str:
     """Return where the video is, for a person to read."""
-    # guard provider.unsigned_address: whoever reads an error or an alert can fetch the video, by a signed address
+    # guard provider.unsigned_address: a reader of an error or an alert can fetch the video by its signed address
     return (standing.video_url or "").partition("?")[0]

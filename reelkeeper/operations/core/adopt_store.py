@@ -45,7 +45,7 @@ class Told(NamedTuple):
 
 
 class Behind(NamedTuple):
-    """What an adoption begins from: why the store is behind, what the bucket tells, and what could be purged now."""
+    """The state before an adoption: why the store is behind, unknown changes in the bucket, and what may be purged."""
 
     why: str | None
     told: tuple[Told, ...]

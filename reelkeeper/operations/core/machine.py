@@ -37,7 +37,7 @@ def require_deployment(settings: Settings, deployment_id: str) -> None:
             raise IdentityMismatch(
                 _elsewhere(settings, f"its store is that of {found or 'no deployment'}", deployment_id)
             )
-        if settings.database_url is not None:  # the embedded one is upgraded by whoever opens it
+        if settings.database_url is not None:  # the embedded one is upgraded when it is opened
             require_schema(engine)
 
 

@@ -4,7 +4,7 @@
                                             '------ not as announced: put back, If-Match ------> abandon (commit)
 
 The old bytes are copied aside before anything is put, and wait out their grace there. The copy is recorded as it is
-stored, by whoever goes on with the intent: its ETag is not known before. Each put replaces an object that
+stored, by the run that continues the intent: its ETag is not known before. Each put replaces an object that
 was seen, by its ETag, so an object that the service stores meanwhile stays. The MD5 of the new bytes is announced: it
 is the key's ETag after the put, by which we recognise our own put after a crash.
 """
