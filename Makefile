@@ -17,7 +17,7 @@ unexport PYTHONDONTWRITEBYTECODE   # where it is set, each of hundreds of proces
 RULES_FLOOR := 90         # percent; 90.0 of rules by tests/rules alone
 OPERATIONS_FLOOR := 80
 
-.PHONY: demo test test-changed test-long test-soak guards coverage check docs pictures fmt bench lock clean
+.PHONY: demo test test-changed test-long test-soak snapshots guards coverage check docs pictures fmt bench lock clean
 .DEFAULT_GOAL := demo
 
 $(STAMP): requirements.lock pyproject.toml
@@ -44,6 +44,10 @@ test-soak: $(STAMP) $(FOREIGN) $(VENDORS) $(LITELLM) ## for a night: all cases, 
 	  $(TWO) --dist worksteal $(NO_HANG) $(SEEDED)
 	$(BIN)/pytest -m soak --ignore tests/ablation $(SEEDED)
 	$(MAKE) guards
+
+snapshots: $(STAMP)     ## write the sentences that tests hold as snapshots anew; then read them in git diff
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest --inline-snapshot=create,fix \
+	  $$(grep -rlE --include 'test_*.py' 'import snapshot$$|external_file' tests) -m "not soak"
 
 guards: $(STAMP)        ## each guard switched off by itself, and its witness must fail: a quarter of an hour
 	$(BIN)/pytest -m soak tests/ablation $(TWO)
