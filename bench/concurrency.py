@@ -8,10 +8,10 @@ from statistics import fmean
 from typing import Final
 
 from bench.report import Row
-from reelkeeper.simulation import interval
-from reelkeeper.simulation.concurrency import steer
-from reelkeeper.simulation.controllers import CONTROLLERS
-from reelkeeper.simulation.servers import SCENARIOS
+from bench.simulation import interval
+from bench.simulation.concurrency import steer
+from bench.simulation.controllers import CONTROLLERS
+from bench.simulation.servers import SCENARIOS
 
 SEEDS: Final = (1, 2, 3)
 MEAN, WORST = 0.08, 0.25  # of the useful work, that may be lost

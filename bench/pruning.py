@@ -8,9 +8,9 @@ from itertools import product
 from statistics import fmean
 
 from bench.report import Row
-from reelkeeper.simulation import interval
-from reelkeeper.simulation.cache import CACHES, GB, serve
-from reelkeeper.simulation.traces import TRACES
+from bench.simulation import interval
+from bench.simulation.cache import CACHES, GB, serve
+from bench.simulation.traces import TRACES
 
 SEEDS, DAYS, SIZES_GB = (11, 12, 13), 30, (10, 50, 200)
 SHOWN = ("ours", "S3-FIFO", "W-TinyLFU", "W-TinyLFU, climbing", "unlimited")

@@ -11,8 +11,8 @@ from statistics import fmean
 from typing import Final
 
 from bench.report import Row
-from reelkeeper.simulation import interval
-from reelkeeper.simulation.queue import BLIND, COMPLEXITY, POLICIES, SIZES, Rules, Waits, arrivals, compare
+from bench.simulation import interval
+from bench.simulation.queue import BLIND, COMPLEXITY, POLICIES, SIZES, Rules, Waits, arrivals, compare
 
 SEEDS: Final = (1, 2, 3, 4)
 JOBS_BY_SLOTS: Final = {8: 2_500, 32: 4_000}  # enough to contain several bursts

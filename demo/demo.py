@@ -114,7 +114,7 @@ def _plan(scene: Scene) -> None:
 
 
 def _try(_scene: Scene) -> None:
-    from reelkeeper.cli.commands.simulate_lifecycle import lifecycle  # noqa: PLC0415  pandas, which takes a second
+    from reelkeeper.cli.commands.simulate import lifecycle  # noqa: PLC0415  pandas, which takes a second
 
     document = settings().state_dir / "stricter.yaml"
     document.write_text(

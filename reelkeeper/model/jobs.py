@@ -79,25 +79,3 @@ class RequestTime(NamedTuple):
 
     key: str
     at: datetime
-
-
-class RecordedJob(NamedTuple):
-    """A job that made its video, for replay in a simulation. Users are numbered, so that it can be shared."""
-
-    submitted_at: datetime
-    user: str
-    tier: str | None
-    model: str
-    complexity: float
-    estimate_seconds: float
-    seconds: float  # that it took
-    prompt_characters: int
-
-
-class RecordedRequest(NamedTuple):
-    """A request that got a new or cached video. The key only tells which requests are the same."""
-
-    at: datetime
-    key: str
-    size_bytes: int
-    cost_microusd: int

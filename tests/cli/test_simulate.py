@@ -1,57 +1,270 @@
-"""`simulate`: a table, JSON, the same result for the same seed, and clear refusals."""
+"""`simulate lifecycle`: its bills equal those of `bill`, and its regret that of a store run night by night."""
 
-import json
+import re
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+from functools import partial
+from pathlib import Path
+from random import Random
+from typing import Any, NamedTuple
 
 import pytest
-from typer.testing import CliRunner
+import sqlalchemy as sa
 
-from reelkeeper.cli import app
+from reelkeeper.model import Action, SearchTotals, Video
+from reelkeeper.model.money import Metric, Used
+from reelkeeper.operations.billing.metering import charge_month
+from reelkeeper.operations.core.policy_document import read
+from reelkeeper.rules.billing.quote import PriceBook
+from reelkeeper.rules.lifecycle import lifecycle, worth
+from reelkeeper.rules.lifecycle.worth import Worth
+from reelkeeper.rules.policies import Policies
+from reelkeeper.settings import Settings
+from reelkeeper.store import Engine, Session
+from reelkeeper.store.billing.usage import record
+from reelkeeper.store.core.engine import open_engine, transaction
+from reelkeeper.store.forecast.sampling import note_stored
+from reelkeeper.store.tables import blobs, daily_views, holds, users, videos, view_days
+from reelkeeper.store.videos.videos import live_videos
+from tests.cli.conftest import Run
 
-SMALL = {
-    "queue": ["queue", "--jobs", "400"],
-    "cache": ["cache", "--days", "3", "--requests-a-day", "300", "--budget-gb", "0.5"],
-}
+Ask = Callable[..., Any]
+DAY = timedelta(days=1)
+TODAY = datetime.now(UTC).date()
+START = ((TODAY.replace(day=1) - DAY).replace(day=1) - DAY).replace(day=1)  # of the month before the last
+STRICT = "lifecycle: {retire_below_views: 3, retire_after_days: 14, compress_after_days: 3, grace_days: 3}\n"
 
 
-@pytest.mark.parametrize("what", sorted(SMALL))
-def test_the_simulation_compares_our_rule_with_others_and_says_that_it_is_a_model(what: str) -> None:
-    done = CliRunner().invoke(app, ["simulate", *SMALL[what]])
-    assert done.exit_code == 0, done.output
-    assert "ours" in done.output
-    assert "seed" in done.output
-    assert "This is a model" in done.output
+class Clip(NamedTuple):
+    """A video of the history, and its views."""
+
+    id: str
+    user_id: str
+    created_at: datetime
+    size_bytes: int
+    codec: str
+    is_ours: bool
+    viewed: dict[date, int]
+
+
+def midnight(day: date) -> datetime:
+    return datetime.combine(day, time(), UTC)
+
+
+def history() -> list[Clip]:
+    """Draw 60 videos of five users, made from 100 days before the start until today, half of them large."""
+    draw = Random(7)
+    found = []
+    for number in range(60):
+        made = START + draw.randrange(-100, (TODAY - START).days) * DAY
+        created_at = midnight(made) + timedelta(seconds=draw.randrange(1, 86_400))
+        size = draw.choice([draw.randrange(10**5, 10**7), draw.randrange(10**9, 6 * 10**10)])
+        life = [made + n * DAY for n in range((TODAY - made).days)]
+        days = draw.sample(life, min(len(life), draw.choice([0, 1, 3, 9])))
+        viewed = {day: draw.randrange(1, 4) for day in days}
+        codec = draw.choice(["h264", "h264", "av1"])
+        clip = Clip(f"v{number:02}", f"u{draw.randrange(5)}", created_at, size, codec, draw.random() > 0.5, viewed)
+        found.append(clip)
+    return found
+
+
+def prepare(engine: Engine) -> None:
+    """Write the users, a hold on one of them, and the days with complete views, all but one."""
+    with transaction(engine, "test") as session:
+        tiers = ["free", "premium", "pro", None, "free"]
+        session.execute(sa.insert(users), [{"id": f"u{n}", "tier": tier} for n, tier in enumerate(tiers)])
+        hold = {"id": "h1", "scope": "user", "subject": "u4", "reason": "a dispute", "author": "eve"}
+        session.execute(sa.insert(holds).values(created_at=midnight(START) - DAY, **hold))
+
+
+def upload(session: Session, clips: list[Clip]) -> None:
+    for clip in clips:
+        made = {"id": clip.id, "user_id": clip.user_id, "state": "live", "created_at": clip.created_at}
+        session.execute(sa.insert(videos).values(generation=1, **made))
+        add_blob(session, clip.id, 1, clip.size_bytes, clip.codec, clip.created_at, is_ours=clip.is_ours)
+
+
+def add_blob(
+    session: Session, video_id: str, generation: int, size: int, codec: str, at: datetime, *, is_ours: bool
+) -> None:
+    row = {"video_id": video_id, "generation": generation, "key": f"{video_id}/g{generation}", "state": "live"}
+    row |= {"size_bytes": size, "codec": codec, "stored_at": at, "is_ours": is_ours}
+    blob_id = session.execute(
+        sa.insert(blobs).values(recipe="r" if generation > 1 else None, **row).returning(blobs.c.id)
+    ).scalar_one()
+    session.execute(sa.update(videos).where(videos.c.id == video_id).values(blob_id=blob_id, generation=generation))
+
+
+def view(session: Session, clips: list[Clip], day: date) -> None:
+    rows = [{"video_id": clip.id, "day": day, "views": clip.viewed[day]} for clip in clips if day in clip.viewed]
+    if rows:
+        session.execute(sa.insert(daily_views), rows)
+    if day != START - 5 * DAY:
+        session.execute(sa.insert(view_days), [{"day": day}])
+
+
+class Nights:
+    """A store to which a policy is applied each night, and which is metered each day."""
+
+    def __init__(self, engine: Engine, policies: Policies, clips: list[Clip]) -> None:
+        self.engine, self.policies, self.clips = engine, policies, clips
+        self.lost, self.of_users = Counter[str](), set[str]()
+
+    def play(self) -> None:
+        prepare(self.engine)
+        with transaction(self.engine, "test") as session:
+            upload(session, [clip for clip in self.clips if clip.created_at < midnight(START)])
+            for back in range(100, 0, -1):
+                view(session, self.clips, START - back * DAY)
+        for place in range((TODAY - START).days):
+            self._day(START + place * DAY)
+        for month in (START, (START + 31 * DAY).replace(day=1)):
+            charge_month(self.engine, PriceBook(), month, TODAY)
+
+    def _day(self, day: date) -> None:
+        operations = Counter[str]()
+        with transaction(self.engine, "test") as session:
+            note_stored(session, day)
+            due = sa.and_(blobs.c.state == "retired", blobs.c.purge_after <= midnight(day))
+            session.execute(sa.update(blobs).where(due).values(state="gone"))
+            judge = lifecycle.judging(
+                self.policies.lifecycle,
+                self.policies.tiers,
+                midnight(day),
+                "",
+                frozenset(self.policies.recipe.skip_codecs),
+                partial(worth.unopened, "h264", self.policies.recipe.payback, SearchTotals()),
+            )
+            for verdict in map(judge, list(live_videos(session, midnight(day)))):
+                if verdict.action is Action.RETIRE:
+                    self._retire_blob(session, verdict.video, day)
+                    mine = videos.c.id == verdict.video.id
+                    session.execute(sa.update(videos).where(mine).values(state="retired", retired_at=midnight(day)))
+                elif verdict.action is Action.COMPRESS:
+                    self._retire_blob(session, verdict.video, day)
+                    (figure,) = (figure for figure in verdict.figures if isinstance(figure, Worth))
+                    left = verdict.video.size_bytes - figure.saved_bytes
+                    add_blob(session, verdict.video.id, 2, left, "h264", midnight(day), is_ours=True)
+                    operations.update({"PutObject": 1, "GetObject": 3})
+            new = [clip for clip in self.clips if clip.created_at.date() == day]
+            upload(session, new)
+            operations["PutObject"] += len(new)
+            live = set(session.scalars(sa.select(videos.c.id).where(videos.c.state == "live")))
+            for clip in self.clips:
+                viewed = clip.viewed.get(day, 0)
+                if clip.id in live:
+                    operations["GetObject"] += viewed
+                elif viewed:
+                    self.lost[clip.id] += viewed
+                    self.of_users.add(clip.user_id)
+            view(session, self.clips, day)
+            note_stored(session, day)
+            record(
+                session,
+                [
+                    Used(day, Metric.OPERATIONS, count, resource=action, storage_class="standard")
+                    for action, count in operations.items()
+                ],
+            )
+
+    def _retire_blob(self, session: Session, video: Video, day: date) -> None:
+        grace = self.policies.lifecycle.grace
+        is_ours = session.execute(sa.select(blobs.c.is_ours).where(blobs.c.id == video.blob_id)).scalar_one()
+        until = midnight(day) + (grace.days if is_ours else grace.service_days) * DAY
+        values = {"state": "retired", "retired_at": midnight(day), "purge_after": until}
+        session.execute(sa.update(blobs).where(blobs.c.id == video.blob_id).values(values))
+
+
+@pytest.fixture
+def migrated(configured: Settings, migrated_file: Path) -> Path:
+    configured.state_dir.mkdir(parents=True, exist_ok=True)
+    file = configured.state_dir / "store.sqlite3"
+    shutil.copyfile(migrated_file, file)
+    return file
+
+
+@pytest.fixture
+def catalogue(migrated: Path) -> list[Clip]:
+    """The history as it is where no policy was ever at work."""
+    clips, engine = history(), open_engine(f"sqlite:///{migrated}")
+    prepare(engine)
+    with transaction(engine, "test") as session:
+        upload(session, clips)
+        for place in range((TODAY - START).days + 100):
+            view(session, clips, START + (place - 100) * DAY)
+    engine.dispose()
+    return clips
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("what", sorted(SMALL))
-def test_the_same_seed_gives_the_same_figures(what: str) -> None:
-    first, again, other = (
-        CliRunner().invoke(app, ["simulate", *SMALL[what], "--seed", seed, "--json"]).stdout for seed in ("1", "1", "2")
-    )
-    assert json.loads(first) == json.loads(again) != json.loads(other)
+def test_bills_and_regret_are_those_of_a_store_in_which_every_night_was_run(
+    catalogue: list[Clip], ask: Ask, migrated: Path, migrated_file: Path, tmp_path: Path
+) -> None:
+    document = tmp_path / "strict.yaml"
+    document.write_text(STRICT)
+    found = ask("simulate", "lifecycle", "--policy", document, "--from", START, "--months", 0, "--no-uploads")
+    kept, in_force, strict = found["courses"]
+    assert kept["regret"]["views"] == 0
+    assert strict["regret"]["views"] > in_force["regret"]["views"] > 0
+    for course, policies in ((in_force, read("", "")), (strict, read(STRICT, ""))):
+        for beside in migrated.parent.glob("store.sqlite3*"):
+            beside.unlink()
+        shutil.copyfile(migrated_file, migrated)
+        engine = open_engine(f"sqlite:///{migrated}")
+        nights = Nights(engine, policies, catalogue)
+        nights.play()
+        engine.dispose()
+        regret = course["regret"]
+        assert (regret["views"], regret["videos"]) == (nights.lost.total(), len(nights.lost))
+        assert regret["users"] == len(nights.of_users)
+        for month in course["months"][:2]:
+            billed = ask("bill", "--month", month["month"][:7], "--by", "service")
+            assert sum(Decimal(row["BilledCost"]) for row in billed) == Decimal(month["r2_usd"])
+        assert Decimal(course["months"][1]["r2_usd"]) > 1
 
 
-def test_a_policy_is_tried_by_its_parameters() -> None:
-    asked = ["simulate", *SMALL["queue"], "--json", "--param", 'policy.rule="fifo"']
-    found = json.loads(CliRunner().invoke(app, asked).stdout)
-    assert found["ours"]["mean_seconds"] == found["fifo"]["mean_seconds"]
+@pytest.mark.usefixtures("catalogue")
+def test_a_person_sees_the_policies_side_by_side_and_what_is_assumed(reelkeeper: Run, tmp_path: Path) -> None:
+    document, picture = tmp_path / "strict.yaml", tmp_path / "months.svg"
+    document.write_text(STRICT)
+    said = reelkeeper(
+        *("simulate", "lifecycle", "--policy", document, "--months", 1, "--from", START, "--picture", picture)
+    ).stdout
+    for text in ("keep everything", "in force (version 0)", "strict", "Regret", "Assumptions", "are unknown"):
+        assert text in said
+    assert f"{TODAY:%Y-%m}" in said
+    assert re.search(r"strict: \$[0-9.,]+, \d+ views lost", picture.read_text())
+
+
+@pytest.mark.usefixtures("catalogue")
+def test_infrequent_access_is_tried_beside_standard(ask: Ask) -> None:
+    found = ask("simulate", "lifecycle", "--months", 1, "--infrequent-after", 30)
+    names = [course["policy"] for course in found["courses"]]
+    assert names == ["keep everything", "in force (version 0)", "in force (version 0), Infrequent Access after 30 days"]
+    standard, cold = (course["months"] for course in found["courses"][1:])
+    assert Decimal(cold[1]["r2_usd"]) != Decimal(standard[1]["r2_usd"])
+    assert [month["retired"] for month in cold] == [month["retired"] for month in standard]
+    assert found["unplayable_views"] is None
+
+
+@pytest.mark.usefixtures("migrated")
+def test_an_empty_catalogue_has_nothing_to_tell_apart(ask: Ask) -> None:
+    kept, in_force = ask("simulate", "lifecycle", "--months", 1)["courses"]
+    assert in_force["months"] == kept["months"]
 
 
 @pytest.mark.parametrize(
-    ("asked", "code", "said"),
+    ("words", "code", "said"),
     [
-        (["queue", "--distribution", "normal"], 2, "choose one of uniform, exponential, lognormal, bimodal"),
-        (["queue", "--param", "policy.nope=3"], 2, "no field 'nope'"),
-        (["concurrency", "--param", "policy.growth=9"], 9, "policy.growth"),
-        (["queue", "--jobs", "0"], 2, "--jobs"),
+        (["--from", "soon"], 2, "is not a day"),
+        (["--from", "2999-01-01"], 2, "a day before"),
+        (["--picture", "months.gif"], 2, ".svg or .png"),
+        (["--policy", "nowhere.yaml"], 9, "nowhere.yaml cannot be read"),
     ],
 )
-def test_invalid_options_are_refused_with_a_remedy(asked: list[str], code: int, said: str) -> None:
-    done = CliRunner().invoke(app, ["simulate", *asked])
-    assert done.exit_code == code
-    assert said in done.output
-
-
-@pytest.mark.parametrize("what", [[], ["queue"], ["cache"], ["concurrency"]])
-def test_its_help_names_nothing_that_only_we_have_read(what: list[str]) -> None:
-    assert "source document" not in CliRunner().invoke(app, ["simulate", *what, "--help"]).output
+@pytest.mark.usefixtures("migrated")
+def test_invalid_options_are_refused(reelkeeper: Run, words: list[str], code: int, said: str) -> None:
+    assert said in " ".join(reelkeeper("simulate", "lifecycle", *words, exit_code=code).output.replace("│", "").split())

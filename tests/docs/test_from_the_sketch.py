@@ -35,7 +35,7 @@ METHODS = (  # that the document writes out, or calls by a name that says what i
 
 def place(path: str) -> Path:
     """Return the path of a file, in the library unless it names another room."""
-    return ROOT / path if path.startswith(("flows/", "tasks/")) else ROOT / "reelkeeper" / path
+    return ROOT / path if path.startswith(("flows/", "tasks/", "bench/")) else ROOT / "reelkeeper" / path
 
 
 @cache

@@ -1,7 +1,5 @@
-"""`jobs`: list dead jobs and try them again, cancel jobs, and export recorded ones."""
+"""`jobs`: list dead jobs and try them again, and cancel jobs."""
 
-import sys
-from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -10,14 +8,7 @@ from reelkeeper.cli.opening import store
 from reelkeeper.cli.screen import dollars, emit, respond, say, table
 from reelkeeper.cli.words import AsJson, who
 
-group = typer.Typer(help="List dead jobs, try them again, cancel jobs, and export recorded ones.", no_args_is_help=True)
-
-
-class Recorded(StrEnum):
-    """Records that can be exported."""
-
-    JOBS = "jobs"
-    REQUESTS = "requests"
+group = typer.Typer(help="List dead jobs, try them again, and cancel jobs.", no_args_is_help=True)
 
 
 Named = Annotated[list[str], typer.Argument(metavar="JOB...", help="Their ids.")]
@@ -95,22 +86,3 @@ def cancel(jobs: Named, as_json: AsJson = False) -> None:
     else:
         for job_id, state in states.items():
             say(f"{job_id}: {'asked to stop' if state in IN_FLIGHT else state}.")
-
-
-@group.command()
-def export(
-    what: Annotated[
-        Recorded, typer.Argument(help="`jobs` that made a video, or `requests` that got one.")
-    ] = Recorded.JOBS,
-    last: Annotated[int, typer.Option(min=1, max=1_000_000, help="Number of rows, the latest.")] = 100_000,
-) -> None:
-    """Write recorded jobs or requests as CSV for `reelkeeper simulate --recorded`, without prompts, ids and names."""
-    from reelkeeper.model.jobs import RecordedJob, RecordedRequest
-    from reelkeeper.store.core.engine import reading
-    from reelkeeper.store.jobs import replay
-
-    with store() as engine, reading(engine) as session:
-        if what is Recorded.JOBS:
-            replay.write(replay.jobs_made(session, last), RecordedJob, sys.stdout)
-        else:
-            replay.write(replay.requests_answered(session, last), RecordedRequest, sys.stdout)

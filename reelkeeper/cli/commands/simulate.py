@@ -1,312 +1,278 @@
-"""`simulate`: try policies on generated or recorded load, by a virtual clock, and compare them with others."""
+"""`simulate lifecycle`: compare policies on the real catalogue before applying one."""
 
-import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterator, Sequence
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
 from pathlib import Path
-from statistics import fmean
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reelkeeper.cli import parameters
-from reelkeeper.cli.commands.simulate_lifecycle import lifecycle
 from reelkeeper.cli.opening import store
-from reelkeeper.cli.screen import emit, say, table
-from reelkeeper.cli.words import AsJson
-from reelkeeper.errors import InputRefused, Misconfigured
-from reelkeeper.simulation import MAX_SEEDS, interval
+from reelkeeper.cli.screen import emit, out, say, size, table
+from reelkeeper.cli.words import AsJson, text_of
 
 if TYPE_CHECKING:
-    from sqlmodel import Session
+    from reelkeeper.rules.policies import Policies
+    from reelkeeper.simulation.lifecycle import Course, Outcome, Past, Span, Views
+    from reelkeeper.simulation.lifecycle_fates import Trial
+    from reelkeeper.store import Engine, Session
 
-    from reelkeeper.model.jobs import RecordedJob, RecordedRequest
-    from reelkeeper.simulation.queue import Waits
-
-group = typer.Typer(
-    no_args_is_help=True,
-    help="Try a policy on generated or recorded load, or on the catalogue. Changes nothing.",
+_DAY = timedelta(days=1)
+_REPEATED = timedelta(days=30)  # days whose views and uploads are repeated
+_MAX_BACK = 730
+_LEAST_DAYS = 28  # days of a full month
+_CELLS = 400_000  # videos times nights that are held in memory at once
+_ASSUMED = (
+    "each night at 00:00 UTC everything due is done: no limit of a run delays it, and notices are given in time",
+    "tiers, holds and requests to keep are as of now; users' deletions happen when they did",
+    "from today on, a video's views in any 30 days are those of its last 30 days; unknown views stay unknown",
+    "an encode saves and costs as much as earlier ones, or as the policy expects; future refusals are not predicted",
+    "each view reads the whole object from R2 once, as without a CDN; listings cost the same for all and are left out",
+    "views by clients that could not play a codec are unknown: clients' codecs are not recorded",
 )
+_UPLOADS = {
+    True: "the uploads of the last 30 days, as stored and with their views, are repeated every 30 days",
+    False: "no further uploads",
+}
 
-group.command()(lifecycle)
 
-Seed = Annotated[int, typer.Option(help="Seed of the generated load.")]
-Seeds = Annotated[
-    int,
-    typer.Option(
-        min=1,
-        max=MAX_SEEDS,
-        help="Repeat with this many seeds, and show means with 95 % intervals; JSON has all results.",
-    ),
-]
-Param = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--param",
-        metavar="NAME=VALUE",
-        help="Set a field of our policy, e.g. policy.oldest_share=0.2. May be repeated.",
-    ),
-]
-Recorded = Annotated[
-    str | None,
-    typer.Option(
-        metavar="FILE|store",
-        help="Replay recorded load: `store`, or a CSV file from `reelkeeper jobs export`.",
-    ),
-]
-_NOTE = "This is a model with the same load for every row: it compares policies, and predicts nothing."
-_LEAST = 10  # jobs or requests that are needed for a result
+group = typer.Typer(no_args_is_help=True, help="Try a policy on the catalogue. Changes nothing.")
 
 
 @group.command()
-def queue(
-    distribution: Annotated[
-        str, typer.Option(help="Distribution of complexity: uniform, exponential, lognormal, bimodal or pareto.")
-    ] = ("lognormal"),
-    jobs: Annotated[
-        int, typer.Option(min=100, max=100_000, help="Number of jobs to generate, or of the latest recorded ones.")
-    ] = 4000,
-    slots: Annotated[int, typer.Option(min=1, max=1000, help="Number of jobs that run at once.")] = 8,
-    load: Annotated[float, typer.Option(min=0.05, max=2, help="Utilization of the slots, from 0 to 1.")] = 0.85,
-    error: Annotated[float, typer.Option(min=0, max=3, help="Standard deviation of ln(estimate / truth).")] = 0.3,
-    sizes: Annotated[
-        str, typer.Option(help="narrow: jobs take two minutes or more; wide: from ten seconds.")
-    ] = "narrow",
-    recorded: Recorded = None,
-    seed: Seed = 1,
-    seeds: Seeds = 1,
-    param: Param = None,
+def lifecycle(
+    policy: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="A document to compare with the policy in force. May be repeated."),
+    ] = None,
+    months: Annotated[int, typer.Option(min=0, max=60, help="Full months to simulate, after this one.")] = 12,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            "--from", metavar="DAY", help="Start on this past day, and count the later views that would have been lost."
+        ),
+    ] = None,
+    infrequent_after: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=3650,
+            metavar="DAYS",
+            help="Also try each policy with an R2 rule that moves objects to Infrequent Access at this age in days.",
+        ),
+    ] = None,
+    uploads: Annotated[bool, typer.Option(help="Repeat the uploads of the last 30 days, or assume none.")] = True,
+    picture: Annotated[
+        Path | None, typer.Option(metavar="FILE", dir_okay=False, help="Also draw a chart of the months: .svg or .png.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Simulate the queue with one stream of jobs, under our rule and others.
+    """Simulate lifecycle policies on the real catalogue: bytes, R2's bill, CPU, deleted videos and lost views.
 
-    `clairvoyant` is the bound: shortest job first, by the true durations.
+    The policy in force and each document are simulated night by night, and compared with keeping everything. With
+    --from it starts on a past day: a policy's regret is the recorded views of videos that it would have retired before.
     """
-    from reelkeeper.operations.core.overrides import Override
-    from reelkeeper.rules.core.tiers import Tiers
-    from reelkeeper.rules.jobs.dispatch import DispatchPolicy
-    from reelkeeper.rules.policies import DEFAULTS
-    from reelkeeper.simulation import queue as simulation
-
-    if distribution not in simulation.COMPLEXITY:
-        raise Misconfigured(f"no distribution {distribution!r}; choose one of {', '.join(simulation.COMPLEXITY)}")
-    if sizes not in simulation.SIZES:
-        raise Misconfigured(f"no sizes {sizes!r}; choose one of {', '.join(simulation.SIZES)}")
-
-    def taken(policy: DispatchPolicy, tiers: Annotated[Tiers | None, Override()]) -> None: ...
-
-    given = parameters.read("simulate queue", taken, param or [])
-    tiers = DEFAULTS.overridden(tiers=given.get("tiers")).tiers
-    ours = simulation.Rules(given.get("policy", DispatchPolicy()), tiers)
-    if recorded is None:
-        chosen = simulation.SIZES[sizes]
-        draws = [
-            simulation.arrivals(
-                distribution, seed=drawn, count=jobs, slots=slots, load=load, error_sigma=error, sizes=chosen
-            )
-            for drawn in range(seed, seed + seeds)
-        ]
-        loaded, what = chosen.loaded_seconds, f"{distribution} complexity and {sizes} sizes, {load:.0%} busy"
-    else:
-        draws = [simulation.recorded(_recorded_jobs(recorded, jobs))]
-        loaded, what = 0.0, "record"
-
-    found = [simulation.compare(coming, ours, slots=slots, loaded_seconds=loaded) for coming in draws]
+    if picture is not None and picture.suffix not in {".svg", ".png"}:
+        raise typer.BadParameter(f"--picture {picture}: the file must end in .svg or .png")
+    with store() as engine, out.status("simulating", spinner="dots"):
+        outcome, limits = _play(engine, policy or [], months, since, infrequent_after, uploads=uploads)
+    assumed = (*_ASSUMED, _UPLOADS[uploads])
+    if picture is not None:
+        _draw(outcome, picture)
     if as_json:
-        emit(found[0] if len(found) == 1 else found)
+        emit({**outcome._asdict(), "unplayable_views": None, "assumptions": assumed})
         return
-    fifo = found[0]["fifo"]
-    if len(found) == 1:
-        headings = ["!policy", ">mean wait", ">against fifo", ">p50", ">p95", ">p99", ">worst"]
-        headings += [f">{tier}" for tier in fifo.by_tier]
-        rows = [
+    _show(outcome, limits)
+    say("Assumptions:")
+    for line in assumed:
+        say(f"- {line}.")
+
+
+def _play(
+    engine: "Engine", files: Sequence[Path], months: int, since: str | None, infrequent: int | None, *, uploads: bool
+) -> "tuple[Outcome, dict[str, tuple[int, int]]]":
+    """Simulate the policies; also return how many videos one run of each compresses and retires at most."""
+    from reelkeeper.operations.core.policies import in_force
+    from reelkeeper.operations.core.policy_document import read
+    from reelkeeper.simulation.lifecycle import Record, simulate
+    from reelkeeper.store.core.engine import now, reading
+    from reelkeeper.store.videos import history
+    from reelkeeper.store.videos.views import recorded_days
+
+    documents = [(file.stem, read(text_of(file), str(file))) for file in files]
+    with reading(engine) as session:
+        version, policies = in_force(session)
+        at = now(session)
+        span = _span(at.date(), months, since)
+        named: dict[str, Policies] = {f"in force (version {version})": policies}
+        for name, document in documents:
+            named[name if name not in named else f"{name} ({len(named)})"] = document
+        variants = (None,) if infrequent is None else (None, infrequent)
+        trials = [_trial(engine, name, tried, _midnight(span.today), variants) for name, tried in named.items()]
+        record = Record(
+            recorded_days(session),
+            history.oldest(session) or span.start,
+            history.leaving_by_day(session, _midnight(span.start)),
+            history.unexplained_bytes(session),
+        )
+        outcome = simulate(trials, _batches(session, span, at), span, record, uploads=uploads)
+    return outcome, {name: (tried.lifecycle.compress_limit, tried.limits.max_objects) for name, tried in named.items()}
+
+
+def _trial(
+    engine: "Engine", name: str, policies: "Policies", as_of: datetime, variants: tuple[int | None, ...]
+) -> "Trial":
+    from reelkeeper.adapters import ffmpeg
+    from reelkeeper.operations.lifecycle.plans import appraise
+    from reelkeeper.rules.lifecycle.transcode import fingerprint
+    from reelkeeper.simulation.lifecycle_fates import try_policies
+
+    recipe = policies.recipe
+    encoder = ffmpeg.tools().encoder(recipe.codec)
+    mark = fingerprint(recipe, policies.acceptance, encoder)
+    worth = appraise(engine, recipe, encoder)
+    return try_policies(name, policies, as_of, mark, worth, variants)
+
+
+def _batches(session: "Session", span: "Span", at: datetime) -> "Iterator[tuple[Sequence[Past], Views]]":
+    from reelkeeper.simulation.lifecycle import Views
+    from reelkeeper.store.videos import history
+
+    nights = (span.today - span.start).days + _REPEATED.days + 1
+    for batch in history.replay(
+        session,
+        _midnight(span.start),
+        _midnight(span.today),
+        at,
+        removed_since=_midnight(min(span.start, span.today - _REPEATED)),
+        views_since=span.start - _REPEATED,
+        at_once=min(4_000, _CELLS // nights),
+    ):
+        yield batch.videos, Views(batch.places, batch.days, batch.counts)
+
+
+def _span(today: date, months: int, since: str | None) -> "Span":
+    from reelkeeper.simulation.lifecycle import Span
+
+    end = today.replace(day=1)
+    for _ in range(months + 1):
+        end = (end + 31 * _DAY).replace(day=1)
+    if since is None:
+        return Span(today, today, end)
+    try:
+        start = date.fromisoformat(since)
+    except ValueError:
+        raise typer.BadParameter(f"--from {since!r} is not a day; write e.g. 2026-09-01") from None
+    if not today - _MAX_BACK * _DAY <= start < today:
+        raise typer.BadParameter(f"--from {since}: give a day before {today}, at most {_MAX_BACK} days ago")
+    return Span(start, today, end)
+
+
+def _show(outcome: "Outcome", limits: dict[str, tuple[int, int]]) -> None:
+    from reelkeeper.rules.core.wording import many
+
+    span = outcome.span
+    tried = outcome.courses[1:]
+    rows = [_total(course) for course in outcome.courses]
+    title = f"{many(outcome.videos, 'video')}, from {span.start} to {span.end - _DAY}"
+    table(("policy", ">stored at the end", ">R2 $", ">CPU $", ">net $", ">compressed", ">gone"), rows, title=title)
+    say("net: the saving against keeping everything, after CPU costs.\n")
+    if span.start < span.today:
+        regrets = [
             (
-                name,
-                _minutes(wait.mean_seconds),
-                f"{wait.mean_seconds / fifo.mean_seconds - 1:+.0%}" if fifo.mean_seconds else "-",
-                *map(_minutes, (wait.p50_seconds, wait.p95_seconds, wait.p99_seconds, wait.worst_seconds)),
-                *(_minutes(wait.by_tier[tier]) for tier in fifo.by_tier),
+                course.policy,
+                course.regret.views,
+                course.regret.videos,
+                course.regret.users,
+                ", ".join(f"{tier} {count:,}" for tier, count in course.regret.by_tier.items() if count) or "-",
             )
-            for name, wait in found[0].items()
+            for course in tried
         ]
-        shown = "waits in minutes"
-    else:
-        parts = ("mean", "p50", "p95", "p99", "worst")
-        headings = ["!policy", *(f">{part}" for part in parts)]
-        rows = [
-            (
-                name,
-                *(
-                    _spread([_against_fifo(waits, name, f"{part}_seconds") for waits in found], "{:.2f}".format)
-                    for part in parts
-                ),
-            )
-            for name in found[0]
-        ]
-        shown = f"waits relative to first come, first served{_seeds_named(seed, len(found))}"
-    title = f"{len(draws[0]):,} jobs of {what}, {slots} slots: {shown}"
-    table(headings, rows, title=title)
-    say(_NOTE)
+        headings = ("policy", ">views lost", ">of videos", ">of users", "by tier")
+        table(
+            headings, regrets, title=f"Regret: recorded views from {span.start} to {span.today - _DAY}, of videos gone"
+        )
+    for course in outcome.courses:
+        _show_months(course)
+    for course in tried:
+        _warn(course, limits)
+    if outcome.unknown_views:
+        say(f"The views of {many(outcome.unknown_views, 'video')} are unknown: the rules for cold videos keep them.")
+    if outcome.unseen:
+        say(
+            f"{many(outcome.unseen, 'video')} were retired by a rule since {span.start} and could not be viewed "
+            "afterwards, so no policy's regret counts them."
+        )
 
 
-@group.command()
-def cache(
-    budget_gb: Annotated[
-        float, typer.Option(min=0.1, max=10_000, help="Size of each cache in GB, except the last two.")
-    ] = 10,
-    trace: Annotated[
-        str, typer.Option(help="Kind of requests: templates, scans, bursts, loops, sessions, fashions or studios.")
-    ] = "templates",
-    days: Annotated[int, typer.Option(min=1, max=365, help="Number of days.")] = 30,
-    requests_a_day: Annotated[int, typer.Option(min=10, max=100_000, help="Requests per day.")] = 3000,
-    recorded: Recorded = None,
-    seed: Seed = 1,
-    seeds: Seeds = 1,
-    as_json: AsJson = False,
-) -> None:
-    """Simulate several caches with one stream of requests: ours, S3-FIFO, W-TinyLFU, LRU, and others.
-
-    `unlimited` is the bound: it keeps everything.
-    """
-    from reelkeeper.simulation import cache as simulation
-    from reelkeeper.simulation.cache import CACHES, GB, serve
-    from reelkeeper.simulation.traces import TRACES
-
-    if trace not in TRACES:
-        raise Misconfigured(f"no trace {trace!r}; choose one of {', '.join(TRACES)}")
-    if recorded is None:
-        draws = [
-            list(TRACES[trace](seed=drawn, days=days, a_day=requests_a_day)) for drawn in range(seed, seed + seeds)
-        ]
-    else:
-        draws, trace = [simulation.recorded(_recorded_requests(recorded))], "record"
-        days = math.ceil(draws[0][-1].day)
-    found = [[serve(name, make(round(budget_gb * GB)), coming) for name, make in CACHES.items()] for coming in draws]
-    if as_json:
-        emit(found[0] if len(found) == 1 else found)
-        return
+def _show_months(course: "Course") -> None:
+    tiers = sorted({tier for month in course.months for tier in month.retired})
+    headings = ("!month", ">stored", ">R2 $", ">CPU $", ">net $", ">compressed", *(f">gone {tier}" for tier in tiers))
     rows = [
         (
-            name,
-            _spread([item.hits for item in mine], "{:.1%}".format),
-            _spread([item.cost_hits for item in mine], "{:.1%}".format),
-            _spread([item.mean_bytes / GB for item in mine], "{:,.1f} GB".format),
-            _spread([item.generated_microusd / 10**6 for item in mine], "${:,.2f}".format),
+            f"{month.month:%Y-%m}" + ("" if month.days >= _LEAST_DAYS else f" ({month.days} d)"),
+            size(month.stored_bytes),
+            *_money(month.r2_usd, month.cpu_usd, month.net_usd),
+            month.compressed,
+            *(month.retired.get(tier, 0) for tier in tiers),
         )
-        for name, mine in zip(CACHES, zip(*found, strict=True), strict=True)
+        for month in course.months
     ]
-    heading = f"{len(draws[0]):,} requests of {trace} over {days} days{_seeds_named(seed, len(found))}"
-    title = f"{heading}; within {budget_gb:g} GB, except seed and unlimited"
-    table(("!cache", ">hits", ">of the cost", ">takes", ">spent on generating"), rows, title=title)
-    say(_NOTE)
+    table(headings, rows, title=f"\n{course.policy}")
 
 
-@group.command()
-def concurrency(
-    seed: Seed = 1,
-    seeds: Seeds = 1,
-    param: Param = None,
-    as_json: AsJson = False,
-) -> None:
-    """Simulate five controllers on 28 kinds of server, and show the share of useful work that each loses.
+def _money(r2_usd: Decimal, cpu_usd: Decimal, net_usd: Decimal) -> tuple[str, str, str]:
+    return f"{r2_usd:,.2f}", f"{cpu_usd:,.2f}", f"{net_usd:+,.2f}"
 
-    The share is of the bound: the best limit at each time, known in advance.
-    """
-    from reelkeeper.rules.jobs.concurrency import ConcurrencyPolicy
-    from reelkeeper.simulation.concurrency import HOURS, steer
-    from reelkeeper.simulation.controllers import CONTROLLERS, ours
-    from reelkeeper.simulation.servers import SCENARIOS
 
-    def taken(policy: ConcurrencyPolicy) -> None: ...
-
-    policy = parameters.read("simulate concurrency", taken, param or []).get("policy", ConcurrencyPolicy())
-    makers = CONTROLLERS | {"ours": lambda scenario: ours(scenario, policy)}
-    found = {
-        scenario: {
-            name: [steer(scenario, make(scenario), seed=drawn) for drawn in range(seed, seed + seeds)]
-            for name, make in makers.items()
-        }
-        for scenario in SCENARIOS
-    }
-    if as_json:
-        flat = [
-            [of_one[place] for by_controller in found.values() for of_one in by_controller.values()]
-            for place in range(seeds)
-        ]
-        emit(flat[0] if seeds == 1 else flat)
-        return
-    rows = [
-        (
-            scenario.name,
-            scenario.best(scenario.speedup_at(HOURS, HOURS)),
-            *(
-                f"{_spread([steering.regret for steering in of_one], '{:.0%}'.format)} at {of_one[0].last_limit}"
-                for of_one in by_controller.values()
-            ),
-        )
-        for scenario, by_controller in found.items()
-    ]
-    means = [
-        [fmean(entry[name][place].regret for entry in found.values()) for place in range(seeds)] for name in makers
-    ]
-    rows.append(("mean of all", "", *(_spread(of_one, "{:.1%}".format) for of_one in means)))
-    table(
-        ("server", ">best at the end", *(f">{name}" for name in makers)),
-        rows,
-        title=f"Work lost in 40 hours, and the last limit{_seeds_named(seed, seeds)}",
+def _total(course: "Course") -> tuple[Any, ...]:
+    months = course.months
+    return (
+        course.policy,
+        size(months[-1].stored_bytes),
+        *_money(
+            sum((month.r2_usd for month in months), Decimal(0)),
+            sum((month.cpu_usd for month in months), Decimal(0)),
+            sum((month.net_usd for month in months), Decimal(0)),
+        ),
+        sum(month.compressed for month in months),
+        sum(sum(month.retired.values()) for month in months),
     )
-    say(_NOTE)
 
 
-_MAX_REQUESTS = 1_000_000
-_Row = TypeVar("_Row")
+def _warn(course: "Course", limits: dict[str, tuple[int, int]]) -> None:
+    most = limits.get(course.policy)
+    compressed, retired = course.due_at_once
+    if most is not None and (compressed > most[0] or retired > most[1]):
+        say(
+            f"{course.policy}: the first night would compress {compressed:,} videos and retire {retired:,}. A run "
+            f"compresses at most {most[0]:,} and is refused above {most[1]:,} retirements: it takes longer than shown."
+        )
 
 
-def _recorded_jobs(source: str, limit: int) -> "list[RecordedJob]":
-    from reelkeeper.store.jobs import replay
+def _draw(outcome: "Outcome", file: Path) -> None:
+    import pandas as pd
 
-    return _recorded(source, lambda session: replay.jobs_made(session, limit), replay.read_jobs)[-limit:]
+    from reelkeeper.adapters import charts
 
-
-def _recorded_requests(source: str) -> "list[RecordedRequest]":
-    from reelkeeper.store.jobs import replay
-
-    return _recorded(source, lambda session: replay.requests_answered(session, _MAX_REQUESTS), replay.read_requests)
-
-
-def _recorded(
-    source: str, ask: "Callable[[Session], list[_Row]]", read: Callable[[Iterable[str]], list[_Row]]
-) -> list[_Row]:
-    """Read recorded load from the store or from a file."""
-    from reelkeeper.store.core.engine import reading
-
-    if source == "store":
-        with store() as engine, reading(engine) as session:
-            found = ask(session)
+    rows = [
+        {"month": month.month, "policy": course.policy, "usd": float(month.r2_usd + month.cpu_usd)}
+        for course in outcome.courses
+        for month in course.months
+        if month.days >= _LEAST_DAYS
+    ]
+    notes = {}
+    if outcome.span.start < outcome.span.today:
+        notes = {course.policy: f"{course.regret.views:,} views lost" for course in outcome.courses[1:]}
+    chart = charts.policies(
+        pd.DataFrame(rows, columns=["month", "policy", "usd"]), notes, title="R2 and CPU by policy, dollars a month"
+    )
+    if file.suffix == ".svg":
+        file.write_text(charts.svg(chart), encoding="utf-8")
     else:
-        try:
-            with Path(source).open(encoding="utf-8-sig", newline="") as file:
-                found = read(file)
-        except (OSError, UnicodeDecodeError) as error:
-            raise Misconfigured(f"--recorded {source}: {error}") from None
-    if len(found) < _LEAST:
-        raise InputRefused(f"--recorded {source}: only {len(found)} recorded; at least {_LEAST} are needed")
-    return found
+        file.write_bytes(charts.png(chart))
 
 
-def _against_fifo(waits: "dict[str, Waits]", name: str, figure: str) -> float:
-    floor: float = getattr(waits["fifo"], figure)
-    return getattr(waits[name], figure) / floor if floor else math.nan
-
-
-def _spread(values: Sequence[float], shown: Callable[[float], str]) -> str:
-    """Format a mean, and for several values the half width of its 95 % interval."""
-    mean, half = interval(values)
-    return shown(mean) if math.isnan(half) else f"{shown(mean)} ± {shown(half).lstrip('+$')}"
-
-
-def _seeds_named(seed: int, count: int) -> str:
-    return "" if count == 1 else f", seeds {seed} to {seed + count - 1}"
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds / 60:,.1f}"
+def _midnight(day: date) -> datetime:
+    return datetime.combine(day, time(), UTC)

@@ -31,7 +31,6 @@ from reelkeeper.store import Engine, Session
 from reelkeeper.store.billing import job_totals, usage
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.forecast import forecasts
-from reelkeeper.store.jobs import replay
 from reelkeeper.store.lifecycle import backlog
 from reelkeeper.store.videos.videos import live_videos
 
@@ -173,7 +172,7 @@ def stored_now(engine: Engine, as_of: datetime, policies: Policies) -> Usage:
 def repeats(engine: Engine, as_of: datetime) -> tuple[int, Decimal]:
     """Count the jobs of the last 30 days that repeated an earlier request; return also the mean dollars of one."""
     with reading(engine) as session:
-        count, microusd = replay.repeats(session, as_of - DAYS_A_MONTH * _ONE_DAY)
+        count, microusd = forecasts.repeats(session, as_of - DAYS_A_MONTH * _ONE_DAY)
     return count, Decimal(microusd) / max(count, 1) / _MICRO
 
 
@@ -181,7 +180,7 @@ def cheaper_ways(engine: Engine, as_of: datetime, book: PriceBook) -> list[Cheap
     """Find where the clips of the last 30 days would have cost less: at another provider, or without sound."""
     counts = Counter[tuple[str, str | None]]()
     with reading(engine) as session:
-        for request, provider in replay.requests_made(session, as_of - DAYS_A_MONTH * _ONE_DAY):
+        for request, provider in forecasts.requests_made(session, as_of - DAYS_A_MONTH * _ONE_DAY):
             # prompts differ and cost nothing
             counts[json.dumps({**request, "prompt": "-"}, sort_keys=True), provider] += 1
     return cheaper(_equal_requests(counts), book)

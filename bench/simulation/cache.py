@@ -3,18 +3,16 @@
 Ours decides as `prune_cache` does, but whenever the budget is full, not once a day: it never uses more than the others.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import partial
 from typing import Final, Protocol
 
 import numpy as np
 
-from reelkeeper.model.jobs import RecordedRequest
+from bench.simulation.peers import Lru, S3Fifo, WTinyLfu
+from bench.simulation.traces import Request
 from reelkeeper.rules.jobs.reuse import EDGES, Habits, kind, no_counts, spell
-from reelkeeper.simulation.peers import Lru, S3Fifo, WTinyLfu
-from reelkeeper.simulation.traces import Request
 
 _TTL_DAYS, _FEW_HITS, _IDLE_DAYS = 7, 2, 3  # the source document's
 _FREE_SHARE: Final = 0.02  # of the budget, made at once
@@ -39,15 +37,6 @@ class Served:
     cost_hits: float
     mean_bytes: float
     generated_microusd: int
-
-
-def recorded(answered: Sequence[RecordedRequest]) -> list[Request]:
-    """Convert recorded requests for replay, in the order of time."""
-    first = answered[0].at
-    return [
-        Request((request.at - first) / timedelta(days=1), request.key, request.size_bytes, request.cost_microusd)
-        for request in answered
-    ]
 
 
 _VIDEO: Final = [

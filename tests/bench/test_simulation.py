@@ -5,10 +5,10 @@ from statistics import fmean
 
 import pytest
 
+from bench.simulation import cache, concurrency, queue, servers
+from bench.simulation.controllers import ours, vegas
+from bench.simulation.traces import TRACES
 from reelkeeper.rules.jobs.dispatch import DispatchPolicy
-from reelkeeper.simulation import cache, concurrency, queue, servers
-from reelkeeper.simulation.controllers import ours, vegas
-from reelkeeper.simulation.traces import TRACES
 
 pytestmark = (
     pytest.mark.soak

@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from typing import Final
 
-from reelkeeper.simulation.traces import Request
+from bench.simulation.traces import Request
 
 _MAX_COUNTED: Final = 3  # two bits of hits
 _PROVEN: Final = 2  # hits that take an entry from the small queue into the main one

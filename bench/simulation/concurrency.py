@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from bench.simulation.servers import MAX_LIMIT, Scenario, Speedup
 from reelkeeper.rules.jobs.concurrency import Finished, Running
-from reelkeeper.simulation.servers import MAX_LIMIT, Scenario, Speedup
 
 Controller = Callable[[int, Sequence[Finished], Sequence[Running]], int]
 
@@ -37,7 +37,7 @@ class Steering:
 
 def steer(scenario: Scenario, controller: Controller, *, seed: int) -> Steering:
     """Have `controller` choose the limit for 40 hours, from running jobs and those that ended since its last call."""
-    server = _Server(scenario, random.Random(seed))  # noqa: S311  a simulation is repeated by its seed
+    server = _Server(scenario, random.Random(seed))
     limits = [scenario.start_limit]
     total = HOURS * 3600.0
     stepped = 0.0

@@ -17,7 +17,7 @@ from statistics import fmean
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
-from reelkeeper.model.jobs import RecordedJob, WaitingJob
+from reelkeeper.model.jobs import WaitingJob
 from reelkeeper.rules.core.tiers import SHIPPED, Tiers
 from reelkeeper.rules.jobs.dispatch import DispatchPolicy, RankedQueue, class_bounds
 
@@ -106,7 +106,7 @@ def arrivals(
     sizes: Sizes = NARROW,
 ) -> list[Arrival]:
     """Draw jobs that keep `slots` busy for the share `load`; ln(estimate / truth) has deviation `error_sigma`."""
-    draw = random.Random(seed)  # noqa: S311  a simulation is repeated by its seed
+    draw = random.Random(seed)
     complexity = [COMPLEXITY[distribution](draw) for _ in range(count)]
     mean = sizes.base_seconds + sizes.unit_seconds * fmean(complexity) + sizes.loaded_seconds * load
     times = _bursts(draw, load * slots / mean)
@@ -141,24 +141,6 @@ def _bursts(draw: random.Random, rate: float) -> Iterator[float]:
         yield now
 
 
-def recorded(jobs: Sequence[RecordedJob]) -> list[Arrival]:
-    """Convert recorded jobs for replay, in the order of time."""
-    made = []
-    for number, recorded_job in enumerate(jobs):
-        at = EPOCH + (recorded_job.submitted_at - jobs[0].submitted_at)
-        job = WaitingJob(
-            f"{number:06}",
-            recorded_job.user,
-            recorded_job.tier,
-            at,
-            recorded_job.estimate_seconds,
-            recorded_job.model,
-            recorded_job.prompt_characters,
-        )
-        made.append(Arrival(job, recorded_job.seconds))
-    return made
-
-
 def clairvoyant(coming: Sequence[Arrival]) -> list[Arrival]:
     """Give the same jobs with true estimates: without preemption, no order waits less than `shortest` on them."""
     return [arrival._replace(job=arrival.job._replace(estimate_seconds=arrival.work_seconds)) for arrival in coming]
@@ -174,8 +156,7 @@ def run(
 ) -> Waits:
     """Play `coming`, in order of arrival, through `slots` that never idle while a job waits.
 
-    A slot that changes its model first takes `setup_seconds`. A full system adds `loaded_seconds` to each job: 0 for
-    recorded jobs, which include the load already.
+    A slot that changes its model first takes `setup_seconds`. A full system adds `loaded_seconds` to each job.
     """
     queue = _Queue(coming, rules, slots, setup_seconds, loaded_seconds)
     queue.play()

@@ -51,7 +51,7 @@ def templates(
     *, seed: int, days: int = 60, a_day: int = 3000, once_share: float = 0.5, alpha: float = 0.8
 ) -> Iterator[Request]:
     """Draw requests in the order of time; `once_share` of them never come back, `alpha` is Zipf's."""
-    draw = random.Random(seed)  # noqa: S311  a simulation is repeated by its seed
+    draw = random.Random(seed)
     makes = itertools.count()
     known = [_made(draw, f"t{next(makes)}", -draw.uniform(0, 30)) for _ in range(_FIRST_TEMPLATES)]
     ranks = [draw.uniform(0, 1) for _ in known]
@@ -70,7 +70,7 @@ def templates(
 
 def scans(*, seed: int, days: int = 60, a_day: int = 3000) -> Iterator[Request]:
     """Draw a crowd of 6,000 templates, and half of all requests in batches of 500 to 5,000, a third of them again."""
-    draw = random.Random(seed)  # noqa: S311  the same
+    draw = random.Random(seed)
     crowd, batches, batch = _Crowd(draw, "t", 6000, 0.9), list[list[Request]](), list[Request]()
     for number in range(days * a_day):
         at = number / a_day
@@ -87,7 +87,7 @@ def scans(*, seed: int, days: int = 60, a_day: int = 3000) -> Iterator[Request]:
 
 def bursts(*, seed: int, days: int = 60, a_day: int = 3000) -> Iterator[Request]:
     """Draw topics: a new one begins every forty minutes and is requested less and less."""
-    draw = random.Random(seed)  # noqa: S311  the same
+    draw = random.Random(seed)
     alive, begun = list[tuple[Request, float, float]](), itertools.count()
     for number in range(days * a_day):
         at = number / a_day
@@ -108,7 +108,7 @@ def bursts(*, seed: int, days: int = 60, a_day: int = 3000) -> Iterator[Request]
 
 def loops(*, seed: int, days: int = 60, a_day: int = 3000) -> Iterator[Request]:
     """Draw lists of 50 to 1,500 that are requested in order, a crowd of 3,000, and a fifth that never comes back."""
-    draw = random.Random(seed)  # noqa: S311  the same
+    draw = random.Random(seed)
     crowd, due, repeats = _Crowd(draw, "t", 3000, 0.8), list[tuple[float, int]](), list[Request]()
     lists = [
         (draw.choice((1, 2, _WEEK)), [_made(draw, f"l{n}-{m}", 0.0) for m in range(draw.randrange(50, 1500))])
@@ -132,7 +132,7 @@ def loops(*, seed: int, days: int = 60, a_day: int = 3000) -> Iterator[Request]:
 
 def sessions(*, seed: int, days: int = 60, a_day: int = 3000) -> Iterator[Request]:
     """Draw requests of which two in three repeat a recent one: the median is 300 requests ago, with a long tail."""
-    draw = random.Random(seed)  # noqa: S311  the same
+    draw = random.Random(seed)
     past = list[Request]()
     for number in range(days * a_day):
         ago = int(draw.lognormvariate(math.log(300), 2.0)) + 1
@@ -145,7 +145,7 @@ def sessions(*, seed: int, days: int = 60, a_day: int = 3000) -> Iterator[Reques
 
 def fashions(*, seed: int, days: int = 60, a_day: int = 3000) -> Iterator[Request]:
     """Draw a crowd of 5,000 that is replaced every twelve days, and a third that never comes back."""
-    draw = random.Random(seed)  # noqa: S311  the same
+    draw = random.Random(seed)
     for number in range(days * a_day):
         at = number / a_day
         if number % (12 * a_day) == 0:
@@ -155,7 +155,7 @@ def fashions(*, seed: int, days: int = 60, a_day: int = 3000) -> Iterator[Reques
 
 def studios(*, seed: int, days: int = 60, a_day: int = 3000) -> Iterator[Request]:
     """Draw a crowd of work-days and one of weekends, each request of twice the bytes at twice the cost."""
-    draw = random.Random(seed)  # noqa: S311  the same
+    draw = random.Random(seed)
     crowds = _Crowd(draw, "w", 9000, 0.75), _Crowd(draw, "e", 4000, 1.0)
     for number in range(days * a_day):
         at = number / a_day

@@ -4,9 +4,9 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from bench.simulation.concurrency import STEP_JOBS, Controller
+from bench.simulation.servers import MAX_LIMIT, Scenario
 from reelkeeper.rules.jobs.concurrency import ConcurrencyPolicy, Finished, Memory, Running, follow
-from reelkeeper.simulation.concurrency import STEP_JOBS, Controller
-from reelkeeper.simulation.servers import MAX_LIMIT, Scenario
 
 _SEED_COST_MICROUSD, _SEED_SECONDS = 20_000, 30.0  # the source document's two thresholds
 _AIMD_SLOWDOWN, _AIMD_BACKOFF = 4.0, 0.9  # Netflix concurrency-limits backs off by 0.9
