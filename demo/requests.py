@@ -175,8 +175,8 @@ def _sell(workspace: Workspace) -> None:
 @contextmanager
 def _generator(seller: vendor.Vendor) -> Iterator[None]:
     """Let this process use the demo's vendor as its provider."""
-    named = {"": "fal", "_URL": seller.url, "_TOKEN": vendor.KEY}
-    told = {f"REELKEEPER_GENERATOR{name}": value for name, value in named.items()}
+    named = {"URL": seller.url, "TOKEN": vendor.KEY}
+    told = {f"REELKEEPER_FAL_{name}": value for name, value in named.items()}
     told["REELKEEPER_ALLOW_PRIVATE_ADDRESSES"] = "true"  # it is on this machine
     os.environ.update(told)
     settings.cache_clear()

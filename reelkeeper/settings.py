@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AliasChoices, DirectoryPath, Field, SecretStr, field_validator, model_validator
+from pydantic import AliasChoices, DirectoryPath, Field, SecretStr, ValidationInfo, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     DotEnvSettingsSource,
@@ -26,6 +26,7 @@ from pydantic_settings import (
 from reelkeeper.errors import Misconfigured
 from reelkeeper.model.key_patterns import DEFAULT_PATTERNS, compiled
 from reelkeeper.redaction import hide
+from reelkeeper.vendor_settings import VendorSettings
 
 _PREFIX: Final = "REELKEEPER_"
 # Variables that carry the prefix and are no settings: where a run works (deployments/folder.py), failpoints
@@ -39,7 +40,7 @@ _SERVICE_ADDRESS: Final = re.compile(
 )  # the value of the one that is named like a setting: ..._PORT
 
 
-class Settings(BaseSettings):
+class Settings(VendorSettings):
     """Every address and secret. Policies are not here: `reelkeeper policy` keeps them in the store."""
 
     model_config = SettingsConfigDict(
@@ -161,27 +162,6 @@ class Settings(BaseSettings):
         "started at once",
     )
     prefect_api_auth: SecretStr | None = Field(None, description="USER:PASSWORD for Prefect's API, if it requires one")
-    generator: Literal["local", "http", "fal", "replicate", "runway", "openai", "comfyui"] | None = Field(
-        None,
-        description="Provider that makes videos; if unset, http with a generator_url, else local: ffmpeg on this "
-        "machine",
-    )
-    generator_url: str | None = Field(
-        None, description="URL of the provider's API; fal, replicate and runway have a default"
-    )
-    generator_token: SecretStr | None = Field(None, description="API key or bearer token for the provider's API")
-    generator_model: str | None = Field(
-        None, description="Model that makes all videos, as the provider names it; the requested model if unset"
-    )
-    generator_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
-        (),
-        description="Additional hosts, and their subdomains, that a provider's videos may be fetched from, separated "
-        "by commas; if unset, any host for http, and the vendor's own for the others",
-    )
-    generator_webhook_url: str | None = Field(None, description="URL that the provider calls when a job ends")
-    generator_webhook_secret: SecretStr | None = Field(
-        None, description="Secret with which the provider signs its calls"
-    )
     allow_private_addresses: bool = Field(
         False, description="Allow the provider, and the URLs that it returns, to use non-public addresses and http"
     )
@@ -231,21 +211,11 @@ class Settings(BaseSettings):
         compiled(value)
         return value
 
-    @field_validator(
-        "s3_endpoint_url",
-        "cloudflare_api_url",
-        "slack_api_url",
-        "api_url",
-        "prefect_api_url",
-        "ui_url",
-        "generator_url",
-        "generator_webhook_url",
-        mode="after",
-    )
+    @field_validator("*", mode="after")
     @classmethod
-    def _plain_address(cls, value: str | None) -> str | None:
+    def _plain_address(cls, value: object, info: ValidationInfo) -> object:
         """Refuse a password in an address that is shown to people."""
-        if value and "@" in urlsplit(value).netloc:
+        if isinstance(value, str) and str(info.field_name).endswith("_url") and "@" in urlsplit(value).netloc:
             raise ValueError("must hold no user and password: addresses are shown")
         return value
 
@@ -295,16 +265,6 @@ class Settings(BaseSettings):
             raise ValueError("public_url, cache_zone_id and cache_purge_token are set together")
         return self
 
-    @model_validator(mode="after")
-    def _one_generator(self) -> Self:
-        if self.generator in ("http", "openai", "comfyui") and not self.generator_url:
-            raise ValueError(f"generator {self.generator} needs generator_url, where its API is")
-        if self.generator in ("fal", "replicate", "runway") and not self.generator_token:
-            raise ValueError(f"generator {self.generator} needs generator_token, the key of its API")
-        if self.generator == "local" and self.generator_url:
-            raise ValueError("generator is local, and generator_url is set: one of them says who makes videos")
-        return self
-
     @property
     def endpoint_url(self) -> str | None:
         """The S3 endpoint, or None where the embedded server is used."""
@@ -339,11 +299,6 @@ class Settings(BaseSettings):
     def store_file(self) -> Path:
         """The file of the store, where no `database_url` is set."""
         return self.state_dir / "store.sqlite3"
-
-    @property
-    def provider(self) -> str:
-        """The name of the provider that makes videos."""
-        return self.generator or ("http" if self.generator_url else "local")
 
     @property
     def images(self) -> Path:

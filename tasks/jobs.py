@@ -41,9 +41,9 @@ def keep_slots_full(
     """Run jobs until the shift is over. On a signal to stop, hand over the running jobs."""
     scratch = make_folder(settings().scratch)
     sweep_scratch_dirs(scratch)
-    generator = providers.connect(settings(), images.source(workspace.bucket, _IMAGE_URL_SECONDS))
+    generators = providers.connect(settings(), images.source(workspace.bucket, _IMAGE_URL_SECONDS))
     limit = _limit(workspace, shift.slots)
-    ends = worker.work(workspace, generator, shift, run_id=run_id, scratch=scratch, limit=limit)
+    ends = worker.work(workspace, generators, shift, run_id=run_id, scratch=scratch, limit=limit)
     report = queue.report(workspace.engine, run_id, ends)
     rows = [
         f"| {name.replace('_', ' ')} | {getattr(report, name):,} |" for name in dict.fromkeys(queue.FIELDS.values())

@@ -27,6 +27,8 @@ def test_each_secret_is_read_from_the_file_of_its_name(folder: Path) -> None:
     (folder / "reelkeeper_prefect_api_auth").write_text("admin:secret\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("REELKEEPER_S3_ENDPOINT_URL", "http://127.0.0.1:9000")
+        for vendor in ("OPENAI", "COMFYUI", "HTTP"):
+            patch.setenv(f"REELKEEPER_{vendor}_URL", "https://videos.example.com")
         patch.setenv("REELKEEPER_SLACK_CHANNEL", "C0123456789")
         patch.setenv("REELKEEPER_SLACK_OPERATORS", "U0123ADA")
         patch.setenv("REELKEEPER_PUBLIC_URL", "https://videos.example.com")

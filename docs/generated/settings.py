@@ -5,6 +5,7 @@ from os import PathLike
 from docs.generated import tables
 from docs.generated.tables import code, kind
 from reelkeeper.settings import Settings
+from reelkeeper.vendor_settings import VendorSettings
 
 
 def table(_argument: str = "") -> str:
@@ -17,7 +18,9 @@ def table(_argument: str = "") -> str:
             "unset" if field.default is None else _shown(field.default),
             field.description or "",
         )
-        for name, field in Settings.model_fields.items()
+        for name, field in sorted(
+            Settings.model_fields.items(), key=lambda item: item[0] in VendorSettings.model_fields
+        )
     ]
     return tables.table(("variable", "type", "default", "description"), rows)
 

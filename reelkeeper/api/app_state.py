@@ -73,7 +73,7 @@ class AppState:
     workspace: Workspace
     scratch: Path
     orchestrator: Orchestrator | None = None
-    provider: str = "local"  # provider of the models for which the catalogue names none
+    provider: str | None = "local"  # provider of the models for which the catalogue names none
     allow_private: bool = False  # whether webhook URLs may have private addresses
     load: Load = field(init=False)
 

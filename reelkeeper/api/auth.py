@@ -28,7 +28,7 @@ from reelkeeper.operations.videos.images import MAX_BYTES
 from reelkeeper.rules.core.access import Allowance, body_deadline, take
 
 HEALTH: Final = frozenset({"/healthz", "/readyz"})
-OPEN: Final = HEALTH | {"/openapi.json", hooks.PATH, hooks.SLACK_PATH}
+OPEN: Final = HEALTH | hooks.PATHS | {"/openapi.json", hooks.SLACK_PATH}
 TRUSTED_SECONDS: Final = 1.0  # counted from before the look-up
 _DUE_SECONDS: Final = 0.5  # until one request looks the token up again, so that others need not wait for it
 _MAX_TRUSTED: Final = 10_000  # cached tokens; when it is reached, the cache is emptied

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 
 GLOBAL_LIMIT: Final = "generation"  # under this name Prefect knows how many jobs run at once, in all processes together
 
@@ -29,6 +29,22 @@ class Occupied(NamedTuple):
     tier: str | None
     user_id: str
     jobs: int
+
+
+class Served(NamedTuple):
+    """The providers that a worker sends jobs to; `default` gets those of models for which no provider is named."""
+
+    names: frozenset[str]
+    default: str | None
+
+    @classmethod
+    def only(cls, name: str) -> Self:
+        """Return the providers of a worker that has one."""
+        return cls(frozenset({name}), name)
+
+    def lane(self, admitted_for: str | None) -> str | None:
+        """Return where a job goes that no catalogue gives to a provider; None: to no provider of this worker."""
+        return admitted_for if admitted_for in self.names else self.default
 
 
 class SizeAndAge(NamedTuple):

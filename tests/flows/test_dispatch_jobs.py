@@ -1,6 +1,7 @@
 """`dispatch_jobs`: jobs are really run, no more at once than Prefect's limit, and reported."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -13,12 +14,16 @@ from reelkeeper.model.jobs import GLOBAL_LIMIT, JobState
 from reelkeeper.model.requests import GenerationRequest, Queued
 from reelkeeper.operations.billing import ledger
 from reelkeeper.operations.jobs.admit import admit
+from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.jobs.attempts import AttemptPolicy
 from reelkeeper.settings import settings
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.tables import jobs
+from tests.adapters.providers.formats import FILES, FORMATS
 from tests.doubles.provider import TOKEN, ProviderDouble
 from tests.flows.scenes import Scene
+from tests.operations.shop import SMALL
+from tests.policies import put_in_force
 
 
 @pytest.fixture
@@ -41,6 +46,47 @@ def provider(tiny_clip: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Provi
         monkeypatch.setenv("REELKEEPER_ALLOW_PRIVATE_ADDRESSES", "true")
         settings.cache_clear()
         yield double
+
+
+@pytest.mark.long
+def test_one_worker_serves_several_vendors_each_with_its_own_models(
+    scene: Scene, tiny_clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ExitStack() as stack:
+        vendors = {
+            name: stack.enter_context(FORMATS[name].double(tiny_clip.read_bytes()).serving())
+            for name in ("fal", "runway", "openai")
+        }
+        told = {
+            f"{name}_{what}": value
+            for name, at in vendors.items()
+            for what, value in (("url", at.url), ("token", TOKEN))
+        }
+        for name, value in {**told, "generator_hosts": FILES[0], "allow_private_addresses": "true"}.items():
+            monkeypatch.setenv(f"REELKEEPER_{name.upper()}", value)
+        settings.cache_clear()
+        price = {"unit": "clip", "rates": [{"usd": "0.01"}], "source": "a price list", "read_on": "2026-11-29"}
+        models = [
+            {"model": f"made-by-{name}", "provider": name, "vendor_model": FORMATS[name].model, "price": price}
+            for name in vendors
+        ]
+        put_in_force(scene.engine, book=PriceBook.model_validate({"models": models}))
+        with transaction(scene.engine, "test") as session:
+            ledger.grant(session, "ann", 10**6, "first", run_id="test")
+        answers = [
+            admit(
+                scene.engine, {**SMALL, "model": f"made-by-{name}", "prompt": "a cat"}, user_id="ann", client_key=name
+            )
+            for name in vendors
+        ]
+        assert all(isinstance(answer, Queued) for answer in answers), answers
+        report = dispatch_jobs(dry_run=False, until_idle=True)
+        assert (report.succeeded, report.waiting) == (3, 0)
+        assert {name: len(vendor.submitted) for name, vendor in vendors.items()} == dict.fromkeys(vendors, 1)
+    with reading(scene.engine) as session:
+        made = session.execute(sa.select(jobs.c.model, jobs.c.provider)).all()
+    assert {tuple(row) for row in made} == {(f"made-by-{name}", name) for name in vendors}
+    scene.world.check()
 
 
 def states(scene: Scene) -> set[str]:

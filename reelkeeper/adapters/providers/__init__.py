@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from reelkeeper.adapters import public
 from reelkeeper.adapters.providers.comfyui import ComfyUIProvider
-from reelkeeper.adapters.providers.contract import NO_IMAGES, Billing, Generator, ImageSource, Provider
+from reelkeeper.adapters.providers.contract import NO_IMAGES, Billing, Generator, Generators, ImageSource, Provider
 from reelkeeper.adapters.providers.fal import FalProvider
 from reelkeeper.adapters.providers.http import HttpProvider
 from reelkeeper.adapters.providers.local import LocalGenerator
@@ -24,6 +24,7 @@ __all__ = [
     "ComfyUIProvider",
     "FalProvider",
     "Generator",
+    "Generators",
     "HttpProvider",
     "LocalGenerator",
     "OpenAIProvider",
@@ -36,21 +37,24 @@ __all__ = [
 ]
 
 
-def connect(settings: Settings, images: ImageSource = NO_IMAGES) -> Generator:
-    """Return the configured generator, by default the local one; it reads input images from `images`. No request."""
-    name = settings.provider
-    if name == "local":
-        return LocalGenerator(settings.images, images)
-    return RemoteGenerator(_provider(name, settings), model=settings.generator_model, images=images)
+def connect(settings: Settings, images: ImageSource = NO_IMAGES) -> Generators:
+    """Return a generator for each configured vendor, or the local one; they read input images from `images`.
+
+    Sends no request.
+    """
+    default, found = settings.provider, dict[str, Generator]()
+    for name in settings.vendors:
+        model = settings.generator_model if name == default else None
+        found[name] = RemoteGenerator(_provider(name, settings), model=model, images=images)
+    if default == "local":
+        found["local"] = LocalGenerator(settings.images, images)
+    return Generators(found, default)
 
 
 def billing(settings: Settings, name: str) -> Billing:
-    """Return the account of the configured provider, which must be `name`. Sends no request. Raises Misconfigured."""
-    if settings.provider != name:
-        raise Misconfigured(
-            f"REELKEEPER_GENERATOR is {settings.provider}: to read the account at {name}, set it and its "
-            "REELKEEPER_GENERATOR_TOKEN for this command"
-        )
+    """Return the account at the vendor `name`. Sends no request. Raises Misconfigured."""
+    if name not in settings.vendors:
+        raise Misconfigured(f"no key of {name} is set: to read the account there, set REELKEEPER_{name.upper()}_TOKEN")
     provider = _provider(name, settings)
     if not isinstance(provider, FalProvider | ReplicateProvider | RunwayProvider | OpenAIProvider):
         raise Misconfigured(f"{name} offers no list of its jobs that can be read")
@@ -58,43 +62,41 @@ def billing(settings: Settings, name: str) -> Billing:
 
 
 def check_sources(settings: Settings) -> str:
-    """Describe where the configured provider's videos are fetched from. Sends no request, but resolves its address.
+    """Describe where each vendor's videos are fetched from. Sends no request, but resolves the vendors' addresses.
 
-    Raises AddressRefused where its own address is refused, and Misconfigured where another setting has its videos
-    refused that are paid for.
+    Raises AddressRefused where one is refused, and Misconfigured where another setting has videos refused that are paid
+    for.
     """
-    name = settings.provider
-    if name == "local":
-        return "ffmpeg on this machine makes them"
-    provider = _provider(name, settings)
     # guard provider.host_names: videos are paid for and refused, as a host is written in a way that matches none
     if wrong := [host for host in settings.generator_hosts if not _HOST.fullmatch(host)]:
         raise Misconfigured(
             f"REELKEEPER_GENERATOR_HOSTS has {', '.join(wrong)}: write names only, in lower case, such as cdn.example; "
             "each includes its subdomains"
         )
-    assert isinstance(provider, OverHttp)  # noqa: S101  each is
-    public.resolve(provider.url, allow_private=settings.allow_private_addresses)
-    sources = provider.sources
-    return f"{name}: videos are fetched from {'any public host' if sources is None else ', '.join(sources)}"
+    found = list[str]()
+    for name in settings.vendors:
+        provider = _provider(name, settings)
+        assert isinstance(provider, OverHttp)  # noqa: S101  each is
+        public.resolve(provider.url, allow_private=settings.allow_private_addresses)
+        hosts = provider.sources
+        found.append(f"{name}: videos are fetched from {'any public host' if hosts is None else ', '.join(hosts)}")
+    return "; ".join(found) or "ffmpeg on this machine makes them"
 
 
 def _provider(name: str, settings: Settings) -> Provider:
-    url, webhook_url, hosts = settings.generator_url, settings.generator_webhook_url, settings.generator_hosts
-    token = settings.generator_token.get_secret_value() if settings.generator_token else ""
+    at, hosts = settings.vendors[name], settings.generator_hosts
     how: dict[str, Any] = {"allow_private": settings.allow_private_addresses}
     if name in VENDORS:
-        secret = settings.generator_webhook_secret
-        how |= {"url": url, "webhook_url": webhook_url, "webhook_secret": secret and secret.get_secret_value()}
+        how |= {"url": at.url, "webhook_url": at.webhook_url, "webhook_secret": at.webhook_secret}
     match name:
         case "fal":
-            return FalProvider(token, hosts=hosts, **how)
+            return FalProvider(at.token, hosts=hosts, **how)
         case "replicate":
-            return ReplicateProvider(token, hosts=hosts, **how)
+            return ReplicateProvider(at.token, hosts=hosts, **how)
         case "runway":
-            return RunwayProvider(token, url=url, hosts=hosts, **how)
+            return RunwayProvider(at.token, url=at.url, hosts=hosts, **how)
         case "openai":
-            return OpenAIProvider(str(url), token, hosts=hosts, **how)
+            return OpenAIProvider(str(at.url), at.token, hosts=hosts, **how)
         case "comfyui":
-            return ComfyUIProvider(str(url), token, hosts=hosts, **how)
-    return HttpProvider(str(url), token, webhook_url=webhook_url, hosts=hosts or None, **how)
+            return ComfyUIProvider(str(at.url), at.token, hosts=hosts, **how)
+    return HttpProvider(str(at.url), at.token, webhook_url=at.webhook_url, hosts=hosts or None, **how)

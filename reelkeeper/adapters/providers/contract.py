@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol, Self
 
+from reelkeeper.model.jobs import Served
 from reelkeeper.model.money import VendorJob
 
 
@@ -135,6 +136,23 @@ class Generator(Protocol):
 
     def make(self, order: Order, target: Path, log: Log) -> Made:
         """Make the video, and store it in `target`. Raises a GenerationError, or what `log` raises."""
+
+
+class Generators(NamedTuple):
+    """The generators of a worker by the names of their providers, and which gets the models that no catalogue gives."""
+
+    by_name: Mapping[str, Generator]
+    default: str | None  # None: it takes no jobs of such models
+
+    @classmethod
+    def alone(cls, generator: Generator) -> Self:
+        """Return the generators of a worker that has only one."""
+        return cls({generator.name: generator}, generator.name)
+
+    @property
+    def served(self) -> Served:
+        """The providers' names."""
+        return Served(frozenset(self.by_name), self.default)
 
 
 class Provider(Protocol):

@@ -35,6 +35,12 @@ class Call(NamedTuple):
     job_id: str
 
 
+def signer(headers: Mapping[str, str]) -> str:
+    """Tell by its signature's headers which vendor sent a call to an address that all vendors had."""
+    marks = {"fal": "x-fal-webhook-signature", "replicate": "webhook-signature"}
+    return next((vendor for vendor, mark in marks.items() if mark in headers), "http")
+
+
 def verify(
     vendor: str,
     secret: str,
@@ -113,13 +119,13 @@ def _require_standard(secret: str, headers: Mapping[str, str], body: bytes, now:
     try:
         key = base64.b64decode(secret.removeprefix("whsec_"))
     except binascii.Error:
-        raise SignatureRefused("REELKEEPER_GENERATOR_WEBHOOK_SECRET must have the form whsec_...") from None
+        raise SignatureRefused("REELKEEPER_REPLICATE_WEBHOOK_SECRET must have the form whsec_...") from None
     expected = base64.b64encode(hmac.digest(key, f"{call_id}.{at}.".encode() + body, "sha256"))
     given = [part.partition(",")[2] for part in headers.get("webhook-signature", "").split() if part.startswith("v1,")]
     # All are compared, so that the time taken reveals nothing.
     # guard vendor_call.standard: a forged callback assigns a request to a job whose answer was lost
     if not sum(hmac.compare_digest(expected, text.encode()) for text in given):
-        raise SignatureRefused("the call is not signed with the secret that REELKEEPER_GENERATOR_WEBHOOK_SECRET holds")
+        raise SignatureRefused("the call is not signed with the secret that REELKEEPER_REPLICATE_WEBHOOK_SECRET holds")
 
 
 def _require_now(at: str, now: float) -> None:

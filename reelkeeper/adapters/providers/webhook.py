@@ -41,7 +41,7 @@ def verify(secret: str, body: bytes, header: str, now: float) -> str:
     # All are compared, so that the time taken reveals nothing; there are two while a secret is being changed.
     # guard webhook.signature: anybody can make us query the provider about any job, without end
     if not sum(hmac.compare_digest(expected, text.encode()) for text in given):
-        raise SignatureRefused("the call is not signed with the secret that REELKEEPER_GENERATOR_WEBHOOK_SECRET holds")
+        raise SignatureRefused("the call is not signed with the secret that REELKEEPER_HTTP_WEBHOOK_SECRET holds")
     # guard webhook.window: a recorded callback can be replayed for ever
     if abs(now - at) > TOLERANCE_SECONDS:
         raise SignatureRefused(f"the call was signed {now - at:+.0f} s ago, the limit is {TOLERANCE_SECONDS} s")

@@ -27,11 +27,13 @@ from reelkeeper.operations.lifecycle.plans import start_approved
 from reelkeeper.redaction import redacted
 from reelkeeper.rules.alerts import alerting
 from reelkeeper.rules.alerts.alerting import Trouble
-from reelkeeper.settings import Settings, settings
+from reelkeeper.settings import settings
+from reelkeeper.vendor_settings import HOOKS
 
-PATH: Final = "/hooks/generator"
-RUNS_PATH: Final = "/hooks/runs"
-SLACK_PATH: Final = "/hooks/slack"
+EARLIER: Final = "generator"  # the path of every vendor in earlier versions: URLs of jobs in flight have it
+PATHS: Final = frozenset(f"{HOOKS}/{name}" for name in (EARLIER, "http", *providers.VENDORS))
+RUNS_PATH: Final = f"{HOOKS}/runs"
+SLACK_PATH: Final = f"{HOOKS}/slack"
 router = APIRouter()
 _log = logging.getLogger(__name__)
 
@@ -46,44 +48,6 @@ class TroubledRun(BaseModel):
     message: str | None = None
     url: Annotated[str, StringConstraints(pattern=r"^https?://\S+$", max_length=1_000)] | None = None
     is_manual_dry_run: bool = False  # of `reelkeeper run`, which shows the error to its person
-
-
-@router.post(PATH, include_in_schema=False)  # called by providers, not by clients
-async def generator_called(request: Request, app_state: CurrentState, load: Loaded) -> Response:
-    """Poll the job that the call is about soon. The answer is the same for an unknown job."""
-    given = settings()
-    secret = given.generator_webhook_secret
-    # guard webhook.secret: calls are accepted although no secret is set
-    if secret is None:
-        raise HTTPException(404, "calls of providers are not accepted: REELKEEPER_GENERATOR_WEBHOOK_SECRET is not set")
-    shown = request.headers.get(webhook.HEADER, "")
-    if given.generator in providers.VENDORS:
-        return await _vendor_called(given, secret.get_secret_value(), request, app_state, load)
-    # guard webhook.verified: anybody can trigger any number of calls to the provider about any job
-    job_id = webhook.verify(secret.get_secret_value(), await request.body(), shown, time.time())
-    async with load.writing.turn(), load.work.turn():
-        await run_in_threadpool(poll_now, app_state.workspace.engine, job_id)
-    return Response(status_code=204)
-
-
-async def _vendor_called(
-    given: Settings, secret: str, request: Request, app_state: CurrentState, load: Loaded
-) -> Response:
-    """Record the vendor's id of the job, in case its answer was lost, and poll the job soon."""
-    vendor, body = str(given.generator), await request.body()
-    verify = partial(
-        vendor_calls.verify, url=given.generator_url, allow_private=given.allow_private_addresses
-    )  # may fetch fal's keys
-    # guard vendor_call.verified: anybody can set the vendor's id of a job whose answer was lost
-    call = await run_in_threadpool(verify, vendor, secret, request.query_params, request.headers, body, time.time())
-
-    def name(model: str) -> str:
-        return job_path(model, call.job_id) if vendor == "fal" else call.job_id
-
-    record = partial(name_sent, model=given.generator_model)
-    async with load.writing.turn(), load.work.turn():
-        await run_in_threadpool(record, app_state.workspace.engine, call.key, name)
-    return Response(status_code=204)
 
 
 @router.post(SLACK_PATH, include_in_schema=False)  # called by Slack, not by clients
@@ -126,4 +90,38 @@ def run_in_trouble(run: TroubledRun, app_state: CurrentState) -> Response:
         return Response(status_code=204)
     found = alerting.finding(run.trouble, run.flow, run_name=run.run_name, message=run.message or "", url=run.url or "")
     observe(app_state.workspace.engine, [found], rules=(), run_id=run.run_id)
+    return Response(status_code=204)
+
+
+@router.post(f"{HOOKS}/{{vendor}}", include_in_schema=False)  # called by providers, not by clients
+async def vendor_called(vendor: str, request: Request, app_state: CurrentState, load: Loaded) -> Response:
+    """Record the vendor's id of the job that the call is about, in case its answer was lost, and poll the job soon.
+
+    The answer is the same for an unknown job.
+    """
+    given = settings()
+    # guard webhook.earlier: calls about jobs in flight at an upgrade are refused, and lost answers stay lost
+    name = vendor_calls.signer(request.headers) if vendor == EARLIER else vendor
+    url, _, _, secret = given.access(name)
+    # guard webhook.secret: calls are accepted although no secret is set
+    if secret is None:
+        raise HTTPException(
+            404, f"calls of {name} are not accepted: REELKEEPER_{name.upper()}_WEBHOOK_SECRET is not set"
+        )
+    body, now, engine = await request.body(), time.time(), app_state.workspace.engine
+    if name in providers.VENDORS:
+        verify = partial(  # may fetch fal's keys
+            vendor_calls.verify, url=url, allow_private=given.allow_private_addresses
+        )
+        # guard vendor_call.verified: anybody can set the vendor's id of a job whose answer was lost
+        call = await run_in_threadpool(verify, name, secret, request.query_params, request.headers, body, now)
+        model = given.generator_model if name == given.provider else None
+        named = partial(job_path, request_id=call.job_id) if name == "fal" else lambda _model: call.job_id
+        record = partial(name_sent, engine, call.key, named, model=model)
+    else:
+        # guard webhook.verified: anybody can trigger any number of calls to the provider about any job
+        job_id = webhook.verify(secret, body, request.headers.get(webhook.HEADER, ""), now)
+        record = partial(poll_now, engine, job_id)
+    async with load.writing.turn(), load.work.turn():
+        await run_in_threadpool(record)
     return Response(status_code=204)

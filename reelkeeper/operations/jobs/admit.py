@@ -96,10 +96,10 @@ def admit(
     *,
     user_id: str,
     client_key: str,
-    provider: str = "local",
+    provider: str | None = "local",
     tag: str | None = None,
 ) -> Admission:
-    """Answer a user's request. `provider` is for models without one in the catalogue, `tag` is for a new video.
+    """Answer a user's request, for a video with `tag`. `provider` makes what the catalogue gives to none; None: nobody.
 
     An existing video is returned also while changes are frozen, unless it is charged for. Raises NotFound for an
     unknown user, KeyReused when the client's key came with another request, and SchemaError where the policies in force
@@ -205,7 +205,13 @@ def _enqueue(
     admission = seen.in_force.policies.admission
     lasting, reservation_id, hold_id = admission.hold_seconds, None, None
     entry = seen.in_force.policies.book.entry(asked.request.model)
-    lane, cost = fallback.Destination((entry and entry.provider) or asked.provider, price.cost_microusd)
+    lane, cost = (entry and entry.provider) or asked.provider, price.cost_microusd
+    # guard admission.whose: of several vendors, one is paid for a model that nobody said it makes
+    if lane is None:
+        raise ModelRefused(
+            f"no provider makes model {asked.request.model!r}: the catalogue names none, and of several, "
+            "REELKEEPER_GENERATOR names none. Nothing was held"
+        )
     if leader_id is None:
         lane, cost = fallback.choose(
             session, asked.request, offer.tier, asked.tag, asked.user_id, fallback.Destination(lane, cost)

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 from reelkeeper.errors import LeaseLost, NotFound, ProviderBusy, Refused
-from reelkeeper.model.jobs import JobState, WaitingJob
+from reelkeeper.model.jobs import JobState, Served, WaitingJob
 from reelkeeper.operations.alerts import alerts
 from reelkeeper.operations.billing import ledger, limits, quota
 from reelkeeper.operations.core.freeze import require_permission, why_stopped
@@ -49,11 +49,11 @@ def claim(
     limit: int,
     order: DispatchPolicy | None = None,
     tiers: Tiers | None = None,
-    provider: str | None = None,
+    served: Served | None = None,
 ) -> list[Claim]:
     """Claim a job for each free slot of a worker; `warm_models` are the models that the slots have loaded.
 
-    Jobs that wait for another provider than the worker's are left out, and so are those that were sent to another one.
+    Jobs that wait for a provider that is not `served`, and those that were sent to one, are left out; unset: none are.
     `order` and `tiers` are exceptions of this run to the policies in force. At most `limit`
     jobs run at once over all workers, of a provider, model, tier or user at most its cap, of a provider at most its
     tuned limit, and of an unwell provider only trial jobs; these limits do not hold up other jobs. Jobs of dead workers
@@ -69,17 +69,15 @@ def claim(
         policies = in_force(session).policies.overridden(order=order, tiers=tiers)
         policy = policies.order
         # guard claims.limit: more jobs run at once than the limit allows, and each costs money
-        slots = list(warm_models[: max(0, limit - claims.count_running(session))])
+        slots = list(warm_models[: max(0, limit - claims.running_by_lane(session).total())])
         if not slots:
             return []
         resting = breaker.for_claims(session, as_of, policies.breaker)
         if unwell := [name for name, rest in resting.items() if rest.phase is Phase.OPEN]:
             fallback.move_waiting(session, unwell)
         # guard claims.theirs: a worker takes a job that another provider has, and ends it without asking that
-        chosen = claims.left_behind(session, len(slots), provider)
-        # guard claims.own_breaker: jobs without a named provider are sent to one that fails them
-        most = resting[provider].room if provider in resting else len(slots)
-        if slots := slots[len(chosen) :][:most]:
+        chosen = claims.left_behind(session, len(slots), served)
+        if slots := slots[len(chosen) :]:
             memory = _with_bounds(session, memory, policy, as_of)
             if policy.class_bounds_seconds is None and memory.get("bounds"):
                 policy = policy.model_copy(update={"class_bounds_seconds": tuple(memory["bounds"])})
@@ -88,16 +86,15 @@ def claim(
             room = Room(caps, claims.occupied(session) if caps or lanes else (), lanes, trials)
             named = ((entry.model, name) for entry in policies.book.models for name in entry.providers)
             # guard claims.others: a worker keeps claiming jobs of another provider, which stay waiting
-            others = [pair for pair in named if provider and pair[1] != provider]
+            others = [pair for pair in named if served and pair[1] not in served.names]
             tiers = policies.tiers
-            read = partial(claims.waiting_jobs, session, dispatch.window(policy, tiers), tiers.names, others=others)
+            waiting = partial(claims.waiting_jobs, session, dispatch.window(policy, tiers), tiers.names)
+            read = partial(waiting, others=others, served=served)
             rank = partial(dispatch.RankedQueue, policy=policy, tiers=tiers, as_of=as_of, slots=limit)
             picked, credit = _pick(slots, float(memory.get("credit_seconds", 0.0)), room, read, rank)
             controls.write(session, claims.DISPATCH, memory | {"credit_seconds": credit})
             for name, rest in resting.items():
-                breaker.try_with(
-                    session, name, rest.breaker, [job.id for job in picked if name in {provider, job.lane}]
-                )
+                breaker.try_with(session, name, rest.breaker, [job.id for job in picked if job.lane == name])
             chosen += [job.id for job in picked]
         return claims.take(session, chosen, worker) if chosen else []
 

@@ -24,7 +24,7 @@ class AdmissionRequest(NamedTuple):
     request: GenerationRequest
     sha256: str  # of the request, the same for all users
     cache_key: str
-    provider: str  # for models without one in the catalogue
+    provider: str | None  # for models without one in the catalogue; None: they are refused
     tag: str | None  # for a new video; not part of the request, so an existing video answers any tag
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from reelkeeper.adapters.ffmpeg.intake import scratch_dir
-from reelkeeper.adapters.providers.contract import Generator, Made, Order
+from reelkeeper.adapters.providers.contract import Generator, Generators, Made, Order
 from reelkeeper.errors import (
     AccountLocked,
     ContentRefused,
@@ -85,7 +85,7 @@ class WorkerContext:
     """
 
     workspace: Workspace
-    generator: Generator
+    generators: Generators
     manager: LeaseManager
     scratch: Path
     run_id: str
@@ -110,12 +110,13 @@ class JobRun:
         self.is_paid = False  # it charged, and did not say how much
         self.attempts = attempts
         self.ran_beside: list[int] = []  # jobs of the same provider that ran, at each count
+        self.generator: Generator | None = None  # until it is known where the job goes
         self._context = context
 
     def announce(self) -> str:
         """Record that the job is about to be sent; return its key."""
         self.check()
-        self.claim = claiming.announce(self._context.engine, self.claim, self._context.generator.name)
+        self.claim = claiming.announce(self._context.engine, self.claim, str(self.here))
         return str(self.claim.provider_key)
 
     def sent(self, provider_job_id: str) -> None:
@@ -141,13 +142,19 @@ class JobRun:
             )
         if self.is_cancelled:
             raise GenerationCancelled("cancelled by its user")
-        if self._context.ending.is_set() or (self._context.closing.is_set() and self._context.generator.outlives_us):
+        goes_on = self.generator and self.generator.outlives_us
+        if self._context.ending.is_set() or (self._context.closing.is_set() and goes_on):
             raise HandedOver
 
     def attempt(self, **fields: Any) -> Attempt:  # noqa: ANN401  of Attempt
         """Describe this attempt, to be settled."""
         cost, key = self.paid_microusd, self.claim.provider_key
         return Attempt(*self.claim.fence, cost, provider_key=key, concurrency=self.concurrency, **fields)
+
+    @property
+    def here(self) -> str | None:
+        """The provider that makes it for this worker; None: not known yet."""
+        return self.generator.name if self.generator else None
 
     @property
     def concurrency(self) -> float | None:
@@ -179,11 +186,11 @@ def _run(context: WorkerContext, job: JobRun) -> End:
 
 def _end(context: WorkerContext, job: JobRun, error: Exception) -> End:
     """Settle a job after an error."""
-    if _is_providers_fault(job.claim, context.generator.name, error):
+    if job.here and _is_providers_fault(job.claim, job.here, error):
         with _of_no_matter(job.claim):
             breaker.note_failed(
                 context.engine,
-                context.generator.name,
+                job.here,
                 job.claim.id,
                 str(error),
                 is_locked=isinstance(error, AccountLocked),
@@ -260,12 +267,10 @@ def _make_and_deliver(context: WorkerContext, job: JobRun) -> End:
         raise ReelkeeperError(item.error or "its worker stopped responding")  # its request may continue at the provider
     with reading(context.engine) as session:
         is_there = is_live(session, item.id)  # an earlier worker delivered it, and died before settling it
-    # guard provider.same: a job that one provider has, or may have, is sent to another, and paid twice
-    if item.provider_key and item.provider != context.generator.name and not is_there:
-        raise HandedOver
+    # guard claims.delivered: a job whose video exists is made, and paid, again
+    order = None if is_there else _order(context, job)
     with scratch_dir(context.scratch) as folder:
-        # guard claims.delivered: a job whose video exists is made, and paid, again
-        made = Made(folder) if is_there else context.generator.make(_order(context, job), folder / "made.mp4", job)
+        made = job.generator.make(order, folder / "made.mp4", job) if order and job.generator else Made(folder)
         job.paid_microusd = made.cost_microusd
         # The duration of a job that another worker began is known only to the store.
         took = None if item.provider_key else time.monotonic() - job.began
@@ -290,12 +295,10 @@ def _make_and_deliver(context: WorkerContext, job: JobRun) -> End:
             raise
         finally:
             context.manager.release(taken)
-    if not is_there:
+    if job.here:
         with _of_no_matter(item):
             seconds = _seconds(job, took)
-            breaker.note_made(
-                context.engine, context.generator.name, item.id, seconds, item.estimate_seconds, run_id=context.run_id
-            )
+            breaker.note_made(context.engine, job.here, item.id, seconds, item.estimate_seconds, run_id=context.run_id)
     return End.SUCCEEDED
 
 
@@ -307,36 +310,34 @@ def _seconds(job: JobRun, took: float | None) -> float | None:
 
 
 def _order(context: WorkerContext, run: JobRun) -> Order:
-    """Make the order of a job, with the model as it was when its price was quoted.
+    """Make the order of a job, with the model as it was when its price was quoted, and choose who makes it.
 
-    Raises ProviderBusy where another provider makes that model, so that a worker of that provider takes the job.
+    Raises HandedOver where another worker's provider has it, and ProviderBusy where one makes that model, so that a
+    worker of that provider takes the job.
     """
-    job, deadline = run.claim, run.claim.started_at + timedelta(hours=run.attempts.give_up_hours)
+    job, served = run.claim, context.generators.served
     with reading(context.engine) as session:
         entry = at_version(session, job.policy_version).book.entry(job.model, job.lane)
-    order = Order(
+    # guard catalogue.provider: a job is sent to a provider with another price
+    name = (entry.provider if entry else None) or served.lane(job.lane)
+    # guard provider.same: a job that one provider has, or may have, is sent to another, and paid twice
+    name = job.provider if job.provider_key else name
+    run.generator = context.generators.by_name.get(str(name))
+    if run.generator is None and job.provider_key:
+        raise HandedOver
+    if run.generator is None:
+        raise ProviderBusy(f"model {job.model!r} is made by {name!r}, not by this worker's providers", _OTHERS_SECONDS)
+    quoted_model = entry.quoted_model if entry else None
+    return Order(
         job.id,
-        job.model,
-        job.request,
+        quoted_model or job.model,
+        entry.limits.ordered(job.request) if entry else job.request,
         job.provider_key,
         job.provider_job_id,
         job.was_parked,
         job.started_at,
-        deadline=deadline,
-    )
-    if entry is None:
-        return order
-    here = context.generator.name
-    # guard catalogue.provider: a job is sent to a provider with another price
-    if job.provider_key is None and entry.provider not in {None, here}:
-        raise ProviderBusy(
-            f"model {job.model!r} is made by {entry.provider!r}, but this worker's provider is {here!r}",
-            _OTHERS_SECONDS,
-        )
-    return order._replace(
-        model=entry.quoted_model or job.model,
-        request=entry.limits.ordered(job.request),
-        is_priced=entry.quoted_model is not None,
+        is_priced=quoted_model is not None,
+        deadline=job.started_at + timedelta(hours=run.attempts.give_up_hours),
     )
 
 

@@ -15,7 +15,7 @@ from contextvars import copy_context
 from dataclasses import dataclass
 from pathlib import Path
 
-from reelkeeper.adapters.providers.contract import Generator
+from reelkeeper.adapters.providers.contract import Generator, Generators
 from reelkeeper.disk import make_folder
 from reelkeeper.operations.core.lease import GIVE_UP_SECONDS, HEARTBEAT_SECONDS, LeaseManager, new_holder
 from reelkeeper.operations.core.machine import require_fit
@@ -49,7 +49,7 @@ class Shift:
 
 def work(
     workspace: Workspace,
-    generator: Generator,
+    generators: Generators | Generator,
     shift: Shift,
     *,
     run_id: str,
@@ -66,7 +66,8 @@ def work(
     """
     make_folder(scratch)
     with LeaseManager(workspace.engine) as manager:
-        context = WorkerContext(workspace, generator, manager, scratch, run_id)
+        several = generators if isinstance(generators, Generators) else Generators.alone(generators)
+        context = WorkerContext(workspace, several, manager, scratch, run_id)
         worker = _Worker(context, shift, limit)
         with _beating(context, worker.at_work, heartbeat_seconds):
             worker.run()
@@ -121,7 +122,7 @@ class _Worker:
                 limit=limit,
                 order=self._shift.order,
                 tiers=self._shift.tiers,
-                provider=self._context.generator.name,
+                served=self._context.generators.served,
             )
             seen = self._look() if claimed else None
         except DBAPIError:  # a claim that was made anyway is not renewed, and expires in a minute
@@ -134,15 +135,16 @@ class _Worker:
         if seen is None:
             return 0
         running, policies = seen
-        running += sum(item.lane not in (None, self._context.generator.name) for item in claimed)  # ours once announced
+        to = {item.id: self._context.generators.served.lane(item.lane) for item in claimed}
+        running.update(to[item.id] for item in claimed if item.lane not in (None, to[item.id]))  # theirs once announced
         for item in claimed:
             self._warm.remove(item.model if item.model in self._warm else self._warm[0])
             job = JobRun(self._context, item, policies.attempts_of(item.model))
-            job.ran_beside.append(running)  # a short job may end before the heartbeat counts
+            job.ran_beside.append(running[to[item.id]])  # a short job may end before the heartbeat counts
             self._busy[pool.submit(run_job, self._context, job)] = job
         return len(claimed)
 
-    def _look(self) -> tuple[int, Policies]:
+    def _look(self) -> tuple[Counter[str | None], Policies]:
         return _count_running(self._context), followed(self._context.engine, attempts=self._shift.attempts)
 
     def _collect(self, seconds: float) -> None:
@@ -198,13 +200,13 @@ def _renew(context: WorkerContext, held: list[JobRun]) -> None:
     for job in held:
         if job.claim.id in renewed:
             job.renewed = began
-            job.ran_beside.append(running)
+            job.ran_beside.append(running[job.here or context.generators.served.lane(job.claim.lane)])
             job.is_cancelled |= renewed[job.claim.id]
         else:
             job.is_lost = True
 
 
-def _count_running(context: WorkerContext) -> int:
+def _count_running(context: WorkerContext) -> Counter[str | None]:
     with reading(context.engine) as session:
         # guard claims.beside: jobs of one provider count as load of another, whose limit is then lowered
-        return claims.count_running(session, context.generator.name)
+        return claims.running_by_lane(session, context.generators.default)

@@ -205,7 +205,7 @@ def _locked_account(provider: str, reason: str) -> Finding:
         provider,
         f"The provider {provider} lets our account in no more",
         f"{reason}. No job is blamed for it: they wait, or go to another provider, and a few try again.",
-        "Look at its balance, limits and key (REELKEEPER_GENERATOR_TOKEN) in the provider's console.",
+        f"Look at its balance, limits and key (REELKEEPER_{provider.upper()}_TOKEN) in the provider's console.",
     )
 
 

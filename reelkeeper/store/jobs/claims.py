@@ -3,6 +3,7 @@
 Times are the database's. A claim is `current` while there is no later one and the job is not over.
 """
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from functools import lru_cache
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from sqlmodel import Session
 
-from reelkeeper.model.jobs import JobState, Occupied, SizeAndAge, WaitingJob
+from reelkeeper.model.jobs import JobState, Occupied, Served, SizeAndAge, WaitingJob
 from reelkeeper.store.core.engine import Clock, changed, checked, one_of
 from reelkeeper.store.jobs import vendor_jobs
 from reelkeeper.store.tables import jobs
@@ -88,12 +89,20 @@ def _waits() -> sa.ColumnElement[bool]:
     return sa.and_(jobs.c.state == JobState.QUEUED, _IS_LEADER, jobs.c.due_at <= Clock())
 
 
-def count_running(session: Session, provider: str | None = None) -> int:
-    """Count the jobs that living workers have: all, or those of a provider and those without one."""
-    running = sa.select(sa.func.count()).where(jobs.c.state == JobState.RUNNING, jobs.c.lease_until > Clock())
-    if provider is not None:
-        running = running.where(sa.func.coalesce(jobs.c.lane, provider) == provider)
-    return int(session.execute(running).scalar_one())
+def _lane(served: Served | None) -> sa.ColumnElement[str | None]:
+    """Build the provider that a worker sends a job to: its own, unless the worker has none of that name."""
+    if served is None:
+        return jobs.c.lane
+    # guard claims.own_breaker: jobs without a named provider are sent to one that fails them
+    return sa.case((jobs.c.lane.in_(sorted(served.names)), jobs.c.lane), else_=sa.literal(served.default, sa.String()))
+
+
+def running_by_lane(session: Session, otherwise: str | None = None) -> Counter[str | None]:
+    """Count the jobs that living workers have, by provider, and `otherwise` for those without one."""
+    lane = sa.func.coalesce(jobs.c.lane, otherwise)
+    counts = sa.select(lane, sa.func.count()).group_by(lane)
+    rows = session.execute(counts.where(jobs.c.state == JobState.RUNNING, jobs.c.lease_until > Clock())).all()
+    return Counter({row[0]: int(row[1]) for row in rows})
 
 
 def count_states(session: Session) -> dict[str, int]:
@@ -103,13 +112,13 @@ def count_states(session: Session) -> dict[str, int]:
     return {row.state: row.jobs for row in session.execute(counts)}
 
 
-def left_behind(session: Session, limit: int, provider: str | None = None) -> list[str]:
+def left_behind(session: Session, limit: int, served: Served | None = None) -> list[str]:
     """List the ids of jobs that were begun and have no worker now, the longest waiting first.
 
-    With a `provider`, jobs that were sent to another, which alone knows their state, are left out.
+    Jobs that were sent to a provider that is not `served`, which alone knows their state, are left out.
     """
-    is_of_another = sa.and_(jobs.c.provider_key.is_not(None), jobs.c.provider != provider)
-    may_be_taken = sa.true() if provider is None else sa.not_(is_of_another)
+    is_of_another = sa.and_(jobs.c.provider_key.is_not(None), jobs.c.provider.not_in(served.names if served else ()))
+    may_be_taken = sa.true() if served is None else sa.not_(is_of_another)
     wanted = sa.select(jobs.c.id).where(_left_behind(), may_be_taken).order_by(jobs.c.due_at, jobs.c.id).limit(limit)
     return list(session.execute(wanted).scalars())
 
@@ -126,14 +135,17 @@ def occupied(session: Session) -> list[Occupied]:
 
 
 def _outside(
-    full: Collection[str], taken: Collection[str], others: Collection[tuple[str, str]]
+    full: Collection[str], taken: Collection[str], others: Collection[tuple[str, str]], served: Served | None
 ) -> sa.ColumnElement[bool]:
     """Build the condition that a job is in none of these scopes, not taken yet, and not for another provider."""
-    columns = {"provider": jobs.c.lane, "model": jobs.c.model, "tier": jobs.c.tier, "user": jobs.c.user_id}
+    lane = _lane(served)
+    columns = {"provider": lane, "model": jobs.c.model, "tier": jobs.c.tier, "user": jobs.c.user_id}
     by_kind = {kind: [scope.partition(":")[2] for scope in full if scope.startswith(f"{kind}:")] for kind in columns}
     outside = (sa.or_(columns[kind].is_(None), columns[kind].not_in(names)) for kind, names in by_kind.items() if names)
     is_of_another = sa.and_(jobs.c.lane.is_not(None), sa.tuple_(jobs.c.model, jobs.c.lane).in_(others))
     own = [sa.not_(is_of_another)] if others else []
+    # guard claims.no_default: a worker keeps claiming jobs that it has no provider for
+    own += [lane.is_not(None)] if served else []
     return sa.and_(sa.true(), *outside, *own, *([jobs.c.id.not_in(taken)] if taken else []))
 
 
@@ -145,15 +157,17 @@ def waiting_jobs(
     full: Collection[str] = (),
     taken: Collection[str] = (),
     others: Collection[tuple[str, str]] = (),
+    served: Served | None = None,
 ) -> tuple[list[WaitingJob], float]:
     """Return the waiting jobs to choose from, and the estimated seconds of all the others.
 
-    Jobs of scopes that are `full`, `taken` ones, and those of `others`, pairs of model and provider, are left out.
+    Jobs of scopes that are `full`, `taken` ones, those of `others`, pairs of model and provider, and those for no
+    provider that is `served` are left out. Each comes with the provider that it goes to from there.
 
     Of a short queue, these are all jobs. Of a long one, a bounded window: the oldest, and those that `rank` puts first,
     or without a rank the shortest of each of `tiers`, and of those without a known tier.
     """
-    rows = session.execute(_window(rank, tuple(tiers), frozenset(full), tuple(taken), tuple(others))).all()
+    rows = session.execute(_window(rank, tuple(tiers), frozenset(full), tuple(taken), tuple(others), served)).all()
     found = [WaitingJob(*row[:-1]) for row in rows]
     return found, (rows[0][-1] if rows else 0.0) - sum(job.estimate_seconds for job in found)
 
@@ -165,9 +179,10 @@ def _window(
     full: frozenset[str],
     taken: tuple[str, ...],
     others: tuple[tuple[str, str], ...],
+    served: Served | None,
 ) -> sa.Select[Any]:
     """Build the statement of `waiting_jobs`; its last column is the estimated seconds of all waiting jobs."""
-    chosen = sa.and_(_waits(), _outside(full, taken, others))
+    chosen = sa.and_(_waits(), _outside(full, taken, others, served))
     wanted = (jobs.c.id, jobs.c.user_id, jobs.c.tier, jobs.c.created_at, jobs.c.estimate_seconds)
     oldest = sa.select(*wanted).where(chosen).order_by(jobs.c.created_at, jobs.c.id).limit(_OLDEST).subquery()
     waits = sa.select(*wanted, _ahead(jobs).label("ahead")).where(chosen).cte("waits")
@@ -195,7 +210,7 @@ def _window(
         jobs.c.model,
         sa.func.coalesce(sa.func.length(jobs.c.request["prompt"].as_string()), 0),
         found.c[1],
-        jobs.c.lane,
+        _lane(served),
         sa.select(sa.func.sum(waits.c.estimate_seconds)).scalar_subquery(),
     )
     return sa.select(*columns).join_from(found, jobs, jobs.c.id == found.c[0])

@@ -7,6 +7,7 @@ from pydantic import SecretStr, ValidationError
 
 from reelkeeper.adapters.providers import check_sources, connect
 from reelkeeper.errors import AddressRefused, Misconfigured
+from reelkeeper.model.jobs import Served
 from reelkeeper.settings import Settings
 
 KEY, URL = SecretStr("a key of a provider's"), "https://provider.example/v1"
@@ -26,8 +27,51 @@ KEY, URL = SecretStr("a key of a provider's"), "https://provider.example/v1"
         ({"generator": "comfyui", "generator_url": URL}, "comfyui"),
     ],
 )
-def test_the_configured_generator_is_returned(given: dict[str, Any], name: str) -> None:
-    assert connect(Settings(**given)).name == name
+def test_a_vendor_of_earlier_settings_alone_makes_what_the_catalogue_gives_to_nobody(
+    given: dict[str, Any], name: str
+) -> None:
+    assert connect(Settings(**given)).served == Served.only(name)
+
+
+@pytest.mark.parametrize(
+    ("given", "names", "default"),
+    [
+        ({"fal_token": KEY}, {"fal"}, "fal"),
+        ({"fal_token": KEY, "runway_token": KEY}, {"fal", "runway"}, None),
+        ({"fal_token": KEY, "runway_token": KEY, "generator": "runway"}, {"fal", "runway"}, "runway"),
+        ({"fal_token": KEY, "generator": "local"}, {"fal", "local"}, "local"),
+        ({"fal_token": KEY, "generator": "http", "generator_url": URL}, {"fal", "http"}, "http"),
+        ({"generator": "fal", "generator_token": KEY, "replicate_token": KEY}, {"fal", "replicate"}, "fal"),
+        (
+            {f"{name}_url": URL for name in ("http", "openai", "comfyui")}
+            | {f"{name}_token": KEY for name in ("fal", "replicate", "runway")},
+            {"http", "openai", "comfyui", "fal", "replicate", "runway"},
+            None,
+        ),
+    ],
+)
+def test_every_vendor_that_is_set_up_is_served_by_one_worker(
+    given: dict[str, Any], names: set[str], default: str | None
+) -> None:
+    assert connect(Settings(**given)).served == Served(frozenset(names), default)
+
+
+def test_each_vendor_has_an_address_and_a_secret_of_its_own_for_its_calls() -> None:
+    secrets: dict[str, Any] = {
+        f"{name}_webhook_secret": SecretStr(f"{name}'s") for name in ("fal", "replicate", "http")
+    }
+    found = Settings(hooks_url="https://ours.example/", **secrets)
+    for name in ("fal", "replicate", "http"):
+        assert found.access(name)[2:] == (f"https://ours.example/hooks/{name}", f"{name}'s")
+    earlier = Settings(generator="fal", generator_token=KEY, generator_webhook_url=URL, generator_webhook_secret=KEY)
+    assert earlier.access("fal") == (None, KEY.get_secret_value(), URL, KEY.get_secret_value())
+    assert earlier.access("replicate") == (None, "", None, None)
+
+
+def test_the_default_model_is_for_the_vendor_of_models_that_the_catalogue_gives_to_nobody() -> None:
+    found = connect(Settings(fal_token=KEY, runway_token=KEY, generator="runway", generator_model="gen4.5"))
+    models = {name: getattr(generator, "_model", "") for name, generator in found.by_name.items()}
+    assert models == {"fal": None, "runway": "gen4.5"}
 
 
 @pytest.mark.parametrize(
@@ -40,10 +84,12 @@ def test_the_configured_generator_is_returned(given: dict[str, Any], name: str) 
         {"generator": "http"},
         {"generator": "local", "generator_url": URL},
         {"generator": "another"},
+        {"generator": "fal", "runway_token": KEY},
+        {"openai_token": KEY},
     ],
 )
 def test_incomplete_provider_settings_are_refused(given: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError, match="generator"):
+    with pytest.raises(ValidationError):
         Settings(**given)
 
 

@@ -5,10 +5,12 @@ from decimal import Decimal
 import pytest
 import sqlalchemy as sa
 
-from reelkeeper.model.jobs import JobState
+from reelkeeper.model.jobs import JobState, Served
 from reelkeeper.model.money import Metric
 from reelkeeper.model.requests import Cached, Declined, Queued, RefusedFor
 from reelkeeper.operations.billing import metering
+from reelkeeper.operations.jobs.admit import admit
+from reelkeeper.operations.jobs.claim import claim as claim_of
 from reelkeeper.operations.jobs.run import End
 from reelkeeper.operations.jobs.settle import Attempt, succeed
 from reelkeeper.rules.billing.allocation import MAKING
@@ -21,7 +23,8 @@ from tests.doubles.provider import ProviderDouble
 from tests.faults.world import World
 from tests.operations.asking import ask, claim, fox, make, row
 from tests.operations.books import DOLLAR, assert_books_balance, balances, make_user
-from tests.operations.queue import find, make_due
+from tests.operations.queue import enqueue, find, make_due
+from tests.operations.queue import row as job_row
 from tests.operations.shop import ask as ask_shop
 from tests.operations.shop import http, run, spent
 from tests.policies import put_in_force
@@ -117,7 +120,7 @@ def test_a_job_waits_for_the_provider_that_makes_its_model(shop: World, provider
     assert run(shop, http(provider)) == {End.RETRIED: 1}
     job = find(shop.workspace.engine, job_id)
     assert (job.state, job.attempts, len(provider.submitted)) == (JobState.QUEUED, 0, 0)
-    assert "made by 'fal', but this worker's provider is 'http'" in job.error
+    assert "'fal'" in job.error
 
 
 def test_a_vendor_is_sent_its_own_name_of_the_model_and_what_was_quoted_of_sound(
@@ -247,3 +250,21 @@ def billed(engine: sa.Engine, book: PriceBook) -> dict[tuple[str, str], int]:
     )
     with reading(engine) as session:
         return {(row.sku, row.user_id): row.billed_nanousd // 1_000 for row in session.execute(chosen)}
+
+
+def test_of_several_vendors_none_is_guessed_for_a_model_that_the_catalogue_gives_to_nobody(engine: sa.Engine) -> None:
+    make_user(engine, "ann", 100 * DOLLAR)
+    answer = admit(engine, fox(), user_id="ann", client_key="k", provider=None)
+    assert isinstance(answer, Declined)
+    assert answer.code is RefusedFor.MODEL
+    assert balances(engine, "ann") == (100 * DOLLAR, 0)
+
+
+def test_a_worker_of_several_vendors_leaves_a_job_alone_that_it_has_no_vendor_for(engine: sa.Engine) -> None:
+    make_user(engine, "ann", 1)
+    enqueue(engine, *(job_row(name, lane=name) for name in ("fal", "runway", "http")))
+    several = Served(frozenset({"fal", "runway"}), None)
+    assert {job.id for job in claim_of(engine, "w", [None] * 9, limit=9, served=several)} == {"fal", "runway"}
+    assert [job.id for job in claim_of(engine, "w", [None] * 9, limit=9, served=several._replace(default="fal"))] == [
+        "http"
+    ]

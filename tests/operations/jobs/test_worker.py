@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from reelkeeper.adapters.providers import LocalGenerator
+from reelkeeper.adapters.providers import Generators, LocalGenerator
 from reelkeeper.errors import DiskFull, LeaseLost
 from reelkeeper.model import VideoState
 from reelkeeper.model.jobs import JobState
@@ -214,7 +214,9 @@ def test_a_job_whose_claim_was_lost_or_not_renewed_is_abandoned(shop: World, pro
     engine = shop.workspace.engine
     (mine,) = claim.claim(engine, "w", [None], limit=1)
     with LeaseManager(engine) as manager:
-        context = WorkerContext(shop.workspace, http(provider), manager, Path(shop.address.folder), "run")
+        context = WorkerContext(
+            shop.workspace, Generators.alone(http(provider)), manager, Path(shop.address.folder), "run"
+        )
         lost, asleep, well = (JobRun(context, mine, AttemptPolicy()) for _ in range(3))
         lost.is_lost = True
         asleep.renewed -= GIVE_UP_SECONDS + 1
