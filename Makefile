@@ -17,7 +17,7 @@ unexport PYTHONDONTWRITEBYTECODE   # where it is set, each of hundreds of proces
 RULES_FLOOR := 90         # percent; 90.0 of rules by tests/rules alone
 OPERATIONS_FLOOR := 80
 
-.PHONY: demo test test-changed test-long test-soak snapshots guards coverage check docs pictures fmt bench lock clean
+.PHONY: install demo test test-changed test-long test-soak snapshots guards coverage check docs pictures fmt bench lock clean
 .DEFAULT_GOAL := demo
 
 $(STAMP): requirements.lock pyproject.toml
@@ -25,6 +25,8 @@ $(STAMP): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
+
+install: $(STAMP)       ## .venv alone, for reelkeeper scan
 
 demo: $(STAMP)          ## the main job on real videos, in a folder to look at
 	$(BIN)/reelkeeper demo

@@ -17,6 +17,7 @@ from reelkeeper.cli.commands import (
     queue,
     restore,
     run,
+    scan,
     simulate,
     takedown,
     tokens,
@@ -39,6 +40,7 @@ app.command(rich_help_panel=PEOPLE)(restore.restore)
 app.command(rich_help_panel=PEOPLE)(holds.hold)
 app.command(rich_help_panel=PEOPLE)(holds.freeze)
 app.command(rich_help_panel=PEOPLE)(holds.thaw)
+app.command(rich_help_panel=LOOK)(scan.scan)
 app.add_typer(doubts.group, name="doubts", rich_help_panel=LOOK)
 app.add_typer(jobs.group, name="jobs", rich_help_panel=LOOK)
 app.command(rich_help_panel=LOOK)(health.status)

@@ -13,8 +13,11 @@ if TYPE_CHECKING:
     from reelkeeper.settings import Settings
 
 
-def configured() -> "Settings":
-    """Read the settings. Raises Misconfigured, which names each invalid variable but never its value."""
+def configured(**given: object) -> "Settings":
+    """Read the settings, of which options may give some. Raises Misconfigured, which names each invalid variable.
+
+    It never shows a value.
+    """
     from pydantic import ValidationError
     from pydantic_settings import SettingsError
 
@@ -22,6 +25,8 @@ def configured() -> "Settings":
 
     try:
         configuration = settings()
+        if given:
+            configuration = type(configuration)(**given)  # type: ignore[arg-type]  # pydantic checks them
     except ValidationError as error:
         wrong = [
             f"REELKEEPER_{'_'.join(map(str, entry['loc'])).upper()}: {entry['msg']}" if entry["loc"] else entry["msg"]

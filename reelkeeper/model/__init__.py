@@ -108,6 +108,7 @@ class StoredObject(NamedTuple):
     size_bytes: int
     etag: str
     last_modified: datetime
+    storage_class: str = ""  # as a listing names it, such as STANDARD_IA; "": Standard, or not named
 
 
 class Recorded(NamedTuple):

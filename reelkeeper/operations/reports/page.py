@@ -1,7 +1,8 @@
 """Render a month as one self-contained page: pictures for each width and theme, each with its text and a table."""
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from datetime import datetime
+from typing import Any, NamedTuple
 
 import jinja2
 
@@ -27,8 +28,8 @@ class Figure(NamedTuple):
     image: str = ""
 
 
-def page(report: MonthReport) -> str:
-    """Render the page as HTML that loads nothing and runs no script."""
+def render(template: str, as_of: datetime, **values: Any) -> str:  # noqa: ANN401  whatever the template shows
+    """Render a template as HTML that loads nothing and runs no script."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("reelkeeper"),
         autoescape=True,
@@ -36,15 +37,20 @@ def page(report: MonthReport) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    return environment.get_template(template).render(as_of=as_of, light=LIGHT, dark=DARK, usd=usd, **values)
+
+
+def page(report: MonthReport) -> str:
+    """Render the page of a month."""
     worst = list(reversed(Severity))
     fires = sorted(
         (alert for alert in report.alerts if alert.state != AlertState.RESOLVED),
         key=lambda alert: (worst.index(alert.severity), -(alert.impact_microusd or 0)),
     )
-    return environment.get_template("report.html").render(
+    return render(
+        "report.html",
+        report.as_of,
         report=report,
-        light=LIGHT,
-        dark=DARK,
         tiles=text.tiles(report),
         figures=list(_figures(report)),
         bill=tables.bill(report),
@@ -54,24 +60,24 @@ def page(report: MonthReport) -> str:
         fires=[alert for alert in fires if alert.rule != "saving"],
         over=[alert for alert in report.alerts if alert.state == AlertState.RESOLVED],
         advice=[alert for alert in fires if alert.rule == "saving"],
-        usd=usd,
         try_another=TRY_ANOTHER,
     )
 
 
 def _figures(report: MonthReport) -> Iterator[Figure]:
     daily = tables.daily(report)
-    yield _drawn(Figure("days", "Day by day", text.spend(report), daily), figures.spend(report))
+    yield drawn(Figure("days", "Day by day", text.spend(report), daily), figures.spend(report))
     later = tables.months(report)
-    yield _drawn(Figure("month", "Where the month is going", text.month(report), later), figures.month(report))
+    yield drawn(Figure("month", "Where the month is going", text.month(report), later), figures.month(report))
     if (picture := figures.months(report)) is not None:
-        yield _drawn(Figure("months", "Month by month", text.months(report), later), picture)
+        yield drawn(Figure("months", "Month by month", text.months(report), later), picture)
     stock, savings = tables.stock(report), tables.savings(report)
-    yield _drawn(Figure("stored", "What is stored", text.storage(report), stock), figures.storage(report))
-    yield _drawn(Figure("saved", "What was saved", text.savings(report), savings), figures.savings(report))
+    yield drawn(Figure("stored", "What is stored", text.storage(report), stock), figures.storage(report))
+    yield drawn(Figure("saved", "What was saved", text.savings(report), savings), figures.savings(report))
 
 
-def _drawn(figure: Figure, picture: Picture) -> Figure:
+def drawn(figure: Figure, picture: Picture) -> Figure:
+    """Add a picture in each width and theme."""
     sources = (
         (f"screen and {_PHONE} and {_DARK}", charts.data_uri(charts.svg(picture, DARK, NARROW))),
         (_PHONE, charts.data_uri(charts.svg(picture, LIGHT, NARROW))),

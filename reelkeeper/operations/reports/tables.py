@@ -25,6 +25,7 @@ class Table(NamedTuple):
     rows: Sequence[Sequence[str]]
     total: Sequence[str] = ()
     figures: int = 99
+    shares: Sequence[int] = ()  # of each row in the whole, in percent, for a bar
 
 
 def bill(report: MonthReport) -> Table:

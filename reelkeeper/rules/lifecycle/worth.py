@@ -135,8 +135,7 @@ def unopened(codec: str, payback: Payback, before: SearchTotals, size_bytes: int
     Its pixels are known once it is open, and it is skipped if it then does not pay: so if CPU has a price, only
     the saving and cost of the cases that turn out to pay are expected.
     """
-    usual = EFFORTS[codec][USUAL_PRESET[codec]]
-    prior_cpu = 8 / USUAL_BITS_PER_PIXEL / _MICRO * _search_seconds(usual, payback)
+    prior_cpu = cpu_seconds_a_byte(codec, payback)
     known = before.source_bytes + _PRIOR_BYTES
     kept = (before.kept_bytes + _PRIOR_BYTES * payback.expected_size_percent / 100) / known
     cpu_seconds = (before.cpu_seconds + _PRIOR_BYTES * prior_cpu) / known * size_bytes
@@ -151,6 +150,12 @@ def unopened(codec: str, payback: Payback, before: SearchTotals, size_bytes: int
     if not mean_saved:  # the cases make no difference
         mean_saved = mean_cpu = 1.0
     return Worth(round(saved * mean_saved), days, cpu_seconds * mean_cpu, payback)
+
+
+def cpu_seconds_a_byte(codec: str, payback: Payback) -> float:
+    """Return the expected CPU seconds of a search for each byte of a source, at the usual preset and density."""
+    usual = EFFORTS[codec][USUAL_PRESET[codec]]
+    return 8 / USUAL_BITS_PER_PIXEL / _MICRO * _search_seconds(usual, payback)
 
 
 def effort(codec: str, preset: int) -> Effort:

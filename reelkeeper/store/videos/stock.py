@@ -7,16 +7,11 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from reelkeeper.model import BlobState, VideoState
+from reelkeeper.model.scan import AGES, OLDER
 from reelkeeper.store.tables import blobs, users, videos
 
-_AGES: Final = (  # by maximum age in days, at the ends of the tiers' default retentions
-    (7, "up to 7 days"),
-    (30, "8 to 30 days"),
-    (90, "31 to 90 days"),
-    (365, "91 to 365 days"),
-)
-_OLDER, _UNKNOWN = "over a year", "age unknown"
-AGES: Final = (*(label for _, label in _AGES), _OLDER, _UNKNOWN)
+_UNKNOWN: Final = "age unknown"
+_LABELS: Final = (*(label for _, label in AGES), OLDER, _UNKNOWN)
 
 
 class Stock(NamedTuple):
@@ -40,8 +35,8 @@ def by_age_and_tier(session: Session, as_of: datetime) -> list[Stock]:
     """Sum the live videos by age at `as_of` and by their owners' tier, the youngest first."""
     age = sa.case(
         (videos.c.created_at.is_(None), _UNKNOWN),
-        *((videos.c.created_at >= as_of - timedelta(days=days), label) for days, label in _AGES),
-        else_=_OLDER,
+        *((videos.c.created_at >= as_of - timedelta(days=days), label) for days, label in AGES),
+        else_=OLDER,
     ).label("age")
     tier = sa.func.coalesce(users.c.tier, "unknown").label("tier")
     rows = session.execute(
@@ -53,7 +48,7 @@ def by_age_and_tier(session: Session, as_of: datetime) -> list[Stock]:
         .group_by("age", "tier")
     )
     found = [Stock(label, name, int(count), int(size)) for label, name, count, size in rows]
-    return sorted(found, key=lambda stock: (AGES.index(stock.age), stock.tier))
+    return sorted(found, key=lambda stock: (_LABELS.index(stock.age), stock.tier))
 
 
 def in_grace(session: Session) -> InGrace:

@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
 from xml.sax.saxutils import escape
 
 import pytest
@@ -41,6 +42,14 @@ def test_a_page_is_read_with_times_to_the_second() -> None:
             )
         ],
     }
+
+
+@pytest.mark.parametrize("parse", [parse_page, parse_plain_page])
+def test_another_storage_class_is_named(parse: Callable[[bytes], dict[str, Any] | None]) -> None:
+    another = ENTRY.replace("STANDARD", "STANDARD_IA").replace("b+c", "d")
+    answer = parse(page("<IsTruncated>false</IsTruncated>", ENTRY + another))
+    assert answer is not None
+    assert [stored.storage_class for stored in answer[OBJECTS]] == ["", "STANDARD_IA"]
 
 
 def test_unencoded_keys_are_read_unchanged() -> None:
@@ -93,7 +102,7 @@ ODD = st.sampled_from(
 
 @st.composite
 def bodies(draw: st.DrawFn) -> bytes:
-    names = draw(st.permutations(["Key", "Size", "ETag", "LastModified", "Owner"]))
+    names = draw(st.permutations(["Key", "Size", "ETag", "LastModified", "Owner", "StorageClass"]))
 
     def entry() -> str:
         values = {
@@ -101,6 +110,7 @@ def bodies(draw: st.DrawFn) -> bytes:
             "Size": draw(st.sampled_from(["1", "22", "x"])) if draw(st.booleans()) else "3",
             "ETag": draw(st.sampled_from(['"ab"', "&quot;ab&quot;", "&#34;ab&#34;", "ab", "&#97;", "<b/>"])),
             "LastModified": "2026-11-24T16:27:51Z",
+            "StorageClass": draw(st.sampled_from(["STANDARD", "STANDARD_IA", "", "&#97;", "<b/>", "<ID>x</ID>"])),
             "Owner": draw(st.sampled_from(["<ID>x</ID>", "<ID></ID>", ""])),
         }
         shown = names if draw(st.integers(0, 9)) else names[1:]

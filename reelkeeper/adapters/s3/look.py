@@ -1,0 +1,81 @@
+"""Read what a listing of videos leaves out: our own objects, unfinished uploads, and the folders of the bucket."""
+
+from collections.abc import Iterator
+from itertools import groupby
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from reelkeeper.adapters.s3.listing import read_page, read_pages
+from reelkeeper.adapters.s3.transport import translate_errors
+from reelkeeper.errors import ObjectMissing
+from reelkeeper.model import StoredObject
+from reelkeeper.model.scan import Part
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+_MAX_SIZED: Final = 200  # unfinished uploads whose parts are summed: a request for each, which R2 bills like a listing
+_MAX_FOLDERS: Final = 5
+_LAST: Final = "\U0010ffff"  # sorts behind every key that begins with the same text
+
+
+class Look(NamedTuple):
+    """A reader of a bucket that sends only listings."""
+
+    client: "S3Client"
+    bucket: str
+    prefix: str
+
+    def pages(self) -> Iterator[list[StoredObject]]:
+        """List all objects under the prefix, our own files too. TruncatedListing, StorageError as `read_pages`."""
+        return read_pages(self.client, self.bucket, self.prefix)
+
+    def unfinished(self) -> Part:
+        """Count the multipart uploads under the prefix that were not ended, and the bytes of their parts.
+
+        Beyond the first 200, bytes are estimated by the mean of those. Raises StorageError if the server does not say.
+        """
+        uploads = sized = size_bytes = 0
+        with translate_errors("LIST unfinished uploads"):
+            for page in self.client.get_paginator("list_multipart_uploads").paginate(
+                Bucket=self.bucket, Prefix=self.prefix
+            ):
+                for upload in page.get("Uploads", ()):
+                    if not upload["Key"].startswith(self.prefix):
+                        continue
+                    if sized < _MAX_SIZED:
+                        try:
+                            size_bytes += self._parts_bytes(upload["Key"], upload["UploadId"])
+                        except ObjectMissing:  # ended meanwhile
+                            continue
+                        sized += 1
+                    uploads += 1
+        return Part("unfinished uploads", uploads, size_bytes * uploads // max(1, sized))
+
+    def _parts_bytes(self, key: str, upload_id: str) -> int:
+        with translate_errors(f"LIST parts of {key}"):
+            pages = self.client.get_paginator("list_parts").paginate(Bucket=self.bucket, Key=key, UploadId=upload_id)
+            return sum(part["Size"] for page in pages for part in page.get("Parts", ()))
+
+    def folders(self) -> list[Part]:
+        """Describe the first folders of the whole bucket, by a page of each: of its 1,000 objects there may be more.
+
+        The objects in no folder stand under "". Our own files are left out.
+        """
+        found, after = dict[str, Part](), dict[str, str]()
+        for _ in range(_MAX_FOLDERS):
+            page, _token = read_page(self.client, self.bucket, "", **after)
+            objects = [stored for stored in page if not stored.key.startswith(".")]
+            if not objects:
+                break
+            name, together = next(groupby(objects, lambda stored: _folder(stored.key)))
+            inside = list(together)
+            before = found.get(name, Part(name))
+            sizes = sum(stored.size_bytes for stored in inside)
+            found[name] = Part(name, before.objects + len(inside), before.size_bytes + sizes)
+            after = {"StartAfter": name + _LAST if name else inside[-1].key}
+        return list(found.values())
+
+
+def _folder(key: str) -> str:
+    first, slash, _ = key.partition("/")
+    return first + slash if slash else ""

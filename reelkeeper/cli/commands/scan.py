@@ -1,0 +1,135 @@
+"""`scan`: show what is in a bucket, what it costs and what would lower that, with nothing but reads."""
+
+import secrets
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from reelkeeper.cli.opening import configured
+from reelkeeper.cli.screen import complain, emit, say, table
+from reelkeeper.cli.words import AsJson
+from reelkeeper.errors import Misconfigured, NotFound
+
+if TYPE_CHECKING:
+    from reelkeeper.model import CrfSearch, Refusal, Transcode
+    from reelkeeper.operations.reports.scan import Sampling, Stop
+
+_INTERRUPTED = 130  # 128 and the number of SIGINT, as shells have it
+_EVERY_SECONDS = {True: 0.5, False: 10.0}  # between two lines of progress, on a terminal or not
+_MAX_SEED = 10**6
+
+
+def scan(
+    bucket: Annotated[str | None, typer.Option(help="Bucket; default: REELKEEPER_BUCKET.")] = None,
+    prefix: Annotated[
+        str | None, typer.Option(help="Prefix, / for the whole bucket; default: REELKEEPER_PREFIX.")
+    ] = None,
+    pattern: Annotated[
+        list[str] | None,
+        typer.Option(help="Pattern of keys under the prefix. May be repeated; default: REELKEEPER_KEY_PATTERN."),
+    ] = None,
+    sample: Annotated[
+        int, typer.Option(min=0, max=1000, metavar="N", help="Encode N videos here, to see what compressing keeps.")
+    ] = 0,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Draw the sample by this seed, as printed by another.")
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", dir_okay=False, metavar="FILE", help="Also write a self-contained page.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what is in a bucket, what it costs, and what would lower that. Nothing is written, not even a store.
+
+    An API token that may only list and read suffices. Ctrl-C shows what is known so far, and exits with 130.
+    """
+    from reelkeeper.adapters.s3.listing import PAGE_KEYS
+    from reelkeeper.model.key_patterns import compiled
+    from reelkeeper.operations.core.workspace import open_bucket
+    from reelkeeper.operations.reports import scan as operation
+    from reelkeeper.rules.lifecycle.levers import nothing_under
+    from reelkeeper.rules.policies import SHIPPED
+
+    given = {"bucket": bucket, "prefix": prefix, "key_pattern": pattern}
+    settings = configured(**{name: value for name, value in given.items() if value})
+    if settings.endpoint_url is None and not (settings.state_dir / "s3").is_dir():
+        raise Misconfigured(
+            "no bucket is configured: set REELKEEPER_R2_ACCOUNT_ID, REELKEEPER_S3_ACCESS_KEY_ID, "
+            "REELKEEPER_S3_SECRET_ACCESS_KEY and REELKEEPER_BUCKET; a token that may only read suffices"
+        )
+    recipe = SHIPPED.policies.recipe
+    terms = operation.Terms(compiled(settings.key_pattern), datetime.now(UTC), recipe.codec, recipe.payback)
+    with open_bucket(settings) as opened, tempfile.TemporaryDirectory() as scratch, _told() as tell, _caught() as stop:
+        drawn = _sampling(sample, seed, Path(scratch)) if sample else None
+        found = operation.scan(opened, terms, tell=tell, stop=stop, sampling=drawn)
+        elsewhere = opened.look().folders() if not found.total.objects and not found.stopped else []
+    if as_json:
+        emit({"elsewhere": elsewhere, "scan": found} if elsewhere else found)
+    if not found.total.objects and not found.stopped:
+        raise NotFound(nothing_under(found.prefix, elsewhere, PAGE_KEYS))
+    from reelkeeper.operations.reports import scan_page
+
+    if html:
+        html.write_text(scan_page.page(found), encoding="utf-8")
+    if not as_json:
+        for shown in (*scan_page.figures(found), scan_page.levers(found)):
+            first = len(shown.headings) - shown.figures
+            headings = [f">{text}" if place >= max(1, first) else text for place, text in enumerate(shown.headings)]
+            table(headings, [*shown.rows, *([shown.total] if shown.total else [])], title=f"\n{shown.caption}")
+        say(f"\n{scan_page.headline(found)}")
+        for line in (*found.remarks, *([f"{html}: the page is self-contained."] if html else [])):
+            say(line)
+    for failure in found.sample.failed if found.sample else ():
+        complain(failure)
+    if found.stopped:
+        complain(f"the scan is partial: {found.stopped}")
+        raise typer.Exit(_INTERRUPTED if stop.asked else 1)
+
+
+def _sampling(clips: int, seed: int | None, scratch: Path) -> "Sampling":
+    from reelkeeper.operations.lifecycle.transcode import Circumstances, shrink
+    from reelkeeper.operations.reports.scan import Sampling
+    from reelkeeper.rules.policies import SHIPPED
+
+    policies = SHIPPED.policies
+
+    def encode(source: Path, work: Path, note: "Callable[[CrfSearch], None]") -> "Transcode | Refusal":
+        return shrink(source, work, policies.recipe, policies.acceptance, Circumstances(note=note))
+
+    return Sampling(clips, secrets.randbelow(_MAX_SEED) if seed is None else seed, scratch, encode)
+
+
+@contextmanager
+def _told() -> Iterator[Callable[[str], None]]:
+    """Show progress on stderr: in one line on a terminal, else now and then."""
+    is_terminal, last = sys.stderr.isatty(), 0.0
+
+    def tell(text: str) -> None:
+        nonlocal last
+        if time.monotonic() - last >= _EVERY_SECONDS[is_terminal]:
+            last = time.monotonic()
+            sys.stderr.write(f"\r\x1b[K{text}" if is_terminal else f"{text}\n")
+            sys.stderr.flush()
+
+    yield tell
+    if is_terminal:
+        sys.stderr.write("\r\x1b[K")
+
+
+@contextmanager
+def _caught() -> "Iterator[Stop]":
+    """Take Ctrl-C."""
+    from reelkeeper.operations.reports.scan import Stop
+
+    stop = Stop()
+    before = signal.signal(signal.SIGINT, stop)
+    yield stop
+    signal.signal(signal.SIGINT, before)

@@ -1,0 +1,266 @@
+"""Scan a bucket: list it once, take a census of what is there, and say what it costs and what would lower that.
+
+It needs no store, and sends nothing but listings, and a GET for each video of a sample.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any, Final, NamedTuple, TypeVar
+
+from reelkeeper.adapters.s3.keys import flaw
+from reelkeeper.adapters.s3.r2 import Bucket
+from reelkeeper.errors import ReelkeeperError, StorageError
+from reelkeeper.model import CrfSearch, Refusal, StoredObject, Transcode
+from reelkeeper.model.adoption import OneDay
+from reelkeeper.model.key_patterns import KeyPattern
+from reelkeeper.model.scan import AGES, OLDER, Clip, Example, Kind, Part, Sample, Scan
+from reelkeeper.rules.billing.pricing import bill
+from reelkeeper.rules.core.wording import size
+from reelkeeper.rules.lifecycle import levers
+from reelkeeper.rules.lifecycle.worth import Payback
+from reelkeeper.rules.sync.adoption import one_day_warning
+from reelkeeper.store.sync.census import Census, Entry
+
+T = TypeVar("T")
+Encode = Callable[[Path, Path, Callable[[CrfSearch], None]], Transcode | Refusal]
+SHOWN: Final = 12  # folders and users; the rest is one row
+_NAMED_ALIKE: Final = (Kind.VIDEO, Kind.IMAGE)
+NAMED: Final = 5  # examples
+_OLD_DAYS: Final = AGES[1][0]
+_AGES: Final = (*(label for _, label in AGES), OLDER)
+# What services put behind a video's name for an image of it: v1-thumb.jpg, v1_poster_640x360.webp, v1.0001.png
+_SUFFIX: Final = re.compile(r"(?:[-_.](?:thumb\w*|poster|preview|cover|frame|small|medium|large|[0-9]+(?:x[0-9]+)?))+$")
+
+
+class Stop:
+    """A handler of Ctrl-C: it interrupts only where waiting can be given up, and is remembered elsewhere."""
+
+    asked = False
+    waiting = False
+
+    def __call__(self, *_: object) -> None:
+        """Take the signal."""
+        self.asked = True
+        if self.waiting:
+            raise KeyboardInterrupt
+
+    def during(self, work: Callable[[], T]) -> T:
+        """Do `work`, which Ctrl-C may interrupt."""
+        if self.asked:
+            raise KeyboardInterrupt
+        self.waiting = True
+        try:
+            return work()
+        finally:
+            self.waiting = False
+
+
+class Sampling(NamedTuple):
+    """How many videos to encode, drawn by which seed, in which folder, and by what."""
+
+    clips: int
+    seed: int
+    scratch: Path
+    encode: Encode
+
+
+class Terms(NamedTuple):
+    """What a scan is told: the patterns of keys, its moment, and what recipes assume."""
+
+    layout: tuple[KeyPattern, ...]
+    as_of: datetime
+    codec: str
+    payback: Payback
+
+
+def scan(
+    bucket: Bucket, terms: Terms, *, tell: Callable[[str], None], stop: Stop, sampling: Sampling | None = None
+) -> Scan:
+    """Scan everything under the bucket's prefix. `tell` gets the progress, in words.
+
+    Interrupted, or when the bucket stops answering, it gives what it knows, and `stopped` says so. Raises StorageError
+    where not even the first page came.
+    """
+    with closing(Census()) as census:
+        counts, stopped = _Counts(terms, bucket.prefix), ""
+        unfinished = sample = None
+        try:
+            for page in _pages(bucket, stop):
+                census.add(counts.entries(page))
+                tell(f"{counts.objects:,} objects, {size(counts.size_bytes)}")
+            try:
+                unfinished = stop.during(bucket.look().unfinished)
+            except StorageError:  # not every server, and not every token, tells
+                unfinished = None
+            if sampling:
+                sample = _sampled(bucket, census, sampling, tell, stop)
+        except KeyboardInterrupt:
+            stopped = "interrupted"
+        except StorageError as error:
+            if not counts.objects:
+                raise
+            stopped = str(error)
+        tell("adding up")
+        return _figures(bucket, terms, census, counts, (stopped, unfinished, sample))
+
+
+def _pages(bucket: Bucket, stop: Stop) -> Iterator[list[StoredObject]]:
+    pages = bucket.look().pages()
+    while (page := stop.during(lambda: next(pages, None))) is not None:
+        yield page
+
+
+class _Counts:
+    """What is counted while pages arrive: by kind, day and storage class, of which there are few."""
+
+    def __init__(self, terms: Terms, prefix: str) -> None:
+        self._layout, self._prefix = terms.layout, prefix
+        self.objects = self.size_bytes = self.pages = self.odd_keys = 0
+        self.cube: dict[tuple[Kind, int, bool], list[int]] = {}
+        self.empty = Part("0 bytes")
+        self.odd: list[Example] = []
+
+    def entries(self, page: Sequence[StoredObject]) -> Iterator[Entry]:
+        """Count a page's objects, and give their entries."""
+        start = len(self._prefix)
+        self.pages += 1
+        for key, size_bytes, etag, at, storage_class in page:
+            rest = key[start:]
+            kind = Kind.OURS if rest.startswith(".") else levers.kind_of(rest)
+            user, name, day = self._read(rest, at)
+            stem = None
+            if name is not None and kind in _NAMED_ALIKE:
+                stem = hash((user, _SUFFIX.sub("", name)))
+            self.objects += 1
+            self.size_bytes += size_bytes
+            cell = self.cube.setdefault((kind, day, storage_class != ""), [0, 0])
+            cell[0] += 1
+            cell[1] += size_bytes
+            if not size_bytes and kind not in (Kind.FOLDER, Kind.OURS):
+                self.empty = self.empty._replace(objects=self.empty.objects + 1)
+            if kind is not Kind.FOLDER and (why := flaw(key)):
+                self.odd_keys += 1
+                if len(self.odd) < NAMED:
+                    self.odd.append(Example(key, size_bytes, why))
+            content = hash((size_bytes, etag)) if size_bytes else None
+            yield Entry(key, size_bytes, storage_class != "", kind, user, content, stem)
+
+    def grouped(self, by: Callable[[Kind, int], Any]) -> dict[Any, Part]:
+        """Sum by whatever `by` makes of kind and day; the part's name is that."""
+        sums: dict[Any, list[int]] = {}
+        for (kind, day, infrequent), (objects, size_bytes) in self.cube.items():
+            found = sums.setdefault(by(kind, day), [0, 0, 0])
+            for place, more in enumerate((objects, size_bytes, size_bytes * infrequent)):
+                found[place] += more
+        return {label: Part(str(label), *found) for label, found in sums.items()}
+
+    def sum(self, of: Callable[[Kind, int], bool] = lambda *_: True, *, standard: bool = False) -> Part:
+        """Sum what `of` is true for, of all storage classes or Standard alone."""
+        chosen = [
+            (objects, size_bytes, size_bytes * infrequent)
+            for (kind, day, infrequent), (objects, size_bytes) in self.cube.items()
+            if of(kind, day) and not (standard and infrequent)
+        ]
+        return Part("", *(sum(cell[place] for cell in chosen) for place in range(3)))
+
+    def _read(self, rest: str, at: datetime) -> tuple[str | None, str | None, int]:
+        """Return the user and the video in a key, and the day when it was stored, or earlier by a date in the key."""
+        for pattern in self._layout:
+            if parts := pattern.read(rest):
+                day = at if parts.made_before is None else min(at, parts.made_before)
+                return parts.user, parts.video, day.toordinal()
+        return None, None, at.toordinal()
+
+
+def _sampled(bucket: Bucket, census: Census, sampling: Sampling, tell: Callable[[str], None], stop: Stop) -> Sample:
+    clips, failed = list[Clip](), list[str]()
+    keys = census.draw(sampling.clips, sampling.seed)
+    for number, key in enumerate(keys, 1):
+        tell(f"sample {number} of {len(keys)}: {key}")
+        try:
+            clips.append(stop.during(lambda key=key: _encoded(bucket, key, sampling)))  # type: ignore[misc]  # bound now
+        except ReelkeeperError as error:
+            failed.append(f"{key}: {error}")
+        except KeyboardInterrupt:
+            break
+    return Sample(sampling.seed, tuple(clips), tuple(failed))
+
+
+def _encoded(bucket: Bucket, key: str, sampling: Sampling) -> Clip:
+    searches = list[CrfSearch]()
+    source = sampling.scratch / "source"
+    try:
+        bucket.download(key, source)
+        size_bytes = source.stat().st_size
+        result = sampling.encode(source, sampling.scratch, searches.append)
+    finally:
+        source.unlink(missing_ok=True)
+    cpu_seconds = sum(search.cpu_seconds for search in searches)
+    if isinstance(result, Refusal):
+        return Clip(key, size_bytes, size_bytes, result.rule, cpu_seconds)
+    Path(result.path).unlink(missing_ok=True)
+    return Clip(key, size_bytes, result.size_bytes, "accepted", cpu_seconds)
+
+
+def _figures(
+    bucket: Bucket, terms: Terms, census: Census, counts: _Counts, ended: tuple[str, Part | None, Sample | None]
+) -> Scan:
+    stopped, unfinished, sample = ended
+    today = terms.as_of.astimezone(UTC).toordinal()
+    total = counts.sum()
+    duplicates, duplicated = census.duplicates(NAMED)
+    users, known_users = census.by_user(SHOWN)
+    found = levers.Found(
+        levers.usage_of(total, unfinished),
+        counts.sum(lambda kind, _: kind is Kind.VIDEO, standard=True),
+        counts.sum(lambda _, day: today - day > _OLD_DAYS, standard=True),
+        counts.sum(lambda kind, day: kind is Kind.VIDEO and today - day > _OLD_DAYS, standard=True),
+        duplicates,
+        unfinished,
+        None if stopped else census.orphans(),
+    )
+    made = levers.levers(found, levers.Kept.of(sample, terms.codec, terms.payback), terms.payback)
+    billed_usd = bill(found.usage).billed_usd
+    days = counts.grouped(lambda _, day: day)
+    fullest = max(days, key=lambda day: days[day].objects, default=today)
+    warning = one_day_warning(OneDay(date.fromordinal(fullest), days[fullest].objects, total.objects)) if days else None
+    return Scan(
+        bucket=bucket.name,
+        prefix=bucket.scope,
+        as_of=terms.as_of,
+        stopped=stopped,
+        total=total,
+        billed_usd=billed_usd,
+        list_usd=levers.list_usd(total),
+        requests=counts.pages,
+        folders=census.by_folder(bucket.prefix, SHOWN),
+        users=users,
+        known_users=known_users,
+        kinds=sorted(counts.grouped(lambda kind, _: kind).values(), key=lambda part: -part.size_bytes),
+        ages=_labelled(counts.grouped(lambda kind, day: (_age(today - day), kind)), [*_AGES]),
+        months=_labelled(counts.grouped(lambda kind, day: (f"{date.fromordinal(day):%Y-%m}", kind))),
+        duplicates=duplicates,
+        duplicated=duplicated,
+        unfinished=unfinished,
+        orphans=found.orphans,
+        empty=counts.empty,
+        odd=counts.odd,
+        odd_keys=counts.odd_keys,
+        biggest=census.biggest(NAMED),
+        sample=sample,
+        levers=made,
+        remarks=[*levers.remarks(total, users, billed_usd, made), *([f"{warning}."] if warning else [])],
+    )
+
+
+def _age(days: int) -> str:
+    return next((label for most, label in AGES if days <= most), OLDER)
+
+
+def _labelled(parts: Mapping[Any, Part], order: Sequence[str] = ()) -> list[tuple[str, Part]]:
+    """List parts of (label, kind) in the order of their labels, each under its kind's name."""
+    ordered = sorted(parts, key=lambda key: (order.index(key[0]) if order else 0, key))
+    return [(label, parts[label, kind]._replace(name=str(kind))) for label, kind in ordered]

@@ -1,0 +1,231 @@
+"""Tell kinds of objects by their keys, price what a scan found, and value what could be done about it. Pure.
+
+Dollars a month are differences of R2's bill for storage, rounded as it rounds, for an account that stores nothing else.
+"""
+
+from collections.abc import Iterator, Sequence
+from decimal import Decimal
+from typing import Final, NamedTuple
+
+from reelkeeper.model.scan import Kind, Lever, Part, Sample, Verdict
+from reelkeeper.rules.billing.pricing import (
+    InfrequentAccessUsage,
+    Saving,
+    StandardUsage,
+    Usage,
+    bill,
+    gb_months,
+    saving_this_month,
+)
+from reelkeeper.rules.billing.tariff import DAYS_A_MONTH, GB, INFREQUENT_ACCESS, MILLION, STANDARD
+from reelkeeper.rules.core.wording import dollars, many, size
+from reelkeeper.rules.lifecycle.worth import REQUESTS_USD, Payback, Worth, cpu_seconds_a_byte
+
+MIN_USD_A_MONTH: Final = 1  # less in a year than an hour of anybody's time
+MOST_MONTHS: Final = 12  # in which what is done once must have come back
+_MIN_OF_ONE_USER: Final = 20  # objects; a smaller bucket may well be of one
+_MICRO: Final = 10**6
+_ENDS: Final = {
+    Kind.VIDEO: "mp4 webm mov mkv m4v",
+    Kind.IMAGE: "jpg jpeg png webp gif avif heic",
+    Kind.PLAYLIST: "m3u8 mpd",
+    Kind.SEGMENT: "ts m4s",
+    Kind.SOUND: "mp3 m4a aac wav ogg opus flac",
+    Kind.TEXT: "json csv txt vtt srt xml log",
+}
+_KIND_OF: Final = {end: kind for kind, ends in _ENDS.items() for end in ends.split()}
+
+
+def kind_of(key: str) -> Kind:
+    """Return the kind of an object by the end of its key."""
+    if key.endswith("/"):
+        return Kind.FOLDER
+    _, dot, end = key.rpartition(".")
+    return _KIND_OF.get(end.lower(), Kind.OTHER) if dot else Kind.OTHER
+
+
+class Kept(NamedTuple):
+    """What encodes leave of videos, as a share, their CPU for each byte of a source, and where this is known from."""
+
+    share: float
+    cpu_seconds_a_byte: float
+    source: str
+
+    @classmethod
+    def of(cls, sample: Sample | None, codec: str, payback: Payback) -> "Kept":
+        """Take a sample's figures, or without one those that plans begin with."""
+        if sample and sample.size_bytes:
+            shares = sorted(clip.kept_bytes / clip.size_bytes for clip in sample.clips if clip.size_bytes)
+            cpu_seconds = sum(clip.cpu_seconds for clip in sample.clips) / sample.size_bytes
+            ours = (
+                f"{many(len(sample.clips), 'clip')} of this bucket, each between {shares[0]:.0%} and {shares[-1]:.0%}"
+            )
+            return cls(sample.kept_bytes / sample.size_bytes, cpu_seconds, ours)
+        share = payback.expected_size_percent / 100
+        return cls(
+            share,
+            cpu_seconds_a_byte(codec, payback),
+            "the expectation that plans begin with (recipe.payback.expected_size_percent, measured on three natural "
+            "clips); --sample 10 measures it here",
+        )
+
+
+class Found(NamedTuple):
+    """What levers can move. `old` and `old_videos` were stored more than 30 days ago; all is in Standard."""
+
+    usage: Usage
+    videos: Part
+    old: Part
+    old_videos: Part
+    duplicates: Part
+    unfinished: Part | None
+    orphans: Part | None
+
+
+def usage_of(total: Part, unfinished: Part | None) -> Usage:
+    """Return a month's usage of what is stored, of which parts of unfinished uploads are some."""
+    parts_bytes = unfinished.size_bytes if unfinished else 0
+    return Usage(
+        standard=StandardUsage(gb_month=gb_months([total.size_bytes - total.infrequent_bytes + parts_bytes])),
+        infrequent_access=InfrequentAccessUsage(gb_month=gb_months([total.infrequent_bytes])),
+    )
+
+
+def list_usd(part: Part) -> Decimal:
+    """Price a month's storage without the free allowance and without rounding."""
+    standard = (part.size_bytes - part.infrequent_bytes) * STANDARD.storage_usd_per_gb_month
+    return (standard + part.infrequent_bytes * INFREQUENT_ACCESS.storage_usd_per_gb_month) / GB
+
+
+def levers(found: Found, kept: Kept, payback: Payback) -> Sequence[Lever]:
+    """Value each lever: those with a known effect first, by dollars a month, then those that nobody can know."""
+    made = [
+        _compress(found, kept, payback),
+        _infrequent(found),
+        _retire(found),
+        _remove("remove_duplicates", "Store duplicates once", found, found.duplicates, _BY_SERVICE),
+        _remove("abort_uploads", "Abort unfinished uploads", found, found.unfinished, _BY_LIFECYCLE),
+        _remove("remove_images", "Delete images whose video is gone", found, found.orphans, _BY_SERVICE),
+    ]
+    return sorted(made, key=lambda lever: (lever.verdict is Verdict.UNKNOWN, -lever.usd_a_month, lever.once_usd))
+
+
+_BY_SERVICE: Final = "the service does this itself, since its links name these keys"
+_BY_LIFECYCLE: Final = "R2's default lifecycle rule does it after 7 days"
+
+
+def _compress(found: Found, kept: Kept, payback: Payback) -> Lever:
+    saved = round(found.videos.size_bytes * max(0.0, 1 - kept.share))
+    a_month = saving_this_month(found.usage, saved, DAYS_A_MONTH)
+    cpu = Worth(saved, 0, found.videos.size_bytes * kept.cpu_seconds_a_byte, payback)
+    once = Decimal(str(round(cpu.cost_usd + max(0, found.videos.objects - 1) * REQUESTS_USD, 6)))
+    why = (
+        f"keeps {kept.share:.0%} of {size(found.videos.size_bytes)}, by {kept.source}; takes "
+        f"{cpu.cpu_seconds / 3600:,.1f} h of CPU"
+    )
+    return _judged("compress", "Compress the videos", found.videos, saved, a_month, once, why)
+
+
+def _infrequent(found: Found) -> Lever:
+    left = found.usage.standard.gb_month - gb_months([found.old.size_bytes])
+    there = found.usage.infrequent_access
+    moved = there.model_copy(update={"gb_month": there.gb_month + gb_months([found.old.size_bytes])})
+    standard = found.usage.standard.model_copy(update={"gb_month": max(left, Decimal(0))})
+    after = found.usage.model_copy(update={"standard": standard, "infrequent_access": moved})
+    before, then = bill(found.usage), bill(after)
+    first = bill(
+        after.model_copy(update={"infrequent_access": moved.model_copy(update={"class_a": found.old.objects})})
+    )
+    a_month = Saving(before.billed_usd - then.billed_usd, before.exact_usd - then.exact_usd)
+    millions = many(-(-found.old.objects // MILLION), "million")
+    why = (
+        f"{size(found.old.size_bytes)} are older than 30 days. Once is {millions} of transitions, and a rule that goes "
+        f"on moving objects costs that each month. {INFREQUENT_ACCESS.minimum_days} days are billed at least, nothing "
+        "is free there, and to read an object once takes two months of what it saves"
+    )
+    once = first.billed_usd - then.billed_usd
+    return _judged(
+        "infrequent_access",
+        "Move old objects to Infrequent Access, if seldom read",
+        found.old,
+        found.old.size_bytes,
+        a_month,
+        once,
+        why,
+    )
+
+
+def _retire(found: Found) -> Lever:
+    most = saving_this_month(found.usage, found.old_videos.size_bytes, DAYS_A_MONTH)
+    why = (
+        "a listing does not know who watches: at most this, if nobody watches any of the "
+        f"{size(found.old_videos.size_bytes)} of videos older than 30 days. After reelkeeper videos import --views, "
+        "reelkeeper plan tier_storage knows"
+    )
+    return Lever(
+        "retire_unwatched",
+        "Retire what nobody watches",
+        *found.old_videos[1:3],
+        most.billed_usd,
+        Decimal(0),
+        Verdict.UNKNOWN,
+        why,
+    )
+
+
+def _remove(name: str, title: str, found: Found, part: Part | None, how: str) -> Lever:
+    if part is None:
+        why = "this bucket does not say" if name == "abort_uploads" else "most images have no video of their name here"
+        return Lever(name, title, 0, 0, Decimal(0), Decimal(0), Verdict.UNKNOWN, why)
+    why = f"{many(part.objects, 'object')}, {size(part.size_bytes)}: {how}" if part.objects else "there are none"
+    return _judged(
+        name,
+        title,
+        part,
+        part.size_bytes,
+        saving_this_month(found.usage, part.size_bytes, DAYS_A_MONTH),
+        Decimal(0),
+        why,
+    )
+
+
+def _judged(name: str, title: str, part: Part, size_bytes: int, a_month: Saving, once: Decimal, why: str) -> Lever:
+    verdict = Verdict.WORTH
+    if a_month.billed_usd < MIN_USD_A_MONTH:
+        verdict = Verdict.NOT_WORTH
+    elif once > MOST_MONTHS * a_month.exact_usd:
+        verdict = Verdict.NOT_WORTH
+        why += f"; takes {once / a_month.exact_usd:,.0f} months to come back" if a_month.exact_usd > 0 else ""
+    return Lever(name, title, part.objects, size_bytes, a_month.billed_usd, once, verdict, why)
+
+
+def remarks(total: Part, users: Sequence[Part], billed_usd: Decimal, made: Sequence[Lever]) -> Iterator[str]:
+    """Say what the figures come to."""
+    if users and users[0].objects >= _MIN_OF_ONE_USER and 10 * users[0].objects > 9 * total.objects:
+        yield (
+            f"{many(users[0].objects, 'object')} are of one user, {users[0].name}, by the patterns of keys: if they do "
+            "not fit, say --prefix or --pattern."
+        )
+    free = STANDARD.free_gb_months
+    if total.size_bytes and not billed_usd:
+        yield f"All of it is within R2's free {free} GB: nothing that is stored here costs anything yet."
+    worth = [lever for lever in made if lever.verdict is Verdict.WORTH]
+    if worth:
+        yield f"The largest lever: {worth[0].title.lower()}, {dollars(worth[0].usd_a_month * _MICRO)} a month."
+    elif billed_usd:
+        yield f"No lever is worth pulling: none brings {dollars(Decimal(MIN_USD_A_MONTH * _MICRO))} a month."
+    if len(worth) > 1:
+        yield "Levers overlap, so their dollars do not add up."
+    yield "Requests, and generation, which costs a service far more than storage, do not show in a listing."
+
+
+def nothing_under(prefix: str, folders: Sequence[Part], page_objects: int) -> str:
+    """Say where the objects of a bucket are that has none under `prefix`."""
+    if not folders:
+        return f"0 objects under {prefix or '/'}; the bucket is empty"
+    beyond = {True: " or more", False: ""}
+    found = [
+        f"{part.name or 'no folder'} ({many(part.objects, 'object')}{beyond[part.objects >= page_objects]})"
+        for part in folders
+    ]
+    return f"0 objects under {prefix or '/'}; the bucket has {', '.join(found)}"

@@ -1,0 +1,219 @@
+"""A scan's figures equal an independent count: of made-up listings, and of what boto3 lists on other S3 servers."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reelkeeper.adapters.s3 import r2, seaweed
+from reelkeeper.errors import StorageError
+from reelkeeper.model import StoredObject
+from reelkeeper.model.key_patterns import compiled
+from reelkeeper.model.scan import Kind, Part, Scan
+from reelkeeper.operations.reports import scan as operation
+from reelkeeper.operations.reports.scan_page import figures, page
+from reelkeeper.rules.lifecycle.worth import Payback
+from reelkeeper.store.sync.census import Census
+from tests.adapters.contract import miniflare
+from tests.buckets import BUCKET, bare_boto3
+from tests.doubles.r2 import R2Double
+
+AS_OF = datetime(2026, 11, 29, 12, tzinfo=UTC)
+TERMS = operation.Terms(compiled(("{user}/{video}.{ext}",)), AS_OF, "h264", Payback())
+OBJECTS = st.lists(
+    st.builds(
+        StoredObject,
+        st.builds(
+            "{}/{}{}".format,
+            st.sampled_from(["ann", "bob", "zoe k", "é"]),
+            st.sampled_from(["v1", "v2", "v1-thumb", "v2_poster", "x"]),
+            st.sampled_from([".mp4", ".MOV", ".jpg", ".m3u8", "", ".bin", "/"]),
+        ),
+        st.sampled_from([0, 1, 10, 10**9]),
+        st.sampled_from(["e1", "e2", "e3-2"]),
+        st.integers(0, 1400).map(lambda days: AS_OF - timedelta(days=days)),
+        st.sampled_from(["", "STANDARD_IA"]),
+    ),
+    unique_by=lambda stored: stored.key,
+)
+
+
+class Listed:
+    """A bucket of which only a listing is known."""
+
+    name, prefix, scope = "b", "", "/"
+
+    def __init__(self, objects: list[StoredObject], ends: BaseException | None = None) -> None:
+        self._objects, self._ends = objects, ends
+
+    def look(self) -> "Listed":
+        return self
+
+    def pages(self) -> Iterator[list[StoredObject]]:
+        for start in range(0, len(self._objects), 3):
+            yield self._objects[start : start + 3]
+        if self._ends:
+            raise self._ends
+
+    def unfinished(self) -> Part:
+        return Part("", 0, 0)
+
+
+def scanned(bucket: Any) -> Scan:  # noqa: ANN401  a bucket, or what looks like one
+    return operation.scan(bucket, TERMS, tell=lambda _: None, stop=operation.Stop())
+
+
+@given(OBJECTS)
+def test_figures_equal_an_independent_count(objects: list[StoredObject]) -> None:
+    found = scanned(Listed(objects))
+    sizes = Counter[str]()
+    for stored in objects:
+        sizes["all"] += stored.size_bytes
+        sizes["infrequent"] += stored.size_bytes * (stored.storage_class != "")
+        sizes[f"user {stored.key.split('/')[0]}" if "." in stored.key else "no user"] += stored.size_bytes
+        sizes[f"folder {stored.key.split('/')[0]}/"] += stored.size_bytes
+        sizes[f"month {stored.last_modified:%Y-%m}"] += stored.size_bytes
+    assert found.total[1:] == (len(objects), sizes["all"], sizes["infrequent"])
+    for parts in (
+        found.kinds,
+        found.users,
+        found.folders,
+        *([part for _, part in ps] for ps in (found.ages, found.months)),
+    ):
+        assert sum(part.objects for part in parts) == len(objects)
+        assert sum(part.size_bytes for part in parts) == sizes["all"]
+        assert sum(part.infrequent_bytes for part in parts) == sizes["infrequent"]
+    assert {f"user {part.name}": part.size_bytes for part in found.users if part.name != "no user"} == {
+        name: sizes[name] for name in {f"user {stored.key.split('/')[0]}" for stored in objects if "." in stored.key}
+    }
+    months = defaultdict[str, int](int)
+    for month, part in found.months:
+        months[f"month {month}"] += part.size_bytes
+    assert months == {name: sizes[name] for name in months}
+    copies = Counter((stored.size_bytes, stored.etag) for stored in objects if stored.size_bytes)
+    assert found.duplicates.objects == sum(count - 1 for count in copies.values())
+    assert found.duplicates.size_bytes == sum((count - 1) * size for (size, _), count in copies.items())
+    assert found.empty.objects == sum(not s.size_bytes and not s.key.endswith("/") for s in objects)
+    assert [item.size_bytes for item in found.biggest] == sorted((s.size_bytes for s in objects), reverse=True)[:5]
+    assert list(figures(found))
+
+
+def test_images_of_videos_that_are_gone() -> None:
+    def orphans(*keys: str) -> tuple[int, int] | None:
+        found = scanned(Listed([StoredObject(key, 5, key, AS_OF) for key in keys])).orphans
+        return None if found is None else (found.objects, found.size_bytes)
+
+    with_video = ("a/1.mp4", "a/1.jpg", "a/2.mp4", "a/2-thumb_640x360.webp", "a/3.png", "a/3.webm")
+    assert orphans(*with_video) == (0, 0)
+    assert orphans(*with_video, "a/4.jpg", "b/1.jpg") == (2, 10)
+    assert orphans("a/1.mp4", "a/poster-of-1.jpg") is None  # names say nothing here
+
+
+def test_a_date_in_the_key_is_older_than_a_copy_of_the_bucket() -> None:
+    terms = TERMS._replace(layout=compiled(("{year}/{month}/{video}.{ext}",)))
+    stored = [StoredObject(f"2024/0{month}/v.mp4", 5, "e", AS_OF) for month in (3, 4)]
+    bucket: Any = Listed(stored)
+    found = operation.scan(bucket, terms, tell=lambda _: None, stop=operation.Stop())
+    assert [age for age, _ in found.ages] == ["over a year"]
+
+
+def test_a_copied_bucket_is_told_by_its_one_day() -> None:
+    one_day = scanned(Listed([StoredObject(f"a/{n}.mp4", 5, str(n), AS_OF) for n in range(30)]))
+    days = [StoredObject(f"a/{n}.mp4", 5, str(n), AS_OF - timedelta(days=n)) for n in range(30)]
+    assert len(one_day.remarks) == len(scanned(Listed(days)).remarks) + 1
+
+
+@pytest.mark.parametrize(("ends", "stopped"), [(KeyboardInterrupt(), "interrupted"), (StorageError("away"), "away")])
+def test_what_is_known_is_kept_when_the_listing_ends_early(ends: BaseException, stopped: str) -> None:
+    found = scanned(Listed([StoredObject(f"a/{n}.mp4", 5, "e", AS_OF) for n in range(6)], ends))
+    assert (found.stopped, found.total.objects, found.unfinished, found.orphans) == (stopped, 6, None, None)
+
+
+def test_a_bucket_that_never_answers_is_an_error() -> None:
+    with pytest.raises(StorageError):
+        scanned(Listed([], StorageError("away")))
+
+
+def test_a_signal_waits_until_a_page_is_counted() -> None:
+    stop = operation.Stop()
+    stop()
+    with pytest.raises(KeyboardInterrupt):
+        stop.during(lambda: 1)
+    with pytest.raises(KeyboardInterrupt):
+        stop.during(stop)
+
+
+def test_a_draw_is_repeated_by_its_seed() -> None:
+    with closing(Census()) as census:
+        census.add(operation._Counts(TERMS, "").entries([StoredObject(f"a/{n}.mp4", 1, "e", AS_OF) for n in range(99)]))
+        drawn = census.draw(10, 7)
+        assert (len({*drawn}), census.draw(10, 7), len(census.draw(1000, 7))) == (10, drawn, 99)
+        assert census.draw(10, 8) != drawn
+
+
+@given(OBJECTS)
+def test_a_page_loads_nothing_and_shows_keys_as_text(objects: list[StoredObject]) -> None:
+    hostile = StoredObject("<script>/&.mp4", 10**12, "e", AS_OF)
+    text = page(scanned(Listed([*objects[:4], hostile])))
+    assert "<script" not in text
+    assert "&lt;script" in text
+    assert "http" not in text.replace("http-equiv", "")
+
+
+SERVERS = ["double", "seaweed", *(pytest.param(name, marks=pytest.mark.long) for name in ("moto", "miniflare"))]
+
+
+@pytest.fixture(params=SERVERS)
+def server(request: pytest.FixtureRequest) -> Iterator[tuple[str, seaweed.Endpoint]]:
+    """R2's rules before SeaweedFS, SeaweedFS as it is, moto, and Cloudflare's simulator."""
+    if request.param == "miniflare":
+        with miniflare.running(request.getfixturevalue("tmp_path"), BUCKET) as address:
+            yield request.param, seaweed.Endpoint(*address)
+    elif request.param == "double":
+        double: R2Double = request.getfixturevalue("double")
+        yield request.param, double.endpoint
+    else:
+        yield request.param, request.getfixturevalue({"seaweed": "endpoint", "moto": "foreign"}[request.param])
+
+
+def test_figures_equal_what_boto3_lists(server: tuple[str, seaweed.Endpoint], prefix: str) -> None:
+    name, at = server
+    client = bare_boto3(at)
+    for user, count in (("ann", 7), ("bob", 3)):
+        for n in range(count):
+            body = b"same" if n < 3 else f"{user}{n}".encode() * (n + 1)
+            client.put_object(Bucket=BUCKET, Key=f"{prefix}{user}/v{n}.mp4", Body=body)
+            client.put_object(Bucket=BUCKET, Key=f"{prefix}{user}/v{n}.jpg", Body=body[:2] * 9 + bytes([n]))
+    client.put_object(Bucket=BUCKET, Key=f"{prefix}ann/a+b é&.m3u8", Body=b"#EXTM3U")
+    client.put_object(Bucket=BUCKET, Key=f"{prefix}empty.mp4", Body=b"")
+    upload = client.create_multipart_upload(Bucket=BUCKET, Key=f"{prefix}ann/late.mp4")["UploadId"]
+    client.upload_part(Bucket=BUCKET, Key=f"{prefix}ann/late.mp4", UploadId=upload, PartNumber=1, Body=b"x" * 1000)
+    listed = client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix)
+    theirs = [entry for one in listed for entry in one.get("Contents", ())]
+
+    bucket = r2.connect(at.endpoint_url, at.access_key_id, at.secret_access_key, BUCKET, prefix)
+    found = scanned(bucket)
+
+    assert found.total[1:3] == (len(theirs), sum(entry["Size"] for entry in theirs)) == (22, found.total.size_bytes)
+    for user in ("ann", "bob"):
+        mine = [entry["Size"] for entry in theirs if entry["Key"].startswith(f"{prefix}{user}/")]
+        assert (len(mine), sum(mine)) in {part[1:3] for part in found.users if part.name == user}
+    kinds = {part.name: part.objects for part in found.kinds}
+    assert kinds == {Kind.VIDEO: 11, Kind.IMAGE: 10, Kind.PLAYLIST: 1}
+    copies = Counter((entry["Size"], entry["ETag"]) for entry in theirs if entry["Size"])
+    assert found.duplicates.objects == sum(count - 1 for count in copies.values()) >= 5
+    assert found.empty.objects == 1
+    if name == "miniflare":  # it does not list uploads
+        assert found.unfinished is None or found.unfinished.objects in (0, 1)
+    else:
+        assert found.unfinished
+        assert found.unfinished[1:3] == (1, 1000)
+    client.abort_multipart_upload(Bucket=BUCKET, Key=f"{prefix}ann/late.mp4", UploadId=upload)
+    folders = {part.name: part.objects for part in bucket.look().folders()}
+    assert folders
+    assert sum(folders.values()) >= 1
