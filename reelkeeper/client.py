@@ -277,7 +277,9 @@ def _tagged(tag: str | None) -> dict[str, str]:
 
 
 def _path(*parts: str) -> str:
-    return "/v1/" + "/".join(quote(part, safe="") for part in parts)
+    """Join the parts of a path. Dots alone are encoded, too, as clients and proxies take such segments out."""
+    dots = {".": "%2E", "..": "%2E%2E"}
+    return "/v1/" + "/".join(dots.get(part) or quote(part, safe="") for part in parts)
 
 
 def _refused(answer: httpx.Response) -> RequestRefused:

@@ -23,8 +23,8 @@ _SIGNATURES = r"(?<=Signature=)[0-9a-f]{64}|(?<=Signature:\n)[0-9a-f]{64}|(?<=X-
 
 # Whose something is, as our own sentences and keys say it: what comes after `user`, and the folders before a video.
 _OWNERS = re.compile(
-    r"\b(?P<said>users?[ ]?[:=]?[ ]?(?P<quote>['\"]))[^'\"\n]{1,200}(?P=quote)"
-    r"|(?P<account>\b(?:user|held)[:/=]|/users/|\buser_id=)[\w.%-]+"
+    r"\b(?P<said>users?[ ]?[:=]?[ ]?(?P<quote>['\"]))(?:\\.|(?!(?P=quote))[^\\\n]){1,2400}(?P=quote)"
+    r"|(?P<account>\b(?:user|held)[:/=](?=[^\s?&'\",;()])|/users/|\buser_id=)(?:(?<!/users/)[^\s?&'\",;()]+|[^\s/?&'\",;()]+)"
     r"|(?<![\w.~/-])(?:[^\s'\"`/:,]{1,256}/){1,20}(?P<file>[^\s'\"`/:,]{1,256}\.(?:mp4|webm|mov|mkv|m4v)\b)"
 )
 

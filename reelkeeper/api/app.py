@@ -16,6 +16,7 @@ from reelkeeper.api.collector import Service
 from reelkeeper.api.dispatching import Dispatching
 from reelkeeper.api.figures import Requests
 from reelkeeper.api.following import Following
+from reelkeeper.api.paths import PathAsSent
 from reelkeeper.api.problems import Problem, answer_errors
 from reelkeeper.api.routes import (
     health,
@@ -55,6 +56,7 @@ def create_app(app_state: AppState) -> FastAPI:
     answer_errors(app)
     app.add_middleware(AuthMiddleware, engine=app_state.workspace.engine, load=app_state.load)
     app.add_middleware(Requests, registry=app.state.registry)
+    app.add_middleware(PathAsSent)
     app.openapi = lambda: _schema(app)  # type: ignore[method-assign]  # FastAPI's documented way to extend it
     return app
 

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 from reelkeeper.adapters.orchestrator import Orchestrator
 from reelkeeper.api.load import Load
 from reelkeeper.model.access import Caller, Scope
+from reelkeeper.model.ids import Id
 from reelkeeper.operations.core.workspace import Workspace
 
 
@@ -26,9 +27,6 @@ def _representable(at: datetime) -> datetime:
 
 
 Moment = Annotated[AwareDatetime, AfterValidator(_representable)]
-Id = Annotated[
-    str, StringConstraints(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}$")
-]  # valid as a part of an object key
 Note = Annotated[
     str, StringConstraints(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")
 ]  # no control characters: terminals print it

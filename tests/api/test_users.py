@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 import sqlalchemy as sa
 from fastapi.testclient import TestClient
 
+from reelkeeper.client import _path
 from reelkeeper.model import BlobState, VideoState
 from reelkeeper.operations.billing import ledger
 from reelkeeper.operations.health import accounts
@@ -140,3 +141,20 @@ def test_unknown_routes_methods_and_broken_bodies_are_refused_with_the_way_out(c
     assert "Content-Type: application/json" in str(problem(text, 422)["faults"])
     # A redirect would lead past a proxy's path prefix, or from https to http.
     assert "no route '/v1/users/bob/'" in str(problem(client.get("/v1/users/bob/"), 404)["detail"])
+
+
+def test_an_id_is_taken_as_it_was_sent(client: TestClient) -> None:
+    names = ("a", "a/export", "a/videos", "a%2Fb", "a/b", "..", "Zoe K", "gina@example.com", "caf\u00e9", "cafe\u0301")
+    for name in names:
+        assert client.put(_path("users", name), json={"tier": "free"}).json()["id"] == name
+    for name in names:
+        assert client.get(_path("users", name)).json()["id"] == name
+        assert client.get(_path("users", name, "videos")).json() == {"videos": [], "after": None}
+    assert client.request("DELETE", "/v1/users/a%2Fvideos").json()["state"] == "erased"
+    assert client.get("/v1/users/a").json()["tier"] == "free"
+    problem(client.get("/v1/users/a%2Fvideos"), 404)
+    for odd in ("%FF", "%00", "a%0Ab", "%20a", "b" * 201):
+        problem(client.put(f"/v1/users/{odd}", json={"tier": "free"}), 422)
+    shown = client.get("/v1/metrics").text
+    assert 'route="/v1/users/{user_id}"' in shown
+    assert "gina" not in shown

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from reelkeeper.adapters.providers.contract import Submission
 from reelkeeper.model.money import Metric, UsageSource, Used
@@ -18,6 +19,7 @@ from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.settings import Settings
 from reelkeeper.store.billing.usage import days, record
 from reelkeeper.store.core.engine import open_store, reading, transaction
+from reelkeeper.store.tables import charges
 from tests.adapters.providers.formats import FORMATS
 from tests.adapters.providers.notes import ORDER
 from tests.cli.conftest import Run
@@ -239,3 +241,15 @@ def test_requests_of_a_command_to_the_bucket_are_counted(one_video: str, configu
 def test_one_form_is_asked_for_at_a_time(reelkeeper: Run) -> None:
     assert "--json" in reelkeeper("bill", "--format", "csv", "--json", exit_code=2).output
     assert reelkeeper("bill", "--format", "json").stdout == reelkeeper("bill", "--json").stdout
+
+
+def test_an_id_is_no_formula_in_a_spreadsheet(reelkeeper: Run, ask: Ask, configured: Settings) -> None:
+    names = ["=cmd|' /C calc'!A0", "+1 555", "-2+3", "@here", "-7"]
+    with open_store(configured) as engine, transaction(engine, "test") as session:
+        for name in names:
+            values = {"day": date(2026, 6, 1), "sku": "jobs", "service": "compute", "consumed_quantity": 1}
+            values |= {"consumed_unit": "jobs", "list_nanousd": 5, "billed_nanousd": 0, "price_book": "b"}
+            session.execute(sa.insert(charges).values(values | {"user_id": name}))
+    assert {row["x_UserId"] for row in ask("bill", "--month", "2026-06")} == {*names}
+    lines = list(csv.DictReader(io.StringIO(reelkeeper("bill", "--month", "2026-06", "--format", "csv").stdout)))
+    assert {line["x_UserId"] for line in lines} == {f"'{name}" for name in names[:4]} | {"-7"}

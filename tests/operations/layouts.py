@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 
 import sqlalchemy as sa
 
-from reelkeeper.adapters.s3.keys import safe_id, unique_id
 from reelkeeper.adapters.s3.seaweed import Endpoint
 from reelkeeper.model import Grace
 from reelkeeper.model.adoption import Adoption
+from reelkeeper.model.ids import earlier_id, unique_id
 from reelkeeper.model.key_patterns import DEFAULT_PATTERNS, compiled
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.sync import adoption, orphans, sync
@@ -73,23 +73,32 @@ LAYOUTS = {
         },
         {"ann/v/x.mp4": "another_file", "ann/v/x.n.mp4": "another_file", "bob/w/2.mp4": "another_file"},
     ),
-    "names that are no ids": Layout(
-        stored("jörg/日本 1.mp4", "ann/a b.mp4", "ann/a-b.mp4", "ann/x.versions.mp4", "bob/a b.mp4", "ann/🎬.mp4"),
+    "names of any kind": Layout(
+        stored(
+            "jörg/日本 1.mp4",
+            "ann/a b.mp4",
+            "ann/a-b.mp4",
+            "ann/x.versions.mp4",
+            "bob/a b.mp4",
+            "ann/🎬.mp4",
+            "a@b/ c.mp4",
+        ),
         {
-            "jörg/日本 1.mp4": (safe_id("jörg"), safe_id("日本 1", safe_id("jörg"))),
-            "ann/a b.mp4": ("ann", safe_id("a b", "ann")),
-            "bob/a b.mp4": ("bob", safe_id("a b", "bob")),
+            "jörg/日本 1.mp4": ("jörg", "日本 1"),
+            "ann/a b.mp4": ("ann", unique_id("a b", "ann", "a b")),
+            "bob/a b.mp4": ("bob", unique_id("a b", "bob", "a b")),
+            "a@b/ c.mp4": ("a@b", earlier_id(" c", "a@b")),
             "ann/a-b.mp4": ("ann", "a-b"),
-            "ann/x.versions.mp4": ("ann", safe_id("x.versions", "ann")),
-            "ann/🎬.mp4": ("ann", safe_id("🎬", "ann")),
+            "ann/x.versions.mp4": ("ann", "x.versions"),
+            "ann/🎬.mp4": ("ann", "🎬"),
         },
         {},
     ),
     "keys as long as keys can be": Layout(
         stored(f"{LONG_NAME}/{LONG_NAME}.mp4", f"ann/{'é' * 100}.mp4", "THE LONGEST"),
         {
-            f"{LONG_NAME}/{LONG_NAME}.mp4": (safe_id(LONG_NAME), safe_id(LONG_NAME, safe_id(LONG_NAME))),
-            f"ann/{'é' * 100}.mp4": ("ann", safe_id("é" * 100, "ann")),
+            f"{LONG_NAME}/{LONG_NAME}.mp4": (LONG_NAME, LONG_NAME),
+            f"ann/{'é' * 100}.mp4": ("ann", "é" * 100),
             "THE LONGEST": ("ann", "long"),
         },
         {},

@@ -1,4 +1,4 @@
-"""Keys: the check that keeps every request under the prefix, Reelkeeper's own key format, and ids.
+"""Keys: the check that keeps every request under the prefix, and Reelkeeper's own key format.
 
 R2 accepts almost any key, but normalizes Unicode to NFC; other S3 servers normalize empty segments, backslashes, `.`
 and `..`, or hide objects under `.uploads`. A key that two servers read differently may name somebody else's object, so
@@ -10,10 +10,12 @@ import re
 import secrets
 import unicodedata
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import NamedTuple
 
 from reelkeeper.errors import KeyRefused
+from reelkeeper.model import ids
 from reelkeeper.model.key_patterns import DEFAULT_PATTERNS, KeyPattern, compiled
 
 MAX_KEY_BYTES = 1024  # Cloudflare R2 "Limits" page: object key length, in UTF-8
@@ -24,24 +26,25 @@ IMAGES = ".images/"  # under the prefix, input images by their digest: left out 
 CONTRACT = ".contract-"  # under the prefix, with a nonce: for the tests of `doctor --contract`; left out of listings
 VIDEO_EXTENSIONS = frozenset({"mp4", "webm", "mov", "mkv", "m4v"})
 
-_ID = r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}"
-_OWN = re.compile(rf"({_ID})/({_ID})/g([1-9][0-9]{{0,8}})-([0-9a-f]{{16}})\.([a-z0-9]{{1,8}})", re.ASCII)
+_NAME = r"[A-Za-z0-9_=-][A-Za-z0-9._=-]{0,199}"
+_OWN = re.compile(rf"({_NAME})/({_NAME})/g([1-9][0-9]{{0,8}})-([0-9a-f]{{16}})\.([a-z0-9]{{1,8}})", re.ASCII)
 DEFAULT_LAYOUT = compiled(DEFAULT_PATTERNS)
 
-_NOT_IN_AN_ID = re.compile(r"[^A-Za-z0-9_-]+")
-_MAX_ID = 128
-_SLUG = 40  # characters that are kept of a name that is not an id
-_HASH = 12  # hex digits: 48 bits distinguish equal names
+_MAX_NAME = 200  # bytes of an id's name; MinIO takes 255 for a segment
+_ESCAPED = re.compile(rb"[^A-Za-z0-9._-]|^\.|\.(?=versions$)")
+_ESCAPE = re.compile(rb"=([0-9A-F]{2})")
+_HASHED = "=="  # which no escaped name contains
+_SLUG = 40
 _DULL = re.compile(r"[A-Za-z0-9_-]+(?:[./][A-Za-z0-9_-]+)*")  # only characters that all servers read in the same way
-_CONTROL = frozenset({"Cc", "Cs", "Zl", "Zp"})  # control, lone surrogates, line and paragraph separators
 _NOT_XML = frozenset({"\ufffe", "\uffff"})  # XML 1.0 cannot carry them, so neither can a batch delete
 
 
 class ParsedKey(NamedTuple):
     """The parts of a key. `generation` and `nonce` are None if Reelkeeper did not make the key.
 
-    Then `user_id` and `video_id` are the names in the key, of which `safe_id` makes ids; `pattern` is the index in the
-    layout of the pattern that matched, and `made_before` the end of the date in the key.
+    Then `user_id` and `video_id` are the names in the key, of which `ids.id_of` makes ids; `pattern` is the index in
+    the layout of the pattern that matched, and `made_before` the end of the date in the key. `user_id` is None where
+    the key does not say whose it is, as a key of ours with a hash in place of an id.
     """
 
     user_id: str | None
@@ -55,14 +58,44 @@ class ParsedKey(NamedTuple):
 
 def blob_key(prefix: str, user_id: str, video_id: str, generation: int, extension: str) -> str:
     """Return a key that was never used before, with 64 random bits. Raises KeyRefused if a part is malformed."""
-    key = f"{prefix}{user_id}/{video_id}/g{generation}-{secrets.token_hex(8)}.{extension}"
-    parsed = parse_key(prefix, confined(prefix, key))
-    if parsed is None or parsed[:3] != (user_id, video_id, generation) or parsed.extension != extension:
+    nonce = secrets.token_hex(8)
+    key = f"{prefix}{key_name(user_id)}/{key_name(video_id)}/g{generation}-{nonce}.{extension}"
+    if not _OWN.fullmatch(confined(prefix, key)[len(prefix) :]):
         raise KeyRefused(
-            f"no key can be made for user {user_id!r}, video {video_id!r}, generation {generation}, extension "
-            f"{extension!r}: ids match {_ID}, generations begin at 1, extensions are 1 to 8 of a-z and 0-9"
+            f"no key can be made of generation {generation} and extension {extension!r}: generations begin at 1, "
+            "extensions are 1 to 8 of a-z and 0-9"
         )
     return key
+
+
+def key_name(name: str) -> str:
+    """Return the segment of our keys for an id: itself where it is plain, else with its UTF-8 escaped, as `a=40b.de`.
+
+    No two ids have the same: a plain id has no `=`, and what is longer than 200 bytes ends in `==` and a SHA-256.
+    Raises KeyRefused for a text that is no id.
+    """
+    if wrong := ids.flaw(name):
+        raise KeyRefused(f"no key can be made for the id {name[:MAX_KEY_BYTES]!r}: it {wrong}")
+    if ids.PLAIN.fullmatch(name) and not name.endswith(".versions"):
+        return name
+    # guard ids.escaped: two users get one folder, and erasing one deletes what is left of the other's
+    escaped = _ESCAPED.sub(lambda found: b"=%02X" % found[0][0], name.encode()).decode()
+    if len(escaped) <= _MAX_NAME:
+        return escaped
+    slug = re.sub("[^A-Za-z0-9_-]+", "-", name)[:_SLUG]
+    return f"{slug}{_HASHED}{hashlib.sha256(name.encode()).hexdigest()}"
+
+
+def _named(name: str) -> str | None:
+    """Return the id that a segment of our keys stands for; None for a hash. Raises ValueError if it stands for none."""
+    if "=" not in name:
+        return name
+    if _HASHED in name:
+        return None
+    found = _ESCAPE.sub(lambda escape: bytes.fromhex(escape[1].decode()), name.encode()).decode()
+    if ids.flaw(found) or key_name(found) != name:
+        raise ValueError(name)
+    return found
 
 
 def parse_key(prefix: str, key: str, layout: Sequence[KeyPattern] = DEFAULT_LAYOUT) -> ParsedKey | None:
@@ -72,8 +105,11 @@ def parse_key(prefix: str, key: str, layout: Sequence[KeyPattern] = DEFAULT_LAYO
     except KeyRefused:
         return None
     if own := _OWN.fullmatch(rest):
-        user_id, video_id, generation, nonce, extension = own.groups()
-        return ParsedKey(user_id, video_id, int(generation), nonce, extension)
+        user_name, video_name, generation, nonce, extension = own.groups()
+        with suppress(ValueError):  # a key of the service's, with signs of equality
+            user_id, video_id = _named(user_name), _named(video_name)
+            user_id = user_id if video_id else None
+            return ParsedKey(user_id, video_id or video_name, int(generation), nonce, extension)
     if not has_video_extension(rest):
         return None
     for place, pattern in enumerate(layout):
@@ -86,23 +122,6 @@ def parse_key(prefix: str, key: str, layout: Sequence[KeyPattern] = DEFAULT_LAYO
 def has_video_extension(key: str) -> bool:
     """Check whether a key ends with the extension of a video."""
     return key.rpartition(".")[2].lower() in VIDEO_EXTENSIONS
-
-
-def safe_id(name: str, *owners: str) -> str:
-    """Return `name` if it is a valid id, else an id from its valid characters and a hash of it and `owners`."""
-    if re.fullmatch(_ID, name) and not name.endswith(".versions"):
-        return name
-    slug = _NOT_IN_AN_ID.sub("-", name).strip("-")[:_SLUG]
-    return f"{slug or 'x'}-{_digest(*owners, name)}"
-
-
-def unique_id(video_id: str, user_id: str, name: str) -> str:
-    """Return a video's id if another user also has `video_id`: from user and name, so it depends on no order."""
-    return f"{video_id[: _MAX_ID - _HASH - 1]}-{_digest(user_id, name)}"
-
-
-def _digest(*parts: str) -> str:
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:_HASH]
 
 
 def confined(prefix: str, key: str) -> str:
@@ -125,7 +144,7 @@ def flaw(key: str) -> str | None:  # noqa: PLR0911  one return for each thing th
         return "has an empty segment"
     if "\\" in key:
         return "contains a backslash"
-    if any(unicodedata.category(character) in _CONTROL or character in _NOT_XML for character in key):
+    if any(unicodedata.category(character) in ids.CONTROL or character in _NOT_XML for character in key):
         return "contains a control character"
     if not unicodedata.is_normalized("NFC", key):
         return "is not in Unicode normal form C"

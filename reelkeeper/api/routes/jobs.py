@@ -10,10 +10,11 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from reelkeeper.api.app_state import CurrentState, Id, IdempotencyKey, Whose, needs
+from reelkeeper.api.app_state import CurrentState, IdempotencyKey, Whose, needs
 from reelkeeper.api.load import STREAM, WORK, WRITE
 from reelkeeper.api.problems import documented, problem
 from reelkeeper.model.access import Scope
+from reelkeeper.model.ids import Id
 from reelkeeper.model.jobs import IN_FLIGHT
 from reelkeeper.model.requests import Cached, Declined, GenerationRequest, Joined, Queued, RefusedFor, Tag, Unfulfilled
 from reelkeeper.operations.jobs import settle

@@ -8,12 +8,13 @@ from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Final
 from uuid import uuid4
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
-from reelkeeper.api.app_state import CurrentState, Id, needs
+from reelkeeper.api.app_state import CurrentState, needs
 from reelkeeper.api.load import WORK
+from reelkeeper.api.paths import UserId
 from reelkeeper.api.problems import documented
 from reelkeeper.model.access import Caller, Scope
 from reelkeeper.operations.jobs.settle import cancel
@@ -21,7 +22,7 @@ from reelkeeper.operations.removals import erase as operation
 from reelkeeper.operations.videos.export import export as write_export
 from reelkeeper.settings import settings
 
-router = APIRouter(prefix="/v1/users/{user_id}", tags=["users"])
+router = APIRouter(prefix="/v1/users/{user_id:id}", tags=["users"])
 _WAIT_SECONDS: Final = 5.0  # for running jobs to end, while the caller waits
 _CHUNK_BYTES: Final = 1 << 18
 _ZIP: Final[dict[str, Any]] = {"schema": {"type": "string", "format": "binary"}}
@@ -64,7 +65,7 @@ class Erasure(BaseModel):
 
 @router.delete("", summary="Erase a user", dependencies=[WORK], responses=documented(404, 409))
 def erase(
-    user_id: Annotated[Id, Path(examples=["ann"])],
+    user_id: UserId,
     app_state: CurrentState,
     caller: Annotated[Caller, needs(Scope.ERASE)],
 ) -> Erasure:
@@ -92,7 +93,7 @@ def erase(
     response_class=StreamingResponse,
     responses={200: {"content": {"application/zip": _ZIP}}, **documented(404, 410, 502)},
 )
-def export(user_id: Annotated[Id, Path(examples=["ann"])], app_state: CurrentState) -> StreamingResponse:
+def export(user_id: UserId, app_state: CurrentState) -> StreamingResponse:
     """Return all rows, videos and images, except what was taken down. `missing.txt` lists unreadable objects."""
     with ExitStack() as kept:
         app_state.scratch.mkdir(parents=True, exist_ok=True)

@@ -4,13 +4,15 @@ from datetime import datetime
 from typing import Annotated
 from uuid import uuid4
 
-from fastapi import APIRouter, BackgroundTasks, Path
+from fastapi import APIRouter, BackgroundTasks
 from pydantic import BaseModel, ConfigDict, Field
 
-from reelkeeper.api.app_state import CurrentState, Id, Reason, needs
+from reelkeeper.api.app_state import CurrentState, Reason, needs
 from reelkeeper.api.load import WORK, WRITE
+from reelkeeper.api.paths import VideoId
 from reelkeeper.api.problems import documented
 from reelkeeper.model.access import Caller, Scope
+from reelkeeper.model.ids import Id
 from reelkeeper.operations.lifecycle import cache_purge
 from reelkeeper.operations.removals import lock_ends
 from reelkeeper.operations.removals import takedown as operation
@@ -92,11 +94,11 @@ def take_down(
 
 
 @router.get(
-    "/{video_id}",
+    "/{video_id:id}",
     summary="Get the certificate of a takedown",
     dependencies=[needs(Scope.TAKEDOWNS), WORK],
     responses=documented(404),
 )
-def certificate(video_id: Annotated[Id, Path(examples=["v1"])], app_state: CurrentState) -> Certificate:
+def certificate(video_id: VideoId, app_state: CurrentState) -> Certificate:
     """Return what was taken down with a video, and what is still stored."""
     return Certificate.of(operation.certificate(app_state.workspace.engine, video_id))

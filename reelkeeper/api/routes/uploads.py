@@ -8,12 +8,13 @@ from uuid import uuid4
 from fastapi import APIRouter, Path
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from reelkeeper.api.app_state import CurrentState, Id, IdempotencyKey, Moment, needs
+from reelkeeper.api.app_state import CurrentState, IdempotencyKey, Moment, needs
 from reelkeeper.api.load import UPLOAD, WORK, WRITE
 from reelkeeper.api.problems import documented
 from reelkeeper.errors import LeaseLost
 from reelkeeper.model import MediaLimits, requests
 from reelkeeper.model.access import Scope
+from reelkeeper.model.ids import Id
 from reelkeeper.model.money import ReservationState
 from reelkeeper.model.requests import Tag
 from reelkeeper.operations.core.policies import current

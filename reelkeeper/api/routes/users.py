@@ -4,14 +4,16 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
 
-from reelkeeper.api.app_state import CurrentState, Id, IdempotencyKey, Reason, needs
+from reelkeeper.api.app_state import CurrentState, IdempotencyKey, Reason, needs
 from reelkeeper.api.load import WORK, WRITE
+from reelkeeper.api.paths import UserId
 from reelkeeper.api.problems import documented
 from reelkeeper.errors import NotFound
 from reelkeeper.model.access import Caller, Scope
+from reelkeeper.model.ids import Id
 from reelkeeper.operations.billing import users as accounts
 from reelkeeper.operations.billing.quota import check_user_storage_quota
 from reelkeeper.operations.core.policies import in_force
@@ -20,6 +22,7 @@ from reelkeeper.rules.billing.quota import judge
 from reelkeeper.rules.core.tiers import MAX_BYTES
 from reelkeeper.store.billing import ledger, quotas
 from reelkeeper.store.core.engine import reading
+from reelkeeper.store.videos.former_ids import known_user
 from reelkeeper.store.videos.videos import is_user, list_videos
 
 router = APIRouter(prefix="/v1", tags=["users"])
@@ -60,14 +63,15 @@ class Answer(BaseModel):
 
 
 @router.get(
-    "/users/{user_id}",
+    "/users/{user_id:id}",
     summary="Get a user's storage and credits",
     dependencies=[needs(Scope.USERS), WORK],
     responses=documented(404),
 )
-def user(user_id: Annotated[Id, Path(examples=["ann"])], app_state: CurrentState) -> User:
+def user(user_id: UserId, app_state: CurrentState) -> User:
     """Return the user's tier, bytes and credits, read from one snapshot."""
     with reading(app_state.workspace.engine) as session:
+        user_id = known_user(session, user_id)
         standing = quotas.standing(session, user_id)
         if standing is None:
             raise NotFound(f"no user {user_id!r} in the catalogue")
@@ -92,13 +96,13 @@ class Tiered(BaseModel):
 
 
 @router.put(
-    "/users/{user_id}",
+    "/users/{user_id:id}",
     summary="Create a user, or set a user's tier",
     dependencies=[WRITE],
     responses=documented(410),
 )
 def put(
-    user_id: Annotated[Id, Path(examples=["ann"])],
+    user_id: UserId,
     body: Tiered,
     app_state: CurrentState,
     caller: Annotated[Caller, needs(Scope.ACCOUNTS)],
@@ -140,14 +144,14 @@ class Given(BaseModel):
 
 
 @router.post(
-    "/users/{user_id}/credits",
+    "/users/{user_id:id}/credits",
     summary="Grant credits, or refund a job",
     status_code=201,
     dependencies=[WRITE],
     responses=documented(404, 410),
 )
 def give(
-    user_id: Annotated[Id, Path(examples=["ann"])],
+    user_id: UserId,
     body: Credits,
     key: IdempotencyKey,
     app_state: CurrentState,
@@ -199,18 +203,19 @@ class OwnVideos(BaseModel):
 
 
 @router.get(
-    "/users/{user_id}/videos",
+    "/users/{user_id:id}/videos",
     summary="List a user's videos with their expiry",
     dependencies=[needs(Scope.USERS), WORK],
     responses=documented(404, 410),
 )
 def own_videos(
-    user_id: Annotated[Id, Path(examples=["ann"])],
+    user_id: UserId,
     app_state: CurrentState,
     page: Annotated[Page, Query()],
 ) -> OwnVideos:
     """List the user's videos from one snapshot, each with what the policies in force will do to it, and when."""
     with reading(app_state.workspace.engine) as session:
+        user_id = known_user(session, user_id)
         found = list_videos(session, user_id=user_id, after=page.after or "", limit=page.limit + 1)
         if not found and not is_user(session, user_id):
             raise NotFound(f"no user {user_id!r} in the catalogue")

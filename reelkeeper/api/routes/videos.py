@@ -4,16 +4,18 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Final
 from uuid import uuid4
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Query
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import RedirectResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from reelkeeper.adapters.cloudflare import KEPT_DAYS
-from reelkeeper.api.app_state import CurrentState, Id, IdempotencyKey, Moment, Whose, needs
+from reelkeeper.api.app_state import CurrentState, IdempotencyKey, Moment, Whose, needs
 from reelkeeper.api.load import WRITE
+from reelkeeper.api.paths import VideoId
 from reelkeeper.api.problems import documented
 from reelkeeper.model.access import Caller, Scope
+from reelkeeper.model.ids import Id
 from reelkeeper.operations.lifecycle import keep as prolong
 from reelkeeper.operations.removals import delete as lifecycle
 from reelkeeper.operations.videos.views import record_views, show
@@ -68,7 +70,7 @@ class Viewer(Whose):
 
 
 @router.get(
-    "/videos/{video_id}",
+    "/videos/{video_id:id}",
     summary="Redirect to a video's bytes, and count a view",
     status_code=307,
     response_class=RedirectResponse,
@@ -76,7 +78,7 @@ class Viewer(Whose):
     responses={**_SENT, **documented(404, 406)},
 )
 def video(
-    video_id: Annotated[Id, Path(examples=["v1"])],
+    video_id: VideoId,
     app_state: CurrentState,
     viewer: Annotated[Viewer, Query()],
 ) -> RedirectResponse:
@@ -98,13 +100,13 @@ class Deleted(BaseModel):
 
 
 @router.delete(
-    "/videos/{video_id}",
+    "/videos/{video_id:id}",
     summary="Delete a video for its user",
     dependencies=[WRITE],
     responses=documented(404, 409),
 )
 def delete(
-    video_id: Annotated[Id, Path(examples=["v1"])],
+    video_id: VideoId,
     app_state: CurrentState,
     caller: Annotated[Caller, needs(Scope.DELETIONS)],
     whose: Annotated[Whose, Query()],
@@ -125,14 +127,14 @@ class Kept(BaseModel):
 
 
 @router.post(
-    "/videos/{video_id}/keep",
+    "/videos/{video_id:id}/keep",
     summary="Extend a video's retention at its user's request",
     status_code=201,
     dependencies=[WRITE],
     responses=documented(404, 409),
 )
 def keep(
-    video_id: Annotated[Id, Path(examples=["v1"])],
+    video_id: VideoId,
     key: IdempotencyKey,
     app_state: CurrentState,
     caller: Annotated[Caller, needs(Scope.KEEPS)],

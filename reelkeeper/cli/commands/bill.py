@@ -4,11 +4,12 @@
 """
 
 import csv
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 By = Literal["user", "service", "day"]
 Account = Literal["cloudflare", "fal", "replicate", "runway", "openai"]
+_NUMBER: Final = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 _KEYS: Mapping[By, tuple[str, ...]] = {
     "user": ("x_UserId", "x_UserTier"),
     "service": ("ServiceName",),
@@ -115,7 +117,14 @@ def write_charges(session: "Session", form: str, by: By | None, first: date, las
     columns = (*_BILLING, *_KEYS[by], *_SUMS) if by else DETAIL
     lines = csv.DictWriter(sys.stdout, columns, lineterminator="\n")
     lines.writeheader()
-    lines.writerows(rows)
+    # guard bill.formulas: a user's id is a formula, and whoever opens the file in a spreadsheet runs it
+    lines.writerows({name: _as_text(value) for name, value in row.items()} for row in rows)
+
+
+def _as_text(value: object) -> object:
+    """Put an apostrophe before what a spreadsheet takes for a formula, and is no number (OWASP, "CSV Injection")."""
+    is_formula = isinstance(value, str) and value[:1] in set("=+-@") and not _NUMBER.fullmatch(value)
+    return f"'{value}" if is_formula else value
 
 
 def _show(session: "Session", by: By, first: date, last: date, limit: int) -> None:

@@ -1,4 +1,4 @@
-"""`users`: export or erase all data of a user on request."""
+"""`users`: export, erase or rename a user, with all data."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +10,7 @@ from reelkeeper.cli.screen import emit, say, size, table
 from reelkeeper.cli.words import AsJson, new_run_id, who
 from reelkeeper.errors import Misconfigured, PartialFailure
 
-group = typer.Typer(help="Export or erase a user's data on request.", no_args_is_help=True)
+group = typer.Typer(help="Export, erase or rename a user.", no_args_is_help=True)
 
 
 @group.command()
@@ -65,6 +65,29 @@ def erase(
             say(f"But {done.versions}. Delete every version of the user's keys at the server.")
     if done.left:
         raise PartialFailure(f"{len(done.left):,} items are left; repeat the command when nothing keeps them any more")
+
+
+@group.command()
+def rename(
+    before: Annotated[str, typer.Argument(metavar="OLD", help="The id in the catalogue.")],
+    after: Annotated[str, typer.Argument(metavar="NEW", help="The id that the service has; it may exist.")],
+    apply: Annotated[bool, typer.Option("--apply", help="Do it; else only show what would move.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Give a user another id, or join two rows of one user: videos, credits, quota, jobs, holds and all else.
+
+    Keys stay as they are. The old id still finds the user, and an erasure looks for it, too.
+    """
+    from reelkeeper.operations.removals.rename import rename as operation
+
+    with store() as engine:
+        done = operation(engine, before, after, by=who(), apply=apply)
+    if as_json:
+        emit(done)
+        return
+    table(("!data", ">rows"), [(name, f"{count:,}") for name, count in done.rows.items()])
+    joins = " and joins what it has" if done.joined else ""
+    say(f"{before} is {after} now." if done.is_done else f"{before} becomes {after}{joins}. To do it: add --apply")
 
 
 @group.command()

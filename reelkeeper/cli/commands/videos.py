@@ -1,5 +1,6 @@
 """`videos`: list, show, delete, import and add videos of the catalogue."""
 
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -36,11 +37,13 @@ def videos(
         return
     from reelkeeper.model import VideoState
     from reelkeeper.store.core.engine import reading
+    from reelkeeper.store.videos.former_ids import known_user
     from reelkeeper.store.videos.videos import list_videos
 
     if state is not None and state not in set(VideoState):
         raise typer.BadParameter(f"no state {state!r}; there are {', '.join(VideoState)}")
     with store() as engine, reading(engine) as session:
+        user = user and known_user(session, user)
         found = list_videos(session, user_id=user, state=state, run_id=run, limit=limit)
     if as_json:
         emit(found)
@@ -164,7 +167,8 @@ def delete(
     with store() as engine:
         deleted = delete_video(engine, video_id, by=who(), run_id=new_run_id("delete"), user_id=user)
     until = f"{deleted.restorable_until:%Y-%m-%d %H:%M} UTC"
-    text = f"{video_id} of {deleted.user_id} is deleted. To undo until {until}: reelkeeper restore --video {video_id}"
+    command = shlex.join(["reelkeeper", "restore", "--video", video_id])
+    text = f"{video_id} of {deleted.user_id} is deleted. To undo until {until}: {command}"
     respond(text, deleted, as_json=as_json)
 
 

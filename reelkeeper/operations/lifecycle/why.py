@@ -1,5 +1,6 @@
 """Explain a video in one place: its key, the rules, holds and views, and when a run may touch it next."""
 
+import shlex
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -76,7 +77,7 @@ def explain(
             is_held = reasons[-1].what == "hold"
             next_at, step = _after_retirement(listed, as_of, is_held=is_held)
             if next_at and not is_ours and not keeps_contract():
-                next_at, step = None, f"{_NOT_TRIED}; to show it again: reelkeeper restore --video {listed.id}"
+                next_at, step = None, f"{_NOT_TRIED}; to show it again: {_to_restore(listed)}"
             return Explained(video_id, listed.state, tuple(reasons), next_at, step)
         worth = partial(
             unopened, rules.policies.recipe.codec, rules.policies.recipe.payback, crf_searches.totals(session)
@@ -168,7 +169,7 @@ def _views(live: Video) -> str:
 def _original(session: Session, listed: Listed, as_of: datetime) -> Iterator[str]:
     copies = find_copies(session, listed.id, as_of)
     if copies is not None and copies.original is not None:
-        yield f"kept for its grace at {copies.original.key}: reelkeeper restore --video {listed.id}"
+        yield f"kept for its grace at {copies.original.key}: {_to_restore(listed)}"
 
 
 def _judge(policies: Policies, worth: Appraise | None, keeps_contract: bool, live: Video, as_of: datetime) -> Verdict:
@@ -176,8 +177,12 @@ def _judge(policies: Policies, worth: Appraise | None, keeps_contract: bool, liv
     return fit(verdict, policies.recipe.placement, keeps_contract=keeps_contract)
 
 
+def _to_restore(listed: Listed) -> str:
+    return shlex.join(["reelkeeper", "restore", "--video", listed.id])
+
+
 def _after_retirement(listed: Listed, as_of: datetime, *, is_held: bool = False) -> tuple[datetime | None, str]:
-    back = f"reelkeeper restore --video {listed.id}"
+    back = _to_restore(listed)
     if listed.state != VideoState.RETIRED or not listed.purge_after:
         return None, "no run touches it"
     if is_held:

@@ -8,16 +8,18 @@ kept by a legal hold or the bucket delay the rows, too, which record what is kep
 only link from the pseudonym to the user.
 """
 
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import datetime
 from typing import Final, NamedTuple
 
-from reelkeeper.adapters.s3.keys import parse_key, safe_id
+from reelkeeper.adapters.s3.keys import key_name, parse_key
 from reelkeeper.adapters.s3.r2 import Bucket
-from reelkeeper.errors import HoldClosed, KeyRefused, LeaseLost, NotFound
+from reelkeeper.errors import HoldClosed, InputRefused, KeyRefused, LeaseLost, NotFound
 from reelkeeper.model.buckets import NEVER
+from reelkeeper.model.ids import earlier_id, id_of
 from reelkeeper.model.jobs import JobState
 from reelkeeper.operations.alerts.events import record
 from reelkeeper.operations.billing import quota
@@ -38,7 +40,8 @@ from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.removals import erase_rows, erasures, takedowns
 from reelkeeper.store.removals.erasures import Erasing
-from reelkeeper.store.videos import uploads
+from reelkeeper.store.videos import former_ids, uploads
+from reelkeeper.store.videos.videos import is_user
 
 Cancel = Callable[..., JobState]  # settle.cancel, passed in as this package does not import that of jobs
 WAIT_SECONDS: Final = 20.0  # for running jobs to stop
@@ -94,12 +97,20 @@ def erase(
     """Erase a user, as far as possible now. Safe to repeat: each call continues, and says what it waits for.
 
     `cancel` ends a job, or asks it to stop; `settings` name Cloudflare's zone and account. Raises NotFound for a user
-    who is unknown or already erased; StoreBehind; Frozen; LeaseLost where another process is erasing the user.
+    who is unknown or already erased; InputRefused where an earlier version made a second row of the user; StoreBehind;
+    Frozen; LeaseLost where another process is erasing the user.
     """
     # guard erase.behind: a copy of the store begins to erase a user whom the original keeps
     epochs.require_current(workspace)
     with transaction(workspace.engine, "erase.begin") as session:
         require_permission(session)
+        user_id = former_ids.known_user(session, user_id)
+        # guard erase.both_rows: an erasure is called complete while an older row of the user keeps their videos
+        if (other := former_ids.earlier_row(session, user_id)) and is_user(session, user_id, even_erased=True):
+            raise InputRefused(
+                f"a part of what user {user_id!r} has is recorded under {other!r}, an id that an earlier version made: "
+                f"nothing was erased. Join them first: reelkeeper users rename {other} {shlex.quote(user_id)}"
+            )
         is_new = erasures.find(session, user_id) is None
         erasing = erasures.begin(session, user_id)
         if erasing is None:
@@ -214,14 +225,23 @@ def _is_within(bucket: Bucket, key: str) -> bool:
 
 
 def _listed(run: _Run) -> list[str]:
-    """List the keys under the user's folder that name the user as their owner."""
-    bucket, user_id, layout = run.workspace.bucket, run.erasing.user_id, run.workspace.layout
-    try:
-        found = [item.key for page in bucket.pages_of_user(user_id) for item in page]
-    except KeyRefused:  # an id that is invalid in a key
-        return []
-    read = [(key, parse_key(bucket.prefix, key, layout)) for key in found]
-    return [key for key, parsed in read if parsed and parsed.user_id and safe_id(parsed.user_id) == user_id]
+    """List the keys under the user's folders that name the user as their owner."""
+    bucket, layout = run.workspace.bucket, run.workspace.layout
+    with reading(run.workspace.engine) as session:
+        names = {run.erasing.user_id, *former_ids.of_user(session, run.erasing.user_id)}
+    listed = set[str]()
+    for folder in names | {key_name(name) for name in names}:
+        with suppress(KeyRefused):  # a name that is invalid in a key
+            listed |= {item.key for page in bucket.pages_of_user(folder) for item in page}
+    ours = tuple(f"{bucket.prefix}{key_name(name)}/" for name in names)
+    found = []
+    for key in sorted(listed):
+        parsed = parse_key(bucket.prefix, key, layout)
+        if parsed and parsed.generation is not None:
+            found += [key] if key.startswith(ours) else []
+        elif parsed and parsed.user_id:
+            found += [key] if {id_of(parsed.user_id), earlier_id(parsed.user_id)} & names else []
+    return found
 
 
 def _left(run: _Run, kept: dict[int, str], refused: dict[str, str]) -> tuple[Left, ...]:
@@ -261,7 +281,11 @@ def _finish(run: _Run, by: str) -> Erasure:
     versions = run.workspace.bucket.versions_left()
     engine, erasing = run.workspace.engine, run.erasing
     with reading(engine) as session:
-        ids = Identifiers(erasing.user_id, erasures.all_videos(session, erasing.user_id), erasing.pseudonym)
+        # guard erase.former: what names the user by an id from before `users rename` stays
+        names = {erasing.user_id, *former_ids.of_user(session, erasing.user_id)}
+        own = names | erasures.all_videos(session, erasing.user_id)
+    ids = Identifiers(frozenset(own | {key_name(name) for name in own}), erasing.pseudonym)
+    theirs = Identifiers(frozenset(names | {key_name(name) for name in names}), erasing.pseudonym)
     events, last = 0, 0
     while found := _read_events(run, ids, last):
         places, last = found
@@ -276,7 +300,7 @@ def _finish(run: _Run, by: str) -> Erasure:
         while found := _events(session, run, ids, last):  # events recorded since
             places, last = found
             events += audit.erase(session, places, erasing.pseudonym, run_id=run.run_id)
-        rows = erase_rows.erase(session, erasing, ids.cleaned)
+        rows = erase_rows.erase(session, erasing, ids.cleaned, theirs.forms)
         detail = {"by": by, "since": erasing.since.isoformat(), "events": events, **rows}
         detail |= {"versions": versions} if versions else {}
         append(session, [Event("erase", run.run_id, user_id=erasing.pseudonym, detail=detail)])

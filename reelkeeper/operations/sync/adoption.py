@@ -7,14 +7,17 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from reelkeeper.adapters.s3.keys import flaw, has_video_extension, parse_key, safe_id, unique_id
+from reelkeeper.adapters.s3.keys import flaw, has_video_extension, parse_key
 from reelkeeper.model import StoredObject
 from reelkeeper.model.adoption import BY_CSV, Adoption, AdoptionVerdict
+from reelkeeper.model.ids import earlier_id, id_of, unique_id
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.rules.sync.adoption import AdoptionLimits, refusal, together
+from reelkeeper.store import Session
 from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.sync import noted, noted_counts
 from reelkeeper.store.sync.noted import Owner
+from reelkeeper.store.videos import former_ids
 
 _UNKNOWN = Owner(None, None, None)
 _NOTHING_BEFORE: Mapping[str, int] = MappingProxyType({})
@@ -25,22 +28,21 @@ def note(workspace: Workspace, scan_id: str, unexplained: Sequence[StoredObject]
     with transaction(workspace.engine, "sync.note") as session:
         at = now(session)
         owners = noted.owners(session, [stored.key for stored in unexplained])
-        noted.note(
-            session,
-            [
-                {
-                    "key": stored.key,
-                    "size_bytes": stored.size_bytes,
-                    "etag": stored.etag,
-                    "last_modified": stored.last_modified,
-                    "first_seen_at": at,
-                    "last_seen_at": at,
-                    "scan_id": scan_id,
-                    **_read(workspace, stored, owners.get(stored.key, _UNKNOWN)),
-                }
-                for stored in unexplained
-            ],
-        )
+        rows = [
+            {
+                "key": stored.key,
+                "size_bytes": stored.size_bytes,
+                "etag": stored.etag,
+                "last_modified": stored.last_modified,
+                "first_seen_at": at,
+                "last_seen_at": at,
+                "scan_id": scan_id,
+                **_read(workspace, stored, owners.get(stored.key, _UNKNOWN)),
+            }
+            for stored in unexplained
+        ]
+        _use_ids(session, rows)
+        noted.note(session, rows)
 
 
 def judge(
@@ -75,9 +77,9 @@ def _read(workspace: Workspace, stored: StoredObject, owner: Owner) -> dict[str,
     """Parse a key: as ours, by CSV, or by the first pattern that matches. Every row has the same fields."""
     prefix, key = workspace.bucket.prefix, stored.key
     parsed = parse_key(prefix, key, workspace.layout)
-    if parsed and parsed.generation is not None:
-        ids = _ids(parsed.user_id, parsed.video_id)
-        return _judged(stored, AdoptionVerdict.ADOPT) | ids | {"generation": parsed.generation}
+    if parsed and parsed.generation is not None and parsed.user_id:
+        names = {"user_id": parsed.user_id, "name_id": parsed.video_id, "generation": parsed.generation}
+        return _judged(stored, AdoptionVerdict.ADOPT) | names
     named = bool(owner.user_id or owner.video_id)
     if (verdict := _why_not(stored, named=named)) is not None:
         return _judged(stored, verdict)
@@ -88,14 +90,12 @@ def _read(workspace: Workspace, stored: StoredObject, owner: Owner) -> dict[str,
     stem = key[len(prefix) :].rpartition(".")[0] or key[len(prefix) :]
     name = owner.video_id or (parsed.video_id if parsed else stem)
     made_before = min(parsed.made_before, stored.last_modified) if parsed and parsed.made_before else None
-    return (
-        _judged(stored, AdoptionVerdict.ADOPT)
-        | _ids(user, name)
-        | {
-            "pattern": BY_CSV if named or parsed is None else parsed.pattern,
-            "created_at": owner.created_at or made_before,
-        }
-    )
+    return _judged(stored, AdoptionVerdict.ADOPT) | {
+        "user_id": user,
+        "name_id": name,
+        "pattern": BY_CSV if named or parsed is None else parsed.pattern,
+        "created_at": owner.created_at or made_before,
+    }
 
 
 def _judged(stored: StoredObject, verdict: AdoptionVerdict) -> dict[str, Any]:
@@ -106,15 +106,26 @@ def _judged(stored: StoredObject, verdict: AdoptionVerdict) -> dict[str, Any]:
     return {"verdict": AdoptionVerdict.EMPTY if empty else verdict, **dict.fromkeys(names)}
 
 
-def _ids(user: str | None, name: str) -> dict[str, str]:
-    user_id = safe_id(user or "")
-    video_id = safe_id(name, user_id)
-    return {
-        "user_id": user_id,
-        "name_id": video_id,
-        "video_id": video_id,
-        "unique_id": unique_id(video_id, user_id, name),
-    }
+def _use_ids(session: Session, rows: Sequence[dict[str, Any]]) -> None:
+    """Put ids in place of the names of users and videos: the names, where they are ids.
+
+    A user or video that an earlier version knows by another id keeps that, so that it does not become two.
+    """
+    named = [row for row in rows if row["user_id"]]
+    known = former_ids.known_users(session, {id_of(row["user_id"]) for row in named})
+    earlier = {row["key"]: earlier_id(row["name_id"], earlier_id(row["user_id"])) for row in named}
+    odd = {earlier[row["key"]] for row in named if earlier[row["key"]] != row["name_id"]}
+    owners = former_ids.standing_videos(session, odd) if odd else {}
+    for row in named:
+        name, made = row["name_id"], earlier[row["key"]]
+        user_id = known[id_of(row["user_id"])]
+        video_id = made if owners.get(made) == user_id else id_of(name, user_id)
+        row |= {
+            "user_id": user_id,
+            "name_id": video_id,
+            "video_id": video_id,
+            "unique_id": unique_id(video_id, user_id, name),
+        }
 
 
 def _why_not(stored: StoredObject, *, named: bool) -> AdoptionVerdict | None:

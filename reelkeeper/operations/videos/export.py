@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from reelkeeper import disk
+from reelkeeper.adapters.s3.keys import key_name
 from reelkeeper.disk import make_file
 from reelkeeper.errors import NotFound, StorageError
 from reelkeeper.failpoints import effect
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.videos import images
 from reelkeeper.store.core.engine import reading
-from reelkeeper.store.videos import user_data
+from reelkeeper.store.videos import former_ids, user_data
 from reelkeeper.store.videos.user_data import StoredVideo
 from reelkeeper.store.videos.videos import is_user
 
@@ -38,11 +39,13 @@ class Exported(NamedTuple):
 def export(workspace: Workspace, user_id: str, target: Path) -> Exported:
     """Write all data of a user to `target`, a ZIP that only its owner can read; it appears when it is complete.
 
-    `data/TABLE.jsonl` has a row on each line, `videos/ID.EXT` and `images/SHA256` are as stored. Videos taken down are
-    left out; unreadable objects are named in `missing` and in `missing.txt`. Raises NotFound for an unknown user,
+    `data/TABLE.jsonl` has a row on each line, `videos/ID.EXT` and `images/SHA256` are as stored; an id that is no file
+    name is escaped. Videos taken down are left out; unreadable objects are named in `missing` and in `missing.txt`.
+    Raises NotFound for an unknown user,
     UserErased; FileExistsError, so that no earlier export is lost; DiskFull.
     """
     with reading(workspace.engine) as session:
+        user_id = former_ids.known_user(session, user_id)
         if not is_user(session, user_id):
             raise NotFound(f"no user {user_id!r} in the catalogue")
     if target.exists():
@@ -57,7 +60,8 @@ def export(workspace: Workspace, user_id: str, target: Path) -> Exported:
             zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive,
         ):
             counts = _write_rows(workspace, user_id, archive)
-            videos = sum(_add_video(workspace, archive, video, missing) for video in _videos(workspace, user_id))
+            names = set[str]()
+            videos = sum(_add_video(workspace, archive, video, missing, names) for video in _videos(workspace, user_id))
             pictures = sum(_add_image(workspace, archive, sha256, missing) for sha256 in _images(workspace, user_id))
             if missing:
                 archive.writestr("missing.txt", "".join(f"{line}\n" for line in missing))
@@ -101,7 +105,9 @@ def _beside(archive: zipfile.ZipFile) -> Iterator[Path]:
         yield Path(folder) / "object"
 
 
-def _add_video(workspace: Workspace, archive: zipfile.ZipFile, video: StoredVideo, missing: list[str]) -> bool:
+def _add_video(
+    workspace: Workspace, archive: zipfile.ZipFile, video: StoredVideo, missing: list[str], names: set[str]
+) -> bool:
     with _beside(archive) as place:
         try:
             with effect("export.read"):
@@ -109,8 +115,18 @@ def _add_video(workspace: Workspace, archive: zipfile.ZipFile, video: StoredVide
         except StorageError as error:
             missing.append(f"video {video.video_id}: {error}")
             return False
-        archive.write(place, f"videos/{video.video_id}{Path(video.key).suffix}", zipfile.ZIP_STORED)
+        archive.write(place, _file_name(video, names), zipfile.ZIP_STORED)
     return True
+
+
+def _file_name(video: StoredVideo, names: set[str]) -> str:
+    """Name a video's file by its id, escaped as in keys of ours, and numbered if only case tells it from another's."""
+    name, suffix = key_name(video.video_id), Path(video.key).suffix
+    # guard export.apart: one video replaces another where the archive is unpacked
+    if name.casefold() in names:
+        name += f"={len(names)}"
+    names.add(name.casefold())
+    return f"videos/{name}{suffix}"
 
 
 def _add_image(workspace: Workspace, archive: zipfile.ZipFile, sha256: str, missing: list[str]) -> bool:

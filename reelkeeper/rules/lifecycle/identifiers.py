@@ -1,16 +1,26 @@
 """Find and replace the ids of an erased user and of the user's videos in texts and JSON. Pure.
 
-An id may be a common word, or a number. So in texts it counts only in certain contexts (`user ann`, `user:ann`,
-`videos/ann/…`), or anywhere in a sentence if it is longer than two characters and not a number; and in JSON also as the
-whole value of a field that holds ids or a reason. A reason is a sentence even if it is one word.
+An id may be a common word, a number, or have any characters. So in texts it counts only in certain contexts (`user
+ann`, `user:ann`, `videos/ann/…`), or anywhere in a sentence if it is longer than two characters and not a number; in
+JSON also as the whole value of a field that holds ids or a reason. A reason is a sentence even if it is one word.
 """
 
+import json
 import re
-from collections.abc import Mapping
+import shlex
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
+from urllib.parse import quote
 
-_TOKEN: Final = re.compile(r"[\w-]+(?:\.[\w-]+)*")
+# Letters, digits and marks of all scripts: what is not white space, ASCII punctuation, or common punctuation beyond it.
+_IN_A_WORD: Final = r"[^\s\x00-,./:-@\[-^`{-\x7f\xa1-\xbf\u2010-\u206f\u3000-\u303f\uff01-\uff0f\uff1a-\uff20]"
+_TOKEN: Final = re.compile(rf"{_IN_A_WORD}+(?:\.{_IN_A_WORD}+)*")
+_JOINED_BEFORE: Final = re.compile(rf"{_IN_A_WORD}(?:[@+|%]|\.)?$")
+_JOINED_AFTER: Final = re.compile(rf"(?:[@+|%]|\.)?{_IN_A_WORD}")
+_STARTS = _ENDS = re.compile(_IN_A_WORD)
 _BEFORE: Final = re.compile(r"(?:\b(?:user|video)s?[ :=/]+['\"]?|/)$", re.IGNORECASE)
 _FIELDS: Final = frozenset({"user", "user_id", "video", "video_id", "because_of", "subject", "id"})
 _REASONS: Final = frozenset(
@@ -21,13 +31,35 @@ _LEAST: Final = 3  # characters of an id that counts without context
 _BACK: Final = 12  # characters before an id that are checked
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Identifiers:
-    """The ids of a user and of the user's videos, and the pseudonym that takes their place."""
+    """The ids of a user and of the user's videos, in each form that a text may have, and the pseudonym for all."""
 
-    user_id: str
-    video_ids: frozenset[str]
+    ids: frozenset[str]
     pseudonym: str
+
+    @cached_property
+    def forms(self) -> frozenset[str]:
+        """List the ids, and how Python, JSON, a shell and URLs write them."""
+        return frozenset().union(
+            *(
+                {name, repr(name)[1:-1], json.dumps(name)[1:-1], shlex.quote(name), quote(name), quote(name, "")}
+                for name in self.ids
+            )
+        )
+
+    @cached_property
+    def _odd(self) -> dict[str, list[tuple[int, str]]]:
+        """Find the forms that are not one token, the longest first, by their first token: at which place it is in each.
+
+        Those without a token are under "".
+        """
+        found = defaultdict[str, list[tuple[int, str]]](list)
+        for form in sorted(self.forms, key=len, reverse=True):
+            if not _TOKEN.fullmatch(form):
+                first = _TOKEN.search(form)
+                found[first[0] if first else ""].append((first.start() if first else 0, form))
+        return dict(found)
 
     def cleaned(self, value: Any, field: str = "") -> Any:  # noqa: ANN401  what JSON holds
         """Replace the ids in a JSON value; a value without any is returned equal."""
@@ -42,18 +74,43 @@ class Identifiers:
         return bool(self.cleaned(value) != value)
 
     def _text(self, text: str, field: str) -> str:
-        if field in _FIELDS | _REASONS and self._is_one(text):
+        if field in _FIELDS | _REASONS and text in self.forms:
             return self.pseudonym
         is_sentence = field in _REASONS or any(character.isspace() for character in text)
-        return _TOKEN.sub(lambda found: self.pseudonym if self._is_named(text, found, is_sentence) else found[0], text)
+        spans = list(self._spans(text))
+        parts, end = list[str](), 0
+        for start, stop in sorted(spans, key=lambda span: (span[0], -span[1])):
+            if start >= end and _counts(text, start, stop, is_sentence=is_sentence):
+                parts += text[end:start], self.pseudonym
+                end = stop
+        return "".join(parts) + text[end:] if parts else text
 
-    def _is_named(self, text: str, found: re.Match[str], is_sentence: bool) -> bool:
-        token, start = found[0], found.start()
-        if not self._is_one(token):
-            return False
-        if _BEFORE.search(text[max(0, start - _BACK) : start]) or text[found.end() : found.end() + 1] == "/":
-            return True
-        return is_sentence and len(token) >= _LEAST and not token.isdigit()
+    def _spans(self, text: str) -> Iterator[tuple[int, int]]:
+        """Find the ids in a text that are not a part of something longer."""
+        for found in _TOKEN.finditer(text):
+            if found[0] in self.forms and not _is_joined(text, *found.span()):
+                yield found.span()
+            for place, form in self._odd.get(found[0], ()):
+                start, stop = found.start() - place, found.start() - place + len(form)
+                if start >= 0 and text.startswith(form, start) and not _is_joined(text, start, stop):
+                    yield start, stop
+        for _, form in self._odd.get("", ()):
+            start = text.find(form)
+            while start >= 0:
+                yield start, start + len(form)
+                start = text.find(form, start + len(form))
 
-    def _is_one(self, token: str) -> bool:
-        return token == self.user_id or token in self.video_ids
+
+def _is_joined(text: str, start: int, stop: int) -> bool:
+    """Check whether a form is only a part of something longer: of a word, or of a name such as `ann@example.com`."""
+    # guard ids.whole: erasing `ann` takes her name from what is said of `ann@example.com`, who is somebody else
+    return bool(_JOINED_BEFORE.search(text, max(0, start - 3), start) and _STARTS.match(text, start)) or bool(
+        _ENDS.search(text, stop - 1, stop) and _JOINED_AFTER.match(text, stop)
+    )
+
+
+def _counts(text: str, start: int, stop: int, *, is_sentence: bool) -> bool:
+    """Check whether an id at this place is meant as one."""
+    if _BEFORE.search(text[max(0, start - _BACK) : start]) or text[stop : stop + 1] == "/":
+        return True
+    return is_sentence and stop - start >= _LEAST and not text[start:stop].isdigit()

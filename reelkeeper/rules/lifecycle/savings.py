@@ -3,6 +3,7 @@
 Each is priced beyond the free allowance, before rounding: the present cost of a month less the new one.
 """
 
+import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import astuple, dataclass, field
@@ -256,7 +257,7 @@ def findings(
             off(size_bytes),
             f"Ask user {user_id} about {_size(size_bytes)} that nobody watches",
             f"No view in {_IDLE_DAYS} days, and older than that.",
-            f"To see them: reelkeeper videos --user {user_id}",
+            f"To see them: reelkeeper videos --user {shlex.quote(user_id)}",
         )
         for user_id, size_bytes in users
     ]

@@ -48,7 +48,9 @@ class Budget(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     scope: str = Field(
-        TOTAL, pattern=r"^(total|service:\S+|tier:\S+|user:\S+)$", description="total, service:X, tier:X or user:X"
+        TOTAL,
+        pattern=r"^(total|service:\S+|tier:\S+|user:\S(.*\S)?)$",
+        description="total, service:X, tier:X or user:X",
     )
     period: Period = Field(Period.MONTH, description="day or month")
     usd: _Usd = Field(description="Budget of the period, in dollars")

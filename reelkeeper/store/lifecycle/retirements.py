@@ -1,5 +1,6 @@
 """Retire the videos that a plan removes; the UPDATE itself checks every condition again."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
@@ -159,6 +160,7 @@ def broken(session: Session, video_ids: Sequence[str]) -> dict[str, str]:
         )
     )
     return {
-        row.id: f"the video is live, but its bytes {row.key} are {row.state}: reelkeeper videos show {row.id}"
+        row.id: f"the video is live, but its bytes {row.key} are {row.state}: "
+        f"{shlex.join(['reelkeeper', 'videos', 'show', row.id])}"
         for row in rows
     }

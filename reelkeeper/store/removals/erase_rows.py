@@ -5,7 +5,7 @@ deleted.
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -26,6 +26,7 @@ from reelkeeper.store.tables import (
     daily_views,
     doubts,
     entries,
+    former_ids,
     holds,
     job_totals,
     jobs,
@@ -57,10 +58,10 @@ _NO_BLOB: Final[dict[str, Any]] = {
 _BATCH: Final = 500
 
 
-def erase(session: Session, erasing: Erasing, clean: Clean) -> dict[str, int]:
+def erase(session: Session, erasing: Erasing, clean: Clean, forms: Collection[str]) -> dict[str, int]:
     """Erase all rows of a user, and their ids from the rows of others; return how many rows of each table were deleted.
 
-    `clean` replaces the ids in a JSON value.
+    `clean` replaces the ids in a JSON value; `forms` lists the user's, in each form that a text may have.
     """
     user_id, pseudonym = erasing.user_id, erasing.pseudonym
     session.execute(
@@ -70,7 +71,7 @@ def erase(session: Session, erasing: Erasing, clean: Clean) -> dict[str, int]:
         _clean_texts(session, clean, name, columns)
     for name, notes in NOTES.items():
         # guard erase.notes: the reason of another user's hold, refund or refusal still names the erased user
-        _clean_texts(session, clean, name, notes, user_id)
+        _clean_texts(session, clean, name, notes, forms)
     _empty_work(session, user_id, pseudonym)
     _rename_books(session, user_id, pseudonym)
     return _delete(session, user_id)
@@ -114,6 +115,7 @@ def _delete(session: Session, user_id: str) -> dict[str, int]:
         (reservations, reservations.c.user_id == user_id),
         (storage_accounts, storage_accounts.c.user_id == user_id),
         (videos, videos.c.user_id == user_id),
+        (former_ids, former_ids.c.user_id == user_id),
         (users, users.c.id == user_id),
     ]
     counts: dict[str, int] = {}
@@ -183,11 +185,11 @@ def _rename_books(session: Session, user_id: str, pseudonym: str) -> None:
 
 
 def _clean_texts(
-    session: Session, clean: Clean, name: str, columns: Sequence[str], only_with: str | None = None
+    session: Session, clean: Clean, name: str, columns: Sequence[str], only_with: Collection[str] | None = None
 ) -> None:
     """Replace the ids wherever a text contains them. A webhook event that contains one is not sent.
 
-    `only_with` leaves rows without this text unread, in tables that grow with the videos.
+    `only_with` leaves rows without any of these texts unread, in tables that grow with the videos.
     """
     table = videos.metadata.tables[name]
     key, chosen = list(table.primary_key), [table.c[column] for column in columns]
@@ -205,10 +207,10 @@ def _clean_texts(
             session.execute(sa.update(table).where(this).values(after))
 
 
-def _contains(column: sa.Column[Any], text: str) -> sa.ColumnElement[bool]:
-    escaped = json.dumps(text)[1:-1]  # as a JSON column has it
+def _contains(column: sa.Column[Any], texts: Collection[str]) -> sa.ColumnElement[bool]:
     stored = sa.cast(column, sa.String)
-    return sa.or_(stored.contains(text, autoescape=True), stored.contains(escaped, autoescape=True))
+    written = {*texts, *(json.dumps(text)[1:-1] for text in texts)}  # the latter as a JSON column has it
+    return sa.or_(*(stored.contains(text, autoescape=True) for text in sorted(written)))
 
 
 def _pages(

@@ -24,6 +24,7 @@ from reelkeeper.store.tables import (
     users,
     videos,
 )
+from reelkeeper.store.videos import former_ids
 
 _Ends = dict[str, list[datetime | None]]
 _IMAGE = jobs.c.request["image_sha256"].as_string()
@@ -193,6 +194,7 @@ def personal_events(session: Session, user_id: str, after: int, limit: int) -> l
     put = sa.select(uploads.c.blob_id).where(uploads.c.reservation_id.in_(reserved))
     is_theirs = sa.or_(
         audit_events.c.user_id == user_id,
+        audit_events.c.user_id.in_(former_ids.select_of(user_id).order_by(None)),
         audit_events.c.video_id.in_(own_videos),
         audit_events.c.blob_id.in_(bytes_),
         audit_events.c.blob_id.in_(put),

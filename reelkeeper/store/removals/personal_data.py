@@ -30,6 +30,7 @@ FATES: Final[Mapping[str, Fate | Mapping[str, Fate]]] = MappingProxyType(
     {
         # The user, the videos, and everything about them.
         "users": _columns("erasing_at pseudonym", renamed="id", emptied="tier created_at"),
+        "former_ids": Fate.ROWS_GO,
         "videos": Fate.ROWS_GO,
         "blobs": _columns(  # rows stay, so that their numbers are never reused
             "id generation is_ours state size_bytes codec duration_seconds frames encoder quality_mean quality_p5 "

@@ -20,6 +20,7 @@ DECLARED = (_catalogue, _work, _money, _alerts, _queue, _notices)
 _TABLES = SQLModel.metadata.tables
 
 users = _TABLES["users"]
+former_ids = _TABLES["former_ids"]
 videos = _TABLES["videos"]
 blobs = _TABLES["blobs"]
 doubts = _TABLES["doubts"]

@@ -22,6 +22,14 @@ class User(SQLModel, table=True):
     pseudonym: str | None = None  # the user's id in the books from then on
 
 
+class FormerId(SQLModel, table=True):
+    """An id that a user had before `users rename`, or still has where an earlier version made it of a name."""
+
+    __tablename__ = "former_ids"
+    id: str = Field(primary_key=True)
+    user_id: str = Field(foreign_key="users.id", index=True)
+
+
 class VideoRow(SQLModel, table=True):
     """A video: its public identity, and a pointer to the blob with its present bytes."""
 

@@ -17,14 +17,15 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from reelkeeper.errors import InputRefused
+from reelkeeper.model.ids import earlier_id, identifier
 from reelkeeper.store.core.engine import insert_into, now, transaction
 from reelkeeper.store.tables import daily_views, users, videos, view_days
+from reelkeeper.store.videos import former_ids
 from reelkeeper.store.videos.csv_columns import (
     Columns,
     CsvLine,
     Problem,
     day,
-    identifier,
     moment,
     tag,
     views,
@@ -62,13 +63,14 @@ def import_users(engine: sa.Engine, lines: Iterable[str], known_tiers: Callable[
         unknown = [line for line in batch if line.values["tier"] is not None and line.values["tier"] not in known]
         problem = f"is not one of {', '.join(known)}, and not empty"
         problems += [Problem(line.number, "tier", line.values["tier"], problem) for line in unknown]
+        rows = former_ids.known_users(session, [line.values["id"] for line in batch])
         insert = insert_into(session, users)
         created_at = sa.func.coalesce(insert.excluded.created_at, users.c.created_at)
         session.execute(
             insert.on_conflict_do_update(
                 index_elements=["id"], set_={"tier": insert.excluded.tier, "created_at": created_at}
             ),
-            [line.values for line in batch],
+            [{**line.values, "id": rows[line.values["id"]]} for line in batch],
         )
         return 0
 
@@ -82,6 +84,7 @@ def import_videos(engine: sa.Engine, lines: Iterable[str], *, skip_unknown: bool
     """
 
     def take(session: Session, batch: Sequence[CsvLine], problems: list[Problem]) -> int:
+        batch = _as_known(session, batch)
         owners = _owners(session, [line.values["id"] for line in batch])
         known = [line for line in batch if line.values["id"] in owners]
         if not skip_unknown:
@@ -174,6 +177,19 @@ def import_lines(
             wrong = f"{len(problems):,} {'field is' if len(problems) == 1 else 'fields are'} invalid"
             raise InputRefused(f"nothing of it was taken, because {wrong}: {shown}{more}")
     return Imported(taken - skipped, skipped)
+
+
+def _as_known(session: Session, batch: Sequence[CsvLine]) -> list[CsvLine]:
+    """Put the ids of rows in place of ids that a user or video had in an earlier version."""
+    users_of = former_ids.known_users(session, {line.values["user_id"] for line in batch})
+    made = [earlier_id(line.values["id"], earlier_id(line.values["user_id"])) for line in batch]
+    owners = _owners(session, [*made, *(line.values["id"] for line in batch)])
+    lines = []
+    for line, earlier in zip(batch, made, strict=True):
+        video_id, user_id = line.values["id"], users_of[line.values["user_id"]]
+        is_made = video_id not in owners and owners.get(earlier) == user_id
+        lines.append(line._replace(values={**line.values, "id": earlier if is_made else video_id, "user_id": user_id}))
+    return lines
 
 
 def _owners(session: Session, video_ids: Sequence[str]) -> dict[str, str]:

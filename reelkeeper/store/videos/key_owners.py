@@ -11,9 +11,10 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from reelkeeper.model.adoption import AdoptionVerdict
+from reelkeeper.model.ids import identifier
 from reelkeeper.store.core.engine import insert_into
 from reelkeeper.store.tables import blobs, key_owners, orphans, videos
-from reelkeeper.store.videos.csv_columns import Columns, CsvLine, Problem, identifier, moment, whole_lines
+from reelkeeper.store.videos.csv_columns import Columns, CsvLine, Problem, moment, whole_lines
 from reelkeeper.store.videos.imports import Imported, import_lines, set_created
 
 

@@ -15,6 +15,7 @@ from reelkeeper.store.tables import (
     blobs,
     credit_holds,
     daily_views,
+    former_ids,
     holds,
     jobs,
     keeps,
@@ -47,6 +48,7 @@ def _tables(user_id: str) -> dict[str, sa.Select[Any]]:
     on_video = sa.and_(holds.c.scope == "video", holds.c.subject.in_(own_videos))
     return {
         "user": sa.select(users).where(users.c.id == user_id),
+        "former_ids": sa.select(former_ids).where(former_ids.c.user_id == user_id).order_by(former_ids.c.id),
         "storage": sa.select(storage_accounts).where(storage_accounts.c.user_id == user_id),
         "credits": sa.select(accounts).where(accounts.c.user_id == user_id).order_by(accounts.c.id),
         "transfers": sa.select(transfers).where(transfers.c.user_id == user_id).order_by(transfers.c.at),

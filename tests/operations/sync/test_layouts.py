@@ -7,9 +7,10 @@ import pytest
 import sqlalchemy as sa
 
 from reelkeeper.adapters.s3 import r2
-from reelkeeper.adapters.s3.keys import IDENTITY, unique_id
+from reelkeeper.adapters.s3.keys import IDENTITY
 from reelkeeper.adapters.s3.seaweed import Endpoint
 from reelkeeper.errors import IdentityMismatch
+from reelkeeper.model.ids import unique_id
 from reelkeeper.operations.core.workspace import join
 from reelkeeper.operations.sync import orphans
 from reelkeeper.rules.sync.adoption import AdoptionLimits

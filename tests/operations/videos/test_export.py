@@ -95,3 +95,13 @@ def test_each_table_that_names_a_user_or_a_video_is_in_it_or_left_out_for_a_reas
     exported = {source.name for query in _tables("ann").values() for source in query.get_final_froms()}  # type: ignore[attr-defined]  # tables have names
     assert len(exported) == len(TABLES)
     assert personal - exported == LEFT_OUT.keys()
+
+
+def test_videos_that_only_case_or_odd_characters_tell_apart_stay_apart(world: World, tmp_path: Path) -> None:
+    for video_id in ("clip", "CLIP", "../clip", "a:b", "con?"):
+        world.video(video_id)
+    export(world.workspace, "ann", tmp_path / "ann.zip")
+    with zipfile.ZipFile(tmp_path / "ann.zip") as archive:
+        names = [Path(name) for name in archive.namelist() if name.startswith("videos/")]
+    assert len({str(name).casefold() for name in names}) == 5
+    assert {name.stem for name in names} >= {"=2E.=2Fclip", "a=3Ab", "con=3F"}

@@ -1,0 +1,71 @@
+"""Ids of users and videos: any text that a service has. Pure.
+
+An id is kept as it is, in the store and at every front; only keys of ours escape it (`adapters/s3/keys`).
+"""
+
+import hashlib
+import re
+import unicodedata
+from typing import Annotated, Final
+
+from pydantic import AfterValidator, StringConstraints
+
+MAX_CHARACTERS: Final = 200
+PLAIN: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")  # without a character that needs care anywhere
+CONTROL: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})  # control, lone surrogates, line and paragraph separators
+_LOST: Final = "\ufffd"  # stands for characters that could not be decoded, so that two ids may have become one
+_EARLIER: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
+_NOT_IN_AN_EARLIER_ID: Final = re.compile(r"[^A-Za-z0-9_-]+")
+_SLUG: Final = 40  # characters that are kept of a name
+_HASH: Final = 12  # hex digits: 48 bits distinguish equal names
+_MAX_UNIQUE: Final = 128  # characters
+
+
+def flaw(text: str) -> str | None:
+    """Return why a text is not an id, as the rest of a sentence about it; None if it is one."""
+    if PLAIN.fullmatch(text):
+        return None
+    if not text:
+        return "is empty"
+    if len(text) > MAX_CHARACTERS:
+        return f"has {len(text):,} characters, more than {MAX_CHARACTERS}"
+    # guard ids.printed: an id clears the terminal, or ends a line of a log
+    if any(unicodedata.category(character) in CONTROL for character in text):
+        return "contains a control character"
+    # guard ids.ends: a space in a CSV file makes a second user of one
+    if text != text.strip():
+        return "begins or ends with white space"
+    # guard ids.lost: two users become one whose ids were decoded wrongly
+    return "contains U+FFFD, which stands for a character that was lost" if _LOST in text else None
+
+
+def identifier(text: str) -> str:
+    """Return an id unchanged. Raises ValueError that says what is wrong with it."""
+    if wrong := flaw(text):
+        raise ValueError(wrong)
+    return text
+
+
+Id = Annotated[str, StringConstraints(min_length=1, max_length=MAX_CHARACTERS), AfterValidator(identifier)]
+
+
+def id_of(name: str, *owners: str) -> str:
+    """Return `name` if it is an id, else one that is made of it, such as of a key's segment of 300 characters."""
+    return earlier_id(name, *owners) if flaw(name) else name
+
+
+def earlier_id(name: str, *owners: str) -> str:
+    """Return what versions before 0.2 used as the id of `name`: itself, or its plain characters and a hash of it."""
+    if _EARLIER.fullmatch(name) and not name.endswith(".versions"):
+        return name
+    slug = _NOT_IN_AN_EARLIER_ID.sub("-", name).strip("-")[:_SLUG]
+    return f"{slug or 'x'}-{_digest(*owners, name)}"
+
+
+def unique_id(video_id: str, user_id: str, name: str) -> str:
+    """Return a video's id if another user also has `video_id`: from user and name, so it depends on no order."""
+    return f"{video_id[: _MAX_UNIQUE - _HASH - 1]}-{_digest(user_id, name)}"
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:_HASH]

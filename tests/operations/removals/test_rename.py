@@ -1,0 +1,270 @@
+"""A user gets another id, or two rows of one user become one: all moves, adds up, and is erased with the new id."""
+
+import pytest
+import sqlalchemy as sa
+from sqlmodel import SQLModel
+
+from reelkeeper.adapters.s3.seaweed import Endpoint
+from reelkeeper.errors import InputRefused, LeaseLost, NotFound
+from reelkeeper.model.ids import earlier_id
+from reelkeeper.operations.billing import users
+from reelkeeper.operations.core.lease import LeaseManager
+from reelkeeper.operations.health import accounts
+from reelkeeper.operations.removals.rename import Renamed, rename
+from reelkeeper.operations.videos.hold import hold
+from reelkeeper.store.billing import ledger, quotas
+from reelkeeper.store.core.audit import verify
+from reelkeeper.store.core.engine import reading, transaction
+from reelkeeper.store.core.leases import Lease
+from reelkeeper.store.tables import (
+    blobs,
+    charges,
+    entries,
+    former_ids,
+    job_totals,
+    jobs,
+    operations,
+    transfers,
+    usage_days,
+    videos,
+)
+from reelkeeper.store.tables import users as rows
+from reelkeeper.store.videos.former_ids import known_user
+from reelkeeper.store.videos.holds import HoldTerms
+from reelkeeper.store.videos.imports import import_videos
+from tests.faults.world import LONG_AGO, World
+from tests.operations.books import DOLLAR
+from tests.operations.layouts import act, catalogue, out_of, put, stored
+from tests.operations.removals.test_erase import ask, dump, gone
+
+GINA = "gina@example.com"
+MADE = earlier_id(GINA)
+_KEPT = {("former_ids", "id"), ("audit_events", "user_id")}
+
+
+def named(world: World, user_id: str) -> set[tuple[str, str]]:
+    """List the columns that hold exactly this id, alone or as the subject of a scope or account."""
+    forms = {user_id, f"user:{user_id}", f"user/{user_id}", f"held/{user_id}"}
+    with reading(world.workspace.engine) as session:
+        return {
+            (table.name, name)
+            for table in SQLModel.metadata.sorted_tables
+            for row in session.execute(sa.select(table)).mappings()
+            for name, value in row.items()
+            if isinstance(value, str) and value in forms
+        }
+
+
+def renamed(world: World, before: str, after: str = GINA, *, apply: bool = True) -> Renamed:
+    return rename(world.workspace.engine, before, after, by="front", apply=apply)
+
+
+def spend(world: World, *user_ids: str) -> None:
+    """Give each a row in each book, with one day in common."""
+    usage = {"day": sa.func.current_date(), "metric": "jobs", "source": "store", "quantity": 3}
+    charge = {"day": sa.func.current_date(), "sku": "jobs", "service": "compute", "consumed_quantity": 3}
+    charge |= {"consumed_unit": "jobs", "list_nanousd": 5, "billed_nanousd": 7, "price_book": "b"}
+    with transaction(world.workspace.engine, "test") as session:
+        for user_id in user_ids:
+            session.execute(sa.insert(usage_days).values(usage | {"user_id": user_id}))
+            session.execute(sa.insert(charges).values(charge | {"user_id": user_id}))
+            total = {"period": "2026-11", "scope": f"user:{user_id}", "microusd": 11, "refusals": 1}
+            session.execute(sa.insert(job_totals).values(total))
+
+
+def test_everything_moves_at_once_and_adds_up(shop: World) -> None:
+    engine = shop.workspace.engine
+    shop.swapped("v1", run_id="tier-1")
+    ask(shop, "a portrait")
+    hold(engine, HoldTerms("user", "ann", "a dispute", "front"))
+    users.put(engine, GINA, "pro", by="front")
+    users.give(engine, GINA, DOLLAR, "first", by="front")
+    spend(shop, "ann", GINA)
+    before = dump(engine)
+    foretold = renamed(shop, "ann", apply=False)
+    assert dump(engine) == before
+    assert renamed(shop, "ann") == foretold._replace(is_done=True)
+    assert foretold.joined
+    assert {"videos", "jobs", "transfers", "credit_holds", "holds", "entries", "storage_accounts"} <= {*foretold.rows}
+    assert named(shop, "ann") <= _KEPT
+    with reading(engine) as session:
+        balance = ledger.balance(session, GINA)
+        assert balance.available_microusd + balance.held_microusd == 2 * DOLLAR
+        assert [*session.execute(sa.select(usage_days.c.user_id, usage_days.c.quantity))] == [(GINA, 6)]
+        figures = sa.select(charges.c.user_id, charges.c.list_nanousd, charges.c.billed_nanousd)
+        assert [*session.execute(figures)] == [(GINA, 10, 14)]
+        total = sa.select(job_totals.c.microusd, job_totals.c.refusals).where(job_totals.c.period == "2026-11")
+        assert [*session.execute(total.where(job_totals.c.scope == f"user:{GINA}"))] == [(22, 2)]
+        assert session.execute(sa.select(rows.c.tier).where(rows.c.id == GINA)).scalar() == "pro"
+        verify(session)
+    assert accounts.recount(engine) == []
+    assert renamed(shop, "ann").rows == {}  # as after a kill whose answer was lost
+    with reading(engine) as session:
+        assert known_user(session, "ann") == GINA
+
+
+def test_an_erasure_leaves_neither_id(shop: World) -> None:
+    engine = shop.workspace.engine
+    shop.swapped("v1", run_id="tier-1")
+    users.put(engine, "bob", "free", by="front")
+    hold(engine, HoldTerms("user", "bob", "a dispute with ann, not with ann@home.example", "front"))
+    renamed(shop, "ann")
+    put(shop.double.endpoint, shop.address.prefix, stored("ann/v9/g1-0123456789abcdef.mp4"))  # left by a killed run
+    assert gone(shop, user_id="ann").left == ()
+    after = dump(engine)
+    assert "ann@home.example" in after
+    for told in (GINA, "'ann'", "/ann", "with ann,", "gina"):
+        assert told not in after, [line for line in after.splitlines() if told in line]
+    assert not any(shop.workspace.bucket.pages_of_user("ann"))
+    assert accounts.recount(engine) == []
+
+
+def test_a_user_at_work_is_not_renamed(shop: World, lease: Lease) -> None:
+    engine = shop.workspace.engine
+    shop.video("v1")
+
+    def refused(error: type[Exception] = LeaseLost) -> None:
+        before = dump(engine)
+        with pytest.raises(error):
+            renamed(shop, "ann")
+        assert dump(engine) == before
+
+    refused()  # by the lease of this fixture, as of any run
+    with LeaseManager(engine) as manager:
+        manager.release([lease])
+        assert manager.take(["video/of-another", "webhook/1", "flow/deliver_alerts"])
+        assert renamed(shop, "ann", apply=False).rows["videos"] == 1
+        (taken,) = manager.take(["video/v1"])
+        refused()
+        manager.release([taken])
+    job_id = ask(shop, "a portrait")
+    for state, is_refused in (("running", True), ("parked", True), ("queued", False)):
+        with transaction(engine, "test") as session:
+            session.execute(sa.update(jobs).where(jobs.c.id == job_id).values(state=state))
+        if is_refused:
+            refused()
+    work = {"id": "1", "kind": "swap", "video_id": "v1", "generation": 1, "run_id": "r", "lease_token": 1}
+    with transaction(engine, "test") as session:
+        session.execute(sa.insert(operations).values(work | {"created_at": LONG_AGO, "updated_at": LONG_AGO}))
+    refused()
+    with transaction(engine, "test") as session:
+        session.execute(sa.delete(operations))
+    assert renamed(shop, "ann").is_done
+
+
+def test_an_id_that_is_or_was_anothers_is_not_given(world: World) -> None:
+    engine = world.workspace.engine
+    for user_id in ("bob", "cyd"):
+        users.put(engine, user_id, "free", by="front")
+    renamed(world, "ann")
+    for before, after, error in (
+        ("bob", "ann", InputRefused),
+        ("bob", "bob", InputRefused),
+        ("bob", " bob", InputRefused),
+        ("dan", "eve", NotFound),
+    ):
+        with pytest.raises(error):
+            renamed(world, before, after)
+    assert renamed(world, GINA, "ann").is_done  # back again
+    with reading(engine) as session:
+        assert (known_user(session, "ann"), known_user(session, GINA)) == ("ann", "ann")
+    renamed(world, "ann")
+    users.put(engine, "ann", "free", by="front")  # the service gives the id to somebody else
+    with reading(engine) as session:
+        assert (known_user(session, "ann"), known_user(session, GINA)) == ("ann", GINA)
+    assert gone(world, user_id=GINA).left == ()
+    assert named(world, "ann") >= {("users", "id"), ("audit_events", "user_id")}
+
+
+def made_row(world: World, endpoint: Endpoint, *, known: bool = True) -> None:
+    """Leave what an earlier version made of Gina's first object."""
+    put(endpoint, world.address.prefix, stored(f"{GINA}/my clip.mp4"))
+    key = f"{world.address.prefix}{GINA}/my clip.mp4"
+    found = world.workspace.bucket.head(key)
+    assert found
+    video_id = earlier_id("my clip", MADE)
+    with transaction(world.workspace.engine, "test") as session:
+        session.execute(sa.insert(rows).values(id=MADE))
+        if known:
+            session.execute(sa.insert(former_ids).values(id=MADE, user_id=MADE))
+        session.execute(sa.insert(videos).values(id=video_id, user_id=MADE, state="live", generation=1))
+        size = {"size_bytes": 3, "etag": found.etag, "stored_at": found.last_modified, "is_ours": False}
+        blob = sa.insert(blobs).values(video_id=video_id, key=key, state="live", generation=1, **size)
+        blob_id = session.execute(blob.returning(blobs.c.id)).scalar_one()
+        session.execute(sa.update(videos).where(videos.c.id == video_id).values(blob_id=blob_id))
+
+
+def test_what_an_earlier_version_made_is_found_by_either_name_until_both_are_one(
+    world: World, endpoint: Endpoint, lease: Lease
+) -> None:
+    engine, prefix = world.workspace.engine, world.address.prefix
+    made_row(world, endpoint)
+    put(endpoint, prefix, stored(f"{GINA}/second.mp4", f"{GINA}/my clip/again.mp4"))
+    act(world.workspace, lease)
+    old = earlier_id("my clip", MADE)
+    assert catalogue(world.workspace) == {f"{GINA}/my clip.mp4": (MADE, old), f"{GINA}/second.mp4": (MADE, "second")}
+    assert out_of(world.workspace) == {f"{GINA}/my clip/again.mp4": "another_file"}
+    with reading(engine) as session:
+        assert (known_user(session, GINA), known_user(session, MADE)) == (MADE, MADE)
+    lines = ["id,user_id,created_at,tag", f"my clip,{GINA},,t1", f"second,{MADE},,t2"]
+    assert import_videos(engine, lines).lines == 2
+    users.put(engine, GINA, "free", by="front")  # the service signs her up
+    with pytest.raises(InputRefused):
+        gone(world, user_id=GINA)
+    with LeaseManager(engine) as manager:
+        manager.release([lease])
+    assert renamed(world, MADE).joined
+    put(endpoint, prefix, stored(f"{GINA}/third.mp4", f"{MADE}/second/g1-0123456789abcdef.mp4"))
+    with LeaseManager(engine) as manager:
+        act(world.workspace, manager.take(["again"])[0])
+    assert {user for user, _ in catalogue(world.workspace).values()} == {GINA}
+    assert out_of(world.workspace)[f"{MADE}/second/g1-0123456789abcdef.mp4"] == "leftover"
+    assert gone(world, user_id=MADE).left == ()
+    assert GINA not in dump(engine)
+    assert MADE not in dump(engine)
+    assert catalogue(world.workspace) == {}
+
+
+def test_nobody_who_takes_such_an_id_later_is_mistaken_for_another(
+    world: World, endpoint: Endpoint, lease: Lease
+) -> None:
+    made_row(world, endpoint, known=False)
+    put(endpoint, world.address.prefix, stored(f"{GINA}/second.mp4"))
+    act(world.workspace, lease)
+    assert catalogue(world.workspace)[f"{GINA}/second.mp4"] == (GINA, "second")
+    assert gone(world, user_id=GINA).left == ()
+    assert named(world, MADE) >= {("users", "id"), ("videos", "user_id")}
+    with reading(world.workspace.engine) as session:
+        assert quotas.standing(session, MADE)
+
+
+class Undone(Exception):  # noqa: N818  no error: the change was possible, and is taken back
+    pass
+
+
+def attempt(engine: sa.Engine, changes: list[sa.Executable]) -> None:
+    with transaction(engine, "test") as session:
+        for change in changes:
+            session.execute(change)
+        raise Undone
+
+
+def test_rows_of_the_ledger_go_with_a_renamed_user_only_and_only_whole(shop: World) -> None:
+    engine = shop.workspace.engine
+    users.put(engine, "bob", "free", by="front")
+    users.give(engine, "bob", DOLLAR, "first", by="front")
+    name_it = sa.insert(former_ids).values(id="ann", user_id="bob")
+    own, mine = transfers.c.user_id == "ann", entries.c.account_id == "user/ann"
+    for changes, is_allowed in (
+        ([sa.update(transfers).where(own).values(user_id="bob")], False),
+        ([sa.update(entries).where(mine).values(account_id="user/bob")], False),
+        ([name_it, sa.update(transfers).where(own).values(user_id="bob", amount_microusd=1)], False),
+        ([name_it, sa.update(transfers).where(own).values(user_id="bob", detail={})], False),
+        ([name_it, sa.update(entries).where(mine).values(account_id="user/bob", amount_microusd=1)], False),
+        ([name_it, sa.update(entries).where(mine).values(account_id="held/bob")], False),
+        ([name_it, sa.delete(entries).where(mine)], False),
+        ([name_it, sa.update(transfers).where(own).values(user_id="bob")], True),
+        ([name_it, sa.update(entries).where(mine).values(account_id="user/bob")], True),
+    ):
+        with pytest.raises(Undone if is_allowed else sa.exc.DBAPIError):
+            attempt(engine, changes)
