@@ -3,12 +3,15 @@
 import hashlib
 from base64 import b64encode
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
 import sqlalchemy as sa
 from fastapi.testclient import TestClient
 
+from reelkeeper.adapters.s3.keys import key_name
+from reelkeeper.client import _path
 from reelkeeper.model import BlobState, Grace
 from reelkeeper.operations.core import freeze
 from reelkeeper.operations.core.lease import LeaseManager
@@ -220,3 +223,20 @@ def test_the_answers_hold_no_secret_and_the_record_tells_the_upload(client: Test
     with reading(world.workspace.engine) as session:
         events = [record.event.event for record in audit.events(session)]
     assert events[0] == "upload"
+
+
+@pytest.mark.parametrize("name", ["gina@example.com", "a/../b", "Zoe K|+=%40", "e\u0301 🎬", "日" * 200])
+def test_a_video_of_any_id_is_uploaded_shown_and_deleted(client: TestClient, world: World, name: str) -> None:
+    data = world.clip.read_bytes()
+    assert client.put(_path("users", name), json={"tier": "free"}).status_code == 200
+    upload = begin(client, data, user_id=name, video_id=name)
+    assert put(upload, data).status_code == 200
+    assert complete(client, upload).json()["state"] == "stored"
+    location = client.get(_path("videos", name)).headers["location"]
+    assert httpx.get(location, trust_env=False).content == data
+    with reading(world.workspace.engine) as session:
+        key = session.execute(sa.select(blobs.c.key).where(blobs.c.video_id == name)).scalar_one()
+    assert key.startswith(f"{world.address.prefix}{key_name(name)}/{key_name(name)}/g1-")
+    assert client.post("/v1/views", json={"views": [{"video_id": name}]}).json() == {"counted": 1, "unknown": []}
+    gone = client.request("DELETE", f"{_path('videos', name)}?user_id={quote(name, safe='')}").json()
+    assert (gone["video_id"], gone["user_id"]) == (name, name)
