@@ -21,7 +21,20 @@ PURE = {
         "functools",
         "hashlib",
     ),
-    *("heapq", "itertools", "json", "math", "operator", "re", "statistics", "string", "typing", "zlib"),
+    *(
+        "heapq",
+        "itertools",
+        "json",
+        "math",
+        "operator",
+        "re",
+        "shlex",
+        "statistics",
+        "string",
+        "typing",
+        "unicodedata",
+        "zlib",
+    ),
 }
 ALLOWED = PURE | {"pydantic", "reelkeeper.rules", "reelkeeper.model", "reelkeeper.errors"}
 FORECASTING = ALLOWED | {"contextlib", "numpy", "pandas", "statsmodels", "warnings"}

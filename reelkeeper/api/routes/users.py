@@ -22,7 +22,7 @@ from reelkeeper.rules.billing.quota import judge
 from reelkeeper.rules.core.tiers import MAX_BYTES
 from reelkeeper.store.billing import ledger, quotas
 from reelkeeper.store.core.engine import reading
-from reelkeeper.store.videos.former_ids import known_user
+from reelkeeper.store.core.former_ids import known_user
 from reelkeeper.store.videos.videos import is_user, list_videos
 
 router = APIRouter(prefix="/v1", tags=["users"])

@@ -78,7 +78,7 @@ def rename(
 
     Keys stay as they are. The old id still finds the user, and an erasure looks for it, too.
     """
-    from reelkeeper.operations.removals.rename import rename as operation
+    from reelkeeper.operations.billing.users import rename as operation
 
     with store() as engine:
         done = operation(engine, before, after, by=who(), apply=apply)

@@ -37,7 +37,7 @@ def videos(
         return
     from reelkeeper.model import VideoState
     from reelkeeper.store.core.engine import reading
-    from reelkeeper.store.videos.former_ids import known_user
+    from reelkeeper.store.core.former_ids import known_user
     from reelkeeper.store.videos.videos import list_videos
 
     if state is not None and state not in set(VideoState):

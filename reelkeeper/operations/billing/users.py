@@ -1,22 +1,61 @@
-"""Users, tiers and credits as the service sets them, each change with its audit event."""
+"""Users, their ids, tiers and credits as the service sets them, each change with its audit event."""
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
-from reelkeeper.errors import KeyReused, NotFound
+from reelkeeper.errors import InputRefused, KeyReused, LeaseLost, NotFound
+from reelkeeper.model.ids import flaw
 from reelkeeper.model.money import Balance, Moved
 from reelkeeper.operations.billing import ledger
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.core.policies import in_force
 from reelkeeper.rules.billing.credits import own_key, require_key
 from reelkeeper.store import Engine, Session
-from reelkeeper.store.billing import credit_holds
+from reelkeeper.store.billing import credit_holds, rename_rows
 from reelkeeper.store.billing.ledger import balance, was_given
-from reelkeeper.store.core import deployment
+from reelkeeper.store.core import deployment, former_ids
 from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import now, transaction
 from reelkeeper.store.videos import imports
 from reelkeeper.store.videos.imports import Imported
-from reelkeeper.store.videos.videos import set_tier
+from reelkeeper.store.videos.videos import is_user, set_tier
+
+
+class Renamed(NamedTuple):
+    """The rows that moved or, in a dry run, would move, by table. `joined`: the new id had rows before."""
+
+    before: str
+    after: str
+    rows: dict[str, int]
+    joined: bool
+    is_done: bool
+
+
+def rename(engine: Engine, before: str, after: str, *, by: str, apply: bool) -> Renamed:
+    """Move all rows of user `before` to `after`, in one transaction; keys stay, and are found by the former id.
+
+    Repeated, it does nothing. Raises NotFound, InputRefused for an id that cannot be given, UserErased, Frozen, and
+    LeaseLost while a run works with either.
+    """
+    if wrong := flaw(after):
+        raise InputRefused(f"{after[:200]!r} is no id: it {wrong}; nothing was changed")
+    with transaction(engine, "users.rename") as session:
+        require_permission(session)
+        if not is_user(session, before):
+            if is_user(session, after) and before in former_ids.of_user(session, after):
+                return Renamed(before, after, {}, joined=True, is_done=True)
+            raise NotFound(f"no user {before!r} in the catalogue; nothing was changed")
+        owner = former_ids.owner(session, after)
+        # guard rename.taken: what one user did under an id that another gets is erased with either
+        if after == before or owner not in {None, before, after}:
+            raise InputRefused(f"{after!r} is, or was, the id of user {owner or after!r}; nothing was changed")
+        joined, rows = is_user(session, after), rename_rows.count(session, before)
+        if why := rename_rows.why_not(session, before, after):
+            raise LeaseLost(f"{why}, so user {before!r} was not renamed. Try again when it has ended")
+        if apply:
+            rename_rows.move(session, before, after)
+            append(session, [Event("rename", by, user_id=after, detail={"was": before, **rows})])
+    return Renamed(before, after, rows, joined, apply)
 
 
 def put(engine: Engine, user_id: str, tier: str, *, by: str) -> None:

@@ -34,13 +34,13 @@ from reelkeeper.rules.lifecycle.identifiers import Identifiers
 from reelkeeper.settings import Settings
 from reelkeeper.store import Session
 from reelkeeper.store.billing import quotas
-from reelkeeper.store.core import audit
+from reelkeeper.store.core import audit, former_ids
 from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.removals import erase_rows, erasures, takedowns
 from reelkeeper.store.removals.erasures import Erasing
-from reelkeeper.store.videos import former_ids, uploads
+from reelkeeper.store.videos import uploads
 from reelkeeper.store.videos.videos import is_user
 
 Cancel = Callable[..., JobState]  # settle.cancel, passed in as this package does not import that of jobs

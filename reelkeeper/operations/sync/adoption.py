@@ -14,10 +14,10 @@ from reelkeeper.model.ids import earlier_id, id_of, unique_id
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.rules.sync.adoption import AdoptionLimits, refusal, together
 from reelkeeper.store import Session
+from reelkeeper.store.core import former_ids
 from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.sync import noted, noted_counts
 from reelkeeper.store.sync.noted import Owner
-from reelkeeper.store.videos import former_ids
 
 _UNKNOWN = Owner(None, None, None)
 _NOTHING_BEFORE: Mapping[str, int] = MappingProxyType({})

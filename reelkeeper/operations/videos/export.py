@@ -15,8 +15,9 @@ from reelkeeper.errors import NotFound, StorageError
 from reelkeeper.failpoints import effect
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.videos import images
+from reelkeeper.store.core import former_ids
 from reelkeeper.store.core.engine import reading
-from reelkeeper.store.videos import former_ids, user_data
+from reelkeeper.store.videos import user_data
 from reelkeeper.store.videos.user_data import StoredVideo
 from reelkeeper.store.videos.videos import is_user
 

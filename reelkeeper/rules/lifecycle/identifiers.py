@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
-from urllib.parse import quote
 
 # Letters, digits and marks of all scripts: what is not white space, ASCII punctuation, or common punctuation beyond it.
 _IN_A_WORD: Final = r"[^\s\x00-,./:-@\[-^`{-\x7f\xa1-\xbf\u2010-\u206f\u3000-\u303f\uff01-\uff0f\uff1a-\uff20]"
@@ -28,6 +27,7 @@ _REASONS: Final = frozenset(
     | {"approval_reason", "disabled_reason", "last_error", "note"}
 )
 _LEAST: Final = 3  # characters of an id that counts without context
+_UNSAFE: Final = re.compile(rb"[^A-Za-z0-9_.~/-]")  # RFC 3986, 2.3
 _BACK: Final = 12  # characters before an id that are checked
 
 
@@ -41,12 +41,11 @@ class Identifiers:
     @cached_property
     def forms(self) -> frozenset[str]:
         """List the ids, and how Python, JSON, a shell and URLs write them."""
-        return frozenset().union(
-            *(
-                {name, repr(name)[1:-1], json.dumps(name)[1:-1], shlex.quote(name), quote(name), quote(name, "")}
-                for name in self.ids
-            )
-        )
+        found = set(self.ids)
+        for name in self.ids:
+            path = _UNSAFE.sub(lambda byte: b"%%%02X" % byte[0][0], name.encode()).decode()
+            found |= {repr(name)[1:-1], json.dumps(name)[1:-1], shlex.quote(name), path, path.replace("/", "%2F")}
+        return frozenset(found)
 
     @cached_property
     def _odd(self) -> dict[str, list[tuple[int, str]]]:

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from reelkeeper.model import BlobState
 from reelkeeper.model.jobs import IN_FLIGHT
 from reelkeeper.model.money import ReservationState
+from reelkeeper.store.core import former_ids
 from reelkeeper.store.core.engine import now
 from reelkeeper.store.tables import (
     audit_events,
@@ -24,7 +25,6 @@ from reelkeeper.store.tables import (
     users,
     videos,
 )
-from reelkeeper.store.videos import former_ids
 
 _Ends = dict[str, list[datetime | None]]
 _IMAGE = jobs.c.request["image_sha256"].as_string()

@@ -18,9 +18,9 @@ from sqlalchemy.orm import Session
 
 from reelkeeper.errors import InputRefused
 from reelkeeper.model.ids import earlier_id, identifier
+from reelkeeper.store.core import former_ids
 from reelkeeper.store.core.engine import insert_into, now, transaction
 from reelkeeper.store.tables import daily_views, users, videos, view_days
-from reelkeeper.store.videos import former_ids
 from reelkeeper.store.videos.csv_columns import (
     Columns,
     CsvLine,

@@ -10,11 +10,11 @@ from reelkeeper.model.ids import earlier_id
 from reelkeeper.operations.billing import users
 from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.operations.health import accounts
-from reelkeeper.operations.removals.rename import Renamed, rename
 from reelkeeper.operations.videos.hold import hold
 from reelkeeper.store.billing import ledger, quotas
 from reelkeeper.store.core.audit import verify
 from reelkeeper.store.core.engine import reading, transaction
+from reelkeeper.store.core.former_ids import known_user
 from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.tables import (
     blobs,
@@ -29,7 +29,6 @@ from reelkeeper.store.tables import (
     videos,
 )
 from reelkeeper.store.tables import users as rows
-from reelkeeper.store.videos.former_ids import known_user
 from reelkeeper.store.videos.holds import HoldTerms
 from reelkeeper.store.videos.imports import import_videos
 from tests.faults.world import LONG_AGO, World
@@ -55,8 +54,8 @@ def named(world: World, user_id: str) -> set[tuple[str, str]]:
         }
 
 
-def renamed(world: World, before: str, after: str = GINA, *, apply: bool = True) -> Renamed:
-    return rename(world.workspace.engine, before, after, by="front", apply=apply)
+def renamed(world: World, before: str, after: str = GINA, *, apply: bool = True) -> users.Renamed:
+    return users.rename(world.workspace.engine, before, after, by="front", apply=apply)
 
 
 def spend(world: World, *user_ids: str) -> None:
