@@ -88,6 +88,8 @@ def rename(
     table(("!data", ">rows"), [(name, f"{count:,}") for name, count in done.rows.items()])
     joins = " and joins what it has" if done.joined else ""
     say(f"{before} is {after} now." if done.is_done else f"{before} becomes {after}{joins}. To do it: add --apply")
+    if done.in_policies:
+        say(f"The policies in force have limits for user:{before}, none for {after}: reelkeeper policy apply")
 
 
 @group.command()

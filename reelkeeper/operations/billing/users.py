@@ -1,5 +1,6 @@
 """Users, their ids, tiers and credits as the service sets them, each change with its audit event."""
 
+import json
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -22,12 +23,16 @@ from reelkeeper.store.videos.videos import is_user, set_tier
 
 
 class Renamed(NamedTuple):
-    """The rows that moved or, in a dry run, would move, by table. `joined`: the new id had rows before."""
+    """The rows that moved or, in a dry run, would move, by table.
+
+    `joined`: the new id had rows before. `in_policies`: limits or budgets in force name the old id, and only that.
+    """
 
     before: str
     after: str
     rows: dict[str, int]
     joined: bool
+    in_policies: bool
     is_done: bool
 
 
@@ -43,19 +48,20 @@ def rename(engine: Engine, before: str, after: str, *, by: str, apply: bool) -> 
         require_permission(session)
         if not is_user(session, before):
             if is_user(session, after) and before in former_ids.of_user(session, after):
-                return Renamed(before, after, {}, joined=True, is_done=True)
+                return Renamed(before, after, {}, joined=True, in_policies=False, is_done=True)
             raise NotFound(f"no user {before!r} in the catalogue; nothing was changed")
         owner = former_ids.owner(session, after)
         # guard rename.taken: what one user did under an id that another gets is erased with either
         if after == before or owner not in {None, before, after}:
             raise InputRefused(f"{after!r} is, or was, the id of user {owner or after!r}; nothing was changed")
         joined, rows = is_user(session, after), rename_rows.count(session, before)
+        in_policies = json.dumps(f"user:{before}", ensure_ascii=False) in in_force(session).policies.model_dump_json()
         if why := rename_rows.why_not(session, before, after):
             raise LeaseLost(f"{why}, so user {before!r} was not renamed. Try again when it has ended")
         if apply:
             rename_rows.move(session, before, after)
             append(session, [Event("rename", by, user_id=after, detail={"was": before, **rows})])
-    return Renamed(before, after, rows, joined, apply)
+    return Renamed(before, after, rows, joined, in_policies, apply)
 
 
 def put(engine: Engine, user_id: str, tier: str, *, by: str) -> None:

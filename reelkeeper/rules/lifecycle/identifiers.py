@@ -7,7 +7,6 @@ JSON also as the whole value of a field that holds ids or a reason. A reason is 
 
 import json
 import re
-import shlex
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -44,7 +43,8 @@ class Identifiers:
         found = set(self.ids)
         for name in self.ids:
             path = _UNSAFE.sub(lambda byte: b"%%%02X" % byte[0][0], name.encode()).decode()
-            found |= {repr(name)[1:-1], json.dumps(name)[1:-1], shlex.quote(name), path, path.replace("/", "%2F")}
+            quoted = name.replace("'", "'\"'\"'")
+            found |= {repr(name)[1:-1], json.dumps(name)[1:-1], quoted, path, path.replace("/", "%2F")}
         return frozenset(found)
 
     @cached_property

@@ -1,5 +1,7 @@
 """A user gets another id, or two rows of one user become one: all moves, adds up, and is erased with the new id."""
 
+from decimal import Decimal
+
 import pytest
 import sqlalchemy as sa
 from sqlmodel import SQLModel
@@ -11,6 +13,7 @@ from reelkeeper.operations.billing import users
 from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.operations.health import accounts
 from reelkeeper.operations.videos.hold import hold
+from reelkeeper.rules.spend.budget import Budget, BudgetPolicy
 from reelkeeper.store.billing import ledger, quotas
 from reelkeeper.store.core.audit import verify
 from reelkeeper.store.core.engine import reading, transaction
@@ -35,6 +38,7 @@ from tests.faults.world import LONG_AGO, World
 from tests.operations.books import DOLLAR
 from tests.operations.layouts import act, catalogue, out_of, put, stored
 from tests.operations.removals.test_erase import ask, dump, gone
+from tests.policies import put_in_force
 
 GINA = "gina@example.com"
 MADE = earlier_id(GINA)
@@ -79,11 +83,12 @@ def test_everything_moves_at_once_and_adds_up(shop: World) -> None:
     users.put(engine, GINA, "pro", by="front")
     users.give(engine, GINA, DOLLAR, "first", by="front")
     spend(shop, "ann", GINA)
+    put_in_force(engine, budget=BudgetPolicy(budgets=(Budget(scope="user:ann", usd=Decimal(5)),)))
     before = dump(engine)
     foretold = renamed(shop, "ann", apply=False)
     assert dump(engine) == before
     assert renamed(shop, "ann") == foretold._replace(is_done=True)
-    assert foretold.joined
+    assert (foretold.joined, foretold.in_policies) == (True, True)
     assert {"videos", "jobs", "transfers", "credit_holds", "holds", "entries", "storage_accounts"} <= {*foretold.rows}
     assert named(shop, "ann") <= _KEPT
     with reading(engine) as session:

@@ -20,9 +20,10 @@ from reelkeeper.store.billing.usage import record as record_usage
 from reelkeeper.store.core import schema
 from reelkeeper.store.core.audit import Event, append, erase, events, verify
 from reelkeeper.store.core.engine import open_engine, reading, transaction
+from reelkeeper.store.core.former_ids import known_user
 from reelkeeper.store.core.schema import VERSIONS, deployment, require_current, upgrade
 from reelkeeper.store.core.snapshots import verify_checksum
-from reelkeeper.store.tables import job_totals, jobs, usage_days, users, videos
+from reelkeeper.store.tables import former_ids, job_totals, jobs, usage_days, users, videos
 from tests import jobs as queue
 from tests.databases import create_database, drop_database
 
@@ -355,3 +356,19 @@ def test_a_tampered_record_is_not_chained_again(engine: sa.Engine) -> None:
         connection.execute(sa.text("UPDATE audit_events SET event = 'x' WHERE id = 3"))
     with pytest.raises(IntegrityDoubt, match="event 3 is not what was written"):
         upgrade(engine)
+
+
+def test_users_whose_ids_were_made_of_names_are_known_by_either(engine: sa.Engine) -> None:
+    upgrade(engine)
+    downgrade(engine, "0025")
+    made = "gina-example-com-599d34717b71"
+    others = ("ann", "6f1c1c1e-8a0e-4b7c-9d51-2f1f6a1f0c11", "x-12345678901", "x-1234567890aB")
+    with engine.begin() as connection:
+        for user_id in (made, *others):
+            connection.execute(sa.text("INSERT INTO users (id) VALUES (:id)"), {"id": user_id})
+    for _ in range(2):
+        upgrade(engine)
+        with reading(engine) as session:
+            assert [tuple(row) for row in session.execute(sa.select(former_ids))] == [(made, made)]
+            assert known_user(session, "gina@example.com") == made
+        downgrade(engine, "0025")
