@@ -113,7 +113,7 @@ def test_a_video_that_is_not_live_is_not_found(client: TestClient, world: World,
 
 
 def test_a_name_that_no_video_can_have_is_refused(client: TestClient) -> None:
-    for name in ("a%00b", "%C3%A9", "x" * 129, ".hidden", "a%0A"):
+    for name in ("a%00b", "%FF", "x" * 201, "%20a", "a%0A"):
         problem(client.get(f"/v1/videos/{name}"), 422)
     problem(client.get("/v1/videos/none"), 404)
 
