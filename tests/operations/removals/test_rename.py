@@ -1,5 +1,6 @@
 """A user gets another id, or two rows of one user become one: all moves, adds up, and is erased with the new id."""
 
+from collections.abc import Sequence
 from decimal import Decimal
 
 import pytest
@@ -246,7 +247,7 @@ class Undone(Exception):  # noqa: N818  no error: the change was possible, and i
     pass
 
 
-def attempt(engine: sa.Engine, changes: list[sa.Executable]) -> None:
+def attempt(engine: sa.Engine, changes: Sequence[sa.Executable]) -> None:
     with transaction(engine, "test") as session:
         for change in changes:
             session.execute(change)
