@@ -130,7 +130,7 @@ def test_each_limit_is_shown_the_fullest_first() -> None:
     ]
 
 
-@pytest.mark.parametrize("scope", ["total", "service:compute", "user:", "user:a b", "ann"])
+@pytest.mark.parametrize("scope", ["total", "service:compute", "user:", "user: a", "ann"])
 def test_a_limit_is_for_a_provider_a_model_a_tier_or_a_user(scope: str) -> None:
     with pytest.raises(ValidationError):
         limit(scope, "1")
