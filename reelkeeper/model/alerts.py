@@ -101,6 +101,7 @@ AlertRule = Literal[
     "silent_flow",
     "slow_jobs",
     "spend_limit",
+    "store_behind",
     "stuck_outbox",
     "unfit_machine",
     "unreadable_result",

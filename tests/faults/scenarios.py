@@ -5,7 +5,6 @@ import os
 import shutil
 import time
 from collections.abc import Callable
-from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from reelkeeper.errors import NotFound
 from reelkeeper.model import Grace, Refusal, Transcode
 from reelkeeper.model.requests import Incoming
 from reelkeeper.operations.billing import ledger, quota
+from reelkeeper.operations.core import adopt_store
 from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.health import accounts
@@ -60,16 +60,8 @@ def child(scenario: str, address: Address, spec: str, arguments: dict[str, objec
     """Run a scenario in this process with `spec` armed. The joining of store and bucket is not part of it."""
     workspace = address.workspace()
     failpoints.arm(spec)
-    if seen := arguments.get("count_points"):
-        failpoints.observe(partial(_note_point, Path(str(seen))))
     SCENARIOS[scenario](workspace, address, arguments)
     os._exit(0)  # what a forked child inherits is not its own to clean up
-
-
-def _note_point(seen: Path, name: str) -> None:
-    """Add a line to a file for each failpoint that is passed."""
-    with seen.open("a") as file:
-        file.write(f"{name}\n")
 
 
 def run_swap(
@@ -173,6 +165,14 @@ def run_purge(workspace: Workspace, _: Address, arguments: dict[str, object]) ->
         purge(workspace, str(arguments["plan"]), due, lease=lease, run_id="run", grace=Grace())
 
 
+def run_adopt(workspace: Workspace, address: Address, arguments: dict[str, object]) -> None:
+    """Adopt an old state of the store, and try to purge all whose old graces are over."""
+    seen = adopt_store.look(workspace)
+    if seen.why:
+        adopt_store.adopt(workspace, seen, by="test")
+    run_purge(workspace, address, arguments)
+
+
 def run_restore(workspace: Workspace, address: Address, _: dict[str, object]) -> None:
     try:
         batch = find_restorable(workspace, run_id="before")
@@ -261,6 +261,7 @@ SCENARIOS: dict[str, Scenario] = {
     "retire": run_retire,
     "notify": run_notify,
     "purge": run_purge,
+    "adopt": run_adopt,
     "restore": run_restore,
     "sync": run_sync,
     "job": run_job,

@@ -4,6 +4,7 @@ that the original has live or held, whatever it tries and whenever.
 
 import random
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,6 @@ from reelkeeper.store.core.backup import backup
 from reelkeeper.store.core.engine import reading
 from reelkeeper.store.tables import blobs, holds, videos
 from reelkeeper.store.videos.holds import HoldTerms
-from tests.faults.conftest import MakeWorld
 from tests.faults.world import World
 from tests.operations.lifecycle.copies import bring_back, copied, purge_all, restored, unmarked
 
@@ -84,27 +84,26 @@ def try_to_delete(old: World, chance: random.Random, refused: list[str]) -> None
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_an_old_store_deletes_nothing_that_the_original_keeps(
-    make_world: MakeWorld, tmp_path: Path, seed: int | None, way: str
+    world: World, tmp_path: Path, empty_url: Callable[[str], str], seed: int | None, way: str
 ) -> None:
     seed = random.randrange(10**6) if seed is None else seed
     print(f"seed {seed}")  # noqa: T201  shown where it fails
-    chance, world = random.Random(seed), make_world()
+    chance = random.Random(seed)
     for number in range(8):
         retired(world, f"v{number}")
     world.video("live")
     purge_all(world)  # from then on it knows where it lives
     for number in range(8, 12):
         retired(world, f"v{number}")
-    folder = tmp_path / secrets.token_hex(6)
-    folder.mkdir()
+    url, refused = empty_url(world.workspace.engine.dialect.name), list[str]()
     if way == "copied":
-        old, refused = copied(world, folder / "copy.sqlite3"), list[str]()
+        old = copied(world, url)
     else:
-        saved, url = backup(world.workspace.engine, folder / "saved"), f"sqlite:///{folder / 'store.sqlite3'}"
+        saved = backup(world.workspace.engine, tmp_path / "saved")
         if way == "snapshot":  # it does not know that it is old until the original has acted once
             retired(world, "first")
             bring_back(world, "first")
-        old, refused = restored(world, saved, url), list[str]()
+        old = restored(world, saved, url)
         old = unmarked(old) if way == "snapshot" else old
     for step in range(STEPS):
         act(world, chance, step)

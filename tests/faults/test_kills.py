@@ -20,10 +20,15 @@ from reelkeeper.model import BlobState, Grace, Transcode, VideoState
 from reelkeeper.model.alerts import EventType
 from reelkeeper.operations.alerts import webhooks
 from reelkeeper.operations.billing import ledger, quota
+from reelkeeper.operations.core import epochs
 from reelkeeper.operations.core.lease import LeaseManager
+from reelkeeper.operations.lifecycle.purge import begin
 from reelkeeper.operations.lifecycle.swap import Order, swap
+from reelkeeper.operations.videos.hold import hold
 from reelkeeper.store.billing.ledger import balance
-from reelkeeper.store.core.engine import reading, transaction
+from reelkeeper.store.core.backup import backup, restore
+from reelkeeper.store.core.engine import now, reading, transaction
+from reelkeeper.store.core.epochs import BEHIND, RESTORED, marks, unconfirmed
 from reelkeeper.store.tables import (
     blobs,
     credit_holds,
@@ -35,9 +40,12 @@ from reelkeeper.store.tables import (
     transfers,
     videos,
 )
+from reelkeeper.store.videos.holds import HoldTerms, in_force
 from tests.faults.conftest import EVERY, Child, MakeWorld, first_of, wait_for_end
 from tests.faults.scenarios import ready
 from tests.faults.world import LONG_AGO, World
+from tests.operations.changes import change
+from tests.operations.lifecycle.copies import bring_back
 
 # The longest first, and how many kills in pairs each is good for at the least: fewer, and a failpoint has gone.
 OPERATIONS = {
@@ -51,11 +59,15 @@ OPERATIONS = {
     "restore_in_place": 250,
     "receive": 250,
     "settle_accounts": 200,
-    "purge": 150,
+    "purge": 200,
+    "adopt": 200,
     "retire": 60,
     "notify": 6,
     "restore": 6,
 }
+
+
+HELD = HoldTerms("video", "held", "a dispute", "p")
 
 
 class Prepared(NamedTuple):
@@ -134,8 +146,31 @@ def _for_purge(world: World, _: Transcode) -> dict[str, object]:
     whole = world.video("v2", state=VideoState.RETIRED, blob_state=BlobState.RETIRED, due=True)
     vanished = world.video("v3", state=VideoState.RETIRED, blob_state=BlobState.RETIRED, due=True, stored=False)
     world.video("bystander", state=VideoState.RETIRED, blob_state=BlobState.RETIRED)
-    chosen = [replaced, whole, vanished]
+    held = world.video("held", state=VideoState.RETIRED, blob_state=BlobState.RETIRED, due=True)
+    with LeaseManager(world.workspace.engine) as manager:
+        (lease,) = manager.take(["flow/purge_retired"])
+        begin(world.workspace, lease)  # an earlier run, whose epoch is dropped by this one
+    hold(world.workspace.engine, HELD)  # which the bucket does not know yet
+    chosen = [replaced, whole, vanished, held]
     return {"plan": world.plan("purge_retired", "purge", chosen), "blobs": chosen}
+
+
+def _for_adopt(world: World, _: Transcode) -> dict[str, object]:
+    """Go back to a backup, with videos that were restored and held since then, and one that is due."""
+    due = [
+        world.video(name, state=VideoState.RETIRED, blob_state=BlobState.RETIRED) for name in ("back", "held", "due")
+    ]
+    folder = Path(world.address.folder)
+    saved = backup(world.workspace.engine, folder / "saved")
+    bring_back(world, "back")
+    hold(world.workspace.engine, HELD)
+    assert epochs.tell(world.workspace)
+    url = f"sqlite:///{folder / 'restored.sqlite3'}"
+    restore(url, saved)
+    world.address = replace(world.address, store_url=url)
+    world.workspace = world.address.workspace()
+    change(world, blobs, purge_after=LONG_AGO)
+    return {"plan": world.plan("purge_retired", "purge", due), "blobs": due}
 
 
 def _for_restore(world: World, _: Transcode) -> dict[str, object]:
@@ -218,6 +253,22 @@ def _check_restore_in_place(session: Session) -> None:
     shown, kept = _shown_and_kept(session)
     assert shown in kept
     assert len(kept) == 2
+
+
+def _check_purge(session: Session) -> None:
+    """What is held is kept, and each epoch is known to be stored."""
+    held = sa.select(blobs.c.state).where(blobs.c.video_id == "held")
+    assert session.execute(held).scalar_one() == BlobState.RETIRED
+    assert not unconfirmed(session)
+
+
+def _check_adopt(session: Session) -> None:
+    """Nothing is purged, what was restored and held since then is held, once, and the bucket knows who goes on."""
+    assert {*session.execute(sa.select(blobs.c.state)).scalars()} == {BlobState.RETIRED}
+    assert session.execute(sa.select(sa.func.min(blobs.c.purge_after))).scalar_one() > now(session)
+    assert sorted(line.subject for line in in_force(session)) == ["back", "held"]
+    assert not unconfirmed(session)
+    assert not {RESTORED, BEHIND} & marks(session).keys()
 
 
 def _check_notify(session: Session) -> None:

@@ -19,7 +19,7 @@ import re
 import secrets
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from reelkeeper.errors import ReelkeeperError, StoreBehind
 from reelkeeper.failpoints import effect
@@ -59,12 +59,26 @@ def announce(session: Session, kind: Kind, detail: Mapping[str, Any], lease: str
 
 
 def why_behind(engine: Engine, bucket: "Bucket | None") -> str | None:
-    """Explain why this store may not delete; None where it may. Without a bucket, as far as the store knows itself.
+    """Explain why this store may not delete; None where it may. Without a bucket, as far as the store knows itself."""
+    return _judge(engine, bucket, _known(engine))
 
-    The bucket is read before the store: what another machine of this store has put by then is known to the store.
-    """
+
+class _Known(NamedTuple):
+    """What a store knows of itself: its marks, its last confirmed epoch, and the database that it is in."""
+
+    marks: Mapping[str, str]
+    since: int
+    here: str
+
+
+def _known(engine: Engine) -> _Known:
     with reading(engine) as session:
-        marks, since, here = rows.marks(session), rows.confirmed(session), rows.home(session)
+        return _Known(rows.marks(session), rows.confirmed(session), rows.home(session))
+
+
+def _judge(engine: Engine, bucket: "Bucket | None", store: _Known) -> str | None:
+    """Compare a store with its bucket, which is read first: what its other machines put by then, the store knows."""
+    marks, since, here = store
     # guard epochs.restored: a store restored from a backup purges what was restored or held since
     if source := marks.get(RESTORED):
         return f"this store was restored from {source}, and does not know what was done since"
@@ -90,10 +104,9 @@ def why_behind(engine: Engine, bucket: "Bucket | None") -> str | None:
 
 def require_current(workspace: "Workspace") -> None:
     """Raise StoreBehind where this store is a copy or an old state. One request."""
-    why = why_behind(workspace.engine, workspace.bucket)
-    with reading(workspace.engine) as session:
-        noted = rows.marks(session).get(BEHIND)
-    if why != noted:
+    store = _known(workspace.engine)
+    why = _judge(workspace.engine, workspace.bucket, store)
+    if why != store.marks.get(BEHIND):
         with transaction(workspace.engine, "epoch.note") as session:
             rows.set_marks(session, {BEHIND: why})
     if why:

@@ -18,6 +18,7 @@ from reelkeeper.failpoints import effect
 from reelkeeper.model.alerts import Finding, Message, MessageKind, OutboxMessage, Severity, Sink
 from reelkeeper.operations.alerts.alerts import observe
 from reelkeeper.operations.alerts.outbox import Delivered, Sinks, deliver
+from reelkeeper.operations.core import epochs
 from reelkeeper.operations.health.status import flow_states
 from reelkeeper.rules.alerts import cadence
 from reelkeeper.rules.core.wording import many
@@ -30,7 +31,8 @@ STUCK_AFTER = timedelta(minutes=15)
 REPEAT_SECONDS = 4 * 3600.0  # for the alert that the store cannot be reached, which the store cannot record
 _SEND_SECONDS = 30.0
 _STUCK: Final = "stuck_outbox"
-RULES = (cadence.RULE, _STUCK)
+_BEHIND: Final = "store_behind"
+RULES = (cadence.RULE, _STUCK, _BEHIND)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,7 @@ def watch(
     """Check `flows` and the outbox, and alert people."""
     with reading(engine) as session:
         findings = [*_silent(session, flows), *_stuck(session)]
+    findings += _behind(engine)
     observe(engine, findings, rules=RULES, run_id=run_id)
     delivered = deliver(engine, sinks, seconds=_SEND_SECONDS, sleep=sleep)
     return Watched(tuple(findings), delivered, _tell_second(engine, sinks))
@@ -112,6 +115,25 @@ def _stuck(session: Session) -> list[Finding]:
             title=f"{many(count, 'message')} in the outbox, the oldest for {minutes:,.0f} minutes",
             text=f"Last error: {errors[-1] if errors else 'none; no attempt was made to send them'}.",
             suggestion="See reelkeeper alerts messages. To send them now: reelkeeper run deliver_alerts --apply",
+        )
+    ]
+
+
+def _behind(engine: Engine) -> list[Finding]:
+    why = epochs.why_behind(engine, None)
+    # guard watchdog.behind: nobody learns that nothing is deleted any more, or that two copies work on one bucket
+    if why is None:
+        return []
+    return [
+        Finding(
+            rule=_BEHIND,
+            scope="store",
+            period="",
+            level="",
+            severity=Severity.CRITICAL,
+            title="The store is behind its bucket, and deletes nothing",
+            text=f"{why[0].upper()}{why[1:]}.",
+            suggestion="Stop the other copy, if there is one. In the store that is to go on: reelkeeper db adopt",
         )
     ]
 

@@ -16,6 +16,7 @@ from reelkeeper.operations.alerts.outbox import Sinks
 from reelkeeper.operations.health.watchdog import REPEAT_SECONDS, Watched, beat, tell_unreachable, watch
 from reelkeeper.rules.alerts.cadence import CADENCES
 from reelkeeper.store.core.engine import Clock, transaction
+from reelkeeper.store.core.epochs import RESTORED, set_marks
 from reelkeeper.store.tables import deployment
 from tests.doubles import slack
 from tests.doubles.slack import Answer, SlackDouble
@@ -120,6 +121,20 @@ def test_stuck_messages_are_reported_to_the_second_sink(post_room: Post) -> None
     post_room.clock.sleep(600)
     assert post_room.watch().findings == ()
     assert "a note" in post_room.double.titles()
+
+
+def test_a_store_that_is_behind_has_an_alert_of_its_own_until_it_is_adopted(post_room: Post) -> None:
+    with transaction(post_room.engine, "test") as session:
+        set_marks(session, {RESTORED: "backup monday.zip"})
+    for _ in range(2):
+        (found,) = post_room.watch().findings
+        assert (found.rule, found.severity) == ("store_behind", "critical")
+        assert "monday.zip" in found.text
+    assert post_room.second() == [found.title]
+    with transaction(post_room.engine, "test") as session:
+        set_marks(session, {RESTORED: None})
+    assert post_room.watch().findings == ()
+    assert len(post_room.double.titles()) == 2
 
 
 def test_an_unreachable_store_is_reported_once_in_four_hours(tmp_path: Path) -> None:

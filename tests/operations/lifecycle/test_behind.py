@@ -1,6 +1,5 @@
 """A store that was restored or copied deletes nothing that its later state, or its original, has live or held."""
 
-import secrets
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +7,6 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from reelkeeper.adapters.s3.seaweed import Endpoint
 from reelkeeper.adapters.s3.transport import LOCKED
 from reelkeeper.errors import StoreBehind
 from reelkeeper.model import BlobState, VideoState
@@ -28,7 +26,6 @@ from reelkeeper.store.core.engine import now, reading
 from reelkeeper.store.core.epochs import confirmed, unconfirmed
 from reelkeeper.store.tables import blobs, users, videos
 from reelkeeper.store.videos.holds import HoldTerms, in_force
-from tests.doubles.r2 import R2Double
 from tests.faults.world import World
 from tests.operations.conftest import AtFailpoint
 from tests.operations.lifecycle.copies import (
@@ -83,19 +80,11 @@ def test_an_old_state_in_its_own_place_is_known_by_its_bucket(world: World, save
     assert stored_keys(old, ["back", "held"]) == {"back": True, "held": True}
 
 
-@pytest.fixture
-def on_sqlite(sqlite_engine: sa.Engine, endpoint: Endpoint, double: R2Double, tiny_clip: Path, tmp_path: Path) -> World:
-    folder = tmp_path / secrets.token_hex(6)
-    folder.mkdir()
-    return World.make(folder, str(sqlite_engine.url), endpoint, double, clip=tiny_clip)
-
-
-def test_a_copied_file_purges_nothing_even_before_the_original_did_anything(on_sqlite: World, tmp_path: Path) -> None:
-    world = on_sqlite
+def test_a_copied_database_purges_nothing_even_before_the_original_did_anything(world: World, url: str) -> None:
     retired(world, "first")
     purge_all(world)  # from then on it knows where it lives
     retired(world, "back")
-    copy = copied(world, tmp_path / "copy.sqlite3")
+    copy = copied(world, url)
     with pytest.raises(StoreBehind):
         purge_all(copy)
     bring_back(world, "back")

@@ -1,0 +1,84 @@
+"""A store that was moved, or a bucket claimed anew: nothing is deleted until it is adopted. Neighbours never meet."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from reelkeeper.errors import IdentityMismatch, StoreBehind
+from reelkeeper.model import BlobState, VideoState
+from reelkeeper.operations.core.adopt_store import adopt, look
+from reelkeeper.operations.core.workspace import check_identity
+from reelkeeper.operations.videos.hold import hold
+from reelkeeper.store.core.engine import transaction
+from reelkeeper.store.tables import users
+from reelkeeper.store.videos.holds import HoldTerms
+from tests.buckets import BUCKET
+from tests.faults.world import LONG_AGO, World
+from tests.operations.lifecycle.copies import bring_back, copied, purge_all, stored_keys
+
+
+def retired(world: World, video_id: str) -> None:
+    world.video(video_id, state=VideoState.RETIRED, blob_state=BlobState.RETIRED)
+
+
+def purged(world: World) -> set[str]:
+    return {outcome.video_id for outcome in purge_all(world) if outcome.action == "purged"}
+
+
+def test_moved_to_another_place_it_deletes_nothing_until_it_is_adopted(
+    world: World, empty_url: Callable[[str], str]
+) -> None:
+    retired(world, "first")
+    assert purged(world) == {"first"}  # from then on it knows where it lives
+    for video_id in ("v1", "held"):
+        retired(world, video_id)
+    hold(world.workspace.engine, HoldTerms("video", "held", "a dispute", "p"))
+    there = copied(world, empty_url(world.workspace.engine.dialect.name))
+    with pytest.raises(StoreBehind):
+        purge_all(there)
+    adopt(there.workspace, look(there.workspace), by="p")
+    with pytest.raises(StoreBehind):
+        purge_all(world)  # the old place is the one that is stopped now
+    assert stored_keys(world, ["v1", "held"]) == {"v1": True, "held": True}
+    assert purged(there) == {"v1"}
+    assert stored_keys(world, ["held"]) == {"held": True}
+
+
+def test_a_bucket_that_was_claimed_anew_is_purged_only_once_it_is_adopted(world: World) -> None:
+    retired(world, "first")
+    purge_all(world)
+    retired(world, "v1")
+    bucket = world.workspace.bucket
+    for key in (bucket.identity_key, *map(bucket.epoch_key, bucket.epochs())):
+        world.double.client.delete_object(Bucket=BUCKET, Key=key)
+    with pytest.raises(IdentityMismatch):
+        world.address.workspace()
+    check_identity(bucket, world.workspace.deployment_id, may_claim=True)  # as doctor --claim does
+    with pytest.raises(StoreBehind):
+        purge_all(world)
+    assert stored_keys(world, ["v1"]) == {"v1": True}
+    adopt(world.workspace, look(world.workspace), by="p")
+    assert purged(world) == {"v1"}
+
+
+def test_neighbouring_prefixes_do_not_see_each_others_changes(
+    world: World, tmp_path: Path, migrated_file: Path
+) -> None:
+    shutil.copyfile(migrated_file, tmp_path / "neighbour.sqlite3")
+    url = f"sqlite:///{tmp_path / 'neighbour.sqlite3'}"
+    address = replace(world.address, store_url=url, prefix=f"{world.address.prefix.removesuffix('/')}2/")
+    neighbour = World(address, world.double, world.clip, address.workspace(), world.outside)
+    with transaction(neighbour.workspace.engine, "test") as session:
+        session.execute(sa.insert(users).values(id="ann", tier="free", created_at=LONG_AGO))
+    for turn, one in enumerate((world, neighbour, neighbour, world)):
+        retired(one, f"gone{turn}")
+        assert purged(one) == {f"gone{turn}"}
+        retired(one, f"back{turn}")
+        bring_back(one, f"back{turn}")
+    assert not {*world.workspace.bucket.epochs()} & {*neighbour.workspace.bucket.epochs()}
+    assert purged(world) == purged(neighbour) == set()
+    assert stored_keys(neighbour, ["back1", "back2"]) == {"back1": True, "back2": True}
