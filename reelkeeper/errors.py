@@ -183,6 +183,15 @@ class StoreBehind(Refused):
     operator_remedy = "To see what it does not know, and go on with it: reelkeeper db adopt"
 
 
+class OnTrial(Refused):
+    """The store only reads this bucket, until `reelkeeper up --live` claims it."""
+
+    operator_remedy = "To go live, stop `reelkeeper up` and start it once with: reelkeeper up --live"
+
+    def __init__(self) -> None:
+        super().__init__("this store is on trial: it only reads its bucket, and nothing was changed")
+
+
 class Frozen(ReelkeeperError):
     """A person or a failed check has stopped all changes."""
 
@@ -328,6 +337,10 @@ class GenerationLost(GenerationError):
 
 class GenerationUnknown(GenerationError):
     """The provider's result is unknown: it is looked up later, and never sent again."""
+
+
+class GenerationAbsent(GenerationUnknown):
+    """The provider's list of our jobs does not have it; the request may still be under way."""
 
 
 class ResultUnreadable(GenerationUnknown):

@@ -20,6 +20,7 @@ pytest_plugins = [
     "tests.clips",
     "tests.cloudflare",
     "tests.worlds",
+    "tests.vendors",
 ]
 
 # How long one example takes says nothing on a busy machine. Other examples come each time: more in test-long, most in

@@ -70,7 +70,7 @@ class Vendor:
         self.looks = 1
         self.ends_as: Any = "succeeded"
         self.files: list[Next] = []  # what the next requests for a video get instead of it
-        self.weather: Callable[[str], Next | None] = lambda _: None  # by "submit", "read" or "file"
+        self.weather: Callable[[str, str], Next | None] = lambda *_: None  # by "submit", "read" or "file", and path
         self.fate: Callable[[Job], str] = lambda _: str(self.ends_as)
         self.hides_jobs = False  # from lists, as if no request had come
         self.is_down = False
@@ -127,21 +127,23 @@ class Vendor:
             if request.path.startswith(_FILES):
                 job = self.jobs[request.path.removeprefix(_FILES).removesuffix(".mp4")]
                 return (403, None) if self.has_expired or job["status"] == "expired" else (200, self.video)
-            planned = (self.reads.pop(0) if self.reads else self.weather("read")) if request.method == "GET" else None
+            if request.method != "GET":
+                return self.route(request)
+            planned = self.reads.pop(0) if self.reads else self.weather("read", request.path)
             return planned or self.route(request)
 
     def spoilt(self, request: Request) -> Next | None:
         """Return what a request for a video gets instead of it, where something was planned."""
         if not request.path.startswith(_FILES) and not request.path.endswith(("/content", "/view", "/video.mp4")):
             return None
-        planned = self.files.pop(0) if self.files else self.weather("file")
+        planned = self.files.pop(0) if self.files else self.weather("file", request.path)
         if planned == CUT:
             return 200, self.video[: len(self.video) // 2], {"Content-Length": str(len(self.video))}
         return planned
 
     def accept(self, key: str, described: Callable[[Job], tuple[Any, ...]], **fields: object) -> Next:
         """Begin a job, unless something else was planned."""
-        planned = self.queue.pop(0) if self.queue else self.weather("submit")
+        planned = self.queue.pop(0) if self.queue else self.weather("submit", "")
         if isinstance(planned, tuple):
             return planned
         self.submitted.append(key)

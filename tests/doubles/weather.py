@@ -15,7 +15,7 @@ _BAD_READS = 0.05
 _FILES: list[tuple[float, Next]] = [(0.04, HTML), (0.04, CUT), (0.02, (404, None)), (0.02, (503, None))]
 
 
-def draw(chance: random.Random, what: str) -> Next | None:
+def draw(chance: random.Random, what: str, _path: str = "") -> Next | None:
     """Return the fault of a request, a "submit", a "read" or of a "file"; None: it is answered."""
     drawn = chance.random()
     if what == "read":

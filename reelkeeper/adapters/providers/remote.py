@@ -24,6 +24,7 @@ from reelkeeper.adapters.providers.contract import (
 )
 from reelkeeper.errors import (
     ContentRefused,
+    GenerationAbsent,
     GenerationCancelled,
     GenerationError,
     GenerationFailed,
@@ -95,7 +96,7 @@ class RemoteGenerator:
         # guard provider.no_proof: a job that its provider does not list yet is sent again, and paid twice
         # guard provider.waits_for_doubt: a job whose request is still under way is sent again, and paid twice
         if not (guarantee.absence_is_proof and order.was_parked):
-            raise GenerationUnknown("the provider does not know it yet; the request may still be under way")
+            raise GenerationAbsent("the provider does not know it yet; the request may still be under way")
         return None
 
     def _sent(self, order: Order, folder: Path, log: Log) -> str:

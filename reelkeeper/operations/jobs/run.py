@@ -19,8 +19,8 @@ from reelkeeper.adapters.ffmpeg.intake import scratch_dir
 from reelkeeper.adapters.providers.contract import Generator, Generators, Made, Order
 from reelkeeper.errors import (
     AccountLocked,
-    ContentRefused,
     Frozen,
+    GenerationAbsent,
     GenerationCancelled,
     GenerationFailed,
     GenerationLost,
@@ -43,7 +43,7 @@ from reelkeeper.operations.jobs import breaker, settle
 from reelkeeper.operations.jobs import claim as claiming
 from reelkeeper.operations.jobs.deliver import deliver
 from reelkeeper.operations.jobs.settle import Attempt
-from reelkeeper.rules.billing.vendor_charges import Ending, may_be_charged
+from reelkeeper.rules.billing.vendor_charges import Ending, ending_of, may_be_charged
 from reelkeeper.rules.jobs.attempts import (
     AttemptPolicy,
     give_up_error,
@@ -52,6 +52,7 @@ from reelkeeper.rules.jobs.attempts import (
 )
 from reelkeeper.store import Engine, SQLAlchemyError
 from reelkeeper.store.core.engine import reading
+from reelkeeper.store.jobs import vendor_jobs
 from reelkeeper.store.jobs.claims import Claim
 from reelkeeper.store.videos.videos import is_live
 
@@ -108,6 +109,7 @@ class JobRun:
         self.renewed = self.began = time.monotonic()
         self.paid_microusd: int | None = None  # what the provider charged for this attempt
         self.is_paid = False  # it charged, and did not say how much
+        self.never_came = False  # to its vendor, by that vendor's list
         self.attempts = attempts
         self.ran_beside: list[int] = []  # jobs of the same provider that ran, at each count
         self.generator: Generator | None = None  # until it is known where the job goes
@@ -236,11 +238,20 @@ def _is_given_up(job: JobRun) -> bool:
 def _in_doubt(context: WorkerContext, job: JobRun, error: GenerationUnknown) -> End:
     """Park a job until it is looked up again; one that was in doubt for too long is dead."""
     if _is_given_up(job):
+        job.never_came = isinstance(error, GenerationAbsent) and _was_sent_long_ago(context, job)
         return _give_up(context, job, error, f"result unknown for {job.attempts.give_up_hours} hours: {error}")
     if isinstance(error, ResultUnreadable):
         return _fetch_later(context, job, error)
     claiming.park(context.engine, job.claim, str(error), job.attempts)
     return End.PARKED
+
+
+def _was_sent_long_ago(context: WorkerContext, job: JobRun) -> bool:
+    """Check that a job's vendor had as long to list it as a job may be in doubt."""
+    with reading(context.engine) as session:
+        sent_at = vendor_jobs.sent_at(session, str(job.claim.provider_key))
+    # guard spend.absent_lately: a job that its vendor lists only when it is over counts in no budget
+    return sent_at is not None and is_given_up(sent_at, datetime.now(UTC), job.attempts)
 
 
 def _fetch_later(context: WorkerContext, job: JobRun, error: ResultUnreadable) -> End:
@@ -376,22 +387,7 @@ def _give_up(
 def _may_be_paid(job: JobRun, error: Exception) -> bool:
     """Check whether its vendor may charge for a job that ends with this error."""
     # guard spend.may_be_charged: what vendors charge for failed and refused jobs counts in no budget
-    may = job.is_paid or may_be_charged(job.claim.provider, _ending(job.claim, error))
+    ending = Ending.ABSENT if job.never_came else ending_of(error, was_named=job.claim.provider_job_id is not None)
+    may = job.is_paid or may_be_charged(job.claim.provider, ending)
     # guard spend.unsent: a job that no vendor ever had uses up the budget
     return may and job.claim.provider_key is not None
-
-
-def _ending(job: Claim, error: Exception) -> Ending:
-    """Tell how a job ended at its vendor. A refusal before the vendor named the job is an answer to the request."""
-    if isinstance(error, ProviderBusy) or (isinstance(error, GenerationRefused) and job.provider_job_id is None):
-        return Ending.NOT_TAKEN
-    endings = {
-        GenerationCancelled: Ending.CANCELLED,
-        ContentRefused: Ending.MODERATED,
-        GenerationRefused: Ending.REFUSED,
-        GenerationLost: Ending.LOST,
-        GenerationFailed: Ending.FAILED,
-        NotAVideo: Ending.UNREADABLE,
-        ResultUnreadable: Ending.UNREADABLE,
-    }
-    return next((ending for kind, ending in endings.items() if isinstance(error, kind)), Ending.IN_DOUBT)

@@ -6,6 +6,17 @@ Only a vendor's own word about a job, such as its cost or its billed units, goes
 from enum import StrEnum
 from typing import Final, NamedTuple
 
+from reelkeeper.errors import (
+    ContentRefused,
+    GenerationCancelled,
+    GenerationFailed,
+    GenerationLost,
+    GenerationRefused,
+    NotAVideo,
+    ProviderBusy,
+    ResultUnreadable,
+)
+
 
 class Ending(StrEnum):
     """How a request ended that was sent to a vendor, and brought no video."""
@@ -17,7 +28,26 @@ class Ending(StrEnum):
     CANCELLED = "cancelled"  # when it had started, or nobody can say
     LOST = "lost"  # made, or taken, and the vendor no longer has it
     IN_DOUBT = "in doubt"  # whether it was taken, or how it ended, was never learned
+    ABSENT = "absent"  # a day after it was sent, the vendor's list of what it received does not have it
     UNREADABLE = "unreadable"  # made, but what was fetched is no video
+
+
+_BY_ERROR: Final = {
+    GenerationCancelled: Ending.CANCELLED,
+    ContentRefused: Ending.MODERATED,
+    GenerationRefused: Ending.REFUSED,
+    GenerationLost: Ending.LOST,
+    GenerationFailed: Ending.FAILED,
+    NotAVideo: Ending.UNREADABLE,
+    ResultUnreadable: Ending.UNREADABLE,
+}
+
+
+def ending_of(error: Exception, *, was_named: bool) -> Ending:
+    """Tell how a job ended at its vendor. A refusal before the vendor named the job is an answer to the request."""
+    if isinstance(error, ProviderBusy) or (isinstance(error, GenerationRefused) and not was_named):
+        return Ending.NOT_TAKEN
+    return next((ending for kind, ending in _BY_ERROR.items() if isinstance(error, kind)), Ending.IN_DOUBT)
 
 
 class Charge(StrEnum):
@@ -55,6 +85,7 @@ _NOT_TAKEN: Final = _read(_NO, "every vendor's page on errors: no job was made")
 _ANYWHERE: Final = {
     Ending.NOT_TAKEN: _NOT_TAKEN,
     Ending.IN_DOUBT: _read(_MAYBE, _UNKNOWN),
+    Ending.ABSENT: _read(_MAYBE, _UNKNOWN),
     Ending.LOST: _read(_MAYBE, _UNKNOWN),
     Ending.CANCELLED: _read(_MAYBE, _UNKNOWN),
     Ending.UNREADABLE: _read(_YES, "it was made"),
@@ -62,12 +93,16 @@ _ANYWHERE: Final = {
 TABLE: Final[dict[str, dict[Ending, Charged]]] = {
     "fal": _ANYWHERE
     | {
+        Ending.ABSENT: _read(
+            _NO, "fal.ai/docs/platform-apis/v1/models/requests/by-endpoint: the ended ones of a period"
+        ),
         Ending.FAILED: _read(_NO, f"{_FAL_FAQ}: a 5xx and time in the queue are never charged"),
         Ending.REFUSED: _read(_MAYBE, f"{_FAL_FAQ}: a 422 may be charged if a runner spent GPU time"),
         Ending.MODERATED: _read(_MAYBE, f"{_FAL_FAQ}: a content refusal is a 422"),
     },
     "replicate": _ANYWHERE
     | {
+        Ending.ABSENT: _read(_NO, "replicate.com/docs/reference/http, predictions.list: all predictions, newest first"),
         Ending.FAILED: _read(_MAYBE, _REPLICATE),
         Ending.REFUSED: _read(_MAYBE, _REPLICATE),
         Ending.MODERATED: _read(_MAYBE, _REPLICATE),
@@ -88,12 +123,14 @@ TABLE: Final[dict[str, dict[Ending, Charged]]] = {
     },
     "http": _ANYWHERE
     | {
+        Ending.ABSENT: _read(_NO, _OWN),
         Ending.FAILED: _read(_NO, f"{_OWN}; it reports `cost_usd` where it does"),
         Ending.REFUSED: _read(_NO, f"{_OWN}; it reports `cost_usd` where it does"),
         Ending.MODERATED: _read(_NO, f"{_OWN}; it reports `cost_usd` where it does"),
     },
     "comfyui": _ANYWHERE
     | {
+        Ending.ABSENT: _read(_NO, _OWN),
         Ending.FAILED: _read(_NO, _OWN),
         Ending.REFUSED: _read(_NO, _OWN),
         Ending.MODERATED: _read(_NO, _OWN),

@@ -53,6 +53,11 @@ def forget(session: Session, key: str) -> None:
     session.execute(sa.delete(vendor_jobs).where(vendor_jobs.c.key == key))
 
 
+def sent_at(session: Session, key: str) -> datetime | None:
+    """Return when a job was first about to be sent."""
+    return session.execute(sa.select(vendor_jobs.c.sent_at).where(vendor_jobs.c.key == key)).scalar_one_or_none()
+
+
 def counted(session: Session, key: str) -> Counted | None:
     """Return what counts for a job already, such as one that was given up in doubt; None: nothing."""
     columns = (vendor_jobs.c.counted_microusd, vendor_jobs.c.ended_at)

@@ -1,7 +1,6 @@
 """A worker with each provider: videos are stored, each job is paid once, refused ones are refunded."""
 
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,9 +10,9 @@ from reelkeeper.adapters.providers import RemoteGenerator
 from reelkeeper.model.jobs import JobState
 from reelkeeper.operations.jobs.run import End
 from reelkeeper.operations.jobs.settle import cancel
-from reelkeeper.store.core.engine import reading
-from reelkeeper.store.tables import blobs
-from tests.adapters.providers.formats import FORMATS, Format
+from reelkeeper.store.core.engine import Clock, reading, transaction
+from reelkeeper.store.tables import blobs, jobs, vendor_jobs
+from tests.adapters.providers.formats import Format
 from tests.doubles.vendor import LOST, Vendor
 from tests.faults.world import World
 from tests.operations.queue import find, make_due
@@ -26,21 +25,9 @@ def engine(sqlite_engine: sa.Engine) -> sa.Engine:
     return sqlite_engine
 
 
-@pytest.fixture(params=["fal", "replicate", "runway", "openai", "comfyui"])
-def format_(request: pytest.FixtureRequest) -> Format:
-    return FORMATS[request.param]
-
-
-@pytest.fixture
-def vendor(format_: Format, tiny_clip: Path) -> Iterator[Vendor]:
-    with format_.double(tiny_clip.read_bytes()).serving() as serving:
-        yield serving
-
-
 def test_every_providers_video_is_stored_and_charged_once(
-    format_: Format, vendor: Vendor, shop: World, tiny_clip: Path
+    format_: Format, vendor: Vendor, generator: RemoteGenerator, shop: World, tiny_clip: Path
 ) -> None:
-    generator = RemoteGenerator(format_.connect(vendor), model=format_.model, poll_seconds=0.05)
     (made,) = ask(shop, "a cat")
     assert run(shop, generator) == {End.SUCCEEDED: 1}
     with reading(shop.workspace.engine) as session:
@@ -67,11 +54,10 @@ def test_every_providers_video_is_stored_and_charged_once(
     assert ends == ({End.SUCCEEDED: 1} if format_.finds_lost else {End.PARKED: 2})
 
 
-@pytest.mark.parametrize("format_", [FORMATS["runway"], FORMATS["openai"]], ids=["runway", "openai"])
+@pytest.mark.parametrize("format_", ["runway", "openai"], indirect=True)
 def test_a_cancelled_job_that_nobody_can_look_up_gives_its_credits_back_and_counts_as_spent(
-    format_: Format, vendor: Vendor, shop: World
+    vendor: Vendor, generator: RemoteGenerator, shop: World
 ) -> None:
-    generator = RemoteGenerator(format_.connect(vendor), model=format_.model, poll_seconds=0.05)
     vendor.queue = [LOST]
     (job_id,) = ask(shop, "a cat")
     assert run(shop, generator) == {End.PARKED: 1}
@@ -81,3 +67,22 @@ def test_a_cancelled_job_that_nobody_can_look_up_gives_its_credits_back_and_coun
     job = find(shop.workspace.engine, job_id)
     assert (job.state, len(vendor.submitted)) == (JobState.CANCELLED, 1)
     assert (spent(shop), budget_spent(shop)) == (0, job.quoted_cost_microusd)
+
+
+@pytest.mark.parametrize("hours_since_sent", [25, 1])
+@pytest.mark.parametrize("format_", ["fal", "replicate", "runway"], indirect=True)
+def test_a_job_that_its_vendor_never_had_counts_as_spent_only_where_nobody_can_know(
+    format_: Format, vendor: Vendor, generator: RemoteGenerator, shop: World, hours_since_sent: int
+) -> None:
+    """One that was sent lately may yet be listed."""
+    vendor.is_dead = True
+    (job_id,) = ask(shop, "a cat")
+    assert run(shop, generator) == {End.PARKED: 1}
+    vendor.is_dead = False
+    with transaction(shop.workspace.engine, "test") as session:
+        session.execute(sa.update(jobs).values(started_at=Clock(-25 * 3600), due_at=Clock(-1)))
+        session.execute(sa.update(vendor_jobs).values(sent_at=Clock(-hours_since_sent * 3600)))
+    assert run(shop, generator) == {End.DEAD: 1}
+    job, is_known = find(shop.workspace.engine, job_id), format_.finds_lost and hours_since_sent == 25
+    assert (job.state, vendor.jobs) == (JobState.DEAD, {})
+    assert (spent(shop), budget_spent(shop)) == (0, 0 if is_known else job.quoted_cost_microusd)

@@ -1,8 +1,5 @@
 """A result that cannot be read is fetched again, parked and told, and bought again only at a person's word."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 import sqlalchemy as sa
 
@@ -13,7 +10,6 @@ from reelkeeper.operations.jobs.claim import redrive
 from reelkeeper.operations.jobs.run import End
 from reelkeeper.store.core.engine import Clock, reading, transaction
 from reelkeeper.store.tables import alerts, audit_events, jobs
-from tests.adapters.providers.formats import FORMATS, Format
 from tests.doubles.vendor import CUT, HTML, Next, Vendor
 from tests.faults.world import World
 from tests.operations.queue import find, make_due
@@ -27,23 +23,6 @@ LARGE = 200, b"x" * 2_000_000
 def engine(sqlite_engine: sa.Engine) -> sa.Engine:
     """One database: nothing here depends on which."""
     return sqlite_engine
-
-
-@pytest.fixture
-def format_(request: pytest.FixtureRequest) -> Format:
-    return FORMATS[request.param]
-
-
-@pytest.fixture
-def vendor(format_: Format, tiny_clip: Path) -> Iterator[Vendor]:
-    with format_.double(tiny_clip.read_bytes()).serving() as serving:
-        yield serving
-
-
-@pytest.fixture
-def generator(format_: Format, vendor: Vendor) -> RemoteGenerator:
-    how = {"poll_seconds": 0.02, "most_bytes": 1_000_000, "most_silent_seconds": 0.1}
-    return RemoteGenerator(format_.connect(vendor), model=format_.model, **how)  # type: ignore[arg-type]  # as it takes them
 
 
 def told(shop: World) -> list[str]:
