@@ -7,6 +7,7 @@
 import runpy
 import sys
 import time
+from collections.abc import Collection
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
@@ -15,8 +16,8 @@ import yaml
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.filters import (
-    DeploymentFilter,
-    DeploymentFilterTags,
+    FlowFilter,
+    FlowFilterName,
     FlowRunFilter,
     FlowRunFilterState,
     FlowRunFilterStateType,
@@ -68,13 +69,13 @@ def end_dead_runs(client: SyncPrefectClient, before: datetime) -> int:
     return len(dead)
 
 
-def cancel_live(client: SyncPrefectClient) -> int:
-    """Cancel waiting runs that would change stored videos, from before `up` only read; return how many."""
+def cancel_live(client: SyncPrefectClient, flows: Collection[str]) -> int:
+    """Cancel waiting runs of these flows that would make changes, from before `up` only read; return how many."""
     scheduled = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])))
-    deployed = DeploymentFilter(tags=DeploymentFilterTags(all_=[STORAGE]))
+    named = FlowFilter(name=FlowFilterName(any_=sorted(flows)))
     waiting: list[FlowRun] = []
     while found := client.read_flow_runs(
-        flow_run_filter=scheduled, deployment_filter=deployed, limit=_PAGE, offset=len(waiting)
+        flow_run_filter=scheduled, flow_filter=named, limit=_PAGE, offset=len(waiting)
     ):
         waiting += found
     live = [run for run in waiting if run.parameters.get("dry_run") is not True]
@@ -106,8 +107,9 @@ def deploy(client: SyncPrefectClient, written: Path, folder: Path, *, looks_only
         only_look(document)
     old = []
     for deployment in document["deployments"]:
-        flow = deployment["entrypoint"].rpartition(".")[2].replace("_", "-")
-        renamed, present = (find_deployment(client, f"{flow}/{name}") for name in (OLD_NAME, deployment["name"]))
+        renamed, present = (
+            find_deployment(client, f"{_flow(deployment)}/{name}") for name in (OLD_NAME, deployment["name"])
+        )
         old += [renamed] if renamed else []
         standing = present or renamed
         if standing and standing.paused:
@@ -123,7 +125,10 @@ def deploy(client: SyncPrefectClient, written: Path, folder: Path, *, looks_only
     for renamed in old:
         delete_deployment(client, renamed)
     if looks_only:
-        print(f"{cancel_live(client)} waiting runs cancelled that would have made changes.", flush=True)
+        print(
+            f"{cancel_live(client, storage_flows(written))} waiting runs cancelled that would have made changes.",
+            flush=True,
+        )
 
 
 def redeploy(folder: Path) -> None:
@@ -133,16 +138,26 @@ def redeploy(folder: Path) -> None:
 
 
 def storage_flows(written: Path) -> frozenset[str]:
-    """Read from prefect.yaml the names of the flows that change or adopt stored videos."""
-    found = [entry for entry in yaml.safe_load(written.read_text())["deployments"] if STORAGE in entry["tags"]]
-    return frozenset(entry["entrypoint"].rpartition(".")[2].replace("_", "-") for entry in found)
+    """Read from prefect.yaml the names of the flows that change stored videos."""
+    document = yaml.safe_load(written.read_text())
+    return frozenset(_flow(entry) for entry in document["deployments"] if _changes_videos(entry))
 
 
 def only_look(document: dict[str, Any]) -> None:
-    """Set all deployments that change or adopt stored videos to dry runs."""
+    """Set all deployments that change stored videos to dry runs."""
     for deployment in document["deployments"]:
-        if STORAGE in deployment["tags"]:
+        if _changes_videos(deployment):
             deployment["parameters"] = deployment.get("parameters", {}) | {"dry_run": True}
+
+
+def _flow(entry: dict[str, Any]) -> str:
+    name: str = entry["entrypoint"].rpartition(".")[2]
+    return name.replace("_", "-")
+
+
+def _changes_videos(entry: dict[str, Any]) -> bool:
+    """Check whether a deployment's flow changes stored videos; sync_catalog only takes them into the catalogue."""
+    return STORAGE in entry["tags"] and _flow(entry) != "sync-catalog"
 
 
 def declared_deployments(path: Path) -> list[runner.RunnerDeployment]:

@@ -20,7 +20,7 @@ from reelkeeper import disk
 from reelkeeper.adapters.ffmpeg.intake import SCRATCH, SCRATCH_REMEDY
 from reelkeeper.disk import make_folder, tighten
 from reelkeeper.errors import DiskFull, LeaseLost, Misconfigured, ReelkeeperError
-from reelkeeper.operations.core.workspace import open_workspace
+from reelkeeper.operations.core.workspace import note_trial, open_workspace
 from reelkeeper.settings import Settings
 from reelkeeper.store.core import schema
 
@@ -33,9 +33,9 @@ ROOM_SECONDS: Final = 10.0  # between two checks of the disks
 _LOCAL: Final = "127.0.0.1"
 LOOKS_ONLY: Final = "--looks-only"  # to `deployments.deploy` and the worker
 _ONLY_LOOKS: Final = (
-    "Dry runs only: it did not create this bucket, so every run that would change a stored video is a dry run.\n"
-    "  To see what it would do, adopt the videos into the catalogue, which changes no bytes:\n"
-    "    reelkeeper run sync_catalog --apply, then reelkeeper plan tier_storage\n"
+    "A trial: it did not create this bucket, so it only reads it. Each hour it takes what is stored into the\n"
+    "  catalogue; every run that would change a stored video is a dry run, and the API takes no uploads and no jobs.\n"
+    "  To see now what it would do: reelkeeper run sync_catalog --apply, then reelkeeper plan tier_storage\n"
     "  To go live, stop this and start it once with: reelkeeper up --live\n"
 )
 
@@ -92,7 +92,9 @@ class Up:
             if self.settings.database_url:
                 schema.upgrade_at(self.settings.store_url)
             # This creates the store, and starts the embedded S3 server, which the parts share.
-            with open_workspace(self.settings, claims=not self.looks_only):
+            is_live = not self.looks_only
+            with open_workspace(self.settings, claims=is_live, goes_live=is_live) as workspace:
+                note_trial(workspace.engine, workspace.bucket, begins=self.looks_only and not workspace.is_ours)
                 worker = [*_ours("worker"), "default", "transcode", "--patience", patience]
                 # guard up.deployed_first: a run that was due before changes a bucket that it did not create
                 if self.looks_only:

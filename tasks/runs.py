@@ -23,7 +23,7 @@ from reelkeeper.operations.core import machine
 from reelkeeper.operations.core.freeze import why_frozen
 from reelkeeper.operations.core.isolation import UNFIT
 from reelkeeper.operations.core.lease import HeldLease, alone
-from reelkeeper.operations.core.workspace import Workspace, open_workspace
+from reelkeeper.operations.core.workspace import Workspace, is_on_trial, open_workspace
 from reelkeeper.operations.health import watchdog
 from reelkeeper.redaction import unnamed
 from reelkeeper.rules.alerts import alerting
@@ -163,15 +163,15 @@ def lease(workspace: Workspace, flow: str) -> Iterator[HeldLease]:
 
 
 def beat(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
-    """Record the success of a run for the watchdog, and resolve alerts about failed runs; dry runs do not count.
+    """Record the success of a run for the watchdog, and resolve alerts about failed runs.
 
-    Prefect calls this hook of each flow on completion.
+    Dry runs do not count, except in a trial, which has no others. Prefect calls this hook of each flow on completion.
     """
-    if flow_run.parameters.get("dry_run", True):
-        return
     name = flow.fn.__name__
     took = state.timestamp - flow_run.start_time if flow_run.start_time else None
     with open_store(settings()) as engine:
+        if flow_run.parameters.get("dry_run", True) and not is_on_trial(engine):
+            return
         watchdog.beat(
             engine,
             name,

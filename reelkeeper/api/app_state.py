@@ -13,6 +13,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 from reelkeeper.adapters.orchestrator import Orchestrator
 from reelkeeper.api.load import Load
+from reelkeeper.errors import OnTrial
 from reelkeeper.model.access import Caller, Scope
 from reelkeeper.model.ids import Id
 from reelkeeper.operations.core.workspace import Workspace
@@ -49,6 +50,9 @@ async def _only_key(request: Request, key: _KeyHeader) -> str:
         raise RequestValidationError([error])
     return key
 
+
+# What callers with these scopes do, reading apart, ends in the bucket.
+_CHANGE_BUCKET: Final = {Scope.JOBS, Scope.UPLOADS, Scope.DELETIONS, Scope.TAKEDOWNS, Scope.HOLDS, Scope.ERASE}
 
 IdempotencyKey = Annotated[str, Depends(_only_key)]
 
@@ -98,6 +102,10 @@ def needs(scope: Scope) -> Any:  # noqa: ANN401  FastAPI's Security returns Any
         if scope not in caller.scopes:
             has = ", ".join(sorted(caller.scopes))
             raise HTTPException(403, f"this request needs the scope {scope}, but token {caller.token_id} has {has}")
+        state: AppState = request.app.state.app_state
+        # guard trial.api: a service sells videos, or deletes some, in a trial
+        if state.workspace.on_trial and scope in _CHANGE_BUCKET and request.method != "GET":
+            raise OnTrial
         return caller
 
     checked: Callable[..., Awaitable[Caller]] = check

@@ -1,16 +1,23 @@
 """Users over HTTP: created at sign-up, paid, and shown what they have and when it expires."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
+import pytest
 import sqlalchemy as sa
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+from reelkeeper.adapters.contract import CHECKS
+from reelkeeper.api.app_state import AppState
 from reelkeeper.client import _path
 from reelkeeper.model import BlobState, VideoState
 from reelkeeper.operations.billing import ledger
 from reelkeeper.operations.health import accounts
 from reelkeeper.operations.videos.hold import hold
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
+from reelkeeper.store.core import deployment
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.tables import audit_events, videos
 from reelkeeper.store.videos.holds import HoldTerms
@@ -98,6 +105,23 @@ def test_a_users_videos_say_when_they_go_and_why(client: TestClient, world: Worl
     assert [(video["id"], video["expires_at"]) for video in last["videos"]] == [("v3", None)]
     assert last["after"] is None
     problem(client.get("/v1/users/nobody/videos"), 404)
+
+
+@pytest.mark.parametrize("is_tried", [False, True])
+def test_a_users_videos_at_the_services_keys_go_only_where_the_bucket_keeps_its_contract(
+    client: TestClient, app: FastAPI, world: World, is_tried: bool
+) -> None:
+    """Also where it was tried after the API began."""
+    app.state.app_state = AppState(replace(world.workspace, keeps_contract=False), Path(world.address.folder))
+    world.video("v1", key=f"{world.address.prefix}u/v1.mp4")
+    world.video("v2", key=f"{world.address.prefix}u/v2.mp4", state=VideoState.RETIRED, blob_state=BlobState.RETIRED)
+    world.video("v3")
+    if is_tried:
+        at = world.workspace.bucket
+        with transaction(world.workspace.engine, "test") as session:
+            deployment.record_contract(session, at.endpoint_url, at.name, CHECKS, [], run_id="doctor")
+    found = client.get("/v1/users/ann/videos").json()["videos"]
+    assert [bool(video["expires_at"]) for video in found] == [is_tried, is_tried, True]
 
 
 def test_a_users_videos_say_by_which_segment_they_go(client: TestClient, world: World) -> None:

@@ -96,7 +96,7 @@ def test_a_server_that_is_away_is_asked_for_dead_runs_again(pool: str, monkeypat
 def test_a_worker_that_only_looks_refuses_runs_that_make_changes_whoever_asks(pool: str) -> None:
     """As from a form, the API or an automation: with other parameters, and by deployments of their own."""
     storage = storage_flows(find_prefect_yaml())
-    assert storage == {"sync-catalog", "tier-storage", "transcode-videos", "expire-videos", "purge-retired"}
+    assert storage == {"tier-storage", "transcode-videos", "expire-videos", "purge-retired"}
     asked: dict[UUID, bool] = {}  # whether it is refused
 
     async def act() -> list[UUID]:

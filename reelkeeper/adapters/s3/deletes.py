@@ -17,7 +17,7 @@ from botocore.auth import SIGV4_TIMESTAMP, S3SigV4QueryAuth
 from botocore.awsrequest import AWSRequest
 from botocore.exceptions import BotoCoreError, ClientError
 
-from reelkeeper.adapters.s3.transport import ATTEMPTS, LOCKED, cause, wait_before
+from reelkeeper.adapters.s3.transport import ATTEMPTS, LOCKED, cause, require_writable, wait_before
 from reelkeeper.errors import StorageError
 
 if TYPE_CHECKING:
@@ -137,6 +137,7 @@ class _SignatureAt(S3SigV4QueryAuth):
 
 def make_delete_url(client: "S3Client", bucket: str, key: str, at: datetime, seconds: int) -> str:
     """Return a URL whose DELETE the server refuses `seconds` after `at`, by its own clock. Sends nothing."""
+    require_writable(client)
     request = AWSRequest("DELETE", f"{client.meta.endpoint_url.rstrip('/')}/{bucket}/{quote(key, safe='/-_.~')}")
     _SignatureAt(client, at, seconds).add_auth(request)
     return str(request.url)

@@ -41,6 +41,7 @@ from reelkeeper.adapters.s3.transport import (
     Patience,
     date_of,
     is_refusal,
+    only_read,
     open_client,
     place_of,
     translate_errors,
@@ -89,8 +90,7 @@ def connect(
 class Bucket:
     """The objects under one prefix of a bucket, or all of it where that is empty. Every method refuses other keys.
 
-    Raises KeyRefused for those, and StorageError if a request failed after `ATTEMPTS` attempts. Safe to share between
-    threads.
+    Raises KeyRefused for those, and StorageError after `ATTEMPTS` failed attempts. Safe to share between threads.
     """
 
     def __init__(self, client: "S3Client", name: str, prefix: str, meter: Meter) -> None:
@@ -100,6 +100,10 @@ class Bucket:
         self.name = name
         self.prefix = prefix
         self.meter = meter
+
+    def only_read(self) -> None:
+        """Refuse with OnTrial, from now on, to send or sign a request that could change the bucket."""
+        only_read(self._client)
 
     @property
     def scope(self) -> str:
@@ -295,8 +299,7 @@ class Bucket:
     def pages(self, boundaries: Sequence[str] = ()) -> Iterator[list[StoredObject]]:
         """List all objects under the prefix except our own: identity, probe, epochs, images, the contract's leftovers.
 
-        Pages have 1,000 entries and the server's order; an incomplete listing is an error. With `boundaries`, which are
-        keys, the ranges between them are listed in parallel.
+        Pages have 1,000 entries and the server's order. The ranges between `boundaries`, keys, are listed in parallel.
         """
         place = (self._client, self.name, self.prefix)
         for page in read_ranges(*place, boundaries) if boundaries else read_pages(*place):
@@ -320,9 +323,8 @@ class Bucket:
     def stored(self, keys: Sequence[str]) -> dict[str, StoredObject | None]:
         """Describe the object at each of `keys`; None if there is none, which only a HEAD can prove.
 
-        Pages of the listing are used where they contain many of the keys, HEADs for all others, so the server's order
-        affects only the cost and never the answer. If 1,000 keys are neighbours, they take one request: 1 % of the CPU
-        of 1,000 HEADs, and at R2's prices 1.25 % of their cost.
+        Pages of the listing are used where they have many of the keys, and HEADs else: the server's order affects only
+        the cost. 1,000 neighbouring keys take one request: 1 % of the CPU of as many HEADs, and 1.25 % of R2's price.
         """
         wanted = sorted({self.check(key) for key in keys})
         found: dict[str, StoredObject | None] = {**read_dense(self._client, self.name, self.prefix, wanted)}
@@ -334,9 +336,9 @@ class Bucket:
     def delete(self, keys: Sequence[str], *, last_look: LastLook | None = None) -> dict[str, str]:
         """Delete `keys`; return `key -> "Code: message"` for each whose deletion the bucket did not confirm.
 
-        If a key is outside the prefix or the identity object, nothing is sent. A key that does not exist counts as
-        deleted. `last_look` runs after a request is signed and each time before it is sent, in the thread that sends
-        it; its errors are passed on. Only `operations/lifecycle/purge.py` may call this, after all its checks.
+        If a key is outside the prefix or the identity object, nothing is sent. A missing key counts as deleted.
+        `last_look`, whose errors are passed on, runs each time between signing a request and sending it, in the thread
+        that sends it. Only `operations/lifecycle/purge.py` may call this, after all its checks.
         """
         doomed = list(dict.fromkeys(self._deletable(key) for key in keys))
         batches = [doomed[start : start + BATCH_KEYS] for start in range(0, len(doomed), BATCH_KEYS)]
@@ -352,8 +354,7 @@ class Bucket:
     def delete_signed(self, key: str, url: str) -> str | None:
         """Send a DELETE of `key` to the `url` from `sign_deletes`, once; return why it was refused, or None.
 
-        Raises StorageError if the outcome is unknown; then look again. Only `operations/lifecycle/purge.py` may call
-        this.
+        Raises StorageError if the outcome is unknown; then look again. Only `operations/lifecycle/purge.py` calls this.
         """
         self.meter.count("DeleteObject")
         return send_signed_delete(self._sender, self._deletable(key), url)

@@ -10,6 +10,7 @@ from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import urlsplit
+from weakref import WeakSet
 
 import boto3
 from botocore.config import Config
@@ -25,7 +26,7 @@ from botocore.exceptions import (
 from botocore.exceptions import ConnectionError as HTTPConnectionError
 from botocore.handlers import add_expect_header
 
-from reelkeeper.errors import ObjectChanged, ObjectLocked, ObjectMissing, StorageError
+from reelkeeper.errors import ObjectChanged, ObjectLocked, ObjectMissing, OnTrial, StorageError
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -36,6 +37,8 @@ MAX_WAIT_SECONDS = 16
 LOCKED = "ObjectLockedByBucketPolicy"  # R2's bucket locks (error 10069)
 SILENCE_SECONDS = 60  # between two bytes, not for a whole video
 PASSING_STATUSES = frozenset({429, 500, 502, 503, 504})  # R2's "Error codes": the 1st, 2nd and 4th may be transient
+_READING = ("Get", "Head", "List")  # how the names of S3's requests begin that change nothing
+_READ_ONLY: Final = WeakSet[Any]()  # the clients that refuse all others
 _SESSION = boto3.Session()  # one for all clients, as reading S3's model takes 130 ms
 _OPENING = threading.Lock()  # clients may be shared between threads, but not created in parallel
 
@@ -196,3 +199,21 @@ def seconds_before(attempt: int) -> float:
 def wait_before(attempt: int) -> None:
     """Wait the time of `seconds_before`."""
     time.sleep(seconds_before(attempt))
+
+
+def only_read(client: "S3Client") -> None:
+    """Have `client` raise OnTrial for each request that could change its bucket, before it is sent or signed."""
+    if client not in _READ_ONLY:
+        _READ_ONLY.add(client)
+        client.meta.events.register_first("before-parameter-build.s3", _refuse_changes)
+
+
+def require_writable(client: "S3Client") -> None:
+    """Raise OnTrial before a change that `client` does not send itself, such as a signed delete."""
+    if client in _READ_ONLY:
+        raise OnTrial
+
+
+def _refuse_changes(model: Any, **_: object) -> None:  # noqa: ANN401  botocore has no types
+    if not str(model.name).startswith(_READING):
+        raise OnTrial

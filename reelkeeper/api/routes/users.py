@@ -221,7 +221,7 @@ def own_videos(
             raise NotFound(f"no user {user_id!r} in the catalogue")
         listed = [
             OwnVideo.model_validate(video._asdict() | {"expires_at": expires_at, "why": why})
-            for video, expires_at, why in outlooks(session, found[: page.limit])
+            for video, expires_at, why in outlooks(session, found[: page.limit], app_state.workspace)
         ]
     return OwnVideos(videos=listed, after=listed[-1].id if len(found) > page.limit else None)
 

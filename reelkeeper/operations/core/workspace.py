@@ -20,7 +20,7 @@ from reelkeeper.model.money import Metric, Used
 from reelkeeper.operations.core.policies import in_force
 from reelkeeper.rules.policies import SHIPPED, InForce
 from reelkeeper.settings import Settings
-from reelkeeper.store import Engine, SQLAlchemyError
+from reelkeeper.store import Engine, Session, SQLAlchemyError
 from reelkeeper.store.billing import usage
 from reelkeeper.store.core import deployment
 from reelkeeper.store.core.engine import now, open_store, reading, transaction
@@ -37,7 +37,8 @@ class Workspace:
     `in_force` is that of the moment of opening, for a run or a command. A longer-lived process asks the store.
 
     `keeps_contract`: the bucket has passed the checks that changes at the service's keys rely on. `dangers`: the checks
-    that it has failed and that changes at keys of ours rely on, too.
+    that it has failed and that changes at keys of ours rely on, too. `is_ours`: it has our identity object. `on_trial`:
+    nothing there may be changed.
     """
 
     engine: Engine
@@ -47,6 +48,13 @@ class Workspace:
     layout: tuple[KeyPattern, ...] = DEFAULT_LAYOUT
     keeps_contract: bool = False
     dangers: tuple[str, ...] = ()
+    is_ours: bool = True
+    on_trial: bool = False
+
+    def has_kept_contract(self, session: Session) -> bool:
+        """Check whether the bucket keeps the contract by now, for a process that lives longer than a run."""
+        at = self.bucket
+        return self.keeps_contract or deployment.contract_passed(session, at.endpoint_url, at.name, CHECKS)
 
     def require_safe(self) -> None:
         """Raise Misconfigured if the bucket has failed a check of the contract without which videos can be lost."""
@@ -60,17 +68,19 @@ class Workspace:
 
 
 @contextmanager
-def open_workspace(settings: Settings, *, claims: bool = True) -> Iterator[Workspace]:
+def open_workspace(settings: Settings, *, claims: bool = True, goes_live: bool = False) -> Iterator[Workspace]:
     """Open store and bucket as configured; create and upgrade the embedded store first.
 
-    Without `claims`, as in a dry run, nothing is written into a bucket without an owner.
+    Without `claims`, as in a dry run, nothing is written into a bucket without an owner; nor in a trial, unless it
+    `goes_live`.
     Raises IdentityMismatch when the bucket is not this store's, SchemaError when the store has another version,
     IntegrityDoubt when the clocks differ too much to judge ages.
     """
     with open_store(settings) as engine, open_bucket(settings) as bucket:
         try:
             embedded = settings.endpoint_url is None  # the tests check its contract
-            yield join(engine, bucket, compiled(settings.key_pattern), keeps_contract=embedded, claims=claims)
+            layout = compiled(settings.key_pattern)
+            yield join(engine, bucket, layout, keeps_contract=embedded, claims=claims, goes_live=goes_live)
         finally:
             with suppress(SQLAlchemyError):  # a lost count must not hide the outcome of the work
                 flush_operations(engine, bucket)
@@ -131,28 +141,54 @@ def join(
     *,
     keeps_contract: bool = False,
     claims: bool = True,
+    goes_live: bool = False,
 ) -> Workspace:
     """Check that store and bucket belong together and that their clocks agree.
 
     `keeps_contract` skips the check for a bucket that needs no `reelkeeper doctor --contract`. Without `claims`, a
-    bucket without an owner stays so.
+    bucket without an owner stays so; so does that of a trial, and it is only read, unless the trial `goes_live`.
     """
     with reading(engine) as session:
         deployment_id, knows_objects = deployment.identity(session), deployment.knows_objects(session)
+        is_trial = deployment.trial(session) == place_of(bucket)
         store_time, found = now(session), in_force(session)
         # guard identity.contract: the service's keys are purged in a bucket that has not passed the contract
         passed = keeps_contract or deployment.contract_passed(session, bucket.endpoint_url, bucket.name, CHECKS)
         failed = deployment.contract_failed(session, bucket.endpoint_url, bucket.name)
-    check_identity(bucket, deployment_id, may_claim=not knows_objects, writes=claims)
+    # guard trial.claims: the API, or any command, claims a bucket on trial
+    writes = goes_live if is_trial else claims
+    is_ours = check_identity(bucket, deployment_id, may_claim=is_trial or not knows_objects, writes=writes)
+    # guard trial.reads: a hold, an upload or a run changes a bucket that `up` only looks at
+    if on_trial := is_trial and not is_ours:
+        bucket.only_read()
     _check_clocks(store_time, bucket.server_time())
-    return Workspace(engine, bucket, deployment_id, found, layout, passed, tuple(sorted(failed & DANGEROUS)))
+    dangers = tuple(sorted(failed & DANGEROUS))
+    return Workspace(engine, bucket, deployment_id, found, layout, passed, dangers, is_ours, on_trial)
 
 
-def check_identity(bucket: Bucket, deployment_id: str, *, may_claim: bool, writes: bool = True) -> None:
+def place_of(bucket: Bucket) -> str:
+    """Return the address of a bucket's prefix, as a trial records it."""
+    return f"{bucket.endpoint_url}/{bucket.name}/{bucket.prefix}"
+
+
+def is_on_trial(engine: Engine) -> bool:
+    """Check whether this store has not gone live on the bucket that it tries out."""
+    with reading(engine) as session:
+        return deployment.trial(session) is not None
+
+
+def note_trial(engine: Engine, bucket: Bucket, *, begins: bool) -> None:
+    """Record for all processes of this store that it only reads this bucket, or that it no longer does so."""
+    with transaction(engine, "trial") as session:
+        deployment.set_trial(session, place_of(bucket) if begins else None)
+
+
+def check_identity(bucket: Bucket, deployment_id: str, *, may_claim: bool, writes: bool = True) -> bool:
     """Compare the bucket's identity object with the store's deployment id.
 
     A bucket without one is claimed if `may_claim`, unless another store owns a prefix that contains this one; of two
     stores that claim it at once, the first wins. Without `writes`, it is only checked whether it could be claimed.
+    Return whether the bucket is this store's.
     """
     key = bucket.identity_key
     try:
@@ -169,20 +205,20 @@ def check_identity(bucket: Bucket, deployment_id: str, *, may_claim: bool, write
         _require_no_wider_owner(bucket, deployment_id)
         # guard identity.dry_run: a dry run with a mistyped prefix claims somebody else's
         if not writes:
-            return None
+            return False
         try:
             with effect("identity.put"):
                 bucket.put_bytes_once(key, json.dumps({"deployment": deployment_id}).encode(), "application/json")
         except KeyTaken:
             return check_identity(bucket, deployment_id, may_claim=False)
-        return None
+        return True
     # guard identity.other_bucket: a store deletes in another store's bucket
     if found != deployment_id:
         raise IdentityMismatch(
             f"bucket {bucket.name!r} under {bucket.scope!r} belongs to deployment {found}, but this store to "
             f"{deployment_id}. Nothing was changed. Check REELKEEPER_BUCKET, _PREFIX, _DATABASE_URL and _STATE_DIR"
         )
-    return None
+    return True
 
 
 def _owner(bucket: Bucket) -> str | None:

@@ -32,6 +32,7 @@ from reelkeeper.operations.core.workspace import (
     check_identity,
     describe_contract,
     open_bucket,
+    place_of,
     try_contract,
 )
 from reelkeeper.redaction import redacted
@@ -318,7 +319,12 @@ def _identity(engine: Engine, bucket: Bucket, *, claim: bool) -> Finding:
     with reading(engine) as session:
         deployment_id = schema.deployment(session).id
         knows_objects = deployment.knows_objects(session)
+        is_trial = deployment.trial(session) == place_of(bucket)
     if bucket.head(bucket.identity_key) is None and not claim:
+        if is_trial:
+            return Finding(
+                "identity", OK, "this store is on trial here, and only reads: reelkeeper up --live claims it"
+            )
         if knows_objects:
             remedy = "probably the wrong bucket; if it is the right one: reelkeeper doctor --claim"
             return Finding(

@@ -12,9 +12,10 @@ from reelkeeper.errors import NotFound
 from reelkeeper.model import Action, Notice, Verdict, Video, VideoState
 from reelkeeper.model.key_patterns import KeyPattern
 from reelkeeper.operations.core.policies import in_force
+from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.lifecycle.restore import why_claimed
 from reelkeeper.rules.core.tiers import TierPolicy, Tiers
-from reelkeeper.rules.core.wording import many
+from reelkeeper.rules.core.wording import CONTRACT_NOT_TRIED, many
 from reelkeeper.rules.lifecycle import lifecycle
 from reelkeeper.rules.lifecycle.lifecycle import VIEW_WINDOW_DAYS, Appraise, LifecyclePolicy
 from reelkeeper.rules.lifecycle.notices import goes_after
@@ -27,8 +28,6 @@ from reelkeeper.store.lifecycle import crf_searches, notices, restorable
 from reelkeeper.store.videos import holds
 from reelkeeper.store.videos.videos import Listed, list_videos, live_videos
 from reelkeeper.store.videos.views import find_copies
-
-_NOT_TRIED = "no run deletes bytes at the service's keys until this bucket has passed reelkeeper doctor --contract"
 
 
 class Reason(NamedTuple):
@@ -66,7 +65,7 @@ def explain(
         (listed,) = found
         live = next(live_videos(session, as_of, only=[video_id]), None)
         parsed = parse_key(prefix, listed.key or "", layout)
-        is_ours = parsed is not None and parsed.generation is not None
+        is_ours = _is_ours(prefix, listed, layout)
         pattern = layout[parsed.pattern].text if parsed and parsed.pattern is not None else None
         reasons = [Reason("key", _key(listed, pattern, is_ours=is_ours)), Reason("state", _state(listed))]
         reasons += [Reason("hold", text) for text in _holds(session, listed)]
@@ -77,7 +76,7 @@ def explain(
             is_held = reasons[-1].what == "hold"
             next_at, step = _after_retirement(listed, as_of, is_held=is_held)
             if next_at and not is_ours and not keeps_contract():
-                next_at, step = None, f"{_NOT_TRIED}; to show it again: {_to_restore(listed)}"
+                next_at, step = None, f"{CONTRACT_NOT_TRIED}; to show it again: {_to_restore(listed)}"
             return Explained(video_id, listed.state, tuple(reasons), next_at, step)
         worth = partial(
             unopened, rules.policies.recipe.codec, rules.policies.recipe.payback, crf_searches.totals(session)
@@ -103,23 +102,35 @@ class Outlook(NamedTuple):
     why: str
 
 
-def outlooks(session: Session, listed: Sequence[Listed]) -> list[Outlook]:
-    """Return, for each video, when it may be retired or purged if its views and holds stay as they are."""
+def outlooks(session: Session, listed: Sequence[Listed], workspace: Workspace | None = None) -> list[Outlook]:
+    """Return, for each video, when it may be retired or purged if its views and holds stay as they are.
+
+    Without a workspace, as if its bucket had passed the contract.
+    """
     as_of, policies = now(session), in_force(session).policies
     wanted = [item.id for item in listed]
     live = {video.id: video for video in live_videos(session, as_of, only=wanted)}
     standing = notices.standing(session, wanted)
-    return [
-        Outlook(
-            item,
-            *(
-                _next(live[item.id], policies, as_of, standing.get(item.id), {Action.RETIRE})
-                if item.id in live
-                else _after_retirement(item, as_of)
-            ),
-        )
-        for item in listed
-    ]
+    # guard plans.outlook_gate: users are told of a day on which no run may touch their videos
+    is_tried = workspace is None or workspace.has_kept_contract(session)
+    judge = partial(_judge, policies, None, is_tried)
+
+    def outlook(item: Listed) -> Outlook:
+        if item.id in live:
+            return Outlook(
+                item, *_next(live[item.id], policies, as_of, standing.get(item.id), {Action.RETIRE}, judge=judge)
+            )
+        next_at, step = _after_retirement(item, as_of)
+        if next_at and workspace and not is_tried and not _is_ours(workspace.bucket.prefix, item, workspace.layout):
+            return Outlook(item, None, CONTRACT_NOT_TRIED)
+        return Outlook(item, next_at, step)
+
+    return [outlook(item) for item in listed]
+
+
+def _is_ours(prefix: str, listed: Listed, layout: Sequence[KeyPattern]) -> bool:
+    parsed = parse_key(prefix, listed.key or "", layout)
+    return parsed is not None and parsed.generation is not None
 
 
 def _key(listed: Listed, pattern: str | None, *, is_ours: bool) -> str:
@@ -204,18 +215,19 @@ def _next(
     tier = policies.tiers.get(live.tier)
     if live.created_at is None or tier is None:
         return None, "no run touches it while its age or tier is unknown"
-    moments = []
+    moments, is_gated = [], False
     judge = judge or partial(_judge, policies, None, True)
     kept_by = policies.lifecycle.tiers_for(live, policies.tiers).get(live.tier) or tier
     policy = policies.lifecycle.for_video(live)
     for moment in _moments(live, live.created_at, policy, kept_by, as_of):
         verdict = judge(live, moment)
+        is_gated |= verdict.rule == "contract_not_tried"
         if verdict.action in actions:
             waits = tier.notice_days if verdict.action is Action.RETIRE else 0
             due = _after_notice(moment, waits, notice, as_of)
             flow = "expire_videos" if verdict.rule == "past_retention" else "tier_storage"
             moments.append((due, f"{flow}: {verdict.action.value}, {lifecycle.reason(verdict)}"))
-    return min(moments, default=(None, "no run touches it at its current views"))
+    return min(moments, default=(None, CONTRACT_NOT_TRIED if is_gated else "no run touches it at its current views"))
 
 
 def _moments(

@@ -84,6 +84,22 @@ def let_go_on(session: Session) -> str | None:
     return reason
 
 
+_TRIAL: Final = "trial"
+
+
+def trial(session: Session) -> str | None:
+    """Return the place of the bucket that this store only reads; None where it is not on trial."""
+    state = controls.remembered(session, [_TRIAL]).get(_TRIAL, {})
+    place: str | None = state.get("place")
+    return place
+
+
+def set_trial(session: Session, place: str | None) -> None:
+    """Begin a trial of the bucket at this place, or end the trial."""
+    if trial(session) != place:
+        controls.write(session, _TRIAL, {"place": place})
+
+
 _CONTRACT: Final = "contract"
 
 

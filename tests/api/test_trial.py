@@ -1,0 +1,44 @@
+"""The API in a trial: it reads, and refuses by name what would end in the bucket."""
+
+from dataclasses import replace
+
+import pytest
+from fastapi.testclient import TestClient
+
+from reelkeeper.api.app_state import AppState
+from tests.api.answers import problem
+from tests.api.conftest import NewClient
+
+KEY = {"Idempotency-Key": "key-1"}
+CHANGES = [
+    "POST /v1/jobs",
+    "DELETE /v1/jobs/j",
+    "POST /v1/images",
+    "POST /v1/uploads",
+    "POST /v1/uploads/ann.key-1/complete",
+    "DELETE /v1/videos/v",
+    "DELETE /v1/users/ann",
+    "POST /v1/takedowns",
+    "POST /v1/holds",
+]
+
+
+@pytest.fixture
+def app_state(app_state: AppState) -> AppState:
+    return AppState(replace(app_state.workspace, on_trial=True), app_state.scratch)
+
+
+@pytest.fixture
+def client(client_for: NewClient) -> TestClient:
+    return client_for()
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_would_end_in_the_bucket_is_refused_by_name(client: TestClient, change: str) -> None:
+    refused = problem(client.request(*change.split(), headers=KEY, json={}), 409)
+    assert refused["type"] == "urn:reelkeeper:trial"
+
+
+@pytest.mark.parametrize("path", ["/v1/users/ann/videos", "/v1/holds", "/v1/users/ann"])
+def test_it_reads(client: TestClient, path: str) -> None:
+    assert client.get(path).is_success

@@ -1,0 +1,65 @@
+"""A trial: a store reads a bucket that it does not own, and changes nothing there until it goes live."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from reelkeeper.adapters.s3 import r2
+from reelkeeper.adapters.s3.r2 import Bucket
+from reelkeeper.errors import IdentityMismatch, OnTrial
+from reelkeeper.operations.core.workspace import is_on_trial, join, note_trial
+from tests.buckets import BUCKET
+from tests.faults.world import World
+
+
+def again(bucket: Bucket, prefix: str | None = None) -> Bucket:
+    """Open the bucket as another process does."""
+    return r2.connect(bucket.endpoint_url, *bucket.credentials, BUCKET, prefix or bucket.prefix)
+
+
+@pytest.fixture
+def trial(world: World, bucket: Bucket) -> Bucket:
+    """A bucket with a video, and a store that tries it out and knows objects by now."""
+    world.video("known")
+    bucket.put_bytes_once(f"{bucket.prefix}u/v.mp4", b"theirs", "video/mp4")
+    note_trial(world.workspace.engine, bucket, begins=True)
+    return again(bucket)
+
+
+CHANGES: dict[str, Callable[[Bucket, str], Any]] = {
+    "put": lambda bucket, key: bucket.put_bytes_once(f"{key}2", b"ours", "video/mp4"),
+    "delete": lambda bucket, key: bucket.delete([key]),
+    "delete of a view": lambda bucket, key: bucket.under(f"{bucket.prefix}u/").delete([key]),
+    "signed delete": lambda bucket, key: bucket.sign_deletes([key], 30),
+    "upload URL": lambda bucket, key: bucket.presigned("put_object", key, 60),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_nothing_changes_a_bucket_on_trial(world: World, trial: Bucket, change: str) -> None:
+    opened, key = join(world.workspace.engine, trial), f"{trial.prefix}u/v.mp4"
+    assert (opened.on_trial, opened.is_ours, trial.head(trial.identity_key)) == (True, False, None)
+    with pytest.raises(OnTrial):
+        CHANGES[change](opened.bucket, key)
+    assert opened.bucket.read_bytes(key) == b"theirs"
+    assert opened.bucket.presigned("get_object", key, 60)
+    assert [stored.key for page in opened.bucket.pages() for stored in page] == [key]
+
+
+def test_a_trial_ends_where_it_goes_live_and_only_there(world: World, trial: Bucket) -> None:
+    engine = world.workspace.engine
+    with pytest.raises(IdentityMismatch):  # a store that knows objects, and another bucket
+        join(engine, again(trial, f"{trial.prefix}other/"), goes_live=True)
+    opened = join(engine, trial, goes_live=True)
+    assert (opened.on_trial, opened.is_ours, is_on_trial(engine)) == (False, True, True)
+    note_trial(engine, opened.bucket, begins=False)
+    assert not is_on_trial(engine)
+    opened.bucket.put_bytes_once(f"{trial.prefix}u/w.mp4", b"ours", "video/mp4")
+    assert join(engine, again(trial)).is_ours
+
+
+def test_a_bucket_that_belongs_to_the_store_is_on_no_trial(world: World) -> None:
+    note_trial(world.workspace.engine, world.workspace.bucket, begins=True)
+    opened = world.address.workspace()
+    assert (opened.on_trial, opened.is_ours) == (False, True)
