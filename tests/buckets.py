@@ -18,14 +18,14 @@ BUCKET = "reelkeeper"
 MOTO: Final = Path(__file__).parents[1] / ".venv-foreign" / "bin" / "moto_server"  # `make test-long` makes it
 
 
-def bare_boto3(at: seaweed.Endpoint, config: Config | None = None) -> Any:  # noqa: ANN401  untyped, as its users have it
+def bare_boto3(at: seaweed.Endpoint, config: Config | None = None, region: str = "auto") -> Any:  # noqa: ANN401  untyped, as its users have it
     """Make a client as boto3's manual shows it, with its defaults where `config` does not say otherwise."""
     return boto3.client(
         "s3",
         endpoint_url=at.endpoint_url,
         aws_access_key_id=at.access_key_id,
         aws_secret_access_key=at.secret_access_key,
-        region_name="auto",
+        region_name=region,
         config=config,
     )
 

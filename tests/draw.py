@@ -20,6 +20,7 @@ TWINS, CASES, WHOLE = "twins on PostgreSQL", "cases of long tests", "tests of wh
 _WHOLE: Final = (  # files that take one to six minutes of CPU each: the other tests of docker/ and flows/ always run
     "tests/docker/test_stack.py",
     "tests/e2e/test_full_disk.py",
+    "tests/e2e/test_trial.py",
     "tests/e2e/test_triggering.py",
     "tests/e2e/test_up.py",
     "tests/e2e/test_whole.py",
