@@ -94,7 +94,9 @@ def _die_after_the_delete(world: World, lease: Lease) -> None:
         purge.purge(world.workspace, plan, [1], lease=lease, run_id="run", grace=Grace())
 
 
-def test_a_certificate_states_no_time_of_deletion_of_bytes_that_stay(versioned: World, at: seaweed.Endpoint) -> None:
+def test_a_certificate_states_no_time_of_deletion_of_bytes_that_stay(
+    versioned: World, at: seaweed.Endpoint, kept: int
+) -> None:
     order = takedown.Order("counsel", "order 17", "t1")
     scratch = Path(versioned.address.folder) / "scratch"
     found = takedown.take_down(versioned.workspace, "v1", order, scratch=scratch)
