@@ -96,12 +96,13 @@ def pass_through(
         for name in names[::5]:
             listed = client.get(_path("users", name, "videos")).json()["videos"]
             assert [video["id"] for video in listed] == [name for _ in range(name in in_keys.values())], name
-        for key, name in list(in_keys.items())[:40]:
+        for key, name in list(in_keys.items())[:20]:
             found = client.get(f"{_path('videos', name)}?user_id={quote(name, safe='')}")
             assert found.status_code == 307, name
             assert quote(key) in found.headers["location"]
 
-    doomed = [*dict.fromkeys([*NAMED, *Random(1).sample(names, erased)])][:erased]
+    random = Random(1)
+    doomed = [*dict.fromkeys([*random.sample(NAMED, erased // 2), *random.sample(names, erased)])][:erased]
     left = {key: (name, name) for key, name in in_keys.items() if name not in doomed}
     hold(workspace.engine, HoldTerms("user", "ann", " and ".join(f"asked by {name!r}" for name in doomed), "front"))
     for name in doomed:
@@ -136,9 +137,9 @@ def pass_through(
 def test_a_few_hundred_odd_ids_stay_what_they_are(
     world: World, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pass_through(world, endpoint, odd_ids(300, seed=29), 60, monkeypatch)
+    pass_through(world, endpoint, odd_ids(200, seed=29), 20, monkeypatch)
 
 
-@pytest.mark.long
+@pytest.mark.soak  # four minutes of CPU
 def test_10_000_odd_ids_stay_what_they_are(world: World, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     pass_through(world, endpoint, odd_ids(10_000, seed=2026), 100, monkeypatch)
