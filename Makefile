@@ -10,14 +10,15 @@ LITELLM := .venv-litellm/.installed
 TWO := --numprocesses 2   # two tests at a time; each worker has servers of its own
 # What not even its timeout ends, as where C code waits, is named with its traceback, and ends with its worker.
 NO_HANG := -o faulthandler_timeout=1500 -o faulthandler_exit_on_timeout=true
-SEED ?=                   # of the order of tests and of what test-long draws; each run prints its own
+SEED ?=                   # of the order of tests and of what test-long and mutants draw; each run prints its own
+ROOMS ?= operations store api/auth.py rules
 SINCE ?= HEAD
 SEEDED = $(if $(SEED),--randomly-seed=$(SEED))
 unexport PYTHONDONTWRITEBYTECODE   # where it is set, each of hundreds of processes would compile all modules anew
 RULES_FLOOR := 90         # percent; 90.0 of rules by tests/rules alone
 OPERATIONS_FLOOR := 80
 
-.PHONY: install demo test test-changed test-long test-soak snapshots guards coverage check docs pictures fmt bench lock clean
+.PHONY: install demo test test-changed test-long test-soak snapshots guards mutants coverage check docs pictures fmt bench lock clean
 .DEFAULT_GOAL := demo
 
 $(STAMP): requirements.lock pyproject.toml
@@ -53,6 +54,9 @@ snapshots: $(STAMP)     ## write the sentences that tests hold as snapshots anew
 
 guards: $(STAMP)        ## each guard switched off by itself, and its witness must fail: a quarter of an hour
 	$(BIN)/pytest -m soak tests/ablation $(TWO)
+
+mutants: $(STAMP)       ## 20 changes to unmarked code in each of ROOMS, drawn by SEED: which tests notice, and what survives
+	$(BIN)/python -m tests.mutants $(ROOMS) $(if $(SEED),--seed $(SEED))
 
 coverage: $(STAMP)      ## lines and branches of rules and operations that their tests reach, against a floor
 	$(BIN)/pytest tests/rules tests/operations -m "not long" $(TWO) --dist loadfile --cov --cov-report=

@@ -69,10 +69,16 @@ class Copy:
     @contextmanager
     def switched_off(self, *pairs: tuple[Guard, Witness]) -> Iterator[None]:
         """Switch these guards off, and on again."""
-        originals = {guard.path: (self.root / guard.path).read_text() for guard, _ in pairs}
-        texts = dict(originals)
+        texts = {guard.path: (self.root / guard.path).read_text() for guard, _ in pairs}
         for guard, witness in sorted(pairs, key=lambda pair: -pair[0].line):  # from below, so that lines stay
             texts[guard.path] = without(texts[guard.path], guard, witness)
+        with self.changed(texts):
+            yield
+
+    @contextmanager
+    def changed(self, texts: dict[str, str]) -> Iterator[None]:
+        """Give the files at these paths other texts, and their own again."""
+        originals = {path: (self.root / path).read_text() for path in texts}
         try:
             self._changed = {str(self.root / path): text for path, text in texts.items()}
             for path, text in texts.items():
@@ -83,17 +89,30 @@ class Copy:
             for path, text in originals.items():
                 self._write(path, text)
 
-    def run(self, tests: Sequence[str], *, max_failures: int = 1) -> Ran:
-        """Run these tests, and see which of them fail."""
+    def run(
+        self, tests: Sequence[str], *, max_failures: int = 1, seconds: int = _ENDLESS_SECONDS, tries_alone: bool = True
+    ) -> Ran:
+        """Run these tests, and see which of them fail.
+
+        `seconds` are for one test: without some guards, work never ends. Without `tries_alone`, servers are lent to a
+        process of its own too, and what nothing notices in a fork is not tried again.
+        """
         arguments = ["-q", "--no-header", "-n0", f"--maxfail={max_failures}"]
-        arguments += [f"--timeout={_ENDLESS_SECONDS}"]  # of one test: without some guards, work never ends
-        arguments += ["-p", "no:cacheprovider", "-p", "no:randomly", "-p", "tests.ablation.lend"]
+        arguments += [
+            f"--timeout={seconds}",
+            "-p",
+            "no:cacheprovider",
+            "-p",
+            "no:randomly",
+            "-p",
+            "tests.ablation.lend",
+        ]
         arguments += [f"--junitxml={self.root / 'report.xml'}", "-o", "junit_family=xunit1", *tests]
         if not any(_HAS_RUN in path for path in self._changed):
             ran = self._in_a_fork(arguments)
-            if ran and (ran.failed or not self._changed):
+            if ran and (ran.failed or not self._changed or not tries_alone):
                 return ran
-        return self._alone(arguments)
+        return self._alone(arguments, self._environment if tries_alone else self._lending)
 
     def _in_a_fork(self, arguments: list[str]) -> Ran | None:
         said = self.root / "said.txt"
@@ -106,12 +125,12 @@ class Copy:
         code = json.loads(self._warm.stdout.readline())
         return None if code is None else Ran(code, self._failed(), said.read_text()[-3_000:])
 
-    def _alone(self, arguments: list[str]) -> Ran:
+    def _alone(self, arguments: list[str], environment: dict[str, str]) -> Ran:
         (self.root / "report.xml").unlink(missing_ok=True)
         ended = subprocess.run(
             [sys.executable, "-m", "pytest", *arguments],
             cwd=self.root,
-            env=self._environment,
+            env=environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -277,7 +277,6 @@ def test_a_worker_that_has_to_stop_hands_over_every_job(shop: World, provider: P
     assert run(shop, http(provider)) == {End.SUCCEEDED: 2}
 
 
-@pytest.mark.long
 def test_the_cost_of_failed_attempts_is_ours_and_not_the_users(shop: World, provider: ProviderDouble) -> None:
     provider.ends_as = {"status": "failed", "cost_usd": "0.0100001", "error": "it broke"}
     (job_id,) = ask(shop, "a cat")

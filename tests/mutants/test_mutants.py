@@ -1,0 +1,79 @@
+"""What is changed for a mutant, and what never is."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.mutants.__main__ import draw, equivalents, mutants_of
+from tests.mutants.operators import mutants, valid
+
+SOURCE = '''"""A purse."""
+
+PAUSE_SECONDS = 30
+SECRET = "a"
+
+
+def due(purse: Purse, at: datetime) -> bool:
+    """Say whether it is."""
+    if purse.empty and at > purse.until:
+        raise ValueError(f"{1 + 1} coins")
+    log.info("asked", extra={"times": 2})
+    purse.asked = at + timedelta(hours=2)
+    session.execute(sa.update(purses).where(purses.c.id == purse.id, purses.c.open).values(open=False, at=at))
+    return purse.cents >= LIMIT
+'''
+
+
+def changes(source: str) -> set[str]:
+    return {one.key.removeprefix("purse.py::") for one in valid(mutants("purse.py", source))}
+
+
+def test_comparisons_conditions_units_statements_fields_and_results_change() -> None:
+    expected = {
+        "PAUSE_SECONDS: 30 -> (30) * 60",
+        "PAUSE_SECONDS: 30 -> (30) / 60",
+        "due: purse.empty and at > purse.until -> False",
+        "due: purse.empty and at > purse.until -> ((purse.empty) or (at > purse.until))",
+        "due: at > purse.until -> at >= purse.until",
+        "due: at > purse.until -> at <= purse.until",
+        "due: purse.asked = at + timedelta(hours=2) -> pass",
+        "due: at + timedelta(hours=2) -> (at) - (timedelta(hours=2))",
+        "due: hours -> minutes",
+        "due: 2 -> 3",
+        "due: purses.c.open -> sa.true()",
+        "due: open=False -> nothing",
+        "due: purse.cents >= LIMIT -> not (purse.cents >= LIMIT)",
+    }
+    assert expected <= changes(SOURCE)
+
+
+def test_texts_errors_and_what_is_logged_do_not_change() -> None:
+    assert not [key for key in changes(SOURCE) if 'asked"' in key or "coins" in key or "times" in key or '"a"' in key]
+
+
+def test_the_name_of_a_mutant_does_not_move_with_its_line() -> None:
+    moved = "import os\n\n\n" + SOURCE
+    assert changes(moved) == changes(SOURCE)
+
+
+def test_two_equal_places_have_two_names() -> None:
+    twice = [key for key in changes("def f():\n    return x > y, x > y\n") if ">=" in key]
+    assert len({key.removesuffix(" #2") for key in twice}) == 1
+    assert len(twice) == 2
+
+
+def test_marked_clauses_are_left_to_their_witnesses() -> None:
+    keys = {one.key for one in mutants_of("store/videos/conditions.py")}
+    assert not [key for key in keys if "holds.c.scope" in key]
+    assert [key for key in keys if "keeps.c.until" in key]
+
+
+def test_a_seed_draws_the_same_mutants_again() -> None:
+    there = mutants_of("store/videos/conditions.py")
+    assert draw(there, "7", 5) == draw(there, "7", 5) != draw(there, "8", 5)
+
+
+@pytest.mark.parametrize("key", equivalents())
+def test_what_is_equivalent_has_a_file_and_a_reason(key: str) -> None:
+    assert Path(key.partition("::")[0]).is_file()
+    assert equivalents()[key]
