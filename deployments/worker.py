@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -76,9 +76,7 @@ with warnings.catch_warnings():
 
         job_configuration = Configuration
 
-        def __init__(
-            self, pool: str, limit: int, machine: Machine | None = None, dry_only: Collection[str] = ()
-        ) -> None:
+        def __init__(self, pool: str, limit: int, machine: Machine | None = None) -> None:
             super().__init__(
                 pool, name=f"{pool} {socket.gethostname()} {os.getpid()}", limit=limit, create_pool_if_not_found=False
             )
@@ -89,7 +87,6 @@ with warnings.catch_warnings():
             self._machine = machine
             self._pids: dict[UUID, int] = {}
             self._handed_over = set[UUID]()
-            self._dry_only = dry_only  # names of flows of which it takes dry runs alone
             # By then the leases of dead runs have expired, so that the runs which replace them are not refused.
             self._dead_looked_for_at = time.monotonic() + LEASE_SECONDS
 
@@ -163,9 +160,9 @@ with warnings.catch_warnings():
         async def _would_change(self, run: FlowRun) -> bool:
             """Check whether a run is to change a bucket that this worker may not change."""
             # guard up.worker_refuses: a form, an automation or the API changes a bucket that `up` only looks at
-            if not self._dry_only or run.parameters.get("dry_run") is True:
+            if self._machine is None or not self._machine.dry_only or run.parameters.get("dry_run") is True:
                 return False
-            return (await self.client.read_flow(run.flow_id)).name in self._dry_only
+            return (await self.client.read_flow(run.flow_id)).name in self._machine.dry_only
 
         async def run(
             self,
@@ -270,7 +267,7 @@ async def work(
     runs; those that it has are handed over at once.
     """
     os.environ.setdefault(HOME, os.getcwd())  # noqa: PTH109  as it is written, links and all
-    workers = [Worker(pool, limit, machine, machine.dry_only) for pool in pools]
+    workers = [Worker(pool, limit, machine) for pool in pools]
     stopping, hurried = asyncio.Event(), asyncio.Event()
 
     def on_signal() -> None:

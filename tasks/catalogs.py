@@ -17,7 +17,7 @@ from reelkeeper.operations.lifecycle import purge
 from reelkeeper.operations.sync import adoption, following, orphans, sync
 from reelkeeper.operations.sync import survey as surveying
 from reelkeeper.operations.sync.survey import Survey
-from reelkeeper.operations.videos import intents
+from reelkeeper.operations.videos import doubts, intents
 from reelkeeper.rules.lifecycle.report import SyncReport, count
 from reelkeeper.rules.sync.adoption import AdoptionLimits
 from reelkeeper.settings import settings
@@ -102,11 +102,14 @@ def reconcile(
     gaps = following.count_gaps(workspace, found)
     adopted, taken_back = orphans.adopt(workspace, found, lease=lease, run_id=run_id)
     lost_videos = sync.lose(workspace, found, lease=lease, run_id=run_id)
+    told = doubts.standing(workspace, (stored for _, stored in found.doubtful))
     in_question = sync.mend(workspace, found, lease=lease, run_id=run_id, grace=grace)
-    doubtful = [key for key in in_question if key not in found.claimed]
+    doubtful = [key for key in in_question if key not in {*found.claimed, *told}]
+    known = tuple(key for key in in_question if key in told)
     swept = orphans.sweep(workspace, found, lease=lease, run_id=run_id, grace=grace)
-    doubts = f"{lost_videos} lost, {len(doubtful)} in doubt" if lost_videos or doubtful else "good"
-    left, keys = sync.finish(workspace, found, doubts)
+    count = len(doubtful) + len(known)
+    outcome = f"{lost_videos} lost, {count} in doubt" if lost_videos or count else "good"
+    left, keys = sync.finish(workspace, found, outcome)
     worse = lost_videos or doubtful or judged.refusal  # reported first; unclear objects only by a run without these
     in_doubt, in_doubt_keys = (0, ()) if worse else orphans.tell(workspace, found)
     return SyncReport(
@@ -117,6 +120,7 @@ def reconcile(
         lost=sync.name_lost(workspace, run_id, _NAMED),
         lost_videos=lost_videos,
         doubtful=tuple(doubtful),
+        known_doubts=known,
         claimed=tuple(found.claimed),
         swept=swept,
         orphans=left,

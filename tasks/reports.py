@@ -49,7 +49,11 @@ def publish_sync(report: SyncReport) -> SyncReport:
     lines = [f"## {report.flow}, run {report.run_id[:8]}{dry}", "", "| | |", "|---|--:|"]
     lines += [f"| {name.replace('_', ' ')} | {value:,} |" for name, value in found.items()]
     lines += [f"| left open by killed runs, now {done.outcome} | {done.objects:,} |" for done in report.settled]
-    named = {"Lost": report.lost, "In doubt": report.doubtful + report.claimed, "Unexplained": report.orphan_keys}
+    named = {
+        "Lost": report.lost,
+        "In doubt": report.doubtful + report.known_doubts + report.claimed,
+        "Unexplained": report.orphan_keys,
+    }
     lines += [
         "",
         *(f"{what}: {', '.join(f'`{unnamed(name)}`' for name in names)}." for what, names in named.items() if names),

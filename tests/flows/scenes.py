@@ -5,6 +5,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
+from prefect.client.orchestration import SyncPrefectClient
 
 from reelkeeper.model import VideoState
 from reelkeeper.store.core.engine import reading, transaction
@@ -19,6 +20,7 @@ from reelkeeper.store.tables import (
     videos,
     view_days,
 )
+from tasks.runs import recorded
 from tests.doubles.requests import Request
 from tests.faults.world import World
 from tests.policies import put_in_force
@@ -102,3 +104,9 @@ class Scene:
         """Return the plan that was drawn last."""
         with reading(self.engine) as session:
             return session.execute(sa.select(plans).order_by(plans.c.created_at.desc()).limit(1)).one()
+
+
+def forget_record(client: SyncPrefectClient) -> None:
+    """Delete what is recorded for Reelkeeper at the server, which the tests of a session share."""
+    for name in recorded(client):
+        client.delete_variable_by_name(name)

@@ -26,7 +26,7 @@ from reelkeeper.errors import Misconfigured
 from reelkeeper.model.access import Scope
 from reelkeeper.model.jobs import GLOBAL_LIMIT
 from reelkeeper.operations.core import tokens
-from tasks.runs import recorded
+from tests.flows.scenes import forget_record
 
 ROOT = Path(__file__).parents[2]
 API = "http://127.0.0.1:8787"
@@ -50,8 +50,7 @@ def _clear(client: SyncPrefectClient) -> None:
         client.request("DELETE", "/automations/{id}", path_params={"id": automation["id"]})
     for deployment in client.read_deployments(limit=200):
         client.request("DELETE", "/deployments/{id}", path_params={"id": deployment.id})
-    for name in recorded(client):
-        client.delete_variable_by_name(name)
+    forget_record(client)
     if block := kept(client):
         client.delete_block_document(block[2])
 

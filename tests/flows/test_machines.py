@@ -44,7 +44,7 @@ from tasks import plans, runs, transcodes
 from tasks.runs import PREFIX, RECORD, recorded
 from tests.disks import fill, small_disk
 from tests.faults.world import LONG_AGO
-from tests.flows.scenes import Scene
+from tests.flows.scenes import Scene, forget_record
 from tests.shrinking import AT_ANY_PRICE
 
 LIGHT_AND_NOT: list[Any] = [monitor_costs, tier_storage, transcode_videos, dispatch_jobs]
@@ -55,14 +55,9 @@ COLD = [f"cold{number}" for number in range(3)]
 def client(prefect_server: None) -> Iterator[SyncPrefectClient]:  # noqa: ARG001  it must be up
     """A server that is nobody's, before and after the test."""
     with get_client(sync_client=True) as client:
-        _forget(client)
+        forget_record(client)
         yield client
-        _forget(client)
-
-
-def _forget(client: SyncPrefectClient) -> None:
-    for name in recorded(client):
-        client.delete_variable_by_name(name)
+        forget_record(client)
 
 
 @pytest.fixture

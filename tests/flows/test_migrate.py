@@ -15,7 +15,7 @@ from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL
 
 from deployments.bootstrap import OLD_NAME, delete_deployment
-from tasks.runs import recorded
+from tests.flows.scenes import forget_record
 
 pytestmark = pytest.mark.long
 ROOT = Path(__file__).parents[2]
@@ -62,8 +62,7 @@ def server(prefect_server: None) -> Iterator[str]:  # noqa: ARG001  it must be u
         yield str(PREFECT_API_URL.value())
         for deployment in client.read_deployments(limit=200):
             delete_deployment(client, deployment)
-        for name in recorded(client):
-            client.delete_variable_by_name(name)
+        forget_record(client)
 
 
 def deployed() -> dict[str, bool]:

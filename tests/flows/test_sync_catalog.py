@@ -17,6 +17,7 @@ from reelkeeper.store.core import controls
 from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.sync.scans import BUCKET_EVENTS
 from reelkeeper.store.tables import audit_events, blobs, daily_views, orphans, videos, view_days
+from tests.buckets import BUCKET
 from tests.doubles.analytics import Operation
 from tests.doubles.cloudflare import ACCOUNT, TOKEN, CloudflareDouble
 from tests.flows.scenes import Scene
@@ -93,6 +94,21 @@ def test_an_upload_over_bytes_that_a_purge_has_claimed_waits_and_is_no_doubt(sce
         session.execute(sa.update(blobs).values(**claim))
         session.execute(sa.update(videos).values(state=VideoState.RETIRED))
     with pytest.raises(PartialFailure, match="at 1 key whose old bytes a purge has claimed, and a sync_catalog after"):
+        sync_catalog(dry_run=False)
+
+
+def test_a_doubt_is_told_of_once_and_again_when_other_bytes_come(scene: Scene) -> None:
+    """Until a person settles it, each run is complete: purges stay frozen, and status shows it."""
+    scene.video("v1", age_days=1)
+    with transaction(scene.engine, "test") as session:
+        session.execute(sa.update(blobs).values(etag="0" * 32, sha256="0" * 64))
+        (key,) = session.execute(sa.select(blobs.c.key)).scalars()
+    with pytest.raises(IntegrityDoubt):
+        sync_catalog(dry_run=False)
+    after = sync_catalog(dry_run=False)
+    assert (after.doubtful, after.known_doubts) == ((), (key,))
+    scene.double.client.put_object(Bucket=BUCKET, Key=key, Body=b"others")
+    with pytest.raises(IntegrityDoubt):
         sync_catalog(dry_run=False)
 
 

@@ -18,8 +18,10 @@ from prefect.states import Running
 from prefect.workers.process import ProcessWorker
 
 from deployments.deploy import storage_flows
+from deployments.machine import Machine
 from deployments.up import find_prefect_yaml
 from deployments.worker import Worker
+from reelkeeper.settings import settings
 
 HERE = socket.gethostname()
 
@@ -99,8 +101,17 @@ def test_a_worker_that_only_looks_refuses_runs_that_make_changes_whoever_asks(po
     assert storage == {"tier-storage", "transcode-videos", "expire-videos", "purge-retired"}
     asked: dict[UUID, bool] = {}  # whether it is refused
 
+    class Fit(Machine):
+        """A machine that takes whatever it is asked to look at."""
+
+        def look(self) -> None:
+            self.unfit = None
+
+    machine = Fit(settings())
+    machine.dry_only = storage
+
     async def act() -> list[UUID]:
-        async with Worker(pool, 9, dry_only=storage) as worker:
+        async with Worker(pool, 9, machine) as worker:
             return [found.flow_run.id for found in await worker._get_scheduled_flow_runs()]
 
     with get_client(sync_client=True) as client:

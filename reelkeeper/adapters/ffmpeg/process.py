@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Final
 
 from reelkeeper.adapters.ffmpeg import landlock, seccomp
 from reelkeeper.adapters.ffmpeg.sandbox import ENVIRONMENT, Bounds, Walls, ceilings
@@ -96,6 +96,9 @@ def launched(argv: Sequence[str], work: Path, bounds: Bounds, walls: Walls, erro
         yield Tool(Path(argv[0]).name, output, line)
 
 
+_LEAVE_SECONDS: Final = 10.0  # for the launcher to end its tools; one that is suspended is killed
+
+
 class _Launcher:
     """The launcher of this process, started on first use, and restarted after it was killed."""
 
@@ -146,7 +149,12 @@ class _Launcher:
     def _leave(self) -> None:
         if self._control and self._process:
             self._control.close()
-            self._process.wait()
+            try:
+                self._process.wait(_LEAVE_SECONDS)
+            except subprocess.TimeoutExpired:
+                # guard sandbox.launcher_stopped: a worker whose launcher is suspended never ends
+                self._process.kill()
+                self._process.wait()
             self._control = self._process = None
 
     def forget(self) -> None:

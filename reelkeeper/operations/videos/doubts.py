@@ -5,7 +5,7 @@ If its bytes are the recorded ones, as where another server, or a copy of parts,
 recorded. All others wait for a person.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from reelkeeper.errors import NotFound, Refused, StorageError
@@ -83,6 +83,13 @@ def look_into(
                 in_doubt.add(key)
         append(session, events)
     return in_doubt
+
+
+def standing(workspace: Workspace, found: Iterable[StoredObject]) -> set[str]:
+    """Return the keys in doubt that an earlier run has told of, and whose objects are the same since."""
+    with reading(workspace.engine) as session:
+        known = {(doubt.key, doubt.found_bytes, doubt.found_etag) for doubt in doubts.listed(session)}
+    return {stored.key for stored in found if (stored.key, *size_and_etag(stored)) in known}
 
 
 def _read(workspace: Workspace, stored: StoredObject, suspect: Suspect) -> str | None:

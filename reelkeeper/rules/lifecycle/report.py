@@ -94,6 +94,7 @@ class SyncReport:
     lost: tuple[str, ...] = ()  # videos whose bytes are missing, the first few
     lost_videos: int = 0
     doubtful: tuple[str, ...] = ()  # write-once keys with other bytes
+    known_doubts: tuple[str, ...] = ()  # those of which an earlier run has told, and which nobody has settled
     claimed: tuple[str, ...] = ()  # keys of the service's that hold an upload, while a purge has the bytes before it
     swept: int = 0
     orphans: int = 0  # objects still without a row
@@ -104,7 +105,7 @@ class SyncReport:
     event_gaps: int | None = None  # differences that R2's events should have reported; None if events are not followed
 
     def require_complete(self) -> Self:
-        """Raise IntegrityDoubt for lost videos, and for write-once keys with other bytes.
+        """Raise IntegrityDoubt for lost videos, and for write-once keys with other bytes that no run has told of.
 
         Raises GuardRefused if the patterns do not fit the bucket, and PartialFailure for operations that could not
         be settled, for uploads that wait for the claim of a purge to end, and for doubtful objects that were not

@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from reelkeeper.adapters.ffmpeg import tools
+from reelkeeper.adapters.ffmpeg import process, tools
 from reelkeeper.adapters.ffmpeg.runner import Finished, Progress, run
 from reelkeeper.adapters.ffmpeg.sandbox import Bounds, Walls
 from reelkeeper.errors import DiskFull, MediaError, MediaTimeout, NotAVideo
@@ -322,3 +322,14 @@ def test_a_file_is_blamed_for_good_and_the_machine_only_for_now(ended: Finished,
     with pytest.raises(MediaError) as raised:
         ended.check("encode")
     assert type(raised.value) is error
+
+
+def test_a_launcher_that_is_suspended_does_not_hold_up_the_end_of_its_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "_LEAVE_SECONDS", 0.5)
+    shell("true", tmp_path)
+    (launcher,) = launchers()
+    launcher.suspend()
+    process._LAUNCHER.leave()
+    assert launchers() == []
