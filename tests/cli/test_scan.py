@@ -1,7 +1,6 @@
 """`scan`: a picture of a bucket with nothing but reads, and without a store."""
 
 import json
-import os
 import secrets
 import signal
 import subprocess
@@ -127,7 +126,7 @@ def test_ctrl_c_shows_what_is_known(double: R2Double, configured: Settings, tmp_
 
     double.faults.before("ListObjectsV2", slow, times=9)
     process = subprocess.Popen(
-        [COMMAND, "scan", "--json"], cwd=tmp_path, env=os.environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [COMMAND, "scan", "--json"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     assert reached.wait(60)
     process.send_signal(signal.SIGINT)
@@ -135,3 +134,23 @@ def test_ctrl_c_shows_what_is_known(double: R2Double, configured: Settings, tmp_
     found = json.loads(shown)
     assert (process.returncode, found["stopped"], found["total"]["objects"]) == (130, "interrupted", 3)
     assert not configured.state_dir.exists()
+
+
+@pytest.mark.usefixtures("filled", "configured")
+def test_ctrl_c_in_the_sample_keeps_the_clips_that_are_done(double: R2Double, tmp_path: Path) -> None:
+    reached, served = threading.Event(), list[object]()
+
+    def slow(request: Any) -> None:  # noqa: ANN401  of the double
+        served.append(request)
+        if len(served) == 4:  # after the identity and two clips
+            reached.set()
+            threading.Event().wait(2)
+
+    double.faults.before("GetObject", slow, times=9)
+    command = (str(COMMAND), "scan", "--json", "--sample", "4")
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert reached.wait(60)
+    process.send_signal(signal.SIGINT)
+    found = json.loads(process.communicate(timeout=60)[0])
+    assert (process.returncode, found["stopped"], len(found["sample"]["clips"])) == (130, "interrupted", 2)
+    assert found["total"]["objects"] == 6

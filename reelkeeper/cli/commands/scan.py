@@ -67,7 +67,12 @@ def scan(
         )
     recipe = SHIPPED.policies.recipe
     terms = operation.Terms(compiled(settings.key_pattern), datetime.now(UTC), recipe.codec, recipe.payback)
-    with open_bucket(settings) as opened, tempfile.TemporaryDirectory() as scratch, _told() as tell, _caught() as stop:
+    with (
+        open_bucket(settings) as opened,
+        tempfile.TemporaryDirectory(dir=settings.scratch_dir) as scratch,
+        _told() as tell,
+        _caught() as stop,
+    ):
         drawn = _sampling(sample, seed, Path(scratch)) if sample else None
         found = operation.scan(opened, terms, tell=tell, stop=stop, sampling=drawn)
         elsewhere = opened.look().folders() if not found.total.objects and not found.stopped else []

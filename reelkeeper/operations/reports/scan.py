@@ -10,7 +10,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
-from reelkeeper.adapters.s3.keys import flaw
+from reelkeeper.adapters.s3.keys import flaw, parse_key
 from reelkeeper.adapters.s3.r2 import Bucket
 from reelkeeper.errors import ReelkeeperError, StorageError
 from reelkeeper.model import CrfSearch, Refusal, StoredObject, Transcode
@@ -97,6 +97,7 @@ def scan(
                 unfinished = None
             if sampling:
                 sample = _sampled(bucket, census, sampling, tell, stop)
+                stopped = "interrupted" if stop.asked else ""
         except KeyboardInterrupt:
             stopped = "interrupted"
         except StorageError as error:
@@ -172,7 +173,8 @@ class _Counts:
             if parts := pattern.read(rest):
                 day = at if parts.made_before is None else min(at, parts.made_before)
                 return parts.user, parts.video, day.toordinal()
-        return None, None, at.toordinal()
+        own = parse_key(self._prefix, self._prefix + rest, ())
+        return (own.user_id, own.video_id, at.toordinal()) if own else (None, None, at.toordinal())
 
 
 def _sampled(bucket: Bucket, census: Census, sampling: Sampling, tell: Callable[[str], None], stop: Stop) -> Sample:
@@ -214,7 +216,7 @@ def _figures(
     duplicates, duplicated = census.duplicates(NAMED)
     users, known_users = census.by_user(SHOWN)
     found = levers.Found(
-        levers.usage_of(total, unfinished),
+        total._replace(size_bytes=total.size_bytes + (unfinished.size_bytes if unfinished else 0)),
         counts.sum(lambda kind, _: kind is Kind.VIDEO, standard=True),
         counts.sum(lambda _, day: today - day > _OLD_DAYS, standard=True),
         counts.sum(lambda kind, day: kind is Kind.VIDEO and today - day > _OLD_DAYS, standard=True),
@@ -223,7 +225,7 @@ def _figures(
         None if stopped else census.orphans(),
     )
     made = levers.levers(found, levers.Kept.of(sample, terms.codec, terms.payback), terms.payback)
-    billed_usd = bill(found.usage).billed_usd
+    billed_usd = bill(levers.usage_of(found.total)).billed_usd
     days = counts.grouped(lambda _, day: day)
     fullest = max(days, key=lambda day: days[day].objects, default=today)
     warning = one_day_warning(OneDay(date.fromordinal(fullest), days[fullest].objects, total.objects)) if days else None

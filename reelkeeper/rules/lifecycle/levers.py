@@ -71,9 +71,9 @@ class Kept(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What levers can move. `old` and `old_videos` were stored more than 30 days ago; all is in Standard."""
+    """What levers can move: the whole, and parts of it in Standard. The `old` ones were stored over 30 days ago."""
 
-    usage: Usage
+    total: Part  # with the parts of unfinished uploads
     videos: Part
     old: Part
     old_videos: Part
@@ -82,11 +82,10 @@ class Found(NamedTuple):
     orphans: Part | None
 
 
-def usage_of(total: Part, unfinished: Part | None) -> Usage:
-    """Return a month's usage of what is stored, of which parts of unfinished uploads are some."""
-    parts_bytes = unfinished.size_bytes if unfinished else 0
+def usage_of(total: Part) -> Usage:
+    """Return a month's usage of what is stored."""
     return Usage(
-        standard=StandardUsage(gb_month=gb_months([total.size_bytes - total.infrequent_bytes + parts_bytes])),
+        standard=StandardUsage(gb_month=gb_months([total.size_bytes - total.infrequent_bytes])),
         infrequent_access=InfrequentAccessUsage(gb_month=gb_months([total.infrequent_bytes])),
     )
 
@@ -103,100 +102,81 @@ def levers(found: Found, kept: Kept, payback: Payback) -> Sequence[Lever]:
         _compress(found, kept, payback),
         _infrequent(found),
         _retire(found),
-        _remove("remove_duplicates", "Store duplicates once", found, found.duplicates, _BY_SERVICE),
-        _remove("abort_uploads", "Abort unfinished uploads", found, found.unfinished, _BY_LIFECYCLE),
-        _remove("remove_images", "Delete images whose video is gone", found, found.orphans, _BY_SERVICE),
+        _remove("remove_duplicates", found, found.duplicates, _BY_SERVICE),
+        _remove("abort_uploads", found, found.unfinished, "R2's default lifecycle rule does it after 7 days"),
+        _remove("remove_images", found, found.orphans, _BY_SERVICE),
     ]
     return sorted(made, key=lambda lever: (lever.verdict is Verdict.UNKNOWN, -lever.usd_a_month, lever.once_usd))
 
 
+_TITLES: Final = {
+    "compress": "Compress the videos",
+    "infrequent_access": "Move old objects to Infrequent Access, if seldom read",
+    "retire_unwatched": "Retire what nobody watches",
+    "remove_duplicates": "Store duplicates once",
+    "abort_uploads": "Abort unfinished uploads",
+    "remove_images": "Delete images whose video is gone",
+}
 _BY_SERVICE: Final = "the service does this itself, since its links name these keys"
-_BY_LIFECYCLE: Final = "R2's default lifecycle rule does it after 7 days"
+_NOTHING: Final = Saving(Decimal(0), Decimal(0))
 
 
 def _compress(found: Found, kept: Kept, payback: Payback) -> Lever:
     saved = round(found.videos.size_bytes * max(0.0, 1 - kept.share))
-    a_month = saving_this_month(found.usage, saved, DAYS_A_MONTH)
     cpu = Worth(saved, 0, found.videos.size_bytes * kept.cpu_seconds_a_byte, payback)
     once = Decimal(str(round(cpu.cost_usd + max(0, found.videos.objects - 1) * REQUESTS_USD, 6)))
     why = (
         f"keeps {kept.share:.0%} of {size(found.videos.size_bytes)}, by {kept.source}; takes "
         f"{cpu.cpu_seconds / 3600:,.1f} h of CPU"
     )
-    return _judged("compress", "Compress the videos", found.videos, saved, a_month, once, why)
+    return _judged("compress", found.videos._replace(size_bytes=saved), _less(found, saved), why, once)
 
 
 def _infrequent(found: Found) -> Lever:
-    left = found.usage.standard.gb_month - gb_months([found.old.size_bytes])
-    there = found.usage.infrequent_access
-    moved = there.model_copy(update={"gb_month": there.gb_month + gb_months([found.old.size_bytes])})
-    standard = found.usage.standard.model_copy(update={"gb_month": max(left, Decimal(0))})
-    after = found.usage.model_copy(update={"standard": standard, "infrequent_access": moved})
-    before, then = bill(found.usage), bill(after)
-    first = bill(
-        after.model_copy(update={"infrequent_access": moved.model_copy(update={"class_a": found.old.objects})})
-    )
-    a_month = Saving(before.billed_usd - then.billed_usd, before.exact_usd - then.exact_usd)
-    millions = many(-(-found.old.objects // MILLION), "million")
+    there = found.total.infrequent_bytes + found.old.size_bytes
+    before, after = bill(usage_of(found.total)), bill(usage_of(found.total._replace(infrequent_bytes=there)))
+    a_month = Saving(before.billed_usd - after.billed_usd, before.exact_usd - after.exact_usd)
+    millions = -(-found.old.objects // MILLION)
     why = (
-        f"{size(found.old.size_bytes)} are older than 30 days. Once is {millions} of transitions, and a rule that goes "
-        f"on moving objects costs that each month. {INFREQUENT_ACCESS.minimum_days} days are billed at least, nothing "
-        "is free there, and to read an object once takes two months of what it saves"
+        f"{size(found.old.size_bytes)} are older than 30 days. Once is {many(millions, 'million')} of transitions, and "
+        f"a rule that goes on moving objects costs that each month. {INFREQUENT_ACCESS.minimum_days} days are billed "
+        "at least, nothing is free there, and to read an object once takes two months of what it saves"
     )
-    once = first.billed_usd - then.billed_usd
-    return _judged(
-        "infrequent_access",
-        "Move old objects to Infrequent Access, if seldom read",
-        found.old,
-        found.old.size_bytes,
-        a_month,
-        once,
-        why,
-    )
+    return _judged("infrequent_access", found.old, a_month, why, millions * INFREQUENT_ACCESS.class_a_usd_per_million)
 
 
 def _retire(found: Found) -> Lever:
-    most = saving_this_month(found.usage, found.old_videos.size_bytes, DAYS_A_MONTH)
     why = (
         "a listing does not know who watches: at most this, if nobody watches any of the "
         f"{size(found.old_videos.size_bytes)} of videos older than 30 days. After reelkeeper videos import --views, "
         "reelkeeper plan tier_storage knows"
     )
-    return Lever(
-        "retire_unwatched",
-        "Retire what nobody watches",
-        *found.old_videos[1:3],
-        most.billed_usd,
-        Decimal(0),
-        Verdict.UNKNOWN,
-        why,
+    return _judged(
+        "retire_unwatched", found.old_videos, _less(found, found.old_videos.size_bytes), why, verdict=Verdict.UNKNOWN
     )
 
 
-def _remove(name: str, title: str, found: Found, part: Part | None, how: str) -> Lever:
+def _remove(name: str, found: Found, part: Part | None, how: str) -> Lever:
     if part is None:
         why = "this bucket does not say" if name == "abort_uploads" else "most images have no video of their name here"
-        return Lever(name, title, 0, 0, Decimal(0), Decimal(0), Verdict.UNKNOWN, why)
+        return _judged(name, Part(""), _NOTHING, why, verdict=Verdict.UNKNOWN)
     why = f"{many(part.objects, 'object')}, {size(part.size_bytes)}: {how}" if part.objects else "there are none"
-    return _judged(
-        name,
-        title,
-        part,
-        part.size_bytes,
-        saving_this_month(found.usage, part.size_bytes, DAYS_A_MONTH),
-        Decimal(0),
-        why,
-    )
+    return _judged(name, part, _less(found, part.size_bytes), why)
 
 
-def _judged(name: str, title: str, part: Part, size_bytes: int, a_month: Saving, once: Decimal, why: str) -> Lever:
-    verdict = Verdict.WORTH
-    if a_month.billed_usd < MIN_USD_A_MONTH:
+def _less(found: Found, size_bytes: int) -> Saving:
+    return saving_this_month(usage_of(found.total), size_bytes, DAYS_A_MONTH)
+
+
+def _judged(
+    name: str, part: Part, a_month: Saving, why: str, once: Decimal = Decimal(0), verdict: Verdict = Verdict.WORTH
+) -> Lever:
+    if verdict is Verdict.WORTH and a_month.billed_usd < MIN_USD_A_MONTH:
         verdict = Verdict.NOT_WORTH
-    elif once > MOST_MONTHS * a_month.exact_usd:
+    elif verdict is Verdict.WORTH and once > MOST_MONTHS * a_month.exact_usd:
         verdict = Verdict.NOT_WORTH
         why += f"; takes {once / a_month.exact_usd:,.0f} months to come back" if a_month.exact_usd > 0 else ""
-    return Lever(name, title, part.objects, size_bytes, a_month.billed_usd, once, verdict, why)
+    return Lever(name, _TITLES[name], part.objects, part.size_bytes, a_month.billed_usd, once, verdict, why)
 
 
 def remarks(total: Part, users: Sequence[Part], billed_usd: Decimal, made: Sequence[Lever]) -> Iterator[str]:

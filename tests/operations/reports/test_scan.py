@@ -122,6 +122,11 @@ def test_a_date_in_the_key_is_older_than_a_copy_of_the_bucket() -> None:
     assert [age for age, _ in found.ages] == ["over a year"]
 
 
+def test_keys_of_our_own_have_their_user_under_any_pattern() -> None:
+    stored = [StoredObject(f"ann/v1/g2-{'0' * 16}.mp4", 5, "e", AS_OF), StoredObject("x/y/z.mp4", 5, "f", AS_OF)]
+    assert {part.name: part.objects for part in scanned(Listed(stored)).users} == {"ann": 1, "no user": 1}
+
+
 def test_a_copied_bucket_is_told_by_its_one_day() -> None:
     one_day = scanned(Listed([StoredObject(f"a/{n}.mp4", 5, str(n), AS_OF) for n in range(30)]))
     days = [StoredObject(f"a/{n}.mp4", 5, str(n), AS_OF - timedelta(days=n)) for n in range(30)]
