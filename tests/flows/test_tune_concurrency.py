@@ -53,7 +53,7 @@ def limit_kept(scene: Scene) -> int | None:
 def test_a_dry_run_says_what_the_step_would_be(finished: Scene) -> None:
     report = tune_concurrency(as_of=NOW)
     assert (report.before, report.limit, report.jobs) == (8, 10, 12)
-    assert [(lane.lane, lane.reason) for lane in report.lanes] == [("", "room to grow")]
+    assert [(lane.lane, lane.reason) for lane in report.lanes] == [("", "room_to_grow")]
     assert report.explained.startswith("The limit goes from 8 to 10. A higher limit increases throughput.")
     assert (limit_kept(finished), limit_at_prefect()) == (None, None)
 
@@ -64,7 +64,7 @@ def test_a_run_sets_the_limit_and_counts_each_job_once(finished: Scene) -> None:
     assert (limit_kept(finished), limit_at_prefect()) == (10, 10)
     again = tune_concurrency(dry_run=False, as_of=NOW + timedelta(minutes=15))
     assert (again.before, again.limit, again.jobs) == (10, 10, 0)
-    assert [lane.reason for lane in again.lanes] == ["too few jobs finished"]
+    assert [lane.reason for lane in again.lanes] == ["too_few_jobs"]
 
 
 @pytest.mark.long
@@ -84,7 +84,7 @@ def test_a_limit_at_which_nothing_ends_is_left(scene: Scene) -> None:
     hour_ago = NOW - timedelta(hours=1)
     put(scene.engine, [waiting(f"r{n}", hour_ago, state=JobState.RUNNING, started_at=hour_ago) for n in range(8)])
     report = tune_concurrency(as_of=NOW)
-    assert (report.before, report.limit, [lane.reason for lane in report.lanes]) == (8, 4, ["nothing ends"])
+    assert (report.before, report.limit, [lane.reason for lane in report.lanes]) == (8, 4, ["nothing_ends"])
     assert report.explained.endswith("0 jobs ended; 8 jobs at work.")
 
 

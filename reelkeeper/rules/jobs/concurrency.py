@@ -16,7 +16,7 @@ long ones, however often it is called. Three things determine a step:
 >>> calm = [Finished(concurrency=4, seconds=165, estimate_seconds=150, cost_microusd=8_300)] * 12
 >>> step = next_limit(4, calm, Memory(), ConcurrencyPolicy())
 >>> step.limit, step.reason
-(6, 'room to grow')
+(6, 'room_to_grow')
 """
 
 import math
@@ -32,17 +32,17 @@ from reelkeeper.rules.jobs import curve
 from reelkeeper.rules.jobs.caps import Cap
 
 Reason = Literal[
-    "room to grow",
-    "near the peak",
-    "over the cost ceiling",
-    "too dear at any limit",
-    "less done than at a lower limit",
-    "less done than before",
-    "a lower limit is hardly known",
-    "nothing ends",
-    "too few jobs finished",
-    "at the bound",
-    "not used up",
+    "room_to_grow",
+    "near_the_peak",
+    "over_the_ceiling",
+    "dear_at_any_limit",
+    "worse_than_lower",
+    "worse_than_before",
+    "unknown_below",
+    "nothing_ends",
+    "too_few_jobs",
+    "at_the_bound",
+    "not_used_up",
 ]
 _PRIOR_SPREAD: Final = 0.1  # of the seconds: spread from which on their part of the cost can be separated
 _UNSEEN: Final = 2  # maximum limit, as a multiple of the jobs that ran at once (Netflix concurrency-limits)
@@ -171,7 +171,7 @@ def next_limit(limit: int, finished: Sequence[Finished], memory: Memory, policy:
     """Return the limit that follows `limit` after the jobs that `finished` since the last step."""
     bounded = min(max(limit, policy.min_limit), policy.max_limit)
     if len(finished) < policy.fewest_jobs:
-        return Step(bounded, "too few jobs finished", memory)
+        return Step(bounded, "too_few_jobs", memory)
     if not any(job.made for job in finished):
         return _let_go(bounded, round(fmean(job.concurrency for job in finished)), memory, policy)
     memory, change = _learn(memory, finished, policy.forget)
@@ -181,20 +181,20 @@ def next_limit(limit: int, finished: Sequence[Finished], memory: Memory, policy:
     target, reason = _target(a, b, memory, policy, ceiling, is_dear=is_dear)
     target, reason = _guarded(target, reason, limit, finished, memory, policy, math.inf if is_dear else ceiling)
     if change < -_FELL and target > (fallen := round(limit * math.exp(change / 2))):
-        target, reason = fallen, "less done than before"
+        target, reason = fallen, "worse_than_before"
     if target > limit:
         grown = max(math.floor(limit * policy.growth), limit + 2)
         ran = max(job.concurrency for job in finished)
         if was_bad := _worse(memory.seen, policy, above=_bucket(ran)):
             with_care = max(_middle(was_bad.bucket - 1), math.floor(ran * _PROBE), math.floor(ran) + 1)
             grown = max(min(grown, with_care), limit)
-        target, reason = min(target, grown), reason if reason == "too dear at any limit" else "room to grow"
+        target, reason = min(target, grown), reason if reason == "dear_at_any_limit" else "room_to_grow"
         if target > (most := math.floor(_UNSEEN * ran)):
-            target, reason = max(most, limit), "not used up"
+            target, reason = max(most, limit), "not_used_up"
     wanted = min(max(target, policy.min_limit), policy.max_limit)
     return Step(
         wanted,
-        reason if wanted == target else "at the bound",
+        reason if wanted == target else "at_the_bound",
         memory,
         wanted / curve.slowdown(a, b, wanted),
         _cost(a, b, wanted, memory),
@@ -219,14 +219,14 @@ def _let_go(limit: int, running: int, memory: Memory, policy: ConcurrencyPolicy)
     It is half as well if jobs did end at this limit before: then the server has changed since lower ones were observed.
     """
     if running > limit:  # already lowered, and not all jobs have ended yet
-        return Step(min(max(limit, policy.min_limit), policy.max_limit), "nothing ends", memory)
+        return Step(min(max(limit, policy.min_limit), policy.max_limit), "nothing_ends", memory)
     bad = RateSample(_bucket(running), 0.0, float(max(running, 1)), 0.0)
     others = [sample for sample in memory.seen if sample.bucket != bad.bucket]
     best = _best_below(bad, _sure(others))
     is_another = any(sample.bucket == bad.bucket and sample.rate for sample in memory.seen)  # then jobs ended
     lower = running // _LET_GO if best is bad or is_another else _middle(best.bucket)
     lower = min(max(lower, policy.min_limit), limit, policy.max_limit)
-    return Step(lower, "nothing ends", memory._replace(seen=tuple(sorted([bad, *others]))))
+    return Step(lower, "nothing_ends", memory._replace(seen=tuple(sorted([bad, *others]))))
 
 
 def _learn(memory: Memory, finished: Sequence[Finished], keep: float) -> tuple[Memory, float]:
@@ -306,14 +306,14 @@ def _guarded(
     if mean > ceiling:
         within = math.floor(fmean(job.concurrency for job in made) * ceiling * policy.cost_setpoint / mean)
         if within < target:
-            return min(within, limit), "over the cost ceiling"
+            return min(within, limit), "over_the_ceiling"
     worse = _worse(sure := _sure(memory.seen), policy)
     if worse and target > (edge := _middle(worse.bucket - 1)):
         target = edge if limit <= edge else _middle(_best_below(worse, sure).bucket)
-        reason = "less done than at a lower limit"
+        reason = "worse_than_lower"
     lower = _hardly_known(limit, finished, memory.seen)
-    if lower and target > lower and reason != "over the cost ceiling":
-        return lower, "a lower limit is hardly known"
+    if lower and target > lower and reason != "over_the_ceiling":
+        return lower, "unknown_below"
     return target, reason
 
 
@@ -370,8 +370,8 @@ def _target(
     most = policy.cost_setpoint * ceiling + (_cost(a, b, 1, memory, assumed) if is_dear else 0.0)
     affordable = max((n for n in limits if _cost(a, b, n, memory, assumed) <= most), default=policy.min_limit)
     if affordable < target:
-        return affordable, "over the cost ceiling"
-    return target, "too dear at any limit" if is_dear else "near the peak"
+        return affordable, "over_the_ceiling"
+    return target, "dear_at_any_limit" if is_dear else "near_the_peak"
 
 
 def _cost(a: float, b: float, n: float, memory: Memory, assumed: float = 1.0) -> float:

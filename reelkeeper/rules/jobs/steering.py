@@ -30,23 +30,23 @@ from reelkeeper.rules.jobs.estimate import prior_seconds
 _Job = TypeVar("_Job", FinishedJob, JobAtWork)
 LOOKED_BACK: Final = timedelta(days=1)  # older jobs say nothing about the present server
 _KNOWN: Final = timedelta(days=30)  # after a lane's last step, until it is forgotten if it has no jobs
-TOO_FEW: Final[Reason] = "too few jobs finished"
+TOO_FEW: Final[Reason] = "too_few_jobs"
 _MICROUSD: Final = 10**6
 _ALONE: Final = 1.25  # mean concurrency up to which a job counts as having run alone
 _KEPT: Final = 32  # jobs of a model that ran alone
 _BELIEVED: Final = 5  # the number of them that corrects the prior
 _SENTENCES: Final[dict[Reason, str]] = {
-    "room to grow": "A higher limit increases throughput",
-    "near the peak": "A higher limit would hardly increase throughput",
-    "over the cost ceiling": "A higher limit would raise the average cost of a job above its ceiling",
-    "too dear at any limit": "A job costs more than its ceiling at any limit, so the limit follows throughput alone",
-    "less done than at a lower limit": "Throughput was higher at a lower limit",
-    "less done than before": "Throughput at this limit has dropped sharply, so a lower limit is tried",
-    "a lower limit is hardly known": "Little is known of throughput at a lower limit, so one is tried",
-    "nothing ends": "Hardly any job ends with a video at this limit, so a lower one is tried",
+    "room_to_grow": "A higher limit increases throughput",
+    "near_the_peak": "A higher limit would hardly increase throughput",
+    "over_the_ceiling": "A higher limit would raise the average cost of a job above its ceiling",
+    "dear_at_any_limit": "A job costs more than its ceiling at any limit, so the limit follows throughput alone",
+    "worse_than_lower": "Throughput was higher at a lower limit",
+    "worse_than_before": "Throughput at this limit has dropped sharply, so a lower limit is tried",
+    "unknown_below": "Little is known of throughput at a lower limit, so one is tried",
+    "nothing_ends": "Hardly any job ends with a video at this limit, so a lower one is tried",
     TOO_FEW: "Too few jobs ended to decide",
-    "not used up": "The limit was never reached, so the effect of a higher one is unknown",
-    "at the bound": "The policy allows no other limit",
+    "not_used_up": "The limit was never reached, so the effect of a higher one is unknown",
+    "at_the_bound": "The policy allows no other limit",
 }
 
 
@@ -59,7 +59,6 @@ class Steered(BaseModel):
     known: Memory = Memory()  # not `memory`, which had another content in older versions
     alone: dict[str, tuple[float, ...]] = {}  # by model: ratio of time to prior of jobs that ran alone
     stepped_at: AwareDatetime | None = None  # jobs that ended before this were processed
-    reason: Reason = TOO_FEW
 
 
 class Lanes(BaseModel):
@@ -213,9 +212,9 @@ def tune(
     ]
     step = follow(steered.limit, finished, steered.known, policy, running)
     if step.reason == TOO_FEW:  # the jobs are left for the next step
-        kept = steered.model_copy(update={"limit": step.limit, "reason": TOO_FEW})
+        kept = steered.model_copy(update={"limit": step.limit})
     else:
-        kept = Steered(limit=step.limit, known=step.memory, alone=alone, stepped_at=as_of, reason=step.reason)
+        kept = Steered(limit=step.limit, known=step.memory, alone=alone, stepped_at=as_of)
     return Tuned(lane, steered.limit, step, kept, finished, len(running))
 
 
@@ -255,7 +254,7 @@ def explain(tuned: Tuned, policy: ConcurrencyPolicy) -> str:
     made, attempts = [job for job in jobs if job.made], sum(job.attempts for job in jobs)
     failed = f" with a video, by {many(attempts, 'attempt')}" if attempts > len(made) else ""
     summary = f"{_the_limit(tuned)} {moved}. {_SENTENCES[step.reason]}. {many(len(made), 'job')} ended{failed}"
-    if step.reason == "nothing ends":
+    if step.reason == "nothing_ends":
         return f"{summary}; {many(tuned.at_work, 'job')} at work."
     ceiling, mean = policy.cost_ceiling_microusd, fmean(job.cost_microusd for job in made)
     at_most = f" of at most {money(ceiling)}" if ceiling else ""

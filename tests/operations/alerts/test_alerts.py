@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from inline_snapshot import snapshot
 
 from reelkeeper.errors import NotFound
 from reelkeeper.model.alerts import Finding, Picture, Severity
@@ -45,17 +46,17 @@ def test_an_alert_is_sent_once_and_its_resolution_once(engine: sa.Engine) -> Non
     assert seen(engine) == Observed(0, 0, resolved=1, snoozed=0)
     assert seen(engine) == Observed(0, 0, 0, 0)
     assert messages(engine) == [
-        ("alert", "waiting", "total at 80 %"),
-        ("resolve", "waiting", "Over: total at 80 %"),
+        ("alert", "waiting", snapshot("total at 80 %")),
+        ("resolve", "waiting", snapshot("Over: total at 80 %")),
     ]
 
 
 def test_an_incident_over_before_the_first_attempt_is_not_reported(engine: sa.Engine) -> None:
     seen(engine, finding())
     assert seen(engine).resolved == 1
-    assert messages(engine) == [("alert", "withdrawn", "total at 80 %")]
+    assert messages(engine) == [("alert", "withdrawn", snapshot("total at 80 %"))]
     seen(engine, finding())  # nobody has heard of it yet
-    assert messages(engine)[1:] == [("alert", "waiting", "total at 80 %")]
+    assert messages(engine)[1:] == [("alert", "waiting", snapshot("total at 80 %"))]
 
 
 def test_an_alert_sent_by_the_second_sink_alone_is_also_resolved(engine: sa.Engine) -> None:
@@ -84,22 +85,22 @@ def test_a_resolution_waits_for_the_message_that_it_follows(engine: sa.Engine) -
 def test_many_alerts_at_once_are_sent_in_one_message_that_lists_all(engine: sa.Engine) -> None:
     found = [finding(f"user:{number}") for number in range(6)]
     assert seen(engine, *found).opened == 6
-    assert messages(engine) == [("digest", "waiting", "6 alerts at once")]
+    assert messages(engine) == [("digest", "waiting", snapshot("6 alerts at once"))]
     with reading(engine) as session:
         row = session.execute(sa.select(outbox)).one()
     assert len(row.alert_ids) == 6
     assert all(any(item.title in line for line in row.payload["lines"]) for item in found)
     pretend_tried(engine)
     assert seen(engine).resolved == 6
-    assert messages(engine)[1:] == [("resolve", "waiting", "6 alerts are over")]
+    assert messages(engine)[1:] == [("resolve", "waiting", snapshot("6 alerts are over"))]
 
 
 def test_a_hundred_at_once_are_all_listed(engine: sa.Engine) -> None:
     seen(engine, *(finding(f"user:{number}") for number in range(100)))
     assert [title for _, _, title in messages(engine)] == [
-        "100 alerts at once, 1 to 40",
-        "100 alerts at once, 41 to 80",
-        "100 alerts at once, 81 to 100",
+        snapshot("100 alerts at once, 1 to 40"),
+        snapshot("100 alerts at once, 41 to 80"),
+        snapshot("100 alerts at once, 81 to 100"),
     ]
     with reading(engine) as session:
         rows = session.execute(sa.select(outbox.c.alert_ids)).scalars().all()

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import sqlalchemy as sa
+from inline_snapshot import snapshot
 
 from reelkeeper.adapters import second_sink
 from reelkeeper.adapters.slack import Bot
@@ -21,6 +22,7 @@ from reelkeeper.store.tables import outbox
 from tests.databases import until_waiting
 from tests.doubles import slack
 from tests.doubles.slack import Answer, SlackDouble
+from tests.marks import marked
 from tests.operations.clocks import MovedClock
 from tests.posts import post
 
@@ -205,7 +207,11 @@ def test_a_message_that_slack_never_takes_ends_in_the_console(
     mail.double.too_long = "a"
     mail.write("a")
     assert (mail.deliver().waiting, mail.after(10).diverted) == (1, 1)
-    assert "Not sent to slack" in capsys.readouterr().err
+    assert capsys.readouterr().err == snapshot("""\
+a
+Not sent to slack/C0123456789: Slack answered 200, msg_too_long
+
+""")
 
 
 def test_refused_by_both_sinks_it_waits(mail: Post) -> None:
@@ -291,7 +297,7 @@ def test_a_resolution_is_sent_after_its_alert(mail: Post) -> None:
     observe(mail.engine, [], rules={"budget"}, run_id="run")
     assert mail.deliver().sent == 0
     assert mail.after(10).sent == 2
-    assert mail.double.titles() == ["🟠 Warning: at 80 %", "🟢 Over: at 80 %"]
+    assert mail.double.titles() == [snapshot("🟠 Warning: at 80 %"), snapshot("🟢 Over: at 80 %")]
 
 
 def test_a_process_that_was_stopped_sends_nothing_when_it_wakes(mail: Post, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -311,7 +317,13 @@ def test_without_slack_the_console_has_it(engine: sa.Engine, capsys: pytest.Capt
     console = second_sink.Console()
     assert deliver(engine, Sinks(console, console)).sent == 1
     said = capsys.readouterr().err
-    assert said.startswith("🔴 Critical: Over[2J\n$12 of $10.\nWhat to do: Look.\n")
+    assert marked(said) == snapshot("""\
+🔴 Critical: Over[2J
+$12 of $10.
+What to do: Look.
+budget, total, 2999-11. To acknowledge: reelkeeper alerts ack ID
+
+""")
 
 
 @pytest.mark.parametrize(

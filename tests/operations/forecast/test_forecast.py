@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 import sqlalchemy as sa
+from inline_snapshot import snapshot
 
 from reelkeeper.errors import UsageUnknown
 from reelkeeper.model.money import Metric, StorageClass, UsageSource, Used
@@ -164,8 +165,11 @@ def test_the_two_questions_of_the_first_sketch_are_answered(store: sa.Engine) ->
 
 def test_the_forecast_of_an_empty_store_is_unknown_not_zero(engine: sa.Engine) -> None:
     for ask in (partial(predict_costs, policies=DEFAULTS), predict_monthly_cost, predict_resource_needs):
-        with pytest.raises(UsageUnknown, match="no usage is recorded for any day before 2026-11-21"):
+        with pytest.raises(UsageUnknown) as unknown:
             ask(engine, NOW)
+        assert str(unknown.value) == snapshot(
+            "no usage is recorded for any day before 2026-11-21. A forecast needs at least one whole day: monitor_costs records usage every hour"
+        )
 
 
 def test_an_uncounted_metric_is_unknown(engine: sa.Engine) -> None:

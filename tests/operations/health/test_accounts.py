@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 import sqlalchemy as sa
+from inline_snapshot import snapshot
 
 from reelkeeper.errors import Frozen, LeaseLost
 from reelkeeper.model import VideoState
@@ -27,6 +28,7 @@ from reelkeeper.store.tables import (
     transfers,
     videos,
 )
+from tests.marks import marked
 from tests.operations.books import DOLLAR, balances, make_user, storage, store_video
 from tests.operations.queue import row
 
@@ -152,7 +154,9 @@ def test_a_mismatch_stops_all_changes_until_a_person_has_looked(busy: sa.Engine)
     with transaction(busy, "test") as session:
         session.execute(WRONG["balance"][0])
     accounts.stop(busy, accounts.recount(busy), run_id="run")
-    assert "balance of user/ann is 7, counted 997,500" in (why_frozen(busy) or "")
+    assert marked(why_frozen(busy)) == snapshot(
+        "frozen since DAY TIME by run: the accounts do not add up in 1 figure: balance of user/ann is 7, counted 997,500. When the cause is resolved: reelkeeper thaw"
+    )
     with pytest.raises(Frozen):
         ledger.deduct_user_credits(busy, "ann", 1, "k")
     corrected, left = accounts.correct(busy, author="eve")

@@ -8,6 +8,7 @@ from multiprocessing.process import BaseProcess
 
 import pytest
 import sqlalchemy as sa
+from inline_snapshot import snapshot
 
 from reelkeeper.errors import KeyReused, NotFound
 from reelkeeper.model import VideoState
@@ -32,6 +33,7 @@ from reelkeeper.store.jobs.endings import ESTIMATES
 from reelkeeper.store.jobs.queue import leads
 from reelkeeper.store.tables import cache_entries, controls, credit_holds, jobs, reservations, users, videos
 from tests.children import FORKED
+from tests.marks import marked
 from tests.operations.asking import ask, claim, fox, make, row
 from tests.operations.books import DOLLAR, assert_books_balance, assert_bytes_add_up, balances, make_user, storage
 from tests.policies import put_in_force
@@ -80,8 +82,11 @@ def test_the_same_key_gives_the_same_job_and_moves_nothing(funded: sa.Engine) ->
     before = balances(funded, "ann"), storage(funded, "ann")
     assert ask(funded, "k1") == first
     assert (balances(funded, "ann"), storage(funded, "ann")) == before
-    with pytest.raises(KeyReused, match="Use a new key"):
+    with pytest.raises(KeyReused) as refused:
         ask(funded, "k1", fox(seed=8))
+    assert marked(refused.value) == snapshot(
+        "idempotency key 'k1' of user 'ann' was used for another request at DAY TIME, job ID; nothing was admitted. Use a new key for a new request"
+    )
     assert isinstance(ask(funded, "k1", user="ben"), Queued)  # a key is its user's own
 
 

@@ -8,6 +8,7 @@ from multiprocessing.process import BaseProcess
 
 import pytest
 import sqlalchemy as sa
+from inline_snapshot import snapshot
 
 from reelkeeper.model.money import SoFar
 from reelkeeper.model.requests import Cached, Declined, Joined, Queued, RefusedFor
@@ -22,6 +23,7 @@ from reelkeeper.store.billing import spend_counters
 from reelkeeper.store.core.engine import now, open_engine, reading, transaction
 from reelkeeper.store.tables import jobs, spend_days, usage_days
 from tests.children import FORKED
+from tests.marks import marked
 from tests.operations.asking import ask, claim, fox, make, quoted_cost, row
 from tests.operations.books import DOLLAR, make_user
 from tests.policies import put_in_force
@@ -50,9 +52,15 @@ def so_far(engine: sa.Engine) -> SoFar:
         return spend_counters.so_far(session, now(session))
 
 
-@pytest.mark.parametrize("monthly", [False, True])
+@pytest.mark.parametrize(
+    ("monthly", "told"),
+    [
+        (False, snapshot("over budget for today; try again after DAY TIME UTC")),
+        (True, snapshot("over budget for this month; try again after DAY TIME UTC")),
+    ],
+)
 def test_a_job_that_would_pass_the_limit_is_declined_with_when_to_ask_again(
-    funded: sa.Engine, cost: int, monthly: bool
+    funded: sa.Engine, cost: int, monthly: bool, told: str
 ) -> None:
     put_in_force(funded, admission=limit(2 * cost, monthly=monthly))
     for number in (1, 2):
@@ -60,7 +68,7 @@ def test_a_job_that_would_pass_the_limit_is_declined_with_when_to_ask_again(
     over = ask(funded, "k3", fox(seed=3))
     assert isinstance(over, Declined)
     assert over.code == RefusedFor.BUDGET
-    assert over.reason.startswith(f"over budget for {'this month' if monthly else 'today'}; try again after 20")
+    assert marked(over.reason) == told
     until = datetime.now(UTC) + timedelta(seconds=over.retry_seconds or 0)
     assert until.minute in (0, 59), until  # midnight, give or take the clock
     with reading(funded) as session:

@@ -4,6 +4,7 @@ from decimal import Decimal
 
 import pytest
 import sqlalchemy as sa
+from inline_snapshot import snapshot
 
 from reelkeeper.model.jobs import JobState, Served
 from reelkeeper.model.money import Metric
@@ -174,7 +175,9 @@ def test_a_vendors_charge_above_the_quote_is_ours_counts_as_spent_and_is_reporte
             sa.select(audit_events.c.detail).where(audit_events.c.event == "cost_above_quote")
         ).scalar_one()
     assert (told.rule, told.scope) == ("cost_above_quote", "model:a")
-    assert "$0.1500 for a job" in told.text
+    assert told.text == snapshot(
+        "$0.1500 for a job that was expected to cost $0.1000: $0.0500 are lost, and the next job loses as much. The user pays what was quoted."
+    )
     assert (event["job"], event["quoted_microusd"]) == (job_id, job.quoted_cost_microusd)
     provider.ends_as["cost_usd"] = "0.09"
     ask_shop(shop, "a dog")

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from inline_snapshot import snapshot
 
 from reelkeeper.adapters.providers import LocalGenerator
 from reelkeeper.model.alerts import AlertState
@@ -60,7 +61,7 @@ def test_a_text_that_the_store_does_not_accept_delays_no_job(shop: World, provid
     (job_id,) = ask(shop, "a cat")
     provider.ends_as = {"status": "failed", "error": "out \ud800of\0 memory"}
     assert run(shop, http(provider)) == {End.RETRIED: 1}
-    assert find(shop.workspace.engine, job_id).error == "the provider reports it as failed: out of memory"
+    assert find(shop.workspace.engine, job_id).error == snapshot("the provider reports it as failed: out of memory")
 
 
 def test_a_locked_account_raises_an_alert_fails_no_job_and_sends_none_until_unlocked(
@@ -140,5 +141,5 @@ def test_a_providers_message_about_the_content_reaches_the_user(
     (job_id,) = ask(shop, "a cat")
     provider.queue = [answer]
     assert run(shop, http(provider)) == {End.REFUSED: 1}
-    assert find(shop.workspace.engine, job_id).error == "the provider answered 400: no weapons"
+    assert find(shop.workspace.engine, job_id).error == snapshot("the provider answered 400: no weapons")
     assert spent(shop) == 0

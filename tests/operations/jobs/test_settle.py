@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from inline_snapshot import snapshot
 
 from reelkeeper import failpoints
 from reelkeeper.errors import HoldClosed, IntegrityDoubt, LeaseLost, NotFound
@@ -29,6 +30,7 @@ from reelkeeper.store.tables import cache_entries, controls, credit_holds, jobs,
 from reelkeeper.store.videos.videos import is_live
 from tests.children import FORKED
 from tests.faults.world import LONG_AGO, Address, World
+from tests.marks import marked
 from tests.operations.asking import ask, claim, fox, make, row
 from tests.operations.books import DOLLAR, assert_books_balance, assert_bytes_add_up, balances, make_user, storage
 from tests.policies import put_in_force
@@ -84,8 +86,9 @@ def test_success_charges_once_gives_bytes_and_enters_the_cache_and_the_usage(fun
 
 def test_a_job_does_not_succeed_without_its_video(funded: sa.Engine) -> None:
     job = queue(funded)
-    with pytest.raises(IntegrityDoubt, match="without a live video"):
+    with pytest.raises(IntegrityDoubt) as refused:
         succeed(funded, Attempt(job.job_id, claim(funded, job.job_id)), run_id="test")
+    assert marked(refused.value) == snapshot("job ID cannot succeed without a live video; it stays running")
     assert row(funded, job.job_id).state == JobState.RUNNING
     assert balances(funded, "ann")[1] == job.price_microusd
 
@@ -114,7 +117,7 @@ def test_a_failure_gives_everything_back(funded: sa.Engine) -> None:
     assert fail(funded, Attempt(job.job_id, token), "again", run_id="test") == done
     assert balances(funded, "ann") == (DOLLAR, 0)
     assert storage(funded, "ann") == (0, 0)
-    assert row(funded, job.job_id).error == "the provider is broken"
+    assert row(funded, job.job_id).error == snapshot("the provider is broken")
 
 
 def test_a_follower_gets_the_leaders_video_at_the_charge_of_a_hit(funded: sa.Engine) -> None:

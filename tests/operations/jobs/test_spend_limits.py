@@ -8,6 +8,7 @@ from decimal import Decimal
 
 import pytest
 import sqlalchemy as sa
+from inline_snapshot import snapshot
 
 from reelkeeper.model.jobs import JobState
 from reelkeeper.model.requests import Cached, Declined, Joined, Queued, RefusedFor
@@ -25,6 +26,7 @@ from reelkeeper.rules.spend.limits import RULE, SpendLimit
 from reelkeeper.store.core.engine import now, open_engine, reading, transaction
 from reelkeeper.store.tables import credit_holds, job_totals, jobs, reservations
 from tests.children import FORKED
+from tests.marks import marked, without_decimals
 from tests.operations.asking import ask, claim, fox, make, quoted_cost, row
 from tests.operations.books import DOLLAR, make_user
 from tests.policies import put_in_force
@@ -88,7 +90,9 @@ def test_a_job_beyond_a_limit_is_refused_with_when_to_ask_again_and_nothing_is_h
     assert isinstance(over, Declined)
     assert over.code == RefusedFor.SPEND_LIMIT
     whose = scope.replace(":", " ").replace("*", "ann")
-    assert over.reason.startswith(f"over the monthly budget of {whose}: this video is expected to cost $0.")
+    assert without_decimals(marked(over.reason, WHOSE=whose, MONTH=f"{datetime.now(UTC):%Y-%m}")) == snapshot(
+        "over the monthly budget of WHOSE: this video is expected to cost $#, and $# of $# is left for MONTH; it can be asked for again from DAY TIME UTC on. Nothing was held"
+    )
     until = datetime.now(UTC) + timedelta(seconds=over.retry_seconds or 0)
     assert until.day in (1, 28, 29, 30, 31)
     with reading(funded) as session:
@@ -103,7 +107,9 @@ def test_a_job_above_the_whole_limit_gets_no_time_to_retry(funded: sa.Engine, co
     over = ask(funded, "k1")
     assert isinstance(over, Declined)
     assert over.retry_seconds is None
-    assert "a cheaper one may fit" in over.reason
+    assert without_decimals(marked(over.reason)) == snapshot(
+        "over the daily budget of user ann: this video is expected to cost $#, and $# of $# is left for DAY; a cheaper one may fit. Nothing was held"
+    )
 
 
 def test_cached_and_joined_requests_are_served_beyond_the_limit(funded: sa.Engine, cost: int) -> None:
@@ -171,7 +177,7 @@ def test_the_use_of_limits_is_listed_for_named_scopes_and_for_nearly_full_ones(f
     spent = metering.spent(funded, as_of, first=as_of.date(), users=[])
     told = [finding for finding in watch.judge(spent, BudgetPolicy(), AnomalyPolicy(), as_of) if finding.rule == RULE]
     assert [(finding.scope, finding.level) for finding in told] == [("user:ann", "100")]
-    assert "1 request beyond it was refused." in told[0].text
+    assert told[0].text == snapshot("$0.00 spent and $0.032524 in flight. 1 request beyond it was refused.")
     found = status.gather(funded).money.limits
     assert found == tuple(spent.limits)
     assert [(use.scope, use.percent, use.refusals) for use in found] == [("user:ann", 100, 1), ("provider:fal", 0, 0)]

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from inline_snapshot import snapshot
 
 from reelkeeper.adapters.providers import Generators, LocalGenerator
 from reelkeeper.errors import DiskFull, LeaseLost
@@ -67,7 +68,9 @@ def test_a_job_is_tried_as_often_as_its_model_says(shop: World, provider: Provid
     (bad,) = ask(shop, "bad")
     provider.fails = "bad"
     assert run(shop, http(provider)) == {End.DEAD: 1}
-    assert find(shop.workspace.engine, bad).error.startswith("given up after 1 attempt; ")
+    assert find(shop.workspace.engine, bad).error == snapshot(
+        "given up after 1 attempt; the last: the provider reports it as failed: bad"
+    )
 
 
 @pytest.mark.long
@@ -81,7 +84,7 @@ def test_a_job_that_fails_stops_no_other_and_is_dead_after_its_attempts_at_no_ch
     make_due(shop.workspace.engine)
     assert run(shop, http(provider)) == {End.DEAD: 1}
     dead = find(shop.workspace.engine, bad)
-    assert dead.error == "given up after 2 attempts; the last: the provider reports it as failed: bad"
+    assert dead.error == snapshot("given up after 2 attempts; the last: the provider reports it as failed: bad")
     assert is_generators_fault(dead.error)
     assert (dead.attempts, dead.concurrency) == (2, 1.0)  # what the limit's rule asks of it
     assert spent(shop) == find(shop.workspace.engine, good).price_microusd
@@ -233,7 +236,9 @@ def test_a_job_whose_workers_all_died_is_dead_after_its_attempts(shop: World, pr
         died = {"state": JobState.RUNNING, "attempts": AttemptPolicy().most_attempts, "lease_until": Clock(-1)}
         session.execute(sa.update(jobs).values(died))
     assert run(shop, http(provider)) == {End.DEAD: 1}
-    assert "its worker stopped responding" in find(shop.workspace.engine, text).error
+    assert find(shop.workspace.engine, text).error == snapshot(
+        "no success here, given up after 2 attempts; the last: its worker stopped responding"
+    )
     assert provider.submitted == []
 
 
@@ -296,8 +301,9 @@ def test_a_full_disk_ends_the_worker_and_no_job_is_blamed_for_it(shop: World, tm
     made = ask(shop, "a cat", "a dog")
     with small_disk(Path(shop.address.folder) / "scratch", 64) as scratch:
         filler = fill(scratch, 1_000_000)
-        with pytest.raises(DiskFull, match=f"the scratch disk is full: {scratch}"):
+        with pytest.raises(DiskFull) as refused:
             run(shop, LocalGenerator(tmp_path))
+        assert str(scratch) in str(refused.value)
         jobs_left = [find(shop.workspace.engine, text) for text in made]
         assert [(job.state, job.attempts) for job in jobs_left] == [(JobState.QUEUED, 0)] * 2
         filler.unlink()

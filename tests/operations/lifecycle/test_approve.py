@@ -1,6 +1,7 @@
 """A refused plan is reported, and carried out once after approval, up to the reported figures."""
 
 import pytest
+from inline_snapshot import snapshot
 
 from reelkeeper.errors import GuardRefused, PlanRefused
 from reelkeeper.operations.lifecycle import plans
@@ -8,6 +9,7 @@ from reelkeeper.store import Engine
 from reelkeeper.store.alerts import alerts, outbox
 from reelkeeper.store.core import audit
 from reelkeeper.store.core.engine import reading
+from tests.marks import marked
 from tests.operations.refused_plans import TIGHT, carry_out, planned, refuse, stock
 
 
@@ -29,9 +31,16 @@ def told(engine: Engine) -> list[str]:
 def test_a_refusal_is_reported_with_its_figures_and_how_to_approve_it(engine: Engine) -> None:
     plan_id = planned(engine)
     said = refuse(engine, plan_id)
-    assert said.endswith(f"or approve this plan for one run: reelkeeper approve {plan_id} --reason WHY")
+    assert marked(said, PLAN=plan_id) == snapshot("""\
+refused, and nothing was changed: expire_videos selected 8 of 8 live videos, 8,000 bytes
+  max_objects: 8 videos, limit 5
+  for example: v0, v1, v2, v3, v4
+  plan: PLAN
+  override: reelkeeper run expire_videos --apply --plan PLAN --param limits.max_objects=8
+  or approve this plan for one run: reelkeeper approve PLAN --reason WHY\
+""")
     assert firing(engine) == [("plan_refused", plan_id)]
-    assert told(engine) == ["expire_videos was refused: 8 of 8 live videos, 8,000 bytes"]
+    assert told(engine) == [snapshot("expire_videos was refused: 8 of 8 live videos, 8,000 bytes")]
     assert plans.refusal(engine, plan_id) == said
 
 
@@ -61,13 +70,15 @@ def test_an_approved_plan_is_carried_out_once_and_no_other_by_its_approval(engin
 def test_an_approval_is_posted_and_audited(engine: Engine) -> None:
     plan_id = planned(engine)
     refuse(engine, plan_id)
-    plans.approve(engine, plan_id, author="ops", reason="they are meant to go")
-    assert "ops approved a refused plan of expire_videos" in told(engine)
+    plans.approve(engine, plan_id, author="ops", reason="meant to go")
+    assert told(engine) == snapshot(
+        ["ops approved a refused plan of expire_videos", "expire_videos was refused: 8 of 8 live videos, 8,000 bytes"]
+    )
     with reading(engine) as session:
         (recorded,) = audit.events(session, event="approve")
         detail = {"plan": plan_id, "flow": "expire_videos", "by": "ops", "limits": {"max_objects": 8}}
         assert {name: recorded.event.detail[name] for name in detail} == detail
-        assert recorded.event.detail["why"] == "they are meant to go"
+        assert recorded.event.detail["why"] == "meant to go"
         assert audit.verify(session) >= 1
 
 

@@ -5,6 +5,7 @@ from decimal import Decimal
 
 import pytest
 import sqlalchemy as sa
+from inline_snapshot import snapshot
 
 from reelkeeper.errors import Frozen, LeaseLost
 from reelkeeper.operations.billing.limits import left_for_compressing
@@ -20,8 +21,9 @@ from tests.faults.world import World
 def test_helpers_stop_for_an_ended_plan_a_dead_run_or_a_freeze(world: World, lease: Lease) -> None:
     assert not may_go_on(world.workspace.engine, "over", lease)
     world.expire_leases()
-    with pytest.raises(LeaseLost, match="its run has ended, or is paused"):
+    with pytest.raises(LeaseLost) as refused:
         may_go_on(world.workspace.engine, "any", lease)
+    assert str(refused.value) == snapshot("lease 'test' (token 1) is no longer held: its run has ended, or is paused")
     freeze(world.workspace.engine, by="test", reason="an alarm")
     with pytest.raises(Frozen, match="an alarm"):
         may_go_on(world.workspace.engine, "any", lease)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from inline_snapshot import snapshot
 
 from reelkeeper.adapters.s3 import replace as replacing
 from reelkeeper.adapters.s3.transport import LOCKED
@@ -36,6 +37,7 @@ from tests.buckets import BUCKET
 from tests.clips import MakeClip
 from tests.doubles.requests import Request
 from tests.faults.world import LONG_AGO, World
+from tests.marks import marked
 from tests.operations.changes import change, sync_once
 from tests.operations.conftest import AtFailpoint
 from tests.operations.lifecycle.test_swap import shrinker
@@ -188,7 +190,7 @@ def test_the_original_is_put_back_as_it_was_and_stays(linked: Linked) -> None:
     assert linked.is_kept(linked.smaller)
     with reading(linked.workspace.engine) as session:
         row = session.execute(sa.select(videos.c.refused_recipe, videos.c.refused_reason)).one()
-        assert tuple(row) == (linked.result.recipe, "its swap was taken back")
+        assert tuple(row) == (linked.result.recipe, snapshot("its swap was taken back"))
         assert session.execute(sa.select(holds.c.subject, holds.c.author)).all() == [("v1", "ann")]
         keys = [key for _, key in purged_after(session, 0, 10)[0]]
         restored = sa.select(audit_events.c.detail).where(audit_events.c.event == "restore")
@@ -378,10 +380,12 @@ def test_a_put_that_may_come_yet_keeps_its_intent_open(linked: Linked, at_failpo
     at_failpoint("in_place.sending.after_commit", die)
     with pytest.raises(KeyboardInterrupt):
         linked.swap()
-    with pytest.raises(StorageError, match="resolved 25 min later"):
+    with pytest.raises(StorageError) as refused:
         linked.settle()
-    with pytest.raises(StorageError, match="resolved 25 min later"):
+    assert marked(refused.value) == snapshot("ID/videos/ann/v1.mp4: a PUT of TIME got no answer: resolved 25 min later")
+    with pytest.raises(StorageError) as refused:
         linked.swap()
+    assert marked(refused.value) == snapshot("ID/videos/ann/v1.mp4: a PUT of TIME got no answer: resolved 25 min later")
     change(linked.world, operations, sent_at=LONG_AGO)
     assert [outcome.action for outcome in linked.settle()] == ["failed"]
     linked.assert_as_it_was()
@@ -426,8 +430,9 @@ def test_a_body_is_not_sent_to_its_end_long_after_the_last_look(
     assert len(body.read(10)) == 10  # its MD5 is taken before
     monkeypatch.setattr(replacing, "BODY_SECONDS", -1)
     body.look()
-    with body, pytest.raises(StorageError, match="not sent to its end"):
+    with body, pytest.raises(StorageError) as refused:
         body.read(10)
+    assert str(refused.value) == snapshot("the last look of the put is over -1 s ago: its body is not sent to its end")
 
 
 @pytest.mark.long
@@ -442,8 +447,11 @@ def test_an_original_with_a_corrupt_copy_is_not_overwritten(linked: Linked, dama
             client.put_object(Bucket=BUCKET, Key=request.key, Body=damage)
 
     linked.world.double.faults.after("CopyObject", spoil)
-    with pytest.raises(IntegrityDoubt, match="does not match it"):
+    with pytest.raises(IntegrityDoubt) as doubt:
         linked.swap()
+    assert marked(doubt.value) == snapshot(
+        "ID/videos/ann/v1/g1-ID.mp4: the copy of ID/videos/ann/v1.mp4 is missing, or does not match it"
+    )
     assert linked.shows() == linked.original
     assert [outcome.action for outcome in linked.settle()] == ["failed"]
 
@@ -586,7 +594,10 @@ def test_only_h264_in_mp4_is_put_over(linked: Linked, make_clip: MakeClip, optio
             )
         )
     outcome = linked.swap()
-    assert (outcome.action, "only H.264 in MP4" in outcome.reason) == ("refused", True)
+    assert (outcome.action, outcome.reason) == (
+        "refused",
+        snapshot("mpeg4 in mp4, and only H.264 in MP4 is put over H.264 in MP4"),
+    )
     with reading(linked.workspace.engine) as session:
         assert session.execute(sa.select(videos.c.refused_recipe).where(videos.c.id == "v1")).scalar() == "not_in_place"
     assert linked.shows() == linked.original

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from inline_snapshot import snapshot
 
 from reelkeeper.adapters import ffmpeg
 from reelkeeper.errors import Frozen, IntegrityDoubt, NotAVideo, ObjectMissing
@@ -28,6 +29,7 @@ from reelkeeper.store.videos.holds import HoldTerms
 from reelkeeper.store.videos.intents import Intent
 from tests.buckets import BUCKET
 from tests.faults.world import LONG_AGO, World
+from tests.marks import marked
 from tests.operations.changes import change, rows
 from tests.operations.conftest import AtFailpoint
 from tests.operations.lifecycle.test_swap import run as swap
@@ -224,7 +226,7 @@ def test_an_intent_ends_once(
     swap(world, blob_id, lease, shrinker(tiny_transcode))
     before = standing(world)
     again = intents.settle(world.workspace, found[0], scratch=tmp_path, lease=lease, grace=Grace())
-    assert (again.action, again.reason) == ("skipped", "another run has settled it")
+    assert (again.action, again.reason) == ("skipped", snapshot("another run has settled it"))
     assert standing(world) == before
     world.check()
 
@@ -339,7 +341,9 @@ def test_a_blob_that_a_purge_has_claimed_is_not_offered_for_restoring(world: Wor
     assert [blob.video_id for blob in find_restorable(world.workspace, user_id="ann")] == ["v2"]
     (waiting,) = find_claimed(world.workspace, user_id="ann")
     assert (waiting.video_id, waiting.action) == ("v1", "skipped")
-    assert "if they are still stored, they can be restored after" in waiting.reason
+    assert marked(waiting.reason) == snapshot(
+        "a purge has claimed its bytes; if they are still stored, they can be restored after TIME UTC"
+    )
     assert find_restorable(world.workspace, video_id="v1") == []  # and no word of bytes that are purged
 
 

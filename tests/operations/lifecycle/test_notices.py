@@ -10,6 +10,7 @@ from typing import Final
 
 import pytest
 import sqlalchemy as sa
+from inline_snapshot import snapshot
 
 from reelkeeper.errors import Frozen, KeepRefused, NotFound
 from reelkeeper.model import BlobState, Grace, Outcome, VideoState
@@ -427,8 +428,9 @@ def test_a_kept_video_stays_for_its_days_and_gets_a_new_notice(service: Service)
     assert again.until - kept.until == timedelta(days=30)  # from when it would go
     explained = explain(service.engine, "v1", "", lambda: True)
     assert explained.next_at == again.until
-    with pytest.raises(KeepRefused, match="already kept longer 2 times"):
+    with pytest.raises(KeepRefused) as refused:
         keep(service.engine, "v1", by="shop", key="k3")
+    assert str(refused.value) == snapshot("video 'v1' was already kept longer 2 times, which is the limit")
     with transaction(service.engine, "test") as session:
         session.execute(sa.text("UPDATE keeps SET until = at"))
     assert service.night() == {"notified": 1}
@@ -441,8 +443,9 @@ def test_a_request_to_keep_is_refused_if_not_offered_not_the_users_or_not_live(s
             keep(service.engine, video_id, by="shop", key="k", user_id=user_id)
     with transaction(service.engine, "test") as session:
         session.execute(sa.update(users).values(tier="pro"))
-    with pytest.raises(KeepRefused, match="the tier pro does not keep videos longer"):
+    with pytest.raises(KeepRefused) as refused:
         keep(service.engine, "v1", by="shop", key="k")
+    assert str(refused.value) == snapshot("the tier pro does not keep videos longer on request")
     with transaction(service.engine, "test") as session:
         session.execute(sa.update(videos).values(state=VideoState.RETIRED))
     with pytest.raises(KeepRefused, match="is retired"):

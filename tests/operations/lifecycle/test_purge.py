@@ -2,6 +2,7 @@
 
 import pytest
 import sqlalchemy as sa
+from inline_snapshot import snapshot
 
 from reelkeeper.errors import Frozen, LeaseLost, NotFound
 from reelkeeper.model import BlobState, Grace, Outcome, VideoState
@@ -15,6 +16,7 @@ from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.tables import blobs, holds, videos
 from reelkeeper.store.videos.holds import HoldTerms
 from tests.faults.world import World
+from tests.marks import marked
 
 
 def state_of(world: World, video_id: str = "v1") -> str:
@@ -106,7 +108,9 @@ def test_old_bytes_stay_while_the_new_ones_are_not_stored(world: World, lease: L
     (outcome,) = purge_due(world, [replaced], lease)
     assert outcome.action == "failed"
     assert not world.double.deleted()
-    assert "not stored as recorded" in (why_frozen(world.workspace.engine) or "")
+    assert marked(why_frozen(world.workspace.engine)) == snapshot(
+        "frozen since DAY TIME by run: 1 blobs in doubt, first ID/videos/ann/v1/g1-ID.mp4: the video's current bytes, ID/videos/ann/v1/g2-ID.mp4, are not stored as recorded. 1 object in doubt, each with the command that settles it: reelkeeper doubts. When the cause is resolved: reelkeeper thaw"
+    )
 
 
 def test_an_object_that_is_not_the_recorded_one_stays_and_freezes_everything(world: World, lease: Lease) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from inline_snapshot import snapshot
 
 from reelkeeper.model import Grace
 from reelkeeper.model.alerts import EventType
@@ -26,6 +27,7 @@ from reelkeeper.store.tables import outbox, users, videos
 from reelkeeper.store.videos.video_pages import plan_items
 from reelkeeper.store.videos.videos import list_videos, live_videos
 from tests.faults.world import World
+from tests.marks import marked
 from tests.policies import put_in_force
 from tests.tiers import FOR_EVER, tiers
 
@@ -64,7 +66,7 @@ def test_a_plan_names_the_segment_of_each_item_and_so_does_what_it_retires(tagge
     retire(tagged.workspace, report.plan.id, ["draft"], lease=lease, run_id="run", grace=Grace())
     with reading(engine) as session:
         (gone,) = list_videos(session, video_id="draft")
-    assert str(gone.reason).startswith("segment drafts: 10 days old: free users' videos are kept for 3 days")
+    assert str(gone.reason) == snapshot("segment drafts: 10 days old: free users' videos are kept for 3 days")
 
 
 def test_a_flow_that_only_a_segment_gives_work_plans_it(tagged: World) -> None:
@@ -84,7 +86,7 @@ def test_why_and_when_follow_the_segment(tagged: World) -> None:
         (datetime.now(UTC) - AGE + timedelta(days=days)).date() for days in (20, 30)
     ]
     assert told["made"].next_at is None
-    assert any("keep (unknown_views): segment drafts: " in reason.said for reason in told["draft"].reasons)
+    assert any("(unknown_views): segment drafts: " in reason.said for reason in told["draft"].reasons)
     assert "segment drafts" in told["draft"].next_step
     with reading(engine) as session:
         found = {one.video.id: one.expires_at for one in outlooks(session, list_videos(session))}
@@ -126,12 +128,14 @@ def test_the_effect_of_a_document_names_what_each_segment_retires_and_which_prom
     assert effect.newly_retired.objects == 1
     assert {name: counts.objects for name, counts in effect.retired_by_segment.items()} == {"drafts": 1}
     assert list(effect.broken_promises()) == [
-        "by segment drafts, 1 video of free users would be kept 3 days, not 30 days"
+        snapshot("by segment drafts, 1 video of free users would be kept 3 days, not 30 days")
     ]
     put_in_force(tagged.workspace.engine, lifecycle=policy(DRAFTS, KEPT))
     back = effect_of(tagged.workspace.engine, DEFAULTS)
     assert (back.newly_kept.objects, back.newly_retired.objects) == (1, 0)
-    assert list(back.broken_promises()) == ["by the policy, 1 video of free users would be kept 30 days, not for ever"]
+    assert list(back.broken_promises()) == [
+        snapshot("by the policy, 1 video of free users would be kept 30 days, not for ever")
+    ]
 
 
 def test_a_notice_follows_the_segment_and_says_which(tagged: World, lease: Lease) -> None:
@@ -149,4 +153,6 @@ def test_a_notice_follows_the_segment_and_says_which(tagged: World, lease: Lease
     assert [outcome.action for outcome in given] == ["notified"]
     with reading(engine) as session:
         (told_of,) = session.scalars(sa.select(outbox.c.payload))
-        assert "at the earliest: segment drafts: 10 days old" in told_of["data"]["reason"]
+        assert marked(told_of["data"]["reason"]) == snapshot(
+            "notice of 5 days, retired on DAY at the earliest: segment drafts: 10 days old: free users' videos are kept for 12 days"
+        )

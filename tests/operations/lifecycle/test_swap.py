@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from inline_snapshot import snapshot
 
 from reelkeeper.errors import Frozen, IntegrityDoubt, LeaseLost, NotAVideo, NotFound
 from reelkeeper.model import BlobState, Grace, Outcome, Refusal, Transcode, VideoState
@@ -93,7 +94,7 @@ def test_a_result_adopted_by_a_new_store_is_not_compressed_again(
     outcome = run(world, result, lease, lambda *_: pytest.fail("a result was encoded once more"))
     assert (outcome.action, outcome.reason) == (
         "refused",
-        "it is the result of a swap that the store does not know: it stays as it is",
+        snapshot("it is the result of a swap that the store does not know: it stays as it is"),
     )
     world.check()
 
@@ -115,10 +116,10 @@ def test_a_refusal_is_recorded_once_however_often_it_is_found(world: World, leas
 
 def test_a_refusal_is_remembered_with_its_recipe(world: World, lease: Lease) -> None:
     outcome = run(world, world.video("v1"), lease, shrinker(Refusal("low_quality", "VMAF 91, floor 93", "r1")))
-    assert (outcome.action, outcome.reason) == ("refused", "VMAF 91, floor 93")
+    assert (outcome.action, outcome.reason) == ("refused", snapshot("VMAF 91, floor 93"))
     with reading(world.workspace.engine) as session:
         row = session.execute(sa.select(videos.c.refused_recipe, videos.c.refused_reason)).one()
-    assert tuple(row) == ("r1", "VMAF 91, floor 93")
+    assert tuple(row) == ("r1", snapshot("VMAF 91, floor 93"))
     world.check()
 
 

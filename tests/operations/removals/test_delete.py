@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from inline_snapshot import snapshot
 
 from reelkeeper.errors import Frozen, LeaseLost, NotFound, VideoHeld
 from reelkeeper.model import BlobState, Grace, VideoState
@@ -90,8 +91,9 @@ def test_a_held_video_cannot_be_deleted(world: World) -> None:
     world.video("v1")
     hold(world.workspace.engine, HoldTerms("user", "ann", "a dispute", "test"))
     before = rows(world)
-    with pytest.raises(VideoHeld, match="is kept for now"):
+    with pytest.raises(VideoHeld) as refused:
         ask(world)
+    assert str(refused.value) == snapshot("video 'v1' is held, so it is kept for now; nothing was deleted")
     assert rows(world) == before
 
 

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from inline_snapshot import snapshot
 
 from reelkeeper.adapters.s3.transport import LOCKED
 from reelkeeper.errors import TokenRefused
@@ -14,6 +15,7 @@ from reelkeeper.operations.removals.takedown import Certificate, Order, take_dow
 from reelkeeper.settings import Settings
 from tests.doubles.cloudflare import ACCOUNT, TOKEN, CloudflareDouble
 from tests.faults.world import World
+from tests.marks import marked
 
 DAY = timedelta(days=1)
 
@@ -33,7 +35,7 @@ def test_locked_objects_are_certified_with_the_end_of_their_lock(world: World) -
     stored = world.workspace.bucket.head(item.key)
     assert stored
     ends = f"{stored.last_modified + 30 * DAY:%Y-%m-%d %H:%M} UTC"
-    assert item.why == f"a bucket lock keeps it until {ends}. Repeat the takedown then"
+    assert marked(item.why, ENDS=ends) == snapshot("a bucket lock keeps it until ENDS. Repeat the takedown then")
     assert item.purged_at is None
 
 
@@ -42,10 +44,12 @@ def test_a_lock_without_end_and_an_unreadable_one_are_reported_as_such(world: Wo
         raise TokenRefused("no")
 
     found = taken_down(world, refused)
-    assert found.objects[0].why.startswith("a bucket lock keeps it; set REELKEEPER_CLOUDFLARE_API_TOKEN to")
+    assert found.objects[0].why == snapshot(
+        "a bucket lock keeps it; set REELKEEPER_CLOUDFLARE_API_TOKEN to see until when"
+    )
     again = found._replace(objects=tuple(item._replace(why=f"{LOCKED}: locked") for item in found.objects))
     explained = lock_ends.explain(world.workspace, again, lambda: [Lock("l", "")])
-    assert explained.objects[0].why == "a bucket lock keeps it for ever"
+    assert explained.objects[0].why == snapshot("a bucket lock keeps it for ever")
 
 
 def test_no_locks_are_read_if_nothing_is_locked(world: World) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from inline_snapshot import snapshot
 
 from reelkeeper.errors import GuardRefused, LeaseLost, NotFound
 from reelkeeper.model import BlobState, Grace, VideoState
@@ -177,7 +178,7 @@ def test_a_video_that_another_run_works_on_is_not_served_and_deleted_on_repetiti
     with LeaseManager(world.workspace.engine) as other:
         other.take(["video/v1"])
         (left,) = down(world).left
-        assert "another run is at work" in left.why
+        assert left.why == snapshot("another run is at work on its video: repeat the takedown in a minute")
         with pytest.raises(NotFound):
             show(world.workspace, "v1", url_seconds=60)
     assert down(world).left == ()

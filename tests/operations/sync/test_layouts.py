@@ -5,6 +5,7 @@ import secrets
 
 import pytest
 import sqlalchemy as sa
+from inline_snapshot import snapshot
 
 from reelkeeper.adapters.s3 import r2
 from reelkeeper.adapters.s3.keys import IDENTITY
@@ -19,6 +20,7 @@ from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.tables import blobs
 from tests.buckets import BUCKET, bare_boto3
 from tests.faults.world import World
+from tests.marks import marked
 from tests.operations.layouts import LAYOUTS, act, catalogue, dry, hold, out_of, put, stored
 
 
@@ -68,8 +70,11 @@ def test_nothing_is_adopted_if_another_store_works_on_a_folder_of_the_prefix(
     put(endpoint, world.address.prefix, stored("ann/one.mp4", "bob/two.mp4"))
     identity = {"Bucket": BUCKET, "Key": f"{world.address.prefix}bob/{IDENTITY}"}
     bare_boto3(endpoint).put_object(**identity, Body=json.dumps({"deployment": "another"}))
-    with pytest.raises(IdentityMismatch, match="belongs to deployment another"):
+    with pytest.raises(IdentityMismatch) as refused:
         act(world.workspace, lease)
+    assert marked(refused.value) == snapshot(
+        "bucket 'reelkeeper' under 'ID/videos/bob/' belongs to deployment another, but this store to ID. Nothing was changed. Check REELKEEPER_BUCKET, _PREFIX, _DATABASE_URL and _STATE_DIR"
+    )
     assert catalogue(world.workspace) == {}
     ours = json.dumps({"deployment": world.workspace.deployment_id})  # as after a narrower prefix was given up
     bare_boto3(endpoint).put_object(**identity, Body=ours)
@@ -98,7 +103,9 @@ def test_a_pattern_that_makes_one_video_of_months_is_refused(world: World, endpo
     put(endpoint, world.address.prefix, stored("ann/v/g1-0123456789abcdef.mp4"))
     foretold = dry(world.workspace)
     assert foretold.refusal
-    assert "4 of 6 objects (67 %) would be further files of videos, such as '10' with 3" in foretold.refusal
+    assert foretold.refusal == snapshot(
+        "4 of 6 objects (67 %) would be further files of videos, such as '10' with 3, where at most 50 % may. The patterns do not fit this bucket: see REELKEEPER_KEY_PATTERN, or name owners with reelkeeper videos import --keys. If it is right: --param adoption.max_further_files_percent=100"
+    )
     judged, adopted, left, _ = act(world.workspace, lease)
     assert (judged, adopted, left) == (foretold, 1, 6)  # ours is none of the pattern's
     assert set(out_of(world.workspace).values()) == {"refused"}
@@ -114,7 +121,9 @@ def test_a_video_of_too_many_files_is_refused(world: World, endpoint: Endpoint, 
         world.address.prefix,
         stored(*(f"ann/all/{n}.mp4" for n in range(21)), *(f"b/{n}.mp4" for n in range(40))),
     )
-    assert "21 files would be one video, 'all', where at most 20 may" in str(dry(world.workspace).refusal)
+    assert str(dry(world.workspace).refusal) == snapshot(
+        "21 files would be one video, 'all', where at most 20 may. The patterns do not fit this bucket: see REELKEEPER_KEY_PATTERN, or name owners with reelkeeper videos import --keys. If it is right: --param adoption.max_files_of_a_video=21"
+    )
     assert act(world.workspace, lease)[1] == 0
     assert act(world.workspace, lease, AdoptionLimits(max_files_of_a_video=21))[1] == 41
 
@@ -125,7 +134,9 @@ def test_3_000_objects_in_one_folder_are_refused_until_a_person_raises_the_limit
 ) -> None:
     put(endpoint, world.address.prefix, stored(*(f"generations/{n:05}.mp4" for n in range(3_000))))
     foretold = dry(world.workspace)
-    assert "3,000 of 3,000 videos (100 %) would be of one user, 'generations'" in str(foretold.refusal)
+    assert str(foretold.refusal) == snapshot(
+        "3,000 of 3,000 videos (100 %) would be of one user, 'generations', where at most 90 % may. The patterns do not fit this bucket: see REELKEEPER_KEY_PATTERN, or name owners with reelkeeper videos import --keys. If it is right: --param adoption.max_user_percent=100"
+    )
     assert foretold.one_day is None
     if world.workspace.engine.dialect.name == "postgresql":  # which compares each with all others until it knows
         with reading(world.workspace.engine) as session:

@@ -2,6 +2,7 @@
 
 import pytest
 import sqlalchemy as sa
+from inline_snapshot import snapshot
 
 from reelkeeper.adapters.s3 import r2
 from reelkeeper.errors import GuardRefused, IdentityMismatch, TruncatedListing
@@ -203,8 +204,13 @@ def test_a_shard_that_is_cut_short_is_judged_with_the_others(world: World) -> No
     world.double.listings.page_keys = 4
     world.double.faults.spoil_listing("half", times=3)
     found = survey(world.workspace, run_id="run", note=False, shards=3)
-    with pytest.raises(GuardRefused, match="where the catalogue expects 12"):
+    with pytest.raises(GuardRefused) as refused:
         listing_within(BlastRadius(), found.seen, found.expected)
+    assert str(refused.value) == snapshot("""\
+refused, and nothing was changed: the listing shows 4 objects where the catalogue expects 12; limits.min_population_percent=80 allows no fewer.
+  Look first at REELKEEPER_BUCKET, REELKEEPER_PREFIX and `reelkeeper doctor`.
+  override: reelkeeper run sync_catalog --apply --param limits.min_population_percent=33.33\
+""")
     world.double.faults.spoil_listing("no_token")
     with pytest.raises(TruncatedListing):
         survey(world.workspace, run_id="run", note=False, shards=3)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from inline_snapshot import snapshot
 
 from reelkeeper.errors import HoldClosed, NotFound, QuotaExceeded, StorageError
 from reelkeeper.model import Grace, Outcome, VideoState
@@ -15,6 +16,7 @@ from reelkeeper.store.core.engine import Clock, transaction
 from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.tables import reservations, videos
 from tests.faults.world import LONG_AGO, World
+from tests.marks import marked
 from tests.operations.books import make_user, storage
 
 
@@ -87,8 +89,11 @@ def test_an_upload_under_way_keeps_its_promise_and_gives_it_back_when_it_fails(w
     with transaction(world.workspace.engine, "test") as session:
         session.execute(sa.update(reservations).values(expires_at=Clock(-1)))
         assert not quota.expire(session)
-        with pytest.raises(HoldClosed, match="an upload in progress uses it"):
+        with pytest.raises(HoldClosed) as refused:
             quota.release(session, "upload 1")
+        assert marked(refused.value, SIZE=f"{size:,}") == snapshot(
+            "reservation 'upload 1' of SIZE bytes cannot be released: an upload in progress uses it"
+        )
         with pytest.raises(HoldClosed, match="another upload uses"):
             quota.require_room(session, "upload 1", "ann", 1)
     (intent,) = intents.open_intents(world.workspace)

@@ -3,6 +3,7 @@ from datetime import UTC, date, datetime, timedelta
 import numpy as np
 import pandas as pd
 import pytest
+from inline_snapshot import snapshot
 
 from reelkeeper.model.money import StorageClass
 from reelkeeper.rules.billing.quote import PriceBook
@@ -78,7 +79,9 @@ def test_stored_bytes_are_the_known_peaks_what_lives_and_what_is_uploaded() -> N
     assert still["r2-storage"].mean_usd == pytest.approx(float(int(months - 10 + 0.999)) * 0.015)
     growing = costs(stored=Stored(stock, peaks, daily(20 * GB)))
     assert growing["r2-storage"].mean_usd > still["r2-storage"].mean_usd
-    assert growing["r2-storage"].method.startswith("stock and flow; uploads: ")
+    assert growing["r2-storage"].method == snapshot(
+        "stock and flow; uploads: mean: 27 days are too few for more; of STL-ETS, weekday level"
+    )
 
 
 def test_next_months_follow_and_growth_can_be_asked_for() -> None:

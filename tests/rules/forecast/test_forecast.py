@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from inline_snapshot import snapshot
 
 from reelkeeper.rules.forecast import forecast
 
@@ -27,7 +28,7 @@ def test_a_weekday_keeps_its_profile_and_growth_continues() -> None:
     expected = 1000 * np.array([1.1, 1.15, 1.1, 1.05, 1.0, 0.8, 0.8])[np.arange(200, 228) % 7]
     expected = expected * np.exp(0.005 * np.arange(200, 228))
     assert np.abs(found.mean.to_numpy() / expected - 1).mean() < 0.05
-    assert found.method == "median of ETS, Theta, STL-ETS, weekday level, weekday trend"
+    assert found.method == snapshot("median of ETS, Theta, STL-ETS, weekday level, weekday trend")
 
 
 def test_matrices_are_multiplied_without_threads_that_wait_for_each_other() -> None:
@@ -119,18 +120,28 @@ def test_a_wider_level_is_wider_and_far_steps_are_less_sure() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    ("wrong", "told"),
     [
-        lambda: forecast(daily(30), 0),
-        lambda: forecast(daily(30), 5, levels=(0.8,)),
-        lambda: forecast(daily(30), 5, levels=(100,)),
-        lambda: forecast(pd.concat([daily(5), daily(5)]), 5),
+        (lambda: forecast(daily(30), 0), snapshot("a horizon of 0 steps: at least 1 is needed")),
+        (
+            lambda: forecast(daily(30), 5, levels=(0.8,)),
+            snapshot("a level of 0.8: it is percent, at least 1 and below 100, such as 80"),
+        ),
+        (
+            lambda: forecast(daily(30), 5, levels=(100,)),
+            snapshot("a level of 100: it is percent, at least 1 and below 100, such as 80"),
+        ),
+        (
+            lambda: forecast(pd.concat([daily(5), daily(5)]), 5),
+            snapshot("the history has two values for 2025-01-01 00:00:00: sum them first"),
+        ),
     ],
     ids=["no horizon", "a share in place of percent", "certainty", "two values for a day"],
 )
-def test_invalid_arguments_are_refused(wrong: Callable[[], object]) -> None:
-    with pytest.raises(ValueError, match=r"at least 1|two values"):
+def test_invalid_arguments_are_refused(wrong: Callable[[], object], told: str) -> None:
+    with pytest.raises(ValueError) as refused:  # noqa: PT011  its sentence is asserted
         wrong()
+    assert str(refused.value) == told
 
 
 @settings(max_examples=30, deadline=None)

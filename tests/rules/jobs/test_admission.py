@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 
 import pytest
+from inline_snapshot import snapshot
 from pydantic import ValidationError
 
 from reelkeeper.model.money import SoFar
@@ -35,10 +36,10 @@ def test_costs_in_flight_count_as_spent() -> None:
 
 def test_the_reason_says_which_and_from_when_on_and_not_what_was_spent() -> None:
     reason, until = over_budget(DAILY, dollars(9.87654), 10**6, NIGHT) or ("", NIGHT)
-    assert reason == "over budget for today; try again after 2026-11-25 00:00 UTC"
+    assert reason == snapshot("over budget for today; try again after 2026-11-25 00:00 UTC")
     assert until == datetime(2026, 11, 25, tzinfo=UTC)
     reason, until = over_budget(BOTH, dollars(10, 200), CENT, NIGHT) or ("", NIGHT)
-    assert reason == "over budget for this month; try again after 2026-12-01 00:00 UTC"
+    assert reason == snapshot("over budget for this month; try again after 2026-12-01 00:00 UTC")
     assert until == datetime(2026, 12, 1, tzinfo=UTC)
 
 

@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from inline_snapshot import snapshot
 from pydantic import ValidationError
 
 from reelkeeper.rules.jobs.concurrency import ConcurrencyPolicy, Finished, Memory, Running, follow, next_limit
@@ -44,12 +45,12 @@ def test_the_limit_keeps_its_bounds_and_its_maximum_growth_for_any_jobs(
 
 def test_the_limit_does_not_change_before_enough_jobs_have_finished() -> None:
     step = next_limit(7, jobs(7, count=9), Memory(), POLICY)
-    assert (step.limit, step.reason) == (7, "too few jobs finished")
+    assert (step.limit, step.reason) == (7, "too_few_jobs")
 
 
 def test_the_limit_grows_while_nothing_slows_down() -> None:
     step = next_limit(8, jobs(8), Memory(), POLICY)
-    assert (step.limit, step.reason) == (10, "room to grow")
+    assert (step.limit, step.reason) == (10, "room_to_grow")
 
 
 def test_the_limit_falls_if_jobs_slow_each_other_down() -> None:
@@ -60,7 +61,7 @@ def test_the_limit_falls_if_jobs_slow_each_other_down() -> None:
 def test_the_limit_stays_below_the_cost_ceiling() -> None:
     step = next_limit(10, jobs(10, slowdown=2, cost=30_000), Memory(), POLICY)
     assert step.limit < 10
-    assert step.reason == "over the cost ceiling"
+    assert step.reason == "over_the_ceiling"
 
 
 def test_a_limit_with_less_throughput_than_a_lower_one_is_left() -> None:
@@ -68,21 +69,21 @@ def test_a_limit_with_less_throughput_than_a_lower_one_is_left() -> None:
     for _ in range(6):
         memory = next_limit(15, jobs(16), memory, POLICY).memory
     step = next_limit(20, jobs(20, slowdown=1.6), memory, POLICY)
-    assert (step.limit, step.reason) == (16, "less done than at a lower limit")
+    assert (step.limit, step.reason) == (16, "worse_than_lower")
 
 
 def test_a_hardly_known_lower_limit_is_tried_after_a_long_time_at_one() -> None:
     memory = next_limit(18, jobs(18, slowdown=1.2), Memory(), POLICY).memory
     memory = next_limit(21, jobs(21, slowdown=1.6), memory, POLICY).memory
     below = next_limit(18, jobs(18, slowdown=1.2), memory, POLICY)
-    assert (below.limit, below.reason) == (18, "less done than at a lower limit")
+    assert (below.limit, below.reason) == (18, "worse_than_lower")
     while below.limit == 18:
         below = next_limit(18, jobs(18, slowdown=1.2), below.memory, POLICY)
-    assert (below.limit, below.reason) == (16, "a lower limit is hardly known")
+    assert (below.limit, below.reason) == (16, "unknown_below")
     fewer = next_limit(16, jobs(16, slowdown=1.2), below.memory, POLICY)
     assert fewer.limit == 18
     better = next_limit(16, jobs(16), below.memory, POLICY)
-    assert (better.limit, better.reason) == (16, "less done than at a lower limit")
+    assert (better.limit, better.reason) == (16, "worse_than_lower")
 
 
 def test_a_lower_limit_is_not_tried_if_it_cannot_do_more() -> None:
@@ -96,9 +97,9 @@ def test_a_lower_limit_is_not_tried_if_it_cannot_do_more() -> None:
 def test_the_limit_falls_if_much_less_is_done_than_before() -> None:
     before = next_limit(28, jobs(28), Memory(), POLICY)
     step = next_limit(28, jobs(28, slowdown=4), before.memory, POLICY)
-    assert (step.limit, step.reason) == (14, "less done than before")  # half, for a quarter
+    assert (step.limit, step.reason) == (14, "worse_than_before")  # half, for a quarter
     slower = next_limit(28, jobs(28, slowdown=1.5), before.memory, POLICY)
-    assert slower.reason != "less done than before"
+    assert slower.reason != "worse_than_before"
 
 
 def test_a_bad_limit_is_tried_sooner_where_times_were_better() -> None:
@@ -119,9 +120,9 @@ def stuck(running: int) -> list[Running]:
 def test_a_limit_at_which_nothing_ends_returns_to_the_best_lower_one() -> None:
     memory = next_limit(28, jobs(28), Memory(), POLICY).memory
     step = follow(36, [], memory, POLICY, stuck(36))
-    assert (step.limit, step.reason) == (28, "nothing ends")
+    assert (step.limit, step.reason) == (28, "nothing_ends")
     unknown = follow(36, [], Memory(), POLICY, stuck(36))
-    assert (unknown.limit, unknown.reason) == (18, "nothing ends")
+    assert (unknown.limit, unknown.reason) == (18, "nothing_ends")
 
 
 def test_a_stuck_limit_at_which_jobs_ended_before_is_halved() -> None:
@@ -134,7 +135,7 @@ def test_a_limit_that_was_left_is_not_lowered_again_while_its_jobs_end() -> None
     still = follow(left.limit, [], left.memory, POLICY, stuck(30))
     assert (still.limit, still.memory) == (18, left.memory)
     held_up = jobs(33, slowdown=20)
-    assert follow(left.limit, held_up, left.memory, POLICY).reason == "too few jobs finished"
+    assert follow(left.limit, held_up, left.memory, POLICY).reason == "too_few_jobs"
 
 
 def test_the_limit_grows_slowly_towards_one_that_was_bad_long_ago() -> None:
@@ -157,13 +158,16 @@ def test_a_policy_that_makes_no_sense_is_refused(wrong: dict[str, object]) -> No
 
 
 def test_bounds_that_cross_are_refused() -> None:
-    with pytest.raises(ValidationError, match="min_limit 5 is above max_limit 4"):
+    with pytest.raises(ValidationError) as refused:
         ConcurrencyPolicy(min_limit=5, max_limit=4)
+    assert [error["msg"] for error in refused.value.errors()] == snapshot(
+        ["Value error, min_limit 5 is above max_limit 4"]
+    )
 
 
 def test_a_limit_that_is_not_used_up_does_not_grow_on_a_guess() -> None:
     step = next_limit(8, jobs(1.5), Memory(), POLICY)
-    assert (step.limit, step.reason) == (8, "not used up")
+    assert (step.limit, step.reason) == (8, "not_used_up")
     half_used = next_limit(8, jobs(4.5), Memory(), POLICY)
-    assert (half_used.limit, half_used.reason) == (9, "not used up")
-    assert next_limit(8, jobs(5), Memory(), POLICY).reason == "room to grow"
+    assert (half_used.limit, half_used.reason) == (9, "not_used_up")
+    assert next_limit(8, jobs(5), Memory(), POLICY).reason == "room_to_grow"

@@ -4,6 +4,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from inline_snapshot import snapshot
 from pydantic import ValidationError
 
 from reelkeeper.model import Action, Video
@@ -82,10 +83,20 @@ def test_only_h264_in_mp4_of_one_put_is_put_over() -> None:
         assert why_not_in_place(*unfit)
 
 
-@pytest.mark.parametrize("changed", [{"codec": "av1"}, {"codec": "av1", "container": "webm"}])
-def test_a_recipe_of_another_format_is_not_put_in_place(changed: dict[str, str]) -> None:
-    with pytest.raises(ValidationError, match="h264 in mp4 alone"):
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"codec": "av1"}, snapshot("Value error, placement in_place takes h264 in mp4 alone, no av1 in mp4")),
+        (
+            {"codec": "av1", "container": "webm"},
+            snapshot("Value error, placement in_place takes h264 in mp4 alone, no av1 in webm"),
+        ),
+    ],
+)
+def test_a_recipe_of_another_format_is_not_put_in_place(changed: dict[str, str], told: str) -> None:
+    with pytest.raises(ValidationError) as refused:
         Recipe.model_validate({"placement": "in_place", **changed})
+    assert refused.value.errors()[0]["msg"] == told
 
 
 def test_a_refused_video_is_not_tried_again_for_another_placement() -> None:

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+from inline_snapshot import snapshot
 from pydantic import ValidationError
 
 from reelkeeper.errors import PolicyRefused
@@ -71,14 +72,17 @@ def test_videos_that_do_not_pay_are_kept_with_the_calculation() -> None:
     short, long = (video(10, 2, tier)._replace(size_bytes=20_000_000) for tier in ("free", "pro"))
     kept = judge(short, DEFAULT, SHIPPED, AS_OF, RECIPE, appraise)
     assert (kept.action, kept.rule) == (Action.KEEP, "does_not_pay")
-    assert "would cost more than it saves; it is expected to save 0.000130 USD and to cost 0.0007" in reason(kept)
-    assert "13.00 MB less for 20 days at 0.015 USD a GB-month" in reason(kept)
+    assert reason(kept) == snapshot(
+        "2 views in 30 days, 10 days old, but an encode would cost more than it saves; it is expected to save 0.000130 USD and to cost 0.000776 USD: 13.00 MB less for 20 days at 0.015 USD a GB-month; 69.3 CPU s at 0.04 USD an hour, requests 0.000006 USD"
+    )
     done = judge(long, DEFAULT, SHIPPED, AS_OF, RECIPE, appraise)
     assert (done.action, done.rule) == (Action.COMPRESS, "cold_compress")
     saving = of_verdict(done, DEFAULT, SHIPPED, AS_OF, Payback(horizon_days=365))
     assert saving.month_microusd == 195
     assert saving.net_microusd == 1512  # 13 MB less for 355 days, 68 CPU s; as it may turn out on the whole
-    assert reason(done) == "2 views in 30 days, 10 days old: compressed below 5 views after 7 days"  # a table's cell
+    assert reason(done) == snapshot(
+        "2 views in 30 days, 10 days old: compressed below 5 views after 7 days"
+    )  # a table's cell
 
 
 def test_a_retirement_saves_all_bytes_for_the_rest_of_the_videos_life() -> None:
@@ -219,10 +223,12 @@ def test_the_sentence_a_person_reads(judged: Video, sentence: str) -> None:
 def test_the_sentence_of_what_is_left() -> None:
     expired, small, large = video(40, 9, "free"), video(size_bytes=1), video(size_bytes=2)
     (left,) = for_tiering(verdicts([expired], DEFAULT, SHIPPED, AS_OF, RECIPE))
-    assert reason(left) == "left to expire_videos: 40 days old: free users' videos are kept for 30 days"
+    assert reason(left) == snapshot("left to expire_videos: 40 days old: free users' videos are kept for 30 days")
     first, last = largest_first(verdicts([small, large], DEFAULT, SHIPPED, AS_OF, RECIPE), 1)
     assert (first.video, last.video) == (small, large)
-    assert reason(first).startswith("left to the next run, not among the 1 largest: 2 views")
+    assert reason(first) == snapshot(
+        "left to the next run, not among the 1 largest: 2 views in 30 days, 10 days old: compressed below 5 views after 7 days"
+    )
     assert reason(Verdict(small, Action.KEEP, "made_by_hand")) == "made by hand"
 
 
@@ -242,5 +248,7 @@ def test_videos_beyond_the_days_dollars_are_left_to_another_day_largest_first() 
         (1, "cold_compress"),
     ]
     left = [*largest_first(judged, 9, 6_000)][1]
-    assert reason(left).startswith("left to another day: it is expected to cost $0.0030, and $0.0020 of today's")
+    assert reason(left) == snapshot(
+        "left to another day: it is expected to cost $0.0030, and $0.0020 of today's compress_usd_per_day is left; 1 view in 30 days, 10 days old: compressed below 5 views after 7 days"
+    )
     assert all(v.action is Action.COMPRESS for v in largest_first(judged, 9, None))

@@ -5,6 +5,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from inline_snapshot import snapshot
 from pydantic import ValidationError
 
 from reelkeeper.model import Media, Quality, Stream
@@ -93,7 +94,7 @@ def test_an_unmarked_range_is_the_narrow_one() -> None:
     full = replace(SOURCE, color_range="pc")
     refusal = accept(full, replace(RESULT, color_range=None), QUALITY, Recipe(), Acceptance())
     assert refusal is not None
-    assert refusal.reason == "color_range tv, the source pc"
+    assert refusal.reason == snapshot("color_range tv, the source pc")
 
 
 def test_few_bits_a_pixel_say_nothing_about_what_is_left_to_save() -> None:
@@ -229,7 +230,7 @@ def test_sound_that_does_not_play_in_the_container_becomes_opus() -> None:
     assert accept(SOURCE, right, QUALITY, recipe, Acceptance()) is None
     refusal = accept(SOURCE, replace(right, audio=(AUDIO,)), QUALITY, recipe, Acceptance())
     assert refusal is not None
-    assert refusal.reason == "audio 1: aac of 2 channels, not opus of the source's 2"
+    assert refusal.reason == snapshot("audio 1: aac of 2 channels, not opus of the source's 2")
 
 
 def test_every_fault_is_named_at_once() -> None:

@@ -8,6 +8,7 @@ from random import Random
 from typing import Any
 
 import pytest
+from inline_snapshot import snapshot
 from pydantic import ValidationError
 
 from reelkeeper.model.alerts import Finding, Severity
@@ -52,16 +53,21 @@ def test_an_odd_service_that_does_not_move_the_total_is_reported() -> None:
         "",
     )
     assert finding.severity is Severity.WARNING
-    assert finding.title.startswith("The spend of service r2-class-a is odd: $5.95")
-    assert "% more than usual" in finding.title
+    assert finding.title == snapshot(
+        "The spend of service r2-class-a is odd: $5.95 on 2026-11-23, 193 % more than usual"
+    )
     assert finding.impact_microusd == pytest.approx(30 * 3_920_000, rel=0.01)
-    assert "A month of such days costs $1" in finding.text
+    assert finding.text == snapshot(
+        "$5.95 at list price on 2026-11-23, where $2.03 is usual. A month of such days costs $117.54 more."
+    )
 
 
 def test_an_odd_total_is_reported_once_with_the_services_that_caused_it() -> None:
     finding = only(spend(odd={("compute", 1): 3}))
     assert (finding.scope, finding.period) == ("total", "2026-11-23")
-    assert "Most of the difference: compute $4" in finding.text
+    assert finding.text == snapshot(
+        "$73.72 at list price on 2026-11-23, where $31.80 is usual. Most of the difference: compute $41.86. A month of such days costs $1,257.63 more."
+    )
     assert finding.figures[-1][0] == "compute"
 
 
@@ -72,7 +78,7 @@ def test_all_services_at_once_are_one_finding() -> None:
 def test_too_little_is_a_notice_without_a_price() -> None:
     finding = only(spend(odd={("api", 1): 0.2, ("compute", 1): 0.2}))
     assert (finding.severity, finding.impact_microusd) == (Severity.NOTICE, None)
-    assert "% less than usual" in finding.title
+    assert finding.title == snapshot("The spend is odd: $8.09 on 2026-11-23, 75 % less than usual")
 
 
 def test_today_is_not_over_so_it_can_only_be_too_much() -> None:
@@ -91,7 +97,9 @@ def test_an_anomaly_ends_when_yesterday_was_usual_again() -> None:
     assert found(spend(odd={("compute", 2): 3})) == []
     finding = only(spend(odd={("compute", 1): 3, ("compute", 2): 3}))
     assert finding.period == "2026-11-22"
-    assert "It has gone on since: $8" in finding.text
+    assert finding.text == snapshot(
+        "$75.56 at list price on 2026-11-22, where $31.85 is usual. It has gone on since: $85.63 more in all. Most of the difference: compute $43.67, api $0.24, r2-class-a $0.03. A month of such days costs $1,311.41 more."
+    )
 
 
 def test_an_anomaly_that_continues_after_the_quiet_days_is_news_again() -> None:
@@ -133,7 +141,9 @@ def test_a_new_account_compares_with_the_day_before() -> None:
 def test_a_service_that_begins_is_odd_when_it_costs_something() -> None:
     finding = only([*spend(), charge("5", ago(1), service="r2-class-b")])
     assert finding.scope == "service:r2-class-b"
-    assert finding.text.startswith("$5.00 at list price on 2026-11-23, where next to nothing is usual.")
+    assert finding.text == snapshot(
+        "$5.00 at list price on 2026-11-23, where next to nothing is usual. A month of such days costs $150.00 more."
+    )
     assert "%" not in finding.title
 
 
@@ -191,6 +201,8 @@ def test_an_odd_provider_or_model_is_reported_if_there_are_several() -> None:
     ]
     odd_ones = findings(spend(), POLICY, NOW, jobs)
     assert [(finding.scope, finding.period) for finding in odd_ones] == [("provider:fal", "2026-11-23")]
-    assert odd_ones[0].title.startswith("The spend of provider fal is odd: $12")
+    assert odd_ones[0].title == snapshot(
+        "The spend of provider fal is odd: $12.57 on 2026-11-23, 215 % more than usual"
+    )
     alone = [total for total in jobs if total.scope != "provider:runway"]
     assert findings(spend(), POLICY, NOW, alone) == []

@@ -5,6 +5,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from inline_snapshot import snapshot
 
 from reelkeeper.model.alerts import Severity
 from reelkeeper.model.money import Charge, CostForecast
@@ -46,8 +47,8 @@ def test_a_forecast_tells_how_probable_it_is(
 
 def test_the_finding_has_the_expected_cost_and_the_method() -> None:
     (found,) = findings(SO_FAR, POLICY, NOW, [forecast(180, 210, 250)])
-    assert found.title == "Monthly budget of $200.00 is expected to be exceeded: $210.00 expected"
-    assert found.text == (
+    assert found.title == snapshot("Monthly budget of $200.00 is expected to be exceeded: $210.00 expected")
+    assert found.text == snapshot(
         "$120.00 of $200.00 spent in 2026-11 so far. The forecast of 2026-11-23, by E5 median, says $210.00, and with "
         "80 % probability between $180.00 and $250.00."
     )
@@ -59,7 +60,7 @@ def test_without_a_forecast_the_run_rate_answers() -> None:
     fast = [charge("9", day) for day in map(ago, range(1, 24))]
     (found,) = findings(fast, BudgetPolicy(monthly_usd=Decimal(250)), NOW)  # 23 x 9 + 7 x 9 = 270
     assert found.level == "50"
-    assert found.text == (
+    assert found.text == snapshot(
         "$207.00 of $250.00 spent in 2026-11 so far. The mean of the last 23 whole days, carried on, gives $270.00."
     )
 

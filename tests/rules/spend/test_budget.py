@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from inline_snapshot import snapshot
 from pydantic import ValidationError
 
 from reelkeeper.model.alerts import Severity
@@ -50,8 +51,8 @@ def test_only_the_highest_level_of_ten_dollars_a_day_is_news(
 def test_a_finding_says_what_was_spent_of_what_on_what_and_how_much_is_over() -> None:
     charges = [charge("8.10"), charge("3", service="r2-class-a"), charge("2.10", service="api"), charge("0.05", ago(1))]
     (found,) = findings(charges, DAILY, NOW)
-    assert found.title == "Daily budget at 132 %: $13.20 of $10.00"
-    assert found.text == (
+    assert found.title == snapshot("Daily budget at 132 %: $13.20 of $10.00")
+    assert found.text == snapshot(
         "$13.20 of $10.00 spent in 2026-11-24, as of 2026-11-24 14:15 UTC. That is $3.20 over. "
         "Most of it: compute $8.10, r2-class-a $3.00, api $2.10."
     )
@@ -116,7 +117,9 @@ def test_a_user_is_judged_by_list_cost_and_the_whole_by_the_bill() -> None:
 
 def test_an_estimate_is_called_one() -> None:
     (found,) = findings([charge("5", estimated=True)], DAILY, NOW)
-    assert found.text.endswith("Some of the usage is an estimate.")
+    assert found.text == snapshot(
+        "$5.00 of $10.00 spent in 2026-11-24, as of 2026-11-24 14:15 UTC. Most of it: compute $5.00. Some of the usage is an estimate."
+    )
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from math import exp
 from random import Random
 
 import pytest
+from inline_snapshot import snapshot
 
 from reelkeeper.model.alerts import Severity
 from reelkeeper.model.money import Charge
@@ -28,8 +29,10 @@ def test_a_leak_is_reported_once_a_week_with_its_monthly_cost() -> None:
     (finding,) = findings(charges, POLICY, NOW)
     assert (finding.rule, finding.scope, finding.period) == ("drift", "service:compute", "2026-W47")
     assert finding.severity is Severity.NOTICE
-    assert finding.title == "The spend of service compute has grown by 57 % in four weeks"
-    assert finding.text.startswith("$15.63 a day at list price in the two weeks to 2026-11-22, $9.92 four weeks before")
+    assert finding.title == snapshot("The spend of service compute has grown by 57 % in four weeks")
+    assert finding.text == snapshot(
+        "$15.63 a day at list price in the two weeks to 2026-11-22, $9.92 four weeks before: 58 % beyond its trend. That is $172.60 a month."
+    )
     assert finding.impact_microusd == pytest.approx(172_600_000, rel=0.01)
     later = NOW + timedelta(days=5)
     assert [finding.period for finding in findings(charges, POLICY, later)] == ["2026-W47"]  # the same Sunday

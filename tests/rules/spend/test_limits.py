@@ -6,6 +6,7 @@ from decimal import Decimal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from inline_snapshot import snapshot
 from pydantic import ValidationError
 
 from reelkeeper.model.alerts import Severity
@@ -137,5 +138,8 @@ def test_a_limit_is_for_a_provider_a_model_a_tier_or_a_user(scope: str) -> None:
 
 
 def test_a_scope_has_one_limit_a_period() -> None:
-    with pytest.raises(ValidationError, match="more than one limit for user:ann by day"):
+    with pytest.raises(ValidationError) as refused:
         AdmissionPolicy(spend_limits=(limit("user:ann", "1"), limit("user:ann", "2")))
+    assert [error["msg"] for error in refused.value.errors()] == snapshot(
+        ["Value error, more than one limit for user:ann by day"]
+    )

@@ -1,5 +1,7 @@
 """All checks of the spend, and their summary."""
 
+from inline_snapshot import snapshot
+
 from reelkeeper.model.alerts import Severity
 from reelkeeper.rules.spend import watch
 from reelkeeper.rules.spend.anomaly import AnomalyPolicy
@@ -19,13 +21,17 @@ def test_every_rule_is_evaluated_and_every_finding_is_of_one_of_them() -> None:
 
 def test_missing_days_are_counted_and_the_first_are_named() -> None:
     (few,) = watch.findings([ago(2)])
-    assert (few.title, few.severity) == ("Usage of 1 day is missing", Severity.WARNING)
+    assert (few.title, few.severity) == (snapshot("Usage of 1 day is missing"), Severity.WARNING)
     assert "2026-11-22." in few.text
     (many,) = watch.findings([ago(n) for n in range(9, 1, -1)])
-    assert "2026-11-15, 2026-11-16, 2026-11-17, 2026-11-18, 2026-11-19 ..." in many.text
+    assert many.text == snapshot(
+        "Nobody knows how much was stored on 2026-11-15, 2026-11-16, 2026-11-17, 2026-11-18, 2026-11-19 .... The last known figure stands in, as an estimate."
+    )
     (trouble,) = watch.findings([], "the token lacks Account Analytics: Read")
     assert trouble.scope == "source:cloudflare"
-    assert "lacks Account Analytics: Read" in trouble.text
+    assert trouble.text == snapshot(
+        "Our own count stands in, which cannot see what others ask of the bucket. the token lacks Account Analytics: Read"
+    )
     assert watch.findings([]) == []
 
 
