@@ -162,7 +162,7 @@ def test_an_empty_store_gives_a_page_that_says_so(sqlite_engine: sa.Engine) -> N
             "No live video is stored.",
             "Nothing is freed yet.",
             "What another policy would bring, by the month, and which views it would lose: <code>reelkeeper simulate lifecycle --policy FILE</code>",
-            "Days are UTC. A GB is 10<sup>9</sup> bytes. A day without charges is unknown, which is not zero. This page holds everything that it shows: it loads nothing and runs no script.",
+            "Days are UTC. A day without charges is unknown, which is not zero. A GB is 10<sup>9</sup> bytes. This page holds everything that it shows: it loads nothing and runs no script.",
         ]
     )
     assert "<strong>unknown</strong>" in written  # which is not zero
