@@ -47,9 +47,10 @@ def _different(model: BaseModel) -> BaseModel:
     return model
 
 
+_FLAT: Final = {"base_usd": 1, "complexity_usd": 2, "compute_usd": "0.3", "api_usd": "0.4"}
 _BOUND: Final = {"placement"}  # another goes only with the codec and the container that are shipped
 _OTHERS: Final[dict[str, list[object]]] = {  # where a number more or less is no value
-    "rule": ["fifo", "seed", "levels"],
+    "rule": ["fifo", "seed", "levels", "first"],
     "queue_weight": [3.25],  # that of no tier
     "codec": ["vp9"],
     "container": ["webm"],  # which holds vp9
@@ -63,7 +64,16 @@ _OTHERS: Final[dict[str, list[object]]] = {  # where a number more or less is no
     "spend_limits": [({"scope": "user:*", "period": "day", "usd": 5},)],
     "segments": [({"name": "drafts", "tags": ("draft",), "retention_days": 3},)],
     "caps": [({"scope": "provider:fal", "jobs": 5},)],
-    "models": [({"model": "another", "price": {"base_usd": 1}},)],
+    "models": [
+        (
+            {
+                "model": "m",
+                "provider": "local",
+                "price": _FLAT,
+                "offers": [{"provider": "http", "price": _FLAT}],
+            },
+        )
+    ],
     "unpriced": ["sell"],
     "levels_percent": [(40, 90, 120)],
     "calendar": [("12-24",), ("2026-12-24",)],

@@ -9,13 +9,14 @@ from pydantic import BaseModel
 from docs.generated import flows
 from docs.generated.tables import code, kind, table
 from reelkeeper.operations.core.policy_document import shown
-from reelkeeper.rules.billing.catalogue import FallBack, ModelEntry, ModelLimits, Rate, VendorPrice
+from reelkeeper.rules.billing.catalogue import ModelEntry, ModelLimits, Offer, Rate, VendorPrice
 from reelkeeper.rules.core.tiers import TierPolicy, Tiers
 from reelkeeper.rules.jobs.breaker import BreakerPolicy
+from reelkeeper.rules.jobs.routing import RoutingPolicy
 from reelkeeper.rules.lifecycle.segments import Segment
 from reelkeeper.rules.policies import DEFAULTS, Policies, policy_of, section_of
 
-_API_FOLLOWS: Final = ("access", "admission", "book", "breaker", "budget", "lifecycle", "tiers")
+_API_FOLLOWS: Final = ("access", "admission", "book", "breaker", "budget", "lifecycle", "routing", "tiers")
 _DISPATCH: Final = "[`dispatch_jobs`](flows.md#dispatch_jobs)"
 _API: Final = "[`reelkeeper api`](commands.md#reelkeeper-api)"
 
@@ -32,6 +33,7 @@ def used() -> dict[tuple[str, type[BaseModel]], list[str]]:
     for name in _API_FOLLOWS:
         found[name, type(getattr(DEFAULTS, name))].append(_API)
     found["breaker", BreakerPolicy].append(_DISPATCH)
+    found["routing", RoutingPolicy].append(_DISPATCH)
     return found
 
 
@@ -43,7 +45,7 @@ def sections(_argument: str = "") -> str:
 def catalogue(_argument: str = "") -> str:
     """List every field of a model catalogue entry as a table."""
     parts: list[tuple[str, type[BaseModel]]] = [("", ModelEntry), ("limits.", ModelLimits), ("price.", VendorPrice)]
-    parts += [("price.rates[].", Rate), ("fallbacks[].", FallBack)]
+    parts += [("price.rates[].", Rate), ("offers[].", Offer)]
     rows = ((f"`{before}{name}`", *said) for before, part in parts for name, *said in _listed(part))
     return table(("field", "type", "unset", "description"), rows)
 

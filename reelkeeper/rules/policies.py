@@ -27,6 +27,7 @@ from reelkeeper.rules.jobs.caps import Cap
 from reelkeeper.rules.jobs.concurrency import ConcurrencyPolicy
 from reelkeeper.rules.jobs.dispatch import DispatchPolicy
 from reelkeeper.rules.jobs.pruning import PrunePolicy
+from reelkeeper.rules.jobs.routing import RoutingPolicy
 from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.rules.lifecycle.record_retention import RecordRetentionPolicy
@@ -86,6 +87,7 @@ class Policies(BaseModel):
     order: DispatchPolicy = DispatchPolicy()
     attempts: AttemptPolicy = AttemptPolicy()
     breaker: BreakerPolicy = BreakerPolicy()
+    routing: RoutingPolicy = RoutingPolicy()
     concurrency: ConcurrencyPolicy = ConcurrencyPolicy()
     goals: PerformancePolicy = PerformancePolicy()
     budget: BudgetPolicy = BudgetPolicy()
@@ -247,7 +249,25 @@ def _plain(value: Any) -> Any:  # noqa: ANN401  the same
 
 def earlier(document: Mapping[str, Any]) -> dict[str, Any]:
     """Convert a document of an earlier version to the present form, with the same meaning."""
-    return with_tiers(without_dropped(document))
+    return with_tiers(with_offers(without_dropped(document)))
+
+
+def with_offers(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Convert a document whose models have `fallbacks`, used in their order, to one with `offers`."""
+    book = document.get("book")
+    models = book.get("models") if isinstance(book, Mapping) else None
+    if not isinstance(models, list | tuple):
+        return dict(document)
+    found = any(isinstance(entry, Mapping) and entry.get("fallbacks") for entry in models)
+    kept = [
+        {"offers" if name == "fallbacks" else name: value for name, value in entry.items()}
+        if isinstance(entry, Mapping)
+        else entry
+        for entry in models
+    ]
+    # guard policy.in_order: jobs of a book whose providers stood in order go to another one after an upgrade
+    in_order = {"routing": {"rule": "first", "wait_limit_seconds": None}} if found else {}
+    return {**in_order, **document, "book": {**document["book"], "models": kept}}
 
 
 def with_tiers(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -301,7 +321,7 @@ def parse(document: Mapping[str, Any]) -> Policies:
     tiers = document.get("tiers")
     if isinstance(tiers, Mapping):  # a tier without fields still exists
         document = {**document, "tiers": {name: {} if fields is None else fields for name, fields in tiers.items()}}
-    defaults, given = DEFAULTS.model_dump(mode="json"), with_tiers(as_written(document))
+    defaults, given = DEFAULTS.model_dump(mode="json"), with_tiers(with_offers(as_written(document)))
     if isinstance(named := given.get("tiers"), Mapping):
         defaults["tiers"] = {name: defaults["tiers"].get(name) for name in named}
     merged = json.dumps(_merged(defaults, given), default=str)

@@ -118,6 +118,7 @@ def _in_order(session: "Session", as_of: datetime, limit: int) -> "list[JobLine]
 
 def _explain(session: "Session", job_id: str, as_of: datetime, *, as_json: bool) -> None:
     from reelkeeper.model.jobs import JobState
+    from reelkeeper.operations.jobs.routing import verdicts
     from reelkeeper.rules.jobs import dispatch
     from reelkeeper.store.jobs import queue as jobs
 
@@ -139,9 +140,19 @@ def _explain(session: "Session", job_id: str, as_of: datetime, *, as_json: bool)
     place = [waiting_job.id for waiting_job in placed].index(job_id) + 1
     terms = dispatch.explain(job or line.as_job(), waiting, policy, tiers, as_of, **length)
     full = [*_full(session, line), *_unwell(session, line, as_of)]
+    known = jobs.find(session, job_id)
+    offers = verdicts(session, known) if known else ()
     if as_json:
-        emit({"job": line, "full": full, "place": place, "of": len(waiting), "credit_seconds": credit, "terms": terms})
+        rest = {"of": len(waiting), "credit_seconds": credit, "terms": terms, "offers": offers}
+        emit({"job": line, "full": full, "place": place, **rest})
         return
+    if offers:
+        say(f"It goes to {line.lane}. Its model's offers, as they are now:")
+        rows = [
+            (found.provider, dollars(found.expected_microusd), f"{found.wait_seconds:.0f} s", found.reason)
+            for found in offers
+        ]
+        table(("!provider", ">for a delivered clip", ">wait", "why"), rows)
     if full:
         say(f"Job {job_id} waits: {'; '.join(full)}. The jobs behind it go on.")
         return

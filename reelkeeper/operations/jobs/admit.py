@@ -28,7 +28,7 @@ from reelkeeper.model.requests import (
 from reelkeeper.operations.alerts import events
 from reelkeeper.operations.billing import ledger, limits, quota
 from reelkeeper.operations.core.freeze import require_permission
-from reelkeeper.operations.jobs import fallback
+from reelkeeper.operations.jobs import routing
 from reelkeeper.operations.jobs.lookup import AdmissionRequest, ExistingState, look, queued
 from reelkeeper.operations.jobs.prices import beyond_budget, price_of
 from reelkeeper.rules.billing.credits import require_key
@@ -213,9 +213,8 @@ def _enqueue(
             "REELKEEPER_GENERATOR names none. Nothing was held"
         )
     if leader_id is None:
-        lane, cost = fallback.choose(
-            session, asked.request, offer.tier, asked.tag, asked.user_id, fallback.Destination(lane, cost)
-        )
+        wanted = routing.Wanted(asked.request, asked.user_id, offer.tier, asked.tag, offer.estimate_seconds)
+        lane, cost = routing.choose(session, wanted, routing.Destination(lane, cost))
         job_scopes = of_job(lane, asked.request.model, offer.tier, asked.user_id)
         # guard admission.budget: jobs exceed the budget of the day or the month
         if declined := beyond_budget(session, admission, cost):

@@ -97,6 +97,13 @@ def takes_no_more(session: Session, policy: BreakerPolicy) -> set[str]:
     }
 
 
+def is_open(session: Session, provider: str) -> bool:
+    """Check whether a provider gets no new job now."""
+    as_of = now(session)
+    breaker = resting(session, as_of).get(provider)
+    return breaker is not None and breaker.phase(as_of) is Phase.OPEN
+
+
 def wait_seconds(session: Session, provider: str, job_id: str) -> float | None:
     """Return the seconds until a job may be sent to a provider; None: it may be sent now."""
     as_of = now(session)

@@ -9,6 +9,7 @@ from datetime import datetime
 from reelkeeper.model.money import Metric, Used
 from reelkeeper.operations.billing import limits
 from reelkeeper.operations.core.policies import at as at_version
+from reelkeeper.operations.jobs import routing
 from reelkeeper.operations.jobs.prices import clip_cost
 from reelkeeper.store import Session
 from reelkeeper.store.billing import spend_counters, usage
@@ -32,6 +33,7 @@ def count_without_video(
         vendor_jobs.end(session, key, at, spent, cost_microusd)
     if spent:
         _add(session, job, spent, at)
+        routing.note(session, job, is_delivered=False)
 
 
 def take_back(session: Session, job: AdmittedJob, key: str) -> None:

@@ -22,7 +22,7 @@ from reelkeeper.operations.billing import ledger, limits, quota
 from reelkeeper.operations.core.freeze import require_permission, why_stopped
 from reelkeeper.operations.core.policies import at as at_version
 from reelkeeper.operations.core.policies import in_force
-from reelkeeper.operations.jobs import breaker, charged, fallback
+from reelkeeper.operations.jobs import breaker, charged, routing
 from reelkeeper.rules.core.tiers import Tiers
 from reelkeeper.rules.jobs import dispatch
 from reelkeeper.rules.jobs.attempts import AttemptPolicy, pause_seconds, unreadable_result
@@ -74,7 +74,7 @@ def claim(
             return []
         resting = breaker.for_claims(session, as_of, policies.breaker)
         if unwell := [name for name, rest in resting.items() if rest.phase is Phase.OPEN]:
-            fallback.move_waiting(session, unwell)
+            routing.move_waiting(session, unwell)
         # guard claims.theirs: a worker takes a job that another provider has, and ends it without asking that
         chosen = claims.left_behind(session, len(slots), served)
         if slots := slots[len(chosen) :]:

@@ -35,7 +35,7 @@ def price_of(
     known = policies.lifecycle.tiers_for(expected, policies.tiers).get(tier)
     entry = policies.book.entry(request.model)
     providers = (
-        {*entry.able_providers(request)} | ({provider} if provider else set()) if entry and entry.fallbacks else set()
+        {*entry.able_providers(request)} | ({provider} if provider else set()) if entry and entry.offers else set()
     )
     job = JobSpec(
         model=request.model,
@@ -43,7 +43,7 @@ def price_of(
         size_bytes=size_bytes,
         retention_days=known.retention_days if known else None,
         clip=clip_of(request),
-        fallbacks=tuple(sorted(providers)),
+        offers=tuple(sorted(providers)),
     )
     return quote(job, policies.book, provider)
 

@@ -23,7 +23,7 @@ from reelkeeper.operations.billing import ledger, limits, quota
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.core.policies import at as at_version
 from reelkeeper.operations.core.policies import in_force
-from reelkeeper.operations.jobs import charged
+from reelkeeper.operations.jobs import charged, routing
 from reelkeeper.operations.jobs.prices import clip_cost, price_of
 from reelkeeper.rules.billing.catalogue import VendorPrice, clip_of
 from reelkeeper.rules.jobs import estimate
@@ -108,6 +108,7 @@ def succeed(engine: Engine, attempt: Attempt, *, run_id: str) -> Settled:
         spend_counters.add_generated(session, at.date(), max(quoted, cost_microusd or 0))
         # guard spend.limit_succeeded: the cost of jobs counts in no budget of a provider, model, tier or user
         limits.end(session, ended, max(quoted, cost_microusd or 0), at)
+        routing.note(session, ended, is_delivered=True)
         if took is not None:
             learn(session, ended, load if attempt.concurrency is None else attempt.concurrency / slots, took)
         cache.insert(

@@ -237,12 +237,12 @@ AnyPrice = Annotated[
 ]
 
 
-class FallBack(BaseModel):
-    """Another provider of a model, used while those before it are unwell. The user's price stays the same."""
+class Offer(BaseModel):
+    """Another provider of a model, which may make its videos as well. The user's price stays the same."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    provider: ProviderName = Field(description="Provider that makes the videos in this case")
+    provider: ProviderName = Field(description="Provider that makes the videos")
     vendor_model: str | None = Field(
         None, min_length=1, max_length=200, description="Name of the model at that vendor; unset: the same"
     )
@@ -264,10 +264,10 @@ class ModelEntry(BaseModel):
     price: AnyPrice | None = Field(
         None, description="The vendor's price, or a flat price; unset: not sold, unless `unpriced` is sell"
     )
-    fallbacks: tuple[FallBack, ...] = Field(
+    offers: tuple[Offer, ...] = Field(
         (),
         max_length=5,
-        description="Other providers of the model, in order, used while those before them are unhealthy",
+        description="Other providers of the model; `routing` chooses between them and the one above for each job",
     )
     most_at_once: int | None = Field(
         None,
@@ -284,8 +284,8 @@ class ModelEntry(BaseModel):
 
     @model_validator(mode="after")
     def _each_provider_once(self) -> Self:
-        if self.fallbacks and (self.provider is None or self.price is None):
-            raise ValueError("a model with fallbacks names its own provider and price too")
+        if self.offers and (self.provider is None or self.price is None):
+            raise ValueError("a model with offers names its own provider and price too")
         if len(set(self.providers)) < len(self.providers):
             raise ValueError(f"a provider is named twice: {', '.join(self.providers)}")
         return self
@@ -294,7 +294,7 @@ class ModelEntry(BaseModel):
     def providers(self) -> tuple[str, ...]:
         """The model's providers, in order."""
         first = (self.provider,) if self.provider else ()
-        return first + tuple(other.provider for other in self.fallbacks)
+        return first + tuple(other.provider for other in self.offers)
 
     @property
     def quoted_model(self) -> str | None:
@@ -304,12 +304,12 @@ class ModelEntry(BaseModel):
     @property
     def is_billed_by_clip(self) -> bool:
         """Check whether its cost is independent of its duration, at every provider."""
-        prices = (self.price, *(other.price for other in self.fallbacks))
+        prices = (self.price, *(other.price for other in self.offers))
         return all(isinstance(price, VendorPrice) and price.unit is not Unit.GPU_SECOND for price in prices)
 
     def at(self, provider: str | None) -> Self:
-        """Return the entry with the limits and price of a fallback provider; for other providers, its own."""
-        for other in self.fallbacks:
+        """Return the entry with the limits and price of an offer of `provider`; for other providers, its own."""
+        for other in self.offers:
             if other.provider == provider:
                 limits = other.limits or self.limits
                 changes = {

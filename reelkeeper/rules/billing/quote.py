@@ -86,7 +86,7 @@ class PriceBook(BaseModel):
         return f"{self.version}-{hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:8]}"
 
     def entry(self, model: str, provider: str | None = None) -> ModelEntry | None:
-        """Find the entry of `model`, with the price and limits of `provider` where that is one of its fallbacks."""
+        """Find the entry of `model`, with the price and limits of `provider` where that has an offer."""
         found = self._entries.get(model)
         return found and found.at(provider)
 
@@ -129,9 +129,9 @@ class JobSpec(BaseModel):
         None, ge=0, le=36_500, description="Days that the video will be kept; never: for ever"
     )
     clip: Clip = Field(Clip(), description="Length, size and sound of the video")
-    fallbacks: tuple[str, ...] | None = Field(
+    offers: tuple[str, ...] | None = Field(
         None,
-        description="The model's fallback providers that can make the video; unset: every fallback with a price for it",
+        description="The model's other providers that can make the video; unset: each with a price for it",
     )
 
 
@@ -154,16 +154,16 @@ class Quote(NamedTuple):
 def quote(job: JobSpec, book: PriceBook = PriceBook(), provider: str | None = None) -> Quote:
     """Price a job: the vendor's price, or base and complexity, plus storage, with the margin on the sum.
 
-    The user's price is that of the model's own provider, or the cost of the dearest fallback that can make it if that
-    is more: it does not depend on the provider used. Our cost is that of `provider`, a fallback or the model's own.
+    The user's price is that of the model's own provider, or the cost of the dearest offer that can make it if that is
+    more: it does not depend on the provider used. Our cost is that of `provider`, another one or the model's own.
     Raises ModelRefused where no rate fits such a clip, which `require_sold` checks before.
     """
     days = book.endless_days if job.retention_days is None else job.retention_days
     storage, first = cost_until(job.size_bytes, days), book.entry(job.model)
     with localcontext(prec=_EXACT):
         parts, cost, total = _amounts(job, book, first, storage)
-        # guard prices.dearest: a job that goes to a fallback is sold below its cost there
-        total = max(total, *(_cost_at(job, book, name, storage) for name in _fallbacks(job, first)), cost)
+        # guard prices.dearest: a job that goes to another provider is sold below its cost there
+        total = max(total, *(_cost_at(job, book, name, storage) for name in _others(job, first)), cost)
         if first and provider not in {None, first.provider}:
             parts, cost, _ = _amounts(job, book, first.at(provider), storage)
         total_microusd, cost_microusd = _to_microusd(total), _to_microusd(cost)
@@ -188,14 +188,14 @@ def _amounts(
     return parts, prices.cost_usd + storage, sum(parts, Decimal(0)) * more
 
 
-def _fallbacks(job: JobSpec, entry: ModelEntry | None) -> Iterator[str]:
-    """Name the fallbacks that a job may go to."""
-    for other in entry.fallbacks if entry else ():
+def _others(job: JobSpec, entry: ModelEntry | None) -> Iterator[str]:
+    """Name the other providers that a job may go to."""
+    for other in entry.offers if entry else ():
         limits = other.limits or (entry and entry.limits)
         is_priced = isinstance(other.price, JobPrice) or (
             limits and other.price.amounts(limits.resolve_audio(job.clip), Decimal(0)) is not None
         )
-        if is_priced and (job.fallbacks is None or other.provider in job.fallbacks):
+        if is_priced and (job.offers is None or other.provider in job.offers):
             yield other.provider
 
 

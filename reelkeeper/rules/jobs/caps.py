@@ -53,6 +53,10 @@ class Room:
             for scope in scopes.of_job(some.lane, some.model, some.tier, some.user_id):
                 self._taken[scope] += some.jobs
 
+    def places(self, scope: str) -> int | None:
+        """Return how many jobs of a scope may be made at once; None: no cap of its own."""
+        return scopes.limits_of([scope], self._caps).get(scope)
+
     def full(self) -> dict[str, tuple[int, int]]:
         """Return, for each full scope, how many places are taken, and its limit."""
         limits = scopes.limits_of(self._taken, self._caps)

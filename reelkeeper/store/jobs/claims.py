@@ -105,6 +105,12 @@ def running_by_lane(session: Session, otherwise: str | None = None) -> Counter[s
     return Counter({row[0]: int(row[1]) for row in rows})
 
 
+def count_ahead(session: Session, lane: str) -> int:
+    """Count the jobs of a provider that run, or wait to be sent to it or followed there."""
+    waits = sa.and_(_IS_LEADER, jobs.c.lane == lane, jobs.c.state.in_((JobState.QUEUED, JobState.RUNNING)))
+    return int(session.execute(sa.select(sa.func.count()).where(waits)).scalar_one())
+
+
 def count_states(session: Session) -> dict[str, int]:
     """Count the jobs in each state, without followers and those that succeeded."""
     chosen = sa.and_(_IS_LEADER, jobs.c.state != JobState.SUCCEEDED)

@@ -208,7 +208,7 @@ def test_requests_are_priced_at_the_other_providers_of_their_model(store: sa.Eng
         return {"unit": "second", "rates": [{"usd": usd}], "source": "a list", "read_on": "2026-11-01"}
 
     second = {"provider": "runway", "price": price("0.06")}
-    entry = {"model": "veo", "provider": "fal", "price": price("0.10"), "fallbacks": [second]}
+    entry = {"model": "veo", "provider": "fal", "price": price("0.10"), "offers": [second]}
     request = {"prompt": "a cat", "model": "veo", "duration_seconds": 5, "width": 1280, "height": 720}
     rows = [
         made(f"j{days}", NOW - timedelta(days=days), request=asked, model="veo", provider="fal")

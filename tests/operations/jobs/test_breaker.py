@@ -161,7 +161,7 @@ def test_a_job_that_was_claimed_before_is_not_sent_any_more_and_it_is_no_attempt
 
 def test_a_worker_leaves_jobs_alone_that_wait_for_another_provider_of_their_model(queue: sa.Engine) -> None:
     price = {"base_usd": "1"}
-    sold = {"model": "veo", "provider": "fal", "price": price, "fallbacks": [{"provider": "http", "price": price}]}
+    sold = {"model": "veo", "provider": "fal", "price": price, "offers": [{"provider": "http", "price": price}]}
     put_in_force(queue, book=PriceBook.model_validate({"models": [sold], "unpriced": "sell"}))
     enqueue(queue, *(row(name, lane=name, model="veo", estimate_seconds=1.0) for name in ("fal", "http", "local")))
     taken = {job.id for job in claim(queue, "w", [None] * 9, limit=99, served=Served.only("http"))}

@@ -57,7 +57,7 @@ def second(usd: str, **more: object) -> dict[str, Any]:
 
 
 def sold(*fallbacks: dict[str, Any], usd: str = "0.1", margin: int = 100) -> PriceBook:
-    model = {"model": "m", "provider": "fal", "vendor_model": "fal/m", "price": second(usd), "fallbacks": fallbacks}
+    model = {"model": "m", "provider": "fal", "vendor_model": "fal/m", "price": second(usd), "offers": fallbacks}
     return PriceBook.model_validate({"models": [model], "margin_percent": margin})
 
 
@@ -394,7 +394,7 @@ def test_the_second_vendor_is_sent_its_own_name_of_the_model(shop: World, provid
     engine = shop.workspace.engine
     flat = {"base_usd": "0.1", "compute_usd": "0.05", "api_usd": "0.05"}
     other = {"provider": "http", "vendor_model": "lab/m-2", "price": flat, "limits": {"audio": "choice"}}
-    model = {"model": "m", "provider": "fal", "vendor_model": "fal/m", "price": flat, "fallbacks": [other]}
+    model = {"model": "m", "provider": "fal", "vendor_model": "fal/m", "price": flat, "offers": [other]}
     put_in_force(engine, book=PriceBook.model_validate({"models": [model]}), breaker=POLICY)
     small = {"width": 64, "height": 64, "duration_seconds": 0.5, "fps": 8}
     assert isinstance(ask(engine, "k", fox(**small)), Queued)

@@ -26,6 +26,8 @@ from reelkeeper.rules.billing.catalogue import (
     clip_of,
 )
 from reelkeeper.rules.billing.quote import JobSpec, PriceBook, quote
+from reelkeeper.rules.jobs.routing import RoutingPolicy
+from reelkeeper.rules.policies import Policies, earlier, parse
 
 READ = {"source": "a price list", "read_on": date(2026, 11, 25)}
 
@@ -312,12 +314,12 @@ def test_a_quote_covers_the_dearest_provider_that_can_make_it_and_is_the_same_wh
         part["limits"] = ModelLimits(most_seconds=Decimal(most_seconds))
     first, *others = parts
     sold = PriceBook.model_validate(
-        {"models": [{"model": "m", **first, "fallbacks": others}], "margin_percent": Decimal(margin)}
+        {"models": [{"model": "m", **first, "offers": others}], "margin_percent": Decimal(margin)}
     )
     entry, clip = sold.models[0], Clip(seconds=Decimal(seconds))
     able = entry.able_providers(request(duration_seconds=float(seconds)))
     assert able == names if seconds <= most_seconds else names[:2]
-    job = JobSpec(model="m", clip=clip, fallbacks=able)
+    job = JobSpec(model="m", clip=clip, offers=able)
     quotes = {name: quote(job, sold, name) for name in able}
     assert len({given.total_microusd for given in quotes.values()}) == 1
     alone = asked(book(price(Rate(usd=costs[0])), margin), clip)
@@ -338,7 +340,20 @@ def test_a_quote_covers_the_dearest_provider_that_can_make_it_and_is_the_same_wh
     ],
 )
 def test_a_model_with_fallbacks_says_who_makes_it_first_and_at_what_price(wrong: dict[str, object], said: str) -> None:
-    whole = {"model": "m", "provider": "fal", "price": price(), "fallbacks": [{"provider": "runway", "price": price()}]}
+    whole = {"model": "m", "provider": "fal", "price": price(), "offers": [{"provider": "runway", "price": price()}]}
     assert ModelEntry.model_validate(whole).providers == ("fal", "runway")
     with pytest.raises(ValidationError, match=said):
         ModelEntry.model_validate(whole | wrong)
+
+
+def test_a_book_whose_providers_stood_in_order_keeps_that_order() -> None:
+    cost = {"unit": "second", "rates": [{"usd": "0.1"}], "source": "a list", "read_on": "2026-11-29"}
+    entry = {"model": "m", "provider": "fal", "price": cost}
+    before = {"book": {"models": [entry | {"fallbacks": [{"provider": "runway", "price": cost}]}]}}
+    for found in (parse(before), Policies.model_validate(earlier(before))):
+        assert found.book.models[0].providers == ("fal", "runway")
+        assert found.routing == RoutingPolicy(rule="first", wait_limit_seconds=None)
+    others: list[dict[str, Any]] = [{"book": {"models": [entry | {"fallbacks": []}]}}, {"book": {}}, {}]
+    for without in others:
+        assert parse(without).routing == RoutingPolicy()
+    assert parse(before | {"routing": {"rule": "cheapest"}}).routing.rule == "cheapest"

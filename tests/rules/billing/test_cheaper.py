@@ -17,7 +17,7 @@ def price(usd: str, **more: Any) -> dict[str, Any]:  # noqa: ANN401  any field
 
 def book(**more: Any) -> PriceBook:  # noqa: ANN401  any field
     second = {"provider": "runway", "price": price("0.06"), "limits": {"seconds": [5]}}
-    entry = {"model": "veo", "provider": "fal", "price": price("0.10"), "fallbacks": [second], **more}
+    entry = {"model": "veo", "provider": "fal", "price": price("0.10"), "offers": [second], **more}
     return PriceBook.model_validate({"models": [entry]})
 
 
@@ -33,7 +33,7 @@ def test_the_clips_that_another_provider_can_make_are_priced_there() -> None:
 
 def test_a_way_that_costs_more_is_left_out_and_dearer_clips_reduce_its_saving() -> None:
     assert cheaper([asked("runway", jobs=3)], book()) == []
-    dear_start = book(fallbacks=[{"provider": "runway", "price": price("0.06", image_usd="0.50")}])
+    dear_start = book(offers=[{"provider": "runway", "price": price("0.06", image_usd="0.50")}])
     with_image = asked(jobs=1, image_sha256="0" * 64)
     assert cheaper([asked(jobs=2), with_image], dear_start) == [Cheaper("veo", "runway", 3, Decimal("0.10"))]
     assert cheaper([asked(jobs=1), with_image], dear_start) == []
@@ -41,7 +41,7 @@ def test_a_way_that_costs_more_is_left_out_and_dearer_clips_reduce_its_saving() 
 
 def test_a_clip_with_sound_left_open_could_be_made_without() -> None:
     rates = {"unit": "second", "rates": [{"usd": "0.10", "audio": False}, {"usd": "0.15", "audio": True}], **READ}
-    of_sound = book(price=rates, limits={"audio": "choice"}, fallbacks=[])
+    of_sound = book(price=rates, limits={"audio": "choice"}, offers=[])
     assert cheaper([asked(jobs=4), asked(jobs=9, audio=True)], of_sound) == [Cheaper("veo", None, 4, Decimal("1.00"))]
 
 

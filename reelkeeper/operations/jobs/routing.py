@@ -1,0 +1,157 @@
+"""Send a job to one of the providers of its model, at its admission and while that one is unwell: never to two.
+
+A job is moved only if no provider can have it: it was never sent, or its provider has certainly refused or failed it.
+The user's price and hold stay. Our cost is that of the new provider, and so are the budgets that apply.
+"""
+
+from collections.abc import Collection, Sequence
+from typing import Final, NamedTuple
+
+from reelkeeper.errors import Frozen
+from reelkeeper.model.requests import GenerationRequest
+from reelkeeper.operations.billing import limits
+from reelkeeper.operations.core.freeze import require_permission
+from reelkeeper.operations.core.policies import at as at_version
+from reelkeeper.operations.core.policies import in_force
+from reelkeeper.operations.jobs import breaker
+from reelkeeper.operations.jobs.prices import beyond_budget, price_of
+from reelkeeper.rules.core.scopes import of_job
+from reelkeeper.rules.jobs.caps import Room
+from reelkeeper.rules.jobs.routing import Choice, Offered, Record, Verdict
+from reelkeeper.rules.jobs.routing import choose as best_of
+from reelkeeper.rules.policies import Policies
+from reelkeeper.store import Session
+from reelkeeper.store.core import controls
+from reelkeeper.store.jobs import breakers, claims
+from reelkeeper.store.jobs.queue import AdmittedJob
+from reelkeeper.store.jobs.slots import lane_limits
+
+_MOST: Final = 50  # jobs that one claim moves, so that admissions do not wait long
+_RECORDS: Final = "records"  # {"provider model": how its last jobs ended}
+
+
+class Destination(NamedTuple):
+    """The provider for a new job, and its expected cost to us there."""
+
+    lane: str
+    cost_microusd: int
+
+
+class Wanted(NamedTuple):
+    """A job to be sent, as far as the choice of its provider depends on it."""
+
+    request: GenerationRequest
+    user_id: str
+    tier: str | None
+    tag: str | None
+    seconds: float  # that it is expected to take
+
+    @classmethod
+    def of(cls, job: AdmittedJob) -> "Wanted":
+        """Read a job that was admitted."""
+        request = GenerationRequest.model_validate(job.request)
+        return cls(request, job.user_id, job.tier, job.tag, job.estimate_seconds)
+
+
+def choose(session: Session, wanted: Wanted, first: Destination) -> Destination:
+    """Choose the provider of a new job; where none can take it, it waits for `first`.
+
+    The caller holds the deployment row.
+    """
+    policies = in_force(session).policies
+    entry = policies.book.entry(wanted.request.model)
+    if entry is None or not entry.offers:
+        return first
+    offers = _offers(session, wanted, policies, breaker.takes_no_more(session, policies.breaker), 0)
+    return _destination(best_of(offers, policies.routing), offers) or first
+
+
+def verdicts(session: Session, job: AdmittedJob) -> tuple[Verdict, ...]:
+    """Judge each offer for a waiting job as it stands now; empty where its model has only one."""
+    prices, policies = at_version(session, job.policy_version), in_force(session).policies
+    entry = prices.book.entry(job.model)
+    if entry is None or not entry.offers:
+        return ()
+    shut = {name for name in entry.providers if breaker.is_open(session, name)}
+    offers = [
+        offer._replace(has_budget=True) if offer.provider == job.lane else offer  # it is counted there already
+        for offer in _offers(session, Wanted.of(job), prices, shut, limits.expected_cost(job))
+    ]
+    return best_of(offers, policies.routing).verdicts
+
+
+def move_waiting(session: Session, unwell: Collection[str]) -> None:
+    """Move unsent jobs that wait for these providers to other providers of their models.
+
+    Does nothing while changes are frozen. A job that fits no other provider's budget waits for its own.
+    """
+    policies = in_force(session).policies
+    shut = breaker.takes_no_more(session, policies.breaker)
+    models = [entry.model for entry in policies.book.models if entry.offers and not shut.issuperset(entry.providers)]
+    if not models:
+        return
+    try:
+        require_permission(session)
+    except Frozen:
+        return
+    for job in breakers.unsent(session, unwell, models, _MOST):
+        _move(session, job, shut)
+
+
+def _move(session: Session, job: AdmittedJob, shut: Collection[str]) -> None:
+    # guard fallback.known_price: a job goes to a provider that its price does not cover, and is sold at a loss
+    prices, before = at_version(session, job.policy_version), limits.expected_cost(job)
+    limits.leave(session, job)
+    offers = _offers(session, Wanted.of(job), prices, shut, before)
+    to = _destination(best_of(offers, in_force(session).policies.routing), offers)
+    if to and to.lane != job.lane and breakers.move(session, job, to.lane, to.cost_microusd):
+        limits.take_in(session, of_job(to.lane, job.model, job.tier, job.user_id), to.cost_microusd)
+        return
+    limits.take_in(session, limits.scopes_of(job), before)
+
+
+def _offers(
+    session: Session, wanted: Wanted, prices: Policies, shut: Collection[str], counted_microusd: int
+) -> list[Offered]:
+    """Read what is known of each provider that can make a job; the overall budgets have `counted_microusd` of it."""
+    policies, model = in_force(session).policies, wanted.request.model
+    entry, records = prices.book.entry(model), controls.remembered(session, [_RECORDS]).get(_RECORDS, {})
+    room, found = Room(policies.caps, (), lane_limits(session)), list[Offered]()
+    for lane in entry.able_providers(wanted.request) if entry else ():
+        cost = price_of(wanted.request, wanted.tier, prices, lane, tag=wanted.tag).cost_microusd
+        scopes, places = of_job(lane, model, wanted.tier, wanted.user_id), room.places(f"provider:{lane}")
+        # guard fallback.budgets: a job exceeds the budget of its new provider, or of its user
+        fits = _has_room(session, policies, scopes, cost, cost - counted_microusd)
+        ahead = 0 if places is None else claims.count_ahead(session, lane)
+        record = Record(*records.get(f"{lane} {model}", ()))
+        found.append(Offered(lane, cost, record, lane not in shut, fits, places, ahead, wanted.seconds))
+    return found
+
+
+def _destination(choice: Choice, offers: Sequence[Offered]) -> Destination | None:
+    costs = {offer.provider: offer.cost_microusd for offer in offers}
+    return Destination(choice.provider, costs[choice.provider]) if choice.provider else None
+
+
+def _has_room(
+    session: Session, policies: Policies, job_scopes: tuple[str, ...], cost_microusd: int, more_microusd: int
+) -> bool:
+    """Check whether the budgets of a job's scopes have room for its cost, and the overall ones for what is added."""
+    admission = policies.admission
+    return limits.has_room(session, admission.spend_limits, job_scopes, cost_microusd) and (
+        more_microusd <= 0 or beyond_budget(session, admission, more_microusd) is None
+    )
+
+
+def note(session: Session, job: AdmittedJob, *, is_delivered: bool) -> None:
+    """Record how a job ended at a provider that charges for it, where its model has several.
+
+    The caller holds the deployment row: no other writes.
+    """
+    entry = at_version(session, job.policy_version).book.entry(job.model)
+    if entry is None or not entry.offers or job.lane not in entry.providers:
+        return
+    records = controls.remembered(session, [_RECORDS]).get(_RECORDS, {})
+    key = f"{job.lane} {job.model}"
+    after = Record(*records.get(key, ())).after(is_delivered=is_delivered)
+    controls.write(session, _RECORDS, {**records, key: after})

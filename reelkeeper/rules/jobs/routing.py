@@ -1,0 +1,145 @@
+"""Choose which provider of its model makes a job: the one with the fewest expected dollars for a delivered clip. Pure.
+
+A vendor also charges for some jobs that bring no video, so an offer costs its price, and its share of those. It counts
+only while its provider is healthy, every budget has room for its cost, and the job would begin soon enough there.
+
+>>> fal, runway = Offered("fal", 400_000), Offered("runway", 300_000, Record(delivered=60, charged_failures=40))
+>>> for verdict in choose([fal, runway], RoutingPolicy()).verdicts:
+...     print(verdict.provider, verdict.expected_microusd, verdict.reason)
+fal 400000 chosen
+runway 450000 dearer
+"""
+
+from collections.abc import Sequence
+from enum import StrEnum
+from fractions import Fraction
+from typing import Final, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field
+
+_TRUSTED: Final = 20  # deliveries that are presumed of each, so that two failures in a row do not decide
+_KEPT: Final = 0.99  # of what is known, with each further job: the last hundred or so count
+
+
+class RoutingPolicy(BaseModel):
+    """The choice between the providers of a model."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rule: Literal["cheapest", "first"] = Field(
+        "cheapest",
+        description="cheapest: the offer with the fewest expected dollars for a delivered clip; first: the first one "
+        "of the catalogue",
+    )
+    wait_limit_seconds: int | None = Field(
+        600,
+        ge=0,
+        le=86_400,
+        description="Seconds within which a job is expected to begin at an offer, for it to count; never: however late",
+    )
+
+
+class Record(NamedTuple):
+    """How a provider's last jobs of a model ended; earlier ones count less."""
+
+    delivered: float = 0.0
+    charged_failures: float = 0.0  # charged, or perhaps charged, without a video
+
+    def after(self, *, is_delivered: bool) -> "Record":
+        """Return the record with one more job."""
+        delivered, failures = self.delivered * _KEPT, self.charged_failures * _KEPT
+        return Record(delivered + is_delivered, failures + (not is_delivered))
+
+
+class Offered(NamedTuple):
+    """A provider that can make a job, and what is known of it now."""
+
+    provider: str
+    cost_microusd: int  # of a job that is delivered
+    record: Record = Record()
+    is_healthy: bool = True
+    has_budget: bool = True  # for this cost, in every scope of the job
+    places: int | None = None  # jobs at once, by its caps and its tuned limit; None: no limit
+    ahead: int = 0  # its jobs that run, or wait to be sent
+    job_seconds: float = 0.0  # that a job takes there
+
+    @property
+    def expected_microusd(self) -> Fraction:
+        """The expected cost of a delivered clip: that of its own job, and of charged ones that bring nothing."""
+        record = self.record
+        # guard routing.failures: a vendor that charges for what it does not deliver is taken for a cheap one
+        lost = Fraction(record.charged_failures) / (Fraction(record.delivered) + _TRUSTED)
+        return self.cost_microusd * (1 + lost)
+
+    @property
+    def wait_seconds(self) -> float:
+        """The seconds until a place is expected to be free; those ahead leave one after the other."""
+        if self.places is None or self.ahead < self.places:
+            return 0.0
+        return (self.ahead - self.places + 1) * self.job_seconds / self.places
+
+
+class Reason(StrEnum):
+    """Why an offer was chosen, or was not."""
+
+    CHOSEN = "chosen"
+    UNWELL = "its provider is failing"
+    BUDGET = "no budget is left for it"
+    LATE = "it would begin too late"
+    DEARER = "dearer"
+    LATER = "later in the catalogue"
+
+
+class Verdict(NamedTuple):
+    """The reason about one offer, with what it was judged by."""
+
+    provider: str
+    reason: Reason
+    expected_microusd: int  # for a delivered clip
+    wait_seconds: float
+
+
+class Choice(NamedTuple):
+    """The provider that gets a job; None: it waits for its own. And a verdict on each offer, in their order."""
+
+    provider: str | None
+    verdicts: tuple[Verdict, ...]
+
+
+def choose(offers: Sequence[Offered], policy: RoutingPolicy) -> Choice:
+    """Choose one of a job's offers, which stand in the order of the catalogue; equally cheap ones by that order.
+
+    Where each would begin too late, it is the one that begins first.
+    """
+    # guard routing.possible: a job goes to a provider that fails it, or beyond a budget, because it is cheap there
+    possible = [offer for offer in offers if offer.is_healthy and offer.has_budget]
+    soon = [offer for offer in possible if _is_soon(offer, policy)]
+    chosen: Offered | None
+    if soon:
+        chosen = min(soon, key=lambda offer: offer.expected_microusd) if policy.rule == "cheapest" else soon[0]
+    else:
+        chosen = min(possible, key=lambda offer: (offer.wait_seconds, offer.expected_microusd), default=None)
+    verdicts = tuple(
+        Verdict(
+            offer.provider,
+            Reason.CHOSEN if offer is chosen else _against(offer, policy),
+            round(offer.expected_microusd),
+            offer.wait_seconds,
+        )
+        for offer in offers
+    )
+    return Choice(chosen.provider if chosen else None, verdicts)
+
+
+def _against(offer: Offered, policy: RoutingPolicy) -> Reason:
+    if not offer.is_healthy:
+        return Reason.UNWELL
+    if not offer.has_budget:
+        return Reason.BUDGET
+    if not _is_soon(offer, policy):
+        return Reason.LATE
+    return Reason.DEARER if policy.rule == "cheapest" else Reason.LATER
+
+
+def _is_soon(offer: Offered, policy: RoutingPolicy) -> bool:
+    return policy.wait_limit_seconds is None or offer.wait_seconds <= policy.wait_limit_seconds

@@ -1,0 +1,101 @@
+"""Which offer gets a job: compared with an exhaustive search that was written apart from the rule."""
+
+from fractions import Fraction
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reelkeeper.rules.jobs.routing import Offered, Reason, Record, RoutingPolicy, choose
+
+NAMES = ("fal", "replicate", "runway", "openai", "comfyui", "http")
+records = st.builds(Record, st.integers(0, 200).map(float), st.integers(0, 100).map(float))
+offers = st.lists(
+    st.builds(
+        Offered,
+        st.just(""),
+        st.one_of(st.integers(1, 12), st.integers(1, 4_800_000)),  # often equal
+        records,
+        is_healthy=st.booleans(),
+        has_budget=st.booleans(),
+        places=st.none() | st.integers(1, 8),
+        ahead=st.integers(0, 60),
+        job_seconds=st.integers(1, 400).map(float),
+    ),
+    max_size=len(NAMES),
+).map(lambda found: [offer._replace(provider=name) for name, offer in zip(NAMES, found, strict=False)])
+policies = st.builds(
+    RoutingPolicy, rule=st.sampled_from(["cheapest", "first"]), wait_limit_seconds=st.none() | st.integers(0, 2_000)
+)
+
+
+def dollars_a_clip(offer: Offered) -> Fraction:
+    """What all its jobs cost, over those that were delivered; twenty that were are presumed."""
+    delivered, charged = 20 + int(offer.record.delivered), int(offer.record.charged_failures)
+    return Fraction(offer.cost_microusd * (delivered + charged), delivered)
+
+
+def begins_after(offer: Offered) -> Fraction:
+    """When a place is free: as jobs end evenly, one in each share of a job's time."""
+    if offer.places is None:
+        return Fraction(0)
+    in_line, share = 1 + offer.ahead - offer.places, Fraction(int(offer.job_seconds), offer.places)
+    return max(Fraction(0), in_line * share)
+
+
+def exhaustive(found: list[Offered], policy: RoutingPolicy) -> str | None:
+    """Find the offer that no other one beats, by comparing each with each."""
+
+    def rank(place: int) -> tuple[object, ...]:
+        offer = found[place]
+        is_late = policy.wait_limit_seconds is not None and begins_after(offer) > policy.wait_limit_seconds
+        dollars = dollars_a_clip(offer)
+        if is_late:
+            return True, begins_after(offer), dollars, place
+        return False, Fraction(0), dollars if policy.rule == "cheapest" else Fraction(0), place
+
+    able = [place for place, offer in enumerate(found) if offer.is_healthy and offer.has_budget]
+    unbeaten = [one for one in able if not any(rank(other) < rank(one) for other in able)]
+    return found[unbeaten[0]].provider if unbeaten else None
+
+
+@given(offers, policies)
+def test_the_chosen_offer_is_the_one_that_an_exhaustive_comparison_finds(
+    found: list[Offered], policy: RoutingPolicy
+) -> None:
+    choice = choose(found, policy)
+    assert choice.provider == exhaustive(found, policy)
+    assert [verdict.provider for verdict in choice.verdicts] == [offer.provider for offer in found]
+    chosen = [verdict.provider for verdict in choice.verdicts if verdict.reason is Reason.CHOSEN]
+    assert chosen == ([choice.provider] if choice.provider else [])
+
+
+@pytest.mark.long
+@given(offers, policies)
+@settings(max_examples=10_000)
+def test_ten_thousand_choices_are_those_of_an_exhaustive_comparison(
+    found: list[Offered], policy: RoutingPolicy
+) -> None:
+    assert choose(found, policy).provider == exhaustive(found, policy)
+
+
+@given(offers, policies)
+def test_each_verdict_says_what_would_have_to_change(found: list[Offered], policy: RoutingPolicy) -> None:
+    for offer, verdict in zip(found, choose(found, policy).verdicts, strict=True):
+        assert (verdict.reason is Reason.UNWELL) == (not offer.is_healthy)
+        if verdict.reason is Reason.BUDGET:
+            assert not offer.has_budget
+        if verdict.reason in {Reason.DEARER, Reason.LATER}:
+            assert (verdict.reason is Reason.DEARER) == (policy.rule == "cheapest")
+
+
+def test_a_vendor_that_charges_for_what_it_does_not_deliver_loses_its_lead_slowly() -> None:
+    record, cheap, dear = Record(), 300_000, 400_000
+    lost = 0
+    while choose([Offered("runway", cheap, record), Offered("fal", dear)], RoutingPolicy()).provider == "runway":
+        record, lost = record.after(is_delivered=False), lost + 1
+    assert lost == 7  # a third of the twenty that are presumed, and a bit
+    kept = 0
+    while choose([Offered("runway", cheap, record), Offered("fal", dear)], RoutingPolicy()).provider == "fal":
+        record, kept = record.after(is_delivered=True), kept + 1
+    assert kept <= 2
