@@ -67,7 +67,7 @@ _OTHERS: Final[dict[str, list[object]]] = {  # where a number more or less is no
     "models": [
         (
             {
-                "model": "m",
+                "model": "another",
                 "provider": "local",
                 "price": _FLAT,
                 "offers": [{"provider": "http", "price": _FLAT}],

@@ -49,7 +49,7 @@ Reads = dict[str, set[object]]  # "LifecyclePolicy.grace_days" -> the values tha
 SECTIONS: Final = {type(getattr(DEFAULTS, name)): name for name in Policies.model_fields}
 # Which process follows which section. `api` is the HTTP API, `worker` a run that makes jobs; flows and commands.
 CONCERNS: Final[dict[str, set[str]]] = {
-    "api": {"access", "admission", "tiers", "book", "lifecycle"},
+    "api": {"access", "admission", "tiers", "book", "lifecycle", "routing"},
     "worker": {"order", "tiers", "attempts", "breaker", "admission", "lifecycle"},
     "tier_storage": {"lifecycle", "tiers", "limits", "recipe", "acceptance"},
     "expire_videos": {"lifecycle", "tiers", "limits"},
@@ -143,6 +143,8 @@ def serve(scene: Scene) -> None:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers={"Authorization": f"Bearer {token}"}) as client:
             wanted = {"user_id": "ann", "request": {"model": "m", "prompt": "a dog"}}
             assert client.post("/v1/jobs", json=wanted, headers={"Idempotency-Key": "k"}).status_code == 202
+            several = {"user_id": "ann", "request": {"model": "another", "prompt": "a dog"}}  # that make it
+            assert client.post("/v1/jobs", json=several, headers={"Idempotency-Key": "k2"}).status_code == 202
             assert client.get("/v1/users/ann").status_code == 200
             assert client.get("/v1/users/ann/videos").status_code == 200
             assert client.get("/v1/videos/v0/url").status_code in (200, 404)
