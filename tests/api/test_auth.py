@@ -4,15 +4,17 @@ import asyncio
 import re
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from threading import Event
 from time import sleep
 
+import httpx
 import pytest
 import sqlalchemy as sa
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from starlette.responses import PlainTextResponse
 
-from reelkeeper.api import following
+from reelkeeper.api import auth, following
 from reelkeeper.api.app import create_app
 from reelkeeper.api.app_state import AppState
 from reelkeeper.api.auth import AuthMiddleware
@@ -212,3 +214,38 @@ def test_a_running_api_of_another_version_answers_no_request(
         is_now(newest_schema())
     assert client.get("/v1/videos/none").status_code == 404
     assert app.state.load is app_state.load
+
+
+def test_a_revoked_token_works_for_a_second_at_most_while_another_request_looks_it_up(
+    app_state: AppState, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line, text = tokens.create(world.workspace.engine, "a test", tuple(Scope), author="test")
+    at, begun, goes_on = [0.0], Event(), Event()
+    checked = AuthMiddleware(PlainTextResponse("yes"), world.workspace.engine, app_state.load, lambda: at[0])
+    transport = httpx.ASGITransport(checked)
+
+    def look_up(engine: sa.Engine, known: str) -> object:
+        if at[0]:
+            begun.set()
+            goes_on.wait(20)
+        return tokens.authenticate(engine, known)
+
+    async def ask() -> list[int]:
+        async with httpx.AsyncClient(transport=transport, base_url="http://api", headers=held) as client:
+            answers = [await client.get("/v1/none")]
+            tokens.revoke(world.workspace.engine, line.id, author="test")
+            at[0] = 0.6
+            first = asyncio.create_task(client.get("/v1/none"))
+            await asyncio.to_thread(begun.wait, 20)
+            at[0] = 0.99
+            answers.append(await asyncio.wait_for(client.get("/v1/none"), 20))
+            at[0] = 1.0
+            late = asyncio.create_task(client.get("/v1/none"))
+            await asyncio.sleep(0.05)
+            goes_on.set()
+            answers += [await late, await first]
+        return [answer.status_code for answer in answers]
+
+    monkeypatch.setattr(auth, "authenticate", look_up)
+    held = {"Authorization": f"Bearer {text}"}
+    assert asyncio.run(ask()) == [200, 200, 401, 401]

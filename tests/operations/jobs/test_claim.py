@@ -1,6 +1,7 @@
 """A job belongs to one worker at a time, and none is forgotten."""
 
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from random import Random
 
 import pytest
@@ -304,3 +305,17 @@ def test_a_long_queue_is_not_read_whole_and_its_best_job_is_found(ann: sa.Engine
         seen, _ = claims.waiting_jobs(session, dispatch.window(policy, SHIPPED), SHIPPED.names)
     assert len(seen) <= 500
     assert {"j0000", "short", "paid", "tierless"} <= {job.id for job in seen}
+
+
+@pytest.mark.parametrize(("seconds", "left"), [(50, []), (61, ["j"])])
+def test_a_job_is_another_workers_a_minute_after_the_last_sign_of_life_of_its_own(
+    ann: sa.Engine, seconds: float, left: list[str]
+) -> None:
+    enqueue(ann, row("j"))
+    (job,) = claim(ann, "one", [None], limit=9)
+    with transaction(ann, "test") as session:
+        claims.renew(session, [(*job.fence, 0.5)])
+        ends = session.execute(sa.select(jobs.c.lease_until)).scalar_one()
+        session.execute(sa.update(jobs).values(lease_until=ends - timedelta(seconds=seconds)))
+    with reading(ann) as session:
+        assert claims.left_behind(session, 9) == left

@@ -17,6 +17,7 @@ from reelkeeper.rules.sync.adoption import AdoptionLimits
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.tables import blobs, cache_entries, users, videos
+from reelkeeper.store.tables import orphans as noted
 from reelkeeper.store.videos import cache
 from tests.faults.world import World
 from tests.operations.changes import change, rows
@@ -290,3 +291,17 @@ def test_debris_that_may_be_wanted_meanwhile_is_not_swept(
     before = rows(world)
     assert sweep(world, found, lease) == 0
     assert rows(world) == before
+
+
+@pytest.mark.parametrize(("age_hours", "watched_hours", "swept"), [(49, 25, 1), (47, 25, 0), (49, 23, 0)])
+def test_debris_is_swept_at_48_hours_of_age_after_a_day_of_watching(
+    world: World, lease: Lease, age_hours: int, watched_hours: int, swept: int
+) -> None:
+    leave_debris(world)
+    found = look(world)
+    stored = found.started_at - timedelta(hours=age_hours)
+    with transaction(world.workspace.engine, "test") as session:
+        (last,) = session.execute(sa.select(noted.c.last_seen_at)).one()
+        dated = {"last_modified": stored, "first_seen_at": last - timedelta(hours=watched_hours)}
+        session.execute(sa.update(noted).values(**dated))
+    assert sweep(world, found, lease) == swept

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import threading
+from datetime import timedelta
 
 import pytest
 import sqlalchemy as sa
@@ -103,3 +104,14 @@ def test_one_of_eight_processes_gets_each_name(engine: sa.Engine) -> None:
         rival.join()
     assert sorted(lease.name for lease in won) == sorted(NAMES)
     assert {lease.token for lease in won} == {1}
+
+
+@pytest.mark.parametrize(("seconds", "granted"), [(50, 0), (61, 1)])
+def test_a_lease_ends_a_minute_after_its_holders_last_sign_of_life(
+    engine: sa.Engine, seconds: float, granted: int
+) -> None:
+    renew(engine, acquire(engine, ["a"], "ada"))
+    with transaction(engine, "test") as session:
+        ends = session.execute(sa.select(leases.c.expires_at)).scalar_one()
+        session.execute(sa.update(leases).values(expires_at=ends - timedelta(seconds=seconds)))
+    assert len(acquire(engine, ["a"], "bob")) == granted
