@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from inline_snapshot import snapshot
 
 from reelkeeper.adapters import charts
 from reelkeeper.adapters.charts import DARK, LIGHT, NARROW, WIDE, Picture, Theme
@@ -150,15 +151,17 @@ def test_each_policy_says_what_its_months_come_to_and_what_it_loses() -> None:
 
 def test_a_chart_without_data_says_so() -> None:
     none = spent().astype({"usd": float})
-    assert words(charts.spend(none, 10, title="Spend")) == ["No spend is recorded yet", "Spend"]
+    assert words(charts.spend(none, 10, title="Spend")) == [snapshot("No spend is recorded yet"), "Spend"]
     assert "No forecast yet" in words(charts.forecast_fan(path(), path(), {}))[0]
     assert words(charts.storage(pd.DataFrame({"age": [], "tier": [], "size_bytes": []}), ("free",))) == [
-        "Nothing is stored yet"
+        snapshot("Nothing is stored yet")
     ]
     none = pd.DataFrame({"day": [], "kind": [], "usd": []})
-    assert words(charts.savings(none)) == ["Nothing has been saved yet"]
-    assert words(charts.policies(tried().head(0))) == ["No full month was simulated"]
-    assert words(charts.savings(none, has_freed=True)) == ["Bytes were freed; savings count from the next day on"]
+    assert words(charts.savings(none)) == [snapshot("Nothing has been saved yet")]
+    assert words(charts.policies(tried().head(0))) == [snapshot("No full month was simulated")]
+    assert words(charts.savings(none, has_freed=True)) == [
+        snapshot("Bytes were freed; savings count from the next day on")
+    ]
 
 
 def test_a_name_from_outside_is_text_and_never_markup() -> None:

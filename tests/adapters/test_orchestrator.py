@@ -3,10 +3,12 @@
 from collections.abc import Iterator
 
 import pytest
+from inline_snapshot import snapshot
 
 from reelkeeper.adapters.orchestrator import Orchestrator
 from reelkeeper.errors import OrchestratorError
 from tests.doubles.prefect_api import PrefectDouble
+from tests.marks import marked
 
 AUTH = "admin:a pass:word"
 
@@ -31,18 +33,21 @@ def test_a_protected_server_gets_its_password_and_token() -> None:
     with PrefectDouble(AUTH, has_csrf=True).serving() as server:
         assert start(server, auth=AUTH) == "run-0"
         for auth in (None, "admin:wrong"):
-            with pytest.raises(
-                OrchestratorError, match="answered 401 to GET of deployment dispatch-jobs/every-5-minutes"
-            ):
+            with pytest.raises(OrchestratorError) as refused:
                 start(server, auth=auth)
+            assert marked(refused.value) == snapshot(
+                "Prefect answered 401 to GET of deployment dispatch-jobs/every-5-minutes"
+            )
 
 
 def test_errors_contain_neither_address_nor_password(server: PrefectDouble) -> None:
-    with pytest.raises(OrchestratorError, match="answered 404 to GET of deployment nothing/every-5-minutes"):
+    with pytest.raises(OrchestratorError) as refused:
         start(server, flow="nothing")
+    assert marked(refused.value) == snapshot("Prefect answered 404 to GET of deployment nothing/every-5-minutes")
     server.status = 503
-    with pytest.raises(OrchestratorError, match="answered 503 to POST of a new run"):
+    with pytest.raises(OrchestratorError) as refused:
         start(server)
+    assert marked(refused.value) == snapshot("Prefect answered 503 to POST of a new run")
     with pytest.raises(OrchestratorError) as told:
         Orchestrator("http://127.0.0.1:1/api", AUTH).start("dispatch-jobs", "every-5-minutes", {}, key="k")
     assert "ConnectError" in str(told.value)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from inline_snapshot import snapshot
 
 from reelkeeper.errors import NotFound, PlanRefused
 from reelkeeper.model import Action, Counts, Outcome, PlanSummary, Verdict, Video
@@ -27,6 +28,7 @@ from reelkeeper.store.lifecycle.plans import (
     refuse_plan,
 )
 from reelkeeper.store.tables import plans, users, verdicts, videos
+from tests.marks import marked
 
 AS_OF = datetime(2026, 11, 24, 2, tzinfo=UTC)
 POLICY: dict[str, Any] = {"retire_below_views": 1, "compress_below_views": None}
@@ -115,8 +117,11 @@ def test_a_purge_plan_is_made_of_items_some_without_a_video(engine: sa.Engine) -
 def test_a_plan_is_applied_once(engine: sa.Engine) -> None:
     plan_id = ready(engine).id
     apply(engine, plan_id)
-    with pytest.raises(PlanRefused, match=f"plan {plan_id} was already applied on 20"):
+    with pytest.raises(PlanRefused) as refused:
         apply(engine, plan_id)
+    assert marked(refused.value) == snapshot(
+        "plan ID was already applied on DAY TIME UTC. Nothing was changed. Make a new plan"
+    )
 
 
 def test_an_applied_plan_with_items_left_is_under_way_or_stopped(engine: sa.Engine) -> None:
@@ -167,14 +172,18 @@ def test_an_old_plan_is_refused_by_the_databases_clock(engine: sa.Engine) -> Non
     plan_id = ready(engine).id
     with transaction(engine, "test.age") as session:
         session.execute(sa.update(plans).values(created_at=Clock(-24.5 * 3600)))
-    with pytest.raises(PlanRefused, match=r"is 24\.5 h old, limit 24 h"):
+    with pytest.raises(PlanRefused) as refused:
         apply(engine, plan_id)
+    assert marked(refused.value) == snapshot("plan ID is 24.5 h old, limit 24 h. Nothing was changed. Make a new plan")
 
 
 def test_another_policy_is_refused_and_named(engine: sa.Engine) -> None:
     plan_id = ready(engine).id
-    with pytest.raises(PlanRefused, match="retire_below_views=1 then, 9 now"):
+    with pytest.raises(PlanRefused) as refused:
         apply(engine, plan_id, policy={**POLICY, "retire_below_views": 9})
+    assert marked(refused.value) == snapshot(
+        "plan ID was made under another policy: retire_below_views=1 then, 9 now. Nothing was changed. Make a new plan"
+    )
     apply(engine, plan_id, policy=dict(reversed(POLICY.items())))
 
 
@@ -183,24 +192,32 @@ def test_a_plan_that_the_guard_refused_may_be_applied_with_its_override_once(eng
     with transaction(engine, "test.refuse") as session:
         refuse_plan(session, plan_id, "501 objects, limit 500")
     apply(engine, plan_id)
-    with pytest.raises(PlanRefused, match="was already applied on"):
+    with pytest.raises(PlanRefused) as refused:
         apply(engine, plan_id)
+    assert marked(refused.value) == snapshot(
+        "plan ID was already applied on DAY TIME UTC. Nothing was changed. Make a new plan"
+    )
 
 
 def test_another_flow_an_unfinished_and_an_unknown_plan_are_refused(engine: sa.Engine) -> None:
     plan_id = ready(engine).id
-    with pytest.raises(PlanRefused, match="made by tier_storage, not by expire_videos"):
+    with pytest.raises(PlanRefused) as refused:
         apply(engine, plan_id, "expire_videos")
-    with pytest.raises(PlanRefused, match="is drawing, not ready"):
+    assert marked(refused.value) == snapshot(
+        "plan ID was made by tier_storage, not by expire_videos. Nothing was changed. Make a new plan"
+    )
+    with pytest.raises(PlanRefused) as refused:
         apply(engine, begin_plan(engine, "tier_storage", POLICY, AS_OF, "run"))
+    assert marked(refused.value) == snapshot("plan ID is drawing, not ready. Nothing was changed. Make a new plan")
     with pytest.raises(NotFound):
         apply(engine, "0" * 12)
 
 
 def test_a_plan_is_drawn_once(engine: sa.Engine) -> None:
     plan_id = ready(engine).id
-    with pytest.raises(PlanRefused, match="is ready, and cannot be extended"):
+    with pytest.raises(PlanRefused) as refused:
         add_items(engine, plan_id, [], lambda: (Counts(), {}))
+    assert marked(refused.value) == snapshot("plan ID is ready, and cannot be extended; make a new plan")
 
 
 def test_outcomes_are_recorded_with_their_items(engine: sa.Engine) -> None:
@@ -223,7 +240,7 @@ def test_outcomes_are_recorded_with_their_items(engine: sa.Engine) -> None:
         )
         assert [tuple(row) for row in found] == [
             ("v0", "retired", "0 views", 0),
-            ("v1", "refused", "only 3 % smaller", 1_001),
+            ("v1", "refused", snapshot("only 3 % smaller"), 1_001),
         ]
 
 
@@ -257,11 +274,17 @@ def test_a_refused_plan_is_approved_once_with_the_limits_that_it_was_refused_by(
     with reading(engine) as session:
         assert load_summary(session, plan_id).approved == {"max_objects": 2}
         assert load_summary(session, other).approved == {}
-    with pytest.raises(PlanRefused, match="was approved by ops"):
+    with pytest.raises(PlanRefused) as plan_refused:
         approve(engine, plan_id)
+    assert marked(plan_refused.value) == snapshot(
+        "plan ID cannot be approved, and nothing was changed: it was approved by ops on DAY TIME UTC"
+    )
     apply(engine, plan_id)
-    with pytest.raises(PlanRefused, match="is applied, and was not refused"):
+    with pytest.raises(PlanRefused) as plan_refused:
         approve(engine, plan_id)
+    assert marked(plan_refused.value) == snapshot(
+        "plan ID cannot be approved, and nothing was changed: it is applied, and was not refused"
+    )
 
 
 def test_a_plan_refused_again_needs_another_approval(engine: sa.Engine) -> None:
@@ -275,8 +298,11 @@ def test_a_plan_refused_again_needs_another_approval(engine: sa.Engine) -> None:
 
 
 def test_a_plan_not_refused_impossible_or_old_is_not_approved(engine: sa.Engine) -> None:
-    with pytest.raises(PlanRefused, match="is ready, and was not refused"):
+    with pytest.raises(PlanRefused) as plan_refused:
         approve(engine, ready(engine).id)
+    assert marked(plan_refused.value) == snapshot(
+        "plan ID cannot be approved, and nothing was changed: it is ready, and was not refused"
+    )
     with pytest.raises(PlanRefused, match="has impossible figures"):
         approve(engine, refused(engine, {}))
     with pytest.raises(NotFound):
@@ -284,8 +310,11 @@ def test_a_plan_not_refused_impossible_or_old_is_not_approved(engine: sa.Engine)
     plan_id = refused(engine)
     with transaction(engine, "test.age") as session:
         session.execute(sa.update(plans).values(created_at=Clock(-25 * 3600)))
-    with pytest.raises(PlanRefused, match="more than 24 h old"):
+    with pytest.raises(PlanRefused) as plan_refused:
         approve(engine, plan_id)
+    assert marked(plan_refused.value) == snapshot(
+        "plan ID cannot be approved, and nothing was changed: it is more than 24 h old"
+    )
 
 
 def test_one_of_many_concurrent_approvals_succeeds(engine: sa.Engine) -> None:

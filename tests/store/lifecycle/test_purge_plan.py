@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from inline_snapshot import snapshot
 
 from reelkeeper.model import Claimed, Counts, Done, Grace, Outcome, PlannedRule, PlanSummary
 from reelkeeper.store.core.engine import reading, transaction
@@ -92,7 +93,7 @@ def test_each_rule_is_named_with_the_reason_and_the_saving(engine: sa.Engine, bl
         abandoned: "orphan",
         unfinished: "unfinished",
     }
-    assert items[gone].reason == "its grace is over; retired because: it was cold"
+    assert items[gone].reason == snapshot("its grace is over; retired because: it was cold")
     assert {item.saving_microusd for item in items.values()} == {30_000}
     assert (plan.population, plan.retire) == (Counts(1, 2 * 10**9), Counts(5, 10**10))
 
