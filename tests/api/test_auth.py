@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from starlette.responses import PlainTextResponse
+from starlette.types import Message, Receive, Send
 
 from reelkeeper.api import auth, following
 from reelkeeper.api.app import create_app
@@ -249,3 +250,24 @@ def test_a_revoked_token_works_for_a_second_at_most_while_another_request_looks_
     monkeypatch.setattr(auth, "authenticate", look_up)
     held = {"Authorization": f"Bearer {text}"}
     assert asyncio.run(ask()) == [200, 200, 401, 401]
+
+
+def test_a_body_in_parts_has_the_limit_of_a_whole_one(app_state: AppState, world: World) -> None:
+    app_state.load.limit(AccessPolicy(body_bytes=2_000))
+    parts = [{"type": "http.request", "body": b"x" * 1_500, "more_body": more} for more in (True, False)]
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return parts.pop(0)
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def read(scope: Message, receive: Receive, send: Send) -> None:
+        while (await receive())["more_body"]:
+            pass
+        await PlainTextResponse("read")(scope, receive, send)
+
+    checked = AuthMiddleware(read, world.workspace.engine, app_state.load)
+    asyncio.run(checked({"type": "http", "path": "/healthz", "method": "POST", "headers": []}, receive, send))
+    assert sent[0]["status"] == 413
