@@ -126,6 +126,6 @@ def test_where_the_contract_was_not_tried_no_purge_of_a_service_key_is_promised(
     assert (found.next_at, found.next_step) == (
         None,
         snapshot(
-            "no run deletes bytes at the service's keys until this bucket has passed reelkeeper doctor --contract; to show it again: reelkeeper restore --video v1"
+            "Nothing is changed at the service's own keys until this bucket has passed the contract test: reelkeeper doctor --contract; to show it again: reelkeeper restore --video v1"
         ),
     )
