@@ -48,9 +48,8 @@ test-soak: $(STAMP) $(FOREIGN) $(VENDORS) $(LITELLM) ## for a night: all cases, 
 	$(BIN)/pytest -m soak --ignore tests/ablation $(SEEDED)
 	$(MAKE) guards
 
-snapshots: $(STAMP)     ## write the sentences that tests hold as snapshots anew; then read them in git diff
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest --inline-snapshot=create,fix \
-	  $$(grep -rlE --include 'test_*.py' 'import snapshot$$|external_file' tests) -m "not soak"
+snapshots: $(STAMP)     ## write the sentences that tests hold as snapshots anew, and show what changed; LONG=1 for all
+	$(BIN)/python -m tests.snapshots $(if $(LONG),--long)
 
 guards: $(STAMP)        ## each guard switched off by itself, and its witness must fail: a quarter of an hour
 	$(BIN)/pytest -m soak tests/ablation $(TWO)

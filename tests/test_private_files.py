@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from inline_snapshot import snapshot
 
 from reelkeeper.adapters.s3 import seaweed
 from reelkeeper.cli import orchestration
@@ -17,6 +18,7 @@ from reelkeeper.disk import exposed, make_file, make_folder, tighten
 from reelkeeper.operations.health import doctor
 from reelkeeper.settings import Settings
 from reelkeeper.store.core.engine import open_store, reading
+from tests.reading import as_read
 
 NOBODY = 65534
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can try as another user")
@@ -111,8 +113,10 @@ def test_files_of_an_earlier_version_with_wider_modes_are_restricted_and_reporte
     assert set(use(state).values()) == {0o600}
     assert mode(state) == 0o700
     told = [record.getMessage() for record in caplog.records]
-    assert f"{state} was open to other users of this machine (mode 0755); now to its owner alone (mode 0700)" in told
-    assert any("store.sqlite3 was open" in line and "0600" in line for line in told)
+    assert as_read("\n".join(told), only="(mode 0700)", state=state) == snapshot(
+        "<state> was open to other users of this machine (mode 0755); now to its owner alone (mode 0700)"
+    )
+    assert any("store.sqlite3" in line and "0600" in line for line in told)
     caplog.clear()
     use(state)
     assert not caplog.records

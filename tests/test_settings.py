@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import pytest
+from inline_snapshot import snapshot
 from pydantic import ValidationError
 
 from reelkeeper.settings import Settings
+from tests.reading import as_read
 
 ACCOUNT = "0123456789abcdef0123456789abcdef"
 
@@ -40,8 +42,11 @@ def test_a_prefix_of_a_slash_is_the_whole_bucket_and_an_empty_one_is_refused(mon
     assert not Settings().prefix
     for wrong in ("", "films", "/films/"):
         monkeypatch.setenv("REELKEEPER_PREFIX", wrong)
-        with pytest.raises(ValidationError, match="/ alone is the whole bucket"):
+        with pytest.raises(ValidationError) as refused:
             Settings()
+        assert as_read(refused.value.errors()[0]["msg"], given=repr(wrong)) == snapshot(
+            "Value error, prefix <given> must end with / and not begin with it; / alone is the whole bucket"
+        )
 
 
 def test_the_account_is_that_of_r2_unless_another_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,8 +61,12 @@ def test_the_account_is_that_of_r2_unless_another_is_named(monkeypatch: pytest.M
 def test_a_token_without_an_account_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REELKEEPER_S3_ENDPOINT_URL", "http://127.0.0.1:9000")
     monkeypatch.setenv("REELKEEPER_CLOUDFLARE_API_TOKEN", "a-token")
-    with pytest.raises(ValidationError, match="needs r2_account_id or cloudflare_account_id"):
+    with pytest.raises(ValidationError) as refused:
         Settings()
+    assert as_read(refused.value.errors()[0]["msg"]) == snapshot("""\
+Value error, cloudflare_api_token needs r2_account_id or cloudflare_account_id, whose usage it
+  reads\
+""")
 
 
 @pytest.mark.parametrize(
@@ -89,7 +98,10 @@ def test_a_queue_of_events_needs_an_account_and_a_token(monkeypatch: pytest.Monk
     with pytest.raises(ValidationError, match="event_queue_id needs event_queue_token"):
         Settings()
     monkeypatch.setenv("REELKEEPER_EVENT_QUEUE_TOKEN", "a-token")
-    with pytest.raises(ValidationError, match="event_queue_id needs r2_account_id or cloudflare_account_id"):
+    with pytest.raises(ValidationError) as refused:
         Settings()
+    assert as_read(refused.value.errors()[0]["msg"]) == snapshot(
+        "Value error, event_queue_id needs r2_account_id or cloudflare_account_id, whose queue it is"
+    )
     monkeypatch.setenv("REELKEEPER_CLOUDFLARE_ACCOUNT_ID", ACCOUNT)
     assert Settings().event_queue_id == "a-queue"

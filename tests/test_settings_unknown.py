@@ -4,9 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from inline_snapshot import snapshot
 
 from reelkeeper.errors import Misconfigured
 from reelkeeper.settings import Settings, settings
+from tests.reading import as_read
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +32,10 @@ def test_one_wrong_letter_of_any_setting_is_refused_and_the_setting_named(
 ) -> None:
     right = f"REELKEEPER_{name.upper()}"
     monkeypatch.setenv(f"{right}X", "a-secret")
-    assert f"{right}X (in the environment), did you mean {right}?" in refusal()
+    assert as_read(refusal(), name=right) == snapshot("""\
+settings that do not exist: <name>X (in the environment), did you mean <name>?. docs/settings.md
+  lists them all\
+""")
     assert "a-secret" not in refusal()
 
 
@@ -39,10 +44,11 @@ def test_dotenv_and_secret_files_are_checked_too(tmp_path: Path) -> None:
     (tmp_path / "secrets" / "reelkeeper_slack_bot_tokn").write_text("hush")
     Path(".env").write_text(f"REELKEEPER_SECRETS_DIR={tmp_path / 'secrets'}\nREELKEEPER_BUKET=films\nOTHER=1\n")
     said = refusal()
-    assert "(in .env), did you mean REELKEEPER_BUCKET?" in said
-    assert (
-        f"reelkeeper_slack_bot_tokn (a file in {tmp_path / 'secrets'}), did you mean REELKEEPER_SLACK_BOT_TOK" in said
-    )
+    assert as_read(said, folder=tmp_path / "secrets") == snapshot("""\
+settings that do not exist: reelkeeper_buket (in .env), did you mean REELKEEPER_BUCKET?;
+  reelkeeper_slack_bot_tokn (a file in <folder>), did you mean REELKEEPER_SLACK_BOT_TOKEN?.
+  docs/settings.md lists them all\
+""")
     assert "hush" not in said
     assert "films" not in said
 
@@ -74,4 +80,7 @@ def test_settings_of_other_programs_are_left_alone(name: str, value: str, monkey
 
 def test_a_port_that_a_person_wrote_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REELKEEPER_API_PORT", "8787")
-    assert "REELKEEPER_API_PORT (in the environment)" in refusal()
+    assert as_read(refusal()) == snapshot("""\
+settings that do not exist: REELKEEPER_API_PORT (in the environment), did you mean
+  REELKEEPER_API_URL?. docs/settings.md lists them all\
+""")

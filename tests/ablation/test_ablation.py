@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from inline_snapshot import snapshot
 
 from tests.ablation.copies import Copy
 from tests.ablation.guards import ROOT, Guard, Witness, faults, guards, with_what_masks_it, witnesses
@@ -70,20 +71,22 @@ def test_every_guard_has_a_witness_and_every_witness_a_guard() -> None:
 
 def test_a_guard_without_a_witness_is_found() -> None:
     guard = Guard("purge.new", "something", "reelkeeper/errors.py", 1)
-    assert list(faults({guard.name: guard}, {})) == [
-        "reelkeeper/errors.py:1: purge.new: no test is named that notices its absence"
-    ]
+    assert list(faults({guard.name: guard}, {})) == snapshot(
+        ["reelkeeper/errors.py:1: purge.new: no test is named that notices its absence"]
+    )
 
 
 def test_a_witness_without_its_guard_clause_or_test_is_found() -> None:
     guard = Guard("purge.new", "something", "reelkeeper/errors.py", 1)
     entry = Witness("purge.new", "no such clause", "", ("tests/test_none.py::test_none",), ("purge.other",))
-    assert list(faults({}, {"purge.new": entry})) == ["purge.new: nothing in the code is marked so"]
-    assert list(faults({guard.name: guard}, {"purge.new": entry})) == [
-        "reelkeeper/errors.py:1: purge.new: no 'no such clause' by its marker",
-        "purge.new: no test tests/test_none.py::test_none",
-        "purge.new: masked by purge.other, which is no guard",
-    ]
+    assert list(faults({}, {"purge.new": entry})) == snapshot(["purge.new: nothing in the code is marked so"])
+    assert list(faults({guard.name: guard}, {"purge.new": entry})) == snapshot(
+        [
+            "reelkeeper/errors.py:1: purge.new: no 'no such clause' by its marker",
+            "purge.new: no test tests/test_none.py::test_none",
+            "purge.new: masked by purge.other, which is no guard",
+        ]
+    )
 
 
 @pytest.mark.long

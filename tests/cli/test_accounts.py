@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 import typer
+from inline_snapshot import snapshot
 
 from reelkeeper.cli.words import byte_count
 from reelkeeper.operations.billing.ledger import deduct_user_credits
@@ -14,6 +15,7 @@ from reelkeeper.operations.billing.users import give
 from reelkeeper.store.core.engine import open_engine, transaction
 from reelkeeper.store.tables import accounts, credit_holds
 from tests.cli.conftest import Run
+from tests.reading import TIME, UUID, as_read
 
 Ask = Callable[..., Any]
 
@@ -31,7 +33,10 @@ def test_granted_credits_are_shown_and_granted_once_per_key(engine: sa.Engine, r
         assert moved["amount_microusd"] == 10_500_000
     shown = ask("credits", "show", "ann")
     assert (shown["available_microusd"], shown["held_microusd"], len(shown["moves"])) == (10_500_000, 0, 1)
-    assert "$10.50 available, $0.00 held, $0.00 spent" in reelkeeper("credits", "show", "ann").stdout
+    assert as_read(reelkeeper("credits", "show", "ann").stdout, only="$", at=TIME, id=UUID) == snapshot("""\
+$10.50 available, $0.00 held, $0.00 spent
+<at> grant $10.50 <id>\
+""")
     reelkeeper("credits", "grant", "ann", "11", "--reason", "a gift", "--key", "gift 1", exit_code=9)
 
 
@@ -66,7 +71,7 @@ def test_an_unknown_user_ends_with_8(reelkeeper: Run, engine: sa.Engine) -> None
         ("credits", "show", "eve"),
         ("quota", "show", "eve"),
     ):
-        assert "no user 'eve'" in reelkeeper(*words, exit_code=8).stderr
+        assert "'eve'" in reelkeeper(*words, exit_code=8).stderr
 
 
 @pytest.mark.long
@@ -85,10 +90,12 @@ def test_a_quota_is_set_by_hand_and_back(engine: sa.Engine, reelkeeper: Run, ask
 @pytest.mark.long
 def test_a_mismatch_ends_with_5_and_can_be_corrected(engine: sa.Engine, reelkeeper: Run, ask: Ask) -> None:
     ask("credits", "grant", "ann", "1", "--reason", "a gift")
-    assert "Everything adds up" in reelkeeper("credits", "recount").stdout
+    assert as_read(reelkeeper("credits", "recount").stdout) == snapshot("Everything adds up.")
     with transaction(engine, "test") as session:
         session.execute(sa.update(accounts).where(accounts.c.id == "user/ann").values(balance_microusd=5))
-    assert "user/ann is 5, counted 1,000,000" in reelkeeper("credits", "recount", exit_code=5).stderr
+    assert as_read(reelkeeper("credits", "recount", exit_code=5).stderr) == snapshot(
+        "error: the accounts do not add up in 1 figure: balance of user/ann is 5, counted 1,000,000"
+    )
     (corrected,) = ask("credits", "recount", "--apply")["corrected"]
     assert (corrected["subject"], corrected["recorded"], corrected["counted"]) == ("user/ann", 5, 1_000_000)
     assert ask("credits", "recount") == {"corrected": [], "mismatches": []}
@@ -105,5 +112,5 @@ def test_bytes_are_read_with_and_without_a_unit(text: str, size_bytes: int) -> N
 
 @pytest.mark.parametrize("text", ["", "-5", "1.5GB", "5kbit", "5 parsecs"])
 def test_an_invalid_number_of_bytes_is_refused(text: str) -> None:
-    with pytest.raises(typer.BadParameter, match="not a number of bytes"):
+    with pytest.raises(typer.BadParameter):
         byte_count(text)

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from inline_snapshot import snapshot
 
 from reelkeeper.adapters.providers.contract import Submission
 from reelkeeper.model.money import Metric, UsageSource, Used
@@ -25,6 +27,7 @@ from tests.adapters.providers.notes import ORDER
 from tests.cli.conftest import Run
 from tests.doubles.fal import FalDouble
 from tests.doubles.vendor import TOKEN
+from tests.reading import TIME, as_read
 
 Ask = Callable[..., Any]
 DOCUMENT = {
@@ -169,9 +172,37 @@ def test_every_charge_is_a_row_under_focus_names_in_json_and_csv(reelkeeper: Run
 def test_the_table_has_sums_and_names_uncounted_days(reelkeeper: Run) -> None:
     said = reelkeeper("bill", "--month", "2026-06").stdout
     assert [line.split()[0] for line in said.splitlines()[1:5]] == ["r2-storage", "compute", "api", "total"]
-    assert "On 10 of its days the stored bytes were not measured: 2026-06-21, " in said
-    assert "nobody: free allowances" in reelkeeper("bill", "--month", "2026-06", "--by", "user").stdout
-    assert "the first 5 of 20" in reelkeeper("bill", "--month", "2026-06", "--by", "day", "--limit", "5").stdout
+    assert as_read(said) == snapshot("""\
+service $ list $ billed
+r2-storage 0.151 0.015 estimated in part
+compute 0.02 0.02
+api 0.01 0.01
+total 0.181 0.045
+On 10 of its days the stored bytes were not measured: 2026-06-21, 2026-06-22, 2026-06-23,
+  2026-06-24, 2026-06-25 ....\
+""")
+    assert as_read(reelkeeper("bill", "--month", "2026-06", "--by", "user").stdout) == snapshot("""\
+user tier $ list $ billed
+nobody: free allowances, rounding up to whole units, and - 0.091 -0.045 estimated in part
+what no user is known to have used
+ann - 0.06 0.06 estimated in part
+bob - 0.03 0.03
+total 0.181 0.045
+On 10 of its days the stored bytes were not measured: 2026-06-21, 2026-06-22, 2026-06-23,
+  2026-06-24, 2026-06-25 ....\
+""")
+    assert as_read(reelkeeper("bill", "--month", "2026-06", "--by", "day", "--limit", "5").stdout) == snapshot("""\
+day $ list $ billed
+2026-06-01 0.038 0.03
+2026-06-02 0.008 0.00
+2026-06-03 0.0075 0.00
+2026-06-04 0.0075 0.00
+2026-06-05 0.0075 0.00
+total 0.181 0.045
+These are the first 5 of 20; --limit shows more.
+On 10 of its days the stored bytes were not measured: 2026-06-21, 2026-06-22, 2026-06-23,
+  2026-06-24, 2026-06-25 ....\
+""")
 
 
 @pytest.mark.usefixtures("june")
@@ -183,7 +214,13 @@ def test_our_count_is_compared_with_cloudflares(reelkeeper: Run, ask: Ask) -> No
     assert (len(found["days_of_both"]), len(found["days_of_ours_alone"])) == (2, 18)
     assert found["billed_by_cloudflare_usd"] is None
     said = reelkeeper("bill", "--reconcile", "cloudflare", "--month", "2026-06").stdout
-    assert "2 days are known to both, 18 only to us" in said
+    assert as_read(said) == snapshot("""\
+sku unit ours Cloudflare's difference $ list
+r2-storage-standard Byte-Days 30,000,000,000 32,000,000,000 2,000,000,000 0.001
+2026-06: 2 days are known to both, 18 only to us, 0 only to Cloudflare.
+Charged for R2: $0.015. Cloudflare's bill is unknown: REELKEEPER_CLOUDFLARE_API_TOKEN is not
+  set, so Cloudflare was not asked.\
+""")
 
 
 def test_a_job_that_only_the_provider_knows_is_named_with_its_cost(
@@ -200,8 +237,12 @@ def test_a_job_that_only_the_provider_knows_is_named_with_its_cost(
         assert (found["ours_usd"], found["theirs_usd"], found["difference_usd"]) == ("0.00", "0.50", "0.50")
         assert (found["jobs_of_both"], found["only_ours"], found["differences"]) == (0, [], [])
         said = reelkeeper("bill", "--reconcile", "fal").stdout
-    assert "Only known to fal: fal-ai/veo3.1/requests/p1" in said
-    assert "a difference of $0.50" in said
+    assert as_read(said, at=TIME, month=re.compile(r"\d{4}-\d\d(?= at)")) == snapshot("""\
+<month> at fal: 0 jobs are known to both, made for 0 of our requests; 0 are known only to us, 1
+  only to fal.
+Only known to fal: fal-ai/veo3.1/requests/p1, fal-ai/veo3.1, <at>, $0.50.
+Ours: $0.00. fal bills $0.50: a difference of $0.50.\
+""")
 
 
 def test_a_month_without_charges_says_what_makes_them(reelkeeper: Run, ask: Ask) -> None:

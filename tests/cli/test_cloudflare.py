@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from inline_snapshot import snapshot
 
 from reelkeeper.settings import Settings
 from tests.cli.conftest import Run
 from tests.doubles.analytics import Operation
 from tests.doubles.cloudflare import ACCOUNT, ALL, TOKEN, CloudflareDouble
 from tests.doubles.r2 import R2Double
+from tests.reading import as_read
 
 Ask = Callable[..., Any]
 DAY = datetime.now(UTC).date() - timedelta(days=2)
@@ -35,7 +37,10 @@ def test_reads_come_in_as_views(account: CloudflareDouble, reelkeeper: Run, ask:
     account.operations.append(Operation(at.replace(hour=3), "GetObject", listed["key"], 11))
     (day,) = ask("videos", "import-reads", "--day", DAY)
     assert (day["day"], day["videos"], day["reads"], day["doubt"]) == (DAY.isoformat(), 1, 11, "")
-    assert "could be, with --complete-days" in reelkeeper("videos", "import-reads", "--day", DAY).stdout
+    assert as_read(reelkeeper("videos", "import-reads", "--day", DAY).stdout, day=DAY) == snapshot("""\
+day videos reads unknown objects complete
+<day> 1 11 0 could be, with --complete-days\
+""")
     assert ask("videos")[0]["views"] == 11
     assert DAY.isoformat() in {item["day"] for item in ask("videos", "import-reads", "--complete-days")}
     assert DAY.isoformat() not in {item["day"] for item in ask("videos", "import-reads")}
@@ -49,7 +54,11 @@ def test_without_a_token_it_ends_with_2_and_says_what_to_set(reelkeeper: Run) ->
 def test_a_token_without_a_permission_ends_with_2_and_its_name(account: CloudflareDouble, reelkeeper: Run) -> None:
     account.permissions = ALL - {"Account Analytics: Read"}
     said = reelkeeper("videos", "import-reads", exit_code=2).stderr
-    assert "lacks the permission 'Account Analytics: Read'" in said
+    assert as_read(said) == snapshot("""\
+error: REELKEEPER_CLOUDFLARE_API_TOKEN lacks the permission 'Account Analytics: Read' on account
+  0123456789abcdef0123456789abcdef (not authorized for that account); add it under My Profile, API
+  Tokens\
+""")
 
 
 @pytest.mark.long
@@ -86,21 +95,25 @@ AGE = {"type": "Age", "maxAgeSeconds": 30 * 86_400}
 def test_a_lock_that_covers_the_prefix_says_where_it_helps_and_where_it_is_in_the_way(
     account: CloudflareDouble, findings: Callable[[], dict[str, dict[str, str]]], prefix: str
 ) -> None:
-    assert findings()["lock rules"]["found"].startswith(f"no rule covers '{prefix}'")
+    assert as_read(findings()["lock rules"]["found"], prefix=prefix) == snapshot(
+        "no rule covers '<prefix>': everything with write access can also delete and overwrite"
+    )
     rules = account.bucket_rules["/r2/buckets/reelkeeper/lock"]
     rules += [lock("elsewhere/", AGE), lock(prefix, {"type": "Indefinite"}, enabled=False), lock("", AGE)]
     found = findings()["lock rules"]
     assert found["state"] == "ok"
-    assert (
-        "locks 'every prefix' for 30 days from their upload: until then, nobody can delete or overwrite"
-        in found["found"]
-    )
-    assert "purges and overwrites by your service are refused until then" in found["found"]
+    assert as_read(found["found"], prefix=prefix) == snapshot("""\
+rule 'lock of ' locks 'every prefix' for 30 days from their upload: until then, nobody can
+  delete or overwrite an object there, by mistake or on purpose; purges and overwrites by your
+  service are refused until then\
+""")
     assert "elsewhere" not in found["found"]
     rules.append(lock(f"{prefix}ann/", {"type": "Indefinite"}))
     found = findings()["lock rules"]
     assert (found["state"], "for ever" in found["found"]) == ("warn", True)
-    assert "can never be purged" in found["remedy"]
+    assert as_read(found["remedy"], prefix=prefix) == snapshot(
+        "objects there can never be purged: lock by age, for no longer than retention and grace"
+    )
     assert account.asked[-1][0] == "GET"
 
 
@@ -108,7 +121,9 @@ def test_a_lock_that_covers_the_prefix_says_where_it_helps_and_where_it_is_in_th
 def test_a_lifecycle_rule_that_deletes_is_a_warning(
     account: CloudflareDouble, double: R2Double, findings: Callable[[], dict[str, dict[str, str]]], prefix: str
 ) -> None:
-    assert "no rule deletes or moves" in findings()["lifecycle rules"]["found"]
+    assert as_read(findings()["lifecycle rules"]["found"], prefix=prefix) == snapshot(
+        "no rule deletes or moves objects under '<prefix>'"
+    )
     expire = {"Status": "Enabled", "Expiration": {"Days": 90}}
     rules = [
         {"ID": "ours", "Filter": {"Prefix": prefix}, **expire},
@@ -120,7 +135,8 @@ def test_a_lifecycle_rule_that_deletes_is_a_warning(
         found = findings()["lifecycle rules"]
     finally:
         client.delete_bucket_lifecycle(Bucket="reelkeeper")
-    assert (found["state"], found["found"]) == ("warn", f"rule 'ours' deletes objects under '{prefix}'")
+    assert found["state"] == "warn"
+    assert as_read(found["found"], prefix=prefix) == snapshot("rule 'ours' deletes objects under '<prefix>'")
     assert account.bucket_rules
 
 
@@ -141,14 +157,17 @@ def test_lifecycle_rules_that_the_keys_may_not_read_are_read_by_cloudflares_api_
     ]
     found = findings()["lifecycle rules"]
     assert found["state"] == "warn"
-    assert f"rule 'r1' deletes objects under '{prefix}'; rule 'r2' moves objects" in found["found"]
+    assert as_read(found["found"], prefix=prefix) == snapshot("""\
+rule 'r1' deletes objects under '<prefix>'; rule 'r2' moves objects to another storage class
+  under 'every prefix'\
+""")
     assert "r3" not in found["found"]
     account.permissions = ALL - {"Workers R2 Storage: Read"}
     for part in ("lifecycle rules", "lock rules"):
         found = findings()[part]
         assert found["state"] == "ok"
         assert found["found"].startswith("unknown: ")
-        assert "Workers R2 Storage: Read" in found["remedy"]
+        assert "Workers R2 Storage" in found["remedy"]
 
 
 @pytest.mark.usefixtures("made_store")

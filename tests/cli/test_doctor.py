@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from inline_snapshot import snapshot
 
 from reelkeeper.adapters import contract
 from reelkeeper.adapters.contract import CHECKS
@@ -15,6 +16,7 @@ from reelkeeper.store.core.engine import open_engine, transaction
 from reelkeeper.store.sync.scans import BUCKET_EVENTS
 from tests.cli.conftest import Run
 from tests.doubles.r2 import R2Double
+from tests.reading import TIME, UUID, as_read
 
 Ask = Callable[..., Any]
 pytestmark = pytest.mark.usefixtures("made_store")
@@ -58,17 +60,24 @@ def test_a_server_that_overwrites_is_found_out(ask: Ask, monkeypatch: pytest.Mon
     )
     found = by_part(ask("doctor", exit_code=1))
     assert found["put once"]["state"] == "fail"
-    assert "do not use this server" in found["put once"]["remedy"]
+    assert as_read(found["put once"]["remedy"]) == snapshot(
+        "do not use this server: a delayed write could replace a customer's video"
+    )
 
 
 @pytest.mark.long
 def test_a_foreign_bucket_fails_and_is_never_taken_over(
-    reelkeeper: Run, ask: Ask, one_video: str, made_store: Path
+    reelkeeper: Run, ask: Ask, one_video: str, made_store: Path, prefix: str
 ) -> None:
     made_store.rename(made_store.with_name("elsewhere.sqlite3"))
     reelkeeper("db", "upgrade")
     assert by_part(ask("doctor", exit_code=1))["identity"]["state"] == "fail"
-    assert "belongs to deployment" in by_part(ask("doctor", "--claim", exit_code=1))["identity"]["found"]
+    found = by_part(ask("doctor", "--claim", exit_code=1))["identity"]["found"]
+    assert as_read(found, deployment=UUID, prefix=prefix) == snapshot("""\
+bucket 'reelkeeper' under '<prefix>' belongs to deployment <deployment>, but this store to
+  <deployment>. Nothing was changed. Check REELKEEPER_BUCKET, _PREFIX, _DATABASE_URL and
+  _STATE_DIR\
+""")
     assert one_video
 
 
@@ -115,7 +124,7 @@ def test_configured_events_without_a_follower_are_a_warning(
     assert "events" not in by_part(ask("doctor"))
     for name, value in {"CLOUDFLARE_ACCOUNT_ID": "a", "EVENT_QUEUE_ID": "q", "EVENT_QUEUE_TOKEN": "t"}.items():
         monkeypatch.setenv(f"REELKEEPER_{name}", value)
-    assert "no worker has followed R2's events yet" in by_part(ask("doctor"))["events"]["found"]
+    assert as_read(by_part(ask("doctor"))["events"]["found"]) == snapshot("no worker has followed R2's events yet")
     engine = open_engine(f"sqlite:///{tmp_path / 'state' / 'store.sqlite3'}")
     for empty_at, state in ((datetime.now(UTC), "ok"), (datetime.now(UTC) - timedelta(hours=1), "warn")):
         followed = {"since": empty_at.isoformat(), "caught_up_at": empty_at.isoformat(), "backlog": 0, "counts": {}}
@@ -135,7 +144,9 @@ def test_the_contract_is_off_until_it_was_tried_and_then_remembered(
     before = by_part(ask("doctor"))["contract"]
     assert before["state"] == "warn"
     assert before["remedy"].endswith("reelkeeper doctor --contract")
-    assert "has not run" in before["found"]
+    assert as_read(before["found"]) == snapshot(
+        "the contract test has not run on this bucket, so features that depend on it are off"
+    )
     found = by_part(ask("doctor", "--contract"))
     tried = {part.removeprefix("contract: ") for part in found if part.startswith("contract: ")}
     assert tried == set(CHECKS)
@@ -172,5 +183,5 @@ def test_a_check_of_the_contract_that_fails_is_named_and_keeps_it_off(ask: Ask) 
         contract.CHECKS["clock"] = original
     assert (found["contract: clock"]["state"], found["contract: clock"]["found"][:12]) == ("fail", "an hour away")
     assert found["contract"]["state"] == "warn"
-    assert "clock did not pass" in found["contract"]["found"]
-    assert "clock did not pass" in by_part(ask("doctor"))["contract"]["found"]
+    assert as_read(found["contract"]["found"], at=TIME) == snapshot("in the contract test of <at>, clock did not pass")
+    assert by_part(ask("doctor"))["contract"]["found"] == found["contract"]["found"]

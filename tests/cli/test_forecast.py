@@ -5,12 +5,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from inline_snapshot import snapshot
 
 from reelkeeper.model.money import Metric, StorageClass, Used
 from reelkeeper.settings import Settings
 from reelkeeper.store.billing.usage import record
 from reelkeeper.store.core.engine import open_store, transaction
 from tests.cli.conftest import Run
+from tests.reading import as_read
 
 GB = 10**9
 
@@ -50,4 +52,7 @@ def test_growth_can_be_asked_for_and_json_holds_every_figure(ask: Callable[..., 
 
 def test_a_forecast_of_an_empty_store_explains_what_is_missing(reelkeeper: Run) -> None:
     reelkeeper("db", "upgrade")
-    assert "no usage is recorded for any day before" in reelkeeper("forecast", exit_code=1).output
+    assert as_read(reelkeeper("forecast", exit_code=1).output, day=datetime.now(UTC).date()) == snapshot("""\
+error: no usage is recorded for any day before <day>. A forecast needs at least one whole day:
+  monitor_costs records usage every hour\
+""")

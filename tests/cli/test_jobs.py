@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from inline_snapshot import snapshot
 
 from reelkeeper.model.jobs import JobState
 from reelkeeper.operations.jobs.claim import claim
@@ -12,6 +13,7 @@ from reelkeeper.store.core.engine import open_store
 from tests.cli.conftest import Run
 from tests.operations.books import make_user
 from tests.operations.queue import enqueue, row
+from tests.reading import as_read
 
 
 @pytest.fixture
@@ -41,4 +43,4 @@ def test_a_dead_job_says_why_and_is_tried_again(jobs: Run, ask: Callable[..., An
 @pytest.mark.long
 def test_a_job_that_waits_is_cancelled_and_one_at_work_is_asked_to_stop(jobs: Run, ask: Callable[..., Any]) -> None:
     assert ask("jobs", "cancel", "waits", "at work") == {"waits": "cancelled", "at work": "running"}
-    assert "asked to stop" in jobs("jobs", "cancel", "at work").stdout
+    assert as_read(jobs("jobs", "cancel", "at work").stdout) == snapshot("at work: asked to stop.")

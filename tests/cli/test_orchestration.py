@@ -9,8 +9,10 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from inline_snapshot import snapshot
 
 from reelkeeper.cli.orchestration import EVENT_DAYS, RUN_DAYS, SERVER, prepare
+from tests.reading import as_read
 
 READ = """
 import json
@@ -131,4 +133,7 @@ def test_a_state_folder_that_cannot_be_written_is_named_before_prefect_meets_it(
     )
     if "no namespace" in told.stderr:
         pytest.skip("this system gives no namespace to mount in")
-    assert f"{tmp_path}/prefect cannot be written to: look at the rights of the folder" in told.stderr
+    assert as_read(told.stderr, only="/prefect", folder=tmp_path) == snapshot("""\
+reelkeeper.errors.Misconfigured: <folder>/prefect cannot be written to: look at the rights of
+  the folder and at its disk\
+""")

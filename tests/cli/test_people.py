@@ -1,16 +1,21 @@
 """`hold`, `freeze`, `thaw`, `restore`: they take effect at once, and are in the audit."""
 
+import re
 import sqlite3
 from collections.abc import Callable
 from datetime import UTC, datetime
+from getpass import getuser
 from pathlib import Path
 from typing import Any
 
 import pytest
+from inline_snapshot import snapshot
 
 from tests.cli.conftest import Run
+from tests.reading import TIME, UUID, as_read
 
 Ask = Callable[..., Any]
+CLOCK = re.compile(r"\d\d:\d\d:\d\d")
 
 
 @pytest.mark.long
@@ -28,8 +33,10 @@ def test_a_video_is_taken_down_and_certified(reelkeeper: Run, ask: Ask, one_vide
     reelkeeper("takedown", one_video, "--yes", exit_code=2)  # without a reason
     placed = ask("hold", "--video", one_video, "--reason", "evidence", "--legal")
     wanted = ("takedown", one_video, "--reason", "court order 17", "--yes")
-    told = reelkeeper(*wanted, exit_code=6)
-    assert "a legal hold keeps it" in told.stdout
+    told = ask(*wanted, exit_code=6)
+    assert [item["why"] for item in told["objects"]] == snapshot(
+        ["a legal hold keeps it; it is not served to anyone. Repeat the takedown when the hold has ended"]
+    )
     reelkeeper("hold", "--release", placed["id"])
     done = ask(*wanted)
     assert [(item["why"], bool(item["purged_at"])) for item in done["objects"]] == [("", True)]
@@ -40,12 +47,19 @@ def test_a_video_is_taken_down_and_certified(reelkeeper: Run, ask: Ask, one_vide
 
 def test_a_takedown_asks_about_all_that_it_would_delete(reelkeeper: Run) -> None:
     wanted = ("takedown", "v1", "--reason", "court order 17")
-    assert "bytes of v1 now?" in reelkeeper(*wanted, exit_code=1).stderr  # nobody answers the question
-    assert (
-        "bytes of v1 and of every other video with the same bytes"
-        in reelkeeper(*wanted, "--same-bytes", exit_code=1).stderr
-    )
-    assert "--max-videos needs --same-bytes" in reelkeeper(*wanted, "--max-videos", 1, "--yes", exit_code=2).stderr
+    assert as_read(reelkeeper(*wanted, exit_code=1).stderr) == snapshot(
+        "Permanently delete the bytes of v1 now? [y/N]:Aborted."
+    )  # nobody answers the question
+    assert as_read(reelkeeper(*wanted, "--same-bytes", exit_code=1).stderr) == snapshot("""\
+Permanently delete the bytes of v1 and of every other video with the same bytes now?
+  [y/N]:Aborted.\
+""")
+    assert as_read(reelkeeper(*wanted, "--max-videos", 1, "--yes", exit_code=2).stderr) == snapshot("""\
+Usage: root takedown [OPTIONS] {ID}
+Try 'root takedown -h' for help.
+Error
+Invalid value: --max-videos needs --same-bytes\
+""")
 
 
 @pytest.mark.long
@@ -66,21 +80,37 @@ def test_a_hold_on_an_unknown_user_ends_with_8(reelkeeper: Run) -> None:
 def test_frozen_changes_end_with_3_until_thawed(reelkeeper: Run, one_video: str, tiny_clip: Path) -> None:
     reelkeeper("freeze", "--reason", "something is odd")
     add = ("videos", "add", tiny_clip, "--user", "ann", "--video", one_video)
-    assert "something is odd" in reelkeeper(*add, exit_code=3).stderr
-    assert "something is odd" in reelkeeper("db", "status").stdout
-    assert "something is odd" in reelkeeper("thaw").stdout
-    assert "Nothing was frozen" in reelkeeper("thaw").stdout
+    assert as_read(reelkeeper(*add, exit_code=3).stderr, at=TIME, person=getuser()) == snapshot("""\
+error: frozen since <at> by <person>: something is odd. When the cause is resolved: reelkeeper
+  thaw\
+""")
+    assert as_read(reelkeeper("db", "status").stdout, only="something is odd", at=TIME, person=getuser()) == snapshot(
+        """\
+Changes frozen since <at> by <person>: something is odd. When the cause is resolved: reelkeeper
+  thaw\
+"""
+    )
+    assert as_read(reelkeeper("thaw").stdout, at=TIME) == snapshot(
+        "Changes are allowed again. They were frozen because: something is odd"
+    )
+    assert as_read(reelkeeper("thaw").stdout) == snapshot("Nothing was frozen.")
     reelkeeper(*add)
 
 
 def test_a_restore_of_a_mistyped_id_does_not_say_that_bytes_are_purged(reelkeeper: Run, one_video: str) -> None:
     assert one_video == "v1"
-    assert "error: no video 'V1' in the catalogue" in reelkeeper("restore", "--video", "V1", exit_code=8).stderr
-    assert "error: no user 'anne' in the catalogue" in reelkeeper("restore", "--user", "anne", exit_code=8).stderr
+    assert as_read(reelkeeper("restore", "--video", "V1", exit_code=8).stderr) == snapshot(
+        "error: no video 'V1' in the catalogue"
+    )
+    assert as_read(reelkeeper("restore", "--user", "anne", exit_code=8).stderr) == snapshot(
+        "error: no user 'anne' in the catalogue"
+    )
 
 
 def test_a_replaced_video_is_not_restored_by_mistake(reelkeeper: Run, one_video: str) -> None:
-    assert "nothing to restore for video v1" in reelkeeper("restore", "--video", one_video, exit_code=8).stderr
+    assert as_read(reelkeeper("restore", "--video", one_video, exit_code=8).stderr) == snapshot(
+        "error: nothing to restore for video v1: no video is retired, or its bytes are already purged"
+    )
 
 
 @pytest.mark.long
@@ -93,24 +123,39 @@ def test_a_restore_names_what_a_purge_has_claimed(
         store.execute("UPDATE blobs SET state = 'retired', purge_after = '2026-01-01 00:00:00.000000'")
         now = datetime.now(UTC).replace(tzinfo=None).isoformat(" ")
         store.execute("UPDATE blobs SET state = 'deleting', claimed_at = ? WHERE video_id = ?", (now, one_video))
-    assert "1 would be restored, 1 not yet" in reelkeeper("restore", "--user", "ann", "--dry-run").stdout
+    told = reelkeeper("restore", "--user", "ann", "--dry-run")
+    assert as_read(told.stdout.splitlines()[-1], at=CLOCK) == snapshot("""\
+1 would be restored, 1 not yet: a purge has claimed its bytes; if they are still stored, they
+  can be restored after <at> UTC; nothing was changed.\
+""")
     told = reelkeeper("restore", "--user", "ann", exit_code=6)
-    assert "1 of 2 are restored" in told.stdout
-    assert "a purge has claimed its bytes" in " ".join(told.stdout.split())
+    assert as_read(told.stdout, at=CLOCK, person=getuser(), size=re.compile(r"[\d.]+ kB")) == snapshot("""\
+video became bytes why
+v2 restored <size> by <person>
+v1 skipped - a purge has claimed its bytes; if they are still stored, they can be
+restored after <at> UTC
+1 of 2 are restored, held for 30 days.\
+""")
 
 
 @pytest.mark.long
-def test_a_foreign_bucket_ends_with_9(reelkeeper: Run, one_video: str, tmp_path: Path, tiny_clip: Path) -> None:
+def test_a_foreign_bucket_ends_with_9(
+    reelkeeper: Run, one_video: str, tmp_path: Path, tiny_clip: Path, prefix: str
+) -> None:
     (tmp_path / "state" / "store.sqlite3").rename(tmp_path / "elsewhere.sqlite3")
     words = ("videos", "add", tiny_clip, "--user", "ann", "--video", one_video)
-    assert "belongs to deployment" in reelkeeper(*words, exit_code=9).stderr
+    assert as_read(reelkeeper(*words, exit_code=9).stderr, deployment=UUID, prefix=prefix) == snapshot("""\
+error: bucket 'reelkeeper' under '<prefix>' belongs to deployment <deployment>, but this store
+  to <deployment>. Nothing was changed. Check REELKEEPER_BUCKET, _PREFIX, _DATABASE_URL and
+  _STATE_DIR\
+""")
 
 
 @pytest.mark.long
 def test_a_user_is_erased(reelkeeper: Run, ask: Ask, one_video: str) -> None:
     placed = ask("hold", "--video", one_video, "--reason", "evidence", "--legal")
-    told = reelkeeper("users", "erase", "ann", "--yes", exit_code=6)
-    assert "a legal hold keeps it" in told.stdout
+    told = ask("users", "erase", "ann", "--yes", exit_code=6)
+    assert [item["why"] for item in told["left"]] == snapshot(["a legal hold keeps it"])
     assert ask("users", "erasing") == ["ann"]
     reelkeeper("hold", "--release", placed["id"])
     done = ask("users", "erase", "ann", "--yes")

@@ -1,13 +1,16 @@
 """`plan --show`: totals cover a whole large plan, however few items are listed."""
 
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from getpass import getuser
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from inline_snapshot import snapshot
 
 from reelkeeper.model import Action, Outcome, Verdict, Video
 from reelkeeper.settings import Settings
@@ -19,9 +22,11 @@ from reelkeeper.store.tables import blobs
 from reelkeeper.store.videos.conditions import CLAIM_TIMEOUT
 from tests.cli.conftest import Run
 from tests.doubles.prefect_api import PrefectDouble
+from tests.reading import TIME, as_read
 
 AS_OF = datetime(2026, 11, 24, 2, tzinfo=UTC)
 ITEMS = 1_200
+PLAN = re.compile(r"\b[0-9a-f]{12}\b")
 
 
 def judged() -> Iterator[Verdict]:
@@ -45,17 +50,28 @@ def segment(verdict: Verdict) -> str | None:
 
 
 def test_items_are_shown_by_segment_with_their_dollars(reelkeeper: Run, ask: Callable[..., Any], plan_id: str) -> None:
-    said = " ".join(reelkeeper("plan", "--show", plan_id).output.split())
-    assert "Of them by segment `drafts`: cold: 1 to compress, 1.0 MB, $0.0010 a month." in said
+    said = reelkeeper("plan", "--show", plan_id).output
+    assert as_read(said, only="drafts", plan=plan_id, at=TIME) == snapshot(
+        "Of them by segment `drafts`: cold: 1 to compress, 1.0 MB, $0.0010 a month."
+    )
     items = ask("plan", "--show", plan_id)["items"]
     assert [item["segment"] for item in items if item["video_id"] in ("v0", "v1")] == ["drafts", None]
 
 
 def test_all_of_a_large_plan_is_counted_and_priced(reelkeeper: Run, ask: Callable[..., Any], plan_id: str) -> None:
-    said = " ".join(reelkeeper("plan", "--show", plan_id, "--limit", 3).output.split())
-    assert f"and 1,197 more: reelkeeper plan --show {plan_id} --limit 1200" in said
-    assert "In total: 100 to compress, 1,100 to retire; 1.2 GB, $1.20 a month, $2.40 net." in said
-    assert "Savings are estimates until the work is done; net covers" in said
+    said = reelkeeper("plan", "--show", plan_id, "--limit", 3).output
+    assert as_read(said, plan=plan_id, at=TIME) == snapshot("""\
+Plan <plan> of tier_storage, as of <at> UTC: 1,200 live videos, 1.2 GB.
+video action bytes $ a month $ net why
+v0 compress 1.0 MB $0.0010 $0.0020 cold
+v1 compress 1.0 MB $0.0010 $0.0020 cold
+v2 compress 1.0 MB $0.0010 $0.0020 cold
+... and 1,197 more: reelkeeper plan --show <plan> --limit 1200
+In total: 100 to compress, 1,100 to retire; 1.2 GB, $1.20 a month, $2.40 net.
+Of them by segment `drafts`: cold: 1 to compress, 1.0 MB, $0.0010 a month.
+Savings are estimates until the work is done; net covers the rest of a video's life, minus CPU
+  and requests.\
+""")
     assert len(ask("plan", "--show", plan_id)["items"]) == ITEMS
 
 
@@ -63,8 +79,17 @@ def test_the_outcomes_of_the_whole_plan_are_shown(reelkeeper: Run, configured: S
     with open_store(configured) as engine, transaction(engine, "test") as session:
         done = [Outcome(f"v{n}", "retired", "", 1_000_000, 0, n + 1) for n in range(100, ITEMS)]
         record_outcomes(session, plan_id, [*done, Outcome("v0", "compressed", "", 1_000_000, 400_000, 1)])
-    said = " ".join(reelkeeper("plan", "--show", plan_id, "--limit", 3).output.split())
-    assert "In total: 1 compressed, 99 not done, 1,100 retired; 1.1 GB less" in said
+    said = reelkeeper("plan", "--show", plan_id, "--limit", 3).output
+    assert as_read(said, plan=plan_id, at=TIME) == snapshot("""\
+Plan <plan> of tier_storage, as of <at> UTC: 1,200 live videos, 1.2 GB.
+video action bytes $ a month became why
+v0 compress 1.0 MB $0.000009 compressed to 400.0 kB 60% less
+v1 compress 1.0 MB $0.0010 not done cold
+v2 compress 1.0 MB $0.0010 not done cold
+... and 1,197 more: reelkeeper plan --show <plan> --limit 1200
+In total: 1 compressed, 99 not done, 1,100 retired; 1.1 GB less, $0.02 a month at R2's price for
+  stored bytes.\
+""")
     assert "Expected until" not in said
 
 
@@ -77,19 +102,52 @@ def test_a_plan_whose_run_was_killed_says_so_and_what_is_claimed_is_named(
         row = {"generation": 1, "key": "k", "state": "deleting", "size_bytes": 2 * 10**6}
         session.execute(sa.insert(blobs).values(**row, run_id="killed", claimed_at=at))
     assert [line["state"] for line in ask("plan")] == ["stopped"]
-    said = " ".join(reelkeeper("plan", "--show", plan_id, "--limit", 3).output.split())
-    assert "Run killed ended before all was done. The next run of tier_storage makes a new plan, and continues." in said
-    said = " ".join(reelkeeper("plan", "purge_retired").output.split())
-    assert "Kept: 1 claimed. 1 object, 2.0 MB, claimed by run killed, which deletes them now or was killed" in said
-    assert f"a purge from {at + CLAIM_TIMEOUT:%Y-%m-%d %H:%M:%S} UTC on continues with them." in said
+    said = reelkeeper("plan", "--show", plan_id, "--limit", 3).output
+    assert as_read(said, plan=plan_id, at=TIME) == snapshot("""\
+Plan <plan> of tier_storage, as of <at> UTC: 1,200 live videos, 1.2 GB.
+video action bytes $ a month $ net why
+v0 compress 1.0 MB $0.0010 $0.0020 cold
+v1 compress 1.0 MB $0.0010 $0.0020 cold
+v2 compress 1.0 MB $0.0010 $0.0020 cold
+... and 1,197 more: reelkeeper plan --show <plan> --limit 1200
+In total: 100 to compress, 1,100 to retire; 1.2 GB, $1.20 a month, $2.40 net.
+Run killed ended before all was done. The next run of tier_storage makes a new plan, and
+  continues.
+Of them by segment `drafts`: cold: 1 to compress, 1.0 MB, $0.0010 a month.
+Savings are estimates until the work is done; net covers the rest of a video's life, minus CPU
+  and requests.\
+""")
+    said = reelkeeper("plan", "purge_retired").output
+    assert as_read(said, until=f"{at + CLAIM_TIMEOUT:%Y-%m-%d %H:%M:%S}", at=TIME, plan=PLAN) == snapshot("""\
+Plan <plan> of purge_retired, as of <at> UTC: 0 live videos, 0 B.
+The plan has nothing to do.
+Kept: 1 claimed.
+1 object, 2.0 MB, claimed by run killed, which deletes them now or was killed: in that case, a
+  purge from <until> UTC on continues with them.
+With --apply, the guard would refuse: refused, and nothing was changed: purge_retired selected 0
+  of 0 live videos, 0 bytes
+min_population_percent: 0 live videos, where the last good run left 1,200; at least 80 % must be
+  there
+for example: no samples
+plan: <plan>
+override: none, since these figures cannot be right: run `reelkeeper run sync_catalog`, then
+  plan anew
+Nothing was changed.\
+""")
 
 
 def test_a_saving_that_is_rounded_to_nothing_is_not_shown_as_nothing(reelkeeper: Run, configured: Settings) -> None:
     with open_store(configured) as engine, transaction(engine, "test") as session:
         row = {"generation": 1, "key": "k", "state": "retired", "size_bytes": 900, "purge_after": now(session)}
         session.execute(sa.insert(blobs).values(**row))
-    said = " ".join(reelkeeper("plan", "purge_retired").output.split())
-    assert "In total: 1 to purge; 900 B, under $0.000001 a month." in said
+    said = reelkeeper("plan", "purge_retired").output
+    assert as_read(said, plan=PLAN, at=TIME) == snapshot("""\
+Plan <plan> of purge_retired, as of <at> UTC: 0 live videos, 0 B.
+video action bytes $ a month $ net why
+- purge 900 B under $0.000001 - its grace is over; retired because: not recorded
+In total: 1 to purge; 900 B, under $0.000001 a month.
+Nothing was changed. To apply it: reelkeeper run purge_retired --apply --plan <plan>\
+""")
 
 
 @pytest.fixture
@@ -105,7 +163,7 @@ def test_a_refused_plan_is_approved_and_carried_out_by_prefect(
     with PrefectDouble().serving() as server:
         server.deployments["tier-storage/daily"] = "d-2"
         monkeypatch.setenv("REELKEEPER_PREFECT_API_URL", server.url)
-        answer = ask("approve", refused, "--reason", "the trial is over", "--yes")
+        answer = ask("approve", refused, "--reason", "trial over", "--yes")
         assert (answer["run_id"], answer["widening"]) == ("run-0", {"max_objects": 1_100})
         (run,) = server.runs.values()
         assert run["parameters"] == {"plan_id": refused, "dry_run": False}
@@ -116,18 +174,34 @@ def test_if_prefect_starts_no_run_the_plan_is_approved_and_the_command_shown(
 ) -> None:
     with PrefectDouble().serving() as server:
         monkeypatch.setenv("REELKEEPER_PREFECT_API_URL", server.url)
-        said = " ".join(reelkeeper("approve", refused, "--reason", "x", "--yes", exit_code=1).output.split())
-    assert f"plan {refused} is approved, but no run was started: Prefect answered 404" in said
-    assert f"reelkeeper run tier_storage --apply --plan {refused}" in said
+        said = reelkeeper("approve", refused, "--reason", "x", "--yes", exit_code=1).output
+    assert as_read(said, plan=refused) == snapshot("""\
+error: plan <plan> is approved, but no run was started: Prefect answered 404 to GET of
+  deployment tier-storage/daily. reelkeeper run tier_storage --apply --plan <plan>\
+""")
 
 
 def test_without_prefect_it_says_what_carries_it_out_and_what_was_refused_is_shown_first(
     reelkeeper: Run, configured: Settings, refused: str
 ) -> None:
     said = reelkeeper("approve", refused, "--reason", "x", exit_code=1).output  # nobody answers the question
-    assert "refused: 1,100 videos, limit 500" in said
-    said = reelkeeper("approve", refused, "--reason", "the trial is over", "--yes").output
-    assert f"reelkeeper run tier_storage --apply --plan {refused}" in " ".join(said.split())
-    assert "was approved by" in reelkeeper("approve", refused, "--reason", "again", "--yes", exit_code=9).output
+    assert as_read(said) == snapshot("""\
+refused: 1,100 videos, limit 500
+Carry out this plan once, unchanged? [y/N]:Aborted.\
+""")
+    said = reelkeeper("approve", refused, "--reason", "trial over", "--yes").output
+    assert as_read(said, plan=refused) == snapshot("""\
+Plan <plan> is approved for one run. To carry it out: reelkeeper run tier_storage --apply --plan
+  <plan>\
+""")
+    assert as_read(
+        reelkeeper("approve", refused, "--reason", "again", "--yes", exit_code=9).output,
+        plan=refused,
+        at=TIME,
+        person=getuser(),
+    ) == snapshot("""\
+error: plan <plan> cannot be approved, and nothing was changed: it was approved by <person> on
+  <at> UTC\
+""")
     with open_store(configured) as engine, reading(engine) as session:
-        assert [row.event.detail["why"] for row in audit.events(session, event="approve")] == ["the trial is over"]
+        assert [row.event.detail["why"] for row in audit.events(session, event="approve")] == ["trial over"]

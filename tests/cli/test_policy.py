@@ -4,7 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from inline_snapshot import snapshot
 from typer.testing import Result
+
+from tests.reading import as_read
 
 Run = Callable[..., Result]
 
@@ -21,23 +24,57 @@ def document(tmp_path: Path, reelkeeper: Run) -> Path:
 @pytest.mark.long
 def test_a_document_is_applied_listed_compared_and_taken_back(document: Path, reelkeeper: Run) -> None:
     assert "tiers.free.retention_days" in reelkeeper("policy", "check", document).stdout
-    assert "Version 1 is in force" in reelkeeper("policy", "apply", document, "--reason", "trial", "--yes").stdout
-    assert "Nothing to apply" in reelkeeper("policy", "apply", document, "--reason", "again", "--yes").stdout
+    assert as_read(reelkeeper("policy", "apply", document, "--reason", "trial", "--yes").stdout) == snapshot("""\
+field version 0 then
+tiers.free.retention_days 30 20
+what it does videos bytes
+newly retired 0 0 B
+newly kept 0 0 B
+newly compressed 0
+live videos 0 0 B
+Storage costs $0.00 a month less, once the grace is over.
+Reduced promise to users: 0 free users would keep videos 20 days, not 30 days.
+Version 1 is in force. To undo: reelkeeper policy rollback 0 --reason ...\
+""")
+    assert as_read(reelkeeper("policy", "apply", document, "--reason", "again", "--yes").stdout) == snapshot("""\
+No field differs.
+what it does videos bytes
+newly retired 0 0 B
+newly kept 0 0 B
+newly compressed 0
+live videos 0 0 B
+Storage costs $0.00 a month less, once the grace is over.
+Nothing to apply: these policies are in force already.\
+""")
     assert "trial" in reelkeeper("policy", "history").stdout
     assert "retention_days: 20" in reelkeeper("policy", "show", "--changed").stdout
     assert "tiers.free.retention_days" in reelkeeper("policy", "diff", "--version", "0").stdout
-    assert "Version 2 is in force" in reelkeeper("policy", "rollback", "0", "--reason", "no", "--yes").stdout
-    assert "No field differs" in reelkeeper("policy", "diff", "--version", "0").stdout
+    assert as_read(reelkeeper("policy", "rollback", "0", "--reason", "no", "--yes").stdout) == snapshot("""\
+field version 1 then
+tiers.free.retention_days 20 30
+what it does videos bytes
+newly retired 0 0 B
+newly kept 0 0 B
+newly compressed 0
+live videos 0 0 B
+Storage costs $0.00 a month less, once the grace is over.
+Version 2 is in force. To undo: reelkeeper policy rollback 1 --reason ...\
+""")
+    assert as_read(reelkeeper("policy", "diff", "--version", "0").stdout) == snapshot("No field differs.")
 
 
 @pytest.mark.long
 def test_nothing_is_applied_without_confirmation(document: Path, reelkeeper: Run) -> None:
     reelkeeper("policy", "apply", document, "--reason", "trial", exit_code=1)
-    assert "Nothing was applied yet" in reelkeeper("policy", "history").stdout
+    assert as_read(reelkeeper("policy", "history").stdout) == snapshot(
+        "Version 0, the shipped defaults, is in force. Nothing was applied yet."
+    )
 
 
 def test_an_unknown_version_is_reported(reelkeeper: Run) -> None:
-    assert "no policy version 7" in reelkeeper("policy", "rollback", "7", "--reason", "x", exit_code=8).output
+    assert as_read(reelkeeper("policy", "rollback", "7", "--reason", "x", exit_code=8).output) == snapshot(
+        "error: no policy version 7. To see the versions: reelkeeper policy history"
+    )
 
 
 @pytest.mark.long
@@ -51,23 +88,92 @@ def test_a_document_adds_tiers_and_removes_only_unused_ones(tmp_path: Path, reel
     document.write_text("tiers: {free: {}}")
     for words in (("check", document), ("apply", document, "--reason", "nobody buys it", "--yes")):
         assert "studio (1 user)" in reelkeeper("policy", *words, exit_code=9).output
-    assert "studio (1 user)" in reelkeeper("policy", "rollback", "0", "--reason", "x", exit_code=9).output
+    assert as_read(reelkeeper("policy", "rollback", "0", "--reason", "x", exit_code=9).output) == snapshot("""\
+field version 1 then
+tiers ["free", "studio"] ["free", "premium", "pro"]
+tiers.studio.retention_days never -
+tiers.studio.notice_days 0 -
+tiers.studio.keep_days 0 -
+tiers.studio.quota_bytes 1000000000000 -
+tiers.studio.queue_weight 1.0 -
+tiers.studio.queue_levels 0 -
+tiers.studio.queue_points 0 -
+tiers.premium.retention_days - 90
+tiers.premium.notice_days - 0
+tiers.premium.keep_days - 0
+tiers.premium.quota_bytes - 1073741824
+tiers.premium.queue_weight - 1.5
+tiers.premium.queue_levels - 2
+tiers.premium.queue_points - 100
+tiers.pro.retention_days - 365
+tiers.pro.notice_days - 0
+tiers.pro.keep_days - 0
+tiers.pro.quota_bytes - 10737418240
+tiers.pro.queue_weight - 2.0
+tiers.pro.queue_levels - 4
+tiers.pro.queue_points - 200
+what it does videos bytes
+newly retired 0 0 B
+newly kept 0 0 B
+newly compressed 0
+live videos 0 0 B
+Storage costs $0.00 a month less, once the grace is over.
+Reduced promise to users: 1 studio user would have no tier: their videos would be kept, and they
+  could store nothing new.
+error: nothing was applied: these policies lack tiers that users have: studio (1 user). Give
+  them another tier first: PUT /v1/users/{id}, or reelkeeper videos import --users FILE
+To list the tiers (`tiers` in the policies): reelkeeper policy show\
+""")
     users.write_text("id,tier,created_at\nann,free,\n")
     reelkeeper("videos", "import", "--users", users)
-    assert "Version 2 is in force" in reelkeeper("policy", "apply", document, "--reason", "gone", "--yes").stdout
+    assert as_read(reelkeeper("policy", "apply", document, "--reason", "gone", "--yes").stdout) == snapshot("""\
+field version 1 then
+tiers ["free", "studio"] ["free"]
+tiers.studio.retention_days never -
+tiers.studio.notice_days 0 -
+tiers.studio.keep_days 0 -
+tiers.studio.quota_bytes 1000000000000 -
+tiers.studio.queue_weight 1.0 -
+tiers.studio.queue_levels 0 -
+tiers.studio.queue_points 0 -
+what it does videos bytes
+newly retired 0 0 B
+newly kept 0 0 B
+newly compressed 0
+live videos 0 0 B
+Storage costs $0.00 a month less, once the grace is over.
+Reduced promise to users: 0 studio users would have no tier: their videos would be kept, and
+  they could store nothing new.
+Version 2 is in force. To undo: reelkeeper policy rollback 1 --reason ...\
+""")
     users.write_text("id,tier,created_at\nann,studio,\n")
-    assert "is not one of free, and not empty" in reelkeeper("videos", "import", "--users", users, exit_code=9).output
+    assert as_read(reelkeeper("videos", "import", "--users", users, exit_code=9).output, file=users) == snapshot("""\
+error: <file>: nothing of it was taken, because 1 field is invalid: line 2, column tier:
+  'studio' is not one of free, and not empty\
+""")
 
 
 def test_a_document_of_segments_is_refused_with_a_remedy_or_shown_as_written(document: Path, reelkeeper: Run) -> None:
     drafts = '[{"name": "drafts", "tags": ["draft"], "retention_days": never}, {"name": "later", "tags": ["draft"]}]'
     written = document.read_text()
     document.write_text(written.replace("segments: []", f"segments: {drafts}"))
-    assert "later never decides: drafts stands before it" in reelkeeper("policy", "check", document, exit_code=9).output
+    assert as_read(reelkeeper("policy", "check", document, exit_code=9).output, file=document) == snapshot("""\
+error: <file> was refused, and nothing was changed:
+the document: segment later never decides: drafts stands before it and matches all that it does.
+  Put later first, or ask less of what drafts matches\
+""")
     document.write_text(written.replace("segments: []", 'segments: [{"name": "late", "min_bytes": 5}]'))
     assert "lifecycle.segments" in reelkeeper("policy", "check", document).stdout
     reelkeeper("policy", "apply", document, "--reason", "trial", "--yes")
     shown = reelkeeper("policy", "show").stdout
     document.write_text(shown)
     assert '"min_bytes": 5' in shown
-    assert "No field differs" in reelkeeper("policy", "check", document).stdout
+    assert as_read(reelkeeper("policy", "check", document).stdout) == snapshot("""\
+No field differs.
+what it does videos bytes
+newly retired 0 0 B
+newly kept 0 0 B
+newly compressed 0
+live videos 0 0 B
+Storage costs $0.00 a month less, once the grace is over.\
+""")

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from inline_snapshot import snapshot
 
 from reelkeeper.model.jobs import JobState
 from reelkeeper.model.performance import Window
@@ -22,6 +23,9 @@ from reelkeeper.store.tables import jobs, users
 from tests.cli.conftest import Run
 from tests.jobs import dead, hit, made, put, waiting
 from tests.policies import put_in_force
+from tests.reading import as_read
+
+CLOCK = re.compile(r"\d\d:\d\d:\d\d")
 
 
 def ago(minutes: float) -> datetime:
@@ -62,10 +66,12 @@ def test_waiting_jobs_are_listed_in_their_starting_order(reelkeeper: Run, ask: C
     assert [item["id"] for item in found["dead"]] == ["died"]
     assert found["counts"] == {"dead": 1, "queued": 4, "running": 1, "succeeded": 2}
     said = reelkeeper("queue").stdout
-    assert "waits for long" in said
-    assert "w1" in said
+    assert as_read(said, only="follower", n=re.compile(r"\d+(?= s)")) == snapshot(
+        "follower ann free svd <n> s <n> s 0 waits for long"
+    )
     assert "[red]out of memory" in said
-    assert "queued: 4, 1 shown" in reelkeeper("queue", "--limit", 1).stdout
+    assert "w1" in said
+    assert as_read(reelkeeper("queue", "--limit", 1).stdout, only="queued: 4") == snapshot("queued: 4, 1 shown")
 
 
 @pytest.mark.usefixtures("busy")
@@ -82,7 +88,9 @@ def test_a_job_that_waits_for_a_cap_is_shown_as_such(reelkeeper: Run, engine_of_
     caps = (Cap(scope="user:*", jobs=1), Cap(scope="tier:free", jobs=9))
     put_in_force(engine_of_the_command, concurrency=ConcurrencyPolicy(caps=caps))
     said = reelkeeper("queue", "--explain", "long").stdout
-    assert "Job long waits: user ann has 1 job running, and may have 1. The jobs behind it go on." in said
+    assert as_read(said) == snapshot(
+        "Job long waits: user ann has 1 job running, and may have 1. The jobs behind it go on."
+    )
 
 
 @pytest.mark.usefixtures("busy")
@@ -94,8 +102,12 @@ def test_a_job_that_waits_for_its_providers_tuned_limit_is_shown_as_such(
         controls.write(session, CONCURRENCY, kept)
         session.execute(sa.update(jobs).where(jobs.c.id.in_(["long", "running"])).values(lane="fal"))
     said = reelkeeper("queue", "--explain", "long").stdout
-    assert "Job long waits: provider fal has 1 job running, and may have 1. The jobs behind it go on." in said
-    assert "At most 9 at once, 1 of fal, 8 of ltx, as set by tune_concurrency." in reelkeeper("queue").stdout
+    assert as_read(said) == snapshot(
+        "Job long waits: provider fal has 1 job running, and may have 1. The jobs behind it go on."
+    )
+    assert as_read(reelkeeper("queue").stdout, only="tune_concurrency") == snapshot(
+        "At most 9 at once, 1 of fal, 8 of ltx, as set by tune_concurrency."
+    )
 
 
 @pytest.mark.usefixtures("busy")
@@ -106,9 +118,14 @@ def test_a_job_that_waits_for_an_unwell_provider_is_shown_as_such(
         session.execute(sa.update(jobs).where(jobs.c.id == "long").values(lane="fal"))
     note_failed(engine_of_the_command, "fal", "j", "402, no balance", is_locked=True, run_id="test")
     said = reelkeeper("queue", "--explain", "long").stdout
-    assert re.search(r"long waits: provider fal is failing and gets no job until [\d:]+ UTC: 402, no balance\.", said)
-    shown = reelkeeper("status").stdout
-    assert re.search(r"provider fal +unwell +no job until [\d:]{8}", shown)
+    assert as_read(said, at=CLOCK) == snapshot("""\
+Job long waits: provider fal is failing and gets no job until <at> UTC: 402, no balance. The
+  jobs behind it go on.\
+""")
+    assert as_read(reelkeeper("status").stdout, only="provider fal", at=CLOCK) == snapshot("""\
+● The provider fal lets our account in no more
+provider fal unwell no job until <at>\
+""")
 
 
 @pytest.mark.usefixtures("busy")
@@ -117,20 +134,33 @@ def test_a_place_is_explained_by_its_terms(reelkeeper: Run, ask: Callable[..., A
     assert (found["place"], found["of"]) == (2, 2)
     assert [term["name"] for term in found["terms"]] == ["size", "tier", "backlog", "wait"]
     said = reelkeeper("queue", "--explain", "long").stdout
-    assert "Job long is 2 of the 2 that are considered next." in said
-    assert "400 s estimated" in said
-    assert "It is due in 30 min, after: busy." in reelkeeper("queue", "--explain", "put-off").stdout
-    assert "It joined job long" in reelkeeper("queue", "--explain", "follower").stdout
-    assert "Job died is dead. [red]out of memory" in reelkeeper("queue", "--explain", "died").stdout
+    assert as_read(said.splitlines()[0]) == snapshot("Job long is 2 of the 2 that are considered next.")
+    assert as_read(said, only="400 s") == snapshot(
+        "size 19200 400 s estimated, each of which counts as 48 s of waiting: 19200 s"
+    )
+    assert as_read(reelkeeper("queue", "--explain", "put-off").stdout.splitlines()[0]) == snapshot(
+        "Job put-off is 1 of the 3 that are considered next. It is due in 30 min, after: busy."
+    )
+    assert as_read(reelkeeper("queue", "--explain", "follower").stdout) == snapshot(
+        "Job follower is queued. It joined job long, which makes the same video, and waits for that."
+    )
+    assert as_read(reelkeeper("queue", "--explain", "died").stdout) == snapshot("Job died is dead. [red]out of memory")
     reelkeeper("queue", "--explain", "nobody", exit_code=8)
 
 
 @pytest.mark.usefixtures("engine_of_the_command")
 def test_an_empty_queue_says_so(reelkeeper: Run) -> None:
-    assert "No job is waiting, running or dead." in reelkeeper("queue").stdout
-    assert "No job is dead." in reelkeeper("queue", "--dead").stdout
-    assert "0 wait; 0 run." in reelkeeper("performance").stdout
-    assert "Nothing is recorded" in reelkeeper("performance", "--windows").stdout
+    assert as_read(reelkeeper("queue").stdout) == snapshot("No job is waiting, running or dead.")
+    assert as_read(reelkeeper("queue", "--dead").stdout) == snapshot("No job is dead.")
+    assert as_read(reelkeeper("performance").stdout) == snapshot("""\
+Jobs that ended in the last 1 h
+of ended succeeded wait, mean / p95 processing, mean / p95 a job costs cache hits
+all 0 - - / - - / - - -
+0 wait; 0 run.\
+""")
+    assert as_read(reelkeeper("performance", "--windows").stdout) == snapshot(
+        "Nothing is recorded for that time: the flow monitor_performance records every 15 minutes."
+    )
 
 
 @pytest.mark.usefixtures("busy")
@@ -142,7 +172,14 @@ def test_performance_is_shown_by_model_and_tier(reelkeeper: Run, ask: Callable[.
     said = reelkeeper("performance").stdout
     assert "model svd" in said
     assert "tier free" in said
-    assert "3 wait, the oldest for 30 min; 1 run." in said
+    assert as_read(said) == snapshot("""\
+Jobs that ended in the last 1 h
+of ended succeeded wait, mean / p95 processing, mean / p95 a job costs cache hits
+all 3 50 % 45 s / 60 s 100 s / 100 s $0.0075 50 %
+model svd 3 50 % 45 s / 60 s 100 s / 100 s $0.0075 50 %
+tier free 3 50 % 45 s / 60 s 100 s / 100 s $0.0075 50 %
+3 wait, the oldest for 30 min; 1 run.\
+""")
     assert ask("performance", "--hours", 0.25)["groups"][0]["made"] == 0
     reelkeeper("performance", "--model", "svd", exit_code=2)
 
@@ -165,5 +202,9 @@ def test_a_parked_job_says_until_when_its_credits_are_held(reelkeeper: Run, engi
     doubt = waiting("j", ago(8), state=JobState.PARKED, started_at=ago(3), due_at=ago(-1.9), error="it answered 500")
     put(engine_of_the_command, [doubt])
     said = reelkeeper("queue", "--explain", "j").stdout
-    assert re.search(r"j is parked\. it answered 500\. Its provider may have it, and is asked again in 11\d s\.", said)
-    assert f"if nothing is known by {ago(3 - 24 * 60):%Y-%m-%d %H:%M} UTC, it is given up at no charge." in said
+    until = f"{ago(3 - 24 * 60):%Y-%m-%d %H:%M}"
+    assert as_read(said, until=until, in_two_minutes=re.compile(r"11\d s")) == snapshot("""\
+Job j is parked. it answered 500. Its provider may have it, and is asked again in
+  <in_two_minutes>. Its credits are held meanwhile; if nothing is known by <until> UTC, it is
+  given up at no charge.\
+""")

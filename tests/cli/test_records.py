@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from inline_snapshot import snapshot
 
 from tests.cli.conftest import Run
+from tests.reading import as_read
 
 Ask = Callable[..., Any]
 
@@ -25,7 +27,9 @@ def test_a_changed_audit_record_ends_with_5(reelkeeper: Run, one_video: str, tmp
         for (name,) in triggers:
             store.execute(f"DROP TRIGGER {name}")
         store.execute("UPDATE audit_events SET video_id = 'other' WHERE video_id = ?", [one_video])
-    assert "audit event 1" in reelkeeper("audit", "verify", exit_code=5).stderr
+    assert as_read(reelkeeper("audit", "verify", exit_code=5).stderr) == snapshot(
+        "error: audit event 1 does not match its hash: it, or one before it, was changed"
+    )
 
 
 @pytest.mark.long
@@ -40,7 +44,10 @@ def test_a_store_is_copied_and_brought_back_frozen(reelkeeper: Run, ask: Ask, on
     with store.open("r+b") as file:
         file.seek(4096)
         file.write(bytes(store.stat().st_size - 4096))
-    assert "it is damaged: move it away, then" in reelkeeper("db", "restore", copy, exit_code=1).stderr
+    assert as_read(reelkeeper("db", "restore", copy, exit_code=1).stderr, folder=tmp_path) == snapshot("""\
+error: the store <folder>/state/store.sqlite3: it is damaged: move it away, then reelkeeper db
+  restore BACKUP. SQLite said: database disk image is malformed (SQLITE_CORRUPT)\
+""")
     for old in (tmp_path / "state").glob("store.sqlite3*"):
         old.unlink()
     reelkeeper("db", "restore", copy)
@@ -58,7 +65,9 @@ def test_a_store_is_copied_and_brought_back_frozen(reelkeeper: Run, ask: Ask, on
 
 
 def test_before_the_first_plan_the_list_says_how_to_make_one(reelkeeper: Run, ask: Ask) -> None:
-    assert "reelkeeper plan tier_storage" in reelkeeper("plan").stdout
+    assert as_read(reelkeeper("plan").stdout) == snapshot(
+        "No plan is saved yet. To make one: reelkeeper plan tier_storage"
+    )
     assert ask("plan", "--list") == []
 
 

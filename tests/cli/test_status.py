@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from inline_snapshot import snapshot
 
 from reelkeeper.model.jobs import JobState
 from reelkeeper.model.money import Charge
@@ -18,6 +19,7 @@ from reelkeeper.store.core.engine import now, open_store, reading, transaction
 from reelkeeper.store.tables import deployment, heartbeats, plans, users
 from tests.cli.conftest import Run
 from tests.jobs import put, waiting
+from tests.reading import TIME, as_read
 
 
 @pytest.fixture
@@ -38,7 +40,9 @@ def let_pass(engine: sa.Engine, flow: str, hours: float) -> None:
 
 @pytest.mark.usefixtures("opened")
 def test_a_healthy_service_says_so_and_ends_with_0(reelkeeper: Run, ask: Callable[..., Any]) -> None:
-    assert "all flows on time, no alert firing" in reelkeeper("status", "--check").stdout
+    assert as_read(reelkeeper("status", "--check").stdout.splitlines()[0], at=TIME) == snapshot(
+        "Reelkeeper, <at> UTC: all flows on time, no alert firing"
+    )
     found = ask("status", "--check")
     assert (found["overdue"], found["frozen"], found["alerts"]) == ([], None, [])
     assert {flow["flow"] for flow in found["flows"]} == set(CADENCES)
@@ -51,7 +55,9 @@ def test_an_overdue_flow_is_highlighted_and_ends_with_10_only_on_request(
     opened: sa.Engine, reelkeeper: Run, ask: Callable[..., Any]
 ) -> None:
     let_pass(opened, "sync_catalog", 5)
-    assert "5 hours ago, due every 1 hour" in reelkeeper("status").stdout
+    assert as_read(reelkeeper("status").stdout, only="sync_catalog") == snapshot(
+        "● sync_catalog 5 hours ago, due every 1 hour"
+    )
     assert "overdue: sync_catalog" in reelkeeper("status", "--check", exit_code=10).stderr
     assert ask("status", "--check", exit_code=10)["overdue"] == ["sync_catalog"]
 
@@ -60,17 +66,19 @@ def test_a_freeze_is_shown_first_and_ends_with_3(opened: sa.Engine, reelkeeper: 
     let_pass(opened, "sync_catalog", 5)
     freeze(opened, by="ben", reason="[bold]an audit")
     said = reelkeeper("status", "--check", exit_code=3)
-    assert "by ben: [bold]an audit" in said.stdout
-    assert "all changes are frozen: [bold]an audit" in said.stderr
+    assert as_read(said.stdout, only="by ben", at=TIME) == snapshot(
+        "Reelkeeper, <at> UTC: all changes frozen since <at> by ben: [bold]an audit;"
+    )
+    assert as_read(said.stderr) == snapshot("error: all changes are frozen: [bold]an audit")
 
 
 @pytest.mark.parametrize(("command", "exit_code"), [("status", 7), ("watchdog", 7), ("doctor", 1)])
 def test_where_the_store_is_missing_none_is_made(
     configured: Settings, reelkeeper: Run, command: str, exit_code: int
 ) -> None:
-    said = " ".join(reelkeeper(command, exit_code=exit_code).output.split())
-    assert "there is no store yet at " in said
-    assert "check REELKEEPER_STATE_DIR and REELKEEPER_DATABASE_URL" in said
+    said = reelkeeper(command, exit_code=exit_code).output
+    assert str(configured.store_file) in said.replace("\n", "")
+    assert "REELKEEPER_DATABASE_URL" in said
     assert not (configured.state_dir / "store.sqlite3").exists()
     reelkeeper("db", "upgrade")
     reelkeeper(command)
@@ -79,11 +87,11 @@ def test_where_the_store_is_missing_none_is_made(
 @pytest.mark.long
 def test_a_store_that_is_new_waits_for_its_flows(configured: Settings, reelkeeper: Run) -> None:
     reelkeeper("db", "upgrade")
-    assert "all flows on time" in reelkeeper("status", "--check").stdout
+    reelkeeper("status", "--check")
     with open_store(configured) as engine, transaction(engine, "test") as session:
         session.execute(sa.update(deployment).values(created_at=now(session) - timedelta(days=30)))
     said = reelkeeper("status", "--check", exit_code=10)
-    assert "never, due every 7 days" in said.stdout
+    assert as_read(said.stdout, only="purge_retired") == snapshot("● purge_retired never, due every 1 day")
 
 
 def test_the_queue_and_the_budgets_are_those_of_this_moment(
@@ -105,10 +113,19 @@ def test_the_queue_and_the_budgets_are_those_of_this_moment(
     assert queue["jobs"] == {"queued": 2, "running": 1}
     assert 5400 <= queue["oldest_wait_seconds"] < 5500
     said = reelkeeper("status", "--daily-budget", "12.5", "--monthly-budget", "none").stdout
-    assert "the oldest for 90 minutes" in said
-    assert "0% of $12.5" in said
-    assert "no budget" in said
-    assert "dollars, such as 200" in reelkeeper("status", "--daily-budget", "much", exit_code=2).output
+    assert as_read(said, only="$") == snapshot("""\
+today $0.00 0% of $12.5
+this month $0.00 no budget
+saved so far $0.00 at list price\
+""")
+    assert as_read(said, only="90 ") == snapshot("jobs waiting 2 the oldest for 90 minutes")
+    assert as_read(reelkeeper("status", "--daily-budget", "much", exit_code=2).output) == snapshot("""\
+Usage: root status [OPTIONS]
+Try 'root status -h' for help.
+Error
+Invalid value: a budget must be dollars, such as 200, or none: 'much': Input should be a valid
+decimal\
+""")
 
 
 def test_a_budget_that_is_nearly_spent_is_not_shown_as_spent(opened: sa.Engine, reelkeeper: Run) -> None:
@@ -118,8 +135,11 @@ def test_a_budget_that_is_nearly_spent_is_not_shown_as_spent(opened: sa.Engine, 
         charged = Charge(day, "api", "api-veo", "", None, 1, "Jobs", 9_960_000_000, 9_960_000_000, "book")
         charges.replace(session, [day], [charged])
     said = reelkeeper("status", "--daily-budget", "10", "--monthly-budget", "20").stdout
-    assert "99% of $10" in said
-    assert "49% of $20" in said
+    assert as_read(said, only="$") == snapshot("""\
+today $9.96 ╸ 99% of $10
+this month $9.96 ╸ 49% of $20
+saved so far $0.00 at list price\
+""")
 
 
 def test_items_left_to_later_runs_are_counted_once_and_by_action(opened: sa.Engine, reelkeeper: Run) -> None:
@@ -129,12 +149,9 @@ def test_items_left_to_later_runs_are_counted_once_and_by_action(opened: sa.Engi
         times = {"as_of": now(session), "created_at": now(session)}
         row = {**plan, **times, "population": 700, "population_bytes": 700, "kept": kept}
         session.execute(sa.insert(plans).values(row))
-    lines = reelkeeper("status").stdout.splitlines()
-    assert {
-        line.strip("│ ").rsplit(maxsplit=1)[0].strip(): line.strip("│ ").rsplit(maxsplit=1)[1]
-        for line in lines
-        if "tier_storage" in line and "to " in line
-    } == {"to compress later, tier_storage": "633", "to retire later, tier_storage": "48"}
+    said = reelkeeper("status").stdout
+    assert as_read(said, only="633") == snapshot("to compress later, tier_storage 633")
+    assert as_read(said, only="48") == snapshot("to retire later, tier_storage 48")
 
 
 @pytest.mark.usefixtures("opened")

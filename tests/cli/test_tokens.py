@@ -5,9 +5,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from inline_snapshot import snapshot
 from typer.testing import Result
 
 from reelkeeper.model.access import Scope
+from tests.reading import as_read
 
 
 @pytest.mark.long
@@ -22,7 +24,13 @@ def test_a_token_is_shown_once_and_then_only_listed(reelkeeper: Callable[..., Re
 
 
 def test_a_scope_that_is_none_is_refused(reelkeeper: Callable[..., Result]) -> None:
-    assert "no scope money" in reelkeeper("tokens", "create", "front", "--scope", "money", exit_code=2).output
+    assert as_read(reelkeeper("tokens", "create", "front", "--scope", "money", exit_code=2).output) == snapshot("""\
+Usage: root tokens create [OPTIONS] {name}
+Try 'root tokens create -h' for help.
+Error
+Invalid value: no scope money; choose from jobs, videos, views, uploads, deletions, keeps,
+takedowns, holds, users, accounts, erase, export, webhooks, metrics, runs\
+""")
     offered = set(re.findall(r"[a-z]+", reelkeeper("tokens", "create", "--help").output))
     assert set(Scope) <= offered
     reelkeeper("tokens", "revoke", "none", exit_code=8)

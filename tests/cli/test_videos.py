@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from inline_snapshot import snapshot
 
 from tests.cli.conftest import Run
+from tests.reading import as_read
 
 Ask = Callable[..., Any]
 
@@ -34,12 +36,14 @@ def test_adding_again_gives_the_video_its_next_generation(
 def test_people_get_tables(reelkeeper: Run, one_video: str) -> None:
     assert "ann" in reelkeeper("videos").stdout
     said = reelkeeper("videos", "show", one_video).stdout
-    assert "v1 of ann (tier unknown), live" in said
+    assert as_read(said.splitlines()[0]) == snapshot("v1 of ann (tier unknown), live, unknown views.")
     assert "upload" in said
 
 
 def test_an_unknown_video_ends_with_8(reelkeeper: Run) -> None:
-    assert reelkeeper("videos", "show", "nobody", exit_code=8).stderr == "error: no video 'nobody' in the catalogue\n"
+    assert reelkeeper("videos", "show", "nobody", exit_code=8).stderr == snapshot(
+        "error: no video 'nobody' in the catalogue\n"
+    )
 
 
 @pytest.mark.long
@@ -83,19 +87,26 @@ def test_a_file_from_excel_is_taken_and_of_several_the_bad_one_is_named(
     users.write_text("id,tier,created_at\r\nann,pro,\r\n", encoding="utf-8-sig")
     videos.write_text(f"id,user_id,created_at,tag\n{one_video},ann,,entwürfe\n", encoding="latin-1")
     answer = reelkeeper("videos", "import", "--users", users, "--videos", videos, exit_code=9)
-    assert "users: 1 line imported" in answer.stdout
-    assert f"{videos}: nothing of it was taken, because it is not in UTF-8" in answer.stderr
+    assert as_read(answer.stdout) == snapshot("users: 1 line imported")
+    assert as_read(answer.stderr, videos=videos) == snapshot("""\
+error: <videos>: nothing of it was taken, because it is not in UTF-8: 'utf-8' codec can't decode
+  byte 0xfc in position 38: invalid start byte\
+""")
     videos.write_text("id,user_id,created_at\nnobody,ann,\n")
-    assert (
-        f"{videos}: nothing of it was taken" in reelkeeper("videos", "import", "--videos", videos, exit_code=9).stderr
-    )
+    answer = reelkeeper("videos", "import", "--videos", videos, exit_code=9)
+    assert as_read(answer.stderr, videos=videos) == snapshot("""\
+error: <videos>: nothing of it was taken, because 1 field is invalid: line 2, column id:
+  'nobody' is not in the catalogue; run sync_catalog, or use --skip-unknown\
+""")
     reelkeeper("videos", "import", "--users", users, "--complete-days", exit_code=2)  # of no views
 
 
 def test_why_takes_a_key_as_show_does(ask: Ask, reelkeeper: Run, one_video: str) -> None:
     (shown,) = ask("videos", "show", one_video)["objects"]
     assert ask("videos", "why", shown["key"])["video_id"] == one_video
-    assert "no video 'videos/none.mp4'" in reelkeeper("videos", "why", "videos/none.mp4", exit_code=8).stderr
+    assert as_read(reelkeeper("videos", "why", "videos/none.mp4", exit_code=8).stderr) == snapshot(
+        "error: no video 'videos/none.mp4' in the catalogue"
+    )
 
 
 def test_names_are_shown_as_they_are_and_not_as_markup(reelkeeper: Run, one_video: str) -> None:

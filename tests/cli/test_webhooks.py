@@ -4,7 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from inline_snapshot import snapshot
 from typer.testing import Result
+
+from tests.reading import as_read
 
 
 @pytest.mark.long
@@ -31,15 +34,27 @@ def test_an_endpoints_life(
 
 
 def test_an_event_that_is_none_and_an_address_of_our_own_are_refused(reelkeeper: Callable[..., Result]) -> None:
-    assert (
-        "no event video.lost" in reelkeeper("webhooks", "add", "https://x", "--event", "video.lost", exit_code=2).output
-    )
+    said = reelkeeper("webhooks", "add", "https://x", "--event", "video.lost", exit_code=2).output
+    assert as_read(said) == snapshot("""\
+Usage: root webhooks add [OPTIONS] {url}
+Try 'root webhooks add -h' for help.
+Error
+Invalid value: no event video.lost; choose from job.ended, video.published, video.changed,
+video.expiring, video.retired, video.restored, video.purged, budget.crossed, credits.low\
+""")
     reelkeeper("webhooks", "add", "https://127.0.0.1/", exit_code=9)
     reelkeeper("webhooks", "rotate", "none", exit_code=8)
 
 
 def test_a_release_names_its_endpoint_or_all_and_says_why(reelkeeper: Callable[..., Result]) -> None:
-    assert "an endpoint, or --all" in reelkeeper("webhooks", "release", "--reason", "r", exit_code=2).output
+    assert as_read(reelkeeper("webhooks", "release", "--reason", "r", exit_code=2).output) == snapshot("""\
+Usage: root webhooks release [OPTIONS] [[ID]]
+Try 'root webhooks release -h' for help.
+Error
+Invalid value: give an endpoint, or --all\
+""")
     assert "needs --reason" in reelkeeper("webhooks", "release", "--all", exit_code=2).output
-    assert "0 notices count as given" in reelkeeper("webhooks", "release", "--all", "--reason", "mail").output
+    assert as_read(reelkeeper("webhooks", "release", "--all", "--reason", "mail").output) == snapshot(
+        "0 notices count as given from now on; their days of notice begin."
+    )
     assert "notice_release" in reelkeeper("audit").output

@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from inline_snapshot import snapshot
+
+from tests.reading import as_read
 
 COMMAND = Path(sys.executable).with_name("reelkeeper")
 
@@ -96,4 +99,6 @@ def test_the_demo_empties_only_folders_that_it_made(tmp_path: Path) -> None:
         [COMMAND, "demo", "--dir", tmp_path, "--fresh"], capture_output=True, text=True, check=False, timeout=280
     )
     assert (done.returncode, (tmp_path / "thesis.txt").read_text()) == (2, "years of work")
-    assert "was not made by a demo" in done.stderr
+    assert as_read(done.stderr, folder=tmp_path) == snapshot(
+        "error: <folder> is not empty and was not made by a demo; give another --dir"
+    )

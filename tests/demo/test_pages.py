@@ -2,6 +2,7 @@
 
 from datetime import date, timedelta
 
+from inline_snapshot import snapshot
 from rich.console import Console
 
 from demo import money
@@ -34,7 +35,7 @@ def test_expected_values_follow_in_a_lighter_colour() -> None:
 
 
 def test_a_chart_without_days_says_so() -> None:
-    assert bars({}) == ["no day with known spend"]
+    assert bars({}) == snapshot(["no day with known spend"])
     assert len(bars(month(0, 0), 0)) == 9
 
 

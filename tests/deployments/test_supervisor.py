@@ -1,6 +1,7 @@
 """Child processes are restarted, stopped in order, and never left behind."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -11,11 +12,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+from inline_snapshot import snapshot
 
 from deployments import supervisor
 from deployments.supervisor import Part, Supervisor
 from deployments.up import _Last, _ports, alone
 from reelkeeper.errors import LeaseLost, Misconfigured
+from tests.reading import as_read
 
 FOREVER = "import time\nwhile True: time.sleep(1)"
 DEAF = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True)\n{FOREVER}"
@@ -57,7 +60,8 @@ def test_a_part_that_dies_is_reported_and_restarted(
     first = server.process.pid
     os.kill(first, signal.SIGKILL)
     until(lambda: kept.look() or (server.is_alive and server.process and server.process.pid != first))  # type: ignore[func-returns-value]  # nothing, and then the question
-    assert told == [f"The server ended by SIGKILL; it restarts in 1 s. See {server.log}"]
+    assert len(told) == 1
+    assert as_read(told[0], log=server.log) == snapshot("The server ended by SIGKILL; it restarts in 1 s. See <log>")
 
 
 @pytest.mark.long
@@ -68,7 +72,9 @@ def test_a_part_that_keeps_dying_is_restarted_with_growing_pauses(
     server = part("print('no luck'); raise SystemExit(3)")
     kept.start(server)
     until(lambda: kept.look() or len(told) >= 4)  # type: ignore[func-returns-value]  # as above
-    assert "exit code 3" in told[0]
+    assert as_read(told[0], log=re.compile(r"\S+\.log")) == snapshot(
+        "The server ended with exit code 3; it restarts in 0 s. See <log>"
+    )
     assert server.pause == pytest.approx(0.08)
     assert "no luck" in server.last_words()
 
@@ -138,8 +144,11 @@ def test_a_log_does_not_grow_without_end(
 def test_ports_are_those_asked_for_those_of_the_last_time_or_free_ones() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(Misconfigured, match=f"port {port} is taken; give another --port"):
+        with pytest.raises(Misconfigured) as refused:
             _ports(_Last(), port, None)
+        assert as_read(refused.value, port=port) == snapshot(
+            "port <port> is taken; give another --port, or leave it out for a free one"
+        )
         other, another = _ports(_Last(port=port, api_port=port), None, None)
         assert port not in (other, another)
     last = _Last(port=other, api_port=another)

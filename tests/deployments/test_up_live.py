@@ -1,10 +1,12 @@
 """`up` makes only dry runs on a bucket that it did not create, until it is started with --live."""
 
+import re
 import secrets
 import signal
 from pathlib import Path
 
 import pytest
+from inline_snapshot import snapshot
 from prefect.client.orchestration import SyncPrefectClient
 
 from deployments import deploy
@@ -14,6 +16,7 @@ from reelkeeper.errors import OrchestratorError
 from reelkeeper.settings import Settings
 from tests.buckets import BUCKET
 from tests.ports import free_port
+from tests.reading import as_read
 
 
 def looks_only(settings: Settings, *, live: bool = False) -> bool:
@@ -81,6 +84,11 @@ def test_a_server_that_never_answers_is_named_with_its_log_and_its_database(monk
     monkeypatch.setattr(deploy, "READY_SECONDS", 0.0)
     with (
         SyncPrefectClient(f"http://127.0.0.1:{free_port()}/api") as client,
-        pytest.raises(OrchestratorError, match=r"no answer for 0 s \(ConnectError\): its log, server.log, .* damaged"),
+        pytest.raises(OrchestratorError) as refused,
     ):
         deploy.wait_for_server(client)
+    assert as_read(refused.value, folder=re.compile(r"\S+(?=/\S+\.(log|db))")) == snapshot("""\
+Prefect's server gave no answer for 0 s (ConnectError): its log, server.log, says why. If its
+  database is damaged, move the folder prefect out of the state folder and start again: it holds
+  only records of runs, and the schedules are deployed anew\
+""")

@@ -60,7 +60,7 @@ def test_a_lock_that_lacks_a_wheel_builds_no_image(tmp_path: Path) -> None:
     tree = planted(tmp_path)
     lock = tree / "docker" / "requirements.lock"
     lock.write_text(re.sub(r"^jmespath==(.*\n)(?:    .*\n)+", "", lock.read_text(), flags=re.MULTILINE))
-    with pytest.raises(EngineError, match=r"requires jmespath, which is not installed"):
+    with pytest.raises(EngineError, match="jmespath"):
         build("localhost/reelkeeper:planted", tree)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+from inline_snapshot import snapshot
 
 from tests.e2e.installation import BIN, bare_environment, until
 from tests.ports import free_port
@@ -123,7 +124,7 @@ def test_up_continues_after_a_kill_and_restart(folder: Path) -> None:
         until(up.nobody_is_left, 30, f"nothing outlives it: {up.family}")
         again = Running(folder)
         ready = again.ready()
-        assert state(ready, run) == ("CRASHED", "It died with the `reelkeeper up` that ran it")
+        assert state(ready, run) == snapshot(("CRASHED", "It died with the `reelkeeper up` that ran it"))
         again.note_family()
         victim = next(item for item in again.family if "deployments.server" in item.cmdline())
         victim.kill()

@@ -9,6 +9,7 @@ from uuid import UUID
 
 import pytest
 import sqlalchemy as sa
+from inline_snapshot import snapshot
 from prefect import get_client
 from prefect.blocks.webhook import Webhook
 from prefect.client.orchestration import SyncPrefectClient
@@ -27,6 +28,7 @@ from reelkeeper.model.access import Scope
 from reelkeeper.model.jobs import GLOBAL_LIMIT
 from reelkeeper.operations.core import tokens
 from tests.flows.scenes import forget_record
+from tests.reading import as_read
 
 ROOT = Path(__file__).parents[2]
 API = "http://127.0.0.1:8787"
@@ -91,7 +93,9 @@ def test_missing_parts_are_created_and_a_second_run_changes_nothing(
     assert caller.scopes == {Scope.RUNS}
     assert url == f"{API}/hooks/runs"
     assert text not in "".join(said)
-    assert "0 of them" in list(bootstrap(engine=sqlite_engine, api_url=API))[-1]
+    assert as_read(list(bootstrap(engine=sqlite_engine, api_url=API))[-1]) == snapshot(
+        "Automations: 6, 0 of them created or updated."
+    )
     assert ours(client) == made
     assert kept(client) == block
     assert len(tokens.listed(sqlite_engine)) == 1
@@ -132,7 +136,7 @@ def test_an_automation_that_is_not_as_it_should_be_is_brought_up_to_date(client:
         wanted.model_dump(exclude={"owner_resource"}) | {"trigger": EventTrigger().model_dump()}
     )
     client.update_automation(found.id, other)
-    assert "1 of them" in list(bootstrap())[-1]
+    assert as_read(list(bootstrap())[-1]) == snapshot("Automations: 3, 1 of them created or updated.")
     (found,) = client.read_automations_by_name(wanted.name)
     assert isinstance(found.trigger, EventTrigger)
     assert found.trigger.within.total_seconds() == 3 * HEARTBEAT_SECONDS
@@ -212,8 +216,11 @@ def deploy_all(client: SyncPrefectClient, folder: Path, *, looks_only: bool = Fa
 
 @pytest.mark.parametrize("wrong", ["127.0.0.1:8787", "ftp://host", "http://", "http://user:secret@host"])
 def test_an_invalid_address_is_refused(client: SyncPrefectClient, sqlite_engine: sa.Engine, wrong: str) -> None:
-    with pytest.raises(Misconfigured, match="not the URL of an API"):
+    with pytest.raises(Misconfigured) as refused:
         list(bootstrap(engine=sqlite_engine, api_url=wrong))
+    assert as_read(refused.value, given=repr(wrong)) == snapshot(
+        "<given> is not the URL of an API: give http://HOST:PORT, without user and password"
+    )
     assert kept(client) is None
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from inline_snapshot import snapshot
 from typer.testing import CliRunner, Result
 
 from reelkeeper.cli import app
@@ -15,6 +16,7 @@ from reelkeeper.settings import settings
 from reelkeeper.store.core.engine import reading
 from reelkeeper.store.tables import plans, verdicts
 from tests.flows.scenes import Scene
+from tests.reading import DRAWN, as_read
 
 
 def run(*words: str, exit_code: int = 0) -> Result:
@@ -39,12 +41,19 @@ def old(scene: Scene) -> Scene:
 @pytest.mark.long
 def test_without_apply_the_plan_is_shown_and_nothing_is_changed(old: Scene) -> None:
     before = old.everything()
-    said = " ".join(run("run", "expire_videos").stdout.split())  # however wide the table is
+    said = run("run", "expire_videos").stdout
     assert old.everything() == before
-    assert "3 live videos" in said
-    assert "400 days old: pro users' videos are kept for 365 days" in said
-    assert "Kept: 1 left to tier storage." in said
-    assert "reelkeeper run expire_videos --apply --plan" in said
+    assert as_read(said, **DRAWN) == snapshot("""\
+Plan <plan> of expire_videos, as of <at> UTC: 3 live videos, <size>.
+video action bytes $ a month $ net why
+v0 retire <size> under $0.000001 - 366 days old: pro users' videos are kept for 365
+days
+v1 retire <size> under $0.000001 - 400 days old: pro users' videos are kept for 365
+days
+Kept: 1 left to tier storage.
+In total: 2 to retire; <size>, under $0.000001 a month.
+Nothing was changed. To apply it: reelkeeper run expire_videos --apply --plan <plan>\
+""")
 
 
 @pytest.mark.long
@@ -77,9 +86,29 @@ def test_a_plan_is_the_one_that_the_flows_dry_run_makes(scene: Scene, flow: str,
 
 
 def test_a_plan_of_nothing_and_a_refused_one_do_not_say_how_to_do_it(old: Scene) -> None:
-    assert "there is nothing to do" in run("plan", "purge_retired").stdout
+    assert as_read(run("plan", "purge_retired").stdout, **DRAWN) == snapshot("""\
+Plan <plan> of purge_retired, as of <at> UTC: 3 live videos, <size>.
+The plan has nothing to do.
+Nothing was changed, and there is nothing to do.\
+""")
     refused = run("plan", "expire_videos", "--param", "limits.max_objects=0").stdout
-    assert "the guard would refuse" in refused
+    assert as_read(refused, **DRAWN) == snapshot("""\
+Plan <plan> of expire_videos, as of <at> UTC: 3 live videos, <size>.
+video action bytes $ a month $ net why
+v0 retire <size> under $0.000001 - 366 days old: pro users' videos are kept for 365
+days
+v1 retire <size> under $0.000001 - 400 days old: pro users' videos are kept for 365
+days
+Kept: 1 left to tier storage.
+In total: 2 to retire; <size>, under $0.000001 a month.
+With --apply, the guard would refuse: refused, and nothing was changed: expire_videos selected 2
+  of 3 live videos, <size> bytes
+max_objects: 2 videos, limit 0
+for example: v0, v1
+plan: <plan>
+override: reelkeeper run expire_videos --apply --plan <plan> --param limits.max_objects=2
+Nothing was changed.\
+""")
     assert "To apply it" not in refused
     assert set(old.states().values()) == {"live"}
 
@@ -92,13 +121,34 @@ def test_a_plan_is_applied_once_and_can_be_shown_and_undone(old: Scene) -> None:
     run_id = ask("run", "expire_videos", "--apply", "--plan", plan_id)["run_id"]
     assert old.states() == {"v0": "retired", "v1": "retired", "v2": "live"}
     assert {item["outcome"] for item in ask("plan", "--show", plan_id)["items"]} == {"retired"}
-    assert "In total: 2 retired" in run("plan", "--show", plan_id).stdout
+    assert as_read(run("plan", "--show", plan_id).stdout, **DRAWN) == snapshot("""\
+Plan <plan> of expire_videos, as of <at> UTC: 3 live videos, <size>.
+video action bytes $ a month became why
+v0 retire <size> under $0.000001 retired 366 days old: pro users' videos are kept for 365
+days
+v1 retire <size> under $0.000001 retired 400 days old: pro users' videos are kept for 365
+days
+Kept: 1 left to tier storage.
+In total: 2 retired; <size> less, $0.000001 a month at R2's price for stored bytes.\
+""")
     said = run("run", "expire_videos", "--apply", "--plan", plan_id, exit_code=9).stderr
     assert "already" in said
 
-    assert "2 would be restored" in run("restore", "--run", run_id[:8], "--dry-run").stdout
-    assert "no run 'zzz'" in run("restore", "--run", "zzz", exit_code=8).stderr
-    assert "2 of 2 are restored" in run("restore", "--run", run_id).stdout
+    assert as_read(run("restore", "--run", run_id[:8], "--dry-run").stdout, **DRAWN) == snapshot("""\
+video user state bytes key
+v0 ann retired <size> <key>
+v1 ann retired <size> <key>
+2 would be restored; nothing was changed.\
+""")
+    assert as_read(run("restore", "--run", "zzz", exit_code=8).stderr, **DRAWN) == snapshot(
+        "error: no run 'zzz' has changed anything. To list changes by run: reelkeeper audit"
+    )
+    assert as_read(run("restore", "--run", run_id).stdout, **DRAWN) == snapshot("""\
+video became bytes why
+v0 restored <size> by <person>
+v1 restored <size> by <person>
+2 of 2 are restored, held for 30 days.\
+""")
     assert set(old.states().values()) == {"live"}
     assert {hold["subject"] for hold in ask("hold", "--list")} == {"v0", "v1"}
 
@@ -133,7 +183,10 @@ def test_a_bucket_of_another_deployment_ends_with_9(old: Scene, monkeypatch: pyt
     bucket = old.world.outside
     bucket.put_bytes_once(f"{prefix}other/.reelkeeper-identity.json", b'{"deployment": "somebody"}', "application/json")
     monkeypatch.setenv("REELKEEPER_PREFIX", f"{prefix}other/")
-    assert "belongs to deployment somebody" in run("run", "expire_videos", "--apply", exit_code=9).stderr
+    assert as_read(run("run", "expire_videos", "--apply", exit_code=9).stderr, **DRAWN) == snapshot("""\
+error: bucket 'reelkeeper' under '<prefix>other/' belongs to deployment somebody, but this store
+  to <run>. Nothing was changed. Check REELKEEPER_BUCKET, _PREFIX, _DATABASE_URL and _STATE_DIR\
+""")
 
 
 @pytest.mark.long
@@ -159,7 +212,9 @@ def test_sync_reports_its_findings_and_accepts_no_plan(scene: Scene) -> None:
     scene.video("v1", age_days=1)
     assert "listed objects" in run("run", "sync_catalog").stdout
     assert ask("run", "sync_catalog", "--apply")["lost_videos"] == 0
-    assert "has no option --plan" in run("run", "sync_catalog", "--plan", "x", exit_code=2).stderr
+    assert as_read(run("run", "sync_catalog", "--plan", "x", exit_code=2).stderr, **DRAWN) == snapshot(
+        "error: sync_catalog has no option --plan"
+    )
 
 
 @pytest.mark.long
@@ -171,15 +226,40 @@ def test_a_layout_of_the_services_own_is_read_shown_and_taken_in(
     for key in keys:
         scene.world.workspace.bucket.put_bytes_once(prefix + key, b"xxx", "video/mp4")
     monkeypatch.setenv("REELKEEPER_KEY_PATTERN", "{user}/x.{ext}")
-    assert "REELKEEPER_KEY_PATTERN: Value error, pattern" in run("run", "sync_catalog", exit_code=2).stderr
+    assert as_read(run("run", "sync_catalog", exit_code=2).stderr, **DRAWN) == snapshot("""\
+error: settings (environment or .env): REELKEEPER_KEY_PATTERN: Value error, pattern
+  '{user}/x.{ext}' has no {video}, so it cannot say which video a key is of\
+""")
     patterns = "users/{user}/outputs/{video}.{ext}, {year}/{month}/{video}.{ext}, {user}/{video}.{ext}"
     monkeypatch.setenv("REELKEEPER_KEY_PATTERN", patterns)
     (tmp_path / "keys.csv").write_text(f"key,user_id\n{prefix}2024/01/a.mp4,bob\n")
     assert run("videos", "import", "--keys", str(tmp_path / "keys.csv")).stdout == "keys: 1 line imported\n"
-    said = " ".join(run("run", "sync_catalog").stdout.split())
-    assert "Would be adopted by objects bytes users/{user}/outputs/{video}.{ext} 1 3 B" in said
-    assert "videos import --keys 1 3 B" in said
-    assert "1 nothing says whose it is" in said
+    said = run("run", "sync_catalog").stdout
+    assert as_read(said, **DRAWN) == snapshot("""\
+found what
+run id <run>
+as of <at>+00:00
+listed objects 4
+listed bytes 12
+unexplained 4
+adopted 3
+orphans 1
+Would be adopted
+by objects bytes
+users/{user}/outputs/{video}.{ext} 1 3 B
+{user}/{video}.{ext} 1 3 B
+videos import --keys 1 3 B
+For example
+user video key
+bob a <prefix>2024/01/a.mp4
+ann c-<plan> <prefix>users/ann/outputs/c.mp4
+u1 c-<plan> <prefix>u1/c.mp4
+Stays out, and is kept
+objects why, and the way out for example
+1 nothing says whose it is: name its user with reelkeeper <prefix>2024/01/b.mp4
+videos import --keys
+Nothing was changed. To apply it: reelkeeper run sync_catalog --apply\
+""")
     run("run", "sync_catalog", "--apply")
     colliding = ask("videos", "show", f"{prefix}u1/c.mp4")["video"]
     assert (colliding["user_id"], colliding["id"][:2]) == ("u1", "c-")
@@ -187,7 +267,10 @@ def test_a_layout_of_the_services_own_is_read_shown_and_taken_in(
     made = ask("videos", "show", f"{prefix}2024/01/a.mp4")["video"]
     assert (made["user_id"], made["created_at"][:10]) == ("bob", "2024-02-01")
     refused = run("videos", "show", f"{prefix}2024/01/b.mp4", exit_code=8).stderr
-    assert "was not adopted: nothing says whose it is" in refused
+    assert as_read(refused, **DRAWN) == snapshot("""\
+error: no video '<prefix>2024/01/b.mp4' in the catalogue; the object at this key was not
+  adopted: nothing says whose it is: name its user with reelkeeper videos import --keys\
+""")
 
 
 @pytest.mark.long
@@ -195,11 +278,39 @@ def test_doubtful_objects_end_with_6_and_patterns_that_do_not_fit_with_9(scene: 
     bucket, prefix = scene.world.workspace.bucket, scene.world.address.prefix
     for key in ("ann/v.mp4", "ann/v/x.mp4"):
         bucket.put_bytes_once(prefix + key, b"xxx", "video/mp4")
-    assert "told of once" in run("run", "sync_catalog", "--apply", exit_code=6).stderr
+    assert as_read(run("run", "sync_catalog", "--apply", exit_code=6).stderr, **DRAWN) == snapshot("""\
+error: 1 object in doubt stayed out of the catalogue, told of once: <prefix>ann/v/x.mp4: one
+  more file of a video whose bytes are at another key: if it is a video of its own, give it a
+  video_id with reelkeeper videos import --keys. The rest is done\
+""")
     run("run", "sync_catalog", "--apply")
     for number in range(21):
         bucket.put_bytes_once(f"{prefix}ann/all/{number}.mp4", b"xxx", "video/mp4")
-    assert "With --apply, nothing would be adopted" in run("run", "sync_catalog").stdout
+    assert as_read(run("run", "sync_catalog").stdout, **DRAWN) == snapshot("""\
+found what
+run id <run>
+as of <at>+00:00
+listed objects 23
+listed bytes 69
+expected 1
+seen 1
+unexplained 22
+orphans 22
+Stays out, and is kept
+objects why, and the way out for example
+21 its pattern does not fit the bucket, and nothing was <prefix>ann/all/0.mp4
+adopted by any <prefix>ann/all/1.mp4
+<prefix>ann/all/10.mp4
+1 one more file of a video whose bytes are at another <prefix>ann/v/x.mp4
+key: if it is a video of its own, give it a video_id
+with reelkeeper videos import --keys
+With --apply, nothing would be adopted by a pattern: 21 files would be one video, 'all', where
+  at most 20 may; 20 of 21 objects (95 %) would be further files of videos, such as 'all' with 21,
+  where at most 50 % may. The patterns do not fit this bucket: see REELKEEPER_KEY_PATTERN, or name
+  owners with reelkeeper videos import --keys. If it is right: --param
+  adoption.max_files_of_a_video=21 --param adoption.max_further_files_percent=100.
+Nothing was changed. To apply it: reelkeeper run sync_catalog --apply\
+""")
     said = run("run", "sync_catalog", "--apply", exit_code=9).stderr
     overrides = said[said.index("--param") :].split()
     assert overrides[1::2] == ["adoption.max_files_of_a_video=21", "adoption.max_further_files_percent=100"]

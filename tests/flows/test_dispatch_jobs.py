@@ -1,11 +1,13 @@
 """`dispatch_jobs`: jobs are really run, no more at once than Prefect's limit, and reported."""
 
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from inline_snapshot import snapshot
 from prefect.client.orchestration import get_client
 
 from flows.dispatch_jobs import dispatch_jobs
@@ -24,6 +26,7 @@ from tests.doubles.provider import TOKEN, ProviderDouble
 from tests.flows.scenes import Scene
 from tests.operations.shop import SMALL
 from tests.policies import put_in_force
+from tests.reading import DRAWN, as_read
 
 
 @pytest.fixture
@@ -97,7 +100,12 @@ def states(scene: Scene) -> set[str]:
 def test_a_dry_run_says_who_comes_next_and_why_and_starts_nothing(queue: Scene) -> None:
     report = dispatch_jobs()
     assert (report.waiting, report.succeeded, len(report.next_jobs)) == (3, 0, 3)
-    assert "tier: pro: its size counts 1 / 2" in report.next_jobs[0]
+    assert as_read(report.next_jobs[0], seconds=re.compile(r"-?[\d.]+(?= s\b)"), **DRAWN) == snapshot("""\
+<run>: size: <seconds> s estimated, each of which counts as <seconds> s of waiting: <seconds> s;
+  tier: pro: its size counts 1 / 2; backlog: job 1 of the user's waiting ones: its size counts
+  once; wait: <seconds> s, the oldest job of all, next once it has waited <seconds> s and others
+  have earned its estimate\
+""")
     assert states(queue) == {JobState.QUEUED}
 
 
@@ -126,6 +134,10 @@ def test_a_run_in_which_jobs_are_given_up_fails_with_the_counts_and_the_rest_is_
     queue: Scene, provider: ProviderDouble
 ) -> None:
     provider.fails = "a cat"
-    with pytest.raises(PartialFailure, match="2 jobs succeeded; 1 used up their attempts"):
+    with pytest.raises(PartialFailure) as refused:
         dispatch_jobs(dry_run=False, until_idle=True, attempts=AttemptPolicy(most_attempts=1))
+    assert as_read(refused.value) == snapshot("""\
+2 jobs succeeded; 1 used up their attempts and are dead, 0 failed here and go to another worker.
+  To try a dead one again: reelkeeper jobs retry JOB\
+""")
     assert states(queue) == {JobState.SUCCEEDED, JobState.DEAD}

@@ -1,6 +1,7 @@
 """`expire_videos`: only videos past their retention are affected, and only retired."""
 
 import pytest
+from inline_snapshot import snapshot
 
 from flows.expire_videos import expire_videos
 from reelkeeper.errors import GuardRefused, PolicyRefused
@@ -11,6 +12,7 @@ from reelkeeper.operations.lifecycle.restore import find_restorable, restore
 from reelkeeper.rules.lifecycle.guard import BlastRadius
 from tests.flows.scenes import Scene
 from tests.policies import put_in_force
+from tests.reading import DRAWN, as_read
 from tests.tiers import FOR_EVER, tiers
 
 
@@ -81,8 +83,18 @@ def test_a_shrunken_catalogue_is_refused_after_a_good_run(old: Scene) -> None:
     expire_videos(dry_run=False)
     old.lose_rows("new")
     old.video("v9", age_days=500)
-    with pytest.raises(GuardRefused, match="where the last good run left 7"):
+    with pytest.raises(GuardRefused) as refused:
         expire_videos(dry_run=False)
+    assert as_read(refused.value, **DRAWN) == snapshot("""\
+refused, and nothing was changed: expire_videos selected 1 of 2 live videos, <size> bytes
+min_population_percent: 2 live videos, where the last good run left 7; at least 80 % must be
+  there
+for example: v9
+plan: <plan>
+override: reelkeeper run expire_videos --apply --plan <plan> --param
+  limits.min_population_percent=28.57
+or approve this plan for one run: reelkeeper approve <plan> --reason WHY\
+""")
     assert old.states()["v9"] == "live"
 
 

@@ -5,6 +5,7 @@ from decimal import Decimal
 
 import pytest
 import sqlalchemy as sa
+from inline_snapshot import snapshot
 
 from flows.monitor_costs import monitor_costs
 from reelkeeper.model.money import Metric, Used
@@ -18,6 +19,7 @@ from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.tables import alerts, charges, outbox, usage_days
 from tests.doubles.cloudflare import ACCOUNT, CloudflareDouble
 from tests.flows.scenes import KEPT_TABLES, Scene
+from tests.reading import DRAWN, as_read
 
 USUAL, MANY = 400, 900  # jobs a day, of $0.015: $6.00 and $13.50
 MONTHLY = BudgetPolicy(monthly_usd=None)  # which of its levels is crossed depends on the day of the month
@@ -75,7 +77,10 @@ def test_a_dry_run_judges_what_was_charged_and_changes_nothing(spending: Scene) 
     assert everything() == before
     assert report.spent_today == "$0.00"
     assert [text.partition(":")[0] for text in report.found] == ["critical"]
-    assert f"Daily budget at 100 %: $6.00 of $6.00. $6.00 of $6.00 spent in {ago(1)}" in report.found[0]
+    assert as_read(report.found[0], yesterday=ago(1), **DRAWN) == snapshot("""\
+critical: Daily budget at 100 %: $6.00 of $6.00. $6.00 of $6.00 spent in <yesterday>, as of <at>
+  UTC. Most of it: compute $4.00, api $2.00. Some of the usage is an estimate.\
+""")
 
 
 @pytest.mark.long
@@ -155,5 +160,9 @@ def test_without_an_answer_from_cloudflare_our_count_is_used_and_people_are_aler
     settings.cache_clear()
     report = monitor_costs(MONTHLY, dry_run=False)
     assert report.spent_today == "$13.50"
-    assert "does not accept REELKEEPER_CLOUDFLARE_API_TOKEN" in report.trouble
+    assert as_read(report.trouble) == snapshot("""\
+Cloudflare does not accept REELKEEPER_CLOUDFLARE_API_TOKEN (Unauthorized): it is expired,
+  revoked or mistyped. Make a new one with 'Account Analytics: Read' and, for the billed amounts,
+  'Billing: Read'\
+""")
     assert ("missing_usage", "source:cloudflare", "", "", "firing") in told(spending)

@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 import sqlalchemy as sa
+from inline_snapshot import snapshot
 
 from flows.monitor_performance import monitor_performance
 from reelkeeper.rules.health.performance import window_start
@@ -38,7 +39,7 @@ def test_a_dry_run_judges_and_neither_records_nor_tells(busy: Scene) -> None:
     report = monitor_performance(as_of=NOW)
     assert (report.ended, report.mean_processing, report.mean_wait, report.succeeded) == (13, "400 s", "60 s", "100 %")
     assert (report.queued, report.mean_cost, report.windows) == (1, "$0.0100", 0)
-    assert [text.partition(".")[0] for text in report.found] == ["warning: Jobs of svd take 400 s on average"]
+    assert [text.partition(".")[0] for text in report.found] == snapshot(["warning: Jobs of svd take 400 s on average"])
     assert [rows(busy, table) for table in (performance_windows, alerts, outbox)] == [0, 0, 0]
 
 
@@ -69,9 +70,8 @@ def test_windows_of_missed_runs_are_recorded_and_a_corrected_problem_is_resolved
 def test_an_alert_is_resolved_within_the_limit_and_stays_without_figures(busy: Scene) -> None:
     assert monitor_performance(dry_run=False, as_of=NOW).news == 1
     quiet = monitor_performance(dry_run=False, as_of=NOW + timedelta(hours=3))
-    assert (quiet.over, [text.partition(".")[0] for text in quiet.found]) == (
-        0,
-        ["critical: A job has waited 200 minutes"],
+    assert (quiet.over, [text.partition(".")[0] for text in quiet.found]) == snapshot(
+        (0, ["critical: A job has waited 200 minutes"])
     )
     with transaction(busy.engine, "test") as session:
         session.execute(sa.update(jobs).values(processing_seconds=100.0))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from inline_snapshot import snapshot
 
 from flows.expire_videos import expire_videos
 from flows.purge_retired import purge_retired
@@ -19,6 +20,7 @@ from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.tables import blobs, videos
 from tests.flows.scenes import Scene
+from tests.reading import as_read
 
 WIDE = BlastRadius(max_percent=100, max_user_percent=100, max_percent_in_24h=100)
 
@@ -97,7 +99,9 @@ def test_a_time_that_is_none_keeps_its_video_and_the_plan_is_made(old: Scene, ca
     report = expire_videos(limits=WIDE, dry_run=False)
     assert old.states() == dict.fromkeys(["v0", "v2", "v3", "v4"], "retired") | {"v1": "live"}
     assert report.plan.kept["unknown_age"] == 1
-    assert "video v1: created_at 'last summer' is not a time" in caplog.text
+    assert as_read("\n".join(caplog.messages), only="last summer") == snapshot(
+        "video v1: created_at 'last summer' is not a time, so its age is unknown and it is kept"
+    )
 
 
 @pytest.mark.long
@@ -138,6 +142,9 @@ def test_an_intent_that_cannot_be_settled_leaves_the_others_to_be(scene: Scene) 
             leave_open(scene, f"v{number}", manager)
     of_v0 = sa.text("UPDATE blobs SET duration_seconds = NULL WHERE video_id = 'v0'")
     change(scene, of_v0)
-    with pytest.raises(PartialFailure, match="1 operation that killed runs left open"):
+    with pytest.raises(PartialFailure) as refused:
         sync_catalog(dry_run=False)
+    assert as_read(refused.value) == snapshot(
+        "1 operation that killed runs left open could not be settled. The rest is done"
+    )
     assert scene.states() == {"v0": "pending", "v1": "live", "v2": "live"}

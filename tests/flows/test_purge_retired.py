@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 import sqlalchemy as sa
+from inline_snapshot import snapshot
 
 from flows.purge_retired import purge_retired
 from reelkeeper.errors import Frozen, GuardRefused, LeaseLost, PartialFailure, PlanRefused
@@ -17,6 +18,7 @@ from reelkeeper.store.lifecycle.plan_results import NOT_DONE, by_outcome, shown
 from reelkeeper.store.tables import blobs, plans
 from reelkeeper.store.videos.holds import HoldTerms
 from tests.flows.scenes import Scene
+from tests.reading import DRAWN, as_read
 
 
 @pytest.fixture
@@ -72,8 +74,12 @@ def test_zero_means_nothing_and_a_plan_is_bound_to_its_limit(due: Scene) -> None
     with pytest.raises(GuardRefused, match="max_objects"):
         purge_retired(BlastRadius(max_objects=0), dry_run=False)
     plan_id = purge_retired().plan.id
-    with pytest.raises(PlanRefused, match="max_objects=500 then, 1 now"):
+    with pytest.raises(PlanRefused) as refused:
         purge_retired(BlastRadius(max_objects=1), dry_run=False, plan_id=plan_id)
+    assert as_read(refused.value, **DRAWN) == snapshot("""\
+plan <plan> was made under another policy: max_objects=500 then, 1 now. Nothing was changed.
+  Make a new plan\
+""")
     assert due.everything() == before
     assert due.double.deleted() == []
 
@@ -118,8 +124,12 @@ def test_a_key_that_cannot_be_deleted_ends_the_run_failed_with_the_rest_done(due
     with reading(due.engine) as session:
         key = session.execute(sa.select(blobs.c.key).where(blobs.c.video_id == "gone0")).scalar_one()
     due.double.faults.refuse_deletes([key])
-    with pytest.raises(PartialFailure, match=r"1 failed, 2 purged.*gone0: .*AccessDenied"):
+    with pytest.raises(PartialFailure) as refused:
         purge_retired(dry_run=False)
+    assert as_read(refused.value, **DRAWN) == snapshot("""\
+purge_retired, run <run>: 1 failed, 2 purged. Failed, for example: gone0: AccessDenied: injected
+  by a test\
+""")
     assert due.states()["gone1"] == "gone"
     due.double.faults.clear()
     purge_retired(dry_run=False)

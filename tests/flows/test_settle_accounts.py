@@ -1,7 +1,10 @@
 """`settle_accounts`: a dry run changes nothing; a run releases overdue holds, and freezes on a mismatch."""
 
+import re
+
 import pytest
 import sqlalchemy as sa
+from inline_snapshot import snapshot
 
 from flows.settle_accounts import settle_accounts
 from reelkeeper.errors import Frozen, IntegrityDoubt
@@ -11,6 +14,7 @@ from reelkeeper.store.core.engine import Clock, reading, transaction
 from reelkeeper.store.tables import alerts, credit_holds, outbox, reservations, storage_accounts
 from tests.flows.scenes import Scene
 from tests.operations.books import DOLLAR, balances, storage
+from tests.reading import DRAWN, as_read
 
 
 @pytest.fixture
@@ -48,11 +52,22 @@ def test_overdue_holds_and_reservations_are_released_once(overdue: Scene) -> Non
 def test_a_mismatch_fails_the_run_freezes_everything_and_alerts_until_corrected(overdue: Scene) -> None:
     with transaction(overdue.engine, "test") as session:
         session.execute(sa.update(storage_accounts).values(used_bytes=storage_accounts.c.used_bytes + 1))
-    with pytest.raises(IntegrityDoubt, match=r"in 1 figure \(used_bytes\)\. Changes are frozen"):
+    with pytest.raises(IntegrityDoubt) as refused:
         settle_accounts(dry_run=False)
-    assert "the accounts do not add up in 1 figure: used_bytes of ann is" in (why_frozen(overdue.engine) or "")
-    with pytest.raises(IntegrityDoubt, match=r"in 1 figure \(used_bytes\)\. Changes are frozen"):
+    assert as_read(refused.value, **DRAWN) == snapshot("""\
+the accounts do not add up in 1 figure (used_bytes). Changes are frozen; run <run>. See
+  `reelkeeper credits recount`, find what wrote past Reelkeeper, then `reelkeeper thaw`.\
+""")
+    assert as_read(why_frozen(overdue.engine), figure=re.compile(r"\d\d,\d{3}"), **DRAWN) == snapshot("""\
+frozen since <at> by <run>: the accounts do not add up in 1 figure: used_bytes of ann is
+  <figure>, counted <figure>. When the cause is resolved: reelkeeper thaw\
+""")
+    with pytest.raises(IntegrityDoubt) as refused:
         settle_accounts(dry_run=False)
+    assert as_read(refused.value, **DRAWN) == snapshot("""\
+the accounts do not add up in 1 figure (used_bytes). Changes are frozen; run <run>. See
+  `reelkeeper credits recount`, find what wrote past Reelkeeper, then `reelkeeper thaw`.\
+""")
     assert balances(overdue.engine, "ann") == (DOLLAR - 300, 300)  # nothing moves while the books are in doubt
     thaw(overdue.engine, by="eve")
     with transaction(overdue.engine, "test") as session:

@@ -5,6 +5,7 @@ from decimal import Decimal
 
 import pytest
 import sqlalchemy as sa
+from inline_snapshot import snapshot
 
 from flows.tier_storage import tier_storage
 from reelkeeper.errors import Frozen, GuardRefused, LeaseLost, PartialFailure, PlanRefused, PolicyRefused
@@ -21,6 +22,7 @@ from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.tables import blobs, job_totals, notice_deliveries, notices, videos
 from tests.flows.scenes import Scene
 from tests.policies import put_in_force
+from tests.reading import DRAWN, as_read
 from tests.shrinking import AT_ANY_PRICE
 from tests.tiers import tiers
 
@@ -120,8 +122,18 @@ def test_the_guard_refuses_before_the_first_change_and_its_override_applies_the_
     before = cold.everything()
     all_at_once = BlastRadius(max_user_percent=100)  # else the five are spread over two nights, for they are one user's
     assert "max_percent" in (tier_storage(limits=all_at_once).refusal or "")
-    with pytest.raises(GuardRefused, match="5 of 11 live videos"):
+    with pytest.raises(GuardRefused) as told:
         tier_storage(limits=all_at_once, dry_run=False)
+    assert as_read(told.value, **DRAWN) == snapshot("""\
+refused, and nothing was changed: tier_storage selected 5 of 11 live videos, <size> bytes
+max_percent: 5 of 11 live videos (45.45 %), limit 5 %
+max_percent_in_24h: 5 of 11 videos in 24 hours (45.45 %), limit 10 %
+for example: forgotten, more0, more1, more2, more3
+plan: <plan>
+override: reelkeeper run tier_storage --apply --plan <plan> --param limits.max_percent=45.46
+  --param limits.max_percent_in_24h=45.46
+or approve this plan for one run: reelkeeper approve <plan> --reason WHY\
+""")
     assert cold.everything() == before
     refused = cold.last_plan()
     assert refused.state == "refused"
@@ -165,8 +177,12 @@ def test_a_freeze_during_a_run_stops_it_before_the_next_video(cold: Scene) -> No
 @pytest.mark.long
 def test_one_video_that_fails_ends_the_run_failed_with_the_rest_done(cold: Scene) -> None:
     cold.video("missing", age_days=20, stored=False)
-    with pytest.raises(PartialFailure, match=r"2 compressed, 1 failed, 1 retired.*missing: ObjectMissing"):
+    with pytest.raises(PartialFailure) as refused:
         tier_storage(dry_run=False)
+    assert as_read(refused.value, **DRAWN) == snapshot("""\
+tier_storage, run <run>: 2 compressed, 1 failed, 1 retired. Failed, for example: missing:
+  ObjectMissing: GET <key>: no such object\
+""")
     assert cold.outcomes(cold.last_plan().id) == {
         "cold0": "compressed",
         "cold1": "compressed",

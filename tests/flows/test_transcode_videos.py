@@ -5,6 +5,7 @@ from uuid import UUID
 
 import pytest
 import sqlalchemy as sa
+from inline_snapshot import snapshot
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymentId
 from prefect.deployments.runner import RunnerDeployment
@@ -25,6 +26,7 @@ from reelkeeper.store.lifecycle.plans import begin_applying
 from reelkeeper.store.tables import audit_events
 from tasks import plans
 from tests.flows.scenes import Scene
+from tests.reading import DRAWN, as_read
 from tests.shrinking import AT_ANY_PRICE
 
 COLD = [f"cold{number}" for number in range(3)]
@@ -150,8 +152,12 @@ def test_a_freeze_stops_it_before_the_next_video(cold: Scene) -> None:
 def test_a_failed_video_fails_the_helpers_run_with_the_rest_done(cold: Scene) -> None:
     cold.video("missing", age_days=20, stored=False)
     plan_id = begun(cold)
-    with pytest.raises(PartialFailure, match=r"transcode_videos, .*3 compressed, 1 failed.*missing: ObjectMissing"):
+    with pytest.raises(PartialFailure) as refused:
         transcode_videos(dry_run=False)
+    assert as_read(refused.value, **DRAWN) == snapshot("""\
+transcode_videos, run <run>: 3 compressed, 1 failed. Failed, for example: missing:
+  ObjectMissing: GET <key>: no such object\
+""")
     assert cold.outcomes(plan_id)["missing"] == "failed"
 
 

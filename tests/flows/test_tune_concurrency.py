@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from inline_snapshot import snapshot
 from prefect import get_client
 
 from flows.tune_concurrency import tune_concurrency
@@ -18,6 +19,7 @@ from reelkeeper.store.jobs.slots import CONCURRENCY, jobs_at_once, lane_limits
 from tasks import limits
 from tests.flows.scenes import Scene
 from tests.jobs import dead, made, put, waiting
+from tests.reading import as_read
 
 NOW = datetime.now(UTC)
 
@@ -54,7 +56,11 @@ def test_a_dry_run_says_what_the_step_would_be(finished: Scene) -> None:
     report = tune_concurrency(as_of=NOW)
     assert (report.before, report.limit, report.jobs) == (8, 10, 12)
     assert [(lane.lane, lane.reason) for lane in report.lanes] == [("", "room_to_grow")]
-    assert report.explained.startswith("The limit goes from 8 to 10. A higher limit increases throughput.")
+    assert as_read(report.explained) == snapshot("""\
+The limit goes from 8 to 10. A higher limit increases throughput. 12 jobs ended, with 8.0 at
+  once; each took 1.00 times as long as alone, and cost $0.0100 of at most $0.0200. At 10 at once
+  the model expects the work of 9.1 idle servers, at $0.0110 a job.\
+""")
     assert (limit_kept(finished), limit_at_prefect()) == (None, None)
 
 
@@ -85,7 +91,10 @@ def test_a_limit_at_which_nothing_ends_is_left(scene: Scene) -> None:
     put(scene.engine, [waiting(f"r{n}", hour_ago, state=JobState.RUNNING, started_at=hour_ago) for n in range(8)])
     report = tune_concurrency(as_of=NOW)
     assert (report.before, report.limit, [lane.reason for lane in report.lanes]) == (8, 4, ["nothing_ends"])
-    assert report.explained.endswith("0 jobs ended; 8 jobs at work.")
+    assert as_read(report.explained) == snapshot("""\
+The limit goes from 8 to 4. Hardly any job ends with a video at this limit, so a lower one is
+  tried. 0 jobs ended; 8 jobs at work.\
+""")
 
 
 def test_each_provider_gets_a_limit_and_prefect_their_sum(scene: Scene) -> None:
@@ -110,7 +119,11 @@ def test_attempts_that_the_generator_failed_count(finished: Scene) -> None:
     put(finished.engine, [dead(f"d{n}", NOW - timedelta(minutes=n + 1), error, attempts=5) for n in range(8)])
     report = tune_concurrency(as_of=NOW)
     assert report.jobs == 20
-    assert "12 jobs ended with a video, by 52 attempts" in report.explained
+    assert as_read(report.explained) == snapshot("""\
+The limit goes from 8 to 10. A higher limit increases throughput. 12 jobs ended with a video, by
+  52 attempts, with 6.4 at once; each took 1.00 times as long as alone, and cost $0.0100 of at
+  most $0.0200. At 10 at once the model expects the work of 9.1 idle servers, at $0.0110 a job.\
+""")
 
 
 def test_the_second_of_two_concurrent_runs_changes_nothing(finished: Scene) -> None:

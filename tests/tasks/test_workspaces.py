@@ -16,4 +16,4 @@ def test_an_error_on_its_way_to_prefect_names_no_user(
     with pytest.raises(NotFound) as raised, runs.store():
         raise NotFound("no user 'ann' in the catalogue; nothing was done")
     settings.cache_clear()
-    assert str(raised.value) == "no user '***' in the catalogue; nothing was done"
+    assert str(raised.value).split("'")[1::2] == ["***"]
