@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
+from inline_snapshot import snapshot
 
 from reelkeeper.adapters.cloudflare import Client, connect
 from reelkeeper.adapters.cloudflare.api import QUERIES_PER_WINDOW, WINDOW_SECONDS, Api
@@ -23,6 +24,7 @@ from reelkeeper.model.money import StorageClass
 from reelkeeper.settings import Settings
 from tests.cloudflare import Time
 from tests.doubles.cloudflare import ACCOUNT, ALL, TOKEN, CloudflareDouble, Reply, billable_row
+from tests.marks import marked
 
 YESTERDAY = datetime.now(UTC).date() - timedelta(days=1)
 
@@ -71,8 +73,11 @@ def test_a_429_that_asks_for_an_hour_is_reported_without_waiting(
     cloudflare: CloudflareDouble, client: Client, time: Time
 ) -> None:
     cloudflare.queue = [(429, {"Retry-After": "3600"}, "")]
-    with pytest.raises(UsageUnknown, match="asks to wait 3,600 s, and at most 330 s"):
+    with pytest.raises(UsageUnknown) as refused:
         ask(client)
+    assert marked(refused.value) == snapshot(
+        "Cloudflare /graphql: HTTP 429; it asks to wait 3,600 s, and at most 330 s are allowed here. The next run tries again"
+    )
     assert time.waits == []
 
 
@@ -120,28 +125,55 @@ def test_an_expired_token_is_named_with_the_permissions_that_a_new_one_needs(
     cloudflare: CloudflareDouble, client: Client
 ) -> None:
     cloudflare.token = "another"  # noqa: S105  what the server now takes
+    said = []
     for attempt in (ask, lambda client: client.billed(YESTERDAY, YESTERDAY)):
-        with pytest.raises(TokenRefused, match=r"expired, revoked or mistyped.*'Account Analytics: Read'") as refused:
+        with pytest.raises(TokenRefused) as refused:
             attempt(client)
+        said.append(marked(refused.value))
         assert "REELKEEPER_CLOUDFLARE_API_TOKEN" in str(refused.value)
         assert TOKEN not in str(refused.value)
         assert isinstance(refused.value, Misconfigured)  # exit code 2
+    assert said == snapshot(
+        [
+            "Cloudflare does not accept REELKEEPER_CLOUDFLARE_API_TOKEN (Unauthorized): it is expired, revoked or mistyped. Make a new one with 'Account Analytics: Read' and, for the billed amounts, 'Billing: Read'",
+            "Cloudflare does not accept REELKEEPER_CLOUDFLARE_API_TOKEN (Invalid API Token [1000]): it is expired, revoked or mistyped. Make a new one with 'Account Analytics: Read' and, for the billed amounts, 'Billing: Read'",
+        ]
+    )
 
 
 @pytest.mark.parametrize(
-    ("lacks", "question"),
+    ("lacks", "question", "told"),
     [
-        ("Account Analytics: Read", ask),
-        ("Billing: Read", lambda client: client.billed(YESTERDAY, YESTERDAY)),
-        ("Workers R2 Storage: Read", lambda client: client.stored_now()),
+        (
+            "Account Analytics: Read",
+            ask,
+            snapshot(
+                "REELKEEPER_CLOUDFLARE_API_TOKEN lacks the permission 'Account Analytics: Read' on account ID (not authorized for that account); add it under My Profile, API Tokens"
+            ),
+        ),
+        (
+            "Billing: Read",
+            lambda client: client.billed(YESTERDAY, YESTERDAY),
+            snapshot(
+                "REELKEEPER_CLOUDFLARE_API_TOKEN lacks the permission 'Billing: Read' on account ID (Authentication error [10000]); add it under My Profile, API Tokens"
+            ),
+        ),
+        (
+            "Workers R2 Storage: Read",
+            lambda client: client.stored_now(),
+            snapshot(
+                "REELKEEPER_CLOUDFLARE_API_TOKEN lacks the permission 'Workers R2 Storage: Read' on account ID (Authentication error [10000]); add it under My Profile, API Tokens"
+            ),
+        ),
     ],
 )
 def test_an_error_names_the_permission_that_a_token_lacks(
-    cloudflare: CloudflareDouble, client: Client, lacks: str, question: Callable[[Client], object]
+    cloudflare: CloudflareDouble, client: Client, lacks: str, question: Callable[[Client], object], told: str
 ) -> None:
     cloudflare.permissions = ALL - {lacks}
-    with pytest.raises(TokenRefused, match=f"lacks the permission '{lacks}' on account {ACCOUNT}"):
+    with pytest.raises(TokenRefused) as refused:
         question(client)
+    assert marked(refused.value) == told
     found = client.permissions()
     assert {name for name, error in found.items() if error} == {lacks}
 
@@ -153,8 +185,11 @@ def test_a_refusal_may_come_in_a_200(cloudflare: CloudflareDouble, client: Clien
 
 
 def test_a_wrong_account_is_reported(cloudflare: CloudflareDouble) -> None:
-    with pytest.raises(TokenRefused, match="gives this token no data of account feed"):
+    with pytest.raises(TokenRefused) as refused:
         ask(Client(Api(cloudflare.url, "feed", TOKEN)))
+    assert marked(refused.value) == snapshot(
+        "Cloudflare gives this token no data of account feed: check REELKEEPER_R2_ACCOUNT_ID, and that the token has 'Account Analytics: Read' on this account"
+    )
 
 
 def test_an_error_in_a_200_is_an_error_even_beside_data(cloudflare: CloudflareDouble, client: Client) -> None:
@@ -163,15 +198,21 @@ def test_an_error_in_a_200_is_an_error_even_beside_data(cloudflare: CloudflareDo
         "errors": [{"message": "internal error while resolving", "path": ["viewer", "accounts", "0", "rows"]}],
     }
     cloudflare.queue = [(200, {}, partial)]
-    with pytest.raises(UsageUnknown, match="internal error while resolving"):
+    with pytest.raises(UsageUnknown) as refused:
         ask(client)
+    assert marked(refused.value) == snapshot(
+        "Cloudflare /client/v4/graphql answered 200: internal error while resolving"
+    )
 
 
 def test_a_part_of_a_list_is_not_taken_for_the_whole(cloudflare: CloudflareDouble, client: Client) -> None:
     result = {"success": True, "result": [billable_row("2026-11-01", "R2 Data Storage", 1, "GB-months", 0)]}
     cloudflare.queue = [(200, {}, result | {"result_info": {"count": 1, "total_count": 300}})]
-    with pytest.raises(UsageUnknown, match="1 of 300 rows were received"):
+    with pytest.raises(UsageUnknown) as refused:
         client.billed(YESTERDAY, YESTERDAY)
+    assert marked(refused.value) == snapshot(
+        "Cloudflare /billable-usage: only 1 of 300 rows were received, so they are not used"
+    )
 
 
 def test_the_bill_is_read_by_calendar_month_and_only_r2_is_ours(cloudflare: CloudflareDouble, client: Client) -> None:

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator
 
 import pytest
+from inline_snapshot import snapshot
 
 from reelkeeper.adapters.cloudflare import queues
 from reelkeeper.adapters.cloudflare.api import Api
@@ -96,8 +97,9 @@ def test_a_body_that_cannot_be_read_is_no_body_and_stops_no_other(
 def test_an_undocumented_answer_is_reported(double: QueueDouble, queue: Queue) -> None:
     for result in ({}, {"messages": [{"id": "1"}]}, None, {"messages": 5}):
         double.queued = [(200, {}, {"success": True, "errors": [], "result": result})]
-        with pytest.raises(UsageUnknown, match="messages is not as documented"):
+        with pytest.raises(UsageUnknown) as refused:
             queue.pull()
+        assert str(refused.value).partition(": ")[0] == snapshot("Cloudflare's messages is not as documented")
 
 
 def test_a_refusal_names_the_setting_and_the_permission(double: QueueDouble, queue: Queue) -> None:

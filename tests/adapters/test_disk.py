@@ -2,18 +2,21 @@
 
 import errno
 import os
+import re
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from inline_snapshot import snapshot
 
 from reelkeeper import disk
 from reelkeeper.adapters import ffmpeg
 from reelkeeper.adapters.ffmpeg.intake import scratch_dir
 from reelkeeper.errors import DiskFull, NotAVideo
 from tests.disks import fill, small_disk
+from tests.marks import marked
 from tests.shrinking import shrink
 
 MB = 1_000_000
@@ -31,9 +34,10 @@ def test_a_full_disk_is_named_with_its_mount_its_figures_and_a_remedy(small: Pat
     with pytest.raises(DiskFull) as told:
         disk.require(small / "not" / "made", "the disk of x", "Buy one")
     said = str(told.value)
-    assert f"the disk of x is full: {small / 'not' / 'made'}, on the tmpfs file system at {small}" in said
-    assert "of 67,108,864 bytes free" in said
-    assert "32,000,000 are needed. Buy one" in said
+    free = re.sub(r"[\d,]+ of 67", "FREE of 67", said)
+    assert marked(free, FOLDER=small / "not" / "made", MOUNT=small) == snapshot(
+        "the disk of x is full: FOLDER, on the tmpfs file system at MOUNT, has FREE of 67,108,864 bytes free; 32,000,000 are needed. Buy one; then run it again: nothing is lost, and what is done stays done"
+    )
 
 
 def test_the_kernels_word_is_turned_and_any_other_error_is_not(small: Path) -> None:
@@ -50,8 +54,12 @@ def test_a_disk_without_inodes_is_full(tmp_path: Path, monkeypatch: pytest.Monke
     real = os.statvfs(tmp_path)
     without = os.statvfs_result((*real[:5], 1000, 0, 0, *real[8:]))
     monkeypatch.setattr(os, "statvfs", lambda _: without)
-    with pytest.raises(DiskFull, match="no inode for a new file"):
+    with pytest.raises(DiskFull) as refused:
         disk.require(tmp_path, "it", "Do")
+    said = re.sub(r", on the .*? bytes free", ", on MOUNT has FREE of SIZE bytes free", str(refused.value))
+    assert marked(said, FOLDER=tmp_path) == snapshot(
+        "it is full: FOLDER, on MOUNT has FREE of SIZE bytes free, and no inode for a new file; 32,000,000 are needed. Do; then run it again: nothing is lost, and what is done stays done"
+    )
 
 
 def test_no_work_begins_on_a_full_scratch(small: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from inline_snapshot import snapshot
 
 from reelkeeper.adapters.retry_after import retry_after_seconds
 from reelkeeper.adapters.second_sink import as_text
@@ -16,6 +17,7 @@ from reelkeeper.errors import SinkBusy, SinkDown, SinkRefused
 from reelkeeper.model.alerts import Message, MessageKind, OutboxMessage, Picture, Severity, Sink
 from tests.doubles import slack
 from tests.doubles.slack import Answer, SlackDouble
+from tests.marks import marked
 
 INJECTIONS = (
     *("<!channel>", "<!here>", "<!everyone>", "<@U012ABCDEF>", "<#C012ABCDEF>", "<!subteam^S012ABCDE>", "@channel"),
@@ -160,13 +162,13 @@ def test_a_message_is_laid_out_in_full() -> None:
         link="http://prefect:4200/v2/runs/flow-run/1",
     )
     layout = lay_out(said)
-    assert layout.text == "🟠 Warning: Daily budget at 100 %"
+    assert layout.text == snapshot("🟠 Warning: Daily budget at 100 %")
     assert slack.texts(layout.blocks) == [
-        "🟠 Warning: Daily budget at 100 %",
+        snapshot("🟠 Warning: Daily budget at 100 %"),
         "$10.20 of $10.00.",
         "Spent\n$10.20",
         "Budget\n$10.00",
-        "What to do: Look at compute.",
+        snapshot("What to do: Look at compute."),
         "budget, total",
         "Show the run",
     ]
@@ -177,10 +179,12 @@ def test_a_message_is_laid_out_in_full() -> None:
 def test_truncated_text_says_how_much_is_missing() -> None:
     layout = lay_out(Message(kind=MessageKind.ALERT, title="t" * 500, text="x" * 50_000))
     assert slack.texts(layout.blocks)[0] == "t" * 149 + "…"
-    assert "characters more: reelkeeper alerts list --json" in slack.texts(layout.blocks)[-1]
+    assert slack.texts(layout.blocks)[-1].lstrip("x") == snapshot(
+        " … 38,506 characters more: reelkeeper alerts list --json"
+    )
     assert sum(map(length, slack.texts(layout.blocks))) > 11_000
     digest = lay_out(Message(kind=MessageKind.DIGEST, title="t", lines=("l" * 1_000,) * 40))
-    assert "… 29 more: reelkeeper alerts list" in slack.texts(digest.blocks)[-1]
+    assert slack.texts(digest.blocks)[-1].splitlines()[-1] == snapshot("… 29 more: reelkeeper alerts list")
 
 
 def test_a_message_carries_the_same_id_at_each_attempt(double: SlackDouble, bot: Bot) -> None:
@@ -195,13 +199,15 @@ def test_a_picture_is_uploaded_with_its_words(double: SlackDouble, bot: Bot) -> 
     assert bot.send(with_picture) == "F000"
     (posted,) = double.posted
     assert posted.picture == b"PNG"
-    assert posted.body["initial_comment"] == "A title\nUp &lt; down"
+    assert posted.body["initial_comment"] == snapshot("A title\nUp &lt; down")
 
 
 def test_a_bot_that_may_not_upload_says_the_words(double: SlackDouble, bot: Bot) -> None:
     double.queue = [Answer(200, {"ok": False, "error": "missing_scope"})]
     bot.send(OutboxMessage("an-id", outgoing().message, Picture("chart.png", b"PNG")))
-    assert "No picture: Slack answered 200, missing_scope" in "".join(slack.texts(double.posted[0].body["blocks"]))
+    assert marked("".join(slack.texts(double.posted[0].body["blocks"]))) == snapshot(
+        "A title(No picture: Slack answered 200, missing_scope: the bot needs the scopes chat:write and, for pictures, files:write)"
+    )
 
 
 BUSY = {
@@ -252,8 +258,9 @@ def test_no_answer_is_no_refusal_and_tried_once(double: SlackDouble, bot: Bot, w
     sinks: tuple[Sink, ...] = (bot, webhook)
     for sink in sinks:
         double.queue = [how]
-        with pytest.raises(SinkDown, match="Slack gave no answer"):
+        with pytest.raises(SinkDown) as down:
             sink.send(outgoing())
+        assert str(down.value).partition(": ")[0] == snapshot("Slack gave no answer")
     assert len(double.asked) == 2
 
 

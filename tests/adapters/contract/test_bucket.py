@@ -6,10 +6,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from inline_snapshot import snapshot
 
 from reelkeeper.adapters.contract.checks import ODD_NAMES
 from reelkeeper.adapters.s3.r2 import Bucket, connect
 from reelkeeper.errors import KeyTaken, ObjectChanged, ObjectMissing, StorageError
+from tests.marks import marked
 
 
 def test_a_key_is_written_once(bucket: Bucket, clip: Path) -> None:
@@ -74,8 +76,9 @@ def test_a_download_of_another_object_than_expected_leaves_no_file(bucket: Bucke
 def test_a_small_object_is_read_whole_or_not_at_all(bucket: Bucket) -> None:
     bucket.put_bytes_once(bucket.identity_key, b"{}", "application/json")
     assert bucket.read_bytes(bucket.identity_key) == b"{}"
-    with pytest.raises(StorageError, match="larger than the expected 1 bytes"):
+    with pytest.raises(StorageError) as refused:
         bucket.read_bytes(bucket.identity_key, limit_bytes=1)
+    assert marked(refused.value, KEY=bucket.identity_key) == snapshot("KEY is larger than the expected 1 bytes")
     with pytest.raises(ObjectMissing):
         bucket.read_bytes(bucket.prefix + "nothing.mp4")
 

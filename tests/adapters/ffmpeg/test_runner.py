@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import re
 import resource
 import signal
 import socket
@@ -15,11 +16,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+from inline_snapshot import snapshot
 
 from reelkeeper.adapters.ffmpeg import process, tools
 from reelkeeper.adapters.ffmpeg.runner import Finished, Progress, run
 from reelkeeper.adapters.ffmpeg.sandbox import Bounds, Walls
 from reelkeeper.errors import DiskFull, MediaError, MediaTimeout, NotAVideo
+from tests.marks import marked
 
 ENDLESS = ["-f", "lavfi", "-i", "testsrc2=s=640x360", "-c:v", "libx264", "-f", "null", "-"]
 REPORTING = ["-nostats", "-progress", "pipe:1", "-stats_period", "0.1"]
@@ -46,8 +49,9 @@ def gone(pid: int, seconds: float = 30) -> bool:
 
 def test_a_tool_past_its_wall_limit_is_ended(tmp_path: Path) -> None:
     started = time.monotonic()
-    with pytest.raises(MediaTimeout, match="limit of 1 s"):
+    with pytest.raises(MediaTimeout) as refused:
         run([tools().ffmpeg, *ENDLESS], scratch_dir=tmp_path, bounds=Bounds(wall_seconds=1), walls=tools().walls)
+    assert marked(refused.value, TOOL=Path(tools().ffmpeg).name) == snapshot("TOOL ran longer than its limit of 1 s")
     assert time.monotonic() - started < 60
     assert not ffmpeg_children()
 
@@ -304,8 +308,11 @@ def test_a_tools_message_about_a_full_disk_is_recognised() -> None:
 
 
 def test_a_long_complaint_is_cut_between_words() -> None:
-    with pytest.raises(NotAVideo, match=r"^ffmpeg cannot process it \(encode, exit 1: (word )+\.\.\.\)$") as raised:
+    with pytest.raises(NotAVideo) as raised:
         Finished(1, b"", "word " * 200, 0, 0, Path()).check("encode")
+    assert re.sub("(word )+", "WORDS ", str(raised.value)) == snapshot(
+        "ffmpeg cannot process it (encode, exit 1: WORDS ...)"
+    )
     assert len(str(raised.value)) < 260
 
 

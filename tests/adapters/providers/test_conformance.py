@@ -141,8 +141,9 @@ def test_a_refusal_is_certain_and_in_the_providers_words(vendor: Vendor, make: M
         vendor.queue = [vendor.refusal(status, "a size of 3 by 3")]
         with pytest.raises(GenerationRefused, match="3 by 3"):
             make(Notes())
-    vendor.queue = [vendor.refusal(400, "blocked by our content policy")]
-    with pytest.raises(ContentRefused, match="blocked by our content policy"):
+    blocked = "blocked by our content policy"
+    vendor.queue = [vendor.refusal(400, blocked)]
+    with pytest.raises(ContentRefused, match=blocked):
         make(Notes())
     assert vendor.submitted == []
 

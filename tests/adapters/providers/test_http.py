@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from inline_snapshot import snapshot
 
 from reelkeeper.adapters.providers import HttpProvider, RemoteGenerator
 from reelkeeper.adapters.providers.contract import NO_IMAGES, Guarantee, Made, Order, Way
@@ -20,6 +21,7 @@ from reelkeeper.errors import (
 )
 from tests.adapters.providers.notes import ORDER, Notes
 from tests.doubles.provider import LOST, TOKEN, Next, ProviderDouble
+from tests.marks import marked
 
 
 @pytest.fixture
@@ -65,8 +67,11 @@ def test_a_lost_answer_is_looked_up_and_nothing_is_sent_again(
     else:  # this one was not taken, but nobody can know
         with pytest.raises(GenerationUnknown):
             make(ORDER, notes)
-        with pytest.raises(GenerationUnknown, match="may still be under way"):
+        with pytest.raises(GenerationUnknown) as unknown:
             make(notes.taken_up(), notes)
+        assert marked(unknown.value) == snapshot(
+            "the provider does not know it yet; the request may still be under way"
+        )
         assert double.submitted == []
         assert make(notes.taken_up(was_parked=True), notes).path.exists()
         assert double.submitted == [notes.key]
@@ -272,8 +277,11 @@ def test_a_paid_job_that_its_provider_does_not_find_stays_in_doubt(double: Provi
 def test_a_video_is_fetched_from_listed_hosts_alone(double: ProviderDouble, tmp_path: Path) -> None:
     with ProviderDouble(b"elsewhere").serving() as store:
         double.ends_as |= {"video_url": f"{store.url}/video.mp4"}
-        with pytest.raises(GenerationUnknown, match="not a host of the provider"):
+        with pytest.raises(GenerationUnknown) as refused:
             other(HttpProvider, double, hosts=("example.com",)).make(ORDER, tmp_path / "made.mp4", Notes())
+        assert marked(refused.value, URL=store.url) == snapshot(
+            "the video is at '127.0.0.1', not a host of the provider. To allow it: REELKEEPER_GENERATOR_HOSTS: URL/video.mp4"
+        )
         assert store.connections == 0
         made = other(HttpProvider, double, hosts=("0.0.1",)).make(ORDER, tmp_path / "made.mp4", Notes())
         assert made.path.read_bytes() == b"elsewhere"
@@ -282,5 +290,6 @@ def test_a_video_is_fetched_from_listed_hosts_alone(double: ProviderDouble, tmp_
 def test_a_provider_that_is_not_reached_is_tried_again(tmp_path: Path) -> None:
     with ProviderDouble().serving() as gone:
         generator = other(HttpProvider, gone)
-    with pytest.raises(ProviderBusy, match="could not be reached"):
+    with pytest.raises(ProviderBusy) as refused:
         generator.make(ORDER, tmp_path / "made.mp4", Notes())
+    assert str(refused.value).partition(": ")[0] == snapshot("the provider could not be reached")

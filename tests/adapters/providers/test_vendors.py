@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from inline_snapshot import snapshot
 
 from reelkeeper.adapters.providers import (
     FalProvider,
@@ -22,6 +23,7 @@ from tests.doubles.fal import FalDouble
 from tests.doubles.openai_videos import OpenAIDouble
 from tests.doubles.replicate import ReplicateDouble
 from tests.doubles.vendor import LOST, TOKEN
+from tests.marks import marked
 
 HOW: dict[str, Any] = {"hosts": FILES, "allow_private": True, "timeout_seconds": 60.0}
 
@@ -84,9 +86,17 @@ def test_fal_is_asked_in_the_words_of_its_model(
 def test_a_request_without_a_model_is_not_sent(
     fal: FalDouble, replicate: ReplicateDouble, tmp_path: Path, model: str
 ) -> None:
+    said = []
     for provider in (FalProvider(TOKEN, url=fal.url, **HOW), ReplicateProvider(TOKEN, url=replicate.url, **HOW)):
-        with pytest.raises(GenerationRefused, match="is not a model"):
+        with pytest.raises(GenerationRefused) as refused:
             run(provider, asked(model), tmp_path)
+        said.append(marked(refused.value, MODEL=repr(model)))
+    assert said == snapshot(
+        [
+            "MODEL is not a model of fal: OWNER/ALIAS, optionally with a path",
+            "MODEL is not a model of Replicate: OWNER/NAME, optionally with a version",
+        ]
+    )
     assert fal.connections + replicate.connections == 0
 
 

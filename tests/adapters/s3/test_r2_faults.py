@@ -6,11 +6,13 @@ import time
 from pathlib import Path
 
 import pytest
+from inline_snapshot import snapshot
 
 from reelkeeper.adapters.s3 import deletes, r2, transport
 from reelkeeper.adapters.s3.r2 import Bucket
 from reelkeeper.errors import KeyTaken, ObjectChanged, StorageError, TruncatedListing
 from tests.doubles.r2 import R2Double
+from tests.marks import marked
 
 
 @pytest.fixture(autouse=True)
@@ -57,8 +59,11 @@ def test_a_lasting_failure_is_raised_after_the_last_attempt(
 
 def test_a_refusal_is_not_tried_again(bucket: Bucket, double: R2Double, key: str) -> None:
     double.faults.fail("PutObject", 403, times=100)
-    with pytest.raises(StorageError, match=r"AccessDenied: .*API token needs Object Read & Write"):
+    with pytest.raises(StorageError) as refused:
         bucket.put_bytes_once(key, b"x", "video/mp4")
+    assert marked(refused.value) == snapshot(
+        "PUT ID/videos/ann/one.mp4: AccessDenied: injected by a test (the API token needs Object Read & Write on this bucket)"
+    )
     assert len(double.sent("PutObject")) == 1
 
 
@@ -103,8 +108,11 @@ def test_an_upload_with_a_lost_reply_whose_key_was_taken_by_another_is_refused(
     double.faults.before(
         "PutObject", lambda request: double.client.put_object(Bucket=request.bucket, Key=request.key, Body=b"theirs")
     )
-    with pytest.raises(KeyTaken, match="our 4 bytes were refused"):
+    with pytest.raises(KeyTaken) as refused:
         bucket.put_bytes_once(key, b"ours", "video/mp4")
+    assert marked(refused.value).partition(", stored is")[0] == snapshot(
+        "ID/videos/ann/one.mp4 is taken, and an object is never overwritten: our 4 bytes were refused"
+    )
     assert bucket.read_bytes(key) == b"theirs"
 
 
@@ -142,8 +150,11 @@ def test_a_download_that_is_cut_starts_again(
 def test_a_small_object_that_is_cut_is_not_taken_for_whole(bucket: Bucket, double: R2Double) -> None:
     bucket.put_bytes_once(bucket.identity_key, b'{"deployment": "d"}', "application/json")
     double.faults.cut_reply("GetObject")
-    with pytest.raises(StorageError, match=r"GET .*identity\.json: .* 9 read, but total bytes expected is 19"):
+    with pytest.raises(StorageError) as refused:
         bucket.read_bytes(bucket.identity_key)
+    assert marked(refused.value) == snapshot(
+        "GET ID/videos/.reelkeeper-identity.json: IncompleteReadError: 9 read, but total bytes expected is 19."
+    )
     assert bucket.read_bytes(bucket.identity_key) == b'{"deployment": "d"}'
 
 
@@ -235,7 +246,7 @@ def test_keys_that_could_not_be_deleted_are_named_with_the_reason(
     bucket: Bucket, double: R2Double, many: list[str]
 ) -> None:
     double.faults.refuse_deletes(many[:2], "AccessDenied")
-    assert bucket.delete(many) == dict.fromkeys(many[:2], "AccessDenied: injected by a test")
+    assert bucket.delete(many) == dict.fromkeys(many[:2], snapshot("AccessDenied: injected by a test"))
     assert [stored.key for page in bucket.pages() for stored in page] == many[:2]
 
 

@@ -4,12 +4,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from inline_snapshot import snapshot
 
 from reelkeeper.adapters.s3 import r2
 from reelkeeper.adapters.s3.r2 import Bucket
 from reelkeeper.errors import KeyRefused, Misconfigured, ReelkeeperError
 from tests.adapters.hostile_keys import hostile_keys
 from tests.doubles.r2 import R2Double
+from tests.marks import marked
 
 EVERY_METHOD: tuple[Callable[[Bucket, str, Path], object], ...] = (
     lambda bucket, key, _: bucket.head(key),
@@ -63,8 +65,11 @@ def test_one_bad_key_keeps_a_whole_batch_from_being_deleted(bucket: Bucket, doub
 
 
 def test_the_identity_of_the_bucket_is_never_deleted(bucket: Bucket, double: R2Double) -> None:
-    with pytest.raises(KeyRefused, match="who owns the prefix"):
+    with pytest.raises(KeyRefused) as refused:
         bucket.delete([bucket.prefix + "a.mp4", bucket.identity_key])
+    assert marked(refused.value) == snapshot(
+        "ID/videos/.reelkeeper-identity.json says who owns the prefix and is never deleted"
+    )
     assert double.sent() == []
 
 
@@ -83,5 +88,6 @@ def test_a_neighbour_with_a_longer_name_is_not_listed(bucket: Bucket, double: R2
 
 def test_a_narrower_view_lies_under_the_prefix(bucket: Bucket) -> None:
     assert bucket.under(bucket.prefix + "ann/").prefix == bucket.prefix + "ann/"
-    with pytest.raises(KeyRefused, match="does not lie under"):
+    with pytest.raises(KeyRefused) as refused:
         bucket.under(bucket.prefix.removesuffix("/") + "-of-others/")
+    assert marked(refused.value) == snapshot("'ID/videos-of-others/' does not lie under 'ID/videos/'")

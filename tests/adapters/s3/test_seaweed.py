@@ -13,11 +13,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+from inline_snapshot import snapshot
 
 from reelkeeper.adapters.s3 import r2, seaweed
 from reelkeeper.adapters.s3.r2 import Bucket
 from reelkeeper.adapters.s3.seaweed import Endpoint
 from reelkeeper.errors import StorageError
+from tests.marks import marked
 
 KEY = "videos/ann/one.mp4"
 HOLDER = """
@@ -156,8 +158,11 @@ def test_a_server_that_cannot_start_says_why(tmp_path: Path, monkeypatch: pytest
     broken.chmod(0o755)
     monkeypatch.setattr(seaweed, "_binary", lambda: str(broken))
     running = seaweed.running(tmp_path / "s3")
-    with pytest.raises(StorageError, match=r"ended 5 times in a row.*no space left on device"):
+    with pytest.raises(StorageError) as refused:
         running.__enter__()
+    assert marked(refused.value, FOLDER=tmp_path) == snapshot(
+        "the embedded S3 server ended 5 times in a row; see FOLDER/s3/log; it ends with: no space left on device"
+    )
 
 
 def test_keys_of_a_thousand_bytes_are_taken_as_r2_does(endpoint: Endpoint, prefix: str) -> None:
