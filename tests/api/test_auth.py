@@ -12,6 +12,7 @@ import pytest
 import sqlalchemy as sa
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from inline_snapshot import snapshot
 from starlette.responses import PlainTextResponse
 from starlette.types import Message, Receive, Send
 
@@ -29,6 +30,7 @@ from reelkeeper.store.core.engine import newest_schema, transaction
 from tests.api.answers import problem
 from tests.api.conftest import NewClient
 from tests.faults.world import World
+from tests.marks import marked
 from tests.operations.asking import ask, fox
 from tests.operations.books import DOLLAR, make_user
 
@@ -105,7 +107,7 @@ def test_each_route_takes_a_token_of_its_scope_and_no_other(app: FastAPI, client
 @pytest.mark.long
 def test_a_token_does_only_what_its_scopes_say(client_for: NewClient) -> None:
     told = problem(client_for(Scope.JOBS).get("/v1/metrics"), 403)
-    assert "needs the scope metrics" in str(told["detail"])
+    assert marked(told["detail"]) == snapshot("this request needs the scope metrics, but token ID has jobs")
     assert client_for(Scope.METRICS).get("/v1/metrics").status_code == 200
 
 

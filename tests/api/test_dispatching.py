@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 from fastapi.testclient import TestClient
+from inline_snapshot import snapshot
 
 from reelkeeper.adapters.orchestrator import Orchestrator
 from reelkeeper.api import dispatching
@@ -73,7 +74,11 @@ def test_a_server_that_is_away_is_logged_and_counted_and_no_matter_to_the_caller
     server.status = 503
     ask(client, "k1")
     assert eventually(lambda: counted(client, "failed"))
-    assert "the scheduled run will do the work: Prefect answered 503" in caplog.text
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [
+        snapshot(
+            "no run of dispatch_jobs was started; the scheduled run will do the work: Prefect answered 503 to POST of a new run"
+        )
+    ]
     assert "secret-word" not in caplog.text
     server.status = 201
     ask(client, "k2")  # the thread has outlived it

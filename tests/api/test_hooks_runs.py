@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from inline_snapshot import snapshot
 
 from reelkeeper.api.routes.hooks import RUNS_PATH
 from reelkeeper.model.access import Scope
@@ -35,7 +36,7 @@ def test_a_failed_run_raises_one_alert_however_often_it_is_reported_or_fails_aga
     client = client_for(Scope.RUNS)
     for again in (RUN, RUN, RUN | {"run_id": "0" * 32}):
         assert client.post(RUNS_PATH, json=again).status_code == 204
-    assert told(world) == ["A run of tier_storage failed"]
+    assert told(world) == [snapshot("A run of tier_storage failed")]
     assert client.post(RUNS_PATH, json=RUN | {"trouble": "crashed"}).status_code == 204
     assert len(told(world)) == 2
     with reading(world.workspace.engine) as session:

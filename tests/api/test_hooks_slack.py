@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from fastapi.testclient import TestClient
+from inline_snapshot import snapshot
 
 from reelkeeper.adapters.orchestrator import Orchestrator
 from reelkeeper.adapters.slack import Bot
@@ -25,6 +26,7 @@ from tests.api.answers import problem
 from tests.doubles.prefect_api import PrefectDouble
 from tests.doubles.slack import CHANNEL, OPERATOR, SIGNING_SECRET, TOKEN, SlackDouble, press
 from tests.faults.world import World
+from tests.marks import marked
 from tests.operations.refused_plans import carry_out, planned, refuse, stock
 
 BUDGET = Finding("budget", "total", "2999-11", "80", Severity.WARNING, "total at 80 %", "Spend is high.")
@@ -102,11 +104,11 @@ def test_an_acknowledgement_is_posted_once_however_often_it_is_pressed(channel: 
     channel.tell(BUDGET)
     assert channel.press("acknowledge").startswith("Acknowledged.")
     after = channel.state()
-    assert channel.press("acknowledge") == f"ada (Slack {OPERATOR}) has already acknowledged it."
-    assert channel.press("acknowledge", user="U0OTHER") == f"ada (Slack {OPERATOR}) has already acknowledged it."
+    assert channel.press("acknowledge") == snapshot("ada (Slack U0123ADA) has already acknowledged it.")
+    assert channel.press("acknowledge", user="U0OTHER") == snapshot("ada (Slack U0123ADA) has already acknowledged it.")
     assert channel.state() == after
     assert after[0][0].acknowledged_by == f"ada (Slack {OPERATOR})"
-    assert channel.told() == [f"ada (Slack {OPERATOR}) acknowledged: total at 80 %", "total at 80 %"]
+    assert channel.told() == snapshot(["ada (Slack U0123ADA) acknowledged: total at 80 %", "total at 80 %"])
 
 
 def test_a_press_applies_only_to_the_incident_of_its_message(channel: Channel) -> None:
@@ -116,7 +118,9 @@ def test_a_press_applies_only_to_the_incident_of_its_message(channel: Channel) -
     channel.tell(replace(BUDGET, period=""))
     before = channel.state()
     assert channel.send(*press(old, answer_url=channel.double.answer_url)) == 200
-    assert channel.double.answered[-1].startswith("This alert has ended.")
+    assert marked(channel.double.answered[-1]) == snapshot(
+        "This alert has ended. If it fires again, there is a newer message."
+    )
     assert channel.state() == before
     assert channel.press("acknowledge").startswith("Acknowledged.")
 
@@ -125,9 +129,11 @@ def test_two_presses_make_one_snooze_and_a_replayed_press_does_not_restore_it(ch
     channel.tell(BUDGET)
     call = press(channel.double.button("snooze"), answer_url=channel.double.answer_url)
     assert channel.send(*call) == 200
-    assert channel.double.answered[-1].startswith("Snoozed for 8 hours.")
+    assert marked(channel.double.answered[-1]) == snapshot(
+        "Snoozed for 8 hours. If the alert still fires then, there is a new message."
+    )
     after = channel.state()
-    assert channel.press("snooze", at=time.time() + 1) == "It is already snoozed."
+    assert channel.press("snooze", at=time.time() + 1) == snapshot("It is already snoozed.")
     assert channel.state() == after
     (snoozed,) = after[1]
     assert (snoozed.rule, snoozed.scope, snoozed.author) == ("budget", "total", f"ada (Slack {OPERATOR})")
@@ -159,17 +165,42 @@ def test_a_refused_plan_is_approved_once_by_a_press_and_prefect_carries_it_out(
     refuse(channel.engine, plan_id)
     channel.deliver()
     said = channel.press("why")
-    assert f"Plan {plan_id}:\n8 retire old, 8,000 bytes\nThe largest:" in said
-    assert channel.press("approve") == f"Plan {plan_id} is approved for one run, and run run-0 was started."
-    assert channel.press("approve").startswith(f"plan {plan_id} cannot be approved, and nothing was changed: it was")
+    assert marked(said) == snapshot("""\
+expire_videos was refused: 8 of 8 live videos, 8,000 bytes
+refused, and nothing was changed: expire_videos selected 8 of 8 live videos, 8,000 bytes
+  max_objects: 8 videos, limit 5
+  for example: v0, v1, v2, v3, v4
+  plan: ID
+  override: reelkeeper run expire_videos --apply --plan ID --param limits.max_objects=8
+  or approve this plan for one run: reelkeeper approve ID --reason WHY
+Plan: ID
+What to do: If that is meant, approve this plan once; else look at what has changed: the policy, the views, the users' tiers
+warning, firing: first DAY TIME, last DAY TIME UTC
+
+Plan ID:
+8 retire old, 8,000 bytes
+The largest:
+v0 of bob, 1,000 bytes: old
+v1 of bob, 1,000 bytes: old
+v2 of bob, 1,000 bytes: old
+v3 of bob, 1,000 bytes: old
+v4 of bob, 1,000 bytes: old
+All: reelkeeper plan --show ID\
+""")
+    assert marked(channel.press("approve")) == snapshot("Plan ID is approved for one run, and run run-0 was started.")
+    assert marked(channel.press("approve")) == snapshot(
+        "plan ID cannot be approved, and nothing was changed: it was approved by ada (Slack U0123ADA) on DAY TIME UTC"
+    )
     (run,) = prefect.runs.values()
     assert run["parameters"] == {"plan_id": plan_id, "dry_run": False}
     carry_out(channel.engine, plan_id)
     assert len(prefect.runs) == 1
-    assert channel.told() == [
-        f"ada (Slack {OPERATOR}) approved a refused plan of expire_videos",
-        "expire_videos was refused: 8 of 8 live videos, 8,000 bytes",
-    ]
+    assert channel.told() == snapshot(
+        [
+            "ada (Slack U0123ADA) approved a refused plan of expire_videos",
+            "expire_videos was refused: 8 of 8 live videos, 8,000 bytes",
+        ]
+    )
 
 
 def test_an_approval_never_fits_another_plan(channel: Channel) -> None:
@@ -198,8 +229,9 @@ def test_without_an_answer_from_prefect_the_person_is_given_the_command(
     channel.deliver()
     prefect.status = 503
     said = channel.press("approve")
-    assert "is approved, but no run was started" in said
-    assert f"reelkeeper run expire_videos --apply --plan {plan_id}" in said
+    assert marked(said) == snapshot(
+        "plan ID is approved, but no run was started: Prefect answered 503 to POST of a new run. reelkeeper run expire_videos --apply --plan ID"
+    )
 
 
 @pytest.mark.parametrize("verb", ["acknowledge", "snooze", "why", "approve"])
@@ -208,7 +240,7 @@ def test_a_foreign_person_changes_nothing(channel: Channel, verb: str) -> None:
     refuse(channel.engine, planned(channel.engine))
     channel.deliver()
     before = channel.state()
-    assert channel.press(verb, user="U0FOREIGN") == (
+    assert channel.press(verb, user="U0FOREIGN") == snapshot(
         "Nothing was done: U0FOREIGN is not in REELKEEPER_SLACK_OPERATORS."
     )
     assert channel.state() == before
@@ -251,7 +283,11 @@ def test_an_answer_goes_to_slack_alone(channel: Channel, caplog: pytest.LogCaptu
     for url in ("http://127.0.0.2:1/answer", "https://127.0.0.1.evil.example/x", "", "file:///etc/passwd"):
         assert channel.send(*press(channel.double.button("why"), answer_url=url)) == 200
     assert channel.double.answered == []
-    assert caplog.text.count("the URL for the answer is not Slack's") == 4
+    warned = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert (
+        warned
+        == [snapshot("the answer to a click on a button could not be sent: the URL for the answer is not Slack's")] * 4
+    )
 
 
 def test_without_a_secret_no_press_is_believed_and_messages_have_no_buttons(
@@ -270,4 +306,6 @@ def test_without_a_secret_no_press_is_believed_and_messages_have_no_buttons(
     (posted,) = channel.double.posted
     assert {block["type"] for block in posted.body["blocks"]} == {"header", "section", "context"}
     answer = channel.caller.post(SLACK_PATH, content=call[0], headers=call[1])
-    assert "REELKEEPER_SLACK_SIGNING_SECRET is not set" in str(problem(answer, 404)["detail"])
+    assert marked(problem(answer, 404)["detail"]) == snapshot(
+        "buttons are not accepted: REELKEEPER_SLACK_SIGNING_SECRET is not set"
+    )

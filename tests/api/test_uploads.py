@@ -9,6 +9,7 @@ import httpx
 import pytest
 import sqlalchemy as sa
 from fastapi.testclient import TestClient
+from inline_snapshot import snapshot
 
 from reelkeeper.adapters.s3.keys import key_name
 from reelkeeper.client import _path
@@ -23,6 +24,7 @@ from reelkeeper.store.core.engine import Clock, reading, transaction
 from reelkeeper.store.tables import blobs, reservations, videos
 from tests.api.answers import problem
 from tests.faults.world import World
+from tests.marks import marked
 from tests.operations.books import storage
 
 KEY = {"Idempotency-Key": "key-1"}
@@ -138,7 +140,9 @@ def test_a_video_that_came_to_be_meanwhile_is_not_replaced(client: TestClient, w
 
 def test_an_upload_is_not_published_before_its_bytes_were_put(client: TestClient, world: World) -> None:
     upload = begin(client, world.clip.read_bytes())
-    assert "no bytes are stored yet" in str(problem(complete(client, upload), 409)["detail"])
+    assert marked(problem(complete(client, upload), 409)["detail"]) == snapshot(
+        "no bytes are stored yet for upload ID. Put them at its URL, then complete it"
+    )
     assert client.get(f"/v1/uploads/{upload['id']}").json()["state"] == "open"
 
 

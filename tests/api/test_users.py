@@ -8,6 +8,7 @@ import pytest
 import sqlalchemy as sa
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from inline_snapshot import snapshot
 
 from reelkeeper.adapters.contract import CHECKS
 from reelkeeper.api.app_state import AppState
@@ -23,6 +24,7 @@ from reelkeeper.store.tables import audit_events, videos
 from reelkeeper.store.videos.holds import HoldTerms
 from tests.api.answers import problem
 from tests.faults.world import World
+from tests.marks import marked
 from tests.policies import put_in_force
 
 
@@ -38,7 +40,7 @@ def test_a_user_signs_up_and_changes_tier(client: TestClient, world: World) -> N
     assert (told["tier"], told["used_bytes"], told["available_microusd"]) == ("pro", 0, 0)
     refused = problem(client.put("/v1/users/bob", json={"tier": "gold"}), 422)
     assert refused["type"] == "urn:reelkeeper:tier"
-    assert refused["detail"] == "tier 'gold' is not one of free, premium, pro; nothing was changed"
+    assert refused["detail"] == snapshot("tier 'gold' is not one of free, premium, pro; nothing was changed")
     problem(client.put("/v1/users/bob", json={"tier": None}), 422)
     with reading(world.workspace.engine) as session:
         changes = (
@@ -53,7 +55,9 @@ def test_credits_are_granted_once_per_key_of_a_user(client: TestClient, world: W
         given = client.post("/v1/users/ann/credits", json={"amount_microusd": 5_000}, headers=key("order-1"))
         assert (given.status_code, given.json()["kind"], given.json()["available_microusd"]) == (201, "grant", 5_000)
     reused = problem(client.post("/v1/users/ann/credits", json={"amount_microusd": 6_000}, headers=key("order-1")), 422)
-    assert "idempotency key 'order-1' was used at" in str(reused["detail"])
+    assert marked(reused["detail"]) == snapshot(
+        "idempotency key 'order-1' was used at DAY TIME for a grant of 5,000 micro-dollars with other parameters than this grant; no credits were moved. Use a new key for a new request"
+    )
     assert (
         client.post("/v1/users/bob/credits", json={"amount_microusd": 7}, headers=key("order-1")).json()[
             "available_microusd"
@@ -70,7 +74,7 @@ def test_two_different_keys_or_a_blank_reason_grant_nothing(client: TestClient) 
     two = [("Idempotency-Key", "order-1"), ("Idempotency-Key", "order-2")]
     refused = problem(client.post("/v1/users/ann/credits", json=amount, headers=two), 422)
     assert refused["faults"] == [
-        {"where": "header.Idempotency-Key", "what": "It was sent several times, with different values"}
+        {"where": "header.Idempotency-Key", "what": snapshot("It was sent several times, with different values")}
     ]
     problem(client.post("/v1/users/ann/credits", json=amount | {"reason": " "}, headers=key("order-3")), 422)
     assert client.get("/v1/users/ann").json()["available_microusd"] == 0
@@ -156,11 +160,15 @@ def test_a_video_is_deleted_for_its_user_alone(client: TestClient, world: World)
 
 def test_unknown_routes_methods_and_broken_bodies_are_refused_with_the_way_out(client: TestClient) -> None:
     nowhere = problem(client.put("/v1/users/a/b", json={"tier": "free"}), 404)
-    assert "no route '/v1/users/a/b'; /openapi.json lists all" in str(nowhere["detail"])
-    assert "'/v1/users/bob' does not accept PATCH" in str(problem(client.patch("/v1/users/bob"), 405)["detail"])
+    assert marked(nowhere["detail"]) == snapshot("there is no route '/v1/users/a/b'; /openapi.json lists all")
+    assert marked(problem(client.patch("/v1/users/bob"), 405)["detail"]) == snapshot(
+        "'/v1/users/bob' does not accept PATCH; the header Allow lists what it does"
+    )
     for body in (b'{"tier": "\xff"}', b"[" * 100_000):
         broken = client.put("/v1/users/bob", content=body, headers={"Content-Type": "application/json"})
-        assert "not JSON in UTF-8, or nested too deeply; nothing was changed" in str(problem(broken, 400)["detail"])
+        assert problem(broken, 400)["detail"] == snapshot(
+            "the body is not JSON in UTF-8, or nested too deeply; nothing was changed"
+        )
     text = client.put("/v1/users/bob", content=b'{"tier": "free"}', headers={"Content-Type": "text/plain"})
     assert "Content-Type: application/json" in str(problem(text, 422)["faults"])
     # A redirect would lead past a proxy's path prefix, or from https to http.

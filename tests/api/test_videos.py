@@ -6,6 +6,7 @@ import httpx
 import pytest
 import sqlalchemy as sa
 from fastapi.testclient import TestClient
+from inline_snapshot import snapshot
 
 from reelkeeper import redaction
 from reelkeeper.model import BlobState, VideoState
@@ -15,6 +16,7 @@ from reelkeeper.store.core.engine import transaction
 from reelkeeper.store.tables import blobs, daily_views, videos
 from tests.api.answers import problem
 from tests.faults.world import World
+from tests.marks import marked
 from tests.policies import put_in_force
 from tests.tiers import tiers
 
@@ -72,11 +74,13 @@ def test_a_client_without_a_playable_codec_gets_an_error(client: TestClient, wor
     codecs(world, g1="hevc", g2="av1")
     said = problem(client.get("/v1/videos/v1?plays=h264,vp9"), 406)
     assert said["type"] == "urn:reelkeeper:not-playable"
-    assert said["detail"] == "video 'v1' is stored as av1 and hevc, but the client plays only h264, vp9"
+    assert said["detail"] == snapshot("video 'v1' is stored as av1 and hevc, but the client plays only h264, vp9")
     assert views_of(world, "v1") == 0
     problem(client.get("/v1/videos/v1?plays=H.264"), 422)
     codecs(world, g1="h264", g2="h264")
-    assert "is stored as h264, but" in str(problem(client.get("/v1/videos/v1?plays=av1"), 406)["detail"])
+    assert marked(problem(client.get("/v1/videos/v1?plays=av1"), 406)["detail"]) == snapshot(
+        "video 'v1' is stored as h264, but the client plays only av1"
+    )
 
 
 def test_an_original_to_be_purged_before_the_url_expires_is_not_served(client: TestClient, world: World) -> None:
@@ -85,7 +89,9 @@ def test_an_original_to_be_purged_before_the_url_expires_is_not_served(client: T
     soon = datetime.now(UTC) + timedelta(minutes=1)
     with transaction(world.workspace.engine, "test") as session:
         session.execute(sa.update(blobs).where(blobs.c.generation == 1).values(purge_after=soon))
-    assert "stored as av1, but" in str(problem(client.get("/v1/videos/v1?plays=h264"), 406)["detail"])
+    assert marked(problem(client.get("/v1/videos/v1?plays=h264"), 406)["detail"]) == snapshot(
+        "video 'v1' is stored as av1, but the client plays only h264"
+    )
 
 
 def test_bytes_that_an_upload_replaced_are_not_served(client: TestClient, world: World) -> None:
@@ -132,7 +138,7 @@ def test_views_have_a_time_that_can_be(client: TestClient, world: World) -> None
     now = datetime.now(UTC)
     for at in (now - timedelta(31), now + timedelta(hours=1)):
         told = problem(client.post("/v1/views", json={"views": [{"video_id": "v1"}], "at": at.isoformat()}), 422)
-        assert told["faults"] == [{"where": "body.at", "what": "not within the last 30 days"}]
+        assert told["faults"] == [{"where": "body.at", "what": snapshot("not within the last 30 days")}]
     asked = {"views": [{"video_id": "v1"}], "at": (now - timedelta(2)).isoformat()}
     assert client.post("/v1/views", json=asked).status_code == 200
     with transaction(world.workspace.engine, "test") as session:
@@ -173,7 +179,7 @@ def test_a_refusal_shows_no_secret_though_its_sentence_would(
     monkeypatch.setattr(redaction, "_known", frozenset())
     monkeypatch.setattr(redaction, "_pattern", redaction._pattern)
     redaction.hide(["canary-8d1f"])
-    assert problem(client.get("/v1/users/canary-8d1f"), 404)["detail"] == "no user '***' in the catalogue"
+    assert problem(client.get("/v1/users/canary-8d1f"), 404)["detail"] == snapshot("no user '***' in the catalogue")
 
 
 def test_a_quota_is_asked_with_the_sentence_that_a_user_reads(client: TestClient) -> None:
@@ -194,7 +200,7 @@ def test_a_video_is_kept_once_for_each_key_and_shown_with_its_new_end(client: Te
     world.video("v1")
     refused = problem(client.post("/v1/videos/v1/keep", headers={"Idempotency-Key": "a"}), 409)
     assert refused["type"] == "urn:reelkeeper:not-kept"
-    assert "the tier free does not keep videos longer" in str(refused["detail"])
+    assert marked(refused["detail"]) == snapshot("the tier free does not keep videos longer on request")
     put_in_force(world.workspace.engine, lifecycle=LifecyclePolicy(keep_times=1), tiers=tiers(free={"keep_days": 30}))
     path = "/v1/videos/v1/keep?user_id=ann"
     kept = [client.post(path, headers={"Idempotency-Key": "a"}).json() for _ in range(2)]
