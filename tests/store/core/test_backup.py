@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from inline_snapshot import snapshot
 from sqlmodel import Session, SQLModel
 
 from reelkeeper.errors import IntegrityDoubt, Refused, Unavailable
@@ -22,6 +23,7 @@ from reelkeeper.store.core.engine import open_engine, reading, transaction
 from reelkeeper.store.core.epochs import RESTORED
 from reelkeeper.store.core.schema import deployment
 from reelkeeper.store.tables import audit_events, blobs, daily_views, users, videos
+from tests.marks import marked
 
 AT = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 
@@ -104,8 +106,11 @@ def test_a_store_that_holds_anything_is_not_overwritten(engine: sa.Engine, tmp_p
     fill(engine)
     before = contents(engine)
     saved = backup(engine, tmp_path / "saved")
-    with pytest.raises(Refused, match="a restore never overwrites"):
+    with pytest.raises(Refused) as refused:
         restore(engine.url.render_as_string(hide_password=False), saved)
+    assert marked(refused.value, STORE=repr(engine.url)) == snapshot(
+        "the store at STORE already has audit_events; a restore never overwrites. Nothing was changed. Move that store away, or set an empty one in REELKEEPER_DATABASE_URL"
+    )
     assert contents(engine) == before
 
 
@@ -135,8 +140,11 @@ def test_what_is_stored_while_a_backup_is_checked_is_not_overwritten(
         return verify(session)
 
     monkeypatch.setattr(backups, "verify", check)
-    with pytest.raises(Refused, match="already has users; a restore never overwrites"):
+    with pytest.raises(Refused) as refused:
         restore(url, saved)
+    assert marked(refused.value, STORE=url) == snapshot(
+        "the store at STORE already has users; a restore never overwrites. Nothing was changed. Move that store away, or set an empty one in REELKEEPER_DATABASE_URL"
+    )
     with meanwhile.begin() as connection:
         assert connection.execute(sa.select(users.c.id)).scalar_one() == "eve"
     meanwhile.dispose()
@@ -158,8 +166,11 @@ def test_a_store_that_stays_locked_is_named(
     locked: tuple[sqlite3.Connection, sqlite3.Connection], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(snapshots, "_LOCKED_SECONDS", 0.1)
-    with pytest.raises(Unavailable, match=r"the\.sqlite3 was locked by another process for 0 s; nothing was changed"):
+    with pytest.raises(Unavailable) as refused:
         snapshots.copy_pages(*locked, Path("the.sqlite3"))
+    assert marked(refused.value) == snapshot(
+        "the.sqlite3 was locked by another process for 0 s; nothing was changed. Stop what works on this store, then try again"
+    )
 
 
 def test_ctrl_c_ends_the_wait_for_a_locked_store(locked: tuple[sqlite3.Connection, sqlite3.Connection]) -> None:
