@@ -97,19 +97,29 @@ def test_each_unit_surcharge_and_figure_counts(vendor_price: VendorPrice, clip: 
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"rates": [{"usd": 0.4, "sold_usd": 0.3}]}, "sold for 0.3 USD, and the vendor takes 0.4"),
-        ({"rates": [{"usd": 1}, {"usd": 2}]}, "two rates are for the same"),
-        ({"unit": "gpu_second"}, "gpu_seconds belongs to"),
-        ({"rates": [{"usd": 1, "gpu_seconds": 3}]}, "gpu_seconds belongs to"),
-        ({"rates": []}, "at least 1 item"),
-        ({"source": ""}, "at least 1 character"),
-        ({"read_on": None}, "valid date"),
+        (
+            {"rates": [{"usd": 0.4, "sold_usd": 0.3}]},
+            snapshot("Value error, sold for 0.3 USD, and the vendor takes 0.4: raise sold_usd"),
+        ),
+        ({"rates": [{"usd": 1}, {"usd": 2}]}, snapshot("Value error, two rates are for the same resolution and audio")),
+        (
+            {"unit": "gpu_second"},
+            snapshot("Value error, gpu_seconds belongs to each rate of the unit gpu_second, and to no other"),
+        ),
+        (
+            {"rates": [{"usd": 1, "gpu_seconds": 3}]},
+            snapshot("Value error, gpu_seconds belongs to each rate of the unit gpu_second, and to no other"),
+        ),
+        ({"rates": []}, snapshot("Tuple should have at least 1 item after validation, not 0")),
+        ({"source": ""}, snapshot("String should have at least 1 character")),
+        ({"read_on": None}, snapshot("Input should be a valid date")),
     ],
 )
 def test_a_price_that_contradicts_itself_is_refused(fields: dict[str, object], said: str) -> None:
     whole = {"unit": "second", "rates": [{"usd": 1}], **READ, **fields}
-    with pytest.raises(ValidationError, match=said):
+    with pytest.raises(ValidationError) as refused:
         VendorPrice.model_validate(whole)
+    assert refused.value.errors()[0]["msg"] == said
 
 
 def test_an_error_in_a_price_is_that_of_the_intended_kind() -> None:
@@ -127,24 +137,74 @@ policies.yaml was refused, and nothing was changed:
 @pytest.mark.parametrize(
     ("limits", "options", "said"),
     [
-        ({"seconds": [4, 6, 8]}, {"duration_seconds": 5.0}, "5 seconds were asked for, and it makes 4, 6 or 8"),
-        ({"most_seconds": 10}, {"duration_seconds": 10.5}, "10.5 seconds were asked for, and it makes at most 10"),
-        ({"resolutions": ["720p"]}, {"width": 1920, "height": 1080}, r"1920x1080 pixels \(1080p\) .* it makes 720p"),
-        ({"aspects": ["16:9", "9:16"]}, {"width": 720}, "720:720 was asked for .* 16:9 or 9:16"),
-        ({"audio": "never"}, {"audio": True}, "sound was wanted, and its videos never have it"),
-        ({"audio": "always"}, {"audio": False}, "sound was not wanted, and its videos always have it"),
-        ({"image": "never"}, {"image_sha256": "0" * 64}, "it takes no image"),
-        ({"image": "always"}, {}, "it needs an image"),
-        ({}, {"parameters": {"generate_audio": True}}, "'generate_audio' was set, and it takes none"),
-        ({"parameters": ["style"]}, {"parameters": {"duration": None}}, "'duration' was set, and it takes style alone"),
+        (
+            {"seconds": [4, 6, 8]},
+            {"duration_seconds": 5.0},
+            snapshot("model 'm' cannot do this: 5 seconds were asked for, and it makes 4, 6 or 8. Nothing was held"),
+        ),
+        (
+            {"most_seconds": 10},
+            {"duration_seconds": 10.5},
+            snapshot(
+                "model 'm' cannot do this: 10.5 seconds were asked for, and it makes at most 10. Nothing was held"
+            ),
+        ),
+        (
+            {"resolutions": ["720p"]},
+            {"width": 1920, "height": 1080},
+            snapshot(
+                "model 'm' cannot do this: 1920x1080 pixels (1080p) were asked for, and it makes 720p. Nothing was held"
+            ),
+        ),
+        (
+            {"aspects": ["16:9", "9:16"]},
+            {"width": 720},
+            snapshot(
+                "model 'm' cannot do this: 720:720 was asked for as width to height, and it makes 16:9 or 9:16. Nothing was held"
+            ),
+        ),
+        (
+            {"audio": "never"},
+            {"audio": True},
+            snapshot("model 'm' cannot do this: sound was wanted, and its videos never have it. Nothing was held"),
+        ),
+        (
+            {"audio": "always"},
+            {"audio": False},
+            snapshot("model 'm' cannot do this: sound was not wanted, and its videos always have it. Nothing was held"),
+        ),
+        (
+            {"image": "never"},
+            {"image_sha256": "0" * 64},
+            snapshot("model 'm' cannot do this: it takes no image to start from. Nothing was held"),
+        ),
+        (
+            {"image": "always"},
+            {},
+            snapshot("model 'm' cannot do this: it needs an image to start from. Nothing was held"),
+        ),
+        (
+            {},
+            {"parameters": {"generate_audio": True}},
+            snapshot(
+                "model 'm' cannot do this: parameter 'generate_audio' was set, and it takes none. Nothing was held"
+            ),
+        ),
+        (
+            {"parameters": ["style"]},
+            {"parameters": {"duration": None}},
+            snapshot(
+                "model 'm' cannot do this: parameter 'duration' was set, and it takes style alone. Nothing was held"
+            ),
+        ),
     ],
 )
 def test_a_request_beyond_a_models_limits_is_refused_with_the_limits(
     limits: dict[str, Any], options: dict[str, Any], said: str
 ) -> None:
-    with pytest.raises(ModelRefused, match=said) as refused:
+    with pytest.raises(ModelRefused) as refused:
         book(price(), **limits).require_sold(request(**options))
-    assert "Nothing was held" in str(refused.value)
+    assert str(refused.value) == said
 
 
 @pytest.mark.parametrize(
@@ -334,16 +394,17 @@ def test_a_quote_covers_the_dearest_provider_that_can_make_it_and_is_the_same_wh
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"provider": None}, "names its own provider and price"),
-        ({"price": None}, "names its own provider and price"),
-        ({"provider": "runway"}, "a provider is named twice: runway, runway"),
+        ({"provider": None}, snapshot("Value error, a model with offers names its own provider and price too")),
+        ({"price": None}, snapshot("Value error, a model with offers names its own provider and price too")),
+        ({"provider": "runway"}, snapshot("Value error, a provider is named twice: runway, runway")),
     ],
 )
 def test_a_model_with_fallbacks_says_who_makes_it_first_and_at_what_price(wrong: dict[str, object], said: str) -> None:
     whole = {"model": "m", "provider": "fal", "price": price(), "offers": [{"provider": "runway", "price": price()}]}
     assert ModelEntry.model_validate(whole).providers == ("fal", "runway")
-    with pytest.raises(ValidationError, match=said):
+    with pytest.raises(ValidationError) as refused:
         ModelEntry.model_validate(whole | wrong)
+    assert refused.value.errors()[0]["msg"] == said
 
 
 def test_a_book_whose_providers_stood_in_order_keeps_that_order() -> None:
