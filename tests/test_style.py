@@ -204,16 +204,40 @@ def sentences(node: ast.AST) -> list[str]:
 
 
 def quoted(path: Path) -> list[str]:
-    """Give the sentences that a test file expects in its asserts and in `raises(match=...)`."""
-    found = [sentences(node.test) for node in ast.walk(tree(path)) if isinstance(node, ast.Assert)]
-    found += [
-        sentences(word.value)
-        for call, name, _ in calls(path)
-        if name == "raises"
-        for word in call.keywords
-        if word.arg == "match"
-    ]
-    return [text for texts in found for text in texts]
+    """Give the sentences that a test file expects: in its asserts, in `raises(match=...)`, and in cases for these."""
+    found = list[str]()
+    for function in ast.walk(tree(path)):
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+            expected = [node.test for node in ast.walk(function) if isinstance(node, ast.Assert)]
+            expected += [
+                word.value
+                for node in ast.walk(function)
+                if isinstance(node, ast.Call) and last_name(node.func) == "raises"
+                for word in node.keywords
+                if word.arg == "match"
+            ]
+            found += [text for part in expected for text in sentences(part)]
+            names = {node.id for part in expected for node in ast.walk(part) if isinstance(node, ast.Name)}
+            found += [text for cell in cases(function, names) for text in sentences(cell)]
+    return found
+
+
+def cases(function: ast.FunctionDef | ast.AsyncFunctionDef, names: set[str]) -> Iterator[ast.expr]:
+    """Give the values that `parametrize` has for these parameters of a test."""
+    for mark in function.decorator_list:
+        match mark:
+            case ast.Call(args=[ast.Tuple() as parameters, ast.List() as rows]) if (
+                last_name(mark.func) == "parametrize"
+            ):
+                for row in rows.elts:
+                    cells = row.args if isinstance(row, ast.Call) else row.elts if isinstance(row, ast.Tuple) else []
+                    for parameter, cell in zip(parameters.elts, cells, strict=False):
+                        if isinstance(parameter, ast.Constant) and parameter.value in names:
+                            yield cell
+            case ast.Call(args=[ast.Constant(value=name), ast.List() as rows]) if last_name(mark.func) == "parametrize":
+                yield from rows.elts if name in names else []
+            case _:
+                pass
 
 
 def test_fewer_and_fewer_tests_quote_what_a_person_reads() -> None:
@@ -243,8 +267,9 @@ def test_only_snapshots_are_wider_than_the_page() -> None:
 def test_a_quoted_sentence_is_found(tmp_path: Path) -> None:
     path = tmp_path / "test_it.py"
     path.write_text(
-        'def test_it():\n    assert "one two three four" in said, "a reason of four words"\n'
+        '@pytest.mark.parametrize(("given", "said"), [("five six seven eight", "one two three four")])\n'
+        'def test_it(given, said):\n    assert "one two three four" in said, "a reason of four words"\n'
         '    with pytest.raises(ValueError, match="one two three four"):\n        call("one two three four")\n'
         '    assert said == ["one two three", 4]\n    assert said == snapshot("one two three four")\n'
     )
-    assert len(quoted(path)) == 2
+    assert len(quoted(path)) == 3
