@@ -49,6 +49,7 @@ FOREVER = {
         "deployment",
         "entries",
         "epochs",
+        "former_ids",
         "heartbeats",
         "holds",
         "keeps",
