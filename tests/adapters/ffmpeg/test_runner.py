@@ -281,8 +281,9 @@ def test_other_files_are_out_of_reach(tmp_path: Path) -> None:
         (
             "[mov,mp4,m4a,3gp,3g2,mj2 @ 0x55d1] moov atom not found\nfile:/tmp/x/in.mov: Invalid data found",
             (
-                "it has no index: it is truncated, or not a video "
-                "(encode, exit 183: moov atom not found; Invalid data found)"
+                snapshot(
+                    "it has no index: it is truncated, or not a video (encode, exit 183: moov atom not found; Invalid data found)"
+                )
             ),
         ),
         (
@@ -290,10 +291,10 @@ def test_other_files_are_out_of_reach(tmp_path: Path) -> None:
                 "[in#0/mov @ 0x1] corrupt input packet in stream 0\n[vist#0:0/h264 @ 0x2] [dec:h264 @ 0x3] Error\n"
                 "[in#0/mov @ 0x1] Terminating thread with return code -1094995529 (Invalid data found)"
             ),
-            "it is truncated or damaged (encode, exit 183: corrupt input packet in stream 0; Error)",
+            snapshot("it is truncated or damaged (encode, exit 183: corrupt input packet in stream 0; Error)"),
         ),
-        ("Unknown encoder", "ffmpeg cannot process it (encode, exit 183: Unknown encoder)"),
-        ("", "ffmpeg cannot process it (encode, exit 183: nothing on stderr)"),
+        ("Unknown encoder", snapshot("ffmpeg cannot process it (encode, exit 183: Unknown encoder)")),
+        ("", snapshot("ffmpeg cannot process it (encode, exit 183: nothing on stderr)")),
     ],
 )
 def test_a_refusal_explains_the_problem_and_quotes_ffmpeg(complaints: str, said: str) -> None:

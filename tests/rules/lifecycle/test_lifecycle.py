@@ -208,12 +208,15 @@ def test_an_empty_policy_is_refused_for_acting() -> None:
 @pytest.mark.parametrize(
     ("judged", "sentence"),
     [
-        (video(45, 0), "0 views in 30 days, 45 days old: retired below 1 view after 30 days"),
-        (video(10.5, 1), "1 view in 30 days, 10 days and 12 hours old: compressed below 5 views after 7 days"),
-        (video(31, 9, "free"), "31 days old: free users' videos are kept for 30 days"),
-        (video(1, 9), "1 day old: nothing changes until it is older than 7 days"),
-        (video(9, 1, codec="av1"), "1 view in 30 days, 9 days old, but already encoded as av1"),
-        (video(9, 1, "{x}"), "tier '{x}' is not one of free, premium, pro: kept until the tier is known"),
+        (video(45, 0), snapshot("0 views in 30 days, 45 days old: retired below 1 view after 30 days")),
+        (
+            video(10.5, 1),
+            snapshot("1 view in 30 days, 10 days and 12 hours old: compressed below 5 views after 7 days"),
+        ),
+        (video(31, 9, "free"), snapshot("31 days old: free users' videos are kept for 30 days")),
+        (video(1, 9), snapshot("1 day old: nothing changes until it is older than 7 days")),
+        (video(9, 1, codec="av1"), snapshot("1 view in 30 days, 9 days old, but already encoded as av1")),
+        (video(9, 1, "{x}"), snapshot("tier '{x}' is not one of free, premium, pro: kept until the tier is known")),
     ],
 )
 def test_the_sentence_a_person_reads(judged: Video, sentence: str) -> None:

@@ -69,24 +69,27 @@ def test_a_job_fits_to_the_last_microdollar_of_what_is_neither_spent_nor_in_flig
             [limit("user:ann", "5")],
             400_000,
             (
-                "over the daily budget of user ann: this video is expected to cost $0.40, and $0.125 of $5.00 is left "
-                "for 2026-12-30; it can be asked for again from 2026-12-31 00:00 UTC on. Nothing was held"
+                snapshot(
+                    "over the daily budget of user ann: this video is expected to cost $0.40, and $0.125 of $5.00 is left for 2026-12-30; it can be asked for again from 2026-12-31 00:00 UTC on. Nothing was held"
+                )
             ),
         ),
         (
             [limit("user:ann", "5"), limit("provider:fal", "1000", Period.MONTH)],
             400_000,
             (
-                "over the monthly budget of provider fal: this video is expected to cost $0.40, and $0.00 of $1,000.00 "
-                "is left for 2026-12; it can be asked for again from 2027-01-01 00:00 UTC on. Nothing was held"
+                snapshot(
+                    "over the monthly budget of provider fal: this video is expected to cost $0.40, and $0.00 of $1,000.00 is left for 2026-12; it can be asked for again from 2027-01-01 00:00 UTC on. Nothing was held"
+                )
             ),
         ),
         (
             [limit("user:ann", "5"), limit("provider:fal", "1000", Period.MONTH)],
             5_000_001,
             (
-                "over the daily budget of user ann: this video is expected to cost $5.000001, and $0.125 of $5.00 is "
-                "left for 2026-12-30; a cheaper one may fit. Nothing was held"
+                snapshot(
+                    "over the daily budget of user ann: this video is expected to cost $5.000001, and $0.125 of $5.00 is left for 2026-12-30; a cheaper one may fit. Nothing was held"
+                )
             ),
         ),
     ],

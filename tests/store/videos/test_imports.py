@@ -98,44 +98,148 @@ def test_only_past_days_are_complete_and_only_if_stated(engine: sa.Engine) -> No
         (
             load_users,
             ["id,tier,created_at", "cyd,free,", "dan,gold,"],
-            "line 3, column tier: 'gold' is not one of free",
+            snapshot(
+                "nothing of it was taken, because 1 field is invalid: line 3, column tier: 'gold' is not one of free, premium, pro, and not empty"
+            ),
         ),
-        (load_users, ["id,tier,created_at", "cyd ,free,"], "line 2, column id: 'cyd ' begins or ends with white space"),
-        (load_users, ["id,tier,created_at", "cyd,free,2026-01-01T00:00:00"], "has no time zone"),
-        (load_users, ["id,tier,created_at", "cyd,free,soon"], "'soon' is not an ISO 8601 time"),
-        (load_users, ["id,tier", "cyd,free"], "column created_at: 'id,tier' lacks this column"),
-        (load_users, ["id,tier,created_at", 'cyd,"free,'], "is not CSV"),
+        (
+            load_users,
+            ["id,tier,created_at", "cyd ,free,"],
+            snapshot(
+                "nothing of it was taken, because 1 field is invalid: line 2, column id: 'cyd ' begins or ends with white space"
+            ),
+        ),
+        (
+            load_users,
+            ["id,tier,created_at", "cyd,free,2026-01-01T00:00:00"],
+            snapshot(
+                "nothing of it was taken, because 1 field is invalid: line 2, column created_at: '2026-01-01T00:00:00' has no time zone; write 2026-01-31T12:00:00Z"
+            ),
+        ),
+        (
+            load_users,
+            ["id,tier,created_at", "cyd,free,soon"],
+            snapshot(
+                "nothing of it was taken, because 1 field is invalid: line 2, column created_at: 'soon' is not an ISO 8601 time"
+            ),
+        ),
+        (
+            load_users,
+            ["id,tier", "cyd,free"],
+            snapshot(
+                "nothing of it was taken, because 1 field is invalid: line 1, column created_at: 'id,tier' lacks this column"
+            ),
+        ),
+        (
+            load_users,
+            ["id,tier,created_at", 'cyd,"free,'],
+            snapshot(
+                "nothing of it was taken, because 1 field is invalid: line 1, column all: '' is not CSV: unexpected end of data"
+            ),
+        ),
         (
             load_users,
             ["id,tier,created_at", "cyd,pro,", "cyd,free,"],
-            "1 field is invalid: line 3, column id: 'cyd' is named",
+            snapshot("nothing of it was taken, because 1 field is invalid: line 3, column id: 'cyd' is named twice"),
         ),
         (
             load_users,
             ["id,tier,created_at", "cyd,pro,,x"],
-            "line 2, column all: '' has more fields than the first line",
+            snapshot(
+                "nothing of it was taken, because 1 field is invalid: line 2, column all: '' has more fields than the first line: is a comma not quoted?"
+            ),
         ),
-        (load_users, ["id,tier,created_at", "cyd,pro,0001-01-01T00:00:00+14:00"], "is not an ISO 8601 time"),
-        (import_videos, ["id,user_id,created_at", "v1,ada,", "v1,ada,"], "line 3, column id: 'v1' is named twice"),
-        (import_views, ["video_id,day,views", "v1,9999-12-31,1"], "column day: '9999-12-31' is not a date"),
-        (load_users, [], "lacks this column"),
-        (import_videos, ["id,user_id,created_at", "v1,bob,"], "column user_id: 'bob' is not its owner 'ada'"),
-        (import_videos, ["id,user_id,created_at", "v9,ada,"], "column id: 'v9' is not in the catalogue"),
-        (import_views, ["video_id,day,views", "v1,2026-13-01,1"], "column day: '2026-13-01' is not a date"),
-        (import_views, ["video_id,day,views", "v1,2026-01-01,-1"], "column views: '-1' is not a number of views"),
-        (import_views, ["video_id,day,views", "v1,2026-01-01,1e3"], "is not a number of views"),
-        (import_views, ["video_id,day,views", "v1,2026-01-01,9999999999"], "is not a number of views"),
-        (import_views, ["video_id,day,views", "v1,2026-01-01,1", "v1,2026-01-01,2"], "line 3.*named twice"),
-        (import_views, ["video_id,day,views", "v1,2026-01-01,1", "v9,2026-01-01,2"], "'v9' is not in the catalogue"),
+        (
+            load_users,
+            ["id,tier,created_at", "cyd,pro,0001-01-01T00:00:00+14:00"],
+            snapshot(
+                "nothing of it was taken, because 1 field is invalid: line 2, column created_at: '0001-01-01T00:00:00+14:00' is not an ISO 8601 time"
+            ),
+        ),
+        (
+            import_videos,
+            ["id,user_id,created_at", "v1,ada,", "v1,ada,"],
+            snapshot("nothing of it was taken, because 1 field is invalid: line 3, column id: 'v1' is named twice"),
+        ),
+        (
+            import_views,
+            ["video_id,day,views", "v1,9999-12-31,1"],
+            snapshot(
+                "nothing of it was taken, because 1 field is invalid: line 2, column day: '9999-12-31' is not a date; write 2026-01-31"
+            ),
+        ),
+        (
+            load_users,
+            [],
+            snapshot(
+                "nothing of it was taken, because 3 fields are invalid: line 1, column id: '' lacks this column; line 1, column tier: '' lacks this column; line 1, column created_at: '' lacks this column"
+            ),
+        ),
+        (
+            import_videos,
+            ["id,user_id,created_at", "v1,bob,"],
+            snapshot(
+                "nothing of it was taken, because 1 field is invalid: line 2, column user_id: 'bob' is not its owner 'ada'"
+            ),
+        ),
+        (
+            import_videos,
+            ["id,user_id,created_at", "v9,ada,"],
+            snapshot(
+                "nothing of it was taken, because 1 field is invalid: line 2, column id: 'v9' is not in the catalogue; run sync_catalog, or use --skip-unknown"
+            ),
+        ),
+        (
+            import_views,
+            ["video_id,day,views", "v1,2026-13-01,1"],
+            snapshot(
+                "nothing of it was taken, because 1 field is invalid: line 2, column day: '2026-13-01' is not a date; write 2026-01-31"
+            ),
+        ),
+        (
+            import_views,
+            ["video_id,day,views", "v1,2026-01-01,-1"],
+            snapshot(
+                "nothing of it was taken, because 1 field is invalid: line 2, column views: '-1' is not a number of views from 0 to 2,147,483,647"
+            ),
+        ),
+        (
+            import_views,
+            ["video_id,day,views", "v1,2026-01-01,1e3"],
+            snapshot(
+                "nothing of it was taken, because 1 field is invalid: line 2, column views: '1e3' is not a number of views from 0 to 2,147,483,647"
+            ),
+        ),
+        (
+            import_views,
+            ["video_id,day,views", "v1,2026-01-01,9999999999"],
+            snapshot(
+                "nothing of it was taken, because 1 field is invalid: line 2, column views: '9999999999' is not a number of views from 0 to 2,147,483,647"
+            ),
+        ),
+        (
+            import_views,
+            ["video_id,day,views", "v1,2026-01-01,1", "v1,2026-01-01,2"],
+            snapshot(
+                "nothing of it was taken, because 1 field is invalid: line 3, column video_id: 'v1' is named twice on this day"
+            ),
+        ),
+        (
+            import_views,
+            ["video_id,day,views", "v1,2026-01-01,1", "v9,2026-01-01,2"],
+            snapshot(
+                "nothing of it was taken, because 1 field is invalid: line 3, column video_id: 'v9' is not in the catalogue; run sync_catalog, or use --skip-unknown"
+            ),
+        ),
     ],
 )
 def test_a_bad_field_is_named_and_nothing_changes(
     engine: sa.Engine, load: Callable[..., Imported], lines: list[str], complaint: str
 ) -> None:
     before = rows(engine, *users.c), rows(engine, *videos.c)
-    with pytest.raises(InputRefused, match=complaint) as refused:
+    with pytest.raises(InputRefused) as refused:
         load(engine, lines)
-    assert str(refused.value).partition(",")[0] == snapshot("nothing of it was taken")
+    assert str(refused.value) == complaint
     assert (rows(engine, *users.c), rows(engine, *videos.c), rows(engine, *daily_views.c)) == (*before, [])
 
 

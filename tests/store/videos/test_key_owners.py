@@ -63,20 +63,41 @@ def test_an_adopted_video_gets_its_age_and_keeps_its_owner(engine: sa.Engine) ->
 @pytest.mark.parametrize(
     ("lines", "complaint"),
     [
-        (["video_id,user_id", "v,ann"], "column key: 'video_id,user_id' lacks this column"),
+        (
+            ["video_id,user_id", "v,ann"],
+            snapshot(
+                "nothing of it was taken, because 1 field is invalid: line 1, column key: 'video_id,user_id' lacks this column"
+            ),
+        ),
         (
             ["key,user_id", "videos/a.mp4,ann", "elsewhere/b.mp4,ann"],
-            "line 3, column key: 'elsewhere/b.mp4' is not under",
+            snapshot(
+                "nothing of it was taken, because 1 field is invalid: line 3, column key: 'elsewhere/b.mp4' is not under the prefix"
+            ),
         ),
-        (["key,user_id", "videos/a.mp4,ann "], "column user_id: 'ann ' begins or ends with white space"),
-        (["key,created_at", "videos/a.mp4,2025-06-01"], "has no time zone"),
-        (["key,user_id", "videos/a.mp4,ann", "videos/a.mp4,bob"], "line 3, column key: 'videos/a.mp4' is named twice"),
+        (
+            ["key,user_id", "videos/a.mp4,ann "],
+            snapshot(
+                "nothing of it was taken, because 1 field is invalid: line 2, column user_id: 'ann ' begins or ends with white space"
+            ),
+        ),
+        (
+            ["key,created_at", "videos/a.mp4,2025-06-01"],
+            snapshot(
+                "nothing of it was taken, because 1 field is invalid: line 2, column created_at: '2025-06-01' has no time zone; write 2026-01-31T12:00:00Z"
+            ),
+        ),
+        (
+            ["key,user_id", "videos/a.mp4,ann", "videos/a.mp4,bob"],
+            snapshot(
+                "nothing of it was taken, because 1 field is invalid: line 3, column key: 'videos/a.mp4' is named twice"
+            ),
+        ),
     ],
 )
 def test_a_bad_line_is_named_and_nothing_is_taken(engine: sa.Engine, lines: list[str], complaint: str) -> None:
     with pytest.raises(InputRefused) as refused:
         import_keys(engine, lines, check)
-    assert str(refused.value).partition(",")[0] == snapshot("nothing of it was taken")
-    assert complaint in str(refused.value)
+    assert str(refused.value) == complaint
     with reading(engine) as session:
         assert owners(session, ["videos/a.mp4"]) == {}
