@@ -51,7 +51,7 @@ test-soak: $(STAMP) $(FOREIGN) $(VENDORS) $(LITELLM) ## for a night: all cases, 
 snapshots: $(STAMP)     ## write the sentences that tests hold as snapshots anew, and show what changed; LONG=1 for all
 	$(BIN)/python -m tests.snapshots $(if $(LONG),--long)
 
-guards: $(STAMP)        ## each guard switched off by itself, and its witness must fail: a quarter of an hour
+guards: $(STAMP) $(FOREIGN) ## each guard switched off by itself, and its witness must fail: half an hour of CPU
 	$(BIN)/pytest -m soak tests/ablation $(TWO)
 
 mutants: $(STAMP)       ## 20 changes to unmarked code in each of ROOMS, drawn by SEED: which tests notice, and what survives

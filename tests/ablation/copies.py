@@ -42,7 +42,7 @@ class Copy:
     def __init__(self, root: Path) -> None:
         self.root = root
         shutil.copytree(ROOT, root, ignore=shutil.ignore_patterns(*_LEFT_OUT), dirs_exist_ok=True)
-        for hidden in (".venv", ".ci", ".github", ".git"):
+        for hidden in (".venv", ".venv-foreign", ".ci", ".github", ".git"):
             if (ROOT / hidden).exists():
                 (root / hidden).symlink_to(ROOT / hidden)
         self._stamps = itertools.count(int(time.time()) + 1)

@@ -107,6 +107,15 @@ def test_killed_before_its_copy_is_recorded_nothing_is_in_doubt(
     kill_in_the_middle(linked, at_failpoint, point)
 
 
+def test_a_killed_runs_copy_is_recorded_as_it_is_stored(linked: Linked, at_failpoint: AtFailpoint) -> None:
+    die_at(linked, at_failpoint, "in_place.copy.after")
+    linked.settle()
+    (aside,) = asides(linked)
+    stored = linked.workspace.bucket.head(str(aside.key))
+    assert stored is not None
+    assert (aside.state, aside.etag) == (BlobState.RETIRED, stored.etag)  # before any sync, which would mend it
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("point", POINTS)
 def test_nor_on_another_server(elsewhere: Linked, at_failpoint: AtFailpoint, point: str) -> None:
