@@ -104,7 +104,8 @@ def reconcile(
     lost_videos = sync.lose(workspace, found, lease=lease, run_id=run_id)
     told = doubts.standing(workspace, (stored for _, stored in found.doubtful))
     in_question = sync.mend(workspace, found, lease=lease, run_id=run_id, grace=grace)
-    doubtful = [key for key in in_question if key not in {*found.claimed, *told}]
+    explained = {*found.claimed, *told}
+    doubtful = [key for key in in_question if key not in explained]
     known = tuple(key for key in in_question if key in told)
     swept = orphans.sweep(workspace, found, lease=lease, run_id=run_id, grace=grace)
     count = len(doubtful) + len(known)

@@ -13,7 +13,7 @@ _STUDENT: Final = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.26
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Give the mean of at most 12 seeds' results, and the half width of its 95 % interval: NaN for a single one."""
+    """Return the mean of at most 12 results, and the half width of its 95 % confidence interval; NaN for one."""
     if len(values) == 1:
         return values[0], float("nan")
     return fmean(values), _STUDENT[len(values) - 2] * stdev(values) / sqrt(len(values))

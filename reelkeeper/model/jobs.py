@@ -2,7 +2,7 @@
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Final, NamedTuple, Self
+from typing import Final, NamedTuple
 
 GLOBAL_LIMIT: Final = "generation"  # under this name Prefect knows how many jobs run at once, in all processes together
 
@@ -36,11 +36,6 @@ class Served(NamedTuple):
 
     names: frozenset[str]
     default: str | None
-
-    @classmethod
-    def only(cls, name: str) -> Self:
-        """Return the providers of a worker that has one."""
-        return cls(frozenset({name}), name)
 
     def lane(self, admitted_for: str | None) -> str | None:
         """Return where a job goes that no catalogue gives to a provider; None: to no provider of this worker."""

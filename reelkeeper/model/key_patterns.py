@@ -20,6 +20,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple, Self
 
 DEFAULT_PATTERNS: Final = ("{user}/{video}.{ext}", "{user}/{video}/{any}.{ext}")
+VIDEO_EXTENSIONS: Final = frozenset({"mp4", "webm", "mov", "mkv", "m4v"})
 PARTS: Final = ("user", "video", "ext", "year", "month", "day", "any")
 _DATES: Final = {
     "year": "(?:19|20)[0-9]{2}",

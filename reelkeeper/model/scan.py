@@ -1,4 +1,4 @@
-"""What `reelkeeper scan` finds in a bucket: figures, and what could be done about them."""
+"""Data of `reelkeeper scan`: the figures of a bucket, and the levers that would lower its bill."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,6 +37,10 @@ class Part(NamedTuple):
     objects: int = 0
     size_bytes: int = 0
     infrequent_bytes: int = 0
+
+    def plus(self, more: "Part") -> "Part":
+        """Return the sum of both, under the name of this one."""
+        return Part(self.name, *(one + other for one, other in zip(self[1:], more[1:], strict=True)))
 
 
 class Example(NamedTuple):
@@ -77,7 +81,7 @@ class Sample(NamedTuple):
 
 
 class Verdict(StrEnum):
-    """Whether a lever is worth pulling."""
+    """Verdict on a lever: it brings more than it takes, it does not, or a listing cannot tell."""
 
     WORTH = "worth it"
     NOT_WORTH = "not worth it"

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import sqlalchemy as sa
+from inline_snapshot import snapshot
 
 from reelkeeper.model import Action, SearchTotals, Video
 from reelkeeper.model.money import Metric, Used
@@ -243,7 +244,9 @@ def test_a_person_sees_the_policies_side_by_side_and_what_is_assumed(reelkeeper:
 def test_infrequent_access_is_tried_beside_standard(ask: Ask) -> None:
     found = ask("simulate", "lifecycle", "--months", 1, "--infrequent-after", 30)
     names = [course["policy"] for course in found["courses"]]
-    assert names == ["keep everything", "in force (version 0)", "in force (version 0), Infrequent Access after 30 days"]
+    assert names == snapshot(
+        ["keep everything", "in force (version 0)", "in force (version 0), Infrequent Access after 30 days"]
+    )
     standard, cold = (course["months"] for course in found["courses"][1:])
     assert Decimal(cold[1]["r2_usd"]) != Decimal(standard[1]["r2_usd"])
     assert [month["retired"] for month in cold] == [month["retired"] for month in standard]

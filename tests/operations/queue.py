@@ -6,7 +6,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlmodel import Session
 
-from reelkeeper.model.jobs import JobState
+from reelkeeper.model.jobs import JobState, Served
 from reelkeeper.operations.billing import ledger
 from reelkeeper.store.core.engine import Clock, reading, transaction
 from reelkeeper.store.jobs import breakers
@@ -33,6 +33,11 @@ def _held(session: Session, entry: dict[str, Any]) -> str:
     price, key = entry["price_microusd"], f"job/{entry['id']}/hold"
     moved = ledger.hold(session, entry["user_id"], price, key, run_id="test", lasting_seconds=86_400)
     return str(moved.hold_id)
+
+
+def only(provider: str) -> Served:
+    """Return the providers of a worker that has one."""
+    return Served(frozenset({provider}), provider)
 
 
 def find(engine: sa.Engine, job_id: str) -> sa.Row[Any]:

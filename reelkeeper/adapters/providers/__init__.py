@@ -84,7 +84,7 @@ def check_sources(settings: Settings) -> str:
 
 
 def _provider(name: str, settings: Settings) -> Provider:
-    at, hosts = settings.vendors[name], settings.generator_hosts
+    at, hosts = settings.access(name), settings.generator_hosts
     how: dict[str, Any] = {"allow_private": settings.allow_private_addresses}
     if name in VENDORS:
         how |= {"url": at.url, "webhook_url": at.webhook_url, "webhook_secret": at.webhook_secret}

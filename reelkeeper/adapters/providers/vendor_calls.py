@@ -36,7 +36,7 @@ class Call(NamedTuple):
 
 
 def signer(headers: Mapping[str, str]) -> str:
-    """Tell by its signature's headers which vendor sent a call to an address that all vendors had."""
+    """Return the vendor that signed a call, by its headers, for the path that all vendors had in earlier versions."""
     marks = {"fal": "x-fal-webhook-signature", "replicate": "webhook-signature"}
     return next((vendor for vendor, mark in marks.items() if mark in headers), "http")
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from reelkeeper.errors import KeyRefused
 from reelkeeper.model import ids
-from reelkeeper.model.key_patterns import DEFAULT_PATTERNS, KeyPattern, compiled
+from reelkeeper.model.key_patterns import DEFAULT_PATTERNS, VIDEO_EXTENSIONS, KeyPattern, compiled
 
 MAX_KEY_BYTES = 1024  # Cloudflare R2 "Limits" page: object key length, in UTF-8
 IDENTITY = ".reelkeeper-identity.json"  # under the prefix, so that a token scoped to the prefix suffices
@@ -24,7 +24,6 @@ PROBE = ".reelkeeper-probe"  # where `reelkeeper doctor` tests the conditional p
 EPOCHS = ".epochs/"  # under the prefix, changes that other copies of the store must see: left out of listings
 IMAGES = ".images/"  # under the prefix, input images by their digest: left out of listings, so never adopted or swept
 CONTRACT = ".contract-"  # under the prefix, with a nonce: for the tests of `doctor --contract`; left out of listings
-VIDEO_EXTENSIONS = frozenset({"mp4", "webm", "mov", "mkv", "m4v"})
 
 _NAME = r"[A-Za-z0-9_=-][A-Za-z0-9._=-]{0,199}"
 _OWN = re.compile(rf"({_NAME})/({_NAME})/g([1-9][0-9]{{0,8}})-([0-9a-f]{{16}})\.([a-z0-9]{{1,8}})", re.ASCII)

@@ -69,9 +69,8 @@ class Look(NamedTuple):
                 break
             name, together = next(groupby(objects, lambda stored: _folder(stored.key)))
             inside = list(together)
-            before = found.get(name, Part(name))
-            sizes = sum(stored.size_bytes for stored in inside)
-            found[name] = Part(name, before.objects + len(inside), before.size_bytes + sizes)
+            more = Part(name, len(inside), sum(stored.size_bytes for stored in inside))
+            found[name] = found.get(name, Part(name)).plus(more)
             after = {"StartAfter": name + _LAST if name else inside[-1].key}
         return list(found.values())
 

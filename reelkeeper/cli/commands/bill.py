@@ -117,7 +117,7 @@ def write_charges(session: "Session", form: str, by: By | None, first: date, las
     columns = (*_BILLING, *_KEYS[by], *_SUMS) if by else DETAIL
     lines = csv.DictWriter(sys.stdout, columns, lineterminator="\n")
     lines.writeheader()
-    # guard bill.formulas: a user's id is a formula, and whoever opens the file in a spreadsheet runs it
+    # guard bill.formulas: a spreadsheet runs a user's id as a formula
     lines.writerows({name: _as_text(value) for name, value in row.items()} for row in rows)
 
 

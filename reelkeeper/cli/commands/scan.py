@@ -124,9 +124,11 @@ def _told() -> Iterator[Callable[[str], None]]:
             sys.stderr.write(f"\r\x1b[K{text}" if is_terminal else f"{text}\n")
             sys.stderr.flush()
 
-    yield tell
-    if is_terminal:
-        sys.stderr.write("\r\x1b[K")
+    try:
+        yield tell
+    finally:
+        if is_terminal:
+            sys.stderr.write("\r\x1b[K")
 
 
 @contextmanager
@@ -136,5 +138,7 @@ def _caught() -> "Iterator[Stop]":
 
     stop = Stop()
     before = signal.signal(signal.SIGINT, stop)
-    yield stop
-    signal.signal(signal.SIGINT, before)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)

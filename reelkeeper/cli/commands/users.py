@@ -74,7 +74,7 @@ def rename(
     apply: Annotated[bool, typer.Option("--apply", help="Do it; else only show what would move.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Give a user another id, or join two rows of one user: videos, credits, quota, jobs, holds and all else.
+    """Rename a user, or merge two rows of one user: videos, credits, quota, jobs, holds and everything else.
 
     Keys stay as they are. The old id still finds the user, and an erasure looks for it, too.
     """

@@ -97,11 +97,10 @@ def takes_no_more(session: Session, policy: BreakerPolicy) -> set[str]:
     }
 
 
-def is_open(session: Session, provider: str) -> bool:
-    """Check whether a provider gets no new job now."""
+def failing(session: Session) -> set[str]:
+    """Name the providers that get no new job now."""
     as_of = now(session)
-    breaker = resting(session, as_of).get(provider)
-    return breaker is not None and breaker.phase(as_of) is Phase.OPEN
+    return {name for name, breaker in resting(session, as_of).items() if breaker.phase(as_of) is Phase.OPEN}
 
 
 def wait_seconds(session: Session, provider: str, job_id: str) -> float | None:

@@ -4,8 +4,8 @@ A job is moved only if no provider can have it: it was never sent, or its provid
 The user's price and hold stay. Our cost is that of the new provider, and so are the budgets that apply.
 """
 
-from collections.abc import Collection, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
 from reelkeeper.errors import Frozen
 from reelkeeper.model.requests import GenerationRequest
@@ -53,6 +53,20 @@ class Wanted(NamedTuple):
         return cls(request, job.user_id, job.tier, job.tag, job.estimate_seconds)
 
 
+class _Known(NamedTuple):
+    """What is known of all providers, for any number of jobs: who is failing, how jobs ended, and their limits."""
+
+    policies: Policies  # in force
+    shut: Collection[str]
+    records: Mapping[str, Any]
+    room: Room
+
+    @classmethod
+    def read(cls, session: Session, shut: Collection[str]) -> "_Known":
+        policies = in_force(session).policies
+        return cls(policies, shut, _records(session), Room(policies.caps, (), lane_limits(session)))
+
+
 def choose(session: Session, wanted: Wanted, first: Destination) -> Destination:
     """Choose the provider of a new job; where none can take it, it waits for `first`.
 
@@ -62,22 +76,23 @@ def choose(session: Session, wanted: Wanted, first: Destination) -> Destination:
     entry = policies.book.entry(wanted.request.model)
     if entry is None or not entry.offers:
         return first
-    offers = _offers(session, wanted, policies, breaker.takes_no_more(session, policies.breaker), 0)
+    known = _Known.read(session, breaker.takes_no_more(session, policies.breaker))
+    offers = _offers(session, wanted, policies, known, 0)
     return _destination(best_of(offers, policies.routing), offers) or first
 
 
 def verdicts(session: Session, job: AdmittedJob) -> tuple[Verdict, ...]:
     """Judge each offer for a waiting job as it stands now; empty where its model has only one."""
-    prices, policies = at_version(session, job.policy_version), in_force(session).policies
+    prices = at_version(session, job.policy_version)
     entry = prices.book.entry(job.model)
     if entry is None or not entry.offers:
         return ()
-    shut = {name for name in entry.providers if breaker.is_open(session, name)}
+    known = _Known.read(session, breaker.failing(session))
     offers = [
         offer._replace(has_budget=True) if offer.provider == job.lane else offer  # it is counted there already
-        for offer in _offers(session, Wanted.of(job), prices, shut, limits.expected_cost(job))
+        for offer in _offers(session, Wanted.of(job), prices, known, limits.expected_cost(job))
     ]
-    return best_of(offers, policies.routing).verdicts
+    return best_of(offers, known.policies.routing).verdicts
 
 
 def move_waiting(session: Session, unwell: Collection[str]) -> None:
@@ -94,37 +109,35 @@ def move_waiting(session: Session, unwell: Collection[str]) -> None:
         require_permission(session)
     except Frozen:
         return
+    known = _Known.read(session, shut)
     for job in breakers.unsent(session, unwell, models, _MOST):
-        _move(session, job, shut)
+        _move(session, job, known)
 
 
-def _move(session: Session, job: AdmittedJob, shut: Collection[str]) -> None:
+def _move(session: Session, job: AdmittedJob, known: _Known) -> None:
     # guard fallback.known_price: a job goes to a provider that its price does not cover, and is sold at a loss
     prices, before = at_version(session, job.policy_version), limits.expected_cost(job)
     limits.leave(session, job)
-    offers = _offers(session, Wanted.of(job), prices, shut, before)
-    to = _destination(best_of(offers, in_force(session).policies.routing), offers)
+    offers = _offers(session, Wanted.of(job), prices, known, before)
+    to = _destination(best_of(offers, known.policies.routing), offers)
     if to and to.lane != job.lane and breakers.move(session, job, to.lane, to.cost_microusd):
         limits.take_in(session, of_job(to.lane, job.model, job.tier, job.user_id), to.cost_microusd)
         return
     limits.take_in(session, limits.scopes_of(job), before)
 
 
-def _offers(
-    session: Session, wanted: Wanted, prices: Policies, shut: Collection[str], counted_microusd: int
-) -> list[Offered]:
+def _offers(session: Session, wanted: Wanted, prices: Policies, known: _Known, counted_microusd: int) -> list[Offered]:
     """Read what is known of each provider that can make a job; the overall budgets have `counted_microusd` of it."""
-    policies, model = in_force(session).policies, wanted.request.model
-    entry, records = prices.book.entry(model), controls.remembered(session, [_RECORDS]).get(_RECORDS, {})
-    room, found = Room(policies.caps, (), lane_limits(session)), list[Offered]()
+    model, found = wanted.request.model, list[Offered]()
+    entry = prices.book.entry(model)
     for lane in entry.able_providers(wanted.request) if entry else ():
         cost = price_of(wanted.request, wanted.tier, prices, lane, tag=wanted.tag).cost_microusd
-        scopes, places = of_job(lane, model, wanted.tier, wanted.user_id), room.places(f"provider:{lane}")
+        scopes, places = of_job(lane, model, wanted.tier, wanted.user_id), known.room.places(f"provider:{lane}")
         # guard fallback.budgets: a job exceeds the budget of its new provider, or of its user
-        fits = _has_room(session, policies, scopes, cost, cost - counted_microusd)
+        fits = _has_room(session, known.policies, scopes, cost, cost - counted_microusd)
         ahead = 0 if places is None else claims.count_ahead(session, lane)
-        record = Record(*records.get(f"{lane} {model}", ()))
-        found.append(Offered(lane, cost, record, lane not in shut, fits, places, ahead, wanted.seconds))
+        record = Record(*known.records.get(f"{lane} {model}", ()))
+        found.append(Offered(lane, cost, record, lane not in known.shut, fits, places, ahead, wanted.seconds))
     return found
 
 
@@ -151,7 +164,11 @@ def note(session: Session, job: AdmittedJob, *, is_delivered: bool) -> None:
     entry = at_version(session, job.policy_version).book.entry(job.model)
     if entry is None or not entry.offers or job.lane not in entry.providers:
         return
-    records = controls.remembered(session, [_RECORDS]).get(_RECORDS, {})
-    key = f"{job.lane} {job.model}"
+    records, key = _records(session), f"{job.lane} {job.model}"
     after = Record(*records.get(key, ())).after(is_delivered=is_delivered)
     controls.write(session, _RECORDS, {**records, key: after})
+
+
+def _records(session: Session) -> dict[str, Any]:
+    found: dict[str, Any] = controls.remembered(session, [_RECORDS]).get(_RECORDS, {})
+    return found

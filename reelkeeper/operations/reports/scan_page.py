@@ -155,8 +155,7 @@ def _example(what: str, found: Example) -> list[str]:
 def _summed(parts: Sequence[tuple[str, Part]]) -> list[Part]:
     sums: dict[str, Part] = {}
     for label, part in parts:
-        before = sums.get(label, Part(label))
-        sums[label] = Part(label, *(one + more for one, more in zip(before[1:], part[1:], strict=True)))
+        sums[label] = sums.get(label, Part(label)).plus(part)
     return list(sums.values())
 
 

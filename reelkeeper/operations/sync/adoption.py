@@ -18,6 +18,7 @@ from reelkeeper.store.core import former_ids
 from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.sync import noted, noted_counts
 from reelkeeper.store.sync.noted import Owner
+from reelkeeper.store.videos.videos import owners_of
 
 _UNKNOWN = Owner(None, None, None)
 _NOTHING_BEFORE: Mapping[str, int] = MappingProxyType({})
@@ -115,7 +116,7 @@ def _use_ids(session: Session, rows: Sequence[dict[str, Any]]) -> None:
     known = former_ids.known_users(session, {id_of(row["user_id"]) for row in named})
     earlier = {row["key"]: earlier_id(row["name_id"], earlier_id(row["user_id"])) for row in named}
     odd = {earlier[row["key"]] for row in named if earlier[row["key"]] != row["name_id"]}
-    owners = former_ids.standing_videos(session, odd) if odd else {}
+    owners = owners_of(session, odd) if odd else {}
     for row in named:
         name, made = row["name_id"], earlier[row["key"]]
         user_id = known[id_of(row["user_id"])]

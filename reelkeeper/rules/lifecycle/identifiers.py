@@ -18,7 +18,7 @@ _IN_A_WORD: Final = r"[^\s\x00-,./:-@\[-^`{-\x7f\xa1-\xbf\u2010-\u206f\u3000-\u3
 _TOKEN: Final = re.compile(rf"{_IN_A_WORD}+(?:\.{_IN_A_WORD}+)*")
 _JOINED_BEFORE: Final = re.compile(rf"{_IN_A_WORD}(?:[@+|%]|\.)?$")
 _JOINED_AFTER: Final = re.compile(rf"(?:[@+|%]|\.)?{_IN_A_WORD}")
-_STARTS = _ENDS = re.compile(_IN_A_WORD)
+_LETTER: Final = re.compile(_IN_A_WORD)
 _BEFORE: Final = re.compile(r"(?:\b(?:user|video)s?[ :=/]+['\"]?|/)$", re.IGNORECASE)
 _FIELDS: Final = frozenset({"user", "user_id", "video", "video_id", "because_of", "subject", "id"})
 _REASONS: Final = frozenset(
@@ -103,8 +103,8 @@ class Identifiers:
 def _is_joined(text: str, start: int, stop: int) -> bool:
     """Check whether a form is only a part of something longer: of a word, or of a name such as `ann@example.com`."""
     # guard ids.whole: erasing `ann` takes her name from what is said of `ann@example.com`, who is somebody else
-    return bool(_JOINED_BEFORE.search(text, max(0, start - 3), start) and _STARTS.match(text, start)) or bool(
-        _ENDS.search(text, stop - 1, stop) and _JOINED_AFTER.match(text, stop)
+    return bool(_JOINED_BEFORE.search(text, max(0, start - 3), start) and _LETTER.match(text, start)) or bool(
+        _LETTER.match(text, stop - 1, stop) and _JOINED_AFTER.match(text, stop)
     )
 
 

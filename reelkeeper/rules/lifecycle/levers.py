@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from typing import Final, NamedTuple
 
+from reelkeeper.model.key_patterns import VIDEO_EXTENSIONS
 from reelkeeper.model.scan import Kind, Lever, Part, Sample, Verdict
 from reelkeeper.rules.billing.pricing import (
     InfrequentAccessUsage,
@@ -26,14 +27,14 @@ MOST_MONTHS: Final = 12  # in which what is done once must have come back
 _MIN_OF_ONE_USER: Final = 20  # objects; a smaller bucket may well be of one
 _MICRO: Final = 10**6
 _ENDS: Final = {
-    Kind.VIDEO: "mp4 webm mov mkv m4v",
-    Kind.IMAGE: "jpg jpeg png webp gif avif heic",
-    Kind.PLAYLIST: "m3u8 mpd",
-    Kind.SEGMENT: "ts m4s",
-    Kind.SOUND: "mp3 m4a aac wav ogg opus flac",
-    Kind.TEXT: "json csv txt vtt srt xml log",
+    Kind.VIDEO: VIDEO_EXTENSIONS,
+    Kind.IMAGE: ("jpg", "jpeg", "png", "webp", "gif", "avif", "heic"),
+    Kind.PLAYLIST: ("m3u8", "mpd"),
+    Kind.SEGMENT: ("ts", "m4s"),
+    Kind.SOUND: ("mp3", "m4a", "aac", "wav", "ogg", "opus", "flac"),
+    Kind.TEXT: ("json", "csv", "txt", "vtt", "srt", "xml", "log"),
 }
-_KIND_OF: Final = {end: kind for kind, ends in _ENDS.items() for end in ends.split()}
+_KIND_OF: Final = {end: kind for kind, ends in _ENDS.items() for end in ends}
 
 
 def kind_of(key: str) -> Kind:

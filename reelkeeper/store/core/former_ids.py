@@ -4,14 +4,14 @@
 its own id from the migration on, so that nobody who takes such an id later is mistaken for somebody else.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from reelkeeper.model.ids import earlier_id
-from reelkeeper.store.tables import former_ids, users, videos
+from reelkeeper.store.tables import former_ids, users
 
 
 def known_users(session: Session, user_ids: Collection[str]) -> dict[str, str]:
@@ -57,9 +57,3 @@ def select_of(user_id: str) -> sa.Select[Any]:
 def owner(session: Session, user_id: str) -> str | None:
     """Return the id of the user who has, or had, the id `user_id`, if it is recorded as a former one."""
     return session.execute(sa.select(former_ids.c.user_id).where(former_ids.c.id == user_id)).scalar()
-
-
-def standing_videos(session: Session, video_ids: Iterable[str]) -> dict[str, str]:
-    """Return the users of those of `video_ids` that have a row."""
-    query = sa.select(videos.c.id, videos.c.user_id).where(videos.c.id.in_(list(video_ids)))
-    return {row.id: row.user_id for row in session.execute(query)}

@@ -117,7 +117,7 @@ def _largest(parts: Iterator[Part], limit: int) -> tuple[list[Part], int]:
         if count <= limit:
             shown.append(part)
         else:
-            rest = Part("", *(before + more for before, more in zip(rest[1:], part[1:], strict=True)))
+            rest = rest.plus(part)
     if rest.objects:
         shown.append(rest._replace(name=_REST.format(count=count - limit)))
     return shown + [part._replace(name="no user") for part in nameless], count

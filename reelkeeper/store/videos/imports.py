@@ -31,6 +31,7 @@ from reelkeeper.store.videos.csv_columns import (
     views,
     whole_lines,
 )
+from reelkeeper.store.videos.videos import owners_of
 
 _BATCH = 2_000
 _SHOWN = 10
@@ -85,7 +86,7 @@ def import_videos(engine: sa.Engine, lines: Iterable[str], *, skip_unknown: bool
 
     def take(session: Session, batch: Sequence[CsvLine], problems: list[Problem]) -> int:
         batch = _as_known(session, batch)
-        owners = _owners(session, [line.values["id"] for line in batch])
+        owners = owners_of(session, [line.values["id"] for line in batch])
         known = [line for line in batch if line.values["id"] in owners]
         if not skip_unknown:
             problems += [_unknown(line, "id") for line in batch if line.values["id"] not in owners]
@@ -118,7 +119,7 @@ def import_views(
     days: set[date] = set()
 
     def take(session: Session, batch: Sequence[CsvLine], problems: list[Problem]) -> int:
-        owners = _owners(session, [line.values["video_id"] for line in batch])
+        owners = owners_of(session, [line.values["video_id"] for line in batch])
         known = [line for line in batch if line.values["video_id"] in owners]
         if not skip_unknown:
             problems += [_unknown(line, "video_id") for line in batch if line.values["video_id"] not in owners]
@@ -183,18 +184,13 @@ def _as_known(session: Session, batch: Sequence[CsvLine]) -> list[CsvLine]:
     """Put the ids of rows in place of ids that a user or video had in an earlier version."""
     users_of = former_ids.known_users(session, {line.values["user_id"] for line in batch})
     made = [earlier_id(line.values["id"], earlier_id(line.values["user_id"])) for line in batch]
-    owners = _owners(session, [*made, *(line.values["id"] for line in batch)])
+    owners = owners_of(session, [*made, *(line.values["id"] for line in batch)])
     lines = []
     for line, earlier in zip(batch, made, strict=True):
         video_id, user_id = line.values["id"], users_of[line.values["user_id"]]
         is_made = video_id not in owners and owners.get(earlier) == user_id
         lines.append(line._replace(values={**line.values, "id": earlier if is_made else video_id, "user_id": user_id}))
     return lines
-
-
-def _owners(session: Session, video_ids: Sequence[str]) -> dict[str, str]:
-    query = sa.select(videos.c.id, videos.c.user_id).where(videos.c.id.in_(set(video_ids)))
-    return {row.id: row.user_id for row in session.execute(query)}
 
 
 def _unknown(line: CsvLine, column: str) -> Problem:

@@ -1,7 +1,7 @@
 """Read videos from the catalogue: as a stream for the rules, and as pages for people."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import UTC, datetime, time, timedelta
 from functools import partial
 from typing import Any, NamedTuple
@@ -193,6 +193,12 @@ def set_tier(session: Session, user_id: str, tier: str, at: datetime) -> tuple[b
     else:
         session.execute(sa.update(users).where(users.c.id == user_id).values(tier=tier))
     return before is not None, before.tier if before else None
+
+
+def owners_of(session: Session, video_ids: Collection[str]) -> dict[str, str]:
+    """Return the users of those of `video_ids` that have a row."""
+    query = sa.select(videos.c.id, videos.c.user_id).where(videos.c.id.in_(set(video_ids)))
+    return {row.id: row.user_id for row in session.execute(query)}
 
 
 def is_live(session: Session, video_id: str) -> bool:

@@ -30,7 +30,7 @@ KEY, URL = SecretStr("a key of a provider's"), "https://provider.example/v1"
 def test_a_vendor_of_earlier_settings_alone_makes_what_the_catalogue_gives_to_nobody(
     given: dict[str, Any], name: str
 ) -> None:
-    assert connect(Settings(**given)).served == Served.only(name)
+    assert connect(Settings(**given)).served == Served(frozenset({name}), name)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from reelkeeper.errors import ProviderBusy
 from reelkeeper.model.alerts import AlertState
-from reelkeeper.model.jobs import JobState, Served
+from reelkeeper.model.jobs import JobState
 from reelkeeper.operations.health import status
 from reelkeeper.operations.jobs import breaker
 from reelkeeper.operations.jobs import claim as claiming
@@ -23,7 +23,7 @@ from reelkeeper.store.tables import alerts, outbox
 from tests.doubles.provider import ProviderDouble
 from tests.faults.world import World
 from tests.operations.books import make_user
-from tests.operations.queue import end_wait, enqueue, expire_claims, find, make_due, row
+from tests.operations.queue import end_wait, enqueue, expire_claims, find, make_due, only, row
 from tests.operations.shop import ask, http, run
 from tests.policies import put_in_force
 
@@ -164,17 +164,17 @@ def test_a_worker_leaves_jobs_alone_that_wait_for_another_provider_of_their_mode
     sold = {"model": "veo", "provider": "fal", "price": price, "offers": [{"provider": "http", "price": price}]}
     put_in_force(queue, book=PriceBook.model_validate({"models": [sold], "unpriced": "sell"}))
     enqueue(queue, *(row(name, lane=name, model="veo", estimate_seconds=1.0) for name in ("fal", "http", "local")))
-    taken = {job.id for job in claim(queue, "w", [None] * 9, limit=99, served=Served.only("http"))}
+    taken = {job.id for job in claim(queue, "w", [None] * 9, limit=99, served=only("http"))}
     assert taken & {"fal", "http", "local"} == {"http", "local"}  # `local` was admitted when no provider was named
     assert names(queue) == ["fal"]
 
 
 def test_a_worker_of_an_unwell_provider_begins_no_job_without_a_provider(queue: sa.Engine) -> None:
     fail(queue, "x", "y", provider="http")
-    assert claim(queue, "w", [None] * 9, limit=99, served=Served.only("http")) == []
+    assert claim(queue, "w", [None] * 9, limit=99, served=only("http")) == []
     end_wait(queue, "http")
-    assert len(claim(queue, "w", [None] * 9, limit=99, served=Served.only("http"))) == 2
-    assert claim(queue, "w", [None] * 9, limit=99, served=Served.only("http")) == []
+    assert len(claim(queue, "w", [None] * 9, limit=99, served=only("http"))) == 2
+    assert claim(queue, "w", [None] * 9, limit=99, served=only("http")) == []
     assert len(names(queue)) == 5  # another's are
 
 

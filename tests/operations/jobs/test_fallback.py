@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from reelkeeper.adapters.providers import HttpProvider, RemoteGenerator
 from reelkeeper.errors import LeaseLost, ProviderBusy
-from reelkeeper.model.jobs import JobState, Served
+from reelkeeper.model.jobs import JobState
 from reelkeeper.model.money import Metric
 from reelkeeper.model.requests import Declined, Queued
 from reelkeeper.operations.core.freeze import freeze
@@ -44,7 +44,7 @@ from tests.doubles.provider import TOKEN, ProviderDouble
 from tests.faults.world import World
 from tests.operations.asking import ask, fox, make
 from tests.operations.books import DOLLAR, balances, make_user
-from tests.operations.queue import end_wait, expire_claims, find, make_due
+from tests.operations.queue import end_wait, expire_claims, find, make_due, only
 from tests.operations.shop import run
 from tests.policies import put_in_force
 
@@ -91,7 +91,7 @@ def fell_ill(engine: sa.Engine, *providers: str, is_locked: bool = False) -> Non
 
 
 def taken(engine: sa.Engine, provider: str) -> list[Claim]:
-    return claim(engine, provider, [None] * 9, limit=99, served=Served.only(provider))
+    return claim(engine, provider, [None] * 9, limit=99, served=only(provider))
 
 
 def in_flight(engine: sa.Engine, *scopes: str) -> list[int]:
@@ -269,7 +269,7 @@ def race(url: str, provider: str, seed: int, seconds: float) -> list[tuple[str, 
     ends, patience = time.monotonic() + seconds, AttemptPolicy(longest_pause_seconds=1)
     while time.monotonic() < ends:
         ask(engine, uuid4().hex, fox(seed=chance.randint(0, 10**6)))
-        for claimed in claim(engine, f"{provider} {seed}", [None] * 9, limit=999, served=Served.only(provider)):
+        for claimed in claim(engine, f"{provider} {seed}", [None] * 9, limit=999, served=only(provider)):
             if claimed.provider_key or claimed.lane != provider:
                 claiming.park(engine, claimed, "no answer", patience)
                 continue
