@@ -170,7 +170,9 @@ def test_parallel_requests_and_kills_exceed_no_vendors_budget_or_cap(
     with reading(engine) as session:
         found = Counter(session.execute(sa.select(jobs.c.lane)).scalars())
         sent = Counter(session.execute(sa.select(jobs.c.provider).where(jobs.c.provider_key.is_not(None))).scalars())
+        held = Counter(session.execute(sa.select(jobs.c.lane).where(jobs.c.state == "running")).scalars())
     assert found["runway"] == 10
     assert found["fal"] >= 3 * 30 - 10
-    assert sent["runway"] == 4
+    assert held["runway"] == 4
+    assert sent["runway"] in {3, 4}  # the killed process may have claimed one that it never sent
     assert accounts.recount(engine) == []
