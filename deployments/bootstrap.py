@@ -16,17 +16,14 @@ from prefect.client.schemas.actions import (
     GlobalConcurrencyLimitCreate,
     VariableCreate,
     VariableUpdate,
-    WorkPoolCreate,
-    WorkPoolUpdate,
 )
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.types import SecretDict
-from prefect.workers.process import ProcessWorker
 from pydantic import SecretStr
 from sqlalchemy.engine import Engine
 
-from deployments import automations
+from deployments import automations, pools
 from reelkeeper.errors import IdentityMismatch, Misconfigured
 from reelkeeper.model.access import Scope
 from reelkeeper.model.jobs import GLOBAL_LIMIT
@@ -38,7 +35,6 @@ from reelkeeper.rules.policies import DEFAULTS
 from reelkeeper.store.core import deployment
 from tasks.runs import RECORD, recorded, require_deployment
 
-POOLS: Final = {"default": 8, "transcode": 16}  # concurrent runs, over all workers of the pool
 BLOCK: Final = "reelkeeper-runs"
 HOOK: Final = "/hooks/runs"
 OLD_NAME: Final = "scheduled"  # of every deployment, in 0.1.0
@@ -58,12 +54,13 @@ def bootstrap(
     with get_client(sync_client=True) as client:
         if engine:
             yield _recorded(client, deployment.owner(engine) or "", claim=claim)
-        for name, limit in POOLS.items():
-            yield _pool(client, name, limit, force=force)
+        for name, limit in pools.POOLS.items():
+            yield pools.create(client, name, limit, force=force)
         policies = current(engine).policies if engine else DEFAULTS  # no store is created for one figure
         yield _limit(client, policies.concurrency.first_limit, force=force)
         for flow, cadence in CADENCES.items():
             yield from _renamed(client, flow.replace("_", "-"), cadence.name)
+        yield from pools.empty(client)
         wanted = list(automations.inner())
         if api_url and engine:
             webhook, message = _webhook(client, engine, _checked(api_url))
@@ -101,21 +98,6 @@ def _recorded(client: SyncPrefectClient, deployment_id: str, *, claim: bool) -> 
         )
     client.update_variable(VariableUpdate(name=RECORD, value=deployment_id))
     return f"Deployment {deployment_id}: recorded, in place of {found}."
-
-
-def _pool(client: SyncPrefectClient, name: str, limit: int, *, force: bool) -> str:
-    try:
-        found = client.read_work_pool(name)
-    except ObjectNotFound:
-        template = ProcessWorker.get_default_base_job_template()
-        client.create_work_pool(
-            WorkPoolCreate(name=name, type="process", base_job_template=template, concurrency_limit=limit)
-        )
-        return f"Work pool {name}: created, at most {limit} runs at once."
-    if force and found.concurrency_limit != limit:
-        client.update_work_pool(name, WorkPoolUpdate(concurrency_limit=limit))
-        return f"Work pool {name}: reset to {limit} runs at once, from {found.concurrency_limit}."
-    return f"Work pool {name}: exists, of type {found.type}, at most {found.concurrency_limit} runs at once."
 
 
 def _limit(client: SyncPrefectClient, first: int, *, force: bool) -> str:

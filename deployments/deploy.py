@@ -28,6 +28,7 @@ from prefect.flows import Flow, load_flow_from_entrypoint
 from prefect.states import Cancelled, Crashed
 
 from deployments.bootstrap import OLD_NAME, bootstrap, delete_deployment, find_deployment
+from deployments.pools import RENAMED
 from deployments.prefect_internals import schedule
 from deployments.up import LOOKS_ONLY, find_prefect_yaml
 from reelkeeper.errors import Misconfigured, OrchestratorError, ReelkeeperError
@@ -114,6 +115,8 @@ def deploy(client: SyncPrefectClient, written: Path, folder: Path, *, looks_only
         standing = present or renamed
         if standing and standing.paused:
             deployment["paused"] = True
+        pool = deployment["work_pool"]  # of a file that people have changed, the pool may be one of 0.1.0
+        deployment["work_pool"] = pool | {"name": RENAMED.get(pool["name"], pool["name"])}
     kept = folder / "prefect.yaml"
     kept.write_text(yaml.safe_dump(document, sort_keys=False))
     sys.argv = ["prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(kept)]

@@ -2,7 +2,8 @@
 
 A machine without the deployment's store, or with another schema, takes none, and its worker ends. One without ffmpeg, a
 working sandbox or room on its scratch disk takes no run that works on videos, until it can. A healthy worker alerts
-people to the former through the store, as they themselves have none: what they say waits in a variable at Prefect.
+people to the former through the store, as they themselves have none: what they say waits in a variable at Prefect. One
+of release 0.1.0 looks at nothing and says nothing: it is found in the pools that it polls.
 """
 
 import logging
@@ -18,6 +19,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import VariableCreate, VariableUpdate
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
+from deployments.pools import RENAMED
 from reelkeeper.errors import DiskFull, IdentityMismatch, ReelkeeperError, SchemaError, ToolMissing
 from reelkeeper.operations.alerts import alerts
 from reelkeeper.operations.core import machine
@@ -28,6 +30,7 @@ from reelkeeper.store.core.engine import open_store
 from tasks.runs import PREFIX, RECORD, recorded
 
 ON_VIDEOS: Final = frozenset({"tier-storage", "transcode-videos", "dispatch-jobs"})  # they need ffmpeg and a disk
+EARLIER: Final = "EarlierRelease"  # the code of the alert about a worker of 0.1.0
 _REFUSED: Final = f"{PREFIX}unfit_"  # then the machine's name
 _log = logging.getLogger(__name__)
 
@@ -70,6 +73,18 @@ class Machine:
             except (IdentityMismatch, SchemaError) as error:
                 _leave_word(client, error)
                 raise
+
+    def tell_of_earlier(self, worker: str, pool: str) -> None:
+        """Alert people to a worker that polls a pool of 0.1.0. Ours are named POOL HOST PID, others by Prefect."""
+        ours = re.fullmatch(rf"{pool} (\S+) \d+", worker)
+        host = ours[1] if ours else worker
+        problem = (
+            f"its worker {worker!r} polls the work pool {pool} of release 0.1.0, which hands out nothing any more. "
+            f"Stop it, install this release there, and start a worker of the pool {RENAMED[pool]}"
+        )
+        with self._alone, open_store(self._settings) as engine:
+            # guard machines.earlier_told: nobody learns of a machine with an earlier release, which takes nothing
+            _tell(engine, host, EARLIER, problem)
 
     def _require_deployment(self, deployment_id: str | None) -> None:
         if deployment_id is not None:

@@ -95,7 +95,7 @@ class Up:
             is_live = not self.looks_only
             with open_workspace(self.settings, claims=is_live, goes_live=is_live) as workspace:
                 note_trial(workspace.engine, workspace.bucket, begins=self.looks_only and not workspace.is_ours)
-                worker = [*_ours("worker"), "default", "transcode", "--patience", patience]
+                worker = [*_ours("worker"), "main", "encode", "--patience", patience]
                 # guard up.deployed_first: a run that was due before changes a bucket that it did not create
                 if self.looks_only:
                     worker.append(LOOKS_ONLY)

@@ -15,8 +15,9 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import Any, Final, cast
@@ -40,6 +41,7 @@ from prefect.workers.process import ProcessJobConfiguration, ProcessWorker, Proc
 from deployments.engine import HAND_OVER
 from deployments.folder import HOME
 from deployments.machine import ON_VIDEOS, Machine
+from deployments.pools import polling_emptied, superseded
 from deployments.prefect_internals import run_healthcheck_server
 from reelkeeper.errors import IdentityMismatch, ReelkeeperError, SchemaError, Unavailable
 from reelkeeper.store.core.leases import LEASE_SECONDS
@@ -87,6 +89,8 @@ with warnings.catch_warnings():
             self._machine = machine
             self._pids: dict[UUID, int] = {}
             self._handed_over = set[UUID]()
+            self._heard: dict[UUID, datetime | None] = {}  # heartbeats of workers of 0.1.0
+            self._told = set[UUID]()  # those of them that people were alerted to
             # By then the leases of dead runs have expired, so that the runs which replace them are not refused.
             self._dead_looked_for_at = time.monotonic() + LEASE_SECONDS
 
@@ -116,8 +120,22 @@ with warnings.catch_warnings():
         async def _sync_and_initialize(self) -> None:
             try:
                 await super()._sync_and_initialize()
+                await self._tell_of_earlier_workers()
             except httpx.HTTPError as error:
                 self._logger.warning("Prefect's server does not answer: %r", error)
+            except ReelkeeperError as error:  # told at the next heartbeat, or the next run ends this worker
+                self._logger.warning("The store does not answer: %s", error)
+
+        async def _tell_of_earlier_workers(self) -> None:
+            """Alert people to each worker of 0.1.0 that polls: one whose heartbeat is newer than when it was seen."""
+            if self._machine is None:
+                return
+            for pool, found in await polling_emptied(self.client):
+                heard = self._heard.setdefault(found.id, found.last_heartbeat_time)
+                # A worker that was stopped or replaced in order counts as online for 90 seconds more.
+                if heard != found.last_heartbeat_time and found.id not in self._told:
+                    await asyncio.to_thread(self._machine.tell_of_earlier, found.name, pool)
+                    self._told.add(found.id)
 
         async def _end_dead_runs(self) -> None:
             """Mark runs whose process here is gone as crashed: Prefect may notice 15 minutes later, or never."""
@@ -233,22 +251,6 @@ def died_here(run: FlowRun) -> bool:
     except OSError:  # a process of another user, so not one of our worker's
         return False
     return f"PREFECT__FLOW_RUN_ID={run.id}".encode() not in environment.split(b"\0")
-
-
-def superseded(runs: Iterable[FlowRun]) -> set[UUID]:
-    """Return the runs that a later one makes unnecessary: one of the same deployment, with the same parameters."""
-    newest: dict[tuple[UUID | None, str], FlowRun] = {}
-    over = set[UUID]()
-    for run in sorted(
-        runs, key=lambda flow_run: (flow_run.expected_start_time is not None, flow_run.expected_start_time)
-    ):
-        if not run.auto_scheduled:
-            continue  # started by a person
-        key = run.deployment_id, repr(sorted(run.parameters.items()))
-        if key in newest:
-            over.add(newest[key].id)
-        newest[key] = run
-    return over
 
 
 async def work(

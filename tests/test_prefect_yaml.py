@@ -16,7 +16,7 @@ from prefect.flows import Flow, load_flow_from_entrypoint
 from pydantic import BaseModel, ValidationError
 
 from deployments import automations
-from deployments.bootstrap import POOLS
+from deployments.pools import POOLS
 from reelkeeper.cli.orchestration import HEARTBEAT_SECONDS
 from reelkeeper.rules.alerts.cadence import CADENCES
 from tasks.plans import HELPERS
@@ -122,7 +122,7 @@ def test_the_readme_and_the_docstring_of_the_flow_say_the_same(entrypoint: str) 
 @pytest.mark.parametrize("entrypoint", sorted(DEPLOYMENTS))
 def test_every_deployment_runs_in_a_pool_of_bootstrap_with_a_heartbeat(entrypoint: str) -> None:
     pool = DEPLOYMENTS[entrypoint]["work_pool"]
-    assert pool["name"] == ("transcode" if entrypoint in TRANSCODING else "default")
+    assert pool["name"] == ("encode" if entrypoint in TRANSCODING else "main")
     assert pool["name"] in POOLS
     assert pool["job_variables"] == {"env": {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS)}}
 

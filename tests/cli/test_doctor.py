@@ -11,6 +11,7 @@ from inline_snapshot import snapshot
 from reelkeeper.adapters import contract
 from reelkeeper.adapters.contract import CHECKS
 from reelkeeper.adapters.s3.r2 import Bucket
+from reelkeeper.operations.core.workspace import note_trial
 from reelkeeper.store.core import controls
 from reelkeeper.store.core.engine import open_engine, transaction
 from reelkeeper.store.sync.scans import BUCKET_EVENTS
@@ -51,6 +52,16 @@ def test_its_probe_stays_and_no_listing_shows_it(ask: Ask, bucket: Bucket, doubl
     assert bucket.head(bucket.probe_key) is not None
     assert list(bucket.pages()) == [[]]
     assert double.deleted() == []
+
+
+def test_in_a_trial_it_writes_nothing_into_the_bucket(ask: Ask, bucket: Bucket, made_store: Path) -> None:
+    engine = open_engine(f"sqlite:///{made_store}")
+    note_trial(engine, bucket, begins=True)
+    found = by_part(ask("doctor"))
+    assert [found[part]["state"] for part in ("put once", "ETag", "bucket")] == ["warn", "warn", "ok"]
+    assert bucket.head(bucket.probe_key) is None
+    note_trial(engine, bucket, begins=False)
+    assert by_part(ask("doctor"))["put once"]["state"] == "ok"
 
 
 def test_a_server_that_overwrites_is_found_out(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from inline_snapshot import snapshot
 
+from reelkeeper import failpoints
+from reelkeeper.adapters.s3.r2 import Bucket
 from tests.cli.conftest import Run
 from tests.reading import as_read
 
@@ -62,6 +64,29 @@ error: the store <folder>/state/store.sqlite3: it is damaged: move it away, then
     assert (status["frozen"], status["behind"]) == (None, None)
     assert ask("db", "adopt") == {}  # nothing is left to adopt
     reelkeeper("takedown", one_video, "--reason", "a court", "--yes")
+
+
+def test_an_adoption_that_died_before_the_bucket_knew_it_is_told_by_the_next(
+    reelkeeper: Run, ask: Ask, one_video: str, bucket: Bucket, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy.sqlite3"
+    ask("db", "backup", copy)
+    for old in (tmp_path / "state").glob("store.sqlite3*"):
+        old.unlink()
+    reelkeeper("db", "restore", copy)
+
+    def die(place: str) -> None:
+        if place == "adopt.after_commit":
+            raise RuntimeError(place)
+
+    failpoints.observe(die)
+    try:
+        reelkeeper("db", "adopt", "--yes", exit_code=1)
+    finally:
+        failpoints.observe(None)
+    assert (one_video, bucket.epochs()) == ("v1", [])
+    assert ask("db", "adopt") == {}
+    assert len(bucket.epochs()) == 1
 
 
 def test_before_the_first_plan_the_list_says_how_to_make_one(reelkeeper: Run, ask: Ask) -> None:

@@ -6,7 +6,8 @@ from uuid import UUID, uuid4
 
 from prefect.client.schemas.objects import FlowRun
 
-from deployments.worker import running_beside, superseded
+from deployments.pools import superseded
+from deployments.worker import running_beside
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
 DEPLOYMENT = uuid4()

@@ -108,7 +108,7 @@ def nobody_gets_in(made: Stack) -> None:
 
 
 def clips_are_adopted(made: Stack, prefect: Prefect, folder: Path) -> None:
-    """A run of the pool `default` adopts a service's videos; then the service's data is imported."""
+    """A run of the pool `main` adopts a service's videos; then the service's data is imported."""
     made.execute("api", "python", "-c", PASSED)
     s3 = bucket(made.objects)
     for name in CLIPS:
@@ -150,7 +150,7 @@ def every_container_is_killed(made: Stack) -> None:
 
 
 def a_transcode_survives_its_worker(made: Stack, prefect: Prefect) -> None:
-    """A run of the pool `transcode` dies at work with all transcoders; another does what it has not done."""
+    """A run of the pool `encode` dies at work with all transcoders; another does what it has not done."""
     begun = prefect.begin("tier-storage", {"dry_run": False})
     until(lambda: prefect.state(begun) == "RUNNING", RUN_SECONDS, "a transcoder takes the run")
     for item in made.containers()["transcoder"]:

@@ -110,7 +110,7 @@ class Installation:
 
     def start_worker(self, *options: str) -> subprocess.Popen[bytes]:
         """Start a worker of both pools."""
-        return self.start("worker", "reelkeeper", "worker", "default", "transcode", *options)
+        return self.start("worker", "reelkeeper", "worker", "main", "encode", *options)
 
     def set_up(self) -> None:
         """Follow the first steps of the README."""

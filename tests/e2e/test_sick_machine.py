@@ -20,6 +20,7 @@ from reelkeeper.store.tables import alerts, audit_events
 from tests.disks import fill, small_disk
 from tests.e2e.conftest import Install
 from tests.e2e.installation import BIN, ROOT, Installation, until
+from tests.earlier import EARLIER, unpack
 from tests.effort import cpu_seconds
 from tests.flows.scenes import Scene
 
@@ -35,7 +36,7 @@ class Machines:
     def __init__(self, installation: Installation, folder: Path) -> None:
         self._installation, self._folder = installation, folder
 
-    def start(self, name: str, **settings: str | None) -> subprocess.Popen[bytes]:
+    def start(self, name: str, pool: str = "encode", **settings: str | None) -> subprocess.Popen[bytes]:
         """Start a worker of one run at a time on a new machine; a setting that is None is not set there."""
         home = self._folder / name
         home.mkdir()
@@ -47,7 +48,7 @@ class Machines:
         }
         environment = {key: value for key, value in (given | settings).items() if value is not None}
         script = f'hostname {name}; exec "$@"'
-        command = ["unshare", "--uts", "sh", "-c", script, "sh", str(BIN / "reelkeeper"), "worker", "transcode"]
+        command = ["unshare", "--uts", "sh", "-c", script, "sh", str(BIN / "reelkeeper"), "worker", pool]
         with (self._folder / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
                 [*command, "--limit", "1", "--patience", "1"],
@@ -75,8 +76,6 @@ def machines(install: Install, tiny_clip: Path, tmp_path: Path) -> Iterator[tupl
     for number in range(VIDEOS):
         scene.video(f"cold{number}", age_days=10)
     installation.start_server()
-    installation.set_up()
-    installation.hold_schedules()
     yield Machines(installation, tmp_path), scene, installation
     installation.close()
 
@@ -91,6 +90,10 @@ def told(scene: Scene) -> list[tuple[str, str]]:
         return [(row.rule, row.scope) for row in session.execute(sa.select(alerts.c.rule, alerts.c.scope))]
 
 
+def workers_of(installation: Installation, pool: str) -> list[str]:
+    return [found["name"] for found in installation.ask("POST", f"/work_pools/{pool}/workers/filter", {})]
+
+
 def older_version(folder: Path) -> str:
     """Copy the package without its newest schema; return what finds that copy first."""
     for room in ("reelkeeper", "tasks", "flows", "deployments"):
@@ -100,8 +103,17 @@ def older_version(folder: Path) -> str:
     return str(folder)
 
 
-@pytest.mark.parametrize(  # of the first three the long suite draws one; each takes 70 to 110 s of CPU
-    "sickness", ["no settings", "no ffmpeg", "another version", pytest.param("a full disk", marks=pytest.mark.soak)]
+def set_up_earlier(installation: Installation, tree: Path) -> None:
+    """Set up Prefect's server as 0.1.0 did, with a store of its own."""
+    kept = {name: value for name, value in installation.environment.items() if not name.startswith("REELKEEPER_")}
+    settings = {"PYTHONPATH": str(tree), "REELKEEPER_STATE_DIR": str(tree / "state")}
+    for words in (["deployments.bootstrap"], ["prefect", "--no-prompt", "deploy", "--all"]):
+        subprocess.run([sys.executable, "-m", *words], cwd=tree, env=kept | settings, check=True, capture_output=True)
+
+
+@pytest.mark.parametrize(  # of the first four the long suite draws one; each takes 70 to 110 s of CPU
+    "sickness",
+    ["no settings", "no ffmpeg", "another version", EARLIER, pytest.param("a full disk", marks=pytest.mark.soak)],
 )
 def test_the_others_do_every_clip_once_and_one_alert_names_the_sick_machine(
     sickness: str,
@@ -112,17 +124,22 @@ def test_the_others_do_every_clip_once_and_one_alert_names_the_sick_machine(
     place, scene, installation = machines
     with ExitStack() as stack:
         falls_ill, unset = _sickness(sickness, installation, tmp_path, stack)
-        sick = place.start("sick", **unset)
+        installation.set_up()
+        installation.hold_schedules()
+        sick = place.start("sick", "transcode" if sickness == EARLIER else "encode", **unset)
         if sickness in WORK:
             assert sick.wait(SECONDS) == WORK[sickness], place.log("sick")
+            installation.begin("tier-storage", "night", helpers=1)
+        elif sickness == EARLIER:
+            until(lambda: workers_of(installation, "transcode"), SECONDS, f"it polls: {place.log('sick')}")
             installation.begin("tier-storage", "night", helpers=1)
         else:
             installation.begin("tier-storage", "night", helpers=1)
             until(lambda: swapped(scene), SECONDS, f"it works while it can: {place.log('sick')}")
             falls_ill()
         before = len(swapped(scene))
-        for name in ("well1", "well2"):
-            place.start(name)
+        for name, pool in (("well1", "encode"), ("well2", "transcode")):  # as in a unit of 0.1.0
+            place.start(name, pool)
 
         def is_over() -> bool:
             return len(swapped(scene)) >= VIDEOS and not installation.runs("", "PENDING", "RUNNING", "SCHEDULED")
@@ -151,6 +168,10 @@ def _sickness(
     if kind == "no settings":
         ours = [name for name in installation.environment if name.startswith("REELKEEPER_")]
         return str, dict.fromkeys(ours) | {"REELKEEPER_HOME": None}
+    if kind == EARLIER:  # its server is upgraded, and one of its workers is not
+        tree = unpack(folder)
+        set_up_earlier(installation, tree)
+        return str, {"PYTHONPATH": str(tree)}
     if kind == "another version":
         return str, {"PYTHONPATH": older_version(folder / "older")}
     if kind == "a full disk":

@@ -34,7 +34,7 @@ ROUTES = [
     ("POST", "/block_types/filter"),
     ("POST", "/variables/filter"),
     ("POST", "/work_pools/filter"),
-    ("GET", "/work_pools/default"),
+    ("GET", "/work_pools/main"),
     ("POST", "/automations/filter"),
     ("POST", "/automations/"),
     ("POST", "/artifacts/filter"),
@@ -141,7 +141,7 @@ def test_a_run_without_a_worker_raises_an_alert_and_one_that_never_begins_crashe
     for automation in ("tell of late runs", "a run that never began has crashed"):
         _make_impatient(installation, f"Reelkeeper: {automation}")
     installation.repeat("deliver-alerts", 20)
-    installation.ask("PATCH", "/work_pools/transcode", {"is_paused": True})
+    installation.ask("PATCH", "/work_pools/encode", {"is_paused": True})
     late = installation.begin("transcode-videos", "taken by nobody")
     dead, taken = _due_in_2099(installation, "prune-cache"), {"type": "PENDING", "name": "Pending"}
     installation.ask("POST", f"/flow_runs/{dead}/set_state", {"state": taken, "force": True})
@@ -153,7 +153,7 @@ def test_a_run_without_a_worker_raises_an_alert_and_one_that_never_begins_crashe
     until(told, 180, "Slack hears of both")
     assert installation.run(late)["state"]["name"] == "Late"
     assert installation.run(dead)["state"]["message"] == snapshot("A worker accepted it, and never started it")
-    installation.ask("PATCH", "/work_pools/transcode", {"is_paused": False})
+    installation.ask("PATCH", "/work_pools/encode", {"is_paused": False})
     until(lambda: _is_over(installation, late), 120, "with the pool at work again it runs")
     _end_schedules(installation)
 

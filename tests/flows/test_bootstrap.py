@@ -20,8 +20,9 @@ from prefect.events.schemas.automations import AutomationCore, EventTrigger
 from prefect.states import AwaitingRetry
 
 from deployments import automations
-from deployments.bootstrap import BLOCK, POOLS, bootstrap
+from deployments.bootstrap import BLOCK, bootstrap
 from deployments.deploy import cancel_live
+from deployments.pools import POOLS
 from reelkeeper.cli.orchestration import HEARTBEAT_SECONDS
 from reelkeeper.errors import Misconfigured
 from reelkeeper.model.access import Scope
@@ -115,16 +116,16 @@ def test_the_block_hides_its_token_unless_secrets_are_requested(
 
 def test_limits_set_by_people_or_tune_concurrency_stay_unless_forced(client: SyncPrefectClient) -> None:
     list(bootstrap())
-    client.update_work_pool("default", WorkPoolUpdate(concurrency_limit=3))
+    client.update_work_pool("main", WorkPoolUpdate(concurrency_limit=3))
     client.upsert_global_concurrency_limit_by_name(GLOBAL_LIMIT, 13)
     off = ours(client)[0]
     client.request("PATCH", "/automations/{id}", path_params={"id": off["id"]}, json={"enabled": False})
     list(bootstrap())
-    assert client.read_work_pool("default").concurrency_limit == 3
+    assert client.read_work_pool("main").concurrency_limit == 3
     assert limit(client) == 13
     assert [our["enabled"] for our in ours(client) if our["id"] == off["id"]] == [False]
     list(bootstrap(force=True))
-    assert client.read_work_pool("default").concurrency_limit == POOLS["default"]
+    assert client.read_work_pool("main").concurrency_limit == POOLS["main"]
     assert limit(client) == 8
 
 
@@ -185,8 +186,14 @@ def test_deployments_under_old_names_are_stopped_and_paused_ones_stay_paused(
     assert [line.split(":")[0].split()[1] for line in said] == ["purge-retired/scheduled", "sync-catalog/scheduled"]
     assert "paused: true" in said[0]
     assert names(client) == {"not-ours/scheduled", "purge-retired/scheduled"}  # paused, it runs nothing
+    ours_from_before = tmp_path / "with-old-pools.yaml"
+    text = (ROOT / "prefect.yaml").read_text()
+    ours_from_before.write_text(
+        text.replace("{name: main,", "{name: default,").replace("{name: encode,", "{name: transcode,")
+    )
     for paused in ({"purge-retired/daily"}, {"purge-retired/daily", "prune-cache/daily"}):
-        deploy_all(client, tmp_path)
+        deploy_all(client, tmp_path, ours_from_before)
+        assert {client.read_deployment_by_name(name).work_pool_name for name in names(client)} == {None, *POOLS}
         assert names(client) & {"purge-retired/scheduled", "sync-catalog/scheduled"} == set()
         assert len(names(client)) == 14
         assert {name for name in names(client) if client.read_deployment_by_name(name).paused} == paused
@@ -203,12 +210,14 @@ def test_deployments_under_old_names_are_stopped_and_paused_ones_stay_paused(
     }
 
 
-def deploy_all(client: SyncPrefectClient, folder: Path, *, looks_only: bool = False) -> None:
-    """Deploy prefect.yaml in a process of its own, as `up` does."""
+def deploy_all(
+    client: SyncPrefectClient, folder: Path, written: Path = ROOT / "prefect.yaml", *, looks_only: bool = False
+) -> None:
+    """Deploy a prefect.yaml in a process of its own, as `up` does."""
     script = (
         "from pathlib import Path; from prefect import get_client; from deployments.deploy import deploy;"
         "client = get_client(sync_client=True).__enter__();"
-        f"deploy(client, Path('prefect.yaml'), Path({str(folder)!r}), looks_only={looks_only})"
+        f"deploy(client, Path({str(written)!r}), Path({str(folder)!r}), looks_only={looks_only})"
     )
     words = [sys.executable, "-c", script]
     subprocess.run(words, cwd=ROOT, env=os.environ | {"PREFECT_API_URL": str(client.api_url)}, check=True, timeout=280)

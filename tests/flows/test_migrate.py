@@ -2,10 +2,8 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,25 +13,17 @@ from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL
 
 from deployments.bootstrap import OLD_NAME, delete_deployment
+from tests.earlier import unpack
 from tests.flows.scenes import forget_record
 
 pytestmark = pytest.mark.long
 ROOT = Path(__file__).parents[2]
-EARLIER = "4ec30ad"
 PROGRAM = "import sys; from reelkeeper.cli import app; app(sys.argv[1:])"
 
 
 @pytest.fixture
 def earlier(tmp_path: Path) -> Path:
-    """The tree of 0.1.0, which runs with the packages of today."""
-    whole, tree = tmp_path / "tree.tar", tmp_path / EARLIER
-    said = subprocess.run(
-        [shutil.which("git") or "git", "-C", str(ROOT), "archive", f"--output={whole}", EARLIER], check=False
-    )
-    assert said.returncode == 0, f"this clone has no {EARLIER}: it needs its history (git fetch --unshallow)"
-    with tarfile.open(whole) as archive:
-        archive.extractall(tree, filter="data")
-    return tree
+    return unpack(tmp_path)
 
 
 def reelkeeper(tree: Path, state: Path, *words: str, exit_code: int = 0, **environment: str) -> str:

@@ -59,7 +59,7 @@ def migrate(file: policy.OldFile, param: policy.OldParams = None, yes: policy.Ye
 
 
 def worker(
-    pools: Annotated[list[str], typer.Argument(metavar="POOL...", help="default, transcode, or both.")],
+    pools: Annotated[list[str], typer.Argument(metavar="POOL...", help="main, encode, or both.")],
     limit: Annotated[int, typer.Option(min=1, max=100, help="Concurrent runs, for each pool.")] = 4,
     patience: Annotated[
         float, typer.Option(min=0, metavar="SECONDS", help="Seconds to wait for active runs on a signal to stop.")
@@ -74,7 +74,7 @@ def worker(
     """Run flows of these work pools until Ctrl-C or SIGTERM; then take no more runs, and wait for the active ones.
 
     Runs that last longer than its patience are stopped and handed over: the next worker starts them again, with the
-    same parameters. If R2's event notifications are set up, a worker of the pool default also follows them.
+    same parameters. If R2's event notifications are set up, a worker of the pool main also follows them.
     It takes no runs, and ends, if its store is not that of the deployment which `bootstrap` has recorded (exit code 9),
     if it does not know the store's schema or policies (7), or if ffmpeg or the sandbox does not work (1).
     """
@@ -85,6 +85,7 @@ def worker(
     from functools import partial
 
     from deployments.machine import Machine
+    from deployments.pools import RENAMED
     from deployments.worker import work
 
     machine = Machine(settings)
@@ -96,8 +97,11 @@ def worker(
         machine.dry_only = storage_flows(find_prefect_yaml())
 
     tell = logging.getLogger("reelkeeper.worker").info if settings.log_format == "json" else say
+    for old in [pool for pool in pools if pool in RENAMED]:
+        tell(f"The work pool {old} of 0.1.0 is now {RENAMED[old]}, to which `reelkeeper bootstrap` has moved its runs.")
+    pools = list(dict.fromkeys(RENAMED.get(pool, pool) for pool in pools))
     beside = None
-    if settings.event_queue_id and "default" in pools:
+    if settings.event_queue_id and "main" in pools:
         from reelkeeper.operations.sync.following import follow_bucket
 
         beside = partial(follow_bucket, settings)

@@ -73,10 +73,12 @@ def adopt(
     """
     from reelkeeper.cli.opening import workspace
     from reelkeeper.operations.core import adopt_store as operation
+    from reelkeeper.operations.core import epochs
 
     with workspace() as opened:
         seen = operation.look(opened)
         if seen.why is None:
+            epochs.tell(opened)  # an adoption that was killed before it told the bucket
             respond("This store knows all that was done to its bucket: nothing is to be adopted.", {}, as_json=as_json)
             return
         if not as_json:

@@ -1,0 +1,154 @@
+"""The work pools, and the move to them from those of 0.1.0.
+
+A worker of 0.1.0 looks at neither the store's schema nor the deployment before it takes runs: it takes whatever is due
+in the pools that it knows by name, and each run fails. So the pools have other names since, to which everything that
+waits in the old ones is moved; those hand out nothing any more, and the workers that still poll them are found there.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Final
+from uuid import UUID
+
+from prefect.client.orchestration import PrefectClient, SyncPrefectClient
+from prefect.client.schemas.actions import DeploymentUpdate, WorkPoolCreate, WorkPoolUpdate
+from prefect.client.schemas.filters import (
+    FlowFilter,
+    FlowFilterName,
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    WorkerFilter,
+    WorkerFilterStatus,
+    WorkPoolFilter,
+    WorkPoolFilterName,
+)
+from prefect.client.schemas.objects import FlowRun, StateType, Worker, WorkPool
+from prefect.exceptions import ObjectNotFound
+from prefect.states import Cancelled, Scheduled
+from prefect.workers.process import ProcessWorker
+
+from reelkeeper.rules.alerts.cadence import CADENCES
+
+POOLS: Final = {"main": 8, "encode": 16}  # concurrent runs, over all workers of the pool
+RENAMED: Final = {"default": "main", "transcode": "encode"}  # from their names in 0.1.0
+_OURS: Final = FlowFilter(
+    name=FlowFilterName(any_=[flow.replace("_", "-") for flow in (*CADENCES, "transcode_videos")])
+)
+_EMPTIED: Final = "Paused by `reelkeeper bootstrap`: Reelkeeper's deployments and runs are in the work pool {}."
+_OF_SCHEDULE: Final = "Missed: a later run of the same schedule does its work"
+_PAGE: Final = 200
+
+
+def create(client: SyncPrefectClient, name: str, limit: int, *, force: bool) -> str:
+    """Create a work pool unless it exists; return what was done. One that was renamed stays as people have set it."""
+    found = _find(client, name)
+    before = next((_find(client, old) for old, new in RENAMED.items() if new == name), None)
+    if found is None and before:
+        same = before.model_dump(include={"type", "base_job_template", "concurrency_limit"})
+        stopped = before.is_paused and not _is_emptied(before)
+        client.create_work_pool(WorkPoolCreate(name=name, is_paused=stopped, **same))
+        return f"Work pool {name}: created like {before.name}, at most {before.concurrency_limit} runs at once."
+    if found is None:
+        template = ProcessWorker.get_default_base_job_template()
+        client.create_work_pool(
+            WorkPoolCreate(name=name, type="process", base_job_template=template, concurrency_limit=limit)
+        )
+        return f"Work pool {name}: created, at most {limit} runs at once."
+    if force and found.concurrency_limit != limit:
+        client.update_work_pool(name, WorkPoolUpdate(concurrency_limit=limit))
+        return f"Work pool {name}: reset to {limit} runs at once, from {found.concurrency_limit}."
+    return f"Work pool {name}: exists, of type {found.type}, at most {found.concurrency_limit} runs at once."
+
+
+def empty(client: SyncPrefectClient) -> Iterator[str]:
+    """Move deployments and waiting runs out of the pools of 0.1.0, and pause those; yield a line for each.
+
+    A pool in which other deployments than Reelkeeper's remain is not paused.
+    """
+    for old, new in RENAMED.items():
+        pool, there = _find(client, old), WorkPoolFilter(name=WorkPoolFilterName(any_=[old]))
+        if pool is None:
+            continue
+        ours = client.read_deployments(flow_filter=_OURS, work_pool_filter=there, limit=_PAGE)
+        others = len(client.read_deployments(work_pool_filter=there, limit=_PAGE)) - len(ours)
+        emptied = WorkPoolUpdate(is_paused=True, description=_EMPTIED.format(new))
+        # guard machines.emptied: a worker of 0.1.0 takes runs, and each of them fails
+        if not others:
+            client.update_work_pool(old, emptied)  # first, so that none is taken while they move
+        for deployment in ours:  # the runs that its schedule has made for the future are made anew
+            client.update_deployment(deployment.id, DeploymentUpdate(work_pool_name=new))
+        moved = _move(client, _waiting(client, there), new)
+        kept = f"left to {others} deployments that are not Reelkeeper's" if others else "paused"
+        yield f"Work pool {old}: {kept}; {len(ours)} deployments and {moved} waiting runs were moved to {new}."
+
+
+def superseded(runs: Iterable[FlowRun]) -> set[UUID]:
+    """Return the runs that a later one makes unnecessary: one of the same deployment, with the same parameters."""
+    newest: dict[tuple[UUID | None, str], FlowRun] = {}
+    over = set[UUID]()
+    for run in sorted(
+        runs, key=lambda flow_run: (flow_run.expected_start_time is not None, flow_run.expected_start_time)
+    ):
+        if not run.auto_scheduled:
+            continue  # started by a person
+        key = run.deployment_id, repr(sorted(run.parameters.items()))
+        if key in newest:
+            over.add(newest[key].id)
+        newest[key] = run
+    return over
+
+
+async def polling_emptied(client: PrefectClient) -> list[tuple[str, Worker]]:
+    """Return the workers that poll a pool which `empty` has paused, each with the pool."""
+    named = WorkPoolFilter(name=WorkPoolFilterName(any_=list(RENAMED)))
+    online = WorkerFilter(status=WorkerFilterStatus(any_=["ONLINE"]))
+    return [
+        (pool.name, worker)
+        for pool in await client.read_work_pools(work_pool_filter=named)
+        if _is_emptied(pool)
+        for worker in await client.read_workers_for_work_pool(pool.name, online)
+    ]
+
+
+def _find(client: SyncPrefectClient, name: str) -> WorkPool | None:
+    try:
+        return client.read_work_pool(name)
+    except ObjectNotFound:
+        return None
+
+
+def _is_emptied(pool: WorkPool) -> bool:
+    return pool.is_paused and pool.description == _EMPTIED.format(RENAMED[pool.name])
+
+
+def _waiting(client: SyncPrefectClient, there: WorkPoolFilter) -> list[FlowRun]:
+    scheduled = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])))
+    found: list[FlowRun] = []
+    while page := client.read_flow_runs(
+        flow_filter=_OURS, flow_run_filter=scheduled, work_pool_filter=there, limit=_PAGE, offset=len(found)
+    ):
+        found += page
+    return [run for run in found if run.deployment_id]
+
+
+def _move(client: SyncPrefectClient, runs: list[FlowRun], pool: str) -> int:
+    """Make each run anew, in the pool of its deployment, and cancel the old one; return how many.
+
+    Prefect moves no run from pool to pool. A repetition after a kill finds those that it has made.
+    """
+    missed = superseded(runs)
+    for run in runs:
+        message = _OF_SCHEDULE
+        if run.id not in missed:
+            made = client.create_flow_run_from_deployment(
+                run.deployment_id,  # type: ignore[arg-type]  # _waiting returns none without
+                parameters=run.parameters,
+                state=Scheduled(scheduled_time=run.next_scheduled_start_time or run.expected_start_time),
+                name=run.name,
+                tags=[tag for tag in run.tags if tag != "auto-scheduled"],
+                job_variables=run.job_variables,
+                idempotency_key=f"moved from {run.id}",
+            )
+            message = f"Moved to the work pool {pool}, as run {made.id}"
+        client.set_flow_run_state(run.id, Cancelled(message=message), force=True)
+    return len(runs) - len(missed)
