@@ -97,6 +97,18 @@ def cause(error: Exception) -> str:
     return f"{name}: {error}" if isinstance(error, httpx.ConnectError) and str(error) else name
 
 
+def options(timeout_seconds: float) -> dict[str, Any]:
+    """Return the arguments of a client of httpx that reaches the resolved address and nobody else."""
+    return {
+        "timeout": timeout_seconds,
+        # guard public.redirects: a provider's redirect leads into our network
+        "follow_redirects": False,
+        # guard public.no_proxy: a proxy of the environment resolves the name again, and reaches a refused address
+        "trust_env": False,
+        "verify": _tls(),
+    }
+
+
 @contextmanager
 def streamed(
     method: str,
@@ -110,9 +122,7 @@ def streamed(
     """Send a request and yield the response before its body is read. Raises AddressRefused and httpx's errors."""
     at, needed = resolve(url, allow_private=allow_private)
     with (
-        # guard public.redirects: a provider's redirect leads into our network
-        # guard public.no_proxy: a proxy of the environment resolves the name again, and reaches a refused address
-        httpx.Client(timeout=timeout_seconds, follow_redirects=False, trust_env=False, verify=_tls()) as client,
+        httpx.Client(**options(timeout_seconds)) as client,
         client.stream(
             method,
             at,

@@ -1,12 +1,11 @@
 """Send events to a service's own server as specified by Standard Webhooks: one signed POST, one attempt per call."""
 
+import asyncio
 import json
-from collections.abc import Callable
-from concurrent.futures import Future
-from contextvars import copy_context
 from http import HTTPStatus
-from threading import Thread
-from typing import Final
+from http.cookiejar import DefaultCookiePolicy
+from types import TracebackType
+from typing import Final, Self
 
 import httpx
 from standardwebhooks import Webhook
@@ -17,65 +16,88 @@ from reelkeeper.errors import SinkBusy, SinkDown, SinkRefused
 from reelkeeper.model.alerts import Delivery
 
 TIMEOUT_SECONDS: Final = 15.0  # for the whole request: the specification's advice is 15 to 30
+_KEEP_SECONDS: Final = 1.0  # less than servers keep an idle connection (gunicorn 2 s, Node 5 s), so that none is stale
+_READ_SECONDS: Final = 1.0  # for the rest of an answer whose status is known
 _DEFAULT_WAIT_SECONDS: Final = 60.0
 
 
-def send(delivery: Delivery, *, allow_private: bool, timeout_seconds: float = TIMEOUT_SECONDS) -> str:
-    """Post an event; return a receipt for any 2xx answer.
+class Sender:
+    """Sends events to one endpoint over connections that are kept for the next event.
 
-    Raises SinkRefused for 410, which means that the endpoint is gone for good; SinkBusy if it asks to wait; SinkDown
-    for everything else; AddressRefused. Redirects are not followed, and the body of an answer is not read.
+    Each endpoint has a sender of its own: another may have the same address, and not the same certificate.
     """
-    body = json.dumps(delivery.body, separators=(",", ":"), ensure_ascii=False)
-    signatures = (Webhook(secret).sign(delivery.id, delivery.at, body) for secret in delivery.secrets)
-    headers = {
-        "Content-Type": "application/json",
-        "User-Agent": "Reelkeeper",
-        "webhook-id": delivery.id,
-        "webhook-timestamp": str(int(delivery.at.timestamp())),
-        "webhook-signature": " ".join(signatures),
-    }
 
-    def post() -> tuple[int, float]:
-        with public.streamed(
+    def __init__(self, *, allow_private: bool, timeout_seconds: float) -> None:
+        self._allow_private, self._timeout_seconds = allow_private, timeout_seconds
+        limits = httpx.Limits(keepalive_expiry=_KEEP_SECONDS)
+        self._client = httpx.AsyncClient(**public.options(timeout_seconds), limits=limits)
+        self._client.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=()))  # events are independent
+
+    async def __aenter__(self) -> Self:
+        """Do nothing: a connection is made when it is needed."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+    async def send(self, delivery: Delivery) -> str:
+        """Post an event; return a receipt for any 2xx answer.
+
+        Raises SinkRefused for 410, which means that the endpoint is gone for good; SinkBusy if it asks to wait;
+        SinkDown for everything else; AddressRefused. Redirects are not followed.
+        """
+        body = json.dumps(delivery.body, separators=(",", ":"), ensure_ascii=False)
+        signatures = (Webhook(secret).sign(delivery.id, delivery.at, body) for secret in delivery.secrets)
+        headers = {
+            "Content-Type": "application/json",
+            "User-Agent": "Reelkeeper",
+            "webhook-id": delivery.id,
+            "webhook-timestamp": str(int(delivery.at.timestamp())),
+            "webhook-signature": " ".join(signatures),
+        }
+        try:
+            # httpx limits only the wait for each byte: a server that sends one every few seconds could block for days
+            # guard webhooks.deadline: an endpoint that answers byte by byte takes the place of others without end
+            async with asyncio.timeout(self._timeout_seconds):
+                status, wait_seconds = await self._post(delivery.url, headers, body.encode())
+        except TimeoutError:
+            raise SinkDown(f"it gave no answer within {self._timeout_seconds:g} s") from None
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise SinkDown(f"it gave no answer: {public.cause(error)}") from None
+        if HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
+            return f"answered {status}"
+        if status == HTTPStatus.GONE:
+            raise SinkRefused("it answered 410: it accepts no more events")
+        if status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}:
+            raise SinkBusy(f"it answered {status}, and asks to wait for {wait_seconds:g} s", wait_seconds)
+        raise SinkDown(f"it answered {status}")
+
+    async def _post(self, url: str, headers: dict[str, str], content: bytes) -> tuple[int, float]:
+        # The name is resolved and checked for each event, and a kept connection is one to the checked address.
+        # guard webhooks.public: messages are sent to an endpoint whose name now leads into our network
+        at, needed = await asyncio.to_thread(public.resolve, url, allow_private=self._allow_private)
+        async with self._client.stream(
             "POST",
-            delivery.url,
-            # guard webhooks.public: messages are sent to an endpoint whose name now leads into our network
-            allow_private=allow_private,
-            headers=headers,
-            content=body.encode(),
-            timeout_seconds=timeout_seconds,
+            at,
+            headers={"Accept-Encoding": "identity", **headers, **needed["headers"]},
+            content=content,
+            extensions=needed["extensions"],
         ) as answer:
+            await _read(answer)
             return answer.status_code, retry_after_seconds(answer.headers, _DEFAULT_WAIT_SECONDS)
 
+
+async def _read(answer: httpx.Response) -> None:
+    """Read what follows the status, so that the connection can be kept; close it where that is long or slow."""
+    size = 0
     try:
-        status, wait_seconds = _within(timeout_seconds, post)
-    except TimeoutError:
-        raise SinkDown(f"it gave no answer within {timeout_seconds:g} s") from None
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise SinkDown(f"it gave no answer: {public.cause(error)}") from None
-    if HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
-        return f"answered {status}"
-    if status == HTTPStatus.GONE:
-        raise SinkRefused("it answered 410: it accepts no more events")
-    if status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}:
-        raise SinkBusy(f"it answered {status}, and asks to wait for {wait_seconds:g} s", wait_seconds)
-    raise SinkDown(f"it answered {status}")
-
-
-def _within(seconds: float, act: Callable[[], tuple[int, float]]) -> tuple[int, float]:
-    """Run a function in its own thread; if it takes too long, raise TimeoutError and abandon the thread.
-
-    httpx limits only the wait for each byte: a server that sends one every few seconds could block for days.
-    """
-    future: Future[tuple[int, float]] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(act())
-        except BaseException as error:  # noqa: BLE001  raised where the result is asked for
-            future.set_exception(error)
-
-    Thread(target=copy_context().run, args=(run,), name="webhook", daemon=True).start()
-    # guard webhooks.deadline: an endpoint that answers byte by byte blocks its thread without end
-    return future.result(seconds)
+        async with asyncio.timeout(_READ_SECONDS):
+            async for chunk in answer.aiter_raw():
+                size += len(chunk)
+                if size > public.MAX_BYTES:
+                    return
+    except (TimeoutError, httpx.HTTPError):
+        return  # the status is known, and counts

@@ -30,7 +30,11 @@ class Received(NamedTuple):
 
 
 class Receiver:
-    """The server. `secrets` are those that each path verifies with, `answers` what its next requests get."""
+    """The server. `secrets` are those that each path verifies with, `answers` what its next requests get.
+
+    An answer takes `seconds`. `connections` counts what was opened, `at_once` the events at work when each one came:
+    of all subjects, and of its own.
+    """
 
     def __init__(self) -> None:
         self.secrets: dict[str, list[str]] = defaultdict(list)
@@ -38,6 +42,11 @@ class Receiver:
         self.always: dict[str, int | str] = {}
         self.headers: dict[str, str] = {}
         self.got: dict[str, list[Received]] = defaultdict(list)
+        self.body: bytes | None = b""  # None: one that never comes
+        self.seconds: dict[str, float] = {}
+        self.connections = 0
+        self.at_once: list[tuple[int, int]] = []
+        self.at_work: list[str] = []
         self.stop = threading.Event()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
 
@@ -59,19 +68,28 @@ def _handler(receiver: Receiver) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
+        def setup(self) -> None:
+            super().setup()
+            receiver.connections += 1
+
         def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
+            sent = self.rfile.read(int(self.headers["Content-Length"]))
             headers = {name.lower(): value for name, value in self.headers.items()}
-            verified = tuple(secret for secret in receiver.secrets[self.path] if _verifies(secret, body, headers))
+            verified = tuple(secret for secret in receiver.secrets[self.path] if _verifies(secret, sent, headers))
             lined_up = receiver.answers[self.path]
             answer = lined_up.pop(0) if lined_up else receiver.always.get(self.path, 200)
             payload: dict[str, Any] = (
-                Webhook(verified[0]).verify(body, headers) if verified else {"type": "", "data": {}}
+                Webhook(verified[0]).verify(sent, headers) if verified else {"type": "", "data": {}}
             )
             receiver.got[self.path].append(
                 Received(time.monotonic(), headers["webhook-id"], payload["type"], payload["data"], verified, answer)
             )
-            self.close_connection = True
+            subject = payload["data"].get("of", "")
+            receiver.at_work.append(subject)
+            receiver.at_once.append((len(receiver.at_work), receiver.at_work.count(subject)))
+            receiver.stop.wait(receiver.seconds.get(self.path, 0.0))
+            receiver.at_work.remove(subject)
+            self.close_connection = answer in {LOST, TRICKLE}
             if answer == LOST:
                 self.connection.close()
             elif answer == TRICKLE:
@@ -82,8 +100,13 @@ def _handler(receiver: Receiver) -> type[BaseHTTPRequestHandler]:
                 self.send_response(int(answer))
                 for name, value in receiver.headers.items():
                     self.send_header(name, value)
-                self.send_header("Content-Length", "0")
+                body = receiver.body
+                self.send_header("Content-Length", str(1 if body is None else len(body)))
                 self.end_headers()
+                if body is None:
+                    receiver.stop.wait(3)
+                else:
+                    self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
             """Stay quiet."""

@@ -1,22 +1,23 @@
 """Webhook endpoints, and the delivery of their events.
 
-Each endpoint has its own thread and lease, so a slow or dead one delays no other. An event counts as delivered once
-that is recorded: after a crash in between, or a lost answer, it is sent again under the same id, so that none is
-missing.
+Each endpoint has its own lease, connections and places, so a slow or dead one delays no other. An event counts as
+delivered once that is recorded: after a crash in between, or a lost answer, it is sent again under the same id, so that
+none is missing.
 """
 
+import asyncio
 import base64
 import hashlib
 import logging
+import math
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextvars import copy_context
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 from reelkeeper.adapters import public
@@ -35,9 +36,9 @@ from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.lifecycle import notices
 
-MAX_ENDPOINTS: Final = 20  # each has a thread while it has waiting messages
+MAX_ENDPOINTS: Final = 20
+MAX_AT_ONCE: Final = 16  # messages at one endpoint: at 100 ms for each it takes 100 a second and more
 LOOK_SECONDS: Final = 1.0
-_BATCH: Final = 200  # messages read at once
 _RUN: Final = "webhooks"
 _log = logging.getLogger(__name__)
 
@@ -157,17 +158,6 @@ class Deliveries:
     failed: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class _Run:
-    """One run of `deliver`, shared by its threads."""
-
-    engine: Engine
-    manager: LeaseManager
-    send: Callable[[Delivery], str]
-    ends: float
-    deliveries: dict[str, Deliveries] = field(default_factory=dict)
-
-
 def deliver(
     engine: Engine,
     *,
@@ -180,105 +170,170 @@ def deliver(
     with reading(engine) as session:
         if not webhooks.has_endpoint(session):
             return Deliveries()
-    with LeaseManager(engine) as manager, ThreadPoolExecutor(MAX_ENDPOINTS, "webhook") as pool:
-        send = partial(sender.send, allow_private=allow_private, timeout_seconds=timeout_seconds)
-        run = _Run(engine, manager, send, time.monotonic() + seconds)
-        busy: dict[str, Future[None]] = {}
-        while time.monotonic() < run.ends:
-            with reading(engine) as session:
-                due = webhooks.due_endpoints(session)
-            for endpoint_id in due:
+    with LeaseManager(engine) as manager:
+        run = _Run(engine, manager, time.monotonic() + seconds)
+        open_sender = partial(sender.Sender, allow_private=allow_private, timeout_seconds=timeout_seconds)
+        asyncio.run(_deliver(run, open_sender, follow=follow))
+    return run.deliveries
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """One run of `deliver`, shared by its endpoints."""
+
+    engine: Engine
+    manager: LeaseManager
+    ends: float
+    deliveries: Deliveries = field(default_factory=Deliveries)
+
+    def is_over(self) -> bool:
+        return time.monotonic() >= self.ends
+
+    def due_endpoints(self) -> list[str]:
+        if self.is_over():
+            return []
+        with reading(self.engine) as session:
+            return webhooks.due_endpoints(session)
+
+
+async def _deliver(run: _Run, open_sender: Callable[[], sender.Sender], *, follow: bool) -> None:
+    busy: dict[str, asyncio.Task[None]] = {}
+    senders: dict[str, sender.Sender] = {}
+    async with AsyncExitStack() as stack:
+        while busy or not run.is_over():
+            for endpoint_id in await asyncio.to_thread(run.due_endpoints):
+                if endpoint_id not in senders:
+                    senders[endpoint_id] = await stack.enter_async_context(open_sender())
                 if endpoint_id not in busy:
                     # guard webhooks.apart: a dead endpoint delays the others
-                    busy[endpoint_id] = pool.submit(copy_context().run, _serve, run, endpoint_id)
-            if not busy and not follow:
-                break
+                    busy[endpoint_id] = asyncio.create_task(_serve(run, endpoint_id, senders[endpoint_id]))
             if busy:
-                wait(busy.values(), LOOK_SECONDS, FIRST_COMPLETED)
+                await asyncio.wait(busy.values(), timeout=LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            elif follow:
+                await asyncio.sleep(LOOK_SECONDS)
             else:
-                time.sleep(LOOK_SECONDS)
-            for endpoint_id in [name for name, future in busy.items() if future.done()]:
+                break
+            for endpoint_id in [name for name, task in busy.items() if task.done()]:
                 busy.pop(endpoint_id).result()
-    counts = run.deliveries.values()
-    return Deliveries(sum(each.sent for each in counts), sum(each.failed for each in counts))
 
 
-def _serve(run: _Run, endpoint_id: str) -> None:
-    """Send due messages to one endpoint, in order, until there are none, or it is paused."""
-    taken = run.manager.take([f"webhook/{endpoint_id}"])
+async def _serve(run: _Run, endpoint_id: str, send_to: sender.Sender) -> None:
+    """Send due messages to one endpoint until there are none, or it is paused."""
+    taken = await asyncio.to_thread(run.manager.take, [f"webhook/{endpoint_id}"])
     # guard webhooks.one_sender: two processes send the same event at the same time
     if not taken:
-        time.sleep(min(LOOK_SECONDS, max(0.0, run.ends - time.monotonic())))  # another process serves it
+        await asyncio.sleep(min(LOOK_SECONDS, max(0.0, run.ends - time.monotonic())))  # another process serves it
         return
-    counts = run.deliveries.setdefault(endpoint_id, Deliveries())
+    serving = _Serving(run, endpoint_id, taken[0], send_to)
     try:
-        while time.monotonic() < run.ends:
-            with reading(run.engine) as session:
-                due = webhooks.due_messages(session, endpoint_id, _BATCH)
-            if not due:
-                break
-            for message_id in due:
-                with reading(run.engine) as session:
-                    delivery = webhooks.find_due(session, message_id)  # read again, and signed with the present time
-                if delivery is None or time.monotonic() > run.ends:
-                    break
-                run.manager.check(taken[0])
-                _hand_over(run, taken[0], endpoint_id, delivery, counts)
+        await serving.until_done()
     except LeaseLost:
         _log.warning("another process serves webhook %s now", endpoint_id)
     finally:
-        run.manager.release(taken)
+        for task in serving.at_work:
+            task.cancel()
+        await asyncio.to_thread(run.manager.release, taken)
 
 
-def _hand_over(run: _Run, lease: Lease, endpoint_id: str, delivery: Delivery, counts: Deliveries) -> None:
-    try:
-        with effect("webhook.send"):
-            receipt = run.send(delivery)
-    # guard webhooks.any_error: one bad message blocks all others of its endpoint
-    except Exception as error:  # noqa: BLE001  whatever it is, the event must wait and not be lost
-        counts.failed += 1
+class _Attempt(NamedTuple):
+    """One request, and what came of it: a receipt, or an error."""
+
+    delivery: Delivery
+    began: float
+    receipt: str = ""
+    error: Exception | None = None
+
+
+class _Serving:
+    """Sends messages to one endpoint: each subject's in order, those of different subjects side by side.
+
+    An endpoint gets one at first, one more at a time with each that it accepts, and one again after a failure. So one
+    that is down, or asks for a pause, is asked no oftener than with one at a time. The store is asked from a thread,
+    once for all that was answered meanwhile: a slow commit neither holds up nor times out the other requests.
+    """
+
+    def __init__(self, run: _Run, endpoint_id: str, lease: Lease, send_to: sender.Sender) -> None:
+        self.at_work: dict[asyncio.Task[_Attempt], int] = {}  # the message of each
+        self._run, self._endpoint_id, self._lease, self._sender = run, endpoint_id, lease, send_to
+        self._room = 1
+        self._failed_at = -math.inf
+
+    async def until_done(self) -> None:
+        """Send what is due, until there is nothing, or the run is over; wait for what was begun."""
+        while True:
+            if len(self.at_work) < self._room and not self._run.is_over():
+                for delivery in await asyncio.to_thread(self._due):
+                    self.at_work[asyncio.create_task(self._attempt(delivery))] = delivery.message_id
+            if not self.at_work:
+                return
+            done, _ = await asyncio.wait(self.at_work, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.to_thread(self._record, [task.result() for task in done])
+            for task in done:
+                del self.at_work[task]
+
+    def _due(self) -> list[Delivery]:
+        with reading(self._run.engine) as session:
+            places, but = self._room - len(self.at_work), set(self.at_work.values())
+            found = webhooks.due(session, self._endpoint_id, places, but=but)
+        self._run.manager.check(self._lease)
+        return found
+
+    async def _attempt(self, delivery: Delivery) -> _Attempt:
+        began = time.monotonic()
+        try:
+            with effect("webhook.send"):
+                return _Attempt(delivery, began, receipt=await self._sender.send(delivery))
+        # guard webhooks.any_error: one bad message blocks all others of its endpoint
+        except Exception as error:  # noqa: BLE001  whatever it is, the event must wait and not be lost
+            return _Attempt(delivery, began, error=error)
+
+    def _record(self, attempts: Sequence[_Attempt]) -> None:
+        """Record these attempts in one transaction: if it fails, they are made again under the same ids."""
+        receipts = {each.delivery.message_id: each.receipt for each in attempts if each.error is None}
+        with transaction(self._run.engine, "webhook.answered") as session:
+            # guard webhooks.marked_by_sender: a process that was suspended marks an event as failed that another sends
+            if not leases.current(session, self._lease):
+                raise LeaseLost(f"another process holds lease {self._lease.name!r} now; nothing was recorded")
+            if receipts:
+                webhooks.mark_sent(session, self._endpoint_id, receipts)
+                notices.delivered(session, receipts)
+            for each in attempts:
+                if each.error is not None:
+                    self._note_failure(session, each, each.error)
+        self._run.deliveries.sent += len(receipts)
+        self._run.deliveries.failed += len(attempts) - len(receipts)
+        failed = len(receipts) < len(attempts)
+        self._room = 1 if failed else min(self._room + len(receipts), MAX_AT_ONCE)
+
+    def _note_failure(self, session: Session, attempt: _Attempt, error: Exception) -> None:
         problem = str(error) if isinstance(error, ReelkeeperError) else f"unexpected {type(error).__name__}"
-        _log.warning("webhook %s did not accept a message: %s", endpoint_id, problem)
-        with transaction(run.engine, "webhook.failed") as session:
-            _require_lease(session, lease)
-            _note_failure(session, endpoint_id, delivery, problem, error)
-        return
-    with transaction(run.engine, "webhook.sent") as session:
-        _require_lease(session, lease)
-        webhooks.mark_sent(session, delivery.message_id, endpoint_id, receipt)
-        notices.delivered(session, delivery.message_id)
-    counts.sent += 1
-
-
-def _note_failure(session: Session, endpoint_id: str, delivery: Delivery, problem: str, error: Exception) -> None:
-    failing = webhooks.note_failure(session, endpoint_id, problem)
-    if failing is None:
-        return  # it was removed
-    retry_after = error.seconds if isinstance(error, SinkBusy) else 0.0
-    webhooks.close(session, endpoint_id, max(retry_after, rules.pause_seconds(failing.failures)))
-    failing_for = failing.at - failing.failing_since
-    retry = rules.retry_seconds(delivery.attempts + 1)
-    is_gone = isinstance(error, SinkRefused)
-    if is_gone or failing_for >= rules.DEAD_AFTER:
-        reason = problem if is_gone else f"It has accepted nothing for {failing_for.days} days: {problem}"
-        webhooks.disable(session, endpoint_id, reason)
-        # guard webhooks.waits_for_the_dead: a message that a dead endpoint missed is given up, and lost
-        webhooks.put_off(session, delivery.message_id, 0.0, problem)
-        # guard webhooks.dead_told: a service gets no more events, and nobody knows
-        alerts.observe_within(session, [rules.disabled(endpoint_id, reason)], run_id=_RUN)
-    elif retry is None:
-        webhooks.give_up(session, delivery.message_id, problem)
-        # guard webhooks.given_up_told: the service misses an event, and nobody knows
-        finding = rules.given_up(endpoint_id, f"{failing.at:%Y-%m-%d}", delivery.id, problem)
-        alerts.observe_within(session, [finding], run_id=_RUN)
-    else:
-        webhooks.put_off(session, delivery.message_id, float(retry), problem)
-
-
-def _require_lease(session: Session, lease: Lease) -> None:
-    # guard webhooks.marked_by_sender: a process that was suspended marks an event as failed that another is delivering
-    if not leases.current(session, lease):
-        raise LeaseLost(f"another process holds lease {lease.name!r} now; nothing was recorded")
+        _log.warning("webhook %s did not accept a message: %s", self._endpoint_id, problem)
+        endpoint_id, delivery = self._endpoint_id, attempt.delivery
+        in_a_row = attempt.began >= self._failed_at  # and not on its way when another failed
+        if in_a_row:
+            self._failed_at = time.monotonic()
+        failing = webhooks.note_failure(session, endpoint_id, problem, in_a_row=in_a_row)
+        if failing is None:
+            return  # it was removed
+        retry_after = error.seconds if isinstance(error, SinkBusy) else 0.0
+        webhooks.close(session, endpoint_id, max(retry_after, rules.pause_seconds(failing.failures)))
+        failing_for = failing.at - failing.failing_since
+        retry = rules.retry_seconds(delivery.attempts + 1)
+        is_gone = isinstance(error, SinkRefused)
+        if is_gone or failing_for >= rules.DEAD_AFTER:
+            reason = problem if is_gone else f"It has accepted nothing for {failing_for.days} days: {problem}"
+            webhooks.disable(session, endpoint_id, reason)
+            # guard webhooks.waits_for_the_dead: a message that a dead endpoint missed is given up, and lost
+            webhooks.put_off(session, delivery.message_id, 0.0, problem)
+            # guard webhooks.dead_told: a service gets no more events, and nobody knows
+            alerts.observe_within(session, [rules.disabled(endpoint_id, reason)], run_id=_RUN)
+        elif retry is None:
+            webhooks.give_up(session, delivery.message_id, problem)
+            # guard webhooks.given_up_told: the service misses an event, and nobody knows
+            finding = rules.given_up(endpoint_id, f"{failing.at:%Y-%m-%d}", delivery.id, problem)
+            alerts.observe_within(session, [finding], run_id=_RUN)
+        else:
+            webhooks.put_off(session, delivery.message_id, float(retry), problem)
 
 
 def _require(found: bool, endpoint_id: str) -> None:

@@ -1,6 +1,6 @@
 """Store webhook endpoints, and the events that wait for them in the outbox. Time is the database's."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import fields
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -189,16 +189,10 @@ def due_endpoints(session: Session) -> list[str]:
     return list(rows.scalars())
 
 
-def due_messages(session: Session, endpoint_id: str, limit: int) -> list[int]:
-    """List the oldest messages due to an endpoint, one of each subject; none while it is paused."""
-    due = _due().where(endpoints.c.id == endpoint_id, _open()).order_by(outbox.c.id).limit(limit)
-    return [row.id for row in session.execute(due)]
-
-
-def find_due(session: Session, message_id: int) -> Delivery | None:
-    """Read a due message; None if it is no longer due, or its endpoint is paused."""
+def due(session: Session, endpoint_id: str, limit: int, *, but: Collection[int] = ()) -> list[Delivery]:
+    """Read the oldest messages due to an endpoint, one of each subject, without `but`; none while it is paused."""
     old = sa.case((endpoints.c.old_secret_until > Clock(), endpoints.c.old_secret))
-    row = session.execute(
+    rows = session.execute(
         _due()
         .add_columns(
             *(outbox.c.created_at, outbox.c.payload, outbox.c.attempts, endpoints.c.url, endpoints.c.secret),
@@ -206,31 +200,46 @@ def find_due(session: Session, message_id: int) -> Delivery | None:
             old.label("old_secret"),
             Clock().label("at"),
         )
-        .where(outbox.c.id == message_id, _open())
-    ).one_or_none()
-    if row is None:
-        return None
-    secrets = (row.secret, *([row.old_secret] if row.old_secret else []))
-    message = public_id(row, identity(session))
-    return Delivery(row.id, f"msg_{message}", row.payload, row.attempts, row.url, secrets, row.at)
+        # guard webhooks.at_work: an event is sent a second time while its first request waits for an answer
+        .where(endpoints.c.id == endpoint_id, _open(), outbox.c.id.not_in(but))
+        .order_by(outbox.c.id)
+        .limit(limit)
+    ).all()
+    deployment_id = identity(session) if rows else ""
+    return [
+        Delivery(
+            row.id,
+            f"msg_{public_id(row, deployment_id)}",
+            row.payload,
+            row.attempts,
+            row.url,
+            (row.secret, *([row.old_secret] if row.old_secret else [])),
+            row.at,
+        )
+        for row in rows
+    ]
 
 
-def mark_sent(session: Session, message_id: int, endpoint_id: str, receipt: str) -> None:
-    """Record that an endpoint has accepted a message, so that it works."""
-    values = {"state": MessageState.SENT, "sent_at": Clock(), "receipt": receipt, "last_error": None}
-    attempts = {"attempts": outbox.c.attempts + 1}
-    session.execute(sa.update(outbox).where(*_waits(message_id)).values(values | attempts))
+def mark_sent(session: Session, endpoint_id: str, receipts: Mapping[int, str]) -> None:
+    """Record that an endpoint has accepted messages, with the receipt of each, so that it works."""
+    values: dict[str, Any] = {"state": MessageState.SENT, "sent_at": Clock(), "last_error": None}
+    values |= {"receipt": sa.case(dict(receipts), value=outbox.c.id), "attempts": outbox.c.attempts + 1}
+    chosen = outbox.c.id.in_(receipts), outbox.c.state == MessageState.WAITING
+    session.execute(sa.update(outbox).where(*chosen).values(values))
     well = {"failures": 0, "failing_since": None, "last_error": None, "last_ok_at": Clock()}
     _change(session, endpoint_id, well)
 
 
-def note_failure(session: Session, endpoint_id: str, error: str) -> Failing | None:
-    """Record that an endpoint has not accepted a message; return since when it is failing. None: it was removed."""
+def note_failure(session: Session, endpoint_id: str, error: str, *, in_a_row: bool) -> Failing | None:
+    """Record that an endpoint has not accepted a message; return since when it is failing. None: it was removed.
+
+    Failures count `in_a_row`, but for those of messages that were on their way when another failed.
+    """
     row = session.execute(
         sa.update(endpoints)
         .where(endpoints.c.id == endpoint_id)
         .values(
-            failures=endpoints.c.failures + 1,
+            failures=endpoints.c.failures + int(in_a_row),
             failing_since=sa.func.coalesce(endpoints.c.failing_since, Clock()),
             last_error=error,
         )
@@ -240,8 +249,9 @@ def note_failure(session: Session, endpoint_id: str, error: str) -> Failing | No
 
 
 def close(session: Session, endpoint_id: str, seconds: float) -> None:
-    """Pause an endpoint for `seconds`."""
-    _change(session, endpoint_id, {"closed_until": Clock(seconds)})
+    """Pause an endpoint for `seconds`, unless it is paused for longer."""
+    longer = sa.case((endpoints.c.closed_until > Clock(seconds), endpoints.c.closed_until), else_=Clock(seconds))
+    _change(session, endpoint_id, {"closed_until": longer})
 
 
 def put_off(session: Session, message_id: int, seconds: float, error: str) -> None:

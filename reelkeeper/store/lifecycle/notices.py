@@ -4,7 +4,7 @@ A notice counts as given once every endpoint that it was sent to has accepted it
 others. Times are the database's.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
@@ -82,10 +82,10 @@ def sent(session: Session, messages: Iterable[tuple[int, str, int]]) -> None:
         session.execute(sa.insert(deliveries), rows)
 
 
-def delivered(session: Session, message_id: int) -> None:
-    """Record that an endpoint has accepted a message, if it was a notice; a repetition changes nothing."""
-    is_this = deliveries.c.message_id == message_id, deliveries.c.delivered_at.is_(None)
-    session.execute(sa.update(deliveries).where(*is_this).values(delivered_at=Clock()))
+def delivered(session: Session, message_ids: Collection[int]) -> None:
+    """Record that an endpoint has accepted messages, as far as they were notices; a repetition changes nothing."""
+    are_these = deliveries.c.message_id.in_(message_ids), deliveries.c.delivered_at.is_(None)
+    session.execute(sa.update(deliveries).where(*are_these).values(delivered_at=Clock()))
 
 
 def release(session: Session, endpoint_id: str | None) -> int:

@@ -1,6 +1,7 @@
 """Outgoing webhooks against a verifying server: none lost, repetitions recognisable, order kept, failures isolated."""
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -14,7 +15,7 @@ from reelkeeper.model.alerts import EventType, Finding, Happened, MessageState, 
 from reelkeeper.operations.alerts import webhooks
 from reelkeeper.operations.alerts.alerts import observe
 from reelkeeper.operations.alerts.outbox import preview
-from reelkeeper.operations.alerts.webhooks import MAX_ENDPOINTS, Deliveries
+from reelkeeper.operations.alerts.webhooks import MAX_AT_ONCE, MAX_ENDPOINTS, Deliveries
 from reelkeeper.operations.billing import ledger
 from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.rules.alerts.webhooks import RETRY_SECONDS
@@ -87,7 +88,9 @@ def service(engine: sa.Engine, server: Receiver) -> Service:
     server.answers.clear()
     server.always.clear()
     server.headers.clear()
+    server.seconds.clear()
     server.got.clear()
+    server.at_once.clear()
     return Service(engine, server)
 
 
@@ -180,6 +183,59 @@ def test_a_dead_endpoint_delays_no_other(service: Service) -> None:
     assert service.deliver(timeout_seconds=1.0) == Deliveries(10, 3)
     assert service.receiver.got["/live"][-1].at < service.receiver.got["/dead"][1].at
     assert time.monotonic() - began < 15
+
+
+@pytest.mark.parametrize("each", [3, 1])
+def test_events_of_different_subjects_are_sent_side_by_side_over_kept_connections_each_once(
+    service: Service, each: int
+) -> None:
+    service.add()
+    service.receiver.seconds["/live"] = 0.2
+    before = service.receiver.connections
+    service.happens(*(f"v{number // each}" for number in range(48)))
+    assert service.deliver() == Deliveries(48, 0)
+    got = service.receiver.got["/live"]
+    assert len({event.id for event in got}) == len(got) == 48
+    assert service.receiver.connections - before < 48 / 1.5
+    at_once, of_one_subject = map(max, zip(*service.receiver.at_once, strict=True))
+    assert (at_once > 4, at_once <= MAX_AT_ONCE, of_one_subject) == (True, True, 1)
+    came = defaultdict(list)
+    for event in got:
+        came[event.data["of"]].append(event.data["n"])
+    assert all(numbers == sorted(numbers) for numbers in came.values())
+
+
+def test_the_failures_of_messages_that_were_at_work_together_count_as_one(service: Service) -> None:
+    service.add()
+    service.receiver.seconds["/live"] = 0.2
+    service.receiver.answers["/live"] = [*[200] * 20, *[500] * 40]
+    service.happens(*(f"v{number}" for number in range(60)))
+    delivered = service.deliver()
+    assert 5 < delivered.failed <= MAX_AT_ONCE + 2
+    with reading(service.engine) as session:
+        assert session.execute(sa.select(endpoints.c.failures)).scalar() == 3
+
+
+def test_a_failure_does_not_shorten_the_pause_that_another_was_asked_for(service: Service) -> None:
+    service.add()
+    service.receiver.seconds["/live"] = 0.05
+    service.receiver.headers["Retry-After"] = "3600"
+    service.receiver.answers["/live"] = [200, 200, 200, 503, *[500] * 40]
+    service.happens(*(f"v{number}" for number in range(20)))
+    service.deliver()
+    service.later(3_500)
+    assert service.deliver() == Deliveries(0, 0)
+
+
+@pytest.mark.parametrize("odd", [b"x" * 100_000, None])
+def test_an_answer_whose_body_is_long_or_never_ends_counts_by_its_status(service: Service, odd: bytes | None) -> None:
+    service.add()
+    service.receiver.body = odd
+    service.happens("v1", "v2")
+    try:
+        assert service.deliver() == Deliveries(2, 0)
+    finally:
+        service.receiver.body = b""
 
 
 def test_a_dead_endpoint_is_disabled_with_an_alert_and_loses_nothing(service: Service) -> None:
@@ -337,7 +393,7 @@ def test_a_following_run_also_sends_events_that_arrive_meanwhile(
 ) -> None:
     service.add()
     service.happens("v1")
-    at_failpoint("webhook.sent.after_commit", lambda: service.happens("v1"))
+    at_failpoint("webhook.answered.after_commit", lambda: service.happens("v1"))
     assert service.deliver(seconds=3, follow=True) == Deliveries(2, 0)
 
 

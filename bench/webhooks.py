@@ -1,0 +1,67 @@
+"""Benchmark the delivery of webhook events to an endpoint that takes 100 ms, alone and beside one that hangs.
+
+The floor is bare httpx, with as many kept connections and nothing stored, signed or resolved.
+"""
+
+import asyncio
+import tempfile
+import time
+from pathlib import Path
+
+import httpx
+
+from bench.report import Row
+from reelkeeper.model.alerts import EventType, Happened
+from reelkeeper.operations.alerts import webhooks
+from reelkeeper.store.alerts import webhooks as rows
+from reelkeeper.store.core.engine import open_engine, transaction
+from reelkeeper.store.core.schema import upgrade
+from tests.doubles.receiver import TRICKLE, Receiver
+
+EVENTS, ANSWER_SECONDS, PROMISED = 600, 0.1, 60.0  # events a second
+
+
+def measure() -> list[Row]:
+    """Measure the seconds for 1,000 events of 1,000 videos: alone, beside an endpoint that hangs, and bare."""
+    with Receiver().serving() as receiver:
+        alone, beside = _seconds(receiver), _seconds(receiver, hangs=True)
+        bare = asyncio.run(_bare(receiver))
+    promised = 1_000 / PROMISED
+    return [
+        Row("1,000 events, 100 ms each: promised", alone, promised, alone / promised, 1.0),
+        Row("1,000 events, 100 ms each: bare httpx", alone, bare, alone / bare, None),
+        Row("1,000 events beside an endpoint that hangs: alone", beside, alone, beside / alone, 1.15),
+    ]
+
+
+def _seconds(receiver: Receiver, *, hangs: bool = False) -> float:
+    receiver.seconds = {"/live": ANSWER_SECONDS}
+    receiver.always = {"/hangs": TRICKLE}
+    receiver.got.clear()
+    with tempfile.TemporaryDirectory(prefix="reelkeeper-bench-") as folder:
+        engine = open_engine(f"sqlite:///{Path(folder) / 'store.sqlite3'}")
+        upgrade(engine)
+        for path in ("/hangs", "/live") if hangs else ("/live",):
+            _, secret = webhooks.add(engine, receiver.url(path), allow_private=True, author="bench")
+            receiver.secrets[path] = [secret]
+        with transaction(engine, "bench") as session:
+            rows.put(session, [Happened(EventType.VIDEO_CHANGED, f"v{n}", {"of": f"v{n}"}) for n in range(EVENTS)])
+        began = time.monotonic()
+        webhooks.deliver(engine, allow_private=True, seconds=120, timeout_seconds=5)
+        engine.dispose()
+    return (receiver.got["/live"][EVENTS - 1].at - began) / EVENTS * 1_000
+
+
+async def _bare(receiver: Receiver) -> float:
+    body = b'{"type": "", "data": {}}'
+    places = asyncio.Semaphore(webhooks.MAX_AT_ONCE)
+    receiver.secrets["/live"] = []
+    async with httpx.AsyncClient(timeout=15.0) as client:
+
+        async def post() -> None:
+            async with places:
+                await client.post(receiver.url("/live"), content=body, headers={"webhook-id": "bench"})
+
+        began = time.monotonic()
+        await asyncio.gather(*(post() for _ in range(EVENTS)))
+    return (time.monotonic() - began) / EVENTS * 1_000
