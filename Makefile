@@ -12,6 +12,7 @@ TWO := --numprocesses 2   # two tests at a time; each worker has servers of its 
 NO_HANG := -o faulthandler_timeout=1500 -o faulthandler_exit_on_timeout=true
 SEED ?=                   # of the order of tests and of what test-long and mutants draw; each run prints its own
 ROOMS ?= operations store api/auth.py rules
+NUMBER ?= 20
 SINCE ?= HEAD
 SEEDED = $(if $(SEED),--randomly-seed=$(SEED))
 unexport PYTHONDONTWRITEBYTECODE   # where it is set, each of hundreds of processes would compile all modules anew
@@ -54,8 +55,8 @@ snapshots: $(STAMP)     ## write the sentences that tests hold as snapshots anew
 guards: $(STAMP) $(FOREIGN) ## each guard switched off by itself, and its witness must fail: half an hour of CPU
 	$(BIN)/pytest -m soak tests/ablation $(TWO)
 
-mutants: $(STAMP)       ## 20 changes to unmarked code in each of ROOMS, drawn by SEED: which tests notice, and what survives
-	$(BIN)/python -m tests.mutants $(ROOMS) $(if $(SEED),--seed $(SEED))
+mutants: $(STAMP)       ## NUMBER changes to unmarked code in each of ROOMS, drawn by SEED: which tests notice, and what survives
+	$(BIN)/python -m tests.mutants $(ROOMS) --number $(NUMBER) $(if $(SEED),--seed $(SEED))
 
 coverage: $(STAMP)      ## lines and branches of rules and operations that their tests reach, against a floor
 	$(BIN)/pytest tests/rules tests/operations -m "not long" $(TWO) --dist loadfile --cov --cov-report=

@@ -17,7 +17,6 @@ from pydantic import BaseModel, ValidationError
 
 from deployments import automations
 from deployments.pools import POOLS
-from reelkeeper.cli.orchestration import HEARTBEAT_SECONDS
 from reelkeeper.rules.alerts.cadence import CADENCES
 from tasks.plans import HELPERS
 
@@ -124,7 +123,7 @@ def test_every_deployment_runs_in_a_pool_of_bootstrap_with_a_heartbeat(entrypoin
     pool = DEPLOYMENTS[entrypoint]["work_pool"]
     assert pool["name"] == ("encode" if entrypoint in TRANSCODING else "main")
     assert pool["name"] in POOLS
-    assert pool["job_variables"] == {"env": {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS)}}
+    assert pool["job_variables"] == {"env": {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}}
 
 
 @pytest.mark.parametrize("entrypoint", SCHEDULED)

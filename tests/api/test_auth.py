@@ -2,10 +2,12 @@
 
 import asyncio
 import re
+from collections.abc import MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from threading import Event
 from time import sleep
+from typing import Any
 
 import httpx
 import pytest
@@ -20,6 +22,7 @@ from reelkeeper.api import auth, following
 from reelkeeper.api.app import create_app
 from reelkeeper.api.app_state import AppState
 from reelkeeper.api.auth import AuthMiddleware
+from reelkeeper.api.load import Load
 from reelkeeper.api.routes import hooks
 from reelkeeper.model.access import Scope
 from reelkeeper.model.requests import Queued
@@ -33,6 +36,8 @@ from tests.faults.world import World
 from tests.marks import marked
 from tests.operations.asking import ask, fox
 from tests.operations.books import DOLLAR, make_user
+
+CHECK = Load.check  # which the other tests do without
 
 
 @pytest.mark.long
@@ -139,6 +144,38 @@ def test_a_token_that_one_request_found_revoked_is_refused_to_all(app_state: App
     tokens.revoke(world.workspace.engine, line.id, author="test")
     assert answers(0.49) == [200]
     assert answers(0.5, 0.51, 0.99, 60.0) == [401, 401, 401, 401]
+
+
+@pytest.mark.parametrize(("late_seconds", "status"), [(0.9, 401), (1.1, 503)])
+def test_a_process_that_is_a_second_late_refuses_before_it_asks_the_store(
+    app_state: AppState, world: World, monkeypatch: pytest.MonkeyPatch, late_seconds: float, status: int
+) -> None:
+    monkeypatch.setattr(Load, "check", CHECK)
+    client = TestClient(AuthMiddleware(PlainTextResponse("yes"), world.workspace.engine, app_state.load))
+    app_state.load.limit(AccessPolicy(wait_seconds=2))
+    app_state.load._late_seconds = late_seconds
+    answer = client.get("/v1/none", headers={"Authorization": "Bearer rk_" + "A" * 43})
+    assert (answer.status_code, "retry-after" in answer.headers) == (status, status == 503)
+    assert client.get("/healthz").status_code == 200
+
+
+def test_a_long_answer_ends_where_the_store_cannot_say_that_its_token_is_valid(
+    app_state: AppState, world: World
+) -> None:
+    engine, at, known = world.workspace.engine, [0.0], list[bool]()
+    _, text = tokens.create(engine, "a test", tuple(Scope), author="test")
+
+    async def follow(scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        known.append(await scope["state"]["is_known"]())
+        with engine.begin() as connection:
+            connection.execute(sa.text("ALTER TABLE api_tokens RENAME TO elsewhere"))
+        for at[0] in (0.49, 1.0):
+            known.append(await scope["state"]["is_known"]())
+        await PlainTextResponse("yes")(scope, receive, send)
+
+    checked = AuthMiddleware(follow, engine, app_state.load, lambda: at[0])
+    assert TestClient(checked, headers={"Authorization": f"Bearer {text}"}).get("/v1/none").status_code == 200
+    assert known == [True, True, False]
 
 
 def test_an_open_event_stream_ends_with_its_token(

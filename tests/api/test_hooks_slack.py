@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -137,6 +138,7 @@ def test_two_presses_make_one_snooze_and_a_replayed_press_does_not_restore_it(ch
     assert channel.state() == after
     (snoozed,) = after[1]
     assert (snoozed.rule, snoozed.scope, snoozed.author) == ("budget", "total", f"ada (Slack {OPERATOR})")
+    assert timedelta(hours=7, minutes=59) < snoozed.until - datetime.now(UTC) < timedelta(hours=8, minutes=1)
     operation.end_snooze(channel.engine, snoozed.id)
     assert channel.send(*call) == 200
     assert channel.state()[1] == []

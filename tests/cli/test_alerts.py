@@ -59,7 +59,7 @@ def test_an_alert_is_listed_acknowledged_and_snoozed(reelkeeper: Run, ask: Ask, 
     reelkeeper("alerts", "ack", alert["id"])
     reelkeeper("alerts", "ack", alert["id"], exit_code=8)
     assert ask("alerts", "list")["alerts"][0]["state"] == "acknowledged"
-    snooze = ask("alerts", "snooze", "budget", "--for", "8h", "--reason", "known")["snooze"]
+    snooze = ask("alerts", "snooze", "budget", "--for", "90d", "--reason", "known")["snooze"]
     assert "known" in reelkeeper("alerts", "list").stdout
     reelkeeper("alerts", "unsnooze", snooze)
     assert ask("alerts", "list")["snoozes"] == []

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
 
@@ -23,7 +24,6 @@ from deployments import automations
 from deployments.bootstrap import BLOCK, bootstrap
 from deployments.deploy import cancel_live
 from deployments.pools import POOLS
-from reelkeeper.cli.orchestration import HEARTBEAT_SECONDS
 from reelkeeper.errors import Misconfigured
 from reelkeeper.model.access import Scope
 from reelkeeper.model.jobs import GLOBAL_LIMIT
@@ -140,7 +140,7 @@ def test_an_automation_that_is_not_as_it_should_be_is_brought_up_to_date(client:
     assert as_read(list(bootstrap())[-1]) == snapshot("Automations: 3, 1 of them created or updated.")
     (found,) = client.read_automations_by_name(wanted.name)
     assert isinstance(found.trigger, EventTrigger)
-    assert found.trigger.within.total_seconds() == 3 * HEARTBEAT_SECONDS
+    assert found.trigger.within == timedelta(seconds=90)
 
 
 def test_without_the_apis_address_the_alerting_of_failed_runs_is_explained(client: SyncPrefectClient) -> None:

@@ -9,21 +9,25 @@ import time
 import tomllib
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from itertools import islice
 from pathlib import Path
 
-from tests.ablation.copies import Copy
+from tests.ablation.copies import Copy, Ran
 from tests.ablation.guards import ROOT, guards, witnesses
 from tests.mutants.operators import Mutant, mutants, valid
 from tests.mutants.reach import Reach
 
 _LEFT_OUT = ("/migrations/", "/charts/", "__main__")
+_WORDS = ("killed", "survived", "equivalent")
 _SECONDS = 60  # for one test, which a mutant may keep from ending
 
 
 def main() -> int:
-    """Draw, run and count; the exit code is 0 whatever survives."""
+    """Draw, run and count what is done, also after Ctrl-C.
+
+    Returns 0 whatever survives, and 1 where equivalent.toml names what is not there any more.
+    """
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
     parser.add_argument("rooms", nargs="+", help="folders or files below reelkeeper, such as store or api/auth.py")
     parser.add_argument("--number", type=int, default=20, help="mutants of each room")
@@ -31,22 +35,60 @@ def main() -> int:
     parser.add_argument("--tests", type=int, default=25, help="that run a mutant's lines, the nearest, are asked")
     parser.add_argument("--matching", default="", help="only mutants whose key matches this expression")
     asked = parser.parse_args()
+    there = {
+        room: [one for one in mutants_of(room) if re.search(asked.matching, one.key)]
+        for room in dict.fromkeys(room.strip("/") for room in asked.rooms)
+    }
+    if empty := [room for room, found in there.items() if not found]:
+        parser.error(f"nothing to change in {', '.join(empty)}")
 
     sys.stdout.write(f"SEED={asked.seed}\n")
-    reach, reasons, counts = Reach(), equivalents(), {}
-    with tempfile.TemporaryDirectory() as folder, closing(Copy(Path(folder, "tree"))) as copy:
-        for room in asked.rooms:
-            there = [one for one in mutants_of(room) if re.search(asked.matching, one.key)]
-            drawn = draw(there, f"{asked.seed} {room}", asked.number)
-            verdicts = Counter(told(one, copy, reach.tests_of(one, asked.tests), reasons) for one in drawn)
-            counts[room] = (len(there), len(drawn), *(verdicts[word] for word in ("killed", "survived", "equivalent")))
-    sys.stdout.write(f"{'room':24}{'of':>7}{'drawn':>7}{'killed':>8}{'survived':>10}{'equivalent':>12}\n")
-    for room, (of, *figures) in counts.items():
-        sys.stdout.write("{:24}{:>7}{:>7}{:>8}{:>10}{:>12}\n".format(room, of, *figures))
-    for key in reasons:
-        if not any(one.key == key for one in mutants_of(key.partition("::")[0].removeprefix("reelkeeper/"))):
-            sys.stdout.write(f"equivalent.toml names no mutant of today's code: {key}\n")
-    return 0
+    sys.stdout.flush()
+    drawn = [(room, one) for room, found in there.items() for one in draw(found, f"{asked.seed} {room}", asked.number)]
+    reach, reasons, verdicts, survivors = Reach(), equivalents(), Counter[tuple[str, str]](), []
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        closing(Copy(Path(folder, "tree"))) as copy,
+        suppress(KeyboardInterrupt),
+    ):
+        for room, word, key in _told(drawn, Jury(copy, reasons), reach, asked.tests):
+            verdicts[room, word] += 1
+            survivors += [key] if word == "survived" else []
+    sys.stdout.write("\n".join([*table({room: len(found) for room, found in there.items()}, verdicts), ""]))
+    sys.stdout.write("".join(f"survived: {key}\n" for key in survivors))
+    stale = [key for key in reasons if key not in {one.key for one in mutants_of(_room_of(key))}]
+    sys.stdout.write("".join(f"equivalent.toml names no mutant of today's code: {key}\n" for key in stale))
+    return 1 if stale else 0
+
+
+def _told(drawn: list[tuple[str, Mutant]], jury: "Jury", reach: Reach, most: int) -> Iterator[tuple[str, str, str]]:
+    """Give the room, the verdict and the key of each mutant, and print them with how long the others will take."""
+    began = time.monotonic()
+    for done, (room, one) in enumerate(drawn, 1):
+        at = time.monotonic()
+        word, by = jury.verdict(one, reach.tests_of(one, most))
+        now = time.monotonic()
+        left = (now - began) / done * (len(drawn) - done) / 60
+        sys.stdout.write(f"{done:>4}/{len(drawn)}, {left:.0f} min left  {word:11}{now - at:5.1f} s  {one.key}\n")
+        sys.stdout.write(f"{'':26}{by}\n")
+        sys.stdout.flush()
+        yield room, word, one.key
+
+
+def _room_of(key: str) -> str:
+    return key.partition("::")[0].removeprefix("reelkeeper/")
+
+
+def table(there: dict[str, int], verdicts: Counter[tuple[str, str]]) -> Iterator[str]:
+    """Count by room, and in all; the share is of what is not equivalent."""
+    yield f"{'room':16}{'of':>7}{'drawn':>7}{'killed':>8}{'survived':>10}{'equivalent':>12}{'noticed':>9}"
+    rows = {room: Counter({word: verdicts[room, word] for word in _WORDS}) for room in there}
+    for room, row in (rows | {"all": sum(rows.values(), Counter())}).items():
+        judged = row["killed"] + row["survived"]
+        share = f"{row['killed'] / judged:.0%}" if judged else "-"
+        of = there.get(room, sum(there.values()))
+        killed, survived, equivalent = (row[word] for word in _WORDS)
+        yield f"{room:16}{of:>7,}{row.total():>7}{killed:>8}{survived:>10}{equivalent:>12}{share:>9}"
 
 
 def equivalents() -> dict[str, str]:
@@ -85,21 +127,38 @@ def _marked(path: str, source: str) -> Iterator[tuple[int, int]]:
             yield begin, begin + len(clause.encode())
 
 
-def told(mutant: Mutant, copy: Copy, tests: list[str], reasons: dict[str, str]) -> str:
-    """Run the tests of one mutant, print its verdict, and return its word."""
-    began, by = time.monotonic(), ""
-    if mutant.key in reasons:
-        verdict, by = "equivalent", reasons[mutant.key]
-    elif not tests:
-        verdict, by = "survived", "no quick test runs it"
-    else:
-        with copy.changed({mutant.path: mutant.text}):
-            ran = copy.run(tests, seconds=_SECONDS, tries_alone=False)
-        verdict = "killed" if ran.code else "survived"
-        by = (ran.failed or ["what broke them"])[0] if ran.code else f"{len(tests)} tests that run it"
-    sys.stdout.write(f"{verdict:11}{time.monotonic() - began:5.1f} s  {mutant.key}\n{'':20}{by}\n")
-    sys.stdout.flush()
-    return verdict
+class Jury:
+    """Tests that are asked about mutants in one copy. One that fails without the change as well is not asked again."""
+
+    def __init__(self, copy: Copy, reasons: dict[str, str]) -> None:
+        self._copy = copy
+        self._reasons = reasons
+        self._passes: dict[str, bool] = {}
+
+    def verdict(self, mutant: Mutant, tests: list[str]) -> tuple[str, str]:
+        """Say what becomes of a mutant, and by what."""
+        if mutant.key in self._reasons:
+            return "equivalent", self._reasons[mutant.key]
+        asked = [test for test in tests if self._passes.get(test, True)]
+        while asked:
+            with self._copy.changed({mutant.path: mutant.text}):
+                ran = self._run(asked)
+            if not ran.code:
+                return "survived", f"{len(asked)} tests that run it"
+            if not ran.failed:
+                return "killed", "what broke them"
+            if ran.failed[0] not in asked or self._is_sound(ran.failed[0]):
+                return "killed", ran.failed[0]
+            asked.remove(ran.failed[0])
+        return "survived", "no quick test runs it"
+
+    def _is_sound(self, test: str) -> bool:
+        if test not in self._passes:
+            self._passes[test] = self._run([test]).code == 0
+        return self._passes[test]
+
+    def _run(self, tests: list[str]) -> Ran:
+        return self._copy.run(tests, seconds=_SECONDS, tries_alone=False)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ _NEGATED.update({ast.In: "not in", ast.NotIn: "in"})
 _ARITHMETIC: Final = {ast.Add: "-", ast.Sub: "+", ast.Mult: "/", ast.Div: "*", ast.FloorDiv: "*", ast.Mod: "*"}
 _UNITS: Final = {"days": "hours", "hours": "minutes", "minutes": "seconds", "seconds": "minutes"}  # of a timedelta
 _TIMES: Final = ("SECONDS", "MINUTES", "HOURS", "DAYS", "TIMEOUT", "PERCENT", "AFTER", "_AGE")  # in names of constants
+_TUNINGS: Final = ("_BATCH", "_AT_ONCE", "_PARALLEL")  # how much at once, never what: nobody was promised it
 _CONDITIONS: Final = ("where", "and_", "or_", "filter", "all_")  # their arguments are conditions
 _FIELDS: Final = ("values", "replace", "update", "model_copy")  # their keywords are fields
 _SPOKEN: Final = ("debug", "info", "warning", "error", "exception", "write", "echo", "print", "log")
@@ -43,6 +44,8 @@ def mutants(path: str, source: str) -> list[Mutant]:
     raw, found = source.encode(), []
     numbers: Counter[str] = Counter()
     for place in sorted(_Places(source).found, key=lambda place: (place.begin, place.end)):
+        if raw[place.begin : place.end].decode() == place.instead:
+            continue
         changed = (raw[: place.begin] + place.instead.encode() + raw[place.end :]).decode()
         was = " ".join(raw[place.begin : place.end].decode().strip(", \n").split())
         key = f"{path}::{place.scope}: {was} -> {' '.join(place.instead.split()) or 'nothing'}"
@@ -145,6 +148,8 @@ class _Places(ast.NodeVisitor):
         names = tuple(one.id for target in targets for one in ast.walk(target) if isinstance(one, ast.Name))
         if self._functions:
             self.visit(value)
+            return
+        if names and all(name in _TUNINGS for name in names):
             return
         self._names = names
         for one in value.elts if isinstance(value, ast.Tuple) else [value]:

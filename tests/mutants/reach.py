@@ -1,7 +1,12 @@
-"""Which quick tests run a line of the library, by one run of them all with coverage, kept until a text changes."""
+"""Which quick tests run a line of the library, by one run of them all with coverage.
+
+It is kept until the library changes; of tests, only the files that have changed run again.
+"""
 
 import ast
 import hashlib
+import json
+import shutil
 import subprocess
 import sys
 from collections import Counter, defaultdict
@@ -14,24 +19,26 @@ from coverage import CoverageData
 from tests.ablation.guards import ROOT
 from tests.mutants.operators import Mutant
 
-FOLDERS: Final = tuple(f"tests/{room}" for room in ("rules", "operations", "store", "adapters", "api"))
+FOLDERS: Final = tuple(f"tests/{room}" for room in ("rules", "operations", "store", "adapters", "api", "cli"))
 _KEPT: Final = ROOT / "build" / "mutants"
+_MEASURED: Final = {0, 1, 5}  # pytest's: all passed, some failed, no quick test there
 
 
 class Reach:
     """Tests by the lines that they run in this process. What a test starts as another program is not seen."""
 
     def __init__(self) -> None:
-        data = CoverageData(str(_measured()))
-        data.read()
-        self._tests: dict[str, dict[int, set[str]]] = {}
+        self._tests: dict[str, dict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
         self._size: Counter[str] = Counter()  # lines that a test runs: the fewer, the more it is about each
-        for file in (file for file in data.measured_files() if file.endswith(".py")):
-            path, lines = Path(file).relative_to(ROOT).as_posix(), {}
-            for line, contexts in data.contexts_by_lineno(file).items():
-                lines[line] = {context.partition("|")[0] for context in contexts if "|" in context}
-                self._size.update(lines[line])
-            self._tests[path] = lines
+        for coverage, tests in _measured().items():
+            data = CoverageData(str(coverage))
+            data.read()
+            for file in (file for file in data.measured_files() if file.endswith(".py")):
+                lines = self._tests[Path(file).relative_to(ROOT).as_posix()]
+                for line, contexts in data.contexts_by_lineno(file).items():
+                    found = {context.partition("|")[0] for context in contexts if context.partition("::")[0] in tests}
+                    lines[line] |= found
+                    self._size.update(found)
         self._uses = _uses(self._tests)
 
     def tests_of(self, mutant: Mutant, most: int) -> list[str]:
@@ -63,18 +70,42 @@ def _uses(paths: Iterable[str]) -> dict[str, list[tuple[str, int]]]:
     return found
 
 
-def _measured() -> Path:
-    """Return the file of coverage of these texts; measure them where there is none."""
-    texts = [path for room in ("reelkeeper", "tests") for path in sorted((ROOT / room).rglob("*.py"))]
-    kept = _KEPT / hashlib.sha256(b"".join(path.read_bytes() for path in texts)).hexdigest()[:16]
-    if not kept.exists():
-        sys.stdout.write("the quick tests run once with coverage, to see which lines each of them runs\n")
+def _measured() -> dict[Path, set[str]]:
+    """Return the files of coverage, each with the files of tests that it is the newest of; measure what is missing."""
+    library = b"".join(path.read_bytes() for path in sorted((ROOT / "reelkeeper").rglob("*.py")))
+    kept = _KEPT / hashlib.sha256(library).hexdigest()[:16]
+    texts = {
+        path.relative_to(ROOT).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for folder in FOLDERS
+        for path in sorted((ROOT / folder).rglob("test_*.py"))
+    }
+    index = kept / "index.json"
+    if not index.exists():
+        shutil.rmtree(_KEPT, ignore_errors=True)
+        kept.mkdir(parents=True)
+        index.write_text("{}")
+    known = {path: of for path, of in json.loads(index.read_text()).items() if path in texts}
+    changed = [path for path, text in texts.items() if known.get(path, [""])[0] != text]
+    if changed:
+        sys.stdout.write(f"{len(changed)} files of quick tests run once with coverage, to see which lines each runs\n")
         sys.stdout.flush()
-        _KEPT.mkdir(parents=True, exist_ok=True)
-        settings = _KEPT / "coverage.ini"
-        settings.write_text(f"[run]\nsource_pkgs = reelkeeper\nbranch = false\ndata_file = {kept}.new\n")
-        chosen = ["-q", "-m", "not long", "--numprocesses", "2", "--dist", "loadfile", "-p", "no:randomly", *FOLDERS]
-        measure = ["--cov=reelkeeper", f"--cov-config={settings}", "--cov-context=test", "--cov-report="]
-        subprocess.run([sys.executable, "-m", "pytest", *chosen, *measure], cwd=ROOT, check=True)
-        Path(f"{kept}.new").rename(kept)
-    return kept
+        number = 1 + max((number for _, number in known.values()), default=0)
+        _measure(changed, kept / str(number))
+        known |= {path: [texts[path], number] for path in changed}
+        index.write_text(json.dumps(known))
+    found: dict[Path, set[str]] = defaultdict(set)
+    for path, (_, number) in known.items():
+        if (kept / str(number)).exists():  # or they are all long
+            found[kept / str(number)].add(path)
+    return found
+
+
+def _measure(tests: list[str], into: Path) -> None:
+    settings = into.with_name("coverage.ini")
+    settings.write_text(f"[run]\nsource_pkgs = reelkeeper\nbranch = false\ndata_file = {into}\n")
+    chosen = ["-q", "-m", "not long", "--numprocesses", "2", "--dist", "loadfile", "-p", "no:randomly", *tests]
+    measure = ["--cov=reelkeeper", f"--cov-config={settings}", "--cov-context=test", "--cov-report="]
+    code = subprocess.run([sys.executable, "-m", "pytest", *chosen, *measure], cwd=ROOT, check=False).returncode
+    # One that fails is told, and asked no mutant in vain: what it says without the change is asked as well.
+    if code not in _MEASURED:
+        raise SystemExit(f"pytest ended with {code}: nothing is known of which tests run a line")

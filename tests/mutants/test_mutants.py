@@ -1,10 +1,11 @@
-"""What is changed for a mutant, and what never is."""
+"""What is changed for a mutant, what never is, and what is counted."""
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from tests.mutants.__main__ import draw, equivalents, mutants_of
+from tests.mutants.__main__ import draw, equivalents, main, mutants_of, table
 from tests.mutants.operators import mutants, valid
 
 SOURCE = '''"""A purse."""
@@ -56,6 +57,11 @@ def test_the_name_of_a_mutant_does_not_move_with_its_line() -> None:
     assert changes(moved) == changes(SOURCE)
 
 
+def test_what_changes_nothing_is_no_mutant() -> None:
+    assert not changes("SAFE = sa.and_(sa.true(), *found)\n")
+    assert not changes("_BATCH: Final = 2_000\n")
+
+
 def test_two_equal_places_have_two_names() -> None:
     twice = [key for key in changes("def f():\n    return x > y, x > y\n") if ">=" in key]
     assert len({key.removesuffix(" #2") for key in twice}) == 1
@@ -71,6 +77,23 @@ def test_marked_clauses_are_left_to_their_witnesses() -> None:
 def test_a_seed_draws_the_same_mutants_again() -> None:
     there = mutants_of("store/videos/conditions.py")
     assert draw(there, "7", 5) == draw(there, "7", 5) != draw(there, "8", 5)
+
+
+def test_a_room_without_code_is_an_error_and_not_a_room_without_survivors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["mutants", "rules", "nowhere"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+
+
+def test_the_share_is_of_mutants_that_change_a_promise() -> None:
+    verdicts = Counter({("rules", "killed"): 3, ("rules", "survived"): 1, ("rules", "equivalent"): 4})
+    rows = [line.split()[1:] for line in table({"rules": 900, "store": 600}, verdicts)]
+    assert rows[1:] == [
+        ["900", "8", "3", "1", "4", "75%"],
+        ["600", "0", "0", "0", "0", "-"],
+        ["1,500", "8", "3", "1", "4", "75%"],
+    ]
 
 
 @pytest.mark.parametrize("key", equivalents())

@@ -6,9 +6,10 @@ import pytest
 import sqlalchemy as sa
 
 from reelkeeper.errors import LeaseLost
-from reelkeeper.operations.core.lease import LeaseManager
+from reelkeeper.operations.core.lease import GIVE_UP_SECONDS, HEARTBEAT_SECONDS, LeaseManager
 from reelkeeper.store.core.engine import Clock, reading, transaction
-from reelkeeper.store.core.leases import acquire
+from reelkeeper.store.core.leases import LEASE_SECONDS, acquire
+from reelkeeper.store.jobs import claims, slots
 from reelkeeper.store.tables import leases
 
 
@@ -58,6 +59,12 @@ def test_a_lease_taken_over_is_noticed_at_the_next_heartbeat(sqlite_engine: sa.E
         wait_for(lost)
         with pytest.raises(LeaseLost, match=r"'a' \(token 1\)"):
             manager.check(lease)
+
+
+def test_one_heartbeat_may_fail_and_who_is_silent_stops_long_before_another_may_begin() -> None:
+    assert 2 * HEARTBEAT_SECONDS < GIVE_UP_SECONDS <= LEASE_SECONDS - 20
+    assert LEASE_SECONDS == claims.LEASE_SECONDS == 60  # a dead run holds others up for no longer
+    assert slots.LASTS_SECONDS == 3 * HEARTBEAT_SECONDS
 
 
 def test_without_a_renewal_the_holder_stops_itself(sqlite_engine: sa.Engine) -> None:

@@ -103,6 +103,12 @@ def test_this_months_forecast_is_its_usage_plus_the_forecast_of_the_rest(store: 
     assert costs[TOTAL].mean_usd == pytest.approx(sum(cost.mean_usd for cost in costs.values() if cost.is_service))
 
 
+def test_two_years_of_usage_are_known_to_a_forecast(store: sa.Engine) -> None:
+    with transaction(store, "test") as session:
+        record_usage(session, [Used(ago(days), Metric.USERS, 7) for days in (730, 731)])
+    assert gather(store, NOW, DEFAULTS).first == ago(730)
+
+
 def test_expiring_bytes_leave_the_forecast_and_held_or_unknown_ones_stay(store: sa.Engine) -> None:
     leaves = ago(20) + timedelta(days=30 + 1 + 7)
     assert gather(store, NOW, DEFAULTS).stored.stock.expiries == {leaves: 3 * GB, date(2026, 11, 24): 7 * GB}

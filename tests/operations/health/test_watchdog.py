@@ -14,7 +14,7 @@ from reelkeeper.adapters.slack import Bot
 from reelkeeper.errors import SinkDown, StorageError
 from reelkeeper.model.alerts import OutboxMessage
 from reelkeeper.operations.alerts.outbox import Sinks
-from reelkeeper.operations.health.watchdog import REPEAT_SECONDS, Watched, beat, tell_unreachable, watch
+from reelkeeper.operations.health.watchdog import Watched, beat, tell_unreachable, watch
 from reelkeeper.rules.alerts.cadence import CADENCES
 from reelkeeper.store.core.engine import Clock, transaction
 from reelkeeper.store.core.epochs import RESTORED, set_marks
@@ -112,10 +112,12 @@ def test_stuck_messages_are_reported_to_the_second_sink(post_room: Post) -> None
     post_room.double.always = Answer(503, "")
     post(post_room.engine, "a note")
     post_room.watch()
-    post_room.clock.sleep(20 * 60)
+    post_room.clock.sleep(14 * 60)
+    assert post_room.watch().findings == ()
+    post_room.clock.sleep(2 * 60)
     post(post_room.engine, "another, which nobody has tried to send yet")
     (found,) = post_room.watch().findings
-    assert found.title == snapshot("2 messages in the outbox, the oldest for 20 minutes")
+    assert found.title == snapshot("2 messages in the outbox, the oldest for 16 minutes")
     assert "Slack answered 503" in found.text
     assert found.title in post_room.second()
     post_room.double.always = None
@@ -153,9 +155,9 @@ def test_an_unreachable_store_is_reported_once_in_four_hours(tmp_path: Path) -> 
     marker = tmp_path / "state" / "told"
     tell_unreachable(Second(), StorageError("no answer"), marker, at=1_000_000)
     os.utime(marker, (1_000_000, 1_000_000))
-    tell_unreachable(Second(), StorageError("no answer"), marker, at=1_000_000 + REPEAT_SECONDS - 1)
+    tell_unreachable(Second(), StorageError("no answer"), marker, at=1_000_000 + 4 * 3_600 - 1)
     assert told == ["no answer"]
-    tell_unreachable(Second(), StorageError("no answer"), marker, at=1_000_000 + REPEAT_SECONDS)
+    tell_unreachable(Second(), StorageError("no answer"), marker, at=1_000_000 + 4 * 3_600)
     assert told == ["no answer", "no answer"]
 
 

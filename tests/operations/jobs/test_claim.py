@@ -3,6 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from random import Random
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -53,6 +54,26 @@ def test_jobs_go_in_the_order_of_the_rule(ann: sa.Engine) -> None:
     )
     policy = DispatchPolicy(rule="levels", class_bounds_seconds=(150, 200, 250, 300), oldest_share=0)
     assert [job.id for job in claim(ann, "w", [None] * 3, limit=9, order=policy)] == ["paid", "short", "long"]
+
+
+@pytest.mark.parametrize(
+    ("left_out", "offered"),
+    [
+        ({"full": {"tier:free"}}, {"of-no-tier", "named"}),
+        ({"full": {"user:local", "model:ann", "provider:free"}}, {"of-no-tier", "free", "named"}),
+        ({"full": {"provider:fal"}}, {"of-no-tier", "free"}),
+        ({"others": {("local", "fal")}}, {"of-no-tier", "free"}),
+        ({"others": {("other", "fal")}}, {"of-no-tier", "free", "named"}),
+        ({"full": {"tier:free", "model:local"}}, set()),
+    ],
+)
+def test_a_full_scope_leaves_out_its_own_jobs_and_no_others(
+    ann: sa.Engine, left_out: dict[str, Any], offered: set[str]
+) -> None:
+    enqueue(ann, row("of-no-tier", tier=None), row("free", tier="free"), row("named", tier=None, lane="fal"))
+    with reading(ann) as session:
+        found, _ = claims.waiting_jobs(session, None, ("free",), **left_out)
+    assert {job.id for job in found} == offered
 
 
 def test_a_slot_stays_with_the_model_that_it_has_loaded(ann: sa.Engine) -> None:

@@ -14,7 +14,7 @@ from reelkeeper.errors import DiskFull, LeaseLost
 from reelkeeper.model import VideoState
 from reelkeeper.model.jobs import JobState
 from reelkeeper.operations.core.freeze import freeze, thaw
-from reelkeeper.operations.core.lease import GIVE_UP_SECONDS, LeaseManager
+from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.operations.jobs import claim
 from reelkeeper.operations.jobs.claim import redrive
 from reelkeeper.operations.jobs.run import End, JobRun, WorkerContext
@@ -222,7 +222,7 @@ def test_a_job_whose_claim_was_lost_or_not_renewed_is_abandoned(shop: World, pro
         )
         lost, asleep, well = (JobRun(context, mine, AttemptPolicy()) for _ in range(3))
         lost.is_lost = True
-        asleep.renewed -= GIVE_UP_SECONDS + 1
+        asleep.renewed, well.renewed = asleep.renewed - 41, well.renewed - 35
         for job in (lost, asleep):
             with pytest.raises(LeaseLost):
                 job.check()

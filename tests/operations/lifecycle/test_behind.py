@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ from reelkeeper.settings import Settings
 from reelkeeper.store.core.audit import events
 from reelkeeper.store.core.backup import backup
 from reelkeeper.store.core.engine import now, reading
-from reelkeeper.store.core.epochs import confirmed, unconfirmed
+from reelkeeper.store.core.epochs import confirmed, obsolete, unconfirmed
 from reelkeeper.store.tables import blobs, users, videos
 from reelkeeper.store.videos.holds import HoldTerms, in_force
 from tests.faults.world import World
@@ -252,7 +253,14 @@ def test_adopted_it_starts_all_graces_anew_and_holds_what_the_bucket_tells(world
     adopt(old.workspace, seen, by="p")
     with reading(old.workspace.engine) as session:
         assert session.execute(sa.select(sa.func.min(blobs.c.purge_after))).scalar_one() > now(session)
-        assert {line.subject for line in in_force(session)} == {"back", "held"}
+        lasting = {line.subject: line.expires_at and line.expires_at - now(session) for line in in_force(session)}
+        month = timedelta(days=30)
+        assert {
+            subject: left and month - timedelta(minutes=1) < left <= month for subject, left in lasting.items()
+        } == {
+            "back": True,
+            "held": True,
+        }
         (told,) = events(session, event="adopt_store")
     assert told.event.detail["holds"] == 2
     assert {outcome.action for outcome in purge_all(old)} == {"skipped"}
@@ -272,6 +280,8 @@ def test_old_epochs_are_dropped_and_a_bucket_lock_on_them_harms_nothing(world: W
     retired(world, "v3")
     assert "purged" in {outcome.action for outcome in purge_all(world)}
     assert len(world.workspace.bucket.epochs()) == 1
+    with reading(world.workspace.engine) as session:
+        assert obsolete(session, 9) == []  # none is asked for again
     assert not [name for name in world.workspace.bucket.epochs() if name == first]
 
 

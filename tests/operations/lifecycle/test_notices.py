@@ -19,6 +19,7 @@ from reelkeeper.operations.alerts import webhooks
 from reelkeeper.operations.core.freeze import freeze
 from reelkeeper.operations.lifecycle import notices, outcomes, previews
 from reelkeeper.operations.lifecycle.keep import keep
+from reelkeeper.operations.lifecycle.policies import effect_of
 from reelkeeper.operations.lifecycle.previews import Planning
 from reelkeeper.operations.lifecycle.restore import find_restorable, restore
 from reelkeeper.operations.lifecycle.retire import retire
@@ -186,25 +187,38 @@ def test_a_sink_that_is_down_for_a_week_retires_nothing_that_was_promised_notice
     service.video("v1")
     service.video("v2")
     assert service.night() == {"notified": 2}
-    for _ in range(7):
+    late = ("notice_not_delivered", f"webhook:{endpoint_id}")
+    for days, is_told in ((0.99, False), (0.02, True), *((1, True) for _ in range(6))):
         service.deliver()
-        service.later(1)
+        service.later(days)
         assert service.night() == {}
+        assert (late in service.alerts()) == is_told
     assert set(service.states().values()) == {"live"}
-    assert service.alerts() >= {
-        ("webhook_disabled", f"webhook:{endpoint_id}"),
-        ("notice_not_delivered", f"webhook:{endpoint_id}"),
-    }
+    assert service.alerts() >= {late, ("webhook_disabled", f"webhook:{endpoint_id}")}
     service.later(30)
     assert service.night() == {}
     service.receiver.always.clear()
     webhooks.enable(service.engine, endpoint_id, author="test")
     service.deliver()
     assert service.night() == {}  # the days of notice begin with the delivery
-    assert ("notice_not_delivered", f"webhook:{endpoint_id}") not in service.alerts()
+    assert late not in service.alerts()
     assert sorted(service.told()) == ["v1", "v2"]
     service.later(DAYS + 0.01)
     assert service.night() == {"retired": 2}
+
+
+def test_a_notice_that_waits_for_its_delivery_holds_up_its_own_video_alone(service: Service) -> None:
+    service.listens()
+    service.video("v1")
+    service.night()
+    service.deliver()
+    service.later(DAYS - 1)
+    service.video("v2")
+    assert service.night() == {"notified": 1}
+    service.later(1.01)
+    assert service.night() == {"retired": 1}
+    assert service.states() == {"v1": "retired", "v2": "live"}
+    assert effect_of(service.engine, RULES).retired_in_24h == 1
 
 
 def test_one_endpoint_of_two_is_not_enough_until_an_operator_releases_the_other(service: Service) -> None:

@@ -56,11 +56,20 @@ def aged(world: World) -> World:
 
 
 def test_the_effect_names_what_is_newly_retired_and_whose_promise_gets_smaller(aged: World) -> None:
+    change(aged, blobs, size_bytes=100 * 10**9)
     effect = effect_of(aged.workspace.engine, SHORTER)
     assert effect.changes == {"tiers.free.retention_days": (30, 7)}
     assert (effect.live.objects, effect.newly_retired.objects, effect.newly_kept.objects) == (10, 3, 0)
-    assert effect.saved_microusd_a_month >= 0
+    assert effect.saved_microusd_a_month == 4_500_000  # 300 GB at $0.015 a GB and month
+    put_in_force(aged.workspace.engine, tiers=SHORTER.tiers)
+    assert effect_of(aged.workspace.engine, DEFAULTS).saved_microusd_a_month == -4_500_000  # it costs that much more
     assert list(effect.broken_promises()) == [snapshot("1 free user would keep videos 7 days, not 30 days")]
+
+
+@pytest.mark.parametrize(("hours", "counted"), [(23.9, 10), (24.1, 0)])
+def test_the_effect_counts_what_was_retired_in_the_last_24_hours(aged: World, hours: float, counted: int) -> None:
+    change(aged, videos, retired_at=datetime.now(UTC) - timedelta(hours=hours))
+    assert effect_of(aged.workspace.engine, SHORTER).retired_in_24h == counted
 
 
 def test_fewer_days_of_notice_are_a_promise_that_gets_smaller(aged: World) -> None:

@@ -11,6 +11,7 @@ import pytest
 import sqlalchemy as sa
 from inline_snapshot import snapshot
 
+from reelkeeper.adapters.charts import Picture
 from reelkeeper.model import SearchTotals
 from reelkeeper.model.money import CostForecast
 from reelkeeper.operations.reports import figures, tables, text
@@ -95,6 +96,18 @@ def test_the_last_forecast_before_the_moment_counts(engine: sa.Engine, report: M
     assert report.this_month is not None
     assert gather(engine, MONTH, NOW).this_month == report.this_month
     assert gather(engine, MONTH, NOW + timedelta(days=2)).expected[0].mean_microusd == 1
+
+
+def test_its_charts_are_in_dollars(report: MonthReport) -> None:
+    def drawn(picture: Picture | None, column: str = "usd") -> list[float]:
+        assert picture is not None
+        return [row[column] for rows in picture.to_dict()["datasets"].values() for row in rows if column in row]
+
+    so_far = round(report.billed_nanousd / 10**9, 2)
+    assert so_far in {round(usd, 2) for usd in drawn(figures.month(report))}
+    assert max(drawn(figures.month(report))) == 204  # expected
+    assert {round(usd) for usd in drawn(figures.months(report))} == {105, 120, 135, 150, 165, 200, 204, 221, 238}
+    assert max(drawn(figures.months(report), "upper")) == 238 + 2 * 24
 
 
 def test_a_month_that_is_over_has_no_forecast_and_no_later_alerts(engine: sa.Engine, report: MonthReport) -> None:

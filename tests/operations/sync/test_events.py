@@ -58,6 +58,20 @@ def test_an_overwritten_key_is_a_new_video_and_the_same_event_again_changes_noth
     assert rows(service.world) == before
 
 
+def test_an_upload_at_a_key_that_was_deleted_before_is_noticed_like_any_other(service: Service) -> None:
+    for data in (b"a video", b"another video"):
+        service.put("bob/clip.mp4", data)
+        service.follow()
+        service.delete("bob/clip.mp4")
+        service.follow()
+    service.put("bob/clip.mp4", b"a third one")
+    service.follow()
+    key = service.put("bob/clip.mp4", b"a fourth one")
+    assert service.follow()["overwritten"] == 1
+    assert service.catalogue() == {key: service.stored()[key].etag}
+    service.world.check()
+
+
 def test_a_deletion_by_the_service_is_known_as_one_and_nothing_is_lost(service: Service) -> None:
     service.put("bob/clip.mp4")
     service.follow()

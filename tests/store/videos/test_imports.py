@@ -79,7 +79,7 @@ def test_views_replace_what_was_known_of_a_day_and_move_the_last_view(engine: sa
 
 
 def test_only_past_days_are_complete_and_only_if_stated(engine: sa.Engine) -> None:
-    import_views(engine, ["video_id,day,views", "v1,2026-01-01,5", "v2,2026-01-02,0"], complete=True)
+    import_views(engine, ["video_id,day,views", "v1,2026-01-01,2147483647", "v2,2026-01-02,0"], complete=True)
     mark_complete(engine, [date(2026, 1, 2), date(2026, 1, 3)])
     assert rows(engine, view_days.c.day) == [(date(2026, 1, day),) for day in (1, 2, 3)]
     with reading(engine) as session:
@@ -212,9 +212,9 @@ def test_only_past_days_are_complete_and_only_if_stated(engine: sa.Engine) -> No
         ),
         (
             import_views,
-            ["video_id,day,views", "v1,2026-01-01,9999999999"],
+            ["video_id,day,views", "v1,2026-01-01,2147483648"],
             snapshot(
-                "nothing of it was taken, because 1 field is invalid: line 2, column views: '9999999999' is not a number of views from 0 to 2,147,483,647"
+                "nothing of it was taken, because 1 field is invalid: line 2, column views: '2147483648' is not a number of views from 0 to 2,147,483,647"
             ),
         ),
         (

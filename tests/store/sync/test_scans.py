@@ -1,0 +1,34 @@
+"""Which row of a key is compared with its object."""
+
+import pytest
+import sqlalchemy as sa
+
+from reelkeeper.store.core.engine import reading, transaction
+from reelkeeper.store.sync.scans import known_objects
+from reelkeeper.store.tables import blobs, users, videos
+
+
+@pytest.mark.parametrize(
+    ("states", "known"),
+    [
+        (["gone", "gone"], 2),
+        (["gone", "live", "gone"], 2),  # the middle one came back where a later upload was deleted
+        (["lost", "gone"], 1),
+        (["retired", "pending", "gone"], 1),  # a swap in place has not put its bytes yet
+        (["pending"], None),
+    ],
+)
+def test_an_object_is_compared_with_the_open_row_of_its_key_or_the_newest_gone_one(
+    engine: sa.Engine, states: list[str], known: int | None
+) -> None:
+    rows = [
+        {"id": number, "video_id": "v", "generation": number, "key": "ann/v.mp4", "state": state, "size_bytes": number}
+        for number, state in enumerate(states, 1)
+    ]
+    with transaction(engine, "test") as session:
+        session.execute(sa.insert(users).values(id="ann"))
+        session.execute(sa.insert(videos).values(id="v", user_id="ann", state="live", generation=1))
+        session.execute(sa.insert(blobs), [row | {"is_ours": False} for row in rows])
+    with reading(engine) as session:
+        found = {key: (row[0], row[1]) for key, row in known_objects(session, ["ann/v.mp4", "ann/w.mp4"]).items()}
+    assert found == ({"ann/v.mp4": (known, states[known - 1])} if known else {})
