@@ -92,11 +92,20 @@ def tiny_transcode(tiny_clip: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return result
 
 
+class Cuts(dict[str, Path]):
+    """Two seconds of each natural clip, as x264 medium CRF 18, which a service might have; cut when asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self._folder = folder
+
+    def __missing__(self, name: str) -> Path:
+        target = self._folder / f"{name}.mp4"
+        self[name] = cut(name, target, start=1, seconds=2, encoder="-preset medium -crf 18")
+        return self[name]
+
+
 @pytest.fixture(scope="session")
 def natural_clips(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Two seconds of each natural clip, as x264 medium CRF 18, which a service might have stored."""
-    folder = tmp_path_factory.mktemp("natural")
-    return {
-        name: cut(name, folder / f"{name}.mp4", start=1, seconds=2, encoder="-preset medium -crf 18")
-        for name in NATURAL
-    }
+    """The natural clips by their names in NATURAL."""
+    return Cuts(tmp_path_factory.mktemp("natural"))

@@ -1,5 +1,6 @@
 """Fixtures of the whole suite."""
 
+import gc
 import os
 from collections.abc import Generator
 from typing import Any, Final
@@ -13,7 +14,7 @@ os.environ["COLUMNS"] = "100"  # as wide as where there is no terminal: pytest-x
 
 pytest_plugins = [
     "tests.draw",
-    "tests.compiled",
+    "tests.made_once",
     "tests.browser",
     "tests.databases",
     "tests.buckets",
@@ -43,6 +44,18 @@ class _Together(LoadFileScheduling):  # type: ignore[misc]  # its package ships 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling | None:
     """Make `--dist loadfile`, as in `make test`, keep tests that share fixtures together."""
     return _Together(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Look for garbage less often, and neither during collection nor among what that loads: a tenth of all CPU."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.set_threshold(50_000)
+        gc.enable()
 
 
 # Where rows are locked and money is counted, the quick tests run on PostgreSQL too; what stands on it, in test-long.

@@ -208,17 +208,19 @@ def quoted(path: Path) -> list[str]:
     found = list[str]()
     for function in ast.walk(tree(path)):
         if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
-            expected = [node.test for node in ast.walk(function) if isinstance(node, ast.Assert)]
+            nodes = list(ast.walk(function))
+            expected = [node.test for node in nodes if isinstance(node, ast.Assert)]
             expected += [
                 word.value
-                for node in ast.walk(function)
+                for node in nodes
                 if isinstance(node, ast.Call) and last_name(node.func) == "raises"
                 for word in node.keywords
                 if word.arg == "match"
             ]
             found += [text for part in expected for text in sentences(part)]
-            names = {node.id for part in expected for node in ast.walk(part) if isinstance(node, ast.Name)}
-            found += [text for cell in cases(function, names) for text in sentences(cell)]
+            if function.decorator_list:
+                names = {node.id for part in expected for node in ast.walk(part) if isinstance(node, ast.Name)}
+                found += [text for cell in cases(function, names) for text in sentences(cell)]
     return found
 
 

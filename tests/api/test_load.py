@@ -85,6 +85,7 @@ gate.wait()
 """
 
 
+@pytest.mark.long  # a process of its own, which imports the API
 @pytest.mark.parametrize(("said", "arenas"), [(None, 2), ("5", 5)], ids=["as shipped", "said by the environment"])
 def test_threads_of_the_api_allocate_from_few_arenas(said: str | None, arenas: int) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "MALLOC_ARENA_MAX"}

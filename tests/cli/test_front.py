@@ -215,7 +215,13 @@ def test_an_error_is_one_line_where_a_folder_of_ours_may_not_be_looked_into(
     assert "ZeroDivisionError: by nought" in reelkeeper("audit", exit_code=1).stderr.splitlines()[0]
 
 
-@pytest.mark.parametrize("words", [("policy", "show"), ("policy", "show", "--json"), ("--version",), ("db", "status")])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("policy", "show"),
+        *(pytest.param(words, marks=pytest.mark.long) for words in (("policy", "show", "--json"), ("--version",))),
+    ],
+)
 def test_a_reader_that_stops_reading_is_no_error(words: tuple[str, ...], made_store: Path) -> None:
     read, write = os.pipe()
     os.close(read)  # as of `| head`, once it has its lines
@@ -290,6 +296,7 @@ error: Prefect's API at 127.0.0.1, port <port>: nothing listens there: check tha
     assert "unexpected" not in said
 
 
+@pytest.mark.long  # each starts the command with Prefect
 @pytest.mark.parametrize("sees", ["no schema", "policies of a later version"])
 def test_a_worker_claims_nothing_from_a_store_of_another_version(
     sees: str, reelkeeper: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

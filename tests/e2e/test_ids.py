@@ -134,10 +134,10 @@ def pass_through(
     world.check()
 
 
-def test_a_few_hundred_odd_ids_stay_what_they_are(
+def test_some_dozens_of_odd_ids_stay_what_they_are(
     world: World, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pass_through(world, endpoint, odd_ids(200, seed=29), 20, monkeypatch)
+    pass_through(world, endpoint, odd_ids(60, seed=29), 8, monkeypatch)
 
 
 @pytest.mark.soak  # four minutes of CPU

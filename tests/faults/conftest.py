@@ -15,7 +15,7 @@ from tests.doubles.r2 import R2Double
 from tests.faults import scenarios
 from tests.faults.world import Address, World
 
-EVERY = pytest.mark.parametrize("every", [9, pytest.param(1, marks=pytest.mark.long)])  # each 9th failpoint, or each
+EVERY = pytest.mark.parametrize("every", [13, pytest.param(1, marks=pytest.mark.long)])  # each 13th failpoint, or each
 MakeWorld = Callable[[], World]
 Child = Callable[[str, Address, str, dict[str, object]], BaseProcess]
 

@@ -27,6 +27,7 @@ from tests.doubles.r2 import R2Double
 from tests.doubles.slack import SlackDouble
 from tests.posts import post
 
+pytestmark = pytest.mark.long  # a deployment goes through its commands twice for its evidence
 _listeners: list[Evidence] = []
 
 
@@ -212,13 +213,11 @@ def _logging_to(place: Path) -> Iterator[None]:
         handler.close()
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("name", [*CANARIES, "access key", "secret key"])
 def test_a_secret_is_nowhere(evidence: Evidence, name: str) -> None:
     assert evidence.showing(name) == []
 
 
-@pytest.mark.long
 def test_no_signature_made_with_a_secret_is_stored_or_logged(evidence: Evidence) -> None:
     assert evidence.signatures() == []
 

@@ -1,6 +1,8 @@
 """SIGKILL at every failpoint of every operation, then at every failpoint of its recovery: nothing is lost or stuck.
 
 Between a death and the next run, the dead run's leases are let expire: in life that takes a minute.
+
+Slow: each kill takes two child processes, a world of its own, and a look at every object.
 """
 
 import signal
@@ -349,7 +351,7 @@ def test_killed_at_any_failpoint_the_next_run_finishes(
     assert point > 2  # at the least, before and after one commit
 
 
-@pytest.mark.long
+@pytest.mark.long  # hundreds of children, each on a world of its own
 @pytest.mark.parametrize("every", [3, pytest.param(1, marks=pytest.mark.soak)])  # each ninth pair, or each
 @pytest.mark.parametrize(("operation", "at_least"), OPERATIONS.items())
 def test_killed_anywhere_and_its_recovery_killed_anywhere(

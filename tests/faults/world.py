@@ -3,6 +3,7 @@ property that must hold after every kill.
 """
 
 import hashlib
+import json
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -21,7 +22,7 @@ from reelkeeper.adapters.s3.seaweed import Endpoint
 from reelkeeper.model import BlobState, StoredObject, VideoState
 from reelkeeper.operations.core.workspace import Workspace, join
 from reelkeeper.store.billing import quotas, recount
-from reelkeeper.store.core import audit
+from reelkeeper.store.core import audit, deployment
 from reelkeeper.store.core.engine import open_engine, reading, transaction
 from reelkeeper.store.tables import (
     audit_events,
@@ -55,9 +56,9 @@ class Address:
     prefix: str
     folder: str
 
-    def workspace(self) -> Workspace:
+    def workspace(self, engine: sa.Engine | None = None) -> Workspace:
         bucket = r2.connect(self.endpoint_url, self.access_key_id, self.secret_access_key, BUCKET, self.prefix)
-        return join(open_engine(self.store_url), bucket, keeps_contract=True)
+        return join(engine or open_engine(self.store_url), bucket, keeps_contract=True)
 
 
 @dataclass
@@ -82,8 +83,12 @@ class World:
             f"{name}/videos/",
             str(folder),
         )
-        outside = r2.connect(at.endpoint_url, at.access_key_id, at.secret_access_key, BUCKET, f"{name}/")
-        world = cls(address, double, clip, address.workspace(), outside)
+        outside = _whole_bucket(at.endpoint_url, at.access_key_id, at.secret_access_key).under(f"{name}/")
+        engine, ours = open_engine(store_url), outside.under(address.prefix)
+        with reading(engine) as session:
+            owner = json.dumps({"deployment": deployment.identity(session)}).encode()
+        ours.put_bytes_once(ours.identity_key, owner, "application/json")  # to claim it takes four requests
+        world = cls(address, double, clip, address.workspace(engine), outside)
         for key in ("video", "videos.mp4", "videos2/u/v.mp4", "other/g1.mp4"):
             put = outside.put_bytes_once(f"{name}/{key}", key.encode(), "text/plain")
             world.sentinels[put.key] = put.etag
@@ -319,6 +324,11 @@ class World:
             assert frames == video.frames
             assert abs(seconds - video.duration_seconds) < 0.1
         path.unlink()
+
+
+@cache
+def _whole_bucket(endpoint_url: str, access_key_id: str, secret_access_key: str) -> r2.Bucket:
+    return r2.connect(endpoint_url, access_key_id, secret_access_key, BUCKET, "")
 
 
 @cache

@@ -24,7 +24,6 @@ os.environ.update(
 
 import pytest
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
-from prefect.testing.utilities import prefect_test_harness
 
 from reelkeeper.adapters.s3.seaweed import Endpoint
 from reelkeeper.settings import settings
@@ -39,6 +38,8 @@ MakeScene = Callable[[], Scene]
 @pytest.fixture(scope="session")
 def prefect_server() -> Iterator[None]:
     """A Prefect server on SQLite in its own folder; without heartbeats, since a flow's end waits for the next one."""
+    from prefect.testing.utilities import prefect_test_harness  # noqa: PLC0415  it loads the whole server: 2 s of CPU
+
     with (
         prefect_test_harness(server_startup_timeout=600),
         temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}),

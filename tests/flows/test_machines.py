@@ -1,4 +1,7 @@
-"""A machine that is not of the deployment, or cannot work, does nothing, says why, and leaves the work to others."""
+"""A machine that is not of the deployment, or cannot work, does nothing, says why, and leaves the work to others.
+
+Slow: each case takes a deployment of its own at a Prefect server.
+"""
 
 import asyncio
 import shutil

@@ -1,4 +1,7 @@
-"""Encodes of unusual clips keep all frames, streams, colours and tags, or are refused with a reason."""
+"""Encodes of unusual clips keep all frames, streams, colours and tags, or are refused with a reason.
+
+Slow: each case makes a clip, encodes it and reads all its frames.
+"""
 
 from dataclasses import replace
 from itertools import pairwise

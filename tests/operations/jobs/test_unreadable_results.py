@@ -1,4 +1,7 @@
-"""A result that cannot be read is fetched again, parked and told, and bought again only at a person's word."""
+"""A result that cannot be read is fetched again, parked and told, and bought again only at a person's word.
+
+Slow: each case takes a job through several workers, to a vendor over HTTP, and mostly to a stored video.
+"""
 
 import pytest
 import sqlalchemy as sa
@@ -15,7 +18,7 @@ from tests.faults.world import World
 from tests.operations.queue import find, make_due
 from tests.operations.shop import ask, budget_spent, run, spent
 
-BILLING = ["fal", "replicate", "runway", "openai"]
+REST = [pytest.param(name, marks=pytest.mark.long) for name in ("replicate", "runway", "openai")]  # as fal bills
 LARGE = 200, b"x" * 2_000_000
 
 
@@ -37,7 +40,11 @@ def a_day_later(shop: World) -> None:
 
 @pytest.mark.parametrize(
     ("format_", "result"),
-    [*((name, HTML) for name in BILLING), ("fal", CUT), ("fal", LARGE), ("runway", (404, None))],
+    [
+        *(("fal", result) for result in (HTML, CUT, LARGE)),
+        ("runway", (404, None)),
+        *(pytest.param(*rest.values, HTML, marks=pytest.mark.long) for rest in REST),
+    ],
     indirect=["format_"],
 )
 def test_a_result_that_cannot_be_read_is_fetched_again_and_never_bought_again(
@@ -71,7 +78,7 @@ def test_a_server_of_ones_own_makes_it_again(vendor: Vendor, generator: RemoteGe
     assert (len(vendor.submitted), told(shop)) == (2, [])
 
 
-@pytest.mark.parametrize("format_", BILLING, indirect=True)
+@pytest.mark.parametrize("format_", ["fal", *REST], indirect=True)
 def test_a_job_that_its_vendor_does_not_find_is_looked_up_for_a_day_and_not_given_up(
     vendor: Vendor, generator: RemoteGenerator, shop: World
 ) -> None:
@@ -88,7 +95,9 @@ def test_a_job_that_its_vendor_does_not_find_is_looked_up_for_a_day_and_not_give
     assert (find(shop.workspace.engine, job_id).state, len(vendor.submitted)) == (JobState.SUCCEEDED, 1)
 
 
-@pytest.mark.parametrize("format_", [*BILLING, "http", "comfyui"], indirect=True)
+@pytest.mark.parametrize(
+    "format_", ["fal", "http", *REST, pytest.param("comfyui", marks=pytest.mark.long)], indirect=True
+)
 def test_a_job_that_never_ends_is_cancelled_there_and_dead_after_a_day(
     vendor: Vendor, generator: RemoteGenerator, shop: World
 ) -> None:

@@ -1,4 +1,7 @@
-"""A store that was restored or copied deletes nothing that its later state, or its original, has live or held."""
+"""A store that was restored or copied deletes nothing that its later state, or its original, has live or held.
+
+Slow: each case takes two stores, and a backup is restored through all migrations.
+"""
 
 import threading
 from collections.abc import Callable

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reelkeeper.adapters.s3 import r2, seaweed
@@ -161,6 +161,7 @@ def test_a_draw_is_repeated_by_its_seed() -> None:
         assert census.draw(10, 8) != drawn
 
 
+@settings(max_examples=settings().max_examples // 10)  # each example draws its charts
 @given(OBJECTS)
 def test_a_page_loads_nothing_and_shows_keys_as_text(objects: list[StoredObject]) -> None:
     hostile = StoredObject("<script>/&.mp4", 10**12, "e", AS_OF)
