@@ -146,6 +146,25 @@ def test_a_token_that_one_request_found_revoked_is_refused_to_all(app_state: App
     assert answers(0.5, 0.51, 0.99, 60.0) == [401, 401, 401, 401]
 
 
+@pytest.mark.parametrize(("path", "status"), [("/v1/none", 429), ("/v1/jobs/j/events", 200)])
+def test_requests_in_progress_are_limited_and_event_streams_are_not_among_them(
+    app_state: AppState, world: World, path: str, status: int
+) -> None:
+    _, text = tokens.create(world.workspace.engine, "a test", tuple(Scope), author="test")
+    told: list[int] = []
+
+    async def meanwhile(scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        if scope["path"] == path and not told:
+            async with httpx.AsyncClient(transport=httpx.ASGITransport(checked), base_url="http://api") as other:
+                told.append((await other.get("/v1/other", headers={"Authorization": f"Bearer {text}"})).status_code)
+        await PlainTextResponse("yes")(scope, receive, send)
+
+    app_state.load.limit(AccessPolicy(requests_of_token=1))
+    checked = AuthMiddleware(meanwhile, world.workspace.engine, app_state.load)
+    assert TestClient(checked, headers={"Authorization": f"Bearer {text}"}).get(path).status_code == 200
+    assert told == [status]
+
+
 @pytest.mark.parametrize(("late_seconds", "status"), [(0.9, 401), (1.1, 503)])
 def test_a_process_that_is_a_second_late_refuses_before_it_asks_the_store(
     app_state: AppState, world: World, monkeypatch: pytest.MonkeyPatch, late_seconds: float, status: int
@@ -207,7 +226,8 @@ def test_a_caller_over_the_rate_limit_is_told_how_long_to_wait(world: World, app
 
 
 def test_a_body_that_is_too_large_is_refused_with_or_without_its_length(client: TestClient) -> None:
-    large = b"x" * 300_000
+    large, allowed = b"x" * 300_000, b"x" * AccessPolicy().body_bytes
+    problem(client.post("/v1/none", content=allowed), 404)
     problem(client.post("/healthz", content=large), 413)
     problem(client.post("/v1/views", content=iter([b"{", large])), 413)
     problem(client.get("/v1/none", headers={"Content-Length": "1x"}), 413)

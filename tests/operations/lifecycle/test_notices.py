@@ -440,6 +440,7 @@ def test_a_kept_video_stays_for_its_days_and_gets_a_new_notice(service: Service)
     assert service.night() == {}
     again = keep(service.engine, "v1", by="shop", key="k2")
     assert again.until - kept.until == timedelta(days=30)  # from when it would go
+    assert (kept.times, again.times) == (1, 2)
     explained = explain(service.engine, "v1", "", lambda: True)
     assert explained.next_at == again.until
     with pytest.raises(KeepRefused) as refused:
