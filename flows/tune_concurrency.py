@@ -28,9 +28,9 @@ def tune_concurrency(
 
     with runs.store() as engine:
         rules = followed(engine, concurrency=concurrency, book=book)
-        kept, before, ended, at_work = limits.read(engine, rules.concurrency, as_of)
+        kept, before, ended, at_work, ways = limits.read(engine, rules.concurrency, as_of)
 
-        tuned = steering.tune_lanes(before, ended, rules.book, rules.concurrency, as_of, at_work)
+        tuned = steering.tune_lanes(before, ended, rules.book, rules.concurrency, as_of, at_work, ways)
 
         if not dry_run:
             after = steering.remember(tuned)

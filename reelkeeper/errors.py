@@ -49,6 +49,7 @@ ReelkeeperError
 │   ├── GenerationFailed                 the attempt failed, and will certainly make no video
 │   ├── ProviderBusy                     the provider did not take the job: wait; this does not count as an attempt
 │   │   ├── ProviderDown                 because it could not be reached
+│   │   ├── ProviderFull                 because it has enough, or gets them too fast: this holds for all jobs
 │   │   └── AccountLocked                because of the account (key, balance or lock), until a person resolves it
 │   ├── GenerationLost                   made and paid for, but the video is gone; another attempt would cost again
 │   ├── GenerationUnknown                the provider's result is unknown: it is looked up later, and never sent again
@@ -325,6 +326,17 @@ class ProviderBusy(GenerationError):
 
 class ProviderDown(ProviderBusy):
     """The provider could not be reached, so it certainly did not take the job."""
+
+
+class ProviderFull(ProviderBusy):
+    """The provider takes no further job for `seconds`, whichever it is.
+
+    `is_rate`: jobs come too fast; False: it has too many at once; None: it does not say which.
+    """
+
+    def __init__(self, message: str, seconds: float, *, is_rate: bool | None = None) -> None:
+        super().__init__(message, seconds)
+        self.is_rate = is_rate
 
 
 class AccountLocked(ProviderBusy):

@@ -13,6 +13,7 @@ from reelkeeper.model.performance import FinishedJob, JobAtWork
 from reelkeeper.operations import Engine, Kept
 from reelkeeper.operations.jobs import queue
 from reelkeeper.rules.jobs.concurrency import ConcurrencyPolicy
+from reelkeeper.rules.jobs.lanes import Lane
 from reelkeeper.rules.jobs.steering import LaneReport, Lanes, Tuned, TuningReport, explain
 
 FLOW = "tune_concurrency"
@@ -21,8 +22,8 @@ FLOW = "tune_concurrency"
 @task(task_run_name="read state and ended jobs", cache_policy=NO_CACHE)
 def read(
     engine: Engine, policy: ConcurrencyPolicy, as_of: datetime
-) -> tuple[Kept | None, Lanes, list[FinishedJob], list[JobAtWork]]:
-    """Read the saved state, the jobs that ended since each lane's last step, and the running jobs."""
+) -> tuple[Kept | None, Lanes, list[FinishedJob], list[JobAtWork], dict[str, Lane]]:
+    """Read the saved state, the jobs that ended since each lane's last step, those at work, and what vendors take."""
     return queue.steered(engine, policy, as_of)
 
 

@@ -7,7 +7,7 @@ of docs/monitoring.md with these metrics.
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 from sqlalchemy.engine import Engine
 
 from reelkeeper.operations.health.status import Money, Status, gather
+from reelkeeper.operations.jobs.lanes import Vendor, picture
 from reelkeeper.rules.billing.tariff import class_of
 from reelkeeper.store.billing import usage
 from reelkeeper.store.core import controls, schema
@@ -58,7 +59,7 @@ class Service(Collector):
             kept = self._kept if self._kept and time.monotonic() < self._kept.until else None
             found = gather(self._engine, money=kept.money if kept else None)
             with reading(self._engine) as session:
-                size_bytes = schema.size_bytes(session)
+                size_bytes, vendors = schema.size_bytes(session), picture(session)
                 events = controls.fresh(session, scans.BUCKET_EVENTS, scans.RETAINED_SECONDS)
                 if kept is None:
                     day = now(session).date()
@@ -67,6 +68,7 @@ class Service(Collector):
         yield from _flows(found)
         yield from _videos(found)
         yield from _work(found)
+        yield from _vendors(vendors)
         yield from _money(found.money)
         if events:
             yield from _events(events)
@@ -143,12 +145,6 @@ def _work(found: Status) -> Iterator[Metric]:
     if queue.jobs_at_once is not None:
         yield _one("reelkeeper_jobs_limit", "Maximum number of jobs at once", queue.jobs_at_once)
     yield _gauge(
-        "reelkeeper_provider_jobs_limit",
-        "Maximum number of jobs at once for a provider, if several have jobs",
-        ("provider",),
-        [((provider,), float(limit)) for provider, limit in queue.jobs_at_once_by_provider.items()],
-    )
-    yield _gauge(
         "reelkeeper_provider_unwell",
         "1 while a provider gets no new jobs, or only a few to test it",
         ("provider",),
@@ -163,6 +159,50 @@ def _work(found: Status) -> Iterator[Metric]:
         "reelkeeper_alerts", "Firing alerts by severity", ("severity",), [((name,), c) for name, c in firing.items()]
     )
     yield _one("reelkeeper_frozen", "1 while changes are stopped", float(found.frozen is not None))
+
+
+def _vendors(vendors: Sequence[Vendor]) -> Iterator[Metric]:
+    yield _gauge(
+        "reelkeeper_provider_jobs",
+        "Jobs that a provider has (running), or may have (parked)",
+        ("provider", "state"),
+        [
+            ((of.provider, state), float(jobs))
+            for of in vendors
+            for state, jobs in (("running", of.running), ("parked", of.parked))
+        ],
+    )
+    yield _gauge(
+        "reelkeeper_provider_state",
+        "1 for the present state of a provider: open, full, held, trial or failing",
+        ("provider", "state"),
+        [((of.provider, of.state), 1.0) for of in vendors],
+    )
+    values: tuple[tuple[str, str, Callable[[Vendor], float | Decimal | None]], ...] = (
+        (
+            "jobs_limit",
+            "Jobs that a provider may have at once: by its cap, as tuned, and as accepted",
+            lambda of: of.limit,
+        ),
+        (
+            "held_until_timestamp_seconds",
+            "Until when a provider that asked us to wait gets fewer jobs",
+            lambda of: of.held_until.timestamp() if of.held_until else None,
+        ),
+        (
+            "budget_left_dollars",
+            "What the tightest budget of a provider leaves for new jobs",
+            lambda of: of.budget_left_microusd and of.budget_left_microusd / 10**6,
+        ),
+        (
+            "dollars_per_second",
+            "Price of a second of 720p of a provider's cheapest model",
+            lambda of: of.usd_per_second,
+        ),
+    )
+    for name, what, value in values:
+        known = [((of.provider,), float(found)) for of in vendors if (found := value(of)) is not None]
+        yield _gauge(f"reelkeeper_provider_{name}", what, ("provider",), known)
 
 
 def _money(money: Money) -> Iterator[Metric]:

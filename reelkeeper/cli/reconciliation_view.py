@@ -73,7 +73,7 @@ _NANO_IN_MICRO = 1_000
 def show_provider(provider: str, first: date, last: date, *, as_json: bool) -> None:
     """Compare the days from `first` to `last` with the provider's, and print the differences."""
     from reelkeeper.adapters import providers
-    from reelkeeper.operations.jobs.vendor_bill import reconcile
+    from reelkeeper.operations.jobs.charged import reconcile
 
     billing = providers.billing(configured(), provider)
     with store() as engine:

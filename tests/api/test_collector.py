@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 
@@ -21,11 +21,13 @@ from reelkeeper.operations.core.workspace import flush_operations
 from reelkeeper.operations.health.watchdog import beat
 from reelkeeper.operations.jobs.breaker import note_failed
 from reelkeeper.rules.alerts.cadence import CADENCES
+from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.jobs.admission import AdmissionPolicy
 from reelkeeper.rules.spend.limits import SpendLimit
 from reelkeeper.store.billing import charges
 from reelkeeper.store.core import controls as states
 from reelkeeper.store.core.engine import now, reading, transaction
+from reelkeeper.store.jobs import lanes
 from reelkeeper.store.sync.scans import BUCKET_EVENTS
 from reelkeeper.store.tables import alerts, controls, operations, plans, users, verdicts
 from tests.faults.world import World
@@ -94,7 +96,11 @@ def full(world: World) -> World:
 
 def test_the_readme_lists_exactly_the_exported_figures(client: TestClient, full: World) -> None:
     limited = SpendLimit(scope="provider:fal", usd=Decimal(5))
-    put_in_force(full.workspace.engine, admission=AdmissionPolicy(spend_limits=(limited,)))
+    price = {"unit": "second", "rates": [{"usd": "0.1"}], "source": "a list", "read_on": "2026-11-28"}
+    book = PriceBook.model_validate({"models": [{"model": "veo", "provider": "fal", "price": price}]})
+    put_in_force(full.workspace.engine, admission=AdmissionPolicy(spend_limits=(limited,)), book=book)
+    with transaction(full.workspace.engine, "test") as session:
+        lanes.write(session, "fal", {"limit": 2, "until": (datetime.now(UTC) + timedelta(hours=1)).isoformat()})
     note_failed(full.workspace.engine, "fal", "j", "no balance", is_locked=True, run_id="test")
     freeze(full.workspace.engine, by="test", reason="test")
     client.get("/healthz")

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -12,12 +13,16 @@ from inline_snapshot import snapshot
 from reelkeeper.model.jobs import JobState
 from reelkeeper.model.performance import Window
 from reelkeeper.operations.jobs.breaker import note_failed
+from reelkeeper.rules.billing.quote import PriceBook
+from reelkeeper.rules.jobs.admission import AdmissionPolicy
 from reelkeeper.rules.jobs.caps import Cap
 from reelkeeper.rules.jobs.concurrency import ConcurrencyPolicy
+from reelkeeper.rules.spend.limits import SpendLimit
 from reelkeeper.settings import Settings
 from reelkeeper.store.core import controls
 from reelkeeper.store.core.engine import open_store, transaction
 from reelkeeper.store.health import performance
+from reelkeeper.store.jobs import lanes
 from reelkeeper.store.jobs.slots import CONCURRENCY
 from reelkeeper.store.tables import jobs, users
 from tests.cli.conftest import Run
@@ -72,6 +77,26 @@ def test_waiting_jobs_are_listed_in_their_starting_order(reelkeeper: Run, ask: C
     assert "[red]out of memory" in said
     assert "w1" in said
     assert as_read(reelkeeper("queue", "--limit", 1).stdout, only="queued: 4") == snapshot("queued: 4, 1 shown")
+
+
+@pytest.mark.usefixtures("busy")
+def test_each_vendor_is_shown_with_all_that_limits_it(
+    reelkeeper: Run, ask: Callable[..., Any], engine_of_the_command: sa.Engine
+) -> None:
+    price = {"unit": "second", "rates": [{"usd": "0.1"}], "source": "a list", "read_on": "2026-11-28"}
+    book = PriceBook.model_validate({"models": [{"model": "veo", "provider": "fal", "price": price}]})
+    limited = AdmissionPolicy(spend_limits=(SpendLimit(scope="provider:fal", usd=Decimal(5)),))
+    put_in_force(engine_of_the_command, book=book, admission=limited)
+    until = datetime.now(UTC) + timedelta(minutes=5)
+    with transaction(engine_of_the_command, "test") as session:
+        lanes.write(session, "fal", {"limit": 2, "until": until.isoformat(), "is_shut": True})
+    put(engine_of_the_command, [waiting("waits", ago(1), lane="fal", model="veo")])
+    (fal,) = ask("queue")["vendors"]
+    assert (fal["state"], fal["limit"], fal["budget_left_microusd"]) == ("held", 2, 5_000_000)
+    assert as_read(reelkeeper("queue").stdout, only="fal held", n=re.compile(r"\d+(?= s)")) == snapshot(
+        "fal held 0 of 2 0 for <n> s $5.00 $0.100"
+    )
+    assert len(ask("queue", "--explain", "waits")["full"]) == 1
 
 
 @pytest.mark.usefixtures("busy")

@@ -81,6 +81,7 @@ class Vendor:
         self.submitted: list[str] = []  # keys, one for each job that was begun
         self.cancelled: list[str] = []
         self.tokens: list[str | None] = []
+        self.posted_with: list[Message] = []  # headers
         self.connections = 0
         self._servers = Server(self), Server(self)
         self.url, self.files_url = self._servers[0].url, f"{self._servers[1].url}{_FILES}"
@@ -118,6 +119,7 @@ class Vendor:
         with self.lock:
             self.connections += 1
             self.tokens.append(request.headers.get("Authorization"))
+            self.posted_with += [request.headers] if request.method == "POST" else []
             if self.is_dead:
                 return LOST
             if self.is_down:

@@ -31,8 +31,8 @@ from reelkeeper.model.jobs import JobState
 from reelkeeper.model.money import Metric
 from reelkeeper.operations.billing import ledger
 from reelkeeper.operations.core import tokens
+from reelkeeper.operations.jobs.charged import reconcile
 from reelkeeper.operations.jobs.claim import name_sent
-from reelkeeper.operations.jobs.vendor_bill import reconcile
 from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.billing.vendor_charges import Ending, may_be_charged
 from reelkeeper.rules.jobs.attempts import AttemptPolicy

@@ -9,7 +9,7 @@ from sqlmodel import Session
 from reelkeeper.model.jobs import JobState, Served
 from reelkeeper.operations.billing import ledger
 from reelkeeper.store.core.engine import Clock, reading, transaction
-from reelkeeper.store.jobs import breakers
+from reelkeeper.store.jobs import breakers, lanes
 from reelkeeper.store.tables import jobs
 from tests.jobs import waiting
 
@@ -63,3 +63,11 @@ def end_wait(engine: sa.Engine, provider: str, days_ago: float = 0) -> None:
     with transaction(engine, "test") as session:
         state, as_of = breakers.locked(session, provider)
         breakers.write(session, provider, state | {"until": (as_of - timedelta(days=days_ago)).isoformat()})
+
+
+def end_hold(engine: sa.Engine, provider: str, seconds_ago: float = 1) -> None:
+    """Let the time be over for which a provider asked us to wait, since so many seconds."""
+    with transaction(engine, "test") as session:
+        state, as_of = lanes.locked(session, provider)
+        over = (as_of - timedelta(seconds=seconds_ago)).isoformat()
+        lanes.write(session, provider, state | {"until": over, "next_at": state["next_at"] and over})

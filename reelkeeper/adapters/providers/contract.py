@@ -5,7 +5,7 @@ A provider implements one vendor's format and no policy: `remote` decides when t
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol, Self
@@ -47,6 +47,12 @@ class Order(NamedTuple):
     started_at: datetime | None = None  # nothing was sent before
     is_priced: bool = False  # for exactly this model of the vendor
     deadline: datetime | None = None  # a job that is not over by then is cancelled and given up
+
+    @property
+    def seconds_left(self) -> int | None:
+        """The whole seconds until its deadline, at least 1; None: it has none."""
+        left = (self.deadline - datetime.now(UTC)).total_seconds() if self.deadline else None
+        return None if left is None else max(int(left), 1)
 
 
 class ImageSource(NamedTuple):
@@ -120,6 +126,9 @@ class Log(Protocol):
 
     def sent(self, provider_job_id: str) -> None:
         """Record the provider's id of the job."""
+
+    def over(self) -> None:
+        """Record that the provider is done with the job, which remains to be fetched."""
 
     def progress(self, fraction: float) -> None:
         """Report the progress, from 0 to 1; call it at least every few seconds."""

@@ -74,6 +74,7 @@ class RemoteGenerator:
         job_id = order.provider_job_id or self._found(order, log) or self._sent(order, target.parent, log)
         try:
             standing = self._followed(job_id, order, log)
+            log.over()
             self._require_made(standing, log)
             return self._fetched(standing, order, target, log)
         except GenerationCancelled:

@@ -9,6 +9,7 @@
 Its outputs are deleted one hour after the prediction ends.
 """
 
+import math
 import re
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -31,6 +32,7 @@ from reelkeeper.model.money import VendorJob
 _MODEL: Final = re.compile(r"(deployments/)?([\w-][\w.-]*)/([\w-][\w.-]*)")
 _VERSION: Final = re.compile(r"(?:[\w-][\w.-]*/[\w-][\w.-]*:)?([0-9a-f]{64})")
 _PAGES: Final = 100  # of a hundred predictions each, at most: an hour of ten thousand
+_LONGEST_MINUTES: Final = 1_440  # of Cancel-After: a longer one may be refused, and then we cancel at our deadline
 _CLOCKS_DIFFER: Final = timedelta(minutes=5)
 _STATUSES: Final = {
     "starting": Status.QUEUED,
@@ -89,7 +91,10 @@ class ReplicateProvider(OverHttp):
             raise GenerationRefused(
                 f"{order.model!r} is not a model of Replicate: OWNER/NAME, optionally with a version"
             )
-        return job_name(self._calls.submit(path, body).fields.get("id"))
+        # guard provider.replicate_deadline: a prediction that we have given up goes on at Replicate, and is charged
+        minutes = None if (left := order.seconds_left) is None else math.ceil(left / 60)
+        ends = {"Cancel-After": f"{minutes}m"} if minutes and minutes <= _LONGEST_MINUTES else {}
+        return job_name(self._calls.submit(path, body, ends).fields.get("id"))
 
     def find(self, order: Order) -> Standing | None:
         """Search the list back to the job's start. A missing prediction may still appear: the list's lag is unknown."""

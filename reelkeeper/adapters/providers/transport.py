@@ -1,6 +1,7 @@
 """Call a provider: one request without retries, and the meaning of each outcome for a new job.
 
-not connected, 425, 429      certainly not accepted, may be sent again
+not connected, 425           certainly not accepted, may be sent again
+429, a 4xx about too many    the same, and it holds for all jobs of the provider
 another 4xx, not 408, 409    certainly not accepted, and never will be
 everything else              possibly accepted: sending it again may mean paying twice
 """
@@ -29,12 +30,14 @@ from reelkeeper.errors import (
     GenerationUnknown,
     ProviderBusy,
     ProviderDown,
+    ProviderFull,
     ResultUnreadable,
 )
 from reelkeeper.model.alerts import one_line
 
 GONE: Final = {404, 410}
-_NOT_TAKEN: Final = {425, 429}  # sent before a request is processed
+_TOO_EARLY: Final = 425  # sent before a request is processed
+_REFUSED: Final = {400, 403, 422}  # which say it in words
 _NOT_LET_IN: Final = {401, 402}  # concerns the account, not the job
 _BUSY_SECONDS: Final = 30.0  # until the next attempt, if the provider gives no time
 _MICROUSD: Final = 10**6
@@ -44,6 +47,16 @@ _MAX_WORDS: Final = 300  # characters of a provider's error message
 _MAX_ANSWER: Final = 8 * 1024 * 1024  # bytes: a page of a list holds a hundred prompts and more
 _ABOUT_CONTENT: Final = re.compile(
     r"content.?policy|policy.violation|moderat|safety|nsfw|sensitive|prohibited|not.allowed.content", re.IGNORECASE
+)
+# Replicate: "Request was throttled. Your rate limit resets in ~30s."; DashScope: Throttling.RateQuota; others speak of
+# requests per minute, or of too many concurrent tasks (their pages on errors, November 2026).
+_ABOUT_RATE: Final = re.compile(r"rate.?(limit|quota|exceeded)|throttl|per.?(second|minute|hour|day)", re.IGNORECASE)
+_ABOUT_NUMBER: Final = re.compile(
+    r"concurren|parallel|simultaneous|in.?progress|at (once|the same time)|too many \w*\s?(tasks|jobs|generations)",
+    re.IGNORECASE,
+)
+_TOO_MANY: Final = re.compile(
+    r"too many (\w+ )?(requests|tasks|jobs|generations|predictions)|(concurren\w+|rate).{0,10} limit", re.IGNORECASE
 )
 _ABOUT_MONEY: Final = re.compile(r"locked|balance|billing|credit|quota|suspended", re.IGNORECASE)
 
@@ -97,9 +110,13 @@ class Transport:
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise GenerationUnknown(f"the provider gave no complete answer: {public.cause(error)}") from None
         status, reason = answer.status, words(answer.body)
-        if status in _NOT_TAKEN:
-            seconds = retry_after_seconds(answer.headers, _BUSY_SECONDS)
+        seconds = retry_after_seconds(answer.headers, _BUSY_SECONDS)
+        if status == _TOO_EARLY:
             raise ProviderBusy(f"the provider accepts no jobs at the moment: it answered {status}", seconds)
+        # guard provider.too_many: a job is given up for good since its provider has enough of others at the moment
+        if status == httpx.codes.TOO_MANY_REQUESTS or (status in _REFUSED and _TOO_MANY.search(reason)):
+            told = f"the provider takes no more jobs at the moment: it answered {status}, {reason}"
+            raise ProviderFull(told, seconds, is_rate=_is_rate(reason))
         if status in _NOT_LET_IN or (status == httpx.codes.FORBIDDEN and _ABOUT_MONEY.search(reason)):
             raise AccountLocked(f"the provider refuses this account: {status}, {reason}", _BUSY_SECONDS)
         # guard provider.conflict: a job that was sent twice counts as refused, although it is made and paid
@@ -272,6 +289,13 @@ def words(body: object) -> str:
     if not found or isinstance(found, dict):
         return "no reason given"
     return one_line(str(found))[:_MAX_WORDS]  # without NULs and halves of surrogates, which the store refuses
+
+
+def _is_rate(reason: str) -> bool | None:
+    """Tell whether a refusal is about how fast jobs come, or how many there are; None: it does not say."""
+    if _ABOUT_NUMBER.search(reason):
+        return False
+    return True if _ABOUT_RATE.search(reason) else None
 
 
 def is_about_content(body: object) -> bool:

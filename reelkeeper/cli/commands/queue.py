@@ -1,6 +1,7 @@
 """`queue`: show waiting jobs in starting order, running and dead ones, and explain a job's place."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, NamedTuple, TypedDict
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from sqlmodel import Session
 
     from reelkeeper.model.jobs import WaitingJob
+    from reelkeeper.operations.jobs.lanes import Vendor
     from reelkeeper.rules.core.tiers import Tiers
     from reelkeeper.rules.jobs.dispatch import DispatchPolicy
     from reelkeeper.store.jobs.queue import JobLine
@@ -24,7 +26,7 @@ Dead = Annotated[bool, typer.Option("--dead", help="Only jobs that failed for go
 
 
 def queue(explain: Explain = None, dead: Dead = False, limit: Limit = 20, as_json: AsJson = False) -> None:
-    """Show the queue: waiting jobs in starting order, running jobs, and dead jobs.
+    """Show the queue: waiting jobs in starting order, running jobs, dead jobs, and what each vendor takes.
 
     The order follows the policy in force; jobs that are not due yet, after a failed attempt, come last.
     """
@@ -40,6 +42,7 @@ def queue(explain: Explain = None, dead: Dead = False, limit: Limit = 20, as_jso
 
 def _show(session: "Session", as_of: datetime, limit: int, *, only_dead: bool, as_json: bool) -> None:
     from reelkeeper.model.jobs import JobState
+    from reelkeeper.operations.jobs.lanes import picture
     from reelkeeper.store.jobs import queue as jobs
     from reelkeeper.store.jobs.slots import jobs_at_once, lane_limits
 
@@ -50,11 +53,11 @@ def _show(session: "Session", as_of: datetime, limit: int, *, only_dead: bool, a
         found = {JobState.QUEUED: _in_order(session, as_of, limit)} | found
     if as_json:
         limits = {"jobs_at_once": at_once, "jobs_at_once_by_provider": by_provider}
-        emit({**limits, "counts": counts, **{state.value: lines for state, lines in found.items()}})
+        shown = {} if only_dead else {"vendors": [asdict(vendor) for vendor in picture(session)]}
+        emit({**limits, "counts": counts, **{state.value: lines for state, lines in found.items()}, **shown})
         return
     if not any(found.values()):
         say("No job is dead." if only_dead else "No job is waiting, running or dead.")
-        return
     for state, lines in found.items():
         if lines:
             title = f"{state}: {counts.get(state, 0):,}" + (
@@ -64,6 +67,26 @@ def _show(session: "Session", as_of: datetime, limit: int, *, only_dead: bool, a
     if at_once is not None and not only_dead:
         each = "".join(f", {limit} of {provider}" for provider, limit in by_provider.items())
         say(f"At most {at_once} at once{each}, as set by tune_concurrency.")
+    if not only_dead and (vendors := picture(session)):
+        _vendors(vendors, as_of)
+
+
+def _vendors(vendors: "Sequence[Vendor]", as_of: datetime) -> None:
+    rows: list[list[object]] = [
+        [
+            of.provider,
+            of.state,
+            f"{of.running:,}" + (f" of {of.limit:,}" if of.limit is not None else ""),
+            f"{of.parked:,}",
+            f"for {_ago(of.held_until, as_of)}" if of.held_until else "",
+            f"{of.seconds_between:g} s" if of.seconds_between else "",
+            "" if of.budget_left_microusd is None else dollars(of.budget_left_microusd),
+            "" if of.usd_per_second is None else f"${of.usd_per_second:.3f}",
+        ]
+        for of in vendors
+    ]
+    headings = ("!vendor", "state", ">running", ">parked", ">held", ">between sends", ">budget left", ">a second, from")
+    table(headings, rows, title="vendors")
 
 
 def _table(state: str, lines: "Sequence[JobLine]", title: str, as_of: datetime) -> None:
@@ -139,7 +162,7 @@ def _explain(session: "Session", job_id: str, as_of: datetime, *, as_json: bool)
     placed = dispatch.order(waiting, policy, tiers, as_of, credit, **length)
     place = [waiting_job.id for waiting_job in placed].index(job_id) + 1
     terms = dispatch.explain(job or line.as_job(), waiting, policy, tiers, as_of, **length)
-    full = [*_full(session, line), *_unwell(session, line, as_of)]
+    full = [*_full(session, line, as_of), *_unwell(session, line, as_of)]
     known = jobs.find(session, job_id)
     offers = verdicts(session, known) if known else ()
     if as_json:
@@ -177,18 +200,23 @@ def _until(session: "Session", line: "JobLine", as_of: datetime) -> str:
     )
 
 
-def _full(session: "Session", line: "JobLine") -> list[str]:
-    """Name the caps and tuned limits that a job waits for."""
+def _full(session: "Session", line: "JobLine", as_of: datetime) -> list[str]:
+    """Name the caps and limits that a job waits for, and until when its vendor takes none."""
     from reelkeeper.operations.core.policies import in_force
+    from reelkeeper.operations.jobs import lanes
     from reelkeeper.rules.core.scopes import in_words, of_job
     from reelkeeper.rules.core.wording import many
+    from reelkeeper.rules.health.performance_report import seconds
     from reelkeeper.rules.jobs.caps import Room
-    from reelkeeper.store.jobs.claims import occupied
+    from reelkeeper.store.jobs.lanes import occupied
     from reelkeeper.store.jobs.slots import lane_limits
 
-    caps, lanes = in_force(session).policies.caps, lane_limits(session)
-    full = Room(caps, occupied(session), lanes).full() if caps or lanes else {}
-    return [
+    caps, known = in_force(session).policies.caps, lanes.known(session)
+    limits = lanes.limits(lane_limits(session), known)
+    full = Room(caps, occupied(session), limits).full() if caps or limits else {}
+    held_seconds = known[line.lane].shut_seconds(as_of) if line.lane in known else 0.0
+    held = f"provider {line.lane} asked us to wait, and gets no job for {seconds(held_seconds)}"
+    return ([held] if held_seconds else []) + [
         f"{in_words(scope)} has {many(full[scope][0], 'job')} running, and may have {full[scope][1]}"
         for scope in of_job(line.lane, line.model, line.tier, line.user_id)
         if scope in full

@@ -56,6 +56,13 @@ def has_room(session: Session, policy: Sequence[SpendLimit], job_scopes: Sequenc
     return limits.refusal(kept, found, cost_microusd, as_of) is None
 
 
+def left(session: Session, policy: Sequence[SpendLimit], scope: str) -> int | None:
+    """Return what the tightest budget of a scope leaves for new jobs, in micro-dollars; None: it has no budget."""
+    own, as_of = limits.applying(policy, [scope]), now(session)
+    uses = limits.uses_of(own, _totals(session, {scope}, as_of) if own else [], as_of)
+    return min((max(use.limit_microusd - use.used_microusd, 0) for use in uses), default=None)
+
+
 def take_in(session: Session, job_scopes: Sequence[str], cost_microusd: int) -> None:
     """Count an admitted job as in flight, at its expected cost."""
     job_totals.add(session, job_scopes, {limits.IN_FLIGHT: cost_microusd})

@@ -10,19 +10,20 @@ announced before it is sent to a provider and named afterwards, so that it is lo
 """
 
 import random
+import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
-from reelkeeper.errors import LeaseLost, NotFound, ProviderBusy, Refused
+from reelkeeper.errors import LeaseLost, NotFound, ProviderBusy, ProviderFull, Refused
 from reelkeeper.model.jobs import JobState, Served, WaitingJob
 from reelkeeper.operations.alerts import alerts
 from reelkeeper.operations.billing import ledger, limits, quota
 from reelkeeper.operations.core.freeze import require_permission, why_stopped
 from reelkeeper.operations.core.policies import at as at_version
 from reelkeeper.operations.core.policies import in_force
-from reelkeeper.operations.jobs import breaker, charged, routing
+from reelkeeper.operations.jobs import breaker, charged, lanes, routing
 from reelkeeper.rules.core.tiers import Tiers
 from reelkeeper.rules.jobs import dispatch
 from reelkeeper.rules.jobs.attempts import AttemptPolicy, pause_seconds, unreadable_result
@@ -35,9 +36,11 @@ from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import transaction
 from reelkeeper.store.jobs import claims, endings, queue, vendor_jobs
 from reelkeeper.store.jobs.claims import Claim
+from reelkeeper.store.jobs.lanes import occupied
 from reelkeeper.store.jobs.slots import lane_limits
 
 _BOUNDS_LAST = timedelta(minutes=15)
+_TURN_SECONDS = 10.0  # in which a vendor answers the first requests of a crowd
 _FEWEST_FOR_BOUNDS = 100  # jobs; with fewer, the classes are computed from the waiting jobs
 
 
@@ -54,10 +57,11 @@ def claim(
     """Claim a job for each free slot of a worker; `warm_models` are the models that the slots have loaded.
 
     Jobs that wait for a provider that is not `served`, and those that were sent to one, are left out; unset: none are.
-    `order` and `tiers` are exceptions of this run to the policies in force. At most `limit`
-    jobs run at once over all workers, of a provider, model, tier or user at most its cap, of a provider at most its
-    tuned limit, and of an unwell provider only trial jobs; these limits do not hold up other jobs. Jobs of dead workers
-    and jobs to be looked up come first, the others in the order of `rules/jobs/dispatch`. Frozen, it claims nothing.
+    `order` and `tiers` are exceptions of this run to the policies in force. At most `limit` jobs run at once over all
+    workers, of a provider, model, tier or user at most its cap, of a provider at most its tuned limit and what it has
+    shown to take, and of an unwell provider only trial jobs; these limits do not hold up other jobs. Jobs of dead
+    workers and jobs to be looked up come first, the others in the order of `rules/jobs/dispatch`. Frozen, it claims
+    nothing.
     Claims are serialised.
     """
     if not warm_models:
@@ -81,9 +85,12 @@ def claim(
             memory = _with_bounds(session, memory, policy, as_of)
             if policy.class_bounds_seconds is None and memory.get("bounds"):
                 policy = policy.model_copy(update={"class_bounds_seconds": tuple(memory["bounds"])})
-            caps, lanes = policies.caps, lane_limits(session)
-            trials = {name: rest.room for name, rest in resting.items()}
-            room = Room(caps, claims.occupied(session) if caps or lanes else (), lanes, trials)
+            caps, tuned, default = policies.caps, lane_limits(session), served.default if served else None
+            more = lanes.rooms(session, as_of, default)
+            more |= {name: min(rest.room, more.get(name, rest.room)) for name, rest in resting.items()}
+            # guard claims.default_place: of jobs that no provider is named for, more than the cap are begun at once
+            taken = [some._replace(lane=some.lane or default) for some in occupied(session)] if caps or tuned else ()
+            room = Room(caps, taken, tuned, more)
             named = ((entry.model, name) for entry in policies.book.models for name in entry.providers)
             # guard claims.others: a worker keeps claiming jobs of another provider, which stay waiting
             others = [pair for pair in named if served and pair[1] not in served.names]
@@ -152,7 +159,8 @@ def renew(engine: Engine, held: Iterable[tuple[Claim, float]]) -> dict[str, bool
 def announce(engine: Engine, job: Claim, provider: str) -> Claim:
     """Record the key under which a job is about to be sent to a provider.
 
-    Raises LeaseLost, Frozen; ProviderBusy for a new job where the provider became unwell since the claim.
+    Raises LeaseLost, Frozen; for a new job, ProviderBusy where the provider became unwell since the claim, and
+    ProviderFull where it takes no more at the moment.
     """
     # guard claims.one_key: a job that was already sent is sent again under another key, and paid twice
     key = job.provider_key or f"{job.id}-{job.lease_token}"
@@ -162,6 +170,8 @@ def announce(engine: Engine, job: Claim, provider: str) -> Claim:
         seconds = None if job.provider_key else breaker.wait_seconds(session, provider, job.id)
         if seconds is not None:
             raise ProviderBusy(f"provider {provider!r} is failing, and gets no new jobs for now", seconds)
+        if job.provider_key is None:
+            lanes.require_room(session, provider, key)
         _require(claims.note(session, job, provider=provider, provider_key=key, lane=provider), job)
         if job.lane != provider and (before := queue.find(session, job.id)):
             limits.move(session, before, job.lane, provider)
@@ -170,12 +180,35 @@ def announce(engine: Engine, job: Claim, provider: str) -> Claim:
     return job._replace(provider=provider, provider_key=key, lane=provider)
 
 
+def announce_in_turn(engine: Engine, job: Claim, provider: str, check: Callable[[], None]) -> Claim:
+    """Announce a job as soon as its provider has answered others, or takes the next one, if that is within seconds.
+
+    `check` is called before each try. Raises what it raises, and what `announce` raises.
+    """
+    ends = time.monotonic() + _TURN_SECONDS
+    while True:
+        check()
+        try:
+            return announce(engine, job, provider)
+        except ProviderFull as full:
+            if time.monotonic() + full.seconds > ends:
+                raise
+            time.sleep(min(full.seconds, 1.0))
+
+
 def note_sent(engine: Engine, job: Claim, provider_job_id: str) -> Claim:
     """Record the provider's id of a job. Raises LeaseLost."""
     with transaction(engine, "jobs.sent") as session:
+        lanes.note_accepted(session, str(job.provider))
         _require(claims.note(session, job, provider_job_id=provider_job_id), job)
         vendor_jobs.name(session, str(job.provider_key), provider_job_id)
     return job._replace(provider_job_id=provider_job_id)
+
+
+def note_over(engine: Engine, job: Claim) -> None:
+    """Record that a provider is done with a job, whose place there is free. Its video remains to be fetched."""
+    with transaction(engine, "jobs.over") as session:
+        vendor_jobs.over(session, str(job.provider_key))
 
 
 def retry(
@@ -186,24 +219,27 @@ def retry(
     *,
     cost_microusd: int | None = None,
     may_be_paid: bool = False,
-    refused_for_seconds: float | None = None,
+    busy: ProviderBusy | None = None,
 ) -> float:
     """Requeue a job whose attempt has failed, and return its pause in seconds. Raises LeaseLost.
 
     The provider certainly failed it or never had it: the next attempt sends it under a new key. This attempt's cost
-    is ours, and counts as spent: as reported, else the vendor's price if it `may_be_paid`. With `refused_for_seconds`,
-    the provider did not accept it, and no attempt is counted.
+    is ours, and counts as spent: as reported, else the vendor's price if it `may_be_paid`. A `busy` provider did not
+    accept it, and no attempt is counted; if it is full, it is the provider's lane that is held, and not the job.
     """
     pause = pause_seconds(job.attempts, random.random(), policy)  # noqa: S311  it spreads attempts, and guards nothing
     gone: dict[str, Any] = {"provider_key": None, "provider_job_id": None, "progress": 0.0}
-    if refused_for_seconds is not None:
-        pause, gone["attempts"] = max(pause, refused_for_seconds), job.attempts - 1
+    if busy:
+        is_full = isinstance(busy, ProviderFull)
+        pause, gone["attempts"] = 0.0 if is_full else max(pause, busy.seconds), job.attempts - 1
     with transaction(engine, "jobs.retry") as session:
         deployment.lock(session)  # before the job, as those who end one do
+        if isinstance(busy, ProviderFull) and job.provider_key:
+            lanes.note_refused(session, str(job.provider), job.provider_key, busy)
         _require(
             claims.release_job(session, job, JobState.QUEUED, pause, error, cost_microusd=cost_microusd, **gone), job
         )
-        if refused_for_seconds is None and (begun := queue.find(session, job.id)):
+        if busy is None and (begun := queue.find(session, job.id)):
             # guard spend.failed_attempts: the cost of failed attempts counts in no budget
             charged.count_without_video(session, begun, job.provider_key, cost_microusd, may_be_paid=may_be_paid)
         elif job.provider_key:

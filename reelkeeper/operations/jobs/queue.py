@@ -8,11 +8,13 @@ from reelkeeper.adapters.orchestrator import Orchestrator
 from reelkeeper.errors import LeaseLost
 from reelkeeper.failpoints import effect
 from reelkeeper.model.performance import FinishedJob, JobAtWork
+from reelkeeper.operations.jobs.lanes import known
 from reelkeeper.operations.jobs.run import End
 from reelkeeper.rules.alerts.cadence import CADENCES, seconds_until_next
 from reelkeeper.rules.jobs import dispatch
 from reelkeeper.rules.jobs.attempts import DispatchReport
 from reelkeeper.rules.jobs.concurrency import ConcurrencyPolicy
+from reelkeeper.rules.jobs.lanes import Lane
 from reelkeeper.rules.jobs.steering import Lanes, since_by_lane
 from reelkeeper.rules.policies import Policies
 from reelkeeper.store import Engine
@@ -71,14 +73,14 @@ def jobs_at_once(engine: Engine) -> int | None:
 
 def steered(
     engine: Engine, policy: ConcurrencyPolicy, as_of: datetime
-) -> tuple[Kept | None, Lanes, list[FinishedJob], list[JobAtWork]]:
-    """Read the state of the rule, the jobs that ended since each lane's last step, and the running ones."""
+) -> tuple[Kept | None, Lanes, list[FinishedJob], list[JobAtWork], dict[str, Lane]]:
+    """Read the rule's state, the jobs that ended since each lane's last step, those at work, and what vendors take."""
     with reading(engine) as session:
         kept = controls.kept(session, slots.CONCURRENCY)
         remembered = Lanes.model_validate({"limit": policy.first_limit, **(kept.state if kept else {})})
         by_lane, otherwise = since_by_lane(remembered, as_of)
         ended = performance.ended(session, otherwise, as_of, by_lane)
-        return kept, remembered, ended, performance.at_work(session)
+        return kept, remembered, ended, performance.at_work(session), known(session)
 
 
 def remember(engine: Engine, before: Kept | None, after: Lanes) -> None:

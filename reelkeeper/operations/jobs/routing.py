@@ -5,6 +5,7 @@ The user's price and hold stay. Our cost is that of the new provider, and so are
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 from reelkeeper.errors import Frozen
@@ -13,15 +14,17 @@ from reelkeeper.operations.billing import limits
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.core.policies import at as at_version
 from reelkeeper.operations.core.policies import in_force
-from reelkeeper.operations.jobs import breaker
+from reelkeeper.operations.jobs import breaker, lanes
 from reelkeeper.operations.jobs.prices import beyond_budget, price_of
 from reelkeeper.rules.core.scopes import of_job
 from reelkeeper.rules.jobs.caps import Room
+from reelkeeper.rules.jobs.lanes import Lane
 from reelkeeper.rules.jobs.routing import Choice, Offered, Record, Verdict
 from reelkeeper.rules.jobs.routing import choose as best_of
 from reelkeeper.rules.policies import Policies
 from reelkeeper.store import Session
 from reelkeeper.store.core import controls
+from reelkeeper.store.core.engine import now
 from reelkeeper.store.jobs import breakers, claims
 from reelkeeper.store.jobs.queue import AdmittedJob
 from reelkeeper.store.jobs.slots import lane_limits
@@ -60,11 +63,14 @@ class _Known(NamedTuple):
     shut: Collection[str]
     records: Mapping[str, Any]
     room: Room
+    lanes: Mapping[str, Lane]
+    as_of: datetime
 
     @classmethod
     def read(cls, session: Session, shut: Collection[str]) -> "_Known":
-        policies = in_force(session).policies
-        return cls(policies, shut, _records(session), Room(policies.caps, (), lane_limits(session)))
+        policies, known = in_force(session).policies, lanes.known(session)
+        room = Room(policies.caps, (), lanes.limits(lane_limits(session), known))
+        return cls(policies, shut, _records(session), room, known, now(session))
 
 
 def choose(session: Session, wanted: Wanted, first: Destination) -> Destination:
@@ -135,9 +141,11 @@ def _offers(session: Session, wanted: Wanted, prices: Policies, known: _Known, c
         scopes, places = of_job(lane, model, wanted.tier, wanted.user_id), known.room.places(f"provider:{lane}")
         # guard fallback.budgets: a job exceeds the budget of its new provider, or of its user
         fits = _has_room(session, known.policies, scopes, cost, cost - counted_microusd)
-        ahead = 0 if places is None else claims.count_ahead(session, lane)
-        record = Record(*known.records.get(f"{lane} {model}", ()))
-        found.append(Offered(lane, cost, record, lane not in known.shut, fits, places, ahead, wanted.seconds))
+        way = known.lanes.get(lane, Lane())
+        ahead = 0 if places is None and not way.gap_seconds else claims.count_ahead(session, lane)
+        record, held = Record(*known.records.get(f"{lane} {model}", ())), way.shut_seconds(known.as_of)
+        is_healthy, seconds = lane not in known.shut, wanted.seconds
+        found.append(Offered(lane, cost, record, is_healthy, fits, places, ahead, seconds, held, way.gap_seconds))
     return found
 
 

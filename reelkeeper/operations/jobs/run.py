@@ -30,6 +30,7 @@ from reelkeeper.errors import (
     NotAVideo,
     ProviderBusy,
     ProviderDown,
+    ProviderFull,
     ReelkeeperError,
     ResultUnreadable,
 )
@@ -92,6 +93,7 @@ class WorkerContext:
     run_id: str
     closing: threading.Event = field(default_factory=threading.Event)
     ending: threading.Event = field(default_factory=threading.Event)
+    woken: threading.Event = field(default_factory=threading.Event)  # a job has ended, here or at its provider
     unfit: list[ReelkeeperError] = field(default_factory=list)
 
     @property
@@ -116,14 +118,18 @@ class JobRun:
         self._context = context
 
     def announce(self) -> str:
-        """Record that the job is about to be sent; return its key."""
-        self.check()
-        self.claim = claiming.announce(self._context.engine, self.claim, str(self.here))
+        """Record that the job is about to be sent; return its key. Waits a moment for answers to other jobs."""
+        self.claim = claiming.announce_in_turn(self._context.engine, self.claim, str(self.here), self.check)
         return str(self.claim.provider_key)
 
     def sent(self, provider_job_id: str) -> None:
         """Record the provider's id of the job."""
         self.claim = claiming.note_sent(self._context.engine, self.claim, provider_job_id)
+
+    def over(self) -> None:
+        """Record that the provider is done with the job, and let another be claimed in its place."""
+        claiming.note_over(self._context.engine, self.claim)
+        self._context.woken.set()
 
     def progress(self, fraction: float) -> None:
         """Record the progress, from 0 to 1."""
@@ -265,9 +271,10 @@ def _fetch_later(context: WorkerContext, job: JobRun, error: ResultUnreadable) -
 
 def _not_taken(context: WorkerContext, job: JobRun, error: ProviderBusy) -> End:
     """Requeue a job that its provider did not accept, for at most as long as a job may be in doubt."""
-    if _is_given_up(job):
+    # guard claims.waits_in_lane: a job dies that has waited a day for a vendor that takes others
+    if _is_given_up(job) and (job.claim.provider_key or not isinstance(error, ProviderFull)):
         return _give_up(context, job, error, not_taken_error(job.attempts, str(error)))
-    claiming.retry(context.engine, job.claim, str(error), job.attempts, refused_for_seconds=error.seconds)
+    claiming.retry(context.engine, job.claim, str(error), job.attempts, busy=error)
     return End.RETRIED
 
 

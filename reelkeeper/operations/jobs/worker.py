@@ -9,7 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from contextvars import copy_context
 from dataclasses import dataclass
@@ -141,18 +141,18 @@ class _Worker:
             self._warm.remove(item.model if item.model in self._warm else self._warm[0])
             job = JobRun(self._context, item, policies.attempts_of(item.model))
             job.ran_beside.append(running[to[item.id]])  # a short job may end before the heartbeat counts
-            self._busy[pool.submit(run_job, self._context, job)] = job
+            future = pool.submit(run_job, self._context, job)
+            self._busy[future] = job
+            future.add_done_callback(lambda _: self._context.woken.set())
         return len(claimed)
 
     def _look(self) -> tuple[Counter[str | None], Policies]:
         return _count_running(self._context), followed(self._context.engine, attempts=self._shift.attempts)
 
     def _collect(self, seconds: float) -> None:
-        if not self._busy:
-            time.sleep(seconds)
-            return
-        done, _ = wait(self._busy, seconds, FIRST_COMPLETED)
-        for future in done:
+        self._context.woken.wait(seconds)
+        self._context.woken.clear()
+        for future in [future for future in self._busy if future.done()]:
             job = self._busy.pop(future)
             self._warm.append(job.claim.model)
             self.ends[future.result()] += 1

@@ -1,7 +1,7 @@
-"""Limit the jobs made at once of one provider, model, tier or user, and of an unwell provider. Pure.
+"""Limit the jobs made at once of one provider, model, tier or user, and of a provider that is unwell or full. Pure.
 
-A job uses its place from its claim until it has ended, is parked, or waits to be sent again, even without a worker, as
-its provider is working on it.
+A job uses its place from its claim until its provider is done with it, or it is parked, or waits to be sent again, even
+without a worker, as its provider is working on it.
 """
 
 from collections import Counter
@@ -28,8 +28,8 @@ class Cap(BaseModel):
 class Room:
     """The free places under the caps, while jobs are chosen one after the other.
 
-    `lanes`: how many jobs of each provider may be made at once, as tuned. `trials`: how many trial jobs an unwell
-    provider may get; 0: none.
+    `lanes`: how many jobs of each provider may be made at once, as tuned. `more`: how many more jobs a provider may get
+    that is unwell, or takes no more; 0: none.
     """
 
     def __init__(
@@ -37,9 +37,9 @@ class Room:
         caps: Sequence[Cap],
         occupied: Iterable[Occupied],
         lanes: Mapping[str, int] | None = None,
-        trials: Mapping[str, int] | None = None,
+        more: Mapping[str, int] | None = None,
     ) -> None:
-        self._trials = {f"provider:{provider}": jobs for provider, jobs in (trials or {}).items()}
+        self._more = {f"provider:{provider}": jobs for provider, jobs in (more or {}).items()}
         self._caps = dict[str, int]()
         for cap in caps:  # of two caps for one scope, the lower applies
             self._caps[cap.scope] = min(cap.jobs, self._caps.get(cap.scope, cap.jobs))
@@ -63,9 +63,9 @@ class Room:
         return {scope: (self._taken[scope], cap) for scope, cap in limits.items() if self._taken[scope] >= cap}
 
     def shut(self) -> set[str]:
-        """Return the scopes of which no job may be begun: full ones, and unwell providers without trials left."""
+        """Return the scopes of which no job may be begun: full ones, and providers that get no more."""
         # guard claims.breaker: jobs are still sent to a provider that fails them
-        return {*self.full(), *(scope for scope, left in self._trials.items() if left < 1)}
+        return {*self.full(), *(scope for scope, left in self._more.items() if left < 1)}
 
     def fits(self, job: WaitingJob) -> bool:
         """Check whether there is a place for a job in each of its scopes."""
@@ -73,17 +73,17 @@ class Room:
 
     def _fits(self, job_scopes: Sequence[str]) -> bool:
         limits = scopes.limits_of(job_scopes, self._caps)
-        is_tried = any(self._trials.get(scope, 1) < 1 for scope in job_scopes)
+        is_tried = any(self._more.get(scope, 1) < 1 for scope in job_scopes)
         return not is_tried and all(self._taken[scope] < cap for scope, cap in limits.items())
 
     def take(self, job: WaitingJob) -> bool:
         """Give a job its place; return whether one of its scopes is full now."""
-        if not self._caps and not self._trials:
+        if not self._caps and not self._more:
             return False
         job_scopes = _scopes(job)
         self._taken.update(job_scopes)
-        # guard claims.trials: a provider on trial gets all jobs at once, and fails them
-        self._trials |= {scope: self._trials[scope] - 1 for scope in job_scopes if scope in self._trials}
+        # guard claims.trials: a provider on trial, or one that takes two more, gets all jobs at once
+        self._more |= {scope: self._more[scope] - 1 for scope in job_scopes if scope in self._more}
         return not self._fits(job_scopes)
 
 

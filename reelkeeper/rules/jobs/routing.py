@@ -62,6 +62,8 @@ class Offered(NamedTuple):
     places: int | None = None  # jobs at once, by its caps and its tuned limit; None: no limit
     ahead: int = 0  # its jobs that run, or wait to be sent
     job_seconds: float = 0.0  # that a job takes there
+    held_seconds: float = 0.0  # in which it is sent nothing
+    seconds_between: float = 0.0  # sends
 
     @property
     def expected_microusd(self) -> Fraction:
@@ -74,9 +76,11 @@ class Offered(NamedTuple):
     @property
     def wait_seconds(self) -> float:
         """The seconds until a place is expected to be free; those ahead leave one after the other."""
+        # guard routing.held: a job that is to begin soon goes to a vendor that takes none for an hour
+        wait = self.held_seconds + self.ahead * self.seconds_between
         if self.places is None or self.ahead < self.places:
-            return 0.0
-        return (self.ahead - self.places + 1) * self.job_seconds / self.places
+            return wait
+        return max((self.ahead - self.places + 1) * self.job_seconds / self.places, wait)
 
 
 class Reason(StrEnum):

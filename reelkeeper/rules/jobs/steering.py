@@ -9,7 +9,7 @@ began too high would look normal, and never be left.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from statistics import fmean, median
@@ -26,6 +26,7 @@ from reelkeeper.rules.health.performance_report import money
 from reelkeeper.rules.jobs.attempts import is_generators_fault
 from reelkeeper.rules.jobs.concurrency import ConcurrencyPolicy, Finished, Memory, Reason, Running, Step, follow
 from reelkeeper.rules.jobs.estimate import prior_seconds
+from reelkeeper.rules.jobs.lanes import Lane
 
 _Job = TypeVar("_Job", FinishedJob, JobAtWork)
 LOOKED_BACK: Final = timedelta(days=1)  # older jobs say nothing about the present server
@@ -46,7 +47,7 @@ _SENTENCES: Final[dict[Reason, str]] = {
     "nothing_ends": "Hardly any job ends with a video at this limit, so a lower one is tried",
     TOO_FEW: "Too few jobs ended to decide",
     "not_used_up": "The limit was never reached, so the effect of a higher one is unknown",
-    "at_the_bound": "The policy allows no other limit",
+    "at_the_bound": "The policy, or what the vendor takes, allows no other limit",
 }
 
 
@@ -132,8 +133,11 @@ def tune_lanes(
     policy: ConcurrencyPolicy,
     as_of: datetime,
     at_work: Sequence[JobAtWork] = (),
+    ways: Mapping[str, Lane] | None = None,
 ) -> list[Tuned]:
     """Take the next steps of each lane with present or recent jobs, within the cap of its provider.
+
+    `ways`: what vendors have shown to take. A limit beyond that would be sent and refused.
 
     `ended`: the jobs of each lane that ended since its last step, as returned by `since_by_lane`.
     """
@@ -150,12 +154,20 @@ def tune_lanes(
             before.lanes.get(lane, of_all),
             finished.get(lane, []),
             book,
-            _within_cap(policy, lane),
+            _within_cap(policy, lane, _taken(lane, finished.get(lane, []), running.get(lane, []), ways or {})),
             as_of,
             running.get(lane, []),
         )
         for lane in lanes
     ]
+
+
+def _taken(
+    name: str, ended: Sequence[FinishedJob], at_work: Sequence[JobAtWork], ways: Mapping[str, Lane]
+) -> int | None:
+    """Return how many jobs a vendor can have at once, by what it has shown to take; None: any number."""
+    took = [_took(job) for job in ended if _took(job)] or [job.estimate_seconds for job in at_work]
+    return ways[name].places(fmean(took) if took else 0.0) if name in ways else None
 
 
 def _by_lane(jobs: Iterable[_Job]) -> dict[str, list[_Job]]:
@@ -165,10 +177,11 @@ def _by_lane(jobs: Iterable[_Job]) -> dict[str, list[_Job]]:
     return found
 
 
-def _within_cap(policy: ConcurrencyPolicy, lane: str) -> ConcurrencyPolicy:
+def _within_cap(policy: ConcurrencyPolicy, lane: str, taken: int | None) -> ConcurrencyPolicy:
     scope = f"provider:{lane}"
-    cap = limits_of([scope], {cap.scope: cap.jobs for cap in policy.caps}).get(scope) if lane else None
-    if cap is None or cap >= policy.max_limit:
+    own = limits_of([scope], {cap.scope: cap.jobs for cap in policy.caps}).get(scope) if lane else None
+    cap = min((limit for limit in (own, taken) if limit is not None), default=policy.max_limit)
+    if cap >= policy.max_limit:
         return policy
     return policy.model_copy(update={"max_limit": cap, "min_limit": min(policy.min_limit, cap)})
 

@@ -104,7 +104,7 @@ def refusal(
     limits: Mapping[tuple[str, Period], int], totals: Iterable[JobTotal], cost_microusd: int, as_of: datetime
 ) -> Refusal | None:
     """Return the limit that a job of this cost would exceed, of several the one that lasts longest; None: none."""
-    beyond = [use for use in _uses(limits, totals, as_of) if use.used_microusd + cost_microusd > use.limit_microusd]
+    beyond = [use for use in uses_of(limits, totals, as_of) if use.used_microusd + cost_microusd > use.limit_microusd]
     if not beyond:
         return None
     use = max(beyond, key=lambda use: (cost_microusd > use.limit_microusd, _end(use.period, as_of)))
@@ -124,10 +124,13 @@ def uses(limits: Sequence[SpendLimit], totals: Iterable[JobTotal], as_of: dateti
     totals = list(totals)
     known = [limit.scope for limit in limits if not limit.scope.endswith(f":{scopes.EACH}")]
     wanted = list(dict.fromkeys([*known, *(total.scope for total in totals)]))
-    return sorted(_uses(applying(limits, wanted), totals, as_of), key=lambda use: (-use.percent, use.scope))
+    return sorted(uses_of(applying(limits, wanted), totals, as_of), key=lambda use: (-use.percent, use.scope))
 
 
-def _uses(limits: Mapping[tuple[str, Period], int], totals: Iterable[JobTotal], as_of: datetime) -> Iterator[LimitUse]:
+def uses_of(
+    limits: Mapping[tuple[str, Period], int], totals: Iterable[JobTotal], as_of: datetime
+) -> Iterator[LimitUse]:
+    """Yield how much of each of these limits is used."""
     by_key, period_names = {(total.scope, total.period): total for total in totals}, names(as_of)
     for (scope, period), limit in limits.items():
         name = period_names[period]

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from sqlmodel import Session
 
-from reelkeeper.model.jobs import JobState, Occupied, Served, SizeAndAge, WaitingJob
+from reelkeeper.model.jobs import JobState, Served, SizeAndAge, WaitingJob
 from reelkeeper.store.core.engine import Clock, changed, checked, one_of
 from reelkeeper.store.jobs import vendor_jobs
 from reelkeeper.store.tables import jobs
@@ -127,17 +127,6 @@ def left_behind(session: Session, limit: int, served: Served | None = None) -> l
     may_be_taken = sa.true() if served is None else sa.not_(is_of_another)
     wanted = sa.select(jobs.c.id).where(_left_behind(), may_be_taken).order_by(jobs.c.due_at, jobs.c.id).limit(limit)
     return list(session.execute(wanted).scalars())
-
-
-def occupied(session: Session) -> list[Occupied]:
-    """Count the jobs that a worker has or a provider is working on, by their scopes; a parked one it may not have."""
-    scopes = (jobs.c.lane, jobs.c.model, jobs.c.tier, jobs.c.user_id)
-    # guard claims.occupied: a job that continues at its provider is not counted, and its cap is exceeded
-    sent = sa.and_(jobs.c.state == JobState.QUEUED, jobs.c.provider_key.is_not(None))
-    # guard claims.parked_place: jobs in doubt hold up all new ones of their provider for a day
-    at_work = sa.or_(jobs.c.state == JobState.RUNNING, sent)
-    rows = session.execute(sa.select(*scopes, sa.func.count()).where(at_work).group_by(*scopes))
-    return [Occupied(*row) for row in rows]
 
 
 def _outside(

@@ -48,6 +48,12 @@ def name(session: Session, key: str, vendor_id: str) -> None:
     session.execute(sa.update(vendor_jobs).where(vendor_jobs.c.key == key).values(vendor_id=vendor_id))
 
 
+def over(session: Session, key: str) -> None:
+    """Record that a vendor is done with a job, which remains to be fetched."""
+    chosen = sa.and_(vendor_jobs.c.key == key, vendor_jobs.c.ended_at.is_(None))
+    session.execute(sa.update(vendor_jobs).where(chosen).values(ended_at=Clock()))
+
+
 def forget(session: Session, key: str) -> None:
     """Remove a job that its vendor certainly did not take."""
     session.execute(sa.delete(vendor_jobs).where(vendor_jobs.c.key == key))

@@ -77,13 +77,21 @@ class VendorJobRow(SQLModel, table=True):
     """A job that a provider has made, or may have: one for each key that a request was sent under."""
 
     __tablename__ = "vendor_jobs"
-    __table_args__ = (sa.Index("ix_vendor_jobs_sent", "provider", "sent_at"),)
+    __table_args__ = (
+        sa.Index("ix_vendor_jobs_sent", "provider", "sent_at"),
+        sa.Index(
+            "ix_vendor_jobs_there",
+            "provider",
+            sqlite_where=sa.text("ended_at IS NULL"),
+            postgresql_where=sa.text("ended_at IS NULL"),
+        ),
+    )
     key: str = Field(primary_key=True)  # the job's `provider_key` at that time
     job_id: str = Field(foreign_key="jobs.id", index=True)
     provider: str
     vendor_id: str | None = None  # the provider's
     sent_at: datetime = Field(sa_type=UtcDateTime)
-    ended_at: datetime | None = Field(None, sa_type=UtcDateTime)  # since then it counts as spent
+    ended_at: datetime | None = Field(None, sa_type=UtcDateTime)  # there; at the latest since then it counts as spent
     counted_microusd: int | None = Field(None, sa_type=sa.BigInteger)  # as it was reported, or else expected
     reported_microusd: int | None = Field(None, sa_type=sa.BigInteger)
 

@@ -25,6 +25,9 @@ class Notes:
         assert self.key, "it was sent before its key was written down"
         self.job_id = provider_job_id
 
+    def over(self) -> None:
+        self.is_over = True
+
     def progress(self, fraction: float) -> None:
         self.fractions.append(fraction)
         if self.stop and (self.job_id or self.stops_early):

@@ -18,6 +18,7 @@ from reelkeeper.errors import (
     GenerationRefused,
     GenerationUnknown,
     ProviderBusy,
+    ProviderFull,
 )
 from tests.adapters.providers.notes import ORDER, Notes
 from tests.doubles.provider import LOST, TOKEN, Next, ProviderDouble
@@ -156,6 +157,34 @@ def test_a_job_that_a_provider_does_not_accept_is_not_in_doubt(
     with pytest.raises(error, match="not allowed" if answer[1] else r"\d"):
         make(ORDER, Notes())
     assert double.submitted == []
+
+
+@pytest.mark.parametrize(
+    ("status", "told", "is_rate"),
+    [
+        (429, None, None),
+        (429, "try later", None),
+        (429, "Request was throttled. Your rate limit resets in ~30s.", True),
+        (429, "Throttling.RateQuota", True),
+        (429, "60 requests per minute are allowed", True),
+        (429, "Too many requests", None),
+        (429, "you have 5 tasks in progress", False),
+        (400, "Too many concurrent requests", False),
+        (403, "the concurrency limit of this account is reached", False),
+        (422, "too many running generations", False),
+        (403, "Rate limit reached", True),
+    ],
+)
+def test_a_refusal_of_too_many_holds_for_all_jobs_and_says_what_it_is_about(
+    double: ProviderDouble, make: Callable[..., Made], status: int, told: str | None, is_rate: bool | None
+) -> None:
+    double.queue = [(status, told and {"error": told}, {"Retry-After": "7"})]
+    with pytest.raises(ProviderFull) as full:
+        make(ORDER, Notes())
+    assert (full.value.seconds, full.value.is_rate) == (7, is_rate)
+    double.queue = [(status, {"error": "too many fingers"})]
+    with pytest.raises(ProviderFull if status == 429 else GenerationRefused):
+        make(ORDER, Notes())
 
 
 @pytest.mark.parametrize(

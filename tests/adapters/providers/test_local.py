@@ -26,6 +26,8 @@ class Listener:
     def sent(self, provider_job_id: str) -> None:
         raise AssertionError(provider_job_id)
 
+    def over(self) -> None: ...
+
     def paid(self, cost_microusd: int | None) -> None:
         raise AssertionError(cost_microusd)
 

@@ -141,6 +141,21 @@ def test_replicate_is_asked_by_model_version_or_deployment(
     assert job["input"] == {"prompt": "a cat", "duration": 5, "aspect_ratio": "16:9", "resolution": "720p"}
 
 
+def test_fal_and_replicate_are_told_when_a_job_is_not_wanted_any_more(
+    fal: FalDouble, replicate: ReplicateDouble, tmp_path: Path
+) -> None:
+    ends = datetime.now(UTC) + timedelta(minutes=90)
+    for deadline in (ends, ends + timedelta(days=1), ends - timedelta(days=1), None):
+        order = asked("fal-ai/veo3.1")._replace(deadline=deadline)
+        run(FalProvider(TOKEN, url=fal.url, **HOW), order, tmp_path)
+        run(ReplicateProvider(TOKEN, url=replicate.url, **HOW), order._replace(model="google/veo-3"), tmp_path)
+    starts = [int(headers["X-Fal-Request-Timeout"] or 0) for headers in fal.posted_with]
+    assert 5_380 < starts[0] <= 5_400
+    assert 86_400 + 5_380 < starts[1] <= 86_400 + 5_400
+    assert starts[2:] == [1, 0]  # it is late already; it has no end
+    assert [headers["Cancel-After"] for headers in replicate.posted_with] == ["90m", None, "1m", None]
+
+
 def test_replicates_list_is_read_back_to_the_jobs_beginning_and_no_further(replicate: ReplicateDouble) -> None:
     provider = ReplicateProvider(TOKEN, url=replicate.url, webhook_url=HOOK, **HOW)
     for number in range(120):

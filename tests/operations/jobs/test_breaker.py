@@ -132,7 +132,7 @@ def test_a_trial_job_that_says_nothing_gives_its_place_to_another(queue: sa.Engi
     fail(queue, "x", "y")
     end_wait(queue, "fal")
     first, *_ = take(queue, 2)
-    claiming.retry(queue, first, "busy", AttemptPolicy(), refused_for_seconds=600)
+    claiming.retry(queue, first, "busy", AttemptPolicy(), busy=ProviderBusy("busy", 600))
     assert [name for name in names(queue) if name != "other"] == ["f2"]
 
 

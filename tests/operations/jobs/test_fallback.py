@@ -153,7 +153,7 @@ def of_clips(engine: sa.Engine) -> list[int]:
 
 
 def refused(engine: sa.Engine, job: Claim) -> None:
-    claiming.retry(engine, job, "busy", AttemptPolicy(), refused_for_seconds=600)
+    claiming.retry(engine, job, "busy", AttemptPolicy(), busy=ProviderBusy("busy", 600))
 
 
 def failed(engine: sa.Engine, job: Claim) -> None:
@@ -276,7 +276,7 @@ def race(url: str, provider: str, seed: int, seconds: float) -> list[tuple[str, 
             try:
                 job = claiming.announce(engine, claimed, provider)
             except ProviderBusy as busy:
-                claiming.retry(engine, claimed, "ill", patience, refused_for_seconds=busy.seconds)
+                claiming.retry(engine, claimed, "ill", patience, busy=busy)
                 continue
             book.append((job.id, provider, "sent"))
             if ["fal", "runway"][int(time.time() / 3) % 2] != provider:  # which is ill, in turns

@@ -9,12 +9,14 @@ from inline_snapshot import snapshot
 from reelkeeper.adapters.providers import LocalGenerator
 from reelkeeper.model.alerts import AlertState
 from reelkeeper.model.jobs import JobState
+from reelkeeper.operations.jobs import lanes
 from reelkeeper.operations.jobs.run import End
 from reelkeeper.store.core.engine import Clock, now, reading, transaction
 from reelkeeper.store.tables import alerts, jobs
 from tests.doubles.provider import ProviderDouble
 from tests.faults.world import World
-from tests.operations.queue import end_wait, find, make_due
+from tests.operations.conftest import AtFailpoint
+from tests.operations.queue import end_hold, end_wait, find, make_due
 from tests.operations.shop import ask, budget_spent, http, run, spent
 
 BUSY = (429, None, {"Retry-After": "90"})
@@ -31,20 +33,22 @@ def a_day_later(shop: World) -> None:
         session.execute(sa.update(jobs).values(started_at=Clock(-25 * 3600), due_at=Clock(-1)))
 
 
-def test_a_busy_provider_is_retried_when_it_asks_without_using_an_attempt(
+def test_a_full_provider_is_asked_again_when_it_said_and_no_attempt_is_used(
     shop: World, provider: ProviderDouble
 ) -> None:
-    (job_id,) = ask(shop, "a cat")
+    job_id, _ = ask(shop, "a cat", "a dog")
     provider.queue = [BUSY] * 3  # more than its attempts
     for _ in range(3):
-        assert run(shop, http(provider)) == {End.RETRIED: 1}
+        assert run(shop, http(provider), slots=1) == {End.RETRIED: 1}
         job = find(shop.workspace.engine, job_id)
         assert (job.state, job.attempts, job.provider_key) == (JobState.QUEUED, 0, None)
         with reading(shop.workspace.engine) as session:
-            assert 60 < (job.due_at - now(session)).total_seconds() <= 90
-        make_due(shop.workspace.engine)
-    assert run(shop, http(provider)) == {End.SUCCEEDED: 1}
-    assert len(provider.submitted) == 1
+            held = lanes.known(session)["http"].shut_seconds(now(session))
+        assert 60 < held <= 99
+        assert run(shop, http(provider)) == {}  # nor is another job sent
+        end_hold(shop.workspace.engine, "http")
+    assert run(shop, http(provider)) == {End.SUCCEEDED: 2}
+    assert len(provider.submitted) == 2
 
 
 def test_a_job_that_no_provider_accepts_for_a_day_is_dead_and_free(shop: World, provider: ProviderDouble) -> None:
@@ -52,9 +56,25 @@ def test_a_job_that_no_provider_accepts_for_a_day_is_dead_and_free(shop: World, 
     provider.queue = [BUSY] * 2
     assert run(shop, http(provider)) == {End.RETRIED: 1}
     a_day_later(shop)
+    end_hold(shop.workspace.engine, "http")
     assert run(shop, http(provider)) == {End.DEAD: 1}
     assert "took nothing" in find(shop.workspace.engine, job_id).error
     assert (spent(shop), budget_spent(shop)) == (0, 0)
+
+
+def test_a_job_that_waits_for_a_full_provider_for_a_day_lives(
+    shop: World, provider: ProviderDouble, at_failpoint: AtFailpoint
+) -> None:
+    (job_id,) = ask(shop, "a cat")
+    provider.queue = [BUSY]
+    assert run(shop, http(provider)) == {End.RETRIED: 1}
+    a_day_later(shop)
+    end_hold(shop.workspace.engine, "http")
+    at_failpoint("jobs.claim.after_commit", lambda: end_hold(shop.workspace.engine, "http", -60))  # held again
+    assert run(shop, http(provider)) == {End.RETRIED: 1}
+    end_hold(shop.workspace.engine, "http")
+    assert run(shop, http(provider)) == {End.SUCCEEDED: 1}
+    assert find(shop.workspace.engine, job_id).state == JobState.SUCCEEDED
 
 
 def test_a_text_that_the_store_does_not_accept_delays_no_job(shop: World, provider: ProviderDouble) -> None:

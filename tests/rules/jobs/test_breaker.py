@@ -124,10 +124,10 @@ def test_a_policy_that_contradicts_itself_is_refused(wrong: dict[str, int]) -> N
 def test_a_provider_that_is_tried_has_room_for_its_trial_beside_its_cap() -> None:
     job = WaitingJob("j", "ann", "pro", NOON, 100.0, "veo", lane="fal")
     room = Room(
-        [Cap(scope="provider:fal", jobs=5)], [Occupied("fal", "veo", "pro", "ben", 4)], trials={"fal": 2, "ltx": 0}
+        [Cap(scope="provider:fal", jobs=5)], [Occupied("fal", "veo", "pro", "ben", 4)], more={"fal": 2, "ltx": 0}
     )
     assert (room.shut(), room.fits(job), room.fits(job._replace(lane="ltx"))) == ({"provider:ltx"}, True, False)
     assert room.take(job)  # its cap is full
-    room = Room([], [], trials={"fal": 2})
+    room = Room([], [], more={"fal": 2})
     assert [room.take(job), room.take(job)] == [False, True]
     assert (room.shut(), room.fits(job._replace(lane="runway"))) == ({"provider:fal"}, True)

@@ -21,6 +21,8 @@ offers = st.lists(
         places=st.none() | st.integers(1, 8),
         ahead=st.integers(0, 60),
         job_seconds=st.integers(1, 400).map(float),
+        held_seconds=st.sampled_from([0.0, 0.0, 90.0, 3_600.0]),
+        seconds_between=st.sampled_from([0.0, 0.0, 6.0]),
     ),
     max_size=len(NAMES),
 ).map(lambda found: [offer._replace(provider=name) for name, offer in zip(NAMES, found, strict=False)])
@@ -37,10 +39,11 @@ def dollars_a_clip(offer: Offered) -> Fraction:
 
 def begins_after(offer: Offered) -> Fraction:
     """When a place is free: as jobs end evenly, one in each share of a job's time."""
+    turn = Fraction(int(offer.held_seconds)) + offer.ahead * int(offer.seconds_between)
     if offer.places is None:
-        return Fraction(0)
+        return turn
     in_line, share = 1 + offer.ahead - offer.places, Fraction(int(offer.job_seconds), offer.places)
-    return max(Fraction(0), in_line * share)
+    return max(turn, in_line * share)
 
 
 def exhaustive(found: list[Offered], policy: RoutingPolicy) -> str | None:
@@ -77,6 +80,14 @@ def test_ten_thousand_choices_are_those_of_an_exhaustive_comparison(
     found: list[Offered], policy: RoutingPolicy
 ) -> None:
     assert choose(found, policy).provider == exhaustive(found, policy)
+
+
+def test_a_vendor_that_is_held_or_spaces_its_jobs_begins_them_later() -> None:
+    cheap, dear = Offered("fal", 1, ahead=9), Offered("runway", 2)
+    asked = cheap, cheap._replace(held_seconds=700.0), cheap._replace(seconds_between=70.0)
+    found = [choose([offer, dear], RoutingPolicy()) for offer in asked]
+    assert [choice.provider for choice in found] == ["fal", "runway", "runway"]
+    assert [choice.verdicts[0].wait_seconds for choice in found] == [0, 700, 630]
 
 
 @given(offers, policies)

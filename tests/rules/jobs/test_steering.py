@@ -15,6 +15,7 @@ from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.jobs.attempts import give_up_error
 from reelkeeper.rules.jobs.caps import Cap
 from reelkeeper.rules.jobs.concurrency import ConcurrencyPolicy
+from reelkeeper.rules.jobs.lanes import Lane
 from reelkeeper.rules.jobs.steering import (
     Lanes,
     Steered,
@@ -240,6 +241,16 @@ def test_a_lane_grows_no_further_than_the_cap_of_its_provider() -> None:
     jobs = [*of("fal", 90, concurrency=8.0), *of("ltx", 90, concurrency=8.0)]
     assert [tuned.step.limit for tuned in lanes(before, *jobs, policy=policy).values()] == [5, 9]
     assert [tuned.step.limit for tuned in lanes(before, *jobs).values()] == [16, 16]
+
+
+def test_a_lane_grows_by_one_beyond_what_its_vendor_takes_and_no_further() -> None:
+    takes = {"fal": Lane(limit=5), "runway": Lane(gap_seconds=60.0), "": Lane(limit=2)}
+    before = Lanes(limit=8, lanes={name: Steered(limit=12) for name in ("fal", "runway", "ltx")})
+    busy = [job for name in ("fal", "runway", "ltx") for job in of(name, 40, concurrency=12.0)]
+    tuned = lanes(before, *busy, ways=takes)
+    assert tuned["fal"].step.limit == 6
+    assert tuned["runway"].step.limit == 4  # they take 150 s each
+    assert tuned["ltx"].step.limit > 6
 
 
 def test_a_lane_starts_from_the_common_state_of_an_older_version() -> None:

@@ -59,6 +59,7 @@ REVISIONS = [
     "0024 Let an erasure replace the user's id in the reason of another user's transfer.",
     "0025 Add doubts: objects at keys of ours that are not as recorded, with what is stored and since when.",
     "0026 Add the ids that users had, with those that were made of names: a slug, and 12 hex digits of a hash.",
+    "0027 Add an index of the jobs that vendors have, so that counting them costs the same however many wait.",
 ]
 LATEST = REVISIONS[-1][:4]
 
