@@ -28,6 +28,7 @@ from prefect.flows import Flow, load_flow_from_entrypoint
 from prefect.states import Cancelled, Crashed
 
 from deployments.bootstrap import OLD_NAME, bootstrap, delete_deployment, find_deployment
+from deployments.machine import note_deployed
 from deployments.pools import RENAMED
 from deployments.prefect_internals import schedule
 from deployments.up import LOOKS_ONLY, find_prefect_yaml
@@ -187,6 +188,7 @@ def main(written: str, moment: str, *options: str) -> None:
         print(f"{end_dead_runs(client, datetime.fromisoformat(moment))} dead runs marked as crashed.", flush=True)
         show_in_force(current(engine).policies)
         deploy(client, Path(written), settings().state_dir, looks_only=LOOKS_ONLY in options)
+        note_deployed(client, engine)
         begin_first(client)
 
 

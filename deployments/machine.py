@@ -9,6 +9,7 @@ of release 0.1.0 looks at nothing and says nothing: it is found in the pools tha
 import logging
 import re
 import threading
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -24,14 +25,17 @@ from reelkeeper.errors import DiskFull, IdentityMismatch, ReelkeeperError, Schem
 from reelkeeper.operations.alerts import alerts
 from reelkeeper.operations.core import machine
 from reelkeeper.operations.core.policies import current
+from reelkeeper.rules.alerts.cadence import CADENCES
 from reelkeeper.settings import Settings
 from reelkeeper.store import Engine
-from reelkeeper.store.core.engine import open_store
+from reelkeeper.store.core import deployment
+from reelkeeper.store.core.engine import open_store, transaction
 from tasks.runs import PREFIX, RECORD, recorded
 
 ON_VIDEOS: Final = frozenset({"tier-storage", "transcode-videos", "dispatch-jobs"})  # they need ffmpeg and a disk
 EARLIER: Final = "EarlierRelease"  # the code of the alert about a worker of 0.1.0
 _REFUSED: Final = f"{PREFIX}unfit_"  # then the machine's name
+_DEPLOYED_SECONDS: Final = 3600.0
 _log = logging.getLogger(__name__)
 
 
@@ -42,6 +46,7 @@ class Machine:
         self.unfit: ReelkeeperError | None = None
         self.dry_only = frozenset[str]()  # names of flows of which it takes dry runs alone
         self._settings, self._alone, self._is_known, self._is_warned = settings, threading.Lock(), False, False
+        self._due = time.monotonic()  # when it looks again what is deployed
 
     def require(self) -> None:
         """Look before the first run. Raises IdentityMismatch, SchemaError or ToolMissing if this machine cannot work.
@@ -70,6 +75,9 @@ class Machine:
                 with open_store(self._settings) as engine:
                     self._pass_on(client, engine, found)
                     self._look_at(engine)
+                    if time.monotonic() >= self._due:
+                        self._due = time.monotonic() + _DEPLOYED_SECONDS
+                        note_deployed(client, engine)
             except (IdentityMismatch, SchemaError) as error:
                 _leave_word(client, error)
                 raise
@@ -122,6 +130,17 @@ class Machine:
                 _tell(engine, word["machine"], word["code"], word["problem"])
             with suppress(ObjectNotFound):  # another worker did
                 client.delete_variable_by_name(variable)
+
+
+def note_deployed(client: SyncPrefectClient, engine: Engine) -> None:
+    """Record which of our flows are deployed at this server: the watchdog and `status` await no others."""
+    deployments = client.request("POST", "/deployments/filter", json={"limit": 200}).json()
+    if ids := sorted({deployment["flow_id"] for deployment in deployments}):
+        body = {"flows": {"id": {"any_": ids}}, "limit": 200}
+        names = {flow["name"].replace("-", "_") for flow in client.request("POST", "/flows/filter", json=body).json()}
+        if ours := names & CADENCES.keys():
+            with transaction(engine, "deployed.note") as session:
+                deployment.set_deployed(session, ours)
 
 
 def _tell(engine: Engine, name: str, code: str, problem: str) -> None:

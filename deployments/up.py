@@ -20,7 +20,7 @@ from reelkeeper import disk
 from reelkeeper.adapters.ffmpeg.intake import SCRATCH, SCRATCH_REMEDY
 from reelkeeper.disk import make_folder, tighten
 from reelkeeper.errors import DiskFull, LeaseLost, Misconfigured, ReelkeeperError
-from reelkeeper.operations.core.workspace import note_trial, open_workspace
+from reelkeeper.operations.core.workspace import misplaced, note_trial, open_workspace
 from reelkeeper.settings import Settings
 from reelkeeper.store.core import schema
 
@@ -48,6 +48,16 @@ class _Last(BaseModel):
     live_at: str | None = None
 
 
+def is_live(settings: Settings) -> bool:
+    """Check whether the last `up` of this state folder was live on the configured bucket, or made it."""
+    last = _last(settings.state_dir.absolute() / KEPT)
+    return settings.endpoint_url is None or last.live_at == _place(settings)
+
+
+def _place(settings: Settings) -> str:
+    return f"{settings.endpoint_url}/{settings.bucket}/{settings.prefix}"
+
+
 class Up:
     """One `reelkeeper up`. `tell` receives each event: a word for programs, a sentence for people."""
 
@@ -71,7 +81,7 @@ class Up:
         self.moment = datetime.now(UTC)
         last = _last(self.state / KEPT)
         self.port, self.api_port = _ports(last, port, api_port)
-        here = f"{settings.endpoint_url}/{settings.bucket}/{settings.prefix}"
+        here = _place(settings)
         live_at = here if live else last.live_at
         self.looks_only = settings.endpoint_url is not None and live_at != here  # a bucket that it did not create
         fresh = self.state / f"{KEPT}.new"  # a full disk or a power cut damages this one, not the one that is read
@@ -95,6 +105,8 @@ class Up:
             is_live = not self.looks_only
             with open_workspace(self.settings, claims=is_live, goes_live=is_live) as workspace:
                 note_trial(workspace.engine, workspace.bucket, begins=self.looks_only and not workspace.is_ours)
+                if where := misplaced(workspace.bucket):
+                    self.tell("misplaced", f"{where}. To read those, set REELKEEPER_PREFIX, and start again.")
                 worker = [*_ours("worker"), "main", "encode", "--patience", patience]
                 # guard up.deployed_first: a run that was due before changes a bucket that it did not create
                 if self.looks_only:

@@ -40,7 +40,8 @@ def expire_videos(
         if plan_id is None:
             live = videos.stream_live(workspace.engine, as_of, rules.lifecycle)
             judged = lifecycle.verdicts(live, rules.lifecycle, rules.tiers, as_of, recipe_fingerprint="")
-            fitting = selection.fitting(judged, NEW_KEY, keeps_contract=workspace.keeps_contract)
+            grace = rules.lifecycle.grace
+            fitting = selection.fitting(judged, NEW_KEY, grace, keeps_contract=workspace.plans_service_keys)
             given = videos.notices_given(workspace.engine)
             expired = selection.for_expiry(notices.with_notices(fitting, rules.lifecycle, rules.tiers, as_of, given))
             plan_id = plans.draw(

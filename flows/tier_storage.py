@@ -51,7 +51,9 @@ def tier_storage(
             judged = lifecycle.verdicts(
                 live, rules.lifecycle, rules.tiers, as_of, mark, rules.recipe.skip_codecs, worth
             )
-            fitting = selection.fitting(judged, rules.recipe.placement, keeps_contract=workspace.keeps_contract)
+            fitting = selection.fitting(
+                judged, rules.recipe.place, rules.lifecycle.grace, keeps_contract=workspace.plans_service_keys
+            )
             verdicts = notices.with_notices(
                 fitting, rules.lifecycle, rules.tiers, as_of, videos.notices_given(workspace.engine)
             )

@@ -64,7 +64,9 @@ def settle_left_open(workspace: Workspace, held: HeldLease, *, run_id: str, grac
 )
 def look(workspace: Workspace, run_id: str, *, shards: int) -> Survey:
     """List all objects under the prefix and compare them with the catalogue; note objects without a row."""
-    return surveying.survey(workspace, run_id=run_id, note=True, shards=shards)
+    found = surveying.survey(workspace, run_id=run_id, note=True, shards=shards)
+    surveying.require_placed(workspace, found)
+    return found
 
 
 @task(task_run_name="preview the comparison", cache_policy=NO_CACHE)
@@ -107,12 +109,13 @@ def reconcile(
     explained = {*found.claimed, *told}
     doubtful = [key for key in in_question if key not in explained]
     known = tuple(key for key in in_question if key in told)
+    doubts.tell(workspace, run_id=run_id)
     swept = orphans.sweep(workspace, found, lease=lease, run_id=run_id, grace=grace)
     count = len(doubtful) + len(known)
     outcome = f"{lost_videos} lost, {count} in doubt" if lost_videos or count else "good"
     left, keys = sync.finish(workspace, found, outcome)
-    worse = lost_videos or doubtful or judged.refusal  # reported first; unclear objects only by a run without these
-    in_doubt, in_doubt_keys = (0, ()) if worse else orphans.tell(workspace, found)
+    # Where the patterns do not fit, what they make of an object is not told.
+    in_doubt, in_doubt_keys = (0, ()) if judged.refusal else orphans.tell(workspace, found)
     return SyncReport(
         dry_run=False,
         **_figures(found, run_id, as_of),

@@ -52,7 +52,7 @@ def draw_purge(
         run_id=run_id,
         grace=grace,
         max_videos=max_videos,
-        service_keys=workspace.keeps_contract,
+        service_keys=workspace.plans_service_keys,
     )
 
 
@@ -64,7 +64,8 @@ def show(workspace: Workspace, plan_id: str) -> PlanSummary:
     name = plan.flow.replace("_", "-")
     total = sum(rule.objects for rule in planned)
     title = f"Plan {plan.id} of {plan.flow}, as of {plan.as_of:%Y-%m-%d %H:%M} UTC"
-    create_markdown_artifact(_markdown(title, figures), key=f"{name}-plan-summary", description=title)
+    told = list(plans.remarks(workspace.engine, plan))
+    create_markdown_artifact(_markdown(title, figures, told), key=f"{name}-plan-summary", description=title)
     shown = f"{title}: {total:,} items" + (f", the {len(items)} largest" if total > len(items) else "")
     create_table_artifact(_rows(figures), key=f"{name}-plan", description=shown)
     counts = plan.population.objects, plan.compress.objects, plan.retire.objects
@@ -151,7 +152,7 @@ def _plain(text: str) -> str:
     return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", text).replace("\n", " ")
 
 
-def _markdown(title: str, figures: plans.Figures) -> str:
+def _markdown(title: str, figures: plans.Figures, remarks: Iterable[str] = ()) -> str:
     plan, planned, items = figures
     lines = [
         f"## {title}",
@@ -182,6 +183,8 @@ def _markdown(title: str, figures: plans.Figures) -> str:
         lines += ["", claimed(claim)]
     if plan.compress.objects:
         lines += ["", EXPECTED_SAVING]
+    for remark in remarks:
+        lines += ["", remark]
     size = f"{plan.population.size_bytes / 10**6:,.1f} MB"
     lines += [
         "",

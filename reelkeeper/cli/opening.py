@@ -70,13 +70,19 @@ def why_not_changed(engine: "Engine", settings: "Settings") -> str:
     return "" if passed else f"{text}; to run it: reelkeeper doctor --contract"
 
 
-def keeps_contract(engine: "Engine", settings: "Settings") -> bool:
-    """Check whether the bucket keeps the contract that some actions need: the embedded one does, others are tested."""
+def plans_service_keys(engine: "Engine", settings: "Settings", *, live: bool = False) -> bool:
+    """Check whether plans have the videos at the service's keys.
+
+    The embedded bucket keeps the contract that this needs, others are tested; a trial, unless it goes `live`, plans as
+    if they would pass.
+    """
     if settings.endpoint_url is None:
         return True
     from reelkeeper.adapters.contract import CHECKS
     from reelkeeper.store.core import deployment
     from reelkeeper.store.core.engine import reading
 
+    at = settings.endpoint_url, settings.bucket
     with reading(engine) as session:
-        return deployment.contract_passed(session, settings.endpoint_url, settings.bucket, CHECKS)
+        is_trial = deployment.trial(session) is not None and not deployment.contract_failed(session, *at)
+        return (is_trial and not live) or deployment.contract_passed(session, *at, CHECKS)

@@ -40,6 +40,7 @@ def load(engine: "Engine", plan_id: str, *, most: int = _ALL) -> dict[str, Any]:
 
 def show(engine: "Engine", plan_id: str, *, most: int = _SHOWN) -> None:
     """Print a plan, at most `most` items of it. Raises NotFound."""
+    from reelkeeper.operations.lifecycle.plans import remarks
     from reelkeeper.rules.core.wording import CONTRACT_NOT_TRIED, EXPECTED_SAVING
     from reelkeeper.store.lifecycle.plan_results import NOT_DONE
 
@@ -63,6 +64,8 @@ def show(engine: "Engine", plan_id: str, *, most: int = _SHOWN) -> None:
     if items:
         say(_done(outcomes) if is_done else _to_do(planned))
     _say_open(summary, state, run_id)
+    for remark in () if is_done else remarks(engine, summary):
+        say(remark)
     for rule in planned if not is_done else ():
         if rule.segment:
             saving = _saving(rule.saving_microusd, rule.size_bytes)

@@ -17,7 +17,7 @@ from reelkeeper.model import VideoState
 from reelkeeper.model.alerts import Severity
 from reelkeeper.operations.health.status import FlowState, Money, ProviderHealth, Status
 from reelkeeper.rules.core.scopes import in_words
-from reelkeeper.rules.core.wording import many, span
+from reelkeeper.rules.core.wording import TRIAL, many, span
 from reelkeeper.rules.health.performance_report import seconds
 from reelkeeper.rules.jobs.breaker import Phase
 
@@ -42,6 +42,7 @@ def document(found: Status) -> dict[str, Any]:
         | {"flows": flows, "videos": stored, "outbox": found.outbox, "money": _money(found.money)}
         | {
             "contract": found.contract,
+            "on_trial": found.on_trial,
             "alerts": found.alerts,
             "providers": [asdict(health) for health in found.providers],
         }
@@ -51,9 +52,11 @@ def document(found: Status) -> dict[str, Any]:
 def show(found: Status) -> None:
     """Print the status as panels."""
     left: list[RenderableType] = [_flows(found), _alerts(found)]
-    right: list[RenderableType] = [_videos(found), _spend(found.money), _queue(found)]
+    right: list[RenderableType] = [_videos(found), _spend(found), _queue(found)]
     out.print(_headline(found))
-    if found.contract:
+    if found.on_trial:
+        out.print(Text(TRIAL, "yellow"))
+    elif found.contract and found.parts.stores:
         out.print(Text(f"Nothing is changed at the service's own keys: {found.contract}.", "yellow"))
     if out.width < _WIDE:
         out.print(*left, *right, sep="\n")
@@ -111,7 +114,7 @@ def _took(flow: FlowState) -> Text:
 
 def _videos(found: Status) -> Panel:
     rows = [(state, f"{count:,}", size(size_bytes)) for state, (count, size_bytes) in _stored(found)]
-    for backlog in found.backlog:
+    for backlog in found.backlog if found.parts.stores else ():
         if backlog.objects:
             rows.append((f"to {backlog.action}, {backlog.flow}", f"{backlog.objects:,}", size(backlog.size_bytes)))
         if backlog.left_to_next_run:
@@ -119,7 +122,8 @@ def _videos(found: Status) -> Panel:
     if found.grace.objects:
         when = f"{found.grace.next_at:%m-%d %H:%M}" if found.grace.next_at else "now"
         rows.append((f"waits to be purged, from {when}", f"{found.grace.objects:,}", size(found.grace.size_bytes)))
-    rows.append(("freed so far", "", size(found.money.freed_bytes)))
+    if found.parts.stores:
+        rows.append(("freed so far", "", size(found.money.freed_bytes)))
     return _panel("Videos", _rows(rows, "left", "right", "right"))
 
 
@@ -128,8 +132,8 @@ def _stored(found: Status) -> Iterable[tuple[str, tuple[int, int]]]:
     return [(state, found.videos[state]) for state in shown if state in found.videos] or [("live", (0, 0))]
 
 
-def _spend(money: Money) -> Panel:
-    table = _grid("left", "right", "left", "left")
+def _spend(found: Status) -> Panel:
+    money, table = found.money, _grid("left", "right", "left", "left")
     for name, nanousd, limit in (
         ("today", money.today_nanousd, money.budget.daily_usd),
         ("this month", money.month_nanousd, money.budget.monthly_usd),
@@ -146,7 +150,8 @@ def _spend(money: Money) -> Panel:
         table.add_row(
             f"{in_words(use.scope)}, {use.period}", dollars(use.used_microusd), _bar(use.percent / 100), of_limit
         )
-    table.add_row("saved so far", dollars(money.saved_nanousd / _NANO_IN_MICRO), "", Text("at list price", "dim"))
+    if found.parts.stores:
+        table.add_row("saved so far", dollars(money.saved_nanousd / _NANO_IN_MICRO), "", Text("at list price", "dim"))
     if money.searches.searches:
         cpu = f"{money.searches.cpu_seconds:,.0f} CPU s, {dollars(money.searches.cost_microusd)}"
         table.add_row("smaller files, net", dollars(money.searches.net_microusd), "", Text(cpu, "dim"))
@@ -163,11 +168,14 @@ def _queue(found: Status) -> Panel:
     oldest = f"the oldest for {span(timedelta(seconds=queue.oldest_wait_seconds))}" if queue.waiting else ""
     at_most = "" if queue.jobs_at_once is None else f"at most {queue.jobs_at_once} at once"
     held_up = f"the oldest for {span(timedelta(seconds=box.oldest_seconds))}" if box.waiting else ""
+    messages = ("messages waiting", f"{box.waiting:,}", held_up)
+    if not found.parts.makes and not queue.jobs:
+        return _panel("Outbox", _rows([messages], "left", "right", "left"))
     rows = [
         ("jobs waiting", f"{queue.waiting:,}", oldest),
         ("jobs running", f"{queue.running:,}", at_most),
         *((f"jobs {state}", f"{queue.jobs[state]:,}", "") for state in ("parked", "dead") if state in queue.jobs),
-        ("messages waiting", f"{box.waiting:,}", held_up),
+        messages,
         *((f"provider {health.provider}", "unwell", _tried(health)) for health in found.providers),
         ("cached videos", f"{cache.entries:,}", f"given again {many(cache.hits, 'time')}" if cache.entries else ""),
     ]

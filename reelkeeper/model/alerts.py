@@ -82,6 +82,7 @@ AlertRule = Literal[
     "cache_not_purged",
     "cost_above_quote",
     "dear_jobs",
+    "doubt",
     "drift",
     "failing_jobs",
     "forecast_breach",

@@ -32,7 +32,7 @@ from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.rules.lifecycle.record_retention import RecordRetentionPolicy
 from reelkeeper.rules.lifecycle.savings import SavingsPolicy
-from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe
+from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe, links
 from reelkeeper.rules.spend.anomaly import AnomalyPolicy
 from reelkeeper.rules.spend.budget import BudgetPolicy
 from reelkeeper.rules.sync.adoption import AdoptionLimits
@@ -109,6 +109,11 @@ class Policies(BaseModel):
         of_models = (Cap.model_construct(scope=f"model:{model}", jobs=jobs) for model, jobs in named if jobs)
         return (*self.concurrency.caps, *of_models)
 
+    @property
+    def links(self) -> str:
+        """What becomes of links to the service's own keys."""
+        return links(self.recipe.place, self.lifecycle.grace)
+
     def attempts_of(self, model: str) -> AttemptPolicy:
         """Return the attempt policy for jobs of a model."""
         entry = self.book.entry(model)
@@ -139,7 +144,7 @@ class Policies(BaseModel):
 
 
 class InForce(NamedTuple):
-    """The policies of one version. Version 0 is the shipped policies, until a document is applied."""
+    """The policies of one version. Version 0 is the policies as shipped, until a document is applied."""
 
     version: int
     policies: Policies
@@ -313,15 +318,15 @@ def without_dropped(document: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def parse(document: Mapping[str, Any]) -> Policies:
-    """Read a document; omitted fields are as shipped. Raises ValidationError with every error.
+def parse(document: Mapping[str, Any], shipped: Policies = DEFAULTS) -> Policies:
+    """Read a document; omitted fields are as shipped, for this store. Raises ValidationError with every error.
 
     If it names tiers, there are no others.
     """
     tiers = document.get("tiers")
     if isinstance(tiers, Mapping):  # a tier without fields still exists
         document = {**document, "tiers": {name: {} if fields is None else fields for name, fields in tiers.items()}}
-    defaults, given = DEFAULTS.model_dump(mode="json"), with_tiers(with_offers(as_written(document)))
+    defaults, given = shipped.model_dump(mode="json"), with_tiers(with_offers(as_written(document)))
     if isinstance(named := given.get("tiers"), Mapping):
         defaults["tiers"] = {name: defaults["tiers"].get(name) for name in named}
     merged = json.dumps(_merged(defaults, given), default=str)

@@ -22,6 +22,7 @@ from reelkeeper.store.tables import blobs
 from reelkeeper.store.videos.conditions import CLAIM_TIMEOUT
 from tests.cli.conftest import Run
 from tests.doubles.prefect_api import PrefectDouble
+from tests.doubles.r2 import R2Double
 from tests.reading import TIME, as_read
 
 AS_OF = datetime(2026, 11, 24, 2, tzinfo=UTC)
@@ -68,6 +69,8 @@ v1 compress 1.0 MB $0.0010 $0.0020 cold
 v2 compress 1.0 MB $0.0010 $0.0020 cold
 ... and 1,197 more: reelkeeper plan --show <plan> --limit 1200
 In total: 100 to compress, 1,100 to retire; 1.2 GB, $1.20 a month, $2.40 net.
+All that is stored, 1.2 GB, is within R2's free 10 GB: storing less does not lower the bill yet.
+  Dollars here are at list price.
 Of them by segment `drafts`: cold: 1 to compress, 1.0 MB, $0.0010 a month.
 Savings are estimates until the work is done; net covers the rest of a video's life, minus CPU
   and requests.\
@@ -113,6 +116,8 @@ v2 compress 1.0 MB $0.0010 $0.0020 cold
 In total: 100 to compress, 1,100 to retire; 1.2 GB, $1.20 a month, $2.40 net.
 Run killed ended before all was done. The next run of tier_storage makes a new plan, and
   continues.
+All that is stored, 1.2 GB, is within R2's free 10 GB: storing less does not lower the bill yet.
+  Dollars here are at list price.
 Of them by segment `drafts`: cold: 1 to compress, 1.0 MB, $0.0010 a month.
 Savings are estimates until the work is done; net covers the rest of a video's life, minus CPU
   and requests.\
@@ -132,7 +137,9 @@ for example: no samples
 plan: <plan>
 override: none, since these figures cannot be right: run `reelkeeper run sync_catalog`, then
   plan anew
-Nothing was changed.\
+Nothing was changed.
+The catalogue has no live video yet. To take in what is stored: reelkeeper run sync_catalog
+  --apply\
 """)
 
 
@@ -146,7 +153,11 @@ Plan <plan> of purge_retired, as of <at> UTC: 0 live videos, 0 B.
 video action bytes $ a month $ net why
 - purge 900 B under $0.000001 - its grace is over; retired because: not recorded
 In total: 1 to purge; 900 B, under $0.000001 a month.
-Nothing was changed. To apply it: reelkeeper run purge_retired --apply --plan <plan>\
+All that is stored, 900 B, is within R2's free 10 GB: storing less does not lower the bill yet.
+  Dollars here are at list price.
+Nothing was changed. To apply it: reelkeeper run purge_retired --apply --plan <plan>
+The catalogue has no live video yet. To take in what is stored: reelkeeper run sync_catalog
+  --apply\
 """)
 
 
@@ -205,3 +216,17 @@ error: plan <plan> cannot be approved, and nothing was changed: it was approved 
 """)
     with open_store(configured) as engine, reading(engine) as session:
         assert [row.event.detail["why"] for row in audit.events(session, event="approve")] == ["trial over"]
+
+
+def test_a_plan_of_an_empty_catalogue_says_where_the_videos_are(
+    reelkeeper: Run, made_store: Path, double: R2Double, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert made_store.exists()
+    double.client.create_bucket(Bucket="apart-plans")
+    monkeypatch.setenv("REELKEEPER_BUCKET", "apart-plans")
+    monkeypatch.setenv("REELKEEPER_PREFIX", "videos/")
+    assert "run sync_catalog --apply" in reelkeeper("plan", "tier_storage").stdout
+    double.client.put_object(Bucket="apart-plans", Key="u/ann/v.mp4", Body=b"theirs")
+    assert as_read(reelkeeper("plan", "tier_storage").stdout, only="0 objects under") == snapshot(
+        "0 objects under videos/; the bucket has u/ (1 object). To read those, set REELKEEPER_PREFIX."
+    )

@@ -127,5 +127,7 @@ def test_nothing_changes_the_bucket_until_it_goes_live(trial: Trial, double: R2D
     assert not [request for request in double.requests if request.writes]
     trial.end()
     trial.processes.clear()
-    assert not trial.up("--live")["looks_only"]
+    assert trial.command("up", "--live").returncode == 1  # nobody answers
+    assert bucket.head(bucket.identity_key) is None
+    assert not trial.up("--live", "--yes")["looks_only"]
     assert bucket.head(bucket.identity_key) is not None

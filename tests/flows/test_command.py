@@ -101,6 +101,8 @@ v1 retire <size> under $0.000001 - 400 days old: pro users' videos are kept for 
 days
 Kept: 1 left to tier storage.
 In total: 2 to retire; <size>, under $0.000001 a month.
+All that is stored, <size>, is within R2's free 10 GB: storing less does not lower the bill yet.
+  Dollars here are at list price.
 With --apply, the guard would refuse: refused, and nothing was changed: expire_videos selected 2
   of 3 live videos, <size> bytes
 max_objects: 2 videos, limit 0

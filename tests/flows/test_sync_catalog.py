@@ -10,11 +10,13 @@ from inline_snapshot import snapshot
 from prefect.artifacts import Artifact
 
 from flows.sync_catalog import sync_catalog
-from reelkeeper.errors import GuardRefused, IntegrityDoubt, LeaseLost, PartialFailure
+from reelkeeper.errors import GuardRefused, IntegrityDoubt, LeaseLost, NotFound, PartialFailure
 from reelkeeper.model import BlobState, VideoState
+from reelkeeper.operations.alerts.alerts import acknowledge
 from reelkeeper.operations.core.lease import alone
 from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.settings import settings
+from reelkeeper.store.alerts import alerts, outbox
 from reelkeeper.store.core import controls
 from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.sync.scans import BUCKET_EVENTS
@@ -49,14 +51,15 @@ def test_a_dry_run_only_looks(uploaded: Scene) -> None:
 
 
 def test_a_dry_run_writes_nothing_into_a_bucket_without_an_owner(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Somebody who tries a wrong prefix first leaves nothing there."""
+    """Somebody who tries a wrong prefix first leaves nothing there, and learns where the videos are."""
     monkeypatch.setenv("REELKEEPER_PREFIX", f"mistyped/{scene.world.address.prefix}")
     settings.cache_clear()
     sent = len(scene.double.requests)
-    report = sync_catalog()
-    assert report.listed_objects == 0
+    with pytest.raises(NotFound):
+        sync_catalog()
     assert not [request.key for request in scene.double.requests[sent:] if request.writes]
-    sync_catalog(dry_run=False)
+    with pytest.raises(NotFound):
+        sync_catalog(dry_run=False)
     assert [request.operation for request in scene.double.requests[sent:] if request.writes] == ["PutObject"]
 
 
@@ -110,19 +113,27 @@ the service has stored other bytes at 1 key whose old bytes a purge has claimed,
 """)
 
 
+def firing(scene: Scene) -> list[alerts.ListedAlert]:
+    with reading(scene.engine) as session:
+        return [alert for alert in alerts.listed(session, everything=False, limit=9) if alert.rule == "doubt"]
+
+
 def test_a_doubt_is_told_of_once_and_again_when_other_bytes_come(scene: Scene) -> None:
     """Until a person settles it, each run is complete: purges stay frozen, and status shows it."""
     scene.video("v1", age_days=1)
     with transaction(scene.engine, "test") as session:
         session.execute(sa.update(blobs).values(etag="0" * 32, sha256="0" * 64))
         (key,) = session.execute(sa.select(blobs.c.key)).scalars()
-    with pytest.raises(IntegrityDoubt):
-        sync_catalog(dry_run=False)
+    assert sync_catalog(dry_run=False).doubtful == (key,)
+    (alert,) = firing(scene)
+    acknowledge(scene.engine, alert.id, author="ann")
     after = sync_catalog(dry_run=False)
     assert (after.doubtful, after.known_doubts) == ((), (key,))
+    assert [(known.id, known.acknowledged_by) for known in firing(scene)] == [(alert.id, "ann")]
     scene.double.client.put_object(Bucket=BUCKET, Key=key, Body=b"others")
-    with pytest.raises(IntegrityDoubt):
-        sync_catalog(dry_run=False)
+    assert sync_catalog(dry_run=False).doubtful == (key,)
+    (other,) = firing(scene)
+    assert (other.id == alert.id, other.acknowledged_by) == (False, None)
 
 
 @pytest.mark.long
@@ -180,14 +191,13 @@ def test_a_dry_run_predicts_the_run_and_doubtful_objects_are_reported_once(uploa
     put(uploaded, "u1/intro.mp4", "u2/intro.mp4", "cy/v.mp4", "cy/v/x.mp4", "notes.txt", "flat.mp4")
     put(uploaded, "cy/empty.mp4", size=0)
     foretold = sync_catalog()
-    with pytest.raises(PartialFailure) as told:
-        sync_catalog(dry_run=False)
-    assert as_read(told.value, **DRAWN) == snapshot("""\
-2 objects in doubt stayed out of the catalogue, told of once: <prefix>cy/empty.mp4: holds 0
-  bytes: upload it again, or delete it; <prefix>cy/v/x.mp4: one more file of a video whose bytes
-  are at another key: if it is a video of its own, give it a video_id with reelkeeper videos
-  import --keys. The rest is done\
-""")
+    told = sync_catalog(dry_run=False)
+    assert told.in_doubt == len(told.in_doubt_keys) == 2
+    with reading(uploaded.engine) as session:
+        (message,) = [
+            waiting for waiting in outbox.listed(session, everything=True, limit=9) if "doubt" in waiting.title
+        ]
+    assert as_read(message.title) == snapshot("2 objects in doubt stayed out of the catalogue")
     assert foretold.adopted == 4
     assert {omission.verdict: omission.objects for omission in foretold.adoption.left_out} == {
         "another_file": 1,
@@ -195,7 +205,8 @@ def test_a_dry_run_predicts_the_run_and_doubtful_objects_are_reported_once(uploa
         "not_a_video": 1,
         "no_pattern": 1,
     }
-    after = sync_catalog(dry_run=False)  # hourly runs do not fail for what people know
+    after = sync_catalog(dry_run=False)
+    assert after.in_doubt == 0
     assert (after.adopted, after.orphans, after.adoption.left_out) == (0, 4, foretold.adoption.left_out)
     assert sum(name.startswith("intro-") for name in uploaded.states()) == 2
 

@@ -220,6 +220,7 @@ def report(
     """
     from datetime import UTC, datetime
 
+    from reelkeeper.operations.reports import text
     from reelkeeper.operations.reports.page import page
     from reelkeeper.operations.reports.report import gather
 
@@ -227,6 +228,9 @@ def report(
     which = month_of(month, at)
     budget = budgets(daily_usd=daily_budget, monthly_usd=monthly_budget)
     with store() as engine:
-        written = page(gather(engine, which, at, budget))
+        found = gather(engine, which, at, budget)
+    written = page(found)
     output.write_text(written, encoding="utf-8")
     say(f"{output}: {which:%B %Y}, {len(written.encode()) / 1000:,.0f} kB. The page is self-contained.")
+    if found.trial:
+        say(text.trial(found.trial))

@@ -1,5 +1,6 @@
 """`plan`: plan a flow's work and show saved plans; `approve`: allow a refused plan."""
 
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
@@ -9,9 +10,10 @@ import typer
 
 from reelkeeper.cli import parameters, plan_view
 from reelkeeper.cli.commands import run
-from reelkeeper.cli.opening import configured, keeps_contract, store
+from reelkeeper.cli.opening import configured, plans_service_keys, store
 from reelkeeper.cli.screen import emit, say, size, table
 from reelkeeper.cli.words import AsJson, Limit, Reason, moment, who
+from reelkeeper.errors import ReelkeeperError
 
 if TYPE_CHECKING:
     from reelkeeper.rules.lifecycle.report import Report
@@ -33,7 +35,10 @@ def plan(
     if sum(map(bool, (flow, show, listing))) > 1:
         raise typer.BadParameter("give one of FLOW, --show ID and --list")
     if flow in _WITHOUT_PREFECT:
-        run.show(_preview(flow, param or [], as_of), param or [], most=limit, as_json=as_json)
+        report = _preview(flow, param or [], as_of)
+        run.show(report, param or [], most=limit, as_json=as_json)
+        if not report.plan.population.objects and not as_json:
+            say(_why_empty())
     elif flow:
         run.start(flow, param or [], apply=False, as_of=as_of, plan_id=None, as_json=as_json, most=limit)
     elif show:
@@ -86,10 +91,23 @@ def _preview(flow: str, params: list[str], as_of: str | None) -> "Report":
     make = getattr(previews, flow)
     arguments = parameters.read(flow, make, params)
     with store() as engine:
-        may = partial(keeps_contract, engine, settings)
+        may = partial(plans_service_keys, engine, settings)
         work = previews.Planning(engine, at or datetime.now(UTC), uuid4().hex, may)
         report: Report = make(work, **arguments)
         return report
+
+
+def _why_empty() -> str:
+    """Say why the catalogue has no live video, and the way out."""
+    from reelkeeper.operations.core.workspace import misplaced, open_bucket
+
+    settings, where = configured(), ""
+    if settings.endpoint_url:
+        with suppress(ReelkeeperError), open_bucket(settings) as bucket:
+            where = misplaced(bucket)
+    if where:
+        return f"{where}. To read those, set REELKEEPER_PREFIX."
+    return "The catalogue has no live video yet. To take in what is stored: reelkeeper run sync_catalog --apply"
 
 
 def _list(limit: int, *, as_json: bool) -> None:

@@ -56,9 +56,8 @@ def show(
 @group.command()
 def check(file: File) -> None:
     """Check a whole document, and show its differences and effects. Changes nothing."""
-    after = _read(file)
     with store() as engine:
-        effect = _effect(engine, after)
+        effect = _effect(engine, _read(engine, file))
     effect.require_no_users_left()
     effect.require_within_limits()
 
@@ -69,9 +68,8 @@ def apply(file: File, reason: Reason, yes: Yes = False) -> None:
 
     The number of newly retired videos must be within the blast radius in force. Admitted jobs keep their old terms.
     """
-    after = _read(file)
     with store() as engine:
-        put_in_force(engine, after, reason, yes=yes)
+        put_in_force(engine, _read(engine, file), reason, yes=yes)
 
 
 @group.command()
@@ -82,10 +80,9 @@ def diff(
     """List the fields in which a document, or an earlier version, differs from the policies in force."""
     if (file is None) == (version is None):
         raise typer.BadParameter("give a document or --version")
-    after = _read(file) if file else None
     with store() as engine:
         _, before = _version(engine, None)
-        other = after or _version(engine, version)[1]
+        other = _read(engine, file) if file else _version(engine, version)[1]
     _show_changes(before.changes(other), "in force", str(file or f"version {version}"))
 
 
@@ -139,12 +136,13 @@ def collected(file: Path, param: list[str] | None) -> "Policies":
     return collect(text_of(file), param or [])
 
 
-def _read(file: Path) -> "Policies":
+def _read(engine: "Engine", file: Path) -> "Policies":
     from reelkeeper.operations.core.policy_document import read
 
+    _, shipped = _version(engine, 0)
     if str(file) == "-":
-        return read(sys.stdin.read(), "standard input")
-    return read(text_of(file), str(file))
+        return read(sys.stdin.read(), "standard input", shipped)
+    return read(text_of(file), str(file), shipped)
 
 
 def _version(engine: "Engine", version: int | None) -> "tuple[int, Policies]":
@@ -157,6 +155,7 @@ def _version(engine: "Engine", version: int | None) -> "tuple[int, Policies]":
 
 def _effect(engine: "Engine", after: "Policies") -> "Effect":
     from reelkeeper.operations.lifecycle.policies import effect_of
+    from reelkeeper.rules.billing.pricing import within_allowance
 
     effect = effect_of(engine, after)
     _show_changes(effect.changes, f"version {effect.before.version}", "then")
@@ -175,6 +174,10 @@ def _effect(engine: "Engine", after: "Policies") -> "Effect":
         ],
     )
     say(f"Storage costs {dollars(abs(saved))} a month {'less' if saved >= 0 else 'more'}, once the grace is over.")
+    if effect.live.objects and (free := within_allowance(effect.live.size_bytes)):
+        say(free)
+    if after.links != effect.before.policies.links:
+        say(f"Links: {after.links}")
     for promise in effect.broken_promises():
         say(f"Reduced promise to users: {promise}.")
     return effect

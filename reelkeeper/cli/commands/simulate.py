@@ -93,6 +93,7 @@ def _play(
     engine: "Engine", files: Sequence[Path], months: int, since: str | None, infrequent: int | None, *, uploads: bool
 ) -> "tuple[Outcome, dict[str, tuple[int, int]]]":
     """Simulate the policies; also return how many videos one run of each compresses and retires at most."""
+    from reelkeeper.operations.core.policies import at as at_version
     from reelkeeper.operations.core.policies import in_force
     from reelkeeper.operations.core.policy_document import read
     from reelkeeper.simulation.lifecycle import Record, simulate
@@ -100,9 +101,10 @@ def _play(
     from reelkeeper.store.videos import history
     from reelkeeper.store.videos.views import recorded_days
 
-    documents = [(file.stem, read(text_of(file), str(file))) for file in files]
     with reading(engine) as session:
         version, policies = in_force(session)
+        shipped = at_version(session, 0)
+        documents = [(file.stem, read(text_of(file), str(file), shipped)) for file in files]
         at = now(session)
         span = _span(at.date(), months, since)
         named: dict[str, Policies] = {f"in force (version {version})": policies}

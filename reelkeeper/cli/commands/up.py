@@ -6,15 +6,25 @@ import os
 import signal
 import sys
 import threading
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Final, NamedTuple
 
 import typer
 
 from reelkeeper.cli import orchestration
-from reelkeeper.cli.opening import configured
-from reelkeeper.cli.screen import say
-from reelkeeper.errors import Misconfigured
+from reelkeeper.cli.opening import configured, plans_service_keys
+from reelkeeper.cli.screen import dollars, say, size, table
+from reelkeeper.cli.words import new_run_id
+from reelkeeper.errors import Misconfigured, PolicyRefused
+from reelkeeper.rules.core.wording import CONTRACT_NOT_TRIED, many
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from reelkeeper.rules.lifecycle.report import Report
+    from reelkeeper.settings import Settings
+    from reelkeeper.store import Engine
 
 
 def up(
@@ -31,9 +41,11 @@ def up(
         bool,
         typer.Option(
             "--live",
-            help="From now on, let schedules change a bucket that it did not create; without it they make dry runs.",
+            help="From now on, let schedules change a bucket that it did not create, after showing what they would do "
+            "first; without it they make dry runs.",
         ),
     ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="With --live: do not ask.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print each event as a line of JSON.")] = False,
 ) -> None:
     """Run everything on this machine: objects, store, Prefect with its schedules, a worker, the API, the watchdog.
@@ -44,7 +56,7 @@ def up(
     if os.environ.get("PREFECT_API_URL"):
         raise Misconfigured("PREFECT_API_URL names another server: unset it, or use reelkeeper bootstrap and worker")
     orchestration.stay(settings.state_dir)
-    from deployments.up import Up, alone
+    from deployments.up import Up, alone, is_live
 
     def tell(event: str, text: str, **facts: object) -> None:
         if as_json:
@@ -54,7 +66,94 @@ def up(
             say(text)
 
     with alone(settings.state_dir.absolute()):
+        if live and not is_live(settings):
+            lines, remarks = _first_night(settings)
+            if as_json:
+                tell("first night", " ".join(remarks), lines=[line._asdict() for line in lines])
+            else:
+                say("Once live, it changes this bucket:")
+                table(("!flow", "!UTC", "will", ">bytes", ">$ a month"), [line.shown for line in lines])
+                for remark in remarks:
+                    say(remark)
+            if not yes:
+                # guard up.asked: schedules change a bucket although nobody agreed to what they would do
+                typer.confirm("Go live?", abort=True, err=True)
         Up(settings, tell, port=port, api_port=api_port, patience=patience, live=live).run()
+
+
+_NOTHING_KNOWN: Final = (
+    "The catalogue is empty, so what there will be to do is not known: start it without --live first, or: "
+    "reelkeeper run sync_catalog --apply"
+)
+_DUE: Final = {"tier_storage": "02:00", "expire_videos": "03:00", "purge_retired": "04:00", "prune_cache": "05:00"}
+
+
+class _Line(NamedTuple):
+    """What a flow would do in its first run, by one rule."""
+
+    flow: str
+    due: str
+    will: str = "nothing"
+    size_bytes: int = 0
+    saving_microusd: int | None = 0
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        saving = "unknown" if self.saving_microusd is None else dollars(self.saving_microusd)
+        return (*self[:3], size(self.size_bytes), saving) if self.size_bytes else (*self[:3], "", "")
+
+
+def _first_night(settings: "Settings") -> tuple[list[_Line], list[str]]:
+    """List what each flow would change in its first run, by plans on the store as it is now, and remarks on them."""
+    from reelkeeper.adapters.s3.keys import IDENTITY
+    from reelkeeper.operations.core.policies import current
+    from reelkeeper.operations.health.status import awaited
+    from reelkeeper.operations.jobs import prune_cache
+    from reelkeeper.operations.lifecycle import previews
+    from reelkeeper.store.core.engine import now, open_store, reading
+
+    lines, remarks = [_Line("up --live", "now", f"claim the bucket: write {settings.prefix}{IDENTITY}")], list[str]()
+    with open_store(settings) as engine:
+        with reading(engine) as session:
+            at, deployed = now(session), awaited(session).flows
+        may = partial(plans_service_keys, engine, settings, live=True)
+        work = previews.Planning(engine, at, new_run_id("up"), may)
+        for flow, due in _DUE.items():
+            if flow not in deployed:
+                continue
+            if flow == "prune_cache":
+                pruned = prune_cache.draw(engine, current(engine).policies.pruning, at).by_rule()
+                found: list[tuple[str, int, int | None]] = [
+                    (f"drop {many(part.entries, 'cached video')}: {part.rule}", part.size_bytes, 0) for part in pruned
+                ]
+            else:
+                found, told = _planned(engine, partial(getattr(previews, flow), work), flow)
+                remarks += [remark for remark in told if remark not in remarks]
+            lines += [_Line(flow, due, *each) for each in found] or [_Line(flow, due)]
+    return lines, remarks
+
+
+def _planned(
+    engine: "Engine", plan: "Callable[[], Report]", flow: str
+) -> tuple[list[tuple[str, int, int | None]], list[str]]:
+    from reelkeeper.operations.lifecycle import plans
+
+    try:
+        report = plan()
+    except PolicyRefused:
+        return [("nothing, as its rules are off", 0, 0)], []
+    told = [*plans.remarks(engine, report.plan, in_trial=False)]
+    if report.refusal:
+        told.append(f"The limits would refuse {flow}: {report.refusal}")
+    if "contract_not_tried" in report.plan.kept:
+        told.append(CONTRACT_NOT_TRIED)
+    if not report.plan.population.objects:
+        told.append(_NOTHING_KNOWN)
+    found = [
+        (f"{rule.action} {many(rule.objects, 'video')}: {rule.title}", rule.size_bytes, rule.saving_microusd)
+        for rule in report.planned
+    ]
+    return found, told
 
 
 s3_group = typer.Typer(no_args_is_help=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
-from reelkeeper.cli.opening import configured, keeps_contract, store, workspace
+from reelkeeper.cli.opening import configured, plans_service_keys, store, workspace
 from reelkeeper.cli.screen import emit, respond, say, size, table
 from reelkeeper.cli.words import AsJson, Limit, moment, new_run_id, who
 from reelkeeper.errors import InputRefused, KeyRefused, LeaseLost, Misconfigured, NotFound, PartialFailure
@@ -125,7 +125,7 @@ def why(
 
     settings = configured()
     with store() as engine:
-        may = partial(keeps_contract, engine, settings)
+        may = partial(plans_service_keys, engine, settings)
         look_up = partial(
             explain, engine, prefix=settings.prefix, keeps_contract=may, layout=compiled(settings.key_pattern)
         )

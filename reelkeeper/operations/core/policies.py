@@ -44,7 +44,7 @@ def at(session: Session, version: int) -> Policies:
     present = in_force(session)
     if version == present.version:
         return present.policies
-    return DEFAULTS if version == 0 else _read(session, version)
+    return _read(session, version)
 
 
 def put_in_force(session: Session, policies: Policies, *, after: int, author: str, reason: str) -> int | None:
@@ -59,6 +59,8 @@ def put_in_force(session: Session, policies: Policies, *, after: int, author: st
 
 def _read(session: Session, version: int) -> Policies:
     document = versions.document(session, version)
+    if document is None and version == 0:  # of a store that is older than its own version 0
+        return DEFAULTS
     if document is None:
         raise NotFound(f"no policy version {version}. To see the versions: reelkeeper policy history")
     return _parsed(version, document)

@@ -31,8 +31,11 @@ _HEAD: Final = """\
 """
 
 
-def read(text: str, name: str) -> Policies:
-    """Read a document. Raises PolicyRefused with every error; `name` is the file's name for them."""
+def read(text: str, name: str, shipped: Policies = DEFAULTS) -> Policies:
+    """Read a document; omitted fields are as in `shipped`, the store's version 0.
+
+    Raises PolicyRefused with every error; `name` is the file's name for them.
+    """
     try:
         found = yaml.load(text, _Strict)  # noqa: S506  a SafeLoader that refuses a name given twice
     except yaml.YAMLError as error:
@@ -51,7 +54,7 @@ def read(text: str, name: str) -> Policies:
     # guard policy.null: null is taken for `never`, and the videos that it should keep are retired
     faults = [_unclear(path, word) for path in nulls(found) if (word := misread_null(path))]
     try:
-        policies = parse(found)
+        policies = parse(found, shipped)
     except ValidationError as error:
         faults += [_fault(dict(entry)) for entry in error.errors()]
     if faults:

@@ -11,6 +11,7 @@ from reelkeeper.adapters import contract
 from reelkeeper.adapters.contract import CHECKS, DANGEROUS, Result, Target
 from reelkeeper.adapters.s3 import r2, seaweed
 from reelkeeper.adapters.s3.keys import DEFAULT_LAYOUT
+from reelkeeper.adapters.s3.listing import PAGE_KEYS
 from reelkeeper.adapters.s3.r2 import Bucket
 from reelkeeper.adapters.s3.transport import Patience, is_refusal
 from reelkeeper.errors import IdentityMismatch, IntegrityDoubt, KeyTaken, Misconfigured, ObjectMissing, StorageError
@@ -18,6 +19,7 @@ from reelkeeper.failpoints import effect
 from reelkeeper.model.key_patterns import KeyPattern, compiled
 from reelkeeper.model.money import Metric, Used
 from reelkeeper.operations.core.policies import in_force
+from reelkeeper.rules.lifecycle.levers import nothing_under
 from reelkeeper.rules.policies import SHIPPED, InForce
 from reelkeeper.settings import Settings
 from reelkeeper.store import Engine, Session, SQLAlchemyError
@@ -38,7 +40,8 @@ class Workspace:
 
     `keeps_contract`: the bucket has passed the checks that changes at the service's keys rely on. `dangers`: the checks
     that it has failed and that changes at keys of ours rely on, too. `is_ours`: it has our identity object. `on_trial`:
-    nothing there may be changed.
+    nothing there may be changed. `assumes_contract`: plans have the videos at the service's keys, as nothing is carried
+    out: it is on trial, and has failed no check.
     """
 
     engine: Engine
@@ -50,6 +53,12 @@ class Workspace:
     dangers: tuple[str, ...] = ()
     is_ours: bool = True
     on_trial: bool = False
+    assumes_contract: bool = False
+
+    @property
+    def plans_service_keys(self) -> bool:
+        """Check whether plans have the videos at the service's keys."""
+        return self.keeps_contract or self.assumes_contract
 
     def has_kept_contract(self, session: Session) -> bool:
         """Check whether the bucket keeps the contract by now, for a process that lives longer than a run."""
@@ -163,7 +172,8 @@ def join(
         bucket.only_read()
     _check_clocks(store_time, bucket.server_time())
     dangers = tuple(sorted(failed & DANGEROUS))
-    return Workspace(engine, bucket, deployment_id, found, layout, passed, dangers, is_ours, on_trial)
+    assumes = on_trial and not failed
+    return Workspace(engine, bucket, deployment_id, found, layout, passed, dangers, is_ours, on_trial, assumes)
 
 
 def place_of(bucket: Bucket) -> str:
@@ -219,6 +229,17 @@ def check_identity(bucket: Bucket, deployment_id: str, *, may_claim: bool, write
             f"{deployment_id}. Nothing was changed. Check REELKEEPER_BUCKET, _PREFIX, _DATABASE_URL and _STATE_DIR"
         )
     return True
+
+
+def misplaced(bucket: Bucket) -> str:
+    """Say where the bucket's objects are if none is under its prefix; "" if some are, or if that may not be asked."""
+    if any(bucket.pages()):
+        return ""
+    try:
+        folders = [part for part in bucket.look().folders() if part.name != bucket.prefix]
+    except StorageError:  # the keys may read only the prefix
+        return ""
+    return nothing_under(bucket.prefix, folders, PAGE_KEYS) if folders else ""
 
 
 def _owner(bucket: Bucket) -> str | None:

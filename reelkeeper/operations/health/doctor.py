@@ -23,19 +23,22 @@ from reelkeeper.adapters.contract import DANGEROUS
 from reelkeeper.adapters.s3.r2 import Bucket
 from reelkeeper.disk import exposed
 from reelkeeper.errors import IdentityMismatch, KeyTaken, ReelkeeperError, SchemaError, StorageError
-from reelkeeper.model.buckets import touches
 from reelkeeper.operations.alerts.outbox import configured_sinks
 from reelkeeper.operations.core.epochs import why_behind
 from reelkeeper.operations.core.freeze import why_frozen
+from reelkeeper.operations.core.policies import current
 from reelkeeper.operations.core.workspace import (
     MAX_SKEW_FROM_BUCKET,
     MAX_SKEW_FROM_STORE,
     check_identity,
     describe_contract,
+    misplaced,
     open_bucket,
     place_of,
     try_contract,
 )
+from reelkeeper.operations.health import bucket_rules
+from reelkeeper.operations.health.status import awaited_at
 from reelkeeper.redaction import redacted
 from reelkeeper.rules.core.wording import many
 from reelkeeper.rules.sync.adoption import one_day_warning
@@ -51,7 +54,6 @@ OK, WARN, FAIL = "ok", "warn", "fail"
 LITTLE_SPACE_BYTES = 5 * 10**9  # ten videos of the largest accepted size at the same time
 NO_SPACE_BYTES = 10**9
 _FOLLOWED_WITHIN = timedelta(minutes=15)
-_MAY_READ = "allow REELKEEPER_CLOUDFLARE_API_TOKEN Workers R2 Storage: Read, or look in the dashboard"
 _OFF = "until it passes, no flow changes anything at the service's own keys"
 _DANGER = "do not use this server: every flow that would change the bucket is refused"
 _PROBE, _OTHER = b"Written once by reelkeeper doctor.\n", b"If you read this, the bucket took a second write.\n"
@@ -73,13 +75,16 @@ def examine(settings: Settings, *, claim: bool = False, contract: bool = False) 
     `claim` writes the identity object for this store where the bucket has none; `contract` tries the bucket's contract.
     """
     yield _guarded("programs", _programs)
+    deployed = awaited_at(settings)
     yield _guarded("media tools", _tools)
-    yield from _tool_details()
+    if deployed.stores:
+        yield from _tool_details()
     yield _guarded("scratch space", lambda: _space(settings))
     yield _guarded("privacy", lambda: _privacy(settings))
     yield _guarded("cloudflare", lambda: _cloudflare(settings))
     yield _guarded("alerts", lambda: _alerts(settings))
-    yield _guarded("videos", lambda: Finding("videos", OK, providers.check_sources(settings)))
+    if deployed.makes:
+        yield _guarded("videos", lambda: Finding("videos", OK, providers.check_sources(settings)))
     with ExitStack() as stack:
         engine: Engine | None = None
         try:
@@ -90,23 +95,30 @@ def examine(settings: Settings, *, claim: bool = False, contract: bool = False) 
         except Exception as error:  # noqa: BLE001  whatever is wrong is what was asked for
             yield _failure("store", error, "check REELKEEPER_DATABASE_URL and that the server answers")
         if engine is not None:
-            opened = engine
-            yield _guarded("changes", lambda: _frozen(opened))
-            yield _guarded("doubts", lambda: _doubts(opened))
-            yield _guarded("ages", lambda: _ages(opened))
-            if settings.event_queue_id:
-                yield _guarded("events", lambda: _events(opened))
+            yield from _store_details(settings, engine, stores=deployed.stores)
         try:
             bucket = stack.enter_context(open_bucket(settings))
-            next(bucket.pages(), None)
+            elsewhere = misplaced(bucket)
         except Exception as error:  # noqa: BLE001  as above
             yield _failure("bucket", error, "check REELKEEPER_R2_ACCOUNT_ID or _S3_ENDPOINT_URL, the keys and _BUCKET")
             return
         where = settings.endpoint_url or f"the embedded server in {settings.state_dir / 's3'}"
-        yield Finding("bucket", OK, f"{bucket.name!r} at {where} answers, prefix {bucket.scope!r}")
+        found = f"{bucket.name!r} at {where} answers, prefix {bucket.scope!r}"
+        remedy = "set REELKEEPER_PREFIX to where the videos are, or / for all" if elsewhere else ""
+        yield Finding("bucket", WARN if elsewhere else OK, elsewhere or found, remedy)
         yield from _bucket_details(settings, engine, bucket, claim=claim)
-        if engine is not None:
+        if engine is not None and (deployed.stores or contract):
             yield from _contract(settings, engine, bucket, wanted=contract)
+
+
+def _store_details(settings: Settings, engine: Engine, *, stores: bool) -> Iterator[Finding]:
+    yield _guarded("changes", lambda: _frozen(engine))
+    yield _guarded("doubts", lambda: _doubts(engine))
+    yield _guarded("ages", lambda: _ages(engine))
+    if stores:
+        yield _guarded("links", lambda: Finding("links", OK, current(engine).policies.links))
+    if settings.event_queue_id:
+        yield _guarded("events", lambda: _events(engine))
 
 
 def _guarded(part: str, look: Callable[[], Finding]) -> Finding:
@@ -206,10 +218,10 @@ def _frozen(engine: Engine) -> Finding:
 def _doubts(engine: Engine) -> Finding:
     with reading(engine) as session:
         found = doubts.listed(session)
-    if found:
-        text = f"{many(len(found), 'object')} not as recorded, since {found[0].since:%Y-%m-%d %H:%M}: {found[0].key}"
-        return Finding("doubts", WARN, text, "reelkeeper doubts lists each; reelkeeper doubts settle ID ends one")
-    return Finding("doubts", OK, "no object is in doubt")
+    if not found:
+        return Finding("doubts", OK, "no object is in doubt")
+    text = f"{many(len(found), 'object')} not as recorded, since {found[0].since:%Y-%m-%d %H:%M}: {found[0].key}"
+    return Finding("doubts", WARN, text, "reelkeeper doubts lists each; reelkeeper doubts settle ID ends one")
 
 
 def _ages(engine: Engine) -> Finding:
@@ -244,9 +256,9 @@ def _bucket_details(settings: Settings, engine: Engine | None, bucket: Bucket, *
     else:
         yield from (_guarded(part, partial(look, bucket)) for part, look in _WRITE.items())
     yield _guarded("clocks", lambda: _clocks(engine, bucket))
-    yield _guarded("lifecycle rules", lambda: _lifecycle(settings, bucket))
+    yield _guarded("lifecycle rules", lambda: _rules("lifecycle rules", bucket_rules.expiring(settings, bucket)))
     if settings.endpoint_url:
-        yield _guarded("lock rules", lambda: _locks(settings, bucket))
+        yield _guarded("lock rules", lambda: _rules("lock rules", bucket_rules.locking(settings, bucket)))
     if settings.r2_account_id is None and settings.endpoint_url is None:
         yield Finding(
             "production", WARN, "videos are on this machine's disk", "set REELKEEPER_R2_ACCOUNT_ID and keys for R2"
@@ -258,54 +270,9 @@ def _is_trial(engine: Engine, bucket: Bucket) -> bool:
         return deployment.trial(session) == place_of(bucket)
 
 
-def _lifecycle(settings: Settings, bucket: Bucket) -> Finding:
-    """Warn of lifecycle rules that delete or move objects, read by the first of two APIs that the token permits."""
-    part = "lifecycle rules"
-    try:
-        rules = bucket.expiries()
-    except StorageError as error:
-        client = cloudflare.connect(settings)
-        if client is None:
-            return Finding(
-                part, OK, f"unknown: these keys are not permitted to read them ({_in_short(error)})", _MAY_READ
-            )
-        with closing(client):
-            try:
-                rules = client.expiries(settings.bucket, settings.jurisdiction)
-            except ReelkeeperError as refused:
-                return Finding(part, OK, f"unknown: {_in_short(refused)}", _MAY_READ)
-    touching = [rule for rule in rules if touches(rule, bucket.prefix)]
-    if not touching:
-        return Finding(part, OK, f"no rule deletes or moves objects under {bucket.scope!r}")
-    found = "; ".join(f"rule {rule.id!r} {rule.does} under {rule.prefix or 'every prefix'!r}" for rule in touching)
-    remedy = "remove it: it deletes or moves objects without Reelkeeper, and with no grace period"
-    return Finding(part, WARN, found, remedy)
-
-
-def _locks(settings: Settings, bucket: Bucket) -> Finding:
-    part, client = "lock rules", cloudflare.connect(settings)
-    if client is None:
-        return Finding(part, OK, "unknown: they can only be read from Cloudflare's API, with an API token", _MAY_READ)
-    with closing(client):
-        try:
-            rules = client.locks(settings.bucket, settings.jurisdiction)
-        except ReelkeeperError as refused:
-            return Finding(part, OK, f"unknown: {_in_short(refused)}", _MAY_READ)
-    touching = [rule for rule in rules if touches(rule, bucket.prefix)]
-    if not touching:
-        return Finding(
-            part, OK, f"no rule covers {bucket.scope!r}: everything with write access can also delete and overwrite"
-        )
-    which = "; ".join(f"rule {rule.id!r} locks {rule.prefix or 'every prefix'!r} {rule.lasts}" for rule in touching)
-    helps = "until then, nobody can delete or overwrite an object there, by mistake or on purpose"
-    hinders = "purges and overwrites by your service are refused until then"
-    ends = all(rule.ends for rule in touching)
-    remedy = "" if ends else "objects there can never be purged: lock by age, for no longer than retention and grace"
-    return Finding(part, OK if ends else WARN, f"{which}: {helps}; {hinders}", remedy)
-
-
-def _in_short(error: Exception) -> str:
-    return redacted(str(error)).partition(";")[0][:200]
+def _rules(part: str, found: tuple[bool, str, str]) -> Finding:
+    warns, text, remedy = found
+    return Finding(part, WARN if warns else OK, text, remedy)
 
 
 def _contract(settings: Settings, engine: Engine, bucket: Bucket, *, wanted: bool) -> Iterator[Finding]:

@@ -4,6 +4,7 @@ Performance is computed for each quarter of an hour, and recorded.
 """
 
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -13,7 +14,7 @@ from reelkeeper.model.performance import Window
 from reelkeeper.operations.billing import limits
 from reelkeeper.operations.core import epochs
 from reelkeeper.operations.core.policies import in_force
-from reelkeeper.rules.alerts.cadence import CADENCES, Cadence, is_overdue
+from reelkeeper.rules.alerts.cadence import ALL, CADENCES, Cadence, Parts, is_overdue
 from reelkeeper.rules.core.tiers import Tiers
 from reelkeeper.rules.health.findings import ServiceState
 from reelkeeper.rules.health.performance import PerformancePolicy, first_window, windows, with_present
@@ -22,12 +23,13 @@ from reelkeeper.rules.lifecycle import savings
 from reelkeeper.rules.policies import Policies
 from reelkeeper.rules.spend.budget import BudgetPolicy
 from reelkeeper.rules.spend.limits import LimitUse
+from reelkeeper.settings import Settings
 from reelkeeper.store import Engine, Session
 from reelkeeper.store.alerts import alerts, outbox
 from reelkeeper.store.billing import charge_reports
 from reelkeeper.store.core import deployment
 from reelkeeper.store.core.deployment import Stopped
-from reelkeeper.store.core.engine import now, reading, transaction
+from reelkeeper.store.core.engine import now, open_store, reading, transaction
 from reelkeeper.store.health import performance
 from reelkeeper.store.jobs import breakers, queue
 from reelkeeper.store.jobs.slots import jobs_at_once, lane_limits
@@ -133,6 +135,8 @@ class Status:
     behind: str | None = None  # why this store deletes nothing: it is a copy, or was restored
     doubts: int = 0  # objects that are not as recorded
     contract: str = ""  # why nothing is changed at the service's keys
+    parts: Parts = ALL  # what is deployed
+    on_trial: bool = False
 
     @property
     def overdue(self) -> tuple[str, ...]:
@@ -176,6 +180,8 @@ def gather(
             providers=tuple(_providers(session, at)),
             behind=behind,
             doubts=len(doubts.listed(session)),
+            parts=awaited(session),
+            on_trial=deployment.trial(session) is not None,
         )
 
 
@@ -186,11 +192,26 @@ def _providers(session: Session, at: datetime) -> Iterator[ProviderHealth]:
             yield ProviderHealth(name, found.phase(at), found.since, found.until, found.why)
 
 
+def awaited(session: Session) -> Parts:
+    """Return the deployed flows; all, where nobody has looked yet."""
+    return Parts(deployment.deployed(session) or ALL.flows)
+
+
+def awaited_at(settings: Settings) -> Parts:
+    """Return the deployed flows of the configured store; all, where it cannot be read."""
+    with suppress(Exception), open_store(settings, may_make=False) as engine, reading(engine) as session:
+        return awaited(session)
+    return ALL
+
+
 def flow_states(session: Session, flows: Collection[str]) -> list[FlowState]:
-    """Return each flow's last success, and whether it is overdue: before its first, since the store was created."""
+    """Return each flow's last success, and whether it is overdue: before its first, since the store was created.
+
+    Where it is known which flows are deployed, the others are left out: nobody awaits them.
+    """
     at, made_at, beats = now(session), deployment.made_at(session), deployment.beats(session)
     found = []
-    for flow in sorted(flows):
+    for flow in sorted(awaited(session).flows.intersection(flows)):
         beat = beats.get(flow)
         promised = Cadence(beat.period_seconds, beat.grace_seconds) if beat else CADENCES[flow]
         late = is_overdue(beat.last_ok_at if beat else made_at, promised, at)

@@ -26,14 +26,15 @@ from reelkeeper.rules.core.tiers import Tiers
 from reelkeeper.rules.core.wording import dollars
 from reelkeeper.rules.lifecycle.first_crf import Lesson, lesson
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
-from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe, first_batch
+from reelkeeper.rules.lifecycle.transcode import IN_PLACE, Acceptance, Recipe, first_batch
+from reelkeeper.rules.lifecycle.worth import aside_usd
 from reelkeeper.rules.policies import terms_of
 from reelkeeper.store import Engine, Session
 from reelkeeper.store.billing import job_totals
 from reelkeeper.store.core import leases
 from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.core.leases import Lease
-from reelkeeper.store.lifecycle import crf_searches, plan_progress
+from reelkeeper.store.lifecycle import crf_searches, plan_progress, swaps
 from reelkeeper.store.lifecycle.plans import Item, count_failures
 from reelkeeper.store.videos.videos import list_videos
 
@@ -166,8 +167,11 @@ def compress(
     encoder = ffmpeg.tools().encoder(job.recipe.codec)
     with reading(workspace.engine) as session:
         model = crf_searches.model_of(session, video_id)
-        remaining_days = _remaining_days(session, job, video_id)
+        remaining_days, source = _remaining_days(session, job, video_id), swaps.find_source(session, video_id)
+    in_place = job.recipe.place == IN_PLACE and source is not None and not source.is_ours
+    aside = aside_usd(item.size_bytes, job.policy.grace.service_days) if in_place else 0.0
     expected = appraise(workspace.engine, job.recipe, encoder)(item.size_bytes, remaining_days)
+    expected = expected._replace(aside_usd=aside)
     cost = Cost.reserve(workspace.engine, expected.cost_microusd, job.policy.compress_usd_per_day)
     if cost is None:
         why = (
@@ -189,6 +193,7 @@ def compress(
                         known=Circumstances(
                             remaining_days,
                             model,
+                            aside,
                             lessons=partial(_lessons, workspace, job),
                             affords=cost.affords,
                             note=partial(_note, workspace, job, video_id, model, cost),
@@ -196,7 +201,7 @@ def compress(
                             timed_out=partial(_timed_out, workspace, item.blob_id),
                         ),
                     ),
-                    job.recipe.placement,
+                    job.recipe.place,
                 ),
                 scratch=scratch,
                 lease=lease,

@@ -21,13 +21,16 @@ from reelkeeper.operations.core.policies import current
 from reelkeeper.rules.alerts import alerting
 from reelkeeper.rules.alerts.cadence import CADENCES
 from reelkeeper.rules.billing import tariff
+from reelkeeper.rules.billing.pricing import within_allowance
+from reelkeeper.rules.core.wording import TRIAL, many
 from reelkeeper.rules.lifecycle import guard, notices, savings, segments, worth
 from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.rules.lifecycle.lifecycle import Appraise, LifecyclePolicy
 from reelkeeper.rules.lifecycle.report import Report
-from reelkeeper.rules.lifecycle.transcode import Recipe
+from reelkeeper.rules.lifecycle.transcode import Recipe, links
 from reelkeeper.rules.policies import terms_of
 from reelkeeper.store import Engine
+from reelkeeper.store.core import deployment
 from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.core.leases import Lease
@@ -42,6 +45,7 @@ from reelkeeper.store.lifecycle.plans import (
     refusal_of,
     refuse_plan,
 )
+from reelkeeper.store.videos import stock
 from reelkeeper.store.videos.videos import live_videos
 
 Judge = Callable[[int, int | None], None]  # retired in 24 h, last population: raises GuardRefused
@@ -133,6 +137,22 @@ def load(engine: Engine, plan_id: str, *, items: int) -> Figures:
             plan_results.by_rule(session, plan_id),
             plan_results.largest(session, plan_id, items),
         )
+
+
+def remarks(engine: Engine, plan: PlanSummary, *, in_trial: bool = True) -> Iterator[str]:
+    """Say what a plan's estimates leave out: what becomes of links, and what R2 does not bill."""
+    with reading(engine) as session:
+        count, in_grace = plan_results.at_service_keys(session, plan.id), stock.in_grace(session)
+        under = plan_progress.undertaking(session, plan.id).terms
+        is_trial = in_trial and deployment.trial(session) is not None
+    if is_trial:
+        yield TRIAL
+    if count:
+        place, (policy, _) = Recipe.model_validate(under["recipe"]).place, terms_of(under)
+        yield f"At your service's own keys: {many(count, 'video')} to compress. {links(place, policy.grace)}"
+    stored = plan.population.size_bytes + in_grace.size_bytes
+    if (plan.compress.objects or plan.retire.objects) and (free := within_allowance(stored)):
+        yield free
 
 
 def preview(engine: Engine, plan: PlanSummary, run_id: str, judge: Judge) -> Report:

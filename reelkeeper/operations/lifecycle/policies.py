@@ -232,4 +232,5 @@ def _compare(session: Session, found: Effect, as_of: datetime) -> None:
 
 def _is_compressed(verdict: Verdict, policies: Policies) -> bool:
     """Check whether a plan would compress it, in a bucket that is fit for results in place."""
-    return selection.fit(verdict, policies.recipe.placement, keeps_contract=True).action is Action.COMPRESS
+    fitting = selection.fit(verdict, policies.recipe.place, policies.lifecycle.grace, keeps_contract=True)
+    return fitting.action is Action.COMPRESS

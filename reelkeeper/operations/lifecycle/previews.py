@@ -54,7 +54,7 @@ def tier_storage(
     live = plans.stream_live(work.engine, work.as_of, rules.lifecycle)
     worth = plans.appraise(work.engine, rules.recipe, encoder)
     judged = lifecycle.verdicts(live, rules.lifecycle, rules.tiers, work.as_of, mark, rules.recipe.skip_codecs, worth)
-    judged = selection.fitting(judged, rules.recipe.placement, keeps_contract=work.keeps_contract())
+    judged = selection.fitting(judged, rules.recipe.place, rules.lifecycle.grace, keeps_contract=work.keeps_contract())
     verdicts = notice_rules.with_notices(judged, rules.lifecycle, rules.tiers, work.as_of, notices.given(work.engine))
     chosen = selection.largest_first(
         selection.for_tiering(verdicts),
@@ -77,7 +77,8 @@ def expire_videos(
     rules.lifecycle.require_retention(rules.tiers, "expire_videos")
     live = plans.stream_live(work.engine, work.as_of, rules.lifecycle)
     judged = lifecycle.verdicts(live, rules.lifecycle, rules.tiers, work.as_of, recipe_fingerprint="")
-    judged = selection.fitting(judged, transcode.NEW_KEY, keeps_contract=work.keeps_contract())
+    grace = rules.lifecycle.grace
+    judged = selection.fitting(judged, transcode.NEW_KEY, grace, keeps_contract=work.keeps_contract())
     verdicts = notice_rules.with_notices(judged, rules.lifecycle, rules.tiers, work.as_of, notices.given(work.engine))
     expired = selection.for_expiry(verdicts)
     return _made(work, "expire_videos", plans.terms(policy=rules.lifecycle, tiers=rules.tiers), expired, rules.limits)

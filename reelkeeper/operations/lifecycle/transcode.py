@@ -26,6 +26,7 @@ class Circumstances:
 
     remaining_days: int | None = None  # of the video's life: an encode must be worth its CPU by then
     model: str | None = None  # the generator of the clip
+    aside_usd: float = 0.0  # the cost of the original's copy, where the result replaces it in place
     lessons: Callable[[str], Sequence[Lesson]] = lambda _encoder: ()  # earlier results with an encoder
     affords: Callable[[int], bool] = lambda _microusd: True  # called before each encode, with the total cost by its end
     note: Callable[[CrfSearch], None] = lambda _search: None  # called with the result, also for a Refusal
@@ -67,17 +68,18 @@ def _shrunk(
     # guard transcode.pays: an encode that saves less, or takes longer, than expected costs more than it saves
     dearer = recipe.payback.model_copy(update={"expected_probes": recipe.payback.expected_probes + 1})
     unlucky = worth.at_presets(media, recipe.codec, [preset], kept.share * kept.factor, dearer, remaining_days)[preset]
+    expected, unlucky = (each._replace(aside_usd=known.aside_usd) for each in (worths[preset], unlucky))
     if not unlucky.pays:
         return Refusal(transcode.PAYBACK, f"{unlucky.sentence()}. Tried again next month", mark)
     first = first_crf.first_crf(learnt, media, model, recipe.codec, preset)
     with scratch_dir(scratch) as work:
         search = _Search(source, work, media, recipe, acceptance, preset, known)
-        found = _found(search, first, worths[preset], mark)
+        found = _found(search, first, expected, mark)
         if not isinstance(found, Refusal):
             probe, draft, result, quality = found
             found = transcode.accept(media, result, quality, recipe, acceptance, mark=mark) or found
         if search.probes:
-            known.note(_searched(search, encoder, found, worths[preset]))
+            known.note(_searched(search, encoder, found, expected))
         if isinstance(found, Refusal):
             return found
         final = scratch / f"{secrets.token_hex(8)}.{recipe.container}"
@@ -222,7 +224,8 @@ class _Search:
 def _searched(search: _Search, encoder: str, found: Found | Refusal, expected: Worth) -> CrfSearch:
     media = search.media
     kept = media.size_bytes if isinstance(found, Refusal) else found[2].size_bytes
-    real = expected._replace(saved_bytes=media.size_bytes - kept, cpu_seconds=search.cpu_seconds)
+    aside = 0.0 if isinstance(found, Refusal) else expected.aside_usd
+    real = expected._replace(saved_bytes=media.size_bytes - kept, cpu_seconds=search.cpu_seconds, aside_usd=aside)
     return CrfSearch(
         encoder=encoder,
         preset=search.preset,

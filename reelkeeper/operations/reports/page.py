@@ -51,6 +51,7 @@ def page(report: MonthReport) -> str:
         "report.html",
         report.as_of,
         report=report,
+        trial=text.trial(report.trial) if report.trial else "",
         tiles=text.tiles(report),
         figures=list(_figures(report)),
         bill=tables.bill(report),

@@ -3,19 +3,23 @@
 from calendar import monthrange
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
+from typing import NamedTuple
 
-from reelkeeper.model import SearchTotals
+from reelkeeper.model import Grace, SearchTotals
 from reelkeeper.model.alerts import AlertState
 from reelkeeper.model.money import CostForecast, Freed, JobTotal, Saved
 from reelkeeper.operations.core.policies import in_force
+from reelkeeper.rules.alerts.cadence import ALL, Parts
 from reelkeeper.rules.lifecycle import savings
 from reelkeeper.rules.spend.budget import BudgetPolicy
-from reelkeeper.store import Engine
+from reelkeeper.store import Engine, Session
 from reelkeeper.store.alerts import alerts
 from reelkeeper.store.billing import charge_reports, charges, job_totals
+from reelkeeper.store.core import deployment
 from reelkeeper.store.core.engine import reading
 from reelkeeper.store.forecast import forecasts
-from reelkeeper.store.lifecycle import backlog, crf_searches
+from reelkeeper.store.lifecycle import backlog, crf_searches, plan_results
+from reelkeeper.store.lifecycle.plan_results import Meant
 from reelkeeper.store.videos import stock
 
 _MONTHS_BACK = 12
@@ -23,6 +27,20 @@ _MAX_ALERTS = 50
 _NEVER = date.max
 _ONE_DAY = timedelta(days=1)
 TOTAL = ""  # the "service" of a forecast for all services
+
+
+class Trial(NamedTuple):
+    """What the dry runs of a trial would have done, by their own plans; nothing was changed."""
+
+    since: datetime
+    nights: int  # of plans of tier_storage
+    meant: list[Meant]
+    grace: Grace
+
+    @property
+    def saving_microusd(self) -> int:
+        """Sum the dollars a month, in micro-dollars at list price."""
+        return sum(item.saving_microusd for item in self.meant)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +64,8 @@ class MonthReport:
     searches: SearchTotals
     smaller: list[savings.SmallerBy]
     alerts: list[alerts.ListedAlert]
+    trial: Trial | None = None
+    parts: Parts = ALL  # what is deployed
 
     @property
     def last_day(self) -> date:
@@ -123,7 +143,17 @@ def gather(engine: Engine, month: date, as_of: datetime, budgets: BudgetPolicy |
                 for alert in alerts.listed(session, everything=True, limit=_MAX_ALERTS)
                 if alert.first_at < until and (alert.state != AlertState.RESOLVED or alert.last_at.date() >= month)
             ],
+            trial=_trial(session, policies.lifecycle.grace),
+            parts=Parts(deployment.deployed(session) or ALL.flows),
         )
+
+
+def _trial(session: Session, grace: Grace) -> Trial | None:
+    since = deployment.trial_since(session)
+    if since is None:
+        return None
+    nights = plan_results.count_unapplied(session, "tier_storage", since)
+    return Trial(since, nights, plan_results.meant(session, since, grace), grace)
 
 
 def end_of(month: date) -> date:

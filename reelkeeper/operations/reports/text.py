@@ -3,7 +3,7 @@
 from decimal import Decimal
 from typing import NamedTuple
 
-from reelkeeper.operations.reports.report import TOTAL, MonthReport
+from reelkeeper.operations.reports.report import TOTAL, MonthReport, Trial
 from reelkeeper.rules.core.wording import dollars, many, searched, size, usd
 from reelkeeper.rules.lifecycle.savings import KINDS, a_day
 
@@ -30,6 +30,11 @@ def tiles(report: MonthReport) -> list[Tile]:
     a_month = usd(a_day(report.stored_bytes + report.grace_bytes) * 30)
     grace = f", and {size(report.grace_bytes)} in their grace" if report.grace_bytes else ""
     found.append(Tile("Stored now", size(report.stored_bytes), f"{a_month} a month at list price{grace}"))
+    if report.trial is not None:
+        a_month = f"a month at list price, by {many(report.trial.nights, 'plan')} of this trial"
+        return [*found, Tile("Would have saved", dollars(report.trial.saving_microusd), a_month)]
+    if not report.parts.stores:
+        return found
     freed = sum(freed_bytes.size_bytes for freed_bytes in report.freed)
     from_now = f"{size(freed)} freed: {usd(a_day(freed) * 30)} less each month"
     total = sum(saving.nanousd for saving in report.saved)
@@ -108,6 +113,25 @@ def savings(report: MonthReport) -> str:
     parts = ", ".join(f"{usd(amount)} by {kind}" for kind, amount in kinds.items() if amount)
     return (
         f"{parts}: what storage would have cost beyond today's bill, at list price, had nothing been removed.{searches}"
+    )
+
+
+def trial(of: Trial) -> str:
+    """Say what the dry runs of a trial would have done and saved."""
+    text = f"A trial since {of.since:%-d %B %Y, %H:%M} UTC: nothing was changed. Its {many(of.nights, 'plan')} of "
+    text += "tier_storage, and those of expire_videos, "
+    if not of.meant:
+        return f"{text}found nothing to do."
+    does = " and ".join(
+        f"{item.action} {many(item.objects, 'video')}, {size(item.size_bytes)}, {dollars(item.saving_microusd)} less"
+        for item in of.meant
+    )
+    after = f"{of.grace.days} days, or {of.grace.service_days} at your service's own keys"
+    gone = sum(item.gone_by_now for item in of.meant)
+    return (
+        f"{text}would {does} a month at R2's list price, each video counted once. Their bytes would be deleted after a "
+        f"grace of {after}: by now those of {gone:,}. A trial makes no videos, so it has no cache to prune. "
+        "To go live: reelkeeper up --live"
     )
 
 

@@ -8,10 +8,13 @@ from datetime import datetime, timedelta
 
 from reelkeeper.model import BlobState, Grace, VideoState
 from reelkeeper.model.adoption import AdoptionVerdict
+from reelkeeper.operations.alerts import alerts
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.sync.survey import Survey
 from reelkeeper.operations.videos.overwrites import taken_down_again
+from reelkeeper.redaction import unnamed
+from reelkeeper.rules.core.wording import many
 from reelkeeper.rules.sync.adoption import REASONS
 from reelkeeper.store.billing import quotas
 from reelkeeper.store.core.audit import Event, append
@@ -93,10 +96,14 @@ def sweep(workspace: Workspace, survey: Survey, *, lease: Lease, run_id: str, gr
 
 
 def tell(workspace: Workspace, survey: Survey) -> tuple[int, tuple[str, ...]]:
-    """Count doubtful objects that no earlier run has reported, and name the first few with the reason."""
+    """Tell people once of doubtful objects; count those that are new, and name the first few with the reason."""
     with transaction(workspace.engine, "sync.tell") as session:
         count, first = noted.tell(session, survey.scan_id, now(session))
-    return count, tuple(f"{key}: {REASONS[verdict]}" for key, verdict in first)
+        named = tuple(f"{key}: {REASONS[verdict]}" for key, verdict in first)
+        if count:
+            text = "\n".join([*map(unnamed, named), "All that stays out: reelkeeper run sync_catalog"])
+            alerts.post(session, f"{many(count, 'object')} in doubt stayed out of the catalogue", text)
+    return count, named
 
 
 def _batches(

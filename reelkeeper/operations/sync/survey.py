@@ -11,8 +11,9 @@ from datetime import datetime
 from uuid import uuid4
 
 from reelkeeper.adapters.s3.keys import IDENTITY
+from reelkeeper.errors import NotFound
 from reelkeeper.model import BlobState, Counts, StoredObject
-from reelkeeper.operations.core.workspace import Workspace, check_identity
+from reelkeeper.operations.core.workspace import Workspace, check_identity, misplaced
 from reelkeeper.operations.sync import adoption
 from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.sync import scans
@@ -64,6 +65,16 @@ def survey(workspace: Workspace, *, run_id: str, note: bool, shards: int = 1) ->
         result.missing += blob_ids
     result.seen = result.expected - len(result.missing)
     return result
+
+
+def require_placed(workspace: Workspace, found: Survey) -> None:
+    """Raise NotFound if a store that knows no object lists an empty prefix, in a bucket that has objects elsewhere."""
+    # guard sync.misplaced: with a mistyped prefix, runs succeed and nobody learns that they see no video
+    if not found.listed.objects and not found.expected and (where := misplaced(workspace.bucket)):
+        raise NotFound(
+            f"{where}. Nothing was changed. Set REELKEEPER_PREFIX to where the videos are, or / for the whole bucket; "
+            "if they are still to come, this ends with the first of them"
+        )
 
 
 def _require_alone(workspace: Workspace, unexplained: Sequence[StoredObject]) -> None:

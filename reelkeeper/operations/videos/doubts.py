@@ -7,12 +7,17 @@ recorded. All others wait for a person.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from reelkeeper.errors import NotFound, Refused, StorageError
 from reelkeeper.failpoints import effect
 from reelkeeper.model import SettledAs, StoredObject
+from reelkeeper.model.alerts import Finding, Severity
+from reelkeeper.operations.alerts import alerts
 from reelkeeper.operations.core.freeze import require_permission, why_frozen
 from reelkeeper.operations.core.workspace import Workspace
+from reelkeeper.redaction import unnamed
+from reelkeeper.rules.core.wording import size
 from reelkeeper.store import Session
 from reelkeeper.store.billing import quotas
 from reelkeeper.store.core import deployment
@@ -25,6 +30,7 @@ from reelkeeper.store.removals import takedowns
 from reelkeeper.store.sync import lost
 from reelkeeper.store.videos import cache
 
+_RULE: Final = "doubt"  # of the alerts
 _READ_AT_ONCE = 200  # objects whose bytes one call reads; it notes the others, and a later one reads them
 
 
@@ -36,6 +42,28 @@ class Settled:
     settled_as: SettledAs
     left: int
     frozen: str | None
+
+
+def tell(workspace: Workspace, *, run_id: str) -> None:
+    """Alert people to each doubt once, and again where other bytes have come; resolve the alerts of ended ones."""
+    with transaction(workspace.engine, "doubts.tell") as session:
+        found = [_finding(doubt) for doubt in doubts.listed(session)]
+        alerts.observe_within(session, found, rules=[_RULE], run_id=run_id)
+
+
+def _finding(doubt: Doubt) -> Finding:
+    stored = "nothing" if doubt.found_bytes is None else f"{size(doubt.found_bytes)}, ETag {doubt.found_etag}"
+    return Finding(
+        rule=_RULE,
+        scope=f"blob:{doubt.id}",
+        period=doubt.found_etag or "missing",
+        level="",
+        severity=Severity.WARNING,
+        title="An object at a key of ours is not as recorded",
+        text=f"{unnamed(doubt.key)}: recorded are {size(doubt.expected_bytes)}, ETag {doubt.expected_etag}; stored: "
+        f"{stored}. Nothing is deleted, and no purge touches it.",
+        suggestion="To compare and settle it: reelkeeper doubts",
+    )
 
 
 def look_into(

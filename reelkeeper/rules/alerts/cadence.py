@@ -45,6 +45,25 @@ CADENCES: Final = {
 }
 
 
+class Parts(NamedTuple):
+    """The flows that are awaited, and which half of the work they are: a team may only store videos, or make them."""
+
+    flows: frozenset[str]
+
+    @property
+    def stores(self) -> bool:
+        """Check whether stored videos are compressed, retired or purged."""
+        return not self.flows.isdisjoint({"tier_storage", "expire_videos", "purge_retired"})
+
+    @property
+    def makes(self) -> bool:
+        """Check whether videos are made."""
+        return "dispatch_jobs" in self.flows
+
+
+ALL: Final = Parts(frozenset(CADENCES))
+
+
 def is_overdue(since: datetime, cadence: Cadence, as_of: datetime) -> bool:
     """Return whether a flow should have succeeded again by now."""
     return as_of - since > timedelta(seconds=cadence.period_seconds + cadence.grace_seconds)

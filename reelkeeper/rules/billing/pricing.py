@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from reelkeeper.model.money import StorageClass
 from reelkeeper.rules.billing.tariff import DAYS_A_MONTH, GB, MILLION, RATES, STANDARD
+from reelkeeper.rules.core.wording import size
 
 _MICROUSD: Final = 10**6
 _MAX_GB: Final = 10**9  # an exabyte, more than any account
@@ -159,6 +160,16 @@ def saving_this_month(usage: Usage, size_bytes: int, days_left: int) -> Saving:
     less = standard.model_copy(update={"gb_month": max(standard.gb_month - removed, Decimal(0))})
     before, after = bill(usage), bill(usage.model_copy(update={"standard": less}))
     return Saving(before.billed_usd - after.billed_usd, before.exact_usd - after.exact_usd)
+
+
+def within_allowance(size_bytes: int) -> str:
+    """Say that storing `size_bytes` costs nothing, so that storing less saves nothing; "" if it costs something."""
+    if size_bytes > STANDARD.free_gb_months * GB:
+        return ""
+    return (
+        f"All that is stored, {size(size_bytes)}, is within R2's free {STANDARD.free_gb_months} GB: storing less does "
+        "not lower the bill yet. Dollars here are at list price."
+    )
 
 
 def storage_microusd_per_month(size_bytes: int) -> int:

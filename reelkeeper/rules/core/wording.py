@@ -17,6 +17,10 @@ CONTRACT_NOT_TRIED: Final = (
 NOT_TRIED: Final = (
     "at the service's key, in a bucket that has not passed the contract test: reelkeeper doctor --contract"
 )
+TRIAL: Final = (
+    "A trial: nothing is changed. Plans have the videos at the service's own keys as if this bucket had passed the "
+    "contract test, which they need once you go live: reelkeeper doctor --contract"
+)
 TRY_ANOTHER: Final = "reelkeeper simulate lifecycle --policy FILE"  # shows the effect of another policy
 EXPECTED_SAVING: Final = (
     "Savings are estimates until the work is done; net covers the rest of a video's life, minus CPU and requests."

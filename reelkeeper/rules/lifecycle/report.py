@@ -105,21 +105,15 @@ class SyncReport:
     event_gaps: int | None = None  # differences that R2's events should have reported; None if events are not followed
 
     def require_complete(self) -> Self:
-        """Raise IntegrityDoubt for lost videos, and for write-once keys with other bytes that no run has told of.
+        """Raise IntegrityDoubt for lost videos, and GuardRefused if the patterns do not fit the bucket.
 
-        Raises GuardRefused if the patterns do not fit the bucket, and PartialFailure for operations that could not
-        be settled, for uploads that wait for the claim of a purge to end, and for doubtful objects that were not
-        reported before. Everything else is done.
+        Raises PartialFailure for operations that could not be settled, and for uploads that wait for the claim of a
+        purge to end. Everything else is done. What is in doubt is told in a message, and ends no run.
         """
-        doubts = []
         if self.lost_videos:
-            doubts.append(f"{many(self.lost_videos, 'video')} lost the stored bytes: {', '.join(self.lost)}")
-        if self.doubtful:
-            keys = ", ".join(self.doubtful[:_NAMED])
-            doubts.append(f"other bytes than were written once at {many(len(self.doubtful), 'key')}: {keys}")
-        if doubts:
             raise IntegrityDoubt(
-                f"{'; '.join(doubts)}. They are marked, nothing is deleted; run {self.run_id}: reelkeeper audit"
+                f"{many(self.lost_videos, 'video')} lost the stored bytes: {', '.join(self.lost)}. They are marked, "
+                f"nothing is deleted; run {self.run_id}: reelkeeper audit"
             )
         if self.adoption.refusal:
             raise GuardRefused(f"nothing was adopted by a pattern, and the rest is done: {self.adoption.refusal}")
@@ -133,9 +127,6 @@ class SyncReport:
                 f"the service has stored other bytes at {many(len(self.claimed), 'key')} whose old bytes a purge has"
                 f" claimed, and a sync_catalog after the end of its claim takes them in: {keys}"
             )
-        if self.in_doubt:
-            objects, named = many(self.in_doubt, "object"), "; ".join(self.in_doubt_keys)
-            troubles.append(f"{objects} in doubt stayed out of the catalogue, told of once: {named}")
         if troubles:
             raise PartialFailure(f"{'; '.join(troubles)}. The rest is done")
         return self

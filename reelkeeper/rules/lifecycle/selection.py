@@ -6,18 +6,18 @@ The others become "keep", with a reason.
 import heapq
 from collections.abc import Iterable, Iterator
 
-from reelkeeper.model import Action, Verdict, Video
+from reelkeeper.model import Action, Grace, Verdict, Video
 from reelkeeper.rules.core.wording import Terms
 from reelkeeper.rules.lifecycle.transcode import (
     BUCKET_LOCK,
+    IN_PLACE,
     IN_PLACE_CODEC,
     MAX_BYTES_IN_PLACE,
-    NEW_KEY,
     NOT_IN_PLACE,
     Placement,
     mark_of_month,
 )
-from reelkeeper.rules.lifecycle.worth import Worth
+from reelkeeper.rules.lifecycle.worth import Worth, aside_usd
 
 
 def for_tiering(judged: Iterable[Verdict]) -> Iterator[Verdict]:
@@ -73,15 +73,16 @@ def _affordable(compressed: Iterable[Verdict], left_microusd: int | None) -> Ite
             yield Verdict(verdict.video, Action.KEEP, "left_to_another_day", (verdict, cost, left))
 
 
-def fitting(judged: Iterable[Verdict], placement: Placement, *, keeps_contract: bool) -> Iterator[Verdict]:
+def fitting(judged: Iterable[Verdict], place: Placement, grace: Grace, *, keeps_contract: bool) -> Iterator[Verdict]:
     """Keep videos at the service's keys that must not be compressed in place, and all without a passed contract.
 
-    Without it, their bytes cannot be purged: what replaces or retires them would save nothing.
+    Without it, their bytes cannot be purged: what replaces or retires them would save nothing. An encode in place also
+    pays for the original's copy aside, for its grace.
     """
-    return (fit(verdict, placement, keeps_contract=keeps_contract) for verdict in judged)
+    return (fit(verdict, place, grace, keeps_contract=keeps_contract) for verdict in judged)
 
 
-def fit(verdict: Verdict, placement: Placement, *, keeps_contract: bool) -> Verdict:
+def fit(verdict: Verdict, place: Placement, grace: Grace, *, keeps_contract: bool) -> Verdict:
     """Do the same for one video."""
     video = verdict.video
     if video.is_ours or verdict.action is Action.KEEP:
@@ -89,11 +90,24 @@ def fit(verdict: Verdict, placement: Placement, *, keeps_contract: bool) -> Verd
     # guard rules.contract: a plan promises savings at the service's keys that cannot come
     if not keeps_contract:
         return Verdict(video, Action.KEEP, "contract_not_tried", (verdict,))
-    if placement == NEW_KEY or verdict.action is not Action.COMPRESS:
+    if place != IN_PLACE or verdict.action is not Action.COMPRESS:
         return verdict
     # guard rules.in_place: a plan has videos that no run will compress, and lacks others that it could
     rule = _unfit(video, verdict.figures[0])
-    return Verdict(video, Action.KEEP, rule, verdict.figures[:1]) if rule else verdict
+    if rule:
+        return Verdict(video, Action.KEEP, rule, verdict.figures[:1])
+    return _with_copy(verdict, grace)
+
+
+def _with_copy(verdict: Verdict, grace: Grace) -> Verdict:
+    """Count the original's copy aside in what an encode costs, and keep the video if it does not pay then."""
+    aside = aside_usd(verdict.video.size_bytes, grace.service_days)
+    figures = tuple(
+        figure._replace(aside_usd=aside) if isinstance(figure, Worth) else figure for figure in verdict.figures
+    )
+    if all(figure.pays for figure in figures if isinstance(figure, Worth)):
+        return verdict._replace(figures=figures)
+    return Verdict(verdict.video, Action.KEEP, "does_not_pay", figures)
 
 
 def _unfit(video: Video, terms: object) -> str | None:

@@ -8,7 +8,8 @@ from typing import Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from reelkeeper.model import COPIED_SOUND, Media, Quality, Refusal
+from reelkeeper.model import COPIED_SOUND, Grace, Media, Quality, Refusal
+from reelkeeper.rules.core.wording import many
 from reelkeeper.rules.lifecycle.worth import EFFORTS, Payback
 
 # Source bytes in a batch: more than a second of CPU, compared with 25 to 50 ms for a task run; and enough to make
@@ -18,9 +19,10 @@ ENOUGH_BYTES: Final = 1_000_000
 SHARES: Final = 16  # a batch has at most this fraction of the rest
 MAX_BATCHES: Final = 400  # Prefect's server loses records with some hundreds of task runs at once
 
-Placement = Literal["new_key", "in_place"]
+Placement = Literal["new_key", "in_place", "auto"]
 NEW_KEY: Final = "new_key"
 IN_PLACE: Final = "in_place"
+AUTO: Final = "auto"
 NOT_IN_PLACE: Final = "not_in_place"  # the rule, and the mark of its refusals, for any recipe in place
 OWN_RESULT: Final = "own_result"  # the same for our own results that the catalogue does not know, for any recipe
 BUCKET_LOCK: Final = "locked"  # the rule of those that a bucket lock keeps as they are
@@ -68,8 +70,9 @@ class Recipe(BaseModel):
     placement: Placement = Field(
         NEW_KEY,
         description="new_key: the result gets a key of its own, and links to the old key end with its grace; in_place: "
-        "the result replaces the old bytes at the service's key, only for h264 in mp4 over h264 in mp4, and the old "
-        "bytes are kept aside for their grace",
+        "the result replaces the old bytes at the service's key, so links keep working, only for h264 in mp4 over h264 "
+        "in mp4, and the old bytes are kept aside for their grace; auto, the default of new stores: in_place for h264 "
+        "in mp4, else new_key",
     )
     preset: int | None = Field(
         None,
@@ -115,6 +118,13 @@ class Recipe(BaseModel):
         if self.placement == IN_PLACE and why_not_in_place(self.codec, self.container, 0):
             raise ValueError(f"placement in_place takes h264 in mp4 alone, no {self.codec} in {self.container}")
         return self
+
+    @property
+    def place(self) -> Placement:
+        """Where the results for the service's keys are put: `placement`, with `auto` decided."""
+        if self.placement != AUTO:
+            return self.placement
+        return NEW_KEY if why_not_in_place(self.codec, self.container, 0) else IN_PLACE
 
     @property
     def crf_range(self) -> tuple[int, int]:
@@ -165,6 +175,16 @@ def why_not_in_place(codec: str, container: str, size_bytes: int) -> str | None:
     if (codec, container) != (IN_PLACE_CODEC, "mp4"):
         return f"{codec} in {container}, and only H.264 in MP4 is put over H.264 in MP4"
     return None
+
+
+def links(place: Placement, grace: Grace) -> str:
+    """Say what becomes of links to the service's own keys when a video there is compressed."""
+    if place == IN_PLACE:
+        return "Results replace the bytes at your service's own keys, so links to them keep working."
+    return (
+        f"Results get keys of their own: links to your service's keys end {many(grace.service_days, 'day')} later, and "
+        "the HTTP API and webhooks give the new keys. recipe.placement: in_place keeps the links, for H.264 in MP4."
+    )
 
 
 def mark_of_month(mark: str, at: datetime) -> str:

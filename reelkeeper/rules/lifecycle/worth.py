@@ -17,6 +17,8 @@ _READS, _WRITES = 3, 1  # download, headers, read back; put
 REQUESTS_USD: Final = float(
     (_WRITES * STANDARD.class_a_usd_per_million + _READS * STANDARD.class_b_usd_per_million) / MILLION
 )
+# CopyObject; two looks at the copy, one at the key, and the headers before the put.
+_ASIDE_USD: Final = float((STANDARD.class_a_usd_per_million + 4 * STANDARD.class_b_usd_per_million) / MILLION)
 USD_PER_BYTE_DAY: Final = float(STANDARD.storage_usd_per_gb_month) / GB / DAYS_A_MONTH
 _HOUR_SECONDS: Final = 3600
 _MICRO: Final = 10**6
@@ -87,6 +89,7 @@ class Worth(NamedTuple):
     days: int
     cpu_seconds: float
     payback: Payback
+    aside_usd: float = 0.0  # what the copy aside of a result in place costs
 
     @property
     def gain_usd(self) -> float:
@@ -95,8 +98,8 @@ class Worth(NamedTuple):
 
     @property
     def cost_usd(self) -> float:
-        """The dollars for CPU and requests."""
-        return self.payback.cpu_usd(self.cpu_seconds) + REQUESTS_USD
+        """The dollars for CPU, requests, and a copy aside."""
+        return self.payback.cpu_usd(self.cpu_seconds) + REQUESTS_USD + self.aside_usd
 
     @property
     def gain_microusd(self) -> int:
@@ -126,7 +129,13 @@ class Worth(NamedTuple):
             f"it is expected to save {self.gain_usd:.6f} USD and to cost {self.cost_usd:.6f} USD: {less} at "
             f"{STANDARD.storage_usd_per_gb_month} USD a GB-month; {self.cpu_seconds:.1f} CPU s{price}, "
             f"requests {REQUESTS_USD:.6f} USD"
+            + (f", the original's copy for its grace {self.aside_usd:.6f} USD" if self.aside_usd else "")
         )
+
+
+def aside_usd(size_bytes: int, grace_days: int) -> float:
+    """Price the copy of an original that a result replaces in place: its storage for the grace, and its requests."""
+    return size_bytes * grace_days * USD_PER_BYTE_DAY + _ASIDE_USD
 
 
 def unopened(codec: str, payback: Payback, before: SearchTotals, size_bytes: int, remaining_days: int | None) -> Worth:

@@ -28,7 +28,7 @@ from reelkeeper.store.core.audit import Event, append, verify
 from reelkeeper.store.core.engine import Clock, now, open_engine, reading, transaction
 from reelkeeper.store.core.schema import head, require_current, upgrade
 from reelkeeper.store.core.snapshots import copy_pages, copy_sqlite, new_file, verify_checksum
-from reelkeeper.store.tables import blobs, deployment, outbox
+from reelkeeper.store.tables import blobs, deployment, outbox, policy_versions
 
 _MANIFEST = "manifest.json"
 _CHUNK_BYTES = 1 << 20
@@ -78,7 +78,8 @@ def restore(url: str, source: Path) -> None:
         else:
             with transaction(engine, "restore") as session:
                 _require_empty(session, url)
-                session.execute(sa.delete(deployment))
+                for made in (deployment, policy_versions):  # which a new store has
+                    session.execute(sa.delete(made))
                 read_dump(session, source, head())
                 _check_and_freeze(session, source)
     finally:
@@ -90,7 +91,8 @@ def _require_empty(session: Session, url: str) -> None:
     for table in SQLModel.metadata.sorted_tables:
         if table is deployment or table.name not in existing:
             continue
-        if session.execute(sa.select(sa.literal(1)).select_from(table).limit(1)).first():
+        row = sa.select(sa.literal(1)).select_from(table).limit(1)
+        if session.execute(row.where(table.c.version > 0) if table is policy_versions else row).first():
             raise Refused(
                 f"the store at {sa.make_url(url)!r} already has {table.name}; a restore never overwrites. Nothing was "
                 "changed. Move that store away, or set an empty one in REELKEEPER_DATABASE_URL"

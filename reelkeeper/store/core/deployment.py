@@ -94,10 +94,31 @@ def trial(session: Session) -> str | None:
     return place
 
 
+def trial_since(session: Session) -> datetime | None:
+    """Return when the trial began; None where this store is not on trial."""
+    kept = controls.kept(session, _TRIAL)
+    return kept.updated_at if kept and kept.state.get("place") else None
+
+
 def set_trial(session: Session, place: str | None) -> None:
     """Begin a trial of the bucket at this place, or end the trial."""
     if trial(session) != place:
         controls.write(session, _TRIAL, {"place": place})
+
+
+_DEPLOYED: Final = "deployed"
+
+
+def deployed(session: Session) -> frozenset[str] | None:
+    """Return the flows that are deployed at Prefect's server; None where nobody has looked yet."""
+    state = controls.remembered(session, [_DEPLOYED]).get(_DEPLOYED)
+    return frozenset(state["flows"]) if state else None
+
+
+def set_deployed(session: Session, flows: Collection[str]) -> None:
+    """Record the flows that are deployed."""
+    if deployed(session) != frozenset(flows):
+        controls.write(session, _DEPLOYED, {"flows": sorted(flows)})
 
 
 _CONTRACT: Final = "contract"

@@ -18,7 +18,7 @@ _REMEMBERED: Final = "policies in force"  # in a session's info: the transaction
 
 
 class Mark(NamedTuple):
-    """A version and the digest of its document. Version 0, without a digest, is the shipped policies."""
+    """A version and the digest of its document. Version 0 is the shipped policies of the store's first release."""
 
     version: int
     digest: str
@@ -64,7 +64,8 @@ def before(session: Session, moment: datetime) -> int:
 def history(session: Session) -> list[Version]:
     """List every version that was applied, the newest first."""
     columns = [policy_versions.c[name] for name in Version._fields]
-    return [Version._make(row) for row in session.execute(sa.select(*columns).order_by(columns[0].desc()))]
+    applied = sa.select(*columns).where(columns[0] > 0).order_by(columns[0].desc())
+    return [Version._make(row) for row in session.execute(applied)]
 
 
 def put_in_force(

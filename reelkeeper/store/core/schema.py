@@ -20,10 +20,20 @@ from sqlmodel import SQLModel
 from reelkeeper.errors import SchemaError
 from reelkeeper.store.core.engine import Clock, open_engine, reading
 from reelkeeper.store.core.snapshots import Contents, changes, contents, copy_sqlite
+from reelkeeper.store.tables import policy_versions
 from reelkeeper.store.tables.work import Deployment
 
 MIGRATIONS = Path(__file__).parents[1] / "migrations"
 VERSIONS = MIGRATIONS / "versions"
+NEW_STORE = "new store"  # the digest of its version 0
+# What a new store has in place of the shipped policies: an older one keeps what it had when these change.
+_VERSION_0 = {
+    "version": 0,
+    "digest": NEW_STORE,
+    "document": {"recipe": {"placement": "auto"}},
+    "author": "reelkeeper",
+    "reason": "as shipped, for a new store",
+}
 _ADVISORY_LOCK = 0x7265656C  # "reel": one migrator at a time on PostgreSQL
 
 
@@ -52,7 +62,8 @@ def upgrade(engine: sa.Engine, versions: Sequence[Path] = (VERSIONS,)) -> list[s
         _check_file(connection)
         if connection.scalar(sa.select(sa.func.count()).select_from(Deployment)) == 0:
             row = {"id": uuid4().hex, "created_at": Clock(), "audit_events": 0, "audit_head": ""}
-            connection.execute(sa.insert(Deployment).values(row))
+            connection.execute(sa.insert(Deployment).values(row | {"policy_digest": NEW_STORE}))
+            connection.execute(sa.insert(policy_versions).values(_VERSION_0 | {"created_at": Clock()}))
     return [f"{script.revision} {script.doc}" for script in pending]
 
 

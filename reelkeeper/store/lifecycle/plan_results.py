@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from reelkeeper.model import Done, Outcome, PlannedRule
+from reelkeeper.model import Action, BlobState, Done, Grace, Outcome, PlannedRule
 from reelkeeper.store.core.engine import Clock
 from reelkeeper.store.lifecycle.plan_progress import AGAIN, shown_state
 from reelkeeper.store.lifecycle.plans import Item
-from reelkeeper.store.tables import plans, verdicts, videos
+from reelkeeper.store.tables import blobs, plans, verdicts, videos
 
 _DAY_SECONDS = 24 * 3600
 NOT_DONE = "not_done"
@@ -81,6 +81,67 @@ def by_rule(session: Session, plan_id: str) -> list[PlannedRule]:
         PlannedRule(action, rule, int(count), int(size_bytes), _integer(month), _integer(net), segment)
         for action, rule, segment, count, size_bytes, month, net in rows
     ]
+
+
+class Meant(NamedTuple):
+    """What plans that were not carried out had for one action, each object once; dollars are a month's."""
+
+    action: str
+    objects: int
+    size_bytes: int
+    saving_microusd: int
+    gone_by_now: int  # of those to retire: their grace would be over
+
+
+def meant(session: Session, since: datetime, grace: Grace) -> list[Meant]:
+    """Sum up the plans made since a moment that nobody has carried out, of objects that are still live.
+
+    What one plan compresses and another retires is counted as retired.
+    """
+    each = (
+        sa.select(
+            sa.func.max(verdicts.c.action).label("action"),  # compress, retire
+            sa.func.max(verdicts.c.size_bytes).label("size_bytes"),
+            sa.func.max(verdicts.c.saving_microusd).label("saving"),
+            sa.func.min(plans.c.created_at).label("first_at"),
+            blobs.c.is_ours,
+        )
+        .join(plans, plans.c.id == verdicts.c.plan_id)
+        .join(blobs, blobs.c.id == verdicts.c.blob_id)
+        .where(
+            plans.c.created_at >= since,
+            plans.c.applied_at.is_(None),
+            blobs.c.state == BlobState.LIVE,
+            verdicts.c.action.in_([Action.COMPRESS.value, Action.RETIRE.value]),
+        )
+        .group_by(blobs.c.id, blobs.c.is_ours)
+        .subquery()
+    )
+    over = [
+        sa.and_(each.c.is_ours == ours, each.c.first_at <= Clock(-days * _DAY_SECONDS))
+        for ours, days in ((True, grace.days), (False, grace.service_days))
+    ]
+    gone = sa.case((sa.and_(each.c.action == Action.RETIRE.value, sa.or_(*over)), 1), else_=0)
+    sums = (sa.func.coalesce(sa.func.sum(each.c[name]), 0) for name in ("size_bytes", "saving"))
+    rows = session.execute(
+        sa.select(each.c.action, sa.func.count(), *sums, sa.func.sum(gone))
+        .group_by(each.c.action)
+        .order_by(each.c.action)
+    )
+    return [Meant(action, *map(int, figures)) for action, *figures in rows]
+
+
+def count_unapplied(session: Session, flow: str, since: datetime) -> int:
+    """Count the plans of a flow, made since a moment, that nobody has carried out."""
+    chosen = (plans.c.flow == flow, plans.c.created_at >= since, plans.c.applied_at.is_(None))
+    return int(session.execute(sa.select(sa.func.count()).select_from(plans).where(*chosen)).scalar_one())
+
+
+def at_service_keys(session: Session, plan_id: str) -> int:
+    """Count the videos at the service's own keys that a plan compresses."""
+    chosen = sa.select(sa.func.count()).join(blobs, blobs.c.id == verdicts.c.blob_id)
+    compressed = (verdicts.c.plan_id == plan_id, verdicts.c.action == Action.COMPRESS.value, ~blobs.c.is_ours)
+    return int(session.execute(chosen.where(*compressed)).scalar_one())
 
 
 def _integer(amount: Any) -> int | None:  # noqa: ANN401  a sum in SQL

@@ -1,13 +1,20 @@
 """Store and bucket are opened only if they belong together and their clocks agree."""
 
+import secrets
+
 import pytest
+import sqlalchemy as sa
+from inline_snapshot import snapshot
 
 from reelkeeper.adapters.contract import CHECKS, DANGEROUS
+from reelkeeper.adapters.s3 import r2
 from reelkeeper.adapters.s3.r2 import Bucket
-from reelkeeper.errors import IdentityMismatch, IntegrityDoubt, Misconfigured
-from reelkeeper.operations.core.workspace import check_identity, describe_contract, join
+from reelkeeper.errors import IdentityMismatch, IntegrityDoubt, Misconfigured, NotFound
+from reelkeeper.operations.core.workspace import check_identity, describe_contract, join, misplaced
+from reelkeeper.operations.sync.survey import require_placed, survey
 from reelkeeper.store.core import deployment
 from reelkeeper.store.core.engine import transaction
+from tests.doubles.r2 import R2Double
 from tests.faults.world import World
 from tests.operations.clocks import MovedClock
 
@@ -70,3 +77,38 @@ def test_a_check_that_is_new_voids_an_earlier_pass(world: World) -> None:
 
 def test_a_bucket_that_has_not_kept_the_contract_keeps_what_is_the_services(world: World) -> None:
     assert not join(world.workspace.engine, world.workspace.bucket).keeps_contract
+
+
+@pytest.fixture
+def apart(double: R2Double) -> Bucket:
+    """A bucket of its own, with objects in one folder; opened at another."""
+    name = f"apart-{secrets.token_hex(6)}"
+    double.client.create_bucket(Bucket=name)
+    for number in range(3):
+        double.client.put_object(Bucket=name, Key=f"u/ann/v{number}.mp4", Body=b"theirs")
+    at = double.endpoint
+    return r2.connect(at.endpoint_url, at.access_key_id, at.secret_access_key, name, "videos/")
+
+
+def test_a_prefix_without_objects_is_told_where_the_others_are(apart: Bucket, double: R2Double) -> None:
+    told = misplaced(apart)
+    assert told == snapshot("0 objects under videos/; the bucket has u/ (3 objects)")
+    apart.put_bytes_once(apart.identity_key, b"{}", "application/json")  # as a run that claimed it did
+    assert misplaced(apart) == told
+    faults = double.faults
+    faults.after("ListObjectsV2", lambda _: faults.fail("ListObjectsV2", 403, times=9, code="AccessDenied"))
+    assert misplaced(apart) == ""  # the keys may read only the prefix
+    faults.clear()
+    apart.put_bytes_once("videos/ann/v.mp4", b"theirs", "video/mp4")
+    assert misplaced(apart) == ""
+
+
+def test_a_store_that_knows_no_object_syncs_no_empty_prefix_of_a_full_bucket(
+    sqlite_engine: sa.Engine, apart: Bucket
+) -> None:
+    opened = join(sqlite_engine, apart, claims=False)
+    with pytest.raises(NotFound) as told:
+        require_placed(opened, survey(opened, run_id="r", note=False))
+    assert "u/ (3 objects)" in str(told.value)
+    apart.put_bytes_once("videos/ann/v.mp4", b"theirs", "video/mp4")
+    require_placed(opened, survey(opened, run_id="r", note=False))

@@ -39,7 +39,7 @@ from tests.operations.changes import change
 from tests.policies import different, put_in_force
 from tests.tiers import any_tiers, tiers
 
-SHORTER = DEFAULTS.overridden(tiers=tiers(free={"retention_days": 7}))
+SHORTER = DEFAULTS.overridden(tiers=tiers(free={"retention_days": 7}), recipe=Recipe(placement="auto"))
 
 
 @pytest.fixture

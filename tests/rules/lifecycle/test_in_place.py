@@ -1,13 +1,14 @@
 """Which originals at the service's keys may be replaced in place, and the reasons against the others."""
 
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
 from inline_snapshot import snapshot
 from pydantic import ValidationError
 
-from reelkeeper.model import Action, Video
+from reelkeeper.model import Action, SearchTotals, Verdict, Video
 from reelkeeper.rules.core.tiers import SHIPPED
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy, judge, reason
 from reelkeeper.rules.lifecycle.selection import fitting
@@ -21,12 +22,13 @@ from reelkeeper.rules.lifecycle.transcode import (
     mark_of_month,
     why_not_in_place,
 )
+from reelkeeper.rules.lifecycle.worth import Payback, Worth, unopened
 from tests.rules.videos import AS_OF, RECIPE, video
 
 
 def planned(judged: Video, placement: Placement = "in_place", *, keeps_contract: bool = True) -> tuple[str, str, str]:
     found = judge(judged, LifecyclePolicy(), SHIPPED, AS_OF, RECIPE)
-    (verdict,) = fitting([found], placement, keeps_contract=keeps_contract)
+    (verdict,) = fitting([found], placement, LifecyclePolicy().grace, keeps_contract=keeps_contract)
     return verdict.action, verdict.rule, reason(verdict)
 
 
@@ -101,3 +103,38 @@ def test_a_recipe_of_another_format_is_not_put_in_place(changed: dict[str, str],
 
 def test_a_refused_video_is_not_tried_again_for_another_placement() -> None:
     assert fingerprint(Recipe(), Acceptance(), "x") == fingerprint(Recipe(placement="in_place"), Acceptance(), "x")
+
+
+@pytest.mark.parametrize(
+    ("changed", "place"),
+    [({}, "in_place"), ({"codec": "av1"}, "new_key"), ({"codec": "vp9", "container": "webm"}, "new_key")],
+)
+def test_auto_is_in_place_where_links_can_be_kept_and_makes_no_recipe_invalid(
+    changed: dict[str, str], place: Placement
+) -> None:
+    assert Recipe.model_validate({"placement": "auto", **changed}).place == place
+
+
+def test_an_encode_in_place_also_pays_for_the_originals_copy_aside() -> None:
+    """6 MB for 14 days, and the copy's requests; a video that pays only without them is kept."""
+    appraise = partial(unopened, "h264", Payback(), SearchTotals())
+    policy = LifecyclePolicy()
+
+    def judged(days_to_live: int, place: Placement) -> Verdict:
+        old = video(365 - days_to_live, 3, size_bytes=6 * 10**6, is_ours=False)
+        found = judge(old, policy, SHIPPED, AS_OF, RECIPE, appraise)
+        (verdict,) = fitting([found], place, policy.grace, keeps_contract=True)
+        return verdict
+
+    def worth(verdict: Verdict) -> Worth:
+        return next(figure for figure in verdict.figures if isinstance(figure, Worth))
+
+    long = [judged(300, place) for place in ("new_key", "in_place")]
+    assert {verdict.rule for verdict in long} == {"cold_compress"}
+    storage_usd = 0.006 * 0.015 / 30 * policy.grace.service_days
+    requests_usd = 4.5e-6 + 4 * 0.36e-6
+    more = worth(long[1]).cost_usd - worth(long[0]).cost_usd
+    assert more == pytest.approx(storage_usd + requests_usd)
+    by_days = {days: (judged(days, "new_key").rule, judged(days, "in_place").rule) for days in range(20, 300, 5)}
+    assert ("cold_compress", "does_not_pay") in by_days.values()
+    assert ("does_not_pay", "cold_compress") not in by_days.values()

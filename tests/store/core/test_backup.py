@@ -21,8 +21,9 @@ from reelkeeper.store.core.audit import Event, append, verify
 from reelkeeper.store.core.backup import backup, restore
 from reelkeeper.store.core.engine import open_engine, reading, transaction
 from reelkeeper.store.core.epochs import RESTORED
-from reelkeeper.store.core.schema import deployment
-from reelkeeper.store.tables import audit_events, blobs, daily_views, users, videos
+from reelkeeper.store.core.schema import deployment, upgrade_at
+from reelkeeper.store.tables import audit_events, blobs, daily_views, policy_versions, users, videos
+from reelkeeper.store.tables import deployment as deployments
 from tests.marks import marked
 
 AT = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
@@ -213,3 +214,20 @@ def test_backups_under_write_load_are_whole(engine: sa.Engine, empty_url: Callab
             pairs = session.scalar(sa.select(sa.func.count()).select_from(users))
             assert pairs == 2 * (verify(session) - 1)
         restored.dispose()
+
+
+def test_a_backup_is_restored_into_a_store_that_was_just_made(
+    engine: sa.Engine, empty_url: Callable[[str], str], tmp_path: Path
+) -> None:
+    """It has a deployment and policies as shipped, which the backup's replace: those of an older store stay its own."""
+    with transaction(engine, "test") as session:
+        session.execute(sa.delete(policy_versions))
+        session.execute(sa.update(deployments).values(policy_digest=""))
+    url = empty_url(engine.dialect.name)
+    upgrade_at(url)
+    restore(url, backup(engine, tmp_path / "saved"))
+    restored = open_engine(url)
+    with reading(restored) as session:
+        assert session.execute(sa.select(sa.func.count()).select_from(policy_versions)).scalar_one() == 0
+        assert session.execute(sa.select(deployments.c.policy_digest)).scalar_one() == ""
+    restored.dispose()

@@ -1,0 +1,43 @@
+"""`up --live` on a bucket that it did not create: it shows what would be done first, and asks."""
+
+import json
+from pathlib import Path
+
+import pytest
+from inline_snapshot import snapshot
+
+from reelkeeper.settings import Settings
+from tests.cli.conftest import Run
+from tests.doubles.r2 import R2Double
+from tests.reading import as_read
+
+
+@pytest.fixture(autouse=True)
+def at(made_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001  `up` finds it
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+
+
+def test_without_consent_nothing_goes_live(reelkeeper: Run, configured: Settings, double: R2Double) -> None:
+    """Nobody answers: standard input is at its end, as where a script or systemd starts it."""
+    said = reelkeeper("up", "--live", exit_code=1)
+    assert as_read(said.output.replace(configured.prefix, "videos/")) == snapshot("""\
+Once live, it changes this bucket:
+flow UTC will bytes $ a month
+up --live now claim the bucket: write
+videos/.reelkeeper-identity.json
+tier_storage 02:00 nothing
+expire_videos 03:00 nothing
+purge_retired 04:00 nothing
+prune_cache 05:00 nothing
+The catalogue is empty, so what there will be to do is not known: start it without --live first,
+  or: reelkeeper run sync_catalog --apply
+Go live? [y/N]:Aborted.\
+""")
+    assert not [request for request in double.requests if request.writes]
+    assert not (configured.state_dir / "up.json").exists()
+
+
+def test_programs_read_it_as_an_event(reelkeeper: Run) -> None:
+    event = json.loads(reelkeeper("up", "--live", "--json", exit_code=1).stdout.splitlines()[0])
+    assert event["event"] == "first night"
+    assert {line["flow"]: line["will"] for line in event["lines"]}["purge_retired"] == "nothing"
