@@ -56,6 +56,7 @@ def test_its_probe_stays_and_no_listing_shows_it(ask: Ask, bucket: Bucket, doubl
 
 def test_in_a_trial_it_writes_nothing_into_the_bucket(ask: Ask, bucket: Bucket, made_store: Path) -> None:
     engine = open_engine(f"sqlite:///{made_store}")
+    bucket.put_bytes_once(f"{bucket.prefix}u/v.mp4", b"theirs", "video/mp4")
     note_trial(engine, bucket, begins=True)
     found = by_part(ask("doctor"))
     assert [found[part]["state"] for part in ("put once", "ETag", "bucket")] == ["warn", "warn", "ok"]
