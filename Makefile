@@ -19,7 +19,7 @@ unexport PYTHONDONTWRITEBYTECODE   # where it is set, each of hundreds of proces
 RULES_FLOOR := 90         # percent; 90.0 of rules by tests/rules alone
 OPERATIONS_FLOOR := 80
 
-.PHONY: install demo test test-changed test-long test-soak snapshots guards mutants coverage check docs pictures fmt bench lock clean
+.PHONY: install demo test test-changed test-long test-soak snapshots guards mutants coverage check docs pages pictures fmt bench lock clean
 .DEFAULT_GOAL := demo
 
 $(STAMP): requirements.lock pyproject.toml
@@ -72,6 +72,9 @@ check: $(STAMP)         ## format, lint, types, imports, and a witness for each 
 
 docs: $(STAMP)          ## the documentation, in build/docs/index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+pages: $(STAMP)         ## what the pages of docs/ take from the code, written into them
+	$(BIN)/python -m docs.generated.pages
 
 pictures: $(STAMP)      ## the README's picture of the report, anew, from the demo; needs chromium
 	$(BIN)/reelkeeper demo

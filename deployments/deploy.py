@@ -35,6 +35,7 @@ from deployments.up import LOOKS_ONLY, find_prefect_yaml
 from reelkeeper.errors import Misconfigured, OrchestratorError, ReelkeeperError
 from reelkeeper.operations.core.overrides import show_in_force
 from reelkeeper.operations.core.policies import current
+from reelkeeper.rules.core.wording import many
 from reelkeeper.settings import settings
 from reelkeeper.store.core.engine import open_store
 
@@ -129,10 +130,8 @@ def deploy(client: SyncPrefectClient, written: Path, folder: Path, *, looks_only
     for renamed in old:
         delete_deployment(client, renamed)
     if looks_only:
-        print(
-            f"{cancel_live(client, storage_flows(written))} waiting runs cancelled that would have made changes.",
-            flush=True,
-        )
+        cancelled = cancel_live(client, storage_flows(written))
+        print(f"{many(cancelled, 'waiting run')} cancelled that would have made changes.", flush=True)
 
 
 def redeploy(folder: Path) -> None:
@@ -185,7 +184,8 @@ def main(written: str, moment: str, *options: str) -> None:
         wait_for_server(client)
         # Its server is a part of `up`, and works for no other store.
         print(*bootstrap(engine=engine, api_url=settings().api_url, claim=True), sep="\n", flush=True)
-        print(f"{end_dead_runs(client, datetime.fromisoformat(moment))} dead runs marked as crashed.", flush=True)
+        dead = end_dead_runs(client, datetime.fromisoformat(moment))
+        print(f"{many(dead, 'dead run')} marked as crashed.", flush=True)
         show_in_force(current(engine).policies)
         deploy(client, Path(written), settings().state_dir, looks_only=LOOKS_ONLY in options)
         note_deployed(client, engine)

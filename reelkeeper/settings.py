@@ -66,7 +66,7 @@ class Settings(VendorSettings):
     s3_region: str = Field("auto", description="Region; R2 accepts only auto")
     bucket: str = Field("reelkeeper", description="Bucket that holds the videos")
     prefix: str = Field(
-        "videos/", description="Nothing outside this prefix is ever read, written or deleted; / alone: the whole bucket"
+        "videos/", description="Nothing outside this prefix is ever written or deleted; / alone: the whole bucket"
     )
     key_pattern: Annotated[tuple[str, ...], NoDecode] = Field(
         DEFAULT_PATTERNS,
@@ -149,7 +149,7 @@ class Settings(VendorSettings):
     ui_url: str | None = Field(
         None,
         validation_alias=AliasChoices("REELKEEPER_UI_URL", "PREFECT_UI_URL"),
-        description="URL of Prefect's UI, for links in messages; PREFECT_UI_URL if unset",
+        description="URL of Prefect's UI, for links in messages, as it opens elsewhere; PREFECT_UI_URL if unset",
     )
     api_url: str | None = Field(
         None,

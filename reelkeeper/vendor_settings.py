@@ -33,7 +33,7 @@ class Access(NamedTuple):
 class VendorSettings(BaseSettings):
     """The settings of all vendors."""
 
-    generator: Literal["local", "http", "fal", "replicate", "runway", "openai", "comfyui"] | None = Field(
+    generator: Literal["fal", "replicate", "runway", "openai", "comfyui", "http", "local"] | None = Field(
         None,
         description="Provider of models for which the catalogue names none; if unset, the only one that is set up, or "
         "local (ffmpeg on this machine) if none is; of several, none is chosen, and such models are refused",

@@ -59,7 +59,7 @@ def publish(report: PruneReport) -> None:
     lines = [
         f"## {report.flow}, run {report.run_id[:8]}{' (dry run)' if report.dry_run else ''}",
         "",
-        f"The cache has {report.entries:,} entries; their videos have {size(report.size_bytes)}.",
+        f"Entries in the cache: {report.entries:,}; their videos have {size(report.size_bytes)}.",
         "",
         "| dropped by | entries | bytes | storage saved per month | cost to remake |",
         "|---|--:|--:|--:|--:|",

@@ -90,8 +90,8 @@ def publish(
     """Show the forecast by service with its bands, the methods, and the savings."""
     head = ["| month | service | expected | 80 % band | 95 % band | method |", "|---|---|--:|--:|--:|---|"]
     rows = [
-        f"| {cost.month:%Y-%m} | {cost.service or 'total'} | {in_dollars(cost.mean_usd)} | {_between(cost, 80)} "
-        f"| {_between(cost, 95)} | {cost.method} |"
+        f"| {cost.month:%Y-%m} | {cost.service or 'total'} | {in_dollars(cost.mean_usd)} | {cost.between(80)} "
+        f"| {cost.between(95)} | {cost.method} |"
         for cost in costs
     ]
     suggested = [f"- {finding.title}. {finding.text} {finding.suggestion}" for finding in found] or ["- nothing found"]
@@ -100,8 +100,3 @@ def publish(
     report = ForecastReport(FLOW, run_id, dry_run, as_of, totals(costs), tuple(finding.title for finding in found))
     get_run_logger().info("%s", "; ".join(report.months) or "no forecast: no usage is known yet")
     return report
-
-
-def _between(cost: Cost, level: int) -> str:
-    lower, upper = cost.bounds[level]
-    return f"{in_dollars(lower)} to {in_dollars(upper)}"

@@ -12,6 +12,7 @@ from reelkeeper.model.jobs import GLOBAL_LIMIT
 from reelkeeper.model.performance import FinishedJob, JobAtWork
 from reelkeeper.operations import Engine, Kept
 from reelkeeper.operations.jobs import queue
+from reelkeeper.rules.core.wording import many
 from reelkeeper.rules.jobs.concurrency import ConcurrencyPolicy
 from reelkeeper.rules.jobs.lanes import Lane
 from reelkeeper.rules.jobs.steering import LaneReport, Lanes, Tuned, TuningReport, explain
@@ -52,7 +53,7 @@ def publish(
     text = " ".join(lane.explained for lane in lanes)
     limit, jobs = sum(lane.limit for lane in lanes), sum(lane.jobs for lane in lanes)
     report = TuningReport(FLOW, run_id, dry_run, as_of, before.limit, limit, jobs, lanes, text)
-    lines = [f"## {before.limit} -> {limit} jobs at once, as of {as_of:%Y-%m-%d %H:%M} UTC"]
+    lines = [f"## {before.limit} -> {many(limit, 'job')} at once, as of {as_of:%Y-%m-%d %H:%M} UTC"]
     lines[0] += " (dry run)" if dry_run else ""
     for of, lane in zip(tuned, lanes, strict=True):
         lines += ["", *([f"### {lane.lane}", ""] if lane.lane else []), lane.explained, ""]

@@ -14,6 +14,7 @@ from reelkeeper.operations import Engine
 from reelkeeper.operations.alerts.alerts import Observed
 from reelkeeper.operations.health import status
 from reelkeeper.rules.core.tiers import Tiers
+from reelkeeper.rules.core.wording import many
 from reelkeeper.rules.health.findings import ServiceState
 from reelkeeper.rules.health.performance import PerformancePolicy, figures, waiting
 from reelkeeper.rules.health.performance_report import PerformanceReport, line, lines, percent, seconds
@@ -73,7 +74,8 @@ def publish(
         observed.resolved if observed else 0,
     )
     dry = " (dry run)" if report.dry_run else ""
-    waits = f"{report.queued} jobs wait, the oldest for {report.oldest_wait}; storage is {report.storage} full{dry}"
+    queued = f"{many(report.queued, 'job')} waiting, the oldest for {report.oldest_wait}"
+    waits = f"{queued}; storage is {report.storage} full{dry}"
     headings = ("of", "ended", "succeeded", "wait, mean / p95", "processing, mean / p95", "cost", "cache hits")
     table = [dict(zip(headings, performance_line, strict=True)) for performance_line in lines(seen.ended)]
     create_table_artifact(

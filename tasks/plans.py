@@ -15,7 +15,7 @@ from reelkeeper.model import Grace, PlanSummary, Verdict
 from reelkeeper.operations.core.lease import HeldLease
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.lifecycle import plans
-from reelkeeper.rules.core.wording import CONTRACT_NOT_TRIED, EXPECTED_SAVING, TRY_ANOTHER, claimed, dollars
+from reelkeeper.rules.core.wording import CONTRACT_NOT_TRIED, EXPECTED_SAVING, TRY_ANOTHER, claimed, dollars, many
 from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.rules.lifecycle.report import Report
 
@@ -66,7 +66,7 @@ def show(workspace: Workspace, plan_id: str) -> PlanSummary:
     title = f"Plan {plan.id} of {plan.flow}, as of {plan.as_of:%Y-%m-%d %H:%M} UTC"
     told = list(plans.remarks(workspace.engine, plan))
     create_markdown_artifact(_markdown(title, figures, told), key=f"{name}-plan-summary", description=title)
-    shown = f"{title}: {total:,} items" + (f", the {len(items)} largest" if total > len(items) else "")
+    shown = f"{title}: {many(total, 'item')}" + (f", the {len(items)} largest" if total > len(items) else "")
     create_table_artifact(_rows(figures), key=f"{name}-plan", description=shown)
     counts = plan.population.objects, plan.compress.objects, plan.retire.objects
     get_run_logger().info("%s: of %s live videos, %s to compress, %s to retire", title, *counts)

@@ -18,7 +18,7 @@ from reelkeeper.operations.lifecycle.outcomes import MAX_FAILURES
 from reelkeeper.operations.reports import figures, tables, text
 from reelkeeper.operations.reports.report import gather
 from reelkeeper.redaction import SHOWN, unnamed
-from reelkeeper.rules.core.wording import TRY_ANOTHER, dollars, searched, size
+from reelkeeper.rules.core.wording import TRY_ANOTHER, dollars, many, searched, size
 from reelkeeper.rules.lifecycle.report import HelpReport, Report, SyncReport, count
 from reelkeeper.rules.spend.budget import BudgetPolicy
 from reelkeeper.rules.sync import adoption as adopting
@@ -35,7 +35,7 @@ def publish(workspace: Workspace, plan: PlanSummary, run_id: str) -> Report:
             {"item": outcome.video_id, "reason": unnamed(outcome.reason), "bytes": outcome.before_bytes}
             for outcome in report.failures
         ]
-        create_table_artifact(rows, key=f"{name}-failures", description=f"{report.failed:,} items failed")
+        create_table_artifact(rows, key=f"{name}-failures", description=f"{many(report.failed, 'item')} failed")
     counts = ", ".join(f"{done.objects:,} {done.outcome}" for done in report.done) or "nothing to do"
     get_run_logger().info("%s: %s; %s bytes saved", plan.flow, counts, f"{report.saved_bytes:,}")
     return report
@@ -106,7 +106,7 @@ def publish_help(
         "|---|--:|--:|--:|",
         *_done(report.done),
         "",
-        f"{left.objects:,} of {everything.objects:,} videos are left.",
+        f"Left: {left.objects:,} of {many(everything.objects, 'video')}.",
     ]
     create_markdown_artifact("\n".join(lines), key="transcode-videos-report")
     return report

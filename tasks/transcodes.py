@@ -26,6 +26,7 @@ from reelkeeper.operations.core.workspace import Workspace, open_workspace
 from reelkeeper.operations.lifecycle import outcomes as carried_out
 from reelkeeper.operations.lifecycle import plans
 from reelkeeper.operations.lifecycle.compress import Batch, CompressionJob, claim, compress, load_job, may_go_on
+from reelkeeper.rules.core.wording import many
 from reelkeeper.rules.lifecycle import transcode
 from reelkeeper.rules.lifecycle.lifecycle import Appraise, LifecyclePolicy
 from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe
@@ -234,7 +235,7 @@ class _Progress:
     def __init__(self, workspace: Workspace, plan_id: str) -> None:
         self._workspace, self._plan_id, self._shown, self._at = workspace, plan_id, 0.0, time.monotonic()
         videos = carried_out.left(workspace.engine, plan_id)[1].objects
-        made = create_progress_artifact(0.0, key="tier-storage-progress", description=f"{videos:,} videos")
+        made = create_progress_artifact(0.0, key="tier-storage-progress", description=many(videos, "video"))
         self._artifact = cast("UUID", made)  # a coroutine only inside an event loop
 
     def show(self) -> None:

@@ -102,7 +102,7 @@ def _section(method: str, path: str, said: dict[str, Any]) -> str:
     needed = f"It needs the scope `{scopes[0]}`." if scopes else "It needs no token."
     summary = str(said.get("summary", "")).rstrip("?.")
     parts = [
-        f"### {method} {path} {{#{_anchor(method, path)}}}",
+        f"### {method} {path}",
         f"**{summary}.** {said.get('description', '')}",
         needed,
     ]
@@ -135,7 +135,8 @@ def _scopes(said: dict[str, Any]) -> list[str]:
 
 
 def _anchor(method: str, path: str) -> str:
-    return "-".join(re.findall(r"\w+", f"{method} {path}".lower()))
+    """Return the anchor that both GitHub and mkdocs give to the heading of a route."""
+    return re.sub(r"[^\w-]", "", f"{method} {path}".lower().replace(" ", "-"))
 
 
 def _body(name: str, said: dict[str, Any]) -> str:

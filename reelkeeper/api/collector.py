@@ -4,6 +4,7 @@ Names and units follow Prometheus's conventions: seconds, bytes, dollars; `_tota
 of docs/monitoring.md with these metrics.
 """
 
+import platform
 import threading
 import time
 from collections import Counter
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from importlib.metadata import version
 from typing import Any, Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -65,6 +67,8 @@ class Service(Collector):
                     day = now(session).date()
                     counts = schema.rows(session), usage.operations(session, day.replace(day=1), day)
                     kept = self._kept = _Kept(time.monotonic() + KEPT_SECONDS, found.money, *counts)
+        about = {"version": version("reelkeeper"), "schema": schema.head(), "python": platform.python_version()}
+        yield _gauge("reelkeeper_build_info", "1; the labels say what runs", (*about,), [((*about.values(),), 1.0)])
         yield from _flows(found)
         yield from _videos(found)
         yield from _work(found)

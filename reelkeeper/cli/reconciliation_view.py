@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from reelkeeper.cli.opening import configured, store
 from reelkeeper.cli.screen import emit, say, table
 from reelkeeper.rules.billing.focus import exact_usd, written
+from reelkeeper.rules.core.wording import many
 
 if TYPE_CHECKING:
     from reelkeeper.operations.billing.metering import Reconciled
@@ -54,8 +55,8 @@ def _print_usage(found: "Reconciled", month: str) -> None:
         ]
         table(("!sku", "unit", ">ours", ">Cloudflare's", ">difference", ">$ list"), rows)
     say(
-        f"{month}: {len(days.both)} days are known to both, {len(days.only_ours)} only to us, "
-        f"{len(days.only_theirs)} only to Cloudflare."
+        f"{month}: days known to both {len(days.both)}, only to us {len(days.only_ours)}, "
+        f"only to Cloudflare {len(days.only_theirs)}."
     )
     if found.billed_by_cloudflare_usd is None:
         say(f"Charged for R2: ${written(found.charged_usd)}. Cloudflare's bill is unknown: {found.trouble}.")
@@ -135,9 +136,8 @@ def _print_jobs(found: "VendorComparison", provider: str, month: str) -> None:
         _sum_up(found, provider)
         return
     say(
-        f"{month} at {provider}: {len(found.both):,} jobs are known to both, made for {found.requests:,} of our "
-        f"requests; {len(found.only_ours):,} are known only to us, "
-        f"{len(found.only_theirs):,} only to {provider}."
+        f"{month} at {provider}: jobs known to both {len(found.both):,}, made for {many(found.requests, 'request')} "
+        f"of ours; only to us {len(found.only_ours):,}, only to {provider} {len(found.only_theirs):,}."
     )
     for job in found.only_ours:
         at_vendor = job.vendor_id or "no name there"

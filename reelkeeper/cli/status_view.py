@@ -23,7 +23,7 @@ from reelkeeper.rules.jobs.breaker import Phase
 
 _WIDE = 108  # characters, from which on two panels fit side by side
 _NANO_IN_MICRO = 1000
-_STYLES = {Severity.CRITICAL: "red", Severity.WARNING: "yellow", Severity.NOTICE: "blue"}
+_SIGNS = {Severity.CRITICAL: ("✗", "red"), Severity.WARNING: ("!", "yellow"), Severity.NOTICE: ("i", "blue")}
 _FULL, _NEARLY = 1.0, 0.8  # of a budget
 _MAX_LIMITS = 8
 
@@ -89,7 +89,7 @@ def _headline(found: Status) -> Text:
 def _flows(found: Status) -> Panel:
     table = _grid("left", "left", "right", "right")
     for flow in found.flows:
-        mark, style = ("●", "green") if not flow.is_overdue else ("●", "red")
+        mark, style = ("✓", "green") if not flow.is_overdue else ("✗", "red")
         if flow.last_ok_at is None and not flow.is_overdue:
             mark, style = "○", "dim"  # it may still come
         table.add_row(Text(mark, style), flow.flow, _last(flow, found.as_of), _took(flow))
@@ -192,7 +192,7 @@ def _alerts(found: Status) -> Panel:
     table = _grid("left", "left")
     for alert in found.alerts:
         seen = f" (seen by {alert.acknowledged_by})" if alert.acknowledged_by else ""
-        table.add_row(Text("●", _STYLES.get(alert.severity, "blue")), Text(f"{alert.title}{seen}"))
+        table.add_row(Text(*_SIGNS[Severity(alert.severity)]), Text(f"{alert.title}{seen}"))
     return _panel("Alerts: reelkeeper alerts", table)
 
 

@@ -24,6 +24,7 @@ MonthlyBudget = Annotated[
     str | None, typer.Option(metavar="USD", help="Compare the month with this budget in dollars, or `none`.")
 ]
 
+INTERRUPTED = 130  # the exit code after Ctrl-C: 128 and the number of SIGINT, as shells have it
 _MAX_MICROUSD = 10**12  # maximum of one ledger transfer
 _POWERS = {"K": 1, "M": 2, "G": 3, "T": 4}
 

@@ -18,6 +18,7 @@ _EARLIER: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
 _NOT_IN_AN_EARLIER_ID: Final = re.compile(r"[^A-Za-z0-9_-]+")
 _SLUG: Final = 40  # characters that are kept of a name
 _HASH: Final = 12  # hex digits: 48 bits distinguish equal names
+_MADE: Final = re.compile(rf"[A-Za-z0-9_-]{{1,{_SLUG}}}-[0-9a-f]{{{_HASH}}}")
 _MAX_UNIQUE: Final = 128  # characters
 
 
@@ -60,6 +61,11 @@ def earlier_id(name: str, *owners: str) -> str:
         return name
     slug = _NOT_IN_AN_EARLIER_ID.sub("-", name).strip("-")[:_SLUG]
     return f"{slug or 'x'}-{_digest(*owners, name)}"
+
+
+def is_made(text: str) -> bool:
+    """Return whether versions before 0.2 may have made this id of a name; others may look so, too."""
+    return bool(_MADE.fullmatch(text))
 
 
 def unique_id(video_id: str, user_id: str, name: str) -> str:

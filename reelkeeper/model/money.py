@@ -2,7 +2,7 @@
 
 from datetime import date, datetime
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 
 class StorageClass(StrEnum):
@@ -101,10 +101,13 @@ class JobTotal(NamedTuple):
     refusals: int  # requests that were refused in the period, as its limit left no room
 
 
+TOO_SHORT: Final = "less than a week of usage is known, too little for a range"  # a forecast's `method`
+
+
 class CostForecast(NamedTuple):
     """The forecast of one service's cost in a month, or with `service` "" of all, by a run of `forecast_costs`.
 
-    Eight of ten months end between `lower80` and `upper80`, and one above.
+    Eight of ten months end between `lower80` and `upper80`, and one above, where the forecast `has_range`.
     """
 
     month: date  # its first day
@@ -116,6 +119,11 @@ class CostForecast(NamedTuple):
     lower95_microusd: int
     upper95_microusd: int
     method: str
+
+    @property
+    def has_range(self) -> bool:
+        """Check whether enough is known to say how far the month may be from what is expected."""
+        return self.method != TOO_SHORT
 
 
 class AccountKind(StrEnum):

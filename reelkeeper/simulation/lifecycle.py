@@ -20,6 +20,7 @@ from typing import Final, NamedTuple, Protocol
 import numpy as np
 
 from reelkeeper.model import Video
+from reelkeeper.rules.core.wording import many
 from reelkeeper.simulation.lifecycle_account import PERIOD_DAYS, Account, Bytes, Reads
 from reelkeeper.simulation.lifecycle_fates import UNBORN, Clock, Fates, Group, Judgement, Trial, keep_everything
 from reelkeeper.simulation.lifecycle_limits import NEVER, UNKNOWN, Ints
@@ -388,7 +389,7 @@ def _courses(tallies: Sequence[_Tally], span: Span) -> Iterator[Course]:
                         *account.operations(first, last),
                     )
                 )
-            name = trial.name if days is None else f"{trial.name}, Infrequent Access after {days} days"
+            name = trial.name if days is None else f"{trial.name}, Infrequent Access after {many(days, 'day')}"
             at_once = int(tally.compressed[0]), sum(int(nights[0]) for nights in tally.retired.values())
             regret = Regret(tally.views, tally.videos, tally.users, dict(sorted(tally.views_by_tier.items())))
             yield Course(name, tuple(months), regret, at_once)

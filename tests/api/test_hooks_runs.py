@@ -9,6 +9,7 @@ from reelkeeper.api.routes.hooks import RUNS_PATH
 from reelkeeper.model.access import Scope
 from reelkeeper.operations.alerts.alerts import observe
 from reelkeeper.rules.alerts import alerting
+from reelkeeper.settings import settings
 from reelkeeper.store.alerts import alerts, outbox
 from reelkeeper.store.core.engine import reading
 from tests.api.answers import problem
@@ -21,7 +22,7 @@ RUN: dict[str, Any] = {
     "run_id": "a949bf33-cecb-430f-a764-37291829dec9",
     "run_name": "tier-storage 2026-11-24",
     "message": "PartialFailure: <!channel> & 1 of 3",
-    "url": "http://127.0.0.1:4200/runs/flow-run/a949bf33",
+    "url": "http://127.0.0.1:4200/runs/flow-run/a949bf33-cecb-430f-a764-37291829dec9",
 }
 
 
@@ -42,7 +43,33 @@ def test_a_failed_run_raises_one_alert_however_often_it_is_reported_or_fails_aga
     with reading(world.workspace.engine) as session:
         (found,) = [alert for alert in alerts.listed(session, everything=False, limit=9) if alert.rule == "run_failed"]
     assert found.text == RUN["message"]
-    assert [*found.figures[1]] == ["Look", RUN["url"]]
+    assert [label for label, _ in found.figures] == ["Run"]  # its address opens on this machine alone
+
+
+@pytest.mark.parametrize(
+    ("ui_url", "url", "link"),
+    [
+        ("https://prefect.example", RUN["url"], "https://prefect.example/v2/runs/flow-run/"),
+        (
+            "http://127.0.0.1:4200",
+            RUN["url"].replace("127.0.0.1:4200", "10.0.0.5"),
+            "http://10.0.0.5/v2/runs/flow-run/",
+        ),
+        (None, RUN["url"].replace("127.0.0.1", "localhost"), None),
+        (None, RUN["url"].replace("127.0.0.1", "[::1]"), None),
+        (None, None, None),
+    ],
+)
+def test_a_link_opens_from_elsewhere_or_is_not_there(
+    client_for: NewClient, world: World, monkeypatch: pytest.MonkeyPatch, ui_url: str | None, url: str, link: str | None
+) -> None:
+    if ui_url:
+        monkeypatch.setenv("REELKEEPER_UI_URL", ui_url)
+    settings.cache_clear()
+    assert client_for(Scope.RUNS).post(RUNS_PATH, json=RUN | {"url": url}).status_code == 204
+    with reading(world.workspace.engine) as session:
+        (found,) = [alert for alert in alerts.listed(session, everything=False, limit=9) if alert.rule == "run_failed"]
+    assert {figure[0]: figure[1] for figure in found.figures}.get("Look") == (link and f"{link}{RUN['run_id']}")
 
 
 def test_the_alert_of_a_flow_is_resolved_by_its_own_success_only(client_for: NewClient, world: World) -> None:

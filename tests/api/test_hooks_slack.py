@@ -168,8 +168,8 @@ def test_a_refused_plan_is_approved_once_by_a_press_and_prefect_carries_it_out(
     channel.deliver()
     said = channel.press("why")
     assert marked(said) == snapshot("""\
-expire_videos was refused: 8 of 8 live videos, 8,000 bytes
-refused, and nothing was changed: expire_videos selected 8 of 8 live videos, 8,000 bytes
+expire_videos was refused: 8 of 8 live videos, 8.0 kB
+refused, and nothing was changed: expire_videos selected 8 of 8 live videos, 8.0 kB
   max_objects: 8 videos, limit 5
   for example: v0, v1, v2, v3, v4
   plan: ID
@@ -180,13 +180,13 @@ What to do: If that is meant, approve this plan once; else look at what has chan
 warning, firing: first DAY TIME, last DAY TIME UTC
 
 Plan ID:
-8 retire old, 8,000 bytes
+8 retire old, 8.0 kB
 The largest:
-v0 of bob, 1,000 bytes: old
-v1 of bob, 1,000 bytes: old
-v2 of bob, 1,000 bytes: old
-v3 of bob, 1,000 bytes: old
-v4 of bob, 1,000 bytes: old
+v0 of bob, 1.0 kB: old
+v1 of bob, 1.0 kB: old
+v2 of bob, 1.0 kB: old
+v3 of bob, 1.0 kB: old
+v4 of bob, 1.0 kB: old
 All: reelkeeper plan --show ID\
 """)
     assert marked(channel.press("approve")) == snapshot("Plan ID is approved for one run, and run run-0 was started.")
@@ -200,7 +200,7 @@ All: reelkeeper plan --show ID\
     assert channel.told() == snapshot(
         [
             "ada (Slack U0123ADA) approved a refused plan of expire_videos",
-            "expire_videos was refused: 8 of 8 live videos, 8,000 bytes",
+            "expire_videos was refused: 8 of 8 live videos, 8.0 kB",
         ]
     )
 

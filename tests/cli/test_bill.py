@@ -217,7 +217,7 @@ def test_our_count_is_compared_with_cloudflares(reelkeeper: Run, ask: Ask) -> No
     assert as_read(said) == snapshot("""\
 sku unit ours Cloudflare's difference $ list
 r2-storage-standard Byte-Days 30,000,000,000 32,000,000,000 2,000,000,000 0.001
-2026-06: 2 days are known to both, 18 only to us, 0 only to Cloudflare.
+2026-06: days known to both 2, only to us 18, only to Cloudflare 0.
 Charged for R2: $0.015. Cloudflare's bill is unknown: REELKEEPER_CLOUDFLARE_API_TOKEN is not
   set, so Cloudflare was not asked.\
 """)
@@ -238,8 +238,7 @@ def test_a_job_that_only_the_provider_knows_is_named_with_its_cost(
         assert (found["jobs_of_both"], found["only_ours"], found["differences"]) == (0, [], [])
         said = reelkeeper("bill", "--reconcile", "fal").stdout
     assert as_read(said, at=TIME, month=re.compile(r"\d{4}-\d\d(?= at)")) == snapshot("""\
-<month> at fal: 0 jobs are known to both, made for 0 of our requests; 0 are known only to us, 1
-  only to fal.
+<month> at fal: jobs known to both 0, made for 0 requests of ours; only to us 0, only to fal 1.
 Only known to fal: fal-ai/veo3.1/requests/p1, fal-ai/veo3.1, <at>, $0.50.
 Ours: $0.00. fal bills $0.50: a difference of $0.50.\
 """)

@@ -1,5 +1,6 @@
 """`--param`: text becomes a flow's parameters, or is refused with field, value and limit."""
 
+import inspect
 import json
 import math
 from typing import Annotated, Any
@@ -254,6 +255,12 @@ def form(policy: type[BaseModel], in_force: Policies) -> dict[str, Any]:
 
 def test_a_form_shows_the_policy_in_force_sends_no_defaults_and_accepts_null_and_never() -> None:
     schema = form(LifecyclePolicy, DEFAULTS.overridden(lifecycle=LifecyclePolicy(compress_below_views=9)))
+    told = schema["description"]  # beside null, on which the form opens
+    assert told.startswith(inspect.cleandoc(LifecyclePolicy.__doc__ or "").splitlines()[0])
+    assert {f"{name} " in told for name in LifecyclePolicy.model_fields} == {True}
+    assert " compress_below_views 9; " in told
+    assert [option.get("title") for option in schema["anyOf"] if option.get("type") == "null"] == [overrides._UNSET]
+    assert "default" not in schema
     field = schema["$defs"]["LifecyclePolicy"]["properties"]["compress_below_views"]
     assert field["description"].endswith("As deployed: 9")
     assert "default" not in field
@@ -266,6 +273,7 @@ def test_a_form_shows_the_policy_in_force_sends_no_defaults_and_accepts_null_and
 def test_a_form_has_the_fields_of_each_tier_that_is_in_force() -> None:
     gold = Tiers({"free": SHIPPED.root["free"], "gold": TierPolicy(retention_days=400, quota_bytes=GIB)})
     schema = form(Tiers, DEFAULTS.model_copy(update={"tiers": gold}))
+    assert all(value in schema["description"] for value in ("gold.retention_days 400", f"gold.quota_bytes {GIB}"))
     tiers = schema["$defs"]["Tiers"]
     assert list(tiers["properties"]) == ["free", "gold"]
     shown = {

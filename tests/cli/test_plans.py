@@ -130,7 +130,7 @@ Kept: 1 claimed.
 1 object, 2.0 MB, claimed by run killed, which deletes them now or was killed: in that case, a
   purge from <until> UTC on continues with them.
 With --apply, the guard would refuse: refused, and nothing was changed: purge_retired selected 0
-  of 0 live videos, 0 bytes
+  of 0 live videos, 0 B
 min_population_percent: 0 live videos, where the last good run left 1,200; at least 80 % must be
   there
 for example: no samples

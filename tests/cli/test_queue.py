@@ -148,7 +148,7 @@ Job long waits: provider fal is failing and gets no job until <at> UTC: 402, no 
   jobs behind it go on.\
 """)
     assert as_read(reelkeeper("status").stdout, only="provider fal", at=CLOCK) == snapshot("""\
-● The provider fal lets our account in no more
+✗ The provider fal lets our account in no more
 provider fal unwell no job until <at>\
 """)
 

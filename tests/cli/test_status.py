@@ -56,7 +56,7 @@ def test_an_overdue_flow_is_highlighted_and_ends_with_10_only_on_request(
 ) -> None:
     let_pass(opened, "sync_catalog", 5)
     assert as_read(reelkeeper("status").stdout, only="sync_catalog") == snapshot(
-        "● sync_catalog 5 hours ago, due every 1 hour"
+        "✗ sync_catalog 5 hours ago, due every 1 hour"
     )
     assert "overdue: sync_catalog" in reelkeeper("status", "--check", exit_code=10).stderr
     assert ask("status", "--check", exit_code=10)["overdue"] == ["sync_catalog"]
@@ -91,7 +91,7 @@ def test_a_store_that_is_new_waits_for_its_flows(configured: Settings, reelkeepe
     with open_store(configured) as engine, transaction(engine, "test") as session:
         session.execute(sa.update(deployment).values(created_at=now(session) - timedelta(days=30)))
     said = reelkeeper("status", "--check", exit_code=10)
-    assert as_read(said.stdout, only="purge_retired") == snapshot("● purge_retired never, due every 1 day")
+    assert as_read(said.stdout, only="purge_retired") == snapshot("✗ purge_retired never, due every 1 day")
 
 
 def test_the_queue_and_the_budgets_are_those_of_this_moment(

@@ -55,6 +55,6 @@ Invalid value: give an endpoint, or --all\
 """)
     assert "needs --reason" in reelkeeper("webhooks", "release", "--all", exit_code=2).output
     assert as_read(reelkeeper("webhooks", "release", "--all", "--reason", "mail").output) == snapshot(
-        "0 notices count as given from now on; their days of notice begin."
+        "Given from now on: 0 notices, whose days begin."
     )
     assert "notice_release" in reelkeeper("audit").output

@@ -62,7 +62,7 @@ def test_the_demo_runs_in_an_empty_home_and_a_second_time(tmp_path: Path) -> Non
         "18 requests of 4 users at once",
         "was lost on purpose.",
         "The vendor received 13 requests for 13 videos, each paid once.",
-        "13 jobs are known to both, made for 13 of our requests; 0 are known only to us, 0 only to fal.",
+        "jobs known to both 13, made for 13 requests of ours; only to us 0, only to fal 0.",
         "Ours: $0.13. fal bills $0.13: a difference of $0.00.",
         "size and length are as requested, and all 624 frames decode",
         "13 came from the cache",

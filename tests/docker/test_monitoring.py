@@ -59,7 +59,12 @@ def test_each_query_asks_for_what_is_collected(query: str, told: str) -> None:
 def test_every_collected_metric_is_on_the_dashboard() -> None:
     asked = {name for query, _ in queries() for name, _ in _METRIC.findall(query)}
     shown = asked | {_FAMILY.sub("", name) for name in asked}
-    left_out = {"reelkeeper_retired_blobs", "reelkeeper_next_purge_timestamp_seconds", "reelkeeper_store_rows"}
+    left_out = {
+        "reelkeeper_build_info",
+        "reelkeeper_retired_blobs",
+        "reelkeeper_next_purge_timestamp_seconds",
+        "reelkeeper_store_rows",
+    }
     assert known().keys() - shown == left_out | {"reelkeeper_dispatch_starts_total"}
 
 
@@ -67,6 +72,10 @@ def test_each_rule_says_what_to_do_and_each_panel_has_a_place_of_its_own() -> No
     assert all(
         rule["labels"]["severity"] in {"warning", "critical"} and rule["annotations"]["summary"] for rule in rules()
     )
+    for rule in rules():
+        page, _, anchor = rule["annotations"]["runbook_url"].partition("#")
+        headings = re.findall(r"^## (.+)$", (ROOT / page).read_text(), re.MULTILINE)
+        assert anchor in {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}, page
     taken: set[tuple[int, int]] = set()
     for panel in panels():
         at = panel["gridPos"]

@@ -11,6 +11,7 @@ import pytest
 import typer
 
 from docs.generated import flows
+from docs.generated.pages import by_hand
 from reelkeeper.cli import app, parameters
 from tests.docs.conftest import ROOT
 
@@ -25,7 +26,7 @@ ENDS = re.compile(r"[;|&>]")
 
 def lines(path: Path) -> Iterator[str]:
     """Yield every command line of a page that begins with `reelkeeper` in a block of code."""
-    for block in FENCE.finditer(path.read_text()):
+    for block in FENCE.finditer(by_hand(path.read_text())):
         for line in block[2].replace("\\\n", " ").splitlines():
             found = re.match(r"\s*(?:\*/5 \* \* \* \* |\$ |(?:sudo )?(?:\.venv/bin/))?(reelkeeper(?: .*)?)$", line)
             if found:
@@ -34,7 +35,7 @@ def lines(path: Path) -> Iterator[str]:
 
 def mentions(path: Path) -> Iterator[str]:
     """Yield every command that a sentence mentions, which may lack required arguments."""
-    yield from INLINE.findall(FENCE.sub("", path.read_text()))
+    yield from INLINE.findall(FENCE.sub("", by_hand(path.read_text())))
 
 
 def words(line: str) -> list[str]:

@@ -104,7 +104,7 @@ In total: 2 to retire; <size>, under $0.000001 a month.
 All that is stored, <size>, is within R2's free 10 GB: storing less does not lower the bill yet.
   Dollars here are at list price.
 With --apply, the guard would refuse: refused, and nothing was changed: expire_videos selected 2
-  of 3 live videos, <size> bytes
+  of 3 live videos, <size>
 max_objects: 2 videos, limit 0
 for example: v0, v1
 plan: <plan>

@@ -86,7 +86,7 @@ def test_a_shrunken_catalogue_is_refused_after_a_good_run(old: Scene) -> None:
     with pytest.raises(GuardRefused) as refused:
         expire_videos(dry_run=False)
     assert as_read(refused.value, **DRAWN) == snapshot("""\
-refused, and nothing was changed: expire_videos selected 1 of 2 live videos, <size> bytes
+refused, and nothing was changed: expire_videos selected 1 of 2 live videos, <size>
 min_population_percent: 2 live videos, where the last good run left 7; at least 80 % must be
   there
 for example: v9

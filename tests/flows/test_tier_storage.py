@@ -125,7 +125,7 @@ def test_the_guard_refuses_before_the_first_change_and_its_override_applies_the_
     with pytest.raises(GuardRefused) as told:
         tier_storage(limits=all_at_once, dry_run=False)
     assert as_read(told.value, **DRAWN) == snapshot("""\
-refused, and nothing was changed: tier_storage selected 5 of 11 live videos, <size> bytes
+refused, and nothing was changed: tier_storage selected 5 of 11 live videos, <size>
 max_percent: 5 of 11 live videos (45.45 %), limit 5 %
 max_percent_in_24h: 5 of 11 videos in 24 hours (45.45 %), limit 10 %
 for example: forgotten, more0, more1, more2, more3

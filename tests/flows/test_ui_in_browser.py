@@ -129,6 +129,8 @@ def run_id(ui: str, tab: Page) -> str:
     tab.goto(f"{ui}/v2/deployments/deployment/{deployment}")
     tab.get_by_role("button", name="Run", exact=True).click()
     tab.get_by_role("menuitem", name=re.compile("Custom run")).click()
+    visible(tab, re.compile("Ages at which a video is compressed or retired as cold.* As deployed: .*grace_days 7"))
+    keep(tab, "form-closed", full_page=True)
     visible(tab, re.compile("^LifecyclePolicy$")).click()  # exceptions to the policies in force: none, unless opened
     visible(tab, "Compress Below Views")
     for said in (

@@ -121,7 +121,7 @@ class Scratch:
         """Delete everything here: besides the purge the only code that deletes, and only objects of the contract."""
         if left := self.bucket.delete(list(self.listed())):
             first = next(iter(left.items()))
-            raise Broken(f"{len(left)} objects under {self.bucket.prefix} could not be deleted: {first}")
+            raise Broken(f"objects under {self.bucket.prefix} that could not be deleted: {len(left)}, first {first}")
 
 
 @contextmanager

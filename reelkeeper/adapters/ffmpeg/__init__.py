@@ -3,6 +3,7 @@
 from reelkeeper.adapters.ffmpeg.animate import Scene, animate
 from reelkeeper.adapters.ffmpeg.encode import Encoding, encode
 from reelkeeper.adapters.ffmpeg.probe import inspect
+from reelkeeper.adapters.ffmpeg.process import stop
 from reelkeeper.adapters.ffmpeg.quality import decode, measure
 from reelkeeper.adapters.ffmpeg.runner import Progress
 from reelkeeper.adapters.ffmpeg.tools import tools
@@ -16,5 +17,6 @@ __all__ = [
     "encode",
     "inspect",
     "measure",
+    "stop",
     "tools",
 ]

@@ -14,7 +14,7 @@ from typing import IO, Final
 
 from reelkeeper.adapters.ffmpeg import landlock, seccomp
 from reelkeeper.adapters.ffmpeg.sandbox import ENVIRONMENT, Bounds, Walls, ceilings
-from reelkeeper.errors import MediaError, NotAVideo
+from reelkeeper.errors import MediaError, NotAVideo, Stopped
 
 _TERMINATE_TIMEOUT_SECONDS = 3.0  # between SIGTERM and SIGKILL
 
@@ -33,6 +33,8 @@ class Tool:
             report = self._receive()
         except TimeoutError:
             return None
+        if _LAUNCHER.is_stopped:
+            raise Stopped(f"{self.name} was ended with its run")
         if not report:
             raise MediaError(f"{self.name}: the program that starts media tools has ended, and this one with it")
         result = json.loads(report)
@@ -103,6 +105,7 @@ class _Launcher:
     """The launcher of this process, started on first use, and restarted after it was killed."""
 
     def __init__(self) -> None:
+        self.is_stopped = False
         self._reset()
 
     def _reset(self) -> None:
@@ -113,6 +116,8 @@ class _Launcher:
     def order(self, message: bytes, descriptors: Sequence[int]) -> None:
         """Order the start of a tool."""
         with self._lock:
+            if self.is_stopped:
+                raise Stopped("the run was told to end, and starts no more tools")
             try:
                 self._send(message, descriptors)
             except (BrokenPipeError, ConnectionResetError):
@@ -165,5 +170,13 @@ class _Launcher:
 
 
 _LAUNCHER = _Launcher()
+
+
+def stop() -> None:
+    """End all tools of this process, and let it start no more. It does not wait: a signal's handler may call it."""
+    _LAUNCHER.is_stopped = True
+    threading.Thread(target=_LAUNCHER.leave, daemon=True).start()
+
+
 atexit.register(_LAUNCHER.leave)
 os.register_at_fork(after_in_child=_LAUNCHER.forget)

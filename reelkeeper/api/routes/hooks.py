@@ -21,6 +21,7 @@ from reelkeeper.api.load import WRITE, Loaded
 from reelkeeper.errors import OrchestratorError, SinkError
 from reelkeeper.model.access import Scope
 from reelkeeper.operations.alerts.alerts import observe
+from reelkeeper.operations.alerts.outbox import run_link
 from reelkeeper.operations.jobs.claim import name_sent, poll_now
 from reelkeeper.operations.lifecycle.clicks import ClickResult, carry_out
 from reelkeeper.operations.lifecycle.plans import start_approved
@@ -88,7 +89,8 @@ def run_in_trouble(run: TroubledRun, app_state: CurrentState) -> Response:
     """Raise an alert. A repeated call, or another run that fails in the same way, raises no second one."""
     if run.is_manual_dry_run:
         return Response(status_code=204)
-    found = alerting.finding(run.trouble, run.flow, run_name=run.run_name, message=run.message or "", url=run.url or "")
+    url = run_link(settings().ui_url, run.run_id) or run_link(None, run.url or "")
+    found = alerting.finding(run.trouble, run.flow, run_name=run.run_name, message=run.message or "", url=url)
     observe(app_state.workspace.engine, [found], rules=(), run_id=run.run_id)
     return Response(status_code=204)
 

@@ -10,13 +10,24 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from reelkeeper.api.app_state import CurrentState, IdempotencyKey, Whose, needs
+from reelkeeper.api.app_state import AppState, CurrentState, IdempotencyKey, Whose, needs
 from reelkeeper.api.load import STREAM, WORK, WRITE
 from reelkeeper.api.problems import documented, problem
 from reelkeeper.model.access import Scope
 from reelkeeper.model.ids import Id
 from reelkeeper.model.jobs import IN_FLIGHT
-from reelkeeper.model.requests import Cached, Declined, GenerationRequest, Joined, Queued, RefusedFor, Tag, Unfulfilled
+from reelkeeper.model.requests import (
+    Admission,
+    Cached,
+    Declined,
+    GenerationRequest,
+    Joined,
+    Queued,
+    RefusedFor,
+    Tag,
+    Unfulfilled,
+)
+from reelkeeper.operations.core.either_id import for_user
 from reelkeeper.operations.jobs import settle
 from reelkeeper.operations.jobs.admit import admit
 from reelkeeper.operations.jobs.follow import Followed, follow
@@ -135,14 +146,12 @@ def ask(
     body: NewJob, key: IdempotencyKey, app_state: CurrentState, request: Request, response: Response
 ) -> Admitted | JSONResponse:
     """Answer at once: the video, a place in the queue, or a refusal. Credits and bytes are held until the job ends."""
-    answer = admit(
-        app_state.workspace.engine,
-        body.request,
-        user_id=body.user_id,
-        client_key=key,
-        provider=app_state.provider,
-        tag=body.tag,
-    )
+    engine, provider = app_state.workspace.engine, app_state.provider
+
+    def answered(user_id: str) -> Admission:
+        return admit(engine, body.request, user_id=user_id, client_key=key, provider=provider, tag=body.tag)
+
+    answer = for_user(engine, body.user_id, answered)
     match answer:
         case Declined(code, reason, retry_seconds):
             wait = 30 if code == RefusedFor.FROZEN else retry_seconds
@@ -166,7 +175,7 @@ def ask(
 )
 def job(job_id: JobId, app_state: CurrentState, whose: Annotated[Whose, Query()]) -> Job:
     """Return the job's place in the queue and estimated wait, its progress, or its result."""
-    return _as_job(follow(app_state.workspace.engine, job_id, user_id=whose.user_id))
+    return _as_job(_follow(app_state, job_id, whose))
 
 
 @router.get(
@@ -180,9 +189,7 @@ async def events(
     job_id: JobId, app_state: CurrentState, request: Request, whose: Annotated[Whose, Query()]
 ) -> EventStream:
     """Send the job, as `GET /v1/jobs/{id}` returns it, whenever it changes; the last event has the result."""
-    first = await run_sync(
-        lambda: follow(app_state.workspace.engine, job_id, user_id=whose.user_id)
-    )  # raises NotFound, a 404
+    first = await run_sync(lambda: _follow(app_state, job_id, whose))  # raises NotFound, a 404
     changes: AsyncIterator[Followed | None] = request.app.state.following.changes(first)
     return EventStream(
         _sent(changes, request.state.is_known), headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -197,9 +204,16 @@ async def events(
 )
 def cancel(job_id: JobId, app_state: CurrentState, whose: Annotated[Whose, Query()]) -> Cancelled:
     """Cancel a waiting job at no charge, or have a worker stop one that runs or that a provider has. Safe to repeat."""
-    run_id = f"api-{uuid4().hex[:12]}"
-    state = settle.cancel(app_state.workspace.engine, job_id, run_id=run_id, user_id=whose.user_id)
+    engine, run_id = app_state.workspace.engine, f"api-{uuid4().hex[:12]}"
+    state = for_user(
+        engine, whose.user_id, lambda user_id: settle.cancel(engine, job_id, run_id=run_id, user_id=user_id)
+    )
     return Cancelled(job_id=job_id, state=state.value)
+
+
+def _follow(app_state: AppState, job_id: str, whose: Whose) -> Followed:
+    engine = app_state.workspace.engine
+    return for_user(engine, whose.user_id, lambda user_id: follow(engine, job_id, user_id=user_id))
 
 
 async def _sent(changes: AsyncIterator[Followed | None], is_known: Callable[[], Awaitable[bool]]) -> AsyncIterator[str]:

@@ -13,6 +13,7 @@ from reelkeeper.api.paths import VideoId
 from reelkeeper.api.problems import documented
 from reelkeeper.model.access import Caller, Scope
 from reelkeeper.model.ids import Id
+from reelkeeper.operations.core.either_id import for_video
 from reelkeeper.operations.lifecycle import cache_purge
 from reelkeeper.operations.removals import lock_ends
 from reelkeeper.operations.removals import takedown as operation
@@ -81,14 +82,19 @@ def take_down(
 
     Only a legal hold stops a takedown; a grace period, a freeze or another hold does not.
     """
-    found = operation.take_down(
-        app_state.workspace,
-        body.video_id,
-        operation.Order(caller.name, body.reason, f"takedown-{uuid4().hex[:12]}"),
-        scratch=app_state.scratch,
-        same_bytes=body.same_bytes,
-        max_videos=body.max_videos,
-    )
+    order = operation.Order(caller.name, body.reason, f"takedown-{uuid4().hex[:12]}")
+
+    def taken_down(video_id: str, _user_id: str | None) -> operation.Certificate:
+        return operation.take_down(
+            app_state.workspace,
+            video_id,
+            order,
+            scratch=app_state.scratch,
+            same_bytes=body.same_bytes,
+            max_videos=body.max_videos,
+        )
+
+    found = for_video(app_state.workspace.engine, body.video_id, None, taken_down)
     background.add_task(cache_purge.catch_up, app_state.workspace.engine, settings(), "takedown")
     return Certificate.of(lock_ends.explain(app_state.workspace, found, lock_ends.reader(settings())))
 
@@ -101,4 +107,7 @@ def take_down(
 )
 def certificate(video_id: VideoId, app_state: CurrentState) -> Certificate:
     """Return what was taken down with a video, and what is still stored."""
-    return Certificate.of(operation.certificate(app_state.workspace.engine, video_id))
+    engine = app_state.workspace.engine
+    return Certificate.of(
+        for_video(engine, video_id, None, lambda video_id, _: operation.certificate(engine, video_id))
+    )

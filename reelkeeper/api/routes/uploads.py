@@ -17,6 +17,7 @@ from reelkeeper.model.access import Scope
 from reelkeeper.model.ids import Id
 from reelkeeper.model.money import ReservationState
 from reelkeeper.model.requests import Tag
+from reelkeeper.operations.core.either_id import for_user
 from reelkeeper.operations.core.policies import current
 from reelkeeper.operations.core.workspace import flush_operations
 from reelkeeper.operations.videos import receive
@@ -85,7 +86,12 @@ def begin(body: NewUpload, key: IdempotencyKey, app_state: CurrentState) -> Uplo
     wanted = receive.Announced(**body.model_dump())
     if wanted.created_at:
         wanted = wanted._replace(created_at=min(wanted.created_at, datetime.now(UTC)).astimezone(UTC))
-    upload, ticket = receive.begin(app_state.workspace, wanted, key, url_seconds=app_state.load.policy.url_seconds)
+    work, seconds = app_state.workspace, app_state.load.policy.url_seconds
+    upload, ticket = for_user(
+        work.engine,
+        wanted.user_id,
+        lambda user_id: receive.begin(work, wanted._replace(user_id=user_id), key, url_seconds=seconds),
+    )
     answer = _as_upload(upload)
     return answer.model_copy(update=ticket._asdict()) if ticket else answer
 

@@ -16,6 +16,7 @@ from reelkeeper.model.access import Caller, Scope
 from reelkeeper.model.ids import Id
 from reelkeeper.operations.billing import users as accounts
 from reelkeeper.operations.billing.quota import check_user_storage_quota
+from reelkeeper.operations.core.either_id import for_user
 from reelkeeper.operations.core.policies import in_force
 from reelkeeper.operations.lifecycle.why import outlooks
 from reelkeeper.rules.billing.quota import judge
@@ -234,5 +235,6 @@ def own_videos(
 )
 def check(body: Question, app_state: CurrentState) -> Answer:
     """Check whether the bytes fit at this moment; nothing is reserved."""
-    answer = check_user_storage_quota(app_state.workspace.engine, body.user_id, body.incoming_bytes)
+    engine, more = app_state.workspace.engine, body.incoming_bytes
+    answer = for_user(engine, body.user_id, lambda user_id: check_user_storage_quota(engine, user_id, more))
     return Answer(**asdict(answer))

@@ -16,9 +16,11 @@ from reelkeeper.api.paths import VideoId
 from reelkeeper.api.problems import documented
 from reelkeeper.model.access import Caller, Scope
 from reelkeeper.model.ids import Id
+from reelkeeper.operations.core.either_id import for_video
 from reelkeeper.operations.lifecycle import keep as prolong
 from reelkeeper.operations.removals import delete as lifecycle
-from reelkeeper.operations.videos.views import record_views, show
+from reelkeeper.operations.videos.views import Shown, record_views, show
+from reelkeeper.store.lifecycle import notices
 
 router = APIRouter(prefix="/v1", tags=["videos"])
 _AHEAD: Final = timedelta(minutes=5)  # allowed difference of a caller's clock
@@ -84,8 +86,12 @@ def video(
 ) -> RedirectResponse:
     """Redirect to a presigned URL of the video's current bytes, or of those before it was compressed: see `plays`."""
     codecs = viewer.plays.split(",") if viewer.plays else ()
-    seconds = app_state.load.policy.url_seconds
-    shown = show(app_state.workspace, video_id, url_seconds=seconds, plays=codecs, user_id=viewer.user_id)
+    work, seconds = app_state.workspace, app_state.load.policy.url_seconds
+
+    def signed(video_id: str, user_id: str | None) -> Shown:
+        return show(work, video_id, url_seconds=seconds, plays=codecs, user_id=user_id)
+
+    shown = for_video(work.engine, video_id, viewer.user_id, signed)
     return RedirectResponse(shown.url, 307, {"Cache-Control": "no-store"})  # the next view is counted too
 
 
@@ -112,9 +118,12 @@ def delete(
     whose: Annotated[Whose, Query()],
 ) -> Deleted:
     """Stop serving the video now, and purge its bytes after the grace. A held video is refused. Safe to repeat."""
-    gone = lifecycle.delete(
-        app_state.workspace.engine, video_id, by=caller.name, run_id=f"delete-{uuid4().hex[:12]}", user_id=whose.user_id
-    )
+    engine, run_id = app_state.workspace.engine, f"delete-{uuid4().hex[:12]}"
+
+    def deleted(video_id: str, user_id: str | None) -> lifecycle.Deleted:
+        return lifecycle.delete(engine, video_id, by=caller.name, run_id=run_id, user_id=user_id)
+
+    gone = for_video(engine, video_id, whose.user_id, deleted)
     return Deleted(**gone._asdict())
 
 
@@ -141,8 +150,12 @@ def keep(
     whose: Annotated[Whose, Query()],
 ) -> Kept:
     """Extend retention by the tier's `keep_days`, up to `lifecycle.keep_times` times; once per idempotency key."""
-    kept = prolong.keep(app_state.workspace.engine, video_id, by=caller.name, key=key, user_id=whose.user_id)
-    return Kept(**kept._asdict())
+    engine = app_state.workspace.engine
+
+    def kept(video_id: str, user_id: str | None) -> notices.Kept:
+        return prolong.keep(engine, video_id, by=caller.name, key=key, user_id=user_id)
+
+    return Kept(**for_video(engine, video_id, whose.user_id, kept)._asdict())
 
 
 @router.post(

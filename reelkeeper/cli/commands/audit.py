@@ -7,6 +7,7 @@ import typer
 from reelkeeper.cli.opening import store
 from reelkeeper.cli.screen import emit, respond, table
 from reelkeeper.cli.words import AsJson, Limit
+from reelkeeper.rules.core.wording import many
 
 group = typer.Typer(help="Read the audit record, or verify it.", invoke_without_command=True)
 
@@ -54,5 +55,5 @@ def verify(as_json: AsJson = False) -> None:
 
     with store() as engine, reading(engine) as session:
         count, head = verify_chain(session), deployment(session).audit_head
-    text = f"{count:,} events, all unchanged. Keep this hash elsewhere for later comparison: {head or 'none'}"
+    text = f"{many(count, 'event')}, all unchanged. Keep this hash elsewhere for later comparison: {head or 'none'}"
     respond(text, {"events": count, "head": head}, as_json=as_json)

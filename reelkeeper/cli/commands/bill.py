@@ -190,7 +190,7 @@ def forecast(
                 f"{cost.month:%Y-%m}",
                 cost.service or "total",
                 in_dollars(cost.mean_usd),
-                *(f"{in_dollars(lower)} to {in_dollars(upper)}" for lower, upper in (cost.bounds[80], cost.bounds[95])),
+                *map(cost.between, (80, 95)),
             )
             for cost in costs
         ],

@@ -9,6 +9,7 @@ from reelkeeper.cli.opening import configured, store
 from reelkeeper.cli.screen import emit, respond, say, size, table
 from reelkeeper.cli.words import AsJson, who
 from reelkeeper.disk import make_folder
+from reelkeeper.rules.core.wording import many
 
 if TYPE_CHECKING:
     from reelkeeper.operations.core.adopt_store import Behind
@@ -86,7 +87,7 @@ def adopt(
         if not yes:
             typer.confirm("Go on with this store, and stop every other copy of it?", abort=True, err=True)
         graces = operation.adopt(opened, seen, by=who())
-    text = f"Adopted. {graces:,} retired objects wait out a new grace."
+    text = f"Adopted. Waiting out a new grace: {many(graces, 'retired object')}."
     respond(text, {"why": seen.why, "told": [told._asdict() for told in seen.told], "graces": graces}, as_json=as_json)
 
 
@@ -103,8 +104,8 @@ def _show(seen: "Behind") -> None:
         for told in seen.told
     ]
     table(("what", ">number", "!video or user", ">not in this store", "!until"), rows)
-    say(f"{len(seen.told):,} restores and holds are in the bucket that this store does not know: held for 30 days.")
-    say(f"Without a new grace, {seen.due.objects:,} objects of {size(seen.due.size_bytes)} could be purged now.")
+    say(f"Restores and holds in the bucket that this store does not know: {len(seen.told):,}, held for 30 days.")
+    say(f"Without a new grace, {many(seen.due.objects, 'object')} of {size(seen.due.size_bytes)} could be purged now.")
 
 
 @group.command()
@@ -136,6 +137,6 @@ def status(as_json: AsJson = False) -> None:
     say(f"Store       {facts['store']}, schema {facts['schema']}, deployment {facts['deployment']}")
     listed = ", ".join(f"{count:,} {state}" for state, count in sorted(states.items()))
     say(f"Videos      {listed or 'none'}; {live.size_bytes:,} bytes live")
-    say(f"Audit       {row.audit_events:,} events")
+    say(f"Audit       {many(row.audit_events, 'event')}")
     say(f"Changes     {facts['frozen'] or 'allowed'}")
     say(f"Deletions   {facts['behind'] or 'allowed'}")

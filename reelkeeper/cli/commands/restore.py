@@ -8,6 +8,7 @@ from reelkeeper.cli.opening import configured, workspace
 from reelkeeper.cli.screen import emit, say, size, table
 from reelkeeper.cli.words import new_run_id, who
 from reelkeeper.errors import NotFound, PartialFailure
+from reelkeeper.rules.core.wording import many
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -77,10 +78,10 @@ def restore(
             for outcome in outcomes
         ]
         table(("!video", "became", ">bytes", "why"), rows)
-        held = f", held for {hold_days} days" if hold_days else ""
+        held = f", held for {many(hold_days, 'day')}" if hold_days else ""
         say(f"{len(restored):,} of {len(outcomes):,} are restored{held}.")
     if len(restored) < len(outcomes):
-        raise PartialFailure(f"{len(outcomes) - len(restored):,} of {len(outcomes):,} videos were not restored")
+        raise PartialFailure(f"not restored: {len(outcomes) - len(restored):,} of {many(len(outcomes), 'video')}")
 
 
 def _full_run_id(engine: "Engine", run: str) -> str:

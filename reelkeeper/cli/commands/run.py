@@ -2,9 +2,13 @@
 
 import importlib
 import inspect
+import os
 import shlex
+import signal
+import threading
 from collections.abc import Iterator
-from typing import Annotated, Any
+from contextlib import contextmanager
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -12,7 +16,7 @@ from reelkeeper.cli import orchestration, parameters, plan_view
 from reelkeeper.cli.flow_help import known_flows
 from reelkeeper.cli.opening import configured, store
 from reelkeeper.cli.screen import emit, out, plain, say, table
-from reelkeeper.cli.words import AsJson, moment
+from reelkeeper.cli.words import INTERRUPTED, AsJson, moment
 from reelkeeper.errors import Misconfigured
 
 Param = Annotated[
@@ -27,6 +31,11 @@ AsOf = Annotated[
     str | None,
     typer.Option("--as-of", metavar="TIME", help="Judge ages and views as of this time; UTC without a time zone."),
 ]
+_PATIENCE_SECONDS: Final = 9.0  # of the ten that are promised
+_SAID: Final = (
+    "\nStopping within 10 seconds: waiting for the encoders to end, for requests under way, and for the record of what "
+    "was done. The next run does the rest. Ctrl-C again ends it at once, which is safe too.\n"
+)
 
 
 def run(
@@ -73,10 +82,43 @@ def start(
                 raise Misconfigured(f"{flow} has no option {option}")
             arguments[name] = value
     first = ", after Prefect has started a server for it, which takes 5 to 20 s; not if PREFECT_API_URL is set"
-    with out.status(f"running {flow}{first if alone else ''}", spinner="dots"):
+    with out.status(f"running {flow}{first if alone else ''}", spinner="dots"), _interruptible():
         importlib.import_module("deployments.prefect_internals").start_temporary_server()
         report = function(**arguments)
     show(report, params, most=most, as_json=as_json)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let the first Ctrl-C end what runs in this context, with exit code 130, and the second one the process.
+
+    Whatever a run does can be killed at any moment, so an end by force loses no more than a little work.
+    """
+    is_interrupted = False
+
+    def interrupted(*_: object) -> None:
+        nonlocal is_interrupted
+        from reelkeeper.adapters import ffmpeg
+
+        is_interrupted = True
+        signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
+        os.write(2, _SAID.encode())  # a stream could be in use by what was interrupted
+        ffmpeg.stop()
+        patience = threading.Timer(_PATIENCE_SECONDS, os._exit, [INTERRUPTED])
+        patience.daemon = True
+        patience.start()
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupted)
+    try:
+        yield
+    except BaseException:
+        if is_interrupted:  # whatever was raised on the way out
+            raise typer.Exit(INTERRUPTED) from None
+        raise
+    finally:
+        if not is_interrupted:
+            signal.signal(signal.SIGINT, before)
 
 
 def show(report: Any, params: list[str], *, most: int, as_json: bool) -> None:  # noqa: ANN401  of whatever flow

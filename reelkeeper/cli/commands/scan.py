@@ -15,14 +15,13 @@ import typer
 
 from reelkeeper.cli.opening import configured
 from reelkeeper.cli.screen import complain, emit, say, table
-from reelkeeper.cli.words import AsJson
+from reelkeeper.cli.words import INTERRUPTED, AsJson
 from reelkeeper.errors import Misconfigured, NotFound
 
 if TYPE_CHECKING:
     from reelkeeper.model import CrfSearch, Refusal, Transcode
     from reelkeeper.operations.reports.scan import Sampling, Stop
 
-_INTERRUPTED = 130  # 128 and the number of SIGINT, as shells have it
 _EVERY_SECONDS = {True: 0.5, False: 10.0}  # between two lines of progress, on a terminal or not
 _MAX_SEED = 10**6
 
@@ -96,7 +95,7 @@ def scan(
         complain(failure)
     if found.stopped:
         complain(f"the scan is partial: {found.stopped}")
-        raise typer.Exit(_INTERRUPTED if stop.asked else 1)
+        raise typer.Exit(INTERRUPTED if stop.asked else 1)
 
 
 def _sampling(clips: int, seed: int | None, scratch: Path) -> "Sampling":

@@ -11,6 +11,7 @@ import typer
 from reelkeeper.cli.opening import store
 from reelkeeper.cli.screen import emit, out, say, size, table
 from reelkeeper.cli.words import AsJson, text_of
+from reelkeeper.rules.core.wording import many
 
 if TYPE_CHECKING:
     from reelkeeper.rules.policies import Policies
@@ -248,8 +249,9 @@ def _warn(course: "Course", limits: dict[str, tuple[int, int]]) -> None:
     compressed, retired = course.due_at_once
     if most is not None and (compressed > most[0] or retired > most[1]):
         say(
-            f"{course.policy}: the first night would compress {compressed:,} videos and retire {retired:,}. A run "
-            f"compresses at most {most[0]:,} and is refused above {most[1]:,} retirements: it takes longer than shown."
+            f"{course.policy}: the first night would compress {many(compressed, 'video')} and retire {retired:,}. "
+            f"A run compresses at most {most[0]:,} and is refused above {many(most[1], 'retirement')}: it takes longer "
+            "than shown."
         )
 
 
@@ -266,7 +268,7 @@ def _draw(outcome: "Outcome", file: Path) -> None:
     ]
     notes = {}
     if outcome.span.start < outcome.span.today:
-        notes = {course.policy: f"{course.regret.views:,} views lost" for course in outcome.courses[1:]}
+        notes = {course.policy: f"{many(course.regret.views, 'view')} lost" for course in outcome.courses[1:]}
     chart = charts.policies(
         pd.DataFrame(rows, columns=["month", "policy", "usd"]), notes, title="R2 and CPU by policy, dollars a month"
     )

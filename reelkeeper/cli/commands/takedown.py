@@ -8,6 +8,7 @@ from reelkeeper.cli.opening import configured, store, workspace
 from reelkeeper.cli.screen import emit, say, table
 from reelkeeper.cli.words import AsJson, new_run_id, who
 from reelkeeper.errors import PartialFailure
+from reelkeeper.rules.core.wording import many
 
 if TYPE_CHECKING:
     from reelkeeper.operations.removals.takedown import Certificate
@@ -63,7 +64,7 @@ def takedown(
     else:
         _show(found)
     if found.left and not show:
-        raise PartialFailure(f"{len(found.left):,} objects are still stored, but no longer served")
+        raise PartialFailure(f"still stored, but no longer served: {many(len(found.left), 'object')}")
 
 
 def _show(found: "Certificate") -> None:

@@ -9,6 +9,7 @@ from reelkeeper.cli.opening import configured, store, workspace
 from reelkeeper.cli.screen import emit, say, size, table
 from reelkeeper.cli.words import AsJson, new_run_id, who
 from reelkeeper.errors import Misconfigured, PartialFailure
+from reelkeeper.rules.core.wording import many
 
 group = typer.Typer(help="Export, erase or rename a user.", no_args_is_help=True)
 
@@ -31,7 +32,7 @@ def export(
         emit(done)
     else:
         table(("!data", ">rows"), [(name, f"{count:,}") for name, count in done.rows.items() if count])
-        say(f"{done.path}: {size(done.size_bytes)}, {done.videos:,} videos, {done.images:,} images.")
+        say(f"{done.path}: {size(done.size_bytes)}, {many(done.videos, 'video')}, {many(done.images, 'image')}.")
     if done.missing:
         raise PartialFailure(f"left out, as they could not be read: {'; '.join(done.missing)}")
 
@@ -60,11 +61,16 @@ def erase(
         table(("key", "!until", "still there, because"), [(item.key, item.until, item.why) for item in done.left])
     else:
         table(("!data", ">rows"), [(name, f"{count:,}") for name, count in done.rows.items()])
-        say(f"Erased. The ledger and {done.events:,} audit events now name {done.pseudonym}: reelkeeper audit verify")
+        say(
+            f"Erased. The ledger and {many(done.events, 'audit event')} now name {done.pseudonym}: "
+            "reelkeeper audit verify"
+        )
         if done.versions:
             say(f"But {done.versions}. Delete every version of the user's keys at the server.")
     if done.left:
-        raise PartialFailure(f"{len(done.left):,} items are left; repeat the command when nothing keeps them any more")
+        raise PartialFailure(
+            f"{many(len(done.left), 'item')} left; repeat the command when nothing keeps them any more"
+        )
 
 
 @group.command()

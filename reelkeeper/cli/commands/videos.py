@@ -144,12 +144,16 @@ def why(
 
 
 def _at_key(session: "Session", name: str) -> str:
-    """Find a video by the key of one of its objects. Raises NotFound, with the reason if sync left the object out."""
+    """Find a video by the key of one of its objects, or by the name of which an earlier version made its id.
+
+    Raises NotFound, with the reason if sync left the object out.
+    """
     from reelkeeper.rules.sync.adoption import REASONS
+    from reelkeeper.store.core.former_ids import known_videos
     from reelkeeper.store.videos.key_owners import noted_at, video_at
 
-    if at_key := video_at(session, name):
-        return at_key
+    if found := video_at(session, name) or known_videos(session, [name]).get(name):
+        return found
     verdict = noted_at(session, name)
     left_out = f"; the object at this key was not adopted: {REASONS[verdict]}" if verdict in REASONS else ""
     raise NotFound(f"no video {name!r} in the catalogue{left_out}")
@@ -162,13 +166,16 @@ def delete(
     as_json: AsJson = False,
 ) -> None:
     """Delete a video for its user: it is no longer served, and is purged after its grace."""
+    from reelkeeper.operations.core.either_id import for_video
     from reelkeeper.operations.removals.delete import delete as delete_video
 
     with store() as engine:
-        deleted = delete_video(engine, video_id, by=who(), run_id=new_run_id("delete"), user_id=user)
+        run_id = new_run_id("delete")
+        act = partial(delete_video, engine, by=who(), run_id=run_id)
+        deleted = for_video(engine, video_id, user, lambda video_id, user_id: act(video_id, user_id=user_id))
     until = f"{deleted.restorable_until:%Y-%m-%d %H:%M} UTC"
-    command = shlex.join(["reelkeeper", "restore", "--video", video_id])
-    text = f"{video_id} of {deleted.user_id} is deleted. To undo until {until}: {command}"
+    command = shlex.join(["reelkeeper", "restore", "--video", deleted.video_id])
+    text = f"{deleted.video_id} of {deleted.user_id} is deleted. To undo until {until}: {command}"
     respond(text, deleted, as_json=as_json)
 
 

@@ -8,6 +8,7 @@ import typer
 from reelkeeper.cli.opening import configured, store
 from reelkeeper.cli.screen import emit, respond, table
 from reelkeeper.cli.words import AsJson, moment, who
+from reelkeeper.rules.core.wording import many
 
 group = typer.Typer(no_args_is_help=True, help="Send events of jobs and videos to the service's servers.")
 
@@ -120,7 +121,9 @@ def replay(
     from_: datetime | None = moment(since)
     with store() as engine:
         count = webhooks.replay(engine, endpoint_id, since=from_, author=who())
-    respond(f"{count:,} messages will be sent to webhook {endpoint_id} again.", {"replayed": count}, as_json=as_json)
+    respond(
+        f"{many(count, 'message')} will be sent to webhook {endpoint_id} again.", {"replayed": count}, as_json=as_json
+    )
 
 
 @group.command()
@@ -143,5 +146,5 @@ def release(
         raise typer.BadParameter("a release needs --reason")
     with store() as engine:
         count = webhooks.release(engine, endpoint_id, author=who(), reason=reason)
-    text = f"{count:,} notices count as given from now on; their days of notice begin."
+    text = f"Given from now on: {many(count, 'notice')}, whose days begin."
     respond(text, {"released": count}, as_json=as_json)

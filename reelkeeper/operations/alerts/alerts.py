@@ -213,6 +213,8 @@ def _resolve(session: Session, decision: Decision, run_id: str, at: datetime, po
         if known_alert.message_id and known_alert.severity != Severity.CRITICAL
     ]
     withdrawn = set(outbox.withdraw(session, to_withdraw))  # a critical alert is sent even after it is resolved
+    over = {known_alert.id for known_alert in decision.resolved if known_alert.severity != Severity.CRITICAL}
+    withdrawn |= outbox.strike(session, to_withdraw, over, messages.of_digest)
     # guard alerts.untold: a withdrawn alert counts as sent, and is not sent when the incident returns
     alerts.mark_untold(session, withdrawn)
     announced = [known_alert for known_alert in decision.resolved if known_alert.id not in withdrawn]

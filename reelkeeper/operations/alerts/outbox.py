@@ -14,7 +14,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from ipaddress import ip_address
 from typing import Final, NamedTuple
+from urllib.parse import urlsplit
 
 from reelkeeper.adapters import second_sink, slack
 from reelkeeper.adapters.second_sink import as_text
@@ -22,6 +24,7 @@ from reelkeeper.errors import ReelkeeperError, SinkBusy, SinkDown, SinkRefused
 from reelkeeper.failpoints import effect
 from reelkeeper.model.alerts import Message, MessageKind, OutboxMessage, Severity, Sink
 from reelkeeper.operations.core.lease import new_holder
+from reelkeeper.rules.core.wording import many
 from reelkeeper.settings import Settings
 from reelkeeper.store import Engine
 from reelkeeper.store.alerts import outbox
@@ -41,6 +44,31 @@ _SHORTEST_SLEEP_SECONDS = 0.01
 _log = logging.getLogger(__name__)
 
 
+def run_link(ui_url: str | None, run: str) -> str:
+    """Return the page in Prefect's UI of a flow run, given by its id or by a URL of it.
+
+    Empty where none is named, and where the address opens on this machine alone: messages are read elsewhere.
+
+    >>> run_link("https://prefect.example.com", "0199c0de-0000-7000-8000-000000000001")
+    'https://prefect.example.com/v2/runs/flow-run/0199c0de-0000-7000-8000-000000000001'
+    >>> run_link("http://127.0.0.1:4200", "0199c0de-0000-7000-8000-000000000001")
+    ''
+    """
+    run_id, at = _FLOW_RUN.search(run), urlsplit(ui_url or run)
+    if not run_id or not at.hostname or _is_here(at.hostname):
+        return ""
+    base = (ui_url or f"{at.scheme}://{at.netloc}").rstrip("/")
+    return f"{base}/v2/runs/flow-run/{run_id[0]}"  # the earlier UI is at /runs
+
+
+def _is_here(host: str) -> bool:
+    try:
+        at = ip_address(host)
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+    return at.is_loopback or at.is_unspecified
+
+
 class Sinks(NamedTuple):
     """The first sink for messages, and the second for those that the first refuses."""
 
@@ -49,11 +77,8 @@ class Sinks(NamedTuple):
     ui_url: str = ""
 
     def linked(self, outgoing: OutboxMessage) -> OutboxMessage:
-        """Return the message with a link to its run, where that is a flow run and Prefect's UI is known."""
-        run_id = outgoing.message.run_id
-        if not self.ui_url or not _FLOW_RUN.fullmatch(run_id):
-            return outgoing
-        link = f"{self.ui_url.rstrip('/')}/v2/runs/flow-run/{run_id}"  # the earlier UI is at /runs
+        """Return the message with a link to its run, where it is a flow run and Prefect's UI opens elsewhere."""
+        link = run_link(self.ui_url, outgoing.message.run_id) if self.ui_url else ""
         return replace(outgoing, message=outgoing.message.model_copy(update={"link": link}))
 
 
@@ -244,7 +269,7 @@ def _copies(waiting: Sequence[OutboxMessage], sink: str, error: str) -> OutboxMe
     message = Message(
         kind=MessageKind.DIGEST,
         severity=Severity.WARNING,
-        title=f"{len(waiting)} messages have waited for {sink} for over {COPY_AFTER_SECONDS / 60:.0f} minutes",
+        title=f"{many(len(waiting), 'message')} waiting for {sink} for over {COPY_AFTER_SECONDS / 60:.0f} minutes",
         text=error,
         lines=tuple(as_text(outgoing.message) for outgoing in waiting),
         footer="They are still waiting to be sent. To see them: reelkeeper alerts messages",

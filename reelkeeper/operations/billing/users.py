@@ -65,10 +65,18 @@ def rename(engine: Engine, before: str, after: str, *, by: str, apply: bool) -> 
 
 
 def put(engine: Engine, user_id: str, tier: str, *, by: str) -> None:
-    """Insert a user, or set the tier of an existing one. Raises TierRefused for a tier that is not in force, Frozen."""
+    """Insert a user, or set the tier of an existing one.
+
+    Raises TierRefused for a tier that is not in force; InputRefused for an id that another user had; Frozen.
+    """
     with transaction(engine, "users.put") as session:
         require_permission(session)  # its lock keeps policies without this tier from being applied meanwhile
         in_force(session).policies.tiers.require_known(tier)
+        owner = former_ids.owner(session, user_id)
+        # guard ids.given_again: a new user gets the id that another had, and with it that user's videos
+        if owner not in {None, user_id} and not is_user(session, user_id):
+            raise InputRefused(f"{user_id!r} was the id of user {owner!r}, who is found by it; nothing was changed")
+        user_id = former_ids.known_user(session, user_id)
         known, before = set_tier(session, user_id, tier, now(session))
         if not known or before != tier:
             append(session, [Event("tier", by, user_id=user_id, detail={"tier": tier, "was": before})])
@@ -102,7 +110,7 @@ def give(
     """
     require_key(key)
     with transaction(engine, "users.give") as session:
-        user_id = user_id or _holder(session, hold_id)
+        user_id = former_ids.known_user(session, user_id) if user_id else _holder(session, hold_id)
         own = f"credits/{own_key(user_id, key)}"
         # guard accounts.earlier_keys: what the command granted before keys were unique to a user is granted again
         if was_given(session, user_id, key):

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from reelkeeper.errors import ReelkeeperError, StoreBehind
 from reelkeeper.failpoints import effect
+from reelkeeper.rules.core.wording import many
 from reelkeeper.store import Engine, Session
 from reelkeeper.store.core import deployment
 from reelkeeper.store.core import epochs as rows
@@ -93,7 +94,7 @@ def _judge(engine: Engine, bucket: "Bucket | None", store: _Known) -> str | None
     # guard epochs.foreign: a store purges what another copy of it, or its later state, has restored or held
     if foreign := sorted(set(stored) - known):
         return (
-            f"the bucket has {len(foreign):,} changes that this store does not know, the last is number "
+            f"the bucket has {many(len(foreign), 'change')} that this store does not know, the last is number "
             f"{int(foreign[-1].partition('-')[0])}: another copy of it works here, or it is an old state"
         )
     # guard epochs.missing: a store purges in an older copy of its bucket

@@ -4,7 +4,9 @@ Only the fields that are set count; all others follow the policies in force. Pre
 field, so null means unset, and `never` switches a rule off.
 """
 
-from collections.abc import Mapping
+import inspect
+import textwrap
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from typing import Any, Final, get_args
 
@@ -15,7 +17,7 @@ from reelkeeper.errors import PolicyRefused
 from reelkeeper.operations.core.policies import current
 from reelkeeper.operations.core.policy_document import shown
 from reelkeeper.rules.core.tiers import Tiers
-from reelkeeper.rules.policies import DEFAULTS, NOTHING, Policies, exception, section_of
+from reelkeeper.rules.policies import DEFAULTS, NOTHING, Policies, described, exception, section_of
 from reelkeeper.store import Engine
 
 
@@ -47,12 +49,25 @@ class Override:
         return core_schema.no_info_wrap_validator_function(read, handler(source))
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        """Describe the value in force, and set no default: a form would send it back when it may have changed."""
-        made = handler(schema)
-        for option in made.get("anyOf", ()):
+        """Describe the values in force, and set no default: a form would send them back when they may have changed.
+
+        Prefect's form opens on null, of which it says only a type: so the parameter itself has the description.
+        """
+        made, in_force = handler(schema), getattr(_SHOWN[-1], section_of(self._policy))
+        options = [option | ({"title": _UNSET} if option.get("type") == "null" else {}) for option in made["anyOf"]]
+        for option in options:
             if "$ref" in option:
-                _open(handler.resolve_ref_schema(option), getattr(_SHOWN[-1], section_of(self._policy)), handler)
-        return made
+                _open(handler.resolve_ref_schema(option), in_force, handler)
+        said = inspect.cleandoc(self._policy.__doc__ or "").partition("\n\n")[0].replace("\n", " ")
+        return {**made, "anyOf": options, "description": f"{said} As deployed: {'; '.join(_told(in_force))}"}
+
+
+def _told(policy: BaseModel, before: str = "") -> Iterator[str]:
+    for name, value, _ in described(policy):
+        if isinstance(value, BaseModel):
+            yield from _told(value, f"{before}{name}.")
+        else:
+            yield f"{before}{name} {textwrap.shorten(shown(name, value), _LONGEST, placeholder=' ...')}"
 
 
 def show_in_force(policies: Policies) -> None:
@@ -61,6 +76,8 @@ def show_in_force(policies: Policies) -> None:
 
 
 _SHOWN: Final = [DEFAULTS]
+_UNSET: Final = "As the policies say"  # the title of null in a form
+_LONGEST: Final = 80  # characters of one value
 
 
 def _open_tiers(section: dict[str, Any], tiers: Tiers, handler: GetJsonSchemaHandler) -> None:

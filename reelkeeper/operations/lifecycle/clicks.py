@@ -15,6 +15,7 @@ from reelkeeper.model.alerts import AlertState, Click, Verb
 from reelkeeper.operations.alerts.alerts import post
 from reelkeeper.operations.lifecycle import plans
 from reelkeeper.rules.alerts import alerting
+from reelkeeper.rules.core.wording import size
 from reelkeeper.store import Engine, Session
 from reelkeeper.store.alerts import alerts
 from reelkeeper.store.alerts.alerts import ListedAlert
@@ -63,8 +64,8 @@ def _explain(alert: ListedAlert) -> str:
 
 def _contents(engine: Engine, plan_id: str) -> str:
     figures = plans.load(engine, plan_id, items=_LARGEST)
-    rules = [f"{rule.objects:,} {rule.action} {rule.rule}, {rule.size_bytes:,} bytes" for rule in figures.planned]
-    items = [f"{item.video_id} of {item.user_id}, {item.size_bytes:,} bytes: {item.reason}" for item in figures.items]
+    rules = [f"{rule.objects:,} {rule.action} {rule.rule}, {size(rule.size_bytes)}" for rule in figures.planned]
+    items = [f"{item.video_id} of {item.user_id}, {size(item.size_bytes)}: {item.reason}" for item in figures.items]
     return "\n".join([f"Plan {plan_id}:", *rules, "The largest:", *items, f"All: reelkeeper plan --show {plan_id}"])
 
 

@@ -70,14 +70,14 @@ class Effect:
                 kept = "for ever" if was.retention_days is None else many(was.retention_days, "day")
                 yield f"{users} would keep videos {many(days, 'day')}, not {kept}"
             if then.notice_days < was.notice_days:
-                change = f"{then.notice_days} days before retirement, not {was.notice_days}"
+                change = f"{many(then.notice_days, 'day')} before retirement, not {was.notice_days}"
                 yield f"videos of {users} would be announced {change}"
             if then.quota_bytes < was.quota_bytes:
                 yield f"{users} could store {then.quota_bytes:,} bytes, not {was.quota_bytes:,}"
         yield from self._shorter_by_segment()
         if new.lifecycle.grace.days < old.lifecycle.grace.days:
             yield (
-                f"videos retired from now on could be restored for {new.lifecycle.grace.days} days, "
+                f"videos retired from now on could be restored for {many(new.lifecycle.grace.days, 'day')}, "
                 f"not {old.lifecycle.grace.days}"
             )
 

@@ -186,7 +186,7 @@ def settle_claims(
             break  # another run has settled them at the same time
     if doubts:
         # guard purge.settled_doubt_freezes: a killed run's claim has other bytes at a write-once key; purges continue
-        freeze(workspace.engine, by=run_id, reason=f"{len(doubts)} blobs in doubt, first {doubts[0]}: not as recorded")
+        freeze(workspace.engine, by=run_id, reason=f"blobs in doubt: {len(doubts)}, first {doubts[0]}: not as recorded")
     return settled
 
 
@@ -203,7 +203,7 @@ def _carry_out(
     if doubtful := batch.by_fate()[Fate.DOUBTFUL]:
         blob, why = doubtful[0]
         # guard purge.doubt_freezes: other bytes are found at a write-once key, and purges continue
-        freeze(batch.workspace.engine, by=run_id, reason=f"{len(doubtful)} blobs in doubt, first {blob.key}: {why}")
+        freeze(batch.workspace.engine, by=run_id, reason=f"blobs in doubt: {len(doubtful)}, first {blob.key}: {why}")
     return outcomes
 
 

@@ -30,6 +30,7 @@ from reelkeeper.operations.core.workspace import MAX_SKEW_FROM_BUCKET, Workspace
 from reelkeeper.operations.lifecycle import cache_purge
 from reelkeeper.operations.lifecycle.purge import delete_loose, settle_claims
 from reelkeeper.operations.removals import lock_ends, takedown
+from reelkeeper.rules.core.wording import many
 from reelkeeper.rules.lifecycle.identifiers import Identifiers
 from reelkeeper.settings import Settings
 from reelkeeper.store import Session
@@ -253,7 +254,7 @@ def _left(run: _Run, kept: dict[int, str], refused: dict[str, str]) -> tuple[Lef
 def _left_within(session: Session, run: _Run, kept: dict[int, str], refused: dict[str, str]) -> tuple[Left, ...]:
     user_id, found = run.erasing.user_id, list[Left]()
     if at_work := erasures.jobs_in_flight(session, user_id):
-        found.append(Left(f"{len(at_work):,} jobs are at work, and are asked to stop: repeat in a minute"))
+        found.append(Left(f"{many(len(at_work), 'job')} at work, asked to stop: repeat in a minute"))
     if until := erasures.urls_until(session, user_id, MAX_SKEW_FROM_BUCKET):
         found.append(Left("an upload URL is still valid: repeat when it has expired", until))
     is_held, until = erasures.legal_hold(session, user_id)

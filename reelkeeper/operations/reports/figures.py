@@ -60,16 +60,17 @@ def savings(report: MonthReport, *, title: str = "") -> Picture:
 
 def _forecast(expected: Mapping[date, CostForecast]) -> tuple["pd.Series[float]", dict[int, pd.DataFrame]]:
     mean = _series({day: forecast.mean_microusd / _MICRO for day, forecast in expected.items()})
+    ranged = {day: forecast for day, forecast in expected.items() if forecast.has_range}
     bands = {
         level: pd.DataFrame(
             {
-                "lower": _series({day: getattr(forecast, lower) / _MICRO for day, forecast in expected.items()}),
-                "upper": _series({day: getattr(forecast, upper) / _MICRO for day, forecast in expected.items()}),
+                "lower": _series({day: getattr(forecast, lower) / _MICRO for day, forecast in ranged.items()}),
+                "upper": _series({day: getattr(forecast, upper) / _MICRO for day, forecast in ranged.items()}),
             }
         )
         for level, (lower, upper) in _LEVELS.items()
     }
-    return mean, bands
+    return mean, bands if ranged else {}
 
 
 def _series(points: Mapping[date, float]) -> "pd.Series[float]":

@@ -18,7 +18,7 @@ from reelkeeper.model.adoption import OneDay
 from reelkeeper.model.key_patterns import KeyPattern
 from reelkeeper.model.scan import AGES, OLDER, Clip, Example, Kind, Part, Sample, Scan
 from reelkeeper.rules.billing.pricing import bill
-from reelkeeper.rules.core.wording import size
+from reelkeeper.rules.core.wording import many, size
 from reelkeeper.rules.lifecycle import levers
 from reelkeeper.rules.lifecycle.worth import Payback
 from reelkeeper.rules.sync.adoption import one_day_warning
@@ -90,7 +90,7 @@ def scan(
         try:
             for page in _pages(bucket, stop):
                 census.add(counts.entries(page))
-                tell(f"{counts.objects:,} objects, {size(counts.size_bytes)}")
+                tell(f"{many(counts.objects, 'object')}, {size(counts.size_bytes)}")
             try:
                 unfinished = stop.during(bucket.look().unfinished)
             except StorageError:  # not every server, and not every token, tells

@@ -100,8 +100,14 @@ def months(report: MonthReport) -> Table:
         [
             f"{day:%B %Y}",
             f"about {usd(forecast.mean_microusd * 1000)}",
-            f"{usd(forecast.lower80_microusd * 1000)} to {usd(forecast.upper80_microusd * 1000)}",
-            f"{usd(forecast.lower95_microusd * 1000)} to {usd(forecast.upper95_microusd * 1000)}",
+            *(
+                (
+                    f"{usd(forecast.lower80_microusd * 1000)} to {usd(forecast.upper80_microusd * 1000)}",
+                    f"{usd(forecast.lower95_microusd * 1000)} to {usd(forecast.upper95_microusd * 1000)}",
+                )
+                if forecast.has_range
+                else (forecast.method, "")
+            ),
         ]
         for day, forecast in sorted(expected.items())
     ]

@@ -24,7 +24,10 @@ def tiles(report: MonthReport) -> list[Tile]:
     """Return the key figures."""
     found = [_spent(report)]
     if (expected := report.this_month) is not None:
-        between = f"{usd(expected.lower80_microusd * 1000)} to {usd(expected.upper80_microusd * 1000)}, in 4 of 5 cases"
+        between = expected.method
+        if expected.has_range:
+            low, high = usd(expected.lower80_microusd * 1000), usd(expected.upper80_microusd * 1000)
+            between = f"{low} to {high}, in 4 of 5 cases"
         over = _over_budget(report, Decimal(expected.mean_microusd) / 10**6)
         found.append(Tile("Expected this month", usd(expected.mean_microusd * 1000), between, "bad" if over else ""))
     a_month = usd(a_day(report.stored_bytes + report.grace_bytes) * 30)

@@ -7,7 +7,7 @@ from reelkeeper.errors import NotFound, Refused
 from reelkeeper.operations.core import epochs
 from reelkeeper.rules.billing.credits import fingerprint
 from reelkeeper.store import Engine, Session
-from reelkeeper.store.core import deployment
+from reelkeeper.store.core import deployment, former_ids
 from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import now, transaction
 from reelkeeper.store.videos import holds
@@ -38,6 +38,7 @@ def hold(engine: Engine, terms: HoldTerms, *, key: str | None = None) -> Placed:
         legal=terms.is_legal,
     )
     with transaction(engine, "hold") as session:
+        terms = terms._replace(subject=_known(session, terms.scope, terms.subject))
         placed = place(session, terms, digest[:12] if key else None)
         until = terms.expires_at.isoformat() if terms.expires_at else None
         about = epochs.concerned(session, terms.scope, [terms.subject], until=until, legal=terms.is_legal)
@@ -66,6 +67,13 @@ def place(session: Session, terms: HoldTerms, hold_id: str | None = None) -> Pla
     if is_new:
         append(session, [Event("hold", terms.author, video_id, None, user_id, detail)])
     return Placed(hold_id, too_late)
+
+
+def _known(session: Session, scope: str, subject: str) -> str:
+    if scope == "user":
+        return former_ids.known_user(session, subject)
+    is_known = holds.is_known(session, scope, subject)
+    return subject if is_known else former_ids.known_videos(session, [subject]).get(subject, subject)
 
 
 def require_known(session: Session, scope: str, subject: str) -> None:

@@ -15,6 +15,7 @@ from reelkeeper.errors import NotFound, NotPlayable
 from reelkeeper.model import VideoState
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.store import Engine
+from reelkeeper.store.core import former_ids
 from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.videos import views as rows
 from reelkeeper.store.videos.imports import set_complete
@@ -36,11 +37,15 @@ class ReadsOfDay(NamedTuple):
 def record_views(engine: Engine, views: Mapping[str, int], *, at: datetime) -> list[str]:
     """Add `views` (video id -> count) at the time `at`; return the unknown ids, which are left out."""
     with transaction(engine, "views") as session:
-        known = sorted(rows.known_videos(session, views))
-        if known:
-            rows.add(session, at.date(), {video_id: views[video_id] for video_id in known})
-            rows.move_last_viewed(session, known, at)
-        return sorted(views.keys() - set(known))
+        known = {video_id: video_id for video_id in rows.known_videos(session, views)}
+        known |= former_ids.known_videos(session, views.keys() - known.keys())
+        sums: Counter[str] = Counter()
+        for named, video_id in known.items():
+            sums[video_id] += views[named]
+        if sums:
+            rows.add(session, at.date(), dict(sorted(sums.items())))
+            rows.move_last_viewed(session, sorted(sums), at)
+        return sorted(views.keys() - known.keys())
 
 
 def days_to_import(engine: Engine) -> list[date]:

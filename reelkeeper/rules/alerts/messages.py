@@ -6,6 +6,7 @@ from decimal import Decimal
 
 from reelkeeper.model.alerts import Finding, Message, MessageKind, Severity
 from reelkeeper.rules.alerts.alerting import PLAN_REFUSED, Known
+from reelkeeper.rules.core.wording import many
 
 _MAX_LINES = 40  # alerts in one digest: with titles as long as Slack's headers it stays within 12,000 characters
 _MAX_TITLE = 150
@@ -31,6 +32,11 @@ def alert(alert_id: str, finding: Finding, *, fired_at: datetime, is_repeated: b
     )
 
 
+def of_digest(count: int) -> str:
+    """Return the title of a message about so many alerts."""
+    return f"{many(count, 'alert')} at once"
+
+
 def digests(news: Sequence[tuple[str, Finding]]) -> Iterator[tuple[list[str], Message]]:
     """Write as few messages as possible for many findings (alert id, finding), with the ids in each."""
     for start in range(0, len(news), _MAX_LINES):
@@ -43,7 +49,7 @@ def digests(news: Sequence[tuple[str, Finding]]) -> Iterator[tuple[list[str], Me
             Message(
                 kind=MessageKind.DIGEST,
                 severity=worst,
-                title=f"{len(news)} alerts at once{which}",
+                title=f"{of_digest(len(news))}{which}",
                 lines=tuple(_line(alert_id, finding) for alert_id, finding in part),
                 footer="Details: reelkeeper alerts list. To acknowledge: reelkeeper alerts ack ID",
             ),

@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
-from reelkeeper.model.money import CostForecast
+from reelkeeper.model.money import TOO_SHORT, CostForecast
 from reelkeeper.rules.billing.allocation import STORAGE
 from reelkeeper.rules.billing.pricing import gb_months
 from reelkeeper.rules.core.wording import dollars
@@ -32,6 +32,7 @@ _MIDDLE: Final = tuple(at / 20 for at in range(1, 20))  # equally likely: the me
 _PROBABILITIES: Final = (0.025, *_MIDDLE, 0.975)
 _TOGETHER: Final = 0.5  # correlation of the errors of two lines
 _MICRO: Final = 10**6
+_WEEK: Final = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,10 @@ class Cost:
     bounds: Mapping[int, tuple[float, float]]
     method: str
 
+    def between(self, level: int) -> str:
+        """Say between which dollars the cost is in `level` of 100 such months, or why that cannot be said."""
+        return TOO_SHORT if self.method == TOO_SHORT else " to ".join(map(in_dollars, self.bounds[level]))
+
     @property
     def is_service(self) -> bool:
         """Check whether it is one of the services that sum to the total: neither the total nor a part of a service."""
@@ -77,7 +82,8 @@ def predict(
 
     Then come the services, which sum to it, and the parts of each model and provider.
 
-    Histories are daily, up to the day before `as_of`; a line without a history is left out. Growth is as in
+    Histories are daily, up to the day before `as_of`; a line without a history is left out. Where the longest of a
+    service, or of all for the total and storage, has less than a week, the method is TOO_SHORT. Growth is as in
     `month.outlook`.
     """
     firsts = [as_of.replace(day=1)]
@@ -85,7 +91,7 @@ def predict(
         firsts.append((firsts[-1] + timedelta(days=31)).replace(day=1))
     arguments = (as_of, months, growth_percent_per_month)
     uploads, seen = look(stored.uploads, *arguments), [(line, look(line.history, *arguments)) for line in lines]
-    found = []
+    found, days = [], _known_days(lines, stored, as_of)
     for number, first in enumerate(firsts):
         parts: dict[str, list[Values]] = defaultdict(list)
         shares: dict[str, list[Values]] = defaultdict(list)
@@ -107,9 +113,27 @@ def predict(
             for service, usd in priced.items():
                 parts[service].append(usd)
                 methods[service] = ahead.method
-        found.append(_joined(first, TOTAL, sources, "sum of services, each priced at R2's tariff"))
+        methods[TOTAL] = "sum of services, each priced at R2's tariff"
+        methods |= dict.fromkeys((name for name in methods if days[name] < _WEEK), TOO_SHORT)
+        found.append(_joined(first, TOTAL, sources, methods[TOTAL]))
         found += [_joined(first, name, usd, methods[name]) for name, usd in (*parts.items(), *sorted(shares.items()))]
     return found
+
+
+def _known_days(lines: Sequence[UsageLine], stored: Stored, as_of: date) -> Mapping[str, int]:
+    """Count the days that are known of each service and part, and of anything for the total and storage.
+
+    Uploads, whose days may be older than any count of ours, speak only where nothing else does.
+    """
+    days: dict[str, int] = defaultdict(int)
+    named: list[tuple[pd.Series[float] | None, tuple[str, ...]]] = [(stored.uploads, ())]
+    if lines:
+        named = [(line.history, (*line.prices, line.part or TOTAL)) for line in lines]
+    for history, names in named:
+        known = 0 if history is None else sum(stamp.date() < as_of for stamp in history.dropna().index)
+        for name in (TOTAL, STORAGE, *names):
+            days[name] = max(days[name], known)
+    return days
 
 
 def look(
@@ -194,10 +218,10 @@ class ForecastReport:
 def totals(costs: Sequence[Cost]) -> tuple[str, ...]:
     """Describe each month's expected cost, and its 80 % range."""
     return tuple(
-        f"{cost.month:%Y-%m}: {in_dollars(cost.mean_usd)}, in 4 of 5 cases {in_dollars(low)} to {in_dollars(high)}"
+        f"{cost.month:%Y-%m}: {in_dollars(cost.mean_usd)}, "
+        f"{'' if cost.method == TOO_SHORT else 'in 4 of 5 cases '}{cost.between(80)}"
         for cost in costs
         if cost.service == TOTAL
-        for low, high in [cost.bounds[80]]
     )
 
 

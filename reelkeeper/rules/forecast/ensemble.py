@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
+from reelkeeper.rules.core.wording import many
 from reelkeeper.rules.forecast import members
 from reelkeeper.rules.forecast.series import Values, cleaned
 
@@ -85,7 +86,7 @@ def _choose(length: int, season: int) -> tuple[list[Choice], str]:
 def _choose_daily(days: int, models: list[Choice]) -> tuple[list[Choice], str]:
     level = Choice("weekday level", members.profile_level, sees_all=True)
     if days < _WEEK:
-        return [Choice("mean", _mean, sees_all=True)], f"mean: {days} days are too few for weekdays"
+        return [Choice("mean", _mean, sees_all=True)], f"mean: {many(days, 'day')}, too few for weekdays"
     if days < 2 * _WEEK:
         return [level], f"weekday level: {days} days are too few for a trend"
     if days < 4 * _WEEK:

@@ -233,7 +233,7 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 
 def _span(policy: PerformancePolicy) -> str:
-    return f"the last {policy.judged_minutes} minutes"
+    return f"the last {many(policy.judged_minutes, 'minute')}"
 
 
 def _known(found: Iterable[Finding | None]) -> list[Finding]:

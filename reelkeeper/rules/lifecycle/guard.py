@@ -17,7 +17,7 @@ from reelkeeper.errors import GuardRefused
 from reelkeeper.model import PlanSummary
 from reelkeeper.model.alerts import Finding, Severity
 from reelkeeper.rules.alerts import alerting
-from reelkeeper.rules.core.wording import many
+from reelkeeper.rules.core.wording import many, size
 
 _USERS_NAMED = 3  # of the most affected users, in a refusal
 _SAMPLES = 5
@@ -107,7 +107,7 @@ def listing_within(limits: BlastRadius, listed: int, expected: int) -> None:
     if expected - listed > limits.always_allowed and _below(listed, limits.min_population_percent, expected):
         enough = _round_down(listed, expected)
         raise GuardRefused(
-            f"refused, and nothing was changed: the listing shows {listed:,} objects where the catalogue expects "
+            f"refused, and nothing was changed: the listing shows {many(listed, 'object')} where the catalogue expects "
             f"{expected:,}; limits.min_population_percent={limits.min_population_percent:g} allows no fewer.\n"
             "  Look first at REELKEEPER_BUCKET, REELKEEPER_PREFIX and `reelkeeper doctor`.\n"
             + (
@@ -165,7 +165,7 @@ def _shrunken(limits: BlastRadius, plan: PlanSummary, last_population: int | Non
         and _below(population, limits.min_population_percent, last_population)
     ):
         enough = _round_down(population, last_population)
-        text = f"{population:,} live videos, where the last good run left {last_population:,}"
+        text = f"{many(population, 'live video')}, where the last good run left {last_population:,}"
         yield _Breach(
             "min_population_percent",
             f"{text}; at least {limits.min_population_percent:g} % must be there",
@@ -182,8 +182,10 @@ def _excesses(limits: BlastRadius, plan: PlanSummary, retired_in_24h: int) -> It
         yield _Breach("max_objects", f"{many(selected, 'video')}, limit {limits.max_objects:,}", selected)
     # guard guard.bytes: one run retires too many bytes
     if plan.retire.size_bytes > limits.max_bytes or limits.max_bytes == 0:
-        text = f"{plan.retire.size_bytes:,} bytes, limit {limits.max_bytes:,}"
-        yield _Breach("max_bytes", text, max(plan.retire.size_bytes, 1))
+        shown = [size(plan.retire.size_bytes), size(limits.max_bytes)]
+        if shown[0] == shown[1]:  # they differ by less than that
+            shown = [f"{plan.retire.size_bytes:,} bytes", f"{limits.max_bytes:,}"]
+        yield _Breach("max_bytes", f"{shown[0]}, limit {shown[1]}", max(plan.retire.size_bytes, 1))
     # guard guard.percent: one run retires too large a share
     if _exceeds(limits, limits.max_percent, selected, population):
         yield _Breach("max_percent", *_share(selected, population, "live videos", limits.max_percent))
@@ -238,7 +240,7 @@ def _round_down(part: int, whole: int) -> float:
 
 
 def _selection(plan: PlanSummary) -> str:
-    return f"{plan.retire.objects:,} of {plan.population.objects:,} live videos, {plan.retire.size_bytes:,} bytes"
+    return f"{plan.retire.objects:,} of {many(plan.population.objects, 'live video')}, {size(plan.retire.size_bytes)}"
 
 
 def _refused(plan: PlanSummary, breaches: list[_Breach], apply: str) -> GuardRefused:

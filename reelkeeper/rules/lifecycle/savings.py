@@ -235,7 +235,7 @@ def findings(
             _class_saving(idle, usage, policy.cold_months),
             f"Move {_size(idle.cold_bytes)} of unwatched videos to Infrequent Access",
             f"{many(idle.cold_objects, 'video')} without a view in {_IDLE_DAYS} days, if they stay there for "
-            f"{policy.cold_months} months unread; moving them, and rounding up, is counted in.",
+            f"{many(policy.cold_months, 'month')} unread; moving them, and rounding up, is counted in.",
             "A lifecycle rule of R2's, once and for all of them: each month with a move costs a whole million of them.",
         ),
     ]

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from reelkeeper.model import Media, SearchTotals
 from reelkeeper.rules.billing.tariff import DAYS_A_MONTH, GB, MILLION, STANDARD
+from reelkeeper.rules.core.wording import many
 
 _READS, _WRITES = 3, 1  # download, headers, read back; put
 REQUESTS_USD: Final = float(
@@ -124,7 +125,7 @@ class Worth(NamedTuple):
     def sentence(self) -> str:
         """Explain the calculation."""
         price = f" at {self.payback.cpu_usd_per_hour} USD an hour" if self.payback.cpu_usd_per_hour is not None else ""
-        less = f"{self.saved_bytes / _MICRO:.2f} MB less for {self.days} days"
+        less = f"{self.saved_bytes / _MICRO:.2f} MB less for {many(self.days, 'day')}"
         return (
             f"it is expected to save {self.gain_usd:.6f} USD and to cost {self.cost_usd:.6f} USD: {less} at "
             f"{STANDARD.storage_usd_per_gb_month} USD a GB-month; {self.cpu_seconds:.1f} CPU s{price}, "

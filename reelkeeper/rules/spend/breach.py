@@ -47,6 +47,9 @@ def _breach(span: Span, as_of: datetime, forecasts: Sequence[CostForecast]) -> I
         low, mean, high = (bound * NANO_IN_MICRO for bound in bounds)
         how = f"The forecast of {forecast.as_of:%Y-%m-%d}, by {forecast.method}, says {usd(mean)}, and with 80 % "
         how += f"probability between {usd(low)} and {usd(high)}."
+        if not forecast.has_range:
+            low, high = 0, mean
+            how = f"The forecast of {forecast.as_of:%Y-%m-%d} says {usd(mean)}; {forecast.method}."
     elif rate := _run_rate(span, as_of.date()):
         mean, days = rate
         low, high = 0, mean  # a run rate has no band

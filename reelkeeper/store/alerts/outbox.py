@@ -5,7 +5,7 @@ Events for webhooks wait in it too; `store/alerts/webhooks` handles them, and on
 A row has only its state; a lease named for the sink decides which process may send, and when.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID, uuid5
@@ -15,7 +15,7 @@ from sqlmodel import Session
 
 from reelkeeper.model.alerts import Message, MessageKind, MessageState, OutboxMessage, Picture
 from reelkeeper.store.core.deployment import identity
-from reelkeeper.store.core.engine import Clock, now
+from reelkeeper.store.core.engine import Clock, changed, now
 from reelkeeper.store.tables import alerts, leases, outbox
 
 _NAMES = UUID("6f0e3c1a-5d0b-4a53-9f5e-0c1f4a3b7d21")  # the namespace of messages' public ids
@@ -67,22 +67,49 @@ def put(
     return row
 
 
+_UNTOLD = (
+    outbox.c.state == MessageState.WAITING,
+    # guard outbox.withdraw_untried: people are told that an incident began, but not that it is over
+    outbox.c.attempts == 0,
+    # guard outbox.withdraw_uncopied: the second sink has that an incident began, but not that it is over
+    outbox.c.copied_at.is_(None),
+)
+
+
 def withdraw(session: Session, message_ids: Collection[int]) -> list[str]:
     """Withdraw messages that report a single alert and were not tried yet; return the ids of their alerts."""
     withdrawn = session.execute(
         sa.update(outbox)
-        .where(
-            outbox.c.id.in_(message_ids),
-            outbox.c.kind == MessageKind.ALERT,
-            # guard outbox.withdraw_untried: people are told that an incident began, but not that it is over
-            outbox.c.attempts == 0,
-            # guard outbox.withdraw_uncopied: the second sink has that an incident began, but not that it is over
-            outbox.c.copied_at.is_(None),
-        )
+        .where(outbox.c.id.in_(message_ids), outbox.c.kind == MessageKind.ALERT, *_UNTOLD)
         .values(state=MessageState.WITHDRAWN)
         .returning(outbox.c.alert_ids)
     )
     return [alert_id for row in withdrawn for alert_id in row.alert_ids]
+
+
+def strike(
+    session: Session, message_ids: Collection[int], over: Collection[str], title: Callable[[int], str]
+) -> set[str]:
+    """Strike alerts from digests that were not tried yet; `title` names what is left. Return the ids of those struck.
+
+    A digest of which nothing is left is withdrawn.
+    """
+    struck: set[str] = set()
+    digests = sa.select(outbox).where(outbox.c.id.in_(message_ids), outbox.c.kind == MessageKind.DIGEST, *_UNTOLD)
+    for row in session.execute(digests).all():
+        kept = [
+            (alert_id, line)
+            for alert_id, line in zip(row.alert_ids, row.payload["lines"], strict=True)
+            if alert_id not in over
+        ]
+        values = {
+            "alert_ids": [alert_id for alert_id, _ in kept],
+            "payload": row.payload | {"lines": [line for _, line in kept], "title": title(len(kept))},
+            "state": MessageState.WAITING if kept else MessageState.WITHDRAWN,
+        }
+        if changed(session, sa.update(outbox).where(outbox.c.id == row.id, *_UNTOLD).values(values)):
+            struck |= {*row.alert_ids} - {*values["alert_ids"]}
+    return struck
 
 
 def has_due(session: Session) -> bool:

@@ -62,7 +62,7 @@ def why_not(session: Session, before: str, after: str) -> str | None:
     at_work = sa.select(sa.func.count()).where(mine, jobs.c.state.in_([JobState.RUNNING, JobState.PARKED]))
     # guard rename.jobs: a worker ends a job of a user who is not there any more, and its credits stay held
     if count := session.execute(at_work).scalar_one():
-        return f"{count:,} jobs are at work"
+        return f"{count:,} {'job is' if count == 1 else 'jobs are'} at work"
     # guard rename.intents: an upload or swap under way ends under an id that nobody has
     open_work = sa.select(operations.c.video_id).where(operations.c.state == "open", operations.c.video_id.in_(own))
     if video_id := session.execute(open_work.limit(1)).scalar():

@@ -170,8 +170,7 @@ def read_dump(session: Session, path: Path, revision: str) -> None:
             found = session.scalar(sa.select(sa.func.count()).select_from(table))
             if found != manifest["rows"][table.name]:
                 raise IntegrityDoubt(
-                    f"{path}: {found} rows of {table.name} were restored, but {manifest['rows'][table.name]} were "
-                    "backed up"
+                    f"{path}: of {table.name}, {manifest['rows'][table.name]} rows were backed up, but {found} restored"
                 )
         session.execute(
             sa.text("ALTER TABLE videos ADD CONSTRAINT fk_videos_blob FOREIGN KEY (blob_id) REFERENCES blobs (id)")

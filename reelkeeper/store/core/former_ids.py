@@ -1,9 +1,10 @@
-"""Find users by an id that they had: before they were renamed, or as versions before 0.2 made it of their name.
+"""Find users and videos by an id that they had: before a rename, or as versions before 0.2 made it of their name.
 
 `former_ids` names each with the row that it is, or was, the id of. A row that an earlier version made is there under
 its own id from the migration on, so that nobody who takes such an id later is mistaken for somebody else.
 """
 
+from collections import defaultdict
 from collections.abc import Collection
 from typing import Any
 
@@ -11,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from reelkeeper.model.ids import earlier_id
-from reelkeeper.store.tables import former_ids, users
+from reelkeeper.store.tables import former_ids, users, videos
 
 
 def known_users(session: Session, user_ids: Collection[str]) -> dict[str, str]:
@@ -33,6 +34,30 @@ def known_users(session: Session, user_ids: Collection[str]) -> dict[str, str]:
 def known_user(session: Session, user_id: str) -> str:
     """Return the id of a user's row; the same where there is none."""
     return known_users(session, [user_id])[user_id]
+
+
+def known_videos(session: Session, names: Collection[str], user_id: str | None = None) -> dict[str, str]:
+    """Return the ids that an earlier version made of names of videos, by name; names without one are left out.
+
+    The id has a hash of the owner's id, so the rows that begin alike are looked through. A name of which two users
+    have a video is left out, unless `user_id` says whose is meant.
+    """
+    found = {}
+    for name in names:
+        if (made := earlier_id(name)) == name:
+            continue
+        start, length = made[: -len(made.rpartition("-")[2])], len(made)
+        had = sa.outerjoin(videos, former_ids, former_ids.c.user_id == videos.c.user_id)
+        alike = sa.select(videos.c.id, videos.c.user_id, former_ids.c.id.label("former")).select_from(had)
+        alike = alike.where(videos.c.id.startswith(start, autoescape=True), sa.func.length(videos.c.id) == length)
+        owners: dict[str, set[str]] = defaultdict(set)
+        for row in session.execute(alike if user_id is None else alike.where(videos.c.user_id == user_id)):
+            owners[row.id] |= {row.user_id, *([row.former] if row.former else [])}
+        same = [row for row, ids in owners.items() if row in {earlier_id(name, earlier_id(owner)) for owner in ids}]
+        # guard ids.one_video: what concerns one user's video is done to another's, which has the same name
+        if len(same) == 1:
+            found[name] = same[0]
+    return found
 
 
 def earlier_row(session: Session, user_id: str) -> str | None:

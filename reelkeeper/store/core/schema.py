@@ -177,7 +177,9 @@ def _check_file(connection: sa.Connection) -> None:
     if connection.dialect.name != "sqlite":
         return
     if broken := connection.exec_driver_sql("PRAGMA foreign_key_check").fetchall():
-        raise SchemaError(f"migration rolled back: {len(broken)} rows refer to missing rows, first {tuple(broken[0])}")
+        raise SchemaError(
+            f"migration rolled back: rows that refer to missing rows: {len(broken)}, first {tuple(broken[0])}"
+        )
     if (verdict := connection.exec_driver_sql("PRAGMA integrity_check").scalar()) != "ok":
         raise SchemaError(f"migration rolled back: the integrity check reports {verdict!r}")
 

@@ -7,6 +7,7 @@ record_outcomes(session, plan_id, outcomes)
 
 import hashlib
 import json
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
@@ -23,6 +24,7 @@ from reelkeeper.store.tables import plans, verdicts, videos
 MAX_AGE_HOURS = 24  # an older plan may contradict newer views, holds and uploads
 _SAMPLES = 10
 _OPEN = ("ready", "refused")
+_PARAMETERS = {"max_objects": "limits.max_objects"}  # terms that a run takes under another name
 _GOING = (Action.RETIRE.value, "purge")
 
 
@@ -228,12 +230,23 @@ def _why_not(session: Session, plan_id: str, flow: str, policy: Mapping[str, Any
     if plan.state not in _OPEN:
         return f"is {plan.state}, not ready"
     if plan.policy_hash != policy_hash(policy):
-        fields = sorted(plan.policy.keys() | policy.keys())
-        differing = [name for name in fields if plan.policy.get(name) != policy.get(name)]
-        shown = ", ".join(f"{name}={plan.policy.get(name)!r} then, {policy.get(name)!r} now" for name in differing)
-        return f"was made under another policy: {shown}"
+        then, today = dict(_fields(plan.policy)), dict(_fields(policy))
+        differing = [name for name in sorted(then | today) if then.get(name) != today.get(name)]
+        shown = ", ".join(f"{name}={then.get(name, '-')} then, {today.get(name, '-')} now" for name in differing)
+        again = " ".join(f"--param {shlex.quote(f'{name}={then[name]}')}" for name in differing if name in then)
+        return f"was made under another policy: {shown}. If it was made with parameters, they are needed again: {again}"
     hours = (now(session) - plan.created_at).total_seconds() / 3600
     return f"is {hours:.1f} h old, limit {MAX_AGE_HOURS} h"
+
+
+def _fields(terms: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str]]:
+    """Yield each field of a plan's terms by the name and in the form that `--param` takes."""
+    for name, value in terms.items():
+        path = _PARAMETERS.get(name, f"{before}{name}")
+        if isinstance(value, Mapping):
+            yield from _fields(value, f"{path}.")
+        else:
+            yield path, value if isinstance(value, str) else "never" if value is None else json.dumps(value)
 
 
 def _plan(session: Session, plan_id: str) -> sa.Row[Any]:

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from reelkeeper.errors import InputRefused
-from reelkeeper.model.ids import earlier_id, identifier
+from reelkeeper.model.ids import earlier_id, identifier, is_made
 from reelkeeper.store.core import former_ids
 from reelkeeper.store.core.engine import insert_into, now, transaction
 from reelkeeper.store.tables import daily_views, users, videos, view_days
@@ -117,8 +117,10 @@ def import_views(
     would be lost), and for a day marked complete that is not over.
     """
     days: set[date] = set()
+    named: dict[tuple[str, date], str] = {}  # by the video and day, the id in the file, of what an earlier version made
 
     def take(session: Session, batch: Sequence[CsvLine], problems: list[Problem]) -> int:
+        batch = _as_made(session, batch, named, problems)
         owners = owners_of(session, [line.values["video_id"] for line in batch])
         known = [line for line in batch if line.values["video_id"] in owners]
         if not skip_unknown:
@@ -190,6 +192,23 @@ def _as_known(session: Session, batch: Sequence[CsvLine]) -> list[CsvLine]:
         video_id, user_id = line.values["id"], users_of[line.values["user_id"]]
         is_made = video_id not in owners and owners.get(earlier) == user_id
         lines.append(line._replace(values={**line.values, "id": earlier if is_made else video_id, "user_id": user_id}))
+    return lines
+
+
+def _as_made(
+    session: Session, batch: Sequence[CsvLine], named: dict[tuple[str, date], str], problems: list[Problem]
+) -> list[CsvLine]:
+    """Put the ids that an earlier version made in place of names of videos; `named` keeps a count for each day."""
+    ids = {line.values["video_id"] for line in batch}
+    made = former_ids.known_videos(session, ids - owners_of(session, ids).keys())
+    lines = []
+    for line in batch:
+        given = line.values["video_id"]
+        video_id = made.get(given, given)
+        # guard imports.either_name: a day's views under one id replace those under the other, and a video is retired
+        if is_made(video_id) and named.setdefault((video_id, line.values["day"]), given) != given:
+            problems.append(Problem(line.number, "video_id", given, f"is the same video as {video_id!r}, on one day"))
+        lines.append(line._replace(values={**line.values, "video_id": video_id}))
     return lines
 
 

@@ -95,6 +95,38 @@ def test_many_alerts_at_once_are_sent_in_one_message_that_lists_all(engine: sa.E
     assert messages(engine)[1:] == [("resolve", "waiting", snapshot("6 alerts are over"))]
 
 
+def test_what_is_over_before_a_digest_is_sent_is_struck_from_it(engine: sa.Engine) -> None:
+    found = [
+        finding(f"user:{number}", severity=Severity.CRITICAL if number == 5 else Severity.WARNING)
+        for number in range(6)
+    ]
+    seen(engine, *found)
+    assert seen(engine, *found[:2]).resolved == 4
+    with reading(engine) as session:
+        digest = session.execute(sa.select(outbox).where(outbox.c.kind == "digest")).one()
+    assert [any(item.title in line for line in digest.payload["lines"]) for item in found] == [
+        True,
+        True,
+        False,
+        False,
+        False,
+        True,
+    ]
+    assert (len(digest.alert_ids), digest.payload["title"]) == (3, snapshot("3 alerts at once"))
+    assert [(kind, state) for kind, state, _ in messages(engine)] == [
+        ("digest", "waiting"),
+        ("resolve", "waiting"),
+    ]  # of the critical one
+    seen(engine, *found)  # nobody has heard of three yet
+    assert len(messages(engine)) == 5
+
+
+def test_a_digest_of_which_all_is_over_is_not_sent(engine: sa.Engine) -> None:
+    seen(engine, *(finding(f"user:{number}") for number in range(6)))
+    seen(engine)
+    assert [(kind, state) for kind, state, _ in messages(engine)] == [("digest", "withdrawn")]
+
+
 def test_a_hundred_at_once_are_all_listed(engine: sa.Engine) -> None:
     seen(engine, *(finding(f"user:{number}") for number in range(100)))
     assert [title for _, _, title in messages(engine)] == [

@@ -32,7 +32,7 @@ def test_a_refusal_is_reported_with_its_figures_and_how_to_approve_it(engine: En
     plan_id = planned(engine)
     said = refuse(engine, plan_id)
     assert marked(said, PLAN=plan_id) == snapshot("""\
-refused, and nothing was changed: expire_videos selected 8 of 8 live videos, 8,000 bytes
+refused, and nothing was changed: expire_videos selected 8 of 8 live videos, 8.0 kB
   max_objects: 8 videos, limit 5
   for example: v0, v1, v2, v3, v4
   plan: PLAN
@@ -40,7 +40,7 @@ refused, and nothing was changed: expire_videos selected 8 of 8 live videos, 8,0
   or approve this plan for one run: reelkeeper approve PLAN --reason WHY\
 """)
     assert firing(engine) == [("plan_refused", plan_id)]
-    assert told(engine) == [snapshot("expire_videos was refused: 8 of 8 live videos, 8,000 bytes")]
+    assert told(engine) == [snapshot("expire_videos was refused: 8 of 8 live videos, 8.0 kB")]
     assert plans.refusal(engine, plan_id) == said
 
 
@@ -72,7 +72,7 @@ def test_an_approval_is_posted_and_audited(engine: Engine) -> None:
     refuse(engine, plan_id)
     plans.approve(engine, plan_id, author="ops", reason="meant to go")
     assert told(engine) == snapshot(
-        ["ops approved a refused plan of expire_videos", "expire_videos was refused: 8 of 8 live videos, 8,000 bytes"]
+        ["ops approved a refused plan of expire_videos", "expire_videos was refused: 8 of 8 live videos, 8.0 kB"]
     )
     with reading(engine) as session:
         (recorded,) = audit.events(session, event="approve")

@@ -151,7 +151,7 @@ def test_a_document_is_checked_against_the_limits_in_force_not_its_own(aged: Wor
     with pytest.raises(GuardRefused) as refused:
         apply(aged.workspace.engine, effect, author="ann", reason="greedy")
     assert marked(refused.value, BYTES=f"{7 * aged.clip.stat().st_size:,}") == snapshot("""\
-refused, and nothing was changed: policy apply selected 7 of 10 live videos, BYTES bytes
+refused, and nothing was changed: policy apply selected 7 of 10 live videos, 135.4 kB
   max_percent: 7 of 10 live videos (70.00 %), limit 5 %
   max_user_percent: 1 user above 20 % of their videos, the worst: user 'ann' 7 of 10
   max_percent_in_24h: 7 of 10 videos in 24 hours (70.00 %), limit 10 %

@@ -109,7 +109,7 @@ def test_old_bytes_stay_while_the_new_ones_are_not_stored(world: World, lease: L
     assert outcome.action == "failed"
     assert not world.double.deleted()
     assert marked(why_frozen(world.workspace.engine)) == snapshot(
-        "frozen since DAY TIME by run: 1 blobs in doubt, first ID/videos/ann/v1/g1-ID.mp4: the video's current bytes, ID/videos/ann/v1/g2-ID.mp4, are not stored as recorded. 1 object in doubt, each with the command that settles it: reelkeeper doubts. When the cause is resolved: reelkeeper thaw"
+        "frozen since DAY TIME by run: blobs in doubt: 1, first ID/videos/ann/v1/g1-ID.mp4: the video's current bytes, ID/videos/ann/v1/g2-ID.mp4, are not stored as recorded. 1 object in doubt, each with the command that settles it: reelkeeper doubts. When the cause is resolved: reelkeeper thaw"
     )
 
 

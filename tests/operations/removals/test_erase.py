@@ -208,7 +208,7 @@ def test_a_job_at_work_is_settled_by_its_worker_first(shop: World) -> None:
     engine = shop.workspace.engine
     job_id = ask(shop, "a cat")
     (claimed,) = claim.claim(engine, "worker", [None], limit=1)
-    assert gone(shop).left[0].why == snapshot("1 jobs are at work, and are asked to stop: repeat in a minute")
+    assert gone(shop).left[0].why == snapshot("1 job at work, asked to stop: repeat in a minute")
     settle.fail(engine, Attempt(job_id, claimed.lease_token, cost_microusd=7), "cancelled", run_id="run")
     assert gone(shop).left == ()
     with reading(engine) as session:

@@ -35,6 +35,7 @@ from reelkeeper.store.tables import (
 from reelkeeper.store.tables import users as rows
 from reelkeeper.store.videos.holds import HoldTerms
 from reelkeeper.store.videos.imports import import_videos
+from reelkeeper.store.videos.videos import is_user
 from tests.faults.world import LONG_AGO, World
 from tests.operations.books import DOLLAR
 from tests.operations.layouts import act, catalogue, out_of, put, stored
@@ -174,7 +175,11 @@ def test_an_id_that_is_or_was_anothers_is_not_given(world: World) -> None:
     with reading(engine) as session:
         assert (known_user(session, "ann"), known_user(session, GINA)) == ("ann", "ann")
     renamed(world, "ann")
-    users.put(engine, "ann", "free", by="front")  # the service gives the id to somebody else
+    with pytest.raises(InputRefused):
+        users.put(engine, "ann", "free", by="front")  # the service gives the id to somebody else
+    with transaction(engine, "test") as session:
+        session.execute(sa.insert(rows).values(id="ann", tier="free"))  # as an upload under way may
+    users.put(engine, "ann", "pro", by="front")
     with reading(engine) as session:
         assert (known_user(session, "ann"), known_user(session, GINA)) == ("ann", GINA)
     assert gone(world, user_id=GINA).left == ()
@@ -213,7 +218,10 @@ def test_what_an_earlier_version_made_is_found_by_either_name_until_both_are_one
         assert (known_user(session, GINA), known_user(session, MADE)) == (MADE, MADE)
     lines = ["id,user_id,created_at,tag", f"my clip,{GINA},,t1", f"second,{MADE},,t2"]
     assert import_videos(engine, lines).lines == 2
-    users.put(engine, GINA, "free", by="front")  # the service signs her up
+    users.put(engine, GINA, "free", by="front")  # the service signs her up: it is the same user
+    with transaction(engine, "test") as session:
+        assert not is_user(session, GINA)
+        session.execute(sa.insert(rows).values(id=GINA))  # as an upload under way may
     with pytest.raises(InputRefused):
         gone(world, user_id=GINA)
     with LeaseManager(engine) as manager:

@@ -5,10 +5,10 @@ import pandas as pd
 import pytest
 from inline_snapshot import snapshot
 
-from reelkeeper.model.money import StorageClass
+from reelkeeper.model.money import TOO_SHORT, StorageClass
 from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.forecast import lines
-from reelkeeper.rules.forecast.costs import TOTAL, Cost, Stored, predict, rows
+from reelkeeper.rules.forecast.costs import TOTAL, Cost, Stored, predict, rows, totals
 from reelkeeper.rules.forecast.lines import UsageLine
 from reelkeeper.rules.forecast.storage import Stock
 
@@ -97,6 +97,17 @@ def test_next_months_follow_and_growth_can_be_asked_for() -> None:
 def test_a_line_without_history_is_left_out() -> None:
     empty = pd.Series(dtype=float, index=pd.DatetimeIndex([]))
     assert set(costs(lines.jobs("", empty, BOOK))) == {TOTAL, "r2-storage"}
+
+
+@pytest.mark.parametrize(("days", "said"), [(1, True), (6, True), (7, False)])
+def test_less_than_a_week_of_usage_gives_no_range(days: int, said: bool) -> None:
+    found = costs(lines.jobs("", daily(100, days), BOOK), months=2)
+    assert {name: cost.method == TOO_SHORT for name, cost in found.items()} == dict.fromkeys(found, said)
+    assert (TOO_SHORT in found[TOTAL].between(80)) is said
+    assert (TOO_SHORT in totals([found[TOTAL]])[0]) is said
+    assert {row.has_range for row in rows(list(found.values()), datetime(2026, 11, 21, tzinfo=UTC))} == {not said}
+    joined = costs(lines.jobs("", daily(100), BOOK), lines.operations("A", StorageClass.STANDARD, daily(9, days)))
+    assert {name for name, cost in joined.items() if cost.method == TOO_SHORT} == ({"r2-class-a"} if said else set())
 
 
 def test_infrequent_access_and_retrieval_are_priced() -> None:

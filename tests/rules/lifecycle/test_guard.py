@@ -154,7 +154,7 @@ def test_a_purge_is_allowed_unless_a_limit_is_0_or_the_catalogue_shrank() -> Non
     with pytest.raises(GuardRefused) as refused:
         purge_within(DEFAULT, plan(1, 500), 1000)
     assert str(refused.value) == snapshot("""\
-refused, and nothing was changed: expire_videos selected 1 of 500 live videos, 1,000,000 bytes
+refused, and nothing was changed: expire_videos selected 1 of 500 live videos, 1.0 MB
   min_population_percent: 500 live videos, where the last good run left 1,000; at least 80 % must be there
   for example: v0, v1, v2, v3, v4
   plan: p-7
@@ -167,9 +167,9 @@ def test_the_text_of_a_refusal_is_a_contract() -> None:
     with pytest.raises(GuardRefused) as refused:
         within(DEFAULT, plan(601, 10_000, 60 * 10**9, users), 500, 10_000)
     assert str(refused.value) == snapshot("""\
-refused, and nothing was changed: expire_videos selected 601 of 10,000 live videos, 60,000,000,000 bytes
+refused, and nothing was changed: expire_videos selected 601 of 10,000 live videos, 60.0 GB
   max_objects: 601 videos, limit 500
-  max_bytes: 60,000,000,000 bytes, limit 50,000,000,000
+  max_bytes: 60.0 GB, limit 50.0 GB
   max_percent: 601 of 10,000 live videos (6.01 %), limit 5 %
   max_user_percent: 1 user above 20 % of their videos, the worst: user 'ann' 600 of 700
   max_percent_in_24h: 1,101 of 10,500 videos in 24 hours (10.49 %), limit 10 %

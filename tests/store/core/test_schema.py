@@ -356,7 +356,7 @@ def test_a_migration_that_leaves_a_dangling_reference_is_rolled_back(sqlite_engi
     with pytest.raises(SchemaError) as refused:
         upgrade(sqlite_engine, (VERSIONS, tmp_path))
     assert marked(refused.value) == snapshot(
-        "migration rolled back: 1 rows refer to missing rows, first ('videos', 8, 'users', 0)"
+        "migration rolled back: rows that refer to missing rows: 1, first ('videos', 8, 'users', 0)"
     )
     require_current(sqlite_engine)
     with reading(sqlite_engine) as session:

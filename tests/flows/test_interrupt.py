@@ -1,0 +1,67 @@
+"""Ctrl-C in a run, as in a terminal: it says what it waits for, and ends within ten seconds, without its encoders."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from prefect.settings import PREFECT_API_URL
+
+from reelkeeper.operations.lifecycle import plans
+from tests.clips import MakeClip
+from tests.flows.scenes import Scene
+
+PROMISED_SECONDS = 10
+PATIENCE_SECONDS = 120.0
+
+
+def encoders(of: int) -> list[psutil.Process]:
+    """List the media tools that a process has started."""
+    with contextlib.suppress(psutil.Error):
+        return [
+            child for child in psutil.Process(of).children(recursive=True) if "ffmpeg" in "".join(child.cmdline()[:1])
+        ]
+    return []
+
+
+@pytest.mark.long
+def test_a_run_that_encodes_ends_in_time_and_gives_back_what_it_has_begun(
+    scene: Scene, make_clip: MakeClip, tmp_path: Path
+) -> None:
+    clip = make_clip(size="1280x720", seconds=20, codec="libx264 -preset ultrafast -crf 4")
+    for number in range(3):
+        scene.video(f"v{number}", age_days=40, clip=clip)
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    words = ["run", "tier_storage", "--apply", "--param", "recipe.preset=8"]
+    with subprocess.Popen(
+        [Path(sys.executable).parent / "reelkeeper", *words],
+        env=clean | {"PREFECT_API_URL": str(PREFECT_API_URL.value())},
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as run:
+        try:
+            until = time.monotonic() + PATIENCE_SECONDS
+            while not (at_work := encoders(run.pid)) and run.poll() is None and time.monotonic() < until:
+                time.sleep(0.1)
+            assert at_work, run.communicate()
+            os.killpg(run.pid, signal.SIGINT)
+            began = time.monotonic()
+            said = run.communicate(timeout=PATIENCE_SECONDS)[1]
+            took = time.monotonic() - began
+        finally:
+            run.kill()
+    assert run.returncode == 130, said
+    assert took < PROMISED_SECONDS, f"{took:.1f} s: {said}"
+    assert "encoders" in said
+    assert not [tool for tool in at_work if tool.is_running()]
+    assert plans.under_way(scene.engine) is None  # its lease was given back
+    assert scene.states() == {f"v{number}": "live" for number in range(3)}
+    scene.world.check()
