@@ -36,6 +36,12 @@ def judged() -> Iterator[Verdict]:
         yield Verdict(video, Action.COMPRESS if n < 100 else Action.RETIRE, "cold")
 
 
+@pytest.fixture(autouse=True)
+def stored(configured: Settings, double: R2Double) -> None:
+    """Store an object under the prefix, without which the folders of other tests in the bucket would be named."""
+    double.client.put_object(Bucket=configured.bucket, Key=f"{configured.prefix}theirs", Body=b"theirs")
+
+
 @pytest.fixture
 def plan_id(configured: Settings, migrated_file: Path) -> str:
     configured.state_dir.mkdir(parents=True)
