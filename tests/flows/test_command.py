@@ -52,6 +52,8 @@ v1 retire <size> under $0.000001 - 400 days old: pro users' videos are kept for 
 days
 Kept: 1 left to tier storage.
 In total: 2 to retire; <size>, under $0.000001 a month.
+All that is stored, <size>, is within R2's free 10 GB: storing less does not lower the bill yet.
+  Dollars here are at list price.
 Nothing was changed. To apply it: reelkeeper run expire_videos --apply --plan <plan>\
 """)
 
@@ -276,14 +278,13 @@ error: no video '<prefix>2024/01/b.mp4' in the catalogue; the object at this key
 
 
 @pytest.mark.long
-def test_doubtful_objects_end_with_6_and_patterns_that_do_not_fit_with_9(scene: Scene) -> None:
+def test_doubtful_objects_are_named_and_patterns_that_do_not_fit_end_with_9(scene: Scene) -> None:
     bucket, prefix = scene.world.workspace.bucket, scene.world.address.prefix
     for key in ("ann/v.mp4", "ann/v/x.mp4"):
         bucket.put_bytes_once(prefix + key, b"xxx", "video/mp4")
-    assert as_read(run("run", "sync_catalog", "--apply", exit_code=6).stderr, **DRAWN) == snapshot("""\
-error: 1 object in doubt stayed out of the catalogue, told of once: <prefix>ann/v/x.mp4: one
-  more file of a video whose bytes are at another key: if it is a video of its own, give it a
-  video_id with reelkeeper videos import --keys. The rest is done\
+    assert as_read(run("run", "sync_catalog", "--apply").stdout, only="in doubt ", **DRAWN) == snapshot("""\
+in doubt 1
+in doubt keys <prefix>ann/v/x.mp4: one more file of a video whose bytes are at another\
 """)
     run("run", "sync_catalog", "--apply")
     for number in range(21):
@@ -316,5 +317,5 @@ Nothing was changed. To apply it: reelkeeper run sync_catalog --apply\
     said = run("run", "sync_catalog", "--apply", exit_code=9).stderr
     overrides = said[said.index("--param") :].split()
     assert overrides[1::2] == ["adoption.max_files_of_a_video=21", "adoption.max_further_files_percent=100"]
-    run("run", "sync_catalog", "--apply", *overrides, exit_code=6)
+    run("run", "sync_catalog", "--apply", *overrides)
     assert "all" in scene.states()
