@@ -46,7 +46,7 @@ def switch(source: str, changed: str, path: str) -> None:
     """Give each function of a loaded module its changed code. Raises Unlike where more than functions changed."""
     live: dict[CodeType, list[FunctionType]] = {}
     for one in gc.get_objects():
-        if isinstance(one, FunctionType) and one.__code__.co_filename == path:
+        if type(one) is FunctionType and one.__code__.co_filename == path:  # isinstance would ask a dead weak proxy
             live.setdefault(one.__code__, []).append(one)
     for old, new in _changed(compile(source, path, "exec"), compile(changed, path, "exec")):
         if old not in live:

@@ -68,10 +68,10 @@ def test_one_heartbeat_may_fail_and_who_is_silent_stops_long_before_another_may_
 
 
 def test_without_a_renewal_the_holder_stops_itself(sqlite_engine: sa.Engine) -> None:
-    with LeaseManager(sqlite_engine, heartbeat_seconds=60, give_up_seconds=0.1) as manager:
+    with LeaseManager(sqlite_engine, heartbeat_seconds=60, give_up_seconds=1.0) as manager:
         (lease,) = manager.take(["a"])
         manager.check(lease)
-        time.sleep(0.15)
+        time.sleep(1.05)
         with pytest.raises(LeaseLost, match="last renewed"):
             manager.check(lease)
 
