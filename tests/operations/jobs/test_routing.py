@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from reelkeeper.errors import ProviderFull
 from reelkeeper.model.jobs import Served
 from reelkeeper.model.requests import Queued
 from reelkeeper.operations.health import accounts
@@ -143,7 +144,8 @@ def request_many(url: str, name: str) -> None:
         ask(engine, f"{name} {number}", fox(prompt=f"{name} {number}"))
         for job in claim(engine, name, [None] * 2, limit=999, served=BOTH):
             assert job.lane is not None
-            claiming.announce(engine, job, job.lane)
+            with suppress(ProviderFull):  # it has answered none of the first
+                claiming.announce(engine, job, job.lane)
     engine.dispose()
 
 
