@@ -47,7 +47,7 @@ def test_the_demo_runs_in_an_empty_home_and_a_second_time(tmp_path: Path) -> Non
         "simulate lifecycle --policy stricter.yaml",
         "refused, and nothing was changed: tier_storage selected 1 of 13",
         "exit code 9",
-        "it is av1 already",
+        "av1 in mp4, and only H.264 in",
         "no result at most 90 %",
         " of H.264, the compressed file's, as recorded.",
         "ben-cold is restored, byte for byte",
