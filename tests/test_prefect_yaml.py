@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from deployments import automations
 from deployments.pools import POOLS
+from reelkeeper.cli.commands.up import _DUE
 from reelkeeper.rules.alerts.cadence import CADENCES
 from tasks.plans import HELPERS
 
@@ -57,6 +58,13 @@ IN_WORDS: dict[str | tuple[str, ...], str] = {
 def test_every_flow_has_one_deployment() -> None:
     assert len(DEPLOYMENTS) == len(WRITTEN["deployments"])
     assert DEPLOYMENTS.keys() == FLOWS
+
+
+def test_the_first_night_that_up_shows_begins_when_the_schedule_says() -> None:
+    shown = {flow: due.split(":") for flow, due in _DUE.items()}
+    assert {flow: f"{int(minute)} {int(hour)} * * *" for flow, (hour, minute) in shown.items()} == {
+        flow: SCHEDULES[flow] for flow in shown
+    }
 
 
 def unknown_keys(written: dict[str, Any]) -> set[str]:

@@ -4,8 +4,7 @@ import asyncio
 import json
 from http import HTTPStatus
 from http.cookiejar import DefaultCookiePolicy
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 import httpx
 from standardwebhooks import Webhook
@@ -33,13 +32,7 @@ class Sender:
         self._client = httpx.AsyncClient(**public.options(timeout_seconds), limits=limits)
         self._client.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=()))  # events are independent
 
-    async def __aenter__(self) -> Self:
-        """Do nothing: a connection is made when it is needed."""
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def aclose(self) -> None:
         """Close the connections."""
         await self._client.aclose()
 

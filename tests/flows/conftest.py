@@ -23,6 +23,7 @@ os.environ.update(
 )
 
 import pytest
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
 from reelkeeper.adapters.s3.seaweed import Endpoint
@@ -30,7 +31,7 @@ from reelkeeper.settings import settings
 from tests.buckets import BUCKET
 from tests.doubles.r2 import R2Double
 from tests.faults.world import World
-from tests.flows.scenes import Scene
+from tests.flows.scenes import Scene, clear
 
 MakeScene = Callable[[], Scene]
 
@@ -45,6 +46,15 @@ def prefect_server() -> Iterator[None]:
         temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}),
     ):
         yield
+
+
+@pytest.fixture
+def client(prefect_server: None) -> Iterator[SyncPrefectClient]:  # noqa: ARG001  it must be up
+    """A client of the server, which has nothing of ours before and after the test."""
+    with get_client(sync_client=True) as client:
+        clear(client)
+        yield client
+        clear(client)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from typing import Any
 import sqlalchemy as sa
 from prefect.client.orchestration import SyncPrefectClient
 
+from deployments.bootstrap import BLOCK
 from reelkeeper.model import VideoState
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.tables import (
@@ -110,3 +111,19 @@ def forget_record(client: SyncPrefectClient) -> None:
     """Delete what is recorded for Reelkeeper at the server, which the tests of a session share."""
     for name in recorded(client):
         client.delete_variable_by_name(name)
+
+
+def clear(client: SyncPrefectClient) -> None:
+    """Delete all that `bootstrap` and `deploy` make at the server, which the tests of a session share."""
+    for pool in client.read_work_pools():
+        client.delete_work_pool(pool.name)
+    for limit in client.read_global_concurrency_limits():
+        client.delete_global_concurrency_limit_by_name(limit.name)
+    for automation in client.request("POST", "/automations/filter", json={}).json():
+        client.request("DELETE", "/automations/{id}", path_params={"id": automation["id"]})
+    for made in client.read_deployments(limit=200):
+        client.request("DELETE", "/deployments/{id}", path_params={"id": made.id})
+    forget_record(client)
+    for block in client.read_block_documents():
+        if block.name == BLOCK:
+            client.delete_block_document(block.id)

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
@@ -11,7 +10,6 @@ from uuid import UUID
 import pytest
 import sqlalchemy as sa
 from inline_snapshot import snapshot
-from prefect import get_client
 from prefect.blocks.webhook import Webhook
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolUpdate
@@ -28,34 +26,10 @@ from reelkeeper.errors import Misconfigured
 from reelkeeper.model.access import Scope
 from reelkeeper.model.jobs import GLOBAL_LIMIT
 from reelkeeper.operations.core import tokens
-from tests.flows.scenes import forget_record
 from tests.reading import as_read
 
 ROOT = Path(__file__).parents[2]
 API = "http://127.0.0.1:8787"
-
-
-@pytest.fixture
-def client(prefect_server: None) -> Iterator[SyncPrefectClient]:  # noqa: ARG001  it must be up
-    """A server without any of our objects, before and after the test."""
-    with get_client(sync_client=True) as client:
-        _clear(client)
-        yield client
-        _clear(client)
-
-
-def _clear(client: SyncPrefectClient) -> None:
-    for pool in client.read_work_pools():
-        client.delete_work_pool(pool.name)
-    for limit in client.read_global_concurrency_limits():
-        client.delete_global_concurrency_limit_by_name(limit.name)
-    for automation in ours(client):
-        client.request("DELETE", "/automations/{id}", path_params={"id": automation["id"]})
-    for deployment in client.read_deployments(limit=200):
-        client.request("DELETE", "/deployments/{id}", path_params={"id": deployment.id})
-    forget_record(client)
-    if block := kept(client):
-        client.delete_block_document(block[2])
 
 
 def ours(client: SyncPrefectClient) -> list[dict[str, object]]:

@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 
 import pytest
 import sqlalchemy as sa
-from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.exceptions import Abort
 from prefect.logging import disable_run_logger
@@ -47,20 +47,11 @@ from tasks import plans, runs, transcodes
 from tasks.runs import PREFIX, RECORD, recorded
 from tests.disks import fill, small_disk
 from tests.faults.world import LONG_AGO
-from tests.flows.scenes import Scene, forget_record
+from tests.flows.scenes import Scene
 from tests.shrinking import AT_ANY_PRICE
 
 LIGHT_AND_NOT: list[Any] = [monitor_costs, tier_storage, transcode_videos, dispatch_jobs]
 COLD = [f"cold{number}" for number in range(3)]
-
-
-@pytest.fixture
-def client(prefect_server: None) -> Iterator[SyncPrefectClient]:  # noqa: ARG001  it must be up
-    """A server that is nobody's, before and after the test."""
-    with get_client(sync_client=True) as client:
-        forget_record(client)
-        yield client
-        forget_record(client)
 
 
 @pytest.fixture

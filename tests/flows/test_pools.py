@@ -1,14 +1,13 @@
 """`bootstrap` empties and pauses the pools of 0.1.0, loses nothing that waits there, and people are told who polls."""
 
 import asyncio
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import pytest
 import sqlalchemy as sa
-from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCreate, WorkPoolUpdate
 from prefect.client.schemas.filters import WorkPoolFilter, WorkPoolFilterName
 from prefect.client.schemas.objects import FlowRun, StateType
@@ -23,27 +22,10 @@ from deployments.worker import Worker
 from reelkeeper.settings import settings
 from reelkeeper.store.core.engine import reading
 from reelkeeper.store.tables import alerts
-from tests.flows.scenes import Scene, forget_record
+from tests.flows.scenes import Scene
 
 HOUR = timedelta(hours=1)
 TEMPLATE = ProcessWorker.get_default_base_job_template()
-
-
-@pytest.fixture
-def client(prefect_server: None) -> Iterator[SyncPrefectClient]:  # noqa: ARG001  it must be up
-    """A server without pools and deployments, before and after the test."""
-    with get_client(sync_client=True) as client:
-        _clear(client)
-        yield client
-        _clear(client)
-
-
-def _clear(client: SyncPrefectClient) -> None:
-    for deployment in client.read_deployments(limit=200):
-        client.request("DELETE", "/deployments/{id}", path_params={"id": deployment.id})
-    for pool in client.read_work_pools():
-        client.delete_work_pool(pool.name)
-    forget_record(client)
 
 
 def earlier(client: SyncPrefectClient, is_paused: bool = False) -> None:

@@ -292,7 +292,7 @@ def words(body: object) -> str:
 
 
 def _is_rate(reason: str) -> bool | None:
-    """Tell whether a refusal is about how fast jobs come, or how many there are; None: it does not say."""
+    """Return whether a refusal is about the rate of requests, not the number of jobs; None: it does not say."""
     if _ABOUT_NUMBER.search(reason):
         return False
     return True if _ABOUT_RATE.search(reason) else None

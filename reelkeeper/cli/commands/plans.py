@@ -98,7 +98,7 @@ def _preview(flow: str, params: list[str], as_of: str | None) -> "Report":
 
 
 def _why_empty() -> str:
-    """Say why the catalogue has no live video, and the way out."""
+    """Explain why the catalogue has no live video, and what to do about it."""
     from reelkeeper.operations.core.workspace import misplaced, open_bucket
 
     settings, where = configured(), ""

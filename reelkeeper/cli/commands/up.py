@@ -89,7 +89,7 @@ _DUE: Final = {"tier_storage": "02:00", "expire_videos": "03:00", "purge_retired
 
 
 class _Line(NamedTuple):
-    """What a flow would do in its first run, by one rule."""
+    """The work of a flow's first run, for one rule."""
 
     flow: str
     due: str

@@ -13,7 +13,7 @@ import math
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -203,7 +203,7 @@ async def _deliver(run: _Run, open_sender: Callable[[], sender.Sender], *, follo
         while busy or not run.is_over():
             for endpoint_id in await asyncio.to_thread(run.due_endpoints):
                 if endpoint_id not in senders:
-                    senders[endpoint_id] = await stack.enter_async_context(open_sender())
+                    senders[endpoint_id] = await stack.enter_async_context(aclosing(open_sender()))
                 if endpoint_id not in busy:
                     # guard webhooks.apart: a dead endpoint delays the others
                     busy[endpoint_id] = asyncio.create_task(_serve(run, endpoint_id, senders[endpoint_id]))

@@ -12,7 +12,7 @@ from reelkeeper.store.core.engine import reading
 from reelkeeper.store.core.former_ids import known_user, known_videos
 
 _T = TypeVar("_T")
-_User = TypeVar("_User", str, str | None)  # None: whoever it is
+_User = TypeVar("_User", str, str | None)  # None: any user
 
 
 def for_user(engine: Engine, user_id: _User, act: Callable[[_User], _T]) -> _T:

@@ -232,7 +232,7 @@ def check_identity(bucket: Bucket, deployment_id: str, *, may_claim: bool, write
 
 
 def misplaced(bucket: Bucket) -> str:
-    """Say where the bucket's objects are if none is under its prefix; "" if some are, or if that may not be asked."""
+    """Name the folders with objects if the prefix has none; "" if it has some, or the keys may not list the bucket."""
     if any(bucket.pages()):
         return ""
     try:

@@ -193,8 +193,8 @@ def _providers(session: Session, at: datetime) -> Iterator[ProviderHealth]:
 
 
 def awaited(session: Session) -> Parts:
-    """Return the deployed flows; all, where nobody has looked yet."""
-    return Parts(deployment.deployed(session) or ALL.flows)
+    """Return what is deployed; all, where nobody has looked yet."""
+    return Parts.of(deployment.deployed(session))
 
 
 def awaited_at(settings: Settings) -> Parts:

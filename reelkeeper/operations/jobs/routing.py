@@ -57,7 +57,7 @@ class Wanted(NamedTuple):
 
 
 class _Known(NamedTuple):
-    """What is known of all providers, for any number of jobs: who is failing, how jobs ended, and their limits."""
+    """The state of all providers, read once for many jobs: which are failing, how their jobs ended, their limits."""
 
     policies: Policies  # in force
     shut: Collection[str]

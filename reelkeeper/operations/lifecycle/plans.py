@@ -140,7 +140,7 @@ def load(engine: Engine, plan_id: str, *, items: int) -> Figures:
 
 
 def remarks(engine: Engine, plan: PlanSummary, *, in_trial: bool = True) -> Iterator[str]:
-    """Say what a plan's estimates leave out: what becomes of links, and what R2 does not bill."""
+    """Explain what a plan's estimates leave out: what happens to links, and what R2 does not bill."""
     with reading(engine) as session:
         count, in_grace = plan_results.at_service_keys(session, plan.id), stock.in_grace(session)
         under = plan_progress.undertaking(session, plan.id).terms

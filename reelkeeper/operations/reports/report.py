@@ -144,7 +144,7 @@ def gather(engine: Engine, month: date, as_of: datetime, budgets: BudgetPolicy |
                 if alert.first_at < until and (alert.state != AlertState.RESOLVED or alert.last_at.date() >= month)
             ],
             trial=_trial(session, policies.lifecycle.grace),
-            parts=Parts(deployment.deployed(session) or ALL.flows),
+            parts=Parts.of(deployment.deployed(session)),
         )
 
 

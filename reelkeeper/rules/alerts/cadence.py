@@ -50,6 +50,11 @@ class Parts(NamedTuple):
 
     flows: frozenset[str]
 
+    @classmethod
+    def of(cls, deployed: frozenset[str] | None) -> "Parts":
+        """Return what is deployed; all, where nobody has looked yet."""
+        return cls(deployed) if deployed else ALL
+
     @property
     def stores(self) -> bool:
         """Check whether stored videos are compressed, retired or purged."""

@@ -5,6 +5,7 @@ An upgrade is one transaction, checks included: if it is killed, nothing is chan
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from uuid import uuid4
 
@@ -88,8 +89,9 @@ def require_current(engine: sa.Engine) -> None:
         )
 
 
+@cache
 def head() -> str:
-    """Return the newest revision of this version."""
+    """Return the newest revision of this version: read once, as each look at the metrics asks for it."""
     return ScriptDirectory.from_config(_config((VERSIONS,))).get_current_head() or ""
 
 
