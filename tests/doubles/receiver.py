@@ -73,7 +73,11 @@ def _handler(receiver: Receiver) -> type[BaseHTTPRequestHandler]:
             receiver.connections += 1
 
         def do_POST(self) -> None:
-            sent = self.rfile.read(int(self.headers["Content-Length"]))
+            length = int(self.headers["Content-Length"])
+            sent = self.rfile.read(length)
+            if len(sent) < length:  # its sender was killed in the middle: no server of a service gets to see that
+                self.close_connection = True
+                return
             headers = {name.lower(): value for name, value in self.headers.items()}
             verified = tuple(secret for secret in receiver.secrets[self.path] if _verifies(secret, sent, headers))
             lined_up = receiver.answers[self.path]
