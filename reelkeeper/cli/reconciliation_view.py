@@ -1,15 +1,20 @@
 """Show `bill --reconcile`: our account of a month against Cloudflare's, or against a provider's account of its jobs."""
 
+from collections.abc import Sequence
 from contextlib import closing, nullcontext
 from datetime import date
 from typing import TYPE_CHECKING
 
+import typer
+
 from reelkeeper.cli.opening import configured, store
 from reelkeeper.cli.screen import emit, say, table
+from reelkeeper.cli.words import new_run_id, who
 from reelkeeper.rules.billing.focus import exact_usd, written
 from reelkeeper.rules.core.wording import many
 
 if TYPE_CHECKING:
+    from reelkeeper.model.money import SentJob
     from reelkeeper.operations.billing.metering import Reconciled
     from reelkeeper.rules.billing.vendor_bill import VendorComparison
 
@@ -71,18 +76,42 @@ def _print_usage(found: "Reconciled", month: str) -> None:
 _NANO_IN_MICRO = 1_000
 
 
-def show_provider(provider: str, first: date, last: date, *, as_json: bool) -> None:
-    """Compare the days from `first` to `last` with the provider's, and print the differences."""
+def show_provider(
+    provider: str, first: date, last: date, *, end_doubts: bool = False, ask: bool = True, as_json: bool
+) -> None:
+    """Compare the days from `first` to `last` with the provider's, print the differences, and end doubts if told to."""
     from reelkeeper.adapters import providers
-    from reelkeeper.operations.jobs.charged import reconcile
+    from reelkeeper.operations.jobs import charged
 
     billing = providers.billing(configured(), provider)
     with store() as engine:
-        found = reconcile(engine, billing, first, last)
+        found = charged.reconcile(engine, billing, first, last)
+        never_came = charged.doubts_to_end(engine, found, first)
+        may_cost = sum(job.cost_microusd or 0 for job in never_came)
+        if not as_json:
+            _print_jobs(found, provider, f"{first:%Y-%m}")
+            _print_doubts(never_came, may_cost, provider)
+        ended = 0
+        if end_doubts and never_came:
+            if ask:
+                typer.confirm(f"Count ${_of_micro(may_cost)} less as spent?", abort=True, err=True)
+            ended = charged.end_doubts(engine, never_came, author=who(), run_id=new_run_id("bill"))
     if as_json:
-        emit({"provider": provider, "month": f"{first:%Y-%m}", **_jobs_json(found)})
-    else:
-        _print_jobs(found, provider, f"{first:%Y-%m}")
+        doubts = [{"job": job.job_id, "ours_usd": _of_micro(job.cost_microusd)} for job in never_came]
+        emit(
+            {"provider": provider, "month": f"{first:%Y-%m}", **_jobs_json(found)}
+            | {"never_made": doubts, "ended_usd": _of_micro(ended)}
+        )
+    elif ended:
+        say(f"${_of_micro(ended)} no longer counts as spent.")
+
+
+def _print_doubts(never_came: "Sequence[SentJob]", may_cost: int, provider: str) -> None:
+    if never_came:
+        say(
+            f"{many(len(never_came), 'job')} may have been made, and {provider}'s account has no room for them a day "
+            f"later: ${_of_micro(may_cost)}. To end that, add --end-doubts."
+        )
 
 
 def _usd(nanousd: int | None) -> str | None:

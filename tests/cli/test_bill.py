@@ -5,7 +5,7 @@ import io
 import json
 import re
 from collections.abc import Callable
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from inline_snapshot import snapshot
 
 from reelkeeper.adapters.providers.contract import Submission
+from reelkeeper.model.jobs import JobState
 from reelkeeper.model.money import Metric, UsageSource, Used
 from reelkeeper.operations.billing.metering import charge_month
 from reelkeeper.rules.billing.focus import DETAIL
@@ -21,12 +22,15 @@ from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.settings import Settings
 from reelkeeper.store.billing.usage import days, record
 from reelkeeper.store.core.engine import open_store, reading, transaction
-from reelkeeper.store.tables import charges
+from reelkeeper.store.tables import charges, vendor_jobs
 from tests.adapters.providers.formats import FORMATS
 from tests.adapters.providers.notes import ORDER
 from tests.cli.conftest import Run
 from tests.doubles.fal import FalDouble
+from tests.doubles.runway import RunwayDouble
 from tests.doubles.vendor import TOKEN
+from tests.operations.books import make_user
+from tests.operations.queue import enqueue, row
 from tests.reading import TIME, as_read
 
 Ask = Callable[..., Any]
@@ -244,6 +248,35 @@ Ours: $0.00. fal bills $0.50: a difference of $0.50.\
 """)
 
 
+@pytest.mark.usefixtures("made_store")
+def test_a_job_that_never_arrived_ends_to_count_as_spent_once_a_person_says_so(
+    reelkeeper: Run, ask: Ask, configured: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead = {"state": JobState.DEAD, "quoted_cost_microusd": 600_000}
+    with RunwayDouble().serving() as runway, open_store(configured) as engine:
+        for name, value in {"": "runway", "_URL": runway.url, "_TOKEN": TOKEN}.items():
+            monkeypatch.setenv(f"REELKEEPER_GENERATOR{name}", value)
+        monkeypatch.setenv("REELKEEPER_ALLOW_PRIVATE_ADDRESSES", "true")
+        FORMATS["runway"].connect(runway).submit(Submission("made-1", ORDER._replace(model="gen4.5")))
+        at = datetime.now(UTC) - timedelta(days=1, minutes=1)
+        runway.look(runway.jobs["p1"])["at"] = at
+        month, sent = f"{at:%Y-%m}", {"provider": "runway", "sent_at": at, "ended_at": at, "counted_microusd": 600_000}
+        make_user(engine, "ann")
+        enqueue(engine, {**row("made"), **dead}, {**row("lost"), **dead})
+        with transaction(engine, "test") as session:
+            for job, vendor_id in (("made", "p1"), ("lost", None)):
+                new = {"key": f"{job}-1", "job_id": job, "vendor_id": vendor_id}
+                session.execute(sa.insert(vendor_jobs).values(**new, **sent))
+        asked = "bill", "--reconcile", "runway", "--month", month
+        found = ask(*asked)
+        assert (found["never_made"], found["ended_usd"]) == ([{"job": "lost", "ours_usd": "0.60"}], "0.00")
+        assert "--end-doubts" in reelkeeper(*asked).stdout
+        reelkeeper(*asked, "--end-doubts", exit_code=1)  # nobody said yes
+        assert ask(*asked, "--end-doubts", "--yes")["ended_usd"] == "0.60"
+        found = ask(*asked)
+        assert (found["never_made"], found["ours_usd"], found["theirs_usd"]) == ([], "0.60", "0.60")
+
+
 def test_a_month_without_charges_says_what_makes_them(reelkeeper: Run, ask: Ask) -> None:
     assert "monitor_costs" in reelkeeper("bill").stdout
     assert ask("bill", "--by", "user") == []
@@ -261,6 +294,8 @@ def test_a_month_without_charges_says_what_makes_them(reelkeeper: Run, ask: Ask)
         ["--reconcile", "cloudflare", "--by", "user"],
         ["--reconcile", "nobody"],
         ["--reconcile", "fal"],
+        ["--end-doubts"],
+        ["--end-doubts", "--reconcile", "cloudflare"],
     ],
     ids=" ".join,
 )

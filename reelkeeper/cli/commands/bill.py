@@ -50,6 +50,15 @@ def bill(
     reconcile: Annotated[
         Account | None, typer.Option(help="Compare our account with Cloudflare's, or a video provider's.")
     ] = None,
+    end_doubts: Annotated[
+        bool,
+        typer.Option(
+            "--end-doubts",
+            help="With --reconcile: let jobs that were never known to arrive, and are not in the provider's account a "
+            "day later, no longer count as spent. It asks first.",
+        ),
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     limit: Limit = 100,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for a script.")] = False,
 ) -> None:
@@ -58,6 +67,8 @@ def bill(
         if form == "csv":
             raise typer.BadParameter("give one of --format csv and --json")
         form = "json"
+    if end_doubts and reconcile in (None, "cloudflare"):
+        raise typer.BadParameter("--end-doubts needs --reconcile with a video provider")
     if usage is not None:
         if month or by or reconcile or form == "csv":
             raise typer.BadParameter("--usage can be combined only with --json")
@@ -74,7 +85,9 @@ def bill(
         if reconcile == "cloudflare":
             reconciliation_view.show_cloudflare(first, last, as_json=form == "json")
         else:
-            reconciliation_view.show_provider(reconcile, first, last, as_json=form == "json")
+            reconciliation_view.show_provider(
+                reconcile, first, last, end_doubts=end_doubts, ask=not yes, as_json=form == "json"
+            )
         return
     from reelkeeper.store.core.engine import reading
 

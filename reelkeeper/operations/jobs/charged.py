@@ -4,7 +4,7 @@ A job that brought no video counts in the budgets and in the bill when it is ove
 the vendor's price where it may charge (`rules/billing/vendor_charges`). What is learned later takes its place.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from functools import cache, partial
 from typing import Final
@@ -13,15 +13,17 @@ from reelkeeper.adapters.providers.contract import Billing
 from reelkeeper.errors import GenerationUnknown, UsageUnknown
 from reelkeeper.model.money import Metric, SentJob, Used
 from reelkeeper.operations.billing import limits
+from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.core.policies import at as at_version
 from reelkeeper.operations.jobs import routing
 from reelkeeper.operations.jobs.prices import clip_cost
-from reelkeeper.rules.billing.vendor_bill import VendorComparison, compare
+from reelkeeper.rules.billing.vendor_bill import VendorComparison, compare, never_made
 from reelkeeper.rules.policies import Policies
 from reelkeeper.store import Engine, Session
 from reelkeeper.store.billing import spend_counters, usage
-from reelkeeper.store.core.engine import now, reading
-from reelkeeper.store.jobs import vendor_jobs
+from reelkeeper.store.core.audit import Event, append
+from reelkeeper.store.core.engine import now, reading, transaction
+from reelkeeper.store.jobs import queue, vendor_jobs
 from reelkeeper.store.jobs.queue import AdmittedJob
 from reelkeeper.store.jobs.vendor_jobs import SentRow, sent_between
 
@@ -89,6 +91,34 @@ def reconcile(engine: Engine, billing: Billing, first: date, last: date) -> Vend
     keys = {f"{job_id}-{number}" for job_id, last in tokens.items() for number in range(1, last + 1)}
     marks = {billing.mark_of(key): key for key in keys | {row.key for row in rows}}
     return compare(ours, theirs, marks, begin, end)
+
+
+def doubts_to_end(engine: Engine, found: VendorComparison, first: date) -> list[SentJob]:
+    """Choose the jobs of a comparison from `first` on that count in doubt, and were never made by its account."""
+    with reading(engine) as session:
+        day_ago = now(session) - _ONE_DAY
+    return never_made(found, datetime.combine(first, time(), UTC), day_ago)
+
+
+def end_doubts(engine: Engine, never_came: Sequence[SentJob], *, author: str, run_id: str) -> int:
+    """Take what jobs count in doubt back from the budgets and the bill, on a person's word; return the micro-dollars.
+
+    One that was found or ended meanwhile counts as it is known now. Raises Frozen.
+    """
+    ended = 0
+    for sent in never_came:
+        with transaction(engine, "job.end_doubt") as session:
+            require_permission(session)
+            job, before = queue.find(session, sent.job_id), vendor_jobs.counted(session, sent.key)
+            # guard charges.doubt_as_seen: the cost of a job that was found meanwhile is taken back
+            if job is None or before is None or before.microusd != sent.cost_microusd or before.is_named:
+                continue
+            take_back(session, job, sent.key)
+            vendor_jobs.end(session, sent.key, before.at, 0, None)
+            detail = {"job": job.id, "key": sent.key, "microusd": before.microusd, "by": author}
+            append(session, [Event("doubt_ended", run_id, user_id=job.user_id, detail=detail)])
+            ended += before.microusd
+    return ended
 
 
 def _cost(row: SentRow, provider: str, policies: Callable[[int], Policies]) -> int | None:

@@ -98,6 +98,35 @@ def compare(
     return VendorComparison(tuple(both), tuple(missing), tuple(strangers))
 
 
+def never_made(found: VendorComparison, first: datetime, before: datetime) -> list[SentJob]:
+    """Choose the jobs that count in doubt although the vendor's account shows that they were never made.
+
+    A job is in doubt if its vendor never named it. Judged are those sent from `first` on and before `before`, as the
+    account may lack what came later. Each entry there that is not ours may be one of them, so as many remain, the
+    dearest; of sums, those remain that the sums have room for beside our other jobs: what is left of our total is
+    never less than the vendor's. None is chosen by an account that knows no job of ours: it may be another's.
+    """
+    # guard charges.own_account: an account with none of our jobs ends what all jobs in doubt may cost
+    if not found.both and not found.sums:
+        return []
+    # guard charges.listed_by_now: a job that its vendor does not list yet counts in no budget
+    judged = [job for job in (*found.only_ours, *found.summed) if first <= job.sent_at < before and job.cost_microusd]
+    doubtful = [job for job in judged if job.vendor_id is None]
+    doubtful.sort(key=lambda job: (-(job.cost_microusd or 0), job.key))
+    if not found.sums:
+        # guard charges.maybe_ours: a job at the vendor whose answer was lost counts in no budget
+        return doubtful[len(found.only_theirs) :]
+    known = sum(job.cost_microusd or 0 for job in judged if job.vendor_id is not None)
+    room, dropped = (found.theirs_nanousd or 0) - known * _NANO_IN_MICRO, []
+    for job in doubtful:
+        # guard charges.room: what a vendor's sum has beside our known jobs counts in no budget
+        if room > 0:
+            room -= (job.cost_microusd or 0) * _NANO_IN_MICRO
+        else:
+            dropped.append(job)
+    return dropped
+
+
 def _total(costs: Sequence[int | None]) -> int | None:
     known = [cost for cost in costs if cost is not None]
     return sum(known) if len(known) == len(costs) else None

@@ -1,5 +1,6 @@
 """What vendors charge, or may charge, for jobs that bring no video: each job made counts once, at every vendor."""
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -8,17 +9,18 @@ import sqlalchemy as sa
 
 from reelkeeper.adapters.providers import OpenAIProvider, RemoteGenerator
 from reelkeeper.model.jobs import JobState
-from reelkeeper.model.money import Metric
+from reelkeeper.model.money import Metric, SentJob
+from reelkeeper.operations.jobs import charged
 from reelkeeper.operations.jobs import claim as claiming
 from reelkeeper.operations.jobs.run import End
 from reelkeeper.rules.jobs.attempts import AttemptPolicy
 from reelkeeper.store.core.engine import Clock, reading, transaction
-from reelkeeper.store.tables import job_totals, jobs, usage_days, vendor_jobs
+from reelkeeper.store.tables import audit_events, job_totals, jobs, usage_days, vendor_jobs
 from tests.adapters.providers.formats import FORMATS
 from tests.doubles.fal import FalDouble
 from tests.doubles.provider import ProviderDouble
 from tests.doubles.runway import CREDITS
-from tests.doubles.vendor import Job
+from tests.doubles.vendor import LOST, Job
 from tests.faults.world import World
 from tests.operations.jobs.test_vendor_bill import compared
 from tests.operations.queue import find, make_due
@@ -174,6 +176,59 @@ def test_a_job_given_up_in_doubt_and_found_later_counts_once(shop: World, provid
     with reading(shop.workspace.engine) as session:
         row = session.execute(sa.select(vendor_jobs)).one()
     assert (row.job_id, row.counted_microusd, row.reported_microusd) == (job_id, 12_346, 12_346)
+
+
+def test_what_may_be_charged_ends_by_the_vendors_account_on_a_persons_word(shop: World, tiny_clip: Path) -> None:
+    engine = shop.workspace.engine
+    with FORMATS["openai"].double(tiny_clip.read_bytes()).serving() as vendor:
+        provider = FORMATS["openai"].connect(vendor)
+        assert isinstance(provider, OpenAIProvider)
+        generator = RemoteGenerator(provider, model="wan3", poll_seconds=0.02)
+        ask(shop, "a cat")
+        assert run(shop, generator) == {End.SUCCEEDED: 1}
+        vendor.queue = [LOST]  # made there, and nobody learns its name
+        ask(shop, "a dog")
+        assert run(shop, generator) == {End.PARKED: 1}
+        vendor.is_dead = True  # this one never comes
+        (lost,) = ask(shop, "a cow")
+        run(shop, generator)
+        vendor.is_dead = False
+        with transaction(engine, "test") as session:
+            session.execute(sa.update(jobs).values(started_at=Clock(-25 * 3600), due_at=Clock(-1)))
+        run(shop, generator)
+        first = datetime.now(UTC).date() - timedelta(2)
+        assert charged.doubts_to_end(engine, compared(shop, provider, 2), first) == [], "it came an instant ago"
+        with transaction(engine, "test") as session:
+            session.execute(sa.update(vendor_jobs).values(sent_at=Clock(-25 * 3600)))
+        found = compared(shop, provider, 2)
+    quoted = find(engine, lost).quoted_cost_microusd
+    assert budget_spent(shop) == 3 * quoted
+    never_came = charged.doubts_to_end(engine, found, first)
+    assert [job.cost_microusd for job in never_came] == [quoted]
+    for ended in (quoted, 0):
+        assert charged.end_doubts(engine, never_came, author="ann", run_id="test") == ended
+        assert (budget_spent(shop), billed_for_nothing(shop)) == (2 * quoted, quoted)
+    with reading(engine) as session:
+        told = session.execute(sa.select(audit_events).where(audit_events.c.event == "doubt_ended")).one()
+    assert (told.detail["microusd"], told.detail["by"]) == (quoted, "ann")
+
+
+def test_a_job_that_was_found_meanwhile_counts_as_it_is_known(shop: World, provider: ProviderDouble) -> None:
+    (job_id,) = ask(shop, "a cat")
+    provider.is_down = True
+    run(shop, http(provider))
+    with transaction(shop.workspace.engine, "test") as session:
+        session.execute(sa.update(jobs).values(started_at=Clock(-25 * 3600), due_at=Clock(-1)))
+    assert run(shop, http(provider)) == {End.DEAD: 1}
+    quoted = find(shop.workspace.engine, job_id).quoted_cost_microusd
+    with reading(shop.workspace.engine) as session:
+        row = session.execute(sa.select(vendor_jobs)).one()
+    seen = SentJob(job_id, row.key, None, row.sent_at, row.ended_at, quoted)
+    for values in ({"vendor_id": "p9"}, {"vendor_id": None, "counted_microusd": quoted + 1}):
+        with transaction(shop.workspace.engine, "test") as session:
+            session.execute(sa.update(vendor_jobs).values(**values))
+        assert charged.end_doubts(shop.workspace.engine, [seen], author="ann", run_id="test") == 0
+    assert budget_spent(shop) == quoted
 
 
 def test_a_result_that_is_no_video_is_paid_and_counts(shop: World, provider: ProviderDouble) -> None:

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from reelkeeper.model.money import SentJob, VendorJob
-from reelkeeper.rules.billing.vendor_bill import compare
+from reelkeeper.rules.billing.vendor_bill import compare, never_made
 
 FIRST, END = datetime(2026, 11, 1, tzinfo=UTC), datetime(2026, 12, 1, tzinfo=UTC)
 NOON = datetime(2026, 11, 15, 12, tzinfo=UTC)
@@ -56,3 +56,48 @@ def test_a_job_of_the_month_before_that_is_listed_in_this_one_counts_here() -> N
 def test_the_vendors_sum_is_unknown_if_one_cost_is_missing() -> None:
     found = compare([JOB], [ENTRY, ENTRY._replace(id="v9", cost_nanousd=None)], {}, FIRST, END)
     assert (found.theirs_nanousd, [entry.id for entry in found.only_theirs]) == (None, ["v9"])
+
+
+IN_DOUBT = [
+    JOB._replace(key=f"j{n}-1", job_id=f"j{n}", vendor_id=None, cost_microusd=cost) for n, cost in ((2, 40), (3, 50))
+]
+
+
+@pytest.mark.parametrize(
+    ("strangers", "never_came"),
+    [(0, ["j3-1", "j2-1"]), (1, ["j2-1"]), (2, []), (3, [])],
+)
+def test_a_job_in_doubt_ends_where_no_job_of_the_vendor_can_be_it(strangers: int, never_came: list[str]) -> None:
+    others = [ENTRY._replace(id=f"s{number}") for number in range(strangers)]
+    found = compare([JOB, *IN_DOUBT], [ENTRY, *others], {}, FIRST, END)
+    assert [job.key for job in never_made(found, FIRST, END)] == never_came
+
+
+@pytest.mark.parametrize(
+    ("sum_microusd", "never_came"),
+    [(40, ["j3-1", "j2-1"]), (41, ["j2-1"]), (90, ["j2-1"]), (91, []), (130, [])],
+)
+def test_a_vendors_sum_leaves_room_for_the_dearest_jobs_in_doubt(sum_microusd: int, never_came: list[str]) -> None:
+    total = VendorJob(None, "veo", NOON, sum_microusd * 1_000)
+    found = compare([JOB, *IN_DOUBT], [total], {}, FIRST, END)
+    assert [job.key for job in never_made(found, FIRST, END)] == never_came
+    left = found.ours_nanousd - 1_000 * sum(job.cost_microusd or 0 for job in IN_DOUBT if job.key in never_came)
+    assert left >= sum_microusd * 1_000, "less than the vendor takes"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"sent_at": NOON + timedelta(seconds=1)},  # the account may lack it yet
+        {"vendor_id": "v7"},  # it was taken; the account may have forgotten it
+    ],
+)
+def test_a_job_that_may_be_missing_in_the_account_stays_in_doubt(changes: dict[str, object]) -> None:
+    late = IN_DOUBT[0]._replace(**changes)  # type: ignore[arg-type]  # fields by name
+    for entries in ([ENTRY], [VendorJob(None, "veo", NOON, 40_000)]):
+        found = compare([JOB, late], entries, {}, FIRST, END)
+        assert never_made(found, FIRST, NOON + timedelta(seconds=1)) == []
+
+
+def test_an_account_that_knows_no_job_of_ours_ends_no_doubt() -> None:
+    assert never_made(compare(IN_DOUBT, [], {}, FIRST, END), FIRST, END) == []
