@@ -1,155 +1,122 @@
-"""Benchmark forecasts on public series: month totals, bands, the storage bill, M3, and statsforecast's AutoETS.
+"""Benchmark forecasts of month totals, and their bands, beside statsforecast's AutoETS.
 
-Month totals: daily series, histories of 28 to 730 days, rolling origins at day 0, 10 and 20; once unchanged, and once
-with added growth of 0.1 to 1.2 % a day, and in half of these a level shift; `monthly` has those with a monthly job.
-The coverage of bands is measured family by family, with quantiles of the other families.
+The series are public, or of six made-up kinds with a weekday profile and noise: steady, with level shifts, growing,
+noisy, with heavy tails, and wandering. Each is once as it is and once with a job on one day of each month.
 """
 
-import time
-from collections.abc import Callable, Iterator, Sequence
+import zlib
+from collections.abc import Iterator
 from datetime import timedelta
-from decimal import Decimal
-from typing import Final
+from itertools import product
+from typing import Final, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from bench.report import Row
-from bench.series import competition, monthly
-from bench.series.forecasters import ForecastRequest, auto_ets, ours
-from bench.series.load import HORIZON, Task, tasks
-from reelkeeper.rules.billing.pricing import gb_months
-from reelkeeper.rules.forecast import bands, forecast
-from reelkeeper.rules.forecast.ensemble import Fan
-from reelkeeper.rules.forecast.lines import storage_usd
-from reelkeeper.rules.forecast.members import profile_level
+from bench.series import auto_ets, daily
+from reelkeeper.rules.forecast.month import outlook
 from reelkeeper.rules.forecast.series import Values
-from reelkeeper.rules.forecast.storage import Stock, daily_peaks
 
-HISTORIES: Final = (28, 60, 180, 730)
-DAYS: Final = (0, 10, 20)
-LIMITS: Final = {"flat": (5.0, 3.0, 1.8), "growth": (9.0, 5.5, 2.3)}  # percent of the month's total, by origin
-STORAGE_LIMITS: Final = (5.0, 1.5, 0.7)
-PEER_EVERY: Final = 5
-RETENTION_DAYS: Final = 30
-GB_A_DAY: Final = 70  # of uploads: a large tenant, far beyond the free allowance
-RATE_DAYS: Final = 30
+SEED: Final = 9701
+LIMITS: Final = {10: 0.95, 15: 0.94, 20: 0.87}  # of AutoETS's error, by the month's known days
+LEAST_DAYS, MOST_DAYS, AHEAD = 120, 365, 31  # of history, and of the month
+FACTOR: Final = (1.5, 4.0)  # by which the job multiplies its days; each differs by about 10 %
+LEVEL, TOLERANCE = 80, 5.0  # percent
+KINDS: Final = ("weekly", "shift", "growth", "noisy", "heavy", "wander")
+OF_A_KIND: Final = 5  # made-up series
 
-Made = tuple[Task, Fan]
+
+class Month(NamedTuple):
+    """A series that ends with a month, whose first day is at index `first`."""
+
+    kind: str
+    has_job: bool
+    series: "pd.Series[float]"
+    first: int
 
 
 def measure() -> Iterator[Row]:
-    """Measure everything; forecasts of an earlier run by the same code are taken from disk."""
-    yield _two_years()
-    yield competition.smooth()
-    drawn = tasks(HISTORIES, DAYS, 1, "bench")
-    asked: list[ForecastRequest] = [(task.history, 7, HORIZON) for task in drawn]
-    made = [(task, found) for task, (found, _) in zip(drawn, ours(asked), strict=True)]
-    for rows in (_totals(made), _covered(made), _storage(made), monthly.rows(), competition.rows(), _peer(made, asked)):
-        yield from rows
+    """Forecast each month on each of the days; an error is a share of the month's total."""
+    cases = list(product(months(SEED), LIMITS))
+    rest = [(month.series.to_numpy(), month.first + day) for month, day in cases]
+    theirs = auto_ets([(values[:at].tolist(), len(values) - at) for values, at in rest])
+    errors, peers, inside = np.zeros((3, len(cases)))
+    for at, ((month, day), (values, known), path) in enumerate(zip(cases, rest, theirs, strict=True)):
+        as_of = month.series.index[month.first].date() + timedelta(days=day)
+        said = outlook(month.series.iloc[:known], as_of, 1).months[0]
+        actual, so_far = values[month.first :].sum(), values[month.first : known].sum()
+        lower, upper = said.bounds(LEVEL)
+        errors[at], peers[at] = abs(said.mean - actual) / actual, abs(so_far + sum(path) - actual) / actual
+        inside[at] = lower <= actual <= upper
+    public = np.array([month.kind == "public" for month, _ in cases])
+    jobs, days = (np.array(each) for each in zip(*((month.has_job, day) for month, day in cases), strict=True))
+    for (what, of_kind), (form, of_form), (day, limit) in product(
+        (("public", public), ("made up", ~public)), (("a job a month", jobs), ("no job", ~jobs)), LIMITS.items()
+    ):
+        some = of_kind & of_form & (days == day)
+        mine, peer = (100 * float(of_one[some].mean()) for of_one in (errors, peers))
+        name = f"month total, {what}, {form}, day {day}, {some.sum()} months: error"
+        yield Row(name, mine, "AutoETS(7)", peer, limit, "%")
+    for day in LIMITS:
+        share = 100 * float(inside[days == day].mean())
+        name = f"{LEVEL} % bands on day {day} cover {share:.1f} %: off by"
+        yield Row(name, abs(share - LEVEL), "promised", TOLERANCE, 1.0, "points")
 
 
-def _totals(made: Sequence[Made]) -> Iterator[Row]:
-    for kind, limits in LIMITS.items():
-        for day, limit in zip(DAYS, limits, strict=True):
-            some = [(task, found) for task, found in made if (task.kind, task.day) == (kind, day)]
-            error = _error(some, lambda task, found: float(found.middle[: task.rest].sum()))
-            what = f"month total, {kind}, day {day}, {len(some)} tasks: error, to its limit"
-            yield Row(what, error, limit, error / limit, 1.0, "%")
-    rivals: tuple[tuple[str, str, Callable[[Task, Fan], float], float | None], ...] = (
-        ("growth", "the run rate's", _run_rate, 0.5),
-        ("flat", "the weekday profile's", _profile, 1.1),
-        ("flat", "the run rate's", _run_rate, None),
-    )
-    for kind, what, rival, most in rivals:
-        some = [(task, found) for task, found in made if task.kind == kind]
-        error, other = _error(some, lambda task, found: float(found.middle[: task.rest].sum())), _error(some, rival)
-        yield Row(f"month total, {kind}, all days: error, to {what}", error, other, error / other, most, "%")
+def months(seed: int, of_a_kind: int = OF_A_KIND) -> Iterator[Month]:
+    """Draw a month of each public series, with at most a year of history, and of made-up ones, each in both forms."""
+    for each in daily():
+        values = pd.Series(each["values"], pd.date_range(each["start"], periods=len(each["values"])))
+        rng = np.random.default_rng(zlib.crc32(f"{seed}/{each['family']}/{each['name']}".encode()))
+        able = [at for at, day in enumerate(values.index) if day.day == 1 and LEAST_DAYS <= at <= len(values) - AHEAD]
+        if able:
+            at = int(rng.choice(able))
+            span = slice(max(0, at - MOST_DAYS), at + int(values.index[at].days_in_month))
+            yield from _both("public", values, rng, span, min(at, MOST_DAYS))
+    for kind, number in product(KINDS, range(of_a_kind)):
+        yield from _made_up(kind, np.random.default_rng([seed, zlib.crc32(kind.encode()), number]))
 
 
-def _run_rate(task: Task, _found: Fan) -> float:
-    return float(task.history[-RATE_DAYS:].mean()) * task.rest
+def _both(kind: str, values: "pd.Series[float]", rng: np.random.Generator, span: slice, first: int) -> Iterator[Month]:
+    job = _job(pd.DatetimeIndex(values.index), rng)
+    yield Month(kind, True, values.mul(job).iloc[span], first)
+    yield Month(kind, False, values.iloc[span], first)
 
 
-def _profile(task: Task, _found: Fan) -> float:
-    return float(profile_level(task.history, 7, task.rest).sum())
+def _made_up(kind: str, rng: np.random.Generator) -> Iterator[Month]:
+    start = pd.Timestamp("2024-01-01") + pd.Timedelta(days=int(rng.integers(0, 365)))
+    last = start + pd.Timedelta(days=int(rng.integers(LEAST_DAYS, MOST_DAYS + 1)))
+    month = last.replace(day=1) + pd.offsets.MonthBegin(0)
+    first = (month - start).days
+    dates = pd.date_range(start, periods=first + int(month.days_in_month))
+    at, level = np.arange(len(dates)), np.zeros(len(dates))
+    week = np.exp(rng.normal(0, 0.08, 7))
+    week[5:] *= rng.uniform(0.5, 1.1)
+    spread = rng.uniform(0.03, 0.10)
+    if kind == "shift":
+        for _ in range(int(rng.integers(1, 3))):
+            level[int(rng.integers(int(0.2 * first), first)) :] += rng.choice([-1, 1]) * rng.uniform(0.15, 0.45)
+    elif kind == "growth":
+        level += rng.uniform(0.001, 0.008) * at
+    elif kind == "noisy":
+        spread = rng.uniform(0.2, 0.4)
+    elif kind == "wander":
+        level += np.cumsum(rng.normal(0, rng.uniform(0.01, 0.03), len(at)))
+    heavy = kind == "heavy"
+    noise = rng.standard_t(3, len(at)) * rng.uniform(0.05, 0.15) if heavy else rng.normal(0, spread, len(at))
+    values: Values = 1000 * week[(start.weekday() + at) % 7] * np.exp(level) * np.exp(noise)
+    yield from _both(kind, pd.Series(values, dates), rng, slice(None), first)
 
 
-def _error(made: Sequence[Made], rest: Callable[[Task, Fan], float]) -> float:
-    """Return the mean error of the month's total, in percent of the actual total."""
-    errors = []
-    for task, found in made:
-        actual = float(task.actual[: task.rest].sum())
-        errors.append(abs(rest(task, found) - actual) / (task.so_far + actual))
-    return 100 * float(np.mean(errors))
-
-
-def _covered(made: Sequence[Made]) -> Iterator[Row]:
-    """Calibrate on all families but one, and measure the bands' coverage on that one."""
-    scored = []
-    for task, found in made:
-        actual, expected = (float(path[: task.rest].sum()) for path in (task.actual, found.middle))
-        if actual > 0 and expected > 0:
-            scale = bands.sum_scale(task.history, 7, found.paths[:, : task.rest].sum(axis=1), (0, task.rest))
-            scored.append((task, abs(float(np.log(actual / expected))) / scale))
-    for kind in (*LIMITS, "all"):
-        for level, tolerance in ((80, 4.0), (95, 2.5)):
-            inside = []
-            for family in sorted({task.family for task, _ in scored}):
-                for day in DAYS:
-                    others = [score for task, score in scored if task.family != family and task.day == day]
-                    quantile = float(np.quantile(others, level / 100))
-                    mine = [(task, score) for task, score in scored if (task.family, task.day) == (family, day)]
-                    inside += [score <= quantile for task, score in mine if kind in (task.kind, "all")]
-            share = 100 * float(np.mean(inside))
-            what = f"month total, {kind}: {level} % bands cover {share:.1f} %, off by"
-            yield Row(what, abs(share - level), tolerance, abs(share - level) / tolerance, 1.0, "%")
-
-
-def _storage(made: Sequence[Made]) -> Iterator[Row]:
-    """Treat the series as uploads that are kept for 30 days, and price the bytes stored in the month."""
-    able = [(task, found) for task, found in made if len(task.history) >= RETENTION_DAYS + task.day]
-    for day, limit in zip(DAYS, STORAGE_LIMITS, strict=True):
-        wrong, whole = 0.0, 0.0
-        for task, found in able:
-            if task.day == day:
-                said, became = (_storage_bill(task, path[: task.rest]) for path in (found.middle, task.actual))
-                wrong, whole = wrong + abs(said - became), whole + became
-        error = 100 * wrong / whole
-        yield Row(f"storage bill, day {day}: error, to its limit", error, limit, error / limit, 1.0, "%")
-
-
-def _storage_bill(task: Task, uploads: Values) -> float:
-    bytes_a_unit = GB_A_DAY * 1e9 / task.history.mean()
-    first, past = task.first.date() + timedelta(days=len(task.history)), task.history * bytes_a_unit
-    alive = past[-RETENTION_DAYS:]
-    leaving = {first + timedelta(days=number): round(size) for number, size in enumerate(alive)}
-    ahead = daily_peaks(Stock(sum(leaving.values()), leaving, {RETENTION_DAYS: 1.0}), first, uploads * bytes_a_unit)
-    known = [past[at - RETENTION_DAYS + 1 : at + 1].sum() for at in range(len(past) - task.day, len(past))]
-    return storage_usd(gb_months([round(peak) for peak in (*known, *ahead)]), Decimal(0))
-
-
-def _peer(made: Sequence[Made], asked: Sequence[ForecastRequest]) -> Iterator[Row]:
-    few = range(0, len(made), PEER_EVERY)
-    theirs = dict(zip(few, auto_ets([asked[at] for at in few]), strict=True))
-    by_task = {id(made[at][0]): path for at, (path, _) in theirs.items()}
-    for kind, limit in (("growth", 1.0), ("flat", None)):
-        some = [made[at] for at in few if made[at][0].kind == kind]
-        mine = _error(some, lambda task, found: float(found.middle[: task.rest].sum()))
-        other = _error(some, lambda task, _: float(by_task[id(task)][: task.rest].sum()))
-        yield Row(f"month total, {kind}, {len(some)} tasks: error, to AutoETS", mine, other, mine / other, limit, "%")
-    cpu = [seconds for _, seconds in theirs.values()]
-    own = [seconds for _, seconds in ours([asked[at] for at in few])]
-    yield Row(
-        "daily series: CPU a series, to AutoETS", float(np.mean(own)), float(np.mean(cpu)), sum(own) / sum(cpu), None
-    )
-
-
-def _two_years() -> Row:
-    at = np.arange(730)
-    history = pd.Series(1e6 * np.exp(0.002 * at) * (1 + 0.2 * (at % 7 < 5)), pd.date_range("2024-01-01", periods=730))  # noqa: PLR2004  weekdays
-    forecast(history, 7)
-    started = time.process_time()
-    forecast(history, HORIZON)
-    seconds = time.process_time() - started
-    return Row("two years of days: CPU of a forecast, to its limit", seconds, 1.0, seconds, 1.0)
+def _job(days: pd.DatetimeIndex, rng: np.random.Generator) -> "pd.Series[float]":
+    """Draw a job on the first, the last, the last working day, or a fixed day of the month."""
+    number, factor, working = int(rng.integers(2, 28)), rng.uniform(*FACTOR), pd.offsets.BMonthEnd()
+    kinds = {
+        "first": days.is_month_start,
+        "last": days.is_month_end,
+        "working": np.array([working.is_on_offset(day) for day in days]),
+        "number": days.day == number,
+    }
+    is_on = kinds[str(rng.choice(sorted(kinds)))]
+    return pd.Series(np.where(is_on, factor * np.exp(rng.normal(0, 0.1, len(days))), 1.0), days)

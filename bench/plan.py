@@ -1,19 +1,15 @@
-"""Benchmark planning a whole catalogue against a bare SELECT of the same rows, each in a fresh process.
+"""Benchmark planning a whole catalogue against a bare SELECT of the same rows; and simulating policies on it.
 
-The floor is the statement that planning sends, fetched completely by the driver; planning also builds videos from the
-rows, judges each, and saves the tenth of them that needs an action, with reasons. Policy segments are measured in
-pairs: the same catalogue with a policy that has segments of every kind, and with one that has none.
+Each runs in a fresh process. The floor is the statement that planning sends, fetched completely by the driver; planning
+also builds videos from the rows, judges each, and saves the tenth of them that needs an action, with reasons.
 """
 
-import json
-import re
 import sqlite3
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -21,13 +17,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from bench.report import Row
+from bench.report import REELKEEPER, Ran, Row, ran
 from reelkeeper.model import SearchTotals
 from reelkeeper.rules.core.tiers import SHIPPED
 from reelkeeper.rules.lifecycle import segments
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy, reason, verdicts
 from reelkeeper.rules.lifecycle.savings import of_verdict
-from reelkeeper.rules.lifecycle.segments import Segment
 from reelkeeper.rules.lifecycle.selection import for_tiering
 from reelkeeper.rules.lifecycle.worth import Payback, unopened
 from reelkeeper.store.core.engine import open_engine, reading
@@ -36,50 +31,46 @@ from reelkeeper.store.lifecycle.plan_writer import add_verdicts, begin_plan
 from reelkeeper.store.videos.videos import live_videos
 
 AS_OF = datetime(2026, 11, 24, 2, tzinfo=UTC)
-SIZES = (100_000, 300_000)
+SMALL, LARGE = 100_000, 300_000  # videos
 ROUNDS = 3
-SEGMENTS = (5, 20)
-PAIRS = 5
+MAX_MB, MAX_SIMULATE_SECONDS = 120.0, 60.0  # the latter for a million videos
+OTHER = "lifecycle: {retire_below_views: 3, compress_below_views: 10}\n"
 
 
-def measure() -> list[Row]:
+def measure() -> Iterator[Row]:
     """Time planning of 100,000 videos as a ratio to the bare SELECT; peak memory at 100,000 and at 300,000."""
     with tempfile.TemporaryDirectory() as folder:
-        peaks = {}
-        for size in SIZES:
-            path = Path(folder) / f"{size}.sqlite3"
-            fill(path, size)
-            runs = {what: [_child(what, path) for _ in range(ROUNDS)] for what in ("bare", "ours")}
-            peaks[size] = max(run["peak_bytes"] for run in runs["ours"]) / 1e6
-            if size == SIZES[0]:
-                bare, ours = (min(run["seconds"] for run in runs[what]) for what in ("bare", "ours"))
-            if size == SIZES[0]:
-                ratios = {count: _beside_none(path, count) for count in SEGMENTS}
-    return [
-        *(
-            Row(f"plan by {count} segments, to none: CPU", *seconds, seconds[0] / seconds[1], 1.2, "s")
-            for count, seconds in ratios.items()
-        ),
-        Row("plan 100,000 videos: time", ours, bare, ours / bare, 3.0, "s"),
-        Row("plan 100,000 videos: peak memory, to its limit", peaks[SIZES[0]], 400.0, peaks[SIZES[0]] / 400, 1.0, "MB"),
-        Row(
-            "plan 300,000 videos: peak memory, to that at 100,000",
-            peaks[SIZES[1]],
-            peaks[SIZES[0]],
-            peaks[SIZES[1]] / peaks[SIZES[0]],
-            1.3,
-            "MB",
-        ),
-    ]
+        small, large = (_filled(Path(folder), size, AS_OF) for size in (SMALL, LARGE))
+        bare, ours = (min(float(_child(what, small).output) for _ in range(ROUNDS)) for what in ("bare", "ours"))
+        few, many = (_child("ours", store).peak_mb for store in (small, large))
+    yield Row(f"plan {SMALL:,} videos: time", ours, "a bare SELECT", bare, 3.0)
+    yield Row(f"plan {LARGE:,} videos: peak memory", many, "promised", MAX_MB, 1.0, "MB")
+    yield Row(f"plan {LARGE:,} videos: peak memory", many, f"{SMALL:,}", few, 1.3, "MB")
 
 
-def fill(path: Path, size: int) -> None:
-    """Create a store of `size` live videos: three tiers, ages up to 400 days, most watched; a tenth needs an action."""
+def simulate() -> Iterator[Row]:
+    """Measure `simulate lifecycle` of two policies and a year, at two sizes: CPU for a million videos, and memory."""
+    with tempfile.TemporaryDirectory() as folder:
+        document = Path(folder) / "other.yaml"
+        document.write_text(OTHER)
+        stores = [_filled(Path(folder), size, datetime.now(UTC)) for size in (SMALL, LARGE)]  # the command's own day
+        command = [REELKEEPER, "simulate", "lifecycle", "--json", "--policy", str(document)]
+        few, many = (ran(command, REELKEEPER_STATE_DIR=str(store.parent)) for store in stores)
+    a_million = (many.cpu - few.cpu) * 10**6 / (LARGE - SMALL)
+    yield Row("simulate 1,000,000 videos: CPU", a_million, "promised", MAX_SIMULATE_SECONDS, 1.0)
+    yield Row(f"simulate {LARGE:,} videos: peak memory", many.peak_mb, f"{SMALL:,}", few.peak_mb, 1.3, "MB")
+
+
+def _filled(folder: Path, size: int, as_of: datetime) -> Path:
+    """Create a store of live videos: three tiers, ages up to 89 days, most watched; a tenth needs an action."""
+    state = folder / str(size)
+    state.mkdir(mode=0o700)
+    path = state / "store.sqlite3"
     engine = open_engine(f"sqlite:///{path}")
     upgrade(engine)
     engine.dispose()
     rng = Random(size)
-    users, today = size // 10, AS_OF.date()
+    users, today = size // 10, as_of.date()
     connection = sqlite3.connect(path)
     tiers = [f"u{n:06}" for n in range(users)]
     connection.executemany(
@@ -92,7 +83,7 @@ def fill(path: Path, size: int) -> None:
             (
                 f"v{n:07}",
                 f"u{n % users:06}",
-                f"{AS_OF - timedelta(days=rng.uniform(0, 89)):%Y-%m-%d %H:%M:%S.%f}",
+                f"{as_of - timedelta(days=rng.uniform(0, 89)):%Y-%m-%d %H:%M:%S.%f}",
                 f"model-{n % 30}",
                 f"tag-{n % 50}" if n % 3 else None,
             )
@@ -108,17 +99,18 @@ def fill(path: Path, size: int) -> None:
         ),
     )
     connection.execute("UPDATE videos SET blob_id = (SELECT b.id FROM blobs b WHERE b.video_id = videos.id)")
-    connection.executemany("INSERT INTO daily_views VALUES (?, ?, ?)", _views(rng, size))
+    connection.executemany("INSERT INTO daily_views VALUES (?, ?, ?)", _views(rng, size, today))
     connection.executemany(
         "INSERT INTO view_days VALUES (?)", ((str(today - timedelta(days=n)),) for n in range(1, 40))
     )
     connection.commit()
     connection.execute("ANALYZE")
     connection.close()
+    return path
 
 
-def _views(rng: Random, size: int) -> Iterator[tuple[str, str, int]]:
-    days = [str(AS_OF.date() - timedelta(days=n)) for n in range(1, 30)]
+def _views(rng: Random, size: int, today: date) -> Iterator[tuple[str, str, int]]:
+    days = [str(today - timedelta(days=n)) for n in range(1, 30)]
     for n in range(size):
         watched = rng.random()
         if watched > 0.09:  # noqa: PLR2004  the rest is cold and, if old, to be retired
@@ -127,73 +119,32 @@ def _views(rng: Random, size: int) -> Iterator[tuple[str, str, int]]:
                 yield f"v{n:07}", day, 1 if count == 1 else rng.randrange(1, 50)
 
 
-def segmented(count: int) -> LifecyclePolicy:
-    """Create a policy of `count` segments, by tag, model, key, and size and tier in turn, each for some videos."""
-
-    def conditions(n: int) -> tuple[dict[str, Any], ...]:
-        sizes = {"min_bytes": n * 10**6, "max_bytes": (n + 1) * 10**6, "tiers": ("free", "premium")}
-        return {"tags": (f"tag-{n}",)}, {"models": (f"model-{n}",)}, {"key_globs": (f"videos/*{n:02}",)}, sizes
-
-    return LifecyclePolicy(segments=tuple(Segment(name=f"s{n}", **conditions(n)[n % 4]) for n in range(count)))
+def _child(what: str, path: Path) -> Ran:
+    return ran([sys.executable, "-m", "bench.plan", what, str(path)])
 
 
-def _beside_none(path: Path, count: int) -> tuple[float, float]:
-    """Time planning with `count` segments and with none; return the CPU seconds of the pair with the median ratio."""
-    pairs = [tuple(_child("ours", path, n)["cpu_seconds"] for n in (count, 0)) for _ in range(PAIRS)]
-    (some, none) = sorted(pairs, key=lambda pair: pair[0] / pair[1])[PAIRS // 2]
-    return some, none
-
-
-def _child(what: str, path: Path, segments: int = 0) -> dict[str, float]:
-    command = [sys.executable, "-m", "bench.plan", what, str(path), str(segments)]
-    finished = subprocess.run(command, check=True, capture_output=True, text=True, timeout=300)
-    answer: dict[str, float] = json.loads(finished.stdout)
-    return answer
-
-
-def _statement(engine: sa.Engine) -> tuple[str, Any]:
-    """Catch the statement that streams the videos, with its parameters."""
+def _bare(engine: sa.Engine, path: Path) -> float:
     sent: list[tuple[str, Any]] = []
     sa.event.listen(engine, "before_cursor_execute", lambda _c, _k, sql, parameters, *_: sent.append((sql, parameters)))
     with reading(engine) as session:
         next(live_videos(session, AS_OF, classified=False))
-    return sent[-1]
-
-
-def _bare(path: Path, _segments: int) -> int:
-    engine = open_engine(f"sqlite:///{path}")
-    sql, parameters = _statement(engine)
-    engine.dispose()
-    connection = sqlite3.connect(path)
     started = time.perf_counter()
-    rows = connection.cursor().execute(sql, parameters).fetchall()
-    _say(time.perf_counter() - started)
-    return len(rows)
+    sqlite3.connect(path).cursor().execute(*sent[-1]).fetchall()
+    return time.perf_counter() - started
 
 
-def _ours(path: Path, count: int) -> int:
-    engine, policy = open_engine(f"sqlite:///{path}"), segmented(count)
-    started, cpu = time.perf_counter(), time.process_time()
+def _ours(engine: sa.Engine, _: Path) -> float:
+    started, policy = time.perf_counter(), LifecyclePolicy()
     plan_id = begin_plan(engine, "tier_storage", policy.model_dump(mode="json"), AS_OF, "bench")
     payback = Payback(horizon_days=365)
     worth = partial(unopened, "h264", payback, SearchTotals())
     with reading(engine) as session:
-        live = live_videos(session, AS_OF, classified=bool(policy.segments))
+        live = live_videos(session, AS_OF, classified=False)
         judged = for_tiering(verdicts(live, policy, SHIPPED, AS_OF, "recipe", worth=worth))
         saving = partial(of_verdict, policy=policy, tiers=SHIPPED, as_of=AS_OF, payback=payback)
-        summary = add_verdicts(engine, plan_id, judged, reason, saving, segments.of_verdict)
-    _say(
-        time.perf_counter() - started,
-        cpu_seconds=time.process_time() - cpu,
-        acted_on=summary.retire.objects + summary.compress.objects,
-    )
-    return summary.population.objects
-
-
-def _say(seconds: float, **more: float) -> None:
-    peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    print(json.dumps({"seconds": seconds, "peak_bytes": int(peak[1]) * 1024 if peak else 0, **more}))
+        add_verdicts(engine, plan_id, judged, reason, saving, segments.of_verdict)
+    return time.perf_counter() - started
 
 
 if __name__ == "__main__":
-    {"bare": _bare, "ours": _ours}[sys.argv[1]](Path(sys.argv[2]), int(sys.argv[3]))
+    print({"bare": _bare, "ours": _ours}[sys.argv[1]](open_engine(f"sqlite:///{sys.argv[2]}"), Path(sys.argv[2])))

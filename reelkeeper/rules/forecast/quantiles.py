@@ -1,8 +1,8 @@
-"""Quantiles of forecast errors on public series, in units of their scale: bench/series/calibrate.py.
+"""Quantiles of forecast errors on public series, in units of their scale.
 
 Season 12, 4 and 1: the M1 and Tourism competitions, official splits. Season 7: daily births, rides, flights, sales,
 walkers, electricity, bikes, visits and stops, half of them with added growth; "short": of less than 28 days. The
-rest of a month: bench/series/monthly.py, seed CALIBRATION, half of it with a monthly job.
+rest of a month: bench/forecasts.py, seed 9601, half of it with a monthly job.
 """
 
 from typing import Final, TypeAlias

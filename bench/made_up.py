@@ -1,14 +1,19 @@
-"""`python -m bench.s3.counted OBJECTS`: serve listings of that many made-up objects on loopback, and print the port.
+"""`python -m bench.made_up OBJECTS`: serve listings of made-up objects on loopback, and print the port.
 
 To store a million real objects takes an hour, and their server more CPU than any client. These are made from their
 number when their page is asked for: 24 months of videos of 5,000 users, a thumbnail for each fourth, some duplicates.
 """
 
+import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Final
 from urllib.parse import parse_qs, urlsplit
+
+from reelkeeper.adapters.s3.seaweed import Endpoint
 
 PAGE_KEYS: Final = 1000
 _FIRST: Final = datetime(2024, 12, 1, tzinfo=UTC)
@@ -16,18 +21,30 @@ _USERS, _DAYS, _MIXED = 5_000, 720, 2_654_435_761  # the last spreads numbers: K
 _EMPTY: Final = "<ListMultipartUploadsResult><IsTruncated>false</IsTruncated></ListMultipartUploadsResult>"
 
 
-def entry(number: int, objects: int) -> str:
+@contextmanager
+def serving(objects: int) -> Iterator[Endpoint]:
+    """Serve the listings in a process of its own."""
+    command = [sys.executable, "-m", "bench.made_up", str(objects)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            port = next(iter(server.stdout or ())).strip()
+            yield Endpoint(f"http://127.0.0.1:{port}", "key", "secret")
+        finally:
+            server.terminate()
+
+
+def _entry(number: int, objects: int) -> str:
     """Write one object as a listing does."""
     mixed = number * _MIXED % 2**32
     user = number * _USERS // objects
     day = _FIRST + timedelta(days=_DAYS * (mixed % 1000 / 1000) ** 0.5)  # ever more
     end, size = ("jpg", 20_000 + mixed % 60_000) if number % 5 == 0 else ("mp4", 2_000_000 + mixed % 30_000_000)
-    video = number + (end == "jpg")
     etag = f"{(mixed if mixed % 40 else mixed % 4000) * 2**64:032x}"
     size = size if mixed % 40 else 5_000_000 + mixed % 4000
     kind = "STANDARD_IA" if mixed % 25 == 1 else "STANDARD"
+    name = f"v{number + (end == 'jpg'):08}.{end}"
     return (
-        f"<Contents><Key>u/{user:05}/v{video:08}.{end}</Key><LastModified>{day:%Y-%m-%dT%H:%M:%S}.000Z</LastModified>"
+        f"<Contents><Key>u/{user:05}/{name}</Key><LastModified>{day:%Y-%m-%dT%H:%M:%S}.000Z</LastModified>"
         f"<ETag>&quot;{etag}&quot;</ETag><Size>{size}</Size><StorageClass>{kind}</StorageClass></Contents>"
     )
 
@@ -43,8 +60,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answer."""
-        address = urlsplit(self.path)
-        query = parse_qs(address.query, keep_blank_values=True)
+        query = parse_qs(urlsplit(self.path).query, keep_blank_values=True)
         if "uploads" in query:
             self._reply(200, _EMPTY)
         elif "list-type" in query:
@@ -52,7 +68,7 @@ class Handler(BaseHTTPRequestHandler):
             after = min(first + PAGE_KEYS, self.objects)
             more = f"<NextContinuationToken>{after}</NextContinuationToken>" if after < self.objects else ""
             head = f"<KeyCount>{after - first}</KeyCount><IsTruncated>{str(bool(more)).lower()}</IsTruncated>{more}"
-            entries = "".join(entry(number, self.objects) for number in range(first, after))
+            entries = "".join(_entry(number, self.objects) for number in range(first, after))
             self._reply(200, f"<ListBucketResult>{head}{entries}</ListBucketResult>")
         else:
             self._reply(404, "<Error><Code>NoSuchKey</Code><Message>none</Message></Error>")
@@ -69,14 +85,9 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
 
-def main() -> None:
-    """Serve until a signal to stop."""
-    Handler.objects = int(sys.argv[1])
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    sys.stdout.write(f"{server.server_address[1]}\n")
-    sys.stdout.flush()
-    server.serve_forever()
-
-
 if __name__ == "__main__":
-    main()
+    Handler.objects = int(sys.argv[1])
+    served = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    sys.stdout.write(f"{served.server_address[1]}\n")
+    sys.stdout.flush()
+    served.serve_forever()

@@ -1,1 +1,0 @@
-"""Series and peers for the benchmark of anomaly detection."""

@@ -1,1 +1,0 @@
-"""Reelkeeper's server, a bare one to compare with, and clients for both."""

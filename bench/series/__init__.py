@@ -1,1 +1,0 @@
-"""Public series for measuring and calibrating forecasts, from packages in the peers' environment."""
