@@ -18,8 +18,12 @@ Run = Callable[..., Result]
 
 
 @pytest.fixture
-def configured(double: R2Double, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """Settings of a deployment: a SQLite store in the state folder, an S3 endpoint with R2's rules."""
+def configured(
+    double: R2Double, prefix: str, tmp_path: Path, migrated_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> Settings:
+    """Settings of a deployment: a SQLite store in the state folder, as `reelkeeper db upgrade` makes it, and an S3
+    endpoint with R2's rules.
+    """
     at = double.endpoint
     for name, value in {
         "STATE_DIR": tmp_path / "state",
@@ -31,7 +35,11 @@ def configured(double: R2Double, prefix: str, tmp_path: Path, monkeypatch: pytes
     }.items():
         monkeypatch.setenv(f"REELKEEPER_{name}", str(value))
     monkeypatch.chdir(tmp_path)  # no .env of the developer's
-    return Settings()
+    made = Settings()
+    made.state_dir.mkdir(mode=0o700, parents=True)
+    made.store_file.touch(mode=0o600)
+    shutil.copyfile(migrated_file, made.store_file)
+    return made
 
 
 @pytest.fixture
@@ -56,15 +64,13 @@ def ask(reelkeeper: Run) -> Callable[..., Any]:
 
 
 @pytest.fixture
-def made_store(configured: Settings, migrated_file: Path) -> Path:
-    """The store's file, as `reelkeeper db upgrade` makes it."""
-    configured.state_dir.mkdir(mode=0o700, parents=True)
-    configured.store_file.touch(mode=0o600)
-    return shutil.copyfile(migrated_file, configured.store_file)
+def no_store(configured: Settings) -> None:
+    """No state folder, as before the first command."""
+    shutil.rmtree(configured.state_dir)
 
 
 @pytest.fixture
-def one_video(reelkeeper: Run, made_store: Path, tiny_clip: Path) -> str:  # noqa: ARG001  it holds the video
+def one_video(reelkeeper: Run, tiny_clip: Path) -> str:
     """A video of ann's, stored by the command itself; return its id."""
     reelkeeper("videos", "add", tiny_clip, "--user", "ann", "--video", "v1", "--created-at", "2026-01-01")
     return "v1"

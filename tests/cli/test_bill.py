@@ -248,7 +248,6 @@ Ours: $0.00. fal bills $0.50: a difference of $0.50.\
 """)
 
 
-@pytest.mark.usefixtures("made_store")
 def test_a_job_that_never_arrived_ends_to_count_as_spent_once_a_person_says_so(
     reelkeeper: Run, ask: Ask, configured: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

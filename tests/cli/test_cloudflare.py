@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime, time, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -62,7 +61,6 @@ error: REELKEEPER_CLOUDFLARE_API_TOKEN lacks the permission 'Account Analytics: 
 
 
 @pytest.mark.long
-@pytest.mark.usefixtures("made_store")
 @pytest.mark.parametrize(
     ("lacks", "state"), [(set(), "ok"), ({"Billing: Read"}, "warn"), ({"Account Analytics: Read"}, "fail")]
 )
@@ -77,9 +75,8 @@ def test_doctor_tries_the_token(account: CloudflareDouble, ask: Ask, lacks: set[
 
 
 @pytest.fixture
-def findings(account: CloudflareDouble, ask: Ask, made_store: Path) -> Callable[[], dict[str, dict[str, str]]]:
+def findings(account: CloudflareDouble, ask: Ask) -> Callable[[], dict[str, dict[str, str]]]:
     """What `doctor` says, by part."""
-    assert made_store.exists()
     account.bucket_rules = {"/r2/buckets/reelkeeper/lock": [], "/r2/buckets/reelkeeper/lifecycle": []}
     return lambda: {item["part"]: item for item in ask("doctor")}
 
@@ -170,7 +167,6 @@ rule 'r1' deletes objects under '<prefix>'; rule 'r2' moves objects to another s
         assert "Workers R2 Storage" in found["remedy"]
 
 
-@pytest.mark.usefixtures("made_store")
 def test_without_a_token_locks_are_not_known(ask: Ask, configured: Settings) -> None:
     assert configured.cloudflare_api_token is None
     found = {item["part"]: item for item in ask("doctor")}["lock rules"]

@@ -12,6 +12,7 @@ from reelkeeper.adapters import contract
 from reelkeeper.adapters.contract import CHECKS
 from reelkeeper.adapters.s3.r2 import Bucket
 from reelkeeper.operations.core.workspace import note_trial
+from reelkeeper.settings import Settings
 from reelkeeper.store.core import controls
 from reelkeeper.store.core.engine import open_engine, transaction
 from reelkeeper.store.sync.scans import BUCKET_EVENTS
@@ -20,7 +21,6 @@ from tests.doubles.r2 import R2Double
 from tests.reading import TIME, UUID, as_read
 
 Ask = Callable[..., Any]
-pytestmark = pytest.mark.usefixtures("made_store")
 
 
 def by_part(findings: list[dict[str, str]]) -> dict[str, dict[str, str]]:
@@ -54,8 +54,8 @@ def test_its_probe_stays_and_no_listing_shows_it(ask: Ask, bucket: Bucket, doubl
     assert double.deleted() == []
 
 
-def test_in_a_trial_it_writes_nothing_into_the_bucket(ask: Ask, bucket: Bucket, made_store: Path) -> None:
-    engine = open_engine(f"sqlite:///{made_store}")
+def test_in_a_trial_it_writes_nothing_into_the_bucket(ask: Ask, bucket: Bucket, configured: Settings) -> None:
+    engine = open_engine(f"sqlite:///{configured.store_file}")
     bucket.put_bytes_once(f"{bucket.prefix}u/v.mp4", b"theirs", "video/mp4")
     note_trial(engine, bucket, begins=True)
     found = by_part(ask("doctor"))
@@ -79,9 +79,9 @@ def test_a_server_that_overwrites_is_found_out(ask: Ask, monkeypatch: pytest.Mon
 
 @pytest.mark.long
 def test_a_foreign_bucket_fails_and_is_never_taken_over(
-    reelkeeper: Run, ask: Ask, one_video: str, made_store: Path, prefix: str
+    reelkeeper: Run, ask: Ask, one_video: str, configured: Settings, prefix: str
 ) -> None:
-    made_store.rename(made_store.with_name("elsewhere.sqlite3"))
+    configured.store_file.rename(configured.store_file.with_name("elsewhere.sqlite3"))
     reelkeeper("db", "upgrade")
     assert by_part(ask("doctor", exit_code=1))["identity"]["state"] == "fail"
     found = by_part(ask("doctor", "--claim", exit_code=1))["identity"]["found"]

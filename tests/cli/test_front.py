@@ -18,6 +18,7 @@ from inline_snapshot import snapshot
 
 from reelkeeper import errors
 from reelkeeper.cli import app
+from reelkeeper.settings import Settings
 from reelkeeper.store.core import policies
 from reelkeeper.store.core.engine import open_engine, transaction
 from tests.cli.conftest import Run
@@ -222,7 +223,7 @@ def test_an_error_is_one_line_where_a_folder_of_ours_may_not_be_looked_into(
         *(pytest.param(words, marks=pytest.mark.long) for words in (("policy", "show", "--json"), ("--version",))),
     ],
 )
-def test_a_reader_that_stops_reading_is_no_error(words: tuple[str, ...], made_store: Path) -> None:
+def test_a_reader_that_stops_reading_is_no_error(words: tuple[str, ...], configured: Settings) -> None:
     read, write = os.pipe()
     os.close(read)  # as of `| head`, once it has its lines
     command = [str(Path(sys.executable).with_name("reelkeeper")), *words]
@@ -231,7 +232,7 @@ def test_a_reader_that_stops_reading_is_no_error(words: tuple[str, ...], made_st
     finally:
         os.close(write)
     assert (done.returncode, done.stderr) == (1, "")
-    assert made_store.exists()
+    assert configured.store_file.exists()
 
 
 def test_a_broken_pipe_that_is_not_its_output_is_an_error(reelkeeper: Run, monkeypatch: pytest.MonkeyPatch) -> None:

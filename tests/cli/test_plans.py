@@ -1,11 +1,9 @@
 """`plan --show`: totals cover a whole large plan, however few items are listed."""
 
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from getpass import getuser
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -43,9 +41,7 @@ def stored(configured: Settings, double: R2Double) -> None:
 
 
 @pytest.fixture
-def plan_id(configured: Settings, migrated_file: Path) -> str:
-    configured.state_dir.mkdir(parents=True)
-    shutil.copyfile(migrated_file, configured.state_dir / "store.sqlite3")
+def plan_id(configured: Settings) -> str:
     with open_store(configured) as engine:
         plan = begin_plan(engine, "tier_storage", {}, AS_OF, "run")
         add_verdicts(engine, plan, judged(), lambda _: "cold", lambda _: (1_000, 2_000), segment)
@@ -225,9 +221,8 @@ error: plan <plan> cannot be approved, and nothing was changed: it was approved 
 
 
 def test_a_plan_of_an_empty_catalogue_says_where_the_videos_are(
-    reelkeeper: Run, made_store: Path, double: R2Double, monkeypatch: pytest.MonkeyPatch
+    reelkeeper: Run, double: R2Double, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert made_store.exists()
     double.client.create_bucket(Bucket="apart-plans")
     monkeypatch.setenv("REELKEEPER_BUCKET", "apart-plans")
     monkeypatch.setenv("REELKEEPER_PREFIX", "videos/")

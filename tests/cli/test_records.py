@@ -96,6 +96,7 @@ def test_before_the_first_plan_the_list_says_how_to_make_one(reelkeeper: Run, as
     assert ask("plan", "--list") == []
 
 
+@pytest.mark.usefixtures("no_store")
 def test_upgrading_twice_does_nothing_the_second_time(ask: Ask) -> None:
     assert ask("db", "upgrade")["applied"]
     assert ask("db", "upgrade")["applied"] == []

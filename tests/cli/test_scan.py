@@ -19,6 +19,7 @@ from tests.doubles.r2 import R2Double
 
 COMMAND = Path(sys.executable).with_name("reelkeeper")
 Ask = Callable[..., Any]
+pytestmark = pytest.mark.usefixtures("no_store")
 
 
 @pytest.fixture

@@ -180,17 +180,9 @@ class Nights:
 
 
 @pytest.fixture
-def migrated(configured: Settings, migrated_file: Path) -> Path:
-    configured.state_dir.mkdir(parents=True, exist_ok=True)
-    file = configured.state_dir / "store.sqlite3"
-    shutil.copyfile(migrated_file, file)
-    return file
-
-
-@pytest.fixture
-def catalogue(migrated: Path) -> list[Clip]:
+def catalogue(configured: Settings) -> list[Clip]:
     """The history as it is where no policy was ever at work."""
-    clips, engine = history(), open_engine(f"sqlite:///{migrated}")
+    clips, engine = history(), open_engine(f"sqlite:///{configured.store_file}")
     prepare(engine)
     with transaction(engine, "test") as session:
         upload(session, clips)
@@ -202,7 +194,7 @@ def catalogue(migrated: Path) -> list[Clip]:
 
 @pytest.mark.long
 def test_bills_and_regret_are_those_of_a_store_in_which_every_night_was_run(
-    catalogue: list[Clip], ask: Ask, migrated: Path, migrated_file: Path, tmp_path: Path
+    catalogue: list[Clip], ask: Ask, configured: Settings, migrated_file: Path, tmp_path: Path
 ) -> None:
     document = tmp_path / "strict.yaml"
     document.write_text(STRICT)
@@ -211,10 +203,10 @@ def test_bills_and_regret_are_those_of_a_store_in_which_every_night_was_run(
     assert kept["regret"]["views"] == 0
     assert strict["regret"]["views"] > in_force["regret"]["views"] > 0
     for course, policies in ((in_force, read("", "")), (strict, read(STRICT, ""))):
-        for beside in migrated.parent.glob("store.sqlite3*"):
+        for beside in configured.state_dir.glob("store.sqlite3*"):
             beside.unlink()
-        shutil.copyfile(migrated_file, migrated)
-        engine = open_engine(f"sqlite:///{migrated}")
+        shutil.copyfile(migrated_file, configured.store_file)
+        engine = open_engine(f"sqlite:///{configured.store_file}")
         nights = Nights(engine, policies, catalogue)
         nights.play()
         engine.dispose()
@@ -253,7 +245,7 @@ def test_infrequent_access_is_tried_beside_standard(ask: Ask) -> None:
     assert found["unplayable_views"] is None
 
 
-@pytest.mark.usefixtures("migrated")
+@pytest.mark.usefixtures("configured")
 def test_an_empty_catalogue_has_nothing_to_tell_apart(ask: Ask) -> None:
     kept, in_force = ask("simulate", "lifecycle", "--months", 1)["courses"]
     assert in_force["months"] == kept["months"]
@@ -268,6 +260,6 @@ def test_an_empty_catalogue_has_nothing_to_tell_apart(ask: Ask) -> None:
         (["--policy", "nowhere.yaml"], 9, "nowhere.yaml cannot be read"),
     ],
 )
-@pytest.mark.usefixtures("migrated")
+@pytest.mark.usefixtures("configured")
 def test_invalid_options_are_refused(reelkeeper: Run, words: list[str], code: int, said: str) -> None:
     assert said in " ".join(reelkeeper("simulate", "lifecycle", *words, exit_code=code).output.replace("│", "").split())

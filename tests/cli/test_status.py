@@ -72,6 +72,7 @@ def test_a_freeze_is_shown_first_and_ends_with_3(opened: sa.Engine, reelkeeper: 
     assert as_read(said.stderr) == snapshot("error: all changes are frozen: [bold]an audit")
 
 
+@pytest.mark.usefixtures("no_store")
 @pytest.mark.parametrize(("command", "exit_code"), [("status", 7), ("watchdog", 7), ("doctor", 1)])
 def test_where_the_store_is_missing_none_is_made(
     configured: Settings, reelkeeper: Run, command: str, exit_code: int

@@ -1,7 +1,6 @@
 """`up --live` on a bucket that it did not create: it shows what would be done first, and asks."""
 
 import json
-from pathlib import Path
 
 import pytest
 from inline_snapshot import snapshot
@@ -13,7 +12,7 @@ from tests.reading import as_read
 
 
 @pytest.fixture(autouse=True)
-def at(made_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001  `up` finds it
+def at(configured: Settings, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001  `up` finds its store
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
 
 
