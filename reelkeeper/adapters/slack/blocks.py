@@ -3,19 +3,18 @@
 Text that a user could have written goes into `plain_text` objects, which Slack shows as they are; text that must be
 mrkdwn (the notification, a picture's comment) is escaped: & < > (Slack, "Formatting text for app surfaces").
 Limits: 50 blocks, header 150, section 3,000, ten fields of 2,000, and about 13,200 characters in total, which is not
-documented (bolt-js issue 2509). Characters are counted in UTF-16, where an emoji has two.
+documented (bolt-js issue 2509): the parts below have at most 12,000 together. Characters are counted in UTF-16, where
+an emoji has two.
 """
 
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 from reelkeeper.adapters.second_sink import headline
 from reelkeeper.model.alerts import Message, Verb, one_line, tame
 
-MAX_CHARACTERS, MAX_BLOCKS = 12_000, 50
-MAX_HEADER, MAX_SECTION, MAX_FIELD, MAX_FIELDS = 150, 3_000, 2_000, 10
-_MAX_NOTIFIED, _MAX_FOOTER, _MAX_FIGURES, _MAX_FIGURE, _MAX_SUGGESTION = 300, 500, 40, 300, 1_500
+MAX_HEADER, MAX_SECTION, MAX_FIELDS = 150, 3_000, 10
+_MAX_NOTIFIED, _MAX_FOOTER, _MAX_FIGURES, _MAX_FIGURE, _MAX_SUGGESTION = 300, 500, 20, 150, 1_500
 _MAX_CONFIRMED = 300  # characters of a confirmation's text (Block Kit, "Confirmation dialog object")
 LABELS: Final = {
     Verb.ACKNOWLEDGE: "I am on it",
@@ -23,6 +22,7 @@ LABELS: Final = {
     Verb.WHY: "Why?",
     Verb.APPROVE: "Approve once",
 }
+_ROOM_FOR_COUNT = 100  # characters, for the sentence with the number of lines left out
 _ROOM_FOR_NOTE = 1_000  # shorter cuts have only an ellipsis
 _CUT = " … {} characters more: reelkeeper alerts list --json"
 
@@ -41,25 +41,19 @@ def lay_out(message: Message, *, has_buttons: bool = False) -> Layout:
 
     `has_buttons`: presses reach us, so buttons are added.
     """
-    room = _Room()
-    notified = escape(room.take(one_line(headline(message)), _MAX_NOTIFIED), _MAX_NOTIFIED)
-    header = room.take(one_line(headline(message)), MAX_HEADER)
-    footer = room.take(tame(message.footer), _MAX_FOOTER)
-    figures = [f"{one_line(label)}\n{one_line(value)}".strip() for label, value in message.figures[:_MAX_FIGURES]]
-    fields = [room.take(figure, _MAX_FIGURE) for figure in figures]
+    title = one_line(headline(message))
+    figures = [_cut(f"{one_line(label)}\n{one_line(value)}".strip(), _MAX_FIGURE) for label, value in message.figures]
+    fields = [_plain(figure) for figure in figures if figure][:_MAX_FIGURES]
     advice = f"What to do: {message.suggestion}" if message.suggestion else ""
-    suggestion = room.take(tame(advice), _MAX_SUGGESTION)
-    body = room.take(tame(message.text), room.left)
-    blocks: list[Block] = [{"type": "header", "text": _plain(header)}, *_sections(body)]
-    blocks += [{"type": "section", "fields": [_plain(field) for field in row]} for row in _rows(fields)]
-    blocks += [*_sections(suggestion), *_sections(_lines(message.lines, room))]
-    if footer.strip():
+    blocks: list[Block] = [{"type": "header", "text": _plain(_cut(title, MAX_HEADER))}]
+    blocks += _section(_cut(tame(message.text), MAX_SECTION))
+    blocks += [{"type": "section", "fields": row} for row in (fields[:MAX_FIELDS], fields[MAX_FIELDS:]) if row]
+    blocks += [*_section(_cut(tame(advice), _MAX_SUGGESTION)), *_section(_lines(message.lines))]
+    if footer := _cut(tame(message.footer), _MAX_FOOTER).strip():
         blocks.append({"type": "context", "elements": [_plain(footer)]})
-    buttons = [*_links(message), *(_buttons(message) if has_buttons else ())]
-    if buttons:
+    if buttons := [*_links(message), *(_buttons(message) if has_buttons else ())]:
         blocks.append({"type": "actions", "elements": buttons})
-    ending = sum(block["type"] in ("context", "actions") for block in blocks)  # the blocks that are kept of too many
-    return Layout(notified, [*blocks[: MAX_BLOCKS - ending], *blocks[max(MAX_BLOCKS, len(blocks)) - ending :]])
+    return Layout(escape(_cut(title, _MAX_NOTIFIED), _MAX_NOTIFIED), blocks)
 
 
 def escape(text: str, most: int) -> str:
@@ -80,21 +74,13 @@ def length(text: str) -> int:
     return len(text) + sum(character > "\uffff" for character in text)
 
 
-class _Room:
-    """The number of characters left in a message."""
-
-    def __init__(self) -> None:
-        self.left = MAX_CHARACTERS
-
-    def take(self, text: str, most: int) -> str:
-        """Return `text`, cut to `most` and to the characters left, and deduct it."""
-        most = min(most, self.left)
-        if length(text) > most:
-            note = _CUT.format(f"{len(text):,}") if most >= _ROOM_FOR_NOTE else "…"
-            kept = _first(text, most - length(note))
-            text = kept + (_CUT.format(f"{len(text) - len(kept):,}") if most >= _ROOM_FOR_NOTE else note)
-        self.left -= length(text)
+def _cut(text: str, most: int) -> str:
+    """Return `text` in at most `most` characters; a long one with a count of the rest."""
+    if length(text) <= most:
         return text
+    note = _CUT if most >= _ROOM_FOR_NOTE else "…"
+    kept = _first(text, most - length(note.format(f"{len(text):,}")))
+    return kept + note.format(f"{len(text) - len(kept):,}")
 
 
 def _first(text: str, most: int) -> str:
@@ -126,35 +112,21 @@ def _confirm(message: Message) -> Block:
     return {name: _plain(words) for name, words in labels.items()} | {"text": text}
 
 
-def _lines(lines: Iterable[str], room: _Room) -> str:
+def _lines(lines: Sequence[str]) -> str:
     """Join the lines of a digest; those that do not fit are counted."""
-    kept: list[str] = []
-    waiting = [f"• {one_line(line)}" for line in lines]
-    reserve = 100  # for the sentence with the number of lines left out
-    for number, line in enumerate(waiting):
-        if length(line) + 1 > room.left - reserve:
-            kept.append(f"… {len(waiting) - number:,} more: reelkeeper alerts list")
+    kept, left = list[str](), MAX_SECTION - _ROOM_FOR_COUNT
+    for number, line in enumerate(lines):
+        kept.append(f"• {one_line(line)}")
+        left -= length(kept[-1]) + 1
+        if left < 0:
+            kept[-1] = f"… {len(lines) - number:,} more: reelkeeper alerts list"
             break
-        room.left -= length(line) + 1
-        kept.append(line)
     return "\n".join(kept)
 
 
-def _sections(text: str) -> Iterator[Block]:
-    """Split text into sections, at line ends if possible."""
-    while text.strip():
-        piece = _first(text, MAX_SECTION)
-        if len(piece) < len(text) and "\n" in piece.strip():
-            piece = piece[: piece.rstrip().rfind("\n") + 1] or piece
-        if piece.strip():
-            yield {"type": "section", "text": _plain(piece.rstrip("\n"))}
-        text = text[len(piece) :]
-
-
-def _rows(fields: Iterable[str]) -> Iterator[list[str]]:
-    waiting = iter([field for field in fields if field])
-    while row := list(islice(waiting, MAX_FIELDS)):
-        yield row
+def _section(text: str) -> Iterator[Block]:
+    if text.strip():
+        yield {"type": "section", "text": _plain(text)}
 
 
 def _plain(text: str) -> Block:
