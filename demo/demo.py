@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.rule import Rule
 
 from demo import check, clips, money, requests, stage
-from reelkeeper.cli import plan_view
+from reelkeeper.cli.commands.run import show_plan
 from reelkeeper.cli.screen import dollars, out, say, size, table
 from reelkeeper.errors import GuardRefused
 from reelkeeper.model import Grace
@@ -216,7 +216,7 @@ def _sum_up(scene: Scene) -> None:
 
 
 def _shown(scene: Scene, report: Report) -> None:
-    plan_view.show(scene.workspace.engine, report.plan.id)
+    show_plan(scene.workspace.engine, report.plan.id, 20)
 
 
 _STEPS = (
@@ -226,14 +226,13 @@ _STEPS = (
     ("simulate lifecycle: try another policy", _try),
     ("A run that would change too much is refused", _refuse),
     ("tier_storage --apply: compress cold videos, retire the coldest", _tier),
-    ("A player without AV1", lambda scene: requests.without_av1(scene.workspace)),
     ("expire_videos --apply: retire videos past their retention", _expire),
     ("restore: bring a video back", _restore),
     ("A week later, purge_retired --apply: only now bytes are deleted", _purge),
     ("Check: every video is read back and decoded", _check),
     ("What it saves", _sum_up),
     ("monitor_costs --apply: the bill of the month", lambda scene: money.spend(scene.workspace)),
-    ("Alerts, as in Slack", lambda scene: money.alert(scene.workspace)),
+    ("Alerts", lambda scene: money.alert(scene.workspace)),
     ("forecast_costs --apply: this month and the next", lambda scene: money.forecast(scene.workspace)),
     ("The report", lambda scene: money.look(scene.workspace)),
     ("The HTTP API: all users send requests at once", lambda scene: requests.burst(scene.workspace, scene.request_log)),

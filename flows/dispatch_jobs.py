@@ -35,7 +35,7 @@ def dispatch_jobs(
     with runs.workspace() as workspace:
         rules = followed(workspace.engine, order=order, tiers=tiers, attempts=attempts)  # asked anew at each claim
         if dry_run:
-            return jobs.preview(workspace, rules, run_id)
+            return jobs.preview(workspace.engine, rules, run_id)
         workspace.require_safe()
         shift = Shift(slots, seconds, until_idle, order, tiers, attempts)
         report = jobs.keep_slots_full(workspace, shift, run_id)

@@ -45,7 +45,7 @@ def expire_videos(
             given = videos.notices_given(workspace.engine)
             expired = selection.for_expiry(notices.with_notices(fitting, rules.lifecycle, rules.tiers, as_of, given))
             plan_id = plans.draw(
-                workspace, "expire_videos", terms, expired, limits=rules.limits, as_of=as_of, run_id=run_id
+                workspace.engine, "expire_videos", terms, expired, limits=rules.limits, as_of=as_of, run_id=run_id
             )
         plan = plans.show(workspace, plan_id)
         judge = partial(guard.within, rules.limits, plan)

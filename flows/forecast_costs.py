@@ -47,18 +47,18 @@ def forecast_costs(
             alerting=alerting,
         )
         costs = forecasts.predict(workspace, as_of, months, rules)
-        stored = forecasts.stored_now(workspace, as_of, rules)
+        stored = forecasts.stored_now(workspace.engine, as_of, rules)
         idle = forecasts.survey(workspace, as_of, rules)
 
-        repeated, job_usd = forecasts.repeats(workspace, as_of)
-        ways = forecasts.cheaper_ways(workspace, as_of, rules)
+        repeated, job_usd = forecasts.repeats(workspace.engine, as_of)
+        ways = forecasts.cheaper_ways(workspace.engine, as_of, rules.book)
 
         found = savings.findings(
             idle, stored, rules.saving, repeated_jobs=repeated, job_usd=job_usd, ways=ways, codec=rules.recipe.codec
         )
 
         if costs and not dry_run:
-            forecasts.record(workspace, costs, run_id=run_id, as_of=as_of)
+            forecasts.record(workspace.engine, costs, run_id=run_id, as_of=as_of)
             reports.show_picture(workspace.engine, "forecast", as_of, rules.budget)
             forecasts.post(workspace, costs, found, as_of, rules.budget)
             alerts.observe(workspace.engine, found, rules=[savings.RULE], run_id=run_id, policy=rules.alerting)

@@ -36,9 +36,9 @@ def monitor_costs(
         rules = followed(workspace.engine, budget=budget, anomaly=anomaly, book=book, alerting=alerting)
         if not dry_run:
             trouble = spending.collect(workspace, now).trouble
-            charged = spending.charge(workspace, rules.book, now)
+            charged = spending.charge(workspace.engine, rules.book, now)
         first = watch.first_day(rules.anomaly, as_of)
-        spent = spending.read(workspace, as_of, first=first, users=rules.budget.users(), trouble=trouble)
+        spent = spending.read(workspace.engine, as_of, first=first, users=rules.budget.users(), trouble=trouble)
 
         found = watch.judge(spent, rules.budget, rules.anomaly, as_of)
 

@@ -30,7 +30,7 @@ def settle_accounts(
 
         if report.mismatches:
             # guard ledger.mismatch_stops: books that do not add up go on being changed
-            accounts.stop(workspace, report)
+            accounts.stop(workspace.engine, report.mismatches, run_id=run_id)
         alerts.observe(
             workspace.engine, findings(report.mismatches), rules=[RULE], run_id=run_id, policy=rules.alerting
         )

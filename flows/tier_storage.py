@@ -63,7 +63,7 @@ def tier_storage(
                 transcodes.left_today(workspace, rules.lifecycle),
             )
             plan_id = plans.draw(
-                workspace, "tier_storage", terms, chosen, limits=rules.limits, as_of=as_of, run_id=run_id
+                workspace.engine, "tier_storage", terms, chosen, limits=rules.limits, as_of=as_of, run_id=run_id
             )
         plan = plans.show(workspace, plan_id)
         judge = partial(guard.within, rules.limits, plan)
@@ -73,7 +73,7 @@ def tier_storage(
 
         with runs.lease(workspace, "tier_storage") as held:
             plans.claim(workspace, plan, terms, judge, run_id)
-            shared = plans.begin(workspace, held, plan)
+            shared = plans.begin(workspace.engine, held, plan)
             if helpers:
                 plans.ask_for_help(plan, helpers)
             try:

@@ -19,13 +19,13 @@ def transcode_videos(dry_run: DryRun = True) -> HelpReport:
     run_id = runs.run_id()
 
     with runs.workspace() as workspace:
-        plan_id = plans.under_way(workspace)
+        plan_id = plans.under_way(workspace.engine)
         if dry_run or plan_id is None:
             return reports.publish_help(workspace, run_id, plan_id, None if dry_run else [])
 
         with runs.lease(workspace, f"transcode_videos/{uuid4().hex}") as held:
             outcomes = transcodes.compress_planned(workspace, held, plan_id)
-            if inherited := plans.inherit(workspace, held, plan_id):
+            if inherited := plans.inherit(workspace.engine, held, plan_id):
                 reports.publish(workspace, *inherited)
         report = reports.publish_help(workspace, run_id, plan_id, outcomes)
     return report.require_complete()

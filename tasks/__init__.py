@@ -1,12 +1,16 @@
-"""The steps of flows, as Prefect tasks; one module per noun."""
+"""The steps of flows, as Prefect tasks; one module per noun. Here: what they share, and documents as artifacts."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from prefect.artifacts import create_markdown_artifact
 from prefect.context import FlowRunContext, TaskRunContext
 
 from reelkeeper import logs
 from reelkeeper.errors import StorageError
+from reelkeeper.model.document import Table, as_text
+from reelkeeper.redaction import SHOWN, unnamed
 
 
 def _may_pass(_task: object, _run: object, state: Any) -> bool:  # noqa: ANN401  Prefect's signature
@@ -20,6 +24,48 @@ RETRIES: dict[str, Any] = {
     "retry_jitter_factor": 0.5,
     "retry_condition_fn": _may_pass,
 }
+
+
+def show(key: str, title: str, document: Iterable[str | Table], description: str | None = None) -> None:
+    """Publish a document as the artifact `key` of this run."""
+    create_markdown_artifact(markdown(title, document), key=key, description=description)
+
+
+def markdown(title: str, document: Iterable[str | Table]) -> str:
+    """Render a title, paragraphs as they are, and tables in which all text is shown literally, without users' ids."""
+    parts = [f"## {title}"]
+    for part in document:
+        parts += [part] if isinstance(part, str) else _table(part)
+    return "\n\n".join(parts)
+
+
+def _table(table: Table) -> Iterator[str]:
+    if not table.rows:
+        return
+    if table.title:
+        yield f"### {table.title}"
+    rule = ["--:" if heading.startswith(">") else ":--" for heading in table.headings]
+    rows = [_cells(table.headings, row) for row in (*table.rows, *([table.total] if table.total else []))]
+    headings = [heading.lstrip(">!") for heading in table.headings]
+    yield "\n".join(f"| {' | '.join(cells)} |" for cells in (headings, rule, *rows))
+
+
+def _cells(headings: Sequence[str], row: Sequence[object]) -> Iterator[str]:
+    for heading, cell in zip(headings, row, strict=True):
+        if heading == "user":
+            yield SHOWN
+        else:
+            yield as_text(cell) if heading.startswith(">") else _literal(as_text(cell))
+
+
+def _literal(text: str) -> str:
+    """Escape text that a user may have chosen, for Markdown and HTML."""
+    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", unnamed(text)).replace("\n", ", ")
+
+
+def run_title(report: Any) -> str:  # noqa: ANN401  of whatever flow
+    """Title what a run of a flow has to tell."""
+    return f"{report.flow}, run {report.run_id[:8]}{' (dry run)' if report.dry_run else ''}"
 
 
 def _runs() -> Mapping[str, object]:

@@ -3,14 +3,16 @@
 from dataclasses import asdict
 
 from prefect import task
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
+from reelkeeper.model.document import Table
 from reelkeeper.operations.core.lease import HeldLease
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.health import accounts
 from reelkeeper.rules.billing.accounts import AccountsReport
+from tasks import run_title, show
 
 
 @task(task_run_name="recount balances and bytes", cache_policy=NO_CACHE)
@@ -21,10 +23,7 @@ def look(workspace: Workspace, run_id: str, *, dry_run: bool) -> AccountsReport:
     return AccountsReport("settle_accounts", run_id, dry_run, holds, microusd, reserved, size_bytes, wrong)
 
 
-@task(task_run_name="freeze all changes", cache_policy=NO_CACHE)
-def stop(workspace: Workspace, report: AccountsReport) -> None:
-    """Freeze all changes because of a mismatch; an earlier reason stays."""
-    accounts.stop(workspace.engine, report.mismatches, run_id=report.run_id)
+stop = task(task_run_name="freeze all changes", cache_policy=NO_CACHE)(accounts.stop)
 
 
 @task(task_run_name="release overdue holds and reservations", cache_policy=NO_CACHE)
@@ -39,17 +38,14 @@ def give_back(workspace: Workspace, held: HeldLease, run_id: str) -> None:
 @task(task_run_name="report on the accounts", cache_policy=NO_CACHE)
 def publish(report: AccountsReport) -> AccountsReport:
     """Show the overdue holds and reservations, and the mismatches."""
-    figures = {name: value for name, value in asdict(report).items() if name.startswith("overdue_")}
-    dry = " (dry run)" if report.dry_run else ""
-    lines = [f"## {report.flow}, run {report.run_id[:8]}{dry}", "", "| | |", "|---|--:|"]
-    lines += [f"| {name.replace('_', ' ')} | {value:,} |" for name, value in figures.items()]
-    lines += [f"| figures that do not add up | {len(report.mismatches):,} |"]
-    create_markdown_artifact("\n".join(lines), key="settle-accounts-report")
+    overdue = {name.replace("_", " "): value for name, value in asdict(report).items() if name.startswith("overdue_")}
+    figures = Table(("", ">"), [*overdue.items(), ("figures that do not add up", len(report.mismatches))])
+    show("settle-accounts-report", run_title(report), [figures])
     if report.mismatches:
         rows = [mismatch._asdict() | {"subject": "see reelkeeper credits recount"} for mismatch in report.mismatches]
         create_table_artifact(
             rows, key="settle-accounts-mismatches", description="Stored and recounted values that differ"
         )
-    text = ", ".join(f"{name.replace('_', ' ')} {value:,}" for name, value in figures.items())
+    text = ", ".join(f"{name} {value:,}" for name, value in overdue.items())
     get_run_logger().info("%s: %s; %s mismatches", report.flow, text, f"{len(report.mismatches):,}")
     return report

@@ -5,10 +5,10 @@ from datetime import datetime
 from itertools import islice
 
 from prefect import task
-from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
+from reelkeeper.model.document import Table
 from reelkeeper.operations.core import prune_records
 from reelkeeper.operations.core.lease import HeldLease
 from reelkeeper.operations.core.workspace import Workspace
@@ -17,6 +17,7 @@ from reelkeeper.operations.jobs.prune_cache import Done
 from reelkeeper.rules.core.wording import dollars, size
 from reelkeeper.rules.jobs.pruning import PrunePlan, PrunePolicy, PruneReport
 from reelkeeper.rules.lifecycle.record_retention import RecordRetentionPolicy
+from tasks import run_title, show
 
 
 @task(task_run_name="judge the cache", cache_policy=NO_CACHE)
@@ -56,17 +57,10 @@ def forget(workspace: Workspace, held: HeldLease, record_retention: RecordRetent
 
 def publish(report: PruneReport) -> None:
     """Show the entries to drop, by rule."""
-    lines = [
-        f"## {report.flow}, run {report.run_id[:8]}{' (dry run)' if report.dry_run else ''}",
-        "",
-        f"Entries in the cache: {report.entries:,}; their videos have {size(report.size_bytes)}.",
-        "",
-        "| dropped by | entries | bytes | storage saved per month | cost to remake |",
-        "|---|--:|--:|--:|--:|",
+    text = f"Entries in the cache: {report.entries:,}; their videos have {size(report.size_bytes)}."
+    rows = [
+        (of.rule, of.entries, size(of.size_bytes), dollars(of.saved_microusd_a_month), dollars(of.remake_microusd))
+        for of in report.rules
     ]
-    lines += [
-        f"| {gone.rule} | {gone.entries:,} | {size(gone.size_bytes)} | {dollars(gone.saved_microusd_a_month)} | "
-        f"{dollars(gone.remake_microusd)} |"
-        for gone in report.rules
-    ]
-    create_markdown_artifact("\n".join(lines), key="prune-cache-plan")
+    headings = ("dropped by", ">entries", ">bytes", ">storage saved per month", ">cost to remake")
+    show("prune-cache-plan", run_title(report), [text, Table(headings, rows)])

@@ -26,9 +26,7 @@ from tasks import RETRIES
 _NAMED = 10  # lost videos that a report names
 
 
-def tell_bucket(workspace: Workspace) -> None:
-    """Put announced holds into the bucket that it could not be told when they were placed."""
-    epochs.tell(workspace)
+tell_bucket = epochs.tell
 
 
 @task(task_run_name="settle open work of killed runs", cache_policy=NO_CACHE)

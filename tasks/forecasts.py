@@ -2,29 +2,27 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from decimal import Decimal
 
 from prefect import task
-from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from reelkeeper.adapters import charts
 from reelkeeper.errors import UsageUnknown
 from reelkeeper.model.alerts import Finding, Picture
+from reelkeeper.model.document import Table
 from reelkeeper.operations.alerts import alerts
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.forecast import forecast
 from reelkeeper.operations.lifecycle.plans import appraise, stream_live
 from reelkeeper.operations.reports import figures
 from reelkeeper.operations.reports.report import gather
-from reelkeeper.rules.billing.cheaper import Cheaper
-from reelkeeper.rules.billing.pricing import Usage
-from reelkeeper.rules.forecast.costs import Cost, ForecastReport, in_dollars, totals
+from reelkeeper.rules.forecast.costs import Cost, ForecastReport, by_service, in_dollars, totals
 from reelkeeper.rules.lifecycle import savings
 from reelkeeper.rules.lifecycle.savings import Idle
 from reelkeeper.rules.policies import Policies
 from reelkeeper.rules.spend.budget import BudgetPolicy
+from tasks import show
 
 FLOW = "forecast_costs"
 
@@ -39,10 +37,7 @@ def predict(workspace: Workspace, as_of: datetime, months: int, policies: Polici
         return []
 
 
-@task(task_run_name="read stored bytes", cache_policy=NO_CACHE)
-def stored_now(workspace: Workspace, as_of: datetime, policies: Policies) -> Usage:
-    """Compute the usage of a month with the bytes stored now, as the base for savings."""
-    return forecast.stored_now(workspace.engine, as_of, policies)
+stored_now = task(task_run_name="read stored bytes", cache_policy=NO_CACHE)(forecast.stored_now)
 
 
 @task(task_run_name="sum up unused bytes", cache_policy=NO_CACHE)
@@ -53,22 +48,13 @@ def survey(workspace: Workspace, as_of: datetime, policies: Policies) -> Idle:
     return savings.survey(stream_live(workspace.engine, as_of, policy), policy, policies.tiers, as_of, worth)
 
 
-@task(task_run_name="count repeated jobs", cache_policy=NO_CACHE)
-def repeats(workspace: Workspace, as_of: datetime) -> tuple[int, Decimal]:
-    """Count the jobs of the last 30 days that repeated an earlier request, with their mean cost in dollars."""
-    return forecast.repeats(workspace.engine, as_of)
+repeats = task(task_run_name="count repeated jobs", cache_policy=NO_CACHE)(forecast.repeats)
 
 
-@task(task_run_name="compare the providers of a model", cache_policy=NO_CACHE)
-def cheaper_ways(workspace: Workspace, as_of: datetime, policies: Policies) -> list[Cheaper]:
-    """Find providers at which the clips of the last 30 days would have cost less."""
-    return forecast.cheaper_ways(workspace.engine, as_of, policies.book)
+cheaper_ways = task(task_run_name="compare the providers of a model", cache_policy=NO_CACHE)(forecast.cheaper_ways)
 
 
-@task(task_run_name="save the forecast", cache_policy=NO_CACHE)
-def record(workspace: Workspace, costs: Sequence[Cost], *, run_id: str, as_of: datetime) -> None:
-    """Record the forecast in the store, for budgets and reports."""
-    forecast.record(workspace.engine, costs, run_id=run_id, as_of=as_of)
+record = task(task_run_name="save the forecast", cache_policy=NO_CACHE)(forecast.record)
 
 
 @task(task_run_name="post the chart", cache_policy=NO_CACHE)
@@ -88,15 +74,10 @@ def publish(
     costs: Sequence[Cost], found: Sequence[Finding], *, run_id: str, as_of: datetime, dry_run: bool
 ) -> ForecastReport:
     """Show the forecast by service with its bands, the methods, and the savings."""
-    head = ["| month | service | expected | 80 % band | 95 % band | method |", "|---|---|--:|--:|--:|---|"]
-    rows = [
-        f"| {cost.month:%Y-%m} | {cost.service or 'total'} | {in_dollars(cost.mean_usd)} | {cost.between(80)} "
-        f"| {cost.between(95)} | {cost.method} |"
-        for cost in costs
-    ]
-    suggested = [f"- {finding.title}. {finding.text} {finding.suggestion}" for finding in found] or ["- nothing found"]
-    text = [f"## Costs forecast on {as_of:%Y-%m-%d}{' (dry run)' if dry_run else ''}", "", *head, *rows, ""]
-    create_markdown_artifact("\n".join([*text, "### Possible savings", "", *suggested]), key="forecast-costs-report")
+    title = f"Costs forecast on {as_of:%Y-%m-%d}{' (dry run)' if dry_run else ''}"
+    suggested = [(f"{finding.title}. {finding.text} {finding.suggestion}",) for finding in found]
+    document = (by_service(costs), Table(("what",), suggested or [("nothing found",)], "Possible savings"))
+    show("forecast-costs-report", title, document)
     report = ForecastReport(FLOW, run_id, dry_run, as_of, totals(costs), tuple(finding.title for finding in found))
     get_run_logger().info("%s", "; ".join(report.months) or "no forecast: no usage is known yet")
     return report

@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable
 
 from prefect import task
-from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectNotFound
@@ -13,23 +12,21 @@ from prefect.logging import get_run_logger
 from reelkeeper.adapters import providers
 from reelkeeper.adapters.ffmpeg.intake import sweep_scratch_dirs
 from reelkeeper.disk import make_folder
+from reelkeeper.model.document import Table
 from reelkeeper.model.jobs import GLOBAL_LIMIT
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.jobs import queue, worker
 from reelkeeper.operations.jobs.worker import Shift
 from reelkeeper.operations.videos import images
 from reelkeeper.rules.jobs.attempts import DispatchReport
-from reelkeeper.rules.policies import Policies
 from reelkeeper.settings import settings
+from tasks import run_title, show
 
 _LIMIT_SECONDS = 15.0  # between two reads of the limit
 _IMAGE_URL_SECONDS = 86_400  # validity of the URL by which a provider reads an input image
 
 
-@task(task_run_name="preview the queue", cache_policy=NO_CACHE)
-def preview(workspace: Workspace, policies: Policies, run_id: str) -> DispatchReport:
-    """Report how many jobs wait, which come first, and why; nothing is changed."""
-    return queue.preview(workspace.engine, policies, run_id)
+preview = task(task_run_name="preview the queue", cache_policy=NO_CACHE)(queue.preview)
 
 
 @task(task_run_name="keep the slots full", cache_policy=NO_CACHE)
@@ -45,12 +42,9 @@ def keep_slots_full(
     limit = _limit(workspace, shift.slots)
     ends = worker.work(workspace, generators, shift, run_id=run_id, scratch=scratch, limit=limit)
     report = queue.report(workspace.engine, run_id, ends)
-    rows = [
-        f"| {name.replace('_', ' ')} | {getattr(report, name):,} |" for name in dict.fromkeys(queue.FIELDS.values())
-    ]
-    rows += [f"| now {name} | {getattr(report, name):,} |" for name in ("waiting", "running", "parked", "dead")]
-    title = f"## dispatch_jobs, run {run_id[:8]}"
-    create_markdown_artifact("\n".join([title, "", "| jobs | |", "|---|--:|", *rows]), key="dispatch-jobs-report")
+    rows = [(name.replace("_", " "), getattr(report, name)) for name in dict.fromkeys(queue.FIELDS.values())]
+    rows += [(f"now {name}", getattr(report, name)) for name in ("waiting", "running", "parked", "dead")]
+    show("dispatch-jobs-report", run_title(report), [Table(("jobs", ">"), rows)])
     get_run_logger().info("%s", ", ".join(f"{count:,} {end}" for end, count in ends.items()) or "no job was due")
     return report
 

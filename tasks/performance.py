@@ -9,35 +9,23 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from reelkeeper.model.alerts import Finding, Severity
-from reelkeeper.model.performance import Window
-from reelkeeper.operations import Engine
 from reelkeeper.operations.alerts.alerts import Observed
 from reelkeeper.operations.health import status
-from reelkeeper.rules.core.tiers import Tiers
 from reelkeeper.rules.core.wording import many
 from reelkeeper.rules.health.findings import ServiceState
-from reelkeeper.rules.health.performance import PerformancePolicy, figures, waiting
+from reelkeeper.rules.health.performance import figures, waiting
 from reelkeeper.rules.health.performance_report import PerformanceReport, line, lines, percent, seconds
 
 FLOW = "monitor_performance"
 
 
-@task(task_run_name="read performance figures", cache_policy=NO_CACHE)
-def read(engine: Engine, policy: PerformancePolicy, tiers: Tiers, as_of: datetime) -> ServiceState:
-    """Read the jobs that ended recently, those in flight now, and the stored bytes."""
-    return status.read_performance(engine, policy, tiers, as_of)
+read = task(task_run_name="read performance figures", cache_policy=NO_CACHE)(status.read_performance)
 
 
-@task(task_run_name="compute the windows", cache_policy=NO_CACHE)
-def work_out(engine: Engine, seen: ServiceState, as_of: datetime) -> list[Window]:
-    """Compute the complete quarter-hours that are not recorded yet, the last one with the current queue."""
-    return status.work_out_windows(engine, seen, as_of)
+work_out = task(task_run_name="compute the windows", cache_policy=NO_CACHE)(status.work_out_windows)
 
 
-@task(task_run_name="record the windows", cache_policy=NO_CACHE)
-def record(engine: Engine, found: Sequence[Window]) -> None:
-    """Record the windows in the store."""
-    status.record_windows(engine, found)
+record = task(task_run_name="record the windows", cache_policy=NO_CACHE)(status.record_windows)
 
 
 @task(task_run_name="report on performance", cache_policy=NO_CACHE)

@@ -1,22 +1,20 @@
 """Plans: Prefect tasks and artifacts around `reelkeeper.operations.lifecycle.plans`."""
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
 from prefect import task
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.deployments import run_deployment
 from prefect.logging import get_run_logger
 
-from reelkeeper.model import Grace, PlanSummary, Verdict
-from reelkeeper.operations.core.lease import HeldLease
+import tasks
+from reelkeeper.model import Grace, PlanSummary
 from reelkeeper.operations.core.workspace import Workspace
-from reelkeeper.operations.lifecycle import plans
-from reelkeeper.rules.core.wording import CONTRACT_NOT_TRIED, EXPECTED_SAVING, TRY_ANOTHER, claimed, dollars, many
-from reelkeeper.rules.lifecycle.guard import BlastRadius
+from reelkeeper.operations.lifecycle import plan_document, plans
+from reelkeeper.rules.core.wording import TRY_ANOTHER, dollars, many
 from reelkeeper.rules.lifecycle.report import Report
 
 HELPERS = "transcode-videos/on-demand"  # the deployment of the helpers
@@ -25,19 +23,7 @@ MAX_READ = 50  # in the summary, whose lines wrap
 terms = plans.terms
 
 
-@task(task_run_name="make the plan of {flow}", cache_policy=NO_CACHE)
-def draw(
-    workspace: Workspace,
-    flow: str,
-    under: Mapping[str, Any],
-    judged: Iterable[Verdict],
-    *,
-    limits: BlastRadius,
-    as_of: datetime,
-    run_id: str,
-) -> str:
-    """Save a stream of verdicts as a plan; return its id."""
-    return plans.make(workspace.engine, flow, under, judged, limits=limits, as_of=as_of, run_id=run_id)
+draw = task(task_run_name="make the plan of {flow}", cache_policy=NO_CACHE)(plans.make)
 
 
 @task(task_run_name="make the plan of purge_retired", cache_policy=NO_CACHE)
@@ -58,16 +44,18 @@ def draw_purge(
 
 @task(task_run_name="show plan {plan_id}", cache_policy=NO_CACHE)
 def show(workspace: Workspace, plan_id: str) -> PlanSummary:
-    """Publish a saved plan as artifacts, a summary and a table of its largest items; return its summary."""
-    figures = plans.load(workspace.engine, plan_id, items=MAX_ROWS)
-    plan, planned, items = figures
-    name = plan.flow.replace("_", "-")
-    total = sum(rule.objects for rule in planned)
-    title = f"Plan {plan.id} of {plan.flow}, as of {plan.as_of:%Y-%m-%d %H:%M} UTC"
-    told = list(plans.remarks(workspace.engine, plan))
-    create_markdown_artifact(_markdown(title, figures, told), key=f"{name}-plan-summary", description=title)
-    shown = f"{title}: {many(total, 'item')}" + (f", the {len(items)} largest" if total > len(items) else "")
-    create_table_artifact(_rows(figures), key=f"{name}-plan", description=shown)
+    """Publish a saved plan as artifacts, a summary and a table of its items; return its summary."""
+    saved = plans.load(workspace.engine, plan_id, most=MAX_ROWS)
+    plan, title, name = saved.plan, plan_document.title(saved), saved.plan.flow.replace("_", "-")
+    document = [plan_document.by_rule(saved), *plan_document.document(workspace.engine, saved, MAX_READ)]
+    if saved.items:
+        document.append(f"To apply it: `reelkeeper run {plan.flow} --apply --plan {plan.id}`.")
+    if plan.flow != "purge_retired":
+        document.append(f"To try another policy: `{TRY_ANOTHER}`.")
+    tasks.show(f"{name}-plan-summary", title, document, title)
+    total = sum(rule.objects for rule in saved.planned)
+    shown = f"{title}: {many(total, 'item')}" + (f", the first {len(saved.items)}" if total > len(saved.items) else "")
+    create_table_artifact(_rows(saved), key=f"{name}-plan", description=shown)
     counts = plan.population.objects, plan.compress.objects, plan.retire.objects
     get_run_logger().info("%s: of %s live videos, %s to compress, %s to retire", title, *counts)
     return plan
@@ -92,9 +80,7 @@ def claim(workspace: Workspace, plan: PlanSummary, under: Mapping[str, Any], jud
     plans.claim(workspace.engine, plan, under, judge, run_id)
 
 
-def begin(workspace: Workspace, held: HeldLease, plan: PlanSummary) -> HeldLease:
-    """Take the plan's own lease, so that helpers may begin."""
-    return plans.begin(workspace.engine, held, plan)
+begin = plans.begin
 
 
 @task(task_run_name="start {helpers} helpers", cache_policy=NO_CACHE)
@@ -110,23 +96,18 @@ def ask_for_help(plan: PlanSummary, helpers: int) -> None:
         )
 
 
-def under_way(workspace: Workspace) -> str | None:
-    """Find the plan that `tier_storage` is carrying out; None without one."""
-    return plans.under_way(workspace.engine)
+under_way = plans.under_way
 
 
-@task(task_run_name="take over plan {plan_id} if its run has died", cache_policy=NO_CACHE)
-def inherit(workspace: Workspace, held: HeldLease, plan_id: str) -> tuple[PlanSummary, str] | None:
-    """Take over the plan of a dead run once nothing is left to compress; return it and the run's id, else None."""
-    return plans.inherit(workspace.engine, held, plan_id)
+inherit = task(task_run_name="take over plan {plan_id} if its run has died", cache_policy=NO_CACHE)(plans.inherit)
 
 
-def _rows(figures: plans.Figures) -> list[dict[str, str | float]]:
+def _rows(saved: plans.SavedPlan) -> list[dict[str, str | float]]:
     """Flatten the items: the artifact's table cannot show nested values."""
-    has_segments = any(item.segment for item in figures.items)
+    has_segments = any(item.segment for item in saved.items)
     return [
         {
-            "item": _what(item.video_id, item.blob_id),
+            "item": item.name,
             "reason": item.reason,  # a window 1,400 px wide ends after this column
             "USD per month": _dollars(item.saving_microusd),
             "USD net": _dollars(item.net_microusd),
@@ -135,63 +116,9 @@ def _rows(figures: plans.Figures) -> list[dict[str, str | float]]:
             "rule": item.rule,
             **({"segment": item.segment or ""} if has_segments else {}),
         }
-        for item in figures.items
+        for item in saved.items
     ]
 
 
 def _dollars(microusd: int | None) -> str:
     return "" if microusd is None else dollars(microusd)
-
-
-def _what(video_id: str | None, blob_id: int) -> str:
-    return video_id or f"blob {blob_id}"
-
-
-def _plain(text: str) -> str:
-    """Escape users' text for Markdown and HTML."""
-    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", text).replace("\n", " ")
-
-
-def _markdown(title: str, figures: plans.Figures, remarks: Iterable[str] = ()) -> str:
-    plan, planned, items = figures
-    lines = [
-        f"## {title}",
-        "",
-        "| action | rule | items | MB | USD saved per month | USD net |",
-        "|---|---|--:|--:|--:|--:|",
-    ]
-    lines += [
-        f"| {rule.action} | {rule.title} | {rule.objects:,} | {rule.size_bytes / 10**6:,.1f} | "
-        f"{_dollars(rule.saving_microusd)} | {_dollars(rule.net_microusd)} |"
-        for rule in planned
-    ]
-    if not planned:
-        lines.append("| nothing | | 0 | 0.0 | | |")
-    if items:
-        lines += ["", "| largest items | action | USD per month | USD net | reason |", "|---|---|--:|--:|---|"]
-    lines += [
-        f"| {_plain(_what(item.video_id, item.blob_id))} | {item.action} | {_dollars(item.saving_microusd)} "
-        f"| {_dollars(item.net_microusd)} | {_plain(item.reason)} |"
-        for item in items[:MAX_READ]
-    ]
-    if plan.kept:
-        lines += ["", "| kept by | items |", "|---|--:|"]
-    lines += [f"| {rule} | {count:,} |" for rule, count in sorted(plan.kept.items(), key=lambda kept: -kept[1])]
-    if "contract_not_tried" in plan.kept:
-        lines += ["", CONTRACT_NOT_TRIED]
-    for claim in plan.claimed:
-        lines += ["", claimed(claim)]
-    if plan.compress.objects:
-        lines += ["", EXPECTED_SAVING]
-    for remark in remarks:
-        lines += ["", remark]
-    size = f"{plan.population.size_bytes / 10**6:,.1f} MB"
-    lines += [
-        "",
-        f"Live videos: {plan.population.objects:,}, {size}.",
-    ]
-    if planned:
-        lines.append(f"To apply it: `reelkeeper run {plan.flow} --apply --plan {plan.id}`.")
-    if plan.flow != "purge_retired":
-        lines.append(f"To try another policy: `{TRY_ANOTHER}`.")
-    return "\n".join(lines)

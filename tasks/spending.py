@@ -3,23 +3,24 @@
 import re
 from collections.abc import Sequence
 from contextlib import closing
-from datetime import date, datetime
+from datetime import datetime
 
 from prefect import task
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from reelkeeper.adapters import cloudflare
 from reelkeeper.model.alerts import Finding, Severity
+from reelkeeper.model.document import Table
 from reelkeeper.operations.alerts.alerts import Observed
 from reelkeeper.operations.billing import metering
 from reelkeeper.operations.billing.metering import Collected
 from reelkeeper.operations.core.workspace import Workspace, flush_operations
 from reelkeeper.redaction import SHOWN, unnamed
-from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.spend.watch import CostsReport, Spent, lines
 from reelkeeper.settings import settings
+from tasks import show
 
 FLOW = "monitor_costs"
 
@@ -38,19 +39,10 @@ def collect(workspace: Workspace, as_of: datetime) -> Collected:
     return found
 
 
-@task(task_run_name="charge usage", cache_policy=NO_CACHE)
-def charge(workspace: Workspace, book: PriceBook, as_of: datetime) -> int:
-    """Charge each day of this month whose charges do not match its usage; return how many."""
-    return metering.charge(workspace.engine, book, as_of)
+charge = task(task_run_name="charge usage", cache_policy=NO_CACHE)(metering.charge)
 
 
-@task(task_run_name="read spend", cache_policy=NO_CACHE)
-def read(workspace: Workspace, as_of: datetime, *, first: date, users: Sequence[str], trouble: str = "") -> Spent:
-    """Read the charges since `first`, also by each of `users`, the last forecast, and the days without charges.
-
-    Today does not count as a day without charges.
-    """
-    return metering.spent(workspace.engine, as_of, first=first, users=users, trouble=trouble)
+read = task(task_run_name="read spend", cache_policy=NO_CACHE)(metering.spent)
 
 
 @task(task_run_name="report on the spend", cache_policy=NO_CACHE)
@@ -74,13 +66,13 @@ def publish(
         observed.resolved if observed else 0,
         spent.trouble,
     )
-    title = f"## The bill of {as_of:%Y-%m}, as of {as_of:%Y-%m-%d %H:%M} UTC{' (dry run)' if report.dry_run else ''}"
-    rows = ["| service | today | this month | at list price |", "|---|--:|--:|--:|"]
-    rows += [f"| {line.service} | {line.today} | {line.month} | {line.month_at_list_price} |" for line in bill]
-    rows += ["", "Users' charges are at list price; free allowances and rounding make the difference."]
-    create_markdown_artifact(
-        "\n".join([title, "", *rows]), key="monitor-costs-bill", description="The bill of the month so far"
+    title = f"The bill of {as_of:%Y-%m}, as of {as_of:%Y-%m-%d %H:%M} UTC{' (dry run)' if report.dry_run else ''}"
+    rows = [(line.service, line.today, line.month, line.month_at_list_price) for line in bill]
+    document = (
+        Table(("service", ">today", ">this month", ">at list price"), rows),
+        "Users' charges are at list price; free allowances and rounding make the difference.",
     )
+    show("monitor-costs-bill", title, document, "The bill of the month so far")
     if found:
         kept = ("rule", "scope", "period", "level", "severity", "title", "text", "suggestion")
         table = [{name: _without_user(finding, str(getattr(finding, name))) for name in kept} for finding in found]

@@ -11,7 +11,6 @@ from reelkeeper.cli.commands import (
     doubts,
     health,
     holds,
-    jobs,
     plans,
     policy,
     queue,
@@ -42,7 +41,7 @@ app.command(rich_help_panel=PEOPLE)(holds.freeze)
 app.command(rich_help_panel=PEOPLE)(holds.thaw)
 app.command(rich_help_panel=LOOK)(scan.scan)
 app.add_typer(doubts.group, name="doubts", rich_help_panel=LOOK)
-app.add_typer(jobs.group, name="jobs", rich_help_panel=LOOK)
+app.add_typer(queue.group, name="jobs", rich_help_panel=LOOK)
 app.command(rich_help_panel=LOOK)(health.status)
 app.add_typer(videos.group, name="videos", rich_help_panel=LOOK)
 app.command(rich_help_panel=LAW)(takedown.takedown)

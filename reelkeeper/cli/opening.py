@@ -8,6 +8,7 @@ from reelkeeper.errors import Misconfigured
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
+    from sqlmodel import Session
 
     from reelkeeper.operations.core.workspace import Workspace
     from reelkeeper.settings import Settings
@@ -49,6 +50,15 @@ def store(*, may_make: bool = True) -> Iterator["Engine"]:
 
     with open_store(configured(), may_make=may_make) as engine:
         yield engine
+
+
+@contextmanager
+def reading() -> Iterator["Session"]:
+    """Open a read-only snapshot of the store, for commands that only list."""
+    from reelkeeper.store.core import engine as engines
+
+    with store() as engine, engines.reading(engine) as session:
+        yield session
 
 
 @contextmanager

@@ -4,18 +4,20 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from datetime import date, datetime
 from decimal import Decimal
 from enum import Enum
+from operator import attrgetter
 from typing import Any
 
 from rich.cells import cell_len
 from rich.console import Console
 from rich.measure import Measurement
-from rich.table import Table
+from rich.table import Table as Grid
 
+from reelkeeper.model.document import Table, as_text
 from reelkeeper.rules.core import wording
 
 # Control characters but the line feed, and those that turn the direction of text (Unicode UAX 9).
@@ -80,7 +82,7 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[object]], *, title: s
 
     Nothing is cut off: a table may become wider than the screen.
     """
-    grid = Table(title=title or None, title_justify="left", header_style="bold", pad_edge=False, box=None)
+    grid = Grid(title=title or None, title_justify="left", header_style="bold", pad_edge=False, box=None)
     cells, widths = [[_cell(value) for value in row] for row in rows], list[int]()
     for place, heading in enumerate(headings):
         right, text = heading.startswith(">"), heading.lstrip(">!")
@@ -96,15 +98,46 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[object]], *, title: s
     out.print(grid, crop=False)
 
 
+def show(document: Iterable[str | Table]) -> None:
+    """Print paragraphs and tables."""
+    for part in document:
+        if isinstance(part, str):
+            say(part)
+        else:
+            table(part.headings, [*part.rows, *([part.total] if part.total else [])], title=part.title)
+
+
+def listing(
+    items: Sequence[object],
+    headings: Sequence[str],
+    cells: Sequence[str | Callable[[Any], object]],
+    *,
+    as_json: bool,
+    title: str = "",
+    otherwise: str = "",
+) -> None:
+    """Print records as a table, or for scripts as JSON. `otherwise` is said where there are none.
+
+    A cell is an attribute of the record, whose name says whether it counts bytes or micro-dollars, or a function of
+    it; headings are as in `table`.
+    """
+    if as_json:
+        emit(items)
+    elif items or not otherwise:
+        table(headings, [[_read(item, cell) for cell in cells] for item in items], title=title)
+    else:
+        say(otherwise)
+
+
+def _read(item: object, cell: str | Callable[[Any], object]) -> object:
+    if not isinstance(cell, str):
+        return cell(item)
+    value = attrgetter(cell)(item)
+    return size(value) if cell.endswith("_bytes") else dollars(value) if cell.endswith("_microusd") else value
+
+
 def _cell(value: object) -> str:
-    match value:
-        case None:
-            return "-"
-        case datetime():
-            return f"{value:%Y-%m-%d %H:%M}"
-        case int() if not isinstance(value, bool):
-            return f"{value:,}"
-    return _visible(str(value)).replace("[", r"\[")
+    return _visible(as_text(value)).replace("[", r"\[")
 
 
 def _visible(text: str) -> str:

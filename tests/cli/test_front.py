@@ -195,7 +195,7 @@ def test_an_unexpected_error_is_one_line_and_debug_shows_the_trace(
     def broken() -> None:
         raise ZeroDivisionError("by nought")
 
-    monkeypatch.setattr("reelkeeper.cli.commands.audit.store", broken)
+    monkeypatch.setattr("reelkeeper.cli.commands.audit.reading", broken)
     said = reelkeeper("audit", exit_code=1).stderr
     assert as_read(said) == snapshot("""\
 error: unexpected ZeroDivisionError: by nought
@@ -211,7 +211,7 @@ def test_an_error_is_one_line_where_a_folder_of_ours_may_not_be_looked_into(
     def broken() -> None:
         raise ZeroDivisionError("by nought")
 
-    monkeypatch.setattr("reelkeeper.cli.commands.audit.store", broken)
+    monkeypatch.setattr("reelkeeper.cli.commands.audit.reading", broken)
     monkeypatch.setenv("REELKEEPER_SCRATCH_DIR", "x" * 300)  # refused even to root: the name is too long
     assert "ZeroDivisionError: by nought" in reelkeeper("audit", exit_code=1).stderr.splitlines()[0]
 
@@ -239,7 +239,7 @@ def test_a_broken_pipe_that_is_not_its_output_is_an_error(reelkeeper: Run, monke
     def broken() -> None:
         raise BrokenPipeError(errno.EPIPE, "server gone")
 
-    monkeypatch.setattr("reelkeeper.cli.commands.audit.store", broken)
+    monkeypatch.setattr("reelkeeper.cli.commands.audit.reading", broken)
     assert reelkeeper("audit", exit_code=1).stderr.count("server gone") == 1
 
 
@@ -254,7 +254,7 @@ def test_a_disk_that_the_kernel_calls_full_is_named(reelkeeper: Run, monkeypatch
     def full() -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "somewhere/report.html")
 
-    monkeypatch.setattr("reelkeeper.cli.commands.audit.store", full)
+    monkeypatch.setattr("reelkeeper.cli.commands.audit.reading", full)
     said = reelkeeper("audit", exit_code=1).stderr
     disk, figure = re.compile(r"\S+ file system at [^,]+"), re.compile(r"[\d,]{7,}")
     assert as_read(said, file=re.compile(r"\S+/report.html"), disk=disk, bytes=figure) == snapshot("""\

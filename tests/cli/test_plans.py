@@ -153,7 +153,7 @@ def test_a_saving_that_is_rounded_to_nothing_is_not_shown_as_nothing(reelkeeper:
     assert as_read(said, plan=PLAN, at=TIME) == snapshot("""\
 Plan <plan> of purge_retired, as of <at> UTC: 0 live videos, 0 B.
 video action bytes $ a month $ net why
-- purge 900 B under $0.000001 - its grace is over; retired because: not recorded
+blob 1 purge 900 B under $0.000001 - its grace is over; retired because: not recorded
 In total: 1 to purge; 900 B, under $0.000001 a month.
 All that is stored, 900 B, is within R2's free 10 GB: storing less does not lower the bill yet.
   Dollars here are at list price.

@@ -195,7 +195,7 @@ def test_a_run_is_given_back_by_a_machine_that_cannot_do_it_and_by_no_other(
     monkeypatch.setattr(runs, "is_given_back", True)
     with pytest.raises(Abort):
         tier_storage(dry_run=False)
-    assert plans.under_way(ours.world.workspace) is None
+    assert plans.under_way(ours.world.workspace.engine) is None
 
 
 def gone_after(monkeypatch: pytest.MonkeyPatch, folder: Path, scene: Scene) -> Path:

@@ -114,7 +114,7 @@ def test_two_of_four_workers_are_killed_the_run_itself_among_them_and_the_others
         helped = [ended(process) for process in others]
     assert sorted(swapped(scene)) == [f"cold{number:02}" for number in range(VIDEOS)]
     assert set(scene.outcomes(helped[0]["plan_id"]).values()) == {"compressed"}
-    assert plans.under_way(scene.world.workspace) is None  # one of them has written the report
+    assert plans.under_way(scene.world.workspace.engine) is None  # one of them has written the report
     with reading(scene.engine) as session:
         in_whose_name = set(session.scalars(sa.select(audit_events.c.run_id).where(audit_events.c.event == "swap")))
     assert in_whose_name == {scene.last_plan().run_id}
@@ -131,5 +131,5 @@ def test_interrupting_a_run_stops_its_helpers_before_their_next_video(make_backl
     assert leader.returncode != 0
     assert len(swapped(scene)) >= 2
     assert helped["left"] >= VIDEOS - len(swapped(scene)) > 0  # the run ends its own video, too
-    assert plans.under_way(scene.world.workspace) is None
+    assert plans.under_way(scene.world.workspace.engine) is None
     scene.world.check()

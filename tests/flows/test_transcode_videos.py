@@ -82,7 +82,7 @@ def test_a_helper_compresses_under_the_planning_runs_id_and_leaves_the_end_to_th
     assert [(outcome.outcome, outcome.objects) for outcome in report.done] == [("compressed", 3)]
     assert cold.outcomes(plan_id) == dict.fromkeys(COLD, "compressed") | {"forgotten": None}
     assert swapped_by(cold) == dict.fromkeys(COLD, "dead")
-    assert plans.under_way(cold.world.workspace) == plan_id
+    assert plans.under_way(cold.world.workspace.engine) == plan_id
     cold.world.check()
 
 
@@ -91,7 +91,7 @@ def test_a_helper_ends_the_plan_of_a_dead_run(cold: Scene) -> None:
     begun(cold)
     cold.world.expire_leases()
     assert transcode_videos(dry_run=False).left == 0
-    assert plans.under_way(cold.world.workspace) is None
+    assert plans.under_way(cold.world.workspace.engine) is None
     assert transcode_videos(dry_run=False).plan_id is None
 
 
@@ -134,7 +134,7 @@ def test_a_new_run_ends_what_a_dead_one_left_under_way(cold: Scene) -> None:
     begun(cold)
     cold.world.expire_leases()
     assert tier_storage(dry_run=False).plan.compress.objects == 3
-    assert plans.under_way(cold.world.workspace) is None
+    assert plans.under_way(cold.world.workspace.engine) is None
 
 
 @pytest.mark.long

@@ -44,7 +44,7 @@ def planned(engine: Engine, count: int = 8) -> str:
 
 def carry_out(engine: Engine, plan_id: str, limits: BlastRadius = TIGHT) -> None:
     """Claim the plan as a run of its flow does."""
-    plan = plans.load(engine, plan_id, items=1).plan
+    plan = plans.load(engine, plan_id, most=1).plan
     plans.claim(engine, plan, UNDER, partial(guard.within, limits, plan), "a run")
 
 

@@ -17,7 +17,7 @@ from reelkeeper.api.problems import documented
 from reelkeeper.model.access import Caller, Scope
 from reelkeeper.model.ids import Id
 from reelkeeper.operations.core.either_id import for_video
-from reelkeeper.operations.lifecycle import keep as prolong
+from reelkeeper.operations.lifecycle.notices import keep as prolong
 from reelkeeper.operations.removals import delete as lifecycle
 from reelkeeper.operations.videos.views import Shown, record_views, show
 from reelkeeper.store.lifecycle import notices
@@ -153,7 +153,7 @@ def keep(
     engine = app_state.workspace.engine
 
     def kept(video_id: str, user_id: str | None) -> notices.Kept:
-        return prolong.keep(engine, video_id, by=caller.name, key=key, user_id=user_id)
+        return prolong(engine, video_id, by=caller.name, key=key, user_id=user_id)
 
     return Kept(**for_video(engine, video_id, whose.user_id, kept)._asdict())
 

@@ -6,7 +6,7 @@ from uuid import uuid4
 
 import typer
 
-from reelkeeper.cli.opening import store
+from reelkeeper.cli.opening import reading, store
 from reelkeeper.cli.screen import dollars, emit, respond, say, table
 from reelkeeper.cli.words import AsJson, Limit, Reason, byte_count, microusd, who
 
@@ -61,9 +61,8 @@ def show(
     """Show a user's available and held credits, and the last transfers."""
     from reelkeeper.errors import NotFound
     from reelkeeper.store.billing import ledger, quotas
-    from reelkeeper.store.core.engine import reading
 
-    with store() as engine, reading(engine) as session:
+    with reading() as session:
         if quotas.standing(session, user) is None:
             raise NotFound(f"no user {user!r} in the catalogue")
         balance, moves = ledger.balance(session, user), ledger.moves(session, user, limit)

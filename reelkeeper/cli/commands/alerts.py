@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from reelkeeper.cli.opening import configured, store
-from reelkeeper.cli.screen import dollars, emit, respond, say, table
+from reelkeeper.cli.opening import configured, reading, store
+from reelkeeper.cli.screen import emit, listing, respond, table
 from reelkeeper.cli.words import AsJson, Limit, Reason, who
 from reelkeeper.errors import PartialFailure
 
@@ -18,34 +18,19 @@ _MAX_SNOOZE_SECONDS = 90 * 86_400  # a rule that is silenced for longer is forgo
 
 
 @group.command("list")
-def listing(everything: Everything = False, limit: Limit = 100, as_json: AsJson = False) -> None:
+def list_alerts(everything: Everything = False, limit: Limit = 100, as_json: AsJson = False) -> None:
     """List firing alerts and active snoozes."""
     from reelkeeper.store.alerts import alerts
-    from reelkeeper.store.core.engine import reading
 
-    with store() as engine, reading(engine) as session:
+    with reading() as session:
         lines = alerts.listed(session, everything=everything, limit=limit)
         snoozed = alerts.snoozes_in_force(session)
     if as_json:
         emit({"alerts": lines, "snoozes": snoozed})
         return
-    if lines:
-        headings = ("!alert", "!state", "!severity", "what", "of", "!since", ">impact per month")
-        rows = [
-            (
-                alert.id,
-                alert.state,
-                alert.severity,
-                alert.title,
-                alert.scope,
-                alert.first_at,
-                dollars(alert.impact_microusd),
-            )
-            for alert in lines
-        ]
-        table(headings, rows)
-    else:
-        say("Nothing fires.")
+    headings = ("!alert", "!state", "!severity", "what", "of", "!since", ">impact per month")
+    cells = ("id", "state", "severity", "title", "scope", "first_at", "impact_microusd")
+    listing(lines, headings, cells, as_json=False, otherwise="Nothing fires.")
     if snoozed:
         quiet = [(item.id, item.rule, item.scope or "all", item.reason, item.author, item.until) for item in snoozed]
         table(("!snooze", "rule", "of", "reason", "by", "!until"), quiet, title="Kept quiet")
@@ -112,29 +97,12 @@ def unsnooze(
 def messages(everything: Everything = False, limit: Limit = 100, as_json: AsJson = False) -> None:
     """List the messages that wait to be sent, with their last error; --all includes sent ones."""
     from reelkeeper.store.alerts import outbox
-    from reelkeeper.store.core.engine import reading
 
-    with store() as engine, reading(engine) as session:
+    with reading() as session:
         lines = outbox.listed(session, everything=everything, limit=limit)
-    if as_json:
-        emit(lines)
-    elif lines:
-        headings = (">message", "!state", "what", ">attempts", "!since", "!next try", "last error")
-        rows = [
-            (
-                waiting.id,
-                waiting.state,
-                waiting.title,
-                waiting.attempts,
-                waiting.created_at,
-                waiting.due_at,
-                waiting.last_error,
-            )
-            for waiting in lines
-        ]
-        table(headings, rows)
-    else:
-        say("No message waits.")
+    headings = (">message", "!state", "what", ">attempts", "!since", "!next try", "last error")
+    cells = ("id", "state", "title", "attempts", "created_at", "due_at", "last_error")
+    listing(lines, headings, cells, as_json=as_json, otherwise="No message waits.")
 
 
 @group.command("test")

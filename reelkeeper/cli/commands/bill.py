@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
-from reelkeeper.cli.opening import store
-from reelkeeper.cli.screen import emit, out, say, table
+from reelkeeper.cli.opening import reading, store
+from reelkeeper.cli.screen import emit, out, say, show, table
 from reelkeeper.cli.words import DailyBudget, Limit, MonthlyBudget, budgets, moment, month_of
 from reelkeeper.rules.billing.focus import DETAIL, RESIDUAL, detail, exact_usd, next_month, period
 
@@ -89,9 +89,8 @@ def bill(
                 reconcile, first, last, end_doubts=end_doubts, ask=not yes, as_json=form == "json"
             )
         return
-    from reelkeeper.store.core.engine import reading
 
-    with store() as engine, reading(engine) as session:
+    with reading() as session:
         if form == "table":
             _show(session, by or "service", first, last, limit)
         else:
@@ -186,7 +185,7 @@ def forecast(
     """
     from reelkeeper.operations.core.policies import current
     from reelkeeper.operations.forecast.forecast import predict_costs, predict_resource_needs
-    from reelkeeper.rules.forecast.costs import in_dollars
+    from reelkeeper.rules.forecast.costs import by_service
 
     as_of = datetime.now(UTC)
     with store() as engine, out.status("forecasting", spinner="dots"):
@@ -196,20 +195,7 @@ def forecast(
     if as_json:
         emit({"as_of": as_of, "growth_percent_per_month": growth, "costs": costs, "next_month": needs})
         return
-    table(
-        ("month", "service", ">expected", ">80 %", ">95 %"),
-        [
-            (
-                f"{cost.month:%Y-%m}",
-                cost.service or "total",
-                in_dollars(cost.mean_usd),
-                *map(cost.between, (80, 95)),
-            )
-            for cost in costs
-        ],
-    )
-    for service, method in {cost.service: cost.method for cost in costs if cost.is_service}.items():
-        say(f"{service}: {method}.")
+    show([by_service(costs)])
     if needs.stored_bytes is not None:
         say(f"At the end of {needs.month:%B}: {needs.stored_bytes / 10**9:,.1f} GB stored.")
 

@@ -115,8 +115,7 @@ def status(as_json: AsJson = False) -> None:
     from reelkeeper.operations.core.freeze import why_frozen
     from reelkeeper.store.core import schema
     from reelkeeper.store.core.engine import reading
-    from reelkeeper.store.videos.video_pages import videos_by_state
-    from reelkeeper.store.videos.videos import population
+    from reelkeeper.store.videos.videos import population, videos_by_state
 
     with store() as engine:
         with reading(engine) as session:

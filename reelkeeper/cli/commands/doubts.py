@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from reelkeeper.cli.opening import store, workspace
+from reelkeeper.cli.opening import reading, workspace
 from reelkeeper.cli.screen import emit, respond, say, size
 from reelkeeper.cli.words import AsJson, new_run_id, who
 from reelkeeper.model import SettledAs
@@ -20,10 +20,9 @@ def doubts(ctx: typer.Context, as_json: AsJson = False) -> None:
     """
     if ctx.invoked_subcommand:
         return
-    from reelkeeper.store.core.engine import reading
     from reelkeeper.store.lifecycle.doubts import listed
 
-    with store() as engine, reading(engine) as session:
+    with reading() as session:
         found = listed(session)
     if as_json:
         emit(found)

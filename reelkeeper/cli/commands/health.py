@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from reelkeeper.cli.opening import configured, store, why_not_changed
+from reelkeeper.cli.opening import configured, reading, store, why_not_changed
 from reelkeeper.cli.screen import emit, out, say, table
 from reelkeeper.cli.words import AsJson, DailyBudget, MonthlyBudget, budgets, new_run_id
 from reelkeeper.errors import Frozen, Misconfigured, ReelkeeperError, Silence, SinkError
@@ -73,11 +73,11 @@ _HEADINGS = (">ended", ">succeeded", ">wait, mean / p95", ">processing, mean / p
 def _lately(hours: float, *, as_json: bool) -> None:
     from reelkeeper.rules.health.performance import by_group, figures, waiting
     from reelkeeper.rules.health.performance_report import lines, seconds
-    from reelkeeper.store.core.engine import now, reading
+    from reelkeeper.store.core.engine import now
     from reelkeeper.store.health import performance as read
     from reelkeeper.store.jobs.slots import jobs_at_once
 
-    with store() as engine, reading(engine) as session:
+    with reading() as session:
         as_of = now(session)
         ended = read.ended(session, as_of - timedelta(hours=hours), as_of)
         queue, at_once = waiting(read.in_flight(session), as_of), jobs_at_once(session)
@@ -93,10 +93,10 @@ def _lately(hours: float, *, as_json: bool) -> None:
 
 def _windows(hours: float, tier: str, model: str, *, as_json: bool) -> None:
     from reelkeeper.rules.health.performance_report import line
-    from reelkeeper.store.core.engine import now, reading
+    from reelkeeper.store.core.engine import now
     from reelkeeper.store.health import performance as read
 
-    with store() as engine, reading(engine) as session:
+    with reading() as session:
         found = read.recorded(session, now(session) - timedelta(hours=hours), tier=tier, model=model)
     if as_json:
         emit(found)

@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
-from reelkeeper.cli.opening import store, workspace
-from reelkeeper.cli.screen import emit, respond, say, table
+from reelkeeper.cli.opening import reading, store, workspace
+from reelkeeper.cli.screen import listing, respond
 from reelkeeper.cli.words import AsJson, moment, not_blank, who
 
 _TELL_SECONDS = 8  # of which the embedded server takes two to start
@@ -20,14 +20,14 @@ def hold(
         bool,
         typer.Option("--legal", help="Place a legal hold, which also keeps the bytes of videos that are taken down."),
     ] = False,
-    listing: Annotated[bool, typer.Option("--list", help="List the holds in force.")] = False,
+    list_all: Annotated[bool, typer.Option("--list", help="List the holds in force.")] = False,
     release: Annotated[str | None, typer.Option(metavar="ID", help="End this hold.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Keep one video or all videos of a user, whatever the rules say."""
-    if sum(map(bool, (user, video, listing, release))) != 1:
+    if sum(map(bool, (user, video, list_all, release))) != 1:
         raise typer.BadParameter("give one of --user, --video, --list and --release")
-    if listing:
+    if list_all:
         _list(as_json=as_json)
         return
     from reelkeeper.operations.videos import hold as operation
@@ -105,28 +105,19 @@ def _tell() -> bool:
 
 
 def _list(*, as_json: bool) -> None:
-    from reelkeeper.store.core.engine import reading
     from reelkeeper.store.videos import holds
 
-    with store() as engine, reading(engine) as session:
+    with reading() as session:
         lines = holds.in_force(session)
-    if as_json:
-        emit(lines)
-    elif lines:
-        headings = ("!hold", "scope", "!subject", "reason", "by", "!since", "!until", "legal")
-        rows = [
-            (
-                hold_line.id,
-                hold_line.scope,
-                hold_line.subject,
-                hold_line.reason,
-                hold_line.author,
-                hold_line.created_at,
-                hold_line.expires_at or "released",
-                "yes" if hold_line.is_legal else "",
-            )
-            for hold_line in lines
-        ]
-        table(headings, rows)
-    else:
-        say("No hold is in force.")
+    headings = ("!hold", "scope", "!subject", "reason", "by", "!since", "!until", "legal")
+    cells = (
+        "id",
+        "scope",
+        "subject",
+        "reason",
+        "author",
+        "created_at",
+        lambda line: line.expires_at or "released",
+        lambda line: "yes" if line.is_legal else "",
+    )
+    listing(lines, headings, cells, as_json=as_json, otherwise="No hold is in force.")

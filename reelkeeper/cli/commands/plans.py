@@ -8,10 +8,10 @@ from uuid import uuid4
 
 import typer
 
-from reelkeeper.cli import parameters, plan_view
+from reelkeeper.cli import parameters
 from reelkeeper.cli.commands import run
-from reelkeeper.cli.opening import configured, plans_service_keys, store
-from reelkeeper.cli.screen import emit, say, size, table
+from reelkeeper.cli.opening import configured, plans_service_keys, reading, store
+from reelkeeper.cli.screen import emit, listing, say
 from reelkeeper.cli.words import AsJson, Limit, Reason, moment, who
 from reelkeeper.errors import ReelkeeperError
 
@@ -24,7 +24,7 @@ def plan(
     param: run.Param = None,
     as_of: run.AsOf = None,
     show: Annotated[str | None, typer.Option("--show", help="Show a saved plan, and its outcome.")] = None,
-    listing: Annotated[bool, typer.Option("--list", help="List saved plans, newest first (the default).")] = False,
+    list_all: Annotated[bool, typer.Option("--list", help="List saved plans, newest first (the default).")] = False,
     limit: Limit = 20,
     as_json: AsJson = False,
 ) -> None:
@@ -32,7 +32,7 @@ def plan(
 
     A plan is saved, and can be applied once within 24 hours: [bold]reelkeeper run FLOW --apply --plan ID[/].
     """
-    if sum(map(bool, (flow, show, listing))) > 1:
+    if sum(map(bool, (flow, show, list_all))) > 1:
         raise typer.BadParameter("give one of FLOW, --show ID and --list")
     if flow in _WITHOUT_PREFECT:
         report = _preview(flow, param or [], as_of)
@@ -42,11 +42,13 @@ def plan(
     elif flow:
         run.start(flow, param or [], apply=False, as_of=as_of, plan_id=None, as_json=as_json, most=limit)
     elif show:
+        from reelkeeper.operations.lifecycle.plans import load
+
         with store() as engine:
             if as_json:
-                emit(plan_view.load(engine, show))
+                emit(load(engine, show))
             else:
-                plan_view.show(engine, show, most=limit)
+                run.show_plan(engine, show, limit)
     else:
         _list(limit, as_json=as_json)
 
@@ -111,27 +113,19 @@ def _why_empty() -> str:
 
 
 def _list(limit: int, *, as_json: bool) -> None:
-    from reelkeeper.store.core.engine import reading
     from reelkeeper.store.lifecycle.plan_results import recent_plans
 
-    with store() as engine, reading(engine) as session:
+    with reading() as session:
         lines = recent_plans(session, limit=limit)
-    if as_json:
-        emit(lines)
-    elif not lines:
-        say("No plan is saved yet. To make one: reelkeeper plan tier_storage")
-    else:
-        headings = ("!plan", "!flow", "state", "!made", ">items", ">bytes", "refused because")
-        rows = [
-            (
-                plan_line.id,
-                plan_line.flow,
-                plan_line.state,
-                plan_line.created_at,
-                plan_line.items,
-                size(plan_line.size_bytes),
-                next(iter((plan_line.refusal or "").splitlines()), ""),
-            )
-            for plan_line in lines
-        ]
-        table(headings, rows)
+    headings = ("!plan", "!flow", "state", "!made", ">items", ">bytes", "refused because")
+    cells = (
+        "id",
+        "flow",
+        "state",
+        "created_at",
+        "items",
+        "size_bytes",
+        lambda line: (line.refusal or "").partition("\n")[0],
+    )
+    otherwise = "No plan is saved yet. To make one: reelkeeper plan tier_storage"
+    listing(lines, headings, cells, as_json=as_json, otherwise=otherwise)

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from reelkeeper.cli.opening import store
-from reelkeeper.cli.screen import dollars, emit, say, size, table
+from reelkeeper.cli.opening import reading, store
+from reelkeeper.cli.screen import dollars, emit, listing, say, size, table
 from reelkeeper.cli.words import AsJson, text_of, who
 
 if TYPE_CHECKING:
@@ -90,20 +90,13 @@ def diff(
 def history(as_json: AsJson = False) -> None:
     """List who applied which version, when and why, newest first."""
     from reelkeeper.store.core import policies
-    from reelkeeper.store.core.engine import reading
 
-    with store() as engine, reading(engine) as session:
+    with reading() as session:
         found = policies.history(session)
-    if as_json:
-        emit([version._asdict() for version in found])
-    elif not found:
-        say("Version 0, the shipped defaults, is in force. Nothing was applied yet.")
-    else:
-        rows = [
-            (version.version, f"{version.created_at:%Y-%m-%d %H:%M}", version.author, version.reason)
-            for version in found
-        ]
-        table((">version", "applied (UTC)", "by", "why"), rows)
+    headings = (">version", "!applied (UTC)", "by", "why")
+    cells = ("version", "created_at", "author", "reason")
+    otherwise = "Version 0, the shipped defaults, is in force. Nothing was applied yet."
+    listing(found, headings, cells, as_json=as_json, otherwise=otherwise)
 
 
 @group.command()

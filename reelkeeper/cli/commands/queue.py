@@ -1,4 +1,4 @@
-"""`queue`: show waiting jobs in starting order, running and dead ones, and explain a job's place."""
+"""`queue`: show waiting, running and dead jobs, and explain a job's place; `jobs`: try dead ones again, or cancel."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple, TypedDict
 
 import typer
 
-from reelkeeper.cli.opening import store
+from reelkeeper.cli.opening import reading, store
 from reelkeeper.cli.screen import dollars, emit, respond, say, table
-from reelkeeper.cli.words import AsJson, Limit
+from reelkeeper.cli.words import AsJson, Limit, who
 from reelkeeper.errors import NotFound
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from reelkeeper.rules.jobs.dispatch import DispatchPolicy
     from reelkeeper.store.jobs.queue import JobLine
 
+group = typer.Typer(help="Try dead jobs again, and cancel jobs.", no_args_is_help=True)
 Explain = Annotated[str | None, typer.Option("--explain", metavar="JOB", help="Explain this job's place in the queue.")]
 Dead = Annotated[bool, typer.Option("--dead", help="Only jobs that failed for good, latest first, with their errors.")]
 
@@ -30,9 +31,9 @@ def queue(explain: Explain = None, dead: Dead = False, limit: Limit = 20, as_jso
 
     The order follows the policy in force; jobs that are not due yet, after a failed attempt, come last.
     """
-    from reelkeeper.store.core.engine import now, reading
+    from reelkeeper.store.core.engine import now
 
-    with store() as engine, reading(engine) as session:
+    with reading() as session:
         as_of = now(session)
         if explain is not None:
             _explain(session, explain, as_of, as_json=as_json)
@@ -274,3 +275,50 @@ def _ago(later: datetime, earlier: datetime) -> str:
     from reelkeeper.rules.health.performance_report import seconds
 
     return seconds(max((later - earlier).total_seconds(), 0.0))
+
+
+Named = Annotated[list[str], typer.Argument(metavar="JOB...", help="Their ids.")]
+
+
+@group.command()
+def retry(
+    jobs: Named,
+    buy_again: Annotated[
+        bool, typer.Option("--buy-again", help="Have them made anew, also where a provider has them or may have them.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Queue dead jobs again, with their credits held and bytes reserved again; look parked ones up now.
+
+    What a provider has made is fetched again, and not paid for again, unless --buy-again says so.
+    """
+    from reelkeeper.operations.jobs.claim import redrive as operation
+
+    if buy_again and not yes:
+        typer.confirm(f"Pay for another video of {', '.join(jobs)}?", abort=True, err=True)
+    with store() as engine:
+        for job_id in jobs:
+            operation(engine, job_id, author=who(), buy_again=buy_again)
+    respond(f"{', '.join(jobs)}: queued again.", {"redriven": jobs}, as_json=as_json)
+
+
+@group.command(hidden=True)
+def redrive(jobs: Named, as_json: AsJson = False) -> None:
+    """Do what `retry` does, under its earlier name."""
+    retry(jobs, as_json=as_json)
+
+
+@group.command()
+def cancel(jobs: Named, as_json: AsJson = False) -> None:
+    """Cancel waiting jobs, and ask running ones and those at a provider to stop; their held credits are released."""
+    from reelkeeper.model.jobs import IN_FLIGHT
+    from reelkeeper.operations.jobs.settle import cancel as operation
+
+    with store() as engine:
+        states = {job_id: operation(engine, job_id, run_id=who()) for job_id in jobs}
+    if as_json:
+        emit(states)
+    else:
+        for job_id, state in states.items():
+            say(f"{job_id}: {'asked to stop' if state in IN_FLIGHT else state}.")

@@ -8,16 +8,19 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from reelkeeper.cli import orchestration, parameters, plan_view
+from reelkeeper.cli import orchestration, parameters, screen
 from reelkeeper.cli.flow_help import known_flows
-from reelkeeper.cli.opening import configured, store
+from reelkeeper.cli.opening import configured, reading, store
 from reelkeeper.cli.screen import emit, out, plain, say, table
 from reelkeeper.cli.words import INTERRUPTED, AsJson, moment
 from reelkeeper.errors import Misconfigured
+
+if TYPE_CHECKING:
+    from reelkeeper.operations import Engine
 
 Param = Annotated[
     list[str] | None,
@@ -140,33 +143,32 @@ def show(report: Any, params: list[str], *, most: int, as_json: bool) -> None:  
 
 def _is_recorded(run_id: str) -> bool:
     from reelkeeper.store.core import audit
-    from reelkeeper.store.core.engine import reading
 
-    with store() as engine, reading(engine) as session:
+    with reading() as session:
         return next(audit.events(session, run_id=run_id, limit=1), None) is not None
 
 
 def _show(report: Any, most: int) -> None:  # noqa: ANN401  a Report or a SyncReport, which are not loaded yet
     if _plan_id(report):
         with store() as engine:
-            plan_view.show(engine, report.plan.id, most=most)
+            show_plan(engine, report.plan.id, most)
     else:
         found = ((name.replace("_", " "), value) for name, value in plain(report).items())
         rows = [row for name, value in found if name not in _SHOWN_APART and value for row in _rows(name, value)]
         table(("!found", "what"), rows)
     if adoption := getattr(report, "adoption", None):
-        _show_adoption(adoption, dry_run=report.dry_run)
+        from reelkeeper.rules.sync.adoption import document
+
+        screen.show(document(adoption, dry_run=report.dry_run))
     if refusal := getattr(report, "refusal", None):
         say(f"With --apply, the guard would refuse: {refusal}")
 
 
-def _show_adoption(adoption: Any, *, dry_run: bool) -> None:  # noqa: ANN401  an Adoption, which is not loaded yet
-    from reelkeeper.rules.sync.adoption import remarks, sheets
+def show_plan(engine: "Engine", plan_id: str, most: int) -> None:
+    """Print a saved plan, at most `most` items of it. Raises NotFound."""
+    from reelkeeper.operations.lifecycle import plan_document, plans
 
-    for sheet in sheets(adoption, dry_run=dry_run):
-        table(sheet.headings, sheet.rows, title=sheet.title)
-    for remark in remarks(adoption, dry_run=dry_run):
-        say(remark)
+    screen.show(plan_document.document(engine, plans.load(engine, plan_id, most=most), most))
 
 
 _SHOWN_APART = {"flow", "dry run", "refusal", "adoption"}

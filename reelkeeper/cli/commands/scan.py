@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from reelkeeper.cli.opening import configured
-from reelkeeper.cli.screen import complain, emit, say, table
+from reelkeeper.cli.screen import complain, emit, say, show
 from reelkeeper.cli.words import INTERRUPTED, AsJson
 from reelkeeper.errors import Misconfigured, NotFound
 
@@ -84,10 +84,8 @@ def scan(
     if html:
         html.write_text(scan_page.page(found), encoding="utf-8")
     if not as_json:
-        for shown in (*scan_page.figures(found), scan_page.levers(found)):
-            first = len(shown.headings) - shown.figures
-            headings = [f">{text}" if place >= max(1, first) else text for place, text in enumerate(shown.headings)]
-            table(headings, [*shown.rows, *([shown.total] if shown.total else [])], title=f"\n{shown.caption}")
+        tables = (*scan_page.figures(found), scan_page.levers(found))
+        show(table._replace(title=f"\n{table.title}") for table in tables)
         say(f"\n{scan_page.headline(found)}")
         for line in (*found.remarks, *([f"{html}: the page is self-contained."] if html else [])):
             say(line)

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from reelkeeper.cli.opening import store
-from reelkeeper.cli.screen import emit, respond, table
+from reelkeeper.cli.screen import listing, respond
 from reelkeeper.cli.words import AsJson, moment, who
 from reelkeeper.model.access import Scope
 
@@ -37,18 +37,23 @@ def create(
 
 
 @group.command("list")
-def listing(as_json: AsJson = False) -> None:
+def list_tokens(as_json: AsJson = False) -> None:
     """List the tokens, newest first."""
     from reelkeeper.operations.core import tokens
 
     with store() as engine:
         lines = tokens.listed(engine)
-    if as_json:
-        emit(lines)
-        return
     headings = ("!token", "name", "scopes", "!created", "!expires", "!revoked", "!last used")
-    rows = [(*token_line[:2], ", ".join(token_line.scopes), *token_line[3:]) for token_line in lines]
-    table(headings, rows)
+    cells = (
+        "id",
+        "name",
+        lambda line: ", ".join(line.scopes),
+        "created_at",
+        "expires_at",
+        "revoked_at",
+        "last_used_at",
+    )
+    listing(lines, headings, cells, as_json=as_json)
 
 
 @group.command()

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from reelkeeper.cli.opening import configured, store, workspace
-from reelkeeper.cli.screen import emit, say, size, table
+from reelkeeper.cli.opening import configured, reading, store, workspace
+from reelkeeper.cli.screen import emit, listing, say, size, table
 from reelkeeper.cli.words import AsJson, new_run_id, who
 from reelkeeper.errors import Misconfigured, PartialFailure
 from reelkeeper.rules.core.wording import many
@@ -101,12 +101,8 @@ def rename(
 @group.command()
 def erasing(as_json: AsJson = False) -> None:
     """List the users whose erasure is not complete, the oldest first: `users erase` continues it."""
-    from reelkeeper.store.core.engine import reading
     from reelkeeper.store.removals.erasures import unfinished
 
-    with store() as engine, reading(engine) as session:
+    with reading() as session:
         found = unfinished(session)
-    if as_json:
-        emit(found)
-    else:
-        table(("!user",), [(user,) for user in found])
+    listing(found, ["!user"], [str], as_json=as_json)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
-from reelkeeper.cli.opening import configured, plans_service_keys, store, workspace
-from reelkeeper.cli.screen import emit, respond, say, size, table
+from reelkeeper.cli.opening import configured, plans_service_keys, reading, store, workspace
+from reelkeeper.cli.screen import emit, listing, respond, say, table
 from reelkeeper.cli.words import AsJson, Limit, moment, new_run_id, who
 from reelkeeper.errors import InputRefused, KeyRefused, LeaseLost, Misconfigured, NotFound, PartialFailure
 from reelkeeper.rules.core.wording import many
@@ -36,35 +36,28 @@ def videos(
     if ctx.invoked_subcommand:
         return
     from reelkeeper.model import VideoState
-    from reelkeeper.store.core.engine import reading
     from reelkeeper.store.core.former_ids import known_user
     from reelkeeper.store.videos.videos import list_videos
 
     if state is not None and state not in set(VideoState):
         raise typer.BadParameter(f"no state {state!r}; there are {', '.join(VideoState)}")
-    with store() as engine, reading(engine) as session:
+    with reading() as session:
         user = user and known_user(session, user)
         found = list_videos(session, user_id=user, state=state, run_id=run, limit=limit)
-    if as_json:
-        emit(found)
-        return
     headings = ("!user", "!video", "tier", "state", "!created", ">views", ">bytes", "codec", "why")
-    rows = [
-        (
-            video.user_id,
-            video.id,
-            video.tier,
-            video.state,
-            _day(video.created_at),
-            "unknown" if video.views is None else f"{video.views:,}",
-            size(video.size_bytes),
-            video.codec,
-            video.reason or "",
-        )
-        for video in found
-    ]
-    table(headings, rows)
-    if len(found) == limit:
+    cells = (
+        "user_id",
+        "id",
+        "tier",
+        "state",
+        lambda video: _day(video.created_at),
+        lambda video: "unknown" if video.views is None else video.views,
+        "size_bytes",
+        "codec",
+        "reason",
+    )
+    listing(found, headings, cells, as_json=as_json)
+    if len(found) == limit and not as_json:
         say(f"The first {limit:,}; --limit shows more.")
 
 
@@ -79,11 +72,9 @@ def show(
 ) -> None:
     """Show one video: its state, all objects that it ever had, and its history."""
     from reelkeeper.store.core.audit import events
-    from reelkeeper.store.core.engine import reading
-    from reelkeeper.store.videos.video_pages import blobs_of_video
-    from reelkeeper.store.videos.videos import list_videos
+    from reelkeeper.store.videos.videos import blobs_of_video, list_videos
 
-    with store() as engine, reading(engine) as session:
+    with reading() as session:
         found = list_videos(session, video_id=video_id) or list_videos(session, video_id=_at_key(session, video_id))
         video_id = found[0].id
         objects, history = blobs_of_video(session, video_id), list(events(session, video_id=video_id))
@@ -97,19 +88,16 @@ def show(
     tag = f", tagged {video.tag}" if video.tag else ""
     say(f"Created {_day(video.created_at)}{made}{tag}." + (f" Why: {video.reason}." if video.reason else ""))
     headings = (">gen.", "state", ">bytes", "codec", ">VMAF", "!purge after", "key, and why it was retired")
-    rows = [
-        (
-            blob_line.generation,
-            blob_line.state,
-            size(blob_line.size_bytes),
-            blob_line.codec,
-            f"{blob_line.quality_mean:.1f}" if blob_line.quality_mean else None,
-            blob_line.purge_after,
-            f"{blob_line.key}\n{blob_line.retire_reason or ''}".strip(),
-        )
-        for blob_line in objects
-    ]
-    table(headings, rows)
+    cells = (
+        "generation",
+        "state",
+        "size_bytes",
+        "codec",
+        lambda blob: f"{blob.quality_mean:.1f}" if blob.quality_mean else None,
+        "purge_after",
+        lambda blob: f"{blob.key}\n{blob.retire_reason or ''}".strip(),
+    )
+    listing(objects, headings, cells, as_json=False)
     table(("!at", "!event", "run"), [(item.at, item.event.event, item.event.run_id) for item in reversed(history)])
 
 
@@ -121,7 +109,7 @@ def why(
     """Explain what decides about a video: its key, policy, views and holds, and when it may change next."""
     from reelkeeper.model.key_patterns import compiled
     from reelkeeper.operations.lifecycle.why import explain
-    from reelkeeper.store.core.engine import reading
+    from reelkeeper.store.core.engine import reading as snapshot
 
     settings = configured()
     with store() as engine:
@@ -132,7 +120,7 @@ def why(
         try:
             found = look_up(video_id)
         except NotFound:  # it may be a key
-            with reading(engine) as session:
+            with snapshot(engine) as session:
                 video_id = _at_key(session, video_id)
             found = look_up(video_id)
     if as_json:
@@ -287,24 +275,17 @@ def bring_in_reads(
     with closing(client), store() as engine:
         days = [at.date()] if at else days_to_import(engine)
         taken = [import_reads(engine, client, settings.analytics_bucket, item, complete=complete_days) for item in days]
-    if as_json:
-        emit(taken)
-        return
-    headings = ("!day", ">videos", ">reads", ">unknown objects", "complete")
     completeness = "yes" if complete_days else "could be, with --complete-days"
-    rows = [
-        (
-            reads.day,
-            reads.videos,
-            reads.reads,
-            reads.unknown_keys,
-            f"no: {reads.doubt}" if reads.doubt else completeness,
-        )
-        for reads in taken
-    ]
-    table(headings, rows)
-    if not taken:
-        say("All past days for which Cloudflare has counts are complete already.")
+    headings = ("!day", ">videos", ">reads", ">unknown objects", "complete")
+    cells = (
+        "day",
+        "videos",
+        "reads",
+        "unknown_keys",
+        lambda reads: f"no: {reads.doubt}" if reads.doubt else completeness,
+    )
+    otherwise = "All past days for which Cloudflare has counts are complete already."
+    listing(taken, headings, cells, as_json=as_json, otherwise=otherwise)
 
 
 @group.command()

@@ -1,12 +1,12 @@
 """`webhooks`: manage the service's endpoints that receive events."""
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from reelkeeper.cli.opening import configured, store
-from reelkeeper.cli.screen import emit, respond, table
+from reelkeeper.cli.screen import listing, respond
 from reelkeeper.cli.words import AsJson, moment, who
 from reelkeeper.rules.core.wording import many
 
@@ -39,30 +39,28 @@ def add(
 
 
 @group.command("list")
-def listing(as_json: AsJson = False) -> None:
+def list_endpoints(as_json: AsJson = False) -> None:
     """List the endpoints, with their health and waiting messages."""
     from reelkeeper.operations.alerts import webhooks
 
     with store() as engine:
         lines = webhooks.listed(engine)
-    if as_json:
-        emit(lines)
-        return
     headings = ("!webhook", "url", "events", "!last ok", "!failing since", ">waiting", ">given up", "state")
-    rows = [
-        (
-            line.id,
-            line.url,
-            ", ".join(line.events) or "all",
-            line.last_ok_at,
-            line.failing_since,
-            line.waiting,
-            line.given_up,
-            f"disabled: {line.disabled_reason}" if line.disabled_at else line.last_error or "well",
-        )
-        for line in lines
-    ]
-    table(headings, rows)
+    cells = (
+        "id",
+        "url",
+        lambda line: ", ".join(line.events) or "all",
+        "last_ok_at",
+        "failing_since",
+        "waiting",
+        "given_up",
+        _state,
+    )
+    listing(lines, headings, cells, as_json=as_json)
+
+
+def _state(line: Any) -> str:  # noqa: ANN401  an endpoint, which is not loaded yet
+    return f"disabled: {line.disabled_reason}" if line.disabled_at else line.last_error or "well"
 
 
 @group.command()

@@ -23,7 +23,7 @@ from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.lifecycle.plans import Approved
 
 SNOOZE: Final = timedelta(hours=8)
-_LARGEST: Final = 5  # videos of a plan that are shown
+_SHOWN: Final = 5  # videos of a plan that are shown
 _log = logging.getLogger(__name__)
 
 
@@ -63,10 +63,10 @@ def _explain(alert: ListedAlert) -> str:
 
 
 def _contents(engine: Engine, plan_id: str) -> str:
-    figures = plans.load(engine, plan_id, items=_LARGEST)
-    rules = [f"{rule.objects:,} {rule.action} {rule.rule}, {size(rule.size_bytes)}" for rule in figures.planned]
-    items = [f"{item.video_id} of {item.user_id}, {size(item.size_bytes)}: {item.reason}" for item in figures.items]
-    return "\n".join([f"Plan {plan_id}:", *rules, "The largest:", *items, f"All: reelkeeper plan --show {plan_id}"])
+    saved = plans.load(engine, plan_id, most=_SHOWN)
+    rules = [f"{rule.objects:,} {rule.action} {rule.rule}, {size(rule.size_bytes)}" for rule in saved.planned]
+    items = [f"{item.video_id} of {item.user_id}, {size(item.size_bytes)}: {item.reason}" for item in saved.items]
+    return "\n".join([f"Plan {plan_id}:", *rules, "For example:", *items, f"All: reelkeeper plan --show {plan_id}"])
 
 
 def _acknowledge(engine: Engine, click: Click) -> ClickResult:

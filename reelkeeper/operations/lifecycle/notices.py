@@ -1,4 +1,4 @@
-"""Notify the service, days ahead, which videos a plan will retire, and raise alerts where that fails.
+"""Notify the service, days ahead, which videos a plan will retire; keep a video longer on its user's request.
 
 A notice, its messages in the outbox and its audit row are one transaction, and a video has one notice at a time, so a
 killed or repeated run sends none twice. The plan's verdicts are checked again, as in every change.
@@ -6,28 +6,36 @@ killed or repeated run sends none twice. The plan's verdicts are checked again, 
 
 import logging
 from collections.abc import Collection, Sequence
+from datetime import timedelta
 
-from reelkeeper.model import Action, Outcome, PlanSummary, Verdict
+from reelkeeper.errors import KeepRefused, NotFound
+from reelkeeper.model import Action, Outcome, PlanSummary, Verdict, VideoState
 from reelkeeper.model.alerts import EventType
 from reelkeeper.operations.alerts import alerts, events
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.core.isolation import each_apart
+from reelkeeper.operations.core.policies import in_force
+from reelkeeper.operations.lifecycle.why import outlooks
 from reelkeeper.rules.alerts.webhooks import NOT_DELIVERED
+from reelkeeper.rules.billing.credits import fingerprint
 from reelkeeper.rules.core.tiers import Tiers
+from reelkeeper.rules.core.wording import many
 from reelkeeper.rules.lifecycle import lifecycle
 from reelkeeper.rules.lifecycle import notices as rules
 from reelkeeper.rules.lifecycle.notices import Expiry, Given
 from reelkeeper.rules.policies import Policies
 from reelkeeper.store import Engine, Session
 from reelkeeper.store.alerts import webhooks
+from reelkeeper.store.core import deployment
 from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.lifecycle import notices, retirements
-from reelkeeper.store.lifecycle.notices import NewNotice
+from reelkeeper.store.lifecycle.notices import Kept, NewNotice
 from reelkeeper.store.lifecycle.plans import record_outcomes
 from reelkeeper.store.lifecycle.retirements import Planned
-from reelkeeper.store.videos.videos import live_videos
+from reelkeeper.store.videos import uploads
+from reelkeeper.store.videos.videos import Listed, list_videos, live_videos
 
 _ACTIONS = (Action.NOTIFY, Action.WITHDRAW)
 _NOT_SO = "no longer due: announced, kept, viewed or held since the plan"
@@ -146,3 +154,52 @@ def _outcome(row: Planned, action: str, why: str) -> Outcome:
 def _audited(row: Planned, action: str, plan_id: str, run_id: str) -> Event:
     name = "notice" if action == "notified" else "notice_end"
     return Event(name, run_id, row.video_id, row.blob_id, row.user_id, {"plan": plan_id, "why": row.reason})
+
+
+def keep(engine: Engine, video_id: str, *, by: str, key: str, user_id: str | None = None) -> Kept:
+    """Keep a video on its user's request: from its due date, or from now where it has none. Once for each `key`.
+
+    It is weaker than a hold: it ends by itself, and the user or a takedown may still delete the video. A freeze does
+    not stop it, as it deletes nothing.
+    It ends a notice of retirement. `user_id`: only if the video is this user's. Raises NotFound for a video unknown,
+    gone, or another user's; KeepRefused where its tier does not offer this, no prolongation is left, or the video is
+    not live.
+    """
+    keep_id = fingerprint(key=key, video=video_id)[:32]
+    with transaction(engine, "keep") as session:
+        deployment.lock(session)  # first, as in every change: another order could deadlock
+        known = uploads.current(session, video_id, locked=True)
+        # guard keep.own_video: a user keeps another user's video
+        if known is None or known.state == VideoState.GONE or user_id not in (None, known.user_id):
+            raise NotFound.for_user("video", video_id, user_id)
+        # guard keep.once: a repeated request prolongs a video twice
+        if (before := notices.find_keep(session, keep_id)) is not None:
+            return before
+        (listed,) = list_videos(session, video_id=video_id)
+        times = notices.times_kept(session, video_id)
+        days = _days(listed, in_force(session).policies, times)
+        (outlook,) = outlooks(session, [listed])
+        at = now(session)
+        until = max(at, outlook.expires_at or at) + timedelta(days=days)
+        notices.add_keep(session, keep_id, video_id, days=days, until=until, author=by)
+        # guard keep.notice: a kept video is later retired by its earlier notice
+        notices.end(session, [video_id], "kept on request")
+        detail = {"until": until.isoformat(), "days": days, "times": times + 1}
+        append(session, [Event("keep", by, video_id, known.blob_id, known.user_id, detail)])
+        return Kept(video_id, until, times + 1)
+
+
+def _days(video: Listed, policies: Policies, times: int) -> int:
+    if video.state != VideoState.LIVE:
+        raise KeepRefused(
+            f"video {video.id!r} is {video.state}: only a live video can be kept longer. An operator may be able to "
+            "restore it"
+        )
+    tier = policies.tiers.get(video.tier)
+    days = tier.keep_days if tier else 0
+    if not days:
+        raise KeepRefused(f"the tier {video.tier or 'unknown'} does not keep videos longer on request")
+    # guard keep.times: repeated requests keep a video for ever
+    if times >= policies.lifecycle.keep_times:
+        raise KeepRefused(f"video {video.id!r} was already kept longer {many(times, 'time')}, which is the limit")
+    return days

@@ -1,8 +1,8 @@
 """Make and save plans before anything is done, check them by the guard, and claim them for the run that acts.
 
 plan_id = make(engine, "tier_storage", terms(policy=policy), judged, limits=limits, as_of=as_of, run_id=run_id)
-figures = load(engine, plan_id, items=500)
-claim(engine, figures.plan, under, judge, run_id)  # once, under the flow's lease: refused before any change
+saved = load(engine, plan_id, most=500)
+claim(engine, saved.plan, under, judge, run_id)  # once, under the flow's lease: refused before any change
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from reelkeeper.adapters.orchestrator import Orchestrator
 from reelkeeper.errors import GuardRefused, OrchestratorError
-from reelkeeper.model import Grace, PlannedRule, PlanSummary, Verdict, Video
+from reelkeeper.model import Done, Grace, PlannedRule, PlanSummary, Verdict, Video
 from reelkeeper.operations.alerts import alerts
 from reelkeeper.operations.core.lease import HeldLease
 from reelkeeper.operations.core.policies import current
@@ -35,10 +35,10 @@ from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.lifecycle import crf_searches, plan_progress, plan_results, purge_plan
+from reelkeeper.store.lifecycle.plan_results import PlanItem
 from reelkeeper.store.lifecycle.plan_writer import add_verdicts, begin_plan, leave_beyond_share
 from reelkeeper.store.lifecycle.plans import (
     Approved,
-    Item,
     approve_plan,
     begin_applying,
     load_summary,
@@ -50,14 +50,18 @@ from reelkeeper.store.videos.videos import live_videos
 
 Judge = Callable[[int, int | None], None]  # retired in 24 h, last population: raises GuardRefused
 _MICROUSD = 10**6
+_ALL = 10**9  # items: more than any plan has
 
 
-class Figures(NamedTuple):
-    """A saved plan in figures: as a whole, by rule, and its largest items."""
+class SavedPlan(NamedTuple):
+    """A saved plan: as a whole, by rule, by outcome, and its items by action, the largest first."""
 
     plan: PlanSummary
+    state: str  # as `reelkeeper plan --list` shows it
+    run_id: str  # which made it or carries it out
     planned: list[PlannedRule]
-    items: list[Item]
+    done: list[Done]
+    items: list[PlanItem]
 
 
 def terms(**policies: BaseModel | int) -> dict[str, Any]:
@@ -129,13 +133,15 @@ def make_purge(
     return plan_id
 
 
-def load(engine: Engine, plan_id: str, *, items: int) -> Figures:
-    """Read a saved plan, with at most `items` of its largest items. Raises NotFound."""
+def load(engine: Engine, plan_id: str, *, most: int = _ALL) -> SavedPlan:
+    """Read a saved plan, with at most `most` items. Raises NotFound."""
     with reading(engine) as session:
-        return Figures(
+        return SavedPlan(
             load_summary(session, plan_id),
+            *plan_results.shown(session, plan_id),
             plan_results.by_rule(session, plan_id),
-            plan_results.largest(session, plan_id, items),
+            plan_results.by_outcome(session, plan_id),
+            plan_results.plan_items(session, plan_id, most),
         )
 
 

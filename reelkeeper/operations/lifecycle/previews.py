@@ -105,7 +105,7 @@ def purge_retired(
         max_videos=rules.limits.max_objects,
         service_keys=work.keeps_contract(),
     )
-    plan = plans.load(work.engine, plan_id, items=0).plan
+    plan = plans.load(work.engine, plan_id, most=0).plan
     return plans.preview(
         work.engine, plan, work.run_id, lambda _retired_in_24h, last: guard.purge_within(rules.limits, plan, last)
     )
@@ -115,5 +115,5 @@ def _made(
     work: Planning, flow: str, under: Mapping[str, Any], judged: Iterable[Verdict], limits: BlastRadius
 ) -> Report:
     plan_id = plans.make(work.engine, flow, under, judged, limits=limits, as_of=work.as_of, run_id=work.run_id)
-    plan = plans.load(work.engine, plan_id, items=0).plan
+    plan = plans.load(work.engine, plan_id, most=0).plan
     return plans.preview(work.engine, plan, work.run_id, partial(guard.within, limits, plan))

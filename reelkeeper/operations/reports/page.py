@@ -9,6 +9,7 @@ import jinja2
 from reelkeeper.adapters import charts
 from reelkeeper.adapters.charts import DARK, LIGHT, NARROW, WIDE, Picture
 from reelkeeper.model.alerts import AlertState, Severity
+from reelkeeper.model.document import Table, as_text
 from reelkeeper.operations.reports import figures, tables, text
 from reelkeeper.operations.reports.report import MonthReport
 from reelkeeper.rules.core.wording import TRY_ANOTHER, usd
@@ -23,7 +24,7 @@ class Figure(NamedTuple):
     id: str
     heading: str
     text: str
-    table: tables.Table
+    table: Table
     sources: Sequence[tuple[str, str]] = ()
     image: str = ""
 
@@ -37,6 +38,7 @@ def render(template: str, as_of: datetime, **values: Any) -> str:  # noqa: ANN40
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals["as_text"] = as_text
     return environment.get_template(template).render(as_of=as_of, light=LIGHT, dark=DARK, usd=usd, **values)
 
 

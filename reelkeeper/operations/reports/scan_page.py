@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 from datetime import date
 from decimal import Decimal
 
+from reelkeeper.model.document import Table
 from reelkeeper.model.scan import Example, Kind, Part, Scan, Verdict
-from reelkeeper.operations.reports.tables import Table
 from reelkeeper.operations.reports.text import FULL, Tile
 from reelkeeper.rules.core.wording import dollars, many, size
 from reelkeeper.rules.lifecycle.levers import list_usd
@@ -26,7 +26,7 @@ def levers(scan: Scan) -> Table:
         ]
         for lever in scan.levers
     ]
-    return Table("What would lower the bill", ["Lever", "Verdict", "A month", "Once"], rows, figures=2)
+    return Table(["Lever", "Verdict", ">A month", ">Once"], rows, "What would lower the bill")
 
 
 def figures(scan: Scan) -> Iterator[Table]:
@@ -46,7 +46,7 @@ def figures(scan: Scan) -> Iterator[Table]:
     examples += [_example(f"{found.copies:,} copies", found) for found in scan.duplicated]
     examples += [_example("odd key", found) for found in scan.odd]
     if examples:
-        yield Table("To look at", ["Object", "What", "Bytes"], examples, figures=1)
+        yield Table(["Object", "What", ">Bytes"], examples, "To look at")
     if scan.sample and scan.sample.clips:
         rows = [
             [clip.key, clip.rule, size(clip.size_bytes), size(clip.kept_bytes), f"{clip.cpu_seconds:.1f} s"]
@@ -54,7 +54,7 @@ def figures(scan: Scan) -> Iterator[Table]:
         ]
         total = ["In all", "", size(scan.sample.size_bytes), size(scan.sample.kept_bytes), ""]
         caption = f"Encoded as a sample, drawn by seed {scan.sample.seed}"
-        yield Table(caption, ["Video", "Result", "Bytes", "Kept", "CPU"], rows, total, figures=3)
+        yield Table(["Video", "Result", ">Bytes", ">Kept", ">CPU"], rows, caption, total)
 
 
 def headline(scan: Scan) -> str:
@@ -102,7 +102,7 @@ def page(scan: Scan) -> str:
         [(age, _group(part.name), part.size_bytes) for age, part in scan.ages], columns=["age", "tier", "size_bytes"]
     )
     stored = by_age.groupby(["age", "tier"], sort=False, as_index=False).sum()
-    tables = {table.caption: table for table in figures(scan)}
+    tables = {table.title: table for table in figures(scan)}
     ages = Figure("ages", "How old it is", _oldest(scan), tables.pop(_BY_AGE))
     pictures = [(ages, charts.storage(stored, _GROUPS))]
     months = sorted({month for month, _ in scan.months})
@@ -140,8 +140,8 @@ def _parts(caption: str, heading: str, parts: Sequence[Part], total: Part | None
     rows = [_row(part.name, part) for part in parts]
     whole = max(1, sum(part.size_bytes for part in parts))
     shares = [part.size_bytes * FULL // whole for part in parts]
-    headings = [heading, "Objects", "Bytes", "A month"]
-    return Table(caption, headings, rows, _row("In all", total) if total else (), shares=shares)
+    headings = [heading, ">Objects", ">Bytes", ">A month"]
+    return Table(headings, rows, caption, _row("In all", total) if total else (), shares)
 
 
 def _row(name: str, part: Part) -> list[str]:

@@ -2,11 +2,10 @@
 
 from calendar import monthrange
 from collections import Counter
-from collections.abc import Sequence
 from datetime import date
 from decimal import Decimal
-from typing import NamedTuple
 
+from reelkeeper.model.document import Table
 from reelkeeper.operations.reports.report import TOTAL, MonthReport
 from reelkeeper.rules.core.wording import dollars, size, usd
 from reelkeeper.rules.lifecycle.savings import KINDS, a_day, kind_of
@@ -15,17 +14,6 @@ from reelkeeper.store.billing.charge_reports import SkuLine
 _MAX_PAYERS = 10
 _GB = 10**9
 _HOUR_SECONDS = 3600
-
-
-class Table(NamedTuple):
-    """Rows of text. The first column is a name, with details in a second line; the last `figures` are amounts."""
-
-    caption: str
-    headings: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    total: Sequence[str] = ()
-    figures: int = 99
-    shares: Sequence[int] = ()  # of each row in the whole, in percent, for a bar
 
 
 def bill(report: MonthReport) -> Table:
@@ -39,7 +27,7 @@ def bill(report: MonthReport) -> Table:
         for line in report.lines
     ]
     total = ["In all", usd(sum(line.list_nanousd for line in report.lines)), usd(report.billed_nanousd)]
-    return Table("What was used and what it cost", ["What", "At list price", "Billed"], rows, total)
+    return Table(["What", ">At list price", ">Billed"], rows, "What was used and what it cost", total)
 
 
 def payers(report: MonthReport) -> Table:
@@ -59,7 +47,7 @@ def payers(report: MonthReport) -> Table:
         if not payer.key
     ]
     total = ["In all", usd(sum(payer.list_nanousd for payer in report.payers)), usd(report.billed_nanousd)]
-    return Table("Whose use it was", ["User", "At list price", "Billed"], rows, total)
+    return Table(["User", ">At list price", ">Billed"], rows, "Whose use it was", total)
 
 
 def makers(report: MonthReport) -> Table:
@@ -69,7 +57,7 @@ def makers(report: MonthReport) -> Table:
         [total.scope.replace(":", " ", 1), usd(total.microusd * 1000), expected.get(total.scope, "")]
         for total in sorted(report.jobs, key=lambda total: (total.scope.startswith("model"), -total.microusd))
     ]
-    return Table("What jobs took, by provider and by model", ["Of", "So far", "Expected of the month"], rows)
+    return Table(["Of", ">So far", ">Expected of the month"], rows, "What jobs took, by provider and by model")
 
 
 def daily(report: MonthReport) -> Table:
@@ -85,7 +73,7 @@ def daily(report: MonthReport) -> Table:
         [f"{day:%-d %b}", *(usd(billed.get(name, 0)) for name in services), usd(sum(billed.values()))]
         for day, billed in days.items()
     ]
-    return Table("What each day was billed, by service", ["Day", *services, "Sum"], rows)
+    return Table(["Day", *(f">{name}" for name in services), ">Sum"], rows, "What each day was billed, by service")
 
 
 def months(report: MonthReport) -> Table:
@@ -111,13 +99,13 @@ def months(report: MonthReport) -> Table:
         ]
         for day, forecast in sorted(expected.items())
     ]
-    return Table("Bills, and what is expected", ["Month", "Bill", "In 4 of 5 cases", "In 19 of 20"], rows)
+    return Table(["Month", ">Bill", ">In 4 of 5 cases", ">In 19 of 20"], rows, "Bills, and what is expected")
 
 
 def stock(report: MonthReport) -> Table:
     """Tabulate the stored bytes."""
-    rows = [[item.age, item.tier, f"{item.objects:,}", size(item.size_bytes)] for item in report.stock]
-    return Table("Live videos by age and tier", ["Age", "Tier", "Videos", "Size"], rows, figures=2)
+    rows = [[item.age, item.tier, item.objects, size(item.size_bytes)] for item in report.stock]
+    return Table(["Age", "Tier", ">Videos", ">Size"], rows, "Live videos by age and tier")
 
 
 def savings(report: MonthReport) -> Table:
@@ -128,7 +116,7 @@ def savings(report: MonthReport) -> Table:
         freed = sum(freed_bytes.size_bytes for freed_bytes in report.freed if kind_of(freed_bytes.rule) == kind)
         if freed:
             rows.append([kind, size(freed), usd(amount), usd(a_day(freed) * 30)])
-    return Table("What purges have freed", ["By", "Bytes", "Saved so far", "Each month from now"], rows)
+    return Table(["By", ">Bytes", ">Saved so far", ">Each month from now"], rows, "What purges have freed")
 
 
 def smaller(report: MonthReport) -> Table:
@@ -147,9 +135,18 @@ def smaller(report: MonthReport) -> Table:
         ]
         for item in report.smaller
     ]
-    headings = ["Made by", "Shrunk", "Bytes kept", "Bytes less", "CPU", "Cost", "Saved so far", "Net so far"]
-    headings.append("Net over their lives")
-    return Table("What making files smaller took and brought, by model and size of picture", headings, rows)
+    figures = (
+        "Shrunk",
+        "Bytes kept",
+        "Bytes less",
+        "CPU",
+        "Cost",
+        "Saved so far",
+        "Net so far",
+        "Net over their lives",
+    )
+    headings = ["Made by", *(f">{figure}" for figure in figures)]
+    return Table(headings, rows, "What making files smaller took and brought, by model and size of picture")
 
 
 def _consumed(line: SkuLine, month: date) -> str:

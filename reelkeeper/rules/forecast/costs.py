@@ -16,6 +16,7 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
+from reelkeeper.model.document import Table
 from reelkeeper.model.money import TOO_SHORT, CostForecast
 from reelkeeper.rules.billing.allocation import STORAGE
 from reelkeeper.rules.billing.pricing import gb_months
@@ -223,6 +224,22 @@ def totals(costs: Sequence[Cost]) -> tuple[str, ...]:
         for cost in costs
         if cost.service == TOTAL
     )
+
+
+def by_service(costs: Sequence[Cost]) -> Table:
+    """Tabulate each month's expected cost by service, with its bands and method."""
+    headings = ("month", "service", ">expected", ">80 %", ">95 %", "method")
+    rows = [
+        (
+            f"{cost.month:%Y-%m}",
+            cost.service or "total",
+            in_dollars(cost.mean_usd),
+            *map(cost.between, (80, 95)),
+            cost.method,
+        )
+        for cost in costs
+    ]
+    return Table(headings, rows)
 
 
 def in_dollars(amount: float) -> str:

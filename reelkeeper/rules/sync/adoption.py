@@ -3,13 +3,14 @@
 A wrong pattern makes few videos of many objects, or assigns nearly all to one user.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Final, NamedTuple
+from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from reelkeeper.model.adoption import Adoption, AdoptionVerdict, Crowding, OneDay
+from reelkeeper.model.document import Table
 from reelkeeper.rules.core.wording import many, size
 
 MIN_FURTHER_FILES: Final = 4  # fewer are reported one by one, and say nothing about a pattern
@@ -127,31 +128,18 @@ def one_day_warning(found: OneDay | None) -> str | None:
     )
 
 
-class Sheet(NamedTuple):
-    """A table to show. A heading that begins with > is for figures; one with ! is not wrapped."""
-
-    title: str
-    headings: Sequence[str]
-    rows: Sequence[Sequence[str]]
-
-
-def sheets(adoption: Adoption, *, dry_run: bool) -> Iterator[Sheet]:
-    """Tabulate adopted objects, examples, and objects left out, for the terminal and for artifacts."""
+def document(adoption: Adoption, *, dry_run: bool) -> Iterator[str | Table]:
+    """Tabulate adopted objects, examples, and objects left out, with remarks."""
     if adoption.patterns:
-        rows = [(count.pattern, f"{count.objects:,}", size(count.size_bytes)) for count in adoption.patterns]
-        yield Sheet("Would be adopted" if dry_run else "Adopted", ("!by", ">objects", ">bytes"), rows)
+        rows = [(count.pattern, count.objects, size(count.size_bytes)) for count in adoption.patterns]
+        yield Table(("!by", ">objects", ">bytes"), rows, "Would be adopted" if dry_run else "Adopted")
         examples = [(example.user_id, example.video_id, example.key) for example in adoption.examples]
-        yield Sheet("For example", ("user", "video", "key"), examples)
+        yield Table(("user", "video", "key"), examples, "For example")
     if adoption.left_out:
         out = [
-            (f"{omission.objects:,}", REASONS[omission.verdict], "\n".join(omission.keys))
-            for omission in adoption.left_out
+            (omission.objects, REASONS[omission.verdict], "\n".join(omission.keys)) for omission in adoption.left_out
         ]
-        yield Sheet("Stays out, and is kept", (">objects", "why, and the way out", "for example"), out)
-
-
-def remarks(adoption: Adoption, *, dry_run: bool) -> Iterator[str]:
-    """Return remarks on the tables."""
+        yield Table((">objects", "why, and the way out", "for example"), out, "Stays out, and is kept")
     if adoption.refusal:
         opening = "With --apply, nothing would be" if dry_run else "Nothing was"
         yield f"{opening} adopted by a pattern: {adoption.refusal}."

@@ -216,25 +216,6 @@ def _ahead(of: sa.FromClause) -> sa.ColumnElement[int]:
     return sa.func.row_number().over(partition_by=of.c.user_id, order_by=(of.c.created_at, of.c.id)) - 1
 
 
-class DeadJob(NamedTuple):
-    """A dead job as shown to people."""
-
-    id: str
-    user_id: str
-    model: str
-    attempts: int
-    price_microusd: int
-    finished_at: datetime | None
-    error: str | None
-
-
-def dead_jobs(session: Session, limit: int) -> list[DeadJob]:
-    """List the dead jobs, the latest first."""
-    columns = (jobs.c[name] for name in DeadJob._fields)
-    chosen = sa.select(*columns).where(jobs.c.state == JobState.DEAD)
-    return [DeadJob(*row) for row in session.execute(chosen.order_by(jobs.c.finished_at.desc()).limit(limit))]
-
-
 def recent_estimates(session: Session) -> list[float]:
     """Read the estimates of the jobs requested last, in seconds."""
     latest = sa.select(jobs.c.estimate_seconds).order_by(jobs.c.created_at.desc()).limit(_REMEMBERED)

@@ -9,7 +9,6 @@ from sqlalchemy.orm import Session
 from reelkeeper.model import Action, BlobState, Done, Grace, Outcome, PlannedRule
 from reelkeeper.store.core.engine import Clock
 from reelkeeper.store.lifecycle.plan_progress import AGAIN, shown_state
-from reelkeeper.store.lifecycle.plans import Item
 from reelkeeper.store.tables import blobs, plans, verdicts, videos
 
 _DAY_SECONDS = 24 * 3600
@@ -27,6 +26,29 @@ class PlanLine(NamedTuple):
     items: int
     size_bytes: int
     refusal: str | None
+
+
+class PlanItem(NamedTuple):
+    """One item of a plan and its outcome, which is None until it is applied."""
+
+    blob_id: int
+    video_id: str | None
+    user_id: str | None
+    action: str
+    rule: str
+    reason: str
+    size_bytes: int
+    saving_microusd: int | None
+    net_microusd: int | None
+    outcome: str | None
+    outcome_reason: str | None
+    after_bytes: int | None
+    segment: str | None  # the policy's segment that decided
+
+    @property
+    def name(self) -> str:
+        """Name the video, or else the blob, which may have none."""
+        return self.video_id or f"blob {self.blob_id}"
 
 
 def recent_plans(session: Session, *, limit: int) -> list[PlanLine]:
@@ -148,15 +170,15 @@ def _integer(amount: Any) -> int | None:  # noqa: ANN401  a sum in SQL
     return None if amount is None else int(amount)
 
 
-def largest(session: Session, plan_id: str, limit: int) -> list[Item]:
-    """List the `limit` largest items of a plan."""
+def plan_items(session: Session, plan_id: str, limit: int = 1_000) -> list[PlanItem]:
+    """List at most `limit` items of a plan with their outcomes: by action, the largest first."""
     rows = session.execute(
-        sa.select(*(verdicts.c[name] for name in Item._fields))
+        sa.select(*(verdicts.c[name] for name in PlanItem._fields))
         .where(verdicts.c.plan_id == plan_id)
-        .order_by(verdicts.c.size_bytes.desc(), verdicts.c.blob_id)
+        .order_by(verdicts.c.action, verdicts.c.size_bytes.desc(), verdicts.c.blob_id)
         .limit(limit)
     )
-    return [Item(*row) for row in rows]
+    return [PlanItem._make(row) for row in rows]
 
 
 def by_outcome(session: Session, plan_id: str) -> list[Done]:

@@ -275,3 +275,32 @@ def list_videos(
         .limit(limit)
     )
     return [Listed._make(row) for row in rows]
+
+
+class BlobLine(NamedTuple):
+    """One object that is, or was, a video's bytes."""
+
+    generation: int
+    state: str
+    size_bytes: int
+    codec: str | None
+    quality_mean: float | None
+    purge_after: datetime | None
+    retire_reason: str | None
+    key: str
+
+
+def blobs_of_video(session: Session, video_id: str) -> list[BlobLine]:
+    """List every object that is, or was, the bytes of a video, by generation."""
+    rows = session.execute(
+        sa.select(*(blobs.c[name] for name in BlobLine._fields))
+        .where(blobs.c.video_id == video_id)
+        .order_by(blobs.c.generation, blobs.c.id)
+    )
+    return [BlobLine._make(row) for row in rows]
+
+
+def videos_by_state(session: Session) -> dict[str, int]:
+    """Count the videos in each state."""
+    rows = session.execute(sa.select(videos.c.state, sa.func.count()).group_by(videos.c.state))
+    return {state: int(count) for state, count in rows}

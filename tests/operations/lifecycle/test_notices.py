@@ -18,7 +18,7 @@ from reelkeeper.model.alerts import EventType
 from reelkeeper.operations.alerts import webhooks
 from reelkeeper.operations.core.freeze import freeze
 from reelkeeper.operations.lifecycle import notices, outcomes, previews
-from reelkeeper.operations.lifecycle.keep import keep
+from reelkeeper.operations.lifecycle.notices import keep
 from reelkeeper.operations.lifecycle.policies import effect_of
 from reelkeeper.operations.lifecycle.previews import Planning
 from reelkeeper.operations.lifecycle.restore import find_restorable, restore

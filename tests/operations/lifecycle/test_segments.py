@@ -11,7 +11,7 @@ from reelkeeper.model import Grace
 from reelkeeper.model.alerts import EventType
 from reelkeeper.operations.alerts import webhooks
 from reelkeeper.operations.lifecycle import compress, notices, previews
-from reelkeeper.operations.lifecycle.keep import keep
+from reelkeeper.operations.lifecycle.notices import keep
 from reelkeeper.operations.lifecycle.plans import load
 from reelkeeper.operations.lifecycle.policies import effect_of
 from reelkeeper.operations.lifecycle.previews import Planning
@@ -23,8 +23,8 @@ from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe
 from reelkeeper.rules.policies import DEFAULTS
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.core.leases import Lease
+from reelkeeper.store.lifecycle.plan_results import plan_items
 from reelkeeper.store.tables import outbox, users, videos
-from reelkeeper.store.videos.video_pages import plan_items
 from reelkeeper.store.videos.videos import list_videos, live_videos
 from tests.faults.world import World
 from tests.marks import marked
@@ -60,7 +60,7 @@ def test_a_plan_names_the_segment_of_each_item_and_so_does_what_it_retires(tagge
     with reading(engine) as session:
         items = {item.video_id: (item.rule, item.segment) for item in plan_items(session, report.plan.id)}
     assert items == {"draft": ("past_retention", "drafts"), "other": ("past_retention", None)}
-    figures = load(engine, report.plan.id, items=10)
+    figures = load(engine, report.plan.id, most=10)
     assert {rule.title for rule in figures.planned} == {"segment `drafts`: past_retention", "past_retention"}
     assert {item.segment for item in figures.items} == {"drafts", None}
     retire(tagged.workspace, report.plan.id, ["draft"], lease=lease, run_id="run", grace=Grace())

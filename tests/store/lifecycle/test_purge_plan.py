@@ -14,8 +14,8 @@ from reelkeeper.store.lifecycle.plan_results import (
     by_outcome,
     by_rule,
     failures,
-    largest,
     last_population,
+    plan_items,
     retired_in_24h,
 )
 from reelkeeper.store.lifecycle.plan_writer import begin_plan
@@ -165,7 +165,7 @@ def test_results_are_counted_by_outcome(engine: sa.Engine, blob: Blob) -> None:
         ]
         assert failures(session, plan.id, 10) == [Outcome("v2", "failed", "AccessDenied", size, size, ids[2])]
         assert by_rule(session, plan.id) == [PlannedRule("purge", "grace_over", 4, 4 * size, 4 * 30_000)]
-        assert len(largest(session, plan.id, 3)) == 3
+        assert len(plan_items(session, plan.id, 3)) == 3
 
 
 def test_the_guard_gets_the_last_applied_plans_population_and_todays_retirements(engine: sa.Engine, blob: Blob) -> None:

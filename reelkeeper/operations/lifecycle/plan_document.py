@@ -1,0 +1,119 @@
+"""Write a saved plan as a document: items with reasons, bytes and dollars, the videos kept, and what became of each."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+from reelkeeper.model import Done, PlannedRule
+from reelkeeper.model.document import Table
+from reelkeeper.operations.lifecycle.plans import SavedPlan, remarks
+from reelkeeper.rules.billing.pricing import storage_microusd_per_month
+from reelkeeper.rules.core.wording import CONTRACT_NOT_TRIED, EXPECTED_SAVING, claimed, dollars, many, size
+from reelkeeper.rules.lifecycle.report import SMALLER
+from reelkeeper.store import Engine
+from reelkeeper.store.lifecycle.plan_results import NOT_DONE, PlanItem
+
+_MAX_REASON = 200  # characters of a reason in a table; `--json` has the whole text
+_SAY_WHY = {"refused", "skipped", "failed"}  # for others the plan's reason suffices
+
+
+def title(saved: SavedPlan) -> str:
+    """Name a plan, with its flow and the time that it judges by."""
+    return f"Plan {saved.plan.id} of {saved.plan.flow}, as of {saved.plan.as_of:%Y-%m-%d %H:%M} UTC"
+
+
+def document(engine: Engine, saved: SavedPlan, most: int) -> Iterator[str | Table]:
+    """Write a plan out, with at most `most` of its items."""
+    plan, is_done = saved.plan, any(item.outcome != NOT_DONE for item in saved.done)
+    live = f"{many(plan.population.objects, 'live video')}, {size(plan.population.size_bytes)}"
+    yield f"{title(saved)}: {live}."
+    yield from _items(saved, most, done=is_done)
+    if "contract_not_tried" in plan.kept:
+        yield CONTRACT_NOT_TRIED
+    if kept := sorted(plan.kept.items(), key=lambda item: (-item[1], item[0])):
+        yield "Kept: " + ", ".join(f"{count:,} {rule.replace('_', ' ')}" for rule, count in kept) + "."
+    if saved.items:
+        yield _done(saved.done) if is_done else _to_do(saved.planned)
+    yield from map(claimed, plan.claimed)
+    if saved.state == "under way":
+        yield f"Run {saved.run_id} is carrying it out."
+    elif saved.state == "stopped":
+        next_run = f"The next run of {plan.flow} makes a new plan, and continues."
+        yield f"Run {saved.run_id} ended before all was done. {next_run}"
+    if not is_done:
+        yield from remarks(engine, plan)
+        yield from map(_of_segment, (rule for rule in saved.planned if rule.segment))
+        if plan.compress.objects:
+            yield EXPECTED_SAVING
+
+
+def _items(saved: SavedPlan, most: int, *, done: bool) -> Iterator[str | Table]:
+    if not saved.items:
+        yield "The plan has nothing to do."
+        return
+    headings = ("!video", "action", ">bytes", ">$ a month", *(("became", "why") if done else (">$ net", "why")))
+    yield Table(headings, [_row(item, done=done) for item in saved.items[:most]])
+    count = sum(rule.objects for rule in saved.planned)
+    if count > most:
+        yield f"... and {count - most:,} more: reelkeeper plan --show {saved.plan.id} --limit {count}"
+
+
+def _of_segment(rule: PlannedRule) -> str:
+    saving = _saving(rule.saving_microusd, rule.size_bytes)
+    return (
+        f"Of them by {rule.title}: {rule.objects:,} to {rule.action}, {size(rule.size_bytes)}, {saving or '-'} a month."
+    )
+
+
+def by_rule(saved: SavedPlan) -> Table:
+    """Tabulate what a plan has for each rule."""
+    rows = [
+        [
+            rule.action,
+            rule.title,
+            rule.objects,
+            size(rule.size_bytes),
+            *map(_dollars, (rule.saving_microusd, rule.net_microusd)),
+        ]
+        for rule in saved.planned
+    ]
+    return Table(("action", "rule", ">items", ">bytes", ">$ a month", ">$ net"), rows)
+
+
+def _row(item: PlanItem, *, done: bool) -> list[object]:
+    first: list[object] = [item.name, item.action, size(item.size_bytes)]
+    if item.outcome == "compressed" and item.after_bytes is not None:
+        saved = item.size_bytes - item.after_bytes
+        change = f"compressed to {size(item.after_bytes)}"
+        return [*first, dollars(storage_microusd_per_month(saved)), change, f"{saved / item.size_bytes:.0%} less"]
+    first.append(_saving(item.saving_microusd, item.size_bytes))
+    if not done:
+        return [*first, _dollars(item.net_microusd), item.reason]
+    why = (item.outcome_reason if item.outcome in _SAY_WHY else None) or item.reason
+    return [*first, item.outcome or "not done", why if len(why) <= _MAX_REASON else f"{why[:_MAX_REASON]} ..."]
+
+
+def _dollars(microusd: int | None) -> str | None:
+    return None if microusd is None else dollars(microusd)
+
+
+def _saving(microusd: int | None, size_bytes: int) -> str | None:
+    """Format a monthly saving; that of a few kilobytes is rounded to 0, but is not nothing."""
+    return "under $0.000001" if microusd == 0 and size_bytes else _dollars(microusd)
+
+
+def _to_do(planned: list[PlannedRule]) -> str:
+    counts, size_bytes = Counter[str](), sum(rule.size_bytes for rule in planned)
+    for rule in planned:
+        counts[rule.action] += rule.objects
+    doing = ", ".join(f"{count:,} to {action}" for action, count in sorted(counts.items()))
+    months, nets = [rule.saving_microusd for rule in planned], [rule.net_microusd for rule in planned]
+    saved = None if None in months else sum(filter(None, months))
+    net = "" if None in nets else f", {dollars(sum(filter(None, nets)))} net"
+    return f"In total: {doing}; {size(size_bytes)}, {_saving(saved, size_bytes) or '-'} a month{net}."
+
+
+def _done(outcomes: list[Done]) -> str:
+    freed = sum(outcome.before_bytes - outcome.after_bytes for outcome in outcomes if outcome.outcome in SMALLER)
+    done = ", ".join(f"{outcome.objects:,} {outcome.outcome.replace('_', ' ')}" for outcome in outcomes)
+    a_month = dollars(storage_microusd_per_month(freed))
+    return f"In total: {done}; {size(freed)} less, {a_month} a month at R2's price for stored bytes."
