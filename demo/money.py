@@ -7,32 +7,26 @@ the forecast and the report come from the code of production.
 import contextlib
 import io
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import sqlalchemy as sa
-from rich.console import Group, RenderableType
-from rich.padding import Padding
-from rich.panel import Panel
-from rich.table import Table
-from rich.text import Text
 
-from reelkeeper.adapters.slack.blocks import lay_out
+from reelkeeper.adapters.second_sink import as_text
 from reelkeeper.cli.commands import bill as bill_command
-from reelkeeper.cli.screen import out, say
-from reelkeeper.model.alerts import Message, Severity
+from reelkeeper.cli.screen import say
+from reelkeeper.model.alerts import Message
 from reelkeeper.model.money import Metric, StorageClass, UsageSource, Used
 from reelkeeper.operations.billing import metering
 from reelkeeper.operations.core.workspace import Workspace
-from reelkeeper.operations.reports.report import MonthReport, end_of, gather
+from reelkeeper.operations.reports.report import MonthReport, gather
 from reelkeeper.store.billing import usage
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.tables import outbox
 
 _MAX_MESSAGES = 3
-_DAILY_BUDGET_USD = 10.0  # the default
 DAYS: Final = 100  # before today
 SPIKE_DAYS_AGO: Final = 1
 SPIKE_TIMES: Final = 3
@@ -40,12 +34,6 @@ _TODAY_SO_FAR: Final = 0.4  # of a day's jobs
 _GB: Final = 10**9
 _SHARES: Final = {"ana": 0.18, "ben": 0.31, "chloe": 0.43}  # shares of the jobs; the rest has no known user
 _ONE_DAY: Final = timedelta(days=1)
-_EIGHTHS = " ▁▂▃▄▅▆▇█"
-_EXPECTED = " ░"
-_ROWS = 8
-_COLUMN = 2  # characters for each day, one of them a gap
-_COLOURS = {Severity.CRITICAL: "red", Severity.WARNING: "yellow", Severity.NOTICE: "blue"}
-_WIDTH = 88
 
 
 def spend(workspace: Workspace) -> None:
@@ -59,20 +47,17 @@ def spend(workspace: Workspace) -> None:
     say(f"day, and {jobs:,} on {spiked:%-d %B}, as by a runaway script.")
     with _quiet():
         report = monitor_costs(dry_run=False)
-    say(f"monitor_costs charged {report.days_charged} days and checked them. The days, and the daily budget:")
-    for line in bars(_daily(_gathered(workspace)), _DAILY_BUDGET_USD):
-        say(line)
-    say("This month's bill so far:")
+    say(f"monitor_costs charged {report.days_charged} days and checked them. This month's bill so far:")
     bill_command.bill(usage=None, month=None, by="service", form="table", reconcile=None, limit=100, as_json=False)
     say("By user, by day, or as CSV with the column names of FOCUS: `reelkeeper bill --by user`, `--format csv`.")
 
 
 def alert(workspace: Workspace) -> None:
-    """Show the alerts as Slack would show them."""
+    """Show the alerts that were sent."""
     with reading(workspace.engine) as session:
         rows = session.execute(sa.select(outbox.c.payload).order_by(outbox.c.id)).scalars().all()
     for payload in rows[:_MAX_MESSAGES]:
-        out.print(drawn(Message.model_validate(payload)))
+        say(f"{as_text(Message.model_validate(payload))}\n")
     more = f" These are the first {_MAX_MESSAGES} of {len(rows)}." if len(rows) > _MAX_MESSAGES else ""
     say(f"Each alert is sent once when it fires and once when it is resolved.{more}")
     say("No Slack is configured here, so they went to the console. `reelkeeper alerts list` shows all of them.")
@@ -89,8 +74,6 @@ def forecast(workspace: Workspace) -> None:
     for line in months:
         say(line)
     report = _gathered(workspace)
-    for line in bars(_daily(report), _DAILY_BUDGET_USD, _to_come(report)):
-        say(line)
     drawn = Path("forecast.png").absolute()
     drawn.write_bytes(charts.png(figures.month(report, title=f"{report.month:%B}: spend and forecast")))
     say(f"{drawn}: the chart for Slack, with the bands.")
@@ -109,22 +92,6 @@ def look(workspace: Workspace) -> None:
     say(f"{Path('report.html').absolute()}: the month's report as one self-contained page.")
     say(f"{Path('spend.png').absolute()}: its first chart, as in Slack.")
     say("As a command: `reelkeeper report -o report.html`.")
-
-
-def _daily(report: MonthReport) -> dict[date, float]:
-    days: dict[date, float] = {}
-    for spending in report.spent:
-        days[spending.day] = days.get(spending.day, 0.0) + spending.billed_nanousd / 10**9
-    return days
-
-
-def _to_come(report: MonthReport) -> dict[date, float]:
-    """Spread the forecast for the rest of the month over its days."""
-    days = (end_of(report.month) - report.last_day).days
-    if report.this_month is None or not days:
-        return {}
-    rest = report.this_month.mean_microusd / 10**6 - report.billed_nanousd / 10**9
-    return {report.last_day + timedelta(days=n): rest / days for n in range(1, days + 1)}
 
 
 def _gathered(workspace: Workspace) -> MonthReport:
@@ -172,60 +139,3 @@ def _used(day: date, today: date) -> Iterator[Used]:
 def _count(day: date, metric: Metric, quantity: int, user: str = "", resource: str = "") -> Used:
     kept_as = StorageClass.STANDARD if metric == Metric.STORED_BYTES else ""
     return Used(day, metric, quantity, resource, kept_as, user, UsageSource.STORE)
-
-
-def bars(
-    daily: Mapping[date, float], limit: float | None = None, expected: Mapping[date, float] | None = None
-) -> list[str]:
-    """Draw the dollars of each day as bars, with a line at `limit` behind them, and the days below.
-
-    The days of `expected` follow those of `daily`, and are drawn lighter.
-    """
-    days = {**(expected or {}), **daily}
-    if not days:
-        return ["no day with known spend"]
-    most = max(*days.values(), limit or 0.0, 0.01)
-    heights = {day: round(max(days[day], 0.0) / most * _ROWS * 8) for day in sorted(days)}
-    at = None if limit is None else min(round(limit / most * _ROWS * 8 + 3) // 8, _ROWS - 1)
-    lines = []
-    for row in range(_ROWS - 1, -1, -1):
-        fill = "╌" if row == at else " "
-        cells = (_cell(height - row * 8, known=day in daily) for day, height in heights.items())
-        drawn = "".join((fill if cell == " " else cell) + fill for cell in cells)
-        label = f"${most:,.2f}" if row == _ROWS - 1 else f"${limit:,.2f}" if row == at else ""
-        lines.append(f"{label:>9} {drawn}".rstrip())
-    marks = "".join(f"{day.day:<{_COLUMN * 5}}" for day in list(heights)[::5])
-    return [*lines, f"{'':>9} {marks.rstrip()}"]
-
-
-def _cell(eighths: int, *, known: bool) -> str:
-    filled = max(0, min(8, eighths))
-    return _EIGHTHS[filled] if known else _EXPECTED[filled >= 4]  # noqa: PLR2004  half a cell or more
-
-
-def drawn(message: Message) -> RenderableType:
-    """Draw the message as a panel, with markup in its text shown literally."""
-    parts = [part for block in lay_out(message).blocks for part in _block(block)]
-    colour = _COLOURS[message.severity] if message.severity else "blue"
-    return Panel(
-        Group(*parts), title="[bold]# costs[/]  Reelkeeper", title_align="left", border_style=colour, width=_WIDTH
-    )
-
-
-def _block(block: dict[str, Any]) -> list[RenderableType]:
-    match block:
-        case {"type": "header", "text": {"text": text}}:
-            return [Text(text, style="bold")]
-        case {"type": "section", "text": {"text": text}}:
-            return [Padding(Text(text), (1, 0, 0, 0))]
-        case {"type": "section", "fields": fields}:
-            grid = Table.grid(padding=(0, 4, 0, 0))
-            cells = [Text(field["text"]) for field in fields]
-            for cell in cells:
-                cell.highlight_regex(r"^.*\n", "dim")
-            for start in range(0, len(cells), 2):
-                grid.add_row(*cells[start : start + 2])
-            return [Padding(grid, (1, 0, 0, 0))]
-        case {"type": "context", "elements": elements}:
-            return [Padding(Text(" ".join(element["text"] for element in elements), style="dim"), (1, 0, 0, 0))]
-    return []

@@ -94,15 +94,6 @@ class RequestLog:
         return list(dict.fromkeys(str(answer.said["job_id"]) for answer in self.answers if answer.kind != "refused"))
 
 
-def without_av1(workspace: Workspace) -> None:
-    """Fetch a compressed video for a player that supports only H.264."""
-    with _client(workspace) as client:
-        got = httpx.get(client.video_url("ana-bunny", plays=["h264"]), timeout=_PATIENCE_SECONDS, trust_env=False)
-        check.require_bytes(workspace, "ana-bunny", got.raise_for_status().content)
-    say("Compressed videos are H.264 in MP4, which every player supports. A player may name its codecs:")
-    say(f"GET /v1/videos/ana-bunny?plays=h264: {size(len(got.content))} of H.264, the compressed file's, as recorded.")
-
-
 def burst(workspace: Workspace, request_log: RequestLog) -> None:
     """Send the requests of all users at once, and show the answers."""
     _sell(workspace)

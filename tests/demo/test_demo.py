@@ -49,7 +49,6 @@ def test_the_demo_runs_in_an_empty_home_and_a_second_time(tmp_path: Path) -> Non
         "exit code 9",
         "av1 in mp4, and only H.264 in",
         "no result at most 90 %",
-        " of H.264, the compressed file's, as recorded.",
         "ben-cold is restored, byte for byte",
         "purged",
         "its bytes are deleted",
