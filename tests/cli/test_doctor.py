@@ -11,7 +11,9 @@ from inline_snapshot import snapshot
 from reelkeeper.adapters import contract
 from reelkeeper.adapters.contract import CHECKS
 from reelkeeper.adapters.s3.r2 import Bucket
+from reelkeeper.model import Grace
 from reelkeeper.operations.core.workspace import note_trial
+from reelkeeper.rules.lifecycle.transcode import links
 from reelkeeper.settings import Settings
 from reelkeeper.store.core import controls
 from reelkeeper.store.core.engine import open_engine, transaction
@@ -43,6 +45,7 @@ def test_a_whole_deployment_is_well(ask: Ask, one_video: str) -> None:
     }
     wanted |= {"scratch space", "store", "changes", "bucket", "identity", "put once", "ETag", "clocks"}
     assert wanted <= set(found)
+    assert found["links"]["found"] == links("in_place", Grace())
 
 
 @pytest.mark.long

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from inline_snapshot import snapshot
 
+from reelkeeper.model.ids import earlier_id
 from tests.cli.conftest import Run
 from tests.reading import TIME, UUID, as_read
 
@@ -43,6 +44,14 @@ def test_a_video_is_taken_down_and_certified(reelkeeper: Run, ask: Ask, one_vide
     assert ask("takedown", one_video, "--certificate") == done
     reelkeeper("restore", "--video", one_video, exit_code=8)
     reelkeeper("takedown", "none", "--reason", "r", "--yes", exit_code=8)
+
+
+def test_a_video_is_taken_down_by_the_name_of_which_its_id_was_made(ask: Ask, reelkeeper: Run, tiny_clip: Path) -> None:
+    made = earlier_id("my clip", "ann")
+    reelkeeper("videos", "add", tiny_clip, "--user", "ann", "--video", made)
+    done = ask("takedown", "my clip", "--reason", "court order 17", "--yes")
+    assert done["video_ids"] == [made]
+    assert ask("takedown", "my clip", "--certificate") == done
 
 
 def test_a_takedown_asks_about_all_that_it_would_delete(reelkeeper: Run) -> None:

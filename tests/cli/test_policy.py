@@ -7,6 +7,8 @@ import pytest
 from inline_snapshot import snapshot
 from typer.testing import Result
 
+from reelkeeper.model import Grace
+from reelkeeper.rules.lifecycle.transcode import links
 from tests.reading import as_read
 
 Run = Callable[..., Result]
@@ -61,6 +63,15 @@ Storage costs $0.00 a month less, once the grace is over.
 Version 2 is in force. To undo: reelkeeper policy rollback 1 --reason ...\
 """)
     assert as_read(reelkeeper("policy", "diff", "--version", "0").stdout) == snapshot("No field differs.")
+
+
+def test_a_document_that_changes_what_becomes_of_links_says_so(tmp_path: Path, reelkeeper: Run) -> None:
+    document = tmp_path / "new_key.yaml"
+    for placement in ("new_key", "in_place", "auto"):
+        document.write_text(f"recipe: {{placement: {placement}}}")
+        said = " ".join(reelkeeper("policy", "apply", document, "--reason", "trial", "--yes").stdout.split())
+        told = links("new_key" if placement == "new_key" else "in_place", Grace())
+        assert (told in said) == (placement != "auto")  # which replaces in place too
 
 
 @pytest.mark.long

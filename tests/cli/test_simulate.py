@@ -246,9 +246,10 @@ def test_infrequent_access_is_tried_beside_standard(ask: Ask) -> None:
 
 
 @pytest.mark.usefixtures("configured")
-def test_an_empty_catalogue_has_nothing_to_tell_apart(ask: Ask) -> None:
+def test_an_empty_catalogue_has_nothing_to_tell_apart(ask: Ask, reelkeeper: Run) -> None:
     kept, in_force = ask("simulate", "lifecycle", "--months", 1)["courses"]
     assert in_force["months"] == kept["months"]
+    assert "10 GB" in reelkeeper("simulate", "lifecycle", "--months", 1).stdout, "what R2 does not bill"
 
 
 @pytest.mark.parametrize(

@@ -173,6 +173,7 @@ def _span(today: date, months: int, since: str | None) -> "Span":
 
 
 def _show(outcome: "Outcome", limits: dict[str, tuple[int, int]]) -> None:
+    from reelkeeper.rules.billing.pricing import within_allowance
     from reelkeeper.rules.core.wording import many
 
     span = outcome.span
@@ -200,6 +201,8 @@ def _show(outcome: "Outcome", limits: dict[str, tuple[int, int]]) -> None:
         _show_months(course)
     for course in tried:
         _warn(course, limits)
+    if free := within_allowance(outcome.courses[0].months[-1].stored_bytes):
+        say(free)
     if outcome.unknown_views:
         say(f"The views of {many(outcome.unknown_views, 'video')} are unknown: the rules for cold videos keep them.")
     if outcome.unseen:

@@ -1,5 +1,6 @@
 """`takedown`: delete a video's bytes at once, whatever the rules say."""
 
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -33,13 +34,14 @@ def takedown(
     Neither grace nor freeze nor any hold but a legal one stops it, and it cannot be undone. Exit code 6 while an object
     is still stored, with the reason.
     """
+    from reelkeeper.operations.core.either_id import for_video
     from reelkeeper.operations.lifecycle import cache_purge
     from reelkeeper.operations.removals import lock_ends
     from reelkeeper.operations.removals import takedown as operation
 
     if show:
         with store() as engine:
-            found = operation.certificate(engine, video_id)
+            found = for_video(engine, video_id, None, lambda video_id, _: operation.certificate(engine, video_id))
     else:
         if not reason:
             raise typer.BadParameter("a takedown needs --reason")
@@ -49,14 +51,15 @@ def takedown(
             others = " and of every other video with the same bytes" if same_bytes else ""
             typer.confirm(f"Permanently delete the bytes of {video_id}{others} now?", abort=True, err=True)
         with workspace() as opened:
-            found = operation.take_down(
+            take = partial(
+                operation.take_down,
                 opened,
-                video_id,
-                operation.Order(who(), reason, new_run_id("takedown")),
+                order=operation.Order(who(), reason, new_run_id("takedown")),
                 scratch=configured().scratch,
                 same_bytes=same_bytes,
                 max_videos=operation.MAX_VIDEOS if max_videos is None else max_videos,
             )
+            found = for_video(opened.engine, video_id, None, lambda video_id, _: take(video_id))
             cache_purge.catch_up(opened.engine, configured(), "takedown")
             found = lock_ends.explain(opened, found, lock_ends.reader(configured()))
     if as_json:

@@ -15,10 +15,10 @@ from inline_snapshot import snapshot
 from reelkeeper.adapters.s3 import replace as replacing
 from reelkeeper.adapters.s3.transport import LOCKED
 from reelkeeper.errors import Frozen, IntegrityDoubt, LeaseLost, NotPlayable, StorageError
-from reelkeeper.model import BlobState, Grace, Outcome, Transcode, VideoState
+from reelkeeper.model import Action, BlobState, Grace, Outcome, Transcode, Verdict, Video, VideoState
 from reelkeeper.operations.core.freeze import freeze, thaw
 from reelkeeper.operations.core.workspace import Workspace
-from reelkeeper.operations.lifecycle import purge
+from reelkeeper.operations.lifecycle import plans, purge
 from reelkeeper.operations.lifecycle.restore import find_restorable, restore
 from reelkeeper.operations.lifecycle.retire import retire
 from reelkeeper.operations.lifecycle.swap import Order, swap
@@ -27,10 +27,12 @@ from reelkeeper.operations.removals import takedown
 from reelkeeper.operations.videos import intents
 from reelkeeper.operations.videos.hold import hold
 from reelkeeper.operations.videos.views import show
-from reelkeeper.rules.lifecycle.transcode import BUCKET_LOCK, OWN_RESULT, Placement, mark_of_month
+from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
+from reelkeeper.rules.lifecycle.transcode import BUCKET_LOCK, OWN_RESULT, Placement, Recipe, links, mark_of_month
 from reelkeeper.store.core.audit import purged_after
 from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.core.leases import Lease, acquire
+from reelkeeper.store.lifecycle.plan_writer import add_verdicts, begin_plan
 from reelkeeper.store.tables import audit_events, blobs, holds, operations, videos
 from reelkeeper.store.videos.holds import HoldTerms
 from tests.buckets import BUCKET
@@ -632,3 +634,15 @@ def test_the_original_plays_within_its_grace_and_no_older_one_does(linked: Linke
         session.execute(sa.update(blobs).where(blobs.c.id == newest).values(codec="av1", recipe="another"))
     with pytest.raises(NotPlayable):
         show(linked.workspace, "v1", plays=["h264"], url_seconds=60)
+
+
+@pytest.mark.parametrize("placement", ["auto", "in_place", "new_key"])
+def test_a_plan_says_what_becomes_of_links(linked: Linked, placement: Placement) -> None:
+    recipe, policy = Recipe(placement=placement), LifecyclePolicy()
+    video = Video("v1", "ann", "free", datetime(2026, 1, 1, tzinfo=UTC), 0, False, 9_000, "h264", None, linked.blob, 1)
+    engine = linked.workspace.engine
+    plan_id = begin_plan(engine, "tier_storage", plans.terms(recipe=recipe, policy=policy), LONG_AGO, "run")
+    add_verdicts(engine, plan_id, [Verdict(video, Action.COMPRESS, "cold")], str, lambda _: (0, None), lambda _: None)
+    told = list(plans.remarks(engine, plans.load(engine, plan_id).plan))
+    assert told[0].endswith(links(recipe.place, policy.grace))
+    assert ("14 days" in told[0]) == (placement == "new_key")
