@@ -9,8 +9,6 @@ from datetime import date, datetime, timedelta
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
-
 _ONE_SECOND = timedelta(seconds=1)
 
 
@@ -197,20 +195,19 @@ class Media:
 COPIED_SOUND: Final = {"mp4": ("aac", "mp3", "opus"), "webm": ("opus",)}
 
 
-class MediaLimits(BaseModel):
+@dataclass(frozen=True, slots=True)
+class MediaLimits:
     """Limits of a video file; a file beyond one of them, as hostile and broken ones often are, is not decoded."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    max_size_bytes: int = Field(500_000_000, gt=0, description="Maximum file size, in bytes")
-    max_pixels: int = Field(4096 * 4096, gt=0, description="Maximum frame size (width times height), in pixels")
-    min_side: int = Field(16, gt=0, description="Minimum width and height, in pixels")
-    max_side: int = Field(8192, gt=0, description="Maximum width and height, in pixels")
-    min_duration_seconds: float = Field(0.1, ge=0, description="Minimum length, in seconds")
-    max_duration_seconds: float = Field(600, gt=0, description="Maximum length, in seconds")
-    max_frames: int = Field(40_000, gt=0, description="Maximum number of video frames")
-    max_frame_rate: float = Field(240, gt=0, description="Maximum average frame rate, in frames per second")
-    max_streams: int = Field(8, gt=0, description="Maximum number of streams of all kinds")
+    max_size_bytes: int = 500_000_000
+    max_pixels: int = 4096 * 4096  # width times height
+    min_side: int = 16  # of width and height, in pixels
+    max_side: int = 8192
+    min_duration_seconds: float = 0.1
+    max_duration_seconds: float = 600
+    max_frames: int = 40_000
+    max_frame_rate: float = 240  # on average, in frames per second
+    max_streams: int = 8  # of all kinds
 
 
 @dataclass(frozen=True, slots=True)

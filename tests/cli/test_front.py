@@ -58,10 +58,9 @@ def test_help_lists_the_commands_and_every_exit_code(reelkeeper: Run) -> None:
     assert [code for code in codes if f" {code} " not in said] == []
 
 
-def test_a_start_loads_neither_prefect_nor_the_database() -> None:
-    script = (
-        "import sys, reelkeeper.cli; print([m for m in ('prefect','pandas','boto3','sqlalchemy') if m in sys.modules])"
-    )
+def test_a_start_loads_neither_prefect_nor_the_database_nor_a_policy() -> None:
+    heavy = ("prefect", "pandas", "boto3", "sqlalchemy", "pydantic", "reelkeeper.rules.policies")
+    script = f"import sys, reelkeeper.cli; print([m for m in {heavy} if m in sys.modules])"
     said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=280)
     assert said.stdout.strip() == "[]"
 

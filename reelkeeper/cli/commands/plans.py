@@ -8,7 +8,6 @@ from uuid import uuid4
 
 import typer
 
-from reelkeeper.cli import parameters
 from reelkeeper.cli.commands import run
 from reelkeeper.cli.opening import configured, plans_service_keys, reading, store
 from reelkeeper.cli.screen import emit, listing, say
@@ -87,6 +86,7 @@ _WITHOUT_PREFECT = ("tier_storage", "expire_videos", "purge_retired")  # saving 
 
 def _preview(flow: str, params: list[str], as_of: str | None) -> "Report":
     """Make the plan of the flow's dry run, without starting Prefect, which takes seconds."""
+    from reelkeeper.cli import parameters
     from reelkeeper.operations.lifecycle import previews
 
     at, settings = moment(as_of), configured()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from reelkeeper.cli import orchestration, parameters, screen
+from reelkeeper.cli import orchestration, screen
 from reelkeeper.cli.flow_help import known_flows
 from reelkeeper.cli.opening import configured, reading, store
 from reelkeeper.cli.screen import emit, out, plain, say, table
@@ -70,6 +70,8 @@ def start(
     most: int = 20,
 ) -> None:
     """Validate all arguments, then run the flow and show its report."""
+    from reelkeeper.cli import parameters
+
     at = moment(as_of)
     settings = configured()
     if flow not in (known := known_flows()):

@@ -85,7 +85,7 @@ def test_a_video_beyond_a_limit_is_refused_with_its_figure(
     tiny_clip: Path, limits: dict[str, int], figure: str
 ) -> None:
     with pytest.raises(NotAVideo, match=figure):
-        ffmpeg.inspect(tiny_clip, MediaLimits.model_validate(limits))
+        ffmpeg.inspect(tiny_clip, MediaLimits(**limits))
 
 
 def test_a_decode_tells_how_long_a_video_really_is() -> None:
