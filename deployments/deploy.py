@@ -35,6 +35,7 @@ from deployments.up import LOOKS_ONLY, find_prefect_yaml
 from reelkeeper.errors import Misconfigured, OrchestratorError, ReelkeeperError
 from reelkeeper.operations.core.overrides import show_in_force
 from reelkeeper.operations.core.policies import current
+from reelkeeper.operations.core.policy_import import carried_over
 from reelkeeper.rules.core.wording import many
 from reelkeeper.settings import settings
 from reelkeeper.store.core.engine import open_store
@@ -99,13 +100,15 @@ def deploy(client: SyncPrefectClient, written: Path, folder: Path, *, looks_only
     """Do what `prefect deploy --all` does, but leave paused deployments paused, which that would resume.
 
     With `looks_only`, all flows that change stored videos make dry runs, and waiting runs that would change them are
-    cancelled. Raises SystemExit if deploying fails, and Misconfigured for a prefect.yaml of 0.1.0.
+    cancelled. Raises SystemExit if deploying fails, Misconfigured for a prefect.yaml of 0.1.0, and
+    PolicyRefused for a parameter that nobody can set now.
     """
     document = yaml.safe_load(written.read_text())
     if OLD_NAME in [deployment["name"] for deployment in document["deployments"]]:
         raise Misconfigured(
             f"{written} is that of release 0.1.0, whose deployments are named {OLD_NAME!r}: use this release's file"
         )
+    carried_over(document["deployments"])
     if looks_only:
         only_look(document)
     old = []
@@ -164,8 +167,13 @@ def _changes_videos(entry: dict[str, Any]) -> bool:
 
 
 def declared_deployments(path: Path) -> list[runner.RunnerDeployment]:
-    """Read prefect.yaml for Prefect's `serve`: names, schedules, parameters and limits, no pools or pull steps."""
-    return [_deployment(deployment) for deployment in yaml.safe_load(path.read_text())["deployments"]]
+    """Read prefect.yaml for Prefect's `serve`: names, schedules, parameters and limits, no pools or pull steps.
+
+    Raises PolicyRefused for a parameter that nobody can set now.
+    """
+    deployments = yaml.safe_load(path.read_text())["deployments"]
+    carried_over(deployments)
+    return [_deployment(deployment) for deployment in deployments]
 
 
 def _deployment(entry: dict[str, Any]) -> runner.RunnerDeployment:

@@ -2,15 +2,19 @@
 
 from collections.abc import Iterator
 from decimal import Decimal
-from typing import Final
+from functools import reduce
+from typing import Any, Final
 
 import sqlalchemy as sa
 from pydantic import BaseModel, ValidationError
 
 from reelkeeper.operations.core import policies
 from reelkeeper.rules.core.tiers import Tiers
+from reelkeeper.rules.earlier_policies import FIXED
+from reelkeeper.rules.jobs.breaker import BreakerPolicy
 from reelkeeper.rules.policies import DEFAULTS, Policies
 from reelkeeper.store.core.engine import reading, transaction
+from reelkeeper.store.tables import deployment, policy_versions
 
 
 def put_in_force(engine: sa.Engine, **sections: BaseModel) -> int:
@@ -22,6 +26,21 @@ def put_in_force(engine: sa.Engine, **sections: BaseModel) -> int:
         wanted = wanted.model_copy(update={"tiers": sections.get("tiers", wanted.tiers)})  # whole, as a document has it
         version = policies.put_in_force(session, wanted, after=before, author="test", reason="a test")
     assert version is not None
+    return version
+
+
+def apply_as_earlier(engine: sa.Engine, **fields: object) -> int:
+    """Put a version in force as an earlier version wrote it: with all of its fields, and these at other values."""
+    version = put_in_force(engine, breaker=BreakerPolicy(bad_percent=70))
+    document: dict[str, Any] = DEFAULTS.overridden(breaker=BreakerPolicy(bad_percent=70)).model_dump(mode="json")
+    for name, value in {**FIXED, **fields}.items():
+        *sections, field = name.split(".")
+        reduce(lambda part, section: part.setdefault(section, {}), sections, document)[field] = value
+    with transaction(engine, "test") as session:
+        session.execute(
+            sa.update(policy_versions).where(policy_versions.c.version == version).values(document=document)
+        )
+        session.execute(sa.update(deployment).values(policy_digest=f"of an earlier version {fields}"))
     return version
 
 

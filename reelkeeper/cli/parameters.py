@@ -7,7 +7,8 @@ from typing import Any, get_type_hints
 
 from reelkeeper.errors import Misconfigured, PolicyRefused
 from reelkeeper.rules.core.tiers import TierPolicy, Tiers
-from reelkeeper.rules.policies import DEFAULTS, Policies, moved, nulls, off_word, policy_of
+from reelkeeper.rules.earlier_policies import moved
+from reelkeeper.rules.policies import DEFAULTS, Policies, fixed_at, nulls, off_word, policy_of
 
 OURS = {"dry_run": "--apply", "as_of": "--as-of", "plan_id": "--plan"}  # each has its own option
 _CONTEXT = "work"  # arguments of a preview besides its parameters
@@ -56,20 +57,22 @@ def _put(into: dict[str, Any], path: list[str], value: Any) -> None:  # noqa: AN
 def _check_path(hint: Any, name: str, rest: list[str]) -> None:  # noqa: ANN401  an annotation
     if policy_of(hint) is Tiers and rest:
         hint, rest = TierPolicy, rest[1:]  # the first part is a tier's name; the policy in force has the tiers
+    section = _section(hint)
     for part in rest:
         fields: Mapping[str, Any] = getattr(policy_of(hint), "model_fields", {})
         if part not in fields:
-            if place := _moved(hint, part):
+            if place := section and moved(section, part):
                 raise Misconfigured(f"--param {name}: it has moved to {place}")
+            if fixed := section and fixed_at(".".join([section, *rest])):
+                raise Misconfigured(f"--param {name}: {fixed}")
             listed = f"; it has {', '.join(fields)}" if fields else "; it takes a single value"
             raise Misconfigured(f"--param {name}: no field {part!r}{listed}")
         hint = fields[part].annotation
 
 
-def _moved(hint: Any, field: str) -> str | None:  # noqa: ANN401  an annotation
+def _section(hint: Any) -> str | None:  # noqa: ANN401  an annotation
     policy = policy_of(hint)
-    sections = [name for name in Policies.model_fields if type(getattr(DEFAULTS, name)) is policy]
-    return moved(sections[0], field) if sections else None
+    return next((name for name in Policies.model_fields if type(getattr(DEFAULTS, name)) is policy), None)
 
 
 def _validated(name: str, hint: Any, value: Any) -> Any:  # noqa: ANN401  an annotation and what it validates

@@ -19,6 +19,7 @@ from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.core.access import AccessPolicy
 from reelkeeper.rules.core.tiers import DOCUMENT, TierPolicy, Tiers
 from reelkeeper.rules.core.tiers import SHIPPED as SHIPPED_TIERS
+from reelkeeper.rules.earlier_policies import FIXED, moved, set_otherwise, with_offers, with_tiers, without_fixed
 from reelkeeper.rules.health.performance import PerformancePolicy
 from reelkeeper.rules.jobs.admission import AdmissionPolicy
 from reelkeeper.rules.jobs.attempts import AttemptPolicy
@@ -39,22 +40,6 @@ from reelkeeper.rules.sync.adoption import AdoptionLimits
 
 _Policy = TypeVar("_Policy", bound=BaseModel)
 NOTHING: Final = ("never", "none")  # words for a rule that is off
-_DROPPED: Final = {  # fields of earlier versions that no rule uses any more
-    "recipe": {"skip_bits_per_pixel", "lean_bits_per_pixel"},
-    "acceptance": {"max_vmaf_mean"},
-    "pruning": {"small_percent"},
-}
-_MOVED: Final = {  # earlier versions' fields for a tier's values -> the tier, and its field there
-    "lifecycle": {
-        f"{what}_{tier}_days": (tier, f"{what}_days")
-        for what in ("retention", "notice", "keep")
-        for tier in ("free", "premium", "pro")
-    },
-    "quota": {f"{tier}_bytes": (tier, "quota_bytes") for tier in ("free", "premium", "pro")},
-    "order": {
-        f"{tier}_{what}": (tier, f"queue_{what}") for what in ("weight", "levels") for tier in ("premium", "pro")
-    },
-}
 
 
 class _Absent:
@@ -207,11 +192,15 @@ def section_of(policy: type[BaseModel]) -> str:
 def exception(policy: type[BaseModel], fields: Mapping[str, Any]) -> BaseModel:
     """Validate the fields of an exception one by one; contradictions are found when it is applied.
 
-    Raises ValidationError for an unknown field or an invalid value; PolicyRefused for one that has moved to the tiers.
+    Raises ValidationError for an unknown field or an invalid value; PolicyRefused for one that has moved to the tiers,
+    or is fixed now at another value.
     """
+    section = section_of(policy)
     for name in fields:
-        if place := moved(section_of(policy), name):
+        if place := moved(section, name):
             raise PolicyRefused(f"{name} is {place} now, in a parameter of its own; nothing was changed")
+    require_fixed({section: as_written(fields)})
+    fields = without_fixed({section: fields}).get(section, {})
     if policy is Tiers:
         found = _tiers_apart().validate_python(as_written(fields))
         return Tiers.model_construct({name: _exception(TierPolicy, tier) for name, tier in found.items()})
@@ -252,81 +241,36 @@ def _plain(value: Any) -> Any:  # noqa: ANN401  the same
     return as_written(value)
 
 
-def earlier(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Convert a document of an earlier version to the present form, with the same meaning."""
-    return with_tiers(with_offers(without_dropped(document)))
+def fixed_faults(document: Mapping[str, Any]) -> list[str]:
+    """Name the fields of a document, without nulls, that are fixed now at another value."""
+    found = set_otherwise(document).items()
+    return [f"{name}={_worded(name, value)}, but {fixed_at(name)}" for name, value in found]
 
 
-def with_offers(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Convert a document whose models have `fallbacks`, used in their order, to one with `offers`."""
-    book = document.get("book")
-    models = book.get("models") if isinstance(book, Mapping) else None
-    if not isinstance(models, list | tuple):
-        return dict(document)
-    found = any(isinstance(entry, Mapping) and entry.get("fallbacks") for entry in models)
-    kept = [
-        {"offers" if name == "fallbacks" else name: value for name, value in entry.items()}
-        if isinstance(entry, Mapping)
-        else entry
-        for entry in models
-    ]
-    # guard policy.in_order: jobs of a book whose providers stood in order go to another one after an upgrade
-    in_order = {"routing": {"rule": "first", "wait_limit_seconds": None}} if found else {}
-    return {**in_order, **document, "book": {**document["book"], "models": kept}}
+def fixed_at(name: str) -> str | None:
+    """Say which value a field of earlier versions has for good; None for any other name."""
+    return f"it is {_worded(name, FIXED[name])} for every deployment now" if name in FIXED else None
 
 
-def with_tiers(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Convert a document with three tiers' values in three sections to one with `tiers`, with the same meaning.
-
-    One that has `tiers` is unchanged.
-    """
-    if "tiers" in document:
-        return dict(document)
-    tiers, kept, found = SHIPPED_TIERS.model_dump(mode="json"), dict(document), False
-    for section, places in _MOVED.items():
-        fields = document.get(section)
-        if not isinstance(fields, Mapping):
-            continue
-        for name, (tier, field) in places.items():
-            if name in fields:
-                tiers[tier][field], found = fields[name], True
-        kept[section] = {name: value for name, value in fields.items() if name not in places}
-        if section == "quota" and not kept[section]:
-            del kept[section]
-    return kept | {"tiers": tiers} if found else kept
+def _worded(name: str, value: object) -> object:
+    return word_for_off(name) if value is None else value
 
 
-def moved(section: str, field: str) -> str | None:
-    """Return where a field of a tier has moved in `tiers`; None for any other field."""
-    place = _MOVED.get(section, {}).get(field)
-    return ".".join(("tiers", *place)) if place else None
-
-
-def terms_of(under: Mapping[str, Any]) -> tuple[LifecyclePolicy, Tiers]:
-    """Read the lifecycle and the tiers of a plan saved by any version of Reelkeeper."""
-    terms = earlier({"lifecycle": under["policy"], **({"tiers": under["tiers"]} if "tiers" in under else {})})
-    return LifecyclePolicy.model_validate(terms["lifecycle"]), Tiers.model_validate(terms.get("tiers", SHIPPED_TIERS))
-
-
-def without_dropped(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Remove unused fields from a document of an earlier version."""
-    return {
-        section: {name: value for name, value in fields.items() if name not in _DROPPED[section]}
-        if section in _DROPPED and isinstance(fields, Mapping)
-        else fields
-        for section, fields in document.items()
-    }
+def require_fixed(document: Mapping[str, Any]) -> None:
+    """Raise PolicyRefused where a document, without nulls, sets fields that are fixed now to another value."""
+    if faults := fixed_faults(document):
+        raise PolicyRefused(f"refused, and nothing was changed: {'; '.join(faults)}. Leave that out")
 
 
 def parse(document: Mapping[str, Any], shipped: Policies = DEFAULTS) -> Policies:
     """Read a document; omitted fields are as shipped, for this store. Raises ValidationError with every error.
 
-    If it names tiers, there are no others.
+    If it names tiers, there are no others. Fields that are fixed now are left out; see `fixed_faults`.
     """
     tiers = document.get("tiers")
     if isinstance(tiers, Mapping):  # a tier without fields still exists
         document = {**document, "tiers": {name: {} if fields is None else fields for name, fields in tiers.items()}}
-    defaults, given = shipped.model_dump(mode="json"), with_tiers(with_offers(as_written(document)))
+    defaults, given = shipped.model_dump(mode="json"), with_tiers(with_offers(without_fixed(as_written(document))))
     if isinstance(named := given.get("tiers"), Mapping):
         defaults["tiers"] = {name: defaults["tiers"].get(name) for name in named}
     merged = json.dumps(_merged(defaults, given), default=str)

@@ -13,7 +13,6 @@ from reelkeeper.adapters.providers.webhook import HEADER, sign
 from reelkeeper.operations.jobs.claim import announce, claim, note_sent, park
 from reelkeeper.rules.billing.catalogue import ModelEntry
 from reelkeeper.rules.billing.quote import PriceBook
-from reelkeeper.rules.jobs.attempts import AttemptPolicy
 from reelkeeper.settings import settings
 from tests.adapters.providers.formats import FORMATS
 from tests.adapters.providers.notes import ORDER
@@ -46,7 +45,7 @@ def test_a_callback_makes_a_parked_job_due_at_once(caller: TestClient, world: Wo
     engine = world.workspace.engine
     enqueue(engine, row("j"))
     (mine,) = claim(engine, "w", [None], limit=1)
-    park(engine, note_sent(engine, announce(engine, mine, "http"), "p1"), "no answer", AttemptPolicy())
+    park(engine, note_sent(engine, announce(engine, mine, "http"), "p1"), "no answer")
     assert claim(engine, "w", [None], limit=1) == []
     assert caller.post(path, content=BODY, headers=signed()).status_code == 204
     (again,) = claim(engine, "w", [None], limit=1)
@@ -94,7 +93,7 @@ def test_a_vendors_callback_identifies_a_job_whose_answer_was_lost(
         for mine in sent:
             order = ORDER._replace(model=format_.model)
             format_.connect(double).submit(Submission(str(mine.provider_key), order))
-            park(engine, mine, "no answer", AttemptPolicy())
+            park(engine, mine, "no answer")
         call = double.call(double.jobs["p1"])
         with TestClient(app) as client:
             for _ in range(2):

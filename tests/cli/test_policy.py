@@ -7,8 +7,12 @@ import pytest
 from inline_snapshot import snapshot
 from typer.testing import Result
 
+from reelkeeper.errors import SchemaError
 from reelkeeper.model import Grace
 from reelkeeper.rules.lifecycle.transcode import links
+from reelkeeper.settings import Settings
+from reelkeeper.store.core.engine import open_store
+from tests.policies import apply_as_earlier
 from tests.reading import as_read
 
 Run = Callable[..., Result]
@@ -80,6 +84,30 @@ def test_nothing_is_applied_without_confirmation(document: Path, reelkeeper: Run
     assert as_read(reelkeeper("policy", "history").stdout) == snapshot(
         "Version 0, the shipped defaults, is in force. Nothing was applied yet."
     )
+
+
+def test_a_version_with_what_nobody_can_set_now_is_shown_and_not_brought_back(
+    tmp_path: Path,
+    reelkeeper: Run,
+    configured: Settings,
+) -> None:
+    with open_store(configured) as engine:
+        old = apply_as_earlier(engine, **{"breaker.attempts": 50})
+    reelkeeper("status", exit_code=SchemaError.exit_code)
+    document = tmp_path / "policies.yaml"
+    document.write_text(reelkeeper("policy", "show").stdout)
+    assert as_read(document.read_text().partition("\n# Every")[0]) == snapshot("""\
+# Version 1
+# Left out: breaker.attempts=50, but it is 20 for every deployment now\
+""")
+    assert reelkeeper("policy", "check", document).stdout.count("breaker.") == 1
+    reelkeeper("policy", "apply", document, "--reason", "upgrade", "--yes")
+    reelkeeper("policy", "show", "--version", old)
+    assert as_read(reelkeeper("policy", "rollback", old, "--reason", "x", exit_code=9).output) == snapshot("""\
+error: nothing was applied: policy version 1 sets breaker.attempts=50, but it is 20 for every
+  deployment now. To apply the rest of it: reelkeeper policy show --version 1 > policies.yaml,
+  then reelkeeper policy apply policies.yaml --reason TEXT\
+""")
 
 
 def test_an_unknown_version_is_reported(reelkeeper: Run) -> None:

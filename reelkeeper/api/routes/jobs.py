@@ -96,7 +96,7 @@ class Job(BaseModel):
     job_id: str
     user_id: str
     state: Literal["queued", "running", "parked", "succeeded", "dead", "cancelled"] = Field(
-        description="parked: its provider may have it, and is asked every `attempts.quiet_seconds`, for "
+        description="parked: its provider may have it, and is asked every two minutes, for "
         "`attempts.give_up_hours` from `started_at` on; then it is dead, at no charge"
     )
     leader_id: str | None

@@ -1,8 +1,9 @@
 """`policy`: show, check, apply and roll back all thresholds, tiers, prices, budgets and limits, in one document."""
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -44,13 +45,15 @@ def show(
 ) -> None:
     """Print the policies in force as a document, with a description of each field. Version 0 has the defaults."""
     from reelkeeper.operations.core.policy_document import write
+    from reelkeeper.rules.policies import fixed_faults
 
     with store() as engine:
-        number, policies = _version(engine, version)
+        number, policies, without_effect = _version(engine, version)
     if as_json:
-        emit({"version": number, "policies": policies.model_dump(mode="json")})
+        emit({"version": number, "policies": policies.model_dump(mode="json"), "without_effect": without_effect})
         return
-    sys.stdout.write(f"# Version {number}\n{write(policies, only_changed=changed)}\n")
+    gone = "".join(f"# Left out: {fault}\n" for fault in fixed_faults(without_effect))
+    sys.stdout.write(f"# Version {number}\n{gone}{write(policies, only_changed=changed)}\n")
 
 
 @group.command()
@@ -81,8 +84,8 @@ def diff(
     if (file is None) == (version is None):
         raise typer.BadParameter("give a document or --version")
     with store() as engine:
-        _, before = _version(engine, None)
-        other = _read(engine, file) if file else _version(engine, version)[1]
+        before = _version(engine, None).policies
+        other = _read(engine, file) if file else _version(engine, version).policies
     _show_changes(before.changes(other), "in force", str(file or f"version {version}"))
 
 
@@ -106,8 +109,17 @@ def rollback(
     yes: Yes = False,
 ) -> None:
     """Apply an earlier version again, as a new version, after the same checks as any document."""
+    from reelkeeper.errors import PolicyRefused
+    from reelkeeper.operations.core.policies import refusal
+
     with store() as engine:
-        _, after = _version(engine, version)
+        _, after, without_effect = _version(engine, version)
+        # guard policy.rollback_fixed: a rollback says that it brings back what it cannot
+        if without_effect:
+            raise PolicyRefused(
+                f"nothing was applied: {refusal(version, without_effect)}. To apply the rest of it: reelkeeper policy "
+                f"show --version {version} > policies.yaml, then reelkeeper policy apply policies.yaml --reason TEXT"
+            )
         put_in_force(engine, after, f"back to version {version}: {reason}", yes=yes)
 
 
@@ -132,18 +144,27 @@ def collected(file: Path, param: list[str] | None) -> "Policies":
 def _read(engine: "Engine", file: Path) -> "Policies":
     from reelkeeper.operations.core.policy_document import read
 
-    _, shipped = _version(engine, 0)
+    shipped = _version(engine, 0).policies
     if str(file) == "-":
         return read(sys.stdin.read(), "standard input", shipped)
     return read(text_of(file), str(file), shipped)
 
 
-def _version(engine: "Engine", version: int | None) -> "tuple[int, Policies]":
+class _Version(NamedTuple):
+    number: int
+    policies: "Policies"
+    without_effect: Mapping[str, object]
+
+
+def _version(engine: "Engine", version: int | None) -> _Version:
+    """Read a version, also one that sets what nobody can set now, so that it can be seen and replaced."""
     from reelkeeper.operations.core import policies
+    from reelkeeper.store.core import policies as versions
     from reelkeeper.store.core.engine import reading
 
     with reading(engine) as session:
-        return policies.in_force(session) if version is None else (version, policies.at(session, version))
+        number = versions.in_force(session).version if version is None else version
+        return _Version(number, *policies.stored(session, number))
 
 
 def _effect(engine: "Engine", after: "Policies") -> "Effect":

@@ -20,11 +20,13 @@ from reelkeeper.store.lifecycle import doubts
 _PERMITTED: Final = "permitted"  # in a session's info: the transaction that holds the deployment row
 
 
-def require_permission(session: Session, lease: Lease | None = None, *, despite_freeze: bool = False) -> None:
+def require_permission(
+    session: Session, lease: Lease | None = None, *, despite_freeze: bool = False, replaces_policies: bool = False
+) -> None:
     """Begin a changing transaction: raise Frozen if changes are stopped, LeaseLost if `lease` is lost.
 
     Raises SchemaError where the policies in force cannot be read: no work is done then. `despite_freeze` is for a
-    takedown, and for taking back a swap in place.
+    takedown, and for taking back a swap in place; `replaces_policies` is for putting others in force.
 
     A transaction checks once: the locked row, and the policies in force with it, cannot change until it ends.
     """
@@ -32,7 +34,8 @@ def require_permission(session: Session, lease: Lease | None = None, *, despite_
         # guard freeze.ordered: a change that commits after a confirmed freeze does not see it
         stopped = deployment.stopped(session, locked=True)
         # guard policy.asked_first: credits and videos are changed under policies that this version cannot read
-        in_force(session)
+        if not replaces_policies:
+            in_force(session)
         # guard freeze.stopped: changes continue during a freeze
         if stopped and not despite_freeze:
             raise Frozen(_explained(session, stopped))

@@ -3,33 +3,44 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from pydantic import ValidationError
 
 from reelkeeper.errors import NotFound, SchemaError
-from reelkeeper.rules.policies import DEFAULTS, InForce, Policies, earlier
+from reelkeeper.rules.earlier_policies import earlier, set_otherwise
+from reelkeeper.rules.policies import DEFAULTS, InForce, Policies, fixed_faults
 from reelkeeper.store import Engine, Session
 from reelkeeper.store.core import policies as versions
 from reelkeeper.store.core.engine import reading
 
-_PARSED: dict[str, Policies] = {"": DEFAULTS}  # by the digest of the document
+
+class Read(NamedTuple):
+    """A stored version, and those of its fields, with their values there, that have another value for good by now."""
+
+    policies: Policies
+    without_effect: Mapping[str, object]
+
+
+_AS_SHIPPED: Final = Read(DEFAULTS, {})
+_PARSED: dict[str, Read] = {"": _AS_SHIPPED}  # by the digest of the document
 _MAX_PARSED: Final = 64
+_WAY: Final = (
+    "To apply the rest of it: reelkeeper policy show > policies.yaml, then reelkeeper policy apply policies.yaml "
+    "--reason TEXT"
+)
 
 
 def in_force(session: Session) -> InForce:
     """Return the policies in force; without a query where this transaction has read the deployment row already.
 
-    Raises SchemaError where this version of Reelkeeper cannot read them.
+    Raises SchemaError where this version of Reelkeeper cannot read them, or where they set what nobody can set now.
     """
-    version, digest = versions.in_force(session)
-    policies = _PARSED.get(digest)
-    if policies is None:
-        policies = _read(session, version)
-        if len(_PARSED) >= _MAX_PARSED:
-            _PARSED.clear()
-            _PARSED[""] = DEFAULTS
-        _PARSED[digest] = policies
+    version = versions.in_force(session).version
+    policies, without_effect = stored(session, version)
+    # guard policy.fixed: after an upgrade, work is done under another value than the one that was applied
+    if without_effect:
+        raise SchemaError(f"{refusal(version, without_effect)}. No work is done under another value unasked. {_WAY}")
     return InForce(version, policies)
 
 
@@ -41,10 +52,27 @@ def current(engine: Engine) -> InForce:
 
 def at(session: Session, version: int) -> Policies:
     """Return the policies of a version, such as that of a job's admission. Raises NotFound, SchemaError."""
-    present = in_force(session)
-    if version == present.version:
-        return present.policies
-    return _read(session, version)
+    return stored(session, version).policies
+
+
+def stored(session: Session, version: int) -> Read:
+    """Return a version with its fields that have no effect any more. Raises NotFound, SchemaError."""
+    mark = versions.in_force(session)
+    if version != mark.version:
+        return _read(session, version)
+    read = _PARSED.get(mark.digest)
+    if read is None:
+        read = _read(session, version)
+        if len(_PARSED) >= _MAX_PARSED:
+            _PARSED.clear()
+            _PARSED[""] = _AS_SHIPPED
+        _PARSED[mark.digest] = read
+    return read
+
+
+def refusal(version: int, without_effect: Mapping[str, object]) -> str:
+    """Say why a version cannot be in force: the fields that nobody can set now."""
+    return f"policy version {version} sets {'; '.join(fixed_faults(without_effect))}"
 
 
 def put_in_force(session: Session, policies: Policies, *, after: int, author: str, reason: str) -> int | None:
@@ -57,18 +85,18 @@ def put_in_force(session: Session, policies: Policies, *, after: int, author: st
     return versions.put_in_force(session, written, digest, after=after, author=author, reason=reason)
 
 
-def _read(session: Session, version: int) -> Policies:
+def _read(session: Session, version: int) -> Read:
     document = versions.document(session, version)
     if document is None and version == 0:  # of a store that is older than its own version 0
-        return DEFAULTS
+        return _AS_SHIPPED
     if document is None:
         raise NotFound(f"no policy version {version}. To see the versions: reelkeeper policy history")
     return _parsed(version, document)
 
 
-def _parsed(version: int, document: Mapping[str, Any]) -> Policies:
+def _parsed(version: int, document: Mapping[str, Any]) -> Read:
     try:
-        return Policies.model_validate_json(json.dumps(earlier(document)))
+        return Read(Policies.model_validate_json(json.dumps(earlier(document))), set_otherwise(document))
     except ValidationError as error:
         fields = ", ".join(".".join(map(str, entry["loc"])) for entry in error.errors())
         # guard policy.unreadable: work is done under policies other than the applied ones

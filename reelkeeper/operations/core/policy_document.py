@@ -11,13 +11,15 @@ from pydantic import BaseModel, ValidationError
 
 from reelkeeper.errors import PolicyRefused
 from reelkeeper.rules.core.tiers import Tiers
+from reelkeeper.rules.earlier_policies import moved
 from reelkeeper.rules.policies import (
     ABSENT,
     DEFAULTS,
     Policies,
+    as_written,
     described,
+    fixed_faults,
     misread_null,
-    moved,
     nulls,
     off_word,
     parse,
@@ -53,6 +55,7 @@ def read(text: str, name: str, shipped: Policies = DEFAULTS) -> Policies:
             )
     # guard policy.null: null is taken for `never`, and the videos that it should keep are retired
     faults = [_unclear(path, word) for path in nulls(found) if (word := misread_null(path))]
+    faults += [f"{fault}: leave it out" for fault in fixed_faults(as_written(found))]
     try:
         policies = parse(found, shipped)
     except ValidationError as error:

@@ -8,7 +8,8 @@ import yaml
 from pydantic import ValidationError
 
 from reelkeeper.errors import PolicyRefused
-from reelkeeper.rules.policies import Policies, parse
+from reelkeeper.rules.earlier_policies import without_fixed
+from reelkeeper.rules.policies import Policies, as_written, parse, require_fixed
 
 _SECTIONS: Final = {"policy": "lifecycle", "keeping": "record_retention"}  # names in 0.1.0
 _GRACE: Final = ("grace_days", "grace_days_service_keys")  # parameters of purge_retired and sync_catalog
@@ -16,7 +17,9 @@ _NULL: Final = "never"  # in 0.1.0 null switched a rule off
 
 
 def collect(prefect_yaml: str, params: Sequence[str]) -> Policies:
-    """Gather every policy that parameters set. Raises PolicyRefused where two of them contradict each other.
+    """Gather every policy that parameters set.
+
+    Raises PolicyRefused where two of them contradict each other, and for a value that nobody can set now.
 
     `params` are those of `reelkeeper api --param`, as `admission.slots=4`.
     """
@@ -37,11 +40,21 @@ def collect(prefect_yaml: str, params: Sequence[str]) -> Policies:
         except ValueError:
             value = text
         _add(found, origin, _SECTIONS.get(section, section), {field: value} if field else value, "api --param")
+    require_fixed(as_written(found))
     try:
         return parse(found)
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, entry['loc']))}: {entry['msg']}" for entry in error.errors())
         raise PolicyRefused(f"these parameters do not make a valid document: {wrong}") from None
+
+
+def carried_over(deployments: Sequence[dict[str, Any]]) -> None:
+    """Leave fields that are fixed now out of deployments' parameters. Raises PolicyRefused for another value."""
+    for deployment in deployments:
+        if given := deployment.get("parameters"):
+            # guard policy.fixed_deployed: a deployment's exception is dropped unseen: its flow runs under another value
+            require_fixed(as_written(given))
+            deployment["parameters"] = without_fixed(given)
 
 
 def _add(

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from reelkeeper.operations.alerts import alerts
 from reelkeeper.operations.core.policies import in_force
-from reelkeeper.rules.jobs.breaker import LOCKED, RULE, Breaker, BreakerPolicy, Outcome, Phase, after, judge, news
+from reelkeeper.rules.jobs.breaker import LOCKED, RULE, TRIAL_JOBS, Breaker, Outcome, Phase, after, judge, news
 from reelkeeper.store import Engine, Session
 from reelkeeper.store.core.engine import now, transaction
 from reelkeeper.store.jobs import breakers
@@ -27,7 +27,7 @@ def note_made(
 ) -> None:
     """Record a video that a provider has made, and the seconds that it took, where these are known."""
     with transaction(engine, "breaker.made") as session:
-        outcome = judge(seconds, estimate_seconds, in_force(session).policies.breaker)
+        outcome = judge(seconds, estimate_seconds)
         _note(session, provider, outcome, job_id, "", run_id)
 
 
@@ -62,7 +62,7 @@ def resting(session: Session, as_of: datetime) -> dict[str, Breaker]:
     return {name: breaker for name, breaker in known.items() if breaker.phase(as_of) is not Phase.CLOSED}
 
 
-def for_claims(session: Session, as_of: datetime, policy: BreakerPolicy) -> dict[str, Resting]:
+def for_claims(session: Session, as_of: datetime) -> dict[str, Resting]:
     """Read and lock the breakers that are not closed, with the number of jobs that each may get."""
     found, locked = {}, {name: breakers.locked(session, name)[0] for name in resting(session, as_of)}
     for provider, state in locked.items():
@@ -73,7 +73,7 @@ def for_claims(session: Session, as_of: datetime, policy: BreakerPolicy) -> dict
             continue
         phase, room = breaker.phase(as_of), 0
         if phase is Phase.TRIAL:
-            room = breaker.room(breakers.at_work(session, breaker.trials), policy)
+            room = breaker.room(breakers.at_work(session, breaker.trials))
         if phase is not Phase.CLOSED:
             found[provider] = Resting(breaker, phase, room)
     if found:
@@ -87,13 +87,13 @@ def try_with(session: Session, provider: str, breaker: Breaker, job_ids: list[st
         breakers.write(session, provider, breaker.trying(job_ids).model_dump(mode="json"))
 
 
-def takes_no_more(session: Session, policy: BreakerPolicy) -> set[str]:
+def takes_no_more(session: Session) -> set[str]:
     """Name the providers for which a new job would wait: those that get none, and those with enough trial jobs."""
     as_of = now(session)
     return {
         name
         for name, breaker in resting(session, as_of).items()
-        if breaker.phase(as_of) is Phase.OPEN or breakers.count_unsent(session, name) >= policy.trial_jobs
+        if breaker.phase(as_of) is Phase.OPEN or breakers.count_unsent(session, name) >= TRIAL_JOBS
     }
 
 

@@ -26,7 +26,7 @@ from reelkeeper.operations.core.policies import in_force
 from reelkeeper.operations.jobs import breaker, charged, lanes, routing
 from reelkeeper.rules.core.tiers import Tiers
 from reelkeeper.rules.jobs import dispatch
-from reelkeeper.rules.jobs.attempts import AttemptPolicy, pause_seconds, unreadable_result
+from reelkeeper.rules.jobs.attempts import LONGEST_PAUSE_SECONDS, QUIET_SECONDS, pause_seconds, unreadable_result
 from reelkeeper.rules.jobs.breaker import Phase
 from reelkeeper.rules.jobs.caps import Room
 from reelkeeper.rules.jobs.dispatch import DispatchPolicy, RankedQueue
@@ -76,7 +76,7 @@ def claim(
         slots = list(warm_models[: max(0, limit - claims.running_by_lane(session).total())])
         if not slots:
             return []
-        resting = breaker.for_claims(session, as_of, policies.breaker)
+        resting = breaker.for_claims(session, as_of)
         if unwell := [name for name, rest in resting.items() if rest.phase is Phase.OPEN]:
             routing.move_waiting(session, unwell)
         # guard claims.theirs: a worker takes a job that another provider has, and ends it without asking that
@@ -215,7 +215,6 @@ def retry(
     engine: Engine,
     job: Claim,
     error: str,
-    policy: AttemptPolicy,
     *,
     cost_microusd: int | None = None,
     may_be_paid: bool = False,
@@ -227,7 +226,7 @@ def retry(
     is ours, and counts as spent: as reported, else the vendor's price if it `may_be_paid`. A `busy` provider did not
     accept it, and no attempt is counted; if it is full, it is the provider's lane that is held, and not the job.
     """
-    pause = pause_seconds(job.attempts, random.random(), policy)  # noqa: S311  it spreads attempts, and guards nothing
+    pause = pause_seconds(job.attempts, random.random())  # noqa: S311  it spreads attempts, and guards nothing
     gone: dict[str, Any] = {"provider_key": None, "provider_job_id": None, "progress": 0.0}
     if busy:
         is_full = isinstance(busy, ProviderFull)
@@ -247,25 +246,25 @@ def retry(
     return pause
 
 
-def wait(engine: Engine, job: Claim, error: str, policy: AttemptPolicy) -> float:
+def wait(engine: Engine, job: Claim, error: str) -> float:
     """Requeue a job like `retry`, but keep its key and the provider's id: the provider still has it."""
-    pause = pause_seconds(job.attempts, random.random(), policy)  # noqa: S311  as above
+    pause = pause_seconds(job.attempts, random.random())  # noqa: S311  as above
     with transaction(engine, "jobs.wait") as session:
         _require(claims.release_job(session, job, JobState.QUEUED, pause, error), job)
     return pause
 
 
-def park(engine: Engine, job: Claim, error: str, policy: AttemptPolicy) -> None:
+def park(engine: Engine, job: Claim, error: str) -> None:
     """Park a job that its provider may have, to be looked up later. Raises LeaseLost."""
     with transaction(engine, "jobs.park") as session:
-        _require(claims.release_job(session, job, JobState.PARKED, policy.quiet_seconds, error), job)
+        _require(claims.release_job(session, job, JobState.PARKED, QUIET_SECONDS, error), job)
 
 
-def park_unreadable(engine: Engine, job: Claim, error: str, policy: AttemptPolicy, *, run_id: str) -> None:
+def park_unreadable(engine: Engine, job: Claim, error: str, *, run_id: str) -> None:
     """Park a job whose video is made and cannot be read, to be fetched later; raise one alert. Raises LeaseLost."""
     found = unreadable_result(str(job.provider), f"{job.started_at:%Y-%m-%d}", job.id, error)
     with transaction(engine, "jobs.park") as session:
-        _require(claims.release_job(session, job, JobState.PARKED, policy.longest_pause_seconds, error), job)
+        _require(claims.release_job(session, job, JobState.PARKED, LONGEST_PAUSE_SECONDS, error), job)
         # guard claims.unreadable_told: a paid video that cannot be read is given up a day later, and nobody was told
         alerts.observe_within(session, [found], run_id=run_id)
 

@@ -82,7 +82,7 @@ def choose(session: Session, wanted: Wanted, first: Destination) -> Destination:
     entry = policies.book.entry(wanted.request.model)
     if entry is None or not entry.offers:
         return first
-    known = _Known.read(session, breaker.takes_no_more(session, policies.breaker))
+    known = _Known.read(session, breaker.takes_no_more(session))
     offers = _offers(session, wanted, policies, known, 0)
     return _destination(best_of(offers, policies.routing), offers) or first
 
@@ -107,7 +107,7 @@ def move_waiting(session: Session, unwell: Collection[str]) -> None:
     Does nothing while changes are frozen. A job that fits no other provider's budget waits for its own.
     """
     policies = in_force(session).policies
-    shut = breaker.takes_no_more(session, policies.breaker)
+    shut = breaker.takes_no_more(session)
     models = [entry.model for entry in policies.book.models if entry.offers and not shut.issuperset(entry.providers)]
     if not models:
         return

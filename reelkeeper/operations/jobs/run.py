@@ -248,7 +248,7 @@ def _in_doubt(context: WorkerContext, job: JobRun, error: GenerationUnknown) -> 
         return _give_up(context, job, error, f"result unknown for {job.attempts.give_up_hours} hours: {error}")
     if isinstance(error, ResultUnreadable):
         return _fetch_later(context, job, error)
-    claiming.park(context.engine, job.claim, str(error), job.attempts)
+    claiming.park(context.engine, job.claim, str(error))
     return End.PARKED
 
 
@@ -263,9 +263,9 @@ def _was_sent_long_ago(context: WorkerContext, job: JobRun) -> bool:
 def _fetch_later(context: WorkerContext, job: JobRun, error: ResultUnreadable) -> End:
     """Fetch a video again after a pause. After its last attempt, park its job with an alert; never buy it again."""
     if job.claim.attempts < job.attempts.most_attempts:
-        claiming.wait(context.engine, job.claim, str(error), job.attempts)
+        claiming.wait(context.engine, job.claim, str(error))
         return End.RETRIED
-    claiming.park_unreadable(context.engine, job.claim, str(error), job.attempts, run_id=context.run_id)
+    claiming.park_unreadable(context.engine, job.claim, str(error), run_id=context.run_id)
     return End.PARKED
 
 
@@ -274,7 +274,7 @@ def _not_taken(context: WorkerContext, job: JobRun, error: ProviderBusy) -> End:
     # guard claims.waits_in_lane: a job dies that has waited a day for a vendor that takes others
     if _is_given_up(job) and (job.claim.provider_key or not isinstance(error, ProviderFull)):
         return _give_up(context, job, error, not_taken_error(job.attempts, str(error)))
-    claiming.retry(context.engine, job.claim, str(error), job.attempts, busy=error)
+    claiming.retry(context.engine, job.claim, str(error), busy=error)
     return End.RETRIED
 
 
@@ -370,13 +370,12 @@ def _again(context: WorkerContext, job: JobRun, error: Exception) -> End:
             context.engine,
             job.claim,
             problem,
-            job.attempts,
             cost_microusd=job.paid_microusd,
             may_be_paid=_may_be_paid(job, error),
         )
     else:  # storage, store or tools
         _log.warning("job %s: %s", job.claim.id, problem, exc_info=not isinstance(error, ReelkeeperError))
-        claiming.wait(context.engine, job.claim, problem, job.attempts)
+        claiming.wait(context.engine, job.claim, problem)
     return End.RETRIED
 
 

@@ -12,6 +12,7 @@ from reelkeeper.operations.core import policies
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.rules.billing.pricing import storage_microusd_per_month
 from reelkeeper.rules.core.wording import many
+from reelkeeper.rules.earlier_policies import FIXED
 from reelkeeper.rules.lifecycle import guard, lifecycle, segments, selection, worth
 from reelkeeper.rules.policies import InForce, Policies
 from reelkeeper.store import Engine, Session
@@ -43,11 +44,13 @@ class Effect:
     users_by_tier: dict[str, int] = field(default_factory=dict)
     samples: tuple[str, ...] = ()
     retired_in_24h: int = 0
+    without_effect: Mapping[str, object] = field(default_factory=dict)  # fields of `before` that nobody can set now
 
     @property
     def changes(self) -> dict[str, tuple[object, object]]:
         """List each field that changes: its dotted name, its value now and afterwards."""
-        return self.before.policies.changes(self.after)
+        gone = {name: (value, FIXED[name]) for name, value in self.without_effect.items()}
+        return self.before.policies.changes(self.after) | gone
 
     @property
     def saved_microusd_a_month(self) -> int:
@@ -140,8 +143,10 @@ def effect_of(engine: Engine, after: Policies) -> Effect:
     Raises SchemaError where the policies in force cannot be read.
     """
     with reading(engine) as session:
-        before, as_of = policies.in_force(session), now(session)
-        found = Effect(as_of, before, after, retired_in_24h=plan_results.retired_in_24h(session))
+        version, as_of = versions.in_force(session).version, now(session)
+        before, without_effect = policies.stored(session, version)
+        found = Effect(as_of, InForce(version, before), after, without_effect=without_effect)
+        found.retired_in_24h = plan_results.retired_in_24h(session)
         found.users_by_tier = users_by_tier(session)
         _compare(session, found, as_of)
         return found
@@ -157,7 +162,7 @@ def apply(engine: Engine, effect: Effect, *, author: str, reason: str) -> int:
     effect.require_within_limits()
     before = effect.before.version
     with transaction(engine, "policy.apply") as session:
-        require_permission(session)
+        require_permission(session, replaces_policies=True)
         version = policies.put_in_force(session, effect.after, after=before, author=author, reason=reason)
         if version is None:
             other = versions.history(session)[0]

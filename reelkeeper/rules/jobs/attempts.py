@@ -16,7 +16,9 @@ _ABOVE_QUOTE: Final = "cost_above_quote"  # the alert's rule
 _UNREADABLE: Final = "unreadable_result"  # the alert's rule
 _MICROUSD: Final = 10**6
 _GIVEN_UP: Final = "given up after"  # the beginning of a dead job's error if its generator failed each attempt
-_DOUBLINGS: Final = 16  # 2 ** 16 s are 18 hours: no pause is longer
+LONGEST_PAUSE_SECONDS: Final = 600  # between two attempts: a job is never idle for long once its provider is well
+_DOUBLINGS: Final = 10  # 2 ** 10 s are longer than that
+QUIET_SECONDS: Final = 120  # before a provider is asked again about a job that it does not know: it may be new to it
 
 
 class AttemptPolicy(BaseModel):
@@ -25,29 +27,23 @@ class AttemptPolicy(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     most_attempts: int = Field(5, ge=1, le=100, description="Maximum attempts per job, after which the job is dead")
-    longest_pause_seconds: int = Field(
-        600, ge=1, le=86_400, description="Maximum pause between two attempts, in seconds"
-    )
-    quiet_seconds: int = Field(
-        120, ge=0, le=86_400, description="Seconds before the provider is asked again about a job that it does not know"
-    )
     give_up_hours: int = Field(
         24, ge=1, le=720, description="Hours after its start at which a job that is in doubt or not made yet is dead"
     )
 
 
-def pause_seconds(attempts: int, jitter: float, policy: AttemptPolicy) -> float:
+def pause_seconds(attempts: int, jitter: float) -> float:
     """Return the pause after the `attempts`-th attempt: 2 ** attempts seconds, and up to half as much in addition.
 
     `jitter` is a random number from 0 to 1, from the caller.
 
-    >>> [pause_seconds(attempts, 0, AttemptPolicy()) for attempts in (1, 2, 5, 40)]
+    >>> [pause_seconds(attempts, 0) for attempts in (1, 2, 5, 40)]
     [2, 4, 32, 600]
-    >>> pause_seconds(3, 1, AttemptPolicy())
+    >>> pause_seconds(3, 1)
     12.0
     """
     doubled = 1 << min(attempts, _DOUBLINGS)
-    return min(doubled + doubled / 2 * jitter if jitter else doubled, policy.longest_pause_seconds)
+    return min(doubled + doubled / 2 * jitter if jitter else doubled, LONGEST_PAUSE_SECONDS)
 
 
 def give_up_error(attempts: int, last: str, *, by_generator: bool) -> str:

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final, NamedTuple, Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from reelkeeper.model.alerts import AlertRule, Finding, Severity
 from reelkeeper.rules.core.wording import many
@@ -21,10 +21,17 @@ RULE: Final = "unwell_provider"  # the rule of the alert for an open breaker
 LOCKED: Final = "locked_account"  # the rule of the alert for a locked account
 _DOUBLINGS: Final = 16
 _UNTRIED: Final = timedelta(days=1)
+_ATTEMPTS: Final = 20  # most recent attempts that are evaluated
+_FEWEST_ATTEMPTS: Final = 10  # to judge a provider: one bad clip among few says little
+_WINDOW: Final = timedelta(minutes=30)  # an older attempt says nothing about a provider's health now
+_SLOW_TIMES: Final = 10.0  # a video that took this many times its estimate is of no use to whoever waits for it
+_WAIT_SECONDS: Final = 60  # without jobs before the provider is tried again; doubled after each failure
+_LONGEST_WAIT_SECONDS: Final = 1800
+TRIAL_JOBS: Final = 2  # all of which must be made; one could be luck
 
 
 class BreakerPolicy(BaseModel):
-    """Thresholds at which a provider gets no new jobs, and at which it is tried again."""
+    """The threshold at which a provider gets no new jobs."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -35,39 +42,6 @@ class BreakerPolicy(BaseModel):
         description="Percentage of a provider's recent attempts, failed or slow, from which it gets no new jobs; "
         "never: only if it locks the account",
     )
-    attempts: int = Field(20, ge=1, le=200, description="Number of most recent attempts that are evaluated")
-    fewest_attempts: int = Field(10, ge=1, le=200, description="Minimum number of attempts needed to judge a provider")
-    window_minutes: int = Field(30, ge=1, le=1440, description="Age in minutes from which an attempt is ignored")
-    slow_times: float | None = Field(
-        10.0,
-        gt=1,
-        le=1000,
-        description="A video that took more than this many times its estimate counts as a failed attempt here; never: "
-        "none does",
-    )
-    wait_seconds: int = Field(
-        60,
-        ge=1,
-        le=86_400,
-        description="Seconds without jobs before the provider is tried again; doubled after each failure",
-    )
-    longest_wait_seconds: int = Field(1800, ge=1, le=86_400, description="Maximum of this wait, in seconds")
-    trial_jobs: int = Field(
-        2,
-        ge=1,
-        le=100,
-        description="Number of trial jobs, all of which must succeed before the provider gets all jobs again",
-    )
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.fewest_attempts > self.attempts:
-            raise ValueError(f"fewest_attempts {self.fewest_attempts} are more than attempts {self.attempts}")
-        if self.wait_seconds > self.longest_wait_seconds:
-            raise ValueError(
-                f"wait_seconds {self.wait_seconds} is above longest_wait_seconds {self.longest_wait_seconds}"
-            )
-        return self
 
 
 class Outcome(StrEnum):
@@ -117,18 +91,18 @@ class Breaker(BaseModel):
         """Check whether no job has tried it for a day although one could have: it is hardly used any more."""
         return self.until is not None and as_of - self.until > _UNTRIED
 
-    def room(self, at_work: Collection[str], policy: BreakerPolicy) -> int:
+    def room(self, at_work: Collection[str]) -> int:
         """Return how many trial jobs may be begun while the jobs `at_work` are running."""
-        return max(policy.trial_jobs - self.made - len({*self.trials} & {*at_work}), 0)
+        return max(TRIAL_JOBS - self.made - len({*self.trials} & {*at_work}), 0)
 
     def trying(self, job_ids: Collection[str]) -> Self:
         """Record the trial jobs."""
         return self.model_copy(update={"trials": (*self.trials, *job_ids)})
 
 
-def judge(seconds: float | None, estimate_seconds: float, policy: BreakerPolicy) -> Outcome:
+def judge(seconds: float | None, estimate_seconds: float) -> Outcome:
     """Decide whether a video was made in time; yes if the time is unknown."""
-    is_slow = policy.slow_times and seconds is not None and seconds > policy.slow_times * estimate_seconds
+    is_slow = seconds is not None and seconds > _SLOW_TIMES * estimate_seconds
     return Outcome.SLOW if is_slow else Outcome.MADE
 
 
@@ -145,31 +119,30 @@ def after(
     if job_id not in breaker.trials:
         return breaker
     if outcome is not Outcome.MADE:
-        return _opened(breaker, _why(outcome, error), as_of, policy)
-    if breaker.made + 1 >= policy.trial_jobs:
+        return _opened(breaker, _why(outcome, error), as_of)
+    if breaker.made + 1 >= TRIAL_JOBS:
         return Breaker()
     left = tuple(other for other in breaker.trials if other != job_id)
     return breaker.model_copy(update={"made": breaker.made + 1, "trials": left})
 
 
 def _closed(breaker: Breaker, outcome: Outcome, error: str, as_of: datetime, policy: BreakerPolicy) -> Breaker:
-    oldest = as_of - timedelta(minutes=policy.window_minutes)
-    kept = [attempt for attempt in breaker.recent if attempt.at > oldest]
-    recent = (*kept, Attempt(as_of, outcome))[-policy.attempts :]
+    kept = [attempt for attempt in breaker.recent if attempt.at > as_of - _WINDOW]
+    recent = (*kept, Attempt(as_of, outcome))[-_ATTEMPTS:]
     if outcome is Outcome.LOCKED:
-        return _opened(breaker, _why(outcome, error), as_of, policy)
+        return _opened(breaker, _why(outcome, error), as_of)
     bad = sum(attempt.outcome is not Outcome.MADE for attempt in recent)
-    is_known, is_bad = len(recent) >= policy.fewest_attempts, outcome is not Outcome.MADE
+    is_known, is_bad = len(recent) >= _FEWEST_ATTEMPTS, outcome is not Outcome.MADE
     if policy.bad_percent and is_known and is_bad and bad * 100 >= policy.bad_percent * len(recent):
         slow = sum(attempt.outcome is Outcome.SLOW for attempt in recent)
         too_late = f", {slow} of them for coming far too late" if slow else ""
         why = f"{bad} of its last {many(len(recent), 'attempt')} failed{too_late}; the last: {_why(outcome, error)}"
-        return _opened(breaker, why, as_of, policy)
+        return _opened(breaker, why, as_of)
     return breaker.model_copy(update={"recent": recent})
 
 
-def _opened(breaker: Breaker, why: str, as_of: datetime, policy: BreakerPolicy) -> Breaker:
-    wait = min(policy.wait_seconds << min(breaker.openings, _DOUBLINGS), policy.longest_wait_seconds)
+def _opened(breaker: Breaker, why: str, as_of: datetime) -> Breaker:
+    wait = min(_WAIT_SECONDS << min(breaker.openings, _DOUBLINGS), _LONGEST_WAIT_SECONDS)
     return Breaker(
         why=why, since=breaker.since or as_of, until=as_of + timedelta(seconds=wait), openings=breaker.openings + 1
     )

@@ -1,12 +1,25 @@
 """The policies as shipped: those of the release that made the store, until a document says otherwise."""
 
-import sqlalchemy as sa
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+from functools import reduce
+from typing import Any
 
+import pytest
+import sqlalchemy as sa
+import yaml
+
+from reelkeeper.errors import PolicyRefused, SchemaError
 from reelkeeper.operations.core import policies
 from reelkeeper.operations.core.policy_document import read
-from reelkeeper.rules.policies import DEFAULTS, Policies
+from reelkeeper.operations.core.policy_import import carried_over, collect
+from reelkeeper.operations.lifecycle.policies import apply, effect_of
+from reelkeeper.rules.earlier_policies import FIXED
+from reelkeeper.rules.jobs.breaker import BreakerPolicy
+from reelkeeper.rules.policies import DEFAULTS, Policies, exception
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.tables import deployment, policy_versions
+from tests.policies import apply_as_earlier
 
 
 def make_older(engine: sa.Engine) -> None:
@@ -53,3 +66,57 @@ def test_going_back_to_version_0_is_going_back_to_what_the_store_was_made_with(s
     with reading(sqlite_engine) as session:
         assert policies.in_force(session).version == 1
         assert policies.at(session, 0) == shipped
+
+
+def another(value: object) -> object:
+    return 7 if value is None else f"{Decimal(str(value)) * 2}" if isinstance(value, str) else value * 2  # type: ignore[operator]  # each is a number
+
+
+def test_a_version_with_what_is_fixed_now_is_read_and_means_the_same(engine: sa.Engine) -> None:
+    version = apply_as_earlier(engine)
+    assert policies.current(engine) == (version, DEFAULTS.overridden(breaker=BreakerPolicy(bad_percent=70)))
+
+
+@pytest.mark.parametrize("name", ["breaker.attempts"])
+def test_another_value_of_what_is_fixed_now_is_refused_by_name_and_the_rest_can_be_applied(
+    sqlite_engine: sa.Engine, name: str
+) -> None:
+    version = apply_as_earlier(sqlite_engine, **{name: another(FIXED[name])})
+    with pytest.raises(SchemaError) as refused:
+        policies.current(sqlite_engine)
+    assert name in str(refused.value)
+    with reading(sqlite_engine) as session:  # as the terms of a job, and for `policy show`
+        rest = policies.at(session, version)
+    effect = effect_of(sqlite_engine, rest)
+    assert effect.changes == {name: (another(FIXED[name]), FIXED[name])}
+    applied = apply(sqlite_engine, effect, author="ann", reason="upgrade")
+    assert policies.current(sqlite_engine) == (applied, rest)
+
+
+@pytest.mark.parametrize("name", sorted(FIXED))
+def test_a_document_or_an_exception_may_say_what_is_fixed_now_and_nothing_else(name: str) -> None:
+    *sections, field = name.split(".")
+    written = {field: FIXED[name]}, {field: another(FIXED[name])}
+    same, other = (nested(sections, fields) for fields in written)
+    assert read(yaml.safe_dump(same), "f") == collect(yaml.safe_dump(deployed(same)), []) == DEFAULTS
+    carried_over(deployed(same)["deployments"])
+    refusals: list[Callable[[], object]] = [
+        lambda: read(yaml.safe_dump(other), "f"),
+        lambda: collect(yaml.safe_dump(deployed(other)), []),
+        lambda: carried_over(deployed(other)["deployments"]),
+    ]
+    if policy := getattr(DEFAULTS, sections[0], None):
+        assert exception(type(policy), same[sections[0]]).model_fields_set == set()
+        refusals.append(lambda: exception(type(policy), other[sections[0]]))
+    for refusal in refusals:
+        with pytest.raises(PolicyRefused) as refused:
+            refusal()
+        assert name in str(refused.value)
+
+
+def nested(sections: list[str], fields: dict[str, object]) -> dict[str, Any]:
+    return reduce(lambda part, section: {section: part}, reversed(sections), fields)
+
+
+def deployed(parameters: Mapping[str, object]) -> dict[str, list[dict[str, object]]]:
+    return {"deployments": [{"name": "daily", "entrypoint": "flows.x.x", "parameters": dict(parameters)}]}

@@ -15,8 +15,8 @@ from reelkeeper.operations.jobs import claim as claiming
 from reelkeeper.operations.jobs.claim import claim
 from reelkeeper.operations.jobs.run import End
 from reelkeeper.rules.billing.quote import PriceBook
-from reelkeeper.rules.jobs.attempts import AttemptPolicy
-from reelkeeper.rules.jobs.breaker import RULE, BreakerPolicy, Phase
+from reelkeeper.rules.jobs import breaker as rules
+from reelkeeper.rules.jobs.breaker import RULE, Phase
 from reelkeeper.store.core.engine import now, reading
 from reelkeeper.store.jobs.claims import Claim
 from reelkeeper.store.tables import alerts, outbox
@@ -28,7 +28,11 @@ from tests.operations.shop import ask, http, run
 from tests.policies import put_in_force
 
 Planned = tuple[int, Any] | tuple[int, Any, dict[str, str]]
-POLICY = BreakerPolicy(fewest_attempts=2, trial_jobs=2)
+
+
+@pytest.fixture(autouse=True)
+def two_attempts_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rules, "_FEWEST_ATTEMPTS", 2)
 
 
 @pytest.fixture
@@ -45,7 +49,6 @@ def queue(engine: sa.Engine) -> sa.Engine:
 
 def fill(engine: sa.Engine) -> sa.Engine:
     make_user(engine, "ann")
-    put_in_force(engine, breaker=POLICY)
     enqueue(engine, *(row(f"f{n}", lane="fal") for n in range(6)), row("other", lane="ltx", estimate_seconds=9_000.0))
     return engine
 
@@ -132,7 +135,7 @@ def test_a_trial_job_that_says_nothing_gives_its_place_to_another(queue: sa.Engi
     fail(queue, "x", "y")
     end_wait(queue, "fal")
     first, *_ = take(queue, 2)
-    claiming.retry(queue, first, "busy", AttemptPolicy(), busy=ProviderBusy("busy", 600))
+    claiming.retry(queue, first, "busy", busy=ProviderBusy("busy", 600))
     assert [name for name in names(queue) if name != "other"] == ["f2"]
 
 
@@ -190,7 +193,6 @@ def test_a_worker_of_an_unwell_provider_begins_no_job_without_a_provider(queue: 
 def test_a_refused_job_says_nothing_about_a_providers_health(
     shop: World, provider: ProviderDouble, answer: Planned, opens: bool
 ) -> None:
-    put_in_force(shop.workspace.engine, breaker=POLICY)
     ask(shop, "a cat", "a dog", "a bird")
     provider.queue = [answer, answer, answer]
     run(shop, http(provider), slots=1)
@@ -199,7 +201,6 @@ def test_a_refused_job_says_nothing_about_a_providers_health(
 
 def test_a_provider_that_is_not_reached_is_tried_until_it_answers(shop: World, provider: ProviderDouble) -> None:
     engine = shop.workspace.engine
-    put_in_force(engine, breaker=POLICY)
     ask(shop, "a cat", "a dog")
     gone = http(provider)
     gone._provider._calls.url = "http://127.0.0.1:1"  # type: ignore[attr-defined]  # nobody listens there
@@ -215,7 +216,6 @@ def test_a_video_that_came_far_too_late_counts_and_a_job_in_doubt_counts_once(
     shop: World, provider: ProviderDouble
 ) -> None:
     engine = shop.workspace.engine
-    put_in_force(engine, breaker=POLICY.model_copy(update={"slow_times": 1.0001}))
     ask(shop, "a cat")
     provider.is_down = True
     for _ in range(3):  # looked up again and again

@@ -13,7 +13,6 @@ from reelkeeper.model.jobs import JobState
 from reelkeeper.operations.jobs import claim as claiming
 from reelkeeper.operations.jobs.claim import claim
 from reelkeeper.rules.billing.quote import PriceBook
-from reelkeeper.rules.jobs.attempts import AttemptPolicy
 from reelkeeper.rules.jobs.caps import Cap
 from reelkeeper.rules.jobs.concurrency import ConcurrencyPolicy
 from reelkeeper.store.core import controls
@@ -76,7 +75,7 @@ def test_a_place_is_free_when_a_job_has_ended_or_waits_to_be_sent_again(ann: sa.
     enqueue(ann, *(row(f"j{n}") for n in range(3)))
     (first,) = claim(ann, "w", [None] * 3, limit=9)
     assert names(ann) == []
-    claiming.retry(ann, first, "it broke", AttemptPolicy())
+    claiming.retry(ann, first, "it broke")
     (second,) = claim(ann, "w", [None] * 3, limit=9)
     with transaction(ann, "test") as session:
         endings.end(session, *second.fence, JobState.SUCCEEDED, cost_microusd=None)
@@ -87,7 +86,7 @@ def test_a_job_that_its_provider_has_keeps_its_place_and_is_still_looked_up(ann:
     cap(ann, provider_fal=1)
     enqueue(ann, *(row(f"j{n}", lane="fal") for n in range(2)))
     (first,) = claim(ann, "w", [None] * 2, limit=9)
-    claiming.wait(ann, claiming.announce(ann, first, "fal"), "it does not answer", AttemptPolicy())
+    claiming.wait(ann, claiming.announce(ann, first, "fal"), "it does not answer")
     assert names(ann) == []
     make_due(ann)
     assert names(ann) == ["j0"]
@@ -102,7 +101,7 @@ def test_parked_jobs_do_not_hold_up_new_ones_and_are_still_looked_up(ann: sa.Eng
     for first in ("a", "b"):
         enqueue(ann, *(row(f"{first}{n:02}", lane="fal") for n in range(9)))
         for mine in claim(ann, "w", [None] * 9, limit=99):
-            claiming.park(ann, claiming.announce(ann, mine, "fal"), "it does not answer", AttemptPolicy())
+            claiming.park(ann, claiming.announce(ann, mine, "fal"), "it does not answer")
     enqueue(ann, *(row(f"new{n:02}", lane="fal") for n in range(20)))
     assert names(ann, 20) == [f"new{n:02}" for n in range(14)]
     make_due(ann)

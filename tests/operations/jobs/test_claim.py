@@ -18,7 +18,6 @@ from reelkeeper.operations.jobs.claim import claim
 from reelkeeper.operations.jobs.settle import Attempt
 from reelkeeper.rules.core.tiers import SHIPPED
 from reelkeeper.rules.jobs import dispatch
-from reelkeeper.rules.jobs.attempts import AttemptPolicy
 from reelkeeper.rules.jobs.dispatch import DispatchPolicy
 from reelkeeper.store.core.engine import Clock, reading, transaction
 from reelkeeper.store.jobs import claims
@@ -139,8 +138,8 @@ def test_a_job_that_is_over_stays_so_whatever_its_last_worker_still_says(ann: sa
     settle.fail(ann, Attempt(*mine.fence), "given up", run_id="test")
     assert claiming.renew(ann, [(mine, 0.5)]) == {}
     for late in (
-        lambda: claiming.retry(ann, mine, "late", AttemptPolicy()),
-        lambda: claiming.park(ann, mine, "late", AttemptPolicy()),
+        lambda: claiming.retry(ann, mine, "late"),
+        lambda: claiming.park(ann, mine, "late"),
         lambda: claiming.announce(ann, mine, "http"),
     ):
         with pytest.raises(LeaseLost):
@@ -160,8 +159,8 @@ def test_a_dead_workers_job_is_another_s_and_nothing_that_it_still_says_counts(a
     for late in (
         lambda: claiming.announce(ann, dead, "http"),
         lambda: claiming.note_sent(ann, dead, "p1"),
-        lambda: claiming.retry(ann, dead, "late", AttemptPolicy()),
-        lambda: claiming.park(ann, dead, "late", AttemptPolicy()),
+        lambda: claiming.retry(ann, dead, "late"),
+        lambda: claiming.park(ann, dead, "late"),
     ):
         with pytest.raises(LeaseLost, match=r"'j' \(token 1\)"):
             late()
@@ -193,7 +192,7 @@ def test_a_failed_attempt_waits_longer_each_time_and_is_sent_under_a_new_key(ann
         mine = claiming.announce(ann, mine, "http")
         keys.add(mine.provider_key)
         assert claiming.announce(ann, mine, "http").provider_key == mine.provider_key
-        pause = claiming.retry(ann, mine, "it failed", AttemptPolicy())
+        pause = claiming.retry(ann, mine, "it failed")
         assert 2**attempt <= pause <= 2**attempt * 1.5
         make_due(ann, in_seconds=600)  # a slow machine takes longer than 2 s to ask again
         assert claim(ann, "w", [None], limit=1) == []
@@ -207,7 +206,7 @@ def test_a_job_in_doubt_is_put_aside_and_looked_up_without_a_new_attempt(ann: sa
     enqueue(ann, row("j"))
     (mine,) = claim(ann, "w", [None], limit=1)
     sent = claiming.announce(ann, mine, "http")
-    claiming.park(ann, sent, "no answer", AttemptPolicy(quiet_seconds=60))
+    claiming.park(ann, sent, "no answer")
     assert claim(ann, "w", [None], limit=1) == []
     make_due(ann)
     (again,) = claim(ann, "w", [None], limit=1)

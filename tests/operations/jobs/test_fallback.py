@@ -29,9 +29,8 @@ from reelkeeper.operations.jobs.claim import claim
 from reelkeeper.operations.jobs.run import End
 from reelkeeper.operations.jobs.settle import Attempt, succeed
 from reelkeeper.rules.billing.quote import PriceBook
+from reelkeeper.rules.jobs import breaker as rules
 from reelkeeper.rules.jobs.admission import AdmissionPolicy
-from reelkeeper.rules.jobs.attempts import AttemptPolicy
-from reelkeeper.rules.jobs.breaker import BreakerPolicy
 from reelkeeper.rules.spend.budget import Period
 from reelkeeper.rules.spend.limits import SpendLimit
 from reelkeeper.store.billing import job_totals as job_totals_of
@@ -49,7 +48,11 @@ from tests.operations.shop import run
 from tests.policies import put_in_force
 
 READ = {"source": "a price list", "read_on": "2026-11-25"}
-POLICY = BreakerPolicy(fewest_attempts=1)
+
+
+@pytest.fixture(autouse=True)
+def one_attempt_tells(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rules, "_FEWEST_ATTEMPTS", 1)
 
 
 def second(usd: str, **more: object) -> dict[str, Any]:
@@ -74,7 +77,7 @@ def engine(sqlite_engine: sa.Engine) -> sa.Engine:
 @pytest.fixture
 def rich(engine: sa.Engine) -> Iterator[sa.Engine]:
     make_user(engine, "ann", 100 * DOLLAR, tier="pro")
-    put_in_force(engine, book=BOOK, breaker=POLICY)
+    put_in_force(engine, book=BOOK)
     yield engine
     assert accounts.recount(engine) == []  # in flight, by scope, is what the jobs in flight come to
 
@@ -136,7 +139,7 @@ def test_a_moved_job_costs_the_second_providers_price_and_is_not_sold_at_a_loss(
 
 def test_a_moved_job_is_billed_the_second_providers_flat_price(rich: sa.Engine) -> None:
     flat = {"base_usd": "0.7", "compute_usd": "0.5", "api_usd": "0.2"}
-    put_in_force(rich, book=sold({"provider": "runway", "price": flat}), breaker=POLICY)
+    put_in_force(rich, book=sold({"provider": "runway", "price": flat}))
     fell_ill(rich, "fal")
     job_id = queued(rich)
     (job,) = taken(rich, "runway")
@@ -153,11 +156,11 @@ def of_clips(engine: sa.Engine) -> list[int]:
 
 
 def refused(engine: sa.Engine, job: Claim) -> None:
-    claiming.retry(engine, job, "busy", AttemptPolicy(), busy=ProviderBusy("busy", 600))
+    claiming.retry(engine, job, "busy", busy=ProviderBusy("busy", 600))
 
 
 def failed(engine: sa.Engine, job: Claim) -> None:
-    claiming.retry(engine, claiming.announce(engine, job, "fal"), "it failed", AttemptPolicy(), cost_microusd=70)
+    claiming.retry(engine, claiming.announce(engine, job, "fal"), "it failed", cost_microusd=70)
 
 
 def never_sent(engine: sa.Engine, job: Claim) -> None:
@@ -166,7 +169,7 @@ def never_sent(engine: sa.Engine, job: Claim) -> None:
 
 
 def lost(engine: sa.Engine, job: Claim) -> None:
-    claiming.park(engine, claiming.announce(engine, job, "fal"), "no answer", AttemptPolicy())
+    claiming.park(engine, claiming.announce(engine, job, "fal"), "no answer")
 
 
 def handed_over(engine: sa.Engine, job: Claim) -> None:
@@ -217,14 +220,14 @@ class Walk:
 
     def let_go(self, how: str) -> None:
         """Let go of a job in one way or another; only what is certainly at no provider may be sent anew."""
-        job, patience = self.mine.pop() if self.mine else None, AttemptPolicy()
+        job = self.mine.pop() if self.mine else None
         with suppress(LeaseLost):
             if job and how == "parked":
-                claiming.park(self.engine, job, how, patience)
+                claiming.park(self.engine, job, how)
             elif job and how == "handed over":
                 claiming.hand_back(self.engine, [job])
             elif job:
-                claiming.retry(self.engine, job, how, patience)
+                claiming.retry(self.engine, job, how)
                 self.at.pop(job.id, None)
 
 
@@ -266,17 +269,17 @@ def test_no_two_providers_ever_have_a_job_and_its_hold_stays(rich: sa.Engine, st
 def race(url: str, provider: str, seed: int, seconds: float) -> list[tuple[str, str, str]]:
     """Ask for videos, make some, fail some, leave some in doubt, and fall ill, all as fast as it goes."""
     engine, chance, book = open_engine(url), random.Random(seed), list[tuple[str, str, str]]()
-    ends, patience = time.monotonic() + seconds, AttemptPolicy(longest_pause_seconds=1)
+    ends = time.monotonic() + seconds
     while time.monotonic() < ends:
         ask(engine, uuid4().hex, fox(seed=chance.randint(0, 10**6)))
         for claimed in claim(engine, f"{provider} {seed}", [None] * 9, limit=999, served=only(provider)):
             if claimed.provider_key or claimed.lane != provider:
-                claiming.park(engine, claimed, "no answer", patience)
+                claiming.park(engine, claimed, "no answer")
                 continue
             try:
                 job = claiming.announce(engine, claimed, provider)
             except ProviderBusy as busy:
-                claiming.retry(engine, claimed, "ill", patience, busy=busy)
+                claiming.retry(engine, claimed, "ill", busy=busy)
                 continue
             book.append((job.id, provider, "sent"))
             if ["fal", "runway"][int(time.time() / 3) % 2] != provider:  # which is ill, in turns
@@ -284,11 +287,11 @@ def race(url: str, provider: str, seed: int, seconds: float) -> list[tuple[str, 
                 with transaction(engine, "test") as session:
                     assert endings.end(session, *job.fence, JobState.CANCELLED, cost_microusd=None) is not None
             elif chance.random() < 0.2:
-                claiming.park(engine, job, "no answer", patience)
+                claiming.park(engine, job, "no answer")
                 fell_ill(engine, provider)
             else:
                 book.append((job.id, provider, "failed"))
-                claiming.retry(engine, job, "failed", patience, cost_microusd=7)
+                claiming.retry(engine, job, "failed", cost_microusd=7)
                 fell_ill(engine, provider)
     engine.dispose()
     return book
@@ -297,12 +300,14 @@ def race(url: str, provider: str, seed: int, seconds: float) -> list[tuple[str, 
 @pytest.mark.long
 @pytest.mark.parametrize("backend", ["sqlite_engine", "postgresql_engine"])
 def test_workers_of_two_providers_that_fall_ill_at_once_never_send_a_job_to_both(
-    request: pytest.FixtureRequest, backend: str
+    request: pytest.FixtureRequest, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for name, value in {"_FEWEST_ATTEMPTS": 6, "_ATTEMPTS": 10, "_WAIT_SECONDS": 1, "_LONGEST_WAIT_SECONDS": 1}.items():
+        monkeypatch.setattr(rules, name, value)  # also in the forked processes
+    monkeypatch.setattr(claiming, "pause_seconds", lambda *_: 1.0)
     engine = request.getfixturevalue(backend)
     make_user(engine, "ann", 10**6 * DOLLAR, tier="pro")
-    quick = BreakerPolicy(fewest_attempts=6, attempts=10, wait_seconds=1, longest_wait_seconds=1, trial_jobs=3)
-    put_in_force(engine, book=BOOK, breaker=quick)
+    put_in_force(engine, book=BOOK)
     url = engine.url.render_as_string(hide_password=False)
     with ProcessPoolExecutor(6, mp_context=FORKED) as pool:
         names = ["fal", "runway"] * 3
@@ -324,7 +329,7 @@ def test_workers_of_two_providers_that_fall_ill_at_once_never_send_a_job_to_both
 def test_a_second_provider_must_be_covered_by_the_quoted_price(rich: sa.Engine) -> None:
     put_in_force(rich, book=sold())
     job_id = queued(rich)
-    put_in_force(rich, book=BOOK, breaker=POLICY)
+    put_in_force(rich, book=BOOK)
     fell_ill(rich, "fal")
     assert taken(rich, "runway") == []
     assert find(rich, job_id).lane == "fal"
@@ -336,7 +341,7 @@ def test_a_job_waits_for_its_own_provider_where_the_budget_has_no_room_for_the_o
     rich: sa.Engine, scope: str, is_admitted_before: bool
 ) -> None:
     limit = SpendLimit(scope=scope, period=Period.DAY, usd=Decimal("1.4"))
-    put_in_force(rich, book=BOOK, breaker=POLICY, admission=AdmissionPolicy(spend_limits=(limit,)))
+    put_in_force(rich, book=BOOK, admission=AdmissionPolicy(spend_limits=(limit,)))
     job_id = queued(rich) if is_admitted_before else ""
     fell_ill(rich, "fal")
     job_id = job_id or queued(rich)
@@ -349,7 +354,7 @@ def test_a_job_waits_for_its_own_provider_where_the_budget_has_no_room_for_the_o
 
 
 def test_the_budget_of_all_jobs_is_kept_for_what_the_second_provider_costs_more(rich: sa.Engine) -> None:
-    put_in_force(rich, book=BOOK, breaker=POLICY, admission=AdmissionPolicy(daily_limit_usd=Decimal("1.4")))
+    put_in_force(rich, book=BOOK, admission=AdmissionPolicy(daily_limit_usd=Decimal("1.4")))
     queued(rich)
     fell_ill(rich, "fal")
     assert taken(rich, "runway") == []
@@ -358,7 +363,7 @@ def test_the_budget_of_all_jobs_is_kept_for_what_the_second_provider_costs_more(
 
 def test_a_job_goes_to_no_provider_that_cannot_make_it_and_on_to_the_next(rich: sa.Engine) -> None:
     short = {"provider": "replicate", "price": second("0.2"), "limits": {"most_seconds": 4}}
-    put_in_force(rich, book=sold(short, RUNWAY), breaker=POLICY)
+    put_in_force(rich, book=sold(short, RUNWAY))
     fell_ill(rich, "fal")
     lanes = [find(rich, queued(rich, key, duration_seconds=s)).lane for key, s in (("a", 4.0), ("bb", 5.0))]
     assert lanes == ["replicate", "runway"]
@@ -395,7 +400,7 @@ def test_the_second_vendor_is_sent_its_own_name_of_the_model(shop: World, provid
     flat = {"base_usd": "0.1", "compute_usd": "0.05", "api_usd": "0.05"}
     other = {"provider": "http", "vendor_model": "lab/m-2", "price": flat, "limits": {"audio": "choice"}}
     model = {"model": "m", "provider": "fal", "vendor_model": "fal/m", "price": flat, "offers": [other]}
-    put_in_force(engine, book=PriceBook.model_validate({"models": [model]}), breaker=POLICY)
+    put_in_force(engine, book=PriceBook.model_validate({"models": [model]}))
     small = {"width": 64, "height": 64, "duration_seconds": 0.5, "fps": 8}
     assert isinstance(ask(engine, "k", fox(**small)), Queued)
     here = RemoteGenerator(HttpProvider(provider.url, TOKEN, allow_private=True), poll_seconds=0.05)

@@ -13,7 +13,6 @@ from reelkeeper.operations.jobs.claim import claim
 from reelkeeper.operations.jobs.lanes import Vendor, VendorState, picture
 from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.jobs.admission import AdmissionPolicy
-from reelkeeper.rules.jobs.attempts import AttemptPolicy
 from reelkeeper.rules.jobs.caps import Cap
 from reelkeeper.rules.jobs.concurrency import ConcurrencyPolicy
 from reelkeeper.rules.spend.limits import SpendLimit
@@ -25,7 +24,6 @@ from tests.policies import put_in_force
 
 FULL = ProviderFull("it has enough", 30.0, is_rate=False)
 FAST = ProviderFull("too fast", 30.0, is_rate=True)
-PATIENCE = AttemptPolicy()
 
 
 @pytest.fixture
@@ -48,7 +46,7 @@ def accepted(engine: sa.Engine, *jobs: Claim) -> list[Claim]:
 
 
 def refused(engine: sa.Engine, job: Claim, how: ProviderFull = FULL) -> None:
-    claiming.retry(engine, job, str(how), PATIENCE, busy=how)
+    claiming.retry(engine, job, str(how), busy=how)
 
 
 def vendor(engine: sa.Engine) -> Vendor:
@@ -158,7 +156,7 @@ def test_all_that_limits_a_vendor_is_one_picture(queue: sa.Engine) -> None:
     )
     first, lost = take(queue, 2)
     accepted(queue, first)
-    claiming.park(queue, announced(queue, lost)[0], "no answer", PATIENCE)
+    claiming.park(queue, announced(queue, lost)[0], "no answer")
     with reading(queue) as session:
         fal, runway = picture(session)
     assert (fal.provider, fal.state, fal.running, fal.parked, fal.limit) == ("fal", VendorState.OPEN, 1, 1, 7)

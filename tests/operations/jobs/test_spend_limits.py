@@ -18,7 +18,6 @@ from reelkeeper.operations.jobs import claim as claiming
 from reelkeeper.operations.jobs.admit import admit
 from reelkeeper.operations.jobs.settle import Attempt, cancel, fail, succeed
 from reelkeeper.rules.jobs.admission import AdmissionPolicy
-from reelkeeper.rules.jobs.attempts import AttemptPolicy
 from reelkeeper.rules.spend import watch
 from reelkeeper.rules.spend.anomaly import AnomalyPolicy
 from reelkeeper.rules.spend.budget import BudgetPolicy, Period
@@ -143,7 +142,7 @@ def test_a_failed_attempt_counts_and_a_job_counts_at_the_provider_that_accepts_i
     assert totals(funded, "provider:local") == (0, 0, 0)
     assert totals(funded, "provider:fal") == (cost, 0, 0)
     mine = mine._replace(lane="fal")
-    claiming.retry(funded, mine, "it broke", AttemptPolicy(), cost_microusd=9)
+    claiming.retry(funded, mine, "it broke", cost_microusd=9)
     assert totals(funded, "provider:fal") == totals(funded, "user:ann") == (cost, 9, 9)
     assert row(funded, job_id).state == JobState.QUEUED
     finish(funded, job_id, cost_microusd=7)

@@ -26,8 +26,9 @@ from reelkeeper.rules.billing.catalogue import (
     clip_of,
 )
 from reelkeeper.rules.billing.quote import JobSpec, PriceBook, quote
+from reelkeeper.rules.earlier_policies import earlier
 from reelkeeper.rules.jobs.routing import RoutingPolicy
-from reelkeeper.rules.policies import Policies, earlier, parse
+from reelkeeper.rules.policies import Policies, parse
 
 READ = {"source": "a price list", "read_on": date(2026, 11, 25)}
 

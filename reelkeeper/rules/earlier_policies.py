@@ -1,0 +1,143 @@
+"""Read policies of earlier versions of Reelkeeper: fields that have moved, are fixed now, or are not used. Pure."""
+
+from collections.abc import Iterator, Mapping
+from decimal import Decimal
+from typing import Any, Final
+
+from reelkeeper.rules.core.tiers import SHIPPED as SHIPPED_TIERS
+from reelkeeper.rules.core.tiers import Tiers
+from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
+
+# Fields of earlier versions that nobody had a reason to set, by the value that they have for good: the constant of that
+# meaning is where it is used, with its reason. Stored versions and documents with this value are read; another value
+# is refused by name.
+FIXED: Final[Mapping[str, object]] = {
+    "attempts.longest_pause_seconds": 600,
+    "attempts.quiet_seconds": 120,
+    "breaker.attempts": 20,
+    "breaker.fewest_attempts": 10,
+    "breaker.longest_wait_seconds": 1800,
+    "breaker.slow_times": 10.0,
+    "breaker.trial_jobs": 2,
+    "breaker.wait_seconds": 60,
+    "breaker.window_minutes": 30,
+}
+_DROPPED: Final = {  # fields of earlier versions that no rule uses any more
+    "recipe": {"skip_bits_per_pixel", "lean_bits_per_pixel"},
+    "acceptance": {"max_vmaf_mean"},
+    "pruning": {"small_percent"},
+}
+_MOVED: Final = {  # earlier versions' fields for a tier's values -> the tier, and its field there
+    "lifecycle": {
+        f"{what}_{tier}_days": (tier, f"{what}_days")
+        for what in ("retention", "notice", "keep")
+        for tier in ("free", "premium", "pro")
+    },
+    "quota": {f"{tier}_bytes": (tier, "quota_bytes") for tier in ("free", "premium", "pro")},
+    "order": {
+        f"{tier}_{what}": (tier, f"queue_{what}") for what in ("weight", "levels") for tier in ("premium", "pro")
+    },
+}
+
+
+def earlier(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Convert a document of an earlier version to the present form, with the same meaning."""
+    return with_tiers(with_offers(without_fixed(without_dropped(document))))
+
+
+def without_fixed(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out the fields that are fixed now, and sections of which nothing is left."""
+    return _without_fixed(document, "")
+
+
+def _without_fixed(part: Mapping[str, Any], before: str) -> dict[str, Any]:
+    kept: dict[str, Any] = {}
+    for name, value in part.items():
+        if f"{before}{name}" in FIXED:
+            continue
+        left = _without_fixed(value, f"{before}{name}.") if isinstance(value, Mapping) else value
+        if left != {} or value == {}:
+            kept[name] = left
+    return kept
+
+
+def set_otherwise(document: Mapping[str, Any]) -> dict[str, object]:
+    """Return the fields of a document that are fixed now at another value: dotted name -> value in the document."""
+    return {name: value for name, value in _leaves(document, "") if name in FIXED and not _is_same(value, FIXED[name])}
+
+
+def _leaves(part: Mapping[str, Any], before: str) -> Iterator[tuple[str, object]]:
+    for name, value in part.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{before}{name}.")
+        else:
+            yield f"{before}{name}", value
+
+
+def _is_same(value: object, fixed: object) -> bool:
+    """Compare a value as written, where money and 1.0 may be text or a whole number."""
+    try:
+        return value == fixed or Decimal(str(value)) == Decimal(str(fixed))
+    except ArithmeticError:  # one of them is no number
+        return False
+
+
+def with_offers(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Convert a document whose models have `fallbacks`, used in their order, to one with `offers`."""
+    book = document.get("book")
+    models = book.get("models") if isinstance(book, Mapping) else None
+    if not isinstance(models, list | tuple):
+        return dict(document)
+    found = any(isinstance(entry, Mapping) and entry.get("fallbacks") for entry in models)
+    kept = [
+        {"offers" if name == "fallbacks" else name: value for name, value in entry.items()}
+        if isinstance(entry, Mapping)
+        else entry
+        for entry in models
+    ]
+    # guard policy.in_order: jobs of a book whose providers stood in order go to another one after an upgrade
+    in_order = {"routing": {"rule": "first", "wait_limit_seconds": None}} if found else {}
+    return {**in_order, **document, "book": {**document["book"], "models": kept}}
+
+
+def with_tiers(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Convert a document with three tiers' values in three sections to one with `tiers`, with the same meaning.
+
+    One that has `tiers` is unchanged.
+    """
+    if "tiers" in document:
+        return dict(document)
+    tiers, kept, found = SHIPPED_TIERS.model_dump(mode="json"), dict(document), False
+    for section, places in _MOVED.items():
+        fields = document.get(section)
+        if not isinstance(fields, Mapping):
+            continue
+        for name, (tier, field) in places.items():
+            if name in fields:
+                tiers[tier][field], found = fields[name], True
+        kept[section] = {name: value for name, value in fields.items() if name not in places}
+        if section == "quota" and not kept[section]:
+            del kept[section]
+    return kept | {"tiers": tiers} if found else kept
+
+
+def moved(section: str, field: str) -> str | None:
+    """Return where a field of a tier has moved in `tiers`; None for any other field."""
+    place = _MOVED.get(section, {}).get(field)
+    return ".".join(("tiers", *place)) if place else None
+
+
+def terms_of(under: Mapping[str, Any]) -> tuple[LifecyclePolicy, Tiers]:
+    """Read the lifecycle and the tiers of a plan saved by any version of Reelkeeper."""
+    terms = earlier({"lifecycle": under["policy"], **({"tiers": under["tiers"]} if "tiers" in under else {})})
+    return LifecyclePolicy.model_validate(terms["lifecycle"]), Tiers.model_validate(terms.get("tiers", SHIPPED_TIERS))
+
+
+def without_dropped(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Remove unused fields from a document of an earlier version."""
+    return {
+        section: {name: value for name, value in fields.items() if name not in _DROPPED[section]}
+        if section in _DROPPED and isinstance(fields, Mapping)
+        else fields
+        for section, fields in document.items()
+    }
