@@ -9,8 +9,8 @@ import sqlalchemy as sa
 from pydantic import BaseModel, ValidationError
 
 from reelkeeper.operations.core import policies
+from reelkeeper.rules.core.earlier_policies import FIXED
 from reelkeeper.rules.core.tiers import Tiers
-from reelkeeper.rules.earlier_policies import FIXED
 from reelkeeper.rules.jobs.breaker import BreakerPolicy
 from reelkeeper.rules.policies import DEFAULTS, Policies
 from reelkeeper.store.core.engine import reading, transaction

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_type_hints
 
 from reelkeeper.errors import Misconfigured, PolicyRefused
+from reelkeeper.rules.core.earlier_policies import moved
 from reelkeeper.rules.core.tiers import TierPolicy, Tiers
-from reelkeeper.rules.earlier_policies import moved
 from reelkeeper.rules.policies import DEFAULTS, Policies, fixed_at, nulls, off_word, policy_of
 
 OURS = {"dry_run": "--apply", "as_of": "--as-of", "plan_id": "--plan"}  # each has its own option

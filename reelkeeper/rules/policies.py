@@ -17,9 +17,17 @@ from reelkeeper.errors import PolicyRefused
 from reelkeeper.rules.alerts.alerting import AlertPolicy
 from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.core.access import AccessPolicy
+from reelkeeper.rules.core.earlier_policies import (
+    FIXED,
+    earlier,
+    moved,
+    set_otherwise,
+    with_offers,
+    with_tiers,
+    without_fixed,
+)
 from reelkeeper.rules.core.tiers import DOCUMENT, TierPolicy, Tiers
 from reelkeeper.rules.core.tiers import SHIPPED as SHIPPED_TIERS
-from reelkeeper.rules.earlier_policies import FIXED, moved, set_otherwise, with_offers, with_tiers, without_fixed
 from reelkeeper.rules.health.performance import PerformancePolicy
 from reelkeeper.rules.jobs.admission import AdmissionPolicy
 from reelkeeper.rules.jobs.attempts import AttemptPolicy
@@ -239,6 +247,12 @@ def _plain(value: Any) -> Any:  # noqa: ANN401  the same
     if isinstance(value, str) and value in NOTHING:
         return None
     return as_written(value)
+
+
+def terms_of(under: Mapping[str, Any]) -> tuple[LifecyclePolicy, Tiers]:
+    """Read the lifecycle and the tiers of a plan saved by any version of Reelkeeper."""
+    terms = earlier({"lifecycle": under["policy"], **({"tiers": under["tiers"]} if "tiers" in under else {})})
+    return LifecyclePolicy.model_validate(terms["lifecycle"]), Tiers.model_validate(terms.get("tiers", SHIPPED_TIERS))
 
 
 def fixed_faults(document: Mapping[str, Any]) -> list[str]:

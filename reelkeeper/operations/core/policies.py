@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 from pydantic import ValidationError
 
 from reelkeeper.errors import NotFound, SchemaError
-from reelkeeper.rules.earlier_policies import earlier, set_otherwise
+from reelkeeper.rules.core.earlier_policies import earlier, set_otherwise
 from reelkeeper.rules.policies import DEFAULTS, InForce, Policies, fixed_faults
 from reelkeeper.store import Engine, Session
 from reelkeeper.store.core import policies as versions

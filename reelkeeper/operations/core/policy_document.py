@@ -10,8 +10,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from reelkeeper.errors import PolicyRefused
+from reelkeeper.rules.core.earlier_policies import moved
 from reelkeeper.rules.core.tiers import Tiers
-from reelkeeper.rules.earlier_policies import moved
 from reelkeeper.rules.policies import (
     ABSENT,
     DEFAULTS,

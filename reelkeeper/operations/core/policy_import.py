@@ -8,7 +8,7 @@ import yaml
 from pydantic import ValidationError
 
 from reelkeeper.errors import PolicyRefused
-from reelkeeper.rules.earlier_policies import without_fixed
+from reelkeeper.rules.core.earlier_policies import without_fixed
 from reelkeeper.rules.policies import Policies, as_written, parse, require_fixed
 
 _SECTIONS: Final = {"policy": "lifecycle", "keeping": "record_retention"}  # names in 0.1.0

@@ -143,7 +143,7 @@ def _with_bounds(session: Session, memory: dict[str, Any], policy: DispatchPolic
     if made_at and as_of - datetime.fromisoformat(made_at) < _BOUNDS_LAST:
         return memory
     estimates = claims.recent_estimates(session)
-    bounds = dispatch.class_bounds(estimates, policy.size_classes) if len(estimates) >= _FEWEST_FOR_BOUNDS else ()
+    bounds = dispatch.class_bounds(estimates) if len(estimates) >= _FEWEST_FOR_BOUNDS else ()
     return memory | {"bounds": list(bounds), "bounds_at": as_of.isoformat()}
 
 

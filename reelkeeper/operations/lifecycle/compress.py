@@ -24,11 +24,11 @@ from reelkeeper.operations.lifecycle.plans import appraise
 from reelkeeper.operations.lifecycle.transcode import Circumstances, shrink
 from reelkeeper.rules.core.tiers import Tiers
 from reelkeeper.rules.core.wording import dollars
-from reelkeeper.rules.earlier_policies import terms_of
 from reelkeeper.rules.lifecycle.first_crf import Lesson, lesson
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.rules.lifecycle.transcode import IN_PLACE, Acceptance, Recipe, first_batch
 from reelkeeper.rules.lifecycle.worth import aside_usd
+from reelkeeper.rules.policies import terms_of
 from reelkeeper.store import Engine, Session
 from reelkeeper.store.billing import job_totals
 from reelkeeper.store.core import leases

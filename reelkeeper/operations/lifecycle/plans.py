@@ -23,12 +23,12 @@ from reelkeeper.rules.alerts.cadence import CADENCES
 from reelkeeper.rules.billing import tariff
 from reelkeeper.rules.billing.pricing import within_allowance
 from reelkeeper.rules.core.wording import TRIAL, many
-from reelkeeper.rules.earlier_policies import terms_of
 from reelkeeper.rules.lifecycle import guard, notices, savings, segments, worth
 from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.rules.lifecycle.lifecycle import Appraise, LifecyclePolicy
 from reelkeeper.rules.lifecycle.report import Report
 from reelkeeper.rules.lifecycle.transcode import Recipe, links
+from reelkeeper.rules.policies import terms_of
 from reelkeeper.store import Engine
 from reelkeeper.store.core import deployment
 from reelkeeper.store.core.audit import Event, append

@@ -11,8 +11,8 @@ from reelkeeper.model import Action, Counts, PlanSummary, Verdict
 from reelkeeper.operations.core import policies
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.rules.billing.pricing import storage_microusd_per_month
+from reelkeeper.rules.core.earlier_policies import FIXED
 from reelkeeper.rules.core.wording import many
-from reelkeeper.rules.earlier_policies import FIXED
 from reelkeeper.rules.lifecycle import guard, lifecycle, segments, selection, worth
 from reelkeeper.rules.policies import InForce, Policies
 from reelkeeper.store import Engine, Session

@@ -24,9 +24,9 @@ import operator
 from collections.abc import Sequence
 from itertools import pairwise
 from statistics import fmean, pstdev
-from typing import Final, Literal, NamedTuple, Self
+from typing import Final, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 from reelkeeper.rules.jobs import curve
 from reelkeeper.rules.jobs.caps import Cap
@@ -64,15 +64,20 @@ _FEW: Final = 10  # minimum jobs behind an observation, whatever its weight
 _RATE: Final = operator.attrgetter("rate")
 _PROBE: Final = 1.1  # growth towards a limit that was bad when last observed
 _LEFT: Final = 1.05  # ratio to the limit, beyond which jobs ran under another limit
+_SETPOINT: Final = 0.95  # target for the mean cost, as a fraction of the ceiling: the next jobs may cost more
+_NEAR_PEAK: Final = 0.99  # sufficient fraction of the modelled peak throughput
+_GROWTH: Final = 1.12  # most growth of the limit per step, as a factor
+_KEEP: Final = 0.93  # factor of the weight of earlier observations, per step
+_WORSE: Final = 0.97  # a limit below this share of a lower one's throughput is left
+FEWEST_JOBS: Final = 10  # finished jobs for a step
 _LET_GO: Final = 2  # divisor of the running jobs, where nothing ends and no lower limit is known
 
 
 class ConcurrencyPolicy(BaseModel):
-    """Bounds and tuning of the controller."""
+    """Bounds of the controller."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    min_limit: int = Field(1, ge=1, description="Minimum concurrency limit of a provider, in jobs")
     first_limit: int = Field(
         8, ge=1, le=10_000, description="Initial concurrency limit, in jobs: in total, and of a new provider"
     )
@@ -82,24 +87,12 @@ class ConcurrencyPolicy(BaseModel):
         gt=0,
         description="Maximum mean cost of a job, in micro-dollars, without models billed per clip; unset: no ceiling",
     )
-    cost_setpoint: float = Field(0.95, gt=0, le=1, description="Target for the mean cost, as a fraction of the ceiling")
-    near_peak: float = Field(0.99, gt=0, le=1, description="Sufficient fraction of the modelled peak throughput")
-    growth: float = Field(1.12, gt=1, le=2, description="Maximum growth of the limit per step, as a factor")
-    forget: float = Field(0.93, gt=0, lt=1, description="Decay factor of the weight of earlier observations, per step")
-    worse: float = Field(0.97, gt=0, lt=1, description="A limit below this share of a lower one's throughput is left")
-    fewest_jobs: int = Field(10, ge=1, description="Minimum number of finished jobs per step")
     caps: tuple[Cap, ...] = Field(
         (),
         max_length=1000,
         description='Maximum concurrent jobs per provider, model, tier or user, over all workers: `[{"scope": '
         '"provider:fal", "jobs": 5}]`; * stands for each one not listed',
     )
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.min_limit > self.max_limit:
-            raise ValueError(f"min_limit {self.min_limit} is above max_limit {self.max_limit}")
-        return self
 
 
 class Finished(NamedTuple):
@@ -157,10 +150,10 @@ def follow(
     `running` are jobs that have not ended, the only evidence against a limit at which hardly any job ends.
     """
     finished = [job for job in finished if not _was_held_up(job, limit)]
-    if len(finished) < policy.fewest_jobs and _is_stuck(limit, finished, running):
+    if len(finished) < FEWEST_JOBS and _is_stuck(limit, finished, running):
         return _let_go(limit, len(running), memory, policy)
     turns = _TURNS * fmean(job.concurrency for job in finished) if finished else 0.0
-    steps = max(1, len(finished) // max(policy.fewest_jobs, math.ceil(turns)))
+    steps = max(1, len(finished) // max(FEWEST_JOBS, math.ceil(turns)))
     for first, last in pairwise(len(finished) * number // steps for number in range(steps + 1)):
         step = next_limit(limit, finished[first:last], memory, policy)
         limit, memory = step.limit, step.memory
@@ -169,29 +162,29 @@ def follow(
 
 def next_limit(limit: int, finished: Sequence[Finished], memory: Memory, policy: ConcurrencyPolicy) -> Step:
     """Return the limit that follows `limit` after the jobs that `finished` since the last step."""
-    bounded = min(max(limit, policy.min_limit), policy.max_limit)
-    if len(finished) < policy.fewest_jobs:
+    bounded = min(max(limit, 1), policy.max_limit)
+    if len(finished) < FEWEST_JOBS:
         return Step(bounded, "too_few_jobs", memory)
     if not any(job.made for job in finished):
         return _let_go(bounded, round(fmean(job.concurrency for job in finished)), memory, policy)
-    memory, change = _learn(memory, finished, policy.forget)
+    memory, change = _learn(memory, finished)
     a, b = curve.fit(memory.slowdown)
     ceiling = policy.cost_ceiling_microusd or math.inf
     is_dear = _cost(a, b, 1, memory) > ceiling  # at any limit
     target, reason = _target(a, b, memory, policy, ceiling, is_dear=is_dear)
-    target, reason = _guarded(target, reason, limit, finished, memory, policy, math.inf if is_dear else ceiling)
+    target, reason = _guarded(target, reason, limit, finished, memory, math.inf if is_dear else ceiling)
     if change < -_FELL and target > (fallen := round(limit * math.exp(change / 2))):
         target, reason = fallen, "worse_than_before"
     if target > limit:
-        grown = max(math.floor(limit * policy.growth), limit + 2)
+        grown = max(math.floor(limit * _GROWTH), limit + 2)
         ran = max(job.concurrency for job in finished)
-        if was_bad := _worse(memory.seen, policy, above=_bucket(ran)):
+        if was_bad := _worse(memory.seen, above=_bucket(ran)):
             with_care = max(_middle(was_bad.bucket - 1), math.floor(ran * _PROBE), math.floor(ran) + 1)
             grown = max(min(grown, with_care), limit)
         target, reason = min(target, grown), reason if reason == "dear_at_any_limit" else "room_to_grow"
         if target > (most := math.floor(_UNSEEN * ran)):
             target, reason = max(most, limit), "not_used_up"
-    wanted = min(max(target, policy.min_limit), policy.max_limit)
+    wanted = min(max(target, 1), policy.max_limit)
     return Step(
         wanted,
         reason if wanted == target else "at_the_bound",
@@ -219,20 +212,20 @@ def _let_go(limit: int, running: int, memory: Memory, policy: ConcurrencyPolicy)
     It is half as well if jobs did end at this limit before: then the server has changed since lower ones were observed.
     """
     if running > limit:  # already lowered, and not all jobs have ended yet
-        return Step(min(max(limit, policy.min_limit), policy.max_limit), "nothing_ends", memory)
+        return Step(min(max(limit, 1), policy.max_limit), "nothing_ends", memory)
     bad = RateSample(_bucket(running), 0.0, float(max(running, 1)), 0.0)
     others = [sample for sample in memory.seen if sample.bucket != bad.bucket]
     best = _best_below(bad, _sure(others))
     is_another = any(sample.bucket == bad.bucket and sample.rate for sample in memory.seen)  # then jobs ended
     lower = running // _LET_GO if best is bad or is_another else _middle(best.bucket)
-    lower = min(max(lower, policy.min_limit), limit, policy.max_limit)
+    lower = min(max(lower, 1), limit, policy.max_limit)
     return Step(lower, "nothing_ends", memory._replace(seen=tuple(sorted([bad, *others]))))
 
 
-def _learn(memory: Memory, finished: Sequence[Finished], keep: float) -> tuple[Memory, float]:
+def _learn(memory: Memory, finished: Sequence[Finished]) -> tuple[Memory, float]:
     """Add the jobs to the sums, whose old part decays, faster where the server has changed; see `_look`."""
-    seen, change = _look(memory.seen, finished, keep)
-    keep *= _DOUBTFUL if change else 1
+    seen, change = _look(memory.seen, finished)
+    keep = _KEEP * (_DOUBTFUL if change else 1)
     slowdown, cost, totals = ([keep * value for value in sums] for sums in memory[:3])
     made = [job for job in finished if job.made]
     for job in made:
@@ -250,9 +243,7 @@ def _learn(memory: Memory, finished: Sequence[Finished], keep: float) -> tuple[M
     return Memory(tuple(slowdown), tuple(cost), tuple(totals), seen), change
 
 
-def _look(
-    seen: Sequence[RateSample], finished: Sequence[Finished], keep: float
-) -> tuple[tuple[RateSample, ...], float]:
+def _look(seen: Sequence[RateSample], finished: Sequence[Finished]) -> tuple[tuple[RateSample, ...], float]:
     """Add the successes to the observations; return also the change in ln(throughput) at this limit, 0 if small.
 
     If throughput here has risen, a higher limit was bad only under worse conditions. If it has fallen, a lower one was
@@ -280,7 +271,7 @@ def _look(
         if fade * sample.weight >= _REMEMBERED:
             known[sample.bucket] = sample._replace(weight=fade * sample.weight)
     if is_settled:
-        kept = keep * (_DOUBTFUL if change else 1) * known[fresh.bucket].weight if fresh.bucket in known else 0.0
+        kept = _KEEP * (_DOUBTFUL if change else 1) * known[fresh.bucket].weight if fresh.bucket in known else 0.0
         old, mix = known.get(fresh.bucket, fresh), fresh.weight / (kept + fresh.weight)
         known[fresh.bucket] = RateSample(
             fresh.bucket,
@@ -297,17 +288,16 @@ def _guarded(
     limit: int,
     finished: Sequence[Finished],
     memory: Memory,
-    policy: ConcurrencyPolicy,
     ceiling: float,
 ) -> tuple[int, Reason]:
     """Leave a limit that was observed to be too expensive, or worse than a lower one, whatever the model says."""
     made = [job for job in finished if job.made]
     mean = fmean(job.cost_microusd for job in made)
     if mean > ceiling:
-        within = math.floor(fmean(job.concurrency for job in made) * ceiling * policy.cost_setpoint / mean)
+        within = math.floor(fmean(job.concurrency for job in made) * ceiling * _SETPOINT / mean)
         if within < target:
             return min(within, limit), "over_the_ceiling"
-    worse = _worse(sure := _sure(memory.seen), policy)
+    worse = _worse(sure := _sure(memory.seen))
     if worse and target > (edge := _middle(worse.bucket - 1)):
         target = edge if limit <= edge else _middle(_best_below(worse, sure).bucket)
         reason = "worse_than_lower"
@@ -332,11 +322,11 @@ def _hardly_known(limit: int, finished: Sequence[Finished], seen: Sequence[RateS
     return lower if is_long and not is_past and below.weight < _HARDLY * len(finished) else None
 
 
-def _worse(seen: Sequence[RateSample], policy: ConcurrencyPolicy, above: int = -1) -> RateSample | None:
+def _worse(seen: Sequence[RateSample], above: int = -1) -> RateSample | None:
     """Return the lowest limit with less throughput than a lower one, by more than failures explain by chance."""
     for sample in seen:
         best = _best_below(sample, seen)
-        sure = policy.worse * math.exp(-math.hypot(_error(sample), _error(best)))
+        sure = _WORSE * math.exp(-math.hypot(_error(sample), _error(best)))
         if sample.bucket > above and sample.rate < sure * best.rate:
             return sample
     return None
@@ -364,11 +354,11 @@ def _target(
 
     If a job alone is over the ceiling, its additional cost from concurrency must be within it.
     """
-    limits = range(policy.min_limit, policy.max_limit + 1)
-    target = curve.near_peak(a, b, limits, policy.near_peak)
+    limits = range(1, policy.max_limit + 1)
+    target = curve.near_peak(a, b, limits, _NEAR_PEAK)
     assumed = 0.0 if is_dear else 1.0
-    most = policy.cost_setpoint * ceiling + (_cost(a, b, 1, memory, assumed) if is_dear else 0.0)
-    affordable = max((n for n in limits if _cost(a, b, n, memory, assumed) <= most), default=policy.min_limit)
+    most = _SETPOINT * ceiling + (_cost(a, b, 1, memory, assumed) if is_dear else 0.0)
+    affordable = max((n for n in limits if _cost(a, b, n, memory, assumed) <= most), default=1)
     if affordable < target:
         return affordable, "over_the_ceiling"
     return target, "dear_at_any_limit" if is_dear else "near_the_peak"

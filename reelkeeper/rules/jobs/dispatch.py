@@ -36,6 +36,13 @@ _POINT: Final = timedelta(minutes=1)  # of waiting
 _CHARACTERS_PER_POINT: Final = 100  # of the prompt
 _SIZE_ALONE: Final = 10.0**9  # seconds
 _SIZED: Final = ("aging", "levels")  # rules that use sizes, and let the oldest job earn time
+_SIZE_CLASSES: Final = 16  # for levels, with equally many jobs in each: fine enough to tell a clip from a long video
+_OLDEST_SHARE: Final = 1.0  # seconds of slot time that the oldest job earns for each second given to other jobs
+_AFFINITY: Final = timedelta(minutes=20)  # a slot prefers its loaded model's jobs if the oldest is not older by more
+# How far a job may rank lower and still go first because its model is loaded; loading one takes about a minute.
+_AFFINITY_SIZE_SECONDS: Final = 60  # for aging, of estimated time
+_AFFINITY_LEVELS: Final = 3  # for levels
+_PROMPT_POINTS: Final = 10  # for seed: the most for a long prompt
 
 
 class DispatchPolicy(BaseModel):
@@ -54,12 +61,6 @@ class DispatchPolicy(BaseModel):
         le=10**9,
         description="For aging: seconds of waiting that one second of estimated processing time counts as",
     )
-    size_classes: int = Field(
-        16,
-        ge=1,
-        le=50,
-        description="For levels: number of size classes, with equally many jobs in each, by estimated seconds",
-    )
     class_bounds_seconds: tuple[float, ...] | None = Field(
         None,
         description="For levels: inclusive upper bounds of all classes but the last, in estimated seconds; unset: "
@@ -71,9 +72,6 @@ class DispatchPolicy(BaseModel):
         description="Waiting jobs per user that count at their own size; the next as many count as twice as long "
         "(aging) or move down one level (levels), and so on",
     )
-    oldest_share: float = Field(
-        1, ge=0, le=1, description="Seconds of slot time that the oldest job earns for each second given to other jobs"
-    )
     oldest_patience: float = Field(
         1.2,
         ge=0,
@@ -81,24 +79,6 @@ class DispatchPolicy(BaseModel):
         description="The oldest job uses the earned time once it has waited this many times the time that the whole "
         "queue takes",
     )
-    affinity_seconds: float = Field(
-        1200,
-        ge=0,
-        description="A slot prefers jobs of its loaded model, unless the oldest job of all is older than these by more "
-        "than this number of seconds; 0: never",
-    )
-    affinity_size_seconds: float = Field(
-        60,
-        ge=0,
-        description="For aging: estimated seconds by which a job may rank lower and still go first because its model "
-        "is loaded",
-    )
-    affinity_levels: int = Field(
-        3,
-        ge=0,
-        description="For levels: levels by which a job may rank lower and still go first because its model is loaded",
-    )
-    prompt_points: int = Field(10, ge=0, description="For seed: maximum points for a long prompt")
 
 
 class Term(NamedTuple):
@@ -168,8 +148,8 @@ class RankedQueue:
         """Choose the job that a free slot should start; at least one must be left.
 
         It is the one that `order` puts first, or, for a slot that has `warm_model` loaded, the first that needs that
-        model if it is at most `affinity_size_seconds` behind (`affinity_levels`, under levels) and the oldest job of
-        all is not older by more than `affinity_seconds`. The place that the oldest has earned likewise goes to one of
+        model if it is not too far behind (`_affinity`) and the oldest job of all is not older by more than `_AFFINITY`.
+        The place that the oldest has earned likewise goes to one of
         that model that is nearly as old.
         """
         if not self._is_ranked:
@@ -177,8 +157,8 @@ class RankedQueue:
         policy, ranks, oldest = self._policy, self._ranks, next(iter(self._jobs.values()))
         is_due = self._is_due(oldest, credit_seconds)
         best = oldest if is_due else self._jobs[min(ranks, key=ranks.__getitem__)]
-        latest = oldest.submitted_at + timedelta(seconds=policy.affinity_seconds)
-        is_cold = warm_model and policy.affinity_seconds and best.model != warm_model
+        latest = oldest.submitted_at + _AFFINITY
+        is_cold = warm_model and best.model != warm_model
         warm = [job for job in self._jobs.values() if job.model == warm_model] if is_cold else []
         if is_due:
             old_and_warm = warm[0] if warm and warm[0].submitted_at <= latest else oldest
@@ -187,7 +167,7 @@ class RankedQueue:
         behind = ranks[best_warm.id][0] - ranks[best.id][0]
         stays = best_warm.submitted_at <= latest and behind <= _affinity(policy)
         chosen = best_warm if stays else best
-        earned = credit_seconds + policy.oldest_share * chosen.estimate_seconds
+        earned = credit_seconds + _OLDEST_SHARE * chosen.estimate_seconds
         return Choice(chosen, max(min(earned, oldest.estimate_seconds), credit_seconds))
 
     def __len__(self) -> int:
@@ -260,7 +240,7 @@ def _patience_seconds(waiting_seconds: float, slots: int, policy: DispatchPolicy
 
 
 def _affinity(policy: DispatchPolicy) -> float:
-    return policy.affinity_size_seconds * policy.size_weight if policy.rule == "aging" else policy.affinity_levels
+    return _AFFINITY_SIZE_SECONDS * policy.size_weight if policy.rule == "aging" else _AFFINITY_LEVELS
 
 
 def explain(
@@ -278,7 +258,7 @@ def explain(
     if policy.rule == "fifo":
         return [Term("wait", waited, f"{waited:.0f} s, first come first served")]
     if policy.rule == "seed":
-        tier, wait, prompt = points(job, policy.prompt_points, tiers, as_of)
+        tier, wait, prompt = points(job, tiers, as_of)
         return [
             Term("tier", tier, f"{job.tier or 'unknown'}: {tier} points"),
             Term("wait", wait, f"{waited:.0f} s: {wait} points"),
@@ -331,18 +311,18 @@ def window(policy: DispatchPolicy, tiers: Tiers) -> SizeAndAge | None:
     return SizeAndAge(seconds, weight, policy.user_burst)
 
 
-def class_bounds(estimates_seconds: Iterable[float], size_classes: int) -> tuple[float, ...]:
-    """Return the upper bounds of `size_classes` classes of equally many estimates; the last class has none."""
+def class_bounds(estimates_seconds: Iterable[float]) -> tuple[float, ...]:
+    """Return the upper bounds of the size classes, of equally many estimates each; the last class has none."""
     known = sorted(estimates_seconds)
     if not known:
         return ()
-    return tuple(known[min(len(known) * step // size_classes, len(known) - 1)] for step in range(1, size_classes))
+    return tuple(known[min(len(known) * step // _SIZE_CLASSES, len(known) - 1)] for step in range(1, _SIZE_CLASSES))
 
 
 def _bounds(jobs: Iterable[WaitingJob], policy: DispatchPolicy) -> tuple[float, ...]:
     if policy.class_bounds_seconds is not None:
         return policy.class_bounds_seconds
-    return class_bounds((job.estimate_seconds for job in jobs), policy.size_classes)
+    return class_bounds(job.estimate_seconds for job in jobs)
 
 
 class _Ranking:
@@ -364,7 +344,7 @@ class _Ranking:
             size = bisect_left(self.bounds, job.estimate_seconds)
             level = size - _shift(job, self.tiers) + self.behind.get(job.id, 0)
         elif self.policy.rule == "seed":
-            level = -sum(points(job, self.policy.prompt_points, self.tiers, self.as_of))
+            level = -sum(points(job, self.tiers, self.as_of))
         return level, job.submitted_at, job.id
 
 
@@ -393,8 +373,9 @@ def _shift(job: WaitingJob, tiers: Tiers) -> int:
     return known.queue_levels if known else 0
 
 
-def points(job: WaitingJob, prompt_points: int, tiers: Tiers, as_of: datetime) -> tuple[int, int, float]:
-    """Return a job's points for its tier, its wait and its prompt; a prompt gives at most `prompt_points`."""
+def points(job: WaitingJob, tiers: Tiers, as_of: datetime) -> tuple[int, int, float]:
+    """Return a job's points for its tier, its wait and its prompt; a prompt gives at most 10."""
     known = tiers.get(job.tier)
     tier = known.queue_points if known else 0
-    return tier, (as_of - job.submitted_at) // _POINT, min(job.prompt_characters / _CHARACTERS_PER_POINT, prompt_points)
+    prompt = min(job.prompt_characters / _CHARACTERS_PER_POINT, _PROMPT_POINTS)
+    return tier, (as_of - job.submitted_at) // _POINT, prompt

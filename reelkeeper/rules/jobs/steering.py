@@ -24,7 +24,16 @@ from reelkeeper.rules.core.scopes import limits_of
 from reelkeeper.rules.core.wording import many
 from reelkeeper.rules.health.performance_report import money
 from reelkeeper.rules.jobs.attempts import is_generators_fault
-from reelkeeper.rules.jobs.concurrency import ConcurrencyPolicy, Finished, Memory, Reason, Running, Step, follow
+from reelkeeper.rules.jobs.concurrency import (
+    FEWEST_JOBS,
+    ConcurrencyPolicy,
+    Finished,
+    Memory,
+    Reason,
+    Running,
+    Step,
+    follow,
+)
 from reelkeeper.rules.jobs.estimate import prior_seconds
 from reelkeeper.rules.jobs.lanes import Lane
 
@@ -183,7 +192,7 @@ def _within_cap(policy: ConcurrencyPolicy, lane: str, taken: int | None) -> Conc
     cap = min((limit for limit in (own, taken) if limit is not None), default=policy.max_limit)
     if cap >= policy.max_limit:
         return policy
-    return policy.model_copy(update={"max_limit": cap, "min_limit": min(policy.min_limit, cap)})
+    return policy.model_copy(update={"max_limit": cap})
 
 
 def remember(tuned: Sequence[Tuned]) -> Lanes:
@@ -262,7 +271,7 @@ def explain(tuned: Tuned, policy: ConcurrencyPolicy) -> str:
     step, jobs = tuned.step, tuned.finished
     moved = f"stays at {step.limit}" if step.limit == tuned.before else f"goes from {tuned.before} to {step.limit}"
     if step.reason == TOO_FEW:
-        few = f"{many(len(jobs), 'job')}, and {policy.fewest_jobs} are needed"
+        few = f"{many(len(jobs), 'job')}, and {FEWEST_JOBS} are needed"
         return f"{_the_limit(tuned)} {moved}. {_SENTENCES[TOO_FEW]}: {few}."
     made, attempts = [job for job in jobs if job.made], sum(job.attempts for job in jobs)
     failed = f" with a video, by {many(attempts, 'attempt')}" if attempts > len(made) else ""

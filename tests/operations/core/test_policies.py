@@ -14,7 +14,7 @@ from reelkeeper.operations.core import policies
 from reelkeeper.operations.core.policy_document import read
 from reelkeeper.operations.core.policy_import import carried_over, collect
 from reelkeeper.operations.lifecycle.policies import apply, effect_of
-from reelkeeper.rules.earlier_policies import FIXED
+from reelkeeper.rules.core.earlier_policies import FIXED
 from reelkeeper.rules.jobs.breaker import BreakerPolicy
 from reelkeeper.rules.policies import DEFAULTS, Policies, exception
 from reelkeeper.store.core.engine import reading, transaction

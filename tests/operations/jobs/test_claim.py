@@ -51,7 +51,7 @@ def test_jobs_go_in_the_order_of_the_rule(ann: sa.Engine) -> None:
         row("short", estimate_seconds=130.0, created_at=at(1)),
         row("paid", estimate_seconds=300.0, created_at=at(2), tier="pro"),
     )
-    policy = DispatchPolicy(rule="levels", class_bounds_seconds=(150, 200, 250, 300), oldest_share=0)
+    policy = DispatchPolicy(rule="levels", class_bounds_seconds=(150, 200, 250, 300))
     assert [job.id for job in claim(ann, "w", [None] * 3, limit=9, order=policy)] == ["paid", "short", "long"]
 
 
@@ -86,9 +86,9 @@ def test_the_oldest_earns_its_turn_over_claims_of_one_each(ann: sa.Engine) -> No
         row("old and long", estimate_seconds=300.0),
         *(row(f"short {n}", estimate_seconds=150.0, created_at=at(n + 1)) for n in range(9)),
     )
-    policy = DispatchPolicy(rule="levels", class_bounds_seconds=(200,), oldest_share=0.5, oldest_patience=0)
+    policy = DispatchPolicy(rule="levels", class_bounds_seconds=(200,), oldest_patience=0)
     order = [claim(ann, "w", [None], limit=99, order=policy)[0].id for _ in range(6)]
-    assert order.index("old and long") == 4  # four shorter ones have earned half of 600 s for it
+    assert order.index("old and long") == 2  # two shorter ones have earned 300 s for it
 
 
 def test_no_more_run_at_once_than_the_limit_says(ann: sa.Engine) -> None:

@@ -22,13 +22,13 @@ from reelkeeper.operations.jobs.admit import admit
 from reelkeeper.operations.jobs.settle import Attempt
 from reelkeeper.operations.lifecycle.plans import terms as plan_terms
 from reelkeeper.operations.lifecycle.policies import apply, effect_of
+from reelkeeper.rules.core.earlier_policies import earlier, moved
 from reelkeeper.rules.core.tiers import GIB, SHIPPED, TierPolicy, Tiers
-from reelkeeper.rules.earlier_policies import earlier, moved, terms_of
 from reelkeeper.rules.jobs.admission import AdmissionPolicy
 from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.rules.lifecycle.transcode import Recipe
-from reelkeeper.rules.policies import ABSENT, DEFAULTS, Policies, parse
+from reelkeeper.rules.policies import ABSENT, DEFAULTS, Policies, parse, terms_of
 from reelkeeper.store.core import audit
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.tables import blobs, deployment, jobs, policy_versions, users, videos, view_days

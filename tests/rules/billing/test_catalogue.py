@@ -26,7 +26,7 @@ from reelkeeper.rules.billing.catalogue import (
     clip_of,
 )
 from reelkeeper.rules.billing.quote import JobSpec, PriceBook, quote
-from reelkeeper.rules.earlier_policies import earlier
+from reelkeeper.rules.core.earlier_policies import earlier
 from reelkeeper.rules.jobs.routing import RoutingPolicy
 from reelkeeper.rules.policies import Policies, parse
 

@@ -3,8 +3,6 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from inline_snapshot import snapshot
-from pydantic import ValidationError
 
 from reelkeeper.rules.jobs.concurrency import ConcurrencyPolicy, Finished, Memory, Running, follow, next_limit
 
@@ -34,12 +32,12 @@ finished = st.lists(
 def test_the_limit_keeps_its_bounds_and_its_maximum_growth_for_any_jobs(
     limit: int, windows: list[list[Finished]]
 ) -> None:
-    policy, memory = ConcurrencyPolicy(min_limit=2, max_limit=50), Memory()
+    policy, memory = ConcurrencyPolicy(max_limit=50), Memory()
     for window in windows:
-        before = min(max(limit, 2), 50)
+        before = min(max(limit, 1), 50)
         step = next_limit(limit, window, memory, policy)
-        assert 2 <= step.limit <= 50
-        assert step.limit <= max(before * policy.growth, before + 2)
+        assert 1 <= step.limit <= 50
+        assert step.limit <= max(before * 1.12, before + 2)
         limit, memory = step.limit, step.memory
 
 
@@ -149,20 +147,6 @@ def test_the_limit_grows_slowly_towards_one_that_was_bad_long_ago() -> None:
     assert follow(24, jobs(24, count=200), learnt(20), POLICY).limit == 24
     assert follow(24, jobs(24, count=200), learnt(130), POLICY).limit == 26
     assert follow(24, jobs(24, count=200), learnt(300), POLICY).limit > 28
-
-
-@pytest.mark.parametrize("wrong", [{"growth": 1}, {"min_limit": 0}, {"cost_setpoint": 1.1}, {"forget": 1}])
-def test_a_policy_that_makes_no_sense_is_refused(wrong: dict[str, object]) -> None:
-    with pytest.raises(ValidationError):
-        ConcurrencyPolicy.model_validate(wrong)
-
-
-def test_bounds_that_cross_are_refused() -> None:
-    with pytest.raises(ValidationError) as refused:
-        ConcurrencyPolicy(min_limit=5, max_limit=4)
-    assert [error["msg"] for error in refused.value.errors()] == snapshot(
-        ["Value error, min_limit 5 is above max_limit 4"]
-    )
 
 
 def test_a_limit_that_is_not_used_up_does_not_grow_on_a_guess() -> None:

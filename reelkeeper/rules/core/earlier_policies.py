@@ -5,8 +5,6 @@ from decimal import Decimal
 from typing import Any, Final
 
 from reelkeeper.rules.core.tiers import SHIPPED as SHIPPED_TIERS
-from reelkeeper.rules.core.tiers import Tiers
-from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 
 # Fields of earlier versions that nobody had a reason to set, by the value that they have for good: the constant of that
 # meaning is where it is used, with its reason. Stored versions and documents with this value are read; another value
@@ -21,6 +19,19 @@ FIXED: Final[Mapping[str, object]] = {
     "breaker.trial_jobs": 2,
     "breaker.wait_seconds": 60,
     "breaker.window_minutes": 30,
+    "concurrency.cost_setpoint": 0.95,
+    "concurrency.fewest_jobs": 10,
+    "concurrency.forget": 0.93,
+    "concurrency.growth": 1.12,
+    "concurrency.min_limit": 1,
+    "concurrency.near_peak": 0.99,
+    "concurrency.worse": 0.97,
+    "order.affinity_levels": 3,
+    "order.affinity_seconds": 1200,
+    "order.affinity_size_seconds": 60,
+    "order.oldest_share": 1,
+    "order.prompt_points": 10,
+    "order.size_classes": 16,
 }
 _DROPPED: Final = {  # fields of earlier versions that no rule uses any more
     "recipe": {"skip_bits_per_pixel", "lean_bits_per_pixel"},
@@ -125,12 +136,6 @@ def moved(section: str, field: str) -> str | None:
     """Return where a field of a tier has moved in `tiers`; None for any other field."""
     place = _MOVED.get(section, {}).get(field)
     return ".".join(("tiers", *place)) if place else None
-
-
-def terms_of(under: Mapping[str, Any]) -> tuple[LifecyclePolicy, Tiers]:
-    """Read the lifecycle and the tiers of a plan saved by any version of Reelkeeper."""
-    terms = earlier({"lifecycle": under["policy"], **({"tiers": under["tiers"]} if "tiers" in under else {})})
-    return LifecyclePolicy.model_validate(terms["lifecycle"]), Tiers.model_validate(terms.get("tiers", SHIPPED_TIERS))
 
 
 def without_dropped(document: Mapping[str, Any]) -> dict[str, Any]:
