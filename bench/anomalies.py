@@ -15,7 +15,7 @@ from typing import Final
 
 from bench.report import Row
 from bench.series import daily
-from reelkeeper.rules.spend.anomaly import AnomalyPolicy, judge_all, odd_days
+from reelkeeper.rules.spend.anomaly import QUIET_DAYS, AnomalyPolicy, judge_all, odd_days
 from reelkeeper.rules.spend.budget import TOTAL, Spending
 from reelkeeper.rules.spend.residuals import places
 
@@ -85,7 +85,7 @@ def three_sigma(series: Series) -> list[int]:
     for day in range(MONTH_DAYS, len(series.values)):
         past = series.values[day - MONTH_DAYS : day]
         if abs(series.values[day] - fmean(past)) > 3 * stdev(past) and (
-            not found or day - found[-1] > POLICY.quiet_days
+            not found or day - found[-1] > QUIET_DAYS
         ):
             found.append(day)
     return found

@@ -12,12 +12,13 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
+from unittest import mock
 
 from bench.report import Row
 from reelkeeper.adapters import ffmpeg
 from reelkeeper.model import CrfSearch, Refusal, SearchTotals
 from reelkeeper.operations.lifecycle.transcode import Circumstances, shrink
-from reelkeeper.rules.lifecycle import worth
+from reelkeeper.rules.lifecycle import crf, worth
 from reelkeeper.rules.lifecycle.first_crf import Lesson, lesson
 from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe
 from reelkeeper.rules.lifecycle.worth import Payback
@@ -118,8 +119,9 @@ def _floor(clip: Clip, folder: Path, recipe: Recipe, preset: int) -> Made:
 
     Its CPU is that of one encode and its comparison on all frames.
     """
-    whole = {"preset": preset, "aim_points": 0.0, "max_probes": 8, "search_frame_step": 1, "payback": _UNPRICED}
-    made = _work(clip, folder, recipe.model_copy(update=whole))
+    whole = recipe.model_copy(update={"preset": preset, "payback": _UNPRICED})
+    with mock.patch.multiple(crf, _AIM_POINTS=0.0, _MAX_PROBES=8, _SEARCH_STEP=1):
+        made = _work(clip, folder, whole)
     if made.path:
         made.path.unlink()
     return made

@@ -6,13 +6,11 @@ from prefect import flow
 from pydantic import Field
 
 from reelkeeper.operations.core.overrides import Override, followed
-from reelkeeper.rules.alerts.alerting import AlertPolicy
 from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.core.tiers import Tiers
 from reelkeeper.rules.forecast.costs import ForecastReport
 from reelkeeper.rules.lifecycle import savings
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
-from reelkeeper.rules.lifecycle.savings import SavingsPolicy
 from reelkeeper.rules.spend.budget import BudgetPolicy
 from tasks import alerts, forecasts, reports, runs
 from tasks.runs import AsOf, DryRun, FieldHelp
@@ -24,8 +22,6 @@ def forecast_costs(
     tiers: Annotated[Tiers | None, Override()] = None,
     book: Annotated[PriceBook | None, Override()] = None,
     budget: Annotated[BudgetPolicy | None, Override()] = None,
-    saving: Annotated[SavingsPolicy | None, Override()] = None,
-    alerting: Annotated[AlertPolicy | None, Override()] = None,
     months: Annotated[int, Field(ge=1, le=12), FieldHelp("Months to forecast, including this one")] = 3,
     dry_run: DryRun = True,
     as_of: AsOf = None,
@@ -43,8 +39,6 @@ def forecast_costs(
             tiers=tiers,
             book=book,
             budget=budget,
-            saving=saving,
-            alerting=alerting,
         )
         costs = forecasts.predict(workspace, as_of, months, rules)
         stored = forecasts.stored_now(workspace.engine, as_of, rules)
@@ -54,13 +48,13 @@ def forecast_costs(
         ways = forecasts.cheaper_ways(workspace.engine, as_of, rules.book)
 
         found = savings.findings(
-            idle, stored, rules.saving, repeated_jobs=repeated, job_usd=job_usd, ways=ways, codec=rules.recipe.codec
+            idle, stored, repeated_jobs=repeated, job_usd=job_usd, ways=ways, codec=rules.recipe.codec
         )
 
         if costs and not dry_run:
             forecasts.record(workspace.engine, costs, run_id=run_id, as_of=as_of)
             reports.show_picture(workspace.engine, "forecast", as_of, rules.budget)
             forecasts.post(workspace, costs, found, as_of, rules.budget)
-            alerts.observe(workspace.engine, found, rules=[savings.RULE], run_id=run_id, policy=rules.alerting)
+            alerts.observe(workspace.engine, found, rules=[savings.RULE], run_id=run_id)
             alerts.deliver(workspace.engine)
         return forecasts.publish(costs, found, run_id=run_id, as_of=as_of, dry_run=dry_run)

@@ -5,7 +5,6 @@ from typing import Annotated
 from prefect import flow
 
 from reelkeeper.operations.core.overrides import Override, followed
-from reelkeeper.rules.alerts.alerting import AlertPolicy
 from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.spend import watch
 from reelkeeper.rules.spend.anomaly import AnomalyPolicy
@@ -20,7 +19,6 @@ def monitor_costs(
     budget: Annotated[BudgetPolicy | None, Override()] = None,
     anomaly: Annotated[AnomalyPolicy | None, Override()] = None,
     book: Annotated[PriceBook | None, Override()] = None,
-    alerting: Annotated[AlertPolicy | None, Override()] = None,
     dry_run: DryRun = True,
     as_of: AsOf = None,
 ) -> CostsReport:
@@ -33,11 +31,11 @@ def monitor_costs(
     as_of, charged, trouble = as_of or now, 0, ""
 
     with runs.workspace() as workspace:
-        rules = followed(workspace.engine, budget=budget, anomaly=anomaly, book=book, alerting=alerting)
+        rules = followed(workspace.engine, budget=budget, anomaly=anomaly, book=book)
         if not dry_run:
             trouble = spending.collect(workspace, now).trouble
             charged = spending.charge(workspace.engine, rules.book, now)
-        first = watch.first_day(rules.anomaly, as_of)
+        first = watch.first_day(as_of)
         spent = spending.read(workspace.engine, as_of, first=first, users=rules.budget.users(), trouble=trouble)
 
         found = watch.judge(spent, rules.budget, rules.anomaly, as_of)
@@ -45,7 +43,7 @@ def monitor_costs(
         observed = None
         if not dry_run:
             reports.show_picture(workspace.engine, "spend", as_of, rules.budget)
-            observed = alerts.observe(workspace.engine, found, rules=watch.RULES, run_id=run_id, policy=rules.alerting)
+            observed = alerts.observe(workspace.engine, found, rules=watch.RULES, run_id=run_id)
             alerts.deliver(workspace.engine)
         reports.show_picture(workspace.engine, "spend", as_of, rules.budget)
         return spending.publish(spent, found, run_id=run_id, as_of=as_of, charged=charged, observed=observed)

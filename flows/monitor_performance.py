@@ -5,7 +5,6 @@ from typing import Annotated
 from prefect import flow
 
 from reelkeeper.operations.core.overrides import Override, followed
-from reelkeeper.rules.alerts.alerting import AlertPolicy
 from reelkeeper.rules.core.tiers import Tiers
 from reelkeeper.rules.health import findings
 from reelkeeper.rules.health.performance import PerformancePolicy
@@ -18,7 +17,6 @@ from tasks.runs import AsOf, DryRun
 def monitor_performance(
     goals: Annotated[PerformancePolicy | None, Override()] = None,
     tiers: Annotated[Tiers | None, Override()] = None,
-    alerting: Annotated[AlertPolicy | None, Override()] = None,
     dry_run: DryRun = True,
     as_of: AsOf = None,
 ) -> PerformanceReport:
@@ -29,7 +27,7 @@ def monitor_performance(
     as_of, run_id = as_of or runs.scheduled_time(), runs.run_id()
 
     with runs.store() as engine:
-        rules = followed(engine, goals=goals, tiers=tiers, alerting=alerting)
+        rules = followed(engine, goals=goals, tiers=tiers)
         seen = performance.read(engine, rules.goals, rules.tiers, as_of)
         windows = performance.work_out(engine, seen, as_of)
 
@@ -38,7 +36,7 @@ def monitor_performance(
         observed = None
         if not dry_run:
             performance.record(engine, windows)
-            observed = alerts.observe(engine, judged.findings, rules=judged.rules, run_id=run_id, policy=rules.alerting)
+            observed = alerts.observe(engine, judged.findings, rules=judged.rules, run_id=run_id)
             alerts.deliver(engine)
         recorded = 0 if dry_run else len({window.start_at for window in windows})
         return performance.publish(

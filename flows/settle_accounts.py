@@ -1,20 +1,14 @@
 """Check that holds, balances and bytes add up, and release overdue holds and reservations."""
 
-from typing import Annotated
-
 from prefect import flow
 
-from reelkeeper.operations.core.overrides import Override, followed
-from reelkeeper.rules.alerts.alerting import AlertPolicy
 from reelkeeper.rules.billing.accounts import RULE, AccountsReport, findings
 from tasks import accounts, alerts, runs
 from tasks.runs import DryRun
 
 
 @flow(flow_run_name=runs.run_name, on_completion=[runs.beat])
-def settle_accounts(
-    alerting: Annotated[AlertPolicy | None, Override()] = None, dry_run: DryRun = True
-) -> AccountsReport:
+def settle_accounts(dry_run: DryRun = True) -> AccountsReport:
     """Recount every balance and every user's bytes, then release overdue holds and reservations.
 
     On a mismatch, all changes are frozen, an alert fires until it is resolved, and nothing is released. A dry run
@@ -23,7 +17,6 @@ def settle_accounts(
     run_id = runs.run_id()
 
     with runs.workspace() as workspace:
-        rules = followed(workspace.engine, alerting=alerting)
         report = accounts.look(workspace, run_id, dry_run=dry_run)
         if dry_run:
             return accounts.publish(report)
@@ -31,9 +24,7 @@ def settle_accounts(
         if report.mismatches:
             # guard ledger.mismatch_stops: books that do not add up go on being changed
             accounts.stop(workspace.engine, report.mismatches, run_id=run_id)
-        alerts.observe(
-            workspace.engine, findings(report.mismatches), rules=[RULE], run_id=run_id, policy=rules.alerting
-        )
+        alerts.observe(workspace.engine, findings(report.mismatches), rules=[RULE], run_id=run_id)
         alerts.deliver(workspace.engine)
         accounts.publish(report).require_sound()
 

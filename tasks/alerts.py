@@ -12,7 +12,6 @@ from reelkeeper.operations.alerts import alerts, outbox, webhooks
 from reelkeeper.operations.alerts.alerts import Observed
 from reelkeeper.operations.alerts.outbox import Delivered, configured_sinks
 from reelkeeper.operations.lifecycle import cache_purge
-from reelkeeper.rules.alerts.alerting import AlertPolicy
 from reelkeeper.rules.lifecycle.report import DeliveryReport
 from reelkeeper.settings import settings
 
@@ -24,10 +23,9 @@ def observe(
     *,
     rules: Collection[str],
     run_id: str,
-    policy: AlertPolicy,
 ) -> Observed:
     """Record the findings of the evaluated rules; new and resolved alerts go into the outbox."""
-    observed = alerts.observe(engine, findings, rules=rules, run_id=run_id, policy=policy)
+    observed = alerts.observe(engine, findings, rules=rules, run_id=run_id)
     get_run_logger().info("%d findings: %s", len(findings), observed)
     return observed
 

@@ -75,9 +75,6 @@ _OTHERS: Final[dict[str, list[object]]] = {  # where a number more or less is no
     "container": ["webm"],  # which holds vp9
     "skip_codecs": [("av1",)],
     "crf_start": [40],
-    "crf_max": [50],
-    "search_frame_step": [5],
-    "frame_step": [3],
     "cpu_usd_per_hour": [None],  # at a price, clips of a test would not pay for their requests
     "budgets": [({"scope": "service:compute", "period": "day", "usd": 5},)],
     "spend_limits": [({"scope": "user:*", "period": "day", "usd": 5},)],

@@ -14,7 +14,6 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, create_model, model_val
 from pydantic.fields import FieldInfo
 
 from reelkeeper.errors import PolicyRefused
-from reelkeeper.rules.alerts.alerting import AlertPolicy
 from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.core.access import AccessPolicy
 from reelkeeper.rules.core.earlier_policies import (
@@ -40,7 +39,6 @@ from reelkeeper.rules.jobs.routing import RoutingPolicy
 from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.rules.lifecycle.record_retention import RecordRetentionPolicy
-from reelkeeper.rules.lifecycle.savings import SavingsPolicy
 from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe, links
 from reelkeeper.rules.spend.anomaly import AnomalyPolicy
 from reelkeeper.rules.spend.budget import BudgetPolicy
@@ -85,8 +83,6 @@ class Policies(BaseModel):
     goals: PerformancePolicy = PerformancePolicy()
     budget: BudgetPolicy = BudgetPolicy()
     anomaly: AnomalyPolicy = AnomalyPolicy()
-    saving: SavingsPolicy = SavingsPolicy()
-    alerting: AlertPolicy = AlertPolicy()
     access: AccessPolicy = AccessPolicy()
 
     @model_validator(mode="after")
@@ -253,6 +249,12 @@ def terms_of(under: Mapping[str, Any]) -> tuple[LifecyclePolicy, Tiers]:
     """Read the lifecycle and the tiers of a plan saved by any version of Reelkeeper."""
     terms = earlier({"lifecycle": under["policy"], **({"tiers": under["tiers"]} if "tiers" in under else {})})
     return LifecyclePolicy.model_validate(terms["lifecycle"]), Tiers.model_validate(terms.get("tiers", SHIPPED_TIERS))
+
+
+def recipe_of(under: Mapping[str, Any]) -> tuple[Recipe, Acceptance]:
+    """Read the recipe, and what its results must reach, of a plan saved by any version of Reelkeeper."""
+    terms = without_fixed({name: under[name] for name in ("recipe", "acceptance")})
+    return Recipe.model_validate(terms["recipe"]), Acceptance.model_validate(terms["acceptance"])
 
 
 def fixed_faults(document: Mapping[str, Any]) -> list[str]:

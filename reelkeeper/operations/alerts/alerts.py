@@ -24,9 +24,8 @@ from reelkeeper.model.alerts import (
     tame,
 )
 from reelkeeper.operations.alerts import events
-from reelkeeper.operations.core.policies import in_force
 from reelkeeper.rules.alerts import alerting, messages
-from reelkeeper.rules.alerts.alerting import AlertPolicy, Decision, FindingState, Known, Quiet, decide
+from reelkeeper.rules.alerts.alerting import DIGEST_ABOVE, Decision, FindingState, Known, Quiet, decide
 from reelkeeper.store import Engine, Session
 from reelkeeper.store.alerts import alerts, outbox
 from reelkeeper.store.core.engine import now, transaction
@@ -49,16 +48,14 @@ def observe(
     rules: Collection[str],
     run_id: str,
     scope: str | None = None,
-    policy: AlertPolicy | None = None,
 ) -> Observed:
     """Record findings, and put messages about new ones into the outbox.
 
     `rules` were evaluated: their alerts without a finding are resolved, only those of `scope` if one is given.
-    Leave out a rule that could not be evaluated for lack of figures, and its alerts stay as they are. `policy` is an
-    exception of this run to the policy in force.
+    Leave out a rule that could not be evaluated for lack of figures, and its alerts stay as they are.
     """
     with transaction(engine, "alerts.observe") as session:
-        return observe_within(session, findings, rules=rules, run_id=run_id, scope=scope, policy=policy)
+        return observe_within(session, findings, rules=rules, run_id=run_id, scope=scope)
 
 
 def observe_within(
@@ -68,7 +65,6 @@ def observe_within(
     rules: Collection[str] = (),
     run_id: str,
     scope: str | None = None,
-    policy: AlertPolicy | None = None,
 ) -> Observed:
     """Do what `observe` does inside the caller's transaction: both are committed, or neither."""
     found = list(findings)
@@ -85,9 +81,8 @@ def observe_within(
         if scope in (None, row.scope)
     ]
     quiet = [Quiet(item.rule, item.scope) for item in alerts.snoozes_in_force(session)]
-    alerting = in_force(session).policies.overridden(alerting=policy).alerting
-    decision = decide(found, known, quiet, rules=rules, policy=alerting, as_of=at)
-    _write(session, decision, run_id, at, alerting)
+    decision = decide(found, known, quiet, rules=rules, as_of=at)
+    _write(session, decision, run_id, at)
     events.budgets_crossed(session, (state.finding for state in decision.opened))
     return Observed(
         len(decision.opened),
@@ -168,7 +163,7 @@ def post_picture(engine: Engine, title: str, text: str, picture: Picture) -> Non
         post(session, title, text, picture=picture)
 
 
-def _write(session: Session, decision: Decision, run_id: str, at: datetime, policy: AlertPolicy) -> None:
+def _write(session: Session, decision: Decision, run_id: str, at: datetime) -> None:
     alerts.close(session, [known_alert.id for known_alert in decision.superseded], at)
     seen = {group: _note(session, getattr(decision, group), run_id, at) for group in _GROUPS}
     alerts.touch(session, [known_alert.id for known_alert in decision.outlasted], at)
@@ -176,7 +171,7 @@ def _write(session: Session, decision: Decision, run_id: str, at: datetime, poli
     news = [
         (alert_id, state, group == "repeated") for group in ("opened", "repeated") for alert_id, state in seen[group]
     ]
-    if len(news) > policy.digest_above:
+    if len(news) > DIGEST_ABOVE:
         for ids, message in messages.digests([(alert_id, state.finding) for alert_id, state, _ in news]):
             alerts.mark_told(session, ids, put(message, alert_ids=ids), at)
     else:
@@ -184,7 +179,7 @@ def _write(session: Session, decision: Decision, run_id: str, at: datetime, poli
             fired_at = state.known.first_at if state.known and state.known.is_open else at
             message = messages.alert(alert_id, state.finding, fired_at=fired_at, is_repeated=is_repeated)
             alerts.mark_told(session, [alert_id], put(message, alert_ids=[alert_id]), at)
-    _resolve(session, decision, run_id, at, policy)
+    _resolve(session, decision, run_id, at)
 
 
 def _put(session: Session, run_id: str, message: Message, **options: Any) -> int:  # noqa: ANN401  as outbox.put has them
@@ -204,7 +199,7 @@ def _note(session: Session, seen: Sequence[FindingState], run_id: str, at: datet
     return noted
 
 
-def _resolve(session: Session, decision: Decision, run_id: str, at: datetime, policy: AlertPolicy) -> None:
+def _resolve(session: Session, decision: Decision, run_id: str, at: datetime) -> None:
     alerts.close(session, [known_alert.id for known_alert in (*decision.resolved, *decision.faded)], at)
     to_withdraw = [
         known_alert.message_id
@@ -218,7 +213,7 @@ def _resolve(session: Session, decision: Decision, run_id: str, at: datetime, po
     # guard alerts.untold: a withdrawn alert counts as sent, and is not sent when the incident returns
     alerts.mark_untold(session, withdrawn)
     announced = [known_alert for known_alert in decision.resolved if known_alert.id not in withdrawn]
-    groups = [announced] if len(announced) > policy.digest_above else [[known_alert] for known_alert in announced]
+    groups = [announced] if len(announced) > DIGEST_ABOVE else [[known_alert] for known_alert in announced]
     for group in groups:
         for ids, message in messages.resolved(group, at):
             after_id = max((known_alert.message_id or 0 for known_alert in group), default=0) or None

@@ -17,7 +17,7 @@ from reelkeeper.operations.core.policies import in_force
 from reelkeeper.rules.alerts.cadence import ALL, CADENCES, Cadence, Parts, is_overdue
 from reelkeeper.rules.core.tiers import Tiers
 from reelkeeper.rules.health.findings import ServiceState
-from reelkeeper.rules.health.performance import PerformancePolicy, first_window, windows, with_present
+from reelkeeper.rules.health.performance import JUDGED_MINUTES, PerformancePolicy, first_window, windows, with_present
 from reelkeeper.rules.jobs.breaker import Breaker, Phase
 from reelkeeper.rules.lifecycle import savings
 from reelkeeper.rules.policies import Policies
@@ -242,7 +242,7 @@ def read_performance(engine: Engine, policy: PerformancePolicy, tiers: Tiers, as
     """Read the jobs that ended recently, those in flight now, and the stored bytes, from one snapshot."""
     with reading(engine) as session:
         return ServiceState(
-            performance.ended(session, as_of - timedelta(minutes=policy.judged_minutes), as_of),
+            performance.ended(session, as_of - timedelta(minutes=JUDGED_MINUTES), as_of),
             performance.in_flight(session),
             jobs_at_once(session),
             performance.filled(session, tiers.quota_bytes(), policy.storage_budget_bytes, policy.max_storage_percent),

@@ -28,7 +28,7 @@ from reelkeeper.rules.lifecycle.first_crf import Lesson, lesson
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.rules.lifecycle.transcode import IN_PLACE, Acceptance, Recipe, first_batch
 from reelkeeper.rules.lifecycle.worth import aside_usd
-from reelkeeper.rules.policies import terms_of
+from reelkeeper.rules.policies import recipe_of, terms_of
 from reelkeeper.store import Engine, Session
 from reelkeeper.store.billing import job_totals
 from reelkeeper.store.core import leases
@@ -112,14 +112,7 @@ def load_job(engine: Engine, plan_id: str) -> CompressionJob:
     """Read the terms that a plan was made under."""
     with reading(engine) as session:
         run_id, as_of, terms = plan_progress.undertaking(session, plan_id)
-    return CompressionJob(
-        plan_id,
-        run_id,
-        as_of,
-        *terms_of(terms),
-        Recipe.model_validate(terms["recipe"]),
-        Acceptance.model_validate(terms["acceptance"]),
-    )
+    return CompressionJob(plan_id, run_id, as_of, *terms_of(terms), *recipe_of(terms))
 
 
 def may_go_on(engine: Engine, plan_id: str, lease: Lease) -> bool:

@@ -28,7 +28,7 @@ from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.rules.lifecycle.lifecycle import Appraise, LifecyclePolicy
 from reelkeeper.rules.lifecycle.report import Report
 from reelkeeper.rules.lifecycle.transcode import Recipe, links
-from reelkeeper.rules.policies import terms_of
+from reelkeeper.rules.policies import recipe_of, terms_of
 from reelkeeper.store import Engine
 from reelkeeper.store.core import deployment
 from reelkeeper.store.core.audit import Event, append
@@ -154,8 +154,8 @@ def remarks(engine: Engine, plan: PlanSummary, *, in_trial: bool = True) -> Iter
     if is_trial:
         yield TRIAL
     if count:
-        place, (policy, _) = Recipe.model_validate(under["recipe"]).place, terms_of(under)
-        yield f"At your service's own keys: {many(count, 'video')} to compress. {links(place, policy.grace)}"
+        (recipe, _), (policy, _) = recipe_of(under), terms_of(under)
+        yield f"At your service's own keys: {many(count, 'video')} to compress. {links(recipe.place, policy.grace)}"
     stored = plan.population.size_bytes + in_grace.size_bytes
     if (plan.compress.objects or plan.retire.objects) and (free := within_allowance(stored)):
         yield free

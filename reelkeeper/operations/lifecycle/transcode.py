@@ -3,6 +3,7 @@
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import file_digest
 from pathlib import Path
 from typing import Final
@@ -61,13 +62,12 @@ def _shrunk(
     if refusal := transcode.skip(media, recipe, mark):
         return refusal
     learnt, model, remaining_days = known.lessons(encoder), known.model, known.remaining_days
-    prior = recipe.payback.expected_size_percent / 100
-    kept = first_crf.kept_share(learnt, model, recipe.codec, prior, transcode.bits_per_pixel(media))
-    worths = worth.at_presets(media, recipe.codec, recipe.presets, kept.share, recipe.payback, remaining_days)
+    kept = first_crf.kept_share(learnt, model, recipe.codec, worth.EXPECTED_SHARE, transcode.bits_per_pixel(media))
+    at_presets = partial(worth.at_presets, media, recipe.codec, payback=recipe.payback, remaining_days=remaining_days)
+    worths = at_presets(recipe.presets, kept.share)
     preset = worth.choose(worths, recipe.codec)
     # guard transcode.pays: an encode that saves less, or takes longer, than expected costs more than it saves
-    dearer = recipe.payback.model_copy(update={"expected_probes": recipe.payback.expected_probes + 1})
-    unlucky = worth.at_presets(media, recipe.codec, [preset], kept.share * kept.factor, dearer, remaining_days)[preset]
+    unlucky = at_presets([preset], kept.share * kept.factor, probes=worth.EXPECTED_PROBES + 1)[preset]
     expected, unlucky = (each._replace(aside_usd=known.aside_usd) for each in (worths[preset], unlucky))
     if not unlucky.pays:
         return Refusal(transcode.PAYBACK, f"{unlucky.sentence()}. Tried again next month", mark)
@@ -147,7 +147,7 @@ class _Search:
     def run(self, first: first_crf.FirstCrf, expected: Worth) -> None:
         """Encode and measure until `next_crf` ends the search. Raises NotAVideo when either end does not decode.
 
-        A result chosen by a sample of its frames is compared again by all frames that acceptance requires; if it fails
+        A result chosen by a sample of its frames is compared again by all of them; if it fails
         then, the search goes on.
         """
         size, left = self.media.size_bytes, self.media.size_bytes - expected.saved_bytes
@@ -163,10 +163,10 @@ class _Search:
             if found is None:
                 return
             draft, result, quality = self._results[found.crf]
-            if found.frame_step == self.acceptance.frame_step:
+            if found.frame_step == 1:
                 self.chosen = (found, draft, result, quality)
                 return
-            self.probes[self.probes.index(found)] = self._compared(found, draft, result, self.acceptance.frame_step)
+            self.probes[self.probes.index(found)] = self._compared(found, draft, result, 1)
 
     def _may_go_on(self, expected: Worth) -> bool:
         in_all = self.cpu_seconds + self._one_encode(expected)
@@ -176,7 +176,7 @@ class _Search:
         """Return the CPU seconds of one encode and its comparison."""
         if self.probes:
             return self.cpu_seconds / len(self.probes)
-        return expected.cpu_seconds / float(self.recipe.payback.expected_probes)
+        return expected.cpu_seconds / worth.EXPECTED_PROBES
 
     def _stakes(self, expected: Worth) -> crf.Stakes:
         if expected.payback.cpu_usd_per_hour is None:

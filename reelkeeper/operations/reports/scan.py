@@ -224,7 +224,7 @@ def _figures(
         unfinished,
         None if stopped else census.orphans(),
     )
-    made = levers.levers(found, levers.Kept.of(sample, terms.codec, terms.payback), terms.payback)
+    made = levers.levers(found, levers.Kept.of(sample, terms.codec), terms.payback)
     billed_usd = bill(levers.usage_of(found.total)).billed_usd
     days = counts.grouped(lambda _, day: day)
     fullest = max(days, key=lambda day: days[day].objects, default=today)

@@ -12,25 +12,12 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
-
 from reelkeeper.model.alerts import AlertRule, AlertState, Finding, Severity, one_line, tame
 
 PLAN_REFUSED: Final = "plan_refused"  # the rule of an alert whose period is the plan's id
+_REPEAT_CRITICAL_AFTER: Final = timedelta(hours=4)  # if nobody has acknowledged it: twice in a working day
+DIGEST_ABOVE: Final = 5  # new alerts, above which they are sent as one message
 _DAY_OR_MONTH = re.compile(r"\d{4}-\d\d(-\d\d)?")
-
-
-class AlertPolicy(BaseModel):
-    """Repetition and grouping of alerts."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    repeat_critical_after_hours: float = Field(
-        4, gt=0, le=168, description="Hours after which an unacknowledged critical alert is sent again"
-    )
-    digest_above: int = Field(
-        5, ge=1, le=100, description="Number of new alerts above which they are sent as one message"
-    )
 
 
 class Known(NamedTuple):
@@ -90,7 +77,6 @@ def decide(
     quiet: Collection[Quiet],
     *,
     rules: Collection[str],
-    policy: AlertPolicy,
     as_of: datetime,
 ) -> Decision:
     """Compare findings with known alerts. An alert of `rules` without a finding is resolved.
@@ -103,7 +89,7 @@ def decide(
         incidents[alert.rule, alert.scope, alert.period].append(alert)
     found = _highest(findings)
     for incident, finding in found.items():
-        _judge(decision, finding, incidents.pop(incident, []), quiet, policy, as_of)
+        _judge(decision, finding, incidents.pop(incident, []), quiet, as_of)
     for (rule, scope, period), alerts in incidents.items():
         for alert in alerts:
             # guard alerts.judged: an alert whose rule was not evaluated is reported as resolved
@@ -127,7 +113,6 @@ def _judge(
     finding: Finding,
     alerts: list[Known],
     quiet: Collection[Quiet],
-    policy: AlertPolicy,
     as_of: datetime,
 ) -> None:
     going_on = any(alert.is_told for alert in alerts if alert.is_open)
@@ -151,7 +136,7 @@ def _judge(
         finding.severity == Severity.CRITICAL
         and not (same and same.state == AlertState.ACKNOWLEDGED)
         # guard alerts.repeat: every run repeats a critical alert, until nobody reads them
-        and as_of - max(announced_at) >= timedelta(hours=policy.repeat_critical_after_hours)
+        and as_of - max(announced_at) >= _REPEAT_CRITICAL_AFTER
     ):
         news = decision.repeated
     else:

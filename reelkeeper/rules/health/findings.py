@@ -14,7 +14,7 @@ from reelkeeper.model.alerts import AlertRule, Finding, Severity
 from reelkeeper.model.jobs import JobState
 from reelkeeper.model.performance import Filled, FinishedJob, InFlight
 from reelkeeper.rules.core.wording import dollars, many
-from reelkeeper.rules.health.performance import PerformancePolicy, percentile, waiting
+from reelkeeper.rules.health.performance import FEWEST_JOBS, JUDGED_MINUTES, PerformancePolicy, percentile, waiting
 from reelkeeper.rules.health.performance_report import money
 
 SLOW: Final = "slow_jobs"
@@ -27,6 +27,7 @@ _MONTH_MINUTES: Final = 30 * 24 * 60
 _PERCENT: Final = 100
 _GB: Final = 10**9
 _SHOWN: Final = 100  # characters of an error
+_SPAN: Final = f"the last {many(JUDGED_MINUTES, 'minute')}"
 _MOSTLY: Final = 50  # percent of successes, below which a finding is urgent
 _Rule = Callable[[str, Sequence[FinishedJob], PerformancePolicy, Mapping[str, Sequence[FinishedJob]]], Finding | None]
 
@@ -66,12 +67,12 @@ def judge(seen: ServiceState, policy: PerformancePolicy, as_of: datetime) -> Jud
 
 def _by_model(jobs: Sequence[FinishedJob], policy: PerformancePolicy, rule: _Rule) -> list[Finding] | None:
     """Evaluate each model with enough jobs, and all together where that finds nothing."""
-    if len(jobs) < policy.fewest_jobs:
+    if len(jobs) < FEWEST_JOBS:
         return None
     models: dict[str, list[FinishedJob]] = defaultdict(list)
     for job in jobs:
         models[job.model].append(job)
-    enough = {model: models[model] for model in sorted(models) if len(models[model]) >= policy.fewest_jobs}
+    enough = {model: models[model] for model in sorted(models) if len(models[model]) >= FEWEST_JOBS}
     found = [rule(model, theirs, policy, enough) for model, theirs in enough.items()]
     return _known(found) or _known([rule("", jobs, policy, enough)])
 
@@ -86,7 +87,7 @@ def _slow(
     slowdown = mean / estimate if estimate else 1.0
     p95 = percentile([job.processing_seconds or 0.0 for job in jobs], 95)
     text = (
-        f"{many(len(jobs), 'job')} of {_span(policy)} took {mean:.0f} s on average once begun, and one in twenty over "
+        f"{many(len(jobs), 'job')} of {_SPAN} took {mean:.0f} s on average once begun, and one in twenty over "
         f"{p95:.0f} s; the limit is {limit:.0f} s. That is {slowdown:.1f} times what was estimated"
     )
     text += f", with {beside:.1f} at once." if beside else "."
@@ -112,9 +113,9 @@ def _dear(
     if limit is None or mean <= limit:
         return None
     lost = sum(job.cost_microusd or 0 for job in jobs if job.state is not JobState.SUCCEEDED)
-    a_month = (mean - limit) * len(jobs) * _MONTH_MINUTES / policy.judged_minutes
+    a_month = (mean - limit) * len(jobs) * _MONTH_MINUTES / JUDGED_MINUTES
     text = (
-        f"{many(len(jobs), 'job')} of {_span(policy)} cost {money(mean)} each; the limit is {money(limit)}. At "
+        f"{many(len(jobs), 'job')} of {_SPAN} cost {money(mean)} each; the limit is {money(limit)}. At "
         f"this pace that is {dollars(a_month)} a month above it."
     )
     advice = f"{dollars(lost)} of {dollars(mean * len(jobs))} went into jobs that failed. " if lost else ""
@@ -138,7 +139,7 @@ def _failing(
     errors = Counter((job.error or "no reason given").partition("\n")[0][:_SHOWN] for job in dead)
     named = "; ".join(f"{error} ({count} times)" for error, count in errors.most_common(3))
     text = (
-        f"{len(dead)} of {many(len(jobs), 'job')} of {_span(policy)} failed for good: {share:.0f} % succeeded, and "
+        f"{len(dead)} of {many(len(jobs), 'job')} of {_SPAN} failed for good: {share:.0f} % succeeded, and "
         f"{limit:.0f} % should. {named}. Nobody was charged for them."
     )
     lost = sum(job.cost_microusd or 0 for job in dead)
@@ -230,10 +231,6 @@ def _success(jobs: Sequence[FinishedJob]) -> float:
 def _mean(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return fmean(known) if known else None
-
-
-def _span(policy: PerformancePolicy) -> str:
-    return f"the last {many(policy.judged_minutes, 'minute')}"
 
 
 def _known(found: Iterable[Finding | None]) -> list[Finding]:

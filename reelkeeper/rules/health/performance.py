@@ -18,6 +18,8 @@ from reelkeeper.model.jobs import JobState
 from reelkeeper.model.performance import Filled, FinishedJob, InFlight, Window
 
 WINDOW_SECONDS: Final = 900  # as often as `monitor_performance` runs
+JUDGED_MINUTES: Final = 60  # whose ended jobs are judged: four windows
+FEWEST_JOBS: Final = 10  # for which a mean or a rate is judged: of fewer, one job is a tenth and more
 LOOKED_BACK: Final = timedelta(days=1)  # missing windows are computed for this time
 UNKNOWN: Final = "unknown"  # the name for an unknown tier
 _PERCENTILES: Final = (50, 95, 99)
@@ -42,8 +44,6 @@ class PerformancePolicy(BaseModel):
         90, gt=0, le=100, description="Minimum success rate of the jobs that ran, in percent"
     )
     max_wait_seconds: float | None = Field(3600, gt=0, description="Maximum wait of the oldest waiting job, in seconds")
-    judged_minutes: int = Field(60, ge=15, le=1440, description="Length of the evaluation window, in minutes")
-    fewest_jobs: int = Field(10, ge=1, description="Minimum number of jobs for which a mean or a rate is evaluated")
 
 
 def percentile(values: Sequence[float], percent: float) -> float:

@@ -39,7 +39,7 @@ _SIZED: Final = ("aging", "levels")  # rules that use sizes, and let the oldest 
 _SIZE_CLASSES: Final = 16  # for levels, with equally many jobs in each: fine enough to tell a clip from a long video
 _OLDEST_SHARE: Final = 1.0  # seconds of slot time that the oldest job earns for each second given to other jobs
 _AFFINITY: Final = timedelta(minutes=20)  # a slot prefers its loaded model's jobs if the oldest is not older by more
-# How far a job may rank lower and still go first because its model is loaded; loading one takes about a minute.
+# How far a job may rank lower and still go first because its model is loaded: loading another takes time as well.
 _AFFINITY_SIZE_SECONDS: Final = 60  # for aging, of estimated time
 _AFFINITY_LEVELS: Final = 3  # for levels
 _PROMPT_POINTS: Final = 10  # for seed: the most for a long prompt

@@ -26,6 +26,9 @@ from reelkeeper.rules.jobs.reuse import DAY, Counts, kind, learn, spell
 
 RULES: Final = ("gone", "expired", "rent", "unused", "budget")
 _DAY_SECONDS: Final = 86_400
+_MIN_HITS: Final = 2  # for seed: entries with fewer are dropped,
+_IDLE_DAYS: Final = 3  # if they were unused for this number of days
+_MAX_ENTRIES: Final = 20_000  # that one run drops; the rest wait for the next, as the plan is held in memory
 _GB: Final = 10**9
 _MICROUSD_PER_GB_MONTH: Final = int(STANDARD.storage_usd_per_gb_month * 10**6)
 
@@ -43,9 +46,6 @@ class PrunePolicy(BaseModel):
         description="rent: drop entries by age once keeping them costs more than making them again; seed: also drop "
         "rarely used entries",
     )
-    min_hits: int = Field(2, ge=1, description="For seed: entries with fewer hits are dropped")
-    idle_days: int = Field(3, ge=1, description="For seed: only entries unused for this number of days are dropped")
-    max_entries: int = Field(20_000, ge=1, description="Maximum number of entries that one run drops")
 
 
 class Leaving(NamedTuple):
@@ -120,7 +120,7 @@ def by_age(item: CacheItem, policy: PrunePolicy, as_of: datetime) -> str | None:
         return "expired"
     if rent_microusd(item.size_bytes, idle_seconds) > item.cost_microusd:
         return "rent"
-    if policy.rule == "seed" and item.hits < policy.min_hits and idle_seconds > policy.idle_days * _DAY_SECONDS:
+    if policy.rule == "seed" and item.hits < _MIN_HITS and idle_seconds > _IDLE_DAYS * _DAY_SECONDS:
         return "unused"
     return None
 
@@ -138,7 +138,7 @@ def plan(
 ) -> PrunePlan:
     """Decide on each entry; `entries` is called at most twice, and `requests`, as `learn` takes them, at most once.
 
-    Of more than `max_entries` candidates, the earlier rules' come first. Only dropped entries are kept in memory.
+    Of more than `_MAX_ENTRIES` candidates, the earlier rules' come first. Only dropped entries are kept in memory.
     """
     count = sum_bytes = young = young_bytes = 0
     aged = list[Leaving]()
@@ -149,8 +149,8 @@ def plan(
             young, young_bytes = young + 1, young_bytes + item.size_bytes
         else:
             aged.append(Leaving(item, rule))
-    aged = sorted(aged, key=lambda leaving: RULES.index(leaving.rule))[: policy.max_entries]
-    over, most = list[CacheItem](), policy.max_entries - len(aged)
+    aged = sorted(aged, key=lambda leaving: RULES.index(leaving.rule))[:_MAX_ENTRIES]
+    over, most = list[CacheItem](), _MAX_ENTRIES - len(aged)
     if policy.budget_bytes is not None and young_bytes > policy.budget_bytes and most > 0:
         worth = learn(requests(), as_of).worth(policy.budget_bytes * young / young_bytes)
         kept = (item for item in entries() if by_age(item, policy, as_of) is None)

@@ -29,6 +29,11 @@ _NEAR: Final = 1.1  # factor of the largest size allowed, up to which an expecte
 _USUAL_FLOOR: Final = 93.0  # VMAF points, for the slope near it
 _QUANTILES: Final = tuple(NormalDist().inv_cdf((number + 0.5) / 20) for number in range(20))
 _SURE_CRF: Final = 3.0  # standard deviation of a first CRF, below which it rarely misses
+_MAX_PROBES: Final = 4  # encodes per video: the search ends at the best of them
+_AIM_POINTS: Final = 0.5  # VMAF points above both floors that the search aims for: a miss costs another encode
+# In the search, every third frame is compared, for half of the CPU; an odd step, as an even one meets only the better
+# frames of SVT-AV1's pyramid: VMAF of them is points too high. A result is compared by every frame.
+_SEARCH_STEP: Final = 3
 _MIN_SAMPLES: Final = 40  # frames; the 5th percentile of fewer is off by up to 2.7 points
 
 
@@ -85,7 +90,7 @@ def next_crf(
     lowest, highest = recipe.crf_range
     if not probes:
         return max(lowest, min(highest, first))
-    if len(probes) >= recipe.max_probes or any(isnan(probe.margin(acceptance) or 0) for probe in probes):
+    if len(probes) >= _MAX_PROBES or any(isnan(probe.margin(acceptance) or 0) for probe in probes):
         return None
     found = best(probes, source_bytes, acceptance)
     wanted = max(lowest, min(highest, _aimed_at(probes, recipe, acceptance, stakes)))
@@ -106,7 +111,7 @@ def careful(first: float, sd_crf: float, kept_bytes: int, stakes: Stakes, recipe
     """
     steps, grid = CRF_STEPS[recipe.codec], CRF_GRID[recipe.codec]
     missing = _TOP - _USUAL_FLOOR
-    spare = recipe.aim_points / (missing * _FALL * steps)  # CRF steps from the aim to the floor
+    spare = _AIM_POINTS / (missing * _FALL * steps)  # CRF steps from the aim to the floor
 
     def loss(lower: float) -> float:
         bytes_more, misses = 0.0, 0
@@ -122,7 +127,7 @@ def careful(first: float, sd_crf: float, kept_bytes: int, stakes: Stakes, recipe
 
 
 def frame_step(probes: Sequence[Probe], frames: int, sd_crf: float, recipe: Recipe, acceptance: Acceptance) -> int:
-    """Choose the step of the frames to compare in the next probe: that of acceptance where it may be the result.
+    """Choose the step of the frames to compare in the next probe: 1, every frame, where it may be the result.
 
     Comparing a result twice costs more than sampling every third frame saves, so only a probe that will probably be
     followed by another is sampled: the first one while little is known (`sd_crf` is its standard deviation), and one
@@ -131,15 +136,14 @@ def frame_step(probes: Sequence[Probe], frames: int, sd_crf: float, recipe: Reci
     margins = [margin for probe in probes if (margin := probe.margin(acceptance)) is not None]
     between = any(margin >= 0 for margin in margins) and any(margin < 0 for margin in margins)
     sure = between if probes else sd_crf * CRF_STEPS[recipe.codec] <= _SURE_CRF
-    light = recipe.search_frame_step
-    is_last = len(probes) + 1 >= recipe.max_probes
-    return acceptance.frame_step if sure or is_last or frames < light * _MIN_SAMPLES else light
+    is_last = len(probes) + 1 >= _MAX_PROBES
+    return 1 if sure or is_last or frames < _SEARCH_STEP * _MIN_SAMPLES else _SEARCH_STEP
 
 
 def floor_crf(probes: Sequence[Probe], recipe: Recipe, acceptance: Acceptance) -> float | None:
     """Find the CRF at which a search met, or would have met, its aim; None if nothing was measured."""
     missing = [(_missing(p, acceptance), float(p.crf)) for p in probes if _is_measured(p, acceptance)]
-    return _at(missing, _aim(recipe, acceptance), 1 / (_FALL * CRF_STEPS[recipe.codec])) if missing else None
+    return _at(missing, _aim(acceptance), 1 / (_FALL * CRF_STEPS[recipe.codec])) if missing else None
 
 
 def bytes_at(probes: Sequence[Probe], crf: float, codec: str, shrink: float = _SHRINK) -> float:
@@ -174,8 +178,8 @@ def _missing(probe: Probe, acceptance: Acceptance) -> float:
     return _logarithm(probe.margin(acceptance) or 0.0, acceptance)
 
 
-def _aim(recipe: Recipe, acceptance: Acceptance) -> float:
-    return _logarithm(recipe.aim_points, acceptance)
+def _aim(acceptance: Acceptance) -> float:
+    return _logarithm(_AIM_POINTS, acceptance)
 
 
 def _logarithm(margin: float, acceptance: Acceptance) -> float:

@@ -20,7 +20,7 @@ from reelkeeper.rules.billing.pricing import (
 )
 from reelkeeper.rules.billing.tariff import DAYS_A_MONTH, GB, INFREQUENT_ACCESS, MILLION, STANDARD
 from reelkeeper.rules.core.wording import dollars, many, size
-from reelkeeper.rules.lifecycle.worth import REQUESTS_USD, Payback, Worth, cpu_seconds_a_byte
+from reelkeeper.rules.lifecycle.worth import EXPECTED_SHARE, REQUESTS_USD, Payback, Worth, cpu_seconds_a_byte
 
 MIN_USD_A_MONTH: Final = 1  # less in a year than an hour of anybody's time
 MOST_MONTHS: Final = 12  # in which what is done once must have come back
@@ -53,7 +53,7 @@ class Kept(NamedTuple):
     source: str
 
     @classmethod
-    def of(cls, sample: Sample | None, codec: str, payback: Payback) -> "Kept":
+    def of(cls, sample: Sample | None, codec: str) -> "Kept":
         """Take a sample's figures, or without one those that plans begin with."""
         if sample and sample.size_bytes:
             shares = sorted(clip.kept_bytes / clip.size_bytes for clip in sample.clips if clip.size_bytes)
@@ -62,12 +62,10 @@ class Kept(NamedTuple):
                 f"{many(len(sample.clips), 'clip')} of this bucket, each between {shares[0]:.0%} and {shares[-1]:.0%}"
             )
             return cls(sample.kept_bytes / sample.size_bytes, cpu_seconds, ours)
-        share = payback.expected_size_percent / 100
         return cls(
-            share,
-            cpu_seconds_a_byte(codec, payback),
-            "the expectation that plans begin with (recipe.payback.expected_size_percent, measured on three natural "
-            "clips); --sample 10 measures it here",
+            EXPECTED_SHARE,
+            cpu_seconds_a_byte(codec),
+            "the expectation that plans begin with (measured on three natural clips); --sample 10 measures it here",
         )
 
 

@@ -11,8 +11,6 @@ from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Final, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
-
 from reelkeeper.model import Action, LessByDay, SearchTotals, Verdict, Video
 from reelkeeper.model.alerts import Finding, Severity
 from reelkeeper.model.money import Freed, Saved
@@ -40,24 +38,13 @@ _KIND_OF: Final = {"replaced": SMALLER, "orphan": LEFTOVERS}  # the other rules 
 _NANO: Final = 10**9
 
 RULE: Final = "saving"
+_LEAST_USD: Final = Decimal(1)  # a month; a smaller saving is not worth reading about
+_EXPECTED_SIZE_PERCENT: Final = 50  # of a compressed video, of its source: a promise that is sooner kept than broken
+_COLD_MONTHS: Final = 3  # that videos are expected to stay in the cheaper storage class
+_MOST_USERS: Final = 3  # with idle videos that are named
 _IDLE_DAYS: Final = 30  # a video this old, and not viewed for this long, is idle
 _HALF: Final = 2
 _MICRO: Final = 10**6
-
-
-class SavingsPolicy(BaseModel):
-    """Which savings are suggested, and their assumptions."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    min_usd: Decimal = Field(Decimal(1), ge=0, description="Minimum saving that is reported, in dollars a month")
-    expected_size_percent: int = Field(
-        50, gt=0, lt=100, description="Expected size of a compressed video, in percent of its source"
-    )
-    cold_months: int = Field(
-        3, ge=1, le=120, description="Months that videos are expected to stay in the cheaper storage class"
-    )
-    max_users: int = Field(3, ge=0, le=100, description="Maximum number of users with idle videos that are listed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,14 +164,13 @@ def _is_to_be_compressed(video: Video, policy: LifecyclePolicy, age: timedelta) 
 def findings(
     idle: Idle,
     usage: Usage,
-    policy: SavingsPolicy = SavingsPolicy(),
     *,
     repeated_jobs: int = 0,
     job_usd: Decimal = Decimal(0),
     ways: Iterable[Cheaper] = (),
     codec: str = "h264",
 ) -> list[Finding]:
-    """Suggest savings of at least `policy.min_usd` a month, the largest first.
+    """Suggest savings of at least a dollar a month, the largest first.
 
     `codec` is that of results. `usage` is the month's present usage; `repeated_jobs` is the number of jobs a month that
     repeated an earlier one, and `job_usd` the cost of one; `ways` are cheaper ways to make clips.
@@ -194,8 +180,7 @@ def findings(
         return saving_this_month(usage, size_bytes, DAYS_A_MONTH).exact_usd
 
     shrunk, dear = (
-        size_bytes * (100 - policy.expected_size_percent) // 100
-        for size_bytes in (idle.backlog_bytes, idle.unpaid_bytes)
+        size_bytes * (100 - _EXPECTED_SIZE_PERCENT) // 100 for size_bytes in (idle.backlog_bytes, idle.unpaid_bytes)
     )
     left = f" Over the rest of their lives, {dollars(idle.backlog_net_microusd)} net of CPU and requests."
     smaller = 1 - 1 / RELATIVE_BYTES[codec]
@@ -204,7 +189,7 @@ def findings(
             "backlog",
             off(shrunk),
             f"Compress {_size(idle.backlog_bytes)} of seldom viewed videos",
-            f"They are no AV1, VP9 or HEVC yet, and would be about {policy.expected_size_percent} % of their size."
+            f"They are no AV1, VP9 or HEVC yet, and would be about {_EXPECTED_SIZE_PERCENT} % of their size."
             + left * bool(idle.backlog_net_microusd),
             "reelkeeper run tier_storage --apply, or a higher policy.compress_limit or policy.compress_usd_per_day.",
         ),
@@ -232,10 +217,10 @@ def findings(
         ),
         _finding(
             "class",
-            _class_saving(idle, usage, policy.cold_months),
+            _class_saving(idle, usage),
             f"Move {_size(idle.cold_bytes)} of unwatched videos to Infrequent Access",
             f"{many(idle.cold_objects, 'video')} without a view in {_IDLE_DAYS} days, if they stay there for "
-            f"{many(policy.cold_months, 'month')} unread; moving them, and rounding up, is counted in.",
+            f"{many(_COLD_MONTHS, 'month')} unread; moving them, and rounding up, is counted in.",
             "A lifecycle rule of R2's, once and for all of them: each month with a move costs a whole million of them.",
         ),
     ]
@@ -250,7 +235,7 @@ def findings(
         for tier, size_bytes in idle.late_bytes.items()
     ]
     found += [_way(way) for way in ways]
-    users = sorted(idle.by_user.items(), key=lambda item: (-item[1], item[0]))[: policy.max_users]
+    users = sorted(idle.by_user.items(), key=lambda item: (-item[1], item[0]))[:_MOST_USERS]
     found += [
         _finding(
             f"user:{user_id}",
@@ -261,7 +246,7 @@ def findings(
         )
         for user_id, size_bytes in users
     ]
-    least = max(1, int(policy.min_usd * _MICRO))
+    least = max(1, int(_LEAST_USD * _MICRO))
     worth = [finding for finding in found if (finding.impact_microusd or 0) >= least]
     return sorted(worth, key=lambda finding: (-(finding.impact_microusd or 0), finding.scope))
 
@@ -280,7 +265,7 @@ def _way(way: Cheaper) -> Finding:
     return _finding(f"model:{way.model}:{scope}", way.usd, title, text, suggestion)
 
 
-def _class_saving(idle: Idle, usage: Usage, months: int) -> Decimal:
+def _class_saving(idle: Idle, usage: Usage) -> Decimal:
     """Compute the monthly saving of the cheaper class as billed, with the move spread over the next months."""
     moved = min(Decimal(idle.cold_bytes) / GB, usage.standard.gb_month)
     before, infrequent = bill(usage).billed_usd, usage.infrequent_access
@@ -292,7 +277,7 @@ def _class_saving(idle: Idle, usage: Usage, months: int) -> Decimal:
         return bill(Usage(standard=less, infrequent_access=changed)).billed_usd
 
     moving = after(idle.cold_objects) - after(0)
-    return before - after(0) - moving / months
+    return before - after(0) - moving / _COLD_MONTHS
 
 
 def _finding(scope: str, usd: Decimal, title: str, text: str, suggestion: str) -> Finding:

@@ -84,25 +84,6 @@ class Recipe(BaseModel):
     crf_start: int | None = Field(
         None, ge=1, le=63, description="First CRF to try; unset: predicted from earlier searches"
     )
-    crf_min: int | None = Field(
-        None, ge=1, le=63, description="Lowest CRF to try (the best quality); unset: 16 for h264 and hevc, else 20"
-    )
-    crf_max: int | None = Field(
-        None,
-        ge=1,
-        le=63,
-        description="Highest CRF to try; above it, VMAF is too favourable to smooth pans; unset: 40 for h264, 42 for "
-        "hevc, else 55",
-    )
-    max_probes: int = Field(4, ge=1, le=8, description="Maximum number of encodes per video")
-    aim_points: float = Field(
-        0.5, ge=0, le=3, description="Margin above both VMAF minimums that the search aims for, in VMAF points"
-    )
-    search_frame_step: Literal[1, 3, 5, 7] = Field(
-        3,
-        description="Compare every n-th frame during the search; odd, as an even step meets only the better frames of "
-        "SVT-AV1's pyramid",
-    )
     skip_codecs: tuple[str, ...] = Field(
         EFFICIENT_CODECS, description="Codecs that are already efficient: videos in them are not compressed"
     )
@@ -112,7 +93,7 @@ class Recipe(BaseModel):
     def _ordered(self) -> Self:
         lowest, highest = self.crf_range
         if not lowest <= (self.crf_start or lowest) <= highest:
-            raise ValueError(f"not crf_min {lowest} <= crf_start {self.crf_start} <= crf_max {highest}")
+            raise ValueError(f"not {lowest} <= crf_start {self.crf_start} <= {highest}")
         if self.container == "webm" and self.codec not in ("av1", "vp9"):
             raise ValueError(f"WebM holds av1 and vp9, no {self.codec}: set container to mp4")
         if self.placement == IN_PLACE and why_not_in_place(self.codec, self.container, 0):
@@ -128,9 +109,8 @@ class Recipe(BaseModel):
 
     @property
     def crf_range(self) -> tuple[int, int]:
-        """The lowest and the highest CRF to try."""
-        lowest, highest = _CRF_RANGES[self.codec]
-        return self.crf_min or lowest, self.crf_max or highest
+        """The lowest and the highest CRF to try; above, VMAF is too favourable to smooth pans."""
+        return _CRF_RANGES[self.codec]
 
     @property
     def presets(self) -> tuple[int, ...]:
@@ -155,17 +135,13 @@ class Acceptance(BaseModel):
         le=60,
         description="Minimum mean PSNR of the worse of the two colour planes, in dB; VMAF sees only luma",
     )
-    frame_step: Literal[1, 3, 5, 7] = Field(
-        1, description="Compare every n-th frame of a result: 1 is every frame; 3 is every third, for half of the CPU"
-    )
     max_size_percent: float = Field(
         90, gt=0, lt=100, description="Maximum size of the result, in percent of its source"
     )
-    min_saved_bytes: int = Field(0, ge=0, description="Minimum reduction in size, in bytes")
 
     def most_bytes(self, source_bytes: int) -> int:
         """Return the largest size of a result for a source of `source_bytes`."""
-        return min(int(source_bytes * self.max_size_percent / 100), source_bytes - self.min_saved_bytes)
+        return int(source_bytes * self.max_size_percent / 100)
 
 
 def why_not_in_place(codec: str, container: str, size_bytes: int) -> str | None:
@@ -334,7 +310,7 @@ def _worth(source: Media, result: Media, quality: Quality, acceptance: Acceptanc
     if not 0 < result.size_bytes <= most:
         yield "size", f"{result.size_bytes} bytes of {source.size_bytes}, at most {most} would do"
     # guard transcode.every_frame: a result is accepted by the few frames that the search compared
-    if quality.subsample != acceptance.frame_step or quality.frames != -(-source.frames // acceptance.frame_step):
+    if quality.subsample != 1 or quality.frames != source.frames:
         yield "not_verified", f"{quality.frames} of {source.frames} frames compared"
     # guard transcode.floors: a result below the promised quality replaces its source
     if not quality.mean >= acceptance.min_vmaf_mean or not quality.p5 >= acceptance.min_vmaf_p5:

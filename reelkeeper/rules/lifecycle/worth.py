@@ -46,6 +46,8 @@ USUAL_PRESET: Final = {"h264": 5, "hevc": 5, "av1": 8, "vp9": 4}
 RELATIVE_BYTES: Final = {"h264": 1.39, "hevc": 1.27, "av1": 1.0, "vp9": 1.25}
 COMPARE_CPU_SECONDS: Final = 0.032  # for VMAF of all frames, per million pixels
 USUAL_BITS_PER_PIXEL: Final = 0.36  # 30 MB for 15 s of 720p
+EXPECTED_SHARE: Final = 0.35  # of a source's bytes, in a result, until earlier ones are known: three natural clips
+EXPECTED_PROBES: Final = 1.5  # encodes until the CRF is found
 _PRIOR_BYTES: Final = 50_000_000  # weight of the prior, in source bytes
 # Cases for a file of known size: probability, and factors of the expected CPU and saved bytes. A third is
 # half as dense as usual, and takes twice the CPU for its bytes; a third is three times as dense.
@@ -53,7 +55,7 @@ _MAY_BE: Final = ((0.3, 2.0, 0.72), (0.4, 0.8, 1.04), (0.3, 0.33, 1.22))
 
 
 class Payback(BaseModel):
-    """The price of CPU, and the expected saving of an encode before it is tried."""
+    """The price of CPU, and the days for which a saved byte counts."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -62,15 +64,6 @@ class Payback(BaseModel):
         ge=0,
         description="Price of a CPU core per hour, in dollars; AWS Fargate charges 0.04048 (us-east-1, x86). Never: an "
         "encode is not skipped because it costs more than it saves",
-    )
-    expected_size_percent: int = Field(
-        35,
-        gt=0,
-        lt=100,
-        description="Expected size of a result, in percent of its source, until earlier results are known",
-    )
-    expected_probes: Decimal = Field(
-        Decimal("1.5"), ge=1, le=8, description="Expected number of encodes until the CRF is found"
     )
     horizon_days: int = Field(365, ge=1, description="Days of storage counted for a video without an end of retention")
 
@@ -145,9 +138,9 @@ def unopened(codec: str, payback: Payback, before: SearchTotals, size_bytes: int
     Its pixels are known once it is open, and it is skipped if it then does not pay: so if CPU has a price, only
     the saving and cost of the cases that turn out to pay are expected.
     """
-    prior_cpu = cpu_seconds_a_byte(codec, payback)
+    prior_cpu = cpu_seconds_a_byte(codec)
     known = before.source_bytes + _PRIOR_BYTES
-    kept = (before.kept_bytes + _PRIOR_BYTES * payback.expected_size_percent / 100) / known
+    kept = (before.kept_bytes + _PRIOR_BYTES * EXPECTED_SHARE) / known
     cpu_seconds = (before.cpu_seconds + _PRIOR_BYTES * prior_cpu) / known * size_bytes
     saved, days = max(0.0, size_bytes * (1 - kept)), payback.days(remaining_days)
     mean_saved = mean_cpu = 0.0
@@ -162,10 +155,10 @@ def unopened(codec: str, payback: Payback, before: SearchTotals, size_bytes: int
     return Worth(round(saved * mean_saved), days, cpu_seconds * mean_cpu, payback)
 
 
-def cpu_seconds_a_byte(codec: str, payback: Payback) -> float:
+def cpu_seconds_a_byte(codec: str) -> float:
     """Return the expected CPU seconds of a search for each byte of a source, at the usual preset and density."""
     usual = EFFORTS[codec][USUAL_PRESET[codec]]
-    return 8 / USUAL_BITS_PER_PIXEL / _MICRO * _search_seconds(usual, payback)
+    return 8 / USUAL_BITS_PER_PIXEL / _MICRO * _search_seconds(usual, EXPECTED_PROBES)
 
 
 def effort(codec: str, preset: int) -> Effort:
@@ -175,15 +168,25 @@ def effort(codec: str, preset: int) -> Effort:
 
 
 def at_presets(
-    media: Media, codec: str, presets: Collection[int], kept: float, payback: Payback, remaining_days: int | None
+    media: Media,
+    codec: str,
+    presets: Collection[int],
+    kept: float,
+    payback: Payback,
+    remaining_days: int | None,
+    *,
+    probes: float = EXPECTED_PROBES,
 ) -> dict[int, Worth]:
-    """Estimate the worth of an encode at each preset. `kept` is the share of picture bytes kept at the usual one."""
+    """Estimate the worth of an encode at each preset, found by so many `probes`.
+
+    `kept` is the share of picture bytes kept at the usual preset.
+    """
     megapixels = media.width * media.height * media.frames / _MICRO
     found = {}
     for preset in presets:
         known = effort(codec, preset)
         saved = max(0, round(media.video_bits / 8 * (1 - kept * known.relative_bytes)))
-        cpu_seconds = megapixels * _search_seconds(known, payback)
+        cpu_seconds = megapixels * _search_seconds(known, probes)
         found[preset] = Worth(saved, payback.days(remaining_days), cpu_seconds, payback)
     return found
 
@@ -195,5 +198,5 @@ def choose(worths: Mapping[int, Worth], codec: str) -> int:
     return max(worths, key=lambda preset: worths[preset].gain_usd - worths[preset].cost_usd)
 
 
-def _search_seconds(effort: Effort, payback: Payback) -> float:
-    return (effort.encode_cpu_seconds + COMPARE_CPU_SECONDS) * float(payback.expected_probes)
+def _search_seconds(effort: Effort, probes: float) -> float:
+    return (effort.encode_cpu_seconds + COMPARE_CPU_SECONDS) * probes

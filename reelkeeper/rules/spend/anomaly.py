@@ -32,6 +32,10 @@ _NANO: Final = 10**9
 _CENT: Final = 10**7  # nano-dollars; less is negligible
 _FULL: Final = 100  # percent
 _NAMED: Final = 3  # services in a finding
+_SPREADS: Final = 4.2  # beyond which a cost is odd; `python -m bench anomalies` has what is found and what is false
+QUIET_DAYS: Final = 3  # after a reported anomaly, in which its series is not reported again
+_EARLY_FACTOR: Final = 3  # in the first two weeks, a day is odd that costs more than this many times the day before
+HISTORY_DAYS: Final = 800  # yearly patterns are learnt from two years
 
 Days = Sequence[Judged | None]
 
@@ -41,14 +45,6 @@ class AnomalyPolicy(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    spreads: float = Field(
-        4.2,
-        gt=0,
-        le=1000,
-        allow_inf_nan=False,
-        description="A day is an anomaly if its cost differs from the usual cost by more than this number of spreads, "
-        "and by `change_percent` and `floor_usd`",
-    )
     change_percent: float = Field(
         25,
         gt=0,
@@ -62,26 +58,6 @@ class AnomalyPolicy(BaseModel):
         le=10**9,
         allow_inf_nan=False,
         description="Minimum difference from the usual cost for an anomaly, in dollars a day",
-    )
-    quiet_days: int = Field(
-        3, ge=0, le=60, description="Days after a reported anomaly in which the same series is not reported again"
-    )
-    early_factor: float = Field(
-        3,
-        gt=1,
-        le=1000,
-        allow_inf_nan=False,
-        description="In the first two weeks, a day is an anomaly if it costs more than this many times the day before",
-    )
-    drift_percent: float = Field(
-        35,
-        gt=0,
-        le=1000,
-        allow_inf_nan=False,
-        description="Growth in four weeks, beyond the trend, that is reported weekly, in percent",
-    )
-    history_days: int = Field(
-        800, ge=60, le=4000, description="Days of history that are used; yearly patterns are learnt from two years"
     )
     calendar: tuple[str, ...] = Field(
         (),
@@ -100,7 +76,7 @@ class AnomalyPolicy(BaseModel):
     def bounds(self) -> Bounds:
         """Return the limits as logarithms."""
         share = self.change_percent / _FULL
-        return Bounds(self.spreads, log(1 + share), log(1 - share))
+        return Bounds(_SPREADS, log(1 + share), log(1 - share))
 
 
 class Odd(NamedTuple):
@@ -122,7 +98,7 @@ def findings(
     """Report what is odd about today, yesterday, or a run of days up to yesterday.
 
     Args:
-        charges: of the last `policy.history_days` days, in any order; they may be sums.
+        charges: of the last `HISTORY_DAYS`, in any order; they may be sums.
         policy: the thresholds.
         as_of: now; its UTC day is not over yet.
         jobs: the cost of those days' jobs, by provider and model.
@@ -161,10 +137,10 @@ def _less(total: int | None, part: int | None) -> int | None:
 
 
 def odd_days(days: Days, policy: AnomalyPolicy) -> list[int]:
-    """Return the indices of the odd days that are news: each more than `policy.quiet_days` after the one before."""
+    """Return the indices of the odd days that are news: each more than `QUIET_DAYS` after the one before."""
     found: list[int] = []
     for n, verdict in enumerate(days):
-        if _direction(verdict, policy) and (not found or n - found[-1] > policy.quiet_days):
+        if _direction(verdict, policy) and (not found or n - found[-1] > QUIET_DAYS):
             found.append(n)
     return found
 
@@ -201,7 +177,7 @@ def _early(spending: Spending, scope: str, days: Days, policy: AnomalyPolicy) ->
         actual, before = values[n], values[n - 1]
         if days[n] is not None or actual is None or not before:
             continue
-        if actual > before * policy.early_factor and actual - before >= policy.floor_usd * _NANO:
+        if actual > before * _EARLY_FACTOR and actual - before >= policy.floor_usd * _NANO:
             return Odd(Judged(spending.day(n), actual, log(actual / before), 1), actual - before, goes_on=False)
     return None
 

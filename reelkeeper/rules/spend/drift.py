@@ -24,14 +24,15 @@ _HALF_A_YEAR: Final = 26  # weeks
 _LEAST_CHANGES: Final = 4  # for a trend: thirteen weeks in all
 _NANO: Final = 10**9
 _FULL: Final = 100  # percent
+_GROWTH_PERCENT: Final = 35  # in four weeks, beyond the trend, from which on it is reported
 
 
 def findings(charges: Iterable[Charge], policy: AnomalyPolicy, as_of: datetime) -> list[Finding]:
     """Report what has grown beyond its trend, as of the last complete week.
 
     Args:
-        charges: of the last `policy.history_days` days, in any order; they may be sums.
-        policy: the thresholds, in percent and in dollars a day.
+        charges: of the last `HISTORY_DAYS`, in any order; they may be sums.
+        policy: the least growth, in dollars a day.
         as_of: now; its UTC week is not over yet.
 
     """
@@ -44,7 +45,7 @@ def findings(charges: Iterable[Charge], policy: AnomalyPolicy, as_of: datetime) 
         if (change := drift(values[:ends])) is not None:
             before, now, trend = change
             expected = before * exp(trend)
-            if now > expected * (1 + policy.drift_percent / _FULL) and now - expected >= policy.floor_usd * _NANO:
+            if now > expected * (1 + _GROWTH_PERCENT / _FULL) and now - expected >= policy.floor_usd * _NANO:
                 found[scope] = _finding(scope, before, now, expected, monday)
     if any(scope.startswith("service:") for scope in found):
         found.pop(TOTAL, None)

@@ -72,9 +72,9 @@ def judge(spent: Spent, budgets: BudgetPolicy, oddness: AnomalyPolicy, as_of: da
     ]
 
 
-def first_day(oddness: AnomalyPolicy, as_of: datetime) -> date:
+def first_day(as_of: datetime) -> date:
     """Return the first day whose charges the rules need."""
-    return as_of.date() - timedelta(days=max(oddness.history_days, LEAST_DAYS))
+    return as_of.date() - timedelta(days=max(anomaly.HISTORY_DAYS, LEAST_DAYS))
 
 
 def lines(charges: Sequence[Charge], as_of: datetime) -> list[CostLine]:

@@ -55,7 +55,7 @@ def test_an_older_store_keeps_new_keys_until_a_document_names_the_change(sqlite_
 def test_a_document_for_another_codec_is_valid_in_a_new_store(sqlite_engine: sa.Engine) -> None:
     shipped = as_shipped(sqlite_engine)
     assert read("recipe: {codec: av1}", "f", shipped).recipe.place == "new_key"
-    assert read("recipe: {max_probes: 3}", "f", shipped).recipe.place == "in_place"
+    assert read("recipe: {preset: 3}", "f", shipped).recipe.place == "in_place"
     assert shipped.overridden(recipe=read("recipe: {codec: vp9}", "f").recipe).recipe.place == "new_key"
 
 
@@ -69,7 +69,7 @@ def test_going_back_to_version_0_is_going_back_to_what_the_store_was_made_with(s
 
 
 def another(value: object) -> object:
-    return 7 if value is None else f"{Decimal(str(value)) * 2}" if isinstance(value, str) else value * 2  # type: ignore[operator]  # each is a number
+    return 7 if value is None else f"{Decimal(str(value)) * 2}" if isinstance(value, str) else value * 2 + 1  # type: ignore[operator]  # each is a number
 
 
 def test_a_version_with_what_is_fixed_now_is_read_and_means_the_same(engine: sa.Engine) -> None:
@@ -77,7 +77,7 @@ def test_a_version_with_what_is_fixed_now_is_read_and_means_the_same(engine: sa.
     assert policies.current(engine) == (version, DEFAULTS.overridden(breaker=BreakerPolicy(bad_percent=70)))
 
 
-@pytest.mark.parametrize("name", ["breaker.attempts"])
+@pytest.mark.parametrize("name", ["breaker.attempts", "recipe.payback.expected_probes", "saving.min_usd"])
 def test_another_value_of_what_is_fixed_now_is_refused_by_name_and_the_rest_can_be_applied(
     sqlite_engine: sa.Engine, name: str
 ) -> None:

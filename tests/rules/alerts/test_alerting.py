@@ -8,10 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reelkeeper.model.alerts import AlertState, Finding, Severity
-from reelkeeper.rules.alerts.alerting import AlertPolicy, Decision, Known, Quiet, decide
+from reelkeeper.rules.alerts.alerting import Decision, Known, Quiet, decide
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
-POLICY = AlertPolicy()
 
 
 def finding(level: str = "80", **other: Any) -> Finding:  # noqa: ANN401  any field of a finding
@@ -31,7 +30,7 @@ class Incidents:
     def observe(
         self, *findings: Finding, quiet: tuple[Quiet, ...] = (), rules: tuple[str, ...] = ("budget",)
     ) -> Decision:
-        made = decide(findings, list(self.rows.values()), quiet, rules=rules, policy=POLICY, as_of=self.now)
+        made = decide(findings, list(self.rows.values()), quiet, rules=rules, as_of=self.now)
         for known in made.superseded:
             self._change(known, state=AlertState.RESOLVED, is_told=False)
         for group in ("opened", "repeated", "silent", "snoozed"):

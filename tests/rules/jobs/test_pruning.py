@@ -3,12 +3,14 @@
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from reelkeeper.model.jobs import CacheItem, RequestTime
+from reelkeeper.rules.jobs import pruning
 from reelkeeper.rules.jobs.pruning import PrunePlan, PrunePolicy, by_age, plan, rent_microusd, saves
 from reelkeeper.rules.jobs.reuse import learn
 
@@ -66,7 +68,8 @@ def test_a_plan_says_what_each_rule_saves_and_loses() -> None:
 
 
 def test_one_run_drops_no_more_than_it_may_and_what_is_gone_goes_first() -> None:
-    found = decide([item("b"), item("a", cost_microusd=19_000), item("c", live=False)], budget_bytes=1, max_entries=2)
+    with mock.patch.object(pruning, "_MAX_ENTRIES", 2):
+        found = decide([item("b"), item("a", cost_microusd=19_000), item("c", live=False)], budget_bytes=1)
     assert [(each.item.key, each.rule) for each in found.leaving] == [("c", "gone"), ("a", "budget")]
 
 
@@ -83,7 +86,8 @@ def test_entries_that_save_the_least_are_dropped_and_no_more_than_needed(
         item(str(n), hits=hits, size_bytes=size, cost_microusd=cost * 10**6, idle_days=idle)
         for n, (hits, size, cost, idle) in enumerate(shape)
     ]
-    going = [each.item for each in decide(items, budget_bytes=budget, max_entries=most).leaving]
+    with mock.patch.object(pruning, "_MAX_ENTRIES", most):
+        going = [each.item for each in decide(items, budget_bytes=budget).leaving]
     worth = learn([], NOW).worth(budget * len(items) / sum(each.size_bytes for each in items))
     order = sorted(items, key=lambda each: (saves(each, worth, NOW), each.used_at))
     excess, sizes = sum(each.size_bytes for each in items) - budget, [each.size_bytes for each in going]

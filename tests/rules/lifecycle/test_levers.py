@@ -14,7 +14,7 @@ from reelkeeper.rules.lifecycle.worth import Payback
 GB = 10**9
 ZERO = Decimal(0)
 NONE = Part("")
-PRIOR = Kept.of(None, "h264", Payback())
+PRIOR = Kept.of(None, "h264")
 
 
 def found(
@@ -84,9 +84,9 @@ def test_unfinished_uploads_are_billed_and_unknown_is_not_zero() -> None:
 
 def test_a_sample_takes_the_place_of_the_prior() -> None:
     clips = (Clip("a", 1000, 400, "accepted", 2.0), Clip("b", 1000, 1000, "efficient_codec"))
-    kept = Kept.of(Sample(7, clips), "h264", Payback())
+    kept = Kept.of(Sample(7, clips), "h264")
     assert (kept.share, kept.cpu_seconds_a_byte) == (0.7, 0.001)
-    assert Kept.of(Sample(7, ()), "h264", Payback()) == PRIOR
+    assert Kept.of(Sample(7, ()), "h264") == PRIOR
     assert named(found(1000), kept)["compress"][2] is Verdict.NOT_WORTH  # 278 hours of CPU for $4.50 a month
 
 

@@ -14,7 +14,7 @@ from reelkeeper.rules.billing.cheaper import Cheaper
 from reelkeeper.rules.billing.pricing import StandardUsage, Usage
 from reelkeeper.rules.core.tiers import SHIPPED
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
-from reelkeeper.rules.lifecycle.savings import Idle, SavingsPolicy, findings, of_verdict, smaller_by_model, survey
+from reelkeeper.rules.lifecycle.savings import Idle, findings, of_verdict, smaller_by_model, survey
 from reelkeeper.rules.lifecycle.worth import Payback, Worth
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
@@ -121,12 +121,9 @@ def test_bytes_within_the_free_allowance_save_nothing() -> None:
 
 
 def test_the_cheaper_class_is_suggested_only_where_it_pays_with_its_moves() -> None:
-    """A move costs $9 for up to a million, and a GB saves $0.005: over three months 600 GB are too few, 700 enough."""
-    assert scopes(Idle(cold_bytes=600 * GB, cold_objects=20_000)) == []
-    policy = SavingsPolicy(min_usd=Decimal("0.10"))
-    assert [
-        finding.scope for finding in findings(Idle(cold_bytes=700 * GB, cold_objects=20_000), usage(10_000), policy)
-    ] == ["class"]
+    """A move costs $9 for up to a million, and a GB saves $0.005: over three months, 800 GB save a dollar a month."""
+    assert scopes(Idle(cold_bytes=790 * GB, cold_objects=20_000)) == []
+    assert scopes(Idle(cold_bytes=800 * GB, cold_objects=20_000)) == ["class"]
     large = findings(Idle(cold_bytes=7000 * GB, cold_objects=20_000), usage(10_000))[0]
     assert large.impact_microusd == 35_000_000 - 3_000_000
 
@@ -144,7 +141,7 @@ def test_small_savings_are_not_suggested_and_only_some_users_are_named() -> None
 @given(st.integers(0, 10**15), st.integers(0, 10**15), st.integers(0, 10**6), st.integers(0, 10**5))
 def test_no_saving_is_more_than_the_bill(backlog: int, cold: int, objects: int, gb: int) -> None:
     bill_microusd = max(0, gb - 10) * 15_000 + 15_000
-    for finding in findings(Idle(backlog, cold, objects), usage(gb), SavingsPolicy(min_usd=Decimal(0))):
+    for finding in findings(Idle(backlog, cold, objects), usage(gb)):
         assert 0 < (finding.impact_microusd or 0) <= bill_microusd
 
 

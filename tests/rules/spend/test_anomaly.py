@@ -176,12 +176,9 @@ def test_a_day_that_was_meant_goes_into_the_calendar() -> None:
         {"calendar": ["12-25/12-31"]},
         {"calendar": ["2026-12-31/2026-12-20"]},
         {"calendar": ["Christmas"]},
-        {"spreads": float("nan")},
         {"change_percent": 100},
         {"floor_usd": -1},
         {"floor_usd": "NaN"},
-        {"early_factor": 1},
-        {"history_days": 59},
         {"holidays": []},
     ],
 )
