@@ -68,8 +68,8 @@ def bootstrap(
             wanted += automations.telling(webhook)
         else:
             yield (
-                "Failed, crashed and late runs are not reported: set the URL of the API with REELKEEPER_API_URL or "
-                "--api-url. The watchdog still reports flows that stay silent."
+                "Failed, crashed and late runs are not reported: set the URL of the API with REELKEEPER_API_URL. "
+                "The watchdog still reports flows that stay silent."
             )
         changed = [automation.name for automation in wanted if automations.put(client, automation)]
         yield f"Automations: {len(wanted)}, {len(changed)} of them created or updated."

@@ -32,6 +32,13 @@ _PREFIX: Final = "REELKEEPER_"
 # Variables that carry the prefix and are no settings: where a run works (deployments/folder.py), failpoints
 # (failpoints.py), the address and token of a caller of our API (docs/api.md), and the bucket of the contract tests.
 _ELSEWHERE: Final = re.compile(r"REELKEEPER_(HOME|FAILPOINTS|URL|TOKEN|TEST_R2_\w+)")
+_FORMER: Final = {  # settings of earlier versions -> what says it now
+    "REELKEEPER_FFPROBE": "ffprobe is the one beside REELKEEPER_FFMPEG",
+    "REELKEEPER_GENERATOR_URL": "each vendor has its own, such as REELKEEPER_HTTP_URL",
+    "REELKEEPER_GENERATOR_TOKEN": "each vendor has its own, such as REELKEEPER_FAL_TOKEN",
+    "REELKEEPER_GENERATOR_WEBHOOK_URL": "REELKEEPER_HOOKS_URL is the address of all vendors' webhooks",
+    "REELKEEPER_GENERATOR_WEBHOOK_SECRET": "each vendor has its own, such as REELKEEPER_FAL_WEBHOOK_SECRET",
+}
 # Kubernetes sets such variables in each pod for a Service named reelkeeper, or reelkeeper-api ("Service: Discovering
 # services: Environment variables"): nobody has written them.
 _SERVICE_LINK: Final = re.compile(r"REELKEEPER\w*_(SERVICE_HOST|SERVICE_PORT\w*|PORT_\d+_(TCP|UDP|SCTP)\w*)")
@@ -74,8 +81,9 @@ class Settings(VendorSettings):
         "{month}, {day} and {any}: separated by commas or lines, or a JSON list; the first that matches a key gives "
         "its user and video",
     )
-    ffmpeg: Path | None = Field(None, description="Path of ffmpeg; the one in the wheel if unset")
-    ffprobe: Path | None = Field(None, description="Path of ffprobe; the one in the wheel if unset")
+    ffmpeg: Path | None = Field(
+        None, description="Path of ffmpeg; the one in the wheel if unset. An ffprobe beside it is used"
+    )
     require_network_isolation: bool = Field(
         False, description="Refuse to open media if the kernel offers neither network namespaces nor seccomp filters"
     )
@@ -341,6 +349,9 @@ def _unknown(read: Settings) -> Iterator[str]:
             if not plain.startswith(_PREFIX) or plain in known or _ELSEWHERE.fullmatch(plain):
                 continue
             if _SERVICE_LINK.fullmatch(plain) or (plain.endswith("_PORT") and _SERVICE_ADDRESS.match(value)):
+                continue
+            if plain in _FORMER:
+                yield f"{name} ({where}): {_FORMER[plain]}"
                 continue
             meant = get_close_matches(plain, known, n=1, cutoff=0.75)  # below that, names share little but the prefix
             yield f"{name} ({where})" + (f", did you mean {meant[0]}?" if meant else "")

@@ -5,24 +5,15 @@ import re
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 from uuid import uuid4
 
 import typer
 
 from reelkeeper import logs
 
-if TYPE_CHECKING:
-    from reelkeeper.rules.spend.budget import BudgetPolicy
-
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
 Limit = Annotated[int, typer.Option(min=1, max=1_000_000, help="Rows to show, at most.")]
-DailyBudget = Annotated[
-    str | None, typer.Option(metavar="USD", help="Compare days with this budget in dollars, or `none`.")
-]
-MonthlyBudget = Annotated[
-    str | None, typer.Option(metavar="USD", help="Compare the month with this budget in dollars, or `none`.")
-]
 
 INTERRUPTED = 130  # the exit code after Ctrl-C: 128 and the number of SIGINT, as shells have it
 _MAX_MICROUSD = 10**12  # maximum of one ledger transfer
@@ -69,20 +60,6 @@ def microusd(text: str) -> int:
     if not amount.is_finite() or amount != int(amount) or not 0 < amount <= _MAX_MICROUSD:
         raise typer.BadParameter(f"{text!r}: from 0.000001 to {_MAX_MICROUSD // 10**6:,} dollars, to six decimals")
     return int(amount)
-
-
-def budgets(**given: str | None) -> "BudgetPolicy | None":
-    """Parse budgets in dollars that override those in force; "none" removes a budget."""
-    from pydantic import ValidationError
-
-    from reelkeeper.rules.spend.budget import BudgetPolicy
-
-    amounts = {name: None if usd == "none" else usd for name, usd in given.items() if usd is not None}
-    try:
-        return BudgetPolicy.model_validate(amounts) if amounts else None
-    except ValidationError as error:
-        wrong = "; ".join(f"{entry['input']!r}: {entry['msg']}" for entry in error.errors())
-        raise typer.BadParameter(f"a budget must be dollars, such as 200, or none: {wrong}") from None
 
 
 def byte_count(text: str) -> int:

@@ -29,7 +29,7 @@ SECRET, BODY = "a secret that both know", b'{"id": "p1", "status": "succeeded"}'
 
 @pytest.fixture
 def caller(app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
-    monkeypatch.setenv("REELKEEPER_GENERATOR_WEBHOOK_SECRET", SECRET)
+    monkeypatch.setenv("REELKEEPER_HTTP_WEBHOOK_SECRET", SECRET)
     settings.cache_clear()
     with TestClient(app) as client:
         yield client

@@ -33,9 +33,9 @@ def jobs(reelkeeper: Run) -> Run:
 def test_a_dead_job_says_why_and_is_tried_again(jobs: Run, ask: Callable[..., Any]) -> None:
     assert "it broke" in jobs("queue", "--dead").stdout
     assert [(item["id"], item["error"]) for item in ask("queue", "--dead")["dead"]] == [("dead", "it broke")]
-    assert ask("jobs", "redrive", "dead") == {"redriven": ["dead"]}
+    assert ask("jobs", "retry", "dead") == {"redriven": ["dead"]}
     assert ask("queue", "--dead")["dead"] == []
-    assert "is queued" in jobs("jobs", "redrive", "dead", exit_code=9).stderr
+    assert "is queued" in jobs("jobs", "retry", "dead", exit_code=9).stderr
     jobs("jobs", "retry", "none", exit_code=8)
     jobs("jobs", "retry", "waits", "--buy-again", exit_code=1)  # nobody said yes
 

@@ -64,6 +64,7 @@ class Installation:
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "PREFECT_SERVER_UI_ENABLED": "false",
             "PREFECT_UI_URL": self.ui_url,
+            "REELKEEPER_API_URL": self.api_url,
             "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "5",
             "REELKEEPER_DATABASE_URL": at.store_url,
             "REELKEEPER_S3_ENDPOINT_URL": at.endpoint_url,
@@ -114,7 +115,7 @@ class Installation:
 
     def set_up(self) -> None:
         """Follow the first steps of the README."""
-        self.command("reelkeeper", "bootstrap", "--api-url", self.api_url)
+        self.command("reelkeeper", "bootstrap")
         self.command("prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(ROOT / "prefect.yaml"))
 
     def command(self, *words: str) -> str:

@@ -44,8 +44,8 @@ def queue(scene: Scene) -> Scene:
 @pytest.fixture
 def provider(tiny_clip: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ProviderDouble]:
     with ProviderDouble(tiny_clip.read_bytes()).serving() as double:
-        monkeypatch.setenv("REELKEEPER_GENERATOR_URL", double.url)
-        monkeypatch.setenv("REELKEEPER_GENERATOR_TOKEN", TOKEN)
+        monkeypatch.setenv("REELKEEPER_HTTP_URL", double.url)
+        monkeypatch.setenv("REELKEEPER_HTTP_TOKEN", TOKEN)
         monkeypatch.setenv("REELKEEPER_ALLOW_PRIVATE_ADDRESSES", "true")
         settings.cache_clear()
         yield double

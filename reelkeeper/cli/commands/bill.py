@@ -15,7 +15,7 @@ import typer
 
 from reelkeeper.cli.opening import reading, store
 from reelkeeper.cli.screen import emit, out, say, show, table
-from reelkeeper.cli.words import DailyBudget, Limit, MonthlyBudget, budgets, moment, month_of
+from reelkeeper.cli.words import Limit, moment, month_of
 from reelkeeper.rules.billing.focus import DETAIL, RESIDUAL, detail, exact_usd, next_month, period
 
 if TYPE_CHECKING:
@@ -207,8 +207,6 @@ def report(
     month: Annotated[
         str | None, typer.Option(metavar="YYYY-MM", help="The month, YYYY-MM; default: the current one.")
     ] = None,
-    daily_budget: DailyBudget = None,
-    monthly_budget: MonthlyBudget = None,
     as_of: Annotated[
         str | None, typer.Option("--as-of", metavar="TIME", help="Report as of this time; UTC without a time zone.")
     ] = None,
@@ -225,9 +223,8 @@ def report(
 
     at = moment(as_of) or datetime.now(UTC)
     which = month_of(month, at)
-    budget = budgets(daily_usd=daily_budget, monthly_usd=monthly_budget)
     with store() as engine:
-        found = gather(engine, which, at, budget)
+        found = gather(engine, which, at)
     written = page(found)
     output.write_text(written, encoding="utf-8")
     say(f"{output}: {which:%B %Y}, {len(written.encode()) / 1000:,.0f} kB. The page is self-contained.")

@@ -15,10 +15,6 @@ from reelkeeper.cli.screen import say
 
 
 def bootstrap(
-    api_url: Annotated[
-        str | None,
-        typer.Option(metavar="URL", help="Where Prefect's server reaches our API; default: REELKEEPER_API_URL."),
-    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Reset changed limits to their initial values.")] = (False),
     claim: Annotated[
         bool, typer.Option("--claim", help="Take the server over for this store, from a deployment that is no more.")
@@ -36,7 +32,7 @@ def bootstrap(
 
     setting_up.require_record(claim=claim)
     with store() as engine:
-        for line in setting_up.bootstrap(engine=engine, api_url=api_url or settings.api_url, force=force, claim=claim):
+        for line in setting_up.bootstrap(engine=engine, api_url=settings.api_url, force=force, claim=claim):
             say(line)
 
 

@@ -10,7 +10,7 @@ import typer
 
 from reelkeeper.cli.opening import configured, reading, store, why_not_changed
 from reelkeeper.cli.screen import emit, out, say, table
-from reelkeeper.cli.words import AsJson, DailyBudget, MonthlyBudget, budgets, new_run_id
+from reelkeeper.cli.words import AsJson, new_run_id
 from reelkeeper.errors import Frozen, Misconfigured, ReelkeeperError, Silence, SinkError
 
 if TYPE_CHECKING:
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 
 def status(
-    daily_budget: DailyBudget = None,
-    monthly_budget: MonthlyBudget = None,
     check: Annotated[
         bool, typer.Option("--check", help="Exit with 3 if changes are frozen, with 10 if a flow is overdue.")
     ] = False,
@@ -32,9 +30,8 @@ def status(
     from reelkeeper.cli import status_view
     from reelkeeper.operations.health.status import gather
 
-    budget = budgets(daily_usd=daily_budget, monthly_usd=monthly_budget)
     with store(may_make=False) as engine:
-        found = replace(gather(engine, budget), contract=why_not_changed(engine, configured()))
+        found = replace(gather(engine), contract=why_not_changed(engine, configured()))
     if as_json:
         emit(status_view.document(found))
     else:

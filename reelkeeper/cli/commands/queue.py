@@ -303,12 +303,6 @@ def retry(
     respond(f"{', '.join(jobs)}: queued again.", {"redriven": jobs}, as_json=as_json)
 
 
-@group.command(hidden=True)
-def redrive(jobs: Named, as_json: AsJson = False) -> None:
-    """Do what `retry` does, under its earlier name."""
-    retry(jobs, as_json=as_json)
-
-
 @group.command()
 def cancel(jobs: Named, as_json: AsJson = False) -> None:
     """Cancel waiting jobs, and ask running ones and those at a provider to stop; their held credits are released."""

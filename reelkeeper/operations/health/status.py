@@ -146,11 +146,10 @@ class Status:
 
 def gather(
     engine: Engine,
-    budget: BudgetPolicy | None = None,
     flows: Collection[str] = tuple(CADENCES),
     money: Money | None = None,
 ) -> Status:
-    """Read everything from one snapshot. `budget` is an exception to the policy in force.
+    """Read everything from one snapshot.
 
     `money` may be given where it was read a moment ago, since it is expensive to sum.
     """
@@ -176,7 +175,7 @@ def gather(
             outbox=Outbox(waiting, max(0.0, waited.total_seconds())),
             alerts=tuple(alerts.listed(session, everything=False, limit=_MAX_ALERTS)),
             frozen=stopped,
-            money=money or _money(session, at, in_force(session).policies.overridden(budget=budget)),
+            money=money or _money(session, at, in_force(session).policies),
             providers=tuple(_providers(session, at)),
             behind=behind,
             doubts=len(doubts.listed(session)),
