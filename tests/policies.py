@@ -69,7 +69,7 @@ def _different(model: BaseModel) -> BaseModel:
 _FLAT: Final = {"base_usd": 1, "complexity_usd": 2, "compute_usd": "0.3", "api_usd": "0.4"}
 _BOUND: Final = {"placement"}  # another goes only with the codec and the container that are shipped
 _OTHERS: Final[dict[str, list[object]]] = {  # where a number more or less is no value
-    "rule": ["fifo", "seed", "levels", "first"],
+    "rule": ["fifo", "seed", "first"],
     "queue_weight": [3.25],  # that of no tier
     "codec": ["vp9"],
     "container": ["webm"],  # which holds vp9

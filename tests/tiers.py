@@ -32,7 +32,6 @@ def any_tiers(draw: st.DrawFn, *, max_days: int = MAX_DAYS) -> Tiers:
                 notice_days=draw(st.integers(0, 365)),
                 keep_days=draw(st.integers(0, 365)),
                 queue_weight=draw(st.floats(1, 1000)),
-                queue_levels=draw(st.integers(0, 50)),
                 queue_points=draw(st.integers(0, 1000)),
             )
             for name, retention_days, quota_bytes in zip(names, kept, sizes, strict=True)

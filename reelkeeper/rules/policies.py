@@ -19,6 +19,7 @@ from reelkeeper.rules.core.access import AccessPolicy
 from reelkeeper.rules.core.earlier_policies import (
     FIXED,
     earlier,
+    instead,
     moved,
     set_otherwise,
     with_offers,
@@ -260,12 +261,16 @@ def recipe_of(under: Mapping[str, Any]) -> tuple[Recipe, Acceptance]:
 def fixed_faults(document: Mapping[str, Any]) -> list[str]:
     """Name the fields of a document, without nulls, that are fixed now at another value."""
     found = set_otherwise(document).items()
-    return [f"{name}={_worded(name, value)}, but {fixed_at(name)}" for name, value in found]
+    return [f"{name}={_worded(name, value)}, but {_now(name, instead(name, value))}" for name, value in found]
 
 
 def fixed_at(name: str) -> str | None:
     """Say which value a field of earlier versions has for good; None for any other name."""
-    return f"it is {_worded(name, FIXED[name])} for every deployment now" if name in FIXED else None
+    return _now(name, FIXED[name]) if name in FIXED else None
+
+
+def _now(name: str, value: object) -> str:
+    return f"it is {_worded(name, value)} for every deployment now"
 
 
 def _worded(name: str, value: object) -> object:

@@ -183,9 +183,8 @@ def _explain(session: "Session", job_id: str, as_of: datetime, *, as_json: bool)
     due = "" if line.due_at <= as_of else f" It is due in {_ago(line.due_at, as_of)}, after: {line.error or 'a pause'}."
     say(f"Job {job_id} is {place} of the {len(waiting)} that are considered next.{due}")
     table(("!term", ">counts", "why"), [(term.name, f"{round(term.value, 1):g}", term.sentence) for term in terms])
-    summed = {"aging": "Seconds", "levels": "Levels"}.get(policy.rule)
-    if summed:
-        say(f"{summed} are added up, and the lowest sum goes first; of equal sums, the oldest job.")
+    if policy.rule == "aging":
+        say("Seconds are added up, and the lowest sum goes first; of equal sums, the oldest job.")
         say(f"By going first, other jobs have earned the oldest job {credit:.0f} s of credit so far.")
 
 
@@ -244,7 +243,7 @@ class _Line(NamedTuple):
     """The jobs from which the next one is chosen, and the inputs of that choice."""
 
     jobs: "list[WaitingJob]"
-    policy: "DispatchPolicy"  # with the size classes in force
+    policy: "DispatchPolicy"
     tiers: "Tiers"
     credit_seconds: float
     length: "_Length"
@@ -264,8 +263,6 @@ def _considered(session: "Session") -> _Line:
 
     memory, policies = remembered(session, [DISPATCH]).get(DISPATCH, {}), in_force(session).policies
     policy, tiers = policies.order, policies.tiers
-    if policy.class_bounds_seconds is None:
-        policy = policy.model_copy(update={"class_bounds_seconds": tuple(memory.get("bounds") or ()) or None})
     waiting, more = waiting_jobs(session, window(policy, tiers), tiers.names)
     length = _Length(slots=jobs_at_once(session) or 1, more_seconds=more)
     return _Line(waiting, policy, tiers, float(memory.get("credit_seconds", 0.0)), length)

@@ -12,7 +12,6 @@ announced before it is sent to a provider and named afterwards, so that it is lo
 import random
 import time
 from collections.abc import Callable, Iterable, Sequence
-from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -30,7 +29,7 @@ from reelkeeper.rules.jobs.attempts import LONGEST_PAUSE_SECONDS, QUIET_SECONDS,
 from reelkeeper.rules.jobs.breaker import Phase
 from reelkeeper.rules.jobs.caps import Room
 from reelkeeper.rules.jobs.dispatch import DispatchPolicy, RankedQueue
-from reelkeeper.store import Engine, Session
+from reelkeeper.store import Engine
 from reelkeeper.store.core import controls, deployment
 from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import transaction
@@ -39,9 +38,7 @@ from reelkeeper.store.jobs.claims import Claim
 from reelkeeper.store.jobs.lanes import occupied
 from reelkeeper.store.jobs.slots import lane_limits
 
-_BOUNDS_LAST = timedelta(minutes=15)
 _TURN_SECONDS = 10.0  # in which a vendor answers the first requests of a crowd
-_FEWEST_FOR_BOUNDS = 100  # jobs; with fewer, the classes are computed from the waiting jobs
 
 
 def claim(
@@ -71,7 +68,6 @@ def claim(
         if why_stopped(session):
             return []
         policies = in_force(session).policies.overridden(order=order, tiers=tiers)
-        policy = policies.order
         # guard claims.limit: more jobs run at once than the limit allows, and each costs money
         slots = list(warm_models[: max(0, limit - claims.running_by_lane(session).total())])
         if not slots:
@@ -82,9 +78,6 @@ def claim(
         # guard claims.theirs: a worker takes a job that another provider has, and ends it without asking that
         chosen = claims.left_behind(session, len(slots), served)
         if slots := slots[len(chosen) :]:
-            memory = _with_bounds(session, memory, policy, as_of)
-            if policy.class_bounds_seconds is None and memory.get("bounds"):
-                policy = policy.model_copy(update={"class_bounds_seconds": tuple(memory["bounds"])})
             caps, tuned, default = policies.caps, lane_limits(session), served.default if served else None
             more = lanes.rooms(session, as_of, default)
             more |= {name: min(rest.room, more.get(name, rest.room)) for name, rest in resting.items()}
@@ -95,9 +88,9 @@ def claim(
             # guard claims.others: a worker keeps claiming jobs of another provider, which stay waiting
             others = [pair for pair in named if served and pair[1] not in served.names]
             tiers = policies.tiers
-            waiting = partial(claims.waiting_jobs, session, dispatch.window(policy, tiers), tiers.names)
+            waiting = partial(claims.waiting_jobs, session, dispatch.window(policies.order, tiers), tiers.names)
             read = partial(waiting, others=others, served=served)
-            rank = partial(dispatch.RankedQueue, policy=policy, tiers=tiers, as_of=as_of, slots=limit)
+            rank = partial(dispatch.RankedQueue, policy=policies.order, tiers=tiers, as_of=as_of, slots=limit)
             picked, credit = _pick(slots, float(memory.get("credit_seconds", 0.0)), room, read, rank)
             controls.write(session, claims.DISPATCH, memory | {"credit_seconds": credit})
             for name, rest in resting.items():
@@ -133,18 +126,6 @@ def _pick(
         if not some_full:  # no other jobs could be claimed
             break
     return picked, credit
-
-
-def _with_bounds(session: Session, memory: dict[str, Any], policy: DispatchPolicy, as_of: datetime) -> dict[str, Any]:
-    """Recompute the size classes from recent jobs every 15 minutes, where the rule uses them."""
-    if policy.rule != "levels":
-        return memory
-    made_at = memory.get("bounds_at")
-    if made_at and as_of - datetime.fromisoformat(made_at) < _BOUNDS_LAST:
-        return memory
-    estimates = claims.recent_estimates(session)
-    bounds = dispatch.class_bounds(estimates) if len(estimates) >= _FEWEST_FOR_BOUNDS else ()
-    return memory | {"bounds": list(bounds), "bounds_at": as_of.isoformat()}
 
 
 def renew(engine: Engine, held: Iterable[tuple[Claim, float]]) -> dict[str, bool]:

@@ -11,7 +11,7 @@ from reelkeeper.model import Action, Counts, PlanSummary, Verdict
 from reelkeeper.operations.core import policies
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.rules.billing.pricing import storage_microusd_per_month
-from reelkeeper.rules.core.earlier_policies import FIXED
+from reelkeeper.rules.core.earlier_policies import instead
 from reelkeeper.rules.core.wording import many
 from reelkeeper.rules.lifecycle import guard, lifecycle, segments, selection, worth
 from reelkeeper.rules.policies import InForce, Policies
@@ -49,7 +49,7 @@ class Effect:
     @property
     def changes(self) -> dict[str, tuple[object, object]]:
         """List each field that changes: its dotted name, its value now and afterwards."""
-        gone = {name: (value, FIXED[name]) for name, value in self.without_effect.items()}
+        gone = {name: (value, instead(name, value)) for name, value in self.without_effect.items()}
         return self.before.policies.changes(self.after) | gone
 
     @property

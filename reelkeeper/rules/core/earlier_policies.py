@@ -40,6 +40,7 @@ FIXED: Final[Mapping[str, object]] = {
     "order.affinity_levels": 3,
     "order.affinity_seconds": 1200,
     "order.affinity_size_seconds": 60,
+    "order.class_bounds_seconds": None,
     "order.oldest_share": 1,
     "order.prompt_points": 10,
     "order.size_classes": 16,
@@ -58,11 +59,12 @@ FIXED: Final[Mapping[str, object]] = {
     "saving.max_users": 3,
     "saving.min_usd": "1",
 }
-_DROPPED: Final = {  # fields of earlier versions that no rule uses any more
-    "recipe": {"skip_bits_per_pixel", "lean_bits_per_pixel"},
-    "acceptance": {"max_vmaf_mean"},
-    "pruning": {"small_percent"},
+_ENDED: Final = {"order.rule": {"levels": "aging"}}  # choices of earlier versions, by what does their work now
+_UNUSED: Final = {  # fields of earlier versions that no rule reads, whatever they were set to
+    *("acceptance.max_vmaf_mean", "pruning.small_percent", "recipe.lean_bits_per_pixel", "recipe.skip_bits_per_pixel"),
+    *("order.premium_levels", "order.pro_levels"),  # of order.rule levels
 }
+_UNUSED_OF_TIER: Final = "queue_levels"  # the same, of any tier
 _MOVED: Final = {  # earlier versions' fields for a tier's values -> the tier, and its field there
     "lifecycle": {
         f"{what}_{tier}_days": (tier, f"{what}_days")
@@ -70,36 +72,48 @@ _MOVED: Final = {  # earlier versions' fields for a tier's values -> the tier, a
         for tier in ("free", "premium", "pro")
     },
     "quota": {f"{tier}_bytes": (tier, "quota_bytes") for tier in ("free", "premium", "pro")},
-    "order": {
-        f"{tier}_{what}": (tier, f"queue_{what}") for what in ("weight", "levels") for tier in ("premium", "pro")
-    },
+    "order": {f"{tier}_weight": (tier, "queue_weight") for tier in ("premium", "pro")},
 }
 
 
 def earlier(document: Mapping[str, Any]) -> dict[str, Any]:
     """Convert a document of an earlier version to the present form, with the same meaning."""
-    return with_tiers(with_offers(without_fixed(without_dropped(document))))
+    return with_tiers(with_offers(without_fixed(document)))
 
 
 def without_fixed(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out the fields that are fixed now, and sections of which nothing is left."""
+    """Leave out what nobody can set now, and sections of which nothing is left."""
     return _without_fixed(document, "")
 
 
 def _without_fixed(part: Mapping[str, Any], before: str) -> dict[str, Any]:
     kept: dict[str, Any] = {}
     for name, value in part.items():
-        if f"{before}{name}" in FIXED:
+        path = f"{before}{name}"
+        if path in FIXED or path in _UNUSED or name == _UNUSED_OF_TIER or _has_ended(path, value):
             continue
-        left = _without_fixed(value, f"{before}{name}.") if isinstance(value, Mapping) else value
-        if left != {} or value == {}:
+        left = _without_fixed(value, f"{path}.") if isinstance(value, Mapping) else value
+        if left or not value or before:
             kept[name] = left
     return kept
 
 
 def set_otherwise(document: Mapping[str, Any]) -> dict[str, object]:
-    """Return the fields of a document that are fixed now at another value: dotted name -> value in the document."""
-    return {name: value for name, value in _leaves(document, "") if name in FIXED and not _is_same(value, FIXED[name])}
+    """Return the fields of a document with a value that they cannot have now: dotted name -> value in the document."""
+    return {
+        name: value
+        for name, value in _leaves(document, "")
+        if _has_ended(name, value) or (name in FIXED and not _is_same(value, FIXED[name]))
+    }
+
+
+def instead(name: str, value: object) -> object:
+    """Return what a field that `set_otherwise` found has now."""
+    return FIXED[name] if name in FIXED else _ENDED[name][str(value)]
+
+
+def _has_ended(name: str, value: object) -> bool:
+    return name in _ENDED and str(value) in _ENDED[name]
 
 
 def _leaves(part: Mapping[str, Any], before: str) -> Iterator[tuple[str, object]]:
@@ -161,13 +175,3 @@ def moved(section: str, field: str) -> str | None:
     """Return where a field of a tier has moved in `tiers`; None for any other field."""
     place = _MOVED.get(section, {}).get(field)
     return ".".join(("tiers", *place)) if place else None
-
-
-def without_dropped(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Remove unused fields from a document of an earlier version."""
-    return {
-        section: {name: value for name, value in fields.items() if name not in _DROPPED[section]}
-        if section in _DROPPED and isinstance(fields, Mapping)
-        else fields
-        for section, fields in document.items()
-    }

@@ -56,9 +56,6 @@ class TierPolicy(BaseModel):
     queue_weight: float = Field(
         1, ge=1, le=1000, description="For order.rule aging: factor by which a job counts as shorter than it is"
     )
-    queue_levels: int = Field(
-        0, ge=0, le=50, description="For order.rule levels: number of levels by which a job moves up"
-    )
     queue_points: int = Field(0, ge=0, le=10**6, description="For order.rule seed: points that a job starts with")
 
 
@@ -158,7 +155,7 @@ class Tiers(RootModel[dict[str, TierPolicy]]):
 SHIPPED: Final = Tiers(
     {
         "free": TierPolicy(retention_days=30, quota_bytes=100 * MIB),
-        "premium": TierPolicy(retention_days=90, quota_bytes=GIB, queue_weight=1.5, queue_levels=2, queue_points=100),
-        "pro": TierPolicy(retention_days=365, quota_bytes=10 * GIB, queue_weight=2, queue_levels=4, queue_points=200),
+        "premium": TierPolicy(retention_days=90, quota_bytes=GIB, queue_weight=1.5, queue_points=100),
+        "pro": TierPolicy(retention_days=365, quota_bytes=10 * GIB, queue_weight=2, queue_points=200),
     }
 )

@@ -2,9 +2,8 @@ r"""Choose the next job: short before long, paid before free, and nobody waits f
 
 With slots that never idle, the mean wait depends on the order only if the order uses sizes. So a job
 counts as requested later the longer it is expected to take, less so the higher its user's tier, and more so
-the more jobs of its user wait before it (`aging`). Under `levels` it gets a size class instead, and jobs of one
-class are first come first served. Other jobs earn time for the oldest job of all, which uses it to be next once it has
-waited longer than the whole queue would take.
+the more jobs of its user wait before it. Other jobs earn time for the oldest job of all, which uses it to be next once
+it has waited longer than the whole queue would take.
 
 >>> from datetime import UTC, datetime, timedelta
 >>> noon = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -21,9 +20,8 @@ backlog: job 1 of the user's waiting ones: its size counts once
 wait: 120 s, the oldest job of all, next once it has waited 636 s and others have earned its estimate
 """
 
-from bisect import bisect_left
 from collections import Counter, OrderedDict, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Final, Literal, NamedTuple
 
@@ -35,13 +33,12 @@ from reelkeeper.rules.core.tiers import Tiers
 _POINT: Final = timedelta(minutes=1)  # of waiting
 _CHARACTERS_PER_POINT: Final = 100  # of the prompt
 _SIZE_ALONE: Final = 10.0**9  # seconds
-_SIZED: Final = ("aging", "levels")  # rules that use sizes, and let the oldest job earn time
-_SIZE_CLASSES: Final = 16  # for levels, with equally many jobs in each: fine enough to tell a clip from a long video
 _OLDEST_SHARE: Final = 1.0  # seconds of slot time that the oldest job earns for each second given to other jobs
 _AFFINITY: Final = timedelta(minutes=20)  # a slot prefers its loaded model's jobs if the oldest is not older by more
-# How far a job may rank lower and still go first because its model is loaded: loading another takes time as well.
-_AFFINITY_SIZE_SECONDS: Final = 60  # for aging, of estimated time
-_AFFINITY_LEVELS: Final = 3  # for levels
+# By how many seconds of estimated time a job may be behind and still go first because its model is loaded: loading
+# another takes time as well.
+_AFFINITY_SIZE_SECONDS: Final = 60
+_AFFINITY_POINTS: Final = 3  # for seed, the same in points
 _PROMPT_POINTS: Final = 10  # for seed: the most for a long prompt
 
 
@@ -50,10 +47,10 @@ class DispatchPolicy(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    rule: Literal["aging", "levels", "seed", "fifo"] = Field(
+    rule: Literal["aging", "seed", "fifo"] = Field(
         "aging",
-        description="Order of the queue. aging: by wait, size and tier; levels: by size class and tier; seed: by "
-        "points for tier, wait and prompt; fifo: by age",
+        description="Order of the queue. aging: by wait, size and tier; seed: by points for tier, wait and prompt; "
+        "fifo: by age",
     )
     size_weight: float = Field(
         48,
@@ -61,16 +58,11 @@ class DispatchPolicy(BaseModel):
         le=10**9,
         description="For aging: seconds of waiting that one second of estimated processing time counts as",
     )
-    class_bounds_seconds: tuple[float, ...] | None = Field(
-        None,
-        description="For levels: inclusive upper bounds of all classes but the last, in estimated seconds; unset: "
-        "quantiles of the waiting jobs",
-    )
     user_burst: int = Field(
         8,
         ge=1,
-        description="Waiting jobs per user that count at their own size; the next as many count as twice as long "
-        "(aging) or move down one level (levels), and so on",
+        description="For aging: waiting jobs per user that count at their own size; the next as many count as twice as "
+        "long, and so on",
     )
     oldest_patience: float = Field(
         1.2,
@@ -82,7 +74,7 @@ class DispatchPolicy(BaseModel):
 
 
 class Term(NamedTuple):
-    """One reason for a job's place. `value` is levels under "levels", points under "seed", else seconds."""
+    """One reason for a job's place. `value` is points under "seed", else seconds."""
 
     name: str
     value: float
@@ -184,7 +176,7 @@ class RankedQueue:
         """Continue at a later time, with jobs that have arrived since, all younger than the others."""
         self._as_of = as_of
         self._seconds += sum(job.estimate_seconds for job in come)
-        if self._policy.rule == "seed" or self._has_own_classes:  # ranked by the minute, or by all jobs
+        if self._policy.rule == "seed":  # ranked by the minute
             self._is_ranked = False
         for job in come:
             self._jobs[job.id] = job
@@ -201,14 +193,8 @@ class RankedQueue:
         theirs = [self._jobs[other] for other in self._of_user[job.user_id]]
         moved_up = [other._replace(ahead=max(other.ahead - 1, 0)) for other in theirs if _age(other) > _age(job)]
         self._jobs.update((other.id, other) for other in moved_up)
-        if self._has_own_classes:
-            self._is_ranked = False
-        elif job.id in self._ranking.behind:
+        if job.id in self._ranking.behind:
             self._rank_of(job.user_id)
-
-    @property
-    def _has_own_classes(self) -> bool:
-        return self._policy.rule == "levels" and self._policy.class_bounds_seconds is None
 
     def _rank(self) -> None:
         jobs = list(self._jobs.values())
@@ -228,7 +214,7 @@ class RankedQueue:
 
     def _is_due(self, oldest: WaitingJob, credit_seconds: float) -> bool:
         """Check whether the oldest job has earned its place, and waited long enough to use it."""
-        if self._policy.rule not in _SIZED or not 0 < oldest.estimate_seconds <= credit_seconds:
+        if self._policy.rule != "aging" or not 0 < oldest.estimate_seconds <= credit_seconds:
             return False
         waited = (self._as_of - oldest.submitted_at).total_seconds()
         return waited >= _patience_seconds(self._seconds, self._slots, self._policy)
@@ -240,7 +226,8 @@ def _patience_seconds(waiting_seconds: float, slots: int, policy: DispatchPolicy
 
 
 def _affinity(policy: DispatchPolicy) -> float:
-    return _AFFINITY_SIZE_SECONDS * policy.size_weight if policy.rule == "aging" else _AFFINITY_LEVELS
+    """Return how far a job may rank behind the best and still go first because its model is loaded."""
+    return _AFFINITY_SIZE_SECONDS * policy.size_weight if policy.rule == "aging" else _AFFINITY_POINTS
 
 
 def explain(
@@ -273,27 +260,18 @@ def explain(
         if min(jobs, key=_age).id == job.id
         else "not the oldest job of all"
     )
-    if policy.rule == "aging":
-        size, weight = policy.size_weight * seconds, _weight(job.tier, tiers)
-        counts = f"{tier_name}: its size counts " + ("in full" if weight == 1 else f"1 / {weight:g}")
-        times = f"its size counts {'once' if not behind else f'{behind + 1} times'}"
-        return [
-            Term(
-                "size",
-                size,
-                f"{seconds:.0f} s estimated, each of which counts as {policy.size_weight:g} s of waiting: {size:.0f} s",
-            ),
-            Term("tier", size / weight - size, counts),
-            Term("backlog", behind * size / weight, f"job {place + 1} of the user's waiting ones: {times}"),
-            Term("wait", -waited, f"{waited:.0f} s, {oldest}"),
-        ]
-    bounds, shift = _bounds(jobs, policy), _shift(job, tiers)
-    level = bisect_left(bounds, seconds)
+    size, weight = policy.size_weight * seconds, _weight(job.tier, tiers)
+    counts = f"{tier_name}: its size counts " + ("in full" if weight == 1 else f"1 / {weight:g}")
+    times = f"its size counts {'once' if not behind else f'{behind + 1} times'}"
     return [
-        Term("size", level, f"{seconds:.0f} s estimated, class {level + 1} of {len(bounds) + 1}: level {level}"),
-        Term("tier", -shift, f"{tier_name}: {shift} levels up"),
-        Term("backlog", behind, f"job {place + 1} of the user's waiting ones: {behind} levels down"),
-        Term("wait", waited, f"{waited:.0f} s, {oldest}"),
+        Term(
+            "size",
+            size,
+            f"{seconds:.0f} s estimated, each of which counts as {policy.size_weight:g} s of waiting: {size:.0f} s",
+        ),
+        Term("tier", size / weight - size, counts),
+        Term("backlog", behind * size / weight, f"job {place + 1} of the user's waiting ones: {times}"),
+        Term("wait", -waited, f"{waited:.0f} s, {oldest}"),
     ]
 
 
@@ -311,41 +289,23 @@ def window(policy: DispatchPolicy, tiers: Tiers) -> SizeAndAge | None:
     return SizeAndAge(seconds, weight, policy.user_burst)
 
 
-def class_bounds(estimates_seconds: Iterable[float]) -> tuple[float, ...]:
-    """Return the upper bounds of the size classes, of equally many estimates each; the last class has none."""
-    known = sorted(estimates_seconds)
-    if not known:
-        return ()
-    return tuple(known[min(len(known) * step // _SIZE_CLASSES, len(known) - 1)] for step in range(1, _SIZE_CLASSES))
-
-
-def _bounds(jobs: Iterable[WaitingJob], policy: DispatchPolicy) -> tuple[float, ...]:
-    if policy.class_bounds_seconds is not None:
-        return policy.class_bounds_seconds
-    return class_bounds(job.estimate_seconds for job in jobs)
-
-
 class _Ranking:
     """The sort key of jobs once all are known: lower comes first."""
 
     def __init__(self, jobs: Sequence[WaitingJob], policy: DispatchPolicy, tiers: Tiers, as_of: datetime) -> None:
         self.policy, self.tiers, self.as_of = policy, tiers, as_of
-        self.bounds = _bounds(jobs, policy) if policy.rule == "levels" else ()
-        self.behind = _backlogs(jobs, policy.user_burst) if policy.rule in _SIZED else {}
+        self.behind = _backlogs(jobs, policy.user_burst) if policy.rule == "aging" else {}
 
     def __call__(self, job: WaitingJob) -> tuple[float, datetime, str]:
-        """Return a job's level, or its size less its wait in seconds; then its time and id."""
-        level: float = 0
+        """Return a job's size less its wait in seconds, or its points; then its time and id. Lower comes first."""
+        rank = 0.0
         if self.policy.rule == "aging":
             times = 1 + self.behind.get(job.id, 0)
             size = self.policy.size_weight * job.estimate_seconds * times / _weight(job.tier, self.tiers)
-            level = size - (self.as_of - job.submitted_at).total_seconds()
-        elif self.policy.rule == "levels":
-            size = bisect_left(self.bounds, job.estimate_seconds)
-            level = size - _shift(job, self.tiers) + self.behind.get(job.id, 0)
+            rank = size - (self.as_of - job.submitted_at).total_seconds()
         elif self.policy.rule == "seed":
-            level = -sum(points(job, self.tiers, self.as_of))
-        return level, job.submitted_at, job.id
+            rank = -sum(points(job, self.tiers, self.as_of))
+        return rank, job.submitted_at, job.id
 
 
 def _backlogs(jobs: Sequence[WaitingJob], user_burst: int) -> dict[str, int]:
@@ -366,11 +326,6 @@ def _age(job: WaitingJob) -> tuple[datetime, str]:
 def _weight(tier: str | None, tiers: Tiers) -> float:
     known = tiers.get(tier)
     return known.queue_weight if known else 1.0
-
-
-def _shift(job: WaitingJob, tiers: Tiers) -> int:
-    known = tiers.get(job.tier)
-    return known.queue_levels if known else 0
 
 
 def points(job: WaitingJob, tiers: Tiers, as_of: datetime) -> tuple[int, int, float]:

@@ -22,7 +22,6 @@ AT_WORK = (JobState.RUNNING, JobState.PARKED)
 DISPATCH = "dispatch"  # the row of `controls` with the state of the ordering
 _OLDEST, _SHORTEST = 100, 100  # waiting jobs to choose from: of all, and of each tier
 _FIRST = 200  # waiting jobs by rank, to choose from
-_REMEMBERED = 2_000  # recent jobs that define the size classes
 
 
 class Claim(NamedTuple):
@@ -214,12 +213,6 @@ def _window(
 def _ahead(of: sa.FromClause) -> sa.ColumnElement[int]:
     """Count the user's jobs that were requested earlier, among those selected."""
     return sa.func.row_number().over(partition_by=of.c.user_id, order_by=(of.c.created_at, of.c.id)) - 1
-
-
-def recent_estimates(session: Session) -> list[float]:
-    """Read the estimates of the jobs requested last, in seconds."""
-    latest = sa.select(jobs.c.estimate_seconds).order_by(jobs.c.created_at.desc()).limit(_REMEMBERED)
-    return list(session.execute(latest).scalars())
 
 
 def take(session: Session, job_ids: Sequence[str], worker: str) -> list[Claim]:

@@ -51,8 +51,7 @@ def test_jobs_go_in_the_order_of_the_rule(ann: sa.Engine) -> None:
         row("short", estimate_seconds=130.0, created_at=at(1)),
         row("paid", estimate_seconds=300.0, created_at=at(2), tier="pro"),
     )
-    policy = DispatchPolicy(rule="levels", class_bounds_seconds=(150, 200, 250, 300))
-    assert [job.id for job in claim(ann, "w", [None] * 3, limit=9, order=policy)] == ["paid", "short", "long"]
+    assert [job.id for job in claim(ann, "w", [None] * 3, limit=9)] == ["short", "paid", "long"]
 
 
 @pytest.mark.parametrize(
@@ -86,7 +85,7 @@ def test_the_oldest_earns_its_turn_over_claims_of_one_each(ann: sa.Engine) -> No
         row("old and long", estimate_seconds=300.0),
         *(row(f"short {n}", estimate_seconds=150.0, created_at=at(n + 1)) for n in range(9)),
     )
-    policy = DispatchPolicy(rule="levels", class_bounds_seconds=(200,), oldest_patience=0)
+    policy = DispatchPolicy(oldest_patience=0)
     order = [claim(ann, "w", [None], limit=99, order=policy)[0].id for _ in range(6)]
     assert order.index("old and long") == 2  # two shorter ones have earned 300 s for it
 
@@ -310,7 +309,7 @@ def test_a_long_queue_is_read_where_the_rule_would_choose(ann: sa.Engine) -> Non
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("policy", [DispatchPolicy(), DispatchPolicy(rule="levels")])
+@pytest.mark.parametrize("policy", [DispatchPolicy(), DispatchPolicy(rule="seed")])
 def test_a_long_queue_is_not_read_whole_and_its_best_job_is_found(ann: sa.Engine, policy: DispatchPolicy) -> None:
     make_user(ann, "bea", DOLLAR)
     waiting = [row(f"j{n:04}", estimate_seconds=500.0, created_at=at(n)) for n in range(700)]

@@ -265,8 +265,6 @@ FLAT: Final[dict[str, Any]] = {  # each field in which a tier's values stood, wi
     **{f"quota.{tier}_bytes": value for tier, value in (("free", 70), ("premium", 80), ("pro", 60))},
     "order.premium_weight": 1.25,
     "order.pro_weight": 3,
-    "order.premium_levels": 7,
-    "order.pro_levels": 8,
 }
 MEANT: Final[dict[str, dict[str, Any]]] = {
     "free": {"retention_days": 31, "notice_days": 1, "keep_days": 4, "quota_bytes": 70},
@@ -276,7 +274,6 @@ MEANT: Final[dict[str, dict[str, Any]]] = {
         "keep_days": 5,
         "quota_bytes": 80,
         "queue_weight": 1.25,
-        "queue_levels": 7,
     },
     "pro": {
         "retention_days": None,
@@ -284,7 +281,6 @@ MEANT: Final[dict[str, dict[str, Any]]] = {
         "keep_days": 6,
         "quota_bytes": 60,
         "queue_weight": 3,
-        "queue_levels": 8,
     },
 }
 

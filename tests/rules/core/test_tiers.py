@@ -23,8 +23,8 @@ def test_three_are_shipped_with_the_values_that_they_always_had() -> None:
     assert SHIPPED.names == ("free", "premium", "pro")
     assert SHIPPED.retention_days() == {"free": 30, "premium": 90, "pro": 365}
     assert SHIPPED.quota_bytes() == {"free": 100 * MIB, "premium": GIB, "pro": 10 * GIB}
-    queue = [(tier.queue_weight, tier.queue_levels, tier.queue_points) for _, tier in SHIPPED.items()]
-    assert queue == [(1, 0, 0), (1.5, 2, 100), (2, 4, 200)]
+    queue = [(tier.queue_weight, tier.queue_points) for _, tier in SHIPPED.items()]
+    assert queue == [(1, 0), (1.5, 100), (2, 200)]
     assert {(tier.notice_days, tier.keep_days) for _, tier in SHIPPED.items()} == {(0, 0)}
 
 
@@ -104,7 +104,6 @@ def test_a_stored_version_with_a_smaller_quota_for_a_better_tier_is_still_read()
         *({"keep_days": value} for value in (-1, 366, True, 5.0, float("nan"), "5")),
         *({"quota_bytes": value} for value in (-1, 1.5, None, 10**15 + 1, "5")),
         *({"queue_weight": value} for value in (0.5, 1001, float("nan"), None)),
-        *({"queue_levels": value} for value in (-1, 51, 1.5)),
         *({"queue_points": value} for value in (-1, 1.5)),
         {"retention_day": 5},
     ],

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from reelkeeper.model.jobs import WaitingJob
 from reelkeeper.rules.core.tiers import SHIPPED, Tiers
-from reelkeeper.rules.jobs.dispatch import Choice, DispatchPolicy, RankedQueue, Term, class_bounds, explain, order
+from reelkeeper.rules.jobs.dispatch import Choice, DispatchPolicy, RankedQueue, Term, explain, order
 from tests.tiers import any_tiers
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -58,7 +58,7 @@ queues = st.lists(
 )
 policies = st.builds(
     DispatchPolicy,
-    rule=st.sampled_from(["aging", "levels", "seed", "fifo"]),
+    rule=st.sampled_from(["aging", "seed", "fifo"]),
     oldest_patience=st.floats(0, 3),
     user_burst=st.integers(1, 9),
 )
@@ -81,12 +81,10 @@ def test_a_free_slot_takes_the_head_of_the_order(jobs: list[WaitingJob], policy:
         assert first(jobs, policy, SHIPPED, NOON, credit).job == order(jobs, policy, SHIPPED, NOON, credit)[0]
 
 
-@given(queues, policies, st.floats(0, 10**4), st.sampled_from(["x", "y", None]), st.booleans())
+@given(queues, policies, st.floats(0, 10**4), st.sampled_from(["x", "y", None]))
 def test_slots_that_are_filled_together_take_what_they_would_take_one_by_one(
-    jobs: list[WaitingJob], policy: DispatchPolicy, credit: float, warm: str | None, bounded: bool
+    jobs: list[WaitingJob], policy: DispatchPolicy, credit: float, warm: str | None
 ) -> None:
-    if bounded:
-        policy = policy.model_copy(update={"class_bounds_seconds": (100.0, 1_000.0, 10_000.0)})
     line, left = RankedQueue(jobs, policy, SHIPPED, NOON), list(jobs)
     while left:
         choice = line.first(credit, warm)
@@ -96,12 +94,10 @@ def test_slots_that_are_filled_together_take_what_they_would_take_one_by_one(
         line.start(choice.job)
 
 
-@given(queues, policies, st.sampled_from(["x", "y", None]), st.booleans(), st.integers(1, 9))
+@given(queues, policies, st.sampled_from(["x", "y", None]), st.integers(1, 9))
 def test_a_continued_queue_chooses_like_a_new_one(
-    jobs: list[WaitingJob], policy: DispatchPolicy, warm: str | None, bounded: bool, together: int
+    jobs: list[WaitingJob], policy: DispatchPolicy, warm: str | None, together: int
 ) -> None:
-    if bounded:
-        policy = policy.model_copy(update={"class_bounds_seconds": (100.0, 1_000.0, 10_000.0)})
     coming = sorted(jobs, key=lambda waiting_job: (waiting_job.submitted_at, waiting_job.id))
     line, left, credit = RankedQueue([], policy, SHIPPED, NOON - timedelta(days=2)), list[WaitingJob](), 0.0
     for start in range(0, len(coming), together):
@@ -120,16 +116,16 @@ def test_a_continued_queue_chooses_like_a_new_one(
     assert len(line) == len(left)
 
 
-@given(any_tiers(), st.data(), st.sampled_from(["aging", "levels", "seed"]))
+@given(any_tiers(), st.data(), st.sampled_from(["aging", "seed"]))
 def test_the_job_of_the_better_placed_tier_goes_first_of_two_equal_jobs(
     tiers: Tiers, data: st.DataObject, rule: str
 ) -> None:
     """Whatever tiers there are; a job of none of them waits as one whose tier adds nothing."""
-    field = {"aging": "queue_weight", "levels": "queue_levels", "seed": "queue_points"}[rule]
+    field = {"aging": "queue_weight", "seed": "queue_points"}[rule]
     places = {name: getattr(tier, field) for name, tier in tiers.items()} | {None: int(rule == "aging")}
     names = st.sampled_from([*places])
     lesser, better = sorted((data.draw(names), data.draw(names)), key=lambda name: places[name])
-    policy = DispatchPolicy.model_validate({"rule": rule, "class_bounds_seconds": (50, 100, 150)})
+    policy = DispatchPolicy.model_validate({"rule": rule})
     ahead, behind = job("b", tier=better), job("a", tier=lesser)
     first_of_both = order([behind, ahead], policy, tiers, NOON)[0].id
     assert first_of_both == ("b" if places[better] > places[lesser] else "a")  # of equals, by name
@@ -139,12 +135,6 @@ def test_the_job_of_the_better_placed_tier_goes_first_of_two_equal_jobs(
 def test_every_place_can_be_explained(jobs: list[WaitingJob], policy: DispatchPolicy) -> None:
     for waiting_job in jobs:
         assert all(term.sentence for term in explain(waiting_job, jobs, policy, SHIPPED, NOON))
-
-
-def test_short_jobs_go_before_long_ones_and_older_ones_first_within_a_class() -> None:
-    waiting = [job("long", seconds=900), job("new", seconds=130, minutes=2), job("short", seconds=131, minutes=1)]
-    policy = DispatchPolicy(rule="levels", class_bounds_seconds=(150, 300))
-    assert ids(order(waiting, policy, SHIPPED, NOON)) == ["short", "new", "long"]
 
 
 def test_a_job_counts_as_later_the_longer_it_takes_and_the_less_so_the_more_its_user_pays() -> None:
@@ -202,18 +192,10 @@ def test_each_term_is_a_sentence() -> None:
     )
 
 
-@pytest.mark.parametrize(("tier", "levels"), [("free", 0), ("premium", 2), ("pro", 4), (None, 0), ("gold", 0)])
-def test_a_paid_tier_moves_up_and_an_unknown_one_waits_as_free(tier: str | None, levels: int) -> None:
-    policy, jobs = DispatchPolicy(rule="levels"), [job("a", tier=tier)]
-    (shift,) = (term.value for term in explain(jobs[0], jobs, policy, SHIPPED, NOON) if term.name == "tier")
-    assert shift == -levels
-
-
-@pytest.mark.parametrize("rule", ["aging", "levels"])
-def test_one_users_backlog_does_not_fill_the_queue(rule: str) -> None:
+def test_one_users_backlog_does_not_fill_the_queue() -> None:
     flood = [job(f"f{n:02}", minutes=n / 10, seconds=500 if n < 16 else 100, user="heavy") for n in range(40)]
     late = [job("late", minutes=10, seconds=180, user="other")]
-    policy = DispatchPolicy.model_validate({"rule": rule, "class_bounds_seconds": (100, 180), "oldest_patience": 10**9})
+    policy = DispatchPolicy(oldest_patience=10**9)
     assert order([*flood, *late], policy, SHIPPED, NOON)[0].id == "late"
     patient = policy.model_copy(update={"user_burst": 40})
     assert order([*flood, *late], patient, SHIPPED, NOON)[0].id == "f16"
@@ -227,10 +209,9 @@ def test_jobs_of_a_backlog_that_are_out_of_sight_count_too() -> None:
     assert first([seen, job("other", seconds=500)], policy, SHIPPED, NOON).job.id == "other"
 
 
-@pytest.mark.parametrize("rule", ["aging", "levels"])
-def test_the_oldest_job_is_never_passed_over_for_ever(rule: str) -> None:
+def test_the_oldest_job_is_never_passed_over_for_ever() -> None:
     old, credit = job("old", seconds=5000), 0.0
-    policy = DispatchPolicy.model_validate({"rule": rule, "class_bounds_seconds": (150,)})
+    policy = DispatchPolicy()
     for passed in range(300):
         waiting = [old, job("x", seconds=100, tier="pro", minutes=passed)]
         chosen, credit = first(waiting, policy, SHIPPED, NOON + timedelta(minutes=passed), credit)
@@ -274,12 +255,6 @@ def test_under_the_seeds_rule_pro_counts_as_200_minutes_of_waiting() -> None:
         "free",
         "pro",
     ]
-
-
-def test_classes_hold_equally_many() -> None:
-    assert class_bounds(range(160)) == tuple(range(10, 160, 10))
-    assert class_bounds([]) == ()
-    assert class_bounds([7.0]) == (7.0,) * 15
 
 
 @pytest.mark.parametrize("wrong", [{"rule": "lifo"}, {"oldest_patience": -1}, {"user_burst": 0}])
