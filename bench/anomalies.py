@@ -84,9 +84,7 @@ def three_sigma(series: Series) -> list[int]:
     found = list[int]()
     for day in range(MONTH_DAYS, len(series.values)):
         past = series.values[day - MONTH_DAYS : day]
-        if abs(series.values[day] - fmean(past)) > 3 * stdev(past) and (
-            not found or day - found[-1] > QUIET_DAYS
-        ):
+        if abs(series.values[day] - fmean(past)) > 3 * stdev(past) and (not found or day - found[-1] > QUIET_DAYS):
             found.append(day)
     return found
 

@@ -19,8 +19,8 @@ from reelkeeper.operations.core.workspace import Workspace
 _METHODS: Final = ("get", "post", "put", "delete")
 _OTHERS: Final = (
     (401, "token", "The token is missing, wrong, revoked or expired; the answer does not say which"),
-    (408, "too-slow", "The body did not arrive within `access.body_seconds`, plus time for the bytes that had arrived"),
-    (413, "too-large", "The body is larger than `access.body_bytes`"),
+    (408, "too-slow", "The body did not arrive within 20 s, plus time for the bytes that had arrived"),
+    (413, "too-large", "The body is larger than 262,144 bytes"),
     (422, "invalid", "The request does not match the schema; `faults` lists the invalid fields"),
     (422, "input", "The requested video cannot be made from this input"),
     (
@@ -39,7 +39,7 @@ _OTHERS: Final = (
     (
         503,
         "overload",
-        "This process is overloaded: an `_at_once` limit or `access.wait_seconds` is exceeded; see `Retry-After`",
+        "This process is overloaded: an `_at_once` limit or the wait for the store, 2 s, is over; see `Retry-After`",
     ),
     (503, "store", "The store does not answer, or is busy; `Retry-After` says how long to wait"),
 )

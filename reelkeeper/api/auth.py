@@ -25,7 +25,7 @@ from reelkeeper.api.routes import hooks, images, jobs
 from reelkeeper.model.access import Caller
 from reelkeeper.operations.core.tokens import authenticate
 from reelkeeper.operations.videos.images import MAX_BYTES
-from reelkeeper.rules.core.access import Allowance, body_deadline, take
+from reelkeeper.rules.core.access import BODY_BYTES, Allowance, body_deadline, take
 
 HEALTH: Final = frozenset({"/healthz", "/readyz"})
 OPEN: Final = HEALTH | hooks.PATHS | {"/openapi.json", hooks.SLACK_PATH}
@@ -75,7 +75,7 @@ class AuthMiddleware:
                 caller = await self._admitted(headers)
                 scope.setdefault("state", {}).update(caller=caller, is_known=partial(self._is_known, headers))
                 token_id = caller.token_id
-            most_bytes = MAX_BYTES if path == images.PATH else self._load.policy.body_bytes
+            most_bytes = MAX_BYTES if path == images.PATH else BODY_BYTES
             # guard auth.length: a body of any size is read into memory
             _check_length(headers.get("content-length", "0"), most_bytes)
             counted = path not in HEALTH and not path.endswith(jobs.EVENTS)
@@ -147,7 +147,7 @@ class AuthMiddleware:
             nonlocal taken, is_whole
             if is_whole:
                 return await receive()
-            left = began + body_deadline(self._load.policy, taken) - self._clock()
+            left = began + body_deadline(taken) - self._clock()
             try:
                 # guard auth.slow_body: slow bodies occupy all places of the API
                 async with asyncio.timeout(left):

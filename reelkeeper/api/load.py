@@ -21,7 +21,7 @@ from starlette.exceptions import HTTPException
 from reelkeeper.errors import SchemaError
 from reelkeeper.operations.core.machine import require_schema
 from reelkeeper.operations.core.policies import current
-from reelkeeper.rules.core.access import AccessPolicy
+from reelkeeper.rules.core.access import WAIT_SECONDS, AccessPolicy
 
 # Together with tokens, streams, health checks and dispatching, within the 15 connections of SQLAlchemy's pool.
 _PLACES: Final = 10
@@ -80,14 +80,13 @@ class Cap:
 class Turns:
     """A fixed number of places, and a limited wait for one."""
 
-    def __init__(self, places: int, wait_seconds: float) -> None:
+    def __init__(self, places: int) -> None:
         self._places = asyncio.Semaphore(places)
-        self.wait_seconds = wait_seconds
         self._waited_seconds = 0.0  # by the last one that got a place
 
     def is_long(self) -> bool:
         """Tell whether a new request would wait for most of the allowed time."""
-        return self._places.locked() and self._waited_seconds > self.wait_seconds / 2
+        return self._places.locked() and self._waited_seconds > WAIT_SECONDS / 2
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
@@ -95,10 +94,10 @@ class Turns:
         came = monotonic()
         try:
             # guard load.turn: requests wait for a hanging store until no request is answered
-            async with asyncio.timeout(self.wait_seconds if self._places.locked() else None):
+            async with asyncio.timeout(WAIT_SECONDS if self._places.locked() else None):
                 await self._places.acquire()
         except TimeoutError:
-            raise Shed(503, "overload", f"no place became free within {self.wait_seconds:g} s") from None
+            raise Shed(503, "overload", f"no place became free within {WAIT_SECONDS:g} s") from None
         self._waited_seconds = monotonic() - came
         try:
             yield
@@ -117,13 +116,11 @@ class Load:
         self.streams = Cap("event streams", policy.streams_of_token, policy.streams_at_once)
         self.uploads = Cap("uploads in progress", policy.uploads_of_token, policy.uploads_at_once)
         is_sqlite = engine.dialect.name == "sqlite"
-        self.work = Turns(_SQLITE_PLACES if is_sqlite else _PLACES, policy.wait_seconds)
+        self.work = Turns(_SQLITE_PLACES if is_sqlite else _PLACES)
         # SQLite allows one writer at a time, and a waiting writer polls only now and then
-        self.writing = Turns(1 if is_sqlite else _PLACES, policy.wait_seconds)
-        self.images = Turns(4, policy.wait_seconds)  # held in memory
-        self.known, self.unknown = (
-            Turns(1, policy.wait_seconds) for _ in range(2)
-        )  # guessed tokens delay no known caller
+        self.writing = Turns(1 if is_sqlite else _PLACES)
+        self.images = Turns(4)  # held in memory
+        self.known, self.unknown = Turns(1), Turns(1)  # guessed tokens delay no known caller
 
     async def keep_limits(self) -> None:
         """Read the limits in force each second, in a loop. A failed read is repeated a second later."""
@@ -160,8 +157,6 @@ class Load:
         self.requests.limit(policy.requests_of_token, policy.requests_at_once)
         self.streams.limit(policy.streams_of_token, policy.streams_at_once)
         self.uploads.limit(policy.uploads_of_token, policy.uploads_at_once)
-        for turns in (self.work, self.writing, self.images, self.known, self.unknown):
-            turns.wait_seconds = policy.wait_seconds
 
     async def keep_time(self) -> None:
         """Measure in a loop how late the event loop runs its callbacks."""
@@ -172,7 +167,7 @@ class Load:
 
     def check(self) -> None:
         """Raise Shed (503) if requests wait too long already: refusing one here costs least."""
-        if self._late_seconds > self.policy.wait_seconds / 2:
+        if self._late_seconds > WAIT_SECONDS / 2:
             raise Shed(503, "overload", f"this process is {self._late_seconds:.1f} s behind")
         if self.work.is_long():
             raise Shed(503, "overload", "too many requests are waiting for a place")

@@ -21,7 +21,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from reelkeeper.api.load import Load
-from reelkeeper.rules.core.access import AccessPolicy
+from reelkeeper.rules.core.access import HEAD_SECONDS, SEND_SECONDS, AccessPolicy
 
 _OTHER_FILES: Final = 200  # the store's, the bucket's and logs; the API itself opens about 60
 LET_IN: Final = 64  # connections accepted per turn of the event loop; asyncio uses it as the backlog as well
@@ -96,7 +96,7 @@ class Connection(H11Protocol):
         """Start a deadline for a client that does not read."""
         super().pause_writing()
         # guard load.stuck: callers that do not read their answer hold connections for ever
-        self._stuck = self.loop.call_later(self._all.policy.send_seconds, self.cut)
+        self._stuck = self.loop.call_later(SEND_SECONDS, self.cut)
 
     def resume_writing(self) -> None:
         """End that deadline."""
@@ -120,7 +120,7 @@ class Connection(H11Protocol):
     def _wait(self) -> None:
         self._stop_waiting()
         # guard load.silent: callers that send no request hold all connections
-        self._deadline = self.loop.call_later(self._all.policy.head_seconds, self.cut)
+        self._deadline = self.loop.call_later(HEAD_SECONDS, self.cut)
         self._all.idle[self] = None
 
     def _stop_waiting(self) -> None:

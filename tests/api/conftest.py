@@ -9,9 +9,10 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from reelkeeper.adapters.s3.seaweed import Endpoint
+from reelkeeper.api import load
 from reelkeeper.api.app import create_app
 from reelkeeper.api.app_state import AppState
-from reelkeeper.api.load import Load, Turns
+from reelkeeper.api.load import Load
 from reelkeeper.model.access import Scope
 from reelkeeper.operations.billing import ledger
 from reelkeeper.operations.core import tokens
@@ -26,7 +27,7 @@ NewClient = Callable[..., TestClient]
 def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Prevent refusals because this machine was busy for a second, which only the load tests are about."""
     monkeypatch.setattr(Load, "check", lambda _: None)
-    monkeypatch.setattr(Turns, "wait_seconds", property(lambda _: 60.0, lambda *_: None), raising=False)
+    monkeypatch.setattr(load, "WAIT_SECONDS", 60.0)
 
 
 @pytest.fixture

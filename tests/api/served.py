@@ -33,8 +33,11 @@ class Served(NamedTuple):
 
 
 @contextmanager
-def served(world: World, folder: Path, *options: str, log: str = "api.log") -> Iterator[Served]:
-    """Start the server and wait until it says where it listens; at the end it must stop by itself within 30 s."""
+def served(world: World, folder: Path, *options: str, log: str = "api.log", before: str = "") -> Iterator[Served]:
+    """Start the server, after the code of `before`, and wait until it says where it listens.
+
+    At the end it must stop by itself within 30 s.
+    """
     at = world.address
     environment = {
         **os.environ,
@@ -49,7 +52,7 @@ def served(world: World, folder: Path, *options: str, log: str = "api.log") -> I
     command = [
         sys.executable,
         "-c",
-        "from reelkeeper.cli import app; app()",
+        f"{before}\nfrom reelkeeper.cli import app; app()",
         "api",
         "--port",
         "0",

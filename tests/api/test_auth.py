@@ -18,7 +18,7 @@ from inline_snapshot import snapshot
 from starlette.responses import PlainTextResponse
 from starlette.types import Message, Receive, Send
 
-from reelkeeper.api import auth, following
+from reelkeeper.api import auth, following, load
 from reelkeeper.api.app import create_app
 from reelkeeper.api.app_state import AppState
 from reelkeeper.api.auth import AuthMiddleware
@@ -28,7 +28,7 @@ from reelkeeper.model.access import Scope
 from reelkeeper.model.requests import Queued
 from reelkeeper.operations.core import freeze, tokens
 from reelkeeper.operations.jobs import settle
-from reelkeeper.rules.core.access import AccessPolicy
+from reelkeeper.rules.core.access import BODY_BYTES, AccessPolicy
 from reelkeeper.store.core.engine import newest_schema, transaction
 from tests.api.answers import problem
 from tests.api.conftest import NewClient
@@ -170,8 +170,8 @@ def test_a_process_that_is_a_second_late_refuses_before_it_asks_the_store(
     app_state: AppState, world: World, monkeypatch: pytest.MonkeyPatch, late_seconds: float, status: int
 ) -> None:
     monkeypatch.setattr(Load, "check", CHECK)
+    monkeypatch.setattr(load, "WAIT_SECONDS", 2)
     client = TestClient(AuthMiddleware(PlainTextResponse("yes"), world.workspace.engine, app_state.load))
-    app_state.load.limit(AccessPolicy(wait_seconds=2))
     app_state.load._late_seconds = late_seconds
     answer = client.get("/v1/none", headers={"Authorization": "Bearer rk_" + "A" * 43})
     assert (answer.status_code, "retry-after" in answer.headers) == (status, status == 503)
@@ -216,7 +216,7 @@ def test_an_open_event_stream_ends_with_its_token(
 
 
 def test_a_caller_over_the_rate_limit_is_told_how_long_to_wait(world: World, app_state: AppState) -> None:
-    app_state.load.limit(AccessPolicy(requests_a_second=0.01, burst=2, body_bytes=2_000))
+    app_state.load.limit(AccessPolicy(requests_a_second=0.01, burst=2))
     _, text = tokens.create(world.workspace.engine, "often", tuple(Scope), author="test")
     client = TestClient(create_app(app_state), headers={"Authorization": f"Bearer {text}"})
     assert [client.get("/v1/none").status_code for _ in range(3)] == [404, 404, 429]
@@ -226,7 +226,7 @@ def test_a_caller_over_the_rate_limit_is_told_how_long_to_wait(world: World, app
 
 
 def test_a_body_that_is_too_large_is_refused_with_or_without_its_length(client: TestClient) -> None:
-    large, allowed = b"x" * 300_000, b"x" * AccessPolicy().body_bytes
+    large, allowed = b"x" * 300_000, b"x" * BODY_BYTES
     problem(client.post("/v1/none", content=allowed), 404)
     problem(client.post("/healthz", content=large), 413)
     problem(client.post("/v1/views", content=iter([b"{", large])), 413)
@@ -311,8 +311,10 @@ def test_a_revoked_token_works_for_a_second_at_most_while_another_request_looks_
     assert asyncio.run(ask()) == [200, 200, 401, 401]
 
 
-def test_a_body_in_parts_has_the_limit_of_a_whole_one(app_state: AppState, world: World) -> None:
-    app_state.load.limit(AccessPolicy(body_bytes=2_000))
+def test_a_body_in_parts_has_the_limit_of_a_whole_one(
+    app_state: AppState, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auth, "BODY_BYTES", 2_000)
     parts = [{"type": "http.request", "body": b"x" * 1_500, "more_body": more} for more in (True, False)]
     sent: list[Message] = []
 

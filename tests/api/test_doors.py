@@ -26,32 +26,35 @@ from tests.policies import put_in_force
 
 QUICK = {
     "connections": 40,
-    "head_seconds": 1.5,
-    "body_seconds": 6.0,  # seven clients begin within it, on a busy machine too
-    "send_seconds": 1.5,
     "streams_of_token": 3,
     "streams_at_once": 5,
     "uploads_of_token": 3,
     "uploads_at_once": 5,
     "requests_of_token": 6,
     "requests_at_once": 8,
-    "wait_seconds": 0.5,
 }
+HURRIED = """
+from reelkeeper.api import load, server
+from reelkeeper.rules.core import access
+access.WAIT_SECONDS = load.WAIT_SECONDS = 0.5
+server.HEAD_SECONDS, server.SEND_SECONDS = {head_seconds}, 1.5
+access._BODY_SECONDS = 6.0  # seven clients begin within it, on a busy machine too
+"""
 LATE = 60.0  # seconds that nothing here takes, on a busy machine either
 
 
 @pytest.fixture
 def server(sqlite_world: World, tmp_path: Path) -> Iterator[Served]:
     put_in_force(sqlite_world.workspace.engine, access=AccessPolicy.model_validate(QUICK))
-    with served(sqlite_world, tmp_path) as running:
+    with served(sqlite_world, tmp_path, before=HURRIED.format(head_seconds=1.5)) as running:
         yield running
 
 
 @pytest.fixture
 def patient_server(sqlite_world: World, tmp_path: Path) -> Iterator[Served]:
     """The same, without the limit for slow requests, so that another limit must close a connection."""
-    put_in_force(sqlite_world.workspace.engine, access=AccessPolicy.model_validate(QUICK | {"head_seconds": 600.0}))
-    with served(sqlite_world, tmp_path) as running:
+    put_in_force(sqlite_world.workspace.engine, access=AccessPolicy.model_validate(QUICK))
+    with served(sqlite_world, tmp_path, before=HURRIED.format(head_seconds=600.0)) as running:
         yield running
 
 

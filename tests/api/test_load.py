@@ -15,6 +15,7 @@ import httpx
 import psutil
 import pytest
 
+from reelkeeper.api import load
 from reelkeeper.api.load import Shed, Turns
 from reelkeeper.model.access import Scope
 from reelkeeper.model.requests import Queued
@@ -53,9 +54,11 @@ def crowd(sqlite_world: World, server: Served, size: Size) -> Crowd:
     return Crowd(server.host, server.port, many, job_ids, size)
 
 
-def test_a_request_that_waits_too_long_for_its_turn_is_refused() -> None:
+def test_a_request_that_waits_too_long_for_its_turn_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load, "WAIT_SECONDS", 0.1)
+
     async def act() -> Shed:
-        turns = Turns(1, wait_seconds=0.1)
+        turns = Turns(1)
         async with turns.turn():
             with pytest.raises(Shed) as refused:
                 async with asyncio.timeout(20), turns.turn():

@@ -208,7 +208,7 @@ def test_an_invalid_value_is_refused_with_field_value_and_limit(param: str, said
         (
             ["tiers.free.retentoin_days=1"],
             snapshot(
-                "--param tiers.free.retentoin_days: no field 'retentoin_days'; it has retention_days, notice_days, keep_days, quota_bytes, queue_weight, queue_levels, queue_points"
+                "--param tiers.free.retentoin_days: no field 'retentoin_days'; it has retention_days, notice_days, keep_days, quota_bytes, queue_weight, queue_points"
             ),
         ),
         (

@@ -135,21 +135,18 @@ tiers.studio.notice_days 0 -
 tiers.studio.keep_days 0 -
 tiers.studio.quota_bytes 1000000000000 -
 tiers.studio.queue_weight 1.0 -
-tiers.studio.queue_levels 0 -
 tiers.studio.queue_points 0 -
 tiers.premium.retention_days - 90
 tiers.premium.notice_days - 0
 tiers.premium.keep_days - 0
 tiers.premium.quota_bytes - 1073741824
 tiers.premium.queue_weight - 1.5
-tiers.premium.queue_levels - 2
 tiers.premium.queue_points - 100
 tiers.pro.retention_days - 365
 tiers.pro.notice_days - 0
 tiers.pro.keep_days - 0
 tiers.pro.quota_bytes - 10737418240
 tiers.pro.queue_weight - 2.0
-tiers.pro.queue_levels - 4
 tiers.pro.queue_points - 200
 what it does videos bytes
 newly retired 0 0 B
@@ -173,7 +170,6 @@ tiers.studio.notice_days 0 -
 tiers.studio.keep_days 0 -
 tiers.studio.quota_bytes 1000000000000 -
 tiers.studio.queue_weight 1.0 -
-tiers.studio.queue_levels 0 -
 tiers.studio.queue_points 0 -
 what it does videos bytes
 newly retired 0 0 B

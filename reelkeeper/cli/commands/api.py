@@ -28,12 +28,13 @@ def api(
     from reelkeeper.api.app import create_app
     from reelkeeper.api.app_state import AppState
     from reelkeeper.api.server import LET_IN, Connection, Server, limit_arenas
+    from reelkeeper.rules.core.access import WAIT_SECONDS
     from reelkeeper.store.core.engine import limit_lock_waits
 
     limit_arenas()
     settings = configured()
     with workspace() as opened:
-        limit_lock_waits(opened.engine, opened.in_force.policies.access.wait_seconds)
+        limit_lock_waits(opened.engine, WAIT_SECONDS)
         app = create_app(
             AppState(
                 opened,

@@ -1,8 +1,15 @@
 """Limit how often callers may use the HTTP API, and how slowly they may send. Pure."""
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
+
+BODY_BYTES: Final = 262_144  # of a request's JSON: more than the longest prompt, or a batch of views, takes
+WAIT_SECONDS: Final = 2.0  # for a thread at the store, before 503: a caller does better to come again
+HEAD_SECONDS: Final = 10.0  # for a request's headers, from the connection or the last response; nginx's default is 60
+SEND_SECONDS: Final = 30.0  # in which a client reads nothing of its response, until the connection is closed
+_BODY_SECONDS: Final = 20.0  # for a request's body, before 408; Apache's default is also 20
+_BODY_BYTES_A_SECOND: Final = 100_000  # received, by which that time grows by a second
 
 
 class AccessPolicy(BaseModel):
@@ -16,7 +23,6 @@ class AccessPolicy(BaseModel):
     burst: int = Field(
         200, ge=1, le=1_000_000, description="Burst size per token: requests allowed at once after a pause"
     )
-    body_bytes: int = Field(262_144, ge=1_024, le=10_000_000, description="Maximum size of a request body, in bytes")
     url_seconds: int = Field(
         3_600, ge=60, le=604_800, description="Validity of a presigned URL, in seconds; the limit of R2 is 7 days"
     )
@@ -48,7 +54,6 @@ class AccessPolicy(BaseModel):
         description="Concurrent image uploads and upload verifications in total; more get 503. An image takes up to 10 "
         "MB of the scratch folder",
     )
-    wait_seconds: float = Field(2.0, gt=0, le=60, description="Maximum wait for a store thread, in seconds; then 503")
 
     connections: int = Field(
         4_000,
@@ -56,33 +61,6 @@ class AccessPolicy(BaseModel):
         le=100_000,
         description="Maximum open connections; above it, the connection that has been idle longest is closed. Each "
         "needs a file descriptor",
-    )
-    head_seconds: float = Field(
-        10.0,
-        gt=0,
-        le=600,
-        description="Time limit for a request's headers, in seconds, from the connection or the last response; nginx's "
-        "default is 60",
-    )
-    body_seconds: float = Field(
-        20.0,
-        gt=0,
-        le=3_600,
-        description="Time limit for a request's body, in seconds; then 408; Apache's default is also 20",
-    )
-    body_bytes_a_second: int = Field(
-        100_000,
-        ge=1,
-        le=10**9,
-        description="Minimum upload rate, in bytes per second: each such number of bytes received extends the time "
-        "limit by one second",
-    )
-    send_seconds: float = Field(
-        30.0,
-        gt=0,
-        le=3_600,
-        description="Maximum time in which a client reads nothing of its response, in seconds; then the connection is "
-        "closed",
     )
 
 
@@ -93,13 +71,13 @@ class Allowance(NamedTuple):
     at_seconds: float
 
 
-def body_deadline(policy: AccessPolicy, taken_bytes: int) -> float:
+def body_deadline(taken_bytes: int) -> float:
     """Return the seconds, from its first byte, within which a body must be complete.
 
-    >>> body_deadline(AccessPolicy(body_seconds=20, body_bytes_a_second=100_000), 1_000_000)
+    >>> body_deadline(1_000_000)
     30.0
     """
-    return policy.body_seconds + taken_bytes / policy.body_bytes_a_second
+    return _BODY_SECONDS + taken_bytes / _BODY_BYTES_A_SECOND
 
 
 def take(before: Allowance | None, policy: AccessPolicy, at_seconds: float) -> tuple[Allowance, float]:

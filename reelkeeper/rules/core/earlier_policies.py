@@ -12,6 +12,12 @@ from reelkeeper.rules.core.tiers import SHIPPED as SHIPPED_TIERS
 FIXED: Final[Mapping[str, object]] = {
     "acceptance.frame_step": 1,
     "acceptance.min_saved_bytes": 0,
+    "access.body_bytes": 262_144,
+    "access.body_bytes_a_second": 100_000,
+    "access.body_seconds": 20.0,
+    "access.head_seconds": 10.0,
+    "access.send_seconds": 30.0,
+    "access.wait_seconds": 2.0,
     "alerting.digest_above": 5,
     "alerting.repeat_critical_after_hours": 4,
     "anomaly.drift_percent": 35,

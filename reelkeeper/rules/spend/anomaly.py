@@ -41,7 +41,7 @@ Days = Sequence[Judged | None]
 
 
 class AnomalyPolicy(BaseModel):
-    """Thresholds for odd days and for drift."""
+    """Thresholds for odd days, and days that are meant to be odd."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -108,7 +108,7 @@ def test_a_document_or_an_exception_may_say_what_is_fixed_now_and_nothing_else(n
         lambda: carried_over(deployed(other)["deployments"]),
     ]
     if policy := getattr(DEFAULTS, sections[0], None):
-        assert exception(type(policy), same[sections[0]]).model_fields_set <= {"rule"}
+        assert exception(type(policy), same[sections[0]]).model_fields_set <= {"rule", "payback"}
         refusals.append(lambda: exception(type(policy), other[sections[0]]))
     for refusal in refusals:
         with pytest.raises(PolicyRefused) as refused:
