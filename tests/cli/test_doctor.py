@@ -141,7 +141,8 @@ def test_configured_events_without_a_follower_are_a_warning(
         monkeypatch.setenv(f"REELKEEPER_{name}", value)
     assert as_read(by_part(ask("doctor"))["events"]["found"]) == snapshot("no worker has followed R2's events yet")
     engine = open_engine(f"sqlite:///{tmp_path / 'state' / 'store.sqlite3'}")
-    for empty_at, state in ((datetime.now(UTC), "ok"), (datetime.now(UTC) - timedelta(hours=1), "warn")):
+    for minutes, state in ((14, "ok"), (16, "warn")):
+        empty_at = datetime.now(UTC) - timedelta(minutes=minutes)
         followed = {"since": empty_at.isoformat(), "caught_up_at": empty_at.isoformat(), "backlog": 0, "counts": {}}
         with transaction(engine, "test") as session:
             controls.write(session, BUCKET_EVENTS, followed)

@@ -235,6 +235,20 @@ def test_the_month_before_is_charged_too_while_its_last_days_may_change(store: s
     assert [item.day.day for item in charges(store, date(2026, 7, 1)) if item.estimated] == [1, 2]
 
 
+@pytest.mark.parametrize(("day", "is_open"), [(2, True), (3, False)])
+def test_the_last_days_of_a_month_may_change_for_two_days(store: sa.Engine, day: int, is_open: bool) -> None:
+    note(store, stored(30, 5))
+    charge(store, BOOK, datetime(2026, 7, day, 1, tzinfo=UTC))
+    assert any(item.day.month == 6 for item in charges(store, JUNE)) == is_open
+
+
+@pytest.mark.parametrize(("day", "is_known"), [(25, True), (24, False)])
+def test_what_was_stored_is_known_for_a_week_before_the_month(store: sa.Engine, day: int, is_known: bool) -> None:
+    note(store, stored(day, 500)._replace(day=date(2026, 5, day)))
+    charge_month(store, BOOK, JUNE, date(2026, 6, 2))
+    assert bool(charges(store, JUNE)) == is_known
+
+
 def test_a_user_who_deletes_is_charged_for_the_day_and_no_longer(store: sa.Engine) -> None:
     note(store, stored(1, 5), stored(2, 0), stored(1, 5, "ann"))
     charge_month(store, BOOK, JUNE, date(2026, 6, 3))

@@ -9,7 +9,7 @@ from reelkeeper.errors import InputRefused, NotFound
 from reelkeeper.model.access import Scope
 from reelkeeper.operations.core import tokens
 from reelkeeper.store.core import audit
-from reelkeeper.store.core.engine import reading, transaction
+from reelkeeper.store.core.engine import Clock, now, reading, transaction
 from reelkeeper.store.tables import api_tokens
 
 
@@ -24,6 +24,17 @@ def test_one_is_known_by_its_text_and_the_store_has_only_its_hash(engine: sa.Eng
     assert text not in repr((stored, told))
     assert [record.event.event for record in told] == ["token_create"]
     assert tokens.listed(engine)[0].last_used_at
+
+
+@pytest.mark.parametrize(("seconds", "is_stale"), [(299, False), (301, True)])
+def test_a_use_is_recorded_once_in_five_minutes(sqlite_engine: sa.Engine, seconds: int, is_stale: bool) -> None:
+    _, text = tokens.create(sqlite_engine, "front", [Scope.JOBS], author="ann")
+    with transaction(sqlite_engine, "test") as session:
+        session.execute(sa.update(api_tokens).values(last_used_at=Clock(-seconds)))
+    assert tokens.authenticate(sqlite_engine, text)
+    with reading(sqlite_engine) as session:
+        age = now(session) - session.execute(sa.select(api_tokens.c.last_used_at)).scalar_one()
+    assert (age < timedelta(seconds=100)) == is_stale
 
 
 def test_one_that_is_revoked_or_over_or_mistyped_is_nobodys(engine: sa.Engine) -> None:

@@ -7,6 +7,7 @@ import sqlalchemy as sa
 
 from reelkeeper.adapters.cloudflare import Client
 from reelkeeper.errors import UsageUnknown
+from reelkeeper.operations.videos import views
 from reelkeeper.operations.videos.views import days_to_import, import_reads, record_views
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.tables import blobs, daily_views, users, videos, view_days
@@ -103,3 +104,12 @@ def test_the_days_to_import_are_those_that_are_kept_over_and_not_complete(store:
     settled = (datetime.now(UTC) - timedelta(hours=1)).date()
     kept = [TODAY - timedelta(days=n) for n in range(30, 0, -1)]
     assert days == [day for day in kept if day != DAY and day < settled]
+
+
+@pytest.mark.parametrize(("minute", "is_settled"), [(59, False), (60, True)])
+def test_yesterday_is_imported_an_hour_after_its_end(
+    store: sa.Engine, monkeypatch: pytest.MonkeyPatch, minute: int, is_settled: bool
+) -> None:
+    at = datetime.combine(TODAY, time(), UTC) + timedelta(minutes=minute)
+    monkeypatch.setattr(views, "now", lambda _: at)
+    assert (TODAY - timedelta(days=1) in days_to_import(store)) == is_settled
