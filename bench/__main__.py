@@ -60,7 +60,7 @@ def main() -> int:
     over = [row for row in promised if row.verdict == "over"]
     console.print(f"{len(promised) - len(over)} of {len(promised)} ratios within their limits", style="bold")
     for row in over:
-        console.print(f"over: {row.what}, to {row.peer}: {row.ratio:.2f}x, limit {row.limit:.2f}x", style="red")
+        console.print(f"over: {row.what}, to {row.peer}: {row.ratio:.2f}x", style="red")
     for name in failed:
         console.print(f"failed: {name}", style="red")
     return 1 if failed or (asked.strict and over) else 0

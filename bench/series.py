@@ -1,7 +1,7 @@
 """Public daily series, and the forecasts of a peer. What needs the peers' packages runs in .venv-peers:
 
-.venv-peers/bin/python bench/series.py export > daily.json
-.venv-peers/bin/python bench/series.py autoets < asked.json > answered.json
+.venv-peers/bin/python -m bench.series export > daily.json
+.venv-peers/bin/python -m bench.series autoets < asked.json > answered.json
 """  # noqa: D400, D415  it ends with commands
 
 import json
@@ -42,8 +42,8 @@ def _kept(command: str, question: str) -> str:
     code = zlib.crc32(Path(__file__).read_bytes() + question.encode())
     kept = Path(tempfile.gettempdir()) / f"reelkeeper-bench-{command}-{code:08x}.json"
     if not kept.exists():
-        answer = subprocess.run([PEERS, __file__, command], input=question, text=True, capture_output=True, check=True)
-        kept.write_text(answer.stdout)
+        asking = [str(PEERS), "-m", "bench.series", command]
+        kept.write_text(subprocess.check_output(asking, cwd=ROOT, input=question, text=True))
     return kept.read_text()
 
 

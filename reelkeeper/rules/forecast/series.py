@@ -1,72 +1,99 @@
-"""Make a history regular: sorted, one value per step, gaps filled, outliers replaced; and continue its index.
+"""Prepare a history of days: fill its gaps, and learn what recurs monthly, to remove it before a forecast.
 
-A missing step or value is a gap; it is interpolated between its neighbours at the same place of the season, since a
-Sunday is more like another Sunday than like a Saturday.
+A job on the last day of the month is an outlier to weekly models: they ignore it, and it is missing from the total.
+A place of the month (its number, the last day, the last working day) recurs when at least two of its last three days
+were odd in one direction and by a similar amount: two holidays on one number are no job. It is forgotten when they
+were not. Without it, month totals with such a job are off by 3.0, 2.6 and 2.2 % at day 10, 15 and 20, instead of 2.3,
+1.9 and 1.3.
 """
 
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias, cast
+from datetime import date
+from itertools import pairwise
+from typing import Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from reelkeeper.rules.spend.residuals import MONTHS, RECURRED, places
+
 Values: TypeAlias = npt.NDArray[np.float64]
 
-_SEASONS: Final = {"D": 7, "W": 1, "M": 12, "Q": 4, "Y": 1}
-_STEP_DAYS: Final = (("D", 1, 1), ("W", 7, 7), ("M", 28, 31), ("Q", 89, 92), ("Y", 365, 366))
-_WINDOW: Final = 7  # steps on either side whose median is the local level
-_NEAR_CYCLES: Final = 4  # seasons on either side whose median is the local profile
+WEEK: Final = 7  # days
+_LEAST_DAYS: Final = 35  # of history, with two days of some place of the month
+_REMEMBERED: Final = 6  # months for the median of a factor
+_ODD: Final = 0.75  # share of an outlier's bound
+_ALIKE: Final = 0.5  # minimum ratio of two similar residuals
+_WINDOW: Final = 7  # days on either side whose median is the local level
+_NEAR_WEEKS: Final = 4  # on either side, whose median is the local profile
 _ODD_DEVIATIONS: Final = 4.0  # median absolute deviations, scaled to standard ones
 _ODD_LEAST: Final = 0.15  # minimum distance of an outlier, as a log ratio
 
 
-@dataclass(frozen=True, slots=True)
-class Regular:
-    """Values without gaps, one per step. `season` is its length in steps, 1 for none; `gaps` is the number filled."""
+def regular(history: "pd.Series[float]", as_of: date) -> "pd.Series[float]":
+    """Return the days from the first value to the last before `as_of`. Raises ValueError where there is none.
 
-    amounts: Values
-    season: int
-    step: str  # D, W, M, Q, Y, or "" where the index has no dates
-    gaps: int
-    index: "pd.Index[Any]"
-
-    def ahead(self, horizon: int) -> "pd.Index[Any]":
-        """Return the `horizon` steps that follow, in the history's kind of index."""
-        if not len(self.index):
-            return pd.RangeIndex(horizon)
-        last = self.index[-1]
-        if isinstance(self.index, pd.PeriodIndex):
-            return pd.period_range(last + 1, periods=horizon, freq=self.index.freq)
-        if isinstance(self.index, pd.DatetimeIndex):
-            return pd.DatetimeIndex([_stepped(last, self.step, count) for count in range(1, horizon + 1)])
-        return pd.RangeIndex(int(last) + 1, int(last) + 1 + horizon)
-
-
-def regular(history: "pd.Series[float]") -> Regular:
-    """Make a history regular. NaN at either end is dropped. Raises ValueError for a repeated step."""
-    dated = history.loc[history.index.notna()]
-    series = dated.sort_index().astype("float64").replace([np.inf, -np.inf], np.nan)
-    if series.index.has_duplicates:
-        raise ValueError(f"the history has two values for {series.index[series.index.duplicated()][0]}: sum them first")
-    known = series.dropna()
+    A day without a value is interpolated between its neighbours on the same weekday, since a Sunday is more like
+    another Sunday than like a Saturday.
+    """
+    dated = history.astype("float64").replace([np.inf, -np.inf], np.nan).dropna().sort_index()
+    known = dated[dated.index < pd.Timestamp(as_of)]
     if known.empty:
-        return Regular(np.empty(0), 1, "", 0, pd.RangeIndex(0))
-    series = series.loc[known.index[0] : known.index[-1]]
-    step = _step(series.index)
-    if step and isinstance(series.index, pd.DatetimeIndex):
-        series = _on_calendar(series, step)
-    elif isinstance(series.index, pd.PeriodIndex):
-        series = series.reindex(pd.period_range(series.index[0], series.index[-1], freq=series.index.freq))
-    elif not isinstance(series.index, pd.DatetimeIndex):
-        series = series.reset_index(drop=True)
-    season = _SEASONS.get(step, 1)
-    values: Values = np.array(series, dtype=np.float64)
-    return Regular(_filled(values, season), season, step, int(np.isnan(values).sum()), series.index)
+        raise ValueError(f"no value before {as_of}")
+    whole = known.reindex(pd.date_range(known.index[0], known.index[-1]))
+    by_weekday = whole.groupby(np.arange(len(whole)) % WEEK)
+    return by_weekday.transform(lambda days: days.interpolate(limit_direction="both")).interpolate()
 
 
 @dataclass(frozen=True, slots=True)
-class Departures:
+class Recurring:
+    """A history without what recurs monthly, and the log ratio by which each place of the month differs."""
+
+    values: Values
+    logs: dict[str, float]
+
+    def factors(self, days: Iterable[date]) -> Values:
+        """Return the factors of days, by which to multiply a forecast from `values`."""
+        found = ([self.logs[place] for place in places(day) if place in self.logs] for day in days)
+        return np.array([math.exp(max(logs, key=abs, default=0.0)) for logs in found], dtype=np.float64)
+
+
+def learn(values: Values, days: Sequence[date]) -> Recurring:
+    """Find the places of the month that recur, the most certain first; one of them explains a day."""
+    if len(values) < _LEAST_DAYS:
+        return Recurring(values, {})
+    left = _departures(values)
+    at_place: defaultdict[str, list[int]] = defaultdict(list)
+    for at, day in enumerate(days):
+        for place in places(day):
+            at_place[place].append(at)
+    odd = np.where(np.abs(left.residual) > _ODD * left.bound, np.sign(left.residual), 0.0)
+    plain, logs = values.copy(), dict[str, float]()
+    while found := [entry for place, at in at_place.items() if (entry := _recurs(place, at, odd, left.residual))]:
+        _, place, way = max(found)
+        explained = [at for at in at_place[place] if odd[at] == way]
+        logs[place] = float(np.median(left.residual[explained[-_REMEMBERED:]]))
+        plain[explained] = left.expected[explained]
+        odd[explained] = 0
+    return Recurring(plain, logs)
+
+
+def _recurs(place: str, at: Sequence[int], odd: Values, residual: Values) -> tuple[float, str, float] | None:
+    """Return the certainty that a place recurs, the place, and its direction; None if it does not recur."""
+    way = float(np.sign(odd[at[-MONTHS:]].sum()))
+    sizes = sorted(abs(residual[each]) for each in at[-MONTHS:] if odd[each] == way)
+    is_alike = any(less >= _ALIKE * more for less, more in pairwise(sizes))
+    if not way or len(sizes) < RECURRED or not is_alike:
+        return None
+    return float(np.mean(odd[at[-_REMEMBERED:]] == way)), place, way
+
+
+@dataclass(frozen=True, slots=True)
+class _Departures:
     """Each value's distance from the expectation by its neighbours and season, in logs where no value is negative."""
 
     expected: Values
@@ -74,35 +101,22 @@ class Departures:
     bound: float  # a larger residual is odd; 0: the series hardly moves
 
 
-def departures(values: Values, season: int) -> Departures | None:
-    """Compare values with the local level times the local profile; None if there are too few for a profile.
+def _departures(values: Values) -> _Departures:
+    """Compare values with the local level times the local profile.
 
     A lasting shift is not a departure: the local level is a median of two weeks, and follows it.
     """
-    if season == 1 or len(values) < 3 * season:
-        return None
     logs = bool(values.min() >= 0 and np.median(values) > 0)
     seen = np.log(np.maximum(values, np.median(values) * 1e-3)) if logs else values
     profile = np.zeros(len(values))
     for _ in range(2):  # level and profile depend on each other
         level = _medians(seen - profile, _WINDOW, 1)
-        profile = _medians(seen - level, _NEAR_CYCLES, season)
+        profile = _medians(seen - level, _NEAR_WEEKS, WEEK)
     expected = _medians(seen - profile, _WINDOW, 1) + profile
     residual = seen - expected
     usual = 1.4826 * float(np.median(np.abs(residual - np.median(residual))))
     bound = max(_ODD_DEVIATIONS * usual, _ODD_LEAST if logs else 0.0)
-    return Departures(np.exp(expected) if logs else expected, residual, bound)
-
-
-def cleaned(values: Values, season: int) -> Values:
-    """Replace outliers, values far from their expectation, with the expectation.
-
-    Otherwise a holiday or an outage in the last days would count as a new level.
-    """
-    found = departures(values, season)
-    if found is None or found.bound == 0:
-        return values
-    return np.where(np.abs(found.residual) > found.bound, found.expected, values)
+    return _Departures(np.exp(expected) if logs else expected, residual, bound)
 
 
 def _medians(values: Values, reach: int, stride: int) -> Values:
@@ -111,53 +125,3 @@ def _medians(values: Values, reach: int, stride: int) -> Values:
     padded = np.concatenate([margin, values, margin])
     shifts = [padded[shift * stride : shift * stride + len(values)] for shift in range(2 * reach + 1)]
     return np.asarray(np.nanmedian(shifts, axis=0), dtype=np.float64)
-
-
-def _filled(values: Values, season: int) -> Values:
-    missing = np.isnan(values)
-    if not missing.any():
-        return values
-    at = np.arange(len(values))
-    filled = np.interp(at, at[~missing], values[~missing])
-    if season > 1:
-        for place in range(season):
-            same = at[at % season == place]
-            known = same[~missing[same]]
-            gaps = same[missing[same]]
-            if len(known) > 1:
-                filled[gaps] = np.interp(gaps, known, values[known])
-    return filled
-
-
-def _step(index: "pd.Index[Any]") -> str:
-    if isinstance(index, pd.PeriodIndex):
-        index = index.to_timestamp()
-    if not isinstance(index, pd.DatetimeIndex):
-        return ""
-    if len(index) == 1:  # days are assumed
-        return "D"
-    days = float(np.median(np.diff(index.to_numpy()) / np.timedelta64(1, "D")))
-    return next((step for step, least, most in _STEP_DAYS if least <= days <= most), "")
-
-
-def _on_calendar(series: "pd.Series[float]", step: str) -> "pd.Series[float]":
-    """Put each value on its step of the calendar; a step without a value is a gap."""
-    first = cast("pd.Timestamp", series.index[0])
-    if step in "DW":
-        count = round((series.index[-1] - first) / pd.Timedelta(days=_SEASONS["D"] if step == "W" else 1)) + 1
-        whole = pd.DatetimeIndex([_stepped(first, step, number) for number in range(count)])
-        return series.reindex(whole)
-    zone = first.tz
-    months = series.index.tz_localize(None).to_period(step)  # type: ignore[attr-defined]  # a DatetimeIndex by now
-    whole_months = pd.period_range(months[0], months[-1], freq=step)
-    by_month = pd.Series(series.to_numpy(), months).groupby(level=0).last().reindex(whole_months)
-    by_month.index = pd.DatetimeIndex([_stepped(first, step, number) for number in range(len(whole_months))], tz=zone)
-    return by_month
-
-
-def _stepped(start: pd.Timestamp, step: str, count: int) -> pd.Timestamp:
-    if step in {"D", "W", ""}:
-        return start + pd.DateOffset(days=count * (7 if step == "W" else 1))
-    months = count * {"M": 1, "Q": 3, "Y": 12}[step]
-    moved = start + pd.DateOffset(months=months)
-    return moved + pd.offsets.MonthEnd(0) if start.is_month_end else moved

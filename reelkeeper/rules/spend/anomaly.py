@@ -116,24 +116,12 @@ def findings(
 
 
 def judge_all(spending: Spending, policy: AnomalyPolicy) -> dict[str, Days]:
-    """Judge each day of each scope; parts are compared with the rest of the total."""
+    """Judge each day of each scope."""
     first, series = spending
     calendar = days(policy.calendar, first, spending.day(len(series.get(TOTAL, ()))))
-    total = series.get(TOTAL, ())
-
-    def judged(values: Sequence[int | None], rest: Days = ()) -> Days:
-        return judge(values, first, policy.bounds, calendar=calendar, rest=rest)
-
-    parts = {
-        scope: judged(values, rest=judged(list(map(_less, total, values))))
-        for scope, values in series.items()
-        if scope != TOTAL
+    return {
+        scope: _not_over(judge(values, first, policy.bounds, calendar=calendar)) for scope, values in series.items()
     }
-    return {scope: _not_over(days) for scope, days in ({TOTAL: judged(total)} | parts).items()}
-
-
-def _less(total: int | None, part: int | None) -> int | None:
-    return None if total is None or part is None else max(total - part, 0)
 
 
 def odd_days(days: Days, policy: AnomalyPolicy) -> list[int]:

@@ -80,7 +80,7 @@ def test_stored_bytes_are_the_known_peaks_what_lives_and_what_is_uploaded() -> N
     growing = costs(stored=Stored(stock, peaks, daily(20 * GB)))
     assert growing["r2-storage"].mean_usd > still["r2-storage"].mean_usd
     assert growing["r2-storage"].method == snapshot(
-        "stock and flow; uploads: mean: 27 days are too few for more; of STL-ETS, weekday level"
+        "stock and flow; uploads: weekday level: 27 days are too few for a trend"
     )
 
 

@@ -8,7 +8,6 @@ from inline_snapshot import snapshot
 
 from reelkeeper.rules.forecast.month import outlook
 from reelkeeper.rules.spend.residuals import places
-from tests.marks import without_decimals
 
 WEEK = np.array([1.1, 1.15, 1.1, 1.05, 1.0, 0.8, 0.8])  # 2026-01-05 is a Monday
 
@@ -33,13 +32,10 @@ def test_a_total_is_what_is_known_and_a_forecast_of_the_rest() -> None:
 
 def test_values_after_the_day_of_the_forecast_are_not_used() -> None:
     history = daily(80)
-    as_of = date(2026, 3, 16)  # with four earlier days at which both were tried
+    as_of = date(2026, 3, 16)
     found, cut = outlook(history, as_of), outlook(history[:"2026-03-15"], as_of)
     assert found.months == cut.months
     assert found.method == cut.method
-    assert without_decimals(found.method) == snapshot(
-        "median of ETS, Theta, STL-ETS, weekday level, weekday trend; at 4 earlier days months were off by # %, the run rate's by # %"
-    )
 
 
 def test_uncounted_days_are_forecast_too() -> None:
@@ -72,18 +68,6 @@ def test_growth_is_seen_where_a_run_rate_is_left_behind() -> None:
     actual = float(history["2026-03-01":].sum()) + rest
     rate = float(history["2026-03-01":].sum()) + float(history.iloc[-30:].mean()) * 16
     assert abs(found.months[0].mean - actual) < 0.5 * abs(rate - actual)
-    assert without_decimals(found.method) == snapshot(
-        "median of ETS, Theta, STL-ETS, weekday level, weekday trend; at 4 earlier days months were off by # %, the run rate's by # %"
-    )
-
-
-def test_the_run_rate_is_kept_where_it_did_better() -> None:
-    bursts = np.where(np.arange(80) % 10 == 0, 5000.0, 1.0)  # a rhythm that is no week's
-    found = outlook(pd.Series(bursts, pd.date_range("2026-01-01", periods=80)), date(2026, 3, 22), 1)
-    assert without_decimals(found.method) == snapshot(
-        "run rate; at 4 earlier days months were off by # %, the run rate's by # %"
-    )
-    assert found.path.eq(bursts[-30:].mean()).all()
 
 
 def test_growth_can_be_asked_for() -> None:
@@ -93,21 +77,9 @@ def test_growth_can_be_asked_for() -> None:
     assert asked.method == snapshot("last level with 10 % growth a month")
 
 
-@pytest.mark.parametrize(
-    ("history", "said"),
-    [
-        (pd.Series([1.0, 2.0], pd.date_range("2026-08-01", periods=2)), snapshot("no value before 2026-07-01")),
-        (
-            pd.Series([1.0, 2.0, 3.0], pd.date_range("2026-01-01", periods=3, freq="MS")),
-            snapshot("a month's total needs daily values, not steps of M"),
-        ),
-        (pd.Series([1.0, 2.0]), snapshot("a month's total needs an index of days, not RangeIndex")),
-    ],
-)
-def test_a_history_that_is_not_daily_is_refused(history: "pd.Series[float]", said: str) -> None:
-    with pytest.raises(ValueError) as refused:  # noqa: PT011  the snapshots hold what it says
-        outlook(history, date(2026, 7, 1))
-    assert str(refused.value) == said
+def test_a_history_without_a_day_before_is_refused() -> None:
+    with pytest.raises(ValueError, match="no value before 2026-07-01"):
+        outlook(pd.Series([1.0, 2.0], pd.date_range("2026-08-01", periods=2)), date(2026, 7, 1))
 
 
 def test_one_day_of_history_has_an_outlook_that_is_not_sure() -> None:
@@ -122,6 +94,4 @@ def test_the_cost_of_a_job_on_the_last_day_of_the_month_is_in_the_total() -> Non
     history.iloc[last_days] *= 8
     found = outlook(history, date(2026, 4, 21), 1)
     assert found.months[0].mean == pytest.approx(history["2026-04-01":"2026-04-30"].sum(), rel=0.03)
-    assert without_decimals(found.method) == snapshot(
-        "median of ETS, Theta, STL-ETS, weekday level, weekday trend; times what recurs on last day; at 6 earlier days months were off by # %, the run rate's by # %"
-    )
+    assert found.method == snapshot("median of weekday level, ETS, STL-ETS; times what recurs on last day")

@@ -13,8 +13,7 @@ from pydantic import ValidationError
 
 from reelkeeper.model.alerts import Finding, Severity
 from reelkeeper.model.money import Charge, JobTotal
-from reelkeeper.rules.spend.anomaly import AnomalyPolicy, findings, judge_all
-from reelkeeper.rules.spend.budget import by_scope
+from reelkeeper.rules.spend.anomaly import AnomalyPolicy, findings
 from tests.rules.charges import NOW, ago, charge
 
 POLICY = AnomalyPolicy()
@@ -74,16 +73,6 @@ def test_an_odd_total_is_reported_once_with_the_services_that_caused_it() -> Non
 
 def test_all_services_at_once_are_one_finding() -> None:
     assert found(spend(odd={(service, 1): 2 for service in USUAL})) == [("total", "2026-11-23")]
-
-
-def test_a_service_is_odd_only_where_it_does_not_move_with_the_others() -> None:
-    def odd_yesterday(*services: str) -> set[str]:
-        charges = spend(odd={(service, 1): 2 for service in services})
-        judged = judge_all(by_scope(charges, NOW.date(), ()), POLICY)
-        return {scope for scope, days in judged.items() if (day := days[-2]) and day.direction}
-
-    assert odd_yesterday(*USUAL) == {"total"}
-    assert odd_yesterday("api") == {"total", "service:api"}
 
 
 def test_too_little_is_a_notice_without_a_price() -> None:
