@@ -59,7 +59,7 @@ mutants: $(STAMP)       ## NUMBER changes to unmarked code in each of ROOMS, dra
 	$(BIN)/python -m tests.mutants $(ROOMS) --number $(NUMBER) $(if $(SEED),--seed $(SEED))
 
 coverage: $(STAMP)      ## lines and branches of rules and operations that their tests reach, against a floor
-	$(BIN)/pytest tests/rules tests/operations -m "not long" $(TWO) --dist loadfile --cov --cov-report=
+	$(BIN)/pytest tests/rules tests/operations -m "not soak" $(TWO) --dist loadfile --cov --cov-report=
 	$(BIN)/coverage report --include "reelkeeper/rules/*" --fail-under $(RULES_FLOOR)
 	$(BIN)/coverage report --include "reelkeeper/operations/*" --fail-under $(OPERATIONS_FLOOR)
 

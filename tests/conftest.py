@@ -58,23 +58,54 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.enable()
 
 
-# Where rows are locked and money is counted, the quick tests run on PostgreSQL too; what stands on it, in test-long.
-QUICK_ON_POSTGRESQL: Final = ("tests/store/", "tests/operations/billing/", "tests/operations/jobs/")
+# Where rows are locked and money is moved, the quick tests run on PostgreSQL too; what stands on it, in test-long.
+QUICK_ON_POSTGRESQL: Final = (
+    "tests/store/core/",
+    "tests/operations/billing/test_ledger",
+    "tests/operations/jobs/test_cl",
+)
 
+# Each test of these takes a quarter of a second of CPU or more, with its servers, so they are test-long's as a whole.
+LONG_FILES: Final = {
+    "tests/ablation/": "a copy of the tree",
+    "tests/adapters/test_disk.py": "encodes on a full disk",
+    "tests/e2e/test_ids.py": "dozens of ids through every front",
+    "tests/faults/test_kills.py": "a child for each failpoint",
+    "tests/faults/test_zombies.py": "a run that sleeps, and the one that takes over",
+    "tests/flows/test_bootstrap.py": "a Prefect server that is set up again and again",
+    "tests/flows/test_machines.py": "workers that start and end",
+    "tests/mutants/": "a copy of the tree",
+    "tests/operations/jobs/test_every_provider.py": "a server of each vendor",
+    "tests/operations/jobs/test_provider_trouble.py": "vendors that are down for a day",
+    "tests/operations/jobs/test_unreadable_results.py": "jobs that are looked up for a day",
+    "tests/operations/lifecycle/test_behind.py": "two stores at one bucket",
+    "tests/operations/lifecycle/test_doubts.py": "several syncs of a bucket",
+    "tests/operations/lifecycle/test_moved_stores.py": "two stores at one bucket",
+    "tests/operations/lifecycle/test_notices.py": "nights in a row, with webhooks",
+    "tests/operations/lifecycle/test_provenance.py": "whole swaps of clips",
+    "tests/operations/removals/": "whole deletions in a bucket",
+    "tests/operations/reports/": "pages with their pictures",
+    "tests/rules/forecast/": "fits of many series",
+    "tests/rules/lifecycle/test_lifecycle_properties.py": "hundreds of generated catalogues",
+    "tests/simulation/": "nights that are replayed one by one",
+    "tests/test_private_files.py": "a deployment of its own for each",
+}
 
 LONGEST: Final = "tests/docker/test_stack.py"
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None]:
-    """Mark soak tests as long, and give both more time than the timeout of pyproject.toml. The longest comes first.
+    """Mark as long what is; give such tests more time than the timeout of pyproject.toml. The longest comes first.
 
     The marks are made before tests are chosen by them; the order after it was drawn at random.
     """
     for item in items:
         store = item.callspec.params.get("engine") if hasattr(item, "callspec") else None
-        if item.get_closest_marker("soak") or (
-            store == "postgresql" and not item.nodeid.startswith(QUICK_ON_POSTGRESQL)
+        if (
+            item.get_closest_marker("soak")
+            or item.nodeid.startswith(tuple(LONG_FILES))
+            or (store == "postgresql" and not item.nodeid.startswith(QUICK_ON_POSTGRESQL))
         ):
             item.add_marker(pytest.mark.long)
         if item.get_closest_marker("long"):
