@@ -34,10 +34,6 @@ _PREFIX: Final = "REELKEEPER_"
 _ELSEWHERE: Final = re.compile(r"REELKEEPER_(HOME|FAILPOINTS|URL|TOKEN|TEST_R2_\w+)")
 _FORMER: Final = {  # settings of earlier versions -> what says it now
     "REELKEEPER_FFPROBE": "ffprobe is the one beside REELKEEPER_FFMPEG",
-    "REELKEEPER_GENERATOR_URL": "each vendor has its own, such as REELKEEPER_HTTP_URL",
-    "REELKEEPER_GENERATOR_TOKEN": "each vendor has its own, such as REELKEEPER_FAL_TOKEN",
-    "REELKEEPER_GENERATOR_WEBHOOK_URL": "REELKEEPER_HOOKS_URL is the address of all vendors' webhooks",
-    "REELKEEPER_GENERATOR_WEBHOOK_SECRET": "each vendor has its own, such as REELKEEPER_FAL_WEBHOOK_SECRET",
 }
 # Kubernetes sets such variables in each pod for a Service named reelkeeper, or reelkeeper-api ("Service: Discovering
 # services: Environment variables"): nobody has written them.

@@ -1,6 +1,7 @@
 """Addresses and keys of the vendors that make videos: any number at once, each with settings of its own.
 
-`REELKEEPER_FAL_TOKEN` alone has fal make videos.
+`REELKEEPER_FAL_TOKEN` alone has fal make videos. Earlier versions had one vendor, with `REELKEEPER_GENERATOR_URL`,
+`_TOKEN`, `_WEBHOOK_URL` and `_WEBHOOK_SECRET`: they are still read, for the vendor that `REELKEEPER_GENERATOR` names.
 """
 
 from typing import Annotated, Final, Literal, NamedTuple, Self
@@ -17,6 +18,7 @@ _NEEDS: Final = {  # what each vendor cannot be asked without
     "http": "url",
 }
 HOOKS: Final = "/hooks"  # at `reelkeeper api`; each vendor's path below it is its name
+_EARLIER: Final = "its setting of earlier versions, for the vendor that `generator` names"
 
 
 class Access(NamedTuple):
@@ -74,14 +76,20 @@ class VendorSettings(BaseSettings):
     )
     http_token: SecretStr | None = Field(None, description="Bearer token for that server")
     http_webhook_secret: SecretStr | None = Field(None, description="Secret with which that server signs its calls")
+    generator_url: str | None = Field(None, description=f"URL of a provider's API: {_EARLIER}")
+    generator_token: SecretStr | None = Field(None, description=f"Key of a provider: {_EARLIER}")
+    generator_webhook_url: str | None = Field(None, description=f"URL that a provider calls: {_EARLIER}")
+    generator_webhook_secret: SecretStr | None = Field(None, description=f"Webhook secret: {_EARLIER}")
 
     @model_validator(mode="after")
     def _complete_vendors(self) -> Self:
+        if self.generator == "local" and self.generator_url:
+            raise ValueError("generator is local, and generator_url is set: one of them says who makes videos")
         if self.generator and self.generator not in ("local", *self.vendors):
             needed = f"{self.generator}_{_NEEDS[self.generator]}"
             raise ValueError(f"generator {self.generator} needs {needed}, without which it cannot be asked")
         for vendor, needed in _NEEDS.items():
-            if needed == "url" and self._given(vendor, "token") and vendor not in self.vendors:
+            if needed == "url" and self._own(vendor, "token") and vendor not in self.vendors:
                 raise ValueError(f"{vendor}_token needs {vendor}_url, where its API is")
         return self
 
@@ -101,11 +109,20 @@ class VendorSettings(BaseSettings):
     def access(self, vendor: str) -> Access:
         """Return how a vendor is reached, and reaches us, also where the API alone knows its webhook secret."""
         secret = self._given(vendor, "webhook_secret")
-        webhook_url = f"{self.hooks_url.rstrip('/')}{HOOKS}/{vendor}" if self.hooks_url and secret else None
+        own = f"{self.hooks_url.rstrip('/')}{HOOKS}/{vendor}" if self.hooks_url and secret else None
+        webhook_url = own or self._earlier(vendor, "webhook_url")
         return Access(self._given(vendor, "url"), self._given(vendor, "token") or "", webhook_url, secret)
 
     def _given(self, vendor: str, what: str) -> str | None:
+        return self._own(vendor, what) or self._earlier(vendor, what)
+
+    def _own(self, vendor: str, what: str) -> str | None:
         return _plain(getattr(self, f"{vendor}_{what}", None))
+
+    def _earlier(self, vendor: str, what: str) -> str | None:
+        """Return a setting of earlier versions, whose only vendor was `generator`, by default `http`."""
+        was_it = vendor == (self.generator or "http")
+        return _plain(getattr(self, f"generator_{what}")) if was_it else None
 
 
 def _plain(value: str | SecretStr | None) -> str | None:

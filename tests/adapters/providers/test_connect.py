@@ -14,6 +14,22 @@ KEY, URL = SecretStr("a key of a provider's"), "https://provider.example/v1"
 
 
 @pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ({"generator_url": URL}, "http"),
+        ({"generator": "http", "generator_url": URL}, "http"),
+        ({"generator": "fal", "generator_token": KEY}, "fal"),
+        ({"generator": "replicate", "generator_token": KEY, "generator_url": URL}, "replicate"),
+        ({"generator": "openai", "generator_url": URL}, "openai"),
+    ],
+)
+def test_a_vendor_of_earlier_settings_alone_makes_what_the_catalogue_gives_to_nobody(
+    given: dict[str, Any], name: str
+) -> None:
+    assert connect(Settings(**given)).served == Served(frozenset({name}), name)
+
+
+@pytest.mark.parametrize(
     ("given", "names", "default"),
     [
         ({}, {"local"}, "local"),
@@ -46,6 +62,9 @@ def test_each_vendor_has_an_address_and_a_secret_of_its_own_for_its_calls() -> N
     for name in ("fal", "replicate", "http"):
         assert found.access(name)[2:] == (f"https://ours.example/hooks/{name}", f"{name}'s")
     assert found.access("runway") == (None, "", None, None)
+    earlier = Settings(generator="fal", generator_token=KEY, generator_webhook_url=URL, generator_webhook_secret=KEY)
+    assert earlier.access("fal") == (None, KEY.get_secret_value(), URL, KEY.get_secret_value())
+    assert earlier.access("replicate") == (None, "", None, None)
 
 
 def test_the_default_model_is_for_the_vendor_of_models_that_the_catalogue_gives_to_nobody() -> None:
@@ -65,6 +84,7 @@ def test_the_default_model_is_for_the_vendor_of_models_that_the_catalogue_gives_
         {"generator": "another"},
         {"generator": "fal", "runway_token": KEY},
         {"openai_token": KEY},
+        {"generator": "local", "generator_url": URL},
     ],
 )
 def test_incomplete_provider_settings_are_refused(given: dict[str, Any]) -> None:
