@@ -48,8 +48,8 @@ def spend(workspace: Workspace) -> None:
     with _quiet():
         report = monitor_costs(dry_run=False)
     say(f"monitor_costs charged {report.days_charged} days and checked them. This month's bill so far:")
-    bill_command.bill(usage=None, month=None, by="service", form="table", reconcile=None, limit=100, as_json=False)
-    say("By user, by day, or as CSV with the column names of FOCUS: `reelkeeper bill --by user`, `--format csv`.")
+    bill_command.bill(usage=None, month=None, by="service", reconcile=None, limit=100, as_json=False)
+    say("By user, by day, or as CSV with the column names of FOCUS: `reelkeeper bill --by user`, `--csv`.")
 
 
 def alert(workspace: Workspace) -> None:

@@ -163,10 +163,10 @@ def test_a_month_adds_up_the_same_by_user_service_and_day(ask: Ask) -> None:
 def test_every_charge_is_a_row_under_focus_names_in_json_and_csv(reelkeeper: Run, ask: Ask) -> None:
     listed = ask("bill", "--month", "2026-06")
     assert {tuple(item) for item in listed} == {DETAIL}
-    lines = list(csv.DictReader(io.StringIO(reelkeeper("bill", "--month", "2026-06", "--format", "csv").stdout)))
+    lines = list(csv.DictReader(io.StringIO(reelkeeper("bill", "--month", "2026-06", "--csv").stdout)))
     assert [line["BilledCost"] for line in lines] == [item["BilledCost"] for item in listed]
     assert len(lines) == 20 * 2 + 2 * 2
-    added = reelkeeper("bill", "--month", "2026-06", "--format", "csv", "--by", "user").stdout.splitlines()
+    added = reelkeeper("bill", "--month", "2026-06", "--csv", "--by", "user").stdout.splitlines()
     assert added[0].startswith("BillingPeriodStart,BillingPeriodEnd,BillingCurrency,x_UserId,x_UserTier,ListCost")
     assert len(added) == 4
 
@@ -279,7 +279,7 @@ def test_a_job_that_never_arrived_ends_to_count_as_spent_once_a_person_says_so(
 def test_a_month_without_charges_says_what_makes_them(reelkeeper: Run, ask: Ask) -> None:
     assert "monitor_costs" in reelkeeper("bill").stdout
     assert ask("bill", "--by", "user") == []
-    assert reelkeeper("bill", "--format", "csv").stdout.splitlines() == [",".join(DETAIL)]
+    assert reelkeeper("bill", "--csv").stdout.splitlines() == [",".join(DETAIL)]
 
 
 @pytest.mark.parametrize(
@@ -288,7 +288,6 @@ def test_a_month_without_charges_says_what_makes_them(reelkeeper: Run, ask: Ask)
         ["--month", "June"],
         ["--month", "2026-13"],
         ["--by", "planet"],
-        ["--format", "xml"],
         ["--usage", "-", "--by", "user"],
         ["--reconcile", "cloudflare", "--by", "user"],
         ["--reconcile", "nobody"],
@@ -313,8 +312,7 @@ def test_requests_of_a_command_to_the_bucket_are_counted(one_video: str, configu
 
 
 def test_one_form_is_asked_for_at_a_time(reelkeeper: Run) -> None:
-    assert "--json" in reelkeeper("bill", "--format", "csv", "--json", exit_code=2).output
-    assert reelkeeper("bill", "--format", "json").stdout == reelkeeper("bill", "--json").stdout
+    assert "--json" in reelkeeper("bill", "--csv", "--json", exit_code=2).output
 
 
 def test_an_id_is_no_formula_in_a_spreadsheet(reelkeeper: Run, ask: Ask, configured: Settings) -> None:
@@ -325,5 +323,5 @@ def test_an_id_is_no_formula_in_a_spreadsheet(reelkeeper: Run, ask: Ask, configu
             values |= {"consumed_unit": "jobs", "list_nanousd": 5, "billed_nanousd": 0, "price_book": "b"}
             session.execute(sa.insert(charges).values(values | {"user_id": name}))
     assert {row["x_UserId"] for row in ask("bill", "--month", "2026-06")} == {*names}
-    lines = list(csv.DictReader(io.StringIO(reelkeeper("bill", "--month", "2026-06", "--format", "csv").stdout)))
+    lines = list(csv.DictReader(io.StringIO(reelkeeper("bill", "--month", "2026-06", "--csv").stdout)))
     assert {line["x_UserId"] for line in lines} == {f"'{name}" for name in names[:4]} | {"-7"}

@@ -42,11 +42,11 @@ def bill(
         str | None, typer.Option(metavar="YYYY-MM", help="The month, YYYY-MM; default: the current one.")
     ] = None,
     by: Annotated[
-        By | None, typer.Option(help="Sum by this; default: by service on screen, single charges in json and csv.")
+        By | None, typer.Option(help="Sum by this; default: by service on screen, single charges as JSON or CSV.")
     ] = None,
-    form: Annotated[
-        Literal["table", "json", "csv"], typer.Option("--format", help="json and csv use the column names of FOCUS.")
-    ] = "table",
+    as_csv: Annotated[
+        bool, typer.Option("--csv", help="Print CSV for a spreadsheet; it and JSON use the column names of FOCUS.")
+    ] = False,
     reconcile: Annotated[
         Account | None, typer.Option(help="Compare our account with Cloudflare's, or a video provider's.")
     ] = None,
@@ -63,38 +63,36 @@ def bill(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for a script.")] = False,
 ) -> None:
     """Show a month's costs so far, as R2 bills them: rounded up to whole units, free allowances deducted."""
-    if as_json:
-        if form == "csv":
-            raise typer.BadParameter("give one of --format csv and --json")
-        form = "json"
+    if as_json and as_csv:
+        raise typer.BadParameter("give one of --csv and --json")
     if end_doubts and reconcile in (None, "cloudflare"):
         raise typer.BadParameter("--end-doubts needs --reconcile with a video provider")
     if usage is not None:
-        if month or by or reconcile or form == "csv":
+        if month or by or reconcile or as_csv:
             raise typer.BadParameter("--usage can be combined only with --json")
         from reelkeeper.cli.usage_document import price_document
 
-        price_document(usage, as_json=form == "json")
+        price_document(usage, as_json=as_json)
         return
     first, last = _month(month)
     if reconcile:
-        if by or form == "csv":
+        if by or as_csv:
             raise typer.BadParameter("--reconcile can be combined only with --month and --json")
         from reelkeeper.cli import reconciliation_view
 
         if reconcile == "cloudflare":
-            reconciliation_view.show_cloudflare(first, last, as_json=form == "json")
+            reconciliation_view.show_cloudflare(first, last, as_json=as_json)
         else:
             reconciliation_view.show_provider(
-                reconcile, first, last, end_doubts=end_doubts, ask=not yes, as_json=form == "json"
+                reconcile, first, last, end_doubts=end_doubts, ask=not yes, as_json=as_json
             )
         return
 
     with reading() as session:
-        if form == "table":
-            _show(session, by or "service", first, last, limit)
+        if as_json or as_csv:
+            write_charges(session, by, first, last, as_json=as_json)
         else:
-            write_charges(session, form, by, first, last)
+            _show(session, by or "service", first, last, limit)
 
 
 def _month(text: str | None) -> tuple[date, date]:
@@ -120,10 +118,10 @@ def _rows(session: "Session", by: By | None, first: date, last: date) -> Iterato
         yield dict(zip((*_BILLING, *_KEYS[by], *_SUMS), (*billing, *whose, *amounts), strict=True))
 
 
-def write_charges(session: "Session", form: str, by: By | None, first: date, last: date) -> None:
+def write_charges(session: "Session", by: By | None, first: date, last: date, *, as_json: bool) -> None:
     """Print the charges of these days, or with `by` their sums, as JSON or CSV with the column names of FOCUS."""
     rows = _rows(session, by, first, last)
-    if form == "json":
+    if as_json:
         emit(list(rows))
         return
     columns = (*_BILLING, *_KEYS[by], *_SUMS) if by else DETAIL
