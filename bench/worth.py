@@ -17,7 +17,7 @@ from unittest import mock
 from bench.report import Row
 from reelkeeper.adapters import ffmpeg
 from reelkeeper.model import CrfSearch, Refusal, SearchTotals
-from reelkeeper.operations.lifecycle.transcode import Circumstances, shrink
+from reelkeeper.operations.lifecycle.transcode import Terms, search
 from reelkeeper.rules.lifecycle import crf, worth
 from reelkeeper.rules.lifecycle.first_crf import Lesson, lesson
 from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe
@@ -105,13 +105,11 @@ def measure() -> Iterator[Row]:
 
 def _work(clip: Clip, folder: Path, recipe: Recipe, lessons: Sequence[Lesson] = ()) -> Made:
     """Compress a clip as a current plan would."""
-    searches: list[CrfSearch] = []
-    known = Circumstances(DAYS, clip.model, lessons=lambda _: lessons, note=searches.append)
-    made = shrink(clip.file(), folder, recipe, _ACCEPTANCE, known)
-    search = searches[0] if searches else None
+    terms = Terms(recipe, _ACCEPTANCE, DAYS, clip.model, lessons=lessons)
+    made, searched = search(clip.file(), folder, terms)
     if isinstance(made, Refusal):
-        return Made(None, clip.size_bytes, search)
-    return Made(Path(made.path), made.size_bytes, search)
+        return Made(None, clip.size_bytes, searched)
+    return Made(Path(made.path), made.size_bytes, searched)
 
 
 def _floor(clip: Clip, folder: Path, recipe: Recipe, preset: int) -> Made:

@@ -1,10 +1,11 @@
-"""Run `shrink` with the shipped recipe at any cost, as the tests' clips are too small to pay."""
+"""Run a search with the shipped recipe at any cost, as the tests' clips are too small to pay."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from reelkeeper.model import Refusal, Transcode
-from reelkeeper.operations.lifecycle import transcode
+from reelkeeper.model import CrfSearch, Refusal, Transcode
+from reelkeeper.operations.lifecycle.transcode import Permit, Terms, search
 from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe
 from reelkeeper.rules.lifecycle.worth import Payback
 
@@ -17,7 +18,12 @@ def shrink(
     scratch: Path,
     recipe: Recipe = AT_ANY_PRICE,
     acceptance: Acceptance = _ACCEPTANCE,
-    **known: Any,  # noqa: ANN401  fields of Circumstances
+    note: Callable[[CrfSearch], None] | None = None,
+    permit: Permit | None = None,
+    **known: Any,  # noqa: ANN401  further terms
 ) -> Transcode | Refusal:
-    """Search the smallest result, as `operations` does."""
-    return transcode.shrink(source, scratch, recipe, acceptance, transcode.Circumstances(**known))
+    """Search the smallest result, and note the search."""
+    found = search(source, scratch, Terms(recipe, acceptance, **known), permit or Permit())
+    if note is not None and found.search is not None:
+        note(found.search)
+    return found.result

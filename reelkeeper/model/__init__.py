@@ -296,7 +296,7 @@ class Refusal:
 
     rule: str
     reason: str
-    recipe: str
+    recipe: str = ""  # the mark under which it holds: a search adds its own
     permanent: bool = True
     codec: str | None = None  # of the file, if it could be read
 

@@ -15,6 +15,7 @@ from reelkeeper import disk
 from reelkeeper.adapters import ffmpeg
 from reelkeeper.adapters.ffmpeg.intake import scratch_dir
 from reelkeeper.errors import DiskFull, NotAVideo
+from reelkeeper.operations.lifecycle.transcode import Permit
 from tests.disks import fill, small_disk
 from tests.marks import marked
 from tests.shrinking import shrink
@@ -96,7 +97,11 @@ def test_a_disk_that_fills_during_an_encode_is_no_fault_of_the_video(
 @pytest.mark.long
 def test_a_search_on_a_disk_that_fills_ends_in_no_refusal(small: Path, natural_clips: dict[str, Path]) -> None:
     with pytest.raises(DiskFull):
-        shrink(natural_clips["bikes"], small, progress=lambda: None if (small / "filler").exists() else void(small))
+        shrink(
+            natural_clips["bikes"],
+            small,
+            permit=Permit(check=lambda: None if (small / "filler").exists() else void(small)),
+        )
 
 
 def void(small: Path) -> None:

@@ -2,11 +2,11 @@
 
 import hashlib
 import os
-import shutil
 import time
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
+from typing import cast
 
 import httpx
 import sqlalchemy as sa
@@ -19,7 +19,7 @@ from reelkeeper.adapters.s3 import r2
 from reelkeeper.api.app import create_app
 from reelkeeper.api.app_state import AppState
 from reelkeeper.errors import NotFound
-from reelkeeper.model import Grace, Refusal, Transcode
+from reelkeeper.model import Grace, Transcode
 from reelkeeper.model.requests import Incoming
 from reelkeeper.operations.billing import ledger, quota
 from reelkeeper.operations.core import adopt_store
@@ -31,7 +31,7 @@ from reelkeeper.operations.lifecycle import notices
 from reelkeeper.operations.lifecycle.purge import purge, settle_claims
 from reelkeeper.operations.lifecycle.restore import find_restorable, restore
 from reelkeeper.operations.lifecycle.retire import retire
-from reelkeeper.operations.lifecycle.swap import Order, swap
+from reelkeeper.operations.lifecycle.swap import Run
 from reelkeeper.operations.sync import adoption, orphans, sync
 from reelkeeper.operations.sync.survey import confirm_missing, survey
 from reelkeeper.operations.videos import intents, receive
@@ -47,6 +47,7 @@ from reelkeeper.store.tables import videos
 from tests.adapters.providers.formats import FORMATS
 from tests.faults.world import LONG_AGO, Address
 from tests.operations.shop import SMALL, key_of
+from tests.swapping import shrinker, swap
 from tests.tiers import tiers
 
 # What each child would otherwise find out for itself, 0.3 s each time: S3's model, and what ffmpeg can do.
@@ -71,11 +72,11 @@ def run_swap(
         (lease,) = manager.take(["video/v1"])
         swap(
             workspace,
-            Order("v1", int(str(arguments["blob"])), lambda _, place: ready(arguments["result"], place), placement),
-            scratch=Path(address.folder) / "scratch",
-            lease=lease,
-            run_id="run",
-            grace=Grace(),
+            "v1",
+            int(str(arguments["blob"])),
+            shrinker(cast("Transcode", arguments["result"])),
+            Run("run", lease, Grace(), Path(address.folder) / "scratch"),
+            placement,
         )
 
 
@@ -119,14 +120,6 @@ def run_api(workspace: Workspace, address: Address, arguments: dict[str, object]
             while (answer := client.post("/v1/jobs", json=wanted, headers=headers)).status_code == 429:
                 time.sleep(float(answer.headers["Retry-After"]))
             assert answer.status_code == 202, answer.text
-
-
-def ready(result: object, place: Path) -> Transcode | Refusal:
-    """Return the transcode made beforehand, as if it had just been made here."""
-    assert isinstance(result, Transcode)
-    copy = place / Path(result.path).name
-    shutil.copyfile(result.path, copy)
-    return Transcode(**{name: getattr(result, name) for name in Transcode.__slots__} | {"path": str(copy)})
 
 
 def run_upload(workspace: Workspace, address: Address, arguments: dict[str, object]) -> None:

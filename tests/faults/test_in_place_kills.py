@@ -20,16 +20,16 @@ from reelkeeper.model import BlobState, Grace, Transcode
 from reelkeeper.operations.core.freeze import why_frozen
 from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.operations.lifecycle import purge
-from reelkeeper.operations.lifecycle.swap import Order, swap
+from reelkeeper.operations.lifecycle.swap import Run
 from reelkeeper.operations.videos import intents
 from reelkeeper.store.core.engine import reading
 from reelkeeper.store.lifecycle.doubts import listed
 from reelkeeper.store.tables import blobs
 from tests.doubles.r2 import R2Double
 from tests.faults.conftest import Child, first_of, wait_for_end
-from tests.faults.scenarios import ready
 from tests.faults.world import LONG_AGO, PART_BYTES, World
 from tests.operations.changes import change, sync_once
+from tests.swapping import shrinker, swap
 
 OPERATIONS = ("swap_in_place", "undo_in_place", "restore_in_place")
 PARTS = (0, 1, 2)  # of the original; 0: it was put whole
@@ -73,9 +73,9 @@ def prepared(places: Places, operation: str, result: Transcode, parts: int) -> t
     if operation == "restore_in_place":
         with LeaseManager(world.workspace.engine) as manager:
             (lease,) = manager.take(["video/v1"])
-            order = Order("v1", blob, lambda _, place: ready(result, place), "in_place")
             scratch = Path(world.address.folder) / "scratch"
-            swap(world.workspace, order, scratch=scratch, lease=lease, run_id="before", grace=Grace())
+            run = Run("before", lease, Grace(), scratch)
+            swap(world.workspace, "v1", blob, shrinker(result), run, "in_place")
     return world, {"blob": blob, "result": result}
 
 

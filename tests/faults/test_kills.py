@@ -25,7 +25,7 @@ from reelkeeper.operations.billing import ledger, quota
 from reelkeeper.operations.core import epochs
 from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.operations.lifecycle.purge import begin
-from reelkeeper.operations.lifecycle.swap import Order, swap
+from reelkeeper.operations.lifecycle.swap import Run
 from reelkeeper.operations.videos.hold import hold
 from reelkeeper.store.billing.ledger import balance
 from reelkeeper.store.core.backup import backup, restore
@@ -44,10 +44,10 @@ from reelkeeper.store.tables import (
 )
 from reelkeeper.store.videos.holds import HoldTerms, in_force
 from tests.faults.conftest import EVERY, Child, MakeWorld, first_of, wait_for_end
-from tests.faults.scenarios import ready
 from tests.faults.world import LONG_AGO, World
 from tests.operations.changes import change
 from tests.operations.lifecycle.copies import bring_back
+from tests.swapping import shrinker, swap
 
 # The longest first, and how many kills in pairs each is good for at the least: fewer, and a failpoint has gone.
 OPERATIONS = {
@@ -116,8 +116,8 @@ def _for_restore_in_place(world: World, result: Transcode) -> dict[str, object]:
     scratch = Path(world.address.folder) / "scratch"
     with LeaseManager(world.workspace.engine) as manager:
         (lease,) = manager.take(["video/v1"])
-        order = Order("v1", int(str(arguments["blob"])), lambda _, place: ready(result, place), "in_place")
-        swap(world.workspace, order, scratch=scratch, lease=lease, run_id="before", grace=Grace())
+        blob, run = int(str(arguments["blob"])), Run("before", lease, Grace(), scratch)
+        swap(world.workspace, "v1", blob, shrinker(result), run, "in_place")
     return {}
 
 

@@ -32,7 +32,7 @@ from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.operations.lifecycle import purge
 from reelkeeper.operations.lifecycle.restore import find_restorable, restore
 from reelkeeper.operations.lifecycle.retire import retire
-from reelkeeper.operations.lifecycle.swap import Order, swap
+from reelkeeper.operations.lifecycle.swap import Run
 from reelkeeper.operations.sync import adoption, orphans, sync
 from reelkeeper.operations.sync.survey import confirm_missing, survey
 from reelkeeper.operations.videos import intents
@@ -45,8 +45,8 @@ from reelkeeper.store.tables import blobs, videos
 from tests.buckets import BUCKET
 from tests.databases import create_database, drop_database
 from tests.doubles.r2 import R2Double
-from tests.faults.scenarios import ready
 from tests.faults.world import LONG_AGO, World
+from tests.swapping import shrinker, swap
 
 GRACE = Grace()
 WINDOW = "purge.delete_signed.before"
@@ -178,11 +178,11 @@ class Scene:
     def swap(self, lease: Lease, placement: Placement = NEW_KEY) -> None:
         swap(
             self.world.workspace,
-            Order("v1", self.blob, lambda _, place: ready(self.transcode, place), placement),
-            scratch=self._scratch,
-            lease=lease,
-            run_id="swap",
-            grace=GRACE,
+            "v1",
+            self.blob,
+            shrinker(self.transcode),
+            Run("swap", lease, GRACE, self._scratch),
+            placement,
         )
 
     def retire(self, lease: Lease) -> None:

@@ -19,7 +19,6 @@ from reelkeeper.cli.words import INTERRUPTED, AsJson
 from reelkeeper.errors import Misconfigured, NotFound
 
 if TYPE_CHECKING:
-    from reelkeeper.model import CrfSearch, Refusal, Transcode
     from reelkeeper.operations.reports.scan import Sampling, Stop
 
 _EVERY_SECONDS = {True: 0.5, False: 10.0}  # between two lines of progress, on a terminal or not
@@ -97,14 +96,14 @@ def scan(
 
 
 def _sampling(clips: int, seed: int | None, scratch: Path) -> "Sampling":
-    from reelkeeper.operations.lifecycle.transcode import Circumstances, shrink
+    from reelkeeper.operations.lifecycle.transcode import Found, Terms, search
     from reelkeeper.operations.reports.scan import Sampling
     from reelkeeper.rules.policies import SHIPPED
 
-    policies = SHIPPED.policies
+    terms = Terms(SHIPPED.policies.recipe, SHIPPED.policies.acceptance)
 
-    def encode(source: Path, work: Path, note: "Callable[[CrfSearch], None]") -> "Transcode | Refusal":
-        return shrink(source, work, policies.recipe, policies.acceptance, Circumstances(note=note))
+    def encode(source: Path, work: Path) -> Found:
+        return search(source, work, terms)
 
     return Sampling(clips, secrets.randbelow(_MAX_SEED) if seed is None else seed, scratch, encode)
 

@@ -6,6 +6,8 @@
 The leases of a killed worker expire within a minute; then others take its videos.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from decimal import Decimal
 from functools import partial
@@ -15,18 +17,29 @@ from typing import Final, NamedTuple, Self
 from reelkeeper.adapters import ffmpeg
 from reelkeeper.errors import Frozen, LeaseLost, MediaTimeout
 from reelkeeper.logs import bound
-from reelkeeper.model import CrfSearch, Outcome
+from reelkeeper.model import Outcome, Refusal
 from reelkeeper.operations.core.freeze import why_stopped
 from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.operations.core.workspace import Workspace
-from reelkeeper.operations.lifecycle import swap
 from reelkeeper.operations.lifecycle.plans import appraise
-from reelkeeper.operations.lifecycle.transcode import Circumstances, shrink
+from reelkeeper.operations.lifecycle.swap import (
+    Run,
+    Skipped,
+    download,
+    find_source,
+    is_in_place,
+    refuse,
+    skipped,
+    swap,
+    why_unfit,
+    workplace,
+)
+from reelkeeper.operations.lifecycle.transcode import Found, Permit, Terms, search
 from reelkeeper.rules.core.tiers import Tiers
 from reelkeeper.rules.core.wording import dollars
-from reelkeeper.rules.lifecycle.first_crf import Lesson, lesson
+from reelkeeper.rules.lifecycle.first_crf import lesson
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
-from reelkeeper.rules.lifecycle.transcode import IN_PLACE, Acceptance, Recipe, first_batch
+from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe, first_batch
 from reelkeeper.rules.lifecycle.worth import aside_usd
 from reelkeeper.rules.policies import recipe_of, terms_of
 from reelkeeper.store import Engine, Session
@@ -34,8 +47,9 @@ from reelkeeper.store.billing import job_totals
 from reelkeeper.store.core import leases
 from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.core.leases import Lease
-from reelkeeper.store.lifecycle import crf_searches, plan_progress, swaps
+from reelkeeper.store.lifecycle import crf_searches, plan_progress
 from reelkeeper.store.lifecycle.plans import Item, count_failures
+from reelkeeper.store.lifecycle.swaps import Source
 from reelkeeper.store.videos.videos import list_videos
 
 _LOOKED_AT = 200  # videos read for one batch
@@ -155,81 +169,70 @@ def claim(engine: Engine, manager: LeaseManager, plan_id: str) -> Batch | None:
 def compress(
     workspace: Workspace, manager: LeaseManager, job: CompressionJob, item: Item, lease: Lease, *, scratch: Path
 ) -> Outcome:
-    """Compress one video. Raises as `swap` does; LeaseLost, too, when its lease is lost while it is encoded."""
-    video_id = item.video_id or ""
-    encoder = ffmpeg.tools().encoder(job.recipe.codec)
-    with reading(workspace.engine) as session:
-        model = crf_searches.model_of(session, video_id)
-        remaining_days, source = _remaining_days(session, job, video_id), swaps.find_source(session, video_id)
-    in_place = job.recipe.place == IN_PLACE and source is not None and not source.is_ours
-    aside = aside_usd(item.size_bytes, job.policy.grace.service_days) if in_place else 0.0
-    expected = appraise(workspace.engine, job.recipe, encoder)(item.size_bytes, remaining_days)
-    expected = expected._replace(aside_usd=aside)
-    cost = Cost.reserve(workspace.engine, expected.cost_microusd, job.policy.compress_usd_per_day)
-    if cost is None:
-        why = (
-            f"today's limit for compression, compress_usd_per_day={job.policy.compress_usd_per_day:f}, has no room for "
-        )
-        why += f"{dollars(expected.cost_microusd)} more: a later plan tries it again"
-        return Outcome(video_id, "skipped", why, item.size_bytes, item.size_bytes, item.blob_id)
+    """Compress one video: gather its terms, search a smaller encode, record the search, and swap the result in.
+
+    A video that does not shrink, or not well enough, is recorded with the reason, and not tried again until the recipe
+    changes. Raises as `swap` does; MediaTimeout, where another try may succeed; LeaseLost, too, when its lease is lost
+    while it is encoded.
+    """
+    run, placement = Run(job.run_id, lease, job.policy.grace, scratch), job.recipe.place
     try:
-        with bound(video_id=video_id):
-            return swap.swap(
-                workspace,
-                swap.Order(
-                    video_id,
-                    item.blob_id,
-                    partial(
-                        shrink,
-                        recipe=job.recipe,
-                        acceptance=job.acceptance,
-                        known=Circumstances(
-                            remaining_days,
-                            model,
-                            aside,
-                            lessons=partial(_lessons, workspace, job),
-                            affords=cost.affords,
-                            note=partial(_note, workspace, job, video_id, model, cost),
-                            progress=partial(manager.check, lease),
-                            timed_out=partial(_timed_out, workspace, item.blob_id),
-                        ),
-                    ),
-                    job.recipe.place,
-                ),
-                scratch=scratch,
-                lease=lease,
-                run_id=job.run_id,
-                grace=job.policy.grace,
-            )
+        with bound(video_id=item.video_id or ""):
+            source = find_source(workspace, item.video_id or "", item.blob_id, run)
+            terms = gather(workspace, job, source)
+            with _reserved(workspace, job, source, terms) as cost, workplace(source, run) as folder:
+                original = download(workspace, source, folder, placement)
+                permit = Permit(cost.affords, partial(manager.check, lease))
+                unfit = why_unfit(original)
+                found = Found(unfit) if unfit else search(original.path, folder, terms, permit)
+                record(workspace, job, source, terms, found, cost)
+                if isinstance(found.result, Refusal):
+                    return refuse(workspace, source, found.result, run)
+                return swap(workspace, original, found.result, run)
+    except Skipped as skipped:
+        return skipped.outcome
+
+
+def gather(workspace: Workspace, job: CompressionJob, source: Source) -> Terms:
+    """Gather what a search needs to know of its video, and what earlier searches have shown."""
+    grace_days = job.policy.grace.service_days
+    with reading(workspace.engine) as session:
+        video = next(iter(list_videos(session, video_id=source.video_id)), None)
+        if video is None:
+            raise skipped(source, "erased since the plan")
+        tiers = job.policy.tiers_for(video, job.tiers)
+        searches = crf_searches.recall(session, ffmpeg.tools().encoder(job.recipe.codec))
+        learnt = (lesson(search, model, job.recipe, job.acceptance) for model, search in searches)
+        return Terms(
+            job.recipe,
+            job.acceptance,
+            remaining_days=tiers.remaining_days(video.tier, video.created_at, job.as_of),
+            model=crf_searches.model_of(session, source.video_id),
+            aside_usd=aside_usd(source.size_bytes, grace_days) if is_in_place(source, job.recipe.place) else 0.0,
+            lessons=[item for item in learnt if item is not None],
+            timeouts=count_failures(session, source.blob_id, MediaTimeout.__name__),
+        )
+
+
+@contextmanager
+def _reserved(workspace: Workspace, job: CompressionJob, source: Source, terms: Terms) -> Iterator[Cost]:
+    """Reserve the expected cost of a search within the day's dollars. Raises Skipped where not enough is left."""
+    appraised = appraise(workspace.engine, job.recipe, ffmpeg.tools().encoder(job.recipe.codec))
+    expected = appraised(source.size_bytes, terms.remaining_days)._replace(aside_usd=terms.aside_usd)
+    limit = job.policy.compress_usd_per_day
+    cost = Cost.reserve(workspace.engine, expected.cost_microusd, limit)
+    if cost is None:
+        spent = f"today's limit for compression, compress_usd_per_day={limit:f}, has no room for"
+        raise skipped(source, f"{spent} {dollars(expected.cost_microusd)} more: a later plan tries it again")
+    try:
+        yield cost
     finally:
         cost.give_back()
 
 
-def _remaining_days(session: Session, job: CompressionJob, video_id: str) -> int | None:
-    """Return the days left of the video's life by its user's tier; None: for ever, or unknown."""
-    found = list_videos(session, video_id=video_id)
-    if not found:
-        return None
-    (video,) = found
-    tiers = job.policy.tiers_for(video, job.tiers)
-    return tiers.remaining_days(video.tier, video.created_at, job.as_of)
-
-
-def _lessons(workspace: Workspace, job: CompressionJob, encoder: str) -> list[Lesson]:
-    with reading(workspace.engine) as session:
-        searches = crf_searches.recall(session, encoder)
-    learnt = (lesson(search, model, job.recipe, job.acceptance) for model, search in searches)
-    return [item for item in learnt if item is not None]
-
-
-def _note(
-    workspace: Workspace, job: CompressionJob, video_id: str, model: str | None, cost: "Cost", search: CrfSearch
-) -> None:
-    with transaction(workspace.engine, "search.note") as session:
-        crf_searches.add(session, search, video_id=video_id, run_id=job.run_id, model=model)
-        cost.settle(session, search.cost_microusd)
-
-
-def _timed_out(workspace: Workspace, blob_id: int) -> int:
-    with reading(workspace.engine) as session:
-        return count_failures(session, blob_id, MediaTimeout.__name__)
+def record(workspace: Workspace, job: CompressionJob, source: Source, terms: Terms, found: Found, cost: Cost) -> None:
+    """Record a search, refused or not, and its cost: later searches and appraisals learn from it."""
+    if found.search is not None:
+        with transaction(workspace.engine, "search.note") as session:
+            crf_searches.add(session, found.search, video_id=source.video_id, run_id=job.run_id, model=terms.model)
+            cost.settle(session, found.search.cost_microusd)

@@ -1,4 +1,4 @@
-"""Search an encode that is smaller than its source and as good."""
+"""Search an encode that is smaller than its source and as good. It knows nothing of the store."""
 
 import secrets
 from collections.abc import Callable, Sequence
@@ -6,252 +6,265 @@ from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import file_digest
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from reelkeeper.adapters import ffmpeg
 from reelkeeper.adapters.ffmpeg.intake import scratch_dir
 from reelkeeper.errors import MediaTimeout, NotAVideo
 from reelkeeper.model import CrfSearch, Media, Quality, Refusal, Transcode
 from reelkeeper.rules.lifecycle import crf, first_crf, transcode, worth
-from reelkeeper.rules.lifecycle.first_crf import Lesson
+from reelkeeper.rules.lifecycle.first_crf import FirstCrf, Lesson
 from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe
 from reelkeeper.rules.lifecycle.worth import Worth
 
-Shrinker = Callable[[Path, Path], Transcode | Refusal]
 _MAX_TIMEOUTS = 3  # runs in which a video timed out: once or twice may be due to a busy machine
 
 
 @dataclass(frozen=True, slots=True)
-class Circumstances:
-    """Facts about the video of a search, and its callbacks. By default there are none."""
+class Terms:
+    """What a search has to reach, and what is known of its video before it is opened."""
 
+    recipe: Recipe
+    acceptance: Acceptance
     remaining_days: int | None = None  # of the video's life: an encode must be worth its CPU by then
     model: str | None = None  # the generator of the clip
     aside_usd: float = 0.0  # the cost of the original's copy, where the result replaces it in place
-    lessons: Callable[[str], Sequence[Lesson]] = lambda _encoder: ()  # earlier results with an encoder
-    affords: Callable[[int], bool] = lambda _microusd: True  # called before each encode, with the total cost by its end
-    note: Callable[[CrfSearch], None] = lambda _search: None  # called with the result, also for a Refusal
-    progress: Callable[[], None] = lambda: None  # called twice a second while a tool runs; its error ends the tool
-    timed_out: Callable[[], int] = lambda: 0  # the number of earlier runs in which the video timed out
+    lessons: Sequence[Lesson] = ()  # of earlier searches with this encoder
+    timeouts: int = 0  # earlier runs in which the video timed out
 
 
-UNKNOWN: Final = Circumstances()
+class Permit(NamedTuple):
+    """Asked during a search whether it may go on. By default it may."""
+
+    affords: Callable[[int], bool] = lambda _microusd: True  # before each encode, with the total cost by its end
+    check: Callable[[], None] = lambda: None  # twice a second while a tool runs; its error ends the tool
 
 
-def shrink(
-    source: Path, scratch: Path, recipe: Recipe, acceptance: Acceptance, known: Circumstances = UNKNOWN
-) -> Transcode | Refusal:
-    """Search the smallest encode of `source` that passes `acceptance`; leave it in the folder `scratch`.
+class Found(NamedTuple):
+    """The result of a search, and its record for later ones; None where nothing was encoded."""
 
-    The same source, tools and lessons give the same bytes. Raises ToolMissing, and MediaTimeout or MediaError where
+    result: Transcode | Refusal
+    search: CrfSearch | None = None
+
+
+class _Aim(NamedTuple):
+    """The preset of a search, what an encode with it should save and cost, and the CRF to begin with."""
+
+    preset: int
+    expected: Worth
+    first: FirstCrf
+
+
+class _Draft(NamedTuple):
+    """An encode on disk that looks good."""
+
+    probe: crf.Probe
+    path: Path
+    media: Media
+    quality: Quality
+
+
+FREE: Final = Permit()
+
+
+def search(source: Path, folder: Path, terms: Terms, permit: Permit = FREE) -> Found:
+    """Search the smallest encode of `source` that is acceptable; leave it in `folder`.
+
+    The same source, tools and terms give the same bytes. Raises ToolMissing, and MediaTimeout or MediaError where
     another try may succeed, except for the third MediaTimeout; anything else is a Refusal with its reason.
     """
-    mark = transcode.fingerprint(recipe, acceptance, ffmpeg.tools().encoder(recipe.codec))
+    encoder = ffmpeg.tools().encoder(terms.recipe.codec)
+    mark = transcode.fingerprint(terms.recipe, terms.acceptance, encoder)
     try:
         media = ffmpeg.inspect(source)
     except NotAVideo as wrong:
-        return Refusal("not_a_video", str(wrong), mark)
-    found = _shrunk(source, scratch, media, recipe, acceptance, known, mark)
-    return replace(found, codec=media.codec) if isinstance(found, Refusal) else found
+        return Found(Refusal("not_a_video", str(wrong), mark))
+    aim = _aim(media, terms)
+    if isinstance(aim, Refusal):
+        return Found(replace(aim, recipe=mark, codec=media.codec))
+    with scratch_dir(folder) as work:
+        encodes = _Encodes(source, work, media, terms, aim, permit)
+        chosen = encodes.choose()
+        searched = encodes.record(encoder, chosen) if encodes.probes else None
+        if isinstance(chosen, Refusal):
+            return Found(replace(chosen, recipe=mark, codec=media.codec), searched)
+        final = folder / f"{secrets.token_hex(8)}.{terms.recipe.container}"
+        with chosen.path.open("rb") as file:
+            sha256 = file_digest(file, "sha256").hexdigest()
+        chosen.path.replace(final)
+    measured = [probe for probe in encodes.probes if probe.mean is not None]  # the rest exceeded the size limit
+    result = Transcode(
+        path=str(final),
+        size_bytes=chosen.media.size_bytes,
+        sha256=sha256,
+        media=chosen.media,
+        quality=chosen.quality,
+        crf=chosen.probe.crf,
+        recipe=mark,
+        encoder=encoder,
+        probes=tuple((probe.crf, probe.mean or 0.0, probe.p5 or 0.0, probe.size_bytes) for probe in measured),
+        cpu_seconds=encodes.cpu_seconds,
+        source_codec=media.codec,
+    )
+    return Found(result, searched)
 
 
-def _shrunk(
-    source: Path, scratch: Path, media: Media, recipe: Recipe, acceptance: Acceptance, known: Circumstances, mark: str
-) -> Transcode | Refusal:
-    encoder = ffmpeg.tools().encoder(recipe.codec)
-    if refusal := transcode.skip(media, recipe, mark):
+def _aim(media: Media, terms: Terms) -> _Aim | Refusal:
+    """Choose how to begin, or refuse what cannot be encoded, or would not pay."""
+    recipe, model, days = terms.recipe, terms.model, terms.remaining_days
+    if refusal := transcode.skip(media, recipe):
         return refusal
-    learnt, model, remaining_days = known.lessons(encoder), known.model, known.remaining_days
-    kept = first_crf.kept_share(learnt, model, recipe.codec, worth.EXPECTED_SHARE, transcode.bits_per_pixel(media))
-    at_presets = partial(worth.at_presets, media, recipe.codec, payback=recipe.payback, remaining_days=remaining_days)
+    kept = first_crf.kept_share(
+        terms.lessons, model, recipe.codec, worth.EXPECTED_SHARE, transcode.bits_per_pixel(media)
+    )
+    at_presets = partial(worth.at_presets, media, recipe.codec, payback=recipe.payback, remaining_days=days)
     worths = at_presets(recipe.presets, kept.share)
     preset = worth.choose(worths, recipe.codec)
     # guard transcode.pays: an encode that saves less, or takes longer, than expected costs more than it saves
     unlucky = at_presets([preset], kept.share * kept.factor, probes=worth.EXPECTED_PROBES + 1)[preset]
-    expected, unlucky = (each._replace(aside_usd=known.aside_usd) for each in (worths[preset], unlucky))
+    expected, unlucky = (each._replace(aside_usd=terms.aside_usd) for each in (worths[preset], unlucky))
     if not unlucky.pays:
-        return Refusal(transcode.PAYBACK, f"{unlucky.sentence()}. Tried again next month", mark)
-    first = first_crf.first_crf(learnt, media, model, recipe.codec, preset)
-    with scratch_dir(scratch) as work:
-        search = _Search(source, work, media, recipe, acceptance, preset, known)
-        found = _found(search, first, expected, mark)
-        if not isinstance(found, Refusal):
-            probe, draft, result, quality = found
-            found = transcode.accept(media, result, quality, recipe, acceptance, mark=mark) or found
-        if search.probes:
-            known.note(_searched(search, encoder, found, expected))
-        if isinstance(found, Refusal):
-            return found
-        final = scratch / f"{secrets.token_hex(8)}.{recipe.container}"
-        with draft.open("rb") as file:
-            sha256 = file_digest(file, "sha256").hexdigest()
-        draft.replace(final)
-    measured = [p for p in search.probes if p.mean is not None]  # the rest exceeded the size limit
-    return Transcode(
-        path=str(final),
-        size_bytes=result.size_bytes,
-        sha256=sha256,
-        media=result,
-        quality=quality,
-        crf=probe.crf,
-        recipe=mark,
-        encoder=encoder,
-        probes=tuple((p.crf, p.mean or 0.0, p.p5 or 0.0, p.size_bytes) for p in measured),
-        cpu_seconds=search.cpu_seconds,
-        source_codec=media.codec,
-    )
+        return Refusal(transcode.PAYBACK, f"{unlucky.sentence()}. Tried again next month")
+    return _Aim(preset, expected, first_crf.first_crf(terms.lessons, media, model, recipe.codec, preset))
 
 
-Found = tuple[crf.Probe, Path, Media, Quality]
-
-
-def _found(search: "_Search", first: first_crf.FirstCrf, expected: Worth, mark: str) -> Found | Refusal:
-    try:
-        search.run(first, expected)
-    except NotAVideo as wrong:
-        return Refusal("not_verified", str(wrong), mark)
-    except MediaTimeout as slow:
-        runs = 1 + search.known.timed_out()
-        if runs < _MAX_TIMEOUTS:
-            raise
-        return Refusal("too_slow", f"{slow}, as in {runs - 1} earlier runs", mark)
-    if search.chosen is None and search.cut_short:
-        why = (
-            f"today's limit for compression (compress_usd_per_day) is used up; a later plan tries again. {_why(search)}"
-        )
-        return Refusal("day_is_spent", why, mark, permanent=False)
-    return search.chosen or Refusal("no_good_result", _why(search), mark)
-
-
-class _Search:
+class _Encodes:
     """The encodes of one video. Those that look good are kept on disk until one of them is chosen."""
 
-    def __init__(
-        self,
-        source: Path,
-        work: Path,
-        media: Media,
-        recipe: Recipe,
-        acceptance: Acceptance,
-        preset: int,
-        known: Circumstances,
-    ) -> None:
-        self.source, self.work, self.media, self.known = source, work, media, known
-        self.recipe, self.acceptance, self.preset = recipe, acceptance, preset
+    def __init__(self, source: Path, work: Path, media: Media, terms: Terms, aim: _Aim, permit: Permit) -> None:
+        self._source, self._work, self._media, self._aim, self._permit = source, work, media, aim, permit
+        self._terms, self._recipe, self._acceptance = terms, terms.recipe, terms.acceptance
         self.probes: list[crf.Probe] = []
-        self.chosen: Found | None = None
-        self.cut_short = False  # ended only because its cost reached the limit
         self.cpu_seconds = 0.0
-        self._results: dict[float, tuple[Path, Media, Quality]] = {}  # by CRF
+        self._drafts: dict[float, _Draft] = {}  # by CRF
+        self._cut_short = False  # ended only because its cost reached the limit
 
-    def run(self, first: first_crf.FirstCrf, expected: Worth) -> None:
+    def choose(self) -> _Draft | Refusal:
+        """Search, and return the smallest acceptable encode, or why there is none."""
+        try:
+            draft = self._search()
+        except NotAVideo as wrong:
+            return Refusal("not_verified", str(wrong))
+        except MediaTimeout as slow:
+            if self._terms.timeouts + 1 < _MAX_TIMEOUTS:
+                raise
+            return Refusal("too_slow", f"{slow}, as in {self._terms.timeouts} earlier runs")
+        if draft is not None:
+            refusal = transcode.accept(self._media, draft.media, draft.quality, self._recipe, self._acceptance)
+            return refusal or draft
+        if self._cut_short:
+            spent = "today's limit for compression (compress_usd_per_day) is used up; a later plan tries again"
+            return Refusal("day_is_spent", f"{spent}. {self._why()}", permanent=False)
+        return Refusal("no_good_result", self._why())
+
+    def record(self, encoder: str, chosen: _Draft | Refusal) -> CrfSearch:
+        """Describe the search for later ones."""
+        media, real = self._media, self._aim.expected._replace(cpu_seconds=self.cpu_seconds)
+        if isinstance(chosen, Refusal):
+            kept, outcome, real = media.size_bytes, chosen.rule, real._replace(saved_bytes=0, aside_usd=0.0)
+        else:
+            kept, outcome = chosen.media.size_bytes, "accepted"
+            real = real._replace(saved_bytes=media.size_bytes - kept)
+        return CrfSearch(
+            encoder=encoder,
+            preset=self._aim.preset,
+            pixels=media.width * media.height,
+            frames=media.frames,
+            video_bits=media.video_bits,
+            source_bytes=media.size_bytes,
+            kept_bytes=kept,
+            outcome=outcome,
+            probes=tuple(self.probes),
+            cpu_seconds=round(self.cpu_seconds, 3),
+            days=real.days,
+            gain_microusd=real.gain_microusd,
+            cost_microusd=real.cost_microusd,
+        )
+
+    def _search(self) -> _Draft | None:
         """Encode and measure until `next_crf` ends the search. Raises NotAVideo when either end does not decode.
 
         A result chosen by a sample of its frames is compared again by all of them; if it fails
         then, the search goes on.
         """
-        size, left = self.media.size_bytes, self.media.size_bytes - expected.saved_bytes
-        start = self.recipe.crf_start or crf.careful(first.crf, first.sd_crf, left, self._stakes(expected), self.recipe)
+        recipe, acceptance, first = self._recipe, self._acceptance, self._aim.first
+        size, left = self._media.size_bytes, self._media.size_bytes - self._aim.expected.saved_bytes
+        start = recipe.crf_start or crf.careful(first.crf, first.sd_crf, left, self._stakes(), recipe)
         while True:
-            wanted = crf.next_crf(self.probes, size, self.recipe, self.acceptance, start, self._stakes(expected))
-            self.cut_short = wanted is not None and not self._may_go_on(expected)
-            if wanted is not None and not self.cut_short:
-                step = crf.frame_step(self.probes, self.media.frames, first.sd_crf, self.recipe, self.acceptance)
-                self.probes.append(self._probe(wanted, step))
+            wanted = crf.next_crf(self.probes, size, recipe, acceptance, start, self._stakes())
+            self._cut_short = wanted is not None and not self._permit.affords(self._cost_of_another())
+            if wanted is not None and not self._cut_short:
+                step = crf.frame_step(self.probes, self._media.frames, first.sd_crf, recipe, acceptance)
+                self.probes.append(self._encode(wanted, step))
                 continue
-            found = crf.best(self.probes, size, self.acceptance)
+            found = crf.best(self.probes, size, acceptance)
             if found is None:
-                return
-            draft, result, quality = self._results[found.crf]
+                return None
+            draft = self._drafts[found.crf]
             if found.frame_step == 1:
-                self.chosen = (found, draft, result, quality)
-                return
-            self.probes[self.probes.index(found)] = self._compared(found, draft, result, 1)
+                return draft
+            self.probes[self.probes.index(found)] = self._compare(found, draft.path, draft.media, 1)
 
-    def _may_go_on(self, expected: Worth) -> bool:
-        in_all = self.cpu_seconds + self._one_encode(expected)
-        return self.known.affords(expected._replace(cpu_seconds=in_all).cost_microusd)
+    def _cost_of_another(self) -> int:
+        """Return the micro-dollars that the search has cost after its next encode."""
+        in_all = self.cpu_seconds + self._seconds_of_one()
+        return self._aim.expected._replace(cpu_seconds=in_all).cost_microusd
 
-    def _one_encode(self, expected: Worth) -> float:
+    def _seconds_of_one(self) -> float:
         """Return the CPU seconds of one encode and its comparison."""
         if self.probes:
             return self.cpu_seconds / len(self.probes)
-        return expected.cpu_seconds / worth.EXPECTED_PROBES
+        return self._aim.expected.cpu_seconds / worth.EXPECTED_PROBES
 
-    def _stakes(self, expected: Worth) -> crf.Stakes:
+    def _stakes(self) -> crf.Stakes:
+        expected = self._aim.expected
         if expected.payback.cpu_usd_per_hour is None:
-            found = crf.best(self.probes, self.media.size_bytes, self.acceptance)
-            left = found.size_bytes if found else self.media.size_bytes - expected.saved_bytes
+            found = crf.best(self.probes, self._media.size_bytes, self._acceptance)
+            left = found.size_bytes if found else self._media.size_bytes - expected.saved_bytes
             return crf.Stakes(1.0, crf.FREE_SHARE * left)
-        return crf.Stakes(expected.days * worth.USD_PER_BYTE_DAY, expected.payback.cpu_usd(self._one_encode(expected)))
+        cost = expected.payback.cpu_usd(self._seconds_of_one())
+        return crf.Stakes(expected.days * worth.USD_PER_BYTE_DAY, cost)
 
-    def _probe(self, wanted: float, step: int) -> crf.Probe:
-        draft = self.work / f"{wanted}.{self.recipe.container}"
-        most = self.acceptance.most_bytes(self.media.size_bytes)
-        encoded = ffmpeg.encode(
-            self.source,
-            draft,
-            self.media,
-            ffmpeg.Encoding(self.recipe.codec, self.preset, wanted, self.recipe.container),
-            most_bytes=most,
-            watch=self._watch,
-        )
+    def _encode(self, wanted: float, step: int) -> crf.Probe:
+        draft = self._work / f"{wanted}.{self._recipe.container}"
+        most = self._acceptance.most_bytes(self._media.size_bytes)
+        encoding = ffmpeg.Encoding(self._recipe.codec, self._aim.preset, wanted, self._recipe.container)
+        encoded = ffmpeg.encode(self._source, draft, self._media, encoding, most_bytes=most, watch=self._watch)
         self.cpu_seconds += encoded.cpu_seconds
+        probe = crf.Probe(wanted, encoded.size_bytes)
         if not encoded.complete or encoded.size_bytes > most:
             draft.unlink(missing_ok=True)
-            return crf.Probe(wanted, encoded.size_bytes)
+            return probe
         result = ffmpeg.inspect(draft)
-        if not encoded.frames == result.frames == self.media.frames:
-            counts = f"{encoded.frames} frames encoded, {result.frames} written, {self.media.frames} in the source"
+        if not encoded.frames == result.frames == self._media.frames:
+            counts = f"{encoded.frames} frames encoded, {result.frames} written, {self._media.frames} in the source"
             raise NotAVideo(counts)
-        return self._compared(crf.Probe(wanted, encoded.size_bytes), draft, result, step)
+        return self._compare(probe, draft, result, step)
 
-    def _compared(self, probe: crf.Probe, draft: Path, result: Media, step: int) -> crf.Probe:
-        quality, cpu_seconds = ffmpeg.measure(draft, self.source, self.media, subsample=step, watch=self._watch)
+    def _compare(self, probe: crf.Probe, draft: Path, result: Media, step: int) -> crf.Probe:
+        """Measure the quality of every `step`-th frame, and keep the encode if it looks good."""
+        quality, cpu_seconds = ffmpeg.measure(draft, self._source, self._media, subsample=step, watch=self._watch)
         self.cpu_seconds += cpu_seconds
         probe = crf.Probe(probe.crf, probe.size_bytes, quality.mean, quality.p5, step)
-        if crf.is_good(probe, self.media.size_bytes, self.acceptance):
-            self._results[probe.crf] = draft, result, quality
+        if crf.is_good(probe, self._media.size_bytes, self._acceptance):
+            self._drafts[probe.crf] = _Draft(probe, draft, result, quality)
         else:
             draft.unlink()
         return probe
 
     def _watch(self, _: ffmpeg.Progress) -> bool:
-        self.known.progress()
+        self._permit.check()
         return False
 
-
-def _searched(search: _Search, encoder: str, found: Found | Refusal, expected: Worth) -> CrfSearch:
-    media = search.media
-    kept = media.size_bytes if isinstance(found, Refusal) else found[2].size_bytes
-    aside = 0.0 if isinstance(found, Refusal) else expected.aside_usd
-    real = expected._replace(saved_bytes=media.size_bytes - kept, cpu_seconds=search.cpu_seconds, aside_usd=aside)
-    return CrfSearch(
-        encoder=encoder,
-        preset=search.preset,
-        pixels=media.width * media.height,
-        frames=media.frames,
-        video_bits=media.video_bits,
-        source_bytes=media.size_bytes,
-        kept_bytes=kept,
-        outcome=found.rule if isinstance(found, Refusal) else "accepted",
-        probes=tuple(search.probes),
-        cpu_seconds=round(search.cpu_seconds, 3),
-        days=real.days,
-        gain_microusd=real.gain_microusd,
-        cost_microusd=real.cost_microusd,
-    )
-
-
-def _why(search: _Search) -> str:
-    acceptance = search.acceptance
-    tried = "; ".join(
-        f"CRF {p.crf:g}: more than {acceptance.most_bytes(search.media.size_bytes)} bytes"
-        if p.mean is None or p.p5 is None
-        else f"CRF {p.crf:g}: {p.size_bytes} bytes, VMAF mean {p.mean:.2f}, 5th percentile {p.p5:.2f}"
-        for p in search.probes
-    )
-    return (
-        f"no result at most {acceptance.max_size_percent:g} % of {search.media.size_bytes} bytes with VMAF of at least "
-        f"{acceptance.min_vmaf_mean:g} (mean) and {acceptance.min_vmaf_p5:g} (5th percentile); {tried}"
-    )
+    def _why(self) -> str:
+        acceptance = self._acceptance
+        tried = "; ".join(
+            f"CRF {p.crf:g}: more than {acceptance.most_bytes(self._media.size_bytes)} bytes"
+            if p.mean is None or p.p5 is None
+            else f"CRF {p.crf:g}: {p.size_bytes} bytes, VMAF mean {p.mean:.2f}, 5th percentile {p.p5:.2f}"
+            for p in self.probes
+        )
+        return (
+            f"no result at most {acceptance.max_size_percent:g} % of {self._media.size_bytes} bytes with VMAF of at "
+            f"least {acceptance.min_vmaf_mean:g} (mean) and {acceptance.min_vmaf_p5:g} (5th percentile); {tried}"
+        )

@@ -25,7 +25,7 @@ from reelkeeper.rules.sync.adoption import one_day_warning
 from reelkeeper.store.sync.census import Census, Entry
 
 T = TypeVar("T")
-Encode = Callable[[Path, Path, Callable[[CrfSearch], None]], Transcode | Refusal]
+Encode = Callable[[Path, Path], tuple[Transcode | Refusal, CrfSearch | None]]
 SHOWN: Final = 12  # folders and users; the rest is one row
 _NAMED_ALIKE: Final = (Kind.VIDEO, Kind.IMAGE)
 NAMED: Final = 5  # examples
@@ -192,15 +192,14 @@ def _sampled(bucket: Bucket, census: Census, sampling: Sampling, tell: Callable[
 
 
 def _encoded(bucket: Bucket, key: str, sampling: Sampling) -> Clip:
-    searches = list[CrfSearch]()
     source = sampling.scratch / "source"
     try:
         bucket.download(key, source)
         size_bytes = source.stat().st_size
-        result = sampling.encode(source, sampling.scratch, searches.append)
+        result, search = sampling.encode(source, sampling.scratch)
     finally:
         source.unlink(missing_ok=True)
-    cpu_seconds = sum(search.cpu_seconds for search in searches)
+    cpu_seconds = search.cpu_seconds if search else 0.0
     if isinstance(result, Refusal):
         return Clip(key, size_bytes, size_bytes, result.rule, cpu_seconds)
     Path(result.path).unlink(missing_ok=True)

@@ -12,7 +12,7 @@ is the key's ETag after the put, by which we recognise our own put after a crash
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from reelkeeper.adapters.s3.r2 import Headers
 from reelkeeper.errors import IntegrityDoubt, LeaseLost, ObjectChanged, ObjectLocked, ObjectMissing, StorageError
@@ -20,10 +20,13 @@ from reelkeeper.failpoints import effect
 from reelkeeper.model import Grace, StoredObject
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.core.workspace import Workspace
+from reelkeeper.operations.videos.new_key import NewKey
+from reelkeeper.store import Session
+from reelkeeper.store.core.audit import REPLACED, Event
 from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.core.leases import Lease
-from reelkeeper.store.lifecycle import in_place as rows
-from reelkeeper.store.lifecycle.in_place import InPlace
+from reelkeeper.store.videos import in_place as rows
+from reelkeeper.store.videos.in_place import Exchange
 from reelkeeper.store.videos.intents import Intent, close
 
 _RESULT: Final = "reelkeeper"  # marks the metadata of a result
@@ -37,12 +40,15 @@ class Shows(StrEnum):
     OTHER = "other"  # the service has stored or deleted an object
 
 
-class Sight(NamedTuple):
-    """The object at the key of an intent in place, and the intent's record."""
+class InPlace(NewKey):
+    """What is at the key of an intent in place, and the intent's record."""
 
-    known: InPlace
-    shows: Shows
-    found: StoredObject | None
+    def __init__(
+        self, workspace: Workspace, intent: Intent, known: Exchange, shows: Shows, found: StoredObject | None
+    ) -> None:
+        super().__init__(workspace, intent)
+        self.known, self.shows, self.found = known, shows, found
+        self.author, self.hold_days, self.is_over_old = known.author, known.hold_days, shows is Shows.NEW
 
     @property
     def wrong(self) -> str | None:
@@ -54,23 +60,68 @@ class Sight(NamedTuple):
         return "the service has overwritten or deleted it meanwhile, and that stays"
 
     @property
-    def put_back(self) -> StoredObject | None:
+    def returned(self) -> StoredObject | None:
         """Return the object at the key if it is the old bytes that we put back."""
         return self.found if self.known.undoing and self.shows is Shows.OLD else None
 
+    def overtaken(self) -> str | None:
+        """Report nothing: what the service stores at the key is seen there."""
+        return None
 
-def look(workspace: Workspace, intent: Intent) -> Sight:
-    """Find whose bytes are at the key. Raises StorageError while a put of ours may still take effect."""
+    def begin_undo(self, session: Session, why: str) -> bool:
+        """Record the decision to put the old bytes back; False where another run has ended the intent."""
+        return rows.begin_undo(session, self.intent, why)
+
+    def put_back(self, folder: Path, lease: Lease) -> None:
+        """Put the old bytes back from their copy, only over ours. Raises as `put` does."""
+        bucket, known, original = self.workspace.bucket, self.known, folder / "original"
+        with effect("in_place.fetch"):
+            digest = bucket.download(known.aside_key, original, etag=known.aside_etag)
+        # guard in_place.back_whole: a corrupt copy is put back in place of the original bytes
+        if digest != known.aside_sha256:
+            raise IntegrityDoubt(
+                f"{known.aside_key}: stored sha256 {digest}, recorded {known.aside_sha256}: not restored"
+            )
+        headers = bucket.headers(known.aside_key, known.aside_etag)
+        _send(self.workspace, self.intent, original, known.new_etag, headers, lease, lambda: True)
+
+    def publish(self, session: Session, grace: Grace) -> None:
+        """Make the new row describe the object at the key, and start the grace of the copy aside."""
+        if self.found is not None:
+            rows.publish(session, self.intent, self.found, grace)
+
+    def abandon(self, session: Session, grace: Grace, why: str) -> None:
+        """Start the grace of the copy aside; the old row describes the old bytes, if they were put back."""
+        rows.abandon(session, self.intent, self.returned, grace, why)
+
+    def replaced(self, event: Event, *, moved: bool) -> list[Event]:
+        """Return the event by which a cache learns that the key has other bytes now, if it has."""
+        if not moved and not self.returned:
+            return []
+        # guard in_place.cache: the CDN's cache keeps serving the replaced bytes
+        return [event._replace(event=REPLACED, detail={"key": self.intent.key})]
+
+
+def look(workspace: Workspace, intent: Intent) -> InPlace:
+    """Find whose bytes are at the key, and record the copy aside as it is stored, if a killed run has not.
+
+    Raises StorageError while a put of ours may still take effect.
+    """
     found = workspace.bucket.head(intent.key)
     with reading(workspace.engine) as session:
         known, at = rows.find(session, intent), now(session)
     etag = None if found is None else found.etag
     if etag == known.new_etag:  # the MD5 of our put, whatever size was announced
-        return Sight(known, Shows.NEW, found)
+        shows = Shows.NEW
     # guard in_place.may_come: an intent is ended before its put takes effect, and no record explains the bytes
-    if rows.may_come(known.sent_at, at):
+    elif rows.may_come(known.sent_at, at):
         raise StorageError(f"{intent.key}: a PUT of {known.sent_at:%H:%M:%S} got no answer: resolved 25 min later")
-    return Sight(known, Shows.OLD if etag in (known.old.etag, known.old_md5) else Shows.OTHER, found)
+    else:
+        shows = Shows.OLD if etag in (known.old.etag, known.old_md5) else Shows.OTHER
+    # guard in_place.aside_as_stored: a killed run's copy aside is not as recorded: its purge freezes everything
+    if known.aside_etag is None:
+        note_copy(workspace, intent, known)
+    return InPlace(workspace, intent, known, shows, found)
 
 
 def is_result(headers: Headers) -> bool:
@@ -114,7 +165,7 @@ def put(workspace: Workspace, intent: Intent, source: Path, lease: Lease) -> Non
     _send(workspace, intent, source, etag, headers, lease, is_unchanged)
 
 
-def note_copy(workspace: Workspace, intent: Intent, known: InPlace) -> bool:
+def note_copy(workspace: Workspace, intent: Intent, known: Exchange) -> bool:
     """Record the copy aside as it is stored; return whether it has the bytes that were read.
 
     A copy that is not there stays without an ETag, and is gone when the intent ends.
@@ -132,32 +183,18 @@ def note_copy(workspace: Workspace, intent: Intent, known: InPlace) -> bool:
     return sha256 == known.aside_sha256
 
 
-def put_back(workspace: Workspace, intent: Intent, known: InPlace, place: Path, lease: Lease) -> None:
-    """Put the old bytes back from their copy, only over ours. `place` has room for them. Raises as `put` does."""
-    original = place / "original"
-    with effect("in_place.fetch"):
-        digest = workspace.bucket.download(known.aside_key, original, etag=known.aside_etag)
-    # guard in_place.back_whole: a corrupt copy is put back in place of the original bytes
-    if digest != known.aside_sha256:
-        raise IntegrityDoubt(f"{known.aside_key}: stored sha256 {digest}, recorded {known.aside_sha256}: not restored")
-    headers = workspace.bucket.headers(known.aside_key, known.aside_etag)
-    _send(workspace, intent, original, known.new_etag, headers, lease, lambda: True)
-
-
 def give_up(workspace: Workspace, intent: Intent, lease: Lease, grace: Grace) -> None:
     """End an intent whose video is taken down: nothing is put back, and the object at the key can be deleted.
 
     Raises LeaseLost; StorageError while a put of ours may still take effect.
     """
-    sight, why = look(workspace, intent), "its video is taken down"
-    if sight.known.aside_etag is None:
-        note_copy(workspace, intent, sight.known)
+    there, why = look(workspace, intent), "its video is taken down"
     with transaction(workspace.engine, "in_place.give_up") as session:
         require_permission(session, lease, despite_freeze=True)
-        if sight.shows is Shows.NEW and sight.found:
-            rows.hand_over(session, intent, sight.found, grace, why)
+        if there.shows is Shows.NEW and there.found:
+            rows.hand_over(session, intent, there.found, grace, why)
         else:
-            rows.abandon(session, intent, sight.put_back, grace, why)
+            there.abandon(session, grace, why)
         close(session, intent, published=False, outcome=why, grace=grace)
 
 

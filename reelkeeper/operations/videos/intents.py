@@ -2,9 +2,9 @@
 
     announce (commit) --put--> --read back and verify--> publish (commit)
 
-`swap`, `upload` and `restore` share this; `in_place` handles puts over a key of the service's. After a kill at any
-point, `settle` finishes or abandons the intent by the same code: bytes stored as announced are published, and
-anything else becomes a retired blob and waits for the purge like any other.
+`swap`, `upload` and `restore` share this; `new_key` and `in_place` say what is stored, and how it is undone. After a
+kill at any point, `settle` finishes or abandons the intent by the same code: bytes stored as announced are published,
+and anything else becomes a retired blob and waits for the purge like any other.
 """
 
 from collections.abc import Iterator
@@ -12,13 +12,11 @@ from contextlib import contextmanager
 from datetime import timedelta
 from hashlib import file_digest
 from pathlib import Path
-from types import MappingProxyType
 from typing import Final, Protocol
 
 from reelkeeper import disk
 from reelkeeper.adapters import ffmpeg
 from reelkeeper.adapters.ffmpeg.intake import SCRATCH, SCRATCH_REMEDY, scratch_dir
-from reelkeeper.adapters.s3.r2 import Headers
 from reelkeeper.disk import make_folder
 from reelkeeper.errors import IntegrityDoubt, LeaseLost, NotAVideo, ObjectMissing
 from reelkeeper.failpoints import effect
@@ -29,16 +27,16 @@ from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.videos import in_place
 from reelkeeper.operations.videos.hold import place as place_hold
-from reelkeeper.operations.videos.in_place import Shows, Sight
+from reelkeeper.operations.videos.new_key import NewKey
 from reelkeeper.store import Session
 from reelkeeper.store.billing import quotas
-from reelkeeper.store.core.audit import REPLACED, Event
+from reelkeeper.store.core.audit import Event
 from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.core.leases import Lease
-from reelkeeper.store.lifecycle import in_place as in_place_rows
 from reelkeeper.store.lifecycle import notices
 from reelkeeper.store.removals import takedowns
 from reelkeeper.store.videos import cache
+from reelkeeper.store.videos import in_place as in_place_rows
 from reelkeeper.store.videos import intents as rows
 from reelkeeper.store.videos.holds import HoldTerms
 from reelkeeper.store.videos.intents import Intent
@@ -67,25 +65,16 @@ def open_intents(workspace: Workspace, video_id: str | None = None) -> list[Inte
         return rows.open_intents(session, video_id)
 
 
-def put(workspace: Workspace, intent: Intent, source: Path, headers: Headers = MappingProxyType({})) -> None:
-    """Put the announced object, to be served with `headers`. Raises KeyTaken if another object is at its key."""
-    with effect(f"{intent.kind}.put"):
-        workspace.bucket.put_once(intent.key, source, intent.content_type, headers)
-
-
 def settle(workspace: Workspace, intent: Intent, *, scratch: Path, lease: Lease, grace: Grace) -> Outcome:
     """Verify what is stored at the announced key, then publish it or abandon the intent.
 
     A put in place that is not published is undone first. The caller holds the video's lease. Raises Frozen or
     LeaseLost, and leaves the intent open for a later run; StorageError, too, while a put may still take effect.
     """
-    sight = None if intent.aside_blob_id is None else in_place.look(workspace, intent)
-    # guard in_place.aside_as_stored: a killed run's copy aside is not as recorded: its purge freezes everything
-    if sight and sight.known.aside_etag is None:
-        in_place.note_copy(workspace, intent, sight.known)
+    there = NewKey(workspace, intent) if intent.aside_blob_id is None else in_place.look(workspace, intent)
     # guard publish.verified: a video is published whose bytes were not read back completely
     # guard publish.overwritten_source: a result of the old bytes replaces a new upload of the service
-    wrong = (sight and sight.wrong) or _verify(workspace, intent, scratch) or _overwritten_source(workspace, intent)
+    wrong = there.wrong or _verify(workspace, intent, scratch) or there.overtaken()
     with transaction(workspace.engine, f"{intent.kind}.publish") as session:
         # guard publish.permission: a run publishes new bytes during a freeze, or without its lease
         require_permission(session, lease, despite_freeze=intent.kind == "restore")
@@ -96,67 +85,70 @@ def settle(workspace: Workspace, intent: Intent, *, scratch: Path, lease: Lease,
             moved = wrong is None and rows.move_pointer(session, intent)
         outcome = wrong or ("published" if moved else "the video was held, replaced or retired meanwhile")
         # guard in_place.put_back: a result stays at the service's key although it is corrupt, or its video is held
-        is_to_undo = sight is not None and sight.shows is Shows.NEW and not moved
-        if not (
-            in_place_rows.begin_undo(session, intent, outcome)
-            if is_to_undo
-            else _close(session, intent, sight, moved=moved, outcome=outcome, grace=grace)
-        ):
-            return Outcome(intent.video_id, "skipped", "another run has settled it", intent.old_bytes, intent.old_bytes)
-    if sight is not None and is_to_undo:
-        with workplace(scratch, intent.old_bytes) as place:
-            in_place.put_back(workspace, intent, sight.known, place, lease)
-        return settle(workspace, intent, scratch=scratch, lease=lease, grace=grace)
-    if moved:
-        done = {"swap": "compressed", "upload": "uploaded", "restore": "restored"}[intent.kind]
-        return Outcome(intent.video_id, done, outcome, intent.old_bytes, intent.size_bytes, intent.old_blob_id)
-    action = "failed" if wrong else "skipped"
-    return Outcome(intent.video_id, action, outcome, intent.old_bytes, intent.old_bytes, intent.old_blob_id)
-
-
-def _close(session: Session, intent: Intent, sight: Sight | None, *, moved: bool, outcome: str, grace: Grace) -> bool:
-    """End the intent and record that; False when another run has already ended it."""
-    if sight is not None and moved and sight.found is not None:
-        in_place_rows.publish(session, intent, sight.found, grace)
-    if not rows.close(session, intent, published=moved, outcome=outcome, grace=grace):
+        is_undone = there.is_over_old and not moved
         if moved:
-            raise LeaseLost(f"another run has abandoned the object at {intent.key}: nothing was changed")
-        return False
-    if sight is not None and not moved:
-        in_place_rows.abandon(session, intent, sight.put_back, grace, outcome)
+            is_own = _publish(session, intent, there, outcome, grace)
+        elif is_undone:
+            is_own = there.begin_undo(session, outcome)
+        else:
+            is_own = _abandon(session, intent, there, outcome, grace)
+    if not is_own:
+        return Outcome(intent.video_id, "skipped", "another run has settled it", intent.old_bytes, intent.old_bytes)
+    if is_undone:
+        with workplace(scratch, intent.old_bytes) as folder:
+            there.put_back(folder, lease)
+        return settle(workspace, intent, scratch=scratch, lease=lease, grace=grace)
+    action, after_bytes = ("failed" if wrong else "skipped"), intent.old_bytes
     if moved:
-        rows.retire_old(session, intent, grace)
-        if intent.kind == "upload" and intent.old_blob_id is not None:
-            cache.drop(session, [intent.video_id])  # the video has other bytes now
+        action = {"swap": "compressed", "upload": "uploaded", "restore": "restored"}[intent.kind]
+        after_bytes = intent.size_bytes
+    return Outcome(intent.video_id, action, outcome, intent.old_bytes, after_bytes, intent.old_blob_id)
+
+
+def _publish(session: Session, intent: Intent, there: NewKey, outcome: str, grace: Grace) -> bool:
+    """End the intent of a video that has its new bytes now. Raises LeaseLost when another run has ended it."""
+    there.publish(session, grace)
+    if not rows.close(session, intent, published=True, outcome=outcome, grace=grace):
+        raise LeaseLost(f"another run has abandoned the object at {intent.key}: nothing was changed")
+    rows.retire_old(session, intent, grace)
+    if intent.kind == "upload" and intent.old_blob_id is not None:
+        cache.drop(session, [intent.video_id])  # the video has other bytes now
     if intent.reservation:
-        (quota.settle if moved else quota.release)(session, intent.reservation)
-    record(session, _events(intent, sight, moved=moved, outcome=outcome))
-    if moved and intent.kind == "restore" and sight is not None:
-        _hold_restored(session, intent, sight)
+        quota.settle(session, intent.reservation)
+    _record(session, intent, there, outcome, moved=True)
+    if intent.kind == "restore":
+        _hold_restored(session, intent, there)
     return True
 
 
-def _events(intent: Intent, sight: Sight | None, *, moved: bool, outcome: str) -> list[Event]:
+def _abandon(session: Session, intent: Intent, there: NewKey, outcome: str, grace: Grace) -> bool:
+    """End the intent of a video that stays as it is; False when another run has ended it."""
+    if not rows.close(session, intent, published=False, outcome=outcome, grace=grace):
+        return False
+    there.abandon(session, grace, outcome)
+    if intent.reservation:
+        quota.release(session, intent.reservation)
+    _record(session, intent, there, outcome, moved=False)
+    return True
+
+
+def _record(session: Session, intent: Intent, there: NewKey, outcome: str, *, moved: bool) -> None:
     detail = {"key": intent.key, "before_bytes": intent.old_bytes, "after_bytes": intent.size_bytes, "was": outcome}
-    if sight is not None and sight.known.author:
-        detail |= {"by": sight.known.author, "was": VideoState.LIVE if moved else outcome}
-    event = intent.kind if moved else f"{intent.kind}_abandoned"
-    about = (intent.run_id, intent.video_id, intent.new_blob_id, intent.user_id)
-    events = [Event(event, *about, detail)]
-    if sight is not None and (moved or sight.put_back):
-        # guard in_place.cache: the CDN's cache keeps serving the replaced bytes
-        events.append(Event(REPLACED, *about, {"key": intent.key}))
-    return events
+    if there.author:
+        detail |= {"by": there.author, "was": VideoState.LIVE if moved else outcome}
+    kind = intent.kind if moved else f"{intent.kind}_abandoned"
+    event = Event(kind, intent.run_id, intent.video_id, intent.new_blob_id, intent.user_id, detail)
+    record(session, [event, *there.replaced(event, moved=moved)])
 
 
-def _hold_restored(session: Session, intent: Intent, sight: Sight) -> None:
+def _hold_restored(session: Session, intent: Intent, there: NewKey) -> None:
     """Record that a swap in place was undone, and hold the video for the days that its author asked for."""
     in_place_rows.note_taken_back(session, intent)
     notices.end(session, [intent.video_id], "restored")
     # guard in_place.held_after: the next run retires a video whose swap was undone
-    if days := sight.known.hold_days:
+    if days := there.hold_days:
         until = now(session) + timedelta(days=days)
-        place_hold(session, HoldTerms("video", intent.video_id, "restored", sight.known.author, until))
+        place_hold(session, HoldTerms("video", intent.video_id, "restored", there.author, until))
 
 
 def _verify(workspace: Workspace, intent: Intent, scratch: Path) -> str | None:
@@ -171,20 +163,6 @@ def _verify(workspace: Workspace, intent: Intent, scratch: Path) -> str | None:
         except (ObjectMissing, IntegrityDoubt, NotAVideo) as wrong:
             return str(wrong)
     return None
-
-
-def _overwritten_source(workspace: Workspace, intent: Intent) -> str | None:
-    """Report that the service has overwritten the source of a swap; None where it has not, or cannot."""
-    if intent.kind != "swap" or intent.aside_blob_id is not None:
-        return None
-    with reading(workspace.engine) as session:
-        key, recorded = rows.source_object(session, intent)
-    if recorded.is_ours:
-        return None
-    found = workspace.bucket.head(key)
-    if found is not None and recorded.matches(found):
-        return None
-    return f"the service has overwritten or deleted {key} meanwhile"
 
 
 class Expected(Protocol):

@@ -12,7 +12,7 @@ from reelkeeper.model.requests import Incoming
 from reelkeeper.operations.billing import quota
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.core.workspace import Workspace
-from reelkeeper.operations.videos import intents
+from reelkeeper.operations.videos import intents, new_key
 from reelkeeper.store import Session
 from reelkeeper.store.core.engine import transaction
 from reelkeeper.store.core.leases import Lease
@@ -83,7 +83,7 @@ def upload(
             "detail": {"reservation": video.reservation} if video.reservation else {},
         }
         intent = announce(session, blob, operation)
-    intents.put(workspace, intent, source)
+    new_key.put(workspace, intent, source)
     return intents.settle(workspace, intent, scratch=scratch, lease=lease, grace=grace)
 
 

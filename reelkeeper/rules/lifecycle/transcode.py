@@ -185,8 +185,8 @@ def bits_per_pixel(media: Media) -> float:
     return media.video_bits / max(1, media.width * media.height * media.frames)
 
 
-def skip(media: Media, recipe: Recipe, mark: str = "") -> Refusal | None:
-    """Return why a source is refused without an encode, or None. `mark` is the refusal's fingerprint."""
+def skip(media: Media, recipe: Recipe) -> Refusal | None:
+    """Return why a source is refused without an encode, or None."""
     pictures = [s.codec for s in media.subtitles if s.codec not in _TEXT_SUBTITLES]
     encoded = [s for s in media.audio if s.codec not in COPIED_SOUND[recipe.container]]
     channels = max((s.channels or 0 for s in encoded), default=0)
@@ -222,12 +222,10 @@ def skip(media: Media, recipe: Recipe, mark: str = "") -> Refusal | None:
         ("audio_layout", bool(layouts), f"audio in {', '.join(map(str, layouts))} would be mixed into another layout"),
         ("unknown_audio", bool(silent), f"audio in {', '.join(silent)} of an unknown number of channels"),
     )
-    return next((Refusal(rule, reason, mark) for rule, holds, reason in rules if holds), None)
+    return next((Refusal(rule, reason) for rule, holds, reason in rules if holds), None)
 
 
-def accept(
-    source: Media, result: Media, quality: Quality, recipe: Recipe, acceptance: Acceptance, *, mark: str = ""
-) -> Refusal | None:
+def accept(source: Media, result: Media, quality: Quality, recipe: Recipe, acceptance: Acceptance) -> Refusal | None:
     """Return why `result` may not replace `source`, every fault with its figures; None if it may."""
     faults = [
         *_plays(result, recipe),
@@ -238,7 +236,7 @@ def accept(
     ]
     if not faults:
         return None
-    return Refusal(faults[0][0], "; ".join(reason for _, reason in faults), mark)
+    return Refusal(faults[0][0], "; ".join(reason for _, reason in faults))
 
 
 def _plays(result: Media, recipe: Recipe) -> Iterator[tuple[str, str]]:

@@ -74,11 +74,11 @@ def test_the_label_of_ai_survives_a_swap_and_so_does_a_vendors_box(tiny_clip: Pa
 
 def test_a_result_that_cannot_hold_a_box_is_never_begun(tiny_clip: Path, tmp_path: Path) -> None:
     media = ffmpeg.inspect(with_label(tiny_clip, tmp_path / "labelled.mp4"))
-    in_webm = skip(media, Recipe(codec="av1", container="webm"), "mark")
+    in_webm = skip(media, Recipe(codec="av1", container="webm"))
     assert in_webm is not None
     assert in_webm.rule == "metadata_boxes"
     assert "be7acfcb-97a9-42e8-9c71-999491e3afac" in in_webm.reason
-    assert skip(media, Recipe(), "mark") is None
+    assert skip(media, Recipe()) is None
 
 
 def test_a_result_without_its_sources_boxes_is_refused(tiny_clip: Path) -> None:
@@ -106,8 +106,8 @@ def test_metadata_within_the_index_keeps_a_video_as_it_is(
     plain = tool("-i", str(make_clip()), "-c", "copy", "-fflags", "+bitexact", str(tmp_path / "plain.mp4"))
     media = ffmpeg.inspect(within_moov(plain, extra, tmp_path / "in.mp4"))
     assert media.lost_boxes == (named,)
-    refused = skip(media, Recipe(), "mark")
-    assert refused == Refusal("metadata_boxes", f"{named} would be lost", "mark")
+    refused = skip(media, Recipe())
+    assert refused == Refusal("metadata_boxes", f"{named} would be lost")
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,9 @@ from reelkeeper.store.sync import lost
 from reelkeeper.store.tables import blobs, videos
 from tests.faults.world import World
 from tests.operations.changes import sync_once
-from tests.operations.lifecycle.test_swap import blob_states, shrinker
+from tests.operations.lifecycle.test_swap import blob_states
 from tests.operations.lifecycle.test_swap import run as swap
+from tests.swapping import shrinker
 
 
 @pytest.fixture

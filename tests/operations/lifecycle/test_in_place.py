@@ -21,8 +21,7 @@ from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.lifecycle import plans, purge
 from reelkeeper.operations.lifecycle.restore import find_restorable, restore
 from reelkeeper.operations.lifecycle.retire import retire
-from reelkeeper.operations.lifecycle.swap import Order, swap
-from reelkeeper.operations.lifecycle.transcode import Shrinker
+from reelkeeper.operations.lifecycle.swap import Run
 from reelkeeper.operations.removals import takedown
 from reelkeeper.operations.videos import intents
 from reelkeeper.operations.videos.hold import hold
@@ -42,7 +41,7 @@ from tests.faults.world import LONG_AGO, World
 from tests.marks import marked
 from tests.operations.changes import change, sync_once
 from tests.operations.conftest import AtFailpoint
-from tests.operations.lifecycle.test_swap import shrinker
+from tests.swapping import Shrinker, shrinker, swap
 
 SERVED: dict[str, Any] = {
     "ContentType": "video/x-mine",
@@ -76,11 +75,11 @@ class Linked:
     ) -> Outcome:
         return swap(
             workspace or self.workspace,
-            Order("v1", self.blob, shrink or shrinker(self.result), placement),
-            scratch=self.scratch,
-            lease=self.lease,
-            run_id="run",
-            grace=Grace(),
+            "v1",
+            self.blob,
+            shrink or shrinker(self.result),
+            Run("run", self.lease, Grace(), self.scratch),
+            placement,
         )
 
     def restore(self, hold_days: int = 30) -> Outcome:
@@ -174,8 +173,8 @@ def test_a_result_unknown_to_the_store_is_not_compressed_again(linked: Linked) -
     def shrink(_: Path, __: Path) -> Transcode:
         pytest.fail("a result was encoded once more")
 
-    how: dict[str, Any] = {"scratch": linked.scratch, "lease": linked.lease, "run_id": "run", "grace": Grace()}
-    assert swap(linked.workspace, Order("v2", blob, shrink), **how).action == "refused"
+    run = Run("run", linked.lease, Grace(), linked.scratch)
+    assert swap(linked.workspace, "v2", blob, shrink, run).action == "refused"
     with reading(linked.workspace.engine) as session:
         found = sa.select(videos.c.refused_recipe).where(videos.c.id == "v2")
         assert session.execute(found).scalar_one() == OWN_RESULT
@@ -611,8 +610,8 @@ def test_only_h264_in_mp4_is_put_over(linked: Linked, make_clip: MakeClip, optio
 @pytest.mark.long
 def test_a_key_of_ours_gets_a_successor_as_ever(world: World, lease: Lease, tiny_transcode: Transcode) -> None:
     blob = world.video("v1")
-    order, scratch = Order("v1", blob, shrinker(tiny_transcode), "in_place"), Path(world.address.folder) / "scratch"
-    outcome = swap(world.workspace, order, scratch=scratch, lease=lease, run_id="run", grace=Grace())
+    run = Run("run", lease, Grace(), Path(world.address.folder) / "scratch")
+    outcome = swap(world.workspace, "v1", blob, shrinker(tiny_transcode), run, "in_place")
     assert outcome.action == "compressed"
     assert not world.double.sent("CopyObject")
     world.check()

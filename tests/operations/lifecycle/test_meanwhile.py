@@ -33,7 +33,7 @@ from tests.marks import marked
 from tests.operations.changes import change, rows
 from tests.operations.conftest import AtFailpoint
 from tests.operations.lifecycle.test_swap import run as swap
-from tests.operations.lifecycle.test_swap import shrinker
+from tests.swapping import shrinker
 
 Change = Callable[[World], object]
 

@@ -12,8 +12,8 @@ from reelkeeper.operations.lifecycle.purge import purge, settle_claims
 from reelkeeper.store.core.engine import now, transaction
 from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.lifecycle import restorable
-from reelkeeper.store.lifecycle.in_place import may_come
 from reelkeeper.store.tables import blobs
+from reelkeeper.store.videos.in_place import may_come
 from tests.buckets import BUCKET
 from tests.faults.world import LONG_AGO, World
 

@@ -6,7 +6,7 @@ import pytest
 import sqlalchemy as sa
 
 from reelkeeper.model import Grace
-from reelkeeper.operations.lifecycle.swap import Order, swap
+from reelkeeper.operations.lifecycle.swap import Run
 from reelkeeper.rules.lifecycle.transcode import Placement
 from reelkeeper.store.core.engine import reading
 from reelkeeper.store.core.leases import Lease
@@ -14,6 +14,7 @@ from reelkeeper.store.videos.videos import list_videos
 from tests.adapters.ffmpeg.test_boxes import AI, OWN, box, label, with_label
 from tests.faults.world import World
 from tests.shrinking import shrink
+from tests.swapping import swap
 
 VENDORS = box(b"uuid", OWN + b"\x00 a signature \xff")
 
@@ -33,14 +34,7 @@ def test_provenance_survives_a_swap_through_the_bucket(
     world.double.limits_overwrites = False
     key = f"{world.address.prefix}ann/v1.mp4"
     blob = world.video("v1", key=key, clip=source)
-    outcome = swap(
-        world.workspace,
-        Order("v1", blob, shrink, placement),
-        scratch=tmp_path / "scratch",
-        lease=lease,
-        run_id="run",
-        grace=Grace(),
-    )
+    outcome = swap(world.workspace, "v1", blob, shrink, Run("run", lease, Grace(), tmp_path / "scratch"), placement)
     assert outcome.action == "compressed"
     with reading(world.workspace.engine) as session:
         (listed,) = list_videos(session, video_id="v1")

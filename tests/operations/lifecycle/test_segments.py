@@ -24,6 +24,7 @@ from reelkeeper.rules.policies import DEFAULTS
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.lifecycle.plan_results import plan_items
+from reelkeeper.store.lifecycle.swaps import find_source
 from reelkeeper.store.tables import outbox, users, videos
 from reelkeeper.store.videos.videos import list_videos, live_videos
 from tests.faults.world import World
@@ -110,7 +111,8 @@ def test_an_encode_is_weighed_against_what_the_segment_leaves_of_a_videos_life(t
     of_plan = policy(DRAFTS | {"retention_days": 20}, KEPT)
     job = compress.CompressionJob("plan", "run", datetime.now(UTC), of_plan, SHIPPED, Recipe(), Acceptance())
     with reading(tagged.workspace.engine) as session:
-        left = [compress._remaining_days(session, job, name) for name in ("draft", "made", "other")]
+        sources = [find_source(session, name) for name in ("draft", "made", "other")]
+    left = [compress.gather(tagged.workspace, job, source).remaining_days for source in sources if source]
     assert left == [10, None, 20]
 
 

@@ -1,7 +1,5 @@
 """Swaps and uploads of a video's bytes are published only if the stored object is the announced one."""
 
-import shutil
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,8 +12,7 @@ from reelkeeper.errors import Frozen, IntegrityDoubt, LeaseLost, NotAVideo, NotF
 from reelkeeper.model import BlobState, Grace, Outcome, Refusal, Transcode, VideoState
 from reelkeeper.model.requests import Incoming
 from reelkeeper.operations.core.freeze import freeze
-from reelkeeper.operations.lifecycle.swap import Order, swap
-from reelkeeper.operations.lifecycle.transcode import Shrinker
+from reelkeeper.operations.lifecycle.swap import Run
 from reelkeeper.operations.videos.hold import hold
 from reelkeeper.operations.videos.upload import upload
 from reelkeeper.rules.lifecycle.transcode import PAYBACK, mark_of_month
@@ -26,27 +23,12 @@ from reelkeeper.store.videos.holds import HoldTerms
 from tests.buckets import BUCKET
 from tests.clips import MakeClip
 from tests.faults.world import World
-
-
-def shrinker(result: Transcode | Refusal, *, tamper: bool = False) -> Shrinker:
-    """Return what was made beforehand, as if it had been made here; with `tamper`, not the bytes that were judged."""
-
-    def shrink(_: Path, place: Path) -> Transcode | Refusal:
-        if isinstance(result, Refusal):
-            return result
-        copy = Path(shutil.copyfile(result.path, place / Path(result.path).name))
-        if tamper:
-            copy.write_bytes(copy.read_bytes()[:-100])
-        return replace(result, path=str(copy))
-
-    return shrink
+from tests.swapping import Shrinker, shrinker, swap
 
 
 def run(world: World, blob: int, lease: Lease, shrink: Shrinker, video_id: str = "v1") -> Outcome:
     scratch = Path(world.address.folder) / "scratch"
-    return swap(
-        world.workspace, Order(video_id, blob, shrink), scratch=scratch, lease=lease, run_id="run", grace=Grace()
-    )
+    return swap(world.workspace, video_id, blob, shrink, Run("run", lease, Grace(), scratch))
 
 
 def blob_states(world: World) -> dict[int, str]:

@@ -14,6 +14,7 @@ from inline_snapshot import snapshot
 from reelkeeper.adapters import ffmpeg
 from reelkeeper.errors import IntegrityDoubt, LeaseLost, MediaTimeout, NotAVideo
 from reelkeeper.model import CrfSearch, Media, Quality, Refusal, Transcode
+from reelkeeper.operations.lifecycle.transcode import Permit
 from reelkeeper.operations.videos.intents import verify_stored
 from reelkeeper.rules.lifecycle.first_crf import kept_share, lesson
 from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe, accept, bits_per_pixel, fingerprint
@@ -76,7 +77,7 @@ def test_a_search_starts_from_the_results_of_earlier_ones(natural_clips: dict[st
     learnt = lesson(searches[0], "fox", recipe, Acceptance())
     assert learnt is not None
     assert learnt.floor_crf > 48  # 44 is the prior
-    known: dict[str, Any] = {"model": "fox", "lessons": lambda _: [learnt]}
+    known: dict[str, Any] = {"model": "fox", "lessons": [learnt]}
     outcome = shrink(natural_clips["city"], tmp_path, recipe, note=searches.append, **known)
     assert isinstance(outcome, Transcode)
     cold, warm = searches
@@ -163,7 +164,7 @@ def test_a_search_that_may_cost_no_more_today_ends_and_is_not_remembered_as_hope
     source: Path, tmp_path: Path
 ) -> None:
     noted: list[CrfSearch] = []
-    outcome = shrink(source, tmp_path, affords=lambda _: False, note=noted.append)
+    outcome = shrink(source, tmp_path, permit=Permit(affords=lambda _: False), note=noted.append)
     assert isinstance(outcome, Refusal)
     assert (outcome.rule, outcome.permanent) == ("day_is_spent", False)
     assert not noted  # nothing was encoded, so nothing was learnt
@@ -177,7 +178,7 @@ def test_a_result_found_before_the_days_dollars_ran_out_is_kept(source: Path, tm
         asked.append(microusd)
         return len(asked) == 1
 
-    outcome = shrink(source, tmp_path, AT_ANY_PRICE.model_copy(update={"crf_start": 20}), affords=once)
+    outcome = shrink(source, tmp_path, AT_ANY_PRICE.model_copy(update={"crf_start": 20}), permit=Permit(affords=once))
     assert isinstance(outcome, Transcode)
     assert (outcome.crf, len(asked)) == (20, 2)
 
@@ -188,7 +189,7 @@ def test_losing_the_lease_ends_the_encode(natural_clips: dict[str, Path], tmp_pa
         raise LeaseLost("another run has it")
 
     with pytest.raises(LeaseLost):
-        shrink(natural_clips["bunny"], tmp_path, progress=lost)
+        shrink(natural_clips["bunny"], tmp_path, permit=Permit(check=lost))
     assert not list(tmp_path.iterdir())
 
 
@@ -200,8 +201,8 @@ def test_a_time_limit_is_no_lasting_refusal(
     with pytest.raises(MediaTimeout):
         shrink(natural_clips["bunny"], tmp_path)
     with pytest.raises(MediaTimeout):
-        shrink(natural_clips["bunny"], tmp_path, timed_out=lambda: 1)
-    outcome = shrink(natural_clips["bunny"], tmp_path, timed_out=lambda: 2)
+        shrink(natural_clips["bunny"], tmp_path, timeouts=1)
+    outcome = shrink(natural_clips["bunny"], tmp_path, timeouts=2)
     assert isinstance(outcome, Refusal)
     assert (outcome.rule, outcome.permanent) == ("too_slow", True)
     assert re.sub(r"^\S+", "TOOL", outcome.reason) == snapshot(

@@ -19,7 +19,7 @@ from reelkeeper.model import BlobState, Grace, Outcome, Recorded, StoredObject, 
 from reelkeeper.operations.core.freeze import freeze, why_frozen
 from reelkeeper.operations.lifecycle import purge
 from reelkeeper.operations.lifecycle.restore import find_restorable, restore
-from reelkeeper.operations.lifecycle.swap import Order, swap
+from reelkeeper.operations.lifecycle.swap import Run
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.core.leases import Lease, acquire
@@ -28,10 +28,10 @@ from reelkeeper.store.lifecycle.purge_plan import add_due
 from reelkeeper.store.tables import audit_events, blobs, videos
 from reelkeeper.store.videos.conditions import retired
 from tests.buckets import BUCKET
-from tests.faults.scenarios import ready
 from tests.faults.world import LONG_AGO, World
 from tests.operations.changes import sync_once
 from tests.operations.conftest import AtFailpoint
+from tests.swapping import shrinker, swap
 
 GRACE = Grace()
 NEW = b"another video altogether"
@@ -431,11 +431,10 @@ def test_a_swap_whose_source_the_service_overwrites_is_abandoned(
     at_failpoint("swap.readback.after", service.put)
     outcome = swap(
         world.workspace,
-        Order("v1", blob, lambda _, place: ready(tiny_transcode, place)),
-        scratch=Path(world.address.folder) / "scratch",
-        lease=lease,
-        run_id="swap",
-        grace=GRACE,
+        "v1",
+        blob,
+        shrinker(tiny_transcode),
+        Run("swap", lease, GRACE, Path(world.address.folder) / "scratch"),
     )
     assert (outcome.action, "overwritten" in outcome.reason) == ("failed", True)
     sync_once(world, lease)

@@ -79,9 +79,9 @@ def test_an_ordinary_video_is_not_skipped() -> None:
 def test_sources_that_would_lose_something_or_gain_nothing_are_skipped(
     change: dict[str, Any], rule: str, figure: str
 ) -> None:
-    refusal = skip(replace(SOURCE, **change), Recipe(), "mark")
+    refusal = skip(replace(SOURCE, **change), Recipe())
     assert refusal is not None
-    assert (refusal.rule, refusal.recipe, refusal.permanent) == (rule, "mark", True)
+    assert (refusal.rule, refusal.permanent) == (rule, True)
     assert figure in refusal.reason
 
 
@@ -138,9 +138,9 @@ def test_a_whole_result_is_accepted() -> None:
     ],
 )
 def test_a_result_with_any_fault_is_refused(change: dict[str, Any], rule: str, figure: str) -> None:
-    refusal = accept(SOURCE, replace(RESULT, **change), QUALITY, Recipe(), Acceptance(), mark="mark")
+    refusal = accept(SOURCE, replace(RESULT, **change), QUALITY, Recipe(), Acceptance())
     assert refusal is not None
-    assert (refusal.rule, refusal.recipe) == (rule, "mark")
+    assert refusal.rule == rule
     assert figure in refusal.reason
 
 

@@ -20,7 +20,7 @@ from reelkeeper.store.videos.conditions import CLAIM_TIMEOUT, replaced_in_place,
 from reelkeeper.store.videos.intents import Intent
 
 
-class InPlace(NamedTuple):
+class Exchange(NamedTuple):
     """An open intent in place: the records of its three objects, and its progress.
 
     `old_md5` is the MD5 of the old bytes: their ETag after they are put back. `undoing` is the reason for that.
@@ -40,7 +40,7 @@ class InPlace(NamedTuple):
     hold_days: int
 
 
-def find(session: Session, intent: Intent) -> InPlace:
+def find(session: Session, intent: Intent) -> Exchange:
     """Read the record of an intent in place."""
     old, new, aside = blobs.alias("old"), blobs.alias("new"), blobs.alias("aside")
     row = session.execute(
@@ -62,7 +62,7 @@ def find(session: Session, intent: Intent) -> InPlace:
         .where(operations.c.id == intent.id)
     ).one()
     width = len(Recorded._fields)
-    return InPlace(Recorded(*row[:width]), *row[width:])
+    return Exchange(Recorded(*row[:width]), *row[width:])
 
 
 def note_aside(session: Session, intent: Intent, copied: StoredObject, sha256: str) -> None:
