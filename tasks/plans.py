@@ -62,7 +62,7 @@ def show(workspace: Workspace, plan_id: str) -> PlanSummary:
 
 
 @task(task_run_name="preview plan {plan.id}", cache_policy=NO_CACHE)
-def preview(workspace: Workspace, plan: PlanSummary, run_id: str, judge: plans.Judge) -> Report:
+def preview(workspace: Workspace, plan: PlanSummary, run_id: str, judge: plans.Limit) -> Report:
     """Report what a run would do, and the guard's verdict on it."""
     report = plans.preview(workspace.engine, plan, run_id, judge)
     if report.refusal:
@@ -71,7 +71,7 @@ def preview(workspace: Workspace, plan: PlanSummary, run_id: str, judge: plans.J
 
 
 @task(task_run_name="claim plan {plan.id}", cache_policy=NO_CACHE)
-def claim(workspace: Workspace, plan: PlanSummary, under: Mapping[str, Any], judge: plans.Judge, run_id: str) -> None:
+def claim(workspace: Workspace, plan: PlanSummary, under: Mapping[str, Any], judge: plans.Limit, run_id: str) -> None:
     """Claim `plan`, so that only this run carries it out, if the guard allows it. Raises PlanRefused, GuardRefused.
 
     Misconfigured if the bucket has failed a dangerous check of the contract.

@@ -10,10 +10,10 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from reelkeeper.model import Action, Grace, Verdict, Video
-from reelkeeper.rules.lifecycle.lifecycle import Appraise, judging, judging_like
+from reelkeeper.rules.lifecycle.lifecycle import Appraise, Judge, judging
 from reelkeeper.rules.lifecycle.worth import Payback, Worth
 from reelkeeper.rules.policies import Policies
-from reelkeeper.simulation.lifecycle_limits import NEVER, UNKNOWN, Coming, Flags, Ints, Judge, Limits, find, look_ahead
+from reelkeeper.simulation.lifecycle_limits import NEVER, UNKNOWN, Coming, Flags, Ints, Limits, find, look_ahead
 
 UNBORN: Final = -(2**24)  # the day of a video of unknown age
 
@@ -55,13 +55,13 @@ def try_policies(
 ) -> Trial:
     """Make a trial of the lifecycle rules by these policies. `mark` is the recipe's, `worth` appraises its encodes."""
     policy, recipe = policies.lifecycle, policies.recipe
-    rule = (policy, policies.tiers, as_of, mark, frozenset(recipe.skip_codecs), worth)
+    rule = (policy, policies.tiers, as_of, mark, recipe.skip_codecs, worth)
     trial = Trial(name, judging(*rule), policy.grace, recipe.payback, recipe.codec, infrequent_after_days)
     if not policy.segments:
         return trial
     return trial._replace(
         kind=lambda video: (plain_kind(video), policy.choose(video)),
-        judge_like=lambda video: judging_like(*rule, like=video),
+        judge_like=lambda video: judging(*rule, like=video),
     )
 
 

@@ -13,9 +13,9 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from reelkeeper.model import Action, Verdict, Video
+from reelkeeper.model import Action, Video
+from reelkeeper.rules.lifecycle.lifecycle import Judge
 
-Judge = Callable[[Video], Verdict]
 Ints = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 UNKNOWN: Final = 2**31 - 1  # stands for unknown views, above every count

@@ -11,9 +11,9 @@ from reelkeeper.model import Action, Grace, Video
 from reelkeeper.model.money import Metric, StorageClass, Used
 from reelkeeper.rules.billing.allocation import compute_charges
 from reelkeeper.rules.billing.quote import PriceBook
+from reelkeeper.rules.lifecycle.lifecycle import Judge
 from reelkeeper.rules.lifecycle.worth import Worth
 from reelkeeper.simulation.lifecycle import Span
-from reelkeeper.simulation.lifecycle_limits import Judge
 
 DAY = timedelta(days=1)
 COLD = StorageClass.INFREQUENT_ACCESS

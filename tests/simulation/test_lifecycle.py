@@ -12,13 +12,12 @@ from hypothesis import strategies as st
 
 from reelkeeper.model import SearchTotals, Video
 from reelkeeper.rules.core.tiers import SHIPPED, Tiers
-from reelkeeper.rules.lifecycle.lifecycle import Appraise, LifecyclePolicy, judging
+from reelkeeper.rules.lifecycle.lifecycle import Appraise, Judge, LifecyclePolicy, judging
 from reelkeeper.rules.lifecycle.transcode import Recipe
 from reelkeeper.rules.lifecycle.worth import Payback, unopened
 from reelkeeper.rules.policies import DEFAULTS, Policies
 from reelkeeper.simulation.lifecycle import KEEP, Course, Outcome, Record, Span, Views, simulate
 from reelkeeper.simulation.lifecycle_fates import Trial, try_policies
-from reelkeeper.simulation.lifecycle_limits import Judge
 from tests.simulation.replayed import Replay, Seen, midnight, replay
 from tests.tiers import FOR_EVER, tiers
 

@@ -48,7 +48,7 @@ from reelkeeper.store.lifecycle.plans import (
 from reelkeeper.store.videos import stock
 from reelkeeper.store.videos.videos import live_videos
 
-Judge = Callable[[int, int | None], None]  # retired in 24 h, last population: raises GuardRefused
+Limit = Callable[[int, int | None], None]  # retired in 24 h, last population: raises GuardRefused
 _MICROUSD = 10**6
 _ALL = 10**9  # items: more than any plan has
 
@@ -161,7 +161,7 @@ def remarks(engine: Engine, plan: PlanSummary, *, in_trial: bool = True) -> Iter
         yield free
 
 
-def preview(engine: Engine, plan: PlanSummary, run_id: str, judge: Judge) -> Report:
+def preview(engine: Engine, plan: PlanSummary, run_id: str, judge: Limit) -> Report:
     """Report what a run would do, and the guard's verdict on it."""
     with reading(engine) as session:
         planned = tuple(plan_results.by_rule(session, plan.id))
@@ -174,7 +174,7 @@ def preview(engine: Engine, plan: PlanSummary, run_id: str, judge: Judge) -> Rep
     return Report(plan.flow, run_id, dry_run=True, plan=plan, planned=planned, refusal=refusal)
 
 
-def claim(engine: Engine, plan: PlanSummary, under: Mapping[str, Any], judge: Judge, run_id: str) -> None:
+def claim(engine: Engine, plan: PlanSummary, under: Mapping[str, Any], judge: Limit, run_id: str) -> None:
     """Claim the right to carry `plan` out, once, if the guard agrees, which is checked under the flow's lease.
 
     Raises PlanRefused, and GuardRefused, which is recorded with the plan and sent as an alert; nothing is changed.

@@ -203,7 +203,7 @@ def _compare(session: Session, found: Effect, as_of: datetime) -> None:
             item.tiers,
             as_of,
             "",
-            frozenset(item.recipe.skip_codecs),
+            item.recipe.skip_codecs,
             partial(worth.unopened, item.recipe.codec, item.recipe.payback, known),
         )
         for item in (found.before.policies, found.after)

@@ -31,7 +31,7 @@ users who were promised notice wait for it: see `notices`.
 from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Final, Self
 
 from pydantic import ConfigDict, Field, model_validator
@@ -46,6 +46,7 @@ from reelkeeper.rules.lifecycle.transcode import EFFICIENT_CODECS, OWN_RESULT, m
 from reelkeeper.rules.lifecycle.worth import Worth
 
 Appraise = Callable[[int, int | None], Worth]
+Judge = Callable[[Video], Verdict]
 VIEW_WINDOW_DAYS: Final = 30  # `Video.views` counts this many days up to as_of
 _EARLIEST: Final = datetime.min.replace(tzinfo=UTC)  # nothing was created before this
 
@@ -204,7 +205,7 @@ def judge(
     worth: Appraise | None = None,
 ) -> Verdict:
     """Judge one video. `as_of` is aware; `recipe_fingerprint` is that of the present recipe."""
-    return next(verdicts([video], policy, tiers, as_of, recipe_fingerprint, worth=worth))
+    return judging(policy, tiers, as_of, recipe_fingerprint, EFFICIENT_CODECS, worth)(video)
 
 
 def verdicts(
@@ -221,7 +222,7 @@ def verdicts(
     `efficient_codecs` are those that the recipe skips, `worth` values an encode by its bytes and the days left;
     without it, every encode pays.
     """
-    return map(judging(policy, tiers, as_of, recipe_fingerprint, frozenset(efficient_codecs), worth), videos)
+    return map(judging(policy, tiers, as_of, recipe_fingerprint, efficient_codecs, worth), videos)
 
 
 def judging(
@@ -229,59 +230,37 @@ def judging(
     tiers: Tiers,
     as_of: datetime,
     recipe: str,
-    efficient: frozenset[str],
+    efficient: Collection[str],
     worth: Appraise | None = None,
-) -> Callable[[Video], Verdict]:
+    *,
+    like: Video | None = None,
+) -> Judge:
     """Make a function that judges one video, by its segment.
 
-    `recipe` is the mark of the present recipe, `efficient` the codecs that it skips.
+    `recipe` is the mark of the present recipe, `efficient` the codecs that it skips. With `like`, it judges any video,
+    such as one of another size, as if it were in the segment of that one.
     """
     if as_of.tzinfo is None:
         raise ValueError(f"as_of={as_of} has no time zone")
+    rest = as_of, recipe, frozenset(efficient), worth
+
+    @cache
+    def of_segment(place: int) -> Judge:
+        if place == NO_SEGMENT:
+            return _judge_by(policy, tiers, *rest)
+        segment = policy.segments[place]
+        return _judge_by(policy.by_segment[place], segment.tiers_of(tiers), *rest, segment.name)
+
+    if like is not None:
+        return of_segment(policy.choose(like))
     if not policy.segments:
-        return _judging(policy, tiers, as_of, recipe, efficient, worth)
-    judges = _Judges(policy, tiers, (as_of, recipe, efficient, worth))
+        return of_segment(NO_SEGMENT)
     # guard segments.decides: a video that a segment keeps is retired by the policy's own limits
     place_of = policy.choose
-    return lambda video: judges[place_of(video)](video)
+    return lambda video: of_segment(place_of(video))(video)
 
 
-def judging_like(
-    policy: LifecyclePolicy,
-    tiers: Tiers,
-    as_of: datetime,
-    recipe: str,
-    efficient: frozenset[str],
-    worth: Appraise | None,
-    *,
-    like: Video,
-) -> Callable[[Video], Verdict]:
-    """Make a function that judges any video, such as one of another size, as if it were in the segment of `like`."""
-    return _Judges(policy, tiers, (as_of, recipe, efficient, worth))[policy.choose(like)]
-
-
-class _Judges(dict[int, Callable[[Video], Verdict]]):
-    """The judging function of each segment, by index, made for the first video of the segment."""
-
-    def __init__(
-        self,
-        policy: LifecyclePolicy,
-        tiers: Tiers,
-        rest: tuple[datetime, str, frozenset[str], Appraise | None],
-    ) -> None:
-        self._policy, self._tiers, self._rest = policy, tiers, rest
-
-    def __missing__(self, place: int) -> Callable[[Video], Verdict]:
-        if place == NO_SEGMENT:
-            self[place] = _judging(self._policy, self._tiers, *self._rest)
-        else:
-            segment = self._policy.segments[place]
-            changed, tiers = self._policy.by_segment[place], segment.tiers_of(self._tiers)
-            self[place] = _judging(changed, tiers, *self._rest, segment.name)
-        return self[place]
-
-
-def _judging(  # noqa: C901  a flat list of cases, counted as deep
+def _judge_by(  # noqa: C901  a flat list of cases, counted as deep
     policy: LifecyclePolicy,
     tiers: Tiers,
     as_of: datetime,
@@ -289,8 +268,8 @@ def _judging(  # noqa: C901  a flat list of cases, counted as deep
     efficient: frozenset[str],
     worth: Appraise | None,
     segment: str | None = None,
-) -> Callable[[Video], Verdict]:
-    """Make a function that judges one video, with every limit converted to a cutoff for `created_at`."""
+) -> Judge:
+    """Make a function that judges one video by these limits alone, each converted to a cutoff for `created_at`."""
     compress_views, retire_views = policy.compress_below_views or 0, policy.retire_below_views or 0
     compress_cutoff = _before(as_of, policy.compress_after_days) if compress_views else _EARLIEST
     retire_cutoff = _before(as_of, policy.retire_after_days) if retire_views else _EARLIEST

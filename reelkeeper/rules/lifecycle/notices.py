@@ -64,8 +64,7 @@ def _with_notices(
 ) -> Iterator[Verdict]:
     promised = {name: days for name, days in tiers.notice_days().items() if days}
     ahead = {
-        tier: lifecycle.judging(policy, tiers, as_of + timedelta(days=days), "", frozenset())
-        for tier, days in promised.items()
+        tier: lifecycle.judging(policy, tiers, as_of + timedelta(days=days), "", ()) for tier, days in promised.items()
     }
     for verdict in judged:
         video = verdict.video
