@@ -28,14 +28,14 @@ from bench.report import Row
 from reelkeeper.adapters.s3 import r2
 from reelkeeper.api.app import create_app
 from reelkeeper.api.app_state import AppState
-from reelkeeper.model.access import Scope
 from reelkeeper.model.requests import Queued
+from reelkeeper.model.token_scopes import Scope
 from reelkeeper.operations.billing import ledger
 from reelkeeper.operations.core import tokens
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.jobs import settle
 from reelkeeper.operations.jobs.settle import Attempt
-from reelkeeper.rules.core.access import AccessPolicy
+from reelkeeper.rules.core.request_limits import AccessPolicy
 from reelkeeper.store.core.engine import open_engine, transaction
 from reelkeeper.store.tables import storage_accounts, users, videos
 from tests.operations.asking import ask, claim, fox, make

@@ -24,8 +24,8 @@ from demo import check, vendor
 from reelkeeper.cli import reconciliation_view
 from reelkeeper.cli.screen import dollars, say, size, table
 from reelkeeper.client import Client, RequestRefused
-from reelkeeper.model.access import Scope
 from reelkeeper.model.requests import RefusedFor
+from reelkeeper.model.token_scopes import Scope
 from reelkeeper.operations.billing import ledger
 from reelkeeper.operations.core import policies, tokens
 from reelkeeper.operations.core.workspace import Workspace

@@ -25,8 +25,8 @@ from sqlalchemy.engine import Engine
 
 from deployments import automations, pools
 from reelkeeper.errors import IdentityMismatch, Misconfigured
-from reelkeeper.model.access import Scope
 from reelkeeper.model.jobs import GLOBAL_LIMIT
+from reelkeeper.model.token_scopes import Scope
 from reelkeeper.operations.core import tokens
 from reelkeeper.operations.core.policies import current
 from reelkeeper.redaction import hide

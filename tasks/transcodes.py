@@ -38,7 +38,7 @@ _DASK_SECONDS = 10  # timeout for a scheduler that does not answer
 _PROGRESS_PERCENT, _PROGRESS_SECONDS = 5, 3
 
 
-class Order(NamedTuple):
+class WorkOrder(NamedTuple):
     """An order to a worker, possibly on another machine: the plan, the lease of its run, and whose videos they are."""
 
     plan_id: str
@@ -83,7 +83,7 @@ def compress_planned(workspace: Workspace, held: HeldLease, plan_id: str, *, is_
         return []
     progress = _Progress(workspace, plan_id)
     width = min(settings().workers, left)
-    order = Order(plan_id, held.lease, workspace.deployment_id)
+    order = WorkOrder(plan_id, held.lease, workspace.deployment_id)
     with _runner(width) as runner:
         try:
             here = workspace if isinstance(runner, ThreadPoolTaskRunner) else None  # other processes open their own
@@ -104,7 +104,7 @@ def compress_planned(workspace: Workspace, held: HeldLease, plan_id: str, *, is_
 
 def _leave_to_others(
     workspace: Workspace,
-    order: Order,
+    order: WorkOrder,
     faults: Mapping[str, ReelkeeperError],
     progress: "_Progress",
     patience_seconds: float,
@@ -161,7 +161,7 @@ def _runner(width: int) -> Iterator[TaskRunner[Any]]:
 
 
 @task(task_run_name="worker {number}", cache_policy=NO_CACHE)
-def work(order: Order, number: int, workspace: Workspace | None) -> Worked:  # noqa: ARG001  the run name has the number
+def work(order: WorkOrder, number: int, workspace: Workspace | None) -> Worked:  # noqa: ARG001  the run name has the number
     """Compress the batches of a plan one by one until none is left, or until this machine cannot go on."""
     outcomes: list[Outcome] = []
     try:
@@ -180,7 +180,7 @@ def work(order: Order, number: int, workspace: Workspace | None) -> Worked:  # n
     return Worked(outcomes, machine.name(), None)
 
 
-def _work(workspace: Workspace, manager: LeaseManager, order: Order, outcomes: list[Outcome]) -> None:
+def _work(workspace: Workspace, manager: LeaseManager, order: WorkOrder, outcomes: list[Outcome]) -> None:
     job = load_job(workspace.engine, order.plan_id)
     while may_go_on(workspace.engine, order.plan_id, order.lease):
         # guard machines.batches: a machine that cannot work takes videos, and keeps others from them
@@ -195,7 +195,7 @@ def _work(workspace: Workspace, manager: LeaseManager, order: Order, outcomes: l
 
 @task(task_run_name="compress the batch from {batch.items[0][0].video_id}", cache_policy=NO_CACHE)
 def compress_batch(
-    workspace: Workspace, manager: LeaseManager, order: Order, job: CompressionJob, batch: Batch
+    workspace: Workspace, manager: LeaseManager, order: WorkOrder, job: CompressionJob, batch: Batch
 ) -> list[Outcome]:
     """Compress a batch of videos one by one; those worth a retry are left for the end, unless it is their last try."""
     outcomes = []

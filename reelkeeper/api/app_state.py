@@ -14,8 +14,8 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 from reelkeeper.adapters.orchestrator import Orchestrator
 from reelkeeper.api.load import Load
 from reelkeeper.errors import OnTrial
-from reelkeeper.model.access import Caller, Scope
 from reelkeeper.model.ids import Id
+from reelkeeper.model.token_scopes import Caller, Scope
 from reelkeeper.operations.core.workspace import Workspace
 
 

@@ -22,10 +22,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from reelkeeper.api.load import Load, Shed
 from reelkeeper.api.problems import problem
 from reelkeeper.api.routes import hooks, images, jobs
-from reelkeeper.model.access import Caller
+from reelkeeper.model.token_scopes import Caller
 from reelkeeper.operations.core.tokens import authenticate
 from reelkeeper.operations.videos.images import MAX_BYTES
-from reelkeeper.rules.core.access import BODY_BYTES, Allowance, body_deadline, take
+from reelkeeper.rules.core.request_limits import BODY_BYTES, Allowance, body_deadline, take
 
 HEALTH: Final = frozenset({"/healthz", "/readyz"})
 OPEN: Final = HEALTH | hooks.PATHS | {"/openapi.json", hooks.SLACK_PATH}

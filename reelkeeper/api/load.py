@@ -21,7 +21,7 @@ from starlette.exceptions import HTTPException
 from reelkeeper.errors import SchemaError
 from reelkeeper.operations.core.machine import require_schema
 from reelkeeper.operations.core.policies import current
-from reelkeeper.rules.core.access import WAIT_SECONDS, AccessPolicy
+from reelkeeper.rules.core.request_limits import WAIT_SECONDS, AccessPolicy
 
 # Together with tokens, streams, health checks and dispatching, within the 15 connections of SQLAlchemy's pool.
 _PLACES: Final = 10

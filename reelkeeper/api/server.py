@@ -21,7 +21,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from reelkeeper.api.load import Load
-from reelkeeper.rules.core.access import HEAD_SECONDS, SEND_SECONDS, AccessPolicy
+from reelkeeper.rules.core.request_limits import HEAD_SECONDS, SEND_SECONDS, AccessPolicy
 
 _OTHER_FILES: Final = 200  # the store's, the bucket's and logs; the API itself opens about 60
 LET_IN: Final = 64  # connections accepted per turn of the event loop; asyncio uses it as the backlog as well

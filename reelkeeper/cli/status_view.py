@@ -16,7 +16,7 @@ from reelkeeper.cli.screen import dollars, out, size
 from reelkeeper.model import VideoState
 from reelkeeper.model.alerts import Severity
 from reelkeeper.operations.health.status import FlowState, Money, ProviderHealth, Status
-from reelkeeper.rules.core.scopes import in_words
+from reelkeeper.rules.core.limit_scopes import in_words
 from reelkeeper.rules.core.wording import TRIAL, many, span
 from reelkeeper.rules.health.performance_report import seconds
 from reelkeeper.rules.jobs.breaker import Phase

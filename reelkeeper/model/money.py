@@ -182,7 +182,7 @@ class Mismatch(NamedTuple):
     counted: int
 
 
-class Standing(NamedTuple):
+class QuotaUse(NamedTuple):
     """A user's stored and reserved bytes. `override_bytes` replaces the tier's quota."""
 
     user_id: str

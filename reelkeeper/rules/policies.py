@@ -15,7 +15,6 @@ from pydantic.fields import FieldInfo
 
 from reelkeeper.errors import PolicyRefused
 from reelkeeper.rules.billing.quote import PriceBook
-from reelkeeper.rules.core.access import AccessPolicy
 from reelkeeper.rules.core.earlier_policies import (
     FIXED,
     earlier,
@@ -26,6 +25,7 @@ from reelkeeper.rules.core.earlier_policies import (
     with_tiers,
     without_fixed,
 )
+from reelkeeper.rules.core.request_limits import AccessPolicy
 from reelkeeper.rules.core.tiers import DOCUMENT, TierPolicy, Tiers
 from reelkeeper.rules.core.tiers import SHIPPED as SHIPPED_TIERS
 from reelkeeper.rules.health.performance import PerformancePolicy

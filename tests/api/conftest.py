@@ -13,7 +13,7 @@ from reelkeeper.api import load
 from reelkeeper.api.app import create_app
 from reelkeeper.api.app_state import AppState
 from reelkeeper.api.load import Load
-from reelkeeper.model.access import Scope
+from reelkeeper.model.token_scopes import Scope
 from reelkeeper.operations.billing import ledger
 from reelkeeper.operations.core import tokens
 from reelkeeper.store.core.engine import transaction

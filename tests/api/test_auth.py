@@ -24,11 +24,11 @@ from reelkeeper.api.app_state import AppState
 from reelkeeper.api.auth import AuthMiddleware
 from reelkeeper.api.load import Load
 from reelkeeper.api.routes import hooks
-from reelkeeper.model.access import Scope
 from reelkeeper.model.requests import Queued
+from reelkeeper.model.token_scopes import Scope
 from reelkeeper.operations.core import freeze, tokens
 from reelkeeper.operations.jobs import settle
-from reelkeeper.rules.core.access import BODY_BYTES, AccessPolicy
+from reelkeeper.rules.core.request_limits import BODY_BYTES, AccessPolicy
 from reelkeeper.store.core.engine import newest_schema, transaction
 from tests.api.answers import problem
 from tests.api.conftest import NewClient

@@ -12,7 +12,7 @@ import pytest
 from inline_snapshot import snapshot
 
 from reelkeeper.client import Client, RequestRefused
-from reelkeeper.model.access import Scope
+from reelkeeper.model.token_scopes import Scope
 from reelkeeper.operations.alerts import webhooks
 from reelkeeper.operations.core import tokens
 from reelkeeper.operations.jobs import settle

@@ -12,7 +12,7 @@ from reelkeeper.adapters.orchestrator import Orchestrator
 from reelkeeper.api import dispatching
 from reelkeeper.api.app import create_app
 from reelkeeper.api.app_state import AppState
-from reelkeeper.model.access import Scope
+from reelkeeper.model.token_scopes import Scope
 from reelkeeper.operations.billing import ledger
 from reelkeeper.operations.core import tokens
 from reelkeeper.operations.jobs import queue

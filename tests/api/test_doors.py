@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from reelkeeper.model.access import Scope
 from reelkeeper.model.requests import Queued
+from reelkeeper.model.token_scopes import Scope
 from reelkeeper.operations.core import tokens
-from reelkeeper.rules.core.access import AccessPolicy
+from reelkeeper.rules.core.request_limits import AccessPolicy
 from tests.api.crowd import CUT, PNG, Answer, Connection, head
 from tests.api.served import Served, served
 from tests.faults.world import World
@@ -35,7 +35,7 @@ QUICK = {
 }
 HURRIED = """
 from reelkeeper.api import load, server
-from reelkeeper.rules.core import access
+from reelkeeper.rules.core import request_limits
 access.WAIT_SECONDS = load.WAIT_SECONDS = 0.5
 server.HEAD_SECONDS, server.SEND_SECONDS = {head_seconds}, 1.5
 access._BODY_SECONDS = 6.0  # seven clients begin within it, on a busy machine too
@@ -285,7 +285,7 @@ def test_as_many_connections_as_the_process_may_open_files_for(hard: int, connec
 import resource
 resource.setrlimit(resource.RLIMIT_NOFILE, (500, {hard}))
 from reelkeeper.api.server import with_files
-from reelkeeper.rules.core.access import AccessPolicy
+from reelkeeper.rules.core.request_limits import AccessPolicy
 print(with_files(AccessPolicy()).connections, *resource.getrlimit(resource.RLIMIT_NOFILE))
 """
     said = subprocess.run([sys.executable, "-c", act], check=True, capture_output=True, text=True).stdout

@@ -6,7 +6,7 @@ import pytest
 from inline_snapshot import snapshot
 
 from reelkeeper.api.routes.hooks import RUNS_PATH
-from reelkeeper.model.access import Scope
+from reelkeeper.model.token_scopes import Scope
 from reelkeeper.operations.alerts.alerts import observe
 from reelkeeper.rules.alerts import alerting
 from reelkeeper.settings import settings

@@ -4,7 +4,7 @@ import hashlib
 
 from fastapi.testclient import TestClient
 
-from reelkeeper.model.access import Scope
+from reelkeeper.model.token_scopes import Scope
 from reelkeeper.operations.videos.images import MAX_BYTES
 from tests.api.answers import problem
 from tests.api.conftest import NewClient

@@ -14,8 +14,8 @@ from inline_snapshot import snapshot
 from reelkeeper.api.app import create_app
 from reelkeeper.api.app_state import AppState
 from reelkeeper.api.following import Following
-from reelkeeper.model.access import Scope
 from reelkeeper.model.jobs import JobState
+from reelkeeper.model.token_scopes import Scope
 from reelkeeper.operations.billing import ledger
 from reelkeeper.operations.core import freeze, tokens
 from reelkeeper.operations.jobs import settle

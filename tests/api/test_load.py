@@ -17,8 +17,8 @@ import pytest
 
 from reelkeeper.api import load
 from reelkeeper.api.load import Shed, Turns
-from reelkeeper.model.access import Scope
 from reelkeeper.model.requests import Queued
+from reelkeeper.model.token_scopes import Scope
 from reelkeeper.operations.core import tokens
 from tests.api.crowd import Crowd, Size
 from tests.api.served import Served, served

@@ -22,10 +22,10 @@ from schemathesis.specs.openapi.checks import negative_data_rejection, positive_
 from reelkeeper.adapters.s3.seaweed import Endpoint
 from reelkeeper.api.app import create_app
 from reelkeeper.api.app_state import AppState
-from reelkeeper.model.access import Scope
+from reelkeeper.model.token_scopes import Scope
 from reelkeeper.operations.billing import ledger
 from reelkeeper.operations.core import tokens
-from reelkeeper.rules.core.access import AccessPolicy
+from reelkeeper.rules.core.request_limits import AccessPolicy
 from reelkeeper.store.core.engine import transaction
 from tests.doubles.r2 import R2Double
 from tests.faults.world import World

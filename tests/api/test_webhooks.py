@@ -4,7 +4,7 @@ from fastapi.testclient import TestClient
 
 from reelkeeper.api.app import create_app
 from reelkeeper.api.app_state import AppState
-from reelkeeper.model.access import Scope
+from reelkeeper.model.token_scopes import Scope
 from reelkeeper.operations.core import tokens
 from tests.api.answers import problem
 from tests.faults.world import World

@@ -15,8 +15,8 @@ from zipfile import ZipFile
 import pytest
 
 from reelkeeper.adapters.providers.local import LocalGenerator
-from reelkeeper.model.access import Scope
 from reelkeeper.model.alerts import EventType
+from reelkeeper.model.token_scopes import Scope
 from reelkeeper.operations.alerts import webhooks
 from reelkeeper.operations.core import tokens
 from reelkeeper.operations.core.lease import LeaseManager

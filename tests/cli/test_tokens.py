@@ -8,7 +8,7 @@ import pytest
 from inline_snapshot import snapshot
 from typer.testing import Result
 
-from reelkeeper.model.access import Scope
+from reelkeeper.model.token_scopes import Scope
 from tests.reading import as_read
 
 

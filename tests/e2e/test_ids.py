@@ -20,11 +20,10 @@ from reelkeeper.api.app_state import AppState
 from reelkeeper.api.auth import AuthMiddleware
 from reelkeeper.api.load import Load
 from reelkeeper.client import _path
-from reelkeeper.model.access import Scope
+from reelkeeper.model.token_scopes import Scope
 from reelkeeper.operations.billing import users
 from reelkeeper.operations.core import tokens
 from reelkeeper.operations.core.lease import LeaseManager
-from reelkeeper.operations.jobs import settle
 from reelkeeper.operations.removals.erase import erase
 from reelkeeper.operations.videos.export import export
 from reelkeeper.operations.videos.hold import hold
@@ -114,9 +113,7 @@ def pass_through(
             assert ([each for each in archive.namelist() if each.startswith("videos/")], done.missing) == (own, ())
         target.unlink()
     for name in doomed:
-        gone = erase(
-            workspace, name, by="front", run_id="erase-1", cancel=settle.cancel, settings=Settings(), wait_seconds=0
-        )
+        gone = erase(workspace, name, by="front", run_id="erase-1", settings=Settings(), wait_seconds=0)
         assert gone.left == (), (name, gone.left)
     assert known(world) == {"ann", *names} - {*doomed}
     assert catalogue(workspace) == left

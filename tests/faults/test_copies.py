@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from reelkeeper.errors import StoreBehind
 from reelkeeper.model import BlobState, VideoState
 from reelkeeper.operations.core import adopt_store, epochs
-from reelkeeper.operations.removals.takedown import Order, take_down
+from reelkeeper.operations.removals.takedown import TakedownOrder, take_down
 from reelkeeper.operations.videos.hold import hold
 from reelkeeper.store.core.backup import backup
 from reelkeeper.store.core.engine import reading
@@ -73,7 +73,7 @@ def try_to_delete(old: World, chance: random.Random, refused: list[str]) -> None
         some = sorted(session.execute(sa.select(videos.c.id).where(videos.c.state != "gone")).scalars())
     try:
         if some and chance.random() < 0.3:
-            order = Order("p", "a test", secrets.token_hex(4))
+            order = TakedownOrder("p", "a test", secrets.token_hex(4))
             take_down(old.workspace, chance.choice(some), order, scratch=Path(old.address.folder) / "scratch")
         else:
             purge_all(old)

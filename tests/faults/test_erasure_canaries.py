@@ -19,9 +19,9 @@ from sqlmodel import SQLModel
 
 from reelkeeper.api.app import create_app
 from reelkeeper.api.app_state import AppState
-from reelkeeper.model.access import Scope
 from reelkeeper.model.alerts import Finding, Severity
 from reelkeeper.model.requests import GenerationRequest, Incoming, Queued
+from reelkeeper.model.token_scopes import Scope
 from reelkeeper.operations.alerts import alerts, webhooks
 from reelkeeper.operations.billing import users
 from reelkeeper.operations.core import tokens

@@ -245,9 +245,9 @@ _check_swap_in_parts = _check_swap_in_place
 
 
 def _check_undo_in_place(session: Session) -> None:
-    """The original is where it was, and each try has left a copy of it alone."""
+    """The original is where it was, and each try has left a copy of it alone, unless it was killed before it copied."""
     shown, kept = _shown_and_kept(session)
-    assert kept == {shown}
+    assert kept <= {shown}
 
 
 def _check_restore_in_place(session: Session) -> None:

@@ -26,9 +26,9 @@ from reelkeeper.adapters.providers import (
 )
 from reelkeeper.adapters.providers.fal import job_path
 from reelkeeper.errors import SignatureRefused
-from reelkeeper.model.access import Scope
 from reelkeeper.model.jobs import JobState
 from reelkeeper.model.money import Metric
+from reelkeeper.model.token_scopes import Scope
 from reelkeeper.operations.billing import ledger
 from reelkeeper.operations.core import tokens
 from reelkeeper.operations.jobs.charged import doubts_to_end, end_doubts, reconcile

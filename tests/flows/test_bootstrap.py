@@ -23,8 +23,8 @@ from deployments.bootstrap import BLOCK, bootstrap
 from deployments.deploy import cancel_live
 from deployments.pools import POOLS
 from reelkeeper.errors import Misconfigured
-from reelkeeper.model.access import Scope
 from reelkeeper.model.jobs import GLOBAL_LIMIT
+from reelkeeper.model.token_scopes import Scope
 from reelkeeper.operations.core import tokens
 from tests.reading import as_read
 

@@ -280,10 +280,10 @@ def begun(scene: Scene) -> str:
     return plan.id
 
 
-def order(scene: Scene, plan_id: str, lease: str = "") -> transcodes.Order:
+def order(scene: Scene, plan_id: str, lease: str = "") -> transcodes.WorkOrder:
     """Give an order under the lease of a helper, or that of the plan's run."""
     (held,) = store_leases.acquire(scene.engine, [lease or f"transcode_videos/{uuid4().hex}"], "here")
-    return transcodes.Order(plan_id, held, scene.world.workspace.deployment_id)
+    return transcodes.WorkOrder(plan_id, held, scene.world.workspace.deployment_id)
 
 
 def test_a_dask_worker_without_settings_makes_nothing_and_says_so(

@@ -28,9 +28,9 @@ from reelkeeper.api.app import create_app
 from reelkeeper.api.app_state import AppState
 from reelkeeper.api.server import Connection, Server
 from reelkeeper.cli import app as command
-from reelkeeper.model.access import Scope
 from reelkeeper.model.money import Metric, Used
 from reelkeeper.model.requests import Queued
+from reelkeeper.model.token_scopes import Scope
 from reelkeeper.operations.billing import ledger
 from reelkeeper.operations.core import tokens
 from reelkeeper.operations.core.policies import current

@@ -14,7 +14,7 @@ from reelkeeper.api.app_state import needs
 from reelkeeper.api.load import OTHER_SCHEMA, WORK
 from reelkeeper.api.problems import MEDIA_TYPE, documented, problem
 from reelkeeper.errors import SchemaError
-from reelkeeper.model.access import Scope
+from reelkeeper.model.token_scopes import Scope
 from reelkeeper.operations.core.freeze import why_frozen
 from reelkeeper.operations.core.machine import require_schema
 

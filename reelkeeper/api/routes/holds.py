@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from reelkeeper.api.app_state import CurrentState, IdempotencyKey, Moment, Reason, needs
 from reelkeeper.api.load import WORK, WRITE
 from reelkeeper.api.problems import documented
-from reelkeeper.model.access import Caller, Scope
 from reelkeeper.model.ids import Id
+from reelkeeper.model.token_scopes import Caller, Scope
 from reelkeeper.operations.core import epochs
 from reelkeeper.operations.videos import hold as operation
 from reelkeeper.store.core.engine import reading

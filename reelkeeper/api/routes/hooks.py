@@ -19,7 +19,7 @@ from reelkeeper.adapters.providers.fal import job_path
 from reelkeeper.api.app_state import CurrentState, needs
 from reelkeeper.api.load import WRITE, Loaded
 from reelkeeper.errors import OrchestratorError, SinkError
-from reelkeeper.model.access import Scope
+from reelkeeper.model.token_scopes import Scope
 from reelkeeper.operations.alerts.alerts import observe
 from reelkeeper.operations.alerts.outbox import run_link
 from reelkeeper.operations.jobs.claim import name_sent, poll_now

@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 from reelkeeper.api.app_state import CurrentState, needs
 from reelkeeper.api.load import UPLOAD, Loaded
 from reelkeeper.api.problems import documented
-from reelkeeper.model.access import Scope
+from reelkeeper.model.token_scopes import Scope
 from reelkeeper.operations.core.workspace import flush_operations
 from reelkeeper.operations.videos import images
 

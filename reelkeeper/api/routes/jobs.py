@@ -13,7 +13,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from reelkeeper.api.app_state import AppState, CurrentState, IdempotencyKey, Whose, needs
 from reelkeeper.api.load import STREAM, WORK, WRITE
 from reelkeeper.api.problems import documented, problem
-from reelkeeper.model.access import Scope
 from reelkeeper.model.ids import Id
 from reelkeeper.model.jobs import IN_FLIGHT
 from reelkeeper.model.requests import (
@@ -27,6 +26,7 @@ from reelkeeper.model.requests import (
     Tag,
     Unfulfilled,
 )
+from reelkeeper.model.token_scopes import Scope
 from reelkeeper.operations.core.either_id import for_user
 from reelkeeper.operations.jobs import settle
 from reelkeeper.operations.jobs.admit import admit

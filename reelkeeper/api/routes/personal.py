@@ -16,8 +16,7 @@ from reelkeeper.api.app_state import CurrentState, needs
 from reelkeeper.api.load import WORK
 from reelkeeper.api.paths import UserId
 from reelkeeper.api.problems import documented
-from reelkeeper.model.access import Caller, Scope
-from reelkeeper.operations.jobs.settle import cancel
+from reelkeeper.model.token_scopes import Caller, Scope
 from reelkeeper.operations.removals import erase as operation
 from reelkeeper.operations.videos.export import export as write_export
 from reelkeeper.settings import settings
@@ -79,7 +78,6 @@ def erase(
         user_id,
         by=caller.name,
         run_id=f"erase-{uuid4().hex[:12]}",
-        cancel=cancel,
         settings=settings(),
         wait_seconds=_WAIT_SECONDS,
     )

@@ -11,8 +11,8 @@ from reelkeeper.api.app_state import CurrentState, Reason, needs
 from reelkeeper.api.load import WORK, WRITE
 from reelkeeper.api.paths import VideoId
 from reelkeeper.api.problems import documented
-from reelkeeper.model.access import Caller, Scope
 from reelkeeper.model.ids import Id
+from reelkeeper.model.token_scopes import Caller, Scope
 from reelkeeper.operations.core.either_id import for_video
 from reelkeeper.operations.lifecycle import cache_purge
 from reelkeeper.operations.removals import lock_ends
@@ -82,7 +82,7 @@ def take_down(
 
     Only a legal hold stops a takedown; a grace period, a freeze or another hold does not.
     """
-    order = operation.Order(caller.name, body.reason, f"takedown-{uuid4().hex[:12]}")
+    order = operation.TakedownOrder(caller.name, body.reason, f"takedown-{uuid4().hex[:12]}")
 
     def taken_down(video_id: str, _user_id: str | None) -> operation.Certificate:
         return operation.take_down(

@@ -13,10 +13,10 @@ from reelkeeper.api.load import UPLOAD, WORK, WRITE
 from reelkeeper.api.problems import documented
 from reelkeeper.errors import LeaseLost
 from reelkeeper.model import MediaLimits, requests
-from reelkeeper.model.access import Scope
 from reelkeeper.model.ids import Id
 from reelkeeper.model.money import ReservationState
 from reelkeeper.model.requests import Tag
+from reelkeeper.model.token_scopes import Scope
 from reelkeeper.operations.core.either_id import for_user
 from reelkeeper.operations.core.policies import current
 from reelkeeper.operations.core.workspace import flush_operations

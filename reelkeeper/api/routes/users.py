@@ -12,8 +12,8 @@ from reelkeeper.api.load import WORK, WRITE
 from reelkeeper.api.paths import UserId
 from reelkeeper.api.problems import documented
 from reelkeeper.errors import NotFound
-from reelkeeper.model.access import Caller, Scope
 from reelkeeper.model.ids import Id
+from reelkeeper.model.token_scopes import Caller, Scope
 from reelkeeper.operations.billing import users as accounts
 from reelkeeper.operations.billing.quota import check_user_storage_quota
 from reelkeeper.operations.core.either_id import for_user
@@ -73,14 +73,14 @@ def user(user_id: UserId, app_state: CurrentState) -> User:
     """Return the user's tier, bytes and credits, read from one snapshot."""
     with reading(app_state.workspace.engine) as session:
         user_id = known_user(session, user_id)
-        standing = quotas.standing(session, user_id)
-        if standing is None:
+        used = quotas.use_of(session, user_id)
+        if used is None:
             raise NotFound(f"no user {user_id!r} in the catalogue")
         balance = ledger.balance(session, user_id)
-        quota = judge(standing, 0, in_force(session).policies.tiers)
+        quota = judge(used, 0, in_force(session).policies.tiers)
     return User(
         id=user_id,
-        tier=standing.tier,
+        tier=used.tier,
         used_bytes=quota.usage_bytes,
         reserved_bytes=quota.reserved_bytes,
         quota_bytes=quota.quota_bytes,

@@ -14,8 +14,8 @@ from reelkeeper.api.app_state import CurrentState, IdempotencyKey, Moment, Whose
 from reelkeeper.api.load import WRITE
 from reelkeeper.api.paths import VideoId
 from reelkeeper.api.problems import documented
-from reelkeeper.model.access import Caller, Scope
 from reelkeeper.model.ids import Id
+from reelkeeper.model.token_scopes import Caller, Scope
 from reelkeeper.operations.core.either_id import for_video
 from reelkeeper.operations.lifecycle.notices import keep as prolong
 from reelkeeper.operations.removals import delete as lifecycle

@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from reelkeeper.api.app_state import CurrentState, IdempotencyKey, Moment, needs
 from reelkeeper.api.load import WORK, WRITE
 from reelkeeper.api.problems import documented
-from reelkeeper.model.access import Caller, Scope
 from reelkeeper.model.alerts import Endpoint, EventType
+from reelkeeper.model.token_scopes import Caller, Scope
 from reelkeeper.operations.alerts import webhooks as operation
 
 router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"])

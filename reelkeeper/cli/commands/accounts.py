@@ -63,7 +63,7 @@ def show(
     from reelkeeper.store.billing import ledger, quotas
 
     with reading() as session:
-        if quotas.standing(session, user) is None:
+        if quotas.use_of(session, user) is None:
             raise NotFound(f"no user {user!r} in the catalogue")
         balance, moves = ledger.balance(session, user), ledger.moves(session, user, limit)
     if as_json:

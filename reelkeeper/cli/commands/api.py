@@ -28,7 +28,7 @@ def api(
     from reelkeeper.api.app import create_app
     from reelkeeper.api.app_state import AppState
     from reelkeeper.api.server import LET_IN, Connection, Server, limit_arenas
-    from reelkeeper.rules.core.access import WAIT_SECONDS
+    from reelkeeper.rules.core.request_limits import WAIT_SECONDS
     from reelkeeper.store.core.engine import limit_lock_waits
 
     limit_arenas()

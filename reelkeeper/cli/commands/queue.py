@@ -204,7 +204,7 @@ def _full(session: "Session", line: "JobLine", as_of: datetime) -> list[str]:
     """Name the caps and limits that a job waits for, and until when its vendor takes none."""
     from reelkeeper.operations.core.policies import in_force
     from reelkeeper.operations.jobs import lanes
-    from reelkeeper.rules.core.scopes import in_words, of_job
+    from reelkeeper.rules.core.limit_scopes import in_words, of_job
     from reelkeeper.rules.core.wording import many
     from reelkeeper.rules.health.performance_report import seconds
     from reelkeeper.rules.jobs.caps import Room

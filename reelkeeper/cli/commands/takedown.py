@@ -54,7 +54,7 @@ def takedown(
             take = partial(
                 operation.take_down,
                 opened,
-                order=operation.Order(who(), reason, new_run_id("takedown")),
+                order=operation.TakedownOrder(who(), reason, new_run_id("takedown")),
                 scratch=configured().scratch,
                 same_bytes=same_bytes,
                 max_videos=operation.MAX_VIDEOS if max_videos is None else max_videos,

@@ -7,7 +7,7 @@ import typer
 from reelkeeper.cli.opening import store
 from reelkeeper.cli.screen import listing, respond
 from reelkeeper.cli.words import AsJson, moment, who
-from reelkeeper.model.access import Scope
+from reelkeeper.model.token_scopes import Scope
 
 group = typer.Typer(no_args_is_help=True, help="Create, list and revoke tokens of the HTTP API.")
 

@@ -48,13 +48,12 @@ def erase(
     Ledger and audit keep amounts under a pseudonym that cannot be traced back. Safe to repeat: exit code 6 while
     something is left, with what keeps it and until when. Deleting backups is up to you: see docs/erasure.md.
     """
-    from reelkeeper.operations.jobs.settle import cancel
     from reelkeeper.operations.removals.erase import erase as operation
 
     if not yes:
         typer.confirm(f"Permanently delete all data of {user} now?", abort=True, err=True)
     with workspace() as opened:
-        done = operation(opened, user, by=who(), run_id=new_run_id("erase"), cancel=cancel, settings=configured())
+        done = operation(opened, user, by=who(), run_id=new_run_id("erase"), settings=configured())
     if as_json:
         emit({**done._asdict(), "until": done.until, "left": [item._asdict() for item in done.left]})
     elif done.left:

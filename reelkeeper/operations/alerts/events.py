@@ -23,7 +23,7 @@ def record(session: Session, events: Sequence[Event]) -> None:
     """Write changes of videos to the audit record, and queue their events. Last in a transaction, like `append`."""
     named = {event.video_id for event in events if event.video_id is not None}
     if named and webhooks.has_endpoint(session):
-        standing = webhooks.standing(session, named)
+        standing = webhooks.changed_videos(session, named)
         happened = [_of_video(event, standing[event.video_id]) for event in events if event.video_id in standing]
         webhooks.put(session, [each for each in happened if each])
     append(session, events)
@@ -48,7 +48,7 @@ def expiring(session: Session, found: Mapping[str, Mapping[str, Any]]) -> list[t
     """Queue events for videos that will be retired, with the data `found` by video; return video, endpoint, message."""
     happened = [
         Happened(EventType.VIDEO_EXPIRING, video_id, {**_data(video), **found[video_id]})
-        for video_id, video in webhooks.standing(session, found).items()
+        for video_id, video in webhooks.changed_videos(session, found).items()
     ]
     return webhooks.put_each_apart(session, happened)
 
@@ -84,7 +84,7 @@ def credits_taken(session: Session, user_id: str, taken_microusd: int, low_usd: 
         webhooks.put(session, [Happened(EventType.CREDITS_LOW, f"user:{user_id}", data)])
 
 
-def _of_video(event: Event, video: webhooks.Standing) -> Happened | None:
+def _of_video(event: Event, video: webhooks.ChangedVideo) -> Happened | None:
     known = rules.of_audit(event.event, event.detail, video.state, is_present=video.blob_id == event.blob_id)
     if known is None:
         return None
@@ -94,7 +94,7 @@ def _of_video(event: Event, video: webhooks.Standing) -> Happened | None:
     return Happened(known, video.video_id, data)
 
 
-def _data(video: webhooks.Standing) -> dict[str, Any]:
+def _data(video: webhooks.ChangedVideo) -> dict[str, Any]:
     return {
         **{name: value for name, value in video._asdict().items() if name not in {"blob_id", "purge_after"}},
         "purge_after": video.purge_after.isoformat() if video.purge_after else None,

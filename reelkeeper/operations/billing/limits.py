@@ -11,7 +11,7 @@ from decimal import Decimal
 
 from reelkeeper.model.money import JobTotal
 from reelkeeper.model.requests import Declined, RefusedFor
-from reelkeeper.rules.core import scopes
+from reelkeeper.rules.core import limit_scopes
 from reelkeeper.rules.jobs.admission import AdmissionPolicy
 from reelkeeper.rules.spend import limits
 from reelkeeper.rules.spend.budget import Period
@@ -25,7 +25,7 @@ from reelkeeper.store.jobs.queue import AdmittedJob
 
 def scopes_of(job: AdmittedJob) -> tuple[str, ...]:
     """Name the scopes that a job belongs to."""
-    return scopes.of_job(job.lane, job.model, job.tier, job.user_id)
+    return limit_scopes.of_job(job.lane, job.model, job.tier, job.user_id)
 
 
 def expected_cost(job: AdmittedJob) -> int:
@@ -98,7 +98,7 @@ def uses(session: Session, policy: AdmissionPolicy, as_of: datetime) -> list[Lim
     named, each = set[str](), dict[str, int]()
     for limit in policy.spend_limits:
         kind, _, name = limit.scope.partition(":")
-        if name == scopes.EACH:
+        if name == limit_scopes.EACH:
             each[kind] = min(each.get(kind, limit.microusd), limit.microusd)
         else:
             named.add(limit.scope)

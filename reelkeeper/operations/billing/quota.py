@@ -10,7 +10,7 @@ every change to a video adds its net difference (`store/billing/quotas.counted`)
 """
 
 from reelkeeper.errors import HoldClosed, IntegrityDoubt, KeyReused, NotFound, QuotaExceeded
-from reelkeeper.model.money import ReservationState, Standing
+from reelkeeper.model.money import QuotaUse, ReservationState
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.core.policies import in_force
 from reelkeeper.rules.billing.credits import require_key, require_lasting
@@ -26,7 +26,7 @@ def check_user_storage_quota(engine: Engine, user_id: str, incoming_bytes: int) 
     """Return whether `incoming_bytes` more would fit at this moment. Raises NotFound for an unknown user."""
     require_bytes(incoming_bytes)
     with reading(engine) as session:
-        return judge(_standing(session, user_id), incoming_bytes, in_force(session).policies.tiers)
+        return judge(_use_of(session, user_id), incoming_bytes, in_force(session).policies.tiers)
 
 
 def reserve(session: Session, user_id: str, size_bytes: int, key: str, *, lasting_seconds: int) -> Reserved:
@@ -43,7 +43,7 @@ def reserve(session: Session, user_id: str, size_bytes: int, key: str, *, lastin
         return Reserved(key, user_id, ReservationState.OPEN, size_bytes)
     before = quotas.find(session, key)
     if before is None:
-        answer = judge(_standing(session, user_id), size_bytes, tiers)
+        answer = judge(_use_of(session, user_id), size_bytes, tiers)
         raise QuotaExceeded(f"nothing was reserved for user {user_id!r}: {answer.reason}")
     # guard quota.key_reused: one user's upload uses another's reservation
     if (before.user_id, before.size_bytes) != (user_id, size_bytes):
@@ -122,7 +122,7 @@ def set_quota(session: Session, user_id: str, quota_bytes: int | None, *, author
     if quota_bytes is not None:
         require_bytes(quota_bytes)
     require_permission(session)
-    before = _standing(session, user_id)
+    before = _use_of(session, user_id)
     quotas.set_quota(session, user_id, quota_bytes)
     detail = {"quota_bytes": quota_bytes, "was": before.override_bytes}
     append(session, [Event("quota", author, user_id=user_id, detail=detail)])
@@ -145,8 +145,8 @@ def _require(session: Session, key: str) -> Reserved:
     return reservation
 
 
-def _standing(session: Session, user_id: str) -> Standing:
-    found = quotas.standing(session, user_id)
+def _use_of(session: Session, user_id: str) -> QuotaUse:
+    found = quotas.use_of(session, user_id)
     if found is None:
         raise NotFound(f"no user {user_id!r} in the catalogue")
     return found

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Final
 
 from reelkeeper.errors import InputRefused, NotFound
-from reelkeeper.model.access import Caller, Scope, TokenLine
+from reelkeeper.model.token_scopes import Caller, Scope, TokenLine
 from reelkeeper.store import Engine
 from reelkeeper.store.core import tokens
 from reelkeeper.store.core.audit import Event, append

@@ -33,7 +33,7 @@ from reelkeeper.operations.jobs.lookup import AdmissionRequest, ExistingState, l
 from reelkeeper.operations.jobs.prices import beyond_budget, price_of
 from reelkeeper.rules.billing.credits import require_key
 from reelkeeper.rules.billing.quote import Quote
-from reelkeeper.rules.core.scopes import of_job
+from reelkeeper.rules.core.limit_scopes import of_job
 from reelkeeper.rules.jobs.admission import cache_key as key_of
 from reelkeeper.rules.jobs.dispatch import weight_of
 from reelkeeper.rules.jobs.estimate import complexity, expected_bytes, expected_seconds

@@ -16,7 +16,7 @@ from reelkeeper.operations.core.policies import at as at_version
 from reelkeeper.operations.core.policies import in_force
 from reelkeeper.operations.jobs import breaker, lanes
 from reelkeeper.operations.jobs.prices import beyond_budget, price_of
-from reelkeeper.rules.core.scopes import of_job
+from reelkeeper.rules.core.limit_scopes import of_job
 from reelkeeper.rules.jobs.caps import Room
 from reelkeeper.rules.jobs.lanes import Lane
 from reelkeeper.rules.jobs.routing import Choice, Offered, Record, Verdict

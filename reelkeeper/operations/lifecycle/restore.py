@@ -69,7 +69,7 @@ def why_claimed(until: datetime) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class Restorer:
     """Who restores videos, and how long they are held afterwards. `run_id` is that of the command."""
 
     run_id: str
@@ -95,12 +95,12 @@ def restore(
     """
     # guard restore.announced: another copy of the store purges a video while, or after, this one restores it
     epochs.begin_restore(workspace, [blob.video_id for blob in batch])
-    order, folder = Order(run_id, author, grace, hold_days), scratch or Path(tempfile.gettempdir())
-    outcomes = _bring_back(workspace, [blob for blob in batch if not blob.is_in_place], order)
-    return outcomes + [_exchange(workspace, blob, order, folder) for blob in batch if blob.is_in_place]
+    by, folder = Restorer(run_id, author, grace, hold_days), scratch or Path(tempfile.gettempdir())
+    outcomes = _bring_back(workspace, [blob for blob in batch if not blob.is_in_place], by)
+    return outcomes + [_exchange(workspace, blob, by, folder) for blob in batch if blob.is_in_place]
 
 
-def _bring_back(workspace: Workspace, batch: Sequence[Restorable], order: Order) -> list[Outcome]:
+def _bring_back(workspace: Workspace, batch: Sequence[Restorable], by: Restorer) -> list[Outcome]:
     if not batch:
         return []
     stored = workspace.bucket.stored([blob.key for blob in batch])
@@ -116,11 +116,9 @@ def _bring_back(workspace: Workspace, batch: Sequence[Restorable], order: Order)
                     there = "nothing is" if found is None else f"{found.size_bytes} bytes with ETag {found.etag} are"
                     why = f"{there} stored at {blob.key}; recorded: {blob.size_bytes} bytes, ETag {blob.etag}"
                     outcomes.append(Outcome(blob.video_id, "failed", why, blob_id=blob.wanted_blob_id))
-                elif restorable.bring_back(session, blob, order.run_id, order.grace):
+                elif restorable.bring_back(session, blob, by.run_id, by.grace):
                     outcomes.append(
-                        Outcome(
-                            blob.video_id, "restored", f"by {order.author}", 0, blob.size_bytes, blob.wanted_blob_id
-                        )
+                        Outcome(blob.video_id, "restored", f"by {by.author}", 0, blob.size_bytes, blob.wanted_blob_id)
                     )
                 else:
                     why = "purged, replaced or restored meanwhile"
@@ -131,25 +129,25 @@ def _bring_back(workspace: Workspace, batch: Sequence[Restorable], order: Order)
             [
                 Event(
                     "restore",
-                    order.run_id,
+                    by.run_id,
                     blob.video_id,
                     blob.wanted_blob_id,
                     blob.user_id,
-                    {"by": order.author, "was": blob.state},
+                    {"by": by.author, "was": blob.state},
                 )
                 for blob in batch
                 if blob.video_id in restored
             ],
         )
         # guard restore.held_after: the next run retires a restored video by the same rule
-        if order.hold_days:
+        if by.hold_days:
             for video_id in sorted(restored):
-                until = now(session) + timedelta(days=order.hold_days)
-                place(session, HoldTerms("video", video_id, "restored", order.author, until))
+                until = now(session) + timedelta(days=by.hold_days)
+                place(session, HoldTerms("video", video_id, "restored", by.author, until))
     return outcomes
 
 
-def _exchange(workspace: Workspace, blob: Restorable, order: Order, scratch: Path) -> Outcome:
+def _exchange(workspace: Workspace, blob: Restorable, by: Restorer, scratch: Path) -> Outcome:
     """Undo a swap in place: put the original over its result."""
     with LeaseManager(workspace.engine) as manager:
         taken = manager.take([f"video/{blob.video_id}"])
@@ -157,32 +155,32 @@ def _exchange(workspace: Workspace, blob: Restorable, order: Order, scratch: Pat
             why = "another run is working on it: try again in a minute"
             return Outcome(blob.video_id, "skipped", why, blob_id=blob.wanted_blob_id)
         try:
-            outcome = _put_back(workspace, blob, order, taken[0], scratch)
+            outcome = _put_back(workspace, blob, by, taken[0], scratch)
         except (StorageError, IntegrityDoubt) as error:
             outcome = Outcome(blob.video_id, "failed", str(error))
     if outcome.action == "restored":
-        outcome = replace(outcome, reason=f"by {order.author}", before_bytes=0)
+        outcome = replace(outcome, reason=f"by {by.author}", before_bytes=0)
     return replace(outcome, blob_id=blob.wanted_blob_id)
 
 
-def _put_back(workspace: Workspace, blob: Restorable, order: Order, lease: Lease, scratch: Path) -> Outcome:
+def _put_back(workspace: Workspace, blob: Restorable, by: Restorer, lease: Lease, scratch: Path) -> Outcome:
     for left_open in intents.open_intents(workspace, blob.video_id):
-        outcome = intents.settle(workspace, left_open, scratch=scratch, lease=lease, grace=order.grace)
+        outcome = intents.settle(workspace, left_open, scratch=scratch, lease=lease, grace=by.grace)
         if outcome.action == "restored":  # by an earlier restore that was killed
             return outcome
     with intents.workplace(scratch, blob.size_bytes) as folder:
         original = folder / "original"
         with effect("restore.fetch"):
             digest = workspace.bucket.download(blob.key, original, etag=blob.etag)
-        intent = _announce(workspace, blob, order, lease, original, digest)
+        intent = _announce(workspace, blob, by, lease, original, digest)
         if intent is None:
             return Outcome(blob.video_id, "skipped", "purged, replaced or restored meanwhile")
         in_place.put(workspace, intent, original, lease)
-    return intents.settle(workspace, intent, scratch=scratch, lease=lease, grace=order.grace)
+    return intents.settle(workspace, intent, scratch=scratch, lease=lease, grace=by.grace)
 
 
 def _announce(
-    workspace: Workspace, blob: Restorable, order: Order, lease: Lease, original: Path, digest: str
+    workspace: Workspace, blob: Restorable, by: Restorer, lease: Lease, original: Path, digest: str
 ) -> Intent | None:
     md5 = intents.md5(original)
     with transaction(workspace.engine, "restore.announce") as session:
@@ -204,8 +202,8 @@ def _announce(
             "video_id": blob.video_id,
             "old_blob_id": blob.blob_id,
             "generation": blob.generation,
-            "run_id": order.run_id,
+            "run_id": by.run_id,
             "lease_token": lease.token,
-            "detail": {"author": order.author, "hold_days": order.hold_days},
+            "detail": {"author": by.author, "hold_days": by.hold_days},
         }
         return announce(session, new, operation, aside)

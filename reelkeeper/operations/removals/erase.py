@@ -10,7 +10,7 @@ only link from the pseudonym to the user.
 
 import shlex
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime
 from typing import Final, NamedTuple
@@ -20,13 +20,13 @@ from reelkeeper.adapters.s3.r2 import Bucket
 from reelkeeper.errors import HoldClosed, InputRefused, KeyRefused, LeaseLost, NotFound
 from reelkeeper.model.buckets import NEVER
 from reelkeeper.model.ids import earlier_id, id_of
-from reelkeeper.model.jobs import JobState
 from reelkeeper.operations.alerts.events import record
 from reelkeeper.operations.billing import quota
 from reelkeeper.operations.core import epochs
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.operations.core.workspace import MAX_SKEW_FROM_BUCKET, Workspace
+from reelkeeper.operations.jobs.settle import cancel
 from reelkeeper.operations.lifecycle import cache_purge
 from reelkeeper.operations.lifecycle.purge import delete_loose, settle_claims
 from reelkeeper.operations.removals import lock_ends, takedown
@@ -44,7 +44,6 @@ from reelkeeper.store.removals.erasures import Erasing
 from reelkeeper.store.videos import uploads
 from reelkeeper.store.videos.videos import is_user
 
-Cancel = Callable[..., JobState]  # settle.cancel, passed in as this package does not import that of jobs
 WAIT_SECONDS: Final = 20.0  # for running jobs to stop
 _BATCH: Final = 500
 _MAX_SHOWN: Final = 1_000
@@ -91,13 +90,12 @@ def erase(
     *,
     by: str,
     run_id: str,
-    cancel: Cancel,
     settings: Settings,
     wait_seconds: float = WAIT_SECONDS,
 ) -> Erasure:
     """Erase a user, as far as possible now. Safe to repeat: each call continues, and says what it waits for.
 
-    `cancel` ends a job, or asks it to stop; `settings` name Cloudflare's zone and account. Raises NotFound for a user
+    `settings` name Cloudflare's zone and account. Raises NotFound for a user
     who is unknown or already erased; InputRefused where an earlier version made a second row of the user; StoreBehind;
     Frozen; LeaseLost where another process is erasing the user.
     """
@@ -126,7 +124,7 @@ def erase(
                 f"user {user_id!r} is being erased by another process; nothing was changed here. Try again in a minute"
             )
         run = _Run(workspace, erasing, taken[0], run_id)
-        _end_jobs(run, cancel, wait_seconds)
+        _end_jobs(run, wait_seconds)
         _end_promises(run)
         kept = _delete_videos(run)
         refused = _delete_loose(run)
@@ -142,7 +140,7 @@ def erase(
         return _finish(run, by)
 
 
-def _end_jobs(run: _Run, cancel: Cancel, wait_seconds: float) -> None:
+def _end_jobs(run: _Run, wait_seconds: float) -> None:
     """Cancel the user's jobs, and wait a while for running ones; their workers settle those that a provider has."""
     until = time.monotonic() + wait_seconds
     while in_flight := _in_flight(run):

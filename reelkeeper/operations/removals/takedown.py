@@ -38,7 +38,7 @@ _BATCH: Final = 1_000
 _BUSY: Final = "another run is at work on its video: repeat the takedown in a minute"
 
 
-class Order(NamedTuple):
+class TakedownOrder(NamedTuple):
     """Who orders a takedown, and why. `run_id` is that of the command or request."""
 
     by: str
@@ -78,7 +78,7 @@ class Certificate(NamedTuple):
 def take_down(
     workspace: Workspace,
     video_id: str,
-    order: Order,
+    order: TakedownOrder,
     *,
     scratch: Path,
     same_bytes: bool = False,
@@ -123,7 +123,7 @@ def certificate(engine: Engine, video_id: str, kept: Mapping[int, str] | None = 
 
 
 def _take_down_all(
-    workspace: Workspace, video_ids: Sequence[str], because_of: str, order: Order, scratch: Path
+    workspace: Workspace, video_ids: Sequence[str], because_of: str, order: TakedownOrder, scratch: Path
 ) -> dict[int, str]:
     """Take these videos down; return the reason for each blob that is still stored."""
     kept: dict[int, str] = {}
@@ -135,11 +135,11 @@ def _take_down_all(
     return kept
 
 
-def _mark(engine: Engine, video_ids: Sequence[str], because_of: str, order: Order) -> None:
+def _mark(engine: Engine, video_ids: Sequence[str], because_of: str, order: TakedownOrder) -> None:
     """Stop serving these videos."""
     with transaction(engine, "takedown.mark") as session:
         deployment.lock(session)
-        known = takedowns.standing(session, video_ids)
+        known = takedowns.lock_videos(session, video_ids)
         if unknown := [video_id for video_id in video_ids if video_id not in known]:
             raise NotFound(f"no video {unknown[0]!r} in the catalogue")
         with quotas.counted(session, video_ids):

@@ -24,7 +24,7 @@ from reelkeeper.store.removals import takedowns
 from reelkeeper.store.sync import noted
 from reelkeeper.store.sync import orphans as rows
 from reelkeeper.store.sync.noted import Noted
-from reelkeeper.store.sync.orphans import Standing
+from reelkeeper.store.sync.orphans import NamedVideo
 
 ORPHAN_MIN_AGE = timedelta(hours=48)  # longer than any upload or presigned PUT that may still be under way
 ORPHAN_MIN_WATCH = timedelta(hours=24)  # between the first and the last scan that saw it
@@ -42,7 +42,7 @@ def adopt(workspace: Workspace, survey: Survey, *, lease: Lease, run_id: str) ->
         with transaction(workspace.engine, "sync.adopt") as session:
             # guard adopt.permission: a run adopts objects during a freeze, or without its lease
             require_permission(session, lease)
-            standing = rows.standing(session, [note.video_id for note in batch])
+            standing = rows.named_videos(session, [note.video_id for note in batch])
             known = rows.known_keys(session, [note.key for note in batch])
             # guard adopt.unknown_keys: an object gets two rows, and purging one deletes the other's bytes
             unknown = [note for note in batch if note.key not in known]
@@ -79,7 +79,7 @@ def sweep(workspace: Workspace, survey: Survey, *, lease: Lease, run_id: str, gr
         with transaction(workspace.engine, "sync.sweep") as session:
             # guard sweep.permission: a run sweeps objects during a freeze, or without its lease
             require_permission(session, lease)
-            standing = rows.standing(session, [note.video_id for note in watched])
+            standing = rows.named_videos(session, [note.video_id for note in watched])
             known = rows.known_keys(session, [note.key for note in watched])
             doomed = [
                 # guard sweep.unknown_keys: an object that has a row by then is swept
@@ -124,7 +124,7 @@ def _first_of_each(new: Sequence[Noted]) -> list[Noted]:
     return list({note.video_id: note for note in reversed(new)}.values())
 
 
-def _supersedes(note: Noted, known: Standing | None, state: VideoState) -> bool:
+def _supersedes(note: Noted, known: NamedVideo | None, state: VideoState) -> bool:
     return (
         known is not None
         # guard adopt.lost_only: a live video is moved to other bytes
@@ -136,7 +136,7 @@ def _supersedes(note: Noted, known: Standing | None, state: VideoState) -> bool:
     )
 
 
-def _is_behind(note: Noted, known: Standing | None) -> bool:
+def _is_behind(note: Noted, known: NamedVideo | None) -> bool:
     return (
         known is not None
         # guard sweep.live_video: the remaining bytes of a lost video are swept

@@ -7,7 +7,7 @@ after a downgrade a user keeps the stored videos, and can store more once they f
 from dataclasses import dataclass
 
 from reelkeeper.errors import AmountRefused
-from reelkeeper.model.money import Standing
+from reelkeeper.model.money import QuotaUse
 from reelkeeper.rules.core.tiers import MAX_BYTES, Tiers
 
 
@@ -22,7 +22,7 @@ class QuotaAnswer:
     reason: str
 
 
-def judge(user: Standing, incoming_bytes: int, tiers: Tiers) -> QuotaAnswer:
+def judge(user: QuotaUse, incoming_bytes: int, tiers: Tiers) -> QuotaAnswer:
     """Return whether `incoming_bytes` more fit into the user's quota: used + reserved + incoming <= quota."""
     tier = tiers.get(user.tier)
     granted = tier.quota_bytes if tier else None
@@ -32,7 +32,7 @@ def judge(user: Standing, incoming_bytes: int, tiers: Tiers) -> QuotaAnswer:
     return QuotaAnswer(fits, user.used_bytes, user.reserved_bytes, quota, _reason(user, incoming_bytes, quota, tiers))
 
 
-def _reason(user: Standing, incoming_bytes: int, quota: int | None, tiers: Tiers) -> str:
+def _reason(user: QuotaUse, incoming_bytes: int, quota: int | None, tiers: Tiers) -> str:
     if quota is None:
         return (
             f"tier {user.tier!r} of user {user.user_id!r} is not one of {', '.join(tiers.names)}, so nothing new can "

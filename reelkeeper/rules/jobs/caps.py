@@ -10,8 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pydantic import BaseModel, ConfigDict, Field
 
 from reelkeeper.model.jobs import Occupied, WaitingJob
-from reelkeeper.rules.core import scopes
-from reelkeeper.rules.core.scopes import Scope
+from reelkeeper.rules.core.limit_scopes import LimitScope, limits_of, of_job
 
 
 class Cap(BaseModel):
@@ -19,7 +18,7 @@ class Cap(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    scope: Scope = Field(
+    scope: LimitScope = Field(
         description="provider:X, model:X, tier:X or user:X; with * as X, the cap applies to each one not listed"
     )
     jobs: int = Field(ge=1, le=10_000, description="Maximum concurrent jobs")
@@ -46,20 +45,20 @@ class Room:
         tuned = {f"provider:{provider}": jobs for provider, jobs in (lanes or {}).items()}
         # guard claims.lanes: one provider gets the places of all, and is overloaded
         self._caps |= {
-            scope: min(jobs, scopes.limits_of([scope], self._caps).get(scope, jobs)) for scope, jobs in tuned.items()
+            scope: min(jobs, limits_of([scope], self._caps).get(scope, jobs)) for scope, jobs in tuned.items()
         }
         self._taken = Counter[str]()
         for some in occupied:
-            for scope in scopes.of_job(some.lane, some.model, some.tier, some.user_id):
+            for scope in of_job(some.lane, some.model, some.tier, some.user_id):
                 self._taken[scope] += some.jobs
 
     def places(self, scope: str) -> int | None:
         """Return how many jobs of a scope may be made at once; None: no cap of its own."""
-        return scopes.limits_of([scope], self._caps).get(scope)
+        return limits_of([scope], self._caps).get(scope)
 
     def full(self) -> dict[str, tuple[int, int]]:
         """Return, for each full scope, how many places are taken, and its limit."""
-        limits = scopes.limits_of(self._taken, self._caps)
+        limits = limits_of(self._taken, self._caps)
         return {scope: (self._taken[scope], cap) for scope, cap in limits.items() if self._taken[scope] >= cap}
 
     def shut(self) -> set[str]:
@@ -72,7 +71,7 @@ class Room:
         return self._fits(_scopes(job))
 
     def _fits(self, job_scopes: Sequence[str]) -> bool:
-        limits = scopes.limits_of(job_scopes, self._caps)
+        limits = limits_of(job_scopes, self._caps)
         is_tried = any(self._more.get(scope, 1) < 1 for scope in job_scopes)
         return not is_tried and all(self._taken[scope] < cap for scope, cap in limits.items())
 
@@ -88,4 +87,4 @@ class Room:
 
 
 def _scopes(job: WaitingJob) -> tuple[str, ...]:
-    return scopes.of_job(job.lane, job.model, job.tier, job.user_id)
+    return of_job(job.lane, job.model, job.tier, job.user_id)

@@ -45,32 +45,38 @@ Reason = Literal[
     "not_used_up",
 ]
 _PRIOR_SPREAD: Final = 0.1  # of the seconds: spread from which on their part of the cost can be separated
-_UNSEEN: Final = 2  # maximum limit, as a multiple of the jobs that ran at once (Netflix concurrency-limits)
-_LONG: Final = 5  # steps' worth of jobs at one limit, after which a lower one may be tried
-_HARDLY: Final = 0.5  # if less than this share of a step's worth was observed there
-_TURNS: Final = 2  # of the slots, for one step
-_STUCK_TURNS: Final = 4  # turns possible on an idle server, without one real turn, to count as stuck
-_FADE: Final = 0.97  # weight of an earlier observation after a step
-_FADE_STUCK: Final = 0.99  # the same for a limit at which nothing ended: trying it again costs everybody an hour
-_REMEMBERED: Final = 0.01  # jobs; a lower weight is dropped; below 1, a bad limit is retried with care
-_BUCKETS_PER_DOUBLING: Final = 5  # resolution of the observed throughput by limit
-_SETTLED: Final = 0.15  # relative deviation of the concurrency, up to which jobs count as run at one limit
-_FADE_AGAIN: Final = 0.8  # the same for a bad limit, if a higher one had more throughput in better times
-_BETTER: Final = 1.25  # ratio of throughputs from which on times were better
-_FELL: Final = 0.7  # fall of ln(throughput) at one limit, to half or less, from which on the limit is lowered
-_CHANGED: Final = 0.25  # change of ln(throughput) at one limit, from which on the server has changed
-_DOUBTFUL: Final = 0.15  # remaining weight of evidence after such a change
-_FEW: Final = 10  # minimum jobs behind an observation, whatever its weight
 _RATE: Final = operator.attrgetter("rate")
-_PROBE: Final = 1.1  # growth towards a limit that was bad when last observed
-_LEFT: Final = 1.05  # ratio to the limit, beyond which jobs ran under another limit
+# What a step aims for.
 _SETPOINT: Final = 0.95  # target for the mean cost, as a fraction of the ceiling: the next jobs may cost more
 _NEAR_PEAK: Final = 0.99  # sufficient fraction of the modelled peak throughput
-_GROWTH: Final = 1.12  # most growth of the limit per step, as a factor
-_KEEP: Final = 0.93  # factor of the weight of earlier observations, per step
 _WORSE: Final = 0.97  # a limit below this share of a lower one's throughput is left
-FEWEST_JOBS: Final = 10  # finished jobs for a step
-_LET_GO: Final = 2  # divisor of the running jobs, where nothing ends and no lower limit is known
+# How far one step goes. Each is a factor, of the jobs that ran at once if nothing else is said.
+_MOST_UNSEEN: Final = 2  # the highest limit, as none above it was ever observed (Netflix concurrency-limits)
+_GROWTH: Final = 1.12  # of the limit
+_BACK_TO_BAD: Final = 1.1  # growth towards a limit that was bad when it was last observed
+_LET_GO: Final = 1 / 2  # the jobs that stay, where nothing ends and no lower limit is known
+# When a step has seen enough, in jobs or in turns of the slots.
+FEWEST_JOBS: Final = 10
+_STEP_TURNS: Final = 2  # the jobs of one step
+_STUCK_TURNS: Final = 4  # turns that an idle server would have made: without one real turn, the provider is stuck
+_LONG_STEPS: Final = 5  # steps' worth of jobs at one limit, after which a lower one may be tried
+_SEEN_STEPS: Final = 0.5  # steps' worth of jobs at that lower limit, below which it counts as hardly observed
+_MIN_JOBS: Final = 10  # behind an observation, whatever its weight
+# Which limit a job ran under.
+_SETTLED: Final = 0.15  # relative deviation of the concurrency, up to which jobs count as run at one limit
+_ABOVE_LIMIT: Final = 1.05  # ratio to the limit, beyond which a job ran under another
+_BUCKETS_PER_DOUBLING: Final = 5  # resolution of the observed throughput by limit
+# How the throughput at one limit has to change, as a change of its natural logarithm, or as a ratio.
+_FELL: Final = 0.7  # it fell to half or less: the limit is lowered
+_CHANGED: Final = 0.25  # the server is another one: earlier observations are doubtful
+_BETTER: Final = 1.25  # times were better when it was observed
+# What an earlier observation still weighs after a step.
+_KEEP: Final = 0.93  # in the sums of the model
+_FADE: Final = 0.97  # in the throughput by limit
+_FADE_STUCK: Final = 0.99  # at a limit at which nothing ended: trying it again costs everybody an hour
+_FADE_OUTDONE: Final = 0.8  # at a bad limit, if a higher one had more throughput in better times
+_FADE_CHANGED: Final = 0.15  # after the server has changed
+_FORGOTTEN: Final = 0.01  # in jobs: what weighs less is dropped; below 1, a bad limit is tried again with care
 
 
 class ConcurrencyPolicy(BaseModel):
@@ -152,7 +158,7 @@ def follow(
     finished = [job for job in finished if not _was_held_up(job, limit)]
     if len(finished) < FEWEST_JOBS and _is_stuck(limit, finished, running):
         return _let_go(limit, len(running), memory, policy)
-    turns = _TURNS * fmean(job.concurrency for job in finished) if finished else 0.0
+    turns = _STEP_TURNS * fmean(job.concurrency for job in finished) if finished else 0.0
     steps = max(1, len(finished) // max(FEWEST_JOBS, math.ceil(turns)))
     for first, last in pairwise(len(finished) * number // steps for number in range(steps + 1)):
         step = next_limit(limit, finished[first:last], memory, policy)
@@ -179,10 +185,10 @@ def next_limit(limit: int, finished: Sequence[Finished], memory: Memory, policy:
         grown = max(math.floor(limit * _GROWTH), limit + 2)
         ran = max(job.concurrency for job in finished)
         if was_bad := _worse(memory.seen, above=_bucket(ran)):
-            with_care = max(_middle(was_bad.bucket - 1), math.floor(ran * _PROBE), math.floor(ran) + 1)
+            with_care = max(_middle(was_bad.bucket - 1), math.floor(ran * _BACK_TO_BAD), math.floor(ran) + 1)
             grown = max(min(grown, with_care), limit)
         target, reason = min(target, grown), reason if reason == "dear_at_any_limit" else "room_to_grow"
-        if target > (most := math.floor(_UNSEEN * ran)):
+        if target > (most := math.floor(_MOST_UNSEEN * ran)):
             target, reason = max(most, limit), "not_used_up"
     wanted = min(max(target, 1), policy.max_limit)
     return Step(
@@ -196,14 +202,14 @@ def next_limit(limit: int, finished: Sequence[Finished], memory: Memory, policy:
 
 def _is_stuck(limit: int, finished: Sequence[Finished], running: Sequence[Running]) -> bool:
     """Check whether the limit is used, and not one turn of the slots has ended in the time for several."""
-    is_used, is_slow = _UNSEEN * len(running) >= limit, len(finished) < len(running)
+    is_used, is_slow = _MOST_UNSEEN * len(running) >= limit, len(finished) < len(running)
     seconds, idle_seconds = sum(job.seconds for job in running), sum(job.estimate_seconds for job in running)
     return is_used and is_slow and seconds > _STUCK_TURNS * idle_seconds
 
 
 def _was_held_up(job: Finished, limit: int) -> bool:
     """Check whether a job is evidence only about an earlier limit at which hardly any job ended."""
-    return job.concurrency > _LEFT * limit and job.seconds > _STUCK_TURNS * job.estimate_seconds
+    return job.concurrency > _ABOVE_LIMIT * limit and job.seconds > _STUCK_TURNS * job.estimate_seconds
 
 
 def _let_go(limit: int, running: int, memory: Memory, policy: ConcurrencyPolicy) -> Step:
@@ -217,7 +223,7 @@ def _let_go(limit: int, running: int, memory: Memory, policy: ConcurrencyPolicy)
     others = [sample for sample in memory.seen if sample.bucket != bad.bucket]
     best = _best_below(bad, _sure(others))
     is_another = any(sample.bucket == bad.bucket and sample.rate for sample in memory.seen)  # then jobs ended
-    lower = running // _LET_GO if best is bad or is_another else _middle(best.bucket)
+    lower = int(running * _LET_GO) if best is bad or is_another else _middle(best.bucket)
     lower = min(max(lower, 1), limit, policy.max_limit)
     return Step(lower, "nothing_ends", memory._replace(seen=tuple(sorted([bad, *others]))))
 
@@ -225,7 +231,7 @@ def _let_go(limit: int, running: int, memory: Memory, policy: ConcurrencyPolicy)
 def _learn(memory: Memory, finished: Sequence[Finished]) -> tuple[Memory, float]:
     """Add the jobs to the sums, whose old part decays, faster where the server has changed; see `_look`."""
     seen, change = _look(memory.seen, finished)
-    keep = _KEEP * (_DOUBTFUL if change else 1)
+    keep = _KEEP * (_FADE_CHANGED if change else 1)
     slowdown, cost, totals = ([keep * value for value in sums] for sums in memory[:3])
     made = [job for job in finished if job.made]
     for job in made:
@@ -264,14 +270,14 @@ def _look(seen: Sequence[RateSample], finished: Sequence[Finished]) -> tuple[tup
     good = _BETTER * fresh.rate
     was_better = any(sample.bucket > fresh.bucket and sample.rate > good for sample in seen)
     for sample in seen:
-        fade = _DOUBTFUL if change < 0 else _FADE
+        fade = _FADE_CHANGED if change < 0 else _FADE
         if sample.bucket > fresh.bucket:
-            bad = _FADE_AGAIN if was_better else _FADE if sample.rate else _FADE_STUCK
+            bad = _FADE_OUTDONE if was_better else _FADE if sample.rate else _FADE_STUCK
             fade = 0.0 if change > 0 else _FADE if sample.rate > good else bad
-        if fade * sample.weight >= _REMEMBERED:
+        if fade * sample.weight >= _FORGOTTEN:
             known[sample.bucket] = sample._replace(weight=fade * sample.weight)
     if is_settled:
-        kept = _KEEP * (_DOUBTFUL if change else 1) * known[fresh.bucket].weight if fresh.bucket in known else 0.0
+        kept = _KEEP * (_FADE_CHANGED if change else 1) * known[fresh.bucket].weight if fresh.bucket in known else 0.0
         old, mix = known.get(fresh.bucket, fresh), fresh.weight / (kept + fresh.weight)
         known[fresh.bucket] = RateSample(
             fresh.bucket,
@@ -318,8 +324,8 @@ def _hardly_known(limit: int, finished: Sequence[Finished], seen: Sequence[RateS
         return None
     nothing = RateSample(bucket, 0.0, 0.0)
     below, above = known.get(bucket - 1, nothing), known.get(bucket + 1, nothing)
-    is_long, is_past = here.weight > _LONG * len(finished), above.weight >= 1 and above.rate > here.rate
-    return lower if is_long and not is_past and below.weight < _HARDLY * len(finished) else None
+    is_long, is_past = here.weight > _LONG_STEPS * len(finished), above.weight >= 1 and above.rate > here.rate
+    return lower if is_long and not is_past and below.weight < _SEEN_STEPS * len(finished) else None
 
 
 def _worse(seen: Sequence[RateSample], above: int = -1) -> RateSample | None:
@@ -344,7 +350,7 @@ def _sure(seen: Sequence[RateSample]) -> list[RateSample]:
 
 def _error(sample: RateSample) -> float:
     """Return the relative standard error of a throughput, from failing attempts."""
-    return math.sqrt((1 - sample.succeeded) / max(sample.weight, _FEW))
+    return math.sqrt((1 - sample.succeeded) / max(sample.weight, _MIN_JOBS))
 
 
 def _target(

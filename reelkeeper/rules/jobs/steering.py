@@ -20,7 +20,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validato
 from reelkeeper.model.jobs import JobState
 from reelkeeper.model.performance import FinishedJob, JobAtWork
 from reelkeeper.rules.billing.quote import PriceBook
-from reelkeeper.rules.core.scopes import limits_of
+from reelkeeper.rules.core.limit_scopes import limits_of
 from reelkeeper.rules.core.wording import many
 from reelkeeper.rules.health.performance_report import money
 from reelkeeper.rules.jobs.attempts import is_generators_fault

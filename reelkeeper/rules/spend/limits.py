@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from reelkeeper.model.alerts import Finding, Severity
 from reelkeeper.model.money import JobTotal
-from reelkeeper.rules.core import scopes
-from reelkeeper.rules.core.scopes import Scope
+from reelkeeper.rules.core import limit_scopes
+from reelkeeper.rules.core.limit_scopes import LimitScope
 from reelkeeper.rules.core.wording import exact, many
 from reelkeeper.rules.spend.budget import FULL, Period
 
@@ -31,7 +31,7 @@ class SpendLimit(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    scope: Scope = Field(
+    scope: LimitScope = Field(
         description="provider:X, model:X, tier:X or user:X; with * as X, the limit applies to each one not listed"
     )
     period: Period = Field(Period.MONTH, description="day or month, in UTC")
@@ -96,7 +96,7 @@ def applying(limits: Iterable[SpendLimit], job_scopes: Sequence[str]) -> dict[tu
     return {
         (scope, period): microusd
         for period, of_period in by_period.items()
-        for scope, microusd in scopes.limits_of(job_scopes, of_period).items()
+        for scope, microusd in limit_scopes.limits_of(job_scopes, of_period).items()
     }
 
 
@@ -112,7 +112,7 @@ def refusal(
     until = None if never else _end(use.period, as_of)
     again = f"it can be asked for again from {until:%Y-%m-%d %H:%M} UTC on" if until else "a cheaper one may fit"
     sentence = (
-        f"over the {'daily' if use.period is Period.DAY else 'monthly'} budget of {scopes.in_words(use.scope)}: "
+        f"over the {'daily' if use.period is Period.DAY else 'monthly'} budget of {limit_scopes.in_words(use.scope)}: "
         f"this video is expected to cost {exact(cost_microusd)}, and {exact(left)} of {exact(use.limit_microusd)} is "
         f"left for {use.period_name}; {again}. Nothing was held"
     )
@@ -122,7 +122,7 @@ def refusal(
 def uses(limits: Sequence[SpendLimit], totals: Iterable[JobTotal], as_of: datetime) -> list[LimitUse]:
     """List how much of each limit is used, the fullest first: each named scope, and for `*` each scope with a total."""
     totals = list(totals)
-    known = [limit.scope for limit in limits if not limit.scope.endswith(f":{scopes.EACH}")]
+    known = [limit.scope for limit in limits if not limit.scope.endswith(f":{limit_scopes.EACH}")]
     wanted = list(dict.fromkeys([*known, *(total.scope for total in totals)]))
     return sorted(uses_of(applying(limits, wanted), totals, as_of), key=lambda use: (-use.percent, use.scope))
 
@@ -154,7 +154,7 @@ def findings(found: Iterable[LimitUse]) -> list[Finding]:
 
 def _finding(use: LimitUse) -> Finding:
     full = use.percent >= FULL or use.refusals > 0
-    whose, limit, used = scopes.in_words(use.scope), exact(use.limit_microusd), exact(use.used_microusd)
+    whose, limit, used = limit_scopes.in_words(use.scope), exact(use.limit_microusd), exact(use.used_microusd)
     setting = "spend_limits"
     if use.scope == ALL:
         setting = "daily_limit_usd" if use.period is Period.DAY else "monthly_limit_usd"

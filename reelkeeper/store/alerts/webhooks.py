@@ -17,7 +17,7 @@ from reelkeeper.store.tables import blobs, jobs, outbox, videos
 from reelkeeper.store.tables import webhook_endpoints as endpoints
 
 
-class Standing(NamedTuple):
+class ChangedVideo(NamedTuple):
     """The state of a video after its change."""
 
     video_id: str
@@ -47,17 +47,17 @@ def has_endpoint(session: Session) -> bool:
     return session.execute(sa.select(endpoints.c.id).limit(1)).scalar() is not None
 
 
-def standing(session: Session, video_ids: Iterable[str]) -> dict[str, Standing]:
+def changed_videos(session: Session, video_ids: Iterable[str]) -> dict[str, ChangedVideo]:
     """Read the state of these videos, in the transaction that has changed them."""
     rows = session.execute(
         sa.select(
             *(videos.c[name] for name in ("id", "user_id", "state", "generation", "blob_id", "retire_reason")),
-            *(blobs.c[name] for name in Standing._fields[6:]),
+            *(blobs.c[name] for name in ChangedVideo._fields[6:]),
         )
         .outerjoin_from(videos, blobs, blobs.c.id == videos.c.blob_id)
         .where(videos.c.id.in_(list(video_ids)))
     )
-    return {row.id: Standing._make(row) for row in rows}
+    return {row.id: ChangedVideo._make(row) for row in rows}
 
 
 def ended_jobs(session: Session, job_ids: Sequence[str]) -> list[sa.Row[Any]]:

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from reelkeeper.model.money import ReservationState, Standing
+from reelkeeper.model.money import QuotaUse, ReservationState
 from reelkeeper.store.core.engine import Clock, changed, checked, insert_into, one_of
 from reelkeeper.store.tables import blobs, operations, reservations, storage_accounts, users, videos
 from reelkeeper.store.videos.conditions import counts, stands_on
@@ -103,7 +103,7 @@ def _count_of(user_id: sa.ColumnElement[Any]) -> sa.ScalarSelect[int]:
     return counted_now.where(videos.c.user_id == user_id).scalar_subquery()
 
 
-def standing(session: Session, user_id: str) -> Standing | None:
+def use_of(session: Session, user_id: str) -> QuotaUse | None:
     """Read a user's stored and reserved bytes; None where there is no such user."""
     row = session.execute(
         sa.select(
@@ -116,7 +116,7 @@ def standing(session: Session, user_id: str) -> Standing | None:
         .select_from(users.outerjoin(storage_accounts, storage_accounts.c.user_id == users.c.id))
         .where(users.c.id == user_id)
     ).one_or_none()
-    return Standing._make(row) if row else None
+    return QuotaUse._make(row) if row else None
 
 
 @lru_cache(maxsize=_TIER_SETS)

@@ -8,7 +8,7 @@ from uuid import uuid4
 import sqlalchemy as sa
 from sqlmodel import Session
 
-from reelkeeper.model.access import Scope, TokenLine
+from reelkeeper.model.token_scopes import Scope, TokenLine
 from reelkeeper.store.core.engine import Clock, changed
 from reelkeeper.store.tables import api_tokens
 

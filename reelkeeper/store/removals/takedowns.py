@@ -28,7 +28,7 @@ class Target(NamedTuple):
     state: str
 
 
-class Standing(NamedTuple):
+class LockedVideo(NamedTuple):
     """The catalogue's record of a video before it is taken down."""
 
     user_id: str
@@ -36,7 +36,7 @@ class Standing(NamedTuple):
     is_down: bool
 
 
-def standing(session: Session, video_ids: Sequence[str]) -> dict[str, Standing]:
+def lock_videos(session: Session, video_ids: Sequence[str]) -> dict[str, LockedVideo]:
     """Read and lock the videos of these ids until the transaction ends."""
     down = sa.func.coalesce(videos.c.retire_reason == TAKEN_DOWN, sa.false())
     rows = session.execute(
@@ -44,7 +44,7 @@ def standing(session: Session, video_ids: Sequence[str]) -> dict[str, Standing]:
         .where(videos.c.id.in_(video_ids))
         .with_for_update()
     )
-    return {video_id: Standing(*known) for video_id, *known in rows}
+    return {video_id: LockedVideo(*known) for video_id, *known in rows}
 
 
 def targets(session: Session, video_ids: Sequence[str]) -> list[Target]:

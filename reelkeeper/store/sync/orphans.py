@@ -13,7 +13,7 @@ from reelkeeper.store.tables import blobs, users, videos
 from reelkeeper.store.videos.conditions import retired
 
 
-class Standing(NamedTuple):
+class NamedVideo(NamedTuple):
     """The catalogue's record of a video that a noted key names."""
 
     user_id: str
@@ -27,14 +27,14 @@ def known_keys(session: Session, keys: Sequence[str]) -> set[str]:
     return set(session.execute(open_rows).scalars())
 
 
-def standing(session: Session, video_ids: Sequence[str]) -> dict[str, Standing]:
+def named_videos(session: Session, video_ids: Sequence[str]) -> dict[str, NamedVideo]:
     """Read and lock the videos of these ids until the transaction ends."""
     rows = session.execute(
         sa.select(videos.c.id, videos.c.user_id, videos.c.state, videos.c.generation)
         .where(videos.c.id.in_(video_ids))
         .with_for_update()
     )
-    return {row.id: Standing(row.user_id, row.state, row.generation) for row in rows}
+    return {row.id: NamedVideo(row.user_id, row.state, row.generation) for row in rows}
 
 
 def insert_videos(session: Session, new: Sequence[Noted]) -> None:

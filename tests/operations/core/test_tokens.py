@@ -6,7 +6,7 @@ import pytest
 import sqlalchemy as sa
 
 from reelkeeper.errors import InputRefused, NotFound
-from reelkeeper.model.access import Scope
+from reelkeeper.model.token_scopes import Scope
 from reelkeeper.operations.core import tokens
 from reelkeeper.store.core import audit
 from reelkeeper.store.core.engine import Clock, now, reading, transaction

@@ -18,10 +18,9 @@ from reelkeeper.operations.core import epochs
 from reelkeeper.operations.core.adopt_store import adopt, look
 from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.operations.health.status import gather
-from reelkeeper.operations.jobs import settle
 from reelkeeper.operations.lifecycle.purge import delete_loose
 from reelkeeper.operations.removals.erase import erase
-from reelkeeper.operations.removals.takedown import Order, take_down
+from reelkeeper.operations.removals.takedown import TakedownOrder, take_down
 from reelkeeper.operations.videos.hold import hold
 from reelkeeper.settings import Settings
 from reelkeeper.store.core.audit import events
@@ -132,11 +131,11 @@ def test_a_restored_backup_deletes_nothing_until_it_is_adopted_whatever_the_buck
     old = restored(world, backup(world.workspace.engine, tmp_path / "saved"), url)
     with pytest.raises(StoreBehind):
         purge_all(old)
-    order = Order("p", "a court", "down")
+    order = TakedownOrder("p", "a court", "down")
     with pytest.raises(StoreBehind):
         take_down(old.workspace, "v1", order, scratch=tmp_path)
     with pytest.raises(StoreBehind):
-        erase(old.workspace, "ann", by="p", run_id="erase", cancel=settle.cancel, settings=Settings())
+        erase(old.workspace, "ann", by="p", run_id="erase", settings=Settings())
     with reading(old.workspace.engine) as session:
         assert session.execute(sa.select(users.c.erasing_at)).scalar_one() is None
         assert session.execute(sa.select(videos.c.retire_reason)).scalar_one() is None

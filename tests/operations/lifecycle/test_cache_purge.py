@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from reelkeeper.operations.lifecycle import cache_purge
-from reelkeeper.operations.removals.takedown import Order, take_down
+from reelkeeper.operations.removals.takedown import TakedownOrder, take_down
 from reelkeeper.settings import Settings
 from reelkeeper.store.alerts import alerts
 from reelkeeper.store.core import audit
@@ -99,7 +99,9 @@ def test_a_process_that_dies_on_the_way_leaves_nothing_out(
 
 def test_a_takedown_is_forgotten_at_once(public: Public, world: World) -> None:
     world.video("v1")
-    found = take_down(world.workspace, "v1", Order("c", "r", "t"), scratch=Path(world.address.folder) / "scratch")
+    found = take_down(
+        world.workspace, "v1", TakedownOrder("c", "r", "t"), scratch=Path(world.address.folder) / "scratch"
+    )
     assert public.catch_up() == 1
     assert public.forgotten() == [item.key for item in found.objects]
 

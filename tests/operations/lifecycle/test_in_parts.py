@@ -144,7 +144,7 @@ def test_a_copy_that_was_never_made_is_gone_and_not_lost(linked: Linked, at_fail
 @pytest.mark.long
 def test_a_takedown_in_the_middle_leaves_no_doubt(linked: Linked, at_failpoint: AtFailpoint) -> None:
     die_at(linked, at_failpoint, "in_place.copy.after")
-    wanted = takedown.Order("counsel", "order 17", "t1")
+    wanted = takedown.TakedownOrder("counsel", "order 17", "t1")
     down = takedown.take_down(linked.workspace, "v1", wanted, scratch=linked.scratch)
     assert [item.key for item in down.left] == []
     assert [item.key for page in linked.workspace.bucket.pages() for item in page] == []

@@ -537,7 +537,7 @@ def test_a_takedown_in_the_middle_leaves_nothing_stored(linked: Linked, at_failp
     at_failpoint(point, die)
     with pytest.raises(KeyboardInterrupt):
         linked.swap()
-    wanted = takedown.Order("counsel", "order 17", "t1")
+    wanted = takedown.TakedownOrder("counsel", "order 17", "t1")
     down = takedown.take_down(linked.workspace, "v1", wanted, scratch=linked.scratch)
     assert [item.key for item in down.left] == []
     assert [item.key for page in linked.workspace.bucket.pages() for item in page] == []

@@ -15,7 +15,7 @@ from reelkeeper.operations.lifecycle.purge import purge
 from reelkeeper.operations.lifecycle.restore import find_restorable, restore
 from reelkeeper.operations.lifecycle.retire import retire
 from reelkeeper.operations.removals.delete import delete
-from reelkeeper.operations.removals.takedown import Order, take_down
+from reelkeeper.operations.removals.takedown import TakedownOrder, take_down
 from reelkeeper.operations.videos.upload import upload
 from reelkeeper.rules.alerts.webhooks import of_audit
 from reelkeeper.store.alerts import webhooks
@@ -96,7 +96,9 @@ def test_a_swap_taken_back_is_a_change_and_its_bytes_purge_is_nobodys_concern(to
 
 def test_a_takedown_event_has_no_reason(told: World, tmp_path: Path) -> None:
     told.video("v1")
-    take_down(told.workspace, "v1", Order("front", "a case that nobody should read of", "run"), scratch=tmp_path)
+    take_down(
+        told.workspace, "v1", TakedownOrder("front", "a case that nobody should read of", "run"), scratch=tmp_path
+    )
     assert [name for name, _ in events(told)] == ["video.retired", "video.purged"]
     assert "nobody should read" not in str(events(told))
 

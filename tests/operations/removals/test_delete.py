@@ -14,7 +14,7 @@ from reelkeeper.operations.health import accounts
 from reelkeeper.operations.lifecycle.purge import purge, settle_claims
 from reelkeeper.operations.lifecycle.restore import find_restorable, restore
 from reelkeeper.operations.removals.delete import delete
-from reelkeeper.operations.removals.takedown import Order, take_down
+from reelkeeper.operations.removals.takedown import TakedownOrder, take_down
 from reelkeeper.operations.videos.hold import hold
 from reelkeeper.operations.videos.views import show
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
@@ -149,7 +149,7 @@ def test_a_deletion_counted_until_purged_ends_with_a_restore_or_takedown(world: 
     with pytest.raises(NotFound):
         find_restorable(world.workspace, user_id="ann")
     scratch = Path(world.address.folder) / "scratch"
-    take_down(world.workspace, "v2", Order("counsel", "court order 17", "takedown-1"), scratch=scratch)
+    take_down(world.workspace, "v2", TakedownOrder("counsel", "court order 17", "takedown-1"), scratch=scratch)
     assert storage(world.workspace.engine, "ann") == (before[0] // 2, 0)
     put_in_force(world.workspace.engine, lifecycle=LifecyclePolicy())
     ask(world, "v1")

@@ -47,7 +47,6 @@ def gone(world: World, *, user_id: str = "ann", wait_seconds: float = 0.0, setti
         user_id,
         by="front",
         run_id="erase-1",
-        cancel=settle.cancel,
         settings=settings or Settings(),
         wait_seconds=wait_seconds,
     )

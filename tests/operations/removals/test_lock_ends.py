@@ -11,7 +11,7 @@ from reelkeeper.adapters.s3.transport import LOCKED
 from reelkeeper.errors import TokenRefused
 from reelkeeper.model.buckets import Lock
 from reelkeeper.operations.removals import lock_ends
-from reelkeeper.operations.removals.takedown import Certificate, Order, take_down
+from reelkeeper.operations.removals.takedown import Certificate, TakedownOrder, take_down
 from reelkeeper.settings import Settings
 from tests.doubles.cloudflare import ACCOUNT, TOKEN, CloudflareDouble
 from tests.faults.world import World
@@ -25,7 +25,7 @@ def taken_down(world: World, read: Callable[[], Sequence[Lock]]) -> Certificate:
     (blob,) = world.workspace.bucket.pages()
     (stored,) = blob
     world.double.faults.refuse_deletes([stored.key], code=LOCKED)
-    order = Order("counsel", "court order 17", "takedown-1")
+    order = TakedownOrder("counsel", "court order 17", "takedown-1")
     found = take_down(world.workspace, "v1", order, scratch=Path(world.address.folder) / "scratch")
     return lock_ends.explain(world.workspace, found, read)
 
@@ -54,7 +54,7 @@ def test_a_lock_without_end_and_an_unreadable_one_are_reported_as_such(world: Wo
 
 def test_no_locks_are_read_if_nothing_is_locked(world: World) -> None:
     world.video("v2")
-    order = Order("counsel", "court order 17", "takedown-1")
+    order = TakedownOrder("counsel", "court order 17", "takedown-1")
     found = take_down(world.workspace, "v2", order, scratch=Path(world.address.folder) / "scratch")
     assert lock_ends.explain(world.workspace, found, lambda: pytest.fail("asked")) == found
 

@@ -248,7 +248,7 @@ def test_nobody_who_takes_such_an_id_later_is_mistaken_for_another(
     assert gone(world, user_id=GINA).left == ()
     assert named(world, MADE) >= {("users", "id"), ("videos", "user_id")}
     with reading(world.workspace.engine) as session:
-        assert quotas.standing(session, MADE)
+        assert quotas.use_of(session, MADE)
 
 
 class Undone(Exception):  # noqa: N818  no error: the change was possible, and is taken back

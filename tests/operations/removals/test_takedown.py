@@ -18,7 +18,7 @@ from reelkeeper.operations.lifecycle.purge import purge_taken_down
 from reelkeeper.operations.lifecycle.restore import find_restorable
 from reelkeeper.operations.removals import takedown
 from reelkeeper.operations.removals.delete import delete
-from reelkeeper.operations.removals.takedown import Certificate, Order, certificate, take_down
+from reelkeeper.operations.removals.takedown import Certificate, TakedownOrder, certificate, take_down
 from reelkeeper.operations.videos.hold import hold, release
 from reelkeeper.operations.videos.upload import upload
 from reelkeeper.operations.videos.views import show
@@ -34,7 +34,7 @@ from tests.faults.world import LONG_AGO, World
 from tests.operations.changes import change, sync_once
 from tests.operations.conftest import AtFailpoint
 
-ORDER = Order("counsel", "court order 17", "takedown-1")
+ORDER = TakedownOrder("counsel", "court order 17", "takedown-1")
 
 
 def down(world: World, video_id: str = "v1", *, same_bytes: bool = False, max_videos: int = 500) -> Certificate:

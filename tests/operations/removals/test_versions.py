@@ -12,7 +12,6 @@ from reelkeeper.adapters import contract
 from reelkeeper.adapters.contract import CHECKS, Target
 from reelkeeper.adapters.s3 import r2, seaweed
 from reelkeeper.model import BlobState, Grace, VideoState
-from reelkeeper.operations.jobs import settle
 from reelkeeper.operations.lifecycle import purge
 from reelkeeper.operations.removals import takedown
 from reelkeeper.operations.removals.erase import erase
@@ -97,7 +96,7 @@ def _die_after_the_delete(world: World, lease: Lease) -> None:
 def test_a_certificate_states_no_time_of_deletion_of_bytes_that_stay(
     versioned: World, at: seaweed.Endpoint, kept: int
 ) -> None:
-    order = takedown.Order("counsel", "order 17", "t1")
+    order = takedown.TakedownOrder("counsel", "order 17", "t1")
     scratch = Path(versioned.address.folder) / "scratch"
     found = takedown.take_down(versioned.workspace, "v1", order, scratch=scratch)
     assert len(versions(versioned, at)) == kept
@@ -112,7 +111,6 @@ def test_an_erasure_says_that_bytes_stay(versioned: World) -> None:
         "ann",
         by="front",
         run_id="erase-1",
-        cancel=settle.cancel,
         settings=Settings(),
         wait_seconds=0,
     )

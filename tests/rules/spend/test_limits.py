@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from reelkeeper.model.alerts import Severity
 from reelkeeper.model.money import JobTotal
-from reelkeeper.rules.core.scopes import of_job
+from reelkeeper.rules.core.limit_scopes import of_job
 from reelkeeper.rules.jobs.admission import AdmissionPolicy
 from reelkeeper.rules.spend.budget import Period
 from reelkeeper.rules.spend.limits import LimitUse, SpendLimit, applying, findings, refusal, uses

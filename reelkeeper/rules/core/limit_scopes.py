@@ -6,7 +6,7 @@ from typing import Annotated, Final, TypeVar
 from pydantic import StringConstraints
 
 EACH: Final = "*"
-Scope = Annotated[str, StringConstraints(pattern=r"^((provider|model|tier):\S+|user:\S(.*\S)?)$", max_length=250)]
+LimitScope = Annotated[str, StringConstraints(pattern=r"^((provider|model|tier):\S+|user:\S(.*\S)?)$", max_length=250)]
 _Limit = TypeVar("_Limit")
 
 

@@ -5,8 +5,8 @@ import doctest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reelkeeper.rules.core import access
-from reelkeeper.rules.core.access import AccessPolicy, Allowance, take
+from reelkeeper.rules.core import request_limits
+from reelkeeper.rules.core.request_limits import AccessPolicy, Allowance, take
 
 pauses = st.lists(st.floats(0, 3), min_size=1, max_size=60)
 
@@ -33,4 +33,4 @@ def test_a_caller_that_waits_as_told_is_allowed(rate: float) -> None:
 
 
 def test_its_examples_are_true() -> None:
-    assert doctest.testmod(access).failed == 0
+    assert doctest.testmod(request_limits).failed == 0
