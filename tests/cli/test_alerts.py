@@ -142,7 +142,7 @@ def test_the_watchdog_says_when_the_store_cannot_be_opened(
 
 
 @pytest.mark.long
-@pytest.mark.usefixtures("store")
+@pytest.mark.usefixtures("no_store", "store")  # a new store, whose flows nothing is late of
 def test_the_watchdog_needs_no_prefect() -> None:
     code = (
         "import sys\nfrom reelkeeper.cli import app\n"

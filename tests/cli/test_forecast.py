@@ -33,7 +33,7 @@ def test_months_are_shown_by_service_with_their_bands_and_how_they_were_found(re
     said = reelkeeper("forecast", "--months", 2).stdout
     today = datetime.now(UTC)
     assert f"{today:%Y-%m}  total" in said
-    assert "compute: " in said
+    assert "  constant" in said, "by what the forecast was made"
     assert "GB stored" in said
 
 

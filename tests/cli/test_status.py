@@ -89,6 +89,7 @@ def test_where_the_store_is_missing_none_is_made(
 
 
 @pytest.mark.long
+@pytest.mark.usefixtures("no_store")
 def test_a_store_that_is_new_waits_for_its_flows(configured: Settings, reelkeeper: Run) -> None:
     reelkeeper("db", "upgrade")
     reelkeeper("status", "--check")

@@ -15,7 +15,6 @@ from reelkeeper.operations.alerts import alerts, events
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.core.isolation import each_apart
 from reelkeeper.operations.core.policies import in_force
-from reelkeeper.operations.lifecycle.why import outlooks
 from reelkeeper.rules.alerts.webhooks import NOT_DELIVERED
 from reelkeeper.rules.billing.credits import fingerprint
 from reelkeeper.rules.core.tiers import Tiers
@@ -166,6 +165,8 @@ def keep(engine: Engine, video_id: str, *, by: str, key: str, user_id: str | Non
     not live.
     """
     keep_id = fingerprint(key=key, video=video_id)[:32]
+    from reelkeeper.operations.lifecycle.why import outlooks  # noqa: PLC0415  a plan needs no client of the bucket
+
     with transaction(engine, "keep") as session:
         deployment.lock(session)  # first, as in every change: another order could deadlock
         known = uploads.current(session, video_id, locked=True)
