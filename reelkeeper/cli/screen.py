@@ -22,6 +22,7 @@ from reelkeeper.rules.core import wording
 
 # Control characters but the line feed, and those that turn the direction of text (Unicode UAX 9).
 _OBEYED = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+Cell = str | Callable[[Any], object]  # of a record in a list
 _GAP = 2  # characters between two columns
 _LEAST_FOLDED = 16  # characters, of a column that may be wrapped
 _PIPED_WIDTH = 100  # characters, without a terminal
@@ -110,7 +111,7 @@ def show(document: Iterable[str | Table]) -> None:
 def listing(
     items: Sequence[object],
     headings: Sequence[str],
-    cells: Sequence[str | Callable[[Any], object]],
+    cells: Sequence[Cell],
     *,
     as_json: bool,
     title: str = "",
@@ -129,7 +130,7 @@ def listing(
         say(otherwise)
 
 
-def _read(item: object, cell: str | Callable[[Any], object]) -> object:
+def _read(item: object, cell: Cell) -> object:
     if not isinstance(cell, str):
         return cell(item)
     value = attrgetter(cell)(item)
