@@ -7,11 +7,10 @@ from prefect import flow
 
 from reelkeeper.operations.core.overrides import Override, followed
 from reelkeeper.rules.core.tiers import Tiers
-from reelkeeper.rules.lifecycle import guard, lifecycle, notices, selection
+from reelkeeper.rules.lifecycle import guard
 from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.rules.lifecycle.report import Report
-from reelkeeper.rules.lifecycle.transcode import NEW_KEY
 from tasks import plans, reports, runs, videos
 from tasks.runs import AsOf, DryRun, PlanId
 
@@ -38,12 +37,7 @@ def expire_videos(
         rules.lifecycle.require_retention(rules.tiers, "expire_videos")
         terms = plans.terms(policy=rules.lifecycle, tiers=rules.tiers)
         if plan_id is None:
-            live = videos.stream_live(workspace.engine, as_of, rules.lifecycle)
-            judged = lifecycle.verdicts(live, rules.lifecycle, rules.tiers, as_of, recipe_fingerprint="")
-            grace = rules.lifecycle.grace
-            fitting = selection.fitting(judged, NEW_KEY, grace, keeps_contract=workspace.plans_service_keys)
-            given = videos.notices_given(workspace.engine)
-            expired = selection.for_expiry(notices.with_notices(fitting, rules.lifecycle, rules.tiers, as_of, given))
+            expired = videos.for_expiry(workspace.engine, rules, as_of, keeps_contract=workspace.plans_service_keys)
             plan_id = plans.draw(
                 workspace.engine, "expire_videos", terms, expired, limits=rules.limits, as_of=as_of, run_id=run_id
             )

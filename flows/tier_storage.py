@@ -8,7 +8,7 @@ from pydantic import Field
 
 from reelkeeper.operations.core.overrides import Override, followed
 from reelkeeper.rules.core.tiers import Tiers
-from reelkeeper.rules.lifecycle import guard, lifecycle, notices, selection
+from reelkeeper.rules.lifecycle import guard
 from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.rules.lifecycle.report import Report
@@ -45,23 +45,7 @@ def tier_storage(
         rules.lifecycle.require_active("tier_storage")
         terms = plans.terms(policy=rules.lifecycle, tiers=rules.tiers, recipe=rules.recipe, acceptance=rules.acceptance)
         if plan_id is None:
-            mark = transcodes.recipe_mark(rules.recipe, rules.acceptance)
-            live = videos.stream_live(workspace.engine, as_of, rules.lifecycle)
-            worth = transcodes.appraise(workspace, rules.recipe)
-            judged = lifecycle.verdicts(
-                live, rules.lifecycle, rules.tiers, as_of, mark, rules.recipe.skip_codecs, worth
-            )
-            fitting = selection.fitting(
-                judged, rules.recipe.place, rules.lifecycle.grace, keeps_contract=workspace.plans_service_keys
-            )
-            verdicts = notices.with_notices(
-                fitting, rules.lifecycle, rules.tiers, as_of, videos.notices_given(workspace.engine)
-            )
-            chosen = selection.largest_first(
-                selection.for_tiering(verdicts),
-                rules.lifecycle.compress_limit,
-                transcodes.left_today(workspace, rules.lifecycle),
-            )
+            chosen = videos.for_tiering(workspace.engine, rules, as_of, keeps_contract=workspace.plans_service_keys)
             plan_id = plans.draw(
                 workspace.engine, "tier_storage", terms, chosen, limits=rules.limits, as_of=as_of, run_id=run_id
             )

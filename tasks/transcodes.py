@@ -12,13 +12,11 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
-from reelkeeper.adapters import ffmpeg
 from reelkeeper.adapters.ffmpeg.intake import sweep_scratch_dirs
 from reelkeeper.errors import MediaTimeout, Misconfigured, ReelkeeperError, StorageError
 from reelkeeper.model import Outcome
 from reelkeeper.operations import Item, Lease
 from reelkeeper.operations.alerts import alerts
-from reelkeeper.operations.billing import limits
 from reelkeeper.operations.core import machine
 from reelkeeper.operations.core.isolation import ENDS_ALL, UNFIT
 from reelkeeper.operations.core.lease import HeldLease, LeaseManager
@@ -27,9 +25,6 @@ from reelkeeper.operations.lifecycle import outcomes as carried_out
 from reelkeeper.operations.lifecycle import plans
 from reelkeeper.operations.lifecycle.compress import Batch, CompressionJob, claim, compress, load_job, may_go_on
 from reelkeeper.rules.core.wording import many
-from reelkeeper.rules.lifecycle import transcode
-from reelkeeper.rules.lifecycle.lifecycle import Appraise, LifecyclePolicy
-from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe
 from reelkeeper.settings import settings
 
 _LOOK_AGAIN_SECONDS = 2.0  # while other workers hold all remaining videos, one of which may fail or die
@@ -52,22 +47,6 @@ class Worked(NamedTuple):
     outcomes: list[Outcome]
     machine: str
     fault: ReelkeeperError | None
-
-
-@task(task_run_name="identify the recipe", cache_policy=NO_CACHE)
-def recipe_mark(recipe: Recipe, acceptance: Acceptance) -> str:
-    """Identify recipe, acceptance and encoder: a video refused under the same mark is not tried again."""
-    return transcode.fingerprint(recipe, acceptance, ffmpeg.tools().encoder(recipe.codec))
-
-
-def appraise(workspace: Workspace, recipe: Recipe) -> Appraise:
-    """Return a function that values an encode in dollars, from the results and costs of earlier ones."""
-    return plans.appraise(workspace.engine, recipe, ffmpeg.tools().encoder(recipe.codec))
-
-
-def left_today(workspace: Workspace, policy: LifecyclePolicy) -> int | None:
-    """Return the micro-dollars that compressing may still cost today; None without a limit."""
-    return limits.left_for_compressing(workspace.engine, policy.compress_usd_per_day)
 
 
 def compress_planned(workspace: Workspace, held: HeldLease, plan_id: str, *, is_helped: bool = False) -> list[Outcome]:

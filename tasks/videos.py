@@ -11,14 +11,16 @@ from reelkeeper.errors import Misconfigured, TokenRefused, UsageUnknown
 from reelkeeper.model import Grace, PlanSummary
 from reelkeeper.operations.core.lease import HeldLease
 from reelkeeper.operations.core.workspace import Workspace
-from reelkeeper.operations.lifecycle import notices, outcomes, plans, retire
+from reelkeeper.operations.lifecycle import notices, outcomes, previews, retire
 from reelkeeper.operations.videos.views import ReadsOfDay, days_to_import, import_reads
 from reelkeeper.rules.policies import Policies
 from reelkeeper.settings import settings
 
 RETIRED_AT_ONCE = 500
-stream_live = plans.stream_live  # not a task: Prefect would read the whole stream into memory
-notices_given = notices.given
+for_tiering, for_expiry = (
+    previews.for_tiering,
+    previews.for_expiry,
+)  # no tasks: Prefect would read the streams into memory
 
 
 def notify_planned(

@@ -1,9 +1,9 @@
-"""Plan the work of a flow, as its dry run does: gather, decide, save, and check the guard. It needs only the store.
+"""Gather and decide what a flow does, and preview it as its dry run does, which needs only the store.
 
 report = tier_storage(Planning(engine, as_of, run_id), policy=exception)
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from functools import partial
 from typing import Annotated, Any, NamedTuple
@@ -22,6 +22,7 @@ from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.rules.lifecycle.report import Report
 from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe
+from reelkeeper.rules.policies import Policies
 from reelkeeper.store import Engine
 
 Days = Annotated[int, Field(ge=1, le=365)]
@@ -34,6 +35,28 @@ class Planning(NamedTuple):
     as_of: datetime
     run_id: str
     keeps_contract: Callable[[], bool] = lambda: False
+
+
+def for_tiering(engine: Engine, rules: Policies, as_of: datetime, *, keeps_contract: bool) -> Iterator[Verdict]:
+    """Decide which cold videos are compressed, and which are retired; the rest is kept, each with its reason."""
+    encoder, policy, tiers = ffmpeg.tools().encoder(rules.recipe.codec), rules.lifecycle, rules.tiers
+    mark = transcode.fingerprint(rules.recipe, rules.acceptance, encoder)
+    worth = plans.appraise(engine, rules.recipe, encoder)
+    live = plans.stream_live(engine, as_of, policy)
+    judged = lifecycle.verdicts(live, policy, tiers, as_of, mark, rules.recipe.skip_codecs, worth)
+    fitting = selection.fitting(judged, rules.recipe.place, policy.grace, keeps_contract=keeps_contract)
+    verdicts = selection.for_tiering(notice_rules.with_notices(fitting, policy, tiers, as_of, notices.given(engine)))
+    affordable = left_for_compressing(engine, policy.compress_usd_per_day)
+    return selection.largest_first(verdicts, policy.compress_limit, affordable)
+
+
+def for_expiry(engine: Engine, rules: Policies, as_of: datetime, *, keeps_contract: bool) -> Iterator[Verdict]:
+    """Decide which videos are past the retention of their user's tier; the rest is kept, each with its reason."""
+    policy, tiers = rules.lifecycle, rules.tiers
+    live = plans.stream_live(engine, as_of, policy)
+    judged = lifecycle.verdicts(live, policy, tiers, as_of, recipe_fingerprint="")
+    fitting = selection.fitting(judged, transcode.NEW_KEY, policy.grace, keeps_contract=keeps_contract)
+    return selection.for_expiry(notice_rules.with_notices(fitting, policy, tiers, as_of, notices.given(engine)))
 
 
 def tier_storage(
@@ -49,18 +72,7 @@ def tier_storage(
     """Plan which cold videos are compressed, and which are retired."""
     rules = followed(work.engine, lifecycle=policy, tiers=tiers, limits=limits, recipe=recipe, acceptance=acceptance)
     rules.lifecycle.require_active("tier_storage")
-    encoder = ffmpeg.tools().encoder(rules.recipe.codec)
-    mark = transcode.fingerprint(rules.recipe, rules.acceptance, encoder)
-    live = plans.stream_live(work.engine, work.as_of, rules.lifecycle)
-    worth = plans.appraise(work.engine, rules.recipe, encoder)
-    judged = lifecycle.verdicts(live, rules.lifecycle, rules.tiers, work.as_of, mark, rules.recipe.skip_codecs, worth)
-    judged = selection.fitting(judged, rules.recipe.place, rules.lifecycle.grace, keeps_contract=work.keeps_contract())
-    verdicts = notice_rules.with_notices(judged, rules.lifecycle, rules.tiers, work.as_of, notices.given(work.engine))
-    chosen = selection.largest_first(
-        selection.for_tiering(verdicts),
-        rules.lifecycle.compress_limit,
-        left_for_compressing(work.engine, rules.lifecycle.compress_usd_per_day),
-    )
+    chosen = for_tiering(work.engine, rules, work.as_of, keeps_contract=work.keeps_contract())
     under = plans.terms(policy=rules.lifecycle, tiers=rules.tiers, recipe=rules.recipe, acceptance=rules.acceptance)
     return _made(work, "tier_storage", under, chosen, rules.limits)
 
@@ -75,12 +87,7 @@ def expire_videos(
     """Plan which videos are retired because of their age."""
     rules = followed(work.engine, lifecycle=policy, tiers=tiers, limits=limits)
     rules.lifecycle.require_retention(rules.tiers, "expire_videos")
-    live = plans.stream_live(work.engine, work.as_of, rules.lifecycle)
-    judged = lifecycle.verdicts(live, rules.lifecycle, rules.tiers, work.as_of, recipe_fingerprint="")
-    grace = rules.lifecycle.grace
-    judged = selection.fitting(judged, transcode.NEW_KEY, grace, keeps_contract=work.keeps_contract())
-    verdicts = notice_rules.with_notices(judged, rules.lifecycle, rules.tiers, work.as_of, notices.given(work.engine))
-    expired = selection.for_expiry(verdicts)
+    expired = for_expiry(work.engine, rules, work.as_of, keeps_contract=work.keeps_contract())
     return _made(work, "expire_videos", plans.terms(policy=rules.lifecycle, tiers=rules.tiers), expired, rules.limits)
 
 
