@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from reelkeeper.cli import orchestration
+from deployments import orchestration
 from reelkeeper.errors import Misconfigured
 from reelkeeper.settings import settings
 

@@ -11,7 +11,7 @@ from prefect.client.schemas.objects import StateType
 from prefect.events.actions import CallWebhook, ChangeFlowRunState, RunDeployment
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 
-from reelkeeper.cli.orchestration import HEARTBEAT_SECONDS
+from deployments.orchestration import HEARTBEAT_SECONDS
 from reelkeeper.rules.alerts.alerting import Trouble
 
 SILENT_FOR: Final = timedelta(seconds=3 * HEARTBEAT_SECONDS)

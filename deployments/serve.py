@@ -2,20 +2,20 @@
 
 from pathlib import Path
 
-from reelkeeper.cli import orchestration
-from reelkeeper.cli.opening import configured
+from deployments import orchestration
+from reelkeeper.settings import settings
 
 
 def main() -> None:
     """Serve the flows of this folder's prefect.yaml until Ctrl-C."""
-    settings = configured()
-    orchestration.join_server(settings.state_dir)
+    configuration = settings()
+    orchestration.join_server(configuration.state_dir)
     from prefect import serve  # noqa: PLC0415  reads the environment that was just set
 
     from deployments.deploy import declared_deployments  # noqa: PLC0415  the same
     from deployments.machine import Machine  # noqa: PLC0415  the same
 
-    Machine(settings).require()
+    Machine(configuration).require()
     serve(*declared_deployments(Path("prefect.yaml")))
 
 

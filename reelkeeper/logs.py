@@ -3,7 +3,7 @@
 with bound(job_id="j1"): ...                 # every line of this thread has this id, whichever library writes it
 
 Functions registered with `also` add ids to each line, such as that of Prefect's run. REELKEEPER_LOG_FORMAT=json puts
-`Stream` on the root logger: by reelkeeper/cli/logging.yml in Prefect's processes, by `configure` in all others.
+`Stream` on the root logger: by deployments/logging.yml in Prefect's processes, by `configure` in all others.
 """
 
 import json

@@ -12,8 +12,8 @@ import pytest
 import sqlalchemy as sa
 from inline_snapshot import snapshot
 
+from deployments import orchestration
 from reelkeeper.adapters.s3 import seaweed
-from reelkeeper.cli import orchestration
 from reelkeeper.disk import exposed, make_file, make_folder, tighten
 from reelkeeper.operations.health import doctor
 from reelkeeper.settings import Settings

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 import typer
 from typer.core import TyperCommand
 
-from reelkeeper.cli import orchestration
+from deployments import orchestration
 from reelkeeper.cli.opening import configured, store
 from reelkeeper.cli.screen import say, table
 

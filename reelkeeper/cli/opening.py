@@ -68,31 +68,3 @@ def workspace() -> Iterator["Workspace"]:
 
     with open_workspace(configured()) as opened:
         yield opened
-
-
-def why_not_changed(engine: "Engine", settings: "Settings") -> str:
-    """Return why nothing is changed at the service's keys in this bucket, and the way out; "" if it may be."""
-    if settings.endpoint_url is None:
-        return ""
-    from reelkeeper.operations.core.workspace import describe_contract
-
-    passed, text = describe_contract(engine, settings.endpoint_url, settings.bucket)
-    return "" if passed else f"{text}; to run it: reelkeeper doctor --contract"
-
-
-def plans_service_keys(engine: "Engine", settings: "Settings", *, live: bool = False) -> bool:
-    """Check whether plans have the videos at the service's keys.
-
-    The embedded bucket keeps the contract that this needs, others are tested; a trial, unless it goes `live`, plans as
-    if they would pass.
-    """
-    if settings.endpoint_url is None:
-        return True
-    from reelkeeper.adapters.contract import CHECKS
-    from reelkeeper.store.core import deployment
-    from reelkeeper.store.core.engine import reading
-
-    at = settings.endpoint_url, settings.bucket
-    with reading(engine) as session:
-        is_trial = deployment.trial(session) is not None and not deployment.contract_failed(session, *at)
-        return (is_trial and not live) or deployment.contract_passed(session, *at, CHECKS)

@@ -26,8 +26,8 @@ from prefect.flow_engine import run_flow
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.states import Pending, Scheduled
 
-from reelkeeper.cli import orchestration
-from reelkeeper.cli.orchestration import EVENT_DAYS, RUN_DAYS
+from deployments import orchestration
+from deployments.orchestration import EVENT_DAYS, RUN_DAYS
 from reelkeeper.model import Grace
 from reelkeeper.model.requests import GenerationRequest, Incoming
 from reelkeeper.operations.billing import ledger

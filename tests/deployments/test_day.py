@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from reelkeeper.cli import orchestration
+from deployments import orchestration
 from tests.deployments.day import HOURS, ROOT, due
 from tests.ports import free_port
 

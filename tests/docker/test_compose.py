@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from reelkeeper.cli.orchestration import SERVER
+from deployments.orchestration import SERVER
 from reelkeeper.settings import Settings
 from tests.docker.image import COMPOSE, FOLDER, ONCE, OURS, ROOT, SERVICES, image_environment, secrets_of
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from reelkeeper.cli import orchestration
+from deployments import orchestration
 from reelkeeper.cli.commands import database, policy
 from reelkeeper.cli.opening import configured, store
 from reelkeeper.cli.screen import say

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from reelkeeper.cli.opening import configured, reading, store, why_not_changed
+from reelkeeper.cli.opening import configured, reading, store
 from reelkeeper.cli.screen import emit, out, say, table
 from reelkeeper.cli.words import AsJson, new_run_id
 from reelkeeper.errors import Frozen, Misconfigured, ReelkeeperError, Silence, SinkError
@@ -28,6 +28,7 @@ def status(
     The exit code is 0 if there is a store to read, except with --check.
     """
     from reelkeeper.cli import status_view
+    from reelkeeper.operations.core.workspace import why_not_changed
     from reelkeeper.operations.health.status import gather
 
     with store(may_make=False) as engine:

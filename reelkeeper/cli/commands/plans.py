@@ -9,7 +9,7 @@ from uuid import uuid4
 import typer
 
 from reelkeeper.cli.commands import run
-from reelkeeper.cli.opening import configured, plans_service_keys, reading, store
+from reelkeeper.cli.opening import configured, reading, store
 from reelkeeper.cli.screen import emit, listing, say
 from reelkeeper.cli.words import AsJson, Limit, Reason, moment, who
 from reelkeeper.errors import ReelkeeperError
@@ -87,6 +87,7 @@ _WITHOUT_PREFECT = ("tier_storage", "expire_videos", "purge_retired")  # saving 
 def _preview(flow: str, params: list[str], as_of: str | None) -> "Report":
     """Make the plan of the flow's dry run, without starting Prefect, which takes seconds."""
     from reelkeeper.cli import parameters
+    from reelkeeper.operations.core.workspace import plans_service_keys
     from reelkeeper.operations.lifecycle import previews
 
     at, settings = moment(as_of), configured()

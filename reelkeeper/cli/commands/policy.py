@@ -1,9 +1,8 @@
 """`policy`: show, check, apply and roll back all thresholds, tiers, prices, budgets and limits, in one document."""
 
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -44,11 +43,12 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Print the policies in force as a document, with a description of each field. Version 0 has the defaults."""
+    from reelkeeper.operations.core.policies import find
     from reelkeeper.operations.core.policy_document import write
     from reelkeeper.rules.policies import fixed_faults
 
     with store() as engine:
-        number, policies, without_effect = _version(engine, version)
+        number, policies, without_effect = find(engine, version)
     if as_json:
         emit({"version": number, "policies": policies.model_dump(mode="json"), "without_effect": without_effect})
         return
@@ -83,9 +83,11 @@ def diff(
     """List the fields in which a document, or an earlier version, differs from the policies in force."""
     if (file is None) == (version is None):
         raise typer.BadParameter("give a document or --version")
+    from reelkeeper.operations.core.policies import find
+
     with store() as engine:
-        before = _version(engine, None).policies
-        other = _read(engine, file) if file else _version(engine, version).policies
+        before = find(engine, None).policies
+        other = _read(engine, file) if file else find(engine, version).policies
     _show_changes(before.changes(other), "in force", str(file or f"version {version}"))
 
 
@@ -110,10 +112,10 @@ def rollback(
 ) -> None:
     """Apply an earlier version again, as a new version, after the same checks as any document."""
     from reelkeeper.errors import PolicyRefused
-    from reelkeeper.operations.core.policies import refusal
+    from reelkeeper.operations.core.policies import find, refusal
 
     with store() as engine:
-        _, after, without_effect = _version(engine, version)
+        _, after, without_effect = find(engine, version)
         # guard policy.rollback_fixed: a rollback says that it brings back what it cannot
         if without_effect:
             raise PolicyRefused(
@@ -142,29 +144,13 @@ def collected(file: Path, param: list[str] | None) -> "Policies":
 
 
 def _read(engine: "Engine", file: Path) -> "Policies":
+    from reelkeeper.operations.core.policies import find
     from reelkeeper.operations.core.policy_document import read
 
-    shipped = _version(engine, 0).policies
+    shipped = find(engine, 0).policies
     if str(file) == "-":
         return read(sys.stdin.read(), "standard input", shipped)
     return read(text_of(file), str(file), shipped)
-
-
-class _Version(NamedTuple):
-    number: int
-    policies: "Policies"
-    without_effect: Mapping[str, object]
-
-
-def _version(engine: "Engine", version: int | None) -> _Version:
-    """Read a version, also one that sets what nobody can set now, so that it can be seen and replaced."""
-    from reelkeeper.operations.core import policies
-    from reelkeeper.store.core import policies as versions
-    from reelkeeper.store.core.engine import reading
-
-    with reading(engine) as session:
-        number = versions.in_force(session).version if version is None else version
-        return _Version(number, *policies.stored(session, number))
 
 
 def _effect(engine: "Engine", after: "Policies") -> "Effect":

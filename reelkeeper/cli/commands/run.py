@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from reelkeeper.cli import orchestration, screen
+from deployments import orchestration
+from reelkeeper.cli import screen
 from reelkeeper.cli.flow_help import known_flows
 from reelkeeper.cli.opening import configured, reading, store
 from reelkeeper.cli.screen import emit, out, plain, say, table

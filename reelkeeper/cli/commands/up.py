@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Final, NamedTuple
 
 import typer
 
-from reelkeeper.cli import orchestration
-from reelkeeper.cli.opening import configured, plans_service_keys
+from deployments import orchestration
+from reelkeeper.cli.opening import configured
 from reelkeeper.cli.screen import dollars, say, size, table
 from reelkeeper.cli.words import new_run_id
 from reelkeeper.errors import Misconfigured, PolicyRefused
@@ -107,6 +107,7 @@ def _first_night(settings: "Settings") -> tuple[list[_Line], list[str]]:
     """List what each flow would change in its first run, by plans on the store as it is now, and remarks on them."""
     from reelkeeper.adapters.s3.keys import IDENTITY
     from reelkeeper.operations.core.policies import current
+    from reelkeeper.operations.core.workspace import plans_service_keys
     from reelkeeper.operations.health.status import awaited
     from reelkeeper.operations.jobs import prune_cache
     from reelkeeper.operations.lifecycle import previews

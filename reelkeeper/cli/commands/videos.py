@@ -5,18 +5,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import Annotated, Any, TextIO
 
 import typer
 
-from reelkeeper.cli.opening import configured, plans_service_keys, reading, store, workspace
+from reelkeeper.cli.opening import configured, reading, store, workspace
 from reelkeeper.cli.screen import emit, listing, respond, say, table
 from reelkeeper.cli.words import AsJson, Limit, moment, new_run_id, who
-from reelkeeper.errors import InputRefused, KeyRefused, LeaseLost, Misconfigured, NotFound, PartialFailure
+from reelkeeper.errors import InputRefused, KeyRefused, LeaseLost, Misconfigured, PartialFailure
 from reelkeeper.rules.core.wording import many
-
-if TYPE_CHECKING:
-    from reelkeeper.store import Session
 
 group = typer.Typer(help="List videos, show one, import the service's data, add one.", invoke_without_command=True)
 
@@ -71,17 +68,16 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show one video: its state, all objects that it ever had, and its history."""
+    from reelkeeper.operations.lifecycle.why import find_video
     from reelkeeper.store.core.audit import events
-    from reelkeeper.store.videos.videos import blobs_of_video, list_videos
+    from reelkeeper.store.videos.videos import blobs_of_video
 
     with reading() as session:
-        found = list_videos(session, video_id=video_id) or list_videos(session, video_id=_at_key(session, video_id))
-        video_id = found[0].id
-        objects, history = blobs_of_video(session, video_id), list(events(session, video_id=video_id))
+        video = find_video(session, video_id)
+        objects, history = blobs_of_video(session, video.id), list(events(session, video_id=video.id))
     if as_json:
-        emit({"video": found[0], "objects": objects, "history": history})
+        emit({"video": video, "objects": objects, "history": history})
         return
-    video = found[0]
     views = "unknown views" if video.views is None else many(video.views, "view")
     say(f"{video.id} of {video.user_id} ({video.tier or 'tier unknown'}), {video.state}, {views}.")
     made = f" by {video.model}" if video.model else ""
@@ -108,43 +104,19 @@ def why(
 ) -> None:
     """Explain what decides about a video: its key, policy, views and holds, and when it may change next."""
     from reelkeeper.model.key_patterns import compiled
+    from reelkeeper.operations.core.workspace import plans_service_keys
     from reelkeeper.operations.lifecycle.why import explain
-    from reelkeeper.store.core.engine import reading as snapshot
 
     settings = configured()
     with store() as engine:
         may = partial(plans_service_keys, engine, settings)
-        look_up = partial(
-            explain, engine, prefix=settings.prefix, keeps_contract=may, layout=compiled(settings.key_pattern)
-        )
-        try:
-            found = look_up(video_id)
-        except NotFound:  # it may be a key
-            with snapshot(engine) as session:
-                video_id = _at_key(session, video_id)
-            found = look_up(video_id)
+        found = explain(engine, video_id, settings.prefix, may, compiled(settings.key_pattern))
     if as_json:
         emit(found)
         return
     table(("!what", "says"), found.reasons)
     when = f"not before {found.next_at:%Y-%m-%d %H:%M} UTC, by " if found.next_at else ""
     say(f"Next: {when}{found.next_step}.")
-
-
-def _at_key(session: "Session", name: str) -> str:
-    """Find a video by the key of one of its objects, or by the name of which an earlier version made its id.
-
-    Raises NotFound, with the reason if sync left the object out.
-    """
-    from reelkeeper.rules.sync.adoption import REASONS
-    from reelkeeper.store.core.former_ids import known_videos
-    from reelkeeper.store.videos.key_owners import noted_at, video_at
-
-    if found := video_at(session, name) or known_videos(session, [name]).get(name):
-        return found
-    verdict = noted_at(session, name)
-    left_out = f"; the object at this key was not adopted: {REASONS[verdict]}" if verdict in REASONS else ""
-    raise NotFound(f"no video {name!r} in the catalogue{left_out}")
 
 
 @group.command()

@@ -22,6 +22,14 @@ class Read(NamedTuple):
     without_effect: Mapping[str, object]
 
 
+class Version(NamedTuple):
+    """A version of the policies, by its number."""
+
+    number: int
+    policies: Policies
+    without_effect: Mapping[str, object]
+
+
 _AS_SHIPPED: Final = Read(DEFAULTS, {})
 _PARSED: dict[str, Read] = {"": _AS_SHIPPED}  # by the digest of the document
 _MAX_PARSED: Final = 64
@@ -48,6 +56,13 @@ def current(engine: Engine) -> InForce:
     """Return the policies in force at this moment, for work that has no transaction. Raises SchemaError."""
     with reading(engine) as session:
         return in_force(session)
+
+
+def find(engine: Engine, version: int | None) -> Version:
+    """Read a version, or the one in force, also one that sets what nobody can set now. Raises NotFound, SchemaError."""
+    with reading(engine) as session:
+        number = versions.in_force(session).version if version is None else version
+        return Version(number, *stored(session, number))
 
 
 def at(session: Session, version: int) -> Policies:

@@ -22,10 +22,13 @@ from reelkeeper.rules.lifecycle.notices import goes_after
 from reelkeeper.rules.lifecycle.selection import fit
 from reelkeeper.rules.lifecycle.worth import unopened
 from reelkeeper.rules.policies import Policies
+from reelkeeper.rules.sync.adoption import REASONS
 from reelkeeper.store import Engine, Session
 from reelkeeper.store.core.engine import now, reading
+from reelkeeper.store.core.former_ids import known_videos
 from reelkeeper.store.lifecycle import crf_searches, notices, restorable
 from reelkeeper.store.videos import holds
+from reelkeeper.store.videos.key_owners import noted_at, video_at
 from reelkeeper.store.videos.videos import Listed, list_videos, live_videos
 from reelkeeper.store.videos.views import find_copies
 
@@ -47,22 +50,33 @@ class Explained(NamedTuple):
     next_step: str
 
 
+def find_video(session: Session, name: str) -> Listed:
+    """Find a video by its id, the key of one of its objects, or the name of which an earlier version made its id.
+
+    Raises NotFound, with the reason if sync left the object out.
+    """
+    for video_id in (name, video_at(session, name), known_videos(session, [name]).get(name)):
+        if video_id and (found := list_videos(session, video_id=video_id)):
+            return found[0]
+    verdict = noted_at(session, name)
+    left_out = f"; the object at this key was not adopted: {REASONS[verdict]}" if verdict in REASONS else ""
+    raise NotFound(f"no video {name!r} in the catalogue{left_out}")
+
+
 def explain(
     engine: Engine,
-    video_id: str,
+    name: str,
     prefix: str,
     keeps_contract: Callable[[], bool],
     layout: Sequence[KeyPattern] = DEFAULT_LAYOUT,
 ) -> Explained:
-    """Explain what decides about a video under the policies in force, as of the store's clock. Raises NotFound.
+    """Explain what decides about a video, by its id or a key, under the policies in force. Raises NotFound.
 
     `keeps_contract`: whether the bucket has passed the contract, for results put in place and purges of service keys.
     """
     with reading(engine) as session:
-        found, as_of, rules = list_videos(session, video_id=video_id), now(session), in_force(session)
-        if not found:
-            raise NotFound(f"no video {video_id!r} in the catalogue")
-        (listed,) = found
+        listed, as_of, rules = find_video(session, name), now(session), in_force(session)
+        video_id = listed.id
         live = next(live_videos(session, as_of, only=[video_id]), None)
         parsed = parse_key(prefix, listed.key or "", layout)
         is_ours = _is_ours(prefix, listed, layout)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from inline_snapshot import snapshot
 
-from reelkeeper.cli.orchestration import EVENT_DAYS, RUN_DAYS, SERVER, prepare
+from deployments.orchestration import EVENT_DAYS, RUN_DAYS, SERVER, prepare
 from tests.reading import as_read
 
 READ = """
@@ -119,7 +119,7 @@ if libc.unshare(0x10020000) or libc.mount(None, b"/", None, 0x44000, None):
     sys.exit("no namespace")
 if libc.mount(state, state, None, 0x1000, None) or libc.mount(None, state, None, 0x1021, None):  # MS_BIND, read-only
     sys.exit("no mount")
-from reelkeeper.cli.orchestration import prepare
+from deployments.orchestration import prepare
 prepare(Path(sys.argv[1]))
 """
 

@@ -62,14 +62,14 @@ def prepare(state_dir: Path) -> bool:
 def require_server() -> None:
     """Raise Unavailable or Misconfigured if the server at PREFECT_API_URL does not answer."""
     if url := os.environ.get("PREFECT_API_URL"):
-        from reelkeeper.adapters import orchestrator
+        from reelkeeper.adapters import orchestrator  # noqa: PLC0415  --help needs none of these
 
         orchestrator.require_answer(url, os.environ.get("PREFECT_API_AUTH_STRING"), os.environ.get("PREFECT_API_KEY"))
 
 
 def _logging() -> dict[str, str]:
     """Configure Prefect's logs like ours, in this process and in those that it starts."""
-    from reelkeeper.settings import settings
+    from reelkeeper.settings import settings  # noqa: PLC0415  as above
 
     configuration = settings()
     if configuration.log_format == "text":
@@ -84,7 +84,7 @@ def _logging() -> dict[str, str]:
 
 def stay(state_dir: Path) -> bool:
     """Prepare a long-running process that logs to its console."""
-    from reelkeeper.settings import settings
+    from reelkeeper.settings import settings  # noqa: PLC0415  as above
 
     for name, value in (_STAYING | {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": settings().log_level}).items():
         os.environ.setdefault(name, value)
