@@ -42,7 +42,6 @@ def monitor_costs(
 
         observed = None
         if not dry_run:
-            reports.show_picture(workspace.engine, "spend", as_of, rules.budget)
             observed = alerts.observe(workspace.engine, found, rules=watch.RULES, run_id=run_id)
             alerts.deliver(workspace.engine)
         reports.show_picture(workspace.engine, "spend", as_of, rules.budget)

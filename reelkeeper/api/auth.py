@@ -14,7 +14,6 @@ from functools import partial
 from typing import Final
 
 from anyio.to_thread import run_sync
-from sqlalchemy.engine import Engine
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -23,6 +22,7 @@ from reelkeeper.api.load import Load, Shed
 from reelkeeper.api.problems import problem
 from reelkeeper.api.routes import hooks, images, jobs
 from reelkeeper.model.token_scopes import Caller
+from reelkeeper.operations import Engine
 from reelkeeper.operations.core.tokens import authenticate
 from reelkeeper.operations.videos.images import MAX_BYTES
 from reelkeeper.rules.core.request_limits import BODY_BYTES, Allowance, body_deadline, take

@@ -17,14 +17,13 @@ from typing import Any, Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
-from sqlalchemy.engine import Engine
 
+from reelkeeper.operations import Engine, now, reading
 from reelkeeper.operations.health.status import Money, Status, gather
 from reelkeeper.operations.jobs.lanes import Vendor, picture
 from reelkeeper.rules.billing.tariff import class_of
 from reelkeeper.store.billing import usage
 from reelkeeper.store.core import controls, schema
-from reelkeeper.store.core.engine import now, reading
 from reelkeeper.store.sync import scans
 
 KEPT_SECONDS: Final = 300.0  # cache time of expensive sums, which change only with the hourly flows

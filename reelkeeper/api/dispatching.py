@@ -5,11 +5,11 @@ import threading
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter
-from sqlalchemy.engine import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from reelkeeper.adapters.orchestrator import Orchestrator
 from reelkeeper.errors import OrchestratorError
+from reelkeeper.operations import Engine
 from reelkeeper.operations.jobs.queue import start_dispatch
 from reelkeeper.redaction import redacted
 

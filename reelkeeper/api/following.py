@@ -8,11 +8,11 @@ from time import monotonic
 from typing import Final
 
 from anyio.to_thread import run_sync
-from sqlalchemy.engine import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from reelkeeper.errors import NotFound
 from reelkeeper.model.jobs import IN_FLIGHT, JobState
+from reelkeeper.operations import Engine
 from reelkeeper.operations.jobs.follow import Followed, follow, marks
 
 LOOK_SECONDS = 1.0  # between two polls

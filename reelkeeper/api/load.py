@@ -14,11 +14,11 @@ from typing import Annotated, Any, Final
 
 from anyio.to_thread import run_sync
 from fastapi import Depends, Request
-from sqlalchemy.engine import Engine
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
 from reelkeeper.errors import SchemaError
+from reelkeeper.operations import Engine
 from reelkeeper.operations.core.machine import require_schema
 from reelkeeper.operations.core.policies import current
 from reelkeeper.rules.core.request_limits import WAIT_SECONDS, AccessPolicy

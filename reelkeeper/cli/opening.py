@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING
 from reelkeeper.errors import Misconfigured
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine
-    from sqlmodel import Session
-
+    from reelkeeper.operations import Engine, Session
     from reelkeeper.operations.core.workspace import Workspace
     from reelkeeper.settings import Settings
 
@@ -46,7 +44,7 @@ def configured(**given: object) -> "Settings":
 @contextmanager
 def store(*, may_make: bool = True) -> Iterator["Engine"]:
     """Open only the store, for commands that need no bucket; those that watch a deployment may not make one."""
-    from reelkeeper.store.core.engine import open_store
+    from reelkeeper.operations import open_store
 
     with open_store(configured(), may_make=may_make) as engine:
         yield engine
@@ -55,9 +53,9 @@ def store(*, may_make: bool = True) -> Iterator["Engine"]:
 @contextmanager
 def reading() -> Iterator["Session"]:
     """Open a read-only snapshot of the store, for commands that only list."""
-    from reelkeeper.store.core import engine as engines
+    from reelkeeper.operations import reading as snapshot
 
-    with store() as engine, engines.reading(engine) as session:
+    with store() as engine, snapshot(engine) as session:
         yield session
 
 

@@ -11,9 +11,9 @@ from reelkeeper.api.load import WORK, WRITE
 from reelkeeper.api.problems import documented
 from reelkeeper.model.ids import Id
 from reelkeeper.model.token_scopes import Caller, Scope
+from reelkeeper.operations import reading
 from reelkeeper.operations.core import epochs
 from reelkeeper.operations.videos import hold as operation
-from reelkeeper.store.core.engine import reading
 from reelkeeper.store.videos import holds as rows
 
 router = APIRouter(prefix="/v1/holds", tags=["holds"])

@@ -14,6 +14,7 @@ from reelkeeper.api.problems import documented
 from reelkeeper.errors import NotFound
 from reelkeeper.model.ids import Id
 from reelkeeper.model.token_scopes import Caller, Scope
+from reelkeeper.operations import reading
 from reelkeeper.operations.billing import users as accounts
 from reelkeeper.operations.billing.quota import check_user_storage_quota
 from reelkeeper.operations.core.either_id import for_user
@@ -22,7 +23,6 @@ from reelkeeper.operations.lifecycle.why import outlooks
 from reelkeeper.rules.billing.quota import judge
 from reelkeeper.rules.core.tiers import MAX_BYTES
 from reelkeeper.store.billing import ledger, quotas
-from reelkeeper.store.core.engine import reading
 from reelkeeper.store.core.former_ids import known_user
 from reelkeeper.store.videos.videos import is_user, list_videos
 

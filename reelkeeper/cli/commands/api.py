@@ -28,8 +28,8 @@ def api(
     from reelkeeper.api.app import create_app
     from reelkeeper.api.app_state import AppState
     from reelkeeper.api.server import LET_IN, Connection, Server, limit_arenas
+    from reelkeeper.operations import limit_lock_waits
     from reelkeeper.rules.core.request_limits import WAIT_SECONDS
-    from reelkeeper.store.core.engine import limit_lock_waits
 
     limit_arenas()
     settings = configured()

@@ -19,7 +19,7 @@ from reelkeeper.cli.words import Limit, moment, month_of
 from reelkeeper.rules.billing.focus import DETAIL, RESIDUAL, detail, exact_usd, next_month, period
 
 if TYPE_CHECKING:
-    from sqlalchemy.orm import Session
+    from reelkeeper.operations import Session
 
 By = Literal["user", "service", "day"]
 Account = Literal["cloudflare", "fal", "replicate", "runway", "openai"]

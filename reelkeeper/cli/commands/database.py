@@ -111,10 +111,10 @@ def _show(seen: "Behind") -> None:
 @group.command()
 def status(as_json: AsJson = False) -> None:
     """Show the store's location, schema and contents, and whether changes are frozen."""
+    from reelkeeper.operations import reading
     from reelkeeper.operations.core import epochs
     from reelkeeper.operations.core.freeze import why_frozen
     from reelkeeper.store.core import schema
-    from reelkeeper.store.core.engine import reading
     from reelkeeper.store.videos.videos import population, videos_by_state
 
     with store() as engine:

@@ -69,9 +69,9 @@ _HEADINGS = (">ended", ">succeeded", ">wait, mean / p95", ">processing, mean / p
 
 
 def _lately(hours: float, *, as_json: bool) -> None:
+    from reelkeeper.operations import now
     from reelkeeper.rules.health.performance import by_group, figures, waiting
     from reelkeeper.rules.health.performance_report import lines, seconds
-    from reelkeeper.store.core.engine import now
     from reelkeeper.store.health import performance as read
     from reelkeeper.store.jobs.slots import jobs_at_once
 
@@ -90,8 +90,8 @@ def _lately(hours: float, *, as_json: bool) -> None:
 
 
 def _windows(hours: float, tier: str, model: str, *, as_json: bool) -> None:
+    from reelkeeper.operations import now
     from reelkeeper.rules.health.performance_report import line
-    from reelkeeper.store.core.engine import now
     from reelkeeper.store.health import performance as read
 
     with reading() as session:

@@ -11,9 +11,9 @@ from reelkeeper.cli.screen import dollars, emit, listing, say, size, table
 from reelkeeper.cli.words import AsJson, text_of, who
 
 if TYPE_CHECKING:
+    from reelkeeper.operations import Engine
     from reelkeeper.operations.lifecycle.policies import Effect
     from reelkeeper.rules.policies import Policies
-    from reelkeeper.store import Engine
 
 group = typer.Typer(
     help="Show, check, apply and roll back the policies: thresholds, tiers, prices, budgets, limits.",

@@ -11,8 +11,8 @@ from reelkeeper.cli.screen import Cell, dollars, emit, listing, respond, say, ta
 from reelkeeper.cli.words import AsJson, Limit, who
 
 if TYPE_CHECKING:
+    from reelkeeper.operations import JobLine
     from reelkeeper.operations.jobs.queue import Explained, Listed
-    from reelkeeper.store.jobs.queue import JobLine
 
 group = typer.Typer(help="Try dead jobs again, and cancel jobs.", no_args_is_help=True)
 Explain = Annotated[str | None, typer.Option("--explain", metavar="JOB", help="Explain this job's place in the queue.")]

@@ -11,7 +11,7 @@ from reelkeeper.errors import NotFound, PartialFailure
 from reelkeeper.rules.core.wording import many
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine
+    from reelkeeper.operations import Engine
 
 _BATCH = 500
 _NAMED = 5  # runs to list if an id is ambiguous
@@ -86,8 +86,8 @@ def restore(
 
 def _full_run_id(engine: "Engine", run: str) -> str:
     """Return the id of the only run that begins with this text. Raises NotFound if there is none."""
+    from reelkeeper.operations import reading
     from reelkeeper.store.core.audit import runs_beginning_with
-    from reelkeeper.store.core.engine import reading
 
     with reading(engine) as session:
         found = runs_beginning_with(session, run, limit=_NAMED)

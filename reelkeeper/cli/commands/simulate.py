@@ -14,10 +14,10 @@ from reelkeeper.cli.words import AsJson, text_of
 from reelkeeper.rules.core.wording import many
 
 if TYPE_CHECKING:
+    from reelkeeper.operations import Engine, Session
     from reelkeeper.rules.policies import Policies
     from reelkeeper.simulation.lifecycle import Course, Outcome, Past, Span, Views
     from reelkeeper.simulation.lifecycle_fates import Trial
-    from reelkeeper.store import Engine, Session
 
 _DAY = timedelta(days=1)
 _REPEATED = timedelta(days=30)  # days whose views and uploads are repeated
@@ -94,11 +94,11 @@ def _play(
     engine: "Engine", files: Sequence[Path], months: int, since: str | None, infrequent: int | None, *, uploads: bool
 ) -> "tuple[Outcome, dict[str, tuple[int, int]]]":
     """Simulate the policies; also return how many videos one run of each compresses and retires at most."""
+    from reelkeeper.operations import now, reading
     from reelkeeper.operations.core.policies import at as at_version
     from reelkeeper.operations.core.policies import in_force
     from reelkeeper.operations.core.policy_document import read
     from reelkeeper.simulation.lifecycle import Record, simulate
-    from reelkeeper.store.core.engine import now, reading
     from reelkeeper.store.videos import history
     from reelkeeper.store.videos.views import recorded_days
 

@@ -22,9 +22,9 @@ from reelkeeper.rules.core.wording import CONTRACT_NOT_TRIED, many
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from reelkeeper.operations import Engine
     from reelkeeper.rules.lifecycle.report import Report
     from reelkeeper.settings import Settings
-    from reelkeeper.store import Engine
 
 
 def up(
@@ -106,12 +106,12 @@ class _Line(NamedTuple):
 def _first_night(settings: "Settings") -> tuple[list[_Line], list[str]]:
     """List what each flow would change in its first run, by plans on the store as it is now, and remarks on them."""
     from reelkeeper.adapters.s3.keys import IDENTITY
+    from reelkeeper.operations import now, open_store, reading
     from reelkeeper.operations.core.policies import current
     from reelkeeper.operations.core.workspace import plans_service_keys
     from reelkeeper.operations.health.status import awaited
     from reelkeeper.operations.jobs import prune_cache
     from reelkeeper.operations.lifecycle import previews
-    from reelkeeper.store.core.engine import now, open_store, reading
 
     lines, remarks = [_Line("up --live", "now", f"claim the bucket: write {settings.prefix}{IDENTITY}")], list[str]()
     with open_store(settings) as engine:
