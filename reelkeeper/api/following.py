@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from reelkeeper.errors import NotFound
 from reelkeeper.model.jobs import IN_FLIGHT, JobState
 from reelkeeper.operations import Engine
-from reelkeeper.operations.jobs.follow import Followed, follow, marks
+from reelkeeper.operations.jobs.follow import Job, follow, marks
 
 LOOK_SECONDS = 1.0  # between two polls
 _PLACES: Final = 20  # waiting jobs whose queue position is read at each poll, in turn
@@ -29,7 +29,7 @@ class Following:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._listeners: dict[str, set[asyncio.Event]] = {}
-        self._seen: dict[str, Followed] = {}  # the least recently read job first
+        self._seen: dict[str, Job] = {}  # the least recently read job first
         self._marks: dict[str, object] = {}
         self._due: set[str] = set()  # to be read even if unchanged
         self._task: asyncio.Task[None] | None = None
@@ -41,7 +41,7 @@ class Following:
         for listeners in self._listeners.values():
             _wake(listeners)
 
-    async def changes(self, first: Followed) -> AsyncIterator[Followed | None]:
+    async def changes(self, first: Job) -> AsyncIterator[Job | None]:
         """Yield the job and, until it has ended, each change; None is a heartbeat."""
         sent, began, changed = first, monotonic(), asyncio.Event()
         listeners = self._listeners.setdefault(first.job_id, set())
@@ -91,7 +91,7 @@ class Following:
                 self._marks.update((job_id, mark) for job_id, mark in marked.items() if job_id in self._listeners)
             await asyncio.sleep(max(LOOK_SECONDS, _PAUSE * (monotonic() - began)))
 
-    def _look(self, due: set[str], before: dict[str, object]) -> tuple[list[Followed], dict[str, object]]:
+    def _look(self, due: set[str], before: dict[str, object]) -> tuple[list[Job], dict[str, object]]:
         """Read the `due` jobs and those that have changed since the marks `before`."""
         marked = marks(self._engine, list(before))
         changed = {job_id for job_id, mark in marked.items() if mark != before[job_id]}
@@ -103,7 +103,7 @@ class Following:
                 continue
         return found, marked
 
-    def _note(self, follower: Followed) -> None:
+    def _note(self, follower: Job) -> None:
         """Store a job's state, and wake its listeners."""
         if follower.job_id in self._listeners:
             self._seen.pop(follower.job_id, None)
@@ -116,6 +116,6 @@ def _wake(listeners: Iterable[asyncio.Event]) -> None:
         changed.set()
 
 
-def _lasting(follower: Followed) -> Followed:
+def _lasting(follower: Job) -> Job:
     """Leave out the estimates, which change every second."""
-    return follower._replace(wait_seconds=None, finish_seconds=None)
+    return follower.model_copy(update={"wait_seconds": None, "finish_seconds": None})

@@ -11,7 +11,7 @@ from reelkeeper.api.following import Following
 from reelkeeper.model.jobs import JobState
 from reelkeeper.model.requests import Joined, Queued
 from reelkeeper.operations.jobs import settle
-from reelkeeper.operations.jobs.follow import Followed, follow
+from reelkeeper.operations.jobs.follow import Job, follow
 from reelkeeper.operations.jobs.settle import Attempt
 from reelkeeper.store.core.engine import transaction
 from reelkeeper.store.tables import jobs
@@ -36,7 +36,7 @@ def finish(engine: sa.Engine, job_id: str) -> None:
     settle.succeed(engine, Attempt(job_id, token), run_id="run")
 
 
-async def states(changes: AsyncIterator[Followed | None]) -> list[JobState]:
+async def states(changes: AsyncIterator[Job | None]) -> list[JobState]:
     return [follower.state async for follower in changes if follower]
 
 

@@ -1,7 +1,6 @@
 """Jobs: request a video, follow its job, and cancel it."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 from uuid import uuid4
 
@@ -30,7 +29,7 @@ from reelkeeper.model.token_scopes import Scope
 from reelkeeper.operations.core.either_id import for_user
 from reelkeeper.operations.jobs import settle
 from reelkeeper.operations.jobs.admit import admit
-from reelkeeper.operations.jobs.follow import Followed, follow
+from reelkeeper.operations.jobs.follow import Job, follow
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 EVENTS: Final = "/events"  # last part of the path of an event stream
@@ -88,31 +87,6 @@ class Admitted(BaseModel):
     wait_seconds: float | None = Field(None, description="Estimated time until the job starts, in seconds")
     finish_seconds: float | None = Field(None, description="Estimated time until the video is ready, in seconds")
     error: str | None = None
-
-
-class Job(BaseModel):
-    """The current state of a job."""
-
-    job_id: str
-    user_id: str
-    state: Literal["queued", "running", "parked", "succeeded", "dead", "cancelled"] = Field(
-        description="parked: its provider may have it, and is asked every two minutes, for "
-        "`attempts.give_up_hours` from `started_at` on; then it is dead, at no charge"
-    )
-    leader_id: str | None
-    model: str
-    progress: float = Field(description="Progress, from 0 to 1")
-    place: int | None
-    wait_seconds: float | None
-    finish_seconds: float | None
-    price_microusd: int
-    charged_microusd: int
-    video_id: str | None
-    error: str | None
-    cancelling: bool = Field(description="Whether cancellation was requested")
-    created_at: datetime
-    started_at: datetime | None
-    finished_at: datetime | None
 
 
 class Cancelled(BaseModel):
@@ -175,7 +149,7 @@ def ask(
 )
 def job(job_id: JobId, app_state: CurrentState, whose: Annotated[Whose, Query()]) -> Job:
     """Return the job's place in the queue and estimated wait, its progress, or its result."""
-    return _as_job(_follow(app_state, job_id, whose))
+    return _follow(app_state, job_id, whose)
 
 
 @router.get(
@@ -190,7 +164,7 @@ async def events(
 ) -> EventStream:
     """Send the job, as `GET /v1/jobs/{id}` returns it, whenever it changes; the last event has the result."""
     first = await run_sync(lambda: _follow(app_state, job_id, whose))  # raises NotFound, a 404
-    changes: AsyncIterator[Followed | None] = request.app.state.following.changes(first)
+    changes: AsyncIterator[Job | None] = request.app.state.following.changes(first)
     return EventStream(
         _sent(changes, request.state.is_known), headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     )
@@ -211,12 +185,12 @@ def cancel(job_id: JobId, app_state: CurrentState, whose: Annotated[Whose, Query
     return Cancelled(job_id=job_id, state=state.value)
 
 
-def _follow(app_state: AppState, job_id: str, whose: Whose) -> Followed:
+def _follow(app_state: AppState, job_id: str, whose: Whose) -> Job:
     engine = app_state.workspace.engine
     return for_user(engine, whose.user_id, lambda user_id: follow(engine, job_id, user_id=user_id))
 
 
-async def _sent(changes: AsyncIterator[Followed | None], is_known: Callable[[], Awaitable[bool]]) -> AsyncIterator[str]:
+async def _sent(changes: AsyncIterator[Job | None], is_known: Callable[[], Awaitable[bool]]) -> AsyncIterator[str]:
     async for seen in changes:
         # guard auth.stream: a revoked token follows a job for an hour
         if not await is_known():
@@ -224,9 +198,5 @@ async def _sent(changes: AsyncIterator[Followed | None], is_known: Callable[[], 
         yield _event(seen) if seen else ": heartbeat\n\n"
 
 
-def _event(follower: Followed) -> str:
-    return f"event: {'job' if follower.state in IN_FLIGHT else 'end'}\ndata: {_as_job(follower).model_dump_json()}\n\n"
-
-
-def _as_job(follower: Followed) -> Job:
-    return Job.model_validate({**follower._asdict(), "state": follower.state.value})
+def _event(follower: Job) -> str:
+    return f"event: {'job' if follower.state in IN_FLIGHT else 'end'}\ndata: {follower.model_dump_json()}\n\n"

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from reelkeeper.errors import NotFound
 from reelkeeper.model.jobs import IN_FLIGHT, JobState
@@ -15,33 +16,36 @@ from reelkeeper.store.jobs import queue
 from reelkeeper.store.jobs.queue import AdmittedJob
 
 
-class Followed(NamedTuple):
-    """The present state of a job. For a job that joined another, it is that of the other.
+class Job(BaseModel):
+    """The current state of a job; of one that joined another, that of the other."""
 
-    `place` counts from 1 among the waiting jobs, None if it does not wait. Seconds are estimates from now on, None
-    once it has ended; a job that takes longer than estimated has 0 left.
-    """
+    model_config = ConfigDict(frozen=True)
 
     job_id: str
     user_id: str
-    state: JobState
+    state: JobState = Field(
+        description="parked: its provider may have it, and is asked every two minutes, for "
+        "`attempts.give_up_hours` from `started_at` on; then it is dead, at no charge"
+    )
     leader_id: str | None
     model: str
-    progress: float
-    place: int | None
-    wait_seconds: float | None
-    finish_seconds: float | None
+    progress: float = Field(description="Progress, from 0 to 1")
+    place: int | None = Field(description="Position among the waiting jobs, from 1; null: it does not wait")
+    wait_seconds: float | None = Field(description="Estimated time until it starts, in seconds")
+    finish_seconds: float | None = Field(
+        description="Estimated time until its end; 0 if it takes longer than estimated"
+    )
     price_microusd: int
     charged_microusd: int
     video_id: str | None
     error: str | None
-    cancelling: bool
+    cancelling: bool = Field(description="Whether cancellation was requested")
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
 
 
-def follow(engine: Engine, job_id: str, *, user_id: str | None = None) -> Followed:
+def follow(engine: Engine, job_id: str, *, user_id: str | None = None) -> Job:
     """Read the state of a job, of this user if one is given, from one snapshot. Raises NotFound, SchemaError."""
     with reading(engine) as session:
         row = queue.find(session, job_id)
@@ -51,24 +55,24 @@ def follow(engine: Engine, job_id: str, *, user_id: str | None = None) -> Follow
         shown = queue.find(session, row.leader_id) if row.leader_id and row.state in IN_FLIGHT else row
         shown = row if shown is None else shown
         place, wait, finish = _ahead(session, shown)
-        return Followed(
-            row.id,
-            row.user_id,
-            JobState(shown.state if row.state in IN_FLIGHT else row.state),
-            row.leader_id,
-            row.model,
-            shown.progress,
-            place,
-            wait,
-            finish,
-            row.price_microusd,
-            captured(session, row.hold_id),
-            row.video_id,
-            row.error,
-            row.cancel_asked_at is not None,
-            row.created_at,
-            shown.started_at,
-            row.finished_at,
+        return Job(
+            job_id=row.id,
+            user_id=row.user_id,
+            state=JobState(shown.state if row.state in IN_FLIGHT else row.state),
+            leader_id=row.leader_id,
+            model=row.model,
+            progress=shown.progress,
+            place=place,
+            wait_seconds=wait,
+            finish_seconds=finish,
+            price_microusd=row.price_microusd,
+            charged_microusd=captured(session, row.hold_id),
+            video_id=row.video_id,
+            error=row.error,
+            cancelling=row.cancel_asked_at is not None,
+            created_at=row.created_at,
+            started_at=shown.started_at,
+            finished_at=row.finished_at,
         )
 
 
