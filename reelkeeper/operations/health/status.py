@@ -144,15 +144,8 @@ class Status:
         return tuple(flow.flow for flow in self.flows if flow.is_overdue)
 
 
-def gather(
-    engine: Engine,
-    flows: Collection[str] = tuple(CADENCES),
-    money: Money | None = None,
-) -> Status:
-    """Read everything from one snapshot.
-
-    `money` may be given where it was read a moment ago, since it is expensive to sum.
-    """
+def gather(engine: Engine, money: Money | None = None) -> Status:
+    """Read everything from one snapshot. `money` may be given where it was read a moment ago: it is slow to sum."""
     behind = epochs.why_behind(engine, None)
     with reading(engine) as session:
         at = now(session)
@@ -161,7 +154,7 @@ def gather(
         left = (("tier_storage", "compress"), ("tier_storage", "retire"), ("expire_videos", "retire"))
         return Status(
             as_of=at,
-            flows=tuple(flow_states(session, flows)),
+            flows=tuple(flow_states(session, tuple(CADENCES))),
             videos=stock.by_state(session),
             backlog=tuple(item for flow, act in left if (item := backlog.left_of_last_plan(session, flow, act))),
             grace=stock.in_grace(session),
