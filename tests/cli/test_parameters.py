@@ -118,115 +118,48 @@ def test_without_parameters_the_flows_defaults_apply() -> None:
 
 
 @pytest.mark.parametrize(
-    ("param", "said"),
+    ("param", "limit"),
     [
-        (
-            "limits.max_objects=-1",
-            snapshot(
-                "refused, and nothing was changed: limits.max_objects=-1: input should be greater than or equal to 0"
-            ),
-        ),
-        (
-            "limits.max_percent=NaN",
-            snapshot("refused, and nothing was changed: limits.max_percent=nan: input should be a finite number"),
-        ),
-        (
-            "limits.max_percent=Infinity",
-            snapshot("refused, and nothing was changed: limits.max_percent=inf: input should be a finite number"),
-        ),
-        (
-            "limits.max_percent=101",
-            snapshot(
-                "refused, and nothing was changed: limits.max_percent=101: input should be less than or equal to 100"
-            ),
-        ),
-        (
-            "limits.max_objects=ten",
-            snapshot("refused, and nothing was changed: limits.max_objects='ten': input should be a valid integer"),
-        ),
-        (
-            "limits.max_objects=never",
-            snapshot("refused, and nothing was changed: limits.max_objects=None: input should be a valid integer"),
-        ),
-        (
-            "policy.compress_below_views=0",
-            snapshot(
-                "refused, and nothing was changed: policy.compress_below_views=0: input should be greater than or equal to 1; `never` switches it off"
-            ),
-        ),
-        (
-            "policy.retire_after_days=-5",
-            snapshot(
-                "refused, and nothing was changed: policy.retire_after_days=-5: input should be greater than or equal to 1"
-            ),
-        ),
-        (
-            "limits=5",
-            snapshot(
-                "refused, and nothing was changed: limits=5: input should be a valid dictionary or instance of BlastRadius"
-            ),
-        ),
-        (
-            "tiers.free.retention_days=0",
-            snapshot(
-                "refused, and nothing was changed: tiers.free.retention_days=0: input should be greater than or equal to 1; `never` switches it off"
-            ),
-        ),
-        (
-            "tiers.free=never",
-            snapshot(
-                "refused, and nothing was changed: tiers.free=None: input should be a valid dictionary or instance of TierPolicy"
-            ),
-        ),
+        ("limits.max_objects=-1", "0"),
+        ("limits.max_percent=NaN", "finite"),
+        ("limits.max_percent=Infinity", "finite"),
+        ("limits.max_percent=101", "100"),
+        ("limits.max_objects=ten", "integer"),
+        ("limits.max_objects=never", "integer"),
+        ("policy.compress_below_views=0", "`never`"),
+        ("policy.retire_after_days=-5", "1"),
+        ("limits=5", "BlastRadius"),
+        ("tiers.free.retention_days=0", "`never`"),
+        ("tiers.free=never", "TierPolicy"),
     ],
 )
-def test_an_invalid_value_is_refused_with_field_value_and_limit(param: str, said: str) -> None:
+def test_an_invalid_value_is_refused_with_field_value_and_limit(param: str, limit: str) -> None:
     with pytest.raises(PolicyRefused) as refused:
         read(param)
-    assert str(refused.value) == said
+    name = param.partition("=")[0]
+    assert f" {name}=" in str(refused.value)
+    assert limit in str(refused.value).partition(f"{name}=")[2]
     assert refused.value.exit_code == 9
 
 
 @pytest.mark.parametrize(
-    ("params", "said"),
+    ("params", "way_out"),
     [
-        (
-            ["limts.max_objects=1"],
-            snapshot("flow has no parameter 'limts'; it has policy, tiers, limits, recipe, grace_days"),
-        ),
-        (
-            ["limits.max_objets=1"],
-            snapshot(
-                "--param limits.max_objets: no field 'max_objets'; it has max_objects, max_percent, max_bytes, max_user_percent, max_percent_in_24h, always_allowed, min_population_percent"
-            ),
-        ),
-        (
-            ["limits.max_objects.more=1"],
-            snapshot("--param limits.max_objects.more: no field 'more'; it takes a single value"),
-        ),
-        (["limits"], snapshot("--param 'limits' must be NAME=VALUE, e.g. --param limits.max_objects=10")),
-        (
-            ["tiers.free.retentoin_days=1"],
-            snapshot(
-                "--param tiers.free.retentoin_days: no field 'retentoin_days'; it has retention_days, notice_days, keep_days, quota_bytes, queue_weight, queue_points"
-            ),
-        ),
-        (
-            ["policy.retention_free_days=60"],
-            snapshot("--param policy.retention_free_days: it has moved to tiers.free.retention_days"),
-        ),
-        (["dry_run=false"], snapshot("--param dry_run: use --apply instead")),
-        (["plan_id=x"], snapshot("--param plan_id: use --plan instead")),
-        (
-            ["limits=5", "limits.max_objects=1"],
-            snapshot("--param sets both limits.max_objects and all of 'limits': give only one of them"),
-        ),
+        (["limts.max_objects=1"], "policy, tiers, limits, recipe, grace_days"),
+        (["limits.max_objets=1"], ", ".join(BlastRadius.model_fields)),
+        (["limits.max_objects.more=1"], "single value"),
+        (["limits"], "NAME=VALUE"),
+        (["tiers.free.retentoin_days=1"], ", ".join(TierPolicy.model_fields)),
+        (["policy.retention_free_days=60"], "tiers.free.retention_days"),
+        (["dry_run=false"], "--apply"),
+        (["plan_id=x"], "--plan"),
+        (["limits=5", "limits.max_objects=1"], "limits.max_objects"),
     ],
 )
-def test_a_name_that_the_flow_does_not_have_lists_those_it_has(params: list[str], said: str) -> None:
+def test_a_name_that_the_flow_does_not_have_is_refused_with_the_way_out(params: list[str], way_out: str) -> None:
     with pytest.raises(Misconfigured) as refused:
         read(*params)
-    assert str(refused.value) == said
+    assert way_out in str(refused.value)
 
 
 def test_not_a_number_is_what_json_calls_nan() -> None:
