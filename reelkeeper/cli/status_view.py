@@ -15,7 +15,7 @@ from rich.text import Text
 from reelkeeper.cli.screen import dollars, out, size
 from reelkeeper.model import VideoState
 from reelkeeper.model.alerts import Severity
-from reelkeeper.operations.health.status import FlowState, Money, ProviderHealth, Status
+from reelkeeper.operations.health.status import FlowState, ProviderHealth, Status
 from reelkeeper.rules.core.limit_scopes import in_words
 from reelkeeper.rules.core.wording import TRIAL, many, span
 from reelkeeper.rules.health.performance_report import seconds
@@ -30,23 +30,14 @@ _MAX_LIMITS = 8
 
 def document(found: Status) -> dict[str, Any]:
     """Return the status for scripts: the snapshot, and its summary."""
-    flows = [
-        {name: value for name, value in asdict(flow).items() if name != "cadence"} | flow.cadence._asdict()
-        for flow in found.flows
-    ]
+    status, money, budget = asdict(found), asdict(found.money), found.money.budget
+    money |= {"daily_budget_usd": budget.daily_usd, "monthly_budget_usd": budget.monthly_usd}
+    flows = [asdict(flow) | flow.cadence._asdict() for flow in found.flows]
     stored = {state: {"videos": count, "size_bytes": size_bytes} for state, (count, size_bytes) in found.videos.items()}
-    kept = ("as_of", "overdue", "frozen", "behind", "doubts", "backlog", "grace", "queue", "cache")
-    fields = {name: getattr(found, name) for name in kept}
-    return (
-        fields
-        | {"flows": flows, "videos": stored, "outbox": found.outbox, "money": _money(found.money)}
-        | {
-            "contract": found.contract,
-            "on_trial": found.on_trial,
-            "alerts": found.alerts,
-            "providers": [asdict(health) for health in found.providers],
-        }
-    )
+    status |= {"overdue": found.overdue, "flows": flows, "videos": stored, "money": money}
+    for name, value in (("parts", status), ("budget", money), *(("cadence", flow) for flow in flows)):
+        del value[name]
+    return status
 
 
 def show(found: Status) -> None:
@@ -194,19 +185,6 @@ def _alerts(found: Status) -> Panel:
         seen = f" (seen by {alert.acknowledged_by})" if alert.acknowledged_by else ""
         table.add_row(Text(*_SIGNS[Severity(alert.severity)]), Text(f"{alert.title}{seen}"))
     return _panel("Alerts: reelkeeper alerts", table)
-
-
-def _money(money: Money) -> dict[str, Any]:
-    kept = ("today_nanousd", "month_nanousd", "freed_bytes", "saved_nanousd")
-    budget = {"daily_budget_usd": money.budget.daily_usd, "monthly_budget_usd": money.budget.monthly_usd}
-    return (
-        {name: getattr(money, name) for name in kept}
-        | budget
-        | {
-            "searches": asdict(money.searches),
-            "limits": [use._asdict() for use in money.limits],
-        }
-    )
 
 
 def _rows(rows: Iterable[Sequence[str]], *justify: Any) -> Table:  # noqa: ANN401  rich's literals
