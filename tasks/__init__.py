@@ -9,6 +9,7 @@ from prefect.context import FlowRunContext, TaskRunContext
 
 from reelkeeper import logs
 from reelkeeper.errors import StorageError
+from reelkeeper.model.alerts import Finding, Severity
 from reelkeeper.model.document import Table, as_text
 from reelkeeper.redaction import SHOWN, unnamed
 
@@ -61,6 +62,25 @@ def _cells(headings: Sequence[str], row: Sequence[object]) -> Iterator[str]:
 def _literal(text: str) -> str:
     """Escape text that a user may have chosen, for Markdown and HTML."""
     return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", unnamed(text)).replace("\n", ", ")
+
+
+def worst_first(found: Iterable[Finding]) -> list[Finding]:
+    """Sort findings by severity, and those of one severity by their dollars."""
+    worst = list(reversed(Severity))
+    return sorted(found, key=lambda finding: (worst.index(finding.severity), -(finding.impact_microusd or 0)))
+
+
+def tabulate(found: Iterable[Finding]) -> Table:
+    """Tabulate findings."""
+    kept = ("rule", "scope", "period", "level", "severity", "title", "text", "suggestion")
+    rows = [[_without_user(finding, str(getattr(finding, name))) for name in kept] for finding in found]
+    return Table(kept, rows, "Findings")
+
+
+def _without_user(finding: Finding, text: str) -> str:
+    """Remove the user's id from a finding, since Prefect must not store one."""
+    kind, _, user = finding.scope.partition(":")
+    return re.sub(rf"(?<![\w-]){re.escape(user)}(?![\w-])", SHOWN, text) if kind == "user" and user else unnamed(text)
 
 
 def run_title(report: Any) -> str:  # noqa: ANN401  of whatever flow

@@ -3,7 +3,6 @@
 from dataclasses import asdict
 
 from prefect import task
-from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
@@ -40,12 +39,9 @@ def publish(report: AccountsReport) -> AccountsReport:
     """Show the overdue holds and reservations, and the mismatches."""
     overdue = {name.replace("_", " "): value for name, value in asdict(report).items() if name.startswith("overdue_")}
     figures = Table(("", ">"), [*overdue.items(), ("figures that do not add up", len(report.mismatches))])
-    show("settle-accounts-report", run_title(report), [figures])
-    if report.mismatches:
-        rows = [mismatch._asdict() | {"subject": "see reelkeeper credits recount"} for mismatch in report.mismatches]
-        create_table_artifact(
-            rows, key="settle-accounts-mismatches", description="Stored and recounted values that differ"
-        )
+    wrong = [(of.what, "see reelkeeper credits recount", of.recorded, of.counted) for of in report.mismatches]
+    mismatches = Table(("figure", "subject", ">stored", ">recounted"), wrong, "Mismatches")
+    show("settle-accounts-report", run_title(report), [figures, mismatches])
     text = ", ".join(f"{name} {value:,}" for name, value in overdue.items())
     get_run_logger().info("%s: %s; %s mismatches", report.flow, text, f"{len(report.mismatches):,}")
     return report

@@ -4,17 +4,18 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from prefect import task
-from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
-from reelkeeper.model.alerts import Finding, Severity
+from reelkeeper.model.alerts import Finding
+from reelkeeper.model.document import Table
 from reelkeeper.operations.alerts.alerts import Observed
 from reelkeeper.operations.health import status
 from reelkeeper.rules.core.wording import many
 from reelkeeper.rules.health.findings import ServiceState
 from reelkeeper.rules.health.performance import figures, waiting
 from reelkeeper.rules.health.performance_report import PerformanceReport, line, lines, percent, seconds
+from tasks import show, tabulate, worst_first
 
 FLOW = "monitor_performance"
 
@@ -39,8 +40,7 @@ def publish(
     observed: Observed | None,
 ) -> PerformanceReport:
     """Show performance by tier and model, and the findings. `observed` is None in a dry run, which sends no alerts."""
-    worst = list(reversed(Severity))
-    found = sorted(found, key=lambda finding: (worst.index(finding.severity), -(finding.impact_microusd or 0)))
+    found = worst_first(found)
     all_of_it, queue = figures(seen.ended), waiting(seen.in_flight, as_of)
     shown, filled = line("all", all_of_it), seen.filled
     report = PerformanceReport(
@@ -64,14 +64,8 @@ def publish(
     dry = " (dry run)" if report.dry_run else ""
     queued = f"{many(report.queued, 'job')} waiting, the oldest for {report.oldest_wait}"
     waits = f"{queued}; storage is {report.storage} full{dry}"
-    headings = ("of", "ended", "succeeded", "wait, mean / p95", "processing, mean / p95", "cost", "cache hits")
-    table = [dict(zip(headings, performance_line, strict=True)) for performance_line in lines(seen.ended)]
-    create_table_artifact(
-        table, key="monitor-performance-jobs", description=f"As of {as_of:%Y-%m-%d %H:%M} UTC: {waits}"
-    )
-    if found:
-        kept = ("rule", "scope", "severity", "title", "text", "suggestion")
-        named = [{name: str(getattr(finding, name)) for name in kept} for finding in found]
-        create_table_artifact(named, key="monitor-performance-findings", description=f"Findings of run {run_id}")
+    headings = ("of", ">ended", ">succeeded", ">wait, mean / p95", ">processing, mean / p95", ">cost", ">cache hits")
+    document = (f"{waits}.", Table(headings, lines(seen.ended)), tabulate(found))
+    show("monitor-performance-report", f"As of {as_of:%Y-%m-%d %H:%M} UTC", document)
     get_run_logger().info("%d jobs ended; %s; %d findings", report.ended, waits, len(found))
     return report

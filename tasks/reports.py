@@ -5,7 +5,6 @@ from dataclasses import asdict
 from datetime import datetime
 
 from prefect import task
-from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
@@ -18,7 +17,6 @@ from reelkeeper.operations.lifecycle import outcomes as carried_out
 from reelkeeper.operations.lifecycle.outcomes import MAX_FAILURES
 from reelkeeper.operations.reports import figures, tables, text
 from reelkeeper.operations.reports.report import gather
-from reelkeeper.redaction import unnamed
 from reelkeeper.rules.core.wording import TRY_ANOTHER, dollars, many, searched, size
 from reelkeeper.rules.lifecycle.report import HelpReport, Report, SyncReport, count
 from reelkeeper.rules.spend.budget import BudgetPolicy
@@ -32,12 +30,6 @@ def publish(workspace: Workspace, plan: PlanSummary, run_id: str) -> Report:
     report = carried_out.report(workspace.engine, plan, run_id)
     name = plan.flow.replace("_", "-")
     show(f"{name}-report", f"What {report.flow} did", _told(report), f"Outcome of plan {plan.id}")
-    if report.failures:
-        rows = [
-            {"item": outcome.video_id, "reason": unnamed(outcome.reason), "bytes": outcome.before_bytes}
-            for outcome in report.failures
-        ]
-        create_table_artifact(rows, key=f"{name}-failures", description=f"{many(report.failed, 'item')} failed")
     counts = ", ".join(f"{done.objects:,} {done.outcome}" for done in report.done) or "nothing to do"
     get_run_logger().info("%s: %s; %s bytes saved", plan.flow, counts, f"{report.saved_bytes:,}")
     return report
@@ -103,6 +95,8 @@ def _told(report: Report) -> Iterator[str | Table]:
     shown = f"[all artifacts of the run](/v2/runs/flow-run/{report.run_id}?tab=Artifacts)"  # a path in Prefect's UI
     yield f"It carried out plan {report.plan.id}; see {shown}."
     yield _outcomes(report.done)
+    failures = [(outcome.video_id, outcome.reason, outcome.before_bytes) for outcome in report.failures]
+    yield Table(("item", "reason", ">bytes"), failures, f"{many(report.failed, 'item')} failed")
     saved = f"{size(report.saved_bytes)}, {dollars(report.saved_microusd_per_month)} a month"
     yield f"Saved once the grace is over: {saved}."
     if report.searches.searches:

@@ -1,26 +1,23 @@
 """Spending: collect and charge usage, read it for the rules, and show it with their findings."""
 
-import re
 from collections.abc import Sequence
 from contextlib import closing
 from datetime import datetime
 
 from prefect import task
-from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from reelkeeper.adapters import cloudflare
-from reelkeeper.model.alerts import Finding, Severity
+from reelkeeper.model.alerts import Finding
 from reelkeeper.model.document import Table
 from reelkeeper.operations.alerts.alerts import Observed
 from reelkeeper.operations.billing import metering
 from reelkeeper.operations.billing.metering import Collected
 from reelkeeper.operations.core.workspace import Workspace, flush_operations
-from reelkeeper.redaction import SHOWN, unnamed
 from reelkeeper.rules.spend.watch import CostsReport, Spent, lines
 from reelkeeper.settings import settings
-from tasks import show
+from tasks import show, tabulate, worst_first
 
 FLOW = "monitor_costs"
 
@@ -50,8 +47,7 @@ def publish(
     spent: Spent, found: Sequence[Finding], *, run_id: str, as_of: datetime, charged: int, observed: Observed | None
 ) -> CostsReport:
     """Show the month's bill so far, and the findings. `observed` is None in a dry run, which sends no alerts."""
-    worst = list(reversed(Severity))
-    found = sorted(found, key=lambda finding: (worst.index(finding.severity), -(finding.impact_microusd or 0)))
+    found = worst_first(found)
     bill = lines(spent.charges, as_of)
     report = CostsReport(
         FLOW,
@@ -71,19 +67,10 @@ def publish(
     document = (
         Table(("service", ">today", ">this month", ">at list price"), rows),
         "Users' charges are at list price; free allowances and rounding make the difference.",
+        tabulate(found),
     )
     show("monitor-costs-bill", title, document, "The bill of the month so far")
-    if found:
-        kept = ("rule", "scope", "period", "level", "severity", "title", "text", "suggestion")
-        table = [{name: _without_user(finding, str(getattr(finding, name))) for name in kept} for finding in found]
-        create_table_artifact(table, key="monitor-costs-findings", description=f"Findings of run {run_id}")
     get_run_logger().info(
         "%s today, %s this month; %d findings", report.spent_today, report.spent_this_month, len(found)
     )
     return report
-
-
-def _without_user(finding: Finding, text: str) -> str:
-    """Remove the user's id from a finding, since Prefect must not store one."""
-    kind, _, user = finding.scope.partition(":")
-    return re.sub(rf"(?<![\w-]){re.escape(user)}(?![\w-])", SHOWN, text) if kind == "user" and user else unnamed(text)
