@@ -18,9 +18,6 @@ class Table(NamedTuple):
     shares: Sequence[int] = ()  # of each row in the whole, in percent, for a bar
 
 
-Document = Sequence[str | Table]
-
-
 def as_text(value: object) -> str:
     """Format a cell: unknown is a dash, a time is in UTC to the minute, a whole number has its thousands marked."""
     match value:
