@@ -21,6 +21,7 @@ import httpx
 from botocore.exceptions import ClientError, IncompleteReadError, ReadTimeoutError, ResponseStreamingError
 
 from reelkeeper.adapters.s3 import replace
+from reelkeeper.adapters.s3.bucket_rules import describe_versions, read_expiries
 from reelkeeper.adapters.s3.deletes import (
     BATCH_KEYS,
     LastLook,
@@ -30,7 +31,6 @@ from reelkeeper.adapters.s3.deletes import (
     open_sender,
     send_signed_delete,
 )
-from reelkeeper.adapters.s3.expiries import read_expiries
 from reelkeeper.adapters.s3.keys import CONTRACT, EPOCHS, IDENTITY, IMAGES, PROBE, confined, flaw
 from reelkeeper.adapters.s3.listing import read_dense, read_pages, read_pages_fast, read_ranges
 from reelkeeper.adapters.s3.look import Look
@@ -47,7 +47,6 @@ from reelkeeper.adapters.s3.transport import (
     translate_errors,
     wait_before,
 )
-from reelkeeper.adapters.s3.versions import describe_versions
 from reelkeeper.errors import (
     KeyRefused,
     KeyTaken,
