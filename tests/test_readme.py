@@ -24,6 +24,16 @@ NEWCOMERS = {  # what a newcomer wants to change, as the map says it, and what t
     "a tier and its quota": "quota_bytes",
     "what runs when": "cron",
     "an API error": "problem+json",
+    "token scopes": "class Scope",
+    "the CSV import": "def import_videos",
+    "the window of an overwrite": "LOOK_SECONDS",
+    "what an erasure deletes": "FATES",
+    "how a webhook is signed": "webhook-signature",
+    "what `status` prints": "def _panel",
+    "when a vendor is asked again": "retries",
+    "a plan on screen or as JSON": "def by_rule",
+    "SQLite's pragmas": "PRAGMA",
+    "a full disk": "DiskFull",
 }
 
 

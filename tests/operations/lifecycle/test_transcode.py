@@ -97,16 +97,6 @@ def test_a_result_chosen_by_every_third_frame_is_accepted_by_all_frames(make_cli
     assert full == outcome.quality
 
 
-def test_the_probes_of_a_refused_search_are_recorded(make_clip: MakeClip, tmp_path: Path) -> None:
-    searches: list[CrfSearch] = []
-    dense = make_clip(size="160x96", seconds=1, codec="libx264 -preset veryslow -crf 36", audio="")
-    assert isinstance(shrink(dense, tmp_path, note=searches.append), Refusal)
-    (search,) = searches
-    assert (search.outcome, search.kept_bytes) == ("no_good_result", search.source_bytes)
-    assert search.probes
-    assert search.cpu_seconds > 0
-
-
 def test_vp9_shrinks_too(source: Path, tmp_path: Path) -> None:
     outcome = shrink(source, tmp_path, AT_ANY_PRICE.model_copy(update={"codec": "vp9", "crf_start": 40}))
     assert isinstance(outcome, Transcode), outcome
@@ -120,12 +110,15 @@ def test_only_the_result_is_left_in_the_scratch_folder(source: Path, tmp_path: P
     assert outcome.sha256 == sha256(Path(outcome.path).read_bytes()).hexdigest()
 
 
-def test_a_refusal_names_the_recipe_and_every_probe(make_clip: MakeClip, tmp_path: Path) -> None:
+def test_a_refusal_names_the_recipe_and_every_probe_and_is_recorded(make_clip: MakeClip, tmp_path: Path) -> None:
     dense = make_clip(size="160x96", seconds=1, codec="libx264 -preset veryslow -crf 36", audio="")
-    recipe = AT_ANY_PRICE.model_copy(update={"crf_start": 32})
-    outcome = shrink(dense, tmp_path, recipe)
+    recipe, searches = AT_ANY_PRICE.model_copy(update={"crf_start": 32}), list[CrfSearch]()
+    outcome = shrink(dense, tmp_path, recipe, note=searches.append)
     assert isinstance(outcome, Refusal), outcome
-    assert outcome.rule == "no_good_result"
+    (search,) = searches
+    assert (outcome.rule, search.outcome, search.kept_bytes) == (*["no_good_result"] * 2, search.source_bytes)
+    assert search.probes
+    assert search.cpu_seconds > 0
     assert "CRF 32: " in outcome.reason
     assert outcome.recipe == fingerprint(recipe, Acceptance(), ffmpeg.tools().encoder("h264"))
     assert not list(tmp_path.iterdir())
