@@ -30,7 +30,6 @@ OF_A_KIND: Final = 5  # made-up series
 class Month(NamedTuple):
     """A series that ends with a month, whose first day is at index `first`."""
 
-    kind: str
     has_job: bool
     series: "pd.Series[float]"
     first: int
@@ -49,15 +48,11 @@ def measure() -> Iterator[Row]:
         lower, upper = said.bounds(LEVEL)
         errors[at], peers[at] = abs(said.mean - actual) / actual, abs(so_far + sum(path) - actual) / actual
         inside[at] = lower <= actual <= upper
-    public = np.array([month.kind == "public" for month, _ in cases])
     jobs, days = (np.array(each) for each in zip(*((month.has_job, day) for month, day in cases), strict=True))
-    for (what, of_kind), (form, of_form), (day, limit) in product(
-        (("public", public), ("made up", ~public)), (("a job a month", jobs), ("no job", ~jobs)), LIMITS.items()
-    ):
-        some = of_kind & of_form & (days == day)
+    for (form, of_form), (day, limit) in product((("a job a month", jobs), ("no job", ~jobs)), LIMITS.items()):
+        some = of_form & (days == day)
         mine, peer = (100 * float(of_one[some].mean()) for of_one in (errors, peers))
-        name = f"month total, {what}, {form}, day {day}, {some.sum()} months: error"
-        yield Row(name, mine, "AutoETS(7)", peer, limit, "%")
+        yield Row(f"month total, {form}, day {day}, {some.sum()} months: error", mine, "AutoETS(7)", peer, limit, "%")
     for day in LIMITS:
         share = 100 * float(inside[days == day].mean())
         name = f"{LEVEL} % bands on day {day} cover {share:.1f} %: off by"
@@ -73,15 +68,15 @@ def months(seed: int, of_a_kind: int = OF_A_KIND) -> Iterator[Month]:
         if able:
             at = int(rng.choice(able))
             span = slice(max(0, at - MOST_DAYS), at + int(values.index[at].days_in_month))
-            yield from _both("public", values, rng, span, min(at, MOST_DAYS))
+            yield from _both(values, rng, span, min(at, MOST_DAYS))
     for kind, number in product(KINDS, range(of_a_kind)):
         yield from _made_up(kind, np.random.default_rng([seed, zlib.crc32(kind.encode()), number]))
 
 
-def _both(kind: str, values: "pd.Series[float]", rng: np.random.Generator, span: slice, first: int) -> Iterator[Month]:
+def _both(values: "pd.Series[float]", rng: np.random.Generator, span: slice, first: int) -> Iterator[Month]:
     job = _job(pd.DatetimeIndex(values.index), rng)
-    yield Month(kind, True, values.mul(job).iloc[span], first)
-    yield Month(kind, False, values.iloc[span], first)
+    yield Month(True, values.mul(job).iloc[span], first)
+    yield Month(False, values.iloc[span], first)
 
 
 def _made_up(kind: str, rng: np.random.Generator) -> Iterator[Month]:
@@ -106,7 +101,7 @@ def _made_up(kind: str, rng: np.random.Generator) -> Iterator[Month]:
     heavy = kind == "heavy"
     noise = rng.standard_t(3, len(at)) * rng.uniform(0.05, 0.15) if heavy else rng.normal(0, spread, len(at))
     values: Values = 1000 * week[(start.weekday() + at) % 7] * np.exp(level) * np.exp(noise)
-    yield from _both(kind, pd.Series(values, dates), rng, slice(None), first)
+    yield from _both(pd.Series(values, dates), rng, slice(None), first)
 
 
 def _job(days: pd.DatetimeIndex, rng: np.random.Generator) -> "pd.Series[float]":
