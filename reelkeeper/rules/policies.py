@@ -270,7 +270,9 @@ def fixed_at(name: str) -> str | None:
 
 
 def _now(name: str, value: object) -> str:
-    return f"it is {_worded(name, value)} for every deployment now"
+    if name in FIXED:
+        return f"it is {_worded(name, value)} for every deployment now"
+    return f"there is no such choice any more: left out, it is {value}"
 
 
 def _worded(name: str, value: object) -> object:
