@@ -36,9 +36,9 @@ QUICK = {
 HURRIED = """
 from reelkeeper.api import load, server
 from reelkeeper.rules.core import request_limits
-access.WAIT_SECONDS = load.WAIT_SECONDS = 0.5
+request_limits.WAIT_SECONDS = load.WAIT_SECONDS = 0.5
 server.HEAD_SECONDS, server.SEND_SECONDS = {head_seconds}, 1.5
-access._BODY_SECONDS = 6.0  # seven clients begin within it, on a busy machine too
+request_limits._BODY_SECONDS = 6.0  # seven clients begin within it, on a busy machine too
 """
 LATE = 60.0  # seconds that nothing here takes, on a busy machine either
 
