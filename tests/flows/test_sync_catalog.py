@@ -227,19 +227,19 @@ def test_the_report_of_both_has_the_same_table(uploaded: Scene) -> None:
     assert as_read(table, **DRAWN) == snapshot("""\
 ### Adopted
 | by | objects | bytes |
-| --- | --: | --: |
-| `{user}/{video}.{ext}` | `1` | `3 B` |
-| `{user}/{video}/{any}.{ext}` | `1` | `<size>` |
+| :-- | --: | --: |
+| \\{user\\}\\/\\{video\\}\\.\\{ext\\} | 1 | 3 B |
+| \\{user\\}\\/\\{video\\}\\/\\{any\\}\\.\\{ext\\} | 1 | <size> |
 ### For example
 | user | video | key |
-| --- | --- | --- |
-| `***` | `intro` | `***/intro.mp4` |
-| `***` | `new` | `***/clip.mp4` |
+| :-- | :-- | :-- |
+| *** | intro | \\*\\*\\*\\/intro\\.mp4 |
+| *** | new | \\*\\*\\*\\/clip\\.mp4 |
 ### Stays out, and is kept
 | objects | why, and the way out | for example |
-| --: | --- | --- |
-| `1` | `no pattern matches: add one to REELKEEPER_KEY_PATTERN, without the prefix, or name its
-  user with reelkeeper videos import --keys` | `<prefix>flat\\|'.mp4` |\
+| --: | :-- | :-- |
+| 1 | no pattern matches\\: add one to REELKEEPER\\_KEY\\_PATTERN\\, without the prefix\\, or name
+  its user with reelkeeper videos import \\-\\-keys | <plan>\\/videos\\/flat\\|\\`\\.mp4 |\
 """)
     assert "u1" not in table, "nothing of Prefect's names a user"
 

@@ -28,8 +28,7 @@ def status(
     The exit code is 0 if there is a store to read, except with --check.
     """
     from reelkeeper.cli import status_view
-    from reelkeeper.operations.core.workspace import why_not_changed
-    from reelkeeper.operations.health.status import gather
+    from reelkeeper.operations.health.status import gather, why_not_changed
 
     with store(may_make=False) as engine:
         found = replace(gather(engine), contract=why_not_changed(engine, configured()))

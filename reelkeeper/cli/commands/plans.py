@@ -87,8 +87,8 @@ _WITHOUT_PREFECT = ("tier_storage", "expire_videos", "purge_retired")  # saving 
 def _preview(flow: str, params: list[str], as_of: str | None) -> "Report":
     """Make the plan of the flow's dry run, without starting Prefect, which takes seconds."""
     from reelkeeper.cli import parameters
-    from reelkeeper.operations.core.workspace import plans_service_keys
     from reelkeeper.operations.lifecycle import previews
+    from reelkeeper.operations.lifecycle.previews import plans_service_keys
 
     at, settings = moment(as_of), configured()
     make = getattr(previews, flow)

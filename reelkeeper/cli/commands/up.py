@@ -108,10 +108,10 @@ def _first_night(settings: "Settings") -> tuple[list[_Line], list[str]]:
     from reelkeeper.adapters.s3.keys import IDENTITY
     from reelkeeper.operations import now, open_store, reading
     from reelkeeper.operations.core.policies import current
-    from reelkeeper.operations.core.workspace import plans_service_keys
     from reelkeeper.operations.health.status import awaited
     from reelkeeper.operations.jobs import prune_cache
     from reelkeeper.operations.lifecycle import previews
+    from reelkeeper.operations.lifecycle.previews import plans_service_keys
 
     lines, remarks = [_Line("up --live", "now", f"claim the bucket: write {settings.prefix}{IDENTITY}")], list[str]()
     with open_store(settings) as engine:

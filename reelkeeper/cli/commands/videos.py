@@ -104,7 +104,7 @@ def why(
 ) -> None:
     """Explain what decides about a video: its key, policy, views and holds, and when it may change next."""
     from reelkeeper.model.key_patterns import compiled
-    from reelkeeper.operations.core.workspace import plans_service_keys
+    from reelkeeper.operations.lifecycle.previews import plans_service_keys
     from reelkeeper.operations.lifecycle.why import explain
 
     settings = configured()

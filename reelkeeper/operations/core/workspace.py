@@ -303,28 +303,6 @@ def describe_contract(engine: Engine, endpoint_url: str, name: str) -> tuple[boo
     return True, f"the contract test passed, {len(CHECKS)} checks, {tried.at:%Y-%m-%d %H:%M} UTC"
 
 
-def why_not_changed(engine: Engine, settings: Settings) -> str:
-    """Return why nothing is changed at the service's keys in this bucket, and the way out; "" if it may be."""
-    if settings.endpoint_url is None:
-        return ""
-    passed, text = describe_contract(engine, settings.endpoint_url, settings.bucket)
-    return "" if passed else f"{text}; to run it: reelkeeper doctor --contract"
-
-
-def plans_service_keys(engine: Engine, settings: Settings, *, live: bool = False) -> bool:
-    """Check whether plans have the videos at the service's keys, without opening the bucket.
-
-    The embedded bucket keeps the contract that this needs, others are tested; a trial, unless it goes `live`, plans as
-    if they would pass.
-    """
-    if settings.endpoint_url is None:
-        return True
-    at = settings.endpoint_url, settings.bucket
-    with reading(engine) as session:
-        is_trial = deployment.trial(session) is not None and not deployment.contract_failed(session, *at)
-        return (is_trial and not live) or deployment.contract_passed(session, *at, CHECKS)
-
-
 def _contract_target(bucket: Bucket, settings: Settings) -> Target:
     key, secret = bucket.credentials
     return Target(bucket, key, secret, settings.s3_region)

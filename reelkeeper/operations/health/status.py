@@ -253,3 +253,13 @@ def record_windows(engine: Engine, found: Sequence[Window]) -> None:
     """Record windows of performance."""
     with transaction(engine, "performance.record") as session:
         performance.record(session, found)
+
+
+def why_not_changed(engine: Engine, settings: Settings) -> str:
+    """Return why nothing is changed at the service's keys in this bucket, and the way out; "" if it may be."""
+    if settings.endpoint_url is None:
+        return ""
+    from reelkeeper.operations.core.workspace import describe_contract  # noqa: PLC0415  loads a bucket's client
+
+    passed, text = describe_contract(engine, settings.endpoint_url, settings.bucket)
+    return "" if passed else f"{text}; to run it: reelkeeper doctor --contract"

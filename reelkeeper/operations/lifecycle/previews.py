@@ -23,7 +23,10 @@ from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.rules.lifecycle.report import Report
 from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe
 from reelkeeper.rules.policies import Policies
+from reelkeeper.settings import Settings
 from reelkeeper.store import Engine
+from reelkeeper.store.core import deployment
+from reelkeeper.store.core.engine import reading
 
 Days = Annotated[int, Field(ge=1, le=365)]
 
@@ -124,3 +127,19 @@ def _made(
     plan_id = plans.make(work.engine, flow, under, judged, limits=limits, as_of=work.as_of, run_id=work.run_id)
     plan = plans.load(work.engine, plan_id, most=0).plan
     return plans.preview(work.engine, plan, work.run_id, partial(guard.within, limits, plan))
+
+
+def plans_service_keys(engine: Engine, settings: Settings, *, live: bool = False) -> bool:
+    """Check whether plans have the videos at the service's keys, without opening the bucket.
+
+    The embedded bucket keeps the contract that this needs, others are tested; a trial, unless it goes `live`, plans as
+    if they would pass.
+    """
+    if settings.endpoint_url is None:
+        return True
+    from reelkeeper.adapters.contract import CHECKS  # noqa: PLC0415  loads a bucket's client, which plans need not
+
+    at = settings.endpoint_url, settings.bucket
+    with reading(engine) as session:
+        is_trial = deployment.trial(session) is not None and not deployment.contract_failed(session, *at)
+        return (is_trial and not live) or deployment.contract_passed(session, *at, CHECKS)
