@@ -37,6 +37,14 @@ def around(mean: "pd.Series[float]", share: float) -> pd.DataFrame:
     return pd.DataFrame({"lower": mean * (1 - share), "upper": mean * (1 + share)})
 
 
+def tried(*usd: float) -> pd.DataFrame:
+    """Two policies over two months."""
+    months = [date(2026, 11, 1), date(2026, 12, 1)]
+    rows = [(month, policy) for policy in ("in force", "strict") for month in months]
+    amounts = usd or (20.0, 22.0, 12.0, 11.5)
+    return pd.DataFrame(rows, columns=["month", "policy"]).assign(usd=amounts)
+
+
 def words(chart: Picture, width: int = WIDE) -> list[str]:
     """What is written in the picture, once each."""
     return list(dict.fromkeys(re.findall(r"<(?:text|tspan)[^>]*>([^<]+)</", charts.svg(chart, width=width))))
@@ -51,6 +59,7 @@ def every_chart() -> dict[str, Picture]:
         "forecast": charts.forecast_fan(path(3, 6, 10), mean, {80: around(mean, 0.1), 95: around(mean, 0.2)}, 20),
         "storage": charts.storage(stock, ("free", "premium", "pro")),
         "savings": charts.savings(saved),
+        "policies": charts.policies(tried()),
     }
 
 
@@ -135,6 +144,12 @@ def test_stored_bytes_are_shown_in_a_suitable_unit() -> None:
     }
 
 
+def test_each_policy_says_what_its_months_come_to_and_what_it_loses() -> None:
+    said = words(charts.policies(tried(), {"strict": "3 views lost"}))
+    assert {"in force: $42", "Nov", "Dec"} <= {*said}
+    assert any("$23.50" in text and "3 views" in text for text in said)
+
+
 def test_a_chart_without_data_says_so() -> None:
     none = spent().astype({"usd": float})
     assert words(charts.spend(none, 10, title="Spend")) == [snapshot("No spend is recorded yet"), "Spend"]
@@ -144,6 +159,7 @@ def test_a_chart_without_data_says_so() -> None:
     ]
     none = pd.DataFrame({"day": [], "kind": [], "usd": []})
     assert words(charts.savings(none)) == [snapshot("Nothing has been saved yet")]
+    assert words(charts.policies(tried().head(0))) == [snapshot("No full month was simulated")]
     assert words(charts.savings(none, has_freed=True)) == [
         snapshot("Bytes were freed; savings count from the next day on")
     ]

@@ -1,5 +1,6 @@
 """`simulate lifecycle`: its bills equal those of `bill`, and its regret that of a store run night by night."""
 
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -220,12 +221,15 @@ def test_bills_and_regret_are_those_of_a_store_in_which_every_night_was_run(
 
 @pytest.mark.usefixtures("catalogue")
 def test_a_person_sees_the_policies_side_by_side_and_what_is_assumed(reelkeeper: Run, tmp_path: Path) -> None:
-    document = tmp_path / "strict.yaml"
+    document, picture = tmp_path / "strict.yaml", tmp_path / "months.svg"
     document.write_text(STRICT)
-    said = reelkeeper("simulate", "lifecycle", "--policy", document, "--months", 1, "--from", START).stdout
+    said = reelkeeper(
+        *("simulate", "lifecycle", "--policy", document, "--months", 1, "--from", START, "--picture", picture)
+    ).stdout
     for text in ("keep everything", "in force (version 0)", "strict", "Regret", "Assumptions", "are unknown"):
         assert text in said
     assert f"{TODAY:%Y-%m}" in said
+    assert re.search(r"strict: \$[0-9.,]+, \d+ views lost", picture.read_text())
 
 
 @pytest.mark.usefixtures("catalogue")
@@ -253,6 +257,7 @@ def test_an_empty_catalogue_has_nothing_to_tell_apart(ask: Ask, reelkeeper: Run)
     [
         (["--from", "soon"], 2, "is not a day"),
         (["--from", "2999-01-01"], 2, "a day before"),
+        (["--picture", "months.gif"], 2, ".svg or .png"),
         (["--policy", "nowhere.yaml"], 9, "nowhere.yaml cannot be read"),
     ],
 )

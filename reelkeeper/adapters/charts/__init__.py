@@ -6,7 +6,7 @@ floats, since the precision of a pixel suffices.
 
 from reelkeeper.adapters.charts.forecast import forecast_fan
 from reelkeeper.adapters.charts.parts import NARROW, WIDE, Picture, data_uri, png, svg
-from reelkeeper.adapters.charts.spend import spend
+from reelkeeper.adapters.charts.spend import policies, spend
 from reelkeeper.adapters.charts.storage import savings, storage
 from reelkeeper.adapters.charts.theme import DARK, LIGHT, Theme
 
@@ -20,6 +20,7 @@ __all__ = [
     "data_uri",
     "forecast_fan",
     "png",
+    "policies",
     "savings",
     "spend",
     "storage",

@@ -1,4 +1,4 @@
-"""Chart each day's spend by service against the daily budget."""
+"""Chart each day's spend by service against the daily budget, and each month's cost under several policies."""
 
 from typing import Final
 
@@ -13,6 +13,7 @@ from reelkeeper.adapters.charts.parts import (
     limit_line,
     money,
     nothing,
+    time_axis,
     usd_axis,
     written,
 )
@@ -69,3 +70,33 @@ def _days(days: list[str]) -> alt.X:
     label = "utcFormat(toDate(datum.value), '%-d %b')"
     axis = alt.Axis(labelExpr=label, labelOverlap="parity", labelAngle=0, title=None, ticks=False)
     return alt.X("day:O").scale(domain=days, paddingInner=0.22, paddingOuter=0.15).axis(axis)
+
+
+def policies(monthly: pd.DataFrame, notes: dict[str, str] | None = None, *, title: str = "") -> Picture:
+    """Draw a line of dollars for each policy: `monthly` has columns month, policy and usd, for full months only.
+
+    The legend gives each policy's sum over all months, and its note in `notes`.
+    """
+    if monthly.empty:
+        return nothing("No full month was simulated", title)
+    totals = monthly.groupby("policy", sort=False)["usd"].sum().astype(float)
+    names = {
+        policy: ", ".join(filter(None, (f"{policy}: {money(total)}", (notes or {}).get(str(policy), ""))))
+        for policy, total in totals.items()
+    }
+    rows = monthly.drop(columns="month").assign(
+        day=as_days(monthly["month"]), usd=monthly["usd"].astype(float), policy=monthly["policy"].map(names)
+    )
+    most = rows["usd"].max() * ROOM or 1.0
+    legend = alt.Legend(columns=alt.ExprRef(f"{ON_A_PHONE} ? 1 : 2"), labelLimit=340)
+    drawn: Picture = (
+        alt.Chart(rows)
+        .mark_line(strokeWidth=2.5, strokeCap="round", point=True)
+        .encode(
+            x=time_axis([*rows["day"]]),
+            y=usd_axis(most, rows["usd"].min()),
+            color=alt.Color("policy:N").scale(domain=[*names.values()]).legend(legend),
+        )
+        .properties(title=title)
+    )
+    return drawn

@@ -64,6 +64,9 @@ def lifecycle(
         ),
     ] = None,
     uploads: Annotated[bool, typer.Option(help="Repeat the uploads of the last 30 days, or assume none.")] = True,
+    picture: Annotated[
+        Path | None, typer.Option(metavar="FILE", dir_okay=False, help="Also draw a chart of the months: .svg or .png.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Simulate lifecycle policies on the real catalogue: bytes, R2's bill, CPU, deleted videos and lost views.
@@ -71,9 +74,13 @@ def lifecycle(
     The policy in force and each document are simulated night by night, and compared with keeping everything. With
     --from it starts on a past day: a policy's regret is the recorded views of videos that it would have retired before.
     """
+    if picture is not None and picture.suffix not in {".svg", ".png"}:
+        raise typer.BadParameter(f"--picture {picture}: the file must end in .svg or .png")
     with store() as engine, out.status("simulating", spinner="dots"):
         outcome, limits = _play(engine, policy or [], months, since, infrequent_after, uploads=uploads)
     assumed = (*_ASSUMED, _UPLOADS[uploads])
+    if picture is not None:
+        _draw(outcome, picture)
     if as_json:
         emit({**outcome._asdict(), "unplayable_views": None, "assumptions": assumed})
         return
@@ -249,6 +256,29 @@ def _warn(course: "Course", limits: dict[str, tuple[int, int]]) -> None:
             f"A run compresses at most {most[0]:,} and is refused above {many(most[1], 'retirement')}: it takes longer "
             "than shown."
         )
+
+
+def _draw(outcome: "Outcome", file: Path) -> None:
+    import pandas as pd
+
+    from reelkeeper.adapters import charts
+
+    rows = [
+        {"month": month.month, "policy": course.policy, "usd": float(month.r2_usd + month.cpu_usd)}
+        for course in outcome.courses
+        for month in course.months
+        if month.days >= _LEAST_DAYS
+    ]
+    notes = {}
+    if outcome.span.start < outcome.span.today:
+        notes = {course.policy: f"{many(course.regret.views, 'view')} lost" for course in outcome.courses[1:]}
+    chart = charts.policies(
+        pd.DataFrame(rows, columns=["month", "policy", "usd"]), notes, title="R2 and CPU by policy, dollars a month"
+    )
+    if file.suffix == ".svg":
+        file.write_text(charts.svg(chart), encoding="utf-8")
+    else:
+        file.write_bytes(charts.png(chart))
 
 
 def _midnight(day: date) -> datetime:
