@@ -181,7 +181,7 @@ warning, firing: first DAY TIME, last DAY TIME UTC
 
 Plan ID:
 8 retire old, 8.0 kB
-The largest:
+For example:
 v0 of bob, 1.0 kB: old
 v1 of bob, 1.0 kB: old
 v2 of bob, 1.0 kB: old
