@@ -16,7 +16,7 @@ from reelkeeper.operations.core.workspace import note_trial
 from reelkeeper.rules.lifecycle.transcode import links
 from reelkeeper.settings import Settings
 from reelkeeper.store.core import controls
-from reelkeeper.store.core.engine import open_engine, transaction
+from reelkeeper.store.core.engine import open_engine, open_store, transaction
 from reelkeeper.store.sync.scans import BUCKET_EVENTS
 from tests.cli.conftest import Run
 from tests.doubles.r2 import R2Double
@@ -50,22 +50,53 @@ def test_a_whole_deployment_is_well(ask: Ask, one_video: str) -> None:
 
 @pytest.mark.long
 def test_its_probe_stays_and_no_listing_shows_it(ask: Ask, bucket: Bucket, double: R2Double) -> None:
-    ask("doctor")
+    ask("doctor", "--claim")
     ask("doctor")
     assert bucket.head(bucket.probe_key) is not None
     assert list(bucket.pages()) == [[]]
     assert double.deleted() == []
 
 
-def test_in_a_trial_it_writes_nothing_into_the_bucket(ask: Ask, bucket: Bucket, configured: Settings) -> None:
+def writes(double: R2Double) -> set[str]:
+    return {request.method for request in double.requests} - {"GET", "HEAD"}
+
+
+def test_in_a_trial_it_writes_nothing_into_the_bucket(
+    ask: Ask, bucket: Bucket, configured: Settings, double: R2Double
+) -> None:
     engine = open_engine(f"sqlite:///{configured.store_file}")
     bucket.put_bytes_once(f"{bucket.prefix}u/v.mp4", b"theirs", "video/mp4")
     note_trial(engine, bucket, begins=True)
+    double.requests.clear()
     found = by_part(ask("doctor"))
     assert [found[part]["state"] for part in ("put once", "ETag", "bucket")] == ["warn", "warn", "ok"]
-    assert bucket.head(bucket.probe_key) is None
+    assert writes(double) == set()
     note_trial(engine, bucket, begins=False)
-    assert by_part(ask("doctor"))["put once"]["state"] == "ok"
+    assert by_part(ask("doctor"))["put once"]["state"] == "warn"  # nobody has claimed it
+    assert writes(double) == set()
+    assert by_part(ask("doctor", "--claim"))["put once"]["state"] == "ok"
+    engine.dispose()
+
+
+@pytest.mark.parametrize("below", ["", "videos/"], ids=["its own", "a mistyped one"])
+def test_in_a_trial_nothing_is_claimed_whatever_the_prefix(
+    ask: Ask, bucket: Bucket, configured: Settings, double: R2Double, monkeypatch: pytest.MonkeyPatch, below: str
+) -> None:
+    with open_store(configured) as engine:
+        note_trial(engine, bucket, begins=True)
+    monkeypatch.setenv("REELKEEPER_PREFIX", f"{configured.prefix}{below}")
+    double.requests.clear()
+    for words in ((), ("--claim",)):
+        found = by_part(ask("doctor", *words, exit_code=len(words)))["identity"]
+        assert found["state"] == ("fail" if words else "ok")
+        assert "up --live" in found["remedy"]
+    assert writes(double) == set()
+
+
+@pytest.mark.usefixtures("no_store")
+def test_without_a_store_it_writes_nothing_into_a_bucket(ask: Ask, double: R2Double) -> None:
+    assert by_part(ask("doctor", exit_code=1))["put once"]["state"] == "warn"
+    assert writes(double) == set()
 
 
 def test_a_server_that_overwrites_is_found_out(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,7 +104,7 @@ def test_a_server_that_overwrites_is_found_out(ask: Ask, monkeypatch: pytest.Mon
     monkeypatch.setattr(
         Bucket, "put_bytes_once", lambda self, key, *rest: put(self, key, *rest) if "identity" in key else None
     )
-    found = by_part(ask("doctor", exit_code=1))
+    found = by_part(ask("doctor", "--claim", exit_code=1))
     assert found["put once"]["state"] == "fail"
     assert as_read(found["put once"]["remedy"]) == snapshot(
         "do not use this server: a delayed write could replace a customer's video"

@@ -3,7 +3,8 @@
 Each check is independent: a missing part is reported, and the next one is checked. Nothing is changed, except for one
 object of a few bytes, `{prefix}.reelkeeper-probe`: it is written once and left there, since only a purge may delete,
 and each run tries to put other bytes there, which a bucket fit for Reelkeeper refuses (412). It is not a video:
-listings leave it out. In a trial it is not written. `--contract` puts and deletes more, in scratch prefixes of its own.
+listings leave it out. In a trial, and in a bucket that this store has not claimed, it is not written. `--contract`
+puts and deletes more, in scratch prefixes of its own.
 """
 
 import hashlib
@@ -32,9 +33,9 @@ from reelkeeper.operations.core.workspace import (
     MAX_SKEW_FROM_STORE,
     check_identity,
     describe_contract,
+    is_on_trial,
     misplaced,
     open_bucket,
-    place_of,
     try_contract,
 )
 from reelkeeper.operations.health import bucket_rules
@@ -249,10 +250,8 @@ def _bucket_details(settings: Settings, engine: Engine | None, bucket: Bucket, *
         opened = engine
         yield _guarded("identity", lambda: _identity(opened, bucket, claim=claim))
         yield _guarded("copies", lambda: _copies(opened, bucket))
-    # guard trial.probe: doctor writes into a bucket that `up` only looks at
-    if engine is not None and _is_trial(engine, bucket):
-        waits = "once it is live: reelkeeper up --live, then reelkeeper doctor"
-        yield from (Finding(part, WARN, "not tried: it would write into a bucket on trial", waits) for part in _WRITE)
+    if reads_only := _why_it_only_reads(settings, engine, bucket):
+        yield from (Finding(part, WARN, *reads_only) for part in _WRITE)
     else:
         yield from (_guarded(part, partial(look, bucket)) for part, look in _WRITE.items())
     yield _guarded("clocks", lambda: _clocks(engine, bucket))
@@ -265,9 +264,28 @@ def _bucket_details(settings: Settings, engine: Engine | None, bucket: Bucket, *
         )
 
 
-def _is_trial(engine: Engine, bucket: Bucket) -> bool:
+def _why_it_only_reads(settings: Settings, engine: Engine | None, bucket: Bucket) -> tuple[str, str] | None:
+    """Say why no probe is written, and what tries it; None where the bucket is this store's, or on this machine."""
+    if settings.r2_account_id is None and settings.endpoint_url is None:
+        return None
+    # guard trial.probe: doctor writes into a bucket that `up` only looks at, where a prefix was mistyped, too
+    if engine is not None and is_on_trial(engine):
+        waits = "once it is live: reelkeeper up --live, then reelkeeper doctor"
+        return "not tried: it would write into a bucket on trial", waits
+    # guard identity.probe: doctor writes into a bucket that nobody has given to this store
+    if engine is None or not _is_ours(engine, bucket):
+        tries = "to try it, in a scratch prefix: reelkeeper doctor --contract"
+        return "not tried: it would write into a bucket that this store has not claimed", tries
+    return None
+
+
+def _is_ours(engine: Engine, bucket: Bucket) -> bool:
     with reading(engine) as session:
-        return deployment.trial(session) == place_of(bucket)
+        deployment_id = schema.deployment(session).id
+    try:
+        return check_identity(bucket, deployment_id, may_claim=True, writes=False)
+    except IdentityMismatch:
+        return False
 
 
 def _rules(part: str, found: tuple[bool, str, str]) -> Finding:
@@ -296,11 +314,11 @@ def _identity(engine: Engine, bucket: Bucket, *, claim: bool) -> Finding:
     with reading(engine) as session:
         deployment_id = schema.deployment(session).id
         knows_objects = deployment.knows_objects(session)
+    # guard trial.claimed_by_hand: `doctor --claim` ends a trial, and lets commands write, without a word
+    if bucket.head(bucket.identity_key) is None and is_on_trial(engine):
+        text = "this store is on trial, and only reads" + (": nothing was claimed" if claim else "")
+        return Finding("identity", FAIL if claim else OK, text, "reelkeeper up --live claims the bucket")
     if bucket.head(bucket.identity_key) is None and not claim:
-        if _is_trial(engine, bucket):
-            return Finding(
-                "identity", OK, "this store is on trial here, and only reads: reelkeeper up --live claims it"
-            )
         if knows_objects:
             remedy = "probably the wrong bucket; if it is the right one: reelkeeper doctor --claim"
             return Finding(

@@ -7,7 +7,15 @@ from reelkeeper.model import Done, PlannedRule
 from reelkeeper.model.document import Table
 from reelkeeper.operations.lifecycle.plans import SavedPlan, remarks
 from reelkeeper.rules.billing.pricing import storage_microusd_per_month
-from reelkeeper.rules.core.wording import CONTRACT_NOT_TRIED, EXPECTED_SAVING, claimed, dollars, many, size
+from reelkeeper.rules.core.wording import (
+    CONTRACT_NOT_TRIED,
+    EXPECTED_SAVING,
+    UNKNOWN_KEEPS,
+    claimed,
+    dollars,
+    many,
+    size,
+)
 from reelkeeper.rules.lifecycle.report import SMALLER
 from reelkeeper.store import Engine
 from reelkeeper.store.lifecycle.plan_results import NOT_DONE, PlanItem
@@ -31,6 +39,8 @@ def document(engine: Engine, saved: SavedPlan, most: int) -> Iterator[str | Tabl
         yield CONTRACT_NOT_TRIED
     if kept := sorted(plan.kept.items(), key=lambda item: (-item[1], item[0])):
         yield "Kept: " + ", ".join(f"{count:,} {rule.replace('_', ' ')}" for rule, count in kept) + "."
+    if not is_done and any(rule.startswith("unknown_") for rule in plan.kept):
+        yield UNKNOWN_KEEPS
     if saved.items:
         yield _done(saved.done) if is_done else _to_do(saved.planned)
     yield from map(claimed, plan.claimed)

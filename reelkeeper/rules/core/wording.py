@@ -14,6 +14,10 @@ CONTRACT_NOT_TRIED: Final = (
     "Nothing is changed at the service's own keys until this bucket has passed the contract test: "
     "reelkeeper doctor --contract"
 )
+UNKNOWN_KEEPS: Final = (
+    "A video is kept while its tier, age or views are unknown. They come by reelkeeper videos import, "
+    "with --users, --videos and --views"
+)
 NOT_TRIED: Final = (
     "at the service's key, in a bucket that has not passed the contract test: reelkeeper doctor --contract"
 )
