@@ -18,6 +18,7 @@ import pytest
 ONE_IN: Final = 3
 TWINS, CASES, WHOLE = "twins on PostgreSQL", "cases of long tests", "tests of whole installations"
 _WHOLE: Final = (  # files that take one to six minutes of CPU each: the other tests of docker/ and flows/ always run
+    "tests/deployments/test_day.py",
     "tests/docker/test_stack.py",
     "tests/e2e/test_full_disk.py",
     "tests/e2e/test_trial.py",
