@@ -44,7 +44,7 @@ def measure() -> Iterator[Row]:
 
 
 def ours(scenario: Scenario) -> Controller:
-    """Give the rule that `tune_concurrency` follows, with a memory of its own and the scenario's ceiling."""
+    """Return the rule that `tune_concurrency` follows, with a memory of its own and the scenario's ceiling."""
     policy = ConcurrencyPolicy().model_copy(
         update={"max_limit": MAX_LIMIT, "cost_ceiling_microusd": scenario.ceiling_microusd}
     )
@@ -68,7 +68,7 @@ def _by_window(rule: Rule) -> Controller:
 
 
 def seed(_: Scenario) -> Controller:
-    """Give the source document's rule: one fewer when a job costs over $0.02, else one more when it takes over 30 s."""
+    """Return the source document's rule: one fewer when a job costs over $0.02, else one more above 30 s."""
 
     def control(limit: int, finished: Sequence[Finished]) -> int:
         if _mean_cost(finished) > _SEED_COST_MICROUSD:
@@ -79,7 +79,7 @@ def seed(_: Scenario) -> Controller:
 
 
 def aimd(scenario: Scenario) -> Controller:
-    """Give additive increase and multiplicative decrease, by slowdown, by cost and by failures."""
+    """Return additive increase and multiplicative decrease, by slowdown, by cost and by failures."""
 
     def control(limit: int, finished: Sequence[Finished]) -> int:
         dear = _mean_cost(finished) > scenario.ceiling_microusd
@@ -90,7 +90,7 @@ def aimd(scenario: Scenario) -> Controller:
 
 
 def vegas(_: Scenario) -> Controller:
-    """Give Netflix's Vegas: of those that run, as many queue as the excess over the least response time says.
+    """Return Netflix's Vegas: of those that run, as many queue as the excess over the least response time says.
 
     A short queue lets the limit grow, a long one or failures let it shrink, by the digits of the limit; the least time
     is found anew from time to time. Source: github.com/Netflix/concurrency-limits, VegasLimit.

@@ -157,7 +157,7 @@ def arrivals(
 
 
 def _bursts(draw: random.Random, rate: float) -> Iterator[float]:
-    """Give arrival times of mean `rate` per second, a tenth of the time three times as dense as else."""
+    """Return arrival times of mean `rate` per second, a tenth of the time three times as dense as otherwise."""
     calm = rate / (1 - _BURST_SHARE + _BURST_SHARE * _BURST_RATE)
     quiet_seconds = _BURST_SECONDS * (1 - _BURST_SHARE) / _BURST_SHARE
     now, bursting = 0.0, False
@@ -173,7 +173,7 @@ def _bursts(draw: random.Random, rate: float) -> Iterator[float]:
 
 
 def clairvoyant(coming: Sequence[Arrival]) -> list[Arrival]:
-    """Give the same jobs with true estimates: without preemption, no order waits less than `shortest` on them."""
+    """Return the same jobs with true estimates: without preemption, no order waits less than `shortest` on them."""
     return [arrival._replace(job=arrival.job._replace(estimate_seconds=arrival.work_seconds)) for arrival in coming]
 
 

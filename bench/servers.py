@@ -73,13 +73,13 @@ class Scenario:
     slot_microusd: float = SLOT_MICROUSD_PER_SECOND
 
     def speedup_at(self, hour: float, hours: float) -> Speedup:
-        """Give the throughput at `hour` where `n` jobs run."""
+        """Return the throughput at `hour` where `n` jobs run."""
         if self.machines:
             return scaled(self.speedup, round(self.machines(hour), 2))
         return self.later if self.later and hour >= hours / 2 else self.speedup
 
     def cost_microusd(self, n: int, speedup: Speedup) -> float:
-        """Give the mean cost of a job where `n` run: its fixed part, and its slot for as long as it takes."""
+        """Return the mean cost of a job where `n` run: its fixed part, and its slot for as long as it takes."""
         return self.fixed_microusd + self.slot_microusd * self.alone_seconds * n / speedup(n)
 
     def allows(self, n: int, speedup: Speedup) -> bool:
@@ -87,11 +87,11 @@ class Scenario:
         return not self.cost_microusd(1, speedup) <= self.ceiling_microusd < self.cost_microusd(n, speedup)
 
     def good(self, n: int, speedup: Speedup) -> float:
-        """Give the useful work: within the cost ceiling, for attempts that succeed."""
+        """Return the useful work: within the cost ceiling, for attempts that succeed."""
         return speedup(n) * (1 - self.fails(n)) if self.allows(n, speedup) else 0.0
 
     def best(self, speedup: Speedup) -> int:
-        """Give the concurrency with the most useful work."""
+        """Return the concurrency with the most useful work."""
         return max(range(1, MAX_LIMIT + 1), key=lambda n: self.good(n, speedup))
 
 

@@ -11,8 +11,10 @@ from inline_snapshot import snapshot
 from reelkeeper.adapters import contract
 from reelkeeper.adapters.contract import CHECKS
 from reelkeeper.adapters.s3.r2 import Bucket
+from reelkeeper.errors import StorageError
 from reelkeeper.model import Grace
 from reelkeeper.operations.core.workspace import note_trial
+from reelkeeper.operations.health import doctor
 from reelkeeper.rules.lifecycle.transcode import links
 from reelkeeper.settings import Settings
 from reelkeeper.store.core import controls
@@ -90,6 +92,19 @@ def test_in_a_trial_nothing_is_claimed_whatever_the_prefix(
         found = by_part(ask("doctor", *words, exit_code=len(words)))["identity"]
         assert found["state"] == ("fail" if words else "ok")
         assert "up --live" in found["remedy"]
+    assert writes(double) == set()
+
+
+def test_where_the_identity_cannot_be_read_the_other_parts_are_still_checked(
+    ask: Ask, one_video: str, double: R2Double, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object, **__: object) -> bool:
+        raise StorageError(f"the identity beside {one_video}: 503")
+
+    monkeypatch.setattr(doctor, "check_identity", refused)
+    double.requests.clear()
+    found = by_part(ask("doctor", exit_code=1))
+    assert [found[part]["state"] for part in ("identity", "put once", "clocks")] == ["fail", "warn", "ok"]
     assert writes(double) == set()
 
 

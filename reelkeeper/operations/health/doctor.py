@@ -284,7 +284,7 @@ def _is_ours(engine: Engine, bucket: Bucket) -> bool:
         deployment_id = schema.deployment(session).id
     try:
         return check_identity(bucket, deployment_id, may_claim=True, writes=False)
-    except IdentityMismatch:
+    except ReelkeeperError:  # what is wrong is said of the identity: the other parts are still checked
         return False
 
 
@@ -314,11 +314,12 @@ def _identity(engine: Engine, bucket: Bucket, *, claim: bool) -> Finding:
     with reading(engine) as session:
         deployment_id = schema.deployment(session).id
         knows_objects = deployment.knows_objects(session)
+    has_no_owner = bucket.head(bucket.identity_key) is None
     # guard trial.claimed_by_hand: `doctor --claim` ends a trial, and lets commands write, without a word
-    if bucket.head(bucket.identity_key) is None and is_on_trial(engine):
+    if has_no_owner and is_on_trial(engine):
         text = "this store is on trial, and only reads" + (": nothing was claimed" if claim else "")
         return Finding("identity", FAIL if claim else OK, text, "reelkeeper up --live claims the bucket")
-    if bucket.head(bucket.identity_key) is None and not claim:
+    if has_no_owner and not claim:
         if knows_objects:
             remedy = "probably the wrong bucket; if it is the right one: reelkeeper doctor --claim"
             return Finding(
