@@ -154,6 +154,7 @@ def test_the_service_cannot_bring_it_back_by_storing_it_again(world: World, leas
     world.video("v1", key=known)
     down(world)
     assert known not in stored(world)
+    change(world, blobs, stored_at=LONG_AGO)  # dates are in seconds: the same bytes within one would look untouched
     world.workspace.bucket.put_once(f"{world.address.prefix}{key}", world.clip, "video/mp4")
     sync_once(world, lease)
     assert set(states(world).values()) <= {VideoState.RETIRED, VideoState.GONE}
