@@ -33,9 +33,9 @@ def known(monkeypatch: pytest.MonkeyPatch) -> None:
         (f"POST {HOOK} 200", "POST *** 200"),
         ("POST /services/T0/B0/k3Jq9wLrX2 200", "POST *** 200"),
         (f"connecting to {STORE}", "connecting to ***"),
-        ("password p@ss-word of ann", "password *** of ann"),
+        ("ann, p@ss-word, db", "ann, ***, db"),
         (f"SignedHeaders=host, Signature={'0a' * 32}", "SignedHeaders=host, Signature=***"),
-        ("db.example and hooks.example answer", "db.example and hooks.example answer"),
+        ("db.example, hooks.example", "db.example, hooks.example"),
     ],
     ids=["token", "address", "its path", "store", "its password", "signature", "no secret"],
 )
@@ -51,18 +51,18 @@ def test_a_secret_is_redacted_anywhere_in_a_text(before: str, after: str) -> Non
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
-        ("no user 'ann' in the catalogue", "no user '***' in the catalogue"),
-        ("budget user:ann is used up", "budget user:*** is used up"),
-        ("balance of user/ann is 3, of held/ann 4", "balance of user/*** is 3, of held/*** 4"),
+        ("no user 'ann'", "no user '***'"),
+        ("budget user:ann exceeded", "budget user:*** exceeded"),
+        ("of user/ann, held/ann", "of user/***, held/***"),
         ("videos/ann/v1/g1-0011223344556677.mp4 is lost", "***/g1-0011223344556677.mp4 is lost"),
         ("'ann/a holiday.mp4', 'ann/b.mp4'", "'ann/a holiday.mp4', '***/b.mp4'"),
         ("GET /v1/users/ann/videos?user_id=ann&x=1", "GET /v1/users/***/videos?user_id=***&x=1"),
-        ('no user "o\'brien" in the catalogue', 'no user "***" in the catalogue'),
-        ("user 'o\\'brien \"x\"' has no room", "user '***' has no room"),
-        ("budget user:gina+a@example.com, of user/a/b|c is used up", "budget user:***, of user/*** is used up"),
+        ('no user "o\'brien"', 'no user "***"'),
+        ("user 'o\\'brien \"x\"'", "user '***'"),
+        ("user:gina+a@example.com, user/a/b|c exceeded", "user:***, user/*** exceeded"),
         ("GET /v1/users/a%252Fb%2520c~d/videos?user_id=a%2Fb&x=1", "GET /v1/users/***/videos?user_id=***&x=1"),
         ("videos/gina=40example.com/a=20b/g1-0011223344556677.mp4 is lost", "***/g1-0011223344556677.mp4 is lost"),
-        ("2 users above 20 % of video v1", "2 users above 20 % of video v1"),
+        ("users: 20 %", "users: 20 %"),
         ("see /var/lib/scratch/a.mp4", "see /var/lib/scratch/a.mp4"),
     ],
 )
@@ -105,8 +105,8 @@ def test_values_too_short_for_a_secret_are_left_alone() -> None:
     [
         ("cloudflare_api_token", "tok\u00e9n", "printable ASCII"),
         ("slack_bot_token", "xoxb-1\nHost: elsewhere", "printable ASCII"),
-        ("s3_endpoint_url", "http://ann:canary@s3.example", "no user and password"),
-        ("slack_api_url", "http://ann:canary@slack.example", "no user and password"),
+        ("s3_endpoint_url", "http://ann:canary@s3.example", "user and password"),
+        ("slack_api_url", "http://ann:canary@slack.example", "user and password"),
         ("workers", "canary", "integer"),
     ],
 )

@@ -15,7 +15,7 @@ from tests.operations import months
 @pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("spend", "Nobody knows what 13 November cost."), ("forecast", "By its end about $204.00 is expected")],
+    [("spend", "13 November"), ("forecast", "$204.00")],
 )
 def test_an_artifact_holds_picture_words_and_figures(
     prefect_server: None,  # noqa: ARG001  it must be up

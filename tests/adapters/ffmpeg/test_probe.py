@@ -77,7 +77,7 @@ def test_a_cover_picture_is_not_the_video(make_clip: MakeClip, tmp_path: Path) -
         ({"max_duration_seconds": 0.4}, "0.5 seconds"),
         ({"min_duration_seconds": 0.6}, "0.5 seconds"),
         ({"max_frames": 11}, "12 frames"),
-        ({"max_frame_rate": 23}, "24 frames a second"),
+        ({"max_frame_rate": 23}, "24 frames a"),
         ({"max_streams": 1}, "2 streams"),
     ],
 )

@@ -144,10 +144,10 @@ def test_a_cancelled_job_is_cancelled_at_its_provider(double: ProviderDouble, ma
 @pytest.mark.parametrize(
     ("answer", "error"),
     [
-        ((400, {"error": "a prompt that is not allowed"}), GenerationRefused),
+        ((400, {"error": "not allowed"}), GenerationRefused),
         ((422, None), GenerationRefused),
         ((429, None), ProviderBusy),
-        ((402, {"error": "not allowed: no credit"}), AccountLocked),
+        ((402, {"error": "not allowed: credit"}), AccountLocked),
     ],
 )
 def test_a_job_that_a_provider_does_not_accept_is_not_in_doubt(

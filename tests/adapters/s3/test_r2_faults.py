@@ -203,7 +203,7 @@ def test_every_page_of_a_listing_is_read(bucket: Bucket, many: list[str]) -> Non
     ("fault", "message"),
     [
         ("no_token", "not where"),
-        ("repeated_token", "returned to the token"),
+        ("repeated_token", "the token"),
         ("foreign_entry", "elsewhere/of-somebody-else"),
     ],
 )

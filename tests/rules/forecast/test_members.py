@@ -42,7 +42,7 @@ def test_matrices_are_multiplied_without_threads_that_wait_for_each_other() -> N
 
 @pytest.mark.parametrize(
     ("days", "said"),
-    [(1, "constant"), (3, "mean: 3 days"), (9, "weekday level: 9 days"), (28, "median of"), (400, "median of")],
+    [(1, "constant"), (3, "mean: 3 days"), (9, "weekday level: 9"), (28, "median of"), (400, "median of")],
 )
 def test_a_short_history_has_a_forecast_and_the_method_says_so(days: int, said: str) -> None:
     found = fan(daily(days), 10)

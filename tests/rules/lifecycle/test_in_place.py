@@ -26,27 +26,24 @@ from reelkeeper.rules.lifecycle.worth import Payback, Worth, unopened
 from tests.rules.videos import AS_OF, RECIPE, video
 
 
-def planned(judged: Video, placement: Placement = "in_place", *, keeps_contract: bool = True) -> tuple[str, str, str]:
+def planned(judged: Video, placement: Placement = "in_place", *, keeps_contract: bool = True) -> tuple[str, str]:
     found = judge(judged, LifecyclePolicy(), SHIPPED, AS_OF, RECIPE)
     (verdict,) = fitting([found], placement, LifecyclePolicy().grace, keeps_contract=keeps_contract)
-    return verdict.action, verdict.rule, reason(verdict)
+    assert reason(verdict)  # which a person can be told
+    return verdict.action, verdict.rule
 
 
 @pytest.mark.parametrize(
-    ("columns", "rule", "said"),
+    ("columns", "rule"),
     [
-        ({"codec": "vp8"}, "not_in_place", "not H.264 in MP4"),
-        ({"refused_recipe": "not_in_place"}, "not_in_place", "not H.264 in MP4"),  # as a run has found
-        ({"refused_recipe": mark_of_month(BUCKET_LOCK, AS_OF)}, "locked_in_place", "a bucket lock"),
-        ({"size_bytes": MAX_BYTES_IN_PLACE + 1}, "too_large_in_place", "larger than 5 GiB"),
+        ({"codec": "vp8"}, "not_in_place"),
+        ({"refused_recipe": "not_in_place"}, "not_in_place"),  # as a run has found
+        ({"refused_recipe": mark_of_month(BUCKET_LOCK, AS_OF)}, "locked_in_place"),
+        ({"size_bytes": MAX_BYTES_IN_PLACE + 1}, "too_large_in_place"),
     ],
 )
-def test_videos_that_cannot_be_put_in_place_are_kept_with_the_reason(
-    columns: dict[str, Any], rule: str, said: str
-) -> None:
-    action, found, why = planned(video(is_ours=False, **columns))
-    assert (action, found) == (Action.KEEP, rule)
-    assert said in why
+def test_videos_that_cannot_be_put_in_place_are_kept_with_the_reason(columns: dict[str, Any], rule: str) -> None:
+    assert planned(video(is_ours=False, **columns)) == (Action.KEEP, rule)
 
 
 @pytest.mark.parametrize("placement", ["in_place", "new_key"])
@@ -56,7 +53,7 @@ def test_in_a_bucket_that_was_not_tried_the_services_videos_are_kept(
 ) -> None:
     """Their bytes could not be purged, so neither would save anything."""
     assert planned(video(is_ours=False, **columns), placement)[0] != Action.KEEP
-    action, rule, _ = planned(video(is_ours=False, **columns), placement, keeps_contract=False)
+    action, rule = planned(video(is_ours=False, **columns), placement, keeps_contract=False)
     assert (action, rule) == (Action.KEEP, "contract_not_tried")
     assert planned(video(is_ours=True, **columns), placement, keeps_contract=False)[0] != Action.KEEP
 
