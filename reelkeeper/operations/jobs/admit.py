@@ -28,34 +28,32 @@ from reelkeeper.model.requests import (
 from reelkeeper.operations.alerts import events
 from reelkeeper.operations.billing import ledger, limits, quota
 from reelkeeper.operations.core.freeze import require_permission
+from reelkeeper.operations.core.policies import in_force
 from reelkeeper.operations.jobs import routing
-from reelkeeper.operations.jobs.lookup import AdmissionRequest, ExistingState, look, queued
+from reelkeeper.operations.jobs.lookup import AdmissionRequest, ExistingState, look, still_queued
 from reelkeeper.operations.jobs.prices import beyond_budget, price_of
 from reelkeeper.rules.billing.credits import require_key
 from reelkeeper.rules.billing.quote import Quote
 from reelkeeper.rules.core.limit_scopes import of_job
 from reelkeeper.rules.jobs.admission import cache_key as key_of
-from reelkeeper.rules.jobs.dispatch import weight_of
 from reelkeeper.rules.jobs.estimate import complexity, expected_bytes, expected_seconds
 from reelkeeper.rules.policies import Policies
 from reelkeeper.store import Engine, IntegrityError, Session
 from reelkeeper.store.core.controls import remembered
-from reelkeeper.store.core.engine import async_commit, group_commit, transaction
+from reelkeeper.store.core.engine import async_commit, group_commit, reading, transaction
 from reelkeeper.store.jobs.endings import ESTIMATES
-from reelkeeper.store.jobs.queue import Waiting, add, waiting
-from reelkeeper.store.jobs.slots import CONCURRENCY, slots_of
+from reelkeeper.store.jobs.queue import AdmittedJob, add
+from reelkeeper.store.jobs.slots import load_now
 from reelkeeper.store.videos import cache
 
 
 class Offer(NamedTuple):
-    """Price, size and timing of a job that would be made for a request."""
+    """Price, size and duration of a job that would be made for a request."""
 
     tier: str | None
     units: Decimal
     size_bytes: int
     price: Quote
-    ahead: Waiting
-    slots: int
     estimate_seconds: float
 
 
@@ -66,18 +64,16 @@ def offered(
     policies: Policies,
     tag: str | None,
 ) -> Offer:
-    """Compute an offer for the present queue, without a promise or a lock.
+    """Compute an offer for the present load, without a promise or a lock.
 
     Raises ModelRefused where no model can make the request.
     """
     price = price_of(request, tier, policies, tag=tag)
-    units = complexity(request)
-    memory = remembered(session, [CONCURRENCY, ESTIMATES])
-    policy = policies.admission
-    slots, factors = slots_of(memory, policy.slots), memory.get(ESTIMATES, {}).get(request.model, ())
-    ahead = waiting(session, expected_seconds(units, 1.0, factors), weight_of(policies.order))
-    estimate = expected_seconds(units, ahead.running / slots, factors)
-    return Offer(tier, units, expected_bytes(request, policy.bits_per_pixel), price, ahead, slots, estimate)
+    units, policy = complexity(request), policies.admission
+    load, _ = load_now(session, policy.slots)
+    factors = remembered(session, [ESTIMATES]).get(ESTIMATES, {}).get(request.model, ())
+    estimate = expected_seconds(units, load, factors)
+    return Offer(tier, units, expected_bytes(request, policy.bits_per_pixel), price, estimate)
 
 
 _RUN: Final = "admit"  # the run id in the ledger
@@ -133,12 +129,16 @@ def admit(
 def _answer(engine: Engine, asked: AdmissionRequest) -> Admission:
     try:
         with transaction(engine, "admit") as session:
-            return _decide(session, asked)
+            answer = _decide(session, asked)
     except tuple(_CODES) as refused:
         return Declined(_CODES[type(refused)], str(refused))
+    if isinstance(answer, AdmittedJob):  # only now is the queue looked at: no refusal and no lock waits for that
+        with reading(engine) as session:
+            return still_queued(session, answer, in_force(session).policies)
+    return answer
 
 
-def _decide(session: Session, asked: AdmissionRequest) -> Admission:
+def _decide(session: Session, asked: AdmissionRequest) -> Admission | AdmittedJob:
     seen = look(session, asked)
     if seen.known is not None:
         if isinstance(seen.known, Queued | Joined):
@@ -200,7 +200,7 @@ def _from_cache(session: Session, asked: AdmissionRequest, seen: ExistingState) 
 
 def _enqueue(
     session: Session, asked: AdmissionRequest, offer: Offer, seen: ExistingState
-) -> Joined | Queued | Declined:
+) -> Joined | AdmittedJob | Declined:
     job_id, price, leader_id = uuid4().hex, offer.price, seen.leader_id
     admission = seen.in_force.policies.admission
     lasting, reservation_id, hold_id = admission.hold_seconds, None, None
@@ -238,7 +238,7 @@ def _enqueue(
             price_book=price.price_book,
         ).hold_id
         events.credits_taken(session, asked.user_id, price.total_microusd, admission.low_credits_usd)
-    _write(
+    job = _write(
         session,
         asked,
         answered=False,
@@ -258,10 +258,10 @@ def _enqueue(
     )
     if leader_id is not None:
         return Joined(job_id, leader_id, price.total_microusd)
-    return queued(job_id, price.total_microusd, price.price_book, offer.ahead, offer.estimate_seconds, offer.slots)
+    return job
 
 
-def _write(session: Session, asked: AdmissionRequest, *, answered: bool, **values: Any) -> None:  # noqa: ANN401  columns of jobs
+def _write(session: Session, asked: AdmissionRequest, *, answered: bool, **values: Any) -> AdmittedJob:  # noqa: ANN401  columns of jobs
     about = {
         "user_id": asked.user_id,
         "client_key": asked.client_key,
@@ -271,7 +271,7 @@ def _write(session: Session, asked: AdmissionRequest, *, answered: bool, **value
         "tag": asked.tag,
         "request": asked.request.model_dump(mode="json"),
     }
-    add(session, about | values, answered=answered)
+    return add(session, about | values, answered=answered)
 
 
 def _why(error: Any) -> str:  # noqa: ANN401  pydantic's ErrorDetails, of which the input is not repeated

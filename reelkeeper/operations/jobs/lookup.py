@@ -1,6 +1,7 @@
 """Look up what exists for a request: a video, a job under way, an earlier answer to its key."""
 
-from typing import NamedTuple
+import time
+from typing import Final, NamedTuple
 
 from reelkeeper.errors import KeyReused, NotFound
 from reelkeeper.model.jobs import JobState
@@ -8,11 +9,12 @@ from reelkeeper.model.requests import Admission, Cached, GenerationRequest, Join
 from reelkeeper.operations.core.policies import in_force
 from reelkeeper.rules.jobs.admission import wait_seconds
 from reelkeeper.rules.jobs.dispatch import weight_of
+from reelkeeper.rules.jobs.places import Account, width_of
 from reelkeeper.rules.policies import InForce, Policies
 from reelkeeper.store import Session
 from reelkeeper.store.billing.credit_holds import captured
 from reelkeeper.store.jobs import queue
-from reelkeeper.store.jobs.queue import AdmittedJob, Waiting
+from reelkeeper.store.jobs.queue import AdmittedJob
 from reelkeeper.store.jobs.slots import slots_now
 
 
@@ -70,14 +72,43 @@ def _before(session: Session, asked: AdmissionRequest, job: AdmittedJob, policie
     return still_queued(session, job, policies)
 
 
+class _Counted(NamedTuple):
+    """An account of a long queue, for how long it is used, and the weight of sizes in it."""
+
+    account: Account
+    until: float
+    weight: float
+
+
+_COUNTED: Final = dict[str, _Counted]()  # by store
+_LASTS_SECONDS: Final = 1.0
+_SHARE: Final = 0.05  # of this process's time at most, to count a long queue
+
+
 def still_queued(session: Session, job: AdmittedJob, policies: Policies) -> Queued:
-    """Describe a waiting job to its user: its place and estimates at this moment."""
-    seen = queue.waiting(session, job.estimate_seconds, weight_of(policies.order), job)
-    slots = slots_now(session, policies.admission.slots)
-    return queued(job.id, job.price_microusd, job.price_book, seen, job.estimate_seconds, slots)
+    """Describe a waiting job to its user: its place and estimates at this moment, or a little earlier in a long queue.
 
-
-def queued(job_id: str, price: int, book: str, seen: Waiting, estimate: float, slots: int) -> Queued:
-    """Describe a waiting job to its user, behind the jobs that were `seen`."""
+    A short queue is looked at, a long one counted at most once a second and in a twentieth of the time.
+    """
+    weight, slots = weight_of(policies.order), slots_now(session, policies.admission.slots)
+    seen = queue.waiting(session, job, weight)
+    if seen.seen > queue.SHORT:
+        ahead, seconds = _account(session, weight).ahead(queue.rank_of(job, weight))
+        seen = seen._replace(ahead=ahead, ahead_seconds=seconds)
     wait = wait_seconds(seen.ahead_seconds, seen.running, seen.running_seconds, slots)
-    return Queued(job_id, price, book, seen.ahead + 1, wait, round(wait + estimate, 1))
+    finish = round(wait + job.estimate_seconds, 1)
+    return Queued(job.id, job.price_microusd, job.price_book, seen.ahead + 1, wait, finish)
+
+
+def _account(session: Session, weight: float) -> Account:
+    store, began = str(session.get_bind().engine.url), time.monotonic()
+    known = _COUNTED.get(store)
+    if known and known.weight == weight:
+        if began < known.until:
+            return known.account
+        _COUNTED[store] = known._replace(until=began + 1 / _SHARE)  # others use it while this one counts
+    width = width_of(weight)
+    account = Account.of(queue.steps(session, weight, width), width)
+    ended = time.monotonic()
+    _COUNTED[store] = _Counted(account, ended + max(_LASTS_SECONDS, (ended - began) / _SHARE), weight)
+    return account

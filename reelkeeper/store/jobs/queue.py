@@ -1,8 +1,8 @@
 """The queue: look up what exists for a request, add jobs, and list them for people."""
 
 from collections.abc import Collection, Mapping, Sequence
-from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from datetime import datetime
+from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -94,7 +94,7 @@ class AdmittedJob(NamedTuple):
 
 ADMITTED = tuple(jobs.c[name] for name in AdmittedJob._fields)
 _FIND = sa.select(*ADMITTED).where(jobs.c.id == sa.bindparam("job_id"))
-_NEW = sa.insert(jobs).values(attempts=0, lease_token=0, created_at=Clock(), due_at=Clock())
+_NEW = sa.insert(jobs).values(attempts=0, lease_token=0, created_at=Clock(), due_at=Clock()).returning(*ADMITTED)
 _QUEUED = _NEW.values(state=JobState.QUEUED, progress=0.0)
 _ANSWERED = _NEW.values(state=JobState.SUCCEEDED, progress=1.0, finished_at=Clock(), reserved_bytes=0)
 
@@ -105,9 +105,9 @@ def find(session: Session, job_id: str, *, locked: bool = False) -> AdmittedJob 
     return AdmittedJob._make(row) if row else None
 
 
-def add(session: Session, row: Mapping[str, Any], *, answered: bool) -> None:
+def add(session: Session, row: Mapping[str, Any], *, answered: bool) -> AdmittedJob:
     """Insert a waiting job, or one that the cache has `answered`."""
-    session.execute(_ANSWERED if answered else _QUEUED, row)
+    return AdmittedJob._make(session.execute(_ANSWERED if answered else _QUEUED, row).one())
 
 
 class Existing(NamedTuple):
@@ -199,15 +199,6 @@ def counted(session: Session) -> dict[str, int]:
     return {state: int(count) for state, count in rows}
 
 
-class Waiting(NamedTuple):
-    """The number and estimated seconds of the jobs ahead of a new one, and of those that run."""
-
-    ahead: int
-    ahead_seconds: float
-    running: int
-    running_seconds: float  # of one, on average
-
-
 def leads(table: sa.FromClause) -> sa.ColumnElement[bool]:
     """Build the condition that a row of `jobs`, or of an alias, leads: it makes, or will make, its video itself."""
     # literals, so that SQLite can use the unique index of leaders
@@ -215,45 +206,69 @@ def leads(table: sa.FromClause) -> sa.ColumnElement[bool]:
     return sa.and_(table.c.leader_id.is_(None), table.c.state.in_(in_flight))
 
 
+SHORT: Final = 500  # jobs: of a queue with more, no answer looks at each
+_WAIT = sa.and_(jobs.c.leader_id.is_(None), jobs.c.state == sa.literal_column(f"'{JobState.QUEUED}'"))
+_RANK = sa.extract("epoch", jobs.c.created_at) + sa.bindparam("weight", type_=sa.Float) * jobs.c.estimate_seconds
+
+
 def _seen() -> sa.Select[Any]:
-    size, weight, rank = (sa.bindparam(name, type_=sa.Float) for name in ("seconds", "weight", "rank"))
-    ahead = sa.and_(
-        jobs.c.state == JobState.QUEUED,
-        sa.extract("epoch", jobs.c.created_at) + weight * jobs.c.estimate_seconds <= rank,
-        sa.or_(
-            jobs.c.created_at <= sa.bindparam("created_at", type_=jobs.c.created_at.type),
-            jobs.c.estimate_seconds < size,
-        ),
-    )
-    running = jobs.c.state == JobState.RUNNING
-    seconds = jobs.c.estimate_seconds
-    return sa.select(
-        sa.func.coalesce(sa.func.sum(sa.case((ahead, 1), else_=0)), 0),
-        sa.func.coalesce(sa.func.sum(sa.case((ahead, seconds), else_=0.0)), 0.0),
-        sa.func.coalesce(sa.func.sum(sa.case((running, 1), else_=0)), 0),
-        sa.func.coalesce(sa.func.avg(sa.case((running, seconds))), 0.0),
-    ).where(
-        jobs.c.state.in_([JobState.QUEUED, JobState.RUNNING]),
-        jobs.c.leader_id.is_(None),
-        jobs.c.id != sa.bindparam("apart_from"),
-    )
+    size, rank = (sa.bindparam(name, type_=sa.Float) for name in ("seconds", "rank"))
+    asked_at = sa.bindparam("created_at", type_=jobs.c.created_at.type)
+    ahead = sa.and_(rank >= _RANK, sa.or_(jobs.c.created_at <= asked_at, jobs.c.estimate_seconds < size))
+    is_another, seconds = jobs.c.id != sa.bindparam("apart_from"), jobs.c.estimate_seconds
+    some = sa.select(seconds, sa.and_(ahead, is_another).label("is_ahead")).where(_WAIT).limit(SHORT + 1).subquery()
+    runs = sa.and_(jobs.c.leader_id.is_(None), jobs.c.state == JobState.RUNNING, is_another)
+    running = sa.select(sa.func.count(), sa.func.coalesce(sa.func.avg(seconds), 0.0)).where(runs).subquery()
+    waiting = sa.select(
+        sa.func.coalesce(sa.func.sum(sa.case((some.c.is_ahead, 1), else_=0)), 0),
+        sa.func.coalesce(sa.func.sum(sa.case((some.c.is_ahead, some.c.estimate_seconds), else_=0.0)), 0.0),
+        sa.func.count(),
+    ).select_from(some)
+    counted = waiting.subquery()
+    return sa.select(counted.c[0], counted.c[1], *running.c, counted.c[2]).join_from(counted, running, sa.true())
 
 
-_SEEN, _LOOK = _seen(), _look()  # built once: building a statement costs more than sending it
+def _steps() -> sa.Select[Any]:
+    step = sa.func.floor(_RANK / sa.bindparam("width", type_=sa.Float)).label("step")
+    counted = sa.select(step, sa.func.count(), sa.func.sum(jobs.c.estimate_seconds)).where(_WAIT)
+    return counted.group_by(step).order_by(step)
 
 
-def waiting(session: Session, estimate_seconds: float, size_weight: float, known: AdmittedJob | None = None) -> Waiting:
-    """Read the queue ahead of a new job of `estimate_seconds`, or of the `known` one, without regard to tiers.
+_SEEN, _STEPS, _LOOK = _seen(), _steps(), _look()  # built once: building a statement costs more than sending it
+
+
+class Waiting(NamedTuple):
+    """The number and estimated seconds of the jobs ahead of another, and of those that run."""
+
+    ahead: int
+    ahead_seconds: float
+    running: int
+    running_seconds: float  # of one, on average
+    seen: int  # waiting jobs: all, or SHORT + 1
+
+
+def waiting(session: Session, job: AdmittedJob, size_weight: float) -> Waiting:
+    """Read the queue ahead of a job, without regard to tiers; where more than SHORT jobs wait, of some of them.
 
     A job goes first whose request time is earlier, where each of its estimated seconds adds `size_weight` seconds.
     """
-    asked_at = known.created_at if known else datetime.now(UTC)
     about = {
-        "seconds": estimate_seconds,
+        "seconds": job.estimate_seconds,
         "weight": size_weight,
-        "rank": asked_at.timestamp() + size_weight * estimate_seconds,
-        "created_at": asked_at,
-        "apart_from": known.id if known else "",
+        "rank": rank_of(job, size_weight),
+        "created_at": job.created_at,
+        "apart_from": job.id,
     }
     row = session.execute(_SEEN, about).one()
-    return Waiting(int(row[0]), float(row[1]), int(row[2]), float(row[3]))
+    return Waiting(int(row[0]), float(row[1]), int(row[2]), float(row[3]), int(row[4]))
+
+
+def rank_of(job: AdmittedJob, size_weight: float) -> float:
+    """Return the rank of a job, in seconds: lower goes first."""
+    return job.created_at.timestamp() + size_weight * job.estimate_seconds
+
+
+def steps(session: Session, size_weight: float, width: float) -> list[tuple[int, int, float]]:
+    """Count all waiting jobs and their estimated seconds by rank, in steps of `width` seconds, the lowest first."""
+    rows = session.execute(_STEPS, {"weight": size_weight, "width": width})
+    return [(int(step), int(count), float(seconds)) for step, count, seconds in rows]
