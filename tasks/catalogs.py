@@ -101,7 +101,7 @@ def reconcile(
     judged = adoption.judge(workspace, found.scan_id, adopting)
     gaps = following.count_gaps(workspace, found)
     adopted, taken_back = orphans.adopt(workspace, found, lease=lease, run_id=run_id)
-    lost_videos = sync.lose(workspace, found, lease=lease, run_id=run_id)
+    sync.lose(workspace, found, lease=lease, run_id=run_id)
     told = doubts.standing(workspace, (stored for _, stored in found.doubtful))
     in_question = sync.mend(workspace, found, lease=lease, run_id=run_id, grace=grace)
     explained = {*found.claimed, *told}
@@ -110,6 +110,7 @@ def reconcile(
     doubts.tell(workspace, run_id=run_id)
     swept = orphans.sweep(workspace, found, lease=lease, run_id=run_id, grace=grace)
     count = len(doubtful) + len(known)
+    lost_videos, lost = sync.name_lost(workspace, run_id, _NAMED)
     outcome = f"{lost_videos} lost, {count} in doubt" if lost_videos or count else "good"
     left, keys = sync.finish(workspace, found, outcome)
     # Where the patterns do not fit, what they make of an object is not told.
@@ -119,7 +120,7 @@ def reconcile(
         **_figures(found, run_id, as_of),
         adopted=adopted,
         taken_back=taken_back,
-        lost=sync.name_lost(workspace, run_id, _NAMED),
+        lost=lost,
         lost_videos=lost_videos,
         doubtful=tuple(doubtful),
         known_doubts=known,
@@ -147,4 +148,5 @@ def _figures(found: Survey, run_id: str, as_of: datetime) -> dict[str, Any]:
         "unexplained": found.unexplained,
         "changed": len(found.overwritten) + len(found.claimed) + len(found.doubtful),
         "reappeared": len(found.reappeared),
+        "emptied": tuple(found.emptied),
     }

@@ -98,6 +98,25 @@ def test_a_video_whose_bytes_are_missing_is_marked_and_named(uploaded: Scene) ->
         assert "lose" in set(session.execute(sa.select(audit_events.c.event)).scalars())
 
 
+def test_a_video_that_the_service_overwrote_with_0_bytes_is_lost_and_named_by_each_run(scene: Scene) -> None:
+    """Its upload was cut: the bytes before it are gone, and nobody can watch what is there now."""
+    scene.video("v1", age_days=1)
+    with transaction(scene.engine, "test") as session:
+        session.execute(sa.update(blobs).values(is_ours=False))
+        (key,) = session.execute(sa.select(blobs.c.key)).scalars()
+    scene.double.client.put_object(Bucket=BUCKET, Key=key, Body=b"")
+    assert sync_catalog().emptied == (key,)
+    with pytest.raises(IntegrityDoubt) as lost:
+        sync_catalog(dry_run=False)
+    assert as_read(lost.value, **DRAWN) == snapshot("""\
+1 video lost the stored bytes: v1. They are marked, nothing is deleted; run <run>: reelkeeper
+  audit. The service has stored 0 bytes over <key>: upload it again\
+""")
+    assert scene.states() == {"v1": "lost"}
+    again = sync_catalog(dry_run=False)
+    assert (again.lost_videos, again.emptied) == (0, (key,))
+
+
 @pytest.mark.long
 def test_an_upload_over_bytes_that_a_purge_has_claimed_waits_and_is_no_doubt(scene: Scene) -> None:
     scene.video("v1", age_days=1)

@@ -30,6 +30,7 @@ class Fate(StrEnum):
     DELETED = "deleted"
     ALREADY_GONE = "already gone"
     OVERWRITTEN = "overwritten"  # the service has stored another video at its key
+    EMPTIED = "emptied"  # the service has stored 0 bytes at its key
     DOUBTFUL = "doubtful"
 
 
@@ -42,6 +43,7 @@ BY_FATE: Final = {  # the action and the reason that a plan shows
     Fate.DELETED: ("purged", "its grace is over"),
     Fate.ALREADY_GONE: ("purged", "its object was already gone"),
     Fate.OVERWRITTEN: ("skipped", "the service has stored another video at its key, which is now live"),
+    Fate.EMPTIED: ("skipped", "the service has stored 0 bytes at its key: its bytes are lost"),
     Fate.DOUBTFUL: ("failed", ""),
 }
 

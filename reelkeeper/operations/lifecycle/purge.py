@@ -284,7 +284,7 @@ def _delete_one(batch: _Batch, signed_at: float, signed: Mapping[str, str], blob
     except StorageError as error:
         return batch.note(blob, Fate.KEPT, str(error))
     fate, why = _judge(blob, found, successor)
-    if fate == Fate.OVERWRITTEN and found:
+    if fate in (Fate.OVERWRITTEN, Fate.EMPTIED) and found:
         batch.found[blob.blob_id] = found
     # guard purge.service_old_look: a late delete at the service's key hits a new upload
     if fate != Fate.UNTOUCHED or time.clock_gettime(_CLOCK) - signed_at > LOOK_SECONDS:
@@ -314,7 +314,7 @@ def _judge(blob: Doomed, found: StoredObject | None, successor: StoredObject | N
     if blob.recorded.matches(found):
         return Fate.UNTOUCHED, ""
     if not blob.recorded.is_ours:
-        return Fate.OVERWRITTEN, ""
+        return (Fate.OVERWRITTEN if found.size_bytes else Fate.EMPTIED), ""
     why = (
         f"stored {found.size_bytes} bytes, ETag {found.etag}; recorded {blob.recorded.size_bytes}, {blob.recorded.etag}"
     )
@@ -347,8 +347,8 @@ def _settle(batch: _Batch, plan_id: str | None, skipped: list[Outcome], *, run_i
     """Record the batch's outcomes, and retire again the blobs for which no delete was sent."""
     found = batch.by_fate()
     gone = found[Fate.DELETED] + found[Fate.ALREADY_GONE]
-    doubtful, overwritten = found[Fate.DOUBTFUL], found[Fate.OVERWRITTEN]
-    back = found[Fate.UNTOUCHED] + found[Fate.KEPT] + found[Fate.REFUSED]
+    doubtful, overwritten = found[Fate.DOUBTFUL], found[Fate.OVERWRITTEN] + found[Fate.EMPTIED]
+    back = found[Fate.UNTOUCHED] + found[Fate.KEPT] + found[Fate.REFUSED] + found[Fate.EMPTIED]
     left = batch.workspace.bucket.versions_left() if gone else ""
     outcomes = [
         _outcome(blob, action, why or reason, left)

@@ -195,4 +195,6 @@ def _mend(batch: Batch, found: Survey) -> None:
         grace = batch.policies.lifecycle.grace
         sync.mend(batch.workspace, found, lease=batch.lease, run_id=batch.run_id, grace=grace)
         batch.counts["overwritten"] += changed[0]
+        if found.emptied:
+            _log.error("the service has stored 0 bytes over videos, which are lost: %s", ", ".join(found.emptied))
         batch.counts["back"] += changed[1]

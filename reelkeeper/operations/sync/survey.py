@@ -39,6 +39,11 @@ class Survey:
     found: list[int] = field(default_factory=list)  # rows in `lost` whose object exists
     missing: list[int] = field(default_factory=list)  # expected and not listed; `confirm_missing` sends a HEAD for each
 
+    @property
+    def emptied(self) -> list[str]:
+        """The keys of known objects that the service has overwritten with 0 bytes."""
+        return [stored.key for _, stored in self.overwritten if not stored.size_bytes]
+
 
 def survey(workspace: Workspace, *, run_id: str, note: bool, shards: int = 1) -> Survey:
     """List everything under the prefix and compare. Writes only a scan and, if `note`, objects without a row.

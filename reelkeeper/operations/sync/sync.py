@@ -13,8 +13,8 @@ from reelkeeper.model import Grace
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.sync.survey import Survey
+from reelkeeper.operations.videos import overwrites
 from reelkeeper.operations.videos.doubts import look_into
-from reelkeeper.operations.videos.overwrites import take_uploads
 from reelkeeper.store.billing import quotas
 from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import reading, transaction
@@ -34,13 +34,7 @@ def lose(workspace: Workspace, survey: Survey, *, lease: Lease, run_id: str) -> 
         with transaction(workspace.engine, "sync.lose") as session:
             # guard sync.lose_permission: a run marks videos as lost during a freeze, or without its lease
             require_permission(session, lease)
-            missing = survey.missing[start : start + _BATCH]
-            gone = lost.mark_blobs(session, missing, run_id)
-            with quotas.counted(session, standing_on=missing):
-                lost_videos += lost.mark_videos(session, [row.blob_id for row in gone], run_id)
-            # guard sync.lose_cache: a repeated request gets a lost video from the cache
-            cache.drop(session, [row.video_id for row in gone if row.video_id is not None])
-            append(session, [Event("lose", run_id, row.video_id, row.blob_id, None, {"key": row.key}) for row in gone])
+            lost_videos += overwrites.lose(session, survey.missing[start : start + _BATCH], run_id)
     return lost_videos
 
 
@@ -60,10 +54,11 @@ def record_deletions(workspace: Workspace, blob_ids: Sequence[int], *, lease: Le
     return {row.blob_id for row in gone}
 
 
-def name_lost(workspace: Workspace, run_id: str, limit: int) -> tuple[str, ...]:
-    """List the first videos that a run has marked as lost."""
+def name_lost(workspace: Workspace, run_id: str, limit: int) -> tuple[int, tuple[str, ...]]:
+    """Count the videos that a run has marked as lost, and list the first."""
     with reading(workspace.engine) as session:
-        return tuple(lost.videos_of_run(session, run_id, limit))
+        marked = lost.videos_of_run(session, run_id)
+    return len(marked), tuple(marked[:limit])
 
 
 def mend(workspace: Workspace, survey: Survey, *, lease: Lease, run_id: str, grace: Grace) -> list[str]:
@@ -78,7 +73,7 @@ def mend(workspace: Workspace, survey: Survey, *, lease: Lease, run_id: str, gra
         with transaction(workspace.engine, "sync.take_uploads") as session:
             # guard sync.take_permission: a run records uploads during a freeze, or without its lease
             require_permission(session, lease)
-            take_uploads(session, survey.overwritten[start : start + _BATCH], run_id=run_id, grace=grace)
+            overwrites.take_uploads(session, survey.overwritten[start : start + _BATCH], run_id=run_id, grace=grace)
     doubtful = look_into(workspace, {stored.key: stored for _, stored in survey.doubtful}, run_id=run_id, lease=lease)
     with transaction(workspace.engine, "sync.mend") as session:
         # guard sync.mend_permission: a run retires and revives videos during a freeze, or without its lease

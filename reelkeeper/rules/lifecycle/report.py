@@ -88,6 +88,7 @@ class SyncReport:
     unexplained: int  # objects without a row
     changed: int  # objects that differ from their record
     reappeared: int  # objects that were purged, but exist
+    emptied: tuple[str, ...] = ()  # keys of known videos that the service has overwritten with 0 bytes
     settled: tuple[Done, ...] = ()  # open intents and claims of killed runs, by outcome
     adopted: int = 0
     taken_back: int = 0
@@ -111,9 +112,11 @@ class SyncReport:
         purge to end. Everything else is done. What is in doubt is told in a message, and ends no run.
         """
         if self.lost_videos:
+            emptied = ", ".join(self.emptied[:_NAMED])
+            overwritten = f". The service has stored 0 bytes over {emptied}: upload it again" if emptied else ""
             raise IntegrityDoubt(
                 f"{many(self.lost_videos, 'video')} lost the stored bytes: {', '.join(self.lost)}. They are marked, "
-                f"nothing is deleted; run {self.run_id}: reelkeeper audit"
+                f"nothing is deleted; run {self.run_id}: reelkeeper audit{overwritten}"
             )
         if self.adoption.refusal:
             raise GuardRefused(f"nothing was adopted by a pattern, and the rest is done: {self.adoption.refusal}")

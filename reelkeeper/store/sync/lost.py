@@ -80,10 +80,10 @@ def mark_deleted(session: Session, blob_ids: Sequence[int], run_id: str) -> list
     return marked
 
 
-def videos_of_run(session: Session, run_id: str, limit: int) -> list[str]:
-    """List the first videos, by id, that a run has marked as lost."""
+def videos_of_run(session: Session, run_id: str) -> list[str]:
+    """List the videos, by id, that a run has marked as lost."""
     marked = sa.select(videos.c.id).where(videos.c.state == VideoState.LOST, videos.c.run_id == run_id)
-    return list(session.execute(marked.order_by(videos.c.id).limit(limit)).scalars())
+    return list(session.execute(marked.order_by(videos.c.id)).scalars())
 
 
 def retire_reappeared(session: Session, blob_ids: Sequence[int], run_id: str, grace: Grace) -> None:

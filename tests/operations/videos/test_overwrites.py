@@ -130,6 +130,36 @@ def test_an_upload_at_a_known_key_is_live_after_one_sync_and_never_purged(
     service.world.check()
 
 
+@pytest.mark.parametrize(
+    ("found_by", "state"),
+    [("sync", "live"), ("sync", "due"), ("sync", "swapped away"), ("sync", "gone"), ("purge", "due")],
+)
+def test_an_upload_that_was_cut_to_0_bytes_loses_the_video_until_its_bytes_come(
+    found_by: str, state: str, service: Service, lease: Lease
+) -> None:
+    blob = make(service, **STATES[state])  # type: ignore[arg-type]  # a table of arguments
+    world, swapped = service.world, state.startswith("swapped")
+    if swapped:
+        world.video("v1", generation=2)
+    service.put(b"")
+    if found_by == "purge":
+        assert not [outcome for outcome in purge_all(world, lease) if outcome.action != "skipped"]
+    for _ in range(2):  # and each later run leaves it at that
+        assert sync_once(world, lease) == []
+    assert _state(world, blob) == (BlobState.GONE if state == "gone" else BlobState.LOST)
+    with reading(world.workspace.engine) as session:
+        standing = session.execute(sa.select(videos.c.state, videos.c.generation).where(videos.c.id == "v1")).one()
+        events = list(session.execute(sa.select(audit_events.c.event)).scalars())
+    assert standing == (("live", 2) if swapped else ("gone" if state == "gone" else "lost", 1))
+    assert (events.count("lose"), events.count("overwritten")) == (0 if state == "gone" else 1, 0)
+    purge_all(world, lease)
+    assert service.stored() == b""
+    service.put()
+    sync_once(world, lease)
+    assert_live(service)
+    world.check()
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("state", ["due", "swapped away", "gone"])
 def test_the_same_bytes_stored_again_are_an_upload(state: str, service: Service, lease: Lease) -> None:
