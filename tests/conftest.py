@@ -91,6 +91,37 @@ LONG_FILES: Final = {
     "tests/test_private_files.py": "a deployment of its own for each",
 }
 
+# Why the tests that are marked as long there take so long, where the mark itself does not say it.
+WHY_LONG: Final = {
+    "tests/adapters/contract/": "Cloudflare's simulator, and bodies of megabytes",
+    "tests/adapters/ffmpeg/": "encodes, and tools that are killed",
+    "tests/adapters/s3/test_r2_stored.py": "hundreds of objects are stored first",
+    "tests/adapters/s3/test_seaweed.py": "S3 servers that start, die and start again",
+    "tests/adapters/test_charts.py": "many pictures are drawn",
+    "tests/api/test_doors.py": "hundreds of connections, and waits for time limits",
+    "tests/api/test_client.py": "a whole life of a service over HTTP",
+    "tests/api/test_uploads.py": "uploads from promise to end",
+    "tests/cli/": "a deployment of its own, and several commands on it",
+    "tests/demo/": "the whole demo",
+    "tests/deployments/": "processes that load Prefect",
+    "tests/docker/": "images are built, and containers start",
+    "tests/e2e/": "whole installations",
+    "tests/faults/": "a child or a world for each kill",
+    "tests/flows/": "runs under a Prefect server",
+    "tests/operations/alerts/": "hundreds of messages, or sinks that trickle",
+    "tests/operations/billing/": "hundreds of random steps, or months that are charged again and again",
+    "tests/operations/core/test_prune_records.py": "hundreds of rows of every kind, and many runs",
+    "tests/operations/jobs/": "vendors, workers and generated videos, or many processes at once",
+    "tests/operations/lifecycle/test_in_p": "a whole swap at a bucket",
+    "tests/operations/lifecycle/test_transcode": "encodes of whole clips",
+    "tests/operations/sync/": "whole syncs of a bucket with many objects",
+    "tests/operations/videos/test_overwrites.py": "a sync and a purge in each state",
+    "tests/store/core/test_backup.py": "whole stores that are written and read",
+    "tests/store/core/test_migration_kills.py": "a process for each kill of a migration",
+    "tests/store/core/test_schema.py": "all migrations, up and down",
+    "tests/test_snapshots.py": "pytests of their own",
+}
+
 LONGEST: Final = "tests/docker/test_stack.py"
 
 
@@ -107,7 +138,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None]:
             or item.nodeid.startswith(tuple(LONG_FILES))
             or (store == "postgresql" and not item.nodeid.startswith(QUICK_ON_POSTGRESQL))
         ):
-            item.add_marker(pytest.mark.long)
+            item.add_marker("long")
         if item.get_closest_marker("long"):
             item.add_marker(pytest.mark.timeout(7_200 if item.get_closest_marker("soak") else 1_200))
     yield

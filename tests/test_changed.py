@@ -46,7 +46,7 @@ def test_a_change_concerns_whatever_depends_on_it(graph: Graph, changed: str, co
     assert graph.tests_of({changed}) == {f"tests/room/test_{name}.py" for name in concerned}
 
 
-@pytest.mark.long  # it parses all thousand files
+@pytest.mark.long("it parses all thousand files")
 def test_a_chart_concerns_few_and_the_schema_all_that_have_a_store() -> None:
     graph = Graph(ROOT)
     few, many = (

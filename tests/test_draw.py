@@ -78,7 +78,7 @@ def passed(said: str) -> list[str]:
     return sorted(re.findall(r"^PASSED (.+)$", said, re.MULTILINE))
 
 
-@pytest.mark.long  # three more pytests
+@pytest.mark.long("three more pytests")
 def test_every_worker_draws_the_same_and_what_always_runs_runs(tmp_path: Path) -> None:
     chosen = ("-m", "long and not undrawn", "--randomly-seed=11")
     alone, together = run(tmp_path, "-n0", *chosen), run(tmp_path, "-n2", *chosen)

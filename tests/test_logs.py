@@ -79,7 +79,7 @@ def test_warnings_and_uncaught_errors_are_log_lines_too() -> None:
     assert "ValueError: lost" in lines[2]["error"]
 
 
-@pytest.mark.long
+@pytest.mark.long("a process for each command")
 def test_a_command_logs_lines_with_its_run_id(tmp_path: Path) -> None:
     told = {"REELKEEPER_LOG_FORMAT": "json", "REELKEEPER_STATE_DIR": str(tmp_path / "state")}
     command = str(Path(sys.executable).parent / "reelkeeper")

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import WHY_LONG
+
 ROOT = Path(__file__).parent.parent
 SHIPPED = ("reelkeeper", "tasks", "flows", "deployments", "demo")
 ROOMS = (*SHIPPED, "bench", "docs", "tests")
@@ -246,6 +248,20 @@ def test_fewer_and_fewer_tests_quote_what_a_person_reads() -> None:
     counts = {path: len(quoted(path)) for path in sources("tests") if path.name.startswith("test_")}
     most = sorted(counts, key=lambda path: -counts[path])[:5]
     assert sum(counts.values()) <= MAX_QUOTED, [f"{path.relative_to(ROOT)}: {counts[path]}" for path in most]
+
+
+def test_every_long_test_says_why_it_is_slow() -> None:
+    silent = {
+        str(path.relative_to(ROOT))
+        for path in sources("tests")
+        for own in [{id(call.func) for call, name, _ in calls(path) if name == "long" and call.args}]
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Attribute) and (node.attr, last_name(node.value)) == ("long", "mark")
+        if id(node) not in own
+    }
+    explained = {place for place in WHY_LONG if any(path.startswith(place) for path in silent)}
+    assert explained == {*WHY_LONG}, "what explains nothing goes"
+    assert not {path for path in silent if not path.startswith(tuple(WHY_LONG))}, "give the mark a reason"
 
 
 def test_only_snapshots_are_wider_than_the_page() -> None:

@@ -64,7 +64,6 @@ def expect_notice(copy: Copy, name: str) -> None:
     assert ran.failed, f"its witnesses broke instead of failing:\n{ran.tail}"
 
 
-@pytest.mark.long  # `make check` asks the same
 def test_every_guard_has_a_witness_and_every_witness_a_guard() -> None:
     assert not list(faults(guards(), witnesses()))
 
@@ -89,21 +88,18 @@ def test_a_witness_without_its_guard_clause_or_test_is_found() -> None:
     )
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("name", sample())
 def test_a_guard_of_a_changed_file_or_of_a_sample_is_missed(copy: Copy, name: str) -> None:
     sys.stdout.write(f"ABLATION_SEED={SEED}\n")
     expect_notice(copy, name)
 
 
-@pytest.mark.long
 @pytest.mark.soak
 @pytest.mark.parametrize("name", guards())
 def test_each_guard_is_missed(copy: Copy, name: str) -> None:
     expect_notice(copy, name)
 
 
-@pytest.mark.long
 @pytest.mark.soak
 @pytest.mark.parametrize("path", sorted(WITNESSES))
 def test_every_witness_passes_with_all_guards_on(copy: Copy, path: str) -> None:

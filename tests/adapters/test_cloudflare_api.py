@@ -302,7 +302,7 @@ def rows(inner: object) -> object:
     return {"data": {"viewer": {"accounts": [{"rows": [inner]}]}}, "errors": None}
 
 
-@pytest.mark.long
+@pytest.mark.long("hundreds of generated answers")
 @given(
     status=st.sampled_from((200, 200, 400, 403, 404)), body=JSON | JSON.map(rows) | JSON.map(lambda x: {"result": x})
 )

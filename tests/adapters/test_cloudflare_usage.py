@@ -88,7 +88,7 @@ def test_days_that_cloudflare_no_longer_keeps_and_days_to_come_are_missing(
     assert client.usage(today + timedelta(days=3), today + timedelta(days=4)).used == []
 
 
-@pytest.mark.long
+@pytest.mark.long("hundreds of generated months")
 @given(data=st.data(), page_rows=st.integers(2, 12))
 @examples(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_pages_of_any_size_add_up_to_the_same(

@@ -71,7 +71,7 @@ def test_no_work_begins_on_a_full_scratch(small: Path) -> None:
 
 @pytest.mark.parametrize(
     "leave_bytes",
-    [0, pytest.param(4096, marks=pytest.mark.long), pytest.param(100_000, marks=pytest.mark.long)],
+    [0, 4096, 100_000],
     ids=lambda left: f"{left} bytes left",
 )
 def test_a_disk_that_fills_during_an_encode_is_no_fault_of_the_video(
@@ -94,7 +94,6 @@ def test_a_disk_that_fills_during_an_encode_is_no_fault_of_the_video(
     assert not (small / "out.mp4").exists()
 
 
-@pytest.mark.long
 def test_a_search_on_a_disk_that_fills_ends_in_no_refusal(small: Path, natural_clips: dict[str, Path]) -> None:
     with pytest.raises(DiskFull):
         shrink(

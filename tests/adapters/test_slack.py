@@ -94,7 +94,7 @@ def webhook(double: SlackDouble) -> Webhook:
     return Webhook(double.hook_url, timeout_seconds=5)
 
 
-@pytest.mark.long
+@pytest.mark.long("hundreds of generated messages")
 @pytest.mark.parametrize("text", INJECTIONS, ids=range(len(INJECTIONS)))
 def test_text_of_others_is_inert_and_fits(double: SlackDouble, bot: Bot, webhook: Webhook, text: str) -> None:
     for sink in (bot, webhook):

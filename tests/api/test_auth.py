@@ -40,7 +40,7 @@ from tests.operations.books import DOLLAR, make_user
 CHECK = Load.check  # which the other tests do without
 
 
-@pytest.mark.long
+@pytest.mark.long("39 routes, each asked three times")
 def test_without_a_token_existing_and_unknown_paths_return_401(app: FastAPI) -> None:
     routes = [(m.upper(), path) for path, methods in app.openapi()["paths"].items() for m in methods]
     asked = [route for route in routes if route[1].startswith("/v1")]
@@ -109,7 +109,7 @@ def test_each_route_takes_a_token_of_its_scope_and_no_other(app: FastAPI, client
         assert theirs[scope].request(method, path, json={}).status_code not in (401, 403)
 
 
-@pytest.mark.long
+@pytest.mark.long("an API for each token")
 def test_a_token_does_only_what_its_scopes_say(client_for: NewClient) -> None:
     told = problem(client_for(Scope.JOBS).get("/v1/metrics"), 403)
     assert marked(told["detail"]) == snapshot("this request needs the scope metrics, but token ID has jobs")

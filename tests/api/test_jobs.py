@@ -210,7 +210,7 @@ def test_a_job_is_followed_until_it_ends(client: TestClient, world: World, monke
     assert sent[-1]["video_id"] == job_id
 
 
-@pytest.mark.long
+@pytest.mark.long("an API of its own")
 def test_beyond_the_budget_a_new_job_is_refused_with_when_to_ask_again(world: World, app_state: AppState) -> None:
     put_in_force(world.workspace.engine, admission=AdmissionPolicy(daily_limit_usd=Decimal(0)))
     _, text = tokens.create(world.workspace.engine, "a test", tuple(Scope), author="test")

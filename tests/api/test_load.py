@@ -88,7 +88,7 @@ gate.wait()
 """
 
 
-@pytest.mark.long  # a process of its own, which imports the API
+@pytest.mark.long("a process of its own, which imports the API")
 @pytest.mark.parametrize(("said", "arenas"), [(None, 2), ("5", 5)], ids=["as shipped", "said by the environment"])
 def test_threads_of_the_api_allocate_from_few_arenas(said: str | None, arenas: int) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "MALLOC_ARENA_MAX"}
@@ -99,10 +99,11 @@ def test_threads_of_the_api_allocate_from_few_arenas(said: str | None, arenas: i
 
 
 _TOO_BUSY = 0.5  # of the machine
-_ON_A_QUIET_MACHINE = (pytest.mark.long, pytest.mark.soak)  # the crowd is one process: what it waits for, it measures
+# The crowd is one process: what it waits for, it measures.
+_ON_A_QUIET_MACHINE = pytest.mark.long("a crowd of callers, each of which is timed"), pytest.mark.soak
 
 
-@pytest.mark.long
+@pytest.mark.long("a process of its own, which imports the API")
 @pytest.mark.parametrize("size", [SMALL, pytest.param(WHOLE, marks=_ON_A_QUIET_MACHINE)], ids=["small", "whole"])
 def test_a_flood_of_requests_does_not_slow_a_normal_caller(sqlite_world: World, tmp_path: Path, size: Size) -> None:
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]

@@ -56,7 +56,7 @@ def schema(served: tuple[FastAPI, str]) -> BaseSchema:
     return schemathesis.openapi.from_asgi("/openapi.json", app)
 
 
-@pytest.mark.long  # hundreds of requests
+@pytest.mark.long("hundreds of requests")
 @pytest.mark.parametrize("mode", list(GenerationMode))
 def test_every_answer_is_one_that_the_schema_knows(
     schema: BaseSchema, served: tuple[FastAPI, str], mode: GenerationMode

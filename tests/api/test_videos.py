@@ -132,7 +132,7 @@ def test_views_are_added_and_unknown_videos_left_out(client: TestClient, world: 
     assert views_of(world, "v1") == 8
 
 
-@pytest.mark.long
+@pytest.mark.long("a stored video and four requests")
 def test_views_have_a_time_that_can_be(client: TestClient, world: World) -> None:
     world.video("v1")
     now = datetime.now(UTC)

@@ -136,7 +136,7 @@ def life(sqlite_world: World, tmp_path: Path) -> Iterator[Life]:
         yield Life(sqlite_world, folder, Shell(server, token, folder), receiver)
 
 
-@pytest.mark.long  # an API in a process, flows, and curl for each step
+@pytest.mark.long("an API in a process, flows, and curl for each step")
 def test_a_customers_whole_life_works_over_http_only(life: Life) -> None:
     signed_up, watched, kept, ran_low, left = STEPS
     assert '"available_microusd":50000' in life.run(signed_up)

@@ -296,7 +296,7 @@ error: Prefect's API at 127.0.0.1, port <port>: nothing listens there: check tha
     assert "unexpected" not in said
 
 
-@pytest.mark.long  # each starts the command with Prefect
+@pytest.mark.long("each starts the command with Prefect")
 @pytest.mark.parametrize("sees", ["no schema", "policies of a later version"])
 def test_a_worker_claims_nothing_from_a_store_of_another_version(
     sees: str, reelkeeper: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -137,7 +137,7 @@ def test_ctrl_c_shows_what_is_known(double: R2Double, configured: Settings, tmp_
     assert not configured.state_dir.exists()
 
 
-@pytest.mark.long  # a process of its own, which samples clips
+@pytest.mark.long("a process of its own, which samples clips")
 @pytest.mark.usefixtures("filled", "configured")
 def test_ctrl_c_in_the_sample_keeps_the_clips_that_are_done(double: R2Double, tmp_path: Path) -> None:
     reached, served = threading.Event(), list[object]()

@@ -20,7 +20,7 @@ from tests.docker.image import FLOWS, ONCE, OURS, SERVICES
 from tests.docker.images import built
 from tests.docker.stack import BUCKET, OVER, Prefect, Stack, bucket, faults, kill, outside, stack
 
-pytestmark = pytest.mark.long  # all containers start, and each is killed once
+pytestmark = pytest.mark.long("all containers start, and each is killed once")
 CLIPS = ("bunny", "bikes", "city")  # three are never too many for the blast radius
 RUN_SECONDS = 900.0
 PASSED = """

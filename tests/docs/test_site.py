@@ -20,7 +20,7 @@ from reelkeeper.rules.core.tiers import SHIPPED, TierPolicy
 from reelkeeper.settings import Settings
 from tests.docs.conftest import ROOT
 
-pytestmark = pytest.mark.long  # it builds the pages, in ten seconds
+pytestmark = pytest.mark.long("it builds the pages, in ten seconds")
 LOADED = {
     "script": "src",
     "img": "src",

@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests.browser import PALE, SCREENSHOTS, SIZES
 
-pytestmark = pytest.mark.long  # a browser lays out each page
+pytestmark = pytest.mark.long("a browser lays out each page")
 PAGES = (
     *("index", "lifecycle", "jobs", "costs", "triggering", "monitoring", "runbooks", "architecture", "from-the-sketch"),
     *("flows", "policies", "settings", "commands", "api", "exit-codes"),

@@ -15,7 +15,7 @@ from tests.doubles.r2 import R2Double
 from tests.e2e.installation import BIN, bare_environment, until
 from tests.ports import free_port
 
-pytestmark = pytest.mark.long  # `up` starts a whole installation each time
+pytestmark = pytest.mark.long("`up` starts a whole installation each time")
 CHANGING = {
     "tier-storage/daily": {},
     "expire-videos/daily": {},

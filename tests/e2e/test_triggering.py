@@ -11,7 +11,7 @@ import pytest
 from tests.e2e.conftest import Install
 from tests.e2e.installation import BIN, NAMES, ROOT, Installation
 
-pytestmark = pytest.mark.long  # a Prefect server and a worker, and each block of the page in a process
+pytestmark = pytest.mark.long("a Prefect server and a worker, and each block of the page in a process")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", (ROOT / "docs" / "triggering.md").read_text(), re.MULTILINE | re.DOTALL)
 SETTINGS, REST, COMMANDS, PYTHON, WITHOUT_PREFECT = (text for _, text in BLOCKS)
 

@@ -17,7 +17,7 @@ from inline_snapshot import snapshot
 from tests.e2e.installation import BIN, bare_environment, until
 from tests.ports import free_port
 
-pytestmark = pytest.mark.long  # `up` starts a whole installation each time, and again after a kill
+pytestmark = pytest.mark.long("`up` starts a whole installation each time, and again after a kill")
 MAX_SECONDS = 60.0  # on a machine that has nothing else to do
 
 

@@ -16,7 +16,7 @@ from tests.e2e.conftest import Install
 from tests.e2e.installation import NAMES, Installation, until
 from tests.faults.world import World
 
-pytestmark = pytest.mark.long  # five servers, and flows in processes of their own
+pytestmark = pytest.mark.long("five servers, and flows in processes of their own")
 SHORT = {"dispatch-jobs": {"until_idle": True}}
 REFUSED = {"policy": {"compress_below_views": "never", "retire_below_views": "never"}}
 ROUTES = [

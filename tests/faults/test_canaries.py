@@ -27,7 +27,7 @@ from tests.doubles.r2 import R2Double
 from tests.doubles.slack import SlackDouble
 from tests.posts import post
 
-pytestmark = pytest.mark.long  # a deployment goes through its commands twice for its evidence
+pytestmark = pytest.mark.long("a deployment goes through its commands twice for its evidence")
 _listeners: list[Evidence] = []
 
 

@@ -109,7 +109,7 @@ def padded(clip: Path, size_bytes: int) -> Path:
     return larger
 
 
-@pytest.mark.long  # a child for each kill, and three runs after it
+@pytest.mark.long("a child for each kill, and three runs after it")
 @pytest.mark.parametrize("every", [20, pytest.param(1, marks=pytest.mark.soak)])  # each 20th failpoint, or each
 @pytest.mark.parametrize("parts", PARTS)
 @pytest.mark.parametrize("operation", OPERATIONS)

@@ -140,7 +140,7 @@ def test_a_worker_sleeps_past_its_claim_and_wakes_when_another_has_finished(
     shop.check()
 
 
-@pytest.mark.long  # workers for each failpoint, each in a shop of its own
+@pytest.mark.long("workers for each failpoint, each in a shop of its own")
 def test_killed_at_any_failpoint_of_a_job_and_of_its_recovery(open_shop: Callable[[], Shop]) -> None:
     for point in count(1):
         shop = open_shop()

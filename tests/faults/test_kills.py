@@ -351,7 +351,6 @@ def test_killed_at_any_failpoint_the_next_run_finishes(
     assert point > 2  # at the least, before and after one commit
 
 
-@pytest.mark.long  # hundreds of children, each on a world of its own
 @pytest.mark.parametrize("every", [3, pytest.param(1, marks=pytest.mark.soak)])  # each ninth pair, or each
 @pytest.mark.parametrize(("operation", "at_least"), OPERATIONS.items())
 def test_killed_anywhere_and_its_recovery_killed_anywhere(

@@ -26,7 +26,7 @@ ANSWERS: list[int | str] = [200, 200, 200, LOST, 500]
 POINTS = 40  # a child with four changes passes about as many
 
 
-@pytest.mark.long  # a child for each kill
+@pytest.mark.long("a child for each kill")
 @pytest.mark.parametrize("kills", [30, pytest.param(1_000, marks=pytest.mark.soak)])
 def test_killed_anywhere_nothing_is_lost_and_order_is_kept(migrated_file: Path, tmp_path: Path, kills: int) -> None:
     seed = random.randrange(1 << 32)

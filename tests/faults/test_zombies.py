@@ -205,7 +205,7 @@ def _assert_the_link_is_whole(world: World, meanwhile: Meanwhile) -> None:
 
 @pytest.mark.parametrize(
     ("operation", "point", "meanwhile"),
-    [*CASES, *(pytest.param(*case, marks=pytest.mark.long) for case in MORE_CASES + IN_PLACE_CASES)],
+    [*CASES, *MORE_CASES, *IN_PLACE_CASES],
     ids=lambda part: getattr(part, "__name__", part),
 )
 def test_a_run_that_slept_deletes_nothing_that_is_wanted_by_now(

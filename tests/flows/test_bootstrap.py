@@ -52,7 +52,6 @@ def limit(client: SyncPrefectClient) -> int:
     return client.read_global_concurrency_limit_by_name(GLOBAL_LIMIT).limit
 
 
-@pytest.mark.long
 def test_missing_parts_are_created_and_a_second_run_changes_nothing(
     client: SyncPrefectClient, sqlite_engine: sa.Engine
 ) -> None:
@@ -125,7 +124,6 @@ def test_without_the_apis_address_the_alerting_of_failed_runs_is_explained(clien
     assert kept(client) is None
 
 
-@pytest.mark.long
 def test_a_token_that_was_revoked_is_replaced_and_another_address_is_taken(
     client: SyncPrefectClient, sqlite_engine: sa.Engine
 ) -> None:
@@ -144,7 +142,6 @@ def test_a_token_that_was_revoked_is_replaced_and_another_address_is_taken(
     assert tokens.authenticate(sqlite_engine, after[0])
 
 
-@pytest.mark.long
 def test_deployments_under_old_names_are_stopped_and_paused_ones_stay_paused(
     client: SyncPrefectClient, tmp_path: Path
 ) -> None:

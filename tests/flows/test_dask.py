@@ -71,7 +71,7 @@ def results(scene: Scene, report: Report) -> tuple[object, ...]:
     return plan, scene.outcomes(report.plan.id), report.done, now, swaps
 
 
-@pytest.mark.long  # a cluster of processes, each of which loads Prefect
+@pytest.mark.long("a cluster of processes, each of which loads Prefect")
 def test_dask_gives_what_threads_give(make_cold: MakeScene, monkeypatch: pytest.MonkeyPatch) -> None:
     scene = make_cold()
     by_threads = results(scene, tier_storage(dry_run=False))

@@ -210,7 +210,6 @@ def gone_after(monkeypatch: pytest.MonkeyPatch, folder: Path, scene: Scene) -> P
     return program
 
 
-@pytest.mark.long
 def test_ffmpeg_that_vanishes_fails_no_clip_and_gives_all_back(
     ours: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -230,7 +229,6 @@ def test_ffmpeg_that_vanishes_fails_no_clip_and_gives_all_back(
     ours.world.check()
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("when", ["before a claim", "within a job"])
 def test_jobs_are_handed_back_by_a_machine_without_ffmpeg(
     ours: Scene, when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -27,7 +27,7 @@ from tests.shrinking import AT_ANY_PRICE
 VIDEOS = 12
 PATIENCE_SECONDS = 400
 
-pytestmark = pytest.mark.long  # four workers, each of which starts a process with Prefect for a run
+pytestmark = pytest.mark.long("four workers, each of which starts a process with Prefect for a run")
 
 
 @pytest.fixture(scope="session")

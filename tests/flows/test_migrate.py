@@ -16,7 +16,7 @@ from deployments.bootstrap import OLD_NAME, delete_deployment
 from tests.earlier import unpack
 from tests.flows.scenes import forget_record
 
-pytestmark = pytest.mark.long  # commands of two releases, each a process that loads Prefect
+pytestmark = pytest.mark.long("commands of two releases, each a process that loads Prefect")
 ROOT = Path(__file__).parents[2]
 PROGRAM = "import sys; from reelkeeper.cli import app; app(sys.argv[1:])"
 

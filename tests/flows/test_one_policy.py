@@ -209,7 +209,7 @@ def arrange(scene: Scene, wanted: Policies) -> None:
     ask(scene.engine, "waits", fox(width=64, height=64, duration_seconds=0.5, fps=8))
 
 
-@pytest.mark.long  # all fronts and flows run on one deployment
+@pytest.mark.long("all fronts and flows run on one deployment")
 def test_every_process_follows_the_policies_in_force_and_no_others(
     make_scene: Callable[[], Scene], monkeypatch: pytest.MonkeyPatch
 ) -> None:

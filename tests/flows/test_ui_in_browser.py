@@ -30,7 +30,7 @@ from tests.policies import put_in_force
 from tests.ports import free_port
 from tests.shrinking import AT_ANY_PRICE
 
-pytestmark = pytest.mark.long  # a browser, and a whole installation behind it
+pytestmark = pytest.mark.long("a browser, and a whole installation behind it")
 COMMAND = str(Path(sys.executable).parent / "reelkeeper")
 PATIENCE_SECONDS = 240.0
 

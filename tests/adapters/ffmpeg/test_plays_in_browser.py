@@ -12,7 +12,7 @@ from playwright.sync_api import Browser
 from reelkeeper.adapters import ffmpeg
 from tests.clips import NATURAL
 
-pytestmark = pytest.mark.long  # encodes, and a browser that plays them in real time
+pytestmark = pytest.mark.long("encodes, and a browser that plays them in real time")
 PAGE = b"<!doctype html><title>x</title><video src='/clip' muted autoplay></video>"
 SHOWN = "document.querySelector('video').readyState >= 2"  # HAVE_CURRENT_DATA: a frame is there
 ENDED = "document.querySelector('video').ended || document.querySelector('video').error"

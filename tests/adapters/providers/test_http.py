@@ -95,7 +95,7 @@ def test_a_list_of_other_jobs_gives_a_lost_job_no_video_and_is_no_proof(
     assert (double.submitted, notes.job_id) == ([], None)
 
 
-@pytest.mark.long
+@pytest.mark.long("a hundred jobs, each looked up again")
 def test_a_hundred_lost_answers_cause_no_second_job(double: ProviderDouble, make: Callable[..., Made]) -> None:
     for number in range(100):
         double.queue = [LOST]

@@ -33,7 +33,7 @@ SEEN = {
 }
 PAID = {"fal": 2, "replicate": 1, "runway": 2, "openai": 2}  # for one job, where one answer is lost
 Run = Callable[[str], dict[str, Any]]
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.long("a process with the vendor's own client for each")
 
 
 @pytest.fixture(params=SEEN)

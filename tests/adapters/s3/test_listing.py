@@ -154,7 +154,7 @@ def test_a_page_that_is_not_plain_is_left_to_the_slow_way(entries: str) -> None:
     assert parse_plain_page(page("<IsTruncated>true</IsTruncated>", entries)) is None
 
 
-@pytest.mark.long
+@pytest.mark.long("hundreds of generated pages")
 @examples(max_examples=1000)
 @given(bodies())
 def test_the_fast_way_reads_what_the_slow_one_does_or_leaves_it_to_that(body: bytes) -> None:

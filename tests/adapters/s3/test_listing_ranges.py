@@ -33,7 +33,7 @@ def full(bucket: Bucket, double: R2Double) -> Bucket:
 
 
 # The bucket is only read, so one serves all examples.
-@pytest.mark.long
+@pytest.mark.long("hundreds of listings")
 @examples(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(boundaries=st.lists(st.sampled_from([*NAMES, "", "0", "a/", "b/v1", "zz", "ÿ"]), max_size=6))
 @example(boundaries=["zz"])

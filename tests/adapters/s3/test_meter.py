@@ -78,7 +78,7 @@ def test_counts_that_could_not_be_recorded_are_kept(bucket: Bucket, key: str) ->
     assert taken(bucket) == {"HeadObject": 2}
 
 
-@pytest.mark.long
+@pytest.mark.long("threads that ask until they collide")
 def test_threads_that_share_a_bucket_lose_no_count(bucket: Bucket, double: R2Double, key: str) -> None:
     double.faults.fail("HeadObject", 403, times=10)
     total, done = Counter[str](), threading.Event()

@@ -24,7 +24,7 @@ EVERY_METHOD: tuple[Callable[[Bucket, str, Path], object], ...] = (
 )
 
 
-@pytest.mark.long
+@pytest.mark.long("10,000 keys")
 def test_none_of_10_000_keys_outside_the_prefix_is_sent(bucket: Bucket, double: R2Double, tmp_path: Path) -> None:
     double.faults.fail("*", 404, times=1_000_000)  # nothing is to be stored, only recorded
     clip = tmp_path / "clip.mp4"

@@ -24,7 +24,7 @@ from tests.ports import free_port
 
 LITELLM = Path(__file__).parents[3] / ".venv-litellm" / "bin" / "litellm"
 KEY = "sk-of-the-proxy"
-pytestmark = [pytest.mark.long, pytest.mark.soak]  # 750 MB are installed for it
+pytestmark = [pytest.mark.long("750 MB are installed for it"), pytest.mark.soak]
 
 
 class Route(NamedTuple):

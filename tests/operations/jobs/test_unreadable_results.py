@@ -18,7 +18,7 @@ from tests.faults.world import World
 from tests.operations.queue import find, make_due
 from tests.operations.shop import ask, budget_spent, run, spent
 
-REST = [pytest.param(name, marks=pytest.mark.long) for name in ("replicate", "runway", "openai")]  # as fal bills
+REST = ("replicate", "runway", "openai")  # as fal bills
 LARGE = 200, b"x" * 2_000_000
 
 
@@ -43,7 +43,7 @@ def a_day_later(shop: World) -> None:
     [
         *(("fal", result) for result in (HTML, CUT, LARGE)),
         ("runway", (404, None)),
-        *(pytest.param(*rest.values, HTML, marks=pytest.mark.long) for rest in REST),
+        *((name, HTML) for name in REST),
     ],
     indirect=["format_"],
 )
@@ -95,9 +95,7 @@ def test_a_job_that_its_vendor_does_not_find_is_looked_up_for_a_day_and_not_give
     assert (find(shop.workspace.engine, job_id).state, len(vendor.submitted)) == (JobState.SUCCEEDED, 1)
 
 
-@pytest.mark.parametrize(
-    "format_", ["fal", "http", *REST, pytest.param("comfyui", marks=pytest.mark.long)], indirect=True
-)
+@pytest.mark.parametrize("format_", ["fal", "http", *REST, "comfyui"], indirect=True)
 def test_a_job_that_never_ends_is_cancelled_there_and_dead_after_a_day(
     vendor: Vendor, generator: RemoteGenerator, shop: World
 ) -> None:

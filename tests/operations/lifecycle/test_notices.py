@@ -180,7 +180,6 @@ def test_a_video_gets_notice_and_is_retired_when_it_is_over(service: Service) ->
     assert service.states()["v1"] == "retired"
 
 
-@pytest.mark.long
 def test_a_sink_that_is_down_for_a_week_retires_nothing_that_was_promised_notice(service: Service) -> None:
     endpoint_id = service.listens()
     service.receiver.always["/live"] = 500
@@ -493,7 +492,6 @@ def fill(service: Service, count: int) -> None:
         )
 
 
-@pytest.mark.long
 def test_ten_thousand_notices_are_given_each_once_by_as_many_statements_a_batch(service: Service) -> None:
     service.listens()
     fill(service, 10_000)

@@ -169,7 +169,7 @@ refused, and nothing was changed: policy apply selected 7 of 10 live videos, 135
     assert apply(aged.workspace.engine, effect_of(aged.workspace.engine, most), author="ann", reason="2") == 2
 
 
-@pytest.mark.long
+@pytest.mark.long("two policies judge a whole catalogue")
 def test_the_second_of_two_concurrent_applications_is_refused(aged: World) -> None:
     engine = aged.workspace.engine
     mine, theirs = (

@@ -35,7 +35,7 @@ def assert_quality(clip: Path, outcome: Transcode) -> None:
     assert outcome.size_bytes <= 0.9 * clip.stat().st_size
 
 
-@pytest.mark.long  # whole natural clips are encoded at several qualities
+@pytest.mark.long("whole natural clips are encoded at several qualities")
 def test_dense_clips_lose_most_of_their_bytes_at_a_quality_measured_anew(tmp_path: Path) -> None:
     results = outcomes(tmp_path, "-preset medium -crf 18")
     accepted = [(clip, outcome) for clip, outcome in results.values() if isinstance(outcome, Transcode)]

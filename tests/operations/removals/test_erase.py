@@ -331,7 +331,6 @@ def _fill(world: World, number: int) -> None:
     ask(world, f"a cat {number}", image_sha256=sha256)
 
 
-@pytest.mark.long
 def test_after_a_crash_at_any_point_the_same_again_ends_it(world: World) -> None:
     points: list[str] = []
     _fill(world, 0)

@@ -23,7 +23,7 @@ from tests.buckets import bare_boto3
 from tests.faults.world import World
 
 
-@pytest.fixture(params=["endpoint", pytest.param("foreign", marks=pytest.mark.long)], ids=["SeaweedFS", "moto"])
+@pytest.fixture(params=["endpoint", "foreign"], ids=["SeaweedFS", "moto"])
 def at(request: pytest.FixtureRequest) -> seaweed.Endpoint:
     """A server that knows versioning."""
     found: seaweed.Endpoint = request.getfixturevalue(request.param)

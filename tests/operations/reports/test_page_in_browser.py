@@ -15,8 +15,6 @@ from reelkeeper.store.core.engine import open_engine
 from tests.browser import PALE, SCREENSHOTS, SIZES
 from tests.operations import months
 
-pytestmark = pytest.mark.long
-
 
 def test_the_eye_for_pale_text_sees_it(chromium: Browser) -> None:
     tab = chromium.new_page()

@@ -126,7 +126,6 @@ def test_days_before_the_first_charge_of_a_new_installation_are_not_missing(repo
     assert replace(new, spent=[]).unknown_days == []
 
 
-@pytest.mark.long
 def test_the_page_says_every_figure_and_loads_nothing(report: MonthReport, written: str) -> None:
     for figure in text.tiles(report):
         assert figure.value in written
@@ -196,7 +195,6 @@ def test_one_month_alone_is_no_picture_of_months(sqlite_engine: sa.Engine) -> No
     assert gather(sqlite_engine, MONTH, datetime(2026, 12, 9, tzinfo=UTC)).is_over
 
 
-@pytest.mark.long
 def test_job_costs_by_provider_and_model_are_shown_with_their_months_forecast(engine: sa.Engine) -> None:
     months.fill(engine)
     assert tables.makers(gather(engine, MONTH, NOW)).rows == []
@@ -228,7 +226,6 @@ def test_the_cost_and_savings_of_compression_are_shown_by_model(engine: sa.Engin
     assert str(unknown[0]).startswith("model unknown\n")
 
 
-@pytest.mark.long
 def test_the_page_has_the_compression_table_once_there_are_figures(report: MonthReport) -> None:
     told = replace(report, smaller=[SmallerBy("fox", "to 720p", SearchTotals(1, 1, 10, 3), 5)])
     assert tables.smaller(told).title in page(told)

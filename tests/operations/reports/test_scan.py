@@ -171,7 +171,7 @@ def test_a_page_loads_nothing_and_shows_keys_as_text(objects: list[StoredObject]
     assert "http" not in text.replace("http-equiv", "")
 
 
-SERVERS = ["double", "seaweed", *(pytest.param(name, marks=pytest.mark.long) for name in ("moto", "miniflare"))]
+SERVERS = ["double", "seaweed", "moto", "miniflare"]
 
 
 @pytest.fixture(params=SERVERS)

@@ -73,7 +73,7 @@ def test_the_chosen_offer_is_the_one_that_an_exhaustive_comparison_finds(
     assert chosen == ([choice.provider] if choice.provider else [])
 
 
-@pytest.mark.long
+@pytest.mark.long("10,000 choices, each beside an exhaustive search")
 @given(offers, policies)
 @settings(max_examples=10_000)
 def test_ten_thousand_choices_are_those_of_an_exhaustive_comparison(

@@ -226,7 +226,7 @@ def test_a_generated_policy_is_refused_for_a_reason_or_decides_by_the_first_matc
     check(Random(seed), videos=5)
 
 
-@pytest.mark.long
+@pytest.mark.long("10,000 policies")
 def test_ten_thousand_generated_policies_are_total_monotone_and_free_of_contradiction() -> None:
     rng = Random(14)
     found = [check(rng, videos=4) for _ in range(10_000)]

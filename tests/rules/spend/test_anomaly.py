@@ -181,7 +181,7 @@ def test_the_policy_survives_json_as_a_flow_run_sends_it() -> None:
     assert AnomalyPolicy.model_validate(policy.model_dump(mode="json")) == policy
 
 
-@pytest.mark.long
+@pytest.mark.long("two years, judged twice")
 def test_two_years_are_judged_in_a_moment() -> None:
     charges = spend(days=800)
     assert found(charges) == []

@@ -7,7 +7,7 @@ import pytest
 from bench.anomalies import made_up, ours, score, three_sigma
 
 
-@pytest.mark.long
+@pytest.mark.long("years of days, judged one by one")
 @pytest.mark.parametrize("monthly", [False, True], ids=["plain", "with a job each month"])
 def test_odd_days_are_found_with_few_false_alerts(monthly: bool) -> None:
     series = list(made_up(Random(11), monthly=monthly))

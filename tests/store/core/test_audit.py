@@ -66,7 +66,7 @@ def test_the_database_refuses_to_change_the_record(engine: sa.Engine, verb: str)
         change()
 
 
-@pytest.mark.long
+@pytest.mark.long("10,000 events")
 def test_ten_thousand_events_are_written_at_once(engine: sa.Engine) -> None:
     record(engine, some(10_000))
     with reading(engine) as session:

@@ -150,7 +150,7 @@ def made(url: str) -> str:
     return url
 
 
-@pytest.mark.long
+@pytest.mark.long("a PostgreSQL server of its own")
 def test_a_server_that_stops_during_the_work_is_reported_and_is_no_unexpected_error() -> None:
     with tempfile.TemporaryDirectory(prefix="reelkeeper-away-", ignore_cleanup_errors=True) as folder:
         stopping = Server(Path(folder))

@@ -68,7 +68,7 @@ def test_a_token_never_comes_twice_even_after_release(engine: sa.Engine) -> None
     assert tokens == [1, 2, 3, 4, 5]
 
 
-@pytest.mark.long
+@pytest.mark.long("2,500 leases")
 def test_hundreds_of_names_at_once(engine: sa.Engine) -> None:
     names = [f"video/{number}" for number in range(2_500)]
     taken = acquire(engine, names, "ada")

@@ -98,7 +98,7 @@ def test_its_items_come_largest_first_in_batches_with_reason_and_saving(engine: 
     assert [item.saving_microusd for item in compressed] == [3 * item.size_bytes for item in compressed]
 
 
-@pytest.mark.long
+@pytest.mark.long("40,000 videos")
 def test_thousands_of_verdicts_are_streamed_into_it(engine: sa.Engine) -> None:
     assert ready(engine, 40_000).retire.objects == 4_000
 

@@ -258,7 +258,7 @@ def test_videos_that_the_catalogue_lacks_can_be_skipped(engine: sa.Engine) -> No
     assert import_videos(engine, lines, skip_unknown=True) == Imported(1, skipped=1)
 
 
-@pytest.mark.long
+@pytest.mark.long("5,000 lines")
 def test_a_long_file_is_taken_whole(engine: sa.Engine) -> None:
     days = (date(2000, 1, 1) + timedelta(days=n) for n in range(5_000))
     assert import_views(engine, ["video_id,day,views", *(f"v1,{day},1" for day in days)], complete=True).lines == 5_000
