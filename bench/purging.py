@@ -16,7 +16,7 @@ from reelkeeper.adapters.s3.r2 import Bucket
 from reelkeeper.adapters.s3.seaweed import Endpoint
 from reelkeeper.model import BlobState, Grace, VideoState
 from reelkeeper.operations.core.workspace import Workspace
-from reelkeeper.operations.lifecycle.purge import purge
+from reelkeeper.operations.lifecycle.purge import BATCHES_AT_ONCE, KEYS_AT_ONCE, purge
 from reelkeeper.store.core.engine import open_engine, reading, transaction
 from reelkeeper.store.core.leases import Lease, acquire
 from reelkeeper.store.core.schema import upgrade
@@ -24,7 +24,6 @@ from reelkeeper.store.lifecycle.plan_writer import begin_plan
 from reelkeeper.store.lifecycle.plans import planned
 from reelkeeper.store.lifecycle.purge_plan import add_due
 from reelkeeper.store.tables import blobs, users, videos
-from tasks.blobs import KEYS_PER_DELETE, PARALLEL_BATCHES
 from tests.buckets import bare_boto3
 
 SIZE, ROUNDS = 5_000, 2
@@ -81,8 +80,8 @@ def _ours(at: Endpoint, place: Path) -> Callable[[], object]:
 def _carry_out(workspace: Workspace, plan_id: str, lease: Lease) -> None:
     """Purge as the flow does, without Prefect."""
     with reading(workspace.engine) as session:
-        batches = [[item.blob_id for item in batch] for batch in planned(session, plan_id, "purge", KEYS_PER_DELETE)]
-    with ThreadPoolExecutor(PARALLEL_BATCHES) as pool:
+        batches = [[item.blob_id for item in batch] for batch in planned(session, plan_id, "purge", KEYS_AT_ONCE)]
+    with ThreadPoolExecutor(BATCHES_AT_ONCE) as pool:
         work = partial(purge, workspace, plan_id, lease=lease, run_id="bench", grace=Grace())
         outcomes = [outcome for batch in pool.map(work, batches) for outcome in batch]
     if [outcome.action for outcome in outcomes] != ["purged"] * SIZE:

@@ -18,9 +18,6 @@ from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.lifecycle import outcomes, purge
 from tasks import RETRIES
 
-KEYS_PER_DELETE = 1_000  # S3 API: the maximum of one DeleteObjects request
-PARALLEL_BATCHES = 4  # while the bucket deletes one batch, the store claims and settles others
-
 
 def begin(workspace: Workspace, held: HeldLease) -> None:
     """Announce the run to other copies of the store. Raises StoreBehind where this is one, before a plan is claimed."""
@@ -32,7 +29,7 @@ def purge_planned(workspace: Workspace, held: HeldLease, plan_id: str, *, run_id
 
     Raises LeaseLost, StoreBehind, Frozen, DiskFull and Unavailable; then no further batch begins.
     """
-    batches = list(outcomes.planned(workspace.engine, plan_id, "purge", KEYS_PER_DELETE))
+    batches = list(outcomes.planned(workspace.engine, plan_id, "purge", purge.KEYS_AT_ONCE))
     whose: dict[str, Any] = {
         "workspace": workspace,
         "held": held,
@@ -40,7 +37,7 @@ def purge_planned(workspace: Workspace, held: HeldLease, plan_id: str, *, run_id
         "run_id": run_id,
         "grace": grace,
     }
-    runner: ThreadPoolTaskRunner[None] = ThreadPoolTaskRunner(max_workers=PARALLEL_BATCHES)
+    runner: ThreadPoolTaskRunner[None] = ThreadPoolTaskRunner(max_workers=purge.BATCHES_AT_ONCE)
     with runner:
         futures = [runner.submit(purge_batch, {**whose, "items": batch}) for batch in batches]
         for future, batch in zip(futures, batches, strict=True):

@@ -43,9 +43,10 @@ from reelkeeper.store.videos import conditions
 from reelkeeper.store.videos.conditions import Condition
 
 LOOK_SECONDS = 30  # nothing is deleted on an older HEAD
+KEYS_AT_ONCE = 1_000  # S3 API: the maximum of one DeleteObjects request
+BATCHES_AT_ONCE = 4  # while the bucket deletes one batch, the store claims and settles others
 _SIGNED_AT_ONCE = 100  # deletes at keys of the service's: with 8 threads and 100 ms a request, done in 3 s
 _PARALLEL = 8
-_BATCH = 1_000
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # on Linux, also counts while the machine sleeps
 
 
@@ -106,8 +107,7 @@ def purge_taken_down(
 ) -> list[Outcome]:
     """Delete the bytes of those of `blob_ids` that were taken down, despite any grace, freeze or ordinary hold.
 
-    Otherwise it works, and raises, as `purge` does. Blobs that another run has claimed, or a legal hold keeps, are left
-    out.
+    Otherwise it works, and raises, as `purge` does. Blobs that another run has claimed, or a legal hold keeps, stay.
     """
     epochs.begin(workspace, "takedown", lease, workspace.bucket.delete)
     with transaction(workspace.engine, "takedown.claim") as session:
@@ -155,7 +155,7 @@ def settle_claims(
     settled, doubts = 0, list[str]()
     while True:
         with reading(workspace.engine) as session:
-            rows = purges.timed_out(session, video_ids, _BATCH)
+            rows = purges.timed_out(session, video_ids, KEYS_AT_ONCE)
         if not rows:
             break
         stored = workspace.bucket.stored([row.key for row in rows])
