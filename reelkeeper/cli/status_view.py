@@ -64,7 +64,10 @@ def _headline(found: Status) -> Text:
     if found.frozen:
         since = f"{found.frozen.at:%Y-%m-%d %H:%M}"
         parts.append((f"all changes frozen since {since} by {found.frozen.by}: {found.frozen.reason}", "bold red"))
-        parts.append((f"; to end that: {'reelkeeper doubts, then ' if found.doubts else ''}reelkeeper thaw", "bold"))
+        if not found.frozen.is_moved:
+            parts.append(
+                (f"; to end that: {'reelkeeper doubts, then ' if found.doubts else ''}reelkeeper thaw", "bold")
+            )
         return Text.assemble(*parts)
     if found.behind:
         parts.append((f"nothing is deleted, as {found.behind}: reelkeeper db adopt. ", "bold red"))

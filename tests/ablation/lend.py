@@ -23,7 +23,7 @@ class Lender:
     """A session that keeps everything ready until it is closed."""
 
     def __init__(self, root: Path, places: Path, environment: dict[str, str]) -> None:
-        command = [sys.executable, "-m", "pytest", "-qs", "-p", "no:cacheprovider", "-p", "no:randomly", "--timeout=0"]
+        command = [sys.executable, "-m", "pytest", "-qs", "-p", "no:cacheprovider", "-p", "no:randomly"]
         self._process = subprocess.Popen(
             [*command, "-n0", "-o", "python_files=lend.py", "tests/ablation/lend.py"],
             cwd=root,
@@ -46,6 +46,7 @@ class Lender:
         self._process.wait(60)
 
 
+@pytest.mark.timeout(0)  # it lasts as long as the tests to which it lends: all guards take longer than a long test may
 def test_keep_all_of_it_ready(
     endpoint: Endpoint, postgresql: sa.URL, migrated_file: Path, migrated_database: str, tiny_clip: Path
 ) -> None:

@@ -66,6 +66,19 @@ error: the store <folder>/state/store.sqlite3: it is damaged: move it away, then
     reelkeeper("takedown", one_video, "--reason", "a court", "--yes")
 
 
+def test_a_store_that_moved_works_in_its_new_place_and_nowhere_else(
+    reelkeeper: Run, ask: Ask, one_video: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = f"sqlite:///{tmp_path}/there.sqlite3"
+    assert ask("db", "move", "--to", there)["rows"]["videos"] == 1
+    assert ask("db", "status")["frozen"]
+    reelkeeper("thaw", exit_code=3)
+    reelkeeper("takedown", one_video, "--reason", "a court", "--yes", exit_code=9)
+    monkeypatch.setenv("REELKEEPER_DATABASE_URL", there)
+    assert (ask("db", "status")["frozen"], ask("db", "status")["behind"]) == (None, None)
+    reelkeeper("takedown", one_video, "--reason", "a court", "--yes")
+
+
 def test_an_adoption_that_died_before_the_bucket_knew_it_is_told_by_the_next(
     reelkeeper: Run, ask: Ask, one_video: str, bucket: Bucket, tmp_path: Path
 ) -> None:

@@ -1,4 +1,4 @@
-"""`db`: upgrade the store's schema, back up, restore and adopt the store, and show its state."""
+"""`db`: upgrade the store's schema, back up, restore, move and adopt the store, and show its state."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,7 +14,7 @@ from reelkeeper.rules.core.wording import many
 if TYPE_CHECKING:
     from reelkeeper.operations.core.adopt_store import Behind
 
-group = typer.Typer(help="Upgrade, back up, restore and adopt the store.", no_args_is_help=True)
+group = typer.Typer(help="Upgrade, back up, restore, move and adopt the store.", no_args_is_help=True)
 
 
 @group.command()
@@ -58,6 +58,38 @@ def restore(
         "  reelkeeper run sync_catalog    compares it with the bucket and changes nothing\n"
         "  reelkeeper db adopt            shows later restores and holds, starts all graces anew, and allows changes",
         {"restored": source, "frozen": True},
+        as_json=as_json,
+    )
+
+
+@group.command()
+def move(
+    to: Annotated[
+        str,
+        typer.Option(
+            help="An empty database: postgresql+psycopg://USER@HOST/DATABASE, with the password in ~/.pgpass, or "
+            "sqlite:///FILE."
+        ),
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Move the store to another database, from SQLite to PostgreSQL or back. Stop all that uses it first.
+
+    All rows are compared, and the audit record is verified. The old store stays as it is and changes nothing any more;
+    the new one works once the move has ended. After a kill or an error, run it again: it goes on where it was.
+    """
+    from reelkeeper.store.core.move import move as bring
+
+    def tell(table: str, copied: int) -> None:
+        if not as_json:
+            say(f"{table:20} {many(copied, 'row')}")
+
+    with store() as engine:
+        rows = bring(engine, to, by=who(), tell=tell)
+    respond(
+        f"Moved and compared: {many(sum(rows.values()), 'row')}. Set REELKEEPER_DATABASE_URL to the new place wherever "
+        "Reelkeeper runs, then start it again. Keep the old store until you have seen the new one at work.",
+        {"rows": rows},
         as_json=as_json,
     )
 

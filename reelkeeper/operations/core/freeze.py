@@ -36,6 +36,8 @@ def require_permission(
         # guard policy.asked_first: credits and videos are changed under policies that this version cannot read
         if not replaces_policies:
             in_force(session)
+        # guard freeze.moved: a takedown, or taking a swap back, is recorded in a store that nobody reads any more
+        despite_freeze = despite_freeze and not (stopped and stopped.is_moved)
         # guard freeze.stopped: changes continue during a freeze
         if stopped and not despite_freeze:
             raise Frozen(_explained(session, stopped))
@@ -54,8 +56,15 @@ def freeze(engine: Engine, *, by: str, reason: str) -> None:
 
 
 def thaw(engine: Engine, *, by: str) -> str | None:
-    """Allow changes again; return the reason why they were frozen, or None if they were not."""
+    """Allow changes again; return the reason why they were frozen, or None if they were not.
+
+    Raises Frozen for a store that was moved, or is arriving.
+    """
     with transaction(engine, "thaw") as session:
+        stopped = deployment.stopped(session, locked=True)
+        # guard freeze.moved_for_good: a store and the one that it was moved to are both at work
+        if stopped and stopped.is_moved:
+            raise Frozen(_explained(session, stopped))
         reason = deployment.let_go_on(session)
         if reason is not None:
             append(session, [Event("thaw", by, detail={"was": reason})])
@@ -81,6 +90,11 @@ def why_stopped(session: Session) -> str | None:
 
 def _explained(session: Session, stopped: Stopped) -> str:
     """Say why changes are stopped, and which commands end that."""
+    if stopped.is_moved:
+        way_out = (
+            "set REELKEEPER_DATABASE_URL to that store" if stopped.by == deployment.MOVED else "run the move again"
+        )
+        return f"{stopped.reason} on {stopped.at:%Y-%m-%d %H:%M}, by {stopped.by}: {way_out}; a thaw does not end this"
     open_doubts = len(doubts.listed(session))
     first = f"{many(open_doubts, 'object')} in doubt, each with the command that settles it: reelkeeper doubts. "
     return (

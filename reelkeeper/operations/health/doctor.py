@@ -212,7 +212,7 @@ def _alerts(settings: Settings) -> Finding:
 def _frozen(engine: Engine) -> Finding:
     reason = why_frozen(engine)
     if reason:
-        return Finding("changes", WARN, reason, "resolve the cause, then: reelkeeper thaw")
+        return Finding("changes", WARN, reason)
     return Finding("changes", OK, "allowed")
 
 

@@ -28,12 +28,15 @@ from reelkeeper.store.core.audit import Event, append, verify
 from reelkeeper.store.core.engine import Clock, now, open_engine, reading, transaction
 from reelkeeper.store.core.schema import head, require_current, upgrade
 from reelkeeper.store.core.snapshots import copy_pages, copy_sqlite, new_file, verify_checksum
-from reelkeeper.store.tables import blobs, deployment, outbox, policy_versions
+from reelkeeper.store.tables import deployment, policy_versions
 
 _MANIFEST = "manifest.json"
 _CHUNK_BYTES = 1 << 20
 _METADATA = SQLModel.metadata
 
+# Videos and blobs refer to each other: on PostgreSQL one of the two references is set when both tables are filled.
+DROP_CYCLE = sa.text("ALTER TABLE videos DROP CONSTRAINT IF EXISTS fk_videos_blob")
+ADD_CYCLE = sa.text("ALTER TABLE videos ADD CONSTRAINT fk_videos_blob FOREIGN KEY (blob_id) REFERENCES blobs (id)")
 _SUFFIX = {"sqlite": "sqlite3", "postgresql": "zip"}
 
 
@@ -67,17 +70,17 @@ def restore(url: str, source: Path) -> None:
     engine = open_engine(url)
     try:
         with reading(engine) as session:
-            _require_empty(session, url)
+            require_empty(session, url)
         upgrade(engine)
         if engine.dialect.name == "sqlite":
             with _checked_copy(source) as path:
                 with reading(engine) as session:
                     # guard restore.still_empty: what was stored while a large backup was checked is lost
-                    _require_empty(session, url)
+                    require_empty(session, url)
                 _replace_sqlite(path, Path(str(engine.url.database)))
         else:
             with transaction(engine, "restore") as session:
-                _require_empty(session, url)
+                require_empty(session, url)
                 for made in (deployment, policy_versions):  # which a new store has
                     session.execute(sa.delete(made))
                 read_dump(session, source, head())
@@ -86,7 +89,8 @@ def restore(url: str, source: Path) -> None:
         engine.dispose()
 
 
-def _require_empty(session: Session, url: str) -> None:
+def require_empty(session: Session, url: str) -> None:
+    """Raise Refused where the store at `url` has anything but what a new one has."""
     existing = set(sa.inspect(session.connection()).get_table_names())
     for table in SQLModel.metadata.sorted_tables:
         if table is deployment or table.name not in existing:
@@ -94,8 +98,8 @@ def _require_empty(session: Session, url: str) -> None:
         row = sa.select(sa.literal(1)).select_from(table).limit(1)
         if session.execute(row.where(table.c.version > 0) if table is policy_versions else row).first():
             raise Refused(
-                f"the store at {sa.make_url(url)!r} already has {table.name}; a restore never overwrites. Nothing was "
-                "changed. Move that store away, or set an empty one in REELKEEPER_DATABASE_URL"
+                f"the store at {sa.make_url(url)!r} already has {table.name}, and no store is overwritten. Nothing was "
+                "changed. Move that store away, or name an empty one"
             )
 
 
@@ -145,7 +149,7 @@ def write_dump(session: Session, path: Path, revision: str, at: datetime) -> Non
             rows[table.name] = session.scalar(sa.select(sa.func.count()).select_from(table))
             with (
                 archive.open(_member(table), "w", force_zip64=True) as file,
-                _driver(session).cursor() as cursor,
+                driver(session).cursor() as cursor,
                 cursor.copy(_copy(table, "TO STDOUT")) as copied,
             ):
                 for chunk in copied:
@@ -162,8 +166,7 @@ def read_dump(session: Session, path: Path, revision: str) -> None:
                 f"{path} has schema {manifest['revision']}, but this version needs {revision}. Restore it with the "
                 "version that made it, then run `reelkeeper db upgrade`"
             )
-        # Videos and blobs refer to each other: one of the two references is set when both tables are filled.
-        session.execute(sa.text("ALTER TABLE videos DROP CONSTRAINT fk_videos_blob"))
+        session.execute(DROP_CYCLE)
         for table in _METADATA.sorted_tables:
             with archive.open(_member(table)) as file:
                 _fill(session, table, file)
@@ -172,17 +175,21 @@ def read_dump(session: Session, path: Path, revision: str) -> None:
                 raise IntegrityDoubt(
                     f"{path}: of {table.name}, {manifest['rows'][table.name]} rows were backed up, but {found} restored"
                 )
-        session.execute(
-            sa.text("ALTER TABLE videos ADD CONSTRAINT fk_videos_blob FOREIGN KEY (blob_id) REFERENCES blobs (id)")
-        )
-        for counting in (blobs, outbox):
-            highest = sa.select(sa.func.coalesce(sa.func.max(counting.c.id), 0) + 1).scalar_subquery()
-            sequence = sa.func.pg_get_serial_sequence(counting.name, "id")
+        session.execute(ADD_CYCLE)
+        count_on(session)
+
+
+def count_on(session: Session) -> None:
+    """Have PostgreSQL count ids on from the highest that is stored. Without it, the next rows of a table collide."""
+    for table in _METADATA.sorted_tables:
+        if (counted := table.autoincrement_column) is not None:
+            highest = sa.select(sa.func.coalesce(sa.func.max(counted), 0) + 1).scalar_subquery()
+            sequence = sa.func.pg_get_serial_sequence(table.name, counted.name)
             session.execute(sa.select(sa.func.setval(sequence, highest, False)))
 
 
 def _fill(session: Session, table: sa.Table, file: IO[bytes]) -> None:
-    with _driver(session).cursor() as cursor, cursor.copy(_copy(table, "FROM STDIN")) as copied:
+    with driver(session).cursor() as cursor, cursor.copy(_copy(table, "FROM STDIN")) as copied:
         while chunk := file.read(_CHUNK_BYTES):
             copied.write(chunk)
 
@@ -196,5 +203,6 @@ def _member(table: sa.Table) -> str:
     return f"{table.name}.csv"
 
 
-def _driver(session: Session) -> psycopg.Connection[Any]:
+def driver(session: Session) -> psycopg.Connection[Any]:
+    """Return psycopg's connection, for COPY."""
     return cast("psycopg.Connection[Any]", session.connection().connection.driver_connection)

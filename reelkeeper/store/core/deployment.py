@@ -17,6 +17,8 @@ from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import Clock, changed, insert_into, now, reading
 from reelkeeper.store.tables import blobs, deployment, heartbeats
 
+MOVED: Final = "db move"  # who stopped the changes of a store that has moved; nothing thaws it
+ARRIVING: Final = "db move, not ended"  # ... of one where a move has begun to bring a store
 _STATE = sa.select(deployment.c.frozen_at, deployment.c.frozen_by, deployment.c.frozen_reason, *policies.VERSION)
 _LOCKED = _STATE.with_for_update()
 
@@ -27,6 +29,11 @@ class Stopped(NamedTuple):
     at: datetime
     by: str
     reason: str
+
+    @property
+    def is_moved(self) -> bool:
+        """Whether the store was moved, or is arriving: then nothing thaws it."""
+        return self.by in {MOVED, ARRIVING}
 
 
 def lock(session: Session) -> None:

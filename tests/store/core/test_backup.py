@@ -5,14 +5,13 @@ import signal
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from inline_snapshot import snapshot
-from sqlmodel import Session, SQLModel
+from sqlmodel import Session
 
 from reelkeeper.errors import IntegrityDoubt, Refused, Unavailable
 from reelkeeper.store.core import backup as backups
@@ -22,33 +21,10 @@ from reelkeeper.store.core.backup import backup, restore
 from reelkeeper.store.core.engine import open_engine, reading, transaction
 from reelkeeper.store.core.epochs import RESTORED
 from reelkeeper.store.core.schema import deployment, upgrade_at
-from reelkeeper.store.tables import audit_events, blobs, daily_views, policy_versions, users, videos
+from reelkeeper.store.tables import audit_events, blobs, crf_searches, policy_versions, users
 from reelkeeper.store.tables import deployment as deployments
+from tests.full_store import SEARCH, contents, fill
 from tests.marks import marked
-
-AT = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
-
-
-def fill(engine: sa.Engine) -> None:
-    with transaction(engine, "test.fill") as session:
-        session.execute(sa.insert(users), [{"id": "ada", "tier": ""}, {"id": "bob", "tier": None}])
-        row = {"id": "v", "user_id": "ada", "state": "live", "generation": 1, "created_at": AT}
-        session.execute(sa.insert(videos).values(row | {"retire_reason": 'a "quoted",\n naïve line'}))
-        session.execute(
-            sa.insert(blobs).values(id=41, video_id="v", generation=1, key="k", state="live", size_bytes=2**40)
-        )
-        session.execute(sa.update(videos).values(blob_id=41))
-        session.execute(sa.insert(daily_views).values(video_id="v", day=date(2026, 1, 1), views=3))
-        append(session, [Event("adopt", "run", "v", 41, "ada", {"key": "k", "share": 0.1})])
-
-
-def contents(engine: sa.Engine) -> dict[str, list[tuple[Any, ...]]]:
-    with reading(engine) as session:
-        return {
-            table.name: sorted(map(tuple, session.execute(sa.select(table))), key=repr)
-            for table in SQLModel.metadata.sorted_tables
-            if table.name not in {"deployment", "audit_events"}
-        }
 
 
 @pytest.fixture
@@ -76,6 +52,8 @@ def test_a_store_comes_back_as_it_was_and_frozen(engine: sa.Engine, empty: str, 
         assert verify(session) == 2
         session.execute(sa.insert(blobs).values(generation=1, key="next", state="pending", size_bytes=1))
         assert session.scalar(sa.select(blobs.c.id).where(blobs.c.key == "next")) == 42
+        session.execute(sa.insert(crf_searches).values(at=datetime.now(UTC), run_id="next", video_id="v", **SEARCH))
+        assert session.scalar(sa.select(sa.func.max(crf_searches.c.id))) == 8
     with pytest.raises(sa.exc.DatabaseError, match="append-only"), restored.begin() as connection:
         connection.execute(sa.delete(audit_events))
     restored.dispose()
@@ -110,7 +88,7 @@ def test_a_store_that_holds_anything_is_not_overwritten(engine: sa.Engine, tmp_p
     with pytest.raises(Refused) as refused:
         restore(engine.url.render_as_string(hide_password=False), saved)
     assert marked(refused.value, STORE=repr(engine.url)) == snapshot(
-        "the store at STORE already has audit_events; a restore never overwrites. Nothing was changed. Move that store away, or set an empty one in REELKEEPER_DATABASE_URL"
+        "the store at STORE already has audit_events, and no store is overwritten. Nothing was changed. Move that store away, or name an empty one"
     )
     assert contents(engine) == before
 
@@ -144,7 +122,7 @@ def test_what_is_stored_while_a_backup_is_checked_is_not_overwritten(
     with pytest.raises(Refused) as refused:
         restore(url, saved)
     assert marked(refused.value, STORE=url) == snapshot(
-        "the store at STORE already has users; a restore never overwrites. Nothing was changed. Move that store away, or set an empty one in REELKEEPER_DATABASE_URL"
+        "the store at STORE already has users, and no store is overwritten. Nothing was changed. Move that store away, or name an empty one"
     )
     with meanwhile.begin() as connection:
         assert connection.execute(sa.select(users.c.id)).scalar_one() == "eve"

@@ -1,0 +1,176 @@
+"""A store moves whole to another database, in one place at work at a time, whatever is killed meanwhile."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from reelkeeper.errors import Frozen, IntegrityDoubt, Refused
+from reelkeeper.operations.core.freeze import freeze, require_permission, thaw
+from reelkeeper.store.core import move as moving
+from reelkeeper.store.core.audit import verify
+from reelkeeper.store.core.deployment import MOVED, identity
+from reelkeeper.store.core.engine import open_engine, reading, transaction
+from reelkeeper.store.core.epochs import HOME, marks
+from reelkeeper.store.core.epochs import home as home_of
+from reelkeeper.store.core.move import move
+from reelkeeper.store.core.schema import deployment, upgrade_at
+from reelkeeper.store.tables import blobs, users
+from tests.children import FORKED
+from tests.full_store import contents, fill
+
+OTHER = {"sqlite": "postgresql", "postgresql": "sqlite"}
+STEPS = [
+    *(f"move.{step}.{when}_commit" for step in ("arrive", "check", "mark", "begin") for when in ("before", "after")),
+    *(f"move.table.{when}_commit@{nth}" for when in ("before", "after") for nth in (1, 36)),
+]
+
+
+def bring(engine: sa.Engine, url: str) -> dict[str, int]:
+    return move(engine, url, by="test", tell=lambda *_: None)
+
+
+def bring_and_die(source: str, url: str, spec: str) -> None:
+    from reelkeeper import failpoints  # noqa: PLC0415  in the child
+
+    failpoints.arm(spec)
+    bring(open_engine(source), url)
+
+
+def is_at_work(engine: sa.Engine) -> bool:
+    with reading(engine) as session:
+        return deployment(session).frozen_at is None
+
+
+def without_marks(found: dict[str, list[tuple[Any, ...]]]) -> dict[str, list[tuple[Any, ...]]]:
+    return {name: rows for name, rows in found.items() if name != "controls"}
+
+
+@pytest.fixture
+def there(engine: sa.Engine, empty_url: Callable[[str], str]) -> str:
+    """An empty database of the other kind."""
+    return empty_url(OTHER[engine.dialect.name])
+
+
+def test_all_rows_arrive_and_work_goes_on_there_alone(engine: sa.Engine, there: str) -> None:
+    fill(engine)
+    before = contents(engine)
+    rows = bring(engine, there)
+    assert (rows["users"], rows["jobs"], rows["audit_events"]) == (2, 2, 2)
+    moved = open_engine(there)
+    assert without_marks(contents(moved)) == without_marks(before)
+    assert (is_at_work(engine), is_at_work(moved)) == (False, True)
+    with transaction(moved, "test") as session, reading(engine) as old:
+        assert identity(session) == identity(old)
+        assert verify(session) == verify(old) == 2
+        assert marks(session) == {HOME: home_of(session)}
+        session.execute(sa.insert(blobs).values(generation=1, key="next", state="pending", size_bytes=1))
+        assert session.scalar(sa.select(blobs.c.id).where(blobs.c.key == "next")) == 42
+    moved.dispose()
+
+
+def test_nothing_thaws_a_store_that_was_moved_and_not_even_a_takedown_changes_it(engine: sa.Engine, there: str) -> None:
+    bring(engine, there)
+    with pytest.raises(Frozen):
+        thaw(engine, by="test")
+    with pytest.raises(Frozen), transaction(engine, "test") as session:
+        require_permission(session, despite_freeze=True)
+    assert not is_at_work(engine)
+    with pytest.raises(Refused, match="at work"):
+        bring(engine, there)
+
+
+def test_and_back(engine: sa.Engine, there: str, empty_url: Callable[[str], str]) -> None:
+    fill(engine)
+    bring(engine, there)
+    moved, back = open_engine(there), empty_url(engine.dialect.name)
+    bring(moved, back)
+    returned = open_engine(back)
+    assert without_marks(contents(returned)) == without_marks(contents(engine))
+    assert (is_at_work(moved), is_at_work(returned)) == (False, True)
+    for opened in (moved, returned):
+        opened.dispose()
+
+
+def test_a_store_in_use_is_not_moved(engine: sa.Engine, there: str) -> None:
+    other = open_engine(engine.url.render_as_string(hide_password=False))
+    with other.connect() as connection:
+        connection.execute(sa.select(users))
+        with pytest.raises(Refused):
+            bring(engine, there)
+    other.dispose()
+    assert is_at_work(engine)
+    assert bring(engine, there)
+
+
+def test_changes_that_were_stopped_do_not_go_on_elsewhere(engine: sa.Engine, there: str) -> None:
+    freeze(engine, by="test", reason="an incident")
+    with pytest.raises(Frozen):
+        bring(engine, there)
+    with reading(engine) as session:
+        assert deployment(session).frozen_reason == "an incident"
+
+
+def test_another_store_is_never_overwritten(engine: sa.Engine, there: str) -> None:
+    other = open_engine(there)
+    upgrade_at(there)
+    fill(other)
+    before = contents(other)
+    with pytest.raises(Refused):
+        bring(engine, there)
+    assert contents(other) == before
+    assert is_at_work(engine)
+    assert is_at_work(other)
+    other.dispose()
+
+
+def test_a_row_that_changed_on_the_way_ends_the_move(
+    engine: sa.Engine, there: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(engine)
+    whole = moving._fill
+
+    def changed(old: Session, new: Session, table: sa.Table) -> int:
+        copied = whole(old, new, table)
+        if table is users:
+            new.execute(sa.update(users).where(users.c.id == "bob").values(tier="pro"))
+        return copied
+
+    monkeypatch.setattr(moving, "_fill", changed)
+    with pytest.raises(IntegrityDoubt):
+        bring(engine, there)
+    assert is_at_work(engine)
+    target = open_engine(there)
+    assert not is_at_work(target)
+    target.dispose()
+
+
+@pytest.mark.long("a child for each step")
+@pytest.mark.parametrize("step", STEPS)
+def test_a_move_killed_at_any_step_is_ended_by_the_next(engine: sa.Engine, there: str, step: str) -> None:
+    fill(engine)
+    before, url = contents(engine), engine.url.render_as_string(hide_password=False)
+    engine.dispose()
+    point, _, nth = step.partition("@")
+    child = FORKED.Process(target=bring_and_die, args=(url, there, f"{point}=kill{'@' + nth if nth else ''}"))
+    child.start()
+    child.join()
+    assert child.exitcode == -9
+    target = open_engine(there)
+    assert not (is_at_work(engine) and is_at_work(target) and deployment_of(engine) == deployment_of(target))
+    engine.dispose()
+    target.dispose()
+    if step != "move.begin.after_commit":
+        bring(engine, there)
+    assert without_marks(contents(target)) == without_marks(before)
+    assert (is_at_work(engine), is_at_work(target)) == (False, True)
+    with reading(engine) as session:
+        assert deployment(session).frozen_by == MOVED
+    target.dispose()
+
+
+def deployment_of(engine: sa.Engine) -> str:
+    with reading(engine) as session:
+        return identity(session)
