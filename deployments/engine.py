@@ -2,7 +2,7 @@
 
 The process has its own session, so that a Ctrl-C in the worker's terminal reaches only the worker, which then drains.
 SIGUSR1 hands the run over: it stops cleanly, as by SIGTERM, without reporting a final state; the worker then has it
-started again elsewhere.
+started again elsewhere. SIGUSR2 says that it closes: a run that takes work as it comes takes no more, and ends.
 """
 
 import os
@@ -18,6 +18,7 @@ from deployments.prefect_internals import is_sigterm_handler_installed, note_han
 from reelkeeper.adapters.parent import die_with_parent
 
 HAND_OVER: Final = signal.SIGUSR1
+CLOSE: Final = signal.SIGUSR2
 _AGAIN_SECONDS: Final = 0.1
 
 
@@ -53,8 +54,10 @@ if __name__ == "__main__":
         os.setsid()
     die_with_parent()
     signal.signal(HAND_OVER, _hand_over)
+    signal.signal(CLOSE, signal.SIG_IGN)
     send_lost_signals_again()
     from tasks import runs
 
     runs.is_given_back = True
+    signal.signal(CLOSE, lambda *_: runs.closing.set())
     runpy.run_module("prefect.engine", run_name="__main__", alter_sys=True)

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+import httpx
 from pydantic import BaseModel, ValidationError
 
 from deployments.folder import HOME
@@ -29,6 +30,7 @@ KEPT: Final = "up.json"  # in the state folder
 WATCHDOG_SECONDS, FIRST_WATCHDOG_SECONDS = 300.0, 600.0  # longer at first, while missed runs are caught up
 DRAIN_MARGIN_SECONDS: Final = 45.0  # beyond its patience, for a worker to hand over its runs and end
 TICK_SECONDS: Final = 0.25
+_ANSWER_SECONDS: Final = 2.0
 ROOM_SECONDS: Final = 10.0  # between two checks of the disks
 _LOCAL: Final = "127.0.0.1"
 LOOKS_ONLY: Final = "--looks-only"  # to `deployments.deploy` and the worker
@@ -71,7 +73,7 @@ class Up:
         patience: float,
         live: bool = False,
     ) -> None:
-        self.settings, self.tell, self.patience = settings, tell, patience
+        self.settings, self.tell = settings, tell
         self.state = settings.state_dir.absolute()
         self.logs = self.state / "logs"
         self.written = find_prefect_yaml()
@@ -84,6 +86,7 @@ class Up:
         here = _place(settings)
         live_at = here if live else last.live_at
         self.looks_only = settings.endpoint_url is not None and live_at != here  # a bucket that it did not create
+        self.patience = 0 if self.looks_only else patience  # dry runs are made again
         fresh = self.state / f"{KEPT}.new"  # a full disk or a power cut damages this one, not the one that is read
         fresh.write_text(_Last(port=self.port, api_port=self.api_port, live_at=live_at).model_dump_json())
         fresh.replace(self.state / KEPT)
@@ -166,12 +169,27 @@ class Up:
                     self.tell("room", f"There is room again on {role}.")
 
     def _drain(self) -> None:
+        active = ", ".join(self._active())
         self.tell(
             "stopping",
-            f"Stopping: waits up to {self.patience:.0f} s for active runs, and hands over those that are left. "
-            "Press Ctrl-C again to stop at once.",
+            f"Stopping: waits up to {self.patience:.0f} s for {active}; what is not done by then is handed over to the "
+            "next start. Press Ctrl-C again to stop at once."
+            if active and self.patience
+            else "Stopping: there is nothing to wait for.",
         )
         self.supervisor.stop(["worker"], hurried=lambda: self.stop_signals > 1)
+
+    def _active(self) -> list[str]:
+        """Ask Prefect's server for the names of active runs; return none where it does not answer."""
+        secret = os.environ.get("PREFECT_SERVER_API_AUTH_STRING", ":").partition(":")
+        asked = {"flow_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING"]}}}}
+        try:
+            answer = httpx.post(
+                f"{self.ui_url}/api/flow_runs/filter", json=asked, auth=(secret[0], secret[2]), timeout=_ANSWER_SECONDS
+            )
+            return sorted({str(run["name"]) for run in answer.raise_for_status().json()})
+        except (httpx.HTTPError, ValueError):
+            return []
 
     def _say_ready(self) -> None:
         self.tell(

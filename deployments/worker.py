@@ -38,7 +38,7 @@ from prefect.settings import PREFECT_WORKER_QUERY_SECONDS
 from prefect.states import AwaitingRetry, Cancelled, Crashed, Failed
 from prefect.workers.process import ProcessJobConfiguration, ProcessWorker, ProcessWorkerResult
 
-from deployments.engine import HAND_OVER
+from deployments.engine import CLOSE, HAND_OVER
 from deployments.folder import HOME
 from deployments.machine import ON_VIDEOS, Machine
 from deployments.pools import polling_emptied, superseded
@@ -54,6 +54,7 @@ _ONLY_LOOKS: Final = (
     "Run it with dry_run: true, or go live with `reelkeeper up --live`"
 )
 _AT_WORK: Final = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
+_DISPATCH: Final = "dispatch-jobs"
 _PAGE: Final = 200
 _DIED: Final = "Its process died with the worker that ran it"
 _TICK_SECONDS: Final = 0.2
@@ -214,10 +215,18 @@ with warnings.catch_warnings():
 
         def hand_over(self, number: signal.Signals) -> None:
             """Signal each active run to stop; the next worker starts it again."""
-            self._handed_over.update(self._pids)
-            for pid in list(self._pids.values()):
+            self._signal(list(self._pids), number)
+
+        def drain(self) -> None:
+            """Start no more runs, and let those of dispatch_jobs claim no more jobs: idle ones end at once."""
+            self.is_draining = True
+            self._signal([run for run, name in self.at_work.items() if name == _DISPATCH and run in self._pids], CLOSE)
+
+        def _signal(self, runs: Sequence[UUID], number: signal.Signals) -> None:
+            self._handed_over.update(runs)
+            for run in runs:
                 with suppress(ProcessLookupError):
-                    os.kill(pid, number)
+                    os.kill(self._pids[run], number)
 
 
 class _Noting:
@@ -317,7 +326,7 @@ async def _drain(
     workers: Sequence[Worker], patience: float, hurried: asyncio.Event, say: Callable[[str], None]
 ) -> None:
     for worker in workers:
-        worker.is_draining = True
+        worker.drain()
     names = [name for worker in workers for name in worker.at_work.values()]
     if names:
         say(f"Takes no more runs, waits up to {patience:.0f} s for {', '.join(names)}; once more hands them over.")

@@ -37,6 +37,6 @@ def dispatch_jobs(
         if dry_run:
             return jobs.preview(workspace.engine, rules, run_id)
         workspace.require_safe()
-        shift = Shift(slots, seconds, until_idle, order, tiers, attempts)
+        shift = Shift(slots, seconds, until_idle, order, tiers, attempts, runs.closing)
         report = jobs.keep_slots_full(workspace, shift, run_id)
     return report.require_complete()

@@ -1,5 +1,6 @@
 """Parts shared by all flows: parameters, run id and name, workspace, lease, and the heartbeat of a success."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -32,6 +33,7 @@ from reelkeeper.settings import settings
 
 PREFIX: Final = "reelkeeper_"  # of the names of our variables at Prefect's server
 RECORD: Final = f"{PREFIX}deployment"  # the id of the deployment whose runs the server starts
+closing = threading.Event()  # set where the worker that started this process takes no more work
 is_given_back = False  # set where our worker started this process: it has given-back runs started again elsewhere
 _MOMENT = TypeAdapter[datetime](AwareDatetime)  # a parameter may still be text
 

@@ -17,7 +17,7 @@ from reelkeeper.cli.opening import configured
 from reelkeeper.cli.screen import dollars, say, size, table
 from reelkeeper.cli.words import new_run_id
 from reelkeeper.errors import Misconfigured, PolicyRefused
-from reelkeeper.rules.core.wording import CONTRACT_NOT_TRIED, many
+from reelkeeper.rules.core.wording import many
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,7 +36,7 @@ def up(
     ] = None,
     patience: Annotated[
         float, typer.Option(min=0, metavar="SECONDS", help="Seconds to wait for active runs when it is stopped.")
-    ] = 30,
+    ] = 5,
     live: Annotated[
         bool,
         typer.Option(
@@ -146,8 +146,6 @@ def _planned(
     told = [*plans.remarks(engine, report.plan, in_trial=False)]
     if report.refusal:
         told.append(f"The limits would refuse {flow}: {report.refusal}")
-    if "contract_not_tried" in report.plan.kept:
-        told.append(CONTRACT_NOT_TRIED)
     if not report.plan.population.objects:
         told.append(_NOTHING_KNOWN)
     found = [

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from contextvars import copy_context
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from reelkeeper.adapters.providers.contract import Generator, Generators
@@ -45,6 +45,7 @@ class Shift:
     order: DispatchPolicy | None = None  # exceptions of this run to the policies in force
     tiers: Tiers | None = None
     attempts: AttemptPolicy | None = None
+    closing: threading.Event = field(default_factory=threading.Event)  # once set, it ends as after its seconds
 
 
 def work(
@@ -93,7 +94,7 @@ class _Worker:
         ends = time.monotonic() + self._shift.seconds
         with ThreadPoolExecutor(self._shift.slots, "job") as pool:
             try:
-                while time.monotonic() < ends:
+                while time.monotonic() < ends and not self._shift.closing.is_set():
                     claimed = self._fill(pool)
                     if self._shift.until_idle and claimed == 0 and not self._busy:
                         break

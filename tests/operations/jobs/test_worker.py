@@ -1,5 +1,6 @@
 """A worker keeps its slots full, and one job's failure does not affect the others."""
 
+import threading
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -60,6 +61,19 @@ def test_a_provider_makes_them_and_says_what_they_cost(shop: World, provider: Pr
     assert run(shop, http(provider)) == {End.SUCCEEDED: 2}
     assert [find(shop.workspace.engine, text).cost_microusd for text in made] == [12_346, 12_346]
     assert len(provider.submitted) == 2
+
+
+def test_a_worker_that_is_told_to_close_ends_at_once_and_claims_nothing_more(
+    shop: World, provider: ProviderDouble
+) -> None:
+    closing = threading.Event()
+    in_a_while(lambda: True, closing.set)
+    began = time.monotonic()
+    assert run(shop, http(provider), until_idle=False, closing=closing) == {}
+    assert time.monotonic() - began < 30  # of the 60 s of its shift
+    (made,) = ask(shop, "a cat")
+    assert run(shop, http(provider), until_idle=False, closing=closing) == {}
+    assert find(shop.workspace.engine, made).state == JobState.QUEUED
 
 
 def test_a_job_is_tried_as_often_as_its_model_says(shop: World, provider: ProviderDouble) -> None:
