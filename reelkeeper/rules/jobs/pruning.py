@@ -39,7 +39,10 @@ class PrunePolicy(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     budget_bytes: int | None = Field(
-        100_000_000_000, ge=1, description="Maximum size of all reusable videos in the cache, in bytes; never: no limit"
+        100_000_000_000,
+        ge=1,
+        description="Size of all reusable videos that each run of prune_cache leaves in the cache, in bytes; until the "
+        "next run there may be more. never: no limit",
     )
     rule: Literal["rent", "seed"] = Field(
         "rent",
