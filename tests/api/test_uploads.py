@@ -2,6 +2,7 @@
 
 import hashlib
 from base64 import b64encode
+from datetime import timedelta
 from typing import Any
 from urllib.parse import quote
 
@@ -21,7 +22,7 @@ from reelkeeper.operations.sync.survey import survey
 from reelkeeper.operations.sync.sync import mend
 from reelkeeper.store.core import audit
 from reelkeeper.store.core.engine import Clock, reading, transaction
-from reelkeeper.store.tables import blobs, reservations, videos
+from reelkeeper.store.tables import blobs, reservations, uploads, videos
 from tests.api.answers import problem
 from tests.faults.world import World
 from tests.marks import marked
@@ -179,6 +180,16 @@ def test_an_upload_that_does_not_fit_or_already_exists_is_refused(client: TestCl
     problem(client.post("/v1/uploads", json=announced(data, video_id="x\n"), headers=KEY), 422)
     long_ago = announced(data, created_at="0001-01-01T00:00:00+14:00")
     problem(client.post("/v1/uploads", json=long_ago, headers=KEY), 422)
+
+
+def test_the_bytes_of_an_upload_are_reserved_for_an_hour_longer_than_its_url_works(
+    client: TestClient, world: World
+) -> None:
+    begin(client, b"a video")
+    with reading(world.workspace.engine) as session:
+        its = uploads.c.reservation_id == reservations.c.id
+        until = session.execute(sa.select(reservations.c.expires_at, uploads.c.url_until).where(its)).one()
+    assert abs(until.expires_at - until.url_until - timedelta(hours=1)) < timedelta(seconds=5)
 
 
 @pytest.mark.long

@@ -12,7 +12,6 @@ from reelkeeper.adapters.providers.contract import NO_IMAGES, Guarantee, Made, O
 from reelkeeper.errors import (
     AccountLocked,
     ContentRefused,
-    GenerationCancelled,
     GenerationFailed,
     GenerationLost,
     GenerationRefused,
@@ -95,50 +94,12 @@ def test_a_list_of_other_jobs_gives_a_lost_job_no_video_and_is_no_proof(
     assert (double.submitted, notes.job_id) == ([], None)
 
 
-@pytest.mark.long("a hundred jobs, each looked up again")
-def test_a_hundred_lost_answers_cause_no_second_job(double: ProviderDouble, make: Callable[..., Made]) -> None:
-    for number in range(100):
-        double.queue = [LOST]
-        notes = Notes()
-        notes.key = f"j{number}-1"
-        double.hides_jobs = number % 2 == 0  # its look-up, right after, does not find it yet
-        if double.hides_jobs:
-            with pytest.raises(GenerationUnknown):
-                make(ORDER._replace(job_id=f"j{number}"), notes)
-            with pytest.raises(GenerationUnknown):
-                make(notes.taken_up(), notes)
-            double.hides_jobs = False
-            make(notes.taken_up(was_parked=True), notes)
-        else:
-            make(ORDER._replace(job_id=f"j{number}"), notes)
-    assert len(double.submitted) == 100
-    assert double.sent_twice() == []
-
-
-def test_another_worker_continues_the_job_that_was_sent(double: ProviderDouble, make: Callable[..., Made]) -> None:
-    notes, double.looks = Notes(), 50
-    notes.stop = RuntimeError("the worker dies")
-    with pytest.raises(RuntimeError):
-        make(ORDER, notes)
-    notes.stop, double.looks = None, 1
-    assert make(notes.taken_up(), notes).path.exists()
-    assert len(double.submitted) == 1
-
-
 def test_a_worker_that_must_stop_sends_nothing(double: ProviderDouble, make: Callable[..., Made]) -> None:
     notes = Notes()
     notes.stop, notes.stops_early = RuntimeError("it was asleep for a minute"), True
     with pytest.raises(RuntimeError):
         make(ORDER, notes)
     assert double.submitted == []
-
-
-def test_a_cancelled_job_is_cancelled_at_its_provider(double: ProviderDouble, make: Callable[..., Made]) -> None:
-    notes, double.looks = Notes(), 50
-    notes.stop = GenerationCancelled("not wanted")
-    with pytest.raises(GenerationCancelled):
-        make(ORDER, notes)
-    assert double.cancelled == ["p1"]
 
 
 @pytest.mark.parametrize(
@@ -212,14 +173,6 @@ def test_a_cost_that_is_no_sum_of_money_is_not_known(
 ) -> None:
     double.ends_as |= {"cost_usd": cost}
     assert make(ORDER, Notes()).cost_microusd is None
-
-
-def test_a_provider_that_is_down_leaves_its_jobs_in_doubt(double: ProviderDouble, make: Callable[..., Made]) -> None:
-    notes = Notes()
-    make(ORDER, notes)
-    double.is_down = True
-    with pytest.raises(GenerationUnknown, match="503"):
-        make(notes.taken_up(), notes)
 
 
 def test_a_job_that_its_provider_has_forgotten_fails_once_it_has_been_asked_after_twice(

@@ -270,14 +270,6 @@ def test_a_freeze_stops_the_work_and_loses_nothing_of_it(shop: World, provider: 
 
 
 @pytest.mark.long
-def test_no_more_run_at_once_than_the_limit_says(shop: World, provider: ProviderDouble) -> None:
-    ask(shop, "a", "b", "c")
-    provider.looks = 3
-    assert run(shop, http(provider), limit=lambda: 1) == {End.SUCCEEDED: 3}
-    assert provider.most_at_once == 1
-
-
-@pytest.mark.long
 def test_a_worker_that_has_to_stop_hands_over_every_job(shop: World, provider: ProviderDouble) -> None:
     ask(shop, "a", "b")
     provider.looks = 10_000

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from reelkeeper.operations.lifecycle import cache_purge
 from reelkeeper.operations.removals.takedown import TakedownOrder, take_down
@@ -10,7 +11,8 @@ from reelkeeper.settings import Settings
 from reelkeeper.store.alerts import alerts
 from reelkeeper.store.core import audit
 from reelkeeper.store.core.audit import Event, append
-from reelkeeper.store.core.engine import reading, transaction
+from reelkeeper.store.core.engine import Clock, reading, transaction
+from reelkeeper.store.tables import audit_events
 from tests.doubles.cloudflare import ACCOUNT, ALL, TOKEN, ZONE, CloudflareDouble
 from tests.faults.world import World
 from tests.operations.conftest import AtFailpoint
@@ -60,6 +62,14 @@ def test_each_deleted_object_is_forgotten_once_by_its_public_url(public: Public)
     public.delete("videos/ann/v3.mp4")
     assert public.catch_up() == 1
     assert len(public.double.forgotten) == 2
+
+
+@pytest.mark.parametrize(("days", "forgotten"), [(6.99, 1), (7.01, 0)])
+def test_the_first_run_goes_seven_days_back(public: Public, days: float, forgotten: int) -> None:
+    told = {"event": "purge", "run_id": "run", "detail": {"key": "videos/1.mp4"}, "previous": "", "digest": ""}
+    with transaction(public.engine, "test") as session:
+        session.execute(sa.insert(audit_events).values(id=1_000, at=Clock(-days * 86_400), **told))
+    assert public.catch_up() == forgotten
 
 
 def test_many_go_thirty_at_a_time(public: Public) -> None:
