@@ -23,7 +23,7 @@ from reelkeeper.rules.sync.adoption import AdoptionLimits
 from reelkeeper.settings import settings
 from tasks import RETRIES
 
-_NAMED = 10  # lost videos that a report names
+_NAMED = 10  # lost videos, and changed keys, that a report names
 
 
 tell_bucket = epochs.tell
@@ -146,7 +146,8 @@ def _figures(found: Survey, run_id: str, as_of: datetime) -> dict[str, Any]:
         "seen": found.seen,
         "missing": len(found.missing),
         "unexplained": found.unexplained,
-        "changed": len(found.overwritten) + len(found.claimed) + len(found.doubtful),
+        "changed": len(found.changed),
+        "changed_keys": tuple(found.changed[:_NAMED]),
         "reappeared": len(found.reappeared),
         "emptied": tuple(found.emptied),
     }

@@ -46,6 +46,7 @@ def publish_sync(report: SyncReport) -> SyncReport:
     settled = [(f"left open by killed runs, now {done.outcome}", done.objects) for done in report.settled]
     named = [
         ("lost", report.lost),
+        ("changed", report.changed_keys),
         ("overwritten with 0 bytes: upload it again", report.emptied),
         ("in doubt", report.doubtful + report.known_doubts + report.claimed),
         ("unexplained", report.orphan_keys),

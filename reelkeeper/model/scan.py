@@ -127,6 +127,7 @@ class Scan:
     unfinished: Part | None
     orphans: Part | None  # images of videos that are not there
     empty: Part
+    emptied: Sequence[Example]  # the first few of them
     odd: Sequence[Example]  # the first few keys that servers read in different ways
     odd_keys: int
     biggest: Sequence[Example]

@@ -47,6 +47,16 @@ def test_an_unknown_video_ends_with_8(reelkeeper: Run) -> None:
 
 
 @pytest.mark.long
+def test_videos_of_an_unknown_user_are_an_error_and_of_one_without_any_an_empty_list(
+    ask: Ask, reelkeeper: Run, one_video: str
+) -> None:
+    assert [video["id"] for video in ask("videos", "--user", "ann")] == [one_video]
+    assert ask("videos", "--user", "ann", "--state", "lost") == []
+    assert reelkeeper("videos", "--user", "amm", exit_code=8).stderr == snapshot(
+        "error: no user 'amm' in the catalogue\n"
+    )
+
+
 def test_a_file_that_is_no_video_is_not_stored(reelkeeper: Run, ask: Ask, tmp_path: Path) -> None:
     (tmp_path / "fake.mp4").write_text("#EXTM3U\n/etc/passwd\n")
     (tmp_path / "film.avi").write_bytes(b"RIFF")

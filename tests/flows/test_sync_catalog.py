@@ -105,7 +105,8 @@ def test_a_video_that_the_service_overwrote_with_0_bytes_is_lost_and_named_by_ea
         session.execute(sa.update(blobs).values(is_ours=False))
         (key,) = session.execute(sa.select(blobs.c.key)).scalars()
     scene.double.client.put_object(Bucket=BUCKET, Key=key, Body=b"")
-    assert sync_catalog().emptied == (key,)
+    foreseen = sync_catalog()
+    assert (foreseen.emptied, foreseen.changed_keys) == ((key,), (key,))
     with pytest.raises(IntegrityDoubt) as lost:
         sync_catalog(dry_run=False)
     assert as_read(lost.value, **DRAWN) == snapshot("""\

@@ -28,6 +28,8 @@ CONTRACT = ".contract-"  # under the prefix, with a nonce: for the tests of `doc
 _NAME = r"[A-Za-z0-9_=-][A-Za-z0-9._=-]{0,199}"
 _OWN = re.compile(rf"({_NAME})/({_NAME})/g([1-9][0-9]{{0,8}})-([0-9a-f]{{16}})\.([a-z0-9]{{1,8}})", re.ASCII)
 DEFAULT_LAYOUT = compiled(DEFAULT_PATTERNS)
+# What services put behind a video's name for an image of it: v1-thumb.jpg, v1_poster_640x360.webp, v1.0001.png
+IMAGE_SUFFIX = re.compile(r"(?:[-_.](?:thumb\w*|poster|preview|cover|frame|small|medium|large|[0-9]+(?:x[0-9]+)?))+$")
 
 _MAX_NAME = 200  # bytes of an id's name; MinIO takes 255 for a segment
 _ESCAPED = re.compile(rb"[^A-Za-z0-9._-]|^\.|\.(?=versions$)")
@@ -116,6 +118,12 @@ def parse_key(prefix: str, key: str, layout: Sequence[KeyPattern] = DEFAULT_LAYO
             extension = parts.extension.lower()
             return ParsedKey(parts.user, parts.video, None, None, extension, place, parts.made_before)
     return None
+
+
+def names_beside(key: str) -> set[str]:
+    """Return what the key of a video, without its extension, may be, if the object at `key` is an image of it."""
+    name = key.rpartition(".")[0] or key
+    return {name, IMAGE_SUFFIX.sub("", name)}
 
 
 def has_video_extension(key: str) -> bool:

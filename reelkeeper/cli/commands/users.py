@@ -20,7 +20,10 @@ def export(
     to: Annotated[Path, typer.Option(metavar="FILE", help="The ZIP file to create; it must not exist.")],
     as_json: AsJson = False,
 ) -> None:
-    """Write all data of a user to a ZIP file: rows, videos and images, without videos that were taken down."""
+    """Write all data of a user to a ZIP file, without videos that were taken down.
+
+    It has rows, videos, the images that jobs began with, and files beside the videos by name, such as thumbnails.
+    """
     from reelkeeper.operations.videos.export import export as operation
 
     with workspace() as opened:
@@ -32,7 +35,8 @@ def export(
         emit(done)
     else:
         table(("!data", ">rows"), [(name, f"{count:,}") for name, count in done.rows.items() if count])
-        say(f"{done.path}: {size(done.size_bytes)}, {many(done.videos, 'video')}, {many(done.images, 'image')}.")
+        counts = f"{many(done.videos, 'video')}, {many(done.beside, 'file')} beside them, {many(done.images, 'image')}"
+        say(f"{done.path}: {size(done.size_bytes)}, {counts}.")
     if done.missing:
         raise PartialFailure(f"left out, as they could not be read: {'; '.join(done.missing)}")
 
@@ -45,7 +49,8 @@ def erase(
 ) -> None:
     """Erase a user: permanently delete videos, images, prompts and names now.
 
-    Ledger and audit keep amounts under a pseudonym that cannot be traced back. Safe to repeat: exit code 6 while
+    Files of the service's beside the videos, such as thumbnails, stay: the service deletes them. Ledger and audit keep
+    amounts under a pseudonym that cannot be traced back. Safe to repeat: exit code 6 while
     something is left, with what keeps it and until when. Deleting backups is up to you: see docs/erasure.md.
     """
     from reelkeeper.operations.removals.erase import erase as operation

@@ -12,7 +12,7 @@ import typer
 from reelkeeper.cli.opening import configured, reading, store, workspace
 from reelkeeper.cli.screen import emit, listing, respond, say, table
 from reelkeeper.cli.words import AsJson, Limit, moment, new_run_id, who
-from reelkeeper.errors import InputRefused, KeyRefused, LeaseLost, Misconfigured, PartialFailure
+from reelkeeper.errors import InputRefused, KeyRefused, LeaseLost, Misconfigured, NotFound, PartialFailure
 from reelkeeper.rules.core.wording import many
 
 group = typer.Typer(help="List videos, show one, import the service's data, add one.", invoke_without_command=True)
@@ -34,12 +34,14 @@ def videos(
         return
     from reelkeeper.model import VideoState
     from reelkeeper.store.core.former_ids import known_user
-    from reelkeeper.store.videos.videos import list_videos
+    from reelkeeper.store.videos.videos import is_user, list_videos
 
     if state is not None and state not in set(VideoState):
         raise typer.BadParameter(f"no state {state!r}; there are {', '.join(VideoState)}")
     with reading() as session:
         user = user and known_user(session, user)
+        if user and not is_user(session, user, even_erased=True):
+            raise NotFound(f"no user {user!r} in the catalogue")
         found = list_videos(session, user_id=user, state=state, run_id=run, limit=limit)
     headings = ("!user", "!video", "tier", "state", "!created", ">views", ">bytes", "codec", "why")
     cells = (

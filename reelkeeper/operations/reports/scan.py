@@ -3,14 +3,13 @@
 It needs no store, and sends nothing but listings, and a GET for each video of a sample.
 """
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
-from reelkeeper.adapters.s3.keys import flaw, parse_key
+from reelkeeper.adapters.s3.keys import IMAGE_SUFFIX, flaw, parse_key
 from reelkeeper.adapters.s3.r2 import Bucket
 from reelkeeper.errors import ReelkeeperError, StorageError
 from reelkeeper.model import CrfSearch, Refusal, StoredObject, Transcode
@@ -31,8 +30,6 @@ _NAMED_ALIKE: Final = (Kind.VIDEO, Kind.IMAGE)
 NAMED: Final = 5  # examples
 _OLD_DAYS: Final = AGES[1][0]
 _AGES: Final = (*(label for _, label in AGES), OLDER)
-# What services put behind a video's name for an image of it: v1-thumb.jpg, v1_poster_640x360.webp, v1.0001.png
-_SUFFIX: Final = re.compile(r"(?:[-_.](?:thumb\w*|poster|preview|cover|frame|small|medium|large|[0-9]+(?:x[0-9]+)?))+$")
 
 
 class Stop:
@@ -122,6 +119,7 @@ class _Counts:
         self.objects = self.size_bytes = self.pages = self.odd_keys = 0
         self.cube: dict[tuple[Kind, int, bool], list[int]] = {}
         self.empty = Part("0 bytes")
+        self.emptied: list[Example] = []
         self.odd: list[Example] = []
 
     def entries(self, page: Sequence[StoredObject]) -> Iterator[Entry]:
@@ -134,7 +132,7 @@ class _Counts:
             user, name, day = self._read(rest, at)
             stem = None
             if name is not None and kind in _NAMED_ALIKE:
-                stem = hash((user, _SUFFIX.sub("", name)))
+                stem = hash((user, IMAGE_SUFFIX.sub("", name)))
             self.objects += 1
             self.size_bytes += size_bytes
             cell = self.cube.setdefault((kind, day, storage_class != ""), [0, 0])
@@ -142,6 +140,8 @@ class _Counts:
             cell[1] += size_bytes
             if not size_bytes and kind not in (Kind.FOLDER, Kind.OURS):
                 self.empty = self.empty._replace(objects=self.empty.objects + 1)
+                if len(self.emptied) < NAMED:
+                    self.emptied.append(Example(key, 0, str(kind)))
             if kind is not Kind.FOLDER and (why := flaw(key)):
                 self.odd_keys += 1
                 if len(self.odd) < NAMED:
@@ -248,6 +248,7 @@ def _figures(
         unfinished=unfinished,
         orphans=found.orphans,
         empty=counts.empty,
+        emptied=counts.emptied,
         odd=counts.odd,
         odd_keys=counts.odd_keys,
         biggest=census.biggest(NAMED),

@@ -44,6 +44,7 @@ def figures(scan: Scan) -> Iterator[Table]:
     yield _parts("Findings", "What", [*findings, Part("odd keys", scan.odd_keys)])
     examples = [_example("biggest", found) for found in scan.biggest]
     examples += [_example(f"{found.copies:,} copies", found) for found in scan.duplicated]
+    examples += [_example("0 bytes", found) for found in scan.emptied]
     examples += [_example("odd key", found) for found in scan.odd]
     if examples:
         yield Table(["Object", "What", ">Bytes"], examples, "To look at")

@@ -40,6 +40,11 @@ class Survey:
     missing: list[int] = field(default_factory=list)  # expected and not listed; `confirm_missing` sends a HEAD for each
 
     @property
+    def changed(self) -> list[str]:
+        """The keys of objects that differ from their record."""
+        return [stored.key for _, stored in self.overwritten + self.doubtful] + self.claimed
+
+    @property
     def emptied(self) -> list[str]:
         """The keys of known objects that the service has overwritten with 0 bytes."""
         return [stored.key for _, stored in self.overwritten if not stored.size_bytes]
@@ -77,7 +82,7 @@ def require_placed(workspace: Workspace, found: Survey) -> None:
     # guard sync.misplaced: with a mistyped prefix, runs succeed and nobody learns that they see no video
     if not found.listed.objects and not found.expected and (where := misplaced(workspace.bucket)):
         raise NotFound(
-            f"{where}. Nothing was changed. Set REELKEEPER_PREFIX to where the videos are, or / for the whole bucket; "
+            f"{where}. No video was changed. Set REELKEEPER_PREFIX to where the videos are, or / for the whole bucket; "
             "if they are still to come, this ends with the first of them"
         )
 

@@ -1,4 +1,4 @@
-"""Export a user's data as one ZIP: the store's rows, and the videos and images themselves."""
+"""Export a user's data as one ZIP: the store's rows, and the videos, their thumbnails, and images themselves."""
 
 import json
 import tempfile
@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
+from urllib.parse import quote
 
 from reelkeeper import disk
-from reelkeeper.adapters.s3.keys import key_name
+from reelkeeper.adapters.s3.keys import key_name, names_beside
 from reelkeeper.disk import make_file
 from reelkeeper.errors import NotFound, StorageError
 from reelkeeper.failpoints import effect
@@ -35,15 +36,16 @@ class Exported(NamedTuple):
     images: int
     size_bytes: int
     missing: tuple[str, ...]
+    beside: int = 0  # objects of the service's that belong to the videos by their names, such as thumbnails
 
 
 def export(workspace: Workspace, user_id: str, target: Path) -> Exported:
     """Write all data of a user to `target`, a ZIP that only its owner can read; it appears when it is complete.
 
-    `data/TABLE.jsonl` has a row on each line, `videos/ID.EXT` and `images/SHA256` are as stored; an id that is no file
-    name is escaped. Videos taken down are left out; unreadable objects are named in `missing` and in `missing.txt`.
-    Raises NotFound for an unknown user,
-    UserErased; FileExistsError, so that no earlier export is lost; DiskFull.
+    `data/TABLE.jsonl` has a row on each line; `videos/ID.EXT`, `images/SHA256` and `beside/KEY`, what the last listing
+    saw of the service's beside the videos, such as thumbnails, are as stored; what is no file name is escaped. Videos
+    taken down are left out, with what is beside them; unreadable objects are named in `missing` and in `missing.txt`.
+    Raises NotFound for an unknown user, UserErased; FileExistsError, so that no earlier export is lost; DiskFull.
     """
     with reading(workspace.engine) as session:
         user_id = former_ids.known_user(session, user_id)
@@ -63,13 +65,14 @@ def export(workspace: Workspace, user_id: str, target: Path) -> Exported:
             counts = _write_rows(workspace, user_id, archive)
             names = set[str]()
             videos = sum(_add_video(workspace, archive, video, missing, names) for video in _videos(workspace, user_id))
+            beside = sum(_add_other(workspace, archive, key, missing, names) for key in _beside(workspace, user_id))
             pictures = sum(_add_image(workspace, archive, sha256, missing) for sha256 in _images(workspace, user_id))
             if missing:
                 archive.writestr("missing.txt", "".join(f"{line}\n" for line in missing))
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
-    return Exported(str(target), counts, videos, pictures, target.stat().st_size, tuple(missing))
+    return Exported(str(target), counts, videos, pictures, target.stat().st_size, tuple(missing), beside)
 
 
 def _write_rows(workspace: Workspace, user_id: str, archive: zipfile.ZipFile) -> dict[str, int]:
@@ -99,8 +102,15 @@ def _images(workspace: Workspace, user_id: str) -> list[str]:
         return user_data.images(session, user_id)
 
 
+def _beside(workspace: Workspace, user_id: str) -> list[str]:
+    with reading(workspace.engine) as session:
+        theirs = {key.rpartition(".")[0] for key in user_data.service_keys(session, user_id)}
+        # guard export.beside: an export has the thumbnails of other users' videos, or of those taken down
+        return [key for key in user_data.other_files(session) if names_beside(key) & theirs]
+
+
 @contextmanager
-def _beside(archive: zipfile.ZipFile) -> Iterator[Path]:
+def _room(archive: zipfile.ZipFile) -> Iterator[Path]:
     """Make a temporary file for one object beside the archive, on a disk that has room for both."""
     with tempfile.TemporaryDirectory(dir=Path(str(archive.filename)).parent, prefix=".export-") as folder:
         yield Path(folder) / "object"
@@ -109,29 +119,47 @@ def _beside(archive: zipfile.ZipFile) -> Iterator[Path]:
 def _add_video(
     workspace: Workspace, archive: zipfile.ZipFile, video: StoredVideo, missing: list[str], names: set[str]
 ) -> bool:
-    with _beside(archive) as place:
+    name = _apart(f"videos/{key_name(video.video_id)}", names) + Path(video.key).suffix
+    return _add(workspace, archive, (video.key, video.etag), name, missing, f"video {video.video_id}")
+
+
+def _add_other(workspace: Workspace, archive: zipfile.ZipFile, key: str, missing: list[str], names: set[str]) -> bool:
+    rest = key.removeprefix(workspace.bucket.prefix)
+    name = _apart(f"beside/{quote(rest)}", names)
+    return _add(workspace, archive, (key, None), name, missing, f"file {key}")
+
+
+def _add(
+    workspace: Workspace,
+    archive: zipfile.ZipFile,
+    stored: tuple[str, str | None],
+    name: str,
+    missing: list[str],
+    what: str,
+) -> bool:
+    """Add the object at a key, with its ETag where one is known, as `name`."""
+    with _room(archive) as place:
         try:
             with effect("export.read"):
-                workspace.bucket.download(video.key, place, etag=video.etag)
+                workspace.bucket.download(stored[0], place, etag=stored[1])
         except StorageError as error:
-            missing.append(f"video {video.video_id}: {error}")
+            missing.append(f"{what}: {error}")
             return False
-        archive.write(place, _file_name(video, names), zipfile.ZIP_STORED)
+        archive.write(place, name, zipfile.ZIP_STORED)
     return True
 
 
-def _file_name(video: StoredVideo, names: set[str]) -> str:
-    """Name a video's file by its id, escaped as in keys of ours, and numbered if only case tells it from another's."""
-    name, suffix = key_name(video.video_id), Path(video.key).suffix
+def _apart(name: str, names: set[str]) -> str:
+    """Return a file's name, numbered if only case tells it from another's."""
     # guard export.apart: one video replaces another where the archive is unpacked
     if name.casefold() in names:
         name += f"={len(names)}"
     names.add(name.casefold())
-    return f"videos/{name}{suffix}"
+    return name
 
 
 def _add_image(workspace: Workspace, archive: zipfile.ZipFile, sha256: str, missing: list[str]) -> bool:
-    with _beside(archive) as place:
+    with _room(archive) as place:
         try:
             found = images.fetch(workspace.bucket, sha256, place)
         except StorageError as error:

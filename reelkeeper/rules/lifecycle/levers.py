@@ -116,7 +116,7 @@ _TITLES: Final = {
     "abort_uploads": "Abort unfinished uploads",
     "remove_images": "Delete images whose video is gone",
 }
-_BY_SERVICE: Final = "the service does this itself, since its links name these keys"
+_BY_SERVICE: Final = "for your service to do, as its links name these keys: Reelkeeper never does"
 _NOTHING: Final = Saving(Decimal(0), Decimal(0))
 
 

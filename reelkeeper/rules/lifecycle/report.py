@@ -87,6 +87,7 @@ class SyncReport:
     missing: int  # the others, each confirmed by a HEAD
     unexplained: int  # objects without a row
     changed: int  # objects that differ from their record
+    changed_keys: tuple[str, ...]  # the first few
     reappeared: int  # objects that were purged, but exist
     emptied: tuple[str, ...] = ()  # keys of known videos that the service has overwritten with 0 bytes
     settled: tuple[Done, ...] = ()  # open intents and claims of killed runs, by outcome

@@ -21,8 +21,8 @@ REASONS: Final = {
     AdoptionVerdict.LEFTOVER: "made by Reelkeeper, and not the present bytes of its video: retired when it is 48 hours "
     "old, was seen a day apart, and its video lives on newer bytes; kept else",
     AdoptionVerdict.FOLDER: "a folder's marker, which holds nothing",
-    AdoptionVerdict.NOT_A_VIDEO: "does not end in mp4, webm, mov, mkv or m4v: if it is a video, name its user with "
-    "reelkeeper videos import --keys",
+    AdoptionVerdict.NOT_A_VIDEO: "does not end in mp4, webm, mov, mkv or m4v, as a thumbnail or a playlist: nothing "
+    "to do, unless it is a video under another name: then name its user with reelkeeper videos import --keys",
     AdoptionVerdict.NO_PATTERN: "no pattern matches: add one to REELKEEPER_KEY_PATTERN, without the prefix, or name "
     "its user with reelkeeper videos import --keys",
     AdoptionVerdict.NO_OWNER: "nothing says whose it is: name its user with reelkeeper videos import --keys",

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from reelkeeper.model import BlobState, VideoState
+from reelkeeper.model.adoption import AdoptionVerdict
 from reelkeeper.store.tables import (
     accounts,
     audit_events,
@@ -20,6 +21,7 @@ from reelkeeper.store.tables import (
     jobs,
     keeps,
     notices,
+    orphans,
     reservations,
     storage_accounts,
     transfers,
@@ -102,6 +104,27 @@ def images(session: Session, user_id: str) -> list[str]:
     sha256 = jobs.c.request["image_sha256"].as_string()
     wanted = sa.select(sha256).distinct().where(jobs.c.user_id == user_id, sha256.is_not(None)).order_by(sha256)
     return list(session.execute(wanted).scalars())
+
+
+def service_keys(session: Session, user_id: str) -> list[str]:
+    """List the keys of the service's that videos of this user have, or had, without those taken down."""
+    wanted = (
+        sa.select(blobs.c.key)
+        .join(videos, videos.c.id == blobs.c.video_id)
+        .where(
+            videos.c.user_id == user_id,
+            ~blobs.c.is_ours,
+            # guard export.taken_down_beside: an export contains thumbnails of videos that were taken down
+            videos.c.retire_reason.is_distinct_from(TAKEN_DOWN),
+        )
+    )
+    return list(session.execute(wanted).scalars())
+
+
+def other_files(session: Session) -> Iterator[str]:
+    """Stream the keys of the objects that the last listings saw, and that are no videos by their names."""
+    wanted = sa.select(orphans.c.key).where(orphans.c.verdict == AdoptionVerdict.NOT_A_VIDEO).order_by(orphans.c.key)
+    yield from session.execute(wanted, execution_options={"yield_per": _BATCH}).scalars()
 
 
 def stored_videos(session: Session, user_id: str, after: str, limit: int) -> list[StoredVideo]:

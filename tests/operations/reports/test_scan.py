@@ -214,6 +214,7 @@ def test_figures_equal_what_boto3_lists(server: tuple[str, seaweed.Endpoint], pr
     copies = Counter((entry["Size"], entry["ETag"]) for entry in theirs if entry["Size"])
     assert found.duplicates.objects == sum(count - 1 for count in copies.values()) >= 5
     assert found.empty.objects == 1
+    assert [example.key for example in found.emptied] == [f"{prefix}empty.mp4"]
     if name == "miniflare":  # it does not list uploads
         assert found.unfinished is None or found.unfinished.objects in (0, 1)
     else:

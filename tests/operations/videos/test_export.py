@@ -11,12 +11,14 @@ from sqlmodel import SQLModel
 
 from reelkeeper.errors import NotFound
 from reelkeeper.model import BlobState, VideoState
+from reelkeeper.operations.sync.survey import survey
 from reelkeeper.operations.videos import images
 from reelkeeper.operations.videos.export import export
 from reelkeeper.store.core.engine import transaction
 from reelkeeper.store.tables import daily_views, jobs, users, videos
 from reelkeeper.store.videos.conditions import TAKEN_DOWN
 from reelkeeper.store.videos.user_data import LEFT_OUT, TABLES, _tables
+from tests.buckets import BUCKET
 from tests.faults.world import LONG_AGO, World
 from tests.jobs import put, waiting
 
@@ -67,6 +69,23 @@ def test_an_export_has_only_this_users_rows_videos_and_images(ann: World, tmp_pa
     assert [path.name for path in tmp_path.iterdir() if "ann.zip" in path.name or path.name.startswith(".export")] == [
         "ann.zip"
     ]
+
+
+def test_thumbnails_beside_the_users_videos_are_in_it_and_no_others(world: World, tmp_path: Path) -> None:
+    prefix = world.address.prefix
+    for video_id in ("v1", "v2", "v3"):
+        world.video(video_id, key=f"{prefix}clips/{video_id}.mp4", stored=False)
+    for name in ("v1.jpg", "v1_thumb_640x360.webp", "v10.jpg", "v2.jpg", "v3.jpg", "v1.mp4"):
+        world.double.client.put_object(Bucket=BUCKET, Key=f"{prefix}clips/{name}", Body=name.encode())
+    with transaction(world.workspace.engine, "test") as session:
+        session.execute(sa.insert(users).values(id="bob", created_at=LONG_AGO))
+        session.execute(sa.update(videos).where(videos.c.id == "v2").values(user_id="bob"))
+        session.execute(sa.update(videos).where(videos.c.id == "v3").values(retire_reason=TAKEN_DOWN))
+    survey(world.workspace, run_id="sync", note=True)
+    assert export(world.workspace, "ann", tmp_path / "ann.zip").beside == 2
+    with zipfile.ZipFile(tmp_path / "ann.zip") as archive:
+        beside = {name: archive.read(name) for name in archive.namelist() if name.startswith("beside/")}
+    assert beside == {f"beside/clips/{name}": name.encode() for name in ("v1.jpg", "v1_thumb_640x360.webp")}
 
 
 def test_unreadable_objects_are_named_and_the_rest_is_exported(ann: World, tmp_path: Path) -> None:
