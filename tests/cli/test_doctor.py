@@ -17,7 +17,7 @@ from reelkeeper.operations.core.workspace import note_trial
 from reelkeeper.operations.health import doctor
 from reelkeeper.rules.lifecycle.transcode import links
 from reelkeeper.settings import Settings
-from reelkeeper.store.core import controls
+from reelkeeper.store.core import controls, deployment
 from reelkeeper.store.core.engine import open_engine, open_store, transaction
 from reelkeeper.store.sync.scans import BUCKET_EVENTS
 from tests.cli.conftest import Run
@@ -247,3 +247,17 @@ def test_a_check_of_the_contract_that_fails_is_named_and_keeps_it_off(ask: Ask) 
     assert found["contract"]["state"] == "warn"
     assert as_read(found["contract"]["found"], at=TIME) == snapshot("in the contract test of <at>, clock did not pass")
     assert by_part(ask("doctor"))["contract"]["found"] == found["contract"]["found"]
+
+
+def test_a_server_that_failed_a_dangerous_check_fails_each_time(ask: Ask, configured: Settings) -> None:
+    """Every flow that would change the bucket is refused there, so nobody may read that nothing fails."""
+    assert configured.endpoint_url
+    at = configured.endpoint_url, configured.bucket
+    for failed, state in (("clock", "warn"), ("put once", "fail")):
+        with open_store(configured) as engine, transaction(engine, "test") as session:
+            deployment.record_contract(session, *at, {*CHECKS} - {failed}, [failed], run_id="test")
+        assert by_part(ask("doctor", exit_code=state == "fail"))["contract"]["state"] == state
+
+
+def test_lock_rules_that_nobody_can_read_are_not_ok(ask: Ask) -> None:
+    assert by_part(ask("doctor"))["lock rules"]["state"] == "warn"

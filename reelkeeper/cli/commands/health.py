@@ -120,7 +120,7 @@ def doctor(
     as_json: AsJson = False,
 ) -> None:
     """Check every part, and say how to fix each problem. Exit code 0 if nothing fails."""
-    from reelkeeper.operations.health.doctor import FAIL, Finding, examine
+    from reelkeeper.operations.health.doctor import FAIL, WARN, Finding, examine
 
     findings: list[Finding] = []
     try:
@@ -138,7 +138,10 @@ def doctor(
     elif failed == ["settings"]:
         _show(findings[0])
     if not as_json:
+        warned = ", ".join(finding.part for finding in findings if finding.state == WARN)
         say(f"{len(failed)} of {len(findings)} parts failed." if failed else "Nothing fails.")
+        if warned:
+            say(f"With a warning: {warned}.")
     if failed:
         raise typer.Exit(1)
 

@@ -27,7 +27,7 @@ def expiring(settings: Settings, bucket: Bucket) -> tuple[bool, str, str]:
     except StorageError as error:
         rules = _asked(settings, Client.expiries, f"these keys are not permitted to read them ({_in_short(error)})")
     if isinstance(rules, str):
-        return False, rules, _MAY_READ
+        return True, rules, _MAY_READ
     touching = [rule for rule in rules if touches(rule, bucket.prefix)]
     if not touching:
         return False, f"no rule deletes or moves objects under {bucket.scope!r}", ""
@@ -40,7 +40,7 @@ def locking(settings: Settings, bucket: Bucket) -> tuple[bool, str, str]:
     """Describe lock rules, which keep what is purged or overwritten; return as `expiring` does."""
     rules = _asked(settings, Client.locks, "they can only be read from Cloudflare's API, with an API token")
     if isinstance(rules, str):
-        return False, rules, _MAY_READ
+        return True, rules, _MAY_READ
     touching = [rule for rule in rules if touches(rule, bucket.prefix)]
     if not touching:
         return False, f"no rule covers {bucket.scope!r}: everything with write access can also delete and overwrite", ""

@@ -303,7 +303,12 @@ def _contract(settings: Settings, engine: Engine, bucket: Bucket, *, wanted: boo
         except Exception as error:  # noqa: BLE001  whatever is wrong is what was asked for
             yield _failure("contract", error)
             return
+    with reading(engine) as session:
+        failed = deployment.contract_failed(session, bucket.endpoint_url, bucket.name)
     passed, text = describe_contract(engine, bucket.endpoint_url, bucket.name)
+    if not wanted and failed & DANGEROUS:
+        yield Finding("contract", FAIL, text, f"{_DANGER}; see docs/r2.md, Test the bucket")
+        return
     if settings.endpoint_url is None and not passed:
         passed, text = True, "Reelkeeper's own tests check the embedded server: features that depend on it are on"
     remedy = "" if passed else f"{_OFF}. To run the test, in its own scratch prefix: reelkeeper doctor --contract"
