@@ -15,7 +15,7 @@ from reelkeeper.operations.alerts import alerts
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.forecast import forecast
 from reelkeeper.operations.lifecycle.plans import appraise, stream_live
-from reelkeeper.operations.reports import figures
+from reelkeeper.operations.reports import figures, text
 from reelkeeper.operations.reports.report import gather
 from reelkeeper.rules.forecast.costs import Cost, ForecastReport, by_service, in_dollars, totals
 from reelkeeper.rules.lifecycle import savings
@@ -61,9 +61,10 @@ record = task(task_run_name="save the forecast", cache_policy=NO_CACHE)(forecast
 def post(
     workspace: Workspace, costs: Sequence[Cost], found: Sequence[Finding], as_of: datetime, budget: BudgetPolicy
 ) -> None:
-    """Put the month's chart into the outbox, with the totals and the largest savings."""
+    """Put the month's chart into the outbox, with the totals, the largest savings, and what a trial would have done."""
     report = gather(workspace.engine, as_of.date().replace(day=1), as_of, budget)
     lines = [*totals(costs), *(finding.title for finding in found[:3])]
+    lines += [text.trial(report.trial)] if report.trial else []
     title = f"Forecast of {as_of:%B %Y}: {in_dollars(costs[0].mean_usd)}"
     picture = Picture("forecast.png", charts.png(figures.month(report)))
     alerts.post_picture(workspace.engine, title, "\n".join(lines), picture)

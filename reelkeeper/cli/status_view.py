@@ -71,7 +71,10 @@ def _headline(found: Status) -> Text:
         return Text.assemble(*parts)
     if found.behind:
         parts.append((f"nothing is deleted, as {found.behind}: reelkeeper db adopt. ", "bold red"))
+    waiting = [flow for flow in found.flows if flow.last_ok_at is None and not flow.is_overdue]
     late = f"{many(len(found.overdue), 'flow')} overdue" if found.overdue else "all flows on time"
+    if waiting and not found.overdue:
+        late = f"no flow overdue, {len(waiting)} of {many(len(found.flows), 'flow')} not run yet"
     firing = f"{many(len(found.alerts), 'alert')} firing" if found.alerts else "no alert firing"
     parts += [(late, "yellow" if found.overdue else "green"), (", ", "")]
     parts += [(firing, "yellow" if found.alerts else "green")]
@@ -109,7 +112,9 @@ def _took(flow: FlowState) -> Text:
 def _videos(found: Status) -> Panel:
     rows = [(state, f"{count:,}", size(size_bytes)) for state, (count, size_bytes) in _stored(found)]
     for backlog in found.backlog if found.parts.stores else ():
-        if backlog.objects:
+        if backlog.objects and backlog.is_refused:
+            rows.append((f"beyond the limits of {backlog.flow}: to {backlog.action}", f"{backlog.objects:,}", ""))
+        elif backlog.objects:
             rows.append((f"to {backlog.action}, {backlog.flow}", f"{backlog.objects:,}", size(backlog.size_bytes)))
         if backlog.left_to_next_run:
             rows.append((f"to {backlog.action} later, {backlog.flow}", f"{backlog.left_to_next_run:,}", ""))

@@ -10,6 +10,7 @@ import pytest
 import sqlalchemy as sa
 from inline_snapshot import snapshot
 
+from reelkeeper.errors import Misconfigured
 from reelkeeper.model import Action, Outcome, Verdict, Video
 from reelkeeper.settings import Settings
 from reelkeeper.store.core import audit
@@ -70,7 +71,10 @@ v0 compress 1.0 MB $0.0010 $0.0020 cold
 v1 compress 1.0 MB $0.0010 $0.0020 cold
 v2 compress 1.0 MB $0.0010 $0.0020 cold
 ... and 1,197 more: reelkeeper plan --show <plan> --limit 1200
-In total: 100 to compress, 1,100 to retire; 1.2 GB, $1.20 a month, $2.40 net.
+In total: 100 to compress, 1,100 to retire; files of 1.2 GB before, $1.20 a month less, $2.40
+  net.
+A result is expected to keep 35% of its source's bytes, as three natural clips did: none of
+  yours is measured yet. To measure some: reelkeeper scan --sample 10.
 All that is stored, 1.2 GB, is within R2's free 10 GB: storing less does not lower the bill yet.
   Dollars here are at list price.
 Of them by segment `drafts`: cold: 1 to compress, 1.0 MB, $0.0010 a month.
@@ -115,9 +119,12 @@ v0 compress 1.0 MB $0.0010 $0.0020 cold
 v1 compress 1.0 MB $0.0010 $0.0020 cold
 v2 compress 1.0 MB $0.0010 $0.0020 cold
 ... and 1,197 more: reelkeeper plan --show <plan> --limit 1200
-In total: 100 to compress, 1,100 to retire; 1.2 GB, $1.20 a month, $2.40 net.
+In total: 100 to compress, 1,100 to retire; files of 1.2 GB before, $1.20 a month less, $2.40
+  net.
 Run killed ended before all was done. The next run of tier_storage makes a new plan, and
   continues.
+A result is expected to keep 35% of its source's bytes, as three natural clips did: none of
+  yours is measured yet. To measure some: reelkeeper scan --sample 10.
 All that is stored, 1.2 GB, is within R2's free 10 GB: storing less does not lower the bill yet.
   Dollars here are at list price.
 Of them by segment `drafts`: cold: 1 to compress, 1.0 MB, $0.0010 a month.
@@ -131,8 +138,7 @@ The plan has nothing to do.
 Kept: 1 claimed.
 1 object, 2.0 MB, claimed by run killed, which deletes them now or was killed: in that case, a
   purge from <until> UTC on continues with them.
-With --apply, the guard would refuse: refused, and nothing was changed: purge_retired selected 0
-  of 0 live videos, 0 B
+With --apply, the guard would refuse: purge_retired selected 0 of 0 live videos, 0 B
 min_population_percent: 0 live videos, where the last good run left 1,200; at least 80 % must be
   there
 for example: no samples
@@ -154,13 +160,23 @@ def test_a_saving_that_is_rounded_to_nothing_is_not_shown_as_nothing(reelkeeper:
 Plan <plan> of purge_retired, as of <at> UTC: 0 live videos, 0 B.
 video action bytes $ a month $ net why
 blob 1 purge 900 B under $0.000001 - its grace is over; retired because: not recorded
-In total: 1 to purge; 900 B, under $0.000001 a month.
+In total: 1 to purge; files of 900 B before, under $0.000001 a month less.
 All that is stored, 900 B, is within R2's free 10 GB: storing less does not lower the bill yet.
   Dollars here are at list price.
 Nothing was changed. To apply it: reelkeeper run purge_retired --apply --plan <plan>
 The catalogue has no live video yet. To take in what is stored: reelkeeper run sync_catalog
   --apply\
 """)
+
+
+def test_a_plan_is_made_and_shown_for_its_own_prefix_alone(
+    reelkeeper: Run, ask: Callable[..., Any], one_video: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = ask("plan", "tier_storage")["plan"]
+    assert made["population"]["objects"] == len([one_video])
+    monkeypatch.setenv("REELKEEPER_PREFIX", "elsewhere/")
+    for words in (["tier_storage"], ["--show", made["id"]]):
+        assert "'elsewhere/'" in reelkeeper("plan", *words, exit_code=Misconfigured.exit_code).output
 
 
 @pytest.fixture

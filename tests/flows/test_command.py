@@ -12,8 +12,11 @@ from typer.testing import CliRunner, Result
 
 from reelkeeper.cli import app
 from reelkeeper.model import BlobState, VideoState
+from reelkeeper.operations.health.status import gather
+from reelkeeper.operations.reports import report
 from reelkeeper.settings import settings
-from reelkeeper.store.core.engine import reading
+from reelkeeper.store.core import deployment
+from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.tables import plans, verdicts
 from tests.flows.scenes import Scene
 from tests.reading import DRAWN, as_read
@@ -51,7 +54,10 @@ days
 v1 retire <size> under $0.000001 - 400 days old: pro users' videos are kept for 365
 days
 Kept: 1 left to tier storage.
-In total: 2 to retire; <size>, under $0.000001 a month.
+In total: 2 to retire; files of <size> before, under $0.000001 a month less.
+By Reelkeeper's defaults, as nobody has set others: videos are kept by tier, free for 30 days,
+  premium for 90 days, pro for 365 days. To set yours: reelkeeper policy show > policies.yaml;
+  reelkeeper policy apply policies.yaml --reason TEXT
 All that is stored, <size>, is within R2's free 10 GB: storing less does not lower the bill yet.
   Dollars here are at list price.
 Nothing was changed. To apply it: reelkeeper run expire_videos --apply --plan <plan>\
@@ -102,11 +108,13 @@ days
 v1 retire <size> under $0.000001 - 400 days old: pro users' videos are kept for 365
 days
 Kept: 1 left to tier storage.
-In total: 2 to retire; <size>, under $0.000001 a month.
+In total: 2 to retire; files of <size> before, under $0.000001 a month less.
+By Reelkeeper's defaults, as nobody has set others: videos are kept by tier, free for 30 days,
+  premium for 90 days, pro for 365 days. To set yours: reelkeeper policy show > policies.yaml;
+  reelkeeper policy apply policies.yaml --reason TEXT
 All that is stored, <size>, is within R2's free 10 GB: storing less does not lower the bill yet.
   Dollars here are at list price.
-With --apply, the guard would refuse: refused, and nothing was changed: expire_videos selected 2
-  of 3 live videos, <size>
+With --apply, the guard would refuse: expire_videos selected 2 of 3 live videos, <size>
 max_objects: 2 videos, limit 0
 for example: v0, v1
 plan: <plan>
@@ -115,6 +123,19 @@ Nothing was changed.\
 """)
     assert "To apply it" not in refused
     assert set(old.states().values()) == {"live"}
+
+
+def test_what_the_limits_of_a_run_refuse_is_counted_in_no_report_and_no_backlog(old: Scene) -> None:
+    with transaction(old.engine, "test") as session:
+        deployment.set_trial(session, "of this bucket")
+    at = datetime.now(UTC)
+    for limit, retired, refused in ((0, [], True), (2, [2], False)):
+        run("plan", "expire_videos", "--param", f"limits.max_objects={limit}")
+        found = report.gather(old.engine, at.date().replace(day=1), at)
+        assert found.trial is not None
+        assert [item.objects for item in found.trial.meant] == retired
+        (left,) = gather(old.engine).backlog
+        assert (left.objects, left.is_refused) == (2, refused)
 
 
 @pytest.mark.long

@@ -12,6 +12,7 @@ from sqlmodel import SQLModel
 
 from deployments.deploy import only_look
 from deployments.up import find_prefect_yaml
+from flows.forecast_costs import forecast_costs
 from reelkeeper.operations.alerts.outbox import configured_sinks
 from reelkeeper.operations.core.workspace import note_trial
 from reelkeeper.operations.health.status import gather
@@ -21,7 +22,7 @@ from reelkeeper.rules.alerts.cadence import CADENCES
 from reelkeeper.settings import settings
 from reelkeeper.store.alerts import alerts
 from reelkeeper.store.core.engine import now, reading, transaction
-from reelkeeper.store.tables import users, videos
+from reelkeeper.store.tables import outbox, users, videos
 from reelkeeper.store.tables.columns import UtcDateTime
 from tests.buckets import BUCKET
 from tests.flows.scenes import Scene
@@ -113,3 +114,7 @@ def test_a_week_of_a_trial_alarms_nobody_changes_nothing_and_says_what_it_would_
     assert later.trial.meant[0].gone_by_now == COLD
     assert f"retire {COLD} videos" in text.trial(later.trial)
     assert text.trial(later.trial) in unescape(page.page(later))
+    forecast_costs(dry_run=False)
+    with reading(engine) as session:
+        posted = session.scalars(sa.select(outbox.c.payload).where(outbox.c.kind == "chart"))
+        assert f"retire {COLD} videos" in str(posted.all()[-1])

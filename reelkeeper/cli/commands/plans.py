@@ -42,8 +42,10 @@ def plan(
         run.start(flow, param or [], apply=False, as_of=as_of, plan_id=None, as_json=as_json, most=limit)
     elif show:
         from reelkeeper.operations.lifecycle.plans import load
+        from reelkeeper.operations.lifecycle.previews import require_prefix
 
         with store() as engine:
+            require_prefix(engine, configured())
             if as_json:
                 emit(load(engine, show))
             else:
@@ -94,6 +96,7 @@ def _preview(flow: str, params: list[str], as_of: str | None) -> "Report":
     make = getattr(previews, flow)
     arguments = parameters.read(flow, make, params)
     with store() as engine:
+        previews.require_prefix(engine, settings)
         may = partial(plans_service_keys, engine, settings)
         work = previews.Planning(engine, at or datetime.now(UTC), uuid4().hex, may)
         report: Report = make(work, **arguments)

@@ -8,11 +8,11 @@ from reelkeeper.model.document import Table
 from reelkeeper.operations.lifecycle.plans import SavedPlan, remarks
 from reelkeeper.rules.billing.pricing import storage_microusd_per_month
 from reelkeeper.rules.core.wording import (
-    CONTRACT_NOT_TRIED,
     EXPECTED_SAVING,
     UNKNOWN_KEEPS,
     claimed,
     dollars,
+    in_words,
     many,
     size,
 )
@@ -35,10 +35,8 @@ def document(engine: Engine, saved: SavedPlan, most: int) -> Iterator[str | Tabl
     live = f"{many(plan.population.objects, 'live video')}, {size(plan.population.size_bytes)}"
     yield f"{title(saved)}: {live}."
     yield from _items(saved, most, done=is_done)
-    if "contract_not_tried" in plan.kept:
-        yield CONTRACT_NOT_TRIED
     if kept := sorted(plan.kept.items(), key=lambda item: (-item[1], item[0])):
-        yield "Kept: " + ", ".join(f"{count:,} {rule.replace('_', ' ')}" for rule, count in kept) + "."
+        yield "Kept: " + ", ".join(f"{count:,} {in_words(rule)}" for rule, count in kept) + "."
     if not is_done and any(rule.startswith("unknown_") for rule in plan.kept):
         yield UNKNOWN_KEEPS
     if saved.items:
@@ -119,7 +117,8 @@ def _to_do(planned: list[PlannedRule]) -> str:
     months, nets = [rule.saving_microusd for rule in planned], [rule.net_microusd for rule in planned]
     saved = None if None in months else sum(filter(None, months))
     net = "" if None in nets else f", {dollars(sum(filter(None, nets)))} net"
-    return f"In total: {doing}; {size(size_bytes)}, {_saving(saved, size_bytes) or '-'} a month{net}."
+    less = _saving(saved, size_bytes) or "-"
+    return f"In total: {doing}; files of {size(size_bytes)} before, {less} a month less{net}."
 
 
 def _done(outcomes: list[Done]) -> str:

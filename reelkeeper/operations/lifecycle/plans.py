@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from reelkeeper.adapters.orchestrator import Orchestrator
 from reelkeeper.errors import GuardRefused, OrchestratorError
-from reelkeeper.model import Done, Grace, PlannedRule, PlanSummary, Verdict, Video
+from reelkeeper.model import Action, Done, Grace, PlannedRule, PlanSummary, Verdict, Video
 from reelkeeper.operations.alerts import alerts
 from reelkeeper.operations.core.lease import HeldLease
 from reelkeeper.operations.core.policies import current
@@ -22,13 +22,13 @@ from reelkeeper.rules.alerts import alerting
 from reelkeeper.rules.alerts.cadence import CADENCES
 from reelkeeper.rules.billing import tariff
 from reelkeeper.rules.billing.pricing import within_allowance
-from reelkeeper.rules.core.wording import TRIAL, many
+from reelkeeper.rules.core.wording import CONTRACT_NOT_TRIED, TRIAL, many
 from reelkeeper.rules.lifecycle import guard, notices, savings, segments, worth
 from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.rules.lifecycle.lifecycle import Appraise, LifecyclePolicy
 from reelkeeper.rules.lifecycle.report import Report
-from reelkeeper.rules.lifecycle.transcode import Recipe, links
-from reelkeeper.rules.policies import recipe_of, terms_of
+from reelkeeper.rules.lifecycle.transcode import Recipe, links, links_of_retired
+from reelkeeper.rules.policies import DEFAULTS, recipe_of, terms_of
 from reelkeeper.store import Engine
 from reelkeeper.store.core import deployment
 from reelkeeper.store.core.audit import Event, append
@@ -42,6 +42,7 @@ from reelkeeper.store.lifecycle.plans import (
     approve_plan,
     begin_applying,
     load_summary,
+    note_refusal,
     refusal_of,
     refuse_plan,
 )
@@ -148,21 +149,36 @@ def load(engine: Engine, plan_id: str, *, most: int = _ALL) -> SavedPlan:
 def remarks(engine: Engine, plan: PlanSummary, *, in_trial: bool = True) -> Iterator[str]:
     """Explain what a plan's estimates leave out: what happens to links, and what R2 does not bill."""
     with reading(engine) as session:
-        count, in_grace = plan_results.at_service_keys(session, plan.id), stock.in_grace(session)
+        theirs = {
+            action: plan_results.at_service_keys(session, plan.id, action)
+            for action in (Action.COMPRESS, Action.RETIRE)
+        }
+        in_grace, before = stock.in_grace(session), crf_searches.totals(session)
         under = plan_progress.undertaking(session, plan.id).terms
         is_trial = in_trial and deployment.trial(session) is not None
+        tried = deployment.last_contract(session) if "contract_not_tried" in plan.kept else None
     if is_trial:
         yield TRIAL
-    if count:
+    if "contract_not_tried" in plan.kept:
+        failed = ", ".join(sorted(tried.failed)) if tried else ""
+        yield f"{CONTRACT_NOT_TRIED}." + (f" It has failed: {failed}." if failed else "")
+    if count := theirs[Action.COMPRESS]:
         (recipe, _), (policy, _) = recipe_of(under), terms_of(under)
         yield f"At your service's own keys: {many(count, 'video')} to compress. {links(recipe.place, policy.grace)}"
+    if count := theirs[Action.RETIRE]:
+        grace = terms_of(under)[0].grace
+        yield f"At your service's own keys: {many(count, 'video')} to retire. {links_of_retired(grace)}"
+    if plan.retire.objects and "tiers" in under and terms_of(under) == (DEFAULTS.lifecycle, DEFAULTS.tiers):
+        yield DEFAULTS.tiers.as_defaults()
+    if plan.compress.objects:
+        yield worth.expectation(before)
     stored = plan.population.size_bytes + in_grace.size_bytes
     if (plan.compress.objects or plan.retire.objects) and (free := within_allowance(stored)):
         yield free
 
 
 def preview(engine: Engine, plan: PlanSummary, run_id: str, judge: Limit) -> Report:
-    """Report what a run would do, and the guard's verdict on it."""
+    """Report what a run would do, and the guard's verdict on it, which is noted with the plan."""
     with reading(engine) as session:
         planned = tuple(plan_results.by_rule(session, plan.id))
         before = plan_results.retired_in_24h(session), plan_results.last_population(session)
@@ -170,7 +186,9 @@ def preview(engine: Engine, plan: PlanSummary, run_id: str, judge: Limit) -> Rep
     try:
         judge(*before)
     except GuardRefused as refused:
-        refusal = str(refused)
+        refusal = str(refused).removeprefix(guard.NOTHING_CHANGED)
+    with transaction(engine, "plan.preview") as session:
+        note_refusal(session, plan.id, refusal)
     return Report(plan.flow, run_id, dry_run=True, plan=plan, planned=planned, refusal=refusal)
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import Field
 
 from reelkeeper.adapters import ffmpeg
+from reelkeeper.errors import Misconfigured
 from reelkeeper.model import Verdict
 from reelkeeper.operations.billing.limits import left_for_compressing
 from reelkeeper.operations.core.overrides import Override, followed
@@ -127,6 +128,19 @@ def _made(
     plan_id = plans.make(work.engine, flow, under, judged, limits=limits, as_of=work.as_of, run_id=work.run_id)
     plan = plans.load(work.engine, plan_id, most=0).plan
     return plans.preview(work.engine, plan, work.run_id, partial(guard.within, limits, plan))
+
+
+def require_prefix(engine: Engine, settings: Settings) -> None:
+    """Raise Misconfigured where the catalogue is of another prefix than the configured one."""
+    with reading(engine) as session:
+        key = deployment.any_key(session)
+    # guard plans.prefix: a plan of one prefix's videos is taken for one of another's
+    if key is not None and not key.startswith(settings.prefix):
+        raise Misconfigured(
+            f"REELKEEPER_PREFIX is {settings.prefix!r}, and the catalogue in {settings.state_dir} is of other objects, "
+            f"such as {key!r}: each prefix has a store of its own. Set the prefix of this one, or another "
+            "REELKEEPER_STATE_DIR or REELKEEPER_DATABASE_URL"
+        )
 
 
 def plans_service_keys(engine: Engine, settings: Settings, *, live: bool = False) -> bool:

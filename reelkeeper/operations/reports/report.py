@@ -10,6 +10,7 @@ from reelkeeper.model.alerts import AlertState
 from reelkeeper.model.money import CostForecast, Freed, JobTotal, Saved
 from reelkeeper.operations.core.policies import in_force
 from reelkeeper.rules.alerts.cadence import ALL, Parts
+from reelkeeper.rules.billing.pricing import within_allowance
 from reelkeeper.rules.lifecycle import savings
 from reelkeeper.rules.spend.budget import BudgetPolicy
 from reelkeeper.store import Engine, Session
@@ -34,8 +35,10 @@ class Trial(NamedTuple):
 
     since: datetime
     nights: int  # of plans of tier_storage
+    refused: int  # plans of any flow, by the limits of a run
     meant: list[Meant]
     grace: Grace
+    free: str  # that R2 bills nothing for what is stored; "" if it does
 
     @property
     def saving_microusd(self) -> int:
@@ -152,8 +155,11 @@ def _trial(session: Session, grace: Grace) -> Trial | None:
     since = deployment.trial_since(session)
     if since is None:
         return None
-    nights = plan_results.count_unapplied(session, "tier_storage", since)
-    return Trial(since, nights, plan_results.meant(session, since, grace), grace)
+    counts = plan_results.count_unapplied(session, since)
+    made, exceeding = counts.get("tier_storage", (0, 0))
+    nights, refused = made - exceeding, sum(refused for _, refused in counts.values())
+    live = sum(size_bytes for _, size_bytes in stock.by_state(session).values())
+    return Trial(since, nights, refused, plan_results.meant(session, since, grace), grace, within_allowance(live))
 
 
 def end_of(month: date) -> date:

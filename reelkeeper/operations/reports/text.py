@@ -35,6 +35,7 @@ def tiles(report: MonthReport) -> list[Tile]:
     found.append(Tile("Stored now", size(report.stored_bytes), f"{a_month} a month at list price{grace}"))
     if report.trial is not None:
         a_month = f"a month at list price, by {many(report.trial.nights, 'plan')} of this trial"
+        a_month += "; within R2's free 10 GB, so the bill stays" if report.trial.free else ""
         return [*found, Tile("Would have saved", dollars(report.trial.saving_microusd), a_month)]
     if not report.parts.stores:
         return found
@@ -123,8 +124,14 @@ def trial(of: Trial) -> str:
     """Say what the dry runs of a trial would have done and saved."""
     text = f"A trial since {of.since:%-d %B %Y, %H:%M} UTC: nothing was changed. Its {many(of.nights, 'plan')} of "
     text += "tier_storage, and those of expire_videos, "
+    refused = (
+        f" The limits of a run would refuse {many(of.refused, 'more plan')}, of which nothing is counted: reelkeeper "
+        "plan --list."
+        if of.refused
+        else ""
+    )
     if not of.meant:
-        return f"{text}found nothing to do."
+        return f"{text}would do nothing.{refused}"
     does = " and ".join(
         f"{item.action} {many(item.objects, 'video')}, {size(item.size_bytes)}, {dollars(item.saving_microusd)} less"
         for item in of.meant
@@ -133,8 +140,8 @@ def trial(of: Trial) -> str:
     gone = sum(item.gone_by_now for item in of.meant)
     return (
         f"{text}would {does} a month at R2's list price, each video counted once. Their bytes would be deleted after a "
-        f"grace of {after}: by now those of {gone:,}. A trial makes no videos, so it has no cache to prune. "
-        "To go live: reelkeeper up --live"
+        f"grace of {after}: by now those of {gone:,}.{refused} {of.free}{' ' * bool(of.free)}A trial makes no videos, "
+        "so it has no cache to prune. To go live: reelkeeper up --live"
     )
 
 

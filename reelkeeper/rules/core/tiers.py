@@ -14,6 +14,7 @@ from typing import Final, Self
 from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationInfo, model_validator
 
 from reelkeeper.errors import PolicyRefused, TierRefused
+from reelkeeper.rules.core.wording import many
 
 MIB: Final = 2**20
 GIB: Final = 2**30
@@ -110,6 +111,14 @@ class Tiers(RootModel[dict[str, TierPolicy]]):
     def retention_days(self) -> dict[str, int | None]:
         """Return each tier's retention in days; None is for ever."""
         return {name: tier.retention_days for name, tier in self.root.items()}
+
+    def as_defaults(self) -> str:
+        """Say that nobody has chosen these retentions."""
+        kept = (f"{name} for {many(days, 'day') if days else 'ever'}" for name, days in self.retention_days().items())
+        return (
+            f"By Reelkeeper's defaults, as nobody has set others: videos are kept by tier, {', '.join(kept)}. To set "
+            "yours: reelkeeper policy show > policies.yaml; reelkeeper policy apply policies.yaml --reason TEXT"
+        )
 
     def notice_days(self) -> dict[str, int]:
         """Return each tier's days of notice before a retirement; 0: none."""

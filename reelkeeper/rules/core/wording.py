@@ -19,7 +19,7 @@ UNKNOWN_KEEPS: Final = (
     "with --users, --videos and --views"
 )
 NOT_TRIED: Final = (
-    "at the service's key, in a bucket that has not passed the contract test: reelkeeper doctor --contract"
+    "but it is at the service's key, in a bucket that has not passed the contract test (reelkeeper doctor --contract)"
 )
 TRIAL: Final = (
     "A trial: nothing is changed. Plans have the videos at the service's own keys as if this bucket had passed the "
@@ -107,6 +107,11 @@ class Terms(NamedTuple):
             retention=self.retention.get(video.tier or ""),
         )
         return f"segment {self.segment}: {sentence}" if self.segment else sentence
+
+
+def in_words(rule: str) -> str:
+    """Name a rule that keeps videos, as a list of counts does."""
+    return "contract not passed" if rule == "contract_not_tried" else rule.replace("_", " ")
 
 
 def many(count: int, noun: str) -> str:

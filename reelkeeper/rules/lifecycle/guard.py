@@ -9,7 +9,7 @@ drain the bucket.
 from collections.abc import Iterator
 from fractions import Fraction
 from math import ceil, floor
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -19,6 +19,7 @@ from reelkeeper.model.alerts import Finding, Severity
 from reelkeeper.rules.alerts import alerting
 from reelkeeper.rules.core.wording import many, size
 
+NOTHING_CHANGED: Final = "refused, and nothing was changed: "  # the opening of each refusal
 _USERS_NAMED = 3  # of the most affected users, in a refusal
 _SAMPLES = 5
 
@@ -107,7 +108,7 @@ def listing_within(limits: BlastRadius, listed: int, expected: int) -> None:
     if expected - listed > limits.always_allowed and _below(listed, limits.min_population_percent, expected):
         enough = _round_down(listed, expected)
         raise GuardRefused(
-            f"refused, and nothing was changed: the listing shows {many(listed, 'object')} where the catalogue expects "
+            f"{NOTHING_CHANGED}the listing shows {many(listed, 'object')} where the catalogue expects "
             f"{expected:,}; limits.min_population_percent={limits.min_population_percent:g} allows no fewer.\n"
             "  Look first at REELKEEPER_BUCKET, REELKEEPER_PREFIX and `reelkeeper doctor`.\n"
             + (
@@ -245,7 +246,7 @@ def _selection(plan: PlanSummary) -> str:
 
 def _refused(plan: PlanSummary, breaches: list[_Breach], apply: str) -> GuardRefused:
     widening = {breach.field: breach.enough for breach in breaches if breach.enough is not None}
-    lines = [f"refused, and nothing was changed: {plan.flow} selected {_selection(plan)}"]
+    lines = [f"{NOTHING_CHANGED}{plan.flow} selected {_selection(plan)}"]
     lines += [f"  {breach.field}: {breach.text}" for breach in breaches]
     lines.append(f"  for example: {', '.join(plan.samples[:_SAMPLES]) or 'no samples'}")
     lines.append(f"  plan: {plan.id}")

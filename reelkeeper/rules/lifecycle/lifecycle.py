@@ -362,8 +362,8 @@ def reason(verdict: Verdict) -> str:
             sentence = terms.sentence(verdict.rule, verdict.video)
             return f"{sentence}; {worth.sentence()}" if verdict.action == Action.KEEP else sentence
         case (Verdict() as left,):
-            head = NOT_TRIED if verdict.rule == "contract_not_tried" else verdict.rule.replace("_to_", " to ")
-            return f"{head}: {reason(left)}"
+            head, is_gated = verdict.rule.replace("_to_", " to "), verdict.rule == "contract_not_tried"
+            return f"{reason(left)}; {NOT_TRIED}" if is_gated else f"{head}: {reason(left)}"
         case (Verdict() as left, int(limit)):
             return f"left to the next run, not among the {limit} largest: {reason(left)}"
         case (Verdict() as left, int(cost), int(rest)):

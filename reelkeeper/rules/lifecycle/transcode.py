@@ -163,6 +163,12 @@ def links(place: Placement, grace: Grace) -> str:
     )
 
 
+def links_of_retired(grace: Grace) -> str:
+    """Say what becomes of links to the service's own keys when a video there is retired."""
+    days = many(grace.service_days, "day")
+    return f"Links to them work until their bytes are deleted, {days} later; until then reelkeeper restore undoes it."
+
+
 def mark_of_month(mark: str, at: datetime) -> str:
     """Return the mark of a refusal that is valid for the month of `at`; `mark` is its rule or its recipe's fingerprint.
 

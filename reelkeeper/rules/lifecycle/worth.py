@@ -139,8 +139,7 @@ def unopened(codec: str, payback: Payback, before: SearchTotals, size_bytes: int
     the saving and cost of the cases that turn out to pay are expected.
     """
     prior_cpu = cpu_seconds_a_byte(codec)
-    known = before.source_bytes + _PRIOR_BYTES
-    kept = (before.kept_bytes + _PRIOR_BYTES * EXPECTED_SHARE) / known
+    known, kept = before.source_bytes + _PRIOR_BYTES, expected_share(before)
     cpu_seconds = (before.cpu_seconds + _PRIOR_BYTES * prior_cpu) / known * size_bytes
     saved, days = max(0.0, size_bytes * (1 - kept)), payback.days(remaining_days)
     mean_saved = mean_cpu = 0.0
@@ -153,6 +152,22 @@ def unopened(codec: str, payback: Payback, before: SearchTotals, size_bytes: int
     if not mean_saved:  # the cases make no difference
         mean_saved = mean_cpu = 1.0
     return Worth(round(saved * mean_saved), days, cpu_seconds * mean_cpu, payback)
+
+
+def expected_share(before: SearchTotals) -> float:
+    """Return the share of a source's bytes that its result is expected to keep, by earlier results and three clips."""
+    known = before.source_bytes + _PRIOR_BYTES
+    return (before.kept_bytes + _PRIOR_BYTES * EXPECTED_SHARE) / known
+
+
+def expectation(before: SearchTotals) -> str:
+    """Say which share of their bytes results are expected to keep, and by what."""
+    by = (
+        f"by {many(before.searches, 'search')} here so far"
+        if before.searches
+        else "as three natural clips did: none of yours is measured yet. To measure some: reelkeeper scan --sample 10"
+    )
+    return f"A result is expected to keep {expected_share(before):.0%} of its source's bytes, {by}."
 
 
 def cpu_seconds_a_byte(codec: str) -> float:

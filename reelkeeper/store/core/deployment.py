@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
+from reelkeeper.model import BlobState
 from reelkeeper.store.core import controls, policies
 from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import Clock, changed, insert_into, now, reading
@@ -58,6 +59,11 @@ def owner(engine: Engine) -> str | None:
 def knows_objects(session: Session) -> bool:
     """Check whether the catalogue has ever had an object: then its bucket has an identity object."""
     return session.execute(sa.select(blobs.c.id).limit(1)).scalar() is not None
+
+
+def any_key(session: Session) -> str | None:
+    """Return the key of any live object; None where there is none."""
+    return session.execute(sa.select(blobs.c.key).where(blobs.c.state == BlobState.LIVE).limit(1)).scalar()
 
 
 def made_at(session: Session) -> datetime:

@@ -31,6 +31,7 @@ class Backlog(NamedTuple):
     objects: int
     size_bytes: int
     left_to_next_run: int
+    is_refused: bool = False  # the limits of a run refuse the plan, so nothing of it is done
 
 
 def left_of_last_plan(session: Session, flow: str, action: str) -> Backlog | None:
@@ -39,7 +40,7 @@ def left_of_last_plan(session: Session, flow: str, action: str) -> Backlog | Non
     Videos that were replaced or retired since, as by a run that was killed before it recorded that, are done.
     """
     plan = session.execute(
-        sa.select(plans.c.id, plans.c.as_of, plans.c.kept)
+        sa.select(plans.c.id, plans.c.as_of, plans.c.kept, plans.c.state, plans.c.refusal)
         .where(plans.c.flow == flow, plans.c.state != "drawing")
         .order_by(plans.c.created_at.desc(), plans.c.id)
         .limit(1)
@@ -54,7 +55,8 @@ def left_of_last_plan(session: Session, flow: str, action: str) -> Backlog | Non
         .where(verdicts.c.plan_id == plan.id, verdicts.c.action == action, waits, videos.c.state == VideoState.LIVE)
     ).one()
     left = sum(int(plan.kept.get(rule, 0)) for rule in _LATER[action])
-    return Backlog(flow, plan.id, plan.as_of, action, int(count), int(size), left)
+    is_refused = plan.refusal is not None and plan.state != "applied"
+    return Backlog(flow, plan.id, plan.as_of, action, int(count), int(size), left, is_refused)
 
 
 def live_by_day_and_tier(session: Session, at: datetime) -> list[tuple[date | None, str | None, int]]:

@@ -118,7 +118,7 @@ class Meant(NamedTuple):
 def meant(session: Session, since: datetime, grace: Grace) -> list[Meant]:
     """Sum up the plans made since a moment that nobody has carried out, of objects that are still live.
 
-    What one plan compresses and another retires is counted as retired.
+    What one plan compresses and another retires is counted as retired. Plans that the guard refuses are left out.
     """
     each = (
         sa.select(
@@ -133,6 +133,7 @@ def meant(session: Session, since: datetime, grace: Grace) -> list[Meant]:
         .where(
             plans.c.created_at >= since,
             plans.c.applied_at.is_(None),
+            plans.c.refusal.is_(None),
             blobs.c.state == BlobState.LIVE,
             verdicts.c.action.in_([Action.COMPRESS.value, Action.RETIRE.value]),
         )
@@ -153,17 +154,18 @@ def meant(session: Session, since: datetime, grace: Grace) -> list[Meant]:
     return [Meant(action, *map(int, figures)) for action, *figures in rows]
 
 
-def count_unapplied(session: Session, flow: str, since: datetime) -> int:
-    """Count the plans of a flow, made since a moment, that nobody has carried out."""
-    chosen = (plans.c.flow == flow, plans.c.created_at >= since, plans.c.applied_at.is_(None))
-    return int(session.execute(sa.select(sa.func.count()).select_from(plans).where(*chosen)).scalar_one())
+def count_unapplied(session: Session, since: datetime) -> dict[str, tuple[int, int]]:
+    """Count, by flow, plans made since a moment that nobody has carried out, and those of them the guard refuses."""
+    counts = sa.select(plans.c.flow, sa.func.count(), sa.func.count(plans.c.refusal)).group_by(plans.c.flow)
+    rows = session.execute(counts.where(plans.c.created_at >= since, plans.c.applied_at.is_(None)))
+    return {flow: (int(count), int(refused)) for flow, count, refused in rows}
 
 
-def at_service_keys(session: Session, plan_id: str) -> int:
-    """Count the videos at the service's own keys that a plan compresses."""
+def at_service_keys(session: Session, plan_id: str, action: Action) -> int:
+    """Count the videos at the service's own keys for which a plan has `action`."""
     chosen = sa.select(sa.func.count()).join(blobs, blobs.c.id == verdicts.c.blob_id)
-    compressed = (verdicts.c.plan_id == plan_id, verdicts.c.action == Action.COMPRESS.value, ~blobs.c.is_ours)
-    return int(session.execute(chosen.where(*compressed)).scalar_one())
+    of_plan = (verdicts.c.plan_id == plan_id, verdicts.c.action == action.value, ~blobs.c.is_ours)
+    return int(session.execute(chosen.where(*of_plan)).scalar_one())
 
 
 def _integer(amount: Any) -> int | None:  # noqa: ANN401  a sum in SQL

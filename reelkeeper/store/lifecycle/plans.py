@@ -185,6 +185,11 @@ def refuse_plan(session: Session, plan_id: str, refusal: str, widening: Mapping[
     )
 
 
+def note_refusal(session: Session, plan_id: str, refusal: str | None) -> None:
+    """Record why the guard would refuse a plan that a dry run has made, or that it would not."""
+    session.execute(sa.update(plans).where(plans.c.id == plan_id, plans.c.state == "ready").values(refusal=refusal))
+
+
 def refusal_of(session: Session, plan_id: str) -> str:
     """Read the guard's refusal of a plan; empty if it was not refused. Raises NotFound."""
     return _plan(session, plan_id).refusal or ""
