@@ -146,12 +146,6 @@ def test_some_workers_share_a_queue_and_each_job_is_claimed_once(engine: sa.Engi
 
 
 @pytest.mark.long
-@pytest.mark.soak
-def test_eight_workers_run_4000_jobs_once_each(engine: sa.Engine, tmp_path: Path) -> None:
-    race(engine, tmp_path, jobs_in_all=4_000, processes=8, seconds=0.0, victims=0)
-
-
-@pytest.mark.long
 def test_eight_workers_of_which_some_are_killed_or_asleep_run_4000_jobs_once_each(
     engine: sa.Engine, tmp_path: Path
 ) -> None:

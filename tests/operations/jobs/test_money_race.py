@@ -145,19 +145,12 @@ def check(engine: sa.Engine, granted: int) -> None:
 
 
 @pytest.mark.long
-def test_some_processes_at_once_keep_the_books(engine: sa.Engine) -> None:
-    done, refused, _ = race(engine, "once", processes=3, operations=80)
-    assert done
-    assert refused
-    check(engine, START * len(USERS))
-
-
-@pytest.mark.long
 @pytest.mark.parametrize("rounds", [1, pytest.param(10, marks=pytest.mark.soak)])
 def test_eight_processes_keep_the_books(rounds: int, engine: sa.Engine, capsys: pytest.CaptureFixture[str]) -> None:
     rates = []
     for round_number in range(rounds):
         done, refused, seconds = race(engine, f"round {round_number}", processes=8, operations=500)
+        assert done
         assert refused
         rates.append((done + refused) / seconds)
         check(engine, START * len(USERS) * (round_number + 1))
