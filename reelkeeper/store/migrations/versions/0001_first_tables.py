@@ -8,9 +8,6 @@ from alembic import op
 
 revision = "0001"
 down_revision = None
-branch_labels = None
-depends_on = None
-changes_rows: frozenset[str] = frozenset()
 
 _SQLITE_APPEND_ONLY = """
 CREATE TRIGGER audit_events_no_{verb} BEFORE {verb} ON audit_events
@@ -237,28 +234,3 @@ def upgrade() -> None:
     else:
         op.create_foreign_key("fk_videos_blob", "videos", "blobs", ["blob_id"], ["id"])  # the two point at each other
         op.execute(_POSTGRESQL_APPEND_ONLY)
-
-
-def downgrade() -> None:
-    """Drop every table, and all that is known of every video with them."""
-    if op.get_bind().dialect.name != "sqlite":
-        op.drop_constraint("fk_videos_blob", "videos")
-    for table in (
-        "operations",
-        "daily_views",
-        "blobs",
-        "videos",
-        "verdicts",
-        "view_days",
-        "users",
-        "scans",
-        "plans",
-        "orphans",
-        "leases",
-        "holds",
-        "deployment",
-        "audit_events",
-    ):
-        op.drop_table(table)
-    if op.get_bind().dialect.name != "sqlite":
-        op.execute("DROP FUNCTION refuse_audit_change()")

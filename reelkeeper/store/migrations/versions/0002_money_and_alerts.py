@@ -8,9 +8,6 @@ from alembic import op
 
 revision = "0002"
 down_revision = "0001"
-branch_labels = None
-depends_on = None
-changes_rows: frozenset[str] = frozenset()
 
 _LEDGER = ("transfers", "entries")
 _SQLITE_APPEND_ONLY = """
@@ -276,26 +273,3 @@ def upgrade() -> None:
         op.execute(_POSTGRESQL_REFUSE)
         for table in _LEDGER:
             op.execute(_POSTGRESQL_APPEND_ONLY.format(table=table))
-
-
-def downgrade() -> None:
-    """Drop them, with all credits and alerts."""
-    op.drop_index("ix_audit_events_event", table_name="audit_events")
-    for table in (
-        "entries",
-        "transfers",
-        "storage_accounts",
-        "reservations",
-        "credit_holds",
-        "accounts",
-        "usage_days",
-        "snoozes",
-        "outbox",
-        "heartbeats",
-        "forecasts",
-        "charges",
-        "alerts",
-    ):
-        op.drop_table(table)
-    if op.get_bind().dialect.name != "sqlite":
-        op.execute("DROP FUNCTION refuse_ledger_change")

@@ -5,9 +5,6 @@ from alembic import op
 
 revision = "0003"
 down_revision = "0002"
-branch_labels = None
-depends_on = None
-changes_rows: frozenset[str] = frozenset()
 
 
 def upgrade() -> None:
@@ -157,17 +154,3 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("reservation_id"),
     )
-
-
-def downgrade() -> None:
-    """Drop them."""
-    for table in (
-        "uploads",
-        "jobs",
-        "cache_entries",
-        "performance_windows",
-        "controls",
-        "cache_ghosts",
-        "api_tokens",
-    ):
-        op.drop_table(table)

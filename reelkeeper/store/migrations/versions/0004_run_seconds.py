@@ -5,16 +5,8 @@ from alembic import op
 
 revision = "0004"
 down_revision = "0003"
-branch_labels = None
-depends_on = None
-changes_rows: frozenset[str] = frozenset()
 
 
 def upgrade() -> None:
     """Add the column, empty for earlier runs."""
     op.add_column("heartbeats", sa.Column("run_seconds", sa.Float(), nullable=True))
-
-
-def downgrade() -> None:
-    """Drop the column."""
-    op.drop_column("heartbeats", "run_seconds")

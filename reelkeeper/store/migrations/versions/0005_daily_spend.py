@@ -5,9 +5,6 @@ from alembic import op
 
 revision = "0005"
 down_revision = "0004"
-branch_labels = None
-depends_on = None
-changes_rows: frozenset[str] = frozenset()
 
 
 def upgrade() -> None:
@@ -20,9 +17,3 @@ def upgrade() -> None:
         sa.Column("generated_microusd", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("day"),
     )
-
-
-def downgrade() -> None:
-    """Drop both."""
-    op.drop_table("spend_days")
-    op.drop_column("jobs", "quoted_cost_microusd")

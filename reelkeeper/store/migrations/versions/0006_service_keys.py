@@ -7,9 +7,6 @@ from alembic import op
 
 revision = "0006"
 down_revision = "0005"
-branch_labels = None
-depends_on = None
-changes_rows: frozenset[str] = frozenset()
 
 _OURS = re.compile(r"/g[1-9][0-9]{0,8}-[0-9a-f]{16}\.[a-z0-9]{1,8}$", re.ASCII)  # as adapters/keys made them in 0005
 _NAMES = {"uq": "uq_%(table_name)s_%(column_0_name)s"}  # SQLite keeps no name of a UNIQUE that was given none
@@ -31,25 +28,11 @@ def upgrade() -> None:
     op.create_index("ix_blobs_key", "blobs", ["key"])
 
 
-def downgrade() -> None:
-    """Undo it. Fails where a key has several rows."""
-    op.drop_index("ix_blobs_key", "blobs")
-    op.drop_index("one_open_row_a_key", "blobs")
-    with op.batch_alter_table("blobs") as batch:
-        batch.create_unique_constraint("blobs_key_key", ["key"])
-        batch.drop_column("claim_token")
-        batch.drop_column("claimed_at")
-        batch.drop_column("is_ours")
-
-
 def _name_of_unique() -> str:
     if op.get_bind().dialect.name == "sqlite":
         return "uq_blobs_key"
-    (name,) = [
-        get_unique_constraint["name"]
-        for get_unique_constraint in sa.inspect(op.get_bind()).get_unique_constraints("blobs")
-    ]
-    return str(name)
+    (unique,) = sa.inspect(op.get_bind()).get_unique_constraints("blobs")
+    return str(unique["name"])
 
 
 def _mark_keys_of_the_service() -> None:

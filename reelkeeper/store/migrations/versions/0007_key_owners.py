@@ -5,9 +5,6 @@ from alembic import op
 
 revision = "0007"
 down_revision = "0006"
-branch_labels = None
-depends_on = None
-changes_rows: frozenset[str] = frozenset()
 
 _TEXTS = ("scan_id", "verdict", "user_id", "name_id", "unique_id", "video_id")
 
@@ -29,11 +26,3 @@ def upgrade() -> None:
     for name in ("created_at", "told_at"):
         op.add_column("orphans", sa.Column(name, sa.DateTime(timezone=True), nullable=True))
     op.create_index("ix_orphans_scan", "orphans", ["scan_id", "key"])
-
-
-def downgrade() -> None:
-    """Drop them."""
-    op.drop_index("ix_orphans_scan", "orphans")
-    for name in ("told_at", "created_at", "pattern", "generation", *reversed(_TEXTS)):
-        op.drop_column("orphans", name)
-    op.drop_table("key_owners")

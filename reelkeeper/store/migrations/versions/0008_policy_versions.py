@@ -5,9 +5,6 @@ from alembic import op
 
 revision = "0008"
 down_revision = "0007"
-branch_labels = None
-depends_on = None
-changes_rows: frozenset[str] = frozenset()
 
 _MADE_UNDER = ("deployment", "plans", "jobs", "charges")
 
@@ -27,11 +24,3 @@ def upgrade() -> None:
     for table in _MADE_UNDER:
         op.add_column(table, sa.Column("policy_version", sa.Integer(), nullable=False, server_default="0"))
     op.add_column("deployment", sa.Column("policy_digest", sa.String(), nullable=False, server_default=""))
-
-
-def downgrade() -> None:
-    """Drop them."""
-    op.drop_column("deployment", "policy_digest")
-    for table in reversed(_MADE_UNDER):
-        op.drop_column(table, "policy_version")
-    op.drop_table("policy_versions")

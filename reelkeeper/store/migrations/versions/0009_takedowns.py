@@ -5,9 +5,6 @@ from alembic import op
 
 revision = "0009"
 down_revision = "0008"
-branch_labels = None
-depends_on = None
-changes_rows: frozenset[str] = frozenset()
 
 
 def upgrade() -> None:
@@ -24,9 +21,3 @@ def upgrade() -> None:
     op.create_index("ix_blocked_bytes_sha256", "blocked_bytes", ["sha256"])
     op.create_index("ix_blocked_bytes_etag", "blocked_bytes", ["etag", "size_bytes"])
     op.add_column("holds", sa.Column("is_legal", sa.Boolean(), nullable=False, server_default=sa.false()))
-
-
-def downgrade() -> None:
-    """Undo it."""
-    op.drop_column("holds", "is_legal")
-    op.drop_table("blocked_bytes")

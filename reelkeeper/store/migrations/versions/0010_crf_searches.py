@@ -5,9 +5,6 @@ from alembic import op
 
 revision = "0010"
 down_revision = "0009"
-branch_labels = None
-depends_on = None
-changes_rows: frozenset[str] = frozenset()
 
 
 def upgrade() -> None:
@@ -39,10 +36,3 @@ def upgrade() -> None:
     op.create_index("ix_crf_searches_at", "crf_searches", ["at"])
     op.create_index("ix_jobs_video_id", "jobs", ["video_id"])
     op.add_column("verdicts", sa.Column("net_microusd", sa.BigInteger(), nullable=True))
-
-
-def downgrade() -> None:
-    """Drop them."""
-    op.drop_column("verdicts", "net_microusd")
-    op.drop_index("ix_jobs_video_id", "jobs")
-    op.drop_table("crf_searches")

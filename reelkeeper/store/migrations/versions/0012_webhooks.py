@@ -2,16 +2,12 @@
 
 import sqlalchemy as sa
 from alembic import op
-from alembic.operations import BatchOperations
 
 revision = "0012"
 down_revision = "0011"
-branch_labels = None
-depends_on = None
-changes_rows: frozenset[str] = frozenset()
 
-_KINDS = "'alert', 'resolve', 'digest', 'chart', 'note'"
-_STATES = "'waiting', 'sent', 'diverted', 'withdrawn'"
+_KINDS = "'alert', 'resolve', 'digest', 'chart', 'note', 'event'"
+_STATES = "'waiting', 'sent', 'diverted', 'withdrawn', 'given_up'"
 
 
 def upgrade() -> None:
@@ -37,24 +33,8 @@ def upgrade() -> None:
     with op.batch_alter_table("outbox") as batch:
         batch.add_column(sa.Column("endpoint_id", sa.String(), nullable=True))
         batch.add_column(sa.Column("subject", sa.String(), nullable=True))
-        _allow(batch, f"{_KINDS}, 'event'", f"{_STATES}, 'given_up'")
+        for name, column, values in (("known_kind", "kind", _KINDS), ("known_state", "state", _STATES)):
+            batch.drop_constraint(name, type_="check")
+            batch.create_check_constraint(name, f"{column} IN ({values})")
     op.create_index("ix_outbox_endpoint", "outbox", ["endpoint_id", "state", "id"])
     op.create_index("ix_outbox_subject", "outbox", ["endpoint_id", "subject", "state"])
-
-
-def downgrade() -> None:
-    """Undo it. Undelivered events are deleted."""
-    op.execute("DELETE FROM outbox WHERE kind = 'event'")
-    op.drop_index("ix_outbox_subject", "outbox")
-    op.drop_index("ix_outbox_endpoint", "outbox")
-    with op.batch_alter_table("outbox") as batch:
-        _allow(batch, _KINDS, _STATES)
-        batch.drop_column("subject")
-        batch.drop_column("endpoint_id")
-    op.drop_table("webhook_endpoints")
-
-
-def _allow(batch: BatchOperations, kinds: str, states: str) -> None:
-    for name, column, values in (("known_kind", "kind", kinds), ("known_state", "state", states)):
-        batch.drop_constraint(name, type_="check")
-        batch.create_check_constraint(name, f"{column} IN ({values})")

@@ -5,9 +5,6 @@ from alembic import op
 
 revision = "0013"
 down_revision = "0012"
-branch_labels = None
-depends_on = None
-changes_rows: frozenset[str] = frozenset()
 
 _SCOPES = {"model": "model", "tier": "tier", "user": "user_id"}  # the provider of earlier jobs is unknown
 
@@ -36,9 +33,3 @@ def upgrade() -> None:
 def _jobs() -> sa.TableClause:
     names = ("leader_id", "state", "quoted_cost_microusd", "price_microusd", *_SCOPES.values())
     return sa.table("jobs", *(sa.column(name, sa.String) for name in names))
-
-
-def downgrade() -> None:
-    """Drop both."""
-    op.drop_table("job_totals")
-    op.drop_column("jobs", "lane")

@@ -5,9 +5,6 @@ from alembic import op
 
 revision = "0015"
 down_revision = "0014"
-branch_labels = None
-depends_on = None
-changes_rows: frozenset[str] = frozenset()
 
 _COUNTED = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
@@ -64,10 +61,3 @@ def upgrade() -> None:
     )
     op.create_index("ix_keeps_video", "keeps", ["video_id"])
     op.create_index("ix_keeps_until", "keeps", ["until"])
-
-
-def downgrade() -> None:
-    """Undo it. All notices and requests to keep a video are deleted."""
-    op.drop_table("keeps")
-    op.drop_table("notice_deliveries")
-    op.drop_table("notices")

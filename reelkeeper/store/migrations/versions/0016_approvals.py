@@ -5,9 +5,6 @@ from alembic import op
 
 revision = "0016"
 down_revision = "0015"
-branch_labels = None
-depends_on = None
-changes_rows: frozenset[str] = frozenset()
 
 
 def upgrade() -> None:
@@ -16,9 +13,3 @@ def upgrade() -> None:
     op.add_column("plans", sa.Column("approved_at", sa.DateTime(timezone=True), nullable=True))
     op.add_column("plans", sa.Column("approved_by", sa.String(), nullable=True))
     op.add_column("plans", sa.Column("approval_reason", sa.String(), nullable=True))
-
-
-def downgrade() -> None:
-    """Drop them. The approvals are still in the audit log."""
-    for name in ("approval_reason", "approved_by", "approved_at", "widening"):
-        op.drop_column("plans", name)

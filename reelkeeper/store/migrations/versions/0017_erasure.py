@@ -7,7 +7,6 @@ event at the end, `rechain`, states how many events there were and the head of t
 import hashlib
 import json
 import secrets
-from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,8 +17,6 @@ from reelkeeper.errors import IntegrityDoubt
 
 revision = "0017"
 down_revision = "0016"
-branch_labels = None
-depends_on = None
 changes_rows: frozenset[str] = frozenset({"audit_events", "deployment"})
 
 _BATCH = 2_000
@@ -44,7 +41,7 @@ CREATE TRIGGER {table}_only_erased BEFORE UPDATE ON {table}
 FOR EACH ROW WHEN ({condition}) EXECUTE FUNCTION refuse_{what}_change()
 """
 _POSTGRESQL_APPEND_ONLY = """
-CREATE TRIGGER {table}_append_only BEFORE {verbs} ON {table}
+CREATE TRIGGER {table}_append_only BEFORE DELETE OR TRUNCATE ON {table}
 FOR EACH STATEMENT EXECUTE FUNCTION refuse_{what}_change()
 """
 _REFUSES = {"audit_events": "audit", "transfers": "ledger", "entries": "ledger"}
@@ -59,7 +56,7 @@ def upgrade() -> None:
     op.add_column("audit_events", sa.Column("seal", sa.String(), nullable=False, server_default=""))
     for table in _REFUSES:
         _allow_updates(table)
-    old_head, length = _chain_anew(_columns_before, _sealed)
+    old_head, length = _chain_anew()
     if length:
         at = datetime.now(UTC)
         detail = {"events": length, "old_head": old_head}
@@ -81,23 +78,6 @@ def upgrade() -> None:
     _refuse_updates("entries", "substr(NEW.account_id, 6, 7) <> 'erased-'", ("transfer_id", "amount_microusd"))
 
 
-def downgrade() -> None:
-    """Undo it: the chain is over whole events again. Erased data stays erased."""
-    for table in _REFUSES:
-        _allow_updates(table)
-    _chain_anew(None, _columns_before)
-    op.drop_column("audit_events", "seal")
-    op.drop_column("audit_events", "salt")
-    for name in ("pseudonym", "erasing_at"):
-        op.drop_column("users", name)
-    for table, what in _REFUSES.items():
-        if op.get_bind().dialect.name == "sqlite":
-            op.execute(_SQLITE_UPDATE.format(table=table, condition=""))
-        else:
-            op.execute(f"DROP TRIGGER {table}_append_only ON {table}")
-            op.execute(_POSTGRESQL_APPEND_ONLY.format(table=table, what=what, verbs="UPDATE OR DELETE OR TRUNCATE"))
-
-
 def _allow_updates(table: str) -> None:
     if op.get_bind().dialect.name == "sqlite":
         op.execute(f"DROP TRIGGER IF EXISTS {table}_no_update")
@@ -105,7 +85,7 @@ def _allow_updates(table: str) -> None:
         op.execute(f"DROP TRIGGER IF EXISTS {table}_only_erased ON {table}")
         op.execute(f"DROP TRIGGER IF EXISTS {table}_append_only ON {table}")
         # guard audit.append_only_postgresql: a mistaken statement deletes from the record of what was done
-        op.execute(_POSTGRESQL_APPEND_ONLY.format(table=table, what=_REFUSES[table], verbs="DELETE OR TRUNCATE"))
+        op.execute(_POSTGRESQL_APPEND_ONLY.format(table=table, what=_REFUSES[table]))
 
 
 def _refuse_updates(table: str, unless_erased: str, fixed: tuple[str, ...]) -> None:
@@ -119,24 +99,19 @@ def _refuse_updates(table: str, unless_erased: str, fixed: tuple[str, ...]) -> N
         op.execute(_POSTGRESQL_UPDATE.format(table=table, what=_REFUSES[table], condition=condition))
 
 
-_Columns = Callable[[dict[str, Any], str], dict[str, Any]]
-
-
-def _chain_anew(check: _Columns | None, make: _Columns) -> tuple[str, int]:
-    """Set the columns that `make` computes for each event, in order; return the previous head and length."""
+def _chain_anew() -> tuple[str, int]:
+    """Check each event and seal it, in order; return the previous head and length."""
     connection, place, before, head = op.get_bind(), 0, "", ""
     while rows := _next(place):
         changed = []
         for row in rows:
             place += 1
             event = {column.name: row[column.name] for column in _BEFORE}
-            if check is not None:
-                told = check(event, before)
-                # guard audit.migrated: a record that was changed verifies again once it is chained anew
-                if (row["id"], row["previous"], row["digest"]) != (place, before, told["digest"]):
-                    raise IntegrityDoubt(f"audit event {place} is not what was written; nothing was changed")
+            # guard audit.migrated: a record that was changed verifies again once it is chained anew
+            if (row["id"], row["previous"], row["digest"]) != (place, before, _digest_before(event, before)):
+                raise IntegrityDoubt(f"audit event {place} is not what was written; nothing was changed")
             before = row["digest"]
-            values = make(event, head)
+            values = _sealed(event, head)
             head = values["digest"]
             changed.append({"place": row["id"], **values})
         statement = sa.update(_EVENTS).where(_EVENTS.c.id == sa.bindparam("place"))
@@ -144,7 +119,7 @@ def _chain_anew(check: _Columns | None, make: _Columns) -> tuple[str, int]:
             statement.values({name: sa.bindparam(name) for name in changed[0] if name != "place"}), changed
         )
     told_length, told_head = connection.execute(sa.select(_END)).one_or_none() or (0, "")
-    if check is not None and (told_length, told_head) != (place, before):
+    if (told_length, told_head) != (place, before):
         raise IntegrityDoubt(f"the audit record has {place} events, and should have {told_length}; nothing was changed")
     connection.execute(sa.update(_END).values(audit_head=head))
     return before, place
@@ -164,11 +139,11 @@ def _iso(at: datetime) -> str:
     return aware.isoformat(timespec="microseconds")
 
 
-def _columns_before(event: dict[str, Any], previous: str) -> dict[str, Any]:
+def _digest_before(event: dict[str, Any], previous: str) -> str:
     """Compute the digest as before this revision: of the whole event."""
     whole = {name: event[name] for name in ("event", "run_id", "video_id", "blob_id", "user_id", "detail", "id")}
     whole["at"] = _iso(event["at"])
-    return {"previous": previous, "digest": hashlib.sha256(f"{previous}{_canonical(whole)}".encode()).hexdigest()}
+    return hashlib.sha256(f"{previous}{_canonical(whole)}".encode()).hexdigest()
 
 
 def _sealed(event: dict[str, Any], previous: str) -> dict[str, Any]:

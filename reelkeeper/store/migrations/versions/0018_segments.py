@@ -5,9 +5,6 @@ from alembic import op
 
 revision = "0018"
 down_revision = "0017"
-branch_labels = None
-depends_on = None
-changes_rows: frozenset[str] = frozenset()
 
 _ADDED = {"videos": ("model", "tag"), "jobs": ("tag",), "uploads": ("tag",), "verdicts": ("segment",)}
 
@@ -22,10 +19,3 @@ def upgrade() -> None:
     made = sa.select(sa.func.min(jobs.c.model)).where(jobs.c.video_id == videos.c.id, jobs.c.leader_id.is_(None))
     is_made = sa.exists().where(jobs.c.video_id == videos.c.id, jobs.c.leader_id.is_(None))
     op.execute(sa.update(videos).where(is_made).values(model=made.scalar_subquery()))
-
-
-def downgrade() -> None:
-    """Drop them, with all tags."""
-    for table, names in _ADDED.items():
-        for name in names:
-            op.drop_column(table, name)

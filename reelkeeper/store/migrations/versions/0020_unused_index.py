@@ -4,16 +4,8 @@ from alembic import op
 
 revision = "0020"
 down_revision = "0019"
-branch_labels = None
-depends_on = None
-changes_rows: frozenset[str] = frozenset()
 
 
 def upgrade() -> None:
     """Drop it: each change of a job's state updated it."""
     op.drop_index("ix_jobs_size", "jobs")
-
-
-def downgrade() -> None:
-    """Create it again."""
-    op.create_index("ix_jobs_size", "jobs", ["state", "tier", "estimate_seconds"])

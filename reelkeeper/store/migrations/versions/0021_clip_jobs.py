@@ -4,13 +4,11 @@ from alembic import op
 
 revision = "0021"
 down_revision = "0020"
-branch_labels = None
-depends_on = None
 changes_rows: frozenset[str] = frozenset({"usage_days"})
 
 _KNOWN = (
     "'stored_bytes', 'operations', 'retrieved_bytes', 'uploaded_bytes', 'deleted_bytes', 'jobs', 'generation_seconds', "
-    "'users', 'job_microusd'"
+    "'users', 'job_microusd', 'clip_jobs'"
 )
 # Until now no job had a flat price where one of its model and day was billed by the clip: these days stay as they were.
 _COUNT = """
@@ -24,17 +22,7 @@ _COUNT = """
 
 def upgrade() -> None:
     """Allow the metric, and count the jobs of days that have none."""
-    _allow(f"{_KNOWN}, 'clip_jobs'")
-    op.execute(_COUNT)
-
-
-def downgrade() -> None:
-    """Undo it. Jobs at a flat price are not charged where another of their model and day was billed by the clip."""
-    op.execute("DELETE FROM usage_days WHERE metric = 'clip_jobs'")
-    _allow(_KNOWN)
-
-
-def _allow(metrics: str) -> None:
     with op.batch_alter_table("usage_days") as batch:
         batch.drop_constraint("known_metric", type_="check")
-        batch.create_check_constraint("known_metric", f"metric IN ({metrics})")
+        batch.create_check_constraint("known_metric", f"metric IN ({_KNOWN})")
+    op.execute(_COUNT)

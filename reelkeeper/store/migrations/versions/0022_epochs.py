@@ -5,9 +5,6 @@ from alembic import op
 
 revision = "0022"
 down_revision = "0021"
-branch_labels = None
-depends_on = None
-changes_rows: frozenset[str] = frozenset()
 
 
 def upgrade() -> None:
@@ -26,8 +23,3 @@ def upgrade() -> None:
     )
     op.create_index("ix_epochs_number", "epochs", ["number"])
     op.create_index("ix_epochs_lease", "epochs", ["lease"])
-
-
-def downgrade() -> None:
-    """Undo it. The objects in the bucket stay."""
-    op.drop_table("epochs")

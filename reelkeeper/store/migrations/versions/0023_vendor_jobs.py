@@ -5,8 +5,6 @@ from alembic import op
 
 revision = "0023"
 down_revision = "0022"
-branch_labels = None
-depends_on = None
 changes_rows: frozenset[str] = frozenset({"vendor_jobs"})
 
 # Of jobs sent before, the last attempt is known. Those that are over count already, at what was reported or expected.
@@ -37,8 +35,3 @@ def upgrade() -> None:
     op.create_index("ix_vendor_jobs_job_id", "vendor_jobs", ["job_id"], unique=False)
     op.create_index("ix_vendor_jobs_sent", "vendor_jobs", ["provider", "sent_at"], unique=False)
     op.execute(_FILL)
-
-
-def downgrade() -> None:
-    """Undo it. Earlier attempts are known to no reconciliation then."""
-    op.drop_table("vendor_jobs")

@@ -4,9 +4,6 @@ from alembic import op
 
 revision = "0024"
 down_revision = "0023"
-branch_labels = None
-depends_on = None
-changes_rows: frozenset[str] = frozenset()
 
 _FIXED = ("id", "kind", "hold_id", "amount_microusd", "at")
 _SAME = ("user_id", "idempotency_key", "request_sha256")  # while only the reason changes
@@ -26,16 +23,7 @@ def upgrade() -> None:
     """Replace the trigger that refuses updates."""
     same = " AND ".join(f"NEW.{name} = OLD.{name}" for name in _SAME)
     # guard ledger.only_erased: a mistaken statement gives a move of credits to another user
-    unless = f"{_OF_THE_USER} AND NOT ({same} AND CAST(NEW.detail AS TEXT) LIKE '%erased-%')"
-    _refuse_updates(unless)
-
-
-def downgrade() -> None:
-    """Undo it: only the rows of the erased user can be changed."""
-    _refuse_updates(_OF_THE_USER)
-
-
-def _refuse_updates(unless_erased: str) -> None:
+    unless_erased = f"{_OF_THE_USER} AND NOT ({same} AND CAST(NEW.detail AS TEXT) LIKE '%erased-%')"
     is_sqlite = op.get_bind().dialect.name == "sqlite"
     other = "IS NOT" if is_sqlite else "IS DISTINCT FROM"
     condition = " OR ".join([f"({unless_erased})", *(f"NEW.{name} {other} OLD.{name}" for name in _FIXED)])

@@ -5,9 +5,6 @@ from alembic import op
 
 revision = "0025"
 down_revision = "0024"
-branch_labels = None
-depends_on = None
-changes_rows: frozenset[str] = frozenset()
 
 
 def upgrade() -> None:
@@ -24,8 +21,3 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["blob_id"], ["blobs.id"]),
         sa.PrimaryKeyConstraint("blob_id"),
     )
-
-
-def downgrade() -> None:
-    """Undo it. What a person has settled as lost is in doubt again."""
-    op.drop_table("doubts")

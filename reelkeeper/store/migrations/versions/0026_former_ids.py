@@ -10,9 +10,6 @@ from alembic import op
 
 revision = "0026"
 down_revision = "0025"
-branch_labels = None
-depends_on = None
-changes_rows: frozenset[str] = frozenset()
 
 _MADE = re.compile(r"[A-Za-z0-9_-]{1,40}-[0-9a-f]{12}")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")  # ends like a made one
@@ -60,16 +57,6 @@ def upgrade() -> None:
     else:
         unless = (_UNLESS.format(table=table, moves=_MOVES[table], renamed=text) for table, text in _RENAMED.items())
         op.execute(_REFUSE.format(unless="".join(unless)))
-
-
-def downgrade() -> None:
-    """Undo it. Objects in the folder of a former id are of an unknown user again."""
-    if op.get_bind().dialect.name == "sqlite":
-        for table in _RENAMED:
-            _change_trigger(table, r"WHEN \((.*)\) AND NOT \(NEW.*\)\nBEGIN", r"WHEN \1\nBEGIN")
-    else:
-        op.execute(_REFUSE.format(unless=""))
-    op.drop_table("former_ids")
 
 
 def _change_trigger(table: str, pattern: str, by: str) -> None:

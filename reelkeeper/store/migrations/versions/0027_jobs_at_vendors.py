@@ -5,9 +5,6 @@ from alembic import op
 
 revision = "0027"
 down_revision = "0026"
-branch_labels = None
-depends_on = None
-changes_rows: frozenset[str] = frozenset()
 
 
 def upgrade() -> None:
@@ -16,8 +13,3 @@ def upgrade() -> None:
     op.create_index(
         "ix_vendor_jobs_there", "vendor_jobs", ["provider"], sqlite_where=is_there, postgresql_where=is_there
     )
-
-
-def downgrade() -> None:
-    """Undo it."""
-    op.drop_index("ix_vendor_jobs_there", "vendor_jobs")

@@ -7,9 +7,6 @@ from reelkeeper.store.core.schema import VERSIONS
 
 revision = "later"
 down_revision = max(path.name[:4] for path in VERSIONS.glob("[0-9]*.py"))
-branch_labels = None
-depends_on = None
-changes_rows: frozenset[str] = frozenset()
 
 
 def upgrade() -> None:
@@ -19,11 +16,3 @@ def upgrade() -> None:
         batch.create_check_constraint("some_country", "country <> ''")
     op.create_table("countries", sa.Column("name", sa.String(), primary_key=True))
     op.execute("INSERT INTO countries (name) VALUES ('unknown')")
-
-
-def downgrade() -> None:
-    """Undo it."""
-    op.drop_table("countries")
-    with op.batch_alter_table("users") as batch:
-        batch.drop_constraint("some_country")
-        batch.drop_column("country")
