@@ -12,11 +12,7 @@ from uuid import UUID
 
 from prefect.blocks.webhook import Webhook
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.actions import (
-    GlobalConcurrencyLimitCreate,
-    VariableCreate,
-    VariableUpdate,
-)
+from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate, VariableCreate, VariableUpdate
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.types import SecretDict
@@ -127,7 +123,7 @@ def _renamed(client: SyncPrefectClient, flow: str, name: str) -> Iterator[str]:
             "`paused: true` for it in prefect.yaml before you deploy."
         )
         return
-    delete_deployment(client, old)
+    client.delete_deployment(old.id)
     yield f"Deployment {flow}/{OLD_NAME}: removed; prefect.yaml now names it {flow}/{name}."
 
 
@@ -137,11 +133,6 @@ def find_deployment(client: SyncPrefectClient, name: str) -> DeploymentResponse 
         return client.read_deployment_by_name(name)
     except ObjectNotFound:
         return None
-
-
-def delete_deployment(client: SyncPrefectClient, deployment: DeploymentResponse) -> None:
-    """Delete a deployment and its scheduled runs; past runs stay."""
-    client.request("DELETE", "/deployments/{id}", path_params={"id": deployment.id})
 
 
 def _checked(api_url: str) -> str:

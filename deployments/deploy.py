@@ -15,21 +15,14 @@ from typing import Any, Final
 import yaml
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import DeploymentScheduleCreate
-from prefect.client.schemas.filters import (
-    FlowFilter,
-    FlowFilterName,
-    FlowRunFilter,
-    FlowRunFilterState,
-    FlowRunFilterStateType,
-)
-from prefect.client.schemas.objects import ConcurrencyLimitConfig, FlowRun, StateType
+from prefect.client.schemas.objects import ConcurrencyLimitConfig
 from prefect.deployments import runner
 from prefect.flows import Flow, load_flow_from_entrypoint
 from prefect.states import Cancelled, Crashed
 
-from deployments.bootstrap import OLD_NAME, bootstrap, delete_deployment, find_deployment
+from deployments.bootstrap import OLD_NAME, bootstrap, find_deployment
 from deployments.machine import note_deployed
-from deployments.pools import RENAMED
+from deployments.pools import AT_WORK, PAGE, RENAMED, waiting
 from deployments.prefect_internals import schedule
 from deployments.up import LOOKS_ONLY, find_prefect_yaml
 from reelkeeper.errors import Misconfigured, OrchestratorError, ReelkeeperError
@@ -42,10 +35,8 @@ from reelkeeper.store.core.engine import open_store
 
 FIRST: Final = ("sync-catalog/hourly", "deliver-alerts/every-5-minutes")  # run at once, to show that a new server works
 STORAGE: Final = "storage"  # a tag in prefect.yaml, of flows that work on stored videos
-_AT_WORK: Final = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
 _DIED: Final = "It died with the `reelkeeper up` that ran it"
 _ONLY_READS: Final = "It would make changes, and `reelkeeper up` only reads here: go live with reelkeeper up --live"
-_PAGE: Final = 200
 _AS_WRITTEN: Final = ("name", "description", "tags", "parameters", "enforce_parameter_schema")
 READY_SECONDS: Final = 240.0  # a first start creates Prefect's database: 10 s, or a minute on a busy machine
 
@@ -65,8 +56,7 @@ def wait_for_server(client: SyncPrefectClient) -> None:
 
 def end_dead_runs(client: SyncPrefectClient, before: datetime) -> int:
     """Mark the runs that were active before `moment` as crashed; return how many."""
-    at_work = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=_AT_WORK)))
-    found = client.read_flow_runs(flow_run_filter=at_work, limit=_PAGE)
+    found = client.read_flow_runs(flow_run_filter=AT_WORK, limit=PAGE)
     dead = [run for run in found if run.state and run.state.timestamp < before]
     for run in dead:
         client.set_flow_run_state(run.id, Crashed(message=_DIED))
@@ -75,14 +65,7 @@ def end_dead_runs(client: SyncPrefectClient, before: datetime) -> int:
 
 def cancel_live(client: SyncPrefectClient, flows: Collection[str]) -> int:
     """Cancel waiting runs of these flows that would make changes, from before `up` only read; return how many."""
-    scheduled = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])))
-    named = FlowFilter(name=FlowFilterName(any_=sorted(flows)))
-    waiting: list[FlowRun] = []
-    while found := client.read_flow_runs(
-        flow_run_filter=scheduled, flow_filter=named, limit=_PAGE, offset=len(waiting)
-    ):
-        waiting += found
-    live = [run for run in waiting if run.parameters.get("dry_run") is not True]
+    live = [run for run in waiting(client, flows) if run.parameters.get("dry_run") is not True]
     for run in live:
         # guard up.live_cancelled: a person's run, or one to be retried, changes a bucket that `up` only reads
         client.set_flow_run_state(run.id, Cancelled(message=_ONLY_READS), force=True)
@@ -131,7 +114,7 @@ def deploy(client: SyncPrefectClient, written: Path, folder: Path, *, looks_only
         if end.code:
             raise
     for renamed in old:
-        delete_deployment(client, renamed)
+        client.delete_deployment(renamed.id)
     if looks_only:
         cancelled = cancel_live(client, storage_flows(written))
         print(f"{many(cancelled, 'waiting run')} cancelled that would have made changes.", flush=True)

@@ -6,22 +6,13 @@ waits in the old ones is moved; those hand out nothing any more, and the workers
 """
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Final
 from uuid import UUID
 
 from prefect.client.orchestration import PrefectClient, SyncPrefectClient
 from prefect.client.schemas.actions import DeploymentUpdate, WorkPoolCreate, WorkPoolUpdate
-from prefect.client.schemas.filters import (
-    FlowFilter,
-    FlowFilterName,
-    FlowRunFilter,
-    FlowRunFilterState,
-    FlowRunFilterStateType,
-    WorkerFilter,
-    WorkerFilterStatus,
-    WorkPoolFilter,
-    WorkPoolFilterName,
-)
+from prefect.client.schemas.filters import FlowFilter, FlowRunFilter, WorkerFilter, WorkPoolFilter
 from prefect.client.schemas.objects import FlowRun, StateType, Worker, WorkPool
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Scheduled
@@ -31,12 +22,37 @@ from reelkeeper.rules.alerts.cadence import CADENCES
 
 POOLS: Final = {"main": 8, "encode": 16}  # concurrent runs, over all workers of the pool
 RENAMED: Final = {"default": "main", "transcode": "encode"}  # from their names in 0.1.0
-_OURS: Final = FlowFilter(
-    name=FlowFilterName(any_=[flow.replace("_", "-") for flow in (*CADENCES, "transcode_videos")])
-)
+_OURS: Final = [flow.replace("_", "-") for flow in (*CADENCES, "transcode_videos")]
 _EMPTIED: Final = "Paused by `reelkeeper bootstrap`: Reelkeeper's deployments and runs are in the work pool {}."
 _OF_SCHEDULE: Final = "Missed: a later run of the same schedule does its work"
-_PAGE: Final = 200
+PAGE: Final = 200
+
+
+def in_pools(*names: str) -> WorkPoolFilter:
+    """Select what is in these work pools."""
+    return WorkPoolFilter.model_validate({"name": {"any_": names}})
+
+
+def of_flows(names: Iterable[str]) -> FlowFilter:
+    """Select what is of these flows."""
+    return FlowFilter.model_validate({"name": {"any_": sorted(names)}})
+
+
+def in_states(*states: StateType) -> FlowRunFilter:
+    """Select runs in these states."""
+    return FlowRunFilter.model_validate({"state": {"type": {"any_": states}}})
+
+
+def waiting(client: SyncPrefectClient, flows: Iterable[str], pool: WorkPoolFilter | None = None) -> list[FlowRun]:
+    """Read all scheduled runs of these flows, in a pool or anywhere."""
+    scheduled, found = in_states(StateType.SCHEDULED), list[FlowRun]()
+    read = partial(client.read_flow_runs, flow_filter=of_flows(flows), flow_run_filter=scheduled, work_pool_filter=pool)
+    while page := read(limit=PAGE, offset=len(found)):
+        found += page
+    return found
+
+
+AT_WORK: Final = in_states(StateType.RUNNING, StateType.PENDING, StateType.CANCELLING)
 
 
 def create(client: SyncPrefectClient, name: str, limit: int, *, force: bool) -> str:
@@ -66,18 +82,18 @@ def empty(client: SyncPrefectClient) -> Iterator[str]:
     A pool in which other deployments than Reelkeeper's remain is not paused.
     """
     for old, new in RENAMED.items():
-        pool, there = _find(client, old), WorkPoolFilter(name=WorkPoolFilterName(any_=[old]))
+        pool, there = _find(client, old), in_pools(old)
         if pool is None:
             continue
-        ours = client.read_deployments(flow_filter=_OURS, work_pool_filter=there, limit=_PAGE)
-        others = len(client.read_deployments(work_pool_filter=there, limit=_PAGE)) - len(ours)
+        ours = client.read_deployments(flow_filter=of_flows(_OURS), work_pool_filter=there, limit=PAGE)
+        others = len(client.read_deployments(work_pool_filter=there, limit=PAGE)) - len(ours)
         emptied = WorkPoolUpdate(is_paused=True, description=_EMPTIED.format(new))
         # guard machines.emptied: a worker of 0.1.0 takes runs, and each of them fails
         if not others:
             client.update_work_pool(old, emptied)  # first, so that none is taken while they move
         for deployment in ours:  # the runs that its schedule has made for the future are made anew
             client.update_deployment(deployment.id, DeploymentUpdate(work_pool_name=new))
-        moved = _move(client, _waiting(client, there), new)
+        moved = _move(client, [run for run in waiting(client, _OURS, there) if run.deployment_id], new)
         kept = f"left to {others} deployments that are not Reelkeeper's" if others else "paused"
         yield f"Work pool {old}: {kept}; {len(ours)} deployments and {moved} waiting runs were moved to {new}."
 
@@ -100,11 +116,10 @@ def superseded(runs: Iterable[FlowRun]) -> set[UUID]:
 
 async def polling_emptied(client: PrefectClient) -> list[tuple[str, Worker]]:
     """Return the workers that poll a pool which `empty` has paused, each with the pool."""
-    named = WorkPoolFilter(name=WorkPoolFilterName(any_=list(RENAMED)))
-    online = WorkerFilter(status=WorkerFilterStatus(any_=["ONLINE"]))
+    online = WorkerFilter.model_validate({"status": {"any_": ["ONLINE"]}})
     return [
         (pool.name, worker)
-        for pool in await client.read_work_pools(work_pool_filter=named)
+        for pool in await client.read_work_pools(work_pool_filter=in_pools(*RENAMED))
         if _is_emptied(pool)
         for worker in await client.read_workers_for_work_pool(pool.name, online)
     ]
@@ -121,16 +136,6 @@ def _is_emptied(pool: WorkPool) -> bool:
     return pool.is_paused and pool.description == _EMPTIED.format(RENAMED[pool.name])
 
 
-def _waiting(client: SyncPrefectClient, there: WorkPoolFilter) -> list[FlowRun]:
-    scheduled = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])))
-    found: list[FlowRun] = []
-    while page := client.read_flow_runs(
-        flow_filter=_OURS, flow_run_filter=scheduled, work_pool_filter=there, limit=_PAGE, offset=len(found)
-    ):
-        found += page
-    return [run for run in found if run.deployment_id]
-
-
 def _move(client: SyncPrefectClient, runs: list[FlowRun], pool: str) -> int:
     """Make each run anew, in the pool of its deployment, and cancel the old one; return how many.
 
@@ -141,7 +146,7 @@ def _move(client: SyncPrefectClient, runs: list[FlowRun], pool: str) -> int:
         message = _OF_SCHEDULE
         if run.id not in missed:
             made = client.create_flow_run_from_deployment(
-                run.deployment_id,  # type: ignore[arg-type]  # _waiting returns none without
+                run.deployment_id,  # type: ignore[arg-type]  # `empty` leaves those without
                 parameters=run.parameters,
                 state=Scheduled(scheduled_time=run.next_scheduled_start_time or run.expected_start_time),
                 name=run.name,

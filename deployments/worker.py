@@ -25,14 +25,7 @@ from uuid import UUID
 
 import httpx
 from anyio.abc import TaskStatus
-from prefect.client.schemas.filters import (
-    FlowRunFilter,
-    FlowRunFilterState,
-    FlowRunFilterStateType,
-    WorkPoolFilter,
-    WorkPoolFilterName,
-)
-from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.responses import WorkerFlowRunResponse
 from prefect.settings import PREFECT_WORKER_QUERY_SECONDS
 from prefect.states import AwaitingRetry, Cancelled, Crashed, Failed
@@ -41,7 +34,7 @@ from prefect.workers.process import ProcessJobConfiguration, ProcessWorker, Proc
 from deployments.engine import CLOSE, HAND_OVER
 from deployments.folder import HOME
 from deployments.machine import ON_VIDEOS, Machine
-from deployments.pools import polling_emptied, superseded
+from deployments.pools import AT_WORK, PAGE, in_pools, polling_emptied, superseded
 from deployments.prefect_internals import run_healthcheck_server
 from reelkeeper.errors import IdentityMismatch, ReelkeeperError, SchemaError, Unavailable
 from reelkeeper.store.core.leases import LEASE_SECONDS
@@ -53,9 +46,7 @@ _ONLY_LOOKS: Final = (
     "Refused, and nothing was changed: `reelkeeper up` did not create this bucket, so its worker makes dry runs only. "
     "Run it with dry_run: true, or go live with `reelkeeper up --live`"
 )
-_AT_WORK: Final = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
 _DISPATCH: Final = "dispatch-jobs"
-_PAGE: Final = 200
 _DIED: Final = "Its process died with the worker that ran it"
 _TICK_SECONDS: Final = 0.2
 # Inodes of the initial namespaces of a machine, from include/linux/proc_ns.h.
@@ -140,9 +131,8 @@ with warnings.catch_warnings():
 
         async def _end_dead_runs(self) -> None:
             """Mark runs whose process here is gone as crashed: Prefect may notice 15 minutes later, or never."""
-            at_work = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=_AT_WORK)))
-            pool = WorkPoolFilter(name=WorkPoolFilterName(any_=[self._work_pool_name]))
-            for run in await self.client.read_flow_runs(flow_run_filter=at_work, work_pool_filter=pool, limit=_PAGE):
+            pool = in_pools(self._work_pool_name)
+            for run in await self.client.read_flow_runs(flow_run_filter=AT_WORK, work_pool_filter=pool, limit=PAGE):
                 if died_here(run):
                     await self.client.set_flow_run_state(run.id, Crashed(message=_DIED))
                     self._logger.warning("Run %s has crashed: %s", run.name, _DIED)

@@ -12,7 +12,7 @@ import yaml
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL
 
-from deployments.bootstrap import OLD_NAME, delete_deployment
+from deployments.bootstrap import OLD_NAME
 from tests.earlier import unpack
 from tests.flows.scenes import forget_record
 
@@ -48,10 +48,10 @@ def server(prefect_server: None) -> Iterator[str]:  # noqa: ARG001  it must be u
     """A Prefect server without deployments, before and after."""
     with get_client(sync_client=True) as client:
         for deployment in client.read_deployments(limit=200):
-            delete_deployment(client, deployment)
+            client.delete_deployment(deployment.id)
         yield str(PREFECT_API_URL.value())
         for deployment in client.read_deployments(limit=200):
-            delete_deployment(client, deployment)
+            client.delete_deployment(deployment.id)
         forget_record(client)
 
 
