@@ -12,6 +12,9 @@ from reelkeeper.model.alerts import AlertState, Finding, Severity
 from reelkeeper.store.core.engine import Clock, changed
 from reelkeeper.store.tables import alerts, deployment, snoozes
 
+_CROSSING = ("rule", "scope", "period", "level")
+_SAID = ("severity", "title", "text", "suggestion", "figures", "impact_microusd")
+
 
 class ListedAlert(NamedTuple):
     """An alert as shown to people."""
@@ -71,17 +74,9 @@ def snoozes_in_force(session: Session) -> list[Snoozed]:
 def open_new(session: Session, findings: Sequence[tuple[str, Finding]], run_id: str, at: datetime) -> None:
     """Insert new alerts (id, finding)."""
     if findings:
+        new = {"is_told": False, "first_at": at}
         rows = [
-            {
-                "id": alert_id,
-                "rule": finding.rule,
-                "scope": finding.scope,
-                "period": finding.period,
-                "level": finding.level,
-                "is_told": False,
-                "first_at": at,
-                **_columns(finding, run_id, at),
-            }
+            {"id": alert_id, **new, **_read(finding, _CROSSING), **_columns(finding, run_id, at)}
             for alert_id, finding in findings
         ]
         session.execute(sa.insert(alerts), rows)
@@ -174,14 +169,8 @@ def listed(session: Session, *, everything: bool, limit: int) -> list[ListedAler
 
 
 def _columns(finding: Finding, run_id: str, at: datetime) -> dict[str, Any]:
-    return {
-        "state": AlertState.FIRING,
-        "severity": finding.severity,
-        "title": finding.title,
-        "text": finding.text,
-        "suggestion": finding.suggestion,
-        "figures": [list(pair) for pair in finding.figures],
-        "impact_microusd": finding.impact_microusd,
-        "run_id": run_id,
-        "last_at": at,
-    }
+    return {**_read(finding, _SAID), "state": AlertState.FIRING, "run_id": run_id, "last_at": at}
+
+
+def _read(finding: Finding, names: Sequence[str]) -> dict[str, Any]:
+    return {name: getattr(finding, name) for name in names}

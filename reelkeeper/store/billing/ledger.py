@@ -21,14 +21,7 @@ from reelkeeper.store.core.engine import Clock, changed, insert_into
 from reelkeeper.store.tables import accounts, credit_holds, entries, transfers
 
 GRANTS, REVENUE = "house/grants", "house/revenue"
-_MOVED = (
-    transfers.c.id,
-    transfers.c.kind,
-    transfers.c.user_id,
-    transfers.c.hold_id,
-    transfers.c.amount_microusd,
-    transfers.c.at,
-)
+_MOVED = tuple(transfers.c[name] for name in Moved._fields)
 # Built once: building a statement costs more than sending it.
 _FIRST = sa.select(transfers.c.request_sha256, *_MOVED).where(transfers.c.idempotency_key == sa.bindparam("key"))
 _ADD = (

@@ -26,30 +26,20 @@ def _columns(kept: str, **others: str) -> Mapping[str, Fate]:
     return MappingProxyType(fates)
 
 
+_ROWS_GO: Final = """
+former_ids videos doubts daily_views orphans key_owners operations holds notices notice_deliveries keeps cache_entries
+uploads reservations storage_accounts
+"""
 FATES: Final[Mapping[str, Fate | Mapping[str, Fate]]] = MappingProxyType(
     {
         # The user, the videos, and everything about them.
+        **dict.fromkeys(_ROWS_GO.split(), Fate.ROWS_GO),
         "users": _columns("erasing_at pseudonym", renamed="id", emptied="tier created_at"),
-        "former_ids": Fate.ROWS_GO,
-        "videos": Fate.ROWS_GO,
         "blobs": _columns(  # rows stay, so that their numbers are never reused
             "id generation is_ours state size_bytes codec duration_seconds frames encoder quality_mean quality_p5 "
             "stored_at retired_at purge_after run_id claimed_at claim_token",
             emptied="video_id key etag sha256 content_type recipe retire_reason",
         ),
-        "doubts": Fate.ROWS_GO,
-        "daily_views": Fate.ROWS_GO,
-        "orphans": Fate.ROWS_GO,
-        "key_owners": Fate.ROWS_GO,
-        "operations": Fate.ROWS_GO,
-        "holds": Fate.ROWS_GO,
-        "notices": Fate.ROWS_GO,
-        "notice_deliveries": Fate.ROWS_GO,
-        "keeps": Fate.ROWS_GO,
-        "cache_entries": Fate.ROWS_GO,
-        "uploads": Fate.ROWS_GO,
-        "reservations": Fate.ROWS_GO,
-        "storage_accounts": Fate.ROWS_GO,
         # Work: costs and durations stay, without the request.
         "jobs": _columns(
             "id leader_id state tier model complexity estimate_seconds price_microusd price_book policy_version "

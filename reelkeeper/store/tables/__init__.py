@@ -12,11 +12,10 @@ from sqlmodel import SQLModel
 from reelkeeper.store.tables import alerts as _alerts
 from reelkeeper.store.tables import catalogue as _catalogue
 from reelkeeper.store.tables import money as _money
-from reelkeeper.store.tables import notices as _notices
 from reelkeeper.store.tables import queue as _queue
 from reelkeeper.store.tables import work as _work
 
-DECLARED = (_catalogue, _work, _money, _alerts, _queue, _notices)
+DECLARED = (_catalogue, _work, _money, _alerts, _queue)
 _TABLES = SQLModel.metadata.tables
 
 users = _TABLES["users"]

@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from sqlmodel import Field, SQLModel
 
 from reelkeeper.model import BlobState, VideoState
-from reelkeeper.store.tables.columns import UtcDateTime, counted, known
+from reelkeeper.store.tables.columns import UtcDateTime, counted, index_where, known
 
 _OPEN = "state <> 'gone' AND (state <> 'pending' OR is_ours)"  # rows that describe the object at their key
 
@@ -71,13 +71,7 @@ class Blob(SQLModel, table=True):
     __table_args__ = (
         known("state", BlobState),
         sa.Index("ix_blobs_purge", "state", "purge_after"),
-        sa.Index(
-            "one_open_row_a_key",
-            "key",
-            unique=True,
-            sqlite_where=sa.text(_OPEN),
-            postgresql_where=sa.text(_OPEN),
-        ),
+        index_where("one_open_row_a_key", "key", _OPEN),
         sa.Index("ix_blobs_key", "key"),
     )
     id: int | None = Field(None, sa_column=counted())

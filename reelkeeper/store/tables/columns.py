@@ -42,6 +42,11 @@ def known(column: str, values: type[StrEnum]) -> sa.CheckConstraint:
     return sa.CheckConstraint(f"{column} IN ({listed})", name=f"known_{column}")
 
 
+def index_where(name: str, column: str, where: str, *, unique: bool = True) -> sa.Index:
+    """Index a column of the rows that meet a condition, on both databases."""
+    return sa.Index(name, column, unique=unique, sqlite_where=sa.text(where), postgresql_where=sa.text(where))
+
+
 def counted() -> sa.Column[int]:
     """Make a primary key that the database counts up."""
     return sa.Column(sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True)

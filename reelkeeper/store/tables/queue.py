@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from sqlmodel import Field, SQLModel
 
 from reelkeeper.model.jobs import IN_FLIGHT, JobState
-from reelkeeper.store.tables.columns import UtcDateTime, known
+from reelkeeper.store.tables.columns import UtcDateTime, index_where, known
 
 _LEADS = f"leader_id IS NULL AND state IN ({', '.join(repr(str(state)) for state in IN_FLIGHT)})"
 
@@ -19,13 +19,7 @@ class JobRow(SQLModel, table=True):
     __table_args__ = (
         known("state", JobState),
         sa.UniqueConstraint("user_id", "client_key", name="one_job_per_client_key"),
-        sa.Index(
-            "one_leader_per_request",
-            "cache_key",
-            unique=True,
-            sqlite_where=sa.text(_LEADS),
-            postgresql_where=sa.text(_LEADS),
-        ),
+        index_where("one_leader_per_request", "cache_key", _LEADS),
         sa.Index("ix_jobs_due", "state", "due_at"),
         sa.Index("ix_jobs_age", "state", "created_at"),
         sa.Index("ix_jobs_finished", "finished_at"),
@@ -79,12 +73,7 @@ class VendorJobRow(SQLModel, table=True):
     __tablename__ = "vendor_jobs"
     __table_args__ = (
         sa.Index("ix_vendor_jobs_sent", "provider", "sent_at"),
-        sa.Index(
-            "ix_vendor_jobs_there",
-            "provider",
-            sqlite_where=sa.text("ended_at IS NULL"),
-            postgresql_where=sa.text("ended_at IS NULL"),
-        ),
+        index_where("ix_vendor_jobs_there", "provider", "ended_at IS NULL", unique=False),
     )
     key: str = Field(primary_key=True)  # the job's `provider_key` at that time
     job_id: str = Field(foreign_key="jobs.id", index=True)

@@ -6,7 +6,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlmodel import Field, SQLModel
 
-from reelkeeper.store.tables.columns import UtcDateTime, counted
+from reelkeeper.store.tables.columns import UtcDateTime, counted, index_where
 
 
 class Deployment(SQLModel, table=True):
@@ -44,13 +44,7 @@ class Operation(SQLModel, table=True):
     __tablename__ = "operations"
     __table_args__ = (
         sa.CheckConstraint("state IN ('open', 'done', 'abandoned')", name="known_operation_state"),
-        sa.Index(
-            "one_open_operation_per_video",
-            "video_id",
-            unique=True,
-            sqlite_where=sa.text("state = 'open'"),
-            postgresql_where=sa.text("state = 'open'"),
-        ),
+        index_where("one_open_operation_per_video", "video_id", "state = 'open'"),
     )
     id: str = Field(primary_key=True)
     kind: str  # swap, upload, restore

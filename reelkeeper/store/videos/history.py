@@ -70,24 +70,11 @@ def replay(
     to_datetime, ordinals = datetime_reader(session), dict[Any, int]()
     rows = session.execute(
         sa.select(
-            videos.c.id,
-            videos.c.user_id,
-            users.c.tier,
+            *(videos.c.id, videos.c.user_id, users.c.tier),  # as in `Video`, of which views and the like are set below
             sa.type_coerce(videos.c.created_at, sa.types.NULLTYPE),  # the driver's value, converted once, below
-            videos.c.state,
-            videos.c.retired_at,
-            videos.c.retire_reason,
-            videos.c.refused_recipe,
-            videos.c.generation,
-            blobs.c.id,
-            blobs.c.size_bytes,
-            blobs.c.codec,
-            blobs.c.recipe.is_not(None),
-            blobs.c.is_ours,
-            blobs.c.stored_at,
-            videos.c.model,
-            videos.c.tag,
-            blobs.c.key,
+            *(sa.null(), sa.false(), blobs.c.size_bytes, blobs.c.codec, videos.c.refused_recipe, blobs.c.id),
+            *(videos.c.generation, blobs.c.recipe.is_not(None), sa.null(), videos.c.model, videos.c.tag, blobs.c.key),
+            *(videos.c.state, videos.c.retired_at, videos.c.retire_reason, blobs.c.is_ours, blobs.c.stored_at),
         )
         .select_from(videos)
         .join(blobs, blobs.c.id == videos.c.blob_id)
@@ -105,53 +92,18 @@ def replay(
     )
     for part in rows.partitions():
         found, replaced = list[PastVideo](), dict[str, int]()
-        for (
-            video_id,
-            user_id,
-            tier,
-            created,
-            state,
-            retired_at,
-            reason,
-            refused,
-            generation,
-            blob_id,
-            size,
-            codec,
-            compressed,
-            is_ours,
-            stored_at,
-            model,
-            tag,
-            key,
-        ) in part:
-            created_at = to_datetime(video_id, created) if created is not None else None
+        for *row, state, retired_at, reason, is_ours, stored_at in part:
+            video = Video(*row)
+            created_at = to_datetime(video.id, video.created_at) if video.created_at is not None else None
             if created_at is not None and today <= created_at <= now:
                 continue
-            if generation > 1 and stored_at is not None and stored_at >= start:
-                replaced[video_id] = len(found)
-            held = [at for at in (held_videos.get(video_id), held_users.get(user_id)) if at is not None]
+            if video.generation > 1 and stored_at is not None and stored_at >= start:
+                replaced[video.id] = len(found)
+            held = [at for at in (held_videos.get(video.id), held_users.get(video.user_id)) if at is not None]
             removal = None if state == VideoState.LIVE else _REMOVALS.get(reason, Removal.RULE)
             found.append(
                 PastVideo(
-                    Video(
-                        video_id,
-                        user_id,
-                        tier,
-                        created_at,
-                        None,
-                        False,
-                        size,
-                        codec,
-                        refused,
-                        blob_id,
-                        generation,
-                        compressed,
-                        kept_until.get(video_id),
-                        model,
-                        tag,
-                        key,
-                    ),
+                    video._replace(created_at=created_at, kept_until=kept_until.get(video.id)),
                     is_ours,
                     stored_at or created_at,
                     max(held) if held else None,
