@@ -39,10 +39,7 @@ def billed(api: Api, first: date, last: date) -> list[BilledLine]:
         if not isinstance(rows, list):
             raise UsageUnknown(f"Cloudflare does not offer this account its billable usage of {start:%Y-%m}")
         lines += [_line(row) for row in rows if _family(row) == "r2"]
-    return sorted(
-        (billed_line for billed_line in lines if first <= billed_line.day <= last),
-        key=lambda billed_line: (billed_line.day, billed_line.service),
-    )
+    return sorted((line for line in lines if first <= line.day <= last), key=lambda line: (line.day, line.service))
 
 
 @documented("metrics of R2")

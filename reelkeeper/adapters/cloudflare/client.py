@@ -70,11 +70,34 @@ class Client:
 
     def locks(self, bucket: str, jurisdiction: str | None) -> list[Lock]:
         """Read the lock rules of a bucket that are in effect."""
-        return locks(self._api, bucket, jurisdiction)
+        rules = self._rules(bucket, "lock", jurisdiction)
+        with documented("lock rules"):
+            return [
+                Lock(str(rule["id"]), rule.get("prefix") or "", *_lasts(rule["condition"]))
+                for rule in rules
+                if rule["enabled"]
+            ]
 
     def expiries(self, bucket: str, jurisdiction: str | None) -> list[Expiry]:
         """Read the lifecycle rules of a bucket that delete or move objects."""
-        return expiries(self._api, bucket, jurisdiction)
+        found, rules = [], self._rules(bucket, "lifecycle", jurisdiction)
+        with documented("lifecycle rules"):
+            for rule in rules:
+                if not rule["enabled"]:
+                    continue
+                prefix = (rule.get("conditions") or {}).get("prefix") or ""
+                if rule.get("deleteObjectsTransition"):
+                    found.append(Expiry(str(rule["id"]), prefix, "deletes objects"))
+                if rule.get("storageClassTransitions"):
+                    found.append(Expiry(str(rule["id"]), prefix, "moves objects to another storage class"))
+        return found
+
+    def _rules(self, bucket: str, kind: str, jurisdiction: str | None) -> list[dict[str, Any]]:
+        answer = self._api.get(f"/r2/buckets/{bucket}/{kind}", R2, jurisdiction=jurisdiction)
+        if answer is None:  # a bucket without rules has an empty list
+            raise UsageUnknown(f"Cloudflare has no {kind} rules of a bucket {bucket!r} in this account")
+        with documented(f"{kind} rules"):
+            return list(answer.get("rules") or [])
 
     def permissions(self) -> dict[str, ReelkeeperError | None]:
         """Test each permission that Reelkeeper needs: None if the token has it, else Cloudflare's answer."""
@@ -95,32 +118,6 @@ class Client:
         return found
 
 
-def locks(api: Api, bucket: str, jurisdiction: str | None) -> list[Lock]:
-    """Read the lock rules of a bucket that are in effect. Raises TokenRefused, UsageUnknown."""
-    rules = _rules(api, bucket, "lock", jurisdiction)
-    with documented("lock rules"):
-        return [
-            Lock(str(rule["id"]), rule.get("prefix") or "", *_lasts(rule["condition"]))
-            for rule in rules
-            if rule["enabled"]
-        ]
-
-
-def expiries(api: Api, bucket: str, jurisdiction: str | None) -> list[Expiry]:
-    """Read the lifecycle rules of a bucket that delete or move objects. Raises TokenRefused, UsageUnknown."""
-    found, rules = [], _rules(api, bucket, "lifecycle", jurisdiction)
-    with documented("lifecycle rules"):
-        for rule in rules:
-            if not rule["enabled"]:
-                continue
-            prefix = (rule.get("conditions") or {}).get("prefix") or ""
-            if rule.get("deleteObjectsTransition"):
-                found.append(Expiry(str(rule["id"]), prefix, "deletes objects"))
-            if rule.get("storageClassTransitions"):
-                found.append(Expiry(str(rule["id"]), prefix, "moves objects to another storage class"))
-    return found
-
-
 def _lasts(condition: Mapping[str, Any]) -> tuple[timedelta | None, datetime | None]:
     if condition["type"] == "Age":
         return timedelta(seconds=condition["maxAgeSeconds"]), None
@@ -128,14 +125,6 @@ def _lasts(condition: Mapping[str, Any]) -> tuple[timedelta | None, datetime | N
         return None, None
     until = datetime.fromisoformat(condition["date"])
     return None, until if until.tzinfo else until.replace(tzinfo=UTC)
-
-
-def _rules(api: Api, bucket: str, kind: str, jurisdiction: str | None) -> list[dict[str, Any]]:
-    answer = api.get(f"/r2/buckets/{bucket}/{kind}", R2, jurisdiction=jurisdiction)
-    if answer is None:  # a bucket without rules has an empty list
-        raise UsageUnknown(f"Cloudflare has no {kind} rules of a bucket {bucket!r} in this account")
-    with documented(f"{kind} rules"):
-        return list(answer.get("rules") or [])
 
 
 def connect_zone(settings: Settings) -> "Zone | None":

@@ -25,14 +25,6 @@ def wall_seconds(media: Media) -> float:
     return 60 + 40 * media.duration_seconds * media.width * media.height / 1e6
 
 
-def call(spec: Any, work: Path, media: Media, watch: Watch | None = None, file_bytes: int = 256 << 20) -> Finished:  # noqa: ANN401  ffmpeg-python has no types
-    """Run the graph `spec` over `media` in the folder `work`, with no file larger than `file_bytes`.
-
-    Raises MediaTimeout at a limit. The caller checks how it ended.
-    """
-    return confined(spec, work, wall_seconds(media), watch, file_bytes)
-
-
 def confined(
     spec: Any,  # noqa: ANN401  ffmpeg-python has no types
     work: Path,
@@ -40,7 +32,10 @@ def confined(
     watch: Watch | None = None,
     file_bytes: int = 256 << 20,
 ) -> Finished:
-    """Run the graph `spec` in the folder `work` within a time limit. Raises MediaTimeout."""
+    """Run the graph `spec` in the folder `work` within a time limit, with no file larger than `file_bytes`.
+
+    Raises MediaTimeout. The caller checks how it ended.
+    """
     argv = ffmpeg.compile(spec.global_args(*_ALWAYS), cmd=tools().ffmpeg, overwrite_output=True)
     return run(
         argv,

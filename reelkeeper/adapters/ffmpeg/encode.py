@@ -12,7 +12,7 @@ from typing import Any
 import ffmpeg
 
 from reelkeeper.adapters.ffmpeg.boxes import carry
-from reelkeeper.adapters.ffmpeg.command import call
+from reelkeeper.adapters.ffmpeg.command import confined, wall_seconds
 from reelkeeper.adapters.ffmpeg.intake import admit, scratch_dir
 from reelkeeper.adapters.ffmpeg.runner import Progress, Watch
 from reelkeeper.model import COPIED_SOUND, Media, MediaLimits
@@ -93,14 +93,14 @@ def encode(
         spent, ceiling = 0.0, max(64 << 20, 2 * media.size_bytes)
         if how.codec == "vp9":
             first = ffmpeg.output(picture, "-", f="null", **look, **{"pass": 1})
-            spent += call(first, work, media, watch, ceiling).check("first pass").cpu_seconds
+            spent += confined(first, work, wall_seconds(media), watch, ceiling).check("first pass").cpu_seconds
             look["pass"] = 2
         streams = [picture, *([original["a"]] if media.audio else []), *([original["s"]] if media.subtitles else [])]
         beside = _beside(media, how.container) | _tags(media)
         if how.container == "mp4":
             beside |= {"movflags": _movflags(media), "video_track_timescale": _TICKS_A_SECOND}
         spec = ffmpeg.output(*streams, f"file:{draft}", f=how.container, **look, **beside)
-        ended = call(spec, work, media, enough, ceiling)
+        ended = confined(spec, work, wall_seconds(media), enough, ceiling)
         spent += ended.cpu_seconds
         if ended.stopped:
             return Encoded(draft.stat().st_size if draft.exists() else 0, ended.frames, spent, complete=False)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import ffmpeg
 
-from reelkeeper.adapters.ffmpeg.command import call
+from reelkeeper.adapters.ffmpeg.command import confined, wall_seconds
 from reelkeeper.adapters.ffmpeg.intake import admit, scratch_dir
 from reelkeeper.adapters.ffmpeg.probe import inspect
 from reelkeeper.adapters.ffmpeg.runner import Watch
@@ -61,7 +61,7 @@ def measure(
             log_path="vmaf.json",  # in the folder where ffmpeg runs
         )
         spec = ffmpeg.output(compared, "-", f="null", fps_mode="passthrough", enc_time_base="1:1000000")
-        ended = call(spec, work, media, watch).check("quality")
+        ended = confined(spec, work, wall_seconds(media), watch).check("quality")
         frames = json.loads((work / "vmaf.json").read_text())["frames"]
     scores, *chroma = ([float(frame["metrics"][name]) for frame in frames] for name in ("vmaf", "psnr_cb", "psnr_cr"))
     expected = -(-media.frames // subsample)
@@ -90,9 +90,8 @@ def decode(path: Path, media: Media | None = None, limits: MediaLimits | None = 
         clip = admit(path, work, limits)
         source, log = ffmpeg.input(clip.url, threads=1, **clip.options(limits)), work / "frames.txt"
         streams = [source["V:0"], *([source["a"]] if media.audio else [])]
-        ended = call(ffmpeg.output(*streams, f"file:{log}", f="framecrc", fps_mode="passthrough"), work, media).check(
-            "decode"
-        )
+        spec = ffmpeg.output(*streams, f"file:{log}", f="framecrc", fps_mode="passthrough")
+        ended = confined(spec, work, wall_seconds(media)).check("decode")
         return _decoded(log.read_text(), ended.cpu_seconds)
 
 

@@ -17,7 +17,7 @@ from botocore.auth import SIGV4_TIMESTAMP, S3SigV4QueryAuth
 from botocore.awsrequest import AWSRequest
 from botocore.exceptions import BotoCoreError, ClientError
 
-from reelkeeper.adapters.s3.transport import ATTEMPTS, LOCKED, cause, require_writable, wait_before
+from reelkeeper.adapters.s3.transport import ATTEMPTS, LOCKED, REFUSALS, cause, require_writable, wait_before
 from reelkeeper.errors import StorageError
 
 if TYPE_CHECKING:
@@ -27,17 +27,7 @@ if TYPE_CHECKING:
 BATCH_KEYS = 1000  # R2's limit for one DeleteObjects (error 10027)
 PASSING_ERRORS = frozenset({"InternalError", "SlowDown", "ServiceUnavailable", "TooManyRequests"})
 # Codes that mean that nothing was or will be deleted (R2: "Error codes"; Amazon S3: "Error responses").
-REFUSALS = frozenset(
-    {
-        "AccessDenied",
-        "InvalidAccessKeyId",
-        "NoSuchBucket",
-        LOCKED,
-        "RequestTimeTooSkewed",
-        "SignatureDoesNotMatch",
-        "Unauthorized",
-    }
-)
+_REFUSED = REFUSALS | {LOCKED, "RequestTimeTooSkewed"}
 SIGNED_TIMEOUT_SECONDS = 20
 LastLook = Callable[[], None]  # raises if the request must not be sent
 _THIS_THREADS = threading.local()
@@ -119,7 +109,7 @@ def _after(why: str, attempt: int, metadata: Mapping[str, Any]) -> str:
 
 def was_refused(why: str) -> bool:
     """Check by the "Code: message" of a failed delete whether it was refused; if not, it may still take effect."""
-    return why.partition(":")[0] in REFUSALS
+    return why.partition(":")[0] in _REFUSED
 
 
 class _SignatureAt(S3SigV4QueryAuth):

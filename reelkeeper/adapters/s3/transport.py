@@ -159,10 +159,10 @@ _WAY_OUT = {
 
 def is_refusal(error: BaseException | None) -> bool:
     """Check whether the server refused the configured bucket or keys, and would do so again."""
-    return isinstance(error, ClientError) and error.response["Error"].get("Code") in _REFUSALS
+    return isinstance(error, ClientError) and error.response["Error"].get("Code") in REFUSALS
 
 
-_REFUSALS = frozenset({"NoSuchBucket", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "Unauthorized"})
+REFUSALS = frozenset({"NoSuchBucket", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "Unauthorized"})
 
 
 def date_of(metadata: "ResponseMetadataTypeDef") -> datetime | None:
