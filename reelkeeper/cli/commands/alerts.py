@@ -13,6 +13,7 @@ from reelkeeper.errors import PartialFailure
 group = typer.Typer(no_args_is_help=True, help="List, acknowledge and snooze alerts, and test the channels.")
 
 Everything = Annotated[bool, typer.Option("--all", help="Include resolved alerts.")]
+Id = Annotated[str, typer.Argument(metavar="ID", help="The alert's id, from `alerts list`.")]
 _UNITS = {"m": 60, "h": 3600, "d": 86_400}
 _MAX_SNOOZE_SECONDS = 90 * 86_400  # a rule that is silenced for longer is forgotten
 
@@ -37,10 +38,7 @@ def list_alerts(everything: Everything = False, limit: Limit = 100, as_json: AsJ
 
 
 @group.command()
-def ack(
-    alert: Annotated[str, typer.Argument(metavar="ID", help="The alert's id, from `alerts list`.")],
-    as_json: AsJson = False,
-) -> None:
+def ack(alert: Id, as_json: AsJson = False) -> None:
     """Acknowledge an alert: a critical one is no longer repeated."""
     from reelkeeper.operations.alerts import alerts
 
@@ -50,10 +48,7 @@ def ack(
 
 
 @group.command()
-def why(
-    alert: Annotated[str, typer.Argument(metavar="ID", help="The alert's id, from `alerts list`.")],
-    as_json: AsJson = False,
-) -> None:
+def why(alert: Id, as_json: AsJson = False) -> None:
     """Show everything known about an alert; for a refused plan, also its contents."""
     from reelkeeper.operations.lifecycle import clicks
 

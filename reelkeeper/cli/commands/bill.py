@@ -15,13 +15,14 @@ import typer
 
 from reelkeeper.cli.opening import reading, store
 from reelkeeper.cli.screen import emit, out, say, show, table
-from reelkeeper.cli.words import Limit, moment, month_of
+from reelkeeper.cli.words import AsJson, Limit, moment, month_of
 from reelkeeper.rules.billing.focus import DETAIL, RESIDUAL, detail, exact_usd, next_month, period
 
 if TYPE_CHECKING:
     from reelkeeper.operations import Session
 
 By = Literal["user", "service", "day"]
+Month = Annotated[str | None, typer.Option(metavar="YYYY-MM", help="The month, YYYY-MM; default: the current one.")]
 Account = Literal["cloudflare", "fal", "replicate", "runway", "openai"]
 _NUMBER: Final = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 _KEYS: Mapping[By, tuple[str, ...]] = {
@@ -38,9 +39,7 @@ def bill(
     usage: Annotated[
         str | None, typer.Option(metavar="FILE", help="Price this usage document in JSON; - reads standard input.")
     ] = None,
-    month: Annotated[
-        str | None, typer.Option(metavar="YYYY-MM", help="The month, YYYY-MM; default: the current one.")
-    ] = None,
+    month: Month = None,
     by: Annotated[
         By | None, typer.Option(help="Sum by this; default: by service on screen, single charges as JSON or CSV.")
     ] = None,
@@ -60,7 +59,7 @@ def bill(
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     limit: Limit = 100,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for a script.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show a month's costs so far, as R2 bills them: rounded up to whole units, free allowances deducted."""
     if as_json and as_csv:
@@ -173,7 +172,7 @@ def forecast(
             min=-90, max=900, metavar="PERCENT", help="Assume that usage grows by this many percent per month."
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for a script.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Forecast the bill by service, model and provider, with bands that hold 80 and 95 of 100 such months.
 
@@ -202,9 +201,7 @@ def report(
     output: Annotated[
         Path, typer.Option("--output", "-o", dir_okay=False, help="The file to write; an existing one is replaced.")
     ] = Path("report.html"),
-    month: Annotated[
-        str | None, typer.Option(metavar="YYYY-MM", help="The month, YYYY-MM; default: the current one.")
-    ] = None,
+    month: Month = None,
     as_of: Annotated[
         str | None, typer.Option("--as-of", metavar="TIME", help="Report as of this time; UTC without a time zone.")
     ] = None,
@@ -213,8 +210,6 @@ def report(
 
     The page is self-contained, so it can be mailed, archived and printed.
     """
-    from datetime import UTC, datetime
-
     from reelkeeper.operations.reports import text
     from reelkeeper.operations.reports.page import page
     from reelkeeper.operations.reports.report import gather

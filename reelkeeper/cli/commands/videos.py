@@ -1,7 +1,7 @@
 """`videos`: list, show, delete, import and add videos of the catalogue."""
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,8 @@ from reelkeeper.errors import InputRefused, KeyRefused, LeaseLost, Misconfigured
 from reelkeeper.rules.core.wording import many
 
 group = typer.Typer(help="List videos, show one, import the service's data, add one.", invoke_without_command=True)
+
+IdOrKey = Annotated[str, typer.Argument(metavar="ID|KEY", help="The video, or the key of one of its objects.")]
 
 
 @group.callback()
@@ -65,10 +67,7 @@ def _day(at: Any) -> str:  # noqa: ANN401  a time or none
 
 
 @group.command()
-def show(
-    video_id: Annotated[str, typer.Argument(metavar="ID|KEY", help="The video, or the key of one of its objects.")],
-    as_json: AsJson = False,
-) -> None:
+def show(video_id: IdOrKey, as_json: AsJson = False) -> None:
     """Show one video: its state, all objects that it ever had, and its history."""
     from reelkeeper.operations.lifecycle.why import find_video
     from reelkeeper.store.core.audit import events
@@ -100,10 +99,7 @@ def show(
 
 
 @group.command()
-def why(
-    video_id: Annotated[str, typer.Argument(metavar="ID|KEY", help="The video, or the key of one of its objects.")],
-    as_json: AsJson = False,
-) -> None:
+def why(video_id: IdOrKey, as_json: AsJson = False) -> None:
     """Explain what decides about a video: its key, policy, views and holds, and when it may change next."""
     from reelkeeper.model.key_patterns import compiled
     from reelkeeper.operations.lifecycle.previews import plans_service_keys
@@ -141,18 +137,16 @@ def delete(
     respond(text, deleted, as_json=as_json)
 
 
+def _of_columns(names: str) -> Any:  # noqa: ANN401  typer's own
+    return typer.Option(exists=True, dir_okay=False, help=f"CSV: {names}")
+
+
 @group.command("import")
 def bring_in(
-    users: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="CSV: id,tier,created_at")] = None,
-    videos: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="CSV: id,user_id,created_at,tag")
-    ] = None,
-    views: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="CSV: video_id,day,views,viewed_at")
-    ] = None,
-    keys: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="CSV: key,video_id,user_id,created_at")
-    ] = None,
+    users: Annotated[Path | None, _of_columns("id,tier,created_at")] = None,
+    videos: Annotated[Path | None, _of_columns("id,user_id,created_at,tag")] = None,
+    views: Annotated[Path | None, _of_columns("video_id,day,views,viewed_at")] = None,
+    keys: Annotated[Path | None, _of_columns("key,video_id,user_id,created_at")] = None,
     complete_days: Annotated[
         bool, typer.Option("--complete-days", help="The views file has all views of the days in it.")
     ] = False,
@@ -173,23 +167,19 @@ def bring_in(
     from reelkeeper.operations.billing.users import import_users
     from reelkeeper.store.videos import imports, key_owners
 
+    files: tuple[tuple[str, Path | None, Callable[..., imports.Imported]], ...] = (
+        ("users", users, import_users),
+        ("videos", videos, partial(imports.import_videos, skip_unknown=skip_unknown)),
+        ("views", views, partial(imports.import_views, complete=complete_days, skip_unknown=skip_unknown)),
+        ("keys", keys, lambda engine, lines: key_owners.import_keys(engine, lines, partial(_key, configured().prefix))),
+    )
     taken: dict[str, imports.Imported] = {}
     try:
         with store() as engine:
-            if users:
-                with _csv(users) as lines:
-                    taken["users"] = import_users(engine, lines)
-            if videos:
-                with _csv(videos) as lines:
-                    taken["videos"] = imports.import_videos(engine, lines, skip_unknown=skip_unknown)
-            if views:
-                with _csv(views) as lines:
-                    taken["views"] = imports.import_views(
-                        engine, lines, complete=complete_days, skip_unknown=skip_unknown
-                    )
-            if keys:
-                with _csv(keys) as lines:
-                    taken["keys"] = key_owners.import_keys(engine, lines, partial(_key, configured().prefix))
+            for name, file, take in files:
+                if file:
+                    with _csv(file) as lines:
+                        taken[name] = take(engine, lines)
     finally:  # the files before a bad one stay imported
         for name, count in taken.items() if not as_json else ():
             skipped = f", {count.skipped:,} skipped" if count.skipped else ""
