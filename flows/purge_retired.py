@@ -47,7 +47,7 @@ def purge_retired(
             return plans.preview(workspace, plan, run_id, judge)
 
         with runs.lease(workspace, "purge_retired") as held:
-            blobs.begin(workspace, held)
+            blobs.begin(workspace, held.lease)
             plans.claim(workspace, plan, terms, judge, run_id)
             try:
                 blobs.settle_claims(workspace, held, run_id=run_id, grace=grace)

@@ -18,10 +18,7 @@ from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.lifecycle import outcomes, purge
 from tasks import RETRIES
 
-
-def begin(workspace: Workspace, held: HeldLease) -> None:
-    """Announce the run to other copies of the store. Raises StoreBehind where this is one, before a plan is claimed."""
-    purge.begin(workspace, held.lease)
+begin = purge.begin  # before a plan is claimed
 
 
 def purge_planned(workspace: Workspace, held: HeldLease, plan_id: str, *, run_id: str, grace: Grace) -> None:

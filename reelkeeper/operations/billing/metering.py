@@ -103,13 +103,9 @@ def charge_month(engine: Engine, book: PriceBook, month: date, today: date) -> i
     for day in stale:  # one transaction each, as on SQLite others wait for it
         with transaction(engine, "charges.replace") as session:
             of_users = usage.days(session, day, day, metrics=CHARGED, of_users=True)
-            of_day = [computed_charge for computed_charge in computed if computed_charge.day == day]
+            of_day = [cost for cost in computed if cost.day == day]
             charges.replace(session, [day], share(of_day, of_users, tiers, book))
-            nanousd = sum(
-                computed_charge.billed_nanousd
-                for computed_charge in of_day
-                if computed_charge.item.service not in MAKING
-            )
+            nanousd = sum(cost.billed_nanousd for cost in of_day if cost.item.service not in MAKING)
             spend_counters.note_charged(session, day, -(-nanousd // _NANO_IN_MICRO))
     return len(stale)
 
@@ -133,15 +129,10 @@ def spent(engine: Engine, as_of: datetime, *, first: date, users: Sequence[str],
 
 def _stale(computed: Iterable[ComputedCharge], settled: Iterable[charges.Settled], today: date) -> list[date]:
     expected = {
-        (computed_charge.day, computed_charge.item.sku): (
-            computed_charge.quantity,
-            computed_charge.list_nanousd,
-            computed_charge.billed_nanousd,
-            computed_charge.estimated,
-        )
-        for computed_charge in computed
+        (cost.day, cost.item.sku): (cost.quantity, cost.list_nanousd, cost.billed_nanousd, cost.estimated)
+        for cost in computed
     }
-    actual = {settled_charge[:2]: settled_charge[2:] for settled_charge in settled}
+    actual = {cost[:2]: cost[2:] for cost in settled}
     wrong = {day for day, sku in expected.keys() | actual.keys() if expected.get((day, sku)) != actual.get((day, sku))}
     return sorted(wrong | {day for day, _ in expected if day >= today - CHANGES_FOR})
 
