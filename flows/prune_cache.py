@@ -5,8 +5,8 @@ from typing import Annotated
 from prefect import flow
 
 from reelkeeper.operations.core.overrides import Override, followed
+from reelkeeper.rules.core.record_retention import RecordRetentionPolicy
 from reelkeeper.rules.jobs.pruning import PrunePolicy, PruneReport
-from reelkeeper.rules.lifecycle.record_retention import RecordRetentionPolicy
 from tasks import caches, runs
 from tasks.runs import AsOf, DryRun
 

@@ -14,9 +14,9 @@ from reelkeeper.operations.core.lease import HeldLease
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.jobs import prune_cache
 from reelkeeper.operations.jobs.prune_cache import Done
+from reelkeeper.rules.core.record_retention import RecordRetentionPolicy
 from reelkeeper.rules.core.wording import dollars, size
 from reelkeeper.rules.jobs.pruning import PrunePlan, PrunePolicy, PruneReport
-from reelkeeper.rules.lifecycle.record_retention import RecordRetentionPolicy
 from tasks import run_title, show
 
 

@@ -25,6 +25,7 @@ from reelkeeper.rules.core.earlier_policies import (
     with_tiers,
     without_fixed,
 )
+from reelkeeper.rules.core.record_retention import RecordRetentionPolicy
 from reelkeeper.rules.core.request_limits import AccessPolicy
 from reelkeeper.rules.core.tiers import DOCUMENT, TierPolicy, Tiers
 from reelkeeper.rules.core.tiers import SHIPPED as SHIPPED_TIERS
@@ -39,7 +40,6 @@ from reelkeeper.rules.jobs.pruning import PrunePolicy
 from reelkeeper.rules.jobs.routing import RoutingPolicy
 from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
-from reelkeeper.rules.lifecycle.record_retention import RecordRetentionPolicy
 from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe, links
 from reelkeeper.rules.spend.anomaly import AnomalyPolicy
 from reelkeeper.rules.spend.budget import BudgetPolicy

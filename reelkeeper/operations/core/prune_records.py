@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Final
 
 from reelkeeper.operations.core.freeze import require_permission
-from reelkeeper.rules.lifecycle.record_retention import RecordRetentionPolicy
+from reelkeeper.rules.core.record_retention import RecordRetentionPolicy
 from reelkeeper.store import Engine
 from reelkeeper.store.core import prune_records
 from reelkeeper.store.core.engine import now, reading, transaction

@@ -1,4 +1,4 @@
-"""Define what an erasure does to every column of the store. A test checks that no column is missing."""
+"""Declare what an erasure does to every column; `erase_rows` does it. A test checks that no column is missing."""
 
 from collections.abc import Mapping
 from enum import StrEnum

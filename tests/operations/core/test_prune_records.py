@@ -16,7 +16,7 @@ from reelkeeper.operations.core import prune_records as pruning
 from reelkeeper.operations.core.freeze import freeze, thaw
 from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.operations.core.prune_records import forget, overdue
-from reelkeeper.rules.lifecycle.record_retention import RecordRetentionPolicy
+from reelkeeper.rules.core.record_retention import RecordRetentionPolicy
 from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.core.prune_records import KINDS
 from reelkeeper.store.tables import (
