@@ -80,7 +80,6 @@ AlertRule = Literal[
     "anomaly",
     "budget",
     "cache_not_purged",
-    "cost_above_quote",
     "dear_jobs",
     "doubt",
     "drift",
@@ -107,6 +106,7 @@ AlertRule = Literal[
     "unfit_machine",
     "unreadable_result",
     "unwell_provider",
+    "vendor_cost",
     "webhook_disabled",
     "webhook_given_up",
 ]

@@ -39,6 +39,9 @@ class FalDouble(Vendor):
             return self.refusal(401, "Cannot access application. Authentication is required.")
         if request.path == "/v1/models/requests/by-endpoint":
             return self._list(request.query)
+        if request.path == "/v1/models/pricing":
+            price = {"unit_price": self.second_nanousd / 10**9, "unit": "second", "currency": "USD"}
+            return 200, {"prices": [{"endpoint_id": request.query["endpoint_id"], **price}]}
         if request.path == "/v1/models/billing-events":
             return self._billed(request.query)
         path, _, told = request.path.strip("/").partition("/requests/")
@@ -105,7 +108,7 @@ class FalDouble(Vendor):
                     "content_type": "video/mp4",
                     "file_size": len(self.video),
                 }
-                return 200, {"video": video, "seed": 1}, {"x-fal-billable-units": "5"}
+                return 200, {"video": video, "seed": 1}, {"x-fal-billable-units": str(self._seconds(job))}
             case "moderated":
                 return 422, {"detail": [_REFUSAL | {"input": job["input"]}]}, {"X-Fal-Retryable": "false"}
             case "failed":

@@ -23,6 +23,7 @@ class ReplicateDouble(Vendor):
     """`tells_webhooks`: its list shows them, as is known of the prediction itself."""
 
     tells_webhooks = True
+    predict_seconds = 12.5  # of each prediction
 
     def refusal(self, status: int, told: str) -> Next:
         return status, {"title": "Refused", "status": status, "detail": told}
@@ -84,7 +85,7 @@ class ReplicateDouble(Vendor):
             "output": [f"{self.files_url}{job['id']}.mp4"] if made else None,
             "error": _ERRORS.get(status),
             "logs": "",
-            "metrics": {} if status == "running" else {"predict_time": 12.5},
+            "metrics": {} if status == "running" else {"predict_time": self.predict_seconds},
             "data_removed": self.has_expired,
             "created_at": job["at"].isoformat().replace("+00:00", "Z"),
             "source": "api",

@@ -6,6 +6,7 @@ A provider implements one vendor's format and no policy: `remote` decides when t
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol, Self
@@ -47,6 +48,7 @@ class Order(NamedTuple):
     started_at: datetime | None = None  # nothing was sent before
     is_priced: bool = False  # for exactly this model of the vendor
     deadline: datetime | None = None  # a job that is not over by then is cancelled and given up
+    gpu_second_usd: Decimal | None = None  # the book's price, for a model that is billed by the time of a GPU
 
     @property
     def seconds_left(self) -> int | None:
@@ -111,6 +113,7 @@ class Standing:
     video_url: str | None = None
     error: str = ""
     is_charged: bool = False  # it charges, by its own word, and does not say how much
+    units: Decimal | None = None  # billed, each at the provider's `unit_usd`
 
     @property
     def is_over(self) -> bool:
@@ -189,6 +192,9 @@ class Provider(Protocol):
 
         Raises GenerationUnknown, and GenerationLost where the provider says that it has deleted the video.
         """
+
+    def unit_usd(self, order: Order) -> Decimal | None:
+        """Return the price of a unit that it bills the order's model by, in dollars; None: it is not known."""
 
     def cancel(self, job_id: str) -> None:
         """Tell the provider that a job is no longer wanted. A missing answer does not matter."""

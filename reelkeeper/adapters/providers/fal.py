@@ -5,15 +5,17 @@
     GET  .../OWNER/ALIAS/requests/ID                      its output, or why it failed
     PUT  .../OWNER/ALIAS/requests/ID/cancel
     GET  https://api.fal.ai/v1/models/requests/by-endpoint
+    GET  https://api.fal.ai/v1/models/pricing             what a unit of a model costs
     GET  https://api.fal.ai/v1/models/billing-events      with an admin key: what each request cost
 
 The list has the requests that have ended; whether it has waiting ones is not known.
 """
 
 import re
+import time
 from collections.abc import Iterator, Mapping
 from datetime import datetime
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlencode, urlsplit
@@ -31,6 +33,7 @@ from reelkeeper.adapters.providers.transport import (
     Answer,
     OverHttp,
     Transport,
+    decimal,
     is_about_content,
     job_name,
     status_of,
@@ -45,6 +48,8 @@ _SPACES: Final = {"workflows", "comfy"}  # namespaces that precede owner and ali
 _PAGES: Final = 100
 _STATUSES: Final = {"IN_QUEUE": Status.QUEUED, "IN_PROGRESS": Status.RUNNING, "COMPLETED": Status.SUCCEEDED}
 _INPUT_REFUSED: Final = {400, 413, 422}
+_PRICE_SECONDS: Final = 3600.0  # a price is read again after
+_NO_PRICE_SECONDS: Final = 300.0  # and one that could not be read
 
 
 class Fields(NamedTuple):
@@ -93,6 +98,7 @@ class FalProvider(OverHttp):
         self._calls = Transport(url or "https://queue.fal.run", headers, hosts=("fal.media", *hosts), **how)
         self._platform = Transport(url or "https://api.fal.ai", headers, **how)
         self._webhook_url, self._webhook_secret = webhook_url, webhook_secret
+        self._prices: dict[str, tuple[float, Decimal | None]] = {}  # by model, and until when it is known
 
     def submit(self, submission: Submission) -> str:
         """Put a request into the queue of its model."""
@@ -132,6 +138,20 @@ class FalProvider(OverHttp):
         if status is not Status.SUCCEEDED:
             return Standing(job_id, status)
         return _ended(job_id, answer, self._calls.ask("GET", f"/{job_id}"))
+
+    def unit_usd(self, order: Order) -> Decimal | None:
+        """Read the price of a unit, whatever that is, as fal has it for this account; None where it cannot be read."""
+        until, price = self._prices.get(order.model, (0.0, None))
+        if time.monotonic() >= until:
+            try:
+                listed = self._listed("pricing", "prices", {"endpoint_id": order.model})
+                prices = [decimal(entry.get("unit_price")) for entry in listed if entry.get("currency") == "USD"]
+                price = prices[0] if prices else None
+            except GenerationUnknown:
+                price = None
+            until = time.monotonic() + (_NO_PRICE_SECONDS if price is None else _PRICE_SECONDS)
+            self._prices[order.model] = until, price
+        return price
 
     def cancel(self, job_id: str) -> None:
         """Remove the request from the queue; a running model may go on."""
@@ -221,9 +241,14 @@ def _input(submission: Submission) -> dict[str, Any]:
 
 def _ended(job_id: str, status: Answer, result: Answer) -> Standing:
     """Read the outcome of a finished request. A transport error says nothing about it."""
-    units = _billable_units(result)
+    units = decimal(result.headers.get("x-fal-billable-units"))
+    units = None if units is None or units < 0 else units
     # guard provider.fal_units: a request that fal does not charge for uses up the budget
-    billed: dict[str, Any] = {"cost_microusd": 0 if units == 0 else None, "is_charged": bool(units)}
+    billed: dict[str, Any] = {
+        "cost_microusd": 0 if units == 0 else None,
+        "is_charged": bool(units),
+        "units": units or None,
+    }
     if result.is_success:
         return Standing(job_id, Status.SUCCEEDED, 1.0, video_url=_video_url(result.fields), **billed)
     if result.status in _INPUT_REFUSED:
@@ -233,15 +258,6 @@ def _ended(job_id: str, status: Answer, result: Answer) -> Standing:
     if status.fields.get("error") or result.headers.get("X-Fal-Error-Type"):
         return Standing(job_id, Status.FAILED, error=words(result.body or status.body), **billed)
     raise GenerationUnknown(f"the provider answered {result.status} when asked for the output")
-
-
-def _billable_units(result: Answer) -> Decimal | None:
-    """Read how many units of its model's price a request is charged for; None: the answer does not say."""
-    try:
-        units = Decimal(result.headers.get("x-fal-billable-units", ""))
-    except InvalidOperation:
-        return None
-    return units if units.is_finite() and units >= 0 else None
 
 
 def _video_url(output: dict[str, Any]) -> str | None:

@@ -8,6 +8,7 @@ same key.
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from reelkeeper.adapters.providers.contract import (
     Status,
     Submission,
 )
+from reelkeeper.adapters.providers.transport import cost_microusd
 from reelkeeper.errors import (
     ContentRefused,
     GenerationAbsent,
@@ -147,27 +149,32 @@ class RemoteGenerator:
                 if standing is None:
                     problem = self._forgotten(job_id, order)
                 elif standing.is_over:
-                    return standing
+                    return self._priced(standing, order)
                 else:
                     last_answer_at, progress = time.monotonic(), standing.progress
             is_gone = isinstance(problem, GenerationFailed)
             # guard provider.deadline: a job that its provider never ends holds a slot and its user's credits for ever
             if order.deadline and datetime.now(UTC) > order.deadline and not is_gone:
-                return self._stopped(job_id, order.deadline, log)
+                return self._stopped(job_id, order, log)
             if problem:
                 raise problem
             self._wait(log, progress)
 
-    def _stopped(self, job_id: str, deadline: datetime, log: Log) -> Standing:
+    def _priced(self, standing: Standing, order: Order) -> Standing:
+        """Add the cost of a job that its provider bills by units."""
+        usd = None if standing.units is None else self._provider.unit_usd(order)
+        return standing if usd is None else replace(standing, cost_microusd=cost_microusd(usd * (standing.units or 0)))
+
+    def _stopped(self, job_id: str, order: Order, log: Log) -> Standing:
         """Cancel a job that is late, unless it is made just then. Raises GenerationUnknown."""
         # guard provider.stopped: a job that we give up goes on at its provider, which charges for it
         self._provider.cancel(job_id)
         standing = self._provider.look(job_id)
         if standing is None or standing.status is not Status.SUCCEEDED:
             if standing:
-                _note_paid(standing, log)
-            raise GenerationUnknown(f"it was not over at {deadline:%Y-%m-%d %H:%M} UTC, and was cancelled there")
-        return standing
+                _note_paid(self._priced(standing, order), log)
+            raise GenerationUnknown(f"it was not over at {order.deadline:%Y-%m-%d %H:%M} UTC, and was cancelled there")
+        return self._priced(standing, order)
 
     def _forgotten(self, job_id: str, order: Order) -> GenerationError:
         """Return the error for a job that its provider does not know.

@@ -13,6 +13,7 @@ import math
 import re
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
@@ -25,7 +26,15 @@ from reelkeeper.adapters.providers.inputs import (
     seconds_of,
     with_parameters,
 )
-from reelkeeper.adapters.providers.transport import OverHttp, Transport, is_about_content, job_name, status_of, words
+from reelkeeper.adapters.providers.transport import (
+    OverHttp,
+    Transport,
+    decimal,
+    is_about_content,
+    job_name,
+    status_of,
+    words,
+)
 from reelkeeper.errors import GenerationLost, GenerationRefused, GenerationUnknown
 from reelkeeper.model.money import VendorJob
 
@@ -109,6 +118,11 @@ class ReplicateProvider(OverHttp):
         answer = self._calls.get(f"/v1/predictions/{quote(job_id, safe='')}", "a prediction")
         return _standing(answer.body) if answer else None
 
+    def unit_usd(self, order: Order) -> Decimal | None:
+        """Return the book's price of a second; a deployment's instances are billed by the time that they are on."""
+        # guard provider.replicate_time: a prediction that is billed by its video counts at the seconds that it ran
+        return None if order.model.startswith("deployments/") else order.gpu_second_usd
+
     def cancel(self, job_id: str) -> None:
         """Cancel the prediction; the time that it ran may be charged."""
         self._calls.tell("POST", f"/v1/predictions/{quote(job_id, safe='')}/cancel")
@@ -154,7 +168,7 @@ def _standing(body: object) -> Standing:
     job_id, status = job_name(document.get("id")), status_of(_STATUSES, document.get("status"))
     if status is Status.FAILED and is_about_content({"error": document.get("error")}):
         status = Status.MODERATED
-    output = document.get("output")
+    output, metrics = document.get("output"), document.get("metrics")
     if status is Status.SUCCEEDED and document.get("data_removed") and not output:
         raise GenerationLost("the provider made the video, and has deleted it since")
     url = output[0] if isinstance(output, list) and output else output
@@ -163,6 +177,7 @@ def _standing(body: object) -> Standing:
         status,
         video_url=url if isinstance(url, str) else None,
         error=words({"error": document.get("error")}),
+        units=decimal(metrics.get("predict_time")) if isinstance(metrics, dict) else None,
     )
 
 

@@ -9,20 +9,29 @@ It sends no webhooks and accepts no key, so a lost answer stays in doubt.
 """
 
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any, Final
 from urllib.parse import quote
 
 from reelkeeper.adapters.providers.contract import Guarantee, Standing, Status, Submission
 from reelkeeper.adapters.providers.inputs import seconds_of, with_parameters
-from reelkeeper.adapters.providers.transport import OverHttp, Transport, fraction, job_name, status_of, words
+from reelkeeper.adapters.providers.transport import (
+    OverHttp,
+    Transport,
+    cost_microusd,
+    fraction,
+    job_name,
+    status_of,
+    words,
+)
 from reelkeeper.errors import GenerationUnknown
 from reelkeeper.model.money import VendorJob
 
-_CREDIT_MICROUSD: Final = 10_000  # $0.01 each: docs.dev.runwayml.com/guides/pricing, November 2026
+_CREDIT_USD: Final = Decimal("0.01")  # docs.dev.runwayml.com/guides/pricing, November 2026
 # Videos are at hosts "such as dnznrvs05pmza.cloudfront.net": docs.dev.runwayml.com/assets/outputs, November 2026. No
 # list of them is documented, and a paid video at another one must not be refused: any name of that CDN is accepted.
 _HOSTS: Final = ("cloudfront.net",)
-_NANO_IN_MICRO: Final = 1_000
+_NANO: Final = 10**9
 _STATUSES: Final = {
     "PENDING": Status.QUEUED,
     "THROTTLED": Status.QUEUED,
@@ -79,7 +88,7 @@ class RunwayProvider(OverHttp):
                     None,
                     str(used["model"]),
                     datetime.fromisoformat(result["date"]).replace(tzinfo=UTC),
-                    int(used["amount"]) * _CREDIT_MICROUSD * _NANO_IN_MICRO,
+                    int(used["amount"] * _CREDIT_USD * _NANO),
                 )
                 for result in answer.fields["results"]
                 for used in result["usedCredits"]
@@ -106,7 +115,7 @@ def _standing(document: dict[str, Any]) -> Standing:
         job_id,
         status,
         fraction(document.get("progress")),
-        credits_used * _CREDIT_MICROUSD if isinstance(credits_used, int) and credits_used >= 0 else None,
+        cost_microusd(credits_used * _CREDIT_USD) if isinstance(credits_used, int) else None,
         output[0] if isinstance(output, list) and output and isinstance(output[0], str) else None,
         words({"error": document.get("failure")}),
     )

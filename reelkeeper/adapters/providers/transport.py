@@ -41,7 +41,8 @@ _REFUSED: Final = {400, 403, 422}  # which say it in words
 _NOT_LET_IN: Final = {401, 402}  # concerns the account, not the job
 _BUSY_SECONDS: Final = 30.0  # until the next attempt, if the provider gives no time
 _MICROUSD: Final = 10**6
-_MAX_USD: Final = 10_000
+_MAX_USD: Final = Decimal(10_000)
+_LARGEST: Final = 10**12
 _MAX_NAME: Final = 300  # characters of a provider's id of a job
 _MAX_WORDS: Final = 300  # characters of a provider's error message
 _MAX_ANSWER: Final = 8 * 1024 * 1024  # bytes: a page of a list holds a hundred prompts and more
@@ -237,6 +238,10 @@ class OverHttp:
         """As those of its Transport."""
         return self._calls.sources
 
+    def unit_usd(self, order: Order) -> Decimal | None:  # noqa: ARG002  as in Provider
+        """Return None: it bills no units."""
+        return None
+
     def find(self, order: Order) -> Standing | None:
         """Raise GenerationUnknown, since the provider guarantees no way."""
         raise GenerationUnknown(f"the provider cannot look up {order.provider_key!r}")
@@ -265,17 +270,23 @@ def fraction(value: object) -> float:
 
 
 def cost_microusd(value: object) -> int | None:
-    """Convert dollars to micro-dollars, rounded up; None if it is not an amount of money."""
+    """Convert dollars to micro-dollars, rounded up, at most $10,000; None if it is not an amount of money."""
     if value is None or isinstance(value, bool):
         return None
+    dollars = decimal(value)
+    # guard provider.cost: an impossible cost is counted, or fails its job in the store
+    if dollars is None or dollars < 0:
+        return None
+    return int((min(dollars, _MAX_USD) * _MICROUSD).to_integral_value(ROUND_CEILING))
+
+
+def decimal(value: object) -> Decimal | None:
+    """Read a number of a provider's answer; None if it is none, or so large that it cannot be multiplied."""
     try:
-        dollars = Decimal(str(value))
+        number = Decimal(str(value))
     except InvalidOperation:
         return None
-    # guard provider.cost: an impossible cost is counted, and uses up the budget
-    if not dollars.is_finite() or not 0 <= dollars <= _MAX_USD:
-        return None
-    return int((dollars * _MICROUSD).to_integral_value(ROUND_CEILING))
+    return number if number.is_finite() and abs(number) <= _LARGEST else None
 
 
 def words(body: object) -> str:

@@ -12,18 +12,20 @@ from typing import Final
 from reelkeeper.adapters.providers.contract import Billing
 from reelkeeper.errors import GenerationUnknown, UsageUnknown
 from reelkeeper.model.money import Metric, SentJob, Used
+from reelkeeper.operations.alerts import alerts
 from reelkeeper.operations.billing import limits
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.core.policies import at as at_version
 from reelkeeper.operations.jobs import routing
-from reelkeeper.operations.jobs.prices import clip_cost
+from reelkeeper.operations.jobs.prices import booked_cost, clip_cost
 from reelkeeper.rules.billing.vendor_bill import VendorComparison, compare, never_made
+from reelkeeper.rules.billing.vendor_word import VendorWord
 from reelkeeper.rules.policies import Policies
 from reelkeeper.store import Engine, Session
 from reelkeeper.store.billing import spend_counters, usage
 from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import now, reading, transaction
-from reelkeeper.store.jobs import queue, vendor_jobs
+from reelkeeper.store.jobs import endings, queue, vendor_jobs
 from reelkeeper.store.jobs.queue import AdmittedJob
 from reelkeeper.store.jobs.vendor_jobs import SentRow, sent_between
 
@@ -32,22 +34,50 @@ _LASTS: Final = 2 * _ONE_DAY  # the longest time from a job's first attempt to t
 _MAX_KEYS: Final = 1_000  # of one job
 
 
-def count_without_video(
-    session: Session, job: AdmittedJob, key: str | None, cost_microusd: int | None, *, may_be_paid: bool
-) -> None:
-    """Count a vendor's job that is over and brought no video, sent under `key`.
+def believed(
+    session: Session, job: AdmittedJob, reported_microusd: int | None, *, is_delivered: bool, run_id: str
+) -> int | None:
+    """Return what a vendor states that a job cost, and add it to the job's cost; None where it cannot be believed.
 
-    `cost_microusd` is what the vendor reported. The caller holds the deployment row.
+    People are told once of a book that is wrong, and of an absurd figure. The caller holds the deployment row.
     """
-    expected = _expected_cost(session, job) if may_be_paid else 0
+    if reported_microusd is None:
+        return None
+    policies, provider = at_version(session, job.policy_version), str(job.lane)
+    booked = booked_cost(job, policies)
+    word = VendorWord(provider, job.model, booked, reported_microusd, is_delivered)
+    mark, day = policies.book.price_mark(job.model, job.lane), f"{now(session):%Y-%m-%d}"
+    if found := word.finding(job.id, mark, day):
+        # guard charges.told: a vendor raises its price, and nobody learns of the loss
+        alerts.observe_within(session, [found], run_id=run_id)
+    # guard charges.absurd: an absurd figure of a vendor uses up the budget
+    if not word.is_believed:
+        return None
+    endings.add_cost(session, job.id, reported_microusd)
+    return reported_microusd
+
+
+def count_without_video(
+    session: Session,
+    job: AdmittedJob,
+    key: str | None,
+    reported_microusd: int | None,
+    *,
+    may_be_paid: bool,
+    run_id: str,
+) -> None:
+    """Count a vendor's job that is over and brought no video, sent under `key`. The caller holds the deployment row."""
+    cost_microusd = believed(session, job, reported_microusd, is_delivered=False, run_id=run_id)
+    is_charged = may_be_paid or (reported_microusd is not None and cost_microusd is None)
+    expected = _expected_cost(session, job) if is_charged else 0
     # guard spend.in_doubt: a job that its vendor may charge for counts in no budget
     spent, at = expected if cost_microusd is None else cost_microusd, now(session)
     if key:
         take_back(session, job, key)
-        vendor_jobs.end(session, key, at, spent, cost_microusd)
+        vendor_jobs.end(session, key, at, spent, reported_microusd)
     if spent:
         _add(session, job, spent, at)
-        routing.note(session, job, is_delivered=False)
+        routing.note(session, job)
 
 
 def take_back(session: Session, job: AdmittedJob, key: str) -> None:

@@ -200,6 +200,7 @@ def retry(
     cost_microusd: int | None = None,
     may_be_paid: bool = False,
     busy: ProviderBusy | None = None,
+    run_id: str = "",
 ) -> float:
     """Requeue a job whose attempt has failed, and return its pause in seconds. Raises LeaseLost.
 
@@ -216,12 +217,12 @@ def retry(
         deployment.lock(session)  # before the job, as those who end one do
         if isinstance(busy, ProviderFull) and job.provider_key:
             lanes.note_refused(session, str(job.provider), job.provider_key, busy)
-        _require(
-            claims.release_job(session, job, JobState.QUEUED, pause, error, cost_microusd=cost_microusd, **gone), job
-        )
+        _require(claims.release_job(session, job, JobState.QUEUED, pause, error, **gone), job)
+        # guard spend.failed_attempts: the cost of failed attempts counts in no budget
         if busy is None and (begun := queue.find(session, job.id)):
-            # guard spend.failed_attempts: the cost of failed attempts counts in no budget
-            charged.count_without_video(session, begun, job.provider_key, cost_microusd, may_be_paid=may_be_paid)
+            charged.count_without_video(
+                session, begun, job.provider_key, cost_microusd, may_be_paid=may_be_paid, run_id=run_id
+            )
         elif job.provider_key:
             vendor_jobs.forget(session, job.provider_key)
     return pause
@@ -301,7 +302,7 @@ def redrive(engine: Engine, job_id: str, *, author: str, buy_again: bool = False
             endings.resume(session, job_id, afresh=buy_again)
             if buy_again:
                 # guard spend.bought_again: of two videos that a person had bought for one job, one counts in no budget
-                charged.count_without_video(session, job, sent.provider_key, None, may_be_paid=True)
+                charged.count_without_video(session, job, sent.provider_key, None, may_be_paid=True, run_id=author)
             append(session, [Event("redrive", author, user_id=job.user_id, detail=detail)])
             return
         # guard claims.redrive_dead: a running job is made and charged again

@@ -56,6 +56,12 @@ def clip_cost(job: AdmittedJob | SentRow, policies: Policies, provider: str | No
     return price_of(GenerationRequest.model_validate(job.request), job.tier, policies, provider).base_microusd
 
 
+def booked_cost(job: AdmittedJob, policies: Policies) -> int:
+    """Return what the book says that a job's vendor takes for it, in micro-dollars."""
+    clip = clip_cost(job, policies, job.lane)
+    return round(policies.book.flat_price(job.model, job.lane).cost_usd * 10**6) if clip is None else clip
+
+
 def beyond_budget(session: Session, policy: AdmissionPolicy, cost_microusd: int) -> Declined | None:
     """Decline a job whose cost would exceed the limit of the day or the month; None: there is room for it.
 

@@ -143,7 +143,8 @@ def _offers(session: Session, wanted: Wanted, prices: Policies, known: _Known, c
         fits = _has_room(session, known.policies, scopes, cost, cost - counted_microusd)
         way = known.lanes.get(lane, Lane())
         ahead = 0 if places is None and not way.gap_seconds else claims.count_ahead(session, lane)
-        record, held = Record(*known.records.get(f"{lane} {model}", ())), way.shut_seconds(known.as_of)
+        record = Record(*known.records.get(f"{lane} {model}", ())).at(prices.book.price_mark(model, lane))
+        held = way.shut_seconds(known.as_of)
         is_healthy, seconds = lane not in known.shut, wanted.seconds
         found.append(Offered(lane, cost, record, is_healthy, fits, places, ahead, seconds, held, way.gap_seconds))
     return found
@@ -164,16 +165,20 @@ def _has_room(
     )
 
 
-def note(session: Session, job: AdmittedJob, *, is_delivered: bool) -> None:
+def note(session: Session, job: AdmittedJob, *, is_delivered: bool = False, ratio: float | None = None) -> None:
     """Record how a job ended at a provider that charges for it, where its model has several.
+
+    `ratio` is the cost that the provider stated, in units of the booked one.
 
     The caller holds the deployment row: no other writes.
     """
-    entry = at_version(session, job.policy_version).book.entry(job.model)
+    book = at_version(session, job.policy_version).book
+    entry = book.entry(job.model)
     if entry is None or not entry.offers or job.lane not in entry.providers:
         return
+    mark = book.price_mark(job.model, job.lane)
     records, key = _records(session), f"{job.lane} {job.model}"
-    after = Record(*records.get(key, ())).after(is_delivered=is_delivered)
+    after = Record(*records.get(key, ())).after(is_delivered=is_delivered, price_mark=mark, ratio=ratio)
     controls.write(session, _RECORDS, {**records, key: after})
 
 

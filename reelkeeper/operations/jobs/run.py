@@ -356,6 +356,7 @@ def _order(context: WorkerContext, run: JobRun) -> Order:
         job.started_at,
         is_priced=quoted_model is not None,
         deadline=job.started_at + timedelta(hours=run.attempts.give_up_hours),
+        gpu_second_usd=entry.gpu_second_usd(job.request) if entry else None,
     )
 
 
@@ -366,13 +367,8 @@ def _again(context: WorkerContext, job: JobRun, error: Exception) -> End:
     if job.claim.attempts >= most or (is_over and _is_given_up(job)):
         return _give_up(context, job, error, give_up_error(most, problem, by_generator=is_over))
     if is_over:
-        claiming.retry(
-            context.engine,
-            job.claim,
-            problem,
-            cost_microusd=job.paid_microusd,
-            may_be_paid=_may_be_paid(job, error),
-        )
+        paid, may_be_paid, run_id = job.paid_microusd, _may_be_paid(job, error), context.run_id
+        claiming.retry(context.engine, job.claim, problem, cost_microusd=paid, may_be_paid=may_be_paid, run_id=run_id)
     else:  # storage, store or tools
         _log.warning("job %s: %s", job.claim.id, problem, exc_info=not isinstance(error, ReelkeeperError))
         claiming.wait(context.engine, job.claim, problem)

@@ -18,20 +18,18 @@ from reelkeeper.errors import HoldClosed, InsufficientCredits, IntegrityDoubt, L
 from reelkeeper.model.jobs import JobState
 from reelkeeper.model.money import HoldState, Metric, ReservationState, Used
 from reelkeeper.model.requests import GenerationRequest
-from reelkeeper.operations.alerts import alerts, events
+from reelkeeper.operations.alerts import events
 from reelkeeper.operations.billing import ledger, limits, quota
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.core.policies import at as at_version
 from reelkeeper.operations.core.policies import in_force
 from reelkeeper.operations.jobs import charged, routing
-from reelkeeper.operations.jobs.prices import clip_cost, price_of
+from reelkeeper.operations.jobs.prices import booked_cost, clip_cost, price_of
 from reelkeeper.rules.billing.catalogue import VendorPrice, clip_of
 from reelkeeper.rules.jobs import estimate
-from reelkeeper.rules.jobs.attempts import cost_above_quote
 from reelkeeper.store import Engine, Session
 from reelkeeper.store.billing import credit_holds, quotas, spend_counters, usage
 from reelkeeper.store.core import controls
-from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import now, transaction
 from reelkeeper.store.jobs import claims, endings, queue, vendor_jobs
 from reelkeeper.store.jobs.endings import ESTIMATES
@@ -71,7 +69,7 @@ def succeed(engine: Engine, attempt: Attempt, *, run_id: str) -> Settled:
     The video's id is the job's. Repeated by the same claim, it returns the same and changes nothing. Raises LeaseLost,
     Frozen, and IntegrityDoubt when there is no such video.
     """
-    job_id, cost_microusd = attempt.job_id, attempt.cost_microusd
+    job_id = attempt.job_id
     with transaction(engine, "job.succeed") as session:
         require_permission(session)
         # guard settle.video: a user is charged for a video that does not exist
@@ -86,7 +84,6 @@ def succeed(engine: Engine, attempt: Attempt, *, run_id: str) -> Settled:
             JobState.SUCCEEDED,
             at=at,
             video_id=job_id,
-            cost_microusd=cost_microusd,
             processing_seconds=attempt.processing_seconds,
             concurrency=attempt.concurrency,
             progress=1.0,
@@ -100,15 +97,19 @@ def succeed(engine: Engine, attempt: Attempt, *, run_id: str) -> Settled:
             endings.note(session, job_id, processing_seconds=took)
         if attempt.provider_key:
             charged.take_back(session, ended, attempt.provider_key)
-        cost_here = count(session, ended, at, took, cost_microusd)
+        stated = charged.believed(session, ended, attempt.cost_microusd, is_delivered=True, run_id=run_id)
+        booked = booked_cost(ended, at_version(session, ended.policy_version))
+        cost_here, quoted = booked if stated is None else stated, limits.expected_cost(ended)
+        count(session, ended, at, took, booked, stated)
         if attempt.provider_key:
-            vendor_jobs.end(session, attempt.provider_key, at, cost_here, cost_microusd)
-        quoted = limits.expected_cost(ended)
+            vendor_jobs.end(session, attempt.provider_key, at, cost_here, attempt.cost_microusd)
+        spent = quoted - booked + cost_here  # the quote has the storage, too
         # guard spend.succeeded: the cost of jobs counts in no budget
-        spend_counters.add_generated(session, at.date(), max(quoted, cost_microusd or 0))
+        spend_counters.add_generated(session, at.date(), spent)
         # guard spend.limit_succeeded: the cost of jobs counts in no budget of a provider, model, tier or user
-        limits.end(session, ended, max(quoted, cost_microusd or 0), at)
-        routing.note(session, ended, is_delivered=True)
+        limits.end(session, ended, spent, at)
+        ratio = stated / booked if stated is not None and booked else None
+        routing.note(session, ended, is_delivered=True, ratio=ratio)
         if took is not None:
             learn(session, ended, load if attempt.concurrency is None else attempt.concurrency / slots, took)
         cache.insert(
@@ -116,19 +117,13 @@ def succeed(engine: Engine, attempt: Attempt, *, run_id: str) -> Settled:
             ended.cache_key,
             job_id,
             user_id=None if ended.request.get("shared") else ended.user_id,
-            cost_microusd=ended.price_microusd if cost_microusd is None else cost_microusd,
+            cost_microusd=ended.price_microusd if stated is None else stated,
             ttl_seconds=at_version(session, ended.policy_version).admission.ttl_seconds,
         )
         _give_bytes_back(session, ended.reservation_id)
         captured = _charge(session, ended, owed(session, ended, job_id), run_id)
         joined = _give(session, job_id, run_id=run_id)
         events.jobs_ended(session, [job_id, *joined])
-        if cost_microusd is not None and cost_microusd > quoted:
-            figures = {"job": job_id, "quoted_microusd": quoted, "cost_microusd": cost_microusd}
-            append(session, [Event("cost_above_quote", run_id, user_id=ended.user_id, detail=figures)])
-            # guard settle.loss_told: if the worker dies now, nobody learns of the loss
-            found = cost_above_quote(ended.model, f"{at:%Y-%m-%d}", quoted, cost_microusd)
-            alerts.observe_within(session, [found], run_id=run_id)
         return Settled(job_id, JobState.SUCCEEDED, job_id, captured, len(joined))
 
 
@@ -153,7 +148,6 @@ def fail(
             attempt.job_id,
             attempt.lease_token,
             state,
-            cost_microusd=attempt.cost_microusd,
             concurrency=attempt.concurrency,
             error=error[:2_000],
             **({"provider_key": None, "provider_job_id": None} if attempt.is_over_there else {}),
@@ -161,7 +155,12 @@ def fail(
         if ended is None:
             return _as_it_ended(session, attempt, state)
         charged.count_without_video(
-            session, ended, attempt.provider_key, attempt.cost_microusd, may_be_paid=attempt.may_be_paid
+            session,
+            ended,
+            attempt.provider_key,
+            attempt.cost_microusd,
+            may_be_paid=attempt.may_be_paid,
+            run_id=run_id,
         )
         return _give_up(session, ended, state, run_id)
 
@@ -308,9 +307,9 @@ def _give_bytes_back(session: Session, reservation_id: str | None) -> None:
 
 
 def count(
-    session: Session, ended: AdmittedJob, at: datetime, took_seconds: float | None, cost_microusd: int | None
-) -> int:
-    """Record the job, its seconds, and its cost, for the account and its user; return its cost.
+    session: Session, ended: AdmittedJob, at: datetime, took_seconds: float | None, booked: int, stated: int | None
+) -> None:
+    """Record the job, its seconds, and its cost, for the account and its user.
 
     A job at its model's flat price has no cost of its own: it is counted, and priced with the bill. Where the provider
     charged more than expected, the excess is recorded for the account alone.
@@ -324,17 +323,14 @@ def count(
     ]
     policies = at_version(session, ended.policy_version)
     book, clip = policies.book, clip_cost(ended, policies, ended.lane)
-    flat = book.flat_price(ended.model, ended.lane)
+    flat, cost = book.flat_price(ended.model, ended.lane), booked if stated is None else stated
     # guard charges.reported: a job is billed its model's flat price, although its provider reported or has another
-    expected = round(flat.cost_usd * 10**6) if clip is None else clip
-    cost = expected if cost_microusd is None else cost_microusd
-    if clip is not None or cost_microusd is not None or flat != book.flat_price(ended.model):
+    if clip is not None or stated is not None or flat != book.flat_price(ended.model):
         # guard charges.excess: a vendor's overcharge is charged to a user
-        for user, share in {"": cost, ended.user_id: min(cost, expected)}.items():
+        for user, share in {"": cost, ended.user_id: min(cost, booked)}.items():
             used.append(Used(day, Metric.CLIP_JOBS, 1, ended.model, user_id=user))
             used.append(Used(day, Metric.JOB_MICROUSD, share, ended.model, user_id=user))
     usage.record(session, used, add=True)
-    return cost
 
 
 def learn(session: Session, ended: AdmittedJob, load: float, took_seconds: float) -> None:

@@ -321,6 +321,13 @@ class ModelEntry(BaseModel):
                 return self.model_copy(update=changes)
         return self
 
+    def gpu_second_usd(self, request: Mapping[str, Any]) -> Decimal | None:
+        """Return the price of a GPU's second for such a clip, in dollars; None: the vendor bills another unit."""
+        if not isinstance(self.price, VendorPrice) or self.price.unit is not Unit.GPU_SECOND:
+            return None
+        clip = self.limits.resolve_audio(clip_of(GenerationRequest.model_validate(request)))
+        return max((rate.usd for rate in self.price.rates if rate.fits(clip)), default=None)
+
     def able_providers(self, request: GenerationRequest) -> tuple[str, ...]:
         """List the providers that can make a request, in order."""
         # guard catalogue.able: a job goes to a provider that makes a different clip, or refuses it

@@ -99,6 +99,12 @@ class PriceBook(BaseModel):
         entry = self.entry(model, provider)
         return entry.price if entry and isinstance(entry.price, JobPrice) else self.prices
 
+    def price_mark(self, model: str, provider: str | None = None) -> str:
+        """Return eight hex digits over the price of `model` at `provider`, which another price does not have."""
+        entry = self.entry(model, provider)
+        price = (entry and entry.price) or self.prices
+        return hashlib.sha256(price.model_dump_json().encode()).hexdigest()[:8]
+
     def require_sold(self, request: GenerationRequest) -> None:
         """Raise ModelRefused for a request that no model in the book can make, or that has no price."""
         entry = self.entry(request.model)

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from decimal import Decimal
 from typing import Any, Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -12,9 +11,7 @@ from reelkeeper.errors import PartialFailure
 from reelkeeper.model.alerts import Finding, Severity
 from reelkeeper.rules.core.wording import many
 
-_ABOVE_QUOTE: Final = "cost_above_quote"  # the alert's rule
 _UNREADABLE: Final = "unreadable_result"  # the alert's rule
-_MICROUSD: Final = 10**6
 _GIVEN_UP: Final = "given up after"  # the beginning of a dead job's error if its generator failed each attempt
 LONGEST_PAUSE_SECONDS: Final = 600  # between two attempts: a job is never idle for long once its provider is well
 _DOUBLINGS: Final = 10  # 2 ** 10 s are longer than that
@@ -74,25 +71,6 @@ def is_generators_fault(error: str | None) -> bool:
 def is_given_up(started_at: datetime, as_of: datetime, policy: AttemptPolicy) -> bool:
     """Check whether a job that began then has been in doubt for too long."""
     return as_of - started_at > timedelta(hours=policy.give_up_hours)
-
-
-def cost_above_quote(model: str, day: str, quoted_microusd: int, cost_microusd: int) -> Finding:
-    """Make the finding that a vendor charged more for a job than expected: our loss, not the user's."""
-    quoted, cost, lost = (
-        f"${Decimal(amount) / _MICROUSD:,.4f}"
-        for amount in (quoted_microusd, cost_microusd, cost_microusd - quoted_microusd)
-    )
-    return Finding(
-        rule=_ABOVE_QUOTE,
-        scope=f"model:{model}",
-        period=day,
-        level="",
-        severity=Severity.WARNING,
-        title=f"The vendor of {model} charges more than its listed price",
-        text=f"{cost} for a job that was expected to cost {quoted}: {lost} are lost, and the next job loses as much. "
-        "The user pays what was quoted.",
-        suggestion="Compare its price under `book.models` of the policies with the vendor's price list.",
-    )
 
 
 def unreadable_result(provider: str, day: str, job_id: str, problem: str) -> Finding:

@@ -1,7 +1,8 @@
 """Choose which provider of its model makes a job: the one with the fewest expected dollars for a delivered clip. Pure.
 
-A vendor also charges for some jobs that bring no video, so an offer costs its price, and its share of those. It counts
-only while its provider is healthy, every budget has room for its cost, and the job would begin soon enough there.
+A vendor also charges for some jobs that bring no video, and may take more or less than the book has, so an offer costs
+its price, corrected by what was taken lately, and its share of those jobs. It counts only while its provider is
+healthy, every budget has room for its cost, and the job would begin soon enough there.
 
 >>> fal, runway = Offered("fal", 400_000), Offered("runway", 300_000, Record(delivered=60, charged_failures=40))
 >>> for verdict in choose([fal, runway], RoutingPolicy()).verdicts:
@@ -18,6 +19,7 @@ from typing import Final, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field
 
 _TRUSTED: Final = 20  # deliveries that are presumed of each, so that two failures in a row do not decide
+_BOOKED: Final = 2  # jobs at the booked price that are presumed, so that one odd bill does not decide
 _KEPT: Final = 0.99  # of what is known, with each further job: the last hundred or so count
 
 
@@ -44,11 +46,27 @@ class Record(NamedTuple):
 
     delivered: float = 0.0
     charged_failures: float = 0.0  # charged, or perhaps charged, without a video
+    stated: float = 0.0  # of the delivered: those whose cost the vendor stated, at the price that has this mark
+    ratios: float = 0.0  # the sum of those costs, each in units of the booked one
+    price_mark: str = ""
 
-    def after(self, *, is_delivered: bool) -> "Record":
-        """Return the record with one more job."""
-        delivered, failures = self.delivered * _KEPT, self.charged_failures * _KEPT
-        return Record(delivered + is_delivered, failures + (not is_delivered))
+    def after(self, *, is_delivered: bool, price_mark: str = "", ratio: float | None = None) -> "Record":
+        """Return the record with one more job; `ratio` is its cost in units of the booked one, if that was stated."""
+        found = self.at(price_mark)
+        delivered, failures, stated, ratios = (figure * _KEPT for figure in found[:4])
+        is_stated = ratio is not None
+        return Record(
+            delivered + is_delivered,
+            failures + (not is_delivered),
+            stated + is_stated,
+            ratios + (ratio or 0),
+            price_mark,
+        )
+
+    def at(self, price_mark: str) -> "Record":
+        """Return the record without what was stated of another price."""
+        # guard routing.another_price: a price that a person has corrected is corrected a second time
+        return self if price_mark == self.price_mark else self._replace(stated=0.0, ratios=0.0)
 
 
 class Offered(NamedTuple):
@@ -71,7 +89,9 @@ class Offered(NamedTuple):
         record = self.record
         # guard routing.failures: a vendor that charges for what it does not deliver is taken for a cheap one
         lost = Fraction(record.charged_failures) / (Fraction(record.delivered) + _TRUSTED)
-        return self.cost_microusd * (1 + lost)
+        # guard routing.stated: a vendor that takes more than the book has is taken for a cheap one
+        stated = (Fraction(record.ratios) + _BOOKED) / (Fraction(record.stated) + _BOOKED)
+        return self.cost_microusd * stated * (1 + lost)
 
     @property
     def wait_seconds(self) -> float:

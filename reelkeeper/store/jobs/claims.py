@@ -66,13 +66,6 @@ def at_work(job_id: str, lease_token: int) -> sa.ColumnElement[bool]:
     return sa.and_(_fenced(job_id, lease_token), jobs.c.state.in_(AT_WORK))
 
 
-def with_cost(cost_microusd: int | None) -> sa.ColumnElement[int | None]:
-    """Add to a job's cost, in SQL: earlier attempts may have cost something, too."""
-    if cost_microusd is None:
-        return jobs.c.cost_microusd
-    return sa.func.coalesce(jobs.c.cost_microusd, 0) + cost_microusd
-
-
 def _left_behind() -> sa.ColumnElement[bool]:
     """Build the condition that a job's worker is dead, or the job continues at a provider, or is due for a lookup."""
     # guard claims.lease: a living worker's job is given to another, and made twice
@@ -274,12 +267,10 @@ def release_job(
     state: JobState,
     pause_seconds: float,
     error: str,
-    *,
-    cost_microusd: int | None = None,
     **values: Any,  # noqa: ANN401  columns of jobs
 ) -> bool:
-    """Release a running job to others after a pause, and add its cost. Otherwise as `note`."""
-    values |= {"due_at": Clock(pause_seconds), "cost_microusd": with_cost(cost_microusd)}
+    """Release a running job to others after a pause. Otherwise as `note`."""
+    values["due_at"] = Clock(pause_seconds)
     return note(session, claim, state=state, error=error, claimed_by=None, lease_until=None, **values)
 
 

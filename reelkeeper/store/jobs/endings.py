@@ -11,7 +11,7 @@ from sqlmodel import Session
 
 from reelkeeper.model.jobs import IN_FLIGHT, JobState
 from reelkeeper.store.core.engine import Clock
-from reelkeeper.store.jobs.claims import at_work, with_cost
+from reelkeeper.store.jobs.claims import at_work
 from reelkeeper.store.jobs.queue import ADMITTED, AdmittedJob
 from reelkeeper.store.tables import jobs
 
@@ -24,13 +24,11 @@ def end(
     lease_token: int,
     state: JobState,
     *,
-    cost_microusd: int | None,
     at: datetime | None = None,
     **values: Any,  # noqa: ANN401  columns of jobs
 ) -> AdmittedJob | None:
-    """End the job of this claim and add its cost; None, and nothing changed, where the claim is lost."""
-    values |= {"lease_until": None, "cost_microusd": with_cost(cost_microusd)}
-    ended = _end(session, at_work(job_id, lease_token), state, finished_at=at or Clock(), **values)
+    """End the job of this claim; None, and nothing changed, where the claim is lost."""
+    ended = _end(session, at_work(job_id, lease_token), state, finished_at=at or Clock(), lease_until=None, **values)
     return ended[0] if ended else None
 
 
@@ -123,6 +121,11 @@ def resume(session: Session, job_id: str, *, afresh: bool) -> None:
 def note(session: Session, job_id: str, **values: Any) -> None:  # noqa: ANN401  columns of jobs
     """Update columns of a job."""
     session.execute(sa.update(jobs).where(jobs.c.id == job_id).values(**values))
+
+
+def add_cost(session: Session, job_id: str, cost_microusd: int) -> None:
+    """Add to a job's cost: earlier attempts may have cost something, too."""
+    note(session, job_id, cost_microusd=sa.func.coalesce(jobs.c.cost_microusd, 0) + cost_microusd)
 
 
 def _end(session: Session, chosen: sa.ColumnElement[bool], state: JobState, **values: Any) -> list[AdmittedJob]:  # noqa: ANN401  columns of jobs

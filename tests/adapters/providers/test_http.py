@@ -167,12 +167,20 @@ def test_how_a_job_ends_says_what_to_do_next(
         make(ORDER, Notes())
 
 
-@pytest.mark.parametrize("cost", [None, "free", "-1", "NaN", "Infinity", "1e9", True, [], "10001"])
+@pytest.mark.parametrize("cost", [None, "free", "-1", "NaN", "Infinity", "1e999999", True, []])
 def test_a_cost_that_is_no_sum_of_money_is_not_known(
     double: ProviderDouble, make: Callable[..., Made], cost: object
 ) -> None:
     double.ends_as |= {"cost_usd": cost}
     assert make(ORDER, Notes()).cost_microusd is None
+
+
+@pytest.mark.parametrize("cost", ["10001", "1e9"])
+def test_an_absurd_cost_is_told_as_far_as_it_can_be_kept(
+    double: ProviderDouble, make: Callable[..., Made], cost: str
+) -> None:
+    double.ends_as |= {"cost_usd": cost}
+    assert make(ORDER, Notes()).cost_microusd == 10**10
 
 
 def test_a_job_that_its_provider_has_forgotten_fails_once_it_has_been_asked_after_twice(

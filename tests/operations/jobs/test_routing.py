@@ -114,17 +114,32 @@ def test_a_vendor_that_charges_for_jobs_without_a_video_loses_its_lead_and_earns
     assert 10 <= charged.count("runway") <= 12  # half as much again as fal's lead: 20 presumed, half of them lost
 
 
-def test_a_delivered_video_counts_for_its_vendor(engine: sa.Engine) -> None:
-    put_in_force(engine, book=BOOK)
-    lanes(engine, "k")
+def delivered(engine: sa.Engine, key: str, runways: int | None = None) -> str:
+    """Return the vendor that a job went to, of which only `runways` states a cost."""
+    (lane,) = lanes(engine, key)
     (job,) = claim(engine, "w", [None], limit=99, served=BOTH)
     make(engine, job.id)
-    succeed(engine, Attempt(job.id, job.lease_token), run_id="test")
+    succeed(engine, Attempt(job.id, job.lease_token, runways if lane == "runway" else None), run_id="test")
+    return lane
+
+
+def test_a_vendor_that_takes_more_than_the_book_has_loses_its_lead_until_the_book_is_corrected(
+    engine: sa.Engine,
+) -> None:
+    put_in_force(engine, book=BOOK)
+    went = [delivered(engine, f"dear {number}", 3_000_000) for number in range(4)]
+    assert went == ["runway", "fal", "fal", "fal"]  # (2 + 3) / (2 + 1) of the booked price, and fal's is 3 / 2 of it
+    corrected = MODEL | {"offers": [{"provider": "runway", "price": second("0.28")}]}
+    put_in_force(engine, book=PriceBook.model_validate({"models": [corrected]}))
+    assert delivered(engine, "corrected") == "runway"
+
+
+def test_a_delivered_video_counts_for_its_vendor(engine: sa.Engine) -> None:
+    put_in_force(engine, book=BOOK)
+    delivered(engine, "k")
     with reading(engine) as session:
-        found = queue.find(session, job.id)
-        assert found is not None
         records = controls.remembered(session, ["records"])["records"]
-    assert records == {"runway m": [1.0, 0.0]}
+    assert records == {"runway m": [1.0, 0.0, 0.0, 0.0, BOOK.price_mark("m", "runway")]}
 
 
 def test_a_waiting_job_says_why_each_offer_was_chosen_or_not(engine: sa.Engine) -> None:

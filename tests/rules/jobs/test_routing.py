@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from reelkeeper.rules.jobs.routing import Offered, Reason, Record, RoutingPolicy, choose
 
 NAMES = ("fal", "replicate", "runway", "openai", "comfyui", "http")
-records = st.builds(Record, st.integers(0, 200).map(float), st.integers(0, 100).map(float))
+records = st.builds(Record, *[st.integers(0, most).map(float) for most in (200, 100, 200, 900)])
 offers = st.lists(
     st.builds(
         Offered,
@@ -32,9 +32,10 @@ policies = st.builds(
 
 
 def dollars_a_clip(offer: Offered) -> Fraction:
-    """What all its jobs cost, over those that were delivered; twenty that were are presumed."""
+    """What all its jobs cost, over those that were delivered: twenty are presumed, and two at the book's price."""
     delivered, charged = 20 + int(offer.record.delivered), int(offer.record.charged_failures)
-    return Fraction(offer.cost_microusd * (delivered + charged), delivered)
+    stated, of_booked = 2 + int(offer.record.stated), 2 + int(offer.record.ratios)
+    return Fraction(offer.cost_microusd * of_booked * (delivered + charged), stated * delivered)
 
 
 def begins_after(offer: Offered) -> Fraction:
