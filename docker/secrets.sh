@@ -19,8 +19,8 @@ keep reelkeeper_database_url "postgresql+psycopg://reelkeeper:$(cat "$folder/ree
 # Secrets that only you know. The first two are required; an empty file means that a secret is not set.
 for name in s3_access_key_id s3_secret_access_key slack_bot_token slack_webhook_url slack_signing_secret second_sink_url \
   watchdog_ping_url cloudflare_api_token event_queue_token cache_purge_token generator_token generator_webhook_secret \
-  fal_token fal_webhook_secret replicate_token replicate_webhook_secret runway_token openai_token comfyui_token http_token \
-  http_webhook_secret; do
+  fal_token fal_webhook_secret replicate_token replicate_webhook_secret runway_token openrouter_token openrouter_webhook_secret \
+  openai_token comfyui_token http_token http_webhook_secret; do
   keep "reelkeeper_$name" ""
 done
 

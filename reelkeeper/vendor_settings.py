@@ -13,6 +13,7 @@ _NEEDS: Final = {  # what each vendor cannot be asked without
     "fal": "token",
     "replicate": "token",
     "runway": "token",
+    "openrouter": "token",
     "openai": "url",
     "comfyui": "url",
     "http": "url",
@@ -33,7 +34,7 @@ class Access(NamedTuple):
 class VendorSettings(BaseSettings):
     """The settings of all vendors."""
 
-    generator: Literal["fal", "replicate", "runway", "openai", "comfyui", "http", "local"] | None = Field(
+    generator: Literal["fal", "replicate", "runway", "openrouter", "openai", "comfyui", "http", "local"] | None = Field(
         None,
         description="Provider of models for which the catalogue names none; if unset, the only one that is set up, or "
         "local (ffmpeg on this machine) if none is; of several, none is chosen, and such models are refused",
@@ -65,6 +66,11 @@ class VendorSettings(BaseSettings):
     replicate_url: str | None = Field(None, description="URL of Replicate's API, if it is not the usual one")
     runway_token: SecretStr | None = Field(None, description="Key of Runway; it makes videos if this is set")
     runway_url: str | None = Field(None, description="URL of Runway's API, if it is not the usual one")
+    openrouter_token: SecretStr | None = Field(None, description="Key of OpenRouter; it makes videos if this is set")
+    openrouter_webhook_secret: SecretStr | None = Field(
+        None, description="Signing secret for webhooks of the OpenRouter workspace"
+    )
+    openrouter_url: str | None = Field(None, description="URL of OpenRouter's API, if it is not the usual one")
     openai_url: str | None = Field(
         None, description="URL of a server of OpenAI's /v1/videos, with /v1; it makes videos if this is set"
     )

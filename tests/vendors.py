@@ -9,7 +9,7 @@ from reelkeeper.adapters.providers import RemoteGenerator
 from tests.adapters.providers.formats import FORMATS, Format
 from tests.doubles.vendor import Vendor
 
-NAMES = ["fal", "replicate", "runway", "openai", "comfyui"]
+NAMES = ["fal", "replicate", "runway", "openrouter", "openai", "comfyui"]
 
 
 @pytest.fixture(params=NAMES)

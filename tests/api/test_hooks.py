@@ -64,7 +64,9 @@ def test_a_call_that_is_not_signed_with_the_secret_is_refused(caller: TestClient
 
 
 @pytest.mark.parametrize("path", ["/hooks/VENDOR", PATH])  # of jobs in flight at an upgrade
-@pytest.mark.parametrize(("vendor", "model"), [("fal", "local"), ("fal", "veo"), ("replicate", "veo")])
+@pytest.mark.parametrize(
+    ("vendor", "model"), [("fal", "local"), ("fal", "veo"), ("replicate", "veo"), ("openrouter", "veo")]
+)
 def test_a_vendors_callback_identifies_a_job_whose_answer_was_lost(
     app: FastAPI, world: World, monkeypatch: pytest.MonkeyPatch, vendor: str, model: str, path: str
 ) -> None:

@@ -17,6 +17,7 @@ import pytest
 import sqlalchemy as sa
 
 from reelkeeper.adapters.providers import (
+    VENDORS,
     FalProvider,
     OpenAIProvider,
     RemoteGenerator,
@@ -155,10 +156,9 @@ class Storm:
 
     def call_twice(self) -> None:
         """Send the vendor's webhooks about some of its jobs, each twice, and forged and repeated ones."""
-        name = self.format.double.__name__
-        if name not in ("FalDouble", "ReplicateDouble"):
+        vendor = self.format.double.__name__.removesuffix("Double").lower()
+        if vendor not in VENDORS:
             return
-        vendor = "fal" if name == "FalDouble" else "replicate"
         for job in self.chance.sample(list(self.vendor.jobs.values()), min(10, len(self.vendor.jobs))):
             call = self.vendor.call(job)
             other = self.chance.choice(list(self.vendor.jobs.values()))

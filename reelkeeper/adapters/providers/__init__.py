@@ -1,6 +1,7 @@
 """Generators of videos: ffmpeg on this machine, or a provider; one file each, with the same contract."""
 
 import re
+from collections.abc import Callable
 from typing import Any, Final
 
 from reelkeeper.adapters import public
@@ -10,6 +11,7 @@ from reelkeeper.adapters.providers.fal import FalProvider
 from reelkeeper.adapters.providers.http import HttpProvider
 from reelkeeper.adapters.providers.local import LocalGenerator
 from reelkeeper.adapters.providers.openai import OpenAIProvider
+from reelkeeper.adapters.providers.openrouter import OpenRouterProvider
 from reelkeeper.adapters.providers.remote import RemoteGenerator
 from reelkeeper.adapters.providers.replicate import ReplicateProvider
 from reelkeeper.adapters.providers.runway import RunwayProvider
@@ -17,7 +19,12 @@ from reelkeeper.adapters.providers.transport import OverHttp
 from reelkeeper.errors import Misconfigured
 from reelkeeper.settings import Settings
 
-VENDORS = frozenset({"fal", "replicate"})  # vendors that call a URL which contains our key
+# Vendors that call a URL which contains our key.
+VENDORS: Final[dict[str, Callable[..., Provider]]] = {
+    "fal": FalProvider,
+    "replicate": ReplicateProvider,
+    "openrouter": OpenRouterProvider,
+}
 _HOST: Final = re.compile(r"[a-z0-9-]+(\.[a-z0-9-]+)*")
 __all__ = [
     "VENDORS",
@@ -28,6 +35,7 @@ __all__ = [
     "HttpProvider",
     "LocalGenerator",
     "OpenAIProvider",
+    "OpenRouterProvider",
     "RemoteGenerator",
     "ReplicateProvider",
     "RunwayProvider",
@@ -88,11 +96,8 @@ def _provider(name: str, settings: Settings) -> Provider:
     how: dict[str, Any] = {"allow_private": settings.allow_private_addresses}
     if name in VENDORS:
         how |= {"url": at.url, "webhook_url": at.webhook_url, "webhook_secret": at.webhook_secret}
+        return VENDORS[name](at.token, hosts=hosts, **how)
     match name:
-        case "fal":
-            return FalProvider(at.token, hosts=hosts, **how)
-        case "replicate":
-            return ReplicateProvider(at.token, hosts=hosts, **how)
         case "runway":
             return RunwayProvider(at.token, url=at.url, hosts=hosts, **how)
         case "openai":

@@ -44,12 +44,39 @@ _STATUSES: Final = {
 }
 
 
-class OpenAIProvider(OverHttp):
+class VideosProvider(OverHttp):
+    """What servers of this format have in common."""
+
+    guarantee = Guarantee()
+
+    def look(self, job_id: str) -> Standing | None:
+        """Read the job. An answer that describes this job has its state, whatever the HTTP status."""
+        answer = self._calls.ask("GET", f"/videos/{quote(job_id, safe='')}")
+        if answer.fields.get("id") == job_id:
+            return self._standing(answer.fields)
+        if answer.status in GONE:
+            return None
+        raise GenerationUnknown(f"the provider answered {answer.status} when asked for a job")
+
+    def _standing(self, document: dict[str, Any]) -> Standing:
+        job_id, status = job_name(document.get("id")), status_of(_STATUSES, document.get("status"))
+        if status is Status.FAILED and is_about_content(document.get("error")):
+            status = Status.MODERATED
+        progress = document.get("progress")
+        return Standing(
+            job_id,
+            status,
+            fraction(progress / _PERCENT if isinstance(progress, int | float) else None),
+            video_url=f"{self._calls.url}/videos/{quote(job_id, safe='')}/content",
+            error=words(document.get("error")),
+        )
+
+
+class OpenAIProvider(VideosProvider):
     """A server of this format; `url` ends with /v1."""
 
     name = "openai"
     takes_image_bytes = True
-    guarantee = Guarantee()
 
     def __init__(self, url: str, key: str | None = None, *, hosts: tuple[str, ...] = (), **how: Any) -> None:  # noqa: ANN401  of Transport
         self._calls = Transport(url, {"Authorization": f"Bearer {key}"} if key else {}, hosts=hosts, **how)
@@ -74,15 +101,6 @@ class OpenAIProvider(OverHttp):
         headers = {"Content-Type": encoded.headers["Content-Type"]}
         return job_name(self._calls.submit("/videos", encoded.read(), headers).fields.get("id"))
 
-    def look(self, job_id: str) -> Standing | None:
-        """Read the job. An answer that describes this job has its state, whatever the HTTP status."""
-        answer = self._calls.ask("GET", f"/videos/{quote(job_id, safe='')}")
-        if answer.fields.get("id") == job_id:
-            return self._standing(answer.body)
-        if answer.status in GONE:
-            return None
-        raise GenerationUnknown(f"the provider answered {answer.status} when asked for a job")
-
     def cancel(self, job_id: str) -> None:
         """Delete the job. Some servers only forget it, and a gateway has no such call."""
         self._calls.tell("DELETE", f"/videos/{quote(job_id, safe='')}")
@@ -106,20 +124,6 @@ class OpenAIProvider(OverHttp):
     def mark_of(self, key: str) -> str:
         """Return the key, which nothing in the list contains."""
         return key
-
-    def _standing(self, body: object) -> Standing:
-        document = body if isinstance(body, dict) else {}
-        job_id, status = job_name(document.get("id")), status_of(_STATUSES, document.get("status"))
-        if status is Status.FAILED and is_about_content(document.get("error")):
-            status = Status.MODERATED
-        progress = document.get("progress")
-        return Standing(
-            job_id,
-            status,
-            fraction(progress / _PERCENT if isinstance(progress, int | float) else None),
-            video_url=f"{self._calls.url}/videos/{quote(job_id, safe='')}/content",
-            error=words(document.get("error")),
-        )
 
 
 def _listed(entry: object) -> VendorJob:

@@ -2,7 +2,7 @@
 
 not connected, 425           certainly not accepted, may be sent again
 429, a 4xx about too many    the same, and it holds for all jobs of the provider
-another 4xx, not 408, 409    certainly not accepted, and never will be
+another 4xx, not 408/409/499  certainly not accepted, and never will be
 everything else              possibly accepted: sending it again may mean paying twice
 """
 
@@ -121,7 +121,7 @@ class Transport:
         if status in _NOT_LET_IN or (status == httpx.codes.FORBIDDEN and _ABOUT_MONEY.search(reason)):
             raise AccountLocked(f"the provider refuses this account: {status}, {reason}", _BUSY_SECONDS)
         # guard provider.conflict: a job that was sent twice counts as refused, although it is made and paid
-        if 400 <= status < 500 and status not in (408, 409):  # noqa: PLR2004  "client error", but for a timeout and a conflict
+        if 400 <= status < 500 and status not in (408, 409, 499):  # noqa: PLR2004  "client error", but for timeouts and a conflict
             kind = ContentRefused if is_about_content(answer.body) else GenerationRefused
             raise kind(f"the provider answered {status}: {reason}")
         if not answer.is_success:

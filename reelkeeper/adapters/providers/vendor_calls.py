@@ -37,7 +37,11 @@ class Call(NamedTuple):
 
 def signer(headers: Mapping[str, str]) -> str:
     """Return the vendor that signed a call, by its headers, for the path that all vendors had in earlier versions."""
-    marks = {"fal": "x-fal-webhook-signature", "replicate": "webhook-signature"}
+    marks = {
+        "fal": "x-fal-webhook-signature",
+        "replicate": "webhook-signature",
+        "openrouter": "x-openrouter-signature",
+    }
     return next((vendor for vendor, mark in marks.items() if mark in headers), "http")
 
 
@@ -50,7 +54,7 @@ def verify(
     now: float,
     **how: Any,  # noqa: ANN401  of fal_keys
 ) -> Call:
-    """Verify a call of fal or Replicate. `now` is Unix time; `how` has the URL of fal's keys.
+    """Verify a call of fal, Replicate or OpenRouter. `now` is Unix time; `how` has the URL of fal's keys.
 
     Raises SignatureRefused for one that is not signed, more than five minutes off, over 64 kB, or at another URL.
     """
@@ -64,6 +68,9 @@ def verify(
     if vendor == "fal":
         _require_fal(headers, body, now, fal_keys(**how))
         return Call(key, job_named(body, "request_id"))
+    if vendor == "openrouter":
+        _require_openrouter(secret, headers, body, now)
+        return Call(key, job_named(body, "data.id"))
     _require_standard(secret, headers, body, now)
     return Call(key, job_named(body, "id"))
 
@@ -126,6 +133,17 @@ def _require_standard(secret: str, headers: Mapping[str, str], body: bytes, now:
     # guard vendor_call.standard: a forged callback assigns a request to a job whose answer was lost
     if not sum(hmac.compare_digest(expected, text.encode()) for text in given):
         raise SignatureRefused("the call is not signed with the secret that REELKEEPER_REPLICATE_WEBHOOK_SECRET holds")
+
+
+def _require_openrouter(secret: str, headers: Mapping[str, str], body: bytes, now: float) -> None:
+    """Require a signature as openrouter.ai/docs/cookbook/video-generation/video-generation-webhooks has it."""
+    parts = dict(part.strip().partition("=")[::2] for part in headers.get("x-openrouter-signature", "").split(","))
+    at = parts.get("t", "")
+    _require_now(at, now)
+    expected = hmac.digest(secret.encode(), f"{at},".encode() + body, "sha256").hex()
+    # guard vendor_call.openrouter: a forged callback of OpenRouter's assigns a job to one whose answer was lost
+    if not hmac.compare_digest(expected.encode(), parts.get("v1", "").encode()):
+        raise SignatureRefused("the call is not signed with the secret that REELKEEPER_OPENROUTER_WEBHOOK_SECRET holds")
 
 
 def _require_now(at: str, now: float) -> None:

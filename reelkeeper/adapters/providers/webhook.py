@@ -51,7 +51,9 @@ def verify(secret: str, body: bytes, header: str, now: float) -> str:
 def job_named(body: bytes, field: str) -> str:
     """Return the provider's id of the job from a call's body. Raises SignatureRefused if it has none."""
     try:
-        job_id = json.loads(body)[field]
+        job_id = json.loads(body)
+        for name in field.split("."):
+            job_id = job_id[name]
     except (ValueError, TypeError, KeyError, RecursionError):
         job_id = None
     # The store accepts no NUL, no half surrogate.

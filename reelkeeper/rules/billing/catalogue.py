@@ -24,7 +24,7 @@ Seconds = Annotated[Decimal, Field(gt=0, le=3600, decimal_places=3)]
 Resolution = Annotated[str, StringConstraints(pattern=r"^\d{2,4}p$")]
 Aspect = Annotated[str, StringConstraints(pattern=r"^[1-9]\d?:[1-9]\d?$")]
 Choice = Literal["never", "choice", "always"]
-ProviderName = Literal["fal", "replicate", "runway", "openai", "comfyui", "http", "local"]
+ProviderName = Literal["fal", "replicate", "runway", "openrouter", "openai", "comfyui", "http", "local"]
 
 
 class Clip(NamedTuple):

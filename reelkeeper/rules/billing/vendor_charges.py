@@ -66,8 +66,8 @@ class Charged(NamedTuple):
     read_on: str
 
 
-def _read(charge: Charge, source: str) -> Charged:
-    return Charged(charge, source, "2026-11-28")
+def _read(charge: Charge, source: str, read_on: str = "2026-11-28") -> Charged:
+    return Charged(charge, source, read_on)
 
 
 _NO, _MAYBE, _YES = Charge.NO, Charge.MAYBE, Charge.YES
@@ -78,6 +78,9 @@ _RUNWAY_MODERATION: Final = "docs.dev.runwayml.com/api-details/moderation"
 _REPLICATE: Final = "replicate.com/docs: whether a failed prediction of an official model is charged is not said"
 _REPLICATE_DEADLINES: Final = "replicate.com/changelog/2025-10-16-prediction-deadlines"
 _GATEWAYS: Final = "LiteLLM 1.110.2, litellm_core_utils: a video is booked when it is created, however it ends"
+_OPENROUTER: Final = (
+    "openrouter.ai/docs/api_reference/videos: usage.cost once a job is completed, and no word on others"
+)
 _OWN: Final = "a server of one's own: nobody bills a run of it that brings nothing"
 
 # A new job's POST that is answered by a 4xx makes no job, at any vendor: adapters/providers/transport.
@@ -114,6 +117,12 @@ TABLE: Final[dict[str, dict[Ending, Charged]]] = {
         Ending.REFUSED: _read(_MAYBE, _RUNWAY_TASKS),
         Ending.MODERATED: _read(_YES, f"{_RUNWAY_MODERATION}: a moderated generation costs as much as a good one"),
         Ending.CANCELLED: _read(_MAYBE, "runwayml 5.24.0, tasks.delete: refunded only if it was not running yet"),
+    },
+    "openrouter": _ANYWHERE
+    | {
+        Ending.FAILED: _read(_MAYBE, _OPENROUTER, "2026-11-29"),
+        Ending.REFUSED: _read(_MAYBE, _OPENROUTER, "2026-11-29"),
+        Ending.MODERATED: _read(_MAYBE, _OPENROUTER, "2026-11-29"),
     },
     "openai": _ANYWHERE
     | {

@@ -8,6 +8,7 @@ from reelkeeper.adapters.providers import (
     FalProvider,
     HttpProvider,
     OpenAIProvider,
+    OpenRouterProvider,
     ReplicateProvider,
     RunwayProvider,
 )
@@ -15,6 +16,7 @@ from reelkeeper.adapters.providers.contract import Provider
 from tests.doubles.comfyui import ComfyUIDouble
 from tests.doubles.fal import FalDouble
 from tests.doubles.openai_videos import OpenAIDouble
+from tests.doubles.openrouter import OpenRouterDouble
 from tests.doubles.provider import ProviderDouble
 from tests.doubles.replicate import SIGNING_SECRET, ReplicateDouble
 from tests.doubles.runway import RunwayDouble
@@ -31,6 +33,7 @@ class Format(NamedTuple):
     provider: Callable[..., Provider]
     model: str
     finds_lost: bool
+    cancels: bool = True
 
     def connect(self, double: Vendor | str, **how: Any) -> Provider:  # noqa: ANN401  of Transport
         url = double if isinstance(double, str) else double.url
@@ -61,6 +64,13 @@ FORMATS = {
     ),
     "runway": Format(
         RunwayDouble, lambda url, **how: RunwayProvider(TOKEN, url=url, **how), "gen4.5", finds_lost=False
+    ),
+    "openrouter": Format(
+        OpenRouterDouble,
+        lambda url, **how: OpenRouterProvider(TOKEN, url=url, webhook_url=HOOK, webhook_secret=SIGNING_SECRET, **how),
+        "google/veo-3.1",
+        finds_lost=False,
+        cancels=False,
     ),
     "openai": Format(OpenAIDouble, lambda url, **how: OpenAIProvider(url, TOKEN, **how), "wan3", finds_lost=False),
     "comfyui": Format(ComfyUIDouble, lambda url, **how: ComfyUIProvider(url, TOKEN, **how), "wan", finds_lost=True),

@@ -42,8 +42,8 @@ def test_a_vendor_of_earlier_settings_alone_makes_what_the_catalogue_gives_to_no
         ({"fal_token": KEY, "generator": "http", "http_url": URL}, {"fal", "http"}, "http"),
         (
             {f"{name}_url": URL for name in ("http", "openai", "comfyui")}
-            | {f"{name}_token": KEY for name in ("fal", "replicate", "runway")},
-            {"http", "openai", "comfyui", "fal", "replicate", "runway"},
+            | {f"{name}_token": KEY for name in ("fal", "replicate", "runway", "openrouter")},
+            {"http", "openai", "comfyui", "fal", "replicate", "runway", "openrouter"},
             None,
         ),
     ],

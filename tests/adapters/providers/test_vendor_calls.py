@@ -21,7 +21,7 @@ from tests.marks import marked
 Verify = Callable[..., vendor_calls.Call]
 
 
-@pytest.fixture(params=["fal", "replicate"])
+@pytest.fixture(params=["fal", "replicate", "openrouter"])
 def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -72,6 +72,7 @@ def test_a_call_of_another_time_is_refused(vendor: Vendor, job: Job, verify: Ver
             verify(vendor.call(job, now), now + later)
 
 
+@pytest.mark.parametrize("name", ["fal", "replicate"], indirect=True)
 def test_a_forged_or_changed_callback_is_refused(vendor: Vendor, job: Job, verify: Verify) -> None:
     call = vendor.call(job)
     name, signature = list(call.headers.items())[-1]
@@ -88,6 +89,18 @@ def test_a_forged_or_changed_callback_is_refused(vendor: Vendor, job: Job, verif
             verify(changed)
     with pytest.raises(SignatureRefused, match="65,536"):
         verify(call._replace(body=b" " * 65_537))
+
+
+@pytest.mark.parametrize("name", ["openrouter"], indirect=True)
+def test_a_forged_or_changed_callback_of_openrouters_is_refused(vendor: Vendor, job: Job, verify: Verify) -> None:
+    call = vendor.call(job)
+    signed = call.headers["X-OpenRouter-Signature"]
+    at = signed.partition(",")[0]
+    for header in (signed[:-6] + "000000", signed.replace(at, f"{at}1"), signed.partition("v1")[0], "", "t=now,v1="):
+        with pytest.raises(SignatureRefused, match=r"not signed|300 s"):
+            verify(call._replace(headers={"X-OpenRouter-Signature": header}))
+    with pytest.raises(SignatureRefused, match="not signed"):
+        verify(call._replace(body=call.body.replace(b"p1", b"p2")))
 
 
 def test_without_fals_keys_no_call_of_fals_is_believed() -> None:

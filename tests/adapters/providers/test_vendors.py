@@ -11,6 +11,7 @@ from inline_snapshot import snapshot
 from reelkeeper.adapters.providers import (
     FalProvider,
     OpenAIProvider,
+    OpenRouterProvider,
     RemoteGenerator,
     ReplicateProvider,
     RunwayProvider,
@@ -21,6 +22,7 @@ from tests.adapters.providers.formats import FILES, HOOK
 from tests.adapters.providers.notes import ORDER, Notes
 from tests.doubles.fal import FalDouble
 from tests.doubles.openai_videos import OpenAIDouble
+from tests.doubles.openrouter import OpenRouterDouble
 from tests.doubles.replicate import ReplicateDouble
 from tests.doubles.vendor import LOST, TOKEN
 from tests.marks import marked
@@ -43,6 +45,12 @@ def replicate() -> Iterator[ReplicateDouble]:
 @pytest.fixture
 def openai() -> Iterator[OpenAIDouble]:
     with OpenAIDouble().serving() as double:
+        yield double
+
+
+@pytest.fixture
+def openrouter() -> Iterator[OpenRouterDouble]:
+    with OpenRouterDouble().serving() as double:
         yield double
 
 
@@ -241,6 +249,55 @@ def test_a_gateway_with_other_words_is_waited_for(openai: OpenAIDouble, tmp_path
     openai.running_word, openai.looks = word, 4
     assert run(OpenAIProvider(openai.url, TOKEN, **HOW), asked("wan3"), tmp_path, most_silent_seconds=0.0).path.exists()
     assert len(openai.submitted) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "sent"),
+    [
+        ({}, {"resolution": "720p", "aspect_ratio": "16:9"}),
+        ({"width": 2160, "height": 3840, "seed": 7}, {"resolution": "4K", "aspect_ratio": "9:16", "seed": 7}),
+        ({"audio": False}, {"resolution": "720p", "aspect_ratio": "16:9", "generate_audio": False}),
+    ],
+)
+def test_openrouter_is_asked_in_its_words_and_says_what_a_job_cost(
+    openrouter: OpenRouterDouble, tmp_path: Path, changes: dict[str, Any], sent: dict[str, Any]
+) -> None:
+    provider = OpenRouterProvider(TOKEN, url=openrouter.url, webhook_url=HOOK, **HOW)
+    assert run(provider, asked("google/veo-3.1", **changes), tmp_path).cost_microusd == 600_000
+    (job,) = openrouter.jobs.values()
+    common = {"model": "google/veo-3.1", "prompt": "a cat", "duration": 5, "callback_url": f"{HOOK}?key=j1-1"}
+    assert job["input"] == common | sent
+
+
+@pytest.mark.parametrize("word", ["failed", "cancelled", "expired"])
+def test_a_job_of_openrouters_ends_without_a_video_in_three_ways(
+    openrouter: OpenRouterDouble, tmp_path: Path, word: str
+) -> None:
+    openrouter.reads = [(200, {"id": "p1", "status": word, "error": "Job exceeded maximum time to live"})]
+    with pytest.raises(GenerationFailed, match="time to live"):
+        run(OpenRouterProvider(TOKEN, url=openrouter.url, **HOW), asked("google/veo-3.1"), tmp_path)
+
+
+def test_openrouters_fee_for_a_job_on_a_key_of_our_own_is_not_what_it_cost(
+    openrouter: OpenRouterDouble, tmp_path: Path
+) -> None:
+    openrouter.is_byok = True
+    provider = OpenRouterProvider(TOKEN, url=openrouter.url, **HOW)
+    assert run(provider, asked("google/veo-3.1"), tmp_path).cost_microusd is None
+
+
+def test_openrouter_is_sent_an_image_as_the_first_frame_and_no_negative_prompt(
+    openrouter: OpenRouterDouble, tmp_path: Path
+) -> None:
+    provider = OpenRouterProvider(TOKEN, url=openrouter.url, **HOW)
+    images = NO_IMAGES._replace(url=lambda digest: f"https://images.example/{digest}")
+    run(provider, asked("google/veo-3.1", image_sha256="e" * 64), tmp_path, images=images)
+    (job,) = openrouter.jobs.values()
+    (frame,) = job["input"]["frame_images"]
+    assert (frame["image_url"]["url"], frame["frame_type"]) == (f"https://images.example/{'e' * 64}", "first_frame")
+    with pytest.raises(GenerationRefused):
+        run(provider, asked("google/veo-3.1", negative_prompt="rain"), tmp_path)
+    assert len(openrouter.submitted) == 1
 
 
 def test_runways_videos_are_fetched_from_its_documented_host_without_a_setting() -> None:

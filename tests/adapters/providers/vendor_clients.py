@@ -76,6 +76,26 @@ def openai(action: str, url: str, token: str, prompt: str = PROMPT) -> Said:
     return {"id": video.id, "seen": list(dict.fromkeys(seen)), "video": content, "listed": listed}
 
 
+def openrouter(action: str, url: str, token: str, prompt: str = PROMPT) -> Said:
+    from openrouter import OpenRouter  # noqa: PLC0415  each client is loaded alone
+
+    with OpenRouter(api_key=token, server_url=url) as api:
+        job = api.video_generation.generate(
+            model="google/veo-3.1", prompt=prompt, duration=4, resolution="720p", aspect_ratio="16:9"
+        )
+        seen = [job.status]
+        if action == "submit":
+            return {"id": job.id, "seen": seen}
+        while job.status not in ("completed", "failed", "cancelled", "expired"):
+            job = api.video_generation.get_generation(job_id=job.id)
+            seen.append(job.status)
+        if job.error:
+            raise RuntimeError(job.error)
+        content = api.video_generation.get_video_content(job_id=job.id).read().decode()
+        cost = job.usage.cost if job.usage else None
+    return {"id": job.id, "seen": list(dict.fromkeys(seen)), "video": content, "cost": cost}
+
+
 def runway(action: str, url: str, token: str, prompt: str = PROMPT) -> Said:
     import runwayml  # noqa: PLC0415  each client is loaded alone
 
@@ -114,6 +134,7 @@ CLIENTS: dict[str, Callable[..., Said]] = {
     "replicate": replicate,
     "webhook": webhook,
     "runway": runway,
+    "openrouter": openrouter,
     "openai": openai,
     "storm": storm,
 }

@@ -54,7 +54,7 @@ def test_every_providers_video_is_stored_and_charged_once(
     assert ends == ({End.SUCCEEDED: 1} if format_.finds_lost else {End.PARKED: 2})
 
 
-@pytest.mark.parametrize("format_", ["runway", "openai"], indirect=True)
+@pytest.mark.parametrize("format_", ["runway", "openrouter", "openai"], indirect=True)
 def test_a_cancelled_job_that_nobody_can_look_up_gives_its_credits_back_and_counts_as_spent(
     vendor: Vendor, generator: RemoteGenerator, shop: World
 ) -> None:

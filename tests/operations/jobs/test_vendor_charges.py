@@ -62,6 +62,8 @@ def spent_by(world: World, scope: str) -> int:
         ("replicate", "moderated", PRICE),
         ("runway", "failed", 0),  # by the task's own word
         ("runway", "moderated", CREDITS * _CREDIT),
+        ("openrouter", "failed", PRICE),
+        ("openrouter", "moderated", PRICE),
         ("openai", "failed", PRICE),
         ("openai", "moderated", PRICE),
         ("comfyui", "failed", 0),
