@@ -1,5 +1,7 @@
 """Forty requests of the models in docs/examples, priced by hand from the vendors' price lists."""
 
+import json
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Final
@@ -8,10 +10,13 @@ import pytest
 
 from reelkeeper.model.requests import GenerationRequest
 from reelkeeper.operations.core.policy_document import read, write
-from reelkeeper.rules.billing.catalogue import clip_of
+from reelkeeper.rules.billing.catalogue import Unit, VendorPrice, clip_of
 from reelkeeper.rules.billing.quote import JobSpec, PriceBook, quote
 
-EXAMPLES = Path(__file__).parents[3] / "docs/examples/models.yaml"
+ROOT = Path(__file__).parents[3]
+EXAMPLES = ROOT / "docs/examples/models.yaml"
+LITELLM = "lib/python3*/site-packages/litellm/model_prices_and_context_window_backup.json"
+PREFIXES = {"fal": "fal_ai/", "runway": "runwayml/", "openai": ""}  # of names in that table
 BOOK: Final[PriceBook] = read(EXAMPLES.read_text(), EXAMPLES.name).book
 IMAGE = "0" * 64
 # model, width, height, seconds, sound, image; what its vendor takes; the same and half of it: dollars, by hand
@@ -52,7 +57,7 @@ TABLE: Final = [
     ("google/veo-3.1-lite", 1080, 1920, 4, None, False, "0.32", "0.48"),  # 4 x 0.08
     ("ark/seedance-2.0", 1280, 720, 5, None, False, "0.71", "1.065"),  # 5 x 0.142
     ("alibaba/wan-3.0", 1920, 1080, 30, None, False, "6.00", "9.00"),  # 30 x 0.20
-    ("alibaba/wan-3.0-beijing", 832, 480, 2.5, None, False, "0.1025", "0.15375"),  # 2.5 x 0.041
+    ("alibaba/wan-3.0-beijing", 832, 480, 2.5, None, False, "0.10325", "0.154875"),  # 2.5 x 0.0413
     ("minimax/hailuo-3", 1366, 768, 10, None, True, "0.80", "1.20"),  # 10 x 0.08
     ("xai/grok-imagine-1.5", 1280, 720, 6, None, True, "0.85", "1.275"),  # 6 x 0.14 and 0.01 for the image
     ("xai/grok-imagine-1.5-lite", 1920, 1080, 8, None, False, "1.12", "1.68"),  # 8 x 0.14
@@ -83,3 +88,24 @@ def test_a_request_of_the_price_table_is_quoted_exactly(  # one argument a colum
 def test_the_table_has_forty_rows_and_the_examples_come_through_a_document_as_they_are() -> None:
     assert len({row[:6] for row in TABLE}) == 40
     assert read(write(read(EXAMPLES.read_text(), "")), "").book == BOOK
+
+
+@pytest.mark.soak  # which makes .venv-litellm
+def test_the_examples_prices_are_those_of_litellms_table_where_it_has_them_and_no_model_has_ended() -> None:
+    table = json.loads(next((ROOT / ".venv-litellm").glob(LITELLM)).read_text())
+    tiers = {"1440p": ("_2k", "_1080p"), "2160p": ("_4k",)}  # Runway's entry of Hailuo 3 has its 2K under 1080p
+    held = set()
+    for entry in BOOK.models:
+        row = table.get(f"{PREFIXES[str(entry.provider)]}{entry.quoted_model}")
+        if row is None or not isinstance(entry.price, VendorPrice) or entry.price.unit is not Unit.SECOND:
+            continue
+        assert row.get("deprecation_date", "9999") > f"{datetime.now(UTC):%Y-%m-%d}", entry.model
+        for rate in entry.price.rates:
+            names = [
+                f"output_cost_per_second{tier}" for tier in tiers.get(str(rate.resolution), (f"_{rate.resolution}",))
+            ]
+            names += ["output_cost_per_second", "output_cost_per_video_per_second"]
+            listed = Decimal(str(next(row[name] for name in names if name in row)))
+            assert listed <= rate.usd <= listed + Decimal("0.001"), (entry.model, rate, listed)  # rounded up
+        held.add(entry.model)
+    assert {entry.model for entry in BOOK.models if entry.provider == "openai"} <= held
