@@ -128,7 +128,7 @@ def test_the_same_promise_again_is_made_once(store: sa.Engine) -> None:
     assert reserve(store, 40 * MIB).state == "released"
     make_user(store, "bob")
     for size, user in ((1, "ann"), (40 * MIB, "bob")):
-        with pytest.raises(KeyReused, match="nothing was reserved"):
+        with pytest.raises(KeyReused):
             reserve(store, size, user=user)
 
 
@@ -153,7 +153,7 @@ def test_a_downgrade_blocks_what_is_new_and_deletes_nothing(store: sa.Engine) ->
     reserve(store, 1)
     with transaction(store, "test") as session:
         session.execute(sa.update(users).values(tier="free"))
-    with pytest.raises(QuotaExceeded, match="Nothing is deleted"):
+    with pytest.raises(QuotaExceeded):
         reserve(store, 1, "upload 2")
     assert storage(store, "ann") == (260 * MIB, 1)
     settle(store, "upload 1", video="v3", size=1)  # what was promised before stays promised
@@ -219,12 +219,12 @@ def test_a_wrong_count_does_not_prevent_a_deletion(store: sa.Engine) -> None:
 
 
 def test_an_unknown_user_or_an_invalid_size_is_refused(store: sa.Engine) -> None:
-    with pytest.raises(NotFound, match="no user 'eve'"):
+    with pytest.raises(NotFound, match="'eve'"):
         check_user_storage_quota(store, "eve", 1)
-    with pytest.raises(NotFound, match="no user 'eve'"):
+    with pytest.raises(NotFound, match="'eve'"):
         reserve(store, 1, user="eve")
     for ask in (release, lambda engine, key: settle(engine, key, video="v2", size=1)):
-        with pytest.raises(NotFound, match="no reservation 'k'"):
+        with pytest.raises(NotFound, match="'k'"):
             ask(store, "k")
     for size in (0, -1, 1.5):
         with pytest.raises(AmountRefused):

@@ -206,7 +206,7 @@ def test_bad_input_is_refused_with_the_place_and_without_what_was_sent(funded: s
     empty = ask(funded, "")
     assert isinstance(empty, Declined)
     assert empty.code == RefusedFor.INPUT
-    with pytest.raises(NotFound, match="no user 'nobody'"):
+    with pytest.raises(NotFound, match="'nobody'"):
         ask(funded, "k", user="nobody")
 
 

@@ -97,9 +97,9 @@ def test_a_claim_that_was_lost_changes_nothing(funded: sa.Engine) -> None:
     job = queue(funded)
     lost, token = claim(funded, job.job_id), claim(funded, job.job_id)
     make(funded, job.job_id)
-    with pytest.raises(LeaseLost, match="nothing was changed"):
+    with pytest.raises(LeaseLost):
         succeed(funded, Attempt(job.job_id, lost), run_id="test")
-    with pytest.raises(LeaseLost, match="nothing was changed"):
+    with pytest.raises(LeaseLost):
         fail(funded, Attempt(job.job_id, lost), "late", run_id="test")
     assert row(funded, job.job_id).state == JobState.RUNNING
     succeed(funded, Attempt(job.job_id, token), run_id="test")
@@ -187,7 +187,7 @@ def test_a_job_at_work_is_asked_to_stop_and_one_that_ended_stays(funded: sa.Engi
     assert balances(funded, "ann")[1] > 0
     fail(funded, Attempt(job.job_id, token), "cancelled", run_id="test", state=JobState.CANCELLED)
     assert cancel(funded, job.job_id, run_id="test") == JobState.CANCELLED
-    with pytest.raises(NotFound, match="of user 'ben'"):
+    with pytest.raises(NotFound, match="'ben'"):
         cancel(funded, job.job_id, run_id="test", user_id="ben")
 
 
@@ -287,7 +287,7 @@ def test_killed_between_its_video_and_its_charge_the_next_worker_finishes_it(wor
 def test_a_worker_whose_job_another_has_stores_nothing(world: World, lease: Lease) -> None:
     engine, job = world.workspace.engine, order(world)
     lost, _ = claim(engine, job.job_id), claim(engine, job.job_id)
-    with pytest.raises(LeaseLost, match="nothing was stored"):
+    with pytest.raises(LeaseLost):
         give(world, lease, job.job_id, lost)
     with reading(engine) as session:
         assert not is_live(session, job.job_id)

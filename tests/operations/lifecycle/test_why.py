@@ -93,7 +93,7 @@ def test_a_retired_video_is_explained_with_the_end_of_its_restore_period(kept: W
 
 
 def test_an_unknown_video_is_reported(kept: World) -> None:
-    with pytest.raises(NotFound, match="no video 'v9'"):
+    with pytest.raises(NotFound, match="'v9'"):
         explain(kept.workspace.engine, "v9", kept.workspace.bucket.prefix, lambda: True)
 
 

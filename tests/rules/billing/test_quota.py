@@ -91,5 +91,5 @@ def test_if_more_bytes_fit_fewer_fit(user: QuotaUse, number: int, other: int) ->
 
 @pytest.mark.parametrize("size", [-1, 1.0, float("nan"), True, "5", MAX_BYTES + 1])
 def test_an_invalid_number_of_bytes_is_refused(size: int) -> None:
-    with pytest.raises(AmountRefused, match="nothing was changed"):
+    with pytest.raises(AmountRefused):
         require_bytes(size)
