@@ -247,7 +247,8 @@ class Storm:
         for row in rows:
             if row.state == JobState.DEAD:
                 assert end_of(row) in ends, row.error
-            elif there := self.job_of(row):  # not over there, or its result stays unreadable
+            elif (there := self.job_of(row)) and (row.provider_job_id or self.format.finds_lost):
+                # not over there, or its result stays unreadable
                 assert there["status"] in ("running", "expired"), (there, row.error)
                 assert row.provider_job_id, "it was not asked for"
             else:  # the vendor cannot be asked, or does not find it, which proves nothing where it bills
