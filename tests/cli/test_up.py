@@ -1,13 +1,17 @@
 """`up --live` on a bucket that it did not create: it shows what would be done first, and asks."""
 
 import json
+from pathlib import Path
 
 import pytest
 from inline_snapshot import snapshot
 
+from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.settings import Settings
+from reelkeeper.store.core.engine import open_store
 from tests.cli.conftest import Run
 from tests.doubles.r2 import R2Double
+from tests.policies import put_in_force
 from tests.reading import as_read
 
 
@@ -40,3 +44,16 @@ def test_programs_read_it_as_an_event(reelkeeper: Run) -> None:
     event = json.loads(reelkeeper("up", "--live", "--json", exit_code=1).stdout.splitlines()[0])
     assert event["event"] == "first night"
     assert {line["flow"]: line["will"] for line in event["lines"]}["purge_retired"] == "nothing"
+
+
+@pytest.mark.usefixtures("one_video")
+def test_what_the_limits_of_a_run_refuse_is_not_shown_as_its_work(
+    reelkeeper: Run, configured: Settings, tmp_path: Path
+) -> None:
+    (tmp_path / "users.csv").write_text("id,tier,created_at\nann,free,2026-01-01T00:00:00Z\n")
+    reelkeeper("videos", "import", "--users", tmp_path / "users.csv")
+    for limit, will in ((500, "retire"), (0, "nothing,")):
+        with open_store(configured) as engine:
+            put_in_force(engine, limits=BlastRadius(max_objects=limit))
+        event = json.loads(reelkeeper("up", "--live", "--json", exit_code=1).stdout.splitlines()[0])
+        assert [line["will"].split()[0] for line in event["lines"] if line["flow"] == "expire_videos"] == [will]

@@ -148,6 +148,8 @@ def _planned(
         told.append(f"The limits would refuse {flow}: {report.refusal}")
     if not report.plan.population.objects:
         told.append(_NOTHING_KNOWN)
+    if report.refusal:
+        return [("nothing, as its limits refuse the plan", 0, 0)], told
     found = [
         (f"{rule.action} {many(rule.objects, 'video')}: {rule.title}", rule.size_bytes, rule.saving_microusd)
         for rule in report.planned
