@@ -6,7 +6,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from reelkeeper.model.jobs import JobState
+from reelkeeper.model.jobs import IN_FLIGHT, JobState
+from reelkeeper.operations.billing import limits
+from reelkeeper.rules.core.limit_scopes import of_job
+from reelkeeper.store import Session
 from reelkeeper.store.core.engine import transaction
 from reelkeeper.store.tables import jobs
 
@@ -81,6 +84,16 @@ def hit(job_id: str, finished_at: datetime, **values: object) -> dict[str, Any]:
 
 
 def put(engine: sa.Engine, rows: Iterable[dict[str, Any]]) -> None:
-    """Put rows into the table."""
+    """Put rows into the table; those that lead and are in flight count as that."""
     with transaction(engine, "test") as session:
-        session.execute(sa.insert(jobs), list(rows))
+        for row in (added := list(rows)):
+            count_in_flight(session, row)
+        session.execute(sa.insert(jobs), added)
+
+
+def count_in_flight(session: Session, row: dict[str, Any]) -> None:
+    """Count a job as in flight, as its admission does."""
+    if row["leader_id"] is None and row["state"] in IN_FLIGHT:
+        cost = row["price_microusd"] if row.get("quoted_cost_microusd") is None else row["quoted_cost_microusd"]
+        scopes = of_job(row.get("lane"), row["model"], row["tier"], row["user_id"])
+        limits.take_in(session, scopes, cost, row["estimate_seconds"])

@@ -2,6 +2,7 @@
 
 from datetime import datetime
 from enum import StrEnum
+from hashlib import sha256
 from typing import Final, NamedTuple
 
 GLOBAL_LIMIT: Final = "generation"  # under this name Prefect knows how many jobs run at once, in all processes together
@@ -42,15 +43,30 @@ class Served(NamedTuple):
         return admitted_for if admitted_for in self.names else self.default
 
 
+MOST_TIMES: Final = 32  # that a job's size counts, however many of its user wait before it
+
+
 class SizeAndAge(NamedTuple):
     """The rank of a waiting job: its request time, plus a number of seconds for each estimated second.
 
-    The size of a user's first `burst` waiting jobs counts once, of the next `burst` twice, and so on.
+    The size of a user's first `burst` waiting jobs counts once, of the next `burst` twice, and so on, and at most
+    MOST_TIMES.
     """
 
     seconds_by_tier: tuple[tuple[str, float], ...]
     other_seconds: float  # of a tier that is not known
     burst: int
+
+    def score(self, tier: str | None, submitted_at: datetime, estimate_seconds: float, ahead: int) -> float:
+        """Return the rank of a job behind `ahead` others of its user, in seconds: lower goes first."""
+        each = dict(self.seconds_by_tier).get(tier or "", self.other_seconds)
+        times = min(1 + ahead // self.burst, MOST_TIMES)
+        return submitted_at.timestamp() + estimate_seconds * each * times
+
+    @property
+    def mark(self) -> str:
+        """A digest: scores of another order have another one."""
+        return sha256(repr(self).encode()).hexdigest()[:12]
 
 
 class JobState(StrEnum):

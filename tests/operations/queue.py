@@ -11,7 +11,7 @@ from reelkeeper.operations.billing import ledger
 from reelkeeper.store.core.engine import Clock, reading, transaction
 from reelkeeper.store.jobs import breakers, lanes
 from reelkeeper.store.tables import jobs
-from tests.jobs import waiting
+from tests.jobs import count_in_flight, waiting
 
 
 def row(job_id: str, user_id: str = "ann", **values: object) -> dict[str, Any]:
@@ -26,6 +26,7 @@ def enqueue(engine: sa.Engine, *rows: dict[str, Any]) -> None:
         for entry in rows:
             if entry["price_microusd"]:
                 entry["hold_id"] = _held(session, entry)
+            count_in_flight(session, entry)
             session.execute(sa.insert(jobs).values(entry))
 
 

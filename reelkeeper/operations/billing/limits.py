@@ -18,6 +18,7 @@ from reelkeeper.rules.spend.budget import Period
 from reelkeeper.rules.spend.limits import LimitUse, SpendLimit
 from reelkeeper.store import Engine, Session
 from reelkeeper.store.billing import job_totals
+from reelkeeper.store.billing.job_totals import Flying
 from reelkeeper.store.billing.spend_counters import so_far
 from reelkeeper.store.core.engine import now, reading
 from reelkeeper.store.jobs.queue import AdmittedJob
@@ -63,21 +64,27 @@ def left(session: Session, policy: Sequence[SpendLimit], scope: str) -> int | No
     return min((max(use.limit_microusd - use.used_microusd, 0) for use in uses), default=None)
 
 
-def take_in(session: Session, job_scopes: Sequence[str], cost_microusd: int) -> None:
+def take_in(session: Session, job_scopes: Sequence[str], cost_microusd: int, estimate_seconds: float) -> None:
     """Count an admitted job as in flight, at its expected cost."""
-    job_totals.add(session, job_scopes, {limits.IN_FLIGHT: cost_microusd})
+    flying = Flying(cost_microusd, 1, round(estimate_seconds * 1_000))
+    job_totals.fly(session, [*job_scopes, job_totals.ALL], flying)
 
 
-def leave(session: Session, job: AdmittedJob) -> None:
-    """Stop counting a job as in flight: it moves to another provider, or is counted again."""
-    job_totals.add(session, scopes_of(job), {limits.IN_FLIGHT: -expected_cost(job)})
+def leave(session: Session, job: AdmittedJob, scopes: Sequence[str]) -> None:
+    """Stop counting a job as in flight: it has ended, moves to another provider, or is counted again."""
+    job_totals.fly(session, scopes, _less(job))
+
+
+def _less(job: AdmittedJob) -> Flying:
+    return Flying(-expected_cost(job), -1, -round(job.estimate_seconds * 1_000))
 
 
 def end(session: Session, job: AdmittedJob, spent_microusd: int, at: datetime | None = None) -> None:
     """Stop counting an ended job as in flight, if it led, and count its cost as spent at `at`, or now."""
     # guard spend.limit_ended: ended jobs still count as in flight, until the budget admits no job
-    flying = {} if job.leader_id else {limits.IN_FLIGHT: -expected_cost(job)}
-    job_totals.add(session, scopes_of(job), flying | _spent(session, spent_microusd, at))
+    if job.leader_id is None:
+        leave(session, job, [*scopes_of(job), job_totals.ALL])
+    job_totals.add(session, scopes_of(job), _spent(session, spent_microusd, at))
 
 
 def spend(session: Session, job_scopes: Sequence[str], spent_microusd: int, at: datetime) -> None:
@@ -87,10 +94,10 @@ def spend(session: Session, job_scopes: Sequence[str], spent_microusd: int, at: 
 
 def move(session: Session, job: AdmittedJob, lane_before: str | None, lane: str) -> None:
     """Move the cost of a job in flight from the provider that it was admitted for to the one that makes it."""
-    cost = expected_cost(job)
-    for provider, microusd in ((lane_before, -cost), (lane, cost)):
+    less = _less(job)
+    for provider, more in ((lane_before, less), (lane, Flying(*(-figure for figure in less)))):
         if provider:
-            job_totals.add(session, [f"provider:{provider}"], {limits.IN_FLIGHT: microusd})
+            job_totals.fly(session, [f"provider:{provider}"], more)
 
 
 def uses(session: Session, policy: AdmissionPolicy, as_of: datetime) -> list[LimitUse]:

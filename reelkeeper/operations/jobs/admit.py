@@ -226,7 +226,7 @@ def _enqueue(
             session, asked.user_id, offer.size_bytes, f"job/{job_id}", lasting_seconds=lasting
         ).id
         # guard admission.counted: jobs in flight exceed the budget of their provider, model, tier or user
-        limits.take_in(session, job_scopes, cost)
+        limits.take_in(session, job_scopes, cost, offer.estimate_seconds)
     if price.total_microusd:
         hold_id = ledger.hold(
             session,

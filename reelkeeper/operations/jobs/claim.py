@@ -11,29 +11,32 @@ announced before it is sent to a provider and named afterwards, so that it is lo
 
 import random
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from typing import Any
 
 from reelkeeper.errors import LeaseLost, NotFound, ProviderBusy, ProviderFull, Refused
-from reelkeeper.model.jobs import JobState, Served, WaitingJob
+from reelkeeper.model.jobs import JobState, Served, SizeAndAge, WaitingJob
 from reelkeeper.operations.alerts import alerts
 from reelkeeper.operations.billing import ledger, limits, quota
 from reelkeeper.operations.core.freeze import require_permission, why_stopped
 from reelkeeper.operations.core.policies import at as at_version
 from reelkeeper.operations.core.policies import in_force
 from reelkeeper.operations.jobs import breaker, charged, lanes, routing
+from reelkeeper.rules.core.limit_scopes import of_job
 from reelkeeper.rules.core.tiers import Tiers
 from reelkeeper.rules.jobs import dispatch
 from reelkeeper.rules.jobs.attempts import LONGEST_PAUSE_SECONDS, QUIET_SECONDS, pause_seconds, unreadable_result
 from reelkeeper.rules.jobs.breaker import Phase
 from reelkeeper.rules.jobs.caps import Room
 from reelkeeper.rules.jobs.dispatch import DispatchPolicy, RankedQueue
-from reelkeeper.store import Engine
+from reelkeeper.store import Engine, Session
+from reelkeeper.store.billing import job_totals
 from reelkeeper.store.core import controls, deployment
 from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import transaction
-from reelkeeper.store.jobs import claims, endings, queue, vendor_jobs
+from reelkeeper.store.jobs import claims, endings, queue, scores, vendor_jobs
 from reelkeeper.store.jobs.claims import Claim
 from reelkeeper.store.jobs.lanes import occupied
 from reelkeeper.store.jobs.slots import lane_limits
@@ -67,7 +70,8 @@ def claim(
         memory, as_of = controls.locked(session, claims.DISPATCH)
         if why_stopped(session):
             return []
-        policies = in_force(session).policies.overridden(order=order, tiers=tiers)
+        kept = in_force(session).policies
+        policies = kept.overridden(order=order, tiers=tiers)
         # guard claims.limit: more jobs run at once than the limit allows, and each costs money
         slots = list(warm_models[: max(0, limit - claims.running_by_lane(session).total())])
         if not slots:
@@ -75,6 +79,9 @@ def claim(
         resting = breaker.for_claims(session, as_of)
         if unwell := [name for name, rest in resting.items() if rest.phase is Phase.OPEN]:
             routing.move_waiting(session, unwell)
+        tiers = policies.tiers
+        ranked = dispatch.window(policies.order, tiers)
+        is_stored = ranked is not None and ranked == dispatch.window(kept.order, kept.tiers)
         # guard claims.theirs: a worker takes a job that another provider has, and ends it without asking that
         chosen = claims.left_behind(session, len(slots), served)
         if slots := slots[len(chosen) :]:
@@ -87,16 +94,22 @@ def claim(
             named = ((entry.model, name) for entry in policies.book.models for name in entry.providers)
             # guard claims.others: a worker keeps claiming jobs of another provider, which stay waiting
             others = [pair for pair in named if served and pair[1] not in served.names]
-            tiers = policies.tiers
-            waiting = partial(claims.waiting_jobs, session, dispatch.window(policies.order, tiers), tiers.names)
-            read = partial(waiting, others=others, served=served)
+            read: Callable[..., tuple[list[WaitingJob], float]]
+            if ranked is not None and is_stored and scores.score(session, ranked):
+                read = partial(first_jobs, session, ranked, others=others, served=served)
+            else:
+                waiting = partial(claims.waiting_jobs, session, ranked, tiers.names)
+                read = partial(waiting, others=others, served=served)
             rank = partial(dispatch.RankedQueue, policy=policies.order, tiers=tiers, as_of=as_of, slots=limit)
             picked, credit = _pick(slots, float(memory.get("credit_seconds", 0.0)), room, read, rank)
             controls.write(session, claims.DISPATCH, memory | {"credit_seconds": credit})
             for name, rest in resting.items():
                 breaker.try_with(session, name, rest.breaker, [job.id for job in picked if job.lane == name])
             chosen += [job.id for job in picked]
-        return claims.take(session, chosen, worker) if chosen else []
+        taken_in = claims.take(session, chosen, worker) if chosen else []
+        if taken_in and ranked is not None and is_stored:
+            scores.move_up(session, ranked, {job.user_id for job in taken_in})
+        return taken_in
 
 
 def _pick(
@@ -126,6 +139,41 @@ def _pick(
         if not some_full:  # no other jobs could be claimed
             break
     return picked, credit
+
+
+def first_jobs(
+    session: Session,
+    rank: SizeAndAge,
+    *,
+    full: Collection[str] = (),
+    taken: Collection[str] = (),
+    others: Collection[tuple[str, str]] = (),
+    served: Served | None = None,
+) -> tuple[list[WaitingJob], float]:
+    """Return the first of the waiting jobs, which all have a score by `rank`, and the seconds of all the others.
+
+    The parameters are those of `claims.waiting_jobs`.
+    """
+    found = scores.firsts(session, rank, full=full, taken=taken, others=others, served=served)
+    of_user = Counter(job.user_id for job in found)
+    several = {job.user_id for job in found if of_user[job.user_id] > 1 and job.ahead}
+    ahead = scores.places(session, rank, several) if several else {}
+    found = [job._replace(ahead=ahead.get(job.id, job.ahead)) for job in found]
+    return found, max(_seconds(session, full) - sum(job.estimate_seconds for job in found), 0.0)
+
+
+def _seconds(session: Session, full: Collection[str]) -> float:
+    """Sum the estimated seconds of the waiting jobs, without those of full scopes, from totals.
+
+    A job in two full scopes is left out twice.
+    """
+    flying = job_totals.flying(session, [job_totals.ALL, *full])
+    waits = {scope: total.milliseconds / 1_000 for scope, total in flying.items()}
+    for lane, model, tier, user_id, seconds in claims.seconds_at_work(session):
+        for scope in (job_totals.ALL, *of_job(lane, model, tier, user_id)):
+            if scope in waits:
+                waits[scope] -= seconds
+    return waits.pop(job_totals.ALL, 0.0) - sum(max(seconds, 0.0) for seconds in waits.values())
 
 
 def renew(engine: Engine, held: Iterable[tuple[Claim, float]]) -> dict[str, bool]:
@@ -329,7 +377,7 @@ def redrive(engine: Engine, job_id: str, *, author: str, buy_again: bool = False
             reserved = quota.reserve(session, job.user_id, job.reserved_bytes, key, lasting_seconds=lasting_seconds)
             values["reservation_id"] = reserved.id
         endings.redrive(session, job_id, **values)
-        limits.take_in(session, limits.scopes_of(job), limits.expected_cost(job))
+        limits.take_in(session, limits.scopes_of(job), limits.expected_cost(job), job.estimate_seconds)
         append(session, [Event("redrive", author, user_id=job.user_id, detail=detail)])
 
 

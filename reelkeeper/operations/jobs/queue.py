@@ -12,6 +12,7 @@ from reelkeeper.model.performance import FinishedJob, JobAtWork
 from reelkeeper.operations.core.policies import in_force
 from reelkeeper.operations.jobs import lanes
 from reelkeeper.operations.jobs.breaker import resting
+from reelkeeper.operations.jobs.claim import first_jobs
 from reelkeeper.operations.jobs.lanes import Vendor
 from reelkeeper.operations.jobs.routing import verdicts
 from reelkeeper.operations.jobs.run import End
@@ -34,7 +35,7 @@ from reelkeeper.store.core import controls
 from reelkeeper.store.core.controls import Kept
 from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.health import performance
-from reelkeeper.store.jobs import claims, slots
+from reelkeeper.store.jobs import claims, scores, slots
 from reelkeeper.store.jobs import queue as rows
 from reelkeeper.store.jobs.lanes import occupied
 from reelkeeper.store.jobs.queue import JobLine
@@ -136,8 +137,11 @@ class _Line:
     def __init__(self, session: Session, policies: Policies) -> None:
         memory = controls.remembered(session, [claims.DISPATCH]).get(claims.DISPATCH, {})
         self.policy, self.tiers, self.as_of = policies.order, policies.tiers, now(session)
-        window = dispatch.window(self.policy, self.tiers)
-        self.jobs, self._more_seconds = claims.waiting_jobs(session, window, self.tiers.names)
+        rank = dispatch.window(self.policy, self.tiers)
+        if rank is not None and scores.is_scored(session, rank):
+            self.jobs, self._more_seconds = first_jobs(session, rank)
+        else:
+            self.jobs, self._more_seconds = claims.waiting_jobs(session, rank, self.tiers.names)
         self._slots = slots.jobs_at_once(session) or 1
         self.credit_seconds = float(memory.get("credit_seconds", 0.0))
 

@@ -23,9 +23,11 @@ from reelkeeper.rules.jobs.routing import Choice, Offered, Record, Verdict
 from reelkeeper.rules.jobs.routing import choose as best_of
 from reelkeeper.rules.policies import Policies
 from reelkeeper.store import Session
+from reelkeeper.store.billing import job_totals
 from reelkeeper.store.core import controls
 from reelkeeper.store.core.engine import now
-from reelkeeper.store.jobs import breakers, claims
+from reelkeeper.store.jobs import breakers
+from reelkeeper.store.jobs.lanes import parked
 from reelkeeper.store.jobs.queue import AdmittedJob
 from reelkeeper.store.jobs.slots import lane_limits
 
@@ -122,14 +124,15 @@ def move_waiting(session: Session, unwell: Collection[str]) -> None:
 
 def _move(session: Session, job: AdmittedJob, known: _Known) -> None:
     # guard fallback.known_price: a job goes to a provider that its price does not cover, and is sold at a loss
-    prices, before = at_version(session, job.policy_version), limits.expected_cost(job)
-    limits.leave(session, job)
+    prices, before, seconds = at_version(session, job.policy_version), limits.expected_cost(job), job.estimate_seconds
+    limits.leave(session, job, limits.scopes_of(job))
     offers = _offers(session, Wanted.of(job), prices, known, before)
     to = _destination(best_of(offers, known.policies.routing), offers)
+    limits.leave(session, job, [job_totals.ALL])  # only now: the overall budgets had its cost until here
     if to and to.lane != job.lane and breakers.move(session, job, to.lane, to.cost_microusd):
-        limits.take_in(session, of_job(to.lane, job.model, job.tier, job.user_id), to.cost_microusd)
+        limits.take_in(session, of_job(to.lane, job.model, job.tier, job.user_id), to.cost_microusd, seconds)
         return
-    limits.take_in(session, limits.scopes_of(job), before)
+    limits.take_in(session, limits.scopes_of(job), before, seconds)
 
 
 def _offers(session: Session, wanted: Wanted, prices: Policies, known: _Known, counted_microusd: int) -> list[Offered]:
@@ -142,12 +145,18 @@ def _offers(session: Session, wanted: Wanted, prices: Policies, known: _Known, c
         # guard fallback.budgets: a job exceeds the budget of its new provider, or of its user
         fits = _has_room(session, known.policies, scopes, cost, cost - counted_microusd)
         way = known.lanes.get(lane, Lane())
-        ahead = 0 if places is None and not way.gap_seconds else claims.count_ahead(session, lane)
+        ahead = 0 if places is None and not way.gap_seconds else _count_ahead(session, lane)
         record = Record(*known.records.get(f"{lane} {model}", ())).at(prices.book.price_mark(model, lane))
         held = way.shut_seconds(known.as_of)
         is_healthy, seconds = lane not in known.shut, wanted.seconds
         found.append(Offered(lane, cost, record, is_healthy, fits, places, ahead, seconds, held, way.gap_seconds))
     return found
+
+
+def _count_ahead(session: Session, lane: str) -> int:
+    """Count the jobs of a provider that run, or wait to be sent to it or followed there."""
+    flying = job_totals.flying(session, [f"provider:{lane}"])
+    return sum(total.jobs for total in flying.values()) - parked(session).get(lane, 0)
 
 
 def _destination(choice: Choice, offers: Sequence[Offered]) -> Destination | None:

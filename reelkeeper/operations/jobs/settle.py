@@ -279,7 +279,7 @@ def _promote(session: Session, leader_id: str, *, run_id: str) -> str | None:
         except QuotaExceeded as full:
             _drop(session, job, str(full), run_id)
             continue
-        limits.take_in(session, limits.scopes_of(job), cost)
+        limits.take_in(session, limits.scopes_of(job), cost, job.estimate_seconds)
         endings.lead(session, job.id, key, after=leader_id)
         return job.id
     return None

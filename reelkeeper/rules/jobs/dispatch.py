@@ -27,7 +27,7 @@ from typing import Final, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from reelkeeper.model.jobs import SizeAndAge, WaitingJob
+from reelkeeper.model.jobs import MOST_TIMES, SizeAndAge, WaitingJob
 from reelkeeper.rules.core.tiers import Tiers
 
 _POINT: Final = timedelta(minutes=1)  # of waiting
@@ -62,7 +62,7 @@ class DispatchPolicy(BaseModel):
         8,
         ge=1,
         description="For aging: waiting jobs per user that count at their own size; the next as many count as twice as "
-        "long, and so on",
+        "long, and so on, 32 times at most",
     )
     oldest_patience: float = Field(
         1.2,
@@ -253,7 +253,11 @@ def explain(
         ]
     theirs = sorted((other for other in jobs if other.user_id == job.user_id), key=_age)
     place = max([other.id for other in theirs].index(job.id), job.ahead)
-    behind, seconds, tier_name = place // policy.user_burst, job.estimate_seconds, job.tier or "unknown"
+    behind, seconds, tier_name = (
+        min(place // policy.user_burst, MOST_TIMES - 1),
+        job.estimate_seconds,
+        job.tier or "unknown",
+    )
     patience = _patience_seconds(sum(other.estimate_seconds for other in jobs) + more_seconds, slots, policy)
     oldest = (
         f"the oldest job of all, next once it has waited {patience:.0f} s and others have earned its estimate"
@@ -284,7 +288,7 @@ def window(policy: DispatchPolicy, tiers: Tiers) -> SizeAndAge | None:
     """Return the rank by which the store selects waiting jobs; None if the shortest and oldest suffice."""
     if policy.rule not in {"aging", "fifo"}:
         return None
-    weight = weight_of(policy)
+    weight = float(weight_of(policy))  # two that are equal have one mark
     seconds = tuple((name, weight / tier.queue_weight) for name, tier in tiers.items())
     return SizeAndAge(seconds, weight, policy.user_burst)
 
@@ -314,7 +318,7 @@ def _backlogs(jobs: Sequence[WaitingJob], user_burst: int) -> dict[str, int]:
     long = {job.user_id for job in jobs if waiting[job.user_id] > user_burst or job.ahead >= user_burst}
     seen, behind = Counter[str](), {}
     for job in sorted((job for job in jobs if job.user_id in long), key=_age) if long else ():
-        behind[job.id] = max(seen[job.user_id], job.ahead) // user_burst
+        behind[job.id] = min(max(seen[job.user_id], job.ahead) // user_burst, MOST_TIMES - 1)
         seen[job.user_id] += 1
     return behind
 

@@ -1,14 +1,14 @@
 """Keep running totals of the past and expected cost of each scope's jobs, so that admissions need not sum jobs.
 
-The scope COMPRESSING has a day's cost of compression.
+The scope COMPRESSING has a day's cost of compression; ALL has all jobs in flight.
 
 Transactions that admit or end a job hold the deployment row. The cost of a failed attempt is added without it; all
 write in the same order, to avoid deadlocks.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import date
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -19,12 +19,14 @@ from reelkeeper.store.core.engine import insert_into
 from reelkeeper.store.tables import job_totals
 
 COMPRESSING: Final = "compressing"
+ALL: Final = "all:jobs"
 IN_FLIGHT: Final = ""  # the period of jobs admitted and not ended
+_ADDED: Final = ("microusd", "refusals", "jobs", "milliseconds")
 _FIGURES: Final = tuple(job_totals.c[name] for name in JobTotal._fields)
 
 
 def _add(insert: postgresql.Insert | sqlite.Insert) -> sa.Insert:
-    more = {name: job_totals.c[name] + insert.excluded[name] for name in ("microusd", "refusals")}
+    more = {name: job_totals.c[name] + insert.excluded[name] for name in _ADDED}
     return insert.on_conflict_do_update(index_elements=["period", "scope"], set_=more)
 
 
@@ -34,14 +36,37 @@ _ADD: Final = {"sqlite": _add(sqlite.insert(job_totals)), "postgresql": _add(pos
 
 def add(session: Session, scopes: Sequence[str], by_period: Mapping[str, int], *, refusals: int = 0) -> None:
     """Add micro-dollars by period, and refusals, to the totals of each scope."""
+    more = {"refusals": refusals, "jobs": 0, "milliseconds": 0}
     rows = [
-        {"scope": scope, "period": period, "microusd": microusd, "refusals": refusals}
+        {"scope": scope, "period": period, "microusd": microusd, **more}
         for period, microusd in sorted(by_period.items())
         for scope in sorted(scopes)
         if microusd or refusals
     ]
     if rows:
         session.execute(_ADD[session.get_bind().dialect.name], rows)
+
+
+class Flying(NamedTuple):
+    """What jobs in flight are expected to cost, how many they are, and how long they are expected to take."""
+
+    microusd: int
+    jobs: int
+    milliseconds: int
+
+
+def fly(session: Session, scopes: Iterable[str], more: Flying) -> None:
+    """Add jobs in flight to the totals of each scope, or take them away."""
+    rows = [{"scope": scope, "period": IN_FLIGHT, "refusals": 0, **more._asdict()} for scope in sorted(scopes)]
+    session.execute(_ADD[session.get_bind().dialect.name], rows)
+
+
+def flying(session: Session, scopes: Collection[str]) -> dict[str, Flying]:
+    """Read the jobs in flight of these scopes; those that never had one are left out."""
+    columns = (job_totals.c[name] for name in Flying._fields)
+    wanted = sa.and_(job_totals.c.period == IN_FLIGHT, job_totals.c.scope.in_(scopes))
+    rows = session.execute(sa.select(job_totals.c.scope, *columns).where(wanted))
+    return {row[0]: Flying(*row[1:]) for row in rows}
 
 
 def add_within(session: Session, scope: str, period: str, microusd: int, most_microusd: int) -> bool:
@@ -80,10 +105,8 @@ def by_day(session: Session, kinds: Collection[str], first: date, last: date) ->
     return [JobTotal(*row) for row in session.execute(sa.select(*_FIGURES).where(days, wanted))]
 
 
-def write_in_flight(session: Session, scope: str, microusd: int) -> None:
-    """Write the recounted micro-dollars of a scope's jobs in flight."""
-    row: dict[str, Any] = {"scope": scope, "period": IN_FLIGHT, "microusd": microusd, "refusals": 0}
+def write_in_flight(session: Session, scope: str, figure: str, counted: int) -> None:
+    """Write the recounted micro-dollars, number or milliseconds of a scope's jobs in flight."""
+    row: dict[str, Any] = {"scope": scope, "period": IN_FLIGHT, "microusd": 0, "refusals": 0, figure: counted}
     insert = insert_into(session, job_totals).values(row)
-    session.execute(
-        insert.on_conflict_do_update(index_elements=["period", "scope"], set_={"microusd": insert.excluded.microusd})
-    )
+    session.execute(insert.on_conflict_do_update(index_elements=["period", "scope"], set_={figure: counted}))

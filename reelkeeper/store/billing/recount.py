@@ -7,6 +7,8 @@
     used_bytes       a user's stored bytes                   the present bytes of the videos that count
     reserved_bytes   a user's reserved bytes                 the sum of the open reservations
     in_flight        what jobs in flight will cost, by scope the sum of their expected costs
+    jobs_in_flight   how many they are                       their number
+    ms_in_flight     how long they will take                 the sum of their expected milliseconds
 
 All is read from one snapshot (`engine.reading`), so that a concurrent change is in all totals or in none.
 """
@@ -35,6 +37,7 @@ from reelkeeper.store.videos.conditions import counts
 
 MAX_OF_A_KIND: Final = 200  # mismatches that one recount lists of each kind
 _Select = sa.Select[Any]
+_FLYING: Final = {"in_flight": "microusd", "jobs_in_flight": "jobs", "ms_in_flight": "milliseconds"}
 _KEPT: Final = {  # figures derived from records, which may be corrected
     "balance": (accounts.c.id, accounts.c.balance_microusd),
     "used_bytes": (storage_accounts.c.user_id, storage_accounts.c.used_bytes),
@@ -53,8 +56,8 @@ def mismatches(session: Session) -> list[Mismatch]:
 
 def write_anew(session: Session, mismatch: Mismatch) -> bool:
     """Correct a total that is derived from its records; False for others, and for one that cannot be written."""
-    if mismatch.what == "in_flight":
-        job_totals.write_in_flight(session, mismatch.subject, mismatch.counted)
+    if mismatch.what in _FLYING:
+        job_totals.write_in_flight(session, mismatch.subject, _FLYING[mismatch.what], mismatch.counted)
         return True
     if mismatch.what not in _KEPT or not (mismatch.counted >= 0 or mismatch.subject.startswith("house/")):
         return False
@@ -103,22 +106,29 @@ def _figures() -> dict[str, tuple[_Select, _Select]]:
                 reservations.c.state == ReservationState.OPEN
             ),
         ),
-        "in_flight": (
-            _amounts(totals.c.scope, totals.c.microusd).where(totals.c.period == job_totals.IN_FLIGHT),
-            _in_flight(),
-        ),
+        **{
+            what: (
+                _amounts(totals.c.scope, totals.c[figure]).where(totals.c.period == job_totals.IN_FLIGHT),
+                _in_flight(figure),
+            )
+            for what, figure in _FLYING.items()
+        },
     }
 
 
-def _in_flight() -> _Select:
+def _in_flight(figure: str) -> _Select:
     """Select each job in flight once for each scope that it belongs to."""
-    cost = sa.func.coalesce(jobs.c.quoted_cost_microusd, jobs.c.price_microusd)
+    amount = {
+        "microusd": sa.func.coalesce(jobs.c.quoted_cost_microusd, jobs.c.price_microusd),
+        "jobs": sa.literal(1),
+        "milliseconds": sa.cast(sa.func.round(jobs.c.estimate_seconds * 1_000), sa.BigInteger),
+    }[figure]
     kinds = (("provider", jobs.c.lane), ("model", jobs.c.model), ("tier", jobs.c.tier), ("user", jobs.c.user_id))
     parts = (
-        _amounts(sa.literal(f"{kind}:") + column, cost).where(leads(jobs), column.is_not(None), column != "")
+        _amounts(sa.literal(f"{kind}:") + column, amount).where(leads(jobs), column.is_not(None), column != "")
         for kind, column in kinds
     )
-    every = sa.union_all(*parts).subquery()
+    every = sa.union_all(*parts, _amounts(sa.literal(job_totals.ALL), amount).where(leads(jobs))).subquery()
     return _amounts(every.c.subject, every.c.amount)
 
 

@@ -51,7 +51,7 @@ _WITH_USER: Final = (
 _SUMMED: Final = (
     (usage_days, usage_days.c.user_id, ("quantity",)),
     (charges, charges.c.user_id, ("consumed_quantity", "list_nanousd", "billed_nanousd")),
-    (job_totals, job_totals.c.scope, ("microusd", "refusals")),
+    (job_totals, job_totals.c.scope, ("microusd", "refusals", "jobs", "milliseconds")),
 )
 
 

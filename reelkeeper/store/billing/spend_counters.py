@@ -7,17 +7,15 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from reelkeeper.model.money import SoFar
+from reelkeeper.store.billing import job_totals
 from reelkeeper.store.core.engine import insert_into
-from reelkeeper.store.jobs.queue import leads
-from reelkeeper.store.tables import jobs, spend_days
+from reelkeeper.store.tables import spend_days
 
 _DAY: Final = spend_days.c.charged_microusd + spend_days.c.generated_microusd
-# A job admitted before costs were recorded counts at its price, which is at least its cost.
-_COST: Final = sa.func.coalesce(jobs.c.quoted_cost_microusd, jobs.c.price_microusd)
 
 
 def so_far(session: Session, as_of: datetime) -> SoFar:
-    """Read the cost of the day and the month of `as_of`, and of jobs in flight, from at most 31 rows and the queue."""
+    """Read the cost of the day and the month of `as_of`, and of jobs in flight, from at most 31 rows and a total."""
     today = as_of.date()
     of_today = sa.case((spend_days.c.day == today, _DAY), else_=0)
     month, day = session.execute(
@@ -25,8 +23,8 @@ def so_far(session: Session, as_of: datetime) -> SoFar:
             spend_days.c.day.between(today.replace(day=1), today)
         )
     ).one()
-    in_flight = session.execute(sa.select(sa.func.coalesce(sa.func.sum(_COST), 0)).where(leads(jobs))).scalar_one()
-    return SoFar(int(day), int(month), int(in_flight))
+    flying = job_totals.flying(session, [job_totals.ALL]).get(job_totals.ALL)
+    return SoFar(int(day), int(month), flying.microusd if flying else 0)
 
 
 def add_generated(session: Session, day: date, cost_microusd: int) -> None:

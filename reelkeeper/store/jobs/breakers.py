@@ -63,7 +63,8 @@ def unsent(session: Session, providers: Collection[str], models: Collection[str]
 def move(session: Session, job: AdmittedJob, lane: str, cost_microusd: int) -> bool:
     """Move a job to another provider, due now and at its cost; False where a provider or worker may have it by now."""
     waits = sa.and_(jobs.c.id == job.id, UNSENT, jobs.c.lane == job.lane)
-    new = {"lane": lane, "quoted_cost_microusd": cost_microusd, "due_at": Clock()}
+    # guard fallback.line: a job that moved to another provider waits as long as its former one gets none
+    new = {"lane": lane, "line": None, "quoted_cost_microusd": cost_microusd, "due_at": Clock()}
     return changed(session, sa.update(jobs).where(waits).values(new)) == 1
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from sqlmodel import Session
 
-from reelkeeper.model.jobs import JobState, Served, SizeAndAge, WaitingJob
+from reelkeeper.model.jobs import MOST_TIMES, JobState, Served, SizeAndAge, WaitingJob
 from reelkeeper.store.core.engine import Clock, changed, checked, one_of
 from reelkeeper.store.jobs import vendor_jobs
 from reelkeeper.store.tables import jobs
@@ -53,6 +53,7 @@ class Claim(NamedTuple):
 
 _COLUMNS = tuple(jobs.c[name] for name in Claim._fields[:-1])
 _IS_LEADER = jobs.c.leader_id.is_(None)
+_IS_QUEUED = jobs.c.state == sa.literal_column(f"'{JobState.QUEUED}'")  # as partial indexes have it
 
 
 def _fenced(job_id: str, lease_token: int) -> sa.ColumnElement[bool]:
@@ -66,13 +67,14 @@ def at_work(job_id: str, lease_token: int) -> sa.ColumnElement[bool]:
     return sa.and_(_fenced(job_id, lease_token), jobs.c.state.in_(AT_WORK))
 
 
-def _left_behind() -> sa.ColumnElement[bool]:
-    """Build the condition that a job's worker is dead, or the job continues at a provider, or is due for a lookup."""
+def _left_behind() -> tuple[sa.ColumnElement[bool], ...]:
+    """Build the conditions that a job's worker is dead, or the job continues at a provider, or is due for a lookup."""
     # guard claims.lease: a living worker's job is given to another, and made twice
     dead = sa.and_(jobs.c.state == JobState.RUNNING, jobs.c.lease_until <= Clock())
-    sent = sa.and_(jobs.c.state == JobState.QUEUED, jobs.c.provider_key.is_not(None), jobs.c.due_at <= Clock())
+    has_it = checked(sa.and_(_IS_QUEUED, jobs.c.provider_key.is_not(None)))
+    sent = sa.and_(has_it, jobs.c.due_at <= Clock())
     # guard claims.parked: a job in doubt is looked up at once, while its request is under way
-    return sa.or_(dead, sent, sa.and_(jobs.c.state == JobState.PARKED, jobs.c.due_at <= Clock()))
+    return dead, sent, sa.and_(jobs.c.state == JobState.PARKED, jobs.c.due_at <= Clock())
 
 
 def _waits() -> sa.ColumnElement[bool]:
@@ -81,7 +83,7 @@ def _waits() -> sa.ColumnElement[bool]:
     return sa.and_(jobs.c.state == JobState.QUEUED, _IS_LEADER, jobs.c.due_at <= Clock())
 
 
-def _lane(served: Served | None) -> sa.ColumnElement[str | None]:
+def lane_of(served: Served | None) -> sa.ColumnElement[str | None]:
     """Build the provider that a worker sends a job to: its own, unless the worker has none of that name."""
     if served is None:
         return jobs.c.lane
@@ -97,10 +99,11 @@ def running_by_lane(session: Session, otherwise: str | None = None) -> Counter[s
     return Counter({row[0]: int(row[1]) for row in rows})
 
 
-def count_ahead(session: Session, lane: str) -> int:
-    """Count the jobs of a provider that run, or wait to be sent to it or followed there."""
-    waits = sa.and_(_IS_LEADER, jobs.c.lane == lane, jobs.c.state.in_((JobState.QUEUED, JobState.RUNNING)))
-    return int(session.execute(sa.select(sa.func.count()).where(waits)).scalar_one())
+def seconds_at_work(session: Session) -> list[tuple[str | None, str, str | None, str, float]]:
+    """Sum the estimated seconds of the jobs that are begun and not over, by provider, model, tier and user."""
+    group = (jobs.c.lane, jobs.c.model, jobs.c.tier, jobs.c.user_id)
+    summed = sa.select(*group, sa.func.sum(jobs.c.estimate_seconds)).where(_IS_LEADER, jobs.c.state.in_(AT_WORK))
+    return [tuple(row) for row in session.execute(summed.group_by(*group))]
 
 
 def count_states(session: Session) -> dict[str, int]:
@@ -115,17 +118,25 @@ def left_behind(session: Session, limit: int, served: Served | None = None) -> l
 
     Jobs that were sent to a provider that is not `served`, which alone knows their state, are left out.
     """
+    return list(session.execute(_abandoned(served), {"limit": limit}).scalars())
+
+
+@lru_cache(maxsize=4)  # building it takes more CPU than reading its rows
+def _abandoned(served: Served | None) -> sa.Select[Any]:
     is_of_another = sa.and_(jobs.c.provider_key.is_not(None), jobs.c.provider.not_in(served.names if served else ()))
     may_be_taken = sa.true() if served is None else sa.not_(is_of_another)
-    wanted = sa.select(jobs.c.id).where(_left_behind(), may_be_taken).order_by(jobs.c.due_at, jobs.c.id).limit(limit)
-    return list(session.execute(wanted).scalars())
+    order, most = (jobs.c.due_at, jobs.c.id), sa.bindparam("limit", type_=sa.Integer)
+    # each apart, as an index has it: few are found among all that wait
+    each = (sa.select(*order).where(one, may_be_taken).order_by(*order).limit(most) for one in _left_behind())
+    found = sa.union_all(*(sa.select(part.subquery()) for part in each)).subquery()
+    return sa.select(found.c.id).order_by(*found.c).limit(most)
 
 
-def _outside(
+def outside(
     full: Collection[str], taken: Collection[str], others: Collection[tuple[str, str]], served: Served | None
 ) -> sa.ColumnElement[bool]:
     """Build the condition that a job is in none of these scopes, not taken yet, and not for another provider."""
-    lane = _lane(served)
+    lane = lane_of(served)
     columns = {"provider": lane, "model": jobs.c.model, "tier": jobs.c.tier, "user": jobs.c.user_id}
     by_kind = {kind: [scope.partition(":")[2] for scope in full if scope.startswith(f"{kind}:")] for kind in columns}
     outside = (sa.or_(columns[kind].is_(None), columns[kind].not_in(names)) for kind, names in by_kind.items() if names)
@@ -169,7 +180,7 @@ def _window(
     served: Served | None,
 ) -> sa.Select[Any]:
     """Build the statement of `waiting_jobs`; its last column is the estimated seconds of all waiting jobs."""
-    chosen = sa.and_(_waits(), _outside(full, taken, others, served))
+    chosen = sa.and_(_waits(), outside(full, taken, others, served))
     wanted = (jobs.c.id, jobs.c.user_id, jobs.c.tier, jobs.c.created_at, jobs.c.estimate_seconds)
     oldest = sa.select(*wanted).where(chosen).order_by(jobs.c.created_at, jobs.c.id).limit(_OLDEST).subquery()
     waits = sa.select(*wanted, _ahead(jobs).label("ahead")).where(chosen).cte("waits")
@@ -182,7 +193,10 @@ def _window(
         ]
     else:
         each = sa.case(dict(rank.seconds_by_tier), value=waits.c.tier, else_=rank.other_seconds)
-        size = waits.c.estimate_seconds * each * (1 + waits.c.ahead // rank.burst)
+        times = sa.case(
+            (waits.c.ahead < rank.burst * (MOST_TIMES - 1), 1 + waits.c.ahead // rank.burst), else_=MOST_TIMES
+        )
+        size = waits.c.estimate_seconds * each * times
         firsts = [all_of_them.order_by(sa.extract("epoch", waits.c.created_at) + size, *age).limit(_FIRST)]
     # Jobs ahead of one of the oldest are among the oldest, so these do not need the whole table.
     windows = (sa.select(oldest.c.id, _ahead(oldest)), *firsts)
@@ -197,7 +211,7 @@ def _window(
         jobs.c.model,
         sa.func.coalesce(sa.func.length(jobs.c.request["prompt"].as_string()), 0),
         found.c[1],
-        _lane(served),
+        lane_of(served),
         sa.select(sa.func.sum(waits.c.estimate_seconds)).scalar_subquery(),
     )
     return sa.select(*columns).join_from(found, jobs, jobs.c.id == found.c[0])
@@ -211,7 +225,7 @@ def _ahead(of: sa.FromClause) -> sa.ColumnElement[int]:
 def take(session: Session, job_ids: Sequence[str], worker: str) -> list[Claim]:
     """Claim for `worker` those of the jobs that are still free, in their order."""
     # guard claims.still_to_be_had: a job is claimed that was just cancelled, or claimed by another
-    free = one_of(session, jobs.c.id, job_ids), checked(sa.or_(_waits(), _left_behind()))
+    free = one_of(session, jobs.c.id, job_ids), checked(sa.or_(_waits(), *_left_behind()))
     with_state = sa.select(jobs.c.id, jobs.c.state).where(*free).with_for_update(skip_locked=True)
     locked = {row.id: row.state for row in session.execute(with_state)}
     rows = session.execute(
@@ -222,6 +236,7 @@ def take(session: Session, job_ids: Sequence[str], worker: str) -> list[Claim]:
             claimed_by=worker,
             lease_token=jobs.c.lease_token + 1,
             lease_until=Clock(LEASE_SECONDS),
+            line=None,
             # A lookup is not an attempt.
             attempts=jobs.c.attempts + sa.case((jobs.c.state == JobState.PARKED, 0), else_=1),
             started_at=sa.func.coalesce(jobs.c.started_at, Clock()),

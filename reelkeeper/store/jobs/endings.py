@@ -83,6 +83,7 @@ def redrive(session: Session, job_id: str, **values: str | None) -> None:
         job_id,
         state=JobState.QUEUED,
         leader_id=None,
+        line=None,
         attempts=0,
         lease_token=jobs.c.lease_token + 1,  # so that the next redrive uses another key
         due_at=Clock(),

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from reelkeeper.errors import UserErased
 from reelkeeper.model.jobs import IN_FLIGHT, JobState, WaitingJob
-from reelkeeper.store.core.engine import Clock, one_of
+from reelkeeper.store.core.engine import Clock, checked, one_of
 from reelkeeper.store.core.policies import VERSION
 from reelkeeper.store.core.policies import note as note_policies
 from reelkeeper.store.tables import cache_entries, jobs, users
@@ -199,6 +199,11 @@ def counted(session: Session) -> dict[str, int]:
     return {state: int(count) for state, count in rows}
 
 
+def waits(table: sa.FromClause) -> sa.ColumnElement[bool]:
+    """Build the condition that a row of `jobs`, or of an alias, waits to be made, as partial indexes have it."""
+    return checked(sa.and_(table.c.leader_id.is_(None), table.c.state == sa.literal_column(f"'{JobState.QUEUED}'")))
+
+
 def leads(table: sa.FromClause) -> sa.ColumnElement[bool]:
     """Build the condition that a row of `jobs`, or of an alias, leads: it makes, or will make, its video itself."""
     # literals, so that SQLite can use the unique index of leaders
@@ -207,7 +212,6 @@ def leads(table: sa.FromClause) -> sa.ColumnElement[bool]:
 
 
 SHORT: Final = 500  # jobs: of a queue with more, no answer looks at each
-_WAIT = sa.and_(jobs.c.leader_id.is_(None), jobs.c.state == sa.literal_column(f"'{JobState.QUEUED}'"))
 _RANK = sa.extract("epoch", jobs.c.created_at) + sa.bindparam("weight", type_=sa.Float) * jobs.c.estimate_seconds
 
 
@@ -216,7 +220,9 @@ def _seen() -> sa.Select[Any]:
     asked_at = sa.bindparam("created_at", type_=jobs.c.created_at.type)
     ahead = sa.and_(rank >= _RANK, sa.or_(jobs.c.created_at <= asked_at, jobs.c.estimate_seconds < size))
     is_another, seconds = jobs.c.id != sa.bindparam("apart_from"), jobs.c.estimate_seconds
-    some = sa.select(seconds, sa.and_(ahead, is_another).label("is_ahead")).where(_WAIT).limit(SHORT + 1).subquery()
+    some = (
+        sa.select(seconds, sa.and_(ahead, is_another).label("is_ahead")).where(waits(jobs)).limit(SHORT + 1).subquery()
+    )
     runs = sa.and_(jobs.c.leader_id.is_(None), jobs.c.state == JobState.RUNNING, is_another)
     running = sa.select(sa.func.count(), sa.func.coalesce(sa.func.avg(seconds), 0.0)).where(runs).subquery()
     waiting = sa.select(
@@ -230,7 +236,7 @@ def _seen() -> sa.Select[Any]:
 
 def _steps() -> sa.Select[Any]:
     step = sa.func.floor(_RANK / sa.bindparam("width", type_=sa.Float)).label("step")
-    counted = sa.select(step, sa.func.count(), sa.func.sum(jobs.c.estimate_seconds)).where(_WAIT)
+    counted = sa.select(step, sa.func.count(), sa.func.sum(jobs.c.estimate_seconds)).where(waits(jobs))
     return counted.group_by(step).order_by(step)
 
 

@@ -45,7 +45,7 @@ FATES: Final[Mapping[str, Fate | Mapping[str, Fate]]] = MappingProxyType(
             "id leader_id state tier model complexity estimate_seconds price_microusd price_book policy_version "
             "quoted_cost_microusd hold_id reserved_bytes attempts due_at claimed_by lease_token lease_until lane "
             "provider provider_key provider_job_id progress cancel_asked_at created_at started_at finished_at "
-            "processing_seconds concurrency cost_microusd",
+            "processing_seconds concurrency cost_microusd line score place",
             renamed="user_id",
             emptied="client_key request_sha256 cache_key reservation_id video_id error tag",
             figures="request",
@@ -62,7 +62,7 @@ FATES: Final[Mapping[str, Fate | Mapping[str, Fate]]] = MappingProxyType(
             "cpu_seconds days gain_microusd cost_microusd",
             renamed="video_id",
         ),
-        "job_totals": _columns("period microusd refusals", renamed="scope"),
+        "job_totals": _columns("period microusd refusals jobs milliseconds", renamed="scope"),
         "leases": _columns("holder token expires_at", emptied="name"),
         # The books: amounts stay, under the pseudonym.
         "accounts": _columns("kind balance_microusd", renamed="id user_id"),

@@ -151,9 +151,13 @@ class JobTotalRow(SQLModel, table=True):
 
     __tablename__ = "job_totals"
     period: str = Field(primary_key=True)  # 2026-11-26, 2026-11, or "": jobs in flight
-    scope: str = Field(primary_key=True)  # provider:fal, model:veo, tier:free, user:ID
+    scope: str = Field(primary_key=True)  # provider:fal, model:veo, tier:free, user:ID; all:jobs: those in flight
     microusd: int = Field(0, sa_type=sa.BigInteger)
     refusals: int = 0  # requests refused for its limit
+    jobs: int = Field(0, sa_column_kwargs={"server_default": "0"})  # that are in flight
+    milliseconds: int = Field(  # that these are expected to take
+        0, sa_type=sa.BigInteger, sa_column_kwargs={"server_default": "0"}
+    )
 
 
 class ForecastRow(SQLModel, table=True):

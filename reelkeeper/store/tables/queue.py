@@ -9,6 +9,8 @@ from sqlmodel import Field, SQLModel
 from reelkeeper.model.jobs import IN_FLIGHT, JobState
 from reelkeeper.store.tables.columns import UtcDateTime, index_where, known
 
+_WAITS = f"(leader_id IS NULL AND state = '{JobState.QUEUED}') IS"  # a test that no other index can serve
+_SENT = f"(state = '{JobState.QUEUED}' AND provider_key IS NOT NULL) IS"
 _LEADS = f"leader_id IS NULL AND state IN ({', '.join(repr(str(state)) for state in IN_FLIGHT)})"
 
 
@@ -23,6 +25,20 @@ class JobRow(SQLModel, table=True):
         sa.Index("ix_jobs_due", "state", "due_at"),
         sa.Index("ix_jobs_age", "state", "created_at"),
         sa.Index("ix_jobs_finished", "finished_at"),
+        *(
+            sa.Index(
+                name,
+                *columns,
+                sqlite_where=sa.text(f"{where} 1"),  # a constant from above
+                postgresql_where=sa.text(f"{where} TRUE"),  # likewise
+            )
+            for name, where, *columns in (
+                ("ix_jobs_line", _WAITS, "line", "score", "created_at", "id"),
+                ("ix_jobs_line_age", _WAITS, "line", "created_at", "id"),
+                ("ix_jobs_user_age", _WAITS, "user_id", "created_at", "id"),
+                ("ix_jobs_sent", _SENT, "due_at", "id"),
+            )
+        ),
     )
     id: str = Field(primary_key=True)
     user_id: str = Field(foreign_key="users.id")
@@ -54,6 +70,9 @@ class JobRow(SQLModel, table=True):
     provider: str | None = None
     provider_key: str | None = Field(None, unique=True)  # written before the request is sent, for lookups
     provider_job_id: str | None = None
+    line: str | None = None  # of a waiting job: its order, provider and model; None: it has no score yet
+    score: float = Field(0.0, sa_column_kwargs={"server_default": "0"})  # its rank there, lower goes first
+    place: int = Field(0, sa_column_kwargs={"server_default": "0"})  # jobs of its user ahead, when it was scored
     progress: float = 0.0  # 0 to 1
     cancel_asked_at: datetime | None = Field(None, sa_type=UtcDateTime)
     created_at: datetime = Field(sa_type=UtcDateTime)

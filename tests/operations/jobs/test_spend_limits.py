@@ -187,8 +187,12 @@ def test_a_wrong_total_is_found_and_corrected(funded: sa.Engine, cost: int) -> N
     queued(funded, "k1", 1)
     with transaction(funded, "test") as session:
         session.execute(sa.delete(job_totals).where(job_totals.c.scope == "user:ann"))
-    (found,) = accounts.recount(funded)
-    assert (found.what, found.subject, found.counted) == ("in_flight", "user:ann", cost)
+    found = {wrong.what: (wrong.subject, wrong.recorded, wrong.counted) for wrong in accounts.recount(funded)}
+    assert found == {
+        "in_flight": ("user:ann", 0, cost),
+        "jobs_in_flight": ("user:ann", 0, 1),
+        "ms_in_flight": ("user:ann", 0, 120_200),
+    }
     accounts.correct(funded, author="test")
 
 

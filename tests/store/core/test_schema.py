@@ -203,7 +203,7 @@ def test_jobs_in_flight_at_the_migration_of_totals_are_counted(older: Older) -> 
     upgrade(engine)
     with reading(engine) as session:
         kept = {row.scope: row.microusd for row in session.execute(sa.select(job_totals))}
-        assert kept == {"model:svd": 12, "tier:free": 5, "user:ann": 12}
+        assert kept == {"all:jobs": 12, "model:svd": 12, "tier:free": 5, "user:ann": 12}
         assert mismatches(session) == []
 
 
