@@ -93,8 +93,12 @@ def test_claims_choose_what_the_rule_chooses_that_sees_all(
 
 
 def test_more_jobs_than_one_claim_scores_are_chosen_from_as_before_until_all_have_a_score(people: sa.Engine) -> None:
-    chance, policy = Random(3), DispatchPolicy(oldest_patience=10**6)
-    put(people, (drawn(chance, number) | {"user_id": USERS[number % 4]} for number in range(scores.BATCH + 300)))
+    chance, policy, rows = Random(3), DispatchPolicy(oldest_patience=10**6), list[dict[str, Any]]()
+    for number in range(count := scores.BATCH + 300):
+        is_short = number >= count - 9  # the last to come are the first to go, and have no score yet
+        about = {"user_id": "dan", "estimate_seconds": 1.0} if is_short else {"user_id": USERS[number % 3]}
+        rows.append(drawn(chance, number) | about | {"created_at": at(number / 1000)})
+    put(people, rows)
     for order in (policy, DispatchPolicy(size_weight=5, oldest_patience=10**6)):
         put_in_force(people, order=order)
         rank = dispatch.window(order, SHIPPED)
