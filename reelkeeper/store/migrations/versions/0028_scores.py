@@ -11,8 +11,6 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 revision = "0028"
 down_revision = "0027"
-branch_labels = None
-depends_on = None
 changes_rows = frozenset({"job_totals"})  # gets one for all jobs in flight
 
 _WAITS = "(leader_id IS NULL AND state = 'queued') IS"
@@ -61,14 +59,3 @@ def _count(scope: sa.ColumnElement[str], column: sa.ColumnElement[str] | None = 
     insert = (sqlite.insert if is_sqlite else postgresql.insert)(totals).from_select(names, counted.where(*chosen))
     new = {name: insert.excluded[name] for name in _FIGURES}
     op.execute(insert.on_conflict_do_update(index_elements=["period", "scope"], set_=new))
-
-
-def downgrade() -> None:
-    """Drop all."""
-    op.execute("DELETE FROM job_totals WHERE period = '' AND scope = 'all:jobs'")
-    for name in ("jobs", "milliseconds"):
-        op.drop_column("job_totals", name)
-    for name in _INDEXES:
-        op.drop_index(name, "jobs")
-    for name in ("line", "score", "place"):
-        op.drop_column("jobs", name)
