@@ -17,6 +17,7 @@ from reelkeeper.operations.jobs.settle import Attempt, succeed
 from reelkeeper.rules.billing.allocation import MAKING
 from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.jobs.admission import AdmissionPolicy
+from reelkeeper.rules.jobs.dispatch import DispatchPolicy
 from reelkeeper.store.billing.spend_counters import so_far
 from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.tables import alerts, blobs, charges, credit_holds, jobs, reservations, usage_days
@@ -270,11 +271,12 @@ def test_of_several_vendors_none_is_guessed_for_a_model_that_the_catalogue_gives
     assert balances(engine, "ann") == (100 * DOLLAR, 0)
 
 
-def test_a_worker_of_several_vendors_leaves_a_job_alone_that_it_has_no_vendor_for(engine: sa.Engine) -> None:
+@pytest.mark.parametrize("order", [None, DispatchPolicy(rule="seed")], ids=["by stored scores", "by the whole queue"])
+def test_a_worker_of_several_vendors_leaves_a_job_alone_that_it_has_no_vendor_for(
+    engine: sa.Engine, order: DispatchPolicy | None
+) -> None:
     make_user(engine, "ann", 1)
     enqueue(engine, *(job_row(name, lane=name) for name in ("fal", "runway", "http")))
     several = Served(frozenset({"fal", "runway"}), None)
-    assert {job.id for job in claim_of(engine, "w", [None] * 9, limit=9, served=several)} == {"fal", "runway"}
-    assert [job.id for job in claim_of(engine, "w", [None] * 9, limit=9, served=several._replace(default="fal"))] == [
-        "http"
-    ]
+    for served, names in ((several, {"fal", "runway"}), (several._replace(default="fal"), {"http"})):
+        assert {job.id for job in claim_of(engine, "w", [None] * 9, limit=9, order=order, served=served)} == names

@@ -228,10 +228,11 @@ def test_no_job_is_claimed_during_a_freeze(ann: sa.Engine) -> None:
     assert claim(ann, "w", [None], limit=1) == []
 
 
-def test_followers_and_jobs_that_are_not_due_wait(ann: sa.Engine) -> None:
+@pytest.mark.parametrize("order", [None, DispatchPolicy(rule="seed")], ids=["by stored scores", "by the whole queue"])
+def test_followers_and_jobs_that_are_not_due_wait(ann: sa.Engine, order: DispatchPolicy | None) -> None:
     enqueue(ann, row("leader"))
     enqueue(ann, row("follower", leader_id="leader"), row("later", due_at=at(10**7)))
-    assert [job.id for job in claim(ann, "w", [None] * 3, limit=9)] == ["leader"]
+    assert [job.id for job in claim(ann, "w", [None] * 3, limit=9, order=order)] == ["leader"]
 
 
 def test_a_redriven_job_is_tried_again_and_its_price_held_again(ann: sa.Engine) -> None:
