@@ -2,6 +2,7 @@
 
 import random
 import re
+import sys
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from hashlib import sha256
@@ -190,7 +191,7 @@ def test_losing_the_lease_ends_the_encode(natural_clips: dict[str, Path], tmp_pa
 def test_a_time_limit_is_no_lasting_refusal(
     natural_clips: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("reelkeeper.adapters.ffmpeg.command.wall_seconds", lambda _: 0.5)
+    monkeypatch.setattr(sys.modules[ffmpeg.encode.__module__], "wall_seconds", lambda _: 0.5)
     with pytest.raises(MediaTimeout):
         shrink(natural_clips["bunny"], tmp_path)
     with pytest.raises(MediaTimeout):
