@@ -321,7 +321,7 @@ def test_workers_of_two_providers_that_fall_ill_at_once_never_send_a_job_to_both
     with transaction(engine, "test") as session:  # what was ended here is counted in flight still
         ended = sa.select(jobs.c.lane, sa.func.sum(jobs.c.quoted_cost_microusd)).where(jobs.c.state == "cancelled")
         for lane, microusd in session.execute(ended.group_by(jobs.c.lane)).all():
-            scopes = (f"provider:{lane}", "model:m", "tier:pro", "user:ann")
+            scopes = (f"provider:{lane}", "model:m", "tier:pro", "user:ann", job_totals_of.ALL)
             job_totals_of.add(session, scopes, {"": -int(microusd)})
     assert [found for found in accounts.recount(engine) if found.what == "in_flight"] == []
 
