@@ -173,8 +173,8 @@ def test_none_of_ten_canaries_is_found_after_their_user_is_erased(
     _, text = tokens.create(engine, "front", tuple(Scope), author="test")
     app = create_app(AppState(world.workspace, scratch))
     with TestClient(app, headers={"Authorization": f"Bearer {text}"}) as client:
-        logging.getLogger("httpx").setLevel(logging.WARNING)  # the test's own client, not the server
-        with caplog.at_level(logging.INFO):
+        of_the_client = caplog.at_level(logging.WARNING, "httpx")  # the test's own, not the server's
+        with caplog.at_level(logging.INFO), of_the_client:
             live(world)
             before = showing(in_the_store(world))
             assert all(before.values()), before
