@@ -45,7 +45,7 @@ _STATUSES: Final = {
 
 
 class VideosProvider(OverHttp):
-    """What servers of this format have in common."""
+    """A provider whose jobs are read in this format; how they are sent is its own."""
 
     guarantee = Guarantee()
 

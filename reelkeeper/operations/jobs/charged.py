@@ -35,18 +35,16 @@ _MAX_KEYS: Final = 1_000  # of one job
 
 
 def believed(
-    session: Session, job: AdmittedJob, reported_microusd: int | None, *, is_delivered: bool, run_id: str
+    session: Session, job: AdmittedJob, booked: int, reported_microusd: int, *, is_delivered: bool, run_id: str
 ) -> int | None:
     """Return what a vendor states that a job cost, and add it to the job's cost; None where it cannot be believed.
 
-    People are told once of a book that is wrong, and of an absurd figure. The caller holds the deployment row.
+    `booked` is its cost by the book, in micro-dollars. People are told once of a book that is wrong, and of an absurd
+    figure. The caller holds the deployment row.
     """
-    if reported_microusd is None:
-        return None
-    policies, provider = at_version(session, job.policy_version), str(job.lane)
-    booked = booked_cost(job, policies)
-    word = VendorWord(provider, job.model, booked, reported_microusd, is_delivered)
-    mark, day = policies.book.price_mark(job.model, job.lane), f"{now(session):%Y-%m-%d}"
+    word = VendorWord(str(job.lane), job.model, booked, reported_microusd, is_delivered)
+    book, day = at_version(session, job.policy_version).book, f"{now(session):%Y-%m-%d}"
+    mark = book.price_mark(job.model, job.lane)
     if found := word.finding(job.id, mark, day):
         # guard charges.told: a vendor raises its price, and nobody learns of the loss
         alerts.observe_within(session, [found], run_id=run_id)
@@ -67,7 +65,10 @@ def count_without_video(
     run_id: str,
 ) -> None:
     """Count a vendor's job that is over and brought no video, sent under `key`. The caller holds the deployment row."""
-    cost_microusd = believed(session, job, reported_microusd, is_delivered=False, run_id=run_id)
+    cost_microusd = None
+    if reported_microusd is not None:
+        booked = booked_cost(job, at_version(session, job.policy_version))
+        cost_microusd = believed(session, job, booked, reported_microusd, is_delivered=False, run_id=run_id)
     is_charged = may_be_paid or (reported_microusd is not None and cost_microusd is None)
     expected = _expected_cost(session, job) if is_charged else 0
     # guard spend.in_doubt: a job that its vendor may charge for counts in no budget

@@ -97,8 +97,9 @@ def succeed(engine: Engine, attempt: Attempt, *, run_id: str) -> Settled:
             endings.note(session, job_id, processing_seconds=took)
         if attempt.provider_key:
             charged.take_back(session, ended, attempt.provider_key)
-        stated = charged.believed(session, ended, attempt.cost_microusd, is_delivered=True, run_id=run_id)
-        booked = booked_cost(ended, at_version(session, ended.policy_version))
+        booked, stated = booked_cost(ended, at_version(session, ended.policy_version)), attempt.cost_microusd
+        if stated is not None:
+            stated = charged.believed(session, ended, booked, stated, is_delivered=True, run_id=run_id)
         cost_here, quoted = booked if stated is None else stated, limits.expected_cost(ended)
         count(session, ended, at, took, booked, stated)
         if attempt.provider_key:

@@ -25,7 +25,7 @@ _MICROUSD: Final = 10**6
 
 
 class VendorWord(NamedTuple):
-    """What a vendor says that a job cost, and what the book has for it, in micro-dollars."""
+    """The cost of a job that its vendor states, and the booked one, in micro-dollars."""
 
     provider: str
     model: str

@@ -113,7 +113,7 @@ class Tiers(RootModel[dict[str, TierPolicy]]):
         return {name: tier.retention_days for name, tier in self.root.items()}
 
     def as_defaults(self) -> str:
-        """Say that nobody has chosen these retentions."""
+        """Describe these retentions as defaults, which nobody has changed."""
         kept = (f"{name} for {many(days, 'day') if days else 'ever'}" for name, days in self.retention_days().items())
         return (
             f"By Reelkeeper's defaults, as nobody has set others: videos are kept by tier, {', '.join(kept)}. To set "

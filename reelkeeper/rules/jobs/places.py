@@ -1,4 +1,4 @@
-"""Tell how many jobs go before another in a long queue, from an account by rank that is seldom made. Pure."""
+"""Estimate how many jobs of a long queue are ahead of another, from counts by rank. Pure."""
 
 import math
 from bisect import bisect_left
@@ -15,7 +15,7 @@ def width_of(size_weight: float) -> float:
 
 
 class Account(NamedTuple):
-    """How many jobs wait, and their estimated seconds: those below each step of rank, and last those of all."""
+    """The number of waiting jobs and their estimated seconds: below each step of rank, and last of all."""
 
     width: float  # of a step, in seconds of rank
     numbers: tuple[int, ...]  # of the steps that have jobs

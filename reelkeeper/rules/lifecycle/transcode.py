@@ -164,7 +164,7 @@ def links(place: Placement, grace: Grace) -> str:
 
 
 def links_of_retired(grace: Grace) -> str:
-    """Say what becomes of links to the service's own keys when a video there is retired."""
+    """Describe how long links to the service's own keys work after a video there is retired."""
     days = many(grace.service_days, "day")
     return f"Links to them work until their bytes are deleted, {days} later; until then reelkeeper restore undoes it."
 

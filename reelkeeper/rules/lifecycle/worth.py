@@ -161,7 +161,7 @@ def expected_share(before: SearchTotals) -> float:
 
 
 def expectation(before: SearchTotals) -> str:
-    """Say which share of their bytes results are expected to keep, and by what."""
+    """Describe the share of bytes that results are expected to keep, and what it is computed from."""
     by = (
         f"by {many(before.searches, 'search')} here so far"
         if before.searches

@@ -48,7 +48,7 @@ def add(session: Session, scopes: Sequence[str], by_period: Mapping[str, int], *
 
 
 class Flying(NamedTuple):
-    """What jobs in flight are expected to cost, how many they are, and how long they are expected to take."""
+    """The expected cost in micro-dollars, the number, and the expected milliseconds of jobs in flight."""
 
     microusd: int
     jobs: int

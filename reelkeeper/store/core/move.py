@@ -16,17 +16,18 @@ from sqlalchemy.orm import Session
 from sqlmodel import SQLModel
 
 from reelkeeper.errors import Frozen, IntegrityDoubt, Refused
-from reelkeeper.store.core import epochs
+from reelkeeper.store.core import deployment, epochs
 from reelkeeper.store.core.audit import Event, append, verify
 from reelkeeper.store.core.backup import ADD_CYCLE, DROP_CYCLE, count_on, driver, require_empty
 from reelkeeper.store.core.deployment import ARRIVING, MOVED
-from reelkeeper.store.core.engine import Clock, open_engine, reading, transaction
+from reelkeeper.store.core.engine import open_engine, reading, transaction
 from reelkeeper.store.core.schema import deployment as read_deployment
 from reelkeeper.store.core.schema import require_current, upgrade_at
-from reelkeeper.store.tables import deployment, policy_versions
+from reelkeeper.store.tables import deployment as deployments
+from reelkeeper.store.tables import policy_versions
 
 _AT_ONCE: Final = 10_000  # rows in memory
-_TABLES: Final = [table for table in SQLModel.metadata.sorted_tables if table is not deployment]
+_TABLES: Final = [table for table in SQLModel.metadata.sorted_tables if table is not deployments]
 _OTHERS: Final = sa.text(
     "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() "
     "AND coalesce(backend_type, 'client backend') = 'client backend'"
@@ -57,14 +58,14 @@ def move(source: sa.Engine, url: str, *, by: str, tell: Callable[[str, int], obj
                     _check(old, new)
                     home = epochs.home(new)
                 # guard move.marked: the old store goes on beside the new one, and deletes what that keeps
-                _stop(old, MOVED, f"moved to {to}")
+                deployment.stop(old, by=MOVED, reason=f"moved to {to}")
                 # guard move.home: what still works with the old store tells the bucket, and the new one is behind
                 epochs.set_marks(old, {epochs.HOME: home})
                 append(old, [Event("move_store", by, detail={"to": to})])
         with transaction(target, "move.begin") as new:
             if read_deployment(new).frozen_by != ARRIVING:
                 raise Refused(f"the store was moved to {to} before, which is at work; nothing was changed")
-            _stop(new, None, None)
+            deployment.let_go_on(new)
             epochs.set_marks(new, {epochs.HOME: epochs.home(new)})
             append(new, [Event("move_store", by, detail={"from": source.url.render_as_string()})])
             return {table.name: new.scalar(sa.select(sa.func.count()).select_from(table)) or 0 for table in _TABLES}
@@ -126,8 +127,8 @@ def _arrive(old: Session, target: sa.Engine, url: str) -> None:
         # guard move.empty: another store is overwritten
         require_empty(new, url)
         new.execute(sa.delete(policy_versions))  # a new store has one
-        new.execute(sa.update(deployment).values(id=identity))
-        _stop(new, ARRIVING, "the move here has not ended: run it again")
+        new.execute(sa.update(deployments).values(id=identity))
+        deployment.stop(new, by=ARRIVING, reason="the move here has not ended: run it again")
         if new.get_bind().dialect.name == "postgresql":
             new.execute(DROP_CYCLE)
 
@@ -182,7 +183,7 @@ def _check(old: Session, new: Session) -> None:
                 "after a move that did not end. It goes on as before. Move to a database that is empty"
             )
     row = read_deployment(old).model_dump(exclude={"frozen_at", "frozen_by", "frozen_reason"})
-    new.execute(sa.update(deployment).values(row))
+    new.execute(sa.update(deployments).values(row))
     if new.get_bind().dialect.name == "postgresql":
         new.execute(DROP_CYCLE)  # an earlier try may have come this far
         new.execute(ADD_CYCLE)
@@ -199,11 +200,6 @@ def _content(session: Session, table: sa.Table) -> tuple[int, int]:
         rows += len(batch)
         total += sum(hash(repr(tuple(row))) for row in batch)
     return rows, total
-
-
-def _stop(session: Session, by: str | None, reason: str | None) -> None:
-    values = {"frozen_at": Clock() if by else None, "frozen_by": by, "frozen_reason": reason}
-    session.execute(sa.update(deployment).values(values))
 
 
 def _set_references_aside(connection: Any, _record: object) -> None:  # noqa: ANN401  a driver's, of either database
