@@ -41,13 +41,14 @@ def move(source: sa.Engine, url: str, *, by: str, tell: Callable[[str, int], obj
     are stopped, IntegrityDoubt where the two differ at the end, SchemaError. The old store then works as before.
     """
     require_current(source)
-    upgrade_at(url)
     target = open_engine(url)
     sa.event.listen(target, "connect", _set_references_aside)
     to = target.url.render_as_string()
     try:
         if not _is_moved(source, to):
             _require_unused(source)
+            _require_room(source, target, url)
+            upgrade_at(url)
             with transaction(source, "move.mark") as old:
                 _shut_out_writers(old)
                 _arrive(old, target, url)
@@ -110,6 +111,21 @@ def _others_on_postgresql(source: sa.Engine) -> str:
     return f"other connections ({others}) have" if others else ""
 
 
+def _require_room(source: sa.Engine, target: sa.Engine, url: str) -> None:
+    """Require a database without a store of its own, before its schema is touched."""
+    with reading(source) as old, reading(target) as new:
+        # guard move.untouched: another store, of an older version, is upgraded on the way to its refusal
+        if not _is_arriving(new, deployment.identity(old)):
+            require_empty(new, url)
+
+
+def _is_arriving(new: Session, identity: str) -> bool:
+    """Check whether an earlier try has marked this place for the store; it may be of any version, or hold nothing."""
+    if not sa.inspect(new.connection()).has_table(deployments.name):
+        return False
+    return new.execute(sa.select(deployments.c.id, deployments.c.frozen_by)).one_or_none() == (identity, ARRIVING)
+
+
 def _shut_out_writers(old: Session) -> None:
     """On PostgreSQL, let nobody write until the transaction ends; SQLite's has begun so."""
     if old.get_bind().dialect.name == "postgresql":
@@ -119,10 +135,9 @@ def _shut_out_writers(old: Session) -> None:
 
 def _arrive(old: Session, target: sa.Engine, url: str) -> None:
     """Mark the new store as the place where this one arrives; it changes nothing until the move has ended."""
-    identity = read_deployment(old).id
+    identity = deployment.identity(old)
     with transaction(target, "move.arrive") as new:
-        here = read_deployment(new)
-        if (here.id, here.frozen_by) == (identity, ARRIVING):
+        if _is_arriving(new, identity):
             return
         # guard move.empty: another store is overwritten
         require_empty(new, url)

@@ -12,7 +12,7 @@ from reelkeeper.operations.core.freeze import freeze, require_permission, thaw
 from reelkeeper.store.core import move as moving
 from reelkeeper.store.core.audit import verify
 from reelkeeper.store.core.deployment import MOVED, identity
-from reelkeeper.store.core.engine import open_engine, reading, transaction
+from reelkeeper.store.core.engine import open_engine, reading, schema_of, transaction
 from reelkeeper.store.core.epochs import HOME, marks
 from reelkeeper.store.core.epochs import home as home_of
 from reelkeeper.store.core.move import move
@@ -123,6 +123,21 @@ def test_another_store_is_never_overwritten(engine: sa.Engine, there: str) -> No
     assert contents(other) == before
     assert is_at_work(engine)
     assert is_at_work(other)
+    other.dispose()
+
+
+def test_another_store_of_an_older_version_is_not_upgraded_on_the_way_to_a_refusal(
+    engine: sa.Engine, there: str
+) -> None:
+    other = open_engine(there)
+    upgrade_at(there)
+    fill(other)
+    with transaction(other, "test") as session:
+        session.execute(sa.text("UPDATE alembic_version SET version_num = '0027'"))
+    with pytest.raises(Refused):
+        bring(engine, there)
+    with reading(other) as session:
+        assert schema_of(session) == ["0027"]
     other.dispose()
 
 
