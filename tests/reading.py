@@ -24,8 +24,10 @@ def as_read(text: object, *, only: str = "", **marks: object) -> str:
     """Replace what differs by run, and wrap the lines anew: `assert as_read(output, folder=tmp_path) == snapshot(...)`.
 
     A mark's name stands where its value was: <folder> for a path, <at> for what a pattern such as TIME matches.
-    `only` leaves the lines that hold an id or a name: it must not be a word that may change.
+    `only` leaves the lines that hold an id or a name: it must not be a word that may change, nor a bare number, which
+    a time of day holds, too.
     """
+    assert not only.isdigit(), f"only={only!r} would also leave a line with such a minute"
     out = _FRAMES.sub(" ", str(text))
     for name, value in marks.items():
         pattern = value if isinstance(value, re.Pattern) else re.compile(re.escape(str(value)))

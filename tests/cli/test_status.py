@@ -150,8 +150,8 @@ def test_items_left_to_later_runs_are_counted_once_and_by_action(opened: sa.Engi
         row = {**plan, **times, "population": 700, "population_bytes": 700, "kept": kept}
         session.execute(sa.insert(plans).values(row))
     said = reelkeeper("status").stdout
-    assert as_read(said, only="633") == snapshot("to compress later, tier_storage 633")
-    assert as_read(said, only="48") == snapshot("to retire later, tier_storage 48")
+    assert as_read(said, only="tier_storage 633") == snapshot("to compress later, tier_storage 633")
+    assert as_read(said, only="tier_storage 48") == snapshot("to retire later, tier_storage 48")
 
 
 @pytest.mark.usefixtures("opened")
