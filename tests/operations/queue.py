@@ -1,6 +1,6 @@
 """Create waiting jobs, as admission leaves them."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -8,7 +8,7 @@ from sqlmodel import Session
 
 from reelkeeper.model.jobs import JobState, Served
 from reelkeeper.operations.billing import ledger
-from reelkeeper.store.core.engine import Clock, reading, transaction
+from reelkeeper.store.core.engine import Clock, now, reading, transaction
 from reelkeeper.store.jobs import breakers, lanes
 from reelkeeper.store.tables import jobs
 from tests.jobs import count_in_flight, waiting
@@ -57,6 +57,12 @@ def make_due(engine: sa.Engine, in_seconds: float = -1) -> None:
     """End every pause, or set it to end in some seconds."""
     with transaction(engine, "test") as session:
         session.execute(sa.update(jobs).values(due_at=Clock(in_seconds)))
+
+
+def assert_pause(engine: sa.Engine, job_id: str, pause: timedelta, since: datetime) -> None:
+    """Expect that a job waits so long, from a moment that is between `since` and now."""
+    with reading(engine) as session:
+        assert since <= find(engine, job_id).due_at - pause <= now(session)
 
 
 def end_wait(engine: sa.Engine, provider: str, days_ago: float = 0) -> None:

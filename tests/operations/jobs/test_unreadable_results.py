@@ -3,6 +3,8 @@
 Slow: each case takes a job through several workers, to a vendor over HTTP, and mostly to a stored video.
 """
 
+from datetime import timedelta
+
 import pytest
 import sqlalchemy as sa
 
@@ -11,11 +13,11 @@ from reelkeeper.errors import Refused
 from reelkeeper.model.jobs import JobState
 from reelkeeper.operations.jobs.claim import redrive
 from reelkeeper.operations.jobs.run import End
-from reelkeeper.store.core.engine import Clock, reading, transaction
+from reelkeeper.store.core.engine import Clock, now, reading, transaction
 from reelkeeper.store.tables import alerts, audit_events, jobs
 from tests.doubles.vendor import CUT, HTML, Next, Vendor
 from tests.faults.world import World
-from tests.operations.queue import find, make_due
+from tests.operations.queue import assert_pause, find, make_due
 from tests.operations.shop import ask, budget_spent, run, spent
 
 REST = ("replicate", "runway", "openai")  # as fal bills
@@ -57,7 +59,10 @@ def test_a_result_that_cannot_be_read_is_fetched_again_and_never_bought_again(
     assert run(shop, generator) == {End.RETRIED: 1}
     for _ in range(3):
         make_due(shop.workspace.engine)
+        with reading(shop.workspace.engine) as session:
+            began = now(session)
         assert run(shop, generator) == {End.PARKED: 1}
+        assert_pause(shop.workspace.engine, job_id, timedelta(minutes=10), began)
     job = find(shop.workspace.engine, job_id)
     assert (job.state, len(vendor.submitted)) == (JobState.PARKED, 1)
     (text,) = told(shop)

@@ -28,7 +28,7 @@ from reelkeeper.store.tables import jobs, videos
 from tests.disks import fill, small_disk
 from tests.doubles.provider import LOST, ProviderDouble
 from tests.faults.world import World
-from tests.operations.queue import enqueue, find, make_due, row
+from tests.operations.queue import assert_pause, enqueue, find, make_due, row
 from tests.operations.shop import SMALL, ask, budget_spent, http, in_a_while, run, spent
 from tests.policies import put_in_force
 
@@ -138,10 +138,15 @@ def test_a_lost_answer_is_looked_up_later_and_paid_once(shop: World, provider: P
     assert find(shop.workspace.engine, text).attempts == 1
 
 
-def test_a_job_in_doubt_for_a_day_is_dead_and_nothing_is_charged(shop: World, provider: ProviderDouble) -> None:
-    ask(shop, "a cat")
+def test_a_job_in_doubt_is_looked_up_every_two_minutes_and_dead_after_a_day_at_no_charge(
+    shop: World, provider: ProviderDouble
+) -> None:
+    (job_id,) = ask(shop, "a cat")
     provider.is_down = True
+    with reading(shop.workspace.engine) as session:
+        began = now(session)
     assert run(shop, http(provider)) == {End.PARKED: 1}
+    assert_pause(shop.workspace.engine, job_id, timedelta(minutes=2), began)
     with transaction(shop.workspace.engine, "test") as session:
         session.execute(sa.update(jobs).values(started_at=Clock(-25 * 3600), due_at=Clock(-1)))
     assert run(shop, http(provider)) == {End.DEAD: 1}

@@ -1,11 +1,8 @@
 """The token bucket: nobody exceeds burst and rate, and waiting the stated time suffices."""
 
-import doctest
-
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reelkeeper.rules.core import request_limits
 from reelkeeper.rules.core.request_limits import AccessPolicy, Allowance, take
 
 pauses = st.lists(st.floats(0, 3), min_size=1, max_size=60)
@@ -30,7 +27,3 @@ def test_a_caller_that_waits_as_told_is_allowed(rate: float) -> None:
     left, wait = take(left, policy, 0.0)
     assert wait > 0
     assert take(left, policy, wait * (1 + 1e-9) + 1e-9)[1] == 0
-
-
-def test_its_examples_are_true() -> None:
-    assert doctest.testmod(request_limits).failed == 0

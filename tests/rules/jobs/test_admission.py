@@ -1,6 +1,6 @@
 """Limits in dollars: jobs in flight count, the last cent can be spent, and refusals say until when."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pytest
@@ -18,6 +18,15 @@ BOTH = AdmissionPolicy(daily_limit_usd=Decimal(10), monthly_limit_usd=Decimal(20
 
 def dollars(today: float, month: float = 0, in_flight: float = 0) -> SoFar:
     return SoFar(*(round(amount * 10**6) for amount in (today, month, in_flight)))
+
+
+def test_credits_are_held_and_videos_reused_for_days() -> None:
+    policy = AdmissionPolicy(hold_days=3, cache_ttl_days=5)
+    assert (policy.hold_seconds, policy.ttl_seconds) == (
+        timedelta(days=3).total_seconds(),
+        timedelta(days=5).total_seconds(),
+    )
+    assert AdmissionPolicy(cache_ttl_days=None).ttl_seconds is None
 
 
 def test_without_a_limit_nothing_is_too_much() -> None:

@@ -54,8 +54,15 @@ def test_a_breaker_opens_after_enough_failed_attempts_or_at_once_for_a_locked_ac
     assert seen(*outcomes).phase(NOON) is phase
 
 
-def test_old_attempts_say_nothing_and_a_rule_that_is_off_opens_for_a_locked_account_alone() -> None:
-    assert seen(*NONE_MADE, minutes=4).phase(NOON) is Phase.CLOSED  # the first is older than half an hour
+@pytest.mark.parametrize(("minutes_ago", "phase"), [(29.9, Phase.OPEN), (30, Phase.CLOSED)])
+def test_an_attempt_counts_for_half_an_hour(minutes_ago: float, phase: Phase) -> None:
+    breaker = after(Breaker(), F, "j", "no answer", at(-minutes_ago), POLICY)
+    for _ in NONE_MADE[1:]:
+        breaker = after(breaker, F, "j", "no answer", NOON, POLICY)
+    assert breaker.phase(NOON) is phase
+
+
+def test_a_rule_that_is_off_opens_for_a_locked_account_alone() -> None:
     off = POLICY.model_copy(update={"bad_percent": None})
     assert seen(*NONE_MADE, policy=off).phase(NOON) is Phase.CLOSED
     assert seen(F, L, policy=off).phase(NOON) is Phase.OPEN

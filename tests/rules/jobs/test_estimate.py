@@ -1,6 +1,5 @@
 """The size and duration of a job: prior and learnt estimates."""
 
-import doctest
 import random
 from decimal import Decimal
 from statistics import median
@@ -10,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reelkeeper.model.requests import GenerationRequest
-from reelkeeper.rules.jobs import estimate
 from reelkeeper.rules.jobs.admission import AdmissionPolicy, wait_seconds
 from reelkeeper.rules.jobs.estimate import (
     KEPT_FACTORS,
@@ -23,10 +21,6 @@ from reelkeeper.rules.jobs.estimate import (
 )
 
 PLAIN = GenerationRequest(model="m", prompt="x")
-
-
-def test_its_examples_are_true() -> None:
-    assert doctest.testmod(estimate).failed == 0
 
 
 @pytest.mark.parametrize(("units", "load", "seconds"), [(0, 0, 120), (2, 0, 180), (0, 1, 180), (4, 0.5, 270)])
