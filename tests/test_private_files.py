@@ -18,6 +18,7 @@ from reelkeeper.disk import exposed, make_file, make_folder, tighten
 from reelkeeper.operations.health import doctor
 from reelkeeper.settings import Settings
 from reelkeeper.store.core.engine import open_store, reading
+from tests.marks import marked
 from tests.reading import as_read
 
 NOBODY = 65534
@@ -142,7 +143,9 @@ def test_files_of_another_user_are_left_and_doctor_warns(place: Path) -> None:
     state.chmod(0o750)
     tighten(state)
     assert mode(state) == 0o750
-    assert "can reach" in doctor._privacy(settings(state)).found
+    assert marked(doctor._privacy(settings(state)).found, FOLDER=place) == snapshot(
+        "other users of this machine can reach FOLDER/state"
+    )
 
 
 def test_a_folder_that_we_were_only_pointed_at_is_left(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -101,20 +101,20 @@ def test_values_too_short_for_a_secret_are_left_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "said"),
+    ("name", "value"),
     [
-        ("cloudflare_api_token", "tok\u00e9n", "printable ASCII"),
-        ("slack_bot_token", "xoxb-1\nHost: elsewhere", "printable ASCII"),
-        ("s3_endpoint_url", "http://ann:canary@s3.example", "user and password"),
-        ("slack_api_url", "http://ann:canary@slack.example", "user and password"),
-        ("workers", "canary", "integer"),
+        ("cloudflare_api_token", "tok\u00e9n"),
+        ("slack_bot_token", "xoxb-1\nHost: elsewhere"),
+        ("s3_endpoint_url", "http://ann:canary@s3.example"),
+        ("slack_api_url", "http://ann:canary@slack.example"),
+        ("workers", "canary"),
     ],
 )
 def test_a_setting_that_is_refused_does_not_show_its_value(
-    monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
     monkeypatch.setenv(f"REELKEEPER_{name.upper()}", value)
-    with pytest.raises(ValidationError, match=said) as refused:
+    with pytest.raises(ValidationError, match=name) as refused:
         Settings()
     assert value not in str(refused.value)
     assert "canary" not in str(refused.value)

@@ -17,6 +17,7 @@ from inline_snapshot import snapshot
 from reelkeeper.adapters import charts
 from reelkeeper.adapters.charts import DARK, LIGHT, NARROW, WIDE, Picture, Theme
 from tests.adapters.sight import SIGHTS, apart, contrast
+from tests.marks import marked
 
 FIRST = date(2026, 11, 1)
 DAYS = [FIRST + timedelta(days=day) for day in range(10)]
@@ -153,7 +154,9 @@ def test_each_policy_says_what_its_months_come_to_and_what_it_loses() -> None:
 def test_a_chart_without_data_says_so() -> None:
     none = spent().astype({"usd": float})
     assert words(charts.spend(none, 10, title="Spend")) == [snapshot("No spend is recorded yet"), "Spend"]
-    assert "No forecast yet" in words(charts.forecast_fan(path(), path(), {}))[0]
+    assert marked(words(charts.forecast_fan(path(), path(), {}))[0]) == snapshot(
+        "No forecast yet: it needs several days of charges"
+    )
     assert words(charts.storage(pd.DataFrame({"age": [], "tier": [], "size_bytes": []}), ("free",))) == [
         snapshot("Nothing is stored yet")
     ]

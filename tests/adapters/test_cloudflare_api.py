@@ -180,8 +180,11 @@ def test_an_error_names_the_permission_that_a_token_lacks(
 
 def test_a_refusal_may_come_in_a_200(cloudflare: CloudflareDouble, client: Client) -> None:
     cloudflare.queue = [failed("not authorized for that account")]
-    with pytest.raises(TokenRefused, match="lacks the permission"):
+    with pytest.raises(TokenRefused) as refused:
         ask(client)
+    assert marked(refused.value) == snapshot(
+        "REELKEEPER_CLOUDFLARE_API_TOKEN lacks the permission 'Account Analytics: Read' on account ID (not authorized for that account); add it under My Profile, API Tokens"
+    )
 
 
 def test_a_wrong_account_is_reported(cloudflare: CloudflareDouble) -> None:
@@ -241,8 +244,9 @@ def test_without_version_1_of_the_billing_api_version_2_provides_quantities(
     day = datetime(2026, 11, 1, tzinfo=UTC).date()
     assert client.billed(day, day) == [BilledLine(day, "R2 Class B", Decimal(3), "Requests", None)]
     cloudflare.versions = set()
-    with pytest.raises(UsageUnknown, match="does not offer"):
+    with pytest.raises(UsageUnknown) as refused:
         client.billed(day, day)
+    assert marked(refused.value) == snapshot("Cloudflare does not offer this account its billable usage of 2026-11")
 
 
 def test_stored_bytes_by_class_include_metadata_and_unfinished_uploads(

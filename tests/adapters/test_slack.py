@@ -170,7 +170,7 @@ def test_a_message_is_laid_out_in_full() -> None:
         "Budget\n$10.00",
         snapshot("What to do: Look at compute."),
         "budget, total",
-        "Show the run",
+        snapshot("Show the run"),
     ]
     assert layout.blocks[-1]["elements"][0]["url"] == said.link
     assert as_text(said).splitlines()[-1] == f"The run: {said.link}"
@@ -314,8 +314,9 @@ def test_a_webhook_that_is_gone_is_a_refusal(double: SlackDouble, webhook: Webho
 
 def test_a_foreign_server_at_the_address_is_detected(double: SlackDouble, webhook: Webhook) -> None:
     double.queue = [Answer(200, "<html>Sign in to the guest network</html>")]
-    with pytest.raises(SinkDown, match="not from Slack"):
+    with pytest.raises(SinkDown) as refused:
         webhook.send(outgoing())
+    assert marked(refused.value) == snapshot("the answer at the webhook's URL was not from Slack")
 
 
 def test_no_error_tells_an_address_or_a_token(double: SlackDouble) -> None:

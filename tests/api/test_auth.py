@@ -105,7 +105,7 @@ def test_each_route_takes_a_token_of_its_scope_and_no_other(app: FastAPI, client
     theirs = {scope: client_for(scope) for scope in Scope}
     for method, path, scope in asked:
         told = problem(others[scope].request(method, path, json={}), 403)
-        assert f"needs the scope {scope}" in str(told["detail"])
+        assert str(scope) in str(told["detail"]).partition(",")[0].split()
         assert theirs[scope].request(method, path, json={}).status_code not in (401, 403)
 
 

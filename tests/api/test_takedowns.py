@@ -3,9 +3,11 @@
 from datetime import datetime
 
 from fastapi.testclient import TestClient
+from inline_snapshot import snapshot
 
 from tests.api.answers import problem
 from tests.faults.world import World
+from tests.marks import marked
 
 
 def test_a_video_is_taken_down_and_certified(client: TestClient, world: World) -> None:
@@ -28,7 +30,9 @@ def test_objects_kept_by_a_legal_hold_are_named(client: TestClient, world: World
     assert client.get("/v1/holds").json()["holds"][0]["is_legal"]
     done = client.post("/v1/takedowns", json={"video_id": "v1", "reason": "r"}).json()
     assert done["left"] == 1
-    assert "legal hold" in done["objects"][0]["why"]
+    assert marked(done["objects"][0]["why"]) == snapshot(
+        "a legal hold keeps it; it is not served to anyone. Repeat the takedown when the hold has ended"
+    )
     problem(client.get("/v1/videos/v1"), 404)
 
 

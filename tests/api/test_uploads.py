@@ -134,7 +134,9 @@ def test_a_video_that_came_to_be_meanwhile_is_not_replaced(client: TestClient, w
     world.video("new")
     with reading(world.workspace.engine) as session:
         before = session.execute(sa.select(videos.c.blob_id, videos.c.state)).one()
-    assert "was created after" in str(problem(complete(client, upload), 422)["detail"])
+    assert marked(problem(complete(client, upload), 422)["detail"]) == snapshot(
+        "video 'new' was created after upload ID began; use another id"
+    )
     with reading(world.workspace.engine) as session:
         assert session.execute(sa.select(videos.c.blob_id, videos.c.state)).one() == before
 

@@ -170,7 +170,9 @@ def test_unknown_routes_methods_and_broken_bodies_are_refused_with_the_way_out(c
             "the body is not JSON in UTF-8, or nested too deeply; nothing was changed"
         )
     text = client.put("/v1/users/bob", content=b'{"tier": "free"}', headers={"Content-Type": "text/plain"})
-    assert "Content-Type: application/json" in str(problem(text, 422)["faults"])
+    assert marked(problem(text, 422)["faults"]) == snapshot(
+        "[{'where': 'body', 'what': 'The body was not sent as JSON, with `Content-Type: application/json`'}]"
+    )
     # A redirect would lead past a proxy's path prefix, or from https to http.
     assert "no route '/v1/users/bob/'" in str(problem(client.get("/v1/users/bob/"), 404)["detail"])
 

@@ -1,6 +1,7 @@
 """Webhooks over HTTP: the life of an endpoint, whose secret is shown only once."""
 
 from fastapi.testclient import TestClient
+from inline_snapshot import snapshot
 
 from reelkeeper.api.app import create_app
 from reelkeeper.api.app_state import AppState
@@ -8,6 +9,7 @@ from reelkeeper.model.token_scopes import Scope
 from reelkeeper.operations.core import tokens
 from tests.api.answers import problem
 from tests.faults.world import World
+from tests.marks import marked
 
 KEY = {"Idempotency-Key": "k1"}
 
@@ -49,6 +51,8 @@ def test_an_endpoints_life(world: World, app_state: AppState) -> None:
 def test_an_address_of_our_own_network_and_an_event_that_is_none_are_refused(world: World, app_state: AppState) -> None:
     client = _front(world, app_state, allow_private=False)
     refused = problem(client.post("/v1/webhooks", json={"url": "https://127.0.0.1/"}, headers=KEY), 422)
-    assert "not public" in str(refused["detail"])
+    assert marked(refused["detail"]) == snapshot(
+        "'127.0.0.1' is 127.0.0.1, which is not public. To allow addresses of your own network: REELKEEPER_ALLOW_PRIVATE_ADDRESSES=true"
+    )
     problem(client.post("/v1/webhooks", json={"url": "https://127.0.0.1/", "events": ["video.lost"]}, headers=KEY), 422)
     assert client.get("/v1/webhooks").json() == {"webhooks": []}

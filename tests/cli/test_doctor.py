@@ -22,6 +22,7 @@ from reelkeeper.store.core.engine import open_engine, open_store, transaction
 from reelkeeper.store.sync.scans import BUCKET_EVENTS
 from tests.cli.conftest import Run
 from tests.doubles.r2 import R2Double
+from tests.marks import marked
 from tests.reading import TIME, UUID, as_read
 
 Ask = Callable[..., Any]
@@ -91,7 +92,7 @@ def test_in_a_trial_nothing_is_claimed_whatever_the_prefix(
     for words in ((), ("--claim",)):
         found = by_part(ask("doctor", *words, exit_code=len(words)))["identity"]
         assert found["state"] == ("fail" if words else "ok")
-        assert "up --live" in found["remedy"]
+        assert marked(found["remedy"]) == snapshot("reelkeeper up --live claims the bucket")
     assert writes(double) == set()
 
 

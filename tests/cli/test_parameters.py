@@ -147,7 +147,7 @@ def test_an_invalid_value_is_refused_with_field_value_and_limit(param: str, limi
     [
         (["limts.max_objects=1"], ", recipe, grace_days"),
         (["limits.max_objets=1"], ", ".join(BlastRadius.model_fields)),
-        (["limits.max_objects.more=1"], "single value"),
+        (["limits.max_objects.more=1"], "limits.max_objects"),
         (["limits"], "NAME=VALUE"),
         (["tiers.free.retentoin_days=1"], ", ".join(TierPolicy.model_fields)),
         (["policy.retention_free_days=60"], "tiers.free.retention_days"),

@@ -53,7 +53,9 @@ Try 'root webhooks release -h' for help.
 Error
 Invalid value: give an endpoint, or --all\
 """)
-    assert "needs --reason" in reelkeeper("webhooks", "release", "--all", exit_code=2).output
+    assert as_read(reelkeeper("webhooks", "release", "--all", exit_code=2).output, only="--reason") == snapshot(
+        "Invalid value: a release needs --reason"
+    )
     assert as_read(reelkeeper("webhooks", "release", "--all", "--reason", "mail").output) == snapshot(
         "Given from now on: 0 notices, whose days begin."
     )

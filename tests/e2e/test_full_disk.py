@@ -107,8 +107,7 @@ def test_a_disk_that_fills_during_a_run_ends_it_and_is_no_fault_of_a_video(
     finally:
         process.kill()
     assert process.returncode == 1, said
-    assert "is full: " in said
-    assert f"file system at {getattr(deployment, place)}" in said
+    assert str(getattr(deployment, place)) in said
     record_property("seconds from the full disk to the end", round(took, 1))
     assert took < BOUND_SECONDS, said
     filler.unlink()

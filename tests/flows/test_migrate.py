@@ -95,8 +95,9 @@ def test_store_policies_and_deployments_of_0_1_0_come_over(earlier: Path, server
     assert len(after) == len(written["deployments"])
     assert OLD_NAME not in {name.partition("/")[2] for name in after}
     assert [name for name, paused in after.items() if paused] == ["purge-retired/daily"]
-    assert "Nothing to apply" in reelkeeper(ROOT, state, *words, PREFECT_API_URL=server)  # again, and nothing changes
-    assert deployed() == after
+    versions = reelkeeper(ROOT, state, "policy", "history", "--json")
+    reelkeeper(ROOT, state, *words, PREFECT_API_URL=server)  # again, and nothing changes
+    assert (deployed(), reelkeeper(ROOT, state, "policy", "history", "--json")) == (after, versions)
 
 
 def prefect(tree: Path, state: Path, server: str, written: Path) -> None:

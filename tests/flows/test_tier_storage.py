@@ -21,6 +21,7 @@ from reelkeeper.rules.lifecycle.worth import Payback
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.tables import blobs, job_totals, notice_deliveries, notices, videos
 from tests.flows.scenes import Scene
+from tests.marks import marked
 from tests.policies import put_in_force
 from tests.reading import DRAWN, as_read
 from tests.shrinking import AT_ANY_PRICE
@@ -108,10 +109,16 @@ def test_a_saved_plan_is_applied_as_it_stands_and_only_once(cold: Scene) -> None
     assert report.plan.id == plan_id
     assert cold.states()["later"] == "live"
     before = cold.everything()
-    with pytest.raises(PlanRefused, match="was already applied"):
+    with pytest.raises(PlanRefused) as refused:
         tier_storage(dry_run=False, plan_id=plan_id)
-    with pytest.raises(PlanRefused, match="another policy"):
+    assert marked(refused.value) == snapshot(
+        "plan ID was already applied on DAY TIME UTC. Nothing was changed. Make a new plan"
+    )
+    with pytest.raises(PlanRefused) as refused:
         tier_storage(LifecyclePolicy(retire_after_days=90), dry_run=False, plan_id=tier_storage().plan.id)
+    assert marked(refused.value) == snapshot(
+        "plan ID was made under another policy: policy.retire_after_days=30 then, 90 now. If it was made with parameters, they are needed again: --param policy.retire_after_days=30. Nothing was changed. Make a new plan"
+    )
     assert cold.everything() == before
 
 
@@ -143,8 +150,11 @@ or approve this plan for one run: reelkeeper approve <plan> --reason WHY\
 
 
 def test_a_policy_without_a_rule_is_refused(cold: Scene) -> None:
-    with pytest.raises(PolicyRefused, match="empty policy"):
+    with pytest.raises(PolicyRefused) as refused:
         tier_storage(LifecyclePolicy(compress_below_views=None, retire_below_views=None), dry_run=False)
+    assert marked(refused.value) == snapshot(
+        "empty policy: compress_below_views and retire_below_views are all never, so tier_storage could do nothing. Switch one on, or pause the schedule of tier_storage"
+    )
     assert set(cold.states().values()) == {"live"}
 
 

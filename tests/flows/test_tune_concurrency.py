@@ -19,6 +19,7 @@ from reelkeeper.store.jobs.slots import CONCURRENCY, jobs_at_once, lane_limits
 from tasks import limits
 from tests.flows.scenes import Scene
 from tests.jobs import dead, made, put, waiting
+from tests.marks import marked
 from tests.reading import as_read
 
 NOW = datetime.now(UTC)
@@ -130,6 +131,9 @@ def test_the_second_of_two_concurrent_runs_changes_nothing(finished: Scene) -> N
     with transaction(finished.engine, "test") as session:
         before = kept(session, CONCURRENCY)
         assert keep(session, CONCURRENCY, {"limit": 5}, before)
-    with pytest.raises(LeaseLost, match="another run"):
+    with pytest.raises(LeaseLost) as refused:
         limits.remember.fn(finished.engine, None, Lanes(limit=9))
+    assert marked(refused.value) == snapshot(
+        "another run of tune_concurrency has changed the limits meanwhile; nothing was changed"
+    )
     assert limit_kept(finished) == 5

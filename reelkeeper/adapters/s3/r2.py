@@ -239,7 +239,8 @@ class Bucket:
             standing = self.head(key)
             if standing and (standing.size_bytes, standing.etag) == (size_bytes, md5.hexdigest()):
                 return standing
-            raise ObjectChanged(f"our {size_bytes:,} bytes were refused, stored is {standing}") from error
+            stored = f"{standing.size_bytes:,} bytes, ETag {standing.etag}" if standing else "nothing"
+            raise ObjectChanged(f"our {size_bytes:,} bytes were refused; stored: {stored}") from error
         # guard bucket.stored_whole: bytes damaged in transit count as stored
         if answer["ETag"].strip('"') != md5.hexdigest():
             raise StorageError(f"{key}: {size_bytes:,} bytes of MD5 {md5.hexdigest()} were stored as {answer['ETag']}")

@@ -5,12 +5,14 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from inline_snapshot import snapshot
 
 from reelkeeper.adapters.ffmpeg import tools
 from reelkeeper.adapters.ffmpeg.intake import Clip, admit
 from reelkeeper.errors import NotAVideo
 from reelkeeper.model import MediaLimits
 from tests.clips import MakeClip
+from tests.marks import marked
 
 
 def command(place: str, container: str, *only: str) -> list[str]:
@@ -33,8 +35,11 @@ def test_a_script_with_a_video_extension_is_refused(tiny_clip: Path, tmp_path: P
     refused = read(f"file:{script}", "mov", option)
     assert refused.stdout == ""
     assert said in refused.stderr
-    with pytest.raises(NotAVideo, match="first bytes"):
+    with pytest.raises(NotAVideo) as not_a_video:
         admit(script, tmp_path, MediaLimits())
+    assert marked(not_a_video.value) == snapshot(
+        "its first bytes 66 66 63 6f 6e 63 61 74 are not those of MP4, WebM or MPEG-PS"
+    )
 
 
 @pytest.mark.parametrize(("option", "called"), [("codec_whitelist", True), ("protocol_whitelist", False)])

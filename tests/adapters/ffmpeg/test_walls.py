@@ -223,10 +223,10 @@ _WITHOUT = """
     ("lacking", "setting", "said"),
     [
         ((), "REQUIRE_FILE_ISOLATION", "Walls("),
-        (("files",), "REQUIRE_FILE_ISOLATION", "REQUIRE_FILE_ISOLATION is set"),
+        (("files",), "REQUIRE_FILE_ISOLATION", "REQUIRE_FILE_ISOLATION"),
         (("files",), "REQUIRE_NETWORK_ISOLATION", "files=False"),
         (("network",), "REQUIRE_NETWORK_ISOLATION", "network=False"),  # no socket can be made
-        (("network", "calls"), "REQUIRE_NETWORK_ISOLATION", "seccomp filter"),
+        (("network", "calls"), "REQUIRE_NETWORK_ISOLATION", "seccomp"),
     ],
 )
 def test_media_is_not_opened_where_a_wall_that_is_required_is_missing(

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from inline_snapshot import snapshot
 
 from reelkeeper.adapters.providers import RemoteGenerator
 from reelkeeper.adapters.providers.contract import Made, Order
@@ -24,6 +25,7 @@ from reelkeeper.errors import (
 from tests.adapters.providers.formats import FORMATS, Format
 from tests.adapters.providers.notes import Notes
 from tests.doubles.vendor import CUT, FAULT, LOST, SLOW, Next, Vendor
+from tests.marks import marked
 
 Make = Callable[..., Made]
 
@@ -100,8 +102,11 @@ def test_a_job_that_is_listed_late_is_parked_and_found(format_: Format, vendor: 
 
 def test_a_job_whose_image_is_not_stored_is_refused_and_not_made_without_it(vendor: Vendor, make: Make) -> None:
     order = Notes().taken_up()
-    with pytest.raises(GenerationRefused, match="no input image"):
+    with pytest.raises(GenerationRefused) as refused:
         make(Notes(), order._replace(request={**order.request, "image_sha256": "e" * 64}))
+    assert marked(refused.value) == snapshot(
+        "no input image 'eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee'"
+    )
     assert vendor.submitted == []
 
 

@@ -89,8 +89,11 @@ def test_a_list_of_other_jobs_gives_a_lost_job_no_video_and_is_no_proof(
     notes = Notes()
     notes.announce()
     for was_parked in (False, True):
-        with pytest.raises(GenerationUnknown, match="other keys"):
+        with pytest.raises(GenerationUnknown) as refused:
             make(notes.taken_up(was_parked=was_parked), notes)
+        assert marked(refused.value) == snapshot(
+            "the provider's answer lists jobs of other keys, or several without a key"
+        )
     assert (double.submitted, notes.job_id) == ([], None)
 
 

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from inline_snapshot import snapshot
 
 from reelkeeper.adapters import ffmpeg
 from reelkeeper.adapters.providers import LocalGenerator
 from reelkeeper.adapters.providers.contract import NO_IMAGES, Order
 from reelkeeper.errors import GenerationCancelled, GenerationRefused
+from tests.marks import marked
 
 REQUEST: dict[str, Any] = {"prompt": "a cat", "width": 160, "height": 96, "duration_seconds": 1.5, "fps": 12, "seed": 3}
 
@@ -114,8 +116,9 @@ def test_a_file_that_is_no_picture_is_refused(tmp_path: Path, content: bytes) ->
 
 @pytest.mark.parametrize("name", ["d" * 64, "../../etc/passwd", "/etc/passwd", "."])
 def test_a_missing_image_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(GenerationRefused, match="no input image"):
+    with pytest.raises(GenerationRefused) as refused:
         make(tmp_path, image_sha256=name)
+    assert marked(refused.value, NAME=name) == snapshot("no input image 'NAME'")
 
 
 def test_a_cancelled_generation_stops_and_leaves_no_file(tmp_path: Path) -> None:

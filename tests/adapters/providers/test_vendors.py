@@ -231,8 +231,11 @@ def test_an_engine_is_sent_a_form_with_the_image(openai: OpenAIDouble, tmp_path:
         "fps": "16",
         "input_reference": image,
     }
-    with pytest.raises(GenerationRefused, match="no input image"):
+    with pytest.raises(GenerationRefused) as refused:
         run(provider, asked("wan3", image_sha256="f" * 64), tmp_path, images=images)
+    assert marked(refused.value) == snapshot(
+        "no input image 'ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff'"
+    )
 
 
 def test_an_engine_that_answers_a_failed_job_with_its_http_status_is_understood(

@@ -16,6 +16,7 @@ from reelkeeper.operations.core.freeze import freeze
 from reelkeeper.store.alerts import alerts as stored
 from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.tables import alerts, outbox, snoozes
+from tests.marks import marked
 from tests.posts import post
 
 
@@ -152,8 +153,11 @@ def test_a_critical_alert_repeats_until_acknowledged(engine: sa.Engine) -> None:
     assert [(listed_alert.state, listed_alert.acknowledged_by) for listed_alert in _listed(engine)] == [
         ("acknowledged", "ann")
     ]
-    with pytest.raises(NotFound, match="without an acknowledgement"):
+    with pytest.raises(NotFound) as refused:
         operation.acknowledge(engine, alert.id, author="ann")
+    assert marked(refused.value) == snapshot(
+        "no firing alert 'ID' without an acknowledgement. To see the open ones: reelkeeper alerts list"
+    )
 
 
 def test_a_snooze_silences_alerts_until_it_ends(engine: sa.Engine) -> None:

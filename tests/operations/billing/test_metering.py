@@ -4,6 +4,7 @@ from datetime import UTC, date, datetime, time, timedelta
 
 import pytest
 import sqlalchemy as sa
+from inline_snapshot import snapshot
 
 from reelkeeper.adapters.cloudflare import Client
 from reelkeeper.adapters.s3.r2 import Bucket
@@ -21,6 +22,7 @@ from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.tables import blobs, deployment, orphans, policy_versions, usage_days, users, videos
 from tests.doubles.analytics import Operation, Stored
 from tests.doubles.cloudflare import CloudflareDouble
+from tests.marks import marked
 
 NOW = datetime.now(UTC)
 TODAY = NOW.date()
@@ -151,7 +153,9 @@ def test_if_cloudflare_refuses_our_own_count_is_used_and_the_reason_reported(
 ) -> None:
     cloudflare.permissions = frozenset()
     found = collect(store, client, NOW)
-    assert "Account Analytics: Read" in found.trouble
+    assert marked(found.trouble) == snapshot(
+        "REELKEEPER_CLOUDFLARE_API_TOKEN lacks the permission 'Account Analytics: Read' on account ID (not authorized for that account); add it under My Profile, API Tokens"
+    )
     assert used(store, Metric.STORED_BYTES)["ann"] == 10
 
 

@@ -4,6 +4,7 @@ from datetime import date
 from decimal import Decimal
 
 import sqlalchemy as sa
+from inline_snapshot import snapshot
 
 from reelkeeper.adapters.cloudflare import Client
 from reelkeeper.model.money import Charge, Metric, UsageSource, Used
@@ -12,6 +13,7 @@ from reelkeeper.store.billing.charges import replace
 from reelkeeper.store.billing.usage import record
 from reelkeeper.store.core.engine import transaction
 from tests.doubles.cloudflare import CloudflareDouble, billable_row
+from tests.marks import marked
 
 FIRST, LAST = date(2026, 11, 1), date(2026, 11, 30)
 
@@ -47,7 +49,7 @@ def test_if_cloudflare_refuses_the_reason_is_reported(
 def test_a_bill_without_amounts_is_not_taken_for_nothing(engine: sa.Engine, client: Client) -> None:
     found = reconcile(engine, client, FIRST, LAST)
     assert found.billed_by_cloudflare_usd is None
-    assert "no charges" in found.trouble
+    assert marked(found.trouble) == snapshot("Cloudflare reports no charges for these days")
 
 
 def test_cloudflares_r2_bill_is_compared_with_our_charges(

@@ -72,7 +72,7 @@ def test_without_a_renewal_the_holder_stops_itself(sqlite_engine: sa.Engine) -> 
         (lease,) = manager.take(["a"])
         manager.check(lease)
         time.sleep(1.05)
-        with pytest.raises(LeaseLost, match="last renewed"):
+        with pytest.raises(LeaseLost, match=r"'a' \(token 1\)"):
             manager.check(lease)
 
 

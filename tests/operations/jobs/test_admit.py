@@ -173,7 +173,9 @@ def test_too_few_credits_no_room_and_an_unknown_tier_are_refused_and_leave_nothi
     full = ask(funded, "k", user="ben", tiers=tiers(free={"quota_bytes": SIZE - 1}))
     assert isinstance(full, Declined)
     assert full.code == RefusedFor.QUOTA
-    assert "do not fit" in full.reason
+    assert marked(full.reason) == snapshot(
+        "nothing was reserved for user 'ben': 0 bytes used and 0 reserved of 6,911,999; 6,912,000 more do not fit. Delete videos, or choose a larger tier"
+    )
     odd = ask(funded, "k", user="odd")
     assert isinstance(odd, Declined)
     assert odd.code == RefusedFor.QUOTA

@@ -15,6 +15,7 @@ from reelkeeper.store.core.engine import Clock, now, reading, transaction
 from reelkeeper.store.tables import alerts, jobs
 from tests.doubles.provider import ProviderDouble
 from tests.faults.world import World
+from tests.marks import marked
 from tests.operations.conftest import AtFailpoint
 from tests.operations.queue import end_hold, end_wait, find, make_due
 from tests.operations.shop import ask, budget_spent, http, run, spent
@@ -58,7 +59,9 @@ def test_a_job_that_no_provider_accepts_for_a_day_is_dead_and_free(shop: World, 
     a_day_later(shop)
     end_hold(shop.workspace.engine, "http")
     assert run(shop, http(provider)) == {End.DEAD: 1}
-    assert "took nothing" in find(shop.workspace.engine, job_id).error
+    assert marked(find(shop.workspace.engine, job_id).error) == snapshot(
+        "given up after 24 hours in which the provider took nothing; the last: the provider takes no more jobs at the moment: it answered 429, no reason given"
+    )
     assert (spent(shop), budget_spent(shop)) == (0, 0)
 
 
@@ -127,7 +130,9 @@ def test_the_expected_cost_of_a_sent_job_whose_workers_died_is_ours_and_spent(
         session.execute(sa.update(jobs).values(attempts=99, due_at=Clock(-1)))
     assert run(shop, http(provider)) == {End.DEAD: 1}
     job = find(shop.workspace.engine, job_id)
-    assert "no success here" in job.error
+    assert marked(job.error) == snapshot(
+        "no success here, given up after 2 attempts; the last: the provider answered 503 when asked for jobs by their key"
+    )
     assert (spent(shop), budget_spent(shop)) == (0, job.quoted_cost_microusd)
 
 

@@ -167,7 +167,9 @@ def test_a_follower_without_room_for_the_bytes_ends_and_the_next_takes_over(fund
     done = fail(funded, Attempt(leader.job_id, claim(funded, leader.job_id)), "broken", run_id="test")
     assert done.promoted == second.job_id
     assert (row(funded, first.job_id).state, balances(funded, "ben")) == (JobState.DEAD, (DOLLAR, 0))
-    assert "do not fit" in row(funded, first.job_id).error
+    assert marked(row(funded, first.job_id).error) == snapshot(
+        "nothing was reserved for user 'ben': 0 bytes used and 0 reserved of 10; 6,912,000 more do not fit. Delete videos, or choose a larger tier"
+    )
 
 
 def test_a_follower_that_is_cancelled_leaves_its_leader_alone(funded: sa.Engine) -> None:

@@ -63,8 +63,11 @@ def test_an_approved_plan_is_carried_out_once_and_no_other_by_its_approval(engin
     refuse(engine, other)
     refuse(engine, planned(engine))
     carry_out(engine, plan_id)
-    with pytest.raises(PlanRefused, match="was already applied"):
+    with pytest.raises(PlanRefused) as refused:
         carry_out(engine, plan_id)
+    assert marked(refused.value) == snapshot(
+        "plan ID was already applied on DAY TIME UTC. Nothing was changed. Make a new plan"
+    )
 
 
 def test_an_approval_is_posted_and_audited(engine: Engine) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from inline_snapshot import snapshot
 
 from reelkeeper.errors import Frozen, NotFound, Refused
 from reelkeeper.model import BlobState, Grace, SettledAs, VideoState
@@ -19,6 +20,7 @@ from reelkeeper.store.lifecycle.doubts import Doubt, listed
 from reelkeeper.store.tables import audit_events, blobs, videos
 from tests.buckets import BUCKET
 from tests.faults.world import LONG_AGO, World
+from tests.marks import marked
 from tests.operations.changes import change, sync_once
 
 OTHER = b"other bytes, that nobody knows of"
@@ -118,7 +120,9 @@ def test_a_purge_freezes_once_and_then_leaves_the_object_to_a_person(world: Worl
     blob, key = aside(world)
     put(world, key)
     assert run_purge(world, blob, lease) == "failed"
-    assert "reelkeeper doubts" in (why_frozen(world.workspace.engine) or "")
+    assert marked(why_frozen(world.workspace.engine), SIZE=world.clip.stat().st_size) == snapshot(
+        "frozen since DAY TIME by purge: blobs in doubt: 1, first ID/videos/ann/v1/g1-ID.mp4: stored 33 bytes, ETag ID; recorded SIZE, ID. 1 object in doubt, each with the command that settles it: reelkeeper doubts. When the cause is resolved: reelkeeper thaw"
+    )
     with pytest.raises(Frozen):
         run_purge(world, blob, lease, "purge1")
     thaw(world.workspace.engine, by="ann")

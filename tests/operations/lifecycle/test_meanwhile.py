@@ -374,7 +374,9 @@ def test_other_bytes_under_the_claim_of_a_dead_run_stop_everything(world: World,
     change(world, blobs, etag="0" * 32, sha256="0" * 64)
     claim_long_ago(world)
     settle_claims(world.workspace, run_id="r", grace=Grace(), lease=lease)
-    assert "not as recorded" in (why_frozen(world.workspace.engine) or "")
+    assert marked(why_frozen(world.workspace.engine)) == snapshot(
+        "frozen since DAY TIME by r: blobs in doubt: 1, first ID/videos/ann/v1/g1-ID.mp4: not as recorded. 1 object in doubt, each with the command that settles it: reelkeeper doubts. When the cause is resolved: reelkeeper thaw"
+    )
 
 
 @pytest.mark.parametrize(("table", "state"), [(blobs, BlobState.LIVE), (videos, VideoState.LOST)])

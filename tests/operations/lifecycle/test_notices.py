@@ -46,6 +46,7 @@ from reelkeeper.store.tables import notices as notice_rows
 from reelkeeper.store.videos.holds import HoldTerms
 from tests.doubles.receiver import Receiver
 from tests.faults.world import World
+from tests.marks import marked
 from tests.operations.conftest import AtFailpoint
 from tests.policies import put_in_force
 from tests.tiers import tiers
@@ -171,7 +172,9 @@ def test_a_video_gets_notice_and_is_retired_when_it_is_over(service: Service) ->
     (got,) = service.receiver.taken("/live")
     assert (got.type, got.data["video_id"], got.data["state"]) == ("video.expiring", "v1", "live")
     assert (got.data["notice_days"], got.data["keep_days"], got.data["purge_after"]) == (DAYS, 30, None)
-    assert "retired on" in got.data["reason"]
+    assert marked(got.data["reason"]) == snapshot(
+        "notice of 14 days, retired on DAY at the earliest: 40 days old: free users' videos are kept for 30 days"
+    )
     service.later(DAYS - 0.01)
     assert service.plan().plan.kept["notice_running"] == 1
     assert "retire" not in service.night()
@@ -450,8 +453,11 @@ def test_a_request_to_keep_is_refused_if_not_offered_not_the_users_or_not_live(s
     assert str(refused.value) == snapshot("the tier pro does not keep videos longer on request")
     with transaction(service.engine, "test") as session:
         session.execute(sa.update(videos).values(state=VideoState.RETIRED))
-    with pytest.raises(KeepRefused, match="is retired"):
+    with pytest.raises(KeepRefused) as refused:
         keep(service.engine, "v1", by="shop", key="k")
+    assert marked(refused.value) == snapshot(
+        "video 'v1' is retired: only a live video can be kept longer. An operator may be able to restore it"
+    )
 
 
 def test_records_of_ended_notices_are_deleted(service: Service) -> None:

@@ -237,7 +237,7 @@ def test_no_work_is_done_under_policies_that_cannot_be_read(engine: sa.Engine) -
         newer = DEFAULTS.model_dump(mode="json") | {"of_a_later_version": {"x": 1}}
         session.execute(sa.update(policy_versions).values(document=newer))
         session.execute(sa.update(deployment).values(policy_digest="another"))
-    with pytest.raises(SchemaError, match=rf"policy version {version} has fields .*of_a_later_version") as refused:
+    with pytest.raises(SchemaError, match=rf" {version} .*of_a_later_version") as refused:
         ask(engine, "k")
     assert refused.value.exit_code == 7
     with reading(engine) as session:

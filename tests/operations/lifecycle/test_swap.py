@@ -23,6 +23,7 @@ from reelkeeper.store.videos.holds import HoldTerms
 from tests.buckets import BUCKET
 from tests.clips import MakeClip
 from tests.faults.world import World
+from tests.marks import marked
 from tests.swapping import Shrinker, shrinker, swap
 
 
@@ -168,8 +169,9 @@ def test_no_swap_is_announced_during_a_freeze_or_without_the_lease(
     world: World, lease: Lease, tiny_transcode: Transcode
 ) -> None:
     blob = world.video("v1")
-    with pytest.raises(LeaseLost, match="another run"):
+    with pytest.raises(LeaseLost) as refused:
         run(world, blob, lease._replace(token=lease.token - 1), shrinker(tiny_transcode))
+    assert marked(refused.value) == snapshot("lease 'test', token 0, has passed to another run; nothing was changed")
     freeze(world.workspace.engine, by="test", reason="an alarm")
     with pytest.raises(Frozen, match="an alarm"):
         run(world, blob, lease, shrinker(tiny_transcode))

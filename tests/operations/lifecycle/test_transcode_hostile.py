@@ -12,11 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from inline_snapshot import snapshot
 
 from reelkeeper.model import MediaLimits, Refusal, Transcode
 from reelkeeper.rules.lifecycle.transcode import Acceptance
 from tests.clips import MakeClip, tool
 from tests.effort import cpu_seconds
+from tests.marks import marked
 from tests.shrinking import shrink
 
 LENIENT = Acceptance(min_vmaf_mean=1, min_vmaf_p5=1, min_chroma_db=0, max_size_percent=99)
@@ -151,12 +153,14 @@ def test_a_path_that_is_no_regular_file_is_refused_without_waiting(tmp_path: Pat
     link.symlink_to("/etc/passwd")
     assert "regular" in refused(pipe, tmp_path).reason
     assert "regular" in refused(tmp_path, tmp_path).reason
-    assert "first bytes" in refused(link, tmp_path).reason
+    assert marked(refused(link, tmp_path).reason) == snapshot(
+        "its first bytes 72 6f 6f 74 3a 78 3a 30 are not those of MP4, WebM or MPEG-PS"
+    )
 
 
 def test_sound_alone_is_no_video(tmp_path: Path) -> None:
     sound = tool("-f", "lavfi", "-i", "sine=d=1", "-c:a", "aac", str(tmp_path / "sound.mp4"))
-    assert "only sound" in refused(sound, tmp_path).reason
+    assert marked(refused(sound, tmp_path).reason) == snapshot("it has no video stream, only sound")
 
 
 @pytest.mark.long

@@ -44,7 +44,7 @@ def said(found: Explained, what: str) -> str:
 
 def test_unknown_views_are_named_and_only_age_changes_the_outlook(kept: World) -> None:
     found = why(kept)
-    assert "made by Reelkeeper" in said(found, "key")
+    assert marked(said(found, "key")) == snapshot("ID/videos/ann/v1/g1-ID.mp4: made by Reelkeeper, written once")
     assert said(found, "views").startswith("unknown")
     assert said(found, "policy, version 0").startswith("keep (unknown_views)")
     assert found.next_at is not None

@@ -24,6 +24,7 @@ from reelkeeper.store.tables import audit_events, blobs, cache_entries, videos
 from reelkeeper.store.videos import cache
 from reelkeeper.store.videos.holds import HoldTerms
 from tests.faults.world import LONG_AGO, World
+from tests.marks import marked
 from tests.operations.books import storage
 from tests.operations.changes import change, rows
 from tests.policies import put_in_force
@@ -39,8 +40,9 @@ def test_a_deleted_video_is_not_served_and_its_quota_is_freed(world: World) -> N
         cache.insert(session, "key", "v1", user_id="ann", cost_microusd=1, ttl_seconds=None)
     until = ask(world)
     assert timedelta(days=6) < until - datetime.now(UTC) < timedelta(days=8)
-    with pytest.raises(NotFound, match="is retired"):
+    with pytest.raises(NotFound) as refused:
         show(world.workspace, "v1", url_seconds=60)
+    assert marked(refused.value) == snapshot("video 'v1' is retired")
     with reading(world.workspace.engine) as session:
         assert not session.execute(sa.select(cache_entries)).all()
     assert storage(world.workspace.engine, "ann") == (0, 0)

@@ -31,6 +31,7 @@ from reelkeeper.store.videos.conditions import TAKEN_DOWN
 from reelkeeper.store.videos.holds import HoldTerms
 from tests.clips import MakeClip
 from tests.faults.world import LONG_AGO, World
+from tests.marks import marked
 from tests.operations.changes import change, sync_once
 from tests.operations.conftest import AtFailpoint
 
@@ -86,7 +87,9 @@ def test_a_legal_hold_keeps_the_bytes_without_serving_them(world: World) -> None
     world.video("v1")
     placed = hold(world.workspace.engine, HoldTerms("user", "ann", "evidence", "test", is_legal=True))
     (left,) = down(world).left
-    assert "legal hold" in left.why
+    assert marked(left.why) == snapshot(
+        "a legal hold keeps it; it is not served to anyone. Repeat the takedown when the hold has ended"
+    )
     assert left.key in stored(world)
     with pytest.raises(NotFound):
         show(world.workspace, "v1", url_seconds=60)
@@ -102,8 +105,9 @@ def test_a_video_taken_down_cannot_be_restored(world: World) -> None:
     for asked in ({"video_id": "v1"}, {"user_id": "ann"}, {"run_id": ORDER.run_id}):
         with pytest.raises(NotFound):
             find_restorable(world.workspace, **asked)
-    with pytest.raises(NotFound, match="taken down"):
+    with pytest.raises(NotFound) as refused:
         delete(world.workspace.engine, "v1", by="front", run_id="delete-1")
+    assert marked(refused.value) == snapshot("video 'v1' was taken down")
     with pytest.raises(NotFound):
         find_restorable(world.workspace, video_id="v1")
 
@@ -144,7 +148,7 @@ def test_the_same_bytes_are_not_uploaded_or_made_again(world: World, lease: Leas
         for video_id, clip in (("v2", world.clip), ("v3", make_clip(seconds=1)))
     ]
     assert [outcome.action for outcome in outcomes] == ["failed", "uploaded"]
-    assert "taken down" in outcomes[0].reason
+    assert marked(outcomes[0].reason) == snapshot("these bytes were taken down, so they are not published")
     assert states(world) == {"v1": VideoState.GONE, "v2": VideoState.GONE, "v3": VideoState.LIVE}
 
 
@@ -226,6 +230,7 @@ def test_an_unknown_video_changes_nothing(world: World) -> None:
     world.video("v1")
     with pytest.raises(NotFound):
         down(world, "none")
-    with pytest.raises(NotFound, match="never taken down"):
+    with pytest.raises(NotFound) as refused:
         certificate(world.workspace.engine, "v1")
+    assert marked(refused.value) == snapshot("video 'v1' was never taken down")
     assert states(world) == {"v1": VideoState.LIVE}

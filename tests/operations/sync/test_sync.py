@@ -18,6 +18,7 @@ from reelkeeper.store.core.engine import reading
 from reelkeeper.store.core.leases import Lease
 from tests.clips import MakeClip
 from tests.faults.world import World
+from tests.marks import marked
 
 
 def run(world: World, lease: Lease) -> tuple[Survey, dict[str, object]]:
@@ -150,20 +151,29 @@ def test_an_object_that_came_after_its_purge_is_retired_again(world: World, leas
 
 
 def test_another_deployments_bucket_is_refused(world: World) -> None:
-    with pytest.raises(IdentityMismatch, match="belongs to deployment"):
+    with pytest.raises(IdentityMismatch) as refused:
         check_identity(world.workspace.bucket, "another", may_claim=True)
+    assert marked(refused.value) == snapshot(
+        "bucket 'reelkeeper' under 'ID/videos/' belongs to deployment ID, but this store to another. Nothing was changed. Check REELKEEPER_BUCKET, _PREFIX, _DATABASE_URL and _STATE_DIR"
+    )
 
 
 def test_a_bucket_without_identity_is_claimed_only_by_a_store_that_knows_no_objects(world: World) -> None:
     world.video("v1")
-    with pytest.raises(IdentityMismatch, match="doctor --claim"):
+    with pytest.raises(IdentityMismatch) as refused:
         check_identity(_elsewhere(world), world.workspace.deployment_id, may_claim=False)
+    assert marked(refused.value) == snapshot(
+        "bucket 'reelkeeper' has no identity object 'ID/videos/elsewhere/.reelkeeper-identity.json', but this store has records of objects: this is probably the wrong bucket. If it is the right one, write the object again: reelkeeper doctor --claim"
+    )
     check_identity(_elsewhere(world), world.workspace.deployment_id, may_claim=True)
 
 
 def test_a_folder_of_another_stores_prefix_is_not_claimed(world: World) -> None:
-    with pytest.raises(IdentityMismatch, match=f"belongs to deployment {world.workspace.deployment_id}.*wider prefix"):
+    with pytest.raises(IdentityMismatch) as refused:
         check_identity(_elsewhere(world), "another", may_claim=True)
+    assert marked(refused.value, DEPLOYMENT=world.workspace.deployment_id) == snapshot(
+        "bucket 'reelkeeper' under 'ID/videos/' belongs to deployment DEPLOYMENT, and 'ID/videos/elsewhere/' lies in that wider prefix; this store is another. Nothing was changed. Use a prefix outside it, or that deployment's store"
+    )
     assert _elsewhere(world).head(_elsewhere(world).identity_key) is None
     check_identity(_elsewhere(world), world.workspace.deployment_id, may_claim=True)  # our own prefix may be narrowed
 

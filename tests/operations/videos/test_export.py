@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from inline_snapshot import snapshot
 from sqlmodel import SQLModel
 
 from reelkeeper.errors import NotFound
@@ -21,6 +22,7 @@ from reelkeeper.store.videos.user_data import LEFT_OUT, TABLES, _tables
 from tests.buckets import BUCKET
 from tests.faults.world import LONG_AGO, World
 from tests.jobs import put, waiting
+from tests.marks import marked
 
 PNG = b"\x89PNG\r\n\x1a\n a picture"
 
@@ -100,8 +102,9 @@ def test_unreadable_objects_are_named_and_the_rest_is_exported(ann: World, tmp_p
 def test_no_earlier_export_is_overwritten_and_an_unknown_user_is_refused(ann: World, tmp_path: Path) -> None:
     target = tmp_path / "ann.zip"
     target.write_bytes(b"an earlier export")
-    with pytest.raises(FileExistsError, match="choose another file"):
+    with pytest.raises(FileExistsError) as refused:
         export(ann.workspace, "ann", target)
+    assert marked(refused.value, FILE=target) == snapshot("FILE already exists; choose another file")
     assert target.read_bytes() == b"an earlier export"
     with pytest.raises(NotFound):
         export(ann.workspace, "nobody", tmp_path / "nobody.zip")

@@ -8,6 +8,7 @@ from time import sleep
 import pytest
 import sqlalchemy as sa
 from botocore import auth
+from inline_snapshot import snapshot
 from prefect.exceptions import ParameterTypeError
 from pydantic import ValidationError
 
@@ -29,6 +30,7 @@ from reelkeeper.store.tables import audit_events, blobs, videos
 from reelkeeper.store.videos.conditions import retired
 from tests.buckets import BUCKET
 from tests.faults.world import LONG_AGO, World
+from tests.marks import marked
 from tests.operations.changes import sync_once
 from tests.operations.conftest import AtFailpoint
 from tests.swapping import shrinker, swap
@@ -184,7 +186,10 @@ def test_a_purge_without_a_sync_before_it_finds_the_upload_itself(state: str, se
         service.world.video("v1", generation=2)
     service.put()
     (outcome,) = [item for item in purge_all(service.world, lease) if item.video_id == "v1"]
-    assert (outcome.action, "stored another video" in outcome.reason) == ("skipped", True)
+    assert (outcome.action, marked(outcome.reason)) == (
+        "skipped",
+        snapshot("the service has stored another video at its key, which is now live"),
+    )
     assert service.stored() == NEW
     assert_live(service)
     assert why_frozen(service.world.workspace.engine) is None  # what the service may do is no alarm
@@ -357,8 +362,11 @@ def test_a_claim_that_another_run_has_settled_stops_the_delete(
         restore(world.workspace, found, run_id="person", author="p", grace=GRACE, hold_days=0)
 
     at_failpoint("purge.claim.after_commit", restore_meanwhile)
-    with pytest.raises(LeaseLost, match="has taken over"):
+    with pytest.raises(LeaseLost) as refused:
         purge_all(world, lease)
+    assert marked(refused.value) == snapshot(
+        "another run has taken over the objects that this run had claimed: nothing more is deleted"
+    )
     assert not world.double.deleted()
     assert_recorded_live(service)
 

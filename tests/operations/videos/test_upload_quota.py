@@ -94,8 +94,11 @@ def test_an_upload_under_way_keeps_its_promise_and_gives_it_back_when_it_fails(w
         assert marked(refused.value, SIZE=f"{size:,}") == snapshot(
             "reservation 'upload 1' of SIZE bytes cannot be released: an upload in progress uses it"
         )
-        with pytest.raises(HoldClosed, match="another upload uses"):
+        with pytest.raises(HoldClosed) as refused:
             quota.require_room(session, "upload 1", "ann", 1)
+        assert marked(refused.value) == snapshot(
+            "another upload uses reservation 'upload 1'; nothing was stored. Make a new one"
+        )
     (intent,) = intents.open_intents(world.workspace)
     intents.settle(world.workspace, intent, scratch=Path(world.address.folder), lease=lease, grace=Grace())
     assert (state_of(world), storage(world.workspace.engine, "ann")) == ("released", (0, 0))

@@ -9,6 +9,7 @@ from reelkeeper.errors import AmountRefused
 from reelkeeper.model.money import QuotaUse
 from reelkeeper.rules.billing.quota import judge, require_bytes
 from reelkeeper.rules.core.tiers import MAX_BYTES, SHIPPED, Tiers
+from tests.marks import marked
 from tests.tiers import any_tiers
 
 MIB, GIB = 2**20, 2**30
@@ -58,7 +59,9 @@ def test_an_override_replaces_the_tiers_quota_in_both_directions() -> None:
 def test_after_a_downgrade_nothing_fits_and_nothing_is_deleted() -> None:
     answer = judge(QuotaUse("ann", "free", 2 * GIB, 0), 0, SHIPPED)
     assert not answer.can_upload
-    assert "Nothing is deleted" in answer.reason
+    assert marked(answer.reason) == snapshot(
+        "2,147,483,648 bytes used and 0 reserved of 104,857,600: 2,042,626,048 over the quota. Nothing is deleted; delete videos, or choose a larger tier"
+    )
 
 
 @given(STANDINGS, BYTES)

@@ -61,7 +61,7 @@ def test_gaps_are_filled_by_their_weekday_and_values_later_than_the_day_are_left
     holed.iloc[5] = np.nan
     found = regular(holed, date(2026, 3, 9))
     assert found.to_numpy() == pytest.approx(history.iloc[:63].to_numpy())
-    with pytest.raises(ValueError, match="no value before"):
+    with pytest.raises(ValueError, match="2026-01-05"):
         regular(history, date(2026, 1, 5))
 
 

@@ -12,6 +12,7 @@ from reelkeeper.model.performance import Filled, FinishedJob, InFlight
 from reelkeeper.rules.health.findings import ServiceState, judge
 from reelkeeper.rules.health.performance import PerformancePolicy
 from tests.jobs import NOON, at
+from tests.marks import marked
 
 POLICY = PerformancePolicy()
 ROOMY = Filled(10, 100, 0)
@@ -115,7 +116,9 @@ def test_a_job_that_waits_too_long_is_reported_and_whether_any_runs() -> None:
     queue = [InFlight("free", "svd", JobState.QUEUED, 12, at(-70), 1800.0)]
     (stuck,) = found([job()] * 10, queue=queue)
     assert (stuck.severity, stuck.title) == (Severity.CRITICAL, snapshot("A job has waited 70 minutes"))
-    assert "Nothing runs" in stuck.suggestion
+    assert marked(stuck.suggestion) == snapshot(
+        "Nothing runs: see whether dispatch_jobs does, and how its last runs ended. reelkeeper watchdog knows."
+    )
     running = InFlight("pro", "svd", JobState.RUNNING, 3, at(-1), 450.0)
     (long,) = found([job()] * 10, queue=[*queue, running])
     assert long.severity is Severity.WARNING

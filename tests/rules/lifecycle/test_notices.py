@@ -129,4 +129,4 @@ def test_the_reason_names_the_day_and_the_age_of_today() -> None:
         "told of, and not retired before 2026-12-04: 366 days old: pro users' videos are kept for 365 days"
     )
     (lapsed,) = judged(video(100, 9), notices=[notice()])
-    assert reason(lapsed).startswith("its notice lapses")
+    assert reason(lapsed) == snapshot("its notice lapses: no longer due, of another tier, or its message is gone")

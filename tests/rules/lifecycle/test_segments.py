@@ -18,6 +18,7 @@ from reelkeeper.rules.lifecycle.notices import reason as reason_of_notice
 from reelkeeper.rules.lifecycle.segments import Expected
 from reelkeeper.rules.lifecycle.selection import for_expiry, for_tiering
 from reelkeeper.rules.policies import DEFAULTS, Policies, exception, parse
+from tests.marks import marked
 from tests.rules.videos import AS_OF, RECIPE, video
 from tests.tiers import FOR_EVER, tiers
 
@@ -232,12 +233,18 @@ def test_an_exception_of_one_run_puts_its_segments_in_place_of_those_in_force() 
 
 def test_a_segment_alone_makes_a_flow_active() -> None:
     policy(DRAFTS).require_retention(FOR_EVER, "expire_videos")
-    with pytest.raises(PolicyRefused, match="empty policy"):
+    with pytest.raises(PolicyRefused) as refused:
         policy(MASTERS).require_retention(FOR_EVER, "expire_videos")
+    assert marked(refused.value) == snapshot(
+        "empty policy: retention_days of free and premium and pro are all never, so expire_videos could do nothing. Switch one on, or pause the schedule of expire_videos"
+    )
     cold = {"compress_below_views": None, "retire_below_views": None}
     policy(DRAFTS | {"retire_below_views": 1}, **cold).require_active("tier_storage")
-    with pytest.raises(PolicyRefused, match="empty policy"):
+    with pytest.raises(PolicyRefused) as refused:
         policy(DRAFTS, **cold).require_active("tier_storage")
+    assert marked(refused.value) == snapshot(
+        "empty policy: compress_below_views and retire_below_views are all never, so tier_storage could do nothing. Switch one on, or pause the schedule of tier_storage"
+    )
 
 
 def test_an_exception_of_one_run_is_held_against_the_tiers_in_force() -> None:

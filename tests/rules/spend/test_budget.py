@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from reelkeeper.model.alerts import Severity
 from reelkeeper.model.money import Charge
 from reelkeeper.rules.spend.budget import Budget, BudgetPolicy, Period, findings
+from tests.marks import marked
 from tests.rules.charges import NOW, TODAY, ago, charge
 
 DAILY = BudgetPolicy(monthly_usd=None)
@@ -59,7 +60,7 @@ def test_a_finding_says_what_was_spent_of_what_on_what_and_how_much_is_over() ->
     assert (found.rule, found.scope, found.period) == ("budget", "total", "2026-11-24")
     assert found.impact_microusd is None  # it is a figure a month
     assert found.figures[:2] == (("Spent", "$13.20"), ("Budget", "$10.00"))
-    assert "reelkeeper bill" in found.suggestion
+    assert marked(found.suggestion) == snapshot("See what it went to: reelkeeper bill --by service, and --by user.")
 
 
 def test_below_the_budget_nothing_is_over() -> None:

@@ -4,12 +4,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from inline_snapshot import snapshot
 
 from reelkeeper.model import BlobState, Recorded
 from reelkeeper.model.adoption import Crowding
 from reelkeeper.model.buckets import BucketEvent
 from reelkeeper.rules.sync.adoption import AdoptionLimits, refusal, together
 from reelkeeper.rules.sync.events import SETTLING, Unread, gap_window, is_explained, read
+from tests.marks import marked
 
 NOON = datetime(2026, 11, 27, 12, tzinfo=UTC)
 CREATED: dict[str, Any] = {
@@ -87,7 +89,9 @@ def test_objects_that_come_one_by_one_are_judged_with_those_before() -> None:
     assert together(Crowding(), {"other": 9}) == Crowding()  # nothing new
     both = together(one, {"other": 4, "another": 1})
     assert (both.objects, both.further_files, both.files, both.video, both.new_videos) == (7, 4, 4, "other", 3)
-    assert "further files" in str(refusal(AdoptionLimits(), both))
+    assert marked(refusal(AdoptionLimits(), both)) == snapshot(
+        "4 of 7 objects (57 %) would be further files of videos, such as 'other' with 4, where at most 50 % may. The patterns do not fit this bucket: see REELKEEPER_KEY_PATTERN, or name owners with reelkeeper videos import --keys. If it is right: --param adoption.max_further_files_percent=100"
+    )
 
 
 def test_a_gap_is_an_object_stored_since_events_are_followed_and_after_the_settling_time() -> None:

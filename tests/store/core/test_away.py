@@ -97,8 +97,12 @@ def test_wrong_password_user_and_database_are_settings_that_are_wrong(server: Se
         "PostgreSQL at 127.0.0.1, port PORT, database 'postgres', user 'reel': it refuses the user. Check REELKEEPER_DATABASE_URL."
     )
     assert "wrong-one" not in said
-    assert "refuses the user" in refusal(server.url(username="stranger"), Misconfigured)
-    assert "no such database" in refusal(server.url(database="nowhere"), Misconfigured)
+    assert ours(refusal(server.url(username="stranger"), Misconfigured), server.port) == snapshot(
+        "PostgreSQL at 127.0.0.1, port PORT, database 'postgres', user 'stranger': it refuses the user. Check REELKEEPER_DATABASE_URL."
+    )
+    assert ours(refusal(server.url(database="nowhere"), Misconfigured), server.port) == snapshot(
+        "PostgreSQL at 127.0.0.1, port PORT, database 'nowhere', user 'reel': it has no such database: create it, then reelkeeper db upgrade. Check REELKEEPER_DATABASE_URL."
+    )
 
 
 def test_a_tls_mismatch_is_explained(server: Server) -> None:
@@ -172,10 +176,15 @@ def test_an_error_in_the_work_that_is_not_the_stores_stays_what_it_is(server: Se
 
 def test_a_file_that_is_no_database_and_one_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("no database " * 1000)
-    assert "no SQLite database" in refusal(f"sqlite:///{tmp_path / 'text'}", Misconfigured)
+    assert marked(refusal(f"sqlite:///{tmp_path / 'text'}", Misconfigured), FOLDER=tmp_path) == snapshot(
+        "the store FOLDER/text: it is no SQLite database: look at REELKEEPER_DATABASE_URL and REELKEEPER_STATE_DIR. SQLite said: file is not a database (SQLITE_NOTADB)"
+    )
     (tmp_path / "folder").mkdir()
-    with pytest.raises(Misconfigured, match="cannot be opened"):
+    with pytest.raises(Misconfigured) as refused:
         work(f"sqlite:///{tmp_path / 'folder'}")
+    assert marked(refused.value, FOLDER=tmp_path) == snapshot(
+        "the store FOLDER/folder: it cannot be opened: look at the rights of the file and its folder. SQLite said: unable to open database file (SQLITE_CANTOPEN)"
+    )
 
 
 def test_a_full_disk_under_the_file_is_reported_with_its_figures_and_loses_nothing(
