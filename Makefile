@@ -49,7 +49,7 @@ test-soak: $(STAMP) $(FOREIGN) $(VENDORS) $(LITELLM) ## for a night: all cases, 
 	$(BIN)/pytest -m soak --ignore tests/ablation $(SEEDED)
 	$(MAKE) guards
 
-snapshots: $(STAMP)     ## write the sentences that tests hold as snapshots anew, and show what changed; LONG=1 for all
+snapshots: pages        ## write the sentences that tests hold as snapshots, and the tables of docs/, anew; LONG=1 for all
 	$(BIN)/python -m tests.snapshots $(if $(LONG),--long)
 
 guards: $(STAMP) $(FOREIGN) ## each guard switched off by itself, and its witness must fail: half an hour of CPU

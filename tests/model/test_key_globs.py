@@ -1,5 +1,6 @@
 """Globs of keys: what they match, what is refused, and how two of them relate."""
 
+import re
 import time
 from fnmatch import fnmatchcase
 
@@ -68,5 +69,5 @@ def test_matching_is_fast_for_any_glob_and_key() -> None:
 
 @pytest.mark.parametrize("glob", ["", "*", "**", "a" * 201, "/a*", "a//b", "a\\b", "a\0", "a\n*"])
 def test_a_glob_that_no_key_or_any_key_matches_is_refused(glob: str) -> None:
-    with pytest.raises(ValueError, match="glob"):
+    with pytest.raises(ValueError, match=re.escape(repr(glob)) if 0 < len(glob) < 200 else "200"):
         require_glob(glob)

@@ -57,7 +57,7 @@ def test_any_frame_rate_can_be_compared(make_clip: MakeClip, rate: str) -> None:
 
 def test_a_missing_frame_is_no_pass(make_clip: MakeClip) -> None:
     source, shorter = make_clip(seconds=1), make_clip(seconds=0.5)
-    with pytest.raises(NotAVideo, match="frames"):
+    with pytest.raises(NotAVideo, match=r"24 .* 12 "):
         ffmpeg.measure(shorter, source, replace(ffmpeg.inspect(source), frames=12))
 
 

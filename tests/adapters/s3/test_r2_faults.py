@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import time
 from pathlib import Path
 
@@ -118,7 +119,7 @@ def test_an_upload_with_a_lost_reply_whose_key_was_taken_by_another_is_refused(
 
 def test_a_key_that_was_taken_and_freed_in_between_is_still_refused(bucket: Bucket, double: R2Double, key: str) -> None:
     double.faults.fail("PutObject", 412, code="PreconditionFailed")
-    with pytest.raises(KeyTaken, match="stored is None"):
+    with pytest.raises(KeyTaken, match=re.escape(key)):
         bucket.put_bytes_once(key, b"ours", "video/mp4")
 
 
@@ -205,9 +206,7 @@ def test_every_page_of_a_listing_is_read(bucket: Bucket, many: list[str]) -> Non
         ("no_token", snapshot("the listing of ID/videos/ says that more follows, but not where")),
         (
             "repeated_token",
-            snapshot(
-                "the listing of ID/videos/ returned to the token 'YjZmZWE1MDQwMjNlL3ZpZGVvcy9hbm4vMC5tcA==' after 1 pages"
-            ),
+            snapshot("the listing of ID/videos/ returned to the token 'TOKEN' after 1 pages"),
         ),
         (
             "foreign_entry",
@@ -222,7 +221,7 @@ def test_a_listing_that_cannot_be_whole_is_refused(
     double.faults.spoil_listing(fault, times=3)
     with pytest.raises(TruncatedListing) as refused:
         list(bucket.pages())
-    assert marked(refused.value) == told
+    assert marked(re.sub(r"'[\w=]+'", "'TOKEN'", str(refused.value))) == told
 
 
 def test_a_page_that_is_cut_is_asked_for_again(bucket: Bucket, double: R2Double, many: list[str]) -> None:

@@ -262,13 +262,13 @@ def test_a_source_that_the_service_overwrites_before_it_is_read_is_not_compresse
         world.double.client.put_object(Bucket=BUCKET, Key=key, Body=world.clip.read_bytes())
 
     at_failpoint("swap.download.after", put_back)
-    why = f"the service has overwritten or deleted {key}: run sync_catalog"
+    why = snapshot("the service has overwritten or deleted KEY: run sync_catalog")
     world.double.client.put_object(Bucket=BUCKET, Key=key, Body=b"another video")
     outcome = swap(world, blob_id, lease, shrink)
-    assert (outcome.action, outcome.reason) == ("skipped", why)
+    assert (outcome.action, marked(outcome.reason, KEY=key)) == ("skipped", why)
     world.double.client.delete_object(Bucket=BUCKET, Key=key)
     outcome = swap(world, blob_id, lease, shrink)
-    assert (outcome.action, outcome.reason) == ("skipped", why)
+    assert (outcome.action, marked(outcome.reason, KEY=key)) == ("skipped", why)
 
 
 def test_a_missing_source_at_a_key_of_ours_fails(world: World, lease: Lease) -> None:

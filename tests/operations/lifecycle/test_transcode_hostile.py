@@ -151,8 +151,7 @@ def test_a_path_that_is_no_regular_file_is_refused_without_waiting(tmp_path: Pat
     pipe, link = tmp_path / "pipe.mp4", tmp_path / "link.mp4"
     os.mkfifo(pipe)
     link.symlink_to("/etc/passwd")
-    assert "regular" in refused(pipe, tmp_path).reason
-    assert "regular" in refused(tmp_path, tmp_path).reason
+    assert refused(pipe, tmp_path).reason == refused(tmp_path, tmp_path).reason == snapshot("not a regular file")
     assert marked(refused(link, tmp_path).reason) == snapshot(
         "its first bytes 72 6f 6f 74 3a 78 3a 30 are not those of MP4, WebM or MPEG-PS"
     )
@@ -187,16 +186,16 @@ def test_a_picture_bomb_uses_neither_time_nor_memory(make_clip: MakeClip, tmp_pa
 @pytest.mark.long
 def test_an_endless_stream_is_refused_before_it_is_decoded(make_clip: MakeClip, tmp_path: Path) -> None:
     hour = make_clip(draw="color", size="16x16", seconds=3600, rate="12", audio="", codec="mpeg4 -q:v 31")
-    assert "seconds" in refused(hour, tmp_path).reason
+    assert "3600" in refused(hour, tmp_path).reason
     frames = make_clip(draw="color", size="16x16", seconds=500, rate="100", audio="", codec="mpeg4 -q:v 31")
-    assert "50000 frames" in refused(frames, tmp_path).reason
+    assert "50000" in refused(frames, tmp_path).reason
 
 
 def test_a_file_beyond_the_size_limit_is_not_read(tiny_clip: Path, tmp_path: Path) -> None:
     large = tmp_path / "large.mp4"
     large.write_bytes(tiny_clip.read_bytes())
     os.truncate(large, MediaLimits().max_size_bytes + 1)
-    assert "500000001 bytes" in refused(large, tmp_path, within_seconds=1).reason
+    assert "500000001" in refused(large, tmp_path, within_seconds=1).reason
 
 
 def test_a_train_of_boxes_does_not_keep_us_busy(tiny_clip: Path, tmp_path: Path) -> None:

@@ -44,7 +44,8 @@ def broken(limits: BlastRadius, judged: PlanSummary, retired_in_24h: int = 0, la
     try:
         within(limits, judged, retired_in_24h, last)
     except GuardRefused as refused:
-        return set(re.findall(r"^  (\w+): ", str(refused), re.MULTILINE)) - {"plan", "override"}
+        named = {*BlastRadius.model_fields, "population", "retire_by_user"}
+        return named & set(re.findall(r"^  (\w+): ", str(refused), re.MULTILINE))
     return set()
 
 

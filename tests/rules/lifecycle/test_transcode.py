@@ -5,6 +5,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from inline_snapshot import snapshot
 from pydantic import ValidationError
 
 from reelkeeper.model import Media, Quality, Stream
@@ -135,15 +136,15 @@ def test_a_result_that_keeps_everything_is_accepted(source: Media, result: Media
         ({"field_order": "tt"}, "field_order", "tt"),
         ({"color_transfer": "smpte2084"}, "color_transfer", "smpte2084"),
         ({"color_range": "pc"}, "color_range", "pc"),
-        ({"audio": ()}, "audio", "0 audio"),
-        ({"subtitles": ()}, "subtitles", "0 subtitles"),
-        ({"audio": (replace(AUDIO, codec="opus"),)}, "audio", "not aac"),
-        ({"audio": (replace(AUDIO, channels=1),)}, "audio", "1 channels"),
+        ({"audio": ()}, "audio", "0"),
+        ({"subtitles": ()}, "subtitles", "0"),
+        ({"audio": (replace(AUDIO, codec="opus"),)}, "audio", "aac"),
+        ({"audio": (replace(AUDIO, channels=1),)}, "audio", "1"),
         ({"audio": (replace(AUDIO, duration_seconds=9.9),)}, "audio_duration", "9.900"),
         ({"audio": (replace(AUDIO, duration_seconds=None),)}, "audio_duration", "None"),
         ({"audio": (replace(AUDIO, start_seconds=0.2),)}, "audio_sync", "+0.200"),
         ({"size_bytes": 3_600_001}, "size", "3600000"),
-        ({"size_bytes": 0}, "size", "0 bytes"),
+        ({"size_bytes": 0}, "size", "0"),
     ],
 )
 def test_a_result_with_any_fault_is_refused(change: dict[str, Any], rule: str, figure: str) -> None:
@@ -197,8 +198,7 @@ def test_a_result_that_lacks_something_of_its_source_is_refused(
 def test_every_fault_is_named_at_once() -> None:
     refusal = accept(SOURCE, replace(RESULT, frames=1, audio=()), QUALITY, Recipe(), Acceptance())
     assert refusal is not None
-    assert "1 frames" in refusal.reason
-    assert "0 audio" in refusal.reason
+    assert refusal.reason == snapshot("1 frames, the source has 240; 0 audio streams, the source has 1")
 
 
 def test_a_change_of_recipe_acceptance_or_encoder_changes_the_fingerprint() -> None:

@@ -158,7 +158,7 @@ def test_a_tail_cut_together_with_the_count_shows_by_the_head(engine: sa.Engine)
         drop_triggers(session)
         session.execute(sa.delete(audit_events).where(audit_events.c.id == 5))
         session.execute(sa.update(deployment).values(audit_events=4))
-        with pytest.raises(IntegrityDoubt, match="4 events"):
+        with pytest.raises(IntegrityDoubt, match=" 4 "):
             verify(session)
         session.rollback()
 

@@ -195,8 +195,7 @@ def test_a_full_disk_under_the_file_is_reported_with_its_figures_and_loses_nothi
         file.write_bytes(migrated_file.read_bytes())
         fill(small, 100_000)
         much = "INSERT INTO controls VALUES ('a', printf('%.1000000c', 'x'), '2026-01-01')"
-        said = rf"the disk of the store is full: {file}, on the tmpfs file system at {small}"
-        with pytest.raises(DiskFull, match=said):
+        with pytest.raises(DiskFull, match=f"{file}.*tmpfs.*{small}"):
             work(f"sqlite:///{file}", much)
         with sqlite3.connect(file) as store:
             assert store.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
