@@ -15,6 +15,7 @@ from fastapi.testclient import TestClient
 from reelkeeper import failpoints
 from reelkeeper.adapters import ffmpeg
 from reelkeeper.adapters.providers import RemoteGenerator
+from reelkeeper.adapters.providers.contract import Generators
 from reelkeeper.adapters.s3 import r2
 from reelkeeper.api.app import create_app
 from reelkeeper.api.app_state import AppState
@@ -45,6 +46,7 @@ from reelkeeper.rules.sync.adoption import AdoptionLimits
 from reelkeeper.store.core.engine import transaction
 from reelkeeper.store.tables import videos
 from tests.adapters.providers.formats import FORMATS
+from tests.faults import choices
 from tests.faults.world import LONG_AGO, Address
 from tests.operations.shop import SMALL, key_of
 from tests.swapping import shrinker, swap
@@ -96,12 +98,20 @@ def run_undo_in_place(workspace: Workspace, address: Address, arguments: dict[st
 
 
 def run_dispatch(workspace: Workspace, address: Address, arguments: dict[str, object]) -> None:
-    """Run what waits, by a provider of the format `http` or another, in one slot."""
-    format_ = FORMATS[str(arguments.get("format", "http"))]
+    """Run what waits, by one or more providers, in one slot or more. `urls` are theirs, by their names in FORMATS."""
+    if "choices" in arguments:
+        choices.record(Path(str(arguments["choices"])))
+    urls = cast("dict[str, str]", arguments["urls"])
+    generators = {
+        name: RemoteGenerator(FORMATS[name].connect(url), model=FORMATS[name].model, poll_seconds=0.05)
+        for name, url in urls.items()
+    }
     worker.work(
         workspace,
-        RemoteGenerator(format_.connect(str(arguments["provider"])), model=format_.model, poll_seconds=0.05),
-        worker.Shift(slots=1, seconds=float(str(arguments.get("seconds", 30))), until_idle=True),
+        Generators(generators, next(iter(generators))),
+        worker.Shift(
+            slots=int(str(arguments.get("slots", 1))), seconds=float(str(arguments.get("seconds", 30))), until_idle=True
+        ),
         run_id="run",
         scratch=Path(address.folder) / "scratch",
         limit=lambda: 99,

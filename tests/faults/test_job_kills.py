@@ -65,7 +65,7 @@ class Shop:
         assert isinstance(answer, Queued)
 
     def start(self, spec: str = "") -> BaseProcess:
-        return self.start_child("dispatch", self.world.address, spec, {"provider": self.provider.url})
+        return self.start_child("dispatch", self.world.address, spec, {"urls": {"http": self.provider.url}})
 
     def let_time_pass(self) -> None:
         """A minute without a sign of life, and then as much as any pause takes."""

@@ -51,7 +51,7 @@ from tests.doubles.weather import draw
 from tests.faults.conftest import Child, MakeWorld, wait_for_end
 from tests.faults.world import World
 from tests.operations.books import DOLLAR, balances
-from tests.operations.queue import expire_claims, make_due
+from tests.operations.queue import pass_time, stalled
 from tests.operations.shop import ask, run
 from tests.policies import put_in_force
 
@@ -191,9 +191,8 @@ class Storm:
             return any(not asked["prompt"].startswith("stuck") for asked in session.execute(waits).scalars())
 
     def let_time_pass(self) -> None:
-        expire_claims(self.engine)
         self.world.expire_leases()
-        make_due(self.engine)
+        pass_time(self.engine)
 
     def weather_it(self, patience: AttemptPolicy) -> None:
         """Run workers, with time in between, until only jobs in doubt are left, which are then polled without pause."""
@@ -201,6 +200,8 @@ class Storm:
             self.work(patience)
             if not self.is_waiting():
                 break
+        else:
+            raise AssertionError(f"jobs wait, and none is begun: {stalled(self.engine)}")
         for _ in range(3):  # what is parked is looked for again and again
             self.work(patience)
 
@@ -356,7 +357,7 @@ def test_each_job_is_paid_and_charged_once_or_not_at_all(
     storm.ask(start_child, kills // 2)
     for number in range(kills):
         at = storm.chance.choice(KILLS) if number else "provider.submit.after"  # chance may leave this one out
-        arguments: dict[str, object] = {"provider": vendor.url, "format": storm.name, "seconds": SHIFT}
+        arguments: dict[str, object] = {"urls": {storm.name: vendor.url}, "seconds": SHIFT}
         with storm.deaths():
             child = start_child("dispatch", storm.world.address, f"{at}=kill", arguments)
             assert wait_for_end(child) in (0, -signal.SIGKILL)

@@ -6,11 +6,12 @@ from typing import Any
 import sqlalchemy as sa
 from sqlmodel import Session
 
-from reelkeeper.model.jobs import JobState, Served
+from reelkeeper.model.jobs import IN_FLIGHT, JobState, Served
 from reelkeeper.operations.billing import ledger
+from reelkeeper.operations.core.freeze import why_stopped
 from reelkeeper.store.core.engine import Clock, now, reading, transaction
 from reelkeeper.store.jobs import breakers, lanes
-from reelkeeper.store.tables import jobs
+from reelkeeper.store.tables import controls, jobs
 from tests.jobs import count_in_flight, waiting
 
 
@@ -78,3 +79,26 @@ def end_hold(engine: sa.Engine, provider: str, seconds_ago: float = 1) -> None:
         state, as_of = lanes.locked(session, provider)
         over = (as_of - timedelta(seconds=seconds_ago)).isoformat()
         lanes.write(session, provider, state | {"until": over, "next_at": state["next_at"] and over})
+
+
+def pass_time(engine: sa.Engine) -> None:
+    """Let so much time pass that every claim, pause, hold and wait is over."""
+    expire_claims(engine)
+    make_due(engine)
+    with reading(engine) as session:
+        held = list(lanes.known(session))
+        unwell = [name for name, state in breakers.known(session).items() if state.get("until")]
+    for provider in held:
+        end_hold(engine, provider)
+    for provider in unwell:
+        end_wait(engine, provider)
+
+
+def stalled(engine: sa.Engine) -> str:
+    """Say which jobs are not over, and what holds them up: what vendors take, and why changes are stopped."""
+    with reading(engine) as session:
+        rows = session.execute(sa.select(jobs).where(jobs.c.state.in_(IN_FLIGHT))).all()
+        kept = [tuple(row) for row in session.execute(sa.select(controls.c.name, controls.c.state))]
+        stopped = why_stopped(session)
+    left = [(row.state, row.attempts, row.line, row.provider_key, row.provider_job_id, row.error) for row in rows]
+    return f"{left}, {kept}, {stopped}"

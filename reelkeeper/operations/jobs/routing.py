@@ -76,7 +76,9 @@ class _Known(NamedTuple):
 
 
 def choose(session: Session, wanted: Wanted, first: Destination) -> Destination:
-    """Choose the provider of a new job; where none can take it, it waits for `first`.
+    """Choose the provider of a new job; `first` where no budget has room for it.
+
+    While all those are unwell whose budget has room, it waits for the one that would get it if they were well.
 
     The caller holds the deployment row.
     """
@@ -86,7 +88,10 @@ def choose(session: Session, wanted: Wanted, first: Destination) -> Destination:
         return first
     known = _Known.read(session, breaker.takes_no_more(session))
     offers = _offers(session, wanted, policies, known, 0)
-    return _destination(best_of(offers, policies.routing), offers) or first
+    for found in (offers, [offer._replace(is_healthy=True) for offer in offers]):
+        if to := _destination(best_of(found, policies.routing), found):
+            return to
+    return first
 
 
 def verdicts(session: Session, job: AdmittedJob) -> tuple[Verdict, ...]:

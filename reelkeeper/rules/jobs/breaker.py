@@ -97,7 +97,7 @@ class Breaker(BaseModel):
 
     def trying(self, job_ids: Collection[str]) -> Self:
         """Record the trial jobs."""
-        return self.model_copy(update={"trials": (*self.trials, *job_ids)})
+        return self.model_copy(update={"trials": tuple(dict.fromkeys((*self.trials, *job_ids)))})
 
 
 def judge(seconds: float | None, estimate_seconds: float) -> Outcome:

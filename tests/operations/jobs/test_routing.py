@@ -15,8 +15,8 @@ from reelkeeper.errors import ProviderFull
 from reelkeeper.model.jobs import Served
 from reelkeeper.model.requests import Queued
 from reelkeeper.operations.health import accounts
+from reelkeeper.operations.jobs import breaker, routing
 from reelkeeper.operations.jobs import claim as claiming
-from reelkeeper.operations.jobs import routing
 from reelkeeper.operations.jobs.claim import claim
 from reelkeeper.operations.jobs.settle import Attempt, fail, succeed
 from reelkeeper.rules.billing.quote import PriceBook
@@ -90,6 +90,14 @@ def test_a_full_budget_of_one_vendor_sends_jobs_to_the_next(engine: sa.Engine) -
     limit = SpendLimit(scope="provider:runway", period=Period.DAY, usd=Decimal("2.01"))
     put_in_force(engine, book=BOOK, admission=AdmissionPolicy(spend_limits=(limit,)))
     assert lanes(engine, *"abcd") == ["runway", "runway", "fal", "fal"]
+
+
+def test_a_job_waits_for_an_unwell_vendor_whose_budget_has_room_where_no_other_can_take_it(engine: sa.Engine) -> None:
+    limit = SpendLimit(scope="provider:fal", period=Period.DAY, usd=Decimal("0.01"))
+    put_in_force(engine, book=BOOK, admission=AdmissionPolicy(spend_limits=(limit,)))
+    for _ in range(20):
+        breaker.note_failed(engine, "runway", "j", "no answer", is_locked=True, run_id="test")
+    assert lanes(engine, "a") == ["runway"]
 
 
 def test_a_vendor_that_charges_for_jobs_without_a_video_loses_its_lead_and_earns_it_back(engine: sa.Engine) -> None:

@@ -83,7 +83,8 @@ def test_an_open_breaker_tries_after_a_doubling_wait_and_closes_once_all_trial_j
         breaker = after(breaker.trying(["t"]), F, "t", "no answer", as_of, POLICY)
         assert breaker.since == NOON
     as_of += timedelta(seconds=1800)
-    breaker = breaker.trying(["t", "u"])
+    breaker = breaker.trying(["t", "u"]).trying(["u", "t"])
+    assert breaker.trials == ("t", "u"), "a job that the vendor has no place for is tried again and again"
     assert breaker.room(["t", "u", "x"]) == 0
     assert breaker.room(["u"]) == 1  # t was refused for its content: it says nothing
     breaker = after(breaker, M, "u", "", as_of, POLICY)

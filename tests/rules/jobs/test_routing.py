@@ -1,12 +1,11 @@
 """Which offer gets a job: compared with an exhaustive search that was written apart from the rule."""
 
-from fractions import Fraction
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reelkeeper.rules.jobs.routing import Offered, Reason, Record, RoutingPolicy, choose
+from tests.rules.jobs.offers import exhaustive
 
 NAMES = ("fal", "replicate", "runway", "openai", "comfyui", "http")
 records = st.builds(Record, *[st.integers(0, most).map(float) for most in (200, 100, 200, 900)])
@@ -29,38 +28,6 @@ offers = st.lists(
 policies = st.builds(
     RoutingPolicy, rule=st.sampled_from(["cheapest", "first"]), wait_limit_seconds=st.none() | st.integers(0, 2_000)
 )
-
-
-def dollars_a_clip(offer: Offered) -> Fraction:
-    """What all its jobs cost, over those that were delivered: twenty are presumed, and two at the book's price."""
-    delivered, charged = 20 + int(offer.record.delivered), int(offer.record.charged_failures)
-    stated, of_booked = 2 + int(offer.record.stated), 2 + int(offer.record.ratios)
-    return Fraction(offer.cost_microusd * of_booked * (delivered + charged), stated * delivered)
-
-
-def begins_after(offer: Offered) -> Fraction:
-    """When a place is free: as jobs end evenly, one in each share of a job's time."""
-    turn = Fraction(int(offer.held_seconds)) + offer.ahead * int(offer.seconds_between)
-    if offer.places is None:
-        return turn
-    in_line, share = 1 + offer.ahead - offer.places, Fraction(int(offer.job_seconds), offer.places)
-    return max(turn, in_line * share)
-
-
-def exhaustive(found: list[Offered], policy: RoutingPolicy) -> str | None:
-    """Find the offer that no other one beats, by comparing each with each."""
-
-    def rank(place: int) -> tuple[object, ...]:
-        offer = found[place]
-        is_late = policy.wait_limit_seconds is not None and begins_after(offer) > policy.wait_limit_seconds
-        dollars = dollars_a_clip(offer)
-        if is_late:
-            return True, begins_after(offer), dollars, place
-        return False, Fraction(0), dollars if policy.rule == "cheapest" else Fraction(0), place
-
-    able = [place for place, offer in enumerate(found) if offer.is_healthy and offer.has_budget]
-    unbeaten = [one for one in able if not any(rank(other) < rank(one) for other in able)]
-    return found[unbeaten[0]].provider if unbeaten else None
 
 
 @given(offers, policies)
