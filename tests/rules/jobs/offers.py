@@ -1,4 +1,4 @@
-"""Which of the offers that can make a job is to get it: by an exhaustive search that was written apart from the rule."""
+"""Which of its offers is to get a job: by an exhaustive search that was written apart from the rule."""
 
 from fractions import Fraction
 
