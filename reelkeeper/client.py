@@ -138,13 +138,11 @@ class Client:
 
     def videos(self, user_id: str) -> Iterator[Json]:
         """List a user's videos, page by page: state, size, views, when each will go and why."""
-        path, after = _path("users", user_id, "videos"), ""
-        while True:
-            page = self._json("GET", f"{path}?after={quote(after, safe='')}" if after else path)
-            yield from page["videos"]
-            if not page["after"]:
-                return
-            after = page["after"]
+        return self._pages(_path("users", user_id, "videos"), "videos")
+
+    def costs(self, user_id: str) -> Iterator[Json]:
+        """List what a user cost the service, month by month, at each provider."""
+        return self._pages(_path("users", user_id, "costs"), "months")
 
     def delete_video(self, video_id: str, *, user_id: str) -> Json:
         """Delete a video of this user's. Support can bring it back until `restorable_until`."""
@@ -241,6 +239,15 @@ class Client:
         if upload["state"] == "open" and upload["url"]:
             _put(upload["url"], upload["headers"], path)
         return self._json("POST", f"/v1/uploads/{upload['id']}/complete")
+
+    def _pages(self, path: str, name: str) -> Iterator[Json]:
+        after = ""
+        while True:
+            page = self._json("GET", f"{path}?after={quote(after, safe='')}" if after else path)
+            yield from page[name]
+            if not page["after"]:
+                return
+            after = page["after"]
 
     def _json(self, method: str, path: str, body: object = None, *, key: str | None = None) -> Json:
         answer: Json = self._send(method, path, body, key=key).json()

@@ -24,6 +24,7 @@ class Metric(StrEnum):
     GENERATION_SECONDS = "generation_seconds"
     USERS = "users"
     JOB_MICROUSD = "job_microusd"  # the cost of jobs that is not their model's flat price, by model
+    JOB_REBATE_MICROUSD = "job_rebate_microusd"  # by how much it is below the book's price, by model; negative: above
     CLIP_JOBS = "clip_jobs"  # those of the jobs that have this cost, by model
 
 
@@ -45,6 +46,7 @@ class Used(NamedTuple):
     user_id: str = ""
     source: UsageSource = UsageSource.STORE
     sampled: bool = False
+    provider: str = ""  # that made a job; "" where there is only one, or it was not recorded
 
 
 class Charge(NamedTuple):
@@ -61,6 +63,7 @@ class Charge(NamedTuple):
     billed_nanousd: int
     price_book: str
     estimated: bool = False
+    provider: str = ""  # who charges it; "": the provider of a job, from before it was recorded
 
 
 class VendorJob(NamedTuple):

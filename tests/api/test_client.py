@@ -103,6 +103,7 @@ def test_a_user_comes_and_goes_with_all_that_is_theirs(sqlite_world: World, clie
         client.release(hold_id)
     assert refused.value.status == 404
 
+    assert list(client.costs("bob")) == []
     client.export_user("bob", tmp_path / "bob.zip")
     with ZipFile(tmp_path / "bob.zip") as copy:
         assert sum(name.endswith(".mp4") for name in copy.namelist()) == 3

@@ -1,7 +1,7 @@
 """Users over HTTP: created at sign-up, paid, and shown what they have and when it expires."""
 
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -20,12 +20,51 @@ from reelkeeper.operations.videos.hold import hold
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.store.core import deployment
 from reelkeeper.store.core.engine import reading, transaction
-from reelkeeper.store.tables import audit_events, videos
+from reelkeeper.store.tables import audit_events, charges, videos
 from reelkeeper.store.videos.holds import HoldTerms
 from tests.api.answers import problem
 from tests.faults.world import World
 from tests.marks import marked
 from tests.policies import put_in_force
+
+
+def test_what_a_user_cost_is_listed_by_month_and_provider_and_page(client: TestClient, world: World) -> None:
+    rows = [
+        ("2026-01-31", "clips-fal:veo", "fal", "ann", 9, 8, True),
+        ("2026-01-30", "r2-storage-standard", "Cloudflare", "ann", 3, 3, False),
+        ("2026-01-31", "r2-storage-standard", "Cloudflare", "ann", 4, 4, False),
+        ("2026-01-31", "r2-storage-standard", "Cloudflare", "bob", 70, 70, False),
+        ("2026-03-01", "api-veo", "", "ann", 5, 5, False),
+    ]
+    names = ("day", "sku", "provider", "user_id", "list_nanousd", "billed_nanousd", "estimated")
+    rest = {"service": "s", "consumed_quantity": 1, "consumed_unit": "u", "price_book": "b"}
+    with transaction(world.workspace.engine, "test") as session:
+        new = [dict(zip(names, (date.fromisoformat(row[0]), *row[1:]), strict=True)) | rest for row in rows]
+        session.execute(sa.insert(charges), new)
+    told = client.get("/v1/users/ann/costs", params={"limit": 2}).json()
+    assert told == {
+        "months": [
+            {
+                "month": "2026-01",
+                "list_nanousd": 16,
+                "billed_nanousd": 15,
+                "providers": [
+                    {"provider": "Cloudflare", "list_nanousd": 7, "billed_nanousd": 7, "estimated": False},
+                    {"provider": "fal", "list_nanousd": 9, "billed_nanousd": 8, "estimated": True},
+                ],
+            }
+        ],
+        "after": "2026-01",
+    }
+    told = client.get("/v1/users/ann/costs", params={"after": told["after"]}).json()
+    assert [(month["month"], month["providers"][0]["provider"]) for month in told["months"]] == [
+        ("2026-03", "Generation")
+    ]
+    assert told["after"] is None
+    assert client.get("/v1/users/ann/costs", params={"after": "2026-03"}).json() == {"months": [], "after": None}
+    problem(client.get("/v1/users/nobody/costs"), 404)
+    for wrong in ({"after": "2026-13"}, {"limit": 0}, {"month": "2026-01"}):
+        problem(client.get("/v1/users/ann/costs", params=wrong), 422)
 
 
 def key(text: str) -> dict[str, str]:

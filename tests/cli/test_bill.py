@@ -132,7 +132,7 @@ def june(configured: Settings) -> None:
     days = [date(2026, 6, day) for day in range(1, 21)]
     stored = [Used(day, Metric.STORED_BYTES, 15 * 10**9, storage_class="standard") for day in days]
     anns = [usage._replace(quantity=6 * 10**9, user_id="ann") for usage in stored]
-    jobs = Used(days[0], Metric.JOBS, 2, "veo")
+    jobs = Used(days[0], Metric.JOBS, 2, "veo", provider="fal")
     with open_store(configured) as engine:
         with transaction(engine, "test") as session:
             record(session, [*stored, *anns, jobs, jobs._replace(user_id="bob")])
@@ -144,11 +144,17 @@ def june(configured: Settings) -> None:
 
 @pytest.mark.long
 @pytest.mark.usefixtures("june")
-def test_a_month_adds_up_the_same_by_user_service_and_day(ask: Ask) -> None:
-    by = {name: ask("bill", "--month", "2026-06", "--by", name) for name in ("user", "service", "day")}
+def test_a_month_adds_up_the_same_by_user_service_provider_and_day(ask: Ask) -> None:
+    by = {name: ask("bill", "--month", "2026-06", "--by", name) for name in ("user", "service", "provider", "day")}
     for name in ("ListCost", "BilledCost"):
         assert len({round(sum(float(row[name]) for row in rows), 9) for rows in by.values()}) == 1
     assert [item["x_UserId"] for item in by["user"]] == ["", "ann", "bob"]
+    parts = [json.loads(item["x_BilledCostByProvider"]) for item in by["user"]]
+    assert parts == [{"Cloudflare": "-0.045", "fal": "0.00"}, {"Cloudflare": "0.06"}, {"fal": "0.03"}]
+    assert [(item["ProviderName"], item["BilledCost"]) for item in by["provider"]] == [
+        ("Cloudflare", "0.015"),
+        ("fal", "0.03"),
+    ]
     assert [(item["ServiceName"], item["BilledCost"]) for item in by["service"]] == [
         ("r2-storage", "0.015"),
         ("compute", "0.02"),
@@ -186,12 +192,14 @@ On 10 of its days the stored bytes were not measured: 2026-06-21, 2026-06-22, 20
   2026-06-24, 2026-06-25 ....\
 """)
     assert as_read(reelkeeper("bill", "--month", "2026-06", "--by", "user").stdout) == snapshot("""\
-user tier $ list $ billed
-nobody: free allowances, rounding up to whole units, and - 0.091 -0.045 estimated in part
-what no user is known to have used
-ann - 0.06 0.06 estimated in part
-bob - 0.03 0.03
-total 0.181 0.045
+user tier $ Cloudflare $ fal $ list $ billed $ paid
+nobody: free allowances, - -0.045 0.00 0.091 -0.045 estimated in part
+rounding up to whole units,
+and what no user is known to
+have used
+ann - 0.06 0.06 0.06 0.00 estimated in part
+bob - 0.03 0.03 0.03 0.00
+total 0.015 0.03 0.181 0.045 0.00
 On 10 of its days the stored bytes were not measured: 2026-06-21, 2026-06-22, 2026-06-23,
   2026-06-24, 2026-06-25 ....\
 """)

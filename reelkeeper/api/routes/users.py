@@ -1,7 +1,9 @@
 """Users: tier, storage, credits and videos, and whether more bytes fit the quota."""
 
 from dataclasses import asdict
-from datetime import datetime
+from datetime import date, datetime
+from itertools import groupby
+from operator import attrgetter
 from typing import Annotated
 
 from fastapi import APIRouter, Query
@@ -20,6 +22,7 @@ from reelkeeper.operations.billing.quota import check_user_storage_quota
 from reelkeeper.operations.core.either_id import for_user
 from reelkeeper.operations.core.policies import in_force
 from reelkeeper.operations.lifecycle.why import outlooks
+from reelkeeper.rules.billing.focus import next_month, provider_name
 from reelkeeper.rules.billing.quota import judge
 from reelkeeper.rules.core.tiers import MAX_BYTES
 from reelkeeper.store.billing import ledger, quotas
@@ -225,6 +228,73 @@ def own_videos(
             for video, expires_at, why in outlooks(session, found[: page.limit], app_state.workspace)
         ]
     return OwnVideos(videos=listed, after=listed[-1].id if len(found) > page.limit else None)
+
+
+class Months(BaseModel):
+    """The months to return."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    after: str | None = Field(
+        None,
+        pattern=r"^2\d{3}-(0[1-9]|1[0-2])$",
+        description="`after` of the previous page; unset: from the first month",
+    )
+    limit: int = Field(12, ge=1, le=120)
+
+
+class ProviderCost(BaseModel):
+    """What a user cost in a month at one provider, in billionths of a dollar."""
+
+    provider: str = Field(description="`Cloudflare` for R2, or the provider that made the user's jobs")
+    list_nanousd: int = Field(description="At the price list or, for jobs, the price book")
+    billed_nanousd: int = Field(description="As billed or, for jobs, as their provider reported it, if that is less")
+    estimated: bool = Field(description="Whether part of it is based on incomplete usage")
+
+
+class MonthCost(BaseModel):
+    """What a user cost the service in one calendar month (UTC)."""
+
+    month: str = Field(description="YYYY-MM")
+    list_nanousd: int
+    billed_nanousd: int
+    providers: list[ProviderCost]
+
+
+class UserCosts(BaseModel):
+    """A page of what a user cost, by month, the oldest first. Months without a charge are left out."""
+
+    months: list[MonthCost]
+    after: str | None = Field(description="Value of `after` for the next page; null: last page")
+
+
+@router.get(
+    "/users/{user_id:id}/costs",
+    summary="Get what a user cost, by month and provider",
+    dependencies=[needs(Scope.USERS), WORK],
+    responses=documented(404, 410),
+)
+def costs(
+    user_id: UserId,
+    app_state: CurrentState,
+    page: Annotated[Months, Query()],
+) -> UserCosts:
+    """List what the user's storage and jobs cost the service, as `reelkeeper bill --by user` sums it."""
+    first = next_month(date.fromisoformat(f"{page.after}-01")) if page.after else date.min
+    sums, has_more = accounts.costs(app_state.workspace.engine, user_id, first, page.limit)
+    months = [
+        MonthCost(
+            month=f"{month:%Y-%m}",
+            list_nanousd=sum(part.list_nanousd for part in parts),
+            billed_nanousd=sum(part.billed_nanousd for part in parts),
+            providers=[
+                ProviderCost.model_validate(part._asdict() | {"provider": provider_name(part.provider)})
+                for part in parts
+            ],
+        )
+        for month, parts in ((month, [*group]) for month, group in groupby(sums, key=attrgetter("month")))
+    ]
+    return UserCosts(months=months, after=months[-1].month if has_more else None)
 
 
 @router.post(

@@ -4,9 +4,10 @@
 """
 
 import csv
+import json
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
@@ -16,23 +17,27 @@ import typer
 from reelkeeper.cli.opening import reading, store
 from reelkeeper.cli.screen import emit, out, say, show, table
 from reelkeeper.cli.words import AsJson, Limit, moment, month_of
-from reelkeeper.rules.billing.focus import DETAIL, RESIDUAL, detail, exact_usd, next_month, period
+from reelkeeper.rules.billing.focus import DETAIL, RESIDUAL, detail, exact_usd, next_month, period, provider_name
 
 if TYPE_CHECKING:
     from reelkeeper.operations import Session
+    from reelkeeper.operations.billing.users import ByUser
 
-By = Literal["user", "service", "day"]
+By = Literal["user", "service", "provider", "day"]
 Month = Annotated[str | None, typer.Option(metavar="YYYY-MM", help="The month, YYYY-MM; default: the current one.")]
 Account = Literal["cloudflare", "fal", "replicate", "runway", "openai"]
 _NUMBER: Final = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 _KEYS: Mapping[By, tuple[str, ...]] = {
     "user": ("x_UserId", "x_UserTier"),
     "service": ("ServiceName",),
+    "provider": ("ProviderName",),
     "day": ("ChargePeriodStart", "ChargePeriodEnd"),
 }
 _SUMS = ("ListCost", "BilledCost", "x_Estimated")
 _BILLING = ("BillingPeriodStart", "BillingPeriodEnd", "BillingCurrency")
+_OF_USER = ("x_BilledCostByProvider", "x_PaidCredits")
 _NAMED_DAYS = 5  # missing days to list
+_NANO_IN_MICRO = 1_000
 
 
 def bill(
@@ -100,21 +105,33 @@ def _month(text: str | None) -> tuple[date, date]:
 
 
 def _rows(session: "Session", by: By | None, first: date, last: date) -> Iterator[Mapping[str, object]]:
+    from reelkeeper.operations.billing.users import costs_by_user
     from reelkeeper.store.billing import charges
 
     if by is None:
         yield from map(detail, charges.between(session, first, last))
         return
     billing = (*period(first, next_month(first)), "USD")
-    for total in charges.sums(session, by, first, last):
+    found = costs_by_user(session, first, last) if by == "user" else None
+    for total in found.sums if found else charges.sums(session, by, first, last):
         whose: tuple[object, ...] = (total.key,)
-        if by == "user":
-            whose = (total.key, total.tier)
+        more: tuple[str, ...] = ()
+        if found:
+            parts = {
+                provider_name(name): exact_usd(part) for name, part in found.by_provider.get(total.key, {}).items()
+            }
+            whose, more = (total.key, total.tier), (json.dumps(parts), _paid_usd(found, total.key))
         elif by == "day":
             day = date.fromisoformat(total.key)
             whose = period(day, day + timedelta(days=1))
+        elif by == "provider":
+            whose = (provider_name(total.key),)
         amounts = (exact_usd(total.list_nanousd), exact_usd(total.billed_nanousd), total.estimated)
-        yield dict(zip((*_BILLING, *_KEYS[by], *_SUMS), (*billing, *whose, *amounts), strict=True))
+        yield dict(zip(_columns(by), (*billing, *whose, *amounts, *more), strict=True))
+
+
+def _columns(by: By) -> tuple[str, ...]:
+    return (*_BILLING, *_KEYS[by], *_SUMS, *(_OF_USER if by == "user" else ()))
 
 
 def write_charges(session: "Session", by: By | None, first: date, last: date, *, as_json: bool) -> None:
@@ -123,8 +140,7 @@ def write_charges(session: "Session", by: By | None, first: date, last: date, *,
     if as_json:
         emit(list(rows))
         return
-    columns = (*_BILLING, *_KEYS[by], *_SUMS) if by else DETAIL
-    lines = csv.DictWriter(sys.stdout, columns, lineterminator="\n")
+    lines = csv.DictWriter(sys.stdout, _columns(by) if by else DETAIL, lineterminator="\n")
     lines.writeheader()
     # guard bill.formulas: a spreadsheet runs a user's id as a formula
     lines.writerows({name: _as_text(value) for name, value in row.items()} for row in rows)
@@ -138,26 +154,48 @@ def _as_text(value: object) -> object:
 
 def _show(session: "Session", by: By, first: date, last: date, limit: int) -> None:
     from reelkeeper.model.money import Metric
+    from reelkeeper.operations.billing.users import costs_by_user
     from reelkeeper.store.billing import charges
     from reelkeeper.store.billing.usage import missing_days
 
-    found = charges.sums(session, by, first, last)
+    of_users = costs_by_user(session, first, last) if by == "user" else None
+    found = of_users.sums if of_users else charges.sums(session, by, first, last)
     if not found:
         say(f"Nothing is charged for {first:%Y-%m}. The flow monitor_costs collects and charges usage.")
         return
-    rows: list[tuple[object, ...]] = [
-        (total.key or f"nobody: {RESIDUAL}", *([total.tier] if by == "user" else []), *_sums(total))
-        for total in found[:limit]
-    ]
     totals = [sum(total.list_nanousd for total in found), sum(total.billed_nanousd for total in found)]
-    rows.append(("total", *([""] if by == "user" else []), *map(exact_usd, totals), ""))
-    table((f"{'!' if by != 'user' else ''}{by}", *(["tier"] if by == "user" else []), ">$ list", ">$ billed", ""), rows)
+    if of_users:
+        table(*_by_user(of_users, totals, limit))
+    else:
+        unnamed = provider_name("") if by == "provider" else f"nobody: {RESIDUAL}"
+        rows = [(total.key or unnamed, *_sums(total)) for total in found[:limit]]
+        table((f"!{by}", ">$ list", ">$ billed", ""), [*rows, ("total", *map(exact_usd, totals), "")])
     if len(found) > limit:
         say(f"These are the first {limit:,} of {len(found):,}; --limit shows more.")
     until = min(last, datetime.now(UTC).date())
     if missing := missing_days(session, Metric.STORED_BYTES, first, until):
         named = ", ".join(map(str, missing[:_NAMED_DAYS])) + (" ..." if len(missing) > _NAMED_DAYS else "")
         say(f"On {len(missing)} of its days the stored bytes were not measured: {named}.")
+
+
+def _by_user(found: "ByUser", totals: Sequence[int], limit: int) -> tuple[Sequence[str], list[Sequence[object]]]:
+    """Lay out a row for each user, with a column for each provider, and the total."""
+    names, rows = sorted({name for parts in found.by_provider.values() for name in parts}), list[Sequence[object]]()
+    for total in found.sums[:limit]:
+        parts = found.by_provider.get(total.key, {})
+        costs = [exact_usd(parts[name]) if name in parts else "" for name in names]
+        listed, billed, note = _sums(total)
+        paid = _paid_usd(found, total.key) if total.key else ""
+        rows.append((total.key or f"nobody: {RESIDUAL}", total.tier, *costs, listed, billed, paid, note))
+    of_all = [sum(parts.get(name, 0) for parts in found.by_provider.values()) for name in names]
+    paid_by_all = sum(found.paid_microusd.values()) * _NANO_IN_MICRO
+    rows.append(("total", "", *map(exact_usd, (*of_all, *totals, paid_by_all)), ""))
+    columns = [f">$ {provider_name(name)}" for name in names]
+    return ("user", "tier", *columns, ">$ list", ">$ billed", ">$ paid", ""), rows
+
+
+def _paid_usd(found: "ByUser", user_id: str) -> str:
+    return exact_usd(found.paid_microusd.get(user_id, 0) * _NANO_IN_MICRO)
 
 
 def _sums(item: Any) -> tuple[str, str, str]:  # noqa: ANN401  a Sum, which is not loaded yet

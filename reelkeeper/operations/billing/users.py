@@ -1,7 +1,8 @@
 """Users, their ids, tiers and credits as the service sets them, each change with its audit event."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, date, datetime, time, timedelta
 from typing import NamedTuple
 
 from reelkeeper.errors import InputRefused, KeyReused, LeaseLost, NotFound
@@ -12,11 +13,13 @@ from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.core.policies import in_force
 from reelkeeper.rules.billing.credits import own_key, require_key
 from reelkeeper.store import Engine, Session
-from reelkeeper.store.billing import credit_holds, rename_rows
+from reelkeeper.store.billing import charges, credit_holds, rename_rows
+from reelkeeper.store.billing import ledger as ledger_rows
+from reelkeeper.store.billing.charges import MonthSum
 from reelkeeper.store.billing.ledger import balance, was_given
 from reelkeeper.store.core import deployment, former_ids
 from reelkeeper.store.core.audit import Event, append
-from reelkeeper.store.core.engine import now, transaction
+from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.videos import imports
 from reelkeeper.store.videos.imports import Imported
 from reelkeeper.store.videos.videos import is_user, set_tier
@@ -91,6 +94,34 @@ def _known_tiers(session: Session) -> tuple[str, ...]:
     # guard tiers.import_locked: a tier is removed while a file adds users to it
     deployment.stopped(session, locked=True)
     return in_force(session).policies.tiers.names
+
+
+def costs(engine: Engine, user_id: str, first: date, months: int) -> tuple[list[MonthSum], bool]:
+    """Sum what a user cost by month and provider, for so many months from the first with a charge since `first`.
+
+    Return also whether there are later ones. Raises NotFound, UserErased.
+    """
+    with reading(engine) as session:
+        user_id = former_ids.known_user(session, user_id)
+        if not is_user(session, user_id):
+            raise NotFound(f"no user {user_id!r} in the catalogue")
+        return charges.of_user(session, user_id, first, months)
+
+
+class ByUser(NamedTuple):
+    """What each user cost in a period, by provider too, and the micro-dollars of credits that each paid in it."""
+
+    sums: Sequence[charges.Sum]
+    by_provider: Mapping[str, Mapping[str, int]]
+    paid_microusd: Mapping[str, int]
+
+
+def costs_by_user(session: Session, first: date, last: date) -> ByUser:
+    """Sum what each user cost and paid from day `first` to `last`, the dearest first; user "" is the residual."""
+    begin, end = (datetime.combine(day, time(), UTC) for day in (first, last + timedelta(days=1)))
+    paid, found = ledger_rows.paid(session, begin, end), charges.billed_by_provider(session, first, last)
+    free = [charges.Sum(user_id, None, 0, 0, False) for user_id in sorted(paid.keys() - found)]
+    return ByUser([*charges.sums(session, "user", first, last), *free], found, paid)
 
 
 def give(

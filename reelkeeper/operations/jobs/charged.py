@@ -85,7 +85,8 @@ def take_back(session: Session, job: AdmittedJob, key: str) -> None:
     """Take back what counted for a vendor's job that was given up, since it is known now how it ended."""
     # guard spend.counted_once: a job that was given up, tried again and found counts twice
     if before := vendor_jobs.counted(session, key):
-        _add(session, job, -before.microusd, before.at)
+        # guard spend.where_counted: what a vendor never made is taken back from the budget of another
+        _add(session, job._replace(lane=before.provider), -before.microusd, before.at)
 
 
 def _expected_cost(session: Session, job: AdmittedJob) -> int:
@@ -97,8 +98,9 @@ def _expected_cost(session: Session, job: AdmittedJob) -> int:
 def _add(session: Session, job: AdmittedJob, spent_microusd: int, at: datetime) -> None:
     # guard spend.dead: the cost of jobs without a video counts in no budget
     spend_counters.add_generated(session, at.date(), spent_microusd)
+    used = Used(at.date(), Metric.JOB_MICROUSD, spent_microusd, job.model, provider=job.lane or "")
     # guard charges.lost: vendors' charges for jobs without a video are in no bill
-    usage.record(session, [Used(at.date(), Metric.JOB_MICROUSD, spent_microusd, job.model)], add=True)
+    usage.record(session, [used], add=True)
     # guard spend.limit_attempts: the cost of failed attempts counts in no budget of a provider or user
     limits.spend(session, limits.scopes_of(job), spent_microusd, at)
 

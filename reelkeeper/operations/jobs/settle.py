@@ -12,6 +12,7 @@ is the fence: a lost claim raises LeaseLost, and nothing is changed.
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from typing import NamedTuple
 
 from reelkeeper.errors import HoldClosed, InsufficientCredits, IntegrityDoubt, LeaseLost, NotFound, QuotaExceeded
@@ -316,8 +317,9 @@ def count(
     charged more than expected, the excess is recorded for the account alone.
     """
     day, seconds = at.date(), round(took_seconds or 0)
+    of_job = partial(Used, day, resource=ended.model, provider=ended.lane or "")
     used = [
-        Used(day, metric, quantity, ended.model, user_id=user)
+        of_job(metric, quantity, user_id=user)
         for metric, quantity in ((Metric.JOBS, 1), (Metric.GENERATION_SECONDS, seconds))
         for user in ("", ended.user_id)
         if quantity
@@ -329,8 +331,10 @@ def count(
     if clip is not None or stated is not None or flat != book.flat_price(ended.model):
         # guard charges.excess: a vendor's overcharge is charged to a user
         for user, share in {"": cost, ended.user_id: min(cost, booked)}.items():
-            used.append(Used(day, Metric.CLIP_JOBS, 1, ended.model, user_id=user))
-            used.append(Used(day, Metric.JOB_MICROUSD, share, ended.model, user_id=user))
+            used.append(of_job(Metric.CLIP_JOBS, 1, user_id=user))
+            used.append(of_job(Metric.JOB_MICROUSD, share, user_id=user))
+            if share != booked:
+                used.append(of_job(Metric.JOB_REBATE_MICROUSD, booked - share, user_id=user))
     usage.record(session, used, add=True)
 
 

@@ -24,6 +24,7 @@ from reelkeeper.rules.billing.pricing import InfrequentAccessUsage, StandardUsag
 from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.billing.tariff import GB, MILLION, PRICE_BOOK, RATES, class_of
 
+CLOUDFLARE: Final = "Cloudflare"  # as its own bill names it
 STORAGE, CLASS_A, CLASS_B, RETRIEVAL = "r2-storage", "r2-class-a", "r2-class-b", "r2-retrieval"
 COMPUTE, API = "compute", "api"
 MAKING: Final = frozenset({COMPUTE, API})  # the services for generation
@@ -34,9 +35,10 @@ CHARGED: Final = (
     Metric.JOBS,
     Metric.CLIP_JOBS,
     Metric.JOB_MICROUSD,
+    Metric.JOB_REBATE_MICROUSD,
 )
 _NANO: Final = 10**9
-_MICRO: Final = 10**6
+_NANO_IN_MICRO: Final = 1_000
 _ONE_DAY: Final = timedelta(days=1)
 
 
@@ -48,6 +50,7 @@ class LineItem(NamedTuple):
     unit: str
     nanousd: Fraction
     price_book: str
+    provider: str
 
 
 class ComputedCharge(NamedTuple):
@@ -72,12 +75,13 @@ def compute_charges(account: Iterable[Used], book: PriceBook, month: date, today
     last = min(today, month.replace(day=days_in_month))
     line_items = line_items_of(days_in_month, book)
     found: list[ComputedCharge] = []
-    used, listed, billed = (Counter[LineItem]() for _ in range(3))
+    used, listed, billed, rebates = (Counter[LineItem]() for _ in range(4))
     for day, rows in _by_day(flat(account), month, last):
         amounts, estimates = defaultdict[LineItem, int](int), set[LineItem]()
         for usage in rows:
             for item in line_items(usage):
                 amounts[item] += usage.quantity
+                rebates[item] += rebate_of(usage)
                 guessed = usage.day < day or (usage.metric, usage.source) == (Metric.OPERATIONS, UsageSource.STORE)
                 if usage.sampled or guessed or day >= today:
                     estimates.add(item)
@@ -85,7 +89,7 @@ def compute_charges(account: Iterable[Used], book: PriceBook, month: date, today
         bills = _bills(used, days_in_month)
         for item in amounts:
             at_list = round(used[item] * item.nanousd)
-            parts = (at_list - listed[item], bills.get(item.sku, at_list) - billed[item])
+            parts = (at_list - listed[item], bills.get(item.sku, at_list - rebates[item]) - billed[item])
             found.append(ComputedCharge(day, item, amounts[item], *parts, item in estimates))
             listed[item] += parts[0]
             billed[item] += parts[1]
@@ -101,19 +105,21 @@ def share(
     those computed for it: in quantity, list price and bill.
     """
     pricing_of = cache(partial(line_items_of, book=book))
-    parts: defaultdict[tuple[date, str], defaultdict[str, int]] = defaultdict(lambda: defaultdict(int))
+    parts = defaultdict[tuple[date, str], Counter[str]](Counter)
+    rebates = Counter[tuple[date, str, str]]()
     for usage in flat(users):
         for item in pricing_of(monthrange(usage.day.year, usage.day.month)[1])(usage):
             parts[usage.day, item.sku][usage.user_id] += usage.quantity
+            rebates[usage.day, item.sku, usage.user_id] += rebate_of(usage)
     for day, item, quantity, listed, billed, estimated in computed:
         used = parts[day, item.sku]
-        rows = [(user_id, part, round(part * item.nanousd)) for user_id, part in sorted(used.items())]
-        shared = sum(cost for _, _, cost in rows)
-        left = quantity - sum(part for _, part, _ in rows)
-        for user_id, part, cost, bill in [
-            *((user_id, part, cost, cost) for user_id, part, cost in rows),
-            ("", left, listed - shared, billed - shared),
-        ]:
+        rows = [
+            (user_id, part, cost := round(part * item.nanousd), cost - rebates[day, item.sku, user_id])
+            for user_id, part in sorted(used.items())
+        ]
+        left = quantity - sum(part for _, part, _, _ in rows)
+        rest = ("", left, listed - sum(cost for _, _, cost, _ in rows), billed - sum(bill for *_, bill in rows))
+        for user_id, part, cost, bill in [*rows, rest]:
             yield Charge(
                 day,
                 item.service,
@@ -126,7 +132,13 @@ def share(
                 bill,
                 item.price_book,
                 estimated,
+                item.provider,
             )
+
+
+def rebate_of(usage: Used) -> int:
+    """Return by how many nano-dollars a provider charged less than the list price; negative: more."""
+    return usage.quantity * _NANO_IN_MICRO if usage.metric == Metric.JOB_REBATE_MICROUSD else 0
 
 
 def _by_day(account: Iterable[Used], month: date, last: date) -> Iterator[tuple[date, list[Used]]]:
@@ -145,12 +157,16 @@ def _by_day(account: Iterable[Used], month: date, last: date) -> Iterator[tuple[
 def flat(used: Iterable[Used]) -> Iterator[Used]:
     """Reduce each number of jobs to those at a flat price: the others are charged by their clips."""
     known = list(used)
-    by_clip = {(row.day, row.resource, row.user_id): row.quantity for row in known if row.metric == Metric.CLIP_JOBS}
+    by_clip = {_of_jobs(row): row.quantity for row in known if row.metric == Metric.CLIP_JOBS}
     for row in known:
         # guard charges.by_clip: a job is charged by its clip, and again at a flat price
-        clips = by_clip.get((row.day, row.resource, row.user_id), 0) if row.metric == Metric.JOBS else 0
+        clips = by_clip.get(_of_jobs(row), 0) if row.metric == Metric.JOBS else 0
         if not clips or row.quantity > clips:
             yield row._replace(quantity=row.quantity - clips)
+
+
+def _of_jobs(row: Used) -> tuple[date, str, str, str]:
+    return row.day, row.resource, row.user_id, row.provider
 
 
 def believed(used: Iterable[Used]) -> dict[tuple[date, Metric], list[Used]]:
@@ -163,10 +179,10 @@ def believed(used: Iterable[Used]) -> dict[tuple[date, Metric], list[Used]]:
 
 def line_items_of(days_in_month: int, book: PriceBook) -> Callable[[Used], tuple[LineItem, ...]]:
     """Make a function that returns the line items of a use, with their prices in months of this length."""
-    known: dict[tuple[str, str, str], tuple[LineItem, ...]] = {}
+    known: dict[tuple[str, ...], tuple[LineItem, ...]] = {}
 
     def line_items(usage: Used) -> tuple[LineItem, ...]:
-        kind = (usage.metric, usage.resource, usage.storage_class)
+        kind = (usage.metric, usage.resource, usage.storage_class, usage.provider)
         if kind not in known:
             known[kind] = _line_items(usage, days_in_month, book)
         return known[kind]
@@ -186,17 +202,21 @@ def _line_items(usage: Used, days_in_month: int, book: PriceBook) -> tuple[LineI
         classes = {"A": (CLASS_A, rates.class_a_usd_per_million), "B": (CLASS_B, rates.class_b_usd_per_million)}
         billed_in = class_of(usage.resource)
         return (_r2(classes[billed_in][0], kind, "Operations", classes[billed_in][1], MILLION),) if billed_in else ()
-    if usage.metric == Metric.JOB_MICROUSD:  # a separate SKU, as other days of the month may have flat prices
-        return (LineItem(f"clips-{usage.resource}", API, "Micro-dollars", Fraction(_NANO, _MICRO), book.mark),)
+    made = ":".join(filter(None, (usage.provider, usage.resource)))
+    if usage.metric in {Metric.JOB_MICROUSD, Metric.JOB_REBATE_MICROUSD}:  # of an SKU apart, beside flat prices
+        nanousd = Fraction(_NANO_IN_MICRO)
+        return (LineItem(f"clips-{made}", API, "Micro-dollars", nanousd, book.mark, usage.provider),)
     if usage.metric == Metric.JOBS:
-        price, suffix = book.flat_price(usage.resource), f"-{usage.resource}" if usage.resource else ""
-        costs = ((COMPUTE, price.compute_usd), (API, price.api_usd))
-        return tuple(LineItem(f"{name}{suffix}", name, "Jobs", Fraction(usd) * _NANO, book.mark) for name, usd in costs)
+        price, suffix = book.flat_price(usage.resource), f"-{made}" if made else ""
+        return tuple(
+            LineItem(f"{name}{suffix}", name, "Jobs", Fraction(usd) * _NANO, book.mark, usage.provider)
+            for name, usd in ((COMPUTE, price.compute_usd), (API, price.api_usd))
+        )
     return ()
 
 
 def _r2(service: str, kind: StorageClass, unit: str, usd: Decimal, units: int) -> LineItem:
-    return LineItem(pricing.sku(service, kind), service, unit, Fraction(usd) * _NANO / units, PRICE_BOOK)
+    return LineItem(pricing.sku(service, kind), service, unit, Fraction(usd) * _NANO / units, PRICE_BOOK, CLOUDFLARE)
 
 
 def _bills(used: Mapping[LineItem, int], days_in_month: int) -> dict[str, int]:

@@ -3,6 +3,7 @@
 It is aligned, not conformant: unknown columns are left out. Our own columns begin with x_. Money is exact, as text.
 """
 
+import json
 from datetime import date, timedelta
 from decimal import Decimal
 from typing import Final
@@ -14,9 +15,17 @@ _CATEGORIES: Final = {"compute": "AI and Machine Learning", "api": "AI and Machi
 RESIDUAL: Final = "free allowances, rounding up to whole units, and what no user is known to have used"
 DETAIL: Final = (
     *("BillingPeriodStart", "BillingPeriodEnd", "ChargePeriodStart", "ChargePeriodEnd", "BillingCurrency"),
-    *("ServiceProviderName", "ServiceCategory", "ServiceName", "SkuId", "ChargeCategory", "ChargeDescription"),
+    *(
+        "ProviderName",
+        "ServiceProviderName",
+        "ServiceCategory",
+        "ServiceName",
+        "SkuId",
+        "ChargeCategory",
+        "ChargeDescription",
+    ),
     *("ConsumedQuantity", "ConsumedUnit", "ListCost", "ContractedCost", "EffectiveCost", "BilledCost"),
-    *("x_UserId", "x_UserTier", "x_PriceBookVersion", "x_Estimated"),
+    *("Tags", "x_UserId", "x_UserTier", "x_PriceBookVersion", "x_Estimated"),
 )
 
 
@@ -24,11 +33,13 @@ def detail(charge: Charge) -> dict[str, object]:
     """Return one charge with FOCUS's columns, DETAIL. A user's is `Usage`, the residual an `Adjustment`."""
     listed, billed = exact_usd(charge.list_nanousd), exact_usd(charge.billed_nanousd)
     whose = charge.user_id or RESIDUAL
+    tags = {name: value for name, value in (("user", charge.user_id), ("tier", charge.tier)) if value}
     values = (
         *period(charge.day.replace(day=1), next_month(charge.day)),
         *period(charge.day, charge.day + _ONE_DAY),
         "USD",
-        "Cloudflare" if charge.service.startswith("r2-") else "Generation",
+        provider_name(charge.provider),  # in FOCUS 1.0 to 1.2
+        provider_name(charge.provider),
         _CATEGORIES.get(charge.service, "Storage"),
         charge.service,
         charge.sku,
@@ -40,12 +51,18 @@ def detail(charge: Charge) -> dict[str, object]:
         billed,
         billed,
         billed,
+        json.dumps(tags, ensure_ascii=False),
         charge.user_id,
         charge.tier,
         charge.price_book,
         charge.estimated,
     )
     return dict(zip(DETAIL, values, strict=True))
+
+
+def provider_name(provider: str) -> str:
+    """Name who charges: a job's provider, before it was recorded, is `Generation`."""
+    return provider or "Generation"
 
 
 def period(start: date, end: date) -> tuple[str, str]:

@@ -1,5 +1,6 @@
 """Store the charges of each UTC day, and sum them. Users' rows and the residual of user "" add up to the bill."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from datetime import date
 from itertools import islice
@@ -12,10 +13,11 @@ from reelkeeper.model.money import Charge
 from reelkeeper.store.core.policies import in_force
 from reelkeeper.store.tables import charges
 
-By = Literal["user", "service", "day"]
+By = Literal["user", "service", "provider", "day"]
 _KEYS = {
     "user": (charges.c.user_id, sa.func.max(charges.c.tier).label("tier")),
     "service": (charges.c.service,),
+    "provider": (charges.c.provider,),
     "day": (charges.c.day,),
 }
 _BATCH = 2_000
@@ -23,7 +25,11 @@ _COLUMNS = [charges.c[name] for name in Charge._fields]
 
 
 class Sum(NamedTuple):
-    """The sum of charges for one user, service or day. The user "" is the residual, such as allowances and rounding."""
+    """The sum of charges for one user, service, provider or day.
+
+    The user "" is the residual, such as allowances and rounding; the provider "" is that of jobs from before it was
+    recorded.
+    """
 
     key: str
     tier: str | None
@@ -83,6 +89,51 @@ def sums(session: Session, by: By, first: date, last: date) -> list[Sum]:
         Sum(str(row[0]), row.tier if by == "user" else None, int(row.listed), int(row.billed), bool(row.estimated))
         for row in session.execute(query)
     ]
+
+
+def billed_by_provider(session: Session, first: date, last: date) -> dict[str, dict[str, int]]:
+    """Sum what was billed from day `first` to `last` for each user, by provider, in nano-dollars."""
+    user_id, provider, day = charges.c.user_id, charges.c.provider, charges.c.day
+    query = sa.select(user_id, provider, sa.func.sum(charges.c.billed_nanousd)).where(day.between(first, last))
+    found: defaultdict[str, dict[str, int]] = defaultdict(dict)
+    for whose, name, billed in session.execute(query.group_by(user_id, provider).order_by(user_id, provider)):
+        found[whose][name] = int(billed)
+    return found
+
+
+class MonthSum(NamedTuple):
+    """The sum of a user's charges in one month from one provider."""
+
+    month: date  # its first day
+    provider: str
+    list_nanousd: int
+    billed_nanousd: int
+    estimated: bool
+
+
+def of_user(session: Session, user_id: str, first: date, months: int) -> tuple[list[MonthSum], bool]:
+    """Sum a user's charges by month and provider, for so many months from the first with any since day `first`.
+
+    Return also whether there are later ones. Reads the user's rows of these months alone.
+    """
+    day, own = charges.c.day, charges.c.user_id == user_id
+    begin = session.execute(sa.select(sa.func.min(day)).where(own, day >= first)).scalar()
+    if begin is None:
+        return [], False
+    count = begin.year * 12 + begin.month - 1 + months
+    end = date(count // 12, count % 12 + 1, 1)
+    year, month = (sa.extract(part, day) for part in ("year", "month"))
+    query = (
+        sa.select(year, month, charges.c.provider, *_totals())
+        .where(own, day >= begin, day < end)
+        .group_by(year, month, charges.c.provider)
+        .order_by(year, month, charges.c.provider)
+    )
+    found = [
+        MonthSum(date(int(row[0]), int(row[1]), 1), row.provider, int(row.listed), int(row.billed), bool(row.estimated))
+        for row in session.execute(query)
+    ]
+    return found, session.execute(sa.select(sa.exists().where(own, day >= end))).scalar_one()
 
 
 def by_scope(session: Session, first: date, last: date, apart: Iterable[str] = ()) -> list[Charge]:

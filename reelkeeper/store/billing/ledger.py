@@ -9,6 +9,7 @@ Each statement that takes credits checks the balance in its own WHERE.
 """
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import uuid4
 
@@ -18,7 +19,7 @@ from sqlalchemy.orm import Session
 from reelkeeper.errors import IntegrityDoubt, KeyReused
 from reelkeeper.model.money import AccountKind, Balance, Moved, TransferKind
 from reelkeeper.store.core.engine import Clock, changed, insert_into
-from reelkeeper.store.tables import accounts, credit_holds, entries, transfers
+from reelkeeper.store.tables import accounts, credit_holds, entries, transfers, users
 
 GRANTS, REVENUE = "house/grants", "house/revenue"
 _MOVED = tuple(transfers.c[name] for name in Moved._fields)
@@ -158,6 +159,22 @@ def moves(session: Session, user_id: str, limit: int) -> list[Moved]:
         .limit(limit)
     )
     return [_moved(row) for row in rows]
+
+
+def paid(session: Session, first: datetime, end: datetime) -> dict[str, int]:
+    """Sum what each user paid from `first` on and before `end`, less refunds; users who moved nothing are left out."""
+    amount, back = transfers.c.amount_microusd, transfers.c.kind == TransferKind.REFUND
+    rows = session.execute(
+        sa.select(users.c.id, sa.func.sum(sa.case((back, -amount), else_=amount)))
+        .join_from(users, transfers, transfers.c.user_id == users.c.id)  # by its index of users and times
+        .where(
+            transfers.c.at >= first,
+            transfers.c.at < end,
+            transfers.c.kind.in_([TransferKind.CAPTURE, TransferKind.REFUND]),
+        )
+        .group_by(users.c.id)
+    )
+    return {user_id: int(microusd) for user_id, microusd in rows}
 
 
 def balance(session: Session, user_id: str) -> Balance:

@@ -14,7 +14,7 @@ from reelkeeper.store.core.engine import insert_into
 from reelkeeper.store.tables import usage_days
 
 PEAKS = (Metric.STORED_BYTES, Metric.USERS)  # a day keeps the largest value; all other metrics are sums
-KEY = ("day", "metric", "source", "resource", "storage_class", "user_id")
+KEY = ("day", "metric", "source", "resource", "storage_class", "user_id", "provider")
 _BATCH = 2_000
 _ONE_DAY = timedelta(days=1)
 _COLUMNS = [usage_days.c[name] for name in Used._fields]

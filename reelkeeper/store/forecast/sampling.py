@@ -46,6 +46,7 @@ def _note_each_user(session: Session, day: date) -> None:
             sa.literal(""),
             sa.literal(StorageClass.STANDARD.value),
             videos.c.user_id,
+            sa.literal(""),
             sa.func.sum(blobs.c.size_bytes),
             sa.false(),
         )

@@ -14,11 +14,12 @@ from reelkeeper.store.tables import jobs, vendor_jobs
 
 
 class Counted(NamedTuple):
-    """What counts as spent for a job at its vendor, since when, and whether its vendor has named it."""
+    """What counts as spent for a job at its vendor, since when, whether its vendor has named it, and who that is."""
 
     microusd: int
     at: datetime
     is_named: bool
+    provider: str
 
 
 class SentRow(NamedTuple):
@@ -67,8 +68,9 @@ def sent_at(session: Session, key: str) -> datetime | None:
 
 def counted(session: Session, key: str) -> Counted | None:
     """Return what counts for a job already, such as one that was given up in doubt; None: nothing."""
-    columns = (vendor_jobs.c.counted_microusd, vendor_jobs.c.ended_at, vendor_jobs.c.vendor_id.is_not(None))
-    wanted = sa.select(*columns).where(vendor_jobs.c.key == key, vendor_jobs.c.counted_microusd > 0)
+    column = vendor_jobs.c
+    columns = (column.counted_microusd, column.ended_at, column.vendor_id.is_not(None), column.provider)
+    wanted = sa.select(*columns).where(column.key == key, column.counted_microusd > 0)
     row = session.execute(wanted).one_or_none()
     return Counted(*row) if row else None
 

@@ -78,12 +78,12 @@ FATES: Final[Mapping[str, Fate | Mapping[str, Fate]]] = MappingProxyType(
             renamed="user_id",
         ),
         "usage_days": _columns(
-            "day metric source resource storage_class quantity sampled",
+            "day metric source resource storage_class quantity sampled provider",
             renamed="user_id",
         ),
         "charges": _columns(
             "day sku service tier consumed_quantity consumed_unit list_nanousd billed_nanousd price_book estimated "
-            "policy_version",
+            "policy_version provider",
             renamed="user_id",
         ),
         "spend_days": _columns("day charged_microusd generated_microusd"),

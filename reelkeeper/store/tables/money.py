@@ -111,6 +111,7 @@ class UsageDay(SQLModel, table=True):
     resource: str = Field("", primary_key=True)  # an R2 action, a bucket, a model; "" where there is only one
     storage_class: str = Field("", primary_key=True)
     user_id: str = Field("", primary_key=True)  # "": the account as a whole
+    provider: str = Field("", primary_key=True, sa_column_kwargs={"server_default": ""})  # that made a job
     quantity: int = Field(sa_type=sa.BigInteger)  # in the metric's unit; a peak for stored bytes, else a sum
     sampled: bool = False
 
@@ -123,6 +124,7 @@ class ChargeRow(SQLModel, table=True):
     """
 
     __tablename__ = "charges"
+    __table_args__ = (sa.Index("ix_charges_user", "user_id", "day"),)
     day: date = Field(primary_key=True)
     sku: str = Field(primary_key=True)
     user_id: str = Field("", primary_key=True)
@@ -135,6 +137,7 @@ class ChargeRow(SQLModel, table=True):
     price_book: str
     estimated: bool = False  # from incomplete or sampled usage
     policy_version: int = Field(0, sa_column_kwargs={"server_default": "0"})
+    provider: str = Field("", sa_column_kwargs={"server_default": ""})  # "": a job's, from before it was recorded
 
 
 class SpendDay(SQLModel, table=True):

@@ -203,7 +203,7 @@ def test_the_cost_of_clips_is_counted_for_the_account_and_the_user(
 
 def test_the_cost_of_clips_is_counted_for_the_account_and_for_the_user_up_to_the_expected_cost(rich: sa.Engine) -> None:
     assert counted(rich, 3_500_000) == {"": 3_500_000, "ann": 3_200_000}
-    assert billed(rich, BOOK) == {("clips-veo", ""): 300_000, ("clips-veo", "ann"): 3_200_000}
+    assert billed(rich, BOOK) == {("clips-local:veo", ""): 300_000, ("clips-local:veo", "ann"): 3_200_000}
 
 
 def test_what_a_provider_reports_is_billed_in_place_of_a_flat_price(shop: World, provider: ProviderDouble) -> None:
@@ -212,13 +212,14 @@ def test_what_a_provider_reports_is_billed_in_place_of_a_flat_price(shop: World,
     del provider.ends_as["cost_usd"]
     ask_shop(shop, "a cat")
     assert run(shop, http(provider)) == {End.SUCCEEDED: 1}
-    flat = {("compute-a", "ann"): 50_000, ("api-a", "ann"): 50_000}
+    flat = {("compute-http:a", "ann"): 50_000, ("api-http:a", "ann"): 50_000}
     assert billed(shop.workspace.engine, book) == flat
     for prompt, told in (("a dog", "0.15"), ("a fox", "0.09")):
         provider.ends_as["cost_usd"] = told
         ask_shop(shop, prompt)
         assert run(shop, http(provider)) == {End.SUCCEEDED: 1}
-    clips = {("clips-a", ""): 50_000, ("clips-a", "ann"): 190_000}  # a user pays at most the expected cost of a job
+    # a user pays at most the expected cost of a job
+    clips = {("clips-http:a", ""): 50_000, ("clips-http:a", "ann"): 190_000}
     assert billed(shop.workspace.engine, book) == flat | clips
 
 

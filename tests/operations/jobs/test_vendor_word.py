@@ -1,5 +1,6 @@
 """What vendors state that jobs cost beats the book, within bounds: in budgets, the bill and the choice of an offer."""
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from decimal import Decimal
@@ -15,10 +16,14 @@ from reelkeeper.model.jobs import JobState
 from reelkeeper.model.money import Metric
 from reelkeeper.model.requests import GenerationRequest, Queued
 from reelkeeper.operations.billing import ledger
+from reelkeeper.operations.billing.metering import charge
+from reelkeeper.operations.billing.users import costs_by_user
+from reelkeeper.operations.core.policies import in_force
 from reelkeeper.operations.jobs.admit import admit
 from reelkeeper.operations.jobs.run import End
+from reelkeeper.rules.billing.allocation import CLOUDFLARE
 from reelkeeper.rules.billing.quote import PriceBook
-from reelkeeper.store.core.engine import reading, transaction
+from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.tables import alerts, jobs, usage_days, vendor_jobs
 from tests.adapters.providers.formats import FORMATS
 from tests.doubles.fal import FalDouble
@@ -104,6 +109,19 @@ def counted(shop: World) -> tuple[dict[str, int], int]:
         return {provider: int(total) for provider, total in rows}, int(session.execute(billed).scalar_one())
 
 
+def charges_of(shop: World) -> tuple[dict[str, int], dict[str, int]]:
+    """Charge the month, and return what each vendor's jobs cost in all, and of that ann, in micro-dollars."""
+    with reading(shop.workspace.engine) as session:
+        as_of, book = now(session), in_force(session).policies.book
+    charge(shop.workspace.engine, book, as_of)
+    with reading(shop.workspace.engine) as session:
+        found = costs_by_user(session, as_of.date(), as_of.date()).by_provider
+    of_vendors = [
+        {name: nanousd // 1_000 for name, nanousd in found[user].items() if name != CLOUDFLARE} for user in ("", "ann")
+    ]
+    return dict(sum(map(Counter, of_vendors), Counter[str]())), of_vendors[1]
+
+
 def told(shop: World) -> list[tuple[str, str]]:
     """Of which models people were told: of an absurd figure, once a day, or of a price, once for each of the book's."""
     chosen = sa.select(alerts.c.scope, alerts.c.period).where(alerts.c.rule == "vendor_cost").order_by(alerts.c.scope)
@@ -134,6 +152,9 @@ def test_charges_budgets_and_bill_equal_the_vendors_own_bills_and_a_drifted_pric
     by_vendor, billed = counted(shop)
     assert by_vendor == bills
     assert billed == sum(bills.values())
+    charged, anns = charges_of(shop)
+    assert charged == bills
+    assert anns == {"fal": 3 * 40_000, "replicate": 3 * 12_500, "runway": 3 * CREDITS * 10_000, "http": 3 * 500_000}
     with reading(shop.workspace.engine) as session:
         made = session.execute(sa.select(jobs).where(jobs.c.state == JobState.SUCCEEDED)).all()
     assert len(made) == 12

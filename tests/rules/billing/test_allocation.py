@@ -81,6 +81,34 @@ def test_jobs_billed_by_the_clip_are_charged_at_cost_and_the_excess_goes_to_the_
     ]
 
 
+def test_a_vendor_that_charges_less_than_the_book_is_listed_at_the_book() -> None:
+    """Ann's clip was a fifth cheaper than in the book; bob's a tenth dearer, which is not his loss."""
+    made = on(4, Metric.JOB_MICROUSD, 1_900_000, "veo")._replace(provider="fal")
+    off = made._replace(metric=Metric.JOB_REBATE_MICROUSD, quantity=100_000)
+    anns, bobs = (made._replace(quantity=cost, user_id=user) for user, cost in (("ann", 800_000), ("bob", 1_000_000)))
+    found = charged([made, off], [anns, off._replace(quantity=200_000, user_id="ann"), bobs])
+    assert [
+        (charge.sku, charge.provider, charge.user_id, charge.list_nanousd, charge.billed_nanousd) for charge in found
+    ] == [
+        ("clips-fal:veo", "fal", "ann", 10**9, 800_000_000),
+        ("clips-fal:veo", "fal", "bob", 10**9, 10**9),
+        ("clips-fal:veo", "fal", "", 0, 100_000_000),
+    ]
+
+
+def test_a_models_jobs_at_a_flat_price_are_charged_vendor_by_vendor() -> None:
+    account = [on(4, Metric.JOBS, count, "veo")._replace(provider=name) for name, count in (("fal", 3), ("http", 1))]
+    account += [row._replace(provider="fal") for row in clips(4, 1, 3_500_000)]
+    found = {(charge.sku, charge.provider): charge.consumed_quantity for charge in charged(account)}
+    assert found == {
+        ("compute-fal:veo", "fal"): 2,
+        ("api-fal:veo", "fal"): 2,
+        ("clips-fal:veo", "fal"): 3_500_000,
+        ("compute-http:veo", "http"): 1,
+        ("api-http:veo", "http"): 1,
+    }
+
+
 def clips(day: int, count: int, microusd: int) -> list[Used]:
     return [on(day, Metric.CLIP_JOBS, count, "veo"), on(day, Metric.JOB_MICROUSD, microusd, "veo")]
 

@@ -1,5 +1,6 @@
 """Charges with FOCUS's column names: exact text for money, contiguous periods."""
 
+import json
 from datetime import date
 from decimal import Decimal
 
@@ -10,7 +11,13 @@ from reelkeeper.rules.billing.focus import DETAIL, RESIDUAL, detail, exact_usd, 
 
 CHARGE = Charge(
     date(2026, 12, 31), "r2-storage", "r2-storage-standard", "ann", "pro", 2 * 10**9, "Byte-Days", 967_742, 967_742, "b"
-)
+)._replace(provider="Cloudflare")
+# The columns of FOCUS 1.0 to 1.3 that this export has: focus.finops.org/focus-columns, read on 2026-11-29.
+FOCUS = {
+    *("BilledCost", "BillingCurrency", "BillingPeriodEnd", "BillingPeriodStart", "ChargeCategory", "ChargeDescription"),
+    *("ChargePeriodEnd", "ChargePeriodStart", "ConsumedQuantity", "ConsumedUnit", "ContractedCost", "EffectiveCost"),
+    *("ListCost", "ProviderName", "ServiceCategory", "ServiceName", "ServiceProviderName", "SkuId", "Tags"),
+}
 
 
 def test_a_users_charge() -> None:
@@ -21,16 +28,27 @@ def test_a_users_charge() -> None:
     assert (found["ConsumedQuantity"], found["ConsumedUnit"]) == (2 * 10**9, "Byte-Days")
     assert (found["ListCost"], found["BilledCost"]) == ("0.000967742", "0.000967742")
     assert (found["ChargeCategory"], found["x_UserId"], found["x_UserTier"]) == ("Usage", "ann", "pro")
+    assert found["ProviderName"] == found["ServiceProviderName"] == "Cloudflare"
+    assert json.loads(str(found["Tags"])) == {"user": "ann", "tier": "pro"}
 
 
 def test_the_residual_is_an_adjustment_that_says_what_it_is() -> None:
     found = detail(CHARGE._replace(user_id="", tier=None, billed_nanousd=-5))
     assert (found["ChargeCategory"], found["BilledCost"], found["x_UserId"]) == ("Adjustment", "-0.000000005", "")
     assert RESIDUAL in str(found["ChargeDescription"])
+    assert found["Tags"] == "{}"
+
+
+def test_a_vendor_is_named_and_its_list_and_billed_cost_are_apart() -> None:
+    clip = CHARGE._replace(service="api", sku="clips-fal:veo", list_nanousd=10**9, billed_nanousd=9 * 10**8)
+    found = detail(clip._replace(provider="fal"))
+    assert found["ProviderName"] == "fal"
+    assert (found["ListCost"], found["BilledCost"]) == ("1.00", "0.90")
+    assert detail(clip._replace(provider=""))["ProviderName"] == "Generation", "before it was recorded"
 
 
 def test_every_own_column_is_marked() -> None:
-    assert [name for name in DETAIL if not name[0].isupper()] == [name for name in DETAIL if name.startswith("x_")]
+    assert {name for name in DETAIL if not name.startswith("x_")} == FOCUS
 
 
 @pytest.mark.parametrize(

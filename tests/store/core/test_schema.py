@@ -26,7 +26,7 @@ from reelkeeper.store.core.engine import open_engine, reading, transaction
 from reelkeeper.store.core.former_ids import known_user
 from reelkeeper.store.core.schema import VERSIONS, deployment, require_current, upgrade
 from reelkeeper.store.core.snapshots import verify_checksum
-from reelkeeper.store.tables import former_ids, job_totals, usage_days, users, videos
+from reelkeeper.store.tables import charges, former_ids, job_totals, usage_days, users, videos
 from tests import jobs as queue
 from tests.databases import create_database, drop_database
 from tests.marks import marked
@@ -219,25 +219,23 @@ def test_a_video_whose_job_is_known_has_its_model_from_the_beginning(older: Olde
 
 
 def test_days_with_clips_are_charged_after_the_migration_as_before(older: Older) -> None:
-    """Then no job of the model had a flat price on a day with a clip; on the others all had."""
+    """Then no job of the model had a flat price on a day with a clip; on the others all had. R2's charges name it."""
     day, before = date(2026, 11, 4), date(2026, 11, 3)
     counted = ((before, "jobs", 3), (day, "jobs", 2), (day, "job_microusd", 5))
     rest = {"source": "store", "resource": "veo", "storage_class": "", "sampled": False}
+    used = [dict(zip(("day", "metric", "quantity"), row, strict=True)) | rest for row in counted]
+    cost = {"consumed_quantity": 1, "consumed_unit": "u", "list_nanousd": 1, "billed_nanousd": 1, "price_book": "b"}
+    cost |= {"day": day, "user_id": "", "estimated": False, "policy_version": 0}
     engine = older("0020")
-    put(
-        engine,
-        "usage_days",
-        *(
-            {"day": on, "metric": metric, "quantity": quantity, "user_id": user, **rest}
-            for on, metric, quantity in counted
-            for user in ("", "ann")
-        ),
-    )
+    put(engine, "usage_days", *(row | {"user_id": user} for row in used for user in ("", "ann")))
+    put(engine, "charges", *({"service": name, "sku": name, **cost} for name in ("r2-storage", "api")))
     upgrade(engine)
     with reading(engine) as session:
         found = sa.select(usage_days.c.day, usage_days.c.user_id, usage_days.c.quantity)
         rows = session.execute(found.where(usage_days.c.metric == Metric.CLIP_JOBS).order_by(usage_days.c.user_id))
         assert [tuple(row) for row in rows] == [(day, "", 2), (day, "ann", 2)]
+        of = {row.service: row.provider for row in session.execute(sa.select(charges))}
+        assert of == {"api": "", "r2-storage": "Cloudflare"}
 
 
 def test_a_sqlite_file_is_copied_beside_itself_before_it_changes(sqlite_engine: sa.Engine) -> None:
