@@ -239,6 +239,10 @@ _STEPS = (
     ("dispatch_jobs --apply: generate the videos", lambda scene: requests.make(scene.workspace, scene.request_log)),
     ("The same requests again: from the cache", lambda scene: requests.again(scene.workspace, scene.request_log)),
     ("tune_concurrency --apply: how many jobs at once", lambda scene: requests.tune(scene.workspace)),
+    (
+        "Two offers of a model: the cheaper one, until it is locked",
+        lambda s: requests.reroute(s.workspace, s.request_log),
+    ),
 )
 
 

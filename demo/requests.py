@@ -24,6 +24,7 @@ from demo import check, vendor
 from reelkeeper.cli import reconciliation_view
 from reelkeeper.cli.screen import dollars, say, size, table
 from reelkeeper.client import Client, RequestRefused
+from reelkeeper.model.jobs import JobState
 from reelkeeper.model.requests import RefusedFor
 from reelkeeper.model.token_scopes import Scope
 from reelkeeper.operations.billing import ledger
@@ -41,6 +42,7 @@ from reelkeeper.store.tables import jobs
 _SLOTS: Final = 2  # jobs at once, on a machine of two cores
 _EXPLAINED: Final = 2  # jobs whose place in the queue is explained
 _AGAIN: Final = 100  # first number of a user's later keys
+_OWN_NANOUSD: Final = 30_000_000  # of a clip on a machine of one's own
 _PATIENCE_SECONDS: Final = 20.0
 _WIDTH: Final = 100  # of a line, in characters
 _SMALL: Final = {"model": "sketch", "width": 480, "height": 270, "duration_seconds": 2.0, "fps": 24}
@@ -152,11 +154,46 @@ def make(workspace: Workspace, request_log: RequestLog) -> None:
     say("Users who joined another user's job got the video for free, and no credits are held any more.")
 
 
-def _sell(workspace: Workspace) -> None:
-    """Put the one model that the users request into the price book, with its vendor's cost."""
-    rate = {"usd": Decimal(vendor.CLIP_NANOUSD).scaleb(-9)}
-    price = {"unit": Unit.CLIP, "rates": [rate], "source": "demo/vendor.py", "read_on": date(2026, 11, 26)}
-    entry = {"model": _SMALL["model"], "provider": "fal", "vendor_model": vendor.MODEL, "price": price}
+def reroute(workspace: Workspace, request_log: RequestLog) -> None:
+    """Sell the model by two vendors, of which the cheaper one locks our account in between."""
+    from flows.dispatch_jobs import dispatch_jobs  # noqa: PLC0415  as above
+
+    _sell(workspace, _OWN_NANOUSD)
+    asked = [str(wanted["prompt"]) for wanted in _takes("A kite", 3)]
+    with vendor.serving(settings().scratch / "second") as seller, _generator(seller), _client(workspace) as client:
+        for prompts in (asked[:1], asked[1:]):
+            for prompt in prompts:
+                answer = _ask(client, "chloe", len(request_log.answers) + _AGAIN, {"prompt": prompt})
+                request_log.answers.append(answer)
+            dispatch_jobs(dry_run=False, until_idle=True, slots=_SLOTS)
+            seller.is_locked = True
+    ids = [answer.said["job_id"] for answer in request_log.answers[-len(asked) :]]
+    with reading(workspace.engine) as session:
+        ended = session.execute(sa.select(jobs.c.id, jobs.c.lane, jobs.c.state).where(jobs.c.id.in_(ids))).all()
+    lanes = {row.id: row.lane for row in ended if row.state == JobState.SUCCEEDED}
+    made_by = [lanes.get(job_id) for job_id in ids]
+    check.require(made_by == ["fal", "local", "local"], f"these jobs succeeded: {lanes}")
+    say("The model is now made by two: the vendor, for a cent, and a machine of your own, for three. After the first")
+    say("job the vendor locks the account, as its balance is used up. No job fails: the others go to your machine.")
+    costs = [vendor.CLIP_NANOUSD if name == "fal" else _OWN_NANOUSD for name in made_by]
+    rows = [
+        (prompt, name, dollars(cost // 1_000), dollars((_OWN_NANOUSD - cost) // 1_000))
+        for prompt, name, cost in zip(asked, made_by, costs, strict=True)
+    ]
+    table(("video", "made by", ">cost", ">saved by the offer"), rows)
+
+
+def _sell(workspace: Workspace, own_nanousd: int = 0) -> None:
+    """Put the model that the users request into the price book, with its vendor's cost, and that of a second one."""
+
+    def price(nanousd: int) -> dict[str, Any]:
+        rate = {"usd": Decimal(nanousd).scaleb(-9)}
+        return {"unit": Unit.CLIP, "rates": [rate], "source": "demo/vendor.py", "read_on": date(2026, 11, 26)}
+
+    of_vendor = {"vendor_model": vendor.MODEL, "price": price(vendor.CLIP_NANOUSD)}
+    entry = {"model": _SMALL["model"], "provider": "fal", **of_vendor}
+    if own_nanousd:
+        entry["offers"] = [{"provider": "local", "price": price(own_nanousd)}]
     with transaction(workspace.engine, "demo.prices") as session:
         before = policies.in_force(session)
         wanted = before.policies.overridden(book=PriceBook.model_validate({"models": [entry]}))
@@ -168,6 +205,7 @@ def _generator(seller: vendor.Vendor) -> Iterator[None]:
     """Let this process use the demo's vendor as its provider."""
     named = {"URL": seller.url, "TOKEN": vendor.KEY}
     told = {f"REELKEEPER_FAL_{name}": value for name, value in named.items()}
+    told["REELKEEPER_GENERATOR"] = "local"  # ffmpeg makes videos, too, for models that name it
     told["REELKEEPER_ALLOW_PRIVATE_ADDRESSES"] = "true"  # it is on this machine
     os.environ.update(told)
     settings.cache_clear()

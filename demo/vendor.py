@@ -53,6 +53,7 @@ class Vendor(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
         self.folder, self.book = folder, list[Request]()
+        self.is_locked = False  # for our account, as its balance is used up
         self._lock, self._pool = threading.Lock(), ThreadPoolExecutor(_AT_ONCE)
 
     def take(self, endpoint: str, asked: dict[str, Any]) -> Request:
@@ -94,17 +95,22 @@ class Vendor(ThreadingHTTPServer):
             return 200, {"billing_events": events, "next_cursor": None, "has_more": False}
         found = next((entry for entry in self.book if path.startswith(entry.path)), None)
         if method == "POST" and found is None:
-            taken = self.take(path, json.loads(body))
-            place = f"{self.url}/{taken.path}"
-            urls = {"response_url": place, "status_url": f"{place}/status", "cancel_url": f"{place}/cancel"}
-            said = {"status": "IN_QUEUE", "queue_position": 0, "request_id": taken.id, **urls}
-            return (0, None) if taken.was_lost else (200, said)
+            return self._begin(path, body)
         if found is None:
             return 404, {"detail": "Request not found"}
         if path.endswith("/status"):
             return self._status(found)
         video = {"url": f"{self.url}{_FILES}{found.id}.mp4", "content_type": "video/mp4"}
         return 200, {"video": video, "seed": found.input["seed"]}
+
+    def _begin(self, endpoint: str, body: bytes) -> tuple[int, object]:
+        if self.is_locked:
+            return 403, {"detail": "User is locked. Reason: Exhausted balance."}
+        taken = self.take(endpoint, json.loads(body))
+        place = f"{self.url}/{taken.path}"
+        urls = {"response_url": place, "status_url": f"{place}/status", "cancel_url": f"{place}/cancel"}
+        said = {"status": "IN_QUEUE", "queue_position": 0, "request_id": taken.id, **urls}
+        return (0, None) if taken.was_lost else (200, said)
 
     def _status(self, entry: Request) -> tuple[int, object]:
         try:

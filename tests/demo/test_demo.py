@@ -71,6 +71,8 @@ def test_the_demo_runs_in_an_empty_home_and_a_second_time(tmp_path: Path) -> Non
     assert re.search(r"[34] videos shrank from .* [67]\d% less", said)
     assert re.search(r"^ana +free +6 +0 +2 ", said, re.MULTILINE), said  # queued, joined, refused
     assert re.search(r"^all +13 +2 ", said, re.MULTILINE), said  # made, joined
+    made_by = re.findall(r"^A kite, take \d +(\w+) ", said, re.MULTILINE)
+    assert made_by == ["fal", "local", "local"], said
     for refusal in (
         r"^ana +402 +this costs \$\d",
         r"^ana +403 +nothing was reserved",
@@ -81,7 +83,7 @@ def test_the_demo_runs_in_an_empty_home_and_a_second_time(tmp_path: Path) -> Non
     assert "\x1b" not in said
     with sqlite3.connect(folder / "prefect" / "prefect.db") as records:
         runs = records.execute("SELECT state_name, count(*) FROM flow_run GROUP BY 1").fetchall()
-    assert dict(runs) == {"Completed": 10, "Failed": 1}
+    assert dict(runs) == {"Completed": 12, "Failed": 1}
 
     assert (folder / "report.html").read_text().startswith("<!doctype html>")
     for picture in ("spend.png", "forecast.png"):

@@ -153,7 +153,7 @@ def test_a_refusal_is_certain_and_in_the_providers_words(vendor: Vendor, make: M
     assert vendor.submitted == []
 
 
-@pytest.mark.parametrize("answer", [(401, "No such key"), (402, "No credit"), (403, "User is locked")])
+@pytest.mark.parametrize("answer", [(401, "No such key"), (402, "No credit"), (403, "Account is locked")])
 def test_an_account_that_is_let_in_no_more_is_no_fault_of_the_job(
     vendor: Vendor, make: Make, answer: tuple[int, str]
 ) -> None:
