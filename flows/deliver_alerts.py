@@ -23,7 +23,8 @@ def deliver_alerts(
 
     A message that Slack refuses, or has not accepted for 15 minutes, goes to the second sink; the run then fails with
     the counts. Messages that still wait are tried again by the next run. Afterwards, events are sent to the webhook
-    endpoints. If the bucket is public through Cloudflare's cache, deleted objects are purged from that cache.
+    endpoints. If the bucket is public through Cloudflare's cache, deleted objects are purged from that cache. Vendors
+    are asked to delete what they have of erased users, and of videos that were taken down.
     """
     run_id = runs.run_id()
 
@@ -32,6 +33,7 @@ def deliver_alerts(
             return alerts.preview(engine, run_id)
         begun = time.monotonic()
         alerts.purge_cache(engine, run_id)
+        alerts.erase_at_vendors(engine, run_id)
         delivered = alerts.deliver(engine, seconds=seconds)
         left = max(_LEAST_SECONDS, seconds - (time.monotonic() - begun))
         alerts.tell_webhooks(engine, seconds=left, follow=follow)

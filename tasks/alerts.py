@@ -12,6 +12,7 @@ from reelkeeper.operations.alerts import alerts, outbox, webhooks
 from reelkeeper.operations.alerts.alerts import Observed
 from reelkeeper.operations.alerts.outbox import Delivered, configured_sinks
 from reelkeeper.operations.lifecycle import cache_purge
+from reelkeeper.operations.removals import at_vendors
 from reelkeeper.rules.lifecycle.report import DeliveryReport
 from reelkeeper.settings import settings
 
@@ -58,6 +59,17 @@ def _purge_cache(engine: Engine, run_id: str) -> None:
     count = cache_purge.catch_up(engine, settings(), run_id)
     if count is not None:
         get_run_logger().info("purged %d deleted objects from the CDN's cache", count)
+
+
+def erase_at_vendors(engine: Engine, run_id: str) -> None:
+    """Ask vendors to delete what they have of erased users and of videos that were taken down, if they have any."""
+    if at_vendors.waits(engine):
+        _erase_at_vendors(engine, run_id)
+
+
+@task(task_run_name="have vendors delete", cache_policy=NO_CACHE)
+def _erase_at_vendors(engine: Engine, run_id: str) -> None:
+    at_vendors.catch_up(engine, settings(), run_id)
 
 
 @task(task_run_name="preview the outbox", cache_policy=NO_CACHE)

@@ -83,6 +83,8 @@ AlertRule = Literal[
     "dear_jobs",
     "doubt",
     "drift",
+    "erasure_given_up",
+    "erasure_late",
     "failing_jobs",
     "forecast_breach",
     "full_storage",

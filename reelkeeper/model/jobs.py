@@ -86,6 +86,18 @@ class JobState(StrEnum):
 IN_FLIGHT = (JobState.QUEUED, JobState.RUNNING, JobState.PARKED)
 
 
+class VendorErasure(StrEnum):
+    """What became of a vendor's copy of a job's request and files, which it was asked to delete."""
+
+    WAITING = "waiting"  # for its answer, or for the end of the job or of a legal hold
+    DELETED = "deleted"
+    PARTLY = "partly"  # the request is deleted, and its files stay
+    ABSENT = "absent"  # it does not have it, or has it no longer
+    KEPT = "kept"  # it has no call that deletes it
+    UNNAMED = "unnamed"  # it may have it under a name that we never learned
+    GIVEN_UP = "given_up"  # it has neither deleted it nor said that it cannot
+
+
 class CacheItem(NamedTuple):
     """An entry of the cache as the pruning rule sees it."""
 

@@ -72,6 +72,10 @@ class ComfyUIDouble(Vendor):
                 return 200, self._queue()
             case "GET", ["history", prompt_id]:
                 return 200, self._history(prompt_id)
+            case "POST", ["history"]:
+                for job in [job for job in self.jobs.values() if job["prompt_id"] in request.json["delete"]]:
+                    self.erase(job, (200, None))
+                return 200, None
             case "POST", [word]:
                 return self._stop(request.json.get("delete", [request.json.get("prompt_id")]), word)
         return 404, None

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import re
 import time
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -44,6 +45,8 @@ class FalDouble(Vendor):
             return 200, {"prices": [{"endpoint_id": request.query["endpoint_id"], **price}]}
         if request.path == "/v1/models/billing-events":
             return self._billed(request.query)
+        if request.method == "DELETE":
+            return self._delete(request.path)
         path, _, told = request.path.strip("/").partition("/requests/")
         if request.method == "POST" and not told:
             return self._begin(path, request)
@@ -124,6 +127,15 @@ class FalDouble(Vendor):
             if job["endpoint"] == query["endpoint_id"] and not self.hides_jobs
         ]
         return 200, _page("items", over, query)
+
+    def _delete(self, path: str) -> Next:
+        """Delete payloads and output files, as https://fal.ai/docs/platform-apis/v1/models/requests/payloads says."""
+        assert re.fullmatch("/v1/models/requests/[^/]+/payloads", path), path
+        job = self.jobs.get(path.split("/")[4])
+        if job is None:
+            return self.refusal(404, "Request not found")
+        files = [{"link": f"{self.files_url}{job['id']}.mp4", "exception": None}]
+        return self.erase(job, (200, {"cdn_delete_results": files}))
 
     def _billed(self, query: dict[str, str]) -> Next:
         """Return the requests in between, latest first, at the price of their seconds."""

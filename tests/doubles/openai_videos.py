@@ -48,8 +48,7 @@ class OpenAIDouble(Vendor):
             is_there = job["status"] == "succeeded" and not self.has_expired
             return (200, self.video, {"Content-Type": "video/mp4"}) if is_there else self.refusal(404, "not there")
         if method == "DELETE":
-            self.cancel(job)
-            return 200, {"id": job["id"], "object": "video.deleted", "deleted": True}
+            return self.stop_or_erase(job, (200, {"id": job["id"], "object": "video.deleted", "deleted": True}))
         shown = self._video(self.look(job))
         return (500 if self.fails_by_status and shown["status"] == "failed" else 200), shown
 

@@ -47,8 +47,7 @@ class ProviderDouble(Vendor):
 
     def _stands(self, job: Job, method: str) -> Next:
         if method == "DELETE":
-            self.cancel(job)
-            return 204, None
+            return self.stop_or_erase(job, (204, None))
         return 200, _shown(self.look(job))
 
     def _begin(self, body: dict[str, Any]) -> Next:

@@ -33,8 +33,7 @@ class RunwayDouble(Vendor):
         if job is None or job["status"] == "cancelled":
             return self.refusal(404, "Task not found")
         if request.method == "DELETE":
-            self.cancel(job)
-            return 204, None
+            return self.stop_or_erase(job, (204, None))
         return 200, self._task(self.look(job))
 
     def _begin(self, body: dict[str, Any]) -> Next:

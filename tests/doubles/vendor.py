@@ -80,6 +80,8 @@ class Vendor:
         self.jobs: dict[str, Job] = {}
         self.submitted: list[str] = []  # keys, one for each job that was begun
         self.cancelled: list[str] = []
+        self.erased: list[str] = []  # jobs that were over, whose request and files were deleted
+        self.erasures: list[Next] = []  # what the next requests for a deletion get, instead
         self.tokens: list[str | None] = []
         self.posted_with: list[Message] = []  # headers
         self.connections = 0
@@ -170,6 +172,22 @@ class Vendor:
         self.cancelled.append(job["id"])
         if job["status"] == "running":
             job["status"] = "cancelled"
+
+    def erase(self, job: Job, answer: Next) -> Next:
+        """Forget a job, unless something else was planned."""
+        assert job["status"] != "running", "it was asked to delete a job that goes on"
+        if self.erasures and (planned := self.erasures.pop(0)) != LOST:
+            return planned
+        self.erased.append(job["id"])
+        del self.jobs[job["id"]]
+        return answer
+
+    def stop_or_erase(self, job: Job, answer: Next) -> Next:
+        """Cancel a job, or delete one that is over, as vendors do that have one call for both."""
+        if job["status"] == "running":
+            self.cancel(job)
+            return answer
+        return self.erase(job, answer)
 
 
 class Handler(BaseHTTPRequestHandler):

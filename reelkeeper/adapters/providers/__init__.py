@@ -42,6 +42,7 @@ __all__ = [
     "billing",
     "check_sources",
     "connect",
+    "provider",
 ]
 
 
@@ -53,7 +54,7 @@ def connect(settings: Settings, images: ImageSource = NO_IMAGES) -> Generators:
     default, found = settings.provider, dict[str, Generator]()
     for name in settings.vendors:
         model = settings.generator_model if name == default else None
-        found[name] = RemoteGenerator(_provider(name, settings), model=model, images=images)
+        found[name] = RemoteGenerator(provider(name, settings), model=model, images=images)
     if default == "local":
         found["local"] = LocalGenerator(settings.images, images)
     return Generators(found, default)
@@ -63,10 +64,10 @@ def billing(settings: Settings, name: str) -> Billing:
     """Return the account at the vendor `name`. Sends no request. Raises Misconfigured."""
     if name not in settings.vendors:
         raise Misconfigured(f"no key of {name} is set: to read the account there, set REELKEEPER_{name.upper()}_TOKEN")
-    provider = _provider(name, settings)
-    if not isinstance(provider, FalProvider | ReplicateProvider | RunwayProvider | OpenAIProvider):
+    found = provider(name, settings)
+    if not isinstance(found, FalProvider | ReplicateProvider | RunwayProvider | OpenAIProvider):
         raise Misconfigured(f"{name} offers no list of its jobs that can be read")
-    return provider
+    return found
 
 
 def check_sources(settings: Settings) -> str:
@@ -83,15 +84,16 @@ def check_sources(settings: Settings) -> str:
         )
     found = list[str]()
     for name in settings.vendors:
-        provider = _provider(name, settings)
-        assert isinstance(provider, OverHttp)  # noqa: S101  each is
-        public.resolve(provider.url, allow_private=settings.allow_private_addresses)
-        hosts = provider.sources
+        vendor = provider(name, settings)
+        assert isinstance(vendor, OverHttp)  # noqa: S101  each is
+        public.resolve(vendor.url, allow_private=settings.allow_private_addresses)
+        hosts = vendor.sources
         found.append(f"{name}: videos are fetched from {'any public host' if hosts is None else ', '.join(hosts)}")
     return "; ".join(found) or "ffmpeg on this machine makes them"
 
 
-def _provider(name: str, settings: Settings) -> Provider:
+def provider(name: str, settings: Settings) -> Provider:
+    """Return the vendor `name`, which is set up. Sends no request."""
     at, hosts = settings.access(name), settings.generator_hosts
     how: dict[str, Any] = {"allow_private": settings.allow_private_addresses}
     if name in VENDORS:

@@ -6,6 +6,7 @@
     GET  /queue        which run and which wait
     GET  /history/ID   how one ended; {} until it has
     POST /queue        {"delete": [ID]}; POST /interrupt {"prompt_id": ID}
+    POST /history      {"delete": [ID]}; no call deletes a file
     GET  /view         an output file
 
 Queue and history are in the server's memory: an identifier in neither was never received, or was lost by a restart
@@ -24,6 +25,7 @@ from reelkeeper.adapters.providers.contract import Guarantee, Order, Standing, S
 from reelkeeper.adapters.providers.inputs import seconds_of, seed_of, with_parameters
 from reelkeeper.adapters.providers.transport import OverHttp, Transport, is_about_content, job_name, words
 from reelkeeper.errors import GenerationRefused, GenerationUnknown, ProviderBusy
+from reelkeeper.model.jobs import VendorErasure
 
 _MODEL: Final = re.compile(r"[\w-][\w.-]*")
 _PLACE: Final = re.compile(r"\{\{(\w+)\}\}")
@@ -79,6 +81,14 @@ class ComfyUIProvider(OverHttp):
                 self._calls.ask("POST", path, body)
             except GenerationUnknown:
                 continue
+
+    def erase(self, job_id: str) -> VendorErasure:
+        """Delete its entry of the history, which has the prompt; its files stay on the server's disk."""
+        self._calls.ask("POST", "/history", {"delete": [job_id]})
+        # guard provider.comfy_erased: a prompt that the server still has is certified as deleted
+        if self.look(job_id):
+            raise GenerationUnknown("the provider still has the run")
+        return VendorErasure.PARTLY
 
     def _get(self, path: str) -> dict[str, Any]:
         answer = self._calls.get(path, "a run")

@@ -11,7 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol, Self
 
-from reelkeeper.model.jobs import Served
+from reelkeeper.model.jobs import Served, VendorErasure
 from reelkeeper.model.money import VendorJob
 
 
@@ -201,6 +201,9 @@ class Provider(Protocol):
 
     def fetch(self, video_url: str, target: Path, most_bytes: int) -> None:
         """Store the video in `target`. Raises GenerationLost if it no longer exists, ResultUnreadable."""
+
+    def erase(self, job_id: str) -> VendorErasure:
+        """Have the request and the files of a job that is over deleted. Raises GenerationUnknown: ask again later."""
 
 
 class Billing(Protocol):

@@ -7,10 +7,12 @@
     GET  https://api.fal.ai/v1/models/requests/by-endpoint
     GET  https://api.fal.ai/v1/models/pricing             what a unit of a model costs
     GET  https://api.fal.ai/v1/models/billing-events      with an admin key: what each request cost
+    DELETE https://api.fal.ai/v1/models/requests/ID/payloads  with an admin key: -> {"cdn_delete_results"}
 
 The list has the requests that have ended; whether it has waiting ones is not known.
 """
 
+import json
 import re
 import time
 from collections.abc import Iterator, Mapping
@@ -34,12 +36,14 @@ from reelkeeper.adapters.providers.transport import (
     OverHttp,
     Transport,
     decimal,
+    erased,
     is_about_content,
     job_name,
     status_of,
     words,
 )
 from reelkeeper.errors import GenerationRefused, GenerationUnknown
+from reelkeeper.model.jobs import VendorErasure
 from reelkeeper.model.money import VendorJob
 
 _MODEL: Final = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)+")
@@ -48,6 +52,7 @@ _SPACES: Final = {"workflows", "comfy"}  # namespaces that precede owner and ali
 _PAGES: Final = 100
 _STATUSES: Final = {"IN_QUEUE": Status.QUEUED, "IN_PROGRESS": Status.RUNNING, "COMPLETED": Status.SUCCEEDED}
 _INPUT_REFUSED: Final = {400, 413, 422}
+_RESULT_SECONDS: Final = 30 * 86_400  # that fal keeps results, by which a person may have a video fetched again
 _PRICE_SECONDS: Final = 3600.0  # a price is read again after
 _NO_PRICE_SECONDS: Final = 300.0  # and one that could not be read
 
@@ -108,9 +113,7 @@ class FalProvider(OverHttp):
         path = f"/{model}"
         if self._webhook_url:
             path += f"?{urlencode({'fal_webhook': marked_url(self._webhook_url, key, self._webhook_secret)})}"
-        # guard provider.fal_deadline: a request that we have given up begins at fal later, and is charged
-        begins = {} if (left := submission.order.seconds_left) is None else {"X-Fal-Request-Timeout": str(left)}
-        fields = self._calls.submit(path, _input(submission), begins).fields
+        fields = self._calls.submit(path, _input(submission), _times(submission.order)).fields
         return job_path(model, job_name(fields.get("request_id")), fields.get("response_url"))
 
     def find(self, order: Order) -> Standing | None:
@@ -157,6 +160,15 @@ class FalProvider(OverHttp):
         """Remove the request from the queue; a running model may go on."""
         self._calls.tell("PUT", f"/{job_id}/cancel")
 
+    def erase(self, job_id: str) -> VendorErasure:
+        """Delete what was sent and made, with its files; input images of ours are not at fal."""
+        answer = self._platform.ask("DELETE", f"/v1/models/requests/{job_id.rpartition('/')[2]}/payloads")
+        files = answer.fields.get("cdn_delete_results")
+        says_so = isinstance(files, list) and not any(
+            isinstance(file, dict) and file.get("exception") for file in files
+        )
+        return erased(answer, says_so=says_so)
+
     def billed(self, first: datetime, end: datetime) -> list[VendorJob]:
         """List the billing events. For thirty days, their requests include the seed that was sent."""
         between = {"start": first.isoformat(), "end": end.isoformat()}
@@ -190,6 +202,16 @@ class FalProvider(OverHttp):
                 return
             query = query | {"cursor": str(following)}
         raise GenerationUnknown(f"the provider has more than {_PAGES} pages since then")
+
+
+def _times(order: Order) -> dict[str, str]:
+    """Say until when a request may begin, and for how long what it makes is kept at fal's public addresses."""
+    if (left := order.seconds_left) is None:
+        return {}
+    # guard provider.fal_expiry: a paid video is deleted at fal while it may still be fetched
+    kept = {"expiration_duration_seconds": left + _RESULT_SECONDS}
+    # guard provider.fal_deadline: a request that we have given up begins at fal later, and is charged
+    return {"X-Fal-Request-Timeout": str(left), "X-Fal-Object-Lifecycle-Preference": json.dumps(kept)}
 
 
 def _billed(event: dict[str, Any], seed: str | None) -> VendorJob:

@@ -3,7 +3,7 @@
     POST   /jobs            Idempotency-Key: KEY    {"key", "model", "request", "webhook_url"?, "image_url"?} -> {"id"}
     GET    /jobs?key=KEY                            {"jobs": [{"id", "key"?, ...}]}: empty if it was never received
     GET    /jobs/ID                                 {"id", "status", "progress"?, "cost_usd"?, "video_url"?, "error"?}
-    DELETE /jobs/ID                                 the job is no longer wanted
+    DELETE /jobs/ID                                 the job is no longer wanted: of one that is over, no copy may stay
 
 `status` is a word of `Status`.
 """
@@ -16,12 +16,14 @@ from reelkeeper.adapters.providers.transport import (
     OverHttp,
     Transport,
     cost_microusd,
+    erased,
     fraction,
     job_name,
     status_of,
     words,
 )
 from reelkeeper.errors import GenerationUnknown
+from reelkeeper.model.jobs import VendorErasure
 
 
 class HttpProvider(OverHttp):
@@ -66,6 +68,10 @@ class HttpProvider(OverHttp):
     def cancel(self, job_id: str) -> None:
         """Delete the job."""
         self._calls.tell("DELETE", f"/jobs/{quote(job_id, safe='')}")
+
+    def erase(self, job_id: str) -> VendorErasure:
+        """Delete the job's request and video."""
+        return erased(self._calls.ask("DELETE", f"/jobs/{quote(job_id, safe='')}"))
 
 
 def _standing(answer: object) -> Standing:

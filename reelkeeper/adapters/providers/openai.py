@@ -3,7 +3,7 @@
     POST   /videos             a form: prompt, model, seconds, size, input_reference? -> {"id", "status", ...}
     GET    /videos/ID          its state; for a failed job, engines use the failure's HTTP status
     GET    /videos/ID/content  its bytes
-    DELETE /videos/ID
+    DELETE /videos/ID          -> {"deleted": true}; SGLang's: the job, with the status deleted
 
 Its list does not distinguish our job from another with the same prompt, so a lost answer stays in doubt.
 """
@@ -20,6 +20,7 @@ from reelkeeper.adapters.providers.transport import (
     GONE,
     OverHttp,
     Transport,
+    erased,
     fraction,
     is_about_content,
     job_name,
@@ -27,6 +28,7 @@ from reelkeeper.adapters.providers.transport import (
     words,
 )
 from reelkeeper.errors import GenerationUnknown
+from reelkeeper.model.jobs import VendorErasure
 from reelkeeper.model.money import VendorJob
 
 _PERCENT: Final = 100
@@ -104,6 +106,12 @@ class OpenAIProvider(VideosProvider):
     def cancel(self, job_id: str) -> None:
         """Delete the job. Some servers only forget it, and a gateway has no such call."""
         self._calls.tell("DELETE", f"/videos/{quote(job_id, safe='')}")
+
+    def erase(self, job_id: str) -> VendorErasure:
+        """Delete the job; LiteLLM's proxy has no such call."""
+        answer = self._calls.ask("DELETE", f"/videos/{quote(job_id, safe='')}")
+        says_so = answer.fields.get("deleted") is True or answer.fields.get("status") == "deleted"
+        return erased(answer, says_so=says_so)
 
     def billed(self, first: datetime, end: datetime) -> list[VendorJob]:
         """List the jobs of an engine, without their cost; LiteLLM's proxy has no such list."""

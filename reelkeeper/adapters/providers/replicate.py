@@ -36,6 +36,7 @@ from reelkeeper.adapters.providers.transport import (
     words,
 )
 from reelkeeper.errors import GenerationLost, GenerationRefused, GenerationUnknown
+from reelkeeper.model.jobs import VendorErasure
 from reelkeeper.model.money import VendorJob
 
 _MODEL: Final = re.compile(r"(deployments/)?([\w-][\w.-]*)/([\w-][\w.-]*)")
@@ -126,6 +127,16 @@ class ReplicateProvider(OverHttp):
     def cancel(self, job_id: str) -> None:
         """Cancel the prediction; the time that it ran may be charged."""
         self._calls.tell("POST", f"/v1/predictions/{quote(job_id, safe='')}/cancel")
+
+    def erase(self, job_id: str) -> VendorErasure:
+        """Look whether it has removed input and output, as it does by itself an hour after the end: it has no call."""
+        answer = self._calls.get(f"/v1/predictions/{quote(job_id, safe='')}", "a prediction")
+        if answer is None:
+            return VendorErasure.ABSENT
+        # guard provider.replicate_removed: what Replicate still has is certified as deleted
+        if answer.fields.get("data_removed") is not True:
+            raise GenerationUnknown("the provider has not removed the prediction's data yet")
+        return VendorErasure.DELETED
 
     def billed(self, first: datetime, end: datetime) -> list[VendorJob]:
         """List the predictions, without their cost."""

@@ -2,7 +2,7 @@
 
     POST   /v1/text_to_video, /v1/image_to_video     {"model", "promptText", "ratio", "duration", ...} -> {"id"}
     GET    /v1/tasks/ID                              its state; the URL of its video is new each time
-    DELETE /v1/tasks/ID
+    DELETE /v1/tasks/ID                              cancels it, or deletes one that is over, with its output
     POST   /v1/organization/usage                    {"startDate", "beforeDate"} -> credits by day and model
 
 It sends no webhooks and accepts no key, so a lost answer stays in doubt.
@@ -19,12 +19,14 @@ from reelkeeper.adapters.providers.transport import (
     OverHttp,
     Transport,
     cost_microusd,
+    erased,
     fraction,
     job_name,
     status_of,
     words,
 )
 from reelkeeper.errors import GenerationUnknown
+from reelkeeper.model.jobs import VendorErasure
 from reelkeeper.model.money import VendorJob
 
 _CREDIT_USD: Final = Decimal("0.01")  # docs.dev.runwayml.com/guides/pricing, November 2026
@@ -103,6 +105,10 @@ class RunwayProvider(OverHttp):
     def cancel(self, job_id: str) -> None:
         """Delete the task; a running one may go on, and is charged."""
         self._calls.tell("DELETE", f"/v1/tasks/{quote(job_id, safe='')}")
+
+    def erase(self, job_id: str) -> VendorErasure:
+        """Delete the task and its output."""
+        return erased(self._calls.ask("DELETE", f"/v1/tasks/{quote(job_id, safe='')}"))
 
 
 def _standing(document: dict[str, Any]) -> Standing:

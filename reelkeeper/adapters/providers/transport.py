@@ -34,8 +34,10 @@ from reelkeeper.errors import (
     ResultUnreadable,
 )
 from reelkeeper.model.alerts import one_line
+from reelkeeper.model.jobs import VendorErasure
 
 GONE: Final = {404, 410}
+_NO_CALL: Final = {405, 501}
 _TOO_EARLY: Final = 425  # sent before a request is processed
 _REFUSED: Final = {400, 403, 422}  # which say it in words
 _NOT_LET_IN: Final = {401, 402}  # concerns the account, not the job
@@ -249,6 +251,22 @@ class OverHttp:
     def fetch(self, video_url: str, target: Path, most_bytes: int) -> None:
         """Store the video; its URL may be relative to the provider's."""
         self._calls.fetch(video_url, target, most_bytes)
+
+    def erase(self, job_id: str) -> VendorErasure:  # noqa: ARG002  as in Provider
+        """Delete nothing: it has no such call."""
+        return VendorErasure.KEPT
+
+
+def erased(answer: Answer, *, says_so: bool = True) -> VendorErasure:
+    """Read the answer to a deletion, where a success `says_so` as documented. Raises GenerationUnknown for others."""
+    if answer.status in _NO_CALL:
+        return VendorErasure.KEPT
+    if answer.status in GONE:
+        return VendorErasure.ABSENT
+    # guard provider.erased: a gateway's answer, or a file that was not deleted, is certified as a deletion
+    if not (answer.is_success and says_so):
+        raise GenerationUnknown(f"the provider answered {answer.status} when asked to delete a job, and has not")
+    return VendorErasure.DELETED
 
 
 def status_of(known: Mapping[str, Status], state: object) -> Status:

@@ -16,6 +16,7 @@ from reelkeeper.api.app_state import CurrentState, needs
 from reelkeeper.api.load import WORK
 from reelkeeper.api.paths import UserId
 from reelkeeper.api.problems import documented
+from reelkeeper.api.routes.takedowns import AtVendor
 from reelkeeper.model.token_scopes import Caller, Scope
 from reelkeeper.operations.removals import erase as operation
 from reelkeeper.operations.videos.export import export as write_export
@@ -47,6 +48,7 @@ class Erasure(BaseModel):
     left: list[Left]
     rows: dict[str, int] = Field(description="Number of rows erased, by table")
     versions: str = Field(description="Why deleted bytes stay stored as versions in the bucket; empty: none do")
+    vendors: list[AtVendor] = Field(description="What became of the copies of those who made the user's videos")
 
     @classmethod
     def of(cls, found: operation.Erasure) -> "Erasure":
@@ -59,6 +61,7 @@ class Erasure(BaseModel):
             left=[Left(**item._asdict()) for item in found.left],
             rows=found.rows,
             versions=found.versions,
+            vendors=[AtVendor(**item._asdict()) for item in found.vendors],
         )
 
 

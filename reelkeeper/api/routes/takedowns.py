@@ -12,10 +12,11 @@ from reelkeeper.api.load import WORK, WRITE
 from reelkeeper.api.paths import VideoId
 from reelkeeper.api.problems import documented
 from reelkeeper.model.ids import Id
+from reelkeeper.model.jobs import VendorErasure
 from reelkeeper.model.token_scopes import Caller, Scope
 from reelkeeper.operations.core.either_id import for_video
 from reelkeeper.operations.lifecycle import cache_purge
-from reelkeeper.operations.removals import lock_ends
+from reelkeeper.operations.removals import at_vendors, lock_ends
 from reelkeeper.operations.removals import takedown as operation
 from reelkeeper.settings import settings
 
@@ -52,6 +53,19 @@ class RemovedObject(BaseModel):
     why: str = Field(description="Why the object is kept, while it is stored")
 
 
+class AtVendor(BaseModel):
+    """A copy of a request, and of what was made of it, at a vendor of videos."""
+
+    provider: str
+    job: str | None = Field(description="The vendor's name of it; null: unknown")
+    state: VendorErasure = Field(
+        description="`waiting` for the vendor; `deleted`; `partly`: not its files; `absent`: the vendor does not have "
+        "it; `kept`: the vendor has no call for it; `unnamed`: whether the vendor has it is not known; `given_up`"
+    )
+    at: datetime = Field(description="When the vendor answered, or else when it was asked for")
+    why: str = Field(description="The state, in a sentence")
+
+
 class Certificate(BaseModel):
     """The record of a takedown: its objects, its time, its author and the reason, from the audit record."""
 
@@ -62,13 +76,15 @@ class Certificate(BaseModel):
     reason: str
     event: int = Field(description="Number of the takedown in the audit record")
     objects: list[RemovedObject]
+    vendors: list[AtVendor] = Field(description="What became of the copies of those who made the videos")
     left: int = Field(description="Number of objects that are still stored; they are not served to anyone")
 
     @classmethod
     def of(cls, found: operation.Certificate) -> "Certificate":
         """Build the answer from a certificate."""
         objects = [RemovedObject(**item._asdict()) for item in found.objects]
-        return cls(**{**found._asdict(), "objects": objects, "left": len(found.left)})
+        vendors = [AtVendor(**item._asdict()) for item in found.vendors]
+        return cls(**{**found._asdict(), "objects": objects, "vendors": vendors, "left": len(found.left)})
 
 
 @router.post("", summary="Take down a video", dependencies=[WRITE], responses=documented(404, 409))
@@ -96,6 +112,7 @@ def take_down(
 
     found = for_video(app_state.workspace.engine, body.video_id, None, taken_down)
     background.add_task(cache_purge.catch_up, app_state.workspace.engine, settings(), "takedown")
+    background.add_task(at_vendors.catch_up, app_state.workspace.engine, settings(), "takedown")
     return Certificate.of(lock_ends.explain(app_state.workspace, found, lock_ends.reader(settings())))
 
 

@@ -1,5 +1,6 @@
 """`takedown`: delete a video's bytes at once, whatever the rules say."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +13,7 @@ from reelkeeper.errors import PartialFailure
 from reelkeeper.rules.core.wording import many
 
 if TYPE_CHECKING:
+    from reelkeeper.operations.removals.at_vendors import AtVendor
     from reelkeeper.operations.removals.takedown import Certificate
 
 
@@ -61,13 +63,22 @@ def takedown(
             )
             found = for_video(opened.engine, video_id, None, lambda video_id, _: take(video_id))
             cache_purge.catch_up(opened.engine, configured(), "takedown")
+            found = operation.ask_vendors(opened.engine, found, configured(), "takedown")
             found = lock_ends.explain(opened, found, lock_ends.reader(configured()))
     if as_json:
-        emit({**found._asdict(), "objects": [item._asdict() for item in found.objects]})
+        lists = {name: [item._asdict() for item in getattr(found, name)] for name in ("objects", "vendors")}
+        emit({**found._asdict(), **lists})
     else:
         _show(found)
     if found.left and not show:
         raise PartialFailure(f"still stored, but no longer served: {many(len(found.left), 'object')}")
+
+
+def show_vendors(vendors: "Sequence[AtVendor]") -> None:
+    """Show what became of copies at vendors, if there may be any."""
+    if vendors:
+        rows = [(item.provider, item.job, item.state, item.at, item.why) for item in vendors]
+        table(("!vendor", "its job", "!copy there", "!since", "which means"), rows)
 
 
 def _show(found: "Certificate") -> None:
@@ -75,4 +86,5 @@ def _show(found: "Certificate") -> None:
     say(f"{found.video_id}{others}: taken down {found.at:%Y-%m-%d %H:%M:%S} UTC by {found.by}: {found.reason}.")
     rows = [(item.video_id, item.key, item.sha256, item.purged_at, item.event, item.why) for item in found.objects]
     table(("!video", "key", "SHA-256", "!deleted", ">event", "still stored, because"), rows)
+    show_vendors(found.vendors)
     say(f"The takedown is event {found.event} of the audit record: reelkeeper audit verify")

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from reelkeeper.cli.commands.takedown import show_vendors
 from reelkeeper.cli.opening import configured, reading, store, workspace
 from reelkeeper.cli.screen import emit, listing, say, size, table
 from reelkeeper.cli.words import AsJson, new_run_id, who
@@ -60,7 +61,8 @@ def erase(
     with workspace() as opened:
         done = operation(opened, user, by=who(), run_id=new_run_id("erase"), settings=configured())
     if as_json:
-        emit({**done._asdict(), "until": done.until, "left": [item._asdict() for item in done.left]})
+        lists = {name: [item._asdict() for item in getattr(done, name)] for name in ("left", "vendors")}
+        emit({**done._asdict(), "until": done.until, **lists})
     elif done.left:
         table(("key", "!until", "still there, because"), [(item.key, item.until, item.why) for item in done.left])
     else:
@@ -71,6 +73,8 @@ def erase(
         )
         if done.versions:
             say(f"But {done.versions}. Delete every version of the user's keys at the server.")
+    if not as_json:
+        show_vendors(done.vendors)
     if done.left:
         raise PartialFailure(
             f"{many(len(done.left), 'item')} left; repeat the command when nothing keeps them any more"

@@ -2,6 +2,7 @@
 
     begin (commit) --> jobs end --> promises end --> videos, loose objects and images go
                                                         '--> the audit record is emptied --> the rows go (commit)
+                                                                              --> vendors are asked for their copies
 
 If it is killed, a repetition continues; the user's row says that it is under way, and nothing new is accepted. Objects
 kept by a legal hold or the bucket delay the rows, too, which record what is kept, and why. The last step destroys the
@@ -29,7 +30,8 @@ from reelkeeper.operations.core.workspace import MAX_SKEW_FROM_BUCKET, Workspace
 from reelkeeper.operations.jobs.settle import cancel
 from reelkeeper.operations.lifecycle import cache_purge
 from reelkeeper.operations.lifecycle.purge import delete_loose, settle_claims
-from reelkeeper.operations.removals import lock_ends, takedown
+from reelkeeper.operations.removals import at_vendors, lock_ends, takedown
+from reelkeeper.operations.removals.at_vendors import AtVendor
 from reelkeeper.rules.core.wording import many
 from reelkeeper.rules.lifecycle.identifiers import Identifiers
 from reelkeeper.settings import Settings
@@ -39,6 +41,7 @@ from reelkeeper.store.core import audit, former_ids
 from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.core.leases import Lease
+from reelkeeper.store.removals import at_vendors as vendor_erasures
 from reelkeeper.store.removals import erase_rows, erasures, takedowns
 from reelkeeper.store.removals.erasures import Erasing
 from reelkeeper.store.videos import uploads
@@ -61,6 +64,7 @@ class Erasure(NamedTuple):
     """The state of an erasure: complete, unless something is `left`. `rows` are the deleted ones, by table.
 
     `versions`: why deleted bytes stay stored as versions, which only the bucket's owner can delete; "" where none do.
+    `vendors`: what became of the copies of those who made the videos, for which nothing here waits.
     """
 
     pseudonym: str
@@ -69,6 +73,7 @@ class Erasure(NamedTuple):
     rows: dict[str, int]
     events: int  # audit events without the user's data now
     versions: str = ""
+    vendors: tuple[AtVendor, ...] = ()
 
     @property
     def until(self) -> datetime | None:
@@ -95,9 +100,9 @@ def erase(
 ) -> Erasure:
     """Erase a user, as far as possible now. Safe to repeat: each call continues, and says what it waits for.
 
-    `settings` name Cloudflare's zone and account. Raises NotFound for a user
-    who is unknown or already erased; InputRefused where an earlier version made a second row of the user; StoreBehind;
-    Frozen; LeaseLost where another process is erasing the user.
+    `settings` name Cloudflare's zone and account, and have the vendors' keys. Raises NotFound for a user who is unknown
+    or already erased; InputRefused where an earlier version made a second row of the user; StoreBehind; Frozen;
+    LeaseLost where another process is erasing the user.
     """
     # guard erase.behind: a copy of the store begins to erase a user whom the original keeps
     epochs.require_current(workspace)
@@ -114,6 +119,8 @@ def erase(
         erasing = erasures.begin(session, user_id)
         if erasing is None:
             raise NotFound(f"no user {user_id!r} in the catalogue: already erased, or never existed")
+        # guard erase.vendors: vendors keep a user's requests and videos as long as something holds up the erasure
+        vendor_erasures.ask_for_user(session, user_id)
         if is_new:
             append(session, [Event("erase_begin", run_id, user_id=user_id, detail={"by": by})])
     with LeaseManager(workspace.engine) as manager:
@@ -135,9 +142,11 @@ def erase(
                 *left,
                 Left("Cloudflare's cache could not be purged of the objects: repeat when Cloudflare answers"),
             )
-        if left:
-            return Erasure(erasing.pseudonym, erasing.since, left, {}, 0)
-        return _finish(run, by)
+        done = Erasure(erasing.pseudonym, erasing.since, left, {}, 0) if left else _finish(run, by)
+    # After our own bytes and rows, which no vendor holds up.
+    at_vendors.catch_up(workspace.engine, settings, run_id)
+    name = user_id if done.left else erasing.pseudonym
+    return done._replace(vendors=at_vendors.of_user(workspace.engine, name))
 
 
 def _end_jobs(run: _Run, wait_seconds: float) -> None:
@@ -299,6 +308,8 @@ def _finish(run: _Run, by: str) -> Erasure:
         while found := _events(session, run, ids, last):  # events recorded since
             places, last = found
             events += audit.erase(session, places, erasing.pseudonym, run_id=run.run_id)
+        # guard erase.vendors_again: a vendor keeps what a job sent while its user was being erased
+        vendor_erasures.ask_for_user(session, erasing.user_id)
         rows = erase_rows.erase(session, erasing, ids.cleaned, theirs.forms)
         detail = {"by": by, "since": erasing.since.isoformat(), "events": events, **rows}
         detail |= {"versions": versions} if versions else {}

@@ -1,6 +1,7 @@
 """Take a video down: stop serving it, delete its bytes at once, and never publish them again.
 
     mark (commit) --> read bytes without SHA-256 --> block --> delete, by the purge --> certificate, from the audit
+            '--> vendors are asked for their copies
 
 If it is killed, a repetition continues. No grace, freeze, view or ordinary hold stops it: only a legal hold keeps
 bytes, and those are not served either.
@@ -21,13 +22,17 @@ from reelkeeper.operations.core import epochs
 from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.lifecycle.purge import purge_taken_down
+from reelkeeper.operations.removals import at_vendors
+from reelkeeper.operations.removals.at_vendors import AtVendor
 from reelkeeper.operations.videos import in_place, intents
+from reelkeeper.settings import Settings
 from reelkeeper.store import Engine, Session
 from reelkeeper.store.billing import quotas
 from reelkeeper.store.core import audit, deployment
 from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.core.leases import Lease
+from reelkeeper.store.removals import at_vendors as vendor_erasures
 from reelkeeper.store.removals import takedowns
 from reelkeeper.store.removals.takedowns import Target
 from reelkeeper.store.videos import cache
@@ -59,7 +64,10 @@ class Removed(NamedTuple):
 
 
 class Certificate(NamedTuple):
-    """The record of a takedown: its objects, its time, its author and the reason, from the audit record."""
+    """The record of a takedown: its objects, its time, its author and the reason, from the audit record.
+
+    `vendors`: what became of the copies of those who made the videos.
+    """
 
     video_id: str
     video_ids: tuple[str, ...]
@@ -68,6 +76,7 @@ class Certificate(NamedTuple):
     reason: str
     event: int  # the number of the takedown in the audit record
     objects: tuple[Removed, ...]
+    vendors: tuple[AtVendor, ...]
 
     @property
     def left(self) -> tuple[Removed, ...]:
@@ -118,8 +127,16 @@ def certificate(engine: Engine, video_id: str, kept: Mapping[int, str] | None = 
         since = audit.events(session, event="takedown", since=begun.at)
         with_it = {item.event.video_id for item in since if item.event.detail["because_of"] == video_id}
         video_ids = (video_id, *sorted(other for other in with_it - {video_id} if other))
-        objects = [item for each in video_ids for item in _objects(session, each, kept or {})]
-    return Certificate(video_id, video_ids, begun.at, detail["by"], detail["reason"], begun.id, tuple(objects))
+        objects = tuple(item for each in video_ids for item in _objects(session, each, kept or {}))
+        vendors = at_vendors.of_videos(session, video_ids)
+    return Certificate(video_id, video_ids, begun.at, detail["by"], detail["reason"], begun.id, objects, vendors)
+
+
+def ask_vendors(engine: Engine, found: Certificate, settings: Settings, run_id: str) -> Certificate:
+    """Ask the vendors that made the videos to delete them; return the certificate with what they say by now."""
+    at_vendors.catch_up(engine, settings, run_id)
+    with reading(engine) as session:
+        return found._replace(vendors=at_vendors.of_videos(session, found.video_ids))
 
 
 def _take_down_all(
@@ -146,6 +163,8 @@ def _mark(engine: Engine, video_ids: Sequence[str], because_of: str, order: Take
             takedowns.mark(session, video_ids, order.run_id)
         # guard takedown.cache: a repeated request gets a video that was taken down from the cache
         cache.drop(session, video_ids)
+        # guard takedown.vendors: the vendor that made a video keeps it after a takedown
+        vendor_erasures.ask_for_videos(session, video_ids)
         detail = {"by": order.by, "reason": order.reason, "because_of": because_of}
         record(
             session,

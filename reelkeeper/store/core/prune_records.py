@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from reelkeeper.model import BlobState, VideoState
 from reelkeeper.model.alerts import AlertState, MessageState
-from reelkeeper.model.jobs import IN_FLIGHT
+from reelkeeper.model.jobs import IN_FLIGHT, VendorErasure
 from reelkeeper.model.money import ReservationState
 from reelkeeper.store.core.engine import changed
 from reelkeeper.store.tables import (
@@ -35,6 +35,7 @@ from reelkeeper.store.tables import (
     snoozes,
     uploads,
     usage_days,
+    vendor_erasures,
     vendor_jobs,
     verdicts,
     videos,
@@ -95,6 +96,16 @@ def _old_job(cutoff: datetime) -> sa.ColumnElement[bool]:
 
 
 def _vendor_job(cutoff: datetime) -> sa.ColumnElement[bool]:
+    return sa.and_(_of_old_job(cutoff), vendor_jobs.c.key.not_in(sa.select(vendor_erasures.c.key)))
+
+
+def _vendor_erasure(cutoff: datetime) -> sa.ColumnElement[bool]:
+    is_old = vendor_erasures.c.key.in_(sa.select(vendor_jobs.c.key).where(_of_old_job(cutoff)))
+    # guard vendor_erase.pruned: a vendor that is down keeps a video, since we forget that it has it
+    return sa.and_(is_old, vendor_erasures.c.state != VendorErasure.WAITING)
+
+
+def _of_old_job(cutoff: datetime) -> sa.ColumnElement[bool]:
     return vendor_jobs.c.job_id.in_(sa.select(jobs.c.id).where(_old_job(cutoff)))
 
 
@@ -152,6 +163,7 @@ KINDS: Final = (  # referring rows before the rows that they refer to
     Kind(notices, "messages_days", _notice),
     Kind(verdicts, "plans_days", _verdict),
     Kind(plans, "plans_days", _plan),
+    Kind(vendor_erasures, "jobs_days", _vendor_erasure),
     Kind(vendor_jobs, "jobs_days", _vendor_job),
     Kind(jobs, "jobs_days", _job),
     Kind(uploads, "jobs_days", _upload),

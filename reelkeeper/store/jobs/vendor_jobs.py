@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from reelkeeper.store.core.engine import Clock, insert_into
-from reelkeeper.store.tables import jobs, vendor_jobs
+from reelkeeper.store.tables import jobs, vendor_erasures, vendor_jobs
 
 
 class Counted(NamedTuple):
@@ -58,6 +58,7 @@ def over(session: Session, key: str) -> None:
 
 def forget(session: Session, key: str) -> None:
     """Remove a job that its vendor certainly did not take."""
+    session.execute(sa.delete(vendor_erasures).where(vendor_erasures.c.key == key))
     session.execute(sa.delete(vendor_jobs).where(vendor_jobs.c.key == key))
 
 

@@ -51,6 +51,7 @@ FATES: Final[Mapping[str, Fate | Mapping[str, Fate]]] = MappingProxyType(
             figures="request",
         ),
         "vendor_jobs": _columns("key job_id provider vendor_id sent_at ended_at counted_microusd reported_microusd"),
+        "vendor_erasures": _columns("key state is_takedown asked_at due_at tries answered_at"),
         "verdicts": _columns(
             "plan_id blob_id generation action rule segment size_bytes saving_microusd net_microusd outcome "
             "after_bytes",

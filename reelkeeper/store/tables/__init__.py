@@ -65,6 +65,7 @@ keeps = _TABLES["keeps"]
 
 jobs = _TABLES["jobs"]
 vendor_jobs = _TABLES["vendor_jobs"]
+vendor_erasures = _TABLES["vendor_erasures"]
 cache_entries = _TABLES["cache_entries"]
 uploads = _TABLES["uploads"]
 api_tokens = _TABLES["api_tokens"]

@@ -6,7 +6,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlmodel import Field, SQLModel
 
-from reelkeeper.model.jobs import IN_FLIGHT, JobState
+from reelkeeper.model.jobs import IN_FLIGHT, JobState, VendorErasure
 from reelkeeper.store.tables.columns import UtcDateTime, index_where, known
 
 _WAITS = f"(leader_id IS NULL AND state = '{JobState.QUEUED}') IS"  # a test that no other index can serve
@@ -102,6 +102,20 @@ class VendorJobRow(SQLModel, table=True):
     ended_at: datetime | None = Field(None, sa_type=UtcDateTime)  # there; at the latest since then it counts as spent
     counted_microusd: int | None = Field(None, sa_type=sa.BigInteger)  # as it was reported, or else expected
     reported_microusd: int | None = Field(None, sa_type=sa.BigInteger)
+
+
+class VendorErasureRow(SQLModel, table=True):
+    """A vendor's job that is to be deleted there, and what the vendor said."""
+
+    __tablename__ = "vendor_erasures"
+    __table_args__ = (known("state", VendorErasure), sa.Index("ix_vendor_erasures_due", "state", "due_at"))
+    key: str = Field(primary_key=True, foreign_key="vendor_jobs.key")
+    state: str = VendorErasure.WAITING
+    is_takedown: bool  # which no freeze stops
+    asked_at: datetime = Field(sa_type=UtcDateTime)
+    due_at: datetime = Field(sa_type=UtcDateTime)  # it is not asked again before
+    tries: int = 0
+    answered_at: datetime | None = Field(None, sa_type=UtcDateTime)
 
 
 class CacheEntry(SQLModel, table=True):
