@@ -42,43 +42,40 @@ def test_the_demo_runs_in_an_empty_home_and_a_second_time(tmp_path: Path) -> Non
     assert list(home.iterdir()) == []
 
     for fact in (
-        "adopted 13",
-        "Nothing was changed: every flow makes a dry run",
-        "simulate lifecycle --policy stricter.yaml",
-        "refused, and nothing was changed: tier_storage selected 1 of 13",
-        "exit code 9",
-        "av1 in mp4, and only H.264 in",
-        "no result at most 90 %",
-        "ben-cold is restored, byte for byte",
-        "purged",
-        "its bytes are deleted",
-        "as uploaded: the upload itself is broken, so it was left alone",
-        "This month's bill so far:",
-        "Critical: Daily budget at",
-        "The spend is odd:",
-        "in 4 of 5 cases",
-        "the month's report as one self-contained page",
-        "18 requests of 4 users at once",
-        "was lost on purpose.",
-        "The vendor received 13 requests for 13 videos, each paid once.",
-        "jobs known to both 13, made for 13 requests of ours; only to us 0, only to fal 0.",
-        "Ours: $0.13. fal bills $0.13: a difference of $0.00.",
-        "size and length are as requested, and all 624 frames decode",
-        "13 came from the cache",
-        "The limit of provider fal goes from 2 to 4.",
+        r"^sync_catalog .*\b13 .*\b13\b",
+        r" --policy stricter\.yaml$",
+        r"tier_storage .*\b1 of 13\b",
+        r"--param limits\.max_objects=1$",
+        r"[a-z] 9\. ",  # that command's exit code
+        r"^chloe-av1 .*refused",
+        r"^chloe-grain .*refused",
+        r"^ben-cut .*refused",
+        r"^ben-cold .*retired",
+        r"^ben-cold [a-z].*\b30 ",  # restored, and held for days
+        r"^chloe-city +purge .*purged",
+        r"^ana-city +gone ",
+        r"^ben-cut +live .*broken",
+        r"\b[34] .* [67]\d% ",  # how much smaller the videos are
+        r"^total +\d",
+        r"^budget, total, ",
+        r"^anomaly, total, ",
+        r"^20\d\d-\d\d: \$\d",
+        r"/report\.html: ",
+        r"^18 .*\b4 ",  # requests, users
+        r"^ana +free +6 +0 +2 ",  # queued, joined, refused
+        r"^ana +402 ",
+        r"^ana +403 ",
+        r"^dan +403 ",
+        r"^all +13 +2 ",  # made, joined
+        r"\b13 .* fal 0\.",  # jobs that both know, and one alone
+        r"\$0\.13\b.*\$0\.13\b.*\$0\.00\b",  # the bills of both
+        r"\b624 ",  # frames that decode
+        r"\b13 .*: 13 ",  # from the cache
+        r"\b fal .*\b2 .*\b4\.",  # its limit
     ):
-        assert fact in said, said
-    assert re.search(r"[34] videos shrank from .* [67]\d% less", said)
-    assert re.search(r"^ana +free +6 +0 +2 ", said, re.MULTILINE), said  # queued, joined, refused
-    assert re.search(r"^all +13 +2 ", said, re.MULTILINE), said  # made, joined
+        assert re.search(fact, said, re.MULTILINE), (fact, said)
     made_by = re.findall(r"^A kite, take \d +(\w+) ", said, re.MULTILINE)
     assert made_by == ["fal", "local", "local"], said
-    for refusal in (
-        r"^ana +402 +this costs \$\d",
-        r"^ana +403 +nothing was reserved",
-        r"^dan +403 +nothing was reserved",
-    ):
-        assert re.search(refusal, said, re.MULTILINE), said
     assert [row for row in said.splitlines() if "  " in row and "/" not in row and len(row) > 140] == []  # of tables
     assert "\x1b" not in said
     with sqlite3.connect(folder / "prefect" / "prefect.db") as records:
