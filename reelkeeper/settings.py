@@ -77,6 +77,11 @@ class Settings(VendorSettings):
         "{month}, {day} and {any}: separated by commas or lines, or a JSON list; the first that matches a key gives "
         "its user and video",
     )
+    backups: str | None = Field(
+        None,
+        description="Where the store is backed up each night: a folder, or s3://BUCKET/PREFIX/ with the same endpoint "
+        "and keys, never the bucket of the videos; state_dir/backups if unset",
+    )
     ffmpeg: Path | None = Field(
         None, description="Path of ffmpeg; the one in the wheel if unset. An ffprobe beside it is used"
     )
@@ -263,6 +268,15 @@ class Settings(VendorSettings):
         return self
 
     @model_validator(mode="after")
+    def _own_place_of_backups(self) -> Self:
+        if self.backup_bucket and not self.endpoint_url:
+            raise ValueError("backups in a bucket need r2_account_id or s3_endpoint_url; else name a folder")
+        # guard backups.apart: backups, which name all users, lie in the bucket that players may read
+        if self.backup_bucket and self.backup_bucket[0] == self.bucket:
+            raise ValueError("backups must not be in the bucket of the videos: name another one, or a folder")
+        return self
+
+    @model_validator(mode="after")
     def _complete_cache(self) -> Self:
         given = (self.public_url, self.cache_zone_id, self.cache_purge_token)
         if any(given) and not all(given):
@@ -303,6 +317,20 @@ class Settings(VendorSettings):
     def store_file(self) -> Path:
         """The file of the store, where no `database_url` is set."""
         return self.state_dir / "store.sqlite3"
+
+    @property
+    def backup_bucket(self) -> tuple[str, str] | None:
+        """The bucket of the backups and the prefix in it; None where they are in `backup_folder`."""
+        if not (self.backups or "").startswith("s3://"):
+            return None
+        at = urlsplit(self.backups or "")
+        folder = at.path.strip("/")
+        return at.netloc, f"{folder}/" if folder else ""
+
+    @property
+    def backup_folder(self) -> Path:
+        """The folder of the backups."""
+        return Path(self.backups or self.state_dir / "backups").absolute()
 
     @property
     def images(self) -> Path:

@@ -1,4 +1,4 @@
-"""Accounts: recount everything, freeze changes on a mismatch, and release overdue holds and reservations."""
+"""Accounts and backups: recount everything, stop on a mismatch, release what is overdue; back the store up."""
 
 from dataclasses import asdict
 
@@ -7,10 +7,13 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from reelkeeper.model.document import Table
+from reelkeeper.operations import Engine
 from reelkeeper.operations.core.lease import HeldLease
 from reelkeeper.operations.core.workspace import Workspace
-from reelkeeper.operations.health import accounts
+from reelkeeper.operations.health import accounts, backups
 from reelkeeper.rules.billing.accounts import AccountsReport
+from reelkeeper.rules.health.backups import BackupReport
+from reelkeeper.settings import settings
 from tasks import run_title, show
 
 
@@ -44,4 +47,17 @@ def publish(report: AccountsReport) -> AccountsReport:
     show("settle-accounts-report", run_title(report), [figures, mismatches])
     text = ", ".join(f"{name} {value:,}" for name, value in overdue.items())
     get_run_logger().info("%s: %s; %s mismatches", report.flow, text, f"{len(report.mismatches):,}")
+    return report
+
+
+def count_backups(run_id: str) -> BackupReport:
+    """Count the backups that are kept."""
+    return backups.look(settings(), run_id)
+
+
+@task(task_run_name="back up the store", cache_policy=NO_CACHE)
+def back_up(engine: Engine, *, days: int, run_id: str) -> BackupReport:
+    """Make a backup, restore it if that is due, and delete old ones."""
+    report = backups.back_up(engine, settings(), days=days, run_id=run_id)
+    get_run_logger().info("%s", report)
     return report

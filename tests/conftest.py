@@ -75,6 +75,7 @@ LONG_FILES: Final = {
     "tests/flows/test_bootstrap.py": "a Prefect server that is set up again and again",
     "tests/flows/test_machines.py": "workers that start and end",
     "tests/mutants/": "a copy of the tree",
+    "tests/operations/health/test_backups.py": "stores that are restored through all migrations",
     "tests/operations/jobs/test_every_provider.py": "a server of each vendor",
     "tests/operations/jobs/test_provider_trouble.py": "vendors that are down for a day",
     "tests/operations/jobs/test_unreadable_results.py": "jobs that are looked up for a day",

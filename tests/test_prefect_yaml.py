@@ -41,6 +41,7 @@ SCHEDULES: dict[str, str | tuple[str, ...]] = {
     "expire_videos": "0 3 * * *",
     "prune_cache": "0 5 * * *",
     "purge_retired": "0 4 * * *",
+    "back_up_store": "30 5 * * *",
     "settle_accounts": "30 * * * *",
 }
 IN_WORDS: dict[str | tuple[str, ...], str] = {
@@ -50,6 +51,7 @@ IN_WORDS: dict[str | tuple[str, ...], str] = {
     "0 * * * *": "hourly",
     "15 * * * *": "hourly at :15",
     "30 * * * *": "hourly at :30",
+    "30 5 * * *": "daily at 05:30",
     **{f"0 {hour} * * *": f"daily at {hour:02}:00" for hour in range(24)},
     ("0 6 1 * *", "0 6 * * 1"): "Mondays and the 1st, at 06:00",
 }
@@ -188,7 +190,7 @@ def test_a_deployment_is_named_for_how_often_it_runs(entrypoint: str) -> None:
 
 def test_tags_are_words() -> None:
     assert {tag for entry in DEPLOYMENTS.values() for tag in entry["tags"]} == {
-        *("alerts", "cache", "money", "queue", "storage"),
+        *("alerts", "cache", "money", "queue", "storage", "store"),
         automations.AGAIN,
     }
 

@@ -144,6 +144,7 @@ def test_only_purge_deletes_bytes() -> None:
     }
     assert callers == {
         "reelkeeper/operations/lifecycle/purge.py",
+        "reelkeeper/adapters/backups.py",  # of the store, in a bucket that is not the videos'
         "reelkeeper/adapters/s3/deletes.py",  # what Bucket.delete does
         "reelkeeper/adapters/contract/scratch.py",
         "reelkeeper/adapters/contract/checks.py",  # in a scratch prefix of its own alone: contract/test_checks.py

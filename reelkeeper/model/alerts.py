@@ -78,6 +78,7 @@ class MessageKind(StrEnum):
 
 AlertRule = Literal[
     "anomaly",
+    "backup_failed",
     "budget",
     "cache_not_purged",
     "dear_jobs",

@@ -45,19 +45,24 @@ def backup(
 
 @group.command()
 def restore(
-    source: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A file that `db backup` made.")],
+    source: Annotated[
+        str | None,
+        typer.Argument(help="A file that `db backup` made, or the name of a nightly backup; by default the newest."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Restore a verified backup into an empty store. Changes stay frozen until it was compared with the bucket."""
+    from reelkeeper.operations.health import backups
     from reelkeeper.store.core.backup import restore as fill
 
     settings = configured()
-    fill(settings.store_url, source)
+    with backups.found(settings, source) as path:
+        fill(settings.store_url, path)
     respond(
-        f"The store is restored from {source}. It does not know later changes, so changes are frozen. Next:\n"
+        f"The store is restored from {path.name}. It does not know later changes, so changes are frozen. Next:\n"
         "  reelkeeper run sync_catalog    compares it with the bucket and changes nothing\n"
         "  reelkeeper db adopt            shows later restores and holds, starts all graces anew, and allows changes",
-        {"restored": source, "frozen": True},
+        {"restored": path.name, "frozen": True},
         as_json=as_json,
     )
 

@@ -52,7 +52,8 @@ def erase(
 
     Files of the service's beside the videos, such as thumbnails, stay: the service deletes them. Ledger and audit keep
     amounts under a pseudonym that cannot be traced back. Safe to repeat: exit code 6 while
-    something is left, with what keeps it and until when. Deleting backups is up to you: see docs/erasure.md.
+    something is left, with what keeps it and until when. Nightly backups end by themselves; deleting others is up to
+    you: see docs/erasure.md.
     """
     from reelkeeper.operations.removals.erase import erase as operation
 

@@ -30,6 +30,7 @@ class Cadence(NamedTuple):
 
 
 CADENCES: Final = {
+    "back_up_store": Cadence(_DAY, 3 * _HOUR),
     "deliver_alerts": Cadence(5 * _MINUTE, 10 * _MINUTE),
     "dispatch_jobs": Cadence(5 * _MINUTE, 10 * _MINUTE),
     "expire_videos": Cadence(_DAY, 3 * _HOUR),

@@ -43,3 +43,9 @@ class RecordRetentionPolicy(BaseModel):
         400, ge=62, description="Totals of jobs per provider, model, tier or user, by day and month"
     )
     forecasts_days: int | None = Field(1_100, ge=62, description="Forecasts of the bill")
+    backups_days: int = Field(
+        14,
+        ge=8,  # the last one that was restored as a check is never older
+        le=30,  # in which an erased user must be gone from them
+        description="Nightly backups of the store, once a newer one is whole",
+    )

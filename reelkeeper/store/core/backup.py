@@ -10,7 +10,7 @@ import json
 import sqlite3
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -20,14 +20,25 @@ import psycopg
 import sqlalchemy as sa
 from psycopg import sql
 from sqlalchemy.orm import Session
+from sqlalchemy.schema import CreateSchema, DropSchema
 from sqlmodel import SQLModel
 
-from reelkeeper.errors import IntegrityDoubt, Refused, SchemaError
+from reelkeeper import disk
+from reelkeeper.errors import IntegrityDoubt, Misconfigured, Refused, SchemaError
 from reelkeeper.store.core import epochs
 from reelkeeper.store.core.audit import Event, append, verify
+from reelkeeper.store.core.deployment import identity
 from reelkeeper.store.core.engine import Clock, now, open_engine, reading, transaction
 from reelkeeper.store.core.schema import head, require_current, upgrade
-from reelkeeper.store.core.snapshots import copy_pages, copy_sqlite, new_file, verify_checksum
+from reelkeeper.store.core.snapshots import (
+    Contents,
+    changes,
+    contents,
+    copy_pages,
+    copy_sqlite,
+    new_file,
+    verify_checksum,
+)
 from reelkeeper.store.tables import deployment, policy_versions
 
 _MANIFEST = "manifest.json"
@@ -38,25 +49,95 @@ _METADATA = SQLModel.metadata
 DROP_CYCLE = sa.text("ALTER TABLE videos DROP CONSTRAINT IF EXISTS fk_videos_blob")
 ADD_CYCLE = sa.text("ALTER TABLE videos ADD CONSTRAINT fk_videos_blob FOREIGN KEY (blob_id) REFERENCES blobs (id)")
 _SUFFIX = {"sqlite": "sqlite3", "postgresql": "zip"}
+_ROLE = "the disk of the backup"
+_REMEDY = "Free some space, or set REELKEEPER_BACKUPS to a larger disk"
+_SCRATCH = "reelkeeper_restore_test"
+_SCRATCH_OPTION = f"-c search_path={_SCRATCH}"
+_FREEZING = {"audit_events", "controls", "deployment"}
 
 
-def backup(engine: sa.Engine, target: Path) -> Path:
+def backup(engine: sa.Engine, target: Path, seen: dict[str, Contents] | None = None) -> Path:
     """Copy the store as of one moment, with `NAME.sha256` beside it, while readers and writers continue.
 
-    `target` is a new file, or a folder in which the file is named after the time. SQLite: a database file; PostgreSQL:
-    a ZIP of CSV files. Raises SchemaError, FileExistsError.
+    `target` is a new file, or a folder in which the file is named after deployment and time. SQLite: a database file;
+    PostgreSQL: a ZIP of CSV files. `seen` is filled with what the tables had at that moment, for `compare`.
+    Raises SchemaError, FileExistsError, DiskFull.
     """
     require_current(engine)
-    with reading(engine) as session:
+    with reading(engine) as session, _watched(target):
         at = now(session)
         if target.is_dir():
-            target = target / f"reelkeeper-{at:%Y%m%dT%H%M%S.%fZ}.{_SUFFIX[engine.dialect.name]}"
+            kind = _SUFFIX[engine.dialect.name]
+            target = target / f"reelkeeper-{identity(session)[:8]}-{at:%Y%m%dT%H%M%S.%fZ}.{kind}"
+        if seen is not None:
+            seen.update(contents(session.connection()))
         if engine.dialect.name == "sqlite":
-            copy_sqlite(Path(str(engine.url.database)), target)
+            source = Path(str(engine.url.database))
+            disk.require(target, _ROLE, _REMEDY, disk.FLOOR_BYTES + source.stat().st_size)
+            reader = session.connection().connection.driver_connection
+            copy_sqlite(source, target, cast("sqlite3.Connection", reader))
         else:
             with new_file(target) as path:
                 write_dump(session, path, head(), at)
     return target
+
+
+@contextmanager
+def _watched(target: Path) -> Iterator[None]:
+    """Turn the errors of a full disk, the kernel's and SQLite's, into DiskFull of `target`."""
+    try:
+        with disk.watched(target, _ROLE, _REMEDY):
+            yield
+    except sqlite3.Error as error:
+        if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+            raise disk.full(target, _ROLE, _REMEDY) from error
+        raise
+
+
+@contextmanager
+def scratch_store(engine: sa.Engine, folder: Path) -> Iterator[str]:
+    """Yield the URL of an empty store of the same kind, which is dropped at the end.
+
+    A file in `folder`; on PostgreSQL a schema beside the store's in its database, as most users may make no database.
+    """
+    if engine.dialect.name == "sqlite":
+        yield f"sqlite:///{folder / 'restored.sqlite3'}"
+        return
+    _run(engine, DropSchema(_SCRATCH, cascade=True, if_exists=True), CreateSchema(_SCRATCH))
+    try:
+        before = str(engine.url.query.get("options", ""))
+        url = engine.url.update_query_dict({"options": f"{before} {_SCRATCH_OPTION}".strip()})
+        beside = open_engine(url.render_as_string(hide_password=False))
+        with reading(beside) as session:
+            found = session.scalar(sa.select(sa.func.current_schema()))
+        beside.dispose()
+        # guard backups.scratch: behind a pooler that drops options, an empty store at work is filled and frozen
+        if found != _SCRATCH:
+            raise Misconfigured(f"{engine.url!r} is behind a pooler that drops `options`: connect to PostgreSQL itself")
+        yield url.render_as_string(hide_password=False)
+    finally:
+        _run(engine, DropSchema(_SCRATCH, cascade=True))
+
+
+def _run(engine: sa.Engine, *statements: sa.Executable) -> None:
+    with engine.begin() as connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+def compare(url: str, seen: Mapping[str, Contents], source: Path) -> None:
+    """Raise IntegrityDoubt unless the store at `url`, restored from `source`, has what was `seen` as it was made.
+
+    A restore has verified the audit record; it has frozen the store, which these three tables show.
+    """
+    engine = open_engine(url)
+    with reading(engine) as session:
+        found = contents(session.connection(), seen)
+    engine.dispose()
+    wrong = [what for name, what in changes(seen, found).items() if name not in _FREEZING]
+    # guard backups.compared: a backup that lacks rows counts as good, and earlier ones are deleted
+    if wrong or found["audit_events"].rows != seen["audit_events"].rows + 1:
+        raise IntegrityDoubt(f"{source.name} was restored as a check, and is not what was backed up: {wrong}")
 
 
 def restore(url: str, source: Path) -> None:
@@ -73,7 +154,7 @@ def restore(url: str, source: Path) -> None:
             require_empty(session, url)
         upgrade(engine)
         if engine.dialect.name == "sqlite":
-            with _checked_copy(source) as path:
+            with _checked_copy(source, Path(str(engine.url.database)).parent) as path:
                 with reading(engine) as session:
                     # guard restore.still_empty: what was stored while a large backup was checked is lost
                     require_empty(session, url)
@@ -104,9 +185,9 @@ def require_empty(session: Session, url: str) -> None:
 
 
 @contextmanager
-def _checked_copy(source: Path) -> Iterator[Path]:
-    """Make a verified copy of `source` in today's schema, already frozen."""
-    with tempfile.TemporaryDirectory(prefix="reelkeeper-restore-") as folder:
+def _checked_copy(source: Path, beside: Path) -> Iterator[Path]:
+    """Make a verified copy of `source` in today's schema, already frozen, on the disk that has room for the store."""
+    with tempfile.TemporaryDirectory(prefix="reelkeeper-restore-", dir=beside) as folder:
         path = Path(folder) / "store.sqlite3"
         copy_sqlite(source, path)
         engine = open_engine(f"sqlite:///{path}")

@@ -61,7 +61,7 @@ def open_engine(url: str) -> sa.Engine:
             parsed.set(drivername="postgresql+psycopg"),
             pool_pre_ping=True,
             connect_args={name: value for name, value in _PATIENCE.items() if name not in parsed.query}
-            | {"options": "-c timezone=UTC", "client_encoding": "utf8"},
+            | {"options": f"{parsed.query.get('options', '')} -c timezone=UTC", "client_encoding": "utf8"},
         )
     if backend != "sqlite":
         raise Misconfigured(f"database_url names {backend!r}; use sqlite:///FILE or postgresql+psycopg://HOST/DATABASE")

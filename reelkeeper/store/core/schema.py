@@ -190,7 +190,8 @@ def rows(session: Session) -> dict[str, int]:
     """Count the rows of each table; on PostgreSQL from its statistics, since a count would read everything."""
     tables = sorted(SQLModel.metadata.tables)
     if session.get_bind().dialect.name == "postgresql":
-        counted = session.execute(sa.text("SELECT relname, n_live_tup FROM pg_stat_user_tables"))
+        ours = "SELECT relname, n_live_tup FROM pg_stat_user_tables WHERE schemaname = current_schema()"
+        counted = session.execute(sa.text(ours))
         known = {name: int(count) for name, count in counted}
         return {name: known.get(name, 0) for name in tables}
     counts = [

@@ -8,7 +8,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,17 +44,19 @@ def new_file(target: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def copy_sqlite(source: Path, target: Path) -> None:
-    """Copy the database at `source` to the new file `target` with SQLite's online backup API.
+def copy_sqlite(source: Path, target: Path, reader: sqlite3.Connection | None = None) -> None:
+    """Copy the database at `source`, or what `reader` sees of it, to the new file `target` by SQLite's backup API.
 
     A plain file copy made during writes can be corrupt, in WAL mode too.
     """
+    uri = f"{source.absolute().as_uri()}?mode=ro"
     with (
         new_file(target) as path,
-        closing(sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True)) as reader,
+        nullcontext(reader) if reader else closing(sqlite3.connect(uri, uri=True)) as found,
         closing(sqlite3.connect(path)) as copy,
     ):
-        copy_pages(reader, copy, source)
+        copy.execute("PRAGMA journal_mode=MEMORY")  # a full disk, or a kill, leaves nothing beside it
+        copy_pages(found, copy, source)
         copy.execute("PRAGMA journal_mode=DELETE")  # one file, without a -wal beside it
 
 

@@ -14,6 +14,7 @@ from inline_snapshot import snapshot
 from sqlmodel import Session
 
 from reelkeeper.errors import IntegrityDoubt, Refused, Unavailable
+from reelkeeper.rules.health.backups import whole
 from reelkeeper.store.core import backup as backups
 from reelkeeper.store.core import snapshots
 from reelkeeper.store.core.audit import Event, append, verify
@@ -61,9 +62,11 @@ def test_a_store_comes_back_as_it_was_and_frozen(engine: sa.Engine, empty: str, 
     restored.dispose()
 
 
-def test_a_folder_gets_a_file_named_after_the_time(engine: sa.Engine, tmp_path: Path) -> None:
+def test_a_folder_gets_a_file_named_after_deployment_and_time(engine: sa.Engine, tmp_path: Path) -> None:
     saved = backup(engine, tmp_path)
-    assert saved.name.startswith("reelkeeper-20")
+    with reading(engine) as session:
+        assert saved.name.startswith(f"reelkeeper-{deployment(session).id[:8]}-20")
+    assert whole(path.name for path in tmp_path.iterdir()) == [saved.name]  # as the rule for old ones reads it
     assert saved.with_name(f"{saved.name}.sha256").exists()
     with pytest.raises(FileExistsError):
         backup(engine, saved)
