@@ -115,13 +115,14 @@ def test_kept_blobs_are_counted_by_reason(engine: sa.Engine, blob: Blob) -> None
 
 def test_what_another_run_has_claimed_is_counted_with_its_run_and_its_end(engine: sa.Engine, blob: Blob) -> None:
     first, second, _ = blob("v1", "deleting"), blob("v2", "deleting"), blob("v3", days=-1)
+    at = datetime.now(UTC)  # NOW is when the run of tests began, and a claim ends after 25 minutes
     with transaction(engine, "test") as session:
         claimed = sa.update(blobs).where(blobs.c.id.in_([first, second]))
-        session.execute(claimed.values(run_id="killed", claimed_at=NOW, purge_after=NOW + timedelta(days=1)))
+        session.execute(claimed.values(run_id="killed", claimed_at=at, purge_after=at + timedelta(days=1)))
     plan = draw(engine)
     assert (plan.retire.objects, plan.kept) == (0, {"in_grace": 1, "claimed": 2})
     assert plan.claimed == (Claimed("killed", 2, 4 * 10**9, plan.claimed[0].until),)
-    assert abs(plan.claimed[0].until - NOW - CLAIM_TIMEOUT) < timedelta(milliseconds=2)  # SQLite's clock
+    assert abs(plan.claimed[0].until - at - CLAIM_TIMEOUT) < timedelta(milliseconds=2)  # SQLite's clock
 
 
 def test_the_videos_that_waited_longest_go_first_and_replaced_blobs_are_not_counted(
