@@ -155,12 +155,14 @@ class Client:
         """
         return self._json("POST", f"{_path('videos', video_id, 'keep')}?user_id={quote(user_id, safe='')}", key=key)
 
-    def erase_user(self, user_id: str) -> Json:
+    def erase_user(self, user_id: str, *, with_files: bool = False) -> Json:
         """Erase a user, for good. `state` of the answer is erased, or under way: ask again, as `left` says.
+
+        `files` are the service's own in the bucket, which stay; `with_files` deletes those in the user's folder.
 
         Once it is complete, RequestRefused has status 404: the user is no longer known.
         """
-        return self._json("DELETE", _path("users", user_id))
+        return self._json("DELETE", _path("users", user_id) + ("?with_files=true" if with_files else ""))
 
     def export_user(self, user_id: str, path: Path) -> None:
         """Write all data of a user to `path`, a ZIP; it appears when it is whole."""

@@ -15,6 +15,7 @@ from reelkeeper.api.routes import personal
 from reelkeeper.operations.videos.hold import hold
 from reelkeeper.store.videos.holds import HoldTerms
 from tests.api.answers import problem
+from tests.buckets import BUCKET
 from tests.faults.world import World
 
 JOB = {"user_id": "ann", "request": {"model": "sketch-1", "prompt": "a cat"}}
@@ -31,6 +32,18 @@ def test_an_erased_user_may_sign_up_again(client: TestClient, world: World) -> N
     problem(client.delete(f"/v1/users/{done['pseudonym']}"), 404)
     assert client.put("/v1/users/ann", json={"tier": "pro"}).json()["used_bytes"] == 0
     assert client.get("/v1/users/ann/videos").json()["videos"] == []
+
+
+def test_the_services_files_are_named_or_deleted_on_demand(client: TestClient, world: World) -> None:
+    prefix = world.address.prefix
+    for user in ("ann", "bob"):
+        client.put(f"/v1/users/{user}", json={"tier": "pro"})
+        world.double.client.put_object(Bucket=BUCKET, Key=f"{prefix}{user}/v1.jpg", Body=b"12345")
+    left = {"key": f"{prefix}ann/v1.jpg", "size_bytes": 5, "by": "pattern"}
+    done = client.delete("/v1/users/ann").json()
+    assert (done["state"], done["files"], done["files_deleted"]) == ("erased", [left], 0)
+    done = client.delete("/v1/users/bob?with_files=true").json()
+    assert (done["state"], done["files"], done["files_deleted"]) == ("erased", [], 1)
 
 
 def test_an_unfinished_erasure_names_what_is_left_and_nothing_new_is_accepted(client: TestClient, world: World) -> None:

@@ -12,7 +12,9 @@ import pytest
 from inline_snapshot import snapshot
 
 from reelkeeper.model.ids import earlier_id
+from tests.buckets import BUCKET
 from tests.cli.conftest import Run
+from tests.doubles.r2 import R2Double
 from tests.reading import TIME, UUID, as_read
 
 Ask = Callable[..., Any]
@@ -158,6 +160,25 @@ error: bucket 'reelkeeper' under '<prefix>' belongs to deployment <deployment>, 
   to <deployment>. Nothing was changed. Check REELKEEPER_BUCKET, _PREFIX, _DATABASE_URL and
   _STATE_DIR\
 """)
+
+
+def test_an_erasure_names_an_unknown_user_before_it_asks(reelkeeper: Run, one_video: str) -> None:
+    assert one_video
+    assert "[y/N]" not in reelkeeper("users", "erase", "nobody", exit_code=8).stderr
+
+
+def test_an_erasure_says_before_what_goes_and_after_which_files_stay(
+    reelkeeper: Run, ask: Ask, one_video: str, double: R2Double, prefix: str
+) -> None:
+    assert one_video
+    for name in ("v1.jpg", "other.jpg"):
+        double.client.put_object(Bucket=BUCKET, Key=f"{prefix}ann/{name}", Body=b"12345")
+    said = reelkeeper("users", "erase", "ann", exit_code=1).stderr  # nobody answers
+    assert [int(count) for count in re.findall(r"(\d+)\s(?:video|object|file)", said)] == [2, 1, 1]
+    assert "--with-files" in said
+    done = ask("users", "erase", "ann", "--yes")
+    assert {item["key"].removeprefix(prefix) for item in done["files"]} == {"ann/v1.jpg", "ann/other.jpg"}
+    assert ({item["size_bytes"] for item in done["files"]}, done["files_deleted"]) == ({5}, 0)
 
 
 @pytest.mark.long

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Final
 from uuid import uuid4
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
@@ -20,6 +20,7 @@ from reelkeeper.api.routes.takedowns import AtVendor
 from reelkeeper.model.token_scopes import Caller, Scope
 from reelkeeper.operations.removals import erase as operation
 from reelkeeper.operations.videos.export import export as write_export
+from reelkeeper.operations.videos.service_files import Belongs
 from reelkeeper.settings import settings
 
 router = APIRouter(prefix="/v1/users/{user_id:id}", tags=["users"])
@@ -36,6 +37,17 @@ class Left(BaseModel):
     key: str | None = Field(description="Key of an object that is still stored")
 
 
+class ServiceFile(BaseModel):
+    """A file of the service's own, such as a thumbnail."""
+
+    key: str
+    size_bytes: int
+    by: Belongs = Field(
+        description="`pattern`: in the user's folder, as a key pattern says; `name`: beside a video; `folder`: in a "
+        "folder with the user's name, and no pattern matches"
+    )
+
+
 class Erasure(BaseModel):
     """The state of a user's erasure."""
 
@@ -49,6 +61,8 @@ class Erasure(BaseModel):
     rows: dict[str, int] = Field(description="Number of rows erased, by table")
     versions: str = Field(description="Why deleted bytes stay stored as versions in the bucket; empty: none do")
     vendors: list[AtVendor] = Field(description="What became of the copies of those who made the user's videos")
+    files: list[ServiceFile] = Field(description="The service's own files that stay: delete them by these keys")
+    files_deleted: int = Field(description="Number of the service's own files deleted, by `with_files`")
 
     @classmethod
     def of(cls, found: operation.Erasure) -> "Erasure":
@@ -62,6 +76,8 @@ class Erasure(BaseModel):
             rows=found.rows,
             versions=found.versions,
             vendors=[AtVendor(**item._asdict()) for item in found.vendors],
+            files=[ServiceFile(key=file.key, size_bytes=file.size_bytes, by=file.by) for file in found.files],
+            files_deleted=found.files_deleted,
         )
 
 
@@ -70,6 +86,8 @@ def erase(
     user_id: UserId,
     app_state: CurrentState,
     caller: Annotated[Caller, needs(Scope.ERASE)],
+    *,
+    with_files: Annotated[bool, Query(description="Delete the service's own files in the user's folder, too")] = False,
 ) -> Erasure:
     """Delete the user's videos, images, prompts and names now and for good. Repeat until `state` is `erased`.
 
@@ -83,6 +101,7 @@ def erase(
         run_id=f"erase-{uuid4().hex[:12]}",
         settings=settings(),
         wait_seconds=_WAIT_SECONDS,
+        with_files=with_files,
     )
     return Erasure.of(found)
 

@@ -1,7 +1,8 @@
 """`users`: export, erase or rename a user, with all data."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +12,10 @@ from reelkeeper.cli.screen import emit, listing, say, size, table
 from reelkeeper.cli.words import AsJson, new_run_id, who
 from reelkeeper.errors import Misconfigured, PartialFailure
 from reelkeeper.rules.core.wording import many
+
+if TYPE_CHECKING:
+    from reelkeeper.operations.removals.erase import Foreseen
+    from reelkeeper.operations.videos.service_files import ServiceFile
 
 group = typer.Typer(help="Export, erase or rename a user.", no_args_is_help=True)
 
@@ -23,7 +28,8 @@ def export(
 ) -> None:
     """Write all data of a user to a ZIP file, without videos that were taken down.
 
-    It has rows, videos, the images that jobs began with, and files beside the videos by name, such as thumbnails.
+    It has rows, videos, the images that jobs began with, and the service's own files that are the user's by the key
+    patterns, or beside a video by name, such as thumbnails.
     """
     from reelkeeper.operations.videos.export import export as operation
 
@@ -36,7 +42,9 @@ def export(
         emit(done)
     else:
         table(("!data", ">rows"), [(name, f"{count:,}") for name, count in done.rows.items() if count])
-        counts = f"{many(done.videos, 'video')}, {many(done.beside, 'file')} beside them, {many(done.images, 'image')}"
+        counts = (
+            f"{many(done.videos, 'video')}, {many(done.beside, 'file')} of the service's, {many(done.images, 'image')}"
+        )
         say(f"{done.path}: {size(done.size_bytes)}, {counts}.")
     if done.missing:
         raise PartialFailure(f"left out, as they could not be read: {'; '.join(done.missing)}")
@@ -45,24 +53,30 @@ def export(
 @group.command()
 def erase(
     user: Annotated[str, typer.Argument(metavar="USER", help="The user's id.")],
+    with_files: Annotated[
+        bool, typer.Option("--with-files", help="Delete the service's own files in the user's folder, too.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Erase a user: permanently delete videos, images, prompts and names now.
 
-    Files of the service's beside the videos, such as thumbnails, stay: the service deletes them. Ledger and audit keep
-    amounts under a pseudonym that cannot be traced back. Safe to repeat: exit code 6 while
-    something is left, with what keeps it and until when. Nightly backups end by themselves; deleting others is up to
-    you: see docs/erasure.md.
+    Files of the service's own under the user's keys, such as thumbnails, are listed and stay, unless you add
+    --with-files. Ledger and audit keep amounts under a pseudonym that cannot be traced back. Exit code 6 while
+    something is left, with what keeps it and until when: repeat it then. Once all is erased, the user is unknown, as
+    one who never was: exit code 8. Nightly backups end by themselves; deleting others is up to you: see
+    docs/erasure.md.
     """
-    from reelkeeper.operations.removals.erase import erase as operation
+    from reelkeeper.operations.removals import erase as operation
 
-    if not yes:
-        typer.confirm(f"Permanently delete all data of {user} now?", abort=True, err=True)
     with workspace() as opened:
-        done = operation(opened, user, by=who(), run_id=new_run_id("erase"), settings=configured())
+        if not yes:
+            _ask(user, operation.foresee(opened, user), with_files=with_files)
+        run_id = new_run_id("erase")
+        done = operation.erase(opened, user, by=who(), run_id=run_id, settings=configured(), with_files=with_files)
     if as_json:
         lists = {name: [item._asdict() for item in getattr(done, name)] for name in ("left", "vendors")}
+        lists["files"] = [{"key": file.key, "size_bytes": file.size_bytes, "by": file.by} for file in done.files]
         emit({**done._asdict(), "until": done.until, **lists})
     elif done.left:
         table(("key", "!until", "still there, because"), [(item.key, item.until, item.why) for item in done.left])
@@ -76,10 +90,36 @@ def erase(
             say(f"But {done.versions}. Delete every version of the user's keys at the server.")
     if not as_json:
         show_vendors(done.vendors)
+    if not as_json and done.files_deleted:
+        say(f"{many(done.files_deleted, 'file')} of the service's were deleted, too.")
+    if not as_json and done.files:
+        table(("key", ">bytes", "!the user's by"), [(file.key, size(file.size_bytes), file.by) for file in done.files])
+        say(
+            f"Not deleted: {_files(done.files)}, as listed. "
+            + ("Repeat with --with-files, or d" if done.left else "The user's id finds them no more, so d")
+            + "elete them by these keys, with any S3 client."
+        )
     if done.left:
         raise PartialFailure(
             f"{many(len(done.left), 'item')} left; repeat the command when nothing keeps them any more"
         )
+
+
+def _ask(user: str, found: "Foreseen", *, with_files: bool) -> None:
+    stored = f"{many(found.videos, 'video')} ({many(found.objects, 'object')}, {size(found.size_bytes)})"
+    doomed = [file for file in found.files if with_files and file.by == "pattern"]
+    kept = [file for file in found.files if not with_files or file.by != "pattern"]
+    and_files = f", {_files(doomed)}," if doomed else ""
+    staying = ""
+    if kept:
+        way = "" if with_files else "; to delete those in the user's folder, too: --with-files"
+        staying = f"{_files(kept)}, such as {kept[0].key}, will stay stored{way}.\n"
+    asked = f"{staying}Permanently delete {stored}{and_files} and all other data of {user} now?"
+    typer.confirm(asked, abort=True, err=True)
+
+
+def _files(files: "Sequence[ServiceFile]") -> str:
+    return f"{many(len(files), 'file')} of the service's own ({size(sum(file.size_bytes for file in files))})"
 
 
 @group.command()

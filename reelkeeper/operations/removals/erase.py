@@ -11,7 +11,7 @@ only link from the pseudonym to the user.
 
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Final, NamedTuple
@@ -32,6 +32,9 @@ from reelkeeper.operations.lifecycle import cache_purge
 from reelkeeper.operations.lifecycle.purge import delete_loose, settle_claims
 from reelkeeper.operations.removals import at_vendors, lock_ends, takedown
 from reelkeeper.operations.removals.at_vendors import AtVendor
+from reelkeeper.operations.removals import lock_ends, takedown
+from reelkeeper.operations.videos import service_files
+from reelkeeper.operations.videos.service_files import Belongs, ServiceFile
 from reelkeeper.rules.core.wording import many
 from reelkeeper.rules.lifecycle.identifiers import Identifiers
 from reelkeeper.settings import Settings
@@ -44,6 +47,7 @@ from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.removals import at_vendors as vendor_erasures
 from reelkeeper.store.removals import erase_rows, erasures, takedowns
 from reelkeeper.store.removals.erasures import Erasing
+from reelkeeper.store.sync import noted
 from reelkeeper.store.videos import uploads
 from reelkeeper.store.videos.videos import is_user
 
@@ -60,11 +64,21 @@ class Left(NamedTuple):
     key: str | None = None
 
 
+class Foreseen(NamedTuple):
+    """What an erasure would delete now, as the catalogue and the last listings know it, and what it would leave."""
+
+    videos: int
+    objects: int
+    size_bytes: int
+    files: tuple[ServiceFile, ...]  # of the service's
+
+
 class Erasure(NamedTuple):
     """The state of an erasure: complete, unless something is `left`. `rows` are the deleted ones, by table.
 
     `versions`: why deleted bytes stay stored as versions, which only the bucket's owner can delete; "" where none do.
     `vendors`: what became of the copies of those who made the videos, for which nothing here waits.
+    `files`: the service's own, such as thumbnails, that stay; `files_deleted`: how many of them were deleted.
     """
 
     pseudonym: str
@@ -74,6 +88,8 @@ class Erasure(NamedTuple):
     events: int  # audit events without the user's data now
     versions: str = ""
     vendors: tuple[AtVendor, ...] = ()
+    files: tuple[ServiceFile, ...] = ()
+    files_deleted: int = 0
 
     @property
     def until(self) -> datetime | None:
@@ -97,12 +113,14 @@ def erase(
     run_id: str,
     settings: Settings,
     wait_seconds: float = WAIT_SECONDS,
+    with_files: bool = False,
 ) -> Erasure:
     """Erase a user, as far as possible now. Safe to repeat: each call continues, and says what it waits for.
 
-    `settings` name Cloudflare's zone and account, and have the vendors' keys. Raises NotFound for a user who is unknown
-    or already erased; InputRefused where an earlier version made a second row of the user; StoreBehind; Frozen;
-    LeaseLost where another process is erasing the user.
+    `with_files` also deletes the service's own files in the user's folder, if a pattern reads their keys as the user's,
+    once nothing else is left. `settings` name Cloudflare's zone and account, and have the vendors' keys. Raises NotFound
+    for a user who is unknown or already erased; InputRefused where an earlier version made a second row of the user;
+    StoreBehind; Frozen; LeaseLost where another process is erasing the user.
     """
     # guard erase.behind: a copy of the store begins to erase a user whom the original keeps
     epochs.require_current(workspace)
@@ -118,7 +136,7 @@ def erase(
         is_new = erasures.find(session, user_id) is None
         erasing = erasures.begin(session, user_id)
         if erasing is None:
-            raise NotFound(f"no user {user_id!r} in the catalogue: already erased, or never existed")
+            raise _unknown(user_id)
         # guard erase.vendors: vendors keep a user's requests and videos as long as something holds up the erasure
         vendor_erasures.ask_for_user(session, user_id)
         if is_new:
@@ -135,18 +153,39 @@ def erase(
         _end_promises(run)
         kept = _delete_videos(run)
         refused = _delete_loose(run)
-        left = _with_lock_ends(run, _left(run, kept, refused), settings)
+        left, files_deleted = _with_lock_ends(run, _left(run, kept, refused), settings), 0
+        # guard erase.files_asked: the service's own files are deleted by an erasure that was not told to
+        # guard erase.files_last: files beside videos that a legal hold keeps are deleted
+        if with_files and not left:
+            files_deleted, refused = _delete_files(run)
+            left = _with_lock_ends(run, _left(run, {}, refused), settings)
         # guard erase.cache: an erased user's videos stay in the CDN's cache, and no record names them any more
         if cache_purge.catch_up(workspace.engine, settings, run_id) is None:
             left = (
                 *left,
                 Left("Cloudflare's cache could not be purged of the objects: repeat when Cloudflare answers"),
             )
-        done = Erasure(erasing.pseudonym, erasing.since, left, {}, 0) if left else _finish(run, by)
+        files = tuple(service_files.of_user(workspace, user_id))
+        done = Erasure(erasing.pseudonym, erasing.since, left, {}, 0) if left else _finish(run, by, files)
     # After our own bytes and rows, which no vendor holds up.
     at_vendors.catch_up(workspace.engine, settings, run_id)
     name = user_id if done.left else erasing.pseudonym
-    return done._replace(vendors=at_vendors.of_user(workspace.engine, name))
+    vendors = at_vendors.of_user(workspace.engine, name)
+    return done._replace(files=files, files_deleted=files_deleted, vendors=vendors)
+
+
+def foresee(workspace: Workspace, user_id: str) -> Foreseen:
+    """Say what an erasure of this user would delete. Raises NotFound for one who is unknown or already erased."""
+    with reading(workspace.engine) as session:
+        user_id = former_ids.known_user(session, user_id)
+        if not is_user(session, user_id, even_erased=True):
+            raise _unknown(user_id)
+        stored = erasures.count_stored(session, user_id)
+    return Foreseen(*stored, tuple(service_files.of_user(workspace, user_id)))
+
+
+def _unknown(user_id: str) -> NotFound:
+    return NotFound(f"no user {user_id!r} in the catalogue: already erased, or never existed")
 
 
 def _end_jobs(run: _Run, wait_seconds: float) -> None:
@@ -207,11 +246,15 @@ def _delete_loose(run: _Run) -> dict[str, str]:
     with reading(run.workspace.engine) as session:
         known = [key for key in erasures.loose_keys(session, user_id) if _is_within(bucket, key)]
         images = [bucket.image_key(sha256) for sha256 in erasures.own_images(session, user_id)]
-    refused: dict[str, str] = {}
-    candidates = sorted({*known, *_listed(run), *images})
+    return _delete_stored(run, sorted({*known, *_listed(run), *images}))[1]
+
+
+def _delete_stored(run: _Run, candidates: Sequence[str]) -> tuple[int, dict[str, str]]:
+    """Delete the objects at these keys that belong to no row; count them, and say why the bucket kept others."""
+    deleted, refused = 0, dict[str, str]()
     for start in range(0, len(candidates), _BATCH):
         some = candidates[start : start + _BATCH]
-        stored = [key for key, found in bucket.stored(some).items() if found]
+        stored = [key for key, found in run.workspace.bucket.stored(some).items() if found]
         with reading(run.workspace.engine) as session:
             standing = erasures.with_videos(session, stored)
         # guard erase.others_key: an object is deleted that still belongs to a video's row
@@ -219,9 +262,19 @@ def _delete_loose(run: _Run) -> dict[str, str]:
         kept = delete_loose(run.workspace, stored, lease=run.lease)
         with transaction(run.workspace.engine, "erase.loose") as session:
             gone = [key for key in stored if key not in kept]
-            record(session, [Event("purge", run.run_id, user_id=user_id, detail={"key": key}) for key in gone])
+            events = [Event("purge", run.run_id, user_id=run.erasing.user_id, detail={"key": key}) for key in gone]
+            record(session, events)
+        deleted += len(gone)
         refused |= kept
-    return refused
+    return deleted, refused
+
+
+def _delete_files(run: _Run) -> tuple[int, dict[str, str]]:
+    """Delete the service's files in the user's folder, as a pattern reads it; count them, and say which are kept."""
+    files = service_files.of_user(run.workspace, run.erasing.user_id)
+    # guard erase.files_of_user: files are deleted of which no pattern says that they are in this user's folder
+    theirs = [file.key for file in files if file.by == Belongs.PATTERN]
+    return _delete_stored(run, [key for key in theirs if _is_within(run.workspace.bucket, key)])
 
 
 def _is_within(bucket: Bucket, key: str) -> bool:
@@ -283,7 +336,7 @@ def _with_lock_ends(run: _Run, left: tuple[Left, ...], settings: Settings) -> tu
     )
 
 
-def _finish(run: _Run, by: str) -> Erasure:
+def _finish(run: _Run, by: str, files: Sequence[ServiceFile]) -> Erasure:
     """Erase the user's part of the audit record, and the rows."""
     # guard erase.versions: an erasure is called complete while all bytes stay stored as versions
     versions = run.workspace.bucket.versions_left()
@@ -310,9 +363,12 @@ def _finish(run: _Run, by: str) -> Erasure:
             events += audit.erase(session, places, erasing.pseudonym, run_id=run.run_id)
         # guard erase.vendors_again: a vendor keeps what a job sent while its user was being erased
         vendor_erasures.ask_for_user(session, erasing.user_id)
+        for start in range(0, len(files), _BATCH):  # the next listing notes those that stay again, as nobody's
+            noted.forget(session, [file.key for file in files[start : start + _BATCH]])
         rows = erase_rows.erase(session, erasing, ids.cleaned, theirs.forms)
         detail = {"by": by, "since": erasing.since.isoformat(), "events": events, **rows}
         detail |= {"versions": versions} if versions else {}
+        detail |= {"files_left": len(files)} if files else {}
         append(session, [Event("erase", run.run_id, user_id=erasing.pseudonym, detail=detail)])
     return Erasure(erasing.pseudonym, erasing.since, (), rows, events, versions)
 

@@ -10,12 +10,13 @@ from typing import Final, NamedTuple
 from urllib.parse import quote
 
 from reelkeeper import disk
-from reelkeeper.adapters.s3.keys import key_name, names_beside
+from reelkeeper.adapters.s3.keys import key_name
 from reelkeeper.disk import make_file
 from reelkeeper.errors import NotFound, StorageError
 from reelkeeper.failpoints import effect
 from reelkeeper.operations.core.workspace import Workspace
-from reelkeeper.operations.videos import images
+from reelkeeper.operations.videos import images, service_files
+from reelkeeper.operations.videos.service_files import Belongs
 from reelkeeper.store.core import former_ids
 from reelkeeper.store.core.engine import reading
 from reelkeeper.store.videos import user_data
@@ -103,10 +104,10 @@ def _images(workspace: Workspace, user_id: str) -> list[str]:
 
 
 def _beside(workspace: Workspace, user_id: str) -> list[str]:
-    with reading(workspace.engine) as session:
-        theirs = {key.rpartition(".")[0] for key in user_data.service_keys(session, user_id)}
-        # guard export.beside: an export has the thumbnails of other users' videos, or of those taken down
-        return [key for key in user_data.other_files(session) if names_beside(key) & theirs]
+    # guard export.beside: an export has files of which nothing but the folder says whose they are
+    theirs = [file for file in service_files.of_user(workspace, user_id) if file.by != Belongs.FOLDER]
+    # guard export.taken_down_beside: an export contains thumbnails of videos that were taken down
+    return [file.key for file in theirs if not file.is_down]
 
 
 @contextmanager

@@ -106,6 +106,20 @@ def stored_videos(session: Session, user_id: str, after: str, limit: int) -> lis
     return list(session.execute(query.order_by(videos.c.id).limit(limit)).scalars())
 
 
+def count_stored(session: Session, user_id: str) -> tuple[int, int, int]:
+    """Count a user's videos that have stored objects, these objects, and their bytes."""
+    stored = sa.and_(blobs.c.state != BlobState.GONE, videos.c.user_id == user_id)
+    counts = (
+        sa.func.count(sa.distinct(videos.c.id)),
+        sa.func.count(),
+        sa.func.coalesce(sa.func.sum(blobs.c.size_bytes), 0),
+    )
+    row = session.execute(
+        sa.select(*counts).join_from(blobs, videos, blobs.c.video_id == videos.c.id).where(stored)
+    ).one()
+    return int(row[0]), int(row[1]), int(row[2])
+
+
 def all_videos(session: Session, user_id: str) -> frozenset[str]:
     """Read the ids of all videos that a user has or had, and of those that uploads would have created."""
     reserved = sa.select(reservations.c.id).where(reservations.c.user_id == user_id)

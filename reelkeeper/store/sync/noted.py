@@ -176,7 +176,7 @@ def tell(session: Session, scan_id: str, at: datetime) -> tuple[int, list[tuple[
 
 
 def forget(session: Session, keys: Sequence[str]) -> None:
-    """Drop the notes of objects that have a row now."""
+    """Drop the notes of objects that have a row now, or that no note may name."""
     session.execute(sa.delete(orphans).where(orphans.c.key.in_(keys)))
 
 

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from reelkeeper.model import BlobState, VideoState
 from reelkeeper.model.adoption import AdoptionVerdict
+from reelkeeper.model.key_patterns import VIDEO_EXTENSIONS
 from reelkeeper.store.tables import (
     accounts,
     audit_events,
@@ -20,6 +21,7 @@ from reelkeeper.store.tables import (
     holds,
     jobs,
     keeps,
+    key_owners,
     notices,
     orphans,
     reservations,
@@ -32,6 +34,8 @@ from reelkeeper.store.tables import (
 from reelkeeper.store.videos.conditions import TAKEN_DOWN
 
 _BATCH: Final = 1_000
+_NO_VIDEOS: Final = (AdoptionVerdict.NOT_A_VIDEO, AdoptionVerdict.ODD_KEY)
+_ENDS: Final = sorted({form for end in VIDEO_EXTENSIONS for form in (end, end.upper(), end.capitalize())})
 
 
 class StoredVideo(NamedTuple):
@@ -106,25 +110,36 @@ def images(session: Session, user_id: str) -> list[str]:
     return list(session.execute(wanted).scalars())
 
 
-def service_keys(session: Session, user_id: str) -> list[str]:
-    """List the keys of the service's that videos of this user have, or had, without those taken down."""
-    wanted = (
+def service_keys(session: Session, user_id: str) -> list[tuple[str, str | None, bool]]:
+    """List the videos of this user with each key of the service's that they have or had, and whether taken down."""
+    at_theirs = sa.and_(blobs.c.video_id == videos.c.id, ~blobs.c.is_ours)
+    is_down = videos.c.retire_reason.is_not_distinct_from(TAKEN_DOWN)
+    wanted = sa.select(videos.c.id, blobs.c.key, is_down).select_from(videos.outerjoin(blobs, at_theirs))
+    return [(row[0], row[1], bool(row[2])) for row in session.execute(wanted.where(videos.c.user_id == user_id))]
+
+
+def other_files(session: Session) -> Iterator[tuple[str, int]]:
+    """Stream key and size of the objects that the last listings saw, and that are no videos by their names."""
+    noted = sa.select(orphans.c.key, orphans.c.size_bytes).where(orphans.c.verdict.in_(_NO_VIDEOS))
+    for row in session.execute(noted.order_by(orphans.c.key), execution_options={"yield_per": _BATCH}):
+        yield row.key, row.size_bytes
+
+
+def of_others(session: Session, user_id: str, stems: Mapping[str, set[str]]) -> set[str]:
+    """Return those keys that are videos, another user's by a CSV, or beside such a video, which has one of `stems`."""
+    keys = {key: {key, *(f"{stem}.{end}" for stem in names for end in _ENDS)} for key, names in stems.items()}
+    asked = set[str]().union(*keys.values())
+    of_another = (
         sa.select(blobs.c.key)
         .join(videos, videos.c.id == blobs.c.video_id)
-        .where(
-            videos.c.user_id == user_id,
-            ~blobs.c.is_ours,
-            # guard export.taken_down_beside: an export contains thumbnails of videos that were taken down
-            videos.c.retire_reason.is_distinct_from(TAKEN_DOWN),
-        )
+        .where(blobs.c.key.in_(asked), videos.c.user_id != user_id)
     )
-    return list(session.execute(wanted).scalars())
-
-
-def other_files(session: Session) -> Iterator[str]:
-    """Stream the keys of the objects that the last listings saw, and that are no videos by their names."""
-    wanted = sa.select(orphans.c.key).where(orphans.c.verdict == AdoptionVerdict.NOT_A_VIDEO).order_by(orphans.c.key)
-    yield from session.execute(wanted, execution_options={"yield_per": _BATCH}).scalars()
+    named = sa.select(key_owners.c.key).where(
+        key_owners.c.key.in_(asked), key_owners.c.user_id.is_not(None), key_owners.c.user_id != user_id
+    )
+    themselves = sa.select(blobs.c.key).where(blobs.c.key.in_(stems), blobs.c.state != BlobState.GONE)
+    taken = set(session.execute(sa.union(of_another, named, themselves)).scalars())
+    return {key for key, names in keys.items() if names & taken}
 
 
 def stored_videos(session: Session, user_id: str, after: str, limit: int) -> list[StoredVideo]:

@@ -1,0 +1,135 @@
+"""Find a user's files that are the service's own, such as thumbnails: by the key patterns, or beside a video by name.
+
+Reelkeeper has no rows of them but the notes of the last listing, which has all; the user's folder is listed again.
+"""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from enum import StrEnum
+from typing import Final, NamedTuple
+
+from reelkeeper.adapters.s3.keys import IMAGE_SUFFIX, has_video_extension, key_name, names_beside
+from reelkeeper.errors import KeyRefused
+from reelkeeper.model.ids import earlier_id, id_of
+from reelkeeper.model.key_patterns import KeyParts
+from reelkeeper.operations.core.workspace import Workspace
+from reelkeeper.store.core import former_ids
+from reelkeeper.store.core.engine import reading
+from reelkeeper.store.videos import user_data
+
+_BATCH: Final = 200  # keys; a question about each has up to 31 values
+
+
+class Belongs(StrEnum):
+    """By what a file is a user's. Only those in a folder that a pattern reads as the user's may be deleted."""
+
+    PATTERN = "pattern"
+    NAME = "name"  # of a video beside it, or in a key without a folder of the user's
+    FOLDER = "folder"  # it is in a folder called as the user, and no pattern reads its key
+
+
+class ServiceFile(NamedTuple):
+    """A file of the service's. `is_down`: it is beside a video that was taken down."""
+
+    key: str
+    size_bytes: int
+    by: Belongs
+    is_down: bool
+
+
+class _User(NamedTuple):
+    """What the store knows of a user: ids, names of folders, stems of keys, and the names of videos taken down."""
+
+    user_id: str
+    names: frozenset[str]
+    folders: frozenset[str]
+    stems: frozenset[str]
+    down: frozenset[str]
+
+
+def of_user(workspace: Workspace, user_id: str) -> list[ServiceFile]:
+    """List the files of the service's that are, or may be, this user's, also where their video is gone."""
+    bucket = workspace.bucket
+    user = _known(workspace, user_id)
+    found, listed = dict[str, int](), set[str]()
+    for folder in sorted(user.folders):
+        with suppress(KeyRefused):  # a name that is invalid in a key
+            pages = bucket.pages_of_user(folder)
+            found |= {item.key: item.size_bytes for page in pages for item in page if _may_be(workspace, item.key)}
+            listed.add(f"{bucket.prefix}{folder}/")
+    noted, is_listed = dict[str, int](), tuple(listed)
+    with reading(workspace.engine) as session:
+        for key, size_bytes in user_data.other_files(session):
+            if not key.startswith(is_listed) and _belongs(workspace, user, key):
+                noted[key] = size_bytes
+    found |= _stored(workspace, noted)
+    return sorted(_theirs(workspace, user, found))
+
+
+def _known(workspace: Workspace, user_id: str) -> _User:
+    with reading(workspace.engine) as session:
+        names = {user_id, *former_ids.of_user(session, user_id)}
+        rows = user_data.service_keys(session, user_id)
+    folders, stems, down = {*names, *map(key_name, names)}, set[str](), set[str]()
+    for video_id, key, is_down in rows:
+        down |= {video_id} if is_down else set()
+        if key is not None:
+            stems.add(key.rpartition(".")[0])
+            if parts := _read(workspace, key):
+                folders |= {parts.user} if parts.user else set()
+                down |= {parts.video} if is_down else set()
+    return _User(user_id, frozenset(names), frozenset(folders), frozenset(stems), frozenset(down))
+
+
+def _read(workspace: Workspace, key: str) -> KeyParts | None:
+    rest = key.removeprefix(workspace.bucket.prefix)
+    return next((parts for pattern in workspace.layout if (parts := pattern.read(rest))), None)
+
+
+def _may_be(workspace: Workspace, key: str) -> bool:
+    return not (key.endswith("/") or has_video_extension(key) or workspace.bucket.is_hidden(key))
+
+
+def _belongs(workspace: Workspace, user: _User, key: str) -> Belongs | None:
+    """Say by what a file seems to be this user's, before the store is asked whether it is another's."""
+    parts = _read(workspace, key)
+    if parts and parts.user and {id_of(parts.user), earlier_id(parts.user)} & user.names:
+        folders = key.removeprefix(workspace.bucket.prefix).split("/")[:-1]
+        # guard erase.files_folder: where users are only parts of names, an erasure deletes files of one called alike
+        return Belongs.PATTERN if parts.user in folders else Belongs.NAME
+    if names_beside(key) & user.stems:
+        return Belongs.NAME
+    is_first = any(pattern.text.startswith("{user}/") for pattern in workspace.layout)
+    folder = key.removeprefix(workspace.bucket.prefix).partition("/")[0]
+    return Belongs.FOLDER if is_first and folder in user.names and not (parts and parts.user) else None
+
+
+def _stored(workspace: Workspace, noted: dict[str, int]) -> dict[str, int]:
+    """Leave out what was deleted since the last listing; what has an odd key cannot be asked for."""
+    asked = []
+    for key in noted:
+        with suppress(KeyRefused):
+            asked.append(workspace.bucket.check(key))
+    gone = {key for key, found in workspace.bucket.stored(asked).items() if found is None}
+    return {key: size_bytes for key, size_bytes in noted.items() if key not in gone}
+
+
+def _theirs(workspace: Workspace, user: _User, found: dict[str, int]) -> Iterator[ServiceFile]:
+    by = {key: belongs for key in found if (belongs := _belongs(workspace, user, key))}
+    keys = sorted(by)
+    for start in range(0, len(keys), _BATCH):
+        some = keys[start : start + _BATCH]
+        parts = {key: _read(workspace, key) for key in some}
+        owners = {key: id_of(read.user) for key, read in parts.items() if read and read.user}
+        stems = {key: names_beside(key) for key in some}
+        with reading(workspace.engine) as session:
+            known = former_ids.known_users(session, set(owners.values()))
+            others = user_data.of_others(session, user.user_id, stems)
+        for key in some:
+            # guard service_files.others: a file of another user's, or beside another's video, is exported or deleted
+            if key in others or (by[key] == Belongs.PATTERN and known[owners[key]] != user.user_id):
+                continue
+            read = parts[key]
+            names = {read.video, IMAGE_SUFFIX.sub("", read.video)} if read else set()
+            beside = {stem.rpartition("/")[2] for stem in stems[key]}
+            yield ServiceFile(key, found[key], by[key], bool((names | beside) & user.down))

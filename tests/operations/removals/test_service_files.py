@@ -1,0 +1,164 @@
+"""The service's own files, such as thumbnails: an export has a user's, and an erasure lists or deletes them."""
+
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from reelkeeper.model.ids import earlier_id
+from reelkeeper.model.key_patterns import compiled
+from reelkeeper.operations.removals.erase import Erasure, erase, foresee
+from reelkeeper.operations.sync.survey import survey
+from reelkeeper.operations.videos.export import export
+from reelkeeper.operations.videos.hold import hold
+from reelkeeper.operations.videos.service_files import Belongs, ServiceFile, of_user
+from reelkeeper.settings import Settings
+from reelkeeper.store.core.engine import reading, transaction
+from reelkeeper.store.tables import former_ids, key_owners, orphans, users, videos
+from reelkeeper.store.videos.conditions import TAKEN_DOWN
+from reelkeeper.store.videos.holds import HoldTerms
+from tests.buckets import BUCKET
+from tests.faults.world import LONG_AGO, World
+
+OF_ANN = ("ann/v1.jpg", "ann/v1_thumb.webp", "ann/gone.jpg", "ann/v1/sprite.vtt")
+OF_OTHERS = ("bob/v1.jpg", "ann2/v1.jpg", "Ann/v1.jpg", "ann/bobs.jpg", "ann/bobs-thumb.jpg", "v1.jpg")
+
+
+def put(world: World, *names: str) -> None:
+    for name in names:
+        world.double.client.put_object(Bucket=BUCKET, Key=world.address.prefix + name, Body=name.encode())
+
+
+def names(world: World, files: list[ServiceFile]) -> set[str]:
+    return {file.key.removeprefix(world.address.prefix) for file in files}
+
+
+def stored(world: World) -> set[str]:
+    found = world.double.client.list_objects_v2(Bucket=BUCKET, Prefix=world.address.prefix)["Contents"]
+    return {item["Key"].removeprefix(world.address.prefix) for item in found}
+
+
+def gone(world: World, *, with_files: bool = False) -> Erasure:
+    return erase(
+        world.workspace, "ann", by="front", run_id="erase-1", settings=Settings(), wait_seconds=0, with_files=with_files
+    )
+
+
+@pytest.fixture
+def ann(world: World) -> World:
+    """Ann has a video at the service's key, and bob has one that a CSV named his, in ann's folder."""
+    prefix = world.address.prefix
+    world.video("v1", key=f"{prefix}ann/v1.mp4")
+    world.video("bobs", key=f"{prefix}ann/bobs.MP4", stored=False)
+    with transaction(world.workspace.engine, "test") as session:
+        session.execute(sa.insert(users).values(id="bob", created_at=LONG_AGO))
+        session.execute(sa.update(videos).where(videos.c.id == "bobs").values(user_id="bob"))
+    put(world, *OF_ANN, *OF_OTHERS)
+    return world
+
+
+@pytest.mark.parametrize("is_listed", [True, False])
+def test_all_files_of_the_services_under_a_users_keys_are_known_and_no_others(ann: World, *, is_listed: bool) -> None:
+    if is_listed:
+        survey(ann.workspace, run_id="sync", note=True)
+    found = of_user(ann.workspace, "ann")
+    assert names(ann, found) == set(OF_ANN)
+    assert {(file.by, file.is_down) for file in found} == {(Belongs.PATTERN, False)}
+    assert {file.size_bytes for file in found} == {len(name) for name in OF_ANN}
+
+
+def test_an_export_has_the_files_whose_video_is_gone(ann: World, tmp_path: Path) -> None:
+    assert export(ann.workspace, "ann", tmp_path / "ann.zip").beside == len(OF_ANN)
+    with zipfile.ZipFile(tmp_path / "ann.zip") as archive:
+        assert {name for name in archive.namelist() if name.startswith("beside/")} == {f"beside/{n}" for n in OF_ANN}
+
+
+def test_an_erasure_says_before_what_it_deletes_and_after_what_stays(ann: World) -> None:
+    survey(ann.workspace, run_id="sync", note=True)
+    before = foresee(ann.workspace, "ann")
+    assert before[:3] == (1, 1, ann.clip.stat().st_size)
+    assert names(ann, list(before.files)) == set(OF_ANN)
+    done = gone(ann)
+    assert (done.left, names(ann, list(done.files)), done.files_deleted) == ((), set(OF_ANN), 0)
+    assert stored(ann) >= {*OF_ANN, *OF_OTHERS}
+    with reading(ann.workspace.engine) as session:
+        noted = set(session.execute(sa.select(orphans.c.key)).scalars())
+    assert not {file.key for file in before.files} & noted
+
+
+def test_an_erasure_that_is_told_to_deletes_the_files_in_the_users_folder_and_no_others(ann: World) -> None:
+    survey(ann.workspace, run_id="sync", note=True)
+    put(ann, "ann/a/b/deep.jpg")  # no pattern reads it
+    done = gone(ann, with_files=True)
+    assert (done.left, done.files_deleted) == ((), len(OF_ANN))
+    assert [(file.by, names(ann, [file])) for file in done.files] == [(Belongs.FOLDER, {"ann/a/b/deep.jpg"})]
+    assert stored(ann) >= {*OF_OTHERS, "ann/a/b/deep.jpg"}
+    assert not stored(ann) & {*OF_ANN}
+
+
+def test_an_export_lacks_what_only_a_folder_names(ann: World, tmp_path: Path) -> None:
+    put(ann, "ann/a/b/deep.jpg")
+    assert len(of_user(ann.workspace, "ann")) == len(OF_ANN) + 1
+    assert export(ann.workspace, "ann", tmp_path / "ann.zip").beside == len(OF_ANN)
+
+
+def test_files_are_deleted_last_when_no_legal_hold_keeps_a_video(ann: World) -> None:
+    hold(ann.workspace.engine, HoldTerms("video", "v1", "evidence", "counsel", is_legal=True))
+    done = gone(ann, with_files=True)
+    assert [item.key for item in done.left] == [f"{ann.address.prefix}ann/v1.mp4"]
+    assert done.files_deleted == 0
+    assert stored(ann) >= {*OF_ANN}
+
+
+def test_a_file_beside_a_video_elsewhere_is_the_users_and_only_listed(ann: World) -> None:
+    ann.video("v5", key=f"{ann.address.prefix}clips/v5.mp4", stored=False)
+    put(ann, "clips/v5.jpg")
+    survey(ann.workspace, run_id="sync", note=True)
+    done = gone(ann, with_files=True)
+    assert [(file.by, names(ann, [file])) for file in done.files] == [(Belongs.NAME, {"clips/v5.jpg"})]
+
+
+def test_where_keys_have_no_folder_of_a_user_nothing_of_the_services_is_deleted(ann: World) -> None:
+    flat = replace(ann.workspace, layout=compiled(["2026/{user}-{video}.{ext}"]))
+    put(ann, "2026/ann-v7.jpg", "2026/ann-b-v7.jpg", "2026/bob-v7.jpg")
+    survey(flat, run_id="sync", note=True)
+    found = {file.key.removeprefix(ann.address.prefix): file.by for file in of_user(flat, "ann")}
+    dated = {key: by for key, by in found.items() if key.startswith("2026")}
+    assert dated == {"2026/ann-v7.jpg": Belongs.NAME, "2026/ann-b-v7.jpg": Belongs.NAME}
+    done = erase(flat, "ann", by="front", run_id="e", settings=Settings(), wait_seconds=0, with_files=True)
+    assert done.files_deleted == 0
+
+
+def test_files_beside_what_was_taken_down_are_not_exported_and_are_erased(ann: World, tmp_path: Path) -> None:
+    ann.video("v3", key=f"{ann.address.prefix}ann/v3.mp4", stored=False)
+    ann.video("v4", stored=False)  # at a key of ours
+    with transaction(ann.workspace.engine, "test") as session:
+        down = videos.c.id.in_(["v3", "v4"])
+        session.execute(sa.update(videos).where(down).values(retire_reason=TAKEN_DOWN))
+    put(ann, "ann/v3_thumb.jpg", "ann/v4.jpg", "ann/v4/frame.jpg")
+    assert sum(file.is_down for file in of_user(ann.workspace, "ann")) == 3
+    assert export(ann.workspace, "ann", tmp_path / "ann.zip").beside == len(OF_ANN)
+
+
+def test_a_folder_of_a_former_id_is_the_users_unless_another_has_that_id_now(ann: World) -> None:
+    with transaction(ann.workspace.engine, "test") as session:
+        session.execute(sa.insert(former_ids), [{"id": name, "user_id": "ann"} for name in ("annie", "bob")])
+    put(ann, "annie/v9.jpg")
+    assert names(ann, of_user(ann.workspace, "ann")) == {*OF_ANN, "annie/v9.jpg"}
+
+
+def test_a_user_under_an_id_that_an_earlier_version_made_has_the_folder_with_the_true_name(ann: World) -> None:
+    made, prefix = earlier_id("zoe@example.com"), ann.address.prefix
+    ann.video("v8", key=f"{prefix}zoe@example.com/v8.mp4", stored=False)
+    with transaction(ann.workspace.engine, "test") as session:
+        session.execute(sa.insert(users).values(id=made, created_at=LONG_AGO))
+        session.execute(sa.insert(former_ids).values(id=made, user_id=made))
+        session.execute(sa.update(videos).where(videos.c.id == "v8").values(user_id=made))
+        session.execute(sa.insert(key_owners).values(key=f"{prefix}zoe@example.com/theirs.jpg", user_id="bob"))
+    put(ann, "zoe@example.com/v8.jpg", "zoe@example.com/theirs.jpg")
+    assert names(ann, of_user(ann.workspace, made)) == {"zoe@example.com/v8.jpg"}
+    with transaction(ann.workspace.engine, "test") as session:
+        session.execute(sa.insert(users).values(id="zoe@example.com", created_at=LONG_AGO))
+    assert [file.by for file in of_user(ann.workspace, made) if file.by == Belongs.PATTERN] == []
