@@ -156,8 +156,9 @@ live videos 0 0 B
 Storage costs $0.00 a month less, once the grace is over.
 Reduced promise to users: 1 studio user would have no tier: their videos would be kept, and they
   could store nothing new.
-error: nothing was applied: these policies lack tiers that users have: studio (1 user). Give
-  them another tier first: PUT /v1/users/{id}, or reelkeeper videos import --users FILE
+error: nothing was applied: the tiers are only free, premium, pro then, and users have studio (1
+  user). A document that names a tier must name all: add studio, as reelkeeper policy show prints
+  them. Only to remove a tier for good, give its users another one first
 To list the tiers (`tiers` in the policies): reelkeeper policy show\
 """)
     users.write_text("id,tier,created_at\nann,free,\n")

@@ -30,6 +30,7 @@ _WIDTH: Final = 116
 _HEAD: Final = """\
 # Every threshold, tier, price, budget and limit. To use it: reelkeeper policy apply FILE --reason "..."
 # A field that is left out keeps the value that Reelkeeper ships. `never` or `none` switches a rule or a limit off.
+# A document that names a tier must name all of them: one that is left out is removed.
 """
 
 

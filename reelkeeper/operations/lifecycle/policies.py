@@ -1,7 +1,7 @@
 """Compute the effect of new policies, check it against the blast radius, put them in force, and audit the change."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -108,7 +108,7 @@ class Effect:
 
     def require_no_users_left(self) -> None:
         """Raise TierRefused where a tier with users, at the time of computing, would be removed."""
-        _require_no_users(self.removed_tiers, self.users_by_tier)
+        _require_no_users(self.after, self.removed_tiers, self.users_by_tier)
 
     def require_within_limits(self) -> None:
         """Raise GuardRefused where more would be newly retired than the limits in force allow one run to retire.
@@ -173,17 +173,18 @@ def apply(engine: Engine, effect: Effect, *, author: str, reason: str) -> int:
             )
         if effect.removed_tiers:
             # guard policy.tier_in_use: users stay in a removed tier, with no promises and no quota
-            _require_no_users(effect.removed_tiers, users_by_tier(session))  # imports wait for this
+            _require_no_users(effect.after, effect.removed_tiers, users_by_tier(session))  # imports wait for this
         changes = {name: [str(was), str(now_)] for name, (was, now_) in effect.changes.items()}
         append(session, [Event("policy", author, detail={"version": version, "reason": reason, "changes": changes})])
     return version
 
 
-def _require_no_users(tiers: Iterable[str], users: Mapping[str, int]) -> None:
-    if taken := [f"{name} ({many(users[name], 'user')})" for name in tiers if users.get(name)]:
+def _require_no_users(after: Policies, removed: Sequence[str], users: Mapping[str, int]) -> None:
+    if taken := [f"{name} ({many(users[name], 'user')})" for name in removed if users.get(name)]:
         raise TierRefused(
-            f"nothing was applied: these policies lack tiers that users have: {', '.join(taken)}. Give them another "
-            "tier first: PUT /v1/users/{id}, or reelkeeper videos import --users FILE"
+            f"nothing was applied: the tiers are only {', '.join(after.tiers.names)} then, and users have "
+            f"{', '.join(taken)}. A document that names a tier must name all: add {', '.join(removed)}, as reelkeeper "
+            "policy show prints them. Only to remove a tier for good, give its users another one first"
         )
 
 

@@ -132,12 +132,12 @@ def test_a_tier_that_users_still_have_is_not_removed(aged: World) -> None:
     with pytest.raises(TierRefused) as refused:
         effect.require_no_users_left()
     assert str(refused.value) == snapshot(
-        "nothing was applied: these policies lack tiers that users have: free (1 user), premium (1 user). Give them another tier first: PUT /v1/users/{id}, or reelkeeper videos import --users FILE"
+        "nothing was applied: the tiers are only pro then, and users have free (1 user), premium (1 user). A document that names a tier must name all: add free, premium, as reelkeeper policy show prints them. Only to remove a tier for good, give its users another one first"
     )
     with pytest.raises(TierRefused) as refused:
         apply(engine, effect, author="ann", reason="one tier")
     assert str(refused.value) == snapshot(
-        "nothing was applied: these policies lack tiers that users have: free (1 user), premium (1 user). Give them another tier first: PUT /v1/users/{id}, or reelkeeper videos import --users FILE"
+        "nothing was applied: the tiers are only pro then, and users have free (1 user), premium (1 user). A document that names a tier must name all: add free, premium, as reelkeeper policy show prints them. Only to remove a tier for good, give its users another one first"
     )
     assert current(engine).version == 0
     with transaction(engine, "test") as session:
