@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_type_hints
 
-from reelkeeper.errors import Misconfigured, PolicyRefused
+from reelkeeper.errors import Misconfigured
 from reelkeeper.rules.core.earlier_policies import moved
 from reelkeeper.rules.core.tiers import TierPolicy, Tiers
 from reelkeeper.rules.policies import DEFAULTS, Policies, fixed_at, nulls, off_word, policy_of
@@ -17,8 +17,8 @@ _CONTEXT = "work"  # arguments of a preview besides its parameters
 def read(flow: str, function: Callable[..., Any], params: Sequence[str]) -> dict[str, Any]:
     """Return the validated parameters that `params` set. A value is parsed as JSON, else taken as text.
 
-    Raises Misconfigured for a name that the flow does not have, and PolicyRefused, naming field, value and limit, for
-    a value that its policy does not allow.
+    Raises Misconfigured for a name that the flow does not have, and for a value that its policy does not allow, with
+    field, value and limit.
     """
     hints = get_type_hints(function, include_extras=True)
     known = [name for name in inspect.signature(function).parameters if name not in OURS and name != _CONTEXT]
@@ -82,15 +82,15 @@ def _validated(name: str, hint: Any, value: Any) -> Any:  # noqa: ANN401  an ann
     for path in nulls(value):  # a form writes null for an untouched field, a person does not
         # guard policy.null_parameter: null is taken for `never`, and the videos that it should keep are retired
         if word := off_word(policy, path):
-            raise PolicyRefused(
-                f"refused, and nothing was changed: {'.'.join([name, *map(str, path)])}=null: "
+            raise Misconfigured(
+                f"{'.'.join([name, *map(str, path)])}=null: "
                 f"`{word}` switches it off; a field that is left out is as the policy in force says"
             )
     try:
         return TypeAdapter(hint).validate_python(value)
     except ValidationError as error:
         wrong = "; ".join(_fault(name, policy, dict(entry)) for entry in error.errors())
-        raise PolicyRefused(f"refused, and nothing was changed: {wrong}") from None
+        raise Misconfigured(f"--param {wrong}") from None
 
 
 def _fault(name: str, policy: Any, fault: dict[str, Any]) -> str:  # noqa: ANN401  a class, or None
