@@ -7,6 +7,7 @@ listings leave it out. `reelkeeper doctor --contract` runs them, and so do the t
 A check returns a description of what it observed, or raises `Broken` with the deviation.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple
@@ -22,6 +23,7 @@ from reelkeeper.errors import ReelkeeperError
 
 __all__ = ["CHECKS", "DANGEROUS", "Broken", "Result", "Scratch", "Target", "check_one", "run", "scratch"]
 
+_LONG: Final = re.compile(r"(\S{80})\S{40,}")
 ABANDONED_AFTER: Final = timedelta(hours=1)  # an older scratch prefix belongs to a killed run
 
 
@@ -52,6 +54,11 @@ def check_one(target: Target, name: str, check: Callable[["Scratch"], str]) -> R
         with scratch(target) as place:
             return Result(name, True, check(place))
     except Broken as broken:
-        return Result(name, False, str(broken))
+        return Result(name, False, _brief(str(broken)))
     except (ReelkeeperError, ClientError, httpx.HTTPError) as error:
-        return Result(name, False, f"{type(error).__name__}: {error}")
+        return Result(name, False, _brief(f"{type(error).__name__}: {error}"))
+
+
+def _brief(text: str) -> str:
+    """Cut long words, such as a key of 1,024 bytes."""
+    return _LONG.sub(r"\1...", text)

@@ -8,6 +8,7 @@ from base64 import b64encode
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from itertools import zip_longest
 from typing import Final
 
 import httpx
@@ -30,8 +31,15 @@ def _md5(data: bytes) -> str:
 
 
 def _same(what: str, seen: object, expected: object) -> None:
-    if seen != expected:
-        raise Broken(f"{what}: {seen!r}, expected {expected!r}")
+    if seen == expected:
+        return
+    if isinstance(seen, list) and isinstance(expected, list):
+        seen, expected = next(pair for pair in zip_longest(seen, expected) if pair[0] != pair[1])
+        what += ", first difference"
+    if isinstance(seen, set) and isinstance(expected, set):
+        more, lost = sorted(seen - expected), sorted(expected - seen)
+        raise Broken(f"{what}: {len(more)} unexpected {more[:1]}, {len(lost)} missing {lost[:1]}")
+    raise Broken(f"{what}: {seen!r}, expected {expected!r}")
 
 
 def _written_once(place: Scratch) -> str:

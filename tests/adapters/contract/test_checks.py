@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from reelkeeper.adapters import contract
-from reelkeeper.adapters.contract import CHECKS, Target
+from reelkeeper.adapters.contract import CHECKS, Target, checks
 from reelkeeper.errors import KeyRefused
 
 
@@ -55,3 +55,19 @@ def test_old_leftovers_of_a_killed_run_are_removed(target: Target, monkeypatch: 
     monkeypatch.setattr(contract, "ABANDONED_AFTER", timedelta(seconds=-60))
     assert list(contract.run(target)) == []
     assert left.listed() == {}
+
+
+def test_a_failure_names_the_first_difference_and_cuts_a_long_key(target: Target) -> None:
+    key = "x" * 1000
+
+    def order(_: contract.Scratch) -> str:
+        checks._same("the order", ["a", "b", key], ["a", key, "b"])
+        return ""
+
+    def names(_: contract.Scratch) -> str:
+        checks._same("names", {"a", "b"}, {"a", key, "c"})
+        return ""
+
+    for check, told in ((order, "'b'"), (names, "2 missing")):
+        result = contract.check_one(target, "odd keys", check)
+        assert (result.passed, told in result.seen, len(result.seen) < 200) == (False, True, True)
