@@ -228,6 +228,14 @@ class Settings(VendorSettings):
             raise ValueError("must hold no user and password: addresses are shown")
         return value
 
+    @field_validator("s3_endpoint_url")
+    @classmethod
+    def _web_address(cls, value: str | None) -> str | None:
+        """Refuse an endpoint that no client can ask, before one is made."""
+        if value is not None and not re.fullmatch(r"https?://[^/?#\s]+/*", value):
+            raise ValueError("must be http:// or https:// and a host, as in https://s3.example.com")
+        return value
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.r2_account_id and self.s3_endpoint_url:

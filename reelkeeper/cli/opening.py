@@ -1,6 +1,6 @@
 """Open a command's settings, store and bucket, and report errors in them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -27,11 +27,10 @@ def configured(**given: object) -> "Settings":
         if given:
             configuration = type(configuration)(**given)  # type: ignore[arg-type]  # pydantic checks them
     except ValidationError as error:
-        wrong = [
-            f"REELKEEPER_{'_'.join(map(str, entry['loc'])).upper()}: {entry['msg']}" if entry["loc"] else entry["msg"]
-            for entry in error.errors()
-        ]
-        raise Misconfigured(f"settings (environment or .env): {'; '.join(wrong)}") from None
+        wrong = [": ".join([*_named(entry["loc"], given), entry["msg"]]) for entry in error.errors()]
+        of_options = all(entry["loc"] and entry["loc"][0] in given for entry in error.errors())
+        where = "options" if of_options else "settings (environment or .env)"
+        raise Misconfigured(f"{where}: {'; '.join(wrong)}") from None
     except SettingsError as error:
         raise Misconfigured(f"settings: {error}: {error.__cause__}") from None
     if configuration.log_format == "json":
@@ -39,6 +38,13 @@ def configured(**given: object) -> "Settings":
 
         logs.configure(configuration.log_level)
     return configuration
+
+
+def _named(place: tuple[int | str, ...], given: Mapping[str, object]) -> list[str]:
+    """Name the option or the variable that an error is about, if it is about one; `key_pattern` is --pattern."""
+    if place and place[0] in given:
+        return [f"--{str(place[0]).removeprefix('key_')}"]
+    return [f"REELKEEPER_{'_'.join(map(str, place)).upper()}"] if place else []
 
 
 @contextmanager

@@ -73,8 +73,9 @@ v2 compress 1.0 MB $0.0010 $0.0020 cold
 ... and 1,197 more: reelkeeper plan --show <plan> --limit 1200
 In total: 100 to compress, 1,100 to retire; files of 1.2 GB before, $1.20 a month less, $2.40
   net.
-A result is expected to keep 35% of its source's bytes, as three natural clips did: none of
-  yours is measured yet. To measure some: reelkeeper scan --sample 10.
+A result is expected to keep 35% of its source's bytes, as three natural clips did. The first
+  that are compressed here correct it; what yours would keep, reelkeeper scan --sample 10 shows,
+  which changes no plan.
 All that is stored, 1.2 GB, is within R2's free 10 GB: storing less does not lower the bill yet.
   Dollars here are at list price.
 Of them by segment `drafts`: cold: 1 to compress, 1.0 MB, $0.0010 a month.
@@ -123,8 +124,9 @@ In total: 100 to compress, 1,100 to retire; files of 1.2 GB before, $1.20 a mont
   net.
 Run killed ended before all was done. The next run of tier_storage makes a new plan, and
   continues.
-A result is expected to keep 35% of its source's bytes, as three natural clips did: none of
-  yours is measured yet. To measure some: reelkeeper scan --sample 10.
+A result is expected to keep 35% of its source's bytes, as three natural clips did. The first
+  that are compressed here correct it; what yours would keep, reelkeeper scan --sample 10 shows,
+  which changes no plan.
 All that is stored, 1.2 GB, is within R2's free 10 GB: storing less does not lower the bill yet.
   Dollars here are at list price.
 Of them by segment `drafts`: cold: 1 to compress, 1.0 MB, $0.0010 a month.

@@ -93,8 +93,17 @@ def test_without_a_bucket_nothing_is_started(
 
 
 @pytest.mark.parametrize("given", [("--prefix", "u"), ("--pattern", "{user}"), ("--bucket", "no-such-bucket")])
-def test_what_is_given_is_checked(reelkeeper: Run, given: tuple[str, str]) -> None:
-    reelkeeper("scan", *given, exit_code=2)
+def test_what_is_given_is_checked_and_named_as_it_was_given(reelkeeper: Run, given: tuple[str, str]) -> None:
+    said = reelkeeper("scan", *given, exit_code=2).stderr
+    assert given[0] in said
+    assert "environment" not in said
+
+
+def test_an_endpoint_that_is_no_address_is_named_by_its_setting(
+    reelkeeper: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REELKEEPER_S3_ENDPOINT_URL", "127.0.0.1:9000")
+    assert "REELKEEPER_S3_ENDPOINT_URL:" in reelkeeper("scan", exit_code=2).stderr
 
 
 def test_a_sample_is_encoded_here_and_leaves_nothing_behind(

@@ -149,7 +149,7 @@ _NO_ANSWER: tuple[tuple[type[Exception], str], ...] = (
 
 
 _WAY_OUT = {
-    "NoSuchBucket": " (create it, or set REELKEEPER_BUCKET)",
+    "NoSuchBucket": " (create it, or correct REELKEEPER_BUCKET, or --bucket of a scan)",
     "AccessDenied": " (the API token needs Object Read & Write on this bucket)",
     "InvalidAccessKeyId": " (check REELKEEPER_S3_ACCESS_KEY_ID)",
     "SignatureDoesNotMatch": " (check REELKEEPER_S3_SECRET_ACCESS_KEY)",

@@ -3,6 +3,7 @@
 Dollars a month are differences of R2's bill for storage, rounded as it rounds, for an account that stores nothing else.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from typing import Final, NamedTuple
@@ -58,9 +59,12 @@ class Kept(NamedTuple):
         if sample and sample.size_bytes:
             shares = sorted(clip.kept_bytes / clip.size_bytes for clip in sample.clips if clip.size_bytes)
             cpu_seconds = sum(clip.cpu_seconds for clip in sample.clips) / sample.size_bytes
-            ours = (
-                f"{many(len(sample.clips), 'clip')} of this bucket, each between {shares[0]:.0%} and {shares[-1]:.0%}"
-            )
+            ours = f"{many(len(sample.clips), 'clip')} of this bucket, each {shares[0]:.0%}"
+            ours += f" to {shares[-1]:.0%}" if shares[-1] > shares[0] else ""
+            rules = Counter(clip.rule for clip in sample.clips if clip.rule != "accepted")
+            if rules:
+                whys = ", ".join(f"{count:,} {rule.replace('_', ' ')}" for rule, count in rules.most_common())
+                ours += f" ({rules.total():,} of them would stay as they are: {whys})"
             return cls(sample.kept_bytes / sample.size_bytes, cpu_seconds, ours)
         return cls(
             EXPECTED_SHARE,
@@ -204,7 +208,9 @@ def nothing_under(prefix: str, folders: Sequence[Part], page_objects: int) -> st
         return f"0 objects under {prefix or '/'}; the bucket is empty"
     beyond = {True: " or more", False: ""}
     found = [
-        f"{part.name or 'no folder'} ({many(part.objects, 'object')}{beyond[part.objects >= page_objects]})"
+        f"{part.name} ({many(part.objects, 'object')}{beyond[part.objects >= page_objects]})"
         for part in folders
+        if part.name
     ]
+    found += [f"{many(part.objects, 'object')} outside of any folder" for part in folders if not part.name]
     return f"0 objects under {prefix or '/'}; the bucket has {', '.join(found)}"

@@ -163,9 +163,10 @@ def expected_share(before: SearchTotals) -> float:
 def expectation(before: SearchTotals) -> str:
     """Describe the share of bytes that results are expected to keep, and what it is computed from."""
     by = (
-        f"by {many(before.searches, 'search')} here so far"
+        f"by {before.searches:,} search{'es' if before.searches > 1 else ''} here so far"
         if before.searches
-        else "as three natural clips did: none of yours is measured yet. To measure some: reelkeeper scan --sample 10"
+        else "as three natural clips did. The first that are compressed here correct it; what yours would keep, "
+        "reelkeeper scan --sample 10 shows, which changes no plan"
     )
     return f"A result is expected to keep {expected_share(before):.0%} of its source's bytes, {by}."
 

@@ -53,7 +53,7 @@ def test_a_missing_bucket_and_wrong_keys_are_explained(refused: Refused, double:
     port = double.endpoint.endpoint_url.rpartition(":")[2]
     said = refused(Misconfigured, 10, bucket="nowhere")
     assert marked(said, PORT=port) == snapshot(
-        "bucket 'nowhere' at 127.0.0.1, port PORT: GET videos/.reelkeeper-identity.json: NoSuchBucket: The specified bucket does not exist (create it, or set REELKEEPER_BUCKET)"
+        "bucket 'nowhere' at 127.0.0.1, port PORT: GET videos/.reelkeeper-identity.json: NoSuchBucket: The specified bucket does not exist (create it, or correct REELKEEPER_BUCKET, or --bucket of a scan)"
     )
     assert "REELKEEPER_S3_ACCESS_KEY_ID" in refused(Misconfigured, 10, s3_access_key_id="0" * 32)
     assert "REELKEEPER_S3_SECRET_ACCESS_KEY" in refused(Misconfigured, 10, s3_secret_access_key=SECRET)

@@ -136,5 +136,16 @@ def test_patterns_that_give_one_user_everything_are_told() -> None:
 
 
 def test_where_the_objects_are_is_said_with_their_number() -> None:
-    text = nothing_under("videos/", [Part("u/", 264, 5), Part("v/", 1000, 5)], 1000)
+    text = nothing_under("videos/", [Part("", 1, 5), Part("u/", 264, 5), Part("v/", 1000, 5)], 1000)
     assert {"videos/", "u/", "(264", "(1,000"} <= {*text.replace(";", "").split()}
+    assert "no folder" not in text  # which reads as if the bucket had none
+
+
+def test_a_sample_says_by_which_rule_clips_would_stay_as_they_are() -> None:
+    clips = (
+        Clip("a.mp4", 100, 100, "not_smaller"),
+        Clip("b.mp4", 100, 40, "accepted"),
+        Clip("c.mp4", 9, 9, "not_smaller"),
+    )
+    assert "2 not smaller" in Kept.of(Sample(7, clips), "h264").source
+    assert "accepted" not in Kept.of(Sample(7, clips[1:2]), "h264").source
