@@ -77,6 +77,7 @@ class Certificate(BaseModel):
     event: int = Field(description="Number of the takedown in the audit record")
     objects: list[RemovedObject]
     vendors: list[AtVendor] = Field(description="What became of the copies of those who made the videos")
+    files: list[str] = Field(description="Keys of the service's own files beside the videos, which stay: delete them")
     left: int = Field(description="Number of objects that are still stored; they are not served to anyone")
 
     @classmethod

@@ -87,4 +87,6 @@ def _show(found: "Certificate") -> None:
     rows = [(item.video_id, item.key, item.sha256, item.purged_at, item.event, item.why) for item in found.objects]
     table(("!video", "key", "SHA-256", "!deleted", ">event", "still stored, because"), rows)
     show_vendors(found.vendors)
+    if found.files:
+        say(f"Not deleted, as the service's own; delete them, with any S3 client: {', '.join(found.files)}.")
     say(f"The takedown is event {found.event} of the audit record: reelkeeper audit verify")

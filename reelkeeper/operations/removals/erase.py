@@ -32,7 +32,6 @@ from reelkeeper.operations.lifecycle import cache_purge
 from reelkeeper.operations.lifecycle.purge import delete_loose, settle_claims
 from reelkeeper.operations.removals import at_vendors, lock_ends, takedown
 from reelkeeper.operations.removals.at_vendors import AtVendor
-from reelkeeper.operations.removals import lock_ends, takedown
 from reelkeeper.operations.videos import service_files
 from reelkeeper.operations.videos.service_files import Belongs, ServiceFile
 from reelkeeper.rules.core.wording import many
@@ -118,9 +117,9 @@ def erase(
     """Erase a user, as far as possible now. Safe to repeat: each call continues, and says what it waits for.
 
     `with_files` also deletes the service's own files in the user's folder, if a pattern reads their keys as the user's,
-    once nothing else is left. `settings` name Cloudflare's zone and account, and have the vendors' keys. Raises NotFound
-    for a user who is unknown or already erased; InputRefused where an earlier version made a second row of the user;
-    StoreBehind; Frozen; LeaseLost where another process is erasing the user.
+    once nothing else is left. `settings` name Cloudflare's zone and account, and have the vendors' keys. Raises
+    NotFound for a user who is unknown or already erased; InputRefused where an earlier version made a second row of the
+    user; StoreBehind; Frozen; LeaseLost where another process is erasing the user.
     """
     # guard erase.behind: a copy of the store begins to erase a user whom the original keeps
     epochs.require_current(workspace)

@@ -14,6 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from reelkeeper.adapters.s3.keys import names_beside
 from reelkeeper.errors import DiskFull, GuardRefused, NotFound, StorageError
 from reelkeeper.failpoints import effect
 from reelkeeper.model import BlobState, Grace
@@ -67,6 +68,7 @@ class Certificate(NamedTuple):
     """The record of a takedown: its objects, its time, its author and the reason, from the audit record.
 
     `vendors`: what became of the copies of those who made the videos.
+    `files`: the service's own beside the videos, such as thumbnails, which the last listing saw, and which stay.
     """
 
     video_id: str
@@ -77,6 +79,7 @@ class Certificate(NamedTuple):
     event: int  # the number of the takedown in the audit record
     objects: tuple[Removed, ...]
     vendors: tuple[AtVendor, ...]
+    files: tuple[str, ...]
 
     @property
     def left(self) -> tuple[Removed, ...]:
@@ -129,7 +132,11 @@ def certificate(engine: Engine, video_id: str, kept: Mapping[int, str] | None = 
         video_ids = (video_id, *sorted(other for other in with_it - {video_id} if other))
         objects = tuple(item for each in video_ids for item in _objects(session, each, kept or {}))
         vendors = at_vendors.of_videos(session, video_ids)
-    return Certificate(video_id, video_ids, begun.at, detail["by"], detail["reason"], begun.id, objects, vendors)
+        stems = {item.key.rpartition(".")[0] for item in objects}
+        noted = takedowns.files_noted(session, stems)
+    files = tuple(sorted(key for key in noted if names_beside(key) & stems))
+    by, reason = detail["by"], detail["reason"]
+    return Certificate(video_id, video_ids, begun.at, by, reason, begun.id, objects, vendors, files)
 
 
 def ask_vendors(engine: Engine, found: Certificate, settings: Settings, run_id: str) -> Certificate:

@@ -1,15 +1,16 @@
 """Record takedowns: videos no longer served, and bytes never to be published again."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from reelkeeper.model import BlobState, VideoState
+from reelkeeper.model.adoption import AdoptionVerdict
 from reelkeeper.store.core.engine import checked, insert_into, now, one_of
 from reelkeeper.store.core.leases import Lease
-from reelkeeper.store.tables import blobs, blocked_bytes, videos
+from reelkeeper.store.tables import blobs, blocked_bytes, orphans, videos
 from reelkeeper.store.videos import conditions
 from reelkeeper.store.videos.conditions import TAKEN_DOWN
 
@@ -163,3 +164,13 @@ def _is_blocked(among: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
         sa.and_(blocked_bytes.c.etag == blobs.c.etag, blocked_bytes.c.size_bytes == blobs.c.size_bytes),
     )
     return sa.or_(*(sa.exists().where(equal, among) for equal in same))
+
+
+def files_noted(session: Session, stems: Iterable[str]) -> set[str]:
+    """Return the keys, beginning with one of `stems`, of what the last listings saw and is no video by its name."""
+    found = set[str]()
+    for stem in stems:
+        begins = orphans.c.key.startswith(stem, autoescape=True)
+        no_video = orphans.c.verdict == AdoptionVerdict.NOT_A_VIDEO
+        found |= set(session.execute(sa.select(orphans.c.key).where(begins, no_video)).scalars())
+    return found

@@ -19,6 +19,7 @@ from reelkeeper.operations.lifecycle.restore import find_restorable
 from reelkeeper.operations.removals import takedown
 from reelkeeper.operations.removals.delete import delete
 from reelkeeper.operations.removals.takedown import Certificate, TakedownOrder, certificate, take_down
+from reelkeeper.operations.sync.survey import survey
 from reelkeeper.operations.videos.hold import hold, release
 from reelkeeper.operations.videos.upload import upload
 from reelkeeper.operations.videos.views import show
@@ -29,6 +30,7 @@ from reelkeeper.store.tables import blobs, cache_entries, videos
 from reelkeeper.store.videos import cache
 from reelkeeper.store.videos.conditions import TAKEN_DOWN
 from reelkeeper.store.videos.holds import HoldTerms
+from tests.buckets import BUCKET
 from tests.clips import MakeClip
 from tests.faults.world import LONG_AGO, World
 from tests.marks import marked
@@ -73,6 +75,16 @@ def test_a_video_taken_down_is_not_served_or_stored_and_its_deletions_are_audite
     assert accounts.recount(world.workspace.engine) == []
     assert certificate(world.workspace.engine, "v1") == found
     world.check()
+
+
+def test_a_certificate_names_the_services_files_beside_the_video_which_stay(world: World) -> None:
+    world.video("v1", key=f"{world.address.prefix}clips/v1.mp4")
+    for name in ("v1.jpg", "v1_thumb.webp", "v10.jpg", "v2.jpg"):
+        world.double.client.put_object(Bucket=BUCKET, Key=f"{world.address.prefix}clips/{name}", Body=b"x")
+    survey(world.workspace, run_id="sync", note=True)
+    found = down(world)
+    assert found.files == tuple(f"{world.address.prefix}clips/{name}" for name in ("v1.jpg", "v1_thumb.webp"))
+    assert certificate(world.workspace.engine, "v1") == found
 
 
 def test_no_freeze_no_view_and_no_ordinary_hold_stops_it(world: World) -> None:
