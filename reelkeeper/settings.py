@@ -232,7 +232,7 @@ class Settings(VendorSettings):
     @classmethod
     def _web_address(cls, value: str | None) -> str | None:
         """Refuse an endpoint that no client can ask, before one is made."""
-        if value is not None and not re.fullmatch(r"https?://[^/?#\s]+/*", value):
+        if value is not None and not re.fullmatch(r"https?://[^/?#\s]+(/[^?#\s]*)?", value):
             raise ValueError("must be http:// or https:// and a host, as in https://s3.example.com")
         return value
 
