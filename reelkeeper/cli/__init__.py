@@ -7,6 +7,7 @@ from reelkeeper.cli.commands import (
     audit,
     bill,
     bootstrap,
+    catalogue,
     database,
     doubts,
     health,
@@ -52,6 +53,7 @@ app.command(rich_help_panel=LOOK)(health.performance)
 app.command(rich_help_panel=MONEY)(bill.bill)
 app.add_typer(accounts.group, name="credits", rich_help_panel=MONEY)
 app.add_typer(policy.group, name="policy", rich_help_panel=MONEY)
+app.add_typer(catalogue.group, name="catalogue", rich_help_panel=MONEY)
 app.add_typer(accounts.quota_group, name="quota", rich_help_panel=MONEY)
 app.add_typer(simulate.group, name="simulate", rich_help_panel=LOOK)
 app.command(rich_help_panel=MONEY)(bill.report)

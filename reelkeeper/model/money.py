@@ -1,6 +1,7 @@
 """Nouns of money and usage. Micro-dollars are millionths of a dollar, nano-dollars thousandths of those."""
 
 from datetime import date, datetime
+from decimal import Decimal
 from enum import StrEnum
 from typing import Final, NamedTuple
 
@@ -218,3 +219,26 @@ class Saved(NamedTuple):
     day: date
     kind: str
     nanousd: int
+
+
+class PublishedRate(NamedTuple):
+    """A price of one unit, of all clips or of those of a resolution (shorter side), with or without sound."""
+
+    usd: Decimal
+    resolution: str | None = None
+    audio: bool | None = None
+
+
+class Published(NamedTuple):
+    """What a vendor, or a price list, says of one model; None and empty: nothing."""
+
+    source: str
+    unit: str = "second"  # of `rates`, as in the catalogue where it has it
+    rates: tuple[PublishedRate, ...] = ()
+    is_base: bool = False  # one price, of which some clips may cost a multiple
+    seconds: tuple[Decimal, ...] = ()
+    resolutions: tuple[str, ...] = ()
+    aspects: tuple[str, ...] = ()
+    has_sound: bool | None = None
+    is_listed: bool = True
+    ends_on: date | None = None

@@ -27,6 +27,7 @@ class FalDouble(Vendor):
         super().__init__(video)
         self.signs_with = Ed25519PrivateKey.generate()
         self.second_nanousd = 100_000_000  # of a request's video
+        self.prices: dict[str, dict[str, Any]] = {}  # of models that differ; without a unit, it publishes none
         self.billed_as = {"succeeded", "expired"}  # how requests ended that it charges for
 
     def refusal(self, status: int, told: str) -> Next:
@@ -41,8 +42,10 @@ class FalDouble(Vendor):
         if request.path == "/v1/models/requests/by-endpoint":
             return self._list(request.query)
         if request.path == "/v1/models/pricing":
+            model = request.query["endpoint_id"]
             price = {"unit_price": self.second_nanousd / 10**9, "unit": "second", "currency": "USD"}
-            return 200, {"prices": [{"endpoint_id": request.query["endpoint_id"], **price}]}
+            price |= self.prices.get(model, {})
+            return 200, {"prices": [{"endpoint_id": model, **price}] if price["unit"] else []}
         if request.path == "/v1/models/billing-events":
             return self._billed(request.query)
         if request.method == "DELETE":

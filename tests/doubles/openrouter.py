@@ -25,6 +25,7 @@ class OpenRouterDouble(Vendor):
     def __init__(self, video: bytes = b"a video") -> None:
         super().__init__(video)
         self.url = f"{self.url}/api/v1"
+        self.models: list[dict[str, Any]] = []
 
     def refusal(self, status: int, told: str) -> Next:
         return status, {"error": {"code": status, "message": told}}
@@ -35,6 +36,8 @@ class OpenRouterDouble(Vendor):
         parts = request.path.removeprefix("/api/v1/videos").strip("/").split("/")
         if request.method == "POST" and parts == [""]:
             return self._begin(request.json)
+        if request.method == "GET" and parts == ["models"]:
+            return 200, {"data": self.models}
         job = self.jobs.get(parts[0])
         if job is None or request.method != "GET":
             return self.refusal(404, "Not found")

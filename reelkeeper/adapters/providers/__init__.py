@@ -6,7 +6,15 @@ from typing import Any, Final
 
 from reelkeeper.adapters import public
 from reelkeeper.adapters.providers.comfyui import ComfyUIProvider
-from reelkeeper.adapters.providers.contract import NO_IMAGES, Billing, Generator, Generators, ImageSource, Provider
+from reelkeeper.adapters.providers.contract import (
+    NO_IMAGES,
+    Billing,
+    Generator,
+    Generators,
+    ImageSource,
+    PriceList,
+    Provider,
+)
 from reelkeeper.adapters.providers.fal import FalProvider
 from reelkeeper.adapters.providers.http import HttpProvider
 from reelkeeper.adapters.providers.local import LocalGenerator
@@ -42,6 +50,7 @@ __all__ = [
     "billing",
     "check_sources",
     "connect",
+    "price_lists",
     "provider",
 ]
 
@@ -68,6 +77,12 @@ def billing(settings: Settings, name: str) -> Billing:
     if not isinstance(found, FalProvider | ReplicateProvider | RunwayProvider | OpenAIProvider):
         raise Misconfigured(f"{name} offers no list of its jobs that can be read")
     return found
+
+
+def price_lists(settings: Settings) -> dict[str, PriceList]:
+    """Return the configured vendors that publish prices or limits. Sends no request."""
+    vendors = {name: provider(name, settings) for name in settings.vendors}
+    return {name: found for name, found in vendors.items() if isinstance(found, FalProvider | OpenRouterProvider)}
 
 
 def check_sources(settings: Settings) -> str:

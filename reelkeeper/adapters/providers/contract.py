@@ -3,7 +3,7 @@
 A provider implements one vendor's format and no policy: `remote` decides when to send, look, wait, fetch and give up.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol, Self
 
 from reelkeeper.model.jobs import Served, VendorErasure
-from reelkeeper.model.money import VendorJob
+from reelkeeper.model.money import Published, VendorJob
 
 
 class Way(StrEnum):
@@ -204,6 +204,13 @@ class Provider(Protocol):
 
     def erase(self, job_id: str) -> VendorErasure:
         """Have the request and the files of a job that is over deleted. Raises GenerationUnknown: ask again later."""
+
+
+class PriceList(Protocol):
+    """What a vendor publishes about its models."""
+
+    def published(self, models: Iterable[str]) -> dict[str, Published]:
+        """Read what it says of these models; those that it says nothing of are left out. Raises GenerationUnknown."""
 
 
 class Billing(Protocol):

@@ -15,7 +15,7 @@ The list has the requests that have ended; whether it has waiting ones is not kn
 import json
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from decimal import Decimal
 from types import MappingProxyType
@@ -44,7 +44,7 @@ from reelkeeper.adapters.providers.transport import (
 )
 from reelkeeper.errors import GenerationRefused, GenerationUnknown
 from reelkeeper.model.jobs import VendorErasure
-from reelkeeper.model.money import VendorJob
+from reelkeeper.model.money import Published, PublishedRate, VendorJob
 
 _MODEL: Final = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)+")
 _JOB: Final = re.compile(r"([\w-][\w.-]*/){2,3}requests/[\w-]+")
@@ -53,6 +53,7 @@ _PAGES: Final = 100
 _STATUSES: Final = {"IN_QUEUE": Status.QUEUED, "IN_PROGRESS": Status.RUNNING, "COMPLETED": Status.SUCCEEDED}
 _INPUT_REFUSED: Final = {400, 413, 422}
 _RESULT_SECONDS: Final = 30 * 86_400  # that fal keeps results, by which a person may have a video fetched again
+_UNITS: Final = {"seconds": "second", "video": "clip", "videos": "clip"}  # as the catalogue names them
 _PRICE_SECONDS: Final = 3600.0  # a price is read again after
 _NO_PRICE_SECONDS: Final = 300.0  # and one that could not be read
 
@@ -147,14 +148,30 @@ class FalProvider(OverHttp):
         until, price = self._prices.get(order.model, (0.0, None))
         if time.monotonic() >= until:
             try:
-                listed = self._listed("pricing", "prices", {"endpoint_id": order.model})
-                prices = [decimal(entry.get("unit_price")) for entry in listed if entry.get("currency") == "USD"]
-                price = prices[0] if prices else None
+                price, _ = self._price(order.model)
             except GenerationUnknown:
                 price = None
             until = time.monotonic() + (_NO_PRICE_SECONDS if price is None else _PRICE_SECONDS)
             self._prices[order.model] = until, price
         return price
+
+    def published(self, models: Iterable[str]) -> dict[str, Published]:
+        """Read the price of a unit of each model, as fal has it for this account. Raises GenerationUnknown."""
+        found = dict[str, Published]()
+        for model in models:
+            price, unit = self._price(model)
+            if price is not None:
+                rates = (PublishedRate(price),)
+                found[model] = Published("fal's pricing API", _UNITS.get(unit, unit), rates, is_base=True)
+        return found
+
+    def _price(self, model: str) -> tuple[Decimal | None, str]:
+        page = self._platform.get(f"/v1/models/pricing?{urlencode({'endpoint_id': model})}", "its prices")
+        listed = page.fields.get("prices") if page else []
+        if not isinstance(listed, list):
+            raise GenerationUnknown("the provider's answer lists no prices")
+        prices = [entry for entry in listed if isinstance(entry, dict) and entry.get("currency") == "USD"]
+        return (decimal(prices[0].get("unit_price")), str(prices[0].get("unit"))) if prices else (None, "")
 
     def cancel(self, job_id: str) -> None:
         """Remove the request from the queue; a running model may go on."""

@@ -1,6 +1,5 @@
 """Forty requests of the models in docs/examples, priced by hand from the vendors' price lists."""
 
-import json
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -8,15 +7,16 @@ from typing import Final
 
 import pytest
 
+from reelkeeper.adapters import litellm_table
 from reelkeeper.model.requests import GenerationRequest
+from reelkeeper.operations.billing.published import check
 from reelkeeper.operations.core.policy_document import read, write
-from reelkeeper.rules.billing.catalogue import Unit, VendorPrice, clip_of
+from reelkeeper.rules.billing.catalogue import clip_of
 from reelkeeper.rules.billing.quote import JobSpec, PriceBook, quote
 
 ROOT = Path(__file__).parents[3]
 EXAMPLES = ROOT / "docs/examples/models.yaml"
-LITELLM = "lib/python3*/site-packages/litellm/model_prices_and_context_window_backup.json"
-PREFIXES = {"fal": "fal_ai/", "runway": "runwayml/", "openai": ""}  # of names in that table
+LITELLM = f"lib/python3*/site-packages/litellm/{litellm_table.FILE}"
 BOOK: Final[PriceBook] = read(EXAMPLES.read_text(), EXAMPLES.name).book
 IMAGE = "0" * 64
 # model, width, height, seconds, sound, image; what its vendor takes; the same and half of it: dollars, by hand
@@ -92,20 +92,8 @@ def test_the_table_has_forty_rows_and_the_examples_come_through_a_document_as_th
 
 @pytest.mark.soak  # which makes .venv-litellm
 def test_the_examples_prices_are_those_of_litellms_table_where_it_has_them_and_no_model_has_ended() -> None:
-    table = json.loads(next((ROOT / ".venv-litellm").glob(LITELLM)).read_text())
-    tiers = {"1440p": ("_2k", "_1080p"), "2160p": ("_4k",)}  # Runway's entry of Hailuo 3 has its 2K under 1080p
-    held = set()
-    for entry in BOOK.models:
-        row = table.get(f"{PREFIXES[str(entry.provider)]}{entry.quoted_model}")
-        if row is None or not isinstance(entry.price, VendorPrice) or entry.price.unit is not Unit.SECOND:
-            continue
-        assert row.get("deprecation_date", "9999") > f"{datetime.now(UTC):%Y-%m-%d}", entry.model
-        for rate in entry.price.rates:
-            names = [
-                f"output_cost_per_second{tier}" for tier in tiers.get(str(rate.resolution), (f"_{rate.resolution}",))
-            ]
-            names += ["output_cost_per_second", "output_cost_per_video_per_second"]
-            listed = Decimal(str(next(row[name] for name in names if name in row)))
-            assert listed <= rate.usd <= listed + Decimal("0.001"), (entry.model, rate, listed)  # rounded up
-        held.add(entry.model)
+    table = litellm_table.read(next((ROOT / ".venv-litellm").glob(LITELLM)))
+    found = check(BOOK, {}, table, None, datetime.now(UTC).date())
+    assert [item for item in found.compared if item.differs or item.warnings] == []
+    held = {item.model for item in found.compared}
     assert {entry.model for entry in BOOK.models if entry.provider == "openai"} <= held
