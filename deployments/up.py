@@ -21,7 +21,7 @@ from reelkeeper import disk
 from reelkeeper.adapters.ffmpeg.intake import SCRATCH, SCRATCH_REMEDY
 from reelkeeper.disk import make_folder, tighten
 from reelkeeper.errors import DiskFull, LeaseLost, Misconfigured, ReelkeeperError
-from reelkeeper.operations.core.workspace import misplaced, note_trial, open_workspace
+from reelkeeper.operations.core import workspace
 from reelkeeper.settings import Settings
 from reelkeeper.store.core import schema
 
@@ -34,30 +34,29 @@ _ANSWER_SECONDS: Final = 2.0
 ROOM_SECONDS: Final = 10.0  # between two checks of the disks
 _LOCAL: Final = "127.0.0.1"
 LOOKS_ONLY: Final = "--looks-only"  # to `deployments.deploy` and the worker
+_NOT_CREATED: Final = "it did not create this bucket"
+_ELSEWHERE: Final = "it went live at {},\n  and the settings name another address"
 _ONLY_LOOKS: Final = (
-    "A trial: it did not create this bucket, so it only reads it. Each hour it takes what is stored into the\n"
-    "  catalogue; every run that would change a stored video is a dry run, and the API takes no uploads and no jobs.\n"
+    "A trial: {}, so it only reads it, as does\n"
+    "  every command with these settings. Each hour it takes what is stored into the catalogue; every run that would\n"
+    "  change a stored video is a dry run or refused, and the API takes no uploads and no jobs.\n"
     "  To see now what it would do: reelkeeper run sync_catalog --apply, then reelkeeper plan tier_storage\n"
     "  To go live, stop this and start it once with: reelkeeper up --live\n"
 )
 
 
 class _Last(BaseModel):
-    """Record of the last `reelkeeper up` of a state folder: its ports, and the bucket where it was live."""
+    """Record of the last `reelkeeper up` of a state folder: its ports."""
 
     port: int = UI_PORT
     api_port: int = API_PORT
-    live_at: str | None = None
 
 
 def is_live(settings: Settings) -> bool:
-    """Check whether the last `up` of this state folder was live on the configured bucket, or made it."""
-    last = _last(settings.state_dir.absolute() / KEPT)
-    return settings.endpoint_url is None or last.live_at == _place(settings)
-
-
-def _place(settings: Settings) -> str:
-    return f"{settings.endpoint_url}/{settings.bucket}/{settings.prefix}"
+    """Check whether `up --live` was confirmed at the configured bucket, or `up` makes it; upgrade the store first."""
+    if settings.database_url:
+        schema.upgrade_at(settings.store_url)
+    return workspace.is_live(settings)
 
 
 class Up:
@@ -81,14 +80,12 @@ class Up:
         self.began = self.room_due = time.monotonic()
         self.without_room: set[str] = set()  # the disks that were reported as full
         self.moment = datetime.now(UTC)
-        last = _last(self.state / KEPT)
+        last, self.is_first = _last(self.state / KEPT), not (self.state / KEPT).exists()
         self.port, self.api_port = _ports(last, port, api_port)
-        here = _place(settings)
-        live_at = here if live else last.live_at
-        self.looks_only = settings.endpoint_url is not None and live_at != here  # a bucket that it did not create
+        self.looks_only = not live and not is_live(settings)
         self.patience = 0 if self.looks_only else patience  # dry runs are made again
         fresh = self.state / f"{KEPT}.new"  # a full disk or a power cut damages this one, not the one that is read
-        fresh.write_text(_Last(port=self.port, api_port=self.api_port, live_at=live_at).model_dump_json())
+        fresh.write_text(_Last(port=self.port, api_port=self.api_port).model_dump_json())
         fresh.replace(self.state / KEPT)
         self.ui_url, self.api_url = f"http://{_LOCAL}:{self.port}", f"http://{_LOCAL}:{self.api_port}"
         self.supervisor = Supervisor(self._environment(), lambda text: tell("part", text))
@@ -97,18 +94,18 @@ class Up:
         """Start everything, keep it alive until a signal to stop, and stop it in order."""
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, self._count_signal)
-        self.tell("starting", f"Starting in {self.state}; a first start takes a minute.")
+        takes = "; a first start takes a minute" if self.is_first else ""
+        self.tell("starting", f"Starting in {self.state}{takes}.", first=self.is_first)
         start, patience = self.supervisor.start, str(self.patience)
         try:
             server = [sys.executable, "-m", "deployments.server", "--host", _LOCAL, "--port", str(self.port)]
             start(self._part("server", "Prefect's server", server, 10))
-            if self.settings.database_url:
-                schema.upgrade_at(self.settings.store_url)
             # This creates the store, and starts the embedded S3 server, which the parts share.
             is_live = not self.looks_only
-            with open_workspace(self.settings, claims=is_live, goes_live=is_live) as workspace:
-                note_trial(workspace.engine, workspace.bucket, begins=self.looks_only and not workspace.is_ours)
-                if where := misplaced(workspace.bucket):
+            with workspace.open_workspace(self.settings, claims=is_live, goes_live=is_live) as opened:
+                embedded = self.settings.endpoint_url is None
+                workspace.note_trial(opened.engine, opened.bucket, begins=self.looks_only, embedded=embedded)
+                if where := workspace.misplaced(opened.bucket):
                     self.tell("misplaced", f"{where}. To read those, set REELKEEPER_PREFIX, and start again.")
                 worker = [*_ours("worker"), "main", "encode", "--patience", patience]
                 # guard up.deployed_first: a run that was due before changes a bucket that it did not create
@@ -120,7 +117,7 @@ class Up:
                 if not self.looks_only:
                     self._deploy()
                 if not self.stop_signals:
-                    self._say_ready()
+                    self._say_ready(opened.live_at)
                 self._watch()
                 self._drain()
         finally:
@@ -169,13 +166,16 @@ class Up:
                     self.tell("room", f"There is room again on {role}.")
 
     def _drain(self) -> None:
-        active = ", ".join(self._active())
+        active = self._active()
+        waits = f"waits up to {self.patience:.0f} s for {', '.join(active)}; what is not done by then is handed over"
+        dry = f"{', '.join(active)}: a dry run, which the next start makes again"
+        runs = f"{waits} to the next start" if self.patience else dry
         self.tell(
             "stopping",
-            f"Stopping: waits up to {self.patience:.0f} s for {active}; what is not done by then is handed over to the "
-            "next start. Press Ctrl-C again to stop at once."
-            if active and self.patience
-            else "Stopping: there is nothing to wait for.",
+            f"Stopping: {runs if active else 'no run is active'}. Its processes take some seconds to end; press Ctrl-C "
+            "again to stop at once.",
+            active=active,
+            patience_seconds=self.patience,
         )
         self.supervisor.stop(["worker"], hurried=lambda: self.stop_signals > 1)
 
@@ -191,15 +191,17 @@ class Up:
         except (httpx.HTTPError, ValueError):
             return []
 
-    def _say_ready(self) -> None:
+    def _say_ready(self, live_at: str | None) -> None:
+        trial = _ONLY_LOOKS.format(_ELSEWHERE.format(live_at) if live_at else _NOT_CREATED)
         self.tell(
             "ready",
             f"Ready after {time.monotonic() - self.began:.0f} s.\n"
             f"  Prefect  {self.ui_url}/v2   what runs, and when\n"
             f"  API      {self.api_url}   tokens: reelkeeper tokens create NAME --scope jobs\n"
             f"  State    {self.state}   store, objects, Prefect's database\n"
-            f"  Logs     {self.logs}\n" + (_ONLY_LOOKS if self.looks_only else "") + "Ctrl-C stops it in order.",
+            f"  Logs     {self.logs}\n" + (trial if self.looks_only else "") + "Ctrl-C stops it in order.",
             looks_only=self.looks_only,
+            live_at=live_at,
             ui_url=self.ui_url,
             api_url=self.api_url,
             state=str(self.state),

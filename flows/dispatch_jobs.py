@@ -34,7 +34,8 @@ def dispatch_jobs(
 
     with runs.workspace() as workspace:
         rules = followed(workspace.engine, order=order, tiers=tiers, attempts=attempts)  # asked anew at each claim
-        if dry_run:
+        # guard trial.jobs: jobs are made and paid for where no result can be stored
+        if dry_run or workspace.on_trial:
             return jobs.preview(workspace.engine, rules, run_id)
         workspace.require_safe()
         shift = Shift(slots, seconds, until_idle, order, tiers, attempts, runs.closing)

@@ -186,12 +186,13 @@ class StoreBehind(Refused):
 
 
 class OnTrial(Refused):
-    """The store only reads this bucket, until `reelkeeper up --live` claims it."""
+    """The store only reads this bucket, until `reelkeeper up --live` confirms it."""
 
     operator_remedy = "To go live, stop `reelkeeper up` and start it once with: reelkeeper up --live"
 
-    def __init__(self) -> None:
-        super().__init__("this store is on trial: it only reads its bucket, and nothing was changed")
+    def __init__(self, live_at: str | None = None) -> None:
+        why = f"this store went live at {live_at}, and the settings name another address" if live_at else "a trial"
+        super().__init__(f"{why}: the bucket is only read, and nothing was changed")
 
 
 class Frozen(ReelkeeperError):

@@ -33,8 +33,10 @@ tell_bucket = epochs.tell
 def settle_left_open(workspace: Workspace, held: HeldLease, *, run_id: str, grace: Grace) -> tuple[Done, ...]:
     """Publish or abandon every open intent whose video no run works on; an unreadable one stays open.
 
-    Blobs claimed by a killed purge are settled first.
+    Blobs claimed by a killed purge are settled first. All of it waits while the bucket is only read.
     """
+    if workspace.on_trial:
+        return ()
     outcomes = []
     purge.settle_claims(workspace, run_id=run_id, grace=grace, lease=held.lease)
     for intent in intents.open_intents(workspace):

@@ -48,7 +48,7 @@ def show(workspace: Workspace, plan_id: str) -> PlanSummary:
     saved = plans.load(workspace.engine, plan_id, most=MAX_ROWS)
     plan, title, name = saved.plan, plan_document.title(saved), saved.plan.flow.replace("_", "-")
     document = [plan_document.by_rule(saved), *plan_document.document(workspace.engine, saved, MAX_READ)]
-    if saved.items:
+    if saved.items and not workspace.on_trial:
         document.append(f"To apply it: `reelkeeper run {plan.flow} --apply --plan {plan.id}`.")
     if plan.flow != "purge_retired":
         document.append(f"To try another policy: `{TRY_ANOTHER}`.")
@@ -74,10 +74,11 @@ def preview(workspace: Workspace, plan: PlanSummary, run_id: str, judge: plans.L
 def claim(workspace: Workspace, plan: PlanSummary, under: Mapping[str, Any], judge: plans.Limit, run_id: str) -> None:
     """Claim `plan`, so that only this run carries it out, if the guard allows it. Raises PlanRefused, GuardRefused.
 
-    Misconfigured if the bucket has failed a dangerous check of the contract.
+    Misconfigured if the bucket has failed a dangerous check of the contract; OnTrial where it is only read.
     """
+    workspace.require_live()
     workspace.require_safe()
-    plans.claim(workspace.engine, plan, under, judge, run_id)
+    plans.claim(workspace.engine, plan, under, judge, run_id, service_keys=workspace.keeps_contract)
 
 
 begin = plans.begin

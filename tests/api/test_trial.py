@@ -6,8 +6,10 @@ import pytest
 from fastapi.testclient import TestClient
 
 from reelkeeper.api.app_state import AppState
+from reelkeeper.rules.core.wording import UNTIL_LIVE
 from tests.api.answers import problem
 from tests.api.conftest import NewClient
+from tests.faults.world import World
 
 KEY = {"Idempotency-Key": "key-1"}
 CHANGES = [
@@ -42,3 +44,9 @@ def test_what_would_end_in_the_bucket_is_refused_by_name(client: TestClient, cha
 @pytest.mark.parametrize("path", ["/v1/users/ann/videos", "/v1/holds", "/v1/users/ann"])
 def test_it_reads(client: TestClient, path: str) -> None:
     assert client.get(path).is_success
+
+
+def test_no_video_is_said_to_go_while_nothing_goes(client: TestClient, world: World) -> None:
+    world.video("v1")  # past its retention
+    (video,) = client.get("/v1/users/ann/videos").json()["videos"]
+    assert (video["expires_at"], video["why"]) == (None, UNTIL_LIVE)

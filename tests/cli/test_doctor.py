@@ -96,6 +96,19 @@ def test_in_a_trial_nothing_is_claimed_whatever_the_prefix(
     assert writes(double) == set()
 
 
+@pytest.mark.parametrize("words", [(), ("--claim",)], ids=["asked", "claimed"])
+def test_a_whole_bucket_with_another_stores_folder_is_not_free(
+    ask: Ask, configured: Settings, double: R2Double, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    theirs = f"!{configured.prefix}.reelkeeper-identity.json"  # among the first folders
+    double.client.put_object(Bucket=configured.bucket, Key=theirs, Body=b'{"deployment": "another"}')
+    monkeypatch.setenv("REELKEEPER_PREFIX", "/")
+    double.requests.clear()
+    assert by_part(ask("doctor", *words, exit_code=1))["identity"]["state"] == "fail"
+    assert writes(double) == set()
+    double.client.delete_object(Bucket=configured.bucket, Key=theirs)
+
+
 def test_where_the_identity_cannot_be_read_the_other_parts_are_still_checked(
     ask: Ask, one_video: str, double: R2Double, monkeypatch: pytest.MonkeyPatch
 ) -> None:

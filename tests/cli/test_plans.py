@@ -252,3 +252,18 @@ The catalogue has no live video yet. To take in what is stored: reelkeeper run s
     assert as_read(reelkeeper("plan", "tier_storage").stdout, only="REELKEEPER_PREFIX") == snapshot(
         "0 objects under videos/; the bucket has u/ (1 object). To read those, set REELKEEPER_PREFIX."
     )
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("plan", "transcode_videos"),
+        ("plan", "tier_storage", "--user", "ann"),
+        ("plan", "tier_storage", "--prefix", "videos/ann/"),
+        ("run", "expire_videos", "--user", "ann"),
+    ],
+    ids=" ".join,
+)
+def test_what_a_flow_does_not_plan_is_refused_with_what_does(reelkeeper: Run, words: tuple[str, ...]) -> None:
+    said = reelkeeper(*words, exit_code=2).output
+    assert ("tier_storage" if words[1] == "transcode_videos" else "migration.md") in said

@@ -7,6 +7,7 @@ import pytest
 from inline_snapshot import snapshot
 
 from reelkeeper.rules.lifecycle.guard import BlastRadius
+from reelkeeper.rules.policies import DEFAULTS
 from reelkeeper.settings import Settings
 from reelkeeper.store.core.engine import open_store
 from tests.cli.conftest import Run
@@ -57,3 +58,4 @@ def test_what_the_limits_of_a_run_refuse_is_not_shown_as_its_work(
             put_in_force(engine, limits=BlastRadius(max_objects=limit))
         event = json.loads(reelkeeper("up", "--live", "--json", exit_code=1).stdout.splitlines()[0])
         assert [line["will"].split()[0] for line in event["lines"] if line["flow"] == "expire_videos"] == [will]
+        assert (DEFAULTS.tiers.as_defaults() in event["text"]) is (will == "retire")  # a refused plan is not explained

@@ -13,70 +13,100 @@ from deployments import deploy
 from deployments.up import Up
 from reelkeeper.adapters.s3.seaweed import Endpoint
 from reelkeeper.errors import OrchestratorError
+from reelkeeper.operations.core.workspace import is_on_trial, open_workspace
+from reelkeeper.operations.health.status import gather
 from reelkeeper.settings import Settings
 from tests.buckets import BUCKET
 from tests.ports import free_port
 from tests.reading import as_read
 
-
-def looks_only(settings: Settings, *, live: bool = False) -> bool:
-    up = Up(settings, lambda *_, **__: None, port=free_port(), api_port=free_port(), patience=0, live=live)
-    return up.looks_only
+Told = dict[str, dict[str, object]]
 
 
-def test_up_changes_a_foreign_bucket_only_when_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def made(settings: Settings, told: Told | None = None, *, live: bool = False) -> Up:
+    def tell(event: str, _text: str, **facts: object) -> None:
+        (told if told is not None else {})[event] = facts
+
+    return Up(settings, tell, port=free_port(), api_port=free_port(), patience=0, live=live)
+
+
+@pytest.fixture
+def theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, endpoint: Endpoint) -> Settings:
+    """A bucket that `up` did not create."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "prefect.yaml").write_text("deployments: []")
-    at = {"s3_endpoint_url": "http://127.0.0.1:1", "s3_access_key_id": "k", "s3_secret_access_key": "s"}
-    theirs = Settings.model_validate(at | {"state_dir": tmp_path, "bucket": "theirs"})
-    another = Settings.model_validate(at | {"state_dir": tmp_path, "bucket": "another"})
-    assert not looks_only(Settings(state_dir=tmp_path))  # the embedded one: made by it
-    assert looks_only(theirs)
-    assert looks_only(theirs)
-    assert not looks_only(theirs, live=True)
-    assert not looks_only(theirs)
-    assert looks_only(another)
+    keys = {f"s3_{name}": getattr(endpoint, name) for name in ("endpoint_url", "access_key_id", "secret_access_key")}
+    return Settings.model_validate(
+        keys | {"state_dir": tmp_path, "bucket": BUCKET, "prefix": f"{secrets.token_hex(4)}/"}
+    )
+
+
+def started(up: Up, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Run it without its processes; return the names of those that it would start, in order."""
+    names: list[str] = []
+    monkeypatch.setattr(up.supervisor, "start", lambda part: names.append(part.name))
+    monkeypatch.setattr(up.supervisor, "run", lambda part, **_: names.append(part.name))
+    monkeypatch.setattr(up, "_watch", lambda: None)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        up.run()
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    return names
+
+
+def test_up_changes_a_foreign_bucket_only_when_told_so(theirs: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not made(Settings(state_dir=theirs.state_dir)).looks_only  # the embedded one: made by it
+    assert made(theirs).looks_only
+    started(made(theirs), monkeypatch)
+    made(theirs, live=True)  # killed before it claimed the bucket
+    assert made(theirs).looks_only
+    started(made(theirs, live=True), monkeypatch)
+    assert not made(theirs).looks_only
+    assert made(theirs.model_copy(update={"bucket": "another"})).looks_only
+
+
+def test_another_address_is_a_trial_for_all_until_it_is_confirmed(
+    theirs: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the schedules made dry runs then, while the API and every command changed the bucket."""
+    started(made(theirs, live=True), monkeypatch)
+    address = str(theirs.s3_endpoint_url)
+    moved = theirs.model_copy(update={"s3_endpoint_url": address.replace("127.0.0.1", "localhost")})
+    told: Told = {}
+    for live in (False, True):
+        started(made(moved, told, live=live), monkeypatch)
+        assert told["ready"]["looks_only"] is not live
+        assert live or str(told["ready"]["live_at"]).startswith(address)
+        with open_workspace(moved) as opened:
+            assert (opened.on_trial, opened.is_ours) == (not live, True)
+            assert (gather(opened.engine).on_trial, is_on_trial(opened.engine, opened.bucket)) == (not live, not live)
+
+
+def test_it_says_of_the_first_start_alone_that_it_takes_long_and_of_a_stop_what_is_under_way(
+    theirs: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Up, "_active", lambda _: ["tier-storage dry run"])
+    told: Told = {}
+    for is_first in (True, False):
+        started(made(theirs, told), monkeypatch)
+        assert told["starting"]["first"] is is_first
+        assert told["stopping"] == {"active": ["tier-storage dry run"], "patience_seconds": 0}
 
 
 @pytest.mark.parametrize("damaged", ["", '{"port": 42', "[]", "\0" * 48], ids=["empty", "cut", "other", "zeros"])
-def test_a_damaged_record_of_the_last_time_stops_nothing_and_sends_nothing_live(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damaged: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "prefect.yaml").write_text("deployments: []")
-    at = {"s3_endpoint_url": "http://127.0.0.1:1", "s3_access_key_id": "k", "s3_secret_access_key": "s"}
-    theirs = Settings.model_validate(at | {"state_dir": tmp_path, "bucket": "theirs"})
-    assert not looks_only(theirs, live=True)
-    (tmp_path / "up.json").write_text(damaged)
-    assert looks_only(theirs)
-    assert not looks_only(theirs, live=True)
-    assert not looks_only(theirs)
+def test_a_damaged_record_of_the_last_ports_stops_nothing(theirs: Settings, damaged: str) -> None:
+    (theirs.state_dir / "up.json").write_text(damaged)
+    assert made(theirs).looks_only
 
 
 def test_on_a_bucket_of_somebody_elses_no_worker_starts_before_dry_runs_are_deployed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, endpoint: Endpoint
+    theirs: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was due while `up` was stopped has the parameters of before: it acted on a bucket that `up` only reads."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "prefect.yaml").write_text("deployments: []")
-    address = {name: getattr(endpoint, name) for name in ("access_key_id", "secret_access_key")}
-    at = {"s3_endpoint_url": endpoint.endpoint_url, **{f"s3_{name}": value for name, value in address.items()}}
-    theirs = Settings.model_validate(
-        at | {"state_dir": tmp_path, "bucket": BUCKET, "prefix": f"{secrets.token_hex(4)}/"}
-    )
     for live, order in ((False, ["server", "deploy", "worker", "api"]), (True, ["server", "worker", "api", "deploy"])):
-        up = Up(theirs, lambda *_, **__: None, port=free_port(), api_port=free_port(), patience=0, live=live)
-        started: list[str] = []
-        monkeypatch.setattr(up.supervisor, "start", lambda part, started=started: started.append(part.name))
-        monkeypatch.setattr(up.supervisor, "run", lambda part, started=started, **_: started.append(part.name))
-        monkeypatch.setattr(up, "_watch", lambda: None)
-        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-        try:
-            up.run()
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
-        assert started == order
+        assert started(made(theirs, live=live), monkeypatch) == order
 
 
 @pytest.mark.long

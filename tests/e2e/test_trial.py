@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from reelkeeper.adapters.s3 import r2
+from reelkeeper.operations.core.workspace import place_of
 from tests.buckets import BUCKET
 from tests.doubles.r2 import R2Double
 from tests.e2e.installation import BIN, bare_environment, until
@@ -131,3 +132,16 @@ def test_nothing_changes_the_bucket_until_it_goes_live(trial: Trial, double: R2D
     assert bucket.head(bucket.identity_key) is None
     assert not trial.up("--live", "--yes")["looks_only"]
     assert bucket.head(bucket.identity_key) is not None
+    trial.end()
+    trial.processes.clear()
+    trial.environment["REELKEEPER_S3_ENDPOINT_URL"] = bucket.endpoint_url.replace("127.0.0.1", "localhost")
+    double.requests.clear()
+    moved = trial.up()  # the same bucket, at an address that nobody has confirmed
+    assert (moved["looks_only"], moved["live_at"]) == (True, place_of(bucket))
+    for words in (["users", "erase", "ann", "--yes"], ["run", "tier_storage", "--apply"]):
+        assert trial.command(*words).returncode == 9
+    headers["Idempotency-Key"] = "k2"
+    refused = httpx.post(f"{moved['api_url']}/v1/jobs", headers=headers, json={}, timeout=60)
+    assert (refused.status_code, refused.json()["type"]) == (409, "urn:reelkeeper:trial")
+    assert json.loads(trial.command("status", "--json").stdout)["on_trial"]
+    assert not [request for request in double.requests if request.writes]

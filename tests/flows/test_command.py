@@ -126,13 +126,15 @@ Nothing was changed.\
 
 def test_what_the_limits_of_a_run_refuse_is_counted_in_no_report_and_no_backlog(old: Scene) -> None:
     with transaction(old.engine, "test") as session:
-        deployment.set_trial(session, "of this bucket")
+        deployment.set_standing(session, deployment.Standing("of this bucket"))
     at = datetime.now(UTC)
     for limit, retired, refused in ((0, [], True), (2, [2], False)):
         run("plan", "expire_videos", "--param", f"limits.max_objects={limit}")
         found = report.gather(old.engine, at.date().replace(day=1), at)
         assert found.trial is not None
         assert [item.objects for item in found.trial.meant] == retired
+        assert [item.objects for item in found.trial.beyond] == ([2] if refused else [])  # each once, by its last plan
+        assert found.trial.plans == ({} if refused else {"expire_videos": 1})
         (left,) = gather(old.engine).backlog
         assert (left.objects, left.is_refused) == (2, refused)
 

@@ -77,9 +77,10 @@ def test_zero_means_nothing_and_a_plan_is_bound_to_its_limit(due: Scene) -> None
     with pytest.raises(PlanRefused) as refused:
         purge_retired(BlastRadius(max_objects=1), dry_run=False, plan_id=plan_id)
     assert as_read(refused.value, **DRAWN) == snapshot("""\
-plan <plan> was made under another policy: limits.max_objects=500 then, 1 now. If it was made
-  with parameters, they are needed again: --param limits.max_objects=500. Nothing was changed.
-  Make a new plan\
+plan <plan> was made under another policy: limits.max_objects=500 then, 1 now. Nothing was
+  changed. As it was made: reelkeeper run purge_retired --apply --plan <plan> --param
+  limits.max_objects=500
+or make a new plan\
 """)
     assert due.everything() == before
     assert due.double.deleted() == []

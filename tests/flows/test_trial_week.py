@@ -104,7 +104,7 @@ def test_a_week_of_a_trial_alarms_nobody_changes_nothing_and_says_what_it_would_
     found = report.gather(engine, at.date().replace(day=1), at)
     assert found.trial is not None
     (retired,) = found.trial.meant
-    assert (retired.action, retired.objects, found.trial.nights) == ("retire", COLD, DAYS)
+    assert (retired.action, retired.objects, found.trial.plans["tier_storage"]) == ("retire", COLD, DAYS)
     assert (retired.size_bytes, retired.saving_microusd) == (COLD * SIZE_BYTES, COLD * 75)
     assert retired.gone_by_now == 0  # the grace is 14 days
     for _ in range(DAYS + 1):

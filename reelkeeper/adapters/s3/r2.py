@@ -100,9 +100,9 @@ class Bucket:
         self.prefix = prefix
         self.meter = meter
 
-    def only_read(self) -> None:
+    def only_read(self, live_at: str | None = None) -> None:
         """Refuse with OnTrial, from now on, to send or sign a request that could change the bucket."""
-        only_read(self._client)
+        only_read(self._client, live_at)
 
     @property
     def scope(self) -> str:

@@ -10,7 +10,7 @@ from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import urlsplit
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 import boto3
 from botocore.config import Config
@@ -38,7 +38,7 @@ LOCKED = "ObjectLockedByBucketPolicy"  # R2's bucket locks (error 10069)
 SILENCE_SECONDS = 60  # between two bytes, not for a whole video
 PASSING_STATUSES = frozenset({429, 500, 502, 503, 504})  # R2's "Error codes": the 1st, 2nd and 4th may be transient
 _READING = ("Get", "Head", "List")  # how the names of S3's requests begin that change nothing
-_READ_ONLY: Final = WeakSet[Any]()  # the clients that refuse all others
+_READ_ONLY: Final = WeakKeyDictionary[Any, str | None]()  # the clients that refuse all others; where it is live
 _SESSION = boto3.Session()  # one for all clients, as reading S3's model takes 130 ms
 _OPENING = threading.Lock()  # clients may be shared between threads, but not created in parallel
 
@@ -201,19 +201,19 @@ def wait_before(attempt: int) -> None:
     time.sleep(seconds_before(attempt))
 
 
-def only_read(client: "S3Client") -> None:
+def only_read(client: "S3Client", live_at: str | None) -> None:
     """Have `client` raise OnTrial for each request that could change its bucket, before it is sent or signed."""
     if client not in _READ_ONLY:
-        _READ_ONLY.add(client)
-        client.meta.events.register_first("before-parameter-build.s3", _refuse_changes)
+        _READ_ONLY[client] = live_at
+        client.meta.events.register_first("before-parameter-build.s3", partial(_refuse_changes, live_at))
 
 
 def require_writable(client: "S3Client") -> None:
     """Raise OnTrial before a change that `client` does not send itself, such as a signed delete."""
     if client in _READ_ONLY:
-        raise OnTrial
+        raise OnTrial(_READ_ONLY[client])
 
 
-def _refuse_changes(model: Any, **_: object) -> None:  # noqa: ANN401  botocore has no types
+def _refuse_changes(live_at: str | None, model: Any, **_: object) -> None:  # noqa: ANN401  botocore has no types
     if not str(model.name).startswith(_READING):
-        raise OnTrial
+        raise OnTrial(live_at)

@@ -22,6 +22,7 @@ def plan(
     flow: Annotated[str | None, typer.Argument(help="Plan this flow's work, without changing anything.")] = None,
     param: run.Param = None,
     as_of: run.AsOf = None,
+    only: run.Only = None,  # noqa: ARG001  it refuses
     show: Annotated[str | None, typer.Option("--show", help="Show a saved plan, and its outcome.")] = None,
     list_all: Annotated[bool, typer.Option("--list", help="List saved plans, newest first (the default).")] = False,
     limit: Limit = 20,
@@ -38,6 +39,8 @@ def plan(
         run.show(report, param or [], most=limit, as_json=as_json)
         if not report.plan.population.objects and not as_json:
             say(_why_empty())
+    elif flow == "transcode_videos":
+        raise typer.BadParameter("it makes no plan, and helps a run of tier_storage: reelkeeper plan tier_storage")
     elif flow:
         run.start(flow, param or [], apply=False, as_of=as_of, plan_id=None, as_json=as_json, most=limit)
     elif show:

@@ -35,6 +35,17 @@ AsOf = Annotated[
     str | None,
     typer.Option("--as-of", metavar="TIME", help="Judge ages and views as of this time; UTC without a time zone."),
 ]
+
+
+def _refuse_part(given: str | None) -> None:
+    if given is not None:
+        raise typer.BadParameter(
+            "a flow plans for all videos. One user or folder alone, by a segment of the policy given with --param: "
+            "docs/migration.md, One user or folder alone"
+        )
+
+
+Only = Annotated[str | None, typer.Option("--user", "--prefix", hidden=True, callback=_refuse_part)]
 _PATIENCE_SECONDS: Final = 9.0  # of the ten that are promised
 _SAID: Final = (
     "\nStopping within 10 seconds: waiting for the encoders to end, for requests under way, and for the record of what "
@@ -47,6 +58,7 @@ def run(
     param: Param = None,
     apply: Annotated[bool, typer.Option("--apply", help="Apply the changes. Without it, only a plan is made.")] = False,
     as_of: AsOf = None,
+    only: Only = None,  # noqa: ARG001  it refuses
     plan_id: Annotated[
         str | None, typer.Option("--plan", metavar="ID", help="Apply this saved plan: once, within 24 hours.")
     ] = None,
@@ -140,8 +152,17 @@ def show(report: Any, params: list[str], *, most: int, as_json: bool) -> None:  
         say("Nothing was changed.")
     elif _plan_id(report) and not any(rule.objects for rule in report.planned):
         say("Nothing was changed, and there is nothing to do.")
+    elif _plan_id(report) and _is_trial():
+        say("Nothing was changed. To apply such plans, go live: reelkeeper up --live")
     else:
         say(f"Nothing was changed. To apply it: {_next_step(report.flow, params, report)}")
+
+
+def _is_trial() -> bool:
+    from reelkeeper.operations.lifecycle.plans import in_trial
+
+    with store() as engine:
+        return in_trial(engine)
 
 
 def _is_recorded(run_id: str) -> bool:

@@ -106,15 +106,19 @@ class _Line(NamedTuple):
 def _first_night(settings: "Settings") -> tuple[list[_Line], list[str]]:
     """List what each flow would change in its first run, by plans on the store as it is now, and remarks on them."""
     from reelkeeper.adapters.s3.keys import IDENTITY
-    from reelkeeper.operations import now, open_store, reading
+    from reelkeeper.operations import now, reading
     from reelkeeper.operations.core.policies import current
+    from reelkeeper.operations.core.workspace import open_workspace
     from reelkeeper.operations.health.status import awaited
     from reelkeeper.operations.jobs import prune_cache
     from reelkeeper.operations.lifecycle import previews
     from reelkeeper.operations.lifecycle.previews import plans_service_keys
 
-    lines, remarks = [_Line("up --live", "now", f"claim the bucket: write {settings.prefix}{IDENTITY}")], list[str]()
-    with open_store(settings) as engine:
+    lines, remarks = list[_Line](), list[str]()
+    with open_workspace(settings, claims=False) as opened:
+        engine, claim = opened.engine, f"claim the bucket: write {settings.prefix}{IDENTITY}"
+        again = f"change this bucket, which is this store's, at this address (before: {opened.live_at or 'none'})"
+        lines.append(_Line("up --live", "now", again if opened.is_ours else claim))
         with reading(engine) as session:
             at, deployed = now(session), awaited(session).flows
         may = partial(plans_service_keys, engine, settings, live=True)
@@ -143,13 +147,11 @@ def _planned(
         report = plan()
     except PolicyRefused:
         return [("nothing, as its rules are off", 0, 0)], []
-    told = [*plans.remarks(engine, report.plan, in_trial=False)]
+    told = [] if report.plan.population.objects else [_NOTHING_KNOWN]
     if report.refusal:
         told.append(f"The limits would refuse {flow}: {report.refusal}")
-    if not report.plan.population.objects:
-        told.append(_NOTHING_KNOWN)
-    if report.refusal:
         return [("nothing, as its limits refuse the plan", 0, 0)], told
+    told = [*plans.remarks(engine, report.plan, in_trial=False), *told]
     found = [
         (f"{rule.action} {many(rule.objects, 'video')}: {rule.title}", rule.size_bytes, rule.saving_microusd)
         for rule in report.planned

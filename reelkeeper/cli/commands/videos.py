@@ -272,6 +272,7 @@ def add(
     if file.suffix.lstrip(".").lower() not in CONTENT_TYPES:
         raise typer.BadParameter(f"{file.name} does not end in one of {', '.join(CONTENT_TYPES)}")
     with workspace() as opened, LeaseManager(opened.engine) as manager:
+        opened.require_live()
         taken = manager.take([f"video/{video}"])
         if not taken:
             raise LeaseLost(f"another run is working on video {video!r}; try again in a minute")

@@ -104,7 +104,8 @@ def _judge(engine: Engine, bucket: "Bucket | None", store: _Known) -> str | None
 
 
 def require_current(workspace: "Workspace") -> None:
-    """Raise StoreBehind where this store is a copy or an old state. One request."""
+    """Raise StoreBehind where this store is a copy or an old state, OnTrial where it only reads. One request."""
+    workspace.require_live()
     store = _known(workspace.engine)
     why = _judge(workspace.engine, workspace.bucket, store)
     if why != store.marks.get(BEHIND):

@@ -14,7 +14,15 @@ from reelkeeper.adapters.s3.keys import DEFAULT_LAYOUT
 from reelkeeper.adapters.s3.listing import PAGE_KEYS
 from reelkeeper.adapters.s3.r2 import Bucket
 from reelkeeper.adapters.s3.transport import Patience, is_refusal
-from reelkeeper.errors import IdentityMismatch, IntegrityDoubt, KeyTaken, Misconfigured, ObjectMissing, StorageError
+from reelkeeper.errors import (
+    IdentityMismatch,
+    IntegrityDoubt,
+    KeyTaken,
+    Misconfigured,
+    ObjectMissing,
+    OnTrial,
+    StorageError,
+)
 from reelkeeper.failpoints import effect
 from reelkeeper.model.key_patterns import KeyPattern, compiled
 from reelkeeper.model.money import Metric, Used
@@ -25,6 +33,7 @@ from reelkeeper.settings import Settings
 from reelkeeper.store import Engine, Session, SQLAlchemyError
 from reelkeeper.store.billing import usage
 from reelkeeper.store.core import deployment
+from reelkeeper.store.core.deployment import Standing
 from reelkeeper.store.core.engine import now, open_store, reading, transaction
 
 _OPENING = Patience(attempts=4, silence_seconds=8.0)  # the waits between them are 7 s at most: 39 s in all
@@ -40,8 +49,8 @@ class Workspace:
 
     `keeps_contract`: the bucket has passed the checks that changes at the service's keys rely on. `dangers`: the checks
     that it has failed and that changes at keys of ours rely on, too. `is_ours`: it has our identity object. `on_trial`:
-    nothing there may be changed. `assumes_contract`: plans have the videos at the service's keys, as nothing is carried
-    out: it is on trial, and has failed no check.
+    nothing there may be changed; `live_at` is the place where `up --live` was confirmed, if any. `assumes_contract`:
+    plans have the videos at the service's keys, as nothing is carried out: it is on trial, and has failed no check.
     """
 
     engine: Engine
@@ -54,6 +63,7 @@ class Workspace:
     is_ours: bool = True
     on_trial: bool = False
     assumes_contract: bool = False
+    live_at: str | None = None
 
     @property
     def plans_service_keys(self) -> bool:
@@ -64,6 +74,12 @@ class Workspace:
         """Check whether the bucket keeps the contract by now, for a process that lives longer than a run."""
         at = self.bucket
         return self.keeps_contract or deployment.contract_passed(session, at.endpoint_url, at.name, CHECKS)
+
+    def require_live(self) -> None:
+        """Raise OnTrial where nothing may be changed: before a plan is used up, or a row says what was not done."""
+        # guard trial.changes: what only the store knows is changed in a trial: plans are used up, videos retired
+        if self.on_trial:
+            raise OnTrial(self.live_at)
 
     def require_safe(self) -> None:
         """Raise Misconfigured if the bucket has failed a check of the contract without which videos can be lost."""
@@ -155,25 +171,30 @@ def join(
     """Check that store and bucket belong together and that their clocks agree.
 
     `keeps_contract` skips the check for a bucket that needs no `reelkeeper doctor --contract`. Without `claims`, a
-    bucket without an owner stays so; so does that of a trial, and it is only read, unless the trial `goes_live`.
+    bucket without an owner stays so; so does that of a trial, and it is only read, unless the trial `goes_live`. Once
+    `up` has run with a store, every place is a trial but the one where `up --live` was confirmed.
     """
     with reading(engine) as session:
         deployment_id, knows_objects = deployment.identity(session), deployment.knows_objects(session)
-        is_trial = deployment.trial(session) == place_of(bucket)
+        standing, here = deployment.standing(session), place_of(bucket)
         store_time, found = now(session), in_force(session)
         # guard identity.contract: the service's keys are purged in a bucket that has not passed the contract
         passed = keeps_contract or deployment.contract_passed(session, bucket.endpoint_url, bucket.name, CHECKS)
         failed = deployment.contract_failed(session, bucket.endpoint_url, bucket.name)
+    is_trial = standing.only_reads(here)
     # guard trial.claims: the API, or any command, claims a bucket on trial
     writes = goes_live if is_trial else claims
-    is_ours = check_identity(bucket, deployment_id, may_claim=is_trial or not knows_objects, writes=writes)
+    may_claim = standing.place == here or not knows_objects
+    is_ours = check_identity(bucket, deployment_id, may_claim=may_claim, writes=writes)
     # guard trial.reads: a hold, an upload or a run changes a bucket that `up` only looks at
-    if on_trial := is_trial and not is_ours:
-        bucket.only_read()
+    if on_trial := is_trial and not goes_live:
+        bucket.only_read(standing.live)
     _check_clocks(store_time, bucket.server_time())
     dangers = tuple(sorted(failed & DANGEROUS))
     assumes = on_trial and not failed
-    return Workspace(engine, bucket, deployment_id, found, layout, passed, dangers, is_ours, on_trial, assumes)
+    return Workspace(
+        engine, bucket, deployment_id, found, layout, passed, dangers, is_ours, on_trial, assumes, standing.live
+    )
 
 
 def place_of(bucket: Bucket) -> str:
@@ -181,16 +202,31 @@ def place_of(bucket: Bucket) -> str:
     return f"{bucket.endpoint_url}/{bucket.name}/{bucket.prefix}"
 
 
-def is_on_trial(engine: Engine) -> bool:
-    """Check whether this store has not gone live on the bucket that it tries out."""
+def is_live(settings: Settings) -> bool:
+    """Check whether `up --live` was confirmed at the configured address, or the bucket is the embedded one."""
+    if settings.endpoint_url is None:
+        return True
+    with open_store(settings) as engine, reading(engine) as session:
+        return deployment.standing(session).live == f"{settings.endpoint_url}/{settings.bucket}/{settings.prefix}"
+
+
+def is_on_trial(engine: Engine, bucket: Bucket | None = None) -> bool:
+    """Check whether this store only reads a bucket; without one, whether `up` tries one out."""
     with reading(engine) as session:
-        return deployment.trial(session) is not None
+        standing = deployment.standing(session)
+    return standing.only_reads(place_of(bucket)) if bucket else standing.place is not None
 
 
-def note_trial(engine: Engine, bucket: Bucket, *, begins: bool) -> None:
-    """Record for all processes of this store that it only reads this bucket, or that it no longer does so."""
+def note_trial(engine: Engine, bucket: Bucket, *, begins: bool, embedded: bool = False) -> None:
+    """Record for all processes of this store that it only reads this bucket, or that it is live there.
+
+    The embedded bucket, whose address is another at each start, ends any trial.
+    """
+    here = place_of(bucket)
     with transaction(engine, "trial") as session:
-        deployment.set_trial(session, place_of(bucket) if begins else None)
+        before = deployment.standing(session)
+        live = Standing() if embedded else Standing(live=here)
+        deployment.set_standing(session, before._replace(place=here) if begins else live)
 
 
 def check_identity(bucket: Bucket, deployment_id: str, *, may_claim: bool, writes: bool = True) -> bool:
@@ -216,6 +252,8 @@ def check_identity(bucket: Bucket, deployment_id: str, *, may_claim: bool, write
         # guard identity.dry_run: a dry run with a mistyped prefix claims somebody else's
         if not writes:
             return False
+        # guard identity.inner: a store claims the whole bucket around another store's folder
+        require_no_inner_owner(bucket, deployment_id)
         try:
             with effect("identity.put"):
                 bucket.put_bytes_once(key, json.dumps({"deployment": deployment_id}).encode(), "application/json")
@@ -229,6 +267,20 @@ def check_identity(bucket: Bucket, deployment_id: str, *, may_claim: bool, write
             f"{deployment_id}. Nothing was changed. Check REELKEEPER_BUCKET, _PREFIX, _DATABASE_URL and _STATE_DIR"
         )
     return True
+
+
+def require_no_inner_owner(bucket: Bucket, deployment_id: str) -> None:
+    """Raise IdentityMismatch where one of the first folders of a whole bucket is another store's."""
+    for part in () if bucket.prefix else bucket.look().folders():
+        if part.name:
+            with suppress(ObjectMissing, Misconfigured):  # a name that cannot be a prefix is nobody's
+                inner = bucket.under(part.name)
+                if (found := _owner(inner)) != deployment_id:
+                    raise IdentityMismatch(
+                        f"bucket {bucket.name!r} under {inner.scope!r} belongs to deployment {found}, and "
+                        f"{bucket.scope!r} is the whole bucket; this store is {deployment_id}. Nothing was changed. "
+                        "Use a prefix beside it, or that deployment's store"
+                    )
 
 
 def misplaced(bucket: Bucket) -> str:

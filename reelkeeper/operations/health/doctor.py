@@ -36,6 +36,7 @@ from reelkeeper.operations.core.workspace import (
     is_on_trial,
     misplaced,
     open_bucket,
+    require_no_inner_owner,
     try_contract,
 )
 from reelkeeper.operations.health import bucket_rules
@@ -269,7 +270,7 @@ def _why_it_only_reads(settings: Settings, engine: Engine | None, bucket: Bucket
     if settings.r2_account_id is None and settings.endpoint_url is None:
         return None
     # guard trial.probe: doctor writes into a bucket that `up` only looks at, where a prefix was mistyped, too
-    if engine is not None and is_on_trial(engine):
+    if engine is not None and is_on_trial(engine, bucket):
         waits = "once it is live: reelkeeper up --live, then reelkeeper doctor"
         return "not tried: it would write into a bucket on trial", waits
     # guard identity.probe: doctor writes into a bucket that nobody has given to this store
@@ -324,14 +325,15 @@ def _identity(engine: Engine, bucket: Bucket, *, claim: bool) -> Finding:
     if has_no_owner and is_on_trial(engine):
         text = "this store is on trial, and only reads" + (": nothing was claimed" if claim else "")
         return Finding("identity", FAIL if claim else OK, text, "reelkeeper up --live claims the bucket")
-    if has_no_owner and not claim:
-        if knows_objects:
-            remedy = "probably the wrong bucket; if it is the right one: reelkeeper doctor --claim"
-            return Finding(
-                "identity", FAIL, "the store has records of objects, but this bucket has no identity object", remedy
-            )
-        return Finding("identity", OK, "the bucket has no owner yet: the first run with --apply claims it")
+    if has_no_owner and not claim and knows_objects:
+        remedy = "probably the wrong bucket; if it is the right one: reelkeeper doctor --claim"
+        text = "the store has records of objects, but this bucket has no identity object"
+        return Finding("identity", FAIL, text, remedy)
     try:
+        if has_no_owner and not claim:
+            check_identity(bucket, deployment_id, may_claim=True, writes=False)
+            require_no_inner_owner(bucket, deployment_id)
+            return Finding("identity", OK, "the bucket has no owner yet: the first run with --apply claims it")
         check_identity(bucket, deployment_id, may_claim=claim)
     except IdentityMismatch as error:
         return Finding(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
-from reelkeeper.errors import NotFound, PlanRefused
+from reelkeeper.errors import NotFound, OnTrial, PlanRefused
 from reelkeeper.model.alerts import AlertState, Click, Verb
 from reelkeeper.operations.alerts.alerts import post
 from reelkeeper.operations.lifecycle import plans
@@ -42,7 +42,7 @@ def carry_out(engine: Engine, click: Click, operators: Collection[str]) -> Click
         return ClickResult(f"Nothing was done: {click.user_id} is not in REELKEEPER_SLACK_OPERATORS.")
     try:
         return _HANDLERS[click.verb](engine, click)
-    except (NotFound, PlanRefused) as error:
+    except (NotFound, OnTrial, PlanRefused) as error:
         return ClickResult(str(error))
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel
 
 from reelkeeper.adapters.orchestrator import Orchestrator
-from reelkeeper.errors import GuardRefused, OrchestratorError
+from reelkeeper.errors import GuardRefused, OnTrial, OrchestratorError, PlanRefused
 from reelkeeper.model import Action, Done, Grace, PlannedRule, PlanSummary, Verdict, Video
 from reelkeeper.operations.alerts import alerts
 from reelkeeper.operations.core.lease import HeldLease
@@ -146,6 +146,12 @@ def load(engine: Engine, plan_id: str, *, most: int = _ALL) -> SavedPlan:
         )
 
 
+def in_trial(engine: Engine) -> bool:
+    """Check whether `up` tries out a bucket with this store, so that no plan is carried out."""
+    with reading(engine) as session:
+        return deployment.trial(session) is not None
+
+
 def remarks(engine: Engine, plan: PlanSummary, *, in_trial: bool = True) -> Iterator[str]:
     """Explain what a plan's estimates leave out: what happens to links, and what R2 does not bill."""
     with reading(engine) as session:
@@ -182,21 +188,34 @@ def preview(engine: Engine, plan: PlanSummary, run_id: str, judge: Limit) -> Rep
     with reading(engine) as session:
         planned = tuple(plan_results.by_rule(session, plan.id))
         before = plan_results.retired_in_24h(session), plan_results.last_population(session)
+        is_trial = deployment.trial(session) is not None
     refusal = None
     try:
         judge(*before)
     except GuardRefused as refused:
         refusal = str(refused).removeprefix(guard.NOTHING_CHANGED)
+        if is_trial:  # no override is carried out in one
+            refusal = refusal.partition(f"\n{guard.OVERRIDE}")[0]
     with transaction(engine, "plan.preview") as session:
         note_refusal(session, plan.id, refusal)
     return Report(plan.flow, run_id, dry_run=True, plan=plan, planned=planned, refusal=refusal)
 
 
-def claim(engine: Engine, plan: PlanSummary, under: Mapping[str, Any], judge: Limit, run_id: str) -> None:
+def claim(
+    engine: Engine,
+    plan: PlanSummary,
+    under: Mapping[str, Any],
+    judge: Limit,
+    run_id: str,
+    *,
+    service_keys: bool = True,
+) -> None:
     """Claim the right to carry `plan` out, once, if the guard agrees, which is checked under the flow's lease.
 
     Raises PlanRefused, and GuardRefused, which is recorded with the plan and sent as an alert; nothing is changed.
     """
+    if not service_keys and plan.compress.objects + plan.retire.objects:
+        _require_other_keys(engine, plan)
     try:
         with transaction(engine, "plan.claim") as session:
             # Read before this plan is counted.
@@ -217,6 +236,14 @@ def claim(engine: Engine, plan: PlanSummary, under: Mapping[str, Any], judge: Li
         raise GuardRefused(refusal, refused.widening) from None
 
 
+def _require_other_keys(engine: Engine, plan: PlanSummary) -> None:
+    with reading(engine) as session:
+        theirs = sum(plan_results.at_service_keys(session, plan.id, act) for act in (Action.COMPRESS, Action.RETIRE))
+    # guard plans.contract: a plan is used up by a run that skips all of it
+    if theirs == plan.compress.objects + plan.retire.objects:
+        raise PlanRefused(f"{guard.NOTHING_CHANGED}plan {plan.id} is all at the service's keys. {CONTRACT_NOT_TRIED}")
+
+
 def refusal(engine: Engine, plan_id: str) -> str:
     """Read the guard's refusal of a plan; empty if it was not refused. Raises NotFound."""
     with reading(engine) as session:
@@ -226,9 +253,12 @@ def refusal(engine: Engine, plan_id: str) -> str:
 def approve(engine: Engine, plan_id: str, *, author: str, reason: str) -> Approved:
     """Allow a plan that the guard refused to be carried out once, up to the figures that it was refused with.
 
-    If its figures have grown by then, it is refused again. Raises PlanRefused, NotFound.
+    If its figures have grown by then, it is refused again. Raises PlanRefused, NotFound; OnTrial in a trial.
     """
     with transaction(engine, "plan.approve") as session:
+        # guard trial.approved: a plan is approved, and its approval reported, where no run may carry it out
+        if deployment.trial(session):
+            raise OnTrial(deployment.standing(session).live)
         approved = approve_plan(session, plan_id, author=author, reason=reason)
         title = f"{author} approved a refused plan of {approved.flow}"
         alerts.post(session, title, f"{reason}\n{approved.refusal}", figures=[("Plan", plan_id)])

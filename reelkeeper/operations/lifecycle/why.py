@@ -15,7 +15,7 @@ from reelkeeper.operations.core.policies import in_force
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.lifecycle.restore import why_claimed
 from reelkeeper.rules.core.tiers import TierPolicy, Tiers
-from reelkeeper.rules.core.wording import CONTRACT_NOT_TRIED, many
+from reelkeeper.rules.core.wording import CONTRACT_NOT_TRIED, UNTIL_LIVE, many
 from reelkeeper.rules.lifecycle import lifecycle
 from reelkeeper.rules.lifecycle.lifecycle import VIEW_WINDOW_DAYS, Appraise, LifecyclePolicy
 from reelkeeper.rules.lifecycle.notices import goes_after
@@ -130,6 +130,8 @@ def outlooks(session: Session, listed: Sequence[Listed], workspace: Workspace | 
     judge = partial(_judge, policies, None, is_tried)
 
     def outlook(item: Listed) -> Outlook:
+        if workspace is not None and workspace.on_trial:
+            return Outlook(item, None, UNTIL_LIVE)
         if item.id in live:
             return Outlook(
                 item, *_next(live[item.id], policies, as_of, standing.get(item.id), {Action.RETIRE}, judge=judge)

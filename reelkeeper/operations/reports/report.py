@@ -3,7 +3,7 @@
 from calendar import monthrange
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from reelkeeper.model import Grace, SearchTotals
 from reelkeeper.model.alerts import AlertState
@@ -27,6 +27,7 @@ _MONTHS_BACK = 12
 _MAX_ALERTS = 50
 _NEVER = date.max
 _ONE_DAY = timedelta(days=1)
+_PLANNING: Final = ("tier_storage", "expire_videos")
 TOTAL = ""  # the "service" of a forecast for all services
 
 
@@ -34,9 +35,10 @@ class Trial(NamedTuple):
     """What the dry runs of a trial would have done, by their own plans; nothing was changed."""
 
     since: datetime
-    nights: int  # of plans of tier_storage
+    plans: dict[str, int]  # by flow: those within the limits of a run
     refused: int  # plans of any flow, by the limits of a run
     meant: list[Meant]
+    beyond: list[Meant]  # what only refused plans would have done
     grace: Grace
     free: str  # that R2 bills nothing for what is stored; "" if it does
 
@@ -156,10 +158,11 @@ def _trial(session: Session, grace: Grace) -> Trial | None:
     if since is None:
         return None
     counts = plan_results.count_unapplied(session, since)
-    made, exceeding = counts.get("tier_storage", (0, 0))
-    nights, refused = made - exceeding, sum(refused for _, refused in counts.values())
+    within = {flow: made - refused for flow, (made, refused) in counts.items() if flow in _PLANNING and made > refused}
+    refused = sum(refused for _, refused in counts.values())
     live = sum(size_bytes for _, size_bytes in stock.by_state(session).values())
-    return Trial(since, nights, refused, plan_results.meant(session, since, grace), grace, within_allowance(live))
+    meant, beyond = (plan_results.meant(session, since, grace, refused=each) for each in (False, True))
+    return Trial(since, within, refused, meant, beyond, grace, within_allowance(live))
 
 
 def end_of(month: date) -> date:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from reelkeeper.operations.reports.report import TOTAL, MonthReport, Trial
 from reelkeeper.rules.core.wording import dollars, many, searched, size, usd
 from reelkeeper.rules.lifecycle.savings import KINDS, a_day
+from reelkeeper.store.lifecycle.plan_results import Meant
 
 FULL = 100  # percent
 
@@ -34,8 +35,10 @@ def tiles(report: MonthReport) -> list[Tile]:
     grace = f", and {size(report.grace_bytes)} in their grace" if report.grace_bytes else ""
     found.append(Tile("Stored now", size(report.stored_bytes), f"{a_month} a month at list price{grace}"))
     if report.trial is not None:
-        a_month = f"a month at list price, by {many(report.trial.nights, 'plan')} of this trial"
+        a_month = f"a month at list price, by {many(sum(report.trial.plans.values()), 'plan')} of this trial"
         a_month += "; within R2's free 10 GB, so the bill stays" if report.trial.free else ""
+        if beyond := sum(item.saving_microusd for item in report.trial.beyond):
+            a_month += f"; {dollars(beyond)} more by plans beyond the limits of a run"
         return [*found, Tile("Would have saved", dollars(report.trial.saving_microusd), a_month)]
     if not report.parts.stores:
         return found
@@ -120,22 +123,29 @@ def savings(report: MonthReport) -> str:
     )
 
 
+def _meant(items: list[Meant]) -> str:
+    return " and ".join(
+        f"{item.action} {many(item.objects, 'video')}, {size(item.size_bytes)}, {dollars(item.saving_microusd)} less"
+        for item in items
+    )
+
+
 def trial(of: Trial) -> str:
     """Say what the dry runs of a trial would have done and saved."""
-    text = f"A trial since {of.since:%-d %B %Y, %H:%M} UTC: nothing was changed. Its {many(of.nights, 'plan')} of "
-    text += "tier_storage, and those of expire_videos, "
-    refused = (
-        f" The limits of a run would refuse {many(of.refused, 'more plan')}, of which nothing is counted: reelkeeper "
-        "plan --list."
-        if of.refused
-        else ""
-    )
+    made = " and ".join(f"{many(count, 'plan')} of {flow}" for flow, count in sorted(of.plans.items(), reverse=True))
+    text = f"A trial since {of.since:%-d %B %Y, %H:%M} UTC: nothing was changed. "
+    text += f"Its {made} " if made else "No plan is within the limits of a run yet: it "
+    refused = f" The limits of a run would refuse {many(of.refused, 'more plan')}" if of.refused else ""
+    if of.beyond:
+        refused += (
+            f", which alone would {_meant(of.beyond)} a month. reelkeeper plan --list names the limits; once live, "
+            "reelkeeper approve carries such a plan out once, and wider limits in the policies let each night's act: "
+            "reelkeeper policy show"
+        )
+    refused += "." * bool(refused)
     if not of.meant:
         return f"{text}would do nothing.{refused}"
-    does = " and ".join(
-        f"{item.action} {many(item.objects, 'video')}, {size(item.size_bytes)}, {dollars(item.saving_microusd)} less"
-        for item in of.meant
-    )
+    does = _meant(of.meant)
     after = f"{of.grace.days} days, or {of.grace.service_days} at your service's own keys"
     gone = sum(item.gone_by_now for item in of.meant)
     return (

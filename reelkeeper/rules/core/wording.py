@@ -25,6 +25,7 @@ TRIAL: Final = (
     "A trial: nothing is changed. Plans have the videos at the service's own keys as if this bucket had passed the "
     "contract test, which they need once you go live: reelkeeper doctor --contract"
 )
+UNTIL_LIVE: Final = "a trial: nothing is changed until it goes live"
 TRY_ANOTHER: Final = "reelkeeper simulate lifecycle --policy FILE"  # shows the effect of another policy
 EXPECTED_SAVING: Final = (
     "Savings are estimates until the work is done; net covers the rest of a video's life, minus CPU and requests."

@@ -20,6 +20,7 @@ from reelkeeper.rules.alerts import alerting
 from reelkeeper.rules.core.wording import many, size
 
 NOTHING_CHANGED: Final = "refused, and nothing was changed: "  # the opening of each refusal
+OVERRIDE: Final = "  override: "  # before what would allow it, which ends a refusal
 _USERS_NAMED = 3  # of the most affected users, in a refusal
 _SAMPLES = 5
 
@@ -34,7 +35,12 @@ class BlastRadius(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    max_objects: int = Field(500, ge=0, le=10**9, description="Maximum number of videos that one run may retire")
+    max_objects: int = Field(
+        500,
+        ge=0,
+        le=10**9,
+        description="Maximum number of videos that one run may retire; a larger plan is refused, not cut to size",
+    )
     max_percent: float = _percent(5, "Maximum percentage of all live videos that one run may retire")
     max_bytes: int = Field(50 * 10**9, ge=0, le=10**18, description="Maximum number of bytes that one run may retire")
     max_user_percent: float = _percent(
@@ -112,9 +118,9 @@ def listing_within(limits: BlastRadius, listed: int, expected: int) -> None:
             f"{expected:,}; limits.min_population_percent={limits.min_population_percent:g} allows no fewer.\n"
             "  Look first at REELKEEPER_BUCKET, REELKEEPER_PREFIX and `reelkeeper doctor`.\n"
             + (
-                f"  override: reelkeeper run sync_catalog --apply --param limits.min_population_percent={enough}"
+                f"{OVERRIDE}reelkeeper run sync_catalog --apply --param limits.min_population_percent={enough}"
                 if enough >= 1
-                else "  override: none, since nearly nothing is there"
+                else f"{OVERRIDE}none, since nearly nothing is there"
             )
         )
 
@@ -253,9 +259,9 @@ def _refused(plan: PlanSummary, breaches: list[_Breach], apply: str) -> GuardRef
     # guard guard.no_widening: a plan with impossible figures can be approved
     if len(widening) < len(breaches):
         lines.append(
-            "  override: none, since these figures cannot be right: run `reelkeeper run sync_catalog`, then plan anew"
+            f"{OVERRIDE}none, since these figures cannot be right: run `reelkeeper run sync_catalog`, then plan anew"
         )
         return GuardRefused("\n".join(lines))
     params = " ".join(f"--param limits.{name}={figure}" for name, figure in widening.items())
-    lines.append(f"  override: reelkeeper run {plan.flow} {apply} {params}")
+    lines.append(f"{OVERRIDE}reelkeeper run {plan.flow} {apply} {params}")
     return GuardRefused("\n".join(lines), widening)

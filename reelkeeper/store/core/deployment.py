@@ -100,11 +100,30 @@ def let_go_on(session: Session) -> str | None:
 _TRIAL: Final = "trial"
 
 
+class Standing(NamedTuple):
+    """The place of the bucket that this store tries out, and of the one where `up --live` was confirmed, if any."""
+
+    place: str | None = None
+    live: str | None = None
+
+    def only_reads(self, place: str) -> bool:
+        """Check whether nothing may be changed at a place: `up` knows this store, and went live elsewhere or nowhere.
+
+        A store that `up` has never run may change its bucket.
+        """
+        # guard trial.address: a bucket at another address than the confirmed one is changed by all but the schedules
+        return self != Standing() and self.live != place
+
+
+def standing(session: Session) -> Standing:
+    """Return where this store is on trial, and where it is live; nowhere for one that `up` has never run."""
+    state = controls.remembered(session, [_TRIAL]).get(_TRIAL, {})
+    return Standing(state.get("place"), state.get("live"))
+
+
 def trial(session: Session) -> str | None:
     """Return the place of the bucket that this store only reads; None where it is not on trial."""
-    state = controls.remembered(session, [_TRIAL]).get(_TRIAL, {})
-    place: str | None = state.get("place")
-    return place
+    return standing(session).place
 
 
 def trial_since(session: Session) -> datetime | None:
@@ -113,10 +132,10 @@ def trial_since(session: Session) -> datetime | None:
     return kept.updated_at if kept and kept.state.get("place") else None
 
 
-def set_trial(session: Session, place: str | None) -> None:
-    """Begin a trial of the bucket at this place, or end the trial."""
-    if trial(session) != place:
-        controls.write(session, _TRIAL, {"place": place})
+def set_standing(session: Session, new: Standing) -> None:
+    """Record where this store is on trial, and where it is live."""
+    if standing(session) != new:
+        controls.write(session, _TRIAL, new._asdict())
 
 
 _DEPLOYED: Final = "deployed"

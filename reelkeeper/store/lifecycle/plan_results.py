@@ -115,11 +115,13 @@ class Meant(NamedTuple):
     gone_by_now: int  # of those to retire: their grace would be over
 
 
-def meant(session: Session, since: datetime, grace: Grace) -> list[Meant]:
+def meant(session: Session, since: datetime, grace: Grace, *, refused: bool = False) -> list[Meant]:
     """Sum up the plans made since a moment that nobody has carried out, of objects that are still live.
 
-    What one plan compresses and another retires is counted as retired. Plans that the guard refuses are left out.
+    What one plan compresses and another retires is counted as retired. Plans that the guard refuses are left out; with
+    `refused`, what only they have is summed up.
     """
+    is_within = plans.c.refusal.is_(None)
     each = (
         sa.select(
             sa.func.max(verdicts.c.action).label("action"),  # compress, retire
@@ -133,11 +135,12 @@ def meant(session: Session, since: datetime, grace: Grace) -> list[Meant]:
         .where(
             plans.c.created_at >= since,
             plans.c.applied_at.is_(None),
-            plans.c.refusal.is_(None),
+            sa.or_(sa.literal(refused), is_within),
             blobs.c.state == BlobState.LIVE,
             verdicts.c.action.in_([Action.COMPRESS.value, Action.RETIRE.value]),
         )
         .group_by(blobs.c.id, blobs.c.is_ours)
+        .having(sa.func.max(sa.case((is_within, 1), else_=0)) == int(not refused))
         .subquery()
     )
     over = [

@@ -167,9 +167,8 @@ def begin_applying(session: Session, plan_id: str, flow: str, policy: Mapping[st
         .returning(plans.c.id)
     )
     if claimed.one_or_none() is None:
-        raise PlanRefused(
-            f"plan {plan_id} {_why_not(session, plan_id, flow, policy)}. Nothing was changed. Make a new plan"
-        )
+        why, again = _why_not(session, plan_id, flow, policy)
+        raise PlanRefused(f"plan {plan_id} {why}. Nothing was changed. {again or 'Make a new plan'}")
 
 
 def refuse_plan(session: Session, plan_id: str, refusal: str, widening: Mapping[str, float] | None = None) -> bool:
@@ -226,22 +225,24 @@ def policy_hash(policy: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(policy, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def _why_not(session: Session, plan_id: str, flow: str, policy: Mapping[str, Any]) -> str:
+def _why_not(session: Session, plan_id: str, flow: str, policy: Mapping[str, Any]) -> tuple[str, str]:
+    """Say why a plan is not carried out, and how it would be, if at all."""
     plan = _plan(session, plan_id)
     if plan.flow != flow:
-        return f"was made by {plan.flow}, not by {flow}"
+        return f"was made by {plan.flow}, not by {flow}", ""
     if plan.state == "applied":
-        return f"was already applied on {plan.applied_at:%Y-%m-%d %H:%M:%S} UTC"
+        return f"was already applied on {plan.applied_at:%Y-%m-%d %H:%M:%S} UTC", ""
     if plan.state not in _OPEN:
-        return f"is {plan.state}, not ready"
+        return f"is {plan.state}, not ready", ""
     if plan.policy_hash != policy_hash(policy):
         then, today = dict(_fields(plan.policy)), dict(_fields(policy))
         differing = [name for name in sorted(then | today) if then.get(name) != today.get(name)]
         shown = ", ".join(f"{name}={then.get(name, '-')} then, {today.get(name, '-')} now" for name in differing)
-        again = " ".join(f"--param {shlex.quote(f'{name}={then[name]}')}" for name in differing if name in then)
-        return f"was made under another policy: {shown}. If it was made with parameters, they are needed again: {again}"
+        params = " ".join(f"--param {shlex.quote(f'{name}={then[name]}')}" for name in differing if name in then)
+        again = f"As it was made: reelkeeper run {flow} --apply --plan {plan_id} {params}\n  or make a new plan"
+        return f"was made under another policy: {shown}", again
     hours = (now(session) - plan.created_at).total_seconds() / 3600
-    return f"is {hours:.1f} h old, limit {MAX_AGE_HOURS} h"
+    return f"is {hours:.1f} h old, limit {MAX_AGE_HOURS} h", ""
 
 
 def _fields(terms: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str]]:

@@ -8,14 +8,15 @@ import pytest
 from reelkeeper.adapters.s3 import r2
 from reelkeeper.adapters.s3.r2 import Bucket
 from reelkeeper.errors import IdentityMismatch, OnTrial
-from reelkeeper.operations.core.workspace import is_on_trial, join, note_trial
+from reelkeeper.operations.core.workspace import is_on_trial, join, note_trial, place_of
 from tests.buckets import BUCKET
 from tests.faults.world import World
 
 
-def again(bucket: Bucket, prefix: str | None = None) -> Bucket:
+def again(bucket: Bucket, prefix: str | None = None, host: str = "127.0.0.1") -> Bucket:
     """Open the bucket as another process does."""
-    return r2.connect(bucket.endpoint_url, *bucket.credentials, BUCKET, prefix or bucket.prefix)
+    endpoint_url = bucket.endpoint_url.replace("127.0.0.1", host)
+    return r2.connect(endpoint_url, *bucket.credentials, BUCKET, prefix or bucket.prefix)
 
 
 @pytest.fixture
@@ -59,7 +60,33 @@ def test_a_trial_ends_where_it_goes_live_and_only_there(world: World, trial: Buc
     assert join(engine, again(trial)).is_ours
 
 
-def test_a_bucket_that_belongs_to_the_store_is_on_no_trial(world: World) -> None:
+def test_a_bucket_that_the_store_has_claimed_is_on_trial_too_until_it_goes_live(world: World) -> None:
     note_trial(world.workspace.engine, world.workspace.bucket, begins=True)
     opened = world.address.workspace()
-    assert (opened.on_trial, opened.is_ours) == (False, True)
+    assert (opened.on_trial, opened.is_ours) == (True, True)
+    with pytest.raises(OnTrial):
+        opened.require_live()
+    note_trial(world.workspace.engine, world.workspace.bucket, begins=False)
+    assert not world.address.workspace().on_trial
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_at_another_address_than_the_confirmed_one_nothing_changes_the_bucket(world: World, change: str) -> None:
+    """The bucket and the identity in it are the same: it may also be a copy of the one that was confirmed."""
+    ours, engine = world.workspace.bucket, world.workspace.engine
+    note_trial(engine, ours, begins=False)
+    opened = join(engine, again(ours, host="localhost"))
+    assert (opened.on_trial, opened.is_ours, opened.live_at) == (True, True, place_of(ours))
+    with pytest.raises(OnTrial):
+        CHANGES[change](opened.bucket, f"{ours.prefix}u/v.mp4")
+    assert not join(engine, again(ours)).on_trial
+    confirmed = join(engine, again(ours, host="localhost"), goes_live=True)
+    note_trial(engine, confirmed.bucket, begins=False)
+    assert [join(engine, again(ours, host=host)).on_trial for host in ("localhost", "127.0.0.1")] == [False, True]
+
+
+def test_an_embedded_bucket_ends_a_trial_and_is_live_at_any_port(world: World) -> None:
+    ours, engine = world.workspace.bucket, world.workspace.engine
+    note_trial(engine, ours, begins=True)
+    note_trial(engine, ours, begins=False, embedded=True)
+    assert [join(engine, again(ours, host=host)).on_trial for host in ("localhost", "127.0.0.1")] == [False, False]

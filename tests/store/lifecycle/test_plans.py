@@ -181,9 +181,10 @@ def test_another_policy_is_refused_and_named(engine: sa.Engine) -> None:
     plan_id = ready(engine).id
     with pytest.raises(PlanRefused) as refused:
         apply(engine, plan_id, policy={**POLICY, "retire_below_views": 9})
-    assert marked(refused.value) == snapshot(
-        "plan ID was made under another policy: retire_below_views=1 then, 9 now. If it was made with parameters, they are needed again: --param retire_below_views=1. Nothing was changed. Make a new plan"
-    )
+    assert marked(refused.value) == snapshot("""\
+plan ID was made under another policy: retire_below_views=1 then, 9 now. Nothing was changed. As it was made: reelkeeper run tier_storage --apply --plan ID --param retire_below_views=1
+  or make a new plan\
+""")
     apply(engine, plan_id, policy=dict(reversed(POLICY.items())))
 
 
