@@ -134,17 +134,17 @@ def trial(of: Trial) -> str:
     """Say what the dry runs of a trial would have done and saved."""
     made = " and ".join(f"{many(count, 'plan')} of {flow}" for flow, count in sorted(of.plans.items(), reverse=True))
     text = f"A trial since {of.since:%-d %B %Y, %H:%M} UTC: nothing was changed. "
-    text += f"Its {made} " if made else "No plan is within the limits of a run yet: it "
+    text += f"Its {made} " if made else "No plan within the limits of a run has been made yet."
     refused = f" The limits of a run would refuse {many(of.refused, 'more plan')}" if of.refused else ""
     if of.beyond:
         refused += (
-            f", which alone would {_meant(of.beyond)} a month. reelkeeper plan --list names the limits; once live, "
+            f", which would {_meant(of.beyond)} a month. reelkeeper plan --list names the limits; once live, "
             "reelkeeper approve carries such a plan out once, and wider limits in the policies let each night's act: "
             "reelkeeper policy show"
         )
     refused += "." * bool(refused)
     if not of.meant:
-        return f"{text}would do nothing.{refused}"
+        return f"{text}{'would do nothing.' * bool(made)}{refused}"
     does = _meant(of.meant)
     after = f"{of.grace.days} days, or {of.grace.service_days} at your service's own keys"
     gone = sum(item.gone_by_now for item in of.meant)
