@@ -100,7 +100,7 @@ def test_in_a_trial_nothing_is_claimed_whatever_the_prefix(
 def test_a_whole_bucket_with_another_stores_folder_is_not_free(
     ask: Ask, configured: Settings, double: R2Double, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
 ) -> None:
-    theirs = f"!{configured.prefix}.reelkeeper-identity.json"  # among the first folders
+    theirs = f"!{configured.prefix.partition('/')[0]}/.reelkeeper-identity.json"  # among the first folders
     double.client.put_object(Bucket=configured.bucket, Key=theirs, Body=b'{"deployment": "another"}')
     monkeypatch.setenv("REELKEEPER_PREFIX", "/")
     double.requests.clear()

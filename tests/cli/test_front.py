@@ -116,7 +116,7 @@ def test_the_help_of_run_lists_every_flow_with_its_parameters(reelkeeper: Run) -
     assert as_read(said, only="limits.max_objects") == snapshot("""\
 carry out unchanged. One run deletes at most `limits.max_objects` videos, those retired longest
   ago first.
-limits.max_objects 500 Maximum number of videos that one run may retire;\
+limits.max_objects 500 Maximum number of videos that one run may retire; a\
 """)
     assert as_read(said, only="grace_days") == snapshot("""\
 grace_days from the policy Days in which a retired video can be restored,

@@ -45,7 +45,9 @@ def _refuse_part(given: str | None) -> None:
         )
 
 
-Only = Annotated[str | None, typer.Option("--user", "--prefix", hidden=True, callback=_refuse_part)]
+Only = Annotated[
+    str | None, typer.Option("--user", "--prefix", hidden=True, callback=_refuse_part, help="Refused: see a segment.")
+]
 _PATIENCE_SECONDS: Final = 9.0  # of the ten that are promised
 _SAID: Final = (
     "\nStopping within 10 seconds: waiting for the encoders to end, for requests under way, and for the record of what "
