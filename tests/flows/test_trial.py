@@ -45,7 +45,7 @@ def run(*words: str, exit_code: int = 0) -> Result:
 
 @pytest.fixture(params=["claimed", "elsewhere"])
 def trial(scene: Scene, request: pytest.FixtureRequest) -> Scene:
-    """Two videos past their retention, and one retired, in a trial begun by `up`, or at an address that it never saw."""
+    """Two videos past their retention, and one retired, in a trial of `up`, or at an address that it never saw."""
     for number, age_days in enumerate((366, 400)):
         scene.video(f"v{number}", age_days=age_days)
     scene.video("gone", age_days=500, state=VideoState.RETIRED, blob_state=BlobState.RETIRED, due=True)
