@@ -1,4 +1,4 @@
-r"""Choose the next job: short before long, paid before free, and nobody waits for ever.
+"""Choose the next job: short before long, paid before free, and nobody waits for ever.
 
 With slots that never idle, the mean wait depends on the order only if the order uses sizes. So a job
 counts as requested later the longer it is expected to take, less so the higher its user's tier, and more so
@@ -13,11 +13,6 @@ it has waited longer than the whole queue would take.
 >>> policy, as_of = DispatchPolicy(), noon + timedelta(minutes=2)
 >>> [job.id for job in order([long, short], policy, SHIPPED, as_of)]
 ['short', 'long']
->>> print(*explain(long, [long, short], policy, SHIPPED, as_of), sep="\n")
-size: 400 s estimated, each of which counts as 48 s of waiting: 19200 s
-tier: free: its size counts in full
-backlog: job 1 of the user's waiting ones: its size counts once
-wait: 120 s, the oldest job of all, next once it has waited 636 s and others have earned its estimate
 """
 
 from collections import Counter, OrderedDict, defaultdict
