@@ -60,6 +60,8 @@ class Copy:
             stdout=subprocess.PIPE,
             text=True,
         )
+        assert self._warm.stdout
+        assert self._warm.stdout.readline(), "it has ended while it imported"
 
     def close(self) -> None:
         """End the processes. The files stay."""

@@ -1,7 +1,8 @@
 """A process that has imported the library once, and forks for each run of tests; in the fork, guards are switched off.
 
-Started by `Copy` with the folder of the copy as the working directory. It reads a JSON object from each line of its
-input, and answers with pytest's exit code, or null where a changed text needs a process that has imported nothing yet.
+Started by `Copy` with the folder of the copy as the working directory. It says when all is imported, as what is changed
+before stays changed here. It then reads a JSON object from each line of its input, and answers with pytest's exit code,
+or null where a changed text needs a process that has imported nothing yet.
 """
 
 import gc
@@ -138,6 +139,8 @@ def main() -> None:
         if path and Path(path).is_relative_to(Path.cwd()):
             _SOURCES[path] = Path(path).read_text()
     answers = os.fdopen(os.dup(1), "w")
+    answers.write("ready\n")
+    answers.flush()
     for line in sys.stdin:
         answers.write(f"{json.dumps(run(**json.loads(line)))}\n")
         answers.flush()
