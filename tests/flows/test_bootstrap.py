@@ -166,7 +166,7 @@ def test_deployments_under_old_names_are_stopped_and_paused_ones_stay_paused(
         deploy_all(client, tmp_path, ours_from_before)
         assert {client.read_deployment_by_name(name).work_pool_name for name in names(client)} == {None, *POOLS}
         assert names(client) & {"purge-retired/scheduled", "sync-catalog/scheduled"} == set()
-        assert len(names(client)) == 14
+        assert len(names(client)) == 15
         assert {name for name in names(client) if client.read_deployment_by_name(name).paused} == paused
         client.pause_deployment(client.read_deployment_by_name("prune-cache/daily").id)
     assert not [line for line in bootstrap() if line.startswith("Deployment")]
