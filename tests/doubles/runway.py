@@ -46,7 +46,7 @@ class RunwayDouble(Vendor):
     def _used(self, asked: dict[str, str]) -> list[dict[str, Any]]:
         """Add up the credits of the tasks that have ended, by the day and model of each."""
         used: Counter[tuple[str, str]] = Counter()
-        for job in self.jobs.values():
+        for job in self.book:
             day = f"{job['at']:%Y-%m-%d}"
             if job["status"] != "running" and asked["startDate"] <= day < asked["beforeDate"]:
                 used[day, job["input"]["model"]] += self.credits_of(job)

@@ -80,6 +80,7 @@ class Vendor:
         self.jobs: dict[str, Job] = {}
         self.submitted: list[str] = []  # keys, one for each job that was begun
         self.cancelled: list[str] = []
+        self.past: list[Job] = []  # what it was paid for, and has deleted since
         self.erased: list[str] = []  # jobs whose request and files were deleted
         self.erasures: list[Next] = []  # what the next requests for a deletion get, instead
         self.tokens: list[str | None] = []
@@ -96,6 +97,11 @@ class Vendor:
                 yield self
             finally:
                 self.left.set()
+
+    @property
+    def book(self) -> list[Job]:
+        """The jobs that it was paid for, the first one first, deleted ones, too."""
+        return sorted([*self.jobs.values(), *self.past], key=lambda job: job["at"])
 
     def end_as(self, how: str) -> None:
         """Set how jobs end: succeeded, failed or moderated."""
@@ -151,7 +157,7 @@ class Vendor:
         if isinstance(planned, tuple):
             return planned
         self.submitted.append(key)
-        job_id = f"p{len(self.jobs) + 1}"
+        job_id = f"p{len(self.submitted)}"
         job: Job = {"id": job_id, "key": key, "status": "running", "looks": 0, "at": datetime.now(UTC)} | fields
         self.jobs[job_id] = job
         at_once = sum(entry["status"] == "running" for entry in self.jobs.values())
@@ -179,7 +185,7 @@ class Vendor:
             return planned
         self.erased.append(job["id"])
         if job["status"] != "running":
-            del self.jobs[job["id"]]
+            self.past.append(self.jobs.pop(job["id"]))
         return answer
 
     def stop_or_erase(self, job: Job, answer: Next) -> Next:

@@ -218,7 +218,7 @@ def test_each_job_goes_to_the_cheapest_offer_that_can_take_it_and_to_one_vendor_
     with reading(storm.engine) as session:
         rows = session.execute(sa.select(jobs)).all()
         told = {tuple(row) for row in session.execute(sa.select(alerts.c.rule, alerts.c.scope))}
-    made_there = [(name, job) for name, vendor in vendors.items() for job in vendor.jobs.values()]
+    made_there = [(name, job) for name, vendor in vendors.items() for job in vendor.book]
     print(table(vendors, rows))  # noqa: T201  for who reads on
 
     # nothing is lost, and nothing is bought twice
@@ -247,8 +247,8 @@ def test_each_job_goes_to_the_cheapest_offer_that_can_take_it_and_to_one_vendor_
             column = vendor_jobs.c
             about = sa.select(sa.func.count(), sa.func.sum(column.counted_microusd)).where(column.provider == name)
             sent, counted = session.execute(about).one()
-        taken = sum(charge(name, job) for job in vendor.jobs.values()) // CLIP * PRICES[name]
-        unknowable = 0 if FORMATS[name].finds_lost else (sent - len(vendor.jobs)) * PRICES[name]
+        taken = sum(charge(name, job) for job in vendor.book) // CLIP * PRICES[name]
+        unknowable = 0 if FORMATS[name].finds_lost else (sent - len(vendor.book)) * PRICES[name]
         assert (name, counted or 0) == (name, taken + unknowable)
     assert len(vendors[POOR].submitted) * PRICES[POOR] <= BUDGET
     assert vendors[CROWDED].most_at_once <= TAKES
@@ -261,7 +261,7 @@ def table(vendors: dict[str, Vendor], rows: Sequence[sa.Row[Any]]) -> str:
     """Show what each vendor was sent, made and failed, and how the jobs ended that it was chosen for last."""
     ends = Counter((row.lane, row.state) for row in rows)
     lines = [
-        f"{name}: {len(vendor.jobs)} made or failed, {sum(job['status'] == 'failed' for job in vendor.jobs.values())} "
+        f"{name}: {len(vendor.book)} made or failed, {sum(job['status'] == 'failed' for job in vendor.book)} "
         f"failed, {ends[name, JobState.SUCCEEDED]} delivered, {ends[name, JobState.DEAD]} in doubt"
         for name, vendor in vendors.items()
     ]

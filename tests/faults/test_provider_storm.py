@@ -218,7 +218,7 @@ class Storm:
 
     def charged(self) -> int:
         """Return what the vendor takes for its jobs, in micro-dollars."""
-        return sum(charge(self.name, job) for job in self.vendor.jobs.values())
+        return sum(charge(self.name, job) for job in self.vendor.book)
 
     def a_day_later(self, *which: sa.ColumnElement[bool]) -> None:
         """Let a day pass for open jobs: all, or some."""
@@ -231,7 +231,7 @@ class Storm:
         """Count the jobs that the vendor may have taken, as far as anybody here can know, and that never came."""
         if self.format.finds_lost:  # the others were missing in its list a day later
             return sum(end_of(row) == "given up" and not self.job_of(row) for row in rows)
-        return len(self.sent()) - len(self.vendor.jobs)
+        return len(self.sent()) - len(self.vendor.book)
 
     def check_parked(self, patience: AttemptPolicy) -> None:
         """Within the hour the vendor answers, and nothing is parked that it can be asked for and has ended readably.
@@ -258,13 +258,14 @@ class Storm:
 
     def job_of(self, row: sa.Row[Any]) -> Job | None:
         """Return the vendor's job, by the id that we have for it, or else by our key."""
-        named = self.vendor.jobs.get((row.provider_job_id or "").rpartition("/")[2])
-        return named or next((job for job in self.vendor.jobs.values() if job["key"] == row.provider_key), None)
+        name = (row.provider_job_id or "").rpartition("/")[2]
+        named = next((job for job in self.vendor.book if job["id"] == name), None)
+        return named or next((job for job in self.vendor.book if job["key"] == row.provider_key), None)
 
     def made_again(self) -> int:
         """Count the jobs that were made once more although none failed: each as what was made before is no video."""
         made: dict[str, list[Job]] = {}
-        for job in self.vendor.jobs.values():
+        for job in self.vendor.book:
             if job["status"] != "failed":
                 made.setdefault(prompt_of(job), []).append(job)
         again = [pair for same in made.values() for pair in pairwise(same)]
@@ -297,7 +298,7 @@ class Storm:
         with reading(self.engine) as session:
             rows = session.execute(sa.select(jobs)).all()
         assert {row.id for row in rows} == {*self.asked}
-        made_there = self.vendor.jobs.values()
+        made_there = self.vendor.book
         billed = {prompt_of(job) for job in made_there if job["status"] != "failed"}
         again = self.made_again()
         made = [row for row in rows if row.state == JobState.SUCCEEDED]
