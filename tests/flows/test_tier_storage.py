@@ -117,7 +117,10 @@ def test_a_saved_plan_is_applied_as_it_stands_and_only_once(cold: Scene) -> None
     with pytest.raises(PlanRefused) as refused:
         tier_storage(LifecyclePolicy(retire_after_days=90), dry_run=False, plan_id=tier_storage().plan.id)
     assert marked(refused.value) == snapshot(
-        "plan ID was made under another policy: policy.retire_after_days=30 then, 90 now. If it was made with parameters, they are needed again: --param policy.retire_after_days=30. Nothing was changed. Make a new plan"
+        """\
+plan ID was made under another policy: policy.retire_after_days=30 then, 90 now. Nothing was changed. As it was made: reelkeeper run tier_storage --apply --plan ID --param policy.retire_after_days=30
+  or make a new plan\
+"""
     )
     assert cold.everything() == before
 
