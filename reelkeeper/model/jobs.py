@@ -87,7 +87,7 @@ IN_FLIGHT = (JobState.QUEUED, JobState.RUNNING, JobState.PARKED)
 
 
 class VendorErasure(StrEnum):
-    """What became of a vendor's copy of a job's request and files, which it was asked to delete."""
+    """The state of a vendor's copy of a job's request and files, which it was asked to delete."""
 
     WAITING = "waiting"  # for its answer, or for the end of the job or of a legal hold
     DELETED = "deleted"

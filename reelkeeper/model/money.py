@@ -230,7 +230,7 @@ class PublishedRate(NamedTuple):
 
 
 class Published(NamedTuple):
-    """What a vendor, or a price list, says of one model; None and empty: nothing."""
+    """The prices, limits and end of one model, as a vendor or a price list states them; None and empty: not stated."""
 
     source: str
     unit: str = "second"  # of `rates`, as in the catalogue where it has it

@@ -207,7 +207,7 @@ class Provider(Protocol):
 
 
 class PriceList(Protocol):
-    """What a vendor publishes about its models."""
+    """A vendor that publishes the prices or limits of its models."""
 
     def published(self, models: Iterable[str]) -> dict[str, Published]:
         """Read what it says of these models; those that it says nothing of are left out. Raises GenerationUnknown."""

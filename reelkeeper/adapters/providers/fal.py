@@ -222,7 +222,7 @@ class FalProvider(OverHttp):
 
 
 def _times(order: Order) -> dict[str, str]:
-    """Say until when a request may begin, and for how long what it makes is kept at fal's public addresses."""
+    """Build the headers that limit how late a request may begin, and how long fal keeps its files publicly."""
     if (left := order.seconds_left) is None:
         return {}
     # guard provider.fal_expiry: a paid video is deleted at fal while it may still be fetched

@@ -244,7 +244,7 @@ class Months(BaseModel):
 
 
 class ProviderCost(BaseModel):
-    """What a user cost in a month at one provider, in billionths of a dollar."""
+    """The cost of a user in one month at one provider, in billionths of a dollar."""
 
     provider: str = Field(description="`Cloudflare` for R2, or the provider that made the user's jobs")
     list_nanousd: int = Field(description="At the price list or, for jobs, the price book")
@@ -253,7 +253,7 @@ class ProviderCost(BaseModel):
 
 
 class MonthCost(BaseModel):
-    """What a user cost the service in one calendar month (UTC)."""
+    """The cost of a user to the service in one calendar month (UTC)."""
 
     month: str = Field(description="YYYY-MM")
     list_nanousd: int

@@ -161,10 +161,10 @@ def show(report: Any, params: list[str], *, most: int, as_json: bool) -> None:  
 
 
 def _is_trial() -> bool:
-    from reelkeeper.operations.lifecycle.plans import in_trial
+    from reelkeeper.operations.core.workspace import is_on_trial
 
     with store() as engine:
-        return in_trial(engine)
+        return is_on_trial(engine)
 
 
 def _is_recorded(run_id: str) -> bool:

@@ -94,11 +94,8 @@ def erase(
         say(f"{many(done.files_deleted, 'file')} of the service's were deleted, too.")
     if not as_json and done.files:
         table(("key", ">bytes", "!the user's by"), [(file.key, size(file.size_bytes), file.by) for file in done.files])
-        say(
-            f"Not deleted: {_files(done.files)}, as listed. "
-            + ("Repeat with --with-files, or d" if done.left else "The user's id finds them no more, so d")
-            + "elete them by these keys, with any S3 client."
-        )
+        way = "Repeat with --with-files, or delete" if done.left else "The user's id finds them no more, so delete"
+        say(f"Not deleted: {_files(done.files)}, as listed. {way} them by these keys, with any S3 client.")
     if done.left:
         raise PartialFailure(
             f"{many(len(done.left), 'item')} left; repeat the command when nothing keeps them any more"

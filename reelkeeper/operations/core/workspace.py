@@ -199,7 +199,11 @@ def join(
 
 def place_of(bucket: Bucket) -> str:
     """Return the address of a bucket's prefix, as a trial records it."""
-    return f"{bucket.endpoint_url}/{bucket.name}/{bucket.prefix}"
+    return _place(bucket.endpoint_url, bucket.name, bucket.prefix)
+
+
+def _place(endpoint_url: str, bucket: str, prefix: str) -> str:
+    return f"{endpoint_url}/{bucket}/{prefix}"
 
 
 def is_live(settings: Settings) -> bool:
@@ -207,7 +211,8 @@ def is_live(settings: Settings) -> bool:
     if settings.endpoint_url is None:
         return True
     with open_store(settings) as engine, reading(engine) as session:
-        return deployment.standing(session).live == f"{settings.endpoint_url}/{settings.bucket}/{settings.prefix}"
+        live = deployment.standing(session).live
+    return live == _place(settings.endpoint_url, settings.bucket, settings.prefix)
 
 
 def is_on_trial(engine: Engine, bucket: Bucket | None = None) -> bool:

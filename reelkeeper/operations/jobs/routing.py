@@ -88,10 +88,10 @@ def choose(session: Session, wanted: Wanted, first: Destination) -> Destination:
         return first
     known = _Known.read(session, breaker.takes_no_more(session))
     offers = _offers(session, wanted, policies, known, 0)
-    for found in (offers, [offer._replace(is_healthy=True) for offer in offers]):
-        if to := _destination(best_of(found, policies.routing), found):
-            return to
-    return first
+    if to := _destination(best_of(offers, policies.routing), offers):
+        return to
+    if_well = [offer._replace(is_healthy=True) for offer in offers]
+    return _destination(best_of(if_well, policies.routing), if_well) or first
 
 
 def verdicts(session: Session, job: AdmittedJob) -> tuple[Verdict, ...]:

@@ -146,12 +146,6 @@ def load(engine: Engine, plan_id: str, *, most: int = _ALL) -> SavedPlan:
         )
 
 
-def in_trial(engine: Engine) -> bool:
-    """Check whether `up` tries out a bucket with this store, so that no plan is carried out."""
-    with reading(engine) as session:
-        return deployment.trial(session) is not None
-
-
 def remarks(engine: Engine, plan: PlanSummary, *, in_trial: bool = True) -> Iterator[str]:
     """Explain what a plan's estimates leave out: what happens to links, and what R2 does not bill."""
     with reading(engine) as session:
@@ -257,8 +251,8 @@ def approve(engine: Engine, plan_id: str, *, author: str, reason: str) -> Approv
     """
     with transaction(engine, "plan.approve") as session:
         # guard trial.approved: a plan is approved, and its approval reported, where no run may carry it out
-        if deployment.trial(session):
-            raise OnTrial(deployment.standing(session).live)
+        if (standing := deployment.standing(session)).place:
+            raise OnTrial(standing.live)
         approved = approve_plan(session, plan_id, author=author, reason=reason)
         title = f"{author} approved a refused plan of {approved.flow}"
         alerts.post(session, title, f"{reason}\n{approved.refusal}", figures=[("Plan", plan_id)])

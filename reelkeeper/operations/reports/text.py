@@ -132,27 +132,29 @@ def _meant(items: list[Meant]) -> str:
 
 def trial(of: Trial) -> str:
     """Say what the dry runs of a trial would have done and saved."""
+    said = [f"A trial since {of.since:%-d %B %Y, %H:%M} UTC: nothing was changed."]
     made = " and ".join(f"{many(count, 'plan')} of {flow}" for flow, count in sorted(of.plans.items(), reverse=True))
-    text = f"A trial since {of.since:%-d %B %Y, %H:%M} UTC: nothing was changed. "
-    text += f"Its {made} " if made else "No plan within the limits of a run has been made yet."
-    refused = f" The limits of a run would refuse {many(of.refused, 'more plan')}" if of.refused else ""
+    if not made:
+        said.append("No plan within the limits of a run has been made yet.")
+    elif not of.meant:
+        said.append(f"Its {made} would do nothing.")
+    else:
+        after = f"{of.grace.days} days, or {of.grace.service_days} at your service's own keys"
+        gone = sum(item.gone_by_now for item in of.meant)
+        said.append(f"Its {made} would {_meant(of.meant)} a month at R2's list price, each video counted once.")
+        said.append(f"Their bytes would be deleted after a grace of {after}: by now those of {gone:,}.")
+    if of.refused:
+        does = f", which would {_meant(of.beyond)} a month" if of.beyond else ""
+        said.append(f"The limits of a run would refuse {many(of.refused, 'more plan')}{does}.")
     if of.beyond:
-        refused += (
-            f", which would {_meant(of.beyond)} a month. reelkeeper plan --list names the limits; once live, "
-            "reelkeeper approve carries such a plan out once, and wider limits in the policies let each night's act: "
-            "reelkeeper policy show"
+        said.append(
+            "reelkeeper plan --list names the limits; once live, reelkeeper approve carries such a plan out once, and "
+            "wider limits in the policies let each night's act: reelkeeper policy show."
         )
-    refused += "." * bool(refused)
-    if not of.meant:
-        return f"{text}{'would do nothing.' * bool(made)}{refused}"
-    does = _meant(of.meant)
-    after = f"{of.grace.days} days, or {of.grace.service_days} at your service's own keys"
-    gone = sum(item.gone_by_now for item in of.meant)
-    return (
-        f"{text}would {does} a month at R2's list price, each video counted once. Their bytes would be deleted after a "
-        f"grace of {after}: by now those of {gone:,}.{refused} {of.free}{' ' * bool(of.free)}A trial makes no videos, "
-        "so it has no cache to prune. To go live: reelkeeper up --live"
-    )
+    if of.meant:
+        said += [of.free] if of.free else []
+        said.append("A trial makes no videos, so it has no cache to prune. To go live: reelkeeper up --live")
+    return " ".join(said)
 
 
 def _spent(report: MonthReport) -> Tile:

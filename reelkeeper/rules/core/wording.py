@@ -116,8 +116,9 @@ def in_words(rule: str) -> str:
 
 
 def many(count: int, noun: str) -> str:
-    """Format a count with its noun: "1 day", "1,000 days"."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+    """Format a count with its noun: "1 day", "1,000 days", "2 searches"."""
+    plural = "es" if noun.endswith("ch") else "s"
+    return f"{count:,} {noun}{'' if count == 1 else plural}"
 
 
 def dollars(microusd: Decimal | float) -> str:

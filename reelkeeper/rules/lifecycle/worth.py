@@ -163,7 +163,7 @@ def expected_share(before: SearchTotals) -> float:
 def expectation(before: SearchTotals) -> str:
     """Describe the share of bytes that results are expected to keep, and what it is computed from."""
     by = (
-        f"by {before.searches:,} search{'es' if before.searches > 1 else ''} here so far"
+        f"by {many(before.searches, 'search')} here so far"
         if before.searches
         else "as three natural clips did. The first that are compressed here correct it; what yours would keep, "
         "reelkeeper scan --sample 10 shows, which changes no plan"
