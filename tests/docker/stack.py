@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -35,7 +36,7 @@ class Stack:
     folder: Path
     engine: str
     objects: seaweed.Endpoint
-    project: str = field(default_factory=lambda: f"reelkeeper-{secrets.token_hex(3)}")
+    project: str = field(default_factory=lambda: f"reelkeeper-{os.getpid()}-{secrets.token_hex(3)}")
     ports: dict[str, str] = field(
         default_factory=lambda: {"PREFECT_PORT": str(free_port()), "API_PORT": str(free_port())}
     )
@@ -119,12 +120,24 @@ class Stack:
     def down(self) -> None:
         """Remove all that was started, with its volumes and networks."""
         self.compose("down", "--volumes", "--remove-orphans", "--timeout=5", within=300, check=False)
-        mine = f"--filter=label={_LABEL}.project={self.project}"
-        for kind, remove in (("ps", "rm"), ("volume", "volume"), ("network", "network")):
-            ask = ("ps", "--all", "--quiet", mine) if kind == "ps" else (kind, "ls", "--quiet", mine)
-            if left := podman(*ask).split():
-                words = ("rm", "--force", "--time=0", "--volumes") if remove == "rm" else (kind, "rm", "--force")
-                podman(*words, *left, check=False)
+        _remove(self.project)
+
+
+def _remove(project: str) -> None:
+    mine = f"--filter=label={_LABEL}.project={project}"
+    for kind, remove in (("ps", "rm"), ("volume", "volume"), ("network", "network")):
+        ask = ("ps", "--all", "--quiet", mine) if kind == "ps" else (kind, "ls", "--quiet", mine)
+        if left := podman(*ask).split():
+            words = ("rm", "--force", "--time=0", "--volumes") if remove == "rm" else (kind, "rm", "--force")
+            podman(*words, *left, check=False)
+
+
+def remove_abandoned() -> None:
+    """Remove the projects of test runs that were killed: they work on, and their ports answer for others' servers."""
+    labels = podman("ps", "--all", "--format={{.Labels}}")
+    for project, process in set(re.findall(rf"{_LABEL}\.project:(reelkeeper-(\d+)-\w+)", labels)):
+        if not Path("/proc", process).exists():
+            _remove(project)
 
 
 def kill(container: dict[str, Any]) -> None:
@@ -155,6 +168,7 @@ def faults(container: dict[str, Any]) -> list[str]:
 def stack(objects: seaweed.Endpoint, **more: str) -> Iterator[Stack]:
     """Hold an engine and a project on it that nothing runs in yet; nothing of it is left afterwards."""
     require_containers()
+    remove_abandoned()
     with tempfile.TemporaryDirectory(prefix="reelkeeper-compose-") as folder, serving() as engine:
         made = Stack(Path(folder), engine, objects, more=more)
         made.install()

@@ -1,8 +1,10 @@
 """All of compose.yaml in containers: healthy, isolated, processing real clips, and recovering from every kill."""
 
 import json
+import os
 import re
 import socket
+import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,10 +17,21 @@ import pytest
 from reelkeeper.adapters.s3.seaweed import Endpoint
 from tests.clips import cut
 from tests.docker.cluster import job
-from tests.docker.engine import inspect, podman, run, until
+from tests.docker.engine import inspect, podman, require_containers, run, until
 from tests.docker.image import FLOWS, ONCE, OURS, SERVICES
 from tests.docker.images import built
-from tests.docker.stack import BUCKET, OVER, Prefect, Stack, bucket, faults, kill, outside, stack
+from tests.docker.stack import (
+    BUCKET,
+    OVER,
+    Prefect,
+    Stack,
+    bucket,
+    faults,
+    kill,
+    outside,
+    remove_abandoned,
+    stack,
+)
 
 pytestmark = pytest.mark.long("all containers start, and each is killed once")
 CLIPS = ("bunny", "bikes", "city")  # three are never too many for the blast radius
@@ -40,6 +53,24 @@ IN_ORDER = ("postgres", "redis", "prefect-api", "prefect-services", "worker", "a
 def objects(tmp_path: Path) -> Iterator[Endpoint]:
     with outside(tmp_path / "s3") as at:
         yield at
+
+
+def test_what_the_run_of_a_killed_suite_left_is_removed_and_nothing_else() -> None:
+    require_containers()
+    ended = subprocess.Popen(["true"])  # noqa: S607  wherever it is
+    ended.wait()
+    ours, theirs = (f"reelkeeper-{process}-0a1b2c" for process in (os.getpid(), ended.pid))
+    label = "--label=com.docker.compose.project"
+    for name in (ours, theirs):
+        podman("network", "create", f"{label}={name}", name)
+        podman("create", f"{label}={name}", f"--name={name}", "--network=none", "--rootfs", "/:O", "/bin/true")
+    try:
+        remove_abandoned()
+        assert {ours, theirs} & {*podman("ps", "--all", "--format={{.Names}}").split()} == {ours}
+        assert {ours, theirs} & {*podman("network", "ls", "--format={{.Name}}").split()} == {ours}
+    finally:
+        podman("rm", "--force", ours, theirs, check=False)
+        podman("network", "rm", "--force", ours, theirs, check=False)
 
 
 def test_everything_works_together_is_killed_and_works_again(objects: Endpoint, tmp_path: Path) -> None:
