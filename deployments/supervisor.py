@@ -96,12 +96,20 @@ class Supervisor:
             _rotate(part.log)
 
     def stop(self, names: Sequence[str] = (), *, hurried: Callable[[], bool] = lambda: False) -> None:
-        """Stop these parts, or all, the last started first; if `hurried` becomes true, kill them at once."""
-        for part in [item for item in reversed(self.parts) if not names or item.name in names]:
+        """Stop these parts at the same time, or all, the last started first.
+
+        If `hurried` becomes true, they are killed at once.
+        """
+        if not names:
+            for part in reversed(self.parts[:]):
+                self.stop([part.name], hurried=hurried)
+        stopping = [part for part in self.parts if part.name in names]
+        for part in stopping:
             self.parts.remove(part)
-            if part.is_alive and part.process:
+            if part.process and part.is_alive:
                 part.process.terminate()
-                _wait(part, part.stop_seconds, hurried)
+        for part in stopping:
+            _wait(part, part.stop_seconds, hurried)
             _kill(part)
 
     def _spawn(self, part: Part) -> None:

@@ -113,7 +113,7 @@ class Up:
                     worker.append(LOOKS_ONLY)
                     self._deploy()
                 start(self._part("worker", "The worker", worker, self.patience + DRAIN_MARGIN_SECONDS))
-                start(self._part("api", "The API", [*_ours("api"), "--port", str(self.api_port)], 25))
+                start(self._part("api", "The API", [*_ours("api"), "--port", str(self.api_port)], 5))
                 if not self.looks_only:
                     self._deploy()
                 if not self.stop_signals:
@@ -177,7 +177,7 @@ class Up:
             active=active,
             patience_seconds=self.patience,
         )
-        self.supervisor.stop(["worker"], hurried=lambda: self.stop_signals > 1)
+        self.supervisor.stop(["worker", "api"], hurried=lambda: self.stop_signals > 1)
 
     def _active(self) -> list[str]:
         """Ask Prefect's server for the names of active runs; return none where it does not answer."""

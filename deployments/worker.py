@@ -39,7 +39,7 @@ from deployments.prefect_internals import run_healthcheck_server
 from reelkeeper.errors import IdentityMismatch, ReelkeeperError, SchemaError, Unavailable
 from reelkeeper.store.core.leases import LEASE_SECONDS
 
-TERMINATE_TIMEOUT_SECONDS: Final = 15.0  # for a run that is handed over to stop cleanly; then it is killed
+TERMINATE_TIMEOUT_SECONDS: Final = 5.0  # for a run that is handed over to stop cleanly; then it is killed
 _HANDED_OVER: Final = "Its worker was stopped and handed it over"
 _MISSED: Final = "Missed: no worker was running, and a later run of the same schedule does its work"
 _ONLY_LOOKS: Final = (
@@ -80,7 +80,7 @@ with warnings.catch_warnings():
             self.reason: ReelkeeperError | None = None
             self._machine = machine
             self._pids: dict[UUID, int] = {}
-            self._handed_over = set[UUID]()
+            self._handed_over, self._signalled = set[UUID](), set[tuple[UUID, signal.Signals]]()
             self._heard: dict[UUID, datetime | None] = {}  # heartbeats of workers of 0.1.0
             self._told = set[UUID]()  # those of them that people were alerted to
             # By then the leases of dead runs have expired, so that the runs which replace them are not refused.
@@ -204,8 +204,8 @@ with warnings.catch_warnings():
                 await self.client.set_flow_run_state(run_id, AwaitingRetry(message=_HANDED_OVER))
 
         def hand_over(self, number: signal.Signals) -> None:
-            """Signal each active run to stop; the next worker starts it again."""
-            self._signal(list(self._pids), number)
+            """Signal each active run to stop, once; the next worker starts it again."""
+            self._signal([run for run in self._pids if (run, number) not in self._signalled], number)
 
         def drain(self) -> None:
             """Start no more runs, and let those of dispatch_jobs claim no more jobs: idle ones end at once."""
@@ -214,6 +214,7 @@ with warnings.catch_warnings():
 
         def _signal(self, runs: Sequence[UUID], number: signal.Signals) -> None:
             self._handed_over.update(runs)
+            self._signalled.update((run, number) for run in runs)
             for run in runs:
                 with suppress(ProcessLookupError):
                     os.kill(self._pids[run], number)
@@ -325,16 +326,23 @@ async def _drain(
     for number in (HAND_OVER, signal.SIGKILL):
         names = [name for worker in workers for name in worker.at_work.values()]
         say(f"Hands over {', '.join(names) or 'the run that was about to begin'}: the next worker starts it again.")
-        for worker in workers:
-            worker.hand_over(number)
-        if await _idle(workers, TERMINATE_TIMEOUT_SECONDS):
+        if await _idle(workers, TERMINATE_TIMEOUT_SECONDS, number=number):
             return
 
 
-async def _idle(workers: Sequence[Worker], seconds: float, hurried: asyncio.Event | None = None) -> bool:
+async def _idle(
+    workers: Sequence[Worker],
+    seconds: float,
+    hurried: asyncio.Event | None = None,
+    number: signal.Signals | None = None,
+) -> bool:
+    """Wait until no worker has a run; with `number`, each gets that signal, also one that begins only now."""
     loop = asyncio.get_running_loop()
     ends = loop.time() + seconds
     while not all(worker.is_idle for worker in workers):
+        if number:
+            for worker in workers:
+                worker.hand_over(number)
         if loop.time() > ends or (hurried and hurried.is_set()):
             return False
         await asyncio.sleep(_TICK_SECONDS)

@@ -92,6 +92,19 @@ def test_parts_are_stopped_the_last_first_and_a_deaf_one_is_killed(kept: Supervi
     assert kept.parts == []
 
 
+def test_parts_that_are_stopped_together_do_not_wait_for_each_other(
+    kept: Supervisor, part: Callable[..., Part]
+) -> None:
+    server, deaf, prompt = part(FOREVER), part(DEAF, "worker", stop_seconds=1), part(FOREVER, "api", stop_seconds=0)
+    for item in (server, deaf, prompt):
+        kept.start(item)
+    until(lambda: "deaf" in deaf.last_words())
+    kept.stop(["worker", "api"])
+    ends = [item.process.returncode for item in (deaf, prompt) if item.process]
+    assert ends == [-signal.SIGKILL, -signal.SIGTERM]  # while the worker was waited for
+    assert kept.parts == [server]
+
+
 def test_a_second_interrupt_stops_without_waiting(kept: Supervisor, part: Callable[..., Part]) -> None:
     worker = part(DEAF, stop_seconds=600)
     kept.start(worker)

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from prefect.workers.process import ProcessWorker
 from deployments.deploy import storage_flows
 from deployments.machine import Machine
 from deployments.up import find_prefect_yaml
-from deployments.worker import Worker
+from deployments.worker import Worker, _drain
 from reelkeeper.settings import settings
 
 HERE = socket.gethostname()
@@ -70,6 +71,24 @@ def test_runs_that_died_here_are_marked_crashed_and_the_others_continue(
         states = {run: str(client.read_flow_run(run).state_name) for run in (dead, reused, elsewhere, *unknown, alive)}
     assert {run for run, state in states.items() if state == "Crashed"} == {dead, reused}
     assert {state for run, state in states.items() if run not in (dead, reused)} == {"Running"}
+
+
+def test_a_run_that_begins_while_its_worker_stops_is_handed_over_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deployments.worker.TERMINATE_TIMEOUT_SECONDS", 60.0)  # then it would be killed
+
+    async def act() -> int | None:
+        worker, run, handing_over = Worker("encode", 1), uuid4(), asyncio.Event()
+        worker._submitting_flow_run_ids.add(run)
+        draining = asyncio.create_task(_drain([worker], 0.0, asyncio.Event(), lambda _: handing_over.set()))
+        await handing_over.wait()
+        process = await asyncio.create_subprocess_exec("/bin/sleep", "600")
+        worker._pids[run] = process.pid
+        code = await process.wait()
+        worker._submitting_flow_run_ids.clear()
+        await draining
+        return code
+
+    assert asyncio.run(act()) == -signal.SIGUSR1
 
 
 @pytest.mark.long
