@@ -63,7 +63,7 @@ def test_a_service_does_its_whole_work_through_it(sqlite_world: World, client: C
         assert stored["state"] == "stored"
     assert [video["tag"] for video in client.videos("ann") if video["id"] == "mine"] == ["final"]
     url = client.video_url("mine")
-    assert httpx.get(url, trust_env=False).content == sqlite_world.clip.read_bytes()
+    assert httpx.get(url, trust_env=False, timeout=60).content == sqlite_world.clip.read_bytes()
     assert client.report_views({"mine": 2, "none": 1}) == 1
     assert client.user("ann")["used_bytes"] >= sqlite_world.clip.stat().st_size
 

@@ -37,7 +37,7 @@ def announced(data: bytes, **other: object) -> dict[str, Any]:
 
 
 def put(ticket: dict[str, Any], data: bytes, **other: str) -> httpx.Response:
-    return httpx.put(ticket["url"], content=data, headers={**ticket["headers"], **other}, trust_env=False)
+    return httpx.put(ticket["url"], content=data, headers={**ticket["headers"], **other}, trust_env=False, timeout=60)
 
 
 def begin(client: TestClient, data: bytes, **other: object) -> dict[str, Any]:
@@ -63,7 +63,7 @@ def test_an_upload_goes_from_promise_to_live_video(client: TestClient, world: Wo
     assert complete(client, upload).json()["state"] == "stored"
     assert storage(world.workspace.engine, "ann") == (len(data), 0)
     location = client.get("/v1/videos/new").headers["location"]
-    assert httpx.get(location, trust_env=False).content == data
+    assert httpx.get(location, trust_env=False, timeout=60).content == data
     with reading(world.workspace.engine) as session:
         assert session.execute(sa.select(videos.c.tag).where(videos.c.id == "new")).scalar() == "draft"
     assert complete(client, upload).json()["state"] == "stored"
@@ -89,7 +89,7 @@ def test_only_the_bytes_that_were_announced_can_be_put_and_only_once(client: Tes
         put(upload, longer, **{"Content-Length": str(len(longer))}),
         put(upload, other),
         put(upload, other, **{"Content-MD5": md5}),
-        httpx.put(upload["url"], content=data, trust_env=False),
+        httpx.put(upload["url"], content=data, trust_env=False, timeout=60),
     ):
         assert 400 <= wrong.status_code < 500, wrong.text
     assert put(upload, data).status_code == 200
@@ -250,7 +250,7 @@ def test_a_video_of_any_id_is_uploaded_shown_and_deleted(client: TestClient, wor
     assert put(upload, data).status_code == 200
     assert complete(client, upload).json()["state"] == "stored"
     location = client.get(_path("videos", name)).headers["location"]
-    assert httpx.get(location, trust_env=False).content == data
+    assert httpx.get(location, trust_env=False, timeout=60).content == data
     with reading(world.workspace.engine) as session:
         key = session.execute(sa.select(blobs.c.key).where(blobs.c.video_id == name)).scalar_one()
     assert key.startswith(f"{world.address.prefix}{key_name(name)}/{key_name(name)}/g1-")

@@ -33,7 +33,7 @@ def test_a_video_is_a_redirect_to_its_present_bytes_and_one_more_view(client: Te
     assert answer.status_code == 307
     assert answer.headers["cache-control"] == "no-store"
     assert "/g2-" in answer.headers["location"]
-    assert httpx.get(answer.headers["location"], trust_env=False).content == world.clip.read_bytes()
+    assert httpx.get(answer.headers["location"], trust_env=False, timeout=60).content == world.clip.read_bytes()
     assert views_of(world, "v1") == 1
 
 
@@ -64,7 +64,7 @@ def test_a_client_gets_bytes_in_a_codec_that_it_plays(client: TestClient, world:
     assert "/g2-" in location(client, "av1")
     assert "/g2-" in location(client, "h264,av1")  # the smaller ones, where both would do
     assert "/g1-" in location(client, "h264,vp9")  # the original, within its grace
-    assert httpx.get(location(client, "h264"), trust_env=False).content == world.clip.read_bytes()
+    assert httpx.get(location(client, "h264"), trust_env=False, timeout=60).content == world.clip.read_bytes()
     codecs(world, g2=None)
     assert "/g2-" in location(client, "vp9")  # nobody has looked: the service's own
 
@@ -107,8 +107,8 @@ def test_a_url_is_for_one_object_and_cannot_be_turned_to_another(client: TestCli
     world.video("v2")
     item, two = (client.get(f"/v1/videos/{name}").headers["location"] for name in ("v1", "v2"))
     forged = two.split("?")[0] + "?" + item.split("?")[1]
-    assert httpx.get(forged, trust_env=False).status_code == 403
-    assert httpx.delete(item, trust_env=False).status_code == 403
+    assert httpx.get(forged, trust_env=False, timeout=60).status_code == 403
+    assert httpx.delete(item, trust_env=False, timeout=60).status_code == 403
 
 
 @pytest.mark.parametrize("state", [VideoState.RETIRED, VideoState.GONE, VideoState.LOST])

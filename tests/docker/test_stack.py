@@ -115,21 +115,26 @@ def nobody_gets_in(made: Stack) -> None:
     """With the password the UI and both APIs answer, without it only health does, and only on loopback."""
     url, auth = made.url("PREFECT_PORT"), httpx.BasicAuth(*made.secret("prefect_auth").split(":", 1))
     for path in ("health", "ready"):
-        assert httpx.get(f"{url}/api/{path}").status_code == httpx.codes.OK
+        assert httpx.get(f"{url}/api/{path}", timeout=60).status_code == httpx.codes.OK
     for page in ("", "v2/", "runs/flow-run/0b0c1cd1-0000-4000-8000-000000000000"):  # the UI, unpacked under /tmp
-        assert httpx.get(f"{url}/{page}", headers={"Accept": "text/html"}, follow_redirects=True).is_success, page
+        assert httpx.get(
+            f"{url}/{page}", headers={"Accept": "text/html"}, follow_redirects=True, timeout=60
+        ).is_success, page
     for path in ("admin/version", "csrf-token?client=test", "deployments/name/tier-storage/daily"):
         for credentials in (None, ("admin", "guessed")):
-            assert httpx.get(f"{url}/api/{path}", auth=credentials).status_code == httpx.codes.UNAUTHORIZED
-    assert httpx.get(f"{url}/api/admin/version", auth=auth).status_code == httpx.codes.OK
-    refused = httpx.post(f"{url}/api/flows/filter", json={}, auth=auth)
+            assert httpx.get(f"{url}/api/{path}", auth=credentials, timeout=60).status_code == httpx.codes.UNAUTHORIZED
+    assert httpx.get(f"{url}/api/admin/version", auth=auth, timeout=60).status_code == httpx.codes.OK
+    refused = httpx.post(f"{url}/api/flows/filter", json={}, auth=auth, timeout=60)
     assert (refused.status_code, refused.json()["detail"]) == (403, "Missing CSRF token.")
     ours = made.url("API_PORT")
-    assert httpx.get(f"{ours}/readyz").status_code == httpx.codes.OK
-    assert httpx.get(f"{ours}/v1/metrics").status_code == httpx.codes.UNAUTHORIZED
+    assert httpx.get(f"{ours}/readyz", timeout=60).status_code == httpx.codes.OK
+    assert httpx.get(f"{ours}/v1/metrics", timeout=60).status_code == httpx.codes.UNAUTHORIZED
     said = made.execute("api", "reelkeeper", "tokens", "create", "test", "--scope", "metrics", "--json")
     token = json.loads(said)["token"]
-    assert httpx.get(f"{ours}/v1/metrics", headers={"Authorization": f"Bearer {token}"}).status_code == httpx.codes.OK
+    assert (
+        httpx.get(f"{ours}/v1/metrics", headers={"Authorization": f"Bearer {token}"}, timeout=60).status_code
+        == httpx.codes.OK
+    )
     beyond = [item.address for many in psutil.net_if_addrs().values() for item in many if item.family == socket.AF_INET]
     for address in set(beyond) - {"127.0.0.1"}:
         for port in made.ports.values():

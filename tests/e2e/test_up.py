@@ -91,9 +91,11 @@ def test_one_command_one_minute_and_no_process_afterwards(folder: Path) -> None:
         took = time.monotonic() - up.began
         print(f"up to the first run that completed: {took:.1f} s; ready after {ready['seconds']} s; load {load:.1f}")  # noqa: T201  the figure
         assert took < MAX_SECONDS * load
-        assert httpx.get(f"{ready['api_url']}/healthz").json() == {"status": "ok"}
-        assert httpx.get(f"{ready['ui_url']}/").is_success
-        with_origin = httpx.get(f"{ready['ui_url']}/api/health", headers={"Origin": "http://elsewhere.example"})
+        assert httpx.get(f"{ready['api_url']}/healthz", timeout=60).json() == {"status": "ok"}
+        assert httpx.get(f"{ready['ui_url']}/", timeout=60).is_success
+        with_origin = httpx.get(
+            f"{ready['ui_url']}/api/health", headers={"Origin": "http://elsewhere.example"}, timeout=60
+        )
         assert "access-control-allow-origin" not in with_origin.headers  # no other page of a browser may ask
         until(lambda: at_work(ready), 200, "an idle run of the queue is at work")
         up.note_family()

@@ -221,7 +221,7 @@ def run_receive(workspace: Workspace, address: Address, arguments: dict[str, obj
     md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
     upload, ticket = receive.begin(workspace, Announced("ann", "new", len(data), md5, "mp4"), "key", url_seconds=600)
     if ticket:
-        answer = httpx.put(ticket.url, content=data, headers=ticket.headers, trust_env=False)
+        answer = httpx.put(ticket.url, content=data, headers=ticket.headers, trust_env=False, timeout=60)
         assert answer.status_code in (200, 412), answer.text
     scratch = Path(address.folder) / "scratch"
     assert complete(workspace, upload.id, scratch=scratch, run_id="run", grace=Grace()).state == "settled"

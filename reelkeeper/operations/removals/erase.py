@@ -255,6 +255,9 @@ def _delete_stored(run: _Run, candidates: Sequence[str]) -> tuple[int, dict[str,
         some = candidates[start : start + _BATCH]
         stored = [key for key, found in run.workspace.bucket.stored(some).items() if found]
         with reading(run.workspace.engine) as session:
+            # guard erase.loose_held: what a user uploaded and never completed is deleted under a legal hold
+            if erasures.legal_hold(session, run.erasing.user_id)[0]:
+                break
             standing = erasures.with_videos(session, stored)
         # guard erase.others_key: an object is deleted that still belongs to a video's row
         stored = [key for key in stored if key not in standing]

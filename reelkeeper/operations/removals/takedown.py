@@ -178,7 +178,8 @@ def _mark(engine: Engine, video_ids: Sequence[str], because_of: str, order: Take
             [
                 Event("takedown", order.run_id, video_id, video.blob_id, video.user_id, detail)
                 for video_id, video in sorted(known.items())
-                if not video.is_down
+                # guard takedown.while_erased: a video of a user who is being erased is taken down without a certificate
+                if not video.is_down or not any(audit.events(session, event="takedown", video_id=video_id))
             ],
         )
 

@@ -185,6 +185,24 @@ def test_a_legal_hold_delays_what_it_keeps_and_says_until_when(shop: World) -> N
     assert stored(shop) == []
 
 
+def test_a_legal_hold_on_a_user_keeps_all_that_is_stored_of_them_also_outside_of_videos(shop: World) -> None:
+    bucket = shop.workspace.bucket
+    announced = receive.Announced("ann", "v9", 100, "0" * 32, "mp4")
+    upload, _ = receive.begin(shop.workspace, announced, "upload", url_seconds=60)
+    bucket.put_bytes_once(upload.key, b"it was never completed", "video/mp4")
+    bucket.put_bytes_once(f"{bucket.prefix}ann/v7/1-0123456789abcdef01234567.mp4", b"of no row", "video/mp4")
+    digest = images.keep(shop.workspace, PNG).sha256
+    ask(shop, "a cat", image_sha256=digest)
+    before = stored(shop)
+    assert len(before) == 3
+    placed = hold(shop.workspace.engine, HoldTerms("user", "ann", "evidence", "counsel", is_legal=True))
+    assert gone(shop).left
+    assert stored(shop) == before
+    release(shop.workspace.engine, placed.id, author="counsel")
+    gone(shop)
+    assert stored(shop) == []
+
+
 def test_an_erasure_waits_for_a_valid_upload_url(shop: World) -> None:
     announced = receive.Announced("ann", "v9", 100, "0" * 32, "mp4")
     upload, _ = receive.begin(shop.workspace, announced, "upload", url_seconds=600)

@@ -18,11 +18,13 @@ from reelkeeper.operations.lifecycle.purge import purge_taken_down
 from reelkeeper.operations.lifecycle.restore import find_restorable
 from reelkeeper.operations.removals import takedown
 from reelkeeper.operations.removals.delete import delete
+from reelkeeper.operations.removals.erase import erase
 from reelkeeper.operations.removals.takedown import Certificate, TakedownOrder, certificate, take_down
 from reelkeeper.operations.sync.survey import survey
 from reelkeeper.operations.videos.hold import hold, release
 from reelkeeper.operations.videos.upload import upload
 from reelkeeper.operations.videos.views import show
+from reelkeeper.settings import Settings
 from reelkeeper.store.core.audit import verify
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.core.leases import Lease
@@ -108,6 +110,15 @@ def test_a_legal_hold_keeps_the_bytes_without_serving_them(world: World) -> None
     release(world.workspace.engine, placed.id, author="test")
     assert down(world).left == ()
     assert states(world) == {"v1": VideoState.GONE}
+
+
+def test_a_video_of_a_user_who_is_being_erased_gets_its_certificate_once(world: World) -> None:
+    world.video("v1")
+    hold(world.workspace.engine, HoldTerms("video", "v1", "evidence", "counsel", is_legal=True))
+    assert erase(world.workspace, "ann", by="front", run_id="erase-1", settings=Settings(), wait_seconds=0.0).left
+    first, second = down(world), down(world)
+    assert (first.by, first.reason, len(first.left)) == (ORDER.by, ORDER.reason, 1)
+    assert second == first
 
 
 def test_a_video_taken_down_cannot_be_restored(world: World) -> None:
