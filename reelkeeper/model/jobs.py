@@ -6,6 +6,8 @@ from hashlib import sha256
 from typing import Final, NamedTuple
 
 GLOBAL_LIMIT: Final = "generation"  # under this name Prefect knows how many jobs run at once, in all processes together
+TRIAL_KEYS: Final = "doctor-"  # begin the keys of trials of vendors, which no job has
+TRIAL_CALLED: Final = "vendor_trial_called"  # the row of `controls` with the key of the last webhook about a trial
 
 
 class WaitingJob(NamedTuple):

@@ -11,18 +11,22 @@ from inline_snapshot import snapshot
 from reelkeeper.adapters import contract
 from reelkeeper.adapters.contract import CHECKS
 from reelkeeper.adapters.s3.r2 import Bucket
-from reelkeeper.errors import StorageError
+from reelkeeper.errors import Refused, StorageError
 from reelkeeper.model import Grace
 from reelkeeper.operations.core.workspace import note_trial
 from reelkeeper.operations.health import doctor
+from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.lifecycle.transcode import links
 from reelkeeper.settings import Settings
 from reelkeeper.store.core import controls, deployment
 from reelkeeper.store.core.engine import open_engine, open_store, transaction
 from reelkeeper.store.sync.scans import BUCKET_EVENTS
 from tests.cli.conftest import Run
+from tests.doubles.fal import FalDouble
 from tests.doubles.r2 import R2Double
+from tests.doubles.vendor import TOKEN
 from tests.marks import marked
+from tests.policies import put_in_force
 from tests.reading import TIME, UUID, as_read
 
 Ask = Callable[..., Any]
@@ -275,3 +279,29 @@ def test_a_server_that_failed_a_dangerous_check_fails_each_time(ask: Ask, config
 
 def test_lock_rules_that_nobody_can_read_are_not_ok(ask: Ask) -> None:
     assert by_part(ask("doctor"))["lock rules"]["state"] == "warn"
+
+
+def test_a_trial_of_a_vendor_asks_before_it_sends_one_clip(
+    configured: Settings, reelkeeper: Run, ask: Ask, tiny_clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    price = {"unit": "second", "rates": [{"usd": "0.1"}], "source": "a list", "read_on": "2026-11-29"}
+    book = {"models": [{"model": "fal-ai/veo3.1/fast", "provider": "fal", "price": price, "limits": {"seconds": [5]}}]}
+    with open_store(configured) as engine:
+        put_in_force(engine, book=PriceBook.model_validate(book))
+    with FalDouble(tiny_clip.read_bytes()).serving() as fal:
+        for name, value in {"FAL_URL": fal.url, "FAL_TOKEN": TOKEN, "GENERATOR_HOSTS": "127.0.0.1"}.items():
+            monkeypatch.setenv(f"REELKEEPER_{name}", value)
+        monkeypatch.setenv("REELKEEPER_ALLOW_PRIVATE_ADDRESSES", "true")
+        trial = ("doctor", "--vendor", "fal", "--spend")
+        reelkeeper(*trial[:3], exit_code=2)
+        reelkeeper("doctor", "--spend", "1", exit_code=2)
+        reelkeeper(*trial, "a dollar", exit_code=2)
+        asked = reelkeeper(*trial, "0.5", exit_code=1)
+        assert as_read(asked.output) == snapshot("""\
+fal makes one clip of fal-ai/veo3.1/fast on your account, for $0.50 at its listed price. Go on?
+  [y/N]:Aborted.\
+""")
+        reelkeeper(*trial, "0.49", "--yes", exit_code=Refused.exit_code)
+        assert fal.connections == 0
+        found = by_part(ask(*trial, "0.5", "--yes"))
+        assert (found["fal: cost"]["state"], found["fal: fetch"]["state"], len(fal.submitted)) == ("ok", "ok", 1)

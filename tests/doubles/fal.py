@@ -18,6 +18,11 @@ _REFUSAL = {
     "type": "content_policy_violation",
     "url": "https://docs.fal.ai/errors/#content_policy_violation",
 }
+# As docs.fal.ai/documentation/model-apis/request-errors has them, read on 2026-11-29.
+_FAULTS = {
+    "failed": (503, {"detail": "Runner disconnected", "error_type": "runner_disconnected"}),
+    "cancelled": (499, {"detail": "Request cancelled by the client.", "error_type": "client_cancelled"}),
+}
 
 
 class FalDouble(Vendor):
@@ -101,9 +106,8 @@ class FalDouble(Vendor):
         if job["status"] == "running":
             waits = {"status": "IN_QUEUE", "queue_position": 0} if job["looks"] == 1 else {"status": "IN_PROGRESS"}
             return 202, common | waits | {"logs": None}
-        failed = (
-            {"error": "Runner disconnected", "error_type": "runner_disconnected"} if job["status"] == "failed" else {}
-        )
+        fault = _FAULTS.get(job["status"], (0, {}))[1]
+        failed = {"error": fault["detail"], "error_type": fault["error_type"]} if fault else {}
         return 200, common | failed | {"status": "COMPLETED", "logs": None, "metrics": {"inference_time": 12.5}}
 
     def _result(self, job: Job) -> Next:
@@ -117,9 +121,9 @@ class FalDouble(Vendor):
                 return 200, {"video": video, "seed": 1}, {"x-fal-billable-units": str(self._seconds(job))}
             case "moderated":
                 return 422, {"detail": [_REFUSAL | {"input": job["input"]}]}, {"X-Fal-Retryable": "false"}
-            case "failed":
-                typed = {"detail": "Runner disconnected", "error_type": "runner_disconnected"}
-                return 503, typed, {"X-Fal-Error-Type": "runner_disconnected"}
+            case "failed" | "cancelled" as how:
+                status, fault = _FAULTS[how]
+                return status, fault, {"X-Fal-Error-Type": fault["error_type"]}
         return self.refusal(400, "Request is still in progress")
 
     def _list(self, query: dict[str, str]) -> Next:

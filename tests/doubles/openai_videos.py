@@ -41,7 +41,9 @@ class OpenAIDouble(Vendor):
         if parts == [""]:
             return 200, self._list(request.query)
         job = self.jobs.get(parts[0])
-        return self._asked(job, request.method, parts[1:]) if job else self.refusal(404, "No such video")
+        if job is None or job["status"] == "cancelled":  # engines forget what is deleted
+            return self.refusal(404, "No such video")
+        return self._asked(job, request.method, parts[1:])
 
     def _asked(self, job: Job, method: str, rest: list[str]) -> Next:
         if rest == ["content"]:

@@ -34,6 +34,7 @@ class Guarantee:
     ways: tuple[Way, ...] = ()
     absence_is_proof: bool = False
     bills: bool = True
+    cancels: bool = True  # it has a call for it, which may come too late
 
 
 class Order(NamedTuple):

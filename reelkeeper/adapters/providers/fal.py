@@ -3,7 +3,7 @@
     POST https://queue.fal.run/MODEL?fal_webhook=URL      the model's input -> {"request_id", "response_url", ...}
     GET  .../OWNER/ALIAS/requests/ID/status               IN_QUEUE, IN_PROGRESS, COMPLETED, also if it failed
     GET  .../OWNER/ALIAS/requests/ID                      its output, or why it failed
-    PUT  .../OWNER/ALIAS/requests/ID/cancel
+    PUT  .../OWNER/ALIAS/requests/ID/cancel               one that is stopped ends as 499, client_cancelled
     GET  https://api.fal.ai/v1/models/requests/by-endpoint
     GET  https://api.fal.ai/v1/models/pricing             what a unit of a model costs
     GET  https://api.fal.ai/v1/models/billing-events      with an admin key: what each request cost
@@ -295,7 +295,9 @@ def _ended(job_id: str, status: Answer, result: Answer) -> Standing:
         return Standing(job_id, kind, error=words(result.body), **billed)
     # guard provider.untyped_fault: a gateway's error counts as the job's failure, and the job is made and paid again
     if status.fields.get("error") or result.headers.get("X-Fal-Error-Type"):
-        return Standing(job_id, Status.FAILED, error=words(result.body or status.body), **billed)
+        is_cancelled = result.headers.get("X-Fal-Error-Type") == "client_cancelled"
+        kind = Status.CANCELLED if is_cancelled else Status.FAILED
+        return Standing(job_id, kind, error=words(result.body or status.body), **billed)
     raise GenerationUnknown(f"the provider answered {result.status} when asked for the output")
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, Final
 
-from reelkeeper.adapters.providers.contract import Standing, Submission
+from reelkeeper.adapters.providers.contract import Guarantee, Standing, Submission
 from reelkeeper.adapters.providers.inputs import aspect_ratio, marked_url, options_of, seconds_of, with_parameters
 from reelkeeper.adapters.providers.openai import VideosProvider
 from reelkeeper.adapters.providers.transport import Transport, cost_microusd, decimal, job_name
@@ -31,6 +31,7 @@ class OpenRouterProvider(VideosProvider):
     """openrouter.ai, or `url` instead."""
 
     name = "openrouter"
+    guarantee = Guarantee(cancels=False)
     takes_image_bytes = False
 
     def __init__(

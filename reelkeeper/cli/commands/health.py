@@ -1,6 +1,7 @@
 """Show health: `status`, `performance`, `doctor`, and the `watchdog` that cron runs outside of Prefect."""
 
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
@@ -9,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from reelkeeper.cli.opening import configured, reading, store
-from reelkeeper.cli.screen import emit, out, say, table
-from reelkeeper.cli.words import AsJson, new_run_id
+from reelkeeper.cli.screen import dollars, emit, out, say, table
+from reelkeeper.cli.words import AsJson, microusd, new_run_id, who
 from reelkeeper.errors import Frozen, Misconfigured, ReelkeeperError, Silence, SinkError
 
 if TYPE_CHECKING:
+    from reelkeeper.operations import Engine
     from reelkeeper.operations.health.doctor import Finding
 
 
@@ -117,33 +119,69 @@ def doctor(
             help="Test all bucket behaviour that Reelkeeper relies on, in a scratch prefix; takes 1 minute.",
         ),
     ] = False,
+    vendor: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Only try this vendor on your own account, with its cheapest clip of the catalogue; asks first.",
+        ),
+    ] = None,
+    spend: Annotated[
+        str | None, typer.Option(metavar="DOLLARS", help="What the trial may cost, at most, at the vendor's prices.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Try a vendor without being asked.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Check every part, and say how to fix each problem. Exit code 0 if nothing fails."""
-    from reelkeeper.operations.health.doctor import FAIL, WARN, Finding, examine
+    from reelkeeper.operations.health.doctor import FAIL, Finding, examine
 
-    findings: list[Finding] = []
+    if (vendor is None) != (spend is None):
+        raise typer.BadParameter("--vendor and --spend belong together")
     try:
         settings = configured()
     except Misconfigured as error:
-        findings.append(Finding("settings", FAIL, str(error), "correct the environment, or .env in this folder"))
+        remedy = "correct the environment, or .env in this folder"
+        _report([Finding("settings", FAIL, str(error), remedy)], as_json=as_json)
+        return
+    if vendor and spend:
+        with store(may_make=False) as engine:
+            _report(_trial(engine, vendor, microusd(spend), yes=yes), as_json=as_json)
     else:
-        for finding in examine(settings, claim=claim, contract=contract):
-            findings.append(finding)
-            if not as_json:
-                _show(finding)
+        _report(examine(settings, claim=claim, contract=contract), as_json=as_json)
+
+
+def _report(checks: "Iterable[Finding]", *, as_json: bool) -> None:
+    """Show each finding as soon as it is there, then the totals. Exits with 1 if something fails."""
+    from reelkeeper.operations.health.doctor import FAIL, WARN
+
+    findings = list["Finding"]()
+    for finding in checks:
+        findings.append(finding)
+        if not as_json:
+            _show(finding)
     failed = [finding.part for finding in findings if finding.state == FAIL]
     if as_json:
         emit(findings)
-    elif failed == ["settings"]:
-        _show(findings[0])
-    if not as_json:
+    else:
         warned = ", ".join(finding.part for finding in findings if finding.state == WARN)
         say(f"{len(failed)} of {len(findings)} parts failed." if failed else "Nothing fails.")
         if warned:
             say(f"With a warning: {warned}.")
     if failed:
         raise typer.Exit(1)
+
+
+def _trial(engine: "Engine", vendor: str, spend_microusd: int, *, yes: bool) -> "Iterable[Finding]":
+    """Plan the trial of a vendor, and ask before anything is sent."""
+    from reelkeeper.operations.health.vendor_trial import carry_out, plan
+
+    trial = plan(engine, configured(), vendor, spend_microusd)
+    if not yes and not trial.sent:
+        clips = "two clips, one of them cancelled," if trial.cancels else "one clip"
+        cost = dollars(trial.clip.cost_microusd * (2 if trial.cancels else 1))
+        asked = f"{vendor} makes {clips} of {trial.clip.vendor_model} on your account, for {cost} at its listed price."
+        typer.confirm(f"{asked} Go on?", abort=True, err=True)
+    return carry_out(engine, configured(), trial, author=who())
 
 
 def _show(finding: "Finding") -> None:

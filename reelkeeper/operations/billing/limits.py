@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from decimal import Decimal
 
-from reelkeeper.model.money import JobTotal
+from reelkeeper.model.money import JobTotal, Metric, Used
 from reelkeeper.model.requests import Declined, RefusedFor
 from reelkeeper.rules.core import limit_scopes
 from reelkeeper.rules.jobs.admission import AdmissionPolicy
@@ -17,9 +17,8 @@ from reelkeeper.rules.spend import limits
 from reelkeeper.rules.spend.budget import Period
 from reelkeeper.rules.spend.limits import LimitUse, SpendLimit
 from reelkeeper.store import Engine, Session
-from reelkeeper.store.billing import job_totals
+from reelkeeper.store.billing import job_totals, spend_counters, usage
 from reelkeeper.store.billing.job_totals import Flying
-from reelkeeper.store.billing.spend_counters import so_far
 from reelkeeper.store.core.engine import now, reading
 from reelkeeper.store.jobs.queue import AdmittedJob
 
@@ -87,8 +86,16 @@ def end(session: Session, job: AdmittedJob, spent_microusd: int, at: datetime | 
     job_totals.add(session, scopes_of(job), _spent(session, spent_microusd, at))
 
 
-def spend(session: Session, job_scopes: Sequence[str], spent_microusd: int, at: datetime) -> None:
-    """Count the cost of an attempt without a video as spent at `at`; a negative one takes it back."""
+def spend(
+    session: Session, job_scopes: Sequence[str], model: str, provider: str, spent_microusd: int, at: datetime
+) -> None:
+    """Count what a vendor takes for no user's video as spent at `at`; a negative sum takes it back."""
+    # guard spend.dead: the cost of jobs without a video counts in no budget
+    spend_counters.add_generated(session, at.date(), spent_microusd)
+    used = Used(at.date(), Metric.JOB_MICROUSD, spent_microusd, model, provider=provider)
+    # guard charges.lost: vendors' charges for jobs without a video are in no bill
+    usage.record(session, [used], add=True)
+    # guard spend.limit_attempts: the cost of failed attempts counts in no budget of a provider or user
     job_totals.add(session, job_scopes, _spent(session, spent_microusd, at))
 
 
@@ -118,7 +125,7 @@ def uses(session: Session, policy: AdmissionPolicy, as_of: datetime) -> list[Lim
 
 def _uses_of_all(session: Session, policy: AdmissionPolicy, as_of: datetime) -> Iterator[LimitUse]:
     """Yield the use of the daily and the monthly limit on all new jobs."""
-    spent, names = so_far(session, as_of), limits.names(as_of)
+    spent, names = spend_counters.so_far(session, as_of), limits.names(as_of)
     for period, usd, used in (
         (Period.DAY, policy.daily_limit_usd, spent.today_microusd),
         (Period.MONTH, policy.monthly_limit_usd, spent.month_microusd),

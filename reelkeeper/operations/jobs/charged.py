@@ -11,7 +11,7 @@ from typing import Final
 
 from reelkeeper.adapters.providers.contract import Billing
 from reelkeeper.errors import GenerationUnknown, UsageUnknown
-from reelkeeper.model.money import Metric, SentJob, Used
+from reelkeeper.model.money import SentJob
 from reelkeeper.operations.alerts import alerts
 from reelkeeper.operations.billing import limits
 from reelkeeper.operations.core.freeze import require_permission
@@ -22,7 +22,6 @@ from reelkeeper.rules.billing.vendor_bill import VendorComparison, compare, neve
 from reelkeeper.rules.billing.vendor_word import VendorWord
 from reelkeeper.rules.policies import Policies
 from reelkeeper.store import Engine, Session
-from reelkeeper.store.billing import spend_counters, usage
 from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.jobs import endings, queue, vendor_jobs
@@ -96,13 +95,7 @@ def _expected_cost(session: Session, job: AdmittedJob) -> int:
 
 
 def _add(session: Session, job: AdmittedJob, spent_microusd: int, at: datetime) -> None:
-    # guard spend.dead: the cost of jobs without a video counts in no budget
-    spend_counters.add_generated(session, at.date(), spent_microusd)
-    used = Used(at.date(), Metric.JOB_MICROUSD, spent_microusd, job.model, provider=job.lane or "")
-    # guard charges.lost: vendors' charges for jobs without a video are in no bill
-    usage.record(session, [used], add=True)
-    # guard spend.limit_attempts: the cost of failed attempts counts in no budget of a provider or user
-    limits.spend(session, limits.scopes_of(job), spent_microusd, at)
+    limits.spend(session, limits.scopes_of(job), job.model, job.lane or "", spent_microusd, at)
 
 
 def reconcile(engine: Engine, billing: Billing, first: date, last: date) -> VendorComparison:

@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any
 
 from reelkeeper.errors import LeaseLost, NotFound, ProviderBusy, ProviderFull, Refused
-from reelkeeper.model.jobs import JobState, Served, SizeAndAge, WaitingJob
+from reelkeeper.model.jobs import TRIAL_CALLED, TRIAL_KEYS, JobState, Served, SizeAndAge, WaitingJob
 from reelkeeper.operations.alerts import alerts
 from reelkeeper.operations.billing import ledger, limits, quota
 from reelkeeper.operations.core.freeze import require_permission, why_stopped
@@ -312,6 +312,9 @@ def name_sent(engine: Engine, provider_key: str, name: Callable[[str], str], *, 
     for, else `model`, else the model of the request. A job that has an id keeps it.
     """
     with transaction(engine, "jobs.name_sent") as session:
+        if provider_key.startswith(TRIAL_KEYS):
+            controls.write(session, TRIAL_CALLED, {"key": provider_key})
+            return False
         if lost := claims.nameless(session, provider_key):
             entry = at_version(session, lost.policy_version).book.entry(lost.model, lost.lane)
             # guard claims.vendors_model: a callback names a job by a model that its vendor does not know: it is lost
