@@ -23,8 +23,8 @@ import uvicorn
 from fastapi import FastAPI, HTTPException
 from sqlmodel import Session
 
-from bench.postgres import analyze, postgres
 from bench.report import Row
+from bench.stores import analyze, postgres
 from reelkeeper.adapters.s3 import r2
 from reelkeeper.api.app import create_app
 from reelkeeper.api.app_state import AppState

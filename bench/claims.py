@@ -1,101 +1,101 @@
-"""Benchmark claims on PostgreSQL, of 1 and of 64, however many jobs wait and whose they are, against bare SKIP LOCKED.
+"""Benchmark claims of 1 and of 64, however many jobs wait and whose, and a drain, in CPU of claimer and store."""
 
-The bare peer takes the oldest jobs, in equal batches, without tiers, sizes, backlogs, limit or freeze.
-"""
-
-import random
-import time
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
-from functools import partial
+from collections.abc import Iterator
+from datetime import timedelta
 from itertools import product
+from typing import Any
 
+import psutil
 import sqlalchemy as sa
 
-from bench.postgres import analyze, postgres
 from bench.report import Row
+from bench.stores import analyze, postgres, sqlite
 from reelkeeper.model.jobs import JobState
 from reelkeeper.operations.jobs.claim import claim
+from reelkeeper.rules.core.tiers import SHIPPED
+from reelkeeper.rules.jobs import dispatch
 from reelkeeper.rules.jobs.caps import Cap
 from reelkeeper.rules.jobs.concurrency import ConcurrencyPolicy
-from reelkeeper.store.core.engine import Clock, transaction
-from reelkeeper.store.jobs.scores import BATCH
+from reelkeeper.store.core.engine import transaction
+from reelkeeper.store.jobs import scores
 from reelkeeper.store.tables import jobs, users
+from tests.jobs import NOON, waiting
 from tests.policies import put_in_force
 
-WAITING, AT_ONCE, ROUNDS, CAPPED = (1_000, 100_000, 1_000_000), (1, 64), 5, 10_000
+CAPPED, WAITING = 10_000, (1_000, 100_000, 1_000_000)
 USERS = {"of 500": 500, "of one user": 1, f"{CAPPED:,} capped in front": 500}
-NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
+ROUNDS = {1: 40, 64: 5}  # by jobs of one claim: of the smallest queue, some are left
+DRAINED, SLOTS, DRAIN_SECONDS = 100_000, 8, 250.0
 
 
 def measure() -> Iterator[Row]:
-    """Measure the milliseconds of a claim, the best of five rounds of each; all jobs have a score then."""
-    first = dict[tuple[str, int], float]()
-    with postgres() as (engine, _):
-        put_in_force(engine, concurrency=ConcurrencyPolicy(caps=(Cap(scope="model:capped", jobs=1),)))
-        for waiting, (whose, people) in product(WAITING, USERS.items()):
-            _fill(engine, waiting, people, CAPPED * ("capped" in whose))
-            for _ in range((waiting + CAPPED) // BATCH + 1):
-                claim(engine, "bench", [None], limit=10**9)
-            for count in AT_ONCE:
-                work = partial(claim, engine, "bench", [None] * count, limit=10**9), partial(_bare, engine)
-                ours, bare = (min(_timed(one) for _ in range(ROUNDS)) for one in work)
-                what = f"a claim of {count}, {waiting:,} wait {whose}"
-                yield Row(what, ours, f"{WAITING[0]:,} wait", first.setdefault((whose, count), ours), 2.0, "ms")
-            yield Row(f"{what}, each", ours / count, "500 a second", 2.0, 1.0, "ms")
-            yield Row(f"{what}, each", ours / count, "bare SKIP LOCKED", bare / count, None, "ms")
+    """Measure the CPU milliseconds of a claim, as a mean, and the CPU seconds of a drain."""
+    for name, opened in (("PostgreSQL", postgres), ("SQLite", sqlite)):
+        first = dict[tuple[str, int], float]()
+        with opened() as (engine, _):
+            put_in_force(engine, concurrency=ConcurrencyPolicy(caps=(Cap(scope="model:capped", jobs=1),)))
+            for waits, (whose, people) in product(WAITING, USERS.items()):
+                _fill(engine, waits, people, CAPPED * ("capped" in whose))
+                _score(engine)
+                for count, rounds in ROUNDS.items():
+                    _claim(engine, count, 2)  # the cap is full now, and the statements are built
+                    ours = _claim(engine, count, rounds) / rounds * 1_000
+                    what, peer = f"{name}: a claim of {count}, {waits:,} wait {whose}", f"{WAITING[0]:,} wait"
+                    yield Row(what, ours, peer, first.setdefault((whose, count), ours), 2.0, "ms")
+            _fill(engine, DRAINED, 500, 0)
+            began = _cpu(processes := _processes(engine))
+            _score(engine)
+            _claim(engine, SLOTS, DRAINED // SLOTS)
+            yield Row(f"{name}: drain {DRAINED:,} by {SLOTS}", _cpu(processes) - began, "promise", DRAIN_SECONDS, 1.0)
 
 
-def _timed(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    work()
-    return (time.perf_counter() - began) * 1_000
+def _processes(engine: sa.Engine) -> list[psutil.Process]:
+    """List this process, and PostgreSQL's, whose first one has the CPU of those that end."""
+    if engine.dialect.name == "sqlite":
+        return [psutil.Process()]
+    with engine.connect() as connection:
+        server = psutil.Process(connection.execute(sa.text("SELECT pg_backend_pid()")).scalar_one()).parent()
+    return [psutil.Process(), server, *server.children()]
 
 
-def _bare(engine: sa.Engine) -> None:
-    oldest = sa.select(jobs.c.id).where(jobs.c.state == JobState.QUEUED).order_by(jobs.c.created_at).limit(AT_ONCE[-1])
-    taken = sa.update(jobs).where(jobs.c.id.in_(oldest.with_for_update(skip_locked=True)))
-    with transaction(engine, "bench") as session:
-        values = {"state": JobState.RUNNING, "lease_until": Clock(60), "claimed_by": "bare"}
-        session.execute(taken.values(values).returning(jobs.c.id)).all()
+def _cpu(processes: list[psutil.Process]) -> float:
+    return float(sum(sum(process.cpu_times()[:4]) for process in processes))
 
 
-def _fill(engine: sa.Engine, waiting: int, people_count: int, capped: int) -> None:
-    chance = random.Random(7)
-    people = [
-        {"id": f"u{number}", "tier": chance.choices(["free", "premium", "pro"], [80, 15, 5])[0]}
-        for number in range(people_count)
-    ]
-    with transaction(engine, "bench") as session:
-        session.execute(sa.delete(jobs))
-        session.execute(sa.delete(users))
-        session.execute(sa.insert(users), people)
-        for begin in range(0, waiting + capped, BATCH):
-            some = range(begin, begin + BATCH)
-            session.execute(sa.insert(jobs), [_job(number, chance, people, capped) for number in some])
+def _claim(engine: sa.Engine, count: int, times: int) -> float:
+    """Claim so many jobs so often, and end them; return the CPU seconds of the claims."""
+    seconds, processes = 0.0, _processes(engine)
+    for _ in range(times):
+        began = _cpu(processes)
+        job_ids = [job.id for job in claim(engine, "bench", [None] * count, limit=10**9)]
+        seconds += _cpu(processes) - began
+        with transaction(engine, "bench") as session:
+            session.execute(sa.update(jobs).where(jobs.c.id.in_(job_ids)).values(state=JobState.SUCCEEDED))
+    return seconds
+
+
+def _score(engine: sa.Engine) -> None:
+    lines, rank = None, dispatch.window(dispatch.DispatchPolicy(), SHIPPED)
+    while rank and lines is None:
+        with transaction(engine, "bench") as session:
+            lines = scores.score(session, rank)
     analyze(engine)
 
 
-def _job(number: int, chance: random.Random, people: list[dict[str, str]], capped: int) -> dict[str, object]:
-    owner, name = chance.choice(people), f"j{number}"
-    return {
-        "id": name,
-        "user_id": owner["id"],
-        "client_key": name,
-        "request_sha256": name,
-        "cache_key": name,
-        "state": JobState.QUEUED,
-        "tier": owner["tier"],
-        "model": "capped" if number < capped else chance.choice(["a", "b", "c"]),
-        "request": {"prompt": "a cat walks over a bridge"},
-        "complexity": 1.0,
-        "estimate_seconds": 120 + chance.expovariate(1 / 150),
-        "price_microusd": 0,
-        "price_book": "bench",
-        "reserved_bytes": 0,
-        "attempts": 0,
-        "due_at": NOON,
-        "lease_token": 0,
-        "progress": 0.0,
-        "created_at": NOON + timedelta(seconds=number),
-    }
+def _fill(engine: sa.Engine, waits: int, people: int, capped: int) -> None:
+    """Let a job come each second; of twenty users one is pro, and three are premium."""
+    one = sa.select(sa.literal(0).label("number")).cte("one", recursive=True)
+    one = one.union_all(sa.select(one.c.number + 1).where(one.c.number < waits + capped - 1))
+    n, whose, row = one.c.number, one.c.number % people, dict[str, sa.ColumnElement[Any]]()
+    row |= {name: sa.literal(value, jobs.c[name].type) for name, value in waiting("").items() if value is not None}
+    row |= dict.fromkeys(("id", "client_key", "cache_key"), "j" + sa.cast(n, sa.String))
+    row |= {"user_id": "u" + sa.cast(whose, sa.String), "estimate_seconds": 120 + n * 7919 % 1009 / 2.0}
+    row["model"] = sa.case((n < capped, "capped"), else_="m" + sa.cast(n % 3, sa.String))
+    row["tier"] = sa.case({0: "pro", 1: "premium", 2: "premium", 3: "premium"}, value=whose % 20, else_="free")
+    in_text = sa.func.strftime("%Y-%m-%d %H:%M:%f000", f"{NOON:%F %T}", sa.cast(n, sa.String) + " seconds")
+    row["created_at"] = in_text if engine.dialect.name == "sqlite" else NOON + n * sa.literal(timedelta(seconds=1))
+    with transaction(engine, "bench") as session:
+        session.execute(sa.delete(jobs))
+        session.execute(sa.delete(users))
+        session.execute(sa.insert(users), [{"id": f"u{number}", "tier": "free"} for number in range(people)])
+        session.execute(sa.insert(jobs).from_select(list(row), sa.select(*row.values())))

@@ -24,11 +24,7 @@ SEEDS: Final = (1, 2, 3, 4)
 JOBS_BY_SLOTS: Final = {8: 2_500, 32: 4_000}  # enough to contain several bursts
 LOADS, ERRORS = (0.7, 0.85, 0.95), (0.3, 0.6)
 BOUND: Final = "clairvoyant"
-LIMITS: Final = {  # of first come, first served's, where sizes are wide
-    (0.85, "p95"): 0.85,
-    (0.85, "longest"): 2.0,
-    (0.95, "p95"): 1.0,
-}
+LIMITS: Final = {(0.85, "p95"): 0.85, (0.85, "longest"): 2.0, (0.95, "p95"): 1.0}  # of fifo's, where sizes are wide
 OF_BOUND: Final = 0.85  # of the mean wait that the bound saves, 85 % busy
 EPOCH: Final = datetime(2026, 1, 1, tzinfo=UTC)
 _BURST_SHARE, _BURST_RATE, _BURST_SECONDS = 0.1, 3.0, 1200.0

@@ -1,15 +1,13 @@
 """Benchmark the delivery of webhook events to an endpoint that takes 100 ms, alone and beside one that hangs."""
 
-import tempfile
 import time
-from pathlib import Path
 
 from bench.report import Row
+from bench.stores import sqlite
 from reelkeeper.model.alerts import EventType, Happened
 from reelkeeper.operations.alerts import webhooks
 from reelkeeper.store.alerts import webhooks as rows
-from reelkeeper.store.core.engine import open_engine, transaction
-from reelkeeper.store.core.schema import upgrade
+from reelkeeper.store.core.engine import transaction
 from tests.doubles.receiver import TRICKLE, Receiver
 
 EVENTS, ANSWER_SECONDS, PROMISED = 600, 0.1, 60.0  # events a second
@@ -30,9 +28,7 @@ def _seconds(receiver: Receiver, *, hangs: bool = False) -> float:
     receiver.seconds = {"/live": ANSWER_SECONDS}
     receiver.always = {"/hangs": TRICKLE}
     receiver.got.clear()
-    with tempfile.TemporaryDirectory(prefix="reelkeeper-bench-") as folder:
-        engine = open_engine(f"sqlite:///{Path(folder) / 'store.sqlite3'}")
-        upgrade(engine)
+    with sqlite() as (engine, _):
         for path in ("/hangs", "/live") if hangs else ("/live",):
             _, secret = webhooks.add(engine, receiver.url(path), allow_private=True, author="bench")
             receiver.secrets[path] = [secret]
@@ -40,5 +36,4 @@ def _seconds(receiver: Receiver, *, hangs: bool = False) -> float:
             rows.put(session, [Happened(EventType.VIDEO_CHANGED, f"v{n}", {"of": f"v{n}"}) for n in range(EVENTS)])
         began = time.monotonic()
         webhooks.deliver(engine, allow_private=True, seconds=120, timeout_seconds=5)
-        engine.dispose()
     return (receiver.got["/live"][EVENTS - 1].at - began) / EVENTS * 1_000

@@ -59,12 +59,6 @@ class SizeAndAge(NamedTuple):
     other_seconds: float  # of a tier that is not known
     burst: int
 
-    def score(self, tier: str | None, submitted_at: datetime, estimate_seconds: float, ahead: int) -> float:
-        """Return the rank of a job behind `ahead` others of its user, in seconds: lower goes first."""
-        each = dict(self.seconds_by_tier).get(tier or "", self.other_seconds)
-        times = min(1 + ahead // self.burst, MOST_TIMES)
-        return submitted_at.timestamp() + estimate_seconds * each * times
-
     @property
     def mark(self) -> str:
         """A digest: scores of another order have another one."""

@@ -10,6 +10,7 @@ from reelkeeper.operations.alerts import alerts
 from reelkeeper.operations.core.policies import in_force
 from reelkeeper.rules.jobs.breaker import LOCKED, RULE, TRIAL_JOBS, Breaker, Outcome, Phase, after, judge, news
 from reelkeeper.store import Engine, Session
+from reelkeeper.store.billing import job_totals
 from reelkeeper.store.core.engine import now, transaction
 from reelkeeper.store.jobs import breakers
 
@@ -93,8 +94,14 @@ def takes_no_more(session: Session) -> set[str]:
     return {
         name
         for name, breaker in resting(session, as_of).items()
-        if breaker.phase(as_of) is Phase.OPEN or breakers.count_unsent(session, name) >= TRIAL_JOBS
+        if breaker.phase(as_of) is Phase.OPEN or _count_unsent(session, name) >= TRIAL_JOBS
     }
+
+
+def _count_unsent(session: Session, provider: str) -> int:
+    """Count the jobs that wait to be sent to a provider, however many, at the cost of those that do not."""
+    flying = job_totals.flying(session, [f"provider:{provider}"])
+    return sum(total.jobs for total in flying.values()) - breakers.count_begun(session, provider)
 
 
 def failing(session: Session) -> set[str]:

@@ -11,13 +11,12 @@ announced before it is sent to a provider and named afterwards, so that it is lo
 
 import random
 import time
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from typing import Any
 
 from reelkeeper.errors import LeaseLost, NotFound, ProviderBusy, ProviderFull, Refused
-from reelkeeper.model.jobs import TRIAL_CALLED, TRIAL_KEYS, JobState, Served, SizeAndAge, WaitingJob
+from reelkeeper.model.jobs import TRIAL_CALLED, TRIAL_KEYS, JobState, Served, WaitingJob
 from reelkeeper.operations.alerts import alerts
 from reelkeeper.operations.billing import ledger, limits, quota
 from reelkeeper.operations.core.freeze import require_permission, why_stopped
@@ -39,6 +38,7 @@ from reelkeeper.store.core.engine import transaction
 from reelkeeper.store.jobs import claims, endings, queue, scores, vendor_jobs
 from reelkeeper.store.jobs.claims import Claim
 from reelkeeper.store.jobs.lanes import occupied
+from reelkeeper.store.jobs.scores import Window
 from reelkeeper.store.jobs.slots import lane_limits
 
 _TURN_SECONDS = 10.0  # in which a vendor answers the first requests of a crowd
@@ -72,8 +72,9 @@ def claim(
             return []
         kept = in_force(session).policies
         policies = kept.overridden(order=order, tiers=tiers)
+        begun = claims.begun(session)
         # guard claims.limit: more jobs run at once than the limit allows, and each costs money
-        slots = list(warm_models[: max(0, limit - claims.running_by_lane(session).total())])
+        slots = list(warm_models[: max(0, limit - sum(some.running for some in begun))])
         if not slots:
             return []
         resting = breaker.for_claims(session, as_of)
@@ -95,8 +96,9 @@ def claim(
             # guard claims.others: a worker keeps claiming jobs of another provider, which stay waiting
             others = [pair for pair in named if served and pair[1] not in served.names]
             read: Callable[..., tuple[list[WaitingJob], float]]
-            if ranked is not None and is_stored and scores.score(session, ranked):
-                read = partial(first_jobs, session, ranked, others=others, served=served)
+            if ranked is not None and is_stored and (lines := scores.score(session, ranked)) is not None:
+                window = Window.of(ranked, lines, len(slots))
+                read = partial(first_jobs, session, window, begun, others=others, served=served)
             else:
                 waiting = partial(claims.waiting_jobs, session, ranked, tiers.names)
                 read = partial(waiting, others=others, served=served)
@@ -108,7 +110,7 @@ def claim(
             chosen += [job.id for job in picked]
         taken_in = claims.take(session, chosen, worker) if chosen else []
         if taken_in and ranked is not None and is_stored:
-            scores.move_up(session, ranked, {job.user_id for job in taken_in})
+            scores.move_up(session, ranked, [job.user_id for job in taken_in])
         return taken_in
 
 
@@ -143,36 +145,33 @@ def _pick(
 
 def first_jobs(
     session: Session,
-    rank: SizeAndAge,
+    window: Window,
+    begun: Iterable[claims.Begun],
     *,
     full: Collection[str] = (),
     taken: Collection[str] = (),
     others: Collection[tuple[str, str]] = (),
     served: Served | None = None,
 ) -> tuple[list[WaitingJob], float]:
-    """Return the first of the waiting jobs, which all have a score by `rank`, and the seconds of all the others.
+    """Return the first of the waiting jobs, which all have a score, and the seconds of all the others.
 
-    The parameters are those of `claims.waiting_jobs`.
+    `begun` are the jobs that wait no more; the other parameters are those of `claims.waiting_jobs`.
     """
-    found = scores.firsts(session, rank, full=full, taken=taken, others=others, served=served)
-    of_user = Counter(job.user_id for job in found)
-    several = {job.user_id for job in found if of_user[job.user_id] > 1 and job.ahead}
-    ahead = scores.places(session, rank, several) if several else {}
-    found = [job._replace(ahead=ahead.get(job.id, job.ahead)) for job in found]
-    return found, max(_seconds(session, full) - sum(job.estimate_seconds for job in found), 0.0)
+    found = scores.firsts(session, window, full=full, taken=taken, others=others, served=served)
+    return found, max(_seconds(session, begun, full) - sum(job.estimate_seconds for job in found), 0.0)
 
 
-def _seconds(session: Session, full: Collection[str]) -> float:
+def _seconds(session: Session, begun: Iterable[claims.Begun], full: Collection[str]) -> float:
     """Sum the estimated seconds of the waiting jobs, without those of full scopes, from totals.
 
     A job in two full scopes is left out twice.
     """
     flying = job_totals.flying(session, [job_totals.ALL, *full])
     waits = {scope: total.milliseconds / 1_000 for scope, total in flying.items()}
-    for lane, model, tier, user_id, seconds in claims.seconds_at_work(session):
-        for scope in (job_totals.ALL, *of_job(lane, model, tier, user_id)):
+    for some in begun:
+        for scope in (job_totals.ALL, *of_job(some.lane, some.model, some.tier, some.user_id)):
             if scope in waits:
-                waits[scope] -= seconds
+                waits[scope] -= some.seconds
     return waits.pop(job_totals.ALL, 0.0) - sum(max(seconds, 0.0) for seconds in waits.values())
 
 

@@ -39,6 +39,7 @@ from reelkeeper.store.jobs import claims, scores, slots
 from reelkeeper.store.jobs import queue as rows
 from reelkeeper.store.jobs.lanes import occupied
 from reelkeeper.store.jobs.queue import JobLine
+from reelkeeper.store.jobs.scores import Window
 
 _FLOW: Final = "dispatch_jobs"
 _START_SECONDS: Final = 30  # for its start, so that it ends before the next scheduled run
@@ -138,8 +139,8 @@ class _Line:
         memory = controls.remembered(session, [claims.DISPATCH]).get(claims.DISPATCH, {})
         self.policy, self.tiers, self.as_of = policies.order, policies.tiers, now(session)
         rank = dispatch.window(self.policy, self.tiers)
-        if rank is not None and scores.is_scored(session, rank):
-            self.jobs, self._more_seconds = first_jobs(session, rank)
+        if rank is not None and (lines := scores.scored(session, rank)) is not None:
+            self.jobs, self._more_seconds = first_jobs(session, Window(rank, lines), claims.begun(session))
         else:
             self.jobs, self._more_seconds = claims.waiting_jobs(session, rank, self.tiers.names)
         self._slots = slots.jobs_at_once(session) or 1

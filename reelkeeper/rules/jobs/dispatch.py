@@ -15,7 +15,7 @@ it has waited longer than the whole queue would take.
 ['short', 'long']
 """
 
-from collections import Counter, OrderedDict, defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Final, Literal, NamedTuple
@@ -102,11 +102,10 @@ def order(
     `credit_seconds` is the credit left by earlier starts; `more_seconds` are the seconds of waiting jobs not in `jobs`.
     """
     line, placed = RankedQueue(jobs, policy, tiers, as_of, slots=slots, more_seconds=more_seconds), list[WaitingJob]()
-    given = {job.id: job for job in jobs}
     while len(placed) < len(jobs):
         job, credit_seconds = line.first(credit_seconds)
         line.start(job)
-        placed.append(given[job.id])  # unlike the queue's copies, whose `ahead` falls when a job starts
+        placed.append(job)
     return placed
 
 
@@ -128,6 +127,7 @@ class RankedQueue:
     ) -> None:
         self._policy, self._tiers, self._as_of, self._slots = policy, tiers, as_of, slots
         self._jobs = OrderedDict((job.id, job) for job in sorted(jobs, key=_age))
+        self._ahead = {job.id: job.ahead for job in jobs}  # falls when a job of the same user starts
         self._seconds = sum(job.estimate_seconds for job in jobs) + more_seconds
         self._rank()
 
@@ -174,38 +174,39 @@ class RankedQueue:
         if self._policy.rule == "seed":  # ranked by the minute
             self._is_ranked = False
         for job in come:
-            self._jobs[job.id] = job
-            theirs = self._of_user[job.user_id]
-            theirs[job.id] = None
+            self._jobs[job.id], self._ahead[job.id] = job, job.ahead
+            self._of_user[job.user_id][job.id] = None
             self._ranks[job.id] = self._ranking(job)
-            if max(len(theirs) - 1, job.ahead) >= self._policy.user_burst:
-                self._rank_of(job.user_id)
+            self._rank_of(job.user_id)
 
     def start(self, job: WaitingJob) -> None:
         """Leave out a job that has started."""
-        del self._jobs[job.id], self._ranks[job.id], self._of_user[job.user_id][job.id]
+        theirs = list(self._of_user[job.user_id])
+        for other in theirs[theirs.index(job.id) + 1 :]:
+            self._ahead[other] -= 1
+        del self._jobs[job.id], self._ahead[job.id], self._ranks[job.id], self._of_user[job.user_id][job.id]
         self._seconds -= job.estimate_seconds
-        theirs = [self._jobs[other] for other in self._of_user[job.user_id]]
-        moved_up = [other._replace(ahead=max(other.ahead - 1, 0)) for other in theirs if _age(other) > _age(job)]
-        self._jobs.update((other.id, other) for other in moved_up)
-        if job.id in self._ranking.behind:
-            self._rank_of(job.user_id)
+        self._rank_of(job.user_id)
 
     def _rank(self) -> None:
         jobs = list(self._jobs.values())
-        self._ranking = _Ranking(jobs, self._policy, self._tiers, self._as_of)
+        self._ranking = _Ranking(self._policy, self._tiers, self._as_of)
         self._ranks = {job.id: self._ranking(job) for job in jobs}
         self._of_user = defaultdict[str, dict[str, None]](dict)  # in order of age
         for job in jobs:
             self._of_user[job.user_id][job.id] = None
+        for user_id in self._of_user:
+            self._rank_of(user_id)
         self._is_ranked = True
 
     def _rank_of(self, user_id: str) -> None:
-        """Rank the jobs of one user again."""
-        theirs = [self._jobs[job_id] for job_id in self._of_user[user_id]]
-        behind = _backlogs(theirs, self._policy.user_burst)
-        self._ranking.behind |= {job.id: behind.get(job.id, 0) for job in theirs}
-        self._ranks |= {job.id: self._ranking(job) for job in theirs}
+        """Rank the jobs of one user again that have more or fewer of the user's bursts ahead than before."""
+        behind, burst = self._ranking.behind, self._policy.user_burst
+        for place, job_id in enumerate(self._of_user[user_id] if self._policy.rule == "aging" else ()):
+            bursts = min(max(place, self._ahead[job_id]) // burst, MOST_TIMES - 1)
+            if bursts != behind.get(job_id, 0):
+                behind[job_id] = bursts
+                self._ranks[job_id] = self._ranking(self._jobs[job_id])
 
     def _is_due(self, oldest: WaitingJob, credit_seconds: float) -> bool:
         """Check whether the oldest job has earned its place, and waited long enough to use it."""
@@ -291,9 +292,9 @@ def window(policy: DispatchPolicy, tiers: Tiers) -> SizeAndAge | None:
 class _Ranking:
     """The sort key of jobs once all are known: lower comes first."""
 
-    def __init__(self, jobs: Sequence[WaitingJob], policy: DispatchPolicy, tiers: Tiers, as_of: datetime) -> None:
+    def __init__(self, policy: DispatchPolicy, tiers: Tiers, as_of: datetime) -> None:
         self.policy, self.tiers, self.as_of = policy, tiers, as_of
-        self.behind = _backlogs(jobs, policy.user_burst) if policy.rule == "aging" else {}
+        self.behind = dict[str, int]()  # bursts of its user's, by job
 
     def __call__(self, job: WaitingJob) -> tuple[float, datetime, str]:
         """Return a job's size less its wait in seconds, or its points; then its time and id. Lower comes first."""
@@ -305,17 +306,6 @@ class _Ranking:
         elif self.policy.rule == "seed":
             rank = -sum(points(job, self.tiers, self.as_of))
         return rank, job.submitted_at, job.id
-
-
-def _backlogs(jobs: Sequence[WaitingJob], user_burst: int) -> dict[str, int]:
-    """Count the user's own bursts ahead of each job, for users with a long backlog; others are left out."""
-    waiting = Counter(job.user_id for job in jobs)
-    long = {job.user_id for job in jobs if waiting[job.user_id] > user_burst or job.ahead >= user_burst}
-    seen, behind = Counter[str](), {}
-    for job in sorted((job for job in jobs if job.user_id in long), key=_age) if long else ():
-        behind[job.id] = min(max(seen[job.user_id], job.ahead) // user_burst, MOST_TIMES - 1)
-        seen[job.user_id] += 1
-    return behind
 
 
 def _age(job: WaitingJob) -> tuple[datetime, str]:

@@ -55,6 +55,11 @@ class Flying(NamedTuple):
     milliseconds: int
 
 
+_FLYING: Final = sa.select(job_totals.c.scope, *(job_totals.c[name] for name in Flying._fields)).where(
+    job_totals.c.period == IN_FLIGHT, job_totals.c.scope.in_(sa.bindparam("scopes", expanding=True))
+)
+
+
 def fly(session: Session, scopes: Iterable[str], more: Flying) -> None:
     """Add jobs in flight to the totals of each scope, or take them away."""
     rows = [{"scope": scope, "period": IN_FLIGHT, "refusals": 0, **more._asdict()} for scope in sorted(scopes)]
@@ -63,10 +68,7 @@ def fly(session: Session, scopes: Iterable[str], more: Flying) -> None:
 
 def flying(session: Session, scopes: Collection[str]) -> dict[str, Flying]:
     """Read the jobs in flight of these scopes; those that never had one are left out."""
-    columns = (job_totals.c[name] for name in Flying._fields)
-    wanted = sa.and_(job_totals.c.period == IN_FLIGHT, job_totals.c.scope.in_(scopes))
-    rows = session.execute(sa.select(job_totals.c.scope, *columns).where(wanted))
-    return {row[0]: Flying(*row[1:]) for row in rows}
+    return {row[0]: Flying(*row[1:]) for row in session.execute(_FLYING, {"scopes": list(scopes)})}
 
 
 def add_within(session: Session, scope: str, period: str, microusd: int, most_microusd: int) -> bool:

@@ -12,7 +12,7 @@ from sqlmodel import Session
 
 from reelkeeper.model.jobs import JobState
 from reelkeeper.store.core import controls
-from reelkeeper.store.core.engine import Clock, changed
+from reelkeeper.store.core.engine import Clock, changed, checked
 from reelkeeper.store.jobs import claims
 from reelkeeper.store.jobs.queue import ADMITTED, AdmittedJob
 from reelkeeper.store.tables import jobs
@@ -44,10 +44,12 @@ def at_work(session: Session, job_ids: Collection[str]) -> list[str]:
     return list(session.execute(chosen).scalars())
 
 
-def count_unsent(session: Session, provider: str) -> int:
-    """Count the jobs that wait to be sent to a provider."""
-    waits = sa.select(sa.func.count()).where(UNSENT, jobs.c.lane == provider)
-    return int(session.execute(waits).scalar_one())
+def count_begun(session: Session, provider: str) -> int:
+    """Count the jobs in flight of a provider that do not wait to be sent to it."""
+    of_it = checked(sa.and_(jobs.c.leader_id.is_(None), jobs.c.lane == provider))
+    begun = (jobs.c.state.in_(claims.AT_WORK), claims.IS_SENT)  # each apart, as an index has it
+    counts = (sa.select(sa.func.count()).where(of_it, one).scalar_subquery() for one in begun)
+    return int(session.execute(sa.select(sum(counts, sa.literal(0)))).scalar_one())
 
 
 def unsent(session: Session, providers: Collection[str], models: Collection[str], limit: int) -> list[AdmittedJob]:

@@ -7,13 +7,13 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 from sqlmodel import Session
 
 from reelkeeper.model.jobs import MOST_TIMES, JobState, Served, SizeAndAge, WaitingJob
-from reelkeeper.store.core.engine import Clock, changed, checked, one_of
+from reelkeeper.store.core.engine import Clock, changed, checked
 from reelkeeper.store.jobs import vendor_jobs
 from reelkeeper.store.tables import jobs
 
@@ -54,6 +54,7 @@ class Claim(NamedTuple):
 _COLUMNS = tuple(jobs.c[name] for name in Claim._fields[:-1])
 _IS_LEADER = jobs.c.leader_id.is_(None)
 _IS_QUEUED = jobs.c.state == sa.literal_column(f"'{JobState.QUEUED}'")  # as partial indexes have it
+IS_SENT: Final = checked(sa.and_(_IS_QUEUED, jobs.c.provider_key.is_not(None)))  # no worker has it, but its provider
 
 
 def _fenced(job_id: str, lease_token: int) -> sa.ColumnElement[bool]:
@@ -71,8 +72,7 @@ def _left_behind() -> tuple[sa.ColumnElement[bool], ...]:
     """Build the conditions that a job's worker is dead, or the job continues at a provider, or is due for a lookup."""
     # guard claims.lease: a living worker's job is given to another, and made twice
     dead = sa.and_(jobs.c.state == JobState.RUNNING, jobs.c.lease_until <= Clock())
-    has_it = checked(sa.and_(_IS_QUEUED, jobs.c.provider_key.is_not(None)))
-    sent = sa.and_(has_it, jobs.c.due_at <= Clock())
+    sent = sa.and_(IS_SENT, jobs.c.due_at <= Clock())
     # guard claims.parked: a job in doubt is looked up at once, while its request is under way
     return dead, sent, sa.and_(jobs.c.state == JobState.PARKED, jobs.c.due_at <= Clock())
 
@@ -83,12 +83,12 @@ def _waits() -> sa.ColumnElement[bool]:
     return sa.and_(jobs.c.state == JobState.QUEUED, _IS_LEADER, jobs.c.due_at <= Clock())
 
 
-def lane_of(served: Served | None) -> sa.ColumnElement[str | None]:
+def lane_of(served: Served | None, of: sa.FromClause = jobs) -> sa.ColumnElement[str | None]:
     """Build the provider that a worker sends a job to: its own, unless the worker has none of that name."""
     if served is None:
-        return jobs.c.lane
+        return of.c.lane
     # guard claims.own_breaker: jobs without a named provider are sent to one that fails them
-    return sa.case((jobs.c.lane.in_(sorted(served.names)), jobs.c.lane), else_=sa.literal(served.default, sa.String()))
+    return sa.case((of.c.lane.in_(sorted(served.names)), of.c.lane), else_=sa.literal(served.default, sa.String()))
 
 
 def running_by_lane(session: Session, otherwise: str | None = None) -> Counter[str | None]:
@@ -99,11 +99,30 @@ def running_by_lane(session: Session, otherwise: str | None = None) -> Counter[s
     return Counter({row[0]: int(row[1]) for row in rows})
 
 
-def seconds_at_work(session: Session) -> list[tuple[str | None, str, str | None, str, float]]:
-    """Sum the estimated seconds of the jobs that are begun and not over, by provider, model, tier and user."""
+class Begun(NamedTuple):
+    """The jobs of one provider, model, tier and user that are begun and not over."""
+
+    lane: str | None
+    model: str
+    tier: str | None
+    user_id: str
+    seconds: float  # estimated
+    running: int  # that living workers have
+
+
+def _begun() -> sa.Select[Any]:
     group = (jobs.c.lane, jobs.c.model, jobs.c.tier, jobs.c.user_id)
-    summed = sa.select(*group, sa.func.sum(jobs.c.estimate_seconds)).where(_IS_LEADER, jobs.c.state.in_(AT_WORK))
-    return [tuple(row) for row in session.execute(summed.group_by(*group))]
+    lives = sa.and_(jobs.c.state == JobState.RUNNING, jobs.c.lease_until > Clock())
+    figures = sa.func.sum(jobs.c.estimate_seconds), sa.func.sum(sa.case((lives, 1), else_=0))
+    return sa.select(*group, *figures).where(checked(_IS_LEADER), jobs.c.state.in_(AT_WORK)).group_by(*group)
+
+
+_BEGUN: Final = _begun()  # built once: building a statement costs more than sending it
+
+
+def begun(session: Session) -> list[Begun]:
+    """Sum and count the jobs that are begun and not over."""
+    return [Begun(*row) for row in session.execute(_BEGUN)]
 
 
 def count_states(session: Session) -> dict[str, int]:
@@ -192,11 +211,7 @@ def _window(
             for condition in (*(waits.c.tier == tier for tier in tiers), of_no_tier)
         ]
     else:
-        each = sa.case(dict(rank.seconds_by_tier), value=waits.c.tier, else_=rank.other_seconds)
-        times = sa.case(
-            (waits.c.ahead < rank.burst * (MOST_TIMES - 1), 1 + waits.c.ahead // rank.burst), else_=MOST_TIMES
-        )
-        size = waits.c.estimate_seconds * each * times
+        size = seconds_of(rank, waits, times_of(rank, waits.c.ahead))
         firsts = [all_of_them.order_by(sa.extract("epoch", waits.c.created_at) + size, *age).limit(_FIRST)]
     # Jobs ahead of one of the oldest are among the oldest, so these do not need the whole table.
     windows = (sa.select(oldest.c.id, _ahead(oldest)), *firsts)
@@ -217,32 +232,48 @@ def _window(
     return sa.select(*columns).join_from(found, jobs, jobs.c.id == found.c[0])
 
 
+def seconds_of(rank: SizeAndAge, of: sa.FromClause, times: sa.ColumnElement[int]) -> sa.ColumnElement[float]:
+    """Build the seconds that a job's size counts as in `rank`, if it counts so many times."""
+    each = sa.case(dict(rank.seconds_by_tier), value=of.c.tier, else_=rank.other_seconds)
+    return of.c.estimate_seconds * each * times
+
+
+def times_of(rank: SizeAndAge, ahead: sa.ColumnElement[int]) -> sa.ColumnElement[int]:
+    """Build how often a job's size counts in `rank`, behind `ahead` others of its user."""
+    return sa.case((ahead < rank.burst * (MOST_TIMES - 1), 1 + ahead // rank.burst), else_=MOST_TIMES)
+
+
 def _ahead(of: sa.FromClause) -> sa.ColumnElement[int]:
     """Count the user's jobs that were requested earlier, among those selected."""
     return sa.func.row_number().over(partition_by=of.c.user_id, order_by=(of.c.created_at, of.c.id)) - 1
 
 
+_THESE = jobs.c.id.in_(sa.bindparam("ids", expanding=True))
+# guard claims.still_to_be_had: a job is claimed that was just cancelled, or claimed by another
+_IS_FREE = sa.and_(_THESE, checked(sa.or_(_waits(), *_left_behind())))
+# by `key_share` also one that another request is just joining: it may not be deleted meanwhile, and that is all
+_FREE: Final = sa.select(jobs.c.id, jobs.c.state).where(_IS_FREE).with_for_update(skip_locked=True, key_share=True)
+_TAKE: Final = (
+    sa.update(jobs)
+    .where(_THESE)
+    .values(
+        state=JobState.RUNNING,
+        claimed_by=sa.bindparam("worker"),
+        lease_token=jobs.c.lease_token + 1,
+        lease_until=Clock(LEASE_SECONDS),
+        line=None,
+        # A lookup is not an attempt.
+        attempts=jobs.c.attempts + sa.case((jobs.c.state == JobState.PARKED, 0), else_=1),
+        started_at=sa.func.coalesce(jobs.c.started_at, Clock()),
+    )
+    .returning(*_COLUMNS)
+)
+
+
 def take(session: Session, job_ids: Sequence[str], worker: str) -> list[Claim]:
     """Claim for `worker` those of the jobs that are still free, in their order."""
-    # guard claims.still_to_be_had: a job is claimed that was just cancelled, or claimed by another
-    free = one_of(session, jobs.c.id, job_ids), checked(sa.or_(_waits(), *_left_behind()))
-    with_state = sa.select(jobs.c.id, jobs.c.state).where(*free).with_for_update(skip_locked=True)
-    locked = {row.id: row.state for row in session.execute(with_state)}
-    rows = session.execute(
-        sa.update(jobs)
-        .where(one_of(session, jobs.c.id, list(locked)))
-        .values(
-            state=JobState.RUNNING,
-            claimed_by=worker,
-            lease_token=jobs.c.lease_token + 1,
-            lease_until=Clock(LEASE_SECONDS),
-            line=None,
-            # A lookup is not an attempt.
-            attempts=jobs.c.attempts + sa.case((jobs.c.state == JobState.PARKED, 0), else_=1),
-            started_at=sa.func.coalesce(jobs.c.started_at, Clock()),
-        )
-        .returning(*_COLUMNS)
-    )
+    locked = {row.id: row.state for row in session.execute(_FREE, {"ids": list(job_ids)})}
+    rows = session.execute(_TAKE, {"ids": list(locked), "worker": worker})
     taken = {row.id: Claim(*row)._replace(was_parked=locked[row.id] == JobState.PARKED) for row in rows}
     return [taken[job_id] for job_id in dict.fromkeys(job_ids) if job_id in taken]
 

@@ -20,7 +20,7 @@ from reelkeeper.rules.core.tiers import SHIPPED
 from reelkeeper.rules.jobs import dispatch
 from reelkeeper.rules.jobs.dispatch import DispatchPolicy
 from reelkeeper.store.core.engine import Clock, reading, transaction
-from reelkeeper.store.jobs import claims
+from reelkeeper.store.jobs import claims, scores
 from reelkeeper.store.tables import audit_events, controls, jobs
 from tests.databases import until_waiting
 from tests.jobs import at
@@ -103,12 +103,23 @@ def test_claims_take_turns_so_that_two_at_once_do_not_pass_the_limit(postgresql_
     make_user(postgresql_engine, "ann", DOLLAR)
     assert claim(postgresql_engine, "w", [None], limit=1) == []  # the first makes the row that they take turns at
     enqueue(postgresql_engine, row("a", model="one"), row("b", model="two"))
+    with transaction(postgresql_engine, "test") as session:  # otherwise the one that scores them has locked them
+        assert (rank := dispatch.window(DispatchPolicy(), SHIPPED))
+        assert scores.score(session, rank)
     with ThreadPoolExecutor(2) as pool, transaction(postgresql_engine, "test") as session:
         session.execute(sa.select(controls).with_for_update())
         asked = [pool.submit(claim, postgresql_engine, "w", [model], limit=1) for model in ("one", "two")]
         until_waiting(postgresql_engine, 2)
         session.commit()
         assert sum(len(claimed.result(timeout=60)) for claimed in asked) == 1
+
+
+def test_a_job_is_claimed_while_another_request_joins_it(postgresql_engine: sa.Engine) -> None:
+    make_user(postgresql_engine, "ann", DOLLAR)
+    enqueue(postgresql_engine, row("a"))
+    with transaction(postgresql_engine, "test") as session:
+        session.execute(sa.insert(jobs).values(row("b", leader_id="a")))
+        assert [job.id for job in claim(postgresql_engine, "w", [None], limit=9)] == ["a"]
 
 
 def test_a_chosen_job_that_is_no_longer_free_is_not_claimed(ann: sa.Engine) -> None:

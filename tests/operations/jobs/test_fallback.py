@@ -41,6 +41,7 @@ from reelkeeper.store.tables import controls, job_totals, jobs, usage_days
 from tests.children import FORKED
 from tests.doubles.provider import TOKEN, ProviderDouble
 from tests.faults.world import World
+from tests.jobs import at, put, waiting
 from tests.operations.asking import ask, fox, make
 from tests.operations.books import DOLLAR, balances, make_user
 from tests.operations.queue import end_wait, expire_claims, find, make_due, only
@@ -382,6 +383,13 @@ def test_a_job_comes_back_to_the_first_provider_when_the_second_falls_ill(rich: 
 
 
 def test_a_provider_that_is_tried_gets_new_jobs_for_its_trial_and_the_others_go_elsewhere(rich: sa.Engine) -> None:
+    begun: dict[str, dict[str, Any]] = {
+        "runs": {"state": JobState.RUNNING, "lease_until": at(10**6)},
+        "doubted": {"state": JobState.PARKED, "due_at": at(10**6)},
+        "sent": {"provider_key": "sent"},
+    }
+    for name, more in begun.items():  # none of which waits to be sent
+        put(rich, [waiting(name, lane="fal", model="m", **more)])
     fell_ill(rich, "fal")
     end_wait(rich, "fal")
     assert [find(rich, queued(rich, "k" * n)).lane for n in range(1, 5)] == ["fal", "fal", "runway", "runway"]

@@ -1,5 +1,6 @@
 """Claims read the first jobs by their stored scores, and choose as the rule would that sees all."""
 
+from itertools import groupby
 from random import Random
 from typing import Any
 
@@ -11,10 +12,12 @@ from reelkeeper.operations.health import accounts
 from reelkeeper.operations.jobs.claim import claim
 from reelkeeper.rules.core.tiers import SHIPPED
 from reelkeeper.rules.jobs import dispatch
-from reelkeeper.rules.jobs.dispatch import DispatchPolicy, RankedQueue
+from reelkeeper.rules.jobs.dispatch import DispatchPolicy, RankedQueue, weight_of
+from reelkeeper.store import Session
 from reelkeeper.store.core.controls import remembered
 from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.jobs import breakers, claims, queue, scores
+from reelkeeper.store.jobs.scores import Window
 from reelkeeper.store.tables import jobs
 from tests.jobs import at, put
 from tests.operations.books import DOLLAR, make_user
@@ -66,6 +69,23 @@ def of_the_rule(engine: sa.Engine, policy: DispatchPolicy, count: int, limit: in
     return chosen
 
 
+def of_users(engine: sa.Engine, policy: DispatchPolicy) -> list[list[tuple[float, float]]]:
+    """Compute the scores of each user's waiting jobs in Python, the lowest first, each with its stored one."""
+    stored, of_each = dict[str, float](), list[list[tuple[float, float]]]()
+    with reading(engine) as session:
+        for job_id, score in session.execute(sa.select(jobs.c.id, jobs.c.score).where(jobs.c.line.is_not(None))):
+            stored[job_id] = score
+    waits = sorted(as_told(engine), key=lambda job: (job.user_id, job.submitted_at, job.id))
+    for _, theirs in groupby(waits, key=lambda job: job.user_id):
+        found = list[tuple[float, float]]()
+        for ahead, job in enumerate(theirs):
+            tier, times = SHIPPED.get(job.tier), min(1 + ahead // policy.user_burst, MOST_TIMES)
+            size = job.estimate_seconds * (weight_of(policy) / (tier.queue_weight if tier else 1)) * times
+            found.append((job.submitted_at.timestamp() + size, stored[job.id]))
+        of_each.append(sorted(found))
+    return of_each
+
+
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize(
     "policy",
@@ -88,7 +108,10 @@ def test_claims_choose_what_the_rule_chooses_that_sees_all(
         with reading(people) as session:
             rank = dispatch.window(policy, SHIPPED)
             assert rank
-            assert scores.is_scored(session, rank)
+            assert scores.scored(session, rank) is not None
+        for theirs in of_users(people, policy):
+            assert all(stored == computed for computed, stored in theirs[:4])
+            assert all(stored >= computed for computed, stored in theirs)
     assert accounts.recount(people) == []
 
 
@@ -107,7 +130,20 @@ def test_more_jobs_than_one_claim_scores_are_chosen_from_as_before_until_all_hav
             expected = of_the_rule(people, order, 5, 99)
             assert [job.id for job in claim(people, "w", [None] * 5, limit=99)] == expected
             with reading(people) as session:
-                assert scores.is_scored(session, rank) == is_scored
+                assert (scores.scored(session, rank) is not None) == is_scored
+
+
+def test_claims_from_a_long_queue_choose_what_the_rule_chooses_that_sees_all(people: sa.Engine) -> None:
+    """Half of the jobs are one user's, and short; all came within ten seconds."""
+    chance, rows = Random(11), list[dict[str, Any]]()
+    for number in range(500):
+        is_short = number % 9 < 4
+        about = {"user_id": "ann", "estimate_seconds": chance.uniform(20, 60)} if is_short else {}
+        rows.append(drawn(chance, number) | about | {"created_at": at(number / 3000)})
+    put(people, rows)
+    for _ in range(4):
+        expected = of_the_rule(people, DispatchPolicy(), 8, 10**6)
+        assert [job.id for job in claim(people, "w", [None] * 8, limit=10**6)] == expected
 
 
 def test_an_order_for_one_run_changes_no_score(people: sa.Engine) -> None:
@@ -128,14 +164,18 @@ def test_a_job_that_moves_to_another_provider_is_claimed_though_its_former_one_i
     enqueue(people, row("a", lane="fal"))
     rank = dispatch.window(DispatchPolicy(), SHIPPED)
     assert rank
+
+    def lanes(session: Session) -> list[str | None]:
+        lines = scores.score(session, rank)
+        assert lines
+        return [found.lane for found in scores.firsts(session, Window(rank, lines), full={"provider:fal"})]
+
     with transaction(people, "test") as session:
-        assert scores.score(session, rank)
-        assert scores.firsts(session, rank, full={"provider:fal"}) == []
+        assert lanes(session) == []
         job = queue.find(session, "a")
         assert job
         assert breakers.move(session, job, "runway", 1)
-        assert scores.score(session, rank)
-        assert [found.lane for found in scores.firsts(session, rank, full={"provider:fal"})] == ["runway"]
+        assert lanes(session) == ["runway"]
 
 
 def test_a_job_that_comes_back_to_the_queue_is_scored_anew(people: sa.Engine) -> None:
@@ -147,10 +187,14 @@ def test_a_job_that_comes_back_to_the_queue_is_scored_anew(people: sa.Engine) ->
     assert [job.id for job in claim(people, "w", [None] * 2, limit=99)] == ["a", "b"]
 
 
-@pytest.mark.parametrize(("ahead", "times"), [(0, 1), (7, 1), (8, 2), (10**6, MOST_TIMES)])
-def test_the_size_of_a_job_counts_more_the_more_of_its_user_wait_before_it_up_to_a_bound(
-    ahead: int, times: int
-) -> None:
-    rank = dispatch.window(DispatchPolicy(size_weight=2), SHIPPED)
-    assert rank
-    assert rank.score("pro", at(0), 100.0, ahead) == at(0).timestamp() + 100 * times
+def test_the_size_of_a_job_counts_more_the_more_of_its_user_wait_before_it_up_to_a_bound(people: sa.Engine) -> None:
+    policy, chance = DispatchPolicy(user_burst=3, oldest_patience=10**6), Random(9)
+    put(people, (drawn(chance, number) | {"user_id": "bea"} for number in range(3 * (MOST_TIMES + 2))))
+    put_in_force(people, order=policy)
+    with transaction(people, "test") as session:
+        rank = dispatch.window(policy, SHIPPED)
+        assert rank
+        assert scores.score(session, rank)
+        assert session.execute(sa.select(sa.func.max(jobs.c.place))).scalar() == 3 * MOST_TIMES
+    for theirs in of_users(people, policy):
+        assert all(stored == computed for computed, stored in theirs)

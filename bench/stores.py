@@ -1,4 +1,4 @@
-"""A PostgreSQL of one benchmark's own, from its wheel."""
+"""Stores of one benchmark's own: a PostgreSQL from its wheel, and a SQLite file."""
 
 import tempfile
 from collections.abc import Iterator
@@ -25,7 +25,18 @@ def postgres() -> Iterator[tuple[sa.Engine, str]]:
             server.cleanup()
 
 
+@contextmanager
+def sqlite() -> Iterator[tuple[sa.Engine, str]]:
+    """Make one; yield as `postgres` does."""
+    with tempfile.TemporaryDirectory(prefix="reelkeeper-bench-") as folder:
+        engine = open_engine(url := f"sqlite:///{folder}/store.sqlite3")
+        upgrade(engine)
+        yield engine, url
+        engine.dispose()
+
+
 def analyze(engine: sa.Engine) -> None:
-    """Have the database do now what it would else do during the measurement."""
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(sa.text("VACUUM ANALYZE"))
+    """Have PostgreSQL do now what it would else do during the measurement."""
+    if engine.dialect.name == "postgresql":
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(sa.text("VACUUM ANALYZE"))
