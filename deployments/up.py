@@ -38,8 +38,9 @@ _NOT_CREATED: Final = "it did not create this bucket"
 _ELSEWHERE: Final = "it went live at {},\n  and the settings name another address"
 _ONLY_LOOKS: Final = (
     "A trial: {}, so it only reads it, as does\n"
-    "  every command with these settings. Each hour it takes what is stored into the catalogue; every run that would\n"
-    "  change a stored video is a dry run or refused, and the API takes no uploads and no jobs.\n"
+    "  every command with these settings but doctor --contract, which writes in scratch folders that it removes.\n"
+    "  Each hour it takes what is stored into the catalogue; every run that would change a stored video is a dry run\n"
+    "  or refused, and the API takes no uploads and no jobs.\n"
     "  To see now what it would do: reelkeeper run sync_catalog --apply, then reelkeeper plan tier_storage\n"
     "  To go live, stop this and start it once with: reelkeeper up --live\n"
 )

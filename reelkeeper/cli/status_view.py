@@ -47,7 +47,7 @@ def show(found: Status) -> None:
     out.print(_headline(found))
     if found.on_trial:
         out.print(Text(TRIAL, "yellow"))
-    elif found.contract and found.parts.stores:
+    if found.contract and found.parts.stores:
         out.print(Text(f"Nothing is changed at the service's own keys: {found.contract}.", "yellow"))
     if out.width < _WIDE:
         out.print(*left, *right, sep="\n")

@@ -13,7 +13,7 @@ from reelkeeper.adapters.contract import CHECKS
 from reelkeeper.adapters.s3.r2 import Bucket
 from reelkeeper.errors import Refused, StorageError
 from reelkeeper.model import Grace
-from reelkeeper.operations.core.workspace import note_trial
+from reelkeeper.operations.core.workspace import note_trial, open_workspace, unclaimed
 from reelkeeper.operations.health import doctor
 from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.lifecycle.transcode import links
@@ -237,6 +237,26 @@ def test_the_contract_is_off_until_it_was_tried_and_then_remembered(
     assert [text for text in touched - ours if not text.startswith(f"{prefix}.contract-")] == []
     assert bucket.read_bytes(key) == b"a video"
     assert [stored.key for page in bucket.under(f"{prefix}.contract-{'0' * 16}/").pages() for stored in page] == []
+
+
+def test_keys_that_may_only_read_prove_nothing_of_the_server(ask: Ask, double: R2Double) -> None:
+    before = by_part(ask("doctor"))["contract"]
+    double.faults.fail("PutObject", 403, times=1_000)
+    found = by_part(ask("doctor", "--contract", exit_code=1))
+    assert found["contract"]["state"] == "fail"
+    assert not [part for part in found if part.startswith("contract: ")]
+    double.faults.clear()
+    assert by_part(ask("doctor"))["contract"] == before
+
+
+def test_a_first_change_is_announced_where_the_bucket_has_no_owner(configured: Settings, prefix: str) -> None:
+    assert unclaimed(configured) == f"{prefix}.reelkeeper-identity.json"
+    with open_workspace(configured, claims=False) as opened:
+        note_trial(opened.engine, opened.bucket, begins=True)
+        assert unclaimed(configured) is None  # nothing claims it in a trial
+        note_trial(opened.engine, opened.bucket, begins=False)
+    with open_workspace(configured):
+        assert unclaimed(configured) is None
 
 
 @pytest.mark.long

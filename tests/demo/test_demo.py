@@ -28,7 +28,7 @@ def play(folder: Path, home: Path) -> str:
         capture_output=True,
         text=True,
         check=False,
-        timeout=200,
+        timeout=900,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
@@ -94,7 +94,7 @@ def test_the_demo_runs_in_an_empty_home_and_a_second_time(tmp_path: Path) -> Non
 def test_the_demo_empties_only_folders_that_it_made(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     done = subprocess.run(
-        [COMMAND, "demo", "--dir", tmp_path, "--fresh"], capture_output=True, text=True, check=False, timeout=280
+        [COMMAND, "demo", "--dir", tmp_path, "--fresh"], capture_output=True, text=True, check=False, timeout=900
     )
     assert (done.returncode, (tmp_path / "thesis.txt").read_text()) == (2, "years of work")
     assert as_read(done.stderr, folder=tmp_path) == snapshot(

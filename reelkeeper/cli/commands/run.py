@@ -53,6 +53,11 @@ _SAID: Final = (
     "\nStopping within 10 seconds: waiting for the encoders to end, for requests under way, and for the record of what "
     "was done. The next run does the rest. Ctrl-C again ends it at once, which is safe too.\n"
 )
+_WILL_CLAIM: Final = (
+    "The bucket has no owner yet: --apply claims it for this store by writing {}, and commands may change it from then "
+    "on. To look for longer and change nothing: reelkeeper up"
+)
+_CLAIMED: Final = "This run has claimed the bucket for this store by writing {}: commands may change it from now on."
 
 
 def run(
@@ -102,10 +107,15 @@ def start(
                 raise Misconfigured(f"{flow} has no option {option}")
             arguments[name] = value
     first = ", after Prefect has started a server for it, which takes 5 to 20 s; not if PREFECT_API_URL is set"
+    from reelkeeper.operations.core.workspace import unclaimed
+
+    unowned = unclaimed(settings)
     with out.status(f"running {flow}{first if alone else ''}", spinner="dots"), _interruptible():
         importlib.import_module("deployments.prefect_internals").start_temporary_server()
         report = function(**arguments)
     show(report, params, most=most, as_json=as_json)
+    if unowned and not as_json:
+        say((_WILL_CLAIM if report.dry_run else _CLAIMED).format(unowned))
 
 
 @contextmanager

@@ -184,6 +184,11 @@ def bring_in(
         for name, count in taken.items() if not as_json else ():
             skipped = f", {count.skipped:,} skipped" if count.skipped else ""
             say(f"{name}: {many(count.lines, 'line')} imported{skipped}")
+    if views and not complete_days and not as_json:
+        say(
+            "A video without a line for a day keeps its views of that day unknown, and is kept. If the file has all "
+            "views of its days, import it again with --complete-days"
+        )
     if as_json:
         emit(taken)
 

@@ -21,6 +21,7 @@ from reelkeeper.errors import (
     Misconfigured,
     ObjectMissing,
     OnTrial,
+    ReelkeeperError,
     StorageError,
 )
 from reelkeeper.failpoints import effect
@@ -220,6 +221,19 @@ def is_on_trial(engine: Engine, bucket: Bucket | None = None) -> bool:
     with reading(engine) as session:
         standing = deployment.standing(session)
     return standing.only_reads(place_of(bucket)) if bucket else standing.place is not None
+
+
+def unclaimed(settings: Settings) -> str | None:
+    """Return the key of the object by which the first change claims the configured bucket.
+
+    None where it has an owner or only this store uses it, this store is on trial, or the bucket does not answer.
+    """
+    if settings.endpoint_url is None:
+        return None
+    with suppress(ReelkeeperError), open_store(settings) as engine, open_bucket(settings) as bucket:
+        if not is_on_trial(engine, bucket) and bucket.head(bucket.identity_key) is None:
+            return bucket.identity_key
+    return None
 
 
 def note_trial(engine: Engine, bucket: Bucket, *, begins: bool, embedded: bool = False) -> None:

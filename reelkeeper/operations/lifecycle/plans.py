@@ -22,7 +22,7 @@ from reelkeeper.rules.alerts import alerting
 from reelkeeper.rules.alerts.cadence import CADENCES
 from reelkeeper.rules.billing import tariff
 from reelkeeper.rules.billing.pricing import within_allowance
-from reelkeeper.rules.core.wording import CONTRACT_NOT_TRIED, TRIAL, many
+from reelkeeper.rules.core.wording import CONTRACT_ASSUMED, CONTRACT_NOT_TRIED, TRIAL, many
 from reelkeeper.rules.lifecycle import guard, notices, savings, segments, worth
 from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.rules.lifecycle.lifecycle import Appraise, LifecyclePolicy
@@ -156,9 +156,9 @@ def remarks(engine: Engine, plan: PlanSummary, *, in_trial: bool = True) -> Iter
         in_grace, before = stock.in_grace(session), crf_searches.totals(session)
         under = plan_progress.undertaking(session, plan.id).terms
         is_trial = in_trial and deployment.trial(session) is not None
-        tried = deployment.last_contract(session) if "contract_not_tried" in plan.kept else None
+        tried = deployment.last_contract(session)
     if is_trial:
-        yield TRIAL
+        yield TRIAL if tried else f"{TRIAL} {CONTRACT_ASSUMED}"
     if "contract_not_tried" in plan.kept:
         failed = ", ".join(sorted(tried.failed)) if tried else ""
         yield f"{CONTRACT_NOT_TRIED}." + (f" It has failed: {failed}." if failed else "")

@@ -16,14 +16,15 @@ CONTRACT_NOT_TRIED: Final = (
 )
 UNKNOWN_KEEPS: Final = (
     "A video is kept while its tier, age or views are unknown. They come by reelkeeper videos import, "
-    "with --users, --videos and --views"
+    "with --users, --videos, and --views --complete-days"
 )
 NOT_TRIED: Final = (
     "but it is at the service's key, in a bucket that has not passed the contract test (reelkeeper doctor --contract)"
 )
-TRIAL: Final = (
-    "A trial: nothing is changed. Plans have the videos at the service's own keys as if this bucket had passed the "
-    "contract test, which they need once you go live: reelkeeper doctor --contract"
+TRIAL: Final = "A trial: nothing is changed."
+CONTRACT_ASSUMED: Final = (
+    "Plans have the videos at the service's own keys as if this bucket had passed the contract test, which they need "
+    "once you go live: reelkeeper doctor --contract"
 )
 UNTIL_LIVE: Final = "a trial: nothing is changed until it goes live"
 TRY_ANOTHER: Final = "reelkeeper simulate lifecycle --policy FILE"  # shows the effect of another policy
