@@ -43,6 +43,18 @@ class Part(NamedTuple):
         return Part(self.name, *(one + other for one, other in zip(self[1:], more[1:], strict=True)))
 
 
+class Folders(NamedTuple):
+    """The folders at the top of a bucket, those that were counted the largest first, and what is in none of them.
+
+    `is_complete` is False if there may be more folders, and more outside of them.
+    """
+
+    counted: Sequence[Part] = ()
+    uncounted: Sequence[str] = ()
+    outside: Part = Part("")
+    is_complete: bool = True
+
+
 class Example(NamedTuple):
     """An object, or one of `copies`, and what there is to say about it."""
 

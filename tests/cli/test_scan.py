@@ -71,11 +71,8 @@ def test_a_wrong_prefix_says_where_the_objects_are(
         double.client.put_object(Bucket=name, Key=key, Body=b"12345")
     found = ask("scan", "--bucket", name, "--prefix", "videos/", exit_code=8)
     assert found["scan"]["total"]["objects"] == 0
-    assert {part["name"]: (part["objects"], part["size_bytes"]) for part in found["elsewhere"]} == {
-        "": (2, 10),
-        "t/": (1, 5),
-        "u/": (3, 15),
-    }
+    assert [[*part.values()][:3] for part in found["elsewhere"]["counted"]] == [["u/", 3, 15], ["t/", 1, 5]]
+    assert (found["elsewhere"]["outside"]["objects"], found["elsewhere"]["uncounted"]) == (2, [])
     said = reelkeeper("scan", "--bucket", name, "--prefix", "videos/", exit_code=8).stderr
     assert {"videos/;", "u/", "(3"} <= {*said.split()}
     assert ask("scan", "--bucket", name, "--prefix", "/")["total"]["objects"] == 6

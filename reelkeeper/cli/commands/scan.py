@@ -73,10 +73,10 @@ def scan(
     ):
         drawn = _sampling(sample, seed, Path(scratch)) if sample else None
         found = operation.scan(opened, terms, tell=tell, stop=stop, sampling=drawn)
-        elsewhere = opened.look().folders() if not found.total.objects and not found.stopped else []
+        elsewhere = opened.look().folders() if not found.total.objects and not found.stopped else None
     if as_json:
         emit({"elsewhere": elsewhere, "scan": found} if elsewhere else found)
-    if not found.total.objects and not found.stopped:
+    if elsewhere:
         raise NotFound(nothing_under(found.prefix, elsewhere, PAGE_KEYS))
     from reelkeeper.operations.reports import scan_page
 

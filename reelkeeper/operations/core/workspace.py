@@ -290,16 +290,15 @@ def check_identity(bucket: Bucket, deployment_id: str, *, may_claim: bool, write
 
 def require_no_inner_owner(bucket: Bucket, deployment_id: str) -> None:
     """Raise IdentityMismatch where one of the first folders of a whole bucket is another store's."""
-    for part in () if bucket.prefix else bucket.look().folders():
-        if part.name:
-            with suppress(ObjectMissing, Misconfigured):  # a name that cannot be a prefix is nobody's
-                inner = bucket.under(part.name)
-                if (found := _owner(inner)) != deployment_id:
-                    raise IdentityMismatch(
-                        f"bucket {bucket.name!r} under {inner.scope!r} belongs to deployment {found}, and "
-                        f"{bucket.scope!r} is the whole bucket; this store is {deployment_id}. Nothing was changed. "
-                        "Use a prefix beside it, or that deployment's store"
-                    )
+    for part in () if bucket.prefix else bucket.look().folders().counted:
+        with suppress(ObjectMissing, Misconfigured):  # a name that cannot be a prefix is nobody's
+            inner = bucket.under(part.name)
+            if (found := _owner(inner)) != deployment_id:
+                raise IdentityMismatch(
+                    f"bucket {bucket.name!r} under {inner.scope!r} belongs to deployment {found}, and "
+                    f"{bucket.scope!r} is the whole bucket; this store is {deployment_id}. Nothing was changed. "
+                    "Use a prefix beside it, or that deployment's store"
+                )
 
 
 def misplaced(bucket: Bucket) -> str:
@@ -307,10 +306,11 @@ def misplaced(bucket: Bucket) -> str:
     if any(bucket.pages()):
         return ""
     try:
-        folders = [part for part in bucket.look().folders() if part.name != bucket.prefix]
+        folders = bucket.look().folders()
     except StorageError:  # the keys may read only the prefix
         return ""
-    return nothing_under(bucket.prefix, folders, PAGE_KEYS) if folders else ""
+    others = folders._replace(counted=[part for part in folders.counted if part.name != bucket.prefix])
+    return nothing_under(bucket.prefix, others, PAGE_KEYS) if others.counted or others.outside.objects else ""
 
 
 def _owner(bucket: Bucket) -> str | None:

@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Final, NamedTuple
 
 from reelkeeper.model.key_patterns import VIDEO_EXTENSIONS
-from reelkeeper.model.scan import Kind, Lever, Part, Sample, Verdict
+from reelkeeper.model.scan import Folders, Kind, Lever, Part, Sample, Verdict
 from reelkeeper.rules.billing.pricing import (
     InfrequentAccessUsage,
     Saving,
@@ -25,6 +25,7 @@ from reelkeeper.rules.lifecycle.worth import EXPECTED_SHARE, REQUESTS_USD, Payba
 
 MIN_USD_A_MONTH: Final = 1  # less in a year than an hour of anybody's time
 MOST_MONTHS: Final = 12  # in which what is done once must have come back
+_NAMED_FOLDERS: Final = 8
 _MIN_OF_ONE_USER: Final = 20  # objects; a smaller bucket may well be of one
 _MICRO: Final = 10**6
 _ENDS: Final = {
@@ -202,15 +203,20 @@ def remarks(total: Part, users: Sequence[Part], billed_usd: Decimal, made: Seque
     yield "Requests, and generation, which costs a service far more than storage, do not show in a listing."
 
 
-def nothing_under(prefix: str, folders: Sequence[Part], page_objects: int) -> str:
+def nothing_under(prefix: str, folders: Folders, page_objects: int) -> str:
     """Say where the objects of a bucket are that has none under `prefix`."""
-    if not folders:
-        return f"0 objects under {prefix or '/'}; the bucket is empty"
+    none = f"0 objects under {prefix or '/'}; the bucket"
+    if not folders.counted and not folders.outside.objects:
+        return f"{none} is empty"
     beyond = {True: " or more", False: ""}
     found = [
         f"{part.name} ({many(part.objects, 'object')}{beyond[part.objects >= page_objects]})"
-        for part in folders
-        if part.name
+        for part in folders.counted[:_NAMED_FOLDERS]
     ]
-    found += [f"{many(part.objects, 'object')} outside of any folder" for part in folders if not part.name]
-    return f"0 objects under {prefix or '/'}; the bucket has {', '.join(found)}"
+    if more := len(folders.counted) + len(folders.uncounted) - len(found):
+        uncounted = f", of which {len(folders.uncounted):,} were not counted" if folders.uncounted else ""
+        found.append(f"{many(more, 'more folder')}{beyond[not folders.is_complete]}{uncounted}")
+    if folders.outside.objects or not folders.is_complete:
+        objects = f"{many(folders.outside.objects, 'object')}{beyond[not folders.is_complete]}"
+        found.append(f"{objects} outside of any folder")
+    return f"{none} has {', '.join(found)}"

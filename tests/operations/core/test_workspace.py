@@ -103,11 +103,21 @@ def test_a_prefix_without_objects_is_told_where_the_others_are(apart: Bucket, do
     apart.put_bytes_once(apart.identity_key, b"{}", "application/json")  # as a run that claimed it did
     assert misplaced(apart) == told
     faults = double.faults
-    faults.after("ListObjectsV2", lambda _: faults.fail("ListObjectsV2", 403, times=9, code="AccessDenied"))
+    faults.fail("ListObjects", 403, times=9, code="AccessDenied")
     assert misplaced(apart) == ""  # the keys may read only the prefix
     faults.clear()
     apart.put_bytes_once("videos/ann/v.mp4", b"theirs", "video/mp4")
     assert misplaced(apart) == ""
+
+
+def test_the_biggest_folder_is_told_first_wherever_its_name_stands(apart: Bucket, double: R2Double) -> None:
+    for name in ("0.txt", *(f"{letter}/1.txt" for letter in "abcdefgz"), "zz.txt"):
+        double.client.put_object(Bucket=apart.name, Key=name, Body=b"theirs")
+    double.requests.clear()
+    told = misplaced(apart)
+    assert told.split("has ")[1].startswith("u/ (3 ")
+    assert {"1", "2"} <= {*told.split()}  # of nine folders one is not named; objects outside of any
+    assert len([request for request in double.requests if request.operation.startswith("List")]) == 1 + 1 + 9
 
 
 def test_a_store_that_knows_no_object_syncs_no_empty_prefix_of_a_full_bucket(

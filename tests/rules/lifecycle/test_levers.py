@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reelkeeper.model.scan import Clip, Kind, Part, Sample, Verdict
+from reelkeeper.model.scan import Clip, Folders, Kind, Part, Sample, Verdict
 from reelkeeper.rules.billing.pricing import bill
 from reelkeeper.rules.lifecycle.levers import Found, Kept, kind_of, levers, list_usd, nothing_under, remarks, usage_of
 from reelkeeper.rules.lifecycle.worth import Payback
@@ -136,9 +136,20 @@ def test_patterns_that_give_one_user_everything_are_told() -> None:
 
 
 def test_where_the_objects_are_is_said_with_their_number() -> None:
-    text = nothing_under("videos/", [Part("", 1, 5), Part("u/", 264, 5), Part("v/", 1000, 5)], 1000)
+    found = Folders([Part("v/", 1000, 5), Part("u/", 264, 5)], outside=Part("", 1, 5))
+    text = nothing_under("videos/", found, 1000)
     assert {"videos/", "u/", "(264", "(1,000"} <= {*text.replace(";", "").split()}
     assert "no folder" not in text  # which reads as if the bucket had none
+
+
+def test_folders_that_are_not_named_are_counted() -> None:
+    """A list that ends after some folders, without a word, reads as if the biggest were not there."""
+    counted = [Part(f"f{n}/", 30 - n) for n in range(12)]
+    words = nothing_under("videos/", Folders(counted, ["x/", "y/"]), 1000).replace("(", "").split()
+    assert [word for word in words if word.startswith("f")][:8] == [f"f{n}/" for n in range(8)]
+    assert ("f8/" in words, "6" in words, "2" in words) == (False, True, True)  # more folders; not counted
+    assert "or" not in words
+    assert "or" in nothing_under("videos/", Folders(counted, is_complete=False), 1000).split()
 
 
 def test_a_sample_says_by_which_rule_clips_would_stay_as_they_are() -> None:
