@@ -231,9 +231,21 @@ class Settings(VendorSettings):
     @field_validator("s3_endpoint_url")
     @classmethod
     def _web_address(cls, value: str | None) -> str | None:
-        """Refuse an endpoint that no client can ask, before one is made."""
-        if value is not None and not re.fullmatch(r"https?://[^/?#\s]+(/[^?#\s]*)?", value):
+        """Refuse an endpoint that no client can ask, before one is made. R2's dashboard shows it with the bucket."""
+        found = re.fullmatch(r"(https?://[^/?#\s]+)/?(.*)", value or "", re.DOTALL)
+        if value is not None and found is None:
             raise ValueError("must be http:// or https:// and a host, as in https://s3.example.com")
+        if found and found[2]:
+            more = f"/{found[2]}" if re.fullmatch("[a-z0-9.-]+/?", found[2]) else "what follows it"  # may be a secret
+            raise ValueError(f"must be {found[1]} alone: leave out {more}; the bucket is REELKEEPER_BUCKET")
+        return value
+
+    @field_validator("r2_account_id")
+    @classmethod
+    def _of_an_account(cls, value: str | None) -> str | None:
+        """Refuse what is no account id, as the dots of an example, before an address is made of it."""
+        if value and not re.fullmatch("[0-9a-fA-F]{32}", value):
+            raise ValueError("must be the 32 hex digits before .r2.cloudflarestorage.com in R2's dashboard")
         return value
 
     @model_validator(mode="after")

@@ -105,3 +105,33 @@ def test_a_queue_of_events_needs_an_account_and_a_token(monkeypatch: pytest.Monk
     )
     monkeypatch.setenv("REELKEEPER_CLOUDFLARE_ACCOUNT_ID", ACCOUNT)
     assert Settings().event_queue_id == "a-queue"
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "shown"),
+    [
+        ("S3_ENDPOINT_URL", f"https://{ACCOUNT}.r2.cloudflarestorage.com/films", "/films"),
+        ("S3_ENDPOINT_URL", "https://hooks.example/T0/hush", ""),
+        ("S3_ENDPOINT_URL", "https://s3.example?key=hush", ""),
+        ("S3_ENDPOINT_URL", "https://s3.example#hush", ""),
+        ("R2_ACCOUNT_ID", "...", ""),
+        ("R2_ACCOUNT_ID", f"{ACCOUNT}0", ""),
+        ("R2_ACCOUNT_ID", "hush", ""),
+    ],
+)
+def test_an_address_of_more_than_a_server_is_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch, name: str, wrong: str, shown: str
+) -> None:
+    monkeypatch.setenv(f"REELKEEPER_{name}", wrong)
+    with pytest.raises(ValidationError) as refused:
+        Settings()
+    (error,) = refused.value.errors()
+    assert error["loc"] == (name.lower(),)
+    assert "hush" not in str(refused.value)
+    assert shown in error["msg"]
+    assert ("REELKEEPER_BUCKET" in error["msg"]) == (name == "S3_ENDPOINT_URL")
+
+
+def test_an_endpoint_may_end_with_a_slash(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REELKEEPER_S3_ENDPOINT_URL", "http://127.0.0.1:9000/")
+    assert Settings().endpoint_url == "http://127.0.0.1:9000/"

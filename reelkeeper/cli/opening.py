@@ -1,5 +1,6 @@
 """Open a command's settings, store and bucket, and report errors in them."""
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -20,14 +21,16 @@ def configured(**given: object) -> "Settings":
     from pydantic import ValidationError
     from pydantic_settings import SettingsError
 
-    from reelkeeper.settings import settings
+    from reelkeeper.settings import Settings, settings
 
     try:
         configuration = settings()
         if given:
             configuration = type(configuration)(**given)  # type: ignore[arg-type]  # pydantic checks them
     except ValidationError as error:
+        names = "|".join(rf"\b{name}\b" for name in Settings.model_fields if "_" in name)
         wrong = [": ".join([*_named(entry["loc"], given), entry["msg"]]) for entry in error.errors()]
+        wrong = [re.sub(names, lambda found: f"REELKEEPER_{found[0].upper()}", text) for text in wrong]
         of_options = all(entry["loc"] and entry["loc"][0] in given for entry in error.errors())
         where = "options" if of_options else "settings (environment or .env)"
         raise Misconfigured(f"{where}: {'; '.join(wrong)}") from None

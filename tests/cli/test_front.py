@@ -165,12 +165,12 @@ def test_wrong_arguments_end_with_2(reelkeeper: Run, words: list[str]) -> None:
 def test_a_contradictory_setting_ends_with_2_and_shows_no_secret(
     reelkeeper: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("REELKEEPER_R2_ACCOUNT_ID", "abc")
+    monkeypatch.setenv("REELKEEPER_R2_ACCOUNT_ID", "abc0" * 8)
     monkeypatch.setenv("REELKEEPER_S3_SECRET_ACCESS_KEY", "hush")
     said = reelkeeper("db", "status", exit_code=2).stderr
     assert as_read(said) == snapshot("""\
-error: settings (environment or .env): Value error, set r2_account_id or s3_endpoint_url, not
-  both\
+error: settings (environment or .env): Value error, set REELKEEPER_R2_ACCOUNT_ID or
+  REELKEEPER_S3_ENDPOINT_URL, not both\
 """)
     assert "hush" not in said
 

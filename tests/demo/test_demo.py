@@ -19,7 +19,7 @@ def play(folder: Path, home: Path) -> str:
     surroundings = {
         name: value for name, value in os.environ.items() if not name.startswith(("REELKEEPER_", "PREFECT_"))
     }
-    surroundings |= {"HOME": str(home), "REELKEEPER_BUCKET": "somebody-elses", "REELKEEPER_R2_ACCOUNT_ID": "real"}
+    surroundings |= {"HOME": str(home), "REELKEEPER_BUCKET": "somebody-elses", "REELKEEPER_R2_ACCOUNT_ID": "1ea1" * 8}
     surroundings |= {"PREFECT_API_URL": "http://127.0.0.1:9/api"}  # nothing of this may be touched
     done = subprocess.run(
         [COMMAND, "demo", "--dir", str(folder)],
