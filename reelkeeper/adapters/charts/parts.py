@@ -5,6 +5,7 @@ Pages embed SVG, messages PNG; one definition serves both, in any theme and widt
 
 import base64
 from collections.abc import Iterable
+from textwrap import wrap
 from typing import Any, Final, Literal
 
 import altair as alt
@@ -24,6 +25,7 @@ _MONTH_LABEL: Final = (
     "utcmonth(datum.value) == 0 || datum.index == 0"
     " ? [utcFormat(datum.value, '%b'), utcFormat(datum.value, '%Y')] : utcFormat(datum.value, '%b')"
 )
+_PHONE_CHARACTERS: Final = 40  # a line of a chart without data, at 16 pixels
 ON_A_PHONE: Final = "width < 500"  # an expression of Vega's: the inner width of the picture, in pixels
 ROOM: Final = 1.12  # of an axis above its highest value, for what is written there
 
@@ -33,7 +35,8 @@ Align = Literal["left", "center", "right"]
 
 def nothing(text: str, title: str = "") -> Picture:
     """Draw an empty chart with a text that says why."""
-    blank = alt.Chart(pd.DataFrame({"text": [text]})).mark_text(style="note", fontSize=16)
+    lines = pd.DataFrame({"text": [wrap(text, _PHONE_CHARACTERS)]})
+    blank = alt.Chart(lines).mark_text(style="note", fontSize=16, baseline="middle")
     drawn: Picture = blank.encode(text="text:N").properties(height=140, title=title)
     return drawn
 
