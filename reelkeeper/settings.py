@@ -38,9 +38,7 @@ _FORMER: Final = {  # settings of earlier versions -> what says it now
 # Kubernetes sets such variables in each pod for a Service named reelkeeper, or reelkeeper-api ("Service: Discovering
 # services: Environment variables"): nobody has written them.
 _SERVICE_LINK: Final = re.compile(r"REELKEEPER\w*_(SERVICE_HOST|SERVICE_PORT\w*|PORT_\d+_(TCP|UDP|SCTP)\w*)")
-_SERVICE_ADDRESS: Final = re.compile(
-    r"(tcp|udp|sctp)://"
-)  # the value of the one that is named like a setting: ..._PORT
+_SERVICE_ADDRESS: Final = re.compile(r"(tcp|udp|sctp)://")  # the value of the one named like a setting: ..._PORT
 
 
 class Settings(VendorSettings):

@@ -130,7 +130,7 @@ class Scan:
     requests: int  # listings that the scan sent
     folders: Sequence[Part]  # the largest, and the rest together
     users: Sequence[Part]
-    known_users: int
+    known_users: int | None  # None, and no users, where the patterns of keys do not fit
     kinds: Sequence[Part]
     ages: Sequence[tuple[str, Part]]  # the age, and the kind
     months: Sequence[tuple[str, Part]]  # the month in which they were stored, YYYY-MM, and the kind

@@ -63,8 +63,8 @@ def scan(
             "no bucket is configured: set REELKEEPER_R2_ACCOUNT_ID, REELKEEPER_S3_ACCESS_KEY_ID, "
             "REELKEEPER_S3_SECRET_ACCESS_KEY and REELKEEPER_BUCKET; a token that may only read suffices"
         )
-    recipe = SHIPPED.policies.recipe
-    terms = operation.Terms(compiled(settings.key_pattern), datetime.now(UTC), recipe.codec, recipe.payback)
+    limits, recipe = SHIPPED.policies.adoption, SHIPPED.policies.recipe
+    terms = operation.Terms(compiled(settings.key_pattern), limits, datetime.now(UTC), recipe.codec, recipe.payback)
     with (
         open_bucket(settings) as opened,
         tempfile.TemporaryDirectory(dir=settings.scratch_dir) as scratch,

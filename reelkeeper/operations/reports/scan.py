@@ -5,6 +5,7 @@ It needs no store, and sends nothing but listings, and a GET for each video of a
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
@@ -20,7 +21,7 @@ from reelkeeper.rules.billing.pricing import bill
 from reelkeeper.rules.core.wording import many, size
 from reelkeeper.rules.lifecycle import levers
 from reelkeeper.rules.lifecycle.worth import Payback
-from reelkeeper.rules.sync.adoption import one_day_warning
+from reelkeeper.rules.sync.adoption import AdoptionLimits, misfit, one_day_warning
 from reelkeeper.store.sync.census import Census, Entry
 
 T = TypeVar("T")
@@ -65,9 +66,10 @@ class Sampling(NamedTuple):
 
 
 class Terms(NamedTuple):
-    """What a scan is told: the patterns of keys, its moment, and what recipes assume."""
+    """What a scan is told: the patterns of keys and when they fit, its moment, and what recipes assume."""
 
     layout: tuple[KeyPattern, ...]
+    adoption: AdoptionLimits
     as_of: datetime
     codec: str
     payback: Payback
@@ -129,10 +131,11 @@ class _Counts:
         for key, size_bytes, etag, at, storage_class in page:
             rest = key[start:]
             kind = Kind.OURS if rest.startswith(".") else levers.kind_of(rest)
-            user, name, day = self._read(rest, at)
-            stem = None
+            user, name, day = self.read(rest, at)
+            stem = video = None
             if name is not None and kind in _NAMED_ALIKE:
                 stem = hash((user, IMAGE_SUFFIX.sub("", name)))
+                video = hash((user, name)) if kind is Kind.VIDEO and user and size_bytes else None
             self.objects += 1
             self.size_bytes += size_bytes
             cell = self.cube.setdefault((kind, day, storage_class != ""), [0, 0])
@@ -147,7 +150,7 @@ class _Counts:
                 if len(self.odd) < NAMED:
                     self.odd.append(Example(key, size_bytes, why))
             content = hash((size_bytes, etag)) if size_bytes else None
-            yield Entry(key, size_bytes, storage_class != "", kind, user, content, stem)
+            yield Entry(key, size_bytes, storage_class != "", kind, user, content, stem, video)
 
     def grouped(self, by: Callable[[Kind, int], Any]) -> dict[Any, Part]:
         """Sum by whatever `by` makes of kind and day; the part's name is that."""
@@ -167,7 +170,7 @@ class _Counts:
         ]
         return Part("", *(sum(cell[place] for cell in chosen) for place in range(3)))
 
-    def _read(self, rest: str, at: datetime) -> tuple[str | None, str | None, int]:
+    def read(self, rest: str, at: datetime) -> tuple[str | None, str | None, int]:
         """Return the user and the video in a key, and the day when it was stored, or earlier by a date in the key."""
         for pattern in self._layout:
             if parts := pattern.read(rest):
@@ -213,7 +216,10 @@ def _figures(
     today = terms.as_of.astimezone(UTC).toordinal()
     total = counts.sum()
     duplicates, duplicated = census.duplicates(NAMED)
-    users, known_users = census.by_user(SHOWN)
+    crowding = census.crowding()
+    name = counts.read(crowding.video[len(bucket.prefix) :], terms.as_of)[1] or ""
+    unfit = misfit(terms.adoption, replace(crowding, video=name))
+    users, known_users = ([], None) if unfit else census.by_user(SHOWN)
     found = levers.Found(
         total._replace(size_bytes=total.size_bytes + (unfinished.size_bytes if unfinished else 0)),
         counts.sum(lambda kind, _: kind is Kind.VIDEO, standard=True),
@@ -221,13 +227,17 @@ def _figures(
         counts.sum(lambda kind, day: kind is Kind.VIDEO and today - day > _OLD_DAYS, standard=True),
         duplicates,
         unfinished,
-        None if stopped else census.orphans(),
+        None if stopped or unfit else census.orphans(),
     )
     made = levers.levers(found, levers.Kept.of(sample, terms.codec), terms.payback)
     billed_usd = bill(levers.usage_of(found.total)).billed_usd
     days = counts.grouped(lambda _, day: day)
     fullest = max(days, key=lambda day: days[day].objects, default=today)
     warning = one_day_warning(OneDay(date.fromordinal(fullest), days[fullest].objects, total.objects)) if days else None
+    unknown = (
+        f"The patterns of keys do not fit this bucket: {unfit}. So users, and images without their video, are unknown: "
+        "say --prefix, the folder of the videos, or --pattern, how their keys name user and video."
+    )
     return Scan(
         bucket=bucket.name,
         prefix=bucket.scope,
@@ -254,7 +264,11 @@ def _figures(
         biggest=census.biggest(NAMED),
         sample=sample,
         levers=made,
-        remarks=[*levers.remarks(total, users, billed_usd, made), *([f"{warning}."] if warning else [])],
+        remarks=[
+            *([unknown] if unfit else []),
+            *levers.remarks(total, users, billed_usd, made),
+            *([f"{warning}."] if warning else []),
+        ],
     )
 
 

@@ -162,7 +162,8 @@ def _retire(found: Found) -> Lever:
 
 def _remove(name: str, found: Found, part: Part | None, how: str) -> Lever:
     if part is None:
-        why = "this bucket does not say" if name == "abort_uploads" else "most images have no video of their name here"
+        names = "the names of images do not say whose they are, or the patterns of keys do not fit"
+        why = "this bucket does not say" if name == "abort_uploads" else names
         return _judged(name, Part(""), _NOTHING, why, verdict=Verdict.UNKNOWN)
     why = f"{many(part.objects, 'object')}, {size(part.size_bytes)}: {how}" if part.objects else "there are none"
     return _judged(name, part, _less(found, part.size_bytes), why)

@@ -66,15 +66,19 @@ class AdoptionLimits(BaseModel):
 
 def refusal(limits: AdoptionLimits, found: Crowding) -> str | None:
     """Explain why patterns may adopt nothing, with all figures and overrides; None if they may."""
-    broken = list(_broken(limits, found))
-    if not broken:
+    figures = misfit(limits, found)
+    if not figures:
         return None
-    figures = "; ".join(figures for figures, _ in broken)
-    overrides = " ".join(f"--param adoption.{override}" for _, override in broken)
+    overrides = " ".join(f"--param adoption.{override}" for _, override in _broken(limits, found))
     return (
         f"{figures}. The patterns do not fit this bucket: see REELKEEPER_KEY_PATTERN, or name owners with reelkeeper "
         f"videos import --keys. If it is right: {overrides}"
     )
+
+
+def misfit(limits: AdoptionLimits, found: Crowding) -> str:
+    """Say with all figures that patterns do not fit the bucket; "" if they may."""
+    return "; ".join(figures for figures, _ in _broken(limits, found))
 
 
 def together(found: Crowding, before: Mapping[str, int]) -> Crowding:

@@ -8,9 +8,11 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
+from reelkeeper.model.adoption import Crowding
 from reelkeeper.model.scan import Example, Kind, Part
 
 _REST: Final = "the other {count:,}"
+_OWN: Final = f"*/g[1-9]*-{'[0-9a-f]' * 16}.*"
 
 
 class Entry(NamedTuple):
@@ -23,6 +25,7 @@ class Entry(NamedTuple):
     user: str | None
     content: int | None  # None where it has no bytes
     stem: int | None  # None where no pattern matches, and of what is neither video nor image
+    video: int | None  # a hash of its user and video; None of what is no video of a user by the patterns
 
 
 class Census:
@@ -32,7 +35,7 @@ class Census:
         self._table = sqlite3.connect("", isolation_level=None)
         for statement in ("PRAGMA journal_mode = OFF", "PRAGMA synchronous = OFF", "BEGIN"):
             self._table.execute(statement)
-        self._table.execute("CREATE TABLE entries (key, size, infrequent, kind, user, content, stem)")
+        self._table.execute("CREATE TABLE entries (key, size, infrequent, kind, user, content, stem, video)")
 
     def close(self) -> None:
         """Drop the table."""
@@ -40,7 +43,7 @@ class Census:
 
     def add(self, entries: Iterable[Entry]) -> None:
         """Add entries."""
-        self._table.executemany("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?)", entries)
+        self._table.executemany("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?)", entries)
 
     def by_user(self, limit: int) -> tuple[list[Part], int]:
         """Sum by user: the `limit` largest, those together that have no user by the patterns, the rest; count users."""
@@ -89,6 +92,20 @@ class Census:
         if 2 * orphans > images:
             return None
         return Part("images without their video", orphans, size_bytes, infrequent_bytes)
+
+    def crowding(self) -> Crowding:
+        """Count what patterns make of videos that are not of our own keys, as a sync does; `video` is a key of it."""
+        self._table.execute(
+            "CREATE TABLE videos AS SELECT min(key) AS key, user, count(*) AS files FROM entries "
+            "WHERE video IS NOT NULL AND key NOT GLOB ? GROUP BY video",
+            (_OWN,),
+        )
+        files, videos, most, key = self._table.execute(
+            "SELECT coalesce(sum(files), 0), count(*), coalesce(max(files), 0), coalesce(key, '') FROM videos"
+        ).fetchone()
+        users = self._table.execute("SELECT user, count(*) FROM videos GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 1")
+        user, of_user = users.fetchone() or ("", 0)
+        return Crowding(files, files - videos, most, key, videos, videos, of_user, user)
 
     def biggest(self, limit: int) -> list[Example]:
         """Name the largest objects."""

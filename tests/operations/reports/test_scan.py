@@ -13,18 +13,19 @@ from hypothesis import strategies as st
 from reelkeeper.adapters.s3 import r2, seaweed
 from reelkeeper.errors import StorageError
 from reelkeeper.model import StoredObject
-from reelkeeper.model.key_patterns import compiled
+from reelkeeper.model.key_patterns import DEFAULT_PATTERNS, compiled
 from reelkeeper.model.scan import Kind, Part, Scan
 from reelkeeper.operations.reports import scan as operation
 from reelkeeper.operations.reports.scan_page import figures, page
 from reelkeeper.rules.lifecycle.worth import Payback
+from reelkeeper.rules.sync.adoption import AdoptionLimits
 from reelkeeper.store.sync.census import Census
 from tests.adapters.contract import miniflare
 from tests.buckets import BUCKET, bare_boto3
 from tests.doubles.r2 import R2Double
 
 AS_OF = datetime(2026, 11, 29, 12, tzinfo=UTC)
-TERMS = operation.Terms(compiled(("{user}/{video}.{ext}",)), AS_OF, "h264", Payback())
+TERMS = operation.Terms(compiled(("{user}/{video}.{ext}",)), AdoptionLimits(), AS_OF, "h264", Payback())
 OBJECTS = st.lists(
     st.builds(
         StoredObject,
@@ -64,8 +65,9 @@ class Listed:
         return Part("", 0, 0)
 
 
-def scanned(bucket: Any) -> Scan:  # noqa: ANN401  a bucket, or what looks like one
-    return operation.scan(bucket, TERMS, tell=lambda _: None, stop=operation.Stop())
+def scanned(bucket: Any, *patterns: str) -> Scan:  # noqa: ANN401  a bucket, or what looks like one
+    terms = TERMS._replace(layout=compiled(patterns)) if patterns else TERMS
+    return operation.scan(bucket, terms, tell=lambda _: None, stop=operation.Stop())
 
 
 @given(OBJECTS)
@@ -120,6 +122,25 @@ def test_a_date_in_the_key_is_older_than_a_copy_of_the_bucket() -> None:
     bucket: Any = Listed(stored)
     found = operation.scan(bucket, terms, tell=lambda _: None, stop=operation.Stop())
     assert [age for age, _ in found.ages] == ["over a year"]
+
+
+def test_where_patterns_do_not_fit_users_and_images_without_their_video_are_unknown() -> None:
+    """By the default patterns, each user of u/ is one video, and the logo an image whose video is gone."""
+    keys = [f"u/{user}/{n}.{end}" for user in ("ann", "bob") for n in range(9) for end in ("mp4", "jpg")]
+    bucket = Listed([StoredObject(key, 5, key, AS_OF) for key in (*keys, "u/bob/gone.jpg", "site/logo.png")])
+    found = scanned(bucket, *DEFAULT_PATTERNS)
+    assert (found.users, found.known_users, found.orphans) == ([], None, None)
+    assert "User" not in {table.headings[0] for table in figures(found)}
+    assert len([line for line in found.remarks if {"--pattern", "16"} <= {*line.replace(",", "").split()}]) == 1
+    fitting = scanned(bucket, "u/{user}/{video}.{ext}")
+    assert (fitting.known_users, fitting.orphans and fitting.orphans.objects) == (2, 1)
+    assert len(fitting.remarks) == len(found.remarks) - 1
+
+
+@pytest.mark.parametrize("name", ["ann/clip-{}.mp4", "ann/v/g{}-0123456789abcdef.mp4", "ann/v/{}.jpg"])
+def test_patterns_fit_numbered_videos_generations_of_our_own_and_images(name: str) -> None:
+    bucket = Listed([StoredObject(name.format(n), 5, str(n), AS_OF) for n in range(1, 30)])
+    assert scanned(bucket, *DEFAULT_PATTERNS).known_users == 1
 
 
 def test_keys_of_our_own_have_their_user_under_any_pattern() -> None:
