@@ -137,6 +137,23 @@ def test_where_patterns_do_not_fit_users_and_images_without_their_video_are_unkn
     assert len(fitting.remarks) == len(found.remarks) - 1
 
 
+@pytest.mark.parametrize(
+    ("keys", "figures"),
+    [
+        (
+            [*(f"2026/{month}/{n}.mp4" for month in (9, 10) for n in range(3)), f"a/v/g1-{'0' * 16}.mp4"],
+            {"4", "6", "67"},
+        ),
+        ([*(f"ann/all/{n}.mp4" for n in range(21)), *(f"b/{n}.mp4" for n in range(40))], {"21", "'all'"}),
+        ([f"generations/{n:05}.mp4" for n in range(3_000)], {"3,000", "100", "'generations'"}),
+    ],
+)
+def test_a_scan_has_the_figures_by_which_a_sync_refuses_the_same_keys(keys: list[str], figures: set[str]) -> None:
+    """`test_layouts.py` has those of the sync."""
+    told = scanned(Listed([StoredObject(key, 5, key, AS_OF) for key in keys]), *DEFAULT_PATTERNS).remarks[0]
+    assert figures <= {*told.replace("(", "").replace(", ", " ").split()}
+
+
 @pytest.mark.parametrize("name", ["ann/clip-{}.mp4", "ann/v/g{}-0123456789abcdef.mp4", "ann/v/{}.jpg"])
 def test_patterns_fit_numbered_videos_generations_of_our_own_and_images(name: str) -> None:
     bucket = Listed([StoredObject(name.format(n), 5, str(n), AS_OF) for n in range(1, 30)])
