@@ -1,5 +1,6 @@
 """Fixtures of the API's tests: the app on a world, and clients with the tokens that they need."""
 
+import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -69,7 +70,8 @@ def sqlite_world(
     sqlite_engine: sa.Engine, endpoint: Endpoint, double: R2Double, tiny_clip: Path, tmp_path: Path
 ) -> World:
     """A world that a server in another process opens too; ann has ten thousand dollars."""
-    folder = tmp_path / "world"
+    # A prefix of its own: what a server of an earlier test puts late, such as an epoch, would be another copy's here.
+    folder = tmp_path / secrets.token_hex(6)
     folder.mkdir()
     made = World.make(folder, str(sqlite_engine.url), endpoint, double, clip=tiny_clip)
     with transaction(made.workspace.engine, "test") as session:
