@@ -42,7 +42,7 @@ def expire_videos(
                 workspace.engine, "expire_videos", terms, expired, limits=rules.limits, as_of=as_of, run_id=run_id
             )
         plan = plans.show(workspace, plan_id)
-        judge = partial(guard.within, rules.limits, plan)
+        judge = partial(guard.within, rules.limits, plan, given=runs.given())
         if dry_run:
             return plans.preview(workspace, plan, run_id, judge)
 

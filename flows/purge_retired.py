@@ -41,7 +41,7 @@ def purge_retired(
         plan = plans.show(workspace, plan_id)
 
         def judge(_retired_in_24h: int, last_population: int | None) -> None:
-            guard.purge_within(rules.limits, plan, last_population)
+            guard.purge_within(rules.limits, plan, last_population, given=runs.given())
 
         if dry_run:
             return plans.preview(workspace, plan, run_id, judge)

@@ -43,14 +43,14 @@ def sync_catalog(
         grace = rules.lifecycle.grace.overridden(grace_days, grace_days_service_keys)
         if dry_run:
             found = catalogs.look(workspace, run_id, shards=shards)
-            guard.listing_within(rules.limits, found.seen, found.expected)
+            guard.listing_within(rules.limits, found.seen, found.expected, given=runs.given())
             return reports.publish_sync(catalogs.preview(workspace, found, rules.adoption, run_id, as_of))
 
         with runs.lease(workspace, "sync_catalog") as held:
             catalogs.tell_bucket(workspace)
             settled = catalogs.settle_left_open(workspace, held, run_id=run_id, grace=grace)
             found = catalogs.look(workspace, run_id, shards=shards)
-            guard.listing_within(rules.limits, found.seen, found.expected)
+            guard.listing_within(rules.limits, found.seen, found.expected, given=runs.given())
             report = catalogs.reconcile(workspace, held, found, rules.adoption, run_id=run_id, as_of=as_of, grace=grace)
             report = replace(report, settled=settled)
             reports.publish_sync(report)

@@ -50,7 +50,7 @@ def tier_storage(
                 workspace.engine, "tier_storage", terms, chosen, limits=rules.limits, as_of=as_of, run_id=run_id
             )
         plan = plans.show(workspace, plan_id)
-        judge = partial(guard.within, rules.limits, plan)
+        judge = partial(guard.within, rules.limits, plan, given=runs.given())
         if dry_run:
             return plans.preview(workspace, plan, run_id, judge)
         transcodes.require_workers()

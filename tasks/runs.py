@@ -1,5 +1,6 @@
 """Parts shared by all flows: parameters, run id and name, workspace, lease, and the heartbeat of a success."""
 
+import inspect
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from uuid import uuid4
 from prefect import runtime
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun, State
+from prefect.context import FlowRunContext
 from prefect.exceptions import Abort
 from prefect.flows import Flow
 from prefect.logging import get_run_logger
@@ -24,6 +26,7 @@ from reelkeeper.operations.core import machine
 from reelkeeper.operations.core.freeze import why_frozen
 from reelkeeper.operations.core.isolation import UNFIT
 from reelkeeper.operations.core.lease import HeldLease, alone
+from reelkeeper.operations.core.overrides import as_params
 from reelkeeper.operations.core.workspace import Workspace, is_on_trial, open_workspace
 from reelkeeper.operations.health import watchdog
 from reelkeeper.redaction import unnamed
@@ -69,6 +72,17 @@ ServiceGraceDays = Annotated[
 def run_id() -> str:
     """Return the id of this run for catalogue and audit: Prefect's id of the flow run, else a new one."""
     return str(runtime.flow_run.id or uuid4().hex)
+
+
+def given() -> dict[str, str]:
+    """Return the parameters that this run was given and that have no option of their own, as `--param` takes them."""
+    run = FlowRunContext.get()
+    if run is None or run.flow is None:
+        return {}
+    takes = inspect.signature(run.flow.fn).parameters
+    own = {"dry_run", "as_of", "plan_id"}
+    set_here = {name: value for name, value in (run.parameters or {}).items() if value != takes[name].default}
+    return as_params({name: value for name, value in set_here.items() if name not in own})
 
 
 def scheduled_time() -> datetime:

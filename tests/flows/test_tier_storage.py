@@ -140,8 +140,9 @@ max_percent: 5 of 11 live videos (45.45 %), limit 5 %
 max_percent_in_24h: 5 of 11 videos in 24 hours (45.45 %), limit 10 %
 for example: forgotten, more0, more1, more2, more3
 plan: <plan>
-override: reelkeeper run tier_storage --apply --plan <plan> --param limits.max_percent=45.46
-  --param limits.max_percent_in_24h=45.46
+override: reelkeeper run tier_storage --apply --plan <plan> --param
+  limits.max_user_percent=100.0 --param limits.max_percent=45.46 --param
+  limits.max_percent_in_24h=45.46
 or approve this plan for one run: reelkeeper approve <plan> --reason WHY\
 """)
     assert cold.everything() == before

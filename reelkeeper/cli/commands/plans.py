@@ -92,6 +92,7 @@ _WITHOUT_PREFECT = ("tier_storage", "expire_videos", "purge_retired")  # saving 
 def _preview(flow: str, params: list[str], as_of: str | None) -> "Report":
     """Make the plan of the flow's dry run, without starting Prefect, which takes seconds."""
     from reelkeeper.cli import parameters
+    from reelkeeper.operations.core.overrides import as_params
     from reelkeeper.operations.lifecycle import previews
     from reelkeeper.operations.lifecycle.previews import plans_service_keys
 
@@ -101,7 +102,7 @@ def _preview(flow: str, params: list[str], as_of: str | None) -> "Report":
     with store() as engine:
         previews.require_prefix(engine, settings)
         may = partial(plans_service_keys, engine, settings)
-        work = previews.Planning(engine, at or datetime.now(UTC), uuid4().hex, may)
+        work = previews.Planning(engine, at or datetime.now(UTC), uuid4().hex, may, as_params(arguments))
         report: Report = make(work, **arguments)
         return report
 

@@ -19,6 +19,7 @@ from reelkeeper.operations.core.policy_document import shown
 from reelkeeper.rules.core.tiers import Tiers
 from reelkeeper.rules.policies import DEFAULTS, NOTHING, Policies, described, exception, section_of
 from reelkeeper.store import Engine
+from reelkeeper.store.lifecycle import plans
 
 
 def followed(engine: Engine, **exceptions: BaseModel | None) -> Policies:
@@ -31,6 +32,15 @@ def followed(engine: Engine, **exceptions: BaseModel | None) -> Policies:
     except ValidationError as error:
         wrong = "; ".join(str(entry["msg"]).removeprefix("Value error, ") for entry in error.errors())
         raise PolicyRefused(f"refused, and nothing was changed: with the policies in force, {wrong}") from None
+
+
+def as_params(parameters: Mapping[str, Any]) -> dict[str, str]:
+    """Write a flow's parameters as `reelkeeper run` takes them with `--param`: of a policy, the fields that are set."""
+    plain = {
+        name: value.model_dump(mode="json", exclude_unset=True) if isinstance(value, BaseModel) else value
+        for name, value in parameters.items()
+    }
+    return dict(plans.as_params(plain))
 
 
 class Override:

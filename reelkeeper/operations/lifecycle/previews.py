@@ -6,6 +6,7 @@ report = tier_storage(Planning(engine, as_of, run_id), policy=exception)
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from functools import partial
+from types import MappingProxyType
 from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field
@@ -33,12 +34,13 @@ Days = Annotated[int, Field(ge=1, le=365)]
 
 
 class Planning(NamedTuple):
-    """The store, time and run of a plan."""
+    """The store, time and run of a plan, and the parameters that it is given, as `--param` takes them."""
 
     engine: Engine
     as_of: datetime
     run_id: str
     keeps_contract: Callable[[], bool] = lambda: False
+    given: Mapping[str, str] = MappingProxyType({})
 
 
 def for_tiering(engine: Engine, rules: Policies, as_of: datetime, *, keeps_contract: bool) -> Iterator[Verdict]:
@@ -117,9 +119,8 @@ def purge_retired(
         service_keys=work.keeps_contract(),
     )
     plan = plans.load(work.engine, plan_id, most=0).plan
-    return plans.preview(
-        work.engine, plan, work.run_id, lambda _retired_in_24h, last: guard.purge_within(rules.limits, plan, last)
-    )
+    judge = partial(guard.purge_within, rules.limits, plan, given=work.given)
+    return plans.preview(work.engine, plan, work.run_id, lambda _retired_in_24h, last: judge(last))
 
 
 def _made(
@@ -127,7 +128,7 @@ def _made(
 ) -> Report:
     plan_id = plans.make(work.engine, flow, under, judged, limits=limits, as_of=work.as_of, run_id=work.run_id)
     plan = plans.load(work.engine, plan_id, most=0).plan
-    return plans.preview(work.engine, plan, work.run_id, partial(guard.within, limits, plan))
+    return plans.preview(work.engine, plan, work.run_id, partial(guard.within, limits, plan, given=work.given))
 
 
 def require_prefix(engine: Engine, settings: Settings) -> None:

@@ -6,9 +6,11 @@ Only retirements are limited here: compressed videos stay, and `compress_limit` 
 drain the bucket.
 """
 
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from math import ceil, floor
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -23,6 +25,7 @@ NOTHING_CHANGED: Final = "refused, and nothing was changed: "  # the opening of 
 OVERRIDE: Final = "  override: "  # before what would allow it, which ends a refusal
 _USERS_NAMED = 3  # of the most affected users, in a refusal
 _SAMPLES = 5
+_NONE: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 def _percent(default: float, what: str, least: float = 0) -> float:
@@ -68,7 +71,14 @@ class _Breach(NamedTuple):
     enough: float | None
 
 
-def within(limits: BlastRadius, plan: PlanSummary, retired_in_24h: int, last_population: int | None) -> None:
+def within(
+    limits: BlastRadius,
+    plan: PlanSummary,
+    retired_in_24h: int,
+    last_population: int | None,
+    *,
+    given: Mapping[str, str] = _NONE,
+) -> None:
     """Raise GuardRefused, with every limit that `plan` exceeds, the figures and the override.
 
     Args:
@@ -76,6 +86,7 @@ def within(limits: BlastRadius, plan: PlanSummary, retired_in_24h: int, last_pop
         plan: the saved plan.
         retired_in_24h: videos that all runs retired in the last 24 hours.
         last_population: live videos after the last successful run; None before the first.
+        given: parameters of the run, which the override keeps, as `--param` takes them.
 
     """
     limits = _as_approved(limits, plan)
@@ -83,10 +94,12 @@ def within(limits: BlastRadius, plan: PlanSummary, retired_in_24h: int, last_pop
     # guard guard.excesses: one run retires more than the limits allow
     breaches = [*_doubts(limits, plan, last_population), *_excesses(limits, plan, retired_in_24h)]
     if breaches:
-        raise _refused(plan, breaches, apply=f"--apply --plan {plan.id}")
+        raise _refused(plan, breaches, f"--apply --plan {plan.id}", given)
 
 
-def purge_within(limits: BlastRadius, plan: PlanSummary, last_population: int | None) -> None:
+def purge_within(
+    limits: BlastRadius, plan: PlanSummary, last_population: int | None, *, given: Mapping[str, str] = _NONE
+) -> None:
     """Raise GuardRefused when `plan`, a purge of blobs whose grace is over, may not be carried out.
 
     Retirements were limited when they were made, and the plan itself limits how many videos one run purges; so this
@@ -102,10 +115,10 @@ def purge_within(limits: BlastRadius, plan: PlanSummary, last_population: int | 
             for name in zeros
         ]
     if breaches:
-        raise _refused(plan, breaches, apply="--apply")  # another max_objects needs a new plan
+        raise _refused(plan, breaches, "--apply", given)  # another max_objects needs a new plan
 
 
-def listing_within(limits: BlastRadius, listed: int, expected: int) -> None:
+def listing_within(limits: BlastRadius, listed: int, expected: int, *, given: Mapping[str, str] = _NONE) -> None:
     """Raise GuardRefused when a listing shows too few of the objects that the catalogue expects.
 
     Half a listing, or the wrong bucket, would mark the rest as lost.
@@ -118,7 +131,7 @@ def listing_within(limits: BlastRadius, listed: int, expected: int) -> None:
             f"{expected:,}; limits.min_population_percent={limits.min_population_percent:g} allows no fewer.\n"
             "  Look first at REELKEEPER_BUCKET, REELKEEPER_PREFIX and `reelkeeper doctor`.\n"
             + (
-                f"{OVERRIDE}reelkeeper run sync_catalog --apply --param limits.min_population_percent={enough}"
+                f"{OVERRIDE}{_command('sync_catalog', '--apply', given, {'min_population_percent': enough})}"
                 if enough >= 1
                 else f"{OVERRIDE}none, since nearly nothing is there"
             )
@@ -250,7 +263,14 @@ def _selection(plan: PlanSummary) -> str:
     return f"{plan.retire.objects:,} of {many(plan.population.objects, 'live video')}, {size(plan.retire.size_bytes)}"
 
 
-def _refused(plan: PlanSummary, breaches: list[_Breach], apply: str) -> GuardRefused:
+def _command(flow: str, apply: str, given: Mapping[str, str], widening: Mapping[str, float]) -> str:
+    """Write the command of a run with the parameters that it was given, and wider limits."""
+    params = {**given, **{f"limits.{name}": f"{figure}" for name, figure in widening.items()}}
+    words = [f"--param {shlex.quote(f'{name}={value}')}" for name, value in params.items()]
+    return " ".join(["reelkeeper run", flow, apply, *words])
+
+
+def _refused(plan: PlanSummary, breaches: list[_Breach], apply: str, given: Mapping[str, str]) -> GuardRefused:
     widening = {breach.field: breach.enough for breach in breaches if breach.enough is not None}
     lines = [f"{NOTHING_CHANGED}{plan.flow} selected {_selection(plan)}"]
     lines += [f"  {breach.field}: {breach.text}" for breach in breaches]
@@ -262,6 +282,5 @@ def _refused(plan: PlanSummary, breaches: list[_Breach], apply: str) -> GuardRef
             f"{OVERRIDE}none, since these figures cannot be right: run `reelkeeper run sync_catalog`, then plan anew"
         )
         return GuardRefused("\n".join(lines))
-    params = " ".join(f"--param limits.{name}={figure}" for name, figure in widening.items())
-    lines.append(f"{OVERRIDE}reelkeeper run {plan.flow} {apply} {params}")
+    lines.append(f"{OVERRIDE}{_command(plan.flow, apply, given, widening)}")
     return GuardRefused("\n".join(lines), widening)

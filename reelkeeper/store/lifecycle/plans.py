@@ -23,7 +23,7 @@ from reelkeeper.store.tables import plans, verdicts, videos
 
 MAX_AGE_HOURS = 24  # an older plan may contradict newer views, holds and uploads
 _SAMPLES = 10
-_OPEN = ("ready", "refused")
+OPEN = ("ready", "refused")
 _PARAMETERS = {"max_objects": "limits.max_objects"}  # terms that a run takes under another name
 _GOING = (Action.RETIRE.value, "purge")
 
@@ -155,7 +155,7 @@ def begin_applying(session: Session, plan_id: str, flow: str, policy: Mapping[st
         .where(
             plans.c.id == plan_id,
             # guard plans.once: one plan is carried out twice
-            plans.c.state.in_(_OPEN),
+            plans.c.state.in_(OPEN),
             # guard plans.own_flow: a flow carries out another flow's plan
             plans.c.flow == flow,
             # guard plans.same_policy: a plan made under other policies is carried out
@@ -232,10 +232,10 @@ def _why_not(session: Session, plan_id: str, flow: str, policy: Mapping[str, Any
         return f"was made by {plan.flow}, not by {flow}", ""
     if plan.state == "applied":
         return f"was already applied on {plan.applied_at:%Y-%m-%d %H:%M:%S} UTC", ""
-    if plan.state not in _OPEN:
+    if plan.state not in OPEN:
         return f"is {plan.state}, not ready", ""
     if plan.policy_hash != policy_hash(policy):
-        then, today = dict(_fields(plan.policy)), dict(_fields(policy))
+        then, today = dict(as_params(plan.policy)), dict(as_params(policy))
         differing = [name for name in sorted(then | today) if then.get(name) != today.get(name)]
         shown = ", ".join(f"{name}={then.get(name, '-')} then, {today.get(name, '-')} now" for name in differing)
         params = " ".join(f"--param {shlex.quote(f'{name}={then[name]}')}" for name in differing if name in then)
@@ -245,12 +245,12 @@ def _why_not(session: Session, plan_id: str, flow: str, policy: Mapping[str, Any
     return f"is {hours:.1f} h old, limit {MAX_AGE_HOURS} h", ""
 
 
-def _fields(terms: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str]]:
-    """Yield each field of a plan's terms by the name and in the form that `--param` takes."""
+def as_params(terms: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str]]:
+    """Yield each field of a plan's terms, or of a run's parameters, by the name and in the form of `--param`."""
     for name, value in terms.items():
         path = _PARAMETERS.get(name, f"{before}{name}")
         if isinstance(value, Mapping):
-            yield from _fields(value, f"{path}.")
+            yield from as_params(value, f"{path}.")
         else:
             yield path, value if isinstance(value, str) else "never" if value is None else json.dumps(value)
 
