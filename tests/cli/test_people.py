@@ -171,13 +171,17 @@ def test_an_erasure_says_before_what_goes_and_after_which_files_stay(
     reelkeeper: Run, ask: Ask, one_video: str, double: R2Double, prefix: str
 ) -> None:
     assert one_video
-    for name in ("v1.jpg", "other.jpg"):
+    for name in ("v1.jpg", "other.jpg", "a/b/c/deep.jpg"):
         double.client.put_object(Bucket=BUCKET, Key=f"{prefix}ann/{name}", Body=b"12345")
     said = reelkeeper("users", "erase", "ann", exit_code=1).stderr  # nobody answers
-    assert [int(count) for count in re.findall(r"(\d+)\s(?:video|object|file)", said)] == [2, 1, 1]
-    assert "--with-files" in said
+    assert [int(count) for count in re.findall(r"(\d+)\s(?:video|object|file)", said)] == [3, 1, 1]
+    assert re.findall(r"--with-files\s+deletes\s+(\d+)", said) == ["2"]  # no pattern reads the third
     done = ask("users", "erase", "ann", "--yes")
-    assert {item["key"].removeprefix(prefix) for item in done["files"]} == {"ann/v1.jpg", "ann/other.jpg"}
+    assert {item["key"].removeprefix(prefix) for item in done["files"]} == {
+        "ann/v1.jpg",
+        "ann/other.jpg",
+        "ann/a/b/c/deep.jpg",
+    }
     assert ({item["size_bytes"] for item in done["files"]}, done["files_deleted"]) == ({5}, 0)
 
 

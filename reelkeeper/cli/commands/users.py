@@ -104,12 +104,13 @@ def erase(
 
 def _ask(user: str, found: "Foreseen", *, with_files: bool) -> None:
     stored = f"{many(found.videos, 'video')} ({many(found.objects, 'object')}, {size(found.size_bytes)})"
-    doomed = [file for file in found.files if with_files and file.by == "pattern"]
-    kept = [file for file in found.files if not with_files or file.by != "pattern"]
-    and_files = f", {_files(doomed)}," if doomed else ""
+    theirs = [file for file in found.files if file.is_deletable]
+    kept = [file for file in found.files if not (with_files and file.is_deletable)]
+    and_files = f", {_files(theirs)}," if theirs and with_files else ""
     staying = ""
     if kept:
-        way = "" if with_files else "; to delete those in the user's folder, too: --with-files"
+        way = f"; --with-files deletes {len(theirs):,} of them, those in the user's folder by the key patterns"
+        way = way if theirs and not with_files else ""
         staying = f"{_files(kept)}, such as {kept[0].key}, will stay stored{way}.\n"
     asked = f"{staying}Permanently delete {stored}{and_files} and all other data of {user} now?"
     typer.confirm(asked, abort=True, err=True)

@@ -33,7 +33,7 @@ from reelkeeper.operations.lifecycle.purge import delete_loose, settle_claims
 from reelkeeper.operations.removals import at_vendors, lock_ends, takedown
 from reelkeeper.operations.removals.at_vendors import AtVendor
 from reelkeeper.operations.videos import service_files
-from reelkeeper.operations.videos.service_files import Belongs, ServiceFile
+from reelkeeper.operations.videos.service_files import ServiceFile
 from reelkeeper.rules.core.wording import many
 from reelkeeper.rules.lifecycle.identifiers import Identifiers
 from reelkeeper.settings import Settings
@@ -274,8 +274,7 @@ def _delete_stored(run: _Run, candidates: Sequence[str]) -> tuple[int, dict[str,
 def _delete_files(run: _Run) -> tuple[int, dict[str, str]]:
     """Delete the service's files in the user's folder, as a pattern reads it; count them, and say which are kept."""
     files = service_files.of_user(run.workspace, run.erasing.user_id)
-    # guard erase.files_of_user: files are deleted of which no pattern says that they are in this user's folder
-    theirs = [file.key for file in files if file.by == Belongs.PATTERN]
+    theirs = [file.key for file in files if file.is_deletable]
     return _delete_stored(run, [key for key in theirs if _is_within(run.workspace.bucket, key)])
 
 

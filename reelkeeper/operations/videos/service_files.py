@@ -36,6 +36,12 @@ class ServiceFile(NamedTuple):
     by: Belongs
     is_down: bool
 
+    @property
+    def is_deletable(self) -> bool:
+        """Check whether an erasure of the user deletes it, if it is told to delete files."""
+        # guard erase.files_of_user: files are deleted of which no pattern says that they are in this user's folder
+        return self.by is Belongs.PATTERN
+
 
 class _User(NamedTuple):
     """What the store knows of a user: ids, names of folders, stems of keys, and the names of videos taken down."""
