@@ -6,6 +6,7 @@ import pytest
 from inline_snapshot import snapshot
 
 from reelkeeper.api.routes.hooks import RUNS_PATH
+from reelkeeper.errors import GuardRefused, OnTrial, PartialFailure
 from reelkeeper.model.token_scopes import Scope
 from reelkeeper.operations.alerts.alerts import observe
 from reelkeeper.rules.alerts import alerting
@@ -44,6 +45,26 @@ def test_a_failed_run_raises_one_alert_however_often_it_is_reported_or_fails_aga
         (found,) = [alert for alert in alerts.listed(session, everything=False, limit=9) if alert.rule == "run_failed"]
     assert found.text == RUN["message"]
     assert [label for label, _ in found.figures] == ["Run"]  # its address opens on this machine alone
+
+
+@pytest.mark.parametrize(
+    ("flow", "error", "is_told"),
+    [
+        ("expire-videos", GuardRefused("refused, and nothing was changed"), False),  # its plan has an alert of its own
+        ("tier_storage", OnTrial(), False),
+        ("sync-catalog", GuardRefused("the listing shows half"), True),
+        ("expire-videos", PartialFailure("1 of 3: GuardRefused: no"), True),
+    ],
+)
+def test_a_run_that_was_only_refused_raises_no_alert_of_a_failure(
+    client_for: NewClient, world: World, flow: str, error: Exception, *, is_told: bool
+) -> None:
+    message = (
+        f"Flow run encountered an exception: {type(error).__name__}: {error}"  # see tests/flows/test_expire_videos
+    )
+    failed = RUN | {"flow": flow, "message": message}
+    assert client_for(Scope.RUNS).post(RUNS_PATH, json=failed).status_code == 204
+    assert len(told(world)) == is_told
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,11 @@ from reelkeeper.model import Grace
 from reelkeeper.model.alerts import EventType
 from reelkeeper.operations.alerts import webhooks
 from reelkeeper.operations.lifecycle.restore import find_restorable, restore
+from reelkeeper.rules.alerts import alerting
+from reelkeeper.rules.alerts.alerting import Trouble
 from reelkeeper.rules.lifecycle.guard import BlastRadius
+from reelkeeper.store.alerts import alerts
+from reelkeeper.store.core.engine import reading
 from tests.flows.scenes import Scene
 from tests.policies import put_in_force
 from tests.reading import DRAWN, as_read
@@ -74,6 +78,13 @@ def test_the_guard_refuses_and_nothing_is_changed(old: Scene, limits: BlastRadiu
     with pytest.raises(GuardRefused, match=named):
         expire_videos(limits=limits, dry_run=False)
     assert old.everything() == before
+
+
+def test_a_refused_run_has_no_alert_beside_that_of_its_plan(old: Scene) -> None:
+    refused = expire_videos(limits=BlastRadius(max_objects=0), dry_run=False, return_state=True)
+    assert alerting.is_no_failure(Trouble.FAILED, "expire-videos", refused.message or "")  # as Prefect words it
+    with reading(old.engine) as session:
+        assert [alert.rule for alert in alerts.listed(session, everything=False, limit=9)] == [alerting.PLAN_REFUSED]
 
 
 @pytest.mark.long

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final, NamedTuple
 
+from reelkeeper.errors import GuardRefused, OnTrial
 from reelkeeper.model.alerts import AlertRule, AlertState, Finding, Severity, one_line, tame
 
 PLAN_REFUSED: Final = "plan_refused"  # the rule of an alert whose period is the plan's id
@@ -223,6 +224,20 @@ def finding(trouble: Trouble, flow: str, *, run_name: str, message: str = "", ur
         suggestion=f"{_ADVICE[trouble]} To run it now: reelkeeper run {name} --apply",
         figures=figures,
     )
+
+
+_RAISED: Final = re.compile(r"Flow run encountered an exception: (\w+): ")  # as Prefect writes it into the state
+_PLANNED: Final = ("tier_storage", "expire_videos", "purge_retired")
+
+
+def is_no_failure(trouble: Trouble, flow: str, message: str) -> bool:
+    """Check whether a run was only refused: by a trial, as its person reads, or its plan, which has its own alert.
+
+    A listing that is refused has no other alert than that of its run.
+    """
+    found = _RAISED.match(message) if trouble is Trouble.FAILED else None
+    refused = {OnTrial.__name__, *([GuardRefused.__name__] if flow.replace("-", "_") in _PLANNED else [])}
+    return found is not None and found[1] in refused
 
 
 def scope(flow: str) -> str:
