@@ -9,16 +9,17 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from reelkeeper.adapters import charts
-from reelkeeper.model import Counts, Done, Outcome, PlanSummary
+from reelkeeper.model import Counts, Done, Grace, Outcome, PlanSummary
 from reelkeeper.model.document import Table
 from reelkeeper.operations import Engine
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.lifecycle import outcomes as carried_out
+from reelkeeper.operations.lifecycle import plans
 from reelkeeper.operations.lifecycle.outcomes import MAX_FAILURES
 from reelkeeper.operations.reports import figures, tables, text
 from reelkeeper.operations.reports.report import gather
-from reelkeeper.rules.core.wording import TRY_ANOTHER, dollars, many, searched, size
-from reelkeeper.rules.lifecycle.report import HelpReport, Report, SyncReport, count
+from reelkeeper.rules.core.wording import TRY_ANOTHER, many, searched, size
+from reelkeeper.rules.lifecycle.report import HelpReport, Report, SyncReport, count, less_stored
 from reelkeeper.rules.spend.budget import BudgetPolicy
 from reelkeeper.rules.sync import adoption as adopting
 from tasks import run_title, show
@@ -29,7 +30,8 @@ def publish(workspace: Workspace, plan: PlanSummary, run_id: str) -> Report:
     """Publish the outcomes of a plan, whether or not the run finished."""
     report = carried_out.report(workspace.engine, plan, run_id)
     name = plan.flow.replace("_", "-")
-    show(f"{name}-report", f"What {report.flow} did", _told(report), f"Outcome of plan {plan.id}")
+    told = _told(report, plans.grace_of(workspace.engine, plan))
+    show(f"{name}-report", f"What {report.flow} did", told, f"Outcome of plan {plan.id}")
     counts = ", ".join(f"{done.objects:,} {done.outcome}" for done in report.done) or "nothing to do"
     get_run_logger().info("%s: %s; %s bytes saved", plan.flow, counts, f"{report.saved_bytes:,}")
     return report
@@ -93,14 +95,13 @@ def _outcomes(done: Sequence[Done]) -> Table:
     return Table(("outcome", ">items", ">before", ">after"), rows)
 
 
-def _told(report: Report) -> Iterator[str | Table]:
+def _told(report: Report, grace: Grace | None) -> Iterator[str | Table]:
     shown = f"[all artifacts of the run](/v2/runs/flow-run/{report.run_id}?tab=Artifacts)"  # a path in Prefect's UI
     yield f"It carried out plan {report.plan.id}; see {shown}."
     yield _outcomes(report.done)
     failures = [(outcome.video_id, outcome.reason, outcome.before_bytes) for outcome in report.failures]
     yield Table(("item", "reason", ">bytes"), failures, f"{many(report.failed, 'item')} failed")
-    saved = f"{size(report.saved_bytes)}, {dollars(report.saved_microusd_per_month)} a month"
-    yield f"Saved once the grace is over: {saved}."
+    yield less_stored(report.done, grace)
     if report.searches.searches:
         yield searched(report.searches)
     if report.plan.flow != "purge_retired":

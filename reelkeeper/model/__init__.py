@@ -134,6 +134,12 @@ class Grace(NamedTuple):
     days: int = 7
     service_days: int = 14
 
+    @property
+    def in_words(self) -> str:
+        """The days, with those at the service's keys where they are others."""
+        theirs = f", {self.service_days} at your service's own keys," if self.service_days != self.days else ""
+        return f"{self.days} day{'s' * (self.days != 1)}{theirs}"
+
     def overridden(self, days: int | None, service_days: int | None) -> "Grace":
         """Replace the given values; None keeps the present one."""
         return Grace(self.days if days is None else days, self.service_days if service_days is None else service_days)

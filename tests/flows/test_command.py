@@ -14,11 +14,14 @@ from reelkeeper.cli import app
 from reelkeeper.model import BlobState, VideoState
 from reelkeeper.operations.health.status import gather
 from reelkeeper.operations.reports import report
+from reelkeeper.rules.lifecycle.guard import BlastRadius
+from reelkeeper.rules.lifecycle.report import effects
 from reelkeeper.settings import settings
 from reelkeeper.store.core import deployment
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.tables import plans, verdicts
 from tests.flows.scenes import Scene
+from tests.policies import put_in_force
 from tests.reading import DRAWN, as_read
 
 
@@ -124,19 +127,35 @@ Nothing was changed.\
     assert set(old.states().values()) == {"live"}
 
 
-def test_what_the_limits_of_a_run_refuse_is_counted_in_no_report_and_no_backlog(old: Scene) -> None:
-    with transaction(old.engine, "test") as session:
-        deployment.set_standing(session, deployment.Standing("of this bucket"))
-    at = datetime.now(UTC)
-    for limit, retired, refused in ((0, [], True), (2, [2], False)):
+def test_the_backlog_says_whether_the_limits_of_a_run_refuse_it(old: Scene) -> None:
+    for limit, refused in ((0, True), (2, False)):
         run("plan", "expire_videos", "--param", f"limits.max_objects={limit}")
-        found = report.gather(old.engine, at.date().replace(day=1), at)
-        assert found.trial is not None
-        assert [item.objects for item in found.trial.meant] == retired
-        assert [item.objects for item in found.trial.beyond] == ([2] if refused else [])  # each once, by its last plan
-        assert found.trial.plans == ({} if refused else {"expire_videos": 1})
         (left,) = gather(old.engine).backlog
         assert (left.objects, left.is_refused) == (2, refused)
+
+
+def test_the_report_of_a_trial_has_the_latest_plan_without_exceptions_by_the_limits_in_force(old: Scene) -> None:
+    with transaction(old.engine, "test") as session:
+        deployment.set_standing(session, deployment.Standing("of this bucket"))
+    month = datetime.now(UTC).date().replace(day=1)
+
+    def trial() -> report.Trial:
+        found = report.gather(old.engine, month, datetime.now(UTC)).trial
+        assert found is not None
+        return found
+
+    run("plan", "expire_videos", "--param", "tiers.pro.retention_days=300")
+    run("plan", "expire_videos", "--as-of", "2099-01-01")
+    assert (trial().planned, trial().saving_microusd) == ({}, 0)
+    for params in ([], ["--param", "limits.max_objects=0"], ["--param", "tiers.pro.retention_days=300"]):
+        run("plan", "expire_videos", *params)
+        assert [rule.objects for rule in trial().planned["expire_videos"]] == [2]
+        assert not trial().refused
+    put_in_force(old.engine, limits=BlastRadius(max_objects=1))
+    run("plan", "expire_videos", "--param", "limits.max_objects=2")
+    run("run", "expire_videos", "--apply", exit_code=9)  # a trial refuses it before its limits do
+    assert (set(trial().refused), trial().saving_microusd) == ({"expire_videos"}, 0)
+    assert [effect.size_bytes for effect in effects(trial().planned["expire_videos"], is_refused=True)] == [0]
 
 
 @pytest.mark.long
@@ -155,7 +174,8 @@ days
 v1 retire <size> under $0.000001 retired 400 days old: pro users' videos are kept for 365
 days
 Kept: 1 left to tier storage.
-In total: 2 retired; <size> less, $0.000001 a month at R2's price for stored bytes.\
+In total: 2 retired; <size> less, $0.000001 a month at R2's price for stored bytes, once the
+  grace of 7 days, 14 at your service's own keys, is over. Until then all of it stays stored.\
 """)
     said = run("run", "expire_videos", "--apply", "--plan", plan_id, exit_code=9).stderr
     assert "already" in said
@@ -199,6 +219,19 @@ def test_a_refused_plan_ends_with_9_and_changes_nothing(old: Scene, words: tuple
     assert result.stderr.startswith("error: ")
     assert "Traceback" not in result.output
     assert (old.everything(), old.double.deleted()) == (before, [])
+
+
+def test_a_refusal_names_an_override_that_keeps_what_the_run_was_given_and_works_at_once(old: Scene) -> None:
+    given = ("tiers.pro.retention_days=300", "limits.max_percent=100.0", "limits.max_user_percent=100.0")
+    words = ("expire_videos", *(word for param in (*given, "limits.always_allowed=0") for word in ("--param", param)))
+    previews = [" ".join(run(command, *words).stdout.split()) for command in ("plan", "run")]
+    refused = " ".join(run("run", *words, "--apply", exit_code=9).stderr.split())
+    overrides = [text.partition("override: reelkeeper ")[2] for text in (*previews, refused)]
+    for override in overrides:
+        assert all(f" --param {param} " in override for param in (*given, "limits.always_allowed=0"))
+        assert " --param limits.max_percent_in_24h=100.0" in override
+    run(*overrides[-1].partition(" or approve")[0].split())
+    assert set(old.states().values()) == {"retired"}
 
 
 @pytest.mark.parametrize("value", ["limits.max_objects=-1", "limits.max_percent=nan", "tiers.free.retention_days=0"])

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from reelkeeper.operations import Engine
-    from reelkeeper.rules.lifecycle.report import Report
+    from reelkeeper.rules.lifecycle.report import Effect, Report
     from reelkeeper.settings import Settings
 
 
@@ -113,6 +113,7 @@ def _first_night(settings: "Settings") -> tuple[list[_Line], list[str]]:
     from reelkeeper.operations.jobs import prune_cache
     from reelkeeper.operations.lifecycle import previews
     from reelkeeper.operations.lifecycle.previews import plans_service_keys
+    from reelkeeper.rules.lifecycle.report import Effect
 
     lines, remarks = list[_Line](), list[str]()
     with open_workspace(settings, claims=False) as opened:
@@ -128,8 +129,9 @@ def _first_night(settings: "Settings") -> tuple[list[_Line], list[str]]:
                 continue
             if flow == "prune_cache":
                 pruned = prune_cache.draw(engine, current(engine).policies.pruning, at).by_rule()
-                found: list[tuple[str, int, int | None]] = [
-                    (f"drop {many(part.entries, 'cached video')}: {part.rule}", part.size_bytes, 0) for part in pruned
+                found = [
+                    Effect(f"drop {many(part.entries, 'cached video')}: {part.rule}", part.size_bytes)
+                    for part in pruned
                 ]
             else:
                 found, told = _planned(engine, partial(getattr(previews, flow), work), flow)
@@ -138,25 +140,20 @@ def _first_night(settings: "Settings") -> tuple[list[_Line], list[str]]:
     return lines, remarks
 
 
-def _planned(
-    engine: "Engine", plan: "Callable[[], Report]", flow: str
-) -> tuple[list[tuple[str, int, int | None]], list[str]]:
+def _planned(engine: "Engine", plan: "Callable[[], Report]", flow: str) -> "tuple[list[Effect], list[str]]":
     from reelkeeper.operations.lifecycle import plans
+    from reelkeeper.rules.lifecycle.report import Effect, effects
 
     try:
         report = plan()
     except PolicyRefused:
-        return [("nothing, as its rules are off", 0, 0)], []
+        return [Effect("nothing, as its rules are off")], []
     told = [] if report.plan.population.objects else [_NOTHING_KNOWN]
     if report.refusal:
         told.append(f"The limits would refuse {flow}: {report.refusal}")
-        return [("nothing, as its limits refuse the plan", 0, 0)], told
-    told = [*plans.remarks(engine, report.plan, in_trial=False), *told]
-    found = [
-        (f"{rule.action} {many(rule.objects, 'video')}: {rule.title}", rule.size_bytes, rule.saving_microusd)
-        for rule in report.planned
-    ]
-    return found, told
+    else:
+        told = [*plans.remarks(engine, report.plan, in_trial=False), *told]
+    return effects(report.planned, is_refused=bool(report.refusal)), told
 
 
 s3_group = typer.Typer(no_args_is_help=True)

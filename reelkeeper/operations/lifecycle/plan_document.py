@@ -3,9 +3,9 @@
 from collections import Counter
 from collections.abc import Iterator
 
-from reelkeeper.model import Done, PlannedRule
+from reelkeeper.model import PlannedRule
 from reelkeeper.model.document import Table
-from reelkeeper.operations.lifecycle.plans import SavedPlan, remarks
+from reelkeeper.operations.lifecycle.plans import SavedPlan, grace_of, remarks
 from reelkeeper.rules.billing.pricing import storage_microusd_per_month
 from reelkeeper.rules.core.wording import (
     EXPECTED_SAVING,
@@ -16,7 +16,7 @@ from reelkeeper.rules.core.wording import (
     many,
     size,
 )
-from reelkeeper.rules.lifecycle.report import SMALLER
+from reelkeeper.rules.lifecycle.report import less_stored
 from reelkeeper.store import Engine
 from reelkeeper.store.lifecycle.plan_results import NOT_DONE, PlanItem
 
@@ -40,7 +40,7 @@ def document(engine: Engine, saved: SavedPlan, most: int) -> Iterator[str | Tabl
     if not is_done and any(rule.startswith("unknown_") for rule in plan.kept):
         yield UNKNOWN_KEEPS
     if saved.items:
-        yield _done(saved.done) if is_done else _to_do(saved.planned)
+        yield _done(engine, saved) if is_done else _to_do(saved.planned)
     yield from map(claimed, plan.claimed)
     if saved.state == "under way":
         yield f"Run {saved.run_id} is carrying it out."
@@ -121,8 +121,7 @@ def _to_do(planned: list[PlannedRule]) -> str:
     return f"In total: {doing}; files of {size(size_bytes)} before, {less} a month less{net}."
 
 
-def _done(outcomes: list[Done]) -> str:
-    freed = sum(outcome.before_bytes - outcome.after_bytes for outcome in outcomes if outcome.outcome in SMALLER)
-    done = ", ".join(f"{outcome.objects:,} {outcome.outcome.replace('_', ' ')}" for outcome in outcomes)
-    a_month = dollars(storage_microusd_per_month(freed))
-    return f"In total: {done}; {size(freed)} less, {a_month} a month at R2's price for stored bytes."
+def _done(engine: Engine, saved: SavedPlan) -> str:
+    done = ", ".join(f"{outcome.objects:,} {outcome.outcome.replace('_', ' ')}" for outcome in saved.done)
+    less = less_stored(saved.done, grace_of(engine, saved.plan))
+    return f"In total: {done}; {less}" if less else f"In total: {done}."

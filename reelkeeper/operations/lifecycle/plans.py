@@ -146,6 +146,13 @@ def load(engine: Engine, plan_id: str, *, most: int = _ALL) -> SavedPlan:
         )
 
 
+def grace_of(engine: Engine, plan: PlanSummary) -> Grace | None:
+    """Return the grace of what a plan retires or replaces; None for a purge, which ends graces."""
+    with reading(engine) as session:
+        under = plan_progress.undertaking(session, plan.id).terms
+    return terms_of(under)[0].grace if "policy" in under else None
+
+
 def remarks(engine: Engine, plan: PlanSummary, *, in_trial: bool = True) -> Iterator[str]:
     """Explain what a plan's estimates leave out: what happens to links, and what R2 does not bill."""
     with reading(engine) as session:

@@ -5,13 +5,15 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Final, NamedTuple
 
-from reelkeeper.model import Grace, SearchTotals
+from reelkeeper.errors import GuardRefused
+from reelkeeper.model import Grace, PlannedRule, SearchTotals
 from reelkeeper.model.alerts import AlertState
 from reelkeeper.model.money import CostForecast, Freed, JobTotal, Saved
 from reelkeeper.operations.core.policies import in_force
 from reelkeeper.rules.alerts.cadence import ALL, Parts
 from reelkeeper.rules.billing.pricing import within_allowance
-from reelkeeper.rules.lifecycle import savings
+from reelkeeper.rules.lifecycle import guard, savings
+from reelkeeper.rules.policies import Policies
 from reelkeeper.rules.spend.budget import BudgetPolicy
 from reelkeeper.store import Engine, Session
 from reelkeeper.store.alerts import alerts
@@ -19,33 +21,34 @@ from reelkeeper.store.billing import charge_reports, charges, job_totals
 from reelkeeper.store.core import deployment
 from reelkeeper.store.core.engine import reading
 from reelkeeper.store.forecast import forecasts
-from reelkeeper.store.lifecycle import backlog, crf_searches, plan_results
-from reelkeeper.store.lifecycle.plan_results import Meant
+from reelkeeper.store.lifecycle import backlog, crf_searches, plan_results, plans
 from reelkeeper.store.videos import stock
 
 _MONTHS_BACK = 12
 _MAX_ALERTS = 50
 _NEVER = date.max
 _ONE_DAY = timedelta(days=1)
-_PLANNING: Final = ("tier_storage", "expire_videos")
+_TERMS: Final = {  # of plans, by flow: a run's exceptions make others
+    "tier_storage": {"policy": "lifecycle", "tiers": "tiers", "recipe": "recipe", "acceptance": "acceptance"},
+    "expire_videos": {"policy": "lifecycle", "tiers": "tiers"},
+}
 TOTAL = ""  # the "service" of a forecast for all services
 
 
 class Trial(NamedTuple):
-    """What the dry runs of a trial would have done, by their own plans; nothing was changed."""
+    """What the runs of a trial would do, by the latest plan of each flow under the policies in force, if it has one."""
 
     since: datetime
-    plans: dict[str, int]  # by flow: those within the limits of a run
-    refused: int  # plans of any flow, by the limits of a run
-    meant: list[Meant]
-    beyond: list[Meant]  # what only refused plans would have done
+    planned: dict[str, list[PlannedRule]]  # by flow
+    refused: frozenset[str]  # flows whose plan the limits of a run refuse
     grace: Grace
     free: str  # that R2 bills nothing for what is stored; "" if it does
 
     @property
     def saving_microusd(self) -> int:
-        """Sum the dollars a month, in micro-dollars at list price."""
-        return sum(item.saving_microusd for item in self.meant)
+        """Sum the dollars a month of what would be done, in micro-dollars at list price."""
+        done = (rules for flow, rules in self.planned.items() if flow not in self.refused)
+        return sum(rule.saving_microusd or 0 for rules in done for rule in rules)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,21 +151,29 @@ def gather(engine: Engine, month: date, as_of: datetime, budgets: BudgetPolicy |
                 for alert in alerts.listed(session, everything=True, limit=_MAX_ALERTS)
                 if alert.first_at < until and (alert.state != AlertState.RESOLVED or alert.last_at.date() >= month)
             ],
-            trial=_trial(session, policies.lifecycle.grace),
+            trial=_trial(session, policies),
             parts=Parts.of(deployment.deployed(session)),
         )
 
 
-def _trial(session: Session, grace: Grace) -> Trial | None:
+def _trial(session: Session, policies: Policies) -> Trial | None:
     since = deployment.trial_since(session)
     if since is None:
         return None
-    counts = plan_results.count_unapplied(session, since)
-    within = {flow: made - refused for flow, (made, refused) in counts.items() if flow in _PLANNING and made > refused}
-    refused = sum(refused for _, refused in counts.values())
+    planned, refused = dict[str, list[PlannedRule]](), set[str]()
+    before = plan_results.retired_in_24h(session), plan_results.last_population(session)
+    for flow, sections in _TERMS.items():
+        under = {name: getattr(policies, section).model_dump(mode="json") for name, section in sections.items()}
+        plan_id = plan_results.latest(session, flow, plans.policy_hash(under), since)
+        if plan_id is None:
+            continue
+        planned[flow] = plan_results.by_rule(session, plan_id)
+        try:
+            guard.within(policies.limits, plans.load_summary(session, plan_id), *before)
+        except GuardRefused:
+            refused.add(flow)
     live = sum(size_bytes for _, size_bytes in stock.by_state(session).values())
-    meant, beyond = (plan_results.meant(session, since, grace, refused=each) for each in (False, True))
-    return Trial(since, within, refused, meant, beyond, grace, within_allowance(live))
+    return Trial(since, planned, frozenset(refused), policies.lifecycle.grace, within_allowance(live))
 
 
 def end_of(month: date) -> date:

@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 from reelkeeper.operations.reports.report import TOTAL, MonthReport, Trial
 from reelkeeper.rules.core.wording import dollars, many, searched, size, usd
+from reelkeeper.rules.lifecycle.report import Effect, effects
 from reelkeeper.rules.lifecycle.savings import KINDS, a_day
-from reelkeeper.store.lifecycle.plan_results import Meant
 
 FULL = 100  # percent
 
@@ -35,11 +35,10 @@ def tiles(report: MonthReport) -> list[Tile]:
     grace = f", and {size(report.grace_bytes)} in their grace" if report.grace_bytes else ""
     found.append(Tile("Stored now", size(report.stored_bytes), f"{a_month} a month at list price{grace}"))
     if report.trial is not None:
-        a_month = f"a month at list price, by {many(sum(report.trial.plans.values()), 'plan')} of this trial"
+        a_month = "a month at list price, by the latest plans of this trial"
         a_month += "; within R2's free 10 GB, so the bill stays" if report.trial.free else ""
-        if beyond := sum(item.saving_microusd for item in report.trial.beyond):
-            a_month += f"; {dollars(beyond)} more by plans beyond the limits of a run"
-        return [*found, Tile("Would have saved", dollars(report.trial.saving_microusd), a_month)]
+        a_month += "; the limits of a run refuse some" if report.trial.refused else ""
+        return [*found, Tile("Would save", dollars(report.trial.saving_microusd), a_month)]
     if not report.parts.stores:
         return found
     freed = sum(freed_bytes.size_bytes for freed_bytes in report.freed)
@@ -123,35 +122,29 @@ def savings(report: MonthReport) -> str:
     )
 
 
-def _meant(items: list[Meant]) -> str:
-    return " and ".join(
-        f"{item.action} {many(item.objects, 'video')}, {size(item.size_bytes)}, {dollars(item.saving_microusd)} less"
-        for item in items
-    )
+def _would(effect: Effect) -> str:
+    if not effect.size_bytes:
+        return effect.will
+    less = "a saving unknown" if effect.saving_microusd is None else f"{dollars(effect.saving_microusd)} a month less"
+    return f"{effect.will}, {size(effect.size_bytes)}, {less}"
 
 
 def trial(of: Trial) -> str:
-    """Say what the dry runs of a trial would have done and saved."""
+    """Say what the runs of a trial would do and save."""
     said = [f"A trial since {of.since:%-d %B %Y, %H:%M} UTC: nothing was changed."]
-    made = " and ".join(f"{many(count, 'plan')} of {flow}" for flow, count in sorted(of.plans.items(), reverse=True))
-    if not made:
-        said.append("No plan within the limits of a run has been made yet.")
-    elif not of.meant:
-        said.append(f"Its {made} would do nothing.")
-    else:
-        after = f"{of.grace.days} days, or {of.grace.service_days} at your service's own keys"
-        gone = sum(item.gone_by_now for item in of.meant)
-        said.append(f"Its {made} would {_meant(of.meant)} a month at R2's list price, each video counted once.")
-        said.append(f"Their bytes would be deleted after a grace of {after}: by now those of {gone:,}.")
+    if not of.planned:
+        said.append("No plan by the policies in force has been made yet.")
+    for flow, rules in of.planned.items():
+        does = "; ".join(map(_would, effects(rules, is_refused=flow in of.refused))) or "nothing"
+        said.append(f"By its latest plan, {flow} would do this: {does}.")
+    if of.saving_microusd:
+        said.append(f"Bytes would be deleted after a grace of {of.grace.in_words} and dollars are R2's list price.")
     if of.refused:
-        does = f", which would {_meant(of.beyond)} a month" if of.beyond else ""
-        said.append(f"The limits of a run would refuse {many(of.refused, 'more plan')}{does}.")
-    if of.beyond:
         said.append(
             "reelkeeper plan --list names the limits; once live, reelkeeper approve carries such a plan out once, and "
             "wider limits in the policies let each night's act: reelkeeper policy show."
         )
-    if of.meant:
+    if any(of.planned.values()):
         said += [of.free] if of.free else []
         said.append("A trial makes no videos, so it has no cache to prune. To go live: reelkeeper up --live")
     return " ".join(said)

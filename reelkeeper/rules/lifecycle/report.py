@@ -1,18 +1,36 @@
 """Define the reports of runs: what a run would do; or what it did, what failed, and how to undo it. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Self
+from typing import NamedTuple, Self
 
 from reelkeeper.errors import GuardRefused, IntegrityDoubt, PartialFailure
-from reelkeeper.model import Done, Outcome, PlannedRule, PlanSummary, SearchTotals
+from reelkeeper.model import Done, Grace, Outcome, PlannedRule, PlanSummary, SearchTotals
 from reelkeeper.model.adoption import Adoption
 from reelkeeper.rules.billing.pricing import storage_microusd_per_month
-from reelkeeper.rules.core.wording import many
+from reelkeeper.rules.core.wording import dollars, many, size
 
-SMALLER = ("compressed", "retired", "purged")  # outcomes that lower the bill, at the latest after the grace
+_SMALLER = ("compressed", "retired", "purged")  # outcomes that lower the bill, at the latest after the grace
 _NAMED = 3  # failures in an error
+
+
+class Effect(NamedTuple):
+    """What a run would do by one rule of its plan; its dollars are a month's, and None where they are unknown."""
+
+    will: str
+    size_bytes: int = 0
+    saving_microusd: int | None = 0
+
+
+def effects(planned: Iterable[PlannedRule], *, is_refused: bool) -> list[Effect]:
+    """Say what a run would do with a plan, by rule: nothing, where its limits refuse it."""
+    if is_refused:
+        return [Effect("nothing, as its limits refuse the plan")]
+    return [
+        Effect(f"{rule.action} {many(rule.objects, 'video')}: {rule.title}", rule.size_bytes, rule.saving_microusd)
+        for rule in planned
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +55,7 @@ class Report:
     @property
     def saved_bytes(self) -> int:
         """The bytes that are no longer stored, or will not be after the grace."""
-        return sum(done.before_bytes - done.after_bytes for done in self.done if done.outcome in SMALLER)
-
-    @property
-    def saved_microusd_per_month(self) -> int:
-        """The monthly cost of those bytes, in micro-dollars."""
-        return storage_microusd_per_month(self.saved_bytes)
+        return saved_bytes(self.done)
 
     def require_complete(self) -> Self:
         """Raise PartialFailure if anything failed; the rest is done."""
@@ -134,6 +147,27 @@ class SyncReport:
         if troubles:
             raise PartialFailure(f"{'; '.join(troubles)}. The rest is done")
         return self
+
+
+def saved_bytes(outcomes: Iterable[Done]) -> int:
+    """Sum the bytes that are no longer stored, or will not be after the grace."""
+    return sum(done.before_bytes - done.after_bytes for done in outcomes if done.outcome in _SMALLER)
+
+
+def less_stored(outcomes: Sequence[Done], grace: Grace | None) -> str:
+    """Say how much less is stored, and from when on; "" where nothing became smaller.
+
+    Old bytes wait out the grace, beside the new ones; a purge, which has no `grace`, deletes at once.
+    """
+    if not any(done.outcome in _SMALLER for done in outcomes):
+        return ""
+    freed = saved_bytes(outcomes)
+    less = f"{size(freed)} less, {dollars(storage_microusd_per_month(freed))} a month at R2's price for stored bytes"
+    if grace is None:
+        return f"{less}."
+    new = sum(done.after_bytes for done in outcomes if done.outcome in _SMALLER)
+    until = f"{size(new)} more, as new files stand beside the old" if new else "all of it stays stored"
+    return f"{less}, once the grace of {grace.in_words} is over. Until then {until}."
 
 
 def _require_complete(report: Report | HelpReport) -> None:

@@ -1,17 +1,20 @@
 """List plans, and sum them up: by rule before a run, by outcome after it, and for the guard to compare with."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from reelkeeper.model import Action, BlobState, Done, Grace, Outcome, PlannedRule
+from reelkeeper.model import Action, Done, Outcome, PlannedRule
 from reelkeeper.store.core.engine import Clock
 from reelkeeper.store.lifecycle.plan_progress import AGAIN, shown_state
+from reelkeeper.store.lifecycle.plans import OPEN
 from reelkeeper.store.tables import blobs, plans, verdicts, videos
 
 _DAY_SECONDS = 24 * 3600
+_ABOUT = timedelta(days=1)  # a plan as of another day is no run's that was due
+_LOOKED_AT = 100  # plans
 NOT_DONE = "not_done"
 
 
@@ -105,63 +108,19 @@ def by_rule(session: Session, plan_id: str) -> list[PlannedRule]:
     ]
 
 
-class Meant(NamedTuple):
-    """What plans that were not carried out had for one action, each object once; dollars are a month's."""
+def latest(session: Session, flow: str, under: str, since: datetime) -> str | None:
+    """Find the newest plan of a flow made since a moment under terms of this hash, as of about its own time, if any.
 
-    action: str
-    objects: int
-    size_bytes: int
-    saving_microusd: int
-    gone_by_now: int  # of those to retire: their grace would be over
-
-
-def meant(session: Session, since: datetime, grace: Grace, *, refused: bool = False) -> list[Meant]:
-    """Sum up the plans made since a moment that nobody has carried out, of objects that are still live.
-
-    What one plan compresses and another retires is counted as retired. Plans that the guard refuses are left out; with
-    `refused`, what only they have is summed up.
+    One that was carried out does not count.
     """
-    is_within = plans.c.refusal.is_(None)
-    each = (
-        sa.select(
-            sa.func.max(verdicts.c.action).label("action"),  # compress, retire
-            sa.func.max(verdicts.c.size_bytes).label("size_bytes"),
-            sa.func.max(verdicts.c.saving_microusd).label("saving"),
-            sa.func.min(plans.c.created_at).label("first_at"),
-            blobs.c.is_ours,
-        )
-        .join(plans, plans.c.id == verdicts.c.plan_id)
-        .join(blobs, blobs.c.id == verdicts.c.blob_id)
-        .where(
-            plans.c.created_at >= since,
-            plans.c.applied_at.is_(None),
-            sa.or_(sa.literal(refused), is_within),
-            blobs.c.state == BlobState.LIVE,
-            verdicts.c.action.in_([Action.COMPRESS.value, Action.RETIRE.value]),
-        )
-        .group_by(blobs.c.id, blobs.c.is_ours)
-        .having(sa.func.max(sa.case((is_within, 1), else_=0)) == int(not refused))
-        .subquery()
+    made = sa.select(plans.c.id, plans.c.as_of, plans.c.created_at).where(
+        plans.c.flow == flow,
+        plans.c.policy_hash == under,
+        plans.c.created_at >= since,
+        plans.c.state.in_(OPEN),
     )
-    over = [
-        sa.and_(each.c.is_ours == ours, each.c.first_at <= Clock(-days * _DAY_SECONDS))
-        for ours, days in ((True, grace.days), (False, grace.service_days))
-    ]
-    gone = sa.case((sa.and_(each.c.action == Action.RETIRE.value, sa.or_(*over)), 1), else_=0)
-    sums = (sa.func.coalesce(sa.func.sum(each.c[name]), 0) for name in ("size_bytes", "saving"))
-    rows = session.execute(
-        sa.select(each.c.action, sa.func.count(), *sums, sa.func.sum(gone))
-        .group_by(each.c.action)
-        .order_by(each.c.action)
-    )
-    return [Meant(action, *map(int, figures)) for action, *figures in rows]
-
-
-def count_unapplied(session: Session, since: datetime) -> dict[str, tuple[int, int]]:
-    """Count, by flow, plans made since a moment that nobody has carried out, and those of them the guard refuses."""
-    counts = sa.select(plans.c.flow, sa.func.count(), sa.func.count(plans.c.refusal)).group_by(plans.c.flow)
-    rows = session.execute(counts.where(plans.c.created_at >= since, plans.c.applied_at.is_(None)))
-    return {flow: (int(count), int(refused)) for flow, count, refused in rows}
+    rows = session.execute(made.order_by(plans.c.created_at.desc()).limit(_LOOKED_AT))
+    return next((plan_id for plan_id, as_of, at in rows if abs(at - as_of) < _ABOUT), None)
 
 
 def at_service_keys(session: Session, plan_id: str, action: Action) -> int:
