@@ -10,7 +10,6 @@ import shlex
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from math import ceil, floor
-from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -25,7 +24,6 @@ NOTHING_CHANGED: Final = "refused, and nothing was changed: "  # the opening of 
 OVERRIDE: Final = "  override: "  # before what would allow it, which ends a refusal
 _USERS_NAMED = 3  # of the most affected users, in a refusal
 _SAMPLES = 5
-_NONE: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 def _percent(default: float, what: str, least: float = 0) -> float:
@@ -77,7 +75,7 @@ def within(
     retired_in_24h: int,
     last_population: int | None,
     *,
-    given: Mapping[str, str] = _NONE,
+    given: Mapping[str, str] | None = None,
 ) -> None:
     """Raise GuardRefused, with every limit that `plan` exceeds, the figures and the override.
 
@@ -98,7 +96,7 @@ def within(
 
 
 def purge_within(
-    limits: BlastRadius, plan: PlanSummary, last_population: int | None, *, given: Mapping[str, str] = _NONE
+    limits: BlastRadius, plan: PlanSummary, last_population: int | None, *, given: Mapping[str, str] | None = None
 ) -> None:
     """Raise GuardRefused when `plan`, a purge of blobs whose grace is over, may not be carried out.
 
@@ -118,7 +116,7 @@ def purge_within(
         raise _refused(plan, breaches, "--apply", given)  # another max_objects needs a new plan
 
 
-def listing_within(limits: BlastRadius, listed: int, expected: int, *, given: Mapping[str, str] = _NONE) -> None:
+def listing_within(limits: BlastRadius, listed: int, expected: int, *, given: Mapping[str, str] | None = None) -> None:
     """Raise GuardRefused when a listing shows too few of the objects that the catalogue expects.
 
     Half a listing, or the wrong bucket, would mark the rest as lost.
@@ -263,14 +261,14 @@ def _selection(plan: PlanSummary) -> str:
     return f"{plan.retire.objects:,} of {many(plan.population.objects, 'live video')}, {size(plan.retire.size_bytes)}"
 
 
-def _command(flow: str, apply: str, given: Mapping[str, str], widening: Mapping[str, float]) -> str:
+def _command(flow: str, apply: str, given: Mapping[str, str] | None, widening: Mapping[str, float]) -> str:
     """Write the command of a run with the parameters that it was given, and wider limits."""
-    params = {**given, **{f"limits.{name}": f"{figure}" for name, figure in widening.items()}}
+    params = {**(given or {}), **{f"limits.{name}": f"{figure}" for name, figure in widening.items()}}
     words = [f"--param {shlex.quote(f'{name}={value}')}" for name, value in params.items()]
     return " ".join(["reelkeeper run", flow, apply, *words])
 
 
-def _refused(plan: PlanSummary, breaches: list[_Breach], apply: str, given: Mapping[str, str]) -> GuardRefused:
+def _refused(plan: PlanSummary, breaches: list[_Breach], apply: str, given: Mapping[str, str] | None) -> GuardRefused:
     widening = {breach.field: breach.enough for breach in breaches if breach.enough is not None}
     lines = [f"{NOTHING_CHANGED}{plan.flow} selected {_selection(plan)}"]
     lines += [f"  {breach.field}: {breach.text}" for breach in breaches]
