@@ -84,7 +84,7 @@ def _score(engine: sa.Engine) -> None:
 
 def _fill(engine: sa.Engine, waits: int, people: int, capped: int) -> None:
     """Let a job come each second; of twenty users one is pro, and three are premium."""
-    one = sa.select(sa.literal(0).label("number")).cte("one", recursive=True)
+    one = sa.select(sa.literal(0, sa.BigInteger).label("number")).cte("one", recursive=True)
     one = one.union_all(sa.select(one.c.number + 1).where(one.c.number < waits + capped - 1))
     n, whose, row = one.c.number, one.c.number % people, dict[str, sa.ColumnElement[Any]]()
     row |= {name: sa.literal(value, jobs.c[name].type) for name, value in waiting("").items() if value is not None}
