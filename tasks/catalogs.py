@@ -116,7 +116,7 @@ def reconcile(
     outcome = f"{lost_videos} lost, {count} in doubt" if lost_videos or count else "good"
     left, keys = sync.finish(workspace, found, outcome)
     # Where the patterns do not fit, what they make of an object is not told.
-    in_doubt, in_doubt_keys = (0, ()) if judged.refusal else orphans.tell(workspace, found)
+    unclear, unclear_keys = (0, ()) if judged.refusal else orphans.tell(workspace, found)
     return SyncReport(
         dry_run=False,
         **_figures(found, run_id, as_of),
@@ -131,8 +131,8 @@ def reconcile(
         orphans=left,
         orphan_keys=tuple(keys),
         adoption=judged,
-        in_doubt=in_doubt,
-        in_doubt_keys=in_doubt_keys,
+        unclear=unclear,
+        unclear_keys=unclear_keys,
         event_gaps=gaps,
     )
 

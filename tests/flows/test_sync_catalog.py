@@ -212,12 +212,12 @@ def test_a_dry_run_predicts_the_run_and_doubtful_objects_are_reported_once(uploa
     put(uploaded, "cy/empty.mp4", size=0)
     foretold = sync_catalog()
     told = sync_catalog(dry_run=False)
-    assert told.in_doubt == len(told.in_doubt_keys) == 2
+    assert told.unclear == len(told.unclear_keys) == 2
     with reading(uploaded.engine) as session:
         (message,) = [
-            waiting for waiting in outbox.listed(session, everything=True, limit=9) if "doubt" in waiting.title
+            waiting for waiting in outbox.listed(session, everything=True, limit=9) if "unclear" in waiting.title
         ]
-    assert as_read(message.title) == snapshot("2 objects in doubt stayed out of the catalogue")
+    assert as_read(message.title) == snapshot("2 unclear objects stayed out of the catalogue")
     assert foretold.adopted == 4
     assert {omission.verdict: omission.objects for omission in foretold.adoption.left_out} == {
         "another_file": 1,
@@ -226,7 +226,7 @@ def test_a_dry_run_predicts_the_run_and_doubtful_objects_are_reported_once(uploa
         "no_pattern": 1,
     }
     after = sync_catalog(dry_run=False)
-    assert after.in_doubt == 0
+    assert after.unclear == 0
     assert (after.adopted, after.orphans, after.adoption.left_out) == (0, 4, foretold.adoption.left_out)
     assert sum(name.startswith("intro-") for name in uploaded.states()) == 2
 

@@ -101,7 +101,8 @@ def translate_errors(request: str) -> Iterator[None]:
     except ClientError as error:
         status = error.response["ResponseMetadata"]["HTTPStatusCode"]
         code = error.response["Error"].get("Code")
-        if status == 404 and code != "NoSuchBucket":  # noqa: PLR2004  HTTP's not found
+        # without a code of S3's, it is no S3 server that answers 404 to a listing
+        if status == 404 and code != "NoSuchBucket" and not request.startswith("LIST"):  # noqa: PLR2004  HTTP's not found
             raise ObjectMissing(f"{request}: no such object") from error
         if status == 412:  # noqa: PLR2004  HTTP's precondition failed
             raise ObjectChanged(f"{request}: the stored object does not match the condition") from error
@@ -149,6 +150,7 @@ _NO_ANSWER: tuple[tuple[type[Exception], str], ...] = (
 
 
 _WAY_OUT = {
+    "404": " (no S3 server answers there: check REELKEEPER_R2_ACCOUNT_ID or REELKEEPER_S3_ENDPOINT_URL)",
     "NoSuchBucket": " (create it, or correct REELKEEPER_BUCKET, or --bucket of a scan)",
     "AccessDenied": " (the API token needs Object Read & Write on this bucket)",
     "InvalidAccessKeyId": " (check REELKEEPER_S3_ACCESS_KEY_ID)",

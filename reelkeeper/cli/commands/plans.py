@@ -133,7 +133,7 @@ def _list(limit: int, *, as_json: bool) -> None:
         "created_at",
         "items",
         "size_bytes",
-        lambda line: (line.refusal or "").partition("\n")[0],
+        lambda line: (line.refusal or "").partition("\n")[0] if line.state != "applied" else "",  # despite it
     )
     otherwise = "No plan is saved yet. To make one: reelkeeper plan tier_storage"
     listing(lines, headings, cells, as_json=as_json, otherwise=otherwise)

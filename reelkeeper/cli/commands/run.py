@@ -196,8 +196,6 @@ def _show(report: Any, most: int) -> None:  # noqa: ANN401  a Report or a SyncRe
         from reelkeeper.rules.sync.adoption import document
 
         screen.show(document(adoption, dry_run=report.dry_run))
-    if refusal := getattr(report, "refusal", None):
-        say(f"With --apply, the guard would refuse: {refusal}")
 
 
 def show_plan(engine: "Engine", plan_id: str, most: int) -> None:

@@ -46,6 +46,11 @@ def export(
             f"{many(done.videos, 'video')}, {many(done.beside, 'file')} of the service's, {many(done.images, 'image')}"
         )
         say(f"{done.path}: {size(done.size_bytes)}, {counts}.")
+        if done.left_out:
+            say(
+                f"Left out, as nothing but the folder says whose they are: {many(len(done.left_out), 'file')}, such as "
+                f"{done.left_out[0]}. All of them: --json"
+            )
     if done.missing:
         raise PartialFailure(f"left out, as they could not be read: {'; '.join(done.missing)}")
 

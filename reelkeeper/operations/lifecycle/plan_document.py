@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from reelkeeper.model import PlannedRule
 from reelkeeper.model.document import Table
-from reelkeeper.operations.lifecycle.plans import SavedPlan, grace_of, remarks
+from reelkeeper.operations.lifecycle.plans import SavedPlan, grace_of, refusal, remarks
 from reelkeeper.rules.billing.pricing import storage_microusd_per_month
 from reelkeeper.rules.core.wording import (
     EXPECTED_SAVING,
@@ -52,6 +52,8 @@ def document(engine: Engine, saved: SavedPlan, most: int) -> Iterator[str | Tabl
         yield from map(_of_segment, (rule for rule in saved.planned if rule.segment))
         if plan.compress.objects:
             yield EXPECTED_SAVING
+        if why := refusal(engine, plan.id):
+            yield f"With --apply, the guard would refuse: {why}"
 
 
 def _items(saved: SavedPlan, most: int, *, done: bool) -> Iterator[str | Table]:

@@ -7,13 +7,14 @@ restored only by its own id. A hold or a freeze prevents it.
 from datetime import datetime
 from typing import NamedTuple
 
-from reelkeeper.errors import LeaseLost, NotFound, VideoHeld
+from reelkeeper.errors import LeaseLost, NotFound, OnTrial, VideoHeld
 from reelkeeper.model import VideoState
 from reelkeeper.operations.alerts.events import record
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.core.policies import in_force
 from reelkeeper.store import Engine
 from reelkeeper.store.billing import quotas
+from reelkeeper.store.core import deployment
 from reelkeeper.store.core.audit import Event
 from reelkeeper.store.core.engine import now, transaction
 from reelkeeper.store.lifecycle import retirements
@@ -33,11 +34,14 @@ def delete(engine: Engine, video_id: str, *, by: str, run_id: str, user_id: str 
     """Delete a video. A repetition returns the same and starts no new grace. `user_id`: only if it is this user's.
 
     Raises NotFound for a video that is unknown, gone, or another user's; VideoHeld where it is held, or its bytes are
-    missing; LeaseLost while its first bytes are being uploaded; Frozen.
+    missing; LeaseLost while its first bytes are being uploaded; Frozen; OnTrial.
     """
     with transaction(engine, "delete") as session:
         # guard delete.permission: a video is deleted during a freeze
         require_permission(session)
+        # guard trial.deletes: a video is deleted in a trial, whose commands then refuse to restore it
+        if deployment.trial(session) is not None:
+            raise OnTrial(deployment.standing(session).live)
         known = uploads.current(session, video_id, locked=True)
         # guard delete.own_video: a user deletes another user's video
         if known is None or known.state == VideoState.GONE or user_id not in (None, known.user_id):

@@ -141,8 +141,8 @@ def trial(of: Trial) -> str:
         said.append(f"Bytes would be deleted after a grace of {of.grace.in_words} and dollars are R2's list price.")
     if of.refused:
         said.append(
-            "reelkeeper plan --list names the limits; once live, reelkeeper approve carries such a plan out once, and "
-            "wider limits in the policies let each night's act: reelkeeper policy show."
+            "reelkeeper plan --show ID names the limits; once live, reelkeeper approve carries such a plan out once, "
+            "and wider limits in the policies let each night's act: reelkeeper policy show."
         )
     if any(of.planned.values()):
         said += [of.free] if of.free else []

@@ -102,7 +102,7 @@ def tell(workspace: Workspace, survey: Survey) -> tuple[int, tuple[str, ...]]:
         named = tuple(f"{key}: {REASONS[verdict]}" for key, verdict in first)
         if count:
             text = "\n".join([*map(unnamed, named), "All that stays out: reelkeeper run sync_catalog"])
-            alerts.post(session, f"{many(count, 'object')} in doubt stayed out of the catalogue", text)
+            alerts.post(session, f"{many(count, 'unclear object')} stayed out of the catalogue", text)
     return count, named
 
 

@@ -38,6 +38,7 @@ class Exported(NamedTuple):
     size_bytes: int
     missing: tuple[str, ...]
     beside: int = 0  # objects of the service's that belong to the videos by their names, such as thumbnails
+    left_out: tuple[str, ...] = ()  # keys of the service's of which nothing but the folder says whose they are
 
 
 def export(workspace: Workspace, user_id: str, target: Path) -> Exported:
@@ -66,14 +67,17 @@ def export(workspace: Workspace, user_id: str, target: Path) -> Exported:
             counts = _write_rows(workspace, user_id, archive)
             names = set[str]()
             videos = sum(_add_video(workspace, archive, video, missing, names) for video in _videos(workspace, user_id))
-            beside = sum(_add_other(workspace, archive, key, missing, names) for key in _beside(workspace, user_id))
+            files, left_out = _beside(workspace, user_id)
+            beside = sum(_add_other(workspace, archive, key, missing, names) for key in files)
             pictures = sum(_add_image(workspace, archive, sha256, missing) for sha256 in _images(workspace, user_id))
             if missing:
                 archive.writestr("missing.txt", "".join(f"{line}\n" for line in missing))
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
-    return Exported(str(target), counts, videos, pictures, target.stat().st_size, tuple(missing), beside)
+    return Exported(
+        str(target), counts, videos, pictures, target.stat().st_size, tuple(missing), beside, tuple(left_out)
+    )
 
 
 def _write_rows(workspace: Workspace, user_id: str, archive: zipfile.ZipFile) -> dict[str, int]:
@@ -103,11 +107,13 @@ def _images(workspace: Workspace, user_id: str) -> list[str]:
         return user_data.images(session, user_id)
 
 
-def _beside(workspace: Workspace, user_id: str) -> list[str]:
-    # guard export.beside: an export has files of which nothing but the folder says whose they are
-    theirs = [file for file in service_files.of_user(workspace, user_id) if file.by != Belongs.FOLDER]
+def _beside(workspace: Workspace, user_id: str) -> tuple[list[str], list[str]]:
+    """List the keys of the user's files, and of those that may be another's."""
     # guard export.taken_down_beside: an export contains thumbnails of videos that were taken down
-    return [file.key for file in theirs if not file.is_down]
+    found = [file for file in service_files.of_user(workspace, user_id) if not file.is_down]
+    # guard export.beside: an export has files of which nothing but the folder says whose they are
+    theirs = [file.key for file in found if file.by != Belongs.FOLDER]
+    return theirs, [file.key for file in found if file.by == Belongs.FOLDER]
 
 
 @contextmanager

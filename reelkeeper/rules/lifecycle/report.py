@@ -115,15 +115,15 @@ class SyncReport:
     orphans: int = 0  # objects still without a row
     orphan_keys: tuple[str, ...] = field(default=())  # the first few
     adoption: Adoption = field(default_factory=Adoption)
-    in_doubt: int = 0  # doubtful objects that no earlier run has reported
-    in_doubt_keys: tuple[str, ...] = ()  # the first few, with the reason
+    unclear: int = 0  # objects kept out of the catalogue that no earlier run has reported, such as of 0 bytes
+    unclear_keys: tuple[str, ...] = ()  # the first few, with the reason
     event_gaps: int | None = None  # differences that R2's events should have reported; None if events are not followed
 
     def require_complete(self) -> Self:
         """Raise IntegrityDoubt for lost videos, and GuardRefused if the patterns do not fit the bucket.
 
         Raises PartialFailure for operations that could not be settled, and for uploads that wait for the claim of a
-        purge to end. Everything else is done. What is in doubt is told in a message, and ends no run.
+        purge to end. Everything else is done. What is in doubt or unclear is told in a message, and ends no run.
         """
         if self.lost_videos:
             emptied = ", ".join(self.emptied[:_NAMED])

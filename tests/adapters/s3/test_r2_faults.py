@@ -11,7 +11,7 @@ from inline_snapshot import snapshot
 
 from reelkeeper.adapters.s3 import deletes, r2, transport
 from reelkeeper.adapters.s3.r2 import Bucket
-from reelkeeper.errors import KeyTaken, ObjectChanged, StorageError, TruncatedListing
+from reelkeeper.errors import KeyTaken, ObjectChanged, ObjectMissing, StorageError, TruncatedListing
 from tests.doubles.r2 import R2Double
 from tests.marks import marked
 
@@ -321,3 +321,11 @@ def test_uploads_neither_wait_for_a_go_ahead_nor_carry_a_trailing_checksum(
     assert sent.headers["if-none-match"] == "*"
     assert "content-md5" in sent.headers
     assert sent.headers["content-type"] == "video/mp4"
+
+
+def test_a_server_that_knows_no_listing_is_not_taken_for_an_empty_bucket(double: R2Double, bucket: Bucket) -> None:
+    double.faults.fail("ListObjectsV2", 404, code="404")  # as boto3 reads an answer that is not S3's
+    with pytest.raises(StorageError) as refused:
+        list(bucket.pages())
+    assert not isinstance(refused.value, ObjectMissing)
+    assert "REELKEEPER_S3_ENDPOINT_URL" in str(refused.value)

@@ -9,6 +9,7 @@ from reelkeeper.adapters.s3 import r2
 from reelkeeper.adapters.s3.r2 import Bucket
 from reelkeeper.errors import IdentityMismatch, OnTrial
 from reelkeeper.operations.core.workspace import is_on_trial, join, note_trial, place_of
+from reelkeeper.operations.removals.delete import delete
 from tests.buckets import BUCKET
 from tests.faults.world import World
 
@@ -90,3 +91,10 @@ def test_an_embedded_bucket_ends_a_trial_and_is_live_at_any_port(world: World) -
     note_trial(engine, ours, begins=True)
     note_trial(engine, ours, begins=False, embedded=True)
     assert [join(engine, again(ours, host=host)).on_trial for host in ("localhost", "127.0.0.1")] == [False, False]
+
+
+def test_a_video_is_not_deleted_in_a_trial(world: World, trial: Bucket) -> None:
+    with pytest.raises(OnTrial):
+        delete(world.workspace.engine, "known", by="front", run_id="delete-1")
+    note_trial(world.workspace.engine, trial, begins=False)
+    assert delete(world.workspace.engine, "known", by="front", run_id="delete-1").user_id == "ann"

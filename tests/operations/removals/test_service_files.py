@@ -101,7 +101,8 @@ def test_an_erasure_that_is_told_to_deletes_the_files_in_the_users_folder_and_no
 def test_an_export_lacks_what_only_a_folder_names(ann: World, tmp_path: Path) -> None:
     put(ann, "ann/a/b/deep.jpg")
     assert len(of_user(ann.workspace, "ann")) == len(OF_ANN) + 1
-    assert export(ann.workspace, "ann", tmp_path / "ann.zip").beside == len(OF_ANN)
+    done = export(ann.workspace, "ann", tmp_path / "ann.zip")
+    assert (done.beside, done.left_out) == (len(OF_ANN), (f"{ann.address.prefix}ann/a/b/deep.jpg",))
 
 
 def test_files_are_deleted_last_when_no_legal_hold_keeps_a_video(ann: World) -> None:
