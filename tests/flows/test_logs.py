@@ -18,6 +18,7 @@ def test_every_line_of_a_run_can_be_read_and_names_the_run(scene: Scene, tmp_pat
     reelkeeper = str(Path(sys.executable).parent / "reelkeeper")
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     told = {"REELKEEPER_LOG_FORMAT": "json", "PREFECT_API_URL": str(PREFECT_API_URL.value())}
+    Path(os.environ["REELKEEPER_STATE_DIR"]).chmod(0o700)  # else the command says before the run that it was not
     words = [reelkeeper, "run", "tier_storage", "--apply", "--json"]
     ended = subprocess.run(
         words, env=clean | told, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=240
