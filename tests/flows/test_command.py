@@ -342,9 +342,9 @@ def test_doubtful_objects_are_named_and_patterns_that_do_not_fit_end_with_9(scen
     bucket, prefix = scene.world.workspace.bucket, scene.world.address.prefix
     for key in ("ann/v.mp4", "ann/v/x.mp4"):
         bucket.put_bytes_once(prefix + key, b"xxx", "video/mp4")
-    assert as_read(run("run", "sync_catalog", "--apply").stdout, only="in doubt ", **DRAWN) == snapshot("""\
-in doubt 1
-in doubt keys <prefix>ann/v/x.mp4: one more file of a video whose bytes are at another\
+    assert as_read(run("run", "sync_catalog", "--apply").stdout, only="unclear ", **DRAWN) == snapshot("""\
+unclear 1
+unclear keys <prefix>ann/v/x.mp4: one more file of a video whose bytes are at another\
 """)
     run("run", "sync_catalog", "--apply")
     for number in range(21):
