@@ -253,7 +253,7 @@ def test_each_job_goes_to_the_cheapest_offer_that_can_take_it_and_to_one_vendor_
     assert len(vendors[POOR].submitted) * PRICES[POOR] <= BUDGET
     assert vendors[CROWDED].most_at_once <= TAKES
     assert (breaker_rules.RULE, f"provider:{UNWELL}") in told or count < 100
-    assert len(succeeded) > count / 2
+    assert len(succeeded) > count / 4  # else the checks above would be of failures alone; lost answers stay in doubt
     storm.world.check()
 
 
