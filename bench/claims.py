@@ -63,7 +63,7 @@ def _cpu(processes: list[psutil.Process]) -> float:
 
 
 def _claim(engine: sa.Engine, count: int, times: int) -> float:
-    """Claim so many jobs so often, and end them; return the CPU seconds of the claims."""
+    """Claim `count` jobs `times` times, and end them; return the CPU seconds of the claims."""
     seconds, processes = 0.0, _processes(engine)
     for _ in range(times):
         began = _cpu(processes)

@@ -80,7 +80,7 @@ with warnings.catch_warnings():
             self.reason: ReelkeeperError | None = None
             self._machine = machine
             self._pids: dict[UUID, int] = {}
-            self._handed_over, self._signalled = set[UUID](), set[tuple[UUID, signal.Signals]]()
+            self._signalled: dict[UUID, signal.Signals] = {}  # the last signal to each run that is handed over
             self._heard: dict[UUID, datetime | None] = {}  # heartbeats of workers of 0.1.0
             self._told = set[UUID]()  # those of them that people were alerted to
             # By then the leases of dead runs have expired, so that the runs which replace them are not refused.
@@ -184,7 +184,7 @@ with warnings.catch_warnings():
             try:
                 noting = _Noting(self._pids, flow_run.id, task_status)
                 result = await super().run(flow_run, configuration, noting)  # type: ignore[arg-type]  # all that is asked of one
-                if flow_run.id not in self._handed_over and not await self._was_given_back(flow_run.id, result):
+                if flow_run.id not in self._signalled and not await self._was_given_back(flow_run.id, result):
                     return result
                 await self._put_back(flow_run.id)
                 return ProcessWorkerResult(identifier=result.identifier, status_code=0)  # others mean that it crashed
@@ -205,7 +205,7 @@ with warnings.catch_warnings():
 
         def hand_over(self, number: signal.Signals) -> None:
             """Signal each active run to stop, once; the next worker starts it again."""
-            self._signal([run for run in self._pids if (run, number) not in self._signalled], number)
+            self._signal([run for run in self._pids if self._signalled.get(run) != number], number)
 
         def drain(self) -> None:
             """Start no more runs, and let those of dispatch_jobs claim no more jobs: idle ones end at once."""
@@ -213,8 +213,7 @@ with warnings.catch_warnings():
             self._signal([run for run, name in self.at_work.items() if name == _DISPATCH and run in self._pids], CLOSE)
 
         def _signal(self, runs: Sequence[UUID], number: signal.Signals) -> None:
-            self._handed_over.update(runs)
-            self._signalled.update((run, number) for run in runs)
+            self._signalled.update(dict.fromkeys(runs, number))
             for run in runs:
                 with suppress(ProcessLookupError):
                     os.kill(self._pids[run], number)

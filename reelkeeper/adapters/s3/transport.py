@@ -101,7 +101,7 @@ def translate_errors(request: str) -> Iterator[None]:
     except ClientError as error:
         status = error.response["ResponseMetadata"]["HTTPStatusCode"]
         code = error.response["Error"].get("Code")
-        # without a code of S3's, it is no S3 server that answers 404 to a listing
+        # an S3 server lists a bucket without objects as empty: one that answers 404 to a listing is none
         if status == 404 and code != "NoSuchBucket" and not request.startswith("LIST"):  # noqa: PLR2004  HTTP's not found
             raise ObjectMissing(f"{request}: no such object") from error
         if status == 412:  # noqa: PLR2004  HTTP's precondition failed

@@ -109,12 +109,12 @@ def start(
     first = ", after Prefect has started a server for it, which takes 5 to 20 s; not if PREFECT_API_URL is set"
     from reelkeeper.operations.core.workspace import unclaimed
 
-    unowned = unclaimed(settings)
+    unowned = None if as_json else unclaimed(settings)
     with out.status(f"running {flow}{first if alone else ''}", spinner="dots"), _interruptible():
         importlib.import_module("deployments.prefect_internals").start_temporary_server()
         report = function(**arguments)
     show(report, params, most=most, as_json=as_json)
-    if unowned and not as_json:
+    if unowned:
         say((_WILL_CLAIM if report.dry_run else _CLAIMED).format(unowned))
 
 

@@ -97,7 +97,7 @@ def _known_tiers(session: Session) -> tuple[str, ...]:
 
 
 def costs(engine: Engine, user_id: str, first: date, months: int) -> tuple[list[MonthSum], bool]:
-    """Sum the costs of a user by month and provider, for so many months from the first with a charge since `first`.
+    """Sum the costs of a user by month and provider, for `months` months that have charges, beginning with `first`.
 
     Return also whether there are later ones. Raises NotFound, UserErased.
     """

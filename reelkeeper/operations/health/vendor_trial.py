@@ -59,7 +59,7 @@ class Trial(NamedTuple):
 
 
 class Patience(NamedTuple):
-    """How long a trial waits for the vendor, in seconds."""
+    """Bound how long a trial waits for the vendor, in seconds."""
 
     poll: float = 5.0
     end: float = 1_200.0

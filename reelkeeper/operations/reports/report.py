@@ -36,7 +36,7 @@ TOTAL = ""  # the "service" of a forecast for all services
 
 
 class Trial(NamedTuple):
-    """What the runs of a trial would do, by the latest plan of each flow under the policies in force, if it has one."""
+    """The latest plan of each flow of a trial under the policies in force, and whether limits refuse it."""
 
     since: datetime
     planned: dict[str, list[PlannedRule]]  # by flow

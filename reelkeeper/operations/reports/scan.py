@@ -66,7 +66,7 @@ class Sampling(NamedTuple):
 
 
 class Terms(NamedTuple):
-    """What a scan is told: the patterns of keys and when they fit, its moment, and what recipes assume."""
+    """The assumptions of a scan: patterns of keys and when they fit, its time, and the codec and costs of a recipe."""
 
     layout: tuple[KeyPattern, ...]
     adoption: AdoptionLimits

@@ -130,7 +130,7 @@ def _would(effect: Effect) -> str:
 
 
 def trial(of: Trial) -> str:
-    """Say what the runs of a trial would do and save."""
+    """Describe what the runs of a trial would do and save."""
     said = [f"A trial since {of.since:%-d %B %Y, %H:%M} UTC: nothing was changed."]
     if not of.planned:
         said.append("No plan by the policies in force has been made yet.")

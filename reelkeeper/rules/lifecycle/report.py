@@ -16,7 +16,7 @@ _NAMED = 3  # failures in an error
 
 
 class Effect(NamedTuple):
-    """What a run would do by one rule of its plan; its dollars are a month's, and None where they are unknown."""
+    """The effect of one rule of a plan; dollars are those of a month, None where they are unknown."""
 
     will: str
     size_bytes: int = 0
@@ -24,7 +24,7 @@ class Effect(NamedTuple):
 
 
 def effects(planned: Iterable[PlannedRule], *, is_refused: bool) -> list[Effect]:
-    """Say what a run would do with a plan, by rule: nothing, where its limits refuse it."""
+    """Describe the effect of a plan by rule: nothing, where the limits refuse it."""
     if is_refused:
         return [Effect("nothing, as its limits refuse the plan")]
     return [
