@@ -30,15 +30,15 @@ def stock(engine: Engine) -> None:
         session.execute(sa.insert(videos), live)
 
 
-def planned(engine: Engine, count: int = 8) -> str:
-    """Save a plan to retire the first of them."""
+def planned(engine: Engine, count: int = 8, *, kept: int = 0) -> str:
+    """Save a plan to retire the first of them, and to keep the next ones."""
 
     def judged(n: int) -> Verdict:
         video = Video(f"v{n}", "bob", "free", AS_OF, 0, False, 1_000, "h264", None, n + 1, 1)
-        return Verdict(video, Action.RETIRE, "old")
+        return Verdict(video, Action.RETIRE, "old") if n < count else Verdict(video, Action.KEEP, "too_young")
 
     plan_id = begin_plan(engine, "expire_videos", UNDER, AS_OF, "run")
-    add_verdicts(engine, plan_id, map(judged, range(count)), lambda _: "old", lambda _: (0, 0))
+    add_verdicts(engine, plan_id, map(judged, range(count + kept)), lambda _: "old", lambda _: (0, 0))
     return plan_id
 
 

@@ -188,7 +188,7 @@ def preview(engine: Engine, plan: PlanSummary, run_id: str, judge: Limit) -> Rep
     """Report what a run would do, and the guard's verdict on it, which is noted with the plan."""
     with reading(engine) as session:
         planned = tuple(plan_results.by_rule(session, plan.id))
-        before = plan_results.retired_in_24h(session), plan_results.last_population(session)
+        before = plan_results.retired_in_24h(session, plan.id), plan_results.last_population(session)
         is_trial = deployment.trial(session) is not None
     refusal = None
     try:
@@ -220,7 +220,7 @@ def claim(
     try:
         with transaction(engine, "plan.claim") as session:
             # Read before this plan is counted.
-            before = plan_results.retired_in_24h(session), plan_results.last_population(session)
+            before = plan_results.retired_in_24h(session, plan.id), plan_results.last_population(session)
             begin_applying(session, plan.id, plan.flow, under, run_id)
             # guard plans.judged: a plan beyond the blast radius is carried out
             judge(*before)

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from reelkeeper.model import Action, Done, Outcome, PlannedRule
 from reelkeeper.store.core.engine import Clock
 from reelkeeper.store.lifecycle.plan_progress import AGAIN, shown_state
-from reelkeeper.store.lifecycle.plans import OPEN
+from reelkeeper.store.lifecycle.plans import OPEN, is_to_retire
 from reelkeeper.store.tables import blobs, plans, verdicts, videos
 
 _DAY_SECONDS = 24 * 3600
@@ -176,10 +176,13 @@ def failures(session: Session, plan_id: str, limit: int) -> list[Outcome]:
     ]
 
 
-def retired_in_24h(session: Session) -> int:
-    """Count the videos that were retired in the last 24 hours, by the database's clock, and not restored since."""
+def retired_in_24h(session: Session, besides: str | None = None) -> int:
+    """Count the videos that were retired in the last 24 hours, by the database's clock, and not restored since.
+
+    Those that plan `besides` has to retire count with the plan.
+    """
     retired = sa.select(sa.func.count()).where(videos.c.retired_at > Clock(-_DAY_SECONDS))
-    return int(session.execute(retired).scalar_one())
+    return int(session.execute(retired.where(~is_to_retire(besides))).scalar_one())
 
 
 def last_population(session: Session) -> int | None:

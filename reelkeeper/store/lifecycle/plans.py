@@ -73,9 +73,10 @@ def load_summary(session: Session, plan_id: str) -> PlanSummary:
         .where(*going, verdicts.c.user_id.is_not(None))
         .group_by(verdicts.c.user_id)
     )
-    live = session.execute(
+    live = session.execute(  # as the plan counted them: with those of it that another has retired since
         sa.select(videos.c.user_id, sa.func.count())
-        .where(videos.c.state == VideoState.LIVE, videos.c.user_id.in_(sa.select(verdicts.c.user_id).where(*going)))
+        .where(sa.or_(videos.c.state == VideoState.LIVE, is_to_retire(plan_id)))
+        .where(videos.c.user_id.in_(sa.select(verdicts.c.user_id).where(*going)))
         .group_by(videos.c.user_id)
     )
     samples = session.scalars(
@@ -95,6 +96,12 @@ def load_summary(session: Session, plan_id: str) -> PlanSummary:
         approved=dict(plan.widening) if plan.approved_at else {},
         claimed=tuple(open_claims(session)) if plan.flow == "purge_retired" else (),
     )
+
+
+def is_to_retire(plan_id: str | None) -> sa.ColumnElement[bool]:
+    """Build the condition that a plan has a video to retire."""
+    chosen = verdicts.c.plan_id == plan_id, verdicts.c.action == Action.RETIRE, verdicts.c.video_id.is_not(None)
+    return videos.c.id.in_(sa.select(verdicts.c.video_id).where(*chosen))
 
 
 def planned(session: Session, plan_id: str, action: str, batch_size: int = 500) -> Iterator[list[Item]]:

@@ -1,14 +1,17 @@
 """A refused plan is reported, and carried out once after approval, up to the reported figures."""
 
 import pytest
+import sqlalchemy as sa
 from inline_snapshot import snapshot
 
 from reelkeeper.errors import GuardRefused, PlanRefused
 from reelkeeper.operations.lifecycle import plans
+from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.store import Engine
 from reelkeeper.store.alerts import alerts, outbox
 from reelkeeper.store.core import audit
-from reelkeeper.store.core.engine import reading
+from reelkeeper.store.core.engine import Clock, reading, transaction
+from reelkeeper.store.tables import videos
 from tests.marks import marked
 from tests.operations.refused_plans import TIGHT, carry_out, planned, refuse, stock
 
@@ -92,3 +95,20 @@ def test_a_plan_that_grew_after_its_approval_is_refused_again_and_the_approval_e
     with pytest.raises(GuardRefused, match="max_bytes"):
         carry_out(engine, plan_id, TIGHT.model_copy(update={"max_bytes": 1_000}))
     refuse(engine, plan_id)
+
+
+@pytest.mark.parametrize(("gone", "is_refused"), [(range(4), False), (range(1, 5), True)])
+def test_what_another_plan_has_retired_meanwhile_is_counted_once(
+    engine: Engine, gone: range, *, is_refused: bool
+) -> None:
+    limits = BlastRadius(max_percent=100, max_user_percent=20, max_percent_in_24h=20)
+    plan_id = planned(engine, 4, kept=16)
+    with transaction(engine, "test") as session:
+        retired = sa.update(videos).where(videos.c.id.in_([f"v{number}" for number in gone]))
+        session.execute(retired.values(state="retired", retired_at=Clock()))
+    if is_refused:
+        with pytest.raises(GuardRefused) as refused:
+            carry_out(engine, plan_id, limits)
+        assert refused.value.widening == {"max_user_percent": 21.06, "max_percent_in_24h": 23.81}  # 4 of 19, 5 of 21
+    else:
+        carry_out(engine, plan_id, limits)
