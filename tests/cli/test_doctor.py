@@ -108,9 +108,12 @@ def test_a_whole_bucket_with_another_stores_folder_is_not_free(
     double.client.put_object(Bucket=configured.bucket, Key=theirs, Body=b'{"deployment": "another"}')
     monkeypatch.setenv("REELKEEPER_PREFIX", "/")
     double.requests.clear()
-    assert by_part(ask("doctor", *words, exit_code=1))["identity"]["state"] == "fail"
-    assert writes(double) == set()
-    double.client.delete_object(Bucket=configured.bucket, Key=theirs)
+    try:
+        assert by_part(ask("doctor", *words, exit_code=1))["identity"]["state"] == "fail"
+        assert writes(double) == set()
+    finally:  # nor is the whole bucket claimed for the tests after this one, where the guard is switched off
+        for key in (theirs, ".reelkeeper-identity.json"):
+            double.client.delete_object(Bucket=configured.bucket, Key=key)
 
 
 def test_where_the_identity_cannot_be_read_the_other_parts_are_still_checked(

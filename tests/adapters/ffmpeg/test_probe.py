@@ -88,6 +88,14 @@ def test_a_video_beyond_a_limit_is_refused_with_its_figure(
         ffmpeg.inspect(tiny_clip, MediaLimits(**limits))
 
 
+def test_a_picture_that_is_larger_than_its_container_says_is_not_decoded(tiny_clip: Path) -> None:
+    media = ffmpeg.inspect(tiny_clip)
+    pixels = media.width * media.height
+    assert ffmpeg.decode(tiny_clip, media, MediaLimits(max_pixels=4 * pixels)).frames == 12
+    with pytest.raises(NotAVideo):
+        ffmpeg.decode(tiny_clip, media, MediaLimits(max_pixels=pixels - 1))
+
+
 def test_a_decode_tells_how_long_a_video_really_is() -> None:
     decoded = ffmpeg.decode(natural("bunny"))
     assert decoded.frames == 132
