@@ -6,7 +6,7 @@ exception, `never` (or `none`) means that a rule is off or has no limit; null an
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, Final, NamedTuple, Self, TypeVar, get_args
 
@@ -244,6 +244,16 @@ def _plain(value: Any) -> Any:  # noqa: ANN401  the same
     if isinstance(value, str) and value in NOTHING:
         return None
     return as_written(value)
+
+
+def terms_in(policies: Policies, names: Iterable[str]) -> dict[str, Any]:
+    """Return those of these terms of a plan that policies have, as they are without a run's exceptions."""
+    grace = policies.lifecycle.grace
+    sections = {"policy": "lifecycle", "tiers": "tiers", "recipe": "recipe", "acceptance": "acceptance"}
+    every = {name: getattr(policies, section).model_dump(mode="json") for name, section in sections.items()}
+    every |= {"grace_days": grace.days, "grace_days_service_keys": grace.service_days}
+    every |= {"max_objects": policies.limits.max_objects}
+    return {name: every[name] for name in names if name in every}
 
 
 def terms_of(under: Mapping[str, Any]) -> tuple[LifecyclePolicy, Tiers]:

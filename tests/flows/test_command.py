@@ -156,6 +156,10 @@ def test_the_report_of_a_trial_has_the_latest_plan_without_exceptions_by_the_lim
     run("run", "expire_videos", "--apply", exit_code=9)  # a trial refuses it before its limits do
     assert (set(trial().refused), trial().saving_microusd) == ({"expire_videos"}, 0)
     assert [effect.size_bytes for effect in effects(trial().planned["expire_videos"], is_refused=True)] == [0]
+    put_in_force(old.engine, limits=BlastRadius(always_allowed=1))
+    run("plan", "expire_videos")
+    run("plan", "expire_videos", "--param", "limits.max_user_percent=100")  # both at once, which limits in force refuse
+    assert [rule.objects for rule in trial().planned["expire_videos"]] == [1]
 
 
 @pytest.mark.long

@@ -16,6 +16,7 @@ from reelkeeper.store import Engine
 from reelkeeper.store.core.engine import transaction
 from reelkeeper.store.lifecycle.plan_writer import add_verdicts, begin_plan
 from reelkeeper.store.tables import users, videos
+from tests.policies import put_in_force
 
 AS_OF: Final = datetime(2026, 11, 24, 2, tzinfo=UTC)
 UNDER: Final[dict[str, Any]] = {"policy": {}}
@@ -23,7 +24,8 @@ TIGHT: Final = BlastRadius(max_objects=5, max_percent=100, max_user_percent=100,
 
 
 def stock(engine: Engine) -> None:
-    """Put the user and the videos into the store."""
+    """Put the user, the videos and the limits into the store."""
+    put_in_force(engine, limits=TIGHT)
     with transaction(engine, "test.put") as session:
         session.execute(sa.insert(users), [{"id": "bob"}])
         live = [{"id": f"v{n}", "user_id": "bob", "state": "live", "generation": 1} for n in range(20)]

@@ -125,7 +125,7 @@ class Cost:
 def load_job(engine: Engine, plan_id: str) -> CompressionJob:
     """Read the terms that a plan was made under."""
     with reading(engine) as session:
-        run_id, as_of, terms = plan_progress.undertaking(session, plan_id)
+        run_id, as_of, terms, _ = plan_progress.undertaking(session, plan_id)
     return CompressionJob(plan_id, run_id, as_of, *terms_of(terms), *recipe_of(terms))
 
 

@@ -17,6 +17,7 @@ from reelkeeper.errors import GuardRefused, OnTrial, OrchestratorError, PlanRefu
 from reelkeeper.model import Action, Done, Grace, PlannedRule, PlanSummary, Verdict, Video
 from reelkeeper.operations.alerts import alerts
 from reelkeeper.operations.core.lease import HeldLease
+from reelkeeper.operations.core.policies import at as policies_at
 from reelkeeper.operations.core.policies import current
 from reelkeeper.rules.alerts import alerting
 from reelkeeper.rules.alerts.cadence import CADENCES
@@ -28,7 +29,7 @@ from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.rules.lifecycle.lifecycle import Appraise, LifecyclePolicy
 from reelkeeper.rules.lifecycle.report import Report
 from reelkeeper.rules.lifecycle.transcode import Recipe, links, links_of_retired
-from reelkeeper.rules.policies import DEFAULTS, recipe_of, terms_of
+from reelkeeper.rules.policies import DEFAULTS, NOTHING, recipe_of, terms_in, terms_of
 from reelkeeper.store import Engine
 from reelkeeper.store.core import deployment
 from reelkeeper.store.core.audit import Event, append
@@ -102,7 +103,7 @@ def make(
     run_id: str,
 ) -> str:
     """Save a stream of verdicts as a plan, in flat memory, spread over nights where one user would lose much."""
-    plan_id = begin_plan(engine, flow, under, as_of, run_id)
+    plan_id = begin_plan(engine, flow, under, as_of, run_id, limits.model_dump(mode="json"))
     (policy, tiers), payback = terms_of(under), current(engine).policies.recipe.payback
     saving = partial(savings.of_verdict, policy=policy, tiers=tiers, as_of=as_of, payback=payback)
     add_verdicts(engine, plan_id, judged, notices.reason, saving, segments.of_verdict)
@@ -226,15 +227,26 @@ def claim(
             judge(*before)
             alerts.forget(session, alerting.PLAN_REFUSED, alerting.scope(plan.flow))
     except GuardRefused as refused:
-        refusal = str(refused)
-        if refused.widening:
+        refusal, widening = str(refused), refused.widening
+        if widening:
             refusal += f"\n  or approve this plan for one run: reelkeeper approve {plan.id} --reason WHY"
+            widening = {**_needed(engine, plan, before), **widening}
         with transaction(engine, "plan.refuse") as session:
-            if refuse_plan(session, plan.id, refusal, refused.widening):
+            if refuse_plan(session, plan.id, refusal, widening):
                 alerts.forget(session, alerting.PLAN_REFUSED, alerting.scope(plan.flow))
                 # guard plans.refusal_told: every night's plan is refused, and nobody knows
                 alerts.observe_within(session, [guard.refused(plan, refusal)], run_id=run_id)
         raise GuardRefused(refusal, refused.widening) from None
+
+
+def _needed(engine: Engine, plan: PlanSummary, before: tuple[int, int | None]) -> Mapping[str, float]:
+    """Return the plan's figures beyond the limits in force, which an approved run has, whatever this one was given."""
+    try:
+        if plan.flow != "purge_retired":
+            guard.within(current(engine).policies.limits, plan, *before)
+    except GuardRefused as refused:
+        return refused.widening
+    return {}
 
 
 def _require_other_keys(engine: Engine, plan: PlanSummary) -> None:
@@ -261,11 +273,30 @@ def approve(engine: Engine, plan_id: str, *, author: str, reason: str) -> Approv
         if (standing := deployment.standing(session)).place:
             raise OnTrial(standing.live)
         approved = approve_plan(session, plan_id, author=author, reason=reason)
+        made = plan_progress.undertaking(session, plan_id)
+        # guard plans.given: an approval carries out a plan that was made under policies which have changed since
+        usual = terms_in(policies_at(session, made.policy_version), made.terms)
+        approved = approved._replace(given=_given(made.terms, usual))
         title = f"{author} approved a refused plan of {approved.flow}"
         alerts.post(session, title, f"{reason}\n{approved.refusal}", figures=[("Plan", plan_id)])
         detail = {"plan": plan_id, "flow": approved.flow, "by": author, "why": reason, "limits": approved.widening}
         append(session, [Event("approve", f"approve-{plan_id}", detail=detail)])
     return approved
+
+
+def _given(under: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters that make these terms of the usual ones."""
+    found: dict[str, Any] = {}
+    for name, value in under.items():
+        if name not in usual or value == usual[name]:
+            continue
+        if name == "max_objects":  # what a purge may delete is among its terms
+            found["limits"] = {name: value}
+        elif not isinstance(value, Mapping):
+            found[name] = NOTHING[0] if value is None else value
+        elif inner := _given(value, usual[name]):
+            found[name] = inner
+    return found
 
 
 def start_approved(approved: Approved, orchestrator: Orchestrator) -> str:
@@ -274,7 +305,7 @@ def start_approved(approved: Approved, orchestrator: Orchestrator) -> str:
     Raises OrchestratorError.
     """
     key = f"approved-{approved.plan_id}-{int(approved.at.timestamp())}"
-    parameters = {"plan_id": approved.plan_id, "dry_run": False}
+    parameters = {**approved.given, "plan_id": approved.plan_id, "dry_run": False}
     try:
         name = CADENCES[approved.flow].name
         return orchestrator.start(approved.flow.replace("_", "-"), name, parameters, key=key)

@@ -13,7 +13,7 @@ from reelkeeper.operations.core.policies import in_force
 from reelkeeper.rules.alerts.cadence import ALL, Parts
 from reelkeeper.rules.billing.pricing import within_allowance
 from reelkeeper.rules.lifecycle import guard, savings
-from reelkeeper.rules.policies import Policies
+from reelkeeper.rules.policies import Policies, terms_in
 from reelkeeper.rules.spend.budget import BudgetPolicy
 from reelkeeper.store import Engine, Session
 from reelkeeper.store.alerts import alerts
@@ -29,8 +29,8 @@ _MAX_ALERTS = 50
 _NEVER = date.max
 _ONE_DAY = timedelta(days=1)
 _TERMS: Final = {  # of plans, by flow: a run's exceptions make others
-    "tier_storage": {"policy": "lifecycle", "tiers": "tiers", "recipe": "recipe", "acceptance": "acceptance"},
-    "expire_videos": {"policy": "lifecycle", "tiers": "tiers"},
+    "tier_storage": ("policy", "tiers", "recipe", "acceptance"),
+    "expire_videos": ("policy", "tiers"),
 }
 TOTAL = ""  # the "service" of a forecast for all services
 
@@ -162,9 +162,10 @@ def _trial(session: Session, policies: Policies) -> Trial | None:
         return None
     planned, refused = dict[str, list[PlannedRule]](), set[str]()
     before = plan_results.retired_in_24h(session), plan_results.last_population(session)
-    for flow, sections in _TERMS.items():
-        under = {name: getattr(policies, section).model_dump(mode="json") for name, section in sections.items()}
-        plan_id = plan_results.latest(session, flow, plans.policy_hash(under), since)
+    limits = policies.limits.model_dump(include=guard.MAKING)
+    for flow, names in _TERMS.items():
+        under = plans.policy_hash(terms_in(policies, names))
+        plan_id = plan_results.latest(session, flow, under, since, limits)
         if plan_id is None:
             continue
         planned[flow] = plan_results.by_rule(session, plan_id)

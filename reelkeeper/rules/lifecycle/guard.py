@@ -22,6 +22,7 @@ from reelkeeper.rules.core.wording import many, size
 
 NOTHING_CHANGED: Final = "refused, and nothing was changed: "  # the opening of each refusal
 OVERRIDE: Final = "  override: "  # before what would allow it, which ends a refusal
+MAKING: Final = {"max_user_percent", "always_allowed"}  # limits that decide what a plan has; others only judge it
 _USERS_NAMED = 3  # of the most affected users, in a refusal
 _SAMPLES = 5
 

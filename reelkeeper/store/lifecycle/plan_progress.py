@@ -22,11 +22,12 @@ _COMPRESS = verdicts.c.action == Action.COMPRESS
 
 
 class Undertaking(NamedTuple):
-    """A plan under way: its run, its time, and its policies."""
+    """A plan under way: its run, its time, and its policies, with the version that was in force."""
 
     run_id: str
     as_of: datetime
     terms: dict[str, Any]
+    policy_version: int
 
 
 def plan_lease(plan_id: str) -> str:
@@ -74,7 +75,7 @@ def close_others(session: Session, flow: str, plan_id: str) -> None:
 
 def undertaking(session: Session, plan_id: str) -> Undertaking:
     """Read the terms of a plan that all its workers share."""
-    columns = plans.c.run_id, plans.c.as_of, plans.c.policy
+    columns = plans.c.run_id, plans.c.as_of, plans.c.policy, plans.c.policy_version
     return Undertaking(*session.execute(sa.select(*columns).where(plans.c.id == plan_id)).one())
 
 

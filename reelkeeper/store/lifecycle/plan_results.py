@@ -1,5 +1,6 @@
 """List plans, and sum them up: by rule before a run, by outcome after it, and for the guard to compare with."""
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ from sqlalchemy.orm import Session
 from reelkeeper.model import Action, Done, Outcome, PlannedRule
 from reelkeeper.store.core.engine import Clock
 from reelkeeper.store.lifecycle.plan_progress import AGAIN, shown_state
-from reelkeeper.store.lifecycle.plans import OPEN, is_to_retire
+from reelkeeper.store.lifecycle.plans import LIMITS, OPEN, is_to_retire
 from reelkeeper.store.tables import blobs, plans, verdicts, videos
 
 _DAY_SECONDS = 24 * 3600
@@ -108,19 +109,26 @@ def by_rule(session: Session, plan_id: str) -> list[PlannedRule]:
     ]
 
 
-def latest(session: Session, flow: str, under: str, since: datetime) -> str | None:
+def latest(session: Session, flow: str, under: str, since: datetime, limits: Mapping[str, float]) -> str | None:
     """Find the newest plan of a flow made since a moment under terms of this hash, as of about its own time, if any.
 
-    One that was carried out does not count.
+    It was made with these `limits`, or before plans noted any. One that was carried out does not count.
     """
-    made = sa.select(plans.c.id, plans.c.as_of, plans.c.created_at).where(
+    made = sa.select(plans.c.id, plans.c.as_of, plans.c.created_at, plans.c.policy).where(
         plans.c.flow == flow,
         plans.c.policy_hash == under,
         plans.c.created_at >= since,
         plans.c.state.in_(OPEN),
     )
     rows = session.execute(made.order_by(plans.c.created_at.desc()).limit(_LOOKED_AT))
-    return next((plan_id for plan_id, as_of, at in rows if abs(at - as_of) < _ABOUT), None)
+    return next(
+        (
+            plan_id
+            for plan_id, as_of, at, terms in rows
+            if abs(at - as_of) < _ABOUT and limits.items() <= terms.get(LIMITS, limits).items()
+        ),
+        None,
+    )
 
 
 def at_service_keys(session: Session, plan_id: str, action: Action) -> int:

@@ -20,14 +20,24 @@ from reelkeeper.errors import PlanRefused
 from reelkeeper.model import Action, Counts, PlanSummary, Verdict, VideoState
 from reelkeeper.store.core.engine import Clock, changed, transaction
 from reelkeeper.store.core.policies import in_force
-from reelkeeper.store.lifecycle.plans import Item, load_summary, policy_hash
+from reelkeeper.store.lifecycle.plans import LIMITS, Item, load_summary, policy_hash
 from reelkeeper.store.tables import plans, verdicts, videos
 
 _BATCH = 5_000
 
 
-def begin_plan(engine: sa.Engine, flow: str, policy: Mapping[str, Any], as_of: datetime, run_id: str) -> str:
-    """Open a plan in state `drawing` and return its id, 12 hex digits. `policy` is JSON."""
+def begin_plan(
+    engine: sa.Engine,
+    flow: str,
+    policy: Mapping[str, Any],
+    as_of: datetime,
+    run_id: str,
+    limits: Mapping[str, Any] | None = None,
+) -> str:
+    """Open a plan in state `drawing` and return its id, 12 hex digits. `policy` is JSON.
+
+    So are the `limits` that it is made under, but another run's may differ.
+    """
     plan_id = uuid4().hex[:12]
     with transaction(engine, "plan.begin") as session:
         session.execute(
@@ -38,7 +48,7 @@ def begin_plan(engine: sa.Engine, flow: str, policy: Mapping[str, Any], as_of: d
                 as_of=as_of,
                 created_at=Clock(),
                 run_id=run_id,
-                policy=dict(policy),
+                policy={**policy, **({LIMITS: dict(limits)} if limits else {})},
                 policy_hash=policy_hash(policy),
                 policy_version=in_force(session).version,
                 population=0,

@@ -10,6 +10,7 @@ import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -24,6 +25,7 @@ from reelkeeper.store.tables import plans, verdicts, videos
 MAX_AGE_HOURS = 24  # an older plan may contradict newer views, holds and uploads
 _SAMPLES = 10
 OPEN = ("ready", "refused")
+LIMITS = "limits"  # beside the terms of a plan: those that it was made under
 _PARAMETERS = {"max_objects": "limits.max_objects"}  # terms that a run takes under another name
 _GOING = (Action.RETIRE.value, "purge")
 
@@ -52,11 +54,13 @@ class Approved(NamedTuple):
     at: datetime
     refusal: str
     widening: dict[str, float]
+    given: Mapping[str, Any] = MappingProxyType({})  # parameters that it was made with, but for limits
 
     @property
     def command(self) -> str:
         """Return the command that carries the plan out."""
-        return f"reelkeeper run {self.flow} --apply --plan {self.plan_id}"
+        params = (f" --param {shlex.quote(f'{name}={value}')}" for name, value in as_params(self.given))
+        return f"reelkeeper run {self.flow} --apply --plan {self.plan_id}{''.join(params)}"
 
 
 def load_summary(session: Session, plan_id: str) -> PlanSummary:
@@ -242,7 +246,8 @@ def _why_not(session: Session, plan_id: str, flow: str, policy: Mapping[str, Any
     if plan.state not in OPEN:
         return f"is {plan.state}, not ready", ""
     if plan.policy_hash != policy_hash(policy):
-        then, today = dict(as_params(plan.policy)), dict(as_params(policy))
+        terms = {name: value for name, value in plan.policy.items() if name != LIMITS}
+        then, today = dict(as_params(terms)), dict(as_params(policy))
         differing = [name for name in sorted(then | today) if then.get(name) != today.get(name)]
         shown = ", ".join(f"{name}={then.get(name, '-')} then, {today.get(name, '-')} now" for name in differing)
         params = " ".join(f"--param {shlex.quote(f'{name}={then[name]}')}" for name in differing if name in then)

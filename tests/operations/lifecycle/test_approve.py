@@ -1,5 +1,7 @@
 """A refused plan is reported, and carried out once after approval, up to the reported figures."""
 
+from typing import Any
+
 import pytest
 import sqlalchemy as sa
 from inline_snapshot import snapshot
@@ -7,13 +9,19 @@ from inline_snapshot import snapshot
 from reelkeeper.errors import GuardRefused, PlanRefused
 from reelkeeper.operations.lifecycle import plans
 from reelkeeper.rules.lifecycle.guard import BlastRadius
+from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
+from reelkeeper.rules.policies import DEFAULTS
 from reelkeeper.store import Engine
 from reelkeeper.store.alerts import alerts, outbox
 from reelkeeper.store.core import audit
 from reelkeeper.store.core.engine import Clock, reading, transaction
+from reelkeeper.store.lifecycle.plan_writer import begin_plan
+from reelkeeper.store.lifecycle.plans import Approved, refuse_plan
 from reelkeeper.store.tables import videos
 from tests.marks import marked
-from tests.operations.refused_plans import TIGHT, carry_out, planned, refuse, stock
+from tests.operations.refused_plans import AS_OF, TIGHT, carry_out, planned, refuse, stock
+from tests.policies import put_in_force
+from tests.tiers import tiers
 
 
 @pytest.fixture(autouse=True)
@@ -112,3 +120,25 @@ def test_what_another_plan_has_retired_meanwhile_is_counted_once(
         assert refused.value.widening == {"max_user_percent": 21.06, "max_percent_in_24h": 23.81}  # 4 of 19, 5 of 21
     else:
         carry_out(engine, plan_id, limits)
+
+
+def test_an_approved_run_is_given_the_exceptions_of_its_plan_and_not_policies_that_were_in_force(
+    engine: Engine,
+) -> None:
+    def approved(under: dict[str, Any]) -> Approved:
+        plan_id = begin_plan(engine, "purge_retired", under, AS_OF, "run", {"max_objects": 10**6})
+        with transaction(engine, "test") as session:
+            refuse_plan(session, plan_id, "refused", {"min_population_percent": 50})
+        put_in_force(engine, lifecycle=LifecyclePolicy(grace_days=9), tiers=tiers(pro={"retention_days": 400}))
+        return plans.approve(engine, plan_id, author="ops", reason="meant")
+
+    purge = {"grace_days": 7, "grace_days_service_keys": 30, "max_objects": 9}
+    assert approved(purge).given == {"grace_days_service_keys": 30, "limits": {"max_objects": 9}}
+    assert approved(purge).given == {"grace_days": 7, "grace_days_service_keys": 30, "limits": {"max_objects": 9}}
+    chosen = plans.terms(policy=LifecyclePolicy(grace_days=9, retire_below_views=None), tiers=DEFAULTS.tiers)
+    found = approved(chosen)
+    assert found.given == {
+        "policy": {"retire_below_views": "never"},
+        "tiers": {"pro": {"retention_days": 365}},
+    }
+    assert found.command.endswith(" --param policy.retire_below_views=never --param tiers.pro.retention_days=365")
