@@ -11,11 +11,11 @@ import sqlalchemy as sa
 from inline_snapshot import snapshot
 
 from reelkeeper.errors import Misconfigured
-from reelkeeper.model import Action, Outcome, Verdict, Video
+from reelkeeper.model import Action, Counts, Outcome, Verdict, Video
 from reelkeeper.settings import Settings
 from reelkeeper.store.core import audit
 from reelkeeper.store.core.engine import now, open_store, reading, transaction
-from reelkeeper.store.lifecycle.plan_writer import add_verdicts, begin_plan
+from reelkeeper.store.lifecycle.plan_writer import LEFT, add_items, add_verdicts, begin_plan
 from reelkeeper.store.lifecycle.plans import begin_applying, record_outcomes, refuse_plan
 from reelkeeper.store.tables import blobs
 from reelkeeper.store.videos.conditions import CLAIM_TIMEOUT
@@ -151,6 +151,16 @@ Nothing was changed.
 The catalogue has no live video yet. To take in what is stored: reelkeeper run sync_catalog
   --apply\
 """)
+
+
+@pytest.mark.parametrize(("flow", "limit"), [("expire_videos", "max_user_percent"), ("purge_retired", "max_objects")])
+def test_a_plan_says_which_limit_leaves_videos_to_the_next_run(
+    reelkeeper: Run, configured: Settings, flow: str, limit: str
+) -> None:
+    with open_store(configured) as engine:
+        made = begin_plan(engine, flow, {}, AS_OF, "run")
+        add_items(engine, made, [], lambda: (Counts(3, 3), {LEFT: 2}))
+    assert f"limits.{limit} " in reelkeeper("plan", "--show", made).output
 
 
 def test_a_saving_that_is_rounded_to_nothing_is_not_shown_as_nothing(reelkeeper: Run, configured: Settings) -> None:

@@ -28,8 +28,8 @@ CHANGES = [
     ["run", "expire_videos", "--apply"],
     ["run", "purge_retired", "--apply"],
     ["run", "expire_videos", "--apply", "--plan", "{plan}"],
-    ["users", "erase", "ann", "--yes"],
-    ["takedown", "v0", "--reason", "asked", "--yes"],
+    ["users", "erase", "ann"],
+    ["takedown", "v0", "--reason", "asked"],
     ["restore", "--video", "gone"],
     ["videos", "add", "{clip}", "--user", "ann", "--video", "new"],
 ]

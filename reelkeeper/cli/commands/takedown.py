@@ -49,10 +49,11 @@ def takedown(
             raise typer.BadParameter("a takedown needs --reason")
         if max_videos is not None and not same_bytes:
             raise typer.BadParameter("--max-videos needs --same-bytes")
-        if not yes:
-            others = " and of every other video with the same bytes" if same_bytes else ""
-            typer.confirm(f"Permanently delete the bytes of {video_id}{others} now?", abort=True, err=True)
         with workspace() as opened:
+            opened.require_live()
+            if not yes:
+                others = " and of every other video with the same bytes" if same_bytes else ""
+                typer.confirm(f"Permanently delete the bytes of {video_id}{others} now?", abort=True, err=True)
             take = partial(
                 operation.take_down,
                 opened,

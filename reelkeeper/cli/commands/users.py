@@ -75,6 +75,7 @@ def erase(
     from reelkeeper.operations.removals import erase as operation
 
     with workspace() as opened:
+        opened.require_live()
         if not yes:
             _ask(user, operation.foresee(opened, user), with_files=with_files)
         run_id = new_run_id("erase")

@@ -274,6 +274,8 @@ def _not_taken(context: WorkerContext, job: JobRun, error: ProviderBusy) -> End:
     # guard claims.waits_in_lane: a job dies that has waited a day for a vendor that takes others
     if _is_given_up(job) and (job.claim.provider_key or not isinstance(error, ProviderFull)):
         return _give_up(context, job, error, not_taken_error(job.attempts, str(error)))
+    if isinstance(error, ProviderDown):
+        _log.warning("job %s waits, and is sent again: %s", job.claim.id, error)
     claiming.retry(context.engine, job.claim, str(error), busy=error)
     return End.RETRIED
 

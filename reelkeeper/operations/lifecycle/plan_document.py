@@ -9,6 +9,8 @@ from reelkeeper.operations.lifecycle.plans import SavedPlan, grace_of, refusal, 
 from reelkeeper.rules.billing.pricing import storage_microusd_per_month
 from reelkeeper.rules.core.wording import (
     EXPECTED_SAVING,
+    LEFT_BY_COUNT,
+    LEFT_BY_SHARE,
     UNKNOWN_KEEPS,
     claimed,
     dollars,
@@ -19,6 +21,7 @@ from reelkeeper.rules.core.wording import (
 from reelkeeper.rules.lifecycle.report import less_stored
 from reelkeeper.store import Engine
 from reelkeeper.store.lifecycle.plan_results import NOT_DONE, PlanItem
+from reelkeeper.store.lifecycle.plan_writer import LEFT
 
 _MAX_REASON = 200  # characters of a reason in a table; `--json` has the whole text
 _SAY_WHY = {"refused", "skipped", "failed"}  # for others the plan's reason suffices
@@ -37,6 +40,8 @@ def document(engine: Engine, saved: SavedPlan, most: int) -> Iterator[str | Tabl
     yield from _items(saved, most, done=is_done)
     if kept := sorted(plan.kept.items(), key=lambda item: (-item[1], item[0])):
         yield "Kept: " + ", ".join(f"{count:,} {in_words(rule)}" for rule, count in kept) + "."
+    if LEFT in plan.kept:
+        yield LEFT_BY_COUNT if plan.flow == "purge_retired" else LEFT_BY_SHARE
     if not is_done and any(rule.startswith("unknown_") for rule in plan.kept):
         yield UNKNOWN_KEEPS
     if saved.items:

@@ -26,6 +26,12 @@ CONTRACT_ASSUMED: Final = (
     "Plans have the videos at the service's own keys as if this bucket had passed the contract test, which they need "
     "once you go live: reelkeeper doctor --contract"
 )
+LEFT_BY_SHARE: Final = (
+    "Left to the next run: one run retires at most limits.max_user_percent of a user's videos, the oldest first."
+)
+LEFT_BY_COUNT: Final = (
+    "Left to the next run: one run deletes at most limits.max_objects videos, those retired longest ago first."
+)
 UNTIL_LIVE: Final = "a trial: nothing is changed until it goes live"
 TRY_ANOTHER: Final = "reelkeeper simulate lifecycle --policy FILE"  # shows the effect of another policy
 EXPECTED_SAVING: Final = (

@@ -55,10 +55,12 @@ def count_begun(session: Session, provider: str) -> int:
 def unsent(session: Session, providers: Collection[str], models: Collection[str], limit: int) -> list[AdmittedJob]:
     """Select and lock jobs of these models that wait to be sent to these providers.
 
-    They are drawn at random, so that jobs that cannot be moved do not block the others.
+    They are drawn at random, so that jobs that cannot be moved do not block the others. By `key_share`, one that
+    another request is just joining is among them.
     """
     wanted = sa.select(*ADMITTED).where(UNSENT, jobs.c.lane.in_(providers), jobs.c.model.in_(models))
-    rows = session.execute(wanted.order_by(sa.func.random()).limit(limit).with_for_update(skip_locked=True))
+    drawn = wanted.order_by(sa.func.random()).limit(limit)
+    rows = session.execute(drawn.with_for_update(skip_locked=True, key_share=True))
     return [AdmittedJob._make(row) for row in rows]
 
 

@@ -20,7 +20,7 @@ from reelkeeper.rules.core.tiers import SHIPPED
 from reelkeeper.rules.jobs import dispatch
 from reelkeeper.rules.jobs.dispatch import DispatchPolicy
 from reelkeeper.store.core.engine import Clock, reading, transaction
-from reelkeeper.store.jobs import claims, scores
+from reelkeeper.store.jobs import breakers, claims, scores
 from reelkeeper.store.tables import audit_events, controls, jobs
 from tests.databases import until_waiting
 from tests.jobs import at
@@ -120,6 +120,14 @@ def test_a_job_is_claimed_while_another_request_joins_it(postgresql_engine: sa.E
     with transaction(postgresql_engine, "test") as session:
         session.execute(sa.insert(jobs).values(row("b", leader_id="a")))
         assert [job.id for job in claim(postgresql_engine, "w", [None], limit=9)] == ["a"]
+
+
+def test_a_job_of_a_failing_provider_is_moved_while_another_request_joins_it(postgresql_engine: sa.Engine) -> None:
+    make_user(postgresql_engine, "ann", DOLLAR)
+    enqueue(postgresql_engine, row("a", lane="fal"))
+    with transaction(postgresql_engine, "test") as joining, transaction(postgresql_engine, "test") as moving:
+        joining.execute(sa.insert(jobs).values(row("b", leader_id="a")))
+        assert [job.id for job in breakers.unsent(moving, ["fal"], ["local"], 9)] == ["a"]
 
 
 def test_a_chosen_job_that_is_no_longer_free_is_not_claimed(ann: sa.Engine) -> None:

@@ -6,14 +6,14 @@ import pytest
 import sqlalchemy as sa
 from inline_snapshot import snapshot
 
-from reelkeeper.adapters.providers import LocalGenerator
+from reelkeeper.adapters.providers import HttpProvider, LocalGenerator, RemoteGenerator
 from reelkeeper.model.alerts import AlertState
 from reelkeeper.model.jobs import JobState
 from reelkeeper.operations.jobs import lanes
 from reelkeeper.operations.jobs.run import End
 from reelkeeper.store.core.engine import Clock, now, reading, transaction
 from reelkeeper.store.tables import alerts, jobs
-from tests.doubles.provider import ProviderDouble
+from tests.doubles.provider import TOKEN, ProviderDouble
 from tests.faults.world import World
 from tests.marks import marked
 from tests.operations.conftest import AtFailpoint
@@ -50,6 +50,20 @@ def test_a_full_provider_is_asked_again_when_it_said_and_no_attempt_is_used(
         end_hold(shop.workspace.engine, "http")
     assert run(shop, http(provider)) == {End.SUCCEEDED: 2}
     assert len(provider.submitted) == 2
+
+
+def test_a_job_whose_provider_cannot_be_reached_waits_and_stands_in_the_log(
+    shop: World, provider: ProviderDouble, caplog: pytest.LogCaptureFixture
+) -> None:
+    (job_id,) = ask(shop, "a cat")
+    nobody = HttpProvider("http://127.0.0.1:9", TOKEN, allow_private=True)
+    provider.queue = [BUSY]
+    assert run(shop, http(provider), slots=1) == {End.RETRIED: 1}  # of one that is full, nothing is said
+    end_hold(shop.workspace.engine, "http")
+    assert run(shop, RemoteGenerator(nobody), slots=1) == {End.RETRIED: 1}
+    assert find(shop.workspace.engine, job_id).state == JobState.QUEUED
+    lines = [line.getMessage() for line in caplog.records if line.name == "reelkeeper.operations.jobs.run"]
+    assert [job_id in line for line in lines] == [True]
 
 
 def test_a_job_that_no_provider_accepts_for_a_day_is_dead_and_free(shop: World, provider: ProviderDouble) -> None:
