@@ -8,7 +8,7 @@ from contextlib import suppress
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-from reelkeeper.adapters.s3.keys import IMAGE_SUFFIX, has_video_extension, key_name, names_beside
+from reelkeeper.adapters.s3.keys import IMAGE_SUFFIX, key_name, names_beside, parse_key
 from reelkeeper.errors import KeyRefused
 from reelkeeper.model.ids import earlier_id, id_of
 from reelkeeper.model.key_patterns import KeyParts
@@ -93,7 +93,10 @@ def _read(workspace: Workspace, key: str) -> KeyParts | None:
 
 
 def _may_be(workspace: Workspace, key: str) -> bool:
-    return not (key.endswith("/") or has_video_extension(key) or workspace.bucket.is_hidden(key))
+    """Leave out what is read as a video of somebody's: an erasure deletes the user's, whatever it is told of files."""
+    video = parse_key(workspace.bucket.prefix, key, workspace.layout)
+    is_somebodys = video is not None and (video.generation is not None or video.user_id is not None)
+    return not (is_somebodys or workspace.bucket.is_hidden(key))
 
 
 def _belongs(workspace: Workspace, user: _User, key: str) -> Belongs | None:

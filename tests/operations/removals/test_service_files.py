@@ -98,6 +98,26 @@ def test_an_erasure_that_is_told_to_deletes_the_files_in_the_users_folder_and_no
     assert not stored(ann) & {*OF_ANN}
 
 
+def test_what_ends_like_a_video_in_the_users_folder_and_no_pattern_reads_is_listed_and_stays(
+    ann: World, tmp_path: Path
+) -> None:
+    deep = {"ann/2026/11/vid_deep01.mp4", "ann/2026/11/"}
+    others = ("ann2/2026/11/x.mp4", "ann@example.com/2026/11/x.mp4", "Ann/2026/11/x.mp4")
+    put(ann, "ann/2026/11/vid_deep01.mp4", "ann/2026/11/", *others)
+    survey(ann.workspace, run_id="sync", note=True)
+    deep &= stored(ann)  # SeaweedFS hides the marker of a folder that has objects
+    assert names(ann, list(foresee(ann.workspace, "ann").files)) == {*OF_ANN, *deep}
+    assert set(export(ann.workspace, "ann", tmp_path / "ann.zip").left_out) == {
+        ann.address.prefix + key for key in deep
+    }
+    done = gone(ann, with_files=True)
+    assert (done.left, done.files_deleted) == ((), len(OF_ANN))
+    assert (names(ann, list(done.files)), {file.by for file in done.files}) == (deep, {Belongs.FOLDER})
+    assert stored(ann) >= {*deep, *others, *OF_OTHERS}
+    with reading(ann.workspace.engine) as session:
+        assert not {ann.address.prefix + key for key in deep} & {*session.execute(sa.select(orphans.c.key)).scalars()}
+
+
 def test_an_export_lacks_what_only_a_folder_names(ann: World, tmp_path: Path) -> None:
     put(ann, "ann/a/b/deep.jpg")
     assert len(of_user(ann.workspace, "ann")) == len(OF_ANN) + 1
