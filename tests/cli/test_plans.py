@@ -76,7 +76,7 @@ In total: 100 to compress, 1,100 to retire; files of 1.2 GB before, $1.20 a mont
 A result is expected to keep 35% of its source's bytes, as three natural clips did. The first
   that are compressed here correct it; what yours would keep, reelkeeper scan --sample 10 shows,
   which changes no plan.
-All that is stored, 1.2 GB, is within R2's free 10 GB: storing less does not lower the bill yet.
+All that is stored, 0 B, is within R2's free 10 GB: storing less does not lower the bill yet.
   Dollars here are at list price.
 Of them by segment `drafts`: cold: 1 to compress, 1.0 MB, $0.0010 a month.
 Savings are estimates until the work is done; net covers the rest of a video's life, minus CPU
@@ -127,7 +127,7 @@ Run killed ended before all was done. The next run of tier_storage makes a new p
 A result is expected to keep 35% of its source's bytes, as three natural clips did. The first
   that are compressed here correct it; what yours would keep, reelkeeper scan --sample 10 shows,
   which changes no plan.
-All that is stored, 1.2 GB, is within R2's free 10 GB: storing less does not lower the bill yet.
+All that is stored, 2.0 MB, is within R2's free 10 GB: storing less does not lower the bill yet.
   Dollars here are at list price.
 Of them by segment `drafts`: cold: 1 to compress, 1.0 MB, $0.0010 a month.
 Savings are estimates until the work is done; net covers the rest of a video's life, minus CPU

@@ -162,3 +162,12 @@ def test_ctrl_c_in_the_sample_keeps_the_clips_that_are_done(double: R2Double, tm
     found = json.loads(process.communicate(timeout=60)[0])
     assert (process.returncode, found["stopped"], len(found["sample"]["clips"])) == (130, "interrupted", 2)
     assert found["total"]["objects"] == 6
+
+
+@pytest.mark.usefixtures("filled")
+def test_a_token_that_may_not_read_the_bucket_is_not_asked_to_write(reelkeeper: Run, double: R2Double) -> None:
+    for operation in ("GetObject", "ListObjectsV2"):
+        double.faults.fail(operation, 403, times=100)
+    told = reelkeeper("scan", exit_code=2).stderr
+    assert "AccessDenied" in told
+    assert "Write" not in told

@@ -118,7 +118,8 @@ def cause(error: Exception) -> str:
     if isinstance(error, ClientError):
         answer = error.response["Error"]
         code = answer.get("Code", "unknown")
-        return f"{code}: {answer.get('Message')}{_WAY_OUT.get(code, '')}"
+        reads = code == "AccessDenied" and error.operation_name.startswith(("Get", "Head", "List"))
+        return f"{code}: {answer.get('Message')}{_NOT_READ if reads else _WAY_OUT.get(code, '')}"
     return f"{type(error).__name__}: {error}{_whom_to_ask(error)}"
 
 
@@ -149,6 +150,7 @@ _NO_ANSWER: tuple[tuple[type[Exception], str], ...] = (
 )
 
 
+_NOT_READ = " (check the name of the bucket, and that the API token may read it)"  # no token is told that there is none
 _WAY_OUT = {
     "404": " (no S3 server answers there: check REELKEEPER_R2_ACCOUNT_ID or REELKEEPER_S3_ENDPOINT_URL)",
     "NoSuchBucket": " (create it, or correct REELKEEPER_BUCKET, or --bucket of a scan)",

@@ -174,7 +174,7 @@ def _effect(engine: "Engine", after: "Policies") -> "Effect":
         ],
     )
     say(f"Storage costs {dollars(abs(saved))} a month {'less' if saved >= 0 else 'more'}, once the grace is over.")
-    if effect.live.objects and (free := within_allowance(effect.live.size_bytes)):
+    if effect.live.objects and (free := within_allowance(effect.stored_bytes)):
         say(free)
     if after.links != effect.before.policies.links:
         say(f"Links: {after.links}")

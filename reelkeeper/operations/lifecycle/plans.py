@@ -161,7 +161,7 @@ def remarks(engine: Engine, plan: PlanSummary, *, in_trial: bool = True) -> Iter
             action: plan_results.at_service_keys(session, plan.id, action)
             for action in (Action.COMPRESS, Action.RETIRE)
         }
-        in_grace, before = stock.in_grace(session), crf_searches.totals(session)
+        stored, before = stock.stored_bytes(session), crf_searches.totals(session)
         under = plan_progress.undertaking(session, plan.id).terms
         is_trial = in_trial and deployment.trial(session) is not None
         tried = deployment.last_contract(session)
@@ -180,7 +180,6 @@ def remarks(engine: Engine, plan: PlanSummary, *, in_trial: bool = True) -> Iter
         yield DEFAULTS.tiers.as_defaults()
     if plan.compress.objects:
         yield worth.expectation(before)
-    stored = plan.population.size_bytes + in_grace.size_bytes
     if (plan.compress.objects or plan.retire.objects) and (free := within_allowance(stored)):
         yield free
 

@@ -20,6 +20,7 @@ from reelkeeper.store.core import policies as versions
 from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.lifecycle import crf_searches, plan_results
+from reelkeeper.store.videos import stock
 from reelkeeper.store.videos.videos import live_videos, users_by_tier
 
 _SAMPLES = 3
@@ -33,6 +34,7 @@ class Effect:
     before: InForce
     after: Policies
     live: Counts = field(default_factory=Counts)
+    stored_bytes: int = 0  # of all objects, which R2's free allowance covers or not
     newly_retired: Counts = field(default_factory=Counts)  # kept by the policies in force
     newly_kept: Counts = field(default_factory=Counts)  # retired by the policies in force
     newly_compressed: int = 0
@@ -146,6 +148,7 @@ def effect_of(engine: Engine, after: Policies) -> Effect:
         version, as_of = versions.in_force(session).version, now(session)
         before, without_effect = policies.stored(session, version)
         found = Effect(as_of, InForce(version, before), after, without_effect=without_effect)
+        found.stored_bytes = stock.stored_bytes(session)
         found.retired_in_24h = plan_results.retired_in_24h(session)
         found.users_by_tier = users_by_tier(session)
         _compare(session, found, as_of)

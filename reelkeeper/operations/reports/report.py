@@ -173,8 +173,8 @@ def _trial(session: Session, policies: Policies) -> Trial | None:
             guard.within(policies.limits, plans.load_summary(session, plan_id), *before)
         except GuardRefused:
             refused.add(flow)
-    live = sum(size_bytes for _, size_bytes in stock.by_state(session).values())
-    return Trial(since, planned, frozenset(refused), policies.lifecycle.grace, within_allowance(live))
+    free = within_allowance(stock.stored_bytes(session))
+    return Trial(since, planned, frozenset(refused), policies.lifecycle.grace, free)
 
 
 def end_of(month: date) -> date:

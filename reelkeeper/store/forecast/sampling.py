@@ -12,9 +12,9 @@ from reelkeeper.model import BlobState
 from reelkeeper.model.money import Metric, StorageClass, UsageSource, Used
 from reelkeeper.store.billing.usage import KEY, record
 from reelkeeper.store.core.engine import insert_into
-from reelkeeper.store.tables import audit_events, blobs, orphans, usage_days, users, videos
+from reelkeeper.store.tables import audit_events, blobs, usage_days, users, videos
+from reelkeeper.store.videos.stock import BILLED, stored_bytes
 
-STORED = (BlobState.LIVE, BlobState.RETIRED, BlobState.DELETING)  # states whose bytes R2 bills
 _ONE_DAY = timedelta(days=1)
 
 
@@ -24,14 +24,11 @@ def note_stored(session: Session, day: date) -> None:
     The account's bytes include objects without a row of `blobs`, which belong to no user.
     """
     _note_each_user(session, day)
-    explained = sa.select(sa.func.coalesce(sa.func.sum(blobs.c.size_bytes), 0)).where(blobs.c.state.in_(STORED))
-    unexplained = sa.select(sa.func.coalesce(sa.func.sum(orphans.c.size_bytes), 0))
-    total = int(session.execute(explained).scalar_one()) + int(session.execute(unexplained).scalar_one())
     known = int(session.execute(sa.select(sa.func.count()).select_from(users)).scalar_one())
     record(
         session,
         [
-            Used(day, Metric.STORED_BYTES, total, storage_class=StorageClass.STANDARD),
+            Used(day, Metric.STORED_BYTES, stored_bytes(session), storage_class=StorageClass.STANDARD),
             Used(day, Metric.USERS, known),
         ],
     )
@@ -51,7 +48,7 @@ def _note_each_user(session: Session, day: date) -> None:
             sa.false(),
         )
         .select_from(blobs.join(videos, videos.c.id == blobs.c.video_id))
-        .where(blobs.c.state.in_(STORED))
+        .where(blobs.c.state.in_(BILLED))
         .group_by(videos.c.user_id)
         .order_by(videos.c.user_id)
     )

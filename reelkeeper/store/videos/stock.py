@@ -8,8 +8,9 @@ from sqlalchemy.orm import Session
 
 from reelkeeper.model import BlobState, VideoState
 from reelkeeper.model.scan import AGES, OLDER
-from reelkeeper.store.tables import blobs, users, videos
+from reelkeeper.store.tables import blobs, orphans, users, videos
 
+BILLED: Final = (BlobState.LIVE, BlobState.RETIRED, BlobState.DELETING)  # states of blobs whose bytes R2 bills
 _UNKNOWN: Final = "age unknown"
 _LABELS: Final = (*(label for _, label in AGES), OLDER, _UNKNOWN)
 
@@ -49,6 +50,13 @@ def by_age_and_tier(session: Session, as_of: datetime) -> list[Stock]:
     )
     found = [Stock(label, name, int(count), int(size)) for label, name, count, size in rows]
     return sorted(found, key=lambda stock: (_LABELS.index(stock.age), stock.tier))
+
+
+def stored_bytes(session: Session) -> int:
+    """Sum the bytes that R2 bills: of live and retired videos, and of objects that are in no video."""
+    of_videos = sa.select(sa.func.coalesce(sa.func.sum(blobs.c.size_bytes), 0)).where(blobs.c.state.in_(BILLED))
+    others = sa.select(sa.func.coalesce(sa.func.sum(orphans.c.size_bytes), 0))
+    return int(session.execute(of_videos).scalar_one()) + int(session.execute(others).scalar_one())
 
 
 def in_grace(session: Session) -> InGrace:

@@ -63,7 +63,7 @@ def test_a_token_without_permission_is_a_wrong_setting(refused: Refused, double:
     double.faults.fail("GetObject", 403, times=100)
     port = double.endpoint.endpoint_url.rpartition(":")[2]
     assert marked(refused(Misconfigured, 10), PORT=port) == snapshot(
-        "bucket 'reelkeeper' at 127.0.0.1, port PORT: GET videos/.reelkeeper-identity.json: AccessDenied: injected by a test (the API token needs Object Read & Write on this bucket)"
+        "bucket 'reelkeeper' at 127.0.0.1, port PORT: GET videos/.reelkeeper-identity.json: AccessDenied: injected by a test (check the name of the bucket, and that the API token may read it)"
     )
 
 

@@ -8,7 +8,8 @@ import sqlalchemy as sa
 
 from reelkeeper.model import Counts, Video
 from reelkeeper.store.core.engine import reading, transaction
-from reelkeeper.store.tables import blobs, daily_views, holds, users, videos, view_days
+from reelkeeper.store.tables import blobs, daily_views, holds, orphans, users, videos, view_days
+from reelkeeper.store.videos.stock import stored_bytes
 from reelkeeper.store.videos.videos import list_videos, live_videos, population
 
 AS_OF = datetime(2026, 11, 24, 2, tzinfo=UTC)
@@ -155,3 +156,20 @@ def test_views_of_which_nothing_was_ever_recorded_are_unknown_and_not_none(engin
     assert views() is None  # of the day before it was made
     put(engine, view_days, {"day": (OLD + timedelta(days=1)).date()})
     assert views() == 0
+
+
+def test_what_is_stored_is_live_and_retired_bytes_and_objects_in_no_video_as_r2_bills_them(engine: sa.Engine) -> None:
+    catalogue(engine)
+    others = [("retired", 20), ("deleting", 300), ("gone", 4_000), ("pending", 50_000)]
+    put(
+        engine,
+        blobs,
+        *(
+            {"id": n, "video_id": "v", "generation": n, "key": f"k{n}", "state": state, "size_bytes": size_bytes}
+            for n, (state, size_bytes) in enumerate(others, 8)
+        ),
+    )
+    at = {"first_seen_at": OLD, "last_seen_at": OLD, "etag": "e", "last_modified": OLD}
+    put(engine, orphans, {"key": "videos/ada/x.jpg", "size_bytes": 600_000, **at})
+    with reading(engine) as session:
+        assert stored_bytes(session) == 1_000 + 20 + 300 + 600_000
