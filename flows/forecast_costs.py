@@ -44,12 +44,10 @@ def forecast_costs(
         stored = forecasts.stored_now(workspace.engine, as_of, rules)
         idle = forecasts.survey(workspace, as_of, rules)
 
-        repeated, job_usd = forecasts.repeats(workspace.engine, as_of)
+        repeated = forecasts.repeats(workspace.engine, as_of)
         ways = forecasts.cheaper_ways(workspace.engine, as_of, rules.book)
 
-        found = savings.findings(
-            idle, stored, repeated_jobs=repeated, job_usd=job_usd, ways=ways, codec=rules.recipe.codec
-        )
+        found = savings.findings(idle, stored, repeated=repeated, ways=ways, codec=rules.recipe.codec)
 
         if costs and not dry_run:
             forecasts.record(workspace.engine, costs, run_id=run_id, as_of=as_of)

@@ -157,7 +157,7 @@ def _work(found: Status) -> Iterator[Metric]:
     yield _one("reelkeeper_cache_entries_hits", "Hits of the current entries", cache.hits)
     yield _one("reelkeeper_messages_waiting", "Messages not delivered yet", box.waiting)
     yield _one("reelkeeper_messages_oldest_seconds", "How long the oldest of them has waited", box.oldest_seconds)
-    firing = Counter(str(alert.severity) for alert in found.alerts)
+    firing = Counter(str(alert.severity) for alert in (*found.alerts, *found.levers))
     yield _gauge(
         "reelkeeper_alerts", "Firing alerts by severity", ("severity",), [((name,), c) for name, c in firing.items()]
     )

@@ -26,6 +26,7 @@ _NANO_IN_MICRO = 1000
 _SIGNS = {Severity.CRITICAL: ("✗", "red"), Severity.WARNING: ("!", "yellow"), Severity.NOTICE: ("i", "blue")}
 _FULL, _NEARLY = 1.0, 0.8  # of a budget
 _MAX_LIMITS = 8
+_MAX_LEVERS = 5
 
 
 def document(found: Status) -> dict[str, Any]:
@@ -42,7 +43,7 @@ def document(found: Status) -> dict[str, Any]:
 
 def show(found: Status) -> None:
     """Print the status as panels."""
-    left: list[RenderableType] = [_flows(found), _alerts(found)]
+    left: list[RenderableType] = [_flows(found), _alerts(found), *_levers(found)]
     right: list[RenderableType] = [_videos(found), _spend(found), _queue(found)]
     out.print(_headline(found))
     if found.on_trial:
@@ -193,6 +194,14 @@ def _alerts(found: Status) -> Panel:
         seen = f" (seen by {alert.acknowledged_by})" if alert.acknowledged_by else ""
         table.add_row(Text(*_SIGNS[Severity(alert.severity)]), Text(f"{alert.title}{seen}"))
     return _panel("Alerts: reelkeeper alerts", table)
+
+
+def _levers(found: Status) -> Iterable[Panel]:
+    rows = [
+        (dollars(lever.impact_microusd or 0), lever.title.rpartition(":")[0]) for lever in found.levers[:_MAX_LEVERS]
+    ]
+    if rows:
+        yield _panel("What would lower the bill, a month: reelkeeper report", _rows(rows, "right", "left"))
 
 
 def _rows(rows: Iterable[Sequence[str]], *justify: Any) -> Table:  # noqa: ANN401  rich's literals

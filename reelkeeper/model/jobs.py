@@ -1,6 +1,6 @@
 """Nouns of generation work. The unit of it is a job."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from hashlib import sha256
 from typing import Final, NamedTuple
@@ -107,6 +107,17 @@ class CacheItem(NamedTuple):
     live: bool  # whether its video can be given
     requests: int  # recorded with its key, whether it was in the cache then or not
     first_at: datetime  # the first of them, or when it was made
+
+
+class Repeated(NamedTuple):
+    """A job that made what an earlier one had made, and its cost to us in micro-dollars.
+
+    `after` is the time since the same user's last such request; None: this is that user's first.
+    """
+
+    is_same_entry: bool  # of the cache, so the earlier video could have been given
+    after: timedelta | None
+    microusd: int
 
 
 class RequestTime(NamedTuple):

@@ -11,9 +11,13 @@ from inline_snapshot import snapshot
 
 from reelkeeper.model.jobs import JobState
 from reelkeeper.model.money import Charge
+from reelkeeper.operations.alerts.alerts import observe
 from reelkeeper.operations.core.freeze import freeze
 from reelkeeper.operations.health.watchdog import beat
 from reelkeeper.rules.alerts.cadence import CADENCES
+from reelkeeper.rules.billing.pricing import StandardUsage, Usage
+from reelkeeper.rules.lifecycle import savings
+from reelkeeper.rules.lifecycle.savings import Idle
 from reelkeeper.rules.spend.budget import BudgetPolicy
 from reelkeeper.settings import Settings
 from reelkeeper.store.billing import charges
@@ -125,6 +129,25 @@ this month $0.00 no budget
 saved so far $0.00 at list price\
 """)
     assert as_read(said, only="90 ") == snapshot("jobs waiting 2 the oldest for 90 minutes")
+
+
+def test_what_would_lower_the_bill_is_listed_apart_from_alerts_the_largest_first(
+    opened: sa.Engine, reelkeeper: Run, ask: Callable[..., Any]
+) -> None:
+    idle = Idle(late_bytes={"free": 900 * 10**9}, by_user={"ann": 300 * 10**9})
+    usage = Usage(standard=StandardUsage(gb_month=Decimal(5000)))
+    observe(opened, savings.findings(idle, usage), rules=[savings.RULE], run_id="test")
+    found = ask("status")
+    assert [(lever["scope"], lever["impact_microusd"]) for lever in found["levers"]] == [
+        ("retention:free", 13_500_000),
+        ("idle", 4_500_000),
+        ("user:ann", 4_500_000),
+    ]
+    assert found["alerts"] == []
+    assert as_read(reelkeeper("status").stdout, only="$4.") == snapshot("""\
+$4.50 Retire 300.0 GB that nobody watches
+$4.50 Ask user ann about 300.0 GB that nobody watches\
+""")
 
 
 def test_a_budget_that_is_nearly_spent_is_not_shown_as_spent(opened: sa.Engine, reelkeeper: Run) -> None:

@@ -89,6 +89,6 @@ def test_a_run_keeps_it_posts_the_chart_and_tells_what_would_save_once(used: Sce
         assert "forecast_costs" in beats(session)
     assert len(charts) == 1
     assert report.months[0] in str(charts[0].payload)
-    assert told == {"backlog", "class", "codec", "user:idle"}
+    assert told == {"backlog", "class", "codec", "idle", "user:idle"}
     forecast_costs(dry_run=False, months=2)
     assert counted(used, alerts) == len(told)

@@ -1,6 +1,7 @@
-"""Health checks and metrics."""
+"""Health checks, metrics, and what would lower the bill."""
 
 import asyncio
+from datetime import datetime
 from typing import Any, Final, Literal
 
 import sqlalchemy as sa
@@ -10,13 +11,15 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, Field
 
-from reelkeeper.api.app_state import needs
+from reelkeeper.api.app_state import CurrentState, needs
 from reelkeeper.api.load import OTHER_SCHEMA, WORK
 from reelkeeper.api.problems import MEDIA_TYPE, documented, problem
 from reelkeeper.errors import SchemaError
 from reelkeeper.model.token_scopes import Scope
+from reelkeeper.operations import reading
 from reelkeeper.operations.core.freeze import why_frozen
 from reelkeeper.operations.core.machine import require_schema
+from reelkeeper.operations.health import status
 
 router = APIRouter(tags=["health"])
 _READY_SECONDS: Final = 4.0  # for the store to answer; probes commonly time out after 5
@@ -91,3 +94,47 @@ async def readyz(request: Request) -> Readiness | JSONResponse:
 def metrics(request: Request) -> Response:
     """Return metrics of this process and of the whole service in Prometheus's text format."""
     return Response(generate_latest(request.app.state.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+class Lever(BaseModel):
+    """Something that would lower the bill."""
+
+    name: str = Field(description="Name of its kind, with a tier, model or user where there is one for each")
+    title: str
+    evidence: str = Field(description="Figures that it follows from")
+    way: str = Field(description="Command, field of the policies or change of requests that does it")
+    microusd_a_month: int = Field(description="Saving in micro-dollars a month, after the free allowance")
+    since: datetime = Field(description="Time of the first forecast that found it")
+    found_at: datetime = Field(description="Time of the last one")
+
+
+class Levers(BaseModel):
+    """All levers of a dollar a month or more, the largest first. They overlap, so their dollars do not add up."""
+
+    levers: list[Lever]
+
+
+@router.get(
+    "/v1/levers",
+    summary="List what would lower the bill",
+    dependencies=[needs(Scope.METRICS), WORK],
+    responses=documented(),
+)
+def levers(app_state: CurrentState) -> Levers:
+    """Return what the last run of `forecast_costs` found, as `reelkeeper status` and the report show it."""
+    with reading(app_state.workspace.engine) as session:
+        found = status.levers(session)
+    return Levers(
+        levers=[
+            Lever(
+                name=lever.scope,
+                title=lever.title.rpartition(":")[0],
+                evidence=lever.text,
+                way=lever.suggestion,
+                microusd_a_month=lever.impact_microusd or 0,
+                since=lever.first_at,
+                found_at=lever.last_at,
+            )
+            for lever in found
+        ]
+    )

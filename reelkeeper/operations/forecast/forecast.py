@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
-from decimal import Decimal
 from typing import Final, Literal
 
 import pandas as pd
@@ -17,7 +16,7 @@ from reelkeeper.model.money import CostForecast, JobTotal, Metric, StorageClass,
 from reelkeeper.model.requests import GenerationRequest
 from reelkeeper.operations.core.policies import current
 from reelkeeper.rules.billing.allocation import API, COMPUTE, STORAGE, believed
-from reelkeeper.rules.billing.cheaper import Cheaper, EqualRequests, cheaper
+from reelkeeper.rules.billing.cheaper import Cheaper, EqualRequests, Repeat, Spent, by_cause, cheaper
 from reelkeeper.rules.billing.pricing import InfrequentAccessUsage, StandardUsage, Usage, gb_months
 from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.billing.tariff import DAYS_A_MONTH, class_of
@@ -169,11 +168,10 @@ def stored_now(engine: Engine, as_of: datetime, policies: Policies) -> Usage:
     )
 
 
-def repeats(engine: Engine, as_of: datetime) -> tuple[int, Decimal]:
-    """Count the jobs of the last 30 days that repeated an earlier request; return also the mean dollars of one."""
+def repeats(engine: Engine, as_of: datetime) -> Mapping[Repeat, Spent]:
+    """Sum the jobs of the last 30 days that made a video again, by the reason."""
     with reading(engine) as session:
-        count, microusd = forecasts.repeats(session, as_of - DAYS_A_MONTH * _ONE_DAY)
-    return count, Decimal(microusd) / max(count, 1) / _MICRO
+        return by_cause(forecasts.repeats(session, as_of - DAYS_A_MONTH * _ONE_DAY))
 
 
 def cheaper_ways(engine: Engine, as_of: datetime, book: PriceBook) -> list[Cheaper]:

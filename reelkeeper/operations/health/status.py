@@ -128,7 +128,8 @@ class Status:
     queue: Queue
     cache: Cache
     outbox: Outbox
-    alerts: tuple[alerts.ListedAlert, ...]
+    levers: tuple[alerts.ListedAlert, ...]  # what would lower the bill, by the last forecast, the largest first
+    alerts: tuple[alerts.ListedAlert, ...]  # without those
     frozen: Stopped | None
     money: Money
     providers: tuple[ProviderHealth, ...] = ()  # those that are unwell
@@ -166,7 +167,8 @@ def gather(engine: Engine, money: Money | None = None) -> Status:
             ),
             cache=Cache(*cache.count(session)),
             outbox=Outbox(waiting, max(0.0, waited.total_seconds())),
-            alerts=tuple(alerts.listed(session, everything=False, limit=_MAX_ALERTS)),
+            alerts=tuple(alerts.listed(session, everything=False, limit=_MAX_ALERTS, but=savings.RULE)),
+            levers=tuple(levers(session)),
             frozen=stopped,
             money=money or _money(session, at, in_force(session).policies),
             providers=tuple(_providers(session, at)),
@@ -175,6 +177,12 @@ def gather(engine: Engine, money: Money | None = None) -> Status:
             parts=awaited(session),
             on_trial=deployment.trial(session) is not None,
         )
+
+
+def levers(session: Session) -> list[alerts.ListedAlert]:
+    """List what would lower the bill, as the last run of `forecast_costs` found it, the largest first."""
+    found = alerts.listed(session, everything=False, limit=_MAX_ALERTS, only=savings.RULE)
+    return sorted(found, key=lambda lever: (-(lever.impact_microusd or 0), lever.scope))
 
 
 def _providers(session: Session, at: datetime) -> Iterator[ProviderHealth]:

@@ -1,10 +1,13 @@
-"""Find where users' requests would have cost less: at another provider of the model, or without sound. Pure."""
+"""Find where users' requests would have cost less: at another provider, without sound, or not made again. Pure."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from datetime import timedelta
 from decimal import Decimal
-from typing import NamedTuple
+from enum import StrEnum
+from typing import Final, NamedTuple
 
+from reelkeeper.model.jobs import Repeated
 from reelkeeper.model.requests import GenerationRequest
 from reelkeeper.rules.billing.catalogue import Clip, ModelEntry, VendorPrice, clip_of
 from reelkeeper.rules.billing.quote import PriceBook
@@ -25,6 +28,35 @@ class Cheaper(NamedTuple):
     provider: str | None  # None: the present one, without sound where requests left it open
     jobs: int
     usd: Decimal
+
+
+class Repeat(StrEnum):
+    """Why a video was made although its request had been answered before."""
+
+    RETRIED = "retried"  # by the same user within an hour: one request, sent under two idempotency keys
+    AGAIN = "again"  # later, when the cache no longer had it
+    NOT_SHARED = "not_shared"  # for another user, who may not be given the first one's
+
+
+class Spent(NamedTuple):
+    """The number of jobs, and their cost in micro-dollars."""
+
+    jobs: int = 0
+    microusd: int = 0
+
+
+_A_RETRY: Final = timedelta(hours=1)
+
+
+def by_cause(jobs: Iterable[Repeated]) -> Mapping[Repeat, Spent]:
+    """Sum jobs that made a video again, by the reason."""
+    found = dict.fromkeys(Repeat, Spent())
+    for is_same_entry, after, microusd in jobs:
+        cause = Repeat.AGAIN if is_same_entry else Repeat.NOT_SHARED
+        if after is not None and after <= _A_RETRY:
+            cause = Repeat.RETRIED
+        found[cause] = Spent(found[cause].jobs + 1, found[cause].microusd + microusd)
+    return found
 
 
 def cheaper(requests: Iterable[EqualRequests], book: PriceBook) -> list[Cheaper]:

@@ -9,12 +9,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import astuple, dataclass, field
 from datetime import date, datetime, timedelta
 from decimal import Decimal
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from reelkeeper.model import Action, LessByDay, SearchTotals, Verdict, Video
 from reelkeeper.model.alerts import Finding, Severity
 from reelkeeper.model.money import Freed, Saved
-from reelkeeper.rules.billing.cheaper import Cheaper
+from reelkeeper.rules.billing.cheaper import Cheaper, Repeat, Spent
 from reelkeeper.rules.billing.pricing import (
     InfrequentAccessUsage,
     Usage,
@@ -45,6 +46,9 @@ _MOST_USERS: Final = 3  # with idle videos that are named
 _IDLE_DAYS: Final = 30  # a video this old, and not viewed for this long, is idle
 _HALF: Final = 2
 _MICRO: Final = 10**6
+_ONE_KEY: Final = "One Idempotency-Key for all tries of a request, such as the id of the user's click."
+_SHARE: Final = "`shared: true` in requests whose videos may be given to any user."
+_KEEP: Final = "pruning.budget_bytes of the policies, or a longer retention of the tiers."
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,7 @@ class Idle:
     cold_bytes: int = 0  # idle, with more than a month to live: suitable for a cheaper class
     cold_objects: int = 0
     late_bytes: Mapping[str, int] = field(default_factory=dict)  # by tier: past half of its retention
+    late_idle_bytes: Mapping[str, int] = field(default_factory=dict)  # of those, idle
     by_user: Mapping[str, int] = field(default_factory=dict)  # idle
     backlog_net_microusd: int = 0  # net saving of compressing the backlog
     unpaid_bytes: int = 0  # cold, but compressing would cost more than it saves
@@ -127,7 +132,7 @@ def survey(
 ) -> Idle:
     """Sum the unused bytes of live videos. `worth` values an encode; without it, every encode pays."""
     backlog = net = unpaid = cold = objects = 0
-    late, by_user = Counter[str](), Counter[str]()
+    late, late_idle, by_user = Counter[str](), Counter[str](), Counter[str]()
     kept_days: dict[int, dict[str, int | None]] = {}  # by the tiers of each segment
     for video in videos:
         mine, kept_by = policy.for_video(video), policy.tiers_for(video, tiers)
@@ -137,7 +142,7 @@ def survey(
         if video.held or video.created_at is None or video.tier not in kept_by_tier:
             continue
         age, kept = as_of - video.created_at, kept_by_tier[video.tier]
-        if kept is not None and age > timedelta(days=kept) / _HALF:
+        if is_late := kept is not None and age > timedelta(days=kept) / _HALF:
             late[video.tier] += video.size_bytes
         if video.views is None:
             continue
@@ -150,9 +155,10 @@ def survey(
                 unpaid += video.size_bytes
         if video.views == 0 and age > timedelta(days=_IDLE_DAYS):
             by_user[video.user_id] += video.size_bytes
+            late_idle[video.tier] += video.size_bytes * is_late
             if kept is None or timedelta(days=kept) - age > timedelta(days=DAYS_A_MONTH):
                 cold, objects = cold + video.size_bytes, objects + 1
-    return Idle(backlog, cold, objects, dict(late), dict(by_user), net, unpaid)
+    return Idle(backlog, cold, objects, dict(late), dict(late_idle), dict(by_user), net, unpaid)
 
 
 def _is_to_be_compressed(video: Video, policy: LifecyclePolicy, age: timedelta) -> bool:
@@ -165,15 +171,14 @@ def findings(
     idle: Idle,
     usage: Usage,
     *,
-    repeated_jobs: int = 0,
-    job_usd: Decimal = Decimal(0),
+    repeated: Mapping[Repeat, Spent] = MappingProxyType({}),
     ways: Iterable[Cheaper] = (),
     codec: str = "h264",
 ) -> list[Finding]:
     """Suggest savings of at least a dollar a month, the largest first.
 
-    `codec` is that of results. `usage` is the month's present usage; `repeated_jobs` is the number of jobs a month that
-    repeated an earlier one, and `job_usd` the cost of one; `ways` are cheaper ways to make clips.
+    `codec` is that of results. `usage` is the month's present usage; `repeated` are the month's jobs that made a video
+    again; `ways` are cheaper ways to make clips.
     """
 
     def off(size_bytes: int) -> Decimal:
@@ -191,7 +196,7 @@ def findings(
             f"Compress {_size(idle.backlog_bytes)} of seldom viewed videos",
             f"They are no AV1, VP9 or HEVC yet, and would be about {_EXPECTED_SIZE_PERCENT} % of their size."
             + left * bool(idle.backlog_net_microusd),
-            "reelkeeper run tier_storage --apply, or a higher policy.compress_limit or policy.compress_usd_per_day.",
+            "reelkeeper run tier_storage --apply, or a higher lifecycle.compress_limit or compress_usd_per_day.",
         ),
         _finding(
             "cpu",
@@ -209,13 +214,6 @@ def findings(
             "recipe.codec: av1, once the players of your users take it.",
         ),
         _finding(
-            "repeats",
-            repeated_jobs * job_usd,
-            f"Answer {many(repeated_jobs, 'repeated job')} a month from the cache",
-            f"Each costs {dollars(job_usd * _MICRO)} and makes what was made before.",
-            "Let the cache keep what is asked for again for longer.",
-        ),
-        _finding(
             "class",
             _class_saving(idle, usage),
             f"Move {_size(idle.cold_bytes)} of unwatched videos to Infrequent Access",
@@ -223,17 +221,26 @@ def findings(
             f"{many(_COLD_MONTHS, 'month')} unread; moving them, and rounding up, is counted in.",
             "A lifecycle rule of R2's, once and for all of them: each month with a move costs a whole million of them.",
         ),
+        _finding(
+            "idle",
+            off(sum(idle.by_user.values())),
+            f"Retire {_size(sum(idle.by_user.values()))} that nobody watches",
+            f"No view in {_IDLE_DAYS} days, and older than that.",
+            "lifecycle.retire_below_views: 1 of the policies; reelkeeper plan tier_storage shows what it would retire.",
+        ),
     ]
     found += [
         _finding(
             f"retention:{tier}",
             off(size_bytes),
             f"Keep videos of {tier} users half as long",
-            f"{_size(size_bytes)} are past half of their retention.",
-            f"policy.retention_{tier}_days of expire_videos. Users would have to be told before.",
+            f"{_size(size_bytes)} are past half of their retention; {_size(idle.late_idle_bytes.get(tier, 0))} of that "
+            f"had no view in {_IDLE_DAYS} days.",
+            f"tiers.{tier}.retention_days of the policies. Users would have to be told before.",
         )
         for tier, size_bytes in idle.late_bytes.items()
     ]
+    found += [_again(cause, spent) for cause, spent in repeated.items()]
     found += [_way(way) for way in ways]
     users = sorted(idle.by_user.items(), key=lambda item: (-item[1], item[0]))[:_MOST_USERS]
     found += [
@@ -249,6 +256,22 @@ def findings(
     least = max(1, int(_LEAST_USD * _MICRO))
     worth = [finding for finding in found if (finding.impact_microusd or 0) >= least]
     return sorted(worth, key=lambda finding: (-(finding.impact_microusd or 0), finding.scope))
+
+
+def _again(cause: Repeat, spent: Spent) -> Finding:
+    """Suggest not to make what was made before."""
+    jobs = many(spent.jobs, "job")
+    match cause:
+        case Repeat.RETRIED:
+            title, suggestion = f"Send {jobs} under the key of the first try", _ONE_KEY
+            text = "The same user asked for the same within an hour, and it was made once more."
+        case Repeat.NOT_SHARED:
+            title, suggestion = f"Share the videos of {jobs} between users", _SHARE
+            text = "Another user had the same made before, but may not be given that video."
+        case _:
+            title, suggestion = f"Answer {jobs} a month from the cache", _KEEP
+            text = "They made what had been made before, and was no longer in the cache."
+    return _finding(cause, Decimal(spent.microusd) / _MICRO, title, text, suggestion)
 
 
 def _way(way: Cheaper) -> Finding:

@@ -158,11 +158,20 @@ def end_snooze(session: Session, snooze_id: str, at: datetime) -> bool:
     return bool(changed(session, ending))
 
 
-def listed(session: Session, *, everything: bool, limit: int) -> list[ListedAlert]:
-    """List alerts for people, firing ones first, then the latest; without `everything`, only the open ones."""
+def listed(
+    session: Session, *, everything: bool, limit: int, only: str | None = None, but: str | None = None
+) -> list[ListedAlert]:
+    """List alerts for people, firing ones first, then the latest; without `everything`, only the open ones.
+
+    `only` and `but` are the one rule that is listed, or left out.
+    """
     wanted = sa.select(*(alerts.c[name] for name in ListedAlert._fields))
     if not everything:
         wanted = wanted.where(alerts.c.state != AlertState.RESOLVED)
+    if only:
+        wanted = wanted.where(alerts.c.rule == only)
+    if but:
+        wanted = wanted.where(alerts.c.rule != but)
     is_over = sa.case((alerts.c.state == AlertState.RESOLVED, 1), else_=0)
     rows = session.execute(wanted.order_by(is_over, alerts.c.last_at.desc(), alerts.c.id).limit(limit))
     return [ListedAlert(*row) for row in rows]

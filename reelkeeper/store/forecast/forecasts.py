@@ -7,7 +7,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from reelkeeper.model.jobs import JobState
+from reelkeeper.model.jobs import JobState, Repeated
 from reelkeeper.model.money import CostForecast
 from reelkeeper.store.tables import forecasts, jobs
 
@@ -38,21 +38,36 @@ def record(session: Session, run_id: str, costs: Iterable[CostForecast]) -> None
         session.execute(sa.insert(forecasts), rows)
 
 
-def repeats(session: Session, since: datetime) -> tuple[int, int]:
-    """Count the jobs made since then that repeated an earlier request, and sum their cost to us.
+def repeats(session: Session, since: datetime) -> Iterator[Repeated]:
+    """Stream the jobs made since then whose request had been made before, by the same user or another.
 
-    Requests are equal if their cache key is: of one user, unless the user shares. A cost is the provider's, or
-    else the expected one.
+    Requests are equal by their digest, which leaves out the user. A cost is the provider's, or else the expected one.
     """
     cost = sa.func.coalesce(jobs.c.cost_microusd, jobs.c.quoted_cost_microusd, 0)
-    place = sa.func.row_number().over(partition_by=jobs.c.cache_key, order_by=(jobs.c.finished_at, jobs.c.id))
-    made = sa.select(jobs.c.finished_at, cost.label("cost"), place.label("place")).where(_MADE).subquery()
-    count, microusd = session.execute(
-        sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(made.c.cost), 0)).where(
-            made.c.place > 1, made.c.finished_at >= since
+
+    def place(*equal: sa.Column[Any]) -> sa.ColumnElement[int]:
+        return sa.func.row_number().over(partition_by=equal, order_by=(jobs.c.finished_at, jobs.c.id))
+
+    last = sa.func.lag(jobs.c.created_at, type_=jobs.c.created_at.type).over(
+        partition_by=(jobs.c.request_sha256, jobs.c.user_id), order_by=(jobs.c.created_at, jobs.c.id)
+    )
+    made = (
+        sa.select(
+            place(jobs.c.request_sha256).label("of_request"),
+            place(jobs.c.cache_key).label("of_entry"),
+            jobs.c.created_at,
+            jobs.c.finished_at,
+            last.label("last"),
+            cost.label("cost"),
         )
-    ).one()
-    return int(count), int(microusd)
+        .where(_MADE)
+        .subquery()
+    )
+    query = sa.select(made.c.of_entry, made.c.created_at, made.c.last, made.c.cost).where(
+        sa.or_(made.c.of_request > 1, made.c.of_entry > 1), made.c.finished_at >= since
+    )
+    for of_entry, at, last_at, microusd in session.execute(query.execution_options(yield_per=_BATCH)):
+        yield Repeated(of_entry > 1, at - last_at if last_at else None, int(microusd))
 
 
 def requests_made(session: Session, since: datetime) -> Iterator[tuple[dict[str, Any], str | None]]:

@@ -10,7 +10,7 @@ from inline_snapshot import snapshot
 
 from reelkeeper.model import Action, LessByDay, SearchTotals, Verdict, Video
 from reelkeeper.model.alerts import Severity
-from reelkeeper.rules.billing.cheaper import Cheaper
+from reelkeeper.rules.billing.cheaper import Cheaper, Repeat, Spent
 from reelkeeper.rules.billing.pricing import StandardUsage, Usage
 from reelkeeper.rules.core.tiers import SHIPPED
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
@@ -31,8 +31,8 @@ def usage(gb: int) -> Usage:
     return Usage(standard=StandardUsage(gb_month=Decimal(gb)))
 
 
-def scopes(idle: Idle, gb: int = 10_000, **more: int) -> list[str]:
-    return [finding.scope for finding in findings(idle, usage(gb), **more)]  # type: ignore[arg-type]  # repeated_jobs alone
+def scopes(idle: Idle, gb: int = 10_000) -> list[str]:
+    return [finding.scope for finding in findings(idle, usage(gb))]
 
 
 def test_seldom_viewed_videos_that_are_not_efficient_are_the_backlog() -> None:
@@ -108,16 +108,16 @@ def test_unknown_or_held_videos_are_not_counted() -> None:
 
 
 def test_the_largest_saving_comes_first_with_its_dollars() -> None:
-    idle = Idle(1000 * GB, 0, 0, {"pro": 4000 * GB}, {"ann": 100 * GB})
+    idle = Idle(1000 * GB, 0, 0, {"pro": 4000 * GB}, {"pro": 3000 * GB}, {"ann": 100 * GB})
     found = findings(idle, usage(10_000))
-    assert [finding.scope for finding in found] == ["retention:pro", "backlog", "codec", "user:ann"]
-    assert [finding.impact_microusd for finding in found] == [60_000_000, 7_500_000, 2_104_316, 1_500_000]
+    assert [finding.scope for finding in found] == ["retention:pro", "backlog", "codec", "idle", "user:ann"]
+    assert [finding.impact_microusd for finding in found] == [60_000_000, 7_500_000, 2_104_316, 1_500_000, 1_500_000]
     assert found[0].title == snapshot("Keep videos of pro users half as long: $60.00 less a month")
     assert {finding.severity for finding in found} == {Severity.NOTICE}
 
 
 def test_bytes_within_the_free_allowance_save_nothing() -> None:
-    assert scopes(Idle(8 * GB, 0, 0, {"pro": 8 * GB}, {"ann": 8 * GB}), gb=9) == []
+    assert scopes(Idle(8 * GB, 0, 0, {"pro": 8 * GB}, by_user={"ann": 8 * GB}), gb=9) == []
 
 
 def test_the_cheaper_class_is_suggested_only_where_it_pays_with_its_moves() -> None:
@@ -128,14 +128,22 @@ def test_the_cheaper_class_is_suggested_only_where_it_pays_with_its_moves() -> N
     assert large.impact_microusd == 35_000_000 - 3_000_000
 
 
-def test_repeated_jobs_are_worth_what_they_cost() -> None:
-    found = findings(Idle(), Usage(), repeated_jobs=1000, job_usd=Decimal("0.015"))
-    assert [(finding.scope, finding.impact_microusd) for finding in found] == [("repeats", 15_000_000)]
+def test_jobs_that_made_a_video_again_are_worth_what_they_cost() -> None:
+    repeated = {
+        Repeat.AGAIN: Spent(9, 2_000_000),
+        Repeat.NOT_SHARED: Spent(1000, 15_000_000),
+        Repeat.RETRIED: Spent(9, 9),
+    }
+    found = findings(Idle(), Usage(), repeated=repeated)
+    assert [(finding.scope, finding.impact_microusd) for finding in found] == [
+        ("not_shared", 15_000_000),
+        ("again", 2_000_000),
+    ]
 
 
 def test_small_savings_are_not_suggested_and_only_some_users_are_named() -> None:
     idle = Idle(by_user={f"u{n}": (100 + n) * GB for n in range(10)} | {"small": GB})
-    assert scopes(idle) == ["user:u9", "user:u8", "user:u7"]
+    assert scopes(idle) == ["idle", "user:u9", "user:u8", "user:u7"]
 
 
 @given(st.integers(0, 10**15), st.integers(0, 10**15), st.integers(0, 10**6), st.integers(0, 10**5))
