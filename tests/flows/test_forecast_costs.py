@@ -62,7 +62,7 @@ def test_a_dry_run_shows_the_forecast_and_keeps_nothing(used: Scene) -> None:
     assert len(report.months) == 3
     assert report.months[0].startswith(f"{TODAY:%Y-%m}: $")
     assert [saving.partition(" 2,000.0 GB")[0] for saving in report.savings] == snapshot(
-        ["Ask user idle about", "Compress", "Move", "Compress"]
+        ["Retire", "Ask user idle about", "Compress", "Move", "Compress"]
     )
     assert [counted(used, table) for table in (forecasts, outbox, alerts)] == [0, 0, 0]
 
@@ -76,7 +76,7 @@ def test_repeated_jobs_are_reported_with_their_cost(used: Scene) -> None:
     put(used.engine, [*asked, *others, hit("d", new, cache_key="again", user_id="idle")])
     report = forecast_costs()
     (told,) = [saving for saving in report.savings if saving.startswith("Answer")]
-    assert as_read(told) == snapshot("Answer 5 repeated jobs a month from the cache: $1.75 less a month")
+    assert as_read(told) == snapshot("Answer 5 jobs a month from the cache: $1.75 less a month")
 
 
 @pytest.mark.long
