@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import astuple, dataclass, field
 from datetime import date, datetime, timedelta
 from decimal import Decimal
-from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from reelkeeper.model import Action, LessByDay, SearchTotals, Verdict, Video
@@ -171,7 +170,7 @@ def findings(
     idle: Idle,
     usage: Usage,
     *,
-    repeated: Mapping[Repeat, Spent] = MappingProxyType({}),
+    repeated: Mapping[Repeat, Spent] | None = None,
     ways: Iterable[Cheaper] = (),
     codec: str = "h264",
 ) -> list[Finding]:
@@ -226,7 +225,7 @@ def findings(
             off(sum(idle.by_user.values())),
             f"Retire {_size(sum(idle.by_user.values()))} that nobody watches",
             f"No view in {_IDLE_DAYS} days, and older than that.",
-            "lifecycle.retire_below_views: 1 of the policies; reelkeeper plan tier_storage shows what it would retire.",
+            "lifecycle.retire_below_views: 1 in the policies; reelkeeper plan tier_storage shows what it would retire.",
         ),
     ]
     found += [
@@ -240,7 +239,7 @@ def findings(
         )
         for tier, size_bytes in idle.late_bytes.items()
     ]
-    found += [_again(cause, spent) for cause, spent in repeated.items()]
+    found += [_again(cause, spent) for cause, spent in (repeated or {}).items()]
     found += [_way(way) for way in ways]
     users = sorted(idle.by_user.items(), key=lambda item: (-item[1], item[0]))[:_MOST_USERS]
     found += [
