@@ -115,11 +115,12 @@ def test_the_queue_and_the_budgets_are_those_of_this_moment(
         [
             waiting("first", at - timedelta(minutes=90)),
             waiting("second", at),
-            waiting("runs", at, state=JobState.RUNNING),
+            waiting("runs", at - timedelta(hours=3), state=JobState.RUNNING),
+            waiting("follows", at - timedelta(hours=2), leader_id="runs"),
         ],
     )
     queue = ask("status")["queue"]
-    assert queue["jobs"] == {"queued": 2, "running": 1}
+    assert queue["jobs"] == {"queued": 3, "running": 1}
     assert 5400 <= queue["oldest_wait_seconds"] < 5500
     put_in_force(opened, budget=BudgetPolicy(daily_usd=Decimal("12.5"), monthly_usd=None))
     said = reelkeeper("status").stdout
@@ -128,7 +129,7 @@ today $0.00 0% of $12.5
 this month $0.00 no budget
 saved so far $0.00 at list price\
 """)
-    assert as_read(said, only="90 ") == snapshot("jobs waiting 2 the oldest for 90 minutes")
+    assert as_read(said, only="90 ") == snapshot("jobs waiting 3 the oldest for 90 minutes")
 
 
 def test_what_would_lower_the_bill_is_listed_apart_from_alerts_the_largest_first(

@@ -325,8 +325,6 @@ def _covered(narrow: tuple[str, ...] | None, wider: tuple[str, ...]) -> bool:
 
 def _never_meet(one: Segment, other: Segment) -> bool:
     """Check whether no video can match both, tiers aside."""
-    if one is other:
-        return False
     for name in ("models", "tags"):
         mine, theirs = getattr(one, name), getattr(other, name)
         if mine is not None and theirs is not None and not set(mine) & set(theirs):

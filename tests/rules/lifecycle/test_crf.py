@@ -115,6 +115,24 @@ def test_a_quality_that_is_no_number_ends_the_search_and_is_never_good() -> None
         assert best([probe], SIZE, Acceptance()) is None
 
 
+@pytest.mark.parametrize(
+    ("size_bytes", "mean", "p5", "good"),
+    [
+        (900_000, 93.0, 88.0, True),  # exactly at every limit
+        (900_001, 93.0, 88.0, False),
+        (900_000, 92.99, 88.0, False),
+        (900_000, 93.0, 87.99, False),
+        (1, 93.0, 88.0, True),
+        (0, 93.0, 88.0, False),
+    ],
+)
+def test_a_result_at_the_floors_and_at_the_largest_size_is_good(
+    size_bytes: int, mean: float, p5: float, good: bool
+) -> None:
+    limits = Acceptance(min_vmaf_mean=93, min_vmaf_p5=88, max_size_percent=90)
+    assert is_good(Probe(40, size_bytes, mean, p5), SIZE, limits) is good
+
+
 LONG = 600  # frames
 
 

@@ -135,6 +135,13 @@ def test_patterns_that_give_one_user_everything_are_told() -> None:
     assert told(95) == told(50) + 1
 
 
+def test_the_largest_lever_is_told_with_its_dollars_or_the_least_that_one_must_bring() -> None:
+    for size, dollars in ((1000, "$9.75"), (50, "$1.00")):
+        stored = found(size)
+        told = list(remarks(stored.total, [], Decimal(15), levers(stored, PRIOR, Payback())))
+        assert [line.count(dollars) for line in told if "$" in line] == [1]
+
+
 def test_where_the_objects_are_is_said_with_their_number() -> None:
     found = Folders([Part("v/", 1000, 5), Part("u/", 264, 5)], outside=Part("", 1, 5))
     text = nothing_under("videos/", found, 1000)

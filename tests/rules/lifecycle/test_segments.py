@@ -2,6 +2,7 @@
 
 import pickle
 import time
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -206,6 +207,33 @@ def test_contradictory_segments_are_refused_with_values_and_remedy(written: list
     with pytest.raises(ValidationError) as refused:
         whole(*written)
     assert refused.value.errors()[0]["msg"] == said
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "meet"),
+    [
+        ({"models": ["m"]}, {"models": ["n"]}, False),
+        ({"models": ["m"]}, {"models": ["m", "n"]}, True),
+        ({"tags": ["a"]}, {"tags": ["b"]}, False),
+        ({"tags": ["a"]}, {"models": ["m"]}, True),
+        ({"key_globs": ["a/*"]}, {"key_globs": ["b/*"]}, False),
+        ({"key_globs": ["a/*"]}, {"key_globs": ["b/*", "a/b*"]}, True),
+        ({"key_globs": ["a/*"]}, {"models": ["m"]}, True),
+        ({"max_bytes": 4}, {"min_bytes": 5}, False),
+        ({"min_bytes": 5}, {"max_bytes": 4}, False),
+        ({"max_bytes": 5}, {"min_bytes": 5}, True),
+        ({"min_bytes": 5}, {"max_bytes": 5}, True),
+        ({"min_bytes": 5}, {"min_bytes": 4}, True),
+        ({"max_bytes": 0}, {"models": ["m"]}, True),
+    ],
+)
+def test_two_segments_contradict_each_other_only_by_videos_that_both_match(
+    one: dict[str, Any], other: dict[str, Any], meet: bool
+) -> None:
+    """Of such a video free users would have 80 days by the first, and premium users 50 by the second."""
+    longer = {"name": "x", "tiers": ["free"], "retention_days": 80}
+    with pytest.raises(ValidationError) if meet else nullcontext():
+        whole(longer | one, {"name": "y", "retention_days": 50} | other)
 
 
 def test_a_better_tier_may_keep_its_drafts_longer_by_a_segment_of_its_own() -> None:

@@ -1,0 +1,39 @@
+"""What events adopted in a day, which is judged with what they find next, as if a listing had found all at once."""
+
+import sqlalchemy as sa
+
+from reelkeeper.model.adoption import BY_CSV, AdoptionVerdict
+from reelkeeper.store.core.engine import Clock, reading, transaction
+from reelkeeper.store.sync.noted_counts import adopted_files
+from reelkeeper.store.tables import audit_events, orphans
+
+RUN = "follow_bucket-2026-11-24"
+HOUR = 3_600
+
+
+def test_files_of_a_video_count_for_24_hours_after_events_adopted_it(engine: sa.Engine) -> None:
+    happened = [
+        ("lately", "adopt", RUN, 23),
+        ("named", "adopt", RUN, 23),
+        ("yesterday", "adopt", RUN, 25),
+        ("listed", "adopt", "sync_catalog-1", 1),
+        ("by_hand", "adopt", "follow-bucket-1", 1),
+        ("swapped", "swap", RUN, 1),
+    ]
+    noted = [
+        ("lately", AdoptionVerdict.ANOTHER_FILE, 0),
+        ("lately", AdoptionVerdict.REFUSED, 1),
+        ("lately", AdoptionVerdict.LEFTOVER, 0),  # ours, and no file of the service's
+        ("named", AdoptionVerdict.ANOTHER_FILE, BY_CSV),  # a person says so, and no pattern
+        *((video_id, AdoptionVerdict.ANOTHER_FILE, 0) for video_id in ("yesterday", "listed", "swapped", "unknown")),
+    ]
+    with transaction(engine, "test") as session:
+        for number, (video_id, event, run_id, hours) in enumerate(happened, 1):
+            row = {"id": number, "video_id": video_id, "event": event, "run_id": run_id, "at": Clock(-hours * HOUR)}
+            session.execute(sa.insert(audit_events).values(**row, detail={}, previous="", digest=""))
+        for number, (video_id, verdict, pattern) in enumerate(noted):
+            row = {"key": f"k{number}", "video_id": video_id, "verdict": verdict, "pattern": pattern}
+            seen = dict.fromkeys(("last_modified", "first_seen_at", "last_seen_at"), Clock(-HOUR))
+            session.execute(sa.insert(orphans).values(**row, **seen, size_bytes=1, etag=""))
+    with reading(engine) as session:
+        assert adopted_files(session, "follow_bucket-") == {"lately": 3, "named": 1}
