@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from inline_snapshot import snapshot
 
 from tests.reading import TIME, as_read
 from tests.snapshots import holders
@@ -56,5 +57,8 @@ def test_tests_with_a_snapshot_are_found_by_themselves(tmp_path: Path) -> None:
 
 def test_what_differs_by_run_and_by_terminal_is_no_part_of_what_is_said(tmp_path: Path) -> None:
     wide = f"│ kept in   {tmp_path}/a │\n\nat http://127.0.0.1:{8000} since 2026-11-29 01:02:03 UTC"
-    assert as_read(wide, folder=tmp_path, at=TIME) == "kept in <folder>/a\nat http://127.0.0.1:<port> since <at> UTC"
+    assert as_read(wide, folder=tmp_path, at=TIME) == snapshot("""\
+kept in <folder>/a
+at http://127.0.0.1:<port> since <at> UTC\
+""")
     assert as_read("word " * 20).splitlines() == ["word " * 18 + "word", "  word"]

@@ -17,7 +17,7 @@ MAX_LINES = 400
 MIN_LINES, MAX_SHORT = 60, 40  # a flow is short, and a module may be, where its name says more than a longer one's
 MAX_ARGUMENTS = 7
 MAX_WIDTH = 120
-MAX_QUOTED = 104  # texts that tests expect to read: lower it with each that asserts a fact or a snapshot instead
+MAX_QUOTED = 40  # texts that tests expect to read: lower it with each that asserts a fact or a snapshot instead
 
 
 def sources(*rooms: str) -> list[Path]:

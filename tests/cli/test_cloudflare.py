@@ -124,9 +124,8 @@ rule 'lock of ' locks 'every prefix' for 30 days from their upload; rule 'lock o
 def test_a_lifecycle_rule_that_deletes_is_a_warning(
     account: CloudflareDouble, double: R2Double, findings: Callable[[], dict[str, dict[str, str]]], prefix: str
 ) -> None:
-    assert as_read(findings()["lifecycle rules"]["found"], prefix=prefix) == snapshot(
-        "no rule deletes or moves objects under '<prefix>'"
-    )
+    found = findings()["lifecycle rules"]
+    assert as_read(found["found"], prefix=prefix) == snapshot("no rule deletes or moves objects under '<prefix>'")
     expire = {"Status": "Enabled", "Expiration": {"Days": 90}}
     rules = [
         {"ID": "ours", "Filter": {"Prefix": prefix}, **expire},

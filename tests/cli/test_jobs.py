@@ -22,7 +22,7 @@ def jobs(reelkeeper: Run) -> Run:
     settings.cache_clear()
     with open_store(settings()) as engine:
         make_user(engine, "ann")
-        enqueue(engine, {**row("at work")})
+        enqueue(engine, {**row("runs")})
         claim(engine, "w", [None], limit=1)
         enqueue(engine, {**row("dead"), "state": JobState.DEAD, "error": "it broke"}, row("waits"))
         engine.dispose()
@@ -42,5 +42,5 @@ def test_a_dead_job_says_why_and_is_tried_again(jobs: Run, ask: Callable[..., An
 
 @pytest.mark.long
 def test_a_job_that_waits_is_cancelled_and_one_at_work_is_asked_to_stop(jobs: Run, ask: Callable[..., Any]) -> None:
-    assert ask("jobs", "cancel", "waits", "at work") == {"waits": "cancelled", "at work": "running"}
-    assert as_read(jobs("jobs", "cancel", "at work").stdout) == snapshot("at work: asked to stop.")
+    assert ask("jobs", "cancel", "waits", "runs") == {"waits": "cancelled", "runs": "running"}
+    assert as_read(jobs("jobs", "cancel", "runs").stdout) == snapshot("runs: asked to stop.")

@@ -220,7 +220,8 @@ def test_recorded_windows_are_shown_of_all_or_of_one_model(
         performance.record(session, windows)
     assert [item["figures"]["ended"] for item in ask("performance", "--windows")] == [7]
     assert [item["figures"]["ended"] for item in ask("performance", "--windows", "--model", "svd")] == [3]
-    assert f"{start_at:%Y-%m-%d %H:%M}" in reelkeeper("performance", "--windows").stdout
+    minute = f"{start_at:%Y-%m-%d %H:%M}"
+    assert minute in reelkeeper("performance", "--windows").stdout
 
 
 def test_a_parked_job_says_until_when_its_credits_are_held(reelkeeper: Run, engine_of_the_command: sa.Engine) -> None:

@@ -60,8 +60,8 @@ def test_a_full_disk_before_the_work_is_reported_at_once(deployment: Deployment,
     deployment.run(*add, "v1")
     filler = fill(deployment.scratch, 1_000_000)
     said = deployment.run(*add, "v2", exit_code=1, within=BOUND_SECONDS)
-    assert f"{deployment.scratch}, on the tmpfs" in said
-    assert "REELKEEPER_SCRATCH_DIR" in said
+    for word in (str(deployment.scratch), "tmpfs", "REELKEEPER_SCRATCH_DIR"):
+        assert word in said
     filler.unlink()
     filler = fill(deployment.state, 1_000_000)
     for words in ((*add, "v3"), ("run", "tier_storage")):

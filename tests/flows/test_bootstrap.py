@@ -155,7 +155,10 @@ def test_deployments_under_old_names_are_stopped_and_paused_ones_stay_paused(
         )
     said = [line for line in bootstrap() if line.startswith("Deployment")]
     assert [line.split(":")[0].split()[1] for line in said] == ["purge-retired/scheduled", "sync-catalog/scheduled"]
-    assert "paused: true" in said[0]
+    assert as_read(said[0]) == snapshot("""\
+Deployment purge-retired/scheduled: paused, so it was kept. If purge-retired/daily shall not run
+  either, write `paused: true` for it in prefect.yaml before you deploy.\
+""")
     assert names(client) == {"not-ours/scheduled", "purge-retired/scheduled"}  # paused, it runs nothing
     ours_from_before = tmp_path / "with-old-pools.yaml"
     text = (ROOT / "prefect.yaml").read_text()

@@ -301,7 +301,7 @@ error: settings (environment or .env): REELKEEPER_KEY_PATTERN: Value error, patt
     patterns = "users/{user}/outputs/{video}.{ext}, {year}/{month}/{video}.{ext}, {user}/{video}.{ext}"
     monkeypatch.setenv("REELKEEPER_KEY_PATTERN", patterns)
     (tmp_path / "keys.csv").write_text(f"key,user_id\n{prefix}2024/01/a.mp4,bob\n")
-    assert run("videos", "import", "--keys", str(tmp_path / "keys.csv")).stdout == "keys: 1 line imported\n"
+    assert run("videos", "import", "--keys", str(tmp_path / "keys.csv")).stdout == snapshot("keys: 1 line imported\n")
     said = run("run", "sync_catalog").stdout
     assert as_read(said, **DRAWN) == snapshot("""\
 found what

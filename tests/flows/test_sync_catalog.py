@@ -241,9 +241,7 @@ def test_the_report_of_both_has_the_same_table(uploaded: Scene) -> None:
     assert done.adoption == foretold.adoption
     assert (done.adopted, done.taken_back, done.orphans) == (foretold.adopted, foretold.taken_back, foretold.orphans)
     table = second.data[second.data.index("### Adopted") :]
-    assert first.data[first.data.index("### Would be adopted") :] == table.replace(
-        "### Adopted", "### Would be adopted"
-    )
+    assert first.data.endswith(table.removeprefix("### Adopted"))
     assert as_read(table, **DRAWN) == snapshot("""\
 ### Adopted
 | by | objects | bytes |

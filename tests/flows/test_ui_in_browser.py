@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from inline_snapshot import snapshot
 from playwright.sync_api import Browser, Locator, Page
 from playwright.sync_api import TimeoutError as NotYet
 
@@ -203,7 +204,7 @@ def test_the_plan_can_be_read(ui: str, tab: Page, run_id: str) -> None:
     _open(ui, tab, run_id, "tier-storage-plan")
     visible(tab, re.compile("0 views in 30 days, 20 days"))
     headings = [locator.inner_text() for locator in tab.get_by_role("columnheader").all()]
-    assert headings == ["item", "reason", "USD per month", "USD net", "action", "MB", "rule"]
+    assert headings == snapshot(["item", "reason", "USD per month", "USD net", "action", "MB", "rule"])
     assert {f"v{n}" for n in range(3)} <= {locator.inner_text() for locator in tab.get_by_role("cell").all()}
     assert is_whole(tab.get_by_role("cell", name=re.compile("0 views in 30")).first)
     keep(tab, "plan")

@@ -168,7 +168,8 @@ def test_a_tool_dies_with_its_parent_and_so_does_what_it_has_started(tmp_path: P
 
 
 def test_child_processes_of_a_tool_end_with_it(tmp_path: Path) -> None:
-    assert gone(int(shell("sleep 90 >/dev/null 2>&1 & echo $!", tmp_path).output))
+    child = shell("sleep 90 >/dev/null 2>&1 & echo $!", tmp_path).output
+    assert gone(int(child))
 
 
 def test_two_tools_at_once_do_not_wait_for_each_other(tmp_path: Path) -> None:

@@ -35,10 +35,11 @@ def asked(**changes: object) -> Order:
 
 
 def test_a_workflow_is_filled_in_and_a_number_stays_one(comfy: ComfyUIDouble, provider: ComfyUIProvider) -> None:
-    provider.submit(Submission("j1-1", asked(prompt="a {{key}} and a cat", seed=7)))
+    prompt = "a {{key}} and a cat"
+    provider.submit(Submission("j1-1", asked(prompt=prompt, seed=7)))
     (job,) = comfy.jobs.values()
     inputs = {name: node["inputs"] for name, node in job["graph"].items()}
-    assert inputs["1"] == {"text": "a {{key}} and a cat", "clip": ["9", 0]}
+    assert inputs["1"] == {"text": prompt, "clip": ["9", 0]}
     assert inputs["2"] == {"width": 1280, "height": 720, "length": 121, "batch_size": 1}
     assert inputs["3"]["seed"] == 7
     assert inputs["4"]["filename_prefix"] == "reelkeeper/j1-1"

@@ -49,7 +49,7 @@ def test_a_video_is_made_and_fetched_with_its_cost(double: ProviderDouble, make:
     assert notes.fractions[-1] == 0.5
     assert set(double.tokens) == {f"Bearer {TOKEN}"}
     (sent,) = double.jobs.values()
-    assert (sent["key"], sent["model"], sent["request"]) == ("j1-1", "a model", dict(ORDER.request))
+    assert (sent["key"], sent["model"], sent["request"]) == ("j1-1", ORDER.model, dict(ORDER.request))
 
 
 @pytest.mark.parametrize(
@@ -108,17 +108,17 @@ def test_a_worker_that_must_stop_sends_nothing(double: ProviderDouble, make: Cal
 @pytest.mark.parametrize(
     ("answer", "error"),
     [
-        ((400, {"error": "not allowed"}), GenerationRefused),
+        ((400, {"error": "nudity"}), GenerationRefused),
         ((422, None), GenerationRefused),
         ((429, None), ProviderBusy),
-        ((402, {"error": "not allowed: credit"}), AccountLocked),
+        ((402, {"error": "nudity: unpaid"}), AccountLocked),
     ],
 )
 def test_a_job_that_a_provider_does_not_accept_is_not_in_doubt(
     double: ProviderDouble, make: Callable[..., Made], answer: tuple[int, object], error: type[Exception]
 ) -> None:
     double.queue = [answer]
-    with pytest.raises(error, match="not allowed" if answer[1] else r"\d"):
+    with pytest.raises(error, match="nudity" if answer[1] else r"\d"):
         make(ORDER, Notes())
     assert double.submitted == []
 

@@ -59,7 +59,8 @@ def test_another_store_is_refused_and_stays_as_it_is(here: Settings, tmp_path: P
     with pytest.raises(IdentityMismatch):
         machine.require_deployment(other, owner(here))
     with open_store(other, as_it_is=True) as engine:
-        assert engine.connect().execute(sa.text("SELECT version_num FROM alembic_version")).scalar() == "0001"
+        revision = engine.connect().execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
+    assert revision == "0001"
     assert [path.name for path in folder.iterdir() if "backup" in path.name] == []
     (tmp_path / "empty.sqlite3").touch()
     with pytest.raises(IdentityMismatch):

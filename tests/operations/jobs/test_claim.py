@@ -153,7 +153,7 @@ def test_an_announced_job_keeps_its_key(ann: sa.Engine) -> None:
 def test_a_job_that_is_over_stays_so_whatever_its_last_worker_still_says(ann: sa.Engine) -> None:
     enqueue(ann, row("j"))
     (mine,) = claim(ann, "w", [None], limit=1)
-    settle.fail(ann, Attempt(*mine.fence), "given up", run_id="test")
+    settle.fail(ann, Attempt(*mine.fence), "why", run_id="test")
     assert claiming.renew(ann, [(mine, 0.5)]) == {}
     for late in (
         lambda: claiming.retry(ann, mine, "late"),
@@ -163,7 +163,7 @@ def test_a_job_that_is_over_stays_so_whatever_its_last_worker_still_says(ann: sa
         with pytest.raises(LeaseLost):
             late()
     claiming.hand_back(ann, [mine])
-    assert (find(ann, "j").state, find(ann, "j").error) == (JobState.DEAD, "given up")
+    assert (find(ann, "j").state, find(ann, "j").error) == (JobState.DEAD, "why")
 
 
 def test_a_dead_workers_job_is_another_s_and_nothing_that_it_still_says_counts(ann: sa.Engine) -> None:

@@ -4,10 +4,12 @@ import re
 from pathlib import Path
 
 import pytest
+from inline_snapshot import snapshot
 
 from reelkeeper.adapters import ffmpeg
 from reelkeeper.model import Refusal, Transcode
 from tests.clips import NATURAL, cut, tool
+from tests.reading import as_read
 from tests.shrinking import shrink
 
 
@@ -84,4 +86,8 @@ def test_a_clip_that_only_grows_worse_is_refused_with_what_was_measured(tmp_path
     assert isinstance(outcome, Refusal)
     print(outcome.reason)  # noqa: T201  the reason is the result
     assert outcome.rule == "no_good_result"
-    assert re.search(r"CRF [\d.]+: \d+ bytes, VMAF mean [\d.]+, 5th percentile [\d.]+", outcome.reason)
+    assert as_read(outcome.reason, figure=re.compile(r"\d[\d.]*")) == snapshot("""\
+no result at most <figure> % of <figure> bytes with VMAF of at least <figure> (mean) and
+  <figure> (<figure>th percentile); CRF <figure>: <figure> bytes, VMAF mean <figure>, <figure>th
+  percentile <figure>\
+""")

@@ -63,7 +63,7 @@ def test_a_video_taken_down_is_not_served_or_stored_and_its_deletions_are_audite
     with transaction(world.workspace.engine, "test") as session:
         cache.insert(session, "key", "v1", user_id="ann", cost_microusd=1, ttl_seconds=None)
     found = down(world)
-    assert (found.by, found.reason, found.video_ids, found.left) == ("counsel", "court order 17", ("v1",), ())
+    assert (found.by, found.reason, found.video_ids, found.left) == (ORDER.by, ORDER.reason, ("v1",), ())
     sha256 = hashlib.sha256(world.clip.read_bytes()).hexdigest()
     assert {item.key for item in found.objects} == before - stored(world)
     assert len(found.objects) == 2

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from inline_snapshot import snapshot
 
 from reelkeeper.adapters.s3 import r2, seaweed
 from reelkeeper.errors import StorageError
@@ -121,7 +122,7 @@ def test_a_date_in_the_key_is_older_than_a_copy_of_the_bucket() -> None:
     stored = [StoredObject(f"2024/0{month}/v.mp4", 5, "e", AS_OF) for month in (3, 4)]
     bucket: Any = Listed(stored)
     found = operation.scan(bucket, terms, tell=lambda _: None, stop=operation.Stop())
-    assert [age for age, _ in found.ages] == ["over a year"]
+    assert [age for age, _ in found.ages] == snapshot(["over a year"])
 
 
 def test_where_patterns_do_not_fit_users_and_images_without_their_video_are_unknown() -> None:
@@ -162,7 +163,7 @@ def test_patterns_fit_numbered_videos_generations_of_our_own_and_images(name: st
 
 def test_keys_of_our_own_have_their_user_under_any_pattern() -> None:
     stored = [StoredObject(f"ann/v1/g2-{'0' * 16}.mp4", 5, "e", AS_OF), StoredObject("x/y/z.mp4", 5, "f", AS_OF)]
-    assert {part.name: part.objects for part in scanned(Listed(stored)).users} == {"ann": 1, "no user": 1}
+    assert {part.name: part.objects for part in scanned(Listed(stored)).users} == snapshot({"ann": 1, "no user": 1})
 
 
 def test_a_copied_bucket_is_told_by_its_one_day() -> None:

@@ -75,11 +75,11 @@ def test_a_day_imported_again_counts_no_view_twice_and_loses_none(
     assert known(store) == ({"v1": 4, "v2": 50}, [])
 
 
-@pytest.mark.parametrize("doubt", ["sampled", "quiet hours", "not over", "unmarked"])
+@pytest.mark.parametrize("doubt", ["sampled", "quiet hours", "today", "unmarked"])
 def test_a_doubtful_day_is_not_complete_but_its_views_count(
     store: sa.Engine, client: Client, cloudflare: CloudflareDouble, doubt: str
 ) -> None:
-    day = TODAY if doubt == "not over" else DAY
+    day = TODAY if doubt == "today" else DAY
     cloudflare.operations = [read("v1/g1", 3, day), *hourly(day)[1 if doubt == "quiet hours" else 0 :]]
     cloudflare.sampled = doubt == "sampled"
     came = import_reads(store, client, BUCKET, day, complete=doubt != "unmarked")

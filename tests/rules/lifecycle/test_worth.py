@@ -6,9 +6,11 @@ from decimal import Decimal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from inline_snapshot import snapshot
 
 from reelkeeper.model import Media, SearchTotals
 from reelkeeper.rules.lifecycle.worth import EFFORTS, Payback, Worth, at_presets, choose, unopened
+from tests.reading import as_read
 from tests.rules.lifecycle.test_transcode import SOURCE
 
 PRICED = Payback(cpu_usd_per_hour=Decimal("0.04"))
@@ -34,8 +36,10 @@ def test_the_arithmetic_is_that_of_the_price_list() -> None:
     assert worth.cost_usd == pytest.approx(worth.cpu_seconds / 3600 * 0.04 + 4.5e-6 + 3 * 0.36e-6)
     assert worth.net_microusd == 39 - 389
     assert not worth.pays
-    for figure in ("0.000039 USD", "0.000389 USD", "2.60 MB", "30 days", "34.5 CPU s", "0.04 USD"):
-        assert figure in worth.sentence()
+    assert as_read(worth.sentence()) == snapshot("""\
+it is expected to save 0.000039 USD and to cost 0.000389 USD: 2.60 MB less for 30 days at 0.015
+  USD a GB-month; 34.5 CPU s at 0.04 USD an hour, requests 0.000006 USD\
+""")
 
 
 def test_a_large_file_with_a_long_life_pays() -> None:
