@@ -16,11 +16,9 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Final, NamedTuple
 
-from reelkeeper.adapters.s3.keys import key_name, parse_key
-from reelkeeper.adapters.s3.r2 import Bucket
-from reelkeeper.errors import HoldClosed, InputRefused, KeyRefused, LeaseLost, NotFound
+from reelkeeper.adapters.s3.keys import key_name
+from reelkeeper.errors import HoldClosed, InputRefused, LeaseLost, NotFound
 from reelkeeper.model.buckets import NEVER
-from reelkeeper.model.ids import earlier_id, id_of
 from reelkeeper.operations.alerts.events import record
 from reelkeeper.operations.billing import quota
 from reelkeeper.operations.core import epochs
@@ -32,7 +30,7 @@ from reelkeeper.operations.lifecycle import cache_purge
 from reelkeeper.operations.lifecycle.purge import delete_loose, settle_claims
 from reelkeeper.operations.removals import at_vendors, lock_ends, takedown
 from reelkeeper.operations.removals.at_vendors import AtVendor
-from reelkeeper.operations.videos import service_files
+from reelkeeper.operations.videos import loose, service_files
 from reelkeeper.operations.videos.service_files import ServiceFile
 from reelkeeper.rules.core.wording import many
 from reelkeeper.rules.lifecycle.identifiers import Identifiers
@@ -179,8 +177,12 @@ def foresee(workspace: Workspace, user_id: str) -> Foreseen:
         user_id = former_ids.known_user(session, user_id)
         if not is_user(session, user_id, even_erased=True):
             raise _unknown(user_id)
-        stored = erasures.count_stored(session, user_id)
-    return Foreseen(*stored, tuple(service_files.of_user(workspace, user_id)))
+        videos, objects, size_bytes = erasures.count_stored(session, user_id)
+    others = [item.size_bytes for item in loose.of_user(workspace, user_id)]
+    others += [item.size_bytes for item in workspace.bucket.stored(_images(workspace, user_id)).values() if item]
+    return Foreseen(
+        videos, objects + len(others), size_bytes + sum(others), tuple(service_files.of_user(workspace, user_id))
+    )
 
 
 def _unknown(user_id: str) -> NotFound:
@@ -240,12 +242,14 @@ def _stored_videos(run: _Run) -> Iterator[list[str]]:
 
 
 def _delete_loose(run: _Run) -> dict[str, str]:
-    """Delete the user's other objects: uploads, orphans, and images that nobody else uses."""
-    bucket, user_id = run.workspace.bucket, run.erasing.user_id
-    with reading(run.workspace.engine) as session:
-        known = [key for key in erasures.loose_keys(session, user_id) if _is_within(bucket, key)]
-        images = [bucket.image_key(sha256) for sha256 in erasures.own_images(session, user_id)]
-    return _delete_stored(run, sorted({*known, *_listed(run), *images}))[1]
+    """Delete the user's objects without a row, and images that only they used; say why the bucket kept some."""
+    candidates = [*loose.keys(run.workspace, run.erasing.user_id), *_images(run.workspace, run.erasing.user_id)]
+    return _delete_stored(run, sorted(candidates))[1]
+
+
+def _images(workspace: Workspace, user_id: str) -> list[str]:
+    with reading(workspace.engine) as session:
+        return [workspace.bucket.image_key(sha256) for sha256 in erasures.own_images(session, user_id)]
 
 
 def _delete_stored(run: _Run, candidates: Sequence[str]) -> tuple[int, dict[str, str]]:
@@ -275,35 +279,7 @@ def _delete_files(run: _Run) -> tuple[int, dict[str, str]]:
     """Delete the service's files in the user's folder, as a pattern reads it; count them, and say which are kept."""
     files = service_files.of_user(run.workspace, run.erasing.user_id)
     theirs = [file.key for file in files if file.is_deletable]
-    return _delete_stored(run, [key for key in theirs if _is_within(run.workspace.bucket, key)])
-
-
-def _is_within(bucket: Bucket, key: str) -> bool:
-    """Check that Reelkeeper may touch a key, which the service may have imported."""
-    try:
-        return not bucket.is_hidden(bucket.check(key))
-    except KeyRefused:
-        return False
-
-
-def _listed(run: _Run) -> list[str]:
-    """List the keys under the user's folders that name the user as their owner."""
-    bucket, layout = run.workspace.bucket, run.workspace.layout
-    with reading(run.workspace.engine) as session:
-        names = {run.erasing.user_id, *former_ids.of_user(session, run.erasing.user_id)}
-    listed = set[str]()
-    for folder in names | {key_name(name) for name in names}:
-        with suppress(KeyRefused):  # a name that is invalid in a key
-            listed |= {item.key for page in bucket.pages_of_user(folder) for item in page}
-    ours = tuple(f"{bucket.prefix}{key_name(name)}/" for name in names)
-    found = []
-    for key in sorted(listed):
-        parsed = parse_key(bucket.prefix, key, layout)
-        if parsed and parsed.generation is not None:
-            found += [key] if key.startswith(ours) else []
-        elif parsed and parsed.user_id:
-            found += [key] if {id_of(parsed.user_id), earlier_id(parsed.user_id)} & names else []
-    return found
+    return _delete_stored(run, [key for key in theirs if service_files.is_within(run.workspace.bucket, key)])
 
 
 def _left(run: _Run, kept: dict[int, str], refused: dict[str, str]) -> tuple[Left, ...]:

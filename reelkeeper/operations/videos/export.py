@@ -15,7 +15,7 @@ from reelkeeper.disk import make_file
 from reelkeeper.errors import NotFound, StorageError
 from reelkeeper.failpoints import effect
 from reelkeeper.operations.core.workspace import Workspace
-from reelkeeper.operations.videos import images, service_files
+from reelkeeper.operations.videos import images, loose, service_files
 from reelkeeper.operations.videos.service_files import Belongs
 from reelkeeper.store.core import former_ids
 from reelkeeper.store.core.engine import reading
@@ -37,7 +37,7 @@ class Exported(NamedTuple):
     images: int
     size_bytes: int
     missing: tuple[str, ...]
-    beside: int = 0  # objects of the service's that belong to the videos by their names, such as thumbnails
+    beside: int = 0  # the service's files that are the user's, such as thumbnails, and objects that no video's row has
     left_out: tuple[str, ...] = ()  # keys of the service's of which nothing but the folder says whose they are
 
 
@@ -108,11 +108,13 @@ def _images(workspace: Workspace, user_id: str) -> list[str]:
 
 
 def _beside(workspace: Workspace, user_id: str) -> tuple[list[str], list[str]]:
-    """List the keys of the user's files, and of those that may be another's."""
+    """List the keys of the user's files and objects without a row, and of files that may be another's."""
     # guard export.taken_down_beside: an export contains thumbnails of videos that were taken down
     found = [file for file in service_files.of_user(workspace, user_id) if not file.is_down]
     # guard export.beside: an export has files of which nothing but the folder says whose they are
     theirs = [file.key for file in found if file.by != Belongs.FOLDER]
+    # guard export.taken_down_loose: an export contains a further file of a video that was taken down
+    theirs += [item.key for item in loose.of_user(workspace, user_id) if not item.is_down]
     return theirs, [file.key for file in found if file.by == Belongs.FOLDER]
 
 

@@ -9,12 +9,14 @@ from enum import StrEnum
 from typing import Final, NamedTuple
 
 from reelkeeper.adapters.s3.keys import IMAGE_SUFFIX, key_name, names_beside, parse_key
+from reelkeeper.adapters.s3.r2 import Bucket
 from reelkeeper.errors import KeyRefused
 from reelkeeper.model.ids import earlier_id, id_of
 from reelkeeper.model.key_patterns import KeyParts
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.store.core import former_ids
 from reelkeeper.store.core.engine import reading
+from reelkeeper.store.removals import erasures
 from reelkeeper.store.videos import user_data
 
 _BATCH: Final = 200  # keys; a question about each has up to 31 values
@@ -43,7 +45,7 @@ class ServiceFile(NamedTuple):
         return self.by is Belongs.PATTERN
 
 
-class _User(NamedTuple):
+class UserKeys(NamedTuple):
     """What the store knows of a user: ids, names of folders, stems of keys, and the names of videos taken down."""
 
     user_id: str
@@ -56,7 +58,7 @@ class _User(NamedTuple):
 def of_user(workspace: Workspace, user_id: str) -> list[ServiceFile]:
     """List the files of the service's that are, or may be, this user's, also where their video is gone."""
     bucket = workspace.bucket
-    user = _known(workspace, user_id)
+    user = known(workspace, user_id)
     found, listed = dict[str, int](), set[str]()
     for folder in sorted(user.folders):
         with suppress(KeyRefused):  # a name that is invalid in a key
@@ -65,14 +67,24 @@ def of_user(workspace: Workspace, user_id: str) -> list[ServiceFile]:
             listed.add(f"{bucket.prefix}{folder}/")
     noted, is_listed = dict[str, int](), tuple(listed)
     with reading(workspace.engine) as session:
+        loose = {key for key in erasures.loose_keys(session, user_id) if is_within(bucket, key)}  # always deleted
         for key, size_bytes in user_data.other_files(session):
             if not key.startswith(is_listed) and _belongs(workspace, user, key):
                 noted[key] = size_bytes
     found |= _stored(workspace, noted)
-    return sorted(_theirs(workspace, user, found))
+    return sorted(_theirs(workspace, user, {key: found[key] for key in found.keys() - loose}))
 
 
-def _known(workspace: Workspace, user_id: str) -> _User:
+def is_within(bucket: Bucket, key: str) -> bool:
+    """Check that Reelkeeper may touch a key, which the service may have imported."""
+    try:
+        return not bucket.is_hidden(bucket.check(key))
+    except KeyRefused:
+        return False
+
+
+def known(workspace: Workspace, user_id: str) -> UserKeys:
+    """Read what the store knows of a user's keys."""
     with reading(workspace.engine) as session:
         names = {user_id, *former_ids.of_user(session, user_id)}
         rows = user_data.service_keys(session, user_id)
@@ -84,7 +96,7 @@ def _known(workspace: Workspace, user_id: str) -> _User:
             if parts := _read(workspace, key):
                 folders |= {parts.user} if parts.user else set()
                 down |= {parts.video} if is_down else set()
-    return _User(user_id, frozenset(names), frozenset(folders), frozenset(stems), frozenset(down))
+    return UserKeys(user_id, frozenset(names), frozenset(folders), frozenset(stems), frozenset(down))
 
 
 def _read(workspace: Workspace, key: str) -> KeyParts | None:
@@ -99,7 +111,7 @@ def _may_be(workspace: Workspace, key: str) -> bool:
     return not (is_somebodys or workspace.bucket.is_hidden(key))
 
 
-def _belongs(workspace: Workspace, user: _User, key: str) -> Belongs | None:
+def _belongs(workspace: Workspace, user: UserKeys, key: str) -> Belongs | None:
     """Say by what a file seems to be this user's, before the store is asked whether it is another's."""
     parts = _read(workspace, key)
     if parts and parts.user and {id_of(parts.user), earlier_id(parts.user)} & user.names:
@@ -123,7 +135,7 @@ def _stored(workspace: Workspace, noted: dict[str, int]) -> dict[str, int]:
     return {key: size_bytes for key, size_bytes in noted.items() if key not in gone}
 
 
-def _theirs(workspace: Workspace, user: _User, found: dict[str, int]) -> Iterator[ServiceFile]:
+def _theirs(workspace: Workspace, user: UserKeys, found: dict[str, int]) -> Iterator[ServiceFile]:
     by = {key: belongs for key in found if (belongs := _belongs(workspace, user, key))}
     keys = sorted(by)
     for start in range(0, len(keys), _BATCH):
@@ -132,11 +144,11 @@ def _theirs(workspace: Workspace, user: _User, found: dict[str, int]) -> Iterato
         owners = {key: id_of(read.user) for key, read in parts.items() if read and read.user}
         stems = {key: names_beside(key) for key in some}
         with reading(workspace.engine) as session:
-            known = former_ids.known_users(session, set(owners.values()))
+            rows = former_ids.known_users(session, set(owners.values()))
             others = user_data.of_others(session, user.user_id, stems)
         for key in some:
             # guard service_files.others: a file of another user's, or beside another's video, is exported or deleted
-            if key in others or (by[key] == Belongs.PATTERN and known[owners[key]] != user.user_id):
+            if key in others or (by[key] == Belongs.PATTERN and rows[owners[key]] != user.user_id):
                 continue
             read = parts[key]
             names = {read.video, IMAGE_SUFFIX.sub("", read.video)} if read else set()

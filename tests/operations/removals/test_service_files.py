@@ -118,6 +118,29 @@ def test_what_ends_like_a_video_in_the_users_folder_and_no_pattern_reads_is_list
         assert not {ann.address.prefix + key for key in deep} & {*session.execute(sa.select(orphans.c.key)).scalars()}
 
 
+def test_objects_without_a_row_are_asked_about_exported_and_deleted_alike(ann: World, tmp_path: Path) -> None:
+    others = {"ann2/v1.webm", "ann@example.com/v1.webm", "bob/fresh.mp4", "annie/fresh.mp4"}
+    ann.video("v3", key=f"{ann.address.prefix}ann/v3.mp4", stored=False)
+    with transaction(ann.workspace.engine, "test") as session:
+        session.execute(sa.update(videos).where(videos.c.id == "v3").values(retire_reason=TAKEN_DOWN))
+        session.execute(sa.insert(former_ids).values(id="bob", user_id="ann"))  # another has this id now
+    put(ann, "ann/v1.webm", "ann/v3.webm", *others)
+    ann.double.client.put_object(Bucket=BUCKET, Key=f"{ann.address.prefix}ann/empty.mp4", Body=b"")
+    survey(ann.workspace, run_id="sync", note=True)
+    before = foresee(ann.workspace, "ann")
+    rows = 2  # v1, and v3, as the catalogue has it
+    assert before.objects - rows == len({"v1.webm", "v3.webm", "empty.mp4"})
+    assert names(ann, list(before.files)) == set(OF_ANN)
+    export(ann.workspace, "ann", tmp_path / "ann.zip")
+    with zipfile.ZipFile(tmp_path / "ann.zip") as archive:
+        beside = {name.removeprefix("beside/") for name in archive.namelist() if name.startswith("beside/")}
+    assert beside == {*OF_ANN, "ann/v1.webm", "ann/empty.mp4"}
+    assert not gone(ann).left
+    left = stored(ann)
+    assert left >= {*others, *OF_ANN, *OF_OTHERS}
+    assert not left & {"ann/v1.mp4", "ann/v1.webm", "ann/v3.webm", "ann/empty.mp4"}
+
+
 def test_an_export_lacks_what_only_a_folder_names(ann: World, tmp_path: Path) -> None:
     put(ann, "ann/a/b/deep.jpg")
     assert len(of_user(ann.workspace, "ann")) == len(OF_ANN) + 1
