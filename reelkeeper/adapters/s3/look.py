@@ -35,24 +35,26 @@ class Look(NamedTuple):
         Beyond the first 200, bytes are estimated by the mean of those. Raises StorageError if the server does not say.
         """
         uploads = sized = size_bytes = 0
-        with translate_errors("LIST unfinished uploads"):
-            for page in self.client.get_paginator("list_multipart_uploads").paginate(
-                Bucket=self.bucket, Prefix=self.prefix
-            ):
-                for upload in page.get("Uploads", ()):
-                    if not upload["Key"].startswith(self.prefix):
-                        continue
-                    if sized < _MAX_SIZED:
-                        try:
-                            size_bytes += self._parts_bytes(upload["Key"], upload["UploadId"])
-                        except ObjectMissing:  # ended meanwhile
-                            continue
-                        sized += 1
-                    uploads += 1
+        for key, upload_id in self.uploads(self.prefix):
+            if sized < _MAX_SIZED:
+                try:
+                    size_bytes += self.parts_bytes(key, upload_id)
+                except ObjectMissing:  # ended meanwhile
+                    continue
+                sized += 1
+            uploads += 1
         return Part("unfinished uploads", uploads, size_bytes * uploads // max(1, sized))
 
-    def _parts_bytes(self, key: str, upload_id: str) -> int:
-        with translate_errors(f"LIST parts of {key}"):
+    def uploads(self, under: str) -> Iterator[tuple[str, str]]:
+        """List key and id of the multipart uploads under a prefix that were not ended; StorageError as `unfinished`."""
+        with translate_errors("LIST unfinished uploads"):
+            pages = self.client.get_paginator("list_multipart_uploads").paginate(Bucket=self.bucket, Prefix=under)
+            found = [upload for page in pages for upload in page.get("Uploads", ())]
+        yield from ((upload["Key"], upload["UploadId"]) for upload in found if upload["Key"].startswith(under))
+
+    def parts_bytes(self, key: str, upload_id: str) -> int:
+        """Sum the bytes of an upload's parts. Raises ObjectMissing if it has ended, StorageError as `unfinished`."""
+        with translate_errors(f"READ parts of {key}"):
             pages = self.client.get_paginator("list_parts").paginate(Bucket=self.bucket, Key=key, UploadId=upload_id)
             return sum(part["Size"] for page in pages for part in page.get("Parts", ()))
 

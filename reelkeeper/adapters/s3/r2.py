@@ -9,7 +9,7 @@ import os
 from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from functools import cached_property, partial
 from io import BufferedReader, BytesIO
@@ -358,6 +358,11 @@ class Bucket:
         """
         self.meter.count("DeleteObject")
         return send_signed_delete(self._sender, self._deletable(key), url)
+
+    def abort(self, key: str, upload_id: str) -> None:
+        """Abort a multipart upload, and so delete its parts; one that has ended is none. StorageError if refused."""
+        with suppress(ObjectMissing), translate_errors(f"ABORT upload of {key}"):
+            self._client.abort_multipart_upload(Bucket=self.name, Key=self._deletable(key), UploadId=upload_id)
 
     def _deletable(self, key: str) -> str:
         # guard bucket.identity_kept: the identity object can be deleted

@@ -46,6 +46,7 @@ class ServiceFile(BaseModel):
         description="`pattern`: in the user's folder, as a key pattern says; `name`: beside a video; `folder`: in a "
         "folder with the user's name, and no pattern matches"
     )
+    upload_id: str = Field(description="Id of a multipart upload that was never completed; empty: an object")
 
 
 class Erasure(BaseModel):
@@ -63,6 +64,7 @@ class Erasure(BaseModel):
     vendors: list[AtVendor] = Field(description="What became of the copies of those who made the user's videos")
     files: list[ServiceFile] = Field(description="The service's own files that stay: delete them by these keys")
     files_deleted: int = Field(description="Number of the service's own files deleted, by `with_files`")
+    uploads_unknown: bool = Field(description="The server does not list unfinished uploads, so some may stay stored")
 
     @classmethod
     def of(cls, found: operation.Erasure) -> "Erasure":
@@ -76,8 +78,12 @@ class Erasure(BaseModel):
             rows=found.rows,
             versions=found.versions,
             vendors=[AtVendor(**item._asdict()) for item in found.vendors],
-            files=[ServiceFile(key=file.key, size_bytes=file.size_bytes, by=file.by) for file in found.files],
+            files=[
+                ServiceFile(key=file.key, size_bytes=file.size_bytes, by=file.by, upload_id=file.upload_id)
+                for file in found.files
+            ],
             files_deleted=found.files_deleted,
+            uploads_unknown=found.uploads_unknown,
         )
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from reelkeeper.operations.removals.erase import Foreseen
     from reelkeeper.operations.videos.service_files import ServiceFile
 
+_UNKNOWN = "The server does not list unfinished uploads: any in the user's folder stay stored."
 group = typer.Typer(help="Export, erase or rename a user.", no_args_is_help=True)
 
 
@@ -48,8 +49,8 @@ def export(
         say(f"{done.path}: {size(done.size_bytes)}, {counts}.")
         if done.left_out:
             say(
-                f"Left out, as nothing but the folder says whose they are: {many(len(done.left_out), 'file')}, such as "
-                f"{done.left_out[0]}. All of them: --json"
+                "Left out, as nothing but the folder says whose they are, or as their upload was never completed: "
+                f"{many(len(done.left_out), 'file')}, such as {done.left_out[0]}. All of them: --json"
             )
     if done.missing:
         raise PartialFailure(f"left out, as they could not be read: {'; '.join(done.missing)}")
@@ -82,7 +83,8 @@ def erase(
         done = operation.erase(opened, user, by=who(), run_id=run_id, settings=configured(), with_files=with_files)
     if as_json:
         lists = {name: [item._asdict() for item in getattr(done, name)] for name in ("left", "vendors")}
-        lists["files"] = [{"key": file.key, "size_bytes": file.size_bytes, "by": file.by} for file in done.files]
+        shown = ("key", "size_bytes", "by", "upload_id")
+        lists["files"] = [{name: getattr(file, name) for name in shown} for file in done.files]
         emit({**done._asdict(), "until": done.until, **lists})
     elif done.left:
         table(("key", "!until", "still there, because"), [(item.key, item.until, item.why) for item in done.left])
@@ -97,9 +99,13 @@ def erase(
     if not as_json:
         show_vendors(done.vendors)
     if not as_json and done.files_deleted:
-        say(f"{many(done.files_deleted, 'file')} of the service's were deleted, too.")
+        say(f"Deleted, too: {many(done.files_deleted, 'file')} of the service's.")
+    if not as_json and done.uploads_unknown:
+        say(_UNKNOWN)
     if not as_json and done.files:
-        table(("key", ">bytes", "!the user's by"), [(file.key, size(file.size_bytes), file.by) for file in done.files])
+        by = [file.by + ", unfinished upload" * bool(file.upload_id) for file in done.files]
+        rows = [(file.key, size(file.size_bytes), how) for file, how in zip(done.files, by, strict=True)]
+        table(("key", ">bytes", "!the user's by"), rows)
         way = "Repeat with --with-files, or delete" if done.left else "The user's id finds them no more, so delete"
         say(f"Not deleted: {_files(done.files)}, as listed. {way} them by these keys, with any S3 client.")
     if done.left:
@@ -118,6 +124,7 @@ def _ask(user: str, found: "Foreseen", *, with_files: bool) -> None:
         way = f"; --with-files deletes {len(theirs):,} of them, those in the user's folder by the key patterns"
         way = way if theirs and not with_files else ""
         staying = f"{_files(kept)}, such as {kept[0].key}, will stay stored{way}.\n"
+    staying += f"{_UNKNOWN}\n" if found.uploads_unknown else ""
     asked = f"{staying}Permanently delete {stored}{and_files} and all other data of {user} now?"
     typer.confirm(asked, abort=True, err=True)
 

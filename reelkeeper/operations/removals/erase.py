@@ -18,6 +18,7 @@ from typing import Final, NamedTuple
 
 from reelkeeper.adapters.s3.keys import key_name
 from reelkeeper.errors import HoldClosed, InputRefused, LeaseLost, NotFound
+from reelkeeper.failpoints import effect
 from reelkeeper.model.buckets import NEVER
 from reelkeeper.operations.alerts.events import record
 from reelkeeper.operations.billing import quota
@@ -67,7 +68,8 @@ class Foreseen(NamedTuple):
     videos: int
     objects: int
     size_bytes: int
-    files: tuple[ServiceFile, ...]  # of the service's
+    files: tuple[ServiceFile, ...]  # of the service's, with unfinished uploads
+    uploads_unknown: bool = False  # the server does not list unfinished uploads
 
 
 class Erasure(NamedTuple):
@@ -75,7 +77,8 @@ class Erasure(NamedTuple):
 
     `versions`: why deleted bytes stay stored as versions, which only the bucket's owner can delete; "" where none do.
     `vendors`: what became of the copies of those who made the videos, for which nothing here waits.
-    `files`: the service's own, such as thumbnails, that stay; `files_deleted`: how many of them were deleted.
+    `files`: the service's own, such as thumbnails, and unfinished uploads, that stay; `files_deleted`: how many of them
+    were deleted. `uploads_unknown`: the server does not list unfinished uploads, so some may stay.
     """
 
     pseudonym: str
@@ -87,6 +90,7 @@ class Erasure(NamedTuple):
     vendors: tuple[AtVendor, ...] = ()
     files: tuple[ServiceFile, ...] = ()
     files_deleted: int = 0
+    uploads_unknown: bool = False
 
     @property
     def until(self) -> datetime | None:
@@ -155,6 +159,7 @@ def erase(
         # guard erase.files_last: files beside videos that a legal hold keeps are deleted
         if with_files and not left:
             files_deleted, refused = _delete_files(run)
+            files_deleted += _abort_uploads(run)
             left = _with_lock_ends(run, _left(run, {}, refused), settings)
         # guard erase.cache: an erased user's videos stay in the CDN's cache, and no record names them any more
         if cache_purge.catch_up(workspace.engine, settings, run_id) is None:
@@ -162,13 +167,13 @@ def erase(
                 *left,
                 Left("Cloudflare's cache could not be purged of the objects: repeat when Cloudflare answers"),
             )
-        files = tuple(service_files.of_user(workspace, user_id))
+        files, unknown = _files(workspace, user_id)
         done = Erasure(erasing.pseudonym, erasing.since, left, {}, 0) if left else _finish(run, by, files)
     # After our own bytes and rows, which no vendor holds up.
     at_vendors.catch_up(workspace.engine, settings, run_id)
     name = user_id if done.left else erasing.pseudonym
     vendors = at_vendors.of_user(workspace.engine, name)
-    return done._replace(files=files, files_deleted=files_deleted, vendors=vendors)
+    return done._replace(files=files, files_deleted=files_deleted, vendors=vendors, uploads_unknown=unknown)
 
 
 def foresee(workspace: Workspace, user_id: str) -> Foreseen:
@@ -180,9 +185,13 @@ def foresee(workspace: Workspace, user_id: str) -> Foreseen:
         videos, objects, size_bytes = erasures.count_stored(session, user_id)
     others = [item.size_bytes for item in loose.of_user(workspace, user_id)]
     others += [item.size_bytes for item in workspace.bucket.stored(_images(workspace, user_id)).values() if item]
-    return Foreseen(
-        videos, objects + len(others), size_bytes + sum(others), tuple(service_files.of_user(workspace, user_id))
-    )
+    return Foreseen(videos, objects + len(others), size_bytes + sum(others), *_files(workspace, user_id))
+
+
+def _files(workspace: Workspace, user_id: str) -> tuple[tuple[ServiceFile, ...], bool]:
+    """List the service's files and unfinished uploads that are the user's, and say if the server hides the latter."""
+    uploads = service_files.uploads_of_user(workspace, user_id)
+    return (*service_files.of_user(workspace, user_id), *(uploads or ())), uploads is None
 
 
 def _unknown(user_id: str) -> NotFound:
@@ -280,6 +289,25 @@ def _delete_files(run: _Run) -> tuple[int, dict[str, str]]:
     files = service_files.of_user(run.workspace, run.erasing.user_id)
     theirs = [file.key for file in files if file.is_deletable]
     return _delete_stored(run, [key for key in theirs if service_files.is_within(run.workspace.bucket, key)])
+
+
+def _abort_uploads(run: _Run) -> int:
+    """Abort the unfinished uploads at keys whose files would be deleted; count them."""
+    aborted, user_id = 0, run.erasing.user_id
+    for upload in service_files.uploads_of_user(run.workspace, user_id) or ():
+        if upload.is_deletable and service_files.is_within(run.workspace.bucket, upload.key):
+            epochs.require_current(run.workspace)
+            with transaction(run.workspace.engine, "erase.upload") as session:
+                require_permission(session, run.lease)
+                # guard erase.uploads_held: an upload is aborted under a legal hold that was placed meanwhile
+                if erasures.legal_hold(session, user_id)[0]:
+                    break
+                detail = {"key": upload.key, "upload": upload.upload_id}
+                record(session, [Event("purge", run.run_id, user_id=user_id, detail=detail)])
+            with effect("erase.abort"):
+                run.workspace.bucket.abort(upload.key, upload.upload_id)
+            aborted += 1
+    return aborted
 
 
 def _left(run: _Run, kept: dict[int, str], refused: dict[str, str]) -> tuple[Left, ...]:

@@ -38,7 +38,7 @@ class Exported(NamedTuple):
     size_bytes: int
     missing: tuple[str, ...]
     beside: int = 0  # the service's files that are the user's, such as thumbnails, and objects that no video's row has
-    left_out: tuple[str, ...] = ()  # keys of the service's of which nothing but the folder says whose they are
+    left_out: tuple[str, ...] = ()  # keys of which only the folder says whose they are, and of unfinished uploads
 
 
 def export(workspace: Workspace, user_id: str, target: Path) -> Exported:
@@ -115,7 +115,8 @@ def _beside(workspace: Workspace, user_id: str) -> tuple[list[str], list[str]]:
     theirs = [file.key for file in found if file.by != Belongs.FOLDER]
     # guard export.taken_down_loose: an export contains a further file of a video that was taken down
     theirs += [item.key for item in loose.of_user(workspace, user_id) if not item.is_down]
-    return theirs, [file.key for file in found if file.by == Belongs.FOLDER]
+    uploads = service_files.uploads_of_user(workspace, user_id) or ()
+    return theirs, [file.key for file in (*found, *uploads) if file.by == Belongs.FOLDER or file.upload_id]
 
 
 @contextmanager

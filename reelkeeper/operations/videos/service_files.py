@@ -3,6 +3,7 @@
 Reelkeeper has no rows of them but the notes of the last listing, which has all; the user's folder is listed again.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import suppress
 from enum import StrEnum
@@ -10,7 +11,7 @@ from typing import Final, NamedTuple
 
 from reelkeeper.adapters.s3.keys import IMAGE_SUFFIX, key_name, names_beside, parse_key
 from reelkeeper.adapters.s3.r2 import Bucket
-from reelkeeper.errors import KeyRefused
+from reelkeeper.errors import KeyRefused, StorageError
 from reelkeeper.model.ids import earlier_id, id_of
 from reelkeeper.model.key_patterns import KeyParts
 from reelkeeper.operations.core.workspace import Workspace
@@ -31,12 +32,16 @@ class Belongs(StrEnum):
 
 
 class ServiceFile(NamedTuple):
-    """A file of the service's. `is_down`: it is beside a video that was taken down."""
+    """A file of the service's. `is_down`: it is beside a video that was taken down.
+
+    `upload_id`: it is a multipart upload that was never completed; "" for an object.
+    """
 
     key: str
     size_bytes: int
     by: Belongs
     is_down: bool
+    upload_id: str = ""
 
     @property
     def is_deletable(self) -> bool:
@@ -73,6 +78,23 @@ def of_user(workspace: Workspace, user_id: str) -> list[ServiceFile]:
                 noted[key] = size_bytes
     found |= _stored(workspace, noted)
     return sorted(_theirs(workspace, user, {key: found[key] for key in found.keys() - loose}))
+
+
+def uploads_of_user(workspace: Workspace, user_id: str) -> list[ServiceFile] | None:
+    """List the multipart uploads in the user's folder that were never completed; None: the server does not say."""
+    look, user = workspace.bucket.look(), known(workspace, user_id)
+    found = defaultdict[str, list[str]](list)
+    try:
+        for folder in user.folders:
+            for key, upload_id in look.uploads(f"{workspace.bucket.prefix}{folder}/"):
+                found[key].append(upload_id)
+        return [
+            file._replace(size_bytes=look.parts_bytes(file.key, upload_id), upload_id=upload_id)
+            for file in sorted(_theirs(workspace, user, dict.fromkeys(found, 0), even_with_row=True))
+            for upload_id in found[file.key]
+        ]
+    except StorageError:
+        return None
 
 
 def is_within(bucket: Bucket, key: str) -> bool:
@@ -135,7 +157,9 @@ def _stored(workspace: Workspace, noted: dict[str, int]) -> dict[str, int]:
     return {key: size_bytes for key, size_bytes in noted.items() if key not in gone}
 
 
-def _theirs(workspace: Workspace, user: UserKeys, found: dict[str, int]) -> Iterator[ServiceFile]:
+def _theirs(
+    workspace: Workspace, user: UserKeys, found: dict[str, int], *, even_with_row: bool = False
+) -> Iterator[ServiceFile]:
     by = {key: belongs for key in found if (belongs := _belongs(workspace, user, key))}
     keys = sorted(by)
     for start in range(0, len(keys), _BATCH):
@@ -145,7 +169,7 @@ def _theirs(workspace: Workspace, user: UserKeys, found: dict[str, int]) -> Iter
         stems = {key: names_beside(key) for key in some}
         with reading(workspace.engine) as session:
             rows = former_ids.known_users(session, set(owners.values()))
-            others = user_data.of_others(session, user.user_id, stems)
+            others = user_data.of_others(session, user.user_id, stems, even_with_row=even_with_row)
         for key in some:
             # guard service_files.others: a file of another user's, or beside another's video, is exported or deleted
             if key in others or (by[key] == Belongs.PATTERN and rows[owners[key]] != user.user_id):

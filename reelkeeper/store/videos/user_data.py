@@ -125,8 +125,13 @@ def other_files(session: Session) -> Iterator[tuple[str, int]]:
         yield row.key, row.size_bytes
 
 
-def of_others(session: Session, user_id: str, stems: Mapping[str, set[str]]) -> set[str]:
-    """Return those keys that are videos, another user's by a CSV, or beside such a video, which has one of `stems`."""
+def of_others(
+    session: Session, user_id: str, stems: Mapping[str, set[str]], *, even_with_row: bool = False
+) -> set[str]:
+    """Return those keys that are videos, another user's by a CSV, or beside such a video, which has one of `stems`.
+
+    `even_with_row`: but not those that are the user's own videos, at whose keys an upload may be under way.
+    """
     keys = {key: {key, *(f"{stem}.{end}" for stem in names for end in _ENDS)} for key, names in stems.items()}
     asked = set[str]().union(*keys.values())
     of_another = (
@@ -138,7 +143,7 @@ def of_others(session: Session, user_id: str, stems: Mapping[str, set[str]]) -> 
         key_owners.c.key.in_(asked), key_owners.c.user_id.is_not(None), key_owners.c.user_id != user_id
     )
     themselves = sa.select(blobs.c.key).where(blobs.c.key.in_(stems), blobs.c.state != BlobState.GONE)
-    taken = set(session.execute(sa.union(of_another, named, themselves)).scalars())
+    taken = set(session.execute(sa.union(of_another, named, *([] if even_with_row else [themselves]))).scalars())
     return {key for key, names in keys.items() if names & taken}
 
 

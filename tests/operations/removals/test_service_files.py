@@ -21,6 +21,7 @@ from reelkeeper.store.videos.conditions import TAKEN_DOWN
 from reelkeeper.store.videos.holds import HoldTerms
 from tests.buckets import BUCKET
 from tests.faults.world import LONG_AGO, World
+from tests.operations.conftest import AtFailpoint
 
 OF_ANN = ("ann/v1.jpg", "ann/v1_thumb.webp", "ann/gone.jpg", "ann/v1/sprite.vtt")
 OF_OTHERS = ("bob/v1.jpg", "ann2/v1.jpg", "Ann/v1.jpg", "ann/bobs.jpg", "ann/bobs-thumb.jpg", "v1.jpg")
@@ -139,6 +140,55 @@ def test_objects_without_a_row_are_asked_about_exported_and_deleted_alike(ann: W
     left = stored(ann)
     assert left >= {*others, *OF_ANN, *OF_OTHERS}
     assert not left & {"ann/v1.mp4", "ann/v1.webm", "ann/v3.webm", "ann/empty.mp4"}
+
+
+OF_ANN_BEGUN = {"ann/big.mp4": Belongs.PATTERN, "ann/v1.mp4": Belongs.PATTERN, "ann/a/b/deep.mp4": Belongs.FOLDER}
+OF_OTHERS_BEGUN = {"ann2/v1.mp4", "ann@example.com/v1.mp4", "bob/v1.mp4", "ann/bobs.MP4"}
+
+
+@pytest.fixture
+def begun(ann: World) -> World:
+    """Uploads that the service began and never completed, at keys of ann's and of others."""
+    client = ann.double.client
+    for name in (*OF_ANN_BEGUN, *OF_OTHERS_BEGUN):
+        key = ann.address.prefix + name
+        upload = client.create_multipart_upload(Bucket=BUCKET, Key=key)["UploadId"]
+        client.upload_part(Bucket=BUCKET, Key=key, UploadId=upload, PartNumber=1, Body=b"x" * 1000)
+    return ann
+
+
+def unfinished(world: World) -> set[str]:
+    prefix = world.address.prefix
+    return {key.removeprefix(prefix) for key, _ in world.workspace.bucket.look().uploads(prefix)}
+
+
+def test_unfinished_uploads_are_told_before_and_stay_unless_files_are_deleted(begun: World, tmp_path: Path) -> None:
+    before = foresee(begun.workspace, "ann")
+    told = {file.key.removeprefix(begun.address.prefix): file.by for file in before.files if file.upload_id}
+    assert (told, before.uploads_unknown) == (OF_ANN_BEGUN, False)
+    assert {file.size_bytes for file in before.files if file.upload_id} == {1000}
+    left_out = export(begun.workspace, "ann", tmp_path / "ann.zip").left_out
+    assert set(left_out) == {begun.address.prefix + name for name in OF_ANN_BEGUN}
+    done = gone(begun)
+    assert (done.left, done.files_deleted) == ((), 0)
+    assert {file.key.removeprefix(begun.address.prefix) for file in done.files if file.upload_id} == {*OF_ANN_BEGUN}
+    assert unfinished(begun) == {*OF_ANN_BEGUN, *OF_OTHERS_BEGUN}
+
+
+def test_unfinished_uploads_at_keys_that_a_pattern_reads_are_aborted_with_the_files(begun: World) -> None:
+    done = gone(begun, with_files=True)
+    assert (done.left, done.files_deleted) == ((), len(OF_ANN) + 2)
+    assert unfinished(begun) == {"ann/a/b/deep.mp4", *OF_OTHERS_BEGUN}
+    assert names(begun, list(done.files)) == {"ann/a/b/deep.mp4"}
+
+
+def test_a_legal_hold_keeps_unfinished_uploads(begun: World, at_failpoint: AtFailpoint) -> None:
+    terms = HoldTerms("user", "ann", "evidence", "counsel", is_legal=True)
+    at_failpoint("erase.abort.before", lambda: hold(begun.workspace.engine, terms))
+    done = gone(begun, with_files=True)
+    assert (len(done.left), done.files_deleted) == (1, len(OF_ANN) + 1)
+    assert len(unfinished(begun) & {"ann/big.mp4", "ann/v1.mp4"}) == 1
+    assert gone(begun, with_files=True).files_deleted == 0
 
 
 def test_an_export_lacks_what_only_a_folder_names(ann: World, tmp_path: Path) -> None:
