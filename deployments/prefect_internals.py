@@ -8,6 +8,7 @@ inside the functions, since each flow run imports this module before it begins.
 import subprocess
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -27,6 +28,7 @@ __all__ = [
     "schedule",
     "sqlite",
     "start_temporary_server",
+    "wake_less",
 ]
 USED: Final = {  # module:name, with its parameters; without parentheses, an attribute that Prefect's code sets
     "prefect._internal.control_listener:_set_intent(value)": "runs of a drained worker crash, and are not handed over",
@@ -37,6 +39,9 @@ USED: Final = {  # module:name, with its parameters; without parentheses, an att
     ),
     "prefect.server.api.server:SubprocessASGIServer.start(self, timeout)": "Ctrl-C ends a run's server before the run",
     "prefect.server.api.server:SubprocessASGIServer._run_uvicorn_command(self)": "a killed run leaves its server",
+    "prefect.server.api.background_workers:Worker(docket, name, concurrency, redelivery_timeout, reconnection_delay, "
+    "minimum_check_interval, scheduling_resolution, schedule_automatic_tasks, enable_internal_instrumentation, "
+    "fallback_task, dependencies, message_batch)": "a server at rest wakes four times as often",
     "prefect.workers.server:_run_healthcheck_server(is_healthy, log_level)": "a worker has no health check",
     "prefect.workers.base:BaseWorker._sync_and_initialize(self)": "a worker ends if its server is down at its start",
     "prefect.workers.base:BaseWorker._get_scheduled_flow_runs(self)": "after an outage, every missed run is run",
@@ -90,6 +95,16 @@ def start_temporary_server() -> None:
                 subprocess.Popen = popen  # type: ignore[misc]  # as above
 
     BoundServer().start()  # one for the process: Prefect finds it running
+
+
+def wake_less() -> None:
+    """Let the server look for work of its own once a second, not four times: it is due each 15 s or more."""
+    from docket import Worker  # noqa: PLC0415  for the server alone
+    from prefect.server.api import background_workers  # noqa: PLC0415  the same
+
+    second = timedelta(seconds=1)
+    rarely = partial(Worker, minimum_check_interval=second, scheduling_resolution=second)
+    background_workers.Worker = rarely  # type: ignore[assignment, attr-defined]  # no setting says so
 
 
 def sqlite() -> "type[AioSqliteConfiguration]":

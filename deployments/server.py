@@ -1,4 +1,4 @@
-"""Run Prefect's server on SQLite with IMMEDIATE transactions: `python -m deployments.server --port PORT`.
+"""Run Prefect's server on SQLite with IMMEDIATE transactions, and fewer wake-ups: `python -m deployments.server`.
 
 Prefect begins most of its transactions as DEFERRED. One that reads first, and finds when it writes that another has
 written meanwhile, cannot wait: SQLite refuses it at once whatever its busy timeout, and the API answers 503. Begun as
@@ -35,5 +35,6 @@ async def begin_immediate(
 
 if __name__ == "__main__":
     _sqlite.begin_transaction = begin_immediate  # type: ignore[assignment]  # no setting says so
+    prefect_internals.wake_less()
     sys.argv = ["prefect", "server", "start", *sys.argv[1:]]
     runpy.run_module("prefect", run_name="__main__", alter_sys=True)
