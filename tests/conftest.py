@@ -80,6 +80,7 @@ LONG_FILES: Final = {
     "tests/operations/jobs/test_provider_trouble.py": "vendors that are down for a day",
     "tests/operations/jobs/test_unreadable_results.py": "jobs that are looked up for a day",
     "tests/operations/lifecycle/test_behind.py": "two stores at one bucket",
+    "tests/operations/lifecycle/test_candidates.py": "dozens of generated catalogues",
     "tests/operations/lifecycle/test_doubts.py": "several syncs of a bucket",
     "tests/operations/lifecycle/test_moved_stores.py": "two stores at one bucket",
     "tests/operations/lifecycle/test_notices.py": "nights in a row, with webhooks",

@@ -99,6 +99,14 @@ class Verdict(NamedTuple):
     figures: tuple[object, ...] = ()
 
 
+class Fork(NamedTuple):
+    """A question about live videos. The first answer that holds (below a limit, of a name or none, yes) leads on."""
+
+    property: str
+    answers: tuple[tuple[datetime | int | str | None, "Fork | str | None"], ...]
+    otherwise: "Fork | str | None"  # the next question, the rule that keeps them, or None: judge each
+
+
 class StoredObject(NamedTuple):
     """One object as the bucket reports it. `etag` is unquoted."""
 
@@ -313,6 +321,13 @@ class Counts:
 
     objects: int = 0
     size_bytes: int = 0
+
+
+class KeptTogether(NamedTuple):
+    """Live videos that a rule keeps, counted together."""
+
+    rule: str
+    counts: Counts
 
 
 class Claimed(NamedTuple):

@@ -21,6 +21,7 @@ from reelkeeper.cli.words import INTERRUPTED, AsJson, moment
 from reelkeeper.errors import Misconfigured
 
 if TYPE_CHECKING:
+    from reelkeeper.model import PlanSummary
     from reelkeeper.operations import Engine
 
 Param = Annotated[
@@ -187,7 +188,7 @@ def _is_recorded(run_id: str) -> bool:
 def _show(report: Any, most: int) -> None:  # noqa: ANN401  a Report or a SyncReport, which are not loaded yet
     if _plan_id(report):
         with store() as engine:
-            show_plan(engine, report.plan.id, most)
+            show_plan(engine, report.plan.id, most, report.plan if report.dry_run else None)
     else:
         found = ((name.replace("_", " "), value) for name, value in plain(report).items())
         rows = [row for name, value in found if name not in _SHOWN_APART and value for row in _rows(name, value)]
@@ -198,11 +199,11 @@ def _show(report: Any, most: int) -> None:  # noqa: ANN401  a Report or a SyncRe
         screen.show(document(adoption, dry_run=report.dry_run))
 
 
-def show_plan(engine: "Engine", plan_id: str, most: int) -> None:
-    """Print a saved plan, at most `most` items of it. Raises NotFound."""
+def show_plan(engine: "Engine", plan_id: str, most: int, plan: "PlanSummary | None" = None) -> None:
+    """Print a saved plan, at most `most` items of it; `plan` is its summary, if read already. Raises NotFound."""
     from reelkeeper.operations.lifecycle import plan_document, plans
 
-    screen.show(plan_document.document(engine, plans.load(engine, plan_id, most=most), most))
+    screen.show(plan_document.document(engine, plans.load(engine, plan_id, most=most, plan=plan), most))
 
 
 _SHOWN_APART = {"flow", "dry run", "refusal", "adoption"}

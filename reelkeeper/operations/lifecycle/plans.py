@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from reelkeeper.adapters.orchestrator import Orchestrator
 from reelkeeper.errors import GuardRefused, OnTrial, OrchestratorError, PlanRefused
-from reelkeeper.model import Action, Done, Grace, PlannedRule, PlanSummary, Verdict, Video
+from reelkeeper.model import Action, Done, Grace, KeptTogether, PlannedRule, PlanSummary, Verdict, Video
 from reelkeeper.operations.alerts import alerts
 from reelkeeper.operations.core.lease import HeldLease
 from reelkeeper.operations.core.policies import at as policies_at
@@ -24,7 +24,7 @@ from reelkeeper.rules.alerts.cadence import CADENCES
 from reelkeeper.rules.billing import tariff
 from reelkeeper.rules.billing.pricing import within_allowance
 from reelkeeper.rules.core.wording import CONTRACT_ASSUMED, CONTRACT_NOT_TRIED, TRIAL, many
-from reelkeeper.rules.lifecycle import guard, notices, savings, segments, worth
+from reelkeeper.rules.lifecycle import guard, notices, regions, savings, segments, worth
 from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.rules.lifecycle.lifecycle import Appraise, LifecyclePolicy
 from reelkeeper.rules.lifecycle.report import Report
@@ -36,6 +36,7 @@ from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.lifecycle import crf_searches, plan_progress, plan_results, purge_plan
+from reelkeeper.store.lifecycle.candidates import candidates
 from reelkeeper.store.lifecycle.plan_results import PlanItem
 from reelkeeper.store.lifecycle.plan_writer import add_verdicts, begin_plan, leave_beyond_share
 from reelkeeper.store.lifecycle.plans import (
@@ -82,6 +83,20 @@ def stream_live(engine: Engine, as_of: datetime, policy: LifecyclePolicy) -> Ite
         yield from live_videos(session, as_of, classified=is_asked)
 
 
+def stream_candidates(
+    engine: Engine,
+    as_of: datetime,
+    policy: LifecyclePolicy,
+    judged: regions.Judged,
+    names: regions.Names,
+    kept: list[KeptTogether],
+) -> Iterator[Video]:
+    """Stream the live videos that `judged` must decide about, from one snapshot; the others are added to `kept`."""
+    divide = partial(regions.divide, judged, names)
+    with reading(engine) as session:
+        yield from candidates(session, as_of, divide, kept, classified=bool(policy.segments))
+
+
 def appraise(engine: Engine, recipe: Recipe, encoder: str | None = None) -> Appraise:
     """Make the function that values an encode in dollars, by the results and costs of earlier ones.
 
@@ -96,7 +111,7 @@ def make(
     engine: Engine,
     flow: str,
     under: Mapping[str, Any],
-    judged: Iterable[Verdict],
+    judged: Iterable[Verdict | KeptTogether],
     *,
     limits: BlastRadius,
     as_of: datetime,
@@ -135,11 +150,11 @@ def make_purge(
     return plan_id
 
 
-def load(engine: Engine, plan_id: str, *, most: int = _ALL) -> SavedPlan:
-    """Read a saved plan, with at most `most` items. Raises NotFound."""
+def load(engine: Engine, plan_id: str, *, most: int = _ALL, plan: PlanSummary | None = None) -> SavedPlan:
+    """Read a saved plan, with at most `most` items, and its summary unless `plan` is that. Raises NotFound."""
     with reading(engine) as session:
         return SavedPlan(
-            load_summary(session, plan_id),
+            plan or load_summary(session, plan_id),
             *plan_results.shown(session, plan_id),
             plan_results.by_rule(session, plan_id),
             plan_results.by_outcome(session, plan_id),

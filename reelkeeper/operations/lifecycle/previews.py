@@ -6,6 +6,7 @@ report = tier_storage(Planning(engine, as_of, run_id), policy=exception)
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from functools import partial
+from itertools import chain
 from types import MappingProxyType
 from typing import Annotated, Any, NamedTuple
 
@@ -13,12 +14,12 @@ from pydantic import Field
 
 from reelkeeper.adapters import ffmpeg
 from reelkeeper.errors import Misconfigured
-from reelkeeper.model import Verdict
+from reelkeeper.model import KeptTogether, Verdict, Video
 from reelkeeper.operations.billing.limits import left_for_compressing
 from reelkeeper.operations.core.overrides import Override, followed
 from reelkeeper.operations.lifecycle import notices, plans
 from reelkeeper.rules.core.tiers import Tiers
-from reelkeeper.rules.lifecycle import guard, lifecycle, selection, transcode
+from reelkeeper.rules.lifecycle import guard, lifecycle, regions, selection, transcode
 from reelkeeper.rules.lifecycle import notices as notice_rules
 from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
@@ -43,26 +44,38 @@ class Planning(NamedTuple):
     given: Mapping[str, str] = MappingProxyType({})
 
 
-def for_tiering(engine: Engine, rules: Policies, as_of: datetime, *, keeps_contract: bool) -> Iterator[Verdict]:
-    """Decide which cold videos are compressed, and which are retired; the rest is kept, each with its reason."""
+Decided = Iterator[Verdict | KeptTogether]
+
+
+def for_tiering(engine: Engine, rules: Policies, as_of: datetime, *, keeps_contract: bool) -> Decided:
+    """Decide which cold videos are compressed, and which are retired; the rest is kept, counted by reason."""
     encoder, policy, tiers = ffmpeg.tools().encoder(rules.recipe.codec), rules.lifecycle, rules.tiers
     mark = transcode.fingerprint(rules.recipe, rules.acceptance, encoder)
     worth = plans.appraise(engine, rules.recipe, encoder)
-    live = plans.stream_live(engine, as_of, policy)
-    judged = lifecycle.verdicts(live, policy, tiers, as_of, mark, rules.recipe.skip_codecs, worth)
-    fitting = selection.fitting(judged, rules.recipe.place, policy.grace, keeps_contract=keeps_contract)
-    verdicts = selection.for_tiering(notice_rules.with_notices(fitting, policy, tiers, as_of, notices.given(engine)))
+    given, codecs, kept = notices.given(engine), rules.recipe.skip_codecs, list[KeptTogether]()
+
+    def judged(videos: Iterable[Video]) -> Iterator[Verdict]:
+        found = lifecycle.verdicts(videos, policy, tiers, as_of, mark, codecs, worth)
+        fitting = selection.fitting(found, rules.recipe.place, policy.grace, keeps_contract=keeps_contract)
+        return selection.for_tiering(notice_rules.with_notices(fitting, policy, tiers, as_of, given))
+
+    names = regions.names(policy, tiers, codecs, lifecycle.refusals(mark, as_of))
+    found = judged(plans.stream_candidates(engine, as_of, policy, judged, names, kept))
     affordable = left_for_compressing(engine, policy.compress_usd_per_day)
-    return selection.largest_first(verdicts, policy.compress_limit, affordable)
+    return chain(selection.largest_first(found, policy.compress_limit, affordable), kept)
 
 
-def for_expiry(engine: Engine, rules: Policies, as_of: datetime, *, keeps_contract: bool) -> Iterator[Verdict]:
-    """Decide which videos are past the retention of their user's tier; the rest is kept, each with its reason."""
-    policy, tiers = rules.lifecycle, rules.tiers
-    live = plans.stream_live(engine, as_of, policy)
-    judged = lifecycle.verdicts(live, policy, tiers, as_of, recipe_fingerprint="")
-    fitting = selection.fitting(judged, transcode.NEW_KEY, policy.grace, keeps_contract=keeps_contract)
-    return selection.for_expiry(notice_rules.with_notices(fitting, policy, tiers, as_of, notices.given(engine)))
+def for_expiry(engine: Engine, rules: Policies, as_of: datetime, *, keeps_contract: bool) -> Decided:
+    """Decide which videos are past the retention of their user's tier; the rest is kept, counted by reason."""
+    policy, tiers, given, kept = rules.lifecycle, rules.tiers, notices.given(engine), list[KeptTogether]()
+
+    def judged(videos: Iterable[Video]) -> Iterator[Verdict]:
+        found = lifecycle.verdicts(videos, policy, tiers, as_of, recipe_fingerprint="")
+        fitting = selection.fitting(found, transcode.NEW_KEY, policy.grace, keeps_contract=keeps_contract)
+        return selection.for_expiry(notice_rules.with_notices(fitting, policy, tiers, as_of, given))
+
+    names = regions.names(policy, tiers, transcode.EFFICIENT_CODECS, lifecycle.refusals("", as_of))
+    return chain(judged(plans.stream_candidates(engine, as_of, policy, judged, names, kept)), kept)
 
 
 def tier_storage(
@@ -123,9 +136,7 @@ def purge_retired(
     return plans.preview(work.engine, plan, work.run_id, lambda _retired_in_24h, last: judge(last))
 
 
-def _made(
-    work: Planning, flow: str, under: Mapping[str, Any], judged: Iterable[Verdict], limits: BlastRadius
-) -> Report:
+def _made(work: Planning, flow: str, under: Mapping[str, Any], judged: Decided, limits: BlastRadius) -> Report:
     plan_id = plans.make(work.engine, flow, under, judged, limits=limits, as_of=work.as_of, run_id=work.run_id)
     plan = plans.load(work.engine, plan_id, most=0).plan
     return plans.preview(work.engine, plan, work.run_id, partial(guard.within, limits, plan, given=work.given))

@@ -277,7 +277,7 @@ def _judge_by(  # noqa: C901  a flat list of cases, counted as deep
     retention_cutoffs = {name: _before(as_of, days) for name, days in tiers.retention_days().items()}
 
     keep, compress, retire = Action.KEEP, Action.COMPRESS, Action.RETIRE
-    refused = (recipe, mark_of_month(recipe, as_of), OWN_RESULT)
+    refused = refusals(recipe, as_of)
     figures = (_terms(policy, tiers, as_of, segment),)  # turned into a sentence only when one is read
 
     def judge_one(video: Video) -> Verdict:  # noqa: C901, PLR0911, PLR0912  one return for each line of the table above
@@ -330,6 +330,11 @@ def _judge_by(  # noqa: C901  a flat list of cases, counted as deep
         return Verdict(video, action, rule, shown)
 
     return judge_one
+
+
+def refusals(recipe: str, as_of: datetime) -> tuple[str, ...]:
+    """Return the marks of videos that are not encoded again: for good, or this month."""
+    return recipe, mark_of_month(recipe, as_of), OWN_RESULT
 
 
 def _terms(policy: LifecyclePolicy, tiers: Tiers, as_of: datetime, segment: str | None) -> Terms:

@@ -215,7 +215,7 @@ def chooser(segments: Sequence[Segment]) -> Callable[[Classified], int]:
         names = (video.model, video.tag, video.tier)
         candidates, without_keys, heads, tails = known.get(names) or find(names)
         if candidates:
-            size, key = video.size_bytes, video.key
+            size, key = video.size_bytes, video.key if heads else None
             if size is None:
                 size = _UNKNOWN_SIZE
             if key is None or not (key.startswith(heads) and key.endswith(tails)):

@@ -85,7 +85,7 @@ def fitting(judged: Iterable[Verdict], place: Placement, grace: Grace, *, keeps_
 def fit(verdict: Verdict, place: Placement, grace: Grace, *, keeps_contract: bool) -> Verdict:
     """Do the same for one video."""
     video = verdict.video
-    if video.is_ours or verdict.action is Action.KEEP:
+    if verdict.action is Action.KEEP or video.is_ours:
         return verdict
     # guard rules.contract: a plan promises savings at the service's keys that cannot come
     if not keeps_contract:
@@ -106,15 +106,16 @@ def _with_copy(verdict: Verdict, grace: Grace) -> Verdict:
         figure._replace(aside_usd=aside) if isinstance(figure, Worth) else figure for figure in verdict.figures
     )
     if all(figure.pays for figure in figures if isinstance(figure, Worth)):
-        return verdict._replace(figures=figures)
+        return Verdict(verdict.video, verdict.action, verdict.rule, figures)
     return Verdict(verdict.video, Action.KEEP, "does_not_pay", figures)
 
 
 def _unfit(video: Video, terms: object) -> str | None:
-    if isinstance(terms, Terms) and video.refused_recipe == mark_of_month(BUCKET_LOCK, terms.as_of):
+    refused = video.refused_recipe
+    if refused and isinstance(terms, Terms) and refused == mark_of_month(BUCKET_LOCK, terms.as_of):
         return "locked_in_place"
     if video.size_bytes > MAX_BYTES_IN_PLACE:
         return "too_large_in_place"
     # an unknown codec is checked by the run that reads the video
-    is_other = video.codec not in (None, IN_PLACE_CODEC) or video.refused_recipe == NOT_IN_PLACE
+    is_other = video.codec not in (None, IN_PLACE_CODEC) or refused == NOT_IN_PLACE
     return NOT_IN_PLACE if is_other else None

@@ -1,7 +1,7 @@
 """Write a plan: what a run will do, saved before anything is done.
 
     plan_id = begin_plan(engine, "tier_storage", policy.model_dump(mode="json"), as_of, run_id)
-    summary = add_verdicts(engine, plan_id, judged, lifecycle.reason, savings.of_verdict, segments.of_verdict)
+    add_verdicts(engine, plan_id, judged, lifecycle.reason, savings.of_verdict, segments.of_verdict)
 
 Only verdicts other than "keep" become rows; kept videos are counted by rule.
 """
@@ -17,13 +17,14 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from reelkeeper.errors import PlanRefused
-from reelkeeper.model import Action, Counts, PlanSummary, Verdict, VideoState
+from reelkeeper.model import Action, Counts, KeptTogether, Verdict, VideoState
 from reelkeeper.store.core.engine import Clock, changed, transaction
 from reelkeeper.store.core.policies import in_force
-from reelkeeper.store.lifecycle.plans import LIMITS, Item, load_summary, policy_hash
+from reelkeeper.store.lifecycle.plans import LIMITS, Item, policy_hash
 from reelkeeper.store.tables import plans, verdicts, videos
 
 _BATCH = 5_000
+_COLUMNS = Item._fields
 
 
 def begin_plan(
@@ -62,11 +63,11 @@ def begin_plan(
 def add_verdicts(
     engine: sa.Engine,
     plan_id: str,
-    judged: Iterable[Verdict],
+    judged: Iterable[Verdict | KeptTogether],
     reason: Callable[[Verdict], str],
     saving: Callable[[Verdict], tuple[int, int | None]],
     segment: Callable[[Verdict], str | None] = lambda _: None,
-) -> PlanSummary:
+) -> None:
     """Save a stream of verdicts, in flat memory, and make the plan `ready`; every video counts as its population.
 
     `reason` explains a verdict, `saving` returns its expected saving in micro-dollars: per month, and over
@@ -75,13 +76,13 @@ def add_verdicts(
     """
     tally = _Tally()
     items = tally.items(judged, reason, saving, segment)
-    return add_items(engine, plan_id, items, lambda: (Counts(tally.videos, tally.size_bytes), dict(tally.kept)))
+    add_items(engine, plan_id, items, lambda: (Counts(tally.videos, tally.size_bytes), dict(tally.kept)))
 
 
 def add_items(
     engine: sa.Engine, plan_id: str, items: Iterable[Item], finish: Callable[[], tuple[Counts, dict[str, int]]]
-) -> PlanSummary:
-    """Save `items` in batches, make the plan `ready`, and sum it up.
+) -> None:
+    """Save `items` in batches, and make the plan `ready`.
 
     `finish` is called at the end for the plan's population and the kept videos by rule. Raises PlanRefused.
     """
@@ -89,7 +90,8 @@ def add_items(
     while batch := list(islice(stream, _BATCH)):
         with transaction(engine, "plan.add") as session:
             _require_drawing(session, plan_id)
-            session.execute(sa.insert(verdicts), [{"plan_id": plan_id, **item._asdict()} for item in batch])
+            rows = [dict(zip(_COLUMNS, item, strict=True), plan_id=plan_id) for item in batch]
+            session.execute(sa.insert(verdicts), rows)
     population, kept = finish()
     with transaction(engine, "plan.ready") as session:
         _require_drawing(session, plan_id)
@@ -98,7 +100,6 @@ def add_items(
             .where(plans.c.id == plan_id)
             .values(state="ready", population=population.objects, population_bytes=population.size_bytes, kept=kept)
         )
-        return load_summary(session, plan_id)
 
 
 def _require_drawing(session: Session, plan_id: str) -> None:
@@ -117,12 +118,17 @@ class _Tally:
 
     def items(
         self,
-        judged: Iterable[Verdict],
+        judged: Iterable[Verdict | KeptTogether],
         reason: Callable[[Verdict], str],
         saving: Callable[[Verdict], tuple[int, int | None]],
         segment: Callable[[Verdict], str | None],
     ) -> Iterator[Item]:
         for verdict in judged:
+            if isinstance(verdict, KeptTogether):
+                self.videos += verdict.counts.objects
+                self.size_bytes += verdict.counts.size_bytes
+                self.kept[verdict.rule] += verdict.counts.objects
+                continue
             video, action, rule, _ = verdict
             self.videos += 1
             self.size_bytes += video.size_bytes
@@ -157,9 +163,11 @@ def leave_beyond_share(engine: sa.Engine, plan_id: str, *, max_percent: float, a
     """
     if max_percent <= 0:
         return 0
+    retired = verdicts.c.plan_id == plan_id, verdicts.c.action == Action.RETIRE
+    many = sa.select(verdicts.c.user_id).where(*retired).group_by(verdicts.c.user_id)
     live = (
         sa.select(videos.c.user_id, sa.func.count().label("live"))
-        .where(videos.c.state == VideoState.LIVE)
+        .where(videos.c.state == VideoState.LIVE, videos.c.user_id.in_(many.having(sa.func.count() > always_allowed)))
         .group_by(videos.c.user_id)
         .subquery()
     )
@@ -170,7 +178,7 @@ def leave_beyond_share(engine: sa.Engine, plan_id: str, *, max_percent: float, a
         sa.select(verdicts.c.blob_id, oldest_first.label("place"), live.c.live)
         .join(videos, videos.c.id == verdicts.c.video_id)
         .join(live, live.c.user_id == verdicts.c.user_id)
-        .where(verdicts.c.plan_id == plan_id, verdicts.c.action == Action.RETIRE)
+        .where(*retired)
         .subquery()
     )
     beyond = sa.select(ranked.c.blob_id).where(

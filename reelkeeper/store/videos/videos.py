@@ -2,9 +2,9 @@
 
 import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -18,6 +18,7 @@ _log = logging.getLogger(__name__)
 _BATCH = 2_000
 _ONE_DAY = timedelta(days=1)
 _WINDOW = timedelta(days=30)  # in which views are counted
+ALWAYS: Final = datetime.min.replace(tzinfo=UTC)
 
 
 def live_videos(
@@ -30,84 +31,95 @@ def live_videos(
     is not released and does not expire by `as_of`, a request to keep while it lasts. `only` are the ids of the
     videos to read. Without `classified`, model, tag and key are left out, as only segments need them.
     """
-    first_day = (as_of - _WINDOW).astimezone(UTC).date()
-    complete_since = _complete_since(session, as_of)
-    known_always = complete_since.date() <= first_day
-    held_videos, held_users = _held(session, "video", as_of), _held(session, "user", as_of)
-    kept_until = _kept_until(session, as_of).get
+    yield from reader(session, as_of, classified=classified)(only)
+
+
+def reader(session: Session, as_of: datetime, *, classified: bool) -> Callable[[Sequence[str] | None], Iterator[Video]]:
+    """Make a function that streams videos as `live_videos` does; what all of them share is read once, now."""
+    known_since = views_known_since(session, as_of)
+    known_always = known_since == ALWAYS
+    held_videos, held_users = (set(session.scalars(held(scope, as_of))) for scope in ("video", "user"))
+    kept_until = {row[0]: row[1] for row in session.execute(kept(as_of))}.get
     to_datetime, new = datetime_reader(session), tuple.__new__  # skips a Python call for each of a million rows
-    recent = (
-        sa.select(sa.func.sum(daily_views.c.views))
-        .where(daily_views.c.video_id == videos.c.id, daily_views.c.day >= first_day)
-        .scalar_subquery()
-    )
+    recent = recent_views(as_of, sa.func.sum(daily_views.c.views))
     is_live = videos.c.state == VideoState.LIVE
     as_sent = partial(sa.type_coerce, type_=sa.types.NULLTYPE)  # the driver's value, converted once, below
-    rows = session.execute(
-        sa.select(
-            videos.c.id,
-            videos.c.user_id,
-            users.c.tier,
-            as_sent(videos.c.created_at),
-            recent,
-            blobs.c.size_bytes,
-            blobs.c.codec,
-            videos.c.refused_recipe,
-            blobs.c.id,
-            videos.c.generation,
-            as_sent(blobs.c.recipe.is_not(None)),
-            *(column if classified else sa.null() for column in (videos.c.model, videos.c.tag, blobs.c.key)),
-            as_sent(blobs.c.is_ours),
-        )
-        .select_from(videos)
-        .join(blobs, blobs.c.id == videos.c.blob_id)
-        .join(users, users.c.id == videos.c.user_id)
-        .where(is_live if only is None else sa.and_(one_of(session, videos.c.id, only), checked(is_live))),
-        execution_options={"yield_per": _BATCH},
-    )
-    for batch in rows.partitions():
-        for (
-            video_id,
-            user_id,
-            tier,
-            created,
-            views,
-            size,
-            codec,
-            refused,
-            blob_id,
-            generation,
-            compressed,
-            model,
-            tag,
-            key,
-            is_ours,
-        ) in batch:
-            created_at = to_datetime(video_id, created) if created is not None else None
-            known = known_always or (created_at is not None and created_at >= complete_since)
-            held = video_id in held_videos or user_id in held_users
-            yield new(
-                Video,
-                (
-                    video_id,
-                    user_id,
-                    tier,
-                    created_at,
-                    (views or 0) if known else None,
-                    held,
-                    size,
-                    codec,
-                    refused,
-                    blob_id,
-                    generation,
-                    bool(compressed),
-                    kept_until(video_id),
-                    model,
-                    tag,
-                    key,
-                    bool(is_ours),
-                ),
+
+    def stream(only: Sequence[str] | None) -> Iterator[Video]:
+        rows = session.execute(
+            sa.select(
+                videos.c.id,
+                videos.c.user_id,
+                users.c.tier,
+                as_sent(videos.c.created_at),
+                recent,
+                blobs.c.size_bytes,
+                blobs.c.codec,
+                videos.c.refused_recipe,
+                blobs.c.id,
+                videos.c.generation,
+                as_sent(blobs.c.recipe.is_not(None)),
+                *(column if classified else sa.null() for column in (videos.c.model, videos.c.tag, blobs.c.key)),
+                as_sent(blobs.c.is_ours),
             )
+            .select_from(videos)
+            .join(blobs, blobs.c.id == videos.c.blob_id)
+            .join(users, users.c.id == videos.c.user_id)
+            .where(is_live if only is None else sa.and_(one_of(session, videos.c.id, only), checked(is_live))),
+            execution_options={"yield_per": _BATCH},
+        )
+        for batch in rows.partitions():
+            for (
+                video_id,
+                user_id,
+                tier,
+                created,
+                views,
+                size,
+                codec,
+                refused,
+                blob_id,
+                generation,
+                compressed,
+                model,
+                tag,
+                key,
+                is_ours,
+            ) in batch:
+                created_at = to_datetime(video_id, created) if created is not None else None
+                known = known_always or (created_at is not None and created_at >= known_since)
+                is_held = video_id in held_videos or user_id in held_users
+                yield new(
+                    Video,
+                    (
+                        video_id,
+                        user_id,
+                        tier,
+                        created_at,
+                        (views or 0) if known else None,
+                        is_held,
+                        size,
+                        codec,
+                        refused,
+                        blob_id,
+                        generation,
+                        bool(compressed),
+                        kept_until(video_id),
+                        model,
+                        tag,
+                        key,
+                        bool(is_ours),
+                    ),
+                )
+
+    return stream
+
+
+def recent_views(as_of: datetime, counted: sa.ColumnElement[Any]) -> sa.ScalarSelect[Any]:
+    """Build the subquery of `counted` over a video's recorded views from the first day of the window on."""
+    of_video = daily_views.c.video_id == videos.c.id
+    counting = sa.select(counted).select_from(daily_views).where(of_video, daily_views.c.day >= _first_day(as_of))
+    return counting.correlate_except(daily_views).scalar_subquery()
 
 
 def users_by_tier(session: Session) -> dict[str, int]:
@@ -116,25 +128,33 @@ def users_by_tier(session: Session) -> dict[str, int]:
     return {str(tier): int(count) for tier, count in session.execute(counted)}
 
 
-def _complete_since(session: Session, as_of: datetime) -> datetime:
-    """Find the first moment since which the views of each whole day before `as_of`'s day are completely recorded."""
+def _first_day(as_of: datetime) -> date:
+    return (as_of - _WINDOW).astimezone(UTC).date()
+
+
+def views_known_since(session: Session, as_of: datetime) -> datetime:
+    """Find the first moment since which the views of each whole day before `as_of`'s day are completely recorded.
+
+    If those of the whole window are: ALWAYS.
+    """
     today = as_of.astimezone(UTC).date()
     recorded = set(session.scalars(sa.select(view_days.c.day).where(view_days.c.day < today)))
     day = today
     while today - day < _WINDOW and day - _ONE_DAY in recorded:
         day -= _ONE_DAY
-    return datetime.combine(day, time(), UTC)
+    return ALWAYS if day <= _first_day(as_of) else datetime.combine(day, time(), UTC)
 
 
-def _held(session: Session, scope: str, as_of: datetime) -> set[str]:
+def held(scope: str, as_of: datetime) -> sa.Select[tuple[str]]:
+    """Select the ids of this scope, video or user, that a hold in force at `as_of` is on."""
     in_force = sa.and_(holds.c.released_at.is_(None), sa.or_(holds.c.expires_at.is_(None), holds.c.expires_at > as_of))
-    return set(session.scalars(sa.select(holds.c.subject).where(holds.c.scope == scope, in_force)))
+    return sa.select(holds.c.subject).where(holds.c.scope == scope, in_force)
 
 
-def _kept_until(session: Session, as_of: datetime) -> dict[str, datetime]:
-    """Read until when videos are kept on request, for those kept at `as_of`."""
+def kept(as_of: datetime) -> sa.Select[Any]:
+    """Select the videos that are kept on request at `as_of`, and until when."""
     until = sa.select(keeps.c.video_id, sa.func.max(keeps.c.until)).where(keeps.c.until > as_of)
-    return {row[0]: row[1] for row in session.execute(until.group_by(keeps.c.video_id))}
+    return until.group_by(keeps.c.video_id)
 
 
 def datetime_reader(session: Session) -> Callable[[str, Any], datetime | None]:
@@ -147,10 +167,13 @@ def datetime_reader(session: Session) -> Callable[[str, Any], datetime | None]:
 
     def read(video_id: str, text: Any) -> datetime | None:  # noqa: ANN401  what SQLite holds
         try:
-            return datetime.fromisoformat(text + "+00:00")
+            moment = datetime.fromisoformat(text + "+00:00")
+            if moment.tzinfo is not None:  # a date alone is read as that day's midnight, without a zone
+                return moment
         except (TypeError, ValueError):
-            _log.error("video %s: created_at %r is not a time, so its age is unknown and it is kept", video_id, text)
-            return None
+            pass
+        _log.error("video %s: created_at %r is not a time, so its age is unknown and it is kept", video_id, text)
+        return None
 
     return read
 

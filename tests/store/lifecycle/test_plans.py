@@ -44,13 +44,19 @@ def judged(count: int) -> Iterator[Verdict]:
 
 def ready(engine: sa.Engine, count: int = 20) -> PlanSummary:
     plan_id = begin_plan(engine, "tier_storage", POLICY, AS_OF, "run")
-    return add_verdicts(
+    add_verdicts(
         engine,
         plan_id,
         judged(count),
         lambda verdict: f"{verdict.video.id} is cold",
         lambda verdict: (verdict.video.size_bytes * 3, verdict.video.size_bytes * 2),
     )
+    return summed_up(engine, plan_id)
+
+
+def summed_up(engine: sa.Engine, plan_id: str) -> PlanSummary:
+    with reading(engine) as session:
+        return load_summary(session, plan_id)
 
 
 def apply(engine: sa.Engine, plan_id: str, flow: str = "tier_storage", policy: dict[str, Any] = POLICY) -> None:
@@ -109,7 +115,8 @@ def test_a_purge_plan_is_made_of_items_some_without_a_video(engine: sa.Engine) -
         Item(1, "v1", "ada", 1, "purge", "grace_over", "retired 8 days ago", 10, 1),
         Item(2, None, None, 1, "purge", "orphan", "no video", 5, 1),
     ]
-    summary = add_items(engine, plan_id, items, lambda: (Counts(100, 1_000), {"in_grace": 98}))
+    add_items(engine, plan_id, items, lambda: (Counts(100, 1_000), {"in_grace": 98}))
+    summary = summed_up(engine, plan_id)
     assert (summary.population, summary.retire, summary.kept) == (Counts(100, 1_000), Counts(2, 15), {"in_grace": 98})
     assert (summary.samples, list(summary.retire_by_user)) == (("v1",), ["ada"])
 
