@@ -31,7 +31,7 @@ from reelkeeper.operations.lifecycle import cache_purge
 from reelkeeper.operations.lifecycle.purge import delete_loose, settle_claims
 from reelkeeper.operations.removals import at_vendors, lock_ends, takedown
 from reelkeeper.operations.removals.at_vendors import AtVendor
-from reelkeeper.operations.videos import loose, service_files
+from reelkeeper.operations.videos import service_files
 from reelkeeper.operations.videos.service_files import ServiceFile
 from reelkeeper.rules.core.wording import many
 from reelkeeper.rules.lifecycle.identifiers import Identifiers
@@ -183,7 +183,7 @@ def foresee(workspace: Workspace, user_id: str) -> Foreseen:
         if not is_user(session, user_id, even_erased=True):
             raise _unknown(user_id)
         videos, objects, size_bytes = erasures.count_stored(session, user_id)
-    others = [item.size_bytes for item in loose.of_user(workspace, user_id)]
+    others = [item.size_bytes for item in service_files.loose_of_user(workspace, user_id)]
     others += [item.size_bytes for item in workspace.bucket.stored(_images(workspace, user_id)).values() if item]
     return Foreseen(videos, objects + len(others), size_bytes + sum(others), *_files(workspace, user_id))
 
@@ -252,7 +252,10 @@ def _stored_videos(run: _Run) -> Iterator[list[str]]:
 
 def _delete_loose(run: _Run) -> dict[str, str]:
     """Delete the user's objects without a row, and images that only they used; say why the bucket kept some."""
-    candidates = [*loose.keys(run.workspace, run.erasing.user_id), *_images(run.workspace, run.erasing.user_id)]
+    candidates = [
+        *service_files.loose_keys(run.workspace, run.erasing.user_id),
+        *_images(run.workspace, run.erasing.user_id),
+    ]
     return _delete_stored(run, sorted(candidates))[1]
 
 

@@ -15,7 +15,7 @@ from reelkeeper.disk import make_file
 from reelkeeper.errors import NotFound, StorageError
 from reelkeeper.failpoints import effect
 from reelkeeper.operations.core.workspace import Workspace
-from reelkeeper.operations.videos import images, loose, service_files
+from reelkeeper.operations.videos import images, service_files
 from reelkeeper.operations.videos.service_files import Belongs
 from reelkeeper.store.core import former_ids
 from reelkeeper.store.core.engine import reading
@@ -114,7 +114,7 @@ def _beside(workspace: Workspace, user_id: str) -> tuple[list[str], list[str]]:
     # guard export.beside: an export has files of which nothing but the folder says whose they are
     theirs = [file.key for file in found if file.by != Belongs.FOLDER]
     # guard export.taken_down_loose: an export contains a further file of a video that was taken down
-    theirs += [item.key for item in loose.of_user(workspace, user_id) if not item.is_down]
+    theirs += [item.key for item in service_files.loose_of_user(workspace, user_id) if not item.is_down]
     uploads = service_files.uploads_of_user(workspace, user_id) or ()
     return theirs, [file.key for file in (*found, *uploads) if file.by == Belongs.FOLDER or file.upload_id]
 

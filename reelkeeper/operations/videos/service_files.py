@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from reelkeeper.adapters.s3.keys import IMAGE_SUFFIX, key_name, names_beside, parse_key
 from reelkeeper.adapters.s3.r2 import Bucket
-from reelkeeper.errors import KeyRefused, StorageError
+from reelkeeper.errors import KeyRefused, ObjectMissing, StorageError
 from reelkeeper.model.ids import earlier_id, id_of
 from reelkeeper.model.key_patterns import KeyParts
 from reelkeeper.operations.core.workspace import Workspace
@@ -50,7 +50,15 @@ class ServiceFile(NamedTuple):
         return self.by is Belongs.PATTERN
 
 
-class UserKeys(NamedTuple):
+class Loose(NamedTuple):
+    """An object that no video's row has, as a further file. `is_down`: by its key, of a video that was taken down."""
+
+    key: str
+    size_bytes: int
+    is_down: bool
+
+
+class _User(NamedTuple):
     """What the store knows of a user: ids, names of folders, stems of keys, and the names of videos taken down."""
 
     user_id: str
@@ -63,7 +71,7 @@ class UserKeys(NamedTuple):
 def of_user(workspace: Workspace, user_id: str) -> list[ServiceFile]:
     """List the files of the service's that are, or may be, this user's, also where their video is gone."""
     bucket = workspace.bucket
-    user = known(workspace, user_id)
+    user = _known(workspace, user_id)
     found, listed = dict[str, int](), set[str]()
     for folder in sorted(user.folders):
         with suppress(KeyRefused):  # a name that is invalid in a key
@@ -80,21 +88,57 @@ def of_user(workspace: Workspace, user_id: str) -> list[ServiceFile]:
     return sorted(_theirs(workspace, user, {key: found[key] for key in found.keys() - loose}))
 
 
+def loose_of_user(workspace: Workspace, user_id: str) -> list[Loose]:
+    """List the objects that are read as a user's videos, and that no video's row has; an erasure deletes them."""
+    wanted, found = loose_keys(workspace, user_id), list[Loose]()
+    down = _known(workspace, user_id).down
+    for start in range(0, len(wanted), _BATCH):
+        some = wanted[start : start + _BATCH]
+        with reading(workspace.engine) as session:
+            standing = erasures.with_videos(session, some)
+        for key, item in workspace.bucket.stored([key for key in some if key not in standing]).items():
+            if item:
+                read = parse_key(workspace.bucket.prefix, key, workspace.layout)
+                found.append(Loose(key, item.size_bytes, read is not None and read.video_id in down))
+    return sorted(found)
+
+
+def loose_keys(workspace: Workspace, user_id: str) -> list[str]:
+    """List the keys of such objects, of which some may be a video's, or have none: those known, and those listed."""
+    bucket, names = workspace.bucket, _known(workspace, user_id).names
+    with reading(workspace.engine) as session:
+        found = {key for key in erasures.loose_keys(session, user_id) if is_within(bucket, key)}
+    listed = set[str]()
+    for folder in names | {key_name(name) for name in names}:
+        with suppress(KeyRefused):  # a name that is invalid in a key
+            listed |= {item.key for page in bucket.pages_of_user(folder) for item in page}
+    ours = tuple(f"{bucket.prefix}{key_name(name)}/" for name in names)
+    for key in listed:
+        parsed = parse_key(bucket.prefix, key, workspace.layout)
+        if parsed and parsed.generation is not None:
+            found |= {key} if key.startswith(ours) else set()
+        elif parsed and parsed.user_id:
+            found |= {key} if {id_of(parsed.user_id), earlier_id(parsed.user_id)} & names else set()
+    return sorted(found)
+
+
 def uploads_of_user(workspace: Workspace, user_id: str) -> list[ServiceFile] | None:
     """List the multipart uploads in the user's folder that were never completed; None: the server does not say."""
-    look, user = workspace.bucket.look(), known(workspace, user_id)
+    look, user = workspace.bucket.look(), _known(workspace, user_id)
     found = defaultdict[str, list[str]](list)
     try:
         for folder in user.folders:
             for key, upload_id in look.uploads(f"{workspace.bucket.prefix}{folder}/"):
                 found[key].append(upload_id)
-        return [
-            file._replace(size_bytes=look.parts_bytes(file.key, upload_id), upload_id=upload_id)
-            for file in sorted(_theirs(workspace, user, dict.fromkeys(found, 0), even_with_row=True))
-            for upload_id in found[file.key]
-        ]
+        uploads = list[ServiceFile]()
+        for file in sorted(_theirs(workspace, user, dict.fromkeys(found, 0), even_with_row=True)):
+            for upload_id in found[file.key]:
+                with suppress(ObjectMissing):  # ended meanwhile
+                    size_bytes = look.parts_bytes(file.key, upload_id)
+                    uploads.append(file._replace(size_bytes=size_bytes, upload_id=upload_id))
     except StorageError:
         return None
+    return uploads
 
 
 def is_within(bucket: Bucket, key: str) -> bool:
@@ -105,8 +149,7 @@ def is_within(bucket: Bucket, key: str) -> bool:
         return False
 
 
-def known(workspace: Workspace, user_id: str) -> UserKeys:
-    """Read what the store knows of a user's keys."""
+def _known(workspace: Workspace, user_id: str) -> _User:
     with reading(workspace.engine) as session:
         names = {user_id, *former_ids.of_user(session, user_id)}
         rows = user_data.service_keys(session, user_id)
@@ -118,7 +161,7 @@ def known(workspace: Workspace, user_id: str) -> UserKeys:
             if parts := _read(workspace, key):
                 folders |= {parts.user} if parts.user else set()
                 down |= {parts.video} if is_down else set()
-    return UserKeys(user_id, frozenset(names), frozenset(folders), frozenset(stems), frozenset(down))
+    return _User(user_id, frozenset(names), frozenset(folders), frozenset(stems), frozenset(down))
 
 
 def _read(workspace: Workspace, key: str) -> KeyParts | None:
@@ -133,7 +176,7 @@ def _may_be(workspace: Workspace, key: str) -> bool:
     return not (is_somebodys or workspace.bucket.is_hidden(key))
 
 
-def _belongs(workspace: Workspace, user: UserKeys, key: str) -> Belongs | None:
+def _belongs(workspace: Workspace, user: _User, key: str) -> Belongs | None:
     """Say by what a file seems to be this user's, before the store is asked whether it is another's."""
     parts = _read(workspace, key)
     if parts and parts.user and {id_of(parts.user), earlier_id(parts.user)} & user.names:
@@ -158,7 +201,7 @@ def _stored(workspace: Workspace, noted: dict[str, int]) -> dict[str, int]:
 
 
 def _theirs(
-    workspace: Workspace, user: UserKeys, found: dict[str, int], *, even_with_row: bool = False
+    workspace: Workspace, user: _User, found: dict[str, int], *, even_with_row: bool = False
 ) -> Iterator[ServiceFile]:
     by = {key: belongs for key in found if (belongs := _belongs(workspace, user, key))}
     keys = sorted(by)
@@ -168,11 +211,11 @@ def _theirs(
         owners = {key: id_of(read.user) for key, read in parts.items() if read and read.user}
         stems = {key: names_beside(key) for key in some}
         with reading(workspace.engine) as session:
-            rows = former_ids.known_users(session, set(owners.values()))
+            known = former_ids.known_users(session, set(owners.values()))
             others = user_data.of_others(session, user.user_id, stems, even_with_row=even_with_row)
         for key in some:
             # guard service_files.others: a file of another user's, or beside another's video, is exported or deleted
-            if key in others or (by[key] == Belongs.PATTERN and rows[owners[key]] != user.user_id):
+            if key in others or (by[key] == Belongs.PATTERN and known[owners[key]] != user.user_id):
                 continue
             read = parts[key]
             names = {read.video, IMAGE_SUFFIX.sub("", read.video)} if read else set()
