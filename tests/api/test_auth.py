@@ -71,6 +71,7 @@ SCOPES = {  # by path, or by method and path where they differ
     "/v1/jobs": Scope.JOBS,
     "/v1/jobs/{job_id}": Scope.JOBS,
     "/v1/jobs/{job_id}/events": Scope.JOBS,
+    "/v1/levers": Scope.METRICS,
     "/v1/metrics": Scope.METRICS,
     "/v1/quota/check": Scope.USERS,
     "/v1/takedowns": Scope.TAKEDOWNS,
