@@ -77,10 +77,8 @@ def terms(**policies: BaseModel | int) -> dict[str, Any]:
 
 def stream_live(engine: Engine, as_of: datetime, policy: LifecyclePolicy) -> Iterator[Video]:
     """Stream every live video from one snapshot, in flat memory, with the fields that `policy` needs."""
-    # guard segments.classified: a video that a segment keeps is retired, as its properties were not read
-    is_asked = bool(policy.segments)
     with reading(engine) as session:
-        yield from live_videos(session, as_of, classified=is_asked)
+        yield from live_videos(session, as_of, classified=bool(policy.segments))
 
 
 def stream_candidates(
@@ -93,8 +91,10 @@ def stream_candidates(
 ) -> Iterator[Video]:
     """Stream the live videos that `judged` must decide about, from one snapshot; the others are added to `kept`."""
     divide = partial(regions.divide, judged, names)
+    # guard segments.classified: a video that a segment keeps is retired, as its properties were not read
+    is_asked = bool(policy.segments)
     with reading(engine) as session:
-        yield from candidates(session, as_of, divide, kept, classified=bool(policy.segments))
+        yield from candidates(session, as_of, divide, kept, classified=is_asked)
 
 
 def appraise(engine: Engine, recipe: Recipe, encoder: str | None = None) -> Appraise:
