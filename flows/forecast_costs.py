@@ -29,8 +29,8 @@ def forecast_costs(
     """Forecast the bill of this month and the following ones, save it, post its chart, and suggest savings.
 
     `tiers` sets when videos expire, as in expire_videos. A dry run shows the forecast and saves nothing. Savings follow
-    from the jobs of the last 30 days and from what is stored now. Status, report and API
-    show those of the last real run.
+    from the jobs of the last 30 days and from what is stored now. Status, report and API show those of the last
+    real run.
     """
     as_of, run_id = as_of or runs.scheduled_time(), runs.run_id()
 

@@ -20,6 +20,7 @@ from reelkeeper.rules.core.limit_scopes import in_words
 from reelkeeper.rules.core.wording import TRIAL, many, span
 from reelkeeper.rules.health.performance_report import seconds
 from reelkeeper.rules.jobs.breaker import Phase
+from reelkeeper.rules.lifecycle.savings import subject
 
 _WIDE = 108  # characters, from which on two panels fit side by side
 _NANO_IN_MICRO = 1000
@@ -197,9 +198,7 @@ def _alerts(found: Status) -> Panel:
 
 
 def _levers(found: Status) -> Iterable[Panel]:
-    rows = [
-        (dollars(lever.impact_microusd or 0), lever.title.rpartition(":")[0]) for lever in found.levers[:_MAX_LEVERS]
-    ]
+    rows = [(dollars(lever.impact_microusd or 0), subject(lever.title)) for lever in found.levers[:_MAX_LEVERS]]
     if rows:
         yield _panel("What would lower the bill, a month: reelkeeper report", _rows(rows, "right", "left"))
 

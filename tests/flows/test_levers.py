@@ -1,4 +1,4 @@
-"""What would lower the bill, on a generated year, equals a count of its own, and is shown the same everywhere."""
+"""Levers: those of a generated year equal an independent count, and the API lists the same ones as `status`."""
 
 import random
 from collections import Counter

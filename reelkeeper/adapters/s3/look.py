@@ -48,9 +48,10 @@ class Look(NamedTuple):
     def uploads(self, under: str) -> Iterator[tuple[str, str]]:
         """List key and id of the multipart uploads under a prefix that were not ended; StorageError as `unfinished`."""
         with translate_errors("LIST unfinished uploads"):
-            pages = self.client.get_paginator("list_multipart_uploads").paginate(Bucket=self.bucket, Prefix=under)
-            found = [upload for page in pages for upload in page.get("Uploads", ())]
-        yield from ((upload["Key"], upload["UploadId"]) for upload in found if upload["Key"].startswith(under))
+            for page in self.client.get_paginator("list_multipart_uploads").paginate(Bucket=self.bucket, Prefix=under):
+                for upload in page.get("Uploads", ()):
+                    if upload["Key"].startswith(under):
+                        yield upload["Key"], upload["UploadId"]
 
     def parts_bytes(self, key: str, upload_id: str) -> int:
         """Sum the bytes of an upload's parts. Raises ObjectMissing if it has ended, StorageError as `unfinished`."""

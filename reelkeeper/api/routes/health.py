@@ -20,6 +20,7 @@ from reelkeeper.operations import reading
 from reelkeeper.operations.core.freeze import why_frozen
 from reelkeeper.operations.core.machine import require_schema
 from reelkeeper.operations.health import status
+from reelkeeper.rules.lifecycle.savings import subject
 
 router = APIRouter(tags=["health"])
 _READY_SECONDS: Final = 4.0  # for the store to answer; probes commonly time out after 5
@@ -128,7 +129,7 @@ def levers(app_state: CurrentState) -> Levers:
         levers=[
             Lever(
                 name=lever.scope,
-                title=lever.title.rpartition(":")[0],
+                title=subject(lever.title),
                 evidence=lever.text,
                 way=lever.suggestion,
                 microusd_a_month=lever.impact_microusd or 0,

@@ -176,10 +176,12 @@ def remarks(engine: Engine, plan: PlanSummary, *, in_trial: bool = True) -> Iter
             action: plan_results.at_service_keys(session, plan.id, action)
             for action in (Action.COMPRESS, Action.RETIRE)
         }
-        stored, before = stock.stored_bytes(session), crf_searches.totals(session)
+        before = crf_searches.totals(session)
         under = plan_progress.undertaking(session, plan.id).terms
         is_trial = in_trial and deployment.trial(session) is not None
         tried = deployment.last_contract(session)
+        is_small = bool(within_allowance(plan.population.size_bytes))  # if live videos alone are not, all is not
+        free = within_allowance(stock.stored_bytes(session)) if is_small else ""
     if is_trial:
         yield TRIAL if tried else f"{TRIAL} {CONTRACT_ASSUMED}"
     if "contract_not_tried" in plan.kept:
@@ -195,7 +197,7 @@ def remarks(engine: Engine, plan: PlanSummary, *, in_trial: bool = True) -> Iter
         yield DEFAULTS.tiers.as_defaults()
     if plan.compress.objects:
         yield worth.expectation(before)
-    if (plan.compress.objects or plan.retire.objects) and (free := within_allowance(stored)):
+    if free and (plan.compress.objects or plan.retire.objects):
         yield free
 
 

@@ -124,7 +124,7 @@ class _Other:
 
 
 class _Region:
-    """Stands for all live videos with some properties in common. See `model.Video`."""
+    """All live videos with some properties in common, which the rules judge as one `model.Video`."""
 
     def __init__(self, spans: Mapping[str, _Span], views_since: datetime, names: Names, **known: object) -> None:
         self._spans, self._views_since, self._names, self._known = spans, views_since, names, known

@@ -319,6 +319,11 @@ def _finding(scope: str, usd: Decimal, title: str, text: str, suggestion: str) -
     )
 
 
+def subject(title: str) -> str:
+    """Return the title of a finding without its dollars."""
+    return title.rpartition(":")[0]
+
+
 def _size(size_bytes: int) -> str:
     return f"{size_bytes / GB:,.1f} GB"
 

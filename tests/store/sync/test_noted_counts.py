@@ -1,4 +1,4 @@
-"""What events adopted in a day, which is judged with what they find next, as if a listing had found all at once."""
+"""Counts of what events adopted in a day. It is judged together with what they find next, as one listing would be."""
 
 import sqlalchemy as sa
 
