@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from inline_snapshot import snapshot
 
+from reelkeeper.operations.core.workspace import open_bucket
 from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.rules.policies import DEFAULTS
 from reelkeeper.settings import Settings
@@ -14,6 +15,13 @@ from tests.cli.conftest import Run
 from tests.doubles.r2 import R2Double
 from tests.policies import put_in_force
 from tests.reading import as_read
+
+MISCONFIGURED, REFUSED = 2, 9
+
+
+def stored(settings: Settings) -> list[str]:
+    with open_bucket(settings) as bucket:
+        return [each.key for page in bucket.pages() for each in page]
 
 
 @pytest.fixture(autouse=True)
@@ -37,8 +45,35 @@ The catalogue is empty, so what there will be to do is not known: start it witho
   or: reelkeeper run sync_catalog --apply
 Go live? [y/N]:Aborted.\
 """)
-    assert not [request for request in double.requests if request.writes]
+    # The right to write was asked for by a part of no upload, which nothing can store.
+    assert [request.operation for request in double.requests if request.writes] == ["UploadPart"]
+    assert stored(configured) == []
     assert not (configured.state_dir / "up.json").exists()
+
+
+@pytest.mark.parametrize("code", ["AccessDenied", "Unauthorized"])
+def test_keys_that_may_only_read_are_refused_before_anybody_agrees(
+    reelkeeper: Run, configured: Settings, double: R2Double, code: str
+) -> None:
+    """They were after it, with Prefect started: a person said yes to what could not happen."""
+    double.faults.fail("UploadPart", 403, code=code)
+    for answer in ([], ["--yes"]):
+        double.faults.fail("UploadPart", 403, code=code)
+        said = reelkeeper("up", "--live", *answer, exit_code=MISCONFIGURED)
+        assert "Go live?" not in said.output
+    assert (stored(configured), (configured.state_dir / "up.json").exists()) == ([], False)
+
+
+def test_a_whole_bucket_around_another_stores_folder_is_refused_before_anybody_agrees(
+    reelkeeper: Run, configured: Settings, double: R2Double, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = f"!{configured.prefix.partition('/')[0]}/.reelkeeper-identity.json"  # among the first folders
+    double.client.put_object(Bucket=configured.bucket, Key=theirs, Body=b'{"deployment": "another"}')
+    monkeypatch.setenv("REELKEEPER_PREFIX", "/")
+    try:
+        assert "Go live?" not in reelkeeper("up", "--live", exit_code=REFUSED).output
+    finally:
+        double.client.delete_object(Bucket=configured.bucket, Key=theirs)
 
 
 def test_programs_read_it_as_an_event(reelkeeper: Run) -> None:

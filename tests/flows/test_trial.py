@@ -2,16 +2,26 @@
 
 import pytest
 import sqlalchemy as sa
+from prefect.flows import Flow
 from typer.testing import CliRunner, Result
 
+from deployments import orchestration
+from deployments.deploy import storage_flows
+from deployments.up import find_prefect_yaml
 from flows.dispatch_jobs import dispatch_jobs
+from flows.expire_videos import expire_videos
+from flows.purge_retired import purge_retired
+from flows.tier_storage import tier_storage
 from reelkeeper.cli import app
+from reelkeeper.cli.commands.run import NOT_IN_A_TRIAL
+from reelkeeper.errors import OnTrial
 from reelkeeper.model import BlobState, VideoState
 from reelkeeper.model.jobs import JobState
 from reelkeeper.model.requests import GenerationRequest
 from reelkeeper.operations.billing import ledger
 from reelkeeper.operations.core.workspace import note_trial
 from reelkeeper.operations.jobs.admit import admit
+from reelkeeper.operations.lifecycle.plans import approve
 from reelkeeper.rules.lifecycle.guard import OVERRIDE
 from reelkeeper.settings import settings
 from reelkeeper.store.core import deployment
@@ -74,6 +84,30 @@ def test_what_would_change_a_stored_video_is_refused_before_anything_is_done(tri
     assert {state(trial, plan_id), trial.last_plan().state} == {"ready"}
 
 
+@pytest.mark.parametrize("flow", sorted(NOT_IN_A_TRIAL))
+def test_a_run_that_a_trial_refuses_is_refused_before_prefect_starts(
+    trial: Scene, flow: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was, too, but after twelve seconds of CPU, or, of jobs, said to apply it by the same words again."""
+    monkeypatch.setattr(orchestration, "prepare", lambda _: pytest.fail("Prefect is prepared"))
+    trial.double.requests.clear()
+    run("run", flow, "--apply", exit_code=REFUSED)
+    assert not trial.double.requests
+
+
+def test_the_flows_that_a_trial_refuses_are_those_that_it_deploys_as_dry_runs_and_that_of_jobs() -> None:
+    deployed = {name.replace("-", "_") for name in storage_flows(find_prefect_yaml())}
+    assert {*deployed, "dispatch_jobs"} == NOT_IN_A_TRIAL
+
+
+@pytest.mark.parametrize("flow", [expire_videos, purge_retired, tier_storage])
+def test_a_flow_that_another_program_starts_uses_up_no_plan(trial: Scene, flow: Flow[..., object]) -> None:
+    before = trial.everything()
+    with pytest.raises(OnTrial):
+        flow(dry_run=False)
+    assert (trial.everything(), trial.last_plan().state) == (before, "ready")
+
+
 def test_a_sync_leaves_to_later_what_a_killed_purge_has_claimed(trial: Scene) -> None:
     blob_id = trial.video("claimed", age_days=500, state=VideoState.RETIRED, blob_state=BlobState.DELETING)
     with transaction(trial.engine, "test") as session:
@@ -101,7 +135,11 @@ def test_no_override_is_offered_and_no_approval_given_where_neither_leads_anywhe
     assert OVERRIDE.strip() not in said
     with transaction(scene.engine, "test") as session:
         assert refuse_plan(session, scene.last_plan().id, "before the trial", {"max_objects": 1})
-    run("approve", scene.last_plan().id, "--reason", "why", "--yes", exit_code=REFUSED)
+    for answer in ([], ["--yes"]):
+        said = run("approve", scene.last_plan().id, "--reason", "why", *answer, exit_code=REFUSED)
+        assert "[y/N]" not in said.output
+    with pytest.raises(OnTrial):
+        approve(scene.engine, scene.last_plan().id, author="front", reason="why")
     assert scene.last_plan().approved_at is None
 
 

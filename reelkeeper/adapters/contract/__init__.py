@@ -8,6 +8,7 @@ A check returns a description of what it observed, or raises `Broken` with the d
 """
 
 import re
+import secrets
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple
@@ -18,10 +19,21 @@ from botocore.exceptions import ClientError
 from reelkeeper.adapters.contract.checks import CHECKS, DANGEROUS
 from reelkeeper.adapters.contract.scratch import Broken, Scratch, Target, scratch
 from reelkeeper.adapters.s3.keys import CONTRACT
-from reelkeeper.adapters.s3.transport import translate_errors
-from reelkeeper.errors import ReelkeeperError
+from reelkeeper.adapters.s3.transport import cause, is_refusal, translate_errors
+from reelkeeper.errors import Misconfigured, ReelkeeperError
 
-__all__ = ["CHECKS", "DANGEROUS", "Broken", "Result", "Scratch", "Target", "check_one", "run", "scratch"]
+__all__ = [
+    "CHECKS",
+    "DANGEROUS",
+    "Broken",
+    "Result",
+    "Scratch",
+    "Target",
+    "check_one",
+    "require_write",
+    "run",
+    "scratch",
+]
 
 _LONG: Final = re.compile(r"(\S{80})\S{40,}")
 ABANDONED_AFTER: Final = timedelta(hours=1)  # an older scratch prefix belongs to a killed run
@@ -52,6 +64,23 @@ def run(target: Target) -> Iterator[Result]:
         place.put(place.key("first"), b"Written by reelkeeper doctor --contract.\n")
     for name, check in CHECKS.items():
         yield check_one(target, name, check)
+
+
+def require_write(target: Target) -> None:
+    """Raise Misconfigured where the keys may not write under the prefix. Stores nothing.
+
+    It sends a part of an upload that was never begun: that needs the right to put, and there is nothing to add it to.
+    """
+    key = f"{target.bucket.prefix}{CONTRACT}{secrets.token_hex(8)}/part"
+    try:
+        target.client().upload_part(
+            Bucket=target.bucket.name, Key=key, UploadId=secrets.token_hex(16), PartNumber=1, Body=b""
+        )
+    except ClientError as error:
+        if is_refusal(error):  # else it is the upload that is refused, as unknown
+            raise Misconfigured(
+                f"bucket {target.bucket.name!r} cannot be written to under {target.bucket.scope!r}: {cause(error)}"
+            ) from error
 
 
 def check_one(target: Target, name: str, check: Callable[["Scratch"], str]) -> Result:

@@ -69,8 +69,11 @@ def approve(
     If no Prefect server is configured, the command that carries the plan out is shown.
     """
     from reelkeeper.adapters import orchestrator
+    from reelkeeper.operations.core.workspace import trial_at
     from reelkeeper.operations.lifecycle import plans
 
+    if refused := trial_at(configured()):
+        raise refused
     with store() as engine:
         if not yes:
             say(plans.refusal(engine, plan_id))

@@ -49,6 +49,7 @@ def _refuse_part(given: str | None) -> None:
 Only = Annotated[
     str | None, typer.Option("--user", "--prefix", hidden=True, callback=_refuse_part, help="Refused: see a segment.")
 ]
+NOT_IN_A_TRIAL: Final = {"tier_storage", "transcode_videos", "expire_videos", "purge_retired", "dispatch_jobs"}
 _PATIENCE_SECONDS: Final = 9.0  # of the ten that are promised
 _SAID: Final = (
     "\nStopping within 10 seconds: waiting for the encoders to end, for requests under way, and for the record of what "
@@ -97,6 +98,11 @@ def start(
     settings = configured()
     if flow not in (known := known_flows()):
         raise Misconfigured(f"no flow {flow!r}; there are {', '.join(known)}")
+    if apply and flow in NOT_IN_A_TRIAL:  # the flow refuses it, too, but only once Prefect has started
+        from reelkeeper.operations.core.workspace import trial_at
+
+        if refused := trial_at(settings):
+            raise refused
     orchestration.require_server()
     alone = orchestration.prepare(settings.state_dir)
     function = getattr(importlib.import_module(f"flows.{flow}"), flow)
@@ -165,17 +171,16 @@ def show(report: Any, params: list[str], *, most: int, as_json: bool) -> None:  
         say("Nothing was changed.")
     elif _plan_id(report) and not any(rule.objects for rule in report.planned):
         say("Nothing was changed, and there is nothing to do.")
-    elif _plan_id(report) and _is_trial():
+    elif report.flow in NOT_IN_A_TRIAL and _is_trial():
         say("Nothing was changed. To apply such plans, go live: reelkeeper up --live")
     else:
         say(f"Nothing was changed. To apply it: {_next_step(report.flow, params, report)}")
 
 
 def _is_trial() -> bool:
-    from reelkeeper.operations.core.workspace import is_on_trial
+    from reelkeeper.operations.core.workspace import trial_at
 
-    with store() as engine:
-        return is_on_trial(engine)
+    return trial_at(configured()) is not None
 
 
 def _is_recorded(run_id: str) -> bool:

@@ -108,7 +108,7 @@ def _first_night(settings: "Settings") -> tuple[list[_Line], list[str]]:
     from reelkeeper.adapters.s3.keys import IDENTITY
     from reelkeeper.operations import now, reading
     from reelkeeper.operations.core.policies import current
-    from reelkeeper.operations.core.workspace import open_workspace
+    from reelkeeper.operations.core.workspace import open_workspace, require_may_go_live
     from reelkeeper.operations.health.status import awaited
     from reelkeeper.operations.jobs import prune_cache
     from reelkeeper.operations.lifecycle import previews
@@ -117,6 +117,7 @@ def _first_night(settings: "Settings") -> tuple[list[_Line], list[str]]:
 
     lines, remarks = list[_Line](), list[str]()
     with open_workspace(settings, claims=False) as opened:
+        require_may_go_live(opened, settings)
         engine, claim = opened.engine, f"claim the bucket: write {settings.prefix}{IDENTITY}"
         again = f"change this bucket, which is this store's, at this address (before: {opened.live_at or 'none'})"
         lines.append(_Line("up --live", "now", again if opened.is_ours else claim))

@@ -211,9 +211,21 @@ def is_live(settings: Settings) -> bool:
     """Check whether `up --live` was confirmed at the configured address, or the bucket is the embedded one."""
     if settings.endpoint_url is None:
         return True
+    return _standing(settings).live == _place(settings.endpoint_url, settings.bucket, settings.prefix)
+
+
+def trial_at(settings: Settings) -> OnTrial | None:
+    """Return what refuses changes where this store only reads the configured bucket, which itself is not asked."""
+    if settings.endpoint_url is None:
+        return None
+    standing = _standing(settings)
+    is_trial = standing.only_reads(_place(settings.endpoint_url, settings.bucket, settings.prefix))
+    return OnTrial(standing.live) if is_trial else None
+
+
+def _standing(settings: Settings) -> Standing:
     with open_store(settings) as engine, reading(engine) as session:
-        live = deployment.standing(session).live
-    return live == _place(settings.endpoint_url, settings.bucket, settings.prefix)
+        return deployment.standing(session)
 
 
 def is_on_trial(engine: Engine, bucket: Bucket | None = None) -> bool:
@@ -346,6 +358,13 @@ def _check_clocks(store_time: datetime, bucket_time: datetime) -> None:
                 f"this machine's clock says {here:%Y-%m-%d %H:%M:%S}, {whose} {there:%Y-%m-%d %H:%M:%S}: more than "
                 f"{limit.total_seconds():.0f} s apart, so no age can be trusted. Set the clock (NTP) and run again"
             )
+
+
+def require_may_go_live(opened: Workspace, settings: Settings) -> None:
+    """Raise what would refuse to claim the bucket, or to write there, before a person agrees to it. Stores nothing."""
+    contract.require_write(_contract_target(opened.bucket, settings))
+    if not opened.is_ours:
+        require_no_inner_owner(opened.bucket, opened.deployment_id)
 
 
 def try_contract(engine: Engine, bucket: Bucket, settings: Settings, *, run_id: str) -> Iterator[Result]:
