@@ -66,10 +66,10 @@ def test_all_of_a_large_plan_is_counted_and_priced(reelkeeper: Run, ask: Callabl
     said = reelkeeper("plan", "--show", plan_id, "--limit", 3).output
     assert as_read(said, plan=plan_id, at=TIME) == snapshot("""\
 Plan <plan> of tier_storage, as of <at> UTC: 1,200 live videos, 1.2 GB.
-video action bytes $ a month $ net why
-v0 compress 1.0 MB $0.0010 $0.0020 cold
-v1 compress 1.0 MB $0.0010 $0.0020 cold
-v2 compress 1.0 MB $0.0010 $0.0020 cold
+video user action bytes $ a month $ net why
+v0 ann compress 1.0 MB $0.0010 $0.0020 cold
+v1 ann compress 1.0 MB $0.0010 $0.0020 cold
+v2 ann compress 1.0 MB $0.0010 $0.0020 cold
 ... and 1,197 more: reelkeeper plan --show <plan> --limit 1200
 In total: 100 to compress, 1,100 to retire; files of 1.2 GB before, $1.20 a month less, $2.40
   net.
@@ -92,10 +92,10 @@ def test_the_outcomes_of_the_whole_plan_are_shown(reelkeeper: Run, configured: S
     said = reelkeeper("plan", "--show", plan_id, "--limit", 3).output
     assert as_read(said, plan=plan_id, at=TIME) == snapshot("""\
 Plan <plan> of tier_storage, as of <at> UTC: 1,200 live videos, 1.2 GB.
-video action bytes $ a month became why
-v0 compress 1.0 MB $0.000009 compressed to 400.0 kB 60% less
-v1 compress 1.0 MB $0.0010 not done cold
-v2 compress 1.0 MB $0.0010 not done cold
+video user action bytes $ a month became why
+v0 ann compress 1.0 MB $0.000009 compressed to 400.0 kB 60% less
+v1 ann compress 1.0 MB $0.0010 not done cold
+v2 ann compress 1.0 MB $0.0010 not done cold
 ... and 1,197 more: reelkeeper plan --show <plan> --limit 1200
 In total: 1 compressed, 99 not done, 1,100 retired; 1.1 GB less, $0.02 a month at R2's price for
   stored bytes.\
@@ -115,10 +115,10 @@ def test_a_plan_whose_run_was_killed_says_so_and_what_is_claimed_is_named(
     said = reelkeeper("plan", "--show", plan_id, "--limit", 3).output
     assert as_read(said, plan=plan_id, at=TIME) == snapshot("""\
 Plan <plan> of tier_storage, as of <at> UTC: 1,200 live videos, 1.2 GB.
-video action bytes $ a month $ net why
-v0 compress 1.0 MB $0.0010 $0.0020 cold
-v1 compress 1.0 MB $0.0010 $0.0020 cold
-v2 compress 1.0 MB $0.0010 $0.0020 cold
+video user action bytes $ a month $ net why
+v0 ann compress 1.0 MB $0.0010 $0.0020 cold
+v1 ann compress 1.0 MB $0.0010 $0.0020 cold
+v2 ann compress 1.0 MB $0.0010 $0.0020 cold
 ... and 1,197 more: reelkeeper plan --show <plan> --limit 1200
 In total: 100 to compress, 1,100 to retire; files of 1.2 GB before, $1.20 a month less, $2.40
   net.
@@ -170,8 +170,9 @@ def test_a_saving_that_is_rounded_to_nothing_is_not_shown_as_nothing(reelkeeper:
     said = reelkeeper("plan", "purge_retired").output
     assert as_read(said, plan=PLAN, at=TIME) == snapshot("""\
 Plan <plan> of purge_retired, as of <at> UTC: 0 live videos, 0 B.
-video action bytes $ a month $ net why
-blob 1 purge 900 B under $0.000001 - its grace is over; retired because: not recorded
+video user action bytes $ a month $ net why
+blob 1 - purge 900 B under $0.000001 - its grace is over; retired because: not
+recorded
 In total: 1 to purge; files of 900 B before, under $0.000001 a month less.
 All that is stored, 900 B, is within R2's free 10 GB: storing less does not lower the bill yet.
   Dollars here are at list price.

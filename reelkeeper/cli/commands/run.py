@@ -208,7 +208,8 @@ def show_plan(engine: "Engine", plan_id: str, most: int, plan: "PlanSummary | No
     """Print a saved plan, at most `most` items of it; `plan` is its summary, if read already. Raises NotFound."""
     from reelkeeper.operations.lifecycle import plan_document, plans
 
-    screen.show(plan_document.document(engine, plans.load(engine, plan_id, most=most, plan=plan), most))
+    saved = plans.load(engine, plan_id, most=most, plan=plan)
+    screen.show(plan_document.document(engine, saved, most, names_users=True))
 
 
 _SHOWN_APART = {"flow", "dry run", "refusal", "adoption"}

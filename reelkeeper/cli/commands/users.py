@@ -121,12 +121,18 @@ def _ask(user: str, found: "Foreseen", *, with_files: bool) -> None:
     and_files = f", {_files(theirs)}," if theirs and with_files else ""
     staying = ""
     if kept:
-        way = f"; --with-files deletes {len(theirs):,} of them, those in the user's folder by the key patterns"
-        way = way if theirs and not with_files else ""
-        staying = f"{_files(kept)}, such as {kept[0].key}, will stay stored{way}.\n"
+        way = f"; --with-files deletes {_deleted(len(theirs), len(kept))}" if theirs and not with_files else ""
+        first = kept[0].key if len(kept) == 1 else f"such as {kept[0].key}"
+        staying = f"{_files(kept)}, {first}, will stay stored{way}.\n"
     staying += f"{_UNKNOWN}\n" if found.uploads_unknown else ""
     asked = f"{staying}Permanently delete {stored}{and_files} and all other data of {user} now?"
     typer.confirm(asked, abort=True, err=True)
+
+
+def _deleted(theirs: int, kept: int) -> str:
+    if theirs == kept:
+        return "it" if kept == 1 else "them"
+    return f"{theirs:,} of them, {'that' if theirs == 1 else 'those'} in the user's folder by the key patterns"
 
 
 def _files(files: "Sequence[ServiceFile]") -> str:

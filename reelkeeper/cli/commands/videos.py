@@ -102,13 +102,16 @@ def show(video_id: IdOrKey, as_json: AsJson = False) -> None:
 def why(video_id: IdOrKey, as_json: AsJson = False) -> None:
     """Explain what decides about a video: its key, policy, views and holds, and when it may change next."""
     from reelkeeper.model.key_patterns import compiled
+    from reelkeeper.operations.core.workspace import trial_at
     from reelkeeper.operations.lifecycle.previews import plans_service_keys
     from reelkeeper.operations.lifecycle.why import explain
 
     settings = configured()
+    on_trial = trial_at(settings) is not None
     with store() as engine:
         may = partial(plans_service_keys, engine, settings)
-        found = explain(engine, video_id, settings.prefix, may, compiled(settings.key_pattern))
+        layout = compiled(settings.key_pattern)
+        found = explain(engine, video_id, settings.prefix, may, layout, on_trial=on_trial)
     if as_json:
         emit(found)
         return

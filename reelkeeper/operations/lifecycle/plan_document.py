@@ -32,12 +32,12 @@ def title(saved: SavedPlan) -> str:
     return f"Plan {saved.plan.id} of {saved.plan.flow}, as of {saved.plan.as_of:%Y-%m-%d %H:%M} UTC"
 
 
-def document(engine: Engine, saved: SavedPlan, most: int) -> Iterator[str | Table]:
-    """Write a plan out, with at most `most` of its items."""
+def document(engine: Engine, saved: SavedPlan, most: int, *, names_users: bool = False) -> Iterator[str | Table]:
+    """Write a plan out, with at most `most` of its items; whose they are, only where an erasure reaches it."""
     plan, is_done = saved.plan, any(item.outcome != NOT_DONE for item in saved.done)
     live = f"{many(plan.population.objects, 'live video')}, {size(plan.population.size_bytes)}"
     yield f"{title(saved)}: {live}."
-    yield from _items(saved, most, done=is_done)
+    yield from _items(saved, most, done=is_done, names_users=names_users)
     if kept := sorted(plan.kept.items(), key=lambda item: (-item[1], item[0])):
         yield "Kept: " + ", ".join(f"{count:,} {in_words(rule)}" for rule, count in kept) + "."
     if LEFT in plan.kept:
@@ -61,12 +61,13 @@ def document(engine: Engine, saved: SavedPlan, most: int) -> Iterator[str | Tabl
             yield f"With --apply, the guard would refuse: {why}"
 
 
-def _items(saved: SavedPlan, most: int, *, done: bool) -> Iterator[str | Table]:
+def _items(saved: SavedPlan, most: int, *, done: bool, names_users: bool) -> Iterator[str | Table]:
     if not saved.items:
         yield "The plan has nothing to do."
         return
-    headings = ("!video", "action", ">bytes", ">$ a month", *(("became", "why") if done else (">$ net", "why")))
-    yield Table(headings, [_row(item, done=done) for item in saved.items[:most]])
+    whose = ("user",) if names_users else ()
+    headings = ("!video", *whose, "action", ">bytes", ">$ a month", *(("became", "why") if done else (">$ net", "why")))
+    yield Table(headings, [_row(item, done=done, names_users=names_users) for item in saved.items[:most]])
     count = sum(rule.objects for rule in saved.planned)
     if count > most:
         yield f"... and {count - most:,} more: reelkeeper plan --show {saved.plan.id} --limit {count}"
@@ -94,8 +95,8 @@ def by_rule(saved: SavedPlan) -> Table:
     return Table(("action", "rule", ">items", ">bytes", ">$ a month", ">$ net"), rows)
 
 
-def _row(item: PlanItem, *, done: bool) -> list[object]:
-    first: list[object] = [item.name, item.action, size(item.size_bytes)]
+def _row(item: PlanItem, *, done: bool, names_users: bool) -> list[object]:
+    first: list[object] = [item.name, *([item.user_id] if names_users else []), item.action, size(item.size_bytes)]
     if item.outcome == "compressed" and item.after_bytes is not None:
         saved = item.size_bytes - item.after_bytes
         change = f"compressed to {size(item.after_bytes)}"

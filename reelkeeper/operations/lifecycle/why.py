@@ -69,11 +69,24 @@ def explain(
     prefix: str,
     keeps_contract: Callable[[], bool],
     layout: Sequence[KeyPattern] = DEFAULT_LAYOUT,
+    *,
+    on_trial: bool = False,
 ) -> Explained:
     """Explain what decides about a video, by its id or a key, under the policies in force. Raises NotFound.
 
     `keeps_contract`: whether the bucket has passed the contract, for results put in place and purges of service keys.
+    `on_trial`: nothing is done until the store goes live, and then what is said without it.
     """
+    found = _explain(engine, name, prefix, keeps_contract, layout)
+    if not on_trial:
+        return found
+    then = f"not before {found.next_at:%Y-%m-%d %H:%M} UTC, by " if found.next_at else ""
+    return found._replace(next_at=None, next_step=f"{UNTIL_LIVE}; then {then}{found.next_step}")
+
+
+def _explain(
+    engine: Engine, name: str, prefix: str, keeps_contract: Callable[[], bool], layout: Sequence[KeyPattern]
+) -> Explained:
     with reading(engine) as session:
         listed, as_of, rules = find_video(session, name), now(session), in_force(session)
         video_id = listed.id

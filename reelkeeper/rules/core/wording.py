@@ -10,6 +10,7 @@ from reelkeeper.model import Claimed, SearchTotals, Video
 _DOLLAR_DIGITS: Final = 6  # sums are in micro-dollars
 _UNITS: Final = ("kB", "MB", "GB", "TB")  # powers of 1000, as R2 bills them
 _STEP: Final = 1000
+_DAYS_WITH_HOURS: Final = 3
 CONTRACT_NOT_TRIED: Final = (
     "Nothing is changed at the service's own keys until this bucket has passed the contract test: "
     "reelkeeper doctor --contract"
@@ -182,8 +183,8 @@ def _below_after(action: str, views: int | None, days: int) -> str:
 
 
 def _age(age: timedelta) -> str:
-    """Format an age as days and hours: a daily run judges most videos within hours of a limit."""
-    hours = age.seconds // 3600
+    """Format an age as whole days, of the first few with hours: later, they tell nobody anything."""
+    hours = age.seconds // 3600 if age.days < _DAYS_WITH_HOURS else 0
     return f"{many(age.days, 'day')}{' and ' + many(hours, 'hour') if hours else ''} old"
 
 

@@ -11,6 +11,7 @@ from reelkeeper.model import BlobState, Grace, VideoState
 from reelkeeper.operations.lifecycle.retire import retire
 from reelkeeper.operations.lifecycle.why import Explained, explain
 from reelkeeper.operations.videos.hold import hold
+from reelkeeper.rules.core.wording import UNTIL_LIVE
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.store.core.engine import transaction
 from reelkeeper.store.core.leases import Lease
@@ -50,6 +51,15 @@ def test_unknown_views_are_named_and_only_age_changes_the_outlook(kept: World) -
     assert found.next_at is not None
     assert found.next_at.date() == (MADE_AT + timedelta(days=30)).date()
     assert found.next_step.startswith("expire_videos: retire")
+
+
+def test_in_a_trial_nothing_comes_and_what_would_is_said_as_of_going_live(kept: World) -> None:
+    engine, prefix = kept.workspace.engine, kept.workspace.bucket.prefix
+    live, found = why(kept), explain(engine, "v1", prefix, lambda: True, on_trial=True)
+    assert (found.next_at, found.reasons) == (None, live.reasons)
+    assert live.next_at is not None
+    assert found.next_step.startswith(UNTIL_LIVE)
+    assert f"{live.next_at:%Y-%m-%d %H:%M}" in found.next_step
 
 
 def test_the_explanation_follows_the_policy_in_force_and_the_views(kept: World) -> None:

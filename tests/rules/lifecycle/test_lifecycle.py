@@ -182,10 +182,8 @@ def test_an_empty_policy_is_refused_for_acting() -> None:
     ("judged", "sentence"),
     [
         (video(45, 0), snapshot("0 views in 30 days, 45 days old: retired below 1 view after 30 days")),
-        (
-            video(10.5, 1),
-            snapshot("1 view in 30 days, 10 days and 12 hours old: compressed below 5 views after 7 days"),
-        ),
+        (video(10.9, 1), snapshot("1 view in 30 days, 10 days old: compressed below 5 views after 7 days")),
+        (video(2.5, 9), snapshot("2 days and 12 hours old: nothing changes until it is older than 7 days")),
         (video(31, 9, "free"), snapshot("31 days old: free users' videos are kept for 30 days")),
         (video(1, 9), snapshot("1 day old: nothing changes until it is older than 7 days")),
         (video(9, 1, codec="av1"), snapshot("1 view in 30 days, 9 days old, but already encoded as av1")),
