@@ -136,8 +136,8 @@ def test_no_override_is_offered_and_no_approval_given_where_neither_leads_anywhe
     with transaction(scene.engine, "test") as session:
         assert refuse_plan(session, scene.last_plan().id, "before the trial", {"max_objects": 1})
     for answer in ([], ["--yes"]):
-        said = run("approve", scene.last_plan().id, "--reason", "why", *answer, exit_code=REFUSED)
-        assert "[y/N]" not in said.output
+        asked = run("approve", scene.last_plan().id, "--reason", "why", *answer, exit_code=REFUSED).output
+        assert "[y/N]" not in asked
     with pytest.raises(OnTrial):
         approve(scene.engine, scene.last_plan().id, author="front", reason="why")
     assert scene.last_plan().approved_at is None

@@ -9,6 +9,7 @@ from reelkeeper.operations.lifecycle.plans import SavedPlan, grace_of, refusal, 
 from reelkeeper.rules.billing.pricing import storage_microusd_per_month
 from reelkeeper.rules.core.wording import (
     EXPECTED_SAVING,
+    LEAST,
     LEFT_BY_COUNT,
     LEFT_BY_SHARE,
     UNKNOWN_KEEPS,
@@ -114,7 +115,7 @@ def _dollars(microusd: int | None) -> str | None:
 
 def _saving(microusd: int | None, size_bytes: int) -> str | None:
     """Format a monthly saving; that of a few kilobytes is rounded to 0, but is not nothing."""
-    return "under $0.000001" if microusd == 0 and size_bytes else _dollars(microusd)
+    return LEAST if microusd == 0 and size_bytes else _dollars(microusd)
 
 
 def _to_do(planned: list[PlannedRule]) -> str:

@@ -8,6 +8,7 @@ from typing import Final, NamedTuple, Self
 from reelkeeper.model import Claimed, SearchTotals, Video
 
 _DOLLAR_DIGITS: Final = 6  # sums are in micro-dollars
+LEAST: Final = "under $0.000001"
 _UNITS: Final = ("kB", "MB", "GB", "TB")  # powers of 1000, as R2 bills them
 _STEP: Final = 1000
 _DAYS_WITH_HOURS: Final = 3
@@ -130,11 +131,13 @@ def many(count: int, noun: str) -> str:
 
 
 def dollars(microusd: Decimal | float) -> str:
-    """Format micro-dollars as dollars; a small amount keeps two significant digits."""
+    """Format micro-dollars as dollars; a small amount keeps two significant digits, or is under a micro-dollar."""
     amount = Decimal(microusd) / 10**6
     sign, amount = "-" if amount < 0 else "", abs(amount)
     if amount == 0 or amount >= Decimal("0.01"):
         return f"{sign}${amount:,.2f}"
+    if not round(amount, _DOLLAR_DIGITS):
+        return "over -$0.000001" if sign else LEAST
     return f"{sign}${amount:.{min(1 - amount.adjusted(), _DOLLAR_DIGITS)}f}"
 
 

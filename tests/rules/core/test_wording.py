@@ -25,7 +25,16 @@ def test_bytes_get_the_unit_in_which_they_are_read(size_bytes: int, words: str) 
 
 @pytest.mark.parametrize(
     ("microusd", "words"),
-    [(0, "$0.00"), (10_000, "$0.01"), (-2_500_000, "-$2.50"), (13, "$0.000013"), (1_234, "$0.0012"), (1, "$0.000001")],
+    [
+        (0, "$0.00"),
+        (10_000, "$0.01"),
+        (-2_500_000, "-$2.50"),
+        (13, "$0.000013"),
+        (1_234, "$0.0012"),
+        (1, "$0.000001"),
+        (0.18, "under $0.000001"),
+        (-0.18, "over -$0.000001"),
+    ],
 )
-def test_a_small_amount_of_dollars_keeps_digits_that_say_something(microusd: int, words: str) -> None:
+def test_a_small_amount_of_dollars_keeps_digits_that_say_something(microusd: float, words: str) -> None:
     assert wording.dollars(microusd) == words
