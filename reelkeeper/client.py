@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 import httpx
 
@@ -104,6 +104,10 @@ class Client:
                     raise
                 time.sleep(min(_MAX_WAIT_SECONDS, 2.0 ** (failed - 1)))
 
+    def jobs(self, **wanted: str) -> Iterator[Json]:
+        """List jobs, the newest first: of a `user_id`, in a `state`, `since` or `until` a time, or all."""
+        return self._pages(f"/v1/jobs?{urlencode(wanted)}", "jobs")
+
     def cancel(self, job_id: str) -> Json:
         """Cancel a job; the answer's `state` is its state after that."""
         return self._json("DELETE", _path("jobs", job_id))
@@ -126,6 +130,14 @@ class Client:
     def user(self, user_id: str) -> Json:
         """Tell what a user stores and may spend."""
         return self._json("GET", _path("users", user_id))
+
+    def users(self) -> Iterator[Json]:
+        """List all users with their bytes and credits, in order of their ids."""
+        return self._pages("/v1/users", "users")
+
+    def ledger(self, user_id: str, **wanted: str) -> Iterator[Json]:
+        """List the moves of a user's credits, the newest first: of a `kind`, `since` or `until` a time, or all."""
+        return self._pages(f"{_path('users', user_id, 'ledger')}?{urlencode(wanted)}", "moves")
 
     def put_user(self, user_id: str, tier: str) -> Json:
         """Make a user at sign-up, or set the tier, which must be one of the policies in force."""
@@ -245,7 +257,8 @@ class Client:
     def _pages(self, path: str, name: str) -> Iterator[Json]:
         after = ""
         while True:
-            page = self._json("GET", f"{path}?after={quote(after, safe='')}" if after else path)
+            separator = "&" if "?" in path else "?"
+            page = self._json("GET", f"{path}{separator}after={quote(after, safe='')}" if after else path)
             yield from page[name]
             if not page["after"]:
                 return

@@ -24,6 +24,7 @@ from reelkeeper.api.routes import (
     hooks,
     images,
     jobs,
+    ledger,
     personal,
     takedowns,
     uploads,
@@ -51,7 +52,7 @@ def create_app(app_state: AppState) -> FastAPI:
     app.state.load = app_state.load
     app.state.readiness = health.Asking(app_state.workspace.engine)
     app.state.following = Following(app_state.workspace.engine)
-    for room in (health, jobs, videos, users, personal, holds, takedowns, uploads, images, webhooks, hooks):
+    for room in (health, jobs, videos, users, ledger, personal, holds, takedowns, uploads, images, webhooks, hooks):
         app.include_router(room.router)
     answer_errors(app)
     app.add_middleware(AuthMiddleware, engine=app_state.workspace.engine, load=app_state.load)

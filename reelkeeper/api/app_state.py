@@ -1,8 +1,8 @@
 """The state that all routes share, and the check of the caller's scope."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -14,7 +14,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 from reelkeeper.adapters.orchestrator import Orchestrator
 from reelkeeper.api.load import Load
 from reelkeeper.errors import OnTrial
-from reelkeeper.model.ids import Id
+from reelkeeper.model.ids import Id, Place, Span
 from reelkeeper.model.token_scopes import Caller, Scope
 from reelkeeper.operations.core.workspace import Workspace
 
@@ -57,12 +57,42 @@ _CHANGE_BUCKET: Final = {Scope.JOBS, Scope.UPLOADS, Scope.DELETIONS, Scope.TAKED
 IdempotencyKey = Annotated[str, Depends(_only_key)]
 
 
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
 class Whose(BaseModel):
     """An optional condition. Other parameters are refused, so that a misspelt condition is not ignored."""
 
     model_config = ConfigDict(extra="forbid")
 
     user_id: Id | None = Field(None, description="Only if it belongs to this user", examples=["ann"])
+
+
+class Newest(BaseModel):
+    """The part to return of a list that begins with the newest."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    since: Moment | None = Field(None, description="Only from this time on", examples=["2026-11-01T00:00:00Z"])
+    until: Moment | None = Field(None, description="Only before this time")
+    after: str | None = Field(
+        None,
+        pattern=r"^\d{1,17}-[0-9a-f]{32}$",
+        description="`after` of the previous page; unset: first page",
+    )
+    limit: int = Field(100, ge=1, le=500)
+
+    @property
+    def span(self) -> Span:
+        """The times, and the place in the list, to read from."""
+        micros, _, row_id = (self.after or "").partition("-")
+        place = Place(_EPOCH + timedelta(microseconds=int(micros)), row_id) if row_id else None
+        return Span(self.since, self.until, place)
+
+    def rest(self, places: Sequence[Place]) -> str | None:
+        """Name the place of the last of this page, if there is one behind it."""
+        last = places[self.limit - 1] if len(places) > self.limit else None
+        return last and f"{(last.at - _EPOCH) // timedelta(microseconds=1)}-{last.id}"
 
 
 _BEARER: Final = HTTPBearer(auto_error=False, description="A token made by `reelkeeper tokens create`.")

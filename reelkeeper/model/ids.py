@@ -1,4 +1,4 @@
-"""Ids of users and videos: any text that a service has. Pure.
+"""Ids of users and videos: any text that a service has; and places in lists. Pure.
 
 An id is kept as it is, in the store and at every front; only keys of ours escape it (`adapters/s3/keys`).
 """
@@ -6,7 +6,8 @@ An id is kept as it is, in the store and at every front; only keys of ours escap
 import hashlib
 import re
 import unicodedata
-from typing import Annotated, Final
+from datetime import datetime
+from typing import Annotated, Final, NamedTuple
 
 from pydantic import AfterValidator, StringConstraints
 
@@ -75,3 +76,18 @@ def unique_id(video_id: str, user_id: str, name: str) -> str:
 
 def _digest(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:_HASH]
+
+
+class Place(NamedTuple):
+    """A row's place in a list that begins with the newest: its time, and its id among rows of the same time."""
+
+    at: datetime
+    id: str
+
+
+class Span(NamedTuple):
+    """The part of such a list to read: from `since` on, before `until`, and after a `place`; None: no end."""
+
+    since: datetime | None = None
+    until: datetime | None = None
+    place: Place | None = None

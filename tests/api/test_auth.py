@@ -40,13 +40,13 @@ from tests.operations.books import DOLLAR, make_user
 CHECK = Load.check  # which the other tests do without
 
 
-@pytest.mark.long("41 routes, each asked three times")
+@pytest.mark.long("44 routes, each asked three times")
 def test_without_a_token_existing_and_unknown_paths_return_401(app: FastAPI) -> None:
     routes = [(m.upper(), path) for path, methods in app.openapi()["paths"].items() for m in methods]
     asked = [route for route in routes if route[1].startswith("/v1")]
     asked += [("GET", "/v1/none"), ("PUT", "/v1/jobs"), ("GET", "/admin"), ("GET", "/healthz/"), ("GET", "//healthz")]
     asked += [("PATCH", "/v1/users/ann"), ("OPTIONS", "/v1/jobs"), ("GET", "/docs")]
-    assert len(asked) == 41
+    assert len(asked) == 44
     with TestClient(app) as client:
         for method, path in asked:
             for shown in ({}, {"Authorization": "Bearer rk_" + "A" * 43}, {"Authorization": "Basic YTpi"}):
@@ -79,12 +79,14 @@ SCOPES = {  # by path, or by method and path where they differ
     "/v1/uploads": Scope.UPLOADS,
     "/v1/uploads/{upload_id}": Scope.UPLOADS,
     "/v1/uploads/{upload_id}/complete": Scope.UPLOADS,
+    "/v1/users": Scope.USERS,
     "/v1/users/{user_id}": Scope.USERS,
     "put /v1/users/{user_id}": Scope.ACCOUNTS,
     "delete /v1/users/{user_id}": Scope.ERASE,
     "/v1/users/{user_id}/export": Scope.EXPORT,
     "/v1/users/{user_id}/credits": Scope.ACCOUNTS,
     "/v1/users/{user_id}/videos": Scope.USERS,
+    "/v1/users/{user_id}/ledger": Scope.USERS,
     "/v1/users/{user_id}/costs": Scope.USERS,
     "/v1/videos/{video_id}": Scope.VIDEOS,
     "delete /v1/videos/{video_id}": Scope.DELETIONS,

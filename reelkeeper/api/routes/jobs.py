@@ -1,6 +1,7 @@
 """Jobs: request a video, follow its job, and cancel it."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 from uuid import uuid4
 
@@ -9,11 +10,11 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from reelkeeper.api.app_state import AppState, CurrentState, IdempotencyKey, Whose, needs
+from reelkeeper.api.app_state import AppState, CurrentState, IdempotencyKey, Newest, Whose, needs
 from reelkeeper.api.load import STREAM, WORK, WRITE
 from reelkeeper.api.problems import documented, problem
-from reelkeeper.model.ids import Id
-from reelkeeper.model.jobs import IN_FLIGHT
+from reelkeeper.model.ids import Id, Place
+from reelkeeper.model.jobs import IN_FLIGHT, JobState
 from reelkeeper.model.requests import (
     Admission,
     Cached,
@@ -29,7 +30,7 @@ from reelkeeper.model.token_scopes import Scope
 from reelkeeper.operations.core.either_id import for_user
 from reelkeeper.operations.jobs import settle
 from reelkeeper.operations.jobs.admit import admit
-from reelkeeper.operations.jobs.follow import Job, follow
+from reelkeeper.operations.jobs.follow import Job, follow, newest
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 EVENTS: Final = "/events"  # last part of the path of an event stream
@@ -96,6 +97,39 @@ class Cancelled(BaseModel):
     state: Literal["queued", "running", "parked", "succeeded", "dead", "cancelled"]
 
 
+class ListedJob(BaseModel):
+    """A job in a list; `GET /v1/jobs/{job_id}` tells its place and estimates, too."""
+
+    job_id: str
+    user_id: str
+    state: JobState = Field(description="Of a job that joined another, until it ends: the state of the other")
+    leader_id: str | None
+    model: str
+    progress: float = Field(description="Progress, from 0 to 1")
+    price_microusd: int
+    charged_microusd: int
+    video_id: str | None
+    error: str | None
+    tag: str | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+class Jobs(BaseModel):
+    """A page of jobs, the newest first."""
+
+    jobs: list[ListedJob]
+    after: str | None = Field(description="Value of `after` for the next page; null: last page")
+
+
+class Wanted(Newest):
+    """The jobs to list."""
+
+    user_id: Id | None = Field(None, description="Only those of this user; unset: of all users", examples=["ann"])
+    state: JobState | None = Field(None, description="Only those in this state")
+
+
 _TAKEN: Final[dict[int | str, dict[str, Any]]] = {202: {"model": Admitted, "description": "Joined or queued"}}
 _TOO_MUCH: Final = (
     "Too many requests; or urn:reelkeeper:spend-limit: the spend limit of a provider, model, tier or user has no room "
@@ -139,6 +173,17 @@ def ask(
             request.app.state.dispatching.wake()
             response.status_code = 202
             return Admitted(status="joined" if isinstance(answer, Joined) else "queued", **answer._asdict())
+
+
+@router.get("", summary="List jobs", dependencies=[needs(Scope.JOBS), WORK], responses=documented(404, 410))
+def listed(app_state: CurrentState, wanted: Annotated[Wanted, Query()]) -> Jobs:
+    """List the newest jobs first, of a user or of all, by the time of the request. An erased user is a pseudonym."""
+    engine, most = app_state.workspace.engine, wanted.limit + 1
+    found = newest(engine, user_id=wanted.user_id, state=wanted.state, span=wanted.span, limit=most)
+    return Jobs(
+        jobs=[ListedJob(job_id=job.id, **job._asdict()) for job in found[: wanted.limit]],
+        after=wanted.rest([Place(job.created_at, job.id) for job in found]),
+    )
 
 
 @router.get(

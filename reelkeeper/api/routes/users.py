@@ -4,7 +4,7 @@ from dataclasses import asdict
 from datetime import date, datetime
 from itertools import groupby
 from operator import attrgetter
-from typing import Annotated
+from typing import Annotated, Self
 
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
@@ -15,6 +15,7 @@ from reelkeeper.api.paths import UserId
 from reelkeeper.api.problems import documented
 from reelkeeper.errors import NotFound
 from reelkeeper.model.ids import Id
+from reelkeeper.model.money import AccountKind, QuotaUse
 from reelkeeper.model.token_scopes import Caller, Scope
 from reelkeeper.operations import reading
 from reelkeeper.operations.billing import users as accounts
@@ -24,7 +25,7 @@ from reelkeeper.operations.core.policies import in_force
 from reelkeeper.operations.lifecycle.why import outlooks
 from reelkeeper.rules.billing.focus import next_month, provider_name
 from reelkeeper.rules.billing.quota import judge
-from reelkeeper.rules.core.tiers import MAX_BYTES
+from reelkeeper.rules.core.tiers import MAX_BYTES, Tiers
 from reelkeeper.store.billing import ledger, quotas
 from reelkeeper.store.core.former_ids import known_user
 from reelkeeper.store.videos.videos import is_user, list_videos
@@ -32,7 +33,7 @@ from reelkeeper.store.videos.videos import is_user, list_videos
 router = APIRouter(prefix="/v1", tags=["users"])
 
 
-class User(BaseModel):
+class ListedUser(BaseModel):
     """A user in the catalogue."""
 
     id: str
@@ -42,7 +43,25 @@ class User(BaseModel):
     quota_bytes: int | None = Field(description="Storage quota in bytes; null if the tier is unknown")
     available_microusd: int = Field(description="Available credits, in micro-dollars")
     held_microusd: int = Field(description="Credits held for jobs in progress, in micro-dollars")
-    spent_microusd: int
+
+    @classmethod
+    def of(cls, use: QuotaUse, tiers: Tiers, **microusd: int) -> Self:
+        """Build the answer from what is recorded about a user."""
+        quota = judge(use, 0, tiers)
+        return cls(
+            id=use.user_id,
+            tier=use.tier,
+            used_bytes=quota.usage_bytes,
+            reserved_bytes=quota.reserved_bytes,
+            quota_bytes=quota.quota_bytes,
+            **microusd,
+        )
+
+
+class User(ListedUser):
+    """A user in the catalogue, and what the user has spent."""
+
+    spent_microusd: int = Field(description="Credits captured and not refunded, in micro-dollars")
 
 
 class Question(BaseModel):
@@ -66,6 +85,48 @@ class Answer(BaseModel):
     reason: str = Field(description="Explanation for the user")
 
 
+class Page(BaseModel):
+    """The page of a list to return."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    after: Id | None = Field(None, description="`after` of the previous page; unset: first page")
+    limit: int = Field(100, ge=1, le=500)
+
+
+class Users(BaseModel):
+    """A page of users, in order of their ids."""
+
+    users: list[ListedUser]
+    after: str | None = Field(description="Value of `after` for the next page; null: last page")
+
+
+@router.get(
+    "/users",
+    summary="List users with their storage and credits",
+    dependencies=[needs(Scope.USERS), WORK],
+    responses=documented(),
+)
+def listed(app_state: CurrentState, page: Annotated[Page, Query()]) -> Users:
+    """List the users with their bytes and credits, read from one snapshot; users who are being erased are left out."""
+    with reading(app_state.workspace.engine) as session:
+        found = quotas.uses(session, page.after or "", page.limit + 1)
+        shown, tiers = found[: page.limit], in_force(session).policies.tiers
+        has = ledger.balances(session, [use.user_id for use in shown])
+    return Users(
+        users=[
+            ListedUser.of(
+                use,
+                tiers,
+                available_microusd=has.get((use.user_id, AccountKind.USER), 0),
+                held_microusd=has.get((use.user_id, AccountKind.HELD), 0),
+            )
+            for use in shown
+        ],
+        after=shown[-1].user_id if len(found) > page.limit else None,
+    )
+
+
 @router.get(
     "/users/{user_id:id}",
     summary="Get a user's storage and credits",
@@ -80,15 +141,7 @@ def user(user_id: UserId, app_state: CurrentState) -> User:
         if used is None:
             raise NotFound(f"no user {user_id!r} in the catalogue")
         balance = ledger.balance(session, user_id)
-        quota = judge(used, 0, in_force(session).policies.tiers)
-    return User(
-        id=user_id,
-        tier=used.tier,
-        used_bytes=quota.usage_bytes,
-        reserved_bytes=quota.reserved_bytes,
-        quota_bytes=quota.quota_bytes,
-        **balance._asdict(),
-    )
+        return User.of(used, in_force(session).policies.tiers, **balance._asdict())
 
 
 class Tiered(BaseModel):
@@ -188,15 +241,6 @@ class OwnVideo(BaseModel):
     )
     why: str = Field(description="Why the video will be retired or purged, or why not")
     tag: str | None = Field(description="Tag given with the job or upload, for lifecycle segments")
-
-
-class Page(BaseModel):
-    """The page of a list to return."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    after: Id | None = Field(None, description="`after` of the previous page; unset: first page")
-    limit: int = Field(100, ge=1, le=500)
 
 
 class OwnVideos(BaseModel):

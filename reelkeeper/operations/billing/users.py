@@ -6,8 +6,8 @@ from datetime import UTC, date, datetime, time, timedelta
 from typing import NamedTuple
 
 from reelkeeper.errors import InputRefused, KeyReused, LeaseLost, NotFound
-from reelkeeper.model.ids import flaw
-from reelkeeper.model.money import Balance, Moved
+from reelkeeper.model.ids import Span, flaw
+from reelkeeper.model.money import Balance, Moved, TransferKind
 from reelkeeper.operations.billing import ledger
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.core.policies import in_force
@@ -106,6 +106,18 @@ def costs(engine: Engine, user_id: str, first: date, months: int) -> tuple[list[
         if not is_user(session, user_id):
             raise NotFound(f"no user {user_id!r} in the catalogue")
         return charges.of_user(session, user_id, first, months)
+
+
+def moves(engine: Engine, user_id: str, *, kind: TransferKind | None, span: Span, limit: int) -> list[ledger_rows.Move]:
+    """List the newest moves of a user's credits in a span of time, of one kind or of all.
+
+    Raises NotFound, UserErased.
+    """
+    with reading(engine) as session:
+        user_id = former_ids.known_user(session, user_id)
+        if not is_user(session, user_id):
+            raise NotFound(f"no user {user_id!r} in the catalogue")
+        return ledger_rows.moves(session, user_id, limit, kind=kind, span=span)
 
 
 class ByUser(NamedTuple):

@@ -6,14 +6,17 @@ from datetime import datetime
 from pydantic import BaseModel, ConfigDict, Field
 
 from reelkeeper.errors import NotFound
+from reelkeeper.model.ids import Span
 from reelkeeper.model.jobs import IN_FLIGHT, JobState
 from reelkeeper.operations.core.policies import in_force
 from reelkeeper.operations.jobs.lookup import still_queued
 from reelkeeper.store import Engine, Session
 from reelkeeper.store.billing.credit_holds import captured
 from reelkeeper.store.core.engine import now, reading
-from reelkeeper.store.jobs import queue
+from reelkeeper.store.core.former_ids import known_user
+from reelkeeper.store.jobs import listing, queue
 from reelkeeper.store.jobs.queue import AdmittedJob
+from reelkeeper.store.videos.videos import is_user
 
 
 class Job(BaseModel):
@@ -74,6 +77,18 @@ def follow(engine: Engine, job_id: str, *, user_id: str | None = None) -> Job:
             started_at=shown.started_at,
             finished_at=row.finished_at,
         )
+
+
+def newest(
+    engine: Engine, *, user_id: str | None, state: JobState | None, span: Span, limit: int
+) -> list[listing.ListedJob]:
+    """List the newest jobs in a span of time, of a user and in a state, or of all. Raises NotFound, UserErased."""
+    with reading(engine) as session:
+        user_id = user_id and known_user(session, user_id)
+        found = listing.page(session, user_id=user_id, state=state, span=span, limit=limit)
+        if user_id and not found and not is_user(session, user_id):
+            raise NotFound(f"no user {user_id!r} in the catalogue")
+        return found
 
 
 def marks(engine: Engine, job_ids: Sequence[str]) -> dict[str, object]:

@@ -8,19 +8,23 @@
 Each statement that takes credits checks the balance in its own WHERE.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 from uuid import uuid4
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from reelkeeper.errors import IntegrityDoubt, KeyReused
+from reelkeeper.model.ids import Span
 from reelkeeper.model.money import AccountKind, Balance, Moved, TransferKind
-from reelkeeper.store.core.engine import Clock, changed, insert_into
+from reelkeeper.store.core.engine import Clock, changed, insert_into, newest, one_of
 from reelkeeper.store.tables import accounts, credit_holds, entries, transfers, users
 
+_ALL: Final = Span()
+_OF_JOB: Final = re.compile("job/([0-9a-f]{32})")  # the key of a job's hold
 GRANTS, REVENUE = "house/grants", "house/revenue"
 _MOVED = tuple(transfers.c[name] for name in Moved._fields)
 # Built once: building a statement costs more than sending it.
@@ -150,15 +154,58 @@ def _moved(row: Any) -> Moved:  # noqa: ANN401  a row of _MOVED
     return moved._replace(kind=TransferKind(moved.kind))
 
 
-def moves(session: Session, user_id: str, limit: int) -> list[Moved]:
-    """List a user's last `limit` moves of credits, the newest first."""
-    rows = session.execute(
-        sa.select(*_MOVED)
-        .where(transfers.c.user_id == user_id)
-        .order_by(transfers.c.at.desc(), transfers.c.id)
-        .limit(limit)
-    )
-    return [_moved(row) for row in rows]
+class Move(NamedTuple):
+    """One transfer of a user's credits, and how it changed the user's balance."""
+
+    id: str
+    kind: TransferKind
+    user_id: str
+    hold_id: str | None
+    amount_microusd: int
+    at: datetime
+    reason: str  # of a grant or refund; "" without one
+    job_id: str | None  # the job that the hold is, or was, for
+    available_microusd: int
+    held_microusd: int
+
+
+def moves(
+    session: Session, user_id: str, limit: int, *, kind: TransferKind | None = None, span: Span = _ALL
+) -> list[Move]:
+    """List the newest `limit` moves of a user's credits in a span of time, of one kind or of all."""
+    columns = (*_MOVED, transfers.c.detail)
+    parts = [
+        sa.select(*columns).where(transfers.c.user_id == user_id, transfers.c.kind == each)
+        for each in ([kind] if kind else TransferKind)
+    ]
+    rows = newest(session, parts, transfers.c.at, span, limit)
+    effects = _effects(session, user_id, [row.id for row in rows])
+    job_ids = _jobs(session, {row.hold_id for row in rows if row.hold_id})
+    return [
+        Move(
+            *_moved(row[: len(_MOVED)]),
+            str(row.detail.get("reason", "")),
+            job_ids.get(row.hold_id),
+            effects.get((row.id, spendable(user_id)), 0),
+            effects.get((row.id, held(user_id)), 0),
+        )
+        for row in rows
+    ]
+
+
+def _effects(session: Session, user_id: str, transfer_ids: Sequence[str]) -> dict[tuple[str, str], int]:
+    """Read what these transfers added to the user's accounts, by transfer and account."""
+    own = entries.c.account_id.in_([spendable(user_id), held(user_id)])
+    chosen = sa.select(entries).where(one_of(session, entries.c.transfer_id, transfer_ids), own)
+    return {(row.transfer_id, row.account_id): row.amount_microusd for row in session.execute(chosen)}
+
+
+def _jobs(session: Session, hold_ids: Collection[str]) -> dict[str, str]:
+    """Find the jobs of holds, by the keys that admissions give them."""
+    made = transfers.c.kind == TransferKind.HOLD
+    chosen = sa.select(transfers.c.hold_id, transfers.c.idempotency_key)
+    rows = session.execute(chosen.where(one_of(session, transfers.c.hold_id, sorted(hold_ids)), made))
+    return {hold_id: found[1] for hold_id, key in rows if (found := _OF_JOB.fullmatch(key))}
 
 
 def paid(session: Session, first: datetime, end: datetime) -> dict[str, int]:
@@ -166,7 +213,7 @@ def paid(session: Session, first: datetime, end: datetime) -> dict[str, int]:
     amount, back = transfers.c.amount_microusd, transfers.c.kind == TransferKind.REFUND
     rows = session.execute(
         sa.select(users.c.id, sa.func.sum(sa.case((back, -amount), else_=amount)))
-        .join_from(users, transfers, transfers.c.user_id == users.c.id)  # by its index of users and times
+        .join_from(users, transfers, transfers.c.user_id == users.c.id)  # by its index of users, kinds and times
         .where(
             transfers.c.at >= first,
             transfers.c.at < end,
@@ -175,6 +222,13 @@ def paid(session: Session, first: datetime, end: datetime) -> dict[str, int]:
         .group_by(users.c.id)
     )
     return {user_id: int(microusd) for user_id, microusd in rows}
+
+
+def balances(session: Session, user_ids: Sequence[str]) -> dict[tuple[str, str], int]:
+    """Read what users may spend and what is held for them, by user and kind of account."""
+    chosen = sa.select(accounts.c.user_id, accounts.c.kind, accounts.c.balance_microusd)
+    rows = session.execute(chosen.where(one_of(session, accounts.c.user_id, user_ids)))
+    return {(row.user_id, row.kind): row.balance_microusd for row in rows}
 
 
 def balance(session: Session, user_id: str) -> Balance:

@@ -103,20 +103,25 @@ def _count_of(user_id: sa.ColumnElement[Any]) -> sa.ScalarSelect[int]:
     return counted_now.where(videos.c.user_id == user_id).scalar_subquery()
 
 
+_USE = sa.select(
+    users.c.id,
+    users.c.tier,
+    sa.func.coalesce(storage_accounts.c.used_bytes, _count_of(users.c.id)),
+    sa.func.coalesce(storage_accounts.c.reserved_bytes, 0),
+    storage_accounts.c.quota_bytes,
+).select_from(users.outerjoin(storage_accounts, storage_accounts.c.user_id == users.c.id))
+
+
 def use_of(session: Session, user_id: str) -> QuotaUse | None:
     """Read a user's stored and reserved bytes; None where there is no such user."""
-    row = session.execute(
-        sa.select(
-            users.c.id,
-            users.c.tier,
-            sa.func.coalesce(storage_accounts.c.used_bytes, _count_of(users.c.id)),
-            sa.func.coalesce(storage_accounts.c.reserved_bytes, 0),
-            storage_accounts.c.quota_bytes,
-        )
-        .select_from(users.outerjoin(storage_accounts, storage_accounts.c.user_id == users.c.id))
-        .where(users.c.id == user_id)
-    ).one_or_none()
+    row = session.execute(_USE.where(users.c.id == user_id)).one_or_none()
     return QuotaUse._make(row) if row else None
+
+
+def uses(session: Session, after: str, limit: int) -> list[QuotaUse]:
+    """Read the stored and reserved bytes of at most `limit` users after an id; those erased are left out."""
+    present = sa.and_(users.c.id > after, users.c.erasing_at.is_(None))
+    return [QuotaUse._make(row) for row in session.execute(_USE.where(present).order_by(users.c.id).limit(limit))]
 
 
 @lru_cache(maxsize=_TIER_SETS)

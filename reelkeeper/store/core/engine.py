@@ -27,6 +27,7 @@ from sqlmodel import Session
 from reelkeeper.disk import make_file, make_folder, tighten
 from reelkeeper.errors import Misconfigured, SchemaError
 from reelkeeper.failpoints import failpoint
+from reelkeeper.model.ids import Span
 from reelkeeper.settings import Settings
 from reelkeeper.store.core.failures import explained
 from reelkeeper.store.tables.columns import UtcDateTime
@@ -191,6 +192,29 @@ def checked(condition: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
     Otherwise SQLite prefers the index of a state, and reads all rows of that state.
     """
     return condition.is_(sa.true())
+
+
+def newest(
+    session: AnySession, parts: Sequence[sa.Select[Any]], at: sa.Column[datetime], span: Span, limit: int
+) -> list[sa.Row[Any]]:
+    """Read the newest `limit` rows of some selections together; each has the columns `at` and id of its table.
+
+    Each selection has an index that ends with `at`, so at most `limit` of its rows are read, however many there are.
+    """
+    row_id = at.table.c.id
+    conditions = [
+        *([at >= span.since] if span.since else []),
+        *([at < span.until] if span.until else []),
+        *(
+            [sa.tuple_(at, row_id) < sa.tuple_(*map(sa.literal, span.place, (at.type, row_id.type)))]
+            if span.place
+            else []
+        ),
+    ]
+    first = [part.where(*conditions).order_by(at.desc(), row_id.desc()).limit(limit).subquery() for part in parts]
+    merged = sa.union_all(*(sa.select(part) for part in first)).subquery()
+    order = (merged.c[at.name].desc(), merged.c.id.desc())
+    return list(session.execute(sa.select(merged).order_by(*order).limit(limit)))
 
 
 class Clock(FunctionElement[datetime]):

@@ -15,6 +15,7 @@ class User(SQLModel, table=True):
     """An owner of videos. An unknown tier is NULL, and keeps every video."""
 
     __tablename__ = "users"
+    __table_args__ = (index_where("ix_users_present", "id", "erasing_at IS NULL", unique=False),)
     id: str = Field(primary_key=True)
     tier: str | None = None
     created_at: datetime | None = Field(None, sa_type=UtcDateTime)

@@ -28,7 +28,7 @@ class Transfer(SQLModel, table=True):
     """One move of credits, once per idempotency key. `request_sha256` is of its parameters."""
 
     __tablename__ = "transfers"
-    __table_args__ = (known("kind", TransferKind), sa.Index("ix_transfers_user", "user_id", "at"))
+    __table_args__ = (known("kind", TransferKind), sa.Index("ix_transfers_user", "user_id", "kind", "at"))
     id: str = Field(primary_key=True)
     idempotency_key: str = Field(unique=True)
     request_sha256: str

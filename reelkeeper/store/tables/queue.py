@@ -24,6 +24,7 @@ class JobRow(SQLModel, table=True):
         index_where("one_leader_per_request", "cache_key", _LEADS),
         sa.Index("ix_jobs_due", "state", "due_at"),
         sa.Index("ix_jobs_age", "state", "created_at"),
+        sa.Index("ix_jobs_user", "user_id", "state", "created_at"),
         sa.Index("ix_jobs_finished", "finished_at"),
         *(
             sa.Index(
