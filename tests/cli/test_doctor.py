@@ -133,6 +133,7 @@ def test_where_the_identity_cannot_be_read_the_other_parts_are_still_checked(
 @pytest.mark.usefixtures("no_store")
 def test_without_a_store_it_writes_nothing_into_a_bucket(ask: Ask, double: R2Double) -> None:
     assert by_part(ask("doctor", exit_code=1))[PUTS]["state"] == "warn"
+    assert by_part(ask("doctor", "--contract", exit_code=1))["contract"]["state"] == "fail"  # not tried, and says so
     assert writes(double) == set()
 
 

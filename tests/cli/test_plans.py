@@ -134,7 +134,8 @@ Savings are estimates until the work is done; net covers the rest of a video's l
   and requests.\
 """)
     said = reelkeeper("plan", "purge_retired").output
-    assert as_read(said, until=f"{at + CLAIM_TIMEOUT:%Y-%m-%d %H:%M:%S}", at=TIME, plan=PLAN) == snapshot("""\
+    until = f"{at + CLAIM_TIMEOUT:%Y-%m-%d %H:%M:%S}"
+    assert as_read(said, until=until, at=TIME, prefix=configured.prefix, plan=PLAN) == snapshot("""\
 Plan <plan> of purge_retired, as of <at> UTC: 0 live videos, 0 B.
 The plan has nothing to do.
 Kept: 1 claimed.
@@ -149,7 +150,10 @@ override: none, since these figures cannot be right: run `reelkeeper run sync_ca
   plan anew
 Nothing was changed.
 The catalogue has no live video yet. To take in what is stored: reelkeeper run sync_catalog
-  --apply\
+  --apply
+The bucket has no owner yet: --apply claims it for this store by writing
+  <prefix>.reelkeeper-identity.json, and commands may change it from then on. To look for longer
+  and change nothing: reelkeeper up\
 """)
 
 
@@ -168,7 +172,7 @@ def test_a_saving_that_is_rounded_to_nothing_is_not_shown_as_nothing(reelkeeper:
         row = {"generation": 1, "key": "k", "state": "retired", "size_bytes": 900, "purge_after": now(session)}
         session.execute(sa.insert(blobs).values(**row))
     said = reelkeeper("plan", "purge_retired").output
-    assert as_read(said, plan=PLAN, at=TIME) == snapshot("""\
+    assert as_read(said, prefix=configured.prefix, plan=PLAN, at=TIME) == snapshot("""\
 Plan <plan> of purge_retired, as of <at> UTC: 0 live videos, 0 B.
 video user action bytes $ a month $ net why
 blob 1 - purge 900 B under $0.000001 - its grace is over; retired because: not
@@ -178,7 +182,10 @@ All that is stored, 900 B, is within R2's free 10 GB: storing less does not lowe
   Dollars here are at list price.
 Nothing was changed. To apply it: reelkeeper run purge_retired --apply --plan <plan>
 The catalogue has no live video yet. To take in what is stored: reelkeeper run sync_catalog
-  --apply\
+  --apply
+The bucket has no owner yet: --apply claims it for this store by writing
+  <prefix>.reelkeeper-identity.json, and commands may change it from then on. To look for longer
+  and change nothing: reelkeeper up\
 """)
 
 

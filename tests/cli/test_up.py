@@ -42,7 +42,7 @@ expire_videos 03:00 nothing
 purge_retired 04:00 nothing
 prune_cache 05:00 nothing
 The catalogue is empty, so what there will be to do is not known: start it without --live first,
-  or: reelkeeper run sync_catalog --apply
+  which takes in what is stored and changes nothing
 Go live? [y/N]:Aborted.\
 """)
     # The right to write was asked for by a part of no upload, which nothing can store.

@@ -112,7 +112,7 @@ def _preview(flow: str, params: list[str], as_of: str | None) -> "Report":
 
 def _why_empty() -> str:
     """Explain why the catalogue has no live video, and what to do about it."""
-    from reelkeeper.operations.core.workspace import misplaced, open_bucket
+    from reelkeeper.operations.core.workspace import misplaced, open_bucket, unclaimed
 
     settings, where = configured(), ""
     if settings.endpoint_url:
@@ -120,7 +120,9 @@ def _why_empty() -> str:
             where = misplaced(bucket)
     if where:
         return f"{where}. To read those, set REELKEEPER_PREFIX."
-    return "The catalogue has no live video yet. To take in what is stored: reelkeeper run sync_catalog --apply"
+    advice = "The catalogue has no live video yet. To take in what is stored: reelkeeper run sync_catalog --apply"
+    key = unclaimed(settings)
+    return f"{advice}\n{run.WILL_CLAIM.format(key)}" if key else advice
 
 
 def _list(limit: int, *, as_json: bool) -> None:

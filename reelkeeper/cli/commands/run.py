@@ -55,7 +55,7 @@ _SAID: Final = (
     "\nStopping within 10 seconds: waiting for the encoders to end, for requests under way, and for the record of what "
     "was done. The next run does the rest. Ctrl-C again ends it at once, which is safe too.\n"
 )
-_WILL_CLAIM: Final = (
+WILL_CLAIM: Final = (
     "The bucket has no owner yet: --apply claims it for this store by writing {}, and commands may change it from then "
     "on. To look for longer and change nothing: reelkeeper up"
 )
@@ -122,7 +122,7 @@ def start(
         report = function(**arguments)
     show(report, params, most=most, as_json=as_json)
     if unowned:
-        say((_WILL_CLAIM if report.dry_run else _CLAIMED).format(unowned))
+        say((WILL_CLAIM if report.dry_run else _CLAIMED).format(unowned))
 
 
 @contextmanager

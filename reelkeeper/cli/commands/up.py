@@ -82,8 +82,8 @@ def up(
 
 
 _NOTHING_KNOWN: Final = (
-    "The catalogue is empty, so what there will be to do is not known: start it without --live first, or: "
-    "reelkeeper run sync_catalog --apply"
+    "The catalogue is empty, so what there will be to do is not known: start it without --live first, which takes in "
+    "what is stored and changes nothing"
 )
 _DUE: Final = {"tier_storage": "02:00", "expire_videos": "03:00", "purge_retired": "04:00", "prune_cache": "05:00"}
 

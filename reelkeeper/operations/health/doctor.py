@@ -58,6 +58,7 @@ NO_SPACE_BYTES = 10**9
 _FOLLOWED_WITHIN = timedelta(minutes=15)
 _OFF = "until it passes, no flow changes anything at the service's own keys"
 _DANGER = "do not use this server: every flow that would change the bucket is refused"
+_FIRST_A_STORE = "once the store is there, in a scratch prefix: reelkeeper doctor --contract"
 _PROBE, _OTHER = b"Written once by reelkeeper doctor.\n", b"If you read this, the bucket took a second write.\n"
 
 
@@ -111,6 +112,8 @@ def examine(settings: Settings, *, claim: bool = False, contract: bool = False) 
         yield from _bucket_details(settings, engine, bucket, claim=claim)
         if engine is not None and (deployed.stores or contract):
             yield from _contract(settings, engine, bucket, wanted=contract)
+        elif contract:
+            yield Finding("contract", FAIL, "not tried: there is no store that could record it", _FIRST_A_STORE)
 
 
 def _store_details(settings: Settings, engine: Engine, *, stores: bool) -> Iterator[Finding]:
@@ -275,7 +278,7 @@ def _why_it_only_reads(settings: Settings, engine: Engine | None, bucket: Bucket
         return "not tried: it would write into a bucket on trial", waits
     # guard identity.probe: doctor writes into a bucket that nobody has given to this store
     if engine is None or not _is_ours(engine, bucket):
-        tries = "to try it, in a scratch prefix: reelkeeper doctor --contract"
+        tries = _FIRST_A_STORE if engine is None else "to try it, in a scratch prefix: reelkeeper doctor --contract"
         return "not tried: it would write into a bucket that this store has not claimed", tries
     return None
 

@@ -8,8 +8,11 @@ import pytest
 from reelkeeper.adapters.s3 import r2
 from reelkeeper.adapters.s3.r2 import Bucket
 from reelkeeper.errors import IdentityMismatch, OnTrial
+from reelkeeper.operations.core import epochs
 from reelkeeper.operations.core.workspace import is_on_trial, join, note_trial, place_of
 from reelkeeper.operations.removals.delete import delete
+from reelkeeper.operations.videos.hold import hold
+from reelkeeper.store.videos.holds import HoldTerms
 from tests.buckets import BUCKET
 from tests.faults.world import World
 
@@ -98,3 +101,14 @@ def test_a_video_is_not_deleted_in_a_trial(world: World, trial: Bucket) -> None:
         delete(world.workspace.engine, "known", by="front", run_id="delete-1")
     note_trial(world.workspace.engine, trial, begins=False)
     assert delete(world.workspace.engine, "known", by="front", run_id="delete-1").user_id == "ann"
+
+
+def test_a_hold_in_a_trial_waits_until_it_is_live_and_no_failure_is_logged(
+    world: World, trial: Bucket, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = world.workspace.engine
+    hold(engine, HoldTerms("video", "known", "asked", "front"))
+    assert not epochs.tell(join(engine, trial))
+    assert not caplog.records
+    note_trial(engine, join(engine, again(trial), goes_live=True).bucket, begins=False)
+    assert epochs.tell(join(engine, again(trial)))
