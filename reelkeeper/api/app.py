@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Final
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
@@ -16,8 +16,8 @@ from reelkeeper.api.collector import Service
 from reelkeeper.api.dispatching import Dispatching
 from reelkeeper.api.figures import Requests
 from reelkeeper.api.following import Following
-from reelkeeper.api.paths import PathAsSent
-from reelkeeper.api.problems import Problem, answer_errors
+from reelkeeper.api.paths import PathAsSent, heads
+from reelkeeper.api.problems import REPLAYED, Problem, answer_errors
 from reelkeeper.api.routes import (
     health,
     holds,
@@ -32,6 +32,22 @@ from reelkeeper.api.routes import (
     videos,
     webhooks,
 )
+
+_HEADERS: Final = {
+    "RateLimit-Policy": {
+        "description": "Limit of the token: `q` requests in every `w` seconds",
+        "schema": {"type": "string", "examples": ['"token";q=200;w=4']},
+    },
+    "RateLimit": {
+        "description": "What is left of it: `r` requests now, and one more in `t` seconds",
+        "schema": {"type": "string", "examples": ['"token";r=199;t=1']},
+    },
+    "Retry-After": {"description": "Seconds to wait before the same request", "schema": {"type": "integer"}},
+    REPLAYED: {
+        "description": "The idempotency key was used before, and this is what it did",
+        "schema": {"type": "string", "enum": ["true"]},
+    },
+}
 
 
 def create_app(app_state: AppState) -> FastAPI:
@@ -52,8 +68,10 @@ def create_app(app_state: AppState) -> FastAPI:
     app.state.load = app_state.load
     app.state.readiness = health.Asking(app_state.workspace.engine)
     app.state.following = Following(app_state.workspace.engine)
-    for room in (health, jobs, videos, users, ledger, personal, holds, takedowns, uploads, images, webhooks, hooks):
-        app.include_router(room.router)
+    rooms = (health, jobs, videos, users, ledger, personal, holds, takedowns, uploads, images, webhooks, hooks)
+    routers = [room.router for room in rooms]
+    for router in (*routers, heads(routers)):
+        app.include_router(router)
     answer_errors(app)
     app.add_middleware(AuthMiddleware, engine=app_state.workspace.engine, load=app_state.load)
     app.add_middleware(Requests, registry=app.state.registry)
@@ -80,5 +98,22 @@ def _schema(app: FastAPI) -> dict[str, Any]:
         problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
         schemas.update(problem.pop("$defs"))
         schemas["Problem"] = problem
+        made["components"]["headers"] = _HEADERS
+        for path, operations in made["paths"].items():
+            for operation in operations.values():
+                for status, answer in operation["responses"].items():
+                    named = [name for name in _HEADERS if _has(name, path, operation, status)]
+                    refs = {name: {"$ref": f"#/components/headers/{name}"} for name in named}
+                    answer["headers"] = answer.get("headers", {}) | refs
         app.openapi_schema = made
     return app.openapi_schema
+
+
+def _has(header: str, path: str, operation: dict[str, Any], status: str) -> bool:
+    if header == "Retry-After":
+        return status in {"409", "429", "503"}
+    if header == REPLAYED:
+        return status in {"200", "201", "202"} and any(
+            each["name"] == "Idempotency-Key" for each in operation.get("parameters", ())
+        )
+    return path.startswith("/v1/") and status != "401"

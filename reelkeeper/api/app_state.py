@@ -16,6 +16,7 @@ from reelkeeper.api.load import Load
 from reelkeeper.errors import OnTrial
 from reelkeeper.model.ids import Id, Place, Span
 from reelkeeper.model.token_scopes import Caller, Scope
+from reelkeeper.operations.core import replays
 from reelkeeper.operations.core.workspace import Workspace
 
 
@@ -48,6 +49,7 @@ async def _only_key(request: Request, key: _KeyHeader) -> str:
     if len(set(request.headers.getlist("Idempotency-Key"))) > 1:
         error = {"loc": ("header", "Idempotency-Key"), "msg": "It was sent several times, with different values"}
         raise RequestValidationError([error])
+    request.state.replays = replays.listen()
     return key
 
 
@@ -134,7 +136,7 @@ def needs(scope: Scope) -> Any:  # noqa: ANN401  FastAPI's Security returns Any
             raise HTTPException(403, f"this request needs the scope {scope}, but token {caller.token_id} has {has}")
         state: AppState = request.app.state.app_state
         # guard trial.api: a service sells videos, or deletes some, in a trial
-        if state.workspace.on_trial and scope in _CHANGE_BUCKET and request.method != "GET":
+        if state.workspace.on_trial and scope in _CHANGE_BUCKET and request.method not in {"GET", "HEAD"}:
             raise OnTrial
         return caller
 

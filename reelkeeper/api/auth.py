@@ -2,12 +2,12 @@
 
 Because this runs before routing, callers without a token cannot tell known paths from unknown ones. A valid token is
 cached for a second to save look-ups, so a revoked token still works for that long. Each process counts the callers'
-rates separately.
+rates separately, and every answer to a caller says what is left of its rate.
 """
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -15,17 +15,25 @@ from typing import Final
 
 from anyio.to_thread import run_sync
 from sqlalchemy.exc import SQLAlchemyError
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from reelkeeper.api.load import Load, Shed
-from reelkeeper.api.problems import problem
+from reelkeeper.api.problems import REPLAYED, problem
 from reelkeeper.api.routes import hooks, images, jobs
 from reelkeeper.model.token_scopes import Caller
 from reelkeeper.operations import Engine
 from reelkeeper.operations.core.tokens import authenticate
 from reelkeeper.operations.videos.images import MAX_BYTES
-from reelkeeper.rules.core.request_limits import BODY_BYTES, Allowance, body_deadline, take
+from reelkeeper.rules.core.request_limits import (
+    BODY_BYTES,
+    AccessPolicy,
+    Allowance,
+    body_deadline,
+    next_seconds,
+    take,
+    window,
+)
 
 HEALTH: Final = frozenset({"/healthz", "/readyz"})
 OPEN: Final = HEALTH | hooks.PATHS | {"/openapi.json", hooks.SLACK_PATH}
@@ -72,8 +80,10 @@ class AuthMiddleware:
                 self._load.require_schema()
             # guard auth.every_path: callers without a token are admitted
             if path not in OPEN:
-                caller = await self._admitted(headers)
-                scope.setdefault("state", {}).update(caller=caller, is_known=partial(self._is_known, headers))
+                caller, rate = await self._admitted(headers)
+                state = scope.setdefault("state", {})
+                state.update(caller=caller, is_known=partial(self._is_known, headers))
+                send = _stating(send, rate, state)
                 token_id = caller.token_id
             most_bytes = MAX_BYTES if path == images.PATH else BODY_BYTES
             # guard auth.length: a body of any size is read into memory
@@ -85,8 +95,11 @@ class AuthMiddleware:
             answer = problem(refused.status_code, refused.kind, refused.detail, headers=refused.headers)
             await answer(scope, receive, send)
 
-    async def _admitted(self, headers: Headers) -> Caller:
-        """Identify the caller. Raises Shed for an unknown caller, or one that exceeds its rate."""
+    async def _admitted(self, headers: Headers) -> tuple[Caller, dict[str, str]]:
+        """Identify the caller, and say what is left of its rate.
+
+        Raises Shed for an unknown caller, or one that exceeds its rate.
+        """
         try:
             caller = await self._caller(headers)
         except SQLAlchemyError:
@@ -95,14 +108,15 @@ class AuthMiddleware:
         if caller is None:
             detail = "Send `Authorization: Bearer TOKEN`, with a token that is known, not expired and not revoked."
             raise Shed(401, "token", detail, {"WWW-Authenticate": "Bearer"})
-        wait = self._wait(caller)
+        policy = self._load.policy
+        left, wait = take(self._left.get(caller.token_id), policy, self._clock())
+        self._left[caller.token_id] = left
+        rate = _rate(policy, left)
         # guard auth.rate: one caller's requests block all others
         if wait:
-            detail = (
-                f"token {caller.token_id} is limited to {self._load.policy.requests_a_second:g} requests per second"
-            )
-            raise Shed(429, "rate", detail, {"Retry-After": str(int(wait) + 1)})
-        return caller
+            detail = f"token {caller.token_id} is limited to {policy.requests_a_second:g} requests per second"
+            raise Shed(429, "rate", detail, {"Retry-After": str(next_seconds(left, policy)), **rate})
+        return caller, rate
 
     async def _caller(self, headers: Headers) -> Caller | None:
         kind, _, text = headers.get("authorization", "").partition(" ")
@@ -134,11 +148,6 @@ class AuthMiddleware:
         except (SQLAlchemyError, Shed):
             return False
 
-    def _wait(self, caller: Caller) -> float:
-        left, wait = take(self._left.get(caller.token_id), self._load.policy, self._clock())
-        self._left[caller.token_id] = left
-        return wait
-
     def _limited(self, receive: Receive, most_bytes: int) -> Receive:
         """Wrap `receive`: a body that is too large or too slow raises Shed in the app. The rest of it is still read."""
         taken, began, is_whole = 0, self._clock(), False
@@ -162,6 +171,29 @@ class AuthMiddleware:
             return message
 
         return limited
+
+
+def _rate(policy: AccessPolicy, left: Allowance) -> dict[str, str]:
+    """Say a caller's rate in the fields of draft-ietf-httpapi-ratelimit-headers-11."""
+    requests, seconds = window(policy)
+    return {
+        "RateLimit-Policy": f'"token";q={requests};w={seconds}',
+        "RateLimit": f'"token";r={int(left.requests)};t={next_seconds(left, policy)}',
+    }
+
+
+def _stating(send: Send, rate: Mapping[str, str], state: Mapping[str, object]) -> Send:
+    """Wrap `send`: each answer says the rate, and one that an idempotency key has brought back says so."""
+
+    async def stating(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(scope=message)
+            headers.update(rate)
+            if state.get("replays"):
+                headers[REPLAYED] = "true"
+        await send(message)
+
+    return stating
 
 
 def _check_length(text: str, most_bytes: int) -> None:

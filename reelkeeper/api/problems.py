@@ -9,11 +9,12 @@ from typing import Any, Final
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field
 from sqlalchemy.exc import OperationalError, TimeoutError  # noqa: A004  SQLAlchemy's error for an empty pool
 from starlette.exceptions import HTTPException
 
+from reelkeeper.api.paths import methods
 from reelkeeper.errors import (
     DiskFull,
     Frozen,
@@ -45,6 +46,7 @@ from reelkeeper.errors import (
 from reelkeeper.redaction import redacted
 
 MEDIA_TYPE: Final = "application/problem+json"
+REPLAYED: Final = "Idempotency-Replayed"  # as Stripe marks an answer that a key brings back
 _log = logging.getLogger(__name__)
 STATUSES: Final[tuple[tuple[type[ReelkeeperError], int, str], ...]] = (  # the first match applies
     (NotFound, 404, "not-found"),
@@ -99,6 +101,7 @@ _BARE: Final = {
 }
 _NOT_JSON: Final = "The body was not sent as JSON, with `Content-Type: application/json`"
 _MAX_PATH: Final = 200
+_NO_METHOD: Final = 405
 _OURS: Final = 500  # and above: the answer has no details
 _RETRY: Final = {409: "5", 503: "30"}  # seconds; a 409 that stays after this is permanent
 
@@ -166,11 +169,16 @@ def _ours(_request: Request, error: Exception) -> JSONResponse:
     return problem(status, kind, redacted(str(error)), headers=headers)
 
 
-def _http(request: Request, error: Exception) -> JSONResponse:
+def _http(request: Request, error: Exception) -> Response:
     status, detail = getattr(error, "status_code", 500), str(getattr(error, "detail", ""))
+    headers = getattr(error, "headers", None)
+    if status == _NO_METHOD:
+        headers = {"Allow": ", ".join(methods(request))}
+        if request.method == "OPTIONS":
+            return Response(status_code=204, headers=headers)
     if detail in _BARE:  # as the framework words them: neither values nor a way out
         detail = _BARE[detail].format(method=request.method, path=_printable(request.url.path)[:_MAX_PATH])
-    return problem(status, getattr(error, "kind", "http"), detail, headers=getattr(error, "headers", None))
+    return problem(status, getattr(error, "kind", "http"), detail, headers=headers)
 
 
 def _invalid(request: Request, error: Exception) -> JSONResponse:

@@ -65,14 +65,12 @@ def _look(engine: sa.Engine) -> Readiness:
     return Readiness(frozen=why_frozen(engine) is not None)
 
 
-@router.head("/healthz", include_in_schema=False)  # uptime checks use HEAD
 @router.get("/healthz", summary="Is the process alive?")
 async def healthz() -> Health:
     """Answer at once, without a query or a thread."""
     return Health()
 
 
-@router.head("/readyz", include_in_schema=False, response_model=Readiness)
 @router.get("/readyz", summary="Does the store answer?", responses=_AWAY, response_model=Readiness)
 async def readyz(request: Request) -> Readiness | JSONResponse:
     """Query the store, without waiting for a place among other requests."""

@@ -209,10 +209,11 @@ async def events(
 ) -> EventStream:
     """Send the job, as `GET /v1/jobs/{id}` returns it, whenever it changes; the last event has the result."""
     first = await run_sync(lambda: _follow(app_state, job_id, whose))  # raises NotFound, a 404
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    if request.method == "HEAD":  # which would else wait for the job to end
+        return EventStream((), headers=headers)
     changes: AsyncIterator[Job | None] = request.app.state.following.changes(first)
-    return EventStream(
-        _sent(changes, request.state.is_known), headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    )
+    return EventStream(_sent(changes, request.state.is_known), headers=headers)
 
 
 @router.delete(

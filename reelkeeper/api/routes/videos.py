@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Final
 from uuid import uuid4
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import RedirectResponse
 from pydantic import BaseModel, ConfigDict, Field
@@ -83,13 +83,14 @@ def video(
     video_id: VideoId,
     app_state: CurrentState,
     viewer: Annotated[Viewer, Query()],
+    request: Request,
 ) -> RedirectResponse:
     """Redirect to a presigned URL of the video's current bytes, or of those before it was compressed: see `plays`."""
     codecs = viewer.plays.split(",") if viewer.plays else ()
-    work, seconds = app_state.workspace, app_state.load.policy.url_seconds
+    work, seconds, counts = app_state.workspace, app_state.load.policy.url_seconds, request.method == "GET"
 
     def signed(video_id: str, user_id: str | None) -> Shown:
-        return show(work, video_id, url_seconds=seconds, plays=codecs, user_id=user_id)
+        return show(work, video_id, url_seconds=seconds, plays=codecs, user_id=user_id, counts=counts)
 
     shown = for_video(work.engine, video_id, viewer.user_id, signed)
     return RedirectResponse(shown.url, 307, {"Cache-Control": "no-store"})  # the next view is counted too

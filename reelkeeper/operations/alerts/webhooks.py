@@ -26,6 +26,7 @@ from reelkeeper.errors import InputRefused, KeyReused, LeaseLost, NotFound, Reel
 from reelkeeper.failpoints import effect
 from reelkeeper.model.alerts import Delivery, Endpoint, EventType
 from reelkeeper.operations.alerts import alerts
+from reelkeeper.operations.core import replays
 from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.rules.alerts import webhooks as rules
 from reelkeeper.store import Engine, Session
@@ -65,6 +66,7 @@ def add(
                 )
             webhooks.rotate(session, named, secret, rules.OLD_SECRET_SECONDS)
             _audit(session, "webhook_rotate", named, author)
+            replays.note()
             return named, secret
         if webhooks.count(session) >= MAX_ENDPOINTS:
             raise InputRefused(

@@ -24,6 +24,7 @@ from reelkeeper.errors import (
     ReelkeeperError,
 )
 from reelkeeper.model.money import HoldState, Moved, TransferKind
+from reelkeeper.operations.core import replays
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.rules.billing.credits import OURS, fingerprint, require_amount, require_key, require_lasting
 from reelkeeper.rules.core.wording import exact
@@ -165,7 +166,10 @@ def _request(kind: TransferKind, key: str, **parameters: str | int | None) -> Re
 
 def _before(session: Session, request: Request) -> Moved | None:
     require_permission(session)
-    return ledger.first(session, request)
+    before = ledger.first(session, request)
+    if before:
+        replays.note()
+    return before
 
 
 def _require_user(session: Session, user_id: str) -> None:

@@ -6,6 +6,7 @@ from typing import Final, NamedTuple
 from reelkeeper.errors import KeyReused, NotFound
 from reelkeeper.model.jobs import JobState
 from reelkeeper.model.requests import Admission, Cached, GenerationRequest, Joined, Queued, Unfulfilled
+from reelkeeper.operations.core import replays
 from reelkeeper.operations.core.policies import in_force
 from reelkeeper.rules.jobs.admission import wait_seconds
 from reelkeeper.rules.jobs.dispatch import weight_of
@@ -57,6 +58,7 @@ def _before(session: Session, asked: AdmissionRequest, job: AdmittedJob, policie
             f"idempotency key {asked.client_key!r} of user {asked.user_id!r} was used for another request at "
             f"{job.created_at:%Y-%m-%d %H:%M:%S}, job {job.id}; nothing was admitted. Use a new key for a new request"
         )
+    replays.note()
     if job.state == JobState.SUCCEEDED and job.video_id is None:
         return Unfulfilled(
             job.id,

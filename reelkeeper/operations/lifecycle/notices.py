@@ -12,6 +12,7 @@ from reelkeeper.errors import KeepRefused, NotFound
 from reelkeeper.model import Action, Outcome, PlanSummary, Verdict, VideoState
 from reelkeeper.model.alerts import EventType
 from reelkeeper.operations.alerts import alerts, events
+from reelkeeper.operations.core import replays
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.core.isolation import each_apart
 from reelkeeper.operations.core.policies import in_force
@@ -175,6 +176,7 @@ def keep(engine: Engine, video_id: str, *, by: str, key: str, user_id: str | Non
             raise NotFound.for_user("video", video_id, user_id)
         # guard keep.once: a repeated request prolongs a video twice
         if (before := notices.find_keep(session, keep_id)) is not None:
+            replays.note()
             return before
         (listed,) = list_videos(session, video_id=video_id)
         times = notices.times_kept(session, video_id)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from uuid import uuid4
 
 from reelkeeper.errors import NotFound, Refused
-from reelkeeper.operations.core import epochs
+from reelkeeper.operations.core import epochs, replays
 from reelkeeper.rules.billing.credits import fingerprint
 from reelkeeper.store import Engine, Session
 from reelkeeper.store.core import deployment, former_ids
@@ -66,6 +66,8 @@ def place(session: Session, terms: HoldTerms, hold_id: str | None = None) -> Pla
     video_id, user_id = (subject, None) if scope == "video" else (None, subject)
     if is_new:
         append(session, [Event("hold", terms.author, video_id, None, user_id, detail)])
+    else:
+        replays.note()
     return Placed(hold_id, too_late)
 
 

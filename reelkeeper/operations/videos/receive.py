@@ -17,6 +17,7 @@ from reelkeeper.errors import InputRefused, KeyReused, NotFound
 from reelkeeper.model.money import ReservationState
 from reelkeeper.model.requests import Upload
 from reelkeeper.operations.billing import quota
+from reelkeeper.operations.core import replays
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.videos.upload import CONTENT_TYPES
@@ -62,9 +63,8 @@ def begin(workspace: Workspace, wanted: Announced, key: str, *, url_seconds: int
     sha256 = fingerprint(**{**about, "created_at": made_at})
     with transaction(workspace.engine, "receive.begin") as session:
         require_permission(session)
-        before = uploads.find(session, upload_id)
-        if before is None:
-            before = _announce(session, workspace, wanted, upload_id, sha256, url_seconds)
+        known = uploads.find(session, upload_id)
+        before = known or _announce(session, workspace, wanted, upload_id, sha256, url_seconds)
         at = now(session)
     # guard upload_url.key_reused: an upload gets the URL of another upload
     if before.request_sha256 != sha256:
@@ -72,6 +72,8 @@ def begin(workspace: Workspace, wanted: Announced, key: str, *, url_seconds: int
             f"idempotency key {key!r} of user {wanted.user_id!r} was used for the upload of video "
             f"{before.video_id!r} with other parameters; nothing was reserved. Use a new key for a new upload"
         )
+    if known:
+        replays.note()
     left = int((before.url_until - at).total_seconds())
     return before, _ticket(workspace, before, left) if before.state == ReservationState.OPEN and left > 0 else None
 

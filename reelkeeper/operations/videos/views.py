@@ -102,9 +102,15 @@ class Shown(NamedTuple):
 
 
 def show(
-    workspace: Workspace, video_id: str, *, url_seconds: int, plays: Collection[str] = (), user_id: str | None = None
+    workspace: Workspace,
+    video_id: str,
+    *,
+    url_seconds: int,
+    plays: Collection[str] = (),
+    user_id: str | None = None,
+    counts: bool = True,
 ) -> Shown:
-    """Sign a URL to read a live video, and count a view: for the present bytes, if they are in a codec of `plays`.
+    """Sign a URL to read a live video: for the present bytes, if they are in a codec of `plays`. It `counts` as a view.
 
     Otherwise for the bytes that these were made from, if they outlast the URL. Empty, `plays` is any codec; bytes of an
     unknown codec, which were adopted and never opened, count as playable. A swap while the URL is valid leaves the old
@@ -124,5 +130,6 @@ def show(
     if shown is None:
         there = " and ".join(dict.fromkeys(str(copy.codec) for copy in copies))
         raise NotPlayable(f"video {video_id!r} is stored as {there}, but the client plays only {', '.join(plays)}")
-    record_views(workspace.engine, {video_id: 1}, at=at)
+    if counts:
+        record_views(workspace.engine, {video_id: 1}, at=at)
     return Shown(workspace.bucket.presigned("get_object", shown.key, url_seconds), until)

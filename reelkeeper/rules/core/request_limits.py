@@ -1,5 +1,6 @@
 """Limit how often callers may use the HTTP API, and how slowly they may send. Pure."""
 
+from math import ceil
 from typing import Final, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -95,6 +96,25 @@ def take(before: Allowance | None, policy: AccessPolicy, at_seconds: float) -> t
     if had >= 1:
         return Allowance(had - 1, at_seconds), 0.0
     return Allowance(had, at_seconds), (1 - had) / policy.requests_a_second
+
+
+def next_seconds(left: Allowance, policy: AccessPolicy) -> int:
+    """Return the seconds after which a caller may make one request more than `left` now, rounded up to whole ones.
+
+    >>> next_seconds(Allowance(0.5, 100.0), AccessPolicy(requests_a_second=0.1))
+    6
+    """
+    return int((1 - left.requests % 1) / policy.requests_a_second) + 1
+
+
+def window(policy: AccessPolicy) -> tuple[int, int]:
+    """Return a number of requests, the burst or more, and the whole seconds in which a caller may make them for ever.
+
+    >>> window(AccessPolicy(requests_a_second=50, burst=200)), window(AccessPolicy(requests_a_second=50, burst=1))
+    ((200, 4), (50, 1))
+    """
+    seconds = ceil(policy.burst / policy.requests_a_second)
+    return max(policy.burst, int(policy.requests_a_second * seconds)), seconds
 
 
 def _refilled(before: Allowance, policy: AccessPolicy, at_seconds: float) -> float:
