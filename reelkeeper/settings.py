@@ -32,9 +32,8 @@ _PREFIX: Final = "REELKEEPER_"
 # Variables that carry the prefix and are no settings: where a run works (deployments/folder.py), failpoints
 # (failpoints.py), the address and token of a caller of our API (docs/api.md), and the bucket of the contract tests.
 _ELSEWHERE: Final = re.compile(r"REELKEEPER_(HOME|FAILPOINTS|URL|TOKEN|TEST_R2_\w+)")
-_FORMER: Final = {  # settings of earlier versions -> what says it now
-    "REELKEEPER_FFPROBE": "ffprobe is the one beside REELKEEPER_FFMPEG",
-}
+_FORMER: Final = {"REELKEEPER_FFPROBE": "ffprobe is the one beside REELKEEPER_FFMPEG"}  # of earlier versions
+_ORIGIN: Final = r"^https?://([a-z0-9.-]+|\[[0-9a-f:]+\])(:\d{1,5})?$"  # as browsers send it
 # Kubernetes sets such variables in each pod for a Service named reelkeeper, or reelkeeper-api ("Service: Discovering
 # services: Environment variables"): nobody has written them.
 _SERVICE_LINK: Final = re.compile(r"REELKEEPER\w*_(SERVICE_HOST|SERVICE_PORT\w*|PORT_\d+_(TCP|UDP|SCTP)\w*)")
@@ -87,18 +86,14 @@ class Settings(VendorSettings):
         False, description="Refuse to open media if the kernel offers neither network namespaces nor seccomp filters"
     )
     require_file_isolation: bool = Field(
-        False,
-        description="Refuse to open media if the kernel does not offer Landlock, without which decoders see other "
-        "files",
+        False, description="Refuse to open media if the kernel has no Landlock, without which decoders see other files"
     )
     scratch_dir: Path | None = Field(None, description="Folder for videos being processed; state_dir/scratch if unset")
     workers: int = Field(
         2, ge=1, le=64, description="Number of videos transcoded at the same time, with one thread each"
     )
     dask_address: str | None = Field(
-        None,
-        description="Address of a Dask scheduler whose workers transcode, e.g. tcp://10.0.0.5:8786; threads of the run "
-        "if unset",
+        None, description="Dask scheduler whose workers transcode, e.g. tcp://10.0.0.5:8786; else the run itself"
     )
 
     cloudflare_api_token: SecretStr | None = Field(
@@ -109,9 +104,7 @@ class Settings(VendorSettings):
     )
     cloudflare_api_url: str = Field("https://api.cloudflare.com/client/v4", description="Base URL of Cloudflare's API")
     event_queue_id: str | None = Field(
-        None,
-        description="Id of the Cloudflare queue that receives R2's event notifications of the bucket; if unset, none "
-        "are read",
+        None, description="Id of the Cloudflare queue of R2's event notifications of the bucket; unset: none are read"
     )
     event_queue_token: SecretStr | None = Field(
         None, description="Cloudflare API token with Queues: Edit, to pull and acknowledge these notifications"
@@ -163,6 +156,11 @@ class Settings(VendorSettings):
         description="URL at which Prefect's server reaches `reelkeeper api`, to report failed, crashed and late runs",
     )
 
+    cors_origins: Annotated[tuple[Annotated[str, Field(pattern=_ORIGIN)], ...], NoDecode] = Field(
+        (),
+        description="Origins of web pages whose scripts may call `reelkeeper api`, separated by commas, e.g. "
+        "https://app.example.com; no wildcards. None: a browser lets no page of another origin call it",
+    )
     prefect_api_url: str | None = Field(
         None,
         description="URL of Prefect's API, e.g. http://HOST:4200/api, with which `reelkeeper api` has a queued job "
@@ -201,7 +199,7 @@ class Settings(VendorSettings):
             raise ValueError("must be printable ASCII")
         return SecretStr(secret) if secret else None
 
-    @field_validator("key_pattern", "generator_hosts", "slack_operators", mode="before")
+    @field_validator("key_pattern", "generator_hosts", "slack_operators", "cors_origins", mode="before")
     @classmethod
     def _several(cls, value: object) -> object:
         """Accept a JSON list, or items separated by commas or line ends."""

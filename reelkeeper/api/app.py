@@ -9,14 +9,15 @@ from typing import Any, Final
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from prometheus_client import CollectorRegistry
+from starlette.middleware.cors import CORSMiddleware
 
 from reelkeeper.api.app_state import AppState
 from reelkeeper.api.auth import AuthMiddleware
 from reelkeeper.api.collector import Service
 from reelkeeper.api.dispatching import Dispatching
-from reelkeeper.api.figures import Requests
+from reelkeeper.api.figures import REQUEST_ID, Requests
 from reelkeeper.api.following import Following
-from reelkeeper.api.paths import PathAsSent, heads
+from reelkeeper.api.paths import METHODS, PathAsSent, heads
 from reelkeeper.api.problems import REPLAYED, Problem, answer_errors
 from reelkeeper.api.routes import (
     health,
@@ -74,6 +75,15 @@ def create_app(app_state: AppState) -> FastAPI:
         app.include_router(router)
     answer_errors(app)
     app.add_middleware(AuthMiddleware, engine=app_state.workspace.engine, load=app_state.load)
+    if app_state.cors_origins:
+        # Before the token is checked, as a browser's question has none. It answers only such questions.
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=app_state.cors_origins,
+            allow_methods=METHODS,
+            allow_headers=("Authorization", "Idempotency-Key", REQUEST_ID),
+            expose_headers=(*_HEADERS, REQUEST_ID),
+        )
     app.add_middleware(Requests, registry=app.state.registry)
     app.add_middleware(PathAsSent)
     app.openapi = lambda: _schema(app)  # type: ignore[method-assign]  # FastAPI's documented way to extend it

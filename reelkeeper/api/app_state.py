@@ -109,6 +109,7 @@ class AppState:
     orchestrator: Orchestrator | None = None
     provider: str | None = "local"  # provider of the models for which the catalogue names none
     allow_private: bool = False  # whether webhook URLs may have private addresses
+    cors_origins: tuple[str, ...] = ()  # of web pages that a browser lets call the API
     load: Load = field(init=False)
 
     def __post_init__(self) -> None:

@@ -42,6 +42,7 @@ def api(
                 orchestrator.connect(settings),
                 settings.provider,
                 settings.allow_private_addresses,
+                settings.cors_origins,
             )
         )
         if schema:
