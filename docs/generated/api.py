@@ -158,6 +158,8 @@ def _answered(answer: dict[str, Any]) -> str:
 
 
 def _named(said: dict[str, Any]) -> str:
+    if items := said.get("contentSchema", {}).get("items"):
+        return f"events, each a {_named(items)},"
     name = str(said.get("$ref", "")).rpartition("/")[2]
     return f"[{name}](#{name.lower()})" if name else kind(said, _definitions()) if said else "anything"
 

@@ -21,7 +21,7 @@ from reelkeeper.model.ids import Id
 
 UserId = Annotated[Id, Path(examples=["ann"])]
 VideoId = Annotated[Id, Path(examples=["v1"])]
-METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+METHODS: Final = ("GET", "HEAD", "POST", "PUT", "DELETE")
 
 
 class _Id(Convertor[str]):

@@ -11,6 +11,7 @@ import pytest
 import schemathesis
 import sqlalchemy as sa
 from fastapi import FastAPI
+from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
@@ -22,6 +23,7 @@ from schemathesis.specs.openapi.checks import negative_data_rejection, positive_
 from reelkeeper.adapters.s3.seaweed import Endpoint
 from reelkeeper.api.app import create_app
 from reelkeeper.api.app_state import AppState
+from reelkeeper.api.routes.jobs import JobEvent
 from reelkeeper.model.token_scopes import Scope
 from reelkeeper.operations.billing import ledger
 from reelkeeper.operations.core import tokens
@@ -100,3 +102,23 @@ def test_every_route_has_a_summary_and_every_body_an_example(served: tuple[FastA
             if body and "application/json" in body["content"]:
                 name = body["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
                 assert made["components"]["schemas"][name].get("examples"), name
+
+
+def test_the_schema_of_an_event_stream_is_that_of_its_events(served: tuple[FastAPI, str]) -> None:
+    app, text = served
+    made = app.openapi()
+    answer = made["paths"]["/v1/jobs/{job_id}/events"]["get"]["responses"]["200"]
+    assert list(answer["content"]) == ["text/event-stream"]
+    items = answer["content"]["text/event-stream"]["schema"]["contentSchema"]["items"]
+    assert items["$ref"].rpartition("/")[2] == "JobEvent"
+    data = made["components"]["schemas"]["JobEvent"]["properties"]["data"]
+    assert data["contentSchema"]["$ref"].rpartition("/")[2] == "Job"
+    with TestClient(app, headers={"Authorization": f"Bearer {text}"}) as client:
+        asked = {"user_id": "ann", "request": {"model": "m", "prompt": "a fox"}}
+        job_id = client.post("/v1/jobs", json=asked, headers={"Idempotency-Key": "k"}).json()["job_id"]
+        client.delete(f"/v1/jobs/{job_id}")
+        stream = client.get(f"/v1/jobs/{job_id}/events")
+        assert stream.headers["content-type"].partition(";")[0] == "text/event-stream"
+        (said,) = stream.text.strip().split("\n\n")
+        event = JobEvent.model_validate(dict(line.split(": ", 1) for line in said.splitlines()))
+        assert (event.event, event.data.state) == ("end", "cancelled")

@@ -8,7 +8,7 @@ from uuid import uuid4
 from anyio.to_thread import run_sync
 from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, Json
 
 from reelkeeper.api.app_state import AppState, CurrentState, IdempotencyKey, Newest, Whose, needs
 from reelkeeper.api.load import STREAM, WORK, WRITE
@@ -50,6 +50,31 @@ class EventStream(StreamingResponse):
     """Server-sent events, without fastapi.sse, whose routes answer 200 before they know whether the job exists."""
 
     media_type = "text/event-stream"
+
+
+class JobEvent(BaseModel):
+    """One server-sent event of a job."""
+
+    event: Literal["job", "end"] = Field(description="end: the job has ended, and no event follows")
+    data: Json[Job] = Field(description="The job at this moment: `Job`, as JSON")
+
+
+# OpenAPI 3.1 has no word for the items of a stream; JSON Schema has one for what a text contains.
+_EVENTS: Final[dict[int | str, dict[str, Any]]] = {
+    200: {
+        "description": "The job whenever it changes, and comments between that keep the connection open",
+        "content": {
+            EventStream.media_type: {
+                "schema": {
+                    "type": "string",
+                    "contentMediaType": EventStream.media_type,
+                    "contentSchema": {"type": "array", "items": {"$ref": "#/components/schemas/JobEvent"}},
+                },
+                "example": 'event: end\ndata: {"job_id":"0123456789abcdef0123456789abcdef", ...}\n\n',
+            }
+        },
+    }
+}
 
 
 class NewJob(BaseModel):
@@ -202,7 +227,7 @@ def job(job_id: JobId, app_state: CurrentState, whose: Annotated[Whose, Query()]
     summary="Follow a job with server-sent events",
     response_class=EventStream,
     dependencies=[needs(Scope.JOBS), STREAM, WORK],
-    responses=documented(404),
+    responses={**_EVENTS, **documented(404)},
 )
 async def events(
     job_id: JobId, app_state: CurrentState, request: Request, whose: Annotated[Whose, Query()]
