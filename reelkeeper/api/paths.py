@@ -57,7 +57,7 @@ def heads(routers: Iterable[APIRouter]) -> APIRouter:
     """Return a router that answers HEAD with the routes of GET: the server leaves out the body, as HTTP asks."""
     router = APIRouter()
     for route in (route for each in routers for route in each.routes):
-        if isinstance(route, APIRoute) and "GET" in route.methods:
+        if isinstance(route, APIRoute) and "GET" in (route.methods or ()):
             twin = copy(route)
             twin.methods, twin.include_in_schema = {"HEAD"}, False
             router.routes.append(twin)

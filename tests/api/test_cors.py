@@ -34,7 +34,8 @@ def client(app_state: AppState) -> TestClient:
 
 def preflight(client: TestClient, origin: str, method: str = "POST", header: str = "authorization") -> Response:
     asked = {"Origin": origin, "Access-Control-Request-Method": method, "Access-Control-Request-Headers": header}
-    return client.options("/v1/jobs", headers=asked)
+    answer: Response = client.options("/v1/jobs", headers=asked)
+    return answer
 
 
 def permissions(answer: Response) -> set[str]:

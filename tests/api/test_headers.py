@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from httpx import Response
 
 from reelkeeper.api.app import create_app
 from reelkeeper.api.app_state import AppState
@@ -26,7 +27,7 @@ UNKNOWN = "0123456789abcdef0123456789abcdef"
 CHANGING = {"date", "x-request-id", "ratelimit", "content-length", "location"}
 
 
-def left(answer: object) -> tuple[int, int]:
+def left(answer: Response) -> tuple[int, int]:
     """Read what is left of a rate: requests, and the seconds to one more."""
     stated = answer.headers["ratelimit"]
     found = re.fullmatch(r'"token";r=(\d+);t=(\d+)', stated)
@@ -63,7 +64,7 @@ def of_bob(world: World) -> str:
     return job.job_id
 
 
-REPEATABLE = {
+REPEATABLE: dict[str, dict[str, object] | None] = {
     "/v1/jobs": {"user_id": "bob", "request": {"model": "m", "prompt": "a hare"}},
     "/v1/uploads": {"user_id": "bob", "video_id": "new", "size_bytes": 10, "md5": "0" * 32},
     "/v1/users/bob/credits": {"amount_microusd": 5},
