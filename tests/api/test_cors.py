@@ -1,4 +1,4 @@
-"""Cross-origin requests: pages of the origins in the settings may call the API, others may not, and tokens still count."""
+"""Pages of the origins in the settings may call the API, those of others may not, and tokens still count."""
 
 from pathlib import Path
 
