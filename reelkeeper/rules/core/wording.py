@@ -44,7 +44,7 @@ SENTENCES: Final = {
     "held": "held: kept until the hold is released or expires",
     "unknown_age": "creation time unknown: kept until the catalogue records it",
     "future_created": "created {video.created_at}, which is after {terms.as_of}: kept, because a clock is wrong",
-    "unknown_tier": "tier {video.tier!r} is not one of {terms.tiers}: kept until the tier is known",
+    "unknown_tier": "{tier}: kept until the tier is known",
     "past_retention": "{age}: {retention}",
     "kept_on_request": "{age}, and kept on request until {video.kept_until:%Y-%m-%d %H:%M} UTC",
     "cold_rules_off": "{age}: {retention}, and no rule for cold videos is switched on",
@@ -113,6 +113,7 @@ class Terms(NamedTuple):
             terms=self,
             video=video,
             age=_age(self.as_of - (video.created_at or self.as_of)),
+            tier=f"tier {video.tier!r} is not one of {self.tiers}" if video.tier else "its user's tier is not recorded",
             views="unknown views" if video.views is None else many(video.views, "view"),
             retention=self.retention.get(video.tier or ""),
         )

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
+from reelkeeper.disk import make_file
 from reelkeeper.errors import IntegrityDoubt, Unavailable
 
 _MASK = (1 << 64) - 1
@@ -36,6 +37,7 @@ def new_file(target: Path) -> Iterator[Path]:
         yield partial
         _sync(partial)
         checksum = _checksum_file(target)
+        make_file(checksum)  # nothing secret, but `doctor` warns of a file that others can read
         checksum.write_text(f"{_sha256(partial)}  {target.name}\n")
         _sync(checksum)
         partial.rename(target)

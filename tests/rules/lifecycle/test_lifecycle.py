@@ -187,6 +187,7 @@ def test_an_empty_policy_is_refused_for_acting() -> None:
         (video(31, 9, "free"), snapshot("31 days old: free users' videos are kept for 30 days")),
         (video(1, 9), snapshot("1 day old: nothing changes until it is older than 7 days")),
         (video(9, 1, codec="av1"), snapshot("1 view in 30 days, 9 days old, but already encoded as av1")),
+        (video(9, 1, None), snapshot("its user's tier is not recorded: kept until the tier is known")),
         (video(9, 1, "{x}"), snapshot("tier '{x}' is not one of free, premium, pro: kept until the tier is known")),
     ],
 )
