@@ -75,6 +75,10 @@ class Client:
         body = {"user_id": user_id, "request": dict(request), **_tagged(tag)}
         return self._json("POST", "/v1/jobs", body, key=key)
 
+    def quote(self, user_id: str, request: Mapping[str, Any], *, tag: str | None = None) -> Json:
+        """Tell what `ask` would answer and cost at this moment; nothing is charged, held or reserved."""
+        return self._json("POST", "/v1/quotes", {"user_id": user_id, "request": dict(request), **_tagged(tag)})
+
     def keep_image(self, path: Path) -> str:
         """Keep a PNG or JPEG for jobs to start from; returns its SHA-256, which is `image_sha256` of a request."""
         sha256: str = self._send("POST", "/v1/images", content=path.read_bytes()).json()["sha256"]

@@ -27,6 +27,7 @@ from reelkeeper.api.routes import (
     jobs,
     ledger,
     personal,
+    quotes,
     takedowns,
     uploads,
     users,
@@ -69,7 +70,8 @@ def create_app(app_state: AppState) -> FastAPI:
     app.state.load = app_state.load
     app.state.readiness = health.Asking(app_state.workspace.engine)
     app.state.following = Following(app_state.workspace.engine)
-    rooms = (health, jobs, videos, users, ledger, personal, holds, takedowns, uploads, images, webhooks, hooks)
+    of_users = (users, ledger, personal)
+    rooms = (health, jobs, quotes, videos, *of_users, holds, takedowns, uploads, images, webhooks, hooks)
     routers = [room.router for room in rooms]
     for router in (*routers, heads(routers)):
         app.include_router(router)

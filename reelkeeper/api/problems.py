@@ -124,11 +124,9 @@ class Problem(BaseModel):
     faults: list[Fault] | None = Field(None, description="Validation errors, one per field")
 
 
-def problem(
-    status: int, kind: str, detail: str, *, faults: Sequence[Fault] = (), headers: Mapping[str, str] | None = None
-) -> JSONResponse:
-    """Build the answer to a failed request."""
-    body = Problem(
+def described(status: int, kind: str, detail: str, faults: Sequence[Fault] = ()) -> Problem:
+    """Describe an error, as `problem` answers it."""
+    return Problem(
         type=f"urn:reelkeeper:{kind}",
         title=_TITLES.get(status, "The request failed"),
         status=status,
@@ -136,6 +134,13 @@ def problem(
         operator=_REMEDIES.get(kind) or None,
         faults=list(faults) or None,
     )
+
+
+def problem(
+    status: int, kind: str, detail: str, *, faults: Sequence[Fault] = (), headers: Mapping[str, str] | None = None
+) -> JSONResponse:
+    """Build the answer to a failed request."""
+    body = described(status, kind, detail, faults)
     return JSONResponse(body.model_dump(exclude_none=True), status, dict(headers or {}), MEDIA_TYPE)
 
 

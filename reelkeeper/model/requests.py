@@ -2,7 +2,7 @@
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any, Final, NamedTuple, Self
+from typing import Annotated, Any, Final, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
@@ -123,6 +123,19 @@ class Declined(NamedTuple):
     code: RefusedFor
     reason: str
     retry_seconds: int | None = None  # until a new request makes sense, if known
+
+
+class Quoted(NamedTuple):
+    """What a request would get at this moment, and at what price, in micro-dollars. Nothing was changed.
+
+    `status` and the amounts are None where no model makes the video. `declined` is None where it would be admitted.
+    """
+
+    status: Literal["cached", "joined", "queued"] | None = None
+    price_microusd: int | None = None  # taken or held at once
+    charge_microusd: int | None = None  # taken in all, when the video is there
+    price_book: str | None = None
+    declined: Declined | None = None
 
 
 Admission = Cached | Joined | Queued | Unfulfilled | Declined

@@ -40,13 +40,13 @@ from tests.operations.books import DOLLAR, make_user
 CHECK = Load.check  # which the other tests do without
 
 
-@pytest.mark.long("44 routes, each asked three times")
+@pytest.mark.long("45 routes, each asked three times")
 def test_without_a_token_existing_and_unknown_paths_return_401(app: FastAPI) -> None:
     routes = [(m.upper(), path) for path, methods in app.openapi()["paths"].items() for m in methods]
     asked = [route for route in routes if route[1].startswith("/v1")]
     asked += [("GET", "/v1/none"), ("PUT", "/v1/jobs"), ("GET", "/admin"), ("GET", "/healthz/"), ("GET", "//healthz")]
     asked += [("PATCH", "/v1/users/ann"), ("OPTIONS", "/v1/jobs"), ("GET", "/docs")]
-    assert len(asked) == 44
+    assert len(asked) == 45
     with TestClient(app) as client:
         for method, path in asked:
             for shown in ({}, {"Authorization": "Bearer rk_" + "A" * 43}, {"Authorization": "Basic YTpi"}):
@@ -74,6 +74,7 @@ SCOPES = {  # by path, or by method and path where they differ
     "/v1/levers": Scope.METRICS,
     "/v1/metrics": Scope.METRICS,
     "/v1/quota/check": Scope.USERS,
+    "/v1/quotes": Scope.JOBS,
     "/v1/takedowns": Scope.TAKEDOWNS,
     "/v1/takedowns/{video_id}": Scope.TAKEDOWNS,
     "/v1/uploads": Scope.UPLOADS,

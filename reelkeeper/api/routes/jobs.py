@@ -186,8 +186,8 @@ def ask(
 
     answer = for_user(engine, body.user_id, answered)
     match answer:
-        case Declined(code, reason, retry_seconds):
-            wait = 30 if code == RefusedFor.FROZEN else retry_seconds
+        case Declined(code, reason):
+            wait = wait_of(answer)
             headers = {"Retry-After": str(wait)} if wait else None
             return problem(REFUSED[code], code, reason, headers=headers)
         case Cached():
@@ -254,6 +254,11 @@ def cancel(job_id: JobId, app_state: CurrentState, whose: Annotated[Whose, Query
         engine, whose.user_id, lambda user_id: settle.cancel(engine, job_id, run_id=run_id, user_id=user_id)
     )
     return Cancelled(job_id=job_id, state=state.value)
+
+
+def wait_of(declined: Declined) -> int | None:
+    """Return the seconds after which a declined request may be repeated; None: it is no use, or not known."""
+    return 30 if declined.code == RefusedFor.FROZEN else declined.retry_seconds
 
 
 def _follow(app_state: AppState, job_id: str, whose: Whose) -> Job:

@@ -23,7 +23,7 @@ from reelkeeper.errors import (
     NotFound,
     ReelkeeperError,
 )
-from reelkeeper.model.money import HoldState, Moved, TransferKind
+from reelkeeper.model.money import AccountKind, HoldState, Moved, TransferKind
 from reelkeeper.operations.core import replays
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.rules.billing.credits import OURS, fingerprint, require_amount, require_key, require_lasting
@@ -75,19 +75,30 @@ def hold(
         if before := ledger.first(session, request):
             return before
         _require_user(session, user_id)
-        has = ledger.balance(session, user_id)
-        held_too, wait = "", ""
-        if has.held_microusd:
-            held_too = f"; {exact(has.held_microusd)} more are held for jobs in progress"
-            wait = ", or wait until those jobs have ended: credits that they do not need are released"
-        raise InsufficientCredits(
-            f"this costs {exact(amount_microusd)}, but user {user_id!r} has only {exact(has.available_microusd)} "
-            f"available{held_too}. Nothing was charged. Add credits{wait}"
-        )
+        raise _too_few(session, user_id, amount_microusd)
     hold_id = credit_holds.begin(
         session, user_id, amount_microusd, lasting_seconds=lasting_seconds, price_book=price_book
     )
     return _record(session, request, amounts, user_id, hold_id, amount_microusd, run_id, price_book=price_book)
+
+
+def require_credits(session: Session, user_id: str, amount_microusd: int) -> None:
+    """Raise InsufficientCredits, as `hold` would at this moment; nothing is held."""
+    require_amount(amount_microusd, least=1)
+    if ledger.balances(session, [user_id]).get((user_id, AccountKind.USER), 0) < amount_microusd:
+        raise _too_few(session, user_id, amount_microusd)
+
+
+def _too_few(session: Session, user_id: str, amount_microusd: int) -> InsufficientCredits:
+    has = ledger.balance(session, user_id)
+    held_too, wait = "", ""
+    if has.held_microusd:
+        held_too = f"; {exact(has.held_microusd)} more are held for jobs in progress"
+        wait = ", or wait until those jobs have ended: credits that they do not need are released"
+    return InsufficientCredits(
+        f"this costs {exact(amount_microusd)}, but user {user_id!r} has only {exact(has.available_microusd)} "
+        f"available{held_too}. Nothing was charged. Add credits{wait}"
+    )
 
 
 def capture(session: Session, hold_id: str, amount_microusd: int, key: str, *, run_id: str) -> Moved:

@@ -34,9 +34,17 @@ def expected_cost(job: AdmittedJob) -> int:
 
 
 def refuse(
-    session: Session, policy: Sequence[SpendLimit], job_scopes: Sequence[str], cost_microusd: int
+    session: Session,
+    policy: Sequence[SpendLimit],
+    job_scopes: Sequence[str],
+    cost_microusd: int,
+    *,
+    counted: bool = True,
 ) -> Declined | None:
-    """Decline a job whose cost would exceed a limit of one of its scopes, and count that; None: there is room."""
+    """Decline a job whose cost would exceed a limit of one of its scopes; None: there is room.
+
+    A refusal is `counted`, unless it only answers a question.
+    """
     kept = limits.applying(policy, job_scopes)
     if not kept:
         return None
@@ -44,7 +52,8 @@ def refuse(
     refused = limits.refusal(kept, _totals(session, {scope for scope, _ in kept}, as_of), cost_microusd, as_of)
     if refused is None:
         return None
-    job_totals.add(session, [refused.scope], {refused.period_name: 0}, refusals=1)
+    if counted:
+        job_totals.add(session, [refused.scope], {refused.period_name: 0}, refusals=1)
     seconds = None if refused.until is None else math.ceil((refused.until - as_of).total_seconds())
     return Declined(RefusedFor.SPEND_LIMIT, refused.sentence, seconds)
 

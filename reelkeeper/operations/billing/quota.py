@@ -43,8 +43,7 @@ def reserve(session: Session, user_id: str, size_bytes: int, key: str, *, lastin
         return Reserved(key, user_id, ReservationState.OPEN, size_bytes)
     before = quotas.find(session, key)
     if before is None:
-        answer = judge(_use_of(session, user_id), size_bytes, tiers)
-        raise QuotaExceeded(f"nothing was reserved for user {user_id!r}: {answer.reason}")
+        raise _exceeded(user_id, judge(_use_of(session, user_id), size_bytes, tiers))
     # guard quota.key_reused: one user's upload uses another's reservation
     if (before.user_id, before.size_bytes) != (user_id, size_bytes):
         raise KeyReused(
@@ -52,6 +51,18 @@ def reserve(session: Session, user_id: str, size_bytes: int, key: str, *, lastin
             f"{size_bytes:,} of {user_id!r}; nothing was reserved. Use a new key for a new request"
         )
     return before
+
+
+def require_space(session: Session, user_id: str, size_bytes: int) -> None:
+    """Raise QuotaExceeded, as `reserve` would at this moment; nothing is reserved."""
+    require_bytes(size_bytes, least=1)
+    answer = judge(_use_of(session, user_id), size_bytes, in_force(session).policies.tiers)
+    if not answer.can_upload:
+        raise _exceeded(user_id, answer)
+
+
+def _exceeded(user_id: str, answer: QuotaAnswer) -> QuotaExceeded:
+    return QuotaExceeded(f"nothing was reserved for user {user_id!r}: {answer.reason}")
 
 
 def release(session: Session, key: str) -> None:

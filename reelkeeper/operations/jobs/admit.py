@@ -15,7 +15,7 @@ from uuid import uuid4
 
 from pydantic import ValidationError
 
-from reelkeeper.errors import AmountRefused, Frozen, InsufficientCredits, ModelRefused, QuotaExceeded
+from reelkeeper.errors import AmountRefused, Frozen, InsufficientCredits, ModelRefused, QuotaExceeded, ReelkeeperError
 from reelkeeper.model.requests import (
     Admission,
     Cached,
@@ -23,11 +23,12 @@ from reelkeeper.model.requests import (
     GenerationRequest,
     Joined,
     Queued,
+    Quoted,
     RefusedFor,
 )
 from reelkeeper.operations.alerts import events
 from reelkeeper.operations.billing import ledger, limits, quota
-from reelkeeper.operations.core.freeze import require_permission
+from reelkeeper.operations.core.freeze import require_permission, why_stopped
 from reelkeeper.operations.core.policies import in_force
 from reelkeeper.operations.jobs import routing
 from reelkeeper.operations.jobs.lookup import AdmissionRequest, ExistingState, look, still_queued
@@ -108,8 +109,66 @@ def admit(
         return Declined(RefusedFor.INPUT, "; ".join(_why(error) for error in wrong.errors(include_url=False)[:5]))
     except AmountRefused as wrong:
         return Declined(RefusedFor.INPUT, str(wrong))
+    asked = _asked(wanted, user_id, client_key, provider, tag)
+    try:
+        return _answer(engine, asked)
+    # guard admission.asks_again: of two concurrent equal requests one fails, although the video exists
+    except IntegrityError:  # a concurrent answer from the cache, which takes no lock, used the same key
+        return _answer(engine, asked)
+
+
+def quoted(
+    engine: Engine, request: GenerationRequest, *, user_id: str, provider: str | None = "local", tag: str | None = None
+) -> Quoted:
+    """Tell what `admit` would answer to a new request at this moment, and at what price; nothing is changed.
+
+    Both judge by the same functions. Raises NotFound, UserErased, SchemaError.
+    """
+    asked = _asked(request, user_id, "", provider, tag)
+    with reading(engine) as session:
+        seen = look(session, asked)
+        admission = seen.in_force.policies.admission
+        if seen.is_cached and not admission.hit_charge_percent:
+            return Quoted("cached", 0, 0, "")
+        try:
+            offer = offered(session, request, seen.tier, seen.in_force.policies, tag)
+        except ModelRefused as refused:
+            return Quoted(declined=_declined(refused))
+        price = offer.price.total_microusd
+        share = admission.hit_charge(price)
+        told = Quoted("queued", price, price, offer.price.price_book)
+        if seen.is_cached:
+            told = told._replace(status="cached", price_microusd=share, charge_microusd=share)
+        elif seen.leader_id is not None:
+            told = told._replace(status="joined", charge_microusd=share)
+        return told._replace(declined=_why_not(session, asked, offer, seen, told.price_microusd or 0))
+
+
+def _why_not(
+    session: Session, asked: AdmissionRequest, offer: Offer, seen: ExistingState, price_microusd: int
+) -> Declined | None:
+    """Explain why a request would be declined, in the order in which an admission checks; None: it would not."""
+    try:
+        if stopped := why_stopped(session):
+            raise Frozen(stopped)
+        if not seen.is_cached:
+            placed = _placed(session, asked, offer, seen, counted=False)
+            if isinstance(placed, Declined):
+                return placed
+            if seen.leader_id is None:
+                quota.require_space(session, asked.user_id, offer.size_bytes)
+        if price_microusd:
+            ledger.require_credits(session, asked.user_id, price_microusd)
+    except tuple(_CODES) as refused:
+        return _declined(refused)
+    return None
+
+
+def _asked(
+    wanted: GenerationRequest, user_id: str, client_key: str, provider: str | None, tag: str | None
+) -> AdmissionRequest:
     canonical = wanted.canonical()
-    asked = AdmissionRequest(
+    return AdmissionRequest(
         user_id,
         client_key,
         wanted,
@@ -119,11 +178,10 @@ def admit(
         provider,
         tag,
     )
-    try:
-        return _answer(engine, asked)
-    # guard admission.asks_again: of two concurrent equal requests one fails, although the video exists
-    except IntegrityError:  # a concurrent answer from the cache, which takes no lock, used the same key
-        return _answer(engine, asked)
+
+
+def _declined(refused: ReelkeeperError) -> Declined:
+    return Declined(_CODES[type(refused)], str(refused))
 
 
 def _answer(engine: Engine, asked: AdmissionRequest) -> Admission:
@@ -131,7 +189,7 @@ def _answer(engine: Engine, asked: AdmissionRequest) -> Admission:
         with transaction(engine, "admit") as session:
             answer = _decide(session, asked)
     except tuple(_CODES) as refused:
-        return Declined(_CODES[type(refused)], str(refused))
+        return _declined(refused)
     if isinstance(answer, AdmittedJob):  # only now is the queue looked at: no refusal and no lock waits for that
         with reading(engine) as session:
             return still_queued(session, answer, in_force(session).policies)
@@ -201,27 +259,14 @@ def _from_cache(session: Session, asked: AdmissionRequest, seen: ExistingState) 
 def _enqueue(
     session: Session, asked: AdmissionRequest, offer: Offer, seen: ExistingState
 ) -> Joined | AdmittedJob | Declined:
+    placed = _placed(session, asked, offer, seen, counted=True)
+    if isinstance(placed, Declined):
+        return placed
     job_id, price, leader_id = uuid4().hex, offer.price, seen.leader_id
-    admission = seen.in_force.policies.admission
+    admission, (lane, cost) = seen.in_force.policies.admission, placed
     lasting, reservation_id, hold_id = admission.hold_seconds, None, None
-    entry = seen.in_force.policies.book.entry(asked.request.model)
-    lane, cost = (entry and entry.provider) or asked.provider, price.cost_microusd
-    # guard admission.whose: of several vendors, one is paid for a model that nobody said it makes
-    if lane is None:
-        raise ModelRefused(
-            f"no provider makes model {asked.request.model!r}: the catalogue names none, and of several, "
-            "REELKEEPER_GENERATOR names none. Nothing was held"
-        )
     if leader_id is None:
-        wanted = routing.Wanted(asked.request, asked.user_id, offer.tier, asked.tag, offer.estimate_seconds)
-        lane, cost = routing.choose(session, wanted, routing.Destination(lane, cost))
         job_scopes = of_job(lane, asked.request.model, offer.tier, asked.user_id)
-        # guard admission.budget: jobs exceed the budget of the day or the month
-        if declined := beyond_budget(session, admission, cost):
-            return declined
-        # guard admission.spend_limits: jobs exceed the budget of their provider, model, tier or user
-        if declined := limits.refuse(session, admission.spend_limits, job_scopes, cost):
-            return declined
         reservation_id = quota.reserve(
             session, asked.user_id, offer.size_bytes, f"job/{job_id}", lasting_seconds=lasting
         ).id
@@ -259,6 +304,36 @@ def _enqueue(
     if leader_id is not None:
         return Joined(job_id, leader_id, price.total_microusd)
     return job
+
+
+def _placed(
+    session: Session, asked: AdmissionRequest, offer: Offer, seen: ExistingState, *, counted: bool
+) -> routing.Destination | Declined:
+    """Choose who makes a video, within all budgets; for a job that joins another, no budget is asked.
+
+    Nothing is changed, except that a refusal is `counted`. Raises ModelRefused.
+    """
+    admission = seen.in_force.policies.admission
+    entry = seen.in_force.policies.book.entry(asked.request.model)
+    lane, cost = (entry and entry.provider) or asked.provider, offer.price.cost_microusd
+    # guard admission.whose: of several vendors, one is paid for a model that nobody said it makes
+    if lane is None:
+        raise ModelRefused(
+            f"no provider makes model {asked.request.model!r}: the catalogue names none, and of several, "
+            "REELKEEPER_GENERATOR names none. Nothing was held"
+        )
+    if seen.leader_id is not None:
+        return routing.Destination(lane, cost)
+    wanted = routing.Wanted(asked.request, asked.user_id, offer.tier, asked.tag, offer.estimate_seconds)
+    lane, cost = routing.choose(session, wanted, routing.Destination(lane, cost))
+    job_scopes = of_job(lane, asked.request.model, offer.tier, asked.user_id)
+    # guard admission.budget: jobs exceed the budget of the day or the month
+    if declined := beyond_budget(session, admission, cost):
+        return declined
+    # guard admission.spend_limits: jobs exceed the budget of their provider, model, tier or user
+    if declined := limits.refuse(session, admission.spend_limits, job_scopes, cost, counted=counted):
+        return declined
+    return routing.Destination(lane, cost)
 
 
 def _write(session: Session, asked: AdmissionRequest, *, answered: bool, **values: Any) -> AdmittedJob:  # noqa: ANN401  columns of jobs

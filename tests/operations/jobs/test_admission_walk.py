@@ -15,6 +15,7 @@ from reelkeeper.model.money import HoldState, ReservationState
 from reelkeeper.model.requests import Cached, Declined, Joined, Queued
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.health import accounts
+from reelkeeper.operations.jobs.admit import quoted
 from reelkeeper.operations.jobs.settle import Attempt, cancel, fail, succeed
 from reelkeeper.rules.jobs.admission import AdmissionPolicy
 from reelkeeper.store.billing import quotas
@@ -23,6 +24,7 @@ from reelkeeper.store.tables import cache_entries, credit_holds, jobs, reservati
 from reelkeeper.store.videos import cache
 from tests.operations.asking import ask, claim, fox, make
 from tests.operations.books import assert_books_balance, assert_bytes_add_up, make_user
+from tests.operations.jobs.test_quote import quoted_verdict, verdict
 from tests.policies import put_in_force
 from tests.tiers import tiers
 
@@ -74,7 +76,10 @@ def test_a_walk_through_everything_that_can_happen_keeps_every_promise(engine: s
         match chance.choice(["ask"] * 5 + ["claim"] * 3 + ["work"] * 4 + ["cancel", "retire"]):
             case "ask":
                 request = fox(seed=chance.randrange(6), shared=chance.random() < 0.7)
-                answer = ask(engine, f"k{number}", request, user=chance.choice(USERS))
+                user = chance.choice(USERS)
+                told = quoted(engine, request, user_id=user)
+                answer = ask(engine, f"k{number}", request, user=user)
+                assert verdict(answer) == quoted_verdict(told)
                 seen.add(answer.code if isinstance(answer, Declined) else type(answer).__name__)
             case "claim" if queued:
                 claim(engine, chance.choice(queued))
