@@ -12,6 +12,7 @@ from prefect.events.actions import CallWebhook, ChangeFlowRunState, RunDeploymen
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 
 from deployments.orchestration import HEARTBEAT_SECONDS
+from reelkeeper.errors import LeaseUnrenewed, StorageError, Unavailable
 from reelkeeper.rules.alerts.alerting import Trouble
 
 SILENT_FOR: Final = timedelta(seconds=3 * HEARTBEAT_SECONDS)
@@ -19,6 +20,8 @@ NEVER_BEGAN_AFTER: Final = timedelta(minutes=5)  # in Pending; a cluster may hav
 LATE_AFTER: Final = timedelta(minutes=10)
 AGAIN_AFTER: Final = timedelta(minutes=2)  # by then the dead run's leases in the store have expired
 AGAIN: Final = "restart-after-crash"  # a tag in prefect.yaml, for flows whose next run is a day or more away
+_MESSAGE: Final = "prefect.state-message"  # a label of the events of runs
+FAILED_BY: Final = "Flow run encountered an exception: "  # how Prefect begins that message, before the exception
 _ANY: Final = {"prefect.flow-run.*"}
 _RUNS: Final = {"prefect.resource.id": ["prefect.flow-run.*"]}
 _EVENTS: Final = {
@@ -49,13 +52,17 @@ def inner() -> Iterator[AutomationCore]:
         trigger=_silence({"prefect.flow-run.Pending"}, NEVER_BEGAN_AFTER),
         actions=[ChangeFlowRunState(state=StateType.CRASHED, message="A worker accepted it, and never started it")],
     )
+    yield _again("crashed daily work runs again", Trouble.CRASHED, _RUNS)
+    outages = [f"{FAILED_BY}{kind.__name__}:*" for kind in (Unavailable, LeaseUnrenewed, StorageError)]
+    yield _again("daily work that an outage ended runs again", Trouble.FAILED, _RUNS | {_MESSAGE: outages})
+
+
+def _again(name: str, trouble: Trouble, match: dict[str, list[str]]) -> AutomationCore:
     tags = [{"prefect.resource.role": "tag", "prefect.resource.id": f"prefect.tag.{tag}"} for tag in _SCHEDULED_AGAIN]
-    yield AutomationCore(
-        name="Reelkeeper: crashed daily work runs again",
+    return AutomationCore(
+        name=f"Reelkeeper: {name}",
         description="Once, after two minutes, with the deployment's parameters; only runs that a schedule had started.",
-        trigger=EventTrigger(
-            expect=_EVENTS[Trouble.CRASHED], match=_RUNS, match_related=[*tags], posture=Posture.Reactive
-        ),
+        trigger=EventTrigger(expect=_EVENTS[trouble], match=match, match_related=[*tags], posture=Posture.Reactive),
         actions=[RunDeployment(source="inferred", schedule_after=AGAIN_AFTER)],
     )
 

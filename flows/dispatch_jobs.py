@@ -32,7 +32,7 @@ def dispatch_jobs(
     """
     run_id = runs.run_id()
 
-    with runs.workspace() as workspace:
+    with runs.workspace(waits=False) as workspace:  # its worker goes on with its jobs, and asks the store again
         rules = followed(workspace.engine, order=order, tiers=tiers, attempts=attempts)  # asked anew at each claim
         # guard trial.jobs: jobs are made and paid for where no result can be stored
         if dry_run or workspace.on_trial:

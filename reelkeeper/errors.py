@@ -24,6 +24,7 @@ ReelkeeperError
 │   └── StoreBehind                      the store is a copy or restored, and does not know what was done since
 ├── Frozen                      exit 3   a person or a failed check has stopped all changes
 ├── LeaseLost                   exit 4   another run has taken over
+│   ├── LeaseUnrenewed                   the store did not answer for so long that another run may have taken over
 │   └── Stopped                          this process was told to end, and starts nothing new
 ├── IntegrityDoubt              exit 5   the stored object differs from the catalogue's record
 ├── PartialFailure              exit 6   some items failed; the rest is done
@@ -205,6 +206,10 @@ class LeaseLost(ReelkeeperError):
     """Another run has taken over this lease."""
 
     exit_code = 4
+
+
+class LeaseUnrenewed(LeaseLost):
+    """The store did not answer for so long that another run may have taken over this lease."""
 
 
 class Stopped(LeaseLost):

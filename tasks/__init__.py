@@ -2,15 +2,19 @@
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+from httpx import TransportError
 from prefect.artifacts import create_markdown_artifact
 from prefect.context import FlowRunContext, TaskRunContext
+from prefect.logging import get_run_logger
 
 from reelkeeper import logs
 from reelkeeper.errors import StorageError
 from reelkeeper.model.alerts import Finding, Severity
 from reelkeeper.model.document import Table, as_text
+from reelkeeper.operations import OperationalError
 from reelkeeper.redaction import SHOWN, unnamed
 
 
@@ -27,9 +31,20 @@ RETRIES: dict[str, Any] = {
 }
 
 
+@contextmanager
+def going_on() -> Iterator[None]:
+    """Go on without what is only shown, where Prefect's server or the store does not answer."""
+    try:
+        yield
+    # guard outages.shown: a run ends because Prefect's server restarted while it showed what it had done
+    except (TransportError, OperationalError) as error:
+        get_run_logger().warning("not shown, since there was no answer; the run goes on: %s", error)
+
+
 def show(key: str, title: str, document: Iterable[str | Table], description: str | None = None) -> None:
     """Publish a document as the artifact `key` of this run."""
-    create_markdown_artifact(markdown(title, document), key=key, description=description)
+    with going_on():
+        create_markdown_artifact(markdown(title, document), key=key, description=description)
 
 
 def markdown(title: str, document: Iterable[str | Table]) -> str:

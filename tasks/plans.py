@@ -16,6 +16,7 @@ from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.lifecycle import plan_document, plans
 from reelkeeper.rules.core.wording import TRY_ANOTHER, dollars, many
 from reelkeeper.rules.lifecycle.report import Report
+from tasks import going_on
 
 HELPERS = "transcode-videos/on-demand"  # the deployment of the helpers
 MAX_ROWS = 500  # in the table artifact
@@ -55,7 +56,8 @@ def show(workspace: Workspace, plan_id: str) -> PlanSummary:
     tasks.show(f"{name}-plan-summary", title, document, title)
     total = sum(rule.objects for rule in saved.planned)
     shown = f"{title}: {many(total, 'item')}" + (f", the first {len(saved.items)}" if total > len(saved.items) else "")
-    create_table_artifact(_rows(saved), key=f"{name}-plan", description=shown)
+    with going_on():
+        create_table_artifact(_rows(saved), key=f"{name}-plan", description=shown)
     counts = plan.population.objects, plan.compress.objects, plan.retire.objects
     get_run_logger().info("%s: of %s live videos, %s to compress, %s to retire", title, *counts)
     return plan

@@ -25,7 +25,7 @@ from reelkeeper.operations.alerts import alerts
 from reelkeeper.operations.core import machine
 from reelkeeper.operations.core.freeze import why_frozen
 from reelkeeper.operations.core.isolation import UNFIT
-from reelkeeper.operations.core.lease import HeldLease, alone
+from reelkeeper.operations.core.lease import PATIENCE_SECONDS, HeldLease, alone
 from reelkeeper.operations.core.overrides import as_params
 from reelkeeper.operations.core.workspace import Workspace, is_on_trial, open_workspace
 from reelkeeper.operations.health import watchdog
@@ -99,17 +99,21 @@ def run_name() -> str:
 
 
 @contextmanager
-def workspace() -> Iterator[Workspace]:
-    """Open the configured store and bucket, and check that they belong together. A dry run writes nothing there."""
+def workspace(*, waits: bool = True) -> Iterator[Workspace]:
+    """Open the configured store and bucket, and check that they belong together. A dry run writes nothing there.
+
+    A run that `waits` does so for up to PATIENCE_SECONDS, whenever the store does not answer.
+    """
     claims = not runtime.flow_run.parameters.get("dry_run", True)
-    with _naming_nobody(), _giving_back(), open_workspace(settings(), claims=claims) as workspace:
+    opening = open_workspace(settings(), claims=claims, patience_seconds=PATIENCE_SECONDS if waits else 0.0)
+    with _naming_nobody(), _giving_back(), opening as workspace:
         yield workspace
 
 
 @contextmanager
 def store() -> Iterator[Engine]:
-    """Open the store alone, for a flow that needs no bucket."""
-    with _naming_nobody(), _giving_back(), open_store(settings()) as engine:
+    """Open the store alone, for a flow that needs no bucket, and wait as `workspace` does."""
+    with _naming_nobody(), _giving_back(), open_store(settings(), patience_seconds=PATIENCE_SECONDS) as engine:
         yield engine
 
 
@@ -185,7 +189,7 @@ def beat(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
     """
     name = flow.fn.__name__
     took = state.timestamp - flow_run.start_time if flow_run.start_time else None
-    with open_store(settings()) as engine:
+    with open_store(settings(), patience_seconds=PATIENCE_SECONDS) as engine:
         if flow_run.parameters.get("dry_run", True) and not is_on_trial(engine):
             return
         watchdog.beat(

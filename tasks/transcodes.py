@@ -15,20 +15,22 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from reelkeeper.adapters.ffmpeg.intake import sweep_scratch_dirs
 from reelkeeper.errors import MediaTimeout, Misconfigured, ReelkeeperError, StorageError
 from reelkeeper.model import Outcome
-from reelkeeper.operations import Item, Lease
+from reelkeeper.operations import Item, Lease, OperationalError
 from reelkeeper.operations.alerts import alerts
 from reelkeeper.operations.core import machine
 from reelkeeper.operations.core.isolation import ENDS_ALL, UNFIT
-from reelkeeper.operations.core.lease import HeldLease, LeaseManager
+from reelkeeper.operations.core.lease import PATIENCE_SECONDS, HeldLease, LeaseManager
 from reelkeeper.operations.core.workspace import Workspace, open_workspace
 from reelkeeper.operations.lifecycle import outcomes as carried_out
 from reelkeeper.operations.lifecycle import plans
 from reelkeeper.operations.lifecycle.compress import Batch, CompressionJob, claim, compress, load_job, may_go_on
 from reelkeeper.rules.core.wording import many
 from reelkeeper.settings import settings
+from tasks import going_on
 
 _LOOK_AGAIN_SECONDS = 2.0  # while other workers hold all remaining videos, one of which may fail or die
 _OTHERS_SECONDS = 10.0  # in which a helper takes its next video
+_MAX_LOST = 3  # connections to the store in a row, after which a worker ends its run
 _DASK_SECONDS = 10  # timeout for a scheduler that does not answer
 _PROGRESS_PERCENT, _PROGRESS_SECONDS = 5, 3
 
@@ -149,10 +151,8 @@ def work(order: WorkOrder, number: int, workspace: Workspace | None) -> Worked: 
             machine.require_deployment(settings(), order.deployment_id)
         if swept := sweep_scratch_dirs(settings().scratch):
             get_run_logger().info("removed %s scratch folders of killed runs", f"{swept:,}")
-        with (
-            nullcontext(workspace) if workspace else open_workspace(settings()) as place,
-            LeaseManager(place.engine) as manager,
-        ):
+        opened = nullcontext(workspace) if workspace else open_workspace(settings(), patience_seconds=PATIENCE_SECONDS)
+        with opened as place, LeaseManager(place.engine) as manager:
             _work(place, manager, order, outcomes)
     except UNFIT as fault:  # its videos are free again, and other machines take them
         return Worked(outcomes, machine.name(), fault)
@@ -160,23 +160,47 @@ def work(order: WorkOrder, number: int, workspace: Workspace | None) -> Worked: 
 
 
 def _work(workspace: Workspace, manager: LeaseManager, order: WorkOrder, outcomes: list[Outcome]) -> None:
-    job = load_job(workspace.engine, order.plan_id)
-    while may_go_on(workspace.engine, order.plan_id, order.lease):
-        # guard machines.batches: a machine that cannot work takes videos, and keeps others from them
-        machine.require_fit(workspace.engine, settings().scratch)
-        if batch := claim(workspace.engine, manager, order.plan_id):
-            outcomes += compress_batch(workspace, manager, order, job, batch)
-        elif carried_out.left(workspace.engine, order.plan_id)[0].objects:
-            time.sleep(_LOOK_AGAIN_SECONDS)
-        else:
-            break
+    job, lost = load_job(workspace.engine, order.plan_id), 0
+    while True:
+        try:
+            done = _take_turn(workspace, manager, order, job)
+        except OperationalError as error:
+            lost += 1
+            # guard outages.turns: a plan ends because the store restarted while a video was compressed
+            if not error.connection_invalidated or lost > _MAX_LOST:
+                raise
+            get_run_logger().warning("the store's connection was lost; trying again: %s", error.orig)
+            continue
+        if done is None:
+            return
+        outcomes += done
+        lost = 0
+
+
+def _take_turn(
+    workspace: Workspace, manager: LeaseManager, order: WorkOrder, job: CompressionJob
+) -> list[Outcome] | None:
+    """Compress the next batch of a plan, or wait for others; None where nothing is left to do."""
+    if not may_go_on(workspace.engine, order.plan_id, order.lease):
+        return None
+    # guard machines.batches: a machine that cannot work takes videos, and keeps others from them
+    machine.require_fit(workspace.engine, settings().scratch)
+    if batch := claim(workspace.engine, manager, order.plan_id):
+        return compress_batch(workspace, manager, order, job, batch)
+    if not carried_out.left(workspace.engine, order.plan_id)[0].objects:
+        return None
+    time.sleep(_LOOK_AGAIN_SECONDS)
+    return []
 
 
 @task(task_run_name="compress the batch from {batch.items[0][0].video_id}", cache_policy=NO_CACHE)
 def compress_batch(
     workspace: Workspace, manager: LeaseManager, order: WorkOrder, job: CompressionJob, batch: Batch
 ) -> list[Outcome]:
-    """Compress a batch of videos one by one; those worth a retry are left for the end, unless it is their last try."""
+    """Compress a batch of videos one by one; those worth a retry are left for the end, unless it is their last try.
+
+    A lost connection to the store ends the batch; it is raised where no video was settled.
+    """
     outcomes = []
     try:
         for item, lease in batch.items:
@@ -187,6 +211,9 @@ def compress_batch(
             manager.release([lease])
             if carried_out.is_settled(outcome):
                 outcomes.append(outcome)
+    except OperationalError:
+        if not outcomes:
+            raise
     finally:
         manager.release([lease for _, lease in batch.items])
     return outcomes
@@ -209,21 +236,27 @@ def _settle(
 
 
 class _Progress:
-    """Reports the plan's progress on all workers to Prefect; rarely, since each update is a request and an event."""
+    """Reports the plan's progress on all workers to Prefect; rarely, since each update is a request and an event.
+
+    Where Prefect's server or the store does not answer at that moment, the work goes on without.
+    """
 
     def __init__(self, workspace: Workspace, plan_id: str) -> None:
         self._workspace, self._plan_id, self._shown, self._at = workspace, plan_id, 0.0, time.monotonic()
-        videos = carried_out.left(workspace.engine, plan_id)[1].objects
-        made = create_progress_artifact(0.0, key="tier-storage-progress", description=many(videos, "video"))
-        self._artifact = cast("UUID", made)  # a coroutine only inside an event loop
+        videos, self._artifact = carried_out.left(workspace.engine, plan_id)[1].objects, None
+        with going_on():
+            made = create_progress_artifact(0.0, key="tier-storage-progress", description=many(videos, "video"))
+            self._artifact = cast("UUID", made)  # a coroutine only inside an event loop
 
+    @going_on()
     def show(self) -> None:
         """Report the share of videos that are settled by now."""
         left, everything = carried_out.left(self._workspace.engine, self._plan_id)
         percent = 100 * (1 - left.objects / everything.objects)
         overdue = time.monotonic() - self._at >= _PROGRESS_SECONDS
         if percent > self._shown and (not left.objects or (overdue and percent - self._shown >= _PROGRESS_PERCENT)):
-            update_progress_artifact(self._artifact, percent)
+            if self._artifact:
+                update_progress_artifact(self._artifact, percent)
             get_run_logger().info(
                 "%s of %s videos are settled", f"{everything.objects - left.objects:,}", f"{everything.objects:,}"
             )

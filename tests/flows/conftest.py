@@ -33,7 +33,7 @@ from tests.doubles.r2 import R2Double
 from tests.faults.world import World
 from tests.flows.scenes import Scene, clear
 
-MakeScene = Callable[[], Scene]
+MakeScene = Callable[..., Scene]  # without a URL, on SQLite; else in the migrated database there
 
 
 @pytest.fixture(scope="session")
@@ -70,11 +70,11 @@ def make_scene(
     """Make deployments of a few videos, and have the flows open the last one by their settings, as in production."""
     made: list[Scene] = []
 
-    def make() -> Scene:
+    def make(store_url: str | None = None) -> Scene:
         folder = tmp_path / secrets.token_hex(6)
         folder.mkdir()
-        store = shutil.copyfile(migrated_file, folder / "store.sqlite3")
-        world = World.make(folder, f"sqlite:///{store}", endpoint, double, clip=tiny_clip)
+        url = store_url or f"sqlite:///{shutil.copyfile(migrated_file, folder / 'store.sqlite3')}"
+        world = World.make(folder, url, endpoint, double, clip=tiny_clip)
         at = world.address
         for name, value in {
             "DATABASE_URL": at.store_url,

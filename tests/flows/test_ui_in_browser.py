@@ -95,7 +95,7 @@ def ui(state: Path) -> Iterator[str]:
 def tab(ui: str, chromium: Browser) -> Iterator[Page]:
     assert ui
     page = chromium.new_page(viewport={"width": 1400, "height": 1000})
-    page.set_default_timeout(60_000)
+    page.set_default_timeout(240_000)
     yield page
     page.close()
 

@@ -17,13 +17,15 @@ from types import TracebackType
 from typing import NamedTuple, Self
 from uuid import uuid4
 
-from reelkeeper.errors import LeaseLost
+from reelkeeper.errors import LeaseLost, LeaseUnrenewed
 from reelkeeper.store import Engine, SQLAlchemyError
 from reelkeeper.store.core import leases
 from reelkeeper.store.core.leases import Lease
 
 HEARTBEAT_SECONDS = 15.0
 GIVE_UP_SECONDS = 40.0  # without a renewal; well before the lease ends at 60, so that slow work stops in time
+PATIENCE_SECONDS = 30.0  # for which a run waits for a store that does not answer, before its leases are given up
+_SOON_SECONDS = 2.0  # between two renewals while the store does not answer
 _log = logging.getLogger(__name__)
 
 
@@ -86,7 +88,7 @@ class LeaseManager:
         age = time.monotonic() - renewed
         # guard leases.silent: a run continues that could not renew its lease for 40 s
         if age > self._give_up_seconds:
-            raise LeaseLost(
+            raise LeaseUnrenewed(
                 f"lease {lease.name!r} (token {lease.token}) was last renewed {age:.0f} s ago, limit "
                 f"{self._give_up_seconds:.0f} s: another run may have taken it over. Run again; "
                 "finished items stay done"
@@ -100,7 +102,9 @@ class LeaseManager:
         leases.release(self._engine, taken)
 
     def _beat(self) -> None:
-        while not self._leaving.wait(self._heartbeat_seconds):
+        pause = self._heartbeat_seconds
+        while not self._leaving.wait(pause):
+            pause = self._heartbeat_seconds
             with self._lock:
                 held = list(self._renewed)
             if not held:
@@ -110,7 +114,10 @@ class LeaseManager:
                 renewed = set(leases.renew(self._engine, held))
             except SQLAlchemyError:
                 _log.warning("%d leases could not be renewed; trying again", len(held), exc_info=True)
+                pause = min(pause, _SOON_SECONDS)
                 continue
+            # A renewal that waited for the store counts from when it was asked for: the next follows at once.
+            pause = max(pause - (time.monotonic() - began), 0.0)
             with self._lock:
                 for lease in held:
                     if lease not in renewed:

@@ -94,15 +94,17 @@ class Workspace:
 
 
 @contextmanager
-def open_workspace(settings: Settings, *, claims: bool = True, goes_live: bool = False) -> Iterator[Workspace]:
+def open_workspace(
+    settings: Settings, *, claims: bool = True, goes_live: bool = False, patience_seconds: float = 0.0
+) -> Iterator[Workspace]:
     """Open store and bucket as configured; create and upgrade the embedded store first.
 
     Without `claims`, as in a dry run, nothing is written into a bucket without an owner; nor in a trial, unless it
-    `goes_live`.
+    `goes_live`. A PostgreSQL that does not answer is tried for up to `patience_seconds`, now and within the block.
     Raises IdentityMismatch when the bucket is not this store's, SchemaError when the store has another version,
     IntegrityDoubt when the clocks differ too much to judge ages.
     """
-    with open_store(settings) as engine, open_bucket(settings) as bucket:
+    with open_store(settings, patience_seconds=patience_seconds) as engine, open_bucket(settings) as bucket:
         try:
             embedded = settings.endpoint_url is None  # the tests check its contract
             layout = compiled(settings.key_pattern)

@@ -7,6 +7,8 @@ with reading(engine) as session: ...                      # one snapshot; never 
 
 import gc
 import json
+import logging
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -25,20 +27,22 @@ from sqlalchemy.sql.functions import FunctionElement
 from sqlmodel import Session
 
 from reelkeeper.disk import make_file, make_folder, tighten
-from reelkeeper.errors import Misconfigured, SchemaError
+from reelkeeper.errors import Misconfigured, SchemaError, Unavailable
 from reelkeeper.failpoints import failpoint
 from reelkeeper.model.ids import Span
 from reelkeeper.settings import Settings
-from reelkeeper.store.core.failures import explained
+from reelkeeper.store.core.failures import explained, unconnected
 from reelkeeper.store.tables.columns import UtcDateTime
 
 BUSY_TIMEOUT_SECONDS = 30
+_AGAIN_SECONDS = 1.0  # between two attempts to connect to a store that does not answer
 # PostgreSQL: the time for a connection (psycopg's default is 130 s), and when a silent one is given up:
 # after 30 s, by three keepalives 10 s apart (libpq, "Parameter Key Words"). The URL may override them.
 _PATIENCE = {"connect_timeout": 10, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
 _UNHURRIED = sa.text("SET LOCAL synchronous_commit = off")
 _FLUSH = sa.text("SELECT pg_logical_emit_message(true, 'flush', '')")  # the smallest record that a commit waits for
 _FLUSHED_AFTER = "flushed after"
+_log = logging.getLogger(__name__)
 _READING = {"sqlite": {"sqlite_begin": "DEFERRED"}, "postgresql": {"isolation_level": "REPEATABLE READ"}}
 
 
@@ -118,6 +122,31 @@ def limit_lock_waits(engine: sa.Engine, seconds: float) -> None:
 
     sa.event.listen(engine, "connect", limit)
     engine.dispose()  # drops connections opened before
+
+
+def outlast(engine: sa.Engine, seconds: float) -> None:
+    """Let a connection to a PostgreSQL that does not answer, as while it restarts, be tried for up to `seconds`.
+
+    Only connecting is tried again: what a lost session had not committed is undone, and its work fails.
+    """
+
+    def connect(dialect: Any, _record: object, places: list[Any], options: dict[str, Any]) -> DBAPIConnection:  # noqa: ANN401  SQLAlchemy's signature
+        until, is_told = time.monotonic() + seconds, False
+        while True:
+            try:
+                return cast("DBAPIConnection", dialect.connect(*places, **options))
+            except dialect.loaded_dbapi.OperationalError as error:
+                cause = unconnected(error, engine.url)
+                # guard outages.connect: a run ends because PostgreSQL restarts
+                if not isinstance(cause, Unavailable) or time.monotonic() > until:
+                    raise
+                if not is_told:
+                    _log.warning("trying again for up to %.0f s: %s", seconds, cause)
+                is_told = True
+            time.sleep(_AGAIN_SECONDS)
+
+    if engine.dialect.name == "postgresql":
+        sa.event.listen(engine, "do_connect", connect)
 
 
 @contextmanager
@@ -252,11 +281,13 @@ _VERSIONS = Path(__file__).parents[1] / "migrations" / "versions"
 
 
 @contextmanager
-def open_store(settings: Settings, *, may_make: bool = True, as_it_is: bool = False) -> Iterator[Engine]:
+def open_store(
+    settings: Settings, *, may_make: bool = True, as_it_is: bool = False, patience_seconds: float = 0.0
+) -> Iterator[Engine]:
     """Open the store without a bucket; the embedded one is upgraded first, and made if it `may_make` it.
 
-    Raises SchemaError; if the store does not answer, now or within the block, Unavailable, Misconfigured or DiskFull.
-    `as_it_is` opens a store of any schema, and changes nothing.
+    Raises SchemaError; if the store does not answer, now or within the block, Unavailable, Misconfigured or DiskFull,
+    after up to `patience_seconds`. `as_it_is` opens a store of any schema, and changes nothing.
     """
     # guard watchdog.made_store: where the state folder is wrong, a watchdog finds a new, empty store in good health
     if not may_make and settings.database_url is None and not settings.store_file.exists():
@@ -266,6 +297,8 @@ def open_store(settings: Settings, *, may_make: bool = True, as_it_is: bool = Fa
         )
     tighten(settings.state_dir)
     engine = open_engine(settings.store_url)
+    if patience_seconds:
+        outlast(engine, patience_seconds)
     try:
         if not (as_it_is or _is_current(engine)):
             from reelkeeper.store.core import schema  # noqa: PLC0415  Alembic costs a look-up a third of its time

@@ -47,11 +47,12 @@ def explained(error: sa.exc.DBAPIError, url: sa.URL) -> ReelkeeperError | None:
         return _sqlite(error.orig, Path(url.database or ""))
     state = getattr(error.orig, "sqlstate", None)  # none: the connection itself failed
     lost = isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError) or error.connection_invalidated
-    return _postgresql(error, url) if lost and (not state or state[:2] in _OUTAGES) else None
+    return unconnected(error.orig, url) if lost and (not state or state[:2] in _OUTAGES) else None
 
 
-def _postgresql(error: sa.exc.DBAPIError, url: sa.URL) -> ReelkeeperError:
-    message = " ".join(redacted(str(error.orig)).split())[:_MAX_MESSAGE]
+def unconnected(error: BaseException | None, url: sa.URL) -> ReelkeeperError:
+    """Turn the error of a PostgreSQL that could not be reached into one of ours: Unavailable where it may pass."""
+    message = " ".join(redacted(str(error)).split())[:_MAX_MESSAGE]
     host, port = url.host or url.query.get("host") or "the local socket", url.port or url.query.get("port") or 5432
     kind, cause = next(
         ((kind, cause) for sign, kind, cause in _CAUSES if re.search(sign, message)), (Unavailable, "it gave no answer")

