@@ -12,6 +12,17 @@ _PARAMETERS = 32  # maximum number in a request
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100, pattern=r"^[\w./:-]+$")]
 TAG_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 Tag = Annotated[str, StringConstraints(pattern=TAG_PATTERN)]  # of a video, given with its job or upload
+_Key = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,40}$")]
+_Text = Annotated[str, StringConstraints(max_length=500, pattern=r"^[^\x00]*$")]
+Metadata = Annotated[
+    dict[_Key, _Text],
+    Field(
+        max_length=20,
+        description="Texts of your own, by key: at most 20 keys of 1 to 40 letters, digits and `_.-`, each with at "
+        "most 500 characters. They are returned with the job and in its events, and are not part of the request",
+        examples=[{"order": "1234"}],
+    ),
+]
 Value = str | int | float | bool | None
 
 

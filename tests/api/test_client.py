@@ -54,9 +54,17 @@ def test_a_service_does_its_whole_work_through_it(sqlite_world: World, client: C
     assert [entry["state"] for entry in followed] == ["succeeded"]
     assert client.ask("ann", {"model": "m", "prompt": "a fox"}, key="k2")["status"] == "cached"
 
-    other = client.ask("ann", {"model": "m", "prompt": "a hare"}, key="k3", tag="draft")
+    other = client.ask("ann", {"model": "m", "prompt": "a hare"}, key="k3", tag="draft", metadata={"order": "1234"})
     assert client.cancel(other["job_id"])["state"] == "cancelled"
     assert client.job(other["job_id"])["state"] == "cancelled"
+
+    assert client.quote("ann", {"model": "m", "prompt": "a fox"}, tag="draft")["status"] == "cached"
+    assert [job["state"] for job in client.jobs(user_id="ann")] == ["cancelled", "succeeded", "succeeded"]
+    assert [job["metadata"] for job in client.jobs(state="cancelled")] == [{"order": "1234"}]
+    assert [user["id"] for user in client.users()] == ["ann"]
+    moves, user = list(client.ledger("ann")), client.user("ann")
+    assert sum(move["available_microusd"] for move in moves) == user["available_microusd"]
+    assert [move["job_id"] for move in client.ledger("ann", kind="release")] == [other["job_id"]]
 
     for _ in range(2):
         stored = client.upload(sqlite_world.clip, user_id="ann", video_id="mine", key="k4", tag="final")

@@ -14,6 +14,7 @@ from inline_snapshot import snapshot
 from reelkeeper.api.app import create_app
 from reelkeeper.api.app_state import AppState
 from reelkeeper.api.following import Following
+from reelkeeper.model.alerts import EventType
 from reelkeeper.model.jobs import JobState
 from reelkeeper.model.token_scopes import Scope
 from reelkeeper.operations.billing import ledger
@@ -24,9 +25,11 @@ from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.jobs.admission import AdmissionPolicy
 from reelkeeper.rules.spend.budget import Period
 from reelkeeper.rules.spend.limits import SpendLimit
+from reelkeeper.store.alerts import webhooks
 from reelkeeper.store.core import policies
 from reelkeeper.store.core.engine import transaction
-from reelkeeper.store.tables import jobs
+from reelkeeper.store.tables import jobs, outbox
+from reelkeeper.store.videos import user_data
 from tests.api.answers import problem
 from tests.faults.world import World
 from tests.marks import marked
@@ -104,6 +107,52 @@ def test_a_tag_is_kept_with_the_job_for_its_video(client: TestClient, world: Wor
     told = client.post("/v1/jobs", json=asked, headers={"Idempotency-Key": "k1"}).json()
     assert row(world.workspace.engine, told["job_id"]).tag == "draft"
     assert problem(client.post("/v1/jobs", json=asked | {"tag": "a b"}, headers={"Idempotency-Key": "k2"}), 422)
+
+
+def test_metadata_comes_back_with_the_job_and_its_event(client: TestClient, world: World) -> None:
+    with transaction(world.workspace.engine, "test") as session:
+        webhooks.add(session, "https://example.com", [EventType.JOB_ENDED], "whsec_c2VjcmV0")
+    told, other = {"order": "1234", "name.of-page_2": "\N{FOX FACE}"}, {"order": "1235"}
+    asked = {"user_id": "ann", "request": {"model": "m", "prompt": "a fox"}}
+    first, again = (
+        client.post("/v1/jobs", json=asked | {"metadata": each}, headers={"Idempotency-Key": "k1"})
+        for each in (told, other)
+    )
+    assert again.json()["job_id"] == first.json()["job_id"]
+    job_id = first.json()["job_id"]
+    assert state(client, job_id)["metadata"] == told
+    assert client.get("/v1/jobs").json()["jobs"][0]["metadata"] == told
+    finish(world, job_id)
+    hit = client.post("/v1/jobs", json=asked | {"metadata": other}, headers={"Idempotency-Key": "k2"}).json()
+    assert (hit["status"], state(client, hit["job_id"])["metadata"]) == ("cached", other)
+    with transaction(world.workspace.engine, "test") as session:
+        sent = session.execute(sa.select(outbox.c.payload)).scalar_one()
+    assert sent["data"]["metadata"] == told
+    with transaction(world.workspace.engine, "test") as session:
+        exported = {name: [*found] for name, found in user_data.rows(session, "ann")}
+    assert [job["caller_metadata"] for job in exported["jobs"]] == [told, other]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "where"),
+    [
+        ({"order": "x" * 501}, "body.metadata.order"),
+        ({"a key": "x"}, "body.metadata.a key.[key]"),
+        ({"x" * 41: "x"}, f"body.metadata.{'x' * 41}.[key]"),
+        ({"order": 1234}, "body.metadata.order"),
+        ({"order": {"id": "1"}}, "body.metadata.order"),
+        ({"order": "\0"}, "body.metadata.order"),
+        ({"order": "\ud800"}, "body.metadata.order"),
+        ({str(number): "x" for number in range(21)}, "body.metadata"),
+    ],
+)
+def test_metadata_beyond_its_bounds_is_refused_by_name(client: TestClient, wrong: object, where: str) -> None:
+    asked = {"user_id": "ann", "request": {"model": "m", "prompt": "a fox"}, "metadata": wrong}
+    headers = {"Idempotency-Key": "k1", "Content-Type": "application/json"}
+    answer = client.post("/v1/jobs", content=json.dumps(asked), headers=headers)
+    problem(answer, 422)
+    assert [fault["where"] for fault in answer.json()["faults"]] == [where]
+    assert client.get("/v1/jobs").json()["jobs"] == []
 
 
 def test_an_impossible_request_is_refused_with_a_reason_for_the_user(client: TestClient, world: World) -> None:

@@ -21,6 +21,7 @@ from reelkeeper.model.requests import (
     Declined,
     GenerationRequest,
     Joined,
+    Metadata,
     Queued,
     RefusedFor,
     Tag,
@@ -94,6 +95,7 @@ class NewJob(BaseModel):
         description="Tag for lifecycle segments. It is not part of the request: a video that already exists or is "
         "being made keeps its own tag",
     )
+    metadata: Metadata = {}
 
 
 class Admitted(BaseModel):
@@ -136,6 +138,7 @@ class ListedJob(BaseModel):
     video_id: str | None
     error: str | None
     tag: str | None
+    metadata: dict[str, str]
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
@@ -182,7 +185,15 @@ def ask(
     engine, provider = app_state.workspace.engine, app_state.provider
 
     def answered(user_id: str) -> Admission:
-        return admit(engine, body.request, user_id=user_id, client_key=key, provider=provider, tag=body.tag)
+        return admit(
+            engine,
+            body.request,
+            user_id=user_id,
+            client_key=key,
+            provider=provider,
+            tag=body.tag,
+            metadata=body.metadata,
+        )
 
     answer = for_user(engine, body.user_id, answered)
     match answer:

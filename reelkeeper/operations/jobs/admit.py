@@ -95,12 +95,14 @@ def admit(
     client_key: str,
     provider: str | None = "local",
     tag: str | None = None,
+    metadata: Mapping[str, str] | None = None,
 ) -> Admission:
-    """Answer a user's request, for a video with `tag`. `provider` makes what the catalogue gives to none; None: nobody.
+    """Answer a user's request, for a video with `tag` and a job with `metadata`.
 
-    An existing video is returned also while changes are frozen, unless it is charged for. Raises NotFound for an
-    unknown user, KeyReused when the client's key came with another request, and SchemaError where the policies in force
-    cannot be read. Promises follow the policies in force now, also if these change later.
+    `provider` makes what the catalogue gives to none; None: nobody. An existing video is returned also while changes
+    are frozen, unless it is charged for. Raises NotFound for an unknown user, KeyReused when the client's key came with
+    another request, and SchemaError where the policies in force cannot be read. Promises follow the policies in force
+    now, also if these change later.
     """
     try:
         require_key(client_key)
@@ -109,7 +111,7 @@ def admit(
         return Declined(RefusedFor.INPUT, "; ".join(_why(error) for error in wrong.errors(include_url=False)[:5]))
     except AmountRefused as wrong:
         return Declined(RefusedFor.INPUT, str(wrong))
-    asked = _asked(wanted, user_id, client_key, provider, tag)
+    asked = _asked(wanted, user_id, client_key, provider, tag)._replace(metadata=dict(metadata or {}))
     try:
         return _answer(engine, asked)
     # guard admission.asks_again: of two concurrent equal requests one fails, although the video exists
@@ -177,6 +179,7 @@ def _asked(
         key_of(canonical, None if wanted.shared else user_id),
         provider,
         tag,
+        {},
     )
 
 
@@ -344,6 +347,7 @@ def _write(session: Session, asked: AdmissionRequest, *, answered: bool, **value
         "cache_key": asked.cache_key,
         "model": asked.request.model,
         "tag": asked.tag,
+        "caller_metadata": asked.metadata,
         "request": asked.request.model_dump(mode="json"),
     }
     return add(session, about | values, answered=answered)

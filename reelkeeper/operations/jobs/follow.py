@@ -42,6 +42,7 @@ class Job(BaseModel):
     charged_microusd: int
     video_id: str | None
     error: str | None
+    metadata: dict[str, str] = Field(description="What came with the request")
     cancelling: bool = Field(description="Whether cancellation was requested")
     created_at: datetime
     started_at: datetime | None
@@ -72,6 +73,7 @@ def follow(engine: Engine, job_id: str, *, user_id: str | None = None) -> Job:
             charged_microusd=captured(session, row.hold_id),
             video_id=row.video_id,
             error=row.error,
+            metadata=row.caller_metadata,
             cancelling=row.cancel_asked_at is not None,
             created_at=row.created_at,
             started_at=shown.started_at,

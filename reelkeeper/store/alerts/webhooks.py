@@ -63,7 +63,8 @@ def changed_videos(session: Session, video_ids: Iterable[str]) -> dict[str, Chan
 def ended_jobs(session: Session, job_ids: Sequence[str]) -> list[sa.Row[Any]]:
     """Read the outcome of these ended jobs."""
     columns = (jobs.c[name] for name in ("user_id", "state", "video_id", "model", "error"))
-    chosen = sa.select(jobs.c.id.label("job_id"), *columns).where(jobs.c.id.in_(job_ids)).order_by(jobs.c.id)
+    metadata = jobs.c.caller_metadata.label("metadata")
+    chosen = sa.select(jobs.c.id.label("job_id"), *columns, metadata).where(jobs.c.id.in_(job_ids)).order_by(jobs.c.id)
     return list(session.execute(chosen))
 
 

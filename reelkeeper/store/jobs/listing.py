@@ -29,6 +29,7 @@ class ListedJob(NamedTuple):
     video_id: str | None
     error: str | None
     tag: str | None
+    metadata: dict[str, str]
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
@@ -38,6 +39,7 @@ _LEADER = jobs.alias("leader")
 _FOLLOWS = sa.and_(_LEADER.c.id == jobs.c.leader_id, jobs.c.state.in_(IN_FLIGHT))
 _SHOWN = sa.func.coalesce(_LEADER.c.state, jobs.c.state)
 _NAMED = {
+    "metadata": jobs.c.caller_metadata,
     "state": _SHOWN,
     "progress": sa.func.coalesce(_LEADER.c.progress, jobs.c.progress),
     "charged_microusd": sa.func.coalesce(credit_holds.c.captured_microusd, 0),

@@ -90,6 +90,7 @@ class AdmittedJob(NamedTuple):
     video_id: str | None
     error: str | None
     tag: str | None  # for the video, where this job makes one
+    caller_metadata: dict[str, str]
 
 
 ADMITTED = tuple(jobs.c[name] for name in AdmittedJob._fields)

@@ -139,7 +139,14 @@ def _empty_work(session: Session, user_id: str, pseudonym: str) -> None:
     session.execute(sa.update(crf_searches).where(crf_searches.c.video_id.in_(own_videos)).values(video_id=pseudonym))
     # guard erase.shared: other users' jobs that got the user's video prevent deleting its row, and the user's
     session.execute(sa.update(jobs).where(jobs.c.video_id.in_(own_videos)).values(video_id=None))
-    emptied = {"client_key": jobs.c.id, "cache_key": jobs.c.id, "request_sha256": "", "error": None, "tag": None}
+    emptied: dict[str, Any] = {
+        "client_key": jobs.c.id,
+        "cache_key": jobs.c.id,
+        "request_sha256": "",
+        "error": None,
+        "tag": None,
+        "caller_metadata": {},
+    }
     for rows in _pages(session, jobs, [jobs.c.id], [jobs.c.model, jobs.c.request], jobs.c.user_id == user_id):
         kept = [
             {"row_id": row.id, "left": {"model": row.model, "prompt": "erased"} | _among(row.request, _REQUEST)}

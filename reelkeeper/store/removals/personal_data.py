@@ -47,7 +47,7 @@ FATES: Final[Mapping[str, Fate | Mapping[str, Fate]]] = MappingProxyType(
             "provider provider_key provider_job_id progress cancel_asked_at created_at started_at finished_at "
             "processing_seconds concurrency cost_microusd line score place",
             renamed="user_id",
-            emptied="client_key request_sha256 cache_key reservation_id video_id error tag",
+            emptied="client_key request_sha256 cache_key reservation_id video_id error tag caller_metadata",
             figures="request",
         ),
         "vendor_jobs": _columns("key job_id provider vendor_id sent_at ended_at counted_microusd reported_microusd"),
@@ -142,7 +142,7 @@ NOTES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "videos": ("retire_reason", "refused_reason"),
         "blobs": ("retire_reason",),
         "verdicts": ("reason", "outcome_reason"),
-        "jobs": ("error",),
+        "jobs": ("error", "caller_metadata"),
         "transfers": ("detail",),
         "uploads": ("refusal",),
     }

@@ -85,6 +85,10 @@ class JobRow(SQLModel, table=True):
     video_id: str | None = Field(None, foreign_key="videos.id", index=True)
     error: str | None = None
     tag: str | None = None  # for the video, where this job makes one
+    # `metadata` of the API, a name that SQLModel keeps for itself
+    caller_metadata: dict[str, str] = Field(
+        default_factory=dict, sa_type=sa.JSON, sa_column_kwargs={"server_default": "{}"}
+    )
 
 
 class VendorJobRow(SQLModel, table=True):

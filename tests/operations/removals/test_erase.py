@@ -12,6 +12,7 @@ from reelkeeper import failpoints
 from reelkeeper.adapters.s3.keys import EPOCHS
 from reelkeeper.adapters.s3.transport import LOCKED
 from reelkeeper.errors import Frozen, LeaseLost, NotFound, UserErased
+from reelkeeper.model.alerts import EventType
 from reelkeeper.model.requests import GenerationRequest, Queued, Unfulfilled
 from reelkeeper.operations.billing import users
 from reelkeeper.operations.core.freeze import freeze, thaw
@@ -25,6 +26,7 @@ from reelkeeper.operations.removals.erase import Erasure, erase
 from reelkeeper.operations.videos import images, receive
 from reelkeeper.operations.videos.hold import hold, release
 from reelkeeper.settings import Settings
+from reelkeeper.store.alerts import webhooks
 from reelkeeper.store.core.audit import events, verify
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.removals.personal_data import FATES, NOTES, Fate, searched
@@ -87,19 +89,23 @@ def test_only_amounts_under_a_pseudonym_are_left_of_an_erased_user(shop: World) 
     engine = shop.workspace.engine
     shop.swapped("v1", run_id="tier-1")
     sha256 = images.keep(shop.workspace, PNG).sha256
-    ask(shop, "a portrait of my aunt", key="key-of-a-request", image_sha256=sha256)
+    job_id = ask(shop, "a portrait of my aunt", key="key-of-a-request", image_sha256=sha256)
+    with transaction(engine, "test") as session:
+        webhooks.add(session, "https://example.com", [EventType.JOB_ENDED], "whsec_c2VjcmV0")
+        session.execute(sa.update(jobs).where(jobs.c.id == job_id).values(caller_metadata={"for": "uncle Bob"}))
+    settle.cancel(engine, job_id, run_id="test")
     users.give(engine, "ann", 5, "key-of-a-gift", by="front", reason="sorry about the cat")
     hold(engine, HoldTerms("user", "ann", "a dispute with the landlord", "front"))
     with transaction(engine, "test") as session:
         cache.insert(session, "key", "v1", user_id="ann", cost_microusd=1, ttl_seconds=None)
     before = dump(engine)
-    for told in ("aunt", "landlord", "the cat", "key-of-a-request", "'ann'", "/ann/", sha256):
+    for told in ("aunt", "landlord", "the cat", "key-of-a-request", "'ann'", "/ann/", sha256, "uncle"):
         assert told in before, told
     done = gone(shop)
     assert done.left == ()
     assert stored(shop) == []
     after = dump(engine)
-    for told in ("aunt", "landlord", "the cat", "key-of-a", "'ann'", "/ann", "ann'", sha256, "v1"):
+    for told in ("aunt", "landlord", "the cat", "key-of-a", "'ann'", "/ann", "ann'", sha256, "v1", "uncle"):
         assert told not in after, [line for line in after.splitlines() if told in line]
     assert accounts.recount(engine) == []
     with reading(engine) as session:
@@ -123,6 +129,9 @@ def test_another_user_keeps_all_even_what_both_share(world: World) -> None:
     sha256 = images.keep(world.workspace, PNG).sha256
     ask(world, "a cat", image_sha256=sha256)
     theirs = ask(world, "a dog", user_id="bob", image_sha256=sha256)
+    with transaction(engine, "test") as session:
+        metadata = {"order": "1234", "with": "ann"}
+        session.execute(sa.update(jobs).where(jobs.c.id == theirs).values(caller_metadata=metadata))
     blob_id = world.video("v1")
     with transaction(engine, "test") as session:
         done = sa.update(jobs).where(jobs.c.id == theirs)
@@ -145,6 +154,8 @@ def test_another_user_keeps_all_even_what_both_share(world: World) -> None:
     with reading(engine) as session:
         row = session.execute(sa.select(jobs).where(jobs.c.id == theirs)).one()
         assert (row.user_id, row.request["prompt"], row.video_id) == ("bob", "a dog", None)
+        assert row.caller_metadata["order"] == "1234"
+        assert row.caller_metadata["with"].startswith("erased-")
         assert session.execute(sa.select(blobs.c.key).where(blobs.c.id == blob_id)).scalar() == f"erased/{blob_id}"
         told = [item.event for item in events(session, user_id="bob", event="credits_grant")]
     assert told == [], "what was said to bob named ann: the record keeps the amount"
