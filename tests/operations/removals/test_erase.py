@@ -130,7 +130,7 @@ def test_another_user_keeps_all_even_what_both_share(world: World) -> None:
     ask(world, "a cat", image_sha256=sha256)
     theirs = ask(world, "a dog", user_id="bob", image_sha256=sha256)
     with transaction(engine, "test") as session:
-        metadata = {"order": "1234", "with": "ann"}
+        metadata = {"order": "1234", "user_id": "ann", "gift": "for ann, from Bob", "colour": "ann"}
         session.execute(sa.update(jobs).where(jobs.c.id == theirs).values(caller_metadata=metadata))
     blob_id = world.video("v1")
     with transaction(engine, "test") as session:
@@ -142,7 +142,8 @@ def test_another_user_keeps_all_even_what_both_share(world: World) -> None:
         key = session.execute(sa.select(blobs.c.key).where(blobs.c.video_id == "v2")).scalar_one()
     with transaction(engine, "test") as session:
         session.execute(sa.insert(key_owners).values(key=key, user_id="ann"))
-    assert gone(world).left == ()
+    erased = gone(world)
+    assert erased.left == ()
     assert stored(world) == [world.workspace.bucket.image_key(sha256), key]
     again = admit(
         engine,
@@ -154,8 +155,13 @@ def test_another_user_keeps_all_even_what_both_share(world: World) -> None:
     with reading(engine) as session:
         row = session.execute(sa.select(jobs).where(jobs.c.id == theirs)).one()
         assert (row.user_id, row.request["prompt"], row.video_id) == ("bob", "a dog", None)
-        assert row.caller_metadata["order"] == "1234"
-        assert row.caller_metadata["with"].startswith("erased-")
+        named = erased.pseudonym
+        assert row.caller_metadata == {
+            "order": "1234",
+            "user_id": named,
+            "gift": f"for {named}, from Bob",
+            "colour": "ann",  # a word of its own, which may mean anything
+        }
         assert session.execute(sa.select(blobs.c.key).where(blobs.c.id == blob_id)).scalar() == f"erased/{blob_id}"
         told = [item.event for item in events(session, user_id="bob", event="credits_grant")]
     assert told == [], "what was said to bob named ann: the record keeps the amount"
