@@ -301,6 +301,7 @@ def _abort_uploads(run: _Run) -> int:
         if upload.is_deletable and service_files.is_within(run.workspace.bucket, upload.key):
             epochs.require_current(run.workspace)
             with transaction(run.workspace.engine, "erase.upload") as session:
+                # guard erase.uploads_permission: uploads are aborted during a freeze, or without the lease
                 require_permission(session, run.lease)
                 # guard erase.uploads_held: an upload is aborted under a legal hold that was placed meanwhile
                 if erasures.legal_hold(session, user_id)[0]:

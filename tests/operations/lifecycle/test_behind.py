@@ -230,6 +230,15 @@ def test_an_erasure_under_way_is_stopped_before_its_next_request(
     assert world.workspace.bucket.head(key)
 
 
+def test_an_erasure_of_objects_without_a_video_announces_itself(world: World) -> None:
+    key = f"{world.address.prefix}ann/loose.bin"
+    world.workspace.bucket.put_bytes_once(key, b"something", "text/plain")
+    before = set(world.workspace.bucket.epochs())
+    with LeaseManager(world.workspace.engine) as manager:
+        assert delete_loose(world.workspace, [key], lease=manager.take(["erase/x"])[0]) == {}
+    assert len(set(world.workspace.bucket.epochs()) - before) == 1
+
+
 def test_a_bucket_that_lacks_the_last_epoch_is_another(world: World) -> None:
     retired(world, "gone")
     purge_all(world)

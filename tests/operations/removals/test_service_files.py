@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from reelkeeper.errors import Frozen
 from reelkeeper.model.ids import earlier_id
 from reelkeeper.model.key_patterns import compiled
+from reelkeeper.operations.core.freeze import freeze
 from reelkeeper.operations.removals.erase import Erasure, erase, foresee
 from reelkeeper.operations.sync.survey import survey
 from reelkeeper.operations.videos.export import export
@@ -189,6 +191,13 @@ def test_a_legal_hold_keeps_unfinished_uploads(begun: World, at_failpoint: AtFai
     assert (len(done.left), done.files_deleted) == (1, len(OF_ANN) + 1)
     assert len(unfinished(begun) & {"ann/big.mp4", "ann/v1.mp4"}) == 1
     assert gone(begun, with_files=True).files_deleted == 0
+
+
+def test_a_freeze_keeps_the_unfinished_uploads_that_are_left(begun: World, at_failpoint: AtFailpoint) -> None:
+    at_failpoint("erase.abort.before", lambda: freeze(begun.workspace.engine, by="test", reason="an alarm"))
+    with pytest.raises(Frozen):
+        gone(begun, with_files=True)
+    assert len(unfinished(begun) & {"ann/big.mp4", "ann/v1.mp4"}) == 1
 
 
 def test_an_export_lacks_what_only_a_folder_names(ann: World, tmp_path: Path) -> None:
