@@ -115,6 +115,14 @@ def test_each_route_takes_a_token_of_its_scope_and_no_other(app: FastAPI, client
 
 
 @pytest.mark.long("an API for each token")
+def test_a_token_is_taken_from_a_bearer_alone(app: FastAPI, world: World) -> None:
+    _, text = tokens.create(world.workspace.engine, "a test", tuple(Scope), author="test")
+    with TestClient(app) as client:
+        shown = ("Bearer", "bearer", "Basic", "Token", "")
+        found = [client.get("/v1/none", headers={"Authorization": f"{kind} {text}"}).status_code for kind in shown]
+    assert found == [404, 404, 401, 401, 401]
+
+
 def test_a_token_does_only_what_its_scopes_say(client_for: NewClient) -> None:
     told = problem(client_for(Scope.JOBS).get("/v1/metrics"), 403)
     assert marked(told["detail"]) == snapshot("this request needs the scope metrics, but token ID has jobs")

@@ -267,6 +267,19 @@ def _holds(engine: sa.Engine, rows: dict[str, Any]) -> None:
     assert len(ids(engine, performance_windows)) == sum(age < 400 for age in rows["windows"])
 
 
+def test_of_old_plans_the_last_that_was_applied_and_a_flows_last_stay(engine: sa.Engine) -> None:
+    at = clean(engine)
+    days = {
+        "first": (900, "applied"),
+        "applied": (800, "applied"),
+        "refused": (700, "refused"),
+        "drawn": (600, "ready"),
+    }
+    put(engine, plans, [plan(name, at - timedelta(days=age), state=state) for name, (age, state) in days.items()])
+    assert run(engine) == {"plans": 1}
+    assert ids(engine, plans) == {"applied", "refused", "drawn"}
+
+
 def test_an_upload_and_its_reservation_go_together_once_they_are_settled(engine: sa.Engine) -> None:
     at = clean(engine)
     for name, state, days in (("old", "settled", 91), ("young", "settled", 89), ("open", "open", 500)):

@@ -1,0 +1,22 @@
+"""The slots of the queue: how many there are, and the share of them that is taken."""
+
+import pytest
+import sqlalchemy as sa
+
+from reelkeeper.model.jobs import JobState
+from reelkeeper.store.core.engine import reading, transaction
+from reelkeeper.store.jobs.slots import load_now
+from reelkeeper.store.tables import jobs, users
+from tests.jobs import waiting
+
+
+@pytest.mark.parametrize(("running", "share"), [(0, 0.0), (2, 0.25), (8, 1.0), (9, 1.0)])
+def test_the_load_is_the_share_of_slots_that_jobs_at_work_take(engine: sa.Engine, running: int, share: float) -> None:
+    with transaction(engine, "test") as session:
+        session.execute(sa.insert(users).values(id="ann", tier="free"))
+        rows = [waiting(f"j{n}", state=JobState.RUNNING) for n in range(running)]
+        follower = waiting("follower", state=JobState.RUNNING, leader_id="j0") if running else waiting("follower")
+        for row in (*rows, follower, waiting("in line")):
+            session.execute(sa.insert(jobs).values(row))
+    with reading(engine) as session:
+        assert load_now(session, 8) == (share, 8)
