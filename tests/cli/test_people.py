@@ -12,6 +12,8 @@ import pytest
 from inline_snapshot import snapshot
 
 from reelkeeper.model.ids import earlier_id
+from reelkeeper.operations.core.workspace import note_trial, open_workspace
+from reelkeeper.settings import Settings
 from tests.buckets import BUCKET
 from tests.cli.conftest import Run
 from tests.doubles.r2 import R2Double
@@ -56,14 +58,17 @@ def test_a_video_is_taken_down_by_the_name_of_which_its_id_was_made(ask: Ask, re
     assert ask("takedown", "my clip", "--certificate") == done
 
 
-def test_a_takedown_asks_about_all_that_it_would_delete(reelkeeper: Run) -> None:
-    wanted = ("takedown", "v1", "--reason", "court order 17")
-    assert as_read(reelkeeper(*wanted, exit_code=1).stderr) == snapshot(
-        "Permanently delete the bytes of v1 now? [y/N]:Aborted."
+SIZE = re.compile(r"[\d.]+ kB")
+
+
+def test_a_takedown_asks_about_all_that_it_would_delete(reelkeeper: Run, one_video: str) -> None:
+    wanted = ("takedown", one_video, "--reason", "court order 17")
+    assert as_read(reelkeeper(*wanted, exit_code=1).stderr, size=SIZE) == snapshot(
+        "Permanently delete the bytes of v1 (1 object, <size>) now? [y/N]:Aborted."
     )  # nobody answers the question
-    assert as_read(reelkeeper(*wanted, "--same-bytes", exit_code=1).stderr) == snapshot("""\
-Permanently delete the bytes of v1 and of every other video with the same bytes now?
-  [y/N]:Aborted.\
+    assert as_read(reelkeeper(*wanted, "--same-bytes", exit_code=1).stderr, size=SIZE) == snapshot("""\
+Permanently delete the bytes of v1 (1 object, <size>), and those of every other video with the
+  same bytes now? [y/N]:Aborted.\
 """)
     assert as_read(reelkeeper(*wanted, "--max-videos", 1, "--yes", exit_code=2).stderr) == snapshot("""\
 Usage: root takedown [OPTIONS] {ID}
@@ -71,6 +76,55 @@ Try 'root takedown -h' for help.
 Error
 Invalid value: --max-videos needs --same-bytes\
 """)
+    reelkeeper("takedown", "none", "--reason", "r", exit_code=8)  # before it asks
+
+
+@pytest.fixture
+def on_trial(configured: Settings, one_video: str) -> str:
+    """Ann's video, in a bucket that is only read from now on; return its id."""
+    with open_workspace(configured) as opened:
+        note_trial(opened.engine, opened.bucket, begins=True)
+    return one_video
+
+
+def stored(double: R2Double, prefix: str) -> dict[str, str]:
+    found = double.client.list_objects_v2(Bucket=BUCKET, Prefix=prefix)["Contents"]
+    return {item["Key"].removeprefix(prefix): item["ETag"] for item in found}
+
+
+@pytest.mark.parametrize("words", [(), ("--yes",), ("--with-files", "--yes")])
+def test_an_erasure_in_a_trial_says_what_it_would_delete_and_is_refused(
+    reelkeeper: Run, ask: Ask, on_trial: str, double: R2Double, prefix: str, words: tuple[str, ...]
+) -> None:
+    double.client.put_object(Bucket=BUCKET, Key=f"{prefix}ann/{on_trial}.jpg", Body=b"12345")
+    before = stored(double, prefix)
+    foretold = ask("users", "erase", "ann", *words, exit_code=9)
+    size = double.client.list_objects_v2(Bucket=BUCKET, Prefix=f"{prefix}ann/{on_trial}/")["Contents"][0]["Size"]
+    assert (foretold["videos"], foretold["objects"], foretold["size_bytes"]) == (1, 1, size)
+    assert foretold["files"] == [
+        {"key": f"{prefix}ann/{on_trial}.jpg", "size_bytes": 5, "by": "pattern", "upload_id": ""}
+    ]
+    told = reelkeeper("users", "erase", "ann", *words, exit_code=9)
+    assert f"{prefix}ann/{on_trial}.jpg" in told.stdout
+    assert {int(count) for count in re.findall(r"(\d+)\s(?:video|object|file)", told.stdout)} == {1}
+    assert "[y/N]" not in told.output
+    reelkeeper("users", "erase", "nobody", *words, exit_code=8)
+    assert ask("users", "erasing") == []
+    assert stored(double, prefix) == before
+
+
+def test_a_takedown_in_a_trial_says_what_it_would_delete_and_is_refused(
+    reelkeeper: Run, ask: Ask, on_trial: str, double: R2Double, prefix: str
+) -> None:
+    before, wanted = stored(double, prefix), ("takedown", on_trial, "--reason", "court order 17")
+    foretold = ask(*wanted, exit_code=9)
+    assert (foretold["video_id"], foretold["objects"]) == (on_trial, 1)
+    assert as_read(reelkeeper(*wanted, "--yes", exit_code=9).stdout, size=SIZE) == snapshot(
+        "Once live, this would permanently delete the bytes of v1 (1 object, <size>)."
+    )
+    reelkeeper("takedown", "none", "--reason", "r", "--yes", exit_code=8)
+    reelkeeper("takedown", on_trial, "--certificate", exit_code=8)
+    assert stored(double, prefix) == before
 
 
 @pytest.mark.long

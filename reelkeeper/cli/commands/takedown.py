@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from reelkeeper.cli.opening import configured, store, workspace
-from reelkeeper.cli.screen import emit, say, table
+from reelkeeper.cli.screen import emit, respond, say, size, table
 from reelkeeper.cli.words import AsJson, new_run_id, who
 from reelkeeper.errors import PartialFailure
 from reelkeeper.rules.core.wording import many
 
 if TYPE_CHECKING:
     from reelkeeper.operations.removals.at_vendors import AtVendor
-    from reelkeeper.operations.removals.takedown import Certificate
+    from reelkeeper.operations.removals.takedown import Certificate, Foreseen
 
 
 def takedown(
@@ -34,7 +34,7 @@ def takedown(
     """Take a video down: its bytes are deleted at once, and never published again.
 
     Neither grace nor freeze nor any hold but a legal one stops it, and it cannot be undone. Exit code 6 while an object
-    is still stored, with the reason.
+    is still stored, with the reason. In a trial it only says what it would delete, and is refused: exit code 9.
     """
     from reelkeeper.operations.core.either_id import for_video
     from reelkeeper.operations.lifecycle import cache_purge
@@ -50,10 +50,16 @@ def takedown(
         if max_videos is not None and not same_bytes:
             raise typer.BadParameter("--max-videos needs --same-bytes")
         with workspace() as opened:
-            opened.require_live()
+            if opened.on_trial or not yes:
+                foreseen = for_video(
+                    opened.engine, video_id, None, lambda name, _: operation.foresee(opened.engine, name)
+                )
+                deleted = _deleted(foreseen, same_bytes=same_bytes)
+            if opened.on_trial:
+                respond(f"Once live, this would permanently delete {deleted}.", foreseen, as_json=as_json)
+                opened.require_live()
             if not yes:
-                others = " and of every other video with the same bytes" if same_bytes else ""
-                typer.confirm(f"Permanently delete the bytes of {video_id}{others} now?", abort=True, err=True)
+                typer.confirm(f"Permanently delete {deleted} now?", abort=True, err=True)
             take = partial(
                 operation.take_down,
                 opened,
@@ -80,6 +86,11 @@ def show_vendors(vendors: "Sequence[AtVendor]") -> None:
     if vendors:
         rows = [(item.provider, item.job, item.state, item.at, item.why) for item in vendors]
         table(("!vendor", "its job", "!copy there", "!since", "which means"), rows)
+
+
+def _deleted(found: "Foreseen", *, same_bytes: bool) -> str:
+    others = ", and those of every other video with the same bytes" if same_bytes else ""
+    return f"the bytes of {found.video_id} ({many(found.objects, 'object')}, {size(found.size_bytes)}){others}"
 
 
 def _show(found: "Certificate") -> None:

@@ -14,7 +14,7 @@ from reelkeeper.errors import Misconfigured, PartialFailure
 from reelkeeper.rules.core.wording import many
 
 if TYPE_CHECKING:
-    from reelkeeper.operations.removals.erase import Foreseen
+    from reelkeeper.operations.removals.erase import Erasure, Foreseen
     from reelkeeper.operations.videos.service_files import ServiceFile
 
 _UNKNOWN = "The server does not list unfinished uploads: any in the user's folder stay stored."
@@ -71,22 +71,32 @@ def erase(
     --with-files. Ledger and audit keep amounts under a pseudonym that cannot be traced back. Exit code 6 while
     something is left, with what keeps it and until when: repeat it then. Once all is erased, the user is unknown, as
     one who never was: exit code 8. Nightly backups end by themselves; deleting others is up to you: see
-    docs/erasure.md.
+    docs/erasure.md. In a trial it only says what it would delete, and is refused: exit code 9.
     """
     from reelkeeper.operations.removals import erase as operation
 
     with workspace() as opened:
-        opened.require_live()
+        if opened.on_trial:
+            _foretell(user, operation.foresee(opened, user), with_files=with_files, as_json=as_json)
+            opened.require_live()
         if not yes:
-            _ask(user, operation.foresee(opened, user), with_files=with_files)
+            staying, deleted = _foreseen(user, operation.foresee(opened, user), with_files=with_files)
+            typer.confirm(f"{staying}Permanently delete {deleted} now?", abort=True, err=True)
         run_id = new_run_id("erase")
         done = operation.erase(opened, user, by=who(), run_id=run_id, settings=configured(), with_files=with_files)
     if as_json:
         lists = {name: [item._asdict() for item in getattr(done, name)] for name in ("left", "vendors")}
-        shown = ("key", "size_bytes", "by", "upload_id")
-        lists["files"] = [{name: getattr(file, name) for name in shown} for file in done.files]
-        emit({**done._asdict(), "until": done.until, **lists})
-    elif done.left:
+        emit({**done._asdict(), "until": done.until, **lists, "files": _plain(done.files)})
+    else:
+        _show(done)
+    if done.left:
+        raise PartialFailure(
+            f"{many(len(done.left), 'item')} left; repeat the command when nothing keeps them any more"
+        )
+
+
+def _show(done: "Erasure") -> None:
+    if done.left:
         table(("key", "!until", "still there, because"), [(item.key, item.until, item.why) for item in done.left])
     else:
         table(("!data", ">rows"), [(name, f"{count:,}") for name, count in done.rows.items()])
@@ -96,25 +106,30 @@ def erase(
         )
         if done.versions:
             say(f"But {done.versions}. Delete every version of the user's keys at the server.")
-    if not as_json:
-        show_vendors(done.vendors)
-    if not as_json and done.files_deleted:
+    show_vendors(done.vendors)
+    if done.files_deleted:
         say(f"Deleted, too: {many(done.files_deleted, 'file')} of the service's.")
-    if not as_json and done.uploads_unknown:
+    if done.uploads_unknown:
         say(_UNKNOWN)
-    if not as_json and done.files:
-        by = [file.by + ", unfinished upload" * bool(file.upload_id) for file in done.files]
-        rows = [(file.key, size(file.size_bytes), how) for file, how in zip(done.files, by, strict=True)]
-        table(("key", ">bytes", "!the user's by"), rows)
+    if done.files:
+        _list(done.files)
         way = "Repeat with --with-files, or delete" if done.left else "The user's id finds them no more, so delete"
         say(f"Not deleted: {_files(done.files)}, as listed. {way} them by these keys, with any S3 client.")
-    if done.left:
-        raise PartialFailure(
-            f"{many(len(done.left), 'item')} left; repeat the command when nothing keeps them any more"
-        )
 
 
-def _ask(user: str, found: "Foreseen", *, with_files: bool) -> None:
+def _foretell(user: str, found: "Foreseen", *, with_files: bool, as_json: bool) -> None:
+    """Say in a trial what an erasure would delete, and what would stay."""
+    if as_json:
+        emit({**found._asdict(), "files": _plain(found.files)})
+        return
+    if found.files:
+        _list(found.files)
+    staying, deleted = _foreseen(user, found, with_files=with_files)
+    say(f"{staying}Once live, this would permanently delete {deleted}.")
+
+
+def _foreseen(user: str, found: "Foreseen", *, with_files: bool) -> tuple[str, str]:
+    """Describe what would stay, in lines, and what would be deleted."""
     stored = f"{many(found.videos, 'video')} ({many(found.objects, 'object')}, {size(found.size_bytes)})"
     theirs = [file for file in found.files if file.is_deletable]
     kept = [file for file in found.files if not (with_files and file.is_deletable)]
@@ -125,8 +140,17 @@ def _ask(user: str, found: "Foreseen", *, with_files: bool) -> None:
         first = kept[0].key if len(kept) == 1 else f"such as {kept[0].key}"
         staying = f"{_files(kept)}, {first}, will stay stored{way}.\n"
     staying += f"{_UNKNOWN}\n" if found.uploads_unknown else ""
-    asked = f"{staying}Permanently delete {stored}{and_files} and all other data of {user} now?"
-    typer.confirm(asked, abort=True, err=True)
+    return staying, f"{stored}{and_files} and all other data of {user}"
+
+
+def _plain(files: "Sequence[ServiceFile]") -> list[dict[str, object]]:
+    return [{name: getattr(file, name) for name in ("key", "size_bytes", "by", "upload_id")} for file in files]
+
+
+def _list(files: "Sequence[ServiceFile]") -> None:
+    by = [file.by + ", unfinished upload" * bool(file.upload_id) for file in files]
+    rows = [(file.key, size(file.size_bytes), how) for file, how in zip(files, by, strict=True)]
+    table(("key", ">bytes", "!the user's by"), rows)
 
 
 def _deleted(theirs: int, kept: int) -> str:

@@ -37,6 +37,7 @@ from reelkeeper.store.removals import at_vendors as vendor_erasures
 from reelkeeper.store.removals import takedowns
 from reelkeeper.store.removals.takedowns import Target
 from reelkeeper.store.videos import cache
+from reelkeeper.store.videos.videos import owners_of
 
 MAX_VIDEOS: Final = 500  # with the same bytes, unless a person raises it: the blast radius' limit of one run
 _WAIT_SECONDS: Final = 20.0  # for another process that works on the video
@@ -50,6 +51,14 @@ class TakedownOrder(NamedTuple):
     by: str
     reason: str
     run_id: str
+
+
+class Foreseen(NamedTuple):
+    """What a takedown of one video would delete now, as the catalogue knows it."""
+
+    video_id: str
+    objects: int
+    size_bytes: int
 
 
 class Removed(NamedTuple):
@@ -114,6 +123,15 @@ def take_down(
             )
         kept |= _take_down_all(workspace, others, video_id, order, scratch)
     return certificate(workspace.engine, video_id, kept)
+
+
+def foresee(engine: Engine, video_id: str) -> Foreseen:
+    """Say what a takedown of this video would delete. Raises NotFound for one that is not in the catalogue."""
+    with reading(engine) as session:
+        if not owners_of(session, [video_id]):
+            raise NotFound(f"no video {video_id!r} in the catalogue")
+        stored = [item.size_bytes for item in takedowns.targets(session, [video_id]) if item.state != BlobState.GONE]
+    return Foreseen(video_id, len(stored), sum(stored))
 
 
 def certificate(engine: Engine, video_id: str, kept: Mapping[int, str] | None = None) -> Certificate:
