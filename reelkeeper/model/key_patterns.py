@@ -16,7 +16,7 @@ A part that is followed by text ends at the first occurrence of that text, so `{
 
 import re
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Final, NamedTuple, Self
 
 DEFAULT_PATTERNS: Final = ("{user}/{video}.{ext}", "{user}/{video}/{any}.{ext}")
@@ -43,6 +43,11 @@ class KeyParts(NamedTuple):
     extension: str
     made_before: datetime | None
 
+    @property
+    def last_day(self) -> date | None:
+        """The last day of the date in the key; None without one."""
+        return self.made_before and (self.made_before - _LATEST_ZONE - timedelta.resolution).date()
+
 
 class KeyPattern(NamedTuple):
     """A pattern as written, and its expression for keys under the prefix."""
@@ -57,6 +62,11 @@ class KeyPattern(NamedTuple):
             return cls(text, _compiled(text))
         except ValueError as error:
             raise ValueError(f"pattern {text!r} {error}") from None
+
+    @property
+    def has_month(self) -> bool:
+        """Whether a date that it reads has a month."""
+        return "month" in self.regex.groupindex
 
     def read(self, rest: str) -> KeyParts | None:
         """Parse a key without its prefix; None if the pattern does not match all of it."""

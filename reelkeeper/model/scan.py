@@ -133,7 +133,7 @@ class Scan:
     known_users: int | None  # None, and no users, where the patterns of keys do not fit
     kinds: Sequence[Part]
     ages: Sequence[tuple[str, Part]]  # the age, and the kind
-    months: Sequence[tuple[str, Part]]  # the month in which they were stored, YYYY-MM, and the kind
+    months: Sequence[tuple[str, Part]]  # when they were stored, YYYY-MM or by its key YYYY, and the kind
     duplicates: Part  # beyond the first of each
     duplicated: Sequence[Example]
     unfinished: Part | None

@@ -30,6 +30,7 @@ SHOWN: Final = 12  # folders and users; the rest is one row
 _NAMED_ALIKE: Final = (Kind.VIDEO, Kind.IMAGE)
 NAMED: Final = 5  # examples
 _OLD_DAYS: Final = AGES[1][0]
+_YEAR, _MONTH = len("YYYY"), len("YYYY-MM")
 _AGES: Final = (*(label for _, label in AGES), OLDER)
 
 
@@ -114,12 +115,12 @@ def _pages(bucket: Bucket, stop: Stop) -> Iterator[list[StoredObject]]:
 
 
 class _Counts:
-    """What is counted while pages arrive: by kind, day and storage class, of which there are few."""
+    """What is counted while pages arrive: by kind, day, month in the key and storage class, of which there are few."""
 
     def __init__(self, terms: Terms, prefix: str) -> None:
         self._layout, self._prefix = terms.layout, prefix
         self.objects = self.size_bytes = self.pages = self.odd_keys = 0
-        self.cube: dict[tuple[Kind, int, bool], list[int]] = {}
+        self.cube: dict[tuple[Kind, int, str, bool], list[int]] = {}
         self.empty = Part("0 bytes")
         self.emptied: list[Example] = []
         self.odd: list[Example] = []
@@ -131,14 +132,14 @@ class _Counts:
         for key, size_bytes, etag, at, storage_class in page:
             rest = key[start:]
             kind = Kind.OURS if rest.startswith(".") else levers.kind_of(rest)
-            user, name, day = self.read(rest, at)
+            user, name, day, month = self.read(rest, at)
             stem = video = None
             if name is not None and kind in _NAMED_ALIKE:
                 stem = hash((user, IMAGE_SUFFIX.sub("", name)))
                 video = hash((user, name)) if kind is Kind.VIDEO and user and size_bytes else None
             self.objects += 1
             self.size_bytes += size_bytes
-            cell = self.cube.setdefault((kind, day, storage_class != ""), [0, 0])
+            cell = self.cube.setdefault((kind, day, month, storage_class != ""), [0, 0])
             cell[0] += 1
             cell[1] += size_bytes
             if not size_bytes and kind not in (Kind.FOLDER, Kind.OURS):
@@ -152,11 +153,11 @@ class _Counts:
             content = hash((size_bytes, etag)) if size_bytes else None
             yield Entry(key, size_bytes, storage_class != "", kind, user, content, stem, video)
 
-    def grouped(self, by: Callable[[Kind, int], Any]) -> dict[Any, Part]:
-        """Sum by whatever `by` makes of kind and day; the part's name is that."""
+    def grouped(self, by: Callable[[Kind, int, str], Any]) -> dict[Any, Part]:
+        """Sum by whatever `by` makes of kind, day and month in the key; the part's name is that."""
         sums: dict[Any, list[int]] = {}
-        for (kind, day, infrequent), (objects, size_bytes) in self.cube.items():
-            found = sums.setdefault(by(kind, day), [0, 0, 0])
+        for (kind, day, month, infrequent), (objects, size_bytes) in self.cube.items():
+            found = sums.setdefault(by(kind, day, month), [0, 0, 0])
             for place, more in enumerate((objects, size_bytes, size_bytes * infrequent)):
                 found[place] += more
         return {label: Part(str(label), *found) for label, found in sums.items()}
@@ -165,19 +166,24 @@ class _Counts:
         """Sum what `of` is true for, of all storage classes or Standard alone."""
         chosen = [
             (objects, size_bytes, size_bytes * infrequent)
-            for (kind, day, infrequent), (objects, size_bytes) in self.cube.items()
+            for (kind, day, _, infrequent), (objects, size_bytes) in self.cube.items()
             if of(kind, day) and not (standard and infrequent)
         ]
         return Part("", *(sum(cell[place] for cell in chosen) for place in range(3)))
 
-    def read(self, rest: str, at: datetime) -> tuple[str | None, str | None, int]:
-        """Return the user and the video in a key, and the day when it was stored, or earlier by a date in the key."""
+    def read(self, rest: str, at: datetime) -> tuple[str | None, str | None, int, str]:
+        """Return the user and the video in a key, the day when it was stored, and the month in the key.
+
+        By a date in the key, the day may be earlier: its end, as for ages. The month is YYYY-MM, YYYY, or "" for none.
+        """
         for pattern in self._layout:
             if parts := pattern.read(rest):
-                day = at if parts.made_before is None else min(at, parts.made_before)
-                return parts.user, parts.video, day.toordinal()
+                if parts.made_before is None or parts.last_day is None:
+                    return parts.user, parts.video, at.toordinal(), ""
+                month = str(parts.last_day)[: _MONTH if pattern.has_month else _YEAR]
+                return parts.user, parts.video, min(at, parts.made_before).toordinal(), month
         own = parse_key(self._prefix, self._prefix + rest, ())
-        return (own.user_id, own.video_id, at.toordinal()) if own else (None, None, at.toordinal())
+        return (own.user_id, own.video_id, at.toordinal(), "") if own else (None, None, at.toordinal(), "")
 
 
 def _sampled(bucket: Bucket, census: Census, sampling: Sampling, tell: Callable[[str], None], stop: Stop) -> Sample:
@@ -231,7 +237,7 @@ def _figures(
     )
     made = levers.levers(found, levers.Kept.of(sample, terms.codec), terms.payback)
     billed_usd = bill(levers.usage_of(found.total)).billed_usd
-    days = counts.grouped(lambda _, day: day)
+    days = counts.grouped(lambda _, day, __: day)
     fullest = max(days, key=lambda day: days[day].objects, default=today)
     warning = one_day_warning(OneDay(date.fromordinal(fullest), days[fullest].objects, total.objects)) if days else None
     unknown = (
@@ -250,9 +256,9 @@ def _figures(
         folders=census.by_folder(bucket.prefix, SHOWN),
         users=users,
         known_users=known_users,
-        kinds=sorted(counts.grouped(lambda kind, _: kind).values(), key=lambda part: -part.size_bytes),
-        ages=_labelled(counts.grouped(lambda kind, day: (_age(today - day), kind)), [*_AGES]),
-        months=_labelled(counts.grouped(lambda kind, day: (f"{date.fromordinal(day):%Y-%m}", kind))),
+        kinds=sorted(counts.grouped(lambda kind, *_: kind).values(), key=lambda part: -part.size_bytes),
+        ages=_labelled(counts.grouped(lambda kind, day, _: (_age(today - day), kind)), [*_AGES]),
+        months=_labelled(counts.grouped(lambda kind, day, month: (_stored(day, month), kind))),
         duplicates=duplicates,
         duplicated=duplicated,
         unfinished=unfinished,
@@ -274,6 +280,12 @@ def _figures(
 
 def _age(days: int) -> str:
     return next((label for most, label in AGES if days <= most), OLDER)
+
+
+def _stored(day: int, month: str) -> str:
+    """Return the month in which something was stored: that of the day, or an earlier one by its key."""
+    of_day = str(date.fromordinal(day))[:_MONTH]
+    return of_day if of_day.startswith(month) else min(of_day, month)
 
 
 def _labelled(parts: Mapping[Any, Part], order: Sequence[str] = ()) -> list[tuple[str, Part]]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from datetime import date
 from decimal import Decimal
+from functools import reduce
 
 from reelkeeper.model.document import Table
 from reelkeeper.model.scan import Example, Kind, Part, Scan, Verdict
@@ -37,8 +38,7 @@ def figures(scan: Scan) -> Iterator[Table]:
     if scan.known_users:
         yield _parts(f"By user, of {scan.known_users:,}", "User", scan.users)
     yield _parts(_BY_AGE, "Age", _summed(scan.ages))
-    months = _summed(scan.months)
-    yield _parts(_BY_MONTH, "Month", months[-_MONTHS:])
+    yield _parts(_BY_MONTH, "Month", _latest(_summed(scan.months)))
     findings = [scan.duplicates._replace(name="duplicates (size and ETag)"), scan.empty]
     findings += [part for part in (scan.unfinished, scan.orphans) if part]
     yield _parts("Findings", "What", [*findings, Part("odd keys", scan.odd_keys)])
@@ -107,7 +107,7 @@ def page(scan: Scan) -> str:
     ages = Figure("ages", "How old it is", _oldest(scan), tables.pop(_BY_AGE))
     pictures = [(ages, charts.storage(stored, _GROUPS))]
     months = sorted({month for month, _ in scan.months})
-    if len(months) > 1:
+    if len(months) > 1 and all("-" in month for month in months):
         rows = [
             (date.fromisoformat(f"{month}-01"), _group(part.name), float(list_usd(part)))
             for month, part in sorted(scan.months, key=lambda item: _GROUPS[::-1].index(_group(item[1].name)))
@@ -160,6 +160,12 @@ def _summed(parts: Sequence[tuple[str, Part]]) -> list[Part]:
     return list(sums.values())
 
 
+def _latest(months: Sequence[Part]) -> list[Part]:
+    """Give the last months, after one part for all before them."""
+    before, shown = months[:-_MONTHS], months[-_MONTHS:]
+    return [*([reduce(Part.plus, before, Part(f"before {shown[0].name}"))] if before else []), *shown]
+
+
 def _place(scan: Scan) -> str:
     return "in the whole bucket" if scan.prefix == "/" else f"under {scan.prefix}"
 
@@ -169,6 +175,8 @@ def _growth(scan: Scan) -> str:
     whole = [part for part in _summed(scan.months) if part.name < this][-3:]
     if not whole:
         return "all of it stored this month"
+    if not all("-" in part.name for part in whole):
+        return "growth unknown: keys have a year without a month"
     mean = sum(part.size_bytes for part in whole) // len(whole)
     return f"{size(mean)} more a month, the mean of the last {many(len(whole), 'month')} with any"
 

@@ -15,7 +15,7 @@ from reelkeeper.adapters.s3 import r2, seaweed
 from reelkeeper.errors import StorageError
 from reelkeeper.model import StoredObject
 from reelkeeper.model.key_patterns import DEFAULT_PATTERNS, compiled
-from reelkeeper.model.scan import Kind, Part, Scan
+from reelkeeper.model.scan import AGES, OLDER, Kind, Part, Scan
 from reelkeeper.operations.reports import scan as operation
 from reelkeeper.operations.reports.scan_page import figures, page
 from reelkeeper.rules.lifecycle.worth import Payback
@@ -123,6 +123,41 @@ def test_a_date_in_the_key_is_older_than_a_copy_of_the_bucket() -> None:
     bucket: Any = Listed(stored)
     found = operation.scan(bucket, terms, tell=lambda _: None, stop=operation.Stop())
     assert [age for age, _ in found.ages] == snapshot(["over a year"])
+
+
+@pytest.mark.parametrize(
+    ("pattern", "key", "stored", "month", "age"),
+    [
+        ("{year}/{month}/{video}.{ext}", "2025/11/v.mp4", AS_OF, "2025-11", AGES[3][1]),  # by its end, as a sync
+        ("{year}-{month}-{day}-{video}.{ext}", "2025-11-30-v.mp4", AS_OF, "2025-11", AGES[3][1]),
+        ("{year}/{month}/{video}.{ext}", "2025/12/v.mp4", datetime(2025, 11, 30, 20, tzinfo=UTC), "2025-11", None),
+        ("{year}/{month}/{video}.{ext}", "2025/11/v.mp4", datetime(2025, 12, 1, 3, tzinfo=UTC), "2025-11", None),
+        ("{year}/{video}.{ext}", "2025/v.mp4", AS_OF, "2025", AGES[3][1]),
+        ("{year}/{video}.{ext}", "2025/v.mp4", datetime(2025, 3, 1, tzinfo=UTC), "2025-03", OLDER),
+        ("{video}.{ext}", "v.mp4", AS_OF, "2026-11", AGES[0][1]),
+    ],
+)
+def test_an_object_counts_in_the_month_of_its_key(
+    pattern: str, key: str, stored: datetime, month: str, age: str | None
+) -> None:
+    found = scanned(Listed([StoredObject(key, 5, "e", stored)]), pattern)
+    assert [name for name, _ in found.months] == [month]
+    assert age in {None, found.ages[0][0]}
+    assert page(found)
+
+
+def test_the_months_shown_and_those_before_add_up_to_all() -> None:
+    def shown(months: int) -> list[list[str]]:
+        stored = [
+            StoredObject(f"{2024 + n // 12}/{n % 12 + 1:02}/v.mp4", 5, "e", AS_OF) for n in range(34 - months, 34)
+        ]
+        tables = figures(scanned(Listed(stored), "{year}/{month}/{video}.{ext}"))
+        return next([[*map(str, row[:2])] for row in table.rows] for table in tables if table.headings[0] == "Month")
+
+    assert [name for name, _ in shown(12)] == [f"2025-{n:02}" for n in (11, 12)] + [
+        f"2026-{n:02}" for n in range(1, 11)
+    ]
+    assert shown(30) == [["before 2025-11", "18"], *shown(12)]
 
 
 def test_where_patterns_do_not_fit_users_and_images_without_their_video_are_unknown() -> None:
