@@ -81,6 +81,7 @@ def create_app(app_state: AppState) -> FastAPI:
         # Before the token is checked, as a browser's question has none. It answers only such questions.
         app.add_middleware(
             CORSMiddleware,
+            # guard cors.listed: any page that the holder of a token opens calls the API with it
             allow_origins=app_state.cors_origins,
             allow_methods=METHODS,
             allow_headers=("Authorization", "Idempotency-Key", REQUEST_ID),

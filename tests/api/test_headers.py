@@ -1,7 +1,9 @@
 """What answers say beside their body: what is left of a rate, a replay, the methods of a path."""
 
 import re
+import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from fastapi import FastAPI
@@ -17,6 +19,7 @@ from reelkeeper.rules.core.request_limits import AccessPolicy
 from reelkeeper.store.core.engine import reading
 from reelkeeper.store.videos.videos import list_videos
 from tests.api.answers import problem
+from tests.api.served import served
 from tests.faults.world import World
 from tests.operations.asking import ask, fox
 from tests.operations.books import DOLLAR, make_user
@@ -140,3 +143,19 @@ def test_head_has_the_headers_of_get_without_a_body_and_counts_no_view(
     with reading(world.workspace.engine) as session:
         (video,) = list_videos(session, video_id="v1")
     assert video.views == 1  # of the GET
+
+
+@pytest.mark.long("a server")
+def test_a_server_sends_no_body_after_head_and_goes_on_with_the_connection(sqlite_world: World, tmp_path: Path) -> None:
+    sqlite_world.video("v1")
+    _, token = tokens.create(sqlite_world.workspace.engine, "a test", tuple(Scope), author="test")
+    with served(sqlite_world, tmp_path) as server, socket.create_connection((server.host, server.port), 60) as caller:
+        for path in ("users/ann", "users/ann/export", "videos/v1", "metrics", "users/none", "levers"):
+            caller.sendall(f"HEAD /v1/{path} HTTP/1.1\r\nHost: api\r\nAuthorization: Bearer {token}\r\n\r\n".encode())
+            said = b""
+            while b"\r\n\r\n" not in said:
+                said += caller.recv(65_536)
+            head, _, rest = said.partition(b"\r\n\r\n")
+            assert re.match(rb"HTTP/1\.1 (200|307|404) ", head), (path, head)  # not the body of the one before
+            assert rest == b"", path
+            assert b"ratelimit:" in head.lower()
