@@ -73,14 +73,21 @@ class Client:
         key: str,
         tag: str | None = None,
         metadata: Mapping[str, str] | None = None,
+        webhook_url: str | None = None,
     ) -> Json:
-        """Ask for a video; a new one gets the tag, and the job the metadata.
+        """Ask for a video; a new one gets the tag, and the job the metadata, and a URL for its event.
 
         `status` of the answer is cached, joined or queued, or dead or cancelled for an old key.
 
         Raises RequestRefused with kind urn:reelkeeper:quota, :credits, :budget, :frozen, :invalid or :input.
         """
-        body = {"user_id": user_id, "request": dict(request), **_tagged(tag), "metadata": dict(metadata or {})}
+        body = {
+            "user_id": user_id,
+            "request": dict(request),
+            **_tagged(tag),
+            "metadata": dict(metadata or {}),
+            "webhook_url": webhook_url,
+        }
         return self._json("POST", "/v1/jobs", body, key=key)
 
     def quote(self, user_id: str, request: Mapping[str, Any], *, tag: str | None = None) -> Json:

@@ -229,6 +229,7 @@ class Delivery:
     url: str
     secrets: tuple[str, ...]  # each signs: the present one and, for a day, the previous one
     at: datetime  # current time of the database
+    is_own: bool = False  # `url` is that of a job, at the endpoint's origin
 
 
 @dataclass(frozen=True, slots=True)

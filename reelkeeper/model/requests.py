@@ -23,6 +23,10 @@ Metadata = Annotated[
         examples=[{"order": "1234"}],
     ),
 ]
+WebhookUrl = Annotated[
+    str,
+    StringConstraints(max_length=2_000, pattern=r"^https?://[A-Za-z0-9.:\[\]-]+(/[\x21-\x5b\x5d-\x7e]*)?$"),
+]
 Value = str | int | float | bool | None
 
 
@@ -79,6 +83,13 @@ def _plain(value: Any) -> Any:  # noqa: ANN401  any JSON value
     if isinstance(value, dict):
         return {name: _plain(inner) for name, inner in value.items()}
     return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+class Given(NamedTuple):
+    """What comes with a request for the caller's own use, and is not part of it."""
+
+    metadata: dict[str, str]
+    webhook_url: str | None = None  # where the job's events are sent, too
 
 
 class RefusedFor(StrEnum):

@@ -134,6 +134,33 @@ def test_metadata_comes_back_with_the_job_and_its_event(client: TestClient, worl
 
 
 @pytest.mark.parametrize(
+    ("url", "kind"),
+    [
+        ("https://example.com/own?a=1", None),
+        ("https://example.com:8443/own", "refused"),
+        ("https://evil.example/example.com/", "refused"),
+        ("https://example.com@evil.example/", "invalid"),
+        ("https://evil.example\\@example.com/", "invalid"),
+        ("https://example.com/\\evil", "invalid"),
+        ("ftp://example.com/", "invalid"),
+    ],
+)
+def test_a_jobs_own_url_is_at_a_webhook(client: TestClient, world: World, url: str, kind: str | None) -> None:
+    with transaction(world.workspace.engine, "test") as session:
+        webhooks.add(session, "https://EXAMPLE.com:443/all", [EventType.VIDEO_PURGED], "whsec_c2VjcmV0")
+    asked = {"user_id": "ann", "request": {"model": "m", "prompt": "a fox"}, "webhook_url": url}
+    quote = client.post("/v1/quotes", json=asked)
+    answer = client.post("/v1/jobs", json=asked, headers={"Idempotency-Key": "k1"})
+    assert (quote.status_code, answer.status_code) == ((422, 422) if kind else (200, 202))
+    if kind:
+        assert {problem(each, 422)["type"] for each in (quote, answer)} == {f"urn:reelkeeper:{kind}"}
+        return
+    finish(world, answer.json()["job_id"])
+    with transaction(world.workspace.engine, "test") as session:
+        assert session.execute(sa.select(outbox.c.url)).scalars().all() == [url]
+
+
+@pytest.mark.parametrize(
     ("wrong", "where"),
     [
         ({"order": "x" * 501}, "body.metadata.order"),

@@ -20,12 +20,14 @@ from reelkeeper.model.requests import (
     Cached,
     Declined,
     GenerationRequest,
+    Given,
     Joined,
     Metadata,
     Queued,
     RefusedFor,
     Tag,
     Unfulfilled,
+    WebhookUrl,
 )
 from reelkeeper.model.token_scopes import Scope
 from reelkeeper.operations.core.either_id import for_user
@@ -96,6 +98,16 @@ class NewJob(BaseModel):
         "being made keeps its own tag",
     )
     metadata: Metadata = {}
+    webhook_url: WebhookUrl | None = Field(
+        None,
+        description="URL that the event `job.ended` of this job is sent to, too. A webhook must have its scheme, host "
+        "and port: the secret of that one signs the event",
+    )
+
+    @property
+    def given(self) -> Given:
+        """What is not part of the request."""
+        return Given(self.metadata, self.webhook_url)
 
 
 class Admitted(BaseModel):
@@ -192,7 +204,7 @@ def ask(
             client_key=key,
             provider=provider,
             tag=body.tag,
-            metadata=body.metadata,
+            given=body.given,
         )
 
     answer = for_user(engine, body.user_id, answered)

@@ -47,7 +47,7 @@ def quote(body: NewJob, app_state: CurrentState) -> Quote:
     engine, provider = app_state.workspace.engine, app_state.provider
 
     def told(user_id: str) -> Quoted:
-        return quoted(engine, body.request, user_id=user_id, provider=provider, tag=body.tag)
+        return quoted(engine, body.request, user_id=user_id, provider=provider, tag=body.tag, given=body.given)
 
     answer = for_user(engine, body.user_id, told)
     declined = answer.declined

@@ -7,7 +7,9 @@ So a crash loses neither or both, and no network call delays the change.
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Final
+from urllib.parse import urlsplit
 
+from reelkeeper.errors import InputRefused
 from reelkeeper.model.alerts import EventType, Finding, Happened
 from reelkeeper.rules.alerts import webhooks as rules
 from reelkeeper.rules.spend import budget
@@ -33,15 +35,39 @@ def jobs_ended(session: Session, job_ids: Sequence[str]) -> None:
     """Queue events for jobs that have ended."""
     if not webhooks.has_endpoint(session):
         return
-    happened = [
-        Happened(
-            EventType.JOB_ENDED,
-            job.video_id or job.job_id,
-            job._asdict(),
+    ended = [job._asdict() for job in webhooks.ended_jobs(session, job_ids)]
+    own = {job["job_id"]: url for job in ended if (url := job.pop("webhook_url"))}
+    webhooks.put(session, [Happened(EventType.JOB_ENDED, job["video_id"] or job["job_id"], job) for job in ended])
+    for job in ended:
+        url = own.get(job["job_id"])
+        if url and (endpoint_id := _endpoint_for(session, url)):
+            webhooks.put_to(session, endpoint_id, url, Happened(EventType.JOB_ENDED, f"job/{job['job_id']}", job))
+
+
+def require_endpoint(session: Session, url: str) -> None:
+    """Raise InputRefused unless an endpoint, whose secret then signs, is at the origin of a job's own URL."""
+    # guard webhooks.own_origin: who may request videos has signed events sent to any server
+    if _endpoint_for(session, url) is None:
+        raise InputRefused(
+            f"no webhook has the scheme, host and port of {url[:200]!r}, so nothing would sign what is sent there; "
+            "nothing was admitted. Add one: reelkeeper webhooks add URL"
         )
-        for job in webhooks.ended_jobs(session, job_ids)
-    ]
-    webhooks.put(session, happened)
+
+
+def _endpoint_for(session: Session, url: str) -> str | None:
+    """Find the oldest endpoint at the origin of a URL."""
+    at = _origin(url)
+    return next((name for name, known in webhooks.urls(session).items() if at and _origin(known) == at), None)
+
+
+def _origin(url: str) -> tuple[str, str, int] | None:
+    try:
+        parts = urlsplit(url)
+        port = parts.port or {"https": 443, "http": 80}.get(parts.scheme, 0)
+    except ValueError:
+        return None
+    has_user = parts.username is not None or parts.password is not None
+    return (parts.scheme, parts.hostname, port) if parts.hostname and port and not has_user else None
 
 
 def expiring(session: Session, found: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str, int]]:

@@ -297,7 +297,8 @@ class _Serving:
             if not leases.current(session, self._lease):
                 raise LeaseLost(f"another process holds lease {self._lease.name!r} now; nothing was recorded")
             if receipts:
-                webhooks.mark_sent(session, self._endpoint_id, receipts)
+                is_well = any(each.error is None and not each.delivery.is_own for each in attempts)
+                webhooks.mark_sent(session, self._endpoint_id, receipts, is_well=is_well)
                 notices.delivered(session, receipts)
             for each in attempts:
                 if each.error is not None:
@@ -311,6 +312,10 @@ class _Serving:
         problem = str(error) if isinstance(error, ReelkeeperError) else f"unexpected {type(error).__name__}"
         _log.warning("webhook %s did not accept a message: %s", self._endpoint_id, problem)
         endpoint_id, delivery = self._endpoint_id, attempt.delivery
+        # guard webhooks.own_apart: a wrong URL of one job pauses or disables the endpoint, and all wait
+        if delivery.is_own:
+            self._note_own_failure(session, delivery, error, problem)
+            return
         in_a_row = attempt.began >= self._failed_at  # and not on its way when another failed
         if in_a_row:
             self._failed_at = time.monotonic()
@@ -336,6 +341,17 @@ class _Serving:
             alerts.observe_within(session, [finding], run_id=_RUN)
         else:
             webhooks.put_off(session, delivery.message_id, float(retry), problem)
+
+    def _note_own_failure(self, session: Session, delivery: Delivery, error: Exception, problem: str) -> None:
+        """Try a job's own URL again later; the endpoint at its origin is not to blame."""
+        retry = rules.retry_seconds(delivery.attempts + 1)
+        if retry is None or isinstance(error, SinkRefused):
+            webhooks.give_up(session, delivery.message_id, problem)
+            finding = rules.given_up(self._endpoint_id, f"{delivery.at:%Y-%m-%d}", delivery.id, problem)
+            alerts.observe_within(session, [finding], run_id=_RUN)
+            return
+        asked_for = error.seconds if isinstance(error, SinkBusy) else 0.0
+        webhooks.put_off(session, delivery.message_id, max(float(retry), asked_for), problem)
 
 
 def _require(found: bool, endpoint_id: str) -> None:

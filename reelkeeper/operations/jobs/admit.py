@@ -21,6 +21,7 @@ from reelkeeper.model.requests import (
     Cached,
     Declined,
     GenerationRequest,
+    Given,
     Joined,
     Queued,
     Quoted,
@@ -77,6 +78,7 @@ def offered(
     return Offer(tier, units, expected_bytes(request, policy.bits_per_pixel), price, estimate)
 
 
+_NOTHING: Final = Given({})
 _RUN: Final = "admit"  # the run id in the ledger
 _CODES = {
     QuotaExceeded: RefusedFor.QUOTA,
@@ -95,14 +97,14 @@ def admit(
     client_key: str,
     provider: str | None = "local",
     tag: str | None = None,
-    metadata: Mapping[str, str] | None = None,
+    given: Given = _NOTHING,
 ) -> Admission:
-    """Answer a user's request, for a video with `tag` and a job with `metadata`.
+    """Answer a user's request, for a video with `tag` and a job with what is `given`.
 
     `provider` makes what the catalogue gives to none; None: nobody. An existing video is returned also while changes
     are frozen, unless it is charged for. Raises NotFound for an unknown user, KeyReused when the client's key came with
-    another request, and SchemaError where the policies in force cannot be read. Promises follow the policies in force
-    now, also if these change later.
+    another request, InputRefused for a URL at no webhook's origin, and SchemaError where the policies in force cannot
+    be read. Promises follow the policies in force now, also if these change later.
     """
     try:
         require_key(client_key)
@@ -111,7 +113,7 @@ def admit(
         return Declined(RefusedFor.INPUT, "; ".join(_why(error) for error in wrong.errors(include_url=False)[:5]))
     except AmountRefused as wrong:
         return Declined(RefusedFor.INPUT, str(wrong))
-    asked = _asked(wanted, user_id, client_key, provider, tag)._replace(metadata=dict(metadata or {}))
+    asked = _asked(wanted, user_id, client_key, provider, tag)._replace(given=given)
     try:
         return _answer(engine, asked)
     # guard admission.asks_again: of two concurrent equal requests one fails, although the video exists
@@ -120,16 +122,24 @@ def admit(
 
 
 def quoted(
-    engine: Engine, request: GenerationRequest, *, user_id: str, provider: str | None = "local", tag: str | None = None
+    engine: Engine,
+    request: GenerationRequest,
+    *,
+    user_id: str,
+    provider: str | None = "local",
+    tag: str | None = None,
+    given: Given = _NOTHING,
 ) -> Quoted:
     """Tell what `admit` would answer to a new request at this moment, and at what price; nothing is changed.
 
-    Both judge by the same functions. Raises NotFound, UserErased, SchemaError.
+    Both judge by the same functions. Raises NotFound, UserErased, InputRefused, SchemaError.
     """
     asked = _asked(request, user_id, "", provider, tag)
     with reading(engine) as session:
         seen = look(session, asked)
         admission = seen.in_force.policies.admission
+        if given.webhook_url:
+            events.require_endpoint(session, given.webhook_url)
         if seen.is_cached and not admission.hit_charge_percent:
             return Quoted("cached", 0, 0, "")
         try:
@@ -179,7 +189,7 @@ def _asked(
         key_of(canonical, None if wanted.shared else user_id),
         provider,
         tag,
-        {},
+        _NOTHING,
     )
 
 
@@ -205,6 +215,8 @@ def _decide(session: Session, asked: AdmissionRequest) -> Admission | AdmittedJo
         if isinstance(seen.known, Queued | Joined):
             group_commit(session)  # the first request's commit may not be on disk yet
         return seen.known
+    if asked.given.webhook_url:
+        events.require_endpoint(session, asked.given.webhook_url)
     is_free = not seen.in_force.policies.admission.hit_charge_percent
     if seen.is_cached and is_free and (hit := _from_cache(session, asked, seen)):
         return hit
@@ -347,7 +359,8 @@ def _write(session: Session, asked: AdmissionRequest, *, answered: bool, **value
         "cache_key": asked.cache_key,
         "model": asked.request.model,
         "tag": asked.tag,
-        "caller_metadata": asked.metadata,
+        "caller_metadata": asked.given.metadata,
+        "webhook_url": asked.given.webhook_url,
         "request": asked.request.model_dump(mode="json"),
     }
     return add(session, about | values, answered=answered)

@@ -1,12 +1,11 @@
 """Look up what exists for a request: a video, a job under way, an earlier answer to its key."""
 
 import time
-from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from reelkeeper.errors import KeyReused, NotFound
 from reelkeeper.model.jobs import JobState
-from reelkeeper.model.requests import Admission, Cached, GenerationRequest, Joined, Queued, Unfulfilled
+from reelkeeper.model.requests import Admission, Cached, GenerationRequest, Given, Joined, Queued, Unfulfilled
 from reelkeeper.operations.core import replays
 from reelkeeper.operations.core.policies import in_force
 from reelkeeper.rules.jobs.admission import wait_seconds
@@ -30,7 +29,7 @@ class AdmissionRequest(NamedTuple):
     cache_key: str
     provider: str | None  # for models without one in the catalogue; None: they are refused
     tag: str | None  # for a new video; not part of the request, so an existing video answers any tag
-    metadata: Mapping[str, str]  # of the caller; not part of the request either
+    given: Given  # not part of the request either
 
 
 class ExistingState(NamedTuple):

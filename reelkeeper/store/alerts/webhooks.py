@@ -62,7 +62,7 @@ def changed_videos(session: Session, video_ids: Iterable[str]) -> dict[str, Chan
 
 def ended_jobs(session: Session, job_ids: Sequence[str]) -> list[sa.Row[Any]]:
     """Read the outcome of these ended jobs."""
-    columns = (jobs.c[name] for name in ("user_id", "state", "video_id", "model", "error"))
+    columns = (jobs.c[name] for name in ("user_id", "state", "video_id", "model", "error", "webhook_url"))
     metadata = jobs.c.caller_metadata.label("metadata")
     chosen = sa.select(jobs.c.id.label("job_id"), *columns, metadata).where(jobs.c.id.in_(job_ids)).order_by(jobs.c.id)
     return list(session.execute(chosen))
@@ -79,6 +79,11 @@ def put(session: Session, happened: Sequence[Happened]) -> None:
         session.execute(sa.insert(outbox), rows)
 
 
+def put_to(session: Session, endpoint_id: str, url: str, event: Happened) -> None:
+    """Insert an event for a URL at the origin of an endpoint, which signs it."""
+    session.execute(sa.insert(outbox).values(**_message(event, endpoint_id, now(session)), url=url))
+
+
 def put_each_apart(session: Session, happened: Sequence[Happened]) -> list[tuple[str, str, int]]:
     """Insert events like `put`, one for each subject, in any order; return subject, endpoint and message of each."""
     if not (rows := _messages(session, happened)):
@@ -91,21 +96,25 @@ def _messages(session: Session, happened: Sequence[Happened]) -> list[dict[str, 
     subscribers = session.execute(sa.select(endpoints.c.id, endpoints.c.events).order_by(endpoints.c.id)).all()
     at = now(session)
     return [
-        {
-            "kind": MessageKind.EVENT,
-            "state": MessageState.WAITING,
-            "alert_ids": [],
-            "payload": {"type": event.type, "timestamp": at.isoformat(), "data": dict(event.data)},
-            "attempts": 0,
-            "created_at": at,
-            "due_at": at,
-            "endpoint_id": endpoint.id,
-            "subject": event.subject,
-        }
+        _message(event, endpoint.id, at)
         for event in happened
         for endpoint in subscribers
         if not endpoint.events or event.type in endpoint.events
     ]
+
+
+def _message(event: Happened, endpoint_id: str, at: datetime) -> dict[str, Any]:
+    return {
+        "kind": MessageKind.EVENT,
+        "state": MessageState.WAITING,
+        "alert_ids": [],
+        "payload": {"type": event.type, "timestamp": at.isoformat(), "data": dict(event.data)},
+        "attempts": 0,
+        "created_at": at,
+        "due_at": at,
+        "endpoint_id": endpoint_id,
+        "subject": event.subject,
+    }
 
 
 def add(session: Session, url: str, events: Sequence[EventType], secret: str, endpoint_id: str | None = None) -> str:
@@ -119,6 +128,12 @@ def add(session: Session, url: str, events: Sequence[EventType], secret: str, en
 def url_of(session: Session, endpoint_id: str) -> str | None:
     """Read the address of an endpoint; None where there is none."""
     return session.execute(sa.select(endpoints.c.url).where(endpoints.c.id == endpoint_id)).scalar()
+
+
+def urls(session: Session) -> dict[str, str]:
+    """Read the address of each endpoint, the oldest first."""
+    rows = session.execute(sa.select(endpoints.c.id, endpoints.c.url).order_by(endpoints.c.created_at, endpoints.c.id))
+    return {row.id: row.url for row in rows}
 
 
 def count(session: Session) -> int:
@@ -196,7 +211,9 @@ def due(session: Session, endpoint_id: str, limit: int, *, but: Collection[int] 
     rows = session.execute(
         _due()
         .add_columns(
-            *(outbox.c.created_at, outbox.c.payload, outbox.c.attempts, endpoints.c.url, endpoints.c.secret),
+            *(outbox.c.created_at, outbox.c.payload, outbox.c.attempts, endpoints.c.secret),
+            sa.func.coalesce(outbox.c.url, endpoints.c.url).label("url"),
+            outbox.c.url.is_not(None).label("is_own"),
             # guard webhooks.old_secret: messages are signed with a leaked secret for ever
             old.label("old_secret"),
             Clock().label("at"),
@@ -216,17 +233,20 @@ def due(session: Session, endpoint_id: str, limit: int, *, but: Collection[int] 
             row.url,
             (row.secret, *([row.old_secret] if row.old_secret else [])),
             row.at,
+            bool(row.is_own),
         )
         for row in rows
     ]
 
 
-def mark_sent(session: Session, endpoint_id: str, receipts: Mapping[int, str]) -> None:
-    """Record that an endpoint has accepted messages, with the receipt of each, so that it works."""
+def mark_sent(session: Session, endpoint_id: str, receipts: Mapping[int, str], *, is_well: bool = True) -> None:
+    """Record that messages were accepted, with the receipt of each and, where it `is_well`, that the endpoint works."""
     values: dict[str, Any] = {"state": MessageState.SENT, "sent_at": Clock(), "last_error": None}
     values |= {"receipt": sa.case(dict(receipts), value=outbox.c.id), "attempts": outbox.c.attempts + 1}
     chosen = outbox.c.id.in_(receipts), outbox.c.state == MessageState.WAITING
     session.execute(sa.update(outbox).where(*chosen).values(values))
+    if not is_well:
+        return
     well = {"failures": 0, "failing_since": None, "last_error": None, "last_ok_at": Clock()}
     _change(session, endpoint_id, well)
 

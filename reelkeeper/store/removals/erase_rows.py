@@ -146,6 +146,7 @@ def _empty_work(session: Session, user_id: str, pseudonym: str) -> None:
         "error": None,
         "tag": None,
         "caller_metadata": {},
+        "webhook_url": None,
     }
     for rows in _pages(session, jobs, [jobs.c.id], [jobs.c.model, jobs.c.request], jobs.c.user_id == user_id):
         kept = [
@@ -209,7 +210,7 @@ def _clean_texts(
                 continue
             this = sa.and_(*(column == getattr(row, column.name) for column in key))
             if table is outbox and row.endpoint_id is not None:
-                after = {"state": MessageState.WITHDRAWN, "last_error": None, "subject": None}
+                after = {"state": MessageState.WITHDRAWN, "last_error": None, "subject": None, "url": None}
                 after["payload"] = {**before["payload"], "data": {}}
             session.execute(sa.update(table).where(this).values(after))
 

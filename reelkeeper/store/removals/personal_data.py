@@ -47,7 +47,7 @@ FATES: Final[Mapping[str, Fate | Mapping[str, Fate]]] = MappingProxyType(
             "provider provider_key provider_job_id progress cancel_asked_at created_at started_at finished_at "
             "processing_seconds concurrency cost_microusd line score place",
             renamed="user_id",
-            emptied="client_key request_sha256 cache_key reservation_id video_id error tag caller_metadata",
+            emptied="client_key request_sha256 cache_key reservation_id video_id error tag caller_metadata webhook_url",
             figures="request",
         ),
         "vendor_jobs": _columns("key job_id provider vendor_id sent_at ended_at counted_microusd reported_microusd"),
@@ -105,7 +105,7 @@ FATES: Final[Mapping[str, Fate | Mapping[str, Fate]]] = MappingProxyType(
         "outbox": _columns(
             "id kind state alert_ids attachment attachment_name attempts created_at due_at after_id copied_at sent_at "
             "receipt endpoint_id",
-            searched="payload last_error subject",
+            searched="payload last_error subject url",
         ),
         "webhook_endpoints": _columns(
             "id url events secret old_secret old_secret_until created_at closed_until failures failing_since "

@@ -85,6 +85,7 @@ class OutboxRow(SQLModel, table=True):
     last_error: str | None = None
     endpoint_id: str | None = None  # of an event: its webhook endpoint
     subject: str | None = None  # of an event: its subject, whose events keep their order
+    url: str | None = None  # of an event for a job's own URL; unset: the endpoint's
 
 
 class WebhookEndpoint(SQLModel, table=True):

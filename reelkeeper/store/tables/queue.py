@@ -89,6 +89,7 @@ class JobRow(SQLModel, table=True):
     caller_metadata: dict[str, str] = Field(
         default_factory=dict, sa_type=sa.JSON, sa_column_kwargs={"server_default": "{}"}
     )
+    webhook_url: str | None = None  # where its events are sent, too
 
 
 class VendorJobRow(SQLModel, table=True):

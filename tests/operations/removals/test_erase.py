@@ -92,7 +92,11 @@ def test_only_amounts_under_a_pseudonym_are_left_of_an_erased_user(shop: World) 
     job_id = ask(shop, "a portrait of my aunt", key="key-of-a-request", image_sha256=sha256)
     with transaction(engine, "test") as session:
         webhooks.add(session, "https://example.com", [EventType.JOB_ENDED], "whsec_c2VjcmV0")
-        session.execute(sa.update(jobs).where(jobs.c.id == job_id).values(caller_metadata={"for": "uncle Bob"}))
+        session.execute(
+            sa.update(jobs)
+            .where(jobs.c.id == job_id)
+            .values(caller_metadata={"for": "uncle Bob"}, webhook_url="https://example.com/uncle")
+        )
     settle.cancel(engine, job_id, run_id="test")
     users.give(engine, "ann", 5, "key-of-a-gift", by="front", reason="sorry about the cat")
     hold(engine, HoldTerms("user", "ann", "a dispute with the landlord", "front"))
