@@ -226,6 +226,7 @@ def _figures(
     name = counts.read(crowding.video[len(bucket.prefix) :], terms.as_of)[1] or ""
     unfit = misfit(terms.adoption, replace(crowding, video=name))
     users, known_users = ([], None) if unfit else census.by_user(SHOWN)
+    images = counts.sum(lambda kind, _: kind is Kind.IMAGE).objects
     found = levers.Found(
         total._replace(size_bytes=total.size_bytes + (unfinished.size_bytes if unfinished else 0)),
         counts.sum(lambda kind, _: kind is Kind.VIDEO, standard=True),
@@ -233,7 +234,7 @@ def _figures(
         counts.sum(lambda kind, day: kind is Kind.VIDEO and today - day > _OLD_DAYS, standard=True),
         duplicates,
         unfinished,
-        None if stopped or unfit else census.orphans(),
+        None if stopped or unfit else census.orphans(images),
     )
     made = levers.levers(found, levers.Kept.of(sample, terms.codec), terms.payback)
     billed_usd = bill(levers.usage_of(found.total)).billed_usd

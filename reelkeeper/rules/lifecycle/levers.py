@@ -165,7 +165,7 @@ def _remove(name: str, found: Found, part: Part | None, how: str) -> Lever:
         names = "the names of images do not say whose they are, or the patterns of keys do not fit"
         why = "this bucket does not say" if name == "abort_uploads" else names
         return _judged(name, Part(""), _NOTHING, why, verdict=Verdict.UNKNOWN)
-    why = f"{many(part.objects, 'object')}, {size(part.size_bytes)}: {how}" if part.objects else "there are none"
+    why = f"{many(part.objects, 'object')}, {size(part.size_bytes)}: {how}" if part.objects else "none was found"
     return _judged(name, part, _less(found, part.size_bytes), why)
 
 

@@ -80,18 +80,22 @@ class Census:
                 examples.append(Example(key, size, other, copies))
         return Part("duplicates", count, size_bytes, infrequent_bytes), examples
 
-    def orphans(self) -> Part | None:
-        """Sum the images of videos that are not there; None where most have no video, so that names say nothing."""
-        images, orphans, size_bytes, infrequent_bytes = self._table.execute(
+    def orphans(self, images: int) -> Part | None:
+        """Sum those of `images` in all whose video is not there; None where most have none, so that names say nothing.
+
+        Names are compared within a user. What no pattern reads has no video, and is not summed.
+        """
+        compared, orphans, size_bytes, infrequent_bytes = self._table.execute(
             "SELECT coalesce(sum(images), 0), coalesce(sum(images * alone), 0), coalesce(sum(bytes * alone), 0), "
             "coalesce(sum(infrequent * alone), 0) FROM (SELECT sum(kind = :image) AS images, "
             "sum(size * (kind = :image)) AS bytes, sum(size * infrequent * (kind = :image)) AS infrequent, "
             "sum(kind = :video) = 0 AS alone FROM entries WHERE stem IS NOT NULL GROUP BY stem)",
             {"video": Kind.VIDEO, "image": Kind.IMAGE},
         ).fetchone()
-        if 2 * orphans > images:
+        if 2 * (compared - orphans) < images:
             return None
-        return Part("images without their video", orphans, size_bytes, infrequent_bytes)
+        unread = f", and {images - compared:,} that no pattern reads" if compared < images else ""
+        return Part(f"images without their video{unread}", orphans, size_bytes, infrequent_bytes)
 
     def crowding(self) -> Crowding:
         """Count what patterns make of videos that are not of our own keys, as a sync does; `video` is a key of it."""

@@ -15,7 +15,7 @@ from reelkeeper.adapters.s3 import r2, seaweed
 from reelkeeper.errors import StorageError
 from reelkeeper.model import StoredObject
 from reelkeeper.model.key_patterns import DEFAULT_PATTERNS, compiled
-from reelkeeper.model.scan import AGES, OLDER, Kind, Part, Scan
+from reelkeeper.model.scan import AGES, OLDER, Kind, Part, Scan, Verdict
 from reelkeeper.operations.reports import scan as operation
 from reelkeeper.operations.reports.scan_page import figures, page
 from reelkeeper.rules.lifecycle.worth import Payback
@@ -115,6 +115,27 @@ def test_images_of_videos_that_are_gone() -> None:
     assert orphans(*with_video) == (0, 0)
     assert orphans(*with_video, "a/4.jpg", "b/1.jpg") == (2, 10)
     assert orphans("a/1.mp4", "a/poster-of-1.jpg") is None  # names say nothing here
+    assert orphans("a/1.mp4") == (0, 0)
+
+
+def test_images_that_no_pattern_reads_do_not_count_as_images_with_their_video() -> None:
+    """Thumbnails beside the folders of months; a pattern for them compares their names within the user."""
+    videos = [f"u/{user}/2026/0{n}/{user}{n}.mp4" for user in ("ann", "bob") for n in range(1, 9)]
+    thumbs = [f"u/{user}/thumbs/{name}.jpg" for user, name in (("ann", "ann1"), ("ann", "ann2"), ("bob", "ann1"))]
+    dated, beside = "u/{user}/{year}/{month}/{video}.{ext}", "u/{user}/thumbs/{video}.{ext}"
+
+    def found(keys: list[str], *patterns: str) -> Scan:
+        return scanned(Listed([StoredObject(key, 5, key, AS_OF) for key in keys]), *patterns)
+
+    unread = found([*videos, *thumbs], dated)
+    assert unread.orphans is None
+    assert [lever.verdict for lever in unread.levers if lever.name == "remove_images"] == [Verdict.UNKNOWN]
+    read = found([*videos, *thumbs], dated, beside).orphans  # bob has no video `ann1`
+    assert read
+    assert read.objects == 1
+    few = found([*videos, *thumbs, *(key.replace("mp4", "jpg") for key in videos)], dated).orphans
+    assert few
+    assert (few.objects, "3" in few.name.split()) == (0, True)
 
 
 def test_a_date_in_the_key_is_older_than_a_copy_of_the_bucket() -> None:
