@@ -63,10 +63,9 @@ class KeyPattern(NamedTuple):
         except ValueError as error:
             raise ValueError(f"pattern {text!r} {error}") from None
 
-    @property
-    def has_month(self) -> bool:
-        """Whether a date that it reads has a month."""
-        return "month" in self.regex.groupindex
+    def has(self, part: str) -> bool:
+        """Check whether a part, such as `user`, is in it."""
+        return part in self.regex.groupindex
 
     def read(self, rest: str) -> KeyParts | None:
         """Parse a key without its prefix; None if the pattern does not match all of it."""

@@ -120,6 +120,7 @@ class _Counts:
     def __init__(self, terms: Terms, prefix: str) -> None:
         self._layout, self._prefix = terms.layout, prefix
         self.objects = self.size_bytes = self.pages = self.odd_keys = 0
+        self.videos = self.videos_of_users = 0
         self.cube: dict[tuple[Kind, int, str, bool], list[int]] = {}
         self.empty = Part("0 bytes")
         self.emptied: list[Example] = []
@@ -139,6 +140,9 @@ class _Counts:
                 video = hash((user, name)) if kind is Kind.VIDEO and user and size_bytes else None
             self.objects += 1
             self.size_bytes += size_bytes
+            if kind is Kind.VIDEO and size_bytes:
+                self.videos += 1
+                self.videos_of_users += user is not None
             cell = self.cube.setdefault((kind, day, month, storage_class != ""), [0, 0])
             cell[0] += 1
             cell[1] += size_bytes
@@ -180,7 +184,7 @@ class _Counts:
             if parts := pattern.read(rest):
                 if parts.made_before is None or parts.last_day is None:
                     return parts.user, parts.video, at.toordinal(), ""
-                month = str(parts.last_day)[: _MONTH if pattern.has_month else _YEAR]
+                month = str(parts.last_day)[: _MONTH if pattern.has("month") else _YEAR]
                 return parts.user, parts.video, min(at, parts.made_before).toordinal(), month
         own = parse_key(self._prefix, self._prefix + rest, ())
         return (own.user_id, own.video_id, at.toordinal(), "") if own else (None, None, at.toordinal(), "")
@@ -225,7 +229,9 @@ def _figures(
     crowding = census.crowding()
     name = counts.read(crowding.video[len(bucket.prefix) :], terms.as_of)[1] or ""
     unfit = misfit(terms.adoption, replace(crowding, video=name))
-    users, known_users = ([], None) if unfit else census.by_user(SHOWN)
+    names_users = any(pattern.has("user") for pattern in terms.layout)
+    unowned = levers.unowned(counts.videos, counts.videos_of_users) if names_users and not unfit else ""
+    users, known_users = ([], None) if unfit or unowned else census.by_user(SHOWN)
     images = counts.sum(lambda kind, _: kind is Kind.IMAGE).objects
     found = levers.Found(
         total._replace(size_bytes=total.size_bytes + (unfinished.size_bytes if unfinished else 0)),
@@ -242,8 +248,9 @@ def _figures(
     fullest = max(days, key=lambda day: days[day].objects, default=today)
     warning = one_day_warning(OneDay(date.fromordinal(fullest), days[fullest].objects, total.objects)) if days else None
     unknown = (
-        f"The patterns of keys do not fit this bucket: {unfit}. So users, and images without their video, are unknown: "
-        "say --prefix, the folder of the videos, or --pattern, how their keys name user and video."
+        f"The patterns of keys do not fit this bucket: {unfit or unowned}. So users"
+        f"{', and images without their video,' if unfit else ''} are unknown: say --prefix, "
+        "the folder of the videos, or --pattern, how their keys name user and video."
     )
     return Scan(
         bucket=bucket.name,
@@ -272,7 +279,7 @@ def _figures(
         sample=sample,
         levers=made,
         remarks=[
-            *([unknown] if unfit else []),
+            *([unknown] if unfit or unowned else []),
             *levers.remarks(total, users, billed_usd, made),
             *([f"{warning}."] if warning else []),
         ],

@@ -204,6 +204,13 @@ def remarks(total: Part, users: Sequence[Part], billed_usd: Decimal, made: Seque
     yield "Requests, and generation, which costs a service far more than storage, do not show in a listing."
 
 
+def unowned(videos: int, of_users: int) -> str:
+    """Say that most videos have no user by the patterns of keys, so that the users of the others are none; "" else."""
+    if 2 * of_users >= videos:
+        return ""
+    return f"{videos - of_users:,} of {many(videos, 'video')} have no user by them"
+
+
 def nothing_under(prefix: str, folders: Folders, page_objects: int) -> str:
     """Say where the objects of a bucket are that has none under `prefix`."""
     none = f"0 objects under {prefix or '/'}; the bucket"

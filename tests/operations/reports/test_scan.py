@@ -211,6 +211,24 @@ def test_a_scan_has_the_figures_by_which_a_sync_refuses_the_same_keys(keys: list
     assert figures <= {*told.replace("(", "").replace(", ", " ").split()}
 
 
+def test_where_most_videos_have_no_user_nobody_is_shown_as_one() -> None:
+    deep, shallow = [f"u/ann/2026/01/{n}.mp4" for n in range(5)], [f"ann/{n}.mp4" for n in range(5)]
+    segments = [f"hls/ann/2026/{n}.ts" for n in range(30)]
+
+    def found(keys: list[str], *patterns: str) -> Scan:
+        return scanned(Listed([StoredObject(key, 5, key, AS_OF) for key in keys]), *patterns)
+
+    unfit, fitting = (
+        found([*deep, "logs/app.log", "u/copy.mp4"], *DEFAULT_PATTERNS),
+        found(deep, "{user}/{any}/{year}/{month}/{video}.{ext}"),
+    )
+    assert (unfit.users, unfit.known_users) == ([], None)
+    assert {"5", "6", "--pattern,"} <= {*unfit.remarks[0].split()}
+    assert len(unfit.remarks) == len(fitting.remarks) + 1
+    assert found([*deep[1:], *shallow, *segments], *DEFAULT_PATTERNS).known_users == 1  # as many objects as have none
+    assert found(deep, "u/ann/{year}/{month}/{video}.{ext}").remarks == fitting.remarks  # no pattern asks for users
+
+
 @pytest.mark.parametrize("name", ["ann/clip-{}.mp4", "ann/v/g{}-0123456789abcdef.mp4", "ann/v/{}.jpg"])
 def test_patterns_fit_numbered_videos_generations_of_our_own_and_images(name: str) -> None:
     bucket = Listed([StoredObject(name.format(n), 5, str(n), AS_OF) for n in range(1, 30)])
