@@ -188,7 +188,7 @@ def join(
     # guard trial.claims: the API, or any command, claims a bucket on trial
     writes = goes_live if is_trial else claims
     may_claim = standing.place == here or not knows_objects
-    is_ours = check_identity(bucket, deployment_id, may_claim=may_claim, writes=writes)
+    is_ours = check_identity(bucket, deployment_id, may_claim=may_claim, writes=writes, wrong=standing.elsewhere(here))
     # guard trial.reads: a hold, an upload or a run changes a bucket that `up` only looks at
     if on_trial := is_trial and not goes_live:
         bucket.only_read(standing.live)
@@ -220,9 +220,8 @@ def trial_at(settings: Settings) -> OnTrial | None:
     """Return what refuses changes where this store only reads the configured bucket, which itself is not asked."""
     if settings.endpoint_url is None:
         return None
-    standing = _standing(settings)
-    is_trial = standing.only_reads(_place(settings.endpoint_url, settings.bucket, settings.prefix))
-    return OnTrial(standing.live) if is_trial else None
+    standing, here = _standing(settings), _place(settings.endpoint_url, settings.bucket, settings.prefix)
+    return OnTrial(standing.live) if standing.only_reads(here) else None
 
 
 def _standing(settings: Settings) -> Standing:
@@ -262,12 +261,14 @@ def note_trial(engine: Engine, bucket: Bucket, *, begins: bool, embedded: bool =
         deployment.set_standing(session, before._replace(place=here) if begins else live)
 
 
-def check_identity(bucket: Bucket, deployment_id: str, *, may_claim: bool, writes: bool = True) -> bool:
+def check_identity(
+    bucket: Bucket, deployment_id: str, *, may_claim: bool, writes: bool = True, wrong: str = ""
+) -> bool:
     """Compare the bucket's identity object with the store's deployment id.
 
     A bucket without one is claimed if `may_claim`, unless another store owns a prefix that contains this one; of two
     stores that claim it at once, the first wins. Without `writes`, it is only checked whether it could be claimed.
-    Return whether the bucket is this store's.
+    `wrong` says what is wrong where it may not be claimed. Return whether the bucket is this store's.
     """
     key = bucket.identity_key
     try:
@@ -276,9 +277,9 @@ def check_identity(bucket: Bucket, deployment_id: str, *, may_claim: bool, write
         # guard identity.empty_bucket: a store claims an empty bucket, and marks every video as lost
         if not may_claim:
             raise IdentityMismatch(
-                f"bucket {bucket.name!r} has no identity object {key!r}, but this store has records of objects: this "
-                "is probably the wrong bucket. If it is the right one, write the object again: reelkeeper doctor "
-                "--claim"
+                wrong
+                or f"bucket {bucket.name!r} has no identity object {key!r}, but this store has records of objects: "
+                "probably the wrong bucket. If it is the right one, write it again: reelkeeper doctor --claim"
             ) from None
         # guard identity.wider: two stores retire and purge the same videos until the wider one lists the bucket
         _require_no_wider_owner(bucket, deployment_id)
@@ -396,5 +397,4 @@ def describe_contract(engine: Engine, endpoint_url: str, name: str) -> tuple[boo
 
 
 def _contract_target(bucket: Bucket, settings: Settings) -> Target:
-    key, secret = bucket.credentials
-    return Target(bucket, key, secret, settings.s3_region)
+    return Target(bucket, *bucket.credentials, settings.s3_region)

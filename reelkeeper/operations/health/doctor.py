@@ -36,6 +36,7 @@ from reelkeeper.operations.core.workspace import (
     is_on_trial,
     misplaced,
     open_bucket,
+    place_of,
     require_no_inner_owner,
     try_contract,
 )
@@ -322,9 +323,11 @@ def _contract(settings: Settings, engine: Engine, bucket: Bucket, *, wanted: boo
 def _identity(engine: Engine, bucket: Bucket, *, claim: bool) -> Finding:
     with reading(engine) as session:
         deployment_id = schema.deployment(session).id
-        knows_objects = deployment.knows_objects(session)
+        knows_objects, standing = deployment.knows_objects(session), deployment.standing(session)
     has_no_owner = bucket.head(bucket.identity_key) is None
     # guard trial.claimed_by_hand: `doctor --claim` ends a trial, and lets commands write, without a word
+    if has_no_owner and knows_objects and (wrong := standing.elsewhere(place_of(bucket))):
+        return Finding("identity", FAIL, wrong)
     if has_no_owner and is_on_trial(engine):
         text = "this store is on trial, and only reads" + (": nothing was claimed" if claim else "")
         return Finding("identity", FAIL if claim else OK, text, "reelkeeper up --live claims the bucket")

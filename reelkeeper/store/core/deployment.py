@@ -114,6 +114,16 @@ class Standing(NamedTuple):
         # guard trial.address: a bucket at another address than the confirmed one is changed by all but the schedules
         return self != Standing() and self.live != place
 
+    def elsewhere(self, place: str) -> str:
+        """Say that this store is on trial at another place; "" where it is not, or is live already."""
+        if self.live or self.place in {None, place}:
+            return ""
+        return (
+            f"the settings name {place}, but this store tries out {self.place}, and has records of its objects: "
+            "nothing was changed. Set REELKEEPER_BUCKET and REELKEEPER_PREFIX to those, or another "
+            "REELKEEPER_STATE_DIR or REELKEEPER_DATABASE_URL"
+        )
+
 
 def standing(session: Session) -> Standing:
     """Return where this store is on trial, and where it is live; nowhere for one that `up` has never run."""

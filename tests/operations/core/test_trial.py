@@ -64,6 +64,15 @@ def test_a_trial_ends_where_it_goes_live_and_only_there(world: World, trial: Buc
     assert join(engine, again(trial)).is_ours
 
 
+def test_a_trial_under_another_prefix_is_told_both_and_no_way_to_claim(world: World, trial: Bucket) -> None:
+    engine, other = world.workspace.engine, again(trial, f"{trial.prefix}other/")
+    with pytest.raises(IdentityMismatch) as refused:
+        join(engine, other, claims=False)
+    told = {word.strip(",:") for word in str(refused.value).split()}
+    assert {place_of(trial), place_of(other), "REELKEEPER_PREFIX"} <= told
+    assert "--claim" not in told
+
+
 def test_a_bucket_that_the_store_has_claimed_is_on_trial_too_until_it_goes_live(world: World) -> None:
     note_trial(world.workspace.engine, world.workspace.bucket, begins=True)
     opened = world.address.workspace()

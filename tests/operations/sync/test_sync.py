@@ -163,7 +163,7 @@ def test_a_bucket_without_identity_is_claimed_only_by_a_store_that_knows_no_obje
     with pytest.raises(IdentityMismatch) as refused:
         check_identity(_elsewhere(world), world.workspace.deployment_id, may_claim=False)
     assert marked(refused.value) == snapshot(
-        "bucket 'reelkeeper' has no identity object 'ID/videos/elsewhere/.reelkeeper-identity.json', but this store has records of objects: this is probably the wrong bucket. If it is the right one, write the object again: reelkeeper doctor --claim"
+        "bucket 'reelkeeper' has no identity object 'ID/videos/elsewhere/.reelkeeper-identity.json', but this store has records of objects: probably the wrong bucket. If it is the right one, write it again: reelkeeper doctor --claim"
     )
     check_identity(_elsewhere(world), world.workspace.deployment_id, may_claim=True)
 
