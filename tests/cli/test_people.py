@@ -34,6 +34,20 @@ def test_a_hold_is_listed_until_it_is_released(reelkeeper: Run, ask: Ask, one_vi
 
 
 @pytest.mark.long
+def test_a_hold_in_a_trial_is_in_the_store_and_asks_nothing_of_the_bucket(
+    reelkeeper: Run, one_video: str, configured: Settings, double: R2Double
+) -> None:
+    with open_workspace(configured) as opened:
+        note_trial(opened.engine, opened.bucket, begins=True)
+    double.requests.clear()
+    told = reelkeeper("hold", "--video", one_video, "--reason", "a dispute")
+    assert (double.requests, told.stderr) == ([], "")
+    assert " ".join(told.stdout.partition(". ")[2].split()) == snapshot(
+        "It is in the store: a trial writes nothing to the bucket."
+    )
+
+
+@pytest.mark.long
 def test_a_video_is_taken_down_and_certified(reelkeeper: Run, ask: Ask, one_video: str) -> None:
     reelkeeper("takedown", one_video, "--yes", exit_code=2)  # without a reason
     placed = ask("hold", "--video", one_video, "--reason", "evidence", "--legal")

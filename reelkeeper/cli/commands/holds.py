@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from reelkeeper.cli.opening import reading, store, workspace
+from reelkeeper.cli.opening import configured, reading, store, workspace
 from reelkeeper.cli.screen import listing, respond
 from reelkeeper.cli.words import AsJson, moment, not_blank, who
 
@@ -44,10 +44,15 @@ def hold(
     scope, subject = ("user", user) if user else ("video", video)
     with store() as engine:
         placed = operation.hold(engine, HoldTerms(scope, str(subject), reason, who(), moment(until), legal))
-    told = _tell()
+    from reelkeeper.operations.core.workspace import trial_at
+
+    on_trial = trial_at(configured()) is not None
+    told = on_trial or _tell()
     text = f"{scope} {subject} is held by {placed.id}" + (f" until {until}." if until else " until it is released.")
     if placed.too_late:
         text += f" Too late for {placed.too_late:,} of its objects, which are being purged."
+    if on_trial:
+        text += " It is in the store: a trial writes nothing to the bucket."
     if not told:
         text += " The bucket could not be told yet, so a copy or an old backup of this store would not know it."
     respond(text, placed, as_json=as_json)

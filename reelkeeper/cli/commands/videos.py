@@ -103,7 +103,7 @@ def why(video_id: IdOrKey, as_json: AsJson = False) -> None:
     """Explain what decides about a video: its key, policy, views and holds, and when it may change next."""
     from reelkeeper.model.key_patterns import compiled
     from reelkeeper.operations.core.workspace import trial_at
-    from reelkeeper.operations.lifecycle.previews import plans_service_keys
+    from reelkeeper.operations.lifecycle.previews import failed_checks, plans_service_keys
     from reelkeeper.operations.lifecycle.why import explain
 
     settings = configured()
@@ -111,7 +111,8 @@ def why(video_id: IdOrKey, as_json: AsJson = False) -> None:
     with store() as engine:
         may = partial(plans_service_keys, engine, settings)
         layout = compiled(settings.key_pattern)
-        found = explain(engine, video_id, settings.prefix, may, layout, on_trial=on_trial)
+        failed = failed_checks(engine, settings)
+        found = explain(engine, video_id, settings.prefix, may, layout, on_trial=on_trial, failed=failed)
     if as_json:
         emit(found)
         return

@@ -316,7 +316,10 @@ def _contract(settings: Settings, engine: Engine, bucket: Bucket, *, wanted: boo
         return
     if settings.endpoint_url is None and not passed:
         passed, text = True, "Reelkeeper's own tests check the embedded server: features that depend on it are on"
-    remedy = "" if passed else f"{_OFF}. To run the test, in its own scratch prefix: reelkeeper doctor --contract"
+    way_out = "; see docs/r2.md, Test the bucket"
+    if not failed:
+        way_out = ". To run the test, in its own scratch prefix: reelkeeper doctor --contract"
+    remedy = "" if passed else f"{_OFF}{way_out}"
     yield Finding("contract", OK if passed else WARN, text, remedy)
 
 

@@ -270,4 +270,7 @@ def why_not_changed(engine: Engine, settings: Settings) -> str:
     from reelkeeper.operations.core.workspace import describe_contract  # noqa: PLC0415  loads a bucket's client
 
     passed, text = describe_contract(engine, settings.endpoint_url, settings.bucket)
-    return "" if passed else f"{text}; to run it: reelkeeper doctor --contract"
+    with reading(engine) as session:
+        failed = deployment.contract_failed(session, settings.endpoint_url, settings.bucket)
+    way_out = "see docs/r2.md, Test the bucket" if failed else "to run it: reelkeeper doctor --contract"
+    return "" if passed else f"{text}; {way_out}"

@@ -23,7 +23,7 @@ from reelkeeper.rules.alerts import alerting
 from reelkeeper.rules.alerts.cadence import CADENCES
 from reelkeeper.rules.billing import tariff
 from reelkeeper.rules.billing.pricing import within_allowance
-from reelkeeper.rules.core.wording import CONTRACT_ASSUMED, CONTRACT_NOT_TRIED, TRIAL, many
+from reelkeeper.rules.core.wording import CONTRACT_ASSUMED, TRIAL, contract_gate, many
 from reelkeeper.rules.lifecycle import guard, notices, regions, savings, segments, worth
 from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.rules.lifecycle.lifecycle import Appraise, LifecyclePolicy
@@ -185,8 +185,8 @@ def remarks(engine: Engine, plan: PlanSummary, *, in_trial: bool = True) -> Iter
     if is_trial:
         yield TRIAL if tried else f"{TRIAL} {CONTRACT_ASSUMED}"
     if "contract_not_tried" in plan.kept:
-        failed = ", ".join(sorted(tried.failed)) if tried else ""
-        yield f"{CONTRACT_NOT_TRIED}." + (f" It has failed: {failed}." if failed else "")
+        gate = contract_gate(tried.failed if tried else ())
+        yield f"{gate[0].upper()}{gate[1:]}."
     if count := theirs[Action.COMPRESS]:
         (recipe, _), (policy, _) = recipe_of(under), terms_of(under)
         yield f"At your service's own keys: {many(count, 'video')} to compress. {links(recipe.place, policy.grace)}"
@@ -268,9 +268,11 @@ def _needed(engine: Engine, plan: PlanSummary, before: tuple[int, int | None]) -
 def _require_other_keys(engine: Engine, plan: PlanSummary) -> None:
     with reading(engine) as session:
         theirs = sum(plan_results.at_service_keys(session, plan.id, act) for act in (Action.COMPRESS, Action.RETIRE))
+        tried = deployment.last_contract(session)
     # guard plans.contract: a plan is used up by a run that skips all of it
     if theirs == plan.compress.objects + plan.retire.objects:
-        raise PlanRefused(f"{guard.NOTHING_CHANGED}plan {plan.id} is all at the service's keys. {CONTRACT_NOT_TRIED}")
+        why = contract_gate(tried.failed if tried else ())
+        raise PlanRefused(f"{guard.NOTHING_CHANGED}plan {plan.id} is all at the service's keys, and {why}")
 
 
 def refusal(engine: Engine, plan_id: str) -> str:

@@ -169,3 +169,11 @@ def plans_service_keys(engine: Engine, settings: Settings, *, live: bool = False
     with reading(engine) as session:
         is_trial = deployment.trial(session) is not None and not deployment.contract_failed(session, *at)
         return (is_trial and not live) or deployment.contract_passed(session, *at, CHECKS)
+
+
+def failed_checks(engine: Engine, settings: Settings) -> frozenset[str]:
+    """Return the checks of the contract test that the configured bucket has failed."""
+    if settings.endpoint_url is None:
+        return frozenset()
+    with reading(engine) as session:
+        return deployment.contract_failed(session, settings.endpoint_url, settings.bucket)

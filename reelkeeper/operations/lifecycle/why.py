@@ -15,7 +15,7 @@ from reelkeeper.operations.core.policies import in_force
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.lifecycle.restore import why_claimed
 from reelkeeper.rules.core.tiers import TierPolicy, Tiers
-from reelkeeper.rules.core.wording import CONTRACT_NOT_TRIED, UNTIL_LIVE, many
+from reelkeeper.rules.core.wording import UNTIL_LIVE, contract_gate, many
 from reelkeeper.rules.lifecycle import lifecycle
 from reelkeeper.rules.lifecycle.lifecycle import VIEW_WINDOW_DAYS, Appraise, LifecyclePolicy
 from reelkeeper.rules.lifecycle.notices import goes_after
@@ -24,6 +24,7 @@ from reelkeeper.rules.lifecycle.worth import unopened
 from reelkeeper.rules.policies import Policies
 from reelkeeper.rules.sync.adoption import REASONS
 from reelkeeper.store import Engine, Session
+from reelkeeper.store.core import deployment
 from reelkeeper.store.core.engine import now, reading
 from reelkeeper.store.core.former_ids import known_videos
 from reelkeeper.store.lifecycle import crf_searches, notices, restorable
@@ -71,13 +72,15 @@ def explain(
     layout: Sequence[KeyPattern] = DEFAULT_LAYOUT,
     *,
     on_trial: bool = False,
+    failed: Collection[str] = (),
 ) -> Explained:
     """Explain what decides about a video, by its id or a key, under the policies in force. Raises NotFound.
 
     `keeps_contract`: whether the bucket has passed the contract, for results put in place and purges of service keys.
+    `failed`: the checks of it that the bucket has failed.
     `on_trial`: nothing is done until the store goes live, and then what is said without it.
     """
-    found = _explain(engine, name, prefix, keeps_contract, layout)
+    found = _explain(engine, name, prefix, keeps_contract, layout, failed)
     if not on_trial:
         return found
     then = f"not before {found.next_at:%Y-%m-%d %H:%M} UTC, by " if found.next_at else ""
@@ -85,7 +88,12 @@ def explain(
 
 
 def _explain(
-    engine: Engine, name: str, prefix: str, keeps_contract: Callable[[], bool], layout: Sequence[KeyPattern]
+    engine: Engine,
+    name: str,
+    prefix: str,
+    keeps_contract: Callable[[], bool],
+    layout: Sequence[KeyPattern],
+    failed: Collection[str],
 ) -> Explained:
     with reading(engine) as session:
         listed, as_of, rules = find_video(session, name), now(session), in_force(session)
@@ -103,7 +111,7 @@ def _explain(
             is_held = reasons[-1].what == "hold"
             next_at, step = _after_retirement(listed, as_of, is_held=is_held)
             if next_at and not is_ours and not keeps_contract():
-                next_at, step = None, f"{CONTRACT_NOT_TRIED}; to show it again: {_to_restore(listed)}"
+                next_at, step = None, f"{contract_gate(failed)}; to show it again: {_to_restore(listed)}"
             return Explained(video_id, listed.state, tuple(reasons), next_at, step)
         worth = partial(
             unopened, rules.policies.recipe.codec, rules.policies.recipe.payback, crf_searches.totals(session)
@@ -114,11 +122,17 @@ def _explain(
         reasons += [Reason("original", text) for text in _original(session, listed, as_of)]
         judge = partial(_judge, rules.policies, worth, keeps_contract())
         verdict = judge(live, as_of)
-        text = f"{verdict.action.value} ({verdict.rule}): {lifecycle.reason(verdict)}"
-        reasons += [Reason(f"policy, version {rules.version}", text)]
-        return Explained(
-            video_id, listed.state, tuple(reasons), *_next(live, rules.policies, as_of, notice, judge=judge)
-        )
+        reasons += [Reason(f"policy, version {rules.version}", _verdict(verdict, failed))]
+        gate = contract_gate(failed)
+        upcoming = _next(live, rules.policies, as_of, notice, judge=judge, gate=gate)
+        return Explained(video_id, listed.state, tuple(reasons), *upcoming)
+
+
+def _verdict(verdict: Verdict, failed: Collection[str]) -> str:
+    match verdict:
+        case Verdict(rule="contract_not_tried", figures=(Verdict() as left,)) if failed:
+            return f"keep (contract_failed): {lifecycle.reason(left)}; but {contract_gate(failed)}"
+    return f"{verdict.action.value} ({verdict.rule}): {lifecycle.reason(verdict)}"
 
 
 class Outlook(NamedTuple):
@@ -141,17 +155,20 @@ def outlooks(session: Session, listed: Sequence[Listed], workspace: Workspace | 
     # guard plans.outlook_gate: users are told of a day on which no run may touch their videos
     is_tried = workspace is None or workspace.has_kept_contract(session)
     judge = partial(_judge, policies, None, is_tried)
+    at = workspace.bucket if workspace else None
+    gate = contract_gate(deployment.contract_failed(session, at.endpoint_url, at.name) if at else ())
 
     def outlook(item: Listed) -> Outlook:
         if workspace is not None and workspace.on_trial:
             return Outlook(item, None, UNTIL_LIVE)
         if item.id in live:
             return Outlook(
-                item, *_next(live[item.id], policies, as_of, standing.get(item.id), {Action.RETIRE}, judge=judge)
+                item,
+                *_next(live[item.id], policies, as_of, standing.get(item.id), {Action.RETIRE}, judge=judge, gate=gate),
             )
         next_at, step = _after_retirement(item, as_of)
         if next_at and workspace and not is_tried and not _is_ours(workspace.bucket.prefix, item, workspace.layout):
-            return Outlook(item, None, CONTRACT_NOT_TRIED)
+            return Outlook(item, None, gate)
         return Outlook(item, next_at, step)
 
     return [outlook(item) for item in listed]
@@ -237,8 +254,12 @@ def _next(
     notice: Notice | None = None,
     actions: Collection[Action] = (Action.COMPRESS, Action.RETIRE),
     judge: Callable[[Video, datetime], Verdict] | None = None,
+    gate: str = "",
 ) -> tuple[datetime | None, str]:
-    """Find the first moment at which a rule may do one of `actions`, if views and holds stay as they are."""
+    """Find the first moment at which a rule may do one of `actions`, if views and holds stay as they are.
+
+    `gate`: what is said where only the contract test stands in the way.
+    """
     if live.held:
         return None, "no run touches it while it is held"
     tier = policies.tiers.get(live.tier)
@@ -256,7 +277,7 @@ def _next(
             due = _after_notice(moment, waits, notice, as_of)
             flow = "expire_videos" if verdict.rule == "past_retention" else "tier_storage"
             moments.append((due, f"{flow}: {verdict.action.value}, {lifecycle.reason(verdict)}"))
-    return min(moments, default=(None, CONTRACT_NOT_TRIED if is_gated else "no run touches it at its current views"))
+    return min(moments, default=(None, gate if is_gated else "no run touches it at its current views"))
 
 
 def _moments(

@@ -1,6 +1,6 @@
 """Write the sentences that explain lifecycle verdicts, and format amounts. The rules are in `lifecycle`."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Final, NamedTuple, Self
@@ -12,10 +12,6 @@ LEAST: Final = "under $0.000001"
 _UNITS: Final = ("kB", "MB", "GB", "TB")  # powers of 1000, as R2 bills them
 _STEP: Final = 1000
 _DAYS_WITH_HOURS: Final = 3
-CONTRACT_NOT_TRIED: Final = (
-    "Nothing is changed at the service's own keys until this bucket has passed the contract test: "
-    "reelkeeper doctor --contract"
-)
 UNKNOWN_KEEPS: Final = (
     "A video is kept while its tier, age or views are unknown. They come by reelkeeper videos import, "
     "with --users, --videos, and --views --complete-days"
@@ -118,6 +114,15 @@ class Terms(NamedTuple):
             retention=self.retention.get(video.tier or ""),
         )
         return f"segment {self.segment}: {sentence}" if self.segment else sentence
+
+
+def contract_gate(failed: Collection[str]) -> str:
+    """Say why nothing is changed at the service's keys: this bucket has `failed` checks, or was not tried."""
+    nothing = "nothing is changed at the service's own keys"
+    if failed:
+        which = ", ".join(sorted(failed))
+        return f"{nothing}, as this bucket has failed {which} of the contract test: see docs/r2.md, Test the bucket"
+    return f"{nothing} until this bucket has passed the contract test: reelkeeper doctor --contract"
 
 
 def in_words(rule: str) -> str:

@@ -136,6 +136,24 @@ def test_where_the_contract_was_not_tried_no_purge_of_a_service_key_is_promised(
     assert (found.next_at, found.next_step) == (
         None,
         snapshot(
-            "Nothing is changed at the service's own keys until this bucket has passed the contract test: reelkeeper doctor --contract; to show it again: reelkeeper restore --video v1"
+            "nothing is changed at the service's own keys until this bucket has passed the contract test: reelkeeper doctor --contract; to show it again: reelkeeper restore --video v1"
         ),
+    )
+
+
+def test_where_the_contract_failed_the_checks_are_named_and_no_further_try_is_advised(kept: World) -> None:
+    engine, prefix = kept.workspace.engine, kept.workspace.bucket.prefix
+    with transaction(engine, "test") as session:
+        session.execute(sa.update(blobs).values(key=f"{prefix}ann/v1.mp4", is_ours=False))
+        session.execute(sa.update(videos).values(created_at=MADE_AT - timedelta(days=300)))
+    untried = explain(engine, "v1", prefix, lambda: False, on_trial=True)
+    found = explain(engine, "v1", prefix, lambda: False, on_trial=True, failed={"if_match", "listing"})
+    for seen, rule, is_advised in ((untried, "contract_not_tried", True), (found, "contract_failed", False)):
+        policy = said(seen, "policy, version 0")
+        assert policy.startswith(f"keep ({rule})")
+        assert ("--contract" in policy, "--contract" in seen.next_step) == (is_advised, is_advised)
+        assert seen.next_at is None
+    assert all(check in found.next_step for check in ("if_match", "listing"))
+    assert found.next_step == snapshot(
+        "a trial: nothing is changed until it goes live; then nothing is changed at the service's own keys, as this bucket has failed if_match, listing of the contract test: see docs/r2.md, Test the bucket"
     )
