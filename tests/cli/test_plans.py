@@ -17,7 +17,7 @@ from reelkeeper.store.core import audit
 from reelkeeper.store.core.engine import now, open_store, reading, transaction
 from reelkeeper.store.lifecycle.plan_writer import LEFT, add_items, add_verdicts, begin_plan
 from reelkeeper.store.lifecycle.plans import begin_applying, record_outcomes, refuse_plan
-from reelkeeper.store.tables import blobs
+from reelkeeper.store.tables import blobs, plans
 from reelkeeper.store.videos.conditions import CLAIM_TIMEOUT
 from tests.cli.conftest import Run
 from tests.doubles.prefect_api import PrefectDouble
@@ -51,6 +51,18 @@ def plan_id(configured: Settings) -> str:
 
 def segment(verdict: Verdict) -> str | None:
     return "drafts" if verdict.video.id == "v0" else None
+
+
+def test_what_waits_for_the_next_run_is_told_with_the_limits_that_the_plan_was_made_under(
+    reelkeeper: Run, configured: Settings
+) -> None:
+    with open_store(configured) as engine:
+        plan = begin_plan(engine, "expire_videos", {}, AS_OF, "run", {"max_user_percent": 12.5, "always_allowed": 7})
+        add_verdicts(engine, plan, judged(), lambda _: "cold", lambda _: (1_000, 2_000))
+        with transaction(engine, "test") as session:
+            session.execute(sa.update(plans).where(plans.c.id == plan).values(kept={LEFT: 4}))
+    told = " ".join(reelkeeper("plan", "--show", plan).output.split())
+    assert re.findall(r"limits\.(\w+) \(([\d.]+)", told) == [("max_user_percent", "12.5"), ("always_allowed", "7")]
 
 
 def test_items_are_shown_by_segment_with_their_dollars(reelkeeper: Run, ask: Callable[..., Any], plan_id: str) -> None:

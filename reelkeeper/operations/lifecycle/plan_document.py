@@ -11,18 +11,22 @@ from reelkeeper.rules.core.wording import (
     EXPECTED_SAVING,
     LEAST,
     LEFT_BY_COUNT,
-    LEFT_BY_SHARE,
     UNKNOWN_KEEPS,
     claimed,
     dollars,
     in_words,
+    left_by_share,
     many,
     size,
 )
+from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.rules.lifecycle.report import less_stored
 from reelkeeper.store import Engine
+from reelkeeper.store.core.engine import reading
+from reelkeeper.store.lifecycle import plan_progress
 from reelkeeper.store.lifecycle.plan_results import NOT_DONE, PlanItem
 from reelkeeper.store.lifecycle.plan_writer import LEFT
+from reelkeeper.store.lifecycle.plans import LIMITS
 
 _MAX_REASON = 200  # characters of a reason in a table; `--json` has the whole text
 _SAY_WHY = {"refused", "skipped", "failed"}  # for others the plan's reason suffices
@@ -42,7 +46,7 @@ def document(engine: Engine, saved: SavedPlan, most: int, *, names_users: bool =
     if kept := sorted(plan.kept.items(), key=lambda item: (-item[1], item[0])):
         yield "Kept: " + ", ".join(f"{count:,} {in_words(rule)}" for rule, count in kept) + "."
     if LEFT in plan.kept:
-        yield LEFT_BY_COUNT if plan.flow == "purge_retired" else LEFT_BY_SHARE
+        yield LEFT_BY_COUNT if plan.flow == "purge_retired" else _left_by_share(engine, plan.id)
     if not is_done and any(rule.startswith("unknown_") for rule in plan.kept):
         yield UNKNOWN_KEEPS
     if saved.items:
@@ -72,6 +76,12 @@ def _items(saved: SavedPlan, most: int, *, done: bool, names_users: bool) -> Ite
     count = sum(rule.objects for rule in saved.planned)
     if count > most:
         yield f"... and {count - most:,} more: reelkeeper plan --show {saved.plan.id} --limit {count}"
+
+
+def _left_by_share(engine: Engine, plan_id: str) -> str:
+    with reading(engine) as session:
+        limits = BlastRadius(**plan_progress.undertaking(session, plan_id).terms.get(LIMITS, {}))
+    return left_by_share(limits.max_user_percent, limits.always_allowed)
 
 
 def _of_segment(rule: PlannedRule) -> str:

@@ -24,9 +24,6 @@ CONTRACT_ASSUMED: Final = (
     "Plans have the videos at the service's own keys as if this bucket had passed the contract test, which they need "
     "once you go live: reelkeeper doctor --contract"
 )
-LEFT_BY_SHARE: Final = (
-    "Left to the next run: one run retires at most limits.max_user_percent of a user's videos, the oldest first."
-)
 LEFT_BY_COUNT: Final = (
     "Left to the next run: one run deletes at most limits.max_objects videos, those retired longest ago first."
 )
@@ -123,6 +120,14 @@ def contract_gate(failed: Collection[str]) -> str:
         which = ", ".join(sorted(failed))
         return f"{nothing}, as this bucket has failed {which} of the contract test: see docs/r2.md, Test the bucket"
     return f"{nothing} until this bucket has passed the contract test: reelkeeper doctor --contract"
+
+
+def left_by_share(max_user_percent: float, always_allowed: int) -> str:
+    """Say which limits leave a user's videos to the next run."""
+    return (
+        f"Left to the next run: one run retires at most limits.max_user_percent ({max_user_percent:g} %) of a user's "
+        f"videos, or limits.always_allowed ({always_allowed:,}) if that is more, the oldest first."
+    )
 
 
 def in_words(rule: str) -> str:
