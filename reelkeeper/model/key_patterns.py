@@ -67,6 +67,12 @@ class KeyPattern(NamedTuple):
         """Check whether a part, such as `user`, is in it."""
         return part in self.regex.groupindex
 
+    @property
+    def before_user(self) -> str | None:
+        """Return what stands before the user's folder in each key, "" for nothing; None where that is not known."""
+        before, folder, _ = self.text.partition("{user}/")
+        return before if folder and "{" not in before else None
+
     def read(self, rest: str) -> KeyParts | None:
         """Parse a key without its prefix; None if the pattern does not match all of it."""
         found = self.regex.fullmatch(rest)

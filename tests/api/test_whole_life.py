@@ -159,6 +159,6 @@ def test_a_customers_whole_life_works_over_http_only(life: Life) -> None:
         names = copy.namelist()
     assert any(name.endswith(".mp4") for name in names)
     assert accounts.recount(life.engine) == []
-    assert not any(life.world.workspace.bucket.pages_of_user("bob"))
+    assert not any(life.world.workspace.bucket.pages_of_folder("bob"))
     with reading(life.engine) as session:
         assert audit.verify(session) > 0

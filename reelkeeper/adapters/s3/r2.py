@@ -309,9 +309,9 @@ class Bucket:
         """Return what reads more of the bucket than its videos, and writes nothing."""
         return Look(self._client, self.name, self.prefix)
 
-    def pages_of_user(self, user_id: str) -> Iterator[list[StoredObject]]:
-        """List all objects in the folder that keys of our own format have for this user."""
-        return read_pages(self._client, self.name, self.check(f"{self.prefix}{user_id}/x")[:-1])
+    def pages_of_folder(self, folder: str) -> Iterator[list[StoredObject]]:
+        """List all objects in a folder under the prefix. Raises KeyRefused for a name that no key may have."""
+        return read_pages(self._client, self.name, self.check(f"{self.prefix}{folder}/x")[:-1])
 
     def is_hidden(self, key: str) -> bool:
         """Check whether `key` is one of Reelkeeper's own files and not a video, so that listings leave it out."""

@@ -59,11 +59,15 @@ class Loose(NamedTuple):
 
 
 class _User(NamedTuple):
-    """What the store knows of a user: ids, names of folders, stems of keys, and the names of videos taken down."""
+    """What the store knows of a user: ids, folders under the prefix, stems of keys, and names of videos taken down.
+
+    `called` are the folders that patterns have for the ids, with the prefix and a final slash.
+    """
 
     user_id: str
     names: frozenset[str]
     folders: frozenset[str]
+    called: tuple[str, ...]
     stems: frozenset[str]
     down: frozenset[str]
 
@@ -75,7 +79,7 @@ def of_user(workspace: Workspace, user_id: str) -> list[ServiceFile]:
     found, listed = dict[str, int](), set[str]()
     for folder in sorted(user.folders):
         with suppress(KeyRefused):  # a name that is invalid in a key
-            pages = bucket.pages_of_user(folder)
+            pages = bucket.pages_of_folder(folder)
             found |= {item.key: item.size_bytes for page in pages for item in page if _may_be(workspace, item.key)}
             listed.add(f"{bucket.prefix}{folder}/")
     noted, is_listed = dict[str, int](), tuple(listed)
@@ -105,13 +109,14 @@ def loose_of_user(workspace: Workspace, user_id: str) -> list[Loose]:
 
 def loose_keys(workspace: Workspace, user_id: str) -> list[str]:
     """List the keys of such objects, of which some may be a video's, or have none: those known, and those listed."""
-    bucket, names = workspace.bucket, _known(workspace, user_id).names
+    bucket, user = workspace.bucket, _known(workspace, user_id)
+    names = user.names
     with reading(workspace.engine) as session:
         found = {key for key in erasures.loose_keys(session, user_id) if is_within(bucket, key)}
     listed = set[str]()
-    for folder in names | {key_name(name) for name in names}:
+    for folder in user.folders:
         with suppress(KeyRefused):  # a name that is invalid in a key
-            listed |= {item.key for page in bucket.pages_of_user(folder) for item in page}
+            listed |= {item.key for page in bucket.pages_of_folder(folder) for item in page}
     ours = tuple(f"{bucket.prefix}{key_name(name)}/" for name in names)
     for key in listed:
         parsed = parse_key(bucket.prefix, key, workspace.layout)
@@ -119,16 +124,26 @@ def loose_keys(workspace: Workspace, user_id: str) -> list[str]:
             found |= {key} if key.startswith(ours) else set()
         elif parsed and parsed.user_id:
             found |= {key} if {id_of(parsed.user_id), earlier_id(parsed.user_id)} & names else set()
-    return sorted(found)
+    return sorted(found - _of_others(workspace, user_id, found))
+
+
+def _of_others(workspace: Workspace, user_id: str, keys: set[str]) -> set[str]:
+    """Select the keys that are another user's, by a video's row or a CSV."""
+    asked, others = sorted(keys), set[str]()
+    for start in range(0, len(asked), _BATCH):
+        stems = {key: set[str]() for key in asked[start : start + _BATCH]}
+        with reading(workspace.engine) as session:
+            others |= user_data.of_others(session, user_id, stems, even_with_row=True)
+    return others
 
 
 def uploads_of_user(workspace: Workspace, user_id: str) -> list[ServiceFile] | None:
-    """List the multipart uploads in the user's folder that were never completed; None: the server does not say."""
+    """List the multipart uploads at the user's keys that were never completed; None: the server does not say."""
     look, user = workspace.bucket.look(), _known(workspace, user_id)
     found = defaultdict[str, list[str]](list)
     try:
-        for folder in user.folders:
-            for key, upload_id in look.uploads(f"{workspace.bucket.prefix}{folder}/"):
+        for under in _each_once({*(f"{folder}/" for folder in user.folders), *_scattered(workspace)}):
+            for key, upload_id in look.uploads(workspace.bucket.prefix + under):
                 found[key].append(upload_id)
         uploads = list[ServiceFile]()
         for file in sorted(_theirs(workspace, user, dict.fromkeys(found, 0), even_with_row=True)):
@@ -161,7 +176,21 @@ def _known(workspace: Workspace, user_id: str) -> _User:
             if parts := _read(workspace, key):
                 folders |= {parts.user} if parts.user else set()
                 down |= {parts.video} if is_down else set()
-    return _User(user_id, frozenset(names), frozenset(folders), frozenset(stems), frozenset(down))
+    before = {place for pattern in workspace.layout if (place := pattern.before_user) is not None}
+    called = tuple(f"{workspace.bucket.prefix}{place}{name}/" for place in before for name in names)
+    folders = {f"{place}{folder}" for place in {"", *before} for folder in folders}
+    return _User(user_id, frozenset(names), frozenset(folders), called, frozenset(stems), frozenset(down))
+
+
+def _scattered(workspace: Workspace) -> set[str]:
+    """List the beginnings of keys of which a pattern has the user elsewhere than in a folder of a known place."""
+    patterns = (pattern for pattern in workspace.layout if pattern.before_user is None and pattern.has("user"))
+    return {pattern.text.partition("{")[0] for pattern in patterns}
+
+
+def _each_once(beginnings: set[str]) -> list[str]:
+    """Leave out what begins with another of these, which lists the same."""
+    return [text for text in sorted(beginnings) if not any(text != one and text.startswith(one) for one in beginnings)]
 
 
 def _read(workspace: Workspace, key: str) -> KeyParts | None:
@@ -185,9 +214,7 @@ def _belongs(workspace: Workspace, user: _User, key: str) -> Belongs | None:
         return Belongs.PATTERN if parts.user in folders else Belongs.NAME
     if names_beside(key) & user.stems:
         return Belongs.NAME
-    is_first = any(pattern.text.startswith("{user}/") for pattern in workspace.layout)
-    folder = key.removeprefix(workspace.bucket.prefix).partition("/")[0]
-    return Belongs.FOLDER if is_first and folder in user.names and not (parts and parts.user) else None
+    return Belongs.FOLDER if key.startswith(user.called) and not (parts and parts.user) else None
 
 
 def _stored(workspace: Workspace, noted: dict[str, int]) -> dict[str, int]:

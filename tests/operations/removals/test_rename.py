@@ -121,7 +121,7 @@ def test_an_erasure_leaves_neither_id(shop: World) -> None:
     assert "ann@home.example" in after
     for told in (GINA, "'ann'", "/ann", "with ann,", "gina"):
         assert told not in after, [line for line in after.splitlines() if told in line]
-    assert not any(shop.workspace.bucket.pages_of_user("ann"))
+    assert not any(shop.workspace.bucket.pages_of_folder("ann"))
     assert accounts.recount(engine) == []
 
 

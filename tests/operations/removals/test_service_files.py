@@ -148,15 +148,64 @@ OF_ANN_BEGUN = {"ann/big.mp4": Belongs.PATTERN, "ann/v1.mp4": Belongs.PATTERN, "
 OF_OTHERS_BEGUN = {"ann2/v1.mp4", "ann@example.com/v1.mp4", "bob/v1.mp4", "ann/bobs.MP4"}
 
 
+def begin(world: World, *names: str) -> None:
+    client = world.double.client
+    for name in names:
+        key = world.address.prefix + name
+        upload = client.create_multipart_upload(Bucket=BUCKET, Key=key)["UploadId"]
+        client.upload_part(Bucket=BUCKET, Key=key, UploadId=upload, PartNumber=1, Body=b"x" * 1000)
+
+
 @pytest.fixture
 def begun(ann: World) -> World:
     """Uploads that the service began and never completed, at keys of ann's and of others."""
-    client = ann.double.client
-    for name in (*OF_ANN_BEGUN, *OF_OTHERS_BEGUN):
-        key = ann.address.prefix + name
-        upload = client.create_multipart_upload(Bucket=BUCKET, Key=key)["UploadId"]
-        client.upload_part(Bucket=BUCKET, Key=key, UploadId=upload, PartNumber=1, Body=b"x" * 1000)
+    begin(ann, *OF_ANN_BEGUN, *OF_OTHERS_BEGUN)
     return ann
+
+
+LOWER = {  # by patterns that have the users' folders further down
+    "u/ann/2026/11/v7.jpg": Belongs.PATTERN,
+    "u/ann/thumbs/v7.jpg": Belongs.FOLDER,
+    "u/ann/tmp/v8.mp4": Belongs.FOLDER,
+}
+LOWER_BEGUN = {
+    "u/ann/2026/11/big.mp4": Belongs.PATTERN,
+    "u/ann/tmp/v9.mp4": Belongs.FOLDER,
+    "2026/ann/old.mp4": Belongs.PATTERN,
+    "2026/ann-raw.mp4": Belongs.NAME,
+}
+
+
+@pytest.mark.parametrize("is_listed", [True, False])
+def test_files_and_uploads_are_found_wherever_a_pattern_has_the_users(
+    ann: World, tmp_path: Path, *, is_listed: bool
+) -> None:
+    patterns = ["u/{user}/{year}/{month}/{video}.{ext}", "{year}/{user}/{video}.{ext}", "{year}/{user}-{video}.{ext}"]
+    lower, prefix = replace(ann.workspace, layout=compiled(patterns)), ann.address.prefix
+    others = ("u/ann2/2026/11/v7.jpg", "u/bob/thumbs/v7.jpg", "u/ann/2026/11/theirs.mp4")
+    put(ann, *LOWER, *others, "u/ann/2026/11/loose.mp4")
+    begin(ann, *LOWER_BEGUN, "u/bob/2026/11/big.mp4", "2026/bob/old.mp4", "u/annie/2026/11/big.mp4")
+    with transaction(ann.workspace.engine, "test") as session:
+        session.execute(sa.insert(key_owners).values(key=f"{prefix}u/ann/2026/11/theirs.mp4", user_id="bob"))
+    if is_listed:
+        survey(lower, run_id="sync", note=True)
+    before = foresee(lower, "ann")
+    told = {
+        file.key.removeprefix(prefix): file.by
+        for file in before.files
+        if file.key.startswith((f"{prefix}u/", f"{prefix}2026"))
+    }
+    assert told == LOWER | LOWER_BEGUN
+    assert before.objects == 1 + len({"loose.mp4"})
+    done = export(lower, "ann", tmp_path / "ann.zip")
+    left = {key.removeprefix(prefix) for key in done.left_out if not key.startswith(f"{prefix}ann/")}
+    assert left == {"u/ann/thumbs/v7.jpg", "u/ann/tmp/v8.mp4", *LOWER_BEGUN}
+    erased = erase(lower, "ann", by="front", run_id="e", settings=Settings(), wait_seconds=0, with_files=True)
+    assert not erased.left
+    assert stored(ann) >= {*others, "u/ann/thumbs/v7.jpg", "u/ann/tmp/v8.mp4"}
+    assert not stored(ann) & {"u/ann/2026/11/v7.jpg", "u/ann/2026/11/loose.mp4"}
+    assert not unfinished(ann) & {"u/ann/2026/11/big.mp4", "2026/ann/old.mp4"}
+    assert unfinished(ann) >= {"2026/ann-raw.mp4", "u/bob/2026/11/big.mp4", "2026/bob/old.mp4"}
 
 
 def unfinished(world: World) -> set[str]:
