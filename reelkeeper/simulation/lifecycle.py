@@ -118,6 +118,7 @@ class Course(NamedTuple):
     months: tuple[Month, ...]
     regret: Regret
     due_at_once: tuple[int, int]  # videos that the first night would compress, and retire
+    due_bytes: int  # of those to retire
 
 
 class Outcome(NamedTuple):
@@ -127,6 +128,7 @@ class Outcome(NamedTuple):
     videos: int  # that there are today, or would be had no rule retired them since the start
     unknown_views: int  # of those: the rules for cold videos never act on them
     unseen: int  # of those: a rule retired them in fact
+    stored_bytes: int  # at the start
     courses: tuple[Course, ...]
 
 
@@ -138,7 +140,7 @@ class _Tally:
         self.accounts = [Account(clock.nights, clock.today, days) for days in trial.infrequent_after_days]
         self.cpu_ms, self.compressed = np.zeros(clock.nights, np.int64), np.zeros(clock.nights, np.int64)
         self.retired: dict[str, Ints] = {}
-        self.views = self.videos = self.users = 0
+        self.views = self.videos = self.users = self.due_bytes = 0
         self.views_by_tier = dict[str, int]()
         self._last_user = ""
 
@@ -150,6 +152,7 @@ class _Tally:
         encoded = fates.compressed < NEVER
         np.add.at(self.cpu_ms, fates.compressed[encoded], fates.cpu_ms[encoded])
         np.add.at(self.compressed, fates.compressed[encoded], 1)
+        self.due_bytes += int(group.sizes[fates.retired == 0].sum())
         by_tier: dict[str, list[int]] = {}
         for place in np.flatnonzero(fates.retired < NEVER):
             by_tier.setdefault(group.videos[place].tier or "unknown", []).append(int(place))
@@ -165,9 +168,8 @@ class _Tally:
         pairs = [(other.cpu_ms, self.cpu_ms), (other.compressed, self.compressed)]
         pairs += [(nights, self._nights(tier)) for tier, nights in other.retired.items()]
         for source, into in pairs:
-            count = min(len(source), len(into) - by)
-            if count > 0:
-                into[by : by + count] += source[:count]
+            count = max(min(len(source), len(into) - by), 0)
+            into[by : by + count] += source[:count]
 
     def _nights(self, tier: str) -> Ints:
         if tier not in self.retired:
@@ -205,9 +207,8 @@ def simulate(
     tallies = [_Tally(trial, clock) for trial in every]
     repeats = [_Tally(trial, again, like) for trial, like in zip(every, tallies, strict=True)]
     first_again = span.today - PERIOD_DAYS * _DAY
-    complete = [
-        _complete_since(record.recorded, start, at.today) for start, at in ((span.start, clock), (first_again, again))
-    ]
+    begins = (span.start, clock), (first_again, again)
+    complete = [_complete_since(record.recorded, start, at.today) for start, at in begins]
     there = unknown = unseen = 0
     for pasts, views in batches:
         reads = Reads(*(np.array(column, dtype=np.int64) for column in views))
@@ -227,7 +228,7 @@ def simulate(
         account.keep(record.unexplained_bytes)
         for day, size_bytes in record.leaving.items():
             account.keep(size_bytes, (day - span.start).days + 1)
-    return Outcome(span, there, unknown, unseen, tuple(_courses(tallies, span)))
+    return Outcome(span, there, unknown, unseen, tallies[0].accounts[0].begin(), tuple(_courses(tallies, span)))
 
 
 def _settle(tallies: Sequence[_Tally], repeats: Sequence[_Tally], clock: Clock) -> None:
@@ -285,7 +286,7 @@ def _group(pasts: Sequence[Past], reads: Reads, start: date, clock: Clock, compl
     reads = reads._replace(days=reads.days - start.toordinal())
     window = _windows(len(videos), reads, clock.today)
     nights = np.arange(clock.today + 1)
-    unknown = (complete > nights - _WINDOW) & (born[:, None] < complete)
+    unknown = (complete > nights - _WINDOW) & (born[:, None] < complete) | (born[:, None] >= clock.today)
     # guard simulation.unseen: what nobody could view any more counts as not viewed, and its loss is no regret
     unknown |= by_rule[:, None] & (nights > removed[:, None])
     # guard simulation.unknown_views: a policy is shown to retire videos whose views nobody recorded
@@ -314,8 +315,7 @@ def _windows(count: int, reads: Reads, today: int) -> Ints:
     daily = np.zeros((count, today + _WINDOW + 1), dtype=np.int64)
     np.add.at(daily, (places[within], days[within] + _WINDOW + 1), counts[within])
     np.cumsum(daily, axis=1, out=daily)
-    window: Ints = np.minimum(daily[:, _WINDOW:] - daily[:, : today + 1], UNKNOWN - 1)
-    return window
+    return np.asarray(np.minimum(daily[:, _WINDOW:] - daily[:, : today + 1], UNKNOWN - 1), dtype=np.int64)
 
 
 def _complete_since(recorded: AbstractSet[date], start: date, today: int) -> Ints:
@@ -331,7 +331,8 @@ def _complete_since(recorded: AbstractSet[date], start: date, today: int) -> Int
 
 def _store(account: Account, group: Group, reads: Reads, fates: Fates, trial: Trial) -> None:
     """Add the bytes of a group to an account: each video's own, and those of its result."""
-    born = np.where(group.born >= account.today, -1, np.maximum(group.born, -1))  # a wrong clock: there all the time
+    later = group.born >= account.today + (account.today > 0)  # a wrong clock; or today, where that is the start
+    born = np.where(later, -1, np.maximum(group.born, -1))
     grace = np.where(group.is_ours, trial.grace.days, trial.grace.service_days)
     removed = np.where(group.by_rule, NEVER, group.removed)
     served = np.where(fates.retired <= removed, fates.retired, removed + np.where(group.at_once, 0, 1))
@@ -392,9 +393,8 @@ def _courses(tallies: Sequence[_Tally], span: Span) -> Iterator[Course]:
             name = trial.name if days is None else f"{trial.name}, Infrequent Access after {many(days, 'day')}"
             at_once = int(tally.compressed[0]), sum(int(nights[0]) for nights in tally.retired.values())
             regret = Regret(tally.views, tally.videos, tally.users, dict(sorted(tally.views_by_tier.items())))
-            yield Course(name, tuple(months), regret, at_once)
+            yield Course(name, tuple(months), regret, at_once, tally.due_bytes)
 
 
 def _micros(at: datetime) -> int:
-    since = at - _EPOCH
-    return since.days * _DAY_MICROS + since.seconds * 1_000_000 + since.microseconds
+    return (at - _EPOCH) // timedelta(microseconds=1)

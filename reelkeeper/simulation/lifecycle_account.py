@@ -129,6 +129,10 @@ class Account:
         most: Ints = np.maximum(ends[:-1], ends[1:])
         return most
 
+    def begin(self) -> int:
+        """Give the bytes stored at the start."""
+        return sum(int(changes[0]) for changes in self.stored.values())
+
     def ends(self) -> Ints:
         """Give the bytes stored at the end of each day."""
         both: Ints = sum((np.cumsum(self.stored[kind]) for kind in _KINDS), start=np.zeros(self.days + 2, np.int64))

@@ -65,6 +65,23 @@ def try_policies(
     )
 
 
+def without_service_keys(trial: Trial) -> Trial:
+    """Keep the videos at the service's keys, as plans do in a bucket that has not passed the contract."""
+
+    def keeping(judge: Judge) -> Judge:
+        def judged(video: Video) -> Verdict:
+            return judge(video) if video.is_ours else keep_everything(video)
+
+        return judged
+
+    kind, like = trial.kind, trial.judge_like
+    return trial._replace(
+        judge=keeping(trial.judge),
+        kind=lambda video: (kind(video), video.is_ours),
+        judge_like=like and (lambda video: keeping(like(video))),
+    )
+
+
 class Group(NamedTuple):
     """Some videos as columns, in nights from the start; NEVER for unknown nights and those that never come."""
 

@@ -15,10 +15,12 @@ import pytest
 import sqlalchemy as sa
 from inline_snapshot import snapshot
 
+from reelkeeper.adapters.contract import CHECKS
 from reelkeeper.model import Action, SearchTotals, Video
 from reelkeeper.model.money import Metric, Used
 from reelkeeper.operations.billing.metering import charge_month
 from reelkeeper.operations.core.policy_document import read
+from reelkeeper.operations.core.workspace import note_trial, open_bucket
 from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.lifecycle import lifecycle, worth
 from reelkeeper.rules.lifecycle.worth import Worth
@@ -26,7 +28,8 @@ from reelkeeper.rules.policies import Policies
 from reelkeeper.settings import Settings
 from reelkeeper.store import Engine, Session
 from reelkeeper.store.billing.usage import record
-from reelkeeper.store.core.engine import open_engine, transaction
+from reelkeeper.store.core import deployment
+from reelkeeper.store.core.engine import open_engine, open_store, transaction
 from reelkeeper.store.forecast.sampling import note_stored
 from reelkeeper.store.tables import blobs, daily_views, holds, users, videos, view_days
 from reelkeeper.store.videos.videos import live_videos
@@ -181,10 +184,12 @@ class Nights:
 
 @pytest.fixture
 def catalogue(configured: Settings) -> list[Clip]:
-    """The history as it is where no policy was ever at work."""
+    """The history as it is where no policy was ever at work, in a bucket that has passed the contract."""
     clips, engine = history(), open_engine(f"sqlite:///{configured.store_file}")
     prepare(engine)
+    at = str(configured.endpoint_url), configured.bucket
     with transaction(engine, "test") as session:
+        deployment.record_contract(session, *at, CHECKS, (), run_id="doctor")
         upload(session, clips)
         for place in range((TODAY - START).days + 100):
             view(session, clips, START + (place - 100) * DAY)
@@ -243,6 +248,43 @@ def test_infrequent_access_is_tried_beside_standard(ask: Ask) -> None:
     assert Decimal(cold[1]["r2_usd"]) != Decimal(standard[1]["r2_usd"])
     assert [month["retired"] for month in cold] == [month["retired"] for month in standard]
     assert found["unplayable_views"] is None
+
+
+@pytest.fixture
+def of_today(configured: Settings) -> int:
+    """Twenty old videos at the service's keys, and ten of today, all of one size; return all their bytes."""
+    engine, now = open_engine(f"sqlite:///{configured.store_file}"), datetime.now(UTC)
+    made = [now - 200 * DAY] * 20 + [max(now - DAY / 240, midnight(TODAY))] * 10
+    clips = [Clip(f"t{n:02}", "ann", at, 1_000_000, "h264", is_ours=False, viewed={}) for n, at in enumerate(made)]
+    with transaction(engine, "test") as session:
+        session.execute(sa.insert(users).values(id="ann", tier="free"))
+        upload(session, clips)
+    engine.dispose()
+    return 30_000_000
+
+
+def test_a_simulation_starts_with_every_live_video_also_those_of_today(
+    ask: Ask, reelkeeper: Run, of_today: int, configured: Settings
+) -> None:
+    with open_store(configured) as engine, open_bucket(configured) as bucket:
+        note_trial(engine, bucket, begins=True)  # in which plans have the service's keys
+    found = ask("simulate", "lifecycle", "--months", 0, "--no-uploads")
+    said = reelkeeper("simulate", "lifecycle", "--months", 2, "--no-uploads").stdout
+    assert (found["videos"], found["stored_bytes"]) == (30, of_today)
+    assert [month["stored_bytes"] for month in found["courses"][0]["months"]][:1] == [of_today]
+    assert re.findall(r"stored, ([\d.]+) MB", said) == [f"{of_today / 1e6:.1f}"]  # now, not at the end
+    assert found["unknown_views"] == 30
+    assert found["courses"][1]["due_at_once"] == [0, 20]
+    assert set(found["courses"][1]["exceeds"]) == {"max_percent", "max_percent_in_24h"}
+    assert re.findall(r"max_\w+: (\d+)", said) == ["20", "20"]
+    assert "-0.00" not in said
+
+
+def test_without_a_passed_contract_nothing_is_done_at_the_services_keys_as_in_plans(ask: Ask, of_today: int) -> None:
+    found = ask("simulate", "lifecycle", "--months", 2, "--no-uploads")
+    assert (found["service_keys"], found["stored_bytes"]) == (False, of_today)
+    assert found["courses"][1]["due_at_once"] == [0, 0]
+    assert found["courses"][1]["months"] == found["courses"][0]["months"]
 
 
 @pytest.mark.usefixtures("configured")

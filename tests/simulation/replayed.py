@@ -156,7 +156,8 @@ def _live(  # noqa: C901, PLR0912, PLR0915  one life, told from its beginning to
     removed = (seen.removed_at + late).date() if seen.removed_at and user_removed else None
     born = span.start - DAY if created_at is None else (created_at + late).date()
     known_born = None if created_at is None else created_at.date()
-    since = span.start - DAY if born >= span.today and not late else born  # a wrong clock: it is there
+    is_there = born > span.today or born == span.today == span.start  # by a wrong clock, or made today
+    since = span.start - DAY if is_there and not late else born
 
     def store(size: int, written: datetime | None, since: date) -> Stored:
         object_ = Stored(size, written, max(since, span.start - DAY))
@@ -183,6 +184,8 @@ def _live(  # noqa: C901, PLR0912, PLR0915  one life, told from its beginning to
             needed = [d for d in window if known_born is None or d >= known_born]
             views: int | None = sum(seen.viewed.get(d, 0) for d in window)
             if not recorded.issuperset(needed):
+                views = None
+            if known_born is not None and known_born >= span.today:  # no day of its views is over
                 views = None
             if seen.removal == "rule" and seen.removed_at and day - late > seen.removed_at.date():
                 views = None

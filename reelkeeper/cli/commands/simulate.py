@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reelkeeper.cli.opening import store
+from reelkeeper.cli.opening import configured, store
 from reelkeeper.cli.screen import emit, out, say, size, table
 from reelkeeper.cli.words import AsJson, text_of
-from reelkeeper.rules.core.wording import many
+from reelkeeper.rules.core.wording import contract_gate, many
 
 if TYPE_CHECKING:
     from reelkeeper.operations import Engine, Session
@@ -74,31 +74,56 @@ def lifecycle(
     The policy in force and each document are simulated night by night, and compared with keeping everything. With
     --from it starts on a past day: a policy's regret is the recorded views of videos that it would have retired before.
     """
+    from reelkeeper.operations.lifecycle.previews import failed_checks, plans_service_keys
+
     if picture is not None and picture.suffix not in {".svg", ".png"}:
         raise typer.BadParameter(f"--picture {picture}: the file must end in .svg or .png")
     with store() as engine, out.status("simulating", spinner="dots"):
-        outcome, limits = _play(engine, policy or [], months, since, infrequent_after, uploads=uploads)
+        service_keys, failed = plans_service_keys(engine, configured()), failed_checks(engine, configured())
+        outcome, limits = _play(
+            engine, policy or [], months, since, infrequent_after, uploads=uploads, service_keys=service_keys
+        )
+    exceeds = {course.policy: _exceeds(course, outcome, limits) for course in outcome.courses}
     assumed = (*_ASSUMED, _UPLOADS[uploads])
     if picture is not None:
         _draw(outcome, picture)
     if as_json:
-        emit({**outcome._asdict(), "unplayable_views": None, "assumptions": assumed})
+        courses = [{**course._asdict(), "exceeds": exceeds[course.policy]} for course in outcome.courses]
+        emit(
+            {
+                **outcome._asdict(),
+                "courses": courses,
+                "service_keys": service_keys,
+                "unplayable_views": None,
+                "assumptions": assumed,
+            }
+        )
         return
-    _show(outcome, limits)
+    _show(outcome, exceeds)
+    if not service_keys:
+        say(f"As in plans, {contract_gate(failed)}.")
     say("Assumptions:")
     for line in assumed:
         say(f"- {line}.")
 
 
 def _play(
-    engine: "Engine", files: Sequence[Path], months: int, since: str | None, infrequent: int | None, *, uploads: bool
-) -> "tuple[Outcome, dict[str, tuple[int, int]]]":
-    """Simulate the policies; also return how many videos one run of each compresses and retires at most."""
+    engine: "Engine",
+    files: Sequence[Path],
+    months: int,
+    since: str | None,
+    infrequent: int | None,
+    *,
+    uploads: bool,
+    service_keys: bool,
+) -> "tuple[Outcome, dict[str, Policies]]":
+    """Simulate the policies; also return them by name."""
     from reelkeeper.operations import now, reading
     from reelkeeper.operations.core.policies import at as at_version
     from reelkeeper.operations.core.policies import in_force
     from reelkeeper.operations.core.policy_document import read
     from reelkeeper.simulation.lifecycle import Record, simulate
+    from reelkeeper.simulation.lifecycle_fates import without_service_keys
     from reelkeeper.store.videos import history
     from reelkeeper.store.videos.views import recorded_days
 
@@ -113,14 +138,16 @@ def _play(
             named[name if name not in named else f"{name} ({len(named)})"] = document
         variants = (None,) if infrequent is None else (None, infrequent)
         trials = [_trial(engine, name, tried, _midnight(span.today), variants) for name, tried in named.items()]
+        if not service_keys:
+            trials = [without_service_keys(trial) for trial in trials]
         record = Record(
             recorded_days(session),
             history.oldest(session) or span.start,
             history.leaving_by_day(session, _midnight(span.start)),
             history.unexplained_bytes(session),
         )
-        outcome = simulate(trials, _batches(session, span, at), span, record, uploads=uploads)
-    return outcome, {name: (tried.lifecycle.compress_limit, tried.limits.max_objects) for name, tried in named.items()}
+        outcome = simulate(trials, _batches(session, span), span, record, uploads=uploads)
+    return outcome, named
 
 
 def _trial(
@@ -138,7 +165,7 @@ def _trial(
     return try_policies(name, policies, as_of, mark, worth, variants)
 
 
-def _batches(session: "Session", span: "Span", at: datetime) -> "Iterator[tuple[Sequence[Past], Views]]":
+def _batches(session: "Session", span: "Span") -> "Iterator[tuple[Sequence[Past], Views]]":
     from reelkeeper.simulation.lifecycle import Views
     from reelkeeper.store.videos import history
 
@@ -147,7 +174,6 @@ def _batches(session: "Session", span: "Span", at: datetime) -> "Iterator[tuple[
         session,
         _midnight(span.start),
         _midnight(span.today),
-        at,
         removed_since=_midnight(min(span.start, span.today - _REPEATED)),
         views_since=span.start - _REPEATED,
         at_once=min(4_000, _CELLS // nights),
@@ -172,14 +198,15 @@ def _span(today: date, months: int, since: str | None) -> "Span":
     return Span(start, today, end)
 
 
-def _show(outcome: "Outcome", limits: dict[str, tuple[int, int]]) -> None:
+def _show(outcome: "Outcome", exceeds: dict[str, dict[str, str]]) -> None:
     from reelkeeper.rules.billing.pricing import within_allowance
     from reelkeeper.rules.core.wording import many
 
     span = outcome.span
     tried = outcome.courses[1:]
     rows = [_total(course) for course in outcome.courses]
-    title = f"{many(outcome.videos, 'video')}, from {span.start} to {span.end - _DAY}"
+    at_start = f"{size(outcome.stored_bytes)} stored at the start"
+    title = f"{many(outcome.videos, 'video')}, {at_start}, from {span.start} to {span.end - _DAY}"
     table(("policy", ">stored at the end", ">R2 $", ">CPU $", ">net $", ">compressed", ">gone"), rows, title=title)
     say("net: the saving against keeping everything, after CPU costs.\n")
     if span.start < span.today:
@@ -200,9 +227,10 @@ def _show(outcome: "Outcome", limits: dict[str, tuple[int, int]]) -> None:
     for course in outcome.courses:
         _show_months(course)
     for course in tried:
-        _warn(course, limits)
-    if free := within_allowance(outcome.courses[0].months[-1].stored_bytes):
-        say(free)
+        _warn(course, exceeds[course.policy])
+    is_free = within_allowance(outcome.courses[0].months[-1].stored_bytes)
+    if is_free and span.start == span.today:  # what was stored on a past day is not what is stored
+        say(within_allowance(outcome.stored_bytes))
     if outcome.unknown_views:
         say(f"The views of {many(outcome.unknown_views, 'video')} are unknown: the rules for cold videos keep them.")
     if outcome.unseen:
@@ -229,7 +257,8 @@ def _show_months(course: "Course") -> None:
 
 
 def _money(r2_usd: Decimal, cpu_usd: Decimal, net_usd: Decimal) -> tuple[str, str, str]:
-    return f"{r2_usd:,.2f}", f"{cpu_usd:,.2f}", f"{net_usd:+,.2f}"
+    net = round(net_usd, 2)
+    return f"{r2_usd:,.2f}", f"{cpu_usd:,.2f}", f"{net:+,.2f}" if net else "0.00"
 
 
 def _total(course: "Course") -> tuple[Any, ...]:
@@ -247,15 +276,31 @@ def _total(course: "Course") -> tuple[Any, ...]:
     )
 
 
-def _warn(course: "Course", limits: dict[str, tuple[int, int]]) -> None:
-    most = limits.get(course.policy)
+def _exceeds(course: "Course", outcome: "Outcome", named: "dict[str, Policies]") -> dict[str, str]:
+    """Say which limits of one run the first night of a policy would exceed; none of keeping everything."""
+    from reelkeeper.model import Counts
+    from reelkeeper.rules.lifecycle.guard import excesses
+
+    tried = named.get(course.policy)
+    if tried is None:
+        return {}
     compressed, retired = course.due_at_once
-    if most is not None and (compressed > most[0] or retired > most[1]):
+    live = Counts(outcome.videos, outcome.stored_bytes)
+    found = excesses(tried.limits, Counts(retired, course.due_bytes), live)
+    if compressed > tried.lifecycle.compress_limit:
+        found["compress_limit"] = f"{many(compressed, 'video')}, limit {tried.lifecycle.compress_limit:,}"
+    return found
+
+
+def _warn(course: "Course", exceeds: dict[str, str]) -> None:
+    if exceeds:
+        compressed, retired = course.due_at_once
         say(
-            f"{course.policy}: the first night would compress {many(compressed, 'video')} and retire {retired:,}. "
-            f"A run compresses at most {most[0]:,} and is refused above {many(most[1], 'retirement')}: it takes longer "
-            "than shown."
+            f"{course.policy}: the first night would compress {many(compressed, 'video')} and retire {retired:,}, more "
+            "than one run does. It takes longer than shown, and a plan that exceeds a limit of retirements is refused:"
         )
+        for limit, figures in exceeds.items():
+            say(f"  {limit}: {figures}")
 
 
 def _draw(outcome: "Outcome", file: Path) -> None:

@@ -8,6 +8,7 @@ drain the bucket.
 
 import shlex
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from fractions import Fraction
 from math import ceil, floor
 from typing import Final, NamedTuple
@@ -15,7 +16,7 @@ from typing import Final, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field
 
 from reelkeeper.errors import GuardRefused
-from reelkeeper.model import PlanSummary
+from reelkeeper.model import Counts, PlanSummary
 from reelkeeper.model.alerts import Finding, Severity
 from reelkeeper.rules.alerts import alerting
 from reelkeeper.rules.core.wording import many, size
@@ -25,6 +26,7 @@ OVERRIDE: Final = "  override: "  # before what would allow it, which ends a ref
 MAKING: Final = {"max_user_percent", "always_allowed"}  # limits that decide what a plan has; others only judge it
 _USERS_NAMED = 3  # of the most affected users, in a refusal
 _SAMPLES = 5
+_ANY_TIME: Final = datetime.min.replace(tzinfo=UTC)
 
 
 def _percent(default: float, what: str, least: float = 0) -> float:
@@ -94,6 +96,12 @@ def within(
     breaches = [*_doubts(limits, plan, last_population), *_excesses(limits, plan, retired_in_24h)]
     if breaches:
         raise _refused(plan, breaches, f"--apply --plan {plan.id}", given)
+
+
+def excesses(limits: BlastRadius, retire: Counts, population: Counts) -> dict[str, str]:
+    """Say which limits one run would exceed that retires so much, whoever's it is; the limit's name and the figures."""
+    plan = PlanSummary("", "", _ANY_TIME, population, retire, Counts(0, 0))
+    return {breach.field: breach.text for breach in _excesses(limits, plan, 0)}
 
 
 def purge_within(

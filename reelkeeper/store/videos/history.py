@@ -52,16 +52,15 @@ def replay(
     session: Session,
     start: datetime,
     today: datetime,
-    now: datetime,
     *,
     removed_since: datetime,
     views_since: date,
     at_once: int = 4_000,
 ) -> Iterator[Batch]:
-    """Stream the videos that were live at `removed_since` or uploaded until `today`, with their views since a day.
+    """Stream the videos that were live at `removed_since` or uploaded later, with their views since a day.
 
-    They have the bytes that they had at `start`. All moments but `now` are midnights: a video created after `now` has a
-    wrong clock, and counts from the start. Lost videos are left out. `at_once` videos are in memory at a time. Call it
+    They have the bytes that they had at `start`. All moments are midnights. A video created after today has a wrong
+    clock, and counts from the start. Lost videos are left out. `at_once` videos are in memory at a time. Call it
     inside `engine.reading`.
     """
     held_videos, held_users = _held(session, "video"), _held(session, "user")
@@ -95,15 +94,13 @@ def replay(
         for *row, state, retired_at, reason, is_ours, stored_at in part:
             video = Video(*row)
             created_at = to_datetime(video.id, video.created_at) if video.created_at is not None else None
-            if created_at is not None and today <= created_at <= now:
-                continue
             if video.generation > 1 and stored_at is not None and stored_at >= start:
                 replaced[video.id] = len(found)
             held = [at for at in (held_videos.get(video.id), held_users.get(video.user_id)) if at is not None]
             removal = None if state == VideoState.LIVE else _REMOVALS.get(reason, Removal.RULE)
             found.append(
                 PastVideo(
-                    video._replace(created_at=created_at, kept_until=kept_until.get(video.id)),
+                    video._replace(created_at=created_at, kept_until=kept_until.get(video.id), is_ours=is_ours),
                     is_ours,
                     stored_at or created_at,
                     max(held) if held else None,
@@ -177,7 +174,13 @@ def _put_back(session: Session, found: list[PastVideo], replaced: dict[str, int]
         place = replaced[video_id]
         past = found[place]
         video = past.video._replace(
-            blob_id=blob_id, generation=generation, size_bytes=size, codec=codec, compressed=compressed, key=key
+            blob_id=blob_id,
+            generation=generation,
+            size_bytes=size,
+            codec=codec,
+            compressed=compressed,
+            key=key,
+            is_ours=is_ours,
         )
         at = stored_at or past.video.created_at
         found[place] = past._replace(video=video, is_ours=is_ours, stored_at=at)

@@ -51,7 +51,7 @@ def video(engine: sa.Engine, video_id: str, *stored: dict[str, Any], **columns: 
 def batches(engine: sa.Engine, start: datetime = START, at_once: int = 100) -> list[Batch]:
     with reading(engine) as session:
         since = (start - 30 * DAY).date()
-        return list(replay(session, start, TODAY, NOW, removed_since=start, views_since=since, at_once=at_once))
+        return list(replay(session, start, TODAY, removed_since=start, views_since=since, at_once=at_once))
 
 
 def past(engine: sa.Engine, start: datetime = START) -> dict[str, PastVideo]:
@@ -76,6 +76,7 @@ def test_videos_live_then_or_uploaded_since_are_read_with_the_reason_of_their_re
         "deleted": Removal.USER,
         "down": Removal.TAKEDOWN,
         "new": None,
+        "today": None,
         "clock": None,
     }
     assert found["cold"].removed_at == TODAY - 9 * DAY
