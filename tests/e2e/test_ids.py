@@ -17,7 +17,6 @@ from reelkeeper.adapters.s3.keys import flaw, key_name, parse_key
 from reelkeeper.adapters.s3.seaweed import Endpoint
 from reelkeeper.api.app import create_app
 from reelkeeper.api.app_state import AppState
-from reelkeeper.api.auth import AuthMiddleware
 from reelkeeper.api.load import Load
 from reelkeeper.client import _path
 from reelkeeper.model.token_scopes import Scope
@@ -27,6 +26,7 @@ from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.operations.removals.erase import erase
 from reelkeeper.operations.videos.export import export
 from reelkeeper.operations.videos.hold import hold
+from reelkeeper.rules.core.request_limits import AccessPolicy
 from reelkeeper.settings import Settings
 from reelkeeper.store.core.engine import reading
 from reelkeeper.store.tables import users as rows
@@ -85,9 +85,10 @@ def pass_through(
     assert known(world) == {"ann", *names}
 
     monkeypatch.setattr(Load, "check", lambda _: None)
-    monkeypatch.setattr(AuthMiddleware, "_wait", lambda *_: 0.0)
     _, token = tokens.create(workspace.engine, "a test", tuple(Scope), author="test")
-    app = create_app(AppState(workspace, scratch=Path(world.address.folder) / "scratch"))
+    state = AppState(workspace, scratch=Path(world.address.folder) / "scratch")
+    state.load.limit(AccessPolicy(requests_a_second=10_000, burst=10_000))
+    app = create_app(state)
     with TestClient(app, headers={"Authorization": f"Bearer {token}"}, follow_redirects=False) as client:
         for name in names:
             answer = client.get(_path("users", name))
