@@ -60,7 +60,7 @@ def test_missing_parts_are_created_and_a_second_run_changes_nothing(
     made, block = ours(client), kept(client)
     assert block
     assert limit(client) == 8
-    assert len(made) == 6
+    assert len(made) == 7
     text, url, _ = block
     caller = tokens.authenticate(sqlite_engine, text)
     assert caller
@@ -68,7 +68,7 @@ def test_missing_parts_are_created_and_a_second_run_changes_nothing(
     assert url == f"{API}/hooks/runs"
     assert text not in "".join(said)
     assert as_read(list(bootstrap(engine=sqlite_engine, api_url=API))[-1]) == snapshot(
-        "Automations: 6, 0 of them created or updated."
+        "Automations: 7, 0 of them created or updated."
     )
     assert ours(client) == made
     assert kept(client) == block
@@ -110,7 +110,7 @@ def test_an_automation_that_is_not_as_it_should_be_is_brought_up_to_date(client:
         wanted.model_dump(exclude={"owner_resource"}) | {"trigger": EventTrigger().model_dump()}
     )
     client.update_automation(found.id, other)
-    assert as_read(list(bootstrap())[-1]) == snapshot("Automations: 3, 1 of them created or updated.")
+    assert as_read(list(bootstrap())[-1]) == snapshot("Automations: 4, 1 of them created or updated.")
     (found,) = client.read_automations_by_name(wanted.name)
     assert isinstance(found.trigger, EventTrigger)
     assert found.trigger.within == timedelta(seconds=90)
@@ -120,7 +120,7 @@ def test_without_the_apis_address_the_alerting_of_failed_runs_is_explained(clien
     said = " ".join(bootstrap())
     assert "REELKEEPER_API_URL" in said
     assert "watchdog" in said
-    assert len(ours(client)) == 3
+    assert len(ours(client)) == 4
     assert kept(client) is None
 
 
