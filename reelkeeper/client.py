@@ -91,7 +91,7 @@ class Client:
         return self._json("POST", "/v1/jobs", body, key=key)
 
     def quote(self, user_id: str, request: Mapping[str, Any], *, tag: str | None = None) -> Json:
-        """Tell what `ask` would answer and cost at this moment; nothing is charged, held or reserved."""
+        """Return the price and the answer that `ask` would give now; nothing is charged, held or reserved."""
         return self._json("POST", "/v1/quotes", {"user_id": user_id, "request": dict(request), **_tagged(tag)})
 
     def keep_image(self, path: Path) -> str:

@@ -174,7 +174,7 @@ class AuthMiddleware:
 
 
 def _rate(policy: AccessPolicy, left: Allowance) -> dict[str, str]:
-    """Say a caller's rate in the fields of draft-ietf-httpapi-ratelimit-headers-11."""
+    """Format a caller's rate as the headers of draft-ietf-httpapi-ratelimit-headers-11."""
     requests, seconds = window(policy)
     return {
         "RateLimit-Policy": f'"token";q={requests};w={seconds}',

@@ -67,11 +67,6 @@ def heads(routers: Iterable[APIRouter]) -> APIRouter:
 def methods(request: Request) -> list[str]:
     """List all methods of the request's path; the framework's own list has those of one of its routes."""
     scope = {"type": "http", "path": request.scope["path"], "root_path": request.scope.get("root_path", "")}
-    return [
-        *(
-            m
-            for m in METHODS
-            if any(route.matches(scope | {"method": m})[0] == Match.FULL for route in request.app.routes)
-        ),
-        "OPTIONS",
-    ]
+    routes = request.app.routes
+    found = [m for m in METHODS if any(route.matches(scope | {"method": m})[0] == Match.FULL for route in routes)]
+    return [*found, "OPTIONS"]

@@ -5,6 +5,8 @@ from enum import StrEnum
 from hashlib import sha256
 from typing import Final, NamedTuple
 
+from pydantic import BaseModel, Field
+
 GLOBAL_LIMIT: Final = "generation"  # under this name Prefect knows how many jobs run at once, in all processes together
 TRIAL_KEYS: Final = "doctor-"  # begin the keys of trials of vendors, which no job has
 TRIAL_CALLED: Final = "vendor_trial_called"  # the row of `controls` with the key of the last webhook about a trial
@@ -125,3 +127,23 @@ class RequestTime(NamedTuple):
 
     key: str
     at: datetime
+
+
+class ListedJob(BaseModel):
+    """A job in a list; `GET /v1/jobs/{job_id}` tells its place and estimates, too."""
+
+    job_id: str
+    user_id: str
+    state: JobState = Field(description="Of a job that joined another, until it ends: the state of the other")
+    leader_id: str | None
+    model: str
+    progress: float = Field(description="Progress, from 0 to 1")
+    price_microusd: int
+    charged_microusd: int
+    video_id: str | None
+    error: str | None
+    tag: str | None
+    metadata: dict[str, str]
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None

@@ -86,7 +86,7 @@ def _plain(value: Any) -> Any:  # noqa: ANN401  any JSON value
 
 
 class Given(NamedTuple):
-    """What comes with a request for the caller's own use, and is not part of it."""
+    """The metadata and webhook URL of a job. A video that exists already answers a request with any."""
 
     metadata: dict[str, str]
     webhook_url: str | None = None  # where the job's events are sent, too
@@ -148,7 +148,7 @@ class Declined(NamedTuple):
 
 
 class Quoted(NamedTuple):
-    """What a request would get at this moment, and at what price, in micro-dollars. Nothing was changed.
+    """The answer to a request if it came now, and its price in micro-dollars. Nothing is changed.
 
     `status` and the amounts are None where no model makes the video. `declined` is None where it would be admitted.
     """

@@ -1,7 +1,6 @@
 """Jobs: request a video, follow its job, and cancel it."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 from uuid import uuid4
 
@@ -14,7 +13,7 @@ from reelkeeper.api.app_state import AppState, CurrentState, IdempotencyKey, New
 from reelkeeper.api.load import STREAM, WORK, WRITE
 from reelkeeper.api.problems import documented, problem
 from reelkeeper.model.ids import Id, Place
-from reelkeeper.model.jobs import IN_FLIGHT, JobState
+from reelkeeper.model.jobs import IN_FLIGHT, JobState, ListedJob
 from reelkeeper.model.requests import (
     Admission,
     Cached,
@@ -106,7 +105,7 @@ class NewJob(BaseModel):
 
     @property
     def given(self) -> Given:
-        """What is not part of the request."""
+        """Return the metadata and the webhook URL, which are stored with the job alone."""
         return Given(self.metadata, self.webhook_url)
 
 
@@ -134,26 +133,6 @@ class Cancelled(BaseModel):
 
     job_id: str
     state: Literal["queued", "running", "parked", "succeeded", "dead", "cancelled"]
-
-
-class ListedJob(BaseModel):
-    """A job in a list; `GET /v1/jobs/{job_id}` tells its place and estimates, too."""
-
-    job_id: str
-    user_id: str
-    state: JobState = Field(description="Of a job that joined another, until it ends: the state of the other")
-    leader_id: str | None
-    model: str
-    progress: float = Field(description="Progress, from 0 to 1")
-    price_microusd: int
-    charged_microusd: int
-    video_id: str | None
-    error: str | None
-    tag: str | None
-    metadata: dict[str, str]
-    created_at: datetime
-    started_at: datetime | None
-    finished_at: datetime | None
 
 
 class Jobs(BaseModel):
@@ -229,8 +208,8 @@ def listed(app_state: CurrentState, wanted: Annotated[Wanted, Query()]) -> Jobs:
     engine, most = app_state.workspace.engine, wanted.limit + 1
     found = newest(engine, user_id=wanted.user_id, state=wanted.state, span=wanted.span, limit=most)
     return Jobs(
-        jobs=[ListedJob(job_id=job.id, **job._asdict()) for job in found[: wanted.limit]],
-        after=wanted.rest([Place(job.created_at, job.id) for job in found]),
+        jobs=found[: wanted.limit],
+        after=wanted.rest([Place(job.created_at, job.job_id) for job in found]),
     )
 
 

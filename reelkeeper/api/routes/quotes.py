@@ -18,7 +18,7 @@ router = APIRouter(prefix="/v1/quotes", tags=["jobs"])
 
 
 class Quote(BaseModel):
-    """What `POST /v1/jobs` would answer to the same body at this moment. Nothing was charged, held or reserved."""
+    """The price and the answer of `POST /v1/jobs` to the same body now. Nothing is charged, held or reserved."""
 
     status: Literal["cached", "joined", "queued"] | None = Field(
         description="cached: the video exists. joined: it is already being made. queued: it would be made. null: no "

@@ -277,7 +277,7 @@ def _total(course: "Course") -> tuple[Any, ...]:
 
 
 def _exceeds(course: "Course", outcome: "Outcome", named: "dict[str, Policies]") -> dict[str, str]:
-    """Say which limits of one run the first night of a policy would exceed; none of keeping everything."""
+    """Return the limits of one run that the first night of a policy would exceed, each with its figures."""
     from reelkeeper.model import Counts
     from reelkeeper.rules.lifecycle.guard import excesses
 

@@ -118,7 +118,7 @@ def _show(done: "Erasure") -> None:
 
 
 def _foretell(user: str, found: "Foreseen", *, with_files: bool, as_json: bool) -> None:
-    """Say in a trial what an erasure would delete, and what would stay."""
+    """Show in a trial what an erasure would delete, and what would stay."""
     if as_json:
         emit({**found._asdict(), "files": _plain(found.files)})
         return

@@ -44,8 +44,10 @@ def jobs_ended(session: Session, job_ids: Sequence[str]) -> None:
             webhooks.put_to(session, endpoint_id, url, Happened(EventType.JOB_ENDED, f"job/{job['job_id']}", job))
 
 
-def require_endpoint(session: Session, url: str) -> None:
-    """Raise InputRefused unless an endpoint, whose secret then signs, is at the origin of a job's own URL."""
+def require_endpoint(session: Session, url: str | None) -> None:
+    """Raise InputRefused unless an endpoint, whose secret then signs, is at the origin of a job's own URL, if any."""
+    if url is None:
+        return
     # guard webhooks.own_origin: who may request videos has signed events sent to any server
     if _endpoint_for(session, url) is None:
         raise InputRefused(

@@ -335,10 +335,7 @@ class _Serving:
             # guard webhooks.dead_told: a service gets no more events, and nobody knows
             alerts.observe_within(session, [rules.disabled(endpoint_id, reason)], run_id=_RUN)
         elif retry is None:
-            webhooks.give_up(session, delivery.message_id, problem)
-            # guard webhooks.given_up_told: the service misses an event, and nobody knows
-            finding = rules.given_up(endpoint_id, f"{failing.at:%Y-%m-%d}", delivery.id, problem)
-            alerts.observe_within(session, [finding], run_id=_RUN)
+            self._give_up(session, delivery, failing.at, problem)
         else:
             webhooks.put_off(session, delivery.message_id, float(retry), problem)
 
@@ -346,12 +343,16 @@ class _Serving:
         """Try a job's own URL again later; the endpoint at its origin is not to blame."""
         retry = rules.retry_seconds(delivery.attempts + 1)
         if retry is None or isinstance(error, SinkRefused):
-            webhooks.give_up(session, delivery.message_id, problem)
-            finding = rules.given_up(self._endpoint_id, f"{delivery.at:%Y-%m-%d}", delivery.id, problem)
-            alerts.observe_within(session, [finding], run_id=_RUN)
+            self._give_up(session, delivery, delivery.at, problem)
             return
         asked_for = error.seconds if isinstance(error, SinkBusy) else 0.0
         webhooks.put_off(session, delivery.message_id, max(float(retry), asked_for), problem)
+
+    def _give_up(self, session: Session, delivery: Delivery, at: datetime, problem: str) -> None:
+        webhooks.give_up(session, delivery.message_id, problem)
+        # guard webhooks.given_up_told: the service misses an event, and nobody knows
+        finding = rules.given_up(self._endpoint_id, f"{at:%Y-%m-%d}", delivery.id, problem)
+        alerts.observe_within(session, [finding], run_id=_RUN)
 
 
 def _require(found: bool, endpoint_id: str) -> None:

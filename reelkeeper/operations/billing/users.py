@@ -102,10 +102,7 @@ def costs(engine: Engine, user_id: str, first: date, months: int) -> tuple[list[
     Return also whether there are later ones. Raises NotFound, UserErased.
     """
     with reading(engine) as session:
-        user_id = former_ids.known_user(session, user_id)
-        if not is_user(session, user_id):
-            raise NotFound(f"no user {user_id!r} in the catalogue")
-        return charges.of_user(session, user_id, first, months)
+        return charges.of_user(session, _known(session, user_id), first, months)
 
 
 def moves(engine: Engine, user_id: str, *, kind: TransferKind | None, span: Span, limit: int) -> list[ledger_rows.Move]:
@@ -114,10 +111,14 @@ def moves(engine: Engine, user_id: str, *, kind: TransferKind | None, span: Span
     Raises NotFound, UserErased.
     """
     with reading(engine) as session:
-        user_id = former_ids.known_user(session, user_id)
-        if not is_user(session, user_id):
-            raise NotFound(f"no user {user_id!r} in the catalogue")
-        return ledger_rows.moves(session, user_id, limit, kind=kind, span=span)
+        return ledger_rows.moves(session, _known(session, user_id), limit, kind=kind, span=span)
+
+
+def _known(session: Session, user_id: str) -> str:
+    user_id = former_ids.known_user(session, user_id)
+    if not is_user(session, user_id):
+        raise NotFound(f"no user {user_id!r} in the catalogue")
+    return user_id
 
 
 class ByUser(NamedTuple):

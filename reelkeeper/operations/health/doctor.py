@@ -328,10 +328,10 @@ def _identity(engine: Engine, bucket: Bucket, *, claim: bool) -> Finding:
         deployment_id = schema.deployment(session).id
         knows_objects, standing = deployment.knows_objects(session), deployment.standing(session)
     has_no_owner = bucket.head(bucket.identity_key) is None
-    # guard trial.claimed_by_hand: `doctor --claim` ends a trial, and lets commands write, without a word
     if has_no_owner and knows_objects and (wrong := standing.elsewhere(place_of(bucket))):
         return Finding("identity", FAIL, wrong)
-    if has_no_owner and is_on_trial(engine):
+    # guard trial.claimed_by_hand: `doctor --claim` ends a trial, and lets commands write, without a word
+    if has_no_owner and standing.place is not None:
         text = "this store is on trial, and only reads" + (": nothing was claimed" if claim else "")
         return Finding("identity", FAIL if claim else OK, text, "reelkeeper up --live claims the bucket")
     if has_no_owner and not claim and knows_objects:

@@ -113,7 +113,7 @@ def admit(
         return Declined(RefusedFor.INPUT, "; ".join(_why(error) for error in wrong.errors(include_url=False)[:5]))
     except AmountRefused as wrong:
         return Declined(RefusedFor.INPUT, str(wrong))
-    asked = _asked(wanted, user_id, client_key, provider, tag)._replace(given=given)
+    asked = _asked(wanted, user_id, client_key, provider, tag, given)
     try:
         return _answer(engine, asked)
     # guard admission.asks_again: of two concurrent equal requests one fails, although the video exists
@@ -134,12 +134,11 @@ def quoted(
 
     Both judge by the same functions. Raises NotFound, UserErased, InputRefused, SchemaError.
     """
-    asked = _asked(request, user_id, "", provider, tag)
+    asked = _asked(request, user_id, "", provider, tag, given)
     with reading(engine) as session:
         seen = look(session, asked)
         admission = seen.in_force.policies.admission
-        if given.webhook_url:
-            events.require_endpoint(session, given.webhook_url)
+        events.require_endpoint(session, given.webhook_url)
         if seen.is_cached and not admission.hit_charge_percent:
             return Quoted("cached", 0, 0, "")
         try:
@@ -177,7 +176,7 @@ def _why_not(
 
 
 def _asked(
-    wanted: GenerationRequest, user_id: str, client_key: str, provider: str | None, tag: str | None
+    wanted: GenerationRequest, user_id: str, client_key: str, provider: str | None, tag: str | None, given: Given
 ) -> AdmissionRequest:
     canonical = wanted.canonical()
     return AdmissionRequest(
@@ -189,7 +188,7 @@ def _asked(
         key_of(canonical, None if wanted.shared else user_id),
         provider,
         tag,
-        _NOTHING,
+        given,
     )
 
 
@@ -215,8 +214,7 @@ def _decide(session: Session, asked: AdmissionRequest) -> Admission | AdmittedJo
         if isinstance(seen.known, Queued | Joined):
             group_commit(session)  # the first request's commit may not be on disk yet
         return seen.known
-    if asked.given.webhook_url:
-        events.require_endpoint(session, asked.given.webhook_url)
+    events.require_endpoint(session, asked.given.webhook_url)
     is_free = not seen.in_force.policies.admission.hit_charge_percent
     if seen.is_cached and is_free and (hit := _from_cache(session, asked, seen)):
         return hit

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from reelkeeper.errors import NotFound
 from reelkeeper.model.ids import Span
-from reelkeeper.model.jobs import IN_FLIGHT, JobState
+from reelkeeper.model.jobs import IN_FLIGHT, JobState, ListedJob
 from reelkeeper.operations.core.policies import in_force
 from reelkeeper.operations.jobs.lookup import still_queued
 from reelkeeper.store import Engine, Session
@@ -81,9 +81,7 @@ def follow(engine: Engine, job_id: str, *, user_id: str | None = None) -> Job:
         )
 
 
-def newest(
-    engine: Engine, *, user_id: str | None, state: JobState | None, span: Span, limit: int
-) -> list[listing.ListedJob]:
+def newest(engine: Engine, *, user_id: str | None, state: JobState | None, span: Span, limit: int) -> list[ListedJob]:
     """List the newest jobs in a span of time, of a user and in a state, or of all. Raises NotFound, UserErased."""
     with reading(engine) as session:
         user_id = user_id and known_user(session, user_id)

@@ -3,42 +3,21 @@
 A job that joined another has the state of that one, its leader, until it ends.
 """
 
-from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from reelkeeper.model.ids import Span
-from reelkeeper.model.jobs import IN_FLIGHT, JobState
+from reelkeeper.model.jobs import IN_FLIGHT, JobState, ListedJob
 from reelkeeper.store.core.engine import checked, newest
 from reelkeeper.store.tables import credit_holds, jobs
-
-
-class ListedJob(NamedTuple):
-    """A job in a list, with what `GET /v1/jobs/{job_id}` says of it, apart from its place and estimates."""
-
-    id: str
-    user_id: str
-    state: str
-    leader_id: str | None
-    model: str
-    progress: float
-    price_microusd: int
-    charged_microusd: int
-    video_id: str | None
-    error: str | None
-    tag: str | None
-    metadata: dict[str, str]
-    created_at: datetime
-    started_at: datetime | None
-    finished_at: datetime | None
-
 
 _LEADER = jobs.alias("leader")
 _FOLLOWS = sa.and_(_LEADER.c.id == jobs.c.leader_id, jobs.c.state.in_(IN_FLIGHT))
 _SHOWN = sa.func.coalesce(_LEADER.c.state, jobs.c.state)
 _NAMED = {
+    "job_id": jobs.c.id,
     "metadata": jobs.c.caller_metadata,
     "state": _SHOWN,
     "progress": sa.func.coalesce(_LEADER.c.progress, jobs.c.progress),
@@ -46,7 +25,7 @@ _NAMED = {
     "started_at": sa.case((_LEADER.c.id.is_not(None), _LEADER.c.started_at), else_=jobs.c.started_at),
 }
 _LISTED = sa.select(
-    *(_NAMED[name].label(name) if name in _NAMED else jobs.c[name] for name in ListedJob._fields)
+    jobs.c.id, *(_NAMED[name].label(name) if name in _NAMED else jobs.c[name] for name in ListedJob.model_fields)
 ).select_from(jobs.outerjoin(_LEADER, _FOLLOWS).outerjoin(credit_holds, credit_holds.c.id == jobs.c.hold_id))
 
 
@@ -56,7 +35,8 @@ def page(session: Session, *, user_id: str | None, state: JobState | None, span:
     whose = [] if user_id is None else [jobs.c.user_id == user_id]
     chosen = _LISTED.where(*whose)
     parts = [chosen.where(jobs.c.state == each) for each in JobState] if state is None else _in(state, chosen)
-    return [ListedJob._make(row) for row in newest(session, parts, jobs.c.created_at, span, limit)]
+    rows = newest(session, parts, jobs.c.created_at, span, limit)
+    return [ListedJob.model_validate(row, from_attributes=True) for row in rows]
 
 
 def _in(state: JobState, chosen: sa.Select[Any]) -> list[sa.Select[Any]]:

@@ -32,11 +32,15 @@ class PastVideo(NamedTuple):
     """A video as it was at the start, or at its later upload. Its `views` are unknown here."""
 
     video: Video
-    is_ours: bool  # whether its key is ours, which decides about the grace
     stored_at: datetime | None
     held_until: datetime | None  # the far future where a hold has no end
     removed_at: datetime | None
     removal: Removal | None
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether its key is ours, which decides about the grace."""
+        return self.video.is_ours
 
 
 class Batch(NamedTuple):
@@ -101,7 +105,6 @@ def replay(
             found.append(
                 PastVideo(
                     video._replace(created_at=created_at, kept_until=kept_until.get(video.id), is_ours=is_ours),
-                    is_ours,
                     stored_at or created_at,
                     max(held) if held else None,
                     retired_at if removal else None,
@@ -183,7 +186,7 @@ def _put_back(session: Session, found: list[PastVideo], replaced: dict[str, int]
             is_ours=is_ours,
         )
         at = stored_at or past.video.created_at
-        found[place] = past._replace(video=video, is_ours=is_ours, stored_at=at)
+        found[place] = past._replace(video=video, stored_at=at)
         if at is None or at < start:
             done.add(video_id)
 

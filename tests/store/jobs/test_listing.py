@@ -7,7 +7,7 @@ import pytest
 import sqlalchemy as sa
 
 from reelkeeper.model.ids import Place, Span
-from reelkeeper.model.jobs import IN_FLIGHT, JobState
+from reelkeeper.model.jobs import IN_FLIGHT, JobState, ListedJob
 from reelkeeper.model.money import TransferKind
 from reelkeeper.operations.billing import ledger as operation
 from reelkeeper.operations.jobs.follow import follow
@@ -82,9 +82,9 @@ def test_a_job_is_listed_in_the_state_that_its_route_says(engine: sa.Engine) -> 
     with transaction(engine, "test") as session:
         session.execute(sa.update(jobs).where(jobs.c.id == parked).values(state=JobState.PARKED))
     with reading(engine) as session:
-        every = {job.id: job for job in listing.page(session, user_id=None, state=None, span=Span(), limit=9)}
+        every = {job.job_id: job for job in listing.page(session, user_id=None, state=None, span=Span(), limit=9)}
         found = {
-            state: [job.id for job in listing.page(session, user_id=None, state=state, span=Span(), limit=9)]
+            state: [job.job_id for job in listing.page(session, user_id=None, state=state, span=Span(), limit=9)]
             for state in JobState
         }
     assert len(every) == 6
@@ -103,16 +103,16 @@ def test_pages_have_each_job_once_although_many_are_as_old(engine: sa.Engine) ->
         session.execute(sa.update(jobs).values(created_at=NOON))
         late = session.execute(sa.select(sa.func.min(jobs.c.id))).scalar_one()
         session.execute(sa.update(jobs).where(jobs.c.id == late).values(created_at=NOON + timedelta(hours=1)))
-    read, place = list[listing.ListedJob](), None
+    read, place = list[ListedJob](), None
     with reading(engine) as session:
         while page := listing.page(session, user_id="ann", state=None, span=Span(place=place), limit=3):
             read += page
-            place = Place(page[-1].created_at, page[-1].id)
+            place = Place(page[-1].created_at, page[-1].job_id)
         until = listing.page(session, user_id=None, state=None, span=Span(until=NOON + timedelta(hours=1)), limit=9)
         since = listing.page(session, user_id=None, state=None, span=Span(since=NOON + timedelta(hours=1)), limit=9)
-    assert len({job.id for job in read}) == len(read) == 7
-    assert read[0].id == late
-    assert ([job.id for job in since], [job.id for job in until]) == ([late], [job.id for job in read[1:]])
+    assert len({job.job_id for job in read}) == len(read) == 7
+    assert read[0].job_id == late
+    assert ([job.job_id for job in since], [job.job_id for job in until]) == ([late], [job.job_id for job in read[1:]])
 
 
 def test_changes_of_all_moves_sum_to_the_balance(engine: sa.Engine) -> None:
