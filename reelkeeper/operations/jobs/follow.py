@@ -14,7 +14,7 @@ from reelkeeper.store import Engine, Session
 from reelkeeper.store.billing.credit_holds import captured
 from reelkeeper.store.core.engine import now, reading
 from reelkeeper.store.core.former_ids import known_user
-from reelkeeper.store.jobs import listing, queue
+from reelkeeper.store.jobs import queue
 from reelkeeper.store.jobs.queue import AdmittedJob
 from reelkeeper.store.videos.videos import is_user
 
@@ -85,7 +85,7 @@ def newest(engine: Engine, *, user_id: str | None, state: JobState | None, span:
     """List the newest jobs in a span of time, of a user and in a state, or of all. Raises NotFound, UserErased."""
     with reading(engine) as session:
         user_id = user_id and known_user(session, user_id)
-        found = listing.page(session, user_id=user_id, state=state, span=span, limit=limit)
+        found = queue.page(session, user_id=user_id, state=state, span=span, limit=limit)
         if user_id and not found and not is_user(session, user_id):
             raise NotFound(f"no user {user_id!r} in the catalogue")
         return found

@@ -13,7 +13,7 @@ from reelkeeper.operations.billing import ledger as operation
 from reelkeeper.operations.jobs.follow import follow
 from reelkeeper.store.billing import ledger, quotas
 from reelkeeper.store.core.engine import reading, transaction
-from reelkeeper.store.jobs import listing
+from reelkeeper.store.jobs import queue
 from reelkeeper.store.tables import jobs, users
 from tests.operations.asking import ask, claim, fox, row
 from tests.operations.books import DOLLAR, balances, make_user
@@ -46,7 +46,7 @@ def test_jobs_are_read_by_an_index_in_its_order(
     sqlite_engine: sa.Engine, user_id: str | None, state: JobState | None, span: Span
 ) -> None:
     steps = steps_of(
-        sqlite_engine, lambda session: listing.page(session, user_id=user_id, state=state, span=span, limit=5)
+        sqlite_engine, lambda session: queue.page(session, user_id=user_id, state=state, span=span, limit=5)
     )
     index = "ix_jobs_user (user_id=? AND state=?" if user_id else "ix_jobs_age (state=?"
     assert len([step for step in steps if f"SEARCH jobs USING INDEX {index}" in step]) == (6 if state is None else 1)
@@ -82,9 +82,9 @@ def test_a_job_is_listed_in_the_state_that_its_route_says(engine: sa.Engine) -> 
     with transaction(engine, "test") as session:
         session.execute(sa.update(jobs).where(jobs.c.id == parked).values(state=JobState.PARKED))
     with reading(engine) as session:
-        every = {job.job_id: job for job in listing.page(session, user_id=None, state=None, span=Span(), limit=9)}
+        every = {job.job_id: job for job in queue.page(session, user_id=None, state=None, span=Span(), limit=9)}
         found = {
-            state: [job.job_id for job in listing.page(session, user_id=None, state=state, span=Span(), limit=9)]
+            state: [job.job_id for job in queue.page(session, user_id=None, state=state, span=Span(), limit=9)]
             for state in JobState
         }
     assert len(every) == 6
@@ -105,11 +105,11 @@ def test_pages_have_each_job_once_although_many_are_as_old(engine: sa.Engine) ->
         session.execute(sa.update(jobs).where(jobs.c.id == late).values(created_at=NOON + timedelta(hours=1)))
     read, place = list[ListedJob](), None
     with reading(engine) as session:
-        while page := listing.page(session, user_id="ann", state=None, span=Span(place=place), limit=3):
+        while page := queue.page(session, user_id="ann", state=None, span=Span(place=place), limit=3):
             read += page
             place = Place(page[-1].created_at, page[-1].job_id)
-        until = listing.page(session, user_id=None, state=None, span=Span(until=NOON + timedelta(hours=1)), limit=9)
-        since = listing.page(session, user_id=None, state=None, span=Span(since=NOON + timedelta(hours=1)), limit=9)
+        until = queue.page(session, user_id=None, state=None, span=Span(until=NOON + timedelta(hours=1)), limit=9)
+        since = queue.page(session, user_id=None, state=None, span=Span(since=NOON + timedelta(hours=1)), limit=9)
     assert len({job.job_id for job in read}) == len(read) == 7
     assert read[0].job_id == late
     assert ([job.job_id for job in since], [job.job_id for job in until]) == ([late], [job.job_id for job in read[1:]])
