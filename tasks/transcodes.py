@@ -9,9 +9,11 @@ from uuid import UUID
 from prefect import task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.exceptions import TerminationSignal
 from prefect.logging import get_run_logger
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
+from reelkeeper.adapters import ffmpeg
 from reelkeeper.adapters.ffmpeg.intake import sweep_scratch_dirs
 from reelkeeper.errors import MediaTimeout, Misconfigured, ReelkeeperError, StorageError
 from reelkeeper.model import Outcome
@@ -78,7 +80,10 @@ def compress_planned(workspace: Workspace, held: HeldLease, plan_id: str, *, is_
             faults = {each.machine: each.fault for each in worked if each.fault}
             _leave_to_others(workspace, order, faults, progress, _OTHERS_SECONDS if is_helped else 0.0)
             return [outcome for each in worked for outcome in each.outcomes]
-        except BaseException:
+        except BaseException as ended:
+            # guard machines.terminated: a run that is told to end goes on until its encoders have ended by themselves
+            if isinstance(ended, TerminationSignal):
+                ffmpeg.stop()
             held.manager.release([held.lease])  # so that the helpers stop before their next video
             raise
 

@@ -1,4 +1,4 @@
-"""Ctrl-C in a run, as in a terminal: it says what it waits for, and ends within ten seconds, without its encoders."""
+"""Ctrl-C or SIGTERM in a run: it ends within ten seconds, without its encoders, and gives back what it has begun."""
 
 import contextlib
 import os
@@ -32,12 +32,13 @@ def encoders(of: int) -> list[psutil.Process]:
 
 
 @pytest.mark.long
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
 def test_a_run_that_encodes_ends_in_time_and_gives_back_what_it_has_begun(
-    scene: Scene, make_clip: MakeClip, tmp_path: Path
+    scene: Scene, make_clip: MakeClip, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     clip = make_clip(size="1280x720", seconds=20, codec="libx264 -preset ultrafast -crf 4")
-    for number in range(3):
-        scene.video(f"v{number}", age_days=10, clip=clip)
+    for video in range(3):
+        scene.video(f"v{video}", age_days=10, clip=clip)
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     words = ["run", "tier_storage", "--apply", "--param", "recipe.preset=8"]
     with subprocess.Popen(
@@ -54,17 +55,17 @@ def test_a_run_that_encodes_ends_in_time_and_gives_back_what_it_has_begun(
             while not (at_work := encoders(run.pid)) and run.poll() is None and time.monotonic() < until:
                 time.sleep(0.1)
             assert at_work, run.communicate()
-            os.killpg(run.pid, signal.SIGINT)
+            os.killpg(run.pid, number)
             began = time.monotonic()
             said = run.communicate(timeout=PATIENCE_SECONDS)[1]
             took = time.monotonic() - began
         finally:
             run.kill()
-    assert run.returncode == 130, said
+    assert run.returncode == code, said
     assert took < PROMISED_SECONDS, f"{took:.1f} s: {said}"
-    assert "encoders" in said
+    assert ("encoders" in said) == (number == signal.SIGINT)  # a terminal is told what it waits for
     gone, left = psutil.wait_procs(at_work, timeout=5)  # a zombie, which nobody reaps, has ended too
     assert [tool.status() for tool in left] == [psutil.STATUS_ZOMBIE] * (len(at_work) - len(gone))
     assert plans.under_way(scene.engine) is None  # its lease was given back
-    assert scene.states() == {f"v{number}": "live" for number in range(3)}
+    assert scene.states() == {f"v{video}": "live" for video in range(3)}
     scene.world.check()
