@@ -5,6 +5,7 @@ import re
 from collections.abc import MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass
 from threading import Event
 from time import sleep
 from typing import Any
@@ -324,24 +325,52 @@ def test_a_revoked_token_works_for_a_second_at_most_while_another_request_looks_
     assert asyncio.run(ask()) == [200, 200, 401, 401]
 
 
-def test_a_body_in_parts_has_the_limit_of_a_whole_one(
-    app_state: AppState, world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(auth, "BODY_BYTES", 2_000)
-    parts = [{"type": "http.request", "body": b"x" * 1_500, "more_body": more} for more in (True, False)]
-    sent: list[Message] = []
+@dataclass
+class Sender:
+    """A caller that sends its body in parts: their sizes and the time at which each is awaited, then hangs up."""
 
-    async def receive() -> Message:
-        return parts.pop(0)
+    parts: list[tuple[float, int]]
+    at: float = 0.0
+
+    async def __call__(self) -> Message:
+        await asyncio.sleep(0)
+        if not self.parts:
+            return {"type": "http.disconnect"}
+        size = self.parts.pop(0)[1]
+        more = {"more_body": True} if self.parts else {}
+        return {"type": "http.request", "body": b"x" * size, **more}
+
+
+def answered(app_state: AppState, sender: Sender) -> int:
+    """Send a body to an app that reads it, and then waits for the caller to hang up; return the status."""
+    sent: list[Message] = []
 
     async def send(message: Message) -> None:
         sent.append(message)
 
     async def read(scope: Message, receive: Receive, send: Send) -> None:
-        while (await receive())["more_body"]:
-            pass
+        while sender.parts:
+            sender.at = sender.parts[0][0]
+            await receive()
+        sender.at += 3_600
+        assert await receive() == {"type": "http.disconnect"}
         await PlainTextResponse("read")(scope, receive, send)
 
-    checked = AuthMiddleware(read, world.workspace.engine, app_state.load)
-    asyncio.run(checked({"type": "http", "path": "/healthz", "method": "POST", "headers": []}, receive, send))
-    assert sent[0]["status"] == 413
+    checked = AuthMiddleware(read, app_state.workspace.engine, app_state.load, lambda: sender.at)
+    asyncio.run(checked({"type": "http", "path": "/healthz", "method": "POST", "headers": []}, sender, send))
+    return int(sent[0]["status"])
+
+
+@pytest.mark.parametrize(("last", "status"), [(500, 200), (501, 413)])
+def test_a_body_in_parts_has_the_limit_of_a_whole_one(
+    app_state: AppState, monkeypatch: pytest.MonkeyPatch, last: int, status: int
+) -> None:
+    monkeypatch.setattr(auth, "BODY_BYTES", 2_000)
+    assert answered(app_state, Sender([(0, 1_000), (0, 500), (0, last)])) == status
+
+
+@pytest.mark.parametrize(("until", "status"), [(21.9, 200), (22.1, 408)])
+def test_a_body_has_twenty_seconds_and_one_more_for_each_100_kb_that_came(
+    app_state: AppState, until: float, status: int
+) -> None:
+    assert answered(app_state, Sender([(0, 100_000), (10, 100_000), (until, 1)])) == status

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from reelkeeper.errors import Frozen
+from reelkeeper.model import VideoState
 from reelkeeper.model.jobs import JobState
 from reelkeeper.operations.core import prune_records as pruning
 from reelkeeper.operations.core.freeze import freeze, thaw
@@ -25,6 +26,8 @@ from reelkeeper.store.tables import (
     daily_views,
     jobs,
     leases,
+    notice_deliveries,
+    notices,
     operations,
     outbox,
     performance_windows,
@@ -65,7 +68,8 @@ FOREVER = {
 def clean(engine: sa.Engine) -> datetime:
     """Empty what the examples fill; return the time."""
     with transaction(engine, "test") as session:
-        for table in (verdicts, plans, outbox, alerts, jobs, uploads, reservations, scans, performance_windows):
+        for table in (verdicts, plans, outbox, alerts, jobs, uploads, reservations, scans, performance_windows, notice_deliveries,
+                      notices):  # fmt: skip
             session.execute(sa.delete(table))
         session.execute(sa.delete(leases))
         session.execute(sa.delete(daily_views))
@@ -291,6 +295,30 @@ def test_an_upload_and_its_reservation_go_together_once_they_are_settled(engine:
     assert run(engine) == {"uploads": 1, "reservations": 1}
     assert ids(engine, uploads) == {"u-young", "u-open"}
     assert ids(engine, reservations) == {"young", "open"}
+
+
+@pytest.mark.parametrize(
+    ("given", "ended", "state", "stays"),
+    [
+        (500, None, VideoState.LIVE, True),  # in force, however old
+        (500, 91, VideoState.LIVE, False),
+        (500, 89, VideoState.LIVE, True),
+        (500, None, VideoState.RETIRED, False),
+        (89, None, VideoState.RETIRED, True),
+    ],
+)
+def test_a_notice_goes_with_its_deliveries_once_it_is_over_and_old(
+    engine: sa.Engine, given: int, ended: int | None, state: VideoState, *, stays: bool
+) -> None:
+    at = clean(engine)
+    for number, (days, until, state_of_its_video) in enumerate([(given, ended, state), (500, None, "live")], 1):
+        put(engine, videos, [{"id": f"v{number}", "user_id": "ann", "state": state_of_its_video, "generation": 1}])
+        when = {"given_at": at - timedelta(days=days), "ended_at": until and at - timedelta(days=until)}
+        about = {"tier": "free", "days": 14, "rule": "r", "run_id": "r", "expires_at": at, **when}
+        put(engine, notices, [{"id": number, "video_id": f"v{number}", **about}])
+        put(engine, notice_deliveries, [{"notice_id": number, "endpoint_id": "e", "message_id": number}])
+    run(engine)
+    assert ids(engine, notices) == ids(engine, notice_deliveries) == ({1, 2} if stays else {2})
 
 
 def test_a_swap_is_remembered_for_as_long_as_it_can_be_taken_back(engine: sa.Engine) -> None:

@@ -1,11 +1,12 @@
-"""Cheaper providers for the clips that users requested."""
+"""Cheaper ways to make the clips that users requested, and what was paid for those made again."""
 
-from datetime import date
+from datetime import date, timedelta
 from decimal import Decimal
 from typing import Any
 
+from reelkeeper.model.jobs import Repeated
 from reelkeeper.model.requests import GenerationRequest
-from reelkeeper.rules.billing.cheaper import Cheaper, EqualRequests, cheaper
+from reelkeeper.rules.billing.cheaper import Cheaper, EqualRequests, Repeat, Spent, by_cause, cheaper
 from reelkeeper.rules.billing.quote import PriceBook
 
 READ = {"source": "a list", "read_on": date(2026, 11, 1)}
@@ -48,3 +49,26 @@ def test_a_clip_with_sound_left_open_could_be_made_without() -> None:
 def test_flat_prices_and_models_no_longer_sold_are_left_out() -> None:
     flat = PriceBook.model_validate({"models": [{"model": "veo", "price": {"base_usd": "1"}}]})
     assert cheaper([asked(), asked(model="gone")], flat) == []
+
+
+def test_the_way_that_saves_most_comes_first_and_one_that_saves_nothing_is_left_out() -> None:
+    equal = {"provider": "replicate", "price": price("0.10")}
+    way = {"provider": "runway", "price": price("0.06")}
+    cheapest = {"provider": "openai", "price": price("0.02")}
+    ways = book(offers=[equal, way, cheapest])
+    assert [found.provider for found in cheaper([asked()], ways)] == ["openai", "runway"]
+    assert [found.provider for found in cheaper([asked("replicate")], ways)] == ["openai", "runway"]
+
+
+def test_a_user_who_asks_again_within_an_hour_has_sent_one_request_twice() -> None:
+    hour = timedelta(hours=1)
+    jobs = [
+        Repeated(is_same_entry=True, after=hour, microusd=1),
+        Repeated(is_same_entry=False, after=hour, microusd=20),
+        Repeated(is_same_entry=True, after=hour + timedelta(seconds=1), microusd=300),
+        Repeated(is_same_entry=True, after=None, microusd=4_000),  # of another user
+        Repeated(is_same_entry=False, after=None, microusd=50_000),
+    ]
+    expected = {Repeat.RETRIED: Spent(2, 21), Repeat.AGAIN: Spent(2, 4_300), Repeat.NOT_SHARED: Spent(1, 50_000)}
+    assert by_cause(jobs) == expected
+    assert by_cause([]) == dict.fromkeys(Repeat, Spent(0, 0))
