@@ -23,7 +23,7 @@ from reelkeeper.model.money import Metric
 from reelkeeper.model.requests import Declined, Queued
 from reelkeeper.operations.core.freeze import freeze
 from reelkeeper.operations.health import accounts
-from reelkeeper.operations.jobs import breaker
+from reelkeeper.operations.jobs import breaker, routing
 from reelkeeper.operations.jobs import claim as claiming
 from reelkeeper.operations.jobs.claim import claim
 from reelkeeper.operations.jobs.run import End
@@ -31,11 +31,12 @@ from reelkeeper.operations.jobs.settle import Attempt, succeed
 from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.jobs import breaker as rules
 from reelkeeper.rules.jobs.admission import AdmissionPolicy
+from reelkeeper.rules.jobs.routing import Reason
 from reelkeeper.rules.spend.budget import Period
 from reelkeeper.rules.spend.limits import SpendLimit
 from reelkeeper.store.billing import job_totals as job_totals_of
 from reelkeeper.store.core.engine import open_engine, reading, transaction
-from reelkeeper.store.jobs import endings
+from reelkeeper.store.jobs import endings, queue
 from reelkeeper.store.jobs.claims import Claim
 from reelkeeper.store.tables import controls, job_totals, jobs, usage_days
 from tests.children import FORKED
@@ -393,6 +394,21 @@ def test_a_provider_that_is_tried_gets_new_jobs_for_its_trial_and_the_others_go_
     fell_ill(rich, "fal")
     end_wait(rich, "fal")
     assert [find(rich, queued(rich, "k" * n)).lane for n in range(1, 5)] == ["fal", "fal", "runway", "runway"]
+
+
+def test_an_offer_is_called_unwell_while_its_provider_gets_no_job_and_not_while_it_is_tried(rich: sa.Engine) -> None:
+    def reasons() -> dict[str, Reason]:
+        with reading(rich) as session:
+            job = queue.find(session, job_id)
+            assert job is not None
+            return {verdict.provider: verdict.reason for verdict in routing.verdicts(session, job)}
+
+    job_id = queued(rich)
+    assert reasons() == {"fal": Reason.CHOSEN, "runway": Reason.DEARER}
+    fell_ill(rich, "fal")
+    assert reasons() == {"fal": Reason.UNWELL, "runway": Reason.CHOSEN}
+    end_wait(rich, "fal")
+    assert reasons() == {"fal": Reason.CHOSEN, "runway": Reason.DEARER}
 
 
 def test_no_job_moves_to_another_provider_during_a_freeze(rich: sa.Engine) -> None:
