@@ -142,6 +142,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None]:
         ):
             item.add_marker("long")
         if item.get_closest_marker("long"):
-            item.add_marker(pytest.mark.timeout(7_200 if item.get_closest_marker("soak") else 1_200))
+            item.add_marker(pytest.mark.timeout(7_200 if item.get_closest_marker("soak") else 2_400))
     yield
     items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))  # at the end, all would wait for its seven minutes
