@@ -135,11 +135,15 @@ def _stored(found: Status) -> Iterable[tuple[str, tuple[int, int]]]:
 
 def _spend(found: Status) -> Panel:
     money, table = found.money, _grid("left", "right", "left", "left")
+    is_counted = any(state.last_ok_at for state in found.flows if state.flow == "monitor_costs")
     for name, nanousd, limit in (
         ("today", money.today_nanousd, money.budget.daily_usd),
         ("this month", money.month_nanousd, money.budget.monthly_usd),
     ):
         spent = dollars(nanousd / _NANO_IN_MICRO)
+        if not nanousd and not is_counted:
+            table.add_row(name, "unknown", "", Text("monitor_costs has not run", "dim"))
+            continue
         if limit is None:
             table.add_row(name, spent, "", Text("no budget", "dim"))
             continue

@@ -130,6 +130,12 @@ this month $0.00 no budget
 saved so far $0.00 at list price\
 """)
     assert as_read(said, only="90 ") == snapshot("jobs waiting 3 the oldest for 90 minutes")
+    with transaction(opened, "test") as session:  # nobody has counted, which is not 0
+        session.execute(sa.delete(heartbeats).where(heartbeats.c.flow == "monitor_costs"))
+    assert as_read(reelkeeper("status").stdout, only="unknown") == snapshot("""\
+today unknown monitor_costs has not run
+this month unknown monitor_costs has not run\
+""")
 
 
 def test_what_would_lower_the_bill_is_listed_apart_from_alerts_the_largest_first(

@@ -8,12 +8,12 @@ from typer.testing import CliRunner, Result
 from deployments import orchestration
 from deployments.deploy import storage_flows
 from deployments.up import find_prefect_yaml
+from flows.back_up_store import back_up_store
 from flows.dispatch_jobs import dispatch_jobs
 from flows.expire_videos import expire_videos
 from flows.purge_retired import purge_retired
 from flows.tier_storage import tier_storage
 from reelkeeper.cli import app
-from reelkeeper.cli.commands.run import NOT_IN_A_TRIAL
 from reelkeeper.errors import OnTrial
 from reelkeeper.model import BlobState, VideoState
 from reelkeeper.model.jobs import JobState
@@ -22,6 +22,7 @@ from reelkeeper.operations.billing import ledger
 from reelkeeper.operations.core.workspace import note_trial
 from reelkeeper.operations.jobs.admit import admit
 from reelkeeper.operations.lifecycle.plans import approve
+from reelkeeper.rules.alerts.cadence import NOT_IN_A_TRIAL
 from reelkeeper.rules.lifecycle.guard import OVERRIDE
 from reelkeeper.settings import settings
 from reelkeeper.store.core import deployment
@@ -98,6 +99,14 @@ def test_a_run_that_a_trial_refuses_is_refused_before_prefect_starts(
 def test_the_flows_that_a_trial_refuses_are_those_that_it_deploys_as_dry_runs_and_that_of_jobs() -> None:
     deployed = {name.replace("-", "_") for name in storage_flows(find_prefect_yaml())}
     assert {*deployed, "dispatch_jobs"} == NOT_IN_A_TRIAL
+
+
+def test_a_dry_run_counts_as_a_success_only_of_a_flow_that_makes_no_others_in_a_trial(scene: Scene) -> None:
+    note_trial(scene.engine, scene.world.workspace.bucket, begins=True)
+    expire_videos()
+    back_up_store()
+    with reading(scene.engine) as session:
+        assert set(deployment.beats(session)) == {"expire_videos"}
 
 
 @pytest.mark.parametrize("flow", [expire_videos, purge_retired, tier_storage])

@@ -95,8 +95,8 @@ def messages(everything: Everything = False, limit: Limit = 100, as_json: AsJson
 
     with reading() as session:
         lines = outbox.listed(session, everything=everything, limit=limit)
-    headings = (">message", "!state", "what", ">attempts", "!since", "!next try", "last error")
-    cells = ("id", "state", "title", "attempts", "created_at", "due_at", "last_error")
+    headings = (">message", "!state", "what", ">attempts", "!since", "!next try", "!receipt", "last error")
+    cells = ("id", "state", "title", "attempts", "created_at", "due_at", "receipt", "last_error")
     listing(lines, headings, cells, as_json=as_json, otherwise="No message waits.")
 
 

@@ -49,7 +49,6 @@ def _refuse_part(given: str | None) -> None:
 Only = Annotated[
     str | None, typer.Option("--user", "--prefix", hidden=True, callback=_refuse_part, help="Refused: see a segment.")
 ]
-NOT_IN_A_TRIAL: Final = {"tier_storage", "transcode_videos", "expire_videos", "purge_retired", "dispatch_jobs"}
 _PATIENCE_SECONDS: Final = 9.0  # of the ten that are promised
 _SAID: Final = (
     "\nStopping within 10 seconds: waiting for the encoders to end, for requests under way, and for the record of what "
@@ -93,6 +92,7 @@ def start(
 ) -> None:
     """Validate all arguments, then run the flow and show its report."""
     from reelkeeper.cli import parameters
+    from reelkeeper.rules.alerts.cadence import NOT_IN_A_TRIAL
 
     at = moment(as_of)
     settings = configured()
@@ -160,6 +160,8 @@ def _interruptible() -> Iterator[None]:
 
 def show(report: Any, params: list[str], *, most: int, as_json: bool) -> None:  # noqa: ANN401  of whatever flow
     """Print a run's report, and the possible next step."""
+    from reelkeeper.rules.alerts.cadence import NOT_IN_A_TRIAL
+
     if as_json:
         emit(report)
         return

@@ -28,6 +28,7 @@ from reelkeeper.rules.forecast.storage import Cohort, Stock, known_expiries, sha
 from reelkeeper.rules.policies import Policies
 from reelkeeper.store import Engine, Session
 from reelkeeper.store.billing import job_totals, usage
+from reelkeeper.store.core import deployment
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.forecast import forecasts
 from reelkeeper.store.lifecycle import backlog
@@ -78,19 +79,20 @@ class Known:
 
 
 def gather(engine: Engine, as_of: datetime, policies: Policies) -> Known:
-    """Read two years of usage up to yesterday, the stored bytes, and those known to be deleted."""
+    """Read two years of usage up to yesterday, the stored bytes, and those known to be deleted: none by a trial."""
     today = as_of.date()
     with reading(engine) as session:
         used = list(usage.days(session, today - _HISTORY_DAYS * _ONE_DAY, today - _ONE_DAY, of_users=False))
         cohorts, uploaded, retention = _kept(session, as_of, policies)
         purging = backlog.purging_by_day(session)
+        is_trial = deployment.trial(session) is not None
         of_providers = job_totals.by_day(session, ("provider",), today - _HISTORY_DAYS * _ONE_DAY, today - _ONE_DAY)
     series, policy = _by_line(used), policies.lifecycle
     peaks = series.get((Metric.STORED_BYTES, ""), {})
     stock = Stock(
         round(peaks[max(peaks)]) if peaks else sum(cohort.size_bytes for cohort in cohorts) + sum(purging.values()),
-        known_expiries(cohorts, purging, retention, policy.grace_days),
-        shares_by_life(uploaded, retention, policy.grace_days),
+        {} if is_trial else known_expiries(cohorts, purging, retention, policy.grace_days),
+        {} if is_trial else shares_by_life(uploaded, retention, policy.grace_days),
     )
     cold = series.get((Metric.STORED_BYTES, _COLD), {})
     moved = series.get((Metric.UPLOADED_BYTES, ""))

@@ -35,6 +35,7 @@ class Waiting(NamedTuple):
     due_at: datetime
     sent_at: datetime | None
     copied_at: datetime | None
+    receipt: str | None
     last_error: str | None
 
 

@@ -21,10 +21,13 @@ from reelkeeper.operations.forecast.forecast import (
 from reelkeeper.rules.billing.cheaper import Cheaper
 from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.forecast.costs import TOTAL
+from reelkeeper.rules.forecast.storage import Stock
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.rules.policies import DEFAULTS
 from reelkeeper.store.billing import job_totals
 from reelkeeper.store.billing.usage import record as record_usage
+from reelkeeper.store.core import deployment
+from reelkeeper.store.core.deployment import Standing
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.forecast.forecasts import latest
 from reelkeeper.store.tables import blobs, holds, jobs, users, videos
@@ -119,6 +122,15 @@ def test_expiring_bytes_leave_the_forecast_and_held_or_unknown_ones_stay(store: 
     assert gather(store, NOW, DEFAULTS).stored.stock.expiries[leaves] == 2 * GB
     for_ever = DEFAULTS.overridden(tiers=FOR_EVER)
     assert leaves not in gather(store, NOW, for_ever).stored.stock.expiries
+
+
+def test_nothing_leaves_the_forecast_of_a_trial_which_deletes_nothing(store: sa.Engine) -> None:
+    live = gather(store, NOW, DEFAULTS).stored.stock
+    with transaction(store, "test") as session:
+        deployment.set_standing(session, Standing(place="http://s3/bucket/videos/"))
+    stock = gather(store, NOW, DEFAULTS).stored.stock
+    assert (sum(live.expiries.values()), sum(live.kept.values())) == (10 * GB, pytest.approx(0.5))
+    assert stock == Stock(live.alive_bytes)
 
 
 def test_bytes_of_a_segment_leave_by_its_retention(store: sa.Engine) -> None:
