@@ -218,7 +218,7 @@ def _frozen(engine: Engine) -> Finding:
     reason = why_frozen(engine)
     if reason:
         return Finding("changes", WARN, reason)
-    return Finding("changes", OK, "allowed")
+    return Finding("changes", OK, "not frozen")
 
 
 def _doubts(engine: Engine) -> Finding:
