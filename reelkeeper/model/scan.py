@@ -75,11 +75,15 @@ class Clip(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """The videos that a seed drew, each encoded as `tier_storage` would; `failed`: keys that could not be tried."""
+    """The videos that a seed drew, each encoded as `tier_storage` would; `failed`: keys that could not be tried.
+
+    An interruption leaves `untried` of them.
+    """
 
     seed: int
     clips: Sequence[Clip]
     failed: Sequence[str] = ()
+    untried: int = 0
 
     @property
     def size_bytes(self) -> int:
@@ -118,13 +122,18 @@ class Lever(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """The figures of one scan. `stopped` says why it is partial, "" if it is not; None stands for unknown."""
+    """The figures of one scan. `stopped` says why it is partial, "" if it is not; None stands for unknown.
+
+    Where everything was listed all the same, `is_listed`, only unfinished uploads or the sample are partial.
+    """
 
     bucket: str
     prefix: str
     as_of: datetime
     stopped: str
+    is_listed: bool
     total: Part
+    dated: Part  # whose age and month are by the date in their key; those of the others by their last write
     billed_usd: Decimal  # a month's storage on R2's bill, if the account stores nothing else
     list_usd: Decimal  # without the free allowance and without rounding
     requests: int  # listings that the scan sent

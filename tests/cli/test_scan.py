@@ -140,6 +140,7 @@ def test_ctrl_c_shows_what_is_known(double: R2Double, configured: Settings, tmp_
     shown, _ = process.communicate(timeout=60)
     found = json.loads(shown)
     assert (process.returncode, found["stopped"], found["total"]["objects"]) == (130, "interrupted", 3)
+    assert not found["is_listed"]
     assert not configured.state_dir.exists()
 
 
@@ -161,7 +162,7 @@ def test_ctrl_c_in_the_sample_keeps_the_clips_that_are_done(double: R2Double, tm
     process.send_signal(signal.SIGINT)
     found = json.loads(process.communicate(timeout=60)[0])
     assert (process.returncode, found["stopped"], len(found["sample"]["clips"])) == (130, "interrupted", 2)
-    assert found["total"]["objects"] == 6
+    assert (found["is_listed"], found["total"]["objects"], found["sample"]["untried"]) == (True, 6, 2)
 
 
 @pytest.mark.usefixtures("filled")

@@ -91,7 +91,7 @@ def scan(
     for failure in found.sample.failed if found.sample else ():
         complain(failure)
     if found.stopped:
-        complain(f"the scan is partial: {found.stopped}")
+        complain(found.stopped if found.is_listed else f"the scan is partial: {found.stopped}")
         raise typer.Exit(INTERRUPTED if stop.asked else 1)
 
 

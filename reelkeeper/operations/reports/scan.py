@@ -21,7 +21,7 @@ from reelkeeper.rules.billing.pricing import bill
 from reelkeeper.rules.core.wording import many, size
 from reelkeeper.rules.lifecycle import levers
 from reelkeeper.rules.lifecycle.worth import Payback
-from reelkeeper.rules.sync.adoption import AdoptionLimits, misfit, one_day_warning
+from reelkeeper.rules.sync.adoption import AdoptionLimits, misfit, one_day_warning, repeated
 from reelkeeper.store.sync.census import Census, Entry
 
 T = TypeVar("T")
@@ -85,19 +85,20 @@ def scan(
     where not even the first page came.
     """
     with closing(Census()) as census:
-        counts, stopped = _Counts(terms, bucket.prefix), ""
+        counts, stopped, is_listed = _Counts(terms, bucket.prefix), "", False
         unfinished = sample = None
         try:
             for page in _pages(bucket, stop):
                 census.add(counts.entries(page))
                 tell(f"{many(counts.objects, 'object')}, {size(counts.size_bytes)}")
+            is_listed = True
             try:
                 unfinished = stop.during(bucket.look().unfinished)
             except StorageError:  # not every server, and not every token, tells
                 unfinished = None
             if sampling:
                 sample = _sampled(bucket, census, sampling, tell, stop)
-                stopped = "interrupted" if stop.asked else ""
+                stopped = "interrupted" if sample.untried else ""
         except KeyboardInterrupt:
             stopped = "interrupted"
         except StorageError as error:
@@ -105,13 +106,33 @@ def scan(
                 raise
             stopped = str(error)
         tell("adding up")
-        return _figures(bucket, terms, census, counts, (stopped, unfinished, sample))
+        return _figures(bucket, terms, census, counts, _Ended(stopped, is_listed, unfinished, sample))
 
 
 def _pages(bucket: Bucket, stop: Stop) -> Iterator[list[StoredObject]]:
     pages = bucket.look().pages()
     while (page := stop.during(lambda: next(pages, None))) is not None:
         yield page
+
+
+class _Ended(NamedTuple):
+    """How a scan ended: why early, "" if it did not, whether all was listed, and what was asked after that."""
+
+    stopped: str
+    is_listed: bool
+    unfinished: Part | None
+    sample: Sample | None
+
+    def missing(self) -> Iterator[str]:
+        """Say what a complete listing lacks."""
+        if not self.stopped or not self.is_listed:
+            return
+        if self.sample is None:
+            yield "The listing is complete; interrupted before unfinished uploads were counted."
+        else:
+            tried = len(self.sample.clips) + len(self.sample.failed)
+            drawn = many(tried + self.sample.untried, "video")
+            yield f"The listing is complete; the sample was interrupted after {tried} of {drawn}."
 
 
 class _Counts:
@@ -140,7 +161,7 @@ class _Counts:
                 video = hash((user, name)) if kind is Kind.VIDEO and user and size_bytes else None
             self.objects += 1
             self.size_bytes += size_bytes
-            if kind is Kind.VIDEO and size_bytes:
+            if kind is Kind.VIDEO:
                 self.videos += 1
                 self.videos_of_users += user is not None
             cell = self.cube.setdefault((kind, day, month, storage_class != ""), [0, 0])
@@ -201,7 +222,7 @@ def _sampled(bucket: Bucket, census: Census, sampling: Sampling, tell: Callable[
             failed.append(f"{key}: {error}")
         except KeyboardInterrupt:
             break
-    return Sample(sampling.seed, tuple(clips), tuple(failed))
+    return Sample(sampling.seed, tuple(clips), tuple(failed), len(keys) - len(clips) - len(failed))
 
 
 def _encoded(bucket: Bucket, key: str, sampling: Sampling) -> Clip:
@@ -219,10 +240,8 @@ def _encoded(bucket: Bucket, key: str, sampling: Sampling) -> Clip:
     return Clip(key, size_bytes, result.size_bytes, "accepted", cpu_seconds)
 
 
-def _figures(
-    bucket: Bucket, terms: Terms, census: Census, counts: _Counts, ended: tuple[str, Part | None, Sample | None]
-) -> Scan:
-    stopped, unfinished, sample = ended
+def _figures(bucket: Bucket, terms: Terms, census: Census, counts: _Counts, ended: _Ended) -> Scan:
+    unfinished, sample = ended.unfinished, ended.sample
     today = terms.as_of.astimezone(UTC).toordinal()
     total = counts.sum()
     duplicates, duplicated = census.duplicates(NAMED)
@@ -240,24 +259,30 @@ def _figures(
         counts.sum(lambda kind, day: kind is Kind.VIDEO and today - day > _OLD_DAYS, standard=True),
         duplicates,
         unfinished,
-        None if stopped or unfit else census.orphans(images),
+        None if unfit or not ended.is_listed else census.orphans(images),
+        ended.is_listed,
     )
     made = levers.levers(found, levers.Kept.of(sample, terms.codec), terms.payback)
     billed_usd = bill(levers.usage_of(found.total)).billed_usd
     days = counts.grouped(lambda _, day, __: day)
     fullest = max(days, key=lambda day: days[day].objects, default=today)
     warning = one_day_warning(OneDay(date.fromordinal(fullest), days[fullest].objects, total.objects)) if days else None
+    remedy = (
+        repeated(bucket.prefix, terms.layout)
+        or "say --prefix, the folder of the videos, or --pattern, how their keys name user and video"
+    )
     unknown = (
         f"The patterns of keys do not fit this bucket: {unfit or unowned}. So users"
-        f"{', and images without their video,' if unfit else ''} are unknown: say --prefix, "
-        "the folder of the videos, or --pattern, how their keys name user and video."
+        f"{', and images without their video,' if unfit else ''} are unknown: {remedy}."
     )
     return Scan(
         bucket=bucket.name,
         prefix=bucket.scope,
         as_of=terms.as_of,
-        stopped=stopped,
+        stopped=ended.stopped,
+        is_listed=ended.is_listed,
         total=total,
+        dated=counts.grouped(lambda *cell: bool(cell[2])).get(True, Part(""))._replace(name="dated by key"),
         billed_usd=billed_usd,
         list_usd=levers.list_usd(total),
         requests=counts.pages,
@@ -279,6 +304,7 @@ def _figures(
         sample=sample,
         levers=made,
         remarks=[
+            *ended.missing(),
             *([unknown] if unfit or unowned else []),
             *levers.remarks(total, users, billed_usd, made),
             *([f"{warning}."] if warning else []),

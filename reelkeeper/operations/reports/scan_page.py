@@ -60,7 +60,7 @@ def figures(scan: Scan) -> Iterator[Table]:
 
 def headline(scan: Scan) -> str:
     """Say in one sentence what is there and what it costs."""
-    partial = f"Partial, {scan.stopped}: so far " if scan.stopped else ""
+    partial = "" if scan.is_listed else f"Partial, {scan.stopped}: so far "
     return (
         f"{partial}{many(scan.total.objects, 'object')} {_place(scan)}, {size(scan.total.size_bytes)}: "
         f"{_usd(scan.billed_usd)} a month for storage as R2 bills it if nothing else is stored, "
@@ -74,8 +74,8 @@ def tiles(scan: Scan) -> list[Tile]:
         Tile(
             "Objects",
             f"{scan.total.objects:,}",
-            f"{_place(scan)}, partial: {scan.stopped}" if scan.stopped else _place(scan),
-            "bad" if scan.stopped else "",
+            _place(scan) if scan.is_listed else f"{_place(scan)}, partial: {scan.stopped}",
+            "" if scan.is_listed else "bad",
         ),
         Tile("Stored", size(scan.total.size_bytes), _growth(scan)),
         Tile(
@@ -114,8 +114,8 @@ def page(scan: Scan) -> str:
         ]
         grown = charts.savings(pd.DataFrame(rows, columns=["day", "kind", "usd"]))
         text = (
-            "What is there today, by the month in which it was stored, in dollars a month without allowance and "
-            f"rounding: {_growth(scan)}."
+            f"What is there today, by the month in which it was stored ({_basis(scan)}), in dollars a month without "
+            f"allowance and rounding: {_growth(scan)}."
         )
         pictures.append((Figure("months", "How it grew", text, tables.pop(_BY_MONTH)), grown))
     return render(
@@ -178,13 +178,25 @@ def _growth(scan: Scan) -> str:
     if not all("-" in part.name for part in whole):
         return "growth unknown: keys have a year without a month"
     mean = sum(part.size_bytes for part in whole) // len(whole)
-    return f"{size(mean)} more a month, the mean of the last {many(len(whole), 'month')} with any"
+    *others, last = [part.name for part in whole]
+    months = f"{', '.join(others)} and {last}, the last whole months" if others else f"{last}, the last whole month"
+    return f"{size(mean)} more a month, the mean of {months} with any"
 
 
 def _oldest(scan: Scan) -> str:
     ages = _summed(scan.ages)
     most = max(ages, key=lambda part: part.size_bytes, default=Part("nothing"))
-    return f"By the time it was last written. The largest part, {size(most.size_bytes)}: {most.name}."
+    basis = _basis(scan)
+    return f"{basis[:1].upper()}{basis[1:]}. The largest part, {size(most.size_bytes)}: {most.name}."
+
+
+def _basis(scan: Scan) -> str:
+    """Say by what ages and months are told."""
+    others = scan.total.objects - scan.dated.objects
+    if not scan.dated.objects:
+        return "by the time it was last written"
+    by_key = "by the date in its key"
+    return f"{by_key} where the pattern has one, by last write for the other {others:,}" if others else by_key
 
 
 def _usd(amount: Decimal) -> str:

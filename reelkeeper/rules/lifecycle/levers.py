@@ -84,6 +84,7 @@ class Found(NamedTuple):
     duplicates: Part
     unfinished: Part | None
     orphans: Part | None
+    is_listed: bool = True
 
 
 def usage_of(total: Part) -> Usage:
@@ -163,7 +164,8 @@ def _retire(found: Found) -> Lever:
 def _remove(name: str, found: Found, part: Part | None, how: str) -> Lever:
     if part is None:
         names = "the names of images do not say whose they are, or the patterns of keys do not fit"
-        why = "this bucket does not say" if name == "abort_uploads" else names
+        why = "this bucket did not say" if name == "abort_uploads" else names
+        why = why if found.is_listed else "the listing is not complete"
         return _judged(name, Part(""), _NOTHING, why, verdict=Verdict.UNKNOWN)
     why = f"{many(part.objects, 'object')}, {size(part.size_bytes)}: {how}" if part.objects else "none was found"
     return _judged(name, part, _less(found, part.size_bytes), why)

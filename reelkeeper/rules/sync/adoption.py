@@ -3,7 +3,7 @@
 A wrong pattern makes few videos of many objects, or assigns nearly all to one user.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from reelkeeper.model.adoption import Adoption, AdoptionVerdict, Crowding, OneDay
 from reelkeeper.model.document import Table
+from reelkeeper.model.key_patterns import KeyPattern
 from reelkeeper.rules.core.wording import many, size
 
 MIN_FURTHER_FILES: Final = 4  # fewer are reported one by one, and say nothing about a pattern
@@ -79,6 +80,12 @@ def refusal(limits: AdoptionLimits, found: Crowding) -> str | None:
 def misfit(limits: AdoptionLimits, found: Crowding) -> str:
     """Say with all figures that patterns do not fit the bucket; "" if they may."""
     return "; ".join(figures for figures, _ in _broken(limits, found))
+
+
+def repeated(prefix: str, patterns: Sequence[KeyPattern]) -> str:
+    """Say how to write the patterns that repeat the prefix, below which they are read; "" if none does."""
+    written = [pattern.text for pattern in patterns if prefix and pattern.text.startswith(prefix)]
+    return "; ".join(f"write the pattern {text} without the prefix, {text.removeprefix(prefix)}" for text in written)
 
 
 def together(found: Crowding, before: Mapping[str, int]) -> Crowding:
