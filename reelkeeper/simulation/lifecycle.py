@@ -21,6 +21,7 @@ import numpy as np
 
 from reelkeeper.model import Video
 from reelkeeper.rules.core.wording import many
+from reelkeeper.rules.lifecycle.transcode import IN_PLACE
 from reelkeeper.simulation.lifecycle_account import PERIOD_DAYS, Account, Bytes, Reads
 from reelkeeper.simulation.lifecycle_fates import UNBORN, Clock, Fates, Group, Judgement, Trial, keep_everything
 from reelkeeper.simulation.lifecycle_limits import NEVER, UNKNOWN, Ints
@@ -353,9 +354,8 @@ def _store(account: Account, group: Group, reads: Reads, fates: Fates, trial: Tr
     place = np.full(len(swapped), -1)
     place[chosen] = np.arange(len(chosen))
     mine = place[reads.places] >= 0
-    result = Bytes(
-        fates.result_bytes, fates.compressed, fates.compressed, until(trial.grace.days), fates.compressed, served
-    )
+    left = until(grace if trial.place == IN_PLACE else trial.grace.days)
+    result = Bytes(fates.result_bytes, fates.compressed, fates.compressed, left, fates.compressed, served)
     account.add(
         Bytes(*(column[chosen] for column in result)),
         Reads(place[reads.places[mine]], reads.days[mine], reads.counts[mine]),

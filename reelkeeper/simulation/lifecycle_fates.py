@@ -11,6 +11,8 @@ import numpy as np
 
 from reelkeeper.model import Action, Grace, Verdict, Video
 from reelkeeper.rules.lifecycle.lifecycle import Appraise, Judge, judging
+from reelkeeper.rules.lifecycle.selection import fit
+from reelkeeper.rules.lifecycle.transcode import MAX_BYTES_IN_PLACE, NEW_KEY, Placement
 from reelkeeper.rules.lifecycle.worth import Payback, Worth
 from reelkeeper.rules.policies import Policies
 from reelkeeper.simulation.lifecycle_limits import NEVER, UNKNOWN, Coming, Flags, Ints, Limits, find, look_ahead
@@ -19,8 +21,12 @@ UNBORN: Final = -(2**24)  # the day of a video of unknown age
 
 
 def plain_kind(video: Video) -> Hashable:
-    """Give the properties of a video that the rules use, other than age, views and bytes."""
-    return video.tier, video.codec, video.refused_recipe, video.compressed
+    """Give the properties of a video that the rules use, other than age, views and bytes.
+
+    What is larger than `MAX_BYTES_IN_PLACE` is a kind of its own: more bytes turn no encode into less within a kind.
+    """
+    is_large = video.size_bytes > MAX_BYTES_IN_PLACE
+    return video.tier, video.codec, video.refused_recipe, video.compressed, video.is_ours, is_large
 
 
 def keep_everything(video: Video) -> Verdict:
@@ -40,6 +46,7 @@ class Trial(NamedTuple):
     grace: Grace = Grace()
     payback: Payback = Payback()
     codec: str = "h264"  # of results
+    place: Placement = NEW_KEY  # of results for the service's keys
     infrequent_after_days: tuple[int | None, ...] = (None,)  # each is reckoned by itself: None stays in Standard
     kind: Callable[[Video], Hashable] = plain_kind
     judge_like: Callable[[Video], Judge] | None = None
@@ -52,34 +59,23 @@ def try_policies(
     mark: str,
     worth: Appraise,
     infrequent_after_days: tuple[int | None, ...] = (None,),
+    *,
+    keeps_contract: bool,
 ) -> Trial:
-    """Make a trial of the lifecycle rules by these policies. `mark` is the recipe's, `worth` appraises its encodes."""
+    """Make a trial of the lifecycle rules by these policies. `mark` is the recipe's, `worth` appraises its encodes.
+
+    As plans do, it keeps the videos at the service's keys in a bucket that has not passed the contract.
+    """
     policy, recipe = policies.lifecycle, policies.recipe
-    rule = (policy, policies.tiers, as_of, mark, recipe.skip_codecs, worth)
-    trial = Trial(name, judging(*rule), policy.grace, recipe.payback, recipe.codec, infrequent_after_days)
+
+    def judge(like: Video | None = None) -> Judge:
+        rule = judging(policy, policies.tiers, as_of, mark, recipe.skip_codecs, worth, like=like)
+        return lambda video: fit(rule(video), recipe.place, policy.grace, keeps_contract=keeps_contract)
+
+    trial = Trial(name, judge(), policy.grace, recipe.payback, recipe.codec, recipe.place, infrequent_after_days)
     if not policy.segments:
         return trial
-    return trial._replace(
-        kind=lambda video: (plain_kind(video), policy.choose(video)),
-        judge_like=lambda video: judging(*rule, like=video),
-    )
-
-
-def without_service_keys(trial: Trial) -> Trial:
-    """Keep the videos at the service's keys, as plans do in a bucket that has not passed the contract."""
-
-    def keeping(judge: Judge) -> Judge:
-        def judged(video: Video) -> Verdict:
-            return judge(video) if video.is_ours else keep_everything(video)
-
-        return judged
-
-    kind, like = trial.kind, trial.judge_like
-    return trial._replace(
-        judge=keeping(trial.judge),
-        kind=lambda video: (kind(video), video.is_ours),
-        judge_like=like and (lambda video: keeping(like(video))),
-    )
+    return trial._replace(kind=lambda video: (plain_kind(video), policy.choose(video)), judge_like=judge)
 
 
 class Group(NamedTuple):

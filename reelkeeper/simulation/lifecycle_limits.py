@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from reelkeeper.model import Action, Video
 from reelkeeper.rules.lifecycle.lifecycle import Judge
+from reelkeeper.rules.lifecycle.transcode import MAX_BYTES_IN_PLACE
 
 Ints = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
@@ -53,6 +54,7 @@ def find(judge: Judge, video: Video, as_of: datetime, ages: int, *, at_midnight:
     """
     found = np.zeros((3, ages + 1), dtype=np.int64)
     below, encoded, least = 0, 0, 0
+    most = MAX_BYTES_IN_PLACE if video.size_bytes <= MAX_BYTES_IN_PLACE else _MAX_BYTES  # of its kind
     for age in range(ages + 1):
         created_at = as_of - timedelta(days=age) + (timedelta() if at_midnight else _HALF_A_DAY)
         of_age = video._replace(created_at=created_at, held=False, kept_until=None)
@@ -70,9 +72,9 @@ def find(judge: Judge, video: Video, as_of: datetime, ages: int, *, at_midnight:
         until = below
         if below == UNKNOWN:
             below = _ALWAYS if is_retired(None) else UNKNOWN
-        elif is_compressed(below, _MAX_BYTES):
-            until = encoded = _first_without(partial(is_compressed, size=_MAX_BYTES), below, UNKNOWN, encoded)
-            least = _first_without(partial(is_refused, below), 0, _MAX_BYTES, least)
+        elif is_compressed(below, most):
+            until = encoded = _first_without(partial(is_compressed, size=most), below, UNKNOWN, encoded)
+            least = _first_without(partial(is_refused, below), 0, most, least)
         found[:, age] = below, max(until, below), least
     return Limits(*found)
 

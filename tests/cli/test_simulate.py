@@ -3,10 +3,11 @@
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from functools import partial
+from itertools import product
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
@@ -22,9 +23,12 @@ from reelkeeper.operations.billing.metering import charge_month
 from reelkeeper.operations.core.policy_document import read
 from reelkeeper.operations.core.workspace import note_trial, open_bucket
 from reelkeeper.rules.billing.quote import PriceBook
-from reelkeeper.rules.lifecycle import lifecycle, worth
+from reelkeeper.rules.lifecycle import lifecycle, selection, worth
+from reelkeeper.rules.lifecycle.guard import BlastRadius
+from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
+from reelkeeper.rules.lifecycle.transcode import IN_PLACE, MAX_BYTES_IN_PLACE, Recipe
 from reelkeeper.rules.lifecycle.worth import Worth
-from reelkeeper.rules.policies import Policies
+from reelkeeper.rules.policies import DEFAULTS, Policies
 from reelkeeper.settings import Settings
 from reelkeeper.store import Engine, Session
 from reelkeeper.store.billing.usage import record
@@ -34,11 +38,13 @@ from reelkeeper.store.forecast.sampling import note_stored
 from reelkeeper.store.tables import blobs, daily_views, holds, users, videos, view_days
 from reelkeeper.store.videos.videos import live_videos
 from tests.cli.conftest import Run
+from tests.policies import put_in_force
 
 Ask = Callable[..., Any]
 DAY = timedelta(days=1)
 TODAY = datetime.now(UTC).date()
 START = ((TODAY.replace(day=1) - DAY).replace(day=1) - DAY).replace(day=1)  # of the month before the last
+SHIPPED = DEFAULTS.overridden(recipe=Recipe(placement="auto"))  # with a new store
 STRICT = "lifecycle: {retire_below_views: 3, retire_after_days: 14, compress_after_days: 3, grace_days: 3}\n"
 
 
@@ -142,7 +148,9 @@ class Nights:
                 frozenset(self.policies.recipe.skip_codecs),
                 partial(worth.unopened, "h264", self.policies.recipe.payback, SearchTotals()),
             )
-            for verdict in map(judge, list(live_videos(session, midnight(day)))):
+            judged = map(judge, list(live_videos(session, midnight(day))))
+            place, grace = self.policies.recipe.place, self.policies.lifecycle.grace
+            for verdict in selection.fitting(judged, place, grace, keeps_contract=True):
                 if verdict.action is Action.RETIRE:
                     self._retire_blob(session, verdict.video, day)
                     mine = videos.c.id == verdict.video.id
@@ -151,7 +159,8 @@ class Nights:
                     self._retire_blob(session, verdict.video, day)
                     (figure,) = (figure for figure in verdict.figures if isinstance(figure, Worth))
                     left = verdict.video.size_bytes - figure.saved_bytes
-                    add_blob(session, verdict.video.id, 2, left, "h264", midnight(day), is_ours=True)
+                    is_ours = verdict.video.is_ours or place != IN_PLACE
+                    add_blob(session, verdict.video.id, 2, left, "h264", midnight(day), is_ours=is_ours)
                     operations.update({"PutObject": 1, "GetObject": 3})
             new = [clip for clip in self.clips if clip.created_at.date() == day]
             upload(session, new)
@@ -207,7 +216,7 @@ def test_bills_and_regret_are_those_of_a_store_in_which_every_night_was_run(
     kept, in_force, strict = found["courses"]
     assert kept["regret"]["views"] == 0
     assert strict["regret"]["views"] > in_force["regret"]["views"] > 0
-    for course, policies in ((in_force, read("", "")), (strict, read(STRICT, ""))):
+    for course, policies in ((in_force, read("", "", SHIPPED)), (strict, read(STRICT, "", SHIPPED))):
         for beside in configured.state_dir.glob("store.sqlite3*"):
             beside.unlink()
         shutil.copyfile(migrated_file, configured.store_file)
@@ -285,6 +294,48 @@ def test_without_a_passed_contract_nothing_is_done_at_the_services_keys_as_in_pl
     assert (found["service_keys"], found["stored_bytes"]) == (False, of_today)
     assert found["courses"][1]["due_at_once"] == [0, 0]
     assert found["courses"][1]["months"] == found["courses"][0]["months"]
+
+
+@pytest.fixture
+def cold(configured: Settings) -> Iterator[Engine]:
+    """Cold videos of 50 KB to 10 GB at the service's keys and ours, half of them viewed once; results go in place."""
+    engine, now = open_engine(f"sqlite:///{configured.store_file}"), datetime.now(UTC)
+    sizes = [50_000 * 2**n for n in range(12)] + [125_000 + 25_000 * n for n in range(12)]
+    sizes += [10**9, MAX_BYTES_IN_PLACE, MAX_BYTES_IN_PLACE + 1]
+    kinds = product(sizes, ("h264", "mpeg4"), (True, False), ({TODAY - 9 * DAY: 1}, {}))
+    clips = [
+        Clip(f"c{n:03}", "ann", now - 40 * DAY, size, codec, is_ours=is_ours, viewed=viewed)
+        for n, (size, codec, is_ours, viewed) in enumerate(kinds)
+    ]
+    with transaction(engine, "test") as session:
+        session.execute(sa.insert(users).values(id="ann", tier="pro"))
+        upload(session, clips)
+        for back in range(1, 60):
+            view(session, clips, TODAY - back * DAY)
+        session.execute(sa.update(blobs).values(key=configured.prefix + blobs.c.key))
+    unlimited = LifecyclePolicy(compress_usd_per_day=None)
+    limits = BlastRadius(max_user_percent=100)
+    put_in_force(engine, recipe=Recipe(placement="in_place"), lifecycle=unlimited, limits=limits)
+    yield engine
+    engine.dispose()
+
+
+@pytest.mark.parametrize("place", ["trial", "tested", "failed", "failed trial", "untested"])
+def test_the_first_night_does_what_plans_have(ask: Ask, configured: Settings, cold: Engine, place: str) -> None:
+    at = str(configured.endpoint_url), configured.bucket
+    with transaction(cold, "test") as session:
+        if place in {"tested", "failed", "failed trial"}:
+            failed = set() if place == "tested" else set(sorted(CHECKS)[:1])
+            deployment.record_contract(session, *at, set(CHECKS) - failed, failed, run_id="doctor")
+    if place.endswith("trial"):
+        with open_bucket(configured) as bucket:
+            note_trial(cold, bucket, begins=True)
+    plans = [ask("plan", flow)["plan"] for flow in ("tier_storage", "expire_videos")]
+    planned = [sum(plan[action]["objects"] for plan in plans) for action in ("compress", "retire")]
+    course = ask("simulate", "lifecycle", "--months", 0)["courses"][1]
+    assert course["due_at_once"] == planned
+    assert planned[0] > 0 < planned[1]
+    assert ("contract_not_tried" in plans[0]["kept"]) == (place in {"failed", "failed trial", "untested"})
 
 
 @pytest.mark.usefixtures("configured")

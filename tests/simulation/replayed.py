@@ -95,6 +95,7 @@ def replay(
     *,
     infrequent_after: int | None,
     uploads: bool,
+    in_place: bool = False,
 ) -> Replay:
     """Play every night for every video, and for every copy of one that is uploaded again."""
     found = Replay()
@@ -107,7 +108,8 @@ def replay(
         lives += [copy for seen in videos for copy in _copies(seen, span)]
     judges = {day: judging(midnight(day)) for day in days(span.start, span.end)}
     for seen, late in lives:
-        _live(seen, late, judges, grace, codec, span, recorded, infrequent_after, found, operations, stored, retrieved)
+        rest = infrequent_after, found, operations, stored, retrieved
+        _live(seen, late, judges, grace, codec, span, recorded, *rest, in_place=in_place)
     before = {WARM: sum(object_.size for object_ in stored if object_.since < span.start), COLD: 0}
     for day in days(span.start, span.end):
         after = {kind: sum(object_.size for object_ in stored if object_.is_billed(kind, day)) for kind in (WARM, COLD)}
@@ -150,6 +152,8 @@ def _live(  # noqa: C901, PLR0912, PLR0915  one life, told from its beginning to
     operations: Counter[tuple[date, StorageClass, str]],
     stored: list[Stored],
     retrieved: Counter[date],
+    *,
+    in_place: bool,
 ) -> None:
     video, created_at = seen.video, seen.video.created_at
     user_removed = seen.removal in {"user", "takedown"}
@@ -216,7 +220,7 @@ def _live(  # noqa: C901, PLR0912, PLR0915  one life, told from its beginning to
                     retrieved[day] += now.size
                 now.until = day + (grace.days if is_ours else grace.service_days) * DAY
                 video = video._replace(size_bytes=video.size_bytes - worth.saved_bytes, codec=codec, compressed=True)
-                now, is_ours = store(video.size_bytes, midnight(day), day), True
+                now, is_ours = store(video.size_bytes, midnight(day), day), is_ours or not in_place
         if removed == day and seen.removal == "takedown":
             own.until, now.until = min(own.until, day), min(now.until, day)
             alive = False

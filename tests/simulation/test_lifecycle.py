@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from reelkeeper.model import SearchTotals, Video
 from reelkeeper.rules.core.tiers import SHIPPED, Tiers
 from reelkeeper.rules.lifecycle.lifecycle import Appraise, Judge, LifecyclePolicy, judging
-from reelkeeper.rules.lifecycle.transcode import Recipe
+from reelkeeper.rules.lifecycle.selection import fit
+from reelkeeper.rules.lifecycle.transcode import MAX_BYTES_IN_PLACE, Placement, Recipe
 from reelkeeper.rules.lifecycle.worth import Payback, unopened
 from reelkeeper.rules.policies import DEFAULTS, Policies
 from reelkeeper.simulation.lifecycle import KEEP, Course, Outcome, Record, Span, Views, simulate
@@ -33,13 +34,16 @@ def rules(kept: Tiers = SHIPPED, **fields: Any) -> Policies:  # noqa: ANN401  of
     return DEFAULTS.model_copy(update={"tiers": kept, "lifecycle": LifecyclePolicy(**fields)})
 
 
-def trial(policies: Policies, payback: Payback = USUAL, *, days: tuple[int | None, ...] = (None,)) -> Trial:
-    return try_policies("tried", at(policies, payback), midnight(TODAY), "r1", appraise(payback), days)
+def trial(
+    policies: Policies, payback: Payback = USUAL, *, days: tuple[int | None, ...] = (None,), contract: bool = True
+) -> Trial:
+    as_of, worth = midnight(TODAY), appraise(payback)
+    return try_policies("tried", at(policies, payback), as_of, "r1", worth, days, keeps_contract=contract)
 
 
 def at(policies: Policies, payback: Payback) -> Policies:
     """Return policies that leave some codecs alone and take this payback."""
-    recipe = Recipe(skip_codecs=("av1", "vp9"), payback=payback)
+    recipe = Recipe(skip_codecs=("av1", "vp9"), payback=payback, placement=policies.recipe.placement)
     return policies.model_copy(update={"recipe": recipe})
 
 
@@ -47,9 +51,10 @@ def appraise(payback: Payback) -> Appraise:
     return partial(unopened, "h264", payback, LEARNT)
 
 
-def rule(policies: Policies, payback: Payback, as_of: datetime) -> Judge:
-    skipped = frozenset(at(policies, payback).recipe.skip_codecs)
-    return judging(policies.lifecycle, policies.tiers, as_of, "r1", skipped, appraise(payback))
+def rule(policies: Policies, payback: Payback, as_of: datetime, *, contract: bool = True) -> Judge:
+    recipe, grace = at(policies, payback).recipe, policies.lifecycle.grace
+    judge = judging(policies.lifecycle, policies.tiers, as_of, "r1", frozenset(recipe.skip_codecs), appraise(payback))
+    return lambda video: fit(judge(video), recipe.place, grace, keeps_contract=contract)
 
 
 def run(
@@ -87,10 +92,11 @@ def play(
     *,
     infrequent_after: int | None = None,
     uploads: bool = True,
+    contract: bool = True,
 ) -> Replay:
-    judging = partial(rule, policy, payback)
-    grace, cold = policy.lifecycle.grace, infrequent_after
-    return replay(videos, judging, grace, "h264", span, recorded, infrequent_after=cold, uploads=uploads)
+    judging, in_place = partial(rule, policy, payback, contract=contract), policy.recipe.place == "in_place"
+    grace, rest = policy.lifecycle.grace, {"uploads": uploads, "in_place": in_place}
+    return replay(videos, judging, grace, "h264", span, recorded, infrequent_after=infrequent_after, **rest)
 
 
 def check(course: Course, played: Replay) -> None:
@@ -119,7 +125,8 @@ later = st.builds(
     st.integers(-60, 60),
     st.sampled_from([0, 3_600]),
 )
-sizes = st.one_of(st.integers(100_000, 3_000_000), st.integers(10**6, 10**8), st.sampled_from([4 * 10**10, 7 * 10**11]))
+largest = st.sampled_from([MAX_BYTES_IN_PLACE, MAX_BYTES_IN_PLACE + 1, 4 * 10**10, 7 * 10**11])
+sizes = st.one_of(st.integers(100_000, 3_000_000), st.integers(10**6, 10**8), largest)
 
 
 @st.composite
@@ -156,6 +163,7 @@ def lives(draw: st.DrawFn) -> Seen:
         draw(st.one_of(st.none(), later)),
     )
     is_ours, stored_at = draw(st.booleans()), created_at
+    video = video._replace(is_ours=is_ours)
     return Seen(video, is_ours, stored_at, draw(st.one_of(st.none(), st.none(), later)), removed_at, removal, viewed)
 
 
@@ -193,6 +201,8 @@ paybacks = st.sampled_from([USUAL, CHEAP, Payback(cpu_usd_per_hour=None), Paybac
     gaps=st.sets(st.integers(1, 80).map(lambda ago: TODAY - ago * DAY), max_size=2),
     infrequent_after=st.sampled_from([None, 1, 20]),
     uploads=st.booleans(),
+    placement=st.sampled_from(["in_place", "in_place", "new_key"]),
+    contract=st.sampled_from([True, True, True, False]),
 )
 def test_the_result_of_a_policy_equals_a_replay_night_by_night(
     videos: list[Seen],
@@ -203,11 +213,15 @@ def test_the_result_of_a_policy_equals_a_replay_night_by_night(
     gaps: set[date],
     infrequent_after: int | None,
     uploads: bool,
+    placement: Placement,
+    contract: bool,
 ) -> None:
     span = Span(TODAY - back * DAY, TODAY, TODAY + ahead * DAY)
-    recorded = EVERY_DAY - gaps
-    outcome = run(videos, trial(policy, payback, days=(infrequent_after,)), span, recorded, uploads=uploads)
-    played = play(videos, policy, payback, span, recorded, infrequent_after=infrequent_after, uploads=uploads)
+    recorded, policy = EVERY_DAY - gaps, policy.overridden(recipe=Recipe(placement=placement))
+    tried = trial(policy, payback, days=(infrequent_after,), contract=contract)
+    outcome = run(videos, tried, span, recorded, uploads=uploads)
+    cold = infrequent_after
+    played = play(videos, policy, payback, span, recorded, infrequent_after=cold, uploads=uploads, contract=contract)
     kept, course = outcome.courses
     assert kept.policy == KEEP
     check(course, played)
@@ -223,6 +237,11 @@ def clip(ago: int, *viewed: int, tier: str = "pro", name: str = "v", user: str =
     created_at = midnight(TODAY) - ago * DAY + DAY / 2
     video = Video(name, user, tier, created_at, None, False, size, "av1", None, 1, 1)
     return Seen(video, True, created_at, None, None, None, {TODAY - day * DAY: 1 for day in viewed})
+
+
+def theirs(seen: Seen) -> Seen:
+    """The same at a key of the service's."""
+    return seen._replace(video=seen.video._replace(is_ours=False), is_ours=False)
 
 
 COLD = rules(FOR_EVER, retire_after_days=20)
@@ -331,19 +350,23 @@ def test_compressed_videos_are_retired_or_removed_on_any_later_night(removal: st
 
 
 @pytest.mark.parametrize("back", [0, 12])
-def test_the_last_byte_decides_whether_an_encode_pays_as_the_rule_rounds_it(back: int) -> None:
-    policy, span = rules(retire_below_views=None), Span(TODAY - back * DAY, TODAY, TODAY + 30 * DAY)
-    judge = rule(policy, USUAL, midnight(TODAY))
+@pytest.mark.parametrize(("placement", "tier"), [("new_key", "premium"), ("in_place", "pro")])
+def test_the_last_byte_decides_whether_an_encode_pays_as_the_rule_rounds_it(
+    back: int, placement: Placement, tier: str
+) -> None:
+    policy = rules(retire_below_views=None).overridden(recipe=Recipe(placement=placement))
+    span, judge = Span(TODAY - back * DAY, TODAY, TODAY + 30 * DAY), rule(policy, USUAL, midnight(TODAY))
 
     def pays(size: int) -> bool:
-        return judge(clip(40, size=size, tier="premium").video._replace(codec="h264", views=0)).action == "compress"
+        video = theirs(clip(40, size=size, tier=tier)).video._replace(codec="h264", views=0)
+        return judge(video).action == "compress"
 
     least, most = 1, 10**8
     while least < most:
         least, most = (least, (least + most) // 2) if pays((least + most) // 2) else ((least + most) // 2 + 1, most)
     sizes = range(least - 60, least + 61)
     videos = [
-        _named(clip(40 + back, size=size, tier="premium", user=f"u{size % 3}"), f"v{size}", "h264") for size in sizes
+        _named(theirs(clip(40 + back, size=size, tier=tier, user=f"u{size % 3}")), f"v{size}", "h264") for size in sizes
     ]
     played = play(videos, policy, USUAL, span)
     check(run(videos, trial(policy, USUAL), span).courses[1], played)

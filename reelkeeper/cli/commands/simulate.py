@@ -123,7 +123,6 @@ def _play(
     from reelkeeper.operations.core.policies import in_force
     from reelkeeper.operations.core.policy_document import read
     from reelkeeper.simulation.lifecycle import Record, simulate
-    from reelkeeper.simulation.lifecycle_fates import without_service_keys
     from reelkeeper.store.videos import history
     from reelkeeper.store.videos.views import recorded_days
 
@@ -137,9 +136,10 @@ def _play(
         for name, document in documents:
             named[name if name not in named else f"{name} ({len(named)})"] = document
         variants = (None,) if infrequent is None else (None, infrequent)
-        trials = [_trial(engine, name, tried, _midnight(span.today), variants) for name, tried in named.items()]
-        if not service_keys:
-            trials = [without_service_keys(trial) for trial in trials]
+        today = _midnight(span.today)
+        trials = [
+            _trial(engine, name, tried, today, variants, service_keys=service_keys) for name, tried in named.items()
+        ]
         record = Record(
             recorded_days(session),
             history.oldest(session) or span.start,
@@ -151,7 +151,13 @@ def _play(
 
 
 def _trial(
-    engine: "Engine", name: str, policies: "Policies", as_of: datetime, variants: tuple[int | None, ...]
+    engine: "Engine",
+    name: str,
+    policies: "Policies",
+    as_of: datetime,
+    variants: tuple[int | None, ...],
+    *,
+    service_keys: bool,
 ) -> "Trial":
     from reelkeeper.adapters import ffmpeg
     from reelkeeper.operations.lifecycle.plans import appraise
@@ -162,7 +168,7 @@ def _trial(
     encoder = ffmpeg.tools().encoder(recipe.codec)
     mark = fingerprint(recipe, policies.acceptance, encoder)
     worth = appraise(engine, recipe, encoder)
-    return try_policies(name, policies, as_of, mark, worth, variants)
+    return try_policies(name, policies, as_of, mark, worth, variants, keeps_contract=service_keys)
 
 
 def _batches(session: "Session", span: "Span") -> "Iterator[tuple[Sequence[Past], Views]]":
