@@ -102,8 +102,9 @@ _BARE: Final = {
 _NOT_JSON: Final = "The body was not sent as JSON, with `Content-Type: application/json`"
 _MAX_PATH: Final = 200
 _NO_METHOD: Final = 405
+_AWAY: Final = 503
 _OURS: Final = 500  # and above: the answer has no details
-_RETRY: Final = {409: "5", 503: "30"}  # seconds; a 409 that stays after this is permanent
+_WAIT_SECONDS: Final = {"busy": "5"}  # any 503: 30; other refusals do not pass by waiting
 
 
 class Fault(BaseModel):
@@ -169,7 +170,8 @@ def _ours(_request: Request, error: Exception) -> JSONResponse:
         _log.error("%s", redacted(str(error)), exc_info=error)
         # guard secrets.errors: an internal error shows callers the names of hosts and tables
         return problem(status, kind, "An internal error occurred, and was logged.")
-    headers = {"Retry-After": _RETRY[status]} if status in _RETRY else None
+    wait = "30" if status == _AWAY else _WAIT_SECONDS.get(kind)
+    headers = {"Retry-After": wait} if wait else None
     # guard secrets.refusals: a refusal shows callers a secret that its text contains
     return problem(status, kind, redacted(str(error)), headers=headers)
 

@@ -106,7 +106,8 @@ error: <videos>: nothing of it was taken, because it is not in UTF-8: 'utf-8' co
     answer = reelkeeper("videos", "import", "--videos", videos, exit_code=9)
     assert as_read(answer.stderr, videos=videos) == snapshot("""\
 error: <videos>: nothing of it was taken, because 1 field is invalid: line 2, column id:
-  'nobody' is not in the catalogue; run sync_catalog, or use --skip-unknown\
+  'nobody' is not in the catalogue; run sync_catalog, which takes no empty object, or use
+  --skip-unknown\
 """)
     reelkeeper("videos", "import", "--users", users, "--complete-days", exit_code=2)  # of no views
 

@@ -214,7 +214,10 @@ def _as_made(
 
 def _unknown(line: CsvLine, column: str) -> Problem:
     return Problem(
-        line.number, column, line.values[column], "is not in the catalogue; run sync_catalog, or use --skip-unknown"
+        line.number,
+        column,
+        line.values[column],
+        "is not in the catalogue; run sync_catalog, which takes no empty object, or use --skip-unknown",
     )
 
 

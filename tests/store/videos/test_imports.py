@@ -192,7 +192,7 @@ def test_only_past_days_are_complete_and_only_if_stated(engine: sa.Engine) -> No
             import_videos,
             ["id,user_id,created_at", "v9,ada,"],
             snapshot(
-                "nothing of it was taken, because 1 field is invalid: line 2, column id: 'v9' is not in the catalogue; run sync_catalog, or use --skip-unknown"
+                "nothing of it was taken, because 1 field is invalid: line 2, column id: 'v9' is not in the catalogue; run sync_catalog, which takes no empty object, or use --skip-unknown"
             ),
         ),
         (
@@ -234,7 +234,7 @@ def test_only_past_days_are_complete_and_only_if_stated(engine: sa.Engine) -> No
             import_views,
             ["video_id,day,views", "v1,2026-01-01,1", "v9,2026-01-01,2"],
             snapshot(
-                "nothing of it was taken, because 1 field is invalid: line 3, column video_id: 'v9' is not in the catalogue; run sync_catalog, or use --skip-unknown"
+                "nothing of it was taken, because 1 field is invalid: line 3, column video_id: 'v9' is not in the catalogue; run sync_catalog, which takes no empty object, or use --skip-unknown"
             ),
         ),
     ],
