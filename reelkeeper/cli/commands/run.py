@@ -51,8 +51,8 @@ Only = Annotated[
 ]
 _PATIENCE_SECONDS: Final = 9.0  # of the ten that are promised
 _SAID: Final = (
-    "\nStopping within 10 seconds: waiting for the encoders to end, for requests under way, and for the record of what "
-    "was done. The next run does the rest. Ctrl-C again ends it at once, which is safe too.\n"
+    "\nStopping within 10 seconds: any encoders are ended; requests under way and the record of what was done are "
+    "waited for. The next run does the rest. Ctrl-C again ends it at once, which is safe too.\n"
 )
 WILL_CLAIM: Final = (
     "The bucket has no owner yet: --apply claims it for this store by writing {}, and commands may change it from then "

@@ -37,7 +37,8 @@ def tiles(report: MonthReport) -> list[Tile]:
     if report.trial is not None:
         a_month = "a month at list price, by the latest plans of this trial"
         a_month += "; within R2's free 10 GB, so the bill stays" if report.trial.free else ""
-        a_month += "; the limits of a run refuse some" if report.trial.refused else ""
+        refused = " and ".join(sorted(report.trial.refused))
+        a_month += f"; the limits of a run refuse {refused}" if refused else ""
         return [*found, Tile("Would save", dollars(report.trial.saving_microusd), a_month)]
     if not report.parts.stores:
         return found
