@@ -22,7 +22,10 @@ from reelkeeper.model.money import Metric, Used
 from reelkeeper.operations.billing.metering import charge_month
 from reelkeeper.operations.core.policy_document import read
 from reelkeeper.operations.core.workspace import note_trial, open_bucket
+from reelkeeper.operations.lifecycle.policies import effect_of
+from reelkeeper.operations.lifecycle.previews import plans_service_keys
 from reelkeeper.rules.billing.quote import PriceBook
+from reelkeeper.rules.core.wording import contract_gate
 from reelkeeper.rules.lifecycle import lifecycle, selection, worth
 from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
@@ -321,21 +324,34 @@ def cold(configured: Settings) -> Iterator[Engine]:
 
 
 @pytest.mark.parametrize("place", ["trial", "tested", "failed", "failed trial", "untested"])
-def test_the_first_night_does_what_plans_have(ask: Ask, configured: Settings, cold: Engine, place: str) -> None:
+def test_the_first_night_and_the_effect_of_a_document_are_what_plans_have(
+    ask: Ask, reelkeeper: Run, configured: Settings, cold: Engine, place: str
+) -> None:
     at = str(configured.endpoint_url), configured.bucket
+    failed = set(sorted(CHECKS)[:1]) if place.startswith("failed") else set[str]()
     with transaction(cold, "test") as session:
         if place in {"tested", "failed", "failed trial"}:
-            failed = set() if place == "tested" else set(sorted(CHECKS)[:1])
             deployment.record_contract(session, *at, set(CHECKS) - failed, failed, run_id="doctor")
     if place.endswith("trial"):
         with open_bucket(configured) as bucket:
             note_trial(cold, bucket, begins=True)
-    plans = [ask("plan", flow)["plan"] for flow in ("tier_storage", "expire_videos")]
+    reports = [ask("plan", flow) for flow in ("tier_storage", "expire_videos")]
+    plans = [report["plan"] for report in reports]
     planned = [sum(plan[action]["objects"] for plan in plans) for action in ("compress", "retire")]
     course = ask("simulate", "lifecycle", "--months", 0)["courses"][1]
     assert course["due_at_once"] == planned
     assert planned[0] > 0 < planned[1]
-    assert ("contract_not_tried" in plans[0]["kept"]) == (place in {"failed", "failed trial", "untested"})
+    is_gated = place in {"failed", "failed trial", "untested"}
+    assert ("contract_not_tried" in plans[0]["kept"]) == is_gated
+    none = DEFAULTS.overridden(lifecycle=LifecyclePolicy(compress_below_views=None, retire_below_views=None))
+    effect = effect_of(cold, none, service_keys=plans_service_keys(cold, configured))
+    assert [effect.no_longer_compressed, effect.newly_kept.objects] == planned
+    saved = sum(rule["saving_microusd"] or 0 for report in reports for rule in report["planned"])
+    assert effect.saved_microusd_a_month == pytest.approx(-saved, abs=400)  # each is rounded
+    document = configured.state_dir / "in_force.yaml"
+    document.write_text(reelkeeper("policy", "show").stdout)
+    said = " ".join(reelkeeper("policy", "check", document).stdout.split())
+    assert (contract_gate(failed) in said) == is_gated
 
 
 @pytest.mark.usefixtures("configured")

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from reelkeeper.cli.opening import reading, store
+from reelkeeper.cli.opening import configured, reading, store
 from reelkeeper.cli.screen import dollars, emit, listing, say, size, table
 from reelkeeper.cli.words import AsJson, text_of, who
+from reelkeeper.rules.core.wording import contract_gate, many
 
 if TYPE_CHECKING:
     from reelkeeper.operations import Engine
@@ -155,9 +156,10 @@ def _read(engine: "Engine", file: Path) -> "Policies":
 
 def _effect(engine: "Engine", after: "Policies") -> "Effect":
     from reelkeeper.operations.lifecycle.policies import effect_of
+    from reelkeeper.operations.lifecycle.previews import failed_checks, plans_service_keys
     from reelkeeper.rules.billing.pricing import within_allowance
 
-    effect = effect_of(engine, after)
+    effect = effect_of(engine, after, service_keys=plans_service_keys(engine, configured()))
     _show_changes(effect.changes, f"version {effect.before.version}", "then")
     saved = effect.saved_microusd_a_month
     table(
@@ -170,10 +172,17 @@ def _effect(engine: "Engine", after: "Policies") -> "Effect":
             ),
             ("newly kept", f"{effect.newly_kept.objects:,}", size(effect.newly_kept.size_bytes)),
             ("newly compressed", f"{effect.newly_compressed:,}", ""),
+            *([("no longer compressed", f"{left:,}", "")] if (left := effect.no_longer_compressed) else []),
             ("live videos", f"{effect.live.objects:,}", size(effect.live.size_bytes)),
         ],
     )
-    say(f"Storage costs {dollars(abs(saved))} a month {'less' if saved >= 0 else 'more'}, once the grace is over.")
+    once = "once the grace is over"
+    if effect.newly_compressed or effect.no_longer_compressed:
+        once += " and results are as small as expected"
+    say(f"Storage costs {dollars(abs(saved))} a month {'less' if saved >= 0 else 'more'}, {once}.")
+    if effect.left_untested:
+        gate = contract_gate(failed_checks(engine, configured()))
+        say(f"{many(effect.left_untested, 'video')} that these policies would retire or compress stay: {gate}.")
     if effect.live.objects and (free := within_allowance(effect.stored_bytes)):
         say(free)
     if after.links != effect.before.policies.links:

@@ -1,13 +1,13 @@
 """Compute the effect of new policies, check it against the blast radius, put them in force, and audit the change."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 
 from reelkeeper.errors import GuardRefused, PlanRefused, TierRefused
-from reelkeeper.model import Action, Counts, PlanSummary, Verdict
+from reelkeeper.model import Action, Counts, PlanSummary, SearchTotals, Verdict, Video
 from reelkeeper.operations.core import policies
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.rules.billing.pricing import storage_microusd_per_month
@@ -28,7 +28,11 @@ _SAMPLES = 3
 
 @dataclass(slots=True)
 class Effect:
-    """The effect of other policies, as of one moment. Money is micro-dollars of storage per month, at list price."""
+    """The effect of other policies, as of one moment. Money is micro-dollars of storage per month, at list price.
+
+    It is what plans would do, which change nothing at the service's keys without a passed contract test. The limits are
+    checked against what they would do with one: that of a bucket is soon passed.
+    """
 
     as_of: datetime
     before: InForce
@@ -38,10 +42,14 @@ class Effect:
     newly_retired: Counts = field(default_factory=Counts)  # kept by the policies in force
     newly_kept: Counts = field(default_factory=Counts)  # retired by the policies in force
     newly_compressed: int = 0
+    no_longer_compressed: int = 0
+    saved_bytes: int = 0  # by what is retired and what results are expected to save; negative: more is stored
+    left_untested: int = 0  # that these policies would retire or compress, in a bucket with a passed contract
+    retired_with_contract: Counts = field(default_factory=Counts)  # newly, those of `left_untested` too
     retired_by_segment: dict[str, Counts] = field(default_factory=dict)  # of those newly retired
     # Live videos by the deciding segment now and afterwards, and by tier; counted only with segments.
     by_segments: Counter[tuple[str | None, str | None, str | None]] = field(default_factory=Counter)
-    retired_by_user: dict[str, Counts] = field(default_factory=dict)
+    retired_by_user: dict[str, Counts] = field(default_factory=dict)  # of `retired_with_contract`, as the samples
     live_by_user: dict[str, int] = field(default_factory=dict)
     users_by_tier: dict[str, int] = field(default_factory=dict)
     samples: tuple[str, ...] = ()
@@ -56,10 +64,8 @@ class Effect:
 
     @property
     def saved_microusd_a_month(self) -> int:
-        """Compute the saved storage cost a month once every grace is over; negative: additional cost."""
-        return storage_microusd_per_month(self.newly_retired.size_bytes) - storage_microusd_per_month(
-            self.newly_kept.size_bytes
-        )
+        """Compute the saved storage cost a month, once all is done and every grace is over; negative: additional."""
+        return storage_microusd_per_month(self.saved_bytes)
 
     def broken_promises(self) -> Iterator[str]:
         """List the promises that would get worse for users of each tier."""
@@ -122,7 +128,7 @@ class Effect:
             flow="policy apply",
             as_of=self.as_of,
             population=self.live,
-            retire=self.newly_retired,
+            retire=self.retired_with_contract,
             compress=Counts(),
             retire_by_user=self.retired_by_user,
             live_by_user=self.live_by_user,
@@ -139,10 +145,11 @@ class Effect:
             raise GuardRefused("\n".join(lines)) from None
 
 
-def effect_of(engine: Engine, after: Policies) -> Effect:
+def effect_of(engine: Engine, after: Policies, *, service_keys: bool = True) -> Effect:
     """Judge every live video by the policies in force and by `after`, in flat memory. Changes nothing.
 
-    Raises SchemaError where the policies in force cannot be read.
+    `service_keys`: whether plans have the videos at the service's keys, by `previews.plans_service_keys`. Raises
+    SchemaError where the policies in force cannot be read.
     """
     with reading(engine) as session:
         version, as_of = versions.in_force(session).version, now(session)
@@ -151,7 +158,7 @@ def effect_of(engine: Engine, after: Policies) -> Effect:
         found.stored_bytes = stock.stored_bytes(session)
         found.retired_in_24h = plan_results.retired_in_24h(session)
         found.users_by_tier = users_by_tier(session)
-        _compare(session, found, as_of)
+        _compare(session, found, as_of, service_keys=service_keys)
         return found
 
 
@@ -191,55 +198,69 @@ def _require_no_users(after: Policies, removed: Sequence[str], users: Mapping[st
         )
 
 
-def _compare(session: Session, found: Effect, as_of: datetime) -> None:
-    by_segment = defaultdict[str, list[int]](lambda: [0, 0])
-    by_user, lives, samples = defaultdict[str, list[int]](lambda: [0, 0]), Counter[str](), list[str]()
-    totals = {"live": [0, 0], "retired": [0, 0], "kept": [0, 0]}
+def _compare(session: Session, found: Effect, as_of: datetime, *, service_keys: bool) -> None:
+    totals, by_segment, by_user = (defaultdict[str, list[int]](lambda: [0, 0]) for _ in range(3))
+    lives, samples = Counter[str](), list[str]()
 
-    def count(name: str, verdict: Verdict) -> None:
-        totals[name][0] += 1
-        totals[name][1] += verdict.video.size_bytes
+    def count(sums: dict[str, list[int]], name: str, video: Video) -> None:
+        both = sums[name]
+        both[0], both[1] = both[0] + 1, both[1] + video.size_bytes
 
     known = crf_searches.totals(session)
-    judge = [
-        lifecycle.judging(
-            item.lifecycle,
-            item.tiers,
-            as_of,
-            "",
-            item.recipe.skip_codecs,
-            partial(worth.unopened, item.recipe.codec, item.recipe.payback, known),
-        )
-        for item in (found.before.policies, found.after)
-    ]
+    judges = [_judging(item, as_of, known, service_keys=service_keys) for item in (found.before.policies, found.after)]
     old, new = found.before.policies.lifecycle, found.after.lifecycle
     has_segments = bool(old.segments or new.segments)
     for video in live_videos(session, as_of, classified=has_segments):
         if has_segments:
             found.by_segments[old.segment_of(video), new.segment_of(video), video.tier] += 1
-        was, then = judge[0](video), judge[1](video)
-        count("live", then)
+        count(totals, "live", video)
         lives[video.user_id] += 1
-        found.newly_compressed += _is_compressed(then, found.after) and not _is_compressed(was, found.before.policies)
-        if then.action is Action.RETIRE and was.action is not Action.RETIRE:
-            count("retired", then)
-            counts = by_user[video.user_id]
-            counts[0], counts[1] = counts[0] + 1, counts[1] + video.size_bytes
-            if name := segments.of_verdict(then):
-                of_it = by_segment[name]
-                of_it[0], of_it[1] = of_it[0] + 1, of_it[1] + video.size_bytes
+        (was_passed, was), (then_passed, then) = (judge(video) for judge in judges)
+        if _is_newly(Action.RETIRE, was_passed, then_passed):
+            count(totals, "with_contract", video)
+            count(by_user, video.user_id, video)
             if len(samples) < _SAMPLES:
                 samples.append(video.id)
-        elif was.action is Action.RETIRE and then.action is not Action.RETIRE:
-            count("kept", was)
-    found.live, found.newly_retired, found.newly_kept = (Counts(*totals[name]) for name in ("live", "retired", "kept"))
+        found.left_untested += then.rule == "contract_not_tried"
+        found.saved_bytes += _saved_bytes(then) - _saved_bytes(was)
+        found.newly_compressed += _is_newly(Action.COMPRESS, was, then)
+        found.no_longer_compressed += _is_newly(Action.COMPRESS, then, was)
+        if _is_newly(Action.RETIRE, was, then):
+            count(totals, "retired", video)
+            if name := segments.of_verdict(then):
+                count(by_segment, name, video)
+        elif _is_newly(Action.RETIRE, then, was):
+            count(totals, "kept", video)
+    found.live, found.newly_retired, found.newly_kept, found.retired_with_contract = (
+        Counts(*totals[name]) for name in ("live", "retired", "kept", "with_contract")
+    )
     found.retired_by_segment = {name: Counts(*both) for name, both in by_segment.items()}
     found.retired_by_user = {user: Counts(*both) for user, both in by_user.items()}
     found.live_by_user = {user: lives[user] for user in by_user}
     found.samples = tuple(samples)
 
 
-def _is_compressed(verdict: Verdict, policies: Policies) -> bool:
-    """Check whether a plan would compress it, in a bucket that is fit for results in place."""
-    fitting = selection.fit(verdict, policies.recipe.place, policies.lifecycle.grace, keeps_contract=True)
-    return fitting.action is Action.COMPRESS
+def _judging(
+    policies: Policies, as_of: datetime, known: SearchTotals, *, service_keys: bool
+) -> Callable[[Video], tuple[Verdict, Verdict]]:
+    """Make a function that judges as plans do in a bucket that has passed the contract test, and as they do in ours."""
+    recipe, grace = policies.recipe, policies.lifecycle.grace
+    worths = partial(worth.unopened, recipe.codec, recipe.payback, known)
+    rule = lifecycle.judging(policies.lifecycle, policies.tiers, as_of, "", recipe.skip_codecs, worths)
+
+    def judged(video: Video) -> tuple[Verdict, Verdict]:
+        passed = selection.fit(rule(video), recipe.place, grace, keeps_contract=True)
+        return passed, passed if service_keys else selection.fit(passed, recipe.place, grace, keeps_contract=False)
+
+    return judged
+
+
+def _is_newly(action: Action, was: Verdict, then: Verdict) -> bool:
+    return then.action is action is not was.action
+
+
+def _saved_bytes(verdict: Verdict) -> int:
+    if verdict.action is Action.RETIRE:
+        return verdict.video.size_bytes
+    is_encoded = verdict.action is Action.COMPRESS
+    return sum(figure.saved_bytes for figure in verdict.figures if is_encoded and isinstance(figure, worth.Worth))

@@ -102,6 +102,22 @@ def test_videos_that_cannot_be_put_in_place_do_not_count_as_compressed(
     assert effect_of(world.workspace.engine, smaller).newly_compressed == compressed
 
 
+def test_without_a_passed_contract_a_document_changes_nothing_at_the_services_keys_and_the_limits_count_it_all(
+    aged: World,
+) -> None:
+    change(aged, blobs, size_bytes=10**9, is_ours=False)
+    engine, day = aged.workspace.engine, DEFAULTS.overridden(tiers=tiers(free={"retention_days": 1}))
+    effect = effect_of(engine, day, service_keys=False)
+    assert (effect.newly_retired.objects, effect.left_untested, effect.saved_microusd_a_month) == (0, 9, 0)
+    tested = effect_of(engine, day)
+    assert (tested.newly_retired.objects, tested.left_untested, tested.saved_bytes) == (9, 0, 9 * 10**9)
+    limits = BlastRadius(max_percent=10, always_allowed=1)
+    put_in_force(engine, limits=limits)
+    for service_keys in (True, False):  # the next test of the bucket may pass
+        with pytest.raises(GuardRefused):
+            effect_of(engine, day.overridden(limits=limits), service_keys=service_keys).require_within_limits()
+
+
 GOLD = TierPolicy(retention_days=400, quota_bytes=20 * GIB)
 
 
@@ -152,12 +168,13 @@ def test_a_document_is_checked_against_the_limits_in_force_not_its_own(aged: Wor
     effect = effect_of(aged.workspace.engine, most)
     with pytest.raises(GuardRefused) as refused:
         apply(aged.workspace.engine, effect, author="ann", reason="greedy")
-    assert marked(refused.value, BYTES=f"{7 * aged.clip.stat().st_size:,}") == snapshot("""\
+    bytes_, samples = f"{7 * aged.clip.stat().st_size:,}", ", ".join(effect.samples)
+    assert marked(refused.value, BYTES=bytes_, SAMPLES=samples) == snapshot("""\
 refused, and nothing was changed: policy apply selected 7 of 10 live videos, 135.4 kB
   max_percent: 7 of 10 live videos (70.00 %), limit 5 %
   max_user_percent: 1 user above 20 % of their videos, the worst: user 'ann' 7 of 10
   max_percent_in_24h: 7 of 10 videos in 24 hours (70.00 %), limit 10 %
-  for example: v3, v4, v5
+  for example: SAMPLES
   override: apply a document that raises these limits alone first, or lower retention in steps\
 """)
     assert current(aged.workspace.engine).version == 0
