@@ -155,3 +155,12 @@ class Scan:
     sample: Sample | None
     levers: Sequence[Lever]
     remarks: Sequence[str]
+
+    @property
+    def basis(self) -> str:
+        """Say by what ages and months are told."""
+        others = self.total.objects - self.dated.objects
+        if not self.dated.objects:
+            return "by the time it was last written"
+        by_key = "by the date in its key"
+        return f"{by_key} where the pattern has one, by last write for the other {others:,}" if others else by_key

@@ -47,7 +47,7 @@ def test_a_container_has_resource_limits(name: str) -> None:
 @pytest.mark.parametrize("name", SERVICES)
 def test_an_image_is_one_exact_version(name: str) -> None:
     assert re.fullmatch(
-        r"(reelkeeper|postgres|redis|\S+):\d+\.\d+(\.\d+)?(-[a-z]+)?(@sha256:\S+)?", SERVICES[name]["image"]
+        r"(reelkeeper|postgres|redis|\S+):\d+\.\d+(\.\d+)?(\.dev\d+|-[a-z]+)?(@sha256:\S+)?", SERVICES[name]["image"]
     )
 
 

@@ -86,7 +86,8 @@ def scan(
         tables = (*scan_page.figures(found), scan_page.levers(found))
         show(table._replace(title=f"\n{table.title}") for table in tables)
         say(f"\n{scan_page.headline(found)}")
-        for line in (*found.remarks, *([f"{html}: the page is self-contained."] if html else [])):
+        told = [f"Ages and months are told {found.basis}."] if found.dated.objects else []
+        for line in (*told, *found.remarks, *([f"{html}: the page is self-contained."] if html else [])):
             say(line)
     for failure in found.sample.failed if found.sample else ():
         complain(failure)

@@ -110,7 +110,7 @@ def examine(settings: Settings, *, claim: bool = False, contract: bool = False) 
         found = f"{bucket.name!r} at {where} answers, prefix {bucket.scope!r}"
         remedy = "set REELKEEPER_PREFIX to where the videos are, or / for all" if elsewhere else ""
         yield Finding("bucket", WARN if elsewhere else OK, elsewhere or found, remedy)
-        yield from _bucket_details(settings, engine, bucket, claim=claim)
+        yield from _bucket_details(settings, engine, bucket, claim=claim, contract=contract)
         if engine is not None and (deployed.stores or contract):
             yield from _contract(settings, engine, bucket, wanted=contract)
         elif contract:
@@ -250,13 +250,14 @@ def _events(engine: Engine) -> Finding:
     return Finding("events", OK, f"followed: {kept.state['counts'].get('messages', 0):,} messages so far")
 
 
-def _bucket_details(settings: Settings, engine: Engine | None, bucket: Bucket, *, claim: bool) -> Iterator[Finding]:
+def _bucket_details(
+    settings: Settings, engine: Engine | None, bucket: Bucket, *, claim: bool, contract: bool
+) -> Iterator[Finding]:
     if engine is not None:
-        opened = engine
-        yield _guarded("identity", lambda: _identity(opened, bucket, claim=claim))
-        yield _guarded("copies", lambda: _copies(opened, bucket))
+        yield _guarded("identity", partial(_identity, engine, bucket, claim=claim))
+        yield _guarded("copies", partial(_copies, engine, bucket))
     if reads_only := _why_it_only_reads(settings, engine, bucket):
-        yield from (Finding(part, WARN, *reads_only) for part in _WRITE)
+        yield from (Finding(part, WARN, *reads_only) for part in _WRITE if not contract)
     else:
         yield from (_guarded(part, partial(look, bucket)) for part, look in _WRITE.items())
     yield _guarded("clocks", lambda: _clocks(engine, bucket))
@@ -273,13 +274,12 @@ def _why_it_only_reads(settings: Settings, engine: Engine | None, bucket: Bucket
     """Say why no probe is written, and what tries it; None where the bucket is this store's, or on this machine."""
     if settings.r2_account_id is None and settings.endpoint_url is None:
         return None
+    tries = _FIRST_A_STORE if engine is None else "to try it, in a scratch prefix: reelkeeper doctor --contract"
     # guard trial.probe: doctor writes into a bucket that `up` only looks at, where a prefix was mistyped, too
     if engine is not None and is_on_trial(engine, bucket):
-        waits = "once it is live: reelkeeper up --live, then reelkeeper doctor"
-        return "not tried: it would write into a bucket on trial", waits
+        return "not tried: it would write into a bucket on trial", tries
     # guard identity.probe: doctor writes into a bucket that nobody has given to this store
     if engine is None or not _is_ours(engine, bucket):
-        tries = _FIRST_A_STORE if engine is None else "to try it, in a scratch prefix: reelkeeper doctor --contract"
         return "not tried: it would write into a bucket that this store has not claimed", tries
     return None
 

@@ -13,7 +13,7 @@ from reelkeeper.rules.lifecycle.levers import list_usd
 
 _MICRO = 10**6
 _MONTHS = 12
-_BY_AGE, _BY_MONTH = "By age", "By month stored"
+_BY_AGE, _BY_MONTH = "By age", "By month"
 
 
 def levers(scan: Scan) -> Table:
@@ -114,7 +114,7 @@ def page(scan: Scan) -> str:
         ]
         grown = charts.savings(pd.DataFrame(rows, columns=["day", "kind", "usd"]))
         text = (
-            f"What is there today, by the month in which it was stored ({_basis(scan)}), in dollars a month without "
+            f"What is there today, by the month in which it was stored ({scan.basis}), in dollars a month without "
             f"allowance and rounding: {_growth(scan)}."
         )
         pictures.append((Figure("months", "How it grew", text, tables.pop(_BY_MONTH)), grown))
@@ -186,17 +186,8 @@ def _growth(scan: Scan) -> str:
 def _oldest(scan: Scan) -> str:
     ages = _summed(scan.ages)
     most = max(ages, key=lambda part: part.size_bytes, default=Part("nothing"))
-    basis = _basis(scan)
+    basis = scan.basis
     return f"{basis[:1].upper()}{basis[1:]}. The largest part, {size(most.size_bytes)}: {most.name}."
-
-
-def _basis(scan: Scan) -> str:
-    """Say by what ages and months are told."""
-    others = scan.total.objects - scan.dated.objects
-    if not scan.dated.objects:
-        return "by the time it was last written"
-    by_key = "by the date in its key"
-    return f"{by_key} where the pattern has one, by last write for the other {others:,}" if others else by_key
 
 
 def _usd(amount: Decimal) -> str:

@@ -33,7 +33,7 @@ def tiles(report: MonthReport) -> list[Tile]:
         found.append(Tile("Expected this month", usd(expected.mean_microusd * 1000), between, "bad" if over else ""))
     a_month = usd(a_day(report.stored_bytes + report.grace_bytes) * 30)
     grace = f", and {size(report.grace_bytes)} in their grace" if report.grace_bytes else ""
-    found.append(Tile("Stored now", size(report.stored_bytes), f"{a_month} a month at list price{grace}"))
+    found.append(Tile("Videos now", size(report.stored_bytes), f"{a_month} a month at list price{grace}"))
     if report.trial is not None:
         a_month = "a month at list price, by the latest plans of this trial"
         a_month += "; within R2's free 10 GB, so the bill stays" if report.trial.free else ""

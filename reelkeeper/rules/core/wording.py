@@ -30,7 +30,8 @@ LEFT_BY_COUNT: Final = (
 UNTIL_LIVE: Final = "a trial: nothing is changed until it goes live"
 TRY_ANOTHER: Final = "reelkeeper simulate lifecycle --policy FILE"  # shows the effect of another policy
 EXPECTED_SAVING: Final = (
-    "Savings are estimates until the work is done; net covers the rest of a video's life, minus CPU and requests."
+    "Savings are estimates until the work is done; net covers the rest of a video's "
+    "retention, minus CPU and requests: one that is retired as cold before its end saves less."
 )
 
 SENTENCES: Final = {
