@@ -24,6 +24,7 @@ from reelkeeper.operations.core.policy_document import read
 from reelkeeper.operations.core.workspace import note_trial, open_bucket
 from reelkeeper.operations.lifecycle.policies import effect_of
 from reelkeeper.operations.lifecycle.previews import plans_service_keys
+from reelkeeper.operations.reports.report import gather
 from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.core.wording import contract_gate
 from reelkeeper.rules.lifecycle import lifecycle, selection, worth
@@ -343,6 +344,11 @@ def test_the_first_night_and_the_effect_of_a_document_are_what_plans_have(
     assert planned[0] > 0 < planned[1]
     is_gated = place in {"failed", "failed trial", "untested"}
     assert ("contract_not_tried" in plans[0]["kept"]) == is_gated
+    if place.endswith("trial"):
+        as_of = datetime.now(UTC)
+        trial = gather(cold, as_of.date().replace(day=1), as_of).trial
+        assert trial
+        assert bool(trial.gate) == is_gated
     none = DEFAULTS.overridden(lifecycle=LifecyclePolicy(compress_below_views=None, retire_below_views=None))
     effect = effect_of(cold, none, service_keys=plans_service_keys(cold, configured))
     assert [effect.no_longer_compressed, effect.newly_kept.objects] == planned

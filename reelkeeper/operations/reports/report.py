@@ -12,6 +12,7 @@ from reelkeeper.model.money import CostForecast, Freed, JobTotal, Saved
 from reelkeeper.operations.core.policies import in_force
 from reelkeeper.rules.alerts.cadence import ALL, Parts
 from reelkeeper.rules.billing.pricing import within_allowance
+from reelkeeper.rules.core.wording import contract_gate
 from reelkeeper.rules.lifecycle import guard, savings
 from reelkeeper.rules.policies import Policies, terms_in
 from reelkeeper.rules.spend.budget import BudgetPolicy
@@ -43,6 +44,7 @@ class Trial(NamedTuple):
     refused: frozenset[str]  # flows whose plan the limits of a run refuse
     grace: Grace
     free: str  # that R2 bills nothing for what is stored; "" if it does
+    gate: str  # why videos at the service's keys stay where the bucket has not passed the contract test; "" if none do
 
     @property
     def saving_microusd(self) -> int:
@@ -160,7 +162,7 @@ def _trial(session: Session, policies: Policies) -> Trial | None:
     since = deployment.trial_since(session)
     if since is None:
         return None
-    planned, refused = dict[str, list[PlannedRule]](), set[str]()
+    planned, refused, gate = dict[str, list[PlannedRule]](), set[str](), ""
     before = plan_results.retired_in_24h(session), plan_results.last_population(session)
     limits = policies.limits.model_dump(include=guard.MAKING)
     for flow, names in _TERMS.items():
@@ -169,12 +171,16 @@ def _trial(session: Session, policies: Policies) -> Trial | None:
         if plan_id is None:
             continue
         planned[flow] = plan_results.by_rule(session, plan_id)
+        summary = plans.load_summary(session, plan_id)
+        if "contract_not_tried" in summary.kept:
+            tried = deployment.last_contract(session)
+            gate = contract_gate(tried.failed if tried else ())
         try:
-            guard.within(policies.limits, plans.load_summary(session, plan_id), *before)
+            guard.within(policies.limits, summary, *before)
         except GuardRefused:
             refused.add(flow)
     free = within_allowance(stock.stored_bytes(session))
-    return Trial(since, planned, frozenset(refused), policies.lifecycle.grace, free)
+    return Trial(since, planned, frozenset(refused), policies.lifecycle.grace, free, gate)
 
 
 def end_of(month: date) -> date:

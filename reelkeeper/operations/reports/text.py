@@ -138,6 +138,8 @@ def trial(of: Trial) -> str:
     for flow, rules in of.planned.items():
         does = "; ".join(map(_would, effects(rules, is_refused=flow in of.refused))) or "nothing"
         said.append(f"By its latest plan, {flow} would do this: {does}.")
+    if of.gate:
+        said.append(f"{of.gate[:1].upper()}{of.gate[1:]}.")
     if of.saving_microusd:
         said.append(f"Bytes would be deleted after a grace of {of.grace.in_words} and dollars are R2's list price.")
     if of.refused:
