@@ -96,8 +96,13 @@ def test_a_file_from_excel_is_taken_and_of_several_the_bad_one_is_named(
     users, videos = tmp_path / "users.csv", tmp_path / "videos.csv"
     users.write_text("id,tier,created_at\r\nann,pro,\r\n", encoding="utf-8-sig")
     videos.write_text(f"id,user_id,created_at,tag\n{one_video},ann,,entwürfe\n", encoding="latin-1")
-    answer = reelkeeper("videos", "import", "--users", users, "--videos", videos, exit_code=9)
-    assert as_read(answer.stdout) == snapshot("users: 1 line imported")
+    views = tmp_path / "views.csv"
+    views.write_text(f"video_id,day,views\n{one_video},2026-11-01,5\n")
+    answer = reelkeeper("videos", "import", "--users", users, "--videos", videos, "--views", views, exit_code=9)
+    assert as_read(answer.stdout) == snapshot("""\
+users: 1 line imported
+views: not imported, as a file before it was refused\
+""")
     assert as_read(answer.stderr, videos=videos) == snapshot("""\
 error: <videos>: nothing of it was taken, because it is not in UTF-8: 'utf-8' codec can't decode
   byte 0xfc in position 38: invalid start byte\

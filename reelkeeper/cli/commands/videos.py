@@ -188,6 +188,8 @@ def bring_in(
         for name, count in taken.items() if not as_json else ():
             skipped = f", {count.skipped:,} skipped" if count.skipped else ""
             say(f"{name}: {many(count.lines, 'line')} imported{skipped}")
+        for name in [name for name, file, _ in files if file and name not in taken][1:] if not as_json else ():
+            say(f"{name}: not imported, as a file before it was refused")
     if views and not complete_days and not as_json:
         say(
             "A video without a line for a day keeps its views of that day unknown, and is kept. If the file has all "
