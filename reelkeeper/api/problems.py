@@ -102,9 +102,8 @@ _BARE: Final = {
 _NOT_JSON: Final = "The body was not sent as JSON, with `Content-Type: application/json`"
 _MAX_PATH: Final = 200
 _NO_METHOD: Final = 405
-_AWAY: Final = 503
 _OURS: Final = 500  # and above: the answer has no details
-_WAIT_SECONDS: Final = {"busy": "5"}  # any 503: 30; other refusals do not pass by waiting
+_WAIT_SECONDS: Final = {"busy": "5", "frozen": "30", "store-behind": "30"}  # other refusals do not pass by waiting
 
 
 class Fault(BaseModel):
@@ -170,8 +169,7 @@ def _ours(_request: Request, error: Exception) -> JSONResponse:
         _log.error("%s", redacted(str(error)), exc_info=error)
         # guard secrets.errors: an internal error shows callers the names of hosts and tables
         return problem(status, kind, "An internal error occurred, and was logged.")
-    wait = "30" if status == _AWAY else _WAIT_SECONDS.get(kind)
-    headers = {"Retry-After": wait} if wait else None
+    headers = {"Retry-After": _WAIT_SECONDS[kind]} if kind in _WAIT_SECONDS else None
     # guard secrets.refusals: a refusal shows callers a secret that its text contains
     return problem(status, kind, redacted(str(error)), headers=headers)
 

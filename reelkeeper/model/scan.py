@@ -158,7 +158,7 @@ class Scan:
 
     @property
     def basis(self) -> str:
-        """Say by what ages and months are told."""
+        """Name the dates by which ages and months are counted: those in the keys, or of the last write."""
         others = self.total.objects - self.dated.objects
         if not self.dated.objects:
             return "by the time it was last written"

@@ -21,7 +21,7 @@ UNBORN: Final = -(2**24)  # the day of a video of unknown age
 
 
 def plain_kind(video: Video) -> Hashable:
-    """Give the properties of a video that the rules use, other than age, views and bytes.
+    """Return the properties of a video that the rules use, other than age, views and bytes.
 
     What is larger than `MAX_BYTES_IN_PLACE` is a kind of its own: more bytes turn no encode into less within a kind.
     """

@@ -177,7 +177,7 @@ def bring_in(
         ("views", views, partial(imports.import_views, complete=complete_days, skip_unknown=skip_unknown)),
         ("keys", keys, lambda engine, lines: key_owners.import_keys(engine, lines, partial(_key, configured().prefix))),
     )
-    taken: dict[str, imports.Imported] = {}
+    given, taken = [name for name, file, _ in files if file], dict[str, imports.Imported]()
     try:
         with store() as engine:
             for name, file, take in files:
@@ -188,7 +188,7 @@ def bring_in(
         for name, count in taken.items() if not as_json else ():
             skipped = f", {count.skipped:,} skipped" if count.skipped else ""
             say(f"{name}: {many(count.lines, 'line')} imported{skipped}")
-        for name in [name for name, file, _ in files if file and name not in taken][1:] if not as_json else ():
+        for name in given[len(taken) + 1 :] if not as_json else ():
             say(f"{name}: not imported, as a file before it was refused")
     if views and not complete_days and not as_json:
         say(

@@ -90,10 +90,11 @@ def gather(engine: Engine, as_of: datetime, policies: Policies) -> Known:
     series, policy = _by_line(used), policies.lifecycle
     peaks = series.get((Metric.STORED_BYTES, ""), {})
     stock = Stock(
-        round(peaks[max(peaks)]) if peaks else sum(cohort.size_bytes for cohort in cohorts) + sum(purging.values()),
-        {} if is_trial else known_expiries(cohorts, purging, retention, policy.grace_days),
-        {} if is_trial else shares_by_life(uploaded, retention, policy.grace_days),
+        round(peaks[max(peaks)]) if peaks else sum(cohort.size_bytes for cohort in cohorts) + sum(purging.values())
     )
+    if not is_trial:
+        going = known_expiries(cohorts, purging, retention, policy.grace_days)
+        stock = Stock(stock.alive_bytes, going, shares_by_life(uploaded, retention, policy.grace_days))
     cold = series.get((Metric.STORED_BYTES, _COLD), {})
     moved = series.get((Metric.UPLOADED_BYTES, ""))
     stored = Stored(

@@ -21,7 +21,7 @@ from reelkeeper.operations.alerts.outbox import Delivered, Sinks, deliver
 from reelkeeper.operations.core import epochs
 from reelkeeper.operations.health.status import flow_states
 from reelkeeper.rules.alerts import cadence
-from reelkeeper.rules.core.wording import many
+from reelkeeper.rules.core.wording import many, sentence
 from reelkeeper.store import Engine, Session
 from reelkeeper.store.alerts import outbox
 from reelkeeper.store.core import deployment
@@ -132,7 +132,7 @@ def _behind(engine: Engine) -> list[Finding]:
             level="",
             severity=Severity.CRITICAL,
             title="The store is behind its bucket, and deletes nothing",
-            text=f"{why[0].upper()}{why[1:]}.",
+            text=sentence(why),
             suggestion="Stop the other copy, if there is one. In the store that is to go on: reelkeeper db adopt",
         )
     ]

@@ -23,7 +23,7 @@ from reelkeeper.rules.alerts import alerting
 from reelkeeper.rules.alerts.cadence import CADENCES
 from reelkeeper.rules.billing import tariff
 from reelkeeper.rules.billing.pricing import within_allowance
-from reelkeeper.rules.core.wording import CONTRACT_ASSUMED, TRIAL, contract_gate, many
+from reelkeeper.rules.core.wording import CONTRACT_ASSUMED, TRIAL, contract_gate, many, sentence
 from reelkeeper.rules.lifecycle import guard, notices, regions, savings, segments, worth
 from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.rules.lifecycle.lifecycle import Appraise, LifecyclePolicy
@@ -179,14 +179,14 @@ def remarks(engine: Engine, plan: PlanSummary, *, in_trial: bool = True) -> Iter
         before = crf_searches.totals(session)
         under = plan_progress.undertaking(session, plan.id).terms
         is_trial = in_trial and deployment.trial(session) is not None
-        tried = deployment.last_contract(session)
+        is_tried = deployment.last_contract(session) is not None
+        gate = contract_gate(deployment.last_failed(session))
         is_small = bool(within_allowance(plan.population.size_bytes))  # if live videos alone are not, all is not
         free = within_allowance(stock.stored_bytes(session)) if is_small else ""
     if is_trial:
-        yield TRIAL if tried else f"{TRIAL} {CONTRACT_ASSUMED}"
+        yield TRIAL if is_tried else f"{TRIAL} {CONTRACT_ASSUMED}"
     if "contract_not_tried" in plan.kept:
-        gate = contract_gate(tried.failed if tried else ())
-        yield f"{gate[0].upper()}{gate[1:]}."
+        yield sentence(gate)
     if count := theirs[Action.COMPRESS]:
         (recipe, _), (policy, _) = recipe_of(under), terms_of(under)
         yield f"At your service's own keys: {many(count, 'video')} to compress. {links(recipe.place, policy.grace)}"
@@ -268,11 +268,10 @@ def _needed(engine: Engine, plan: PlanSummary, before: tuple[int, int | None]) -
 def _require_other_keys(engine: Engine, plan: PlanSummary) -> None:
     with reading(engine) as session:
         theirs = sum(plan_results.at_service_keys(session, plan.id, act) for act in (Action.COMPRESS, Action.RETIRE))
-        tried = deployment.last_contract(session)
+        gate = contract_gate(deployment.last_failed(session))
     # guard plans.contract: a plan is used up by a run that skips all of it
     if theirs == plan.compress.objects + plan.retire.objects:
-        why = contract_gate(tried.failed if tried else ())
-        raise PlanRefused(f"{guard.NOTHING_CHANGED}plan {plan.id} is all at the service's keys, and {why}")
+        raise PlanRefused(f"{guard.NOTHING_CHANGED}plan {plan.id} is all at the service's keys, and {gate}")
 
 
 def refusal(engine: Engine, plan_id: str) -> str:

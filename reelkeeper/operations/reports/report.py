@@ -173,8 +173,7 @@ def _trial(session: Session, policies: Policies) -> Trial | None:
         planned[flow] = plan_results.by_rule(session, plan_id)
         summary = plans.load_summary(session, plan_id)
         if "contract_not_tried" in summary.kept:
-            tried = deployment.last_contract(session)
-            gate = contract_gate(tried.failed if tried else ())
+            gate = contract_gate(deployment.last_failed(session))
         try:
             guard.within(policies.limits, summary, *before)
         except GuardRefused:

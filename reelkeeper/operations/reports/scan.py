@@ -116,7 +116,7 @@ def _pages(bucket: Bucket, stop: Stop) -> Iterator[list[StoredObject]]:
 
 
 class _Ended(NamedTuple):
-    """How a scan ended: why early, "" if it did not, whether all was listed, and what was asked after that."""
+    """The end of a scan: why it `stopped` early, "" if it did not, and what was read once everything was listed."""
 
     stopped: str
     is_listed: bool
@@ -124,7 +124,7 @@ class _Ended(NamedTuple):
     sample: Sample | None
 
     def missing(self) -> Iterator[str]:
-        """Say what a complete listing lacks."""
+        """Name what an interruption left out of a complete listing: unfinished uploads, or videos of the sample."""
         if not self.stopped or not self.is_listed:
             return
         if self.sample is None:

@@ -8,7 +8,7 @@ from functools import reduce
 from reelkeeper.model.document import Table
 from reelkeeper.model.scan import Example, Kind, Part, Scan, Verdict
 from reelkeeper.operations.reports.text import FULL, Tile
-from reelkeeper.rules.core.wording import dollars, many, size
+from reelkeeper.rules.core.wording import dollars, many, sentence, size
 from reelkeeper.rules.lifecycle.levers import list_usd
 
 _MICRO = 10**6
@@ -186,8 +186,7 @@ def _growth(scan: Scan) -> str:
 def _oldest(scan: Scan) -> str:
     ages = _summed(scan.ages)
     most = max(ages, key=lambda part: part.size_bytes, default=Part("nothing"))
-    basis = scan.basis
-    return f"{basis[:1].upper()}{basis[1:]}. The largest part, {size(most.size_bytes)}: {most.name}."
+    return f"{sentence(scan.basis)} The largest part, {size(most.size_bytes)}: {most.name}."
 
 
 def _usd(amount: Decimal) -> str:

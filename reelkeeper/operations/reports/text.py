@@ -4,7 +4,7 @@ from decimal import Decimal
 from typing import NamedTuple
 
 from reelkeeper.operations.reports.report import TOTAL, MonthReport, Trial
-from reelkeeper.rules.core.wording import dollars, many, searched, size, usd
+from reelkeeper.rules.core.wording import dollars, many, searched, sentence, size, usd
 from reelkeeper.rules.lifecycle.report import Effect, effects
 from reelkeeper.rules.lifecycle.savings import KINDS, a_day
 
@@ -139,7 +139,7 @@ def trial(of: Trial) -> str:
         does = "; ".join(map(_would, effects(rules, is_refused=flow in of.refused))) or "nothing"
         said.append(f"By its latest plan, {flow} would do this: {does}.")
     if of.gate:
-        said.append(f"{of.gate[:1].upper()}{of.gate[1:]}.")
+        said.append(sentence(of.gate))
     if of.saving_microusd:
         said.append(f"Bytes would be deleted after a grace of {of.grace.in_words} and dollars are R2's list price.")
     if of.refused:

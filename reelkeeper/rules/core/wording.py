@@ -114,6 +114,15 @@ class Terms(NamedTuple):
         return f"segment {self.segment}: {sentence}" if self.segment else sentence
 
 
+def sentence(text: str) -> str:
+    """Write a text as a sentence, with a capital and a full stop.
+
+    >>> sentence("nothing is known")
+    'Nothing is known.'
+    """
+    return f"{text[:1].upper()}{text[1:]}."
+
+
 def contract_gate(failed: Collection[str]) -> str:
     """Say why nothing is changed at the service's keys: this bucket has `failed` checks, or was not tried."""
     nothing = "nothing is changed at the service's own keys"

@@ -163,9 +163,12 @@ def _retire(found: Found) -> Lever:
 
 def _remove(name: str, found: Found, part: Part | None, how: str) -> Lever:
     if part is None:
-        names = "the names of images do not say whose they are, or the patterns of keys do not fit"
-        why = "this bucket did not say" if name == "abort_uploads" else names
-        why = why if found.is_listed else "the listing is not complete"
+        if not found.is_listed:
+            why = "the listing is not complete"
+        elif name == "abort_uploads":
+            why = "this bucket did not say"
+        else:
+            why = "the names of images do not say whose they are, or the patterns of keys do not fit"
         return _judged(name, Part(""), _NOTHING, why, verdict=Verdict.UNKNOWN)
     why = f"{many(part.objects, 'object')}, {size(part.size_bytes)}: {how}" if part.objects else "none was found"
     return _judged(name, part, _less(found, part.size_bytes), why)

@@ -83,7 +83,7 @@ def misfit(limits: AdoptionLimits, found: Crowding) -> str:
 
 
 def repeated(prefix: str, patterns: Sequence[KeyPattern]) -> str:
-    """Say how to write the patterns that repeat the prefix, below which they are read; "" if none does."""
+    """Advise to write patterns that repeat the prefix without it, as they begin below it; "" if none does."""
     written = [pattern.text for pattern in patterns if prefix and pattern.text.startswith(prefix)]
     return "; ".join(f"write the pattern {text} without the prefix, {text.removeprefix(prefix)}" for text in written)
 

@@ -209,6 +209,12 @@ def last_contract(session: Session) -> Tried | None:
     return Tried(at, state["endpoint"], state["bucket"], frozenset(state["passed"]), frozenset(state["failed"]))
 
 
+def last_failed(session: Session) -> frozenset[str]:
+    """Return the checks that failed in the last run, against whatever bucket; none if there was none."""
+    tried = last_contract(session)
+    return tried.failed if tried else frozenset()
+
+
 class Beat(NamedTuple):
     """A flow's last success, with its period and grace at that time."""
 

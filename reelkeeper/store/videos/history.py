@@ -39,7 +39,7 @@ class PastVideo(NamedTuple):
 
     @property
     def is_ours(self) -> bool:
-        """Whether its key is ours, which decides about the grace."""
+        """Check whether its key is ours, which decides the grace."""
         return self.video.is_ours
 
 
