@@ -105,7 +105,7 @@ def measure() -> Iterator[Row]:
 
 def _work(clip: Clip, folder: Path, recipe: Recipe, lessons: Sequence[Lesson] = ()) -> Made:
     """Compress a clip as a current plan would."""
-    terms = Terms(recipe, _ACCEPTANCE, DAYS, clip.model, lessons=lessons)
+    terms = Terms(recipe, _ACCEPTANCE, worth.Stay(DAYS), clip.model, lessons=lessons)
     made, searched = search(clip.file(), folder, terms)
     if isinstance(made, Refusal):
         return Made(None, clip.size_bytes, searched)
@@ -177,7 +177,7 @@ def _net(clips: Sequence[Clip], folder: Path, lessons: Sequence[Lesson], learnt:
         made = {
             clip: _work(clip, folder, recipe, known)
             for clip in clips
-            if worth.unopened(recipe.codec, recipe.payback, totals, clip.size_bytes, DAYS).pays
+            if worth.unopened(recipe.codec, recipe.payback, totals, clip.size_bytes, worth.Stay(DAYS)).pays
         }
         net = sum(one.net_microusd for one in made.values())
         what = f"{recipe.codec} {name}, {DAYS} days: net not earned"

@@ -271,8 +271,8 @@ class CrfSearch:
     outcome: str  # accepted, or the rule of the refusal
     probes: tuple[tuple[float, int, float | None, float | None, int], ...]  # crf, bytes, VMAF mean, p5, frame step
     cpu_seconds: float
-    days: int  # remaining life for which the saving counts
-    gain_microusd: int  # storage cost of the saved bytes in that time
+    days: int  # until the video's bytes are expected to be deleted: for these the saving counts
+    gain_microusd: int  # storage cost of the saved bytes in that time, less that of the original for its grace
     cost_microusd: int  # of its CPU and requests
 
 

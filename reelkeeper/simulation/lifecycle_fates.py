@@ -70,7 +70,7 @@ def try_policies(
 
     def judge(like: Video | None = None) -> Judge:
         rule = judging(policy, policies.tiers, as_of, mark, recipe.skip_codecs, worth, like=like)
-        return lambda video: fit(rule(video), recipe.place, policy.grace, keeps_contract=keeps_contract)
+        return lambda video: fit(rule(video), recipe.place, keeps_contract=keeps_contract)
 
     trial = Trial(name, judge(), policy.grace, recipe.payback, recipe.codec, recipe.place, infrequent_after_days)
     if not policy.segments:

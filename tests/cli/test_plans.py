@@ -91,8 +91,8 @@ A result is expected to keep 35% of its source's bytes, as three natural clips d
 All that is stored, 0 B, is within R2's free 10 GB: storing less does not lower the bill yet.
   Dollars here are at list price.
 Of them by segment `drafts`: cold: 1 to compress, 1.0 MB, $0.0010 a month.
-Savings are estimates until the work is done; net covers the rest of a video's retention, minus
-  CPU and requests: one that is retired as cold before its end saves less.\
+Savings are estimates until the work is done. The net of compressing covers the days until the
+  policy is expected to delete the video, minus CPU, requests, and the original's grace.\
 """)
     assert len(ask("plan", "--show", plan_id)["items"]) == ITEMS
 
@@ -142,8 +142,8 @@ A result is expected to keep 35% of its source's bytes, as three natural clips d
 All that is stored, 2.0 MB, is within R2's free 10 GB: storing less does not lower the bill yet.
   Dollars here are at list price.
 Of them by segment `drafts`: cold: 1 to compress, 1.0 MB, $0.0010 a month.
-Savings are estimates until the work is done; net covers the rest of a video's retention, minus
-  CPU and requests: one that is retired as cold before its end saves less.\
+Savings are estimates until the work is done. The net of compressing covers the days until the
+  policy is expected to delete the video, minus CPU, requests, and the original's grace.\
 """)
     said = reelkeeper("plan", "purge_retired").output
     until = f"{at + CLAIM_TIMEOUT:%Y-%m-%d %H:%M:%S}"

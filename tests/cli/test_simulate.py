@@ -153,8 +153,8 @@ class Nights:
                 partial(worth.unopened, "h264", self.policies.recipe.payback, SearchTotals()),
             )
             judged = map(judge, list(live_videos(session, midnight(day))))
-            place, grace = self.policies.recipe.place, self.policies.lifecycle.grace
-            for verdict in selection.fitting(judged, place, grace, keeps_contract=True):
+            place = self.policies.recipe.place
+            for verdict in selection.fitting(judged, place, keeps_contract=True):
                 if verdict.action is Action.RETIRE:
                     self._retire_blob(session, verdict.video, day)
                     mine = videos.c.id == verdict.video.id
@@ -304,11 +304,11 @@ def test_without_a_passed_contract_nothing_is_done_at_the_services_keys_as_in_pl
 def cold(configured: Settings) -> Iterator[Engine]:
     """Cold videos of 50 KB to 10 GB at the service's keys and ours, half of them viewed once; results go in place."""
     engine, now = open_engine(f"sqlite:///{configured.store_file}"), datetime.now(UTC)
-    sizes = [50_000 * 2**n for n in range(12)] + [125_000 + 25_000 * n for n in range(12)]
+    sizes = [50_000 * 2**n for n in range(12)] + [400_000 + 40_000 * n for n in range(12)]
     sizes += [10**9, MAX_BYTES_IN_PLACE, MAX_BYTES_IN_PLACE + 1]
     kinds = product(sizes, ("h264", "mpeg4"), (True, False), ({TODAY - 9 * DAY: 1}, {}))
     clips = [
-        Clip(f"c{n:03}", "ann", now - 40 * DAY, size, codec, is_ours=is_ours, viewed=viewed)
+        Clip(f"c{n:03}", "ann", now - 200 * DAY, size, codec, is_ours=is_ours, viewed=viewed)
         for n, (size, codec, is_ours, viewed) in enumerate(kinds)
     ]
     with transaction(engine, "test") as session:

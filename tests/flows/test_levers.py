@@ -129,7 +129,7 @@ def unused(rows: list[Row]) -> Counter[str]:
         found[f"user:{row['user_id']}"] += row["size_bytes"] * is_idle
         found[f"retention:{row['tier']}"] += row["size_bytes"] * (row["age_days"] > retention_days / 2)
         found["class"] += row["size_bytes"] * (is_idle and retention_days - row["age_days"] > 30)
-        found["backlog"] += row["size_bytes"] * (row["age_days"] > 7 and row["codec"] == "h264")
+        found["backlog"] += row["size_bytes"] * (row["age_days"] > 7 and row["codec"] == "h264" and not is_idle)
     return found
 
 

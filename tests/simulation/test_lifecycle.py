@@ -52,9 +52,9 @@ def appraise(payback: Payback) -> Appraise:
 
 
 def rule(policies: Policies, payback: Payback, as_of: datetime, *, contract: bool = True) -> Judge:
-    recipe, grace = at(policies, payback).recipe, policies.lifecycle.grace
+    recipe = at(policies, payback).recipe
     judge = judging(policies.lifecycle, policies.tiers, as_of, "r1", frozenset(recipe.skip_codecs), appraise(payback))
-    return lambda video: fit(judge(video), recipe.place, grace, keeps_contract=contract)
+    return lambda video: fit(judge(video), recipe.place, keeps_contract=contract)
 
 
 def run(

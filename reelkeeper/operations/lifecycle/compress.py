@@ -38,9 +38,9 @@ from reelkeeper.operations.lifecycle.transcode import Found, Permit, Terms, sear
 from reelkeeper.rules.core.tiers import Tiers
 from reelkeeper.rules.core.wording import dollars
 from reelkeeper.rules.lifecycle.first_crf import lesson
-from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
+from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy, stay
 from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe, first_batch
-from reelkeeper.rules.lifecycle.worth import aside_usd
+from reelkeeper.rules.lifecycle.worth import FOR_EVER, REQUESTS_IN_PLACE_USD, REQUESTS_USD
 from reelkeeper.rules.policies import recipe_of, terms_of
 from reelkeeper.store import Engine, Session
 from reelkeeper.store.billing import job_totals
@@ -195,20 +195,19 @@ def compress(
 
 def gather(workspace: Workspace, job: CompressionJob, source: Source) -> Terms:
     """Gather what a search needs to know of its video, and what earlier searches have shown."""
-    grace_days = job.policy.grace.service_days
     with reading(workspace.engine) as session:
         video = next(iter(list_videos(session, video_id=source.video_id)), None)
         if video is None:
             raise skipped(source, "erased since the plan")
-        tiers = job.policy.tiers_for(video, job.tiers)
+        limits = job.policy.for_video(video), job.policy.tiers_for(video, job.tiers), job.as_of, video.tier
         searches = crf_searches.recall(session, ffmpeg.tools().encoder(job.recipe.codec))
         learnt = (lesson(search, model, job.recipe, job.acceptance) for model, search in searches)
         return Terms(
             job.recipe,
             job.acceptance,
-            remaining_days=tiers.remaining_days(video.tier, video.created_at, job.as_of),
+            stay=stay(*limits, video.created_at, is_ours=source.is_ours) if video.created_at else FOR_EVER,
             model=crf_searches.model_of(session, source.video_id),
-            aside_usd=aside_usd(source.size_bytes, grace_days) if is_in_place(source, job.recipe.place) else 0.0,
+            requests_usd=REQUESTS_IN_PLACE_USD if is_in_place(source, job.recipe.place) else REQUESTS_USD,
             lessons=[item for item in learnt if item is not None],
             timeouts=count_failures(session, source.blob_id, MediaTimeout.__name__),
         )
@@ -218,7 +217,7 @@ def gather(workspace: Workspace, job: CompressionJob, source: Source) -> Terms:
 def _reserved(workspace: Workspace, job: CompressionJob, source: Source, terms: Terms) -> Iterator[Cost]:
     """Reserve the expected cost of a search within the day's dollars. Raises Skipped where not enough is left."""
     appraised = appraise(workspace.engine, job.recipe, ffmpeg.tools().encoder(job.recipe.codec))
-    expected = appraised(source.size_bytes, terms.remaining_days)._replace(aside_usd=terms.aside_usd)
+    expected = appraised(source.size_bytes, terms.stay)._replace(requests_usd=terms.requests_usd)
     limit = job.policy.compress_usd_per_day
     cost = Cost.reserve(workspace.engine, expected.cost_microusd, limit)
     if cost is None:

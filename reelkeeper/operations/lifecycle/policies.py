@@ -244,13 +244,13 @@ def _judging(
     policies: Policies, as_of: datetime, known: SearchTotals, *, service_keys: bool
 ) -> Callable[[Video], tuple[Verdict, Verdict]]:
     """Make a function that judges as plans do in a bucket that has passed the contract test, and as they do in ours."""
-    recipe, grace = policies.recipe, policies.lifecycle.grace
+    recipe = policies.recipe
     worths = partial(worth.unopened, recipe.codec, recipe.payback, known)
     rule = lifecycle.judging(policies.lifecycle, policies.tiers, as_of, "", recipe.skip_codecs, worths)
 
     def judged(video: Video) -> tuple[Verdict, Verdict]:
-        passed = selection.fit(rule(video), recipe.place, grace, keeps_contract=True)
-        return passed, passed if service_keys else selection.fit(passed, recipe.place, grace, keeps_contract=False)
+        passed = selection.fit(rule(video), recipe.place, keeps_contract=True)
+        return passed, passed if service_keys else selection.fit(passed, recipe.place, keeps_contract=False)
 
     return judged
 

@@ -56,7 +56,7 @@ def for_tiering(engine: Engine, rules: Policies, as_of: datetime, *, keeps_contr
 
     def judged(videos: Iterable[Video]) -> Iterator[Verdict]:
         found = lifecycle.verdicts(videos, policy, tiers, as_of, mark, codecs, worth)
-        fitting = selection.fitting(found, rules.recipe.place, policy.grace, keeps_contract=keeps_contract)
+        fitting = selection.fitting(found, rules.recipe.place, keeps_contract=keeps_contract)
         return selection.for_tiering(notice_rules.with_notices(fitting, policy, tiers, as_of, given))
 
     names = regions.names(policy, tiers, codecs, lifecycle.refusals(mark, as_of))
@@ -71,7 +71,7 @@ def for_expiry(engine: Engine, rules: Policies, as_of: datetime, *, keeps_contra
 
     def judged(videos: Iterable[Video]) -> Iterator[Verdict]:
         found = lifecycle.verdicts(videos, policy, tiers, as_of, recipe_fingerprint="")
-        fitting = selection.fitting(found, transcode.NEW_KEY, policy.grace, keeps_contract=keeps_contract)
+        fitting = selection.fitting(found, transcode.NEW_KEY, keeps_contract=keeps_contract)
         return selection.for_expiry(notice_rules.with_notices(fitting, policy, tiers, as_of, given))
 
     names = regions.names(policy, tiers, transcode.EFFICIENT_CODECS, lifecycle.refusals("", as_of))

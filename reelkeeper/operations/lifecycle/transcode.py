@@ -15,7 +15,7 @@ from reelkeeper.model import CrfSearch, Media, Quality, Refusal, Transcode
 from reelkeeper.rules.lifecycle import crf, first_crf, transcode, worth
 from reelkeeper.rules.lifecycle.first_crf import FirstCrf, Lesson
 from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe
-from reelkeeper.rules.lifecycle.worth import Worth
+from reelkeeper.rules.lifecycle.worth import FOR_EVER, REQUESTS_USD, Stay, Worth
 
 _MAX_TIMEOUTS = 3  # runs in which a video timed out: once or twice may be due to a busy machine
 
@@ -26,9 +26,9 @@ class Terms:
 
     recipe: Recipe
     acceptance: Acceptance
-    remaining_days: int | None = None  # of the video's life: an encode must be worth its CPU by then
+    stay: Stay = FOR_EVER  # of the video: an encode must be worth its CPU by its end
     model: str | None = None  # the generator of the clip
-    aside_usd: float = 0.0  # the cost of the original's copy, where the result replaces it in place
+    requests_usd: float = REQUESTS_USD  # with those for the original's copy, where the result replaces it in place
     lessons: Sequence[Lesson] = ()  # of earlier searches with this encoder
     timeouts: int = 0  # earlier runs in which the video timed out
 
@@ -111,18 +111,18 @@ def search(source: Path, folder: Path, terms: Terms, permit: Permit = FREE) -> F
 
 def _aim(media: Media, terms: Terms) -> _Aim | Refusal:
     """Choose how to begin, or refuse what cannot be encoded, or would not pay."""
-    recipe, model, days = terms.recipe, terms.model, terms.remaining_days
+    recipe, model = terms.recipe, terms.model
     if refusal := transcode.skip(media, recipe):
         return refusal
     kept = first_crf.kept_share(
         terms.lessons, model, recipe.codec, worth.EXPECTED_SHARE, transcode.bits_per_pixel(media)
     )
-    at_presets = partial(worth.at_presets, media, recipe.codec, payback=recipe.payback, remaining_days=days)
+    at_presets = partial(worth.at_presets, media, recipe.codec, payback=recipe.payback, stay=terms.stay)
     worths = at_presets(recipe.presets, kept.share)
     preset = worth.choose(worths, recipe.codec)
     # guard transcode.pays: an encode that saves less, or takes longer, than expected costs more than it saves
     unlucky = at_presets([preset], kept.share * kept.factor, probes=worth.EXPECTED_PROBES + 1)[preset]
-    expected, unlucky = (each._replace(aside_usd=terms.aside_usd) for each in (worths[preset], unlucky))
+    expected, unlucky = (each._replace(requests_usd=terms.requests_usd) for each in (worths[preset], unlucky))
     if not unlucky.pays:
         return Refusal(transcode.PAYBACK, f"{unlucky.sentence()}. Tried again next month")
     return _Aim(preset, expected, first_crf.first_crf(terms.lessons, media, model, recipe.codec, preset))
@@ -161,7 +161,8 @@ class _Encodes:
         """Describe the search for later ones."""
         media, real = self._media, self._aim.expected._replace(cpu_seconds=self.cpu_seconds)
         if isinstance(chosen, Refusal):
-            kept, outcome, real = media.size_bytes, chosen.rule, real._replace(saved_bytes=0, aside_usd=0.0)
+            kept, outcome = media.size_bytes, chosen.rule
+            real = real._replace(saved_bytes=0, original_bytes=0, requests_usd=REQUESTS_USD)
         else:
             kept, outcome = chosen.media.size_bytes, "accepted"
             real = real._replace(saved_bytes=media.size_bytes - kept)

@@ -231,7 +231,7 @@ def _original(session: Session, listed: Listed, as_of: datetime) -> Iterator[str
 
 def _judge(policies: Policies, worth: Appraise | None, keeps_contract: bool, live: Video, as_of: datetime) -> Verdict:
     verdict = lifecycle.judge(live, policies.lifecycle, policies.tiers, as_of, "", worth)
-    return fit(verdict, policies.recipe.place, policies.lifecycle.grace, keeps_contract=keeps_contract)
+    return fit(verdict, policies.recipe.place, keeps_contract=keeps_contract)
 
 
 def _to_restore(listed: Listed) -> str:

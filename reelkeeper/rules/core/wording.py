@@ -30,8 +30,8 @@ LEFT_BY_COUNT: Final = (
 UNTIL_LIVE: Final = "a trial: nothing is changed until it goes live"
 TRY_ANOTHER: Final = "reelkeeper simulate lifecycle --policy FILE"  # shows the effect of another policy
 EXPECTED_SAVING: Final = (
-    "Savings are estimates until the work is done; net covers the rest of a video's "
-    "retention, minus CPU and requests: one that is retired as cold before its end saves less."
+    "Savings are estimates until the work is done. The net of compressing covers the days until the policy is expected "
+    "to delete the video, minus CPU, requests, and the original's grace."
 )
 
 SENTENCES: Final = {

@@ -16,7 +16,7 @@ The first matching rule decides, in this order:
     compressed_before   cold, but already compressed: another lossy pass would degrade it again
     already_efficient   cold, but its codec leaves little to gain
     refused_before      cold, but already refused with this recipe; this month, if it would not have paid
-    does_not_pay        cold, but an encode would cost more than it saves over the rest of its life
+    does_not_pay        cold, but an encode would cost more than it saves until these rules have it deleted
     cold_compress       COMPRESS  rarely viewed, and no longer new
 
 If results are put in place, `selection` keeps some of the last: `too_large_in_place`,
@@ -43,9 +43,9 @@ from reelkeeper.rules.core.wording import NOT_TRIED, Terms, dollars
 from reelkeeper.rules.lifecycle import segments as rules
 from reelkeeper.rules.lifecycle.segments import MAX_SEGMENTS, NO_SEGMENT, Classified, FieldsOnly, Segment
 from reelkeeper.rules.lifecycle.transcode import EFFICIENT_CODECS, OWN_RESULT, mark_of_month
-from reelkeeper.rules.lifecycle.worth import Worth
+from reelkeeper.rules.lifecycle.worth import Stay, Worth
 
-Appraise = Callable[[int, int | None], Worth]
+Appraise = Callable[[int, Stay], Worth]
 Judge = Callable[[Video], Verdict]
 VIEW_WINDOW_DAYS: Final = 30  # `Video.views` counts this many days up to as_of
 _EARLIEST: Final = datetime.min.replace(tzinfo=UTC)  # nothing was created before this
@@ -219,7 +219,7 @@ def verdicts(
 ) -> Iterator[Verdict]:
     """Judge a stream of videos, each as `judge` does, with the policy's limits computed once.
 
-    `efficient_codecs` are those that the recipe skips, `worth` values an encode by its bytes and the days left;
+    `efficient_codecs` are those that the recipe skips, `worth` values an encode by its bytes and their stay;
     without it, every encode pays.
     """
     return map(judging(policy, tiers, as_of, recipe_fingerprint, efficient_codecs, worth), videos)
@@ -324,12 +324,28 @@ def _judge_by(  # noqa: C901  a flat list of cases, counted as deep
             return Verdict(video, keep, "refused_before", figures)
         if worth is None:
             return Verdict(video, compress, "cold_compress", figures)
-        expected = worth(video.size_bytes, tiers.remaining_days(video.tier, created_at, as_of))
+        expected = worth(video.size_bytes, stay(policy, tiers, as_of, video.tier, created_at, is_ours=video.is_ours))
         shown = (*figures, expected)
         action, rule = (compress, "cold_compress") if expected.pays else (keep, "does_not_pay")
         return Verdict(video, action, rule, shown)
 
     return judge_one
+
+
+def stay(
+    policy: LifecyclePolicy, tiers: Tiers, as_of: datetime, tier: str | None, created_at: datetime, *, is_ours: bool
+) -> Stay:
+    """Return how long these limits leave a video that they do not retire now.
+
+    A request to keep it, a hold or a late notice only extends its life, and is not counted; a notice in time does not.
+    """
+    rest_days, age = tiers.remaining_days(tier, created_at, as_of), (as_of - created_at).days
+    grace_days = policy.grace_days if is_ours else policy.grace_days_service_keys
+    if not policy.retire_below_views:
+        return Stay(rest_days, grace_days)
+    # old enough to be retired, it is not as it has views in the window: on its first day, at least
+    watched_days = max(0, age - VIEW_WINDOW_DAYS) if age > policy.retire_after_days else 0
+    return Stay(rest_days, grace_days, max(0, policy.retire_after_days - age), watched_days)
 
 
 def refusals(recipe: str, as_of: datetime) -> tuple[str, ...]:

@@ -25,9 +25,9 @@ from reelkeeper.rules.billing.pricing import (
 from reelkeeper.rules.billing.tariff import DAYS_A_MONTH, GB, STANDARD
 from reelkeeper.rules.core.tiers import Tiers
 from reelkeeper.rules.core.wording import dollars, many
-from reelkeeper.rules.lifecycle.lifecycle import Appraise, LifecyclePolicy
+from reelkeeper.rules.lifecycle.lifecycle import Appraise, LifecyclePolicy, judging
 from reelkeeper.rules.lifecycle.transcode import EFFICIENT_CODECS
-from reelkeeper.rules.lifecycle.worth import RELATIVE_BYTES, USD_PER_BYTE_DAY, Payback, Worth
+from reelkeeper.rules.lifecycle.worth import RELATIVE_BYTES, USD_PER_BYTE_DAY, Payback, Stay, Worth
 
 SMALLER: Final = "smaller files"
 GONE: Final = "expired and cold videos"
@@ -85,7 +85,7 @@ def of_verdict(verdict: Verdict, policy: LifecyclePolicy, tiers: Tiers, as_of: d
     a_month = storage_microusd_per_month(video.size_bytes)
     if verdict.rule == "past_retention":
         return Saving(a_month, None)
-    days = payback.days(policy.tiers_for(video, tiers).remaining_days(video.tier, video.created_at, as_of))
+    days = payback.days(Stay(policy.tiers_for(video, tiers).remaining_days(video.tier, video.created_at, as_of)))
     return Saving(a_month, round(video.size_bytes * days * USD_PER_BYTE_DAY * _MICRO))
 
 
@@ -132,38 +132,28 @@ def survey(
     """Sum the unused bytes of live videos. `worth` values an encode; without it, every encode pays."""
     backlog = net = unpaid = cold = objects = 0
     late, late_idle, by_user = Counter[str](), Counter[str](), Counter[str]()
-    kept_days: dict[int, dict[str, int | None]] = {}  # by the tiers of each segment
+    judge = judging(policy, tiers, as_of, "", EFFICIENT_CODECS, worth)
     for video in videos:
-        mine, kept_by = policy.for_video(video), policy.tiers_for(video, tiers)
-        if id(kept_by) not in kept_days:
-            kept_days[id(kept_by)] = kept_by.retention_days()
-        kept_by_tier = kept_days[id(kept_by)]
-        if video.held or video.created_at is None or video.tier not in kept_by_tier:
+        tier = policy.tiers_for(video, tiers).get(video.tier)
+        if video.held or video.created_at is None or video.tier is None or tier is None:
             continue
-        age, kept = as_of - video.created_at, kept_by_tier[video.tier]
+        age, kept = as_of - video.created_at, tier.retention_days
         if is_late := kept is not None and age > timedelta(days=kept) / _HALF:
             late[video.tier] += video.size_bytes
         if video.views is None:
             continue
-        if _is_to_be_compressed(video, mine, age):
-            days = kept_by.remaining_days(video.tier, video.created_at, as_of)
-            expected = worth(video.size_bytes, days) if worth else None
-            if expected is None or expected.pays:
-                backlog, net = backlog + video.size_bytes, net + (expected.net_microusd if expected else 0)
-            else:
-                unpaid += video.size_bytes
+        if not video.refused_recipe:
+            _, action, rule, (*_, expected) = judge(video)
+            unpaid += video.size_bytes * (rule == "does_not_pay")
+            if action is Action.COMPRESS:
+                backlog += video.size_bytes
+                net += expected.net_microusd if isinstance(expected, Worth) else 0
         if video.views == 0 and age > timedelta(days=_IDLE_DAYS):
             by_user[video.user_id] += video.size_bytes
             late_idle[video.tier] += video.size_bytes * is_late
             if kept is None or timedelta(days=kept) - age > timedelta(days=DAYS_A_MONTH):
                 cold, objects = cold + video.size_bytes, objects + 1
     return Idle(backlog, cold, objects, dict(late), dict(late_idle), dict(by_user), net, unpaid)
-
-
-def _is_to_be_compressed(video: Video, policy: LifecyclePolicy, age: timedelta) -> bool:
-    few = policy.compress_below_views is not None and (video.views or 0) < policy.compress_below_views
-    done = video.compressed or video.codec in EFFICIENT_CODECS or bool(video.refused_recipe)
-    return few and age > timedelta(days=policy.compress_after_days) and not done
 
 
 def findings(

@@ -6,7 +6,7 @@ The others become "keep", with a reason.
 import heapq
 from collections.abc import Iterable, Iterator
 
-from reelkeeper.model import Action, Grace, Verdict, Video
+from reelkeeper.model import Action, Verdict, Video
 from reelkeeper.rules.core.wording import Terms
 from reelkeeper.rules.lifecycle.transcode import (
     BUCKET_LOCK,
@@ -17,7 +17,7 @@ from reelkeeper.rules.lifecycle.transcode import (
     Placement,
     mark_of_month,
 )
-from reelkeeper.rules.lifecycle.worth import Worth, aside_usd
+from reelkeeper.rules.lifecycle.worth import REQUESTS_IN_PLACE_USD, Worth
 
 
 def for_tiering(judged: Iterable[Verdict]) -> Iterator[Verdict]:
@@ -73,16 +73,16 @@ def _affordable(compressed: Iterable[Verdict], left_microusd: int | None) -> Ite
             yield Verdict(verdict.video, Action.KEEP, "left_to_another_day", (verdict, cost, left))
 
 
-def fitting(judged: Iterable[Verdict], place: Placement, grace: Grace, *, keeps_contract: bool) -> Iterator[Verdict]:
+def fitting(judged: Iterable[Verdict], place: Placement, *, keeps_contract: bool) -> Iterator[Verdict]:
     """Keep videos at the service's keys that must not be compressed in place, and all without a passed contract.
 
     Without it, their bytes cannot be purged: what replaces or retires them would save nothing. An encode in place also
-    pays for the original's copy aside, for its grace.
+    pays for the requests of the original's copy.
     """
-    return (fit(verdict, place, grace, keeps_contract=keeps_contract) for verdict in judged)
+    return (fit(verdict, place, keeps_contract=keeps_contract) for verdict in judged)
 
 
-def fit(verdict: Verdict, place: Placement, grace: Grace, *, keeps_contract: bool) -> Verdict:
+def fit(verdict: Verdict, place: Placement, *, keeps_contract: bool) -> Verdict:
     """Do the same for one video."""
     video = verdict.video
     if verdict.action is Action.KEEP or video.is_ours:
@@ -96,14 +96,14 @@ def fit(verdict: Verdict, place: Placement, grace: Grace, *, keeps_contract: boo
     rule = _unfit(video, verdict.figures[0])
     if rule:
         return Verdict(video, Action.KEEP, rule, verdict.figures[:1])
-    return _with_copy(verdict, grace)
+    return _with_copy(verdict)
 
 
-def _with_copy(verdict: Verdict, grace: Grace) -> Verdict:
+def _with_copy(verdict: Verdict) -> Verdict:
     """Count the original's copy aside in what an encode costs, and keep the video if it does not pay then."""
-    aside = aside_usd(verdict.video.size_bytes, grace.service_days)
     figures = tuple(
-        figure._replace(aside_usd=aside) if isinstance(figure, Worth) else figure for figure in verdict.figures
+        figure._replace(requests_usd=REQUESTS_IN_PLACE_USD) if isinstance(figure, Worth) else figure
+        for figure in verdict.figures
     )
     if all(figure.pays for figure in figures if isinstance(figure, Worth)):
         return Verdict(verdict.video, verdict.action, verdict.rule, figures)

@@ -1,11 +1,12 @@
-"""Value an encode: saved bytes over the rest of a video's life at R2's price, less CPU and requests. Pure.
+"""Value an encode: saved bytes at R2's price until the policy has them deleted, less CPU and requests. Pure.
 
 Before a video is opened, only its size is known, and the results and costs of earlier encodes are used; afterwards,
-its pixels and bits.
+its pixels and bits. The original stays beside its result for its grace, as on the bill.
 """
 
 from collections.abc import Collection, Mapping
 from decimal import Decimal
+from math import log1p
 from typing import Final, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -18,8 +19,10 @@ _READS, _WRITES = 3, 1  # download, headers, read back; put
 REQUESTS_USD: Final = float(
     (_WRITES * STANDARD.class_a_usd_per_million + _READS * STANDARD.class_b_usd_per_million) / MILLION
 )
-# CopyObject; two looks at the copy, one at the key, and the headers before the put.
-_ASIDE_USD: Final = float((STANDARD.class_a_usd_per_million + 4 * STANDARD.class_b_usd_per_million) / MILLION)
+# And CopyObject; two looks at the copy, one at the key, and the headers before the put.
+REQUESTS_IN_PLACE_USD: Final = REQUESTS_USD + float(
+    (STANDARD.class_a_usd_per_million + 4 * STANDARD.class_b_usd_per_million) / MILLION
+)
 USD_PER_BYTE_DAY: Final = float(STANDARD.storage_usd_per_gb_month) / GB / DAYS_A_MONTH
 _HOUR_SECONDS: Final = 3600
 _MICRO: Final = 10**6
@@ -54,6 +57,18 @@ _PRIOR_BYTES: Final = 50_000_000  # weight of the prior, in source bytes
 _MAY_BE: Final = ((0.3, 2.0, 0.72), (0.4, 0.8, 1.04), (0.3, 0.33, 1.22))
 
 
+class Stay(NamedTuple):
+    """How long a policy leaves a video. None is for ever, or never."""
+
+    rest_days: int | None = None  # until its retention ends
+    grace_days: int = 0  # from its retirement until its bytes are deleted, and those of an original until they are
+    unwatched_days: int | None = None  # until it is retired if nobody watches it any more
+    watched_days: int = 0  # of its life, for which somebody did: at least as many as this
+
+
+FOR_EVER: Final = Stay()
+
+
 class Payback(BaseModel):
     """The price of CPU, and the days for which a saved byte counts."""
 
@@ -67,9 +82,18 @@ class Payback(BaseModel):
     )
     horizon_days: int = Field(365, ge=1, description="Days of storage counted for a video without an end of retention")
 
-    def days(self, remaining_days: int | None) -> int:
-        """Return the days for which a saved byte counts. None is for ever."""
-        return self.horizon_days if remaining_days is None else max(0, min(remaining_days, self.horizon_days))
+    def days(self, stay: Stay) -> int:
+        """Return the days for which a saved byte is expected to be stored, until it is deleted.
+
+        Of videos watched until an age of s days, a share of s / (s + t) is expected to be watched for t more, as is
+        likely where nothing but the age is known (Gott, Nature 363, 1993). Others count as never watched again: if one
+        is, a later plan values it anew.
+        """
+        days = self.horizon_days if stay.rest_days is None else min(stay.rest_days, self.horizon_days)
+        if stay.unwatched_days is not None:
+            watched = int(stay.watched_days * log1p(days / stay.watched_days)) if stay.watched_days else 0
+            days = min(days, stay.unwatched_days + watched)
+        return min(days + stay.grace_days, self.horizon_days)
 
     def cpu_usd(self, cpu_seconds: float) -> float:
         """Price CPU seconds in dollars; 0 where no price is set."""
@@ -83,17 +107,19 @@ class Worth(NamedTuple):
     days: int
     cpu_seconds: float
     payback: Payback
-    aside_usd: float = 0.0  # what the copy aside of a result in place costs
+    original_bytes: int = 0  # that stay beside the result
+    grace_days: int = 0  # for which they do
+    requests_usd: float = REQUESTS_USD
 
     @property
     def gain_usd(self) -> float:
-        """The dollars for the saved bytes."""
-        return self.saved_bytes * self.days * USD_PER_BYTE_DAY
+        """The dollars for the saved bytes, less those for the original's grace; negative if these are more."""
+        return (self.saved_bytes * self.days - self.original_bytes * self.grace_days) * USD_PER_BYTE_DAY
 
     @property
     def cost_usd(self) -> float:
-        """The dollars for CPU, requests, and a copy aside."""
-        return self.payback.cpu_usd(self.cpu_seconds) + REQUESTS_USD + self.aside_usd
+        """The dollars for CPU and requests."""
+        return self.payback.cpu_usd(self.cpu_seconds) + self.requests_usd
 
     @property
     def gain_microusd(self) -> int:
@@ -119,20 +145,16 @@ class Worth(NamedTuple):
         """Explain the calculation."""
         price = f" at {self.payback.cpu_usd_per_hour} USD an hour" if self.payback.cpu_usd_per_hour is not None else ""
         less = f"{self.saved_bytes / _MICRO:.2f} MB less for {many(self.days, 'day')}"
+        more = f", and the original's {self.original_bytes / _MICRO:.2f} MB more for {many(self.grace_days, 'day')}"
+        less += more if self.grace_days else ""
         return (
             f"it is expected to save {self.gain_usd:.6f} USD and to cost {self.cost_usd:.6f} USD: {less} at "
             f"{STANDARD.storage_usd_per_gb_month} USD a GB-month; {self.cpu_seconds:.1f} CPU s{price}, "
-            f"requests {REQUESTS_USD:.6f} USD"
-            + (f", the original's copy for its grace {self.aside_usd:.6f} USD" if self.aside_usd else "")
+            f"requests {self.requests_usd:.6f} USD"
         )
 
 
-def aside_usd(size_bytes: int, grace_days: int) -> float:
-    """Price the copy of an original that a result replaces in place: its storage for the grace, and its requests."""
-    return size_bytes * grace_days * USD_PER_BYTE_DAY + _ASIDE_USD
-
-
-def unopened(codec: str, payback: Payback, before: SearchTotals, size_bytes: int, remaining_days: int | None) -> Worth:
+def unopened(codec: str, payback: Payback, before: SearchTotals, size_bytes: int, stay: Stay) -> Worth:
     """Estimate the worth of an encode of `size_bytes` from the results and costs of earlier ones.
 
     Its pixels are known once it is open, and it is skipped if it then does not pay: so if CPU has a price, only
@@ -141,17 +163,20 @@ def unopened(codec: str, payback: Payback, before: SearchTotals, size_bytes: int
     prior_cpu = cpu_seconds_a_byte(codec)
     known, kept = before.source_bytes + _PRIOR_BYTES, expected_share(before)
     cpu_seconds = (before.cpu_seconds + _PRIOR_BYTES * prior_cpu) / known * size_bytes
-    saved, days = max(0.0, size_bytes * (1 - kept)), payback.days(remaining_days)
-    mean_saved = mean_cpu = 0.0
+    saved, days = max(0.0, size_bytes * (1 - kept)), payback.days(stay)
+    mean_saved = mean_cpu = chances = 0.0
     if payback.cpu_usd_per_hour is not None:
         gain, cost = saved * days * USD_PER_BYTE_DAY, payback.cpu_usd(cpu_seconds)
+        beside = size_bytes * stay.grace_days * USD_PER_BYTE_DAY
         for chance, dearer, better in _MAY_BE:
-            if gain * better > cost * dearer + REQUESTS_USD:
+            if gain * better > cost * dearer + REQUESTS_USD + beside:
                 mean_saved += chance * better
                 mean_cpu += chance * dearer
-    if not mean_saved:  # the cases make no difference
-        mean_saved = mean_cpu = 1.0
-    return Worth(round(saved * mean_saved), days, cpu_seconds * mean_cpu, payback)
+                chances += chance
+    if not chances:  # the cases make no difference
+        mean_saved = mean_cpu = chances = 1.0
+    original = round(size_bytes * chances)
+    return Worth(round(saved * mean_saved), days, cpu_seconds * mean_cpu, payback, original, stay.grace_days)
 
 
 def expected_share(before: SearchTotals) -> float:
@@ -189,7 +214,7 @@ def at_presets(
     presets: Collection[int],
     kept: float,
     payback: Payback,
-    remaining_days: int | None,
+    stay: Stay,
     *,
     probes: float = EXPECTED_PROBES,
 ) -> dict[int, Worth]:
@@ -203,7 +228,7 @@ def at_presets(
         known = effort(codec, preset)
         saved = max(0, round(media.video_bits / 8 * (1 - kept * known.relative_bytes)))
         cpu_seconds = megapixels * _search_seconds(known, probes)
-        found[preset] = Worth(saved, payback.days(remaining_days), cpu_seconds, payback)
+        found[preset] = Worth(saved, payback.days(stay), cpu_seconds, payback, media.size_bytes, stay.grace_days)
     return found
 
 

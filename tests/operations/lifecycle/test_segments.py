@@ -20,6 +20,7 @@ from reelkeeper.operations.lifecycle.why import explain, outlooks
 from reelkeeper.rules.core.tiers import SHIPPED
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe
+from reelkeeper.rules.lifecycle.worth import Stay
 from reelkeeper.rules.policies import DEFAULTS
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.core.leases import Lease
@@ -112,8 +113,8 @@ def test_an_encode_is_weighed_against_what_the_segment_leaves_of_a_videos_life(t
     job = compress.CompressionJob("plan", "run", datetime.now(UTC), of_plan, SHIPPED, Recipe(), Acceptance())
     with reading(tagged.workspace.engine) as session:
         sources = [find_source(session, name) for name in ("draft", "made", "other")]
-    left = [compress.gather(tagged.workspace, job, source).remaining_days for source in sources if source]
-    assert left == [10, None, 20]
+    left = [compress.gather(tagged.workspace, job, source).stay for source in sources if source]
+    assert left == [Stay(10, 7, 20), Stay(None, 7, 20), Stay(20, 7, 20)]
 
 
 def test_plans_and_lists_find_the_same_segment_for_a_video(tagged: World) -> None:

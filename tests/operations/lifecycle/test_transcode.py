@@ -19,7 +19,7 @@ from reelkeeper.operations.lifecycle.transcode import Permit
 from reelkeeper.operations.videos.intents import verify_stored
 from reelkeeper.rules.lifecycle.first_crf import kept_share, lesson
 from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe, accept, bits_per_pixel, fingerprint
-from reelkeeper.rules.lifecycle.worth import Payback, at_presets, choose
+from reelkeeper.rules.lifecycle.worth import Payback, Stay, at_presets, choose
 from tests.clips import MakeClip, tool
 from tests.shrinking import AT_ANY_PRICE, shrink
 
@@ -133,7 +133,7 @@ def test_an_efficient_codec_is_left_alone(make_clip: MakeClip, tmp_path: Path) -
 
 def test_an_encode_that_does_not_pay_is_not_begun(source: Path, tmp_path: Path) -> None:
     recipe = Recipe(payback=Payback(cpu_usd_per_hour=Decimal("0.05")))
-    outcome = shrink(source, tmp_path, recipe, remaining_days=3)
+    outcome = shrink(source, tmp_path, recipe, stay=Stay(3))
     assert isinstance(outcome, Refusal)
     assert outcome.rule == "payback"
     assert "for 3 days" in outcome.reason
@@ -145,11 +145,11 @@ def test_one_that_would_pay_with_luck_alone_is_not_begun(source: Path, tmp_path:
     kept = kept_share([], None, "h264", 0.35, bits_per_pixel(media)).share
 
     def pays(days: int) -> bool:
-        worths = at_presets(media, "h264", Recipe().presets, kept, payback, days)
+        worths = at_presets(media, "h264", Recipe().presets, kept, payback, Stay(days))
         return worths[choose(worths, "h264")].pays
 
     days = next(days for days in range(10, 10**6, 10) if pays(days))
-    outcome = shrink(source, tmp_path, Recipe(payback=payback), remaining_days=days)
+    outcome = shrink(source, tmp_path, Recipe(payback=payback), stay=Stay(days))
     assert isinstance(outcome, Refusal)
     assert outcome.rule == "payback"
 

@@ -15,7 +15,7 @@ from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy, judge, reason,
 from reelkeeper.rules.lifecycle.savings import of_verdict
 from reelkeeper.rules.lifecycle.selection import for_tiering, largest_first
 from reelkeeper.rules.lifecycle.transcode import EFFICIENT_CODECS, mark_of_month
-from reelkeeper.rules.lifecycle.worth import Payback, Worth, unopened
+from reelkeeper.rules.lifecycle.worth import Payback, Stay, Worth, unopened
 from tests.rules.videos import AS_OF, RECIPE, SECOND, video
 from tests.tiers import FOR_EVER, tiers
 
@@ -67,19 +67,20 @@ def test_every_boundary(judged: Video, expected: str) -> None:
 
 
 def test_videos_that_do_not_pay_are_kept_with_the_calculation() -> None:
-    """A free user's video of ten days has 20 left, a pro user's 355."""
+    """A free user's video of ten days has 20 left, a pro user's 355 if it stays unwatched, and 7 of grace."""
     appraise = partial(unopened, "av1", Payback(cpu_usd_per_hour=Decimal("0.04")), SearchTotals())
     short, long = (video(10, 2, tier)._replace(size_bytes=20_000_000) for tier in ("free", "pro"))
     kept = judge(short, DEFAULT, SHIPPED, AS_OF, RECIPE, appraise)
     assert (kept.action, kept.rule) == (Action.KEEP, "does_not_pay")
     assert reason(kept) == snapshot(
-        "2 views in 30 days, 10 days old, but an encode would cost more than it saves; it is expected to save 0.000130 USD and to cost 0.000776 USD: 13.00 MB less for 20 days at 0.015 USD a GB-month; 69.3 CPU s at 0.04 USD an hour, requests 0.000006 USD"
+        "2 views in 30 days, 10 days old, but an encode would cost more than it saves; it is expected to save 0.000106 USD and to cost 0.000776 USD: 13.00 MB less for 27 days, and the original's 20.00 MB more for 7 days at 0.015 USD a GB-month; 69.3 CPU s at 0.04 USD an hour, requests 0.000006 USD"
     )
-    done = judge(long, DEFAULT, SHIPPED, AS_OF, RECIPE, appraise)
+    stays = LifecyclePolicy(retire_below_views=None)
+    done = judge(long, stays, SHIPPED, AS_OF, RECIPE, appraise)
     assert (done.action, done.rule) == (Action.COMPRESS, "cold_compress")
     saving = of_verdict(done, DEFAULT, SHIPPED, AS_OF, Payback(horizon_days=365))
     assert saving.month_microusd == 195
-    assert saving.net_microusd == 1512  # 13 MB less for 355 days, 68 CPU s; as it may turn out on the whole
+    assert saving.net_microusd == 1487  # 13 MB less for 362 days, 20 MB more for 7, 71 CPU s
     assert reason(done) == snapshot(
         "2 views in 30 days, 10 days old: compressed below 5 views after 7 days"
     )  # a table's cell
@@ -208,7 +209,7 @@ def test_the_sentence_of_what_is_left() -> None:
 
 
 def test_videos_beyond_the_days_dollars_are_left_to_another_day_largest_first() -> None:
-    def worth(size_bytes: int, _: int | None) -> Worth:
+    def worth(size_bytes: int, _: Stay) -> Worth:
         return Worth(size_bytes, 9_999, 90.0 * size_bytes, Payback())  # 1,000 micro-dollars a byte, and 6 for requests
 
     videos = [video(10, 1, size_bytes=size) for size in (1, 3, 2, 4)]

@@ -15,7 +15,7 @@ from reelkeeper.rules.billing.pricing import StandardUsage, Usage
 from reelkeeper.rules.core.tiers import SHIPPED
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.rules.lifecycle.savings import Idle, findings, of_verdict, smaller_by_model, survey
-from reelkeeper.rules.lifecycle.worth import Payback, Worth
+from reelkeeper.rules.lifecycle.worth import Payback, Stay, Worth
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
 GB = 10**9
@@ -39,6 +39,7 @@ def test_seldom_viewed_videos_that_are_not_efficient_are_the_backlog() -> None:
     seen: Iterable[Video] = [
         video(10, views=2),
         video(10, views=9),
+        video(40, views=0),  # to be retired
         video(3, views=0),
         video(10, codec="av1"),
         video(10, compressed=True),
@@ -52,18 +53,17 @@ def test_seldom_viewed_videos_that_are_not_efficient_are_the_backlog() -> None:
 def test_the_backlog_has_paying_videos_with_their_net_and_the_others_separately() -> None:
     large, small = video(10, views=2, size_bytes=30 * GB), video(10, views=2, size_bytes=GB)
 
-    def worth(size_bytes: int, days: int | None) -> Worth:
-        assert days == 355
-        return Worth(size_bytes // 2, days, 1e6 if size_bytes == GB else 1.0, Payback())
+    def worth(size_bytes: int, stay: Stay) -> Worth:
+        return Worth(size_bytes // 2, Payback().days(stay), 1e6 if size_bytes == GB else 1.0, Payback())
 
     idle = survey([large, small], POLICY, SHIPPED, NOW, worth)
     assert (idle.backlog_bytes, idle.unpaid_bytes) == (30 * GB, GB)
-    assert idle.backlog_net_microusd == worth(30 * GB, 355).net_microusd
+    assert idle.backlog_net_microusd == worth(30 * GB, Stay(355, 7, 20)).net_microusd
     more = replace(idle, backlog_bytes=300 * GB, unpaid_bytes=900 * GB)
     told = {finding.scope: finding for finding in findings(more, usage(10_000))}
     assert set(told) == {"backlog", "cpu"}  # AV1 in place of H.264 would save less than a dollar
     assert told["backlog"].text == snapshot(
-        "They are no AV1, VP9 or HEVC yet, and would be about 50 % of their size. Over the rest of their lives, $2.66 net of CPU and requests."
+        "They are no AV1, VP9 or HEVC yet, and would be about 50 % of their size. Over the rest of their lives, $0.20 net of CPU and requests."
     )
 
 

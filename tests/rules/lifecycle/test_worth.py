@@ -1,4 +1,4 @@
-"""The value of an encode: bytes saved over the video's remaining life, minus CPU and requests; the best preset."""
+"""The value of an encode: bytes saved until the video is deleted, minus CPU and requests; the best preset."""
 
 from dataclasses import replace
 from decimal import Decimal
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from inline_snapshot import snapshot
 
 from reelkeeper.model import Media, SearchTotals
-from reelkeeper.rules.lifecycle.worth import EFFORTS, Payback, Worth, at_presets, choose, unopened
+from reelkeeper.rules.lifecycle.worth import EFFORTS, Payback, Stay, Worth, at_presets, choose, unopened
 from tests.reading import as_read
 from tests.rules.lifecycle.test_transcode import SOURCE
 
@@ -23,7 +23,7 @@ def sized(size_bytes: int) -> Media:
 
 
 def at_8(size_bytes: int, days: int | None, payback: Payback = PRICED) -> Worth:
-    return at_presets(sized(size_bytes), "av1", [8], 0.35, payback, days)[8]
+    return at_presets(sized(size_bytes), "av1", [8], 0.35, payback, Stay(days))[8]
 
 
 def test_the_arithmetic_is_that_of_the_price_list() -> None:
@@ -50,21 +50,21 @@ def test_a_large_file_with_a_long_life_pays() -> None:
 
 def test_without_a_price_every_encode_pays_by_the_usual_effort() -> None:
     assert at_8(1_000, 0, NEVER).pays
-    assert choose(at_presets(SOURCE, "av1", ALL, 0.35, NEVER, 10), "av1") == 8
-    assert choose(at_presets(SOURCE, "vp9", [4], 0.35, NEVER, 10), "vp9") == 4
+    assert choose(at_presets(SOURCE, "av1", ALL, 0.35, NEVER, Stay(10)), "av1") == 8
+    assert choose(at_presets(SOURCE, "vp9", [4], 0.35, NEVER, Stay(10)), "vp9") == 4
 
 
 def test_vp9_must_save_more_to_pay() -> None:
     large = sized(10_000_000)
-    assert at_presets(large, "av1", [8], 0.35, PRICED, 200)[8].pays
-    assert not at_presets(large, "vp9", [4], 0.35, PRICED, 200)[4].pays
+    assert at_presets(large, "av1", [8], 0.35, PRICED, Stay(200))[8].pays
+    assert not at_presets(large, "vp9", [4], 0.35, PRICED, Stay(200))[4].pays
 
 
 def test_a_video_kept_for_years_gets_a_slow_preset_and_one_kept_for_weeks_a_fast_one() -> None:
     long = Payback(cpu_usd_per_hour=Decimal("0.04"), horizon_days=3_650)
 
     def chosen(days: int) -> int:
-        return choose(at_presets(SOURCE, "av1", ALL, 0.35, long, days), "av1")
+        return choose(at_presets(SOURCE, "av1", ALL, 0.35, long, Stay(days)), "av1")
 
     assert [chosen(days) for days in (30, 3_650)] == [10, 6]
     steps = [chosen(days) for days in range(30, 3_650, 60)]
@@ -73,9 +73,9 @@ def test_a_video_kept_for_years_gets_a_slow_preset_and_one_kept_for_weeks_a_fast
 
 def test_before_a_video_is_opened_what_earlier_ones_kept_and_cost_tells() -> None:
     def expect(before: SearchTotals) -> Worth:
-        return unopened("av1", PRICED, before, 10_000_000, 83)
+        return unopened("av1", PRICED, before, 10_000_000, Stay(83))
 
-    unpriced = unopened("av1", NEVER, SearchTotals(), 10_000_000, 83)
+    unpriced = unopened("av1", NEVER, SearchTotals(), 10_000_000, Stay(83))
     assert unpriced.saved_bytes == 6_500_000
     assert unpriced.cpu_seconds == pytest.approx(10_000_000 * 8 / 0.36 / 1e6 * 0.104 * 1.5)
     assert expect(SearchTotals()).pays
@@ -92,9 +92,9 @@ def test_a_file_that_pays_only_if_dense_is_opened_and_valued_by_that_case() -> N
     """Before it is open nobody knows its pixels; once it is, it is left alone where it does not pay."""
 
     def expect(days: int) -> Worth:
-        return unopened("h264", PRICED, SearchTotals(), 1_500_000, days)
+        return unopened("h264", PRICED, SearchTotals(), 1_500_000, Stay(days))
 
-    usual = unopened("h264", NEVER, SearchTotals(), 1_500_000, 83)
+    usual = unopened("h264", NEVER, SearchTotals(), 1_500_000, Stay(83))
     assert not usual._replace(payback=PRICED).pays
     looked_at = expect(83)
     assert looked_at.pays
@@ -113,7 +113,7 @@ def test_a_longer_life_never_makes_an_encode_pay_less(size: int, days: int, more
 
 @given(st.integers(1, 10**9), st.floats(0.01, 2), st.integers(0, 400))
 def test_the_effort_that_is_chosen_leaves_most_over(size: int, kept: float, days: int) -> None:
-    worths = at_presets(sized(size), "av1", ALL, kept, PRICED, days)
+    worths = at_presets(sized(size), "av1", ALL, kept, PRICED, Stay(days))
     best = worths[choose(worths, "av1")]
     assert all(best.gain_usd - best.cost_usd >= other.gain_usd - other.cost_usd for other in worths.values())
     assert all(0 <= worth.saved_bytes <= size for worth in worths.values())
