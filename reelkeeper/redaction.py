@@ -22,10 +22,13 @@ _LONG = 16  # characters of an address's path, that no other path has by chance
 _SIGNATURES = r"(?<=Signature=)[0-9a-f]{64}|(?<=Signature:\n)[0-9a-f]{64}|(?<=X-Amz-Security-Token=)[^&\s]+"
 
 # Whose something is, as our own sentences and keys say it: what comes after `user`, and the folders before a video.
+# A key begins after a quote or with a word, and goes on over spaces to the first video's ending.
+_VIDEO = r"\.(?:mp4|webm|mov|mkv|m4v)\b"
+_NAME = rf"(?:(?!{_VIDEO})[^\n'\"`/:,]){{1,256}}"
 _OWNERS = re.compile(
     r"\b(?P<said>users?[ ]?[:=]?[ ]?(?P<quote>['\"]))(?:\\.|(?!(?P=quote))[^\\\n]){1,2400}(?P=quote)"
     r"|(?P<account>\b(?:user|held)[:/=](?=[^\s?&'\",;()])|/users/|\buser_id=)(?:(?<!/users/)[^\s?&'\",;()]+|[^\s/?&'\",;()]+)"
-    r"|(?<![\w.~/-])(?:[^\s'\"`/:,]{1,256}/){1,20}(?P<file>[^\s'\"`/:,]{1,256}\.(?:mp4|webm|mov|mkv|m4v)\b)"
+    rf"|(?:(?<=['\"`])(?=\S){_NAME}|(?<![\w.~/-])[^\s'\"`/:,]{{1,256}})/(?:{_NAME}/){{0,19}}(?P<file>{_NAME}{_VIDEO})"
 )
 
 _known: frozenset[str] = frozenset()

@@ -15,6 +15,7 @@ from tests.reading import as_read
 
 TOKEN = "cfat_0a1b2c3d4e5f"  # noqa: S105  a test's
 HOOK = "https://hooks.example/services/T0/B0/k3Jq9wLrX2"
+SPACED = "Zoe K"
 STORE = "postgresql+psycopg://ann:p%40ss-word@db.example/store"
 
 
@@ -55,7 +56,9 @@ def test_a_secret_is_redacted_anywhere_in_a_text(before: str, after: str) -> Non
         ("budget user:ann exceeded", "budget user:*** exceeded"),
         ("of user/ann, held/ann", "of user/***, held/***"),
         ("videos/ann/v1/g1-0011223344556677.mp4 is lost", "***/g1-0011223344556677.mp4 is lost"),
-        ("'ann/a holiday.mp4', 'ann/b.mp4'", "'ann/a holiday.mp4', '***/b.mp4'"),
+        ("'ann/a holiday.mp4', 'ann/b.mp4'", "'***/a holiday.mp4', '***/b.mp4'"),
+        (f"u/{SPACED}/2026/05/a.mp4,b.mp4", "***/a.mp4,b.mp4"),
+        (f"'{SPACED}/a.mp4' u/{SPACED}/b.mp4", "'***/a.mp4' ***/b.mp4"),
         ("GET /v1/users/ann/videos?user_id=ann&x=1", "GET /v1/users/***/videos?user_id=***&x=1"),
         ('no user "o\'brien"', 'no user "***"'),
         ("user 'o\\'brien \"x\"'", "user '***'"),

@@ -11,6 +11,7 @@ from reelkeeper.rules.core.tiers import TierPolicy, Tiers
 from reelkeeper.rules.policies import DEFAULTS, Policies, fixed_at, nulls, off_word, policy_of
 
 OURS = {"dry_run": "--apply", "as_of": "--as-of", "plan_id": "--plan"}  # each has its own option
+_WANTED = {"tuple_type": "should be a list, in JSON", "model_type": "should be an object, in JSON"}  # by type
 _CONTEXT = "work"  # arguments of a preview besides its parameters
 
 
@@ -98,5 +99,6 @@ def _fault(name: str, policy: Any, fault: dict[str, Any]) -> str:  # noqa: ANN40
         return f"{name}: {fault['msg'].removeprefix('Value error, ')}"  # fields that contradict each other
     where = ".".join([name, *map(str, fault["loc"])])
     word = off_word(policy, fault["loc"])
-    told = f"{where}={fault['input']!r}: {fault['msg'][:1].lower()}{fault['msg'][1:]}"
+    wanted = _WANTED.get(fault["type"], fault["msg"])
+    told = f"{where}={fault['input']!r}: {wanted[:1].lower()}{wanted[1:]}"
     return f"{told}; `{word}` switches it off" if word else told

@@ -16,6 +16,7 @@ from reelkeeper.model import Grace
 from reelkeeper.operations.core.workspace import note_trial, open_workspace, unclaimed
 from reelkeeper.operations.health import doctor
 from reelkeeper.rules.billing.quote import PriceBook
+from reelkeeper.rules.core.wording import contract_gate
 from reelkeeper.rules.lifecycle.transcode import links
 from reelkeeper.settings import Settings
 from reelkeeper.store.core import controls, deployment
@@ -300,7 +301,9 @@ def test_a_server_that_failed_a_dangerous_check_fails_each_time(ask: Ask, config
     for failed, state in (("clock", "warn"), (PUTS, "fail")):
         with open_store(configured) as engine, transaction(engine, "test") as session:
             deployment.record_contract(session, *at, {*CHECKS} - {failed}, [failed], run_id="test")
-        assert by_part(ask("doctor", exit_code=state == "fail"))["contract"]["state"] == state
+        found = by_part(ask("doctor", exit_code=state == "fail"))
+        assert found["contract"]["state"] == state
+        assert found["links"]["found"] == contract_gate([failed])  # and not what becomes of links that stay
 
 
 def test_lock_rules_that_nobody_can_read_are_not_ok(ask: Ask) -> None:

@@ -128,9 +128,10 @@ def test_without_parameters_the_flows_defaults_apply() -> None:
         ("limits.max_objects=never", "integer"),
         ("policy.compress_below_views=0", "`never`"),
         ("policy.retire_after_days=-5", "1"),
-        ("limits=5", "BlastRadius"),
+        ("limits=5", "JSON"),
         ("tiers.free.retention_days=0", "`never`"),
-        ("tiers.free=never", "TierPolicy"),
+        ("tiers.free=never", "JSON"),
+        ("policy.segments=drafts", "JSON"),
     ],
 )
 def test_an_invalid_value_is_refused_with_field_value_and_limit(param: str, limit: str) -> None:

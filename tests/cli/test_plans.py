@@ -16,7 +16,7 @@ from reelkeeper.settings import Settings
 from reelkeeper.store.core import audit
 from reelkeeper.store.core.engine import now, open_store, reading, transaction
 from reelkeeper.store.lifecycle.plan_writer import LEFT, add_items, add_verdicts, begin_plan
-from reelkeeper.store.lifecycle.plans import begin_applying, record_outcomes, refuse_plan
+from reelkeeper.store.lifecycle.plans import begin_applying, note_refusal, record_outcomes, refuse_plan
 from reelkeeper.store.tables import blobs, plans
 from reelkeeper.store.videos.conditions import CLAIM_TIMEOUT
 from tests.cli.conftest import Run
@@ -63,6 +63,17 @@ def test_what_waits_for_the_next_run_is_told_with_the_limits_that_the_plan_was_m
             session.execute(sa.update(plans).where(plans.c.id == plan).values(kept={LEFT: 4}))
     told = " ".join(reelkeeper("plan", "--show", plan).output.split())
     assert re.findall(r"limits\.(\w+) \(([\d.]+)", told) == [("max_user_percent", "12.5"), ("always_allowed", "7")]
+
+
+def test_a_plan_that_limits_would_stop_is_listed_as_one_that_was_not_tried(
+    reelkeeper: Run, configured: Settings, plan_id: str
+) -> None:
+    with open_store(configured) as engine, transaction(engine, "test") as session:
+        note_refusal(session, plan_id, "theirs")
+    assert "would" in reelkeeper("plan", "--list").output
+    with open_store(configured) as engine, transaction(engine, "test") as session:
+        assert refuse_plan(session, plan_id, "theirs")
+    assert "would" not in reelkeeper("plan", "--list").output
 
 
 def test_items_are_shown_by_segment_with_their_dollars(reelkeeper: Run, ask: Callable[..., Any], plan_id: str) -> None:

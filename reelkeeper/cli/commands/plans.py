@@ -134,7 +134,7 @@ def _list(limit: int, *, as_json: bool) -> None:
     cells = (
         "id",
         "flow",
-        "state",
+        lambda line: "would be refused" if line.refusal and line.state == "ready" else line.state,  # not tried yet
         "created_at",
         "items",
         "size_bytes",

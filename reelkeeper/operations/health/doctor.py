@@ -43,7 +43,7 @@ from reelkeeper.operations.core.workspace import (
 from reelkeeper.operations.health import bucket_rules
 from reelkeeper.operations.health.status import awaited_at
 from reelkeeper.redaction import redacted
-from reelkeeper.rules.core.wording import many
+from reelkeeper.rules.core.wording import contract_gate, many
 from reelkeeper.rules.sync.adoption import one_day_warning
 from reelkeeper.settings import Settings
 from reelkeeper.store import Engine
@@ -122,7 +122,7 @@ def _store_details(settings: Settings, engine: Engine, *, stores: bool) -> Itera
     yield _guarded("doubts", lambda: _doubts(engine))
     yield _guarded("ages", lambda: _ages(engine))
     if stores:
-        yield _guarded("links", lambda: Finding("links", OK, current(engine).policies.links))
+        yield _guarded("links", lambda: _links(engine))
     if settings.event_queue_id:
         yield _guarded("events", lambda: _events(engine))
 
@@ -216,9 +216,13 @@ def _alerts(settings: Settings) -> Finding:
 
 def _frozen(engine: Engine) -> Finding:
     reason = why_frozen(engine)
-    if reason:
-        return Finding("changes", WARN, reason)
-    return Finding("changes", OK, "not frozen")
+    return Finding("changes", WARN if reason else OK, reason or "not frozen")
+
+
+def _links(engine: Engine) -> Finding:
+    with reading(engine) as session:
+        failed = deployment.last_failed(session)
+    return Finding("links", OK, contract_gate(failed) if failed else current(engine).policies.links)
 
 
 def _doubts(engine: Engine) -> Finding:
@@ -345,12 +349,8 @@ def _identity(engine: Engine, bucket: Bucket, *, claim: bool) -> Finding:
             return Finding("identity", OK, "the bucket has no owner yet: the first run with --apply claims it")
         check_identity(bucket, deployment_id, may_claim=claim)
     except IdentityMismatch as error:
-        return Finding(
-            "identity",
-            FAIL,
-            str(error),
-            "use the bucket and store that belong together; --claim never takes over a bucket",
-        )
+        remedy = "use the bucket and store that belong together; --claim never takes over a bucket"
+        return Finding("identity", FAIL, str(error), remedy)
     return Finding("identity", OK, f"the bucket belongs to this store, {deployment_id}")
 
 

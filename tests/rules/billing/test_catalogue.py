@@ -253,6 +253,12 @@ def test_a_model_without_a_price_is_sold_only_if_the_policy_allows_it() -> None:
         strict.require_sold(request())  # its limits hold all the same
 
 
+def test_a_misspelled_limit_is_refused_as_it_would_limit_nothing() -> None:
+    with pytest.raises(ValidationError) as refused:
+        PriceBook.model_validate({"models": [{"model": "m", "limits": {"second": [4]}}]})
+    assert {fault["type"] for fault in refused.value.errors()} == {"extra_forbidden"}
+
+
 def test_flat_prices_of_earlier_documents_are_read_as_they_were_meant() -> None:
     old = PriceBook.model_validate({"models": [{"model": "dear", "base_usd": 1, "compute_usd": "0.7"}]})
     assert old.models == (ModelEntry(model="dear", price=JobPrice(base_usd=Decimal(1), compute_usd=Decimal("0.7"))),)
