@@ -99,8 +99,11 @@ def empty(client: SyncPrefectClient) -> Iterator[str]:
 
 
 def superseded(runs: Iterable[FlowRun]) -> set[UUID]:
-    """Return the runs that a later one makes unnecessary: one of the same deployment, with the same parameters."""
-    newest: dict[tuple[UUID | None, str], FlowRun] = {}
+    """Return the runs that a later one makes unnecessary: one of the same deployment, with the same parameters.
+
+    Several that are due at the same time are to share their work.
+    """
+    newest: dict[tuple[UUID | None, str], list[FlowRun]] = {}
     over = set[UUID]()
     for run in sorted(
         runs, key=lambda flow_run: (flow_run.expected_start_time is not None, flow_run.expected_start_time)
@@ -108,9 +111,11 @@ def superseded(runs: Iterable[FlowRun]) -> set[UUID]:
         if not run.auto_scheduled:
             continue  # started by a person
         key = run.deployment_id, repr(sorted(run.parameters.items()))
-        if key in newest:
-            over.add(newest[key].id)
-        newest[key] = run
+        same = newest.setdefault(key, [])
+        if same and same[0].expected_start_time != run.expected_start_time:
+            over |= {earlier.id for earlier in same}
+            same.clear()
+        same.append(run)
     return over
 
 

@@ -20,7 +20,7 @@ def dispatch_jobs(
     tiers: Annotated[Tiers | None, Override()] = None,
     attempts: Annotated[AttemptPolicy | None, Override()] = None,
     slots: Annotated[int, Field(ge=1, le=1000), FieldHelp("Jobs that this run works on at once, at most")] = 8,
-    seconds: Annotated[int, Field(ge=1, le=3600), FieldHelp("Seconds during which it starts new jobs")] = 285,
+    seconds: Annotated[int, Field(ge=1, le=3600), FieldHelp("Seconds during which it starts new jobs")] = 300,
     until_idle: Annotated[bool, FieldHelp("End as soon as no job is due")] = False,
     dry_run: DryRun = True,
 ) -> DispatchReport:

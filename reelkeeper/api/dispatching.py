@@ -1,4 +1,7 @@
-"""Start a run of `dispatch_jobs` as soon as a job waits; in a thread, so that requests do not wait or fail for it."""
+"""Start a run of `dispatch_jobs` as soon as a job waits, or the worker of one is dead.
+
+It is done in a thread, so that requests neither wait for it nor fail with it.
+"""
 
 import logging
 import threading
@@ -13,13 +16,13 @@ from reelkeeper.operations import Engine
 from reelkeeper.operations.jobs.queue import start_dispatch
 from reelkeeper.redaction import redacted
 
-_LOOK_SECONDS: Final = 5.0  # between two checks for a working run
+_LOOK_SECONDS: Final = 5.0  # between two checks for a working run; twice that where no job was queued
 _START_SECONDS: Final = 30.0  # for a started run to report, before another is started
 _log = logging.getLogger(__name__)
 
 
 class Dispatching:
-    """A thread that starts a run of `dispatch_jobs` when a job waits; does nothing without a Prefect server."""
+    """A thread that starts a run of `dispatch_jobs` when one is missing; does nothing without a Prefect server."""
 
     def __init__(self, engine: Engine, orchestrator: Orchestrator | None, registry: CollectorRegistry) -> None:
         self._engine, self._orchestrator = engine, orchestrator
@@ -50,7 +53,7 @@ class Dispatching:
 
     def _run(self) -> None:
         while True:
-            self._job_waits.wait()
+            self._job_waits.wait(_LOOK_SECONDS)
             self._job_waits.clear()
             if self._leaving.wait(_START_SECONDS if self._tried() else _LOOK_SECONDS):
                 return

@@ -12,14 +12,16 @@ from reelkeeper.adapters.orchestrator import Orchestrator
 from reelkeeper.api import dispatching
 from reelkeeper.api.app import create_app
 from reelkeeper.api.app_state import AppState
+from reelkeeper.model.jobs import JobState
 from reelkeeper.model.token_scopes import Scope
 from reelkeeper.operations.billing import ledger
 from reelkeeper.operations.core import tokens
 from reelkeeper.operations.jobs import queue
 from reelkeeper.store.core.engine import transaction
 from tests.doubles.prefect_api import PrefectDouble
-from tests.faults.world import World
+from tests.faults.world import LONG_AGO, World
 from tests.operations.books import DOLLAR
+from tests.operations.queue import enqueue, row
 
 AUTH = "admin:secret-word"
 
@@ -64,8 +66,14 @@ def test_a_queued_job_has_a_run_started_off_the_requests_path(client: TestClient
     ask(client, "k1")
     assert eventually(lambda: server.runs)
     (run,) = server.runs.values()
-    assert run["parameters"] == {"seconds": 170}
+    assert run["parameters"] == {"seconds": 200}
     assert eventually(lambda: counted(client, "started"))
+
+
+@pytest.mark.usefixtures("client")
+def test_a_run_is_started_for_a_dead_workers_job_that_nobody_asks_about(world: World, server: PrefectDouble) -> None:
+    enqueue(world.workspace.engine, row("j1", state=JobState.RUNNING, lease_token=1, lease_until=LONG_AGO))
+    assert eventually(lambda: server.runs)
 
 
 def test_a_server_that_is_away_is_logged_and_counted_and_no_matter_to_the_caller(
@@ -74,11 +82,10 @@ def test_a_server_that_is_away_is_logged_and_counted_and_no_matter_to_the_caller
     server.status = 503
     ask(client, "k1")
     assert eventually(lambda: counted(client, "failed"))
-    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [
-        snapshot(
-            "no run of dispatch_jobs was started; the scheduled run will do the work: Prefect answered 503 to POST of a new run"
-        )
-    ]
+    said = [record.message for record in caplog.records if record.name == dispatching.__name__]
+    assert said[0] == snapshot(
+        "no run of dispatch_jobs was started; the scheduled run will do the work: Prefect answered 503 to POST of a new run"
+    )
     assert "secret-word" not in caplog.text
     server.status = 201
     ask(client, "k2")  # the thread has outlived it

@@ -27,6 +27,8 @@ def test_runs_superseded_by_a_later_one_of_the_same_schedule_are_skipped() -> No
     runs = [due(10), due(0), due(5)]
     assert superseded(runs) == {runs[1].id, runs[2].id}
     assert superseded([due(0)]) == set()
+    twins = [due(0), due(0), due(5), due(5)]  # two schedules, whose runs share the queue
+    assert superseded(twins) == {twins[0].id, twins[1].id}
 
 
 def test_deployments_and_schedules_with_other_parameters_are_apart() -> None:

@@ -29,7 +29,7 @@ PROMISES = [
     ("safety.md", "or 1 minute from the store's", workspace.MAX_SKEW_FROM_STORE),
     ("safety.md", "Epochs of restores and holds are kept for 90 days", epochs._KEPT_DAYS * DAY),
     ("getting-started.md", "a plan is carried out once, within 24 hours", plans.MAX_AGE_HOURS * 3600),
-    ("jobs.md", "lease of 60 seconds", claims.LEASE_SECONDS),
+    ("jobs.md", "lease of 55 seconds", claims.LEASE_SECONDS),
     ("runbooks.md", "Job workers wait up to 40 seconds for the store", lease.GIVE_UP_SECONDS),
     ("runbooks.md", "those that have waited for 15 minutes go to the second sink", outbox.COPY_AFTER_SECONDS),
     ("api.md", "1,000 in all, an hour each", following._MAX_SECONDS),

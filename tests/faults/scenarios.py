@@ -110,7 +110,9 @@ def run_dispatch(workspace: Workspace, address: Address, arguments: dict[str, ob
         workspace,
         Generators(generators, next(iter(generators))),
         worker.Shift(
-            slots=int(str(arguments.get("slots", 1))), seconds=float(str(arguments.get("seconds", 30))), until_idle=True
+            slots=int(str(arguments.get("slots", 1))),
+            seconds=float(str(arguments.get("seconds", 30))),
+            until_idle=bool(arguments.get("until_idle", True)),
         ),
         run_id="run",
         scratch=Path(address.folder) / "scratch",

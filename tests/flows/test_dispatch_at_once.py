@@ -15,6 +15,8 @@ from reelkeeper.adapters.orchestrator import Orchestrator
 from reelkeeper.errors import OrchestratorError
 from reelkeeper.operations.jobs import queue as module
 from reelkeeper.operations.jobs.queue import start_dispatch
+from tests.operations.books import make_user
+from tests.operations.queue import enqueue, row
 
 WRITTEN = Path(__file__).parent.parent.parent / "prefect.yaml"
 
@@ -36,6 +38,8 @@ def started(engine: sa.Engine, orchestrator: Orchestrator) -> str | None:
 def test_the_deployment_of_prefect_yaml_is_found_and_run(
     sqlite_engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    make_user(sqlite_engine, "ann")
+    enqueue(sqlite_engine, row("j1"))
     monkeypatch.setattr(module, "now", lambda _session: datetime(2026, 11, 24, 12, 1, tzinfo=UTC))
     (declared,) = (
         deployment
@@ -51,7 +55,7 @@ def test_the_deployment_of_prefect_yaml_is_found_and_run(
             assert run_id == started(sqlite_engine, orchestrator)
             run = client.read_flow_run(UUID(run_id))
             assert run.deployment_id == deployment_id
-            assert run.parameters == {"dry_run": False, "seconds": 210}
+            assert run.parameters == {"dry_run": False, "seconds": 240}
             assert run.state is not None
             assert run.state.is_scheduled()
         finally:

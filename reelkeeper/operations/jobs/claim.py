@@ -4,7 +4,7 @@
                         |  ^--park------ parked, while it is unknown whether its provider has it
                         '--settle_job--> succeeded, dead, cancelled
 
-A claim is a lease of 60 seconds, renewed every 15. Its token fences off earlier workers: their calls change nothing,
+A claim is a lease of 55 seconds, renewed every 15. Its token fences off earlier workers: their calls change nothing,
 and raise LeaseLost. The work itself is done at least once, its effect on money and videos exactly once. A job is
 announced before it is sent to a provider and named afterwards, so that it is looked up and not sent twice.
 """

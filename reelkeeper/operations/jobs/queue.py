@@ -42,9 +42,7 @@ from reelkeeper.store.jobs.queue import JobLine
 from reelkeeper.store.jobs.scores import Window
 
 _FLOW: Final = "dispatch_jobs"
-_START_SECONDS: Final = 30  # for its start, so that it ends before the next scheduled run
 _SHORTEST_SECONDS: Final = 10  # the shortest window that is worth a run
-_TOGETHER_SECONDS: Final = 30  # in which all callers get the same run
 
 _NAMED = 10  # the next jobs, in a report
 FIELDS: Final = {  # of the report, by outcome
@@ -238,16 +236,19 @@ def remember(engine: Engine, before: Kept | None, after: Lanes) -> None:
 
 
 def start_dispatch(engine: Engine, orchestrator: Orchestrator) -> str | None:
-    """Start a run whose window ends before the next scheduled run begins; returns the run's id.
+    """Start a run where jobs are due, or soon will be, and no worker gives a sign; returns the run's id.
 
-    None where a worker runs, or the next scheduled run is about to begin: two runs would block each other. If several
-    processes call this within some seconds, one run is started. Raises OrchestratorError.
+    Its window lasts until the next scheduled run begins; None where that is about to, or nothing is needed. However
+    often and by however many processes this is called, one run is started for the last sign that a worker gave. Raises
+    OrchestratorError.
     """
     with reading(engine) as session:
-        is_there, at = slots.is_there(session), now(session)
-    seconds = int(seconds_until_next(at, CADENCES[_FLOW])) - _START_SECONDS
-    if is_there or seconds < _SHORTEST_SECONDS:
+        at, sign = now(session), slots.last_sign(session)
+        is_needed = not slots.is_there(session) and claims.is_any_due(session, slots.LASTS_SECONDS)
+    seconds = seconds_until_next(at, CADENCES[_FLOW])
+    if not is_needed or seconds < _SHORTEST_SECONDS:
         return None
-    key = f"{_FLOW}-{int(at.timestamp()) // _TOGETHER_SECONDS}"
+    # not of the time of the call: while no machine takes runs, new ones would pile up, and then begin all at once
+    key = f"{_FLOW}-{sign.timestamp() if sign else at.timestamp() + seconds:.0f}"
     with effect("dispatch.start"):
-        return orchestrator.start(_FLOW.replace("_", "-"), CADENCES[_FLOW].name, {"seconds": seconds}, key=key)
+        return orchestrator.start(_FLOW.replace("_", "-"), CADENCES[_FLOW].name, {"seconds": int(seconds)}, key=key)

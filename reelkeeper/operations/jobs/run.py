@@ -59,6 +59,7 @@ from reelkeeper.store.videos.videos import is_live
 
 _log = logging.getLogger(__name__)
 _OTHERS_SECONDS: Final = 30.0  # before a job is offered again, to a worker of its provider
+_TURN_SECONDS: Final = 1.0  # between two looks whether another worker still stores its video
 
 
 class End(StrEnum):
@@ -295,10 +296,10 @@ def _make_and_deliver(context: WorkerContext, job: JobRun) -> End:
         # The duration of a job that another worker began is known only to the store.
         took = None if item.provider_key else time.monotonic() - job.began
         job.check()
-        taken = context.manager.take([f"video/{item.id}"])
         # guard claims.delivers_alone: two workers store one job's video at the same time
-        if not taken:
-            raise LeaseLost(f"job {item.id!r}: another worker is delivering it")
+        while not (taken := context.manager.take([f"video/{item.id}"])):  # a dead worker's lease ends in a minute
+            job.check()
+            time.sleep(_TURN_SECONDS)
         try:
             deliver(
                 context.workspace,

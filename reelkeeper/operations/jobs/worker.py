@@ -181,8 +181,6 @@ def _beating(context: WorkerContext, at_work: Callable[[], list[JobRun]], second
     finally:
         leaving.set()
         heart.join()
-        with suppress(SQLAlchemyError), transaction(context.engine, "worker.leave") as session:
-            slots.end(session)  # otherwise the record expires later
 
 
 def _give_sign(context: WorkerContext) -> None:

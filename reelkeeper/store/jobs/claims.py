@@ -17,7 +17,7 @@ from reelkeeper.store.core.engine import Clock, changed, checked
 from reelkeeper.store.jobs import vendor_jobs
 from reelkeeper.store.tables import jobs
 
-LEASE_SECONDS = 60.0
+LEASE_SECONDS = 55.0  # so that a dead worker's jobs go on within a minute: the others look each 2 s
 AT_WORK = (JobState.RUNNING, JobState.PARKED)
 DISPATCH = "dispatch"  # the row of `controls` with the state of the ordering
 _OLDEST, _SHORTEST = 100, 100  # waiting jobs to choose from: of all, and of each tier
@@ -138,6 +138,13 @@ def left_behind(session: Session, limit: int, served: Served | None = None) -> l
     Jobs that were sent to a provider that is not `served`, which alone knows their state, are left out.
     """
     return list(session.execute(_abandoned(served), {"limit": limit}).scalars())
+
+
+def is_any_due(session: Session, seconds: float) -> bool:
+    """Check whether a job waits for a worker, or will have lost its own in so many `seconds`."""
+    lost = sa.and_(jobs.c.state == JobState.RUNNING, jobs.c.lease_until <= Clock(seconds))
+    one = sa.select(jobs.c.id).limit(1)
+    return any(session.execute(one.where(each)).first() for each in (lost, _waits(), *_left_behind()))
 
 
 @lru_cache(maxsize=4)  # building it takes more CPU than reading its rows

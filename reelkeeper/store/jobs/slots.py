@@ -1,5 +1,6 @@
 """Read how many jobs may run at once and how many slots are taken; record whether a worker is there."""
 
+from datetime import datetime
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -10,7 +11,7 @@ from reelkeeper.store.core import controls
 from reelkeeper.store.tables import jobs
 
 CONCURRENCY: Final = "concurrency"  # {"limit": jobs at once, "lanes": {provider: {"limit": ...}}}
-LASTS_SECONDS: Final = 45.0  # three heartbeats
+LASTS_SECONDS: Final = 30.0  # two heartbeats
 _WORKERS: Final = "workers"
 
 
@@ -56,11 +57,12 @@ def give(session: Session) -> None:
     controls.write(session, _WORKERS, {})
 
 
-def end(session: Session) -> None:
-    """Record that a worker has left. Other workers record themselves at their next heartbeat."""
-    controls.write(session, _WORKERS, {}, -LASTS_SECONDS)
-
-
 def is_there(session: Session) -> bool:
     """Check whether a worker has recorded itself recently."""
     return controls.fresh(session, _WORKERS, LASTS_SECONDS) is not None
+
+
+def last_sign(session: Session) -> datetime | None:
+    """Return when a worker recorded itself last; None: none ever did."""
+    kept = controls.kept(session, _WORKERS)
+    return kept.updated_at if kept else None

@@ -7,6 +7,7 @@ import sqlalchemy as sa
 
 from reelkeeper.errors import LeaseLost
 from reelkeeper.operations.core.lease import GIVE_UP_SECONDS, HEARTBEAT_SECONDS, LeaseManager
+from reelkeeper.operations.jobs.worker import LOOK_SECONDS
 from reelkeeper.store.core.engine import Clock, reading, transaction
 from reelkeeper.store.core.leases import LEASE_SECONDS, acquire
 from reelkeeper.store.jobs import claims, slots
@@ -63,8 +64,14 @@ def test_a_lease_taken_over_is_noticed_at_the_next_heartbeat(sqlite_engine: sa.E
 
 def test_one_heartbeat_may_fail_and_who_is_silent_stops_long_before_another_may_begin() -> None:
     assert 2 * HEARTBEAT_SECONDS < GIVE_UP_SECONDS <= LEASE_SECONDS - 20
-    assert LEASE_SECONDS == claims.LEASE_SECONDS == 60  # a dead run holds others up for no longer
-    assert slots.LASTS_SECONDS == 3 * HEARTBEAT_SECONDS
+    assert LEASE_SECONDS == 60  # a dead run holds others up for no longer
+    assert slots.LASTS_SECONDS == 2 * HEARTBEAT_SECONDS
+
+
+def test_a_dead_workers_jobs_are_taken_up_within_a_minute_and_a_late_one_keeps_its_own() -> None:
+    assert claims.LEASE_SECONDS + 2 * LOOK_SECONDS <= 60
+    assert GIVE_UP_SECONDS - HEARTBEAT_SECONDS >= 25  # so late may a heartbeat be, on a busy machine
+    assert claims.LEASE_SECONDS - GIVE_UP_SECONDS >= 15  # and so long has its worker to stop
 
 
 def test_without_a_renewal_the_holder_stops_itself(sqlite_engine: sa.Engine) -> None:

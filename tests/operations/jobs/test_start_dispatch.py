@@ -1,4 +1,4 @@
-"""A run is started if a job waits without an active worker, and its window ends before the next run's."""
+"""A run is started if a job waits without an active worker, once, and its window ends as the next run's begins."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -10,14 +10,17 @@ import sqlalchemy as sa
 from reelkeeper.adapters.orchestrator import Orchestrator
 from reelkeeper.adapters.providers import LocalGenerator
 from reelkeeper.operations.jobs import queue as module
+from reelkeeper.operations.jobs.claim import claim
 from reelkeeper.operations.jobs.queue import start_dispatch
 from reelkeeper.operations.jobs.worker import Shift, work
 from reelkeeper.store.core.engine import Clock, reading, transaction
 from reelkeeper.store.jobs.slots import give
 from reelkeeper.store.jobs.slots import is_there as is_worker_there
-from reelkeeper.store.tables import controls
+from reelkeeper.store.tables import controls, jobs
 from tests.doubles.prefect_api import PrefectDouble
 from tests.faults.world import World
+from tests.operations.books import make_user
+from tests.operations.queue import enqueue, make_due, row
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
 
@@ -26,6 +29,14 @@ NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
 def server() -> Iterator[PrefectDouble]:
     with PrefectDouble().serving() as double:
         yield double
+
+
+@pytest.fixture
+def waiting(engine: sa.Engine) -> sa.Engine:
+    """A store in which a job waits."""
+    make_user(engine, "ann")
+    enqueue(engine, row("j1"))
+    return engine
 
 
 @pytest.fixture
@@ -41,29 +52,53 @@ def is_there(engine: sa.Engine) -> bool:
         return is_worker_there(session)
 
 
-def test_the_window_ends_before_the_next_scheduled_run_begins(
-    engine: sa.Engine, server: PrefectDouble, at: list[datetime]
+def give_sign(engine: sa.Engine, seconds_ago: float) -> None:
+    with transaction(engine, "test") as session:
+        give(session)
+        session.execute(sa.update(controls).where(controls.c.name == "workers").values(updated_at=Clock(-seconds_ago)))
+
+
+def test_the_window_ends_as_the_next_scheduled_run_begins(
+    waiting: sa.Engine, server: PrefectDouble, at: list[datetime]
 ) -> None:
     orchestrator = Orchestrator(server.url)
-    assert start_dispatch(engine, orchestrator) == "run-0"
+    assert start_dispatch(waiting, orchestrator) == "run-0"
     (run,) = server.runs.values()
-    assert run["parameters"] == {"seconds": 300 - 60 - 30}
-    at.append(NOON + timedelta(seconds=65))
-    assert start_dispatch(engine, orchestrator) == "run-0"  # another process, at about the same time
-    at.append(NOON + timedelta(seconds=270))
-    assert start_dispatch(engine, orchestrator) is None  # the scheduled one is about to begin
+    assert run["parameters"] == {"seconds": 300 - 60}
+    at.append(NOON + timedelta(seconds=205))
+    assert start_dispatch(waiting, orchestrator) == "run-0"  # another process, or again: no machine takes it
+    at.append(NOON + timedelta(seconds=291))
+    assert start_dispatch(waiting, orchestrator) is None  # the scheduled one is about to begin
     assert len(server.runs) == 1
 
 
 @pytest.mark.usefixtures("at")
-def test_with_a_worker_present_no_run_is_requested(engine: sa.Engine, server: PrefectDouble) -> None:
-    with transaction(engine, "test") as session:
-        give(session)
-    assert start_dispatch(engine, Orchestrator(server.url)) is None
+def test_a_run_is_requested_where_the_last_sign_of_a_worker_is_old_once_for_each(
+    waiting: sa.Engine, server: PrefectDouble
+) -> None:
+    orchestrator = Orchestrator(server.url)
+    give_sign(waiting, 25)
+    assert start_dispatch(waiting, orchestrator) is None
     assert server.asked == []
-    with transaction(engine, "test") as session:  # it was killed a minute ago
-        session.execute(sa.update(controls).values(updated_at=Clock(-60)))
-    assert start_dispatch(engine, Orchestrator(server.url)) == "run-0"
+    give_sign(waiting, 31)
+    assert start_dispatch(waiting, orchestrator) == start_dispatch(waiting, orchestrator) == "run-0"
+    give_sign(waiting, 61)  # of that run, which was killed as well
+    assert start_dispatch(waiting, orchestrator) == "run-1"
+
+
+@pytest.mark.usefixtures("at")
+def test_a_run_is_requested_for_a_dead_workers_job_and_none_where_nothing_is_due(
+    waiting: sa.Engine, server: PrefectDouble
+) -> None:
+    orchestrator = Orchestrator(server.url)
+    make_due(waiting, 60)
+    assert start_dispatch(waiting, orchestrator) is None
+    make_due(waiting)
+    assert claim(waiting, "w", [None], limit=1)
+    assert start_dispatch(waiting, orchestrator) is None
+    with transaction(waiting, "test") as session:  # by the time that a run has begun, its claim has ended
+        session.execute(sa.update(jobs).values(lease_until=Clock(29)))
+    assert start_dispatch(waiting, orchestrator) == "run-0"
 
 
 def test_a_worker_records_itself_while_it_claims_jobs(world: World, tmp_path: Path) -> None:
@@ -76,5 +111,5 @@ def test_a_worker_records_itself_while_it_claims_jobs(world: World, tmp_path: Pa
 
     shift, scratch = Shift(slots=1, seconds=60, until_idle=True), tmp_path / "scratch"
     work(world.workspace, LocalGenerator(tmp_path), shift, run_id="run", scratch=scratch, limit=limit)
-    assert seen
-    assert not is_there(engine)
+    assert seen == [True] * len(seen) != []
+    assert is_there(engine)  # for half a minute more, in which the next run begins
