@@ -50,8 +50,8 @@ def bootstrap(
     with get_client(sync_client=True) as client:
         if engine:
             yield _recorded(client, deployment.owner(engine) or "", claim=claim)
-        for name, limit in pools.POOLS.items():
-            yield pools.create(client, name, limit, force=force)
+        for name in pools.POOLS:
+            yield pools.create(client, name, force=force)
         policies = current(engine).policies if engine else DEFAULTS  # no store is created for one figure
         yield _limit(client, policies.concurrency.first_limit, force=force)
         for flow, cadence in CADENCES.items():

@@ -20,7 +20,7 @@ from prefect.workers.process import ProcessWorker
 
 from reelkeeper.rules.alerts.cadence import CADENCES
 
-POOLS: Final = {"main": 8, "encode": 16}  # concurrent runs, over all workers of the pool
+POOLS: Final = ("main", "encode")
 RENAMED: Final = {"default": "main", "transcode": "encode"}  # from their names in 0.1.0
 _OURS: Final = [flow.replace("_", "-") for flow in (*CADENCES, "transcode_videos")]
 _EMPTIED: Final = "Paused by `reelkeeper bootstrap`: Reelkeeper's deployments and runs are in the work pool {}."
@@ -55,25 +55,26 @@ def waiting(client: SyncPrefectClient, flows: Iterable[str], pool: WorkPoolFilte
 AT_WORK: Final = in_states(StateType.RUNNING, StateType.PENDING, StateType.CANCELLING)
 
 
-def create(client: SyncPrefectClient, name: str, limit: int, *, force: bool) -> str:
-    """Create a work pool unless it exists; return what was done. One that was renamed stays as people have set it."""
+def create(client: SyncPrefectClient, name: str, *, force: bool) -> str:
+    """Create a work pool unless it exists; return what was done. One that was renamed stays as people have set it.
+
+    It has no limit of its own: each worker brings one, so that the sum follows the machines.
+    """
     found = _find(client, name)
     before = next((_find(client, old) for old, new in RENAMED.items() if new == name), None)
     if found is None and before:
         same = before.model_dump(include={"type", "base_job_template", "concurrency_limit"})
         stopped = before.is_paused and not _is_emptied(before)
         client.create_work_pool(WorkPoolCreate(name=name, is_paused=stopped, **same))
-        return f"Work pool {name}: created like {before.name}, at most {before.concurrency_limit} runs at once."
+        return f"Work pool {name}: created like {before.name}, {_limit(before)}."
     if found is None:
         template = ProcessWorker.get_default_base_job_template()
-        client.create_work_pool(
-            WorkPoolCreate(name=name, type="process", base_job_template=template, concurrency_limit=limit)
-        )
-        return f"Work pool {name}: created, at most {limit} runs at once."
-    if force and found.concurrency_limit != limit:
-        client.update_work_pool(name, WorkPoolUpdate(concurrency_limit=limit))
-        return f"Work pool {name}: reset to {limit} runs at once, from {found.concurrency_limit}."
-    return f"Work pool {name}: exists, of type {found.type}, at most {found.concurrency_limit} runs at once."
+        made = client.create_work_pool(WorkPoolCreate(name=name, type="process", base_job_template=template))
+        return f"Work pool {name}: created, {_limit(made)}."
+    if force and found.concurrency_limit is not None:
+        client.update_work_pool(name, WorkPoolUpdate(concurrency_limit=None))
+        return f"Work pool {name}: its limit of {found.concurrency_limit} runs at once was removed."
+    return f"Work pool {name}: exists, of type {found.type}, {_limit(found)}."
 
 
 def empty(client: SyncPrefectClient) -> Iterator[str]:
@@ -128,6 +129,11 @@ async def polling_emptied(client: PrefectClient) -> list[tuple[str, Worker]]:
         if _is_emptied(pool)
         for worker in await client.read_workers_for_work_pool(pool.name, online)
     ]
+
+
+def _limit(pool: WorkPool) -> str:
+    most = pool.concurrency_limit
+    return "as many runs at once as its workers take" if most is None else f"at most {most} runs at once"
 
 
 def _find(client: SyncPrefectClient, name: str) -> WorkPool | None:
