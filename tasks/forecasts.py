@@ -14,11 +14,10 @@ from reelkeeper.model.document import Table
 from reelkeeper.operations.alerts import alerts
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.forecast import forecast
-from reelkeeper.operations.lifecycle.plans import appraise, stream_live
+from reelkeeper.operations.lifecycle import plans
 from reelkeeper.operations.reports import figures, text
 from reelkeeper.operations.reports.report import gather
 from reelkeeper.rules.forecast.costs import Cost, ForecastReport, by_service, in_dollars, totals
-from reelkeeper.rules.lifecycle import savings
 from reelkeeper.rules.lifecycle.savings import Idle
 from reelkeeper.rules.policies import Policies
 from reelkeeper.rules.spend.budget import BudgetPolicy
@@ -43,9 +42,7 @@ stored_now = task(task_run_name="read stored bytes", cache_policy=NO_CACHE)(fore
 @task(task_run_name="sum up unused bytes", cache_policy=NO_CACHE)
 def survey(workspace: Workspace, as_of: datetime, policies: Policies) -> Idle:
     """Sum the unused bytes in the catalogue."""
-    policy = policies.lifecycle
-    worth = appraise(workspace.engine, policies.recipe)
-    return savings.survey(stream_live(workspace.engine, as_of, policy), policy, policies.tiers, as_of, worth)
+    return plans.survey(workspace.engine, as_of, policies)
 
 
 repeats = task(task_run_name="count repeated jobs", cache_policy=NO_CACHE)(forecast.repeats)

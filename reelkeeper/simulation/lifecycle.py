@@ -5,7 +5,7 @@ run. From today on it is assumed that
 
     views     of a video in any 30 days stay those of its last 30, and are unknown where those are
     uploads   of the last 30 days come again each 30 days, as they are and with their views, or none come
-    encodes   keep and cost what they are expected to when they are planned
+    encodes   keep and cost what they are expected to, and pay only if more than R2's free allowance is stored today
     reads     each view reads the whole object from R2 once: no cache of a CDN stands before it
 
 Regret rests on no assumption: it counts recorded views of videos that the policy would have retired by then.

@@ -360,6 +360,25 @@ def test_the_first_night_and_the_effect_of_a_document_are_what_plans_have(
     assert (contract_gate(failed) in said) == is_gated
 
 
+def test_in_a_bucket_within_the_free_allowance_no_encode_pays_and_each_of_them_says_so(
+    ask: Ask, reelkeeper: Run, configured: Settings, cold: Engine
+) -> None:
+    with transaction(cold, "test") as session:
+        at = str(configured.endpoint_url), configured.bucket
+        deployment.record_contract(session, *at, set(CHECKS), set[str](), run_id="doctor")
+        session.execute(sa.update(blobs).where(blobs.c.size_bytes >= 10**9).values(size_bytes=5 * 10**6))
+    plan = ask("plan", "tier_storage")["plan"]
+    assert (plan["compress"]["objects"], "cold_compress" in plan["kept"]) == (0, False)
+    assert plan["kept"]["does_not_pay"] > 0 < plan["retire"]["objects"]
+    assert ask("simulate", "lifecycle", "--months", 0)["courses"][1]["due_at_once"] == [0, plan["retire"]["objects"]]
+    none = DEFAULTS.overridden(lifecycle=LifecyclePolicy(compress_below_views=None))
+    assert effect_of(cold, none, service_keys=True).no_longer_compressed == 0
+    assert "does_not_pay" in reelkeeper("videos", "why", "c088").stdout
+    with transaction(cold, "test") as session:
+        session.execute(sa.update(blobs).where(blobs.c.size_bytes == 5 * 10**6).values(size_bytes=10**9))
+    assert ask("plan", "tier_storage")["plan"]["compress"]["objects"] > 0
+
+
 @pytest.mark.usefixtures("configured")
 def test_an_empty_catalogue_has_nothing_to_tell_apart(ask: Ask, reelkeeper: Run) -> None:
     kept, in_force = ask("simulate", "lifecycle", "--months", 1)["courses"]

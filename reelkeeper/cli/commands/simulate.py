@@ -29,6 +29,7 @@ _ASSUMED = (
     "tiers, holds and requests to keep are as of now; users' deletions happen when they did",
     "from today on, a video's views in any 30 days are those of its last 30 days; unknown views stay unknown",
     "an encode saves and costs as much as earlier ones, or as the policy expects; future refusals are not predicted",
+    "no encode pays if R2's free allowance covers all that is stored today, also later",
     "each view reads the whole object from R2 once, as without a CDN; listings cost the same for all and are left out",
     "views by clients that could not play a codec are unknown: clients' codecs are not recorded",
 )
@@ -138,7 +139,7 @@ def _play(
         variants = (None,) if infrequent is None else (None, infrequent)
         today = _midnight(span.today)
         trials = [
-            _trial(engine, name, tried, today, variants, service_keys=service_keys) for name, tried in named.items()
+            _trial(session, name, tried, today, variants, service_keys=service_keys) for name, tried in named.items()
         ]
         record = Record(
             recorded_days(session),
@@ -151,7 +152,7 @@ def _play(
 
 
 def _trial(
-    engine: "Engine",
+    session: "Session",
     name: str,
     policies: "Policies",
     as_of: datetime,
@@ -167,7 +168,7 @@ def _trial(
     recipe = policies.recipe
     encoder = ffmpeg.tools().encoder(recipe.codec)
     mark = fingerprint(recipe, policies.acceptance, encoder)
-    worth = appraise(engine, recipe, encoder)
+    worth = appraise(session, recipe, encoder)
     return try_policies(name, policies, as_of, mark, worth, variants, keeps_contract=service_keys)
 
 

@@ -21,7 +21,6 @@ from reelkeeper.model import Outcome, Refusal
 from reelkeeper.operations.core.freeze import why_stopped
 from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.operations.core.workspace import Workspace
-from reelkeeper.operations.lifecycle.plans import appraise
 from reelkeeper.operations.lifecycle.swap import (
     Run,
     Skipped,
@@ -40,7 +39,7 @@ from reelkeeper.rules.core.wording import dollars
 from reelkeeper.rules.lifecycle.first_crf import lesson
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy, stay
 from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe, first_batch
-from reelkeeper.rules.lifecycle.worth import FOR_EVER, REQUESTS_IN_PLACE_USD, REQUESTS_USD
+from reelkeeper.rules.lifecycle.worth import FOR_EVER, REQUESTS_IN_PLACE_USD, REQUESTS_USD, unopened
 from reelkeeper.rules.policies import recipe_of, terms_of
 from reelkeeper.store import Engine, Session
 from reelkeeper.store.billing import job_totals
@@ -216,9 +215,11 @@ def gather(workspace: Workspace, job: CompressionJob, source: Source) -> Terms:
 @contextmanager
 def _reserved(workspace: Workspace, job: CompressionJob, source: Source, terms: Terms) -> Iterator[Cost]:
     """Reserve the expected cost of a search within the day's dollars. Raises Skipped where not enough is left."""
-    appraised = appraise(workspace.engine, job.recipe, ffmpeg.tools().encoder(job.recipe.codec))
-    expected = appraised(source.size_bytes, terms.stay)._replace(requests_usd=terms.requests_usd)
-    limit = job.policy.compress_usd_per_day
+    recipe, limit = job.recipe, job.policy.compress_usd_per_day
+    with reading(workspace.engine) as session:
+        before = crf_searches.totals(session, encoder=ffmpeg.tools().encoder(recipe.codec))
+    expected = unopened(recipe.codec, recipe.payback, before, source.size_bytes, terms.stay)
+    expected = expected._replace(requests_usd=terms.requests_usd)
     cost = Cost.reserve(workspace.engine, expected.cost_microusd, limit)
     if cost is None:
         spent = f"today's limit for compression, compress_usd_per_day={limit:f}, has no room for"

@@ -29,8 +29,8 @@ from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.rules.lifecycle.lifecycle import Appraise, LifecyclePolicy
 from reelkeeper.rules.lifecycle.report import Report
 from reelkeeper.rules.lifecycle.transcode import Recipe, links, links_of_retired
-from reelkeeper.rules.policies import DEFAULTS, NOTHING, recipe_of, terms_in, terms_of
-from reelkeeper.store import Engine
+from reelkeeper.rules.policies import DEFAULTS, NOTHING, Policies, recipe_of, terms_in, terms_of
+from reelkeeper.store import Engine, Session
 from reelkeeper.store.core import deployment
 from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import reading, transaction
@@ -75,10 +75,12 @@ def terms(**policies: BaseModel | int) -> dict[str, Any]:
     }
 
 
-def stream_live(engine: Engine, as_of: datetime, policy: LifecyclePolicy) -> Iterator[Video]:
-    """Stream every live video from one snapshot, in flat memory, with the fields that `policy` needs."""
+def survey(engine: Engine, as_of: datetime, rules: Policies) -> savings.Idle:
+    """Sum the unused bytes of every live video from one snapshot, in flat memory."""
     with reading(engine) as session:
-        yield from live_videos(session, as_of, classified=bool(policy.segments))
+        worth, policy = appraise(session, rules.recipe), rules.lifecycle
+        videos = live_videos(session, as_of, classified=bool(policy.segments))
+        return savings.survey(videos, policy, rules.tiers, as_of, worth)
 
 
 def stream_candidates(
@@ -97,14 +99,13 @@ def stream_candidates(
         yield from candidates(session, as_of, divide, kept, classified=is_asked)
 
 
-def appraise(engine: Engine, recipe: Recipe, encoder: str | None = None) -> Appraise:
-    """Make the function that values an encode in dollars, by the results and costs of earlier ones.
+def appraise(session: Session, recipe: Recipe, encoder: str | None = None) -> Appraise:
+    """Make the function that values an encode in dollars, by what is stored, and results and costs of earlier ones.
 
     It uses those of an encoder, or all.
     """
-    with reading(engine) as session:
-        before = crf_searches.totals(session, encoder=encoder)
-    return partial(worth.unopened, recipe.codec, recipe.payback, before)
+    before, is_free = crf_searches.totals(session, encoder=encoder), within_allowance(stock.stored_bytes(session))
+    return partial(worth.unopened, recipe.codec, recipe.payback, before, is_billed=not is_free)
 
 
 def make(
@@ -197,7 +198,7 @@ def remarks(engine: Engine, plan: PlanSummary, *, in_trial: bool = True) -> Iter
         yield DEFAULTS.tiers.as_defaults()
     if plan.compress.objects:
         yield worth.expectation(before)
-    if free and (plan.compress.objects or plan.retire.objects):
+    if free and (plan.compress.objects or plan.retire.objects or "does_not_pay" in plan.kept):
         yield free
 
 

@@ -4,12 +4,12 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import partial
 
 from reelkeeper.errors import GuardRefused, PlanRefused, TierRefused
-from reelkeeper.model import Action, Counts, PlanSummary, SearchTotals, Verdict, Video
+from reelkeeper.model import Action, Counts, PlanSummary, Verdict, Video
 from reelkeeper.operations.core import policies
 from reelkeeper.operations.core.freeze import require_permission
+from reelkeeper.operations.lifecycle.plans import appraise
 from reelkeeper.rules.billing.pricing import storage_microusd_per_month
 from reelkeeper.rules.core.earlier_policies import instead
 from reelkeeper.rules.core.wording import many
@@ -19,7 +19,7 @@ from reelkeeper.store import Engine, Session
 from reelkeeper.store.core import policies as versions
 from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import now, reading, transaction
-from reelkeeper.store.lifecycle import crf_searches, plan_results
+from reelkeeper.store.lifecycle import plan_results
 from reelkeeper.store.videos import stock
 from reelkeeper.store.videos.videos import live_videos, users_by_tier
 
@@ -206,8 +206,8 @@ def _compare(session: Session, found: Effect, as_of: datetime, *, service_keys: 
         both = sums[name]
         both[0], both[1] = both[0] + 1, both[1] + video.size_bytes
 
-    known = crf_searches.totals(session)
-    judges = [_judging(item, as_of, known, service_keys=service_keys) for item in (found.before.policies, found.after)]
+    both = found.before.policies, found.after
+    judges = [_judging(session, policies, as_of, service_keys=service_keys) for policies in both]
     old, new = found.before.policies.lifecycle, found.after.lifecycle
     has_segments = bool(old.segments or new.segments)
     for video in live_videos(session, as_of, classified=has_segments):
@@ -241,11 +241,11 @@ def _compare(session: Session, found: Effect, as_of: datetime, *, service_keys: 
 
 
 def _judging(
-    policies: Policies, as_of: datetime, known: SearchTotals, *, service_keys: bool
+    session: Session, policies: Policies, as_of: datetime, *, service_keys: bool
 ) -> Callable[[Video], tuple[Verdict, Verdict]]:
     """Make a function that judges as plans do in a bucket that has passed the contract test, and as they do in ours."""
     recipe = policies.recipe
-    worths = partial(worth.unopened, recipe.codec, recipe.payback, known)
+    worths = appraise(session, recipe)
     rule = lifecycle.judging(policies.lifecycle, policies.tiers, as_of, "", recipe.skip_codecs, worths)
 
     def judged(video: Video) -> tuple[Verdict, Verdict]:

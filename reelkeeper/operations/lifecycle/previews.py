@@ -51,7 +51,8 @@ def for_tiering(engine: Engine, rules: Policies, as_of: datetime, *, keeps_contr
     """Decide which cold videos are compressed, and which are retired; the rest is kept, counted by reason."""
     encoder, policy, tiers = ffmpeg.tools().encoder(rules.recipe.codec), rules.lifecycle, rules.tiers
     mark = transcode.fingerprint(rules.recipe, rules.acceptance, encoder)
-    worth = plans.appraise(engine, rules.recipe, encoder)
+    with reading(engine) as session:
+        worth = plans.appraise(session, rules.recipe, encoder)
     given, codecs, kept = notices.given(engine), rules.recipe.skip_codecs, list[KeptTogether]()
 
     def judged(videos: Iterable[Video]) -> Iterator[Verdict]:

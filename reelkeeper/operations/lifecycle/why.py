@@ -13,6 +13,7 @@ from reelkeeper.model import Action, Notice, Verdict, Video, VideoState
 from reelkeeper.model.key_patterns import KeyPattern
 from reelkeeper.operations.core.policies import in_force
 from reelkeeper.operations.core.workspace import Workspace
+from reelkeeper.operations.lifecycle.plans import appraise
 from reelkeeper.operations.lifecycle.restore import why_claimed
 from reelkeeper.rules.core.tiers import TierPolicy, Tiers
 from reelkeeper.rules.core.wording import UNTIL_LIVE, contract_gate, many
@@ -20,14 +21,13 @@ from reelkeeper.rules.lifecycle import lifecycle
 from reelkeeper.rules.lifecycle.lifecycle import VIEW_WINDOW_DAYS, Appraise, LifecyclePolicy
 from reelkeeper.rules.lifecycle.notices import goes_after
 from reelkeeper.rules.lifecycle.selection import fit
-from reelkeeper.rules.lifecycle.worth import unopened
 from reelkeeper.rules.policies import Policies
 from reelkeeper.rules.sync.adoption import REASONS
 from reelkeeper.store import Engine, Session
 from reelkeeper.store.core import deployment
 from reelkeeper.store.core.engine import now, reading
 from reelkeeper.store.core.former_ids import known_videos
-from reelkeeper.store.lifecycle import crf_searches, notices, restorable
+from reelkeeper.store.lifecycle import notices, restorable
 from reelkeeper.store.videos import holds
 from reelkeeper.store.videos.key_owners import noted_at, video_at
 from reelkeeper.store.videos.videos import Listed, list_videos, live_videos
@@ -113,9 +113,7 @@ def _explain(
             if next_at and not is_ours and not keeps_contract():
                 next_at, step = None, f"{contract_gate(failed)}; to show it again: {_to_restore(listed)}"
             return Explained(video_id, listed.state, tuple(reasons), next_at, step)
-        worth = partial(
-            unopened, rules.policies.recipe.codec, rules.policies.recipe.payback, crf_searches.totals(session)
-        )
+        worth = appraise(session, rules.policies.recipe)
         notice = notices.standing(session, [video_id]).get(video_id)
         reasons += [Reason("notice", text) for text in _notice(live, notice, rules.policies.tiers)]
         reasons += [Reason("views", _views(live))]

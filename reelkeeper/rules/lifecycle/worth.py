@@ -1,7 +1,8 @@
 """Value an encode: saved bytes at R2's price until the policy has them deleted, less CPU and requests. Pure.
 
 Before a video is opened, only its size is known, and the results and costs of earlier encodes are used; afterwards,
-its pixels and bits. The original stays beside its result for its grace, as on the bill.
+its pixels and bits. The original stays beside its result for its grace, as on the bill. Nothing pays while R2's free
+allowance covers all that is stored: nothing is saved until it no longer does, and a plan of that day can still encode.
 """
 
 from collections.abc import Collection, Mapping
@@ -110,6 +111,7 @@ class Worth(NamedTuple):
     original_bytes: int = 0  # that stay beside the result
     grace_days: int = 0  # for which they do
     requests_usd: float = REQUESTS_USD
+    is_billed: bool = True  # more is stored than R2's free allowance covers
 
     @property
     def gain_usd(self) -> float:
@@ -139,22 +141,25 @@ class Worth(NamedTuple):
     @property
     def pays(self) -> bool:
         """Check whether more is saved than spent, or CPU has no price."""
-        return self.payback.cpu_usd_per_hour is None or self.gain_usd > self.cost_usd
+        return self.payback.cpu_usd_per_hour is None or (self.is_billed and self.gain_usd > self.cost_usd)
 
     def sentence(self) -> str:
         """Explain the calculation."""
         price = f" at {self.payback.cpu_usd_per_hour} USD an hour" if self.payback.cpu_usd_per_hour is not None else ""
         less = f"{self.saved_bytes / _MICRO:.2f} MB less for {many(self.days, 'day')}"
         more = f", and the original's {self.original_bytes / _MICRO:.2f} MB more for {many(self.grace_days, 'day')}"
-        less += more if self.grace_days else ""
-        return (
+        less += more * (self.grace_days > 0)
+        free = f"nothing is saved while R2's free {STANDARD.free_gb_months} GB cover all that is stored; beyond, "
+        return free * (not self.is_billed) + (
             f"it is expected to save {self.gain_usd:.6f} USD and to cost {self.cost_usd:.6f} USD: {less} at "
             f"{STANDARD.storage_usd_per_gb_month} USD a GB-month; {self.cpu_seconds:.1f} CPU s{price}, "
             f"requests {self.requests_usd:.6f} USD"
         )
 
 
-def unopened(codec: str, payback: Payback, before: SearchTotals, size_bytes: int, stay: Stay) -> Worth:
+def unopened(
+    codec: str, payback: Payback, before: SearchTotals, size_bytes: int, stay: Stay, *, is_billed: bool = True
+) -> Worth:
     """Estimate the worth of an encode of `size_bytes` from the results and costs of earlier ones.
 
     Its pixels are known once it is open, and it is skipped if it then does not pay: so if CPU has a price, only
@@ -175,8 +180,8 @@ def unopened(codec: str, payback: Payback, before: SearchTotals, size_bytes: int
                 chances += chance
     if not chances:  # the cases make no difference
         mean_saved = mean_cpu = chances = 1.0
-    original = round(size_bytes * chances)
-    return Worth(round(saved * mean_saved), days, cpu_seconds * mean_cpu, payback, original, stay.grace_days)
+    mean = round(saved * mean_saved), days, cpu_seconds * mean_cpu, payback, round(size_bytes * chances)
+    return Worth(*mean, stay.grace_days, is_billed=is_billed)
 
 
 def expected_share(before: SearchTotals) -> float:

@@ -70,7 +70,7 @@ def test_the_explanation_follows_the_policy_in_force_and_the_views(kept: World) 
     told = said(why(kept), "policy, version 0")
     assert told.startswith("keep (does_not_pay)")
     assert without_decimals(told) == snapshot(
-        "keep (does_not_pay): 0 views in 30 days, 10 days old, but an encode would cost more than it saves; it is expected to save # USD and to cost # USD: # MB less for 27 days, and the original's # MB more for 7 days at # USD a GB-month; # CPU s at # USD an hour, requests # USD"
+        "keep (does_not_pay): 0 views in 30 days, 10 days old, but an encode would cost more than it saves; nothing is saved while R2's free 10 GB cover all that is stored; beyond, it is expected to save # USD and to cost # USD: # MB less for 27 days, and the original's # MB more for 7 days at # USD a GB-month; # CPU s at # USD an hour, requests # USD"
     )  # so small, it is not worth its requests
     assert why(kept).next_step.startswith("expire_videos: retire")
     put_in_force(kept.workspace.engine, recipe=AT_ANY_PRICE)

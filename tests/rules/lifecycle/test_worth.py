@@ -88,6 +88,15 @@ def test_before_a_video_is_opened_what_earlier_ones_kept_and_cost_tells() -> Non
     assert fat.pays
 
 
+def test_while_all_that_is_stored_is_free_nothing_pays_but_where_cpu_has_no_price() -> None:
+    billed, free, unpriced = (
+        unopened("h264", payback, SearchTotals(), 10**9, Stay(300), is_billed=is_billed)
+        for payback, is_billed in ((PRICED, True), (PRICED, False), (NEVER, False))
+    )
+    assert [worth.pays for worth in (billed, free, unpriced)] == [True, False, True]
+    assert (free.net_microusd, free.saved_bytes) == (billed.net_microusd, billed.saved_bytes)  # at list price
+
+
 def test_a_file_that_pays_only_if_dense_is_opened_and_valued_by_that_case() -> None:
     """Before it is open nobody knows its pixels; once it is, it is left alone where it does not pay."""
 
