@@ -160,15 +160,10 @@ def _trial(
     *,
     service_keys: bool,
 ) -> "Trial":
-    from reelkeeper.adapters import ffmpeg
     from reelkeeper.operations.lifecycle.plans import appraise
-    from reelkeeper.rules.lifecycle.transcode import fingerprint
     from reelkeeper.simulation.lifecycle_fates import try_policies
 
-    recipe = policies.recipe
-    encoder = ffmpeg.tools().encoder(recipe.codec)
-    mark = fingerprint(recipe, policies.acceptance, encoder)
-    worth = appraise(session, recipe, encoder)
+    mark, worth = appraise(session, policies)
     return try_policies(name, policies, as_of, mark, worth, variants, keeps_contract=service_keys)
 
 

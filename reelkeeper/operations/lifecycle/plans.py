@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
+from reelkeeper.adapters import ffmpeg
 from reelkeeper.adapters.orchestrator import Orchestrator
 from reelkeeper.errors import GuardRefused, OnTrial, OrchestratorError, PlanRefused
 from reelkeeper.model import Action, Done, Grace, KeptTogether, PlannedRule, PlanSummary, Verdict, Video
@@ -28,7 +29,7 @@ from reelkeeper.rules.lifecycle import guard, notices, regions, savings, segment
 from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.rules.lifecycle.lifecycle import Appraise, LifecyclePolicy
 from reelkeeper.rules.lifecycle.report import Report
-from reelkeeper.rules.lifecycle.transcode import Recipe, links, links_of_retired
+from reelkeeper.rules.lifecycle.transcode import fingerprint, links, links_of_retired
 from reelkeeper.rules.policies import DEFAULTS, NOTHING, Policies, recipe_of, terms_in, terms_of
 from reelkeeper.store import Engine, Session
 from reelkeeper.store.core import deployment
@@ -78,7 +79,7 @@ def terms(**policies: BaseModel | int) -> dict[str, Any]:
 def survey(engine: Engine, as_of: datetime, rules: Policies) -> savings.Idle:
     """Sum the unused bytes of every live video from one snapshot, in flat memory."""
     with reading(engine) as session:
-        worth, policy = appraise(session, rules.recipe), rules.lifecycle
+        (_, worth), policy = appraise(session, rules), rules.lifecycle
         videos = live_videos(session, as_of, classified=bool(policy.segments))
         return savings.survey(videos, policy, rules.tiers, as_of, worth)
 
@@ -99,13 +100,15 @@ def stream_candidates(
         yield from candidates(session, as_of, divide, kept, classified=is_asked)
 
 
-def appraise(session: Session, recipe: Recipe, encoder: str | None = None) -> Appraise:
-    """Make the function that values an encode in dollars, by what is stored, and results and costs of earlier ones.
+def appraise(session: Session, rules: Policies) -> tuple[str, Appraise]:
+    """Return the mark of what this recipe and encoder have refused, and the function that values an encode in dollars.
 
-    It uses those of an encoder, or all.
+    It goes by what is stored, and by the results and costs of earlier encodes with this encoder.
     """
+    encoder, recipe = ffmpeg.tools().encoder(rules.recipe.codec), rules.recipe
     before, is_free = crf_searches.totals(session, encoder=encoder), within_allowance(stock.stored_bytes(session))
-    return partial(worth.unopened, recipe.codec, recipe.payback, before, is_billed=not is_free)
+    known = partial(worth.unopened, recipe.codec, recipe.payback, before, is_billed=not is_free)
+    return fingerprint(recipe, rules.acceptance, encoder), known
 
 
 def make(

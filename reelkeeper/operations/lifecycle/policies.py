@@ -245,8 +245,8 @@ def _judging(
 ) -> Callable[[Video], tuple[Verdict, Verdict]]:
     """Make a function that judges as plans do in a bucket that has passed the contract test, and as they do in ours."""
     recipe = policies.recipe
-    worths = appraise(session, recipe)
-    rule = lifecycle.judging(policies.lifecycle, policies.tiers, as_of, "", recipe.skip_codecs, worths)
+    mark, worths = appraise(session, policies)
+    rule = lifecycle.judging(policies.lifecycle, policies.tiers, as_of, mark, recipe.skip_codecs, worths)
 
     def judged(video: Video) -> tuple[Verdict, Verdict]:
         passed = selection.fit(rule(video), recipe.place, keeps_contract=True)

@@ -12,7 +12,6 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field
 
-from reelkeeper.adapters import ffmpeg
 from reelkeeper.errors import Misconfigured
 from reelkeeper.model import KeptTogether, Verdict, Video
 from reelkeeper.operations.billing.limits import left_for_compressing
@@ -49,10 +48,9 @@ Decided = Iterator[Verdict | KeptTogether]
 
 def for_tiering(engine: Engine, rules: Policies, as_of: datetime, *, keeps_contract: bool) -> Decided:
     """Decide which cold videos are compressed, and which are retired; the rest is kept, counted by reason."""
-    encoder, policy, tiers = ffmpeg.tools().encoder(rules.recipe.codec), rules.lifecycle, rules.tiers
-    mark = transcode.fingerprint(rules.recipe, rules.acceptance, encoder)
+    policy, tiers = rules.lifecycle, rules.tiers
     with reading(engine) as session:
-        worth = plans.appraise(session, rules.recipe, encoder)
+        mark, worth = plans.appraise(session, rules)
     given, codecs, kept = notices.given(engine), rules.recipe.skip_codecs, list[KeptTogether]()
 
     def judged(videos: Iterable[Video]) -> Iterator[Verdict]:

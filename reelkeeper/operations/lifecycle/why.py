@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import partial
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from reelkeeper.adapters.s3.keys import DEFAULT_LAYOUT, parse_key
 from reelkeeper.errors import NotFound
@@ -32,6 +32,8 @@ from reelkeeper.store.videos import holds
 from reelkeeper.store.videos.key_owners import noted_at, video_at
 from reelkeeper.store.videos.videos import Listed, list_videos, live_videos
 from reelkeeper.store.videos.views import find_copies
+
+_UNVALUED: Final = "", None  # where only retirements are asked about
 
 
 class Reason(NamedTuple):
@@ -113,12 +115,11 @@ def _explain(
             if next_at and not is_ours and not keeps_contract():
                 next_at, step = None, f"{contract_gate(failed)}; to show it again: {_to_restore(listed)}"
             return Explained(video_id, listed.state, tuple(reasons), next_at, step)
-        worth = appraise(session, rules.policies.recipe)
         notice = notices.standing(session, [video_id]).get(video_id)
         reasons += [Reason("notice", text) for text in _notice(live, notice, rules.policies.tiers)]
         reasons += [Reason("views", _views(live))]
         reasons += [Reason("original", text) for text in _original(session, listed, as_of)]
-        judge = partial(_judge, rules.policies, worth, keeps_contract())
+        judge = partial(_judge, rules.policies, appraise(session, rules.policies), keeps_contract())
         verdict = judge(live, as_of)
         reasons += [Reason(f"policy, version {rules.version}", _verdict(verdict, failed))]
         gate = contract_gate(failed)
@@ -152,7 +153,7 @@ def outlooks(session: Session, listed: Sequence[Listed], workspace: Workspace | 
     standing = notices.standing(session, wanted)
     # guard plans.outlook_gate: users are told of a day on which no run may touch their videos
     is_tried = workspace is None or workspace.has_kept_contract(session)
-    judge = partial(_judge, policies, None, is_tried)
+    judge = partial(_judge, policies, _UNVALUED, is_tried)
     at = workspace.bucket if workspace else None
     gate = contract_gate(deployment.contract_failed(session, at.endpoint_url, at.name) if at else ())
 
@@ -227,9 +228,12 @@ def _original(session: Session, listed: Listed, as_of: datetime) -> Iterator[str
         yield f"kept for its grace at {copies.original.key}: {_to_restore(listed)}"
 
 
-def _judge(policies: Policies, worth: Appraise | None, keeps_contract: bool, live: Video, as_of: datetime) -> Verdict:
-    verdict = lifecycle.judge(live, policies.lifecycle, policies.tiers, as_of, "", worth)
-    return fit(verdict, policies.recipe.place, keeps_contract=keeps_contract)
+def _judge(
+    policies: Policies, by: tuple[str, Appraise | None], keeps_contract: bool, live: Video, as_of: datetime
+) -> Verdict:
+    (mark, worth), recipe = by, policies.recipe
+    judge = lifecycle.judging(policies.lifecycle, policies.tiers, as_of, mark, recipe.skip_codecs, worth)
+    return fit(judge(live), recipe.place, keeps_contract=keeps_contract)
 
 
 def _to_restore(listed: Listed) -> str:
@@ -264,7 +268,7 @@ def _next(
     if live.created_at is None or tier is None:
         return None, "no run touches it while its age or tier is unknown"
     moments, is_gated = [], False
-    judge = judge or partial(_judge, policies, None, True)
+    judge = judge or partial(_judge, policies, _UNVALUED, True)
     kept_by = policies.lifecycle.tiers_for(live, policies.tiers).get(live.tier) or tier
     policy = policies.lifecycle.for_video(live)
     for moment in _moments(live, live.created_at, policy, kept_by, as_of):
@@ -287,6 +291,8 @@ def _moments(
             yield max(as_of, created_at + timedelta(days=days or 0, microseconds=1))
     if live.kept_until is not None:
         yield max(as_of, live.kept_until)
+    if live.refused_recipe:  # for a month, perhaps
+        yield (as_of.replace(day=1) + timedelta(days=32)).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
 
 
 def _after_notice(due: datetime, days: int, notice: Notice | None, as_of: datetime) -> datetime:

@@ -8,11 +8,14 @@ from inline_snapshot import snapshot
 
 from reelkeeper.errors import NotFound
 from reelkeeper.model import BlobState, Grace, VideoState
+from reelkeeper.operations.core.policies import in_force
+from reelkeeper.operations.lifecycle.plans import appraise
 from reelkeeper.operations.lifecycle.retire import retire
 from reelkeeper.operations.lifecycle.why import Explained, explain
 from reelkeeper.operations.videos.hold import hold
 from reelkeeper.rules.core.wording import UNTIL_LIVE
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
+from reelkeeper.rules.lifecycle.transcode import mark_of_month
 from reelkeeper.store.core.engine import transaction
 from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.tables import blobs, users, videos, view_days
@@ -88,6 +91,29 @@ def test_a_hold_is_named_and_nothing_comes_next(kept: World) -> None:
     found = why(kept)
     assert marked(said(found, "hold")) == snapshot("ID of the user, by eve: a court asked; until it is released")
     assert (found.next_at, found.next_step) == (None, snapshot("no run touches it while it is held"))
+
+
+def test_what_this_recipe_has_refused_is_kept_as_in_plans_and_tried_again_when_they_do(kept: World) -> None:
+    engine = kept.workspace.engine
+    put_in_force(engine, recipe=AT_ANY_PRICE, lifecycle=LifecyclePolicy(retire_below_views=None))
+    with transaction(engine, "test") as session:
+        now, (mark, _) = datetime.now(UTC), appraise(session, in_force(session).policies)
+        days = [{"day": (now - timedelta(days=n)).date()} for n in range(1, 40)]
+        session.execute(sa.insert(view_days), days)
+        session.execute(sa.update(users).values(tier="pro"))
+    found = dict[str, Explained]()
+    for refused in (mark, mark_of_month(mark, now), "of another recipe"):
+        with transaction(engine, "test") as session:
+            session.execute(sa.update(videos).values(refused_recipe=refused))
+        found[refused] = why(kept)
+    told = [said(one, "policy, version").split(":")[0] for one in found.values()]
+    assert told == ["keep (refused_before)", "keep (refused_before)", "compress (cold_compress)"]
+    for_good, for_now, _ = (one.next_at for one in found.values())
+    assert for_good is not None
+    assert for_good.date() == (MADE_AT + timedelta(days=365)).date()
+    assert for_now == (now.replace(day=1) + timedelta(days=32)).replace(
+        day=1, hour=0, minute=0, second=0, microsecond=0
+    )
 
 
 def test_a_retired_video_is_explained_with_the_end_of_its_restore_period(kept: World, lease: Lease) -> None:
