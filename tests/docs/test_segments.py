@@ -7,9 +7,8 @@ import pytest
 from docs.generated import policies
 from reelkeeper.operations.core.policy_document import read
 from reelkeeper.rules.lifecycle import segments
-from reelkeeper.rules.lifecycle.lifecycle import judge
 from tests.docs.conftest import ROOT
-from tests.rules.videos import AS_OF, RECIPE, video
+from tests.rules.videos import AS_OF, RECIPE, judge, video
 
 PAGE = (ROOT / "docs" / "lifecycle.md").read_text()
 EXAMPLE = next(block for block in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL) if "segments:" in block)

@@ -196,18 +196,6 @@ class LifecyclePolicy(FieldsOnly):
             tiers.require_retention(flow)
 
 
-def judge(
-    video: Video,
-    policy: LifecyclePolicy,
-    tiers: Tiers,
-    as_of: datetime,
-    recipe_fingerprint: str,
-    worth: Appraise | None = None,
-) -> Verdict:
-    """Judge one video. `as_of` is aware; `recipe_fingerprint` is that of the present recipe."""
-    return judging(policy, tiers, as_of, recipe_fingerprint, EFFICIENT_CODECS, worth)(video)
-
-
 def verdicts(
     videos: Iterable[Video],
     policy: LifecyclePolicy,
@@ -217,7 +205,7 @@ def verdicts(
     efficient_codecs: Collection[str] = EFFICIENT_CODECS,
     worth: Appraise | None = None,
 ) -> Iterator[Verdict]:
-    """Judge a stream of videos, each as `judge` does, with the policy's limits computed once.
+    """Judge a stream of videos. `as_of` is aware; `recipe_fingerprint` is that of the present recipe.
 
     `efficient_codecs` are those that the recipe skips, `worth` values an encode by its bytes and their stay;
     without it, every encode pays.

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from reelkeeper.model import Action, SearchTotals, Verdict, Video
 from reelkeeper.rules.core.tiers import SHIPPED
-from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy, judge, reason
+from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy, reason
 from reelkeeper.rules.lifecycle.selection import fitting
 from reelkeeper.rules.lifecycle.transcode import (
     BUCKET_LOCK,
@@ -23,7 +23,7 @@ from reelkeeper.rules.lifecycle.transcode import (
     why_not_in_place,
 )
 from reelkeeper.rules.lifecycle.worth import Payback, Worth, unopened
-from tests.rules.videos import AS_OF, RECIPE, video
+from tests.rules.videos import AS_OF, RECIPE, judge, video
 
 
 def planned(judged: Video, placement: Placement = "in_place", *, keeps_contract: bool = True) -> tuple[str, str]:

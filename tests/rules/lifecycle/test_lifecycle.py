@@ -11,12 +11,12 @@ from pydantic import ValidationError
 from reelkeeper.errors import PolicyRefused
 from reelkeeper.model import Action, SearchTotals, Verdict, Video
 from reelkeeper.rules.core.tiers import SHIPPED, Tiers
-from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy, judge, reason, verdicts
+from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy, reason, verdicts
 from reelkeeper.rules.lifecycle.savings import of_verdict
 from reelkeeper.rules.lifecycle.selection import for_tiering, largest_first
 from reelkeeper.rules.lifecycle.transcode import EFFICIENT_CODECS, mark_of_month
 from reelkeeper.rules.lifecycle.worth import Payback, Stay, Worth, unopened
-from tests.rules.videos import AS_OF, RECIPE, SECOND, video
+from tests.rules.videos import AS_OF, RECIPE, SECOND, judge, video
 from tests.tiers import FOR_EVER, tiers
 
 DEFAULT = LifecyclePolicy()

@@ -10,15 +10,10 @@ from pydantic import ValidationError
 from reelkeeper.model import Action, Video
 from reelkeeper.rules.core.tiers import Tiers
 from reelkeeper.rules.core.wording import SENTENCES
-from reelkeeper.rules.lifecycle.lifecycle import (
-    LifecyclePolicy,
-    judge,
-    reason,
-    verdicts,
-)
+from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy, reason, verdicts
 from reelkeeper.rules.lifecycle.selection import for_expiry, for_tiering, largest_first
 from reelkeeper.rules.lifecycle.transcode import EFFICIENT_CODECS
-from tests.rules.videos import AS_OF, RECIPE, video
+from tests.rules.videos import AS_OF, RECIPE, judge, video
 from tests.tiers import any_tiers
 
 AGES = st.none() | st.floats(-10, 5000) | st.sampled_from([7, 30, 90, 365]).map(float)

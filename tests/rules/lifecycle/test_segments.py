@@ -13,14 +13,14 @@ from reelkeeper.errors import PolicyRefused
 from reelkeeper.model import Video
 from reelkeeper.rules.core.tiers import SHIPPED
 from reelkeeper.rules.lifecycle import segments
-from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy, judge, reason, verdicts
+from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy, reason, verdicts
 from reelkeeper.rules.lifecycle.notices import Given, with_notices
 from reelkeeper.rules.lifecycle.notices import reason as reason_of_notice
 from reelkeeper.rules.lifecycle.segments import Expected
 from reelkeeper.rules.lifecycle.selection import for_expiry, for_tiering
 from reelkeeper.rules.policies import DEFAULTS, Policies, exception, parse
 from tests.marks import marked
-from tests.rules.videos import AS_OF, RECIPE, video
+from tests.rules.videos import AS_OF, RECIPE, judge, video
 from tests.tiers import FOR_EVER, tiers
 
 

@@ -22,9 +22,9 @@ from pydantic import ValidationError
 from reelkeeper.model import Action, Verdict, Video
 from reelkeeper.rules.core.tiers import SHIPPED
 from reelkeeper.rules.lifecycle import segments
-from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy, judge, reason, verdicts
+from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy, reason, verdicts
 from reelkeeper.rules.policies import Policies
-from tests.rules.videos import AS_OF, RECIPE, video
+from tests.rules.videos import AS_OF, RECIPE, judge, video
 from tests.tiers import tiers
 
 MODELS, TAGS = ("sketch-1", "sketch-2", None), ("draft", "final", None)

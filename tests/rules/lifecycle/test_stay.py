@@ -10,12 +10,12 @@ import pytest
 
 from reelkeeper.model import Action, SearchTotals, Verdict, Video
 from reelkeeper.rules.core.tiers import SHIPPED
-from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy, judge, stay
+from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy, stay
 from reelkeeper.rules.lifecycle.selection import fit
 from reelkeeper.rules.lifecycle.transcode import Placement, Recipe
 from reelkeeper.rules.lifecycle.worth import USD_PER_BYTE_DAY, Payback, Stay, Worth, unopened
 from reelkeeper.rules.policies import DEFAULTS
-from tests.rules.videos import AS_OF, RECIPE, video
+from tests.rules.videos import AS_OF, RECIPE, judge, video
 
 GRACE = DEFAULTS.lifecycle.grace
 WINDOW = 30
