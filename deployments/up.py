@@ -41,8 +41,8 @@ _ONLY_LOOKS: Final = (
     "  every command with these settings but doctor --contract, which writes in scratch folders that it removes.\n"
     "  Each hour it takes what is stored into the catalogue; every run that would change a stored video is a dry run\n"
     "  or refused, and the API takes no uploads and no jobs.\n"
-    "  To see now what it would do: reelkeeper run sync_catalog --apply; reelkeeper videos import, for tiers,\n"
-    "  ages and views, without which videos are kept; then reelkeeper plan tier_storage\n"
+    "  To see now what it would do: reelkeeper run sync_catalog --apply; reelkeeper videos import, for tiers\n"
+    "  and ages, without which videos are kept, and for views; then reelkeeper plan tier_storage\n"
     "  To go live, stop this and start it once with: reelkeeper up --live\n"
 )
 

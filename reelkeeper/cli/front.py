@@ -139,7 +139,7 @@ def front(
 ) -> None:
     """Keep an AI-video service on Cloudflare R2 affordable, and never lose a video.
 
-    Cold videos are compressed, expired videos are deleted, and both can be undone for 7 days, or 14 at the service's
-    own keys. Flows change nothing without [bold]--apply[/]; `restore`, `hold`, `freeze` and `thaw` act at once, since
-    they delete nothing; `takedown` asks first.
+    Cold videos are compressed, expired videos are retired and later deleted; both can be undone for 7 days, or 14 at
+    the service's own keys. Flows change nothing without [bold]--apply[/]; `restore`, `hold`, `freeze` and `thaw` act
+    at once, since they delete nothing; `takedown` asks first.
     """

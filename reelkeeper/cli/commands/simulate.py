@@ -34,7 +34,7 @@ _ASSUMED = (
     "views by clients that could not play a codec are unknown: clients' codecs are not recorded",
 )
 _UPLOADS = {
-    True: "the uploads of the last 30 days, as stored and with their views, are repeated every 30 days",
+    True: "the uploads of the last 30 whole days, as stored and with their views, are repeated every 30 days",
     False: "no further uploads",
 }
 

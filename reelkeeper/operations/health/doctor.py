@@ -278,13 +278,13 @@ def _why_it_only_reads(settings: Settings, engine: Engine | None, bucket: Bucket
     """Say why no probe is written, and what tries it; None where the bucket is this store's, or on this machine."""
     if settings.r2_account_id is None and settings.endpoint_url is None:
         return None
-    tries = _FIRST_A_STORE if engine is None else "to try it, in a scratch prefix: reelkeeper doctor --contract"
+    tries = _FIRST_A_STORE if engine is None else "`contract` says what it found: reelkeeper doctor --contract"
     # guard trial.probe: doctor writes into a bucket that `up` only looks at, where a prefix was mistyped, too
     if engine is not None and is_on_trial(engine, bucket):
-        return "not tried: it would write into a bucket on trial", tries
+        return "left to the contract test: it would write into a bucket on trial", tries
     # guard identity.probe: doctor writes into a bucket that nobody has given to this store
     if engine is None or not _is_ours(engine, bucket):
-        return "not tried: it would write into a bucket that this store has not claimed", tries
+        return "left to the contract test: it would write into a bucket that this store has not claimed", tries
     return None
 
 

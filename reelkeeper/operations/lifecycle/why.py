@@ -34,6 +34,8 @@ from reelkeeper.store.videos.videos import Listed, list_videos, live_videos
 from reelkeeper.store.videos.views import find_copies
 
 _UNVALUED: Final = "", None  # where only retirements are asked about
+IF_VIEWED: Final = "if its views stay as they are"
+IF_KNOWN: Final = "sooner, perhaps, once its views are known"
 
 
 class Reason(NamedTuple):
@@ -44,7 +46,10 @@ class Reason(NamedTuple):
 
 
 class Explained(NamedTuple):
-    """Everything that decides about a video. `next_at`: the earliest time at which a run may touch it; None: never."""
+    """Everything that decides about a video.
+
+    `next_at`: the earliest time at which a run may touch it if its views stay as they are; None: never.
+    """
 
     video_id: str
     state: str
@@ -123,8 +128,10 @@ def _explain(
         verdict = judge(live, as_of)
         reasons += [Reason(f"policy, version {rules.version}", _verdict(verdict, failed))]
         gate = contract_gate(failed)
-        upcoming = _next(live, rules.policies, as_of, notice, judge=judge, gate=gate)
-        return Explained(video_id, listed.state, tuple(reasons), *upcoming)
+        next_at, step = _next(live, rules.policies, as_of, notice, judge=judge, gate=gate)
+        if next_at and next_at > as_of:
+            step += f"; {IF_VIEWED if live.views is not None else IF_KNOWN}"
+        return Explained(video_id, listed.state, tuple(reasons), next_at, step)
 
 
 def _verdict(verdict: Verdict, failed: Collection[str]) -> str:

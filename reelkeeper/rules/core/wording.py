@@ -13,8 +13,8 @@ _UNITS: Final = ("kB", "MB", "GB", "TB")  # powers of 1000, as R2 bills them
 _STEP: Final = 1000
 _DAYS_WITH_HOURS: Final = 3
 UNKNOWN_KEEPS: Final = (
-    "A video is kept while its tier, age or views are unknown. They come by reelkeeper videos import, "
-    "with --users, --videos, and --views --complete-days"
+    "A video is kept while its tier or age is unknown, and not judged by its views while those are. They come by "
+    "reelkeeper videos import, with --users, --videos, and --views --complete-days"
 )
 NOT_TRIED: Final = (
     "but it is at the service's key, in a bucket that has not passed the contract test (reelkeeper doctor --contract)"

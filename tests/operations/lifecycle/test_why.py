@@ -11,7 +11,7 @@ from reelkeeper.model import BlobState, Grace, VideoState
 from reelkeeper.operations.core.policies import in_force
 from reelkeeper.operations.lifecycle.plans import appraise
 from reelkeeper.operations.lifecycle.retire import retire
-from reelkeeper.operations.lifecycle.why import Explained, explain
+from reelkeeper.operations.lifecycle.why import IF_KNOWN, IF_VIEWED, Explained, explain
 from reelkeeper.operations.videos.hold import hold
 from reelkeeper.rules.core.wording import UNTIL_LIVE
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
@@ -54,6 +54,7 @@ def test_unknown_views_are_named_and_only_age_changes_the_outlook(kept: World) -
     assert found.next_at is not None
     assert found.next_at.date() == (MADE_AT + timedelta(days=30)).date()
     assert found.next_step.startswith("expire_videos: retire")
+    assert found.next_step.endswith(IF_KNOWN)
 
 
 def test_in_a_trial_nothing_comes_and_what_would_is_said_as_of_going_live(kept: World) -> None:
@@ -84,6 +85,7 @@ def test_the_explanation_follows_the_policy_in_force_and_the_views(kept: World) 
     assert said(found, f"policy, version {version}").startswith("keep (too_young)")
     assert found.next_at is not None
     assert found.next_at.date() == (MADE_AT + timedelta(days=12)).date()
+    assert found.next_step.endswith(IF_VIEWED)
 
 
 def test_a_hold_is_named_and_nothing_comes_next(kept: World) -> None:
