@@ -220,10 +220,10 @@ class Up:
         local = f"http://localhost:{self.port}"
         secret = os.environ.get("PREFECT_SERVER_API_AUTH_STRING", "")
         return {
-            **({"PREFECT_API_AUTH_STRING": secret} if secret else {}),
+            **(dict.fromkeys(("PREFECT_API_AUTH_STRING", "REELKEEPER_PREFECT_API_AUTH"), secret) if secret else {}),
             HOME: os.getcwd(),  # noqa: PTH109  as it is written, links and all
             **os.environ,
-            "PREFECT_API_URL": f"{self.ui_url}/api",
+            **dict.fromkeys(("PREFECT_API_URL", "REELKEEPER_PREFECT_API_URL"), f"{self.ui_url}/api"),
             "PREFECT_UI_URL": self.ui_url,
             "PREFECT_SERVER_UI_API_URL": "/api",  # else the page queries port 4200
             "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"{self.ui_url},{local}",  # no page of another origin in a browser

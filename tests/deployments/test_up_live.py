@@ -56,6 +56,17 @@ def started(up: Up, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
+def test_its_api_may_start_runs_at_its_server(theirs: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_SERVER_API_AUTH_STRING", "ann:a-word")
+    up = made(theirs)
+    for name, value in up._environment().items():
+        monkeypatch.setenv(name, value)
+    found = Settings()
+    assert found.prefect_api_url == f"{up.ui_url}/api"
+    assert found.prefect_api_auth
+    assert found.prefect_api_auth.get_secret_value() == "ann:a-word"
+
+
 def test_up_changes_a_foreign_bucket_only_when_told_so(theirs: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not made(Settings(state_dir=theirs.state_dir)).looks_only  # the embedded one: made by it
     assert made(theirs).looks_only
