@@ -7,7 +7,7 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-AGES: Final = (  # by maximum age in days, at the ends of the tiers' default retentions
+AGES: Final = (  # by maximum age in whole days, at the ends of the tiers' default retentions
     (7, "up to 7 days"),
     (30, "8 to 30 days"),
     (90, "31 to 90 days"),

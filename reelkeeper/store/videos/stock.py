@@ -33,10 +33,10 @@ class InGrace(NamedTuple):
 
 
 def by_age_and_tier(session: Session, as_of: datetime) -> list[Stock]:
-    """Sum the live videos by age at `as_of` and by their owners' tier, the youngest first."""
+    """Sum the live videos by their age in whole days at `as_of` and by their owners' tier, the youngest first."""
     age = sa.case(
         (videos.c.created_at.is_(None), _UNKNOWN),
-        *((videos.c.created_at >= as_of - timedelta(days=days), label) for days, label in AGES),
+        *((videos.c.created_at > as_of - timedelta(days=days + 1), label) for days, label in AGES),
         else_=OLDER,
     ).label("age")
     tier = sa.func.coalesce(users.c.tier, "unknown").label("tier")

@@ -7,9 +7,10 @@ import pytest
 import sqlalchemy as sa
 
 from reelkeeper.model import Counts, Video
+from reelkeeper.model.scan import AGES, OLDER
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.tables import blobs, daily_views, holds, orphans, users, videos, view_days
-from reelkeeper.store.videos.stock import stored_bytes
+from reelkeeper.store.videos.stock import by_age_and_tier, stored_bytes
 from reelkeeper.store.videos.videos import list_videos, live_videos, population
 
 AS_OF = datetime(2026, 11, 24, 2, tzinfo=UTC)
@@ -173,3 +174,14 @@ def test_what_is_stored_is_live_and_retired_bytes_and_objects_in_no_video_as_r2_
     put(engine, orphans, {"key": "videos/ada/x.jpg", "size_bytes": 600_000, **at})
     with reading(engine) as session:
         assert stored_bytes(session) == 1_000 + 20 + 300 + 600_000
+
+
+@pytest.mark.parametrize("place", range(len(AGES)))
+def test_an_age_is_that_of_its_last_whole_day_until_the_next_is_over(engine: sa.Engine, place: int) -> None:
+    (last_days, label), older = AGES[place], (*(label for _, label in AGES), OLDER)[place + 1]
+    ends = AS_OF - timedelta(days=last_days + 1)
+    catalogue(engine)
+    for created_at, expected in ((ends + timedelta(microseconds=1), label), (ends, older)):
+        with transaction(engine, "test.put") as session:
+            session.execute(sa.update(videos).values(created_at=created_at))
+            assert [stock.age for stock in by_age_and_tier(session, AS_OF)] == [expected]
