@@ -32,14 +32,14 @@ def for_expiry(judged: Iterable[Verdict]) -> Iterator[Verdict]:
 
 def _leaving(judged: Iterable[Verdict], rules: frozenset[str], left: str) -> Iterator[Verdict]:
     for verdict in judged:
-        video, _, rule, figures = verdict
-        leaves = rule in rules or (len(figures) > 1 and _waits_by(figures[0]) in rules)
-        yield Verdict(video, Action.KEEP, left, (verdict,)) if leaves else verdict
+        of_rules = _of_rules(verdict)
+        yield Verdict(verdict.video, Action.KEEP, left, (of_rules,)) if of_rules.rule in rules else verdict
 
 
-def _waits_by(figure: object) -> str:
-    """Return the rule that would retire a video that gets notice, or waits for it."""
-    return figure.rule if isinstance(figure, Verdict) else ""
+def _of_rules(verdict: Verdict) -> Verdict:
+    """Return what the rules say of a video that gets notice, waits for it, or is kept by the contract."""
+    figure = verdict.figures[0] if verdict.figures else None
+    return figure if isinstance(figure, Verdict) else verdict
 
 
 def largest_first(judged: Iterable[Verdict], limit: int, left_microusd: int | None = None) -> Iterator[Verdict]:

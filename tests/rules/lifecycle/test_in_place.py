@@ -1,5 +1,6 @@
 """Which originals at the service's keys may be replaced in place, and the reasons against the others."""
 
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -11,7 +12,7 @@ from pydantic import ValidationError
 from reelkeeper.model import Action, SearchTotals, Verdict, Video
 from reelkeeper.rules.core.tiers import SHIPPED
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy, reason
-from reelkeeper.rules.lifecycle.selection import fitting
+from reelkeeper.rules.lifecycle.selection import fitting, for_expiry, for_tiering
 from reelkeeper.rules.lifecycle.transcode import (
     BUCKET_LOCK,
     MAX_BYTES_IN_PLACE,
@@ -24,6 +25,8 @@ from reelkeeper.rules.lifecycle.transcode import (
 )
 from reelkeeper.rules.lifecycle.worth import Payback, Worth, unopened
 from tests.rules.videos import AS_OF, RECIPE, judge, video
+
+Flow = Callable[[Iterable[Verdict]], Iterable[Verdict]]
 
 
 def planned(judged: Video, placement: Placement = "in_place", *, keeps_contract: bool = True) -> tuple[str, str]:
@@ -56,6 +59,18 @@ def test_in_a_bucket_that_was_not_tried_the_services_videos_are_kept(
     action, rule = planned(video(is_ours=False, **columns), placement, keeps_contract=False)
     assert (action, rule) == (Action.KEEP, "contract_not_tried")
     assert planned(video(is_ours=True, **columns), placement, keeps_contract=False)[0] != Action.KEEP
+
+
+@pytest.mark.parametrize("flow", [for_expiry, for_tiering])
+def test_the_contract_keeps_only_what_a_flow_would_change_and_leaves_the_rest_as_it_would_be(flow: Flow) -> None:
+    ages_views = [(366, 9), (200, 0), (200, 3), (200, 9), (3, 0)]  # past retention, cold twice, watched, young
+    seen = [video(days, views, is_ours=is_ours) for days, views in ages_views for is_ours in (True, False)]
+    found = [judge(each, LifecyclePolicy(), SHIPPED, AS_OF, RECIPE) for each in seen]
+    passed, failed = (list(flow(fitting(found, "new_key", keeps_contract=kept))) for kept in (True, False))
+    for without, verdict in zip(failed, passed, strict=True):
+        is_stopped = verdict.action is not Action.KEEP and not verdict.video.is_ours
+        assert without == verdict or (is_stopped and without.rule == "contract_not_tried")
+        assert without.action is (Action.KEEP if is_stopped else verdict.action)
 
 
 @pytest.mark.parametrize("codec", ["h264", None])  # what is not known is probed by the run
