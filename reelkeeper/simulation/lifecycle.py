@@ -3,7 +3,7 @@
 Each night, at 00:00 UTC, the rule judges every video, and due actions are taken at once, without the limits of a single
 run. From today on it is assumed that
 
-    views     of a video in any 30 days stay those of its last 30, and are unknown where those are
+    views     of a video in any 30 days stay those of its last 30 and today, and are unknown where plans have none
     uploads   of the last 30 days come again each 30 days, as they are and with their views, or none come
     encodes   keep and cost what they are expected to, and pay only if more than R2's free allowance is stored today
     reads     each view reads the whole object from R2 once: no cache of a CDN stands before it
@@ -287,7 +287,7 @@ def _group(pasts: Sequence[Past], reads: Reads, start: date, clock: Clock, compl
     reads = reads._replace(days=reads.days - start.toordinal())
     window = _windows(len(videos), reads, clock.today)
     nights = np.arange(clock.today + 1)
-    unknown = (complete > nights - _WINDOW) & (born[:, None] < complete) | (born[:, None] >= clock.today)
+    unknown = (complete > nights - _WINDOW) & (born[:, None] < complete)
     # guard simulation.unseen: what nobody could view any more counts as not viewed, and its loss is no regret
     unknown |= by_rule[:, None] & (nights > removed[:, None])
     # guard simulation.unknown_views: a policy is shown to retire videos whose views nobody recorded
@@ -306,15 +306,15 @@ def _group(pasts: Sequence[Past], reads: Reads, start: date, clock: Clock, compl
         np.array([past.removal == "takedown" for past in pasts], dtype=np.bool_),
         window,
     )
-    return group, reads
+    return group, Reads(*(column[reads.days < clock.today] for column in reads))  # of whole days
 
 
 def _windows(count: int, reads: Reads, today: int) -> Ints:
-    """Sum the views of each video in the 30 days before each night up to `today`."""
+    """Sum the views of each video in the 30 days before each night up to `today`, whose own count as in plans."""
     places, days, counts = reads
-    within = (days >= -_WINDOW) & (days < today)
+    within = (days >= -_WINDOW) & (days <= today)
     daily = np.zeros((count, today + _WINDOW + 1), dtype=np.int64)
-    np.add.at(daily, (places[within], days[within] + _WINDOW + 1), counts[within])
+    np.add.at(daily, (places[within], np.minimum(days[within], today - 1) + _WINDOW + 1), counts[within])
     np.cumsum(daily, axis=1, out=daily)
     return np.asarray(np.minimum(daily[:, _WINDOW:] - daily[:, : today + 1], UNKNOWN - 1), dtype=np.int64)
 

@@ -186,10 +186,9 @@ def _live(  # noqa: C901, PLR0912, PLR0915  one life, told from its beginning to
             night = min(day - late, span.today)
             window = days(night - 30 * DAY, night)
             needed = [d for d in window if known_born is None or d >= known_born]
-            views: int | None = sum(seen.viewed.get(d, 0) for d in window)
+            so_far = seen.viewed.get(night, 0) if night == span.today else 0
+            views: int | None = sum(seen.viewed.get(d, 0) for d in window) + so_far
             if not recorded.issuperset(needed):
-                views = None
-            if known_born is not None and known_born >= span.today:  # no day of its views is over
                 views = None
             if seen.removal == "rule" and seen.removed_at and day - late > seen.removed_at.date():
                 views = None

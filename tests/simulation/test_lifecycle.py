@@ -117,7 +117,7 @@ def check(course: Course, played: Replay) -> None:
 
 moments = st.builds(
     lambda ago, second: midnight(TODAY) - ago * DAY + timedelta(seconds=second),
-    st.integers(1, 110),
+    st.integers(0, 110),
     st.sampled_from([0, 1, 43_200, 86_399]),
 )
 later = st.builds(
@@ -140,7 +140,7 @@ def lives(draw: st.DrawFn) -> Seen:
             removed_at = removal = None
     viewed = draw(
         st.dictionaries(
-            st.integers(1, 90).map(lambda ago: TODAY - ago * DAY),
+            st.integers(0, 90).map(lambda ago: TODAY - ago * DAY),
             st.sampled_from([1, 1, 1, 2, 5, 400_000]),
             max_size=5,
         )
@@ -267,6 +267,13 @@ def test_unknown_views_never_count_as_none() -> None:
     assert not any(sum(month.retired.values()) for course in outcome.courses for month in course.months)
     known = run([clip(90)], trial(COLD), Span(TODAY, TODAY, TODAY + 100 * DAY))
     assert known.courses[1].months[0].retired == {"pro": 1}
+
+
+def test_views_of_a_video_of_today_are_known_and_those_of_today_count_as_in_plans() -> None:
+    videos = [clip(0, name="v1"), clip(0, 0, name="v2"), clip(90, 0, name="v3")]
+    outcome = run(videos, trial(COLD), Span(TODAY, TODAY, TODAY + 100 * DAY), uploads=False)
+    assert outcome.unknown_views == 0
+    assert sum(sum(month.retired.values()) for month in outcome.courses[1].months) == 1
 
 
 def test_views_after_a_retirement_by_a_rule_are_unknown() -> None:

@@ -27,7 +27,7 @@ _CELLS = 400_000  # videos times nights that are held in memory at once
 _ASSUMED = (
     "each night at 00:00 UTC everything due is done: no limit of a run delays it, and notices are given in time",
     "tiers, holds and requests to keep are as of now; users' deletions happen when they did",
-    "from today on, a video's views in any 30 days are those of its last 30 days; unknown views stay unknown",
+    "from today on, a video's views in any 30 days are those of its last 30 days and today; unknown views stay unknown",
     "an encode saves and costs as much as earlier ones, or as the policy expects; future refusals are not predicted",
     "no encode pays if R2's free allowance covers all that is stored today, also later",
     "each view reads the whole object from R2 once, as without a CDN; listings cost the same for all and are left out",

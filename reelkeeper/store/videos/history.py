@@ -61,7 +61,7 @@ def replay(
     views_since: date,
     at_once: int = 4_000,
 ) -> Iterator[Batch]:
-    """Stream the videos that were live at `removed_since` or uploaded later, with their views since a day.
+    """Stream the videos that were live at `removed_since` or uploaded later, with their views from a day to today.
 
     They have the bytes that they had at `start`. All moments are midnights. A video created after today has a wrong
     clock, and counts from the start. Lost videos are left out. `at_once` videos are in memory at a time. Call it
@@ -192,7 +192,7 @@ def _put_back(session: Session, found: list[PastVideo], replaced: dict[str, int]
 
 
 def _views(
-    session: Session, video_ids: Sequence[str], first: date, end: date, ordinals: dict[Any, int]
+    session: Session, video_ids: Sequence[str], first: date, last: date, ordinals: dict[Any, int]
 ) -> tuple[list[int], list[int], list[int]]:
     place = {video_id: place for place, video_id in enumerate(video_ids)}
     places, days, counts = list[int](), list[int](), list[int]()
@@ -201,7 +201,7 @@ def _views(
             daily_views.c.video_id,
             sa.type_coerce(daily_views.c.day, sa.types.NULLTYPE),  # few different days, each converted once
             daily_views.c.views,
-        ).where(daily_views.c.video_id.in_(video_ids), daily_views.c.day >= first, daily_views.c.day < end)
+        ).where(daily_views.c.video_id.in_(video_ids), daily_views.c.day >= first, daily_views.c.day <= last)
     )
     for video_id, day, views in rows.all():
         ordinal = ordinals.get(day)

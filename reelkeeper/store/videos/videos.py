@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from reelkeeper.errors import UserErased
 from reelkeeper.model import BlobState, Counts, Video, VideoState
-from reelkeeper.store.core.engine import checked, one_of
+from reelkeeper.store.core.engine import checked, now, one_of
 from reelkeeper.store.tables import blobs, daily_views, holds, keeps, users, videos, view_days
 
 _log = logging.getLogger(__name__)
@@ -237,7 +237,7 @@ def live_seconds(session: Session, video_id: str) -> float | None:
 
 
 class Listed(NamedTuple):
-    """A video as listed for people. `views` are all ever recorded; None if no day of its life was."""
+    """A video as listed for people. `views` are all ever recorded; None if none is, and plans take them as unknown."""
 
     id: str
     user_id: str
@@ -270,7 +270,8 @@ def list_videos(
     """List at most `limit` videos that match every filter given, by user and id; of one user, those `after` an id."""
     filters = {videos.c.id: video_id, videos.c.user_id: user_id, videos.c.state: state, videos.c.run_id: run_id}
     views = sa.select(sa.func.sum(daily_views.c.views)).where(daily_views.c.video_id == videos.c.id).scalar_subquery()
-    is_recorded = sa.exists().where(sa.or_(videos.c.created_at.is_(None), view_days.c.day >= videos.c.created_at))
+    known_since = views_known_since(session, now(session))
+    is_known = sa.true() if known_since == ALWAYS else videos.c.created_at >= known_since
     rows = session.execute(
         sa.select(
             videos.c.id,
@@ -283,7 +284,7 @@ def list_videos(
             blobs.c.size_bytes,
             blobs.c.codec,
             blobs.c.key,
-            sa.func.coalesce(views, sa.case((is_recorded, 0))),
+            sa.func.coalesce(views, sa.case((is_known, 0))),
             videos.c.retired_at,
             blobs.c.purge_after,
             sa.func.coalesce(videos.c.retire_reason, videos.c.refused_reason),

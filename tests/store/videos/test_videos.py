@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from reelkeeper.model import Counts, Video
 from reelkeeper.model.scan import AGES, OLDER
-from reelkeeper.store.core.engine import reading, transaction
+from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.tables import blobs, daily_views, holds, orphans, users, videos, view_days
 from reelkeeper.store.videos.stock import by_age_and_tier, stored_bytes
 from reelkeeper.store.videos.videos import list_videos, live_videos, population
@@ -145,18 +145,17 @@ def test_people_find_videos_by_user_state_and_id(engine: sa.Engine) -> None:
     assert (found.views, found.key, found.created_at) == (9, "videos/ada/v/g3", OLD)
 
 
-def test_views_of_which_nothing_was_ever_recorded_are_unknown_and_not_none(engine: sa.Engine) -> None:
-    catalogue(engine)
-
-    def views() -> int | None:
-        with reading(engine) as session:
-            return list_videos(session, video_id="v")[0].views
-
-    assert views() is None
-    put(engine, view_days, {"day": (OLD - timedelta(days=1)).date()})
-    assert views() is None  # of the day before it was made
-    put(engine, view_days, {"day": (OLD + timedelta(days=1)).date()})
-    assert views() == 0
+@pytest.mark.parametrize("age_days", [0, 0.5, 1, 2, 29, 100, None])
+@pytest.mark.parametrize("recorded_days", [0, 1, 2, 30])
+def test_people_see_none_where_plans_count_none_and_unknown_where_they_do(
+    engine: sa.Engine, age_days: float | None, recorded_days: int
+) -> None:
+    with reading(engine) as session:
+        at = now(session)
+    catalogue(engine, at - timedelta(days=age_days) if age_days is not None else None)
+    put(engine, view_days, *({"day": at.date() - timedelta(days=ago)} for ago in (*range(1, recorded_days + 1), 60)))
+    with reading(engine) as session:
+        assert list_videos(session, video_id="v")[0].views == only(engine, at).views
 
 
 def test_what_is_stored_is_live_and_retired_bytes_and_objects_in_no_video_as_r2_bills_them(engine: sa.Engine) -> None:
