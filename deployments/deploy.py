@@ -33,7 +33,8 @@ from reelkeeper.rules.core.wording import many
 from reelkeeper.settings import settings
 from reelkeeper.store.core.engine import open_store
 
-FIRST: Final = ("sync-catalog/hourly", "deliver-alerts/every-5-minutes")  # run at once, to show that a new server works
+FIRST: Final = "sync-catalog/hourly"  # run at once, to show that a new server works
+AT_EACH_START: Final = "deliver-alerts/every-5-minutes"  # what was to be sent has waited, and new events would
 STORAGE: Final = "storage"  # a tag in prefect.yaml, of flows that work on stored videos
 _DIED: Final = "It died with the `reelkeeper up` that ran it"
 _ONLY_READS: Final = "It would make changes, and `reelkeeper up` only reads here: go live with reelkeeper up --live"
@@ -72,11 +73,15 @@ def cancel_live(client: SyncPrefectClient, flows: Collection[str]) -> int:
     return len(live)
 
 
-def begin_first(client: SyncPrefectClient) -> None:
-    """Start the first runs, once in a server's life: the same idempotency key again gives the same run."""
-    for name in FIRST:
+def begin_first(client: SyncPrefectClient, moment: str) -> None:
+    """Start what is not to wait for its schedule: at this start of `up`, and once in a server's life.
+
+    The same idempotency key again gives the same run. What a person has paused is left alone.
+    """
+    for name, key in ((FIRST, f"first of {FIRST}"), (AT_EACH_START, f"first since {moment}")):
         deployment = client.read_deployment_by_name(name)
-        client.create_flow_run_from_deployment(deployment.id, idempotency_key=f"first of {name}", tags=["first-run"])
+        if not deployment.paused:
+            client.create_flow_run_from_deployment(deployment.id, idempotency_key=key, tags=["first-run"])
 
 
 def deploy(client: SyncPrefectClient, written: Path, folder: Path, *, looks_only: bool = False) -> None:
@@ -180,7 +185,7 @@ def main(written: str, moment: str, *options: str) -> None:
         show_in_force(current(engine).policies)
         deploy(client, Path(written), settings().state_dir, looks_only=LOOKS_ONLY in options)
         note_deployed(client, engine)
-        begin_first(client)
+        begin_first(client, moment)
 
 
 if __name__ == "__main__":

@@ -132,6 +132,7 @@ def test_up_continues_after_a_kill_and_restart(folder: Path) -> None:
         again = Running(folder)
         ready = again.ready()
         assert state(ready, run) == snapshot(("CRASHED", "It died with the `reelkeeper up` that ran it"))
+        assert (begun_at_once(ready, "deliver-alerts"), begun_at_once(ready, "sync-catalog")) == (2, 1)  # per start
         again.note_family()
         victim = next(item for item in again.family if "deployments.server" in item.cmdline())
         victim.kill()
@@ -150,6 +151,11 @@ def at_work(ready: dict[str, Any]) -> str:
     body = {"flows": {"name": {"any_": ["dispatch-jobs"]}}, "flow_runs": {"state": {"type": {"any_": ["RUNNING"]}}}}
     found = httpx.post(f"{ready['ui_url']}/api/flow_runs/filter", json=body, timeout=60).json()
     return found[0]["id"] if found else ""
+
+
+def begun_at_once(ready: dict[str, Any], flow: str) -> int:
+    body = {"flows": {"name": {"any_": [flow]}}, "flow_runs": {"tags": {"all_": ["first-run"]}}}
+    return len(httpx.post(f"{ready['ui_url']}/api/flow_runs/filter", json=body, timeout=60).json())
 
 
 def answers(ready: dict[str, Any]) -> bool:
