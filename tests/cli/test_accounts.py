@@ -46,6 +46,14 @@ def test_one_key_grants_once_by_the_command_and_the_api(engine: sa.Engine, ask: 
     assert moved["id"] == given.id
 
 
+def test_what_was_spent_is_shown_as_the_sum_of_its_moves(engine: sa.Engine, reelkeeper: Run, ask: Ask) -> None:
+    ask("credits", "grant", "ann", "1", "--reason", "a gift")
+    for number in range(3):
+        assert deduct_user_credits(engine, "ann", 15_050, f"video {number}")
+    said = reelkeeper("credits", "show", "ann").stdout
+    assert ("$0.04515" in said, said.count("$0.01505")) == (True, 6)  # three holds, and three captures
+
+
 @pytest.mark.long
 def test_a_capture_is_refunded_at_most_once_over(engine: sa.Engine, reelkeeper: Run, ask: Ask) -> None:
     ask("credits", "grant", "ann", "1", "--reason", "a gift")

@@ -7,8 +7,9 @@ from uuid import uuid4
 import typer
 
 from reelkeeper.cli.opening import reading, store
-from reelkeeper.cli.screen import dollars, emit, respond, say, table
+from reelkeeper.cli.screen import emit, respond, say, table
 from reelkeeper.cli.words import AsJson, Limit, Reason, byte_count, microusd, who
+from reelkeeper.rules.core.wording import exact
 
 group = typer.Typer(help="Grant, show and refund users' credits, and recount them.", no_args_is_help=True)
 quota_group = typer.Typer(help="Show and set how many bytes a user may store.", no_args_is_help=True)
@@ -71,7 +72,7 @@ def show(
         return
     say(_in_words(balance))
     if moves:
-        rows = [(move.at, move.kind, dollars(move.amount_microusd), move.hold_id or "", move.id) for move in moves]
+        rows = [(move.at, move.kind, exact(move.amount_microusd), move.hold_id or "", move.id) for move in moves]
         table(("!at", "kind", ">dollars", "!hold", "!transfer"), rows)
 
 
@@ -107,12 +108,12 @@ def _list(title: str, mismatches: list[Any]) -> None:
 
 
 def _tell(moved: Any, balance: Any, *, as_json: bool) -> None:  # noqa: ANN401  a Moved and a Balance, not loaded yet
-    told = f"{moved.kind} of {dollars(moved.amount_microusd)}, transfer {moved.id}. {moved.user_id} has"
+    told = f"{moved.kind} of {exact(moved.amount_microusd)}, transfer {moved.id}. {moved.user_id} has"
     respond(f"{told} {_in_words(balance)}.", moved, as_json=as_json)
 
 
 def _in_words(balance: Any) -> str:  # noqa: ANN401  a Balance, which is not loaded yet
-    available, held, spent = map(dollars, balance)
+    available, held, spent = map(exact, balance)
     return f"{available} available, {held} held, {spent} spent"
 
 
