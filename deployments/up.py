@@ -194,13 +194,14 @@ class Up:
             return []
 
     def _say_ready(self, live_at: str | None) -> None:
+        objects = "objects, " if self.settings.endpoint_url is None else ""
         trial = _ONLY_LOOKS.format(_ELSEWHERE.format(live_at) if live_at else _NOT_CREATED)
         self.tell(
             "ready",
             f"Ready after {time.monotonic() - self.began:.0f} s.\n"
             f"  Prefect  {self.ui_url}/v2   what runs, and when\n"
             f"  API      {self.api_url}   tokens: reelkeeper tokens create NAME --scope jobs\n"
-            f"  State    {self.state}   store, objects, Prefect's database\n"
+            f"  State    {self.state}   store, {objects}Prefect's database\n"
             f"  Logs     {self.logs}\n" + (trial if self.looks_only else "") + "Ctrl-C stops it in order.",
             looks_only=self.looks_only,
             live_at=live_at,

@@ -246,6 +246,12 @@ def _plain(value: Any) -> Any:  # noqa: ANN401  the same
     return as_written(value)
 
 
+TERMS: Final = {  # of plans, by flow: a run's exceptions make others
+    "tier_storage": ("policy", "tiers", "recipe", "acceptance"),
+    "expire_videos": ("policy", "tiers"),
+}
+
+
 def terms_in(policies: Policies, names: Iterable[str]) -> dict[str, Any]:
     """Return those of these terms of a plan that policies have, as they are without a run's exceptions."""
     grace = policies.lifecycle.grace

@@ -68,7 +68,7 @@ def full(world: World) -> World:
         states.write(session, BUCKET_EVENTS, followed)
         session.execute(
             sa.insert(plans).values(
-                id="p", flow="tier_storage", state="ready", as_of=at, created_at=at, run_id="r", policy={},
+                id="p", flow="tier_storage", state="applied", as_of=at, created_at=at, run_id="r", policy={},
                 policy_hash="", population=2, population_bytes=2,
                 kept={"beyond_compress_limit": 3, "left_to_next_run": 4},
             )

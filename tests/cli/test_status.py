@@ -173,7 +173,7 @@ saved so far $0.00 at list price\
 
 
 def test_items_left_to_later_runs_are_counted_once_and_by_action(opened: sa.Engine, reelkeeper: Run) -> None:
-    plan = {"id": "p", "flow": "tier_storage", "state": "ready", "run_id": "r", "policy": {}, "policy_hash": ""}
+    plan = {"id": "p", "flow": "tier_storage", "state": "applied", "run_id": "r", "policy": {}, "policy_hash": ""}
     kept = {"beyond_compress_limit": 631, "left_to_another_day": 2, "left_to_next_run": 48, "too_young": 9}
     with transaction(opened, "test") as session:
         times = {"as_of": now(session), "created_at": now(session)}

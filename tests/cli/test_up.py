@@ -93,4 +93,6 @@ def test_what_the_limits_of_a_run_refuse_is_not_shown_as_its_work(
             put_in_force(engine, limits=BlastRadius(max_objects=limit))
         event = json.loads(reelkeeper("up", "--live", "--json", exit_code=1).stdout.splitlines()[0])
         assert [line["will"].split()[0] for line in event["lines"] if line["flow"] == "expire_videos"] == [will]
-        assert (DEFAULTS.tiers.as_defaults() in event["text"]) is (will == "retire")  # a refused plan is not explained
+        assert (DEFAULTS.tiers.as_defaults(DEFAULTS.lifecycle.retire_after_days) in event["text"]) is (
+            will == "retire"
+        )  # a refused plan is not explained

@@ -59,8 +59,9 @@ v1 ann retire <size> under $0.000001 - 400 days old: pro users' videos are kept 
 Kept: 1 left to tier storage.
 In total: 2 to retire; files of <size> before, under $0.000001 a month less.
 By Reelkeeper's defaults, as nobody has set others: videos are kept by tier, free for 30 days,
-  premium for 90 days, pro for 365 days. To set yours: reelkeeper policy show > policies.yaml;
-  reelkeeper policy apply policies.yaml --reason TEXT
+  premium for 90 days, pro for 365 days, and those that nobody watches, of all tiers, for 30 days.
+  To set yours: reelkeeper policy show > policies.yaml; reelkeeper policy apply policies.yaml
+  --reason TEXT
 All that is stored, <size>, is within R2's free 10 GB: storing less does not lower the bill yet.
   Dollars here are at list price.
 Nothing was changed. To apply it: reelkeeper run expire_videos --apply --plan <plan>\
@@ -113,8 +114,9 @@ v1 ann retire <size> under $0.000001 - 400 days old: pro users' videos are kept 
 Kept: 1 left to tier storage.
 In total: 2 to retire; files of <size> before, under $0.000001 a month less.
 By Reelkeeper's defaults, as nobody has set others: videos are kept by tier, free for 30 days,
-  premium for 90 days, pro for 365 days. To set yours: reelkeeper policy show > policies.yaml;
-  reelkeeper policy apply policies.yaml --reason TEXT
+  premium for 90 days, pro for 365 days, and those that nobody watches, of all tiers, for 30 days.
+  To set yours: reelkeeper policy show > policies.yaml; reelkeeper policy apply policies.yaml
+  --reason TEXT
 All that is stored, <size>, is within R2's free 10 GB: storing less does not lower the bill yet.
   Dollars here are at list price.
 With --apply, the guard would refuse: expire_videos selected 2 of 3 live videos, <size>
@@ -167,6 +169,8 @@ def test_a_plan_is_applied_once_and_can_be_shown_and_undone(old: Scene) -> None:
     plan_id = ask("plan", "expire_videos")["plan"]["id"]
     listed = ask("plan", "--list")[0]
     assert (listed["id"], listed["state"], listed["items"]) == (plan_id, "ready", 2)
+    ask("plan", "expire_videos", "--param", "tiers.pro.retention_days=never")  # what would be is not left to do
+    assert [(left["plan_id"], left["objects"]) for left in ask("status")["backlog"]] == [(plan_id, 2)]
     run_id = ask("run", "expire_videos", "--apply", "--plan", plan_id)["run_id"]
     assert old.states() == {"v0": "retired", "v1": "retired", "v2": "live"}
     assert {item["outcome"] for item in ask("plan", "--show", plan_id)["items"]} == {"retired"}

@@ -20,7 +20,7 @@ from reelkeeper.rules.health.findings import ServiceState
 from reelkeeper.rules.health.performance import JUDGED_MINUTES, PerformancePolicy, first_window, windows, with_present
 from reelkeeper.rules.jobs.breaker import Breaker, Phase
 from reelkeeper.rules.lifecycle import savings
-from reelkeeper.rules.policies import Policies
+from reelkeeper.rules.policies import TERMS, Policies, terms_in
 from reelkeeper.rules.spend.budget import BudgetPolicy
 from reelkeeper.rules.spend.limits import LimitUse
 from reelkeeper.settings import Settings
@@ -35,6 +35,7 @@ from reelkeeper.store.jobs import breakers, queue
 from reelkeeper.store.jobs.slots import jobs_at_once, lane_limits
 from reelkeeper.store.lifecycle import backlog, crf_searches, doubts
 from reelkeeper.store.lifecycle.backlog import Backlog
+from reelkeeper.store.lifecycle.plans import policy_hash
 from reelkeeper.store.videos import cache, stock
 from reelkeeper.store.videos.stock import InGrace
 
@@ -152,12 +153,15 @@ def gather(engine: Engine, money: Money | None = None) -> Status:
         at = now(session)
         stopped = deployment.stopped(session)
         oldest, (waiting, waited) = queue.oldest_waiting(session), outbox.count_waiting(session)
+        policies = in_force(session).policies
         left = (("tier_storage", "compress"), ("tier_storage", "retire"), ("expire_videos", "retire"))
+        under = {flow: policy_hash(terms_in(policies, names)) for flow, names in TERMS.items()}
+        backlogs = (backlog.left_of_last_plan(session, flow, action, under[flow]) for flow, action in left)
         return Status(
             as_of=at,
             flows=tuple(flow_states(session, tuple(CADENCES))),
             videos=stock.by_state(session),
-            backlog=tuple(item for flow, act in left if (item := backlog.left_of_last_plan(session, flow, act))),
+            backlog=tuple(item for item in backlogs if item),
             grace=stock.in_grace(session),
             queue=Queue(
                 queue.counted(session),
@@ -170,7 +174,7 @@ def gather(engine: Engine, money: Money | None = None) -> Status:
             alerts=tuple(alerts.listed(session, everything=False, limit=_MAX_ALERTS, but=savings.RULE)),
             levers=tuple(levers(session)),
             frozen=stopped,
-            money=money or _money(session, at, in_force(session).policies),
+            money=money or _money(session, at, policies),
             providers=tuple(_providers(session, at)),
             behind=behind,
             doubts=len(doubts.listed(session)),

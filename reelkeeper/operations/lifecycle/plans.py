@@ -198,7 +198,7 @@ def remarks(engine: Engine, plan: PlanSummary, *, in_trial: bool = True) -> Iter
         grace = terms_of(under)[0].grace
         yield f"At your service's own keys: {many(count, 'video')} to retire. {links_of_retired(grace)}"
     if plan.retire.objects and "tiers" in under and terms_of(under) == (DEFAULTS.lifecycle, DEFAULTS.tiers):
-        yield DEFAULTS.tiers.as_defaults()
+        yield DEFAULTS.tiers.as_defaults(DEFAULTS.lifecycle.retire_after_days)
     if plan.compress.objects:
         yield worth.expectation(before)
     if free and (plan.compress.objects or plan.retire.objects or "does_not_pay" in plan.kept):

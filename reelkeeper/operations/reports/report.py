@@ -3,7 +3,7 @@
 from calendar import monthrange
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from reelkeeper.errors import GuardRefused
 from reelkeeper.model import Grace, PlannedRule, SearchTotals
@@ -14,7 +14,7 @@ from reelkeeper.rules.alerts.cadence import ALL, Parts
 from reelkeeper.rules.billing.pricing import within_allowance
 from reelkeeper.rules.core.wording import contract_gate
 from reelkeeper.rules.lifecycle import guard, savings
-from reelkeeper.rules.policies import Policies, terms_in
+from reelkeeper.rules.policies import TERMS, Policies, terms_in
 from reelkeeper.rules.spend.budget import BudgetPolicy
 from reelkeeper.store import Engine, Session
 from reelkeeper.store.alerts import alerts
@@ -29,10 +29,6 @@ _MONTHS_BACK = 12
 _MAX_ALERTS = 50
 _NEVER = date.max
 _ONE_DAY = timedelta(days=1)
-_TERMS: Final = {  # of plans, by flow: a run's exceptions make others
-    "tier_storage": ("policy", "tiers", "recipe", "acceptance"),
-    "expire_videos": ("policy", "tiers"),
-}
 TOTAL = ""  # the "service" of a forecast for all services
 
 
@@ -165,8 +161,8 @@ def _trial(session: Session, policies: Policies) -> Trial | None:
     planned, refused, gate = dict[str, list[PlannedRule]](), set[str](), ""
     before = plan_results.retired_in_24h(session), plan_results.last_population(session)
     limits = policies.limits.model_dump(include=guard.MAKING)
-    for flow, names in _TERMS.items():
-        under = plans.policy_hash(terms_in(policies, names))
+    for flow in TERMS:
+        under = plans.policy_hash(terms_in(policies, TERMS[flow]))
         plan_id = plan_results.latest(session, flow, under, since, limits)
         if plan_id is None:
             continue

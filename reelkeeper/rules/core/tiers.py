@@ -112,11 +112,12 @@ class Tiers(RootModel[dict[str, TierPolicy]]):
         """Return each tier's retention in days; None is for ever."""
         return {name: tier.retention_days for name, tier in self.root.items()}
 
-    def as_defaults(self) -> str:
-        """Describe these retentions as defaults, which nobody has changed."""
+    def as_defaults(self, unwatched_days: int) -> str:
+        """Describe these retentions as defaults, which nobody has changed, as the days after which cold videos go."""
         kept = (f"{name} for {many(days, 'day') if days else 'ever'}" for name, days in self.retention_days().items())
         return (
-            f"By Reelkeeper's defaults, as nobody has set others: videos are kept by tier, {', '.join(kept)}. To set "
+            f"By Reelkeeper's defaults, as nobody has set others: videos are kept by tier, {', '.join(kept)}, and "
+            f"those that nobody watches, of all tiers, for {many(unwatched_days, 'day')}. To set "
             "yours: reelkeeper policy show > policies.yaml; reelkeeper policy apply policies.yaml --reason TEXT"
         )
 

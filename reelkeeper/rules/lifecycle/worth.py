@@ -112,6 +112,7 @@ class Worth(NamedTuple):
     grace_days: int = 0  # for which they do
     requests_usd: float = REQUESTS_USD
     is_billed: bool = True  # more is stored than R2's free allowance covers
+    chance: float = 1.0  # that it is encoded once it is open: the saving, bytes and CPU count by it
 
     @property
     def gain_usd(self) -> float:
@@ -146,13 +147,19 @@ class Worth(NamedTuple):
     def sentence(self) -> str:
         """Explain the calculation."""
         price = f" at {self.payback.cpu_usd_per_hour} USD an hour" if self.payback.cpu_usd_per_hour is not None else ""
-        less = f"{self.saved_bytes / _MICRO:.2f} MB less for {many(self.days, 'day')}"
-        more = f", and the original's {self.original_bytes / _MICRO:.2f} MB more for {many(self.grace_days, 'day')}"
-        less += more * (self.grace_days > 0)
+        saved, original, cpu_seconds = (
+            each / self.chance for each in (self.saved_bytes / _MICRO, self.original_bytes / _MICRO, self.cpu_seconds)
+        )
+        less = f"{saved:.2f} MB less for {many(self.days, 'day')}"
+        less += f", and the original's {original:.2f} MB more for {many(self.grace_days, 'day')}" * (
+            self.grace_days > 0
+        )
+        if self.chance < 1:
+            less = f"{self.chance:.0%} of such videos should pay once they are open, and then there are {less}"
         free = f"nothing is saved while R2's free {STANDARD.free_gb_months} GB cover all that is stored; beyond, "
         return free * (not self.is_billed) + (
             f"it is expected to save {self.gain_usd:.6f} USD and to cost {self.cost_usd:.6f} USD: {less} at "
-            f"{STANDARD.storage_usd_per_gb_month} USD a GB-month; {self.cpu_seconds:.1f} CPU s{price}, "
+            f"{STANDARD.storage_usd_per_gb_month} USD a GB-month; {cpu_seconds:.1f} CPU s{price}, "
             f"requests {self.requests_usd:.6f} USD"
         )
 
@@ -181,7 +188,7 @@ def unopened(
     if not chances:  # the cases make no difference
         mean_saved = mean_cpu = chances = 1.0
     mean = round(saved * mean_saved), days, cpu_seconds * mean_cpu, payback, round(size_bytes * chances)
-    return Worth(*mean, stay.grace_days, is_billed=is_billed)
+    return Worth(*mean, stay.grace_days, is_billed=is_billed, chance=chances)
 
 
 def expected_share(before: SearchTotals) -> float:

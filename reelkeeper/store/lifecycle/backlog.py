@@ -12,6 +12,7 @@ from reelkeeper.model import BlobState, VideoState
 from reelkeeper.model.money import Freed
 from reelkeeper.store.lifecycle.plan_progress import AGAIN
 from reelkeeper.store.lifecycle.plan_writer import LEFT
+from reelkeeper.store.lifecycle.plans import OPEN
 from reelkeeper.store.tables import blobs, plans, users, verdicts, videos
 from reelkeeper.store.videos.conditions import held
 
@@ -34,14 +35,17 @@ class Backlog(NamedTuple):
     is_refused: bool = False  # the limits of a run refuse the plan, so nothing of it is done
 
 
-def left_of_last_plan(session: Session, flow: str, action: str) -> Backlog | None:
+def left_of_last_plan(session: Session, flow: str, action: str, under: str) -> Backlog | None:
     """Count the items that the last plan of `flow` has left for `action`; None before its first plan.
+
+    A dry run counts if it was made under the terms of this hash: with others, it only asks what would be.
 
     Videos that were replaced or retired since, as by a run that was killed before it recorded that, are done.
     """
+    is_so = plans.c.policy_hash == under
     plan = session.execute(
         sa.select(plans.c.id, plans.c.as_of, plans.c.kept, plans.c.state, plans.c.refusal)
-        .where(plans.c.flow == flow, plans.c.state != "drawing")
+        .where(plans.c.flow == flow, sa.or_(plans.c.state == "applied", sa.and_(plans.c.state.in_(OPEN), is_so)))
         .order_by(plans.c.created_at.desc(), plans.c.id)
         .limit(1)
     ).one_or_none()

@@ -126,3 +126,9 @@ def test_the_effort_that_is_chosen_leaves_most_over(size: int, kept: float, days
     best = worths[choose(worths, "av1")]
     assert all(best.gain_usd - best.cost_usd >= other.gain_usd - other.cost_usd for other in worths.values())
     assert all(0 <= worth.saved_bytes <= size for worth in worths.values())
+
+
+def test_the_sentence_has_the_figures_of_one_encode_and_how_likely_it_is() -> None:
+    """The saving and cost count by that chance: the bytes of a video would seem a third of what it has."""
+    said = Worth(300_000, 86, 3.0, Payback(), original_bytes=420_000, grace_days=14, chance=0.3).sentence()
+    assert [figure in said for figure in ("30%", " 1.00 ", " 1.40 ", " 10.0 ")] == [True] * 4

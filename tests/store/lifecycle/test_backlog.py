@@ -31,6 +31,18 @@ def test_videos_done_or_gone_since_the_plan_are_not_left_to_do(engine: sa.Engine
             of_plan = {"plan_id": "p", "blob_id": number, "video_id": video_id, "action": "compress"}
             session.execute(sa.insert(verdicts).values(outcome=outcomes.get(video_id), **of_plan, **verdict))
     with reading(engine) as session:
-        left = left_of_last_plan(session, "tier_storage", "compress")
+        left = left_of_last_plan(session, "tier_storage", "compress", "")
     assert left is not None
     assert (left.objects, left.size_bytes) == (2, 1 + 10**4)
+
+
+def test_a_dry_run_under_other_terms_leaves_nothing_to_do(engine: sa.Engine) -> None:
+    """With --param, or by the policy of before, a plan only says what would be."""
+    with transaction(engine, "test") as session:
+        for plan_id, state, under in (("p", "ready", "in force"), ("asked", "ready", "other")):
+            plan = {"flow": "tier_storage", "state": state, "as_of": NOW, "created_at": NOW, "run_id": "r"}
+            terms = {"policy": {}, "policy_hash": under, "population": 5, "population_bytes": 5, "kept": {}}
+            session.execute(sa.insert(plans).values(id=plan_id, **plan, **terms))
+    with reading(engine) as session:
+        found = [left_of_last_plan(session, "tier_storage", "compress", under) for under in ("in force", "of later")]
+    assert [left and left.plan_id for left in found] == ["p", None]
