@@ -187,7 +187,7 @@ def every_container_is_killed(made: Stack) -> None:
 
 def a_transcode_survives_its_worker(made: Stack, prefect: Prefect) -> None:
     """A run of the pool `encode` dies at work with all transcoders; another does what it has not done."""
-    apart = {"placement": "new_key"}  # clips as short as these do not pay in place, where a copy of each is kept
+    apart = {"placement": "new_key", "payback": {"cpu_usd_per_hour": "never"}}  # clips as short as these do not pay
     begun = prefect.begin("tier-storage", {"dry_run": False, "recipe": apart})
     until(lambda: prefect.state(begun) == "RUNNING", RUN_SECONDS, "a transcoder takes the run")
     for item in made.containers()["transcoder"]:
