@@ -161,8 +161,8 @@ def _trial(session: Session, policies: Policies) -> Trial | None:
     planned, refused, gate = dict[str, list[PlannedRule]](), set[str](), ""
     before = plan_results.retired_in_24h(session), plan_results.last_population(session)
     limits = policies.limits.model_dump(include=guard.MAKING)
-    for flow in TERMS:
-        under = plans.policy_hash(terms_in(policies, TERMS[flow]))
+    for flow, names in TERMS.items():
+        under = plans.policy_hash(terms_in(policies, names))
         plan_id = plan_results.latest(session, flow, under, since, limits)
         if plan_id is None:
             continue

@@ -59,7 +59,7 @@ _MAY_BE: Final = ((0.3, 2.0, 0.72), (0.4, 0.8, 1.04), (0.3, 0.33, 1.22))
 
 
 class Stay(NamedTuple):
-    """How long a policy leaves a video. None is for ever, or never."""
+    """The days that a policy leaves a video. None: its retention has no end, or no rule retires it unwatched."""
 
     rest_days: int | None = None  # until its retention ends
     grace_days: int = 0  # from its retirement until its bytes are deleted, and those of an original until they are
@@ -151,14 +151,15 @@ class Worth(NamedTuple):
             each / self.chance for each in (self.saved_bytes / _MICRO, self.original_bytes / _MICRO, self.cpu_seconds)
         )
         less = f"{saved:.2f} MB less for {many(self.days, 'day')}"
-        less += f", and the original's {original:.2f} MB more for {many(self.grace_days, 'day')}" * (
-            self.grace_days > 0
-        )
+        if self.grace_days:
+            less += f", and the original's {original:.2f} MB more for {many(self.grace_days, 'day')}"
         if self.chance < 1:
             less = f"{self.chance:.0%} of such videos should pay once they are open, and then there are {less}"
-        free = f"nothing is saved while R2's free {STANDARD.free_gb_months} GB cover all that is stored; beyond, "
-        return free * (not self.is_billed) + (
-            f"it is expected to save {self.gain_usd:.6f} USD and to cost {self.cost_usd:.6f} USD: {less} at "
+        free = ""
+        if not self.is_billed:
+            free = f"nothing is saved while R2's free {STANDARD.free_gb_months} GB cover all that is stored; beyond, "
+        return (
+            f"{free}it is expected to save {self.gain_usd:.6f} USD and to cost {self.cost_usd:.6f} USD: {less} at "
             f"{STANDARD.storage_usd_per_gb_month} USD a GB-month; {cpu_seconds:.1f} CPU s{price}, "
             f"requests {self.requests_usd:.6f} USD"
         )

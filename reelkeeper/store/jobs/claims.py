@@ -141,7 +141,7 @@ def left_behind(session: Session, limit: int, served: Served | None = None) -> l
 
 
 def is_any_due(session: Session, seconds: float) -> bool:
-    """Check whether a job waits for a worker, or will have lost its own in so many `seconds`."""
+    """Check whether a job waits for a worker, or has a claim that ends within `seconds`."""
     lost = sa.and_(jobs.c.state == JobState.RUNNING, jobs.c.lease_until <= Clock(seconds))
     one = sa.select(jobs.c.id).limit(1)
     return any(session.execute(one.where(each)).first() for each in (lost, _waits(), *_left_behind()))

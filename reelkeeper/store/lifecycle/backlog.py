@@ -38,14 +38,13 @@ class Backlog(NamedTuple):
 def left_of_last_plan(session: Session, flow: str, action: str, under: str) -> Backlog | None:
     """Count the items that the last plan of `flow` has left for `action`; None before its first plan.
 
-    A dry run counts if it was made under the terms of this hash: with others, it only asks what would be.
-
-    Videos that were replaced or retired since, as by a run that was killed before it recorded that, are done.
+    A dry run counts if it was made under the terms of this hash: with others, it only asks what would be. Videos
+    that were replaced or retired since, as by a run that was killed before it recorded that, are done.
     """
-    is_so = plans.c.policy_hash == under
+    in_force = sa.and_(plans.c.state.in_(OPEN), plans.c.policy_hash == under)
     plan = session.execute(
         sa.select(plans.c.id, plans.c.as_of, plans.c.kept, plans.c.state, plans.c.refusal)
-        .where(plans.c.flow == flow, sa.or_(plans.c.state == "applied", sa.and_(plans.c.state.in_(OPEN), is_so)))
+        .where(plans.c.flow == flow, sa.or_(plans.c.state == "applied", in_force))
         .order_by(plans.c.created_at.desc(), plans.c.id)
         .limit(1)
     ).one_or_none()

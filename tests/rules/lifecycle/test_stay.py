@@ -1,4 +1,4 @@
-"""How long a policy leaves a video, by which an encode is valued: no class is compressed at an expected loss."""
+"""An encode is valued by the days that the policy leaves the video: no class is compressed at an expected loss."""
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -75,7 +75,7 @@ def planned(judged: Video, recipe: Recipe, known: SearchTotals, at: datetime = A
 
 
 def first_night(judged: Video, views: int) -> int:
-    """Return the night on which the rules retire it, with so many views in each window."""
+    """Return the first night on which the rules retire a video that has `views` in each window."""
     done = judged._replace(views=views, compressed=True)
     nights = range(DEFAULTS.recipe.payback.horizon_days + 2)
     return next(
@@ -86,7 +86,7 @@ def first_night(judged: Video, views: int) -> int:
 
 
 def lives(judged: Video, age: int) -> Iterator[tuple[float, int]]:
-    """Give the nights on which it may be retired with their probabilities, by the rules themselves.
+    """Return the nights on which the rules may retire a video, with their probabilities.
 
     It was watched until some age at least, and of those so watched, half are until twice that age. One that was not
     watched on a day that is known is not watched again.
