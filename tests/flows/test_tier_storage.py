@@ -16,10 +16,12 @@ from reelkeeper.operations.core import freeze
 from reelkeeper.operations.core.lease import alone
 from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
+from reelkeeper.rules.lifecycle.selection import MOST_TRIED
 from reelkeeper.rules.lifecycle.transcode import Recipe
 from reelkeeper.rules.lifecycle.worth import Payback
 from reelkeeper.store.core.engine import reading, transaction
-from reelkeeper.store.tables import blobs, job_totals, notice_deliveries, notices, videos
+from reelkeeper.store.tables import blobs, job_totals, notice_deliveries, notices, users, videos
+from tests.clips import MakeClip
 from tests.flows.scenes import Scene
 from tests.marks import marked
 from tests.policies import put_in_force
@@ -84,6 +86,29 @@ def test_with_a_cpu_price_videos_that_do_not_pay_are_kept(cold: Scene) -> None:
     assert [(rule.action, rule.rule) for rule in report.planned] == [("retire", "cold_retire")]
     assert all(rule.net_microusd is not None for rule in report.planned)
     assert report.plan.kept == {"too_young": 4, "does_not_pay": 2}
+
+
+def test_a_cold_store_tries_a_few_dense_clips_and_then_compresses_the_rest(scene: Scene, make_clip: MakeClip) -> None:
+    dense = make_clip(
+        "-vf", "noise=alls=8:allf=t", size="320x240", seconds=3, codec="libx264 -preset ultrafast -qp 0"
+    )  # of 5 MB, for which an encode is not expected to pay before it is tried
+    for number in range(MOST_TRIED + 2):
+        scene.video(f"cold{number:02}", age_days=8, clip=dense)
+    scene.video("large", age_days=1)
+    with transaction(scene.engine, "test") as session:
+        session.execute(sa.update(users).values(tier="premium"))
+        large = sa.select(videos.c.blob_id).where(videos.c.id == "large").scalar_subquery()
+        session.execute(sa.update(blobs).where(blobs.c.id == large).values(size_bytes=2 * 10**10))  # so R2 bills
+    put_in_force(scene.engine, recipe=Recipe())
+    first = tier_storage(dry_run=False)
+    assert [(rule.rule, rule.objects) for rule in first.planned] == [("tried_to_learn", MOST_TRIED)]
+    assert first.plan.kept == {"too_young": 1, "does_not_pay": 2}
+    assert {done.outcome: done.objects for done in first.done} == {"compressed": MOST_TRIED}
+    second = tier_storage(dry_run=False)
+    assert [(rule.rule, rule.objects) for rule in second.planned] == [("cold_compress", 2)]
+    assert second.plan.kept == {"too_young": 1, "compressed_before": MOST_TRIED}
+    assert {done.outcome: done.objects for done in second.done} == {"compressed": 2}
+    assert second.searches.net_microusd > 0
 
 
 @pytest.mark.long

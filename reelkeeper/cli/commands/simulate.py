@@ -29,6 +29,7 @@ _ASSUMED = (
     "tiers, holds and requests to keep are as of now; users' deletions happen when they did",
     "from today on, a video's views in any 30 days are those of its last 30 days and today; unknown views stay unknown",
     "an encode saves and costs as much as earlier ones, or as the policy expects; future refusals are not predicted",
+    "what plans only try, to learn whether it pays, is left out",
     "no encode pays if R2's free allowance covers all that is stored today, also later",
     "each view reads the whole object from R2 once, as without a CDN; listings cost the same for all and are left out",
     "views by clients that could not play a codec are unknown: clients' codecs are not recorded",

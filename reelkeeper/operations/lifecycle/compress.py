@@ -8,6 +8,7 @@ The leases of a killed worker expire within a minute; then others take its video
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 from functools import partial
@@ -38,6 +39,7 @@ from reelkeeper.rules.core.tiers import Tiers
 from reelkeeper.rules.core.wording import dollars
 from reelkeeper.rules.lifecycle.first_crf import lesson
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy, stay
+from reelkeeper.rules.lifecycle.selection import TRIED
 from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe, first_batch
 from reelkeeper.rules.lifecycle.worth import FOR_EVER, REQUESTS_IN_PLACE_USD, REQUESTS_USD, unopened
 from reelkeeper.rules.policies import recipe_of, terms_of
@@ -178,7 +180,7 @@ def compress(
     try:
         with bound(video_id=item.video_id or ""):
             source = find_source(workspace, item.video_id or "", item.blob_id, run)
-            terms = gather(workspace, job, source)
+            terms = replace(gather(workspace, job, source), to_learn=item.rule == TRIED)
             with _reserved(workspace, job, source, terms) as cost, workplace(source, run) as folder:
                 original = download(workspace, source, folder, placement)
                 permit = Permit(cost.affords, partial(manager.check, lease))

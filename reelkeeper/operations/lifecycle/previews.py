@@ -61,6 +61,7 @@ def for_tiering(engine: Engine, rules: Policies, as_of: datetime, *, keeps_contr
     names = regions.names(policy, tiers, codecs, lifecycle.refusals(mark, as_of))
     found = judged(plans.stream_candidates(engine, as_of, policy, judged, names, kept))
     affordable = left_for_compressing(engine, policy.compress_usd_per_day)
+    found = selection.trying(found, rules.recipe.place, affordable, keeps_contract=keeps_contract)
     return chain(selection.largest_first(found, policy.compress_limit, affordable), kept)
 
 

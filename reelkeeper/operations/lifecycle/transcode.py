@@ -12,10 +12,11 @@ from reelkeeper.adapters import ffmpeg
 from reelkeeper.adapters.ffmpeg.intake import scratch_dir
 from reelkeeper.errors import MediaTimeout, NotAVideo
 from reelkeeper.model import CrfSearch, Media, Quality, Refusal, Transcode
+from reelkeeper.rules.core.wording import dollars
 from reelkeeper.rules.lifecycle import crf, first_crf, transcode, worth
 from reelkeeper.rules.lifecycle.first_crf import FirstCrf, Lesson
 from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe
-from reelkeeper.rules.lifecycle.worth import FOR_EVER, REQUESTS_USD, Stay, Worth
+from reelkeeper.rules.lifecycle.worth import FOR_EVER, MOST_MICROUSD_TO_LEARN, REQUESTS_USD, Stay, Worth
 
 _MAX_TIMEOUTS = 3  # runs in which a video timed out: once or twice may be due to a busy machine
 
@@ -30,6 +31,7 @@ class Terms:
     model: str | None = None  # the generator of the clip
     requests_usd: float = REQUESTS_USD  # with those for the original's copy, where the result replaces it in place
     lessons: Sequence[Lesson] = ()  # of earlier searches with this encoder
+    to_learn: bool = False  # it may cost `MOST_MICROUSD_TO_LEARN` even if it does not pay
     timeouts: int = 0  # earlier runs in which the video timed out
 
 
@@ -123,7 +125,7 @@ def _aim(media: Media, terms: Terms) -> _Aim | Refusal:
     # guard transcode.pays: an encode that saves less, or takes longer, than expected costs more than it saves
     unlucky = at_presets([preset], kept.share * kept.factor, probes=worth.EXPECTED_PROBES + 1)[preset]
     expected, unlucky = (each._replace(requests_usd=terms.requests_usd) for each in (worths[preset], unlucky))
-    if not unlucky.pays:
+    if not unlucky.pays and not (terms.to_learn and unlucky.cost_microusd <= MOST_MICROUSD_TO_LEARN):
         return Refusal(transcode.PAYBACK, f"{unlucky.sentence()}. Tried again next month")
     return _Aim(preset, expected, first_crf.first_crf(terms.lessons, media, model, recipe.codec, preset))
 
@@ -154,6 +156,8 @@ class _Encodes:
             return refusal or draft
         if self._cut_short:
             spent = "today's limit for compression (compress_usd_per_day) is used up; a later plan tries again"
+            if self._terms.to_learn:
+                spent = f"{dollars(MOST_MICROUSD_TO_LEARN)}, the limit of a try, or {spent}"
             return Refusal("day_is_spent", f"{spent}. {self._why()}", permanent=False)
         return Refusal("no_good_result", self._why())
 
@@ -193,7 +197,7 @@ class _Encodes:
         start = recipe.crf_start or crf.careful(first.crf, first.sd_crf, left, self._stakes(), recipe)
         while True:
             wanted = crf.next_crf(self.probes, size, recipe, acceptance, start, self._stakes())
-            self._cut_short = wanted is not None and not self._permit.affords(self._cost_of_another())
+            self._cut_short = wanted is not None and not self._affords_another()
             if wanted is not None and not self._cut_short:
                 step = crf.frame_step(self.probes, self._media.frames, first.sd_crf, recipe, acceptance)
                 self.probes.append(self._encode(wanted, step))
@@ -206,10 +210,11 @@ class _Encodes:
                 return draft
             self.probes[self.probes.index(found)] = self._compare(found, draft.path, draft.media, 1)
 
-    def _cost_of_another(self) -> int:
-        """Return the micro-dollars that the search has cost after its next encode."""
-        in_all = self.cpu_seconds + self._seconds_of_one()
-        return self._aim.expected._replace(cpu_seconds=in_all).cost_microusd
+    def _affords_another(self) -> bool:
+        """Check whether the search may go on, by what it has cost after its next encode."""
+        after = self._aim.expected._replace(cpu_seconds=self.cpu_seconds + self._seconds_of_one())
+        is_dear = self._terms.to_learn and after.cost_microusd > MOST_MICROUSD_TO_LEARN
+        return not is_dear and self._permit.affords(after.cost_microusd)
 
     def _seconds_of_one(self) -> float:
         """Return the CPU seconds of one encode and its comparison."""

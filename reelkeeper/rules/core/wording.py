@@ -53,6 +53,7 @@ SENTENCES: Final = {
     "not_in_place": "{views} in {terms.window}, {age}, but not H.264 in MP4, the only format that is replaced in place",
     "locked_in_place": "{views} in {terms.window}, {age}, but a bucket lock protects its key: tried again next month",
     "does_not_pay": "{views} in {terms.window}, {age}, but an encode would cost more than it saves",
+    "tried_to_learn": "{views} in {terms.window}, {age}: tried, to learn whether clips here pay",
     "cold_compress": "{views} in {terms.window}, {age}: {terms.compressing}",
 }
 

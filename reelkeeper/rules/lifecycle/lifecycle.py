@@ -20,7 +20,7 @@ The first matching rule decides, in this order:
     cold_compress       COMPRESS  rarely viewed, and no longer new
 
 If results are put in place, `selection` keeps some of the last: `too_large_in_place`,
-`not_in_place`, `locked_in_place`.
+`not_in_place`, `locked_in_place`. It has a few of those that do not pay compressed: `tried_to_learn`.
 
 "Above 7 days" is an age of more than 7 x 24 hours; "below 5 views" is 4 or fewer in the trailing 30 days.
 The first matching segment of the policy sets these limits for a video: see `segments`.
@@ -369,7 +369,7 @@ def reason(verdict: Verdict) -> str:
             return terms.sentence(verdict.rule, verdict.video)
         case (Terms() as terms, Worth() as worth):
             sentence = terms.sentence(verdict.rule, verdict.video)
-            return f"{sentence}; {worth.sentence()}" if verdict.action == Action.KEEP else sentence
+            return sentence if verdict.rule == "cold_compress" else f"{sentence}; {worth.sentence()}"
         case (Verdict() as left,):
             head, is_gated = verdict.rule.replace("_to_", " to "), verdict.rule == "contract_not_tried"
             return f"{reason(left)}; {NOT_TRIED}" if is_gated else f"{head}: {reason(left)}"

@@ -5,6 +5,8 @@ The others become "keep", with a reason.
 
 import heapq
 from collections.abc import Iterable, Iterator
+from typing import Final
+from zlib import crc32
 
 from reelkeeper.model import Action, Verdict, Video
 from reelkeeper.rules.core.wording import Terms
@@ -17,7 +19,11 @@ from reelkeeper.rules.lifecycle.transcode import (
     Placement,
     mark_of_month,
 )
-from reelkeeper.rules.lifecycle.worth import REQUESTS_IN_PLACE_USD, Worth
+from reelkeeper.rules.lifecycle.worth import MOST_MICROUSD_TO_LEARN, REQUESTS_IN_PLACE_USD, Worth
+
+TRIED: Final = "tried_to_learn"
+MOST_TRIED: Final = 10  # by a plan: large clips have taught enough in two nights, and those of 2 MB in three weeks
+_TENTH: Final = 10  # of what is left of the day's dollars: the rest is for what is expected to pay
 
 
 def for_tiering(judged: Iterable[Verdict]) -> Iterator[Verdict]:
@@ -65,12 +71,38 @@ def largest_first(judged: Iterable[Verdict], limit: int, left_microusd: int | No
 def _affordable(compressed: Iterable[Verdict], left_microusd: int | None) -> Iterator[Verdict]:
     left = left_microusd
     for verdict in compressed:
-        cost = sum(figure.cost_microusd for figure in verdict.figures if isinstance(figure, Worth))
+        cost = sum(worth.cost_microusd for worth in _worths(verdict))
         if left is None or cost <= left:
             left = None if left is None else left - cost
             yield verdict
         else:
             yield Verdict(verdict.video, Action.KEEP, "left_to_another_day", (verdict, cost, left))
+
+
+def trying(
+    judged: Iterable[Verdict], place: Placement, left_microusd: int | None, *, keeps_contract: bool
+) -> Iterator[Verdict]:
+    """Have a few of the videos compressed for which an encode may pay, so that the store learns whether it does.
+
+    They are drawn by their ids, so that they are like those that later plans decide about, and a plan made twice is
+    the same; only these are in memory. `left_microusd` as in `largest_first`.
+    """
+    affordable = MOST_TRIED if left_microusd is None else left_microusd // _TENTH // MOST_MICROUSD_TO_LEARN
+    most = min(MOST_TRIED, affordable)
+    drawn: list[tuple[int, str, Verdict, Verdict]] = []
+    for verdict in judged:
+        if verdict.rule != "does_not_pay" or not all(worth.may_pay for worth in _worths(verdict)):
+            yield verdict
+            continue
+        video_id = verdict.video.id
+        tried = fit(verdict._replace(action=Action.COMPRESS, rule=TRIED), place, keeps_contract=keeps_contract)
+        if tried.rule != TRIED:
+            yield verdict
+        else:
+            heapq.heappush(drawn, (-crc32(video_id.encode()), video_id, verdict, tried))
+            if len(drawn) > most:
+                yield heapq.heappop(drawn)[2]
+    yield from (tried for *_, tried in sorted(drawn, reverse=True))
 
 
 def fitting(judged: Iterable[Verdict], place: Placement, *, keeps_contract: bool) -> Iterator[Verdict]:
@@ -105,9 +137,14 @@ def _with_copy(verdict: Verdict) -> Verdict:
         figure._replace(requests_usd=REQUESTS_IN_PLACE_USD) if isinstance(figure, Worth) else figure
         for figure in verdict.figures
     )
-    if all(figure.pays for figure in figures if isinstance(figure, Worth)):
-        return Verdict(verdict.video, verdict.action, verdict.rule, figures)
+    copied = Verdict(verdict.video, verdict.action, verdict.rule, figures)
+    if all(worth.may_pay if verdict.rule == TRIED else worth.pays for worth in _worths(copied)):
+        return copied
     return Verdict(verdict.video, Action.KEEP, "does_not_pay", figures)
+
+
+def _worths(verdict: Verdict) -> list[Worth]:
+    return [figure for figure in verdict.figures if isinstance(figure, Worth)]
 
 
 def _unfit(video: Video, terms: object) -> str | None:

@@ -56,6 +56,14 @@ _PRIOR_BYTES: Final = 50_000_000  # weight of the prior, in source bytes
 # Cases for a file of known size: probability, and factors of the expected CPU and saved bytes. A third is
 # half as dense as usual, and takes twice the CPU for its bytes; a third is three times as dense.
 _MAY_BE: Final = ((0.3, 2.0, 0.72), (0.4, 0.8, 1.04), (0.3, 0.33, 1.22))
+# Until so many searches are known, some videos are tried that do not pay, but would if the searches still to come were
+# of the best sort: so many tell whether clips of 2 MB pay; of 5 MB, a dozen do. The best are ten times as dense as
+# usual, as ProRes 422 HQ is (about 225 Mbps at 1080p30, by Unreal Engine's manual): they take a tenth of the CPU for
+# their bytes and, by the slope in `first_crf`, keep a tenth of them.
+KNOWN_SEARCHES: Final = 200
+_BEST_SHARE: Final = 0.1
+# What one of them may cost: 3 CPU minutes at the shipped price, enough for 8 s in 1080p.
+MOST_MICROUSD_TO_LEARN: Final = 2_000
 
 
 class Stay(NamedTuple):
@@ -113,6 +121,7 @@ class Worth(NamedTuple):
     requests_usd: float = REQUESTS_USD
     is_billed: bool = True  # more is stored than R2's free allowance covers
     chance: float = 1.0  # that it is encoded once it is open: the saving, bytes and CPU count by it
+    best_usd: float = 0.0  # gain less CPU if the searches still to be tried went as well as can be
 
     @property
     def gain_usd(self) -> float:
@@ -144,6 +153,12 @@ class Worth(NamedTuple):
         """Check whether more is saved than spent, or CPU has no price."""
         return self.payback.cpu_usd_per_hour is None or (self.is_billed and self.gain_usd > self.cost_usd)
 
+    @property
+    def may_pay(self) -> bool:
+        """Check whether it does not pay, but may turn out to, and costs little enough to be tried."""
+        may_cost = self.is_billed and self.cost_microusd <= MOST_MICROUSD_TO_LEARN
+        return may_cost and not self.pays and self.best_usd > self.requests_usd
+
     def sentence(self) -> str:
         """Explain the calculation."""
         price = f" at {self.payback.cpu_usd_per_hour} USD an hour" if self.payback.cpu_usd_per_hour is not None else ""
@@ -155,13 +170,16 @@ class Worth(NamedTuple):
             less += f", and the original's {original:.2f} MB more for {many(self.grace_days, 'day')}"
         if self.chance < 1:
             less = f"{self.chance:.0%} of such videos should pay once they are open, and then there are {less}"
-        free = ""
+        free = learns = ""
         if not self.is_billed:
             free = f"nothing is saved while R2's free {STANDARD.free_gb_months} GB cover all that is stored; beyond, "
+        if self.may_pay:
+            best = f"at best {self.best_usd - self.requests_usd:.6f} USD are left over"
+            learns = f"; {best}, so it may be tried until {KNOWN_SEARCHES} searches have shown what clips here keep"
         return (
             f"{free}it is expected to save {self.gain_usd:.6f} USD and to cost {self.cost_usd:.6f} USD: {less} at "
             f"{STANDARD.storage_usd_per_gb_month} USD a GB-month; {cpu_seconds:.1f} CPU s{price}, "
-            f"requests {self.requests_usd:.6f} USD"
+            f"requests {self.requests_usd:.6f} USD{learns}"
         )
 
 
@@ -189,7 +207,19 @@ def unopened(
     if not chances:  # the cases make no difference
         mean_saved = mean_cpu = chances = 1.0
     mean = round(saved * mean_saved), days, cpu_seconds * mean_cpu, payback, round(size_bytes * chances)
-    return Worth(*mean, stay.grace_days, is_billed=is_billed, chance=chances)
+    found = Worth(*mean, stay.grace_days, is_billed=is_billed, chance=chances)
+    if found.pays or before.searches >= KNOWN_SEARCHES:
+        return found
+    at_best = unopened(codec, payback, _at_best(before, codec, size_bytes), size_bytes, stay)
+    return found._replace(best_usd=at_best.gain_usd - payback.cpu_usd(at_best.cpu_seconds))
+
+
+def _at_best(before: SearchTotals, codec: str, size_bytes: int) -> SearchTotals:
+    """Return what would be known once enough searches are, if the rest were of clips of this size and the best sort."""
+    more = (KNOWN_SEARCHES - before.searches) * size_bytes
+    kept, cpu_seconds = round(more * _BEST_SHARE), more * cpu_seconds_a_byte(codec) * _BEST_SHARE
+    known = before.source_bytes + more, before.kept_bytes + kept, before.cpu_seconds + cpu_seconds
+    return SearchTotals(KNOWN_SEARCHES, before.accepted, *known)
 
 
 def expected_share(before: SearchTotals) -> float:

@@ -19,7 +19,15 @@ from reelkeeper.operations.lifecycle.transcode import Permit
 from reelkeeper.operations.videos.intents import verify_stored
 from reelkeeper.rules.lifecycle.first_crf import kept_share, lesson
 from reelkeeper.rules.lifecycle.transcode import Acceptance, Recipe, accept, bits_per_pixel, fingerprint
-from reelkeeper.rules.lifecycle.worth import Payback, Stay, at_presets, choose
+from reelkeeper.rules.lifecycle.worth import (
+    EXPECTED_PROBES,
+    MOST_MICROUSD_TO_LEARN,
+    REQUESTS_USD,
+    Payback,
+    Stay,
+    at_presets,
+    choose,
+)
 from tests.clips import MakeClip, tool
 from tests.shrinking import AT_ANY_PRICE, shrink
 
@@ -152,6 +160,27 @@ def test_one_that_would_pay_with_luck_alone_is_not_begun(source: Path, tmp_path:
     outcome = shrink(source, tmp_path, Recipe(payback=payback), stay=Stay(days))
     assert isinstance(outcome, Refusal)
     assert outcome.rule == "payback"
+
+
+@pytest.mark.parametrize(("usd_per_hour", "is_begun"), [("0.04", True), ("400", False)])
+def test_one_that_is_tried_to_learn_is_begun_unless_it_turns_out_to_cost_too_much(
+    source: Path, tmp_path: Path, usd_per_hour: str, is_begun: bool
+) -> None:
+    recipe = Recipe(payback=Payback(cpu_usd_per_hour=Decimal(usd_per_hour)))
+    outcome = shrink(source, tmp_path, recipe, stay=Stay(3), to_learn=True)
+    assert isinstance(outcome, Transcode) == is_begun
+
+
+def test_one_that_is_tried_to_learn_ends_where_another_encode_would_cost_too_much(source: Path, tmp_path: Path) -> None:
+    """It is begun at a price at which two and a half encodes of its pixels may cost that: this clip's take longer."""
+    media, searches = ffmpeg.inspect(source), list[CrfSearch]()
+    worths = at_presets(media, "h264", Recipe().presets, 0.35, Payback(), Stay(3), probes=EXPECTED_PROBES + 1)
+    seconds = max(worth.cpu_seconds for worth in worths.values())
+    price = Decimal(f"{0.99 * (MOST_MICROUSD_TO_LEARN / 1e6 - REQUESTS_USD) / seconds * 3600:.4f}")
+    recipe = Recipe(payback=Payback(cpu_usd_per_hour=price), crf_start=20)
+    outcome = shrink(source, tmp_path, recipe, stay=Stay(3), to_learn=True, note=searches.append)
+    assert isinstance(outcome, Transcode)
+    assert [len(search.probes) for search in searches] == [1]
 
 
 def test_a_search_that_may_cost_no_more_today_ends_and_is_not_remembered_as_hopeless(

@@ -73,7 +73,7 @@ def test_videos_that_do_not_pay_are_kept_with_the_calculation() -> None:
     kept = judge(short, DEFAULT, SHIPPED, AS_OF, RECIPE, appraise)
     assert (kept.action, kept.rule) == (Action.KEEP, "does_not_pay")
     assert reason(kept) == snapshot(
-        "2 views in 30 days, 10 days old, but an encode would cost more than it saves; it is expected to save 0.000106 USD and to cost 0.000776 USD: 13.00 MB less for 27 days, and the original's 20.00 MB more for 7 days at 0.015 USD a GB-month; 69.3 CPU s at 0.04 USD an hour, requests 0.000006 USD"
+        "2 views in 30 days, 10 days old, but an encode would cost more than it saves; it is expected to save 0.000106 USD and to cost 0.000776 USD: 13.00 MB less for 27 days, and the original's 20.00 MB more for 7 days at 0.015 USD a GB-month; 69.3 CPU s at 0.04 USD an hour, requests 0.000006 USD; at best 0.000099 USD are left over, so it may be tried until 200 searches have shown what clips here keep"
     )
     stays = LifecyclePolicy(retire_below_views=None)
     done = judge(long, stays, SHIPPED, AS_OF, RECIPE, appraise)
