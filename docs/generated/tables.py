@@ -4,6 +4,8 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
+from reelkeeper.model.ids import MAX_CHARACTERS, PATTERN
+
 _BOUNDS: Final = {
     "minimum": "at least {}",
     "exclusiveMinimum": "more than {}",
@@ -29,6 +31,7 @@ _TEXTS: Final = {  # by JSON schema's format
     "path": "path",
     "directory-path": "folder that is there",
     "password": "secret",
+    "id": "id",
 }
 
 
@@ -67,6 +70,8 @@ def kind(schema: dict[str, Any], definitions: dict[str, Any]) -> str:
         return f"list of {kind(items, definitions)}" if items else "list"
     if schema.get("type") == "object" and isinstance(schema.get("additionalProperties"), dict):
         return f"object of {kind(schema['additionalProperties'], definitions)}"
+    if schema.get("pattern") == PATTERN:
+        schema = {"format": "id", "maxLength": MAX_CHARACTERS}
     named = _TEXTS.get(schema.get("format", ""), _KINDS.get(schema.get("type", ""), "anything"))
     bounds = [said.format(_plain(schema[key])) for key, said in _BOUNDS.items() if key in schema]
     return ", ".join([named, *bounds])

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 from fastapi import Depends, Header, HTTPException, Request, Security
 from fastapi.exceptions import RequestValidationError
 from fastapi.security import HTTPBearer
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from reelkeeper.adapters.orchestrator import Orchestrator
 from reelkeeper.api.load import Load
@@ -20,6 +20,15 @@ from reelkeeper.operations.core import replays
 from reelkeeper.operations.core.workspace import Workspace
 
 
+def _written(at: object) -> object:
+    try:
+        float(at)  # type: ignore[arg-type]  # whatever JSON, or a query, has
+    except (TypeError, ValueError):
+        return at
+    # guard holds.moment: a number is taken for seconds since 1970, and a hold ends fifty years before it begins
+    raise ValueError("a time is written as in 2026-11-01T00:00:00Z")
+
+
 def _representable(at: datetime) -> datetime:
     try:
         at.astimezone(UTC)
@@ -28,7 +37,7 @@ def _representable(at: datetime) -> datetime:
     return at
 
 
-Moment = Annotated[AwareDatetime, AfterValidator(_representable)]
+Moment = Annotated[AwareDatetime, BeforeValidator(_written), AfterValidator(_representable)]
 Note = Annotated[
     str, StringConstraints(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")
 ]  # no control characters: terminals print it

@@ -9,7 +9,7 @@ import unicodedata
 from datetime import datetime
 from typing import Annotated, Final, NamedTuple
 
-from pydantic import AfterValidator, StringConstraints
+from pydantic import AfterValidator, StringConstraints, WithJsonSchema
 
 MAX_CHARACTERS: Final = 200
 PLAIN: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")  # without a character that needs care anywhere
@@ -48,7 +48,16 @@ def identifier(text: str) -> str:
     return text
 
 
-Id = Annotated[str, StringConstraints(min_length=1, max_length=MAX_CHARACTERS), AfterValidator(identifier)]
+# As a schema says it, for callers: white space at neither end, and no character of `flaw` in between.
+_NOT: Final = r"\u0000-\u001f\u007f-\u009f\u2028\u2029\ufffd"
+PATTERN: Final = rf"^[^\s{_NOT}]([^{_NOT}]*[^\s{_NOT}])?$"
+_WRITTEN: Final = {"type": "string", "minLength": 1, "maxLength": MAX_CHARACTERS, "pattern": PATTERN}
+Id = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=MAX_CHARACTERS),
+    AfterValidator(identifier),
+    WithJsonSchema(_WRITTEN),
+]
 
 
 def id_of(name: str, *owners: str) -> str:

@@ -3,6 +3,7 @@
 What is well formed may still be refused for what it says, so `positive_data_acceptance` is not asked.
 """
 
+import re
 import secrets
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from reelkeeper.adapters.s3.seaweed import Endpoint
 from reelkeeper.api.app import create_app
 from reelkeeper.api.app_state import AppState
 from reelkeeper.api.routes.jobs import JobEvent
+from reelkeeper.model.ids import flaw
 from reelkeeper.model.token_scopes import Scope
 from reelkeeper.operations.billing import ledger
 from reelkeeper.operations.core import tokens
@@ -31,6 +33,7 @@ from reelkeeper.rules.core.request_limits import AccessPolicy
 from reelkeeper.store.core.engine import transaction
 from tests.doubles.r2 import R2Double
 from tests.faults.world import World
+from tests.odd_ids import NAMED
 
 UNHURRIED = AccessPolicy(requests_a_second=100_000, burst=1_000_000)
 
@@ -87,6 +90,36 @@ def test_every_answer_is_one_that_the_schema_knows(
         except Unsatisfiable:  # a route that takes nothing cannot be asked wrongly
             assert mode == GenerationMode.NEGATIVE
     assert asked > 50
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("takedowns", {"video_id": "v1", "reason": "r", "max_videos": False}),
+        ("takedowns", {"video_id": "v1", "reason": "r", "same_bytes": "yes"}),
+        ("holds", {"scope": "video", "subject": "v1", "reason": "r", "legal": "yes"}),
+        ("holds", {"scope": "video", "subject": "v1", "reason": "r", "until": 1_900_000_000}),
+        ("holds", {"scope": "video", "subject": "v1", "reason": "r", "until": "1900000000"}),
+        ("views", {"views": [{"video_id": "v1", "views": True}]}),
+        ("views", {"views": [{"video_id": "v1"}], "at": 1_900_000_000}),
+        ("views", {"views": [{"video_id": "v\x14"}]}),
+    ],
+)
+def test_a_value_of_another_type_changes_nothing(served: tuple[FastAPI, str], path: str, body: dict[str, Any]) -> None:
+    app, text = served
+    headers = {"Authorization": f"Bearer {text}", "Idempotency-Key": "k"}
+    with TestClient(app, headers=headers) as client:
+        answer = client.post(f"/v1/{path}", json=body)
+        assert answer.status_code == 422, answer.text
+        assert client.get("/v1/users/ann/videos").json()["videos"][0]["state"] == "live"
+
+
+def test_ids_of_the_schema_are_those_of_the_server(schema: BaseSchema) -> None:
+    """Else callers that check by it send what is refused, or cannot send what is taken."""
+    operation = schema["/v1/users/{user_id}"]["GET"]
+    wanted = re.compile(operation.path_parameters[0].definition["schema"]["pattern"])
+    for text in (*NAMED, *(f"a{chr(n)}b" for n in range(0xA0)), " a", "a ", "\ufffd", "\u2028"):
+        assert bool(wanted.search(text)) == (flaw(text) is None), text
 
 
 def test_no_two_models_share_a_name(served: tuple[FastAPI, str]) -> None:

@@ -31,7 +31,9 @@ class NewHold(BaseModel):
     subject: Id = Field(description="Id of the video or user")
     reason: Reason = Field(description="Reason, kept in the audit record")
     until: Moment | None = Field(None, description="When the hold ends; null: when it is released")
-    legal: bool = Field(False, description="Whether the hold also keeps the bytes of videos that are taken down")
+    legal: bool = Field(
+        False, strict=True, description="Whether the hold also keeps the bytes of videos that are taken down"
+    )
 
 
 class Placed(BaseModel):

@@ -32,11 +32,14 @@ class NewTakedown(BaseModel):
 
     video_id: Id
     reason: Reason = Field(description="Reason, kept in the audit record")
-    same_bytes: bool = Field(False, description="Whether to take down all other videos with the same bytes, too")
+    same_bytes: bool = Field(
+        False, strict=True, description="Whether to take down all other videos with the same bytes, too"
+    )
     max_videos: int = Field(
         operation.MAX_VIDEOS,
         ge=0,
         le=1_000_000,
+        strict=True,
         description="Maximum number of videos with the same bytes; with more, the request is refused",
     )
 

@@ -38,7 +38,7 @@ class View(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     video_id: Id
-    views: int = Field(1, ge=1, le=1_000_000)
+    views: int = Field(1, ge=1, le=1_000_000, strict=True)
 
 
 class Views(BaseModel):

@@ -39,7 +39,9 @@ class Choice(BaseModel):
 
     events: Events
     enabled: bool = Field(
-        True, description="Whether messages are sent; false: they wait until the webhook is enabled again"
+        True,
+        strict=True,
+        description="Whether messages are sent; false: they wait until the webhook is enabled again",
     )
 
 
