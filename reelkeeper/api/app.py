@@ -62,6 +62,7 @@ def create_app(app_state: AppState) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,  # behind a proxy, a redirect would lead past its prefix, or from https to http
         lifespan=_lifespan,
+        generate_unique_id_function=lambda route: route.name,  # `create_job`: the name in clients that are generated
     )
     app.state.app_state = app_state
     app.state.registry = CollectorRegistry()

@@ -89,7 +89,7 @@ def test_a_large_copy_is_streamed_in_flat_memory(world: World, app_state: AppSta
     world.video("v1", clip=large)
 
     async def taken() -> int:
-        answer = await run_sync(personal.export, "ann", app_state)
+        answer = await run_sync(personal.export_user, "ann", app_state)
         return sum([len(chunk) async for chunk in answer.body_iterator])
 
     tracemalloc.start()

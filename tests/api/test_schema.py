@@ -127,6 +127,14 @@ def test_no_two_models_share_a_name(served: tuple[FastAPI, str]) -> None:
     assert [name for name in served[0].openapi()["components"]["schemas"] if "__" in name] == []
 
 
+def test_a_generated_client_calls_each_route_by_a_verb_and_what_it_is_about(served: tuple[FastAPI, str]) -> None:
+    """Such as `create_job`, not `ask_v1_jobs_post`; no two alike."""
+    routes = [route for methods in served[0].openapi()["paths"].values() for route in methods.values()]
+    names = [route["operationId"] for route in routes]
+    assert len(set(names)) == len(names)
+    assert [name for name in names if not re.fullmatch(r"[a-z]+(_[a-z]+)+", name) or "_v1_" in name] == []
+
+
 def test_every_route_has_a_summary_and_every_body_an_example(served: tuple[FastAPI, str]) -> None:
     made = served[0].openapi()
     for path, methods in made["paths"].items():

@@ -66,13 +66,13 @@ def _look(engine: sa.Engine) -> Readiness:
 
 
 @router.get("/healthz", summary="Is the process alive?")
-async def healthz() -> Health:
+async def check_alive() -> Health:
     """Answer at once, without a query or a thread."""
     return Health()
 
 
 @router.get("/readyz", summary="Does the store answer?", responses=_AWAY, response_model=Readiness)
-async def readyz(request: Request) -> Readiness | JSONResponse:
+async def check_ready(request: Request) -> Readiness | JSONResponse:
     """Query the store, without waiting for a place among other requests."""
     try:
         asking: Asking = request.app.state.readiness
@@ -90,7 +90,7 @@ async def readyz(request: Request) -> Readiness | JSONResponse:
     responses=documented(),
     response_class=PlainTextResponse,
 )
-def metrics(request: Request) -> Response:
+def get_metrics(request: Request) -> Response:
     """Return metrics of this process and of the whole service in Prometheus's text format."""
     return Response(generate_latest(request.app.state.registry), media_type=CONTENT_TYPE_LATEST)
 
@@ -119,7 +119,7 @@ class Levers(BaseModel):
     dependencies=[needs(Scope.METRICS), WORK],
     responses=documented(),
 )
-def levers(app_state: CurrentState) -> Levers:
+def list_levers(app_state: CurrentState) -> Levers:
     """Return what the last run of `forecast_costs` found, as `reelkeeper status` and the report show it."""
     with reading(app_state.workspace.engine) as session:
         found = status.levers(session)

@@ -62,7 +62,7 @@ class Released(BaseModel):
     dependencies=[WRITE],
     responses=documented(404),
 )
-def place(
+def place_hold(
     body: NewHold, key: IdempotencyKey, app_state: CurrentState, caller: Annotated[Caller, needs(Scope.HOLDS)]
 ) -> Placed:
     """Keep the video or user until the hold is released or expires. Safe to repeat with the same idempotency key."""
@@ -83,14 +83,14 @@ def place(
 
 
 @router.get("", summary="List the holds in force", dependencies=[needs(Scope.HOLDS), WORK], responses=documented())
-def listed(app_state: CurrentState) -> Holds:
+def list_holds(app_state: CurrentState) -> Holds:
     """List the holds in force, oldest first."""
     with reading(app_state.workspace.engine) as session:
         return Holds(holds=rows.in_force(session))
 
 
 @router.delete("/{hold_id}", summary="Release a hold", dependencies=[WRITE], responses=documented(404))
-def release(
+def release_hold(
     hold_id: Annotated[str, Path(pattern="^[0-9a-f]{12}$", examples=["0123456789ab"])],
     app_state: CurrentState,
     caller: Annotated[Caller, needs(Scope.HOLDS)],

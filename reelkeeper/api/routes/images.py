@@ -41,7 +41,7 @@ class Image(BaseModel):
     responses=documented(),
     openapi_extra=_BODY,
 )
-async def keep(request: Request, app_state: CurrentState, load: Loaded) -> Image:
+async def upload_image(request: Request, app_state: CurrentState, load: Loaded) -> Image:
     """Store a PNG or JPEG of at most 10 MB, and return its SHA-256. Safe to repeat."""
     with await run_sync(_file, app_state.scratch, limiter=_DISK) as file:  # a slow body takes disk, not memory
         await _receive(request, file)

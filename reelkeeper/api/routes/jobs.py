@@ -169,7 +169,7 @@ _NOT_NOW: Final = (
     dependencies=[needs(Scope.JOBS), WRITE],
     responses={**_TAKEN, **documented(402, 404, 410, words={429: _TOO_MUCH, 503: _NOT_NOW})},
 )
-def ask(
+def create_job(
     body: NewJob, key: IdempotencyKey, app_state: CurrentState, request: Request, response: Response
 ) -> Admitted | JSONResponse:
     """Answer at once: the video, a place in the queue, or a refusal. Credits and bytes are held until the job ends."""
@@ -203,7 +203,7 @@ def ask(
 
 
 @router.get("", summary="List jobs", dependencies=[needs(Scope.JOBS), WORK], responses=documented(404, 410))
-def listed(app_state: CurrentState, wanted: Annotated[Wanted, Query()]) -> Jobs:
+def list_jobs(app_state: CurrentState, wanted: Annotated[Wanted, Query()]) -> Jobs:
     """List the newest jobs first, of a user or of all, by the time of the request. An erased user is a pseudonym."""
     engine, most = app_state.workspace.engine, wanted.limit + 1
     found = newest(engine, user_id=wanted.user_id, state=wanted.state, span=wanted.span, limit=most)
@@ -219,7 +219,7 @@ def listed(app_state: CurrentState, wanted: Annotated[Wanted, Query()]) -> Jobs:
     dependencies=[needs(Scope.JOBS), WORK],
     responses=documented(404),
 )
-def job(job_id: JobId, app_state: CurrentState, whose: Annotated[Whose, Query()]) -> Job:
+def get_job(job_id: JobId, app_state: CurrentState, whose: Annotated[Whose, Query()]) -> Job:
     """Return the job's place in the queue and estimated wait, its progress, or its result."""
     return _follow(app_state, job_id, whose)
 
@@ -231,7 +231,7 @@ def job(job_id: JobId, app_state: CurrentState, whose: Annotated[Whose, Query()]
     dependencies=[needs(Scope.JOBS), STREAM, WORK],
     responses={**_EVENTS, **documented(404)},
 )
-async def events(
+async def follow_job(
     job_id: JobId, app_state: CurrentState, request: Request, whose: Annotated[Whose, Query()]
 ) -> EventStream:
     """Send the job, as `GET /v1/jobs/{id}` returns it, whenever it changes; the last event has the result."""
@@ -249,7 +249,7 @@ async def events(
     dependencies=[needs(Scope.JOBS), WRITE],
     responses=documented(404),
 )
-def cancel(job_id: JobId, app_state: CurrentState, whose: Annotated[Whose, Query()]) -> Cancelled:
+def cancel_job(job_id: JobId, app_state: CurrentState, whose: Annotated[Whose, Query()]) -> Cancelled:
     """Cancel a waiting job at no charge, or have a worker stop one that runs or that a provider has. Safe to repeat."""
     engine, run_id = app_state.workspace.engine, f"api-{uuid4().hex[:12]}"
     state = for_user(

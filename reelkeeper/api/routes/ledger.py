@@ -51,7 +51,7 @@ class WantedMoves(Newest):
     dependencies=[needs(Scope.USERS), WORK],
     responses=documented(404, 410),
 )
-def listed(user_id: UserId, app_state: CurrentState, wanted: Annotated[WantedMoves, Query()]) -> Moves:
+def list_credit_moves(user_id: UserId, app_state: CurrentState, wanted: Annotated[WantedMoves, Query()]) -> Moves:
     """List grants, holds, captures, releases, expiries and refunds with their exact amounts, from one snapshot."""
     engine, most = app_state.workspace.engine, wanted.limit + 1
     found = moves(engine, user_id, kind=wanted.kind, span=wanted.span, limit=most)

@@ -88,7 +88,7 @@ class Erasure(BaseModel):
 
 
 @router.delete("", summary="Erase a user", dependencies=[WORK], responses=documented(404, 409))
-def erase(
+def erase_user(
     user_id: UserId,
     app_state: CurrentState,
     caller: Annotated[Caller, needs(Scope.ERASE)],
@@ -119,7 +119,7 @@ def erase(
     response_class=StreamingResponse,
     responses={200: {"content": {"application/zip": _ZIP}}, **documented(404, 410, 502)},
 )
-def export(user_id: UserId, app_state: CurrentState) -> StreamingResponse:
+def export_user(user_id: UserId, app_state: CurrentState) -> StreamingResponse:
     """Return all rows, videos and images, except what was taken down. `missing.txt` lists unreadable objects."""
     with ExitStack() as kept:
         app_state.scratch.mkdir(parents=True, exist_ok=True)

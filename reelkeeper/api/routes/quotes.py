@@ -39,7 +39,7 @@ class Quote(BaseModel):
     dependencies=[needs(Scope.JOBS), WORK],
     responses=documented(404, 409, 410),
 )
-def quote(body: NewJob, app_state: CurrentState) -> Quote:
+def quote_job(body: NewJob, app_state: CurrentState) -> Quote:
     """Answer with the price, and whether the video exists, is being made, or would be refused and why.
 
     It is judged as a request with a new idempotency key. A later request is judged anew: nothing is promised.

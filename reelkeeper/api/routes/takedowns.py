@@ -92,7 +92,7 @@ class Certificate(BaseModel):
 
 
 @router.post("", summary="Take down a video", dependencies=[WRITE], responses=documented(404, 409))
-def take_down(
+def take_down_video(
     body: NewTakedown,
     app_state: CurrentState,
     caller: Annotated[Caller, needs(Scope.TAKEDOWNS)],
@@ -126,7 +126,7 @@ def take_down(
     dependencies=[needs(Scope.TAKEDOWNS), WORK],
     responses=documented(404),
 )
-def certificate(video_id: VideoId, app_state: CurrentState) -> Certificate:
+def get_takedown(video_id: VideoId, app_state: CurrentState) -> Certificate:
     """Return what was taken down with a video, and what is still stored."""
     engine = app_state.workspace.engine
     return Certificate.of(

@@ -81,7 +81,7 @@ class Upload(BaseModel):
     dependencies=[needs(Scope.UPLOADS), WRITE],
     responses=documented(404, 409, 410),
 )
-def begin(body: NewUpload, key: IdempotencyKey, app_state: CurrentState) -> Upload:
+def begin_upload(body: NewUpload, key: IdempotencyKey, app_state: CurrentState) -> Upload:
     """Reserve space for the bytes, and sign a URL that accepts exactly these bytes, once."""
     wanted = receive.Announced(**body.model_dump())
     if wanted.created_at:
@@ -102,7 +102,7 @@ def begin(body: NewUpload, key: IdempotencyKey, app_state: CurrentState) -> Uplo
     dependencies=[needs(Scope.UPLOADS), WORK],
     responses=documented(404),
 )
-def upload(upload_id: UploadId, app_state: CurrentState) -> Upload:
+def get_upload(upload_id: UploadId, app_state: CurrentState) -> Upload:
     """Return the upload with its state: open, stored, refused or expired."""
     return _as_upload(receive.find(app_state.workspace, upload_id))
 
@@ -113,7 +113,7 @@ def upload(upload_id: UploadId, app_state: CurrentState) -> Upload:
     dependencies=[needs(Scope.UPLOADS), UPLOAD, WORK],
     responses=documented(404, 409),
 )
-def finish(upload_id: UploadId, app_state: CurrentState) -> Upload:
+def complete_upload(upload_id: UploadId, app_state: CurrentState) -> Upload:
     """Read back the stored bytes, decode all of them, and publish the video. Safe to repeat."""
     if not _AT_ONCE.acquire(blocking=False):
         raise LeaseLost("other uploads are being verified; try again in a few seconds")

@@ -107,7 +107,7 @@ class Users(BaseModel):
     dependencies=[needs(Scope.USERS), WORK],
     responses=documented(),
 )
-def listed(app_state: CurrentState, page: Annotated[Page, Query()]) -> Users:
+def list_users(app_state: CurrentState, page: Annotated[Page, Query()]) -> Users:
     """List the users with their bytes and credits, read from one snapshot; users who are being erased are left out."""
     with reading(app_state.workspace.engine) as session:
         found = quotas.uses(session, page.after or "", page.limit + 1)
@@ -133,7 +133,7 @@ def listed(app_state: CurrentState, page: Annotated[Page, Query()]) -> Users:
     dependencies=[needs(Scope.USERS), WORK],
     responses=documented(404),
 )
-def user(user_id: UserId, app_state: CurrentState) -> User:
+def get_user(user_id: UserId, app_state: CurrentState) -> User:
     """Return the user's tier, bytes and credits, read from one snapshot."""
     with reading(app_state.workspace.engine) as session:
         user_id = known_user(session, user_id)
@@ -158,7 +158,7 @@ class Tiered(BaseModel):
     dependencies=[WRITE],
     responses=documented(410),
 )
-def put(
+def put_user(
     user_id: UserId,
     body: Tiered,
     app_state: CurrentState,
@@ -169,7 +169,7 @@ def put(
     A tier that is not in force is refused, and the answer lists those that are.
     """
     accounts.put(app_state.workspace.engine, user_id, body.tier, by=caller.name)
-    return user(user_id, app_state)
+    return get_user(user_id, app_state)
 
 
 class Credits(BaseModel):
@@ -207,7 +207,7 @@ class Given(BaseModel):
     dependencies=[WRITE],
     responses=documented(404, 410),
 )
-def give(
+def give_credits(
     user_id: UserId,
     body: Credits,
     key: IdempotencyKey,
@@ -256,7 +256,7 @@ class OwnVideos(BaseModel):
     dependencies=[needs(Scope.USERS), WORK],
     responses=documented(404, 410),
 )
-def own_videos(
+def list_user_videos(
     user_id: UserId,
     app_state: CurrentState,
     page: Annotated[Page, Query()],
@@ -318,7 +318,7 @@ class UserCosts(BaseModel):
     dependencies=[needs(Scope.USERS), WORK],
     responses=documented(404, 410),
 )
-def costs(
+def get_user_costs(
     user_id: UserId,
     app_state: CurrentState,
     page: Annotated[Months, Query()],
@@ -347,7 +347,7 @@ def costs(
     dependencies=[needs(Scope.USERS), WORK],
     responses=documented(404),
 )
-def check(body: Question, app_state: CurrentState) -> Answer:
+def check_quota(body: Question, app_state: CurrentState) -> Answer:
     """Check whether the bytes fit at this moment; nothing is reserved."""
     engine, more = app_state.workspace.engine, body.incoming_bytes
     answer = for_user(engine, body.user_id, lambda user_id: check_user_storage_quota(engine, user_id, more))

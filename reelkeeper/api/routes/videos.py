@@ -79,7 +79,7 @@ class Viewer(Whose):
     dependencies=[needs(Scope.VIDEOS), WRITE],
     responses={**_SENT, **documented(404, 406)},
 )
-def video(
+def play_video(
     video_id: VideoId,
     app_state: CurrentState,
     viewer: Annotated[Viewer, Query()],
@@ -112,7 +112,7 @@ class Deleted(BaseModel):
     dependencies=[WRITE],
     responses=documented(404, 409),
 )
-def delete(
+def delete_video(
     video_id: VideoId,
     app_state: CurrentState,
     caller: Annotated[Caller, needs(Scope.DELETIONS)],
@@ -143,7 +143,7 @@ class Kept(BaseModel):
     dependencies=[WRITE],
     responses=documented(404, 409),
 )
-def keep(
+def keep_video(
     video_id: VideoId,
     key: IdempotencyKey,
     app_state: CurrentState,
@@ -165,7 +165,7 @@ def keep(
     dependencies=[needs(Scope.VIEWS), WRITE],
     responses=documented(),
 )
-def views(body: Views, app_state: CurrentState) -> Counted:
+def report_views(body: Views, app_state: CurrentState) -> Counted:
     """Add views. A report sent twice counts twice, which can only keep a video longer."""
     now = datetime.now(UTC)
     at = body.at or now

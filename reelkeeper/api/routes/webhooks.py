@@ -79,13 +79,13 @@ class Replayed(BaseModel):
 
 
 @router.get("", summary="List all webhooks", dependencies=[needs(Scope.WEBHOOKS), WORK], responses=documented())
-def listed(app_state: CurrentState) -> Endpoints:
+def list_webhooks(app_state: CurrentState) -> Endpoints:
     """List all webhooks with their state and waiting messages, without secrets."""
     return Endpoints(webhooks=operation.listed(app_state.workspace.engine))
 
 
 @router.post("", summary="Add a webhook", status_code=201, dependencies=[WORK], responses=documented())
-def add(
+def add_webhook(
     body: NewEndpoint, key: IdempotencyKey, app_state: CurrentState, caller: Annotated[Caller, needs(Scope.WEBHOOKS)]
 ) -> Secret:
     """Add a webhook, and show its secret once. A repetition with the same key returns it with a new secret."""
@@ -101,7 +101,7 @@ def add(
 
 
 @router.put("/{webhook_id}", summary="Set a webhook's events", dependencies=[WRITE], responses=documented(404))
-def choose(
+def set_webhook(
     webhook_id: Id, body: Choice, app_state: CurrentState, caller: Annotated[Caller, needs(Scope.WEBHOOKS)]
 ) -> Endpoint:
     """Set the event types to send from now on, and enable or disable the webhook. Waiting messages are still sent."""
@@ -114,13 +114,15 @@ def choose(
 @router.post(
     "/{webhook_id}/secret", summary="Replace a webhook's secret", dependencies=[WRITE], responses=documented(404)
 )
-def rotate(webhook_id: Id, app_state: CurrentState, caller: Annotated[Caller, needs(Scope.WEBHOOKS)]) -> Secret:
+def rotate_webhook_secret(
+    webhook_id: Id, app_state: CurrentState, caller: Annotated[Caller, needs(Scope.WEBHOOKS)]
+) -> Secret:
     """Create a new secret, and show it once. For a day, the previous secret also signs messages."""
     return Secret(id=webhook_id, secret=operation.rotate(app_state.workspace.engine, webhook_id, author=caller.name))
 
 
 @router.post("/{webhook_id}/replay", summary="Resend messages", dependencies=[WRITE], responses=documented(404))
-def replay(
+def replay_webhook(
     webhook_id: Id, body: Again, app_state: CurrentState, caller: Annotated[Caller, needs(Scope.WEBHOOKS)]
 ) -> Replayed:
     """Resend messages that were given up and, with `since`, delivered ones. Each message keeps its id."""
@@ -129,7 +131,9 @@ def replay(
 
 
 @router.delete("/{webhook_id}", summary="Delete a webhook", dependencies=[WRITE], responses=documented(404))
-def remove(webhook_id: Id, app_state: CurrentState, caller: Annotated[Caller, needs(Scope.WEBHOOKS)]) -> RemovedWebhook:
+def delete_webhook(
+    webhook_id: Id, app_state: CurrentState, caller: Annotated[Caller, needs(Scope.WEBHOOKS)]
+) -> RemovedWebhook:
     """Delete the webhook and its waiting messages."""
     operation.remove(app_state.workspace.engine, webhook_id, author=caller.name)
     return RemovedWebhook(removed=webhook_id)
