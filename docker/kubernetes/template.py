@@ -1,4 +1,4 @@
-"""Print transcode.yaml as JSON for Prefect."""
+"""Print transcode.yaml as JSON for Prefect, with the image that is given."""
 
 import json
 import sys
@@ -7,4 +7,6 @@ from pathlib import Path
 import yaml
 
 if __name__ == "__main__":
-    json.dump(yaml.safe_load(Path(__file__).with_name("transcode.yaml").read_text()), sys.stdout)
+    template = yaml.safe_load(Path(__file__).with_name("transcode.yaml").read_text())
+    template["variables"]["properties"]["image"]["default"] = sys.argv[1]
+    json.dump(template, sys.stdout)

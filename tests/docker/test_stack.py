@@ -224,9 +224,10 @@ def a_job_of_a_cluster_runs(made: Stack, prefect: Prefect, image: str) -> None:
     manifest = job({}, run_id, "http://prefect-api:4200/api", made.secret("prefect_auth"))
     pod = manifest["spec"]["template"]["spec"]
     (container,) = pod["containers"]
-    (kept,) = (volume["secret"]["items"] for volume in pod["volumes"] if volume["name"] == "secrets")
     user = pod["securityContext"]
     folder = made.folder / "secrets"
+    mounted = {path.name: path for path in folder.glob("reelkeeper_*")}
+    mounted |= dict.fromkeys(("prefect_api_auth_string", "reelkeeper_prefect_api_auth"), folder / "prefect_auth")
     said = run(
         *("podman", "run", "--rm", "--timeout=280", "--read-only", "--cap-drop=ALL"),
         "--security-opt=no-new-privileges",
@@ -234,7 +235,7 @@ def a_job_of_a_cluster_runs(made: Stack, prefect: Prefect, image: str) -> None:
         *(f"--network={made.project}_{name}" for name in ("prefect", "stores", "outside")),
         f"--env-file={made.folder / 'reelkeeper.env'}",
         *(f"--env={item['name']}={item['value']}" for item in container["env"]),
-        *(f"--volume={folder / item['key']}:/run/secrets/{item['path']}:ro" for item in kept),
+        *(f"--volume={path}:/run/secrets/{name}:ro" for name, path in mounted.items()),
         *(image, *container["args"]),
         within=300,
     )

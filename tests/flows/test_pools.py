@@ -1,12 +1,18 @@
 """`bootstrap` empties and pauses the pools of 0.1.0, loses nothing that waits there, and people are told who polls."""
 
 import asyncio
+import json
+import os
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
 import sqlalchemy as sa
+import yaml
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCreate, WorkPoolUpdate
 from prefect.client.schemas.filters import WorkPoolFilter, WorkPoolFilterName
@@ -22,9 +28,14 @@ from deployments.worker import Worker
 from reelkeeper.settings import settings
 from reelkeeper.store.core.engine import reading
 from reelkeeper.store.tables import alerts
+from tests.docker.cluster import template
+from tests.docker.image import FOLDER
 from tests.flows.scenes import Scene
 
 HOUR = timedelta(hours=1)
+MIGRATE = yaml.safe_load((FOLDER / "kubernetes" / "migrate.yaml").read_text())["spec"]["template"]["spec"][
+    "containers"
+][0]
 TEMPLATE = ProcessWorker.get_default_base_job_template()
 
 
@@ -168,3 +179,16 @@ def told(scene: Scene) -> list[tuple[str, str]]:
     with reading(scene.engine) as session:
         rows = session.execute(sa.select(alerts.c.scope, alerts.c.title).where(alerts.c.rule == "unfit_machine"))
         return [(row.scope, row.title.rpartition(" ")[2]) for row in rows]
+
+
+@pytest.mark.long("two runs of Prefect's command")
+def test_each_rollout_to_a_cluster_gives_the_pool_its_image(client: SyncPrefectClient, tmp_path: Path) -> None:
+    given = os.environ | {"PREFECT_API_URL": str(client.api_url)}
+    for image in ("reelkeeper:6", "reelkeeper:7"):
+        (tmp_path / "transcode.json").write_text(json.dumps(template(image)))
+        (line,) = (line for line in MIGRATE["args"][-1].splitlines() if line.startswith("prefect") and "encode" in line)
+        words = line.replace("/tmp", str(tmp_path)).split()[1:]  # noqa: S108  the pod's
+        subprocess.run([sys.executable, "-m", "prefect", *words], env=given, check=True, timeout=120)
+        pool = client.read_work_pool("encode")
+        assert pool.type == "kubernetes"
+        assert pool.base_job_template["variables"]["properties"]["image"]["default"] == image
