@@ -2,18 +2,23 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-AGES: Final = (  # by maximum age in whole days, at the ends of the tiers' default retentions
+AGES: Final = (  # by maximum age in whole days of 24 hours, at the ends of the tiers' default retentions
     (7, "up to 7 days"),
     (30, "8 to 30 days"),
     (90, "31 to 90 days"),
     (365, "91 to 365 days"),
 )
 OLDER: Final = "over a year"
+
+
+def age_label(age: timedelta) -> str:
+    """Name an age, in days that are over, as reports do and as verdicts count them: not by the calendar."""
+    return next((label for most, label in AGES if age.days <= most), OLDER)
 
 
 class Kind(StrEnum):

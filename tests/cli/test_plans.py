@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from getpass import getuser
 from typing import Any
 
@@ -12,6 +12,7 @@ from inline_snapshot import snapshot
 
 from reelkeeper.errors import Misconfigured
 from reelkeeper.model import Action, Counts, Outcome, Verdict, Video
+from reelkeeper.rules.policies import DEFAULTS, TERMS, terms_in
 from reelkeeper.settings import Settings
 from reelkeeper.store.core import audit
 from reelkeeper.store.core.engine import now, open_store, reading, transaction
@@ -23,6 +24,7 @@ from tests.cli.conftest import Run
 from tests.doubles.prefect_api import PrefectDouble
 from tests.doubles.r2 import R2Double
 from tests.reading import TIME, as_read
+from tests.tiers import tiers
 
 AS_OF = datetime(2026, 11, 24, 2, tzinfo=UTC)
 ITEMS = 1_200
@@ -76,6 +78,31 @@ def test_a_plan_that_limits_would_stop_is_listed_as_one_that_was_not_tried(
     assert "would" not in reelkeeper("plan", "--list").output
 
 
+def test_a_plan_that_tries_something_is_listed_with_what_it_tries(
+    ask: Callable[..., Any], configured: Settings
+) -> None:
+    usual, limits = terms_in(DEFAULTS, TERMS["expire_videos"]), DEFAULTS.limits.model_dump(mode="json")
+    longer = usual | {"tiers": tiers(free={"retention_days": 60}).model_dump(mode="json")}
+    with open_store(configured) as engine:
+        with reading(engine) as session:
+            today = now(session)
+        ids = [
+            begin_plan(engine, "expire_videos", under, as_of, f"run{n}", given)
+            for n, (under, as_of, given) in enumerate(
+                (
+                    (usual, today, limits),
+                    (longer, today, limits),
+                    (usual, today, limits | {"always_allowed": 9}),
+                    (usual, today + timedelta(days=40), limits),
+                )
+            )
+        ]
+    listed = {line["id"]: line["what_if"] for line in ask("plan", "--list")}
+    later = f"{today + timedelta(days=40):%Y-%m-%d}"
+    tried = [listed[one].split()[-1:] for one in ids]
+    assert tried == [[], ["tiers.free.retention_days=60"], ["limits.always_allowed=9"], [later]]
+
+
 def test_items_are_shown_by_segment_with_their_dollars(reelkeeper: Run, ask: Callable[..., Any], plan_id: str) -> None:
     said = reelkeeper("plan", "--show", plan_id).output
     assert as_read(said, only="drafts", plan=plan_id, at=TIME) == snapshot(
@@ -99,8 +126,9 @@ In total: 100 to compress, 1,100 to retire; files of 1.2 GB before, $1.20 a mont
 A result is expected to keep 35% of its source's bytes, as three natural clips did. The first
   that are compressed here correct it; what yours would keep, reelkeeper scan --sample 10 shows,
   which changes no plan.
-All that is stored, 0 B, is within R2's free 10 GB: storing less does not lower the bill yet.
-  Dollars here are at list price.
+All that the catalogue knows, 0 B (without unfinished uploads, other prefixes and other
+  buckets), is within R2's free 10 GB: if the account stores no more than that, storing less does
+  not lower the bill yet. Dollars here are at list price.
 Of them by segment `drafts`: cold: 1 to compress, 1.0 MB, $0.0010 a month.
 Savings are estimates until the work is done. The net of compressing covers the days until the
   policy is expected to delete the video, minus CPU, requests, and the original's grace.\
@@ -150,8 +178,9 @@ Run killed ended before all was done. The next run of tier_storage makes a new p
 A result is expected to keep 35% of its source's bytes, as three natural clips did. The first
   that are compressed here correct it; what yours would keep, reelkeeper scan --sample 10 shows,
   which changes no plan.
-All that is stored, 2.0 MB, is within R2's free 10 GB: storing less does not lower the bill yet.
-  Dollars here are at list price.
+All that the catalogue knows, 2.0 MB (without unfinished uploads, other prefixes and other
+  buckets), is within R2's free 10 GB: if the account stores no more than that, storing less does
+  not lower the bill yet. Dollars here are at list price.
 Of them by segment `drafts`: cold: 1 to compress, 1.0 MB, $0.0010 a month.
 Savings are estimates until the work is done. The net of compressing covers the days until the
   policy is expected to delete the video, minus CPU, requests, and the original's grace.\
@@ -201,8 +230,9 @@ video user action bytes $ a month $ net why
 blob 1 - purge 900 B under $0.000001 - its grace is over; retired because: not
 recorded
 In total: 1 to purge; files of 900 B before, under $0.000001 a month less.
-All that is stored, 900 B, is within R2's free 10 GB: storing less does not lower the bill yet.
-  Dollars here are at list price.
+All that the catalogue knows, 900 B (without unfinished uploads, other prefixes and other
+  buckets), is within R2's free 10 GB: if the account stores no more than that, storing less does
+  not lower the bill yet. Dollars here are at list price.
 Nothing was changed. To apply it: reelkeeper run purge_retired --apply --plan <plan>
 The catalogue has no live video yet. To take in what is stored: reelkeeper run sync_catalog
   --apply

@@ -38,7 +38,7 @@ newly retired 0 0 B
 newly kept 0 0 B
 newly compressed 0
 live videos 0 0 B
-Storage costs $0.00 a month less, once the grace is over.
+Storage costs the same.
 Reduced promise to users: 0 free users would keep videos 20 days, not 30 days.
 Version 1 is in force. To undo: reelkeeper policy rollback 0 --reason ...\
 """)
@@ -49,7 +49,7 @@ newly retired 0 0 B
 newly kept 0 0 B
 newly compressed 0
 live videos 0 0 B
-Storage costs $0.00 a month less, once the grace is over.
+Storage costs the same.
 Nothing to apply: these policies are in force already.\
 """)
     assert "trial" in reelkeeper("policy", "history").stdout
@@ -63,7 +63,7 @@ newly retired 0 0 B
 newly kept 0 0 B
 newly compressed 0
 live videos 0 0 B
-Storage costs $0.00 a month less, once the grace is over.
+Storage costs the same.
 Version 2 is in force. To undo: reelkeeper policy rollback 1 --reason ...\
 """)
     assert as_read(reelkeeper("policy", "diff", "--version", "0").stdout) == snapshot("No field differs.")
@@ -153,7 +153,7 @@ newly retired 0 0 B
 newly kept 0 0 B
 newly compressed 0
 live videos 0 0 B
-Storage costs $0.00 a month less, once the grace is over.
+Storage costs the same.
 Reduced promise to users: 1 studio user would have no tier: their videos would be kept, and they
   could store nothing new.
 error: nothing was applied: the tiers are only free, premium, pro then, and users have studio (1
@@ -177,7 +177,7 @@ newly retired 0 0 B
 newly kept 0 0 B
 newly compressed 0
 live videos 0 0 B
-Storage costs $0.00 a month less, once the grace is over.
+Storage costs the same.
 Reduced promise to users: 0 studio users would have no tier: their videos would be kept, and
   they could store nothing new.
 Version 2 is in force. To undo: reelkeeper policy rollback 1 --reason ...\
@@ -211,5 +211,5 @@ newly retired 0 0 B
 newly kept 0 0 B
 newly compressed 0
 live videos 0 0 B
-Storage costs $0.00 a month less, once the grace is over.\
+Storage costs the same.\
 """)

@@ -286,7 +286,7 @@ def test_a_simulation_starts_with_every_live_video_also_those_of_today(
     said = reelkeeper("simulate", "lifecycle", "--months", 2, "--no-uploads").stdout
     assert (found["videos"], found["stored_bytes"]) == (30, of_today)
     assert [month["stored_bytes"] for month in found["courses"][0]["months"]][:1] == [of_today]
-    assert re.findall(r"stored, ([\d.]+) MB", said) == [f"{of_today / 1e6:.1f}"]  # now, not at the end
+    assert re.findall(r"knows, ([\d.]+) MB", said) == [f"{of_today / 1e6:.1f}"]  # now, not at the end
     assert found["unknown_views"] == 20  # of those of today no day is missing
     assert found["courses"][1]["due_at_once"] == [0, 20]
     assert set(found["courses"][1]["exceeds"]) == {"max_percent", "max_percent_in_24h"}

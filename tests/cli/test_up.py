@@ -33,7 +33,7 @@ def test_without_consent_nothing_goes_live(reelkeeper: Run, configured: Settings
     """Nobody answers: standard input is at its end, as where a script or systemd starts it."""
     said = reelkeeper("up", "--live", exit_code=1)
     assert as_read(said.output.replace(configured.prefix, "videos/")) == snapshot("""\
-Once live, it changes this bucket:
+What going live would change, and the first run of each flow, by what the store knows now:
 flow UTC will bytes $ a month
 up --live now claim the bucket: write
 videos/.reelkeeper-identity.json
@@ -43,6 +43,11 @@ purge_retired 04:00 nothing
 prune_cache 05:00 nothing
 The catalogue is empty, so what there will be to do is not known: start it without --live first,
   which takes in what is stored and changes nothing
+The line of up --live is all that going live itself writes. From then on, under 'videos/': what
+  compresses writes the result and, in place, a copy of the original; what retires writes nothing,
+  and what is retired stays stored until purge_retired deletes it; what deletes, restores or holds
+  first writes to videos/.epochs/; a restore puts originals back; jobs and uploads write videos
+  and images; doctor writes videos/.reelkeeper-probe, once.
 Go live? [y/N]:Aborted.\
 """)
     # The right to write was asked for by a part of no upload, which nothing can store.

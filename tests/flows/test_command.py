@@ -62,8 +62,9 @@ By Reelkeeper's defaults, as nobody has set others: videos are kept by tier, fre
   premium for 90 days, pro for 365 days, and those that nobody watches, of all tiers, for 30 days.
   To set yours: reelkeeper policy show > policies.yaml; reelkeeper policy apply policies.yaml
   --reason TEXT
-All that is stored, <size>, is within R2's free 10 GB: storing less does not lower the bill yet.
-  Dollars here are at list price.
+All that the catalogue knows, <size> (without unfinished uploads, other prefixes and other
+  buckets), is within R2's free 10 GB: if the account stores no more than that, storing less does
+  not lower the bill yet. Dollars here are at list price.
 Nothing was changed. To apply it: reelkeeper run expire_videos --apply --plan <plan>\
 """)
 
@@ -117,8 +118,9 @@ By Reelkeeper's defaults, as nobody has set others: videos are kept by tier, fre
   premium for 90 days, pro for 365 days, and those that nobody watches, of all tiers, for 30 days.
   To set yours: reelkeeper policy show > policies.yaml; reelkeeper policy apply policies.yaml
   --reason TEXT
-All that is stored, <size>, is within R2's free 10 GB: storing less does not lower the bill yet.
-  Dollars here are at list price.
+All that the catalogue knows, <size> (without unfinished uploads, other prefixes and other
+  buckets), is within R2's free 10 GB: if the account stores no more than that, storing less does
+  not lower the bill yet. Dollars here are at list price.
 With --apply, the guard would refuse: expire_videos selected 2 of 3 live videos, <size>
 max_objects: 2 videos, limit 0
 for example: v0, v1

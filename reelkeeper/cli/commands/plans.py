@@ -126,11 +126,11 @@ def _why_empty() -> str:
 
 
 def _list(limit: int, *, as_json: bool) -> None:
-    from reelkeeper.store.lifecycle.plan_results import recent_plans
+    from reelkeeper.operations.lifecycle.plans import recent
 
     with reading() as session:
-        lines = recent_plans(session, limit=limit)
-    headings = ("!plan", "!flow", "state", "!made", ">items", ">bytes", "refused because")
+        lines = recent(session, limit=limit)
+    headings = ("!plan", "!flow", "state", "!made", ">items", ">bytes", "what if", "refused because")
     cells = (
         "id",
         "flow",
@@ -138,6 +138,7 @@ def _list(limit: int, *, as_json: bool) -> None:
         "created_at",
         "items",
         "size_bytes",
+        "what_if",
         lambda line: (line.refusal or "").partition("\n")[0] if line.state != "applied" else "",  # despite it
     )
     otherwise = "No plan is saved yet. To make one: reelkeeper plan tier_storage"

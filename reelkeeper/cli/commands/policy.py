@@ -9,7 +9,7 @@ import typer
 from reelkeeper.cli.opening import configured, reading, store
 from reelkeeper.cli.screen import dollars, emit, listing, say, size, table
 from reelkeeper.cli.words import AsJson, text_of, who
-from reelkeeper.rules.core.wording import contract_gate, many
+from reelkeeper.rules.core.wording import LEAST, contract_gate, many
 
 if TYPE_CHECKING:
     from reelkeeper.operations import Engine
@@ -179,7 +179,10 @@ def _effect(engine: "Engine", after: "Policies") -> "Effect":
     once = "once the grace is over"
     if effect.newly_compressed or effect.no_longer_compressed:
         once += " and results are as small as expected"
-    say(f"Storage costs {dollars(abs(saved))} a month {'less' if saved >= 0 else 'more'}, {once}.")
+    much, which = dollars(abs(saved)) if saved else LEAST, "less" if effect.saved_bytes > 0 else "more"
+    say(f"Storage costs {f'{much} a month {which}, {once}' if effect.saved_bytes else 'the same'}.")
+    if effect.unknown_views:
+        say(_unwatched(effect))
     if effect.left_untested:
         gate = contract_gate(failed_checks(engine, configured()))
         say(f"{many(effect.left_untested, 'video')} that these policies would retire or compress stay: {gate}.")
@@ -190,6 +193,19 @@ def _effect(engine: "Engine", after: "Policies") -> "Effect":
     for promise in effect.broken_promises():
         say(f"Reduced promise to users: {promise}.")
     return effect
+
+
+def _unwatched(effect: "Effect") -> str:
+    from reelkeeper.model import Action
+
+    before, then = (
+        f"retire {effect.unwatched[after, Action.RETIRE]:,} and compress {effect.unwatched[after, Action.COMPRESS]:,}"
+        for after in (False, True)
+    )
+    return (
+        f"{many(effect.unknown_views, 'video')} of unknown views count as kept here, as no rule for cold videos acts "
+        f"on them. Had nobody viewed them, these policies would {then} of them; those in force {before}."
+    )
 
 
 def put_in_force(engine: "Engine", after: "Policies", reason: str, *, yes: bool) -> None:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from reelkeeper.cli.opening import configured, store
-from reelkeeper.cli.screen import emit, out, say, size, table
+from reelkeeper.cli.screen import dollars, emit, out, say, size, table
 from reelkeeper.cli.words import AsJson, text_of
-from reelkeeper.rules.core.wording import contract_gate, many
+from reelkeeper.rules.core.wording import LEAST, contract_gate, many
 
 if TYPE_CHECKING:
     from reelkeeper.operations import Engine, Session
@@ -235,7 +235,8 @@ def _show(outcome: "Outcome", exceeds: dict[str, dict[str, str]]) -> None:
     if is_free and span.start == span.today:  # what was stored on a past day is not what is stored
         say(within_allowance(outcome.stored_bytes))
     if outcome.unknown_views:
-        say(f"The views of {many(outcome.unknown_views, 'video')} are unknown: the rules for cold videos keep them.")
+        of = many(outcome.unknown_views, "video")
+        say(f"The views of {of} are unknown: no rule for cold videos acts on them, only the end of their retention.")
     if outcome.unseen:
         say(
             f"{many(outcome.unseen, 'video')} were retired by a rule since {span.start} and could not be viewed "
@@ -260,8 +261,8 @@ def _show_months(course: "Course") -> None:
 
 
 def _money(r2_usd: Decimal, cpu_usd: Decimal, net_usd: Decimal) -> tuple[str, str, str]:
-    net = round(net_usd, 2)
-    return f"{r2_usd:,.2f}", f"{cpu_usd:,.2f}", f"{net:+,.2f}" if net else "0.00"
+    r2, cpu, net = (dollars(amount * 10**6) for amount in (r2_usd, cpu_usd, net_usd))
+    return r2, cpu, f"+{net}" if net_usd > 0 and net != LEAST else net
 
 
 def _total(course: "Course") -> tuple[Any, ...]:

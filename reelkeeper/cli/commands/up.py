@@ -71,7 +71,7 @@ def up(
             if as_json:
                 tell("first night", " ".join(remarks), lines=[line._asdict() for line in lines])
             else:
-                say("Once live, it changes this bucket:")
+                say("What going live would change, and the first run of each flow, by what the store knows now:")
                 table(("!flow", "!UTC", "will", ">bytes", ">$ a month"), [line.shown for line in lines])
                 for remark in remarks:
                     say(remark)
@@ -84,6 +84,12 @@ def up(
 _NOTHING_KNOWN: Final = (
     "The catalogue is empty, so what there will be to do is not known: start it without --live first, which takes in "
     "what is stored and changes nothing"
+)
+_WRITES: Final = (
+    "The line of up --live is all that going live itself writes. From then on, under {scope!r}: what compresses writes "
+    "the result and, in place, a copy of the original; what retires writes nothing, and what is retired stays stored "
+    "until purge_retired deletes it; what deletes, restores or holds first writes to {at}.epochs/; a restore "
+    "puts originals back; jobs and uploads write videos and images; doctor writes {at}.reelkeeper-probe, once."
 )
 _DUE: Final = {"tier_storage": "02:00", "expire_videos": "03:00", "purge_retired": "04:00", "prune_cache": "05:00"}
 
@@ -138,7 +144,7 @@ def _first_night(settings: "Settings") -> tuple[list[_Line], list[str]]:
                 found, told = _planned(engine, partial(getattr(previews, flow), work), flow)
                 remarks += [remark for remark in told if remark not in remarks]
             lines += [_Line(flow, due, *each) for each in found] or [_Line(flow, due)]
-    return lines, remarks
+    return lines, [*remarks, _WRITES.format(scope=opened.bucket.scope, at=settings.prefix)]
 
 
 def _planned(engine: "Engine", plan: "Callable[[], Report]", flow: str) -> "tuple[list[Effect], list[str]]":

@@ -122,7 +122,7 @@ def _store_details(settings: Settings, engine: Engine, *, stores: bool) -> Itera
     yield _guarded("doubts", lambda: _doubts(engine))
     yield _guarded("ages", lambda: _ages(engine))
     if stores:
-        yield _guarded("links", lambda: _links(engine))
+        yield _guarded("links", lambda: _links(settings, engine))
     if settings.event_queue_id:
         yield _guarded("events", lambda: _events(engine))
 
@@ -219,9 +219,9 @@ def _frozen(engine: Engine) -> Finding:
     return Finding("changes", WARN if reason else OK, reason or "not frozen")
 
 
-def _links(engine: Engine) -> Finding:
+def _links(settings: Settings, engine: Engine) -> Finding:
     with reading(engine) as session:
-        failed = deployment.last_failed(session)
+        failed = deployment.contract_failed(session, settings.endpoint_url or "", settings.bucket)
     return Finding("links", OK, contract_gate(failed) if failed else current(engine).policies.links)
 
 

@@ -99,7 +99,7 @@ def by_rule(saved: SavedPlan) -> Table:
             rule.title,
             rule.objects,
             size(rule.size_bytes),
-            *map(_dollars, (rule.saving_microusd, rule.net_microusd)),
+            *(_saving(amount, rule.size_bytes) for amount in (rule.saving_microusd, rule.net_microusd)),
         ]
         for rule in saved.planned
     ]
@@ -114,18 +114,16 @@ def _row(item: PlanItem, *, done: bool, names_users: bool) -> list[object]:
         return [*first, dollars(storage_microusd_per_month(saved)), change, f"{saved / item.size_bytes:.0%} less"]
     first.append(_saving(item.saving_microusd, item.size_bytes))
     if not done:
-        return [*first, _dollars(item.net_microusd), item.reason]
+        return [*first, _saving(item.net_microusd, item.size_bytes), item.reason]
     why = (item.outcome_reason if item.outcome in _SAY_WHY else None) or item.reason
     return [*first, item.outcome or "not done", why if len(why) <= _MAX_REASON else f"{why[:_MAX_REASON]} ..."]
 
 
-def _dollars(microusd: int | None) -> str | None:
-    return None if microusd is None else dollars(microusd)
-
-
 def _saving(microusd: int | None, size_bytes: int) -> str | None:
-    """Format a monthly saving; that of a few kilobytes is rounded to 0, but is not nothing."""
-    return LEAST if microusd == 0 and size_bytes else _dollars(microusd)
+    """Format what an item saves, a month or in all; that of a few kilobytes is rounded to 0, but is not nothing."""
+    if microusd is None:
+        return None
+    return LEAST if microusd == 0 and size_bytes else dollars(microusd)
 
 
 def _to_do(planned: list[PlannedRule]) -> str:
@@ -135,7 +133,7 @@ def _to_do(planned: list[PlannedRule]) -> str:
     doing = ", ".join(f"{count:,} to {action}" for action, count in sorted(counts.items()))
     months, nets = [rule.saving_microusd for rule in planned], [rule.net_microusd for rule in planned]
     saved = None if None in months else sum(filter(None, months))
-    net = "" if None in nets else f", {dollars(sum(filter(None, nets)))} net"
+    net = "" if None in nets else f", {_saving(sum(filter(None, nets)), size_bytes)} net"
     less = _saving(saved, size_bytes) or "-"
     return f"In total: {doing}; files of {size(size_bytes)} before, {less} a month less{net}."
 

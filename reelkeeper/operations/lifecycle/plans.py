@@ -6,7 +6,7 @@ claim(engine, saved.plan, under, judge, run_id)  # once, under the flow's lease:
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -38,11 +38,13 @@ from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.lifecycle import crf_searches, plan_progress, plan_results, purge_plan
 from reelkeeper.store.lifecycle.candidates import candidates
-from reelkeeper.store.lifecycle.plan_results import PlanItem
+from reelkeeper.store.lifecycle.plan_results import PlanItem, PlanLine
 from reelkeeper.store.lifecycle.plan_writer import add_verdicts, begin_plan, leave_beyond_share
 from reelkeeper.store.lifecycle.plans import (
+    LIMITS,
     Approved,
     approve_plan,
+    as_params,
     begin_applying,
     load_summary,
     note_refusal,
@@ -54,6 +56,7 @@ from reelkeeper.store.videos.videos import live_videos
 
 Limit = Callable[[int, int | None], None]  # retired in 24 h, last population: raises GuardRefused
 _MICROUSD = 10**6
+_OF_ITS_TIME = timedelta(days=1)  # a plan as of another day tries that day
 _ALL = 10**9  # items: more than any plan has
 
 
@@ -303,6 +306,22 @@ def approve(engine: Engine, plan_id: str, *, author: str, reason: str) -> Approv
         detail = {"plan": plan_id, "flow": approved.flow, "by": author, "why": reason, "limits": approved.widening}
         append(session, [Event("approve", f"approve-{plan_id}", detail=detail)])
     return approved
+
+
+def recent(session: Session, *, limit: int) -> list[PlanLine]:
+    """List the newest plans, each with what it tries in place of the policies of its time."""
+    return [line._replace(what_if=_what_if(session, line)) for line in plan_results.recent_plans(session, limit=limit)]
+
+
+def _what_if(session: Session, line: PlanLine) -> str:
+    made = plan_progress.undertaking(session, line.id)
+    policies = policies_at(session, made.policy_version)
+    limits = made.terms.get(LIMITS, {})
+    usual = terms_in(policies, made.terms) | {LIMITS: policies.limits.model_dump(mode="json", include=set(limits))}
+    found = [f"{name}={value}" for name, value in as_params(_given(made.terms, usual))]
+    if abs(line.as_of - line.created_at) >= _OF_ITS_TIME:
+        found.append(f"as of {line.as_of:%Y-%m-%d}")
+    return ", ".join(found)
 
 
 def _given(under: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:

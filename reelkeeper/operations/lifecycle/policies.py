@@ -44,6 +44,9 @@ class Effect:
     newly_compressed: int = 0
     no_longer_compressed: int = 0
     saved_bytes: int = 0  # by what is retired and what results are expected to save; negative: more is stored
+    unknown_views: int = 0  # videos whose views decide by either policies and are unknown, which keeps them
+    # What either would do with those had nobody viewed them: videos by whether afterwards, and by action.
+    unwatched: Counter[tuple[bool, Action]] = field(default_factory=Counter)
     left_untested: int = 0  # that these policies would retire or compress, in a bucket with a passed contract
     retired_with_contract: Counts = field(default_factory=Counts)  # newly, those of `left_untested` too
     retired_by_segment: dict[str, Counts] = field(default_factory=dict)  # of those newly retired
@@ -221,6 +224,10 @@ def _compare(session: Session, found: Effect, as_of: datetime, *, service_keys: 
             count(by_user, video.user_id, video)
             if len(samples) < _SAMPLES:
                 samples.append(video.id)
+        is_unknown = "unknown_views" in {was.rule, then.rule}
+        found.unknown_views += is_unknown
+        for after, judge in enumerate(judges if is_unknown else ()):
+            found.unwatched[bool(after), judge(video._replace(views=0))[1].action] += 1
         found.left_untested += then.rule == "contract_not_tried"
         found.saved_bytes += _saved_bytes(then) - _saved_bytes(was)
         found.newly_compressed += _is_newly(Action.COMPRESS, was, then)

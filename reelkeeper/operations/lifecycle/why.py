@@ -36,6 +36,7 @@ from reelkeeper.store.videos.views import find_copies
 _UNVALUED: Final = "", None  # where only retirements are asked about
 IF_VIEWED: Final = "if its views stay as they are"
 IF_KNOWN: Final = "sooner, perhaps, once its views are known"
+AT_EARLIEST: Final = "later where the limits of a run leave it to another, or refuse all of its plan"
 
 
 class Reason(NamedTuple):
@@ -129,6 +130,8 @@ def _explain(
         reasons += [Reason(f"policy, version {rules.version}", _verdict(verdict, failed))]
         gate = contract_gate(failed)
         next_at, step = _next(live, rules.policies, as_of, notice, judge=judge, gate=gate)
+        if next_at:
+            step += f"; {AT_EARLIEST}"
         if next_at and next_at > as_of:
             step += f"; {IF_VIEWED if live.views is not None else IF_KNOWN}"
         return Explained(video_id, listed.state, tuple(reasons), next_at, step)

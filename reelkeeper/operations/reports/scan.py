@@ -6,7 +6,7 @@ It needs no store, and sends nothing but listings, and a GET for each video of a
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -16,7 +16,7 @@ from reelkeeper.errors import ReelkeeperError, StorageError
 from reelkeeper.model import CrfSearch, Refusal, StoredObject, Transcode
 from reelkeeper.model.adoption import OneDay
 from reelkeeper.model.key_patterns import KeyPattern
-from reelkeeper.model.scan import AGES, OLDER, Clip, Example, Kind, Part, Sample, Scan
+from reelkeeper.model.scan import AGES, OLDER, Clip, Example, Kind, Part, Sample, Scan, age_label
 from reelkeeper.rules.billing.pricing import bill
 from reelkeeper.rules.core.wording import many, size
 from reelkeeper.rules.lifecycle import levers
@@ -29,9 +29,9 @@ Encode = Callable[[Path, Path], tuple[Transcode | Refusal, CrfSearch | None]]
 SHOWN: Final = 12  # folders and users; the rest is one row
 _NAMED_ALIKE: Final = (Kind.VIDEO, Kind.IMAGE)
 NAMED: Final = 5  # examples
-_OLD_DAYS: Final = AGES[1][0]
 _YEAR, _MONTH = len("YYYY"), len("YYYY-MM")
 _AGES: Final = (*(label for _, label in AGES), OLDER)
+_OLD: Final = frozenset(_AGES[2:])  # over 30 days
 
 
 class Stop:
@@ -136,13 +136,13 @@ class _Ended(NamedTuple):
 
 
 class _Counts:
-    """What is counted while pages arrive: by kind, day, month in the key and storage class, of which there are few."""
+    """What is counted while pages arrive: by kind, day, age, month in the key and storage class: there are few."""
 
     def __init__(self, terms: Terms, prefix: str) -> None:
-        self._layout, self._prefix = terms.layout, prefix
+        self._layout, self._prefix, self._as_of = terms.layout, prefix, terms.as_of
         self.objects = self.size_bytes = self.pages = self.odd_keys = 0
         self.videos = self.videos_of_users = 0
-        self.cube: dict[tuple[Kind, int, str, bool], list[int]] = {}
+        self.cube: dict[tuple[Kind, int, str, str, bool], list[int]] = {}
         self.empty = Part("0 bytes")
         self.emptied: list[Example] = []
         self.odd: list[Example] = []
@@ -154,7 +154,7 @@ class _Counts:
         for key, size_bytes, etag, at, storage_class in page:
             rest = key[start:]
             kind = Kind.OURS if rest.startswith(".") else levers.kind_of(rest)
-            user, name, day, month = self.read(rest, at)
+            user, name, made_at, month = self.read(rest, at)
             stem = video = None
             if name is not None and kind in _NAMED_ALIKE:
                 stem = hash((user, IMAGE_SUFFIX.sub("", name)))
@@ -164,7 +164,8 @@ class _Counts:
             if kind is Kind.VIDEO:
                 self.videos += 1
                 self.videos_of_users += user is not None
-            cell = self.cube.setdefault((kind, day, month, storage_class != ""), [0, 0])
+            place = kind, made_at.toordinal(), age_label(self._as_of - made_at), month, storage_class != ""
+            cell = self.cube.setdefault(place, [0, 0])
             cell[0] += 1
             cell[1] += size_bytes
             if not size_bytes and kind not in (Kind.FOLDER, Kind.OURS):
@@ -178,37 +179,37 @@ class _Counts:
             content = hash((size_bytes, etag)) if size_bytes else None
             yield Entry(key, size_bytes, storage_class != "", kind, user, content, stem, video)
 
-    def grouped(self, by: Callable[[Kind, int, str], Any]) -> dict[Any, Part]:
-        """Sum by whatever `by` makes of kind, day and month in the key; the part's name is that."""
+    def grouped(self, by: Callable[[Kind, int, str, str], Any]) -> dict[Any, Part]:
+        """Sum by whatever `by` makes of kind, day, age and month in the key; the part's name is that."""
         sums: dict[Any, list[int]] = {}
-        for (kind, day, month, infrequent), (objects, size_bytes) in self.cube.items():
-            found = sums.setdefault(by(kind, day, month), [0, 0, 0])
+        for (kind, day, age, month, infrequent), (objects, size_bytes) in self.cube.items():
+            found = sums.setdefault(by(kind, day, age, month), [0, 0, 0])
             for place, more in enumerate((objects, size_bytes, size_bytes * infrequent)):
                 found[place] += more
         return {label: Part(str(label), *found) for label, found in sums.items()}
 
-    def sum(self, of: Callable[[Kind, int], bool] = lambda *_: True, *, standard: bool = False) -> Part:
+    def sum(self, of: Callable[[Kind, str], bool] = lambda *_: True, *, standard: bool = False) -> Part:
         """Sum what `of` is true for, of all storage classes or Standard alone."""
         chosen = [
             (objects, size_bytes, size_bytes * infrequent)
-            for (kind, day, _, infrequent), (objects, size_bytes) in self.cube.items()
-            if of(kind, day) and not (standard and infrequent)
+            for (kind, _, age, _, infrequent), (objects, size_bytes) in self.cube.items()
+            if of(kind, age) and not (standard and infrequent)
         ]
         return Part("", *(sum(cell[place] for cell in chosen) for place in range(3)))
 
-    def read(self, rest: str, at: datetime) -> tuple[str | None, str | None, int, str]:
-        """Return the user and the video in a key, the day when it was stored, and the month in the key.
+    def read(self, rest: str, at: datetime) -> tuple[str | None, str | None, datetime, str]:
+        """Return the user and the video in a key, the time when it was stored, and the month in the key.
 
-        By a date in the key, the day may be earlier: its end, as for ages. The month is YYYY-MM, YYYY, or "" for none.
+        By a date in the key, the time may be earlier: its end, as for ages. The month is YYYY-MM, YYYY, or "" for none.
         """
         for pattern in self._layout:
             if parts := pattern.read(rest):
                 if parts.made_before is None or parts.last_day is None:
-                    return parts.user, parts.video, at.toordinal(), ""
+                    return parts.user, parts.video, at, ""
                 month = str(parts.last_day)[: _MONTH if pattern.has("month") else _YEAR]
-                return parts.user, parts.video, min(at, parts.made_before).toordinal(), month
+                return parts.user, parts.video, min(at, parts.made_before), month
         own = parse_key(self._prefix, self._prefix + rest, ())
-        return (own.user_id, own.video_id, at.toordinal(), "") if own else (None, None, at.toordinal(), "")
+        return (own.user_id, own.video_id, at, "") if own else (None, None, at, "")
 
 
 def _sampled(bucket: Bucket, census: Census, sampling: Sampling, tell: Callable[[str], None], stop: Stop) -> Sample:
@@ -242,7 +243,6 @@ def _encoded(bucket: Bucket, key: str, sampling: Sampling) -> Clip:
 
 def _figures(bucket: Bucket, terms: Terms, census: Census, counts: _Counts, ended: _Ended) -> Scan:
     unfinished, sample = ended.unfinished, ended.sample
-    today = terms.as_of.astimezone(UTC).toordinal()
     total = counts.sum()
     duplicates, duplicated = census.duplicates(NAMED)
     crowding = census.crowding()
@@ -255,8 +255,8 @@ def _figures(bucket: Bucket, terms: Terms, census: Census, counts: _Counts, ende
     found = levers.Found(
         total._replace(size_bytes=total.size_bytes + (unfinished.size_bytes if unfinished else 0)),
         counts.sum(lambda kind, _: kind is Kind.VIDEO, standard=True),
-        counts.sum(lambda _, day: today - day > _OLD_DAYS, standard=True),
-        counts.sum(lambda kind, day: kind is Kind.VIDEO and today - day > _OLD_DAYS, standard=True),
+        counts.sum(lambda _, age: age in _OLD, standard=True),
+        counts.sum(lambda kind, age: kind is Kind.VIDEO and age in _OLD, standard=True),
         duplicates,
         unfinished,
         None if unfit or not ended.is_listed else census.orphans(images),
@@ -264,8 +264,8 @@ def _figures(bucket: Bucket, terms: Terms, census: Census, counts: _Counts, ende
     )
     made = levers.levers(found, levers.Kept.of(sample, terms.codec), terms.payback)
     billed_usd = bill(levers.usage_of(found.total)).billed_usd
-    days = counts.grouped(lambda _, day, __: day)
-    fullest = max(days, key=lambda day: days[day].objects, default=today)
+    days = counts.grouped(lambda _, day, *__: day)
+    fullest = max(days, key=lambda day: days[day].objects, default=0)
     warning = one_day_warning(OneDay(date.fromordinal(fullest), days[fullest].objects, total.objects)) if days else None
     remedy = (
         repeated(bucket.prefix, terms.layout)
@@ -290,8 +290,8 @@ def _figures(bucket: Bucket, terms: Terms, census: Census, counts: _Counts, ende
         users=users,
         known_users=known_users,
         kinds=sorted(counts.grouped(lambda kind, *_: kind).values(), key=lambda part: -part.size_bytes),
-        ages=_labelled(counts.grouped(lambda kind, day, _: (_age(today - day), kind)), [*_AGES]),
-        months=_labelled(counts.grouped(lambda kind, day, month: (_stored(day, month), kind))),
+        ages=_labelled(counts.grouped(lambda kind, _, age, __: (age, kind)), [*_AGES]),
+        months=_labelled(counts.grouped(lambda kind, day, _, month: (_stored(day, month), kind))),
         duplicates=duplicates,
         duplicated=duplicated,
         unfinished=unfinished,
@@ -310,10 +310,6 @@ def _figures(bucket: Bucket, terms: Terms, census: Census, counts: _Counts, ende
             *([f"{warning}."] if warning else []),
         ],
     )
-
-
-def _age(days: int) -> str:
-    return next((label for most, label in AGES if days <= most), OLDER)
 
 
 def _stored(day: int, month: str) -> str:

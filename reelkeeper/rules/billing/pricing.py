@@ -163,12 +163,16 @@ def saving_this_month(usage: Usage, size_bytes: int, days_left: int) -> Saving:
 
 
 def within_allowance(size_bytes: int) -> str:
-    """Say that storing `size_bytes` costs nothing, so that storing less saves nothing; "" if it costs something."""
+    """Say that storing `size_bytes` costs nothing, so that storing less saves nothing; "" if it costs something.
+
+    They are what the catalogue knows: the allowance is the account's, and a listing shows no unfinished upload.
+    """
     if size_bytes > STANDARD.free_gb_months * GB:
         return ""
     return (
-        f"All that is stored, {size(size_bytes)}, is within R2's free {STANDARD.free_gb_months} GB: storing less does "
-        "not lower the bill yet. Dollars here are at list price."
+        f"All that the catalogue knows, {size(size_bytes)} (without unfinished uploads, other prefixes and other "
+        f"buckets), is within R2's free {STANDARD.free_gb_months} GB: if the account stores no more than that, storing "
+        "less does not lower the bill yet. Dollars here are at list price."
     )
 
 

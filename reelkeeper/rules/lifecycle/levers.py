@@ -75,7 +75,7 @@ class Kept(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What levers can move: the whole, and parts of it in Standard. The `old` ones were stored over 30 days ago."""
+    """What levers can move: the whole, and parts of it in Standard. The `old` ones are 31 whole days old or older."""
 
     total: Part  # with the parts of unfinished uploads
     videos: Part
@@ -143,9 +143,9 @@ def _infrequent(found: Found) -> Lever:
     a_month = Saving(before.billed_usd - after.billed_usd, before.exact_usd - after.exact_usd)
     millions = -(-found.old.objects // MILLION)
     why = (
-        f"{size(found.old.size_bytes)} are older than 30 days. Once is {many(millions, 'million')} of transitions, and "
-        f"a rule that goes on moving objects costs that each month. {INFREQUENT_ACCESS.minimum_days} days are billed "
-        "at least, nothing is free there, and to read an object once takes two months of what it saves"
+        f"{size(found.old.size_bytes)} are 31 days old or older. Once is {many(millions, 'million')} of transitions, "
+        f"and a rule that goes on moving objects costs that each month. {INFREQUENT_ACCESS.minimum_days} days are "
+        "billed at least, nothing is free there, and to read an object once takes two months of what it saves"
     )
     return _judged("infrequent_access", found.old, a_month, why, millions * INFREQUENT_ACCESS.class_a_usd_per_million)
 
@@ -153,8 +153,8 @@ def _infrequent(found: Found) -> Lever:
 def _retire(found: Found) -> Lever:
     why = (
         "a listing does not know who watches: at most this, if nobody watches any of the "
-        f"{size(found.old_videos.size_bytes)} of videos older than 30 days. After reelkeeper videos import --views, "
-        "reelkeeper plan tier_storage knows"
+        f"{size(found.old_videos.size_bytes)} of videos that are 31 days old or older. After reelkeeper videos "
+        "import --views, reelkeeper plan tier_storage knows"
     )
     return _judged(
         "retire_unwatched", found.old_videos, _less(found, found.old_videos.size_bytes), why, verdict=Verdict.UNKNOWN
@@ -198,7 +198,7 @@ def remarks(total: Part, users: Sequence[Part], billed_usd: Decimal, made: Seque
         )
     free = STANDARD.free_gb_months
     if total.size_bytes and not billed_usd:
-        yield f"All of it is within R2's free {free} GB: nothing that is stored here costs anything yet."
+        yield f"All of it is within R2's free {free} GB: it costs nothing yet if the account stores nothing else."
     worth = [lever for lever in made if lever.verdict is Verdict.WORTH]
     if worth:
         yield f"The largest lever: {worth[0].title.lower()}, {dollars(worth[0].usd_a_month * _MICRO)} a month."

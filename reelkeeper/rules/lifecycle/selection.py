@@ -25,6 +25,18 @@ TRIED: Final = "tried_to_learn"
 MOST_TRIED: Final = 10  # by a plan: large clips have taught enough in two nights, and those of 2 MB in three weeks
 _TENTH: Final = 10  # of what is left of the day's dollars: the rest is for what is expected to pay
 
+_OF_TIERING = frozenset(  # rules that keep a video from `tier_storage` alone
+    {
+        "too_young",
+        "cold_rules_off",
+        "unknown_views",
+        "still_watched",
+        "compressed_before",
+        "already_efficient",
+        "refused_before",
+    }
+)
+
 
 def for_tiering(judged: Iterable[Verdict]) -> Iterator[Verdict]:
     """Leave videos past their retention to `expire_videos`, so that none is compressed that is about to be retired."""
@@ -32,8 +44,12 @@ def for_tiering(judged: Iterable[Verdict]) -> Iterator[Verdict]:
 
 
 def for_expiry(judged: Iterable[Verdict]) -> Iterator[Verdict]:
-    """Leave cold videos to `tier_storage`."""
-    return _leaving(judged, frozenset({"cold_retire", "cold_compress"}), "left_to_tier_storage")
+    """Leave cold videos to `tier_storage`, and say of those that only it keeps that their retention is not over.
+
+    What it keeps them for, such as unknown views, keeps none once it is.
+    """
+    for verdict in _leaving(judged, frozenset({"cold_retire", "cold_compress"}), "left_to_tier_storage"):
+        yield verdict._replace(rule="within_retention") if verdict.rule in _OF_TIERING else verdict
 
 
 def _leaving(judged: Iterable[Verdict], rules: frozenset[str], left: str) -> Iterator[Verdict]:

@@ -30,6 +30,7 @@ class PlanLine(NamedTuple):
     items: int
     size_bytes: int
     refusal: str | None
+    what_if: str = ""  # what it was made with in place of the policies in force; "" for nothing else
 
 
 class PlanItem(NamedTuple):
@@ -72,7 +73,7 @@ def recent_plans(session: Session, *, limit: int) -> list[PlanLine]:
         .order_by(plans.c.created_at.desc())
         .limit(limit)
     )
-    return [PlanLine._make(row) for row in rows]
+    return [PlanLine(*row) for row in rows]
 
 
 def shown(session: Session, plan_id: str) -> tuple[str, str]:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from inline_snapshot import snapshot
 
 from reelkeeper.errors import Frozen, GuardRefused, PlanRefused, PolicyRefused, SchemaError, TierRefused
+from reelkeeper.model import Action
 from reelkeeper.model.requests import Queued
 from reelkeeper.operations.billing import ledger
 from reelkeeper.operations.core import freeze
@@ -66,6 +67,14 @@ def test_the_effect_names_what_is_newly_retired_and_whose_promise_gets_smaller(a
     put_in_force(aged.workspace.engine, tiers=SHORTER.tiers)
     assert effect_of(aged.workspace.engine, DEFAULTS).saved_microusd_a_month == -4_500_000  # it costs that much more
     assert list(effect.broken_promises()) == [snapshot("1 free user would keep videos 7 days, not 30 days")]
+
+
+def test_what_unknown_views_leave_out_is_told_as_what_it_would_be_had_nobody_viewed_them(aged: World) -> None:
+    """The rules for cold videos act on none of them; from the ninth day on, they would be cold."""
+    policy = LifecyclePolicy(compress_below_views=None, retire_after_days=7)
+    effect = effect_of(aged.workspace.engine, DEFAULTS.overridden(lifecycle=policy))
+    assert (effect.newly_retired.objects, effect.unknown_views) == (0, 3)
+    assert [effect.unwatched[after, Action.RETIRE] for after in (False, True)] == [0, 3]
 
 
 @pytest.mark.parametrize(("hours", "counted"), [(23.9, 10), (24.1, 0)])

@@ -171,6 +171,16 @@ def test_an_object_counts_in_the_month_of_its_key(
     assert page(found)
 
 
+@pytest.mark.parametrize("place", range(len(AGES)))
+def test_an_age_is_that_of_its_last_whole_day_as_in_reports(place: int) -> None:
+    """By the calendar it would be a day older from midnight on; `test_videos.py` asks the same of reports."""
+    (last_days, label), older = AGES[place], (*(label for _, label in AGES), OLDER)[place + 1]
+    ends = AS_OF - timedelta(days=last_days + 1)
+    for stored_at, expected in ((ends + timedelta(microseconds=1), label), (ends, older)):
+        found = scanned(Listed([StoredObject("ann/v.mp4", 5, "e", stored_at)]))
+        assert [age for age, _ in found.ages] == [expected]
+
+
 def test_where_patterns_do_not_fit_users_and_images_without_their_video_are_unknown() -> None:
     """By the default patterns, each user of u/ is one video, and the logo an image whose video is gone."""
     keys = [f"u/{user}/{n}.{end}" for user in ("ann", "bob") for n in range(9) for end in ("mp4", "jpg")]

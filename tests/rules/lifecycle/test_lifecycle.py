@@ -13,7 +13,7 @@ from reelkeeper.model import Action, SearchTotals, Verdict, Video
 from reelkeeper.rules.core.tiers import SHIPPED, Tiers
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy, reason, verdicts
 from reelkeeper.rules.lifecycle.savings import of_verdict
-from reelkeeper.rules.lifecycle.selection import for_tiering, largest_first
+from reelkeeper.rules.lifecycle.selection import for_expiry, for_tiering, largest_first
 from reelkeeper.rules.lifecycle.transcode import EFFICIENT_CODECS, mark_of_month
 from reelkeeper.rules.lifecycle.worth import Payback, Stay, Worth, unopened
 from tests.rules.videos import AS_OF, RECIPE, SECOND, judge, video
@@ -184,9 +184,28 @@ def test_an_empty_policy_is_refused_for_acting() -> None:
     [
         (video(45, 0), snapshot("0 views in 30 days, 45 days old: retired below 1 view after 30 days")),
         (video(10.9, 1), snapshot("1 view in 30 days, 10 days old: compressed below 5 views after 7 days")),
-        (video(2.5, 9), snapshot("2 days and 12 hours old: nothing changes until it is older than 7 days")),
+        (
+            video(20, None),
+            snapshot(
+                "some views of the last 30 days are not recorded, so none count until all are: pro users' videos are "
+                "kept for 365 days"
+            ),
+        ),
+        (
+            video(2.5, 9),
+            snapshot(
+                "2 days and 12 hours old: pro users' videos are kept for 365 days, and its views do not count until it "
+                "is older than 7 days"
+            ),
+        ),
         (video(31, 9, "free"), snapshot("31 days old: free users' videos are kept for 30 days")),
-        (video(1, 9), snapshot("1 day old: nothing changes until it is older than 7 days")),
+        (
+            video(1, 9),
+            snapshot(
+                "1 day old: pro users' videos are kept for 365 days, and its views do not count until it is older than "
+                "7 days"
+            ),
+        ),
         (video(9, 1, codec="av1"), snapshot("1 view in 30 days, 9 days old, but already encoded as av1")),
         (video(9, 1, None), snapshot("its user's tier is not recorded: kept until the tier is known")),
         (video(9, 1, "{x}"), snapshot("tier '{x}' is not one of free, premium, pro: kept until the tier is known")),
@@ -228,3 +247,21 @@ def test_videos_beyond_the_days_dollars_are_left_to_another_day_largest_first() 
         "left to another day: it is expected to cost $0.0030, and $0.0020 of today's compress_usd_per_day is left; 1 view in 30 days, 10 days old: compressed below 5 views after 7 days"
     )
     assert all(v.action is Action.COMPRESS for v in largest_first(judged, 9, None))
+
+
+@pytest.mark.parametrize(
+    ("one", "rule"),
+    [
+        (video(2, 0), "within_retention"),
+        (video(100, None), "within_retention"),
+        (video(100, 9), "within_retention"),
+        (video(100, 2, compressed=True), "within_retention"),
+        (video(100, 0), "left_to_tier_storage"),
+        (video(100, None, held=True), "held"),
+        (video(400, None), "past_retention"),
+    ],
+)
+def test_an_expiry_keeps_by_retention_what_tiering_keeps_by_views(one: Video, rule: str) -> None:
+    """Of a video of unknown views it read as if they kept it from an expiry, too."""
+    (verdict,) = for_expiry([judge(one, DEFAULT, SHIPPED, AS_OF, RECIPE)])
+    assert verdict.rule == rule
