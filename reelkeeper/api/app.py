@@ -34,6 +34,7 @@ from reelkeeper.api.routes import (
     videos,
     webhooks,
 )
+from reelkeeper.model.requests import GenerationRequest
 
 _HEADERS: Final = {
     "RateLimit-Policy": {
@@ -109,7 +110,8 @@ def _schema(app: FastAPI) -> dict[str, Any]:
     if app.openapi_schema is None:
         made = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
         schemas = made.setdefault("components", {}).setdefault("schemas", {})
-        for model in (Problem, jobs.JobEvent):  # which no route returns as its body
+        # No route returns the first two as its body; and FastAPI writes 2^63, a bound, as 9.223372036854776e+18.
+        for model in (Problem, jobs.JobEvent, GenerationRequest):
             described = model.model_json_schema(ref_template="#/components/schemas/{model}")
             schemas.update(described.pop("$defs", {}))
             schemas[model.__name__] = described

@@ -4,7 +4,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema, model_validator
 
 from reelkeeper.model.jobs import JobState
 
@@ -12,10 +12,19 @@ _PARAMETERS = 32  # maximum number in a request
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100, pattern=r"^[\w./:-]+$")]
 TAG_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 Tag = Annotated[str, StringConstraints(pattern=TAG_PATTERN)]  # of a video, given with its job or upload
-_Key = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,40}$")]
-_Text = Annotated[str, StringConstraints(max_length=500, pattern=r"^[^\x00]*$")]
+_KEY: Final = r"^[A-Za-z0-9_.-]{1,40}$"
+_NO_NUL: Final = r"^[^\x00]*$"
+_Text = Annotated[str, StringConstraints(max_length=500, pattern=_NO_NUL)]
 Metadata = Annotated[
-    dict[_Key, _Text],
+    dict[Annotated[str, StringConstraints(pattern=_KEY)], _Text],
+    WithJsonSchema(  # pydantic's own allows any other key
+        {
+            "type": "object",
+            "maxProperties": 20,
+            "propertyNames": {"pattern": _KEY},
+            "additionalProperties": {"type": "string", "maxLength": 500, "pattern": _NO_NUL},
+        }
+    ),
     Field(
         max_length=20,
         description="Texts of your own, by key: at most 20 keys of 1 to 40 letters, digits and `_.-`, each with at "
@@ -27,7 +36,29 @@ WebhookUrl = Annotated[
     str,
     StringConstraints(max_length=2_000, pattern=r"^https?://[A-Za-z0-9.:\[\]-]+(/[\x21-\x5b\x5d-\x7e]*)?$"),
 ]
+_EXACT: Final = 2**53  # from here on, a float may be another number than the one that was sent
+
+
+def _whole(value: object) -> object:
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT else value
+
+
+# Neither a text nor yes or no, and nothing is rounded; but 3.0 is a whole number in JSON, as its schema has it.
+Whole = Annotated[int, Field(strict=True), BeforeValidator(_whole)]
 Value = str | int | float | bool | None
+_PARAMETERS_SCHEMA: Final = {
+    "type": "object",
+    "maxProperties": _PARAMETERS,
+    "propertyNames": {"minLength": 1, "maxLength": 100, "pattern": _NO_NUL},
+    "additionalProperties": {
+        "anyOf": [
+            {"type": "string", "maxLength": 1_000, "pattern": _NO_NUL},
+            {"type": "number"},
+            {"type": "boolean"},
+            {"type": "null"},
+        ]
+    },
+}
 
 
 class GenerationRequest(BaseModel):
@@ -36,17 +67,19 @@ class GenerationRequest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     model: Name = Field(description="Name of the model")
-    model_version: str = Field("", max_length=100, description="Version of the model")
-    prompt: str = Field(min_length=1, max_length=10_000, description="What the video should show")
-    negative_prompt: str = Field("", max_length=10_000, description="What the video should not show")
+    model_version: str = Field("", max_length=100, pattern=_NO_NUL, description="Version of the model")
+    prompt: str = Field(min_length=1, max_length=10_000, pattern=_NO_NUL, description="What the video should show")
+    negative_prompt: str = Field("", max_length=10_000, pattern=_NO_NUL, description="What the video should not show")
     image_sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the input image")
-    width: int = Field(1280, ge=64, le=4096, multiple_of=2, description="Width in pixels")
-    height: int = Field(720, ge=64, le=4096, multiple_of=2, description="Height in pixels")
+    width: Whole = Field(1280, ge=64, le=4096, multiple_of=2, description="Width in pixels")
+    height: Whole = Field(720, ge=64, le=4096, multiple_of=2, description="Height in pixels")
     duration_seconds: float = Field(5.0, ge=0.5, le=120, description="Length of the video, in seconds")
-    fps: int = Field(24, ge=1, le=60, description="Frames per second")
+    fps: Whole = Field(24, ge=1, le=60, description="Frames per second")
     audio: bool | None = Field(None, description="Whether the video has sound; unset: the model's default")
-    seed: int | None = Field(None, ge=0, lt=2**63, description="Seed of the model's random number generator")
-    parameters: dict[str, Value] = Field(
+    seed: Annotated[int, Field(ge=0, lt=2**63), BeforeValidator(_whole)] | None = Field(
+        None, description="Seed of the model's random number generator, less than 2^63; as 1.0, less than 2^53"
+    )
+    parameters: Annotated[dict[str, Value], WithJsonSchema(_PARAMETERS_SCHEMA)] = Field(
         default_factory=dict, max_length=_PARAMETERS, description="Other parameters of the model"
     )
     shared: bool = Field(False, description="Whether the video may be reused for other users with the same request")
@@ -121,14 +154,18 @@ class Joined(NamedTuple):
 
 
 class Queued(NamedTuple):
-    """The video will be made. `place` counts the waiting jobs from 1; the seconds are estimates, from now."""
+    """The video will be made. `place` counts the waiting jobs from 1; the seconds are estimates, from now.
+
+    Without a worker, nobody knows when a job starts: the seconds are None.
+    """
 
     job_id: str
     price_microusd: int
     price_book: str
     place: int
-    wait_seconds: float
-    finish_seconds: float
+    has_worker: bool
+    wait_seconds: float | None
+    finish_seconds: float | None
 
 
 class Unfulfilled(NamedTuple):

@@ -35,6 +35,7 @@ from tests.faults.world import World
 from tests.marks import marked
 from tests.operations.asking import claim, make, row
 from tests.operations.books import DOLLAR, make_user
+from tests.operations.queue import sign
 from tests.policies import put_in_force
 
 
@@ -77,7 +78,20 @@ def test_a_job_is_shown_and_cancelled_for_its_user_alone(client: TestClient) -> 
     assert client.delete(f"{path}?user_id=ann").json()["state"] == "cancelled"
 
 
-def test_a_new_request_is_queued_with_its_place_price_and_estimates(client: TestClient) -> None:
+def test_without_a_worker_nothing_says_when_a_job_will_start(client: TestClient, world: World) -> None:
+    told = ask(client, "k1").json()
+    assert (told["place"], told["has_worker"]) == (1, False)
+    assert not told.keys() & {"wait_seconds", "finish_seconds"}
+    shown = state(client, told["job_id"])
+    assert (shown["place"], shown["has_worker"]) == (1, False)
+    assert shown["wait_seconds"] is shown["finish_seconds"] is None
+    sign(world.workspace.engine)
+    shown = state(client, told["job_id"])
+    assert (shown["place"], shown["has_worker"], shown["wait_seconds"]) == (1, True, 0)
+
+
+def test_a_new_request_is_queued_with_its_place_price_and_estimates(client: TestClient, world: World) -> None:
+    sign(world.workspace.engine)
     answer = ask(client, "k1")
     told = answer.json()
     assert (answer.status_code, told["status"], told["place"], told["wait_seconds"]) == (202, "queued", 1, 0)

@@ -1,6 +1,7 @@
 """Requests that the OpenAPI schema allows or forbids are answered as it says, never with a 5xx.
 
-What is well formed may still be refused for what it says, so `positive_data_acceptance` is not asked.
+What is well formed may still be refused for what it says, so `positive_data_acceptance` is not asked: instead, such a
+refusal must be another than `urn:reelkeeper:invalid`, which says that the request does not match the schema.
 """
 
 import re
@@ -82,7 +83,9 @@ def test_every_answer_is_one_that_the_schema_knows(
                 # An unknown query parameter is ignored, and a token that was left out is sent all the same.
                 excluded.append(negative_data_rejection)
             headers = {"Authorization": f"Bearer {served[1]}"}
-            case.call_and_validate(headers=headers, excluded_checks=excluded, timeout=120)  # its 10 s are few when busy
+            answer = case.call_and_validate(headers=headers, excluded_checks=excluded, timeout=120)  # when busy
+            if mode.is_positive and answer.status_code == 422:
+                assert answer.json()["type"] != "urn:reelkeeper:invalid", (case.as_curl_command(), answer.text)
             asked += 1
 
         try:
@@ -103,6 +106,13 @@ def test_every_answer_is_one_that_the_schema_knows(
         ("views", {"views": [{"video_id": "v1", "views": True}]}),
         ("views", {"views": [{"video_id": "v1"}], "at": 1_900_000_000}),
         ("views", {"views": [{"video_id": "v\x14"}]}),
+        ("views", {"views": [{"video_id": "v1", "views": 1.5}]}),
+        ("users/ann/credits", {"amount_microusd": 1.5}),
+        ("users/ann/credits", {"amount_microusd": "1"}),
+        ("users/ann/credits", {"amount_microusd": True}),
+        ("jobs", {"user_id": "ann", "request": {"model": "m", "prompt": "p", "fps": 24.5}}),
+        ("jobs", {"user_id": "ann", "request": {"model": "m", "prompt": "p", "seed": 2.0**53}}),  # may have been + 1
+        ("jobs", {"user_id": "ann", "request": {"model": "m", "prompt": "p", "seed": 2**63}}),
     ],
 )
 def test_a_value_of_another_type_changes_nothing(served: tuple[FastAPI, str], path: str, body: dict[str, Any]) -> None:
@@ -112,6 +122,22 @@ def test_a_value_of_another_type_changes_nothing(served: tuple[FastAPI, str], pa
         answer = client.post(f"/v1/{path}", json=body)
         assert answer.status_code == 422, answer.text
         assert client.get("/v1/users/ann/videos").json()["videos"][0]["state"] == "live"
+        assert client.get("/v1/users/ann").json()["available_microusd"] == 10**9
+
+
+def test_a_whole_number_may_be_written_with_a_point(served: tuple[FastAPI, str]) -> None:
+    """As JSON Schema has it, and some clients write every number; it means the same."""
+    app, text = served
+    with TestClient(app, headers={"Authorization": f"Bearer {text}", "Idempotency-Key": "k"}) as client:
+        told = client.post("/v1/users/ann/credits", json={"amount_microusd": 5_000_000.0}).json()
+        assert (told["amount_microusd"], told["available_microusd"]) == (5_000_000, 10**9 + 5_000_000)
+        again = client.post("/v1/users/ann/credits", json={"amount_microusd": 5_000_000})
+        assert again.headers["Idempotency-Replayed"] == "true"
+        for place, (fps, seed) in enumerate(((24, 7), (24.0, 7.0))):
+            asked = {"user_id": "ann", "request": {"model": "m", "prompt": "p", "fps": fps, "seed": seed}}
+            told = client.post("/v1/jobs", json=asked, headers={"Idempotency-Key": f"k{place}"}).json()
+            assert told["status"] == ("queued", "joined")[place]
+        assert client.get("/v1/users", params={"limit": "1.0"}).json()["users"][0]["id"] == "ann"
 
 
 def test_ids_of_the_schema_are_those_of_the_server(schema: BaseSchema) -> None:
@@ -120,6 +146,11 @@ def test_ids_of_the_schema_are_those_of_the_server(schema: BaseSchema) -> None:
     wanted = re.compile(operation.path_parameters[0].definition["schema"]["pattern"])
     for text in (*NAMED, *(f"a{chr(n)}b" for n in range(0xA0)), " a", "a ", "\ufffd", "\u2028"):
         assert bool(wanted.search(text)) == (flaw(text) is None), text
+
+
+def test_the_bound_of_a_seed_is_that_of_the_server(served: tuple[FastAPI, str]) -> None:
+    seed = served[0].openapi()["components"]["schemas"]["GenerationRequest"]["properties"]["seed"]
+    assert repr(seed["anyOf"][0]["exclusiveMaximum"]) == str(2**63)
 
 
 def test_no_two_models_share_a_name(served: tuple[FastAPI, str]) -> None:

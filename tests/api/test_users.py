@@ -19,6 +19,7 @@ from reelkeeper.operations.health import accounts
 from reelkeeper.operations.videos.hold import hold
 from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.store.core import deployment
+from reelkeeper.store.core.deployment import beats, record_beat
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.tables import audit_events, charges, videos
 from reelkeeper.store.videos.holds import HoldTerms
@@ -55,13 +56,18 @@ def test_what_a_user_cost_is_listed_by_month_and_provider_and_page(client: TestC
             }
         ],
         "after": "2026-01",
+        "charged_at": None,
     }
     told = client.get("/v1/users/ann/costs", params={"after": told["after"]}).json()
     assert [(month["month"], month["providers"][0]["provider"]) for month in told["months"]] == [
         ("2026-03", "Generation")
     ]
     assert told["after"] is None
-    assert client.get("/v1/users/ann/costs", params={"after": "2026-03"}).json() == {"months": [], "after": None}
+    with transaction(world.workspace.engine, "test") as session:
+        record_beat(session, "monitor_costs", "run", 3600, 600)
+        charged = beats(session)["monitor_costs"].last_ok_at
+    told = client.get("/v1/users/ann/costs", params={"after": "2026-03"}).json()
+    assert (told["months"], told["after"], datetime.fromisoformat(told["charged_at"])) == ([], None, charged)
     problem(client.get("/v1/users/nobody/costs"), 404)
     for wrong in ({"after": "2026-13"}, {"limit": 0}, {"month": "2026-01"}):
         problem(client.get("/v1/users/ann/costs", params=wrong), 422)

@@ -10,7 +10,7 @@ from reelkeeper.model.jobs import IN_FLIGHT, JobState, Served
 from reelkeeper.operations.billing import ledger
 from reelkeeper.operations.core.freeze import why_stopped
 from reelkeeper.store.core.engine import Clock, now, reading, transaction
-from reelkeeper.store.jobs import breakers, lanes
+from reelkeeper.store.jobs import breakers, lanes, slots
 from reelkeeper.store.tables import controls, jobs
 from tests.jobs import count_in_flight, waiting
 
@@ -46,6 +46,12 @@ def find(engine: sa.Engine, job_id: str) -> sa.Row[Any]:
     """Return a job as it stands."""
     with reading(engine) as session:
         return session.execute(sa.select(jobs).where(jobs.c.id == job_id)).one()
+
+
+def sign(engine: sa.Engine) -> None:
+    """Let a worker give a sign of life."""
+    with transaction(engine, "test") as session:
+        slots.give(session)
 
 
 def expire_claims(engine: sa.Engine) -> None:

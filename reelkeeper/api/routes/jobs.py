@@ -123,6 +123,11 @@ class Admitted(BaseModel):
     price_microusd: int | None = Field(None, description="Price in micro-dollars, held until the job ends")
     price_book: str | None = None
     place: int | None = Field(None, description="Position among the waiting jobs, from 1")
+    has_worker: bool | None = Field(
+        None,
+        description="Whether a worker that starts jobs gave a sign in the last 30 s; if false, it is not known when "
+        "this one will start, and both estimates are left out",
+    )
     wait_seconds: float | None = Field(None, description="Estimated time until the job starts, in seconds")
     finish_seconds: float | None = Field(None, description="Estimated time until the video is ready, in seconds")
     error: str | None = None

@@ -13,6 +13,7 @@ from reelkeeper.api.paths import VideoId
 from reelkeeper.api.problems import documented
 from reelkeeper.model.ids import Id
 from reelkeeper.model.jobs import VendorErasure
+from reelkeeper.model.requests import Whole
 from reelkeeper.model.token_scopes import Caller, Scope
 from reelkeeper.operations.core.either_id import for_video
 from reelkeeper.operations.lifecycle import cache_purge
@@ -35,11 +36,10 @@ class NewTakedown(BaseModel):
     same_bytes: bool = Field(
         False, strict=True, description="Whether to take down all other videos with the same bytes, too"
     )
-    max_videos: int = Field(
+    max_videos: Whole = Field(
         operation.MAX_VIDEOS,
         ge=0,
         le=1_000_000,
-        strict=True,
         description="Maximum number of videos with the same bytes; with more, the request is refused",
     )
 

@@ -15,7 +15,7 @@ from reelkeeper.errors import LeaseLost
 from reelkeeper.model import MediaLimits, requests
 from reelkeeper.model.ids import Id
 from reelkeeper.model.money import ReservationState
-from reelkeeper.model.requests import Tag
+from reelkeeper.model.requests import Tag, Whole
 from reelkeeper.model.token_scopes import Scope
 from reelkeeper.operations.core.either_id import for_user
 from reelkeeper.operations.core.policies import current
@@ -53,7 +53,7 @@ class NewUpload(BaseModel):
 
     user_id: Id
     video_id: Id = Field(description="Id of the new video")
-    size_bytes: int = Field(ge=1, le=MediaLimits().max_size_bytes, strict=True, description="Exact size in bytes")
+    size_bytes: Whole = Field(ge=1, le=MediaLimits().max_size_bytes, description="Exact size in bytes")
     md5: Annotated[str, StringConstraints(pattern="^[0-9a-f]{32}$")] = Field(description="MD5 of the bytes, in hex")
     extension: Literal["mp4", "webm", "mov", "mkv", "m4v"] = "mp4"
     created_at: Moment | None = Field(None, description="When the video was made; unset: now")

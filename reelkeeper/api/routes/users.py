@@ -16,6 +16,7 @@ from reelkeeper.api.problems import documented
 from reelkeeper.errors import NotFound
 from reelkeeper.model.ids import Id
 from reelkeeper.model.money import AccountKind, QuotaUse
+from reelkeeper.model.requests import Whole
 from reelkeeper.model.token_scopes import Caller, Scope
 from reelkeeper.operations import reading
 from reelkeeper.operations.billing import users as accounts
@@ -72,7 +73,7 @@ class Question(BaseModel):
     )
 
     user_id: Id
-    incoming_bytes: int = Field(ge=0, le=MAX_BYTES, strict=True)
+    incoming_bytes: Whole = Field(ge=0, le=MAX_BYTES)
 
 
 class Answer(BaseModel):
@@ -179,7 +180,7 @@ class Credits(BaseModel):
         extra="forbid", json_schema_extra={"examples": [{"amount_microusd": 5_000_000, "reason": "order 1234"}]}
     )
 
-    amount_microusd: int = Field(ge=1, le=10**12, strict=True, description="Amount in micro-dollars")
+    amount_microusd: Whole = Field(ge=1, le=10**12, description="Amount in micro-dollars")
     reason: Reason = Field("", description="Reason, kept in the ledger; unset: none")
     hold_id: str | None = Field(
         None,
@@ -310,6 +311,10 @@ class UserCosts(BaseModel):
 
     months: list[MonthCost]
     after: str | None = Field(description="Value of `after` for the next page; null: last page")
+    charged_at: datetime | None = Field(
+        description="When `monitor_costs` last charged usage, as it does each hour: later usage is not in the sums. "
+        "null: never, so they are not known yet"
+    )
 
 
 @router.get(
@@ -325,7 +330,7 @@ def get_user_costs(
 ) -> UserCosts:
     """List what the user's storage and jobs cost the service, as `reelkeeper bill --by user` sums it."""
     first = next_month(date.fromisoformat(f"{page.after}-01")) if page.after else date.min
-    sums, has_more = accounts.costs(app_state.workspace.engine, user_id, first, page.limit)
+    sums, has_more, charged_at = accounts.costs(app_state.workspace.engine, user_id, first, page.limit)
     months = [
         MonthCost(
             month=f"{month:%Y-%m}",
@@ -338,7 +343,7 @@ def get_user_costs(
         )
         for month, parts in ((month, [*group]) for month, group in groupby(sums, key=attrgetter("month")))
     ]
-    return UserCosts(months=months, after=months[-1].month if has_more else None)
+    return UserCosts(months=months, after=months[-1].month if has_more else None, charged_at=charged_at)
 
 
 @router.post(

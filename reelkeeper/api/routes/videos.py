@@ -5,7 +5,6 @@ from typing import Annotated, Any, Final
 from uuid import uuid4
 
 from fastapi import APIRouter, Query, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import RedirectResponse
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -14,7 +13,9 @@ from reelkeeper.api.app_state import CurrentState, IdempotencyKey, Moment, Whose
 from reelkeeper.api.load import WRITE
 from reelkeeper.api.paths import VideoId
 from reelkeeper.api.problems import documented
+from reelkeeper.errors import InputRefused
 from reelkeeper.model.ids import Id
+from reelkeeper.model.requests import Whole
 from reelkeeper.model.token_scopes import Caller, Scope
 from reelkeeper.operations.core.either_id import for_video
 from reelkeeper.operations.lifecycle.notices import keep as prolong
@@ -38,7 +39,7 @@ class View(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     video_id: Id
-    views: int = Field(1, ge=1, le=1_000_000, strict=True)
+    views: Whole = Field(1, ge=1, le=1_000_000)
 
 
 class Views(BaseModel):
@@ -170,7 +171,7 @@ def report_views(body: Views, app_state: CurrentState) -> Counted:
     now = datetime.now(UTC)
     at = body.at or now
     if not now - timedelta(days=KEPT_DAYS) <= at <= now + _AHEAD:
-        raise RequestValidationError([{"loc": ("body", "at"), "msg": f"not within the last {KEPT_DAYS} days"}])
+        raise InputRefused(f"`at` is {at.isoformat()}, not within the last {KEPT_DAYS} days; nothing was counted")
     sums: dict[str, int] = {}
     for view in body.views:
         sums[view.video_id] = sums.get(view.video_id, 0) + view.views

@@ -96,13 +96,15 @@ def _known_tiers(session: Session) -> tuple[str, ...]:
     return in_force(session).policies.tiers.names
 
 
-def costs(engine: Engine, user_id: str, first: date, months: int) -> tuple[list[MonthSum], bool]:
+def costs(engine: Engine, user_id: str, first: date, months: int) -> tuple[list[MonthSum], bool, datetime | None]:
     """Sum the costs of a user by month and provider, for `months` months that have charges, beginning with `first`.
 
-    Return also whether there are later ones. Raises NotFound, UserErased.
+    Return also whether there are later ones, and when usage was charged last; None: never. Raises NotFound, UserErased.
     """
     with reading(engine) as session:
-        return charges.of_user(session, _known(session, user_id), first, months)
+        sums, has_more = charges.of_user(session, _known(session, user_id), first, months)
+        charged = deployment.beats(session).get("monitor_costs")
+        return sums, has_more, charged and charged.last_ok_at
 
 
 def moves(engine: Engine, user_id: str, *, kind: TransferKind | None, span: Span, limit: int) -> list[ledger_rows.Move]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -34,9 +35,13 @@ class Job(BaseModel):
     model: str
     progress: float = Field(description="Progress, from 0 to 1")
     place: int | None = Field(description="Position among the waiting jobs, from 1; null: it does not wait")
-    wait_seconds: float | None = Field(description="Estimated time until it starts, in seconds")
+    has_worker: bool | None = Field(
+        description="Whether a worker that starts jobs gave a sign in the last 30 s; if false, it is not known when "
+        "this one will start, and both estimates are null. null: it does not wait"
+    )
+    wait_seconds: float | None = Field(description="Estimated time until it starts, in seconds; null: unknown")
     finish_seconds: float | None = Field(
-        description="Estimated time until its end; 0 if it takes longer than estimated"
+        description="Estimated time until its end; 0 if it takes longer than estimated; null: unknown"
     )
     price_microusd: int
     charged_microusd: int
@@ -58,7 +63,7 @@ def follow(engine: Engine, job_id: str, *, user_id: str | None = None) -> Job:
             raise NotFound.for_user("job", job_id, user_id)
         shown = queue.find(session, row.leader_id) if row.leader_id and row.state in IN_FLIGHT else row
         shown = row if shown is None else shown
-        place, wait, finish = _ahead(session, shown)
+        ahead = _ahead(session, shown)
         return Job(
             job_id=row.id,
             user_id=row.user_id,
@@ -66,9 +71,7 @@ def follow(engine: Engine, job_id: str, *, user_id: str | None = None) -> Job:
             leader_id=row.leader_id,
             model=row.model,
             progress=shown.progress,
-            place=place,
-            wait_seconds=wait,
-            finish_seconds=finish,
+            **ahead._asdict(),
             price_microusd=row.price_microusd,
             charged_microusd=captured(session, row.hold_id),
             video_id=row.video_id,
@@ -97,11 +100,18 @@ def marks(engine: Engine, job_ids: Sequence[str]) -> dict[str, object]:
         return queue.marks(session, job_ids)
 
 
-def _ahead(session: Session, job: AdmittedJob) -> tuple[int | None, float | None, float | None]:
+class _Ahead(NamedTuple):
+    place: int | None = None
+    has_worker: bool | None = None
+    wait_seconds: float | None = None
+    finish_seconds: float | None = None
+
+
+def _ahead(session: Session, job: AdmittedJob) -> _Ahead:
     if job.state == JobState.QUEUED:
         queued = still_queued(session, job, in_force(session).policies)
-        return queued.place, queued.wait_seconds, queued.finish_seconds
+        return _Ahead(queued.place, queued.has_worker, queued.wait_seconds, queued.finish_seconds)
     if job.state == JobState.RUNNING and job.started_at is not None:
         gone = (now(session) - job.started_at).total_seconds()
-        return None, 0.0, round(max(0.0, job.estimate_seconds - gone), 1)
-    return None, None, None
+        return _Ahead(wait_seconds=0.0, finish_seconds=round(max(0.0, job.estimate_seconds - gone), 1))
+    return _Ahead()

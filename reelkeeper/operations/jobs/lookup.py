@@ -16,7 +16,7 @@ from reelkeeper.store import Session
 from reelkeeper.store.billing.credit_holds import captured
 from reelkeeper.store.jobs import queue
 from reelkeeper.store.jobs.queue import AdmittedJob
-from reelkeeper.store.jobs.slots import slots_now
+from reelkeeper.store.jobs.slots import is_there, slots_now
 
 
 class AdmissionRequest(NamedTuple):
@@ -98,9 +98,11 @@ def still_queued(session: Session, job: AdmittedJob, policies: Policies) -> Queu
     if seen.seen > queue.SHORT:
         ahead, seconds = _account(session, weight).ahead(queue.rank_of(job, weight))
         seen = seen._replace(ahead=ahead, ahead_seconds=seconds)
-    wait = wait_seconds(seen.ahead_seconds, seen.running, seen.running_seconds, slots)
-    finish = round(wait + job.estimate_seconds, 1)
-    return Queued(job.id, job.price_microusd, job.price_book, seen.ahead + 1, wait, finish)
+    has_worker, wait, finish = is_there(session), None, None
+    if has_worker:
+        wait = wait_seconds(seen.ahead_seconds, seen.running, seen.running_seconds, slots)
+        finish = round(wait + job.estimate_seconds, 1)
+    return Queued(job.id, job.price_microusd, job.price_book, seen.ahead + 1, has_worker, wait, finish)
 
 
 def _account(session: Session, weight: float) -> Account:

@@ -17,6 +17,8 @@ _REMEMBERED = sa.select(controls.c.name, controls.c.state).where(
     controls.c.name.in_(sa.bindparam("names", expanding=True))
 )
 _KEPT = sa.select(controls.c.state, controls.c.updated_at).where(_NAMED)
+_LATELY = controls.c.updated_at > Clock(sa.bindparam("seconds", type_=sa.Float))
+_FRESH = sa.select(controls.c.state).where(_NAMED, _LATELY)
 _BEGINNING = controls.c.name.startswith(sa.bindparam("prefix", type_=sa.String), autoescape=False)
 _OF_EACH = sa.select(controls.c.name, controls.c.state).where(_BEGINNING).order_by(controls.c.name)
 _NEW = {"state": sa.bindparam("new", type_=sa.JSON), "updated_at": Clock(sa.bindparam("seconds", type_=sa.Float))}
@@ -73,8 +75,7 @@ def write(session: Session, name: str, state: Mapping[str, Any], seconds: float 
 
 def fresh(session: Session, name: str, seconds: float) -> dict[str, Any] | None:
     """Read the state of `name` if it was written in the last `seconds`, else None."""
-    lately = sa.and_(controls.c.name == name, controls.c.updated_at > Clock(-seconds))
-    return session.execute(sa.select(controls.c.state).where(lately)).scalar_one_or_none()
+    return session.execute(_FRESH, {"named": name, "seconds": -seconds}).scalar_one_or_none()
 
 
 def locked(session: Session, name: str) -> tuple[dict[str, Any], datetime]:

@@ -187,7 +187,7 @@ def test_users_charges_and_the_rest_are_what_vendors_jobs_count_in_the_budgets(
         parts.update(of_all.by_provider.get(name, {}))
     assert +parts == +Counter(by_provider) == of_vendors(engine)
     for user in USERS:
-        months, has_more = costs(engine, user, date.min, 12)
+        months, has_more, _ = costs(engine, user, date.min, 12)
         assert not has_more
         assert {part.provider: part.billed_nanousd for part in months} == of_all.by_provider.get(user, {})
         assert all(part.billed_nanousd <= part.list_nanousd for part in months), "users bear no overcharge"
@@ -222,11 +222,11 @@ def test_the_months_of_a_user_are_read_by_pages(engine: sa.Engine) -> None:
         usage.record(session, stored)
     for day in days:
         charge(engine, BOOK, datetime.combine(day, time(12), UTC))
-    first, has_more = costs(engine, "ann", date.min, 2)
+    first, has_more, _ = costs(engine, "ann", date.min, 2)
     assert ([part.month for part in first], has_more) == ([date(2025, 12, 1), date(2026, 1, 1)], True)
-    rest, has_more = costs(engine, "ann", next_month(first[-1].month), 2)
+    rest, has_more, _ = costs(engine, "ann", next_month(first[-1].month), 2)
     assert ([(part.month, part.provider) for part in rest], has_more) == ([(date(2026, 3, 1), CLOUDFLARE)], False)
-    assert costs(engine, "bob", date.min, 2) == ([], False)
+    assert costs(engine, "bob", date.min, 2) == ([], False, None)
 
 
 def test_what_a_user_paid_is_less_refunds_and_stands_beside_what_the_user_cost(engine: sa.Engine) -> None:

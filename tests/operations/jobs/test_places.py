@@ -14,6 +14,7 @@ from reelkeeper.store.jobs.queue import SHORT
 from tests.jobs import put, waiting
 from tests.operations.asking import ask
 from tests.operations.books import DOLLAR, make_user
+from tests.operations.queue import sign
 from tests.policies import put_in_force
 
 MORE = SHORT + 200
@@ -22,6 +23,7 @@ MORE = SHORT + 200
 @pytest.fixture
 def ann(engine: sa.Engine) -> sa.Engine:
     make_user(engine, "ann", DOLLAR, tier="pro")
+    sign(engine)
     return engine
 
 
