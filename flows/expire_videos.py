@@ -37,7 +37,8 @@ def expire_videos(
         rules.lifecycle.require_retention(rules.tiers, "expire_videos")
         terms = plans.terms(policy=rules.lifecycle, tiers=rules.tiers)
         if plan_id is None:
-            expired = videos.for_expiry(workspace.engine, rules, as_of, keeps_contract=workspace.plans_service_keys)
+            keeps = workspace.plans_service_keys
+            expired = partial(videos.for_expiry, workspace.engine, rules, as_of, keeps_contract=keeps)
             plan_id = plans.draw(
                 workspace.engine, "expire_videos", terms, expired, limits=rules.limits, as_of=as_of, run_id=run_id
             )

@@ -45,7 +45,8 @@ def tier_storage(
         rules.lifecycle.require_active("tier_storage")
         terms = plans.terms(policy=rules.lifecycle, tiers=rules.tiers, recipe=rules.recipe, acceptance=rules.acceptance)
         if plan_id is None:
-            chosen = videos.for_tiering(workspace.engine, rules, as_of, keeps_contract=workspace.plans_service_keys)
+            keeps = workspace.plans_service_keys
+            chosen = partial(videos.for_tiering, workspace.engine, rules, as_of, keeps_contract=keeps)
             plan_id = plans.draw(
                 workspace.engine, "tier_storage", terms, chosen, limits=rules.limits, as_of=as_of, run_id=run_id
             )

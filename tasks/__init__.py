@@ -1,12 +1,14 @@
 """The steps of flows, as Prefect tasks; one module per noun. Here: what they share, and documents as artifacts."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from httpx import TransportError
+from prefect import Task, task
 from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.logging import get_run_logger
 
@@ -14,8 +16,11 @@ from reelkeeper import logs
 from reelkeeper.errors import StorageError
 from reelkeeper.model.alerts import Finding, Severity
 from reelkeeper.model.document import Table, as_text
-from reelkeeper.operations import OperationalError
+from reelkeeper.operations import OperationalError, safe_to_repeat
 from reelkeeper.redaction import SHOWN, unnamed
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def _may_pass(_task: object, _run: object, state: Any) -> bool:  # noqa: ANN401  Prefect's signature
@@ -29,6 +34,15 @@ RETRIES: dict[str, Any] = {
     "retry_jitter_factor": 0.5,
     "retry_condition_fn": _may_pass,
 }
+
+
+def step(name: str, **options: Any) -> Callable[[Callable[P, R]], Task[P, R]]:  # noqa: ANN401  Prefect's own
+    """Make a task, with the name of its runs, of a unit of work that is safe to repeat where the store was away."""
+
+    def made(unit: Callable[P, R]) -> Task[P, R]:
+        return task(task_run_name=name, cache_policy=NO_CACHE, **options)(safe_to_repeat(unit))
+
+    return made
 
 
 @contextmanager

@@ -2,8 +2,6 @@
 
 from dataclasses import asdict
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from reelkeeper.model.document import Table
@@ -14,10 +12,10 @@ from reelkeeper.operations.health import accounts, backups
 from reelkeeper.rules.billing.accounts import AccountsReport
 from reelkeeper.rules.health.backups import BackupReport
 from reelkeeper.settings import settings
-from tasks import run_title, show
+from tasks import run_title, show, step
 
 
-@task(task_run_name="recount balances and bytes", cache_policy=NO_CACHE)
+@step("recount balances and bytes")
 def look(workspace: Workspace, run_id: str, *, dry_run: bool) -> AccountsReport:
     """Count overdue holds and reservations, and the mismatches; nothing is changed."""
     (holds, microusd), (reserved, size_bytes) = accounts.overdue(workspace.engine)
@@ -25,10 +23,10 @@ def look(workspace: Workspace, run_id: str, *, dry_run: bool) -> AccountsReport:
     return AccountsReport("settle_accounts", run_id, dry_run, holds, microusd, reserved, size_bytes, wrong)
 
 
-stop = task(task_run_name="freeze all changes", cache_policy=NO_CACHE)(accounts.stop)
+stop = step("freeze all changes")(accounts.stop)
 
 
-@task(task_run_name="release overdue holds and reservations", cache_policy=NO_CACHE)
+@step("release overdue holds and reservations")
 def give_back(workspace: Workspace, held: HeldLease, run_id: str) -> None:
     """Release overdue holds and reservations."""
     held.check()
@@ -37,7 +35,7 @@ def give_back(workspace: Workspace, held: HeldLease, run_id: str) -> None:
     get_run_logger().info("released %d overdue holds and %d overdue reservations", len(holds), len(reserved))
 
 
-@task(task_run_name="report on the accounts", cache_policy=NO_CACHE)
+@step("report on the accounts")
 def publish(report: AccountsReport) -> AccountsReport:
     """Show the overdue holds and reservations, and the mismatches."""
     overdue = {name.replace("_", " "): value for name, value in asdict(report).items() if name.startswith("overdue_")}
@@ -55,7 +53,7 @@ def count_backups(run_id: str) -> BackupReport:
     return backups.look(settings(), run_id)
 
 
-@task(task_run_name="back up the store", cache_policy=NO_CACHE)
+@step("back up the store")
 def back_up(engine: Engine, *, days: int, run_id: str) -> BackupReport:
     """Make a backup, restore it if that is due, and delete old ones."""
     report = backups.back_up(engine, settings(), days=days, run_id=run_id)

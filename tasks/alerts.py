@@ -2,8 +2,6 @@
 
 from collections.abc import Collection, Sequence
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from reelkeeper.model.alerts import Finding
@@ -15,9 +13,10 @@ from reelkeeper.operations.lifecycle import cache_purge
 from reelkeeper.operations.removals import at_vendors
 from reelkeeper.rules.lifecycle.report import DeliveryReport
 from reelkeeper.settings import settings
+from tasks import step
 
 
-@task(task_run_name="record findings", cache_policy=NO_CACHE)
+@step("record findings")
 def observe(
     engine: Engine,
     findings: Sequence[Finding],
@@ -31,7 +30,7 @@ def observe(
     return observed
 
 
-@task(task_run_name="deliver the outbox", cache_policy=NO_CACHE)
+@step("deliver the outbox")
 def deliver(engine: Engine, *, seconds: float = 60) -> Delivered:
     """Send the messages in the outbox. Messages that fail stay there, and the calling flow does not fail."""
     delivered = outbox.deliver(engine, configured_sinks(settings()), seconds=seconds)
@@ -40,7 +39,7 @@ def deliver(engine: Engine, *, seconds: float = 60) -> Delivered:
     return delivered
 
 
-@task(task_run_name="send events to webhooks", cache_policy=NO_CACHE)
+@step("send events to webhooks")
 def tell_webhooks(engine: Engine, *, seconds: float, follow: bool) -> None:
     """Send events to webhook endpoints. Events that fail are retried later, and do not fail the run."""
     allow = settings().allow_private_addresses
@@ -54,7 +53,7 @@ def purge_cache(engine: Engine, run_id: str) -> None:
         _purge_cache(engine, run_id)
 
 
-@task(task_run_name="purge the CDN's cache", cache_policy=NO_CACHE)
+@step("purge the CDN's cache")
 def _purge_cache(engine: Engine, run_id: str) -> None:
     count = cache_purge.catch_up(engine, settings(), run_id)
     if count is not None:
@@ -67,12 +66,12 @@ def erase_at_vendors(engine: Engine, run_id: str) -> None:
         _erase_at_vendors(engine, run_id)
 
 
-@task(task_run_name="have vendors delete", cache_policy=NO_CACHE)
+@step("have vendors delete")
 def _erase_at_vendors(engine: Engine, run_id: str) -> None:
     at_vendors.catch_up(engine, settings(), run_id)
 
 
-@task(task_run_name="preview the outbox", cache_policy=NO_CACHE)
+@step("preview the outbox")
 def preview(engine: Engine, run_id: str) -> DeliveryReport:
     """Report the waiting messages, without sending them."""
     count, titles = outbox.preview(engine, limit=20)

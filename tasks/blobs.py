@@ -4,8 +4,6 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 from prefect.task_runners import ThreadPoolTaskRunner
 
@@ -16,7 +14,7 @@ from reelkeeper.operations.core.isolation import each_apart
 from reelkeeper.operations.core.lease import HeldLease
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.lifecycle import outcomes, purge
-from tasks import RETRIES
+from tasks import RETRIES, step
 
 begin = purge.begin  # before a plan is claimed
 
@@ -46,7 +44,7 @@ def purge_planned(workspace: Workspace, held: HeldLease, plan_id: str, *, run_id
             each_apart(batch, act, partial(_note_failed, workspace, plan_id))
 
 
-@task(task_run_name="settle claims of killed purges", cache_policy=NO_CACHE, **RETRIES)
+@step("settle claims of killed purges", **RETRIES)
 def settle_claims(workspace: Workspace, held: HeldLease, *, run_id: str, grace: Grace) -> int:
     """Settle the blobs whose claims have timed out; return how many."""
     held.check()
@@ -62,11 +60,7 @@ def _note_failed(workspace: Workspace, plan_id: str, items: Sequence[Item], erro
     outcomes.record(workspace.engine, "purge.failed", plan_id, failed)
 
 
-@task(
-    task_run_name="purge the batch from {items[0].video_id}",
-    cache_policy=NO_CACHE,
-    **RETRIES,
-)
+@step("purge the batch from {items[0].video_id}", **RETRIES)
 def purge_batch(
     workspace: Workspace, held: HeldLease, plan_id: str, items: list[Item], *, run_id: str, grace: Grace
 ) -> None:

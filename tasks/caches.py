@@ -17,10 +17,10 @@ from reelkeeper.operations.jobs.prune_cache import Done
 from reelkeeper.rules.core.record_retention import RecordRetentionPolicy
 from reelkeeper.rules.core.wording import dollars, size
 from reelkeeper.rules.jobs.pruning import PrunePlan, PrunePolicy, PruneReport
-from tasks import run_title, show
+from tasks import run_title, show, step
 
 
-@task(task_run_name="judge the cache", cache_policy=NO_CACHE)
+@step("judge the cache")
 def judge(workspace: Workspace, policy: PrunePolicy, as_of: datetime, run_id: str, *, dry_run: bool) -> PrunePlan:
     """Decide on each entry, and show for each rule the entries to drop, the savings, and the cost to remake them."""
     plan = prune_cache.draw(workspace.engine, policy, as_of)
@@ -28,7 +28,7 @@ def judge(workspace: Workspace, policy: PrunePolicy, as_of: datetime, run_id: st
     return plan
 
 
-@task(task_run_name="prune the cache", cache_policy=NO_CACHE)
+@task(task_run_name="prune the cache", cache_policy=NO_CACHE)  # each batch is repeated by itself
 def carry_out(workspace: Workspace, held: HeldLease, plan: PrunePlan, run_id: str) -> Done:
     """Drop the entries that the plan names."""
     leaving, done = iter(plan.leaving), Done(0, 0, 0)
@@ -39,13 +39,13 @@ def carry_out(workspace: Workspace, held: HeldLease, plan: PrunePlan, run_id: st
     return done
 
 
-@task(task_run_name="count old records", cache_policy=NO_CACHE)
+@step("count old records")
 def preview(workspace: Workspace, report: PruneReport, record_retention: RecordRetentionPolicy) -> PruneReport:
     """Report how many old records would be deleted; nothing is changed."""
     return replace(report, forgotten=prune_records.overdue(workspace.engine, record_retention))
 
 
-@task(task_run_name="delete old records", cache_policy=NO_CACHE)
+@step("delete old records")
 def forget(workspace: Workspace, held: HeldLease, record_retention: RecordRetentionPolicy) -> dict[str, int]:
     """Delete old records that nothing refers to."""
     held.check()

@@ -3,8 +3,6 @@
 from datetime import datetime
 from typing import Any
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from reelkeeper.errors import ReelkeeperError
@@ -21,7 +19,7 @@ from reelkeeper.operations.videos import doubts, intents
 from reelkeeper.rules.lifecycle.report import SyncReport, count
 from reelkeeper.rules.sync.adoption import AdoptionLimits
 from reelkeeper.settings import settings
-from tasks import RETRIES
+from tasks import RETRIES, step
 
 _NAMED = 10  # lost videos, and changed keys, that a report names
 
@@ -29,7 +27,7 @@ _NAMED = 10  # lost videos, and changed keys, that a report names
 tell_bucket = epochs.tell
 
 
-@task(task_run_name="settle open work of killed runs", cache_policy=NO_CACHE)
+@step("settle open work of killed runs")
 def settle_left_open(workspace: Workspace, held: HeldLease, *, run_id: str, grace: Grace) -> tuple[Done, ...]:
     """Publish or abandon every open intent whose video no run works on; an unreadable one stays open.
 
@@ -57,11 +55,7 @@ def settle_left_open(workspace: Workspace, held: HeldLease, *, run_id: str, grac
     return count(outcomes)
 
 
-@task(
-    task_run_name="list the bucket",
-    cache_policy=NO_CACHE,
-    **RETRIES,
-)
+@step("list the bucket", **RETRIES)
 def look(workspace: Workspace, run_id: str, *, shards: int) -> Survey:
     """List all objects under the prefix and compare them with the catalogue; note objects without a row."""
     found = surveying.survey(workspace, run_id=run_id, note=True, shards=shards)
@@ -69,7 +63,7 @@ def look(workspace: Workspace, run_id: str, *, shards: int) -> Survey:
     return found
 
 
-@task(task_run_name="preview the comparison", cache_policy=NO_CACHE)
+@step("preview the comparison")
 def preview(workspace: Workspace, found: Survey, adopting: AdoptionLimits, run_id: str, as_of: datetime) -> SyncReport:
     """Check the missing objects again, and summarize the differences and the objects that would be adopted."""
     surveying.confirm_missing(workspace, found)
@@ -84,7 +78,7 @@ def preview(workspace: Workspace, found: Survey, adopting: AdoptionLimits, run_i
     )
 
 
-@task(task_run_name="reconcile the catalogue", cache_policy=NO_CACHE)
+@step("reconcile the catalogue")
 def reconcile(
     workspace: Workspace,
     held: HeldLease,

@@ -21,12 +21,12 @@ from reelkeeper.rules.forecast.costs import Cost, ForecastReport, by_service, in
 from reelkeeper.rules.lifecycle.savings import Idle
 from reelkeeper.rules.policies import Policies
 from reelkeeper.rules.spend.budget import BudgetPolicy
-from tasks import show
+from tasks import show, step
 
 FLOW = "forecast_costs"
 
 
-@task(task_run_name="forecast the bill", cache_policy=NO_CACHE)
+@step("forecast the bill")
 def predict(workspace: Workspace, as_of: datetime, months: int, policies: Policies) -> list[Cost]:
     """Forecast the bill of this month and the following ones; empty if no day's usage is known yet."""
     try:
@@ -36,22 +36,22 @@ def predict(workspace: Workspace, as_of: datetime, months: int, policies: Polici
         return []
 
 
-stored_now = task(task_run_name="read stored bytes", cache_policy=NO_CACHE)(forecast.stored_now)
+stored_now = step("read stored bytes")(forecast.stored_now)
 
 
-@task(task_run_name="sum up unused bytes", cache_policy=NO_CACHE)
+@step("sum up unused bytes")
 def survey(workspace: Workspace, as_of: datetime, policies: Policies) -> Idle:
     """Sum the unused bytes in the catalogue."""
     return plans.survey(workspace.engine, as_of, policies)
 
 
-repeats = task(task_run_name="count repeated jobs", cache_policy=NO_CACHE)(forecast.repeats)
+repeats = step("count repeated jobs")(forecast.repeats)
 
 
-cheaper_ways = task(task_run_name="compare the providers of a model", cache_policy=NO_CACHE)(forecast.cheaper_ways)
+cheaper_ways = step("compare the providers of a model")(forecast.cheaper_ways)
 
 
-record = task(task_run_name="save the forecast", cache_policy=NO_CACHE)(forecast.record)
+record = step("save the forecast")(forecast.record)
 
 
 @task(task_run_name="post the chart", cache_policy=NO_CACHE)
@@ -67,7 +67,7 @@ def post(
     alerts.post_picture(workspace.engine, title, "\n".join(lines), picture)
 
 
-@task(task_run_name="report on the forecast", cache_policy=NO_CACHE)
+@step("report on the forecast")
 def publish(
     costs: Sequence[Cost], found: Sequence[Finding], *, run_id: str, as_of: datetime, dry_run: bool
 ) -> ForecastReport:

@@ -20,13 +20,13 @@ from reelkeeper.operations.jobs.worker import Shift
 from reelkeeper.operations.videos import images
 from reelkeeper.rules.jobs.attempts import DispatchReport
 from reelkeeper.settings import settings
-from tasks import run_title, show
+from tasks import run_title, show, step
 
 _LIMIT_SECONDS = 15.0  # between two reads of the limit
 _IMAGE_URL_SECONDS = 86_400  # validity of the URL by which a provider reads an input image
 
 
-preview = task(task_run_name="preview the queue", cache_policy=NO_CACHE)(queue.preview)
+preview = step("preview the queue")(queue.preview)
 
 
 @task(task_run_name="keep the slots full", cache_policy=NO_CACHE)

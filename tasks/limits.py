@@ -13,12 +13,12 @@ from reelkeeper.operations.jobs import queue
 from reelkeeper.rules.core.wording import many
 from reelkeeper.rules.jobs.concurrency import ConcurrencyPolicy
 from reelkeeper.rules.jobs.steering import LaneReport, Lanes, Tuned, TuningReport, explain
-from tasks import show
+from tasks import show, step
 
 FLOW = "tune_concurrency"
 
 
-read = task(task_run_name="read state and ended jobs", cache_policy=NO_CACHE)(queue.steered)
+read = step("read state and ended jobs")(queue.steered)
 
 
 remember = task(task_run_name="save the limits", cache_policy=NO_CACHE)(queue.remember)
@@ -31,7 +31,7 @@ def set_limit(limit: int) -> None:
         client.upsert_global_concurrency_limit_by_name(GLOBAL_LIMIT, limit)
 
 
-@task(task_run_name="report on the limits", cache_policy=NO_CACHE)
+@step("report on the limits")
 def publish(
     before: Lanes, tuned: Sequence[Tuned], policy: ConcurrencyPolicy, *, run_id: str, as_of: datetime, dry_run: bool
 ) -> TuningReport:

@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from datetime import datetime
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from reelkeeper.model.alerts import Finding
@@ -15,21 +13,21 @@ from reelkeeper.rules.core.wording import many
 from reelkeeper.rules.health.findings import ServiceState
 from reelkeeper.rules.health.performance import figures, waiting
 from reelkeeper.rules.health.performance_report import PerformanceReport, line, lines, percent, seconds
-from tasks import show, tabulate, worst_first
+from tasks import show, step, tabulate, worst_first
 
 FLOW = "monitor_performance"
 
 
-read = task(task_run_name="read performance figures", cache_policy=NO_CACHE)(status.read_performance)
+read = step("read performance figures")(status.read_performance)
 
 
-work_out = task(task_run_name="compute the windows", cache_policy=NO_CACHE)(status.work_out_windows)
+work_out = step("compute the windows")(status.work_out_windows)
 
 
-record = task(task_run_name="record the windows", cache_policy=NO_CACHE)(status.record_windows)
+record = step("record the windows")(status.record_windows)
 
 
-@task(task_run_name="report on performance", cache_policy=NO_CACHE)
+@step("report on performance")
 def publish(
     seen: ServiceState,
     found: Sequence[Finding],

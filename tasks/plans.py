@@ -1,6 +1,6 @@
 """Plans: Prefect tasks and artifacts around `reelkeeper.operations.lifecycle.plans`."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -12,11 +12,14 @@ from prefect.logging import get_run_logger
 
 import tasks
 from reelkeeper.model import Grace, PlanSummary
+from reelkeeper.operations import Engine
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.lifecycle import plan_document, plans
+from reelkeeper.operations.lifecycle.previews import Decided
 from reelkeeper.rules.core.wording import TRY_ANOTHER, dollars, many
+from reelkeeper.rules.lifecycle.guard import BlastRadius
 from reelkeeper.rules.lifecycle.report import Report
-from tasks import going_on
+from tasks import going_on, step
 
 HELPERS = "transcode-videos/on-demand"  # the deployment of the helpers
 MAX_ROWS = 500  # in the table artifact
@@ -24,10 +27,22 @@ MAX_READ = 50  # in the summary, whose lines wrap
 terms = plans.terms
 
 
-draw = task(task_run_name="make the plan of {flow}", cache_policy=NO_CACHE)(plans.make)
+@step("make the plan of {flow}")
+def draw(
+    engine: Engine,
+    flow: str,
+    under: Mapping[str, Any],
+    judge: Callable[[], Decided],
+    *,
+    limits: BlastRadius,
+    as_of: datetime,
+    run_id: str,
+) -> str:
+    """Save what `judge` decides, which is read as it is written, as a plan; return its id."""
+    return plans.make(engine, flow, under, judge(), limits=limits, as_of=as_of, run_id=run_id)
 
 
-@task(task_run_name="make the plan of purge_retired", cache_policy=NO_CACHE)
+@step("make the plan of purge_retired")
 def draw_purge(
     workspace: Workspace, under: Mapping[str, Any], *, as_of: datetime, run_id: str, grace: Grace, max_videos: int
 ) -> str:
@@ -43,7 +58,7 @@ def draw_purge(
     )
 
 
-@task(task_run_name="show plan {plan_id}", cache_policy=NO_CACHE)
+@step("show plan {plan_id}")
 def show(workspace: Workspace, plan_id: str) -> PlanSummary:
     """Publish a saved plan as artifacts, a summary and a table of its items; return its summary."""
     saved = plans.load(workspace.engine, plan_id, most=MAX_ROWS)
@@ -63,7 +78,7 @@ def show(workspace: Workspace, plan_id: str) -> PlanSummary:
     return plan
 
 
-@task(task_run_name="preview plan {plan.id}", cache_policy=NO_CACHE)
+@step("preview plan {plan.id}")
 def preview(workspace: Workspace, plan: PlanSummary, run_id: str, judge: plans.Limit) -> Report:
     """Report what a run would do, and the guard's verdict on it."""
     report = plans.preview(workspace.engine, plan, run_id, judge)

@@ -4,8 +4,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from datetime import datetime
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from reelkeeper.model import Counts, Done, Grace, Outcome, PlanSummary
@@ -21,10 +19,10 @@ from reelkeeper.rules.core.wording import TRY_ANOTHER, many, searched, size
 from reelkeeper.rules.lifecycle.report import HelpReport, Report, SyncReport, count, less_stored
 from reelkeeper.rules.spend.budget import BudgetPolicy
 from reelkeeper.rules.sync import adoption as adopting
-from tasks import run_title, show
+from tasks import run_title, show, step
 
 
-@task(task_run_name="report on plan {plan.id}", cache_policy=NO_CACHE)
+@step("report on plan {plan.id}")
 def publish(workspace: Workspace, plan: PlanSummary, run_id: str) -> Report:
     """Publish the outcomes of a plan, whether or not the run finished."""
     report = carried_out.report(workspace.engine, plan, run_id)
@@ -36,7 +34,7 @@ def publish(workspace: Workspace, plan: PlanSummary, run_id: str) -> Report:
     return report
 
 
-@task(task_run_name="report on the comparison", cache_policy=NO_CACHE)
+@step("report on the comparison")
 def publish_sync(report: SyncReport) -> SyncReport:
     """Show the differences between bucket and catalogue, and the changes made."""
     found = {
@@ -62,7 +60,7 @@ def publish_sync(report: SyncReport) -> SyncReport:
     return report
 
 
-@task(task_run_name="report the helper's work", cache_policy=NO_CACHE)
+@step("report the helper's work")
 def publish_help(
     workspace: Workspace, run_id: str, plan_id: str | None, outcomes: Sequence[Outcome] | None
 ) -> HelpReport:
@@ -115,7 +113,7 @@ _PICTURES = {
 }
 
 
-@task(task_run_name="draw the {name}", cache_policy=NO_CACHE)
+@step("draw the {name}")
 def show_picture(engine: Engine, name: str, as_of: datetime, budgets: BudgetPolicy) -> None:
     """Publish the chart `name` (spend or forecast) of the month of `as_of` as an artifact of that name."""
     from reelkeeper.adapters import charts  # noqa: PLC0415  most runs draw none, and it takes 0.5 s of CPU and 45 MB

@@ -4,7 +4,7 @@ import inspect
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Final
 from uuid import uuid4
 
@@ -20,7 +20,7 @@ from pydantic import AwareDatetime, Field, GetJsonSchemaHandler, TypeAdapter
 from pydantic_core import CoreSchema
 
 from reelkeeper.errors import Frozen, ReelkeeperError
-from reelkeeper.operations import Engine, open_store
+from reelkeeper.operations import Engine, open_store, safe_to_repeat
 from reelkeeper.operations.alerts import alerts
 from reelkeeper.operations.core import machine
 from reelkeeper.operations.core.freeze import why_frozen
@@ -191,14 +191,14 @@ def beat(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
     name = flow.fn.__name__
     took = state.timestamp - flow_run.start_time if flow_run.start_time else None
     with open_store(settings(), patience_seconds=PATIENCE_SECONDS) as engine:
-        # guard trial.beats: a dry run of the backup, by a person in a trial, counts as a backup
-        if flow_run.parameters.get("dry_run", True) and not (name in NOT_IN_A_TRIAL and is_on_trial(engine)):
-            return
-        watchdog.beat(
-            engine,
-            name,
-            run_id=str(flow_run.id),
-            run_seconds=took.total_seconds() if took else None,
-            **CADENCES[name]._asdict(),
-        )
-        alerts.observe(engine, [], rules=alerting.RULES, scope=alerting.scope(name), run_id=str(flow_run.id))
+        _record(engine, name, str(flow_run.id), took, is_dry=flow_run.parameters.get("dry_run", True))
+
+
+@safe_to_repeat
+def _record(engine: Engine, name: str, run_id: str, took: timedelta | None, *, is_dry: bool) -> None:
+    # guard trial.beats: a dry run of the backup, by a person in a trial, counts as a backup
+    if is_dry and not (name in NOT_IN_A_TRIAL and is_on_trial(engine)):
+        return
+    run_seconds = took.total_seconds() if took else None
+    watchdog.beat(engine, name, run_id=run_id, run_seconds=run_seconds, **CADENCES[name]._asdict())
+    alerts.observe(engine, [], rules=alerting.RULES, scope=alerting.scope(name), run_id=run_id)

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from contextlib import closing
 from datetime import datetime
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from reelkeeper.adapters import cloudflare
@@ -17,12 +15,12 @@ from reelkeeper.operations.billing.metering import Collected
 from reelkeeper.operations.core.workspace import Workspace, flush_operations
 from reelkeeper.rules.spend.watch import CostsReport, Spent, lines
 from reelkeeper.settings import settings
-from tasks import show, tabulate, worst_first
+from tasks import show, step, tabulate, worst_first
 
 FLOW = "monitor_costs"
 
 
-@task(task_run_name="collect usage", cache_policy=NO_CACHE)
+@step("collect usage")
 def collect(workspace: Workspace, as_of: datetime) -> Collected:
     """Sample the catalogue, and query Cloudflare if a token is set; if it does not answer, use our own count."""
     flush_operations(workspace.engine, workspace.bucket)
@@ -36,13 +34,13 @@ def collect(workspace: Workspace, as_of: datetime) -> Collected:
     return found
 
 
-charge = task(task_run_name="charge usage", cache_policy=NO_CACHE)(metering.charge)
+charge = step("charge usage")(metering.charge)
 
 
-read = task(task_run_name="read spend", cache_policy=NO_CACHE)(metering.spent)
+read = step("read spend")(metering.spent)
 
 
-@task(task_run_name="report on the spend", cache_policy=NO_CACHE)
+@step("report on the spend")
 def publish(
     spent: Spent, found: Sequence[Finding], *, run_id: str, as_of: datetime, charged: int, observed: Observed | None
 ) -> CostsReport:

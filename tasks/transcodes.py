@@ -17,7 +17,7 @@ from reelkeeper.adapters import ffmpeg
 from reelkeeper.adapters.ffmpeg.intake import sweep_scratch_dirs
 from reelkeeper.errors import MediaTimeout, Misconfigured, ReelkeeperError, StorageError
 from reelkeeper.model import Outcome
-from reelkeeper.operations import Item, Lease, OperationalError
+from reelkeeper.operations import Item, Lease, OperationalError, safe_to_repeat
 from reelkeeper.operations.alerts import alerts
 from reelkeeper.operations.core import machine
 from reelkeeper.operations.core.isolation import ENDS_ALL, UNFIT
@@ -32,7 +32,6 @@ from tasks import going_on
 
 _LOOK_AGAIN_SECONDS = 2.0  # while other workers hold all remaining videos, one of which may fail or die
 _OTHERS_SECONDS = 10.0  # in which a helper takes its next video
-_MAX_LOST = 3  # connections to the store in a row, after which a worker ends its run
 _DASK_SECONDS = 10  # timeout for a scheduler that does not answer
 _PROGRESS_PERCENT, _PROGRESS_SECONDS = 5, 3
 
@@ -165,23 +164,12 @@ def work(order: WorkOrder, number: int, workspace: Workspace | None) -> Worked: 
 
 
 def _work(workspace: Workspace, manager: LeaseManager, order: WorkOrder, outcomes: list[Outcome]) -> None:
-    job, lost = load_job(workspace.engine, order.plan_id), 0
-    while True:
-        try:
-            done = _take_turn(workspace, manager, order, job)
-        except OperationalError as error:
-            lost += 1
-            # guard outages.turns: a plan ends because the store restarted while a video was compressed
-            if not error.connection_invalidated or lost > _MAX_LOST:
-                raise
-            get_run_logger().warning("the store's connection was lost; trying again: %s", error.orig)
-            continue
-        if done is None:
-            return
+    job = load_job(workspace.engine, order.plan_id)
+    while (done := _take_turn(workspace, manager, order, job)) is not None:
         outcomes += done
-        lost = 0
 
 
+@safe_to_repeat
 def _take_turn(
     workspace: Workspace, manager: LeaseManager, order: WorkOrder, job: CompressionJob
 ) -> list[Outcome] | None:

@@ -2,8 +2,6 @@
 
 from contextlib import closing
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from reelkeeper.adapters import cloudflare
@@ -15,6 +13,7 @@ from reelkeeper.operations.lifecycle import notices, outcomes, previews, retire
 from reelkeeper.operations.videos.views import ReadsOfDay, days_to_import, import_reads
 from reelkeeper.rules.policies import Policies
 from reelkeeper.settings import settings
+from tasks import step
 
 RETIRED_AT_ONCE = 500
 for_tiering, for_expiry = (
@@ -35,7 +34,7 @@ def notify_planned(
     notices.tell_of_waiting(workspace.engine, plan, run_id)
 
 
-@task(task_run_name="give notice of the batch from {video_ids[0]}", cache_policy=NO_CACHE)
+@step("give notice of the batch from {video_ids[0]}")
 def notify_batch(
     workspace: Workspace, held: HeldLease, plan_id: str, video_ids: list[str], policies: Policies, *, run_id: str
 ) -> None:
@@ -52,7 +51,7 @@ def retire_planned(workspace: Workspace, held: HeldLease, plan_id: str, *, run_i
             retire_batch(workspace, held, plan_id, video_ids, run_id=run_id, grace=grace)
 
 
-@task(task_run_name="retire the batch from {video_ids[0]}", cache_policy=NO_CACHE)
+@step("retire the batch from {video_ids[0]}")
 def retire_batch(
     workspace: Workspace, held: HeldLease, plan_id: str, video_ids: list[str], *, run_id: str, grace: Grace
 ) -> None:
@@ -61,7 +60,7 @@ def retire_batch(
     retire.retire(workspace, plan_id, video_ids, lease=held.lease, run_id=run_id, grace=grace)
 
 
-@task(task_run_name="import reads of past days as views", cache_policy=NO_CACHE)
+@step("import reads of past days as views")
 def bring_in_reads(workspace: Workspace) -> list[ReadsOfDay]:
     """Import the reads of each incomplete past day. Days without data stay unknown, so their videos are kept."""
     client = cloudflare.connect(settings())

@@ -6,6 +6,7 @@ This module exports what callers need of the store to call operations, as they d
 from reelkeeper.store import Engine, OperationalError, Session
 from reelkeeper.store.core.controls import Kept
 from reelkeeper.store.core.engine import limit_lock_waits, now, open_store, reading
+from reelkeeper.store.core.failures import safe_to_repeat
 from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.jobs.queue import JobLine
 from reelkeeper.store.lifecycle.plans import Item
@@ -22,4 +23,5 @@ __all__ = [
     "now",
     "open_store",
     "reading",
+    "safe_to_repeat",
 ]

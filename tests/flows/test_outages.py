@@ -6,22 +6,53 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from prefect import Flow
+from prefect.context import TaskRunContext
 
 from deployments.automations import FAILED_BY
+from flows.back_up_store import back_up_store
+from flows.deliver_alerts import deliver_alerts
+from flows.expire_videos import expire_videos
+from flows.forecast_costs import forecast_costs
 from flows.monitor_costs import monitor_costs
+from flows.monitor_performance import monitor_performance
+from flows.prune_cache import prune_cache
+from flows.purge_retired import purge_retired
+from flows.settle_accounts import settle_accounts
+from flows.sync_catalog import sync_catalog
 from flows.tier_storage import tier_storage
+from flows.tune_concurrency import tune_concurrency
+from reelkeeper.adapters.s3 import transport
 from reelkeeper.errors import Unavailable
+from reelkeeper.model import BlobState, VideoState
 from reelkeeper.store.core.engine import open_engine, reading
 from reelkeeper.store.core.schema import upgrade
-from reelkeeper.store.tables import audit_events
+from reelkeeper.store.tables import audit_events, heartbeats
 from tasks import runs
 from tests.databases import Server
 from tests.flows.conftest import MakeScene
 from tests.flows.scenes import Scene
 
+FLOWS = [
+    back_up_store,
+    deliver_alerts,
+    expire_videos,
+    forecast_costs,
+    monitor_costs,
+    monitor_performance,
+    prune_cache,
+    purge_retired,
+    settle_accounts,
+    sync_catalog,
+    tier_storage,
+    tune_concurrency,
+]
+# What is not done again by itself, since the answer to its commit may be what was lost: the run ends, and is repeated.
+ONCE = ("claim plan", "save the limits", "post the chart", "take over plan", "keep the slots full")
 COLD = [f"cold{number}" for number in range(4)]
 MANY = 100  # statements that the workers send for four videos, at least
 AWAY_SECONDS = 5.0
@@ -126,3 +157,47 @@ def test_a_session_that_ends_at_any_statement_of_a_worker_ends_no_plan(
     assert next(numbers) > MANY
     assert (report.failed, swapped(scene), len(ended)) == (0, COLD, 2), (seed, ended)
     scene.world.check()
+
+
+@pytest.mark.long("a run of each flow, on PostgreSQL")
+@pytest.mark.parametrize("flow", FLOWS, ids=lambda flow: flow.fn.__name__)
+def test_sessions_that_end_within_the_steps_of_a_flow_end_no_run(
+    flow: Flow[..., Any], postgresql_engine: sa.Engine, make_scene: MakeScene
+) -> None:
+    scene = make_scene(postgresql_engine.url.render_as_string(hide_password=False))
+    scene.video("cold", age_days=10)
+    scene.video("old", age_days=4_000)
+    scene.world.video("gone", state=VideoState.RETIRED, blob_state=BlobState.RETIRED, due=True)
+    outside = sa.create_engine(postgresql_engine.url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+    ended: dict[str, str] = {}
+
+    def end_it(connection: sa.Connection, _cursor: object, statement: str, *_: object) -> None:
+        run = TaskRunContext.get()
+        step = run.task_run.name if run else "its opening"
+        ours = connection.engine.url.database == postgresql_engine.url.database
+        heart = threading.current_thread().name == "lease-heartbeat"
+        if step not in ended and ours and not heart and connection.engine is not outside and not step.startswith(ONCE):
+            ended[step] = statement
+            pid = connection.connection.dbapi_connection.info.backend_pid  # type: ignore[union-attr]  # psycopg's
+            with outside.connect() as other:
+                other.execute(sa.select(sa.func.pg_terminate_backend(pid, 5_000)))
+
+    sa.event.listen(sa.Engine, "after_cursor_execute", end_it)
+    try:
+        state: Any = flow(dry_run=False, return_state=True)
+    finally:
+        sa.event.remove(sa.Engine, "after_cursor_execute", end_it)
+    assert state.is_completed(), (state.message, ended)
+    assert len(ended) > 1
+    with reading(scene.engine) as session:  # of the run's end, too
+        assert session.scalars(sa.select(heartbeats.c.flow)).all() == [flow.fn.__name__]
+    scene.world.check()
+
+
+@pytest.mark.long("Prefect's server")
+def test_a_run_that_begins_while_the_bucket_is_away_waits_for_it(
+    make_scene: MakeScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transport, "MAX_WAIT_SECONDS", 0)
+    make_scene().double.faults.fail("*", 503, times=transport.ATTEMPTS - 1)
+    assert not monitor_costs(dry_run=False).dry_run

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import ResponseMetadataTypeDef
 
-ATTEMPTS = 7  # of one request; the waits between them add up to 29 s on average, longer than a server's restart
+ATTEMPTS = 7  # of one request; the waits between them add up to 23 to 47 s, longer than a server's restart
 MAX_WAIT_SECONDS = 16
 LOCKED = "ObjectLockedByBucketPolicy"  # R2's bucket locks (error 10069)
 SILENCE_SECONDS = 60  # between two bytes, not for a whole video
@@ -197,7 +197,7 @@ def _again(
 
 def seconds_before(attempt: int) -> float:
     """Return the wait before attempt 2, 3, ...: a random time of up to 1, 2, 4, ... s, so that clients spread out."""
-    return random.uniform(0.25, 1) * min(1 << (attempt - 2), MAX_WAIT_SECONDS)  # noqa: S311  jitter, not a secret
+    return random.uniform(0.5, 1) * min(1 << (attempt - 2), MAX_WAIT_SECONDS)  # noqa: S311  jitter, not a secret
 
 
 def wait_before(attempt: int) -> None:

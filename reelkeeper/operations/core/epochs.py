@@ -29,6 +29,7 @@ from reelkeeper.store.core import deployment
 from reelkeeper.store.core import epochs as rows
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.core.epochs import BEHIND, HOME, RESTORED
+from reelkeeper.store.core.failures import safe_to_repeat
 from reelkeeper.store.core.leases import Lease
 
 if TYPE_CHECKING:  # `status` asks without a bucket, and loads no client of it
@@ -115,6 +116,7 @@ def require_current(workspace: "Workspace") -> None:
         raise StoreBehind(f"{why}. Nothing is purged, taken down, erased or restored by it until a person has looked")
 
 
+@safe_to_repeat
 def begin(workspace: "Workspace", kind: Kind, lease: Lease, delete: Delete) -> None:
     """Announce the deletions under a lease, unless that is done. Raises StoreBehind.
 

@@ -14,6 +14,7 @@ from reelkeeper.store.core import deployment, leases
 from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.deployment import Stopped
 from reelkeeper.store.core.engine import reading, transaction
+from reelkeeper.store.core.failures import safe_to_repeat
 from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.lifecycle import doubts
 
@@ -71,6 +72,7 @@ def thaw(engine: Engine, *, by: str) -> str | None:
         return reason
 
 
+@safe_to_repeat
 def why_frozen(engine: Engine) -> str | None:
     """Explain who froze changes, when and why, and how to thaw them; None while they are allowed."""
     with reading(engine) as session:

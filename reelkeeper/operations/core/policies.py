@@ -13,6 +13,7 @@ from reelkeeper.rules.policies import DEFAULTS, InForce, Policies, fixed_faults
 from reelkeeper.store import Engine, Session
 from reelkeeper.store.core import policies as versions
 from reelkeeper.store.core.engine import reading
+from reelkeeper.store.core.failures import safe_to_repeat
 
 
 class Read(NamedTuple):
@@ -52,6 +53,7 @@ def in_force(session: Session) -> InForce:
     return InForce(version, policies)
 
 
+@safe_to_repeat
 def current(engine: Engine) -> InForce:
     """Return the policies in force at this moment, for work that has no transaction. Raises SchemaError."""
     with reading(engine) as session:

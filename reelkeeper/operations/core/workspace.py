@@ -36,10 +36,10 @@ from reelkeeper.store.billing import usage
 from reelkeeper.store.core import deployment
 from reelkeeper.store.core.deployment import Standing
 from reelkeeper.store.core.engine import now, open_store, reading, transaction
+from reelkeeper.store.core.failures import safe_to_repeat
 
-_OPENING = Patience(attempts=4, silence_seconds=8.0)  # the waits between them are 7 s at most: 39 s in all
-MAX_SKEW_FROM_STORE = timedelta(seconds=60)
-MAX_SKEW_FROM_BUCKET = timedelta(seconds=300)
+_OPENING, _LASTING = Patience(attempts=4, silence_seconds=8.0), Patience(silence_seconds=8.0)  # 39 s at most, and 103 s
+MAX_SKEW_FROM_STORE, MAX_SKEW_FROM_BUCKET = timedelta(seconds=60), timedelta(seconds=300)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,6 @@ class Workspace:
     """A store and its bucket, whose identity object was checked. `layout` parses the service's keys.
 
     `in_force` is that of the moment of opening, for a run or a command. A longer-lived process asks the store.
-
     `keeps_contract`: the bucket has passed the checks that changes at the service's keys rely on. `dangers`: the checks
     that it has failed and that changes at keys of ours rely on, too. `is_ours`: it has our identity object. `on_trial`:
     nothing there may be changed; `live_at` is the place where `up --live` was confirmed, if any. `assumes_contract`:
@@ -100,11 +99,12 @@ def open_workspace(
     """Open store and bucket as configured; create and upgrade the embedded store first.
 
     Without `claims`, as in a dry run, nothing is written into a bucket without an owner; nor in a trial, unless it
-    `goes_live`. A PostgreSQL that does not answer is tried for up to `patience_seconds`, now and within the block.
+    `goes_live`. With `patience_seconds`, PostgreSQL is tried for as long, now and within the block, the bucket longer.
     Raises IdentityMismatch when the bucket is not this store's, SchemaError when the store has another version,
     IntegrityDoubt when the clocks differ too much to judge ages.
     """
-    with open_store(settings, patience_seconds=patience_seconds) as engine, open_bucket(settings) as bucket:
+    opened = open_bucket(settings, _LASTING if patience_seconds else None)
+    with open_store(settings, patience_seconds=patience_seconds) as engine, opened as bucket:
         try:
             embedded = settings.endpoint_url is None  # the tests check its contract
             layout = compiled(settings.key_pattern)
@@ -130,23 +130,23 @@ def flush_operations(engine: Engine, bucket: Bucket) -> int:
 
 
 @contextmanager
-def open_bucket(settings: Settings) -> Iterator[Bucket]:
+def open_bucket(settings: Settings, patience: Patience | None = None) -> Iterator[Bucket]:
     """Open the configured bucket, or run the embedded server within the block.
 
-    Raises Misconfigured where it refuses bucket or keys, StorageError where nothing answers, within 40 s;
+    Raises Misconfigured where it refuses bucket or keys, StorageError where nothing answers in the time of `patience`;
     DiskFull, now or from any request later, where the disk of the embedded one is full.
     """
+    place = settings.bucket, settings.prefix
     if settings.endpoint_url and settings.s3_access_key_id and settings.s3_secret_access_key:
         open_configured = partial(
             r2.connect,
             settings.endpoint_url,
             settings.s3_access_key_id.get_secret_value(),
             settings.s3_secret_access_key.get_secret_value(),
-            settings.bucket,
-            settings.prefix,
+            *place,
             region=settings.s3_region,
         )
-        open_configured(patience=_OPENING).require_answer()
+        open_configured(patience=patience or _OPENING).require_answer()
         yield open_configured()
     else:
         folder = settings.state_dir / "s3"
@@ -155,13 +155,13 @@ def open_bucket(settings: Settings) -> Iterator[Bucket]:
                 endpoint.endpoint_url,
                 endpoint.access_key_id,
                 endpoint.secret_access_key,
-                settings.bucket,
-                settings.prefix,
+                *place,
                 # a full disk makes it answer 500 to every put
                 patience=Patience(before_retry=partial(seaweed.require_room, folder, has_refused=True)),
             )
 
 
+@safe_to_repeat
 def join(
     engine: Engine,
     bucket: Bucket,

@@ -10,6 +10,7 @@ from reelkeeper.rules.jobs.pruning import Leaving, PrunePlan, PrunePolicy
 from reelkeeper.store import Engine
 from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import reading, transaction
+from reelkeeper.store.core.failures import safe_to_repeat
 from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.videos import cache
 
@@ -36,6 +37,7 @@ def draw(engine: Engine, policy: PrunePolicy, as_of: datetime) -> PrunePlan:
         return pruning.plan(lambda: cache.stream(session), lambda: cache.requests(session), policy, as_of)
 
 
+@safe_to_repeat
 def carry_out(engine: Engine, leaving: Sequence[Leaving], *, lease: Lease, run_id: str) -> Done:
     """Drop one batch of a plan's entries, unless they were used since. Raises Frozen, LeaseLost."""
     with transaction(engine, "prune") as session:

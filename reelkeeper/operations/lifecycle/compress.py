@@ -47,6 +47,7 @@ from reelkeeper.store import Engine, Session
 from reelkeeper.store.billing import job_totals
 from reelkeeper.store.core import leases
 from reelkeeper.store.core.engine import now, reading, transaction
+from reelkeeper.store.core.failures import safe_to_repeat
 from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.lifecycle import crf_searches, plan_progress
 from reelkeeper.store.lifecycle.plans import Item, count_failures
@@ -123,6 +124,7 @@ class Cost:
                 self.settle(session, 0)
 
 
+@safe_to_repeat
 def load_job(engine: Engine, plan_id: str) -> CompressionJob:
     """Read the terms that a plan was made under."""
     with reading(engine) as session:

@@ -29,6 +29,7 @@ from reelkeeper.store.alerts import webhooks
 from reelkeeper.store.core import deployment
 from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import now, reading, transaction
+from reelkeeper.store.core.failures import safe_to_repeat
 from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.lifecycle import notices, retirements
 from reelkeeper.store.lifecycle.notices import Kept, NewNotice
@@ -130,6 +131,7 @@ def _give(session: Session, due: Sequence[Verdict], tiers: Tiers, run_id: str) -
     return new
 
 
+@safe_to_repeat
 def tell_of_waiting(engine: Engine, plan: PlanSummary, run_id: str) -> None:
     """Raise or resolve alerts: due videos without a subscribed endpoint, and endpoints that do not accept notices."""
     with transaction(engine, "notices.waiting") as session:

@@ -7,12 +7,14 @@ report(engine, plan, run_id)                                  # from the records
 
 from collections.abc import Generator, Sequence
 from enum import StrEnum
+from itertools import islice
 from typing import Final
 
 from reelkeeper.model import Counts, Outcome, PlanSummary
 from reelkeeper.rules.lifecycle.report import Report
-from reelkeeper.store import Engine
+from reelkeeper.store import DBAPIError, Engine
 from reelkeeper.store.core.engine import reading, transaction
+from reelkeeper.store.core.failures import require_lost, safe_to_repeat
 from reelkeeper.store.lifecycle import crf_searches, plan_progress, plan_results, plans
 from reelkeeper.store.lifecycle.plans import Item
 
@@ -49,9 +51,21 @@ BY_FATE: Final = {  # the action and the reason that a plan shows
 
 
 def planned(engine: Engine, plan_id: str, action: str, batch_size: int) -> Generator[list[Item], None, None]:
-    """Stream a plan's items with `action`, largest first, from one snapshot, which ends when the stream is closed."""
-    with reading(engine) as session:
-        yield from plans.planned(session, plan_id, action, batch_size)
+    """Stream a plan's items with `action`, largest first, from one snapshot, which ends when the stream is closed.
+
+    If the connection to the store is lost meanwhile, it goes on from a new one: which items a plan has never changes.
+    """
+    sent, lost = 0, 0
+    while True:
+        try:
+            with reading(engine) as session:
+                for batch in islice(plans.planned(session, plan_id, action, batch_size), sent, None):
+                    yield batch
+                    sent, lost = sent + 1, 0
+                return
+        except DBAPIError as error:
+            lost += 1
+            require_lost(error, lost)
 
 
 def record(engine: Engine, name: str, plan_id: str, outcomes: Sequence[Outcome]) -> None:
@@ -72,6 +86,7 @@ def is_settled(outcome: Outcome) -> bool:
     return outcome.action != plan_progress.AGAIN
 
 
+@safe_to_repeat
 def left(engine: Engine, plan_id: str) -> tuple[Counts, Counts]:
     """Count the items that a plan still has to compress, including those under way, and all that it had."""
     with reading(engine) as session:

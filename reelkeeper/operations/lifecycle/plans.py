@@ -35,6 +35,7 @@ from reelkeeper.store import Engine, Session
 from reelkeeper.store.core import deployment
 from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import reading, transaction
+from reelkeeper.store.core.failures import safe_to_repeat
 from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.lifecycle import crf_searches, plan_progress, plan_results, purge_plan
 from reelkeeper.store.lifecycle.candidates import candidates
@@ -374,6 +375,7 @@ def others_at_work(engine: Engine, plan_id: str) -> bool:
         return plan_progress.at_work(session, plan_id)
 
 
+@safe_to_repeat
 def under_way(engine: Engine) -> str | None:
     """Find the plan of `tier_storage` whose work is not over; None without one."""
     with reading(engine) as session:

@@ -28,6 +28,7 @@ from reelkeeper.store import Engine, Session
 from reelkeeper.store.core import audit, deployment
 from reelkeeper.store.core.audit import Event, append
 from reelkeeper.store.core.engine import now, reading, transaction
+from reelkeeper.store.core.failures import safe_to_repeat
 from reelkeeper.store.removals import at_vendors
 from reelkeeper.store.removals.at_vendors import Late, ToErase
 
@@ -60,6 +61,7 @@ class AtVendor(NamedTuple):
     why: str
 
 
+@safe_to_repeat
 def waits(engine: Engine) -> bool:
     """Check whether any vendor's answer is still awaited."""
     with reading(engine) as session:

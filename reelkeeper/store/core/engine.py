@@ -31,7 +31,7 @@ from reelkeeper.errors import Misconfigured, SchemaError, Unavailable
 from reelkeeper.failpoints import failpoint
 from reelkeeper.model.ids import Span
 from reelkeeper.settings import Settings
-from reelkeeper.store.core.failures import explained, unconnected
+from reelkeeper.store.core.failures import explained, safe_to_repeat, unconnected
 from reelkeeper.store.tables.columns import UtcDateTime
 
 BUSY_TIMEOUT_SECONDS = 30
@@ -315,6 +315,7 @@ def open_store(
         engine.dispose()
 
 
+@safe_to_repeat
 def _is_current(engine: Engine) -> bool:
     """Check whether the store has the newest schema, without loading Alembic: a False may be wrong."""
     if not sa.inspect(engine).has_table("alembic_version"):

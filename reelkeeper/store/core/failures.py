@@ -1,13 +1,15 @@
-"""Explain why the store does not answer, with host and port, the setting that names it, and what to check.
+"""Repeat what lost its connection to the store; explain why the store does not answer, with host, port and setting.
 
 The password is never shown: libpq's messages have none, and it is removed from the URL.
 """
 
+import logging
 import re
 import sqlite3
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import Final
+from typing import Final, ParamSpec, TypeVar
 
 import sqlalchemy as sa
 
@@ -39,6 +41,38 @@ _CAUSES: Final[tuple[tuple[str, type[ReelkeeperError], str], ...]] = (
 )
 _OUTAGES: Final = {"08", "28", "3D", "53", "57"}  # SQLSTATE: connection, login, no such database, resources, stopped
 _MAX_MESSAGE: Final = 300  # characters of the driver's message
+_MAX_LOST: Final = 3  # connections in a row, after which a unit of work is given up
+_log = logging.getLogger(__name__)
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def safe_to_repeat(unit: Callable[P, R]) -> Callable[P, R]:
+    """Do a unit of work again where it lost its connection to the store, as while PostgreSQL restarts.
+
+    What it had not committed is undone by then. Only connecting waits, as `outlast` says; a store that cannot be
+    reached again ends the unit. Nothing that harms when done twice is one: the answer to a commit may be what was lost.
+    """
+
+    @wraps(unit)
+    def until_done(*args: P.args, **kwargs: P.kwargs) -> R:
+        lost = 0
+        while True:
+            try:
+                return unit(*args, **kwargs)
+            except sa.exc.DBAPIError as error:
+                lost += 1
+                require_lost(error, lost)
+
+    return until_done
+
+
+def require_lost(error: sa.exc.DBAPIError, times: int) -> None:
+    """Raise `error` unless it says that the connection was lost, for one of the first `times` in a row."""
+    # guard outages.units: a run ends because the store restarted within one of its statements
+    if not error.connection_invalidated or times > _MAX_LOST:
+        raise error
+    _log.warning("the store's connection was lost; trying again: %s", error.orig)
 
 
 def explained(error: sa.exc.DBAPIError, url: sa.URL) -> ReelkeeperError | None:

@@ -31,9 +31,10 @@ def planned(
 ) -> list[Planned]:
     """Read a plan's items for those of `video_ids` for which it has one of `actions`, by default retirement."""
     rows = session.execute(
-        sa.select(*(verdicts.c[name] for name in Planned._fields)).where(
-            verdicts.c.plan_id == plan_id, verdicts.c.video_id.in_(video_ids), verdicts.c.action.in_(actions)
-        )
+        sa.select(*(verdicts.c[name] for name in Planned._fields))
+        .where(verdicts.c.plan_id == plan_id, verdicts.c.video_id.in_(video_ids), verdicts.c.action.in_(actions))
+        # A batch is repeated where the answer to its commit was lost: what it has done stays as it was recorded.
+        .where(sa.or_(verdicts.c.outcome.is_(None), verdicts.c.outcome.in_(("skipped", "failed"))))
     )
     return [Planned._make(row) for row in rows]
 

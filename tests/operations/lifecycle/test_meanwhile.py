@@ -23,7 +23,7 @@ from reelkeeper.operations.videos import intents
 from reelkeeper.operations.videos.hold import hold
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.core.leases import Lease
-from reelkeeper.store.tables import blobs, cache_entries, operations, videos
+from reelkeeper.store.tables import blobs, cache_entries, operations, verdicts, videos
 from reelkeeper.store.videos import cache
 from reelkeeper.store.videos.holds import HoldTerms
 from reelkeeper.store.videos.intents import Intent
@@ -410,6 +410,16 @@ def test_bytes_that_the_bucket_may_still_delete_are_not_retired_again(world: Wor
     purge(world.workspace, plan, [blob_id], lease=lease, run_id="r", grace=Grace())
     with reading(world.workspace.engine) as session:
         assert session.execute(sa.select(blobs.c.state)).scalar_one() == BlobState.DELETING
+
+
+def test_a_batch_that_is_repeated_since_its_answer_was_lost_stays_recorded_as_done(world: World, lease: Lease) -> None:
+    plan = world.plan("expire_videos", "retire", [world.video("v1")])
+    for _ in range(2):
+        retire(world.workspace, plan, ["v1"], lease=lease, run_id="r", grace=Grace())
+    with reading(world.workspace.engine) as session:
+        assert (
+            session.execute(sa.select(verdicts.c.outcome).where(verdicts.c.plan_id == plan)).scalar_one() == "retired"
+        )
 
 
 def test_a_retired_video_answers_no_request_for_the_same(world: World, lease: Lease) -> None:
