@@ -109,19 +109,23 @@ def _begin_sqlite(connection: sa.Connection) -> None:
 
 
 def limit_lock_waits(engine: sa.Engine, seconds: float) -> None:
-    """Limit how long a statement of this engine waits for locks; then it fails as if the store did not answer."""
+    """Limit how long a statement of this engine waits for locks; then it fails as if the store did not answer.
+
+    On PostgreSQL it is said in each transaction: PgBouncer lends a connection to other clients after each.
+    """
+    milliseconds = int(seconds * 1_000)
 
     def limit(connection: DBAPIConnection, _record: object) -> None:
-        cursor, milliseconds = connection.cursor(), int(seconds * 1_000)
-        if engine.dialect.name == "sqlite":
-            cursor.execute(f"PRAGMA busy_timeout = {milliseconds}")
-        else:
-            cursor.execute(f"SET lock_timeout = {milliseconds}")
-            connection.commit()  # otherwise the first rollback undoes it
+        cursor = connection.cursor()
+        cursor.execute(f"PRAGMA busy_timeout = {milliseconds}")
         cursor.close()
 
-    sa.event.listen(engine, "connect", limit)
-    engine.dispose()  # drops connections opened before
+    if engine.dialect.name == "sqlite":
+        sa.event.listen(engine, "connect", limit)
+        engine.dispose()  # drops connections opened before
+    else:
+        limit_here = f"SET LOCAL lock_timeout = {milliseconds}"
+        sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(limit_here))
 
 
 def outlast(engine: sa.Engine, seconds: float) -> None:
