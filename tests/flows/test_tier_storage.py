@@ -1,5 +1,6 @@
 """`tier_storage`: plans first, refuses before the first change, carries the plan out, and reports it."""
 
+import socket
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
@@ -20,7 +21,7 @@ from reelkeeper.rules.lifecycle.selection import MOST_TRIED
 from reelkeeper.rules.lifecycle.transcode import Recipe
 from reelkeeper.rules.lifecycle.worth import Payback
 from reelkeeper.store.core.engine import reading, transaction
-from reelkeeper.store.tables import blobs, job_totals, notice_deliveries, notices, users, videos
+from reelkeeper.store.tables import blobs, crf_searches, job_totals, notice_deliveries, notices, users, videos
 from tests.clips import MakeClip
 from tests.flows.scenes import Scene
 from tests.marks import marked
@@ -68,6 +69,7 @@ def test_a_run_compresses_and_retires_what_the_plan_says(cold: Scene) -> None:
             sa.select(blobs.c.codec).join(videos, videos.c.blob_id == blobs.c.id).where(videos.c.id.startswith("cold"))
         ).scalars()
         assert list(codecs) == ["h264", "h264"]
+        assert set(session.scalars(sa.select(crf_searches.c.machine))) == {socket.gethostname()}
     assert report.saved_bytes > 0
     searches = report.searches
     assert (searches.searches, searches.accepted) == (2, 2)

@@ -19,6 +19,7 @@ from reelkeeper.adapters import ffmpeg
 from reelkeeper.errors import Frozen, LeaseLost, MediaTimeout
 from reelkeeper.logs import bound
 from reelkeeper.model import Outcome, Refusal
+from reelkeeper.operations.core import machine
 from reelkeeper.operations.core.freeze import why_stopped
 from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.operations.core.workspace import Workspace
@@ -238,5 +239,12 @@ def record(workspace: Workspace, job: CompressionJob, source: Source, terms: Ter
     """Record a search, refused or not, and its cost: later searches and appraisals learn from it."""
     if found.search is not None:
         with transaction(workspace.engine, "search.note") as session:
-            crf_searches.add(session, found.search, video_id=source.video_id, run_id=job.run_id, model=terms.model)
+            crf_searches.add(
+                session,
+                found.search,
+                video_id=source.video_id,
+                run_id=job.run_id,
+                model=terms.model,
+                machine=machine.name(),
+            )
             cost.settle(session, found.search.cost_microusd)

@@ -17,6 +17,7 @@ from reelkeeper.adapters.s3.r2 import Headers
 from reelkeeper.errors import IntegrityDoubt, ObjectChanged, ObjectLocked, ObjectMissing
 from reelkeeper.failpoints import effect
 from reelkeeper.model import Grace, Outcome, Refusal, Transcode
+from reelkeeper.operations.core import machine
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.videos import in_place, intents, new_key
@@ -231,7 +232,12 @@ def _announce(workspace: Workspace, original: Original, result: Transcode, run: 
         "generation": source.generation,
         "run_id": run.id,
         "lease_token": run.lease.token,
-        "detail": {"crf": result.crf, "probes": result.probes, "cpu_seconds": round(result.cpu_seconds, 3)},
+        "detail": {
+            "crf": result.crf,
+            "probes": result.probes,
+            "cpu_seconds": round(result.cpu_seconds, 3),
+            "machine": machine.name(),
+        },
     }
     with transaction(workspace.engine, "swap.announce") as session:
         # guard swap.announce_permission: a run stores new bytes during a freeze, or without its lease

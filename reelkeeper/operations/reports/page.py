@@ -59,7 +59,7 @@ def page(report: MonthReport) -> str:
         bill=tables.bill(report),
         payers=tables.payers(report),
         makers=tables.makers(report),
-        smaller=tables.smaller(report),
+        smaller=[tables.smaller(report), tables.machines(report)],
         fires=[alert for alert in fires if alert.rule != "saving"],
         over=[alert for alert in report.alerts if alert.state == AlertState.RESOLVED],
         advice=[alert for alert in fires if alert.rule == "saving"],

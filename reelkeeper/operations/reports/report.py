@@ -69,6 +69,7 @@ class MonthReport:
     saved: list[Saved]
     searches: SearchTotals
     smaller: list[savings.SmallerBy]
+    machines: list[tuple[str, SearchTotals]]  # of this month's searches
     alerts: list[alerts.ListedAlert]
     trial: Trial | None = None
     parts: Parts = ALL  # what is deployed
@@ -144,6 +145,7 @@ def gather(engine: Engine, month: date, as_of: datetime, budgets: BudgetPolicy |
                 grace_days=policies.lifecycle.grace_days,
                 until=until.date(),
             ),
+            machines=crf_searches.by_machine(session, datetime.combine(month, time(), UTC), until),
             alerts=[
                 alert
                 for alert in alerts.listed(session, everything=True, limit=_MAX_ALERTS)

@@ -149,6 +149,21 @@ def smaller(report: MonthReport) -> Table:
     return Table(headings, rows, "What making files smaller took and brought, by model and size of picture")
 
 
+def machines(report: MonthReport) -> Table:
+    """Tabulate what each machine has done of the month's compression."""
+    rows = [
+        [
+            machine,
+            f"{totals.accepted:,} of {totals.searches:,}",
+            size(totals.source_bytes - totals.kept_bytes),
+            f"{totals.cpu_seconds / _HOUR_SECONDS:,.2f} h",
+            dollars(totals.cost_microusd),
+        ]
+        for machine, totals in report.machines
+    ]
+    return Table(["Machine", ">Shrunk", ">Bytes less", ">CPU", ">Cost"], rows, "Which machine made files smaller")
+
+
 def _consumed(line: SkuLine, month: date) -> str:
     if line.consumed_unit == "Byte-Days":
         gb_months = Decimal(line.consumed_quantity) / (_GB * monthrange(month.year, month.month)[1])

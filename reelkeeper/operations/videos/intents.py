@@ -134,6 +134,8 @@ def _abandon(session: Session, intent: Intent, there: NewKey, outcome: str, grac
 
 def _record(session: Session, intent: Intent, there: NewKey, outcome: str, *, moved: bool) -> None:
     detail = {"key": intent.key, "before_bytes": intent.old_bytes, "after_bytes": intent.size_bytes, "was": outcome}
+    if intent.machine:
+        detail["machine"] = intent.machine
     if there.author:
         detail |= {"by": there.author, "was": VideoState.LIVE if moved else outcome}
     kind = intent.kind if moved else f"{intent.kind}_abandoned"

@@ -1,6 +1,7 @@
 """Store the results and costs of CRF searches: one row each, refusals included."""
 
 from dataclasses import asdict
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -15,9 +16,12 @@ _WEIGHED = 1_000
 _FIELDS = [crf_searches.c[name] for name in CrfSearch.__dataclass_fields__]
 
 
-def add(session: Session, search: CrfSearch, *, video_id: str, run_id: str, model: str | None) -> None:
-    """Record the result of a search."""
-    row = asdict(search) | {"video_id": video_id, "run_id": run_id, "model": model, "at": now(session)}
+def add(
+    session: Session, search: CrfSearch, *, video_id: str, run_id: str, model: str | None, machine: str | None = None
+) -> None:
+    """Record the result of a search by a machine."""
+    row = asdict(search) | {"video_id": video_id, "run_id": run_id, "model": model, "machine": machine}
+    row["at"] = now(session)
     session.execute(sa.insert(crf_searches).values(row))
 
 
@@ -37,6 +41,18 @@ def by_model(session: Session) -> list[tuple[str | None, int, SearchTotals]]:
     of = crf_searches.c
     rows = session.execute(sa.select(of.model, of.pixels, *_sums(of)).group_by(of.model, of.pixels))
     return [(model, pixels, _totals(*figures)) for model, pixels, *figures in rows]
+
+
+def by_machine(session: Session, first: datetime, until: datetime) -> list[tuple[str, SearchTotals]]:
+    """Sum the searches of a time by the machine that made them, without those from before machines were recorded."""
+    of = crf_searches.c
+    rows = session.execute(
+        sa.select(of.machine, *_sums(of))
+        .where(of.at >= first, of.at < until, of.machine.is_not(None))
+        .group_by(of.machine)
+        .order_by(of.machine)
+    )
+    return [(machine, _totals(*figures)) for machine, *figures in rows]
 
 
 def less_by_day(session: Session) -> list[LessByDay]:

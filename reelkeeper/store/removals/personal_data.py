@@ -59,7 +59,7 @@ FATES: Final[Mapping[str, Fate | Mapping[str, Fate]]] = MappingProxyType(
             emptied="video_id reason outcome_reason",
         ),
         "crf_searches": _columns(
-            "id at run_id model encoder preset pixels frames video_bits source_bytes kept_bytes outcome probes "
+            "id at run_id model machine encoder preset pixels frames video_bits source_bytes kept_bytes outcome probes "
             "cpu_seconds days gain_microusd cost_microusd",
             renamed="video_id",
         ),

@@ -123,6 +123,7 @@ class CrfSearchRow(SQLModel, table=True):
     run_id: str
     video_id: str
     model: str | None = None  # the generator of the clip
+    machine: str | None = None  # the host that encoded
     encoder: str
     preset: int
     pixels: int = Field(sa_type=sa.BigInteger)  # of a frame

@@ -35,6 +35,7 @@ class Intent:
     frames: int
     duration_seconds: float
     reservation: str | None  # of the bytes, which are settled or released with the intent
+    machine: str | None  # of a swap: the host that encoded
     aside_blob_id: int | None  # only in place: the copy of the bytes at the service's key
 
 
@@ -114,6 +115,7 @@ def _intents(session: Session, wanted: sa.ColumnElement[bool]) -> list[Intent]:
             blobs.c.frames,
             blobs.c.duration_seconds,
             operations.c.detail["reservation"].as_string(),
+            operations.c.detail["machine"].as_string(),
             operations.c.aside_blob_id,
         )
         .select_from(

@@ -11,6 +11,7 @@ from inline_snapshot import snapshot
 from reelkeeper.errors import Frozen, IntegrityDoubt, LeaseLost, NotAVideo, NotFound
 from reelkeeper.model import BlobState, Grace, Outcome, Refusal, Transcode, VideoState
 from reelkeeper.model.requests import Incoming
+from reelkeeper.operations.core import machine
 from reelkeeper.operations.core.freeze import freeze
 from reelkeeper.operations.lifecycle.swap import Run
 from reelkeeper.operations.videos.hold import hold
@@ -18,7 +19,7 @@ from reelkeeper.operations.videos.upload import upload
 from reelkeeper.rules.lifecycle.transcode import PAYBACK, mark_of_month
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.core.leases import Lease
-from reelkeeper.store.tables import blobs, operations, videos
+from reelkeeper.store.tables import audit_events, blobs, operations, videos
 from reelkeeper.store.videos.holds import HoldTerms
 from tests.buckets import BUCKET
 from tests.clips import MakeClip
@@ -44,6 +45,17 @@ def test_the_smaller_bytes_are_shown_and_the_old_ones_wait(
     assert (outcome.action, outcome.after_bytes) == ("compressed", tiny_transcode.size_bytes)
     assert blob_states(world) == {1: BlobState.RETIRED, 2: BlobState.LIVE}
     world.check()
+
+
+def test_the_record_names_the_machine_that_encoded(
+    world: World, lease: Lease, tiny_transcode: Transcode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    later = iter(["encoder-1", "encoder-2"])  # another may settle what one had announced
+    monkeypatch.setattr(machine, "name", lambda: next(later))
+    run(world, world.video("v1"), lease, shrinker(tiny_transcode))
+    with reading(world.workspace.engine) as session:
+        (detail,) = session.scalars(sa.select(audit_events.c.detail).where(audit_events.c.event == "swap"))
+    assert detail["machine"] == "encoder-1"
 
 
 def test_a_result_is_served_as_its_source_was(world: World, lease: Lease, tiny_transcode: Transcode) -> None:

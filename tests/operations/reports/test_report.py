@@ -23,6 +23,7 @@ from reelkeeper.rules.spend.budget import BudgetPolicy
 from reelkeeper.store.billing import charges, job_totals
 from reelkeeper.store.core.engine import open_engine, reading, transaction
 from reelkeeper.store.lifecycle import crf_searches
+from reelkeeper.store.tables import crf_searches as searches_table
 from reelkeeper.store.tables import forecasts
 from tests.operations import months
 from tests.operations.months import GB, MONTH, NOW
@@ -238,7 +239,26 @@ def test_the_cost_and_savings_of_compression_are_shown_by_model(engine: sa.Engin
     assert str(unknown[0]).startswith("model unknown\n")
 
 
-def test_the_page_has_the_compression_table_once_there_are_figures(report: MonthReport) -> None:
-    told = replace(report, smaller=[SmallerBy("fox", "to 720p", SearchTotals(1, 1, 10, 3), 5)])
-    assert tables.smaller(told).title in page(told)
-    assert tables.smaller(report).title not in page(report)
+def test_the_page_has_the_compression_tables_once_there_are_figures(report: MonthReport) -> None:
+    sums = SearchTotals(1, 1, 10, 3)
+    told = replace(report, smaller=[SmallerBy("fox", "to 720p", sums, 5)], machines=[("encoder-1", sums)])
+    for table in (tables.smaller, tables.machines):
+        assert table(told).title in page(told)
+        assert table(report).title not in page(report)
+
+
+def test_what_each_machine_made_smaller_this_month_is_shown(engine: sa.Engine) -> None:
+    months.fill(engine)
+    with transaction(engine, "test") as session:
+        for machine, cpu_seconds in (("encoder-2", 36.0), ("encoder-1", 3_600.0), ("encoder-1", 3_600.0), (None, 9.0)):
+            search = replace(SEARCH, cpu_seconds=cpu_seconds, cost_microusd=20_000)
+            crf_searches.add(session, search, video_id="v", run_id="r", model=None, machine=machine)
+        session.execute(sa.update(searches_table).values(at=NOW - timedelta(days=1)))
+        earlier = replace(SEARCH, cpu_seconds=7_200.0)
+        crf_searches.add(session, earlier, video_id="v", run_id="r", model=None, machine="encoder-3")
+        of_3 = searches_table.c.machine == "encoder-3"
+        session.execute(sa.update(searches_table).where(of_3).values(at=NOW - timedelta(days=62)))
+    assert tables.machines(gather(engine, MONTH, NOW)).rows == [
+        ["encoder-1", "2 of 2", "1.4 MB", "2.00 h", "$0.04"],
+        ["encoder-2", "1 of 1", "700.0 kB", "0.01 h", "$0.02"],
+    ]
