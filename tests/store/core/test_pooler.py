@@ -40,7 +40,7 @@ def pooler(postgresql: sa.URL) -> Iterator[sa.URL]:
         config.write_text(
             f"[databases]\n* = host={socket} user={postgresql.username}\n[pgbouncer]\n"
             f"listen_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = any\n"
-            f"pool_mode = transaction\ndefault_pool_size = {LENT}\n"
+            f"pool_mode = transaction\ndefault_pool_size = {LENT}\nmax_prepared_statements = 200\n"
         )
         Path(folder).chmod(0o755)
         config.chmod(0o644)
