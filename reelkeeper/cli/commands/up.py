@@ -75,9 +75,10 @@ def up(
                 table(("!flow", "!UTC", "will", ">bytes", ">$ a month"), [line.shown for line in lines])
                 for remark in remarks:
                     say(remark)
-            if not yes:
-                # guard up.asked: schedules change a bucket although nobody agreed to what they would do
-                typer.confirm("Go live?", abort=True, err=True)
+            # guard up.asked: schedules change a bucket although nobody agreed to what they would do
+            if not yes and not typer.confirm("Go live?", err=True):
+                say("Nothing was changed.")
+                raise typer.Exit(1)
         Up(settings, tell, port=port, api_port=api_port, patience=patience, live=live).run()
 
 

@@ -282,7 +282,7 @@ def _figures(bucket: Bucket, terms: Terms, census: Census, counts: _Counts, ende
         stopped=ended.stopped,
         is_listed=ended.is_listed,
         total=total,
-        dated=counts.grouped(lambda *cell: bool(cell[2])).get(True, Part(""))._replace(name="dated by key"),
+        dated=counts.grouped(lambda _, __, ___, month: bool(month)).get(True, Part(""))._replace(name="dated by key"),
         billed_usd=billed_usd,
         list_usd=levers.list_usd(total),
         requests=counts.pages,

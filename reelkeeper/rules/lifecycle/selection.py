@@ -25,8 +25,9 @@ TRIED: Final = "tried_to_learn"
 MOST_TRIED: Final = 10  # by a plan: large clips have taught enough in two nights, and those of 2 MB in three weeks
 _TENTH: Final = 10  # of what is left of the day's dollars: the rest is for what is expected to pay
 
-_OF_TIERING = frozenset(  # rules that keep a video from `tier_storage` alone
+_OF_TIERING = frozenset(  # rules that concern `tier_storage` alone, and retire nothing
     {
+        "cold_compress",
         "too_young",
         "cold_rules_off",
         "unknown_views",
@@ -44,12 +45,14 @@ def for_tiering(judged: Iterable[Verdict]) -> Iterator[Verdict]:
 
 
 def for_expiry(judged: Iterable[Verdict]) -> Iterator[Verdict]:
-    """Leave cold videos to `tier_storage`, and say of those that only it keeps that their retention is not over.
+    """Leave those to `tier_storage` that it retires, and say of what it compresses or keeps that its retention lasts.
 
-    What it keeps them for, such as unknown views, keeps none once it is.
+    What it keeps them for, such as unknown views, keeps none once it is over.
     """
-    for verdict in _leaving(judged, frozenset({"cold_retire", "cold_compress"}), "left_to_tier_storage"):
-        yield verdict._replace(rule="within_retention") if verdict.rule in _OF_TIERING else verdict
+    for verdict in _leaving(judged, frozenset({"cold_retire"}), "left_to_tier_storage"):
+        of_rules = _of_rules(verdict)
+        is_its = of_rules.rule in _OF_TIERING
+        yield of_rules._replace(action=Action.KEEP, rule="within_retention") if is_its else verdict
 
 
 def _leaving(judged: Iterable[Verdict], rules: frozenset[str], left: str) -> Iterator[Verdict]:

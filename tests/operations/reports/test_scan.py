@@ -171,6 +171,18 @@ def test_an_object_counts_in_the_month_of_its_key(
     assert page(found)
 
 
+def test_ages_are_told_by_the_date_in_a_key_only_where_a_pattern_reads_one() -> None:
+    stored = [StoredObject(key, 5, "e", AS_OF) for key in ("2025/11/v.mp4", "2025/12/v.mp4", "v.mp4")]
+    by_key = scanned(Listed(stored), "{year}/{month}/{video}.{ext}")
+    assert (by_key.dated.objects, by_key.dated.size_bytes) == (2, 10)
+    by_write = scanned(Listed(stored), "{user}/{video}.{ext}")
+    assert by_write.dated.objects == 0
+    assert (
+        len({found.basis for found in (by_key, by_write, scanned(Listed(stored[:2]), "{year}/{month}/{video}.{ext}"))})
+        == 3
+    )
+
+
 @pytest.mark.parametrize("place", range(len(AGES)))
 def test_an_age_is_that_of_its_last_whole_day_as_in_reports(place: int) -> None:
     """By the calendar it would be a day older from midnight on; `test_videos.py` asks the same of reports."""

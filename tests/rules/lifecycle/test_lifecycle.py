@@ -256,6 +256,7 @@ def test_videos_beyond_the_days_dollars_are_left_to_another_day_largest_first() 
         (video(100, None), "within_retention"),
         (video(100, 9), "within_retention"),
         (video(100, 2, compressed=True), "within_retention"),
+        (video(100, 2), "within_retention"),
         (video(100, 0), "left_to_tier_storage"),
         (video(100, None, held=True), "held"),
         (video(400, None), "past_retention"),
