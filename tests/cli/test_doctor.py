@@ -19,8 +19,9 @@ from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.core.wording import contract_gate
 from reelkeeper.rules.lifecycle.transcode import links
 from reelkeeper.settings import Settings
+from reelkeeper.store.billing import usage
 from reelkeeper.store.core import controls, deployment
-from reelkeeper.store.core.engine import open_engine, open_store, transaction
+from reelkeeper.store.core.engine import open_engine, open_store, reading, transaction
 from reelkeeper.store.sync.scans import BUCKET_EVENTS
 from tests.cli.conftest import Run
 from tests.doubles.fal import FalDouble
@@ -251,6 +252,20 @@ def test_the_contract_is_off_until_it_was_tried_and_then_remembered(
     assert [text for text in touched - ours if not text.startswith(f"{prefix}.contract-")] == []
     assert bucket.read_bytes(key) == b"a video"
     assert [stored.key for page in bucket.under(f"{prefix}.contract-{'0' * 16}/").pages() for stored in page] == []
+
+
+def test_the_bill_has_what_the_contract_test_sends(ask: Ask, configured: Settings, double: R2Double) -> None:
+    today = datetime.now(UTC).date()
+
+    def counted() -> dict[str, int]:
+        with open_store(configured) as engine, reading(engine) as session:
+            return usage.operations(session, today - timedelta(days=1), today)
+
+    before, sent = counted(), len(double.sent("PutObject"))
+    ask("doctor", "--contract")
+    more = len(double.sent("PutObject")) - sent
+    assert counted()["PutObject"] - before.get("PutObject", 0) == more > 0
+    assert counted()["ListObjects"] > before.get("ListObjects", 0)
 
 
 def test_keys_that_may_only_read_prove_nothing_of_the_server(ask: Ask, double: R2Double) -> None:

@@ -16,7 +16,7 @@ import kubernetes_validate
 import pytest
 from prefect_kubernetes.worker import KubernetesWorkerJobConfiguration
 
-from reelkeeper.settings import Settings
+from reelkeeper.settings import Settings, settings
 from tests.docker.cluster import IMAGE, Sent, follow, job, require_kubectl, template
 from tests.docker.image import FOLDER, SERVICES, image_environment
 
@@ -184,7 +184,9 @@ def test_a_pod_starts_with_each_feature_that_needs_a_secret(
     for name, value in (config["data"] | {f"REELKEEPER_{name}": value for name, value in added.items()}).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("REELKEEPER_SECRETS_DIR", str(tmp_path))
-    read = Settings()
+    settings.cache_clear()
+    read = settings()
+    settings.cache_clear()
     assert all(getattr(read, name).get_secret_value() == "given" for name in secrets)
 
 

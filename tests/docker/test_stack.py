@@ -226,7 +226,7 @@ def a_job_of_a_cluster_runs(made: Stack, prefect: Prefect, image: str) -> None:
     (container,) = pod["containers"]
     user = pod["securityContext"]
     folder = made.folder / "secrets"
-    mounted = {path.name: path for path in folder.glob("reelkeeper_*")}
+    mounted = {path.name: path for path in folder.glob("reelkeeper_*") if not path.name.endswith("database_password")}
     mounted |= dict.fromkeys(("prefect_api_auth_string", "reelkeeper_prefect_api_auth"), folder / "prefect_auth")
     said = run(
         *("podman", "run", "--rm", "--timeout=280", "--read-only", "--cap-drop=ALL"),

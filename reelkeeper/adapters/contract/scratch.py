@@ -13,6 +13,7 @@ from urllib.parse import quote, urlsplit
 import httpx
 
 from reelkeeper.adapters.s3.keys import CONTRACT
+from reelkeeper.adapters.s3.meter import FREE_STATUSES
 from reelkeeper.adapters.s3.r2 import Bucket
 from reelkeeper.adapters.s3.transport import open_client, translate_errors
 from reelkeeper.errors import KeyRefused, StorageError
@@ -38,7 +39,9 @@ class Target(NamedTuple):
 
     def client(self) -> "S3Client":
         """Open a client for the contract only: it puts without conditions, which no other code may."""
-        return open_client(self.bucket.endpoint_url, self.access_key_id, self.secret_access_key, self.region)
+        client = open_client(self.bucket.endpoint_url, self.access_key_id, self.secret_access_key, self.region)
+        self.bucket.meter.attach(client)
+        return client
 
 
 class Scratch:
@@ -102,7 +105,10 @@ class Scratch:
         """Send an already signed request, once."""
         loopback = urlsplit(self.bucket.endpoint_url).hostname in {"127.0.0.1", "localhost", "::1"}
         with httpx.Client(timeout=30, trust_env=not loopback) as client:
-            return client.send(request)
+            answer = client.send(request)
+        if answer.status_code not in FREE_STATUSES:
+            self.bucket.meter.count(f"{request.method.title()}Object")
+        return answer
 
     def versions(self, key: str) -> int:
         """Count the stored versions of a key; 0 on a server that has none."""

@@ -208,7 +208,7 @@ def _show(outcome: "Outcome", exceeds: dict[str, dict[str, str]]) -> None:
     span = outcome.span
     tried = outcome.courses[1:]
     rows = [_total(course) for course in outcome.courses]
-    at_start = f"{size(outcome.stored_bytes)} stored at the start"
+    at_start = f"{size(outcome.stored_bytes)} stored in all at the start"
     title = f"{many(outcome.videos, 'video')}, {at_start}, from {span.start} to {span.end - _DAY}"
     table(("policy", ">stored at the end", ">R2 $", ">CPU $", ">net $", ">compressed", ">gone"), rows, title=title)
     say("net: the saving against keeping everything, after CPU costs.\n")

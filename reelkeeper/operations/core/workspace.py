@@ -371,15 +371,15 @@ def require_may_go_live(opened: Workspace, settings: Settings) -> None:
 
 
 def try_contract(engine: Engine, bucket: Bucket, settings: Settings, *, run_id: str) -> Iterator[Result]:
-    """Run every check in scratch prefixes of the bucket, and record the results after the last one."""
+    """Run every check in scratch prefixes of the bucket; record results and sent operations after the last one."""
     results = []
     for result in contract.run(_contract_target(bucket, settings)):
         results.append(result)
         yield result
-    passed = [result.check for result in results if result.passed]
-    failed = [result.check for result in results if not result.passed]
+    passed, failed = ([result.check for result in results if result.passed is so] for so in (True, False))
     with transaction(engine, "contract.record") as session:
         deployment.record_contract(session, bucket.endpoint_url, bucket.name, passed, failed, run_id=run_id)
+    flush_operations(engine, bucket)
 
 
 def describe_contract(engine: Engine, endpoint_url: str, name: str) -> tuple[bool, str]:

@@ -221,7 +221,7 @@ def preview(engine: Engine, plan: PlanSummary, run_id: str, judge: Limit) -> Rep
     except GuardRefused as refused:
         refusal = str(refused).removeprefix(guard.NOTHING_CHANGED)
         if is_trial:  # no override is carried out in one
-            refusal = refusal.partition(f"\n{guard.OVERRIDE}")[0]
+            refusal = refusal.partition(f"\n{guard.OVERRIDE}")[0] + f"\n{guard.ONCE_LIVE}"
     with transaction(engine, "plan.preview") as session:
         note_refusal(session, plan.id, refusal)
     return Report(plan.flow, run_id, dry_run=True, plan=plan, planned=planned, refusal=refusal)

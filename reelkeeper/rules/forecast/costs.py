@@ -234,7 +234,7 @@ def by_service(costs: Sequence[Cost]) -> Table:
             f"{cost.month:%Y-%m}",
             cost.service or "total",
             in_dollars(cost.mean_usd),
-            *map(cost.between, (80, 95)),
+            *(("-", "-") if cost.method == TOO_SHORT else map(cost.between, (80, 95))),
             cost.method,
         )
         for cost in costs

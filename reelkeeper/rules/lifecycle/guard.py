@@ -22,6 +22,7 @@ from reelkeeper.rules.alerts import alerting
 from reelkeeper.rules.core.wording import many, size
 
 NOTHING_CHANGED: Final = "refused, and nothing was changed: "  # the opening of each refusal
+ONCE_LIVE: Final = "  a trial carries out no plan; once live, wider limits or `reelkeeper approve` allow such a one"
 OVERRIDE: Final = "  override: "  # before what would allow it, which ends a refusal
 MAKING: Final = {"max_user_percent", "always_allowed"}  # limits that decide what a plan has; others only judge it
 _USERS_NAMED = 3  # of the most affected users, in a refusal
