@@ -202,7 +202,8 @@ override: none, since these figures cannot be right: run `reelkeeper run sync_ca
   plan anew
 Nothing was changed.
 The catalogue has no live video yet. To take in what is stored: reelkeeper run sync_catalog
-  --apply
+  --apply, whose tables say why objects stay out, such as keys that no pattern reads
+  (REELKEEPER_KEY_PATTERN)
 The bucket has no owner yet: --apply claims it for this store by writing
   <prefix>.reelkeeper-identity.json, and commands may change it from then on. To look for longer
   and change nothing: reelkeeper up\
@@ -235,7 +236,8 @@ All that the catalogue knows, 900 B (without unfinished uploads, other prefixes 
   not lower the bill yet. Dollars here are at list price.
 Nothing was changed. To apply it: reelkeeper run purge_retired --apply --plan <plan>
 The catalogue has no live video yet. To take in what is stored: reelkeeper run sync_catalog
-  --apply
+  --apply, whose tables say why objects stay out, such as keys that no pattern reads
+  (REELKEEPER_KEY_PATTERN)
 The bucket has no owner yet: --apply claims it for this store by writing
   <prefix>.reelkeeper-identity.json, and commands may change it from then on. To look for longer
   and change nothing: reelkeeper up\
@@ -317,7 +319,8 @@ def test_a_plan_of_an_empty_catalogue_says_where_the_videos_are(
     monkeypatch.setenv("REELKEEPER_PREFIX", "videos/")
     assert as_read(reelkeeper("plan", "tier_storage").stdout, only="sync_catalog") == snapshot("""\
 The catalogue has no live video yet. To take in what is stored: reelkeeper run sync_catalog
-  --apply\
+  --apply, whose tables say why objects stay out, such as keys that no pattern reads
+  (REELKEEPER_KEY_PATTERN)\
 """)
     double.client.put_object(Bucket="apart-plans", Key="u/ann/v.mp4", Body=b"theirs")
     assert as_read(reelkeeper("plan", "tier_storage").stdout, only="REELKEEPER_PREFIX") == snapshot(

@@ -121,6 +121,7 @@ def _why_empty() -> str:
     if where:
         return f"{where}. To read those, set REELKEEPER_PREFIX."
     advice = "The catalogue has no live video yet. To take in what is stored: reelkeeper run sync_catalog --apply"
+    advice += ", whose tables say why objects stay out, such as keys that no pattern reads (REELKEEPER_KEY_PATTERN)"
     key = unclaimed(settings)
     return f"{advice}\n{run.WILL_CLAIM.format(key)}" if key else advice
 

@@ -71,7 +71,7 @@ def lifecycle(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Simulate lifecycle policies on the real catalogue: bytes, R2's bill, CPU, deleted videos and lost views.
+    """Simulate lifecycle policies on the real catalogue: bytes, R2's bill, CPU, retired videos and lost views.
 
     The policy in force and each document are simulated night by night, and compared with keeping everything. With
     --from it starts on a past day: a policy's regret is the recorded views of videos that it would have retired before.
@@ -210,7 +210,7 @@ def _show(outcome: "Outcome", exceeds: dict[str, dict[str, str]]) -> None:
     rows = [_total(course) for course in outcome.courses]
     at_start = f"{size(outcome.stored_bytes)} stored in all at the start"
     title = f"{many(outcome.videos, 'video')}, {at_start}, from {span.start} to {span.end - _DAY}"
-    table(("policy", ">stored at the end", ">R2 $", ">CPU $", ">net $", ">compressed", ">gone"), rows, title=title)
+    table(("policy", ">stored at the end", ">R2 $", ">CPU $", ">net $", ">compressed", ">retired"), rows, title=title)
     say("net: the saving against keeping everything, after CPU costs.\n")
     if span.start < span.today:
         regrets = [
@@ -225,7 +225,9 @@ def _show(outcome: "Outcome", exceeds: dict[str, dict[str, str]]) -> None:
         ]
         headings = ("policy", ">views lost", ">of videos", ">of users", "by tier")
         table(
-            headings, regrets, title=f"Regret: recorded views from {span.start} to {span.today - _DAY}, of videos gone"
+            headings,
+            regrets,
+            title=f"Regret: recorded views from {span.start} to {span.today - _DAY}, of videos retired",
         )
     for course in outcome.courses:
         _show_months(course)
@@ -246,7 +248,15 @@ def _show(outcome: "Outcome", exceeds: dict[str, dict[str, str]]) -> None:
 
 def _show_months(course: "Course") -> None:
     tiers = sorted({tier for month in course.months for tier in month.retired})
-    headings = ("!month", ">stored", ">R2 $", ">CPU $", ">net $", ">compressed", *(f">gone {tier}" for tier in tiers))
+    headings = (
+        "!month",
+        ">stored",
+        ">R2 $",
+        ">CPU $",
+        ">net $",
+        ">compressed",
+        *(f">retired {tier}" for tier in tiers),
+    )
     rows = [
         (
             f"{month.month:%Y-%m}" + ("" if month.days >= _LEAST_DAYS else f" ({month.days} d)"),
