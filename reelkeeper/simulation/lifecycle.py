@@ -126,8 +126,8 @@ class Outcome(NamedTuple):
     """The results of all policies, keeping everything first. `unseen`: videos whose future views are unknown."""
 
     span: Span
-    videos: int  # that there are today, or would be had no rule retired them since the start
-    unknown_views: int  # of those: the rules for cold videos never act on them
+    videos: int  # at the start: on a past day those made before, today all
+    unknown_views: int  # of today, also those that a rule retired since: the rules for cold videos never act on them
     unseen: int  # of those: a rule retired them in fact
     stored_bytes: int  # at the start
     courses: tuple[Course, ...]
@@ -217,7 +217,7 @@ def simulate(
         for tally in tallies:
             tally.add(group, of_group, regret=True)
         here = group.by_rule | (group.removed == NEVER)
-        there += int(here.sum())
+        there += int((here & ((group.born < 0) | (span.start == span.today))).sum())
         unknown += int((here & (group.views[:, -1] == UNKNOWN)).sum())
         unseen += int((group.by_rule & (group.removed < NEVER)).sum())
         if uploads:

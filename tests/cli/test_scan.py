@@ -114,6 +114,7 @@ def test_a_sample_is_encoded_here_and_leaves_nothing_behind(
     sample = ask("scan", "--sample", 9, "--seed", 7)["sample"]
     rules = {clip["key"].removeprefix(filled): clip["rule"] for clip in sample["clips"]}
     assert (sample["seed"], len(rules), rules["ann/broken.mp4"]) == (7, 5, "not_a_video")
+    assert "payback" not in rules.values()  # what they keep is asked, whether that pays or not
     for clip in sample["clips"]:
         assert (clip["kept_bytes"] < clip["size_bytes"]) == (clip["rule"] == "accepted")
     assert only_reads(double)

@@ -292,6 +292,9 @@ def test_a_simulation_starts_with_every_live_video_also_those_of_today(
     assert set(found["courses"][1]["exceeds"]) == {"max_percent", "max_percent_in_24h"}
     assert re.findall(r"max_\w+: (\d+)", said) == ["20", "20"]
     assert "-0.00" not in said
+    yesterday = f"{datetime.now(UTC) - timedelta(days=1):%Y-%m-%d}"
+    past = ask("simulate", "lifecycle", "--months", 0, "--no-uploads", "--from", yesterday)
+    assert (past["videos"], past["courses"][1]["due_at_once"]) == (20, [0, 20])
 
 
 def test_without_a_passed_contract_nothing_is_done_at_the_services_keys_as_in_plans(ask: Ask, of_today: int) -> None:

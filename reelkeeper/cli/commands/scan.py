@@ -99,9 +99,12 @@ def scan(
 def _sampling(clips: int, seed: int | None, scratch: Path) -> "Sampling":
     from reelkeeper.operations.lifecycle.transcode import Found, Terms, search
     from reelkeeper.operations.reports.scan import Sampling
+    from reelkeeper.rules.lifecycle.worth import Payback
     from reelkeeper.rules.policies import SHIPPED
 
-    terms = Terms(SHIPPED.policies.recipe, SHIPPED.policies.acceptance)
+    # Whether it pays, the lever says, by what the sample kept: so here a clip is encoded at any price.
+    recipe = SHIPPED.policies.recipe.model_copy(update={"payback": Payback(cpu_usd_per_hour=None)})
+    terms = Terms(recipe, SHIPPED.policies.acceptance)
 
     def encode(source: Path, work: Path) -> Found:
         return search(source, work, terms)

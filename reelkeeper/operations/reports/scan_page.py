@@ -54,7 +54,7 @@ def figures(scan: Scan) -> Iterator[Table]:
             for clip in scan.sample.clips
         ]
         total = ["In all", "", size(scan.sample.size_bytes), size(scan.sample.kept_bytes), ""]
-        caption = f"Encoded as a sample, drawn by seed {scan.sample.seed}"
+        caption = f"A sample, drawn by seed {scan.sample.seed}"
         yield Table(["Video", "Result", ">Bytes", ">Kept", ">CPU"], rows, caption, total)
 
 
