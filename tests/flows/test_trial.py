@@ -13,6 +13,7 @@ from flows.dispatch_jobs import dispatch_jobs
 from flows.expire_videos import expire_videos
 from flows.purge_retired import purge_retired
 from flows.tier_storage import tier_storage
+from reelkeeper.adapters.contract import CHECKS
 from reelkeeper.cli import app
 from reelkeeper.errors import OnTrial
 from reelkeeper.model import BlobState, VideoState
@@ -23,6 +24,7 @@ from reelkeeper.operations.core.workspace import note_trial
 from reelkeeper.operations.jobs.admit import admit
 from reelkeeper.operations.lifecycle.plans import approve
 from reelkeeper.rules.alerts.cadence import NOT_IN_A_TRIAL
+from reelkeeper.rules.core.wording import contract_gate
 from reelkeeper.rules.lifecycle.guard import OVERRIDE
 from reelkeeper.settings import settings
 from reelkeeper.store.core import deployment
@@ -166,3 +168,15 @@ def test_a_plan_that_is_all_at_the_services_keys_waits_for_the_contract(scene: S
     scene.video("v1", age_days=366)
     run("run", "expire_videos", "--apply")
     assert scene.states() == {"v0": "live", "v1": "retired"}
+
+
+def test_a_plan_of_before_says_that_the_bucket_has_failed_the_contract_since(scene: Scene) -> None:
+    bucket, gate = scene.world.workspace.bucket, contract_gate({"listing"})
+    scene.video("v0", age_days=366, key=f"{bucket.prefix}ann/v0.mp4")
+    note_trial(scene.engine, bucket, begins=True)
+    run("plan", "expire_videos")
+    show = ("plan", "--show", scene.last_plan().id)
+    assert gate not in " ".join(run(*show).output.split())
+    with transaction(scene.engine, "test") as session:
+        deployment.record_contract(session, bucket.endpoint_url, bucket.name, set(CHECKS), {"listing"}, run_id="r")
+    assert gate[1:] in " ".join(run(*show).output.split())

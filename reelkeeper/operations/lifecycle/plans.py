@@ -188,13 +188,13 @@ def remarks(engine: Engine, plan: PlanSummary, *, in_trial: bool = True) -> Iter
         under = plan_progress.undertaking(session, plan.id).terms
         is_trial = in_trial and deployment.trial(session) is not None
         is_tried = deployment.last_contract(session) is not None
-        gate = contract_gate(deployment.last_failed(session))
+        failed = deployment.last_failed(session)
         is_small = bool(within_allowance(plan.population.size_bytes))  # if live videos alone are not, all is not
         free = within_allowance(stock.stored_bytes(session)) if is_small else ""
     if is_trial:
         yield TRIAL if is_tried else f"{TRIAL} {CONTRACT_ASSUMED}"
-    if "contract_not_tried" in plan.kept:
-        yield sentence(gate)
+    if "contract_not_tried" in plan.kept or (failed and any(theirs.values())):
+        yield sentence(contract_gate(failed))
     if count := theirs[Action.COMPRESS]:
         (recipe, _), (policy, _) = recipe_of(under), terms_of(under)
         yield f"At your service's own keys: {many(count, 'video')} to compress. {links(recipe.place, policy.grace)}"
