@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 from typing import Final, NamedTuple
@@ -16,9 +16,9 @@ AGES: Final = (  # by maximum age in whole days of 24 hours, at the ends of the 
 OLDER: Final = "over a year"
 
 
-def age_label(age: timedelta) -> str:
-    """Name an age, in days that are over, as reports do and as verdicts count them: not by the calendar."""
-    return next((label for most, label in AGES if age.days <= most), OLDER)
+def age_label(days: int) -> str:
+    """Name an age in whole days of 24 hours, as reports do and as verdicts count them: not by the calendar."""
+    return next((label for most, label in AGES if days <= most), OLDER)
 
 
 class Kind(StrEnum):

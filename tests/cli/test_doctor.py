@@ -222,7 +222,6 @@ def test_configured_events_without_a_follower_are_a_warning(
     assert one_video
 
 
-@pytest.mark.long
 def test_another_buckets_failed_contract_says_nothing_of_links_here(ask: Ask, configured: Settings) -> None:
     for bucket, kept in (("theirs", True), (configured.bucket, False)):
         with open_store(configured) as engine, transaction(engine, "test") as session:
@@ -230,6 +229,7 @@ def test_another_buckets_failed_contract_says_nothing_of_links_here(ask: Ask, co
         assert (by_part(ask("doctor"))["links"]["found"] == links("in_place", Grace())) == kept
 
 
+@pytest.mark.long
 def test_the_contract_is_off_until_it_was_tried_and_then_remembered(
     ask: Ask, double: R2Double, bucket: Bucket, prefix: str
 ) -> None:

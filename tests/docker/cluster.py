@@ -12,18 +12,17 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
 from typing import Any, Final
 from uuid import UUID, uuid4
 
-import pytest
 import yaml
 from prefect.client.schemas.objects import FlowRun
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 from prefect_kubernetes.worker import KubernetesWorkerJobConfiguration
 
 from tests.docker.image import FOLDER, ROOT
+from tests.programs import program
 
 IMAGE: Final = "registry.example.com/reelkeeper:7f3a"
 _KUBECTL: Final = """#!/bin/sh
@@ -39,19 +38,9 @@ esac
 """
 
 
-@cache
-def require_kubectl() -> str:
-    """Return the path of kubectl; skip the test without it, or fail where CI has not installed it."""
-    found = shutil.which("kubectl")
-    if not found and "CI" not in os.environ:
-        pytest.skip("no kubectl here; .ci/run installs it")
-    assert found, "this suite needs kubectl"
-    return found
-
-
 @dataclass(frozen=True)
 class Sent:
-    """What one command would send to the cluster: the documents with the label of the selector, or all."""
+    """The documents that one command would send to the cluster: those with the selector's label, or all."""
 
     selector: str
     documents: list[dict[str, Any]]
@@ -75,7 +64,7 @@ def follow(step: str, folder: Path) -> list[Sent]:
     shutil.rmtree(folder / "sent", ignore_errors=True)
     for name in ("sent", "tools"):
         (folder / name).mkdir(exist_ok=True)
-    for name, script in (("kubectl", _KUBECTL.replace("KUBECTL", require_kubectl())), ("docker", "#!/bin/true\n")):
+    for name, script in (("kubectl", _KUBECTL.replace("KUBECTL", program("kubectl"))), ("docker", "#!/bin/true\n")):
         (folder / "tools" / name).write_text(script)
         (folder / "tools" / name).chmod(0o755)
     given = {"PATH": f"{folder / 'tools'}:{os.environ['PATH']}", "HOME": str(folder)}

@@ -22,6 +22,8 @@ from typing import Any, Final
 import httpx
 import pytest
 
+from tests.programs import skip_without
+
 # On the disk, since images take some GB; what must not outlive a boot is under /run.
 FOLDER: Final = Path("/var/tmp/reelkeeper-containers")  # noqa: S108  closed to others, and root's
 _RUN: Final = Path("/run/reelkeeper-containers")
@@ -98,9 +100,7 @@ def podman(*words: str, **more: Any) -> str:  # noqa: ANN401  as `run` takes it
 def require_containers() -> None:
     """Skip the test where this machine runs no container at all; fail where CI has not installed what it needs."""
     lacking = [name for name in NEEDED if not shutil.which(name)] + (["root's rights"] if os.geteuid() else [])
-    if lacking and "CI" not in os.environ:
-        pytest.skip(f"no {', '.join(lacking)} here; .ci/run installs it")
-    assert not lacking, f"this suite needs {', '.join(lacking)}"
+    skip_without(lacking)
     tried = run("podman", "run", "--rm", "--network=none", "--rootfs", "/:O", "/bin/true", check=False)
     if tried.returncode:
         pytest.skip(f"this machine runs no containers: {tried.stderr[-500:]}")

@@ -1,6 +1,5 @@
 """compose.yaml: requirements for every container."""
 
-import os
 import re
 import shutil
 import subprocess
@@ -13,6 +12,7 @@ import yaml
 from deployments.orchestration import SERVER
 from reelkeeper.settings import Settings
 from tests.docker.image import COMPOSE, FOLDER, ONCE, OURS, ROOT, SERVICES, image_environment, secrets_of
+from tests.programs import program
 
 SECRETS = COMPOSE["secrets"]
 
@@ -139,10 +139,7 @@ def test_secrets_are_made_once_and_for_their_owner_alone(tmp_path: Path) -> None
 
 
 def test_a_compose_client_accepts_the_file(tmp_path: Path) -> None:
-    client = shutil.which("docker-compose")
-    if client is None and "CI" not in os.environ:
-        pytest.skip("no docker-compose here; .ci/run installs it")
-    assert client, "docker-compose is missing"
+    client = program("docker-compose")
     made = prepared(tmp_path)
     shutil.copy(FOLDER / "compose.yaml", tmp_path)
     (tmp_path / "reelkeeper.env").write_text("REELKEEPER_BUCKET=films\n")

@@ -17,7 +17,7 @@ import pytest
 from prefect_kubernetes.worker import KubernetesWorkerJobConfiguration
 
 from reelkeeper.settings import Settings, settings
-from tests.docker.cluster import IMAGE, Sent, follow, job, require_kubectl, template
+from tests.docker.cluster import IMAGE, Sent, follow, job, template
 from tests.docker.image import FOLDER, SERVICES, image_environment
 
 # Prefect 3.9.1 refuses a template without them there; Kubernetes drops fields that it does not know.
@@ -95,8 +95,7 @@ def test_a_run_gets_its_heartbeat_and_keeps_what_the_pool_sets() -> None:
 
 @pytest.fixture(scope="module")
 def steps(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Sent]]:
-    """What docs/deploying.md sends to a cluster, after secrets.sh, with an environment that has what it asks for."""
-    require_kubectl()
+    """Follow docs/deploying.md after secrets.sh, with all settings that it asks for; return what each step sends."""
     folder = tmp_path_factory.mktemp("kubernetes")
     shutil.copytree(FOLDER, folder / "docker", ignore=shutil.ignore_patterns("secrets", "*.env"))
     subprocess.run(["/bin/sh", str(folder / "docker" / "secrets.sh")], check=True, capture_output=True)

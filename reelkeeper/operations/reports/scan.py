@@ -31,7 +31,7 @@ _NAMED_ALIKE: Final = (Kind.VIDEO, Kind.IMAGE)
 NAMED: Final = 5  # examples
 _YEAR, _MONTH = len("YYYY"), len("YYYY-MM")
 _AGES: Final = (*(label for _, label in AGES), OLDER)
-_OLD: Final = frozenset(_AGES[2:])  # over 30 days
+_OLD_DAYS: Final = AGES[1][0]  # a lever's `old` objects are older
 
 
 class Stop:
@@ -136,13 +136,13 @@ class _Ended(NamedTuple):
 
 
 class _Counts:
-    """What is counted while pages arrive: by kind, day, age, month in the key and storage class: there are few."""
+    """Count objects page by page, by kind, day, age in days, month in the key and storage class: few combinations."""
 
     def __init__(self, terms: Terms, prefix: str) -> None:
         self._layout, self._prefix, self._as_of = terms.layout, prefix, terms.as_of
         self.objects = self.size_bytes = self.pages = self.odd_keys = 0
         self.videos = self.videos_of_users = 0
-        self.cube: dict[tuple[Kind, int, str, str, bool], list[int]] = {}
+        self.cube: dict[tuple[Kind, int, int, str, bool], list[int]] = {}
         self.empty = Part("0 bytes")
         self.emptied: list[Example] = []
         self.odd: list[Example] = []
@@ -164,7 +164,7 @@ class _Counts:
             if kind is Kind.VIDEO:
                 self.videos += 1
                 self.videos_of_users += user is not None
-            place = kind, made_at.toordinal(), age_label(self._as_of - made_at), month, storage_class != ""
+            place = kind, made_at.toordinal(), (self._as_of - made_at).days, month, storage_class != ""
             cell = self.cube.setdefault(place, [0, 0])
             cell[0] += 1
             cell[1] += size_bytes
@@ -179,8 +179,8 @@ class _Counts:
             content = hash((size_bytes, etag)) if size_bytes else None
             yield Entry(key, size_bytes, storage_class != "", kind, user, content, stem, video)
 
-    def grouped(self, by: Callable[[Kind, int, str, str], Any]) -> dict[Any, Part]:
-        """Sum by whatever `by` makes of kind, day, age and month in the key; the part's name is that."""
+    def grouped(self, by: Callable[[Kind, int, int, str], Any]) -> dict[Any, Part]:
+        """Sum by whatever `by` makes of kind, day, age in days and month in the key; the part's name is that."""
         sums: dict[Any, list[int]] = {}
         for (kind, day, age, month, infrequent), (objects, size_bytes) in self.cube.items():
             found = sums.setdefault(by(kind, day, age, month), [0, 0, 0])
@@ -188,7 +188,7 @@ class _Counts:
                 found[place] += more
         return {label: Part(str(label), *found) for label, found in sums.items()}
 
-    def sum(self, of: Callable[[Kind, str], bool] = lambda *_: True, *, standard: bool = False) -> Part:
+    def sum(self, of: Callable[[Kind, int], bool] = lambda *_: True, *, standard: bool = False) -> Part:
         """Sum what `of` is true for, of all storage classes or Standard alone."""
         chosen = [
             (objects, size_bytes, size_bytes * infrequent)
@@ -255,8 +255,8 @@ def _figures(bucket: Bucket, terms: Terms, census: Census, counts: _Counts, ende
     found = levers.Found(
         total._replace(size_bytes=total.size_bytes + (unfinished.size_bytes if unfinished else 0)),
         counts.sum(lambda kind, _: kind is Kind.VIDEO, standard=True),
-        counts.sum(lambda _, age: age in _OLD, standard=True),
-        counts.sum(lambda kind, age: kind is Kind.VIDEO and age in _OLD, standard=True),
+        counts.sum(lambda _, age: age > _OLD_DAYS, standard=True),
+        counts.sum(lambda kind, age: kind is Kind.VIDEO and age > _OLD_DAYS, standard=True),
         duplicates,
         unfinished,
         None if unfit or not ended.is_listed else census.orphans(images),
@@ -290,7 +290,7 @@ def _figures(bucket: Bucket, terms: Terms, census: Census, counts: _Counts, ende
         users=users,
         known_users=known_users,
         kinds=sorted(counts.grouped(lambda kind, *_: kind).values(), key=lambda part: -part.size_bytes),
-        ages=_labelled(counts.grouped(lambda kind, _, age, __: (age, kind)), [*_AGES]),
+        ages=_labelled(counts.grouped(lambda kind, _, age, __: (age_label(age), kind)), [*_AGES]),
         months=_labelled(counts.grouped(lambda kind, day, _, month: (_stored(day, month), kind))),
         duplicates=duplicates,
         duplicated=duplicated,

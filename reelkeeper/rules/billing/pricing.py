@@ -163,9 +163,9 @@ def saving_this_month(usage: Usage, size_bytes: int, days_left: int) -> Saving:
 
 
 def within_allowance(size_bytes: int) -> str:
-    """Say that storing `size_bytes` costs nothing, so that storing less saves nothing; "" if it costs something.
+    """Return a sentence that R2's free allowance covers `size_bytes`, so storing less saves nothing; "" if it does not.
 
-    They are what the catalogue knows: the allowance is the account's, and a listing shows no unfinished upload.
+    `size_bytes` is what the catalogue knows. The allowance is the account's, and listings show no unfinished uploads.
     """
     if size_bytes > STANDARD.free_gb_months * GB:
         return ""

@@ -75,7 +75,7 @@ class Kept(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What levers can move: the whole, and parts of it in Standard. The `old` ones are 31 whole days old or older."""
+    """The parts that levers act on: all objects, and some in Standard. The `old` ones are 31 whole days old or more."""
 
     total: Part  # with the parts of unfinished uploads
     videos: Part

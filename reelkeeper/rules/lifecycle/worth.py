@@ -56,10 +56,10 @@ _PRIOR_BYTES: Final = 50_000_000  # weight of the prior, in source bytes
 # Cases for a file of known size: probability, and factors of the expected CPU and saved bytes. A third is
 # half as dense as usual, and takes twice the CPU for its bytes; a third is three times as dense.
 _MAY_BE: Final = ((0.3, 2.0, 0.72), (0.4, 0.8, 1.04), (0.3, 0.33, 1.22))
-# Until so many searches are known, some videos are tried that do not pay, but would if the searches still to come were
-# of the best sort: so many tell whether clips of 2 MB pay; of 5 MB, a dozen do. The best are ten times as dense as
-# usual, as ProRes 422 HQ is (about 225 Mbps at 1080p30, by Unreal Engine's manual): they take a tenth of the CPU for
-# their bytes and, by the slope in `first_crf`, keep a tenth of them.
+# While fewer searches than this are known, some videos that do not pay are tried, if they would pay should all the
+# missing searches go as well as can be. 200 searches show whether clips of 2 MB pay, a dozen whether clips of 5 MB do.
+# The best clips are ten times as dense as usual, as ProRes 422 HQ is (about 225 Mbps at 1080p30, by Unreal Engine's
+# manual): they take a tenth of the CPU for their bytes and, by the slope in `first_crf`, keep a tenth of them.
 KNOWN_SEARCHES: Final = 200
 _BEST_SHARE: Final = 0.1
 # What one of them may cost: 3 CPU minutes at the shipped price, enough for 8 s in 1080p.

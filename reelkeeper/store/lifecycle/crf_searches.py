@@ -20,9 +20,8 @@ def add(
     session: Session, search: CrfSearch, *, video_id: str, run_id: str, model: str | None, machine: str | None = None
 ) -> None:
     """Record the result of a search by a machine."""
-    row = asdict(search) | {"video_id": video_id, "run_id": run_id, "model": model, "machine": machine}
-    row["at"] = now(session)
-    session.execute(sa.insert(crf_searches).values(row))
+    about = {"video_id": video_id, "run_id": run_id, "model": model, "machine": machine, "at": now(session)}
+    session.execute(sa.insert(crf_searches).values(asdict(search) | about))
 
 
 def recall(session: Session, encoder: str) -> list[tuple[str | None, CrfSearch]]:

@@ -172,15 +172,12 @@ def test_an_object_counts_in_the_month_of_its_key(
 
 
 def test_ages_are_told_by_the_date_in_a_key_only_where_a_pattern_reads_one() -> None:
+    pattern = "{year}/{month}/{video}.{ext}"
     stored = [StoredObject(key, 5, "e", AS_OF) for key in ("2025/11/v.mp4", "2025/12/v.mp4", "v.mp4")]
-    by_key = scanned(Listed(stored), "{year}/{month}/{video}.{ext}")
-    assert (by_key.dated.objects, by_key.dated.size_bytes) == (2, 10)
-    by_write = scanned(Listed(stored), "{user}/{video}.{ext}")
-    assert by_write.dated.objects == 0
-    assert (
-        len({found.basis for found in (by_key, by_write, scanned(Listed(stored[:2]), "{year}/{month}/{video}.{ext}"))})
-        == 3
-    )
+    some, every = scanned(Listed(stored), pattern), scanned(Listed(stored[:2]), pattern)
+    none = scanned(Listed(stored), "{user}/{video}.{ext}")
+    assert (some.dated.objects, some.dated.size_bytes, none.dated.objects) == (2, 10, 0)
+    assert len({some.basis, every.basis, none.basis}) == 3
 
 
 @pytest.mark.parametrize("place", range(len(AGES)))

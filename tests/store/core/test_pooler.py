@@ -1,7 +1,6 @@
 """A store behind PgBouncer, which lends a server's connection for one transaction at a time."""
 
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,18 +16,11 @@ from reelkeeper.store.core.engine import limit_lock_waits, open_engine, outlast,
 from reelkeeper.store.core.leases import acquire
 from reelkeeper.store.core.schema import upgrade
 from tests.ports import free_port
+from tests.programs import program
 from tests.stock import Stock
 
 LENT = 2  # connections of the server for all clients
 ABROAD = "America/New_York"
-
-
-def _program() -> str:
-    found = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
-    if not found and "CI" not in os.environ:
-        pytest.skip("no pgbouncer here; .ci/run installs it")
-    assert found, "this suite needs pgbouncer"
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +36,7 @@ def pooler(postgresql: sa.URL) -> Iterator[sa.URL]:
         )
         Path(folder).chmod(0o755)
         config.chmod(0o644)
-        command = [_program(), *(["-u", socket.owner()] if os.geteuid() == 0 else []), str(config)]
+        command = [program("pgbouncer"), *(["-u", socket.owner()] if os.geteuid() == 0 else []), str(config)]
         server = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         yield sa.URL.create("postgresql+psycopg", "any", None, "127.0.0.1", port)
         server.terminate()
