@@ -24,7 +24,7 @@ from reelkeeper.store.core.engine import Clock, open_engine, transaction
 from reelkeeper.store.core.schema import upgrade
 from reelkeeper.store.tables import deployment
 from tests.ports import free_port
-from tests.stock import Stock
+from tests.stock import Stock, close_connections
 
 PASSWORD = "hunter2-of-the-store"  # noqa: S105  of a server that a test has to itself
 
@@ -158,6 +158,7 @@ def create_database(server: sa.URL, name: str, template: str, more: str = "") ->
 
 def drop_database(server: sa.URL, name: str) -> None:
     """Drop a database of this server, with all its connections."""
+    close_connections(name)
     with _administer(server) as connection:
         connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
 

@@ -7,6 +7,7 @@ functions or triggers a test has changed is dropped, and so is one that cannot b
 from contextlib import closing
 from typing import Final
 from uuid import uuid4
+from weakref import WeakKeyDictionary
 
 import psycopg
 import sqlalchemy as sa
@@ -20,6 +21,24 @@ _SCHEMA: Final = sql.SQL("SELECT concat_ws(' ', {})").format(
 _RESTART: Final = sql.SQL(
     "SELECT setval(format('%I.%I', schemaname, sequencename)::regclass, start_value, false) FROM pg_sequences"
 )
+
+_databases: WeakKeyDictionary[psycopg.Connection, str] = WeakKeyDictionary()  # of all connections of this process
+
+
+@sa.event.listens_for(sa.Pool, "connect")
+def _remember(connection: object, _record: sa.pool.ConnectionPoolEntry) -> None:
+    if isinstance(connection, psycopg.Connection):
+        _databases[connection] = connection.info.dbname
+
+
+def close_connections(name: str) -> None:
+    """Close what engines that a test forgot keep open here: as garbage, it would fail whichever test comes later.
+
+    psycopg warns of it then, and Hypothesis makes errors of all warnings as it looks for the strategy of a type.
+    """
+    for reference in _databases.keyrefs():
+        if (connection := reference()) and _databases.get(connection) == name:
+            connection.close()
 
 
 class Stock:
@@ -47,6 +66,7 @@ class Stock:
 
     def take_back(self, name: str) -> None:
         """End all connections, and restore the template's state, or drop it."""
+        close_connections(name)
         self._admin.execute("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s", [name])
         try:
             with closing(self._open(name)) as database:
