@@ -14,7 +14,6 @@ from reelkeeper.adapters.s3.r2 import Bucket
 from reelkeeper.errors import Refused, StorageError
 from reelkeeper.model import Grace
 from reelkeeper.operations.core.workspace import note_trial, open_workspace, unclaimed
-from reelkeeper.operations.health import doctor
 from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.core.wording import contract_gate
 from reelkeeper.rules.lifecycle.transcode import links
@@ -88,6 +87,20 @@ def test_in_a_trial_it_writes_nothing_into_the_bucket(
     engine.dispose()
 
 
+def test_where_it_does_not_write_it_says_what_the_contract_test_found(
+    ask: Ask, bucket: Bucket, configured: Settings, double: R2Double
+) -> None:
+    with open_store(configured) as engine:
+        note_trial(engine, bucket, begins=True)
+        for name, states in ((bucket.name, ["ok", "fail"]), ("another", ["warn", "warn"])):
+            with transaction(engine, "test") as session:
+                deployment.record_contract(session, bucket.endpoint_url, name, [PUTS], ["ETag"], run_id="test")
+            double.requests.clear()
+            found = by_part(ask("doctor", exit_code=states.count("fail")))
+            assert [found[part]["state"] for part in (PUTS, "ETag")] == states
+            assert writes(double) == set()
+
+
 @pytest.mark.parametrize("below", ["", "videos/"], ids=["its own", "a mistyped one"])
 def test_in_a_trial_nothing_is_claimed_whatever_the_prefix(
     ask: Ask, bucket: Bucket, configured: Settings, double: R2Double, monkeypatch: pytest.MonkeyPatch, below: str
@@ -125,7 +138,7 @@ def test_where_the_identity_cannot_be_read_the_other_parts_are_still_checked(
     def refused(*_: object, **__: object) -> bool:
         raise StorageError(f"the identity beside {one_video}: 503")
 
-    monkeypatch.setattr(doctor, "check_identity", refused)
+    monkeypatch.setattr("reelkeeper.operations.health.bucket.check_identity", refused)
     double.requests.clear()
     found = by_part(ask("doctor", exit_code=1))
     assert [found[part]["state"] for part in ("identity", PUTS, "clocks")] == ["fail", "warn", "ok"]

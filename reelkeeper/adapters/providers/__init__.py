@@ -104,7 +104,7 @@ def check_sources(settings: Settings) -> str:
         public.resolve(vendor.url, allow_private=settings.allow_private_addresses)
         hosts = vendor.sources
         found.append(f"{name}: videos are fetched from {'any public host' if hosts is None else ', '.join(hosts)}")
-    return "; ".join(found) or "ffmpeg on this machine makes them"
+    return "; ".join(found) or "none is set up: what jobs ask for, ffmpeg on this machine makes, as samples"
 
 
 def provider(name: str, settings: Settings) -> Provider:

@@ -16,7 +16,7 @@ from reelkeeper.errors import Frozen, Misconfigured, ReelkeeperError, Silence, S
 
 if TYPE_CHECKING:
     from reelkeeper.operations import Engine
-    from reelkeeper.operations.health.doctor import Finding
+    from reelkeeper.operations.health import Finding
 
 
 def status(
@@ -133,7 +133,8 @@ def doctor(
     as_json: AsJson = False,
 ) -> None:
     """Check every part, and say how to fix each problem. Exit code 0 if nothing fails."""
-    from reelkeeper.operations.health.doctor import FAIL, Finding, examine
+    from reelkeeper.operations.health import FAIL, Finding
+    from reelkeeper.operations.health.doctor import examine
 
     if (vendor is None) != (spend is None):
         raise typer.BadParameter("--vendor and --spend belong together")
@@ -152,7 +153,7 @@ def doctor(
 
 def _report(checks: "Iterable[Finding]", *, as_json: bool) -> None:
     """Show each finding as soon as it is there, then the totals. Exits with 1 if something fails."""
-    from reelkeeper.operations.health.doctor import FAIL, WARN
+    from reelkeeper.operations.health import FAIL, WARN
 
     findings = list["Finding"]()
     for finding in checks:

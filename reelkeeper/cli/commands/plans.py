@@ -127,7 +127,9 @@ def _why_empty() -> str:
 
 
 def _list(limit: int, *, as_json: bool) -> None:
+    from reelkeeper.operations.core.workspace import trial_at
     from reelkeeper.operations.lifecycle.plans import recent
+    from reelkeeper.rules.core.wording import TRIAL
 
     with reading() as session:
         lines = recent(session, limit=limit)
@@ -144,3 +146,5 @@ def _list(limit: int, *, as_json: bool) -> None:
     )
     otherwise = "No plan is saved yet. To make one: reelkeeper plan tier_storage"
     listing(lines, headings, cells, as_json=as_json, otherwise=otherwise)
+    if lines and not as_json and trial_at(configured()):
+        say(TRIAL)

@@ -60,6 +60,11 @@ def videos(
     listing(found, headings, cells, as_json=as_json)
     if len(found) == limit and not as_json:
         say(f"The first {limit:,}; --limit shows more.")
+    if found and not as_json and "{year}" in ",".join(configured().key_pattern):
+        say(_FROM_KEYS)
+
+
+_FROM_KEYS = "Where only the key tells when a video was made, that is when its day, month or year was over."
 
 
 def _day(at: Any) -> str:  # noqa: ANN401  a time or none

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
-from reelkeeper.adapters import contract
-from reelkeeper.adapters.contract import CHECKS, DANGEROUS, Result, Target
+from reelkeeper.adapters.contract import CHECKS, DANGEROUS
 from reelkeeper.adapters.s3 import r2, seaweed
 from reelkeeper.adapters.s3.keys import DEFAULT_LAYOUT
 from reelkeeper.adapters.s3.listing import PAGE_KEYS
@@ -361,40 +360,3 @@ def _check_clocks(store_time: datetime, bucket_time: datetime) -> None:
                 f"this machine's clock says {here:%Y-%m-%d %H:%M:%S}, {whose} {there:%Y-%m-%d %H:%M:%S}: more than "
                 f"{limit.total_seconds():.0f} s apart, so no age can be trusted. Set the clock (NTP) and run again"
             )
-
-
-def require_may_go_live(opened: Workspace, settings: Settings) -> None:
-    """Raise what would refuse to claim the bucket, or to write there, before a person agrees to it. Stores nothing."""
-    contract.require_write(_contract_target(opened.bucket, settings))
-    if not opened.is_ours:
-        require_no_inner_owner(opened.bucket, opened.deployment_id)
-
-
-def try_contract(engine: Engine, bucket: Bucket, settings: Settings, *, run_id: str) -> Iterator[Result]:
-    """Run every check in scratch prefixes of the bucket; record results and sent operations after the last one."""
-    results = []
-    for result in contract.run(_contract_target(bucket, settings)):
-        results.append(result)
-        yield result
-    passed, failed = ([result.check for result in results if result.passed is so] for so in (True, False))
-    with transaction(engine, "contract.record") as session:
-        deployment.record_contract(session, bucket.endpoint_url, bucket.name, passed, failed, run_id=run_id)
-    flush_operations(engine, bucket)
-
-
-def describe_contract(engine: Engine, endpoint_url: str, name: str) -> tuple[bool, str]:
-    """Return whether the bucket has passed the contract, with its time or what is missing."""
-    with reading(engine) as session:
-        tried = deployment.last_contract(session)
-    if tried is None or (tried.endpoint_url, tried.bucket) != (endpoint_url, name):
-        return False, "the contract test has not run on this bucket, so features that depend on it are off"
-    test = f"the contract test of {tried.at:%Y-%m-%d %H:%M}"
-    if failed := [check for check in CHECKS if check in tried.failed]:
-        return False, f"in {test}, {', '.join(failed)} did not pass"
-    if new := [check for check in CHECKS if check not in tried.passed]:
-        return False, f"{test} passed, but this version of Reelkeeper also checks {', '.join(new)}"
-    return True, f"the contract test passed, {len(CHECKS)} checks, {tried.at:%Y-%m-%d %H:%M} UTC"
-
-
-def _contract_target(bucket: Bucket, settings: Settings) -> Target:
-    return Target(bucket, *bucket.credentials, settings.s3_region)

@@ -24,7 +24,7 @@ from reelkeeper.model.jobs import TRIAL_CALLED, TRIAL_KEYS
 from reelkeeper.operations.billing import limits
 from reelkeeper.operations.core.freeze import require_permission
 from reelkeeper.operations.core.policies import in_force
-from reelkeeper.operations.health.doctor import FAIL, OK, WARN, Finding
+from reelkeeper.operations.health import FAIL, OK, WARN, Finding
 from reelkeeper.rules.billing.vendor_word import VendorWord
 from reelkeeper.rules.core.limit_scopes import of_job
 from reelkeeper.rules.core.wording import dollars

@@ -187,17 +187,20 @@ def record_contract(
 
 def contract_passed(session: Session, endpoint_url: str, bucket: str, checks: Collection[str]) -> bool:
     """Check whether all of `checks` passed in the last run, against this bucket."""
-    tried = last_contract(session)
-    if tried is None or (tried.endpoint_url, tried.bucket) != (endpoint_url, bucket):
-        return False
-    return tried.passed >= set(checks)
+    tried = contract_at(session, endpoint_url, bucket)
+    return tried is not None and tried.passed >= set(checks)
 
 
 def contract_failed(session: Session, endpoint_url: str, bucket: str) -> frozenset[str]:
     """Return the checks that failed in the last run, if that was against this bucket."""
+    tried = contract_at(session, endpoint_url, bucket)
+    return tried.failed if tried else frozenset()
+
+
+def contract_at(session: Session, endpoint_url: str, bucket: str) -> Tried | None:
+    """Read the outcome of the last run, if that was against this bucket."""
     tried = last_contract(session)
-    same = tried is not None and (tried.endpoint_url, tried.bucket) == (endpoint_url, bucket)
-    return tried.failed if tried and same else frozenset()
+    return tried if tried and (tried.endpoint_url, tried.bucket) == (endpoint_url, bucket) else None
 
 
 def last_contract(session: Session) -> Tried | None:

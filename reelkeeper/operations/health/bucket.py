@@ -1,0 +1,199 @@
+"""Check the bucket for `doctor`: whose it is, what it does with a write, its clock, its rules and its contract.
+
+`{prefix}.reelkeeper-probe` is written once and left there, since only a purge may delete, and each run tries to put
+other bytes there, which a bucket fit for Reelkeeper refuses (412). It is not a video: listings leave it out.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from functools import partial
+from uuid import uuid4
+
+from reelkeeper.adapters.contract import DANGEROUS
+from reelkeeper.adapters.s3.r2 import Bucket
+from reelkeeper.errors import IdentityMismatch, KeyTaken, ReelkeeperError, StorageError
+from reelkeeper.operations.core.bucket_contract import describe_contract, try_contract
+from reelkeeper.operations.core.epochs import why_behind
+from reelkeeper.operations.core.workspace import (
+    MAX_SKEW_FROM_BUCKET,
+    MAX_SKEW_FROM_STORE,
+    check_identity,
+    is_on_trial,
+    place_of,
+    require_no_inner_owner,
+)
+from reelkeeper.operations.health import FAIL, OK, WARN, Finding, bucket_rules, failure, guarded
+from reelkeeper.settings import Settings
+from reelkeeper.store import Engine
+from reelkeeper.store.core import deployment, schema
+from reelkeeper.store.core.engine import now, reading
+
+FIRST_A_STORE = "once the store is there, in a scratch prefix: reelkeeper doctor --contract"
+_OFF = "until it passes, no flow changes anything at the service's own keys"
+_DANGER = "do not use this server: every flow that would change the bucket is refused"
+_SEE = "see docs/r2.md, Test the bucket"
+_PROBE, _OTHER = b"Written once by reelkeeper doctor.\n", b"If you read this, the bucket took a second write.\n"
+
+
+def examine_bucket(
+    settings: Settings, engine: Engine | None, bucket: Bucket, *, claim: bool, contract: bool
+) -> Iterator[Finding]:
+    """Check all but the contract; `claim` writes the identity object where the bucket has none."""
+    if engine is not None:
+        yield guarded("identity", partial(_identity, engine, bucket, claim=claim))
+        yield guarded("copies", partial(_copies, engine, bucket))
+    if reads_only := _why_it_only_reads(settings, engine, bucket):
+        yield from () if contract else _left_to_contract(engine, bucket, reads_only)
+    else:
+        yield from (guarded(part, partial(look, bucket)) for part, look in _WRITE.items())
+    yield guarded("clocks", lambda: _clocks(engine, bucket))
+    yield guarded("lifecycle rules", lambda: _rules("lifecycle rules", bucket_rules.expiring(settings, bucket)))
+    if settings.endpoint_url:
+        yield guarded("lock rules", lambda: _rules("lock rules", bucket_rules.locking(settings, bucket)))
+    if settings.r2_account_id is None and settings.endpoint_url is None:
+        yield Finding(
+            "production", WARN, "videos are on this machine's disk", "set REELKEEPER_R2_ACCOUNT_ID and keys for R2"
+        )
+
+
+def _left_to_contract(engine: Engine | None, bucket: Bucket, reads_only: tuple[str, str]) -> Iterator[Finding]:
+    """Say of each probe that is not written what the contract test found, which makes the same ones."""
+    tried = None
+    if engine is not None:
+        with reading(engine) as session:
+            tried = deployment.contract_at(session, bucket.endpoint_url, bucket.name)
+    for part in _WRITE:
+        if tried and part in tried.passed:
+            yield Finding(part, OK, f"as it has to be, in the contract test of {tried.at:%Y-%m-%d %H:%M}")
+        elif tried and part in tried.failed:
+            yield Finding(part, FAIL, f"failed in the contract test of {tried.at:%Y-%m-%d %H:%M}", _SEE)
+        else:
+            yield Finding(part, WARN, *reads_only)
+
+
+def _why_it_only_reads(settings: Settings, engine: Engine | None, bucket: Bucket) -> tuple[str, str] | None:
+    """Say why no probe is written, and what tries it; None where the bucket is this store's, or on this machine."""
+    if settings.r2_account_id is None and settings.endpoint_url is None:
+        return None
+    tries = FIRST_A_STORE if engine is None else "to run it, in its own scratch prefix: reelkeeper doctor --contract"
+    # guard trial.probe: doctor writes into a bucket that `up` only looks at, where a prefix was mistyped, too
+    if engine is not None and is_on_trial(engine, bucket):
+        return "left to the contract test: it would write into a bucket on trial", tries
+    # guard identity.probe: doctor writes into a bucket that nobody has given to this store
+    if engine is None or not _is_ours(engine, bucket):
+        return "left to the contract test: it would write into a bucket that this store has not claimed", tries
+    return None
+
+
+def _is_ours(engine: Engine, bucket: Bucket) -> bool:
+    with reading(engine) as session:
+        deployment_id = schema.deployment(session).id
+    try:
+        return check_identity(bucket, deployment_id, may_claim=True, writes=False)
+    except ReelkeeperError:  # what is wrong is said of the identity: the other parts are still checked
+        return False
+
+
+def _rules(part: str, found: tuple[bool, str, str]) -> Finding:
+    warns, text, remedy = found
+    return Finding(part, WARN if warns else OK, text, remedy)
+
+
+def examine_contract(settings: Settings, engine: Engine, bucket: Bucket, *, wanted: bool) -> Iterator[Finding]:
+    """Test the bucket if it is `wanted`, and say what the last test of this bucket found."""
+    if wanted:
+        try:
+            for result in try_contract(engine, bucket, settings, run_id=f"doctor/{uuid4().hex[:12]}"):
+                off = _DANGER if result.check in DANGEROUS else _OFF
+                remedy = "" if result.passed else f"{off}; {_SEE}"
+                yield Finding(f"contract: {result.check}", OK if result.passed else FAIL, result.seen, remedy)
+        except Exception as error:  # noqa: BLE001  whatever is wrong is what was asked for
+            yield failure("contract", error)
+            return
+    with reading(engine) as session:
+        failed = deployment.contract_failed(session, bucket.endpoint_url, bucket.name)
+    passed, text = describe_contract(engine, bucket.endpoint_url, bucket.name)
+    if not wanted and failed & DANGEROUS:
+        yield Finding("contract", FAIL, text, f"{_DANGER}; {_SEE}")
+        return
+    if settings.endpoint_url is None and not passed:
+        passed, text = True, "Reelkeeper's own tests check the embedded server: features that depend on it are on"
+    way_out = f"; {_SEE}"
+    if not failed:
+        way_out = ". To run the test, in its own scratch prefix: reelkeeper doctor --contract"
+    remedy = "" if passed else f"{_OFF}{way_out}"
+    yield Finding("contract", OK if passed else WARN, text, remedy)
+
+
+def _identity(engine: Engine, bucket: Bucket, *, claim: bool) -> Finding:
+    with reading(engine) as session:
+        deployment_id = schema.deployment(session).id
+        knows_objects, standing = deployment.knows_objects(session), deployment.standing(session)
+    has_no_owner = bucket.head(bucket.identity_key) is None
+    if has_no_owner and knows_objects and (wrong := standing.elsewhere(place_of(bucket))):
+        return Finding("identity", FAIL, wrong)
+    # guard trial.claimed_by_hand: `doctor --claim` ends a trial, and lets commands write, without a word
+    if has_no_owner and standing.place is not None:
+        text = "this store is on trial, and only reads" + (": nothing was claimed" if claim else "")
+        return Finding("identity", FAIL if claim else OK, text, "reelkeeper up --live claims the bucket")
+    if has_no_owner and not claim and knows_objects:
+        remedy = "probably the wrong bucket; if it is the right one: reelkeeper doctor --claim"
+        text = "the store has records of objects, but this bucket has no identity object"
+        return Finding("identity", FAIL, text, remedy)
+    try:
+        if has_no_owner and not claim:
+            check_identity(bucket, deployment_id, may_claim=True, writes=False)
+            require_no_inner_owner(bucket, deployment_id)
+            return Finding("identity", OK, "the bucket has no owner yet: the first run with --apply claims it")
+        check_identity(bucket, deployment_id, may_claim=claim)
+    except IdentityMismatch as error:
+        remedy = "use the bucket and store that belong together; --claim never takes over a bucket"
+        return Finding("identity", FAIL, str(error), remedy)
+    return Finding("identity", OK, f"the bucket belongs to this store, {deployment_id}")
+
+
+def _copies(engine: Engine, bucket: Bucket) -> Finding:
+    if why := why_behind(engine, bucket):
+        remedy = "in the copy that is to go on: reelkeeper db adopt"
+        return Finding("copies", FAIL, f"{why}; it deletes nothing", remedy)
+    return Finding("copies", OK, "this store knows all that was restored, held or deleted in its bucket")
+
+
+def _put_once(bucket: Bucket) -> Finding:
+    try:
+        bucket.put_bytes_once(bucket.probe_key, _PROBE, "text/plain")
+        bucket.put_bytes_once(bucket.probe_key, _OTHER, "text/plain")
+    except KeyTaken:
+        return Finding("put once", OK, "a second write to a key is refused (412)")
+    remedy = "do not use this server: a delayed write could replace a customer's video"
+    return Finding("put once", FAIL, f"If-None-Match is ignored: {bucket.probe_key} was overwritten", remedy)
+
+
+def _etag(bucket: Bucket) -> Finding:
+    stored = bucket.head(bucket.probe_key)
+    if stored is None:
+        raise StorageError(f"{bucket.probe_key} was written, but is missing")
+    digests = {hashlib.md5(data, usedforsecurity=False).hexdigest() for data in (_PROBE, _OTHER)}
+    if stored.etag in digests:
+        return Finding("ETag", OK, "the ETag of a single PUT is the MD5 of its bytes")
+    remedy = "use a bucket without server-side encryption keys: purges compare ETags with the recorded MD5"
+    return Finding("ETag", FAIL, f"{stored.etag} is not the MD5 of the bytes that were put", remedy)
+
+
+_WRITE = {"put once": _put_once, "ETag": _etag}  # in this order
+
+
+def _clocks(engine: Engine | None, bucket: Bucket) -> Finding:
+    here, there = datetime.now(UTC), bucket.server_time()
+    skews = {"bucket": (abs(here - there), MAX_SKEW_FROM_BUCKET)}
+    if engine is not None:
+        with reading(engine) as session:
+            skews["store"] = (abs(datetime.now(UTC) - now(session)), MAX_SKEW_FROM_STORE)
+    found = ", ".join(
+        f"{name} {skew.total_seconds():.0f} s away (limit {limit.total_seconds():.0f} s)"
+        for name, (skew, limit) in skews.items()
+    )
+    if any(skew > limit for skew, limit in skews.values()):
+        return Finding("clocks", FAIL, found, "set the clocks (NTP): no age can be trusted")
+    return Finding("clocks", OK, found)
