@@ -3,6 +3,7 @@
 import gc
 import os
 from collections.abc import Generator
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -65,13 +66,15 @@ QUICK_ON_POSTGRESQL: Final = (
     "tests/operations/jobs/test_cl",
 )
 
-# Each test of these takes a quarter of a second of CPU or more, with its servers, so they are test-long's as a whole.
+# Each test of these takes a seventh of a second of CPU or more, with its servers, so they are test-long's as a whole.
 LONG_FILES: Final = {
     "tests/ablation/": "a copy of the tree",
     "tests/adapters/test_charts.py": "many pictures are drawn",
     "tests/adapters/test_disk.py": "encodes on a full disk",
     "tests/api/test_former_ids.py": "videos of many ids, from upload to deletion",
     "tests/api/test_headers.py": "servers of their own, and connections by hand",
+    "tests/api/test_hooks.py": "callbacks of jobs that a worker makes",
+    "tests/api/test_hooks_runs.py": "runs that Prefect's automations report",
     "tests/api/test_hooks_slack.py": "clicks that plan and carry out",
     "tests/api/test_personal.py": "exports and erasures in a bucket",
     "tests/api/test_schema.py": "every route with values of every type",
@@ -84,6 +87,7 @@ LONG_FILES: Final = {
     "tests/cli/test_status.py": "a deployment of its own for each",
     "tests/cli/test_up.py": "a deployment of its own for each",
     "tests/deployments/test_up_live.py": "processes that start and end",
+    "tests/docker/test_kubernetes.py": "hundreds of resources against Kubernetes' schemas",
     "tests/e2e/test_ids.py": "dozens of ids through every front",
     "tests/faults/test_kills.py": "a child for each failpoint",
     "tests/faults/test_zombies.py": "a run that sleeps, and the one that takes over",
@@ -96,9 +100,11 @@ LONG_FILES: Final = {
     "tests/flows/test_tier_storage.py": "encodes of whole clips",
     "tests/flows/test_trial.py": "every flow in a trial",
     "tests/mutants/": "a copy of the tree",
+    "tests/operations/alerts/test_webhooks.py": "endpoints that are slow, refuse, or are dead",
     "tests/operations/billing/test_user_costs.py": "months of jobs at every vendor",
     "tests/operations/health/test_backups.py": "stores that are restored through all migrations",
     "tests/operations/jobs/test_breaker.py": "hours of failing jobs",
+    "tests/operations/jobs/test_catalogue.py": "jobs at every vendor",
     "tests/operations/jobs/test_every_provider.py": "a server of each vendor",
     "tests/operations/jobs/test_provider_trouble.py": "vendors that are down for a day",
     "tests/operations/jobs/test_quote.py": "a quote for every kind of request",
@@ -113,8 +119,11 @@ LONG_FILES: Final = {
     "tests/operations/lifecycle/test_moved_stores.py": "two stores at one bucket",
     "tests/operations/lifecycle/test_notices.py": "nights in a row, with webhooks",
     "tests/operations/lifecycle/test_provenance.py": "whole swaps of clips",
+    "tests/operations/lifecycle/test_swap.py": "whole swaps at a bucket",
     "tests/operations/removals/": "whole deletions in a bucket",
     "tests/operations/reports/": "pages with their pictures",
+    "tests/operations/sync/test_events.py": "several syncs of a bucket",
+    "tests/operations/videos/test_overwrites.py": "several syncs of a bucket",
     "tests/rules/forecast/": "fits of many series",
     "tests/rules/lifecycle/test_lifecycle_properties.py": "hundreds of generated catalogues",
     "tests/simulation/": "nights that are replayed one by one",
@@ -122,6 +131,14 @@ LONG_FILES: Final = {
     "tests/store/core/test_schema.py": "all migrations, up and down",
     "tests/test_private_files.py": "a deployment of its own for each",
 }
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out the files of `LONG_FILES` unread where no long test is asked for: to load them all costs 7 s of CPU."""
+    if config.getoption("markexpr") == "not long" and collection_path.is_file():
+        return str(collection_path.relative_to(config.rootpath)).startswith(tuple(LONG_FILES)) or None
+    return None
+
 
 # Why the tests that are marked as long there take so long, where the mark itself does not say it.
 WHY_LONG: Final = {

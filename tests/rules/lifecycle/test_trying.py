@@ -145,6 +145,7 @@ def nights(size_bytes: int, kept: float, cpu: float) -> tuple[SearchTotals, floa
     return known, usd, {verdict.rule for verdict in tonight}
 
 
+@pytest.mark.long("a hundred nights for each")
 @pytest.mark.parametrize("kept", [0.5, 1.0])
 @pytest.mark.parametrize("size_mb", [1, 2, 3, 5, 30, 60, 100])
 def test_where_it_does_not_pay_trying_ends_by_itself_for_cents_in_all(size_mb: int, kept: float) -> None:
