@@ -102,9 +102,12 @@ def run_name() -> str:
 def workspace(*, waits: bool = True) -> Iterator[Workspace]:
     """Open the configured store and bucket, and check that they belong together. A dry run writes nothing there.
 
-    A run that `waits` does so for up to PATIENCE_SECONDS, whenever the store does not answer.
+    A run waits for up to PATIENCE_SECONDS where the store does not answer as it begins, and one that `waits` whenever.
     """
     claims = not runtime.flow_run.parameters.get("dry_run", True)
+    if not waits:
+        with store():
+            pass
     opening = open_workspace(settings(), claims=claims, patience_seconds=PATIENCE_SECONDS if waits else 0.0)
     with _naming_nobody(), _giving_back(), opening as workspace:
         yield workspace

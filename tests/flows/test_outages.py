@@ -4,7 +4,8 @@ import itertools
 import random
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from prefect.context import TaskRunContext
 from deployments.automations import FAILED_BY
 from flows.back_up_store import back_up_store
 from flows.deliver_alerts import deliver_alerts
+from flows.dispatch_jobs import dispatch_jobs
 from flows.expire_videos import expire_videos
 from flows.forecast_costs import forecast_costs
 from flows.monitor_costs import monitor_costs
@@ -111,10 +113,13 @@ def test_seconds_without_the_store_end_no_run_and_nothing_is_done_twice(lasting:
 
 
 @pytest.mark.long("the same server")
-def test_a_run_that_begins_during_an_outage_waits_until_it_is_over(lasting: Scene, server: Server) -> None:
+@pytest.mark.parametrize("run", [monitor_costs, partial(dispatch_jobs, until_idle=True)], ids=["steps", "dispatcher"])
+def test_a_run_that_begins_during_an_outage_waits_until_it_is_over(
+    run: Callable[..., Any], lasting: Scene, server: Server
+) -> None:
     lasting.engine.dispose()
     back = stop_for(server, AWAY_SECONDS)
-    assert not monitor_costs(dry_run=False).dry_run
+    assert not run(dry_run=False).dry_run
     back.join()
 
 
