@@ -11,7 +11,7 @@ import typer
 from reelkeeper.cli.opening import configured, store
 from reelkeeper.cli.screen import dollars, emit, out, say, size, table
 from reelkeeper.cli.words import AsJson, text_of
-from reelkeeper.rules.core.wording import LEAST, contract_gate, many
+from reelkeeper.rules.core.wording import DATED_BY_KEY, LEAST, contract_gate, many
 
 if TYPE_CHECKING:
     from reelkeeper.operations import Engine, Session
@@ -86,7 +86,9 @@ def lifecycle(
             engine, policy or [], months, since, infrequent_after, uploads=uploads, service_keys=service_keys
         )
     exceeds = {course.policy: _exceeds(course, outcome, limits) for course in outcome.courses}
-    assumed = (*_ASSUMED, _UPLOADS[uploads])
+    assumed = [*_ASSUMED, _UPLOADS[uploads]]
+    if "{year}" in ",".join(configured().key_pattern):
+        assumed.append(DATED_BY_KEY)
     if picture is not None:
         _draw(outcome, picture)
     if as_json:

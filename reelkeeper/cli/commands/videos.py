@@ -13,7 +13,7 @@ from reelkeeper.cli.opening import configured, reading, store, workspace
 from reelkeeper.cli.screen import emit, listing, respond, say, table
 from reelkeeper.cli.words import AsJson, Limit, moment, new_run_id, who
 from reelkeeper.errors import InputRefused, KeyRefused, LeaseLost, Misconfigured, NotFound, PartialFailure
-from reelkeeper.rules.core.wording import many
+from reelkeeper.rules.core.wording import DATED_BY_KEY, many, sentence
 
 group = typer.Typer(help="List videos, show one, import the service's data, add one.", invoke_without_command=True)
 
@@ -61,10 +61,7 @@ def videos(
     if len(found) == limit and not as_json:
         say(f"The first {limit:,}; --limit shows more.")
     if found and not as_json and "{year}" in ",".join(configured().key_pattern):
-        say(_FROM_KEYS)
-
-
-_FROM_KEYS = "Where only the key tells when a video was made, that is when its day, month or year was over."
+        say(sentence(DATED_BY_KEY))
 
 
 def _day(at: Any) -> str:  # noqa: ANN401  a time or none

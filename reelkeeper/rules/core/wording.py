@@ -24,6 +24,10 @@ CONTRACT_ASSUMED: Final = (
     "Plans have the videos at the service's own keys as if this bucket had passed the contract test, which they need "
     "once you go live: reelkeeper doctor --contract"
 )
+DATED_BY_KEY: Final = (
+    "where only the key tells when a video was made, it counts as made at the end of that day, month or year, or when "
+    "it was stored, if that was earlier"
+)
 LEFT_BY_COUNT: Final = (
     "Left to the next run: one run deletes at most limits.max_objects videos, those retired longest ago first."
 )
