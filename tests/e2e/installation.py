@@ -83,13 +83,14 @@ class Installation:
             trust_env=False,
         )
 
-    def start(self, name: str, *words: str) -> subprocess.Popen[bytes]:
-        """Start a command of the environment, in its own session."""
+    def start(self, name: str, *words: str, home: Path | None = None) -> subprocess.Popen[bytes]:
+        """Start a command of the environment, in its own session; with another `home`, as another machine has one."""
+        own = {"PREFECT_HOME": f"{home}/prefect", "REELKEEPER_STATE_DIR": f"{home}/state"} if home else {}
         with (self.folder / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
                 [BIN / words[0], *words[1:]],
                 cwd=self.folder,
-                env=self.environment,
+                env=self.environment | own,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

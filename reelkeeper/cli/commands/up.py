@@ -114,9 +114,9 @@ def _first_night(settings: "Settings") -> tuple[list[_Line], list[str]]:
     """List what each flow would change in its first run, by plans on the store as it is now, and remarks on them."""
     from reelkeeper.adapters.s3.keys import IDENTITY
     from reelkeeper.operations import now, reading
-    from reelkeeper.operations.core.bucket_contract import require_may_go_live
     from reelkeeper.operations.core.policies import current
     from reelkeeper.operations.core.workspace import open_workspace
+    from reelkeeper.operations.health.bucket_checks import require_may_go_live
     from reelkeeper.operations.health.status import awaited
     from reelkeeper.operations.jobs import prune_cache
     from reelkeeper.operations.lifecycle import previews

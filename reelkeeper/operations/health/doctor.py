@@ -24,7 +24,7 @@ from reelkeeper.operations.core.workspace import (
     open_bucket,
 )
 from reelkeeper.operations.health import FAIL, OK, WARN, Finding, failure, guarded
-from reelkeeper.operations.health.bucket import FIRST_A_STORE, examine_bucket, examine_contract
+from reelkeeper.operations.health.bucket_checks import FIRST_A_STORE, examine_bucket, examine_contract
 from reelkeeper.operations.health.status import awaited_at
 from reelkeeper.rules.core.wording import contract_gate, many
 from reelkeeper.rules.sync.adoption import one_day_warning

@@ -271,7 +271,7 @@ def why_not_changed(engine: Engine, settings: Settings) -> str:
     """Return why nothing is changed at the service's keys in this bucket, and the way out; "" if it may be."""
     if settings.endpoint_url is None:
         return ""
-    from reelkeeper.operations.core.bucket_contract import describe_contract  # noqa: PLC0415  loads a bucket's client
+    from reelkeeper.operations.health.bucket_checks import describe_contract  # noqa: PLC0415  loads a bucket's client
 
     passed, text = describe_contract(engine, settings.endpoint_url, settings.bucket)
     with reading(engine) as session:

@@ -10,8 +10,8 @@ from reelkeeper.adapters.contract import CHECKS, DANGEROUS
 from reelkeeper.adapters.s3 import r2
 from reelkeeper.adapters.s3.r2 import Bucket
 from reelkeeper.errors import IdentityMismatch, IntegrityDoubt, Misconfigured, NotFound
-from reelkeeper.operations.core.bucket_contract import describe_contract
 from reelkeeper.operations.core.workspace import check_identity, join, misplaced
+from reelkeeper.operations.health.bucket_checks import describe_contract
 from reelkeeper.operations.sync.survey import require_placed, survey
 from reelkeeper.store.core import deployment
 from reelkeeper.store.core.engine import transaction
