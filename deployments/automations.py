@@ -16,7 +16,8 @@ from reelkeeper.errors import LeaseUnrenewed, StorageError, Unavailable
 from reelkeeper.rules.alerts.alerting import Trouble
 
 SILENT_FOR: Final = timedelta(seconds=3 * HEARTBEAT_SECONDS)
-NEVER_BEGAN_AFTER: Final = timedelta(minutes=5)  # in Pending; a cluster may have to pull an image first
+NEVER_BEGAN_AFTER: Final = timedelta(minutes=5)  # in one of these; a cluster may have to pull an image first
+_BEGINNING: Final = {f"prefect.flow-run.{state}" for state in ("Pending", "Submitting", "InfrastructurePending")}
 LATE_AFTER: Final = timedelta(minutes=10)
 AGAIN_AFTER: Final = timedelta(minutes=2)  # by then the dead run's leases in the store have expired
 AGAIN: Final = "restart-after-crash"  # a tag in prefect.yaml, for flows whose next run is a day or more away
@@ -49,7 +50,7 @@ def inner() -> Iterator[AutomationCore]:
     yield AutomationCore(
         name="Reelkeeper: a run that never began has crashed",
         description="A run that a worker accepted and did not start.",
-        trigger=_silence({"prefect.flow-run.Pending"}, NEVER_BEGAN_AFTER),
+        trigger=_silence(_BEGINNING, NEVER_BEGAN_AFTER),
         actions=[ChangeFlowRunState(state=StateType.CRASHED, message="A worker accepted it, and never started it")],
     )
     yield _again("crashed daily work runs again", Trouble.CRASHED, _RUNS)
