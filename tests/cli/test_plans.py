@@ -12,6 +12,8 @@ from inline_snapshot import snapshot
 
 from reelkeeper.errors import Misconfigured
 from reelkeeper.model import Action, Counts, Outcome, Verdict, Video
+from reelkeeper.operations.lifecycle import plans as planning
+from reelkeeper.rules.lifecycle.lifecycle import LifecyclePolicy
 from reelkeeper.rules.policies import DEFAULTS, TERMS, terms_in
 from reelkeeper.settings import Settings
 from reelkeeper.store.core import audit
@@ -23,6 +25,7 @@ from reelkeeper.store.videos.conditions import CLAIM_TIMEOUT
 from tests.cli.conftest import Run
 from tests.doubles.prefect_api import PrefectDouble
 from tests.doubles.r2 import R2Double
+from tests.policies import put_in_force
 from tests.reading import TIME, as_read
 from tests.tiers import tiers
 
@@ -53,6 +56,22 @@ def plan_id(configured: Settings) -> str:
 
 def segment(verdict: Verdict) -> str | None:
     return "drafts" if verdict.video.id == "v0" else None
+
+
+def test_a_plan_made_by_the_defaults_says_whether_they_are_still_in_force(configured: Settings) -> None:
+    lifecycle, told = DEFAULTS.lifecycle, DEFAULTS.tiers.as_defaults(DEFAULTS.lifecycle.retire_after_days)
+    terms = planning.terms(
+        policy=lifecycle, tiers=DEFAULTS.tiers, recipe=DEFAULTS.recipe, acceptance=DEFAULTS.acceptance
+    )
+    with open_store(configured) as engine:
+        plan = begin_plan(engine, "tier_storage", terms, AS_OF, "run")
+        add_verdicts(engine, plan, judged(), lambda _: "cold", lambda _: (1_000, 2_000), segment)
+        summary = planning.load(engine, plan).plan
+        assert told in list(planning.remarks(engine, summary))
+        version = put_in_force(engine, lifecycle=LifecyclePolicy(retire_after_days=60))
+        since = list(planning.remarks(engine, summary))
+    assert told not in since
+    assert [remark for remark in since if remark.endswith(f" {version}.")]
 
 
 def test_what_waits_for_the_next_run_is_told_with_the_limits_that_the_plan_was_made_under(

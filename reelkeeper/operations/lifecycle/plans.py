@@ -195,14 +195,19 @@ def remarks(engine: Engine, plan: PlanSummary, *, in_trial: bool = True) -> Iter
         yield TRIAL if is_tried else f"{TRIAL} {CONTRACT_ASSUMED}"
     if "contract_not_tried" in plan.kept or (failed and any(theirs.values())):
         yield sentence(contract_gate(failed))
-    if count := theirs[Action.COMPRESS]:
+    if failed:  # since the plan was made, perhaps
+        theirs = {}
+    if count := theirs.get(Action.COMPRESS):
         (recipe, _), (policy, _) = recipe_of(under), terms_of(under)
         yield f"At your service's own keys: {many(count, 'video')} to compress. {links(recipe.place, policy.grace)}"
-    if count := theirs[Action.RETIRE]:
+    if count := theirs.get(Action.RETIRE):
         grace = terms_of(under)[0].grace
         yield f"At your service's own keys: {many(count, 'video')} to retire. {links_of_retired(grace)}"
     if plan.retire.objects and "tiers" in under and terms_of(under) == (DEFAULTS.lifecycle, DEFAULTS.tiers):
-        yield DEFAULTS.tiers.as_defaults(DEFAULTS.lifecycle.retire_after_days)
+        now_in_force = current(engine)
+        is_set = (now_in_force.policies.lifecycle, now_in_force.policies.tiers) != (DEFAULTS.lifecycle, DEFAULTS.tiers)
+        by_defaults = f"By Reelkeeper's defaults, not by the policies in force now, version {now_in_force.version}."
+        yield by_defaults if is_set else DEFAULTS.tiers.as_defaults(DEFAULTS.lifecycle.retire_after_days)
     if plan.compress.objects:
         yield worth.expectation(before)
     if free and (plan.compress.objects or plan.retire.objects or "does_not_pay" in plan.kept):
