@@ -167,5 +167,5 @@ class Scan:
         others = self.total.objects - self.dated.objects
         if not self.dated.objects:
             return "by the time it was last written"
-        by_key = "by the date in its key"
+        by_key = "by the date in each key"
         return f"{by_key} where the pattern has one, by last write for the other {others:,}" if others else by_key
