@@ -138,7 +138,7 @@ def require_deployment() -> None:
         deployment_id = recorded(client).get(RECORD)
     # guard machines.runs: a run in a process without settings reports that it is done, and did nothing here
     if deployment_id is not None:
-        machine.require_deployment(settings(), deployment_id)
+        machine.require_deployment(settings(), deployment_id, patience_seconds=PATIENCE_SECONDS)
 
 
 @contextmanager

@@ -152,7 +152,7 @@ def work(order: WorkOrder, number: int, workspace: Workspace | None) -> Worked: 
     try:
         if workspace is None:
             # guard machines.dask: a Dask worker without settings makes a store and a bucket of its own
-            machine.require_deployment(settings(), order.deployment_id)
+            machine.require_deployment(settings(), order.deployment_id, patience_seconds=PATIENCE_SECONDS)
         if swept := sweep_scratch_dirs(settings().scratch):
             get_run_logger().info("removed %s scratch folders of killed runs", f"{swept:,}")
         opened = nullcontext(workspace) if workspace else open_workspace(settings(), patience_seconds=PATIENCE_SECONDS)

@@ -185,10 +185,11 @@ class Installation:
         run: str = self.ask("POST", f"/deployments/{self.deployment(flow)}/create_flow_run", body)["id"]
         return run
 
-    def repeat(self, flow: str, seconds: int) -> None:
+    def repeat(self, flow: str, seconds: int, **parameters: Any) -> None:  # noqa: ANN401  a flow's own
         """Add a schedule to a deployment, so that a test need not wait for the real one."""
         schedule = {"interval": seconds, "timezone": "UTC", "anchor_date": "2026-01-01T00:00:00Z"}
-        self.ask("POST", f"/deployments/{self.deployment(flow)}/schedules", [{"schedule": schedule, "active": True}])
+        added = {"schedule": schedule, "active": True, "parameters": parameters}
+        self.ask("POST", f"/deployments/{self.deployment(flow)}/schedules", [added])
 
     def hold_schedules(self) -> None:
         """Stop the true schedules: which of them is due during a test is a matter of the hour."""

@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from prefect import Flow
+from prefect.client.orchestration import SyncPrefectClient
 from prefect.context import TaskRunContext
 
 from deployments.automations import FAILED_BY
+from deployments.bootstrap import bootstrap
 from flows.back_up_store import back_up_store
 from flows.deliver_alerts import deliver_alerts
 from flows.dispatch_jobs import dispatch_jobs
@@ -35,6 +37,7 @@ from reelkeeper.store.core.engine import open_engine, reading
 from reelkeeper.store.core.schema import upgrade
 from reelkeeper.store.tables import audit_events, heartbeats
 from tasks import runs
+from tasks.runs import RECORD, recorded
 from tests.databases import Server
 from tests.flows.conftest import MakeScene
 from tests.flows.scenes import Scene
@@ -115,8 +118,10 @@ def test_seconds_without_the_store_end_no_run_and_nothing_is_done_twice(lasting:
 @pytest.mark.long("the same server")
 @pytest.mark.parametrize("run", [monitor_costs, partial(dispatch_jobs, until_idle=True)], ids=["steps", "dispatcher"])
 def test_a_run_that_begins_during_an_outage_waits_until_it_is_over(
-    run: Callable[..., Any], lasting: Scene, server: Server
+    run: Callable[..., Any], lasting: Scene, server: Server, client: SyncPrefectClient
 ) -> None:
+    list(bootstrap(engine=lasting.engine))  # so a run asks the store first whose it is
+    assert RECORD in recorded(client)
     lasting.engine.dispose()
     back = stop_for(server, AWAY_SECONDS)
     assert not run(dry_run=False).dry_run

@@ -15,6 +15,7 @@ from reelkeeper.settings import Settings
 from reelkeeper.store import Engine
 from reelkeeper.store.core import deployment
 from reelkeeper.store.core.engine import newest_schema, open_store, reading, schema_of
+from reelkeeper.store.core.failures import safe_to_repeat
 
 
 def name() -> str:
@@ -22,16 +23,17 @@ def name() -> str:
     return socket.gethostname()
 
 
-def require_deployment(settings: Settings, deployment_id: str) -> None:
+def require_deployment(settings: Settings, deployment_id: str, *, patience_seconds: float = 0.0) -> None:
     """Raise IdentityMismatch unless the configured store is that deployment's; no store is made or upgraded for it.
 
-    Raises SchemaError where a shared store has another schema than this version, Unavailable where it gives no answer.
+    Raises SchemaError where a shared store has another schema than this version, Unavailable where it gives no answer
+    for `patience_seconds`.
     """
     # guard machines.no_store: a process without settings makes a store and a bucket of its own, and does the work there
     if settings.database_url is None and not settings.store_file.exists():
         raise IdentityMismatch(_elsewhere(settings, f"it would make one at {settings.store_file}", deployment_id))
-    with open_store(settings, as_it_is=True) as engine:
-        found = deployment.owner(engine)
+    with open_store(settings, as_it_is=True, patience_seconds=patience_seconds) as engine:
+        found = safe_to_repeat(deployment.owner)(engine)
         # guard machines.other_store: a process with another store takes this deployment's work, and does it there
         if found != deployment_id:
             raise IdentityMismatch(

@@ -33,6 +33,7 @@ from reelkeeper.errors import (
     ProviderFull,
     ReelkeeperError,
     ResultUnreadable,
+    Unavailable,
 )
 from reelkeeper.logs import bound
 from reelkeeper.model.jobs import JobState
@@ -51,8 +52,9 @@ from reelkeeper.rules.jobs.attempts import (
     is_given_up,
     not_taken_error,
 )
-from reelkeeper.store import Engine, SQLAlchemyError
+from reelkeeper.store import DBAPIError, Engine, SQLAlchemyError
 from reelkeeper.store.core.engine import reading
+from reelkeeper.store.core.failures import explained
 from reelkeeper.store.jobs import vendor_jobs
 from reelkeeper.store.jobs.claims import Claim
 from reelkeeper.store.videos.videos import is_live
@@ -72,7 +74,7 @@ class End(StrEnum):
     DEAD = "dead"
     CANCELLED = "cancelled"
     HANDED_OVER = "handed over"
-    LOST = "lost to another worker"
+    LOST = "lost to another worker"  # or with the store: then its claim expires, and any worker takes it
     FAILED = "failed here"  # its claim expires, and another worker takes it
 
 
@@ -179,9 +181,11 @@ def run_job(context: WorkerContext, job: JobRun) -> End:
         except LeaseLost as lost:
             _log.warning("%s", lost)
             return End.LOST
-        except Exception:  # noqa: BLE001  such as one of the store: the other jobs continue
+        except Exception as error:  # noqa: BLE001  whatever it is: the other jobs continue
+            is_away = isinstance(error, DBAPIError) and isinstance(explained(error, context.engine.url), Unavailable)
             _log.exception("job %s failed on this worker; another worker takes it once its claim expires", job.claim.id)
-            return End.FAILED
+            # guard outages.jobs: a run that made its other jobs fails, and alerts, as PostgreSQL restarted meanwhile
+            return End.LOST if is_away else End.FAILED
 
 
 def _run(context: WorkerContext, job: JobRun) -> End:
@@ -197,14 +201,8 @@ def _end(context: WorkerContext, job: JobRun, error: Exception) -> End:
     """Settle a job after an error."""
     if job.here and _is_providers_fault(job.claim, job.here, error):
         with _of_no_matter(job.claim):
-            breaker.note_failed(
-                context.engine,
-                job.here,
-                job.claim.id,
-                str(error),
-                is_locked=isinstance(error, AccountLocked),
-                run_id=context.run_id,
-            )
+            is_locked, by = isinstance(error, AccountLocked), context.run_id
+            breaker.note_failed(context.engine, job.here, job.claim.id, str(error), is_locked=is_locked, run_id=by)
     # guard machines.jobs: a machine without ffmpeg uses up the attempts of every job of the queue
     if isinstance(error, UNFIT):  # not the job's fault: another machine can do it
         context.unfit.append(error)

@@ -1,5 +1,8 @@
 """A worker whose store is temporarily unreachable retries, and no job is lost."""
 
+import threading
+from collections.abc import Callable
+
 import pytest
 import sqlalchemy as sa
 
@@ -7,6 +10,7 @@ from reelkeeper.operations.jobs import worker
 from reelkeeper.operations.jobs.run import End
 from tests.doubles.provider import ProviderDouble
 from tests.faults.world import World
+from tests.operations.queue import expire_claims
 from tests.operations.shop import ask, http, run, spent
 
 
@@ -16,14 +20,14 @@ def engine(postgresql_engine: sa.Engine) -> sa.Engine:
     return postgresql_engine
 
 
-def cut_while_claiming(engine: sa.Engine, times: int) -> list[int]:
-    """Let PostgreSQL end the sessions of claiming workers, as for a suspended worker; yield how often."""
+def cut(engine: sa.Engine, times: int, chosen: Callable[[str], bool]) -> list[int]:
+    """Let PostgreSQL end sessions after such statements, as for a suspended worker; return which, as it happens."""
     cut: list[int] = []
     outside = sa.create_engine(engine.url, poolclass=sa.NullPool)
 
     @sa.event.listens_for(engine, "after_cursor_execute")
     def end_it(connection: sa.Connection, _cursor: object, statement: str, *_: object) -> None:
-        if len(cut) < times and "FROM controls" in statement and "FOR UPDATE" in statement:
+        if len(cut) < times and chosen(statement):
             session = connection.connection.dbapi_connection.info.backend_pid  # type: ignore[union-attr]  # psycopg's
             cut.append(session)
             with outside.connect() as other:
@@ -32,12 +36,20 @@ def cut_while_claiming(engine: sa.Engine, times: int) -> list[int]:
     return cut
 
 
+def claims(statement: str) -> bool:
+    return "FROM controls" in statement and "FOR UPDATE" in statement
+
+
+def is_a_jobs(_: str) -> bool:
+    return threading.current_thread().name.startswith("job_")
+
+
 @pytest.mark.long
 def test_a_session_that_ends_within_a_claim_ends_that_claim_alone(shop: World, provider: ProviderDouble) -> None:
     ask(shop, "a cat", "a dog")
-    cut = cut_while_claiming(shop.workspace.engine, times=2)
+    ended = cut(shop.workspace.engine, 2, claims)
     assert run(shop, http(provider)) == {End.SUCCEEDED: 2}
-    assert len(cut) == 2
+    assert len(ended) == 2
     assert len(provider.submitted) == 2
     assert spent(shop) > 0
 
@@ -48,8 +60,21 @@ def test_a_lasting_outage_of_the_store_ends_the_worker_with_its_error(
 ) -> None:
     monkeypatch.setattr(worker, "GIVE_UP_SECONDS", 1.0)
     ask(shop, "a cat")
-    cut = cut_while_claiming(shop.workspace.engine, times=2)
+    ended = cut(shop.workspace.engine, 2, claims)
     with pytest.raises(sa.exc.OperationalError, match="terminating connection"):
         run(shop, http(provider))
-    assert len(cut) == 2
+    assert len(ended) == 2
     assert run(shop, http(provider)) == {End.SUCCEEDED: 1}
+
+
+@pytest.mark.long
+def test_a_job_that_loses_the_store_goes_on_at_the_next_worker_and_fails_no_run(
+    shop: World, provider: ProviderDouble
+) -> None:
+    ask(shop, "a cat")
+    ended = cut(shop.workspace.engine, 20, is_a_jobs)
+    assert run(shop, http(provider)) == {End.LOST: 1}
+    ended += [0] * 20  # it is back
+    expire_claims(shop.workspace.engine)
+    assert run(shop, http(provider)) == {End.SUCCEEDED: 1}
+    assert len(provider.submitted) == 1
