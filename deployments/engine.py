@@ -14,7 +14,7 @@ from typing import Final
 
 from prefect.exceptions import TerminationSignal
 
-from deployments.prefect_internals import is_sigterm_handler_installed, note_hand_over
+from deployments.prefect_internals import is_sigterm_handler_installed, note_hand_over, outlast_restarts
 from reelkeeper.adapters.parent import die_with_parent
 
 HAND_OVER: Final = signal.SIGUSR1
@@ -56,6 +56,8 @@ if __name__ == "__main__":
     signal.signal(HAND_OVER, _hand_over)
     signal.signal(CLOSE, signal.SIG_IGN)
     send_lost_signals_again()
+    # guard outages.begun: a run that begins while Prefect's server restarts crashes
+    outlast_restarts()
     from tasks import runs
 
     runs.is_given_back = True

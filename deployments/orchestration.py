@@ -37,6 +37,9 @@ _IN_PROCESS = {
 # Most of what a server costs at rest is wake-ups. Prefect looks for late runs, pauses, cleanups and new schedules each
 # 5 s. A worker's query for due runs costs the server 30 to 45 ms of CPU: for two pools, each 3 s, over 2 % of a core.
 _STAYING = {
+    # What a run holds of its deployment's limit is a lease, by default in memory. A run whose lease is gone, as after a
+    # restart of the server, is ended when it would renew it.
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
     # Between two of these queries, within 30 %. Prefect gives a run out 10 s before it is due: 7 s are soon enough.
     "PREFECT_WORKER_QUERY_SECONDS": "7",
     "PREFECT_SERVER_SERVICES_LATE_RUNS_LOOP_SECONDS": "30",

@@ -24,6 +24,7 @@ __all__ = [
     "USED",
     "is_sigterm_handler_installed",
     "note_hand_over",
+    "outlast_restarts",
     "run_healthcheck_server",
     "schedule",
     "sqlite",
@@ -42,6 +43,8 @@ USED: Final = {  # module:name, with its parameters; without parentheses, an att
     "prefect.server.api.background_workers:Worker(docket, name, concurrency, redelivery_timeout, reconnection_delay, "
     "minimum_check_interval, scheduling_resolution, schedule_automatic_tasks, enable_internal_instrumentation, "
     "fallback_task, dependencies, message_batch)": "a server at rest wakes four times as often",
+    "prefect.client.base:PrefectHttpxSyncClient._has_connected": "a run that begins as its server restarts crashes",
+    "prefect.client.base:PrefectHttpxAsyncClient._has_connected": "the same",
     "prefect.workers.server:_run_healthcheck_server(is_healthy, log_level)": "a worker has no health check",
     "prefect.workers.base:BaseWorker._sync_and_initialize(self)": "a worker ends if its server is down at its start",
     "prefect.workers.base:BaseWorker._get_scheduled_flow_runs(self)": "after an outage, every missed run is run",
@@ -56,6 +59,17 @@ USED: Final = {  # module:name, with its parameters; without parentheses, an att
 def note_hand_over() -> None:
     """Let the run of this process end at SIGTERM without a final state, since it will be started again."""
     control_listener._set_intent("reschedule")  # noqa: SLF001  as `prefect flow-run execute` asks by its own channel
+
+
+def outlast_restarts() -> None:
+    """Let this process send requests again, for a minute, where nothing listens, as while Prefect's server restarts.
+
+    Prefect does so once a client has had an answer, lest a wrong URL be tried for long. Of a run, its worker had one.
+    """
+    from prefect.client import base  # noqa: PLC0415  for runs alone
+
+    for client in (base.PrefectHttpxSyncClient, base.PrefectHttpxAsyncClient):
+        client._has_connected = property(lambda _: True, lambda *_: None)  # type: ignore[assignment]  # noqa: SLF001  no setting says so
 
 
 def run_healthcheck_server(is_healthy: Callable[[], bool]) -> AbstractContextManager[None]:

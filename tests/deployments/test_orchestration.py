@@ -12,6 +12,7 @@ import pytest
 from inline_snapshot import snapshot
 
 from deployments.orchestration import EVENT_DAYS, RUN_DAYS, SERVER, prepare
+from tests.e2e.installation import bare_environment
 from tests.reading import as_read
 
 READ = """
@@ -50,6 +51,34 @@ def test_a_server_of_our_own_is_shown_the_secret_that_it_asks_for(
     monkeypatch.setattr(os, "environ", environment)
     assert prepare(tmp_path) is (not url)
     assert environment.get("PREFECT_API_AUTH_STRING") == shown
+
+
+HOLD = """
+import asyncio, sys
+from datetime import timedelta
+from pathlib import Path
+from uuid import UUID
+from deployments import orchestration
+orchestration.stay(Path(sys.argv[1]))
+from prefect.server.concurrency.lease_storage import get_concurrency_lease_storage
+leases, held = get_concurrency_lease_storage(), sys.argv[2:]
+if held:
+    print(asyncio.run(leases.read_lease(UUID(held[0]))) is not None)
+else:
+    print(asyncio.run(leases.create_lease([], timedelta(minutes=5))).id)
+"""
+
+
+@pytest.mark.long("two processes that load Prefect's server")
+def test_what_runs_hold_of_a_limit_outlasts_the_server(tmp_path: Path) -> None:
+    """Prefect ends each run whose lease is gone."""
+
+    def said(*words: str) -> str:
+        command, environment = [sys.executable, "-c", HOLD, str(tmp_path), *words], bare_environment()
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=280)
+        return done.stdout.strip()
+
+    assert said(said()) == str(True)
 
 
 INTERRUPTED = """
