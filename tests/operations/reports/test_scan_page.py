@@ -42,10 +42,10 @@ def test_a_page_says_by_what_the_ages_are() -> None:
         found = scanned(Listed([*objects]), "{year}/{month}/{video}.{ext}")
         return found.dated.objects, sorted({*re.findall(r"By (?:the|when|last)[^.]*\.", page(found))})
 
-    assert said(*dated) == snapshot((4, ["By the date in its key."]))
+    assert said(*dated) == snapshot((4, ["By the date in each key."]))
     assert said(*plain) == snapshot((0, ["By the time it was last written."]))
     assert said(*dated, *plain) == snapshot(
-        (4, ["By the date in its key where the pattern has one, by last write for the other 1."])
+        (4, ["By the date in each key where the pattern has one, by last write for the other 1."])
     )
 
 
