@@ -105,12 +105,13 @@ def workspace(*, waits: bool = True) -> Iterator[Workspace]:
     A run waits for up to PATIENCE_SECONDS where the store does not answer as it begins, and one that `waits` whenever.
     """
     claims = not runtime.flow_run.parameters.get("dry_run", True)
-    if not waits:
-        with store():
-            pass
     opening = open_workspace(settings(), claims=claims, patience_seconds=PATIENCE_SECONDS if waits else 0.0)
-    with _naming_nobody(), _giving_back(), opening as workspace:
-        yield workspace
+    with _naming_nobody(), _giving_back():
+        if not waits:
+            with open_store(settings(), patience_seconds=PATIENCE_SECONDS):
+                pass  # it answers
+        with opening as workspace:
+            yield workspace
 
 
 @contextmanager

@@ -35,6 +35,14 @@ def until(holds: Callable[[], T], seconds: float, what: str, pause: float = 0.25
     return found
 
 
+def lives(process: psutil.Process) -> bool:
+    """Check whether a process runs; one that is dead and not yet waited for does not."""
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
 def bare_environment() -> dict[str, str]:
     """Return the environment without anything that is meant for Prefect or for us."""
     return {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "REELKEEPER_"))}

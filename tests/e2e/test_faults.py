@@ -21,7 +21,7 @@ from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.tables import jobs, users, view_days
 from tests.clips import MakeClip
 from tests.e2e.conftest import Install
-from tests.e2e.installation import Installation, until
+from tests.e2e.installation import Installation, lives, until
 from tests.faults.world import World
 from tests.flows.scenes import recorded_days
 from tests.operations.books import DOLLAR
@@ -120,7 +120,7 @@ def _kill_in_the_middle(installation: Installation, world: World, flow: str, mom
 
     until(met, 180, f"{flow} meets {moment}", pause=1)
     faults.clear()
-    until(lambda: not [item for item in left if _lives(item)], 30, f"nothing of it lives on: {left}")
+    until(lambda: not [item for item in left if lives(item)], 30, f"nothing of it lives on: {left}")
 
 
 def _tools(worker: psutil.Process) -> list[psutil.Process]:
@@ -132,13 +132,6 @@ def _tools(worker: psutil.Process) -> list[psutil.Process]:
         except psutil.NoSuchProcess:
             continue
     return found
-
-
-def _lives(process: psutil.Process) -> bool:
-    try:
-        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
 
 
 def _states(world: World) -> list[str]:

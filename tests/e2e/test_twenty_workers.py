@@ -24,7 +24,7 @@ from tests.clips import MakeClip
 from tests.databases import Server
 from tests.doubles.slack import SlackDouble
 from tests.e2e.conftest import Install
-from tests.e2e.installation import Installation, until
+from tests.e2e.installation import Installation, lives, until
 from tests.faults.world import LONG_AGO, World
 from tests.flows.scenes import recorded_days
 from tests.operations.books import DOLLAR
@@ -90,7 +90,7 @@ def shared(install: Install, make_clip: MakeClip, store: Server) -> tuple[Instal
 
 
 class Watch:
-    """What is seen from outside while the workers work."""
+    """Count work and connections, time alerts, and cause deaths and outages, from outside of the workers."""
 
     def __init__(self, installation: Installation, world: World, store: Server, at_slack: SlackDouble) -> None:
         self.installation, self.world, self.store, self.at_slack = installation, world, store, at_slack
@@ -132,7 +132,7 @@ class Watch:
         left = self.installation.kill(name)
         accepted = {run["id"] for run in self.installation.runs("", "PENDING")}  # by it, perhaps, and not begun
         self.killed |= at_work[name] | accepted
-        until(lambda: not [one for one in left if _lives(one)], 30, "nothing of it lives on")
+        until(lambda: not [one for one in left if lives(one)], 30, "nothing of it lives on")
 
     def stop_store(self, _: random.Random) -> None:
         self.store.stop()
@@ -154,13 +154,6 @@ def _runs_of(pid: int) -> set[str]:
         except psutil.Error:
             continue
     return found - {""}
-
-
-def _lives(process: psutil.Process) -> bool:
-    try:
-        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
 
 
 def test_all_is_done_once_whatever_dies_and_nothing_ends_but_what_was_killed(

@@ -60,7 +60,7 @@ def examine_bucket(
 
 
 def _left_to_contract(engine: Engine | None, bucket: Bucket, reads_only: tuple[str, str]) -> Iterator[Finding]:
-    """Say of each probe that is not written what the contract test found, which makes the same ones."""
+    """Report what the contract test found where no probe is written: it makes the same checks."""
     tried = None
     if engine is not None:
         with reading(engine) as session:
@@ -75,7 +75,7 @@ def _left_to_contract(engine: Engine | None, bucket: Bucket, reads_only: tuple[s
 
 
 def _why_it_only_reads(settings: Settings, engine: Engine | None, bucket: Bucket) -> tuple[str, str] | None:
-    """Say why no probe is written, and what tries it; None where the bucket is this store's, or on this machine."""
+    """Return why no probe is written, and the remedy; None where the bucket is this store's, or on this machine."""
     if settings.r2_account_id is None and settings.endpoint_url is None:
         return None
     tries = FIRST_A_STORE if engine is None else "to run it, in its own scratch prefix: reelkeeper doctor --contract"

@@ -176,7 +176,7 @@ def _frozen(engine: Engine) -> Finding:
 
 
 def _links(settings: Settings, engine: Engine) -> Finding:
-    """Say what becomes of links; or that nothing is changed where they lead, as before the bucket has been tested."""
+    """Report what becomes of links; until the bucket has passed the contract test, that no object is changed."""
     at = settings.endpoint_url or "", settings.bucket
     with reading(engine) as session:
         passed, failed = deployment.contract_passed(session, *at, CHECKS), deployment.contract_failed(session, *at)

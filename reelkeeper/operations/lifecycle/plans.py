@@ -195,12 +195,10 @@ def remarks(engine: Engine, plan: PlanSummary, *, in_trial: bool = True) -> Iter
         yield TRIAL if is_tried else f"{TRIAL} {CONTRACT_ASSUMED}"
     if "contract_not_tried" in plan.kept or (failed and any(theirs.values())):
         yield sentence(contract_gate(failed))
-    if failed:  # since the plan was made, perhaps
-        theirs = {}
-    if count := theirs.get(Action.COMPRESS):
+    if not failed and (count := theirs[Action.COMPRESS]):  # it may have failed since the plan was made
         (recipe, _), (policy, _) = recipe_of(under), terms_of(under)
         yield f"At your service's own keys: {many(count, 'video')} to compress. {links(recipe.place, policy.grace)}"
-    if count := theirs.get(Action.RETIRE):
+    if not failed and (count := theirs[Action.RETIRE]):
         grace = terms_of(under)[0].grace
         yield f"At your service's own keys: {many(count, 'video')} to retire. {links_of_retired(grace)}"
     if plan.retire.objects and "tiers" in under and terms_of(under) == (DEFAULTS.lifecycle, DEFAULTS.tiers):

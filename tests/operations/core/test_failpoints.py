@@ -17,10 +17,7 @@ EFFECTS = {
     "download",
     "delete",
 }  # what changes the bucket, or takes long
-READS_ONLY = {
-    "bucket_checks.py",
-    "scan.py",
-}  # they change nothing that anybody owns: doctor puts one probe key, scan reads
+READS_ONLY = {"bucket_checks.py", "scan.py"}  # they change nothing that anybody owns: one puts a probe, one reads
 
 
 @pytest.mark.parametrize("path", sorted(OPERATIONS.rglob("*.py")), ids=lambda path: path.stem)
