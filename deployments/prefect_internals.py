@@ -5,17 +5,24 @@
 inside the functions, since each flow run imports this module before it begins.
 """
 
+import atexit
+import os
+import socket
 import subprocess
+import sys
+import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from prefect._internal import control_listener
+from prefect.context import refresh_global_settings_context
 from prefect.utilities.engine import is_prefect_sigterm_handler_installed as is_sigterm_handler_installed
 
 from reelkeeper.adapters.parent import before_exec
+from reelkeeper.errors import OrchestratorError
 
 if TYPE_CHECKING:
     from prefect.server.database.configurations import AioSqliteConfiguration
@@ -38,8 +45,10 @@ USED: Final = {  # module:name, with its parameters; without parentheses, an att
     "prefect.server.database.configurations:AioSqliteConfiguration.begin_transaction(self, session, with_for_update)": (
         "Prefect's API under `up` answers 503 while runs write"
     ),
-    "prefect.server.api.server:SubprocessASGIServer.start(self, timeout)": "Ctrl-C ends a run's server before the run",
-    "prefect.server.api.server:SubprocessASGIServer._run_uvicorn_command(self)": "a killed run leaves its server",
+    "prefect.server.api.server:create_app(settings, ephemeral, webserver_only, final, ignore_cache)": (
+        "a run has no server of its own"
+    ),
+    "prefect.context:refresh_global_settings_context()": "a run does not find its own server",
     "prefect.server.api.background_workers:Worker(docket, name, concurrency, redelivery_timeout, reconnection_delay, "
     "minimum_check_interval, scheduling_resolution, schedule_automatic_tasks, enable_internal_instrumentation, "
     "fallback_task, dependencies, message_batch)": "a server at rest wakes four times as often",
@@ -54,6 +63,7 @@ USED: Final = {  # module:name, with its parameters; without parentheses, an att
         "a draining worker does not know its runs"
     ),
 }
+_TEMPORARY: Final = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
 
 
 def note_hand_over() -> None:
@@ -91,24 +101,49 @@ def start_temporary_server() -> None:
 
     A terminal interrupts all processes of a session at once. The run then has its end to tell, and waits for minutes
     for a server that is gone. A server that outlives a killed run keeps its output open: `run | tail` would not end.
+    Prefect would also load the whole server into this process.
     """
-    from prefect.settings import PREFECT_API_URL, PREFECT_SERVER_EPHEMERAL_ENABLED  # noqa: PLC0415  for commands
+    import prefect  # noqa: PLC0415  for commands
+    from prefect import settings  # noqa: PLC0415  the same
 
-    if PREFECT_API_URL.value() or not PREFECT_SERVER_EPHEMERAL_ENABLED.value():
+    from tasks import runs  # noqa: PLC0415  the same
+
+    if settings.PREFECT_API_URL.value() or not settings.PREFECT_SERVER_EPHEMERAL_ENABLED.value():
         return
-    from prefect.server.api.server import SubprocessASGIServer  # noqa: PLC0415  as above
+    with socket.socket() as place:  # it keeps the port from others until the server listens there
+        place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        place.bind(("127.0.0.1", 0))
+        host, port = place.getsockname()
+        app = ["--app-dir", str(prefect.__module_path__.parent), "--factory", "prefect.server.api.server:create_app"]
+        at = ["--host", host, "--port", str(port), "--log-level", "error", "--lifespan", "on"]
+        server = subprocess.Popen(
+            [sys.executable, "-m", "uvicorn", *app, *at],
+            env=os.environ | settings.get_current_settings().to_environment_variables(exclude_unset=True) | _TEMPORARY,
+            start_new_session=True,
+            preexec_fn=before_exec(),  # noqa: PLW1509  it calls only what was loaded before the fork
+        )
+        atexit.register(_stop, server)
+        _wait_for(server, (host, port), settings.PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS.value())
+    os.environ["PREFECT_API_URL"] = f"http://{host}:{port}/api"
+    refresh_global_settings_context()
+    runs.has_own_server = True
 
-    class BoundServer(SubprocessASGIServer):
-        def _run_uvicorn_command(self) -> "subprocess.Popen[Any]":
-            popen = subprocess.Popen
-            bound = partial(popen, start_new_session=True, preexec_fn=before_exec())
-            subprocess.Popen = bound  # type: ignore[misc, assignment]  # no setting says so
-            try:
-                return super()._run_uvicorn_command()
-            finally:
-                subprocess.Popen = popen  # type: ignore[misc]  # as above
 
-    BoundServer().start()  # one for the process: Prefect finds it running
+def _wait_for(server: "subprocess.Popen[bytes]", address: tuple[str, int], seconds: float) -> None:
+    ends = time.monotonic() + seconds
+    while (code := server.poll()) is None and time.monotonic() < ends:
+        with suppress(OSError):
+            return socket.create_connection(address).close()  # it listens once it can answer
+        time.sleep(0.1)
+    how = f"gave no answer for {seconds:.0f} s" if code is None else f"ended with exit code {code}"
+    raise OrchestratorError(f"Prefect's server, started for this run, {how}: set PREFECT_API_URL to use another")
+
+
+def _stop(server: "subprocess.Popen[bytes]") -> None:
+    server.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        server.wait(5)
+    server.kill()
 
 
 def wake_less() -> None:

@@ -38,6 +38,7 @@ PREFIX: Final = "reelkeeper_"  # of the names of our variables at Prefect's serv
 RECORD: Final = f"{PREFIX}deployment"  # the id of the deployment whose runs the server starts
 closing = threading.Event()  # set where the worker that started this process takes no more work
 is_given_back = False  # set where our worker started this process: it has given-back runs started again elsewhere
+has_own_server = False  # set where Prefect's server was started for this process alone
 _MOMENT = TypeAdapter[datetime](AwareDatetime)  # a parameter may still be text
 
 
@@ -131,9 +132,9 @@ def recorded(client: SyncPrefectClient) -> dict[str, Any]:
 def require_deployment() -> None:
     """Raise IdentityMismatch unless this process has the store of the deployment that Prefect's server is recorded for.
 
-    A server without a record, or one that Prefect starts for this process alone, is nobody's. Nothing is made.
+    A server without a record, or one that was started for this process alone, is nobody's. Nothing is made.
     """
-    if not PREFECT_API_URL.value():
+    if has_own_server or not PREFECT_API_URL.value():
         return
     with get_client(sync_client=True) as client:
         deployment_id = recorded(client).get(RECORD)

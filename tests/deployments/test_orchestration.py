@@ -89,8 +89,9 @@ try:
     os.killpg(0, signal.SIGINT)
     signal.pause()
 except KeyboardInterrupt:
+    import sys
     from prefect.client.orchestration import get_client
-    print(get_client(sync_client=True).hello().json())
+    print(get_client(sync_client=True).hello().json(), "prefect.server" in sys.modules)
 """
 
 
@@ -107,7 +108,7 @@ def test_a_run_that_ctrl_c_interrupts_still_has_its_server_to_tell_its_end(tmp_p
         start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
-    assert (told.returncode, told.stdout.strip()) == (0, "👋"), told.stderr
+    assert (told.returncode, told.stdout.strip()) == (0, "👋 False"), told.stderr
 
 
 KILLED = """
@@ -130,6 +131,18 @@ def test_the_server_of_a_killed_run_ends_and_lets_go_of_the_pipe_of_the_caller(t
             with suppress(ProcessLookupError):
                 os.killpg(run.pid, signal.SIGKILL)
     assert run.returncode == -signal.SIGKILL
+
+
+@pytest.mark.long
+def test_a_server_that_ends_before_it_answers_ends_the_run_at_once(tmp_path: Path) -> None:
+    nowhere = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{tmp_path}/none/prefect.db"}
+    environment = without_a_server(tmp_path) | nowhere
+    command = [sys.executable, "-c", KILLED]
+    told = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=100)
+    assert (told.returncode, told.stderr.rpartition("\n")[0].rpartition("\n")[2].partition(":")[0]) == (
+        1,
+        "reelkeeper.errors.OrchestratorError",
+    )
 
 
 def without_a_server(home: Path) -> dict[str, str]:

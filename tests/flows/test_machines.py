@@ -89,7 +89,7 @@ def told(scene: Scene) -> list[tuple[str, str]]:
 
 
 def test_a_second_deployment_is_refused_until_it_claims_the_server(
-    client: SyncPrefectClient, sqlite_engine: sa.Engine, scene: Scene
+    client: SyncPrefectClient, sqlite_engine: sa.Engine, scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = scene.world.workspace.deployment_id
     with sqlite_engine.begin() as connection:  # all stores of the tests are copies of one
@@ -103,6 +103,8 @@ def test_a_second_deployment_is_refused_until_it_claims_the_server(
     assert recorded(client)[RECORD] != first
     with pytest.raises(IdentityMismatch):
         tier_storage()
+    monkeypatch.setattr(runs, "has_own_server", True)  # on the database of one that `up` had there
+    assert tier_storage().dry_run
 
 
 def test_a_run_without_settings_ends_before_it_makes_anything(
