@@ -110,15 +110,18 @@ def trying(
     most = min(MOST_TRIED, affordable)
     drawn: list[tuple[int, str, Verdict, Verdict]] = []
     for verdict in judged:
-        if verdict.rule != "does_not_pay" or not all(worth.may_pay for worth in _worths(verdict)):
+        video_id = verdict.video.id
+        lot = -crc32(video_id.encode()), video_id
+        # asked first, as it costs least, and most videos are out whatever they are worth
+        is_in = len(drawn) < most or (drawn and lot > drawn[0][:2])
+        if not is_in or verdict.rule != "does_not_pay" or not all(worth.may_pay for worth in _worths(verdict)):
             yield verdict
             continue
-        video_id = verdict.video.id
         tried = fit(verdict._replace(action=Action.COMPRESS, rule=TRIED), place, keeps_contract=keeps_contract)
         if tried.rule != TRIED:
             yield verdict
         else:
-            heapq.heappush(drawn, (-crc32(video_id.encode()), video_id, verdict, tried))
+            heapq.heappush(drawn, (*lot, verdict, tried))
             if len(drawn) > most:
                 yield heapq.heappop(drawn)[2]
     yield from (tried for *_, tried in sorted(drawn, reverse=True))

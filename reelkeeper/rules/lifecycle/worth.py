@@ -78,6 +78,15 @@ class Stay(NamedTuple):
 FOR_EVER: Final = Stay()
 
 
+class Unknown(NamedTuple):
+    """What the best case of an encode is reckoned from while too few searches are known."""
+
+    codec: str
+    before: SearchTotals
+    size_bytes: int
+    stay: Stay
+
+
 class Payback(BaseModel):
     """The price of CPU, and the days for which a saved byte counts."""
 
@@ -121,7 +130,7 @@ class Worth(NamedTuple):
     requests_usd: float = REQUESTS_USD
     is_billed: bool = True  # more is stored than R2's free allowance covers
     chance: float = 1.0  # that it is encoded once it is open: the saving, bytes and CPU count by it
-    best_usd: float = 0.0  # gain less CPU if the searches still to be tried went as well as can be
+    unknown: Unknown | None = None  # None: enough searches are known
 
     @property
     def gain_usd(self) -> float:
@@ -152,6 +161,15 @@ class Worth(NamedTuple):
     def pays(self) -> bool:
         """Check whether more is saved than spent, or CPU has no price."""
         return self.payback.cpu_usd_per_hour is None or (self.is_billed and self.gain_usd > self.cost_usd)
+
+    @property
+    def best_usd(self) -> float:
+        """The dollars of gain less CPU if the searches still to be tried went as well as can be."""
+        if self.unknown is None:
+            return 0.0
+        codec, before, size_bytes, stay = self.unknown
+        at_best = unopened(codec, self.payback, _at_best(before, codec, size_bytes), size_bytes, stay)
+        return at_best.gain_usd - self.payback.cpu_usd(at_best.cpu_seconds)
 
     @property
     def may_pay(self) -> bool:
@@ -207,11 +225,8 @@ def unopened(
     if not chances:  # the cases make no difference
         mean_saved = mean_cpu = chances = 1.0
     mean = round(saved * mean_saved), days, cpu_seconds * mean_cpu, payback, round(size_bytes * chances)
-    found = Worth(*mean, stay.grace_days, is_billed=is_billed, chance=chances)
-    if found.pays or before.searches >= KNOWN_SEARCHES:
-        return found
-    at_best = unopened(codec, payback, _at_best(before, codec, size_bytes), size_bytes, stay)
-    return found._replace(best_usd=at_best.gain_usd - payback.cpu_usd(at_best.cpu_seconds))
+    unknown = None if before.searches >= KNOWN_SEARCHES else Unknown(codec, before, size_bytes, stay)
+    return Worth(*mean, stay.grace_days, is_billed=is_billed, chance=chances, unknown=unknown)
 
 
 def _at_best(before: SearchTotals, codec: str, size_bytes: int) -> SearchTotals:

@@ -33,14 +33,19 @@ def candidates(
         return
     rules: list[str] = []
     place = _place(tree, _properties(session, as_of), as_of, rules).label("place")
-    grouped = session.execute(
-        sa.select(place, sa.func.count(), sa.func.sum(blobs.c.size_bytes), sa.func.max(videos.c.id))
+    placed = (
+        sa.select(place, blobs.c.size_bytes, videos.c.id)
         .select_from(videos)
         .join(blobs, blobs.c.id == videos.c.blob_id)
         .join(users, users.c.id == videos.c.user_id)
         .where(videos.c.state == VideoState.LIVE)
-        .group_by("place")
-        .order_by("place"),
+        .offset(0)  # apart from the grouping: SQLite would sort all columns, and ask the questions again for each group
+        .subquery()
+    ).c
+    grouped = session.execute(
+        sa.select(placed.place, sa.func.count(), sa.func.sum(placed.size_bytes), sa.func.max(placed.id))
+        .group_by(placed.place)
+        .order_by(placed.place),
         execution_options={"yield_per": _BATCH},
     )
     for batch in grouped.partitions():
