@@ -138,6 +138,7 @@ class DailyViews(SQLModel, table=True):
     """Number of views of a video on a UTC day. A missing row is zero only on a day in `view_days`."""
 
     __tablename__ = "daily_views"
+    __table_args__ = {"sqlite_with_rowid": False}  # the largest table, and found by its key alone
     video_id: str = Field(primary_key=True, foreign_key="videos.id")
     day: date = Field(primary_key=True)
     views: int
