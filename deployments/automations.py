@@ -1,4 +1,4 @@
-"""Automations of Prefect's server: mark dead runs as crashed, rerun crashed daily work, and report failed runs."""
+"""Automations of Prefect's server: mark dead runs as crashed, repeat what an outage ended, and report failed runs."""
 
 import json
 from collections.abc import Iterator
@@ -20,9 +20,15 @@ NEVER_BEGAN_AFTER: Final = timedelta(minutes=5)  # in one of these; a cluster ma
 _BEGINNING: Final = {f"prefect.flow-run.{state}" for state in ("Pending", "Submitting", "InfrastructurePending")}
 LATE_AFTER: Final = timedelta(minutes=10)
 AGAIN_AFTER: Final = timedelta(minutes=2)  # by then the dead run's leases in the store have expired
-AGAIN: Final = "restart-after-crash"  # a tag in prefect.yaml, for flows whose next run is a day or more away
+# A tag in prefect.yaml, for flows whose next run is an hour or more away. Those that run every 5 or 15 minutes need no
+# repeat: their next run comes about as soon as it would, and does what is left.
+AGAIN: Final = "restart-after-crash"
 _MESSAGE: Final = "prefect.state-message"  # a label of the events of runs
 FAILED_BY: Final = "Flow run encountered an exception: "  # how Prefect begins that message, before the exception
+EARLIER_NAMES: Final = {
+    "Reelkeeper: crashed work runs again": "Reelkeeper: crashed daily work runs again",
+    "Reelkeeper: work that an outage ended runs again": "Reelkeeper: daily work that an outage ended runs again",
+}
 _ANY: Final = {"prefect.flow-run.*"}
 _RUNS: Final = {"prefect.resource.id": ["prefect.flow-run.*"]}
 _EVENTS: Final = {
@@ -53,9 +59,9 @@ def inner() -> Iterator[AutomationCore]:
         trigger=_silence(_BEGINNING, NEVER_BEGAN_AFTER),
         actions=[ChangeFlowRunState(state=StateType.CRASHED, message="A worker accepted it, and never started it")],
     )
-    yield _again("crashed daily work runs again", Trouble.CRASHED, _RUNS)
+    yield _again("crashed work runs again", Trouble.CRASHED, _RUNS)
     outages = [f"{FAILED_BY}{kind.__name__}:*" for kind in (Unavailable, LeaseUnrenewed, StorageError)]
-    yield _again("daily work that an outage ended runs again", Trouble.FAILED, _RUNS | {_MESSAGE: outages})
+    yield _again("work that an outage ended runs again", Trouble.FAILED, _RUNS | {_MESSAGE: outages})
 
 
 def _again(name: str, trouble: Trouble, match: dict[str, list[str]]) -> AutomationCore:
@@ -89,16 +95,19 @@ def put(client: SyncPrefectClient, wanted: AutomationCore) -> bool:
     """Create or update an automation; return whether anything changed.
 
     One that is up to date is not touched: an update would make it forget the runs that it waits for. One that a person
-    has disabled stays disabled.
+    has disabled stays disabled. One with its earlier name is renamed; beside the new one, it would start a run twice.
     """
-    found = client.read_automations_by_name(wanted.name)
+    names = (wanted.name, EARLIER_NAMES.get(wanted.name))
+    found = [each for name in names if name for each in client.read_automations_by_name(name)]
     if not found:
         client.create_automation(wanted)
         return True
+    for other in found[1:]:
+        client.delete_automation(other.id)
     present = AutomationCore.model_validate(found[0].model_dump(exclude={"id"}))
     wanted = wanted.model_copy(update={"enabled": present.enabled})
     if _essence(present) == _essence(wanted):
-        return False
+        return len(found) > 1
     written = wanted.model_dump(exclude={"owner_resource"})  # set by the server, not accepted from clients
     client.update_automation(found[0].id, AutomationCore.model_validate(written))
     return True
@@ -126,5 +135,5 @@ def _payload(trouble: Trouble) -> str:
 
 def _essence(automation: AutomationCore) -> object:
     return automation.model_dump(
-        include={"description", "trigger", "actions"}
+        include={"name", "description", "trigger", "actions"}
     )  # not compared as JSON, since sets have no order

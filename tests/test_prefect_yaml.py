@@ -137,9 +137,9 @@ def test_every_deployment_runs_in_a_pool_of_bootstrap_with_a_heartbeat(entrypoin
 
 
 @pytest.mark.parametrize("entrypoint", SCHEDULED)
-def test_daily_deployments_run_again_after_a_crash(entrypoint: str) -> None:
+def test_deployments_that_run_once_an_hour_or_less_often_run_again_after_a_crash_or_an_outage(entrypoint: str) -> None:
     name, deployment = entrypoint.rpartition(".")[2], DEPLOYMENTS[entrypoint]
-    assert (automations.AGAIN in deployment["tags"]) == (CADENCES[name].period_seconds >= 86_400)
+    assert (automations.AGAIN in deployment["tags"]) == (CADENCES[name].period_seconds >= 3_600)
 
 
 def test_several_runs_share_the_queue_and_a_plan_and_all_others_run_alone() -> None:

@@ -116,6 +116,24 @@ def test_an_automation_that_is_not_as_it_should_be_is_brought_up_to_date(client:
     assert found.trigger.within == timedelta(seconds=90)
 
 
+def test_an_automation_under_its_earlier_name_is_renamed_stays_off_and_stands_once(client: SyncPrefectClient) -> None:
+    """One that an earlier version wrote again beside the new one would start each run twice."""
+    list(bootstrap())
+    wanted = {each.name: each for each in automations.inner()}
+    for name, earlier in automations.EARLIER_NAMES.items():
+        (found,) = client.read_automations_by_name(name)
+        old = wanted[name].model_copy(update={"name": earlier, "enabled": False})
+        client.update_automation(found.id, AutomationCore.model_validate(old.model_dump(exclude={"owner_resource"})))
+    assert as_read(list(bootstrap())[-1]) == snapshot("Automations: 4, 2 of them created or updated.")
+    assert {our["name"] for our in ours(client)} == wanted.keys()
+    assert {our["name"] for our in ours(client) if not our["enabled"]} == automations.EARLIER_NAMES.keys()
+    before = ours(client)
+    for name, earlier in automations.EARLIER_NAMES.items():
+        client.create_automation(wanted[name].model_copy(update={"name": earlier}))
+    list(bootstrap())
+    assert ours(client) == before
+
+
 def test_without_the_apis_address_the_alerting_of_failed_runs_is_explained(client: SyncPrefectClient) -> None:
     said = " ".join(bootstrap())
     assert "REELKEEPER_API_URL" in said
