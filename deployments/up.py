@@ -16,6 +16,7 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from deployments.folder import HOME
+from deployments.forkserver import FORKSERVER, client
 from deployments.supervisor import Part, Supervisor
 from reelkeeper import disk
 from reelkeeper.adapters.ffmpeg.intake import SCRATCH, SCRATCH_REMEDY
@@ -77,6 +78,7 @@ class Up:
         self.settings, self.tell = settings, tell
         self.state = settings.state_dir.absolute()
         self.logs = self.state / "logs"
+        self.forkserver = str(self.state / "forkserver.sock") if sys.platform == "linux" else ""
         self.written = find_prefect_yaml()
         self.stop_signals = 0  # signals to stop that it received
         self.began = self.room_due = time.monotonic()
@@ -102,6 +104,9 @@ class Up:
         try:
             server = [sys.executable, "-m", "deployments.server", "--host", _LOCAL, "--port", str(self.port)]
             start(self._part("server", "Prefect's server", server, 10))
+            if self.forkserver:
+                forks = [sys.executable, "-m", "deployments.forkserver", self.forkserver]
+                start(self._part("forkserver", "The fork server", forks, 5))
             # This creates the store, and starts the embedded S3 server, which the parts share.
             is_live = not self.looks_only
             with workspace.open_workspace(self.settings, claims=is_live, goes_live=is_live) as opened:
@@ -109,13 +114,14 @@ class Up:
                 workspace.note_trial(opened.engine, opened.bucket, begins=self.looks_only, embedded=embedded)
                 if where := workspace.misplaced(opened.bucket):
                     self.tell("misplaced", f"{where}. To read those, set REELKEEPER_PREFIX, and start again.")
-                worker = [*_ours("worker"), "main", "encode", "--patience", patience]
+                worker = client(self.forkserver, *_ours("worker"), "main", "encode", "--patience", patience)
                 # guard up.deployed_first: a run that was due before changes a bucket that it did not create
                 if self.looks_only:
                     worker.append(LOOKS_ONLY)
                     self._deploy()
                 start(self._part("worker", "The worker", worker, self.patience + DRAIN_MARGIN_SECONDS))
-                start(self._part("api", "The API", [*_ours("api"), "--port", str(self.api_port)], 5))
+                api = client(self.forkserver, *_ours("api"), "--port", str(self.api_port))
+                start(self._part("api", "The API", api, 5))
                 if not self.looks_only:
                     self._deploy()
                 if not self.stop_signals:
@@ -135,7 +141,7 @@ class Up:
 
     def _watch(self) -> None:
         due = time.monotonic() + FIRST_WATCHDOG_SECONDS
-        watchdog = self._part("watchdog", "The watchdog", _ours("watchdog"), 5)
+        watchdog = self._part("watchdog", "The watchdog", client(self.forkserver, *_ours("watchdog")), 5)
         while not self.stop_signals:
             self._tick()
             if time.monotonic() >= due:
@@ -222,6 +228,7 @@ class Up:
         secret = os.environ.get("PREFECT_SERVER_API_AUTH_STRING", "")
         return {
             **(dict.fromkeys(("PREFECT_API_AUTH_STRING", "REELKEEPER_PREFECT_API_AUTH"), secret) if secret else {}),
+            "MALLOC_ARENA_MAX": "1",  # else each thread of a server keeps memory for itself
             HOME: os.getcwd(),  # noqa: PTH109  as it is written, links and all
             **os.environ,
             **dict.fromkeys(("PREFECT_API_URL", "REELKEEPER_PREFECT_API_URL"), f"{self.ui_url}/api"),
@@ -230,6 +237,7 @@ class Up:
             "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"{self.ui_url},{local}",  # no page of another origin in a browser
             "REELKEEPER_STATE_DIR": str(self.state),
             "REELKEEPER_API_URL": self.api_url,
+            FORKSERVER: self.forkserver,
         }
 
 

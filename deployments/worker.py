@@ -11,7 +11,6 @@ import os
 import shlex
 import signal
 import socket
-import sys
 import threading
 import time
 import warnings
@@ -33,6 +32,7 @@ from prefect.workers.process import ProcessJobConfiguration, ProcessWorker, Proc
 
 from deployments.engine import CLOSE, HAND_OVER
 from deployments.folder import HOME
+from deployments.forkserver import FORKSERVER, client
 from deployments.machine import ON_VIDEOS, Machine
 from deployments.pools import AT_WORK, PAGE, in_pools, polling_emptied, superseded
 from deployments.prefect_internals import run_healthcheck_server
@@ -54,11 +54,11 @@ _MACHINES_NAMES, _MACHINES_PROCESSES = 4026531838, 4026531836
 
 
 class Configuration(ProcessJobConfiguration):
-    """Runs deployments/engine.py instead of Prefect's engine, with the Python that runs the worker."""
+    """Runs deployments/engine.py instead of Prefect's engine, under `up` by its fork server."""
 
     def prepare_for_flow_run(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401  as Prefect calls it
         """Set the command."""
-        self.command = self.command or shlex.join([sys.executable, "-m", "deployments.engine"])
+        self.command = self.command or shlex.join(client(os.environ.get(FORKSERVER, ""), "-m", "deployments.engine"))
         super().prepare_for_flow_run(*args, **kwargs)
 
 

@@ -31,7 +31,7 @@ from reelkeeper.vendor_settings import VendorSettings
 _PREFIX: Final = "REELKEEPER_"
 # Variables that carry the prefix and are no settings: where a run works (deployments/folder.py), failpoints
 # (failpoints.py), the address and token of a caller of our API (docs/api.md), and the bucket of the contract tests.
-_ELSEWHERE: Final = re.compile(r"REELKEEPER_(HOME|FAILPOINTS|URL|TOKEN|TEST_R2_\w+)")
+_ELSEWHERE: Final = re.compile(r"REELKEEPER_(HOME|FORKSERVER|FAILPOINTS|URL|TOKEN|TEST_R2_\w+)")
 _FORMER: Final = {"REELKEEPER_FFPROBE": "ffprobe is the one beside REELKEEPER_FFMPEG"}  # of earlier versions
 _ORIGIN: Final = r"^https?://([a-z0-9.-]+|\[[0-9a-f:]+\])(:\d{1,5})?$"  # as browsers send it
 # Kubernetes sets such variables in each pod for a Service named reelkeeper, or reelkeeper-api ("Service: Discovering

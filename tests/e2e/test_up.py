@@ -6,6 +6,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ import psutil
 import pytest
 from inline_snapshot import snapshot
 
-from tests.e2e.installation import BIN, bare_environment, until
+from deployments import forkserver
+from tests.e2e.installation import BIN, bare_environment, lives, until
 from tests.ports import free_port
 
 pytestmark = pytest.mark.long("`up` starts a whole installation each time, and again after a kill")
@@ -56,6 +58,12 @@ class Running:
     def note_family(self) -> None:
         self.family = psutil.Process(self.process.pid).children(recursive=True)
         assert len(self.family) >= 3  # server, worker, API; and what they have started
+
+    def those_of(self, module: str) -> Iterator[psutil.Process]:
+        for item in self.family:
+            with suppress(psutil.NoSuchProcess):
+                if module in item.cmdline():
+                    yield item
 
     def nobody_is_left(self) -> bool:
         return not [item for item in self.family if item.is_running() and item.status() != psutil.STATUS_ZOMBIE]
@@ -99,6 +107,8 @@ def test_one_command_one_minute_and_no_process_afterwards(folder: Path) -> None:
         assert "access-control-allow-origin" not in with_origin.headers  # no other page of a browser may ask
         until(lambda: at_work(ready), 200, "an idle run of the queue is at work")
         up.note_family()
+        run = next(up.those_of("deployments.engine"))  # where the fork server refuses it, it loads all libraries itself
+        assert str(Path(forkserver.__file__)) in run.cmdline()
         began = time.monotonic()
         up.process.send_signal(signal.SIGINT)
         assert up.process.wait(120) == 0
@@ -134,10 +144,13 @@ def test_up_continues_after_a_kill_and_restart(folder: Path) -> None:
         assert state(ready, run) == snapshot(("CRASHED", "It died with the `reelkeeper up` that ran it"))
         assert (begun_at_once(ready, "deliver-alerts"), begun_at_once(ready, "sync-catalog")) == (2, 1)  # per start
         again.note_family()
-        victim = next(item for item in again.family if "deployments.server" in item.cmdline())
-        victim.kill()
+        next(again.those_of("deployments.server")).kill()
         until(lambda: again.said("part"), 60, "the death of a part is said")
-        until(lambda: answers(ready), 200, "the part is started again")
+        until(lambda: answers(f"{ready['ui_url']}/api/health"), 200, "the part is started again")
+        forked = list(again.those_of("deployments.forkserver"))
+        next(item for item in forked if item.ppid() == again.process.pid).kill()  # and with it worker, API and runs
+        until(lambda: not any(map(lives, forked)), 10, "what it had forked is gone")
+        until(lambda: answers(f"{ready['api_url']}/healthz"), 200, "the API is started again")
         again.process.send_signal(signal.SIGTERM)
         assert again.process.wait(200) == 0
     finally:
@@ -158,9 +171,9 @@ def begun_at_once(ready: dict[str, Any], flow: str) -> int:
     return len(httpx.post(f"{ready['ui_url']}/api/flow_runs/filter", json=body, timeout=60).json())
 
 
-def answers(ready: dict[str, Any]) -> bool:
+def answers(url: str) -> bool:
     try:
-        return httpx.get(f"{ready['ui_url']}/api/health", timeout=10).is_success
+        return httpx.get(url, timeout=10).is_success
     except httpx.HTTPError:
         return False
 
