@@ -51,7 +51,10 @@ class Used(NamedTuple):
 
 
 class Charge(NamedTuple):
-    """Cost of one service on a UTC day for one user; the row of user "" is the residual that completes the bill."""
+    """Cost of one service on a UTC day for one user; the row of user "" is the residual that completes the bill.
+
+    With `until` it is of the days from `day` to before that one.
+    """
 
     day: date
     service: str
@@ -65,6 +68,7 @@ class Charge(NamedTuple):
     price_book: str
     estimated: bool = False
     provider: str = ""  # who charges it; "": the provider of a job, from before it was recorded
+    until: date | None = None
 
 
 class VendorJob(NamedTuple):

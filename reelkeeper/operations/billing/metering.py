@@ -4,9 +4,10 @@
 `charge` corrects charges that do not match the usage, so a kill between the two needs no repair.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
+from fractions import Fraction
 from typing import NamedTuple
 
 from reelkeeper.adapters.cloudflare import KEPT_DAYS, Client
@@ -14,12 +15,19 @@ from reelkeeper.errors import TokenRefused, UsageUnknown
 from reelkeeper.model.money import Metric, UsageSource
 from reelkeeper.operations.billing import limits
 from reelkeeper.operations.core import policies
-from reelkeeper.rules.billing.allocation import CHARGED, MAKING, ComputedCharge, compute_charges, share
+from reelkeeper.rules.billing.allocation import (
+    CHARGED,
+    MAKING,
+    ComputedCharge,
+    LineItem,
+    compute_charges,
+    share,
+)
 from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.billing.reconcile import COMPARED, Comparison, compare
 from reelkeeper.rules.spend.watch import LOOKED_BACK_DAYS, Spent
 from reelkeeper.store import Engine, Session
-from reelkeeper.store.billing import charges, job_totals, quotas, spend_counters, usage
+from reelkeeper.store.billing import charge_reports, charges, job_totals, quotas, spend_counters, usage
 from reelkeeper.store.core import deployment
 from reelkeeper.store.core import policies as versions
 from reelkeeper.store.core.engine import now, reading, transaction
@@ -29,6 +37,7 @@ from reelkeeper.store.forecast.sampling import note_moved, note_stored
 _R2 = "r2-"
 
 CHANGES_FOR = timedelta(days=2)  # how long after a day its usage may still be corrected
+_ROLLED_UP_AT_ONCE = 10  # days in a run: many are left where an earlier version kept them all
 _LOOKED_BACK = timedelta(days=7)  # before a month, for the last known stored bytes
 _ONE_DAY = timedelta(days=1)
 _NANO_IN_MICRO = 1_000
@@ -75,38 +84,67 @@ def collect(engine: Engine, client: Client | None, as_of: datetime) -> Collected
 
 
 def charge(engine: Engine, book: PriceBook, as_of: datetime) -> int:
-    """Charge the month of `as_of`, and the one before it while its last days may change; returns the days charged.
+    """Charge the month of `as_of` and the one before it, and roll up days that are over; returns the days charged.
 
     The month before has the prices that were in force at its end: those of the new month do not change its bill.
     """
     day = as_of.date()
-    month, before = day.replace(day=1), (day - CHANGES_FOR).replace(day=1)
-    charged = 0
-    if before < month:
-        with reading(engine) as session:
-            earlier = policies.at(session, versions.before(session, datetime.combine(month, time(), UTC)))
-        charged = charge_month(engine, earlier.book, before, day)
-    return charged + charge_month(engine, book, month, day)
+    month = day.replace(day=1)
+    before = (month - _ONE_DAY).replace(day=1)
+    with reading(engine) as session:
+        earlier = policies.at(session, versions.before(session, datetime.combine(month, time(), UTC)))
+        is_open = any(each >= before for each in charges.open_before(session, month))
+    is_over = day - CHANGES_FOR >= month and not is_open
+    charged = charge_month(engine, earlier.book, before, day, is_over=is_over)
+    charged += charge_month(engine, book, month, day)
+    with reading(engine) as session:
+        left = charges.open_before(session, day - CHANGES_FOR)  # by an earlier version
+    for each in left[:_ROLLED_UP_AT_ONCE]:
+        with transaction(engine, "charges.roll_up") as session:
+            charges.take_turns(session)
+            if charges.roll_up(session, each):
+                usage.take_of_users(session, each)
+    return charged
 
 
-def charge_month(engine: Engine, book: PriceBook, month: date, today: date) -> int:
+def charge_month(engine: Engine, book: PriceBook, month: date, today: date, *, is_over: bool = False) -> int:
     """Charge each day of a month up to `today` whose charges are missing or stale; returns how many days.
 
-    The last two days are always charged again: the users' shares may change while the sums stay.
+    A day is charged by user until its usage can no longer change. Then it is rolled up: what is learned later is added
+    to its sums and to its month's. Of a month that `is_over`, only what vendors take may still change.
     """
     end = (month + 31 * _ONE_DAY).replace(day=1) - _ONE_DAY
     with reading(engine) as session:
         account = usage.days(session, month - _LOOKED_BACK, end, metrics=CHARGED, of_users=False)
         computed = compute_charges(account, book, month, today)
-        stale = _stale(computed, charges.settled(session, month, end), today)
-        tiers = quotas.tiers(session)
-    for day in stale:  # one transaction each, as on SQLite others wait for it
+        rolled_up = set(charges.rolled_up(session, month, end))
+        recorded = charge_reports.settled(session, month, end)
+        if is_over:
+            computed = [cost for cost in computed if cost.day in rolled_up and cost.item.service in MAKING]
+            recorded = [line for line in recorded if line.day in rolled_up and line.service in MAKING]
+        stale = _stale(computed, recorded) | ({today} & {cost.day for cost in computed})
+        stale |= rolled_up & set(usage.days_of_users(session, month, end))  # of a user, and learned late
+        open_days = [] if is_over else charges.open_before(session, today - CHANGES_FOR)
+        over = {day for day in open_days if month <= day <= end}
+        tiers = quotas.tiers(session) if stale or over else {}
+    chosen = sorted(stale | set(sorted(over)[:_ROLLED_UP_AT_ONCE]))
+    for day in chosen:  # one transaction each, as on SQLite others wait for it
+        of_day = [cost for cost in computed if cost.day == day]
         with transaction(engine, "charges.replace") as session:
-            of_users = usage.days(session, day, day, metrics=CHARGED, of_users=True)
-            of_day = [cost for cost in computed if cost.day == day]
-            charges.replace(session, [day], share(of_day, of_users, tiers, book))
-            nanousd = sum(cost.billed_nanousd for cost in of_day if cost.item.service not in MAKING)
-            spend_counters.note_charged(session, day, -(-nanousd // _NANO_IN_MICRO))
+            charges.take_turns(session)
+            # guard charges.rolled_up_once: two runs that roll up a day charge it twice
+            if charges.rolled_up(session, day, day):
+                changes = _changes(of_day, charge_reports.settled(session, day, day), is_over=is_over)
+                charges.adjust(session, day, share(changes, usage.take_of_users(session, day), tiers, book))
+            elif day in over:
+                charges.replace(session, [day], share(of_day, usage.take_of_users(session, day), tiers, book))
+                charges.roll_up(session, day)
+            else:
+                of_users = usage.days(session, day, day, metrics=CHARGED, of_users=True)
+                charges.replace(session, [day], share(of_day, of_users, tiers, book))
+            if not is_over:
+                nanousd = sum(cost.billed_nanousd for cost in of_day if cost.item.service not in MAKING)
+                spend_counters.note_charged(session, day, -(-nanousd // _NANO_IN_MICRO))
     return len(stale)
 
 
@@ -118,7 +156,7 @@ def spent(engine: Engine, as_of: datetime, *, first: date, users: Sequence[str],
     today = as_of.date()
     with reading(engine) as session:
         return Spent(
-            charges.by_scope(session, first, today, users),
+            charge_reports.by_scope(session, first, today, users),
             forecasts.latest(session, as_of),
             usage.gaps(session, Metric.STORED_BYTES, today - LOOKED_BACK_DAYS * _ONE_DAY, today - _ONE_DAY),
             trouble,
@@ -127,14 +165,34 @@ def spent(engine: Engine, as_of: datetime, *, first: date, users: Sequence[str],
         )
 
 
-def _stale(computed: Iterable[ComputedCharge], settled: Iterable[charges.Settled], today: date) -> list[date]:
+def _stale(computed: Iterable[ComputedCharge], recorded: Iterable[charge_reports.Settled]) -> set[date]:
+    """Find the days whose charges are not those computed; an item that came to nothing may be left of one."""
     expected = {
         (cost.day, cost.item.sku): (cost.quantity, cost.list_nanousd, cost.billed_nanousd, cost.estimated)
         for cost in computed
     }
-    actual = {cost[:2]: cost[2:] for cost in settled}
-    wrong = {day for day, sku in expected.keys() | actual.keys() if expected.get((day, sku)) != actual.get((day, sku))}
-    return sorted(wrong | {day for day, _ in expected if day >= today - CHANGES_FOR})
+    actual = {(line.day, line.sku): line[5:] for line in recorded if (line.day, line.sku) in expected or any(line[5:8])}
+    return {day for day, sku in expected.keys() | actual.keys() if expected.get((day, sku)) != actual.get((day, sku))}
+
+
+def _changes(
+    computed: Iterable[ComputedCharge], recorded: Iterable[charge_reports.Settled], *, is_over: bool
+) -> Iterator[ComputedCharge]:
+    """Work out what a day cost more or less than is recorded, by item."""
+    before = {line.sku: line for line in recorded if not is_over or line.service in MAKING}
+    for cost in computed:
+        line = before.pop(cost.item.sku, None)
+        was = line[5:8] if line else (0, 0, 0)
+        yield cost._replace(
+            quantity=cost.quantity - was[0],
+            list_nanousd=cost.list_nanousd - was[1],
+            billed_nanousd=cost.billed_nanousd - was[2],
+        )
+    for line in before.values():
+        item = LineItem(line.sku, line.service, line.unit, Fraction(0), "", line.provider)
+        yield ComputedCharge(
+            line.day, item, -line.consumed_quantity, -line.list_nanousd, -line.billed_nanousd, line.estimated
+        )
 
 
 def _first_to_ask(session: Session, day: date) -> date:

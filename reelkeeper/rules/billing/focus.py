@@ -33,10 +33,11 @@ def detail(charge: Charge) -> dict[str, object]:
     """Return one charge with FOCUS's columns, DETAIL. A user's is `Usage`, the residual an `Adjustment`."""
     listed, billed = exact_usd(charge.list_nanousd), exact_usd(charge.billed_nanousd)
     whose = charge.user_id or RESIDUAL
+    days = f"{charge.day} to {charge.until - _ONE_DAY}" if charge.until else f"{charge.day}"
     tags = {name: value for name, value in (("user", charge.user_id), ("tier", charge.tier)) if value}
     values = (
         *period(charge.day.replace(day=1), next_month(charge.day)),
-        *period(charge.day, charge.day + _ONE_DAY),
+        *period(charge.day, charge.until or charge.day + _ONE_DAY),
         "USD",
         provider_name(charge.provider),  # in FOCUS 1.0 to 1.2
         provider_name(charge.provider),
@@ -44,7 +45,7 @@ def detail(charge: Charge) -> dict[str, object]:
         charge.service,
         charge.sku,
         "Usage" if charge.user_id else "Adjustment",
-        f"{charge.sku} of {charge.day}: {whose}",
+        f"{charge.sku} of {days}: {whose}",
         charge.consumed_quantity,
         charge.consumed_unit,
         listed,

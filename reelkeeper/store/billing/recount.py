@@ -9,10 +9,12 @@
     in_flight        what jobs in flight will cost, by scope the sum of their expected costs
     jobs_in_flight   how many they are                       their number
     ms_in_flight     how long they will take                 the sum of their expected milliseconds
+    charged          a month's cost of an item, by day       the sum of its users' and the residual, in nano-dollars
 
 All is read from one snapshot (`engine.reading`), so that a concurrent change is in all totals or in none.
 """
 
+from datetime import date, timedelta
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -24,6 +26,9 @@ from reelkeeper.store.jobs.queue import leads
 from reelkeeper.store.tables import (
     accounts,
     blobs,
+    charge_days,
+    charge_months,
+    charges,
     credit_holds,
     entries,
     jobs,
@@ -36,6 +41,7 @@ from reelkeeper.store.tables import job_totals as totals
 from reelkeeper.store.videos.conditions import counts
 
 MAX_OF_A_KIND: Final = 200  # mismatches that one recount lists of each kind
+_NEVER: Final = date(1970, 1, 1)
 _Select = sa.Select[Any]
 _FLYING: Final = {"in_flight": "microusd", "jobs_in_flight": "jobs", "ms_in_flight": "milliseconds"}
 _KEPT: Final = {  # figures derived from records, which may be corrected
@@ -49,7 +55,7 @@ def mismatches(session: Session) -> list[Mismatch]:
     """List the totals that differ from the recount, at most 200 of a kind."""
     return [
         Mismatch(what, str(row.subject), int(row.kept), int(row.counted))
-        for what, (kept, record) in _figures().items()
+        for what, (kept, record) in {**_figures(), "charged": _charged(session)}.items()
         for row in session.execute(_differing(kept, record))
     ]
 
@@ -114,6 +120,19 @@ def _figures() -> dict[str, tuple[_Select, _Select]]:
             for what, figure in _FLYING.items()
         },
     }
+
+
+def _charged(session: Session) -> tuple[_Select, _Select]:
+    """Select what was charged in the last month with charges and the one before: earlier ones do not change."""
+    last = session.execute(sa.select(sa.func.max(charge_days.c.day))).scalar() or _NEVER
+    since = (last.replace(day=1) - timedelta(days=1)).replace(day=1)
+
+    def billed(rows: sa.Table, day: sa.Column[date]) -> _Select:
+        month = sa.func.substr(sa.cast(day, sa.String), 1, 7)
+        return _amounts(month.concat("/").concat(rows.c.sku), rows.c.billed_nanousd).where(day >= since)
+
+    of_users = sa.union_all(billed(charges, charges.c.day), billed(charge_months, charge_months.c.month)).subquery()
+    return billed(charge_days, charge_days.c.day), _amounts(of_users.c.subject, of_users.c.amount)
 
 
 def _in_flight(figure: str) -> _Select:

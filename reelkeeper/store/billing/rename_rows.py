@@ -13,6 +13,7 @@ from reelkeeper.store.tables import (
     accounts,
     alerts,
     cache_entries,
+    charge_months,
     charges,
     credit_holds,
     entries,
@@ -51,6 +52,7 @@ _WITH_USER: Final = (
 _SUMMED: Final = (
     (usage_days, usage_days.c.user_id, ("quantity",)),
     (charges, charges.c.user_id, ("consumed_quantity", "list_nanousd", "billed_nanousd")),
+    (charge_months, charge_months.c.user_id, ("consumed_quantity", "list_nanousd", "billed_nanousd")),
     (job_totals, job_totals.c.scope, ("microusd", "refusals", "jobs", "milliseconds")),
 )
 

@@ -72,6 +72,21 @@ def days(
         yield Used(*row)._replace(metric=Metric(row.metric), source=UsageSource(row.source))
 
 
+def days_of_users(session: Session, first: date, last: date) -> list[date]:
+    """List the days from `first` to `last` that have usage of users."""
+    column = usage_days.c
+    query = sa.select(column.day).distinct().where(column.day.between(first, last), column.user_id != "")
+    return list(session.scalars(query))
+
+
+def take_of_users(session: Session, day: date) -> list[Used]:
+    """Delete the usage of users on a day, and return what of it is known at this moment."""
+    own = sa.delete(usage_days).where(usage_days.c.day == day, usage_days.c.user_id != "").returning(*_COLUMNS)
+    return [
+        Used(*row)._replace(metric=Metric(row.metric), source=UsageSource(row.source)) for row in session.execute(own)
+    ]
+
+
 def operations(session: Session, first: date, last: date) -> dict[str, int]:
     """Sum the operations that we caused in the bucket from day `first` to `last`, by R2's name of each."""
     column = usage_days.c

@@ -20,6 +20,7 @@ from reelkeeper.store.tables import (
     alerts,
     blobs,
     cache_entries,
+    charge_months,
     charges,
     credit_holds,
     crf_searches,
@@ -186,7 +187,7 @@ def _rename_books(session: Session, user_id: str, pseudonym: str) -> None:
         values = {"idempotency_key": sa.bindparam("key"), "detail": sa.bindparam("left"), "request_sha256": ""}
         statement = sa.update(transfers).where(transfers.c.id == sa.bindparam("row_id"))
         session.connection().execute(statement.values(**values, user_id=pseudonym), figures)
-    for table in (credit_holds, usage_days, charges):
+    for table in (credit_holds, usage_days, charges, charge_months):
         session.execute(sa.update(table).where(table.c.user_id == user_id).values(user_id=pseudonym))
     for table in (job_totals, alerts, snoozes):
         session.execute(sa.update(table).where(table.c.scope == f"user:{user_id}").values(scope=f"user:{pseudonym}"))

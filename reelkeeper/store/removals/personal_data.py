@@ -87,6 +87,14 @@ FATES: Final[Mapping[str, Fate | Mapping[str, Fate]]] = MappingProxyType(
             "policy_version provider",
             renamed="user_id",
         ),
+        "charge_months": _columns(
+            "month sku service tier consumed_quantity consumed_unit list_nanousd billed_nanousd price_book estimated "
+            "policy_version provider",
+            renamed="user_id",
+        ),
+        "charge_days": _columns(
+            "day sku tier service consumed_quantity consumed_unit list_nanousd billed_nanousd estimated provider"
+        ),
         "spend_days": _columns("day charged_microusd generated_microusd"),
         "forecasts": _columns(
             "run_id month service as_of mean_microusd lower80_microusd upper80_microusd lower95_microusd "

@@ -117,7 +117,7 @@ class UsageDay(SQLModel, table=True):
 
 
 class ChargeRow(SQLModel, table=True):
-    """The cost of one service on a UTC day for one user; exports give its columns the names of FOCUS.
+    """The cost of one service on a UTC day that may still change for one user; exports use the names of FOCUS.
 
     A user's rows have list cost. The row of user "" is the residual of free allowances, rounding and usage without an
     owner, so that `billed_nanousd` of all rows sums to the bill.
@@ -138,6 +138,42 @@ class ChargeRow(SQLModel, table=True):
     estimated: bool = False  # from incomplete or sampled usage
     policy_version: int = Field(0, sa_column_kwargs={"server_default": "0"})
     provider: str = Field("", sa_column_kwargs={"server_default": ""})  # "": a job's, from before it was recorded
+
+
+class ChargeMonth(SQLModel, table=True):
+    """The cost of one service for one user, or the residual, on the days of a month that are rolled up."""
+
+    __tablename__ = "charge_months"
+    __table_args__ = (sa.Index("ix_charge_months_user", "user_id", "month"),)
+    month: date = Field(primary_key=True)  # its first day
+    sku: str = Field(primary_key=True)
+    user_id: str = Field("", primary_key=True)
+    service: str
+    tier: str | None = None  # on the last of these days
+    consumed_quantity: int = Field(sa_type=sa.BigInteger)
+    consumed_unit: str
+    list_nanousd: int = Field(sa_type=sa.BigInteger)
+    billed_nanousd: int = Field(sa_type=sa.BigInteger)
+    price_book: str
+    estimated: bool = False
+    policy_version: int = 0
+    provider: str = ""
+
+
+class ChargeDay(SQLModel, table=True):
+    """The cost of one service on a UTC day for the users of one tier together: it stays when the day is rolled up."""
+
+    __tablename__ = "charge_days"
+    day: date = Field(primary_key=True)
+    sku: str = Field(primary_key=True)
+    tier: str = Field("", primary_key=True)  # "": users without one, and the residual
+    service: str
+    consumed_quantity: int = Field(sa_type=sa.BigInteger)
+    consumed_unit: str
+    list_nanousd: int = Field(sa_type=sa.BigInteger)
+    billed_nanousd: int = Field(sa_type=sa.BigInteger)
+    estimated: bool = False
+    provider: str = ""
 
 
 class SpendDay(SQLModel, table=True):

@@ -84,6 +84,7 @@ def _tables(user_id: str) -> dict[str, sa.Select[Any]]:
 LEFT_OUT: Final = MappingProxyType(
     {
         "charges": "what the user costs the service",
+        "charge_months": "the same, of days that are over",
         "usage_days": "the quantities behind these charges",
         "verdicts": "what a plan proposed; what was done is in the history",
         "crf_searches": "the settings of encodes, and what they cost the service",

@@ -6,8 +6,10 @@ from datetime import date
 import sqlalchemy as sa
 
 from reelkeeper.model.money import Charge
-from reelkeeper.store.billing.charges import Settled, Sum, between, by_scope, replace, settled, sums
+from reelkeeper.store.billing.charge_reports import Settled, by_scope, settled
+from reelkeeper.store.billing.charges import Sum, between, replace, sums, take_turns
 from reelkeeper.store.core.engine import reading, transaction
+from reelkeeper.store.tables import charges
 
 FIRST, SECOND = date(2026, 11, 1), date(2026, 11, 2)
 MONTH = (FIRST, date(2026, 11, 30))
@@ -30,6 +32,7 @@ ROWS = [
 
 def put(engine: sa.Engine, *rows: Charge) -> None:
     with transaction(engine, "test") as session:
+        take_turns(session)
         replace(session, {row.day for row in rows}, rows)
 
 
@@ -39,6 +42,18 @@ def test_a_day_is_replaced_as_a_whole_and_twice_is_as_good_as_once(engine: sa.En
     put(engine, charge(SECOND, "api", "cid", 5))
     with reading(engine) as session:
         assert list(between(session, *MONTH)) == [*sorted(ROWS[:3]), charge(SECOND, "api", "cid", 5)]
+
+
+def test_of_an_item_only_the_rows_that_differ_are_written(engine: sa.Engine) -> None:
+    put(engine, *ROWS)
+    version = sa.update(charges).values(policy_version=7)
+    with transaction(engine, "test") as session:
+        session.execute(version)
+    put(engine, *ROWS[:2], charge(FIRST, "r2-storage", "cid", 200))
+    with reading(engine) as session:
+        rows = sa.select(charges.c.user_id, charges.c.policy_version).where(charges.c.day == FIRST)
+        assert sorted(map(tuple, session.execute(rows))) == [("", 7), ("ann", 7), ("cid", 0)]
+        assert sums(session, "day", FIRST, FIRST)[0].list_nanousd == 600
 
 
 def test_they_add_up_by_user_service_and_day(engine: sa.Engine) -> None:
@@ -64,8 +79,8 @@ def test_a_day_can_be_compared_with_what_it_should_be(engine: sa.Engine) -> None
     put(engine, *ROWS)
     with reading(engine) as session:
         assert set(settled(session, *MONTH)) == {
-            Settled(FIRST, "r2-storage-standard", 30, 600, 100, False),
-            Settled(SECOND, "compute-standard", 20, 900, 900, True),
+            Settled(FIRST, "r2-storage-standard", "r2-storage", "Byte-Days", "", 30, 600, 100, False),
+            Settled(SECOND, "compute-standard", "compute", "Byte-Days", "", 20, 900, 900, True),
         }
 
 
@@ -104,6 +119,6 @@ def test_they_add_up_by_day_service_and_tier_with_some_users_apart(engine: sa.En
         (1, "r2-storage", "", "", 100, -400, False),
         (1, "r2-storage", "", "bob", 200, 200, False),
         (1, "r2-storage", "pro", "", 300, 300, False),
-        (2, "compute", "", "", 0, 0, False),
+        (2, "compute", "", "", 0, 0, True),
         (2, "compute", "", "bob", 900, 900, True),
     ]

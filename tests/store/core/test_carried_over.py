@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -13,6 +13,9 @@ from inline_snapshot import snapshot
 
 from reelkeeper.errors import IntegrityDoubt
 from reelkeeper.model.money import Metric
+from reelkeeper.operations.billing.metering import charge
+from reelkeeper.rules.billing.quote import PriceBook
+from reelkeeper.store.billing.charges import open_before, sums
 from reelkeeper.store.billing.recount import mismatches
 from reelkeeper.store.core import schema
 from reelkeeper.store.core.audit import erase, events, verify
@@ -160,3 +163,35 @@ def test_users_whose_ids_were_made_of_names_are_known_by_either(older: Older) ->
     with reading(engine) as session:
         assert [tuple(row) for row in session.execute(sa.select(former_ids))] == [(made, made)]
         assert known_user(session, "gina@example.com") == made
+
+
+def test_charges_of_many_days_are_rolled_up_after_the_migration_some_in_each_run(older: Older) -> None:
+    first, users_of = date(2026, 8, 25), ("", "ann", "bob")
+    rows = [
+        {"day": first + timedelta(days=n), "service": "r2-storage", "sku": "s", "user_id": user, "tier": user and "pro"}
+        | {
+            "consumed_quantity": n,
+            "consumed_unit": "u",
+            "list_nanousd": 7 * n,
+            "billed_nanousd": n - 3,
+            "estimated": n > 9,
+        }
+        | {"price_book": "b", "policy_version": 1, "provider": "Cloudflare"}
+        for n in range(25)
+        for user in users_of
+    ]
+    engine = older("0035")
+    put(engine, "charges", *rows)
+    upgrade(engine)
+    as_of, left = datetime(2026, 11, 5, 12, tzinfo=UTC), [25, 15, 5, 0]
+    for days in left:
+        with reading(engine) as session:
+            assert len(open_before(session, as_of.date())) == days
+            assert mismatches(session) == []
+            for month, billed in ((date(2026, 8, 31), 0), (date(2026, 9, 30), 675)):
+                of_users = sums(session, "user", month.replace(day=1), month)
+                assert sum(total.billed_nanousd for total in of_users) == billed
+                assert {total.key: total.tier for total in of_users} == {"": "", "ann": "pro", "bob": "pro"}
+            by_day = [(total.key, total.billed_nanousd) for total in sums(session, "day", date.min, date.max)]
+            assert by_day == [(f"{first + timedelta(days=n)}", 3 * (n - 3)) for n in range(25)]
+        charge(engine, PriceBook(), as_of)
