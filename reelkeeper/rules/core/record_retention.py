@@ -1,8 +1,8 @@
 """Define how long the store keeps unreferenced records. Records of customers' bytes or money are never deleted.
 
 It always keeps: the audit record, the ledger (transfers, entries, holds on credits), charges, daily spend, videos,
-blobs, requests to keep them, what purges freed, webhook endpoints, and leases, whose tokens are never reused. Each
-field has a minimum: no rule looks back further.
+blobs, requests to keep them, what purges freed, webhook endpoints, and leases but those of videos. Each field has a
+minimum: no rule looks back further.
 """
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -27,7 +27,9 @@ class RecordRetentionPolicy(BaseModel):
         "same answer",
     )
     intents_days: int | None = Field(
-        90, ge=7, description="Intents of swaps and restores that are completed or abandoned"
+        90,
+        ge=7,
+        description="Intents of swaps and restores that are completed or abandoned, and leases of videos without one",
     )
     searches_days: int | None = Field(
         400, ge=7, description="Results and costs of CRF searches, which later searches learn from"

@@ -1,6 +1,7 @@
 """Grant leases: the right to work on something for a limited time, with a token that fences off earlier holders.
 
-Rows are never deleted, so no token is used twice. Times are the database's; a holder's own clock decides nothing here.
+Rows stay, but for those of videos that nothing has worked on for days (`prune_records`): no holder has a token twice.
+Times are the database's; a holder's own clock decides nothing here.
 """
 
 from collections.abc import Iterator, Sequence

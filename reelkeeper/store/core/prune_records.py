@@ -44,6 +44,8 @@ from reelkeeper.store.tables import (
 
 Condition = Callable[[datetime], sa.ColumnElement[bool]]
 
+_OF_VIDEO: Final = "video/"
+
 
 class Kind(NamedTuple):
     """A kind of record: its table, the policy's field with its retention, and which older rows may be deleted."""
@@ -132,6 +134,17 @@ def _intent(cutoff: datetime) -> sa.ColumnElement[bool]:
     return sa.and_(operations.c.state != "open", operations.c.updated_at < cutoff, ~still_there)
 
 
+def _lease(cutoff: datetime) -> sa.ColumnElement[bool]:
+    """Build the condition for leases of videos that nothing works on; a holder's name keeps its token apart later."""
+    video_id = sa.func.substr(leases.c.name, len(_OF_VIDEO) + 1)
+    is_old = sa.and_(leases.c.name.startswith(_OF_VIDEO), leases.c.expires_at < cutoff)
+    purged = sa.exists().where(blobs.c.video_id == video_id, blobs.c.state == BlobState.DELETING)
+    is_open = operations.c.state == sa.literal("open", literal_execute=True)  # as the index has it
+    unfinished = sa.exists().where(operations.c.video_id == video_id, is_open)
+    # guard leases.of_intents: what an unfinished swap was done under is forgotten before it is settled
+    return sa.and_(is_old, ~purged, ~unfinished)
+
+
 def _scan(cutoff: datetime) -> sa.ColumnElement[bool]:
     later = scans.alias()
     good = sa.exists().where(later.c.outcome == "good", later.c.started_at > scans.c.started_at)
@@ -169,6 +182,7 @@ KINDS: Final = (  # referring rows before the rows that they refer to
     Kind(uploads, "jobs_days", _upload),
     Kind(reservations, "jobs_days", _reservation),
     Kind(operations, "intents_days", _intent),
+    Kind(leases, "intents_days", _lease),
     Kind(crf_searches, "searches_days", lambda cutoff: crf_searches.c.at < cutoff),
     Kind(scans, "scans_days", _scan),
     Kind(alerts, "alerts_days", _alert),

@@ -19,6 +19,7 @@ from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.operations.core.prune_records import forget, overdue
 from reelkeeper.rules.core.record_retention import RecordRetentionPolicy
 from reelkeeper.store.core.engine import now, reading, transaction
+from reelkeeper.store.core.leases import Lease, current
 from reelkeeper.store.core.prune_records import KINDS
 from reelkeeper.store.tables import (
     alerts,
@@ -48,6 +49,7 @@ FOREVER = {
     "blocked_bytes",
     "doubts",
     *("accounts", "api_tokens", "audit_events", "blobs", "cache_entries", "charges", "controls"),
+    *("charge_days", "charge_months"),
     *(
         "credit_holds",
         "deployment",
@@ -58,7 +60,6 @@ FOREVER = {
         "holds",
         "keeps",
         "key_owners",
-        "leases",
         "orphans",
     ),
     *("spend_days", "storage_accounts", "transfers", "users", "videos", "view_days", "webhook_endpoints"),
@@ -120,6 +121,33 @@ def alert(number: int, at: datetime, state: str, message_id: int | None = None) 
         "first_at": at, "last_at": at, "is_told": True, "message_id": message_id,
         "resolved_at": at if state == "resolved" else None,
     }  # fmt: skip
+
+
+def test_a_lease_of_a_video_goes_when_nothing_has_worked_on_it_for_days(engine: sa.Engine) -> None:
+    at = clean(engine)
+    old, recent = at - timedelta(days=91), at - timedelta(days=89)
+    put(engine, videos, [{"id": name, "user_id": "ann", "state": "live"} for name in ("swapped", "purged", "over")])
+    put(engine, blobs, [{"video_id": "purged", "key": "k", "size_bytes": 1, "state": "deleting", "stored_at": old}])
+    names = {
+        "video/over": old,
+        "video/swapped": old,
+        "video/purged": old,
+        "video/new": recent,
+        "flow/tier_storage": old,
+    }
+    put(engine, leases, [{"name": n, "holder": "w", "token": 3, "expires_at": until} for n, until in names.items()])
+    with LeaseManager(engine) as manager:
+        (lease,) = manager.take(["video/swapped"])
+        work = {"id": "o", "kind": "swap", "video_id": "swapped", "generation": 1, "run_id": "r", "created_at": old}
+        put(engine, operations, [work | {"lease_token": lease.token, "updated_at": old}])
+    with transaction(engine, "test") as session:
+        session.execute(sa.update(leases).where(leases.c.name == "video/swapped").values(expires_at=old))
+    assert run(engine) == {"leases": 1}
+    assert ids(engine, leases) == names.keys() - {"video/over"} | {"flow/prune_cache"}
+    with LeaseManager(engine) as manager:  # taken anew, with an earlier token: it is nobody else's
+        (again,) = manager.take(["video/over"])
+        with reading(engine) as session:
+            assert not current(session, Lease("video/over", "w", again.token))
 
 
 def test_every_table_is_forgotten_by_a_rule_or_kept_for_good() -> None:
