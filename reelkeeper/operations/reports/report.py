@@ -27,6 +27,7 @@ from reelkeeper.store.videos import stock
 
 _MONTHS_BACK = 12
 _MAX_ALERTS = 50
+_MAX_PAYERS = 10
 _NEVER = date.max
 _ONE_DAY = timedelta(days=1)
 TOTAL = ""  # the "service" of a forecast for all services
@@ -58,7 +59,8 @@ class MonthReport:
     budgets: BudgetPolicy
     spent: list[charge_reports.Spent]
     lines: list[charge_reports.SkuLine]
-    payers: list[charges.Sum]  # at list price, the largest first
+    payers: list[charges.Sum]  # the residual, and users at list price, the largest first
+    other_payers: charges.Others
     jobs: list[JobTotal]  # of this month's jobs, by provider and by model
     months: dict[date, int]  # nano-dollars billed in each of the last months, including this one
     expected: list[CostForecast]  # of this month and later ones
@@ -123,13 +125,15 @@ def gather(engine: Engine, month: date, as_of: datetime, budgets: BudgetPolicy |
     with reading(engine) as session:
         policies = in_force(session).policies
         gone = backlog.freed_by_day(session, until)
+        payers, others = charges.dearest(session, month, last, _MAX_PAYERS)
         return MonthReport(
             month=month,
             as_of=as_of,
             budgets=policies.overridden(budget=budgets).budget,
             spent=charge_reports.by_day_and_service(session, month, last),
             lines=charge_reports.by_sku(session, month, last),
-            payers=charges.sums(session, "user", month, last),
+            payers=payers,
+            other_payers=others,
             jobs=[total for kind in ("provider", "model") for total in job_totals.of_kind(session, kind, [name], 1)],
             months=charge_reports.by_month(session, earliest, last),
             expected=[forecast for forecast in forecasts.latest(session, as_of) if forecast.month >= month],

@@ -11,7 +11,6 @@ from reelkeeper.rules.core.wording import dollars, size, usd
 from reelkeeper.rules.lifecycle.savings import KINDS, a_day, kind_of
 from reelkeeper.store.billing.charge_reports import SkuLine
 
-_MAX_PAYERS = 10
 _GB = 10**9
 _HOUR_SECONDS = 3600
 
@@ -32,21 +31,21 @@ def bill(report: MonthReport) -> Table:
 
 def payers(report: MonthReport) -> Table:
     """Tabulate usage by user, at list price, and the part without a user."""
-    users = [payer for payer in report.payers if payer.key]
-    shown, others = users[:_MAX_PAYERS], users[_MAX_PAYERS:]
     rows = [
         [f"{item.key}\n{item.tier or 'tier unknown'}", usd(item.list_nanousd), usd(item.billed_nanousd)]
-        for item in shown
+        for item in report.payers
+        if item.key
     ]
-    if others:
-        listed, billed = (sum(getattr(other, name) for other in others) for name in ("list_nanousd", "billed_nanousd"))
-        rows.append([f"{len(others):,} more", usd(listed), usd(billed)])
+    others = report.other_payers
+    if others.users:
+        rows.append([f"{others.users:,} more", usd(others.list_nanousd), usd(others.billed_nanousd)])
     rows += [
         ["nobody: allowances and rounding", usd(payer.list_nanousd), usd(payer.billed_nanousd)]
         for payer in report.payers
         if not payer.key
     ]
-    total = ["In all", usd(sum(payer.list_nanousd for payer in report.payers)), usd(report.billed_nanousd)]
+    listed = sum(payer.list_nanousd for payer in report.payers) + others.list_nanousd
+    total = ["In all", usd(listed), usd(report.billed_nanousd)]
     return Table(["User", ">At list price", ">Billed"], rows, "Whose use it was", total)
 
 

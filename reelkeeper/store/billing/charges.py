@@ -42,6 +42,14 @@ class Sum(NamedTuple):
     estimated: bool
 
 
+class Others(NamedTuple):
+    """The sum of charges for users that are not listed."""
+
+    users: int
+    list_nanousd: int
+    billed_nanousd: int
+
+
 def take_turns(session: Session) -> None:
     """Wait for others that write charges, until the transaction ends; readers see the earlier ones until the commit."""
     if session.get_bind().dialect.name == "postgresql":  # SQLite has one writer at a time anyway
@@ -160,16 +168,31 @@ def sums(session: Session, by: By, first: date, last: date) -> list[Sum]:
 
     By user, both days are the ends of months.
     """
+    return list(_each_sum(session, by, first, last))
+
+
+def dearest(session: Session, first: date, last: date, most: int) -> tuple[list[Sum], Others]:
+    """Sum the charges of `most` users and the residual, the largest first, and of the others together."""
+    found, others = list[Sum](), Others(0, 0, 0)
+    for one in _each_sum(session, "user", first, last):
+        if not one.key or sum(bool(other.key) for other in found) < most:
+            found.append(one)
+        else:
+            others = Others(
+                others.users + 1, others.list_nanousd + one.list_nanousd, others.billed_nanousd + one.billed_nanousd
+            )
+    return found, others
+
+
+def _each_sum(session: Session, by: By, first: date, last: date) -> Iterator[Sum]:
     rows = _lines(first, last) if by == "user" else charge_days
     key = rows.c[{"user": "user_id"}.get(by, by)]
     tier = sa.func.max(rows.c.tier) if by == "user" else sa.null()
     query = sa.select(key.label("key"), tier.label("tier"), *totals(rows)).where(rows.c.day.between(first, last))
     listed = sa.func.sum(rows.c.list_nanousd)
     query = query.group_by(key).order_by(*([key] if by == "day" else [listed.desc(), key]))
-    return [
-        Sum(str(row.key), row.tier, int(row.listed), int(row.billed), bool(row.estimated))
-        for row in session.execute(query)
-    ]
+    for row in session.execute(query, execution_options={"yield_per": _BATCH}):
+        yield Sum(str(row.key), row.tier, int(row.listed), int(row.billed), bool(row.estimated))
 
 
 def billed_by_provider(session: Session, first: date, last: date) -> dict[str, dict[str, int]]:

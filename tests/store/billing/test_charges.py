@@ -7,7 +7,7 @@ import sqlalchemy as sa
 
 from reelkeeper.model.money import Charge
 from reelkeeper.store.billing.charge_reports import Settled, by_scope, settled
-from reelkeeper.store.billing.charges import Sum, between, replace, sums, take_turns
+from reelkeeper.store.billing.charges import Others, Sum, between, dearest, replace, sums, take_turns
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.tables import charges
 
@@ -73,6 +73,14 @@ def test_they_add_up_by_user_service_and_day(engine: sa.Engine) -> None:
             ("2026-11-02", 900),
         ]
         assert sums(session, "day", SECOND, SECOND)[0].list_nanousd == 900
+
+
+def test_the_dearest_users_are_apart_from_the_others(engine: sa.Engine) -> None:
+    put(engine, *ROWS, charge(SECOND, "api", "cid", 7, 6), charge(SECOND, "api", "dan", 5))
+    with reading(engine) as session:
+        found, others = dearest(session, *MONTH, 2)
+    assert [one.key for one in found] == ["bob", "ann", ""]
+    assert others == Others(2, 12, 11)
 
 
 def test_a_day_can_be_compared_with_what_it_should_be(engine: sa.Engine) -> None:
