@@ -22,9 +22,10 @@ def deliver_alerts(
     """Send the messages that wait in the outbox, for at most `seconds`. A dry run only lists them.
 
     A message that Slack refuses, or has not accepted for 15 minutes, goes to the second sink; the run then fails with
-    the counts. Messages that still wait are tried again by the next run. Afterwards, events are sent to the webhook
-    endpoints. If the bucket is public through Cloudflare's cache, deleted objects are purged from that cache. Vendors
-    are asked to delete what they have of erased users, and of videos that were taken down.
+    the counts. Messages that still wait are tried again by the next run. Runs that failed or crashed within six hours
+    are reported, if that was missed. Afterwards, events are sent to the webhook endpoints. If the bucket is public
+    through Cloudflare's cache, deleted objects are purged from that cache. Vendors are asked to delete what they have
+    of erased users, and of videos that were taken down.
     """
     run_id = runs.run_id()
 
@@ -34,6 +35,7 @@ def deliver_alerts(
         begun = time.monotonic()
         alerts.purge_cache(engine, run_id)
         alerts.erase_at_vendors(engine, run_id)
+        alerts.report_runs(engine)
         delivered = alerts.deliver(engine, seconds=seconds)
         left = max(_LEAST_SECONDS, seconds - (time.monotonic() - begun))
         alerts.tell_webhooks(engine, seconds=left, follow=follow)

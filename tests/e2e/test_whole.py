@@ -168,6 +168,21 @@ def test_a_run_without_a_worker_raises_an_alert_and_one_that_never_begins_crashe
     _end_schedules(installation)
 
 
+def test_a_crash_of_which_the_api_never_heard_is_told_by_the_next_delivery(
+    whole: tuple[Installation, World], at_slack: SlackDouble
+) -> None:
+    installation, _ = whole
+    installation.kill("api")
+    dead = _due_in_2099(installation, "sync-catalog")
+    ends = {"type": "CRASHED", "name": "Crashed", "message": "its machine is gone"}
+    installation.ask("POST", f"/flow_runs/{dead}/set_state", {"state": ends, "force": True})
+    failed = {"filter": {"event": {"name": ["prefect.automation.action.failed"]}}}
+    until(lambda: installation.ask("POST", "/events/filter", failed)["events"], 60, "Prefect's server calls in vain")
+    installation.begin("deliver-alerts", "after it")
+    until(lambda: "A run of sync_catalog crashed" in " ".join(at_slack.titles()), 60, "Slack hears of it")
+    installation.start("api", "reelkeeper", "api", "--port", str(installation.api_port))
+
+
 def _make_impatient(installation: Installation, name: str) -> None:
     """Set an automation's waiting time to Prefect's minimum of ten seconds."""
     (found,) = [item for item in installation.ask("POST", "/automations/filter", {}) if item["name"] == name]

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 from uuid import uuid4
 
 from reelkeeper.errors import NotFound
@@ -24,11 +24,13 @@ from reelkeeper.model.alerts import (
     tame,
 )
 from reelkeeper.operations.alerts import events
+from reelkeeper.operations.alerts.outbox import run_link
 from reelkeeper.rules.alerts import alerting, messages
-from reelkeeper.rules.alerts.alerting import DIGEST_ABOVE, Decision, FindingState, Known, Quiet, decide
+from reelkeeper.rules.alerts.alerting import DIGEST_ABOVE, Decision, FindingState, Known, Quiet, Trouble, decide
 from reelkeeper.store import Engine, Session
 from reelkeeper.store.alerts import alerts, outbox
-from reelkeeper.store.core.engine import now, transaction
+from reelkeeper.store.core import deployment
+from reelkeeper.store.core.engine import now, reading, transaction
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,36 @@ class Observed:
     repeated: int
     resolved: int
     snoozed: int
+
+
+class EndedRun(NamedTuple):
+    """A flow run that failed or crashed, as Prefect's server has it."""
+
+    trouble: Trouble
+    flow: str
+    id: str
+    name: str
+    message: str
+    at: datetime
+
+
+def report_runs(engine: Engine, ended: Iterable[EndedRun], *, ui_url: str | None) -> int:
+    """Report the last run of each flow that failed or crashed, if it has not succeeded since and that was not done.
+
+    `ended` come the latest first. Return how many alerts are new.
+    """
+    with reading(engine) as session:
+        beats = deployment.beats(session)
+    news, last = 0, {(run.flow, run.trouble): run for run in reversed(list(ended))}
+    for run in last.values():
+        beat = beats.get(run.flow.replace("-", "_"))
+        if alerting.is_no_failure(run.trouble, run.flow, run.message) or (beat and beat.last_ok_at >= run.at):
+            continue
+        found = alerting.finding(
+            run.trouble, run.flow, run_name=run.name, message=run.message, url=run_link(ui_url, run.id)
+        )
+        news += observe(engine, [found], rules=(), run_id=run.id).opened
+    return news
 
 
 def observe(

@@ -11,9 +11,11 @@ from inline_snapshot import snapshot
 from reelkeeper.errors import NotFound
 from reelkeeper.model.alerts import Finding, Picture, Severity
 from reelkeeper.operations.alerts import alerts as operation
-from reelkeeper.operations.alerts.alerts import Observed, observe
+from reelkeeper.operations.alerts.alerts import EndedRun, Observed, observe, report_runs
 from reelkeeper.operations.core.freeze import freeze
+from reelkeeper.rules.alerts.alerting import Trouble
 from reelkeeper.store.alerts import alerts as stored
+from reelkeeper.store.core.deployment import record_beat
 from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.tables import alerts, outbox, snoozes
 from tests.marks import marked
@@ -221,3 +223,26 @@ def _pass(engine: sa.Engine, *, hours: float) -> None:
         for row in session.execute(sa.select(alerts)).all():
             at = row.told_at - timedelta(hours=hours)
             session.execute(sa.update(alerts).where(alerts.c.id == row.id).values(told_at=at))
+
+
+def test_a_run_that_ended_badly_is_reported_once_unless_its_flow_has_succeeded_since(engine: sa.Engine) -> None:
+    with transaction(engine, "test") as session:
+        at = now(session)
+        record_beat(session, "prune_cache", "later", 3600, 60)
+    before, after = at - timedelta(hours=1), at + timedelta(hours=1)
+    refused = "Flow run encountered an exception: OnTrial: no"
+    runs = [
+        EndedRun(Trouble.CRASHED, "sync-catalog", "1", "one", "gone", before),
+        EndedRun(Trouble.CRASHED, "sync-catalog", "2", "two", "gone", before - timedelta(hours=1)),
+        EndedRun(Trouble.FAILED, "tier-storage", "3", "three", refused, before),
+        EndedRun(Trouble.FAILED, "prune-cache", "4", "four", "no", before),
+    ]
+    assert report_runs(engine, runs, ui_url=None) == 1
+    assert report_runs(engine, runs, ui_url=None) == 0
+    assert report_runs(engine, [runs[-1]._replace(at=after)], ui_url=None) == 1
+    with reading(engine) as session:
+        rows = session.execute(sa.select(alerts.c.rule, alerts.c.scope, alerts.c.run_id).order_by(alerts.c.run_id))
+        assert [*map(tuple, rows)] == [
+            ("run_crashed", "flow:sync_catalog", "1"),
+            ("run_failed", "flow:prune_cache", "4"),
+        ]
