@@ -97,13 +97,18 @@ def create_app(app_state: AppState) -> FastAPI:
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    delivering = app.state.app_state.delivering
     app.state.dispatching.start()
+    if delivering:
+        delivering.start()
     tasks = [asyncio.create_task(item) for item in (app.state.load.keep_time(), app.state.load.keep_limits())]
     yield
     for task in tasks:
         task.cancel()
     app.state.following.stop()
     app.state.dispatching.stop()
+    if delivering:
+        delivering.stop()
 
 
 def _schema(app: FastAPI) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from fastapi.security import HTTPBearer
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from reelkeeper.adapters.orchestrator import Orchestrator
+from reelkeeper.api.delivering import Delivering
 from reelkeeper.api.load import Load
 from reelkeeper.errors import OnTrial
 from reelkeeper.model.ids import Id, Place, Span
@@ -119,6 +120,7 @@ class AppState:
     provider: str | None = "local"  # provider of the models for which the catalogue names none
     allow_private: bool = False  # whether webhook URLs may have private addresses
     cors_origins: tuple[str, ...] = ()  # of web pages that a browser lets call the API
+    delivering: Delivering | None = None
     load: Load = field(init=False)
 
     def __post_init__(self) -> None:

@@ -1,6 +1,7 @@
 """The whole of it, with real parts: PostgreSQL, Prefect's server with auth, SeaweedFS, a worker, the API, Slack."""
 
 import signal
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ from inline_snapshot import snapshot
 
 from deployments.automations import FAILED_BY
 from reelkeeper.model import BlobState, VideoState
-from tests.doubles.slack import SlackDouble
+from reelkeeper.operations.alerts import alerts
+from reelkeeper.store.core.engine import transaction
+from tests.doubles.slack import HANG, SlackDouble
 from tests.e2e.conftest import Install
 from tests.e2e.installation import NAMES, Installation, until
 from tests.faults.world import World
@@ -191,6 +194,39 @@ def _make_impatient(installation: Installation, name: str) -> None:
     installation.ask(
         "PUT", f"/automations/{found['id']}", {field: found[field] for field in fields} | {"trigger": trigger}
     )
+
+
+def test_alerts_are_out_within_a_minute_though_the_worker_that_delivers_them_dies_while_it_sends(
+    whole: tuple[Installation, World], at_slack: SlackDouble
+) -> None:
+    installation, world = whole
+    engine = world.workspace.engine
+    installation.processes["api"].send_signal(signal.SIGSTOP)  # it would be the first to send
+    at_slack.reset()
+    at_slack.queue = [HANG]
+    with transaction(engine, "test") as session:
+        alerts.post(session, "In the dead worker's hands", "")
+    run_id = installation.begin("deliver-alerts", "dies")
+    until(at_slack.asked_at, 120, "it sends")
+    for child in installation.kill("worker"):
+        child.kill()
+    died = time.monotonic()
+    with transaction(engine, "test") as session:
+        alerts.post(session, "Left behind", "")
+    installation.processes["api"].send_signal(signal.SIGCONT)
+
+    def sent(*words: str) -> bool:
+        return all(any(word in title for title in at_slack.titles()) for word in words)
+
+    until(lambda: sent("hands", "Left behind"), 60, "Slack has both")
+    print(f"sent {time.monotonic() - died:.0f} s after the death")  # noqa: T201  as its figure
+    until(lambda: sent("A run of deliver_alerts crashed"), 180, "Slack hears of the dead run")
+    crashed = datetime.fromisoformat(installation.run(run_id)["state"]["timestamp"])
+    took = (datetime.now(UTC) - crashed).total_seconds()
+    print(f"told {took:.0f} s after Prefect's server knew, {time.monotonic() - died:.0f} s after the death")  # noqa: T201  as above
+    assert took < 60
+    assert len(at_slack.titles()) == len(set(at_slack.titles()))
+    installation.start_worker("--limit", "6")
 
 
 def test_without_the_password_every_route_says_401(whole: tuple[Installation, World]) -> None:

@@ -86,13 +86,15 @@ def _tell(result: ClickResult, url: str, api_url: str, orchestrator: Orchestrato
 
 @router.post(RUNS_PATH, include_in_schema=False, dependencies=[needs(Scope.RUNS), WRITE])
 def run_in_trouble(run: TroubledRun, app_state: CurrentState) -> Response:
-    """Raise an alert. A repeated call, or another run that fails in the same way, raises no second one."""
+    """Raise an alert, and send it. A repeated call, or another run that fails in the same way, raises no second one."""
     message = run.message or ""
     if run.is_manual_dry_run or alerting.is_no_failure(run.trouble, run.flow, message):
         return Response(status_code=204)
     url = run_link(settings().ui_url, run.run_id) or run_link(None, run.url or "")
     found = alerting.finding(run.trouble, run.flow, run_name=run.run_name, message=message, url=url)
     observe(app_state.workspace.engine, [found], rules=(), run_id=run.run_id)
+    if app_state.delivering:
+        app_state.delivering.wake()
     return Response(status_code=204)
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from reelkeeper.cli.opening import configured, workspace
+from reelkeeper.cli.opening import configured, store, workspace
 from reelkeeper.cli.screen import emit
 
 _PATIENCE_SECONDS = 20  # for open requests when it is stopped
@@ -27,13 +27,15 @@ def api(
     from reelkeeper.adapters import orchestrator
     from reelkeeper.api.app import create_app
     from reelkeeper.api.app_state import AppState
+    from reelkeeper.api.delivering import Delivering
     from reelkeeper.api.server import LET_IN, Connection, Server, limit_arenas
     from reelkeeper.operations import limit_lock_waits
+    from reelkeeper.operations.alerts.outbox import configured_sinks
     from reelkeeper.rules.core.request_limits import WAIT_SECONDS
 
     limit_arenas()
     settings = configured()
-    with workspace() as opened:
+    with workspace() as opened, store() as unhurried:
         limit_lock_waits(opened.engine, WAIT_SECONDS)
         app = create_app(
             AppState(
@@ -43,6 +45,7 @@ def api(
                 settings.provider,
                 settings.allow_private_addresses,
                 settings.cors_origins,
+                Delivering(unhurried, configured_sinks(settings)),
             )
         )
         if schema:

@@ -33,8 +33,10 @@ from reelkeeper.store.core.engine import reading, transaction
 
 _FLOW_RUN: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")  # Prefect's ids, unlike a command's
 
-TURN_SECONDS = 120.0  # for one message: a picture takes three requests, each with its timeout
-STALE_SECONDS = 30.0  # an older turn is not used: the process was suspended, and another may have taken over
+# A turn is for one message, and must outlast a turn's age at its use and the timeouts of the requests: where a process
+# dies during it, no other sends before its end. A picture takes three requests.
+TURN_SECONDS, PICTURE_SECONDS = 45.0, 120.0
+STALE_SECONDS = 15.0  # an older turn is not used: the process was suspended, and another may have taken over
 COPY_AFTER_SECONDS = 15 * 60.0
 FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 5.0, 300.0
 MAX_REFUSALS = 1_000  # of a message, where only the console is left: over three days at a run every 5 minutes
@@ -167,6 +169,8 @@ class _Delivery:
         pause = 0.0
         if taken:
             message_id, outgoing, attempts = taken
+            if outgoing.picture:
+                turn = leases.renew(self._engine, turn, PICTURE_SECONDS)
             pause = self._hand_over(message_id, self._sinks.linked(outgoing), attempts, requested_at=requested_at)
         leases.renew(self._engine, turn, pause)
         return taken is not None
