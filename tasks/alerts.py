@@ -1,36 +1,22 @@
 """Alerts: the findings of a monitoring flow, and the resulting messages."""
 
 from collections.abc import Collection, Sequence
-from datetime import UTC, datetime, timedelta
-from typing import Final
 
-from httpx import HTTPError
-from prefect.client.orchestration import get_client
-from prefect.client.schemas import StateType
-from prefect.client.schemas.filters import (
-    FlowRunFilter,
-    FlowRunFilterDeploymentId,
-    FlowRunFilterEndTime,
-    FlowRunFilterState,
-    FlowRunFilterStateType,
-)
-from prefect.client.schemas.sorting import FlowRunSort
 from prefect.logging import get_run_logger
 
+from reelkeeper.adapters import orchestrator
+from reelkeeper.adapters.orchestrator import Orchestrator
+from reelkeeper.errors import OrchestratorError
 from reelkeeper.model.alerts import Finding
 from reelkeeper.operations import Engine
 from reelkeeper.operations.alerts import alerts, outbox, webhooks
-from reelkeeper.operations.alerts.alerts import EndedRun, Observed
+from reelkeeper.operations.alerts.alerts import Observed
 from reelkeeper.operations.alerts.outbox import Delivered, configured_sinks
 from reelkeeper.operations.lifecycle import cache_purge
 from reelkeeper.operations.removals import at_vendors
-from reelkeeper.rules.alerts.alerting import Trouble
 from reelkeeper.rules.lifecycle.report import DeliveryReport
 from reelkeeper.settings import settings
 from tasks import step
-
-_LOOKED_BACK: Final = timedelta(hours=6)
-_MAX_RUNS: Final = 100
 
 
 @step("record findings")
@@ -47,34 +33,18 @@ def observe(
     return observed
 
 
-@step("report runs that ended badly")
 def report_runs(engine: Engine) -> None:
-    """Report runs that failed or crashed in the last hours: Prefect's server may have called an API that was away.
+    """Report runs that ended badly while the API was away, if there is a Prefect server."""
+    if server := orchestrator.connect(settings()):
+        _report_runs(engine, server)
 
-    Prefect calls once. After its own restart it holds an event back for 15 minutes where it has forgotten the one
-    before it (`prefect.server.events.ordering`). A run that is reported already is no news, nor one that succeeded
-    since.
-    """
-    after = FlowRunFilterEndTime(after_=datetime.now(UTC) - _LOOKED_BACK)
-    badly = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.FAILED, StateType.CRASHED]))
-    of_deployments = FlowRunFilterDeploymentId(is_null_=False)  # others show their error to a person
-    wanted = FlowRunFilter(state=badly, end_time=after, deployment_id=of_deployments)
+
+@step("report runs that ended badly")
+def _report_runs(engine: Engine, server: Orchestrator) -> None:
     try:
-        with get_client(sync_client=True) as client:
-            found = client.read_flow_runs(flow_run_filter=wanted, sort=FlowRunSort.END_TIME_DESC, limit=_MAX_RUNS)
-            flows = {flow_id: client.read_flow(flow_id).name for flow_id in {run.flow_id for run in found}}
-    except HTTPError as error:
-        get_run_logger().warning("Prefect's server did not list the runs that ended badly: %s", type(error).__name__)
-        return
-    ended = [
-        EndedRun(
-            Trouble(run.state.type.lower()), flows[run.flow_id], str(run.id), run.name, run.state.message or "", at
-        )
-        for run in found
-        if run.state and (at := run.end_time)
-    ]
-    if news := alerts.report_runs(engine, ended, ui_url=settings().ui_url):
-        get_run_logger().warning("%d alerts of runs that ended badly had not reached the API", news)
+        alerts.report_runs(engine, server, ui_url=settings().ui_url)
+    except OrchestratorError as error:  # the next run asks again
+        get_run_logger().warning("%s", error)
 
 
 @step("deliver the outbox")

@@ -1,13 +1,15 @@
-"""Start runs through Prefect's HTTP API, so that the library does not import Prefect.
+"""Start and list runs through Prefect's HTTP API, so that the library does not import Prefect.
 
 GET  /admin/version                          checks that it answers and accepts our credentials
 GET  /deployments/name/FLOW/DEPLOYMENT       its id
+POST /flow_runs/filter, /flows/filter        the runs that ended badly, and the names of their flows
 GET  /csrf-token?client=NAME                 if the server requires one; 422 if it does not
 POST /deployments/ID/create_flow_run         idempotency_key: repeating one returns the same run
 """
 
 import time
 from collections.abc import Mapping
+from datetime import datetime
 from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -16,6 +18,7 @@ from uuid import uuid4
 import httpx
 
 from reelkeeper.errors import Misconfigured, OrchestratorError, Unavailable
+from reelkeeper.model.alerts import EndedRun
 from reelkeeper.settings import Settings
 
 TIMEOUT_SECONDS: Final = 10.0
@@ -45,6 +48,36 @@ class Orchestrator:
             path = f"/deployments/{found.get('id')}/create_flow_run"
             run = _call(client, "POST", path, body, self._csrf(client), what="a new run")
         return str(run.get("id"))
+
+    def ended_badly(self, since: datetime, limit: int = 100) -> list[EndedRun]:
+        """List the last runs of deployments that failed or crashed after `since`, the latest first.
+
+        Raises OrchestratorError, which never contains an address.
+        """
+        wanted = {
+            "state": {"type": {"any_": ["FAILED", "CRASHED"]}},
+            "end_time": {"after_": since.isoformat()},
+            "deployment_id": {"is_null_": False},  # others show their error to a person
+        }
+        body = {"flow_runs": wanted, "sort": "END_TIME_DESC", "limit": limit}
+        with httpx.Client(base_url=self._url, auth=self._auth, timeout=TIMEOUT_SECONDS) as client:
+            headers = self._csrf(client)
+            runs = _list(client, "/flow_runs/filter", body, headers, what="runs that ended badly")
+            ids = {"id": {"any_": sorted({str(run["flow_id"]) for run in runs})}}
+            flows = _list(client, "/flows/filter", {"flows": ids}, headers, what="their flows") if runs else []
+        names = {flow["id"]: str(flow["name"]) for flow in flows}
+        return [
+            EndedRun(
+                run["state"]["type"] == "CRASHED",
+                names[run["flow_id"]],
+                str(run["id"]),
+                str(run["name"]),
+                run["state"].get("message") or "",
+                datetime.fromisoformat(run["end_time"]),
+            )
+            for run in runs
+            if run["flow_id"] in names
+        ]
 
     def _csrf(self, client: httpx.Client) -> dict[str, str]:
         try:
@@ -120,11 +153,31 @@ def _call(
     *,
     what: str,
 ) -> dict[str, Any]:
+    status, document = _asked(client, method, path, body, headers, what)
+    if not isinstance(document, dict) or not document.get("id"):
+        raise OrchestratorError(f"Prefect answered {status} to {method} of {what}")
+    return document
+
+
+def _list(
+    client: httpx.Client, path: str, body: Mapping[str, Any], headers: Mapping[str, str], *, what: str
+) -> list[dict[str, Any]]:
+    status, document = _asked(client, "POST", path, body, headers, what)
+    if not isinstance(document, list):
+        raise OrchestratorError(f"Prefect answered {status} to a question for {what}")
+    return document
+
+
+def _asked(
+    client: httpx.Client,
+    method: str,
+    path: str,
+    body: Mapping[str, Any] | None,
+    headers: Mapping[str, str] | None,
+    what: str,
+) -> tuple[int, object]:
     try:
         answer = client.request(method, path, json=body, headers=headers)
-        document = answer.json() if answer.is_success else None
+        return answer.status_code, answer.json() if answer.is_success else None
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         raise OrchestratorError(f"Prefect gave no answer to {method} of {what}: {type(error).__name__}") from None
-    if not isinstance(document, dict) or not document.get("id"):
-        raise OrchestratorError(f"Prefect answered {answer.status_code} to {method} of {what}")
-    return document

@@ -248,3 +248,14 @@ class Endpoint:
     old_secret_until: Annotated[datetime | None, Field(description="When the previous secret stops signing messages")]
     waiting: int
     given_up: int
+
+
+class EndedRun(NamedTuple):
+    """A flow run of a deployment that failed or crashed, as Prefect's server has it."""
+
+    has_crashed: bool
+    flow: str
+    id: str
+    name: str
+    message: str
+    at: datetime

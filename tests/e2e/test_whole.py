@@ -171,19 +171,28 @@ def test_a_run_without_a_worker_raises_an_alert_and_one_that_never_begins_crashe
     _end_schedules(installation)
 
 
-def test_a_crash_of_which_the_api_never_heard_is_told_by_the_next_delivery(
+def test_a_crash_of_which_the_api_never_heard_is_told_by_the_next_delivery_or_by_the_api_when_it_is_back(
     whole: tuple[Installation, World], at_slack: SlackDouble
 ) -> None:
     installation, _ = whole
     installation.kill("api")
-    dead = _due_in_2099(installation, "sync-catalog")
+    _crash_unheard(installation, "sync-catalog", 1)
+    installation.begin("deliver-alerts", "after it")
+    until(lambda: "A run of sync_catalog crashed" in " ".join(at_slack.titles()), 60, "a delivery tells of it")
+    _crash_unheard(installation, "forecast-costs", 2)
+    installation.start("api", "reelkeeper", "api", "--port", str(installation.api_port))
+    until(lambda: "A run of forecast_costs crashed" in " ".join(at_slack.titles()), 60, "the API tells of it")
+
+
+def _crash_unheard(installation: Installation, flow: str, count: int) -> None:
+    """Have a run crash, and wait until Prefect's server has called the API in vain, for `count` runs in all."""
+    dead = _due_in_2099(installation, flow)
     ends = {"type": "CRASHED", "name": "Crashed", "message": "its machine is gone"}
     installation.ask("POST", f"/flow_runs/{dead}/set_state", {"state": ends, "force": True})
     failed = {"filter": {"event": {"name": ["prefect.automation.action.failed"]}}}
-    until(lambda: installation.ask("POST", "/events/filter", failed)["events"], 60, "Prefect's server calls in vain")
-    installation.begin("deliver-alerts", "after it")
-    until(lambda: "A run of sync_catalog crashed" in " ".join(at_slack.titles()), 60, "Slack hears of it")
-    installation.start("api", "reelkeeper", "api", "--port", str(installation.api_port))
+    until(
+        lambda: len(installation.ask("POST", "/events/filter", failed)["events"]) >= count, 60, "its calls are in vain"
+    )
 
 
 def _make_impatient(installation: Installation, name: str) -> None:

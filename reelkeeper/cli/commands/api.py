@@ -37,15 +37,16 @@ def api(
     settings = configured()
     with workspace() as opened, store() as unhurried:
         limit_lock_waits(opened.engine, WAIT_SECONDS)
+        prefect = orchestrator.connect(settings)
         app = create_app(
             AppState(
                 opened,
                 settings.scratch,
-                orchestrator.connect(settings),
+                prefect,
                 settings.provider,
                 settings.allow_private_addresses,
                 settings.cors_origins,
-                Delivering(unhurried, configured_sinks(settings)),
+                Delivering(unhurried, configured_sinks(settings), prefect),
             )
         )
         if schema:

@@ -8,9 +8,10 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any, NamedTuple, get_args
+from typing import Any, Final, get_args
 from uuid import uuid4
 
+from reelkeeper.adapters.orchestrator import Orchestrator
 from reelkeeper.errors import NotFound
 from reelkeeper.model.alerts import (
     AlertRule,
@@ -32,6 +33,8 @@ from reelkeeper.store.alerts import alerts, outbox
 from reelkeeper.store.core import deployment
 from reelkeeper.store.core.engine import now, reading, transaction
 
+_LOOKED_BACK: Final = timedelta(hours=6)
+
 
 @dataclass(frozen=True, slots=True)
 class Observed:
@@ -43,32 +46,23 @@ class Observed:
     snoozed: int
 
 
-class EndedRun(NamedTuple):
-    """A flow run that failed or crashed, as Prefect's server has it."""
+def report_runs(engine: Engine, orchestrator: Orchestrator, *, ui_url: str | None) -> int:
+    """Report the runs that failed or crashed in the last six hours, and that nobody has reported; return how many.
 
-    trouble: Trouble
-    flow: str
-    id: str
-    name: str
-    message: str
-    at: datetime
-
-
-def report_runs(engine: Engine, ended: Iterable[EndedRun], *, ui_url: str | None) -> int:
-    """Report the last run of each flow that failed or crashed, if it has not succeeded since and that was not done.
-
-    `ended` come the latest first. Return how many alerts are new.
+    Prefect's server calls the API once, away or not. After its own restart it holds an event back for 15 minutes where
+    it has forgotten the one before it (`prefect.server.events.ordering`). Of a flow the last run is reported, and none
+    that has succeeded since. Raises OrchestratorError.
     """
     with reading(engine) as session:
-        beats = deployment.beats(session)
-    news, last = 0, {(run.flow, run.trouble): run for run in reversed(list(ended))}
+        at, beats = now(session), deployment.beats(session)
+    ended = orchestrator.ended_badly(at - _LOOKED_BACK)
+    news, last = 0, {(run.flow, run.has_crashed): run for run in reversed(ended)}
     for run in last.values():
-        beat = beats.get(run.flow.replace("-", "_"))
-        if alerting.is_no_failure(run.trouble, run.flow, run.message) or (beat and beat.last_ok_at >= run.at):
+        beat, trouble = beats.get(run.flow.replace("-", "_")), Trouble.CRASHED if run.has_crashed else Trouble.FAILED
+        if alerting.is_no_failure(trouble, run.flow, run.message) or (beat and beat.last_ok_at >= run.at):
             continue
-        found = alerting.finding(
-            run.trouble, run.flow, run_name=run.name, message=run.message, url=run_link(ui_url, run.id)
-        )
+        url = run_link(ui_url, run.id)
+        found = alerting.finding(trouble, run.flow, run_name=run.name, message=run.message, url=url)
         news += observe(engine, [found], rules=(), run_id=run.id).opened
     return news
 

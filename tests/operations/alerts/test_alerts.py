@@ -1,19 +1,19 @@
 """`observe`: state and message in one transaction, on both databases."""
 
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from inline_snapshot import snapshot
 
+from reelkeeper.adapters.orchestrator import Orchestrator
 from reelkeeper.errors import NotFound
-from reelkeeper.model.alerts import Finding, Picture, Severity
+from reelkeeper.model.alerts import EndedRun, Finding, Picture, Severity
 from reelkeeper.operations.alerts import alerts as operation
-from reelkeeper.operations.alerts.alerts import EndedRun, Observed, observe, report_runs
+from reelkeeper.operations.alerts.alerts import Observed, observe, report_runs
 from reelkeeper.operations.core.freeze import freeze
-from reelkeeper.rules.alerts.alerting import Trouble
 from reelkeeper.store.alerts import alerts as stored
 from reelkeeper.store.core.deployment import record_beat
 from reelkeeper.store.core.engine import now, reading, transaction
@@ -232,17 +232,27 @@ def test_a_run_that_ended_badly_is_reported_once_unless_its_flow_has_succeeded_s
     before, after = at - timedelta(hours=1), at + timedelta(hours=1)
     refused = "Flow run encountered an exception: OnTrial: no"
     runs = [
-        EndedRun(Trouble.CRASHED, "sync-catalog", "1", "one", "gone", before),
-        EndedRun(Trouble.CRASHED, "sync-catalog", "2", "two", "gone", before - timedelta(hours=1)),
-        EndedRun(Trouble.FAILED, "tier-storage", "3", "three", refused, before),
-        EndedRun(Trouble.FAILED, "prune-cache", "4", "four", "no", before),
+        EndedRun(True, "sync-catalog", "1", "one", "gone", before),
+        EndedRun(True, "sync-catalog", "2", "two", "gone", before - timedelta(hours=1)),
+        EndedRun(False, "tier-storage", "3", "three", refused, before),
+        EndedRun(False, "prune-cache", "4", "four", "no", before),
     ]
-    assert report_runs(engine, runs, ui_url=None) == 1
-    assert report_runs(engine, runs, ui_url=None) == 0
-    assert report_runs(engine, [runs[-1]._replace(at=after)], ui_url=None) == 1
+    assert report_runs(engine, Ended(runs), ui_url=None) == 1
+    assert report_runs(engine, Ended(runs), ui_url=None) == 0
+    assert report_runs(engine, Ended([runs[-1]._replace(at=after)]), ui_url=None) == 1
     with reading(engine) as session:
         rows = session.execute(sa.select(alerts.c.rule, alerts.c.scope, alerts.c.run_id).order_by(alerts.c.run_id))
         assert [*map(tuple, rows)] == [
             ("run_crashed", "flow:sync_catalog", "1"),
             ("run_failed", "flow:prune_cache", "4"),
         ]
+
+
+class Ended(Orchestrator):
+    """A server with these runs; `tests/e2e/test_whole.py` asks a real one."""
+
+    def __init__(self, runs: list[EndedRun]) -> None:
+        self.runs = runs
+
+    def ended_badly(self, since: datetime, limit: int = 100) -> list[EndedRun]:
+        return [run for run in self.runs if run.at > since][:limit]
