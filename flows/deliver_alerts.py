@@ -35,7 +35,8 @@ def deliver_alerts(
         begun = time.monotonic()
         alerts.purge_cache(engine, run_id)
         alerts.erase_at_vendors(engine, run_id)
-        alerts.report_runs(engine)
+        if server := runs.server():
+            alerts.report_runs(engine, server)
         delivered = alerts.deliver(engine, seconds=seconds)
         left = max(_LEAST_SECONDS, seconds - (time.monotonic() - begun))
         alerts.tell_webhooks(engine, seconds=left, follow=follow)

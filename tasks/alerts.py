@@ -4,7 +4,6 @@ from collections.abc import Collection, Sequence
 
 from prefect.logging import get_run_logger
 
-from reelkeeper.adapters import orchestrator
 from reelkeeper.adapters.orchestrator import Orchestrator
 from reelkeeper.errors import OrchestratorError
 from reelkeeper.model.alerts import Finding
@@ -33,17 +32,12 @@ def observe(
     return observed
 
 
-def report_runs(engine: Engine) -> None:
-    """Report runs that ended badly while the API was away, if there is a Prefect server."""
-    if server := orchestrator.connect(settings()):
-        _report_runs(engine, server)
-
-
 @step("report runs that ended badly")
-def _report_runs(engine: Engine, server: Orchestrator) -> None:
+def report_runs(engine: Engine, server: Orchestrator) -> None:
+    """Report runs that ended badly, and that nobody has reported. Without an answer, the next run asks again."""
     try:
         alerts.report_runs(engine, server, ui_url=settings().ui_url)
-    except OrchestratorError as error:  # the next run asks again
+    except OrchestratorError as error:
         get_run_logger().warning("%s", error)
 
 

@@ -15,10 +15,11 @@ from prefect.context import FlowRunContext
 from prefect.exceptions import Abort
 from prefect.flows import Flow
 from prefect.logging import get_run_logger
-from prefect.settings import PREFECT_API_URL
+from prefect.settings import PREFECT_API_URL, get_current_settings
 from pydantic import AwareDatetime, Field, GetJsonSchemaHandler, TypeAdapter
 from pydantic_core import CoreSchema
 
+from reelkeeper.adapters.orchestrator import Orchestrator
 from reelkeeper.errors import Frozen, ReelkeeperError
 from reelkeeper.operations import Engine, open_store, safe_to_repeat
 from reelkeeper.operations.alerts import alerts
@@ -141,6 +142,14 @@ def require_deployment() -> None:
     # guard machines.runs: a run in a process without settings reports that it is done, and did nothing here
     if deployment_id is not None:
         machine.require_deployment(settings(), deployment_id, patience_seconds=PATIENCE_SECONDS)
+
+
+def server() -> Orchestrator | None:
+    """Return Prefect's server; None where it is this process's own, or asks for a key, as Prefect's Cloud does."""
+    at = get_current_settings().api
+    if has_own_server or not at.url or at.key:
+        return None
+    return Orchestrator(at.url, at.auth_string.get_secret_value() if at.auth_string else None)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from reelkeeper.operations.alerts.alerts import report_runs
 from reelkeeper.operations.alerts.outbox import Sinks, deliver
 
 _LOOK_SECONDS: Final = 5.0  # between two looks for messages that others have left
-_ASK_SECONDS: Final = 20.0  # between two questions for runs of which Prefect's server has not told us
+_ASK_SECONDS: Final = 30.0  # between two questions for runs of which Prefect's server has not told us
 _SEND_SECONDS: Final = 30.0  # at most, in one look
 _LEAVE_SECONDS: Final = 5.0
 _log = logging.getLogger(__name__)

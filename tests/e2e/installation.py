@@ -76,6 +76,8 @@ class Installation:
             "PREFECT_SERVER_UI_ENABLED": "false",
             "PREFECT_UI_URL": self.ui_url,
             "REELKEEPER_API_URL": self.api_url,
+            "REELKEEPER_PREFECT_API_URL": f"{self.ui_url}/api",
+            "REELKEEPER_PREFECT_API_AUTH": AUTH,
             "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "5",
             "REELKEEPER_DATABASE_URL": at.store_url,
             "REELKEEPER_S3_ENDPOINT_URL": at.endpoint_url,

@@ -5,6 +5,7 @@ Only `record` writes. Usage that both the store and Cloudflare counted has a row
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import date, timedelta
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -17,6 +18,8 @@ PEAKS = (Metric.STORED_BYTES, Metric.USERS)  # a day keeps the largest value; al
 KEY = ("day", "metric", "source", "resource", "storage_class", "user_id", "provider")
 _BATCH = 2_000
 _ONE_DAY = timedelta(days=1)
+_METRICS: Final = {str(metric): metric for metric in Metric}  # a look-up takes a fifth of the time of making one
+_SOURCES: Final = {str(source): source for source in UsageSource}
 _COLUMNS = [usage_days.c[name] for name in Used._fields]
 
 
@@ -68,8 +71,12 @@ def days(
         query = query.where(column.source == source)
     if of_users is not None:
         query = query.where(column.user_id != "" if of_users else column.user_id == "")
-    for row in session.execute(query, execution_options={"yield_per": _BATCH}):
-        yield Used(*row)._replace(metric=Metric(row.metric), source=UsageSource(row.source))
+    yield from map(_used, session.execute(query, execution_options={"yield_per": _BATCH}))
+
+
+def _used(row: Sequence[Any]) -> Used:
+    day, metric, quantity, resource, storage_class, user_id, source, sampled, provider = row
+    return Used(day, _METRICS[metric], quantity, resource, storage_class, user_id, _SOURCES[source], sampled, provider)
 
 
 def days_of_users(session: Session, first: date, last: date) -> list[date]:
@@ -82,9 +89,7 @@ def days_of_users(session: Session, first: date, last: date) -> list[date]:
 def take_of_users(session: Session, day: date) -> list[Used]:
     """Delete the usage of users on a day, and return what of it is known at this moment."""
     own = sa.delete(usage_days).where(usage_days.c.day == day, usage_days.c.user_id != "").returning(*_COLUMNS)
-    return [
-        Used(*row)._replace(metric=Metric(row.metric), source=UsageSource(row.source)) for row in session.execute(own)
-    ]
+    return list(map(_used, session.execute(own)))
 
 
 def operations(session: Session, first: date, last: date) -> dict[str, int]:
