@@ -1,6 +1,7 @@
 """A user gets another id, or two rows of one user become one: all moves, adds up, and is erased with the new id."""
 
 from collections.abc import Sequence
+from datetime import timedelta
 from decimal import Decimal
 
 import pytest
@@ -10,18 +11,21 @@ from sqlmodel import SQLModel
 from reelkeeper.adapters.s3.seaweed import Endpoint
 from reelkeeper.errors import InputRefused, LeaseLost, NotFound
 from reelkeeper.model.ids import earlier_id
+from reelkeeper.model.money import Charge
 from reelkeeper.operations.billing import users
 from reelkeeper.operations.core.lease import LeaseManager
 from reelkeeper.operations.health import accounts
 from reelkeeper.operations.videos.hold import hold
 from reelkeeper.rules.spend.budget import Budget, BudgetPolicy
+from reelkeeper.store.billing import charges as bookings
 from reelkeeper.store.billing import ledger, quotas
 from reelkeeper.store.core.audit import verify
-from reelkeeper.store.core.engine import reading, transaction
+from reelkeeper.store.core.engine import now, reading, transaction
 from reelkeeper.store.core.former_ids import known_user
 from reelkeeper.store.core.leases import Lease
 from reelkeeper.store.tables import (
     blobs,
+    charge_months,
     charges,
     entries,
     former_ids,
@@ -67,12 +71,14 @@ def renamed(world: World, before: str, after: str = GINA, *, apply: bool = True)
 def spend(world: World, *user_ids: str) -> None:
     """Give each a row in each book, with one day in common."""
     usage = {"day": sa.func.current_date(), "metric": "jobs", "source": "store", "quantity": 3}
-    charge = {"day": sa.func.current_date(), "sku": "jobs", "service": "compute", "consumed_quantity": 3}
-    charge |= {"consumed_unit": "jobs", "list_nanousd": 5, "billed_nanousd": 7, "price_book": "b"}
     with transaction(world.workspace.engine, "test") as session:
+        today = now(session).date()
+        for day in (today - timedelta(days=3), today):
+            paid = [Charge(day, "compute", "jobs", user_id, None, 3, "jobs", 5, 7, "b") for user_id in user_ids]
+            bookings.replace(session, [day], paid)
+        bookings.roll_up(session, today - timedelta(days=3))
         for user_id in user_ids:
             session.execute(sa.insert(usage_days).values(usage | {"user_id": user_id}))
-            session.execute(sa.insert(charges).values(charge | {"user_id": user_id}))
             total = {"period": "2026-11", "scope": f"user:{user_id}", "microusd": 11, "refusals": 1}
             session.execute(sa.insert(job_totals).values(total))
 
@@ -97,8 +103,9 @@ def test_everything_moves_at_once_and_adds_up(shop: World) -> None:
         balance = ledger.balance(session, GINA)
         assert balance.available_microusd + balance.held_microusd == 2 * DOLLAR
         assert [*session.execute(sa.select(usage_days.c.user_id, usage_days.c.quantity))] == [(GINA, 6)]
-        figures = sa.select(charges.c.user_id, charges.c.list_nanousd, charges.c.billed_nanousd)
-        assert [*session.execute(figures)] == [(GINA, 10, 14)]
+        for books in (charges, charge_months):
+            figures = sa.select(books.c.user_id, books.c.list_nanousd, books.c.billed_nanousd)
+            assert [*session.execute(figures)] == [(GINA, 10, 14)]
         total = sa.select(job_totals.c.microusd, job_totals.c.refusals).where(job_totals.c.period == "2026-11")
         assert [*session.execute(total.where(job_totals.c.scope == f"user:{GINA}"))] == [(22, 2)]
         assert session.execute(sa.select(rows.c.tier).where(rows.c.id == GINA)).scalar() == "pro"
