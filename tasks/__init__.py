@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
 
-from httpx import TransportError
+from httpx import HTTPStatusError, TransportError
 from prefect import Task, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
@@ -47,11 +47,16 @@ def step(name: str, **options: Any) -> Callable[[Callable[P, R]], Task[P, R]]:  
 
 @contextmanager
 def going_on() -> Iterator[None]:
-    """Go on without what is only shown, where Prefect's server or the store does not answer."""
+    """Go on without what is only shown, where Prefect's server or the store does not answer, or has failed.
+
+    Prefect's server fails, for one, where two runs show an artifact of one key at once.
+    """
     try:
         yield
-    # guard outages.shown: a run ends because Prefect's server restarted while it showed what it had done
-    except (TransportError, OperationalError) as error:
+    # guard outages.shown: a run ends because Prefect's server restarted or failed while it showed what it had done
+    except (TransportError, HTTPStatusError, OperationalError) as error:
+        if isinstance(error, HTTPStatusError) and not error.response.is_server_error:
+            raise
         get_run_logger().warning("not shown, since there was no answer; the run goes on: %s", error)
 
 
