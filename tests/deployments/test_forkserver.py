@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,13 +55,21 @@ class Asked:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, "subprocess.Popen[bytes]"]]:
-    address = tmp_path_factory.mktemp("with a long name, as state folders may have: " + 40 * "x") / "forkserver.sock"
+    with serving(tmp_path_factory.mktemp("with a long name, as state folders may have: " + 40 * "x")) as begun:
+        yield begun
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[tuple[Path, "subprocess.Popen[bytes]"]]:
+    address = folder / "forkserver.sock"
     command = [sys.executable, "-m", "deployments.forkserver", str(address)]
     process = subprocess.Popen(command, env=ENVIRONMENT, start_new_session=True)
-    until(address.exists, 60, "the server listens")
-    yield address, process
-    process.kill()
-    process.wait()
+    try:
+        until(address.exists, 60, "the server listens")
+        yield address, process
+    finally:
+        process.kill()
+        process.wait()
 
 
 @pytest.fixture
@@ -182,14 +190,15 @@ def test_the_server_has_no_thread_no_open_file_and_no_settings_that_programs_wou
     assert (process.num_threads(), process.open_files(), process.net_connections("inet")) == (1, [], [])
 
 
-def test_without_a_server_it_starts_by_itself_and_a_server_that_dies_leaves_nothing(
-    ask: Callable[..., Asked], server: tuple[Path, "subprocess.Popen[bytes]"]
-) -> None:
-    asked = ask(WAITS)
-    program = asked.program()
-    server[1].kill()
-    server[1].wait()
-    assert (asked.end(), gone(program)) == (-signal.SIGKILL, True)
-    asked = ask(SAYS)
-    *_, is_loaded, pid = asked.line()
-    assert (is_loaded, int(pid), asked.end()) == ("False", asked.process.pid, 0)
+def test_without_a_server_it_starts_by_itself_and_a_server_that_dies_leaves_nothing(tmp_path: Path) -> None:
+    with serving(tmp_path) as (address, server):
+        asked = Asked(address, tmp_path, WAITS)
+        program = asked.program()
+        server.kill()
+        server.wait()
+        assert (asked.end(), gone(program)) == (-signal.SIGKILL, True)
+        asked.process.communicate()
+        with Asked(address, tmp_path, SAYS).process as alone:
+            assert alone.stdout
+            *_, is_loaded, pid = alone.stdout.readline().rsplit(maxsplit=4)
+            assert (is_loaded, int(pid), alone.wait(60)) == ("False", alone.pid, 0)
