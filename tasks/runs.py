@@ -3,11 +3,12 @@
 import inspect
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Final
 from uuid import uuid4
 
+from httpx import HTTPError
 from prefect import runtime
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun, State
@@ -145,11 +146,18 @@ def require_deployment() -> None:
 
 
 def server() -> Orchestrator | None:
-    """Return Prefect's server; None where it is this process's own, or asks for a key, as Prefect's Cloud does."""
+    """Return Prefect's server where it is recorded for a deployment: that is ours, by `require_deployment`.
+
+    None also where it asks for a key, as Prefect's Cloud does, or does not answer.
+    """
     at = get_current_settings().api
     if has_own_server or not at.url or at.key:
         return None
-    return Orchestrator(at.url, at.auth_string.get_secret_value() if at.auth_string else None)
+    is_ours = False
+    with suppress(HTTPError), get_client(sync_client=True) as client:
+        # guard machines.runs_told: another deployment's alerts tell of runs that are not its own
+        is_ours = RECORD in recorded(client)
+    return Orchestrator(at.url, at.auth_string.get_secret_value() if at.auth_string else None) if is_ours else None
 
 
 @contextmanager

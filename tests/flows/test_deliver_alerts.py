@@ -5,6 +5,8 @@ from collections.abc import Iterator
 import pytest
 import sqlalchemy as sa
 from inline_snapshot import snapshot
+from prefect.client.orchestration import get_client
+from prefect.states import Failed
 
 from flows.deliver_alerts import deliver_alerts
 from reelkeeper.errors import PartialFailure
@@ -124,3 +126,14 @@ def test_a_run_purges_deleted_objects_from_the_cache(
     deliver_alerts(dry_run=False)
     assert cloudflare.forgotten == [["https://videos.example.com/videos/1.mp4"]]
     assert double.titles() == ["Something happened"]
+
+
+def test_failed_runs_of_a_server_that_is_not_ours_are_not_told(double: SlackDouble, store: sa.Engine) -> None:
+    """It is ours if it is recorded for a deployment; `tests/e2e/test_whole.py` has such a one."""
+    with get_client(sync_client=True) as client:
+        deployment_id = client.create_deployment(client.create_flow(deliver_alerts), "of another")
+        run = client.create_flow_run_from_deployment(deployment_id)
+        client.set_flow_run_state(run.id, Failed(message="of another"), force=True)
+    deliver_alerts(dry_run=False)
+    assert double.titles() == ["Something happened"]
+    assert last_beats(store) == {"deliver_alerts"}
