@@ -19,6 +19,7 @@ from typing import Any, Final
 
 import httpx
 import pytest
+import sqlalchemy as sa
 import uvicorn
 from fastapi.testclient import TestClient
 from pydantic import BaseModel
@@ -41,6 +42,8 @@ from reelkeeper.rules.policies import DEFAULTS, Policies
 from reelkeeper.settings import settings
 from reelkeeper.store.billing.usage import record
 from reelkeeper.store.core.engine import now, transaction
+from reelkeeper.store.tables import policy_versions
+from tests.faults.world import LONG_AGO
 from tests.flows.scenes import Scene
 from tests.operations.asking import ask, claim, fox, make
 from tests.policies import different, put_in_force
@@ -207,6 +210,8 @@ def arrange(scene: Scene, wanted: Policies) -> None:
         record(session, [Used(day, Metric.JOBS, 40, "m", user_id=user) for day in days for user in ("", "ann")])
         record(session, [Used(day, Metric.STORED_BYTES, 10**6, "bucket") for day in days])
     put_in_force(scene.engine, **{name: getattr(wanted, name) for name in Policies.model_fields})
+    with transaction(scene.engine, "test") as session:  # at the beginning of a month, the one before is charged, too
+        session.execute(sa.update(policy_versions).values(created_at=LONG_AGO))
     ask(scene.engine, "waits", fox(width=64, height=64, duration_seconds=0.5, fps=8))
 
 

@@ -90,12 +90,7 @@ def charge(engine: Engine, book: PriceBook, as_of: datetime) -> int:
     """
     day = as_of.date()
     month = day.replace(day=1)
-    before = (month - _ONE_DAY).replace(day=1)
-    with reading(engine) as session:
-        earlier = policies.at(session, versions.before(session, datetime.combine(month, time(), UTC)))
-        is_open = any(each >= before for each in charges.open_before(session, month))
-    is_over = day - CHANGES_FOR >= month and not is_open
-    charged = charge_month(engine, earlier.book, before, day, is_over=is_over)
+    charged = _charge_month_before(engine, month, day)
     charged += charge_month(engine, book, month, day)
     with reading(engine) as session:
         left = charges.open_before(session, day - CHANGES_FOR)  # by an earlier version
@@ -105,6 +100,18 @@ def charge(engine: Engine, book: PriceBook, as_of: datetime) -> int:
             if charges.roll_up(session, each):
                 usage.take_of_users(session, each)
     return charged
+
+
+def _charge_month_before(engine: Engine, month: date, today: date) -> int:
+    last = month - _ONE_DAY
+    before = last.replace(day=1)
+    with reading(engine) as session:
+        if not any(usage.days(session, before, last, metrics=CHARGED, of_users=False)):
+            return 0
+        earlier = policies.at(session, versions.before(session, datetime.combine(month, time(), UTC)))
+        is_open = any(each >= before for each in charges.open_before(session, month))
+    is_over = today - CHANGES_FOR >= month and not is_open
+    return charge_month(engine, earlier.book, before, today, is_over=is_over)
 
 
 def charge_month(engine: Engine, book: PriceBook, month: date, today: date, *, is_over: bool = False) -> int:
