@@ -3,7 +3,7 @@
 import inspect
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Final
 from uuid import uuid4
@@ -138,8 +138,7 @@ def require_deployment() -> None:
     """
     if has_own_server or not PREFECT_API_URL.value():
         return
-    with get_client(sync_client=True) as client:
-        deployment_id = recorded(client).get(RECORD)
+    deployment_id = _recorded_deployment()
     # guard machines.runs: a run in a process without settings reports that it is done, and did nothing here
     if deployment_id is not None:
         machine.require_deployment(settings(), deployment_id, patience_seconds=PATIENCE_SECONDS)
@@ -153,11 +152,19 @@ def server() -> Orchestrator | None:
     at = get_current_settings().api
     if has_own_server or not at.url or at.key:
         return None
-    is_ours = False
-    with suppress(HTTPError), get_client(sync_client=True) as client:
-        # guard machines.runs_told: another deployment's alerts tell of runs that are not its own
-        is_ours = RECORD in recorded(client)
-    return Orchestrator(at.url, at.auth_string.get_secret_value() if at.auth_string else None) if is_ours else None
+    try:
+        is_ours = _recorded_deployment() is not None
+    except HTTPError:
+        return None
+    # guard machines.runs_told: another deployment's alerts tell of runs that are not its own
+    if not is_ours:
+        return None
+    return Orchestrator(at.url, at.auth_string.get_secret_value() if at.auth_string else None)
+
+
+def _recorded_deployment() -> str | None:
+    with get_client(sync_client=True) as client:
+        return recorded(client).get(RECORD)
 
 
 @contextmanager

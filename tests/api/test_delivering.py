@@ -1,4 +1,4 @@
-"""The API sends what waits in the outbox, within seconds and whoever put it there."""
+"""The API sends the messages in the outbox within seconds, whichever process has put them there."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -20,13 +20,12 @@ from reelkeeper.api.app_state import CurrentState, needs
 from reelkeeper.api.load import WRITE, Loaded
 from reelkeeper.errors import OrchestratorError, SinkError
 from reelkeeper.model.token_scopes import Scope
-from reelkeeper.operations.alerts.alerts import observe
+from reelkeeper.operations.alerts.alerts import report_run
 from reelkeeper.operations.alerts.outbox import run_link
 from reelkeeper.operations.jobs.claim import name_sent, poll_now
 from reelkeeper.operations.lifecycle.clicks import ClickResult, carry_out
 from reelkeeper.operations.lifecycle.plans import start_approved
 from reelkeeper.redaction import redacted
-from reelkeeper.rules.alerts import alerting
 from reelkeeper.rules.alerts.alerting import Trouble
 from reelkeeper.settings import settings
 from reelkeeper.vendor_settings import HOOKS
@@ -87,12 +86,11 @@ def _tell(result: ClickResult, url: str, api_url: str, orchestrator: Orchestrato
 @router.post(RUNS_PATH, include_in_schema=False, dependencies=[needs(Scope.RUNS), WRITE])
 def run_in_trouble(run: TroubledRun, app_state: CurrentState) -> Response:
     """Raise an alert, and send it. A repeated call, or another run that fails in the same way, raises no second one."""
-    message = run.message or ""
-    if run.is_manual_dry_run or alerting.is_no_failure(run.trouble, run.flow, message):
+    if run.is_manual_dry_run:
         return Response(status_code=204)
     url = run_link(settings().ui_url, run.run_id) or run_link(None, run.url or "")
-    found = alerting.finding(run.trouble, run.flow, run_name=run.run_name, message=message, url=url)
-    observe(app_state.workspace.engine, [found], rules=(), run_id=run.run_id)
+    engine, message = app_state.workspace.engine, run.message or ""
+    report_run(engine, run.trouble, run.flow, run.run_id, run_name=run.run_name, message=message, url=url)
     if app_state.delivering:
         app_state.delivering.wake()
     return Response(status_code=204)

@@ -59,12 +59,20 @@ def report_runs(engine: Engine, orchestrator: Orchestrator, *, ui_url: str | Non
     news, last = 0, {(run.flow, run.has_crashed): run for run in reversed(ended)}
     for run in last.values():
         beat, trouble = beats.get(run.flow.replace("-", "_")), Trouble.CRASHED if run.has_crashed else Trouble.FAILED
-        if alerting.is_no_failure(trouble, run.flow, run.message) or (beat and beat.last_ok_at >= run.at):
-            continue
-        url = run_link(ui_url, run.id)
-        found = alerting.finding(trouble, run.flow, run_name=run.name, message=run.message, url=url)
-        news += observe(engine, [found], rules=(), run_id=run.id).opened
+        if not beat or beat.last_ok_at < run.at:
+            url = run_link(ui_url, run.id)
+            news += report_run(engine, trouble, run.flow, run.id, run_name=run.name, message=run.message, url=url)
     return news
+
+
+def report_run(
+    engine: Engine, trouble: Trouble, flow: str, run_id: str, *, run_name: str, message: str, url: str
+) -> int:
+    """Report a run that failed, crashed or is late, unless it was only refused; return how many alerts are new."""
+    if alerting.is_no_failure(trouble, flow, message):
+        return 0
+    found = alerting.finding(trouble, flow, run_name=run_name, message=message, url=url)
+    return observe(engine, [found], rules=(), run_id=run_id).opened
 
 
 def observe(

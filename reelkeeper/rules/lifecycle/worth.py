@@ -79,7 +79,7 @@ FOR_EVER: Final = Stay()
 
 
 class Unknown(NamedTuple):
-    """What the best case of an encode is reckoned from while too few searches are known."""
+    """The figures from which the best case of an encode is computed while too few searches are known."""
 
     codec: str
     before: SearchTotals

@@ -216,7 +216,7 @@ class MonthSum(NamedTuple):
 
 
 def of_user(session: Session, user_id: str, first: date, months: int) -> tuple[list[MonthSum], bool]:
-    """Sum a user's charges by month and provider, for so many months from the first with any since the month `first`.
+    """Sum a user's charges by month and provider for `months` months, beginning with the first charged since `first`.
 
     Return also whether there are later ones. Reads the user's rows of these months alone.
     """

@@ -1,6 +1,7 @@
 """Store the usage of each UTC day, by user and source. A day without a row is unknown, which is not zero.
 
-Only `record` writes. Usage that both the store and Cloudflare counted has a row from each.
+Only `record` writes, and `take_of_users` deletes what is charged for good. Usage that both the store and Cloudflare
+counted has a row from each.
 """
 
 from collections.abc import Iterable, Iterator, Sequence

@@ -1,4 +1,4 @@
-"""What a store of an earlier version holds is there after its migration, as it was or as the new version has it."""
+"""Migrations keep the contents of a store of an earlier version, in the form of the new one."""
 
 import hashlib
 import json
@@ -111,7 +111,7 @@ def test_views_are_the_same_once_they_are_kept_by_key(older: Older) -> None:
 
 
 def recorded_before_seals(engine: sa.Engine, count: int = 5) -> str:
-    """Give a store a record as it was before revision 0017; return the head of its chain."""
+    """Write an audit record in the form of before revision 0017; return the head of its chain."""
     head, rows = "", []
     for n in range(count):
         said = {"event": "tier", "run_id": "ada", "video_id": None, "blob_id": n, "user_id": f"user{n}"}
