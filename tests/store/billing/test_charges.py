@@ -10,6 +10,7 @@ from reelkeeper.store.billing.charge_reports import Settled, by_scope, settled
 from reelkeeper.store.billing.charges import Others, Sum, between, dearest, replace, sums, take_turns
 from reelkeeper.store.core.engine import reading, transaction
 from reelkeeper.store.tables import charges
+from tests.databases import until_waiting
 
 FIRST, SECOND = date(2026, 11, 1), date(2026, 11, 2)
 MONTH = (FIRST, date(2026, 11, 30))
@@ -92,11 +93,19 @@ def test_a_day_can_be_compared_with_what_it_should_be(engine: sa.Engine) -> None
         }
 
 
-def test_two_that_charge_the_same_days_wait_for_each_other(engine: sa.Engine) -> None:
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda _: put(engine, *ROWS), range(20)))
+def test_two_that_charge_the_same_days_wait_for_each_other(postgresql_engine: sa.Engine) -> None:
+    engine = postgresql_engine  # SQLite has one writer at a time
+    put(engine, *ROWS)
+    with ThreadPoolExecutor(1) as pool:
+        with transaction(engine, "test") as session:
+            take_turns(session)
+            replace(session, {row.day for row in ROWS}, ROWS)
+            second = pool.submit(put, engine, *ROWS)
+            until_waiting(engine, 1)
+        second.result()
     with reading(engine) as session:
-        assert len(list(between(session, *MONTH))) == len(ROWS)
+        assert list(between(session, *MONTH)) == sorted(ROWS)
+        assert sum(row.list_nanousd for row in settled(session, *MONTH)) == sum(row.list_nanousd for row in ROWS)
 
 
 def test_they_add_up_by_day_service_and_tier_with_some_users_apart(engine: sa.Engine) -> None:
