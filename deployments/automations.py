@@ -12,11 +12,12 @@ from prefect.events.actions import CallWebhook, ChangeFlowRunState, RunDeploymen
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 
 from deployments.orchestration import HEARTBEAT_SECONDS
+from reelkeeper.adapters.orchestrator import NEVER_BEGUN
 from reelkeeper.errors import LeaseUnrenewed, StorageError, Unavailable
+from reelkeeper.operations.alerts.alerts import NEVER_BEGAN_AFTER
 from reelkeeper.rules.alerts.alerting import Trouble
 
 SILENT_FOR: Final = timedelta(seconds=3 * HEARTBEAT_SECONDS)
-NEVER_BEGAN_AFTER: Final = timedelta(minutes=5)  # in one of these; a cluster may have to pull an image first
 _BEGINNING: Final = {f"prefect.flow-run.{state}" for state in ("Pending", "Submitting", "InfrastructurePending")}
 LATE_AFTER: Final = timedelta(minutes=10)
 AGAIN_AFTER: Final = timedelta(minutes=2)  # by then the dead run's leases in the store have expired
@@ -57,7 +58,7 @@ def inner() -> Iterator[AutomationCore]:
         name="Reelkeeper: a run that never began has crashed",
         description="A run that a worker accepted and did not start.",
         trigger=_silence(_BEGINNING, NEVER_BEGAN_AFTER),
-        actions=[ChangeFlowRunState(state=StateType.CRASHED, message="A worker accepted it, and never started it")],
+        actions=[ChangeFlowRunState(state=StateType.CRASHED, message=NEVER_BEGUN)],
     )
     yield _again("crashed work runs again", Trouble.CRASHED, _RUNS)
     outages = [f"{FAILED_BY}{kind.__name__}:*" for kind in (Unavailable, LeaseUnrenewed, StorageError)]

@@ -2,7 +2,8 @@
 
 GET  /admin/version                          checks that it answers and accepts our credentials
 GET  /deployments/name/FLOW/DEPLOYMENT       its id
-POST /flow_runs/filter, /flows/filter        the runs that ended badly, and the names of their flows
+POST /flow_runs/filter, /flows/filter        the runs that ended badly or wait to begin, and the names of their flows
+POST /flow_runs/ID/set_state                 marks a run as crashed
 GET  /csrf-token?client=NAME                 if the server requires one; 422 if it does not
 POST /deployments/ID/create_flow_run         idempotency_key: repeating one returns the same run
 """
@@ -23,6 +24,7 @@ from reelkeeper.settings import Settings
 
 TIMEOUT_SECONDS: Final = 10.0
 OPENING_ATTEMPTS: Final = 3  # with a wait of 1 and 2 s between them: 33 s at most until a command gives up
+NEVER_BEGUN: Final = "A worker accepted it, and never started it"
 _SETTING: Final = "PREFECT_API_URL is its address"
 
 
@@ -78,6 +80,26 @@ class Orchestrator:
             for run in runs
             if run["flow_id"] in names
         ]
+
+    def end_never_begun(self, before: datetime) -> int:
+        """Mark runs of deployments as crashed that a worker accepted before this moment, and that never began.
+
+        Returns how many. Raises OrchestratorError, which never contains an address.
+        """
+        wanted = {"state": {"type": {"any_": ["PENDING"]}}, "deployment_id": {"is_null_": False}}
+        crashed = {"state": {"type": "CRASHED", "message": NEVER_BEGUN}}
+        ended = 0
+        with httpx.Client(base_url=self._url, auth=self._auth, timeout=TIMEOUT_SECONDS) as client:
+            headers = self._csrf(client)
+            for run in _list(client, "/flow_runs/filter", {"flow_runs": wanted}, headers, what="runs that begin"):
+                # guard outages.never_begun: a run that is about to begin is ended
+                if datetime.fromisoformat(run["state"]["timestamp"]) < before:
+                    what = f"the state of run {run['name']}"
+                    status, answer = _asked(client, "POST", f"/flow_runs/{run['id']}/set_state", crashed, headers, what)
+                    if not isinstance(answer, dict):
+                        raise OrchestratorError(f"Prefect answered {status} to POST of {what}")
+                    ended += answer.get("status") == "ACCEPT"
+        return ended
 
     def _csrf(self, client: httpx.Client) -> dict[str, str]:
         try:

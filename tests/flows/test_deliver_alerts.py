@@ -1,14 +1,16 @@
 """`deliver_alerts`: waiting messages are sent, and the run reports it; and the heartbeat of every flow."""
 
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 
 import pytest
 import sqlalchemy as sa
 from inline_snapshot import snapshot
-from prefect.client.orchestration import get_client
-from prefect.states import Failed
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.states import Failed, Pending, Running
 
 from flows.deliver_alerts import deliver_alerts
+from reelkeeper.adapters.orchestrator import Orchestrator
 from reelkeeper.errors import PartialFailure
 from reelkeeper.model.alerts import EventType, Happened
 from reelkeeper.operations.alerts import webhooks
@@ -126,6 +128,21 @@ def test_a_run_purges_deleted_objects_from_the_cache(
     deliver_alerts(dry_run=False)
     assert cloudflare.forgotten == [["https://videos.example.com/videos/1.mp4"]]
     assert double.titles() == ["Something happened"]
+
+
+def test_a_run_that_a_worker_accepted_and_never_began_is_ended_after_a_while(client: SyncPrefectClient) -> None:
+    deployment_id = client.create_deployment(client.create_flow(deliver_alerts), "every-5-minutes")
+    accepted, begun, waits = (client.create_flow_run_from_deployment(deployment_id) for _ in range(3))
+    client.set_flow_run_state(accepted.id, Pending(name="Submitting"), force=True)
+    client.set_flow_run_state(begun.id, Running(), force=True)
+    server, moment = Orchestrator(str(client.api_url)), datetime.now(UTC)
+    assert server.end_never_begun(moment - timedelta(minutes=1)) == 0
+    assert server.end_never_begun(moment + timedelta(minutes=1)) == 1
+    assert server.end_never_begun(moment + timedelta(minutes=1)) == 0
+    states = {client.read_flow_run(run.id).state_name for run in (begun, waits)}
+    assert states == {"Running", "Scheduled"}
+    ended = {run.id for run in server.ended_badly(moment - timedelta(minutes=1))}
+    assert ended & {str(run.id) for run in (accepted, begun, waits)} == {str(accepted.id)}
 
 
 def test_failed_runs_of_a_server_that_is_not_ours_are_not_told(double: SlackDouble, store: sa.Engine) -> None:

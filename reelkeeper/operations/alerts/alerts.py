@@ -34,6 +34,7 @@ from reelkeeper.store.core import deployment
 from reelkeeper.store.core.engine import now, reading, transaction
 
 _LOOKED_BACK: Final = timedelta(hours=6)
+NEVER_BEGAN_AFTER: Final = timedelta(minutes=5)  # after a worker accepted it; a cluster may have to pull an image first
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +51,13 @@ def report_runs(engine: Engine, orchestrator: Orchestrator, *, ui_url: str | Non
     """Report the runs that failed or crashed in the last six hours, and that nobody has reported; return how many.
 
     Prefect's server calls the API once, away or not. After its own restart it holds an event back for 15 minutes where
-    it has forgotten the one before it (`prefect.server.events.ordering`). Of a flow the last run is reported, and none
-    that has succeeded since. Raises OrchestratorError.
+    it has forgotten the one before it (`prefect.server.events.ordering`), and forgets those that it held back, so that
+    runs which never began would wait for ever: they are ended first. Of a flow the last run is reported, and none that
+    has succeeded since. Raises OrchestratorError.
     """
     with reading(engine) as session:
         at, beats = now(session), deployment.beats(session)
+    orchestrator.end_never_begun(at - NEVER_BEGAN_AFTER)
     ended = orchestrator.ended_badly(at - _LOOKED_BACK)
     news, last = 0, {(run.flow, run.has_crashed): run for run in reversed(ended)}
     for run in last.values():

@@ -256,3 +256,6 @@ class Ended(Orchestrator):
 
     def ended_badly(self, since: datetime, limit: int = 100) -> list[EndedRun]:
         return [run for run in self.runs if run.at > since][:limit]
+
+    def end_never_begun(self, before: datetime) -> int:
+        return sum(run.at < before for run in self.runs if run.has_crashed)
