@@ -1,9 +1,19 @@
 """Nouns of money and usage. Micro-dollars are millionths of a dollar, nano-dollars thousandths of those."""
 
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
 from typing import Final, NamedTuple
+
+
+def next_month(day: date) -> date:
+    """Return the first day of the month after `day`'s."""
+    return date(day.year + day.month // 12, day.month % 12 + 1, 1)
+
+
+def end_of_month(day: date) -> date:
+    """Return the last day of `day`'s month."""
+    return next_month(day) - timedelta(days=1)
 
 
 class StorageClass(StrEnum):

@@ -4,7 +4,6 @@ Days count from the start. A day's peak is the larger of the bytes stored at its
 that of `reelkeeper bill`: `compute_charges` prices both.
 """
 
-from calendar import monthrange
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import date, timedelta
@@ -13,7 +12,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from reelkeeper.model.money import Metric, StorageClass, Used
+from reelkeeper.model.money import Metric, StorageClass, Used, next_month
 from reelkeeper.rules.billing.allocation import compute_charges
 from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.billing.tariff import RATES
@@ -168,7 +167,7 @@ class Account:
             by_month.setdefault(usage.day.replace(day=1), []).append(usage)
         found = {}
         for month, used in by_month.items():
-            end = month + timedelta(days=monthrange(month.year, month.month)[1])
+            end = next_month(month)
             charges = compute_charges(used, PriceBook(), month, end)
             found[month] = Decimal(sum(charge.billed_nanousd for charge in charges)) / _NANO
         return found

@@ -5,14 +5,13 @@ the quantities. Both take ranges of a month at most; a calendar month always inc
 billing period, without which version 1 returns nothing.
 """
 
-from calendar import monthrange
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any, NamedTuple
 
 from reelkeeper.adapters.cloudflare.api import BILLING, R2, Api, documented
 from reelkeeper.errors import UsageUnknown
-from reelkeeper.model.money import StorageClass
+from reelkeeper.model.money import StorageClass, end_of_month, next_month
 
 _CLASSES = {"standard": StorageClass.STANDARD, "infrequentAccess": StorageClass.INFREQUENT_ACCESS}
 
@@ -66,9 +65,8 @@ def _integer(value: Decimal | int) -> int:
 def _months(first: date, last: date) -> list[tuple[date, date]]:
     spans, month = [], first.replace(day=1)
     while month <= last:
-        end = month.replace(day=monthrange(month.year, month.month)[1])
-        spans.append((month, end))
-        month = date(month.year + month.month // 12, month.month % 12 + 1, 1)
+        spans.append((month, end_of_month(month)))
+        month = next_month(month)
     return spans
 
 

@@ -15,7 +15,7 @@ from reelkeeper.api.paths import UserId
 from reelkeeper.api.problems import documented
 from reelkeeper.errors import NotFound
 from reelkeeper.model.ids import Id
-from reelkeeper.model.money import AccountKind, QuotaUse
+from reelkeeper.model.money import AccountKind, QuotaUse, next_month
 from reelkeeper.model.requests import Whole
 from reelkeeper.model.token_scopes import Caller, Scope
 from reelkeeper.operations import reading
@@ -24,7 +24,7 @@ from reelkeeper.operations.billing.quota import check_user_storage_quota
 from reelkeeper.operations.core.either_id import for_user
 from reelkeeper.operations.core.policies import in_force
 from reelkeeper.operations.lifecycle.why import outlooks
-from reelkeeper.rules.billing.focus import next_month, provider_name
+from reelkeeper.rules.billing.focus import provider_name
 from reelkeeper.rules.billing.quota import judge
 from reelkeeper.rules.core.tiers import MAX_BYTES, Tiers
 from reelkeeper.store.billing import ledger, quotas

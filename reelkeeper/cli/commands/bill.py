@@ -17,7 +17,8 @@ import typer
 from reelkeeper.cli.opening import reading, store
 from reelkeeper.cli.screen import emit, out, say, show, table
 from reelkeeper.cli.words import AsJson, Limit, moment, month_of
-from reelkeeper.rules.billing.focus import DETAIL, RESIDUAL, detail, exact_usd, next_month, period, provider_name
+from reelkeeper.model.money import end_of_month, next_month
+from reelkeeper.rules.billing.focus import DETAIL, RESIDUAL, detail, exact_usd, period, provider_name
 
 if TYPE_CHECKING:
     from reelkeeper.operations import Session
@@ -101,7 +102,7 @@ def bill(
 
 def _month(text: str | None) -> tuple[date, date]:
     first = month_of(text, datetime.now(UTC))
-    return first, next_month(first) - timedelta(days=1)
+    return first, end_of_month(first)
 
 
 def _rows(session: "Session", by: By | None, first: date, last: date) -> Iterator[Mapping[str, object]]:

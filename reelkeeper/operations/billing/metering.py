@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from reelkeeper.adapters.cloudflare import KEPT_DAYS, Client
 from reelkeeper.errors import TokenRefused, UsageUnknown
-from reelkeeper.model.money import Metric, UsageSource
+from reelkeeper.model.money import Metric, UsageSource, end_of_month
 from reelkeeper.operations.billing import limits
 from reelkeeper.operations.core import policies
 from reelkeeper.rules.billing.allocation import (
@@ -23,7 +23,6 @@ from reelkeeper.rules.billing.allocation import (
     compute_charges,
     share,
 )
-from reelkeeper.rules.billing.focus import next_month
 from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.billing.reconcile import COMPARED, Comparison, compare
 from reelkeeper.rules.spend.watch import LOOKED_BACK_DAYS, Spent
@@ -121,7 +120,7 @@ def charge_month(engine: Engine, book: PriceBook, month: date, today: date, *, i
     A day is charged by user until its usage can no longer change. Then it is rolled up: what is learned later is added
     to its sums and to its month's. Of a month that `is_over`, only what vendors take may still change.
     """
-    end = next_month(month) - _ONE_DAY
+    end = end_of_month(month)
     with reading(engine) as session:
         account = usage.days(session, month - _LOOKED_BACK, end, metrics=CHARGED, of_users=False)
         computed = compute_charges(account, book, month, today)

@@ -3,7 +3,7 @@
 import shlex
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import datetime, time, timedelta
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -11,6 +11,7 @@ from reelkeeper.adapters.s3.keys import DEFAULT_LAYOUT, parse_key
 from reelkeeper.errors import NotFound
 from reelkeeper.model import Action, Notice, Verdict, Video, VideoState
 from reelkeeper.model.key_patterns import KeyPattern
+from reelkeeper.model.money import next_month
 from reelkeeper.operations.core.policies import in_force
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.lifecycle.plans import appraise
@@ -302,7 +303,7 @@ def _moments(
     if live.kept_until is not None:
         yield max(as_of, live.kept_until)
     if live.refused_recipe:  # for a month, perhaps
-        yield (as_of.replace(day=1) + timedelta(days=32)).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+        yield datetime.combine(next_month(as_of), time(), as_of.tzinfo)
 
 
 def _after_notice(due: datetime, days: int, notice: Notice | None, as_of: datetime) -> datetime:

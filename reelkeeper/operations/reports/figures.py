@@ -8,8 +8,8 @@ import pandas as pd
 
 from reelkeeper.adapters import charts
 from reelkeeper.adapters.charts import Picture
-from reelkeeper.model.money import CostForecast
-from reelkeeper.operations.reports.report import TOTAL, MonthReport, end_of
+from reelkeeper.model.money import CostForecast, end_of_month
+from reelkeeper.operations.reports.report import TOTAL, MonthReport
 
 _NANO, _MICRO = 10**9, 10**6
 _LEVELS = {80: ("lower80_microusd", "upper80_microusd"), 95: ("lower95_microusd", "upper95_microusd")}
@@ -30,7 +30,7 @@ def month(report: MonthReport, *, title: str = "") -> Picture:
         daily[spending.day] += spending.billed_nanousd
     so_far = _series({day: amount / _NANO for day, amount in sorted(daily.items())}).cumsum()
     expected = [report.this_month] if report.this_month else []
-    mean, bands = _forecast({end_of(report.month): forecast for forecast in expected})
+    mean, bands = _forecast({end_of_month(report.month): forecast for forecast in expected})
     return charts.forecast_fan(so_far, mean, bands, _monthly(report), title=title)
 
 

@@ -1,6 +1,5 @@
 """Gather a month's figures from the store in one snapshot: cost, forecast, storage, savings and alerts."""
 
-from calendar import monthrange
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from typing import NamedTuple
@@ -8,7 +7,7 @@ from typing import NamedTuple
 from reelkeeper.errors import GuardRefused
 from reelkeeper.model import Grace, PlannedRule, SearchTotals
 from reelkeeper.model.alerts import AlertState
-from reelkeeper.model.money import CostForecast, Freed, JobTotal, Saved
+from reelkeeper.model.money import CostForecast, Freed, JobTotal, Saved, end_of_month
 from reelkeeper.operations.core.policies import in_force
 from reelkeeper.rules.alerts.cadence import ALL, Parts
 from reelkeeper.rules.billing.pricing import within_allowance
@@ -79,12 +78,12 @@ class MonthReport:
     @property
     def last_day(self) -> date:
         """The last day of the month that has begun."""
-        return min(end_of(self.month), self.as_of.date())
+        return min(end_of_month(self.month), self.as_of.date())
 
     @property
     def is_over(self) -> bool:
         """Check whether the whole month is past."""
-        return self.as_of.date() > end_of(self.month)
+        return self.as_of.date() > end_of_month(self.month)
 
     @property
     def billed_nanousd(self) -> int:
@@ -120,7 +119,7 @@ def gather(engine: Engine, month: date, as_of: datetime, budgets: BudgetPolicy |
 
     `budgets` is an exception to the policy in force.
     """
-    last, earliest, name = end_of(month), _months_before(month, _MONTHS_BACK), f"{month:%Y-%m}"
+    last, earliest, name = end_of_month(month), _months_before(month, _MONTHS_BACK), f"{month:%Y-%m}"
     until = min(as_of, datetime.combine(last + _ONE_DAY, time(), UTC))
     with reading(engine) as session:
         policies = in_force(session).policies
@@ -182,11 +181,6 @@ def _trial(session: Session, policies: Policies) -> Trial | None:
             refused.add(flow)
     free = within_allowance(stock.stored_bytes(session))
     return Trial(since, planned, frozenset(refused), policies.lifecycle.grace, free, gate)
-
-
-def end_of(month: date) -> date:
-    """Return the last day of the month that begins on day `month`."""
-    return month.replace(day=monthrange(month.year, month.month)[1])
 
 
 def _months_before(month: date, count: int) -> date:

@@ -8,7 +8,7 @@ from datetime import date, timedelta
 from decimal import Decimal
 from typing import Final
 
-from reelkeeper.model.money import Charge
+from reelkeeper.model.money import Charge, next_month
 
 _ONE_DAY: Final = timedelta(days=1)
 _CATEGORIES: Final = {"compute": "AI and Machine Learning", "api": "AI and Machine Learning"}
@@ -69,11 +69,6 @@ def provider_name(provider: str) -> str:
 def period(start: date, end: date) -> tuple[str, str]:
     """Write a span of whole UTC days as FOCUS does: from its first moment to the first after it."""
     return f"{start}T00:00:00Z", f"{end}T00:00:00Z"
-
-
-def next_month(day: date) -> date:
-    """Return the first day of the month after `day`'s."""
-    return (day.replace(day=1) + 31 * _ONE_DAY).replace(day=1)
 
 
 def exact_usd(nanousd: int) -> str:

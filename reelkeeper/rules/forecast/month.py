@@ -1,7 +1,6 @@
 """Forecast a month's total: its known part plus a forecast of the rest, with a band for the sum."""
 
 import math
-from calendar import monthrange
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -10,6 +9,7 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
+from reelkeeper.model.money import next_month
 from reelkeeper.rules.forecast import bands
 from reelkeeper.rules.forecast.members import fan, weekday_level
 from reelkeeper.rules.forecast.series import WEEK, learn, regular
@@ -93,7 +93,7 @@ def _spans(as_of: date, first: date, count: int) -> Sequence[tuple[date, int, in
     """Return, for each month, its first day, and the range of steps ahead that it covers."""
     month, found = as_of.replace(day=1), []
     for _ in range(count):
-        end = month.replace(day=monthrange(month.year, month.month)[1]) + timedelta(days=1)
+        end = next_month(month)
         found.append((month, max(0, (month - first).days), max(0, (end - first).days)))
         month = end
     return found

@@ -3,13 +3,13 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import datetime, time, timedelta
 from decimal import Decimal
 from typing import Annotated, Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from reelkeeper.model.money import SoFar
+from reelkeeper.model.money import SoFar, next_month
 from reelkeeper.rules.spend.limits import SpendLimit, check_each_once
 
 _DAY_SECONDS: Final = 86_400
@@ -108,11 +108,9 @@ def over_budget(
     The sentence is for a user to read, and does not reveal the service's spend.
     """
     tomorrow = as_of.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
-    next_month = (tomorrow.replace(day=1) + timedelta(days=31)).replace(day=1)
-    if as_of.month != tomorrow.month:
-        next_month = tomorrow
+    month_after = datetime.combine(next_month(as_of), time(), as_of.tzinfo)
     for limit_usd, so_far, name, ends in (
-        (policy.monthly_limit_usd, spent.month_microusd, "this month", next_month),
+        (policy.monthly_limit_usd, spent.month_microusd, "this month", month_after),
         (policy.daily_limit_usd, spent.today_microusd, "today", tomorrow),
     ):
         # guard admission.budget_in_flight: a burst of jobs exceeds the budget before the first has a cost

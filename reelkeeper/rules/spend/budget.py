@@ -6,7 +6,6 @@ after its end; for past periods only an excess is news. `breach` predicts whethe
 A user's or a tier's spend is list cost: their usage priced without free allowances. All else is as billed.
 """
 
-from calendar import monthrange
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime, timedelta
@@ -18,7 +17,7 @@ from typing import Annotated, Final, NamedTuple, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from reelkeeper.model.alerts import Finding, Severity
-from reelkeeper.model.money import Charge, JobTotal
+from reelkeeper.model.money import Charge, JobTotal, end_of_month
 from reelkeeper.rules.core.wording import usd
 
 _DAY: Final = timedelta(days=1)
@@ -156,7 +155,7 @@ def _span(budget: Budget, day: date, charges: Sequence[Charge]) -> Span:
         name, first, last = f"{day}", day, day
     else:
         name = f"{day:%Y-%m}"
-        first, last = day.replace(day=1), day.replace(day=monthrange(day.year, day.month)[1])
+        first, last = day.replace(day=1), end_of_month(day)
     spent = sum(nanousd(charge, budget.scope) for charge in charges if first <= charge.day <= last)
     return Span(budget, name, first, last, int(budget.usd * _NANO), spent, charges)
 

@@ -16,7 +16,6 @@ What a part is worth, in F1 on made-up costs, on those with a monthly job, and o
 level once they were explained, changed it by less than .01 and are not here.
 """
 
-from calendar import monthrange
 from collections import defaultdict, deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,8 @@ from datetime import date, timedelta
 from math import exp, log
 from statistics import fmean, median, pstdev
 from typing import Final, NamedTuple
+
+from reelkeeper.model.money import end_of_month
 
 LEAST_DAYS: Final = 14  # before a day, for it to be judged
 _PROFILE_DAYS: Final = 56  # 8 weeks, also for the spread
@@ -186,7 +187,7 @@ class _Judging:
 
 def places(day: date) -> tuple[str, ...]:
     """Return the places of a day in its month: its number, the last day, the last working day (Monday to Friday)."""
-    last = day.replace(day=monthrange(day.year, day.month)[1])
+    last = end_of_month(day)
     working = last - timedelta(days=max(0, last.weekday() - _SATURDAY + 1))
     names = (("last day", last), ("last working day", working))
     return (f"day {day.day}", *(name for name, at in names if at == day))

@@ -17,7 +17,7 @@ from typing import Any, Final, Literal, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
-from reelkeeper.model.money import Charge
+from reelkeeper.model.money import Charge, next_month
 from reelkeeper.store.core.engine import changed, insert_into, one_of
 from reelkeeper.store.core.policies import in_force
 from reelkeeper.store.tables import charge_days, charge_months, charges
@@ -159,7 +159,7 @@ def between(session: Session, first: date, last: date) -> Iterator[Charge]:
     lines = _lines(first, last)
     query = sa.select(lines).order_by(lines.c.day, lines.c.sku, lines.c.user_id, lines.c.is_month.desc())
     for row in session.execute(query, execution_options={"yield_per": _BATCH}):
-        until = begins.get(row.day) or _next_month(row.day)
+        until = begins.get(row.day) or next_month(row.day)
         yield Charge(*row[:-1])._replace(until=until if row.is_month else None)
 
 
@@ -258,7 +258,3 @@ def totals(rows: sa.FromClause) -> tuple[sa.Label[int], sa.Label[int], sa.Label[
         sa.func.sum(rows.c.billed_nanousd).label("billed"),
         sa.func.max(sa.cast(rows.c.estimated, sa.Integer)).label("estimated"),
     )
-
-
-def _next_month(day: date) -> date:
-    return date(day.year + day.month // 12, day.month % 12 + 1, 1)

@@ -11,10 +11,10 @@ from decimal import Decimal
 import pytest
 import sqlalchemy as sa
 
-from reelkeeper.model.money import Charge, Metric, Mismatch, StorageClass, UsageSource, Used
+from reelkeeper.model.money import Charge, Metric, Mismatch, StorageClass, UsageSource, Used, next_month
 from reelkeeper.operations.billing.metering import CHANGES_FOR, charge
 from reelkeeper.rules.billing.allocation import CHARGED, compute_charges, share
-from reelkeeper.rules.billing.focus import detail, next_month
+from reelkeeper.rules.billing.focus import detail
 from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.rules.spend.budget import Budget, BudgetPolicy, spans
 from reelkeeper.store.billing import charge_reports, charges, recount, usage

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from reelkeeper.model.jobs import JobState
-from reelkeeper.model.money import Metric, SentJob, StorageClass, Used
+from reelkeeper.model.money import Metric, SentJob, StorageClass, Used, next_month
 from reelkeeper.model.requests import Queued
 from reelkeeper.operations.billing import ledger
 from reelkeeper.operations.billing.metering import charge
@@ -19,7 +19,6 @@ from reelkeeper.operations.jobs import charged
 from reelkeeper.operations.jobs import claim as claiming
 from reelkeeper.operations.jobs.settle import Attempt, fail, succeed
 from reelkeeper.rules.billing.allocation import CLOUDFLARE, MAKING
-from reelkeeper.rules.billing.focus import next_month
 from reelkeeper.rules.billing.quote import PriceBook
 from reelkeeper.store.billing import charges, usage
 from reelkeeper.store.core.engine import now, reading, transaction

@@ -6,8 +6,8 @@ from decimal import Decimal
 
 import pytest
 
-from reelkeeper.model.money import Charge
-from reelkeeper.rules.billing.focus import DETAIL, RESIDUAL, detail, exact_usd, next_month, written
+from reelkeeper.model.money import Charge, next_month
+from reelkeeper.rules.billing.focus import DETAIL, RESIDUAL, detail, exact_usd, written
 
 CHARGE = Charge(
     date(2026, 12, 31), "r2-storage", "r2-storage-standard", "ann", "pro", 2 * 10**9, "Byte-Days", 967_742, 967_742, "b"
