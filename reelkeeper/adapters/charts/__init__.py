@@ -5,7 +5,7 @@ floats, since the precision of a pixel suffices.
 """
 
 from reelkeeper.adapters.charts.forecast import forecast_fan
-from reelkeeper.adapters.charts.parts import NARROW, WIDE, Picture, data_uri, png, svg
+from reelkeeper.adapters.charts.parts import NARROW, WIDE, Picture, data_uri, png, svg, svgs
 from reelkeeper.adapters.charts.spend import policies, spend
 from reelkeeper.adapters.charts.storage import savings, storage
 from reelkeeper.adapters.charts.theme import DARK, LIGHT, Theme
@@ -25,4 +25,5 @@ __all__ = [
     "spend",
     "storage",
     "svg",
+    "svgs",
 ]

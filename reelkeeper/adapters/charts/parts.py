@@ -4,7 +4,7 @@ Pages embed SVG, messages PNG; one definition serves both, in any theme and widt
 """
 
 import base64
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from textwrap import wrap
 from typing import Any, Final, Literal
 
@@ -108,8 +108,15 @@ def time_axis(days: Iterable[str]) -> alt.X:
 
 def svg(chart: Picture, theme: Theme = LIGHT, width: int = WIDE) -> str:
     """Render `chart` as a self-contained SVG document of `width` pixels."""
-    drawn: str = vl_convert.vegalite_to_svg(_spec(chart, theme, width), allowed_base_urls=[])
-    return drawn
+    return next(svgs(chart, [(theme, width)]))
+
+
+def svgs(chart: Picture, looks: Iterable[tuple[Theme, int]]) -> Iterator[str]:
+    """Render `chart` in each of these themes and widths, as `svg` does."""
+    spec = chart.to_dict()  # half of the time of a picture
+    for theme, width in looks:
+        drawn: str = vl_convert.vegalite_to_svg(_fitted(spec, theme, width), allowed_base_urls=[])
+        yield drawn
 
 
 def data_uri(svg: str) -> str:
@@ -119,12 +126,13 @@ def data_uri(svg: str) -> str:
 
 def png(chart: Picture, theme: Theme = LIGHT, width: int = WIDE) -> bytes:
     """Render `chart` as a PNG of twice `width` pixels."""
-    drawn: bytes = vl_convert.vegalite_to_png(_spec(chart, theme, width), scale=_PIXELS_PER_POINT, allowed_base_urls=[])
+    drawn: bytes = vl_convert.vegalite_to_png(
+        _fitted(chart.to_dict(), theme, width), scale=_PIXELS_PER_POINT, allowed_base_urls=[]
+    )
     return drawn
 
 
-def _spec(chart: Picture, theme: Theme, width: int) -> dict[str, Any]:
-    spec: dict[str, Any] = chart.to_dict()
-    spec.setdefault("height", _HEIGHTS.get(width, _HEIGHTS[WIDE]))
+def _fitted(spec: dict[str, Any], theme: Theme, width: int) -> dict[str, Any]:
     fit = {"type": "fit", "contains": "padding"}
-    return spec | {"width": width, "autosize": fit, "config": theme.config(spec.get("usermeta", {}).get(TIERS))}
+    sized = {"height": _HEIGHTS.get(width, _HEIGHTS[WIDE])} | spec | {"width": width, "autosize": fit}
+    return sized | {"config": theme.config(spec.get("usermeta", {}).get(TIERS))}

@@ -81,9 +81,7 @@ def _figures(report: MonthReport) -> Iterator[Figure]:
 
 def drawn(figure: Figure, picture: Picture) -> Figure:
     """Add a picture in each width and theme."""
-    sources = (
-        (f"screen and {_PHONE} and {_DARK}", charts.data_uri(charts.svg(picture, DARK, NARROW))),
-        (_PHONE, charts.data_uri(charts.svg(picture, LIGHT, NARROW))),
-        (f"screen and {_DARK}", charts.data_uri(charts.svg(picture, DARK, WIDE))),
-    )
-    return figure._replace(sources=sources, image=charts.data_uri(charts.svg(picture, LIGHT, WIDE)))
+    looks = (DARK, NARROW), (LIGHT, NARROW), (DARK, WIDE), (LIGHT, WIDE)
+    *others, image = map(charts.data_uri, charts.svgs(picture, looks))
+    media = f"screen and {_PHONE} and {_DARK}", _PHONE, f"screen and {_DARK}"
+    return figure._replace(sources=tuple(zip(media, others, strict=True)), image=image)

@@ -168,31 +168,36 @@ def sums(session: Session, by: By, first: date, last: date) -> list[Sum]:
 
     By user, both days are the ends of months.
     """
-    return list(_each_sum(session, by, first, last))
+    query = _summed(by, first, last)
+    in_order = query.order_by(*(["key"] if by == "day" else [sa.desc("listed"), "key"]))
+    return list(map(_sum, session.execute(in_order)))
 
 
 def dearest(session: Session, first: date, last: date, most: int) -> tuple[list[Sum], Others]:
     """Sum the charges of `most` users and the residual, the largest first, and of the others together."""
-    found, others = list[Sum](), Others(0, 0, 0)
-    for one in _each_sum(session, "user", first, last):
-        if not one.key or sum(bool(other.key) for other in found) < most:
-            found.append(one)
-        else:
-            others = Others(
-                others.users + 1, others.list_nanousd + one.list_nanousd, others.billed_nanousd + one.billed_nanousd
-            )
-    return found, others
+    each = _summed("user", first, last).subquery().c
+    of_all = [sa.func.sum(value).over() for value in (sa.literal(1), each.listed, each.billed)]
+    query = sa.select(*each, *of_all).order_by(each.key != "", each.listed.desc(), each.key).limit(most + 1)
+    rows = session.execute(query).all()  # the residual first
+    found = [_sum(row) for row in rows]
+    if len(found) > most and found[0].key:
+        found.pop()
+    count, listed, billed = map(int, rows[0][-3:]) if rows else (0, 0, 0)
+    listed -= sum(one.list_nanousd for one in found)
+    others = Others(count - len(found), listed, billed - sum(one.billed_nanousd for one in found))
+    return sorted(found, key=lambda one: (-one.list_nanousd, one.key)), others
 
 
-def _each_sum(session: Session, by: By, first: date, last: date) -> Iterator[Sum]:
+def _summed(by: By, first: date, last: date) -> sa.Select[Any]:
     rows = _lines(first, last) if by == "user" else charge_days
     key = rows.c[{"user": "user_id"}.get(by, by)]
     tier = sa.func.max(rows.c.tier) if by == "user" else sa.null()
-    query = sa.select(key.label("key"), tier.label("tier"), *totals(rows)).where(rows.c.day.between(first, last))
-    listed = sa.func.sum(rows.c.list_nanousd)
-    query = query.group_by(key).order_by(*([key] if by == "day" else [listed.desc(), key]))
-    for row in session.execute(query, execution_options={"yield_per": _BATCH}):
-        yield Sum(str(row.key), row.tier, int(row.listed), int(row.billed), bool(row.estimated))
+    chosen = sa.select(key.label("key"), tier.label("tier"), *totals(rows)).where(rows.c.day.between(first, last))
+    return chosen.group_by(key)
+
+
+def _sum(row: sa.Row[Any]) -> Sum:
+    return Sum(str(row.key), row.tier, int(row.listed), int(row.billed), bool(row.estimated))
 
 
 def billed_by_provider(session: Session, first: date, last: date) -> dict[str, dict[str, int]]:
