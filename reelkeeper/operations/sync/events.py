@@ -17,7 +17,7 @@ from reelkeeper.operations.core.isolation import each_apart
 from reelkeeper.operations.core.workspace import Workspace
 from reelkeeper.operations.sync import adoption, orphans, sync
 from reelkeeper.operations.sync.survey import Survey, compare, confirm_missing
-from reelkeeper.rules.lifecycle.guard import BlastRadius, listing_within
+from reelkeeper.rules.lifecycle.guard import enough_expected, listing_within
 from reelkeeper.rules.policies import Policies
 from reelkeeper.rules.sync.events import Unread, is_explained, read, retry_seconds
 from reelkeeper.store.core.engine import now, reading, transaction
@@ -153,7 +153,6 @@ def _delete(batch: Batch, found: Survey, keys: Sequence[str]) -> None:
         return
     with reading(batch.workspace.engine) as session:
         gone = scans.stored_rows(session, keys, found.started_at)
-        expected, before = scans.count_expected(session, found.started_at), scans.count_deleted(session)
     if not gone:
         return
     again = batch.workspace.bucket.stored(list(gone.values()))
@@ -162,7 +161,7 @@ def _delete(batch: Batch, found: Survey, keys: Sequence[str]) -> None:
     if not blob_ids:
         return
     # guard events.radius: an emptied bucket empties the catalogue, without an alert
-    if not _is_within(batch.policies.limits, len(blob_ids), expected=expected, before=before):
+    if not _is_within(batch, found, len(blob_ids)):
         batch.counts["left_to_listing"] += len(blob_ids)
         return
     marked = sync.record_deletions(batch.workspace, blob_ids, lease=batch.lease, run_id=batch.run_id)
@@ -175,8 +174,12 @@ def _delete(batch: Batch, found: Survey, keys: Sequence[str]) -> None:
         _log.error("the service deleted %d held videos, which are lost: reelkeeper audit --event lose", lost)
 
 
-def _is_within(limits: BlastRadius, deleted: int, *, expected: int, before: int) -> bool:
+def _is_within(batch: Batch, found: Survey, deleted: int) -> bool:
     """Check the service's deletions of 24 hours like a listing that misses all of these objects."""
+    limits = batch.policies.limits
+    with reading(batch.workspace.engine) as session:
+        before = scans.count_deleted(session)
+        expected = scans.count_expected(session, found.started_at, most=enough_expected(limits, deleted, before))
     try:
         listing_within(limits, expected - deleted, expected + before)
     except GuardRefused as error:

@@ -146,6 +146,15 @@ def listing_within(limits: BlastRadius, listed: int, expected: int, *, given: Ma
         )
 
 
+def enough_expected(limits: BlastRadius, deleted: int, before: int) -> int | None:
+    """Return how many expected objects `listing_within` needs to allow `deleted` ones after those `before`.
+
+    With more it allows them, too, so that these need not be counted. None: no number is.
+    """
+    share = _exact(limits.min_population_percent) / 100
+    return ceil((deleted + share * before) / (1 - share)) if share < 1 else None
+
+
 def refused(plan: PlanSummary, refusal: str) -> Finding:
     """Make the finding for a refused plan, with the guard's message. Each plan is reported once."""
     return Finding(
@@ -264,7 +273,7 @@ def _possible(share: Fraction) -> float | None:
 
 
 def _round_down(part: int, whole: int) -> float:
-    return floor(Fraction(part * 100, whole) * 100) / 100
+    return floor(Fraction(part * 100, max(whole, 1)) * 100) / 100
 
 
 def _selection(plan: PlanSummary) -> str:

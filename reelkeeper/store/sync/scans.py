@@ -42,9 +42,10 @@ def highest_blob_id(session: Session) -> int:
     return session.execute(sa.select(sa.func.max(blobs.c.id))).scalar() or 0
 
 
-def count_expected(session: Session, started_at: datetime) -> int:
-    """Count the live and retired blobs that were stored before a scan began."""
-    return int(session.execute(sa.select(sa.func.count()).where(*_expected(started_at))).scalar_one())
+def count_expected(session: Session, started_at: datetime, most: int | None = None) -> int:
+    """Count the live and retired blobs that were stored before a scan began, up to `most` of them."""
+    counted = sa.select(blobs.c.id).where(*_expected(started_at)).limit(most).subquery()
+    return int(session.execute(sa.select(sa.func.count()).select_from(counted)).scalar_one())
 
 
 def count_deleted(session: Session) -> int:

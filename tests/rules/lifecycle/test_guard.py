@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from reelkeeper.errors import GuardRefused
 from reelkeeper.model import Counts, PlanSummary
-from reelkeeper.rules.lifecycle.guard import BlastRadius, listing_within, purge_within, within
+from reelkeeper.rules.lifecycle.guard import BlastRadius, enough_expected, listing_within, purge_within, within
 from tests.marks import marked
 
 DEFAULT = BlastRadius()
@@ -220,6 +220,21 @@ def plans(draw: st.DrawFn) -> PlanSummary:
 
 
 @settings(suppress_health_check=[HealthCheck.filter_too_much])  # most plans break some limit, and are passed over
+@given(LIMITS, st.integers(1, 300), st.integers(0, 300), st.integers(0, 3000))
+def test_a_listing_is_judged_the_same_where_no_more_objects_are_counted_than_decide(
+    limits: BlastRadius, deleted: int, before: int, expected: int
+) -> None:
+    def is_allowed(counted: int) -> bool:
+        try:
+            listing_within(limits, counted - deleted, counted + before)
+        except GuardRefused:
+            return False
+        return True
+
+    enough = enough_expected(limits, deleted, before)
+    assert is_allowed(expected) == is_allowed(expected if enough is None else min(expected, enough))
+
+
 @given(LIMITS, plans(), st.integers(0, 500), st.none() | st.integers(0, 1000))
 def test_an_allowed_plan_is_within_every_limit(
     limits: BlastRadius, judged: PlanSummary, in_24h: int, last: int | None
